@@ -1,0 +1,236 @@
+//! The grammar of storage statements. What a later capability will take (networks, volumes, tapes) is refused by name, so
+//! that nobody takes silence for success.
+
+use super::{AdapterKind, AddressError, Backing, DeviceKind, StorageAddress, StorageDevice};
+use crate::bytes::shown;
+
+/// What a statement is for, which decides how much of it must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementForm {
+    Add,
+    Modify,
+    Delete,
+}
+
+/// A parsed statement. What the form demands is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    pub kind: DeviceKind,
+    pub adapter: AdapterKind,
+    pub address: Option<StorageAddress>,
+    pub backing: Option<Backing>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StatementError {
+    #[error(
+        "'{0}' is no resource statement; write device:adapter:[bus,device,target]:storage:location, such as disk:avio_stor::file:/path"
+    )]
+    Malformed(String),
+    #[error("'{0}' is no virtual device; the devices are disk and dvd")]
+    Device(String),
+    #[error("'{0}' devices are not available yet; the devices are disk and dvd")]
+    DeviceLater(String),
+    #[error("networks are not available yet, so '{0}' cannot be taken")]
+    Network(String),
+    #[error("the console 'serial:com1::tty:console' comes with the guest and is never given")]
+    Serial,
+    #[error("'{0}' is no storage adapter; the adapters are scsi and avio_stor")]
+    Adapter(String),
+    #[error("'{0}' is no storage type; the types are file and null")]
+    Storage(String),
+    #[error("storage type '{0}' is not available yet; the types are file and null")]
+    StorageLater(String),
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    #[error("target {target} does not exist on {}; its targets are 0 to {}{}", adapter.as_str(), adapter.target_max(), second_adapter(*adapter, *target))]
+    Target { adapter: AdapterKind, target: u8 },
+    #[error("'{0}' is no absolute path; locations begin with '/'")]
+    RelativePath(String),
+    #[error("the location '{0}' has control characters")]
+    ControlCharacter(String),
+    #[error("the location '{0}' is longer than 4095 bytes")]
+    PathTooLong(String),
+    #[error("the location is missing; write what backs the device, such as file:/path")]
+    LocationMissing,
+    #[error("-m needs the device's address, as `hpvmstatus -d` prints it")]
+    AddressMissing,
+    #[error("-d needs the device's address or its backing store, as `hpvmstatus -d` prints them")]
+    NothingNamed,
+}
+
+fn second_adapter(adapter: AdapterKind, target: u8) -> &'static str {
+    match (adapter, target) {
+        (AdapterKind::Scsi, 8..=14) => {
+            ", since the emulated adapter has 8 ports (8 to 14 need a second one, which is not available yet)"
+        }
+        _ => "",
+    }
+}
+
+impl Statement {
+    pub fn parse(text: &str, form: StatementForm) -> Result<Statement, StatementError> {
+        let fields: Vec<&str> = text.splitn(5, ':').collect();
+        let kind = parse_kind(fields[0], text)?;
+        let [_, adapter, rest @ ..] = &fields[..] else {
+            return Err(StatementError::Malformed(shown(text)));
+        };
+        let adapter = parse_adapter(adapter)?;
+        let address = match rest.first() {
+            None | Some(&"") => None,
+            Some(address) => Some(parse_address(address, adapter)?),
+        };
+        let backing = match rest.get(1..).unwrap_or_default() {
+            [] | [""] | ["", ""] => None,
+            [storage, location @ ..] => Some(parse_backing(storage, location.first().copied())?),
+        };
+        let statement = Statement { kind, adapter, address, backing };
+        statement.require(form)?;
+        Ok(statement)
+    }
+
+    fn require(&self, form: StatementForm) -> Result<(), StatementError> {
+        match (form, self.address, &self.backing) {
+            (StatementForm::Add | StatementForm::Modify, _, None) => {
+                Err(StatementError::LocationMissing)
+            }
+            (StatementForm::Modify, None, _) => Err(StatementError::AddressMissing),
+            (StatementForm::Delete, None, None) => Err(StatementError::NothingNamed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this statement, given to delete or modify, means that device: by address where it has one, else by backing.
+    #[must_use]
+    pub fn names(&self, device: &StorageDevice) -> bool {
+        match (self.address, &self.backing) {
+            (Some(address), _) => device.address == address,
+            (None, Some(backing)) => device.kind == self.kind && device.backing == *backing,
+            (None, None) => false,
+        }
+    }
+}
+
+fn parse_kind(text: &str, statement: &str) -> Result<DeviceKind, StatementError> {
+    match text {
+        "disk" => Ok(DeviceKind::Disk),
+        "dvd" => Ok(DeviceKind::Dvd),
+        "network" => Err(StatementError::Network(shown(statement))),
+        "serial" => Err(StatementError::Serial),
+        "tape" | "changer" | "burner" | "hba" => Err(StatementError::DeviceLater(text.into())),
+        _ if !statement.contains(':') => Err(StatementError::Malformed(shown(statement))),
+        other => Err(StatementError::Device(shown(other))),
+    }
+}
+
+fn parse_adapter(text: &str) -> Result<AdapterKind, StatementError> {
+    match text {
+        "scsi" => Ok(AdapterKind::Scsi),
+        "avio_stor" | "aviostor" => Ok(AdapterKind::AvioStor),
+        other => Err(StatementError::Adapter(shown(other))),
+    }
+}
+
+fn parse_address(text: &str, adapter: AdapterKind) -> Result<StorageAddress, StatementError> {
+    let address: StorageAddress = text.parse()?;
+    if address.target > adapter.target_max() {
+        return Err(StatementError::Target { adapter, target: address.target });
+    }
+    Ok(address)
+}
+
+fn parse_backing(storage: &str, location: Option<&str>) -> Result<Backing, StatementError> {
+    let make: fn(String) -> Backing = match storage {
+        "file" => Backing::File,
+        "null" => Backing::Null,
+        "disk" | "lv" | "attach" | "npiv" => {
+            return Err(StatementError::StorageLater(storage.into()));
+        }
+        other => return Err(StatementError::Storage(shown(other))),
+    };
+    let location = location.filter(|l| !l.is_empty()).ok_or(StatementError::LocationMissing)?;
+    if !location.starts_with('/') {
+        return Err(StatementError::RelativePath(shown(location)));
+    }
+    if location.len() > 4095 {
+        return Err(StatementError::PathTooLong(shown(location)));
+    }
+    if location.chars().any(char::is_control) {
+        return Err(StatementError::ControlCharacter(shown(location)));
+    }
+    Ok(make(location.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{DiskId, PciSlot};
+    use proptest::prelude::*;
+
+    fn add(text: &str) -> Result<Statement, StatementError> {
+        Statement::parse(text, StatementForm::Add)
+    }
+
+    #[test]
+    fn statements_are_read() {
+        let s = add("disk:scsi::file:/a:b c").unwrap();
+        assert_eq!((s.kind, s.adapter, s.address), (DeviceKind::Disk, AdapterKind::Scsi, None));
+        assert_eq!(s.backing, Some(Backing::File("/a:b c".into())));
+        let s = add("dvd:aviostor:0,1,127:null:/iso").unwrap();
+        assert_eq!(s.address.unwrap().to_string(), "0,1,127");
+        assert!(Statement::parse("disk:scsi:0,0,1", StatementForm::Delete).is_ok());
+        assert!(Statement::parse("disk:scsi:0,0,1::", StatementForm::Delete).is_ok());
+        assert!(Statement::parse("disk:scsi::file:/x", StatementForm::Delete).is_ok());
+    }
+
+    #[test]
+    fn malformed_statements_say_what_is_wrong() {
+        for (text, word) in [
+            ("", "statement"),
+            ("disk", "statement"),
+            ("disk:scsi", "location"),
+            ("disk:ide::file:/x", "adapter"),
+            ("disk:scsi::disk/dev/rdsk/x", "storage type"),
+            ("disk:scsi::file:x", "absolute"),
+            ("disk:scsi::file:", "location"),
+            ("disk:scsi::file:/a\nb", "control"),
+            ("disk:scsi::lv:/dev/vg/l", "not available yet"),
+            ("disk:scsi:0,3,0:file:/x", "console"),
+            ("disk:scsi:0,0,8:file:/x", "8 ports"),
+            ("disk:scsi:0,0,15:file:/x", "0 to 7"),
+            ("disk:avio_stor:0,0,128:file:/x", "0 to 127"),
+            ("disk:avio_stor:7,0,0:file:/x", "bus 7"),
+            ("network:lan::vswitch:v", "networks"),
+            ("serial:com1::tty:console", "console"),
+            ("tape:scsi::attach:/dev/sg0", "not available yet"),
+            ("floppy:scsi::file:/x", "no virtual device"),
+        ] {
+            let error = add(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_statement_panics(text in "\\PC{0,60}") {
+            for form in [StatementForm::Add, StatementForm::Modify, StatementForm::Delete] {
+                let _ = Statement::parse(&text, form);
+            }
+        }
+
+        #[test]
+        fn what_is_printed_can_be_given_back(bus in 0u8..7, device in 0u8..8, target in 0u8..8, path in "/[ -~]{0,30}", dvd: bool, vio: bool, random: u64) {
+            prop_assume!((bus, device) != (0, 3));
+            let device = StorageDevice {
+                kind: if dvd { DeviceKind::Dvd } else { DeviceKind::Disk },
+                adapter: if vio { AdapterKind::Scsi } else { AdapterKind::AvioStor },
+                address: StorageAddress { slot: PciSlot::new(bus, device).unwrap(), target },
+                backing: Backing::File(path),
+                id: DiskId::from_random(random),
+            };
+            let parsed = Statement::parse(&device.to_string(), StatementForm::Modify).unwrap();
+            prop_assert!(parsed.names(&device));
+            prop_assert_eq!(parsed.backing.as_ref(), Some(&device.backing));
+        }
+    }
+}
