@@ -27,7 +27,8 @@ pub use cpu::{Entitlement, Vcpus};
 pub use guest::{AutoStart, GuestConfig, GuestNumber, GuestUuid, Runnable};
 pub use name::{GuestName, Label};
 pub use os::{OsFamily, OsType};
-pub use problem::{Problem, Severity};
+pub use problem::{Problem, Remedy, Severity};
+pub use state::{Occupant, RunState};
 pub use storage::{
     AdapterKind, Backing, DeviceKind, DiskId, PciSlot, Statement, StatementForm, StorageAddress,
     StorageDevice,

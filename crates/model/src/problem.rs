@@ -19,17 +19,30 @@ pub struct Problem {
     pub item: String,
     /// What is wrong, with the value, and what would be right.
     pub text: String,
+    pub remedy: Option<Remedy>,
+}
+
+/// The way out: what has to be done outside hpvm, if anything, and the command to type then.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Remedy {
+    pub ask: Option<String>,
+    pub command: String,
 }
 
 impl Problem {
     #[must_use]
     pub fn error(item: impl Into<String>, text: impl Into<String>) -> Problem {
-        Problem { severity: Severity::Error, item: item.into(), text: text.into() }
+        Problem { severity: Severity::Error, item: item.into(), text: text.into(), remedy: None }
     }
 
     #[must_use]
     pub fn warning(item: impl Into<String>, text: impl Into<String>) -> Problem {
-        Problem { severity: Severity::Warning, item: item.into(), text: text.into() }
+        Problem { severity: Severity::Warning, item: item.into(), text: text.into(), remedy: None }
+    }
+
+    #[must_use]
+    pub fn with_remedy(self, remedy: Option<Remedy>) -> Problem {
+        Problem { remedy, ..self }
     }
 
     /// The line a command prints: `hpvmmodify: ERROR (guest): text`.

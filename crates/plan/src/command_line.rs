@@ -1,0 +1,331 @@
+//! The QEMU command line of a boot record. Every file and socket comes as a descriptor, so that nothing depends on where it
+//! lies; which descriptor is which is decided here once, for the line and for the one who opens them.
+
+use hpvm_model::{AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice};
+
+use crate::record::{Attached, BootRecord, is_place_holder};
+
+/// What a descriptor handed to QEMU is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    FirmwareCode,
+    Nvram,
+    /// Listening socket of the worker's monitor.
+    Monitor,
+    /// Listening socket of the second monitor, kept for rescue.
+    Rescue,
+    /// Listening socket of the serial console.
+    Serial,
+    /// Where every byte of the console goes, opened for appending.
+    ConsoleLog,
+    /// What backs the device at an address.
+    Medium(StorageAddress),
+}
+
+/// A descriptor by its number in QEMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    pub number: i32,
+    pub role: Role,
+}
+
+const FIRST_DESCRIPTOR: i32 = 10;
+const FIXED_ROLES: [Role; 6] =
+    [Role::FirmwareCode, Role::Nvram, Role::Monitor, Role::Rescue, Role::Serial, Role::ConsoleLog];
+
+/// All descriptors QEMU gets at its start, numbered without gaps.
+#[must_use]
+pub fn descriptors(record: &BootRecord) -> Vec<Descriptor> {
+    let media = record
+        .storage
+        .iter()
+        .filter(|a| a.device.backing.file().is_some())
+        .map(|a| Role::Medium(a.device.address));
+    (FIRST_DESCRIPTOR..)
+        .zip(FIXED_ROLES.into_iter().chain(media))
+        .map(|(number, role)| Descriptor { number, role })
+        .collect()
+}
+
+/// The arguments after the program's name.
+#[must_use]
+pub fn arguments(record: &BootRecord) -> Vec<String> {
+    let mut line = Line::default();
+    machine(&mut line, record);
+    firmware(&mut line);
+    line.option(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    monitors(&mut line);
+    console(&mut line);
+    for slot in &record.ports {
+        line.option("-device", root_port(*slot));
+    }
+    storage(&mut line, record);
+    line.option("-action", "shutdown=pause,panic=pause,reboot=reset");
+    line.option("-msg", "timestamp=on");
+    line.0
+}
+
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn option(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+}
+
+fn machine(line: &mut Line, record: &BootRecord) {
+    let mib = record.memory.bytes().as_mib();
+    let cpu = match record.accelerator {
+        crate::facts::Accelerator::Kvm => "host",
+        crate::facts::Accelerator::Tcg => "qemu64",
+    };
+    let accelerator = match record.accelerator {
+        crate::facts::Accelerator::Kvm => "kvm",
+        crate::facts::Accelerator::Tcg => "tcg,thread=multi",
+    };
+    line.option("-name", format!("guest={},process=hpvm-{}", record.name, record.number));
+    line.flag("-nodefaults");
+    line.flag("-no-user-config");
+    line.option("-display", "none");
+    line.option(
+        "-machine",
+        format!(
+            "{},usb=off,vmport=off,memory-backend=ram0,pflash0=firmware-code,pflash1=nvram",
+            record.machine_type
+        ),
+    );
+    line.option("-accel", accelerator);
+    line.option("-cpu", cpu);
+    line.option("-smp", record.vcpus.to_string());
+    line.option("-m", format!("{mib}M"));
+    line.option("-object", format!("memory-backend-memfd,id=ram0,size={mib}M,share=on"));
+    line.option("-uuid", record.uuid.to_string());
+    line.option(
+        "-smbios",
+        format!(
+            "type=1,manufacturer=hpvm,product=server Integrity Virtual Machine,serial={},uuid={}",
+            record.serial_number, record.uuid
+        ),
+    );
+    line.option("-rtc", "base=utc");
+    // A guest that suspends itself would look hung from outside.
+    line.option("-global", "ICH9-LPC.disable_s3=1");
+    line.option("-global", "ICH9-LPC.disable_s4=1");
+}
+
+fn number_of(role: &Role) -> i32 {
+    let index = FIXED_ROLES.iter().position(|fixed| fixed == role).unwrap_or_default();
+    FIRST_DESCRIPTOR + i32::try_from(index).unwrap_or_default()
+}
+
+fn firmware(line: &mut Line) {
+    let code = number_of(&Role::FirmwareCode);
+    line.option("-add-fd", format!("fd={code},set={code},opaque=firmware-code"));
+    line.option(
+        "-blockdev",
+        format!("driver=file,node-name=firmware-code,filename=/dev/fdset/{code},read-only=on,auto-read-only=off"),
+    );
+    let nvram = number_of(&Role::Nvram);
+    line.option("-add-fd", format!("fd={nvram},set={nvram},opaque=nvram"));
+    line.option("-blockdev", format!("driver=file,node-name=nvram,filename=/dev/fdset/{nvram}"));
+}
+
+fn monitors(line: &mut Line) {
+    for (id, role) in [("monitor", Role::Monitor), ("rescue", Role::Rescue)] {
+        let fd = number_of(&role);
+        line.option("-chardev", format!("socket,id={id},fd={fd},server=on,wait=off"));
+        line.option("-mon", format!("chardev={id},mode=control"));
+    }
+}
+
+fn console(line: &mut Line) {
+    let (serial, log) = (number_of(&Role::Serial), number_of(&Role::ConsoleLog));
+    line.option("-add-fd", format!("fd={log},set={log},opaque=console-log"));
+    line.option(
+        "-chardev",
+        format!(
+            "socket,id=console,fd={serial},server=on,wait=off,logfile=/dev/fdset/{log},logappend=on"
+        ),
+    );
+    line.option("-serial", "chardev:console");
+}
+
+/// Bus b's eight devices are the eight functions of PCI device 8+b, so that 56 ports take seven slots of the root bus.
+fn root_port(slot: PciSlot) -> String {
+    let chassis = chassis(slot);
+    let (pci_device, function) = (8 + slot.bus(), slot.device());
+    let multifunction = if function == 0 { ",multifunction=on" } else { "" };
+    format!(
+        "pcie-root-port,id={},bus=pcie.0,addr={pci_device:#x}.{function},chassis={chassis},port={chassis}{multifunction}",
+        port_id(slot)
+    )
+}
+
+fn chassis(slot: PciSlot) -> u8 {
+    8 * slot.bus() + slot.device() + 1
+}
+
+fn storage(line: &mut Line, record: &BootRecord) {
+    let fds = descriptors(record);
+    let mut adapters: Vec<PciSlot> = Vec::new();
+    for (index, attached) in record.storage.iter().filter(|a| !is_place_holder(a)).enumerate() {
+        let device = &attached.device;
+        if !adapters.contains(&device.address.slot) {
+            adapters.push(device.address.slot);
+            line.option("-device", adapter_text(device.address.slot, device.adapter, record));
+        }
+        let fd = fds
+            .iter()
+            .find(|d| d.role == Role::Medium(device.address))
+            .map(|descriptor| descriptor.number);
+        if let Some(fd) = fd {
+            line.option("-add-fd", format!("fd={fd},set={fd}"));
+            line.option("-blockdev", node_text(device, fd));
+        }
+        line.option("-device", device_text(attached, Some(index + 1)));
+    }
+}
+
+fn adapter_text(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> String {
+    properties_text(&adapter_properties(slot, kind, record))
+}
+
+fn node_text(device: &StorageDevice, fdset: i32) -> String {
+    properties_text(&node_properties(device, &node_id(device.address, 0), i64::from(fdset)))
+}
+
+fn device_text(attached: &Attached, boot_index: Option<usize>) -> String {
+    let node = node_id(attached.device.address, 0);
+    let node = attached.device.backing.file().map(|_| node.as_str());
+    properties_text(&device_properties(&attached.device, node, boot_index))
+}
+
+/// A QEMU property: the same list is printed on the command line and sent by QMP, so that a device plugged in later is the
+/// one a start would have made.
+pub type Property = (&'static str, Value);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Text(String),
+    Number(u64),
+    Flag(bool),
+}
+
+impl Value {
+    fn text(text: impl Into<String>) -> Value {
+        Value::Text(text.into())
+    }
+}
+
+/// Properties of an adapter's `device_add`.
+#[must_use]
+pub fn adapter_properties(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> Vec<Property> {
+    let driver = match kind {
+        AdapterKind::Scsi => "mptsas1068",
+        AdapterKind::AvioStor => "virtio-scsi-pci",
+    };
+    let mut properties = vec![
+        ("driver", Value::text(driver)),
+        ("id", Value::text(adapter_id(slot))),
+        ("bus", Value::text(port_id(slot))),
+    ];
+    if let (AdapterKind::Scsi, Some(rom)) = (kind, &record.option_rom) {
+        properties.push(("romfile", Value::text(rom.path.clone())));
+    }
+    properties
+}
+
+/// Properties of the block node behind a device's medium.
+#[must_use]
+pub fn node_properties(device: &StorageDevice, node: &str, fdset: i64) -> Vec<Property> {
+    let mut properties = vec![
+        ("driver", Value::text("file")),
+        ("node-name", Value::text(node)),
+        ("filename", Value::text(format!("/dev/fdset/{fdset}"))),
+    ];
+    match device.kind {
+        DeviceKind::Disk => properties.push(("discard", Value::text("unmap"))),
+        DeviceKind::Dvd => properties.push(("read-only", Value::Flag(true))),
+    }
+    properties
+}
+
+/// Properties of the SCSI device at an address.
+#[must_use]
+pub fn device_properties(
+    device: &StorageDevice,
+    node: Option<&str>,
+    boot_index: Option<usize>,
+) -> Vec<Property> {
+    let (driver, product) = match device.kind {
+        DeviceKind::Disk => ("scsi-hd", "Virtual Disk"),
+        DeviceKind::Dvd => ("scsi-cd", "Virtual DVD"),
+    };
+    let mut properties = vec![
+        ("driver", Value::text(driver)),
+        ("id", Value::text(device_id(device.address))),
+        ("bus", Value::text(format!("{}.0", adapter_id(device.address.slot)))),
+        ("scsi-id", Value::Number(device.address.target.into())),
+        ("lun", Value::Number(0)),
+        ("vendor", Value::text("HP")),
+        ("product", Value::text(product)),
+        ("serial", Value::text(device.id.to_string())),
+        ("wwn", Value::Number(device.id.wwn())),
+    ];
+    if let Some(node) = node {
+        properties.push(("drive", Value::text(node)));
+    }
+    if let Some(index) = boot_index {
+        properties.push(("bootindex", Value::Number(index as u64)));
+    }
+    properties
+}
+
+/// `driver,key=value,…` as -device and -blockdev want it: commas in values are doubled.
+fn properties_text(properties: &[Property]) -> String {
+    let mut parts = Vec::with_capacity(properties.len());
+    for (index, (key, value)) in properties.iter().enumerate() {
+        let value = match value {
+            Value::Text(text) => text.replace(',', ",,"),
+            Value::Number(number) if *key == "wwn" => format!("{number:#x}"),
+            Value::Number(number) => number.to_string(),
+            Value::Flag(flag) => (if *flag { "on" } else { "off" }).into(),
+        };
+        let is_device_driver = index == 0 && *key == "driver" && value != "file";
+        parts.push(if is_device_driver { value } else { format!("{key}={value}") });
+    }
+    parts.join(",")
+}
+
+#[must_use]
+pub fn port_id(slot: PciSlot) -> String {
+    format!("port-{}-{}", slot.bus(), slot.device())
+}
+
+#[must_use]
+pub fn adapter_id(slot: PciSlot) -> String {
+    format!("adapter-{}-{}", slot.bus(), slot.device())
+}
+
+#[must_use]
+pub fn device_id(address: StorageAddress) -> String {
+    format!("device-{}-{}-{}", address.slot.bus(), address.slot.device(), address.target)
+}
+
+/// The block node of a medium: that of the start has journal number 0, later ones the number of their change, since a
+/// medium on its way out still has its name.
+#[must_use]
+pub fn node_id(address: StorageAddress, journal_seq: u64) -> String {
+    let StorageAddress { slot, target } = address;
+    let place = format!("medium-{}-{}-{target}", slot.bus(), slot.device());
+    if journal_seq == 0 { place } else { format!("{place}-{journal_seq}") }
+}

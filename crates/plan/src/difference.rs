@@ -1,0 +1,137 @@
+//! What a change of configuration comes to, field by field: applied now, at the next start, or refused and why. Printed by
+//! a dry run and kept in the record of the operation.
+
+use hpvm_model::{GuestConfig, StorageDevice};
+
+use crate::hotplug::{Planned, When};
+use crate::record::{DeviceChange, Machine};
+
+/// When a field's new value counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Now,
+    /// At the next start, and why not now.
+    NextStart(String),
+}
+
+/// One field that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldChange {
+    pub field: String,
+    pub from: String,
+    pub to: String,
+    pub effect: Effect,
+}
+
+const NONE: &str = "-";
+
+/// All fields in which `after` differs from `before`. `running` is the machine the guest runs on, `planned` what
+/// [`crate::hotplug::plan`] made of its devices.
+#[must_use]
+pub fn fields(
+    before: &GuestConfig,
+    after: &GuestConfig,
+    running: Option<(&Machine, &[Planned])>,
+) -> Vec<FieldChange> {
+    let mut changes = Vec::new();
+    let mut scalar = |field: &str, from: String, to: String, waits: Option<&str>| {
+        if from != to {
+            let effect = match (running, waits) {
+                (Some(_), Some(reason)) => Effect::NextStart(reason.into()),
+                _ => Effect::Now,
+            };
+            changes.push(FieldChange { field: field.into(), from, to, effect });
+        }
+    };
+    let fixed = Some("the running guest keeps what it was started with");
+    scalar("name", before.name.to_string(), after.name.to_string(), None);
+    scalar("label", before.label.to_string(), after.label.to_string(), None);
+    scalar("os_type", before.os.to_string(), after.os.to_string(), None);
+    scalar("vcpus", before.vcpus.to_string(), after.vcpus.to_string(), fixed);
+    scalar("memory", before.memory.to_string(), after.memory.to_string(), fixed);
+    scalar("entitlement", before.entitlement.to_string(), after.entitlement.to_string(), None);
+    scalar("start_attr", before.auto_start.to_string(), after.auto_start.to_string(), None);
+    scalar("runnable_status", before.runnable.to_string(), after.runnable.to_string(), None);
+    let is_kept = |device: &StorageDevice, other: &GuestConfig| {
+        other.device_at(device.address).is_some_and(|d| d == device)
+    };
+    for device in before.storage.iter().filter(|d| !is_kept(d, after)) {
+        let to = after.device_at(device.address);
+        changes.push(device_change(Some(device), to, running));
+    }
+    for device in after.storage.iter().filter(|d| before.device_at(d.address).is_none()) {
+        changes.push(device_change(None, Some(device), running));
+    }
+    changes
+}
+
+fn device_change(
+    from: Option<&StorageDevice>,
+    to: Option<&StorageDevice>,
+    running: Option<(&Machine, &[Planned])>,
+) -> FieldChange {
+    let shown = |d: Option<&StorageDevice>| d.map_or(NONE.to_owned(), ToString::to_string);
+    let address = to.or(from).map(|d| d.address);
+    let waiting = running.zip(address).and_then(|((_, planned), address)| {
+        planned.iter().find_map(|p| match &p.when {
+            When::NextStart(reason) if p.address == address => Some(reason.clone()),
+            _ => None,
+        })
+    });
+    FieldChange {
+        field: address.map_or("storage".into(), |a| format!("storage {a}")),
+        from: shown(from),
+        to: shown(to),
+        effect: waiting.map_or(Effect::Now, Effect::NextStart),
+    }
+}
+
+/// What waits for the next start: where the configuration differs from the machine that runs.
+#[must_use]
+pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
+    let mut waits = Vec::new();
+    let mut field = |field: &str, from: String, to: String, reason: String| {
+        if from != to {
+            let effect = Effect::NextStart(reason);
+            waits.push(FieldChange { field: field.into(), from, to, effect });
+        }
+    };
+    let fixed = || "the running guest keeps what it was started with".to_owned();
+    field("vcpus", machine.base.vcpus.to_string(), config.vcpus.to_string(), fixed());
+    field("memory", machine.base.memory.to_string(), config.memory.to_string(), fixed());
+    for attached in &machine.storage {
+        let address = attached.device.address;
+        let to = config.device_at(address);
+        let shown = to.map_or(NONE.to_owned(), ToString::to_string);
+        field(
+            &format!("storage {address}"),
+            attached.device.to_string(),
+            shown,
+            pending_reason(machine, attached.device.address),
+        );
+    }
+    for device in config.storage.iter().filter(|d| machine.device_at(d.address).is_none()) {
+        field(
+            &format!("storage {}", device.address),
+            NONE.to_owned(),
+            device.to_string(),
+            pending_reason(machine, device.address),
+        );
+    }
+    waits
+}
+
+fn pending_reason(machine: &Machine, address: hpvm_model::StorageAddress) -> String {
+    let asked = machine.pending.iter().find(|p| match &p.change {
+        DeviceChange::DetachAdapter { slot } => *slot == address.slot,
+        DeviceChange::Detach { address: a } | DeviceChange::PlaceHolder { address: a, .. } => {
+            *a == address
+        }
+        DeviceChange::Medium { attached } => attached.device.address == address,
+        DeviceChange::Attach { devices, .. } => devices.iter().any(|d| d.device.address == address),
+    });
+    match asked {
+        Some(pending) => format!("asked of the guest since {}", pending.since),
+        None => "waits for the next start".into(),
+    }
+}

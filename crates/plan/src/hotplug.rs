@@ -1,0 +1,239 @@
+//! Changes to the devices of a running guest: which can be made now, in what order, and which wait for the next start.
+//!
+//! The rules come from what QEMU really does. A new disk is seen on a live AVIO adapter and on a VIO adapter that comes
+//! with it, never on a live VIO adapter. A SCSI device leaves without the guest being asked, so one of several leaves
+//! only when it was quiet; the last one takes its adapter along, and there the guest is asked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hpvm_model::{
+    AdapterKind, Backing, DeviceKind, GuestConfig, PciSlot, StorageAddress, StorageDevice,
+};
+
+use crate::facts::FileIdentity;
+use crate::record::{AdapterPresence, Attached, DeviceChange, Machine, is_place_holder};
+
+/// How long a disk must have had no I/O before it leaves alone.
+pub const QUIET: Duration = Duration::from_secs(10);
+
+/// What is known about the running guest beyond its boot record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Time since the last I/O of each disk, as the engine says.
+    pub idle: BTreeMap<StorageAddress, Duration>,
+}
+
+/// Whether the administrator said -F.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    Yes,
+    No,
+}
+
+/// One difference between machine and configuration, and when it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    pub address: StorageAddress,
+    pub when: When,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum When {
+    Now(DeviceChange),
+    /// Why it has to wait.
+    NextStart(String),
+}
+
+/// Everything in which the running machine differs from the configuration. Removals come before additions, since an
+/// address must be free before it is taken.
+#[must_use]
+pub fn plan(
+    machine: &Machine,
+    config: &GuestConfig,
+    identities: &BTreeMap<String, FileIdentity>,
+    live: &Live,
+    force: Force,
+) -> Vec<Planned> {
+    let difference = Difference::between(machine, config);
+    let mut planned = difference.media(identities);
+    planned.extend(difference.removals(live, force));
+    planned.extend(difference.additions(identities));
+    planned
+}
+
+struct Difference<'a> {
+    machine: &'a Machine,
+    /// In the machine and no longer wanted as it is.
+    leaving: Vec<&'a Attached>,
+    /// Wanted and not in the machine.
+    coming: Vec<&'a StorageDevice>,
+    /// The same drive with another medium.
+    changing: Vec<&'a StorageDevice>,
+}
+
+impl<'a> Difference<'a> {
+    fn between(machine: &'a Machine, config: &'a GuestConfig) -> Difference<'a> {
+        let is_medium_change = |now: &StorageDevice, wanted: &StorageDevice| {
+            now.kind == DeviceKind::Dvd
+                && (now.kind, now.adapter, now.id) == (wanted.kind, wanted.adapter, wanted.id)
+        };
+        let mut difference =
+            Difference { machine, leaving: Vec::new(), coming: Vec::new(), changing: Vec::new() };
+        for attached in &machine.storage {
+            match config.device_at(attached.device.address) {
+                Some(wanted) if *wanted == attached.device => {}
+                Some(wanted) if is_medium_change(&attached.device, wanted) => {
+                    difference.changing.push(wanted);
+                }
+                _ => difference.leaving.push(attached),
+            }
+        }
+        for wanted in &config.storage {
+            let same = machine
+                .device_at(wanted.address)
+                .is_some_and(|a| a.device == *wanted || is_medium_change(&a.device, wanted));
+            if !same {
+                difference.coming.push(wanted);
+            }
+        }
+        difference
+    }
+
+    fn media(&self, identities: &BTreeMap<String, FileIdentity>) -> Vec<Planned> {
+        let change = |device: &&StorageDevice| Planned {
+            address: device.address,
+            when: match self.waits_for_adapter(device.address.slot) {
+                Some(reason) => When::NextStart(reason),
+                None => When::Now(DeviceChange::Medium { attached: attach(device, identities) }),
+            },
+        };
+        self.changing.iter().map(change).collect()
+    }
+
+    fn waits_for_adapter(&self, slot: PciSlot) -> Option<String> {
+        self.machine.is_leaving(slot).then(|| {
+            format!("the guest was asked to let the adapter at {slot} go and has not done so yet")
+        })
+    }
+
+    fn removals(&self, live: &Live, force: Force) -> Vec<Planned> {
+        let mut planned = Vec::new();
+        let mut adapters_done: Vec<PciSlot> = Vec::new();
+        for attached in &self.leaving {
+            let address = attached.device.address;
+            if is_place_holder(attached) {
+                let change = DeviceChange::PlaceHolder { address, now: None };
+                planned.push(Planned { address, when: When::Now(change) });
+            } else if let Some(reason) = self.waits_for_adapter(address.slot) {
+                planned.push(Planned { address, when: When::NextStart(reason) });
+            } else if self.whole_adapter_leaves(address.slot) {
+                if !adapters_done.contains(&address.slot) {
+                    adapters_done.push(address.slot);
+                    let change = DeviceChange::DetachAdapter { slot: address.slot };
+                    planned.push(Planned { address, when: When::Now(change) });
+                }
+            } else {
+                planned.push(Planned { address, when: alone(attached, live, force) });
+            }
+        }
+        planned
+    }
+
+    fn whole_adapter_leaves(&self, slot: PciSlot) -> bool {
+        self.machine.devices_in(slot).all(|a| self.leaving.contains(&a))
+    }
+
+    fn additions(&self, identities: &BTreeMap<String, FileIdentity>) -> Vec<Planned> {
+        let mut planned: Vec<Planned> = Vec::new();
+        for device in &self.coming {
+            let attached = attach(device, identities);
+            if is_place_holder(&attached) && self.machine.device_at(device.address).is_none() {
+                let change =
+                    DeviceChange::PlaceHolder { address: device.address, now: Some(attached) };
+                planned.push(Planned { address: device.address, when: When::Now(change) });
+                continue;
+            }
+            if let Some(reason) = self.why_not_now(device) {
+                planned.push(Planned { address: device.address, when: When::NextStart(reason) });
+                continue;
+            }
+            add_to(&mut planned, self.presence(device.address.slot), attached);
+        }
+        planned
+    }
+
+    fn presence(&self, slot: PciSlot) -> AdapterPresence {
+        match self.machine.adapter_in(slot) {
+            Some(_) => AdapterPresence::Present,
+            None => AdapterPresence::New,
+        }
+    }
+
+    fn why_not_now(&self, device: &StorageDevice) -> Option<String> {
+        let slot = device.address.slot;
+        if self.machine.device_at(device.address).is_some() {
+            return Some(format!("{} is in use by the running guest", device.address));
+        }
+        if !self.machine.base.ports.contains(&slot) {
+            return Some(format!("the running guest has no port at {slot}"));
+        }
+        if device.adapter == AdapterKind::Scsi && self.machine.base.option_rom.is_none() {
+            return Some(
+                "the running guest was started without the firmware driver of scsi adapters".into(),
+            );
+        }
+        match self.machine.adapter_in(slot) {
+            None => None,
+            Some(AdapterKind::AvioStor) if device.adapter == AdapterKind::AvioStor => {
+                self.waits_for_adapter(slot)
+            }
+            Some(AdapterKind::Scsi) if device.adapter == AdapterKind::Scsi => Some(format!(
+                "a running guest never sees a new target on the scsi adapter at {slot}"
+            )),
+            Some(other) => Some(format!("{slot} has an {} adapter now", other.as_str())),
+        }
+    }
+}
+
+/// Devices of one new adapter go in together, so that the guest is paused once.
+fn add_to(planned: &mut Vec<Planned>, presence: AdapterPresence, attached: Attached) {
+    let StorageDevice { address, adapter: kind, .. } = attached.device;
+    for earlier in planned.iter_mut() {
+        if let When::Now(DeviceChange::Attach {
+            slot, adapter: AdapterPresence::New, devices, ..
+        }) = &mut earlier.when
+            && *slot == address.slot
+        {
+            devices.push(attached);
+            return;
+        }
+    }
+    let devices = vec![attached];
+    let change = DeviceChange::Attach { slot: address.slot, kind, adapter: presence, devices };
+    planned.push(Planned { address, when: When::Now(change) });
+}
+
+fn attach(device: &StorageDevice, identities: &BTreeMap<String, FileIdentity>) -> Attached {
+    let identity = device.backing.file().and_then(|path| identities.get(path)).copied();
+    Attached { device: device.clone(), identity }
+}
+
+/// One device of several: a dvd has nothing to lose; a disk must have been quiet, or -F given.
+fn alone(attached: &Attached, live: &Live, force: Force) -> When {
+    let StorageDevice { kind, address, backing, .. } = &attached.device;
+    let change = DeviceChange::Detach { address: *address };
+    let has_nothing_to_lose = *kind == DeviceKind::Dvd || matches!(backing, Backing::Null(_));
+    if has_nothing_to_lose || force == Force::Yes {
+        return When::Now(change);
+    }
+    match live.idle.get(address) {
+        Some(idle) if *idle >= QUIET => When::Now(change),
+        Some(idle) => When::NextStart(format!(
+            "the disk had I/O {} s ago, and the guest might lose what it has not written yet; stop using it and try again after {} s, or force it",
+            idle.as_secs(),
+            QUIET.as_secs()
+        )),
+        None => When::NextStart("the engine does not say whether the disk is in use".into()),
+    }
+}

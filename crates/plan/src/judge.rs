@@ -1,0 +1,364 @@
+//! What is wrong with a configuration, on this host, now. The same findings serve creating, modifying, starting and a dry
+//! run; what differs is which of them refuse.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hpvm_model::{
+    AdapterKind, Backing, Bytes, DeviceKind, Entitlement, GuestConfig, PciSlot, Problem, Remedy,
+    Runnable, Severity, StorageDevice,
+};
+
+use crate::facts::{FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts, Writable};
+
+/// What the problems are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose<'a> {
+    /// A change of the configuration: only what it causes refuses it.
+    Change { before: Option<&'a GuestConfig> },
+    /// A start: whatever prevents running refuses it.
+    Start,
+}
+
+/// How a finding weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weight {
+    /// With this the guest could never run.
+    Never,
+    /// With this it cannot run now.
+    NotNow,
+    /// It runs, and may surprise.
+    Note,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    weight: Weight,
+    item: String,
+    text: String,
+    remedy: Option<Remedy>,
+}
+
+/// All problems of `config`, each once, errors first.
+#[must_use]
+pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -> Vec<Problem> {
+    let standing = match purpose {
+        Purpose::Change { before: Some(before) } => findings(before, facts),
+        _ => Vec::new(),
+    };
+    let is_standing = |f: &Finding| standing.iter().any(|s| s.item == f.item && s.text == f.text);
+    let mut problems: Vec<Problem> = Vec::new();
+    for finding in findings(config, facts) {
+        let severity = match (purpose, finding.weight) {
+            (Purpose::Change { .. }, Weight::Never) if !is_standing(&finding) => Severity::Error,
+            (Purpose::Start, Weight::Never | Weight::NotNow) => Severity::Error,
+            _ => Severity::Warning,
+        };
+        let Finding { item, text, remedy, .. } = finding;
+        let problem = Problem { severity, item, text, remedy };
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    problems.sort_by_key(|p| std::cmp::Reverse(p.severity));
+    problems
+}
+
+fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
+    let mut all = Vec::new();
+    processors(config, facts, &mut all);
+    memory(config, facts, &mut all);
+    places(config, facts, &mut all);
+    backings(config, facts, &mut all);
+    if let Some(start) = &facts.start {
+        provisions(config, start, &mut all);
+    }
+    all
+}
+
+type Findings = Vec<Finding>;
+
+fn never(item: impl Into<String>, text: String) -> Finding {
+    Finding { weight: Weight::Never, item: item.into(), text, remedy: None }
+}
+
+fn not_now(item: impl Into<String>, text: String) -> Finding {
+    Finding { weight: Weight::NotNow, item: item.into(), text, remedy: None }
+}
+
+fn note(item: impl Into<String>, text: String) -> Finding {
+    Finding { weight: Weight::Note, item: item.into(), text, remedy: None }
+}
+
+impl Finding {
+    fn ask(self, ask: impl Into<String>, command: String) -> Finding {
+        Finding { remedy: Some(Remedy { ask: Some(ask.into()), command }), ..self }
+    }
+
+    fn run(self, command: String) -> Finding {
+        Finding { remedy: Some(Remedy { ask: None, command }), ..self }
+    }
+}
+
+fn start_command(config: &GuestConfig) -> String {
+    format!("hpvmstart -P {}", config.name)
+}
+
+fn processors(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    let limits = facts.limits.limits(config.os.family);
+    let vcpus = config.vcpus.get();
+    if vcpus > limits.vcpus_max {
+        let max = limits.vcpus_max;
+        all.push(never(
+            "vcpus",
+            format!(
+                "{vcpus} vCPUs are more than the {max} that a {} guest can have",
+                config.os.family
+            ),
+        ));
+    } else if vcpus > facts.processors {
+        let host = facts.processors;
+        all.push(
+            not_now(
+                "vcpus",
+                format!("{vcpus} vCPUs are more than the {host} processors of this VM Host, so the guest cannot start"),
+            )
+            .run(format!("hpvmmodify -P {} -c {host}", config.name)),
+        );
+    }
+    if let Entitlement::Mhz { entitled, maximum } = config.entitlement {
+        let most = maximum.unwrap_or(entitled).max(entitled);
+        if most > facts.processor_mhz {
+            all.push(never(
+                "entitlement",
+                format!(
+                    "an entitlement of {most} MHz is more than the {} MHz of one processor of this VM Host",
+                    facts.processor_mhz
+                ),
+            ));
+        }
+    }
+}
+
+fn memory(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    let limits = facts.limits.limits(config.os.family);
+    let memory = config.memory.bytes();
+    let family = config.os.family;
+    if memory < limits.memory_min {
+        let text = format!(
+            "{memory} of memory are less than the {} that a {family} guest needs",
+            limits.memory_min
+        );
+        all.push(never("memory", text));
+    }
+    if memory > limits.memory_max {
+        let text = format!(
+            "{memory} of memory are more than the {} that a {family} guest can have",
+            limits.memory_max
+        );
+        all.push(never("memory", text));
+    } else if memory > facts.memory_total {
+        let total = Bytes(facts.memory_total.as_mib() << 20);
+        let text = format!(
+            "{memory} of memory are more than the {total} of this VM Host, so the guest cannot start"
+        );
+        all.push(not_now("memory", text).run(smaller_memory(config, facts.memory_total)));
+    } else if let Some(start) = &facts.start
+        && memory > start.memory_available
+    {
+        let available = Bytes(start.memory_available.as_mib() << 20);
+        let text =
+            format!("{memory} of memory are not free now: this VM Host has {available} available");
+        all.push(not_now("memory", text).run(smaller_memory(config, start.memory_available)));
+    }
+}
+
+fn smaller_memory(config: &GuestConfig, available: Bytes) -> String {
+    let fits = (available.as_mib() / 64 / 2).max(1) * 64;
+    format!("hpvmmodify -P {} -r {fits}M", config.name)
+}
+
+fn places(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    let most = facts.limits.limits(config.os.family).storage_devices_max;
+    if config.storage.len() > most {
+        all.push(never(
+            "storage",
+            format!("{} devices are more than the {most} a guest can have", config.storage.len()),
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    let mut adapters: BTreeMap<PciSlot, AdapterKind> = BTreeMap::new();
+    for device in &config.storage {
+        let address = device.address;
+        if !seen.insert(address) {
+            all.push(never(
+                device.to_string(),
+                format!("address {address} is given to two devices"),
+            ));
+        }
+        let adapter = *adapters.entry(address.slot).or_insert(device.adapter);
+        if adapter != device.adapter {
+            all.push(never(
+                device.to_string(),
+                format!(
+                    "{} is the address of an {} adapter; a {} device needs a bus,device of its own",
+                    address.slot,
+                    adapter.as_str(),
+                    device.adapter.as_str()
+                ),
+            ));
+        }
+    }
+    io_space(&adapters, all);
+}
+
+/// Emulated adapters take I/O ports, of which a PC has 64 KiB for all root ports together.
+fn io_space(adapters: &BTreeMap<PciSlot, AdapterKind>, all: &mut Findings) {
+    let emulated = adapters.values().filter(|kind| **kind == AdapterKind::Scsi).count();
+    if emulated > 8 {
+        all.push(note(
+            "storage",
+            format!("{emulated} emulated scsi adapters slow the boot down and may run out of I/O ports; put devices on the same bus,device or use avio_stor"),
+        ));
+    }
+}
+
+fn backings(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    let mut seen: BTreeMap<FileIdentity, &StorageDevice> = BTreeMap::new();
+    for device in &config.storage {
+        match &device.backing {
+            Backing::Null(path) => place_holder(path, facts, all),
+            Backing::File(path) => {
+                file(config, device, path, facts, all);
+                let Some(identity) = facts.identity(path) else { continue };
+                if let Some(first) = seen.insert(identity, device)
+                    && (first.kind, device.kind) != (DeviceKind::Dvd, DeviceKind::Dvd)
+                {
+                    let text = format!(
+                        "'{path}' backs {} already; a file is used once in a guest",
+                        first.address
+                    );
+                    all.push(never(device.to_string(), text));
+                }
+                shared(config, device, path, facts.sharers.get(&identity), all);
+            }
+        }
+    }
+}
+
+fn place_holder(path: &str, facts: &HostFacts, all: &mut Findings) {
+    if facts.files.get(path) == Some(&FileFact::Missing) {
+        all.push(note(
+            path,
+            format!("'{path}' does not exist; it is only a place holder, and the device is empty"),
+        ));
+    }
+}
+
+fn file(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    path: &str,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    let kind = device.kind.as_str();
+    let start = start_command(config);
+    match facts.files.get(path) {
+        None | Some(FileFact::Missing) => all.push(
+            never(path, format!("the {kind}'s file '{path}' does not exist"))
+                .ask(format!("put the file back at {path}"), start),
+        ),
+        Some(FileFact::Unreadable(reason)) => all.push(
+            never(path, format!("the {kind}'s file '{path}' cannot be used: {reason}"))
+                .ask(format!("make {path} readable again"), start),
+        ),
+        Some(FileFact::Folder) => {
+            all.push(never(path, format!("'{path}' is a folder; a {kind} needs a file")));
+        }
+        Some(FileFact::Special(what)) => all.push(never(
+            path,
+            format!("'{path}' is a {what}; storage type file needs a regular file"),
+        )),
+        Some(FileFact::Regular { size, writable, .. }) => {
+            if *writable == Writable::No && device.kind == DeviceKind::Disk {
+                all.push(
+                    never(path, format!("'{path}' may not be written, and a disk is written"))
+                        .ask(format!("make {path} writable"), start),
+                );
+            }
+            let least = device.kind.block_bytes();
+            if size.0 < least {
+                all.push(note(path, format!(
+                    "File size of: {} (bytes) for {kind} backing file: {path} must be equal to or greater than: {least} (bytes), or the device may not show up in the guest when booted.",
+                    size.0
+                )));
+            }
+        }
+    }
+}
+
+/// Images of dvds are read only and shared freely; anything else is one running guest's.
+fn shared(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    path: &str,
+    sharers: Option<&Vec<Sharer>>,
+    all: &mut Findings,
+) {
+    for sharer in sharers.into_iter().flatten() {
+        let Sharer { guest, address, holds_it } = sharer;
+        all.push(if *holds_it {
+            not_now(path, format!("'{path}' is in use by the running guest '{guest}' ({address})"))
+                .ask(
+                    format!("wait until '{guest}' is stopped or has given the {} up", device.kind.as_str()),
+                    start_command(config),
+                )
+        } else {
+            note(path, format!("'{path}' is also configured in guest '{guest}' ({address}); only one of the two can run at a time"))
+        });
+    }
+}
+
+fn provisions(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
+    let command = start_command(config);
+    if config.runnable == Runnable::Disabled {
+        all.push(
+            not_now("runnable_status", "the guest is marked not runnable".into())
+                .run(format!("hpvmmodify -P {} -x runnable_status=enabled", config.name)),
+        );
+    }
+    if let Err(reason) = &start.engine {
+        all.push(not_now("engine", format!("QEMU cannot be used: {reason}")).ask(
+            "install qemu-system-x86 10 or name the program in hpvmconf (HPVMQEMU)",
+            command.clone(),
+        ));
+    }
+    if let Err(reason) = &start.accelerator {
+        all.push(
+            not_now("accelerator", format!("the accelerator asked for cannot be used: {reason}"))
+                .run(format!("HPVM_ACCEL=tcg {command}")),
+        );
+    }
+    if let Provision { path, missing: Some(reason) } = &start.firmware {
+        all.push(not_now(path, format!("the firmware '{path}' cannot be used: {reason}")).ask(
+            "install package ovmf or name the file in hpvmconf (HPVMFIRMWARE)",
+            command.clone(),
+        ));
+    }
+    if let Provision { path, missing: Some(reason) } = &start.nvram {
+        all.push(
+            not_now(
+                path,
+                format!("the guest's firmware variables '{path}' cannot be used: {reason}"),
+            )
+            .run(format!("hpvm nvram -P {} --restore", config.name)),
+        );
+    }
+    let has_emulated = config.storage.iter().any(|d| d.adapter == AdapterKind::Scsi);
+    if let (true, Provision { path, missing: Some(reason) }) = (has_emulated, &start.option_rom) {
+        all.push(
+            not_now(path, format!("the firmware driver of scsi adapters '{path}' cannot be used: {reason}"))
+                .ask("build it with `make option-rom` and install it, or name the file in hpvmconf (HPVMSCSIROM)", command),
+        );
+    }
+}

@@ -1,0 +1,242 @@
+//! The boot record: the exact machine this boot got, then a journal of what changed since.
+//!
+//! On disk it is one JSON value a line: a [`BootRecord`], then [`JournalLine`]s. A change is written before it is asked of
+//! the engine and settled when the engine says so; a line cut off by a power failure is the last one and is passed over.
+//! Nothing in it is computed again from the host behind a running guest.
+
+use hpvm_model::{
+    AdapterKind, GuestName, GuestNumber, GuestUuid, Memory, PciSlot, StorageAddress, StorageDevice,
+    Vcpus,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::facts::{Accelerator, Engine, FileIdentity};
+
+/// The version of this format; a record of a newer one is refused.
+pub const FORMAT: u32 = 1;
+
+/// The base: what hpvmstart decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRecord {
+    pub format: u32,
+    pub uuid: GuestUuid,
+    pub number: GuestNumber,
+    pub name: GuestName,
+    pub serial_number: String,
+    /// The host boot in which this machine was made.
+    pub boot_id: String,
+    pub started_at: String,
+    pub engine: Engine,
+    pub machine_type: String,
+    pub accelerator: Accelerator,
+    pub vcpus: Vcpus,
+    pub memory: Memory,
+    pub firmware_code: String,
+    /// The option ROM as QEMU opens it, and the digest of what it held; present when the guest has a VIO adapter or may get one.
+    pub option_rom: Option<OptionRom>,
+    pub ports: Vec<PciSlot>,
+    pub storage: Vec<Attached>,
+    /// User and group id of QEMU; absent when it runs as the caller.
+    pub owner: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptionRom {
+    pub path: String,
+    pub digest: String,
+}
+
+/// A device in the machine and the file that was opened for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    pub device: StorageDevice,
+    pub identity: Option<FileIdentity>,
+}
+
+/// One change of the devices of a running guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum DeviceChange {
+    /// New devices behind one adapter, which comes with them when `adapter` is new.
+    Attach { slot: PciSlot, kind: AdapterKind, adapter: AdapterPresence, devices: Vec<Attached> },
+    /// One device of several leaves; the guest is not asked, so the caller made sure that nothing of its is lost.
+    Detach { address: StorageAddress },
+    /// The adapter leaves with everything on it, when the guest lets go.
+    DetachAdapter { slot: PciSlot },
+    /// Another medium, or none, in a dvd drive.
+    Medium { attached: Attached },
+    /// A place holder comes, goes or changes: nothing in the machine does.
+    PlaceHolder { address: StorageAddress, now: Option<Attached> },
+}
+
+/// Whether an adapter is in the machine already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterPresence {
+    New,
+    Present,
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "line")]
+pub enum JournalLine {
+    Asked { seq: u64, at: String, change: DeviceChange },
+    Settled { seq: u64, at: String, outcome: Outcome },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome", content = "reason")]
+pub enum Outcome {
+    Done,
+    Failed(String),
+}
+
+/// A change that was asked of the guest and has no answer yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    pub seq: u64,
+    pub since: String,
+    pub change: DeviceChange,
+}
+
+/// Base and journal read together: the machine as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    pub base: BootRecord,
+    pub storage: Vec<Attached>,
+    pub pending: Vec<Pending>,
+    pub next_seq: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("the boot record is empty")]
+    Empty,
+    #[error("line {line} of the boot record is damaged: {reason}")]
+    Damaged { line: usize, reason: String },
+    #[error("the boot record has format {0}; this hpvm reads up to {FORMAT}")]
+    Newer(u32),
+}
+
+impl BootRecord {
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        to_line(self)
+    }
+}
+
+impl JournalLine {
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        to_line(self)
+    }
+}
+
+fn to_line<T: Serialize>(value: &T) -> String {
+    // Maps have string keys and no value fails to serialise, so the only error would be a bug in this file's types.
+    let mut line = serde_json::to_string(value).unwrap_or_default();
+    line.push('\n');
+    line
+}
+
+impl Machine {
+    /// Reads a whole boot record. A last line without its newline was being written when the power failed: it was not
+    /// acted on yet, so it is passed over.
+    pub fn read(text: &str) -> Result<Machine, RecordError> {
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let mut lines = whole.lines().enumerate();
+        let (_, first) = lines.next().filter(|(_, l)| !l.is_empty()).ok_or(RecordError::Empty)?;
+        let base: BootRecord = parse(1, first)?;
+        if base.format > FORMAT {
+            return Err(RecordError::Newer(base.format));
+        }
+        let mut machine =
+            Machine { storage: base.storage.clone(), base, pending: Vec::new(), next_seq: 1 };
+        for (index, line) in lines {
+            machine.replay(parse(index + 1, line)?);
+        }
+        Ok(machine)
+    }
+
+    #[must_use]
+    pub fn new(base: BootRecord) -> Machine {
+        Machine { storage: base.storage.clone(), base, pending: Vec::new(), next_seq: 1 }
+    }
+
+    /// Takes one journal line into account.
+    pub fn replay(&mut self, line: JournalLine) {
+        match line {
+            JournalLine::Asked { seq, at, change } => {
+                self.next_seq = self.next_seq.max(seq + 1);
+                self.pending.push(Pending { seq, since: at, change });
+            }
+            JournalLine::Settled { seq, outcome, .. } => {
+                let Some(index) = self.pending.iter().position(|p| p.seq == seq) else { return };
+                let pending = self.pending.remove(index);
+                if outcome == Outcome::Done {
+                    self.apply(&pending.change);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, change: &DeviceChange) {
+        match change {
+            DeviceChange::Attach { devices, .. } => self.storage.extend(devices.iter().cloned()),
+            DeviceChange::Detach { address } => {
+                self.storage.retain(|a| a.device.address != *address);
+            }
+            DeviceChange::DetachAdapter { slot } => {
+                self.storage.retain(|a| a.device.address.slot != *slot || is_place_holder(a));
+            }
+            DeviceChange::Medium { attached } => {
+                self.storage.retain(|a| a.device.address != attached.device.address);
+                self.storage.push(attached.clone());
+            }
+            DeviceChange::PlaceHolder { address, now } => {
+                self.storage.retain(|a| a.device.address != *address);
+                self.storage.extend(now.clone());
+            }
+        }
+        self.storage.sort_by_key(|a| a.device.address);
+    }
+
+    #[must_use]
+    pub fn device_at(&self, address: StorageAddress) -> Option<&Attached> {
+        self.storage.iter().find(|a| a.device.address == address)
+    }
+
+    /// The kind of the adapter really in a slot.
+    #[must_use]
+    pub fn adapter_in(&self, slot: PciSlot) -> Option<AdapterKind> {
+        self.devices_in(slot).next().map(|a| a.device.adapter)
+    }
+
+    /// What sits on the adapter in a slot; place holders do not.
+    pub fn devices_in(&self, slot: PciSlot) -> impl Iterator<Item = &Attached> {
+        self.storage.iter().filter(move |a| a.device.address.slot == slot && !is_place_holder(a))
+    }
+
+    #[must_use]
+    pub fn is_leaving(&self, slot: PciSlot) -> bool {
+        self.pending
+            .iter()
+            .any(|p| matches!(p.change, DeviceChange::DetachAdapter { slot: s } if s == slot))
+    }
+}
+
+/// A null disk holds an address and is nothing in the machine; a null dvd is an empty drive.
+#[must_use]
+pub fn is_place_holder(attached: &Attached) -> bool {
+    use hpvm_model::{Backing, DeviceKind};
+    matches!(
+        (&attached.device.kind, &attached.device.backing),
+        (DeviceKind::Disk, Backing::Null(_))
+    )
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(line: usize, text: &str) -> Result<T, RecordError> {
+    serde_json::from_str(text)
+        .map_err(|error| RecordError::Damaged { line, reason: error.to_string() })
+}
