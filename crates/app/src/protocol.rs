@@ -1,0 +1,115 @@
+//! The control protocol: one JSON value per line each way over `run/NUMBER/control`; the descriptors a request names ride
+//! with its line by SCM_RIGHTS. The worker answers any number of [`Reply::Progress`], then exactly one other reply.
+
+use hpvm_model::StorageAddress;
+use hpvm_plan::record::DeviceChange;
+use serde::{Deserialize, Serialize};
+
+/// A line longer than this is no request of ours.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "request")]
+pub enum Request {
+    /// Is anybody there?
+    Ping,
+    /// End the guest.
+    Stop { how: StopHow },
+    /// How long each disk has been without I/O.
+    Idle,
+    /// Change devices, in this order. One descriptor per medium comes along, in the order in which [`media`] names them.
+    Change { changes: Vec<DeviceChange> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "how")]
+pub enum StopHow {
+    /// Like pulling the plug.
+    Hard,
+    /// By the guest's own shutdown, pressed again while nothing happens, for at most so long.
+    Graceful { seconds_max: u32 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply")]
+pub enum Reply {
+    /// A sentence for the administrator who waits.
+    Progress { text: String },
+    /// Done as asked.
+    Done,
+    /// Nothing had to be done.
+    Already { text: String },
+    /// Not possible in the guest's state; the state is unchanged.
+    Denied { reason: Denial },
+    /// Tried and failed; the state is as told.
+    Failed { error: String },
+    /// A graceful stop that did not end the guest.
+    NotStopped { why: NotStopped },
+    /// Milliseconds since the last I/O of each disk; disks that never had any count from the start.
+    Idle { idle_ms: Vec<(StorageAddress, u64)> },
+    /// What became of each change, in order.
+    Changed { results: Vec<ChangeResult> },
+}
+
+/// Why a request is refused without being tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Denial {
+    #[error("the guest is starting; try again in a moment")]
+    Starting,
+    #[error("the guest is being stopped")]
+    Stopping,
+    #[error("the guest has ended")]
+    Ended,
+    #[error("another change of this guest is being made")]
+    Busy,
+    #[error("the guest does not answer")]
+    Unresponsive,
+    #[error("only root and the owner of this VM Host may do that")]
+    NotAllowed,
+    #[error("the request is not understood by this version of hpvmapp")]
+    NotUnderstood,
+}
+
+/// Where a graceful stop got stuck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum NotStopped {
+    #[error("no operating system is running yet that could shut down")]
+    NoOs,
+    #[error("the operating system did not react to the power button")]
+    NoReaction,
+    #[error("the operating system is shutting down and has not finished yet")]
+    ShuttingDown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "result")]
+pub enum ChangeResult {
+    Done,
+    /// Asked of the guest, which has not let go yet; it happens when it does, at the next start at the latest.
+    Pending,
+    Failed {
+        error: String,
+    },
+    /// Not tried, since an earlier change failed.
+    Skipped,
+}
+
+/// The addresses whose media must come as descriptors with these changes, in order.
+#[must_use]
+pub fn media(changes: &[DeviceChange]) -> Vec<StorageAddress> {
+    let files = |attached: &hpvm_plan::record::Attached| {
+        attached.device.backing.file().map(|_| attached.device.address)
+    };
+    changes
+        .iter()
+        .flat_map(|change| match change {
+            DeviceChange::Attach { devices, .. } => devices.iter().filter_map(files).collect(),
+            DeviceChange::Medium { attached } => files(attached).into_iter().collect::<Vec<_>>(),
+            DeviceChange::Detach { .. }
+            | DeviceChange::DetachAdapter { .. }
+            | DeviceChange::PlaceHolder { .. } => Vec::new(),
+        })
+        .collect()
+}

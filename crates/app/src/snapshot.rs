@@ -1,0 +1,148 @@
+//! The status snapshot of a running guest, `run/NUMBER/status`.
+//!
+//! ```text
+//! hpvm-status 1 00000000000001234567      heartbeat: CLOCK_BOOTTIME in ms, 20 digits, rewritten in place
+//! {"boot_id":"…","phase":{…},…}           replaced as a whole, by rename, when something changes
+//! ```
+//!
+//! Readers take the state from here and from the locks whether the writer lives; they never ask a process.
+
+use hpvm_model::state::Occupant;
+use serde::{Deserialize, Serialize};
+
+/// The first line, without the heartbeat.
+pub const HEAD: &str = "hpvm-status 1 ";
+/// A heartbeat older than this means that the worker hangs.
+pub const BEAT_STALE_MS: u64 = 3_000;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The host boot it was written in; of another boot it says nothing about now.
+    pub boot_id: String,
+    pub phase: Phase,
+    /// When the phase began, RFC 3339.
+    pub since: String,
+    /// The engine stopped answering then; absent while it answers.
+    pub unresponsive_since: Option<String>,
+    /// What an administrator should know, a sentence each: a pause for lack of space, a medium that fails.
+    pub notes: Vec<String>,
+    pub qemu: Process,
+    pub accelerator: String,
+    /// How often a worker took this guest over.
+    pub adoptions: u32,
+}
+
+/// A process that cannot be mistaken for a later one with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat.
+    pub start_time: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum Phase {
+    Starting,
+    Running {
+        occupant: Occupant,
+    },
+    /// The engine holds the guest still, and why.
+    Paused {
+        reason: String,
+        occupant: Occupant,
+    },
+    Stopping {
+        occupant: Occupant,
+    },
+    Ended {
+        how: Ending,
+    },
+}
+
+/// How a guest's run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "how")]
+pub enum Ending {
+    /// hpvmstop -h, or pc -off.
+    StoppedHard,
+    /// hpvmstop -g and the guest went along.
+    StoppedGracefully,
+    /// The guest powered itself off.
+    PoweredOff,
+    /// QEMU did not come up; its last words.
+    FailedToStart { error: String },
+    /// QEMU ended by itself or was killed.
+    Crashed { cause: Crash },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "cause")]
+pub enum Crash {
+    Exited {
+        status: i32,
+    },
+    Killed {
+        signal: i32,
+    },
+    /// Killed while the kernel was out of memory.
+    OutOfMemory,
+    /// Nobody was left to see how.
+    Unseen,
+}
+
+impl Snapshot {
+    /// The whole file, with a first heartbeat.
+    #[must_use]
+    pub fn to_file(&self, beat_ms: u64) -> String {
+        let json = serde_json::to_string(self).unwrap_or_default();
+        format!("{}\n{json}\n", Self::head(beat_ms))
+    }
+
+    /// The first line without its newline; always as long.
+    #[must_use]
+    pub fn head(beat_ms: u64) -> String {
+        format!("{HEAD}{beat_ms:020}")
+    }
+
+    /// Reads a file as written by [`Snapshot::to_file`]: the heartbeat and the snapshot. `None`: not of this format.
+    #[must_use]
+    pub fn from_file(text: &str) -> Option<(u64, Snapshot)> {
+        let (head, json) = text.split_once('\n')?;
+        let beat = head.strip_prefix(HEAD)?.parse().ok()?;
+        Some((beat, serde_json::from_str(json).ok()?))
+    }
+}
+
+impl Ending {
+    /// Whether somebody should look into it.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Ending::FailedToStart { .. } | Ending::Crashed { .. })
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::StoppedHard => f.write_str("stopped (hard)"),
+            Ending::StoppedGracefully => f.write_str("stopped gracefully"),
+            Ending::PoweredOff => f.write_str("the guest powered itself off"),
+            Ending::FailedToStart { error } => write!(f, "QEMU did not start: {error}"),
+            Ending::Crashed { cause } => cause.fmt(f),
+        }
+    }
+}
+
+impl std::fmt::Display for Crash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Crash::Exited { status } => write!(f, "QEMU ended by itself with status {status}"),
+            Crash::Killed { signal } => write!(f, "QEMU was killed by signal {signal}"),
+            Crash::OutOfMemory => {
+                f.write_str("QEMU was killed because the VM Host ran out of memory")
+            }
+            Crash::Unseen => f.write_str("QEMU ended while nobody was left to see how"),
+        }
+    }
+}
