@@ -1,0 +1,54 @@
+//! The QEMU command line, as text: one golden file per kind of guest, to be read at review.
+
+mod common;
+
+use common::*;
+use hpvm_plan::command_line::{Role, arguments, descriptors};
+use snapbox::{assert_data_eq, file};
+
+fn line(statements: &[&str]) -> String {
+    let arguments = arguments(&record(&guest(statements)));
+    let mut text = String::new();
+    for argument in arguments {
+        text.push_str(if argument.starts_with('-') && !text.is_empty() { "\n" } else { " " });
+        text.push_str(&argument);
+    }
+    text.trim_start().to_owned() + "\n"
+}
+
+#[test]
+fn a_guest_without_devices() {
+    assert_data_eq!(line(&[]), file!["golden/no-devices.txt"]);
+}
+
+#[test]
+fn a_guest_on_avio() {
+    let statements = ["disk:avio_stor:0,0,0:file:/vm/a,b", "dvd:avio_stor:0,0,1:file:/iso/x.iso"];
+    assert_data_eq!(line(&statements), file!["golden/avio.txt"]);
+}
+
+#[test]
+fn a_guest_on_vio_with_an_empty_drive_and_a_place_holder() {
+    let statements = [
+        "disk:scsi:0,2,0:file:/vm/root",
+        "dvd:scsi:0,2,1:null:/iso",
+        "disk:scsi:0,2,2:null:/later",
+        "disk:scsi:2,5,7:file:/vm/data",
+    ];
+    assert_data_eq!(line(&statements), file!["golden/vio.txt"]);
+}
+
+/// A place holder has no descriptor and an empty drive neither; numbers are without gaps.
+#[test]
+fn descriptors_follow_the_media() {
+    let record = record(&guest(&[
+        "disk:scsi:0,2,0:file:/vm/root",
+        "dvd:scsi:0,2,1:null:/iso",
+        "disk:scsi:0,2,2:file:/vm/data",
+    ]));
+    let descriptors = descriptors(&record);
+    let numbers: Vec<i32> = descriptors.iter().map(|d| d.number).collect();
+    assert_eq!(numbers, (10..18).collect::<Vec<_>>());
+    let media = descriptors.iter().filter(|d| matches!(d.role, Role::Medium(_))).count();
+    assert_eq!(media, 2);
+}

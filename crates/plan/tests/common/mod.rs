@@ -1,0 +1,91 @@
+//! Guests and hosts for the plan's tests: small, complete and changeable.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::BTreeMap;
+
+use hpvm_model::limits::LimitsTable;
+use hpvm_model::*;
+use hpvm_plan::facts::*;
+use hpvm_plan::record::*;
+
+pub fn device(statement: &str) -> StorageDevice {
+    let s = Statement::parse(statement, StatementForm::Add).expect("a statement of the test");
+    let address = s.address.expect("with an address");
+    let random = u64::from(address.slot.bus()) << 16
+        | u64::from(address.slot.device()) << 8
+        | u64::from(address.target);
+    StorageDevice {
+        kind: s.kind,
+        adapter: s.adapter,
+        address,
+        backing: s.backing.expect("with a backing"),
+        id: DiskId::from_random(random),
+    }
+}
+
+pub fn guest(statements: &[&str]) -> GuestConfig {
+    let mut config = GuestConfig {
+        uuid: GuestUuid(uuid::Uuid::from_u128(0x58d0_3f5d_79ed_41d9_b720_17c0_97e9_e0d0)),
+        number: GuestNumber::new(7).expect("a number"),
+        name: "guest1".parse().expect("a name"),
+        serial_number: "VM02647001".into(),
+        label: Label::default(),
+        os: "linux".parse().expect("a type"),
+        vcpus: Vcpus::try_from(2).expect("a count"),
+        entitlement: Entitlement::DEFAULT,
+        memory: Memory::at_least(Bytes(2 << 30)).expect("a size"),
+        auto_start: AutoStart::Manual,
+        runnable: Runnable::Enabled,
+        storage: statements.iter().map(|s| device(s)).collect(),
+        ports: Vec::new(),
+    };
+    config.sort_storage();
+    config
+}
+
+pub fn record(config: &GuestConfig) -> BootRecord {
+    BootRecord {
+        format: FORMAT,
+        uuid: config.uuid,
+        number: config.number,
+        name: config.name.clone(),
+        serial_number: config.serial_number.clone(),
+        boot_id: "0f6b7a52-5d5a-4b8e-9d0b-0d6c8e3e4f10".into(),
+        started_at: "2026-11-24T08:00:00Z".into(),
+        engine: Engine { program: "/usr/bin/qemu-system-x86_64".into(), version: "10.0.2".into() },
+        machine_type: "pc-q35-10.0".into(),
+        accelerator: Accelerator::Tcg,
+        vcpus: config.vcpus,
+        memory: config.memory,
+        firmware_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
+        option_rom: Some(OptionRom { path: "/run/hpvm/mpt.rom".into(), digest: "00".into() }),
+        ports: hpvm_plan::placement::ports(config),
+        storage: config
+            .storage
+            .iter()
+            .map(|device| Attached { device: device.clone(), identity: None })
+            .collect(),
+        owner: Some(1_000_007),
+    }
+}
+
+pub fn regular(inode: u64, size: u64) -> FileFact {
+    let identity = FileIdentity { device: 1, inode };
+    FileFact::Regular { identity, size: Bytes(size), writable: Writable::Yes }
+}
+
+/// A host on which every file of the configuration exists and is good.
+pub fn host(config: &GuestConfig) -> HostFacts {
+    let files = config.storage.iter().zip(100..).filter_map(|(device, inode)| {
+        device.backing.file().map(|path| (path.to_owned(), regular(inode, 1 << 30)))
+    });
+    HostFacts {
+        processors: 4,
+        processor_mhz: 2600,
+        memory_total: Bytes(64 << 30),
+        limits: LimitsTable::Host,
+        files: files.collect(),
+        sharers: BTreeMap::new(),
+        start: None,
+    }
+}

@@ -1,0 +1,221 @@
+//! Which device changes a running guest takes now, in what order, and which wait.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::*;
+use hpvm_model::*;
+use hpvm_plan::difference::waiting;
+use hpvm_plan::hotplug::{Force, Live, Planned, When, plan};
+use hpvm_plan::placement::{SPARE_PORTS, place, ports};
+use hpvm_plan::record::*;
+use proptest::prelude::*;
+
+fn running(statements: &[&str]) -> Machine {
+    Machine::new(record(&guest(statements)))
+}
+
+fn changes(machine: &Machine, wanted: &[&str], idle: Option<u64>, force: Force) -> Vec<Planned> {
+    let idle = machine
+        .storage
+        .iter()
+        .filter_map(|a| idle.map(|seconds| (a.device.address, Duration::from_secs(seconds))));
+    plan(machine, &guest(wanted), &BTreeMap::new(), &Live { idle: idle.collect() }, force)
+}
+
+fn reason(planned: &Planned) -> &str {
+    match &planned.when {
+        When::NextStart(reason) => reason,
+        When::Now(change) => panic!("made now: {change:?}"),
+    }
+}
+
+fn now(planned: &Planned) -> &DeviceChange {
+    match &planned.when {
+        When::Now(change) => change,
+        When::NextStart(reason) => panic!("waits: {reason}"),
+    }
+}
+
+#[test]
+fn a_disk_joins_a_live_avio_adapter() {
+    let machine = running(&["disk:avio_stor:0,0,0:file:/a"]);
+    let planned = changes(
+        &machine,
+        &["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"],
+        None,
+        Force::No,
+    );
+    assert_eq!(planned.len(), 1);
+    assert!(matches!(
+        now(&planned[0]),
+        DeviceChange::Attach { adapter: AdapterPresence::Present, devices, .. } if devices.len() == 1
+    ));
+}
+
+#[test]
+fn a_disk_on_a_live_vio_adapter_waits_and_on_a_new_one_comes_with_it() {
+    let machine = running(&["disk:scsi:0,0,0:file:/a"]);
+    let wanted = [
+        "disk:scsi:0,0,0:file:/a",
+        "disk:scsi:0,0,1:file:/b",
+        "disk:scsi:0,1,0:file:/c",
+        "disk:scsi:0,1,1:file:/d",
+    ];
+    let planned = changes(&machine, &wanted, None, Force::No);
+    assert_eq!(planned.len(), 2);
+    assert!(reason(&planned[0]).contains("never sees"));
+    assert!(matches!(
+        now(&planned[1]),
+        DeviceChange::Attach { adapter: AdapterPresence::New, devices, .. } if devices.len() == 2
+    ));
+}
+
+#[test]
+fn one_of_several_leaves_only_when_quiet_or_forced() {
+    let machine = running(&["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"]);
+    let keep = ["disk:avio_stor:0,0,0:file:/a"];
+    assert!(reason(&changes(&machine, &keep, Some(9), Force::No)[0]).contains("9 s ago"));
+    assert!(reason(&changes(&machine, &keep, None, Force::No)[0]).contains("does not say"));
+    for planned in [
+        changes(&machine, &keep, Some(10), Force::No),
+        changes(&machine, &keep, Some(0), Force::Yes),
+    ] {
+        assert!(matches!(now(&planned[0]), DeviceChange::Detach { .. }));
+    }
+}
+
+#[test]
+fn the_last_one_takes_its_adapter_along() {
+    let machine = running(&["disk:avio_stor:0,0,0:file:/a", "disk:scsi:0,1,0:file:/b"]);
+    let planned = changes(&machine, &["disk:avio_stor:0,0,0:file:/a"], Some(0), Force::No);
+    assert_eq!(planned.len(), 1);
+    assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }));
+}
+
+#[test]
+fn an_address_without_a_port_waits() {
+    let machine = running(&["disk:avio_stor:0,0,0:file:/a"]);
+    let planned = changes(
+        &machine,
+        &["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:6,7,0:file:/b"],
+        None,
+        Force::No,
+    );
+    assert!(reason(&planned[0]).contains("no port at 6,7"));
+}
+
+#[test]
+fn a_dvd_changes_its_medium_in_place() {
+    let machine = running(&["dvd:scsi:0,0,0:null:/iso"]);
+    let planned = changes(&machine, &["dvd:scsi:0,0,0:file:/iso/x"], None, Force::No);
+    assert!(matches!(now(&planned[0]), DeviceChange::Medium { .. }));
+    let planned = changes(&machine, &["dvd:avio_stor:0,0,0:null:/iso"], None, Force::No);
+    assert!(planned.iter().any(|p| matches!(p.when, When::NextStart(_))), "{planned:?}");
+}
+
+#[test]
+fn ports_have_room_and_stay() {
+    let mut config = guest(&["disk:avio_stor:0,0,0:file:/a", "disk:scsi:2,5,0:file:/b"]);
+    let first = ports(&config);
+    assert!(first.contains(&PciSlot::new(2, 5).unwrap()));
+    assert!(first.contains(&PciSlot::new(2, 0).unwrap()), "function 0 of a used bus");
+    assert!(first.len() >= 2 + SPARE_PORTS);
+    config.ports = first.clone();
+    config.storage.clear();
+    let later = ports(&config);
+    assert!(first.iter().all(|slot| later.contains(slot)));
+}
+
+#[test]
+fn automatic_placement_follows_the_original() {
+    let config = guest(&[]);
+    assert_eq!(place(&config, None, AdapterKind::Scsi).unwrap().to_string(), "0,0,0");
+    let config = guest(&["disk:scsi:0,2,0:file:/a"]);
+    assert_eq!(place(&config, None, AdapterKind::Scsi).unwrap().to_string(), "0,2,1");
+    assert_eq!(place(&config, None, AdapterKind::AvioStor).unwrap().to_string(), "0,0,0");
+    let machine = running(&["disk:scsi:0,2,0:file:/a"]);
+    assert_eq!(
+        place(&config, Some(&machine), AdapterKind::Scsi).unwrap().to_string(),
+        "0,0,0",
+        "a running guest gets an address it can see now"
+    );
+}
+
+/// The journal says what was asked and what came of it; a cut last line was not acted on.
+#[test]
+fn a_boot_record_is_read_back_with_its_journal() {
+    let base = record(&guest(&["disk:avio_stor:0,0,0:file:/a"]));
+    let change = DeviceChange::DetachAdapter { slot: PciSlot::new(0, 0).unwrap() };
+    let asked = JournalLine::Asked { seq: 1, at: "t".into(), change };
+    let settled = JournalLine::Settled { seq: 1, at: "t".into(), outcome: Outcome::Done };
+    let text = base.to_line() + &asked.to_line();
+    let machine = Machine::read(&text).unwrap();
+    assert_eq!((machine.storage.len(), machine.pending.len(), machine.next_seq), (1, 1, 2));
+    assert!(waiting(&guest(&[]), &machine)[0].to.contains('-'));
+    let text = text + &settled.to_line();
+    assert_eq!(Machine::read(&text).unwrap().storage, []);
+    let cut = &text[..text.len() - 5];
+    assert_eq!(Machine::read(cut).unwrap().pending.len(), 1);
+    assert!(Machine::read("").is_err());
+    assert!(Machine::read("{}\n").is_err());
+}
+
+prop_compose! {
+    fn any_device()(bus in 0u8..2, slot in 0u8..3, target in 0u8..3, dvd: bool, vio: bool, file: bool, path in 0u8..3) -> StorageDevice {
+        let kind = if dvd { "dvd" } else { "disk" };
+        let adapter = if vio { "scsi" } else { "avio_stor" };
+        let storage = if file { "file" } else { "null" };
+        device(&format!("{kind}:{adapter}:{bus},{slot},{target}:{storage}:/{path}"))
+    }
+}
+
+fn any_guest() -> impl Strategy<Value = GuestConfig> {
+    prop::collection::vec(any_device(), 0..6).prop_map(|devices| {
+        let mut config = guest(&[]);
+        for device in devices {
+            let fits = config.device_at(device.address).is_none()
+                && config.adapter_in(device.address.slot).is_none_or(|k| k == device.adapter);
+            if fits {
+                config.storage.push(device);
+            }
+        }
+        config.sort_storage();
+        config
+    })
+}
+
+proptest! {
+    /// Whatever the two are: when all that is planned for now is done and nothing waits, the machine is the configuration;
+    /// what waits is exactly what still differs.
+    #[test]
+    fn a_plan_leads_to_the_configuration(before in any_guest(), after in any_guest(), forced: bool) {
+        let force = if forced { Force::Yes } else { Force::No };
+        let mut machine = Machine::new(record(&before));
+        let planned = plan(&machine, &after, &BTreeMap::new(), &Live::default(), force);
+        for (planned, seq) in planned.iter().zip(1..) {
+            if let When::Now(change) = &planned.when {
+                machine.replay(JournalLine::Asked { seq, at: String::new(), change: change.clone() });
+                machine.replay(JournalLine::Settled { seq, at: String::new(), outcome: Outcome::Done });
+            }
+        }
+        let waits = planned.iter().any(|p| matches!(p.when, When::NextStart(_)));
+        let same = machine.storage.iter().map(|a| &a.device).eq(after.storage.iter());
+        prop_assert!(waits || same, "planned {planned:?} gave {:?}", machine.storage);
+        prop_assert_eq!(waiting(&after, &machine).is_empty(), same);
+    }
+
+    #[test]
+    fn a_placed_device_never_collides(before in any_guest(), now in any_guest(), vio: bool) {
+        let kind = if vio { AdapterKind::Scsi } else { AdapterKind::AvioStor };
+        let machine = Machine::new(record(&before));
+        for running in [None, Some(&machine)] {
+            let address = place(&now, running, kind).unwrap();
+            prop_assert!(now.device_at(address).is_none());
+            prop_assert!(now.adapter_in(address.slot).is_none_or(|k| k == kind));
+            prop_assert!(running.is_none_or(|m| m.device_at(address).is_none()));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What refuses a change, what only warns, and what refuses a start.
+
+mod common;
+
+use common::*;
+use hpvm_model::limits::LimitsTable;
+use hpvm_model::*;
+use hpvm_plan::facts::*;
+use hpvm_plan::judge::{Purpose, problems};
+
+const CREATE: Purpose<'static> = Purpose::Change { before: None };
+
+fn lines(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -> Vec<String> {
+    problems(config, facts, purpose).iter().map(|p| format!("{}: {}", p.severity, p.text)).collect()
+}
+
+fn ready() -> StartFacts {
+    let provision = |path: &str| Provision { path: path.into(), missing: None };
+    StartFacts {
+        memory_available: Bytes(32 << 30),
+        engine: Ok(Engine { program: "/usr/bin/qemu".into(), version: "10.0.2".into() }),
+        accelerator: Ok(Accelerator::Tcg),
+        firmware: provision("/fw"),
+        nvram: provision("/nvram"),
+        option_rom: provision("/rom"),
+    }
+}
+
+#[test]
+fn a_good_guest_has_no_problems() {
+    let config = guest(&["disk:scsi:0,0,0:file:/a", "dvd:avio_stor:0,1,0:null:/"]);
+    assert_eq!(lines(&config, &host(&config), CREATE), Vec::<String>::new());
+    let facts = HostFacts { start: Some(ready()), ..host(&config) };
+    assert_eq!(lines(&config, &facts, Purpose::Start), Vec::<String>::new());
+}
+
+/// Settles 77: what was wrong before only warns, what the change causes refuses it, and each is said once.
+#[test]
+fn a_file_gone_since_warns_and_a_missing_one_named_now_refuses() {
+    let before = guest(&["disk:avio_stor:0,0,0:file:/gone"]);
+    let after = guest(&["disk:avio_stor:0,0,0:file:/gone", "disk:avio_stor:0,0,1:file:/never"]);
+    let mut facts = host(&after);
+    facts.files.insert("/gone".into(), FileFact::Missing);
+    facts.files.insert("/never".into(), FileFact::Missing);
+    let said = lines(&after, &facts, Purpose::Change { before: Some(&before) });
+    assert_eq!(
+        said,
+        [
+            "ERROR: the disk's file '/never' does not exist",
+            "WARNING: the disk's file '/gone' does not exist"
+        ]
+    );
+    let start = HostFacts { start: Some(ready()), ..facts };
+    assert!(problems(&after, &start, Purpose::Start).iter().all(|p| p.severity == Severity::Error));
+}
+
+/// Settles 86.
+#[test]
+fn an_empty_file_is_one_warning() {
+    let config = guest(&["disk:scsi:0,0,0:file:/empty"]);
+    let mut facts = host(&config);
+    facts.files.insert("/empty".into(), regular(5, 0));
+    let said = lines(&config, &facts, CREATE);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("WARNING: File size of: 0 (bytes)"), "{said:?}");
+}
+
+#[test]
+fn one_place_takes_one_device_and_one_slot_one_kind_of_adapter() {
+    let double = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,0:file:/b"]);
+    assert!(lines(&double, &host(&double), CREATE)[0].contains("two devices"));
+    let mixed = guest(&["disk:scsi:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"]);
+    assert!(lines(&mixed, &host(&mixed), CREATE)[0].contains("bus,device of its own"));
+}
+
+#[test]
+fn a_file_is_used_once_in_a_guest_unless_both_are_dvds() {
+    let same = |config: &GuestConfig| {
+        let mut facts = host(config);
+        facts.files.values_mut().for_each(|fact| *fact = regular(9, 4096));
+        lines(config, &facts, CREATE)
+    };
+    let disks = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/link-to-a"]);
+    assert!(same(&disks)[0].contains("used once"), "{:?}", same(&disks));
+    let dvds = guest(&["dvd:scsi:0,0,0:file:/a", "dvd:scsi:0,0,1:file:/b"]);
+    assert_eq!(same(&dvds), Vec::<String>::new());
+}
+
+#[test]
+fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() {
+    let config = guest(&["disk:scsi:0,0,0:file:/a"]);
+    let mut facts = HostFacts { start: Some(ready()), ..host(&config) };
+    let identity = facts.identity("/a").unwrap();
+    for (holds_it, severity) in [(false, Severity::Warning), (true, Severity::Error)] {
+        let address = "0,0,0".parse().unwrap();
+        let sharer = Sharer { guest: "other".parse().unwrap(), address, holds_it };
+        facts.sharers.insert(identity, vec![sharer]);
+        let found = problems(&config, &facts, Purpose::Start);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].severity, severity);
+        assert!(found[0].text.contains("'other'"));
+        let changed = problems(&config, &facts, CREATE);
+        assert_eq!(changed[0].severity, Severity::Warning);
+    }
+}
+
+/// Settles 33: maxima follow the host, and the table of A.03.50 comes back on request.
+#[test]
+fn limits_follow_the_host_or_the_old_table() {
+    let mut config = guest(&[]);
+    config.vcpus = Vcpus::try_from(5).unwrap();
+    let mut facts = host(&config);
+    facts.processors = 64;
+    assert_eq!(lines(&config, &facts, CREATE), Vec::<String>::new());
+    facts.limits = LimitsTable::A0350;
+    assert!(lines(&config, &facts, CREATE)[0].starts_with("ERROR: 5 vCPUs are more than the 4"));
+    config.vcpus = Vcpus::ONE;
+    config.memory = Memory::at_least(Bytes(65 << 30)).unwrap();
+    assert!(lines(&config, &facts, CREATE)[0].contains("more than the 64 GB"));
+    config.memory = Memory::at_least(Bytes(64 << 20)).unwrap();
+    assert!(lines(&config, &facts, CREATE)[0].contains("less than the 512 MB"));
+}
+
+/// Settles 36: memory is what a start asks for, swap plays no part; what is not free now refuses the start alone.
+#[test]
+fn memory_that_is_not_free_refuses_the_start_only() {
+    let config = guest(&[]);
+    let mut start = ready();
+    start.memory_available = Bytes(1 << 30);
+    let facts = HostFacts { start: Some(start), ..host(&config) };
+    let found = problems(&config, &facts, Purpose::Start);
+    assert_eq!(found[0].severity, Severity::Error);
+    assert_eq!(found[0].remedy.as_ref().unwrap().command, "hpvmmodify -P guest1 -r 512M");
+    assert_eq!(problems(&config, &host(&config), CREATE), []);
+}
+
+#[test]
+fn every_lack_of_the_host_names_a_way_out() {
+    let config = guest(&["disk:scsi:0,0,0:file:/a"]);
+    let lack = |path: &str| Provision { path: path.into(), missing: Some("not there".into()) };
+    let start = StartFacts {
+        engine: Err("not installed".into()),
+        accelerator: Err("no vmx or svm".into()),
+        firmware: lack("/fw"),
+        nvram: lack("/nvram"),
+        option_rom: lack("/rom"),
+        ..ready()
+    };
+    let facts = HostFacts { start: Some(start), ..host(&config) };
+    let found = problems(&config, &facts, Purpose::Start);
+    assert_eq!(found.len(), 5);
+    assert!(found.iter().all(|p| p.severity == Severity::Error && p.remedy.is_some()));
+}
