@@ -17,3 +17,5 @@ pub mod judge;
 pub mod placement;
 /// The boot record: the machine a boot got, and the journal of what changed since.
 pub mod record;
+/// From what an administrator asks to the configuration that results.
+pub mod request;

@@ -1,5 +1,5 @@
 //! Guests and hosts for the plan's tests: small, complete and changeable.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,157 @@
+//! From what an administrator asks to the configuration that results. Nothing is judged here: whether the result is good is
+//! [`crate::judge`]'s to say. Only what cannot be understood against the configuration (a device that is not there, no
+//! room for a new one) ends here.
+
+use hpvm_model::{
+    AutoStart, DiskId, Entitlement, GuestConfig, GuestName, Label, Memory, OsType, Runnable,
+    Statement, StorageDevice, Vcpus,
+};
+
+use crate::placement::place;
+use crate::record::Machine;
+
+/// What a change asks for; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    pub name: Option<GuestName>,
+    pub label: Option<Label>,
+    pub os: Option<OsType>,
+    pub vcpus: Option<Vcpus>,
+    pub entitlement: Option<Entitlement>,
+    pub memory: Option<Memory>,
+    pub auto_start: Option<AutoStart>,
+    pub runnable: Option<Runnable>,
+    /// In the order given.
+    pub devices: Vec<DeviceRequest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceRequest {
+    Add(Statement),
+    Modify(Statement),
+    Delete(Statement),
+}
+
+/// Why a request means nothing for this guest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error("the guest has no device at {0}; `hpvmstatus -P {1} -d` lists its devices")]
+    NoDeviceAt(String, GuestName),
+    #[error("the guest has no device backed by '{0}'; `hpvmstatus -P {1} -d` lists its devices")]
+    NoDeviceBacked(String, GuestName),
+    #[error("'{0}' backs several devices of the guest; name the one to delete by its address")]
+    Ambiguous(String),
+    #[error("{0} is a {1}; it cannot be turned into a {2}. Delete it and add the other")]
+    OtherKind(String, &'static str, &'static str),
+    #[error(transparent)]
+    NoRoom(#[from] crate::placement::NoRoom),
+}
+
+/// Applies a request. `random` gives each new device its identity.
+pub fn apply(
+    config: &GuestConfig,
+    running: Option<&Machine>,
+    request: &Request,
+    random: &mut dyn FnMut() -> u64,
+) -> Result<GuestConfig, RequestError> {
+    let mut next = config.clone();
+    next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));
+    next.label.clone_from(request.label.as_ref().unwrap_or(&config.label));
+    next.os.clone_from(request.os.as_ref().unwrap_or(&config.os));
+    next.vcpus = request.vcpus.unwrap_or(config.vcpus);
+    next.entitlement = request.entitlement.unwrap_or(config.entitlement);
+    next.memory = request.memory.unwrap_or(config.memory);
+    next.auto_start = request.auto_start.unwrap_or(config.auto_start);
+    next.runnable = request.runnable.unwrap_or(config.runnable);
+    // What leaves makes room for what comes, in whatever order the options stand.
+    for device in request.devices.iter().filter_map(DeviceRequest::deleted) {
+        let index = find(&next, device)?;
+        next.storage.remove(index);
+    }
+    for device in request.devices.iter().filter_map(DeviceRequest::modified) {
+        modify(&mut next, device)?;
+    }
+    for statement in request.devices.iter().filter_map(DeviceRequest::added) {
+        add(&mut next, running, statement, random)?;
+    }
+    next.sort_storage();
+    Ok(next)
+}
+
+impl DeviceRequest {
+    fn added(&self) -> Option<&Statement> {
+        match self {
+            DeviceRequest::Add(statement) => Some(statement),
+            _ => None,
+        }
+    }
+
+    fn modified(&self) -> Option<&Statement> {
+        match self {
+            DeviceRequest::Modify(statement) => Some(statement),
+            _ => None,
+        }
+    }
+
+    fn deleted(&self) -> Option<&Statement> {
+        match self {
+            DeviceRequest::Delete(statement) => Some(statement),
+            _ => None,
+        }
+    }
+}
+
+fn find(config: &GuestConfig, statement: &Statement) -> Result<usize, RequestError> {
+    let mut named = config.storage.iter().enumerate().filter(|(_, device)| statement.names(device));
+    match (named.next(), named.next()) {
+        (Some((index, _)), None) => Ok(index),
+        (Some((_, device)), Some(_)) => {
+            Err(RequestError::Ambiguous(device.backing.path().to_owned()))
+        }
+        (None, _) => Err(match statement.address {
+            Some(address) => RequestError::NoDeviceAt(address.to_string(), config.name.clone()),
+            None => RequestError::NoDeviceBacked(
+                statement.backing.as_ref().map_or("", |b| b.path()).to_owned(),
+                config.name.clone(),
+            ),
+        }),
+    }
+}
+
+fn modify(config: &mut GuestConfig, statement: &Statement) -> Result<(), RequestError> {
+    let index = find(config, statement)?;
+    let device = &mut config.storage[index];
+    if device.kind != statement.kind {
+        return Err(RequestError::OtherKind(
+            device.to_string(),
+            device.kind.as_str(),
+            statement.kind.as_str(),
+        ));
+    }
+    device.adapter = statement.adapter;
+    if let Some(backing) = &statement.backing {
+        device.backing = backing.clone();
+    }
+    Ok(())
+}
+
+fn add(
+    config: &mut GuestConfig,
+    running: Option<&Machine>,
+    statement: &Statement,
+    random: &mut dyn FnMut() -> u64,
+) -> Result<(), RequestError> {
+    let Some(backing) = statement.backing.clone() else { return Ok(()) };
+    let address = match statement.address {
+        Some(address) => address,
+        None => place(config, running, statement.adapter)?,
+    };
+    config.storage.push(StorageDevice {
+        kind: statement.kind,
+        adapter: statement.adapter,
+        address,
+        backing,
+        id: DiskId::from_random(random()),
+    });
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! What a request makes of a configuration.
+
+mod common;
+
+use common::*;
+use hpvm_model::*;
+use hpvm_plan::request::{DeviceRequest, Request, apply};
+
+fn statement(text: &str, form: StatementForm) -> Statement {
+    Statement::parse(text, form).unwrap()
+}
+
+fn after(config: &GuestConfig, devices: Vec<DeviceRequest>) -> Result<Vec<String>, String> {
+    let mut next = 0;
+    let mut random = || {
+        next += 1;
+        next
+    };
+    apply(config, None, &Request { devices, ..Request::default() }, &mut random)
+        .map(|c| c.storage.iter().map(ToString::to_string).collect())
+        .map_err(|e| e.to_string())
+}
+
+#[test]
+fn devices_are_added_at_the_next_place() {
+    let add = |t| DeviceRequest::Add(statement(t, StatementForm::Add));
+    let devices =
+        vec![add("disk:scsi::file:/a"), add("dvd:scsi::null:/i"), add("disk:avio_stor::file:/b")];
+    assert_eq!(
+        after(&guest(&[]), devices).unwrap(),
+        ["disk:scsi:0,0,0:file:/a", "dvd:scsi:0,0,1:null:/i", "disk:avio_stor:0,1,0:file:/b"]
+    );
+}
+
+#[test]
+fn what_leaves_makes_room_for_what_comes() {
+    let config = guest(&["disk:scsi:0,0,0:file:/a"]);
+    let devices = vec![
+        DeviceRequest::Add(statement("disk:scsi:0,0,0:file:/b", StatementForm::Add)),
+        DeviceRequest::Delete(statement("disk:scsi::file:/a", StatementForm::Delete)),
+    ];
+    assert_eq!(after(&config, devices).unwrap(), ["disk:scsi:0,0,0:file:/b"]);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_said_with_the_command_that_lists_them() {
+    let config = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/a"]);
+    for (text, form, word) in [
+        ("disk:scsi:0,1,0", StatementForm::Delete, "no device at 0,1,0"),
+        ("disk:scsi::file:/zz", StatementForm::Delete, "backed by '/zz'"),
+        ("disk:scsi::file:/a", StatementForm::Delete, "several devices"),
+    ] {
+        let error = after(&config, vec![DeviceRequest::Delete(statement(text, form))]).unwrap_err();
+        assert!(error.contains(word), "{error}");
+    }
+    let dvd = DeviceRequest::Modify(statement("dvd:scsi:0,0,0:file:/b", StatementForm::Modify));
+    assert!(after(&config, vec![dvd]).unwrap_err().contains("is a disk"));
+}
+
+#[test]
+fn a_disk_keeps_its_identity_over_a_change_of_backing_and_adapter() {
+    let config = guest(&["disk:scsi:0,0,0:file:/a"]);
+    let statement = statement("disk:avio_stor:0,0,0:file:/b", StatementForm::Modify);
+    let request = Request { devices: vec![DeviceRequest::Modify(statement)], ..Request::default() };
+    let next = apply(&config, None, &request, &mut || 99).unwrap();
+    assert_eq!(next.storage[0].id, config.storage[0].id);
+    assert_eq!(next.storage[0].to_string(), "disk:avio_stor:0,0,0:file:/b");
+}
