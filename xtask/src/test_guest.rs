@@ -1,0 +1,144 @@
+//! `cargo xtask test-guest`: the small Linux guest that the tests boot.
+//!
+//! A kernel of Debian 12 and busybox in one EFI program, nothing else: it boots in a few seconds without KVM. The cloud
+//! kernel is quick and knows AVIO (virtio) only; the full one also has mptsas for emulated SCSI and e1000.
+//!
+//! What a test finds: a shell on ttyS0 with the prompt `hpvm-guest# ` after the line `HPVM GUEST READY`; disks as
+//! /dev/sd?, the DVD as /dev/sr0, both there before that line; the ACPI power button powers off; `poweroff`, `reboot`
+//! (with or without -f), dd, md5sum, sync, mount and the other commands of busybox; a partition named `scratch` of 4 MiB
+//! on the boot disk that nothing else writes; `modprobe` for the drivers in `ON_DEMAND`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::cache::{self, Key, Scratch};
+use crate::disk::Partition;
+use crate::kernel::Kernel;
+use crate::tool::phase;
+use crate::{apt, disk, initramfs, uki};
+
+const INITTAB: &str = include_str!("guest/inittab");
+const RC: &str = include_str!("guest/rc");
+const PROFILE: &str = include_str!("guest/profile");
+const POWER_BUTTON: &str = include_str!("guest/power-button");
+
+/// Everything in the source that decides what the guest is.
+const RECIPE: [&str; 10] = [
+    include_str!("test_guest.rs"),
+    include_str!("initramfs.rs"),
+    include_str!("uki.rs"),
+    include_str!("cpio.rs"),
+    include_str!("disk.rs"),
+    include_str!("kernel.rs"),
+    INITTAB,
+    RC,
+    PROFILE,
+    POWER_BUTTON,
+];
+
+/// The messages cost time on an emulated serial line, the mitigations cost it everywhere; disks are found before the
+/// driver's load ends, so that the guest is ready when it says so.
+const COMMAND_LINE: &str = "console=ttyS0 quiet mitigations=off scsi_mod.scan=sync";
+
+/// Loaded at boot, in this order: who serves a disk comes before who finds it.
+const AT_BOOT: [&str; 7] =
+    ["button", "evdev", "sd_mod", "sr_mod", "sg", "virtio_pci", "virtio_scsi"];
+const AT_BOOT_FULL: [&str; 1] = ["mptsas"];
+/// In the initramfs for a `modprobe` of a test.
+const ON_DEMAND: [&str; 6] =
+    ["virtio_net", "virtio_balloon", "virtio_console", "virtio_rng", "pvpanic_pci", "isofs"];
+const ON_DEMAND_FULL: [&str; 1] = ["e1000"];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flavour {
+    Cloud,
+    Full,
+}
+
+impl Flavour {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Full => "full",
+        }
+    }
+
+    fn meta_package(self) -> &'static str {
+        match self {
+            Self::Cloud => "linux-image-cloud-amd64",
+            Self::Full => "linux-image-amd64",
+        }
+    }
+
+    fn at_boot(self) -> Vec<&'static str> {
+        match self {
+            Self::Cloud => AT_BOOT.to_vec(),
+            Self::Full => [&AT_BOOT[..], &AT_BOOT_FULL].concat(),
+        }
+    }
+
+    fn on_demand(self) -> Vec<&'static str> {
+        match self {
+            Self::Cloud => ON_DEMAND.to_vec(),
+            Self::Full => [&ON_DEMAND[..], &ON_DEMAND_FULL].concat(),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let flavour = match words[..] {
+        [] | ["--kernel", "cloud"] => Flavour::Cloud,
+        ["--kernel", "full"] => Flavour::Full,
+        _ => bail!("usage: cargo xtask test-guest [--kernel cloud|full]"),
+    };
+    println!("{}", image(flavour)?.display());
+    Ok(())
+}
+
+/// The path of the guest's disk, built when the cache has it not.
+fn image(flavour: Flavour) -> Result<PathBuf> {
+    let kernel = apt::kernel_package(flavour.meta_package())?;
+    let packages = [kernel.as_str(), "busybox-static", "systemd-boot-efi"];
+    let versions = apt::versions(&packages)?;
+    let named = packages.iter().flat_map(|package| [*package, &versions[*package]]);
+    let key = Key::of(RECIPE.into_iter().chain(named));
+    cache::product(&format!("test-{}", flavour.name()), "img", &key, |scratch| {
+        let tree = scratch.join("tree");
+        phase("unpack kernel, busybox and EFI stub", || {
+            packages.iter().try_for_each(|package| apt::unpack(package, &versions[*package], &tree))
+        })?;
+        phase("make initramfs, EFI program and disk", || build(flavour, scratch))
+    })
+}
+
+fn build(flavour: Flavour, scratch: &Scratch) -> Result<PathBuf> {
+    let tree = scratch.join("tree");
+    let kernel = Kernel::find(&tree)?;
+    let program = uki::build(&uki::Parts {
+        stub: &uki::stub(&tree)?,
+        os_release: "ID=hpvm-test\nPRETTY_NAME=\"hpvm test guest\"\n",
+        command_line: COMMAND_LINE,
+        kernel: &kernel.image,
+        initramfs: &content(flavour, &kernel, &tree)?,
+    })?;
+    let own = Partition { name: "scratch", size: 4 << 20, content: None };
+    disk::build(scratch, &program, &[own])
+}
+
+fn content(flavour: Flavour, kernel: &Kernel, tree: &Path) -> Result<Vec<u8>> {
+    let mut archive = initramfs::with_busybox(tree)?;
+    for folder in ["tmp", "mnt", "var/log"] {
+        archive.folder(folder);
+    }
+    archive.link("init", "bin/busybox");
+    archive.file("etc/inittab", INITTAB.as_bytes());
+    archive.file("etc/rc", RC.as_bytes());
+    archive.file("etc/profile", PROFILE.as_bytes());
+    archive.file("etc/acpi/PWRF/00000080", POWER_BUTTON.as_bytes());
+    archive.file("etc/modules", (flavour.at_boot().join(" ") + "\n").as_bytes());
+    let modules = [flavour.at_boot(), flavour.on_demand()].concat();
+    kernel.add_modules(&modules, &mut archive)?;
+    Ok(archive.finish())
+}
