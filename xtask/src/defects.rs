@@ -1,9 +1,10 @@
 //! `cargo xtask defects`: which of the 162 admitted defects of A.03.50 are settled here, and by which test.
 //!
 //! Called by people and by `.ci/run`. `docs/release-notes.md` has one row per defect; a row is settled when the doc
-//! comment of a test says so (`Settles 82.` or `Settles 33, 35-36.`), and by nothing else. So the count in README.md
-//! cannot be better than the tests: this task fails when row, test and count disagree, and `--write` brings what can be
-//! derived up to date. It reads the tests as text and does not know whether they pass; running them is `make test`.
+//! comment of a test says so (`Settles 82.`, `Settles 33, 35-36.`, `Settles 77: why.`), and by nothing else. So the
+//! count in README.md cannot be better than the tests: this task fails when row, test and count disagree, and `--write`
+//! brings what can be derived up to date. It reads the tests as text and does not know whether they pass; running them
+//! is `make test`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -272,7 +273,9 @@ fn claims(file: &TextFile, faults: &mut Vec<String>) -> Vec<Claim> {
         let Some(rest) = line.strip_prefix("///").and_then(after_claim) else { continue };
         let place = format!("{}:{}", file.path, number + 1);
         let Some(rows) = row_numbers(rest) else {
-            faults.push(format!("{place}: a claim reads 'Settles 82.' or 'Settles 33, 35-36.'"));
+            faults.push(format!(
+                "{place}: a claim reads 'Settles 82.', 'Settles 33, 35-36.' or 'Settles 77: why'"
+            ));
             continue;
         };
         match function_below(&lines[number + 1..]) {
@@ -292,10 +295,10 @@ fn after_claim(comment: &str) -> Option<&str> {
     comment.strip_prefix(WORD).or_else(|| Some(comment.split_once(&format!(". {WORD}"))?.1))
 }
 
-/// Numbers and ranges up to the full stop: `33, 35-36.`
+/// Numbers and ranges up to the full stop, or to the colon before an explanation.
 fn row_numbers(text: &str) -> Option<Vec<u16>> {
     let mut rows = Vec::new();
-    for part in text.split_once('.')?.0.split(',') {
+    for part in text.split_once(['.', ':'])?.0.split(',') {
         let (first, last) = part.split_once(['-', '–']).unwrap_or((part, part));
         let (first, last) = (row_number(first)?, row_number(last)?);
         if first > last || last > ROWS {
@@ -380,7 +383,7 @@ mod tests {
     fn writing_settles_rows_and_counts_and_then_agrees() {
         let seeded = seeded(
             &notes(&[(7, "n/a: no such bundle")]),
-            &test_file("Settles 1, 3\u{2013}4."),
+            &test_file("Settles 1, 3\u{2013}4: both at once."),
             "# hpvm\nDefects of A.03.50: 0 settled\nend\n",
         );
         let before = Report::read(&seeded.tree()).expect("a report");
