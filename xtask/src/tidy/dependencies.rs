@@ -3,7 +3,7 @@
 //! Called by `tidy::run`. Packages come from `cargo metadata`, restricted to the platform we build for: a crate for
 //! another system is neither linked in nor even fetched. It does not know advisories.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -47,7 +47,11 @@ pub(super) fn packages(root: &Path) -> anyhow::Result<Vec<Package>> {
             platform,
         ],
     )
-    .context("the dependencies are not at hand: run `cargo fetch --locked` once, with network")?;
+    .with_context(|| {
+        format!(
+            "the dependencies are not at hand: run `cargo fetch --locked --target {platform}` once"
+        )
+    })?;
     parse(&metadata)
 }
 
@@ -139,6 +143,8 @@ fn duplicates(packages: &[Package]) -> Vec<Finding> {
 /// The root manifest gives a reason for each group of dependencies, and no other manifest states a version.
 pub(super) fn check_manifests(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let mut offered = Vec::new();
+    let mut taken = BTreeSet::new();
     for manifest in tree
         .files
         .iter()
@@ -147,6 +153,11 @@ pub(super) fn check_manifests(tree: &Tree) -> Vec<Finding> {
         let in_root = manifest.path == "Cargo.toml";
         for dependency in dependency_lines(manifest) {
             let place = format!("{}:{}", manifest.path, dependency.number);
+            if in_root {
+                offered.push((place.clone(), dependency.name));
+            } else {
+                taken.insert(dependency.name);
+            }
             if in_root && dependency.reason == Reason::Missing {
                 findings.push(Finding::failure(
                     place,
@@ -163,6 +174,10 @@ pub(super) fn check_manifests(tree: &Tree) -> Vec<Finding> {
             }
         }
     }
+    let unused = offered.into_iter().filter(|(_, name)| !taken.contains(name));
+    findings.extend(
+        unused.map(|(place, name)| Finding::warning(place, format!("no crate uses '{name}'"))),
+    );
     findings
 }
 
@@ -205,7 +220,7 @@ fn dependency_lines(manifest: &TextFile) -> Vec<DependencyLine<'_>> {
         open_brackets = open_brackets.saturating_sub(line.matches([']', '}']).count());
         if in_dependencies && !continues {
             let name = line.split(['=', '.', ' ']).next().unwrap_or(line);
-            // `serde.workspace = true` says the same as `serde = { workspace = true }`.
+            // Both `serde.workspace = true` and `serde = { workspace = true }` name serde.
             found.push(DependencyLine { number: number + 1, name, line, reason });
         }
     }
@@ -306,6 +321,10 @@ mod tests {
                 "Cargo.toml:8: 'bare' needs a comment with its reason above its group",
                 "crates/a/Cargo.toml:6: 'other' belongs in the root manifest, with its reason",
             ]
+        );
+        assert_eq!(
+            lines(&check_manifests(&seeded.tree()), Weight::Warning),
+            ["Cargo.toml:6: no crate uses 'json'", "Cargo.toml:8: no crate uses 'bare'"]
         );
     }
 }

@@ -31,6 +31,7 @@ fn named_paths(tree: &Tree, document: &TextFile, findings: &mut Vec<Finding>) {
         for span in code_spans(line) {
             if let Some(path) = repository_path(span)
                 && !exists(tree, path)
+                && !resolve(&document.path, path).is_some_and(|beside| exists(tree, &beside))
             {
                 findings.push(Finding::failure(
                     format!("{}:{number}", document.path),
@@ -225,7 +226,10 @@ mod tests {
                 ARCHITECTURE,
                 "[a](docs/a.md) [b](docs/a.md#the-first-one) [c](https://example.org/x)\n",
             ),
-            ("docs/a.md", "# The first `one`\n[up](../ARCHITECTURE.md) [self](#the-first-one)\n"),
+            (
+                "docs/a.md",
+                "# The first `one`\n`a.md` [up](../ARCHITECTURE.md) [self](#the-first-one)\n",
+            ),
         ];
         assert_eq!(failures(&files), Vec::<String>::new());
         let broken = [

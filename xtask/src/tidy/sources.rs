@@ -30,6 +30,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         words(file, &mut findings);
         let code = mask(&file.text);
         confinement_of_unsafe(file, &code, &mut findings);
+        panics(file, &code, &mut findings);
         length_of_file(file, &mut findings);
         length_of_functions(file, &code, &mut findings);
     }
@@ -94,8 +95,34 @@ fn confinement_of_unsafe(file: &TextFile, code: &str, findings: &mut Vec<Finding
     }
 }
 
+/// Product code answers with errors; a test may panic, that is how it fails.
+fn panics(file: &TextFile, code: &str, findings: &mut Vec<Finding>) {
+    let product = file.path.starts_with("crates/")
+        && file.path.contains("/src/")
+        && !file.path.starts_with("crates/testkit/")
+        && !file.path.ends_with("tests.rs");
+    if !product {
+        return;
+    }
+    for (number, line) in code.lines().enumerate().take(production_lines(file)) {
+        for call in [".unwrap()", "panic!("] {
+            if line.contains(call) {
+                findings.push(Finding::hint(
+                    format!("{}:{}", file.path, number + 1),
+                    format!("{call} in product code: can it be an error?"),
+                ));
+            }
+        }
+    }
+}
+
+/// How many lines stand before the tests of a file.
+fn production_lines(file: &TextFile) -> usize {
+    file.text.lines().take_while(|line| line.trim() != "#[cfg(test)]").count()
+}
+
 fn length_of_file(file: &TextFile, findings: &mut Vec<Finding>) {
-    let lines = file.text.lines().take_while(|line| line.trim() != "#[cfg(test)]").count();
+    let lines = production_lines(file);
     if lines > PRODUCTION_LINES_MAX {
         findings.push(Finding::hint(
             file.path.as_str(),
@@ -364,6 +391,17 @@ mod tests {
         );
         let tests = format!("//! Purpose.\n#[cfg(test)]\nmod tests {{\n{statics}}}\n");
         assert_eq!(hints("a.rs", &tests), Vec::<String>::new());
+    }
+
+    #[test]
+    fn panics_are_hints_in_product_code_only() {
+        let text = "//! Purpose.\nfn f() { g().unwrap() }\n// x.unwrap()\n#[cfg(test)]\nmod tests { fn t() { panic!(\"\") } }\n";
+        assert_eq!(
+            hints("crates/a/src/lib.rs", text),
+            ["crates/a/src/lib.rs:2: .unwrap() in product code: can it be an error?"]
+        );
+        assert_eq!(hints("crates/a/tests/a.rs", text), Vec::<String>::new());
+        assert_eq!(hints("crates/testkit/src/lib.rs", text), Vec::<String>::new());
     }
 
     #[test]
