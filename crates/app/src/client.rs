@@ -1,0 +1,95 @@
+//! The commands' side of the control protocol: one request, its progress, one answer, each wait bounded.
+
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use crate::protocol::{LINE_BYTES_MAX, Reply, Request};
+
+/// The most descriptors one message carries (SCM_MAX_FD is 253).
+const DESCRIPTORS_MAX: usize = 128;
+
+/// Why a worker could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("the guest's worker cannot be reached")]
+    Connect(#[source] io::Error),
+    #[error("the guest's worker ended in the middle of an answer")]
+    Closed,
+    #[error("the guest's worker did not answer within {} s", .0.as_secs())]
+    Deadline(Duration),
+    #[error("the request could not be sent to the guest's worker")]
+    Send(#[source] io::Error),
+    #[error("the guest's worker gave an answer that is not understood")]
+    Malformed,
+    #[error("{0} devices are too many for one change; make several")]
+    TooMany(usize),
+}
+
+/// Asks the worker at a control socket. `progress` gets each sentence on the way; the answer must come within `bound`.
+pub fn ask(
+    control: &Path,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+    bound: Duration,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Reply, ClientError> {
+    let deadline = Instant::now() + bound;
+    let stream = UnixStream::connect(control).map_err(ClientError::Connect)?;
+    send(&stream, request, descriptors)?;
+    let mut lines = BufReader::new(&stream);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ClientError::Deadline(bound));
+        }
+        stream.set_read_timeout(Some(left)).map_err(ClientError::Send)?;
+        match read_reply(&mut lines, bound)? {
+            Reply::Progress { text } => progress(&text),
+            reply => return Ok(reply),
+        }
+    }
+}
+
+fn send(
+    stream: &UnixStream,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), ClientError> {
+    if descriptors.len() > DESCRIPTORS_MAX {
+        return Err(ClientError::TooMany(descriptors.len()));
+    }
+    let mut line = serde_json::to_vec(request).map_err(|e| ClientError::Send(e.into()))?;
+    line.push(b'\n');
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    let sent =
+        sendmsg(stream.as_fd(), &[IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL)
+            .map_err(|e| ClientError::Send(e.into()))?;
+    let mut rest = stream;
+    rest.write_all(&line[sent..]).map_err(ClientError::Send)
+}
+
+fn read_reply(lines: &mut impl BufRead, bound: Duration) -> Result<Reply, ClientError> {
+    let mut line = Vec::new();
+    match lines.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line) {
+        Ok(_) if line.last() == Some(&b'\n') => {
+            serde_json::from_slice(&line).map_err(|_| ClientError::Malformed)
+        }
+        Ok(_) => Err(ClientError::Closed),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+        {
+            Err(ClientError::Deadline(bound))
+        }
+        Err(_) => Err(ClientError::Closed),
+    }
+}
