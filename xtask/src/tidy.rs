@@ -4,15 +4,10 @@
 //! [`run`] prints. A failure ends with a non-zero status, a warning and a hint do not. Nothing here needs the network:
 //! the dependencies are judged over `cargo metadata --locked --offline`.
 
-/// Known advisories, where a database is at hand.
 mod advisories;
-/// Licences, sources and duplicates of everything that is linked in, and the reasons in the root manifest.
 mod dependencies;
-/// Paths and links that the documents name.
 mod documents;
-/// SPDX licence expressions.
 mod licence;
-/// What every Rust file has to keep to.
 mod sources;
 
 use std::fmt;
