@@ -50,7 +50,8 @@ const LEFT_OUT: [&str; 9] = [
     "/lib/modules/*/kernel/sound/*",
 ];
 
-const COMMAND_LINE: &str = "console=ttyS0 quiet mitigations=off scsi_mod.scan=sync";
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet mitigations=off cryptomgr.notests scsi_mod.scan=sync";
 const MODULES: [&str; 7] =
     ["sd_mod", "virtio_pci", "virtio_scsi", "virtio_blk", "mptsas", "crc32c_generic", "ext4"];
 

@@ -39,7 +39,8 @@ const RECIPE: [&str; 10] = [
 
 /// The messages cost time on an emulated serial line, the mitigations cost it everywhere; disks are found before the
 /// driver's load ends, so that the guest is ready when it says so.
-const COMMAND_LINE: &str = "console=ttyS0 quiet mitigations=off scsi_mod.scan=sync";
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet mitigations=off cryptomgr.notests scsi_mod.scan=sync";
 
 /// Loaded at boot, in this order: who serves a disk comes before who finds it.
 const AT_BOOT: [&str; 7] =

@@ -1,0 +1,73 @@
+# make demo     from a fresh Debian 12 to a guest that runs, in ./.demo
+# make test     everything that tests need, then all tests
+# make build, install, bench, soak, lint, clean
+#
+# install puts the product below DESTDIR/HPVM_ROOT (both empty: the machine itself).
+
+CARGO ?= cargo
+DESTDIR ?=
+HPVM_ROOT ?=
+SOAK_SECONDS ?= 3600
+
+# rustup's place, which a shell without login does not have in PATH.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+COMMANDS = hpvmcreate hpvmmodify hpvmremove hpvmstart hpvmstop hpvmstatus hpvmconsole
+PRODUCT = $(DESTDIR)$(HPVM_ROOT)/opt/hpvm
+COMMON = $(PRODUCT)/guest-images/common
+PRISTINE_NVRAM ?= /usr/share/OVMF/OVMF_VARS_4M.fd
+OPTION_ROM = .cache/images/mptsas1068.rom
+
+.PHONY: build install demo test guests bench soak lint clean
+
+build:
+	$(CARGO) build --release --locked
+
+install: build
+	install -d $(PRODUCT)/bin $(PRODUCT)/lbin $(COMMON) $(PRODUCT)/share/man/man1 $(PRODUCT)/share/completions
+	install -m 755 target/release/hpvm $(PRODUCT)/bin/
+	for command in $(COMMANDS); do ln -sf hpvm $(PRODUCT)/bin/$$command || exit 1; done
+	install -m 755 target/release/hpvmkeeper target/release/hpvmapp $(PRODUCT)/lbin/
+	install -m 644 $(PRISTINE_NVRAM) $(COMMON)/nvram
+	if [ -e $(OPTION_ROM) ]; then install -m 644 $(OPTION_ROM) $(OPTION_ROM).copyright $(COMMON)/; fi
+	$(PRODUCT)/bin/hpvm man $(PRODUCT)/share/man/man1
+	$(PRODUCT)/bin/hpvm completions $(PRODUCT)/share/completions
+
+demo:
+	scripts/demo
+
+# What the tests boot; each is instant when the cache has it.
+guests:
+	scripts/install-deps test
+	$(CARGO) xtask test-guest
+	$(CARGO) xtask test-guest --kernel full
+	$(CARGO) xtask option-rom
+
+# The programs are built first: the end-to-end tests of crate hpvm-tests run them from target/debug.
+test: guests
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --workspace --locked
+
+bench:
+	scripts/install-deps bench
+	$(CARGO) build --release --locked
+	$(CARGO) xtask bench
+
+# The end-to-end tests again and again, until the time is over or one fails.
+soak: guests
+	$(CARGO) build --workspace --bins --locked
+	end=$$(($$(date +%s) + $(SOAK_SECONDS))); rounds=0; \
+	while [ $$(date +%s) -lt $$end ]; do \
+		$(CARGO) test --locked --package hpvm-tests || exit 1; \
+		rounds=$$((rounds + 1)); echo "soak: $$rounds rounds passed"; \
+	done
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) xtask tidy
+
+clean:
+	scripts/demo remove
+	$(CARGO) clean
+	rm -rf .cache
