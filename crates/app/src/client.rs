@@ -71,9 +71,8 @@ fn send(
     if !descriptors.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    let sent =
-        sendmsg(stream.as_fd(), &[IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL)
-            .map_err(|e| ClientError::Send(e.into()))?;
+    let sent = sendmsg(stream.as_fd(), &[IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL)
+        .map_err(|e| ClientError::Send(e.into()))?;
     let mut rest = stream;
     rest.write_all(&line[sent..]).map_err(ClientError::Send)
 }

@@ -4,5 +4,4 @@
 //! another front end (a web manager, a cluster agent) calls the same functions. Operations decide by `plan`, store by
 //! `registry`, act by `engine` and the worker's control protocol.
 
-/// How guests look now: configuration, machine and live facts side by side.
 pub mod view;
