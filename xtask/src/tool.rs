@@ -14,7 +14,14 @@ pub(crate) fn tool(program: &str, bound: Duration) -> Command {
     let mut command = Command::new("timeout");
     // In the foreground, so that Ctrl-C reaches the tool as it reaches us.
     command.args(["--foreground", "--kill-after=10"]).arg(bound.as_secs().to_string()).arg(program);
+    command.env("PATH", path_with_system_tools());
     command
+}
+
+/// The PATH of an ordinary user of Debian lacks the folders of mkfs.vfat, mke2fs and sfdisk.
+fn path_with_system_tools() -> String {
+    let own = std::env::var("PATH").unwrap_or_default();
+    format!("{own}:/usr/local/sbin:/usr/sbin:/sbin")
 }
 
 /// Runs `command` and gives its standard output; on failure its last words are in the error.
