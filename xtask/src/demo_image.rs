@@ -127,17 +127,19 @@ fn proxies() -> Result<String> {
     output(&mut dump)
 }
 
-/// Turns `root.tar` into the folder `root` and the ext4 file system `root.ext4`. An ordinary user does both inside one
-/// fakeroot, so that owners survive from the one to the other.
+/// Turns `root.tar` into the folder `root` and, on the disk, into the ext4 file system of the first partition. An
+/// ordinary user does both inside one fakeroot, so that owners survive from the one to the other.
 fn make_file_system(scratch: &Scratch) -> Result<()> {
-    let script = "set -e; mkdir root; \
-        tar --extract --file root.tar --directory root --numeric-owner --exclude './dev/*'; \
-        rm root.tar; \
-        mke2fs -q -t ext4 -d root -m 0 -L root -E lazy_itable_init=1,lazy_journal_init=1 root.ext4";
-    let file = scratch.join("root.ext4");
-    std::fs::File::create(&file)
-        .and_then(|file| file.set_len(ROOT_SIZE))
-        .with_context(|| format!("making {}", file.display()))?;
+    let script = format!(
+        "set -e; mkdir root; \
+         tar --extract --file root.tar --directory root --numeric-owner --exclude './dev/*'; \
+         rm root.tar; \
+         mke2fs -q -t ext4 -d root -m 0 -L root \
+             -E lazy_itable_init=1,lazy_journal_init=1,offset={} '{}' {}k",
+        disk::FIRST_PARTITION,
+        disk::path(scratch).display(),
+        ROOT_SIZE >> 10,
+    );
     let mut shell: Command = if is_root()? {
         tool("sh", PACK)
     } else {
@@ -145,7 +147,7 @@ fn make_file_system(scratch: &Scratch) -> Result<()> {
         pretended.arg("sh");
         pretended
     };
-    perform(shell.args(["-c", script]).current_dir(&scratch.path))
+    perform(shell.args(["-c", &script]).current_dir(&scratch.path))
 }
 
 fn assemble(scratch: &Scratch) -> Result<PathBuf> {
@@ -158,9 +160,7 @@ fn assemble(scratch: &Scratch) -> Result<PathBuf> {
         kernel: &kernel.image,
         initramfs: &content(&kernel, &tools)?,
     })?;
-    let root =
-        Partition { name: "root", size: ROOT_SIZE, content: Some(scratch.join("root.ext4")) };
-    disk::build(scratch, &program, &[root])
+    disk::build(scratch, &Partition { name: "root", size: ROOT_SIZE }, &program)
 }
 
 fn content(kernel: &Kernel, tools: &Path) -> Result<Vec<u8>> {

@@ -1,8 +1,8 @@
-//! A disk that UEFI boots: a GPT with an EFI system partition that holds one program, and partitions of the caller.
+//! A disk that UEFI boots: a GPT with a partition of the caller and an EFI system partition that holds one program.
 //!
 //! Made of plain files: no loop device, no mount, no privilege.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,50 +14,53 @@ use crate::cache::Scratch;
 use crate::tool::{perform, tool};
 
 const BOUND: Duration = Duration::from_secs(60);
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 const LINUX: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
 
-/// A partition after the EFI system partition.
+/// The first partition; the EFI system partition follows it.
 pub(crate) struct Partition {
     pub(crate) name: &'static str,
+    /// Whole MiB.
     pub(crate) size: u64,
-    /// What it holds from the start; nothing: zeros.
-    pub(crate) content: Option<PathBuf>,
 }
 
-/// Writes the disk into `scratch` and gives its path. `efi_program` becomes `\EFI\BOOT\BOOTX64.EFI`.
-pub(crate) fn build(
-    scratch: &Scratch,
-    efi_program: &[u8],
-    partitions: &[Partition],
-) -> Result<PathBuf> {
+/// Where the first partition starts: the table has the MiB in front of it. Who wants content there writes it into
+/// `disk` at this offset before calling `build`, and saves copying a whole file system.
+pub(crate) const FIRST_PARTITION: u64 = MIB;
+
+/// The disk under construction.
+pub(crate) fn path(scratch: &Scratch) -> PathBuf {
+    scratch.join("disk.img")
+}
+
+/// Makes `path(scratch)` a whole disk and gives it. `efi_program` becomes `\EFI\BOOT\BOOTX64.EFI`.
+pub(crate) fn build(scratch: &Scratch, first: &Partition, efi_program: &[u8]) -> Result<PathBuf> {
+    ensure!(first.size.is_multiple_of(MIB), "partition {} is no whole number of MiB", first.name);
     let system = system_partition(scratch, efi_program)?;
     let system_size = fs::metadata(&system).context("reading the EFI partition's size")?.len();
-    let all_sizes: u64 = partitions.iter().map(|partition| partition.size).sum();
+    let system_start = FIRST_PARTITION + first.size;
 
-    let disk = scratch.join("disk.img");
-    let file = File::create(&disk).with_context(|| format!("making {}", disk.display()))?;
-    // One MiB in front for the table, one behind for its copy.
-    file.set_len(MIB + system_size + all_sizes + MIB).context("sizing the disk")?;
-    drop(file);
-
-    let mut table =
-        format!("label: gpt\nstart=1MiB, size={}, type=U, name=esp\n", sectors(system_size));
-    for partition in partitions {
-        ensure!(partition.size.is_multiple_of(MIB), "partition {} is no whole MiB", partition.name);
-        table +=
-            &format!("size={}, type={LINUX}, name={}\n", sectors(partition.size), partition.name);
-    }
+    let disk = path(scratch);
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&disk)
+        // The MiB behind is for the second copy of the table.
+        .and_then(|file| file.set_len(system_start + system_size + MIB))
+        .with_context(|| format!("making {}", disk.display()))?;
+    let table = format!(
+        "label: gpt\n\
+         start={}, size={}, type={LINUX}, name={}\n\
+         start={}, size={}, type=U, name=esp\n",
+        sectors(FIRST_PARTITION),
+        sectors(first.size),
+        first.name,
+        sectors(system_start),
+        sectors(system_size),
+    );
     write_table(&disk, &table)?;
-
-    copy_into(&system, &disk, MIB)?;
-    let mut offset = MIB + system_size;
-    for partition in partitions {
-        if let Some(content) = &partition.content {
-            copy_into(content, &disk, offset)?;
-        }
-        offset += partition.size;
-    }
+    copy_into(&system, &disk, system_start)?;
     Ok(disk)
 }
 
@@ -91,12 +94,16 @@ fn write_table(disk: &Path, table: &str) -> Result<()> {
         .arg(disk)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
+        // It remarks on a file system that is there already, as is meant.
+        .stderr(Stdio::piped())
         .spawn()
-        .context("starting sfdisk (is it installed? scripts/install-deps)")?;
+        .context("starting sfdisk")?;
     if let Some(mut input) = sfdisk.stdin.take() {
         input.write_all(table.as_bytes()).context("writing to sfdisk")?;
     }
-    ensure!(sfdisk.wait().context("waiting for sfdisk")?.success(), "sfdisk refused:\n{table}");
+    let output = sfdisk.wait_with_output().context("waiting for sfdisk")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "sfdisk refused:\n{table}\n{complaint}");
     Ok(())
 }
 

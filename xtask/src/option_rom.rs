@@ -49,7 +49,7 @@ fn build(version: &str, scratch: &Scratch) -> Result<PathBuf> {
     phase("build its tools", || {
         let mut make = tool("make", BUILD);
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        perform(make.arg("-C").arg(source.join("BaseTools")).arg(format!("-j{jobs}")))
+        perform(make.arg("-C").arg(source.join("BaseTools/Source/C")).arg(format!("-j{jobs}")))
     })?;
     phase("build the driver MptScsiDxe", || build_driver(&source))?;
     let rom = scratch.join("mptsas1068.rom");

@@ -5,8 +5,8 @@
 //!
 //! What a test finds: a shell on ttyS0 with the prompt `hpvm-guest# ` after the line `HPVM GUEST READY`; disks as
 //! /dev/sd?, the DVD as /dev/sr0, both there before that line; the ACPI power button powers off; `poweroff`, `reboot`
-//! (with or without -f), dd, md5sum, sync, mount and the other commands of busybox; a partition named `scratch` of 4 MiB
-//! on the boot disk that nothing else writes; `modprobe` for the drivers in `ON_DEMAND`.
+//! (with or without -f), dd, md5sum, sync, mount and the other commands of busybox; a partition named `scratch` of 4 MiB,
+//! the first of the boot disk, that nothing else writes; `modprobe` for the drivers in `ON_DEMAND`.
 
 use std::path::{Path, PathBuf};
 
@@ -124,8 +124,7 @@ fn build(flavour: Flavour, scratch: &Scratch) -> Result<PathBuf> {
         kernel: &kernel.image,
         initramfs: &content(flavour, &kernel, &tree)?,
     })?;
-    let own = Partition { name: "scratch", size: 4 << 20, content: None };
-    disk::build(scratch, &program, &[own])
+    disk::build(scratch, &Partition { name: "scratch", size: 4 * disk::MIB }, &program)
 }
 
 fn content(flavour: Flavour, kernel: &Kernel, tree: &Path) -> Result<Vec<u8>> {
