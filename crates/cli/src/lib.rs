@@ -1,1 +1,13 @@
-//! (purpose)
+//! The commands of hpvm as administrators type them: the tables of options, the dispatch, what is printed. Called by
+//! `main.rs`, and by tests that compare the tables with the documentation.
+//!
+//! Nothing here is of use to another front end; what a command does is a function of `hpvm_operations`.
+
+pub mod args;
+pub mod commands;
+pub mod dispatch;
+pub mod exit;
+pub mod messages;
+pub mod output;
+mod reference;
+mod usage;

@@ -1,0 +1,118 @@
+//! The options by which hpvmcreate and hpvmmodify say what a guest is to be. A new one goes here, into
+//! [`GuestOptions::request`], and to `docs/options.md`.
+
+use std::str::FromStr;
+
+use hpvm_model::bytes::{AskedMemory, shown};
+use hpvm_model::guest::RunnableError;
+use hpvm_model::{AutoStart, Entitlement, Label, OsType, Runnable, Statement, Vcpus};
+use hpvm_plan::request::{DeviceRequest, Request};
+
+use super::statement_to_add;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct GuestOptions {
+    /// The guest's operating system: hpux, windows, linux or unknown, in any case
+    #[arg(short = 'O', long = "os-type", value_name = "TYPE[:VERSION]")]
+    pub os: Option<OsType>,
+
+    /// Number of virtual processors
+    #[arg(short = 'c', long, value_name = "NUMBER")]
+    pub vcpus: Option<Vcpus>,
+
+    /// Share of one physical processor for each vCPU, from 5 to 100 percent
+    #[arg(
+        short = 'e',
+        long,
+        value_name = "PERCENT[:MAX]",
+        value_parser = Entitlement::parse_percent,
+        conflicts_with = "entitlement_cycles",
+    )]
+    pub entitlement: Option<Entitlement>,
+
+    /// The same in MHz of one physical processor
+    #[arg(short = 'E', long, value_name = "MHZ[:MAX]", value_parser = Entitlement::parse_cycles)]
+    pub entitlement_cycles: Option<Entitlement>,
+
+    /// Memory with M or G, such as 2048M or 1.5G; rounded up to 64 MB
+    #[arg(short = 'r', long, value_name = "AMOUNT")]
+    pub memory: Option<AskedMemory>,
+
+    /// A note on the guest
+    #[arg(short = 'l', long, value_name = "TEXT")]
+    pub label: Option<Label>,
+
+    /// Start with the VM Host (auto) or by command only (manual)
+    #[arg(short = 'B', long = "boot", value_name = "auto|manual")]
+    pub auto_start: Option<AutoStart>,
+
+    /// Add a device, such as disk:avio_stor::file:/path; may be repeated
+    #[arg(short = 'a', long = "add", value_name = "STATEMENT", value_parser = statement_to_add)]
+    pub add: Vec<Statement>,
+
+    /// Set a keyword: runnable_status=enabled|disabled
+    #[arg(short = 'x', long = "set", value_name = "KEYWORD=VALUE")]
+    pub settings: Vec<Setting>,
+}
+
+impl GuestOptions {
+    /// What these options ask for. Of a keyword given twice the last counts.
+    #[must_use]
+    pub fn request(&self) -> Request {
+        Request {
+            label: self.label.clone(),
+            os: self.os.clone(),
+            vcpus: self.vcpus,
+            entitlement: self.entitlement.or(self.entitlement_cycles),
+            memory: self.memory.as_ref().map(|memory| memory.memory),
+            auto_start: self.auto_start,
+            runnable: self.settings.iter().map(|Setting::Runnable(runnable)| *runnable).next_back(),
+            devices: self.add.iter().cloned().map(DeviceRequest::Add).collect(),
+            ..Request::default()
+        }
+    }
+
+    /// What will not be as it was written, a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(memory) = self.memory.as_ref().filter(|memory| memory.was_rounded()) {
+            warnings.push(format!(
+                "memory of {} is no multiple of 64 MB; it is rounded up to {}",
+                memory.given, memory.memory
+            ));
+        }
+        if self.entitlement.or(self.entitlement_cycles).is_some() {
+            warnings.push("the entitlement is kept and shown, but nothing enforces it yet".into());
+        }
+        warnings
+    }
+}
+
+/// A keyword of `-x` and its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    Runnable(Runnable),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    #[error("'{0}' is no setting; write KEYWORD=VALUE, such as runnable_status=disabled")]
+    Malformed(String),
+    #[error("'{0}' is no keyword; the keyword there is, is runnable_status")]
+    Keyword(String),
+    #[error(transparent)]
+    Runnable(#[from] RunnableError),
+}
+
+impl FromStr for Setting {
+    type Err = SettingError;
+    fn from_str(text: &str) -> Result<Setting, SettingError> {
+        let (keyword, value) =
+            text.split_once('=').ok_or_else(|| SettingError::Malformed(shown(text)))?;
+        match keyword {
+            "runnable_status" => Ok(Setting::Runnable(value.parse()?)),
+            other => Err(SettingError::Keyword(shown(other))),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! hpvmcreate: makes a guest.
+
+use hpvm_model::GuestName;
+
+use crate::args::{GuestOptions, Operation};
+use crate::dispatch::{Context, Perform};
+use crate::exit::Failure;
+
+/// Create a guest
+#[derive(Debug, clap::Parser)]
+pub struct Create {
+    /// The new guest's name
+    #[arg(short = 'P', long, value_name = "NAME")]
+    pub name: GuestName,
+
+    #[command(flatten)]
+    pub options: GuestOptions,
+
+    /// Ask nothing
+    #[arg(short = 'F', long)]
+    pub force: bool,
+
+    /// Check only: print what would be made and what is wrong with it
+    #[arg(short = 's', long, conflicts_with = "force")]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+impl Perform for Create {
+    fn perform(self, _context: &Context) -> Result<(), Failure> {
+        super::not_served()
+    }
+}

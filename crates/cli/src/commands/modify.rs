@@ -1,0 +1,59 @@
+//! hpvmmodify: changes a guest, now where the running guest can take it and at the next start where it cannot.
+
+use hpvm_model::{GuestName, Statement};
+use hpvm_plan::request::{DeviceRequest, Request};
+
+use crate::args::{GuestOptions, Operation, Selector, statement_to_delete, statement_to_modify};
+use crate::dispatch::{Context, Perform};
+use crate::exit::Failure;
+
+/// Change a guest
+#[derive(Debug, clap::Parser)]
+pub struct Modify {
+    #[command(flatten)]
+    pub guest: Selector,
+
+    /// Rename the guest
+    #[arg(short = 'N', long, value_name = "NAME")]
+    pub new_name: Option<GuestName>,
+
+    #[command(flatten)]
+    pub options: GuestOptions,
+
+    /// Change the device at the statement's address; may be repeated
+    #[arg(short = 'm', long, value_name = "STATEMENT", value_parser = statement_to_modify)]
+    pub modify: Vec<Statement>,
+
+    /// Take a device away; may be repeated
+    #[arg(short = 'd', long, value_name = "STATEMENT", value_parser = statement_to_delete)]
+    pub delete: Vec<Statement>,
+
+    /// Ask nothing, and take a disk that had I/O a moment ago
+    #[arg(short = 'F', long)]
+    pub force: bool,
+
+    /// Check only: print per field what is applied now, at the next start, or refused and why
+    #[arg(short = 's', long, conflicts_with = "force")]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+impl Modify {
+    /// What is asked of the guest.
+    #[must_use]
+    pub fn request(&self) -> Request {
+        let mut request = self.options.request();
+        request.name.clone_from(&self.new_name);
+        request.devices.extend(self.modify.iter().cloned().map(DeviceRequest::Modify));
+        request.devices.extend(self.delete.iter().cloned().map(DeviceRequest::Delete));
+        request
+    }
+}
+
+impl Perform for Modify {
+    fn perform(self, _context: &Context) -> Result<(), Failure> {
+        super::not_served()
+    }
+}

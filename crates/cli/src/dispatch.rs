@@ -1,0 +1,201 @@
+//! From the words typed to the command meant: by the name of the program (`hpvmcreate …`) or by its first argument
+//! (`hpvm create …`). The table below is the only list of commands; help, man pages and completions are made from it.
+//!
+//! Only the called command's options are built, since building all of them would take longer than listing 1,000 guests.
+
+use std::ffi::OsString;
+
+use clap::{Arg, ArgAction};
+
+use crate::commands;
+use crate::exit::Failure;
+use crate::messages::{Say, printable};
+use crate::output::print;
+use crate::usage;
+
+/// A command: its options, and what it does.
+pub trait Perform: clap::Parser {
+    fn perform(self, context: &Context) -> Result<(), Failure>;
+}
+
+/// What a command knows of its call.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub say: Say,
+    /// As typed, the program's name first.
+    pub command_line: Vec<String>,
+}
+
+/// Where a command comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Of A.03.50: a program of its own, `hpvmcreate`, and `hpvm create` too.
+    Historical,
+    /// Ours: `hpvm why` only.
+    Ours,
+    /// For tests and installation: `hpvm crash-steps`, not shown.
+    Hidden,
+}
+
+/// A line of the table.
+pub struct Entry {
+    pub word: &'static str,
+    pub origin: Origin,
+    options: fn() -> clap::Command,
+    perform: fn(&clap::ArgMatches, &Context) -> Result<(), Failure>,
+}
+
+pub static COMMANDS: &[Entry] = &[
+    entry::<commands::Create>("create", Origin::Historical),
+    entry::<commands::Modify>("modify", Origin::Historical),
+    entry::<commands::Remove>("remove", Origin::Historical),
+    entry::<commands::Start>("start", Origin::Historical),
+    entry::<commands::Stop>("stop", Origin::Historical),
+    entry::<commands::Status>("status", Origin::Historical),
+    entry::<commands::Console>("console", Origin::Historical),
+    entry::<commands::Why>("why", Origin::Ours),
+    entry::<commands::Doctor>("doctor", Origin::Ours),
+    entry::<commands::Undelete>("undelete", Origin::Ours),
+    entry::<commands::Autostart>("autostart", Origin::Ours),
+    entry::<commands::Nvram>("nvram", Origin::Ours),
+    entry::<commands::Man>("man", Origin::Hidden),
+    entry::<commands::Completions>("completions", Origin::Hidden),
+    entry::<commands::CrashSteps>("crash-steps", Origin::Hidden),
+];
+
+const fn entry<C: Perform>(word: &'static str, origin: Origin) -> Entry {
+    Entry { word, origin, options: C::command, perform: perform::<C> }
+}
+
+fn perform<C: Perform>(matches: &clap::ArgMatches, context: &Context) -> Result<(), Failure> {
+    C::from_arg_matches(matches)
+        .map_err(|error| usage::explain(&error, C::command()))?
+        .perform(context)
+}
+
+impl Entry {
+    /// `hpvmcreate`, `hpvm why`: as it stands in messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.origin {
+            Origin::Historical => format!("hpvm{}", self.word),
+            Origin::Ours | Origin::Hidden => format!("hpvm {}", self.word),
+        }
+    }
+
+    /// `hpvmcreate`, `hpvm-why`: as its man page is called.
+    #[must_use]
+    pub fn page(&self) -> String {
+        self.name().replace(' ', "-")
+    }
+
+    /// Its options as clap has them. clap's own `-h` and `-V` are off: A.03.50 gave these letters other meanings.
+    #[must_use]
+    pub fn options(&self) -> clap::Command {
+        (self.options)()
+            .name(self.page())
+            .bin_name(self.name())
+            .disable_help_flag(true)
+            .disable_version_flag(true)
+            .disable_help_subcommand(true)
+            .mut_args(flags_may_be_repeated)
+            .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print this help"))
+    }
+}
+
+/// `-F -F` is `-F`, as it always was.
+fn flags_may_be_repeated(arg: Arg) -> Arg {
+    let id = arg.get_id().clone();
+    match arg.get_action() {
+        ArgAction::SetTrue => arg.overrides_with(id),
+        _ => arg,
+    }
+}
+
+/// Runs the command that is meant; gives the name it goes by in messages, and what became of it.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> (String, Result<(), Failure>) {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.is_empty() {
+        arguments.push("hpvm".into());
+    }
+    let program = program_name(&arguments[0]);
+    if let Some(entry) = historical(&program) {
+        return (entry.name(), call(entry, &arguments, 1));
+    }
+    let word = arguments.get(1).map(|word| word.to_string_lossy().into_owned());
+    match word.as_deref() {
+        None => ("hpvm".into(), Err(which("say which command".into()))),
+        Some("--help" | "help") => ("hpvm".into(), print(&overview()).map_err(Failure::from)),
+        Some("--version" | "-v") => ("hpvm".into(), print(&version()).map_err(Failure::from)),
+        Some(word) => match COMMANDS.iter().find(|entry| entry.word == word) {
+            Some(entry) => (entry.name(), call(entry, &arguments, 2)),
+            None => ("hpvm".into(), Err(which(format!("'{}' is no command", printable(word))))),
+        },
+    }
+}
+
+/// The last part of a path; without the `-` that login puts before a shell's name.
+fn program_name(argument: &OsString) -> String {
+    let name = argument.to_string_lossy();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    name.trim_start_matches('-').to_owned()
+}
+
+fn historical(program: &str) -> Option<&'static Entry> {
+    let word = program.strip_prefix("hpvm")?;
+    COMMANDS.iter().find(|entry| entry.origin == Origin::Historical && entry.word == word)
+}
+
+fn call(entry: &Entry, arguments: &[OsString], skip: usize) -> Result<(), Failure> {
+    let mut options = entry.options();
+    let words = match utf8(arguments) {
+        Ok(words) => words,
+        Err(text) => return Err(usage::failure(text, options)),
+    };
+    let typed = std::iter::once(entry.name()).chain(words.iter().skip(skip).cloned());
+    match options.try_get_matches_from_mut(typed) {
+        Ok(matches) => {
+            let context = Context { say: Say::new(&entry.name()), command_line: words };
+            (entry.perform)(&matches, &context)
+        }
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
+            Ok(print(&error.to_string())?)
+        }
+        Err(error) => Err(usage::explain(&error, options)),
+    }
+}
+
+fn utf8(arguments: &[OsString]) -> Result<Vec<String>, String> {
+    let word = |argument: &OsString| {
+        argument.to_str().map(str::to_owned).ok_or_else(|| {
+            let shown = argument.to_string_lossy();
+            format!("the argument '{}' is no UTF-8 text", printable(&shown))
+        })
+    };
+    arguments.iter().map(word).collect()
+}
+
+fn which(text: String) -> Failure {
+    Failure::Usage {
+        text,
+        synopsis: "Usage: hpvm COMMAND [OPTIONS]; `hpvm help` lists the commands".into(),
+    }
+}
+
+/// What `hpvm help` prints.
+fn overview() -> String {
+    let mut text = String::from("Usage: hpvm COMMAND [OPTIONS]\n\nCommands:\n");
+    for entry in COMMANDS.iter().filter(|entry| entry.origin != Origin::Hidden) {
+        let about = (entry.options)().get_about().map(ToString::to_string).unwrap_or_default();
+        text.push_str(&format!("  {:<10} {about}\n", entry.word));
+    }
+    text.push_str("\nThe first seven are programs of their own too: hpvmcreate, hpvmmodify, …\n");
+    text.push_str("`hpvm COMMAND --help` tells a command's options.\n");
+    text
+}
+
+/// What `-v` prints.
+#[must_use]
+pub fn version() -> String {
+    format!("hpvm: Version {} (interface of A.03.50)\n", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,132 @@
+//! How a command ends. The only place that turns an outcome into an exit status and prints the error that caused it.
+
+use std::error::Error;
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use hpvm_model::GuestName;
+
+use crate::messages::Say;
+use crate::output::OutputError;
+
+/// The exit statuses of all commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    /// Refused or failed; nothing changed, or what changed was told.
+    Refused = 1,
+    /// The command line could not be understood; nothing was tried.
+    Usage = 2,
+}
+
+/// What ends a command early. Any typed error becomes one by `?`; [`About::about`] names the guest it is about.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line is wrong: the sentence, and the synopsis.
+    Usage { text: String, synopsis: String },
+    /// Refused or failed, and why.
+    Refused { guest: Option<GuestName>, error: Box<dyn Error> },
+    /// The output could not be written.
+    Output(OutputError),
+    /// Everything was said already.
+    Said,
+}
+
+impl<E: Error + 'static> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        let error: Box<dyn Error> = Box::new(error);
+        match error.downcast::<OutputError>() {
+            Ok(error) => Failure::Output(*error),
+            Err(error) => Failure::Refused { guest: None, error },
+        }
+    }
+}
+
+/// Names the guest that an error is about.
+pub trait About<T> {
+    fn about(self, guest: &GuestName) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<Failure>> About<T> for Result<T, E> {
+    fn about(self, guest: &GuestName) -> Result<T, Failure> {
+        self.map_err(|error| match error.into() {
+            Failure::Refused { guest: None, error } => {
+                Failure::Refused { guest: Some(guest.clone()), error }
+            }
+            other => other,
+        })
+    }
+}
+
+/// Says what went wrong, if anything did, and gives the status.
+#[must_use]
+pub fn conclude(command: &str, result: Result<(), Failure>) -> ExitCode {
+    let exit = match result {
+        Ok(()) => Exit::Done,
+        Err(failure) => failure.say(&Say::new(command)),
+    };
+    ExitCode::from(exit as u8)
+}
+
+impl Failure {
+    fn say(&self, say: &Say) -> Exit {
+        match self {
+            Failure::Usage { text, synopsis } => {
+                say.error(None, text);
+                say.plain(synopsis);
+                Exit::Usage
+            }
+            Failure::Refused { guest, error } => {
+                say.error(guest.as_ref(), &chain(error.as_ref()));
+                Exit::Refused
+            }
+            // Whoever closed the pipe had read enough.
+            Failure::Output(error) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
+            Failure::Output(error) => {
+                say.error(None, &chain(error));
+                Exit::Refused
+            }
+            Failure::Said => Exit::Refused,
+        }
+    }
+}
+
+/// An error and its causes in one line. A cause that only repeats what was said is passed over.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the registry cannot be opened")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn the_whole_chain_is_told_once() {
+        let error = Outer(std::io::Error::other("disk on fire"));
+        assert_eq!(chain(&error), "the registry cannot be opened: disk on fire");
+    }
+
+    #[test]
+    fn the_first_guest_named_stays() {
+        let (a, b): (GuestName, GuestName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let failed: Result<(), Outer> = Err(Outer(std::io::Error::other("x")));
+        match failed.about(&a).about(&b) {
+            Err(Failure::Refused { guest, .. }) => assert_eq!(guest, Some(a)),
+            other => panic!("{other:?}"),
+        }
+    }
+}

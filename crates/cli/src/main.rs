@@ -1,0 +1,8 @@
+//! The binary `hpvm`: every command of the product, dispatched on the name it was called by.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let (command, result) = hpvm_cli::dispatch::run(std::env::args_os());
+    hpvm_cli::exit::conclude(&command, result)
+}

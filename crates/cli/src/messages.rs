@@ -1,0 +1,216 @@
+//! What commands say on standard error, in the form of A.03.50: `command: ERROR (guest): text`. Also questions, which are
+//! asked there and answered on standard input, terminal or not.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use hpvm_model::{GuestName, Problem, Severity};
+
+/// An answer longer than this is none.
+const ANSWER_BYTES_MAX: usize = 256;
+const TRIES_MAX: usize = 3;
+
+/// Speaks for one command.
+#[derive(Clone, Debug)]
+pub struct Say {
+    command: String,
+    volume: Volume,
+}
+
+/// Whether notes are wanted. Errors and warnings always are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volume {
+    Normal,
+    Quiet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Yes,
+    No,
+}
+
+impl Say {
+    #[must_use]
+    pub fn new(command: &str) -> Say {
+        Say { command: command.to_owned(), volume: Volume::Normal }
+    }
+
+    #[must_use]
+    pub fn at(&self, volume: Volume) -> Say {
+        Say { volume, ..self.clone() }
+    }
+
+    #[must_use]
+    pub fn command(&self) -> &str {
+        &self.command
+    }
+
+    pub fn error(&self, guest: Option<&GuestName>, text: &str) {
+        self.line(Some(Severity::Error), guest, text);
+    }
+
+    pub fn warning(&self, guest: Option<&GuestName>, text: &str) {
+        self.line(Some(Severity::Warning), guest, text);
+    }
+
+    /// What went well: `hpvmstart: Successful start initiation of guest 'web'`.
+    pub fn note(&self, text: &str) {
+        if self.volume == Volume::Normal {
+            self.line(None, None, text);
+        }
+    }
+
+    /// Each problem of a change, once, in the order given.
+    pub fn problems(&self, guest: &GuestName, problems: &[Problem]) {
+        for problem in problems {
+            self.line(Some(problem.severity), Some(guest), &problem.text);
+        }
+    }
+
+    /// The report that precedes a start.
+    pub fn start_problems(&self, guest: &GuestName, problems: &[Problem]) {
+        if !problems.is_empty() {
+            write_stderr(&start_report(guest, problems));
+        }
+    }
+
+    /// A line without the command's name.
+    pub fn plain(&self, text: &str) {
+        write_stderr(&format!("{}\n", printable(text)));
+    }
+
+    fn line(&self, severity: Option<Severity>, guest: Option<&GuestName>, text: &str) {
+        write_stderr(&line(&self.command, severity, guest, text));
+    }
+
+    /// Asks until the answer is understood. End of file, and nothing but noise, mean no.
+    #[must_use]
+    pub fn ask(&self, question: &str) -> Answer {
+        for _ in 0..TRIES_MAX {
+            write_stderr(&format!("{}: {} [n/y]: ", self.command, printable(question)));
+            let answer = read_line();
+            match answer.as_deref().map(str::trim) {
+                Some("y" | "Y" | "yes" | "Yes" | "YES") => return Answer::Yes,
+                Some("" | "n" | "N" | "no" | "No" | "NO") => return Answer::No,
+                Some(_) => {}
+                None => {
+                    write_stderr("\n");
+                    return Answer::No;
+                }
+            }
+        }
+        Answer::No
+    }
+}
+
+fn line(
+    command: &str,
+    severity: Option<Severity>,
+    guest: Option<&GuestName>,
+    text: &str,
+) -> String {
+    let mut line = format!("{command}: ");
+    // Writing to a string cannot fail.
+    let _ = match (severity, guest) {
+        (Some(severity), Some(guest)) => write!(line, "{severity} ({guest}): "),
+        (Some(severity), None) => write!(line, "{severity}: "),
+        (None, _) => Ok(()),
+    };
+    line.push_str(&printable(text));
+    line.push('\n');
+    line
+}
+
+fn start_report(guest: &GuestName, problems: &[Problem]) -> String {
+    let mut report = format!("HPVM guest {guest} configuration problems:\n");
+    for (index, problem) in problems.iter().enumerate() {
+        let severity = match problem.severity {
+            Severity::Warning => "Warning",
+            Severity::Error => "Error",
+        };
+        let (item, text) = (printable(&problem.item), printable(&problem.text));
+        let text = text.trim_end_matches('.');
+        let _ = writeln!(report, "    {severity} {} on item {item}: {text}.", index + 1);
+    }
+    let _ = writeln!(report, "These problems may prevent HPVM guest {guest} from starting.");
+    report
+}
+
+/// A text that no terminal obeys: control characters, and those that turn the direction of writing, are escaped.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_hostile = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_hostile) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_hostile(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+/// Standard error that is closed or full changes nothing: there is nowhere left to say so.
+fn write_stderr(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// One line of standard input, read byte by byte: what follows belongs to the next command that shares the descriptor.
+fn read_line() -> Option<String> {
+    let mut line = Vec::new();
+    let mut byte = [0u8; 1];
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::io::read(std::io::stdin(), &mut byte)) {
+            Ok(1) if byte[0] == b'\n' => break,
+            Ok(1) if line.len() < ANSWER_BYTES_MAX => line.push(byte[0]),
+            Ok(1) => {}
+            Ok(_) | Err(_) if line.is_empty() => return None,
+            Ok(_) | Err(_) => break,
+        }
+    }
+    Some(String::from_utf8_lossy(&line).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest() -> GuestName {
+        "web".parse().unwrap()
+    }
+
+    #[test]
+    fn messages_have_the_historical_form() {
+        for (severity, guest, expected) in [
+            (Some(Severity::Error), Some(guest()), "hpvmmodify: ERROR (web): no\n"),
+            (Some(Severity::Warning), None, "hpvmmodify: WARNING: no\n"),
+            (None, None, "hpvmmodify: no\n"),
+        ] {
+            assert_eq!(line("hpvmmodify", severity, guest.as_ref(), "no"), expected);
+        }
+    }
+
+    #[test]
+    fn the_start_report_numbers_its_problems() {
+        let problems =
+            [Problem::warning("/d1", "it is empty."), Problem::error("memory", "too little")];
+        assert_eq!(
+            start_report(&guest(), &problems),
+            "HPVM guest web configuration problems:\n    \
+             Warning 1 on item /d1: it is empty.\n    \
+             Error 2 on item memory: too little.\n\
+             These problems may prevent HPVM guest web from starting.\n"
+        );
+    }
+
+    #[test]
+    fn no_terminal_is_commanded() {
+        assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}\u{202e}"), r"a\u{1b}[2Jb\n\u{9b}\u{202e}");
+        assert!(matches!(printable("plain ü"), Cow::Borrowed(_)));
+    }
+}

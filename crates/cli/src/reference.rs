@@ -1,0 +1,122 @@
+//! Manual pages and completions, made from the tables of options. Called at installation only.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+use crate::dispatch::{COMMANDS, Entry, Origin};
+
+/// A file to be written: its name and its content.
+pub(crate) type Page = (String, Vec<u8>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{} could not be written", path.display())]
+pub(crate) struct WriteError {
+    path: PathBuf,
+    #[source]
+    cause: io::Error,
+}
+
+pub(crate) fn write_all(folder: &Path, pages: &[Page]) -> Result<(), WriteError> {
+    for (name, content) in pages {
+        let path = folder.join(name);
+        std::fs::write(&path, content).map_err(|cause| WriteError { path, cause })?;
+    }
+    Ok(())
+}
+
+fn shown() -> impl Iterator<Item = &'static Entry> {
+    COMMANDS.iter().filter(|entry| entry.origin != Origin::Hidden)
+}
+
+/// `hpvmcreate.1`, `hpvm-why.1`, …
+pub(crate) fn manual_pages() -> io::Result<Vec<Page>> {
+    shown().map(|entry| Ok((format!("{}.1", entry.page()), manual_page(entry)?))).collect()
+}
+
+fn manual_page(entry: &Entry) -> io::Result<Vec<u8>> {
+    let page = Man::new(entry.options())
+        .title(entry.page())
+        .source(concat!("hpvm ", env!("CARGO_PKG_VERSION")))
+        .manual("hpvm, the interface of HP Integrity Virtual Machines A.03.50");
+    let mut text = Vec::new();
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    page.render_options_section(&mut text)?;
+    closing_sections(entry).to_writer(&mut text)?;
+    Ok(text)
+}
+
+fn closing_sections(entry: &Entry) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["EXIT STATUS"]);
+    for (status, meaning) in exit_statuses(entry) {
+        roff.control("TP", []);
+        roff.text([bold(status)]);
+        roff.text([roman(meaning)]);
+    }
+    roff.control("SH", ["SEE ALSO"]);
+    let others: Vec<String> = shown()
+        .filter(|other| other.word != entry.word)
+        .map(|other| format!("{}(1)", other.page()))
+        .collect();
+    roff.text([roman(others.join(", "))]);
+    roff
+}
+
+fn exit_statuses(entry: &Entry) -> [(&'static str, &'static str); 3] {
+    let (done, refused) = match entry.word {
+        "status" | "why" => ("What was asked for was shown.", "It could not be found or read."),
+        "doctor" => (
+            "Nothing is wrong, or all of it was repaired.",
+            "Something is wrong and was told, or could not be repaired.",
+        ),
+        "console" => (
+            "The session ended as asked, or the command was carried out.",
+            "There is no such guest, it is not yours to use, or the command failed.",
+        ),
+        "stop" => (
+            "The guest is off, also when it was before.",
+            "Refused, answered with no, or the guest did not stop; it runs on.",
+        ),
+        "autostart" => (
+            "All guests that start with the VM Host run.",
+            "At least one did not start; the reasons were told.",
+        ),
+        _ => (
+            "Done; warnings may have been told.",
+            "Refused, failed, or answered with no; nothing changed.",
+        ),
+    };
+    [("0", done), ("1", refused), ("2", "The command line is wrong; nothing was tried.")]
+}
+
+/// For each shell the completions of every program, and of `hpvm` itself.
+pub(crate) fn completions() -> Vec<Page> {
+    let mut pages = Vec::new();
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        for entry in COMMANDS.iter().filter(|entry| entry.origin == Origin::Historical) {
+            pages.push(completion(shell, entry.options(), &entry.page()));
+        }
+        pages.push(completion(shell, whole(), "hpvm"));
+    }
+    pages
+}
+
+fn completion(shell: Shell, mut options: clap::Command, program: &str) -> Page {
+    use clap_complete::Generator as _;
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut options, program, &mut script);
+    (shell.file_name(program), script)
+}
+
+/// `hpvm` with every command below it.
+fn whole() -> clap::Command {
+    let commands = shown().map(|entry| entry.options().name(entry.word).bin_name(entry.word));
+    clap::Command::new("hpvm").disable_help_subcommand(true).subcommands(commands)
+}

@@ -1,0 +1,71 @@
+//! The tables of options against docs/options.md: what is documented as done is there, and what is there is documented.
+
+use std::collections::BTreeSet;
+
+use hpvm_cli::dispatch::{COMMANDS, Origin};
+
+type Row = (String, Option<char>, String);
+
+fn documented() -> BTreeSet<Row> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/options.md");
+    let text = std::fs::read_to_string(path).expect("docs/options.md is there");
+    let rows = text.lines().filter(|line| line.starts_with("| hpvm")).map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [command, letter, long, _argument, state, ..] = cells[..] else {
+            panic!("a row has too few cells: {line}")
+        };
+        (state == "done", (command.to_owned(), letter.chars().nth(1), long.replace("--", "")))
+    });
+    rows.filter(|(done, _)| *done).map(|(_, row)| row).collect()
+}
+
+fn in_the_tables() -> BTreeSet<Row> {
+    let historical = COMMANDS.iter().filter(|entry| entry.origin == Origin::Historical);
+    historical
+        .flat_map(|entry| {
+            let options = entry.options();
+            let rows: Vec<Row> = options
+                .get_arguments()
+                .filter(|option| option.get_long() != Some("help"))
+                .flat_map(|option| {
+                    let long = option.get_long().expect("every option has a long name").to_owned();
+                    let letters = option.get_short_and_visible_aliases().unwrap_or_default();
+                    let letters = match letters[..] {
+                        [] => vec![None],
+                        _ => letters.into_iter().map(Some).collect(),
+                    };
+                    let name = entry.name();
+                    letters.into_iter().map(move |letter| (name.clone(), letter, long.clone()))
+                })
+                .collect();
+            rows
+        })
+        .collect()
+}
+
+#[test]
+fn the_documentation_and_the_tables_agree() {
+    let (documented, tables) = (documented(), in_the_tables());
+    assert!(documented.len() > 60, "only {} rows were found", documented.len());
+    let missing: Vec<_> = documented.difference(&tables).collect();
+    let undocumented: Vec<_> = tables.difference(&documented).collect();
+    assert!(missing.is_empty(), "documented as done, and no option: {missing:?}");
+    assert!(undocumented.is_empty(), "not in docs/options.md: {undocumented:?}");
+}
+
+#[test]
+fn clap_accepts_the_tables() {
+    for entry in COMMANDS {
+        entry.options().debug_assert();
+    }
+}
+
+#[test]
+fn every_option_says_what_it_is_for() {
+    for entry in COMMANDS {
+        for option in entry.options().get_arguments() {
+            let id = option.get_id();
+            assert!(option.get_help().is_some(), "{}: {id} has no help", entry.name());
+        }
+    }
+}

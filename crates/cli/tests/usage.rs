@@ -1,0 +1,158 @@
+//! What a wrong command line gets: exit status 2, one sentence, the synopsis, nothing else. The real binary is run.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+fn run(program: &str, arguments: &[&OsStr]) -> Output {
+    let root = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_hpvm"))
+        .arg0(program)
+        .args(arguments)
+        .env("HPVM_ROOT", root.path())
+        .output()
+        .unwrap()
+}
+
+fn words(line: &str) -> (String, Vec<String>) {
+    let mut words = line.split(' ').map(str::to_owned);
+    (words.next().unwrap(), words.collect())
+}
+
+/// The one sentence a wrong command line gets.
+fn refusal(program: &str, arguments: &[&OsStr]) -> String {
+    let output = run(program, arguments);
+    let errors = String::from_utf8(output.stderr).expect("messages are UTF-8");
+    assert_eq!(output.status.code(), Some(2), "{program} {arguments:?}: {errors}");
+    assert!(output.stdout.is_empty(), "{program} {arguments:?}");
+    let lines: Vec<&str> = errors.lines().collect();
+    assert_eq!(lines.len(), 2, "{program} {arguments:?}: {errors}");
+    assert!(lines[1].starts_with("Usage: hpvm"), "{errors}");
+    assert!(!errors.chars().any(|c| c.is_control() && c != '\n'), "{errors:?}");
+    lines[0].to_owned()
+}
+
+fn check(line: &str, expected: &str) {
+    let (program, arguments) = words(line);
+    let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+    assert_eq!(refusal(&program, &arguments), expected, "{line}");
+}
+
+#[test]
+fn wrong_command_lines_get_one_sentence() {
+    for (line, expected) in [
+        ("hpvmmodify -P g -R 64M", "hpvmmodify: ERROR: '-R' is no option of this command"),
+        ("hpvmmodify -P g -u root", "hpvmmodify: ERROR: '-u' is no option of this command"),
+        (
+            "hpvmmodify -P g --memroy 1G",
+            "hpvmmodify: ERROR: '--memroy' is no option of this command; did you mean --memory?",
+        ),
+        ("hpvmmodify -c 2", "hpvmmodify: ERROR: -P NAME or -p NUMBER is missing"),
+        ("hpvmmodify -P g -p 1", "hpvmmodify: ERROR: -P and -p exclude each other"),
+        ("hpvmmodify -P g -P h", "hpvmmodify: ERROR: -P is given twice"),
+        ("hpvmmodify -P", "hpvmmodify: ERROR: -P needs a value: -P NAME"),
+        ("hpvmmodify -P g -F -s", "hpvmmodify: ERROR: -F and -s exclude each other"),
+        ("hpvmmodify -P g extra", "hpvmmodify: ERROR: the argument 'extra' has no meaning here"),
+        ("hpvmmodify -P g --force=yes", "hpvmmodify: ERROR: -F takes no value"),
+        (
+            "hpvmmodify -p 0",
+            "hpvmmodify: ERROR: -p: '0' is no guest number; numbers are 1 to 99999",
+        ),
+        (
+            "hpvmmodify -P a/b",
+            "hpvmmodify: ERROR: -P: the name 'a/b' has a '/'; names are made of A-Z a-z 0-9 - _ .",
+        ),
+        (
+            "hpvmcreate -P g -r 1X",
+            "hpvmcreate: ERROR: -r: '1X' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
+        ),
+        (
+            "hpvmcreate -P g -a disk:scsi:0,0,9:file:/x",
+            "hpvmcreate: ERROR: -a: target 9 does not exist on scsi; its targets are 0 to 7, since the emulated \
+             adapter has 8 ports (8 to 14 need a second one, which is not available yet)",
+        ),
+        (
+            "hpvmcreate -P g -x ram_target=1G",
+            "hpvmcreate: ERROR: -x: 'ram_target' is no keyword; the keyword there is, is runnable_status",
+        ),
+        ("hpvmcreate -r 1G", "hpvmcreate: ERROR: -P NAME is missing"),
+        ("hpvmcreate -P g -e 10 -E 800", "hpvmcreate: ERROR: -e and -E exclude each other"),
+        ("hpvmstop -g", "hpvmstop: ERROR: -P NAME or -p NUMBER or -a is missing"),
+        ("hpvmstop -P g -a", "hpvmstop: ERROR: -P and -a exclude each other"),
+        ("hpvmstatus -X -M", "hpvmstatus: ERROR: -X and -M exclude each other"),
+        ("hpvmstatus -d", "hpvmstatus: ERROR: -P NAME or -p NUMBER is missing"),
+        ("hpvm frobnicate", "hpvm: ERROR: 'frobnicate' is no command"),
+        ("hpvm", "hpvm: ERROR: say which command"),
+        ("hpvm why", "hpvm why: ERROR: -P NAME or -p NUMBER or GUEST is missing"),
+    ] {
+        check(line, expected);
+    }
+}
+
+#[test]
+fn hostile_arguments_are_refused_and_never_echoed_raw() {
+    let not_text: &[u8] = b"\xff\xfe";
+    let commanding: &[u8] = b"a\x1b[2J\nb\x7f";
+    let turning = "\u{202e}evil".as_bytes();
+    let long = &[b'x'; 300];
+    for (option, hostile) in [
+        ("-P", vec![not_text, commanding, turning, long, b"..", b"a b", b"-x"]),
+        ("-l", vec![not_text, commanding, turning, long]),
+        ("-r", vec![not_text, commanding, turning, long, b"99999999999999999999G"]),
+        ("-a", vec![not_text, commanding, turning, long, b"disk:scsi::file:/a\x1bb"]),
+        ("-O", vec![not_text, commanding, turning, long]),
+        ("-x", vec![not_text, commanding, turning, long]),
+        ("--reason", vec![not_text, commanding]),
+        ("--nonsense", vec![not_text, commanding, turning, long]),
+    ] {
+        for argument in hostile {
+            let argument = OsString::from_vec(argument.to_vec());
+            refusal("hpvmcreate", &[OsStr::new(option), &argument]);
+            let mut joined = OsString::from(option);
+            joined.push("=");
+            joined.push(&argument);
+            refusal("hpvmcreate", &[&joined]);
+        }
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for line in ["hpvm help", "hpvm --help", "hpvm --version", "hpvmstatus -v", "hpvmstop --help"] {
+        let (program, arguments) = words(line);
+        let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        let output = run(&program, &arguments);
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn a_command_is_found_by_every_name_it_has() {
+    for line in ["hpvmstatus -v", "/opt/hpvm/bin/hpvmstatus -v", "-hpvmstatus -v", "hpvm status -v"]
+    {
+        let (program, arguments) = words(line);
+        let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        let output = run(&program, &arguments);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.starts_with("hpvm: Version "), "{line}: {text}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
+    let program = env!("CARGO_BIN_EXE_hpvm");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(program).arg("help").stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(program).arg("help").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        errors,
+        "hpvm: ERROR: the output could not be written: No space left on device (os error 28)\n"
+    );
+}
