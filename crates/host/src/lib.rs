@@ -1,1 +1,19 @@
-//! (purpose)
+//! What this machine is and what it lets us do: paths, settings, locks, processes, descriptors, users, confinement.
+//!
+//! Called by the commands, the engine and the worker. One module is one idea, and none of them knows what a guest means
+//! beyond its number, name or uuid; nothing here speaks SQL or QMP.
+
+pub mod accel;
+pub mod conf;
+pub mod durable;
+pub mod facts;
+pub mod fdpass;
+pub mod launch;
+pub mod listen;
+pub mod lock;
+pub mod paths;
+pub mod process;
+pub mod qemu_version;
+pub mod users;
+
+pub use paths::Root;

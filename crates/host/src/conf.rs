@@ -1,0 +1,256 @@
+//! hpvmconf, the administrator's tunables: `NAME=value` lines in shell syntax.
+//!
+//! ```text
+//! # comment
+//! HPVMKEEPREMOVED=7            # days
+//! export HPVMQEMU="/opt/qemu 10/bin/qemu-system-x86_64"
+//! ```
+//!
+//! The file belongs to a shell, so lines that are no assignment are passed over. A value is judged when it is asked for:
+//! a mistake in one tunable stops only the commands that need it.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use hpvm_model::limits::LimitsTable;
+use rustix::fs::{Access, access};
+
+use crate::paths::Root;
+
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const PRISTINE_NVRAM: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+const QEMU: &str = "qemu-system-x86_64";
+const UID_BASE: u32 = 1_000_000;
+const KEEP_REMOVED_DAYS: u32 = 7;
+/// A file larger than this is no hpvmconf.
+const SIZE_MAX: u64 = 1 << 20;
+
+/// Why a tunable cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    #[error("{} cannot be read", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is {size} bytes long, which no hpvmconf is; look at it", path.display())]
+    Size { path: PathBuf, size: u64 },
+    #[error("{name} is '{value}' in {}, line {line}; it should be {wanted}", path.display())]
+    Value { name: &'static str, value: String, path: PathBuf, line: usize, wanted: &'static str },
+    #[error(
+        "the program {name} is nowhere in PATH; install it, or name it by HPVMQEMU in hpvmconf"
+    )]
+    NotInPath { name: String },
+}
+
+/// One assignment and where it stands, for messages.
+#[derive(Clone, Debug)]
+struct Setting {
+    value: String,
+    path: PathBuf,
+    line: usize,
+}
+
+/// The tunables of one VM Host.
+#[derive(Clone, Debug)]
+pub struct Conf {
+    settings: BTreeMap<String, Setting>,
+    guest_images: PathBuf,
+}
+
+impl Conf {
+    /// Reads both files, of which neither must exist; the newer place wins.
+    pub fn load(root: &Root) -> Result<Conf, ConfError> {
+        let mut conf = Conf { settings: BTreeMap::new(), guest_images: root.guest_images() };
+        for path in [root.old_conf(), root.conf()] {
+            if let Some(text) = read(&path)? {
+                conf.take(&text, &path);
+            }
+        }
+        Ok(conf)
+    }
+
+    fn take(&mut self, text: &str, path: &Path) {
+        for (index, line) in text.lines().enumerate() {
+            if let Some((name, value)) = assignment(line) {
+                let setting = Setting { value, path: path.to_owned(), line: index + 1 };
+                self.settings.insert(name.to_owned(), setting);
+            }
+        }
+    }
+
+    /// Days for which the folder of a removed guest is kept.
+    pub fn keep_removed_days(&self) -> Result<u32, ConfError> {
+        Ok(self.number("HPVMKEEPREMOVED", "a number of days")?.unwrap_or(KEEP_REMOVED_DAYS))
+    }
+
+    pub fn limits(&self) -> Result<LimitsTable, ConfError> {
+        match self.text("HPVMLIMITS") {
+            None | Some("") => Ok(LimitsTable::Host),
+            Some("A.03.50") => Ok(LimitsTable::A0350),
+            Some(_) => Err(self.unfit("HPVMLIMITS", "A.03.50, or not set")),
+        }
+    }
+
+    /// The firmware's code.
+    #[must_use]
+    pub fn firmware(&self) -> PathBuf {
+        self.path("HPVMFIRMWARE").unwrap_or_else(|| PathBuf::from(FIRMWARE))
+    }
+
+    /// Firmware variables as a new guest gets them.
+    #[must_use]
+    pub fn pristine_nvram(&self) -> PathBuf {
+        self.path("HPVMNVRAM").unwrap_or_else(|| {
+            let kit = self.guest_images.join("common/nvram");
+            if kit.exists() { kit } else { PathBuf::from(PRISTINE_NVRAM) }
+        })
+    }
+
+    /// The engine's program, looked for in `PATH` unless the tunable names its path.
+    pub fn qemu(&self) -> Result<PathBuf, ConfError> {
+        let name = self.text("HPVMQEMU").filter(|name| !name.is_empty()).unwrap_or(QEMU);
+        if name.contains('/') {
+            return Ok(PathBuf::from(name));
+        }
+        in_path(name).ok_or_else(|| ConfError::NotInPath { name: name.to_owned() })
+    }
+
+    /// The option ROM that lets the firmware boot from the emulated SCSI adapter.
+    #[must_use]
+    pub fn scsi_rom(&self) -> PathBuf {
+        self.path("HPVMSCSIROM").unwrap_or_else(|| self.guest_images.join("common/mptsas1068.rom"))
+    }
+
+    /// Guests and their workers get user ids from here on.
+    pub fn uid_base(&self) -> Result<u32, ConfError> {
+        const NAME: &str = "HPVMUIDBASE";
+        const WANTED: &str = "a user id from 1000 to 4000000000";
+        match self.number(NAME, WANTED)? {
+            None => Ok(UID_BASE),
+            Some(base) if (1_000..=4_000_000_000).contains(&base) => Ok(base),
+            Some(_) => Err(self.unfit(NAME, WANTED)),
+        }
+    }
+
+    /// Whether the product starts guests when the host boots.
+    pub fn enabled(&self) -> Result<bool, ConfError> {
+        match self.text("HPVMENABLE") {
+            None | Some("" | "1") => Ok(true),
+            Some("0") => Ok(false),
+            Some(_) => Err(self.unfit("HPVMENABLE", "0 or 1")),
+        }
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        Some(self.settings.get(name)?.value.as_str())
+    }
+
+    fn number<N: FromStr>(
+        &self,
+        name: &'static str,
+        wanted: &'static str,
+    ) -> Result<Option<N>, ConfError> {
+        match self.text(name) {
+            None | Some("") => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|_| self.unfit(name, wanted)),
+        }
+    }
+
+    /// A path as the administrator means it; one that is relative lies among the guest images.
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        let named = self.text(name).filter(|value| !value.is_empty())?;
+        Some(self.guest_images.join(named))
+    }
+
+    fn unfit(&self, name: &'static str, wanted: &'static str) -> ConfError {
+        let (value, path, line) = match self.settings.get(name) {
+            Some(setting) => (setting.value.clone(), setting.path.clone(), setting.line),
+            None => (String::new(), PathBuf::new(), 0),
+        };
+        ConfError::Value { name, value, path, line, wanted }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, ConfError> {
+    let failed = |source| ConfError::Read { path: path.to_owned(), source };
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > SIZE_MAX => {
+            return Err(ConfError::Size { path: path.to_owned(), size: metadata.len() });
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Ok(_) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let bytes = fs::read(path).map_err(failed)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// The program as a shell would find it.
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file() && access(program, Access::EXEC_OK).is_ok())
+}
+
+/// Name and value of a line, if it is an assignment and nothing else.
+fn assignment(line: &str) -> Option<(&str, String)> {
+    let line = line.trim_start();
+    let line = line.strip_prefix("export ").map_or(line, str::trim_start);
+    let (name, rest) = line.split_once('=')?;
+    let mut letters = name.chars();
+    let starts_well = letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let goes_on_well = letters.all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (starts_well && goes_on_well).then_some(())?;
+    Some((name, word(rest)?))
+}
+
+/// One shell word: quotes taken off, ended by a blank or `;`. `None` when the shell would do more than assign.
+fn word(text: &str) -> Option<String> {
+    let mut value = String::new();
+    let mut rest = text.chars();
+    while let Some(letter) = rest.next() {
+        match letter {
+            '\'' => single_quoted(&mut rest, &mut value)?,
+            '"' => double_quoted(&mut rest, &mut value)?,
+            '\\' => value.push(rest.next()?),
+            '$' | '`' | '&' | '|' | '(' | ')' | '<' | '>' => return None,
+            ';' => return is_blank_or_comment(rest.as_str()).then_some(value),
+            blank if blank.is_whitespace() => {
+                return is_blank_or_comment(rest.as_str()).then_some(value);
+            }
+            other => value.push(other),
+        }
+    }
+    Some(value)
+}
+
+fn single_quoted(rest: &mut std::str::Chars<'_>, value: &mut String) -> Option<()> {
+    loop {
+        match rest.next()? {
+            '\'' => return Some(()),
+            other => value.push(other),
+        }
+    }
+}
+
+fn double_quoted(rest: &mut std::str::Chars<'_>, value: &mut String) -> Option<()> {
+    loop {
+        match rest.next()? {
+            '"' => return Some(()),
+            '$' | '`' => return None,
+            '\\' => match rest.next()? {
+                special @ ('"' | '\\' | '$' | '`') => value.push(special),
+                other => value.extend(['\\', other]),
+            },
+            other => value.push(other),
+        }
+    }
+}
+
+fn is_blank_or_comment(text: &str) -> bool {
+    let text = text.trim_start();
+    text.is_empty() || text.starts_with('#')
+}

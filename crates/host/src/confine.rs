@@ -1,0 +1,1 @@
+//! Confines the worker: what it may still do after it has taken its descriptors.

@@ -1,0 +1,127 @@
+//! Files that survive a power cut: each is synced before its name counts on it.
+//!
+//! Called by whoever makes files of a guest. Syncing costs most of a creation's time, so a folder is synced by the caller,
+//! once, after all that went into it; what says `replace` does it itself.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Which step on which file failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}", path.display())]
+pub struct DurableError {
+    pub operation: &'static str,
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+fn failed<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> DurableError + 'a {
+    move |source| DurableError { operation, path: path.to_owned(), source }
+}
+
+/// Makes a file that is not there yet, with its content on the disk. Its name is safe after [`sync_folder`].
+pub fn create_file(path: &Path, content: &[u8], mode: u32) -> Result<File, DurableError> {
+    let mut file = create(path, mode)?;
+    file.write_all(content).map_err(failed("write", path))?;
+    file.sync_all().map_err(failed("sync", path))?;
+    Ok(file)
+}
+
+/// Copies a file to one that is not there yet. Its name is safe after [`sync_folder`].
+pub fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<File, DurableError> {
+    let mut source = File::open(from).map_err(failed("open", from))?;
+    let mut file = create(to, mode)?;
+    io::copy(&mut source, &mut file).map_err(failed("write", to))?;
+    file.sync_all().map_err(failed("sync", to))?;
+    Ok(file)
+}
+
+/// Puts a file in the place of another: a reader sees the old content or the new, never a part, also after a power cut.
+pub fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), DurableError> {
+    let fresh = sibling(path);
+    discard(&fresh)?;
+    create_file(&fresh, content, mode)?;
+    rename(&fresh, path)
+}
+
+/// Copies a file in the place of another, as [`replace_file`] does.
+pub fn replace_by_copy(from: &Path, path: &Path, mode: u32) -> Result<(), DurableError> {
+    let fresh = sibling(path);
+    discard(&fresh)?;
+    copy_file(from, &fresh, mode)?;
+    rename(&fresh, path)
+}
+
+/// Puts a file in the place of another without syncing, for what no boot of the host survives anyway.
+pub fn swap_file(path: &Path, content: &[u8], mode: u32) -> Result<(), DurableError> {
+    let fresh = sibling(path);
+    discard(&fresh)?;
+    let mut file = create(&fresh, mode)?;
+    file.write_all(content).map_err(failed("write", &fresh))?;
+    std::fs::rename(&fresh, path).map_err(failed("put into its place", path))
+}
+
+/// Makes a symbolic link, or points an existing one elsewhere, at once and for good.
+pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), DurableError> {
+    let fresh = sibling(link);
+    discard(&fresh)?;
+    symlink(target, &fresh).map_err(failed("make the link", &fresh))?;
+    rename(&fresh, link)
+}
+
+/// Makes a folder that is not there yet, with this mode whatever the umask. Its name is safe after [`sync_folder`].
+pub fn create_folder(path: &Path, mode: u32) -> Result<(), DurableError> {
+    std::fs::create_dir(path).map_err(failed("make the folder", path))?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+        .map_err(failed("set the mode of", path))
+}
+
+/// Renames within one folder, for good.
+pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
+    std::fs::rename(from, to).map_err(failed("put into its place", to))?;
+    sync_folder(to.parent().unwrap_or(Path::new("/")))
+}
+
+/// Makes the names in a folder survive a power cut.
+pub fn sync_folder(folder: &Path) -> Result<(), DurableError> {
+    let opened = File::open(folder).map_err(failed("open the folder", folder))?;
+    opened.sync_all().map_err(failed("sync the folder", folder))
+}
+
+fn create(path: &Path, mode: u32) -> Result<File, DurableError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(failed("make", path))?;
+    file.set_permissions(PermissionsExt::from_mode(mode))
+        .map_err(failed("set the mode of", path))?;
+    Ok(file)
+}
+
+/// The name a file has until it takes the place of `path`. Hidden, and told by its ending from what people make.
+fn sibling(path: &Path) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}.{count}.new", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// A process that had our number may have died here.
+fn discard(leftover: &Path) -> Result<(), DurableError> {
+    match std::fs::remove_file(leftover) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", leftover)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! How much processor and memory this host has, and has left.
+
+use std::fs;
+use std::io;
+
+/// The host's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub total: u64,
+    /// What can be had without swapping, as the kernel reckons.
+    pub available: u64,
+    pub swap_total: u64,
+    pub swap_free: u64,
+}
+
+/// The host's processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processors {
+    pub online: u32,
+    /// 0 where the host does not say.
+    pub mhz: u32,
+}
+
+pub fn memory() -> io::Result<Memory> {
+    parse_memory(&fs::read_to_string("/proc/meminfo")?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemTotal in /proc/meminfo"))
+}
+
+pub fn processors() -> io::Result<Processors> {
+    let online = parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/online")?);
+    let online = online.unwrap_or(1);
+    let mhz = parse_mhz(&fs::read_to_string("/proc/cpuinfo")?).unwrap_or(0);
+    Ok(Processors { online, mhz })
+}
+
+fn parse_memory(text: &str) -> Option<Memory> {
+    let field = |name: &str| -> Option<u64> {
+        let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kib: u64 = rest.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib * 1024)
+    };
+    Some(Memory {
+        total: field("MemTotal")?,
+        available: field("MemAvailable")?,
+        swap_total: field("SwapTotal").unwrap_or(0),
+        swap_free: field("SwapFree").unwrap_or(0),
+    })
+}
+
+/// How many processors a list such as `0-3,8` names.
+fn parse_cpu_list(text: &str) -> Option<u32> {
+    text.trim().split(',').try_fold(0_u32, |count, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        count.checked_add(last.checked_sub(first)?.checked_add(1)?)
+    })
+}
+
+fn parse_mhz(text: &str) -> Option<u32> {
+    let line = text.lines().find(|line| line.starts_with("cpu MHz"))?;
+    let whole = line.split_once(':')?.1.trim().split('.').next()?;
+    whole.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_processors_are_counted() {
+        for (text, count) in [("0\n", Some(1)), ("0-3,8\n", Some(5)), ("3-1", None), ("", None)] {
+            assert_eq!(parse_cpu_list(text), count, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_in_bytes() {
+        let text = "MemTotal:  2 kB\nMemFree: 1 kB\nMemAvailable:  1 kB\nSwapTotal: 0 kB\n";
+        let memory = parse_memory(text).expect("a whole meminfo");
+        assert_eq!((memory.total, memory.available, memory.swap_free), (2048, 1024, 0));
+    }
+
+    #[test]
+    fn this_host_has_processors_and_memory() {
+        let memory = memory().expect("/proc/meminfo");
+        assert!(memory.total >= memory.available && memory.available > 0);
+        assert!(processors().expect("/sys").online >= 1);
+    }
+
+    #[test]
+    fn the_clock_is_read_without_its_fraction() {
+        assert_eq!(parse_mhz("model\t: 1\ncpu MHz\t\t: 2899.998\n"), Some(2899));
+        assert_eq!(parse_mhz("no such line\n"), None);
+    }
+}

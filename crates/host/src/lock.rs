@@ -1,0 +1,231 @@
+//! Locks of the kernel on files: a dead holder holds nothing.
+//!
+//! [`ByteLock`] says that a process lives (keeper and worker hold one each while they run). [`Busy`] lets one command at a
+//! time change a guest, and tells the others who, since when, doing what. Both are OFD locks: they belong to an open
+//! description, so they neither vanish when some other descriptor of the file is closed nor survive the last copy of theirs.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::event::{Timespec, poll};
+
+/// The byte of `run/NUMBER/lock` that the keeper holds.
+pub const KEEPER_BYTE: u64 = 0;
+/// The byte of `run/NUMBER/lock` that the worker holds.
+pub const WORKER_BYTE: u64 = 1;
+
+/// A held byte of a file. Released when dropped; a copy of the descriptor in another process keeps it.
+#[derive(Debug)]
+pub struct ByteLock {
+    file: File,
+}
+
+impl ByteLock {
+    /// Locks one byte through an open description of its own, opened for writing. `None`: another has it.
+    pub fn try_acquire(file: File, byte: u64) -> io::Result<Option<ByteLock>> {
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&write_lock(byte)?)) {
+            Ok(_) => Ok(Some(ByteLock { file })),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// Whether anybody holds a byte, other than through this very description. A descriptor for reading is enough.
+pub fn is_held(file: &File, byte: u64) -> io::Result<bool> {
+    let mut answer = write_lock(byte)?;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut answer))?;
+    Ok(i32::from(answer.l_type) != libc::F_UNLCK)
+}
+
+fn write_lock(byte: u64) -> io::Result<libc::flock> {
+    Ok(libc::flock {
+        l_type: i16::try_from(libc::F_WRLCK).map_err(|_| ErrorKind::InvalidInput)?,
+        l_whence: i16::try_from(libc::SEEK_SET).map_err(|_| ErrorKind::InvalidInput)?,
+        l_start: i64::try_from(byte).map_err(|_| ErrorKind::InvalidInput)?,
+        l_len: 1,
+        l_pid: 0,
+    })
+}
+
+/// Who changes a guest, as its `busy` file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub pid: u32,
+    pub command: String,
+    pub since: Timestamp,
+    pub step: String,
+}
+
+impl Owner {
+    fn to_text(&self) -> String {
+        let line = |text: &str| text.replace(['\n', '\r', '\0'], " ");
+        format!(
+            "pid {}\ncommand {}\nsince {}\nstep {}\nend\n",
+            self.pid,
+            line(&self.command),
+            self.since,
+            line(&self.step)
+        )
+    }
+
+    fn from_text(text: &str) -> Option<Owner> {
+        let (known, _) = text.split_once("\nend\n")?;
+        let field =
+            |name: &str| known.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Some(Owner {
+            pid: field("pid")?.parse().ok()?,
+            command: field("command")?.to_owned(),
+            since: field("since")?.parse().ok()?,
+            step: field("step")?.to_owned(),
+        })
+    }
+}
+
+/// Why a guest cannot be changed now.
+#[derive(Debug, thiserror::Error)]
+pub enum BusyError {
+    #[error("the lock file {} cannot be opened", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("the lock file {} cannot be locked", path.display())]
+    Lock { path: PathBuf, source: io::Error },
+    #[error("the lock file {} cannot be written", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error(
+        "{} (process {}) is changing it since {}, now at step '{}'; try again when it has ended",
+        owner.command, owner.pid, local(owner.since), owner.step
+    )]
+    Held { owner: Owner },
+    #[error(
+        "another command, which has not said its name in {}, is changing it; try again", path.display()
+    )]
+    HeldByUnknown { path: PathBuf },
+    #[error("it was removed in the meantime")]
+    Gone { path: PathBuf },
+}
+
+fn local(time: Timestamp) -> String {
+    time.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// The right to change one guest, held until dropped.
+#[derive(Debug)]
+pub struct Busy {
+    lock: ByteLock,
+    path: PathBuf,
+    owner: Owner,
+}
+
+impl Busy {
+    /// Takes the lock, waiting for its holder at most `bound`. `command` is what the holder is called to others.
+    pub fn acquire(path: &Path, command: &str, bound: Duration) -> Result<Busy, BusyError> {
+        let deadline = Instant::now() + bound;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(lock) = try_lock(path)? {
+                return Busy::take(lock, path, command);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(held_by(path));
+            }
+            pause_for(pause.min(left));
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    fn take(lock: ByteLock, path: &Path, command: &str) -> Result<Busy, BusyError> {
+        let owner = Owner {
+            pid: std::process::id(),
+            command: command.to_owned(),
+            since: Timestamp::now(),
+            step: "beginning".to_owned(),
+        };
+        let busy = Busy { lock, path: path.to_owned(), owner };
+        busy.publish()?;
+        Ok(busy)
+    }
+
+    /// Tells others what is being done now.
+    pub fn step(&mut self, step: &str) -> Result<(), BusyError> {
+        step.clone_into(&mut self.owner.step);
+        self.publish()
+    }
+
+    fn publish(&self) -> Result<(), BusyError> {
+        let text = self.owner.to_text();
+        self.lock
+            .file()
+            .write_all_at(text.as_bytes(), 0)
+            .map_err(|source| BusyError::Write { path: self.path.clone(), source })
+    }
+}
+
+/// Who holds a `busy` file now; `None` when nobody does.
+pub fn owner(path: &Path) -> io::Result<Option<Owner>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !is_held(&file, 0)? {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    Read::by_ref(&mut file).take(64 << 10).read_to_string(&mut text)?;
+    Ok(Owner::from_text(&text))
+}
+
+fn try_lock(path: &Path) -> Result<Option<ByteLock>, BusyError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(path)
+        .map_err(|source| match source.kind() {
+            ErrorKind::NotFound => BusyError::Gone { path: path.to_owned() },
+            _ => BusyError::Open { path: path.to_owned(), source },
+        })?;
+    let failed = |source| BusyError::Lock { path: path.to_owned(), source };
+    let Some(lock) = ByteLock::try_acquire(file, 0).map_err(failed)? else {
+        return Ok(None);
+    };
+    // The holder before us may have removed the guest: then we hold a file that nobody finds any more.
+    let ours = lock.file().metadata().map_err(failed)?;
+    match std::fs::metadata(path) {
+        Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => Ok(Some(lock)),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(BusyError::Gone { path: path.to_owned() })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Locks have no wait with a bound, so a waiter looks again and again.
+fn pause_for(time: Duration) {
+    let timeout = Timespec::try_from(time).unwrap_or_default();
+    // Being woken early by a signal only means to look earlier.
+    let _ = poll(&mut [], Some(&timeout));
+}
+
+fn held_by(path: &Path) -> BusyError {
+    match owner(path) {
+        Ok(Some(owner)) => BusyError::Held { owner },
+        _ => BusyError::HeldByUnknown { path: path.to_owned() },
+    }
+}

@@ -1,0 +1,341 @@
+//! Where everything of a VM Host lies, below its root.
+//!
+//! Several VM Hosts live side by side on one machine, each below its own `HPVM_ROOT`. Sockets need short paths (108 bytes)
+//! that every guest's user can reach, so a root other than `/` has its run folder outside of itself:
+//!
+//! ```text
+//! ROOT/run/hpvm      -> /run/hpvm-0123456789ab          a link, so that people find it
+//! /run/hpvm-…/root   -> ROOT                            the way back: tells whose folder it is
+//! ```
+//!
+//! The link is the truth while both ends agree: an ordinary user may have `XDG_RUNTIME_DIR` in one session and not in the
+//! next, and both must see the same guests.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::process::geteuid;
+
+use crate::durable;
+
+/// Why a VM Host's folders cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    #[error("HPVM_ROOT is empty; name a folder, or unset it")]
+    Empty,
+    #[error("neither HPVM_ROOT, XDG_DATA_HOME nor HOME says where the VM Host lies; set one")]
+    NoHome,
+    #[error("the folder {} cannot be resolved", path.display())]
+    Resolve { path: PathBuf, source: io::Error },
+    #[error("the folder {} cannot be made", path.display())]
+    Make { path: PathBuf, source: io::Error },
+    #[error("the link {} cannot be made", path.display())]
+    Link { path: PathBuf, source: io::Error },
+    #[error(
+        "{} belongs to user {owner}, not to user {wanted}; remove it, or use another HPVM_ROOT", path.display()
+    )]
+    Foreign { path: PathBuf, owner: u32, wanted: u32 },
+    #[error("{} is no folder; remove it", path.display())]
+    NoFolder { path: PathBuf },
+    #[error("{} is the run folder of {}; use another HPVM_ROOT", path.display(), other.display())]
+    Taken { path: PathBuf, other: PathBuf },
+}
+
+/// One VM Host's place in the file system. Cheap to clone; touches nothing until [`Root::ensure`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    prefix: PathBuf,
+    run: PathBuf,
+    run_id: String,
+}
+
+impl Root {
+    /// The root that `HPVM_ROOT` names; without it `/` for root, and a folder of their own for anybody else.
+    pub fn from_environment() -> Result<Root, RootError> {
+        match std::env::var_os("HPVM_ROOT") {
+            Some(named) if named.is_empty() => Err(RootError::Empty),
+            Some(named) => Root::at(Path::new(&named)),
+            None if geteuid().is_root() => Root::at(Path::new("/")),
+            None => Root::at(&data_home()?.join("hpvm")),
+        }
+    }
+
+    /// The root at a folder, which need not exist yet.
+    pub fn at(prefix: &Path) -> Result<Root, RootError> {
+        let prefix = resolve(prefix)
+            .map_err(|source| RootError::Resolve { path: prefix.to_owned(), source })?;
+        if prefix == Path::new("/") {
+            return Ok(Root { prefix, run: PathBuf::from("/run/hpvm"), run_id: String::new() });
+        }
+        let run_id = hash(&prefix);
+        let run = agreed_run(&prefix).unwrap_or_else(|| run_base().join(format!("hpvm-{run_id}")));
+        Ok(Root { prefix, run, run_id })
+    }
+
+    #[must_use]
+    pub fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
+    /// The commands, links to `hpvm`.
+    #[must_use]
+    pub fn bin(&self) -> PathBuf {
+        self.prefix.join("opt/hpvm/bin")
+    }
+
+    /// Programs that only other programs start.
+    #[must_use]
+    pub fn lbin(&self) -> PathBuf {
+        self.prefix.join("opt/hpvm/lbin")
+    }
+
+    #[must_use]
+    pub fn guest_images(&self) -> PathBuf {
+        self.prefix.join("opt/hpvm/guest-images")
+    }
+
+    /// Tunables; read by [`crate::conf::Conf`].
+    #[must_use]
+    pub fn conf(&self) -> PathBuf {
+        self.prefix.join("etc/opt/hpvm/hpvmconf")
+    }
+
+    /// Where the tunables were in 2008; honoured when it exists.
+    #[must_use]
+    pub fn old_conf(&self) -> PathBuf {
+        self.prefix.join("etc/rc.config.d/hpvmconf")
+    }
+
+    /// All that must survive a boot of the host.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.prefix.join("var/opt/hpvm")
+    }
+
+    /// The registry.
+    #[must_use]
+    pub fn db(&self) -> PathBuf {
+        self.state().join("hpvm.db")
+    }
+
+    #[must_use]
+    pub fn uuids(&self) -> PathBuf {
+        self.state().join("uuids")
+    }
+
+    /// A guest's folder.
+    #[must_use]
+    pub fn guest_dir(&self, uuid: &str) -> PathBuf {
+        self.uuids().join(uuid)
+    }
+
+    #[must_use]
+    pub fn guests(&self) -> PathBuf {
+        self.state().join("guests")
+    }
+
+    /// The link to a guest's folder that carries its name.
+    #[must_use]
+    pub fn guest_link(&self, name: &str) -> PathBuf {
+        self.guests().join(name)
+    }
+
+    #[must_use]
+    pub fn common(&self) -> PathBuf {
+        self.state().join("common")
+    }
+
+    #[must_use]
+    pub fn command_log(&self) -> PathBuf {
+        self.common().join("command.log")
+    }
+
+    /// All that must not survive a boot of the host. The short folder itself, never the link to it.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// The run folder of a running guest, by its number.
+    #[must_use]
+    pub fn run_dir(&self, number: u32) -> PathBuf {
+        self.run.join(number.to_string())
+    }
+
+    /// What tells this root's things that are no files from other roots': empty for `/`.
+    #[must_use]
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Makes the folders that every guest shares. May run at any time, in any number of processes at once.
+    pub fn ensure(&self) -> Result<(), RootError> {
+        for folder in [self.uuids(), self.guests(), self.common()] {
+            make_folders(&folder)?;
+        }
+        self.ensure_run()
+    }
+
+    fn ensure_run(&self) -> Result<(), RootError> {
+        if self.run_id.is_empty() {
+            return make_folders(&self.run);
+        }
+        make_own_folder(&self.run)?;
+        self.claim_run()?;
+        let link = self.prefix.join("run/hpvm");
+        if fs::read_link(&link).is_ok_and(|target| target == self.run) {
+            return Ok(());
+        }
+        make_folders(&self.prefix.join("run"))?;
+        durable::replace_symlink(&self.run, &link)
+            .map_err(|error| RootError::Link { path: link, source: error.source })
+    }
+
+    /// Two roots with the same hash must not share a folder; the first one has it.
+    fn claim_run(&self) -> Result<(), RootError> {
+        let back = self.run.join("root");
+        match symlink(&self.prefix, &back) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(RootError::Link { path: back, source }),
+        }
+        match fs::read_link(&back) {
+            Ok(other) if other == self.prefix => Ok(()),
+            Ok(other) => Err(RootError::Taken { path: self.run.clone(), other }),
+            Err(source) => Err(RootError::Link { path: back, source }),
+        }
+    }
+}
+
+/// Why a program of ours cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error("the path of the running program cannot be read from /proc/self/exe")]
+    OwnPath(#[source] io::Error),
+    #[error("{name} is neither in {} nor beside the running program; reinstall hpvm", lbin.display())]
+    Missing { name: String, lbin: PathBuf },
+}
+
+/// Finds a program of ours such as `hpvmkeeper`: in `../lbin` as installed, else beside the running program as built.
+pub fn program(name: &str) -> Result<PathBuf, ProgramError> {
+    let own = fs::read_link("/proc/self/exe").map_err(ProgramError::OwnPath)?;
+    let folder = own.parent().unwrap_or(Path::new("/"));
+    let mut places = vec![folder.join("../lbin"), folder.to_owned()];
+    if folder.ends_with("deps") {
+        // Cargo puts programs of tests one folder below the others.
+        places.push(folder.join(".."));
+    }
+    places
+        .into_iter()
+        .filter_map(|place| place.join(name).canonicalize().ok())
+        .find(|path| path.is_file())
+        .ok_or_else(|| ProgramError::Missing {
+            name: name.to_owned(),
+            lbin: folder.join("../lbin"),
+        })
+}
+
+fn data_home() -> Result<PathBuf, RootError> {
+    let absolute = |name: &str| -> Option<PathBuf> {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    absolute("XDG_DATA_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/share")))
+        .ok_or(RootError::NoHome)
+}
+
+/// The run folder that link and back link agree on, if it is there and ours.
+fn agreed_run(prefix: &Path) -> Option<PathBuf> {
+    let run = fs::read_link(prefix.join("run/hpvm")).ok()?;
+    let metadata = fs::symlink_metadata(&run).ok()?;
+    let ours = metadata.is_dir() && metadata.uid() == geteuid().as_raw();
+    let agreed = fs::read_link(run.join("root")).is_ok_and(|back| back == prefix);
+    (ours && agreed).then_some(run)
+}
+
+/// Below what a new run folder goes. Sessions without a runtime folder (cron, su) get one in /tmp, checked for its owner.
+fn run_base() -> PathBuf {
+    let uid = geteuid();
+    if uid.is_root() {
+        return PathBuf::from("/run");
+    }
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let usual = PathBuf::from(format!("/run/user/{}", uid.as_raw()));
+    named
+        .into_iter()
+        .chain([usual])
+        .find(|path| path.is_absolute() && path.is_dir())
+        .unwrap_or_else(|| PathBuf::from("/tmp"))
+}
+
+/// Absolute, with links followed as far as the path exists, so that two spellings of one folder are one root.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let mut missing: Vec<OsString> = Vec::new();
+    let mut existing = absolute.as_path();
+    loop {
+        match existing.canonicalize() {
+            Ok(mut resolved) => {
+                resolved.extend(missing.iter().rev());
+                return Ok(resolved);
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        match (existing.components().next_back(), existing.parent()) {
+            (Some(Component::Normal(name)), Some(parent)) => {
+                missing.push(name.to_owned());
+                existing = parent;
+            }
+            _ => return Err(ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
+/// FNV-1a, of which 48 bits are kept: stable over versions of everything, and two roots of one machine never meet.
+fn hash(path: &Path) -> String {
+    let hash = path.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff)
+}
+
+/// Makes a folder and those above it, 0755 whatever the umask.
+fn make_folders(path: &Path) -> Result<(), RootError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_folders(parent)?;
+    }
+    make_folder(path)
+}
+
+fn make_folder(path: &Path) -> Result<(), RootError> {
+    let failed = |source| RootError::Make { path: path.to_owned(), source };
+    match fs::DirBuilder::new().mode(0o755).create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Makes a folder in a place where others may make one too, and trusts it only if it is ours and no link.
+fn make_own_folder(path: &Path) -> Result<(), RootError> {
+    make_folder(path)?;
+    let metadata = fs::symlink_metadata(path)
+        .map_err(|source| RootError::Make { path: path.to_owned(), source })?;
+    let wanted = geteuid().as_raw();
+    if !metadata.is_dir() {
+        return Err(RootError::NoFolder { path: path.to_owned() });
+    }
+    if metadata.uid() != wanted {
+        return Err(RootError::Foreign { path: path.to_owned(), owner: metadata.uid(), wanted });
+    }
+    Ok(())
+}

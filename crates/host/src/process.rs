@@ -1,0 +1,186 @@
+//! Processes that cannot be mistaken for others: a number together with its start time, and pidfds.
+//!
+//! Called by whoever looks at or ends a guest's processes. A process that has ended and was not yet collected by its
+//! parent counts as dead: it looks alive to kill(pid, 0), and PID 1 may collect it late.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+pub use rustix::process::Signal;
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It runs, or sleeps and would run.
+    Alive,
+    /// It is held by SIGSTOP or a debugger.
+    Stopped,
+    /// It has ended, or never was.
+    Dead,
+}
+
+/// What the process with this number and start time does.
+#[must_use]
+pub fn life(pid: i32, start_time: u64) -> Life {
+    match stat(pid) {
+        Some(stat) if stat.start_time == start_time => stat.life(),
+        _ => Life::Dead,
+    }
+}
+
+#[must_use]
+pub fn is_alive(pid: i32, start_time: u64) -> bool {
+    life(pid, start_time) != Life::Dead
+}
+
+/// When a living process started, in ticks since the host booted; with its number it names it for this boot.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    stat(pid).filter(|stat| stat.life() != Life::Dead).map(|stat| stat.start_time)
+}
+
+struct Stat {
+    state: u8,
+    start_time: u64,
+}
+
+impl Stat {
+    fn life(&self) -> Life {
+        match self.state {
+            b'Z' | b'X' | b'x' => Life::Dead,
+            b'T' | b't' => Life::Stopped,
+            _ => Life::Alive,
+        }
+    }
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The program's name, in parentheses, may hold blanks and parentheses: fields count from the last one.
+fn parse_stat(line: &[u8]) -> Option<Stat> {
+    let end = line.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = std::str::from_utf8(line.get(end + 2..)?).ok()?.split(' ');
+    let state = *fields.next()?.as_bytes().first()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some(Stat { state, start_time })
+}
+
+/// A hold on one process, whatever becomes of its number.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Takes hold of a living process. `None`: it has ended.
+    pub fn open(pid: i32, start_time: u64) -> io::Result<Option<PidFd>> {
+        let Some(held) = PidFd::open_number(pid)? else {
+            return Ok(None);
+        };
+        // Looked at after taking hold: if the start time is right now, the held process is the one that is meant.
+        Ok(is_alive(pid, start_time).then_some(held))
+    }
+
+    /// Takes hold of whatever has this number now: for one's own child, which keeps its number until collected.
+    pub fn open_number(pid: i32) -> io::Result<Option<PidFd>> {
+        let Some(pid) = Pid::from_raw(pid).filter(|pid| pid.as_raw_nonzero().get() > 0) else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => Ok(Some(PidFd(fd))),
+            Err(Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a signal. `false`: the process has ended.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        match pidfd_send_signal(&self.0, signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until the process ends. `false`: it had not within the bound.
+    pub fn wait_exit(&self, bound: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + bound;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).map_err(|_| ErrorKind::InvalidInput)?;
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) if left.is_zero() => return Ok(false),
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(true),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<PidFd> for OwnedFd {
+    fn from(held: PidFd) -> OwnedFd {
+        held.0
+    }
+}
+
+/// For a pidfd that came by another way, such as over a socket.
+impl From<OwnedFd> for PidFd {
+    fn from(fd: OwnedFd) -> PidFd {
+        PidFd(fd)
+    }
+}
+
+/// What names this boot of the host.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
+}
+
+/// Milliseconds since the host booted, sleep included: the clock of heartbeats, which nobody sets.
+#[must_use]
+pub fn boottime_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let millis = u64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0);
+    seconds * 1_000 + millis
+}
+
+/// How many processes the kernel has killed for want of memory since the host booted.
+pub fn oom_kills() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        .ok_or_else(|| ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_named_to_mislead_is_read_rightly() {
+        let line = b"42 (a) Z (b) T 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2\n";
+        let stat = parse_stat(line).expect("a stat line");
+        assert_eq!((stat.life(), stat.start_time), (Life::Stopped, 987_654));
+    }
+
+    #[test]
+    fn torn_lines_are_no_process() {
+        for line in ["", "42", "42 (sh)", "42 (sh) S 1 2", "42 (sh) "] {
+            assert!(parse_stat(line.as_bytes()).is_none(), "{line:?}");
+        }
+    }
+}
