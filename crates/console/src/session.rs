@@ -1,0 +1,299 @@
+//! One session of hpvmconsole, from the first prompt to its exit status: ties menu, terminal and door together.
+//!
+//! The command hpvmconsole calls [`run`] and is reached back through [`Guest`], which knows where the guest's worker
+//! listens and how power verbs are done. The session does not end with its guest: it outlives power off and cycle, and a
+//! worker that is replaced.
+
+mod console;
+mod takeover;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::menu::{Action, Menu, PowerVerb, capitalized};
+use crate::terminal::{Line, Mode, Terminal};
+use console::Left;
+
+/// Nothing at a prompt happens by itself; the wait has a bound all the same.
+const PROMPT_WAIT: Duration = Duration::from_secs(60);
+
+/// What a session needs of its guest.
+pub trait Guest {
+    fn name(&self) -> &str;
+
+    /// Whether the guest's power is on, as hpvmstatus would say. Asked often: it should speak to no process.
+    fn state(&mut self) -> GuestPower;
+
+    /// A stream to the door of the guest's worker; `None` when the guest is off.
+    ///
+    /// # Errors
+    /// When the worker cannot be reached, or refuses the user.
+    fn connect(&mut self) -> io::Result<Option<UnixStream>>;
+
+    /// Performs a power verb with the caller's rights, and says what was done, or why not. The terminal is in its usual
+    /// state meanwhile.
+    ///
+    /// # Errors
+    /// When the verb was refused or failed.
+    fn power(&mut self, verb: PowerVerb) -> Result<String, String>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestPower {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// Run this vMP command and end.
+    pub command: Option<&'a str>,
+    pub chatter: Chatter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chatter {
+    Full,
+    /// No menus, hints and rulers, and prompts on a terminal only.
+    Quiet,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// The command of `-c` failed, or a question was left without an answer.
+    Failed(String),
+    /// The command of `-c` is none.
+    Usage(String),
+    /// A signal asked the session to end.
+    Signal(i32),
+}
+
+impl End {
+    /// The exit status for it.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        match self {
+            End::Done => 0,
+            End::Failed(_) => 1,
+            End::Usage(_) => 2,
+            End::Signal(number) => {
+                u8::try_from(*number).map_or(1, |number| number.saturating_add(128))
+            }
+        }
+    }
+}
+
+/// The session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("the terminal or the standard input or output of the console failed")]
+    Terminal(#[from] io::Error),
+}
+
+/// Holds one session: asks, performs, and returns when it is over and all its output is written.
+///
+/// # Errors
+/// When standard input or output is broken.
+pub fn run(
+    guest: &mut dyn Guest,
+    options: &Options<'_>,
+    input: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
+) -> Result<End, SessionError> {
+    let terminal = Terminal::new(input, output)?;
+    let menu = Menu::new(guest.name());
+    let mut session = Session {
+        guest,
+        terminal,
+        menu,
+        chatter: options.chatter,
+        one_command: options.command.is_some(),
+    };
+    let end = match options.command {
+        None => session.interactive()?,
+        Some(command) => session.one_command(command)?,
+    };
+    session.terminal.set_mode(Mode::Original)?;
+    session.terminal.drain()?;
+    Ok(end)
+}
+
+struct Session<'a> {
+    guest: &'a mut dyn Guest,
+    terminal: Terminal<'a>,
+    menu: Menu,
+    chatter: Chatter,
+    one_command: bool,
+}
+
+/// What performing actions led to.
+enum Performed {
+    /// A line is to be read.
+    Asked,
+    Over(End),
+}
+
+impl Session<'_> {
+    fn interactive(&mut self) -> Result<End, SessionError> {
+        let mut actions = self.menu.open();
+        loop {
+            if let Performed::Over(end) = self.perform(actions)? {
+                return Ok(end);
+            }
+            actions = match self.read_line()? {
+                Read::Line(Line::Text(line)) => self.menu.feed(&line),
+                Read::Line(Line::CtrlB) => {
+                    self.terminal.print("\n");
+                    self.menu.resume()
+                }
+                Read::Line(Line::TooLong) => self.too_long(),
+                Read::Ended => return Ok(self.input_ended()),
+                Read::Signal(number) => return Ok(End::Signal(number)),
+            };
+        }
+    }
+
+    /// Runs `command` with the questions it has, and no further.
+    fn one_command(&mut self, command: &str) -> Result<End, SessionError> {
+        let mut actions = match self.menu.try_feed(command) {
+            Ok(actions) => actions,
+            Err(error) => return Ok(End::Usage(error.to_string())),
+        };
+        loop {
+            if self.menu.awaits_command() {
+                actions.retain(|action| !matches!(action, Action::AskLine(_)));
+            }
+            if let Performed::Over(end) = self.perform(actions)? {
+                return Ok(end);
+            }
+            if self.menu.awaits_command() {
+                return Ok(End::Done);
+            }
+            actions = match self.read_line()? {
+                Read::Line(Line::Text(line)) => self.menu.feed(&line),
+                Read::Line(Line::CtrlB) => {
+                    return Ok(End::Failed("left by Ctrl-B; nothing was changed".into()));
+                }
+                Read::Line(Line::TooLong) => self.too_long(),
+                Read::Ended => return Ok(self.input_ended()),
+                Read::Signal(number) => return Ok(End::Signal(number)),
+            };
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) -> Result<Performed, SessionError> {
+        for action in actions {
+            match action {
+                Action::Print(text) => self.terminal.print(&text),
+                Action::Chat(text) => self.chat(&text),
+                Action::ShowPower => {
+                    let power = match self.guest.state() {
+                        GuestPower::On => "On",
+                        GuestPower::Off => "Off",
+                    };
+                    self.terminal
+                        .print(&format!("   Power of guest '{}': {power}\n", self.guest.name()));
+                }
+                Action::EnterConsole => return self.enter_console(),
+                Action::Power(verb) => {
+                    if let Some(end) = self.power(verb)? {
+                        return Ok(Performed::Over(end));
+                    }
+                }
+                Action::AskLine(prompt) => {
+                    if self.chatter == Chatter::Full || self.terminal.input_is_terminal() {
+                        self.terminal.print(&prompt);
+                    }
+                }
+                Action::Exit => return Ok(Performed::Over(End::Done)),
+            }
+        }
+        Ok(Performed::Asked)
+    }
+
+    fn enter_console(&mut self) -> Result<Performed, SessionError> {
+        let left = self.console()?;
+        self.terminal.set_mode(Mode::Original)?;
+        let failed = match left {
+            Left::Signal(number) => return Ok(Performed::Over(End::Signal(number))),
+            Left::InputEnded => return Ok(Performed::Over(End::Done)),
+            Left::CtrlB | Left::GuestEnded => None,
+            Left::Failed(why) => Some(why),
+        };
+        if self.one_command {
+            return Ok(Performed::Over(failed.map_or(End::Done, End::Failed)));
+        }
+        if let Some(why) = failed {
+            self.terminal.print(&format!("\n   {}.\n", capitalized(&why)));
+        }
+        let actions = self.menu.resume();
+        self.perform(actions)
+    }
+
+    /// Performs a power verb; the session is over when that was all it was for and it failed.
+    fn power(&mut self, verb: PowerVerb) -> Result<Option<End>, SessionError> {
+        // What was said so far is seen before a verb that takes its time, and in order with what the verb prints.
+        self.terminal.drain()?;
+        let guest = &mut *self.guest;
+        match self.terminal.lend(|| guest.power(verb))? {
+            Ok(done) if done.is_empty() => {}
+            Ok(done) if self.one_command => self.terminal.print(&format!("{done}\n")),
+            Ok(done) => self.terminal.print(&format!("\n   {done}\n\n")),
+            Err(why) if self.one_command => return Ok(Some(End::Failed(why))),
+            Err(why) => self.terminal.print(&format!("\n   PC failed: {why}\n\n")),
+        }
+        Ok(None)
+    }
+
+    fn read_line(&mut self) -> Result<Read, SessionError> {
+        self.terminal.set_mode(Mode::Line)?;
+        loop {
+            if let Some(line) = self.terminal.take_line() {
+                return Ok(Read::Line(line));
+            }
+            if self.terminal.input_ended() {
+                return Ok(Read::Ended);
+            }
+            let woken = self.terminal.wait(None, Instant::now() + PROMPT_WAIT)?;
+            if let Some(number) = woken.signal {
+                return Ok(Read::Signal(number));
+            }
+        }
+    }
+
+    fn too_long(&mut self) -> Vec<Action> {
+        vec![
+            Action::Print("\n   The line is too long for a vMP command.\n\n".into()),
+            self.menu.ask(),
+        ]
+    }
+
+    /// The end of the input leaves the session; to a question it means no.
+    fn input_ended(&mut self) -> End {
+        self.terminal.print("\n");
+        if self.menu.awaits_command() {
+            End::Done
+        } else {
+            End::Failed(
+                "the input ended before the question was answered; nothing was changed".into(),
+            )
+        }
+    }
+
+    fn chat(&mut self, text: &str) {
+        if self.chatter == Chatter::Full {
+            self.terminal.print(text);
+        }
+    }
+}
+
+/// What came at a prompt.
+enum Read {
+    Line(Line),
+    Ended,
+    Signal(i32),
+}
