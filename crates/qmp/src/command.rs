@@ -1,0 +1,270 @@
+//! The commands we send, each a type that says its name, its arguments and its answer.
+//!
+//! Properties of devices and block nodes are lists made elsewhere (the plan prints the same list on QEMU's command line),
+//! so [`DeviceAdd`] and [`BlockdevAdd`] carry [`Properties`].
+
+use serde::de::DeserializeOwned;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use crate::answer::{
+    AddedFd, BlockDevice, BlockNode, BlockStats, Done, FdSet, PciBus, QomProperty, QomValue,
+    Status, Version,
+};
+use crate::occupant::Registers;
+use crate::power_button::PowerButton;
+
+/// A request to QEMU. It serializes to its arguments.
+pub trait Command: Serialize {
+    const NAME: &'static str;
+    type Answer: DeserializeOwned;
+}
+
+/// One line a command: type, QEMU's name, type of the answer.
+macro_rules! commands {
+    ($($command:ty: $name:literal => $answer:ty;)*) => {
+        $(impl Command for $command {
+            const NAME: &'static str = $name;
+            type Answer = $answer;
+        })*
+
+        /// Every command we send, for the checks of deadlines and schema. A name may be there twice.
+        pub const NAMES: &[&str] = &[$($name),*];
+    };
+}
+
+commands! {
+    Capabilities: "qmp_capabilities" => Done;
+    QueryStatus: "query-status" => Status;
+    QueryVersion: "query-version" => Version;
+    Quit: "quit" => Done;
+    Stop: "stop" => Done;
+    Cont: "cont" => Done;
+    SystemReset: "system_reset" => Done;
+    SystemPowerdown: "system_powerdown" => Done;
+    AddFd: "add-fd" => AddedFd;
+    RemoveFd: "remove-fd" => Done;
+    QueryFdsets: "query-fdsets" => Vec<FdSet>;
+    BlockdevAdd: "blockdev-add" => Done;
+    BlockdevDel: "blockdev-del" => Done;
+    BlockResize: "block_resize" => Done;
+    DeviceAdd: "device_add" => Done;
+    DeviceDel: "device_del" => Done;
+    OpenTray: "blockdev-open-tray" => Done;
+    CloseTray: "blockdev-close-tray" => Done;
+    RemoveMedium: "blockdev-remove-medium" => Done;
+    InsertMedium: "blockdev-insert-medium" => Done;
+    ChangeMedium: "blockdev-change-medium" => Done;
+    Eject: "eject" => Done;
+    QueryBlock: "query-block" => Vec<BlockDevice>;
+    QueryNodes: "query-named-block-nodes" => Vec<BlockNode>;
+    QueryBlockstats: "query-blockstats" => Vec<BlockStats>;
+    QueryPci: "query-pci" => Vec<PciBus>;
+    QomList: "qom-list" => Vec<QomProperty>;
+    QomGet: "qom-get" => QomValue;
+    Human: "human-monitor-command" => String;
+    ReadRegisters: "human-monitor-command" => Registers;
+    ReadPowerButton: "human-monitor-command" => PowerButton;
+    QuerySchema: "query-qmp-schema" => Value;
+}
+
+/// Ends the greeting; sent by the transports.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Capabilities {}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryStatus {}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryVersion {}
+
+/// Ends QEMU, whatever `-action` says; within 16 ms as a rule.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Quit {}
+
+/// Holds all processors.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Stop {}
+
+/// Lets processors run. After the guest powered off QEMU says yes and does nothing until a reset.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Cont {}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SystemReset {}
+
+/// Presses the power button. QEMU always says yes; see [`crate::power_button`] for what becomes of it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SystemPowerdown {}
+
+/// Puts the descriptor that rides along into a set. Sets survive a disconnect: ask before adding again.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AddFd {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fdset_id: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<String>,
+}
+
+/// Takes a set's descriptors away. A block node that was opened from it keeps its own copy.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RemoveFd {
+    pub fdset_id: i64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryFdsets {}
+
+/// Properties `driver`, `node-name` and those of the driver.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct BlockdevAdd(pub Properties);
+
+/// Refused while a device has the node; after `device_del` that is until DEVICE_DELETED.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockdevDel {
+    pub node_name: String,
+}
+
+/// A size below the file's cuts the file off without a question: never ask for less than it has.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockResize {
+    pub node_name: String,
+    pub size: u64,
+}
+
+/// Properties `driver`, `id`, `bus` and those of the driver.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct DeviceAdd(pub Properties);
+
+/// Asks for a device to leave. A PCI device leaves when the guest lets go, told by DEVICE_DELETED; a SCSI device leaves at
+/// once and nobody is asked.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceDel {
+    pub id: String,
+}
+
+/// When the guest has locked the tray, this only asks it, unless forced.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenTray {
+    pub id: String,
+    pub force: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CloseTray {
+    pub id: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RemoveMedium {
+    pub id: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct InsertMedium {
+    pub id: String,
+    pub node_name: String,
+}
+
+/// Opens, removes, inserts and closes in one, making a nameless node. The separate steps are kinder to bookkeeping.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChangeMedium {
+    pub id: String,
+    pub filename: String,
+    pub format: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Eject {
+    pub id: String,
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryBlock {}
+
+/// All nodes by name; `flat` leaves out the chain below each.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryNodes {
+    pub flat: bool,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryBlockstats {}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryPci {}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct QomList {
+    pub path: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct QomGet {
+    pub path: String,
+    pub property: String,
+}
+
+/// A line for the human monitor, for what QMP itself cannot tell. Its errors come as text in the answer.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Human {
+    pub command_line: String,
+}
+
+/// Registers of the first processor, see [`crate::occupant`].
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRegisters {}
+
+impl Serialize for ReadRegisters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        human_line(serializer, "info registers")
+    }
+}
+
+/// The power button's register, see [`crate::power_button`].
+#[derive(Clone, Copy, Debug)]
+pub struct ReadPowerButton {}
+
+impl Serialize for ReadPowerButton {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        human_line(serializer, crate::power_button::COMMAND_LINE)
+    }
+}
+
+fn human_line<S: Serializer>(serializer: S, line: &str) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry("command-line", line)?;
+    map.end()
+}
+
+/// QEMU's description of its own protocol, for recording.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QuerySchema {}
+
+/// Named properties in the order given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Properties(serde_json::Map<String, Value>);
+
+impl Properties {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+}
+
+impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Properties {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(properties: I) -> Properties {
+        Properties(properties.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+    }
+}
