@@ -1,0 +1,321 @@
+//! Brings a guest up: opens every descriptor, writes the boot record, and starts the keeper with all of it. After that the
+//! guest runs without the command that called this. Taking over a guest that nobody supervises is the same with a QEMU that
+//! runs already.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, PipeReader, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hpvm_host::durable::{self, DurableError};
+use hpvm_host::launch::{Launch, LaunchError as KeeperError, Program};
+use hpvm_host::listen::{ListenError, listen};
+use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::process::PidFd;
+use hpvm_host::users::Ids;
+use hpvm_plan::command_line::{self, Role};
+use hpvm_plan::record::{Attached, BootRecord};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::media;
+
+/// Until the engine answers; a host under load needs many times the usual 60 ms.
+const READY_BOUND: Duration = Duration::from_secs(30);
+/// Until keeper and worker of the run before are gone, which they are within milliseconds of QEMU's end.
+const PREDECESSOR_BOUND: Duration = Duration::from_secs(5);
+/// QEMU's last words are at most so many bytes of its log.
+const LAST_WORDS_BYTES: u64 = 2048;
+
+/// Descriptors of the worker, as ARCHITECTURE.md lists them.
+mod worker_fd {
+    pub(super) const LAUNCH: i32 = 4;
+    pub(super) const CONTROL: i32 = 5;
+    pub(super) const DOOR: i32 = 6;
+    pub(super) const RECORD: i32 = 7;
+    pub(super) const LOG: i32 = 8;
+    pub(super) const LOCK: i32 = 9;
+    pub(super) const CONSOLE_LOG: i32 = 10;
+    pub(super) const RUN_FOLDER: i32 = 11;
+    pub(super) const READY: i32 = 12;
+    pub(super) const SUCCESSOR_LOCK: i32 = 13;
+}
+
+/// What could not be done on the way to a running guest.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("cannot {action} '{}'", path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("'{path}' is another file than it was a moment ago; try again")]
+    Changed { path: String },
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("the guest's keeper could not be started")]
+    Keeper(#[from] KeeperError),
+    #[error("the processes of the guest's last run have not ended yet; try again in a moment")]
+    Predecessor,
+    #[error("QEMU did not start: {0}")]
+    Engine(String),
+    #[error("the guest did not come up within {} s; `hpvm why` tells more", READY_BOUND.as_secs())]
+    Deadline,
+}
+
+/// Where a guest's things lie and as whom its processes run.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `run/NUMBER`.
+    pub run_dir: PathBuf,
+    /// `uuids/UUID`.
+    pub guest_dir: PathBuf,
+    pub keeper: PathBuf,
+    pub worker: PathBuf,
+    /// `None`: as the caller.
+    pub qemu_ids: Option<Ids>,
+    pub worker_ids: Option<Ids>,
+}
+
+/// Called between the steps of a start, for whoever journals them.
+pub trait Milestones {
+    /// The boot record is written.
+    fn recorded(&mut self) {}
+    /// The keeper runs: from here on the guest has an owner of its own.
+    fn kept(&mut self) {}
+}
+
+/// Starts the guest of a boot record and returns when its engine runs.
+pub fn start(
+    record: &BootRecord,
+    places: &Places,
+    milestones: &mut dyn Milestones,
+) -> Result<(), LaunchError> {
+    let media = open_media(record)?;
+    prepare_run_folder(places)?;
+    durable::replace_file(&record_path(places), record.to_line().as_bytes(), 0o644)?;
+    milestones.recorded();
+    let qemu = Program {
+        path: record.engine.program.clone().into(),
+        args: command_line::arguments(record).into_iter().map(Into::into).collect(),
+        ids: places.qemu_ids,
+    };
+    let mut launch = Launch::starting(&qemu, &worker(record, places));
+    engine_descriptors(&mut launch, record, places, media)?;
+    worker_descriptors(&mut launch, places)?;
+    let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
+    launch.app_once_fd(ours, worker_fd::READY);
+    launch.spawn(&places.keeper)?;
+    milestones.kept();
+    wait_until_ready(ready, places)
+}
+
+/// Gives a running QEMU that nobody supervises a keeper and a worker.
+pub fn adopt(
+    record: &BootRecord,
+    pid: i32,
+    qemu: PidFd,
+    places: &Places,
+) -> Result<(), LaunchError> {
+    let mut launch = Launch::adopting(pid, qemu, &worker(record, places));
+    worker_descriptors(&mut launch, places)?;
+    let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
+    launch.app_once_fd(ours, worker_fd::READY);
+    launch.spawn(&places.keeper)?;
+    wait_until_ready(ready, places)
+}
+
+fn worker(record: &BootRecord, places: &Places) -> Program {
+    Program {
+        path: places.worker.clone(),
+        args: vec![record.name.as_str().into()],
+        ids: places.worker_ids,
+    }
+}
+
+fn record_path(places: &Places) -> PathBuf {
+    places.guest_dir.join("boot.record")
+}
+
+/// Opened first: what is missing or changed ends the start before anything was made.
+fn open_media(record: &BootRecord) -> Result<Vec<(&Attached, File)>, LaunchError> {
+    record
+        .storage
+        .iter()
+        .filter(|attached| attached.device.backing.file().is_some())
+        .map(|attached| Ok((attached, media::open(attached)?)))
+        .collect()
+}
+
+/// An empty folder that the worker may write to. What the last run left is told apart by nobody, so it goes.
+fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
+    let folder = &places.run_dir;
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(failed("make the folder", folder)(error));
+        }
+        _ => {}
+    }
+    wait_for_predecessor(folder)?;
+    for name in ["status", "qmp", "rescue", "serial", "control", "door"] {
+        match std::fs::remove_file(folder.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(failed("remove", &folder.join(name))(error));
+            }
+            _ => {}
+        }
+    }
+    if let Some(Ids { uid, gid }) = places.worker_ids {
+        chown(folder, Some(uid), Some(gid)).map_err(failed("hand over", folder))?;
+    }
+    Ok(())
+}
+
+fn wait_for_predecessor(folder: &Path) -> Result<(), LaunchError> {
+    let Ok(lock) = File::open(folder.join("lock")) else { return Ok(()) };
+    let deadline = Instant::now() + PREDECESSOR_BOUND;
+    let is_alive = || {
+        is_held(&lock, KEEPER_BYTE).unwrap_or(false) || is_held(&lock, WORKER_BYTE).unwrap_or(false)
+    };
+    while is_alive() {
+        if Instant::now() >= deadline {
+            return Err(LaunchError::Predecessor);
+        }
+        // A held lock cannot be waited for without taking it, so it is looked at again, a millisecond apart.
+        let pause = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let _ = poll(&mut [], Some(&pause));
+    }
+    Ok(())
+}
+
+fn engine_descriptors(
+    launch: &mut Launch,
+    record: &BootRecord,
+    places: &Places,
+    media: Vec<(&Attached, File)>,
+) -> Result<(), LaunchError> {
+    let mut media = media;
+    for descriptor in command_line::descriptors(record) {
+        let fd: OwnedFd = match &descriptor.role {
+            Role::FirmwareCode => open(Path::new(&record.firmware_code), read())?.into(),
+            Role::Nvram => open(&places.guest_dir.join("nvram"), read().write(true))?.into(),
+            Role::Monitor => socket(places, "qmp")?,
+            Role::Rescue => socket(places, "rescue")?,
+            Role::Serial => socket(places, "serial")?,
+            Role::ConsoleLog => {
+                open(&places.guest_dir.join("console.log"), append().mode(0o600))?.into()
+            }
+            Role::Medium(address) => {
+                let Some(index) = media.iter().position(|(a, _)| a.device.address == *address)
+                else {
+                    continue;
+                };
+                media.swap_remove(index).1.into()
+            }
+        };
+        launch.qemu_fd(fd, descriptor.number);
+    }
+    let words = places.guest_dir.join("qemu.log");
+    let stderr = open(&words, append().mode(0o640))?;
+    stderr.set_len(0).map_err(failed("empty", &words))?;
+    launch.qemu_stderr(stderr);
+    Ok(())
+}
+
+/// A monitor or console socket of QEMU: only the worker, and root, may connect.
+fn socket(places: &Places, name: &str) -> Result<OwnedFd, LaunchError> {
+    Ok(listen(&places.run_dir.join(name), 0o600, places.worker_ids)?.into())
+}
+
+fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), LaunchError> {
+    let lock = places.run_dir.join("lock");
+    let lock = || open(&lock, read().write(true).create(true).mode(0o644));
+    launch.lock(lock()?);
+    launch.keep_launch(worker_fd::LAUNCH);
+    launch.app_fd(listen(&places.run_dir.join("control"), 0o600, None)?, worker_fd::CONTROL);
+    launch.app_fd(listen(&places.run_dir.join("door"), 0o666, None)?, worker_fd::DOOR);
+    launch.app_fd(open(&record_path(places), append())?, worker_fd::RECORD);
+    launch.log(open(&places.guest_dir.join("log"), append().mode(0o644))?, worker_fd::LOG);
+    launch.app_fd(lock()?, worker_fd::LOCK);
+    let console_log = places.guest_dir.join("console.log");
+    let console_log = open(&console_log, read().write(true).create(true).mode(0o600))?;
+    launch.app_fd(console_log, worker_fd::CONSOLE_LOG);
+    let folder = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
+    let folder = rustix::fs::open(
+        &places.run_dir,
+        folder | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|e| failed("open", &places.run_dir)(e.into()))?;
+    launch.app_fd(folder, worker_fd::RUN_FOLDER);
+    launch.app_fd(lock()?, worker_fd::SUCCESSOR_LOCK);
+    Ok(())
+}
+
+/// The worker writes `running`, or `failed` and why, and closes the pipe.
+fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), LaunchError> {
+    let deadline = Instant::now() + READY_BOUND;
+    let mut said = Vec::new();
+    let mut buffer = [0; 512];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let is_ready = {
+            let pipe = ready.as_fd();
+            poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timeout))
+        };
+        match is_ready {
+            Ok(0) if left.is_zero() => return Err(LaunchError::Deadline),
+            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+            _ => {}
+        }
+        let count = ready.read(&mut buffer).unwrap_or(0);
+        said.extend_from_slice(&buffer[..count]);
+        let text = String::from_utf8_lossy(&said);
+        match text.split_once('\n') {
+            Some(("running", _)) => return Ok(()),
+            _ if count == 0 => {
+                let reason = text.trim().strip_prefix("failed").map(|r| r.trim().to_owned());
+                return Err(LaunchError::Engine(last_words(places).or(reason).unwrap_or_else(
+                    || "its supervisor ended before it answered; the guest's log tells more".into(),
+                )));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What QEMU said last, without the time stamps it puts before each line.
+#[must_use]
+pub fn last_words(places: &Places) -> Option<String> {
+    let mut log = File::open(places.guest_dir.join("qemu.log")).ok()?;
+    let length = log.metadata().ok()?.size();
+    log.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES))).ok()?;
+    let mut bytes = Vec::new();
+    log.take(LAST_WORDS_BYTES).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    let words = line.split_once("qemu-system-x86_64: ").map_or(line, |(_, words)| words);
+    Some(words.escape_debug().to_string())
+}
+
+fn read() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options
+}
+
+fn append() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true);
+    options
+}
+
+fn open(path: &Path, options: impl std::borrow::Borrow<OpenOptions>) -> Result<File, LaunchError> {
+    options.borrow().open(path).map_err(failed("open", path))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {
+    let path = path.to_owned();
+    move |source| LaunchError::File { action, path, source }
+}
