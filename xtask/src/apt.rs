@@ -83,6 +83,15 @@ fn listing(folder: &Path) -> String {
     lines.concat()
 }
 
+/// Sources entries of `kind` (deb or deb-src) for Debian 12 and its security fixes, with the host's own mirrors.
+pub(crate) fn source_entries(kind: &str) -> Result<String> {
+    let script = cache::checkout().join("scripts/apt-entry");
+    let entry = |suite| output(tool(&script.to_string_lossy(), QUERY).args([kind, suite]));
+    let release = entry("bookworm")?;
+    // A machine without the security suite builds from the release alone.
+    Ok(entry("bookworm-security").map_or(release.clone(), |fixes| format!("{release}\n{fixes}")))
+}
+
 /// Unpacks `package` in `version` below `folder`, downloading it when the cache has it not.
 pub(crate) fn unpack(package: &str, version: &str, folder: &Path) -> Result<()> {
     let file = deb(package, version)?;
@@ -127,4 +136,57 @@ fn download(wanted: &str, arriving: &Path, debs: &Path) -> Result<()> {
         fs::rename(entry.path(), debs.join(entry.file_name())).context("keeping a download")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// What scripts/apt-entry prints on a machine whose /etc/apt has one `file` with this text.
+    fn entry(file: &str, text: &str, arguments: &[&str]) -> Option<String> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let etc = std::env::temp_dir().join(format!("apt-entry-{}-{count}", std::process::id()));
+        let path = etc.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        let script = cache::checkout().join("scripts/apt-entry");
+        let output = Command::new(script).args(arguments).env("APT_ETC", &etc).output().unwrap();
+        fs::remove_dir_all(&etc).unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    const BACKPORTS: [&str; 3] = ["deb", "bookworm", "bookworm-backports"];
+
+    #[test]
+    fn an_entry_of_one_line_is_copied_with_its_options() {
+        let line = "# mirror of the house\ndeb [arch=amd64 signed-by=/k.gpg] http://m/d bookworm main contrib\n";
+        assert_eq!(
+            entry("sources.list", line, &BACKPORTS).unwrap(),
+            "Types: deb\nSuites: bookworm-backports\nComponents: main\nURIs: http://m/d\n\
+             Architectures: amd64\nSigned-By: /k.gpg\n"
+        );
+    }
+
+    #[test]
+    fn a_stanza_is_copied_with_a_key_of_several_lines() {
+        let stanzas = "Types: deb\nURIs: http://other/\nSuites: trixie\nComponents: main\n\n\
+             Types: deb deb-src\n# a remark\nURIs: http://m/d\nSuites: bookworm bookworm-updates\n\
+             Components: main\nSigned-By:\n -----BEGIN KEY-----\n .\n abc\n";
+        assert_eq!(
+            entry("sources.list.d/debian.sources", stanzas, &["deb-src", "bookworm"]).unwrap(),
+            "Types: deb-src\nSuites: bookworm\nComponents: main\nURIs: http://m/d\n\
+             Signed-By:\n -----BEGIN KEY-----\n .\n abc\n"
+        );
+    }
+
+    #[test]
+    fn disabled_and_foreign_entries_are_not_copied() {
+        let disabled =
+            "Enabled: no\nTypes: deb\nURIs: http://m/d\nSuites: bookworm\nComponents: main\n";
+        assert_eq!(entry("sources.list.d/debian.sources", disabled, &BACKPORTS), None);
+        let foreign = "deb http://m/tool bookworm stable\n#deb http://m/d bookworm main\n";
+        assert_eq!(entry("sources.list.d/tool.list", foreign, &BACKPORTS), None);
+    }
 }

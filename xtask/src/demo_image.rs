@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 /// Leaves the guest's root in `root.tar`.
 fn install(scratch: &Scratch) -> Result<()> {
     let sources = scratch.join("guest.sources");
-    std::fs::write(&sources, source_entries()?).context("writing the guest's sources")?;
+    std::fs::write(&sources, apt::source_entries("deb")?).context("writing the guest's sources")?;
     let debs = cache::folder("debs")?;
     let mode = if is_root()? { "root" } else { "unshare" };
     let mut mmdebstrap = tool("mmdebstrap", INSTALL);
@@ -110,13 +110,6 @@ fn install(scratch: &Scratch) -> Result<()> {
         .arg(&sources);
     // The kernel's own initramfs would take a while and is not used.
     perform(mmdebstrap.env("INITRD", "No"))
-}
-
-fn source_entries() -> Result<String> {
-    let script = cache::checkout().join("scripts/apt-entry");
-    let entry = |suite| output(tool(&script.to_string_lossy(), PACK).args(["deb", suite]));
-    let release = entry("bookworm")?;
-    Ok(entry("bookworm-security").map_or(release.clone(), |fixes| format!("{release}\n{fixes}")))
 }
 
 /// The proxies of the host's apt, which mmdebstrap does not look up.

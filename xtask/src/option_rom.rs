@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::apt;
 use crate::cache::{self, Key, Scratch};
-use crate::tool::{output, perform, phase, tool};
+use crate::tool::{perform, phase, tool};
 
 const RECIPE: &str = include_str!("option_rom.rs");
 const DOWNLOAD: Duration = Duration::from_secs(600);
@@ -80,7 +80,7 @@ fn download(version: &str) -> Result<PathBuf> {
         fs::create_dir_all(state.join(folder)).context("making folders for apt")?;
     }
     let sources = state.join("source.sources");
-    fs::write(&sources, source_entries()?).context("writing apt's sources")?;
+    fs::write(&sources, apt::source_entries("deb-src")?).context("writing apt's sources")?;
     let apt_get = |arguments: &[&str]| {
         let mut command = tool("apt-get", DOWNLOAD);
         command.args(["-qq", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"]);
@@ -105,14 +105,6 @@ fn download(version: &str) -> Result<PathBuf> {
     apt_get(&["source", "--download-only", &format!("edk2={version}")])?;
     ensure!(description.exists(), "apt-get source left no {}", description.display());
     Ok(description)
-}
-
-fn source_entries() -> Result<String> {
-    let script = cache::checkout().join("scripts/apt-entry");
-    let entry = |suite| output(tool(&script.to_string_lossy(), QUICK).args(["deb-src", suite]));
-    let release = entry("bookworm")?;
-    // A machine without the security suite has its OVMF from the release as well.
-    Ok(entry("bookworm-security").map_or(release.clone(), |fixes| format!("{release}\n{fixes}")))
 }
 
 fn build_driver(source: &Path) -> Result<()> {
