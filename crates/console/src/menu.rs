@@ -217,8 +217,8 @@ impl Menu {
         self.dialogue = Dialogue::PowerConfirm(verb);
         let effect = match verb {
             PowerVerb::On => "switched on",
-            PowerVerb::Off => "switched off at once, without a shutdown of its own",
-            PowerVerb::Cycle => "switched off at once, without a shutdown of its own, and on again",
+            PowerVerb::Off => "switched off at once, as if unplugged",
+            PowerVerb::Cycle => "switched off at once, as if unplugged, and on again",
         };
         vec![Action::Print(format!("\n   Guest '{}' will be {effect}.\n", self.guest)), self.ask()]
     }
