@@ -1,0 +1,586 @@
+//! The state machine of one running guest: what happens leads to a state and to actions, and nothing is done here.
+//!
+//! ```text
+//!             running                 stop -g
+//!  Starting ──────────► Running ───────────────────► Stopping
+//!     │                 │  ▲   ◄──── bound over ────── │   ▲ reset: firmware again
+//!     │        held by  ▼  │ goes on                   │   │ (here and in Running)
+//!     │        engine  Paused                          │
+//!     │                 │                              │
+//!     │   guest powers off, or stop -h: how it ends is decided
+//!     ├─────────────────┴──────────► Closing ◄─────────┘
+//!     │                                 │
+//!     │ QEMU ends (from any state)      │ QEMU ends
+//!     └────────────► Ended ◄────────────┘
+//! ```
+//!
+//! Called by the driver alone, which feeds it [`Input`]s with the time and performs the [`Action`]s that come back. A
+//! reset is no stop: the guest goes on with its firmware. A hard stop wins over everything. Requests carry a [`Ticket`];
+//! each ticket gets exactly one reply, now or later.
+
+mod graceful;
+mod pause;
+#[cfg(test)]
+mod rules;
+
+use std::time::Duration;
+
+use hpvm_app::protocol::{Denial, NotStopped, Reply, StopHow};
+use hpvm_app::snapshot::{Crash, Ending, Phase};
+use hpvm_model::Occupant;
+use hpvm_qmp::{PowerButton, RunState};
+
+use graceful::{Graceful, Next};
+pub(crate) use pause::Pause;
+
+/// A guest held for lack of space is tried again this often.
+const SPACE_RETRY: Duration = Duration::from_secs(5);
+/// QEMU that was told to end and has not is told again, harder.
+const END_AGAIN: Duration = Duration::from_millis(150);
+/// An orderly end may still write for so long before it is cut short.
+const ORDERLY_BOUND: Duration = Duration::from_secs(5);
+/// Those who wait for the end of a QEMU that does not end are told so.
+const END_BOUND: Duration = Duration::from_secs(20);
+
+/// Names a request whose asker waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Input {
+    /// QEMU says what its machine does; that it answers is news of its own.
+    Status(RunState),
+    /// QEMU let a query go unanswered.
+    Silent,
+    /// The guest switched itself off.
+    PoweredOff,
+    Reset,
+    /// A disk could not be written; the engine holds the guest.
+    NoSpace,
+    /// Who was seen to run in the guest.
+    Seen(Occupant),
+    /// The power button was read.
+    Button(PowerButton),
+    /// QEMU is gone. `words` is what it said last.
+    Exited {
+        crash: Crash,
+        words: String,
+    },
+    Asked {
+        ticket: Ticket,
+        ask: Ask,
+    },
+    /// The change that was begun is over.
+    ChangeOver,
+    /// Only time has passed.
+    Tick,
+}
+
+/// What a request asks of the machine; what else it carries stays with the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Ping,
+    Stop(StopHow),
+    /// Press the power button once.
+    Press,
+    Idle,
+    Change,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// The state has changed: publish it.
+    Publish,
+    Log(String),
+    /// The start has come to its end, well or badly.
+    Started(Result<(), String>),
+    Reply(Ticket, Reply),
+    PressButton,
+    ReadButton,
+    /// Let the guest go on.
+    Continue,
+    /// Ask QEMU to end in order: it writes out what it holds.
+    Quit,
+    /// End QEMU as the kernel does.
+    Kill,
+    BeginChange(Ticket),
+    ReadIdle(Ticket),
+    /// The guest has been reset: what waited for that has happened.
+    AfterReset,
+    /// Everything is over.
+    Finish,
+}
+
+/// Whether this worker saw the guest start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Start,
+    /// Another worker was here before; what it published last, if it did.
+    Adoption {
+        phase: Option<Phase>,
+        decided: Option<Ending>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum State {
+    Starting { origin: Origin },
+    Running { occupant: Occupant },
+    Paused { reason: Pause, occupant: Occupant, tried_at: Duration },
+    Stopping { graceful: Graceful, occupant: Occupant },
+    Closing { closing: Closing, occupant: Occupant },
+    Ended { how: Ending },
+}
+
+/// How the guest ends is decided; QEMU has yet to go.
+#[derive(Clone, Debug, PartialEq)]
+struct Closing {
+    how: Ending,
+    since: Duration,
+    told_at: Duration,
+    waiting: Vec<(Ticket, Reply)>,
+}
+
+/// One running guest.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    state: State,
+    /// QEMU has not answered since its last query.
+    silent: bool,
+    changing: bool,
+}
+
+impl Machine {
+    pub(crate) fn new(origin: Origin) -> Machine {
+        Machine { state: State::Starting { origin }, silent: false, changing: false }
+    }
+
+    /// What readers of the snapshot are told.
+    pub(crate) fn phase(&self) -> Phase {
+        match &self.state {
+            State::Starting { origin: Origin::Adoption { phase: Some(phase), .. } } => {
+                phase.clone()
+            }
+            State::Starting { .. } => Phase::Starting,
+            State::Running { occupant } => Phase::Running { occupant: *occupant },
+            State::Paused { reason, occupant, .. } => {
+                Phase::Paused { reason: reason.to_string(), occupant: *occupant }
+            }
+            State::Stopping { occupant, .. } | State::Closing { occupant, .. } => {
+                Phase::Stopping { occupant: *occupant }
+            }
+            State::Ended { how } => Phase::Ended { how: how.clone() },
+        }
+    }
+
+    /// How the guest will have ended, when that is decided and QEMU still runs.
+    pub(crate) fn decided(&self) -> Option<&Ending> {
+        match &self.state {
+            State::Closing { closing, .. } => Some(&closing.how),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Whether it is worth looking who runs in the guest.
+    pub(crate) fn wants_occupant(&self) -> bool {
+        let occupant = match &self.state {
+            State::Running { occupant } | State::Stopping { occupant, .. } => occupant,
+            _ => return false,
+        };
+        *occupant == Occupant::Firmware && !self.silent
+    }
+
+    /// When time alone leads to something next.
+    pub(crate) fn wake_at(&self) -> Option<Duration> {
+        match &self.state {
+            State::Closing { closing, .. } => Some(closing.told_at + END_AGAIN),
+            State::Stopping { graceful, .. } => Some(graceful.wake_at()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if matches!(self.state, State::Ended { .. }) {
+            if let Input::Asked { ticket, .. } = input {
+                deny(ticket, Denial::Ended, &mut actions);
+            }
+            return actions;
+        }
+        match input {
+            Input::Status(status) => self.status(now, &status, &mut actions),
+            Input::Silent if !self.silent => {
+                self.silent = true;
+                actions.push(Action::Publish);
+                actions.push(Action::Log("QEMU does not answer".into()));
+            }
+            Input::Silent => {}
+            Input::PoweredOff => self.powered_off(now, &mut actions),
+            Input::Reset => self.reset(now, &mut actions),
+            Input::NoSpace => self.pause(now, Pause::NoSpace, &mut actions),
+            Input::Seen(Occupant::Os) => self.os_seen(&mut actions),
+            Input::Seen(Occupant::Firmware) => {}
+            Input::Button(button) => {
+                if let State::Stopping { graceful, .. } = &mut self.state {
+                    graceful.seen(button);
+                }
+            }
+            Input::Exited { crash, words } => self.exited(crash, words, &mut actions),
+            Input::Asked { ticket, ask } => self.asked(now, ticket, ask, &mut actions),
+            Input::ChangeOver => self.changing = false,
+            Input::Tick => self.tick(now, &mut actions),
+        }
+        actions
+    }
+
+    fn status(&mut self, now: Duration, status: &RunState, actions: &mut Vec<Action>) {
+        if self.silent {
+            self.silent = false;
+            actions.push(Action::Publish);
+            actions.push(Action::Log("QEMU answers again".into()));
+        }
+        if let Some(how) = self.decided_before() {
+            return self.close(now, how, None, actions);
+        }
+        match status {
+            RunState::Running => self.runs(now, actions),
+            RunState::Shutdown => self.powered_off(now, actions),
+            // Not yet under way, or on the way between two states: the next beat tells more.
+            RunState::Prelaunch => {}
+            held => {
+                // A change that holds the guest for an instant is no pause.
+                if !self.changing {
+                    self.pause(now, Pause::of(held), actions);
+                }
+            }
+        }
+    }
+
+    /// What the worker before had decided before it was killed.
+    fn decided_before(&self) -> Option<Ending> {
+        match &self.state {
+            State::Starting { origin: Origin::Adoption { decided, .. } } => decided.clone(),
+            _ => None,
+        }
+    }
+
+    fn runs(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let occupant = match &mut self.state {
+            State::Starting { origin } => {
+                let occupant = origin.occupant();
+                let line = match origin {
+                    Origin::Start => "the guest is started",
+                    Origin::Adoption { .. } => "supervision of the guest goes on",
+                };
+                actions.push(Action::Log(line.into()));
+                actions.push(Action::Started(Ok(())));
+                occupant
+            }
+            // After a try it runs for an instant even if there is still no space: believed when it lasted.
+            State::Paused { reason: Pause::NoSpace, tried_at, .. }
+                if now < *tried_at + Duration::from_millis(900) =>
+            {
+                return;
+            }
+            State::Paused { occupant, .. } => {
+                actions.push(Action::Log("the guest goes on".into()));
+                *occupant
+            }
+            State::Running { .. }
+            | State::Stopping { .. }
+            | State::Closing { .. }
+            | State::Ended { .. } => return,
+        };
+        self.state = State::Running { occupant };
+        actions.push(Action::Publish);
+    }
+
+    fn pause(&mut self, now: Duration, reason: Pause, actions: &mut Vec<Action>) {
+        let occupant = match &mut self.state {
+            State::Running { occupant } => *occupant,
+            State::Starting { origin } => {
+                let occupant = origin.occupant();
+                actions.push(Action::Started(Ok(())));
+                occupant
+            }
+            // The event told the reason already; the state of the engine is less exact.
+            State::Paused { reason: told, .. } if *told == reason || reason == Pause::IoError => {
+                return;
+            }
+            State::Paused { occupant, .. } => *occupant,
+            State::Stopping { graceful, .. } => {
+                if graceful.held(now) && reason.may_pass() {
+                    actions.push(Action::Continue);
+                }
+                return;
+            }
+            State::Closing { .. } | State::Ended { .. } => return,
+        };
+        actions.push(Action::Log(format!("the guest is held: {reason}")));
+        self.state = State::Paused { reason, occupant, tried_at: now };
+        actions.push(Action::Publish);
+    }
+
+    fn powered_off(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        match &self.state {
+            State::Closing { .. } | State::Ended { .. } => {}
+            State::Stopping { graceful, .. } => {
+                let asker = Some((graceful.asker, Reply::Done));
+                self.close(now, Ending::StoppedGracefully, asker, actions);
+            }
+            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
+                self.close(now, Ending::PoweredOff, None, actions);
+            }
+        }
+    }
+
+    /// From here on QEMU is on its way out and the reason is known.
+    ///
+    /// A guest that shut down may wait for QEMU to write out what it holds. A hard stop does not: disks are raw files, so
+    /// what the guest was told to be written is in the host's page cache, which survives the process, and SIGKILL takes
+    /// half the time of QEMU's own end.
+    fn close(
+        &mut self,
+        now: Duration,
+        how: Ending,
+        asker: Option<(Ticket, Reply)>,
+        actions: &mut Vec<Action>,
+    ) {
+        let occupant = self.occupant();
+        actions.push(match how {
+            Ending::StoppedHard => Action::Kill,
+            _ => Action::Quit,
+        });
+        actions.push(Action::Log(match &how {
+            Ending::StoppedHard => "the guest is stopped hard".into(),
+            how => how.to_string(),
+        }));
+        actions.push(Action::Publish);
+        let waiting = asker.into_iter().collect();
+        let closing = Closing { how, since: now, told_at: now, waiting };
+        self.state = State::Closing { closing, occupant };
+    }
+
+    fn occupant(&self) -> Occupant {
+        match &self.state {
+            State::Starting { origin } => origin.occupant(),
+            State::Running { occupant }
+            | State::Paused { occupant, .. }
+            | State::Stopping { occupant, .. }
+            | State::Closing { occupant, .. } => *occupant,
+            State::Ended { .. } => Occupant::Firmware,
+        }
+    }
+
+    fn reset(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Running { occupant } | State::Paused { occupant, .. } => {
+                *occupant = Occupant::Firmware;
+            }
+            State::Stopping { occupant, graceful } => {
+                *occupant = Occupant::Firmware;
+                graceful.reset(now);
+            }
+            State::Starting { .. } => return actions.push(Action::AfterReset),
+            State::Closing { .. } | State::Ended { .. } => return,
+        }
+        actions.push(Action::Log("the guest restarts".into()));
+        actions.push(Action::AfterReset);
+        actions.push(Action::Publish);
+    }
+
+    fn os_seen(&mut self, actions: &mut Vec<Action>) {
+        if let State::Running { occupant } | State::Stopping { occupant, .. } = &mut self.state
+            && *occupant == Occupant::Firmware
+        {
+            *occupant = Occupant::Os;
+            actions.push(Action::Log("an operating system runs in the guest".into()));
+            actions.push(Action::Publish);
+        }
+    }
+
+    fn exited(&mut self, crash: Crash, words: String, actions: &mut Vec<Action>) {
+        let ended = Ending::Crashed { cause: crash.clone() };
+        let placeholder = State::Ended { how: ended.clone() };
+        let how = match std::mem::replace(&mut self.state, placeholder) {
+            State::Starting { origin: Origin::Start } => {
+                let words = if words.is_empty() { crash.to_string() } else { words };
+                actions.push(Action::Started(Err(words.clone())));
+                Ending::FailedToStart { error: words }
+            }
+            State::Starting { origin: Origin::Adoption { decided: Some(how), .. } } => how,
+            State::Stopping { graceful, .. } => {
+                let error = format!("{crash} while the guest was shutting down");
+                actions.push(Action::Reply(graceful.asker, Reply::Failed { error }));
+                ended
+            }
+            State::Closing { closing, .. } => {
+                for (ticket, reply) in closing.waiting {
+                    actions.push(Action::Reply(ticket, reply));
+                }
+                closing.how
+            }
+            _ => ended,
+        };
+        // The end is published before anybody is told of it, so that who is told finds it so.
+        let mut told = std::mem::take(actions);
+        actions.push(Action::Log(how.to_string()));
+        self.silent = false;
+        self.state = State::Ended { how };
+        actions.push(Action::Publish);
+        actions.append(&mut told);
+        actions.push(Action::Finish);
+    }
+
+    fn asked(&mut self, now: Duration, ticket: Ticket, ask: Ask, actions: &mut Vec<Action>) {
+        if let Ask::Stop(StopHow::Hard) = ask {
+            return self.hard_stop(now, ticket, actions);
+        }
+        if let Some(reason) = self.why_not(ask) {
+            return deny(ticket, reason, actions);
+        }
+        match ask {
+            Ask::Ping | Ask::Stop(StopHow::Hard) => {
+                actions.push(Action::Reply(ticket, Reply::Done));
+            }
+            Ask::Press => {
+                actions.push(Action::PressButton);
+                actions.push(Action::Reply(ticket, Reply::Done));
+            }
+            Ask::Idle => actions.push(Action::ReadIdle(ticket)),
+            Ask::Change => {
+                self.changing = true;
+                actions.push(Action::BeginChange(ticket));
+            }
+            Ask::Stop(StopHow::Graceful { seconds_max }) => {
+                let bound = Duration::from_secs(seconds_max.into());
+                let occupant = self.occupant();
+                let graceful = Graceful::begin(ticket, now, bound);
+                self.state = State::Stopping { graceful, occupant };
+                actions.push(Action::Log("the guest is asked to shut down".into()));
+                actions.push(Action::Publish);
+                self.tick(now, actions);
+            }
+        }
+    }
+
+    /// The one place that says which request is refused in which state.
+    fn why_not(&self, ask: Ask) -> Option<Denial> {
+        let is_change = ask == Ask::Change;
+        match &self.state {
+            State::Ended { .. } => Some(Denial::Ended),
+            _ if ask == Ask::Ping => None,
+            State::Closing { .. } => Some(Denial::Stopping),
+            State::Starting { .. } => Some(Denial::Starting),
+            _ if self.silent => Some(Denial::Unresponsive),
+            State::Stopping { .. } if ask != Ask::Idle => Some(Denial::Stopping),
+            _ if is_change && self.changing => Some(Denial::Busy),
+            State::Running { .. } | State::Paused { .. } | State::Stopping { .. } => None,
+        }
+    }
+
+    fn hard_stop(&mut self, now: Duration, ticket: Ticket, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Ended { .. } => deny(ticket, Denial::Ended, actions),
+            State::Closing { closing, .. } => {
+                let text = "the guest was being stopped already".into();
+                closing.waiting.push((ticket, Reply::Already { text }));
+                if closing.how != Ending::StoppedHard {
+                    actions.push(Action::Kill);
+                }
+            }
+            State::Stopping { graceful, .. } => {
+                let asker = graceful.asker;
+                let text = "the guest was stopped hard in the meantime".into();
+                self.close(now, Ending::StoppedHard, Some((ticket, Reply::Done)), actions);
+                actions.push(Action::Reply(asker, Reply::Already { text }));
+            }
+            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
+                self.close(now, Ending::StoppedHard, Some((ticket, Reply::Done)), actions);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Paused { reason, tried_at, .. } => {
+                if reason.may_pass() && now >= *tried_at + SPACE_RETRY && !self.changing {
+                    *tried_at = now;
+                    actions.push(Action::Continue);
+                }
+            }
+            State::Stopping { graceful, occupant } => {
+                let (asker, occupant) = (graceful.asker, *occupant);
+                for next in graceful.next(now) {
+                    match next {
+                        Next::Press => actions.push(Action::PressButton),
+                        Next::Read => actions.push(Action::ReadButton),
+                        Next::Tell(text) => {
+                            actions.push(Action::Reply(asker, Reply::Progress { text }));
+                        }
+                        Next::GiveUp(why) => {
+                            actions.push(Action::Log(not_stopped(why)));
+                            self.state = State::Running { occupant };
+                            actions.push(Action::Publish);
+                            actions.push(Action::Reply(asker, Reply::NotStopped { why }));
+                            break;
+                        }
+                    }
+                }
+            }
+            State::Closing { closing, .. } => closing.tick(now, actions),
+            State::Starting { .. } | State::Running { .. } | State::Ended { .. } => {}
+        }
+    }
+}
+
+impl Closing {
+    /// One of the two ways may be shut: a successor of a dead keeper may not signal QEMU, a hanging QEMU answers nothing.
+    fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if now < self.told_at + END_AGAIN {
+            return;
+        }
+        self.told_at = now;
+        actions.push(Action::Quit);
+        if self.how == Ending::StoppedHard || now >= self.since + ORDERLY_BOUND {
+            actions.push(Action::Kill);
+        }
+        if now >= self.since + END_BOUND {
+            let error = "the engine has not ended yet although it was killed; it hangs in the kernel, perhaps on a disk that does not answer";
+            for (ticket, _) in self.waiting.drain(..) {
+                actions.push(Action::Reply(ticket, Reply::Failed { error: error.into() }));
+            }
+        }
+    }
+}
+
+impl Origin {
+    fn occupant(&self) -> Occupant {
+        match self {
+            Origin::Adoption {
+                phase:
+                    Some(
+                        Phase::Running { occupant }
+                        | Phase::Paused { occupant, .. }
+                        | Phase::Stopping { occupant },
+                    ),
+                ..
+            } => *occupant,
+            _ => Occupant::Firmware,
+        }
+    }
+}
+
+fn deny(ticket: Ticket, reason: Denial, actions: &mut Vec<Action>) {
+    actions.push(Action::Reply(ticket, Reply::Denied { reason }));
+}
+
+fn not_stopped(why: NotStopped) -> String {
+    format!("the guest was asked to shut down and still runs: {why}")
+}

@@ -1,0 +1,161 @@
+//! A guest on its way down by the power button: when to press, when to look, what to tell, when to give up.
+//!
+//! A press is lost in firmware and while a kernel comes up, and an operating system may take it before there is a program
+//! that obeys; so the button is pressed again while the guest still runs. Three things are told apart at the end: nobody
+//! listens to the button, somebody listens and has not taken the press, the press was taken.
+
+use std::time::Duration;
+
+use hpvm_app::protocol::NotStopped;
+use hpvm_qmp::PowerButton;
+
+use super::Ticket;
+
+/// Between two looks at the button; a press is taken within milliseconds by those who take it.
+const LOOK: Duration = Duration::from_secs(1);
+/// A press that was lost, or waits, is repeated so often.
+const PRESS_AGAIN: Duration = Duration::from_secs(3);
+/// A press that was taken by a system without anybody to obey it.
+const PRESS_TAKEN_AGAIN: Duration = Duration::from_secs(12);
+const TELL: Duration = Duration::from_secs(5);
+/// A guest that is held meanwhile is let go on so often.
+const HELD_AGAIN: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Graceful {
+    pub(super) asker: Ticket,
+    deadline: Duration,
+    pressed_at: Option<Duration>,
+    looked_at: Duration,
+    told_at: Duration,
+    let_go_at: Duration,
+    button: Reaction,
+    /// Whether the look under way was made right before a press.
+    look: Look,
+    /// The last press came when somebody listened.
+    heard: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    BeforePress,
+    Between,
+}
+
+/// What became of the button so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reaction {
+    NobodyListens,
+    Waits,
+    Taken,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Next {
+    Press,
+    Read,
+    Tell(String),
+    GiveUp(NotStopped),
+}
+
+impl Graceful {
+    pub(super) fn begin(asker: Ticket, now: Duration, bound: Duration) -> Graceful {
+        Graceful {
+            asker,
+            deadline: now + bound,
+            pressed_at: None,
+            looked_at: now,
+            told_at: now,
+            let_go_at: now,
+            button: Reaction::NobodyListens,
+            look: Look::Between,
+            heard: false,
+        }
+    }
+
+    pub(super) fn wake_at(&self) -> Duration {
+        self.deadline.min(self.looked_at + LOOK)
+    }
+
+    pub(super) fn next(&mut self, now: Duration) -> Vec<Next> {
+        if now >= self.deadline {
+            return vec![Next::GiveUp(self.verdict())];
+        }
+        let mut next = Vec::new();
+        if self.pressed_at.is_none_or(|at| now >= at + self.press_again()) {
+            self.pressed_at = Some(now);
+            self.looked_at = now;
+            self.look = Look::BeforePress;
+            next.extend([Next::Read, Next::Press]);
+        } else if now >= self.looked_at + LOOK {
+            self.looked_at = now;
+            self.look = Look::Between;
+            next.push(Next::Read);
+        }
+        if now >= self.told_at + TELL {
+            self.told_at = now;
+            next.push(Next::Tell(self.sentence().into()));
+        }
+        next
+    }
+
+    pub(super) fn seen(&mut self, button: PowerButton) {
+        let taken_before = self.button == Reaction::Taken;
+        if self.look == Look::BeforePress {
+            self.heard = button.enabled;
+        }
+        self.button = match (button.enabled, button.pending, self.look) {
+            // A system that shuts down stops listening at its end, and one that took a press has taken it.
+            (false, ..) | (true, _, Look::BeforePress) if taken_before => Reaction::Taken,
+            (false, ..) => Reaction::NobodyListens,
+            (true, true, _) | (true, _, Look::BeforePress) => Reaction::Waits,
+            (true, false, Look::Between) if self.heard => Reaction::Taken,
+            (true, false, Look::Between) => {
+                // Somebody listens since the last press, which was lost.
+                self.pressed_at = None;
+                Reaction::Waits
+            }
+        };
+    }
+
+    /// The guest restarted instead: from the beginning, within the same bound.
+    pub(super) fn reset(&mut self, now: Duration) {
+        self.button = Reaction::NobodyListens;
+        self.heard = false;
+        self.pressed_at = Some(now);
+    }
+
+    /// The engine holds the guest: whether to let it go on now, without which it can never shut down.
+    pub(super) fn held(&mut self, now: Duration) -> bool {
+        let again = now >= self.let_go_at + HELD_AGAIN;
+        if again {
+            self.let_go_at = now;
+        }
+        again
+    }
+
+    fn press_again(&self) -> Duration {
+        match self.button {
+            Reaction::NobodyListens | Reaction::Waits => PRESS_AGAIN,
+            Reaction::Taken => PRESS_TAKEN_AGAIN,
+        }
+    }
+
+    fn verdict(&self) -> NotStopped {
+        match self.button {
+            Reaction::NobodyListens => NotStopped::NoOs,
+            Reaction::Waits => NotStopped::NoReaction,
+            Reaction::Taken => NotStopped::ShuttingDown,
+        }
+    }
+
+    fn sentence(&self) -> &'static str {
+        match self.button {
+            Reaction::NobodyListens => {
+                "no operating system listens to the power button yet; it is pressed again"
+            }
+            Reaction::Waits => "the operating system has not reacted to the power button yet",
+            Reaction::Taken => "the operating system has taken the request and is shutting down",
+        }
+    }
+}

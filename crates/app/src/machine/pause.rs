@@ -1,0 +1,54 @@
+//! Why the engine holds a guest, in words for the administrator. Called by the machine.
+
+use std::fmt;
+
+use hpvm_qmp::RunState;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// The host's file system is full. The guest goes on by itself when there is room.
+    NoSpace,
+    /// A disk failed in a way the engine told no more about.
+    IoError,
+    /// Somebody typed `stop` at a monitor.
+    Held,
+    Panicked,
+    InternalError,
+    Other(String),
+}
+
+impl Pause {
+    /// What a state of the engine other than running means.
+    pub(crate) fn of(state: &RunState) -> Pause {
+        match state {
+            RunState::IoError => Pause::IoError,
+            RunState::Paused => Pause::Held,
+            RunState::GuestPanicked => Pause::Panicked,
+            RunState::InternalError => Pause::InternalError,
+            other => Pause::Other(other.name().to_owned()),
+        }
+    }
+
+    /// Whether trying again may help. The engine holds a guest for a disk only when there is no space (its default
+    /// `werror=enospc`), so an I/O error of an adopted guest is one too.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Pause::NoSpace | Pause::IoError)
+    }
+}
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pause::NoSpace => f.write_str(
+                "no space is left where a disk's file lies; the guest goes on when there is some",
+            ),
+            Pause::IoError => f.write_str(
+                "a disk cannot be written; the guest goes on when it can, see its log and the host's",
+            ),
+            Pause::Held => f.write_str("stopped at a monitor of the engine"),
+            Pause::Panicked => f.write_str("the operating system panicked"),
+            Pause::InternalError => f.write_str("the engine met an error of its own"),
+            Pause::Other(name) => write!(f, "the engine is in state {name}"),
+        }
+    }
+}

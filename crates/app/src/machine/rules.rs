@@ -1,0 +1,349 @@
+//! The machine held to its rules, whatever happens to it.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const GRACEFUL: Ask = Ask::Stop(StopHow::Graceful { seconds_max: 20 });
+const HARD: Ask = Ask::Stop(StopHow::Hard);
+
+/// A machine with its clock and what it did so far.
+struct Guest {
+    machine: Machine,
+    now: Duration,
+    tickets: u64,
+    done: Vec<Action>,
+}
+
+impl Guest {
+    fn new(origin: Origin) -> Guest {
+        Guest { machine: Machine::new(origin), now: Duration::ZERO, tickets: 0, done: Vec::new() }
+    }
+
+    fn running() -> Guest {
+        let mut guest = Guest::new(Origin::Start);
+        guest.gets(Input::Status(RunState::Running));
+        guest
+    }
+
+    fn with_os() -> Guest {
+        let mut guest = Guest::running();
+        guest.gets(Input::Seen(Occupant::Os));
+        guest
+    }
+
+    fn gets(&mut self, input: Input) -> Vec<Action> {
+        let actions = self.machine.step(self.now, input);
+        self.done.extend(actions.clone());
+        actions
+    }
+
+    fn asks(&mut self, ask: Ask) -> (Ticket, Vec<Action>) {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        (ticket, self.gets(Input::Asked { ticket, ask }))
+    }
+
+    fn after(&mut self, seconds: u64) -> Vec<Action> {
+        self.now += Duration::from_secs(seconds);
+        self.gets(Input::Tick)
+    }
+
+    fn exits(&mut self) -> Vec<Action> {
+        self.gets(Input::Exited { crash: Crash::Killed { signal: 9 }, words: String::new() })
+    }
+
+    fn reply(&self, ticket: Ticket) -> Option<&Reply> {
+        replies(&self.done).find(|(t, _)| *t == ticket).map(|(_, reply)| reply)
+    }
+}
+
+/// Final replies; progress is none.
+fn replies(actions: &[Action]) -> impl Iterator<Item = (Ticket, &Reply)> {
+    actions.iter().filter_map(|action| match action {
+        Action::Reply(_, Reply::Progress { .. }) => None,
+        Action::Reply(ticket, reply) => Some((*ticket, reply)),
+        _ => None,
+    })
+}
+
+fn button(enabled: bool, pending: bool) -> Input {
+    Input::Button(PowerButton { enabled, pending })
+}
+
+#[test]
+fn a_guest_starts_once_qemu_runs_it() {
+    let mut guest = Guest::new(Origin::Start);
+    assert_eq!(guest.machine.phase(), Phase::Starting);
+    assert_eq!(guest.gets(Input::Status(RunState::Prelaunch)), []);
+    let actions = guest.gets(Input::Status(RunState::Running));
+    assert!(actions.contains(&Action::Started(Ok(()))), "{actions:?}");
+    assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Firmware });
+}
+
+#[test]
+fn a_start_that_fails_says_qemus_last_words() {
+    let mut guest = Guest::new(Origin::Start);
+    let words = "could not open the disk".to_owned();
+    let crash = Crash::Exited { status: 1 };
+    let actions = guest.gets(Input::Exited { crash, words: words.clone() });
+    assert!(actions.contains(&Action::Started(Err(words.clone()))));
+    let how = Ending::FailedToStart { error: words };
+    assert_eq!(guest.machine.phase(), Phase::Ended { how });
+    assert_eq!(actions.last(), Some(&Action::Finish));
+}
+
+#[test]
+fn a_restart_inside_the_guest_is_no_stop() {
+    let mut guest = Guest::with_os();
+    assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Os });
+    let actions = guest.gets(Input::Reset);
+    assert!(actions.contains(&Action::AfterReset));
+    assert!(!actions.iter().any(|a| matches!(a, Action::Quit | Action::Kill | Action::Finish)));
+    assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Firmware });
+}
+
+#[test]
+fn a_guest_that_powers_off_ends_in_order() {
+    let mut guest = Guest::with_os();
+    assert!(guest.gets(Input::PoweredOff).contains(&Action::Quit));
+    assert_eq!(guest.machine.decided(), Some(&Ending::PoweredOff));
+    assert_eq!(guest.gets(Input::Status(RunState::Shutdown)), []);
+    guest.exits();
+    assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::PoweredOff });
+}
+
+#[test]
+fn an_order_by_quit_is_followed_by_force_in_the_end() {
+    let mut guest = Guest::with_os();
+    guest.gets(Input::PoweredOff);
+    assert_eq!(guest.after(1), [Action::Quit]);
+    assert_eq!(guest.after(5), [Action::Quit, Action::Kill]);
+}
+
+#[test]
+fn a_hard_stop_overtakes_a_graceful_one_and_both_are_answered() {
+    let mut guest = Guest::with_os();
+    let (graceful, _) = guest.asks(GRACEFUL);
+    let (hard, actions) = guest.asks(HARD);
+    assert!(actions.contains(&Action::Kill));
+    assert!(matches!(guest.reply(graceful), Some(Reply::Already { .. })));
+    assert_eq!(guest.reply(hard), None, "it is answered when the guest is off");
+    guest.exits();
+    assert_eq!(guest.reply(hard), Some(&Reply::Done));
+    assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::StoppedHard });
+}
+
+#[test]
+fn a_second_graceful_stop_is_refused_by_name() {
+    let mut guest = Guest::with_os();
+    guest.asks(GRACEFUL);
+    let (second, _) = guest.asks(GRACEFUL);
+    assert_eq!(guest.reply(second), Some(&Reply::Denied { reason: Denial::Stopping }));
+}
+
+#[test]
+fn a_graceful_stop_ends_when_the_guest_goes_along() {
+    let mut guest = Guest::with_os();
+    let (ticket, actions) = guest.asks(GRACEFUL);
+    let press = actions.iter().position(|a| *a == Action::PressButton);
+    let read = actions.iter().position(|a| *a == Action::ReadButton);
+    assert!(read < press && read.is_some(), "looked at before it is pressed: {actions:?}");
+    guest.gets(Input::PoweredOff);
+    guest.exits();
+    assert_eq!(guest.reply(ticket), Some(&Reply::Done));
+    assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::StoppedGracefully });
+}
+
+/// Runs a graceful stop to its bound; `look` is what each look at the button says.
+fn verdict(look: impl Fn(u64) -> (bool, bool)) -> NotStopped {
+    let mut guest = Guest::with_os();
+    let (ticket, mut actions) = guest.asks(GRACEFUL);
+    for second in 1..=20 {
+        if actions.contains(&Action::ReadButton) {
+            let (enabled, pending) = look(second);
+            guest.gets(button(enabled, pending));
+        }
+        actions = guest.after(1);
+    }
+    assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Os });
+    match guest.reply(ticket) {
+        Some(Reply::NotStopped { why }) => *why,
+        other => panic!("not the bound's answer: {other:?}"),
+    }
+}
+
+#[test]
+fn where_a_graceful_stop_got_stuck_is_told_apart() {
+    assert_eq!(verdict(|_| (false, false)), NotStopped::NoOs);
+    assert_eq!(verdict(|_| (true, true)), NotStopped::NoReaction);
+    assert_eq!(verdict(|_| (true, false)), NotStopped::ShuttingDown);
+    assert_eq!(
+        verdict(|second| (second < 15, false)),
+        NotStopped::ShuttingDown,
+        "at its end a system listens no more"
+    );
+}
+
+#[test]
+fn a_press_that_was_lost_is_repeated_as_soon_as_somebody_listens() {
+    let mut guest = Guest::with_os();
+    guest.asks(GRACEFUL);
+    guest.gets(button(false, false));
+    assert!(guest.after(1).contains(&Action::ReadButton));
+    guest.gets(button(true, false));
+    assert!(guest.after(1).contains(&Action::PressButton));
+}
+
+#[test]
+fn a_guest_out_of_space_is_tried_again_and_believed_when_it_lasts() {
+    let mut guest = Guest::with_os();
+    guest.gets(Input::NoSpace);
+    guest.gets(Input::Status(RunState::IoError));
+    let Phase::Paused { reason, .. } = guest.machine.phase() else { panic!("not paused") };
+    assert!(reason.contains("no space"), "{reason}");
+    assert_eq!(guest.after(5), [Action::Continue]);
+    assert_eq!(guest.gets(Input::Status(RunState::Running)), [], "not believed at once");
+    assert_eq!(guest.gets(Input::NoSpace), [], "no line for each try");
+    assert_eq!(guest.after(5), [Action::Continue]);
+    guest.after(1);
+    guest.gets(Input::Status(RunState::Running));
+    assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Os });
+}
+
+#[test]
+fn a_silent_engine_refuses_changes_but_not_its_end() {
+    let mut guest = Guest::with_os();
+    guest.gets(Input::Silent);
+    let (change, _) = guest.asks(Ask::Change);
+    assert_eq!(guest.reply(change), Some(&Reply::Denied { reason: Denial::Unresponsive }));
+    let (_, actions) = guest.asks(HARD);
+    assert!(actions.contains(&Action::Kill));
+}
+
+#[test]
+fn one_change_at_a_time() {
+    let mut guest = Guest::with_os();
+    let (first, actions) = guest.asks(Ask::Change);
+    assert_eq!(actions, [Action::BeginChange(first)]);
+    let (second, _) = guest.asks(Ask::Change);
+    assert_eq!(guest.reply(second), Some(&Reply::Denied { reason: Denial::Busy }));
+    assert_eq!(guest.gets(Input::Status(RunState::Paused)), [], "held for the change alone");
+    guest.gets(Input::ChangeOver);
+    let (third, actions) = guest.asks(Ask::Change);
+    assert_eq!(actions, [Action::BeginChange(third)]);
+}
+
+#[test]
+fn what_the_worker_before_decided_holds() {
+    let phase = Some(Phase::Stopping { occupant: Occupant::Os });
+    let decided = Some(Ending::StoppedHard);
+    let origin = Origin::Adoption { phase, decided };
+    let mut guest = Guest::new(origin.clone());
+    assert!(guest.gets(Input::Status(RunState::Running)).contains(&Action::Kill));
+    let mut guest = Guest::new(origin);
+    guest.exits();
+    assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::StoppedHard });
+}
+
+#[test]
+fn an_adopted_guest_keeps_its_occupant() {
+    let phase = Some(Phase::Running { occupant: Occupant::Os });
+    let mut guest = Guest::new(Origin::Adoption { phase, decided: None });
+    guest.gets(Input::Status(RunState::Running));
+    assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Os });
+}
+
+fn any_ask() -> impl Strategy<Value = Ask> {
+    prop_oneof![
+        Just(Ask::Ping),
+        Just(HARD),
+        (0u32..30).prop_map(|seconds_max| Ask::Stop(StopHow::Graceful { seconds_max })),
+        Just(Ask::Press),
+        Just(Ask::Idle),
+        Just(Ask::Change),
+    ]
+}
+
+fn any_status() -> impl Strategy<Value = RunState> {
+    prop_oneof![
+        5 => Just(RunState::Running),
+        1 => Just(RunState::Paused),
+        1 => Just(RunState::Prelaunch),
+        1 => Just(RunState::Shutdown),
+        1 => Just(RunState::IoError),
+        1 => Just(RunState::Other("save-vm".into())),
+    ]
+}
+
+fn any_input() -> impl Strategy<Value = Option<Input>> {
+    prop_oneof![
+        6 => any_ask().prop_map(|ask| Some(Input::Asked { ticket: Ticket(0), ask })),
+        6 => any_status().prop_map(|status| Some(Input::Status(status))),
+        2 => Just(Some(Input::Silent)),
+        1 => Just(Some(Input::PoweredOff)),
+        3 => Just(Some(Input::Reset)),
+        2 => Just(Some(Input::NoSpace)),
+        2 => Just(Some(Input::Seen(Occupant::Os))),
+        3 => (any::<bool>(), any::<bool>()).prop_map(|(e, p)| Some(button(e, p))),
+        1 => Just(Some(Input::Exited { crash: Crash::Unseen, words: String::new() })),
+        2 => Just(Some(Input::ChangeOver)),
+        // Time passes.
+        8 => Just(None),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn the_rules_hold(inputs in prop::collection::vec((any_input(), 0u64..4), 0..60), adopted: bool) {
+        let origin = match adopted {
+            true => Origin::Adoption { phase: None, decided: None },
+            false => Origin::Start,
+        };
+        let mut guest = Guest::new(origin);
+        let mut asked: Vec<(Ticket, Ask)> = Vec::new();
+        for (input, seconds) in inputs {
+            let was_ended = matches!(guest.machine.phase(), Phase::Ended { .. });
+            let was_decided = guest.machine.decided().cloned();
+            guest.now += Duration::from_secs(seconds);
+            let actions = match input.clone() {
+                None => guest.gets(Input::Tick),
+                Some(Input::Asked { ask, .. }) => {
+                    let (ticket, actions) = guest.asks(ask);
+                    asked.push((ticket, ask));
+                    actions
+                }
+                Some(input) => guest.gets(input),
+            };
+            if was_ended {
+                let refused = |a: &Action| matches!(a, Action::Reply(_, Reply::Denied { reason: Denial::Ended }));
+                prop_assert!(actions.iter().all(refused), "after the end: {actions:?}");
+            }
+            if let Some(Input::Asked { ask: HARD, .. }) = input {
+                let ends = actions.contains(&Action::Kill) || was_decided == Some(Ending::StoppedHard);
+                prop_assert!(was_ended || ends, "a hard stop that does nothing: {actions:?}");
+            }
+            if input == Some(Input::Reset) {
+                let stops = |a: &Action| matches!(a, Action::Quit | Action::Kill | Action::Finish);
+                prop_assert!(!actions.iter().any(stops), "a restart stopped the guest: {actions:?}");
+            }
+            if let (Some(before), Some(after)) = (was_decided, guest.machine.decided()) {
+                prop_assert_eq!(&before, after, "how it ends was decided");
+            }
+        }
+        let ends = guest.done.iter().filter(|a| **a == Action::Finish).count();
+        prop_assert!(ends <= 1);
+        let starts = guest.done.iter().filter(|a| matches!(a, Action::Started(_))).count();
+        prop_assert!(starts <= 1);
+        // Let everybody who still waits come to an end; none is forgotten and none is answered twice.
+        guest.gets(Input::Exited { crash: Crash::Unseen, words: String::new() });
+        for (ticket, ask) in asked {
+            let answers = replies(&guest.done).filter(|(t, _)| *t == ticket).count();
+            let handed_on = guest.done.iter().any(
+                |a| matches!(a, Action::BeginChange(t) | Action::ReadIdle(t) if *t == ticket));
+            prop_assert_eq!(answers + usize::from(handed_on), 1, "{:?} {:?}", ticket, ask);
+        }
+    }
+}

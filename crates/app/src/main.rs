@@ -1,0 +1,5 @@
+//! `hpvmapp`, the worker of one running guest.
+
+mod machine;
+
+fn main() {}
