@@ -1,0 +1,212 @@
+//! The keeper at work: waits for ends and messages, and decides who is started again.
+
+use std::io;
+
+use crate::description::Description;
+use crate::engine::Engine;
+use crate::link::{FromWorker, LINK, ToWorker};
+use crate::log::{Log, push_ending};
+use crate::program::{Mapping, Program};
+use crate::restarts::{Next, Restarts};
+use crate::sys::{
+    Fd, POLLIN, Pid, Received, Wanted, close_fd, drain, ended_child, link, now_ms, receive_message,
+    send_message, settle, wait_for,
+};
+
+pub(crate) struct Supervisor {
+    engine: Engine,
+    worker: Worker,
+    /// A worker said that all is written.
+    finished: bool,
+    app: Program,
+    /// What the first worker gets besides; the link's place is at the front.
+    app_once: Vec<Mapping>,
+    restarts: Restarts,
+    children: Fd,
+    oom_kills: u64,
+    log: Log,
+}
+
+enum Worker {
+    Runs { pid: Pid, link: Option<Fd>, since_ms: u64 },
+    Waits { until_ms: u64 },
+}
+
+impl Supervisor {
+    /// Starts QEMU, or takes over the one that runs.
+    pub(crate) fn begin(description: Description) -> io::Result<Supervisor> {
+        let children = settle()?;
+        let oom_kills = oom_kills().unwrap_or(u64::MAX);
+        let engine = Engine::begin(&description)?;
+        let mut app_once = vec![Mapping { ours: -1, theirs: LINK }];
+        app_once.extend(&description.app_once);
+        Ok(Supervisor {
+            engine,
+            worker: Worker::Waits { until_ms: 0 },
+            finished: false,
+            app: description.app,
+            app_once,
+            restarts: Restarts::default(),
+            children,
+            oom_kills,
+            log: Log(description.log),
+        })
+    }
+
+    /// Until QEMU is gone and a worker has written everything.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        loop {
+            self.collect();
+            if self.finished && self.engine.status().is_some() {
+                self.log.say(|line| line.push("the guest has ended; so does its keeper"));
+                return Ok(());
+            }
+            self.start_worker_if_due();
+            self.wait()?;
+            self.listen();
+        }
+    }
+
+    /// Takes note of all that ended. Messages were read before, so a worker's last word counts although it has ended.
+    fn collect(&mut self) {
+        drain(self.children);
+        let mut engine_ended = self.engine.look();
+        let mut worker_ended = None;
+        while let Some((pid, status)) = ended_child() {
+            engine_ended |= self.engine.child_ended(pid, status);
+            if matches!(self.worker, Worker::Runs { pid: ours, .. } if ours == pid) {
+                worker_ended = Some(status);
+            }
+        }
+        if let Some(status) = worker_ended {
+            self.listen();
+            self.worker_ended(status);
+        }
+        if engine_ended {
+            self.tell_end();
+        }
+    }
+
+    fn worker_ended(&mut self, status: u32) {
+        let Worker::Runs { pid, link, since_ms } = self.worker else { return };
+        if let Some(link) = link {
+            close_fd(link);
+        }
+        let now = now_ms();
+        self.worker = Worker::Waits { until_ms: now };
+        if self.finished && self.engine.status().is_some() {
+            return;
+        }
+        self.finished = false;
+        let next = self.restarts.ended(now.saturating_sub(since_ms));
+        let (Next::After(pause_ms) | Next::GivingUpFor(pause_ms)) = next;
+        self.worker = Worker::Waits { until_ms: now + pause_ms };
+        self.log.say(|line| {
+            line.push("the worker, process ");
+            line.push_number(u64::from(pid.unsigned_abs()));
+            line.push(", ");
+            push_ending(line, status);
+            match next {
+                Next::After(_) => line.push("; starting it again"),
+                Next::GivingUpFor(_) => {
+                    line.push(" as often before; the guest runs unsupervised, next attempt in ");
+                    line.push_number(pause_ms / 1_000);
+                    line.push(" s");
+                }
+            }
+        });
+    }
+
+    fn start_worker_if_due(&mut self) {
+        let Worker::Waits { until_ms } = self.worker else { return };
+        if until_ms > now_ms() {
+            return;
+        }
+        let since_ms = now_ms();
+        match self.start_worker() {
+            Ok((pid, link)) => {
+                self.worker = Worker::Runs { pid, link: Some(link), since_ms };
+                let is_child = self.engine.is_child();
+                self.tell(ToWorker::Engine { pid: self.engine.pid, is_child });
+                self.tell_end();
+            }
+            Err(error) => {
+                let (Next::After(pause_ms) | Next::GivingUpFor(pause_ms)) = self.restarts.ended(0);
+                self.worker = Worker::Waits { until_ms: since_ms + pause_ms };
+                self.log.say(|line| {
+                    line.push("no worker can be started: error ");
+                    line.push_number(u64::from(error.raw_os_error().unwrap_or(0).unsigned_abs()));
+                });
+            }
+        }
+    }
+
+    fn start_worker(&mut self) -> io::Result<(Pid, Fd)> {
+        let (ours, theirs) = link()?;
+        self.app_once[0].ours = theirs;
+        let started = self.app.run(&self.app_once);
+        close_fd(theirs);
+        if started.is_err() {
+            close_fd(ours);
+        }
+        let pid = started?;
+        self.app_once.drain(1..).for_each(|one| close_fd(one.ours));
+        Ok((pid, ours))
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let (link, timeout_ms) = match self.worker {
+            Worker::Runs { link, .. } => (link, -1),
+            Worker::Waits { until_ms } => {
+                let left = until_ms.saturating_sub(now_ms());
+                // One more, since the clock's milliseconds are cut off.
+                (None, i32::try_from(left + 1).unwrap_or(i32::MAX))
+            }
+        };
+        // The kernel passes over a descriptor of -1.
+        let watch = |fd: Option<Fd>| Wanted { fd: fd.unwrap_or(-1), events: POLLIN, happened: 0 };
+        let mut wanted = [watch(Some(self.children)), watch(link), watch(self.engine.watched())];
+        wait_for(&mut wanted, timeout_ms)
+    }
+
+    /// Reads what the worker says.
+    fn listen(&mut self) {
+        while let Worker::Runs { link: Some(link), pid, since_ms } = self.worker {
+            match receive_message(link) {
+                Received::Message(bytes) => self.heed(FromWorker::read(bytes)),
+                Received::Nothing => return,
+                Received::Closed => {
+                    close_fd(link);
+                    self.worker = Worker::Runs { pid, link: None, since_ms };
+                }
+            }
+        }
+    }
+
+    fn heed(&mut self, message: Option<FromWorker>) {
+        match message {
+            Some(FromWorker::Finished) => self.finished = true,
+            Some(FromWorker::Kill) => self.engine.kill(),
+            None => {}
+        }
+    }
+
+    /// Tells the worker how QEMU ended, if it has.
+    fn tell_end(&self) {
+        if let Some(status) = self.engine.status() {
+            self.tell(ToWorker::Exited { status, oom_kills: self.oom_kills });
+        }
+    }
+
+    fn tell(&self, message: ToWorker) {
+        if let Worker::Runs { link: Some(link), .. } = self.worker {
+            send_message(link, &message.bytes());
+        }
+    }
+}
+
+/// How many processes the kernel has killed for want of memory, as a worker compares it when QEMU was killed.
+fn oom_kills() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}
