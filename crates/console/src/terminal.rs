@@ -8,11 +8,13 @@ mod modes;
 mod signals;
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::termios::isatty;
 
 pub use modes::Mode;
 use modes::Modes;
@@ -28,7 +30,9 @@ const INPUT_BYTES_MAX: usize = 64 * 1024;
 /// While so much output is not written yet, no more should be made.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Output that nobody takes for so long at the end of a session is given up.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+/// Written at once: what a pipe that polls as writable takes without blocking.
+const OUTPUT_PART_BYTES: usize = 4096;
 
 /// What the input holds for the menu.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +64,8 @@ pub struct Peer<'fd> {
 pub struct Terminal<'fd> {
     input_fd: BorrowedFd<'fd>,
     output_fd: BorrowedFd<'fd>,
+    /// When output is a terminal: an open description of our own that never blocks, where there may be one.
+    output_terminal: Option<Option<OwnedFd>>,
     // Declared before the signals, so that the modes are given back first: a signal that waits kills on its release.
     modes: Modes,
     signals: Signals,
@@ -68,25 +74,22 @@ pub struct Terminal<'fd> {
     /// A carriage return ended the last line: a newline behind it is no line of its own.
     after_return: bool,
     output: Vec<u8>,
-    output_part_bytes: usize,
 }
 
 impl<'fd> Terminal<'fd> {
     /// # Errors
     /// When the terminal's modes cannot be read or signals not be taken.
     pub fn new(input: BorrowedFd<'fd>, output: BorrowedFd<'fd>) -> io::Result<Terminal<'fd>> {
-        // A terminal that can be written to promises room for few bytes, a pipe for a page. More would block.
-        let output_part_bytes = if rustix::termios::isatty(output) { 256 } else { 4096 };
         Ok(Terminal {
             input_fd: input,
             output_fd: output,
+            output_terminal: isatty(output).then(|| reopened(output)),
             modes: Modes::new(input)?,
             signals: Signals::new()?,
             input: Vec::new(),
             input_ended: false,
             after_return: false,
             output: Vec::new(),
-            output_part_bytes,
         })
     }
 
@@ -98,7 +101,7 @@ impl<'fd> Terminal<'fd> {
 
     #[must_use]
     pub fn output_is_terminal(&self) -> bool {
-        self.output_part_bytes == 256
+        self.output_terminal.is_some()
     }
 
     /// # Errors
@@ -229,7 +232,7 @@ impl<'fd> Terminal<'fd> {
         let mut polled = [
             entry(idle, PollFlags::IN, idle),
             entry(self.input_fd, wanted(reads, PollFlags::IN), idle),
-            entry(self.output_fd, wanted(!self.output.is_empty(), PollFlags::OUT), idle),
+            entry(self.output_fd(), wanted(!self.output.is_empty(), PollFlags::OUT), idle),
             entry(peer_fd, peer_flags, idle),
         ];
         let left = deadline.saturating_duration_since(Instant::now());
@@ -242,6 +245,10 @@ impl<'fd> Terminal<'fd> {
             Err(Errno::INTR) => Ok([false; 4]),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn output_fd(&self) -> BorrowedFd<'_> {
+        self.output_terminal.as_ref().and_then(Option::as_ref).map_or(self.output_fd, AsFd::as_fd)
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -257,8 +264,8 @@ impl<'fd> Terminal<'fd> {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        let part = &self.output[..self.output.len().min(self.output_part_bytes)];
-        match rustix::io::write(self.output_fd, part) {
+        let part = &self.output[..self.output.len().min(OUTPUT_PART_BYTES)];
+        match rustix::io::write(self.output_fd(), part) {
             Ok(written) => drop(self.output.drain(..written)),
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
@@ -274,7 +281,7 @@ impl<'fd> Terminal<'fd> {
         let mut deadline = Instant::now() + DRAIN_PATIENCE;
         while !self.output.is_empty() && Instant::now() < deadline {
             let left = self.output.len();
-            let mut polled = [PollFd::from_borrowed_fd(self.output_fd, PollFlags::OUT)];
+            let mut polled = [PollFd::from_borrowed_fd(self.output_fd(), PollFlags::OUT)];
             let timeout = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             match poll(&mut polled, Some(&timeout)) {
                 Ok(0) | Err(Errno::INTR) => {}
@@ -292,4 +299,12 @@ impl<'fd> Terminal<'fd> {
 /// An entry for poll; one that wants nothing watches a descriptor that never hangs up, so that it stays silent.
 fn entry<'fd>(fd: BorrowedFd<'fd>, flags: PollFlags, idle: BorrowedFd<'fd>) -> PollFd<'fd> {
     PollFd::from_borrowed_fd(if flags.is_empty() { idle } else { fd }, flags)
+}
+
+/// A terminal that polls as writable may have room for one byte and block for the rest, and nothing would end that while
+/// nobody reads. Our standard output is shared with other programs, which count on its blocking; so it is opened anew.
+fn reopened(terminal: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", terminal.as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()
 }

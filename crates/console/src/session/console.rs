@@ -81,6 +81,7 @@ struct Console {
     seen: Seen,
     screen: Screen,
     take_over: TakeOver,
+    told_off: bool,
     warned_of_loss: bool,
     input_ended: Option<Instant>,
     last_output: Instant,
@@ -174,10 +175,12 @@ impl Session<'_> {
             }
             Ok(None) if console.resumes => Some(self.guest_is_gone()),
             Ok(None) => {
-                self.terminal.print(&format!(
-                    "Guest '{}' is Off. Waiting until it is switched on; Ctrl-B leaves.\n",
-                    self.guest.name()
-                ));
+                if !std::mem::replace(&mut console.told_off, true) {
+                    self.terminal.print(&format!(
+                        "Guest '{}' is Off. Waiting until it is switched on; Ctrl-B leaves.\n",
+                        self.guest.name()
+                    ));
+                }
                 console.link = Link::AwaitingPower { next_look: now + CALL_PERIOD };
                 None
             }
@@ -425,6 +428,7 @@ impl Console {
             seen: Seen::default(),
             screen: Screen::default(),
             take_over: TakeOver::default(),
+            told_off: false,
             warned_of_loss: false,
             input_ended: None,
             last_output: now,

@@ -13,6 +13,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("terminal_at_the_menu_obeys_ctrl_c", obeys_ctrl_c_at_the_menu),
         trial("terminal_is_lent_to_power_verbs", lent_to_power_verbs),
         trial("terminal_survives_suspension", survives_suspension),
+        trial("terminal_that_nobody_reads_holds_up_nobody", nobody_reads),
     ]
 }
 
@@ -81,4 +82,28 @@ fn survives_suspension() {
     assert!(session.is_raw());
     session.types(b"\x02");
     session.ends_with(0);
+}
+
+/// Ctrl-S, a dead connection: neither the other sessions nor Ctrl-B nor a signal wait for such a terminal.
+fn nobody_reads() {
+    let (rig, door) = Rig::on(b"login: ");
+    let mut stuck = rig.on_terminal(&[]);
+    stuck.shows("vMP> ");
+    stuck.types(b"co\r");
+    stuck.shows("login: ");
+    let mut other = rig.on_terminal(&["--command", "co"]);
+    other.shows("login: ");
+    let line = format!("{}\r\n", "x".repeat(1000));
+    for number in 0..300 {
+        door.prints(line.as_bytes());
+        door.prints(format!("line {number}\r\n").as_bytes());
+        other.shows(&format!("line {number}\n"));
+    }
+    assert_eq!(door.sessions(), 2);
+    stuck.types(b"\x02");
+    wait_until("the session went back to its menu", || door.sessions() == 1);
+    stuck.signal(Signal::TERM);
+    stuck.ends_with(143);
+    other.types(b"\x02");
+    other.ends_with(0);
 }
