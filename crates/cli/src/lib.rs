@@ -6,8 +6,13 @@
 pub mod args;
 pub mod commands;
 pub mod dispatch;
+pub mod dry_run;
 pub mod exit;
 pub mod messages;
 pub mod output;
 mod reference;
+#[cfg(test)]
+mod schema;
+pub mod status;
+mod table;
 mod usage;

@@ -78,7 +78,8 @@ fn one_spelled(text: &str, options: &clap::Command) -> String {
     let short = option.strip_prefix("--").and_then(|long| {
         options.get_arguments().find(|arg| arg.get_long() == Some(long))?.get_short()
     });
-    let option = short.map_or(option.to_owned(), |letter| format!("-{letter}"));
+    let plain = option.trim_matches(['<', '>', '[', ']']);
+    let option = short.map_or(plain.to_owned(), |letter| format!("-{letter}"));
     format!("{option} {value}").trim_end().to_owned()
 }
 

@@ -84,6 +84,11 @@ fn wrong_command_lines_get_one_sentence() {
         ("hpvmstatus -d", "hpvmstatus: ERROR: -P NAME or -p NUMBER is missing"),
         ("hpvm frobnicate", "hpvm: ERROR: 'frobnicate' is no command"),
         ("hpvm", "hpvm: ERROR: say which command"),
+        ("hpvm undelete g --list", "hpvm undelete: ERROR: GUEST and --list exclude each other"),
+        (
+            "hpvm undelete",
+            "hpvm undelete: ERROR: -P NAME or -p NUMBER or GUEST or --list is missing",
+        ),
         ("hpvm why", "hpvm why: ERROR: -P NAME or -p NUMBER or GUEST is missing"),
     ] {
         check(line, expected);

@@ -113,6 +113,10 @@ impl FromArgMatches for GuestArgument {
 }
 
 impl Args for GuestArgument {
+    fn group_id() -> Option<clap::Id> {
+        Some(GROUP.into())
+    }
+
     fn augment_args(command: Command) -> Command {
         let argument = Arg::new(ARGUMENT)
             .value_name("GUEST")

@@ -1,0 +1,115 @@
+//! What a dry run prints: field by field what a change comes to, and when.
+
+use hpvm_plan::difference::{Effect, FieldChange};
+use serde::Serialize;
+
+use crate::table::Table;
+
+/// As a table; one sentence when nothing changes.
+#[must_use]
+pub fn table(changes: &[FieldChange]) -> String {
+    if changes.is_empty() {
+        return "Nothing would change.\n".into();
+    }
+    let mut table = Table::new(["Field", "From", "To", "When"]);
+    for change in changes {
+        let when = match &change.effect {
+            Effect::Now => "now".to_owned(),
+            Effect::NextStart(reason) => format!("next start: {reason}"),
+        };
+        table.row([&change.field, &change.from, &change.to, &when]);
+    }
+    table.render()
+}
+
+/// As JSON, after docs/schema/dry-run.json.
+pub fn json(changes: &[FieldChange]) -> Result<String, serde_json::Error> {
+    let document = Document { format: 1, changes: changes.iter().map(Change::from).collect() };
+    serde_json::to_string_pretty(&document).map(|text| text + "\n")
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Document {
+    /// Grows when a reader of older documents would misread this one.
+    format: u32,
+    changes: Vec<Change>,
+}
+
+/// One field that differs.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Change {
+    field: String,
+    from: String,
+    to: String,
+    when: When,
+    /// Why not now.
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+enum When {
+    Now,
+    NextStart,
+}
+
+impl From<&FieldChange> for Change {
+    fn from(change: &FieldChange) -> Change {
+        let (when, reason) = match &change.effect {
+            Effect::Now => (When::Now, None),
+            Effect::NextStart(reason) => (When::NextStart, Some(reason.clone())),
+        };
+        let FieldChange { field, from, to, .. } = change.clone();
+        Change { field, from, to, when, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes() -> Vec<FieldChange> {
+        let change = |field: &str, from: &str, to: &str, effect| FieldChange {
+            field: field.into(),
+            from: from.into(),
+            to: to.into(),
+            effect,
+        };
+        vec![
+            change("label", "", "web server", Effect::Now),
+            change("vcpus", "1", "2", Effect::NextStart("the guest runs".into())),
+            change("storage 0,0,1", "-", "disk:scsi:0,0,1:file:/a\u{1b}b", Effect::Now),
+        ]
+    }
+
+    #[test]
+    fn each_field_is_a_row() {
+        assert_eq!(
+            table(&changes()),
+            "\
+Field         From To                             When
+============= ==== ============================== ==========================
+label              web server                     now
+vcpus         1    2                              next start: the guest runs
+storage 0,0,1 -    disk:scsi:0,0,1:file:/a\\u{1b}b now
+"
+        );
+        assert_eq!(table(&[]), "Nothing would change.\n");
+    }
+
+    #[test]
+    fn json_has_the_same() {
+        let document: serde_json::Value = serde_json::from_str(&json(&changes()).unwrap()).unwrap();
+        assert_eq!(document["changes"][1]["when"], "next_start");
+        assert_eq!(document["changes"][1]["reason"], "the guest runs");
+        assert_eq!(document["changes"][2]["to"], "disk:scsi:0,0,1:file:/a\u{1b}b");
+    }
+
+    #[test]
+    fn the_schema_only_grows() {
+        crate::schema::keep("dry-run.json", &schemars::schema_for!(Document));
+    }
+}

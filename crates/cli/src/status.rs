@@ -1,0 +1,68 @@
+//! What hpvmstatus prints, as pure functions from views to text; one file a layout. The layouts of A.03.50 are kept to the
+//! blank, since scripts cut them by column; what we add stands in sections of its own behind theirs:
+//! `[Run Details]` (since when, accelerator, health) and `[Waiting for Next Start]`, each only when it has content.
+//!
+//! Nothing here looks at the machine: `commands/status.rs` gathers, this prints.
+
+pub mod devices;
+pub mod entitlements;
+pub mod events;
+pub mod json;
+pub mod list;
+pub mod machine;
+mod run;
+pub mod sections;
+pub mod server;
+pub mod verbose;
+pub mod xml;
+
+use hpvm_model::cpu::TenthsPercent;
+use hpvm_model::{Bytes, Memory, StorageDevice, Vcpus};
+use hpvm_operations::view::GuestView;
+
+/// Which of a guest's machines is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The machine that runs; of a guest that is off, what it is configured to be.
+    Now,
+    /// What it is configured to be.
+    NextStart,
+}
+
+/// A guest at one moment, on a host whose processors have so many MHz.
+#[derive(Clone, Debug)]
+pub struct Shown<'a> {
+    pub view: &'a GuestView,
+    pub moment: Moment,
+    pub vcpus: Vcpus,
+    pub memory: Memory,
+    pub storage: Vec<&'a StorageDevice>,
+    pub entitled: TenthsPercent,
+    pub maximum: TenthsPercent,
+}
+
+impl<'a> Shown<'a> {
+    #[must_use]
+    pub fn new(view: &'a GuestView, moment: Moment, processor_mhz: u32) -> Shown<'a> {
+        let config = &view.config;
+        let (entitled, maximum) = config.entitlement.effective(processor_mhz);
+        let (vcpus, memory, storage) = match &view.machine {
+            Some(machine) if moment == Moment::Now => (
+                machine.base.vcpus,
+                machine.base.memory,
+                machine.storage.iter().map(|attached| &attached.device).collect(),
+            ),
+            _ => (config.vcpus, config.memory, config.storage.iter().collect()),
+        };
+        Shown { view, moment, vcpus, memory, storage, entitled, maximum }
+    }
+}
+
+/// Memory that A.03.50 set aside for each guest, and that tables still have a column for.
+const RESERVED_MEMORY: Bytes = Bytes(64 << 20);
+/// Every guest's one device that is neither storage nor network.
+const SERIAL_STATEMENT: &str = "serial:com1::tty:console";
+const MODEL: &str = "server Integrity Virtual Machine";
+const CONFIG_VERSION: &str = "3.50.00";
+const CONFIG_LABEL: &str = concat!("hpvm ", env!("CARGO_PKG_VERSION"), " (interface of A.03.50)");
+const CONSOLE_TYPE: &str = "vt100-plus";

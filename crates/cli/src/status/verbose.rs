@@ -1,0 +1,110 @@
+//! `hpvmstatus -V`: every field as a line of key and value, and one block a device.
+
+use std::fmt::Write as _;
+
+use hpvm_model::StorageDevice;
+
+use super::{
+    CONFIG_LABEL, CONFIG_VERSION, CONSOLE_TYPE, MODEL, Moment, RESERVED_MEMORY, Shown, run,
+    sections,
+};
+use crate::messages::printable;
+
+const SERIAL: [(&str, &str); 4] = [
+    ("Guest Device type", "serial"),
+    ("Guest Adaptor type", "com1"),
+    ("Physical Storage type", "tty"),
+    ("Physical device", "console"),
+];
+
+/// All guests.
+#[must_use]
+pub fn all(guests: &[Shown<'_>]) -> String {
+    let guests: Vec<String> = guests.iter().map(guest).collect();
+    format!("[Virtual Machines]\n{}", guests.join("\n"))
+}
+
+/// One guest.
+#[must_use]
+pub fn one(shown: &Shown<'_>) -> String {
+    format!("[Virtual Machine Details]\n{}", guest(shown))
+}
+
+fn guest(shown: &Shown<'_>) -> String {
+    let mut parts = vec![
+        keys(shown),
+        sections::ADMINISTRATORS.to_owned(),
+        sections::processors(shown),
+        storage(&shown.storage),
+        "[Network Interface Details]\n".to_owned(),
+        format!("[Misc Interface Details]\n{}", block(&SERIAL.map(|(k, v)| (k, v.to_owned())))),
+    ];
+    if shown.moment == Moment::Now {
+        parts.extend(run::waiting_section(shown.view));
+    }
+    parts.join("\n")
+}
+
+fn keys(shown: &Shown<'_>) -> String {
+    let config = &shown.view.config;
+    let mut keys = vec![
+        ("Virtual Machine Name", config.name.to_string()),
+        ("Virtual Machine UUID", config.uuid.to_string()),
+        ("Virtual Machine ID", config.number.to_string()),
+        ("Virtual Machine Label", config.label.to_string()),
+        ("VM's Model Name", MODEL.to_owned()),
+        ("VM's Serial Number", config.serial_number.clone()),
+        ("VM's Config Version", CONFIG_VERSION.to_owned()),
+        ("VM's Config Label", CONFIG_LABEL.to_owned()),
+        ("Operating System", config.os.family.to_string()),
+        ("OS Version Number", config.os.version.clone().unwrap_or_default()),
+        ("State", shown.view.state.to_string()),
+        ("Start type", config.auto_start.to_string()),
+        ("Console type", CONSOLE_TYPE.to_owned()),
+        ("Number of virtual CPUs", shown.vcpus.to_string()),
+        ("Entitlement as given", config.entitlement.to_string()),
+        ("Number of devices", shown.storage.len().to_string()),
+        ("Number of networks", "0".to_owned()),
+        ("Memory", shown.memory.to_string()),
+        ("Reserved memory", RESERVED_MEMORY.to_string()),
+        ("Runnable status", config.runnable.to_string()),
+    ];
+    if shown.moment == Moment::Now {
+        if let Some(machine) = &shown.view.machine {
+            keys.push(("EFI location", machine.base.firmware_code.clone()));
+        }
+        keys.extend(run::facts(shown.view));
+    }
+    let mut text = String::new();
+    for (key, value) in keys {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}", format!("{key:<35}: {}", printable(&value)).trim_end());
+    }
+    text
+}
+
+fn storage(devices: &[&StorageDevice]) -> String {
+    let blocks: Vec<String> = devices
+        .iter()
+        .map(|device| {
+            block(&[
+                ("Guest Device type", device.kind.as_str().to_owned()),
+                ("Guest Adaptor type", device.adapter.as_str().to_owned()),
+                ("Bus", device.address.slot.bus().to_string()),
+                ("Device", device.address.slot.device().to_string()),
+                ("Function", "0".to_owned()),
+                ("Target", device.address.target.to_string()),
+                ("Lun", "0".to_owned()),
+                ("Physical Storage type", device.backing.storage().to_owned()),
+                ("Physical device", device.backing.path().to_owned()),
+                ("Disk identity", device.id.to_string()),
+            ])
+        })
+        .collect();
+    format!("[Storage Interface Details]\n{}", blocks.join("\n"))
+}
+
+/// The colon stands right before the value here, as A.03.50 has it in these blocks.
+fn block(lines: &[(&str, String)]) -> String {
+    lines.iter().map(|(key, value)| format!("{key:<22}:{}\n", printable(value))).collect()
+}

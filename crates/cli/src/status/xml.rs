@@ -1,0 +1,132 @@
+//! `hpvmstatus -X`: for programs written for A.03.50, whose elements stand as they expect them; ours follow.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use hpvm_model::bytes::{GIB, MIB};
+use hpvm_model::{Bytes, RunState, StorageDevice};
+use hpvm_plan::difference::Effect;
+
+use super::{RESERVED_MEMORY, Shown};
+
+#[must_use]
+pub fn render(guests: &[Shown<'_>]) -> String {
+    let guests: String = guests.iter().map(guest).collect();
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<hpvm>\n  <pman>\n{guests}  </pman>\n</hpvm>\n"
+    )
+}
+
+fn guest(shown: &Shown<'_>) -> String {
+    let config = &shown.view.config;
+    let mut elements = vec![
+        element("vm_state", state(shown.view.state)),
+        element("vcpu_number", &shown.vcpus.to_string()),
+        format!(
+            "<memory>{}{}</memory>",
+            amount("total", shown.memory.bytes()),
+            amount("reserved", RESERVED_MEMORY)
+        ),
+        element("os_type", config.os.family.as_str()),
+        element("label", config.label.as_str()),
+        element("serial_number", &config.serial_number),
+        element("start_type", &config.auto_start.to_string()),
+        element("runnable_status", &config.runnable.to_string()),
+        element("run_state", &shown.view.state.to_string()),
+        format!(
+            "<entitlement percent=\"{}\" maximum=\"{}\"/>",
+            shown.entitled.to_string().trim_end_matches('%'),
+            shown.maximum.to_string().trim_end_matches('%')
+        ),
+    ];
+    elements.extend(shown.view.since.as_deref().map(|since| element("state_since", since)));
+    elements.extend(shown.view.accelerator().map(|name| element("accelerator", name)));
+    elements.extend(shown.view.health.iter().map(|sentence| element("health", sentence)));
+    elements.extend(shown.storage.iter().map(|device| storage(device)));
+    for change in &shown.view.waiting {
+        let why = match &change.effect {
+            Effect::Now => "",
+            Effect::NextStart(reason) => reason,
+        };
+        elements.push(format!(
+            "<waiting field=\"{}\" from=\"{}\" to=\"{}\" why=\"{}\"/>",
+            escaped(&change.field),
+            escaped(&change.from),
+            escaped(&change.to),
+            escaped(why)
+        ));
+    }
+    let mut text = format!(
+        "    <virtual_machine name=\"{}\" uuid=\"{}\" local_id=\"{}\">\n",
+        config.name, config.uuid, config.number
+    );
+    for element in elements {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "      {element}");
+    }
+    text.push_str("    </virtual_machine>\n");
+    text
+}
+
+/// Programs compare with exactly these words; `run_state` tells more.
+fn state(state: RunState) -> &'static str {
+    match state {
+        RunState::Off => "Off",
+        RunState::On(_) | RunState::Attention => "On",
+        RunState::Invalid => "Invalid",
+    }
+}
+
+/// In GB where that is exact, else in MB: the two units there are.
+fn amount(name: &str, bytes: Bytes) -> String {
+    let (value, unit) = match bytes.0 {
+        n if n.is_multiple_of(GIB) => (n / GIB, "GB"),
+        n => (n / MIB, "MB"),
+    };
+    format!("<{name} unit=\"{unit}\">{value}</{name}>")
+}
+
+fn storage(device: &StorageDevice) -> String {
+    let StorageDevice { kind, adapter, address, backing, id } = device;
+    format!(
+        "<storage_device type=\"{}\" adapter=\"{}\" bus=\"{}\" device=\"{}\" function=\"0\" target=\"{}\" lun=\"0\" \
+         storage=\"{}\" id=\"{id}\">{}</storage_device>",
+        kind.as_str(),
+        adapter.as_str(),
+        address.slot.bus(),
+        address.slot.device(),
+        address.target,
+        backing.storage(),
+        escaped(backing.path())
+    )
+}
+
+fn element(name: &str, text: &str) -> String {
+    format!("<{name}>{}</{name}>", escaped(text))
+}
+
+/// What XML 1.0 cannot write is replaced.
+fn escaped(text: &str) -> Cow<'_, str> {
+    let is_special = |c: char| matches!(c, '<' | '>' | '&' | '"' | '\'') || is_forbidden(c);
+    if !text.contains(is_special) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '&' => escaped.push_str("&amp;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&apos;"),
+            c if is_forbidden(c) => escaped.push('\u{fffd}'),
+            c => escaped.push(c),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Characters outside of XML 1.0 (section 2.2), and the control characters it takes.
+fn is_forbidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
+}

@@ -1,0 +1,296 @@
+//! What hpvmstatus prints, as text files to be read at review, and the promises that programs rely on.
+//! `SNAPSHOTS=overwrite` writes the files anew.
+
+use std::time::Duration;
+
+use hpvm_app::snapshot::{Crash, Ending};
+use hpvm_cli::status::entitlements::{self, Usage};
+use hpvm_cli::status::list::{self, Listed};
+use hpvm_cli::status::{
+    Moment, Shown, devices, events, json, machine, sections, server, verbose, xml,
+};
+use hpvm_model::*;
+use hpvm_operations::view::{GuestView, HostView};
+use hpvm_plan::difference::waiting;
+use hpvm_plan::facts::{Accelerator, Engine};
+use hpvm_plan::record::{Attached, BootRecord, FORMAT, Machine};
+use snapbox::data::DataFormat;
+use snapbox::{Data, assert_data_eq};
+
+const MHZ: u32 = 1600;
+
+/// A kept output, compared byte by byte: snapbox would otherwise take a `\\` for a path's separator.
+fn golden(file: &str) -> Data {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/status/");
+    Data::read_from(std::path::Path::new(&format!("{folder}{file}")), Some(DataFormat::Text)).raw()
+}
+
+fn device(statement: &str, id: u64) -> StorageDevice {
+    let statement = Statement::parse(statement, StatementForm::Modify).unwrap();
+    StorageDevice {
+        kind: statement.kind,
+        adapter: statement.adapter,
+        address: statement.address.unwrap(),
+        backing: statement.backing.unwrap(),
+        id: DiskId::from_random(id),
+    }
+}
+
+fn config(number: u32, name: &str, storage: &[&str]) -> GuestConfig {
+    GuestConfig {
+        uuid: GuestUuid(uuid::Uuid::from_u128(
+            0x58d0_3f5d_79ed_41d9_b720_17c0_97e9_0000 + u128::from(number),
+        )),
+        number: GuestNumber::new(number).unwrap(),
+        name: name.parse().unwrap(),
+        serial_number: format!("VM{number:08}"),
+        label: Label::default(),
+        os: OsType::UNKNOWN,
+        vcpus: Vcpus::ONE,
+        entitlement: Entitlement::DEFAULT,
+        memory: Memory::at_least(Bytes(2 << 30)).unwrap(),
+        auto_start: AutoStart::Manual,
+        runnable: Runnable::Enabled,
+        storage: storage.iter().zip(1..).map(|(statement, id)| device(statement, id)).collect(),
+        ports: Vec::new(),
+    }
+}
+
+fn boot(config: &GuestConfig) -> Machine {
+    let storage = config.storage.iter().cloned();
+    Machine::new(BootRecord {
+        format: FORMAT,
+        uuid: config.uuid,
+        number: config.number,
+        name: config.name.clone(),
+        serial_number: config.serial_number.clone(),
+        boot_id: "0f6b7a52-5d5a-4b8e-9d0b-0d6c8e3e4f10".into(),
+        started_at: "2026-11-24T08:00:00Z".into(),
+        engine: Engine { program: "/usr/bin/qemu-system-x86_64".into(), version: "10.0.2".into() },
+        machine_type: "pc-q35-10.0".into(),
+        accelerator: Accelerator::Tcg,
+        vcpus: config.vcpus,
+        memory: config.memory,
+        firmware_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
+        option_rom: None,
+        ports: Vec::new(),
+        storage: storage.map(|device| Attached { device, identity: None }).collect(),
+        owner: None,
+    })
+}
+
+/// Off, healthy, never started, without devices.
+fn empty() -> GuestView {
+    GuestView {
+        config: config(8, "empty", &[]),
+        state: RunState::Off,
+        since: None,
+        health: Vec::new(),
+        machine: None,
+        waiting: Vec::new(),
+        last_ending: None,
+    }
+}
+
+/// Runs, is not well, and something waits for its next start.
+fn running() -> GuestView {
+    let mut config = config(
+        1,
+        "web1",
+        &["disk:avio_stor:0,0,0:file:/guests/web1/root.img", "dvd:scsi:0,1,0:null:/iso images"],
+    );
+    config.label = "web server 1.0".parse().unwrap();
+    config.os = "linux:12".parse().unwrap();
+    config.vcpus = Vcpus::try_from(2).unwrap();
+    config.entitlement = Entitlement::parse_cycles("200:800").unwrap();
+    config.auto_start = AutoStart::Auto;
+    let machine = boot(&config);
+    config.vcpus = Vcpus::try_from(4).unwrap();
+    config.memory = Memory::at_least(Bytes(1536 << 20)).unwrap();
+    config.storage.pop();
+    config.storage.push(device("disk:avio_stor:6,7,127:file:/guests/a&b<\u{202e}>.img", 9));
+    GuestView {
+        waiting: waiting(&config, &machine),
+        config,
+        state: RunState::On(Occupant::Os),
+        since: Some("2026-11-24T08:00:12Z".into()),
+        health: vec!["the guest is held still: the disk of \u{1b}[31m'/guests' is full".into()],
+        machine: Some(machine),
+        last_ending: None,
+    }
+}
+
+/// Crashed, and its name is longer than the column.
+fn crashed() -> GuestView {
+    let cause = Crash::Killed { signal: 9 };
+    GuestView {
+        since: Some("2026-11-24T09:30:00Z".into()),
+        last_ending: Some(("2026-11-24T09:30:00Z".into(), Ending::Crashed { cause })),
+        config: config(
+            12345,
+            "a-name-of-more-than-twenty-characters",
+            &["disk:scsi:0,0,7:file:/d"],
+        ),
+        ..empty()
+    }
+}
+
+fn host() -> HostView {
+    HostView {
+        processor_mhz: MHZ,
+        memory_total_mib: 16363,
+        memory_available_mib: 5926,
+        swap_available_mib: 8183,
+        processors: 4,
+        accelerator: "tcg".into(),
+        accelerator_reason: "the processor offers no virtualization".into(),
+        engine: Ok(Engine {
+            program: "/usr/bin/qemu-system-x86_64".into(),
+            version: "10.0.2".into(),
+        }),
+        vcpus_max: [288, 288, 288],
+    }
+}
+
+fn listed(view: &GuestView) -> Listed<'_> {
+    let config = &view.config;
+    Listed {
+        name: &config.name,
+        number: config.number,
+        os: config.os.family,
+        state: view.state,
+        vcpus: config.vcpus,
+        storage_devices: config.storage.len(),
+        memory: config.memory,
+    }
+}
+
+fn now(view: &GuestView) -> Shown<'_> {
+    Shown::new(view, Moment::Now, MHZ)
+}
+
+#[test]
+fn the_list() {
+    let views = [running(), empty(), crashed()];
+    let attention = GuestView { state: RunState::Attention, ..empty() };
+    let firmware = GuestView { state: RunState::On(Occupant::Firmware), ..empty() };
+    let views = views.iter().chain([&attention, &firmware]).collect::<Vec<_>>();
+    assert_data_eq!(list::render(views.iter().map(|v| listed(v))), golden("list.txt"));
+    assert_data_eq!(list::render([].into_iter()), golden("list-empty.txt"));
+}
+
+#[test]
+fn one_guest_in_sections() {
+    assert_data_eq!(sections::render(&now(&running())), golden("running.txt"));
+    assert_data_eq!(sections::render(&now(&empty())), golden("off.txt"));
+    assert_data_eq!(sections::render(&now(&crashed())), golden("crashed.txt"));
+}
+
+#[test]
+fn one_guest_at_its_next_start() {
+    let view = running();
+    let next = Shown::new(&view, Moment::NextStart, MHZ);
+    assert_data_eq!(sections::render(&next), golden("next.txt"));
+}
+
+#[test]
+fn devices_as_statements() {
+    assert_data_eq!(devices::render(&now(&running())), golden("devices.txt"));
+    assert_data_eq!(devices::render(&now(&empty())), golden("devices-none.txt"));
+}
+
+#[test]
+fn every_field() {
+    let views = [running(), empty()];
+    assert_data_eq!(verbose::one(&now(&crashed())), golden("verbose-one.txt"));
+    let shown: Vec<Shown<'_>> = views.iter().map(now).collect();
+    assert_data_eq!(verbose::all(&shown), golden("verbose-all.txt"));
+}
+
+#[test]
+fn entitlements_and_use() {
+    let (running, crashed) = (running(), crashed());
+    let used = Usage { processor_time: Duration::from_millis(21_611_866) };
+    let all = [(now(&running), used), (now(&crashed), Usage::default())];
+    assert_data_eq!(entitlements::all(&all), golden("entitlements.txt"));
+    let one = entitlements::one(&now(&running), used);
+    assert_data_eq!(one, golden("entitlements-one.txt"));
+}
+
+#[test]
+fn the_vm_host() {
+    assert_data_eq!(server::render(&host()), golden("server.txt"));
+    let broken = HostView { engine: Err("no QEMU was found".into()), ..host() };
+    assert!(server::render(&broken).contains("\nEngine = none: no QEMU was found\n"));
+    assert_data_eq!(json::server(&host()).unwrap(), golden("server.json"));
+}
+
+#[test]
+fn a_log_commands_no_terminal() {
+    let log = b"2026-11-24T08:00:00Z started\n2026-11-24T08:00:01Z guest said \x1b]0;x\x07\xff\n";
+    assert_eq!(
+        events::render(log),
+        "2026-11-24T08:00:00Z started\n2026-11-24T08:00:01Z guest said \\u{1b}]0;x\\u{7}\u{fffd}\n"
+    );
+}
+
+#[test]
+fn for_programs() {
+    let views = [running(), empty(), crashed()];
+    let shown: Vec<Shown<'_>> = views.iter().map(now).collect();
+    assert_data_eq!(machine::render(&shown), golden("machine.txt"));
+    assert_data_eq!(xml::render(&shown), golden("guests.xml"));
+    assert_data_eq!(json::guests(&views, MHZ).unwrap(), golden("guests.json"));
+}
+
+/// The positions that programs written for A.03.50 take from a line of -M.
+#[test]
+fn fields_for_programs_stand_where_they_are_counted() {
+    let views = [running(), empty()];
+    let shown: Vec<Shown<'_>> = views.iter().map(now).collect();
+    let text = machine::render(&shown);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(':').collect()).collect();
+    assert!(lines.iter().all(|fields| fields.len() == 21), "{text}");
+    assert_eq!((lines[0][0], lines[0][2], lines[1][3]), ("web1", "1", ""));
+    assert!(lines[0][4].starts_with("Integrity"));
+    assert_eq!((lines[0][10], lines[1][10]), ("On", "Off"));
+    assert_eq!((lines[0][11], lines[1][11]), ("Auto", "Manual"));
+    assert_eq!(lines[0][19].split(';').next(), Some("2"));
+    assert_eq!(lines[1][20].split(';').next(), Some("2GB"));
+}
+
+/// Scripts drop the heading by two words and cut the rest by column.
+#[test]
+fn the_list_can_be_cut_by_column() {
+    let views = [running(), empty()];
+    let text = list::render(views.iter().map(listed));
+    let rows: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("Virtual Machine") && !line.contains("====="))
+        .collect();
+    assert_eq!(rows.len(), 2);
+    let ruler = text.lines().nth(2).unwrap();
+    for row in rows {
+        assert_eq!(row.len(), ruler.len());
+        for (index, _) in ruler.match_indices(' ') {
+            assert_eq!(&row[index..=index], " ", "{row}");
+        }
+    }
+}
+
+/// Nothing that an administrator or a guest wrote reaches a terminal as a control character.
+#[test]
+fn no_layout_has_control_characters() {
+    let views = [running(), crashed()];
+    let shown: Vec<Shown<'_>> = views.iter().map(now).collect();
+    for text in [
+        sections::render(&shown[0]),
+        devices::render(&shown[0]),
+        verbose::all(&shown),
+        machine::render(&shown),
+        xml::render(&shown),
+        json::guests(&views, MHZ).unwrap(),
+    ] {
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    }
+}
