@@ -93,10 +93,10 @@ fn nobody_reads() {
     stuck.shows("login: ");
     let mut other = rig.on_terminal(&["--command", "co"]);
     other.shows("login: ");
-    let line = format!("{}\r\n", "x".repeat(1000));
-    for number in 0..300 {
-        door.prints(line.as_bytes());
-        door.prints(format!("line {number}\r\n").as_bytes());
+    // Parts of several sizes, each larger than what a full terminal has room for at last.
+    for number in 0..100 {
+        let line = "x".repeat(2500 + number * 13);
+        door.prints(format!("{line}line {number}\r\n").as_bytes());
         other.shows(&format!("line {number}\n"));
     }
     assert_eq!(door.sessions(), 2);
