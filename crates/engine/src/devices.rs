@@ -1,0 +1,252 @@
+//! Changes of a running guest's devices, as sequences of QMP commands. Called by the worker, which writes the journal
+//! around them; what is wanted was decided by the plan.
+//!
+//! | change | sequence |
+//! | --- | --- |
+//! | attach | `add-fd`, `blockdev-add` for each medium; then `device_add` of adapter and devices. A new VIO adapter is scanned by the guest once, when it comes: the guest is held meanwhile |
+//! | detach one | `device_del`, which a SCSI device obeys at once; then its node and descriptor |
+//! | detach an adapter | `device_del`, which asks the guest; `DEVICE_DELETED` may come much later, see [`Performed::Asked`] |
+//! | another medium | new node; tray open (a locked one is asked for), medium out, medium in, tray shut; then the old node |
+//!
+//! What fails half-way is undone: nodes and descriptors added for it are removed again. Properties come from the plan's
+//! list, which also prints QEMU's command line, so a device plugged in is the one a start would have made.
+
+mod media;
+pub mod present;
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hpvm_model::{AdapterKind, PciSlot, StorageAddress};
+use hpvm_plan::command_line::{
+    Property, Value, adapter_id, adapter_properties, device_id, device_properties,
+};
+use hpvm_plan::record::{AdapterPresence, Attached, BootRecord, DeviceChange, is_place_holder};
+use hpvm_qmp::client::Client;
+use hpvm_qmp::command::{
+    Cont, DeviceAdd, DeviceDel, Properties, QueryBlockstats, QueryStatus, Stop,
+};
+use hpvm_qmp::{Error as QmpError, Happening, RunState, deadline};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, timeout_at};
+
+/// How long an administrator waits for a guest to let an adapter go; a guest that listens takes 0.2 s.
+const LET_GO: Duration = Duration::from_secs(3);
+
+/// What became of a change that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Performed {
+    Done,
+    /// The guest was asked to let go and has not yet.
+    Asked,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[error(transparent)]
+    Engine(#[from] QmpError),
+    #[error("the descriptor of {0} did not come with the request")]
+    NoDescriptor(StorageAddress),
+    #[error("there is no device at {0} in the running guest")]
+    NoDevice(StorageAddress),
+    #[error(
+        "the guest keeps the tray of {0} locked; unmount or eject the medium in the guest and try again"
+    )]
+    TrayLocked(StorageAddress),
+    #[error("the guest refuses to let the adapter at {0} go")]
+    Refused(PciSlot),
+    #[error("the engine has not taken the device at {0} out of the guest in time")]
+    StillThere(StorageAddress),
+}
+
+/// The connection to one guest's engine, and what the engine tells unasked while a change is made.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    pub client: &'a Client,
+    pub record: &'a BootRecord,
+    pub happenings: &'a mut Receiver<Happening>,
+}
+
+impl Bench<'_> {
+    /// Performs one change. `seq` is its number in the journal; `descriptors` those of its media, in order.
+    pub async fn perform(
+        &mut self,
+        seq: u64,
+        change: &DeviceChange,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+    ) -> Result<Performed, DeviceError> {
+        match change {
+            DeviceChange::PlaceHolder { .. } => Ok(Performed::Done),
+            DeviceChange::Attach { slot, kind, adapter, devices } => {
+                let attach = Attach { seq, slot: *slot, kind: *kind, adapter: *adapter, devices };
+                self.attach(&attach, descriptors).await
+            }
+            DeviceChange::Detach { address } => self.detach(*address).await,
+            DeviceChange::DetachAdapter { slot } => self.detach_adapter(*slot).await,
+            DeviceChange::Medium { attached } => {
+                self.change_medium(seq, attached, descriptors.next()).await
+            }
+        }
+    }
+
+    async fn attach(
+        &mut self,
+        attach: &Attach<'_>,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+    ) -> Result<Performed, DeviceError> {
+        // Everything slow comes before the guest is held.
+        let outcome = match self.add_media(attach, descriptors).await {
+            Ok(()) if attach.needs_pause() => self.plug_while_held(attach).await,
+            Ok(()) => self.plug(attach).await,
+            Err(error) => Err(error),
+        };
+        if outcome.is_err() {
+            self.undo_attach(attach.slot, attach.adapter, attach.devices).await;
+        }
+        outcome.map(|()| Performed::Done)
+    }
+
+    async fn add_media(
+        &mut self,
+        attach: &Attach<'_>,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+    ) -> Result<(), DeviceError> {
+        for attached in attach.devices.iter().filter(|a| a.device.backing.file().is_some()) {
+            self.add_medium(attach.seq, attached, descriptors.next()).await?;
+        }
+        Ok(())
+    }
+
+    /// The guest stands still for as long as the devices take to come, some milliseconds.
+    async fn plug_while_held(&mut self, attach: &Attach<'_>) -> Result<(), DeviceError> {
+        let was_running = self.client.execute(&QueryStatus {}).await?.status == RunState::Running;
+        if was_running {
+            self.client.execute(&Stop {}).await?;
+        }
+        let plugged = self.plug(attach).await;
+        if was_running {
+            self.client.execute(&Cont {}).await?;
+        }
+        plugged
+    }
+
+    async fn plug(&mut self, attach: &Attach<'_>) -> Result<(), DeviceError> {
+        if attach.adapter == AdapterPresence::New {
+            let wanted = adapter_properties(attach.slot, attach.kind, self.record);
+            self.client.execute(&DeviceAdd(properties(&wanted))).await?;
+        }
+        for attached in attach.devices.iter().filter(|a| !is_place_holder(a)) {
+            let node = attached
+                .device
+                .backing
+                .file()
+                .map(|_| media::node(attached.device.address, attach.seq));
+            let wanted = device_properties(&attached.device, node.as_deref(), None);
+            self.client.execute(&DeviceAdd(properties(&wanted))).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes out what a failed or interrupted attach left. Nobody was told that it is there, so nobody misses it.
+    pub async fn undo_attach(
+        &mut self,
+        slot: PciSlot,
+        adapter: AdapterPresence,
+        devices: &[Attached],
+    ) {
+        for attached in devices {
+            let id = device_id(attached.device.address);
+            if self.client.execute(&DeviceDel { id: id.clone() }).await.is_ok() {
+                self.until_deleted(&id, deadline::DEVICE_DELETED).await;
+            }
+        }
+        if adapter == AdapterPresence::New {
+            // Whether the guest lets go of an empty adapter is its own affair: at the next reset it is gone.
+            let _ = self.client.execute(&DeviceDel { id: adapter_id(slot) }).await;
+        }
+        for attached in devices {
+            self.discard_unused_media(attached.device.address).await;
+        }
+    }
+
+    async fn detach(&mut self, address: StorageAddress) -> Result<Performed, DeviceError> {
+        let id = device_id(address);
+        self.client.execute(&DeviceDel { id: id.clone() }).await?;
+        if self.until_deleted(&id, deadline::DEVICE_DELETED).await != Deletion::Done {
+            return Err(DeviceError::StillThere(address));
+        }
+        self.discard_unused_media(address).await;
+        Ok(Performed::Done)
+    }
+
+    async fn detach_adapter(&mut self, slot: PciSlot) -> Result<Performed, DeviceError> {
+        let id = adapter_id(slot);
+        self.client.execute(&DeviceDel { id: id.clone() }).await?;
+        match self.until_deleted(&id, LET_GO).await {
+            Deletion::Done => {
+                self.discard_media_in(slot).await;
+                Ok(Performed::Done)
+            }
+            Deletion::Refused => Err(DeviceError::Refused(slot)),
+            Deletion::NotYet => Ok(Performed::Asked),
+        }
+    }
+
+    async fn until_deleted(&mut self, id: &str, bound: Duration) -> Deletion {
+        let until = Instant::now() + bound;
+        loop {
+            match timeout_at(until, self.happenings.recv()).await {
+                Ok(Some(Happening::DeviceDeleted(gone))) if gone.device.as_deref() == Some(id) => {
+                    return Deletion::Done;
+                }
+                Ok(Some(Happening::UnplugRefused(told))) if told.device.as_deref() == Some(id) => {
+                    return Deletion::Refused;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Deletion::NotYet,
+            }
+        }
+    }
+
+    /// How long each disk has been without I/O, in milliseconds; `uptime` stands for a disk that never had any.
+    pub async fn idle(client: &Client, uptime: Duration) -> Result<Vec<(String, u64)>, QmpError> {
+        let stats = client.execute(&QueryBlockstats {}).await?;
+        let idle = stats.into_iter().filter_map(|device| {
+            let idle = device.stats.idle_time_ns.map_or(uptime, Duration::from_nanos);
+            Some((device.qdev?, u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)))
+        });
+        Ok(idle.collect())
+    }
+}
+
+/// New devices behind one adapter.
+struct Attach<'a> {
+    seq: u64,
+    slot: PciSlot,
+    kind: AdapterKind,
+    adapter: AdapterPresence,
+    devices: &'a [Attached],
+}
+
+impl Attach<'_> {
+    /// A guest looks at the targets of an mptsas1068 once, when the adapter appears.
+    fn needs_pause(&self) -> bool {
+        self.kind == AdapterKind::Scsi && self.adapter == AdapterPresence::New
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deletion {
+    Done,
+    Refused,
+    NotYet,
+}
+
+fn properties(wanted: &[Property]) -> Properties {
+    let json = |value: &Value| match value {
+        Value::Text(text) => serde_json::Value::from(text.as_str()),
+        Value::Number(number) => serde_json::Value::from(*number),
+        Value::Flag(flag) => serde_json::Value::from(*flag),
+    };
+    wanted.iter().map(|(name, value)| (*name, json(value))).collect()
+}

@@ -1,0 +1,162 @@
+//! Media of a running guest: nodes and descriptors behind its devices, and the trays of its drives.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hpvm_model::{PciSlot, StorageAddress};
+use hpvm_plan::command_line::{device_id, node_id, node_properties};
+use hpvm_plan::record::Attached;
+use hpvm_qmp::answer::BlockDevice;
+use hpvm_qmp::command::{
+    AddFd, BlockdevAdd, BlockdevDel, CloseTray, InsertMedium, OpenTray, QueryBlock, QueryNodes,
+    RemoveFd, RemoveMedium,
+};
+use hpvm_qmp::{Error as QmpError, Happening};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Bench, DeviceError, Performed, properties};
+
+/// How long a guest that locked its tray is waited for.
+const TRAY_BOUND: Duration = Duration::from_secs(5);
+
+/// The node that a change of this number makes.
+pub(super) fn node(address: StorageAddress, seq: u64) -> String {
+    node_id(address, seq)
+}
+
+impl Bench<'_> {
+    /// Gives the engine a descriptor and opens a node on it. Nothing stays when it fails.
+    pub(super) async fn add_medium(
+        &mut self,
+        seq: u64,
+        attached: &Attached,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<String, DeviceError> {
+        let address = attached.device.address;
+        let descriptor = descriptor.ok_or(DeviceError::NoDescriptor(address))?;
+        let name = node(address, seq);
+        let add = AddFd { fdset_id: None, opaque: Some(name.clone()) };
+        let added = self.client.pass(&add, descriptor).await?;
+        let wanted = node_properties(&attached.device, &name, added.fdset_id);
+        let opened = self.client.execute(&BlockdevAdd(properties(&wanted))).await;
+        if opened.is_err() {
+            let _ = self.client.execute(&RemoveFd { fdset_id: added.fdset_id }).await;
+        }
+        opened?;
+        Ok(name)
+    }
+
+    pub(super) async fn change_medium(
+        &mut self,
+        seq: u64,
+        attached: &Attached,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Performed, DeviceError> {
+        let address = attached.device.address;
+        let node = match attached.device.backing.file() {
+            Some(_) => Some(self.add_medium(seq, attached, descriptor).await?),
+            None => None,
+        };
+        let exchanged = self.exchange(address, node).await;
+        // The old node after success, the new one after failure: whichever is not in the drive.
+        self.discard_unused_media(address).await;
+        exchanged.map(|()| Performed::Done)
+    }
+
+    async fn exchange(
+        &mut self,
+        address: StorageAddress,
+        node: Option<String>,
+    ) -> Result<(), DeviceError> {
+        let id = device_id(address);
+        let old = self.drive(address).await?.inserted.and_then(|medium| medium.node_name);
+        self.open_tray(address).await?;
+        let mut exchanged = self.client.execute(&RemoveMedium { id: id.clone() }).await;
+        if let (Ok(_), Some(node_name)) = (&exchanged, node) {
+            let insert = InsertMedium { id: id.clone(), node_name };
+            exchanged = self.client.execute(&insert).await;
+            if let (Err(_), Some(node_name)) = (&exchanged, old) {
+                // Best effort: the drive as it was is better than an empty one.
+                let _ = self.client.execute(&InsertMedium { id: id.clone(), node_name }).await;
+            }
+        }
+        let shut = self.client.execute(&CloseTray { id }).await;
+        exchanged?;
+        shut?;
+        Ok(())
+    }
+
+    async fn drive(&mut self, address: StorageAddress) -> Result<BlockDevice, DeviceError> {
+        let id = device_id(address);
+        let devices = self.client.execute(&QueryBlock {}).await?;
+        let found = devices.into_iter().find(|device| names(device.qdev.as_deref(), &id));
+        found.ok_or(DeviceError::NoDevice(address))
+    }
+
+    /// A tray that the guest locked is asked for; the guest opens it when it has unmounted the medium.
+    async fn open_tray(&mut self, address: StorageAddress) -> Result<(), DeviceError> {
+        let id = device_id(address);
+        self.client.execute(&OpenTray { id: id.clone(), force: false }).await?;
+        let until = Instant::now() + TRAY_BOUND;
+        while self.drive(address).await?.tray_open != Some(true) {
+            let opened = |happening: &Happening| matches!(happening, Happening::TrayMoved(moved) if moved.id == id && moved.tray_open);
+            loop {
+                match timeout_at(until, self.happenings.recv()).await {
+                    Ok(Some(happening)) if opened(&happening) => break,
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return Err(DeviceError::TrayLocked(address)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an address's nodes that no device has, and their descriptors. Best effort: a node that stays costs a
+    /// descriptor, and is tried again with the next change of the same address.
+    pub(super) async fn discard_unused_media(&mut self, address: StorageAddress) {
+        let _ = self.try_discard(|name| is_node_of(name, address)).await;
+    }
+
+    /// The same for everything that was on an adapter; called once the guest has let it go.
+    pub async fn discard_media_in(&mut self, slot: PciSlot) {
+        let prefix = format!("medium-{}-{}-", slot.bus(), slot.device());
+        let _ = self.try_discard(|name| name.starts_with(&prefix)).await;
+    }
+
+    async fn try_discard(&mut self, wanted: impl Fn(&str) -> bool) -> Result<(), QmpError> {
+        let in_use: Vec<String> = self
+            .client
+            .execute(&QueryBlock {})
+            .await?
+            .into_iter()
+            .filter_map(|device| device.inserted?.node_name)
+            .collect();
+        for node in self.client.execute(&QueryNodes { flat: true }).await? {
+            let Some(node_name) = node.node_name else { continue };
+            if !wanted(&node_name) || in_use.contains(&node_name) {
+                continue;
+            }
+            self.client.execute(&BlockdevDel { node_name }).await?;
+            if let Some(fdset_id) = fdset_of(&node.file) {
+                self.client.execute(&RemoveFd { fdset_id }).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// QEMU names a device by its id, or by its place in the object tree, which ends with the id of an unnamed child.
+pub(super) fn names(qdev: Option<&str>, id: &str) -> bool {
+    qdev.is_some_and(|qdev| {
+        qdev.strip_prefix("/machine/peripheral/").unwrap_or(qdev).split('/').next() == Some(id)
+    })
+}
+
+fn is_node_of(name: &str, address: StorageAddress) -> bool {
+    let place = node_id(address, 0);
+    name.strip_prefix(&place).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+fn fdset_of(file: &str) -> Option<i64> {
+    file.strip_prefix("/dev/fdset/")?.parse().ok()
+}

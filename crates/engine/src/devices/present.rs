@@ -1,0 +1,102 @@
+//! What devices a running engine really has, against what the boot record says. A worker that takes a guest over asks this
+//! first, since what happened while nobody listened was told to nobody. The record is repaired, not the guest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hpvm_model::StorageAddress;
+use hpvm_plan::command_line::{adapter_id, device_id, node_id};
+use hpvm_plan::record::{Attached, DeviceChange, Machine, Outcome, is_place_holder};
+use hpvm_qmp::Error as QmpError;
+use hpvm_qmp::client::Client;
+use hpvm_qmp::command::{QomList, QueryBlock};
+
+/// Devices by their ids, and the node in each that has a medium.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    pub devices: BTreeSet<String>,
+    pub media: BTreeMap<String, String>,
+}
+
+/// What to do about a difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// The change that was asked came to this.
+    Settle { seq: u64, outcome: Outcome },
+    /// Asked for all we know, and the guest has not let go: ask again, it does no harm.
+    AskAgain { seq: u64, change: DeviceChange },
+    /// Begun and not finished: take out what came, then it has failed.
+    Undo { seq: u64, change: DeviceChange },
+    /// In the record and not in the engine: note that it is gone.
+    Gone { address: StorageAddress },
+}
+
+/// Asks the engine.
+pub async fn ask(client: &Client) -> Result<Present, QmpError> {
+    let peripherals = client.execute(&QomList { path: "/machine/peripheral".into() }).await?;
+    let devices = peripherals
+        .into_iter()
+        .filter(|property| property.kind.starts_with("child<"))
+        .map(|property| property.name)
+        .collect();
+    let media = client.execute(&QueryBlock {}).await?.into_iter().filter_map(|device| {
+        let qdev = device.qdev?;
+        let id = qdev.strip_prefix("/machine/peripheral/").unwrap_or(&qdev).split('/').next()?;
+        Some((id.to_owned(), device.inserted?.node_name?))
+    });
+    Ok(Present { devices, media: media.collect() })
+}
+
+/// Compares; the order of the repairs is that of the journal.
+#[must_use]
+pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
+    let mut repairs: Vec<Repair> =
+        machine.pending.iter().map(|pending| present.judge(pending.seq, &pending.change)).collect();
+    let is_spoken_for = |attached: &Attached| {
+        let address = attached.device.address;
+        machine.pending.iter().any(|p| match &p.change {
+            DeviceChange::Detach { address: a } => *a == address,
+            DeviceChange::DetachAdapter { slot } => *slot == address.slot,
+            _ => false,
+        })
+    };
+    let gone = machine.storage.iter().filter(|attached| {
+        !is_place_holder(attached)
+            && !present.devices.contains(&device_id(attached.device.address))
+            && !is_spoken_for(attached)
+    });
+    repairs.extend(gone.map(|attached| Repair::Gone { address: attached.device.address }));
+    repairs
+}
+
+impl Present {
+    fn judge(&self, seq: u64, change: &DeviceChange) -> Repair {
+        let settle = |outcome| Repair::Settle { seq, outcome };
+        let failed = || settle(Outcome::Failed("hpvmapp was replaced before it was done".into()));
+        let has = |address: StorageAddress| self.devices.contains(&device_id(address));
+        match change {
+            DeviceChange::PlaceHolder { .. } => settle(Outcome::Done),
+            DeviceChange::Attach { devices, .. } => {
+                let mut real = devices.iter().filter(|a| !is_place_holder(a));
+                match real.all(|a| has(a.device.address)) {
+                    true => settle(Outcome::Done),
+                    false => Repair::Undo { seq, change: change.clone() },
+                }
+            }
+            DeviceChange::Detach { address } if has(*address) => failed(),
+            DeviceChange::DetachAdapter { slot } if self.devices.contains(&adapter_id(*slot)) => {
+                Repair::AskAgain { seq, change: change.clone() }
+            }
+            DeviceChange::Detach { .. } | DeviceChange::DetachAdapter { .. } => {
+                settle(Outcome::Done)
+            }
+            DeviceChange::Medium { attached } => {
+                let address = attached.device.address;
+                let wanted = attached.device.backing.file().map(|_| node_id(address, seq));
+                match self.media.get(&device_id(address)) == wanted.as_ref() {
+                    true => settle(Outcome::Done),
+                    false => failed(),
+                }
+            }
+        }
+    }
+}
