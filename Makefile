@@ -45,6 +45,7 @@ guests:
 
 # The programs are built first: the end-to-end tests of crate hpvm-tests run them from target/debug.
 test: guests
+	$(CARGO) fetch --locked
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 
