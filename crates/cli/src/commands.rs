@@ -28,7 +28,7 @@ pub use modify::Modify;
 pub use nvram::Nvram;
 pub use remove::Remove;
 pub use start::Start;
-pub use status::Status;
+pub use status::{Status, Subject};
 pub use stop::Stop;
 pub use undelete::Undelete;
 pub use why::Why;

@@ -26,6 +26,23 @@ pub struct Context {
     pub command_line: Vec<String>,
 }
 
+impl Context {
+    /// The command line for the record of the operation: a shell would read the same words from it.
+    #[must_use]
+    pub fn typed(&self) -> String {
+        let words: Vec<String> = self.command_line.iter().map(|word| quoted(word)).collect();
+        words.join(" ")
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// Where a command comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -198,4 +215,35 @@ fn overview() -> String {
 #[must_use]
 pub fn version() -> String {
     format!("hpvm: Version {} (interface of A.03.50)\n", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recorded_line_can_be_typed_again() {
+        let command_line =
+            ["hpvmmodify", "-P", "web", "-l", "it's new", "-a", "disk:scsi::file:/d", ""];
+        let context = Context {
+            say: Say::new("hpvmmodify"),
+            command_line: command_line.map(str::to_owned).to_vec(),
+        };
+        let line = r"hpvmmodify -P web -l 'it'\''s new' -a disk:scsi::file:/d ''";
+        assert_eq!(context.typed(), line);
+    }
+
+    #[test]
+    fn programs_are_known_by_their_last_name() {
+        for (argument, program) in [
+            ("/opt/hpvm/bin/hpvmstop", "hpvmstop"),
+            ("-hpvmconsole", "hpvmconsole"),
+            ("hpvm", "hpvm"),
+        ] {
+            assert_eq!(program_name(&argument.into()), program);
+        }
+        assert!(historical("hpvmwhy").is_none(), "ours have no program of their own");
+        assert!(historical("hpvm").is_none());
+        assert_eq!(historical("hpvmstop").map(Entry::name).as_deref(), Some("hpvmstop"));
+    }
 }

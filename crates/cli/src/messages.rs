@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::fd::AsFd;
 
 use hpvm_model::{GuestName, Problem, Severity};
 
@@ -90,11 +91,9 @@ impl Say {
     pub fn ask(&self, question: &str) -> Answer {
         for _ in 0..TRIES_MAX {
             write_stderr(&format!("{}: {} [n/y]: ", self.command, printable(question)));
-            let answer = read_line();
-            match answer.as_deref().map(str::trim) {
-                Some("y" | "Y" | "yes" | "Yes" | "YES") => return Answer::Yes,
-                Some("" | "n" | "N" | "no" | "No" | "NO") => return Answer::No,
-                Some(_) => {}
+            match read_line(std::io::stdin()).map(|line| Answer::understood(&line)) {
+                Some(Some(answer)) => return answer,
+                Some(None) => {}
                 None => {
                     write_stderr("\n");
                     return Answer::No;
@@ -102,6 +101,17 @@ impl Say {
             }
         }
         Answer::No
+    }
+}
+
+impl Answer {
+    /// Enter alone is no.
+    fn understood(line: &str) -> Option<Answer> {
+        match line.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => Some(Answer::Yes),
+            "" | "n" | "no" => Some(Answer::No),
+            _ => None,
+        }
     }
 }
 
@@ -160,12 +170,12 @@ fn write_stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// One line of standard input, read byte by byte: what follows belongs to the next command that shares the descriptor.
-fn read_line() -> Option<String> {
+/// One line, read byte by byte: what follows belongs to the next command that shares the descriptor. `None` at the end.
+fn read_line(input: impl AsFd) -> Option<String> {
     let mut line = Vec::new();
     let mut byte = [0u8; 1];
     loop {
-        match rustix::io::retry_on_intr(|| rustix::io::read(std::io::stdin(), &mut byte)) {
+        match rustix::io::retry_on_intr(|| rustix::io::read(&input, &mut byte)) {
             Ok(1) if byte[0] == b'\n' => break,
             Ok(1) if line.len() < ANSWER_BYTES_MAX => line.push(byte[0]),
             Ok(1) => {}
@@ -212,5 +222,32 @@ mod tests {
     fn no_terminal_is_commanded() {
         assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}\u{202e}"), r"a\u{1b}[2Jb\n\u{9b}\u{202e}");
         assert!(matches!(printable("plain ü"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn an_answer_takes_no_more_than_its_line() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let noise = "x".repeat(2 * ANSWER_BYTES_MAX);
+        write!(writer, " Yes \n{noise}\n\nn").unwrap();
+        drop(writer);
+        assert_eq!(read_line(&reader).as_deref(), Some(" Yes "));
+        assert_eq!(read_line(&reader).map(|line| line.len()), Some(ANSWER_BYTES_MAX));
+        assert_eq!(read_line(&reader).as_deref(), Some(""));
+        assert_eq!(read_line(&reader).as_deref(), Some("n"), "a last line needs no end");
+        assert_eq!(read_line(&reader), None);
+    }
+
+    #[test]
+    fn answers_are_yes_no_or_asked_again() {
+        for (line, answer) in [
+            ("y", Some(Answer::Yes)),
+            (" YES\r", Some(Answer::Yes)),
+            ("n", Some(Answer::No)),
+            ("", Some(Answer::No)),
+            ("maybe", None),
+            ("yy", None),
+        ] {
+            assert_eq!(Answer::understood(line), answer, "{line:?}");
+        }
     }
 }

@@ -20,6 +20,15 @@ use hpvm_model::cpu::TenthsPercent;
 use hpvm_model::{Bytes, Memory, StorageDevice, Vcpus};
 use hpvm_operations::view::GuestView;
 
+use entitlements::Usage;
+
+/// What has to be known of a guest before it can be printed in full.
+#[derive(Clone, Debug)]
+pub struct Gathered {
+    pub view: GuestView,
+    pub usage: Usage,
+}
+
 /// Which of a guest's machines is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {

@@ -7,7 +7,7 @@ use hpvm_app::snapshot::{Crash, Ending};
 use hpvm_cli::status::entitlements::{self, Usage};
 use hpvm_cli::status::list::{self, Listed};
 use hpvm_cli::status::{
-    Moment, Shown, devices, events, json, machine, sections, server, verbose, xml,
+    Gathered, Moment, Shown, devices, events, json, machine, sections, server, verbose, xml,
 };
 use hpvm_model::*;
 use hpvm_operations::view::{GuestView, HostView};
@@ -241,6 +241,59 @@ fn for_programs() {
     assert_data_eq!(machine::render(&shown), golden("machine.txt"));
     assert_data_eq!(xml::render(&shown), golden("guests.xml"));
     assert_data_eq!(json::guests(&views, MHZ).unwrap(), golden("guests.json"));
+}
+
+/// Each option reaches the layout it names, and asks for no more than that needs.
+#[test]
+fn options_choose_the_layout() {
+    use clap::Parser;
+    use hpvm_cli::commands::{Status, Subject};
+    let gathered = Gathered { view: running(), usage: Usage::default() };
+    for (line, subject, beginning) in [
+        ("", Subject::List, ""),
+        ("-V", Subject::Guests, "[Virtual Machines]\nVirtual Machine Name  "),
+        ("-r", Subject::Guests, "[Virtual Machine Resource Entitlement]"),
+        ("-X", Subject::Guests, "<?xml"),
+        ("-M", Subject::Guests, "web1:"),
+        ("--json", Subject::Guests, "{"),
+        ("-s", Subject::Server, ""),
+        ("-s --json", Subject::Server, ""),
+        ("-e", Subject::Events, ""),
+        ("-e -P web1", Subject::Events, ""),
+        ("-v", Subject::Version, ""),
+        ("-P web1", Subject::Guest, "[Virtual Machine Details]\nVirtual Machine Name VM #"),
+        ("-p 1 -V", Subject::Guest, "[Virtual Machine Details]\nVirtual Machine Name  "),
+        ("-P web1 -d", Subject::Guest, "[Virtual Machine Devices]"),
+        ("-P web1 -D", Subject::Guest, "[Virtual Machine Details]"),
+        ("-P web1 -r", Subject::Guest, "[Virtual Machine entitlements]"),
+        ("-P web1 -X", Subject::Guest, "<?xml"),
+        ("-P web1 -M", Subject::Guest, "web1:"),
+        ("-P web1 --json", Subject::Guest, "{"),
+    ] {
+        let words = ["hpvmstatus"].into_iter().chain(line.split_whitespace());
+        let status =
+            Status::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(status.subject(), subject, "{line}");
+        let text = match subject {
+            Subject::Guest => status.guest_text(&gathered, MHZ).unwrap(),
+            Subject::Guests => status.guests_text(std::slice::from_ref(&gathered), MHZ).unwrap(),
+            _ => continue,
+        };
+        assert!(text.starts_with(beginning), "{line}: {text}");
+    }
+}
+
+/// Devices of the next start: what was configured since is there, what was taken away is not.
+#[test]
+fn next_goes_with_devices_and_with_every_field() {
+    use clap::Parser;
+    use hpvm_cli::commands::Status;
+    let gathered = Gathered { view: running(), usage: Usage::default() };
+    for layout in ["-d", "-V"] {
+        let status = Status::try_parse_from(["hpvmstatus", "-P", "web1", "-D", layout]).unwrap();
+        let text = status.guest_text(&gathered, MHZ).unwrap();
+        assert!(text.contains("/guests/a&b<") && !text.contains("/iso images"), "{layout}: {text}");
+    }
 }
 
 /// The positions that programs written for A.03.50 take from a line of -M.

@@ -24,6 +24,10 @@ pub struct Create {
     #[arg(short = 's', long, conflicts_with = "force")]
     pub dry_run: bool,
 
+    /// With --dry-run: as JSON, after docs/schema/dry-run.json
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
+
     #[command(flatten)]
     pub operation: Operation,
 }

@@ -36,6 +36,10 @@ pub struct Modify {
     #[arg(short = 's', long, conflicts_with = "force")]
     pub dry_run: bool,
 
+    /// With --dry-run: as JSON, after docs/schema/dry-run.json
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
+
     #[command(flatten)]
     pub operation: Operation,
 }

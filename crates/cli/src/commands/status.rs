@@ -1,11 +1,15 @@
 //! hpvmstatus: shows guests, one guest, or the VM Host, in the layout asked for.
 
 use clap::ArgGroup;
+use hpvm_operations::view::HostView;
 
 use crate::args::Selector;
 use crate::dispatch::{Context, Perform, version};
 use crate::exit::Failure;
 use crate::output::print;
+use crate::status::{
+    Gathered, Moment, Shown, devices, entitlements, json, machine, sections, server, verbose, xml,
+};
 
 /// Show guests and the VM Host
 #[derive(Debug, clap::Parser)]
@@ -52,9 +56,74 @@ pub struct Status {
     #[arg(short = 'M', long, group = "layout")]
     pub machine: bool,
 
-    /// JSON, after docs/schema/status.json
-    #[arg(long, group = "layout")]
+    /// JSON, after docs/schema/status.json; with -s after docs/schema/server.json
+    #[arg(long)]
+    #[arg(conflicts_with_all = ["verbose", "devices", "entitlements", "events", "version", "xml", "machine"])]
     pub json: bool,
+}
+
+/// What there is to gather before it can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Summaries of all guests: no more is read than a line shows.
+    List,
+    /// One guest, complete.
+    Guest,
+    /// All guests, complete.
+    Guests,
+    Server,
+    /// The guest's log, or without a guest that of the VM Host.
+    Events,
+    Version,
+}
+
+impl Status {
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        let wants_all = self.verbose || self.entitlements || self.xml || self.machine || self.json;
+        match &self.guest {
+            _ if self.version => Subject::Version,
+            _ if self.server => Subject::Server,
+            _ if self.events => Subject::Events,
+            Some(_) => Subject::Guest,
+            None if wants_all => Subject::Guests,
+            None => Subject::List,
+        }
+    }
+
+    /// One guest in the layout asked for.
+    pub fn guest_text(&self, guest: &Gathered, mhz: u32) -> Result<String, serde_json::Error> {
+        let moment = if self.next { Moment::NextStart } else { Moment::Now };
+        let shown = Shown::new(&guest.view, moment, mhz);
+        Ok(match self {
+            Status { json: true, .. } => json::guests(std::slice::from_ref(&guest.view), mhz)?,
+            Status { xml: true, .. } => xml::render(&[shown]),
+            Status { machine: true, .. } => machine::render(&[shown]),
+            Status { entitlements: true, .. } => entitlements::one(&shown, guest.usage),
+            Status { devices: true, .. } => devices::render(&shown),
+            Status { verbose: true, .. } => verbose::one(&shown),
+            _ => sections::render(&shown),
+        })
+    }
+
+    /// All guests in the layout asked for, which is one that needs them complete.
+    pub fn guests_text(&self, guests: &[Gathered], mhz: u32) -> Result<String, serde_json::Error> {
+        let shown = || guests.iter().map(|guest| Shown::new(&guest.view, Moment::Now, mhz));
+        Ok(match self {
+            Status { json: true, .. } => json::guests(guests.iter().map(|g| &g.view), mhz)?,
+            Status { xml: true, .. } => xml::render(&shown().collect::<Vec<_>>()),
+            Status { machine: true, .. } => machine::render(&shown().collect::<Vec<_>>()),
+            Status { entitlements: true, .. } => {
+                let usages = guests.iter().map(|guest| guest.usage);
+                entitlements::all(&shown().zip(usages).collect::<Vec<_>>())
+            }
+            _ => verbose::all(&shown().collect::<Vec<_>>()),
+        })
+    }
+
+    pub fn server_text(&self, host: &HostView) -> Result<String, serde_json::Error> {
+        if self.json { json::server(host) } else { Ok(server::render(host)) }
+    }
 }
 
 impl Perform for Status {

@@ -12,8 +12,11 @@ use crate::dry_run::Change;
 const FORMAT: u32 = 1;
 
 /// `hpvmstatus --json`, of all guests or of one.
-pub fn guests(views: &[GuestView], processor_mhz: u32) -> Result<String, serde_json::Error> {
-    let guests = views.iter().map(|view| Guest::new(view, processor_mhz)).collect();
+pub fn guests<'a>(
+    views: impl IntoIterator<Item = &'a GuestView>,
+    processor_mhz: u32,
+) -> Result<String, serde_json::Error> {
+    let guests = views.into_iter().map(|view| Guest::new(view, processor_mhz)).collect();
     text(&Guests { format: FORMAT, guests })
 }
 
