@@ -116,7 +116,7 @@ impl Entry {
             .disable_version_flag(true)
             .disable_help_subcommand(true)
             .mut_args(flags_may_be_repeated)
-            .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print this help"))
+            .arg(Arg::new("help").long("help").action(ArgAction::HelpShort).help("Print this help"))
     }
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use hpvm_model::GuestName;
+use hpvm_model::{GuestName, Problem};
 
 use crate::messages::Say;
 use crate::output::OutputError;
@@ -26,6 +26,8 @@ pub enum Failure {
     Usage { text: String, synopsis: String },
     /// Refused or failed, and why.
     Refused { guest: Option<GuestName>, error: Box<dyn Error> },
+    /// Refused, and these are the reasons; warnings among them are told as such.
+    Problems { guest: GuestName, problems: Vec<Problem> },
     /// The output could not be written.
     Output(OutputError),
     /// Everything was said already.
@@ -78,6 +80,10 @@ impl Failure {
             }
             Failure::Refused { guest, error } => {
                 say.error(guest.as_ref(), &chain(error.as_ref()));
+                Exit::Refused
+            }
+            Failure::Problems { guest, problems } => {
+                say.problems(guest, problems);
                 Exit::Refused
             }
             // Whoever closed the pipe had read enough.

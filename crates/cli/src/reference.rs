@@ -120,3 +120,60 @@ fn whole() -> clap::Command {
     let commands = shown().map(|entry| entry.options().name(entry.word).bin_name(entry.word));
     clap::Command::new("hpvm").disable_help_subcommand(true).subcommands(commands)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn text(page: &Page) -> &str {
+        std::str::from_utf8(&page.1).unwrap()
+    }
+
+    #[test]
+    fn every_page_tells_all_options_and_the_exit_status() {
+        let pages = manual_pages().unwrap();
+        for (entry, page) in shown().zip(&pages) {
+            let (name, text) = (&page.0, text(page));
+            for heading in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"]
+            {
+                let found =
+                    text.lines().any(|line| line.replace('"', "") == format!(".SH {heading}"));
+                assert!(found, "{name} has no {heading}");
+            }
+            for long in entry.options().get_arguments().filter_map(clap::Arg::get_long) {
+                let long = format!("\\-\\-{}", long.replace('-', "\\-"));
+                assert!(text.contains(&long), "{name} does not tell {long}");
+            }
+        }
+        assert_eq!(pages[0].0, "hpvmcreate.1");
+    }
+
+    #[test]
+    fn pages_of_hidden_commands_are_not_made() {
+        let pages = manual_pages().unwrap();
+        assert!(pages.iter().all(|(name, _)| !name.contains("crash")));
+    }
+
+    #[test]
+    fn completions_are_scripts_that_know_the_options() {
+        let folder = tempfile::tempdir().unwrap();
+        let pages = completions();
+        write_all(folder.path(), &pages).unwrap();
+        for page in pages.iter().filter(|(name, _)| name.ends_with(".bash")) {
+            let status = Command::new("bash").arg("-n").arg(folder.path().join(&page.0)).status();
+            assert!(status.unwrap().success(), "{}", page.0);
+        }
+        let modify = pages.iter().find(|(name, _)| name == "hpvmmodify.bash").unwrap();
+        assert!(text(modify).contains("--new-name"));
+        let whole = pages.iter().find(|(name, _)| name == "hpvm.bash").unwrap();
+        assert!(text(whole).contains("undelete"));
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_named() {
+        let error = write_all(Path::new("/nonexistent"), &completions()).unwrap_err();
+        assert!(error.to_string().starts_with("/nonexistent/hpvmcreate.bash"), "{error}");
+    }
+}

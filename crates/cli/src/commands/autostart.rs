@@ -6,6 +6,9 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Start the guests that start with the VM Host
+///
+/// Meant to run once when the VM Host boots. Takes guests over that run without supervision, starts those made or changed
+/// with -B auto, and clears the folders of removed guests that are over their time.
 #[derive(Debug, clap::Parser)]
 pub struct Autostart {
     /// Check only: print what would be started

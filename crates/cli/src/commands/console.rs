@@ -5,6 +5,9 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Use a guest's virtual console
+///
+/// Opens the console's main menu; CO goes on to the guest's serial console with what it printed before, Ctrl-B comes back to
+/// the menu, X there ends the session. The guest runs on. Of several sessions one types and the others watch.
 #[derive(Debug, clap::Parser)]
 pub struct Console {
     #[command(flatten)]

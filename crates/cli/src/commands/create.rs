@@ -7,6 +7,13 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Create a guest
+///
+/// Makes a guest that is off: its number and uuid, its folder with firmware variables, its devices. A guest has a serial
+/// console and nothing else until devices are added. What is not said takes the default of the guest's type: one vCPU, 2 GB
+/// of memory, 10% of a processor for each vCPU, started by command only.
+///
+/// Prints nothing when it goes well. A guest that cannot run as described is refused; what may be put right before its
+/// first start only warns.
 #[derive(Debug, clap::Parser)]
 pub struct Create {
     /// The new guest's name

@@ -5,6 +5,8 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Find leftovers and damage, and repair them when asked
+///
+/// Compares the registry, the folders of the guests, what lies in /run and what runs. Without options it changes nothing.
 #[derive(Debug, clap::Parser)]
 pub struct Doctor {
     /// Repair what was found

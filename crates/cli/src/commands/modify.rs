@@ -8,6 +8,10 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Change a guest
+///
+/// What the running guest can take is applied now; the rest waits for its next start and is shown by hpvmstatus -P and -D
+/// until then. A change is applied in full or not at all. Devices that leave make room for those that come, in whatever
+/// order the options stand.
 #[derive(Debug, clap::Parser)]
 pub struct Modify {
     #[command(flatten)]

@@ -5,6 +5,8 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Check a guest's firmware variables, and restore or reset them
+///
+/// Without options it tells whether they are good. Changes need the guest to be off.
 #[derive(Debug, clap::Parser)]
 pub struct Nvram {
     #[command(flatten)]

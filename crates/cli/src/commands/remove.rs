@@ -5,6 +5,9 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Remove a guest
+///
+/// The guest must be off. Its folder is kept for HPVMKEEPREMOVED (7 days unless hpvmconf says otherwise), and until then
+/// "hpvm undelete" brings the guest back with number and uuid. Files that back its disks are never touched.
 #[derive(Debug, clap::Parser)]
 pub struct Remove {
     #[command(flatten)]

@@ -5,6 +5,9 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Start a guest
+///
+/// Checks the configuration against the VM Host, prints what is wrong, starts the guest and returns when it runs. "hpvm
+/// why" tells more when it does not.
 #[derive(Debug, clap::Parser)]
 pub struct Start {
     #[command(flatten)]

@@ -5,6 +5,10 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Stop a guest
+///
+/// Without -g the guest stops at once, as if its power failed. With -g its operating system is asked to shut down, again
+/// while nothing happens; when it does not, the guest runs on and the answer says whether there is no operating system yet,
+/// whether it did not react, or whether it is still shutting down.
 #[derive(Debug, clap::Parser)]
 pub struct Stop {
     #[command(flatten)]

@@ -7,6 +7,8 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Bring a removed guest back
+///
+/// The guest returns with its name, number, uuid, devices and firmware variables, as long as hpvmremove kept its folder.
 #[derive(Debug, clap::Parser)]
 #[command(mut_group("guest", |group| group.required(false)))]
 #[command(group = ArgGroup::new("what").args(["name", "number", "guest-name", "list"]).required(true))]

@@ -5,6 +5,9 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 
 /// Tell why a guest does not start or what failed last, and what to do
+///
+/// One screen: what is wrong, since when, and the next command to type. It never names a command that stops another guest or
+/// drops a device.
 #[derive(Debug, clap::Parser)]
 pub struct Why {
     #[command(flatten)]
