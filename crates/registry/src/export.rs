@@ -1,0 +1,62 @@
+//! The whole registry as text: for people, for comparing two states, and for keeping beside a backup.
+
+use serde_json::{Value, json};
+
+use crate::error::RegistryError;
+use crate::open::Registry;
+use crate::operation::{Outcome, RecordedOperation};
+use crate::portable;
+use crate::schema::VERSION;
+
+impl Registry {
+    /// Guests by number, removed guests by time of removal, operations oldest first; JSON, a field a line.
+    pub fn export(&self) -> Result<String, RegistryError> {
+        let guests: Vec<Value> = self.all()?.iter().map(portable::value).collect();
+        let removed: Vec<Value> = self
+            .removed()?
+            .iter()
+            .map(|guest| {
+                json!({
+                    "removed_at": guest.removed_at.to_string(),
+                    "keep_until": guest.keep_until.to_string(),
+                    "guest": portable::value(&guest.config),
+                })
+            })
+            .collect();
+        let operations: Vec<Value> =
+            self.operations(None, usize::MAX)?.iter().rev().map(operation).collect();
+        let document = json!({
+            "version": VERSION,
+            "guests": guests,
+            "removed": removed,
+            "operations": operations,
+        });
+        Ok(format!("{document:#}\n"))
+    }
+}
+
+fn operation(recorded: &RecordedOperation) -> Value {
+    let operation = &recorded.operation;
+    let (result, error) = match &operation.outcome {
+        Outcome::Running(_) => ("running", None),
+        Outcome::Done => ("done", None),
+        Outcome::Failed(error) => ("failed", Some(error)),
+    };
+    json!({
+        "id": recorded.id.0,
+        "at": operation.at.to_string(),
+        "uid": operation.uid,
+        "user": operation.user,
+        "from": operation.from,
+        "command_line": operation.command_line,
+        "reason": operation.reason,
+        "guest": operation.guest.as_ref().map(|guest| guest.name.as_str()),
+        "uuid": operation.guest.as_ref().map(|guest| guest.uuid.to_string()),
+        "before": operation.before.as_ref().map(portable::value),
+        "after": operation.after.as_ref().map(portable::value),
+        "result": result,
+        "error": error,
+        "duration_ms": operation.duration.as_millis(),
+        "step": operation.step,
+    })
+}

@@ -1,0 +1,270 @@
+//! Opening the registry: what is there, whether it is ours, and how to read it where nothing can be written.
+
+use std::fmt::Write;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::change::Change;
+use crate::error::{self, RegistryError};
+use crate::guest::FileIdentity;
+use crate::schema::{self, APPLICATION_ID, VERSION, named_beside};
+
+/// The longest a command waits for others to finish their change. One takes some milliseconds.
+pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(10);
+/// How often it looks whether they have. SQLite's own pause grows to 100 ms, which lets late comers starve early ones.
+const BUSY_STEP: Duration = Duration::from_millis(1);
+
+/// Pages the log may grow to before they go to the main file. The first command after none was running reads the log once,
+/// so a long one would cost every listing; a short one costs two more syncs every few changes.
+const LOG_PAGES: u32 = 128;
+
+/// What the registry is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading and changing; the file is made when there is none.
+    ReadWrite,
+    /// Reading, also from a read-only file system. A missing file reads as a VM Host without guests.
+    ReadOnly,
+}
+
+/// An open registry.
+#[derive(Debug)]
+pub struct Registry {
+    pub(crate) connection: Connection,
+    pub(crate) path: PathBuf,
+    /// The file that was opened; `None` when there was none to read.
+    identity: Option<FileIdentity>,
+}
+
+impl Registry {
+    pub fn open(path: &Path, access: Access) -> Result<Registry, RegistryError> {
+        match (look(path)?, access) {
+            (None, Access::ReadOnly) => Registry::without_file(path),
+            (None, Access::ReadWrite) => {
+                make_folder_of(path)?;
+                schema::create(path)?;
+                Registry::open_existing(path)
+            }
+            (Some(_), Access::ReadWrite) => Registry::open_existing(path),
+            (identity, Access::ReadOnly) => {
+                Ok(Registry { connection: open_readable(path)?, path: path.to_owned(), identity })
+            }
+        }
+    }
+
+    /// Begins a change. Waits for the change of another command to end, then keeps others waiting: be quick.
+    pub fn change(&mut self) -> Result<Change<'_>, RegistryError> {
+        let change = self.begin()?;
+        // Who waited while `hpvm doctor` put a rebuilt file in place now holds the old one.
+        match look(&self.path) {
+            Ok(identity) if identity == self.identity => Ok(change),
+            _ => Err(RegistryError::Replaced { path: self.path.clone() }),
+        }
+    }
+
+    /// For a file that this process alone knows, or is about to replace.
+    pub(crate) fn begin(&self) -> Result<Change<'_>, RegistryError> {
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(self.failed("begin a change"))?;
+        Ok(Change::begun(self))
+    }
+
+    pub(crate) fn open_existing(path: &Path) -> Result<Registry, RegistryError> {
+        // The name first: when the file is replaced in between, a change finds that out.
+        let identity = look(path)?;
+        let connection = open_writable(path)?;
+        Ok(Registry { connection, path: path.to_owned(), identity })
+    }
+
+    /// Tables in an empty file at `path`; errors speak of `target`, which it is to become.
+    pub(crate) fn of_fresh_file(path: &Path, target: &Path) -> Result<Registry, RegistryError> {
+        let connection =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | no_mutex())
+                .and_then(|connection| {
+                    schema::make_tables(&connection)?;
+                    Ok(connection)
+                })
+                .map_err(RegistryError::sql("create the tables", target))?;
+        Ok(Registry { connection, path: target.to_owned(), identity: None })
+    }
+
+    /// Moves what the log holds to the file, if nobody else uses it just now.
+    pub(crate) fn empty_log(&self) {
+        // Nothing depends on it: the log is kept whole beside the file it belongs to.
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
+    pub(crate) fn close(self) -> Result<(), RegistryError> {
+        let failed = self.failed("close");
+        self.connection.close().map_err(|(_, error)| failed(error))
+    }
+
+    pub(crate) fn failed(
+        &self,
+        action: &'static str,
+    ) -> impl FnOnce(rusqlite::Error) -> RegistryError + use<> {
+        RegistryError::sql(action, &self.path)
+    }
+
+    fn without_file(path: &Path) -> Result<Registry, RegistryError> {
+        let failed = || RegistryError::sql("read", path);
+        let connection = Connection::open_in_memory().map_err(|e| failed()(e))?;
+        schema::make_tables(&connection).map_err(|e| failed()(e))?;
+        connection.pragma_update(None, "query_only", true).map_err(|e| failed()(e))?;
+        Ok(Registry { connection, path: path.to_owned(), identity: None })
+    }
+}
+
+/// What is at the path, if it can be a registry at all. SQLite would take an empty file for an empty database.
+fn look(path: &Path) -> Result<Option<FileIdentity>, RegistryError> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(RegistryError::damaged(path, "it is a folder")),
+        Ok(found) if !found.is_file() => Err(RegistryError::damaged(path, "it is no plain file")),
+        Ok(found) if found.len() == 0 => Err(RegistryError::damaged(path, "it is empty")),
+        Ok(found) => Ok(Some(FileIdentity { device: found.dev(), inode: found.ino() })),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if log_length(path) == 0 {
+                Ok(None)
+            } else {
+                Err(RegistryError::damaged(path, "it is gone and only its log is left"))
+            }
+        }
+        Err(error) => Err(RegistryError::file("look at the registry", path)(error)),
+    }
+}
+
+fn log_length(path: &Path) -> u64 {
+    fs::metadata(named_beside(path, "-wal")).map_or(0, |log| log.len())
+}
+
+fn make_folder_of(path: &Path) -> Result<(), RegistryError> {
+    match path.parent() {
+        Some(folder) => fs::create_dir_all(folder)
+            .map_err(RegistryError::file("make the folder of the registry", path)),
+        None => Ok(()),
+    }
+}
+
+fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
+    let failed = || RegistryError::sql("open", path);
+    let mut connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | no_mutex())
+            .map_err(|e| failed()(e))?;
+    verify(&mut connection, path)?;
+    // SQLite opens for reading alone, in silence, what it may not write.
+    if connection.is_readonly("main").map_err(|e| failed()(e))? {
+        return Err(error::not_writable(path.to_owned()));
+    }
+    prepare_for_changes(&connection).map_err(|e| failed()(e))?;
+    Ok(connection)
+}
+
+fn prepare_for_changes(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+    // Commands are short: emptying the log at each one's end would triple the syncs of a change.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(())
+}
+
+/// The ways to read, best first: as any reader; without touching the shared index (a full disk, or rights to read alone);
+/// as a file that nobody changes (a read-only file system without log).
+fn open_readable(path: &Path) -> Result<Connection, RegistryError> {
+    let first = match open_for_reading(path, "") {
+        Err(error) if is_about_writing(&error) => error,
+        result => return result,
+    };
+    match open_for_reading(path, "?readonly_shm=1") {
+        Err(error) if is_about_writing(&error) => {}
+        result => return result,
+    }
+    if log_length(path) == 0 {
+        return open_for_reading(path, "?immutable=1");
+    }
+    match first {
+        RegistryError::ReadOnlyFileSystem { path } => Err(RegistryError::LogUnreadable { path }),
+        other => Err(other),
+    }
+}
+
+fn is_about_writing(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::ReadOnlyFileSystem { .. }
+        | RegistryError::Permission { .. }
+        | RegistryError::Full { .. } => true,
+        RegistryError::Sql { source, .. } => matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly | ErrorCode::CannotOpen)
+        ),
+        _ => false,
+    }
+}
+
+fn open_for_reading(path: &Path, query: &str) -> Result<Connection, RegistryError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | no_mutex();
+    let mut connection = Connection::open_with_flags(uri(path) + query, flags)
+        .map_err(RegistryError::sql("open", path))?;
+    verify(&mut connection, path)?;
+    Ok(connection)
+}
+
+fn no_mutex() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+/// A path as SQLite wants it where options follow: what could end it early is written as hex.
+fn uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(byte)),
+            byte => {
+                // Writing to a String cannot fail.
+                let _ = write!(uri, "%{byte:02x}");
+            }
+        }
+    }
+    uri
+}
+
+/// The first look into the file: sets the bound of waiting, then asks whose it is and which version.
+fn verify(connection: &mut Connection, path: &Path) -> Result<(), RegistryError> {
+    let failed = || RegistryError::sql("open", path);
+    connection.busy_handler(Some(keep_waiting)).map_err(|e| failed()(e))?;
+    let ask =
+        |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let application = ask("application_id").map_err(|e| failed()(e))?;
+    if application != APPLICATION_ID {
+        return Err(RegistryError::damaged(path, "it is another program's database"));
+    }
+    match ask("user_version").map_err(|e| failed()(e))? {
+        VERSION => Ok(()),
+        found if found > VERSION => {
+            Err(RegistryError::Newer { path: path.to_owned(), found, known: VERSION })
+        }
+        found => {
+            Err(RegistryError::damaged(path, format!("it has version {found}, which never was")))
+        }
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "SQLite's locks cannot be waited for, only tried again; the tries are bounded"
+)]
+fn keep_waiting(times: i32) -> bool {
+    let waited = BUSY_STEP * u32::try_from(times).unwrap_or(u32::MAX);
+    if waited >= BUSY_BOUND {
+        return false;
+    }
+    std::thread::sleep(BUSY_STEP);
+    true
+}

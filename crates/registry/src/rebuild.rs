@@ -1,0 +1,139 @@
+//! Makes a lost or damaged registry again from what the guests' folders say. Nothing is deleted: the damaged file gets
+//! another name, and its log with it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use hpvm_model::{GuestConfig, GuestNumber};
+use jiff::Timestamp;
+
+use crate::change::Change;
+use crate::error::RegistryError;
+use crate::guest::{Identities, RemovedGuest};
+use crate::open::Registry;
+use crate::schema::{Fresh, named_beside, sync_folder_of};
+use crate::step::Step;
+
+/// A guest that was found, and whether it was removed and kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Guest(GuestConfig, Identities),
+    Removed(RemovedGuest),
+}
+
+/// What a rebuild did.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// Where the old file is now, if there was one.
+    pub damaged: Option<PathBuf>,
+    pub guests: Vec<GuestNumber>,
+    /// Those that contradict one that came before.
+    pub skipped: Vec<Skipped>,
+}
+
+#[derive(Debug)]
+pub struct Skipped {
+    pub config: GuestConfig,
+    pub why: RegistryError,
+}
+
+/// Writes a new registry with these guests and puts it in the place of whatever is at `path`, which becomes
+/// `PATH.damaged-TIME`. A crash at any point leaves the old one or the new one in place.
+pub fn rebuild(
+    path: &Path,
+    found: impl IntoIterator<Item = Found>,
+) -> Result<Rebuilt, RegistryError> {
+    // A link of the administrator's stays; its target is what is replaced.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut rebuilt = Rebuilt { damaged: None, guests: Vec::new(), skipped: Vec::new() };
+    let fresh = Fresh::write(path, |registry| fill(registry, found, &mut rebuilt))?;
+    Step::DoctorWritten.reached();
+    // A registry that is sound after all may be in use: its lock keeps others out until it is replaced, and who waited
+    // for it sees then that it was.
+    let old = Registry::open_existing(path).ok();
+    let _held = old.as_ref().and_then(|old| {
+        old.empty_log();
+        old.begin().ok()
+    });
+    rebuilt.damaged = put_aside(path)?;
+    Step::DoctorSaved.reached();
+    fs::rename(&fresh.path, path)
+        .map_err(RegistryError::file("put the new registry in place", path))?;
+    sync_folder_of(path)?;
+    Step::DoctorReplaced.reached();
+    Ok(rebuilt)
+}
+
+fn fill(
+    registry: &Registry,
+    found: impl IntoIterator<Item = Found>,
+    rebuilt: &mut Rebuilt,
+) -> Result<(), RegistryError> {
+    let change = registry.begin()?;
+    // Removed guests first: their names are free again by the time an existing guest wants one.
+    let (removed, existing): (Vec<Found>, Vec<Found>) =
+        found.into_iter().partition(|found| matches!(found, Found::Removed(_)));
+    for found in removed.into_iter().chain(existing) {
+        match (add(&change, &found), found.into_config()) {
+            (Ok(()), config) => rebuilt.guests.push(config.number),
+            (
+                Err(why @ (RegistryError::NameTaken { .. } | RegistryError::IdentityTaken { .. })),
+                config,
+            ) => rebuilt.skipped.push(Skipped { config, why }),
+            (Err(error), _) => return Err(error),
+        }
+    }
+    rebuilt.guests.sort_unstable();
+    change.commit()
+}
+
+fn add(change: &Change<'_>, found: &Found) -> Result<(), RegistryError> {
+    match found {
+        Found::Guest(config, files) => change.insert(config, files),
+        Found::Removed(RemovedGuest { config, removed_at, keep_until }) => {
+            change.insert(config, &Identities::new())?;
+            change.remove_as_of(config.number, *removed_at, *keep_until)
+        }
+    }
+}
+
+impl Found {
+    fn into_config(self) -> GuestConfig {
+        match self {
+            Found::Guest(config, _) => config,
+            Found::Removed(removed) => removed.config,
+        }
+    }
+}
+
+/// Gives what is at `path` a second name and takes its log away from beside it: a log left there would be taken for the
+/// new file's.
+fn put_aside(path: &Path) -> Result<Option<PathBuf>, RegistryError> {
+    let failed = || RegistryError::file("put the damaged registry aside", path);
+    let damaged = free_name(path);
+    let kept = match fs::symlink_metadata(path) {
+        Ok(old) if old.is_file() => fs::hard_link(path, &damaged),
+        Ok(_) => fs::rename(path, &damaged),
+        Err(error) => Err(error),
+    };
+    let kept = match kept {
+        Ok(()) => Some(damaged.clone()),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(failed()(error)),
+    };
+    for suffix in ["-wal", "-shm"] {
+        match fs::rename(named_beside(path, suffix), named_beside(&damaged, suffix)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed()(error)),
+            _ => {}
+        }
+    }
+    Ok(kept)
+}
+
+fn free_name(path: &Path) -> PathBuf {
+    let now = Timestamp::now().strftime(".damaged-%Y%m%dT%H%M%SZ").to_string();
+    let first = named_beside(path, &now);
+    let later = (2..1000).map(|n| named_beside(path, &format!("{now}-{n}")));
+    std::iter::once(first.clone()).chain(later).find(|name| !name.exists()).unwrap_or(first)
+}

@@ -1,0 +1,188 @@
+//! The tables, and how a registry file comes into being: complete and synced under another name, then renamed into place,
+//! so that no power cut leaves half a registry.
+//!
+//! ```text
+//! guest ──< device      what it has; file_device and file_inode: the file behind it when it was configured
+//!       ──< port        root ports made for it at some start
+//! operation             who did what when, and how it ended; no reference to guest, since it outlives guests
+//! ```
+//!
+//! A removed guest stays a row of `guest` with `removed_at` and `keep_until` until it is purged: its number and UUID stay
+//! taken, its name is free.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::error::RegistryError;
+use crate::open::Registry;
+
+/// The version of the tables below, kept as `user_version`.
+pub(crate) const VERSION: i64 = 1;
+/// `hpvm` in ASCII, kept as `application_id`: tells our file from another program's.
+pub(crate) const APPLICATION_ID: i64 = 0x6870_766d;
+
+/// Its owner writes, its group reads: who is neither reads no registry.
+const MODE: u32 = 0o640;
+
+const TABLES: &str = "
+CREATE TABLE guest (
+    number           INTEGER PRIMARY KEY,
+    uuid             BLOB    NOT NULL UNIQUE CHECK (length(uuid) = 16),
+    name             TEXT    NOT NULL,
+    label            TEXT    NOT NULL,
+    serial_number    TEXT    NOT NULL,
+    os_family        TEXT    NOT NULL,
+    os_version       TEXT,
+    vcpus            INTEGER NOT NULL,
+    entitlement_unit TEXT    NOT NULL CHECK (entitlement_unit IN ('percent', 'mhz')),
+    entitled         INTEGER NOT NULL,
+    entitled_max     INTEGER,
+    memory_bytes     INTEGER NOT NULL,
+    auto_start       TEXT    NOT NULL CHECK (auto_start IN ('auto', 'manual')),
+    runnable         TEXT    NOT NULL CHECK (runnable IN ('enabled', 'disabled')),
+    device_count     INTEGER NOT NULL,
+    created_at       INTEGER NOT NULL,
+    removed_at       INTEGER,
+    keep_until       INTEGER,
+    CHECK ((removed_at IS NULL) = (keep_until IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX guest_name ON guest (name) WHERE removed_at IS NULL;
+CREATE INDEX guest_kept ON guest (keep_until) WHERE removed_at IS NOT NULL;
+
+CREATE TABLE device (
+    guest       INTEGER NOT NULL REFERENCES guest (number) ON DELETE CASCADE,
+    bus         INTEGER NOT NULL,
+    device      INTEGER NOT NULL,
+    target      INTEGER NOT NULL,
+    kind        TEXT    NOT NULL,
+    adapter     TEXT    NOT NULL,
+    storage     TEXT    NOT NULL,
+    path        TEXT    NOT NULL,
+    id          TEXT    NOT NULL,
+    file_device INTEGER,
+    file_inode  INTEGER,
+    PRIMARY KEY (guest, bus, device, target),
+    CHECK ((file_device IS NULL) = (file_inode IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX device_file ON device (file_inode, file_device) WHERE file_inode IS NOT NULL;
+
+CREATE TABLE port (
+    guest  INTEGER NOT NULL REFERENCES guest (number) ON DELETE CASCADE,
+    bus    INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    PRIMARY KEY (guest, bus, device)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE operation (
+    id               INTEGER PRIMARY KEY AUTOINCREMENT,
+    at               INTEGER NOT NULL,
+    uid              INTEGER NOT NULL,
+    user             TEXT    NOT NULL,
+    from_where       TEXT    NOT NULL,
+    command_line     TEXT    NOT NULL,
+    reason           TEXT,
+    guest_uuid       BLOB,
+    guest_name       TEXT,
+    before           TEXT,
+    after            TEXT,
+    result           TEXT    NOT NULL CHECK (result IN ('running', 'done', 'failed')),
+    error            TEXT,
+    duration_ms      INTEGER NOT NULL,
+    step             TEXT,
+    owner_pid        INTEGER,
+    owner_start_time INTEGER,
+    owner_boot_id    TEXT
+) STRICT;
+CREATE INDEX operation_guest ON operation (guest_uuid);
+CREATE INDEX operation_running ON operation (id) WHERE result = 'running';
+";
+
+/// Makes an empty registry at `path`; fine when another process was faster.
+pub(crate) fn create(path: &Path) -> Result<(), RegistryError> {
+    let fresh = Fresh::write(path, |_| Ok(()))?;
+    match renameat_with(CWD, &fresh.path, CWD, path, RenameFlags::NOREPLACE) {
+        Ok(()) => sync_folder_of(path),
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(RegistryError::file("create the registry", path)(error.into())),
+    }
+}
+
+/// A complete, synced registry under a name of its own, removed on drop unless it was renamed.
+pub(crate) struct Fresh {
+    pub(crate) path: PathBuf,
+}
+
+impl Fresh {
+    /// Writes one that is to become `target`, with what `fill` puts in.
+    pub(crate) fn write(
+        target: &Path,
+        fill: impl FnOnce(&Registry) -> Result<(), RegistryError>,
+    ) -> Result<Fresh, RegistryError> {
+        let fresh = Fresh::claim(target)?;
+        let registry = Registry::of_fresh_file(&fresh.path, target)?;
+        fill(&registry)?;
+        // The last to close a file takes its log away, so that one name moves all of it.
+        registry.close()?;
+        File::open(&fresh.path)
+            .and_then(|file| file.sync_all())
+            .map_err(RegistryError::file("sync the registry", target))?;
+        Ok(fresh)
+    }
+
+    fn claim(target: &Path) -> Result<Fresh, RegistryError> {
+        const TRIES: u32 = 100;
+        let mut left_over = None;
+        for attempt in 0..TRIES {
+            let path = named_beside(target, &format!(".new-{}-{attempt}", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).mode(MODE).open(&path) {
+                Ok(_) => return Ok(Fresh { path }),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => left_over = Some(error),
+                Err(error) => {
+                    return Err(RegistryError::file("create the registry", target)(error));
+                }
+            }
+        }
+        let error = left_over.unwrap_or_else(|| ErrorKind::AlreadyExists.into());
+        Err(RegistryError::file("create the registry", target)(error))
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm"] {
+            // Gone already when it was renamed; what stays after an error is found by its name.
+            let _ = fs::remove_file(named_beside(&self.path, suffix));
+        }
+    }
+}
+
+/// Tables for a connection to an empty file, or to none.
+pub(crate) fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.execute_batch(&format!(
+        "BEGIN;
+         {TABLES}
+         PRAGMA application_id = {APPLICATION_ID};
+         PRAGMA user_version = {VERSION};
+         COMMIT;"
+    ))
+}
+
+/// `hpvm.db` and `-wal` give `hpvm.db-wal`.
+pub(crate) fn named_beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+pub(crate) fn sync_folder_of(path: &Path) -> Result<(), RegistryError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(RegistryError::file("sync the folder of the registry", path))
+}

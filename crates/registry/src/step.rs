@@ -1,0 +1,121 @@
+//! The steps between which a changing command may die. Commands call [`Step::reached`] after each; tests make a command
+//! abort at one by name and look at what is left. A step stands here only if a command passes it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// Names the step at which this process is to abort.
+const ABORT_AT: &str = "HPVM_ABORT_AT";
+
+macro_rules! steps {
+    ($($(#[$meta:meta])* $step:ident = $name:literal,)*) => {
+        /// A point that a changing command passes, with something done before it and something left to do after it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Step {
+            $($(#[$meta])* $step,)*
+        }
+
+        impl Step {
+            /// Every step there is, in the order of the commands.
+            pub const ALL: &[Step] = &[$(Step::$step,)*];
+
+            /// `command.what-is-done`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Step::$step => $name,)*
+                }
+            }
+        }
+    };
+}
+
+steps! {
+    /// The guest's folder is there, empty.
+    CreateFolder = "create.folder",
+    CreateNvram = "create.nvram",
+    /// Folder and link are complete and synced; the registry does not know the guest yet.
+    CreateLink = "create.link",
+    CreateCommitted = "create.committed",
+    /// The running guest took what it can take now; the registry still has the old configuration.
+    ModifyApplied = "modify.applied",
+    /// Both names lead to the guest's folder.
+    RenameLinked = "rename.linked",
+    ModifyCommitted = "modify.committed",
+    RenameUnlinked = "rename.unlinked",
+    /// The run folder is there.
+    StartClaimed = "start.claimed",
+    /// The boot record is written.
+    StartRecord = "start.record",
+    /// Keeper, QEMU and worker are launched.
+    StartKeeper = "start.keeper",
+    StartRunning = "start.running",
+    StopAsked = "stop.asked",
+    /// The engine is gone; the run folder is still there.
+    StopEnded = "stop.ended",
+    StopCleaned = "stop.cleaned",
+    RemoveCommitted = "remove.committed",
+    /// The name's link is gone; the folder is kept.
+    RemoveUnlinked = "remove.unlinked",
+    PurgeCommitted = "purge.committed",
+    PurgeRemoved = "purge.removed",
+    UndeleteLinked = "undelete.linked",
+    UndeleteCommitted = "undelete.committed",
+    /// A rebuilt registry lies beside the damaged one.
+    DoctorWritten = "doctor.written",
+    /// The damaged registry has its second name.
+    DoctorSaved = "doctor.saved",
+    DoctorReplaced = "doctor.replaced",
+    /// One leftover is gone.
+    DoctorCleaned = "doctor.cleaned",
+}
+
+/// A text that is no step's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no step; `hpvm crash-steps` prints them all")]
+pub struct UnknownStep(String);
+
+impl Step {
+    /// Aborts the process if it was asked to die here. Costs one look at the environment in a process's life.
+    pub fn reached(self) {
+        static ASKED: OnceLock<Option<Step>> = OnceLock::new();
+        let asked = ASKED.get_or_init(|| std::env::var(ABORT_AT).ok()?.parse().ok());
+        if *asked == Some(self) {
+            std::process::abort();
+        }
+    }
+}
+
+impl FromStr for Step {
+    type Err = UnknownStep;
+    fn from_str(text: &str) -> Result<Step, UnknownStep> {
+        Step::ALL
+            .iter()
+            .copied()
+            .find(|step| step.name() == text)
+            .ok_or_else(|| UnknownStep(hpvm_model::bytes::shown(text)))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_lead_back() {
+        let names: BTreeSet<&str> = Step::ALL.iter().map(|step| step.name()).collect();
+        assert_eq!(names.len(), Step::ALL.len());
+        for step in Step::ALL {
+            assert_eq!(step.name().parse(), Ok(*step));
+        }
+        assert!("create.".parse::<Step>().is_err());
+    }
+}

@@ -1,0 +1,108 @@
+//! Guests and registries for tests.
+
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::path::PathBuf;
+
+use hpvm_model::{
+    AdapterKind, AutoStart, Backing, Bytes, DeviceKind, DiskId, Entitlement, GuestConfig,
+    GuestName, GuestNumber, GuestUuid, Memory, OsType, PciSlot, Runnable, StorageAddress,
+    StorageDevice, Vcpus,
+};
+use hpvm_registry::{Access, FileIdentity, Identities, Operation, Outcome, Registry, Subject};
+use jiff::Timestamp;
+
+/// A folder for one test's registry; gone afterwards.
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        Place { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("hpvm.db")
+    }
+
+    pub(crate) fn open(&self) -> Registry {
+        Registry::open(&self.path(), Access::ReadWrite).unwrap()
+    }
+
+    pub(crate) fn reader(&self) -> Registry {
+        Registry::open(&self.path(), Access::ReadOnly).unwrap()
+    }
+}
+
+pub(crate) fn name(text: &str) -> GuestName {
+    text.parse().unwrap()
+}
+
+pub(crate) fn number(number: u32) -> GuestNumber {
+    GuestNumber::new(number).unwrap()
+}
+
+/// A guest with every field filled and four devices, each field another for another number.
+pub(crate) fn guest(n: u32) -> GuestConfig {
+    let device = |target: u8| StorageDevice {
+        kind: if target == 3 { DeviceKind::Dvd } else { DeviceKind::Disk },
+        adapter: AdapterKind::AvioStor,
+        address: StorageAddress { slot: PciSlot::new(0, 1).unwrap(), target },
+        backing: Backing::File(format!("/srv/disks/guest{n}/disk{target}.img")),
+        id: DiskId::from_random(u64::from(n) * 16 + u64::from(target)),
+    };
+    GuestConfig {
+        uuid: GuestUuid(uuid::Uuid::from_u128(
+            0x4a5e_0000_0000_4000_8000_0000_0000_0000 + u128::from(n),
+        )),
+        number: number(n),
+        name: name(&format!("guest{n}")),
+        serial_number: format!("VM02648{:03}", n % 1000),
+        label: format!("the guest number {n}").parse().unwrap(),
+        os: "linux:12".parse::<OsType>().unwrap(),
+        vcpus: Vcpus::try_from(1 + n % 8).unwrap(),
+        entitlement: Entitlement::parse_percent("12.5:50").unwrap(),
+        memory: Memory::at_least(Bytes(u64::from(1 + n % 8) << 30)).unwrap(),
+        auto_start: AutoStart::Auto,
+        runnable: Runnable::Disabled,
+        storage: (0..4).map(device).collect(),
+        ports: vec![PciSlot::new(0, 0).unwrap(), PciSlot::new(0, 1).unwrap()],
+    }
+}
+
+/// Files for all devices of a guest, none of which another guest has.
+pub(crate) fn files(guest: &GuestConfig) -> Identities {
+    guest
+        .storage
+        .iter()
+        .enumerate()
+        .filter_map(|(i, device)| {
+            let inode = u64::from(guest.number.get()) * 1000 + i as u64;
+            Some((device.backing.file()?.to_owned(), FileIdentity { device: u64::MAX, inode }))
+        })
+        .collect()
+}
+
+pub(crate) fn add(registry: &mut Registry, guest: &GuestConfig) {
+    let change = registry.change().unwrap();
+    change.insert(guest, &files(guest)).unwrap();
+    change.commit().unwrap();
+}
+
+pub(crate) fn operation(guest: &GuestConfig, outcome: Outcome) -> Operation {
+    Operation {
+        at: Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap(),
+        uid: 0,
+        user: "root".into(),
+        from: "pts/3".into(),
+        command_line: format!("hpvmmodify -P {} -c 4", guest.name),
+        reason: Some("more to do".into()),
+        guest: Some(Subject { uuid: guest.uuid, name: guest.name.clone() }),
+        before: Some(guest.clone()),
+        after: Some(guest.clone()),
+        outcome,
+        duration: std::time::Duration::from_millis(7),
+        step: None,
+    }
+}
