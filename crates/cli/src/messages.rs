@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::os::fd::AsFd;
 
 use hpvm_model::{GuestName, Problem, Severity};
@@ -60,6 +60,13 @@ impl Say {
     pub fn note(&self, text: &str) {
         if self.volume == Volume::Normal {
             self.line(None, None, text);
+        }
+    }
+
+    /// How long work goes on, for somebody who watches; a log file gets none of it.
+    pub fn progress(&self, text: &str) {
+        if std::io::stderr().is_terminal() {
+            self.note(text);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::{Arg, ArgAction, ArgGroup};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
@@ -45,11 +46,54 @@ fn manual_page(entry: &Entry) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     page.render_title(&mut text)?;
     page.render_name_section(&mut text)?;
-    page.render_synopsis_section(&mut text)?;
+    synopsis_section(entry).to_writer(&mut text)?;
     page.render_description_section(&mut text)?;
     page.render_options_section(&mut text)?;
     closing_sections(entry).to_writer(&mut text)?;
     Ok(text)
+}
+
+fn synopsis_section(entry: &Entry) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text([bold(entry.name()), roman(format!(" {}", synopsis(&entry.options())))]);
+    roff
+}
+
+/// As A.03.50 writes it: `{-P NAME | -p NUMBER} [-c NUMBER] [-a STATEMENT]... [-F]`.
+fn synopsis(options: &clap::Command) -> String {
+    let groups: Vec<&ArgGroup> =
+        options.get_groups().filter(|group| group.is_required_set()).collect();
+    let member = |id: &clap::Id| options.get_arguments().find(|option| option.get_id() == id);
+    let mut parts: Vec<String> = groups
+        .iter()
+        .map(|group| {
+            let members: Vec<String> = group.get_args().filter_map(member).map(typed).collect();
+            format!("{{{}}}", members.join(" | "))
+        })
+        .collect();
+    let is_in_group =
+        |option: &Arg| groups.iter().any(|group| group.get_args().any(|id| id == option.get_id()));
+    for option in options.get_arguments().filter(|option| !is_in_group(option)) {
+        parts.push(match (option.is_required_set(), option.get_action()) {
+            (true, _) => typed(option),
+            (false, ArgAction::Append) => format!("[{}]...", typed(option)),
+            (false, _) => format!("[{}]", typed(option)),
+        });
+    }
+    parts.join(" ")
+}
+
+/// An option as it is typed, by its letter where it has one.
+fn typed(option: &Arg) -> String {
+    let name = match (option.get_short(), option.get_long()) {
+        (Some(letter), _) => format!("-{letter} "),
+        (None, Some(long)) => format!("--{long} "),
+        (None, None) => String::new(),
+    };
+    let values = option.get_value_names().filter(|_| option.get_action().takes_values());
+    let value = values.map_or(String::new(), |names| names.join(" "));
+    format!("{name}{value}").trim_end().to_owned()
 }
 
 fn closing_sections(entry: &Entry) -> Roff {
@@ -148,6 +192,22 @@ mod tests {
             }
         }
         assert_eq!(pages[0].0, "hpvmcreate.1");
+    }
+
+    #[test]
+    fn synopses_are_written_as_in_the_manual() {
+        let of = |word: &str| {
+            let entry = COMMANDS.iter().find(|entry| entry.word == word).unwrap();
+            synopsis(&entry.options())
+        };
+        assert_eq!(
+            of("remove"),
+            "{-P NAME | -p NUMBER} [-F] [--purge] [--dry-run] [--reason TEXT] [--help]"
+        );
+        assert!(of("create").starts_with("-P NAME [-O TYPE[:VERSION]] [-c NUMBER] "));
+        assert!(of("create").contains(" [-a STATEMENT]... "));
+        assert!(of("stop").starts_with("{-P NAME | -p NUMBER | -a} [-h] [-g] "));
+        assert!(of("status").starts_with("[-P NAME] [-p NUMBER] [-V] "));
     }
 
     #[test]

@@ -58,28 +58,31 @@ fn context(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
-/// clap's `<--name <NAME>|--number <NUMBER>>` as the manual writes it: `-P NAME or -p NUMBER`.
+/// What clap calls `<--name <NAME>|--number <NUMBER>>`, as the manual writes it: `-P NAME or -p NUMBER`.
 fn spelled(argument: &str, options: &clap::Command) -> String {
-    let is_group = argument.starts_with("<-");
-    let inner = match is_group {
-        true => argument.strip_prefix('<').and_then(|a| a.strip_suffix('>')).unwrap_or(argument),
-        false => argument,
-    };
-    let alternatives = inner.split('|').filter(|_| is_group);
-    let whole = std::iter::once(inner).filter(|_| !is_group);
-    let words: Vec<String> =
-        alternatives.chain(whole).map(|text| one_spelled(text, options)).collect();
-    words.join(" or ")
+    let group = argument.strip_prefix("<-").and_then(|rest| rest.strip_suffix('>'));
+    match group {
+        Some(members) => {
+            let members = format!("-{members}");
+            let members: Vec<String> =
+                members.split('|').map(|member| option_spelled(member, options)).collect();
+            members.join(" or ")
+        }
+        None => option_spelled(argument, options),
+    }
 }
 
-fn one_spelled(text: &str, options: &clap::Command) -> String {
-    let (option, value) = text.split_once(' ').unwrap_or((text, ""));
-    let value = value.trim_end_matches("...").trim_start_matches('<').trim_end_matches('>');
+/// `--memory <AMOUNT>` is `-r AMOUNT`, `<DIR>` is `DIR`, `--reason <TEXT>` has no letter.
+fn option_spelled(argument: &str, options: &clap::Command) -> String {
+    let (option, value) = argument.split_once(' ').unwrap_or((argument, ""));
+    let value = value.trim_end_matches("...").trim_matches(['<', '>']);
     let short = option.strip_prefix("--").and_then(|long| {
-        options.get_arguments().find(|arg| arg.get_long() == Some(long))?.get_short()
+        options.get_arguments().find(|option| option.get_long() == Some(long))?.get_short()
     });
-    let plain = option.trim_matches(['<', '>', '[', ']']);
-    let option = short.map_or(plain.to_owned(), |letter| format!("-{letter}"));
+    let option = match short {
+        Some(letter) => format!("-{letter}"),
+        None => option.trim_matches(['<', '>', '[', ']']).to_owned(),
+    };
     format!("{option} {value}").trim_end().to_owned()
 }
 

@@ -160,7 +160,7 @@ fn listed(view: &GuestView) -> Listed<'_> {
         os: config.os.family,
         state: view.state,
         vcpus: config.vcpus,
-        storage_devices: config.storage.len(),
+        storage_devices: u32::try_from(config.storage.len()).unwrap(),
         memory: config.memory,
     }
 }

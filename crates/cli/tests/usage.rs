@@ -89,6 +89,8 @@ fn wrong_command_lines_get_one_sentence() {
             "hpvm undelete",
             "hpvm undelete: ERROR: -P NAME or -p NUMBER or GUEST or --list is missing",
         ),
+        ("hpvm man", "hpvm man: ERROR: DIR is missing"),
+        ("hpvmremove -P g --reason", "hpvmremove: ERROR: --reason needs a value: --reason TEXT"),
         ("hpvm why", "hpvm why: ERROR: -P NAME or -p NUMBER or GUEST is missing"),
     ] {
         check(line, expected);
@@ -160,4 +162,12 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
         errors,
         "hpvm: ERROR: the output could not be written: No space left on device (os error 28)\n"
     );
+}
+
+#[test]
+fn the_steps_at_which_a_command_can_be_killed_are_listed() {
+    let output = run("hpvm", &[OsStr::new("crash-steps")]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().any(|line| line == "create.committed"), "{text}");
+    assert!(text.lines().all(|line| line.contains('.')), "{text}");
 }

@@ -42,6 +42,15 @@ impl fmt::Display for Selector {
     }
 }
 
+impl From<Selector> for hpvm_registry::Selector {
+    fn from(selector: Selector) -> hpvm_registry::Selector {
+        match selector {
+            Selector::Name(name) => hpvm_registry::Selector::Name(name),
+            Selector::Number(number) => hpvm_registry::Selector::Number(number),
+        }
+    }
+}
+
 fn name() -> Arg {
     Arg::new(NAME)
         .short('P')

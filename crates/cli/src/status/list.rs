@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use hpvm_model::{GuestName, GuestNumber, Memory, OsFamily, RunState, Vcpus};
+use hpvm_registry::GuestSummary;
 
 /// What a line needs: little enough to be read for thousands of guests at once.
 #[derive(Clone, Debug)]
@@ -13,8 +14,23 @@ pub struct Listed<'a> {
     pub os: OsFamily,
     pub state: RunState,
     pub vcpus: Vcpus,
-    pub storage_devices: usize,
+    pub storage_devices: u32,
     pub memory: Memory,
+}
+
+impl<'a> Listed<'a> {
+    #[must_use]
+    pub fn new(guest: &'a GuestSummary, state: RunState) -> Listed<'a> {
+        Listed {
+            name: &guest.name,
+            number: guest.number,
+            os: guest.os.family,
+            state,
+            vcpus: guest.vcpus,
+            storage_devices: guest.devices,
+            memory: guest.memory,
+        }
+    }
 }
 
 const HEAD: &str = "\
