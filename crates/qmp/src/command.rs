@@ -87,7 +87,7 @@ pub struct Quit {}
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Stop {}
 
-/// Lets processors run. After the guest powered off QEMU says yes and does nothing until a reset.
+/// Lets processors run. Refused after the guest powered off, until a reset.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cont {}
 

@@ -1,0 +1,181 @@
+//! `HPVM_FAKE_QEMU`: what guest is in the machine and what goes wrong, as `key=value,key=value`. Times are milliseconds.
+//!
+//! | key | value | what happens | default |
+//! | --- | --- | --- | --- |
+//! | `boot` | `os`, `os:MS`, `firmware` | an OS takes over MS after each reset, or never | `os` (at once) |
+//! | `powerdown` | `off`, `off:MS`, `ignore` | what the OS does when the button is pressed | `off` |
+//! | `delete` | `MS`, `never` | when the OS lets go of an adapter. Firmware lets go at the next reset | 20 |
+//! | `slow` | `COMMAND:MS` | this answer comes late; all others are held up too, as in QEMU | |
+//! | `hang` | `COMMAND` | this and everything after it is never answered | |
+//! | `fail` | `COMMAND:TEXT` | refused with this description | |
+//! | `idle` | `MS` | time since the last I/O of every disk | none ever |
+//! | `greet` | `MS` | start takes this long | 0 |
+//! | `refuse` | `TEXT` | ends at the start, with this on standard error and status 1 | |
+//! | `crash` | `MS` | aborts so long after the start | |
+//! | `off` | `MS` | the guest switches itself off so long after the start | |
+//! | `reboot` | `MS` | the guest resets itself so long after the start | |
+//! | `text` | `TEXT` | the console's last line when the OS is up | `login: ` |
+//!
+//! A key may come several times where that has a meaning (`slow`, `hang`, `fail`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behaviour {
+    pub boot: Boot,
+    pub power_button: PowerButton,
+    pub delete: Delete,
+    pub slow: BTreeMap<String, Duration>,
+    pub hang: BTreeSet<String>,
+    pub fail: BTreeMap<String, String>,
+    pub idle: Option<Duration>,
+    pub greet: Duration,
+    pub refuse: Option<String>,
+    pub crash: Option<Duration>,
+    pub off: Option<Duration>,
+    pub reboot: Option<Duration>,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    OsAfter(Duration),
+    FirmwareOnly,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerButton {
+    OffAfter(Duration),
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delete {
+    After(Duration),
+    Never,
+}
+
+impl Default for Behaviour {
+    fn default() -> Behaviour {
+        Behaviour {
+            boot: Boot::OsAfter(Duration::ZERO),
+            power_button: PowerButton::OffAfter(Duration::ZERO),
+            delete: Delete::After(Duration::from_millis(20)),
+            slow: BTreeMap::new(),
+            hang: BTreeSet::new(),
+            fail: BTreeMap::new(),
+            idle: None,
+            greet: Duration::ZERO,
+            refuse: None,
+            crash: None,
+            off: None,
+            reboot: None,
+            text: "login: ".into(),
+        }
+    }
+}
+
+impl Behaviour {
+    pub(super) fn from_environment() -> anyhow::Result<Behaviour> {
+        match std::env::var(super::VARIABLE) {
+            Ok(text) => {
+                Behaviour::parse(&text).with_context(|| format!("{}={text}", super::VARIABLE))
+            }
+            Err(_) => Ok(Behaviour::default()),
+        }
+    }
+
+    /// Reads the list. A word it does not know is an error: a test that misspells would test nothing.
+    pub fn parse(text: &str) -> anyhow::Result<Behaviour> {
+        let mut behaviour = Behaviour::default();
+        for item in text.split(',').filter(|item| !item.is_empty()) {
+            let (key, value) =
+                item.split_once('=').with_context(|| format!("no value in {item}"))?;
+            behaviour.set(key, value).with_context(|| item.to_owned())?;
+        }
+        Ok(behaviour)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
+        match key {
+            "boot" => self.boot = boot(value)?,
+            "powerdown" => self.power_button = power_button(value)?,
+            "delete" if value == "never" => self.delete = Delete::Never,
+            "delete" => self.delete = Delete::After(milliseconds(value)?),
+            "slow" => {
+                let (command, delay) = pair(value)?;
+                self.slow.insert(command.into(), milliseconds(delay)?);
+            }
+            "hang" => {
+                self.hang.insert(value.into());
+            }
+            "fail" => {
+                let (command, description) = pair(value)?;
+                self.fail.insert(command.into(), description.into());
+            }
+            "idle" => self.idle = Some(milliseconds(value)?),
+            "greet" => self.greet = milliseconds(value)?,
+            "refuse" => self.refuse = Some(value.into()),
+            "crash" => self.crash = Some(milliseconds(value)?),
+            "off" => self.off = Some(milliseconds(value)?),
+            "reboot" => self.reboot = Some(milliseconds(value)?),
+            "text" => self.text = value.into(),
+            _ => bail!("unknown key"),
+        }
+        Ok(())
+    }
+}
+
+fn boot(value: &str) -> anyhow::Result<Boot> {
+    Ok(match value.split_once(':') {
+        Some(("os", delay)) => Boot::OsAfter(milliseconds(delay)?),
+        None if value == "os" => Boot::OsAfter(Duration::ZERO),
+        None if value == "firmware" => Boot::FirmwareOnly,
+        _ => bail!("os, os:MS or firmware"),
+    })
+}
+
+fn power_button(value: &str) -> anyhow::Result<PowerButton> {
+    Ok(match value.split_once(':') {
+        Some(("off", delay)) => PowerButton::OffAfter(milliseconds(delay)?),
+        None if value == "off" => PowerButton::OffAfter(Duration::ZERO),
+        None if value == "ignore" => PowerButton::Ignore,
+        _ => bail!("off, off:MS or ignore"),
+    })
+}
+
+fn pair(value: &str) -> anyhow::Result<(&str, &str)> {
+    value.split_once(':').context("COMMAND:WHAT")
+}
+
+fn milliseconds(value: &str) -> anyhow::Result<Duration> {
+    value.parse().map(Duration::from_millis).context("milliseconds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_read() {
+        let text =
+            "boot=os:50,powerdown=ignore,delete=never,slow=device_add:500,slow=stop:1,hang=quit";
+        let behaviour = Behaviour::parse(text).expect("known words");
+        assert_eq!(behaviour.boot, Boot::OsAfter(Duration::from_millis(50)));
+        assert_eq!(behaviour.power_button, PowerButton::Ignore);
+        assert_eq!(behaviour.delete, Delete::Never);
+        assert_eq!(behaviour.slow.len(), 2);
+        assert!(behaviour.hang.contains("quit"));
+        assert_eq!(Behaviour::parse("").expect("nothing said"), Behaviour::default());
+    }
+
+    #[test]
+    fn what_is_misspelt_is_refused() {
+        for text in ["boot", "boot=bios", "bot=os", "slow=stop", "delete=soon", "powerdown=off:x"] {
+            assert!(Behaviour::parse(text).is_err(), "{text}");
+        }
+    }
+}
