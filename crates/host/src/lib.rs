@@ -5,6 +5,7 @@
 
 pub mod accel;
 pub mod conf;
+pub mod confine;
 pub mod durable;
 pub mod facts;
 pub mod fdpass;
