@@ -46,8 +46,17 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat(pid).filter(|stat| stat.life() != Life::Dead).map(|stat| stat.start_time)
 }
 
+/// Processor time a process and its threads have used.
+#[must_use]
+pub fn processor_time(pid: i32) -> Option<Duration> {
+    let ticks = stat(pid)?.processor_ticks;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
+}
+
 struct Stat {
     state: u8,
+    processor_ticks: u64,
     start_time: u64,
 }
 
@@ -70,8 +79,11 @@ fn parse_stat(line: &[u8]) -> Option<Stat> {
     let end = line.iter().rposition(|byte| *byte == b')')?;
     let mut fields = std::str::from_utf8(line.get(end + 2..)?).ok()?.split(' ');
     let state = *fields.next()?.as_bytes().first()?;
-    let start_time = fields.nth(18)?.parse().ok()?;
-    Some(Stat { state, start_time })
+    // Fields 14 and 15 of proc(5), utime and stime; then 22, starttime. The state was field 3.
+    let user: u64 = fields.nth(10)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let start_time = fields.nth(6)?.parse().ok()?;
+    Some(Stat { state, processor_ticks: user.saturating_add(system), start_time })
 }
 
 /// A hold on one process, whatever becomes of its number.

@@ -4,4 +4,29 @@
 //! another front end (a web manager, a cluster agent) calls the same functions. Operations decide by `plan`, store by
 //! `registry`, act by `engine` and the worker's control protocol.
 
+pub mod actor;
+pub mod create;
+mod facts;
+pub mod folder;
+pub mod modify;
+pub mod presence;
+pub mod refusal;
+pub mod remove;
+pub mod start;
+pub mod stop;
+pub mod supervise;
 pub mod view;
+pub mod vm_host;
+pub mod why;
+
+pub use actor::Actor;
+pub use refusal::Refusal;
+pub use vm_host::VmHost;
+
+/// Whether an operation is carried out or only judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Apply,
+    /// Say what would happen; change nothing.
+    DryRun,
+}

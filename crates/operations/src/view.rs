@@ -1,10 +1,18 @@
 //! How a guest looks now: its configuration, the machine it runs on, what its worker published, and what waits for the
 //! next start. Tables, XML and JSON are made from these values alone.
 
-use hpvm_app::snapshot::Ending;
-use hpvm_model::{GuestConfig, RunState};
-use hpvm_plan::difference::FieldChange;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use hpvm_app::snapshot::{Ending, Phase};
+use hpvm_host::process;
+use hpvm_model::{GuestConfig, GuestNumber, OsFamily, RunState};
+use hpvm_plan::difference::{FieldChange, waiting};
 use hpvm_plan::record::Machine;
+use hpvm_registry::Selector;
+
+use crate::presence::{Presence, Supervision};
+use crate::{Actor, Refusal, VmHost, supervise};
 
 /// One guest, complete.
 #[derive(Clone, Debug)]
@@ -45,4 +53,109 @@ pub struct HostView {
     pub engine: Result<hpvm_plan::facts::Engine, String>,
     /// Most vCPUs by guest type, in the order HP-UX, Windows, Linux.
     pub vcpus_max: [u32; 3],
+}
+
+/// A guest as a list shows it.
+#[derive(Clone, Debug)]
+pub struct GuestLine {
+    pub summary: hpvm_registry::GuestSummary,
+    pub state: RunState,
+}
+
+impl VmHost {
+    /// All guests, as a list shows them. Only guests with a run folder are looked at any further.
+    pub fn lines(&self) -> Result<Vec<GuestLine>, Refusal> {
+        let running = self.run_folders();
+        let line = |summary: hpvm_registry::GuestSummary| {
+            let state = match running.contains(&summary.number.get()) {
+                true => self.presence(summary.number).state(),
+                false => RunState::Off,
+            };
+            GuestLine { summary, state }
+        };
+        Ok(self.registry.list()?.into_iter().map(line).collect())
+    }
+
+    /// The numbers that `/run` has a folder of.
+    #[must_use]
+    pub fn run_folders(&self) -> BTreeSet<u32> {
+        let entries = std::fs::read_dir(self.root.run()).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// One guest, complete.
+    #[must_use]
+    pub fn view(&self, config: GuestConfig) -> GuestView {
+        let presence = self.presence(config.number);
+        let machine = presence.is_on().then(|| self.boot_record(&config).ok()).flatten();
+        let snapshot = presence.snapshot();
+        let last_ending = snapshot.and_then(|s| match &s.phase {
+            Phase::Ended { how } => Some((s.since.clone(), how.clone())),
+            _ => None,
+        });
+        GuestView {
+            state: presence.state(),
+            since: snapshot.map(|s| s.since.clone()),
+            health: presence.health(),
+            waiting: machine.as_ref().map(|m| waiting(&config, m)).unwrap_or_default(),
+            machine,
+            last_ending,
+            config,
+        }
+    }
+
+    /// All guests, complete.
+    pub fn views(&self) -> Result<Vec<GuestView>, Refusal> {
+        Ok(self.registry.all()?.into_iter().map(|config| self.view(config)).collect())
+    }
+
+    /// The VM Host itself.
+    pub fn server(&self) -> Result<HostView, Refusal> {
+        let processors =
+            hpvm_host::facts::processors().map_err(Refusal::file("read", "/proc/cpuinfo"))?;
+        let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
+        let limits = self.conf.limits()?;
+        let (accelerator, accelerator_reason) = match self.accelerator() {
+            Ok((accelerator, reason)) => (accelerator.as_str().to_owned(), reason),
+            Err(reason) => ("none".to_owned(), reason),
+        };
+        let families = [OsFamily::Hpux, OsFamily::Windows, OsFamily::Linux];
+        Ok(HostView {
+            processor_mhz: processors.mhz,
+            memory_total_mib: memory.total >> 20,
+            memory_available_mib: memory.available >> 20,
+            swap_available_mib: memory.swap_free >> 20,
+            processors: processors.online,
+            accelerator,
+            accelerator_reason,
+            engine: self.engine(),
+            vcpus_max: families.map(|f| limits.limits(f).vcpus_max.min(processors.online)),
+        })
+    }
+
+    /// Processor time QEMU has used for a guest since it started; nothing for one that is off.
+    #[must_use]
+    pub fn processor_time(&self, number: GuestNumber) -> Duration {
+        match self.presence(number) {
+            Presence::On { snapshot: Some(snapshot), .. } => {
+                process::processor_time(snapshot.qemu.pid).unwrap_or_default()
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Takes over the running guests that nobody supervises. What cannot be taken over is said in its health.
+    pub fn adopt_orphans(&self) -> Result<(), Refusal> {
+        for number in self.run_folders().into_iter().filter_map(GuestNumber::new) {
+            let presence = self.presence(number);
+            if matches!(presence, Presence::On { supervision: Supervision::None, .. })
+                && let Some(config) = self.registry.guest(&Selector::Number(number))?
+            {
+                let actor = Actor::new("hpvm", String::new(), None);
+                let _busy = self.busy(&config, &actor)?;
+                supervise::adopt(self, &config)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,0 +1,128 @@
+//! Who does what and why, and the record that each changing operation leaves: who, from where, when, command line, reason,
+//! before and after, result, duration.
+
+use std::time::{Duration, Instant};
+
+use hpvm_host::users;
+use hpvm_model::{GuestConfig, Remedy, Severity};
+use hpvm_registry::{Operation, Outcome, Subject};
+use jiff::Timestamp;
+
+use crate::Refusal;
+use crate::refusal::chain;
+
+/// The administrator at work.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// The command's name: `hpvmmodify`.
+    pub command: String,
+    /// As it was typed.
+    pub line: String,
+    pub reason: Option<String>,
+    pub since: Instant,
+}
+
+impl Actor {
+    #[must_use]
+    pub fn new(command: &str, line: String, reason: Option<String>) -> Actor {
+        Actor { command: command.into(), line, reason, since: Instant::now() }
+    }
+
+    /// The record of a change that was made.
+    #[must_use]
+    pub fn done(&self, before: Option<&GuestConfig>, after: Option<&GuestConfig>) -> Operation {
+        let subject = after.or(before).map(subject);
+        Operation {
+            before: before.cloned(),
+            after: after.cloned(),
+            ..self.record(subject, Outcome::Done)
+        }
+    }
+
+    /// The record of what was done to a guest without changing its configuration, or of what failed.
+    #[must_use]
+    pub fn outcome<T>(&self, config: &GuestConfig, result: &Result<T, Refusal>) -> Operation {
+        let outcome = match result {
+            Ok(_) => Outcome::Done,
+            Err(refusal) => Outcome::Failed(Failed::of(refusal).to_text()),
+        };
+        self.record(Some(subject(config)), outcome)
+    }
+
+    fn record(&self, guest: Option<Subject>, outcome: Outcome) -> Operation {
+        let caller = users::caller();
+        Operation {
+            at: Timestamp::now(),
+            uid: caller.uid,
+            user: caller.who,
+            from: caller.from,
+            command_line: self.line.clone(),
+            reason: self.reason.clone(),
+            guest,
+            before: None,
+            after: None,
+            outcome,
+            duration: self.duration(),
+            step: None,
+        }
+    }
+
+    fn duration(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+fn subject(config: &GuestConfig) -> Subject {
+    Subject { uuid: config.uuid, name: config.name.clone() }
+}
+
+/// What a failed operation leaves for `hpvm why`: the causes, a line each, and the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub causes: Vec<String>,
+    pub remedy: Option<Remedy>,
+}
+
+const ASK: &str = "ask: ";
+const COMMAND: &str = "command: ";
+
+impl Failed {
+    #[must_use]
+    pub fn of(refusal: &Refusal) -> Failed {
+        match refusal {
+            Refusal::Problems(problems) => {
+                let errors = || problems.iter().filter(|p| p.severity == Severity::Error);
+                Failed {
+                    causes: errors().map(|p| p.text.clone()).collect(),
+                    remedy: errors().find_map(|p| p.remedy.clone()),
+                }
+            }
+            other => Failed { causes: vec![chain(other)], remedy: None },
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let mut lines = self.causes.clone();
+        if let Some(Remedy { ask, command }) = &self.remedy {
+            lines.extend(ask.iter().map(|ask| format!("{ASK}{ask}")));
+            lines.push(format!("{COMMAND}{command}"));
+        }
+        lines.join("\n")
+    }
+
+    #[must_use]
+    pub fn from_text(text: &str) -> Failed {
+        let mut failed = Failed { causes: Vec::new(), remedy: None };
+        let mut asked = None;
+        for line in text.lines() {
+            if let Some(ask) = line.strip_prefix(ASK) {
+                asked = Some(ask.to_owned());
+            } else if let Some(command) = line.strip_prefix(COMMAND) {
+                failed.remedy = Some(Remedy { ask: asked.take(), command: command.to_owned() });
+            } else {
+                failed.causes.push(line.to_owned());
+            }
+        }
+        failed
+    }
+}

@@ -1,0 +1,125 @@
+//! Makes a guest: its folder with firmware variables, the link, then the registry's row, in an order that survives a power
+//! cut at any point. What is left by a process that died on the way is found by looking, and removed by `hpvm doctor`.
+
+use hpvm_model::{
+    AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
+    Problem, Runnable, Severity, Vcpus, limits,
+};
+use hpvm_plan::judge::{Purpose, problems};
+use hpvm_plan::request::{Request, apply};
+use hpvm_registry::Step;
+
+use crate::folder::{self, Folder};
+use crate::vm_host::{VmHost, identities, random};
+use crate::{Actor, Mode, Refusal};
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Created {
+    pub config: GuestConfig,
+    /// Warnings; with an error nothing was made.
+    pub problems: Vec<Problem>,
+}
+
+/// Creates a guest called `name` as asked, the rest by default.
+pub fn create(
+    host: &mut VmHost,
+    actor: &Actor,
+    name: &GuestName,
+    request: &Request,
+    mode: Mode,
+) -> Result<Created, Refusal> {
+    let config = apply(&blank(name)?, None, request, &mut random)?;
+    let facts = host.facts(&config, None)?;
+    let problems = problems(&config, &facts, Purpose::Change { before: None });
+    if problems.iter().any(|p| p.severity == Severity::Error) {
+        return Err(Refusal::Problems(problems));
+    }
+    let pristine = host.conf.pristine_nvram();
+    let (root, identities) = (host.root.clone(), identities(&facts));
+    let change = host.registry.change()?;
+    if let Some(holder) = change.number_of(name)? {
+        return Err(Refusal::NameTaken { name: name.clone(), number: holder });
+    }
+    let number = change.next_number()?;
+    let config = GuestConfig { number, serial_number: serial_number(number), ..config };
+    if mode == Mode::DryRun {
+        return Ok(Created { config, problems });
+    }
+    let folder = Folder::of(&root, config.uuid);
+    let made = Made { folder: &folder, root: &root, config: &config, committed: false };
+    made.files(&pristine)?;
+    change.insert(&config, &identities)?;
+    change.record(&actor.done(None, Some(&config)))?;
+    change.commit()?;
+    made.keep();
+    Step::CreateCommitted.reached();
+    // The texts are for people; a guest without them is whole, and the next change writes them.
+    let _ = folder.write_texts(&config, None);
+    Ok(Created { config, problems })
+}
+
+/// What was made for a guest the registry does not know yet: goes again unless it is kept.
+struct Made<'a> {
+    folder: &'a Folder,
+    root: &'a hpvm_host::Root,
+    config: &'a GuestConfig,
+    committed: bool,
+}
+
+impl Made<'_> {
+    fn files(&self, pristine: &std::path::Path) -> Result<(), Refusal> {
+        self.folder.make()?;
+        Step::CreateFolder.reached();
+        self.folder.make_nvram(pristine)?;
+        Step::CreateNvram.reached();
+        self.folder.make_identity(self.config)?;
+        self.folder.sync()?;
+        hpvm_host::durable::sync_folder(&self.root.uuids())?;
+        folder::link(self.root, &self.config.name, self.config.uuid)?;
+        Step::CreateLink.reached();
+        Ok(())
+    }
+
+    fn keep(mut self) {
+        self.committed = true;
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
+            let _ = folder::unlink(self.root, &self.config.name);
+            let _ = self.folder.remove();
+        }
+    }
+}
+
+fn blank(name: &GuestName) -> Result<GuestConfig, Refusal> {
+    // The number is given when the registry is ours to write; until then the least stands for it.
+    let number = GuestNumber::new(1).ok_or(Refusal::NoNumber)?;
+    let memory = Memory::at_least(limits::DEFAULT_MEMORY).map_err(|_| Refusal::NoNumber)?;
+    Ok(GuestConfig {
+        uuid: GuestUuid(uuid::Uuid::new_v4()),
+        number,
+        name: name.clone(),
+        serial_number: String::new(),
+        label: Label::default(),
+        os: OsType::UNKNOWN,
+        vcpus: Vcpus::ONE,
+        entitlement: Entitlement::DEFAULT,
+        memory,
+        auto_start: AutoStart::Manual,
+        runnable: Runnable::Enabled,
+        storage: Vec::new(),
+        ports: Vec::new(),
+    })
+}
+
+/// `VM`, year less 2000, week, and the guest's number: VM02648007 was made in week 48 of 2026.
+fn serial_number(number: GuestNumber) -> String {
+    let week = jiff::Timestamp::now().to_zoned_datetime(jiff::tz::TimeZone::UTC).iso_week_date();
+    let year = i32::from(week.year()) - 2000;
+    format!("VM{year:03}{:02}{:03}", week.week(), number.get() % 1000)
+}

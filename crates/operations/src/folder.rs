@@ -1,0 +1,138 @@
+//! A guest's folder, `uuids/UUID`, and the link to it, `guests/NAME`. What is made here is synced before the registry says
+//! that the guest exists; what is removed goes after the registry forgot it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hpvm_host::durable::{self, DurableError};
+use hpvm_host::paths::Root;
+use hpvm_model::{GuestConfig, GuestName, GuestUuid};
+use hpvm_plan::record::Machine;
+use hpvm_registry::portable;
+
+/// What a lost registry is rebuilt from.
+pub const IDENTITY: &str = "guest.json";
+
+/// The folder of one guest.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    #[must_use]
+    pub fn of(root: &Root, uuid: GuestUuid) -> Folder {
+        Folder { path: root.guest_dir(&uuid.to_string()) }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Makes the folder itself; it must not be there yet.
+    pub fn make(&self) -> Result<(), DurableError> {
+        durable::create_folder(&self.path, 0o755)
+    }
+
+    /// Gives the guest its firmware variables, from the pristine copy.
+    pub fn make_nvram(&self, pristine: &Path) -> Result<File, DurableError> {
+        durable::copy_file(pristine, &self.file("nvram"), 0o600)
+    }
+
+    /// Writes what a lost registry would be rebuilt from, in a folder just made.
+    pub fn make_identity(&self, config: &GuestConfig) -> Result<File, DurableError> {
+        durable::create_file(&self.file(IDENTITY), portable::write(config).as_bytes(), 0o644)
+    }
+
+    /// The same after a change.
+    pub fn replace_identity(&self, config: &GuestConfig) -> Result<(), DurableError> {
+        durable::replace_file(&self.file(IDENTITY), portable::write(config).as_bytes(), 0o644)
+    }
+
+    pub fn sync(&self) -> Result<(), DurableError> {
+        durable::sync_folder(&self.path)
+    }
+
+    /// Writes the texts for people: what runs, and what the next start will have when that differs.
+    pub fn write_texts(&self, config: &GuestConfig, machine: Option<&Machine>) -> io::Result<()> {
+        let wanted = config_text(config);
+        let current = machine.map_or_else(|| wanted.clone(), |m| machine_text(config, m));
+        self.replace_text("vmm_config.current", &current)?;
+        if current == wanted {
+            gone(std::fs::remove_file(self.file("vmm_config.next")))
+        } else {
+            self.replace_text("vmm_config.next", &wanted)
+        }
+    }
+
+    /// Not synced: after a power cut the next change or start writes it again.
+    fn replace_text(&self, name: &str, text: &str) -> io::Result<()> {
+        let fresh = self.file(&format!(".{name}.new"));
+        std::fs::write(&fresh, text)?;
+        std::fs::rename(&fresh, self.file(name))
+    }
+
+    /// Removes the folder and everything in it; fine when it is gone.
+    pub fn remove(&self) -> io::Result<()> {
+        gone(std::fs::remove_dir_all(&self.path))
+    }
+}
+
+/// Points `guests/NAME` at the guest's folder, whatever was there.
+pub fn link(root: &Root, name: &GuestName, uuid: GuestUuid) -> Result<(), DurableError> {
+    let target = PathBuf::from(format!("../uuids/{uuid}"));
+    durable::replace_symlink(&target, &root.guest_link(name.as_str()))
+}
+
+/// Removes `guests/NAME`; fine when it is gone.
+pub fn unlink(root: &Root, name: &GuestName) -> io::Result<()> {
+    gone(std::fs::remove_file(root.guest_link(name.as_str())))
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn config_text(config: &GuestConfig) -> String {
+    let mut text = head_text(config, config.vcpus.get(), &config.memory.to_string());
+    for device in &config.storage {
+        text.push_str(&format!("resource={device}\n"));
+    }
+    text + "resource=serial:com1::tty:console\n"
+}
+
+fn machine_text(config: &GuestConfig, machine: &Machine) -> String {
+    let base = &machine.base;
+    let mut text = head_text(config, base.vcpus.get(), &base.memory.to_string());
+    for attached in &machine.storage {
+        text.push_str(&format!("resource={}\n", attached.device));
+    }
+    text + "resource=serial:com1::tty:console\n"
+}
+
+fn head_text(config: &GuestConfig, vcpus: u32, memory: &str) -> String {
+    format!(
+        "# Written by hpvm for reading only; changes come from hpvmmodify.\n\
+         name={}\nnumber={}\nuuid={}\nserial={}\nlabel={}\nos_type={}\nvcpus={vcpus}\nmemory={memory}\n\
+         entitlement={}\nstart_attr={}\nrunnable_status={}\n",
+        config.name,
+        config.number,
+        config.uuid,
+        config.serial_number,
+        config.label,
+        config.os,
+        config.entitlement,
+        config.auto_start,
+        config.runnable,
+    )
+}

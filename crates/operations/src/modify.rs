@@ -1,0 +1,221 @@
+//! Changes a guest. The configuration changes in one transaction; a running guest is asked first to take what it can take
+//! now, and a change it fails to take leaves the configuration as it was. What it cannot take now waits for the next start,
+//! which needs no record: it is where configuration and running machine differ.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use hpvm_app::client;
+use hpvm_app::protocol::{self, ChangeResult, Reply, Request as Ask};
+use hpvm_engine::media;
+use hpvm_model::{GuestConfig, Problem, Severity, StorageAddress};
+use hpvm_plan::difference::{self, FieldChange};
+use hpvm_plan::facts::FileIdentity;
+use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
+use hpvm_plan::judge::{Purpose, problems};
+use hpvm_plan::record::{DeviceChange, Machine};
+use hpvm_plan::request::{Request, apply};
+use hpvm_registry::Step;
+
+use crate::folder;
+use crate::presence::{Presence, Supervision};
+use crate::vm_host::{VmHost, identities, random};
+use crate::{Actor, Mode, Refusal, supervise};
+
+/// A removal waits for the guest; everything else is quick. All changes of one command together.
+const CHANGE_BOUND: Duration = Duration::from_secs(120);
+const IDLE_BOUND: Duration = Duration::from_secs(5);
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Modified {
+    pub before: GuestConfig,
+    pub after: GuestConfig,
+    /// Warnings; with an error nothing was changed.
+    pub problems: Vec<Problem>,
+    /// Field by field, and when it counts.
+    pub fields: Vec<FieldChange>,
+    /// What the guest was asked to let go and has not let go yet.
+    pub pending: Vec<String>,
+}
+
+/// Changes the guest as asked.
+pub fn modify(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    request: &Request,
+    force: Force,
+    mode: Mode,
+) -> Result<Modified, Refusal> {
+    let _busy = host.busy(config, actor)?;
+    // Read again under the lock: another command may have changed it since.
+    let before = host.guest_numbered(config.number)?;
+    let running = running(host, &before)?;
+    let after = apply(&before, running.as_ref(), request, &mut random)?;
+    let facts = host.facts(&after, Some(&before))?;
+    let problems = problems(&after, &facts, Purpose::Change { before: Some(&before) });
+    if problems.iter().any(|p| p.severity == Severity::Error) {
+        return Err(Refusal::Problems(problems));
+    }
+    if let Some(holder) = host.registry.number_of(&after.name)?
+        && holder != after.number
+    {
+        return Err(Refusal::NameTaken { name: after.name, number: holder });
+    }
+    let identities: BTreeMap<String, FileIdentity> =
+        facts.files.keys().filter_map(|p| Some((p.clone(), facts.identity(p)?))).collect();
+    let planned = match &running {
+        Some(machine) => {
+            let live = live(host, &after, machine)?;
+            hotplug::plan(machine, &after, &identities, &live, force)
+        }
+        None => Vec::new(),
+    };
+    let fields =
+        difference::fields(&before, &after, running.as_ref().map(|m| (m, planned.as_slice())));
+    let mut modified = Modified { before, after, problems, fields, pending: Vec::new() };
+    if mode == Mode::DryRun || modified.before == modified.after && planned.is_empty() {
+        return Ok(modified);
+    }
+    let outcome = carry_out(host, actor, &mut modified, &planned);
+    if outcome.is_err() {
+        host.registry.record(&actor.outcome(&modified.before, &outcome))?;
+    }
+    outcome.map(|()| modified)
+}
+
+fn carry_out(
+    host: &mut VmHost,
+    actor: &Actor,
+    modified: &mut Modified,
+    planned: &[Planned],
+) -> Result<(), Refusal> {
+    let (before, after) = (&modified.before, &modified.after);
+    let changes: Vec<DeviceChange> = planned
+        .iter()
+        .filter_map(|p| match &p.when {
+            When::Now(change) => Some(change.clone()),
+            When::NextStart(_) => None,
+        })
+        .collect();
+    modified.pending = apply_now(host, after, &changes)?;
+    Step::ModifyApplied.reached();
+    let folder = host.folder(after);
+    if before.name != after.name {
+        folder::link(&host.root, &after.name, after.uuid)?;
+        Step::RenameLinked.reached();
+    }
+    folder.replace_identity(after)?;
+    let facts = host.facts(after, None)?;
+    let identities = identities(&facts);
+    let change = host.registry.change()?;
+    change.update(after, &identities)?;
+    change.record(&actor.done(Some(before), Some(after)))?;
+    change.commit()?;
+    Step::ModifyCommitted.reached();
+    if before.name != after.name {
+        folder::unlink(&host.root, &before.name).map_err(Refusal::file(
+            "remove the link",
+            host.root.guest_link(before.name.as_str()),
+        ))?;
+        Step::RenameUnlinked.reached();
+    }
+    // The texts are for people; the next change writes them again.
+    let _ = folder.write_texts(after, host.machine(after).as_ref());
+    Ok(())
+}
+
+/// The machine the guest runs on, supervised; `None` when it is off.
+fn running(host: &mut VmHost, config: &GuestConfig) -> Result<Option<Machine>, Refusal> {
+    match host.presence(config.number) {
+        Presence::Off { .. } => Ok(None),
+        Presence::On { supervision, .. } => {
+            if supervision == Supervision::None {
+                supervise::adopt(host, config)?;
+            }
+            host.boot_record(config).map(Some)
+        }
+    }
+}
+
+/// How long the disks that are to leave have been quiet; only a removal of one of several needs to know.
+fn live(host: &VmHost, after: &GuestConfig, machine: &Machine) -> Result<Live, Refusal> {
+    let leaves = |address: StorageAddress| after.device_at(address).is_none();
+    if !machine.storage.iter().any(|a| leaves(a.device.address)) {
+        return Ok(Live::default());
+    }
+    let control = host.root.run_dir(after.number.get()).join("control");
+    match client::ask(&control, &Ask::Idle, &[], IDLE_BOUND, &mut |_| {})? {
+        Reply::Idle { idle_ms } => Ok(Live {
+            idle: idle_ms.into_iter().map(|(a, ms)| (a, Duration::from_millis(ms))).collect(),
+        }),
+        // Without an answer nothing is known to be quiet, and what is not quiet waits.
+        _ => Ok(Live::default()),
+    }
+}
+
+/// Asks the running guest. Returns what it was asked to let go and has not yet.
+fn apply_now(
+    host: &VmHost,
+    config: &GuestConfig,
+    changes: &[DeviceChange],
+) -> Result<Vec<String>, Refusal> {
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let media = open_media(changes)?;
+    let descriptors: Vec<BorrowedFd<'_>> = media.iter().map(AsFd::as_fd).collect();
+    let control = host.root.run_dir(config.number.get()).join("control");
+    let ask = Ask::Change { changes: changes.to_vec() };
+    let reply = client::ask(&control, &ask, &descriptors, CHANGE_BOUND, &mut |_| {})?;
+    match reply {
+        Reply::Changed { results } => pending(changes, &results),
+        Reply::Denied { reason } => Err(Refusal::Denied(reason)),
+        Reply::Failed { error } => Err(Refusal::NotTaken(error)),
+        _ => Err(Refusal::Worker(client::ClientError::Malformed)),
+    }
+}
+
+fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
+    let wanted = protocol::media(changes);
+    let attached = changes.iter().flat_map(|change| match change {
+        DeviceChange::Attach { devices, .. } => devices.as_slice(),
+        DeviceChange::Medium { attached } => std::slice::from_ref(attached),
+        _ => &[],
+    });
+    attached
+        .filter(|a| wanted.contains(&a.device.address))
+        .filter(|a| a.device.backing.file().is_some())
+        .map(|a| Ok(media::open(a)?.into()))
+        .collect()
+}
+
+fn pending(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Vec<String>, Refusal> {
+    let mut pending = Vec::new();
+    for (change, result) in changes.iter().zip(results) {
+        match result {
+            ChangeResult::Failed { error } => return Err(Refusal::NotTaken(error.clone())),
+            ChangeResult::Pending => pending.push(waiting_text(change)),
+            ChangeResult::Done | ChangeResult::Skipped => {}
+        }
+    }
+    Ok(pending)
+}
+
+fn waiting_text(change: &DeviceChange) -> String {
+    let what = match change {
+        DeviceChange::DetachAdapter { slot } => format!("the adapter at {slot}"),
+        DeviceChange::Detach { address } | DeviceChange::PlaceHolder { address, .. } => {
+            format!("the device at {address}")
+        }
+        DeviceChange::Medium { attached } => {
+            format!("the medium of the dvd at {}", attached.device.address)
+        }
+        DeviceChange::Attach { slot, .. } => format!("the adapter at {slot}"),
+    };
+    format!(
+        "the guest was asked to let {what} go and has not done so yet; it goes when the guest lets it, at its next start at the latest"
+    )
+}

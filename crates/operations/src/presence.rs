@@ -1,0 +1,143 @@
+//! Whether a guest runs, told from `/run` alone: its lock, its status snapshot and, when nobody supervises it, its process.
+//! Nobody is asked, so a guest that hangs delays no reader.
+
+use std::fs::File;
+use std::path::Path;
+
+use hpvm_app::snapshot::{BEAT_STALE_MS, Crash, Ending, Phase, Snapshot};
+use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::process::{self, Life};
+use hpvm_model::{Occupant, RunState};
+
+/// A guest as `/run` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Not running. What its last run left, if this host boot remembers one.
+    Off { last: Option<Snapshot> },
+    /// Running, or coming up while there is no snapshot yet.
+    On { snapshot: Option<Snapshot>, supervision: Supervision, attention: Option<String> },
+}
+
+/// Who looks after a running guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supervision {
+    Full,
+    /// Keeper or worker was killed; the other one is replacing it.
+    Partial,
+    /// Both are gone; the next command takes the guest over.
+    None,
+}
+
+/// Reads the run folder of a guest. A folder that is not there is a guest that is off.
+#[must_use]
+pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
+    let Ok(lock) = File::open(run_dir.join("lock")) else { return Presence::Off { last: None } };
+    let held = |byte| is_held(&lock, byte).unwrap_or(false);
+    let supervision = match (held(KEEPER_BYTE), held(WORKER_BYTE)) {
+        (true, true) => Supervision::Full,
+        (false, false) => Supervision::None,
+        _ => Supervision::Partial,
+    };
+    let file = std::fs::read_to_string(run_dir.join("status")).unwrap_or_default();
+    match (Snapshot::from_file(&file), supervision) {
+        (Some((_, snapshot)), _) if matches!(snapshot.phase, Phase::Ended { .. }) => {
+            Presence::Off { last: (snapshot.boot_id == boot_id).then_some(snapshot) }
+        }
+        (Some((_, snapshot)), Supervision::None) => orphan(snapshot, boot_id),
+        (None, Supervision::None) => Presence::Off { last: None },
+        (Some((beat_ms, snapshot)), _) => {
+            let attention = attention(&snapshot, beat_ms);
+            Presence::On { snapshot: Some(snapshot), supervision, attention }
+        }
+        (None, _) => Presence::On { snapshot: None, supervision, attention: None },
+    }
+}
+
+/// Nobody supervises it: it runs if its process does, and not since a host boot.
+fn orphan(snapshot: Snapshot, boot_id: &str) -> Presence {
+    if snapshot.boot_id != boot_id {
+        return Presence::Off { last: None };
+    }
+    match process::life(snapshot.qemu.pid, snapshot.qemu.start_time) {
+        Life::Dead => {
+            let phase = Phase::Ended { how: Ending::Crashed { cause: Crash::Unseen } };
+            Presence::Off { last: Some(Snapshot { phase, ..snapshot }) }
+        }
+        Life::Stopped => Presence::On {
+            attention: Some(stopped(&snapshot)),
+            snapshot: Some(snapshot),
+            supervision: Supervision::None,
+        },
+        Life::Alive => Presence::On {
+            snapshot: Some(snapshot),
+            supervision: Supervision::None,
+            attention: None,
+        },
+    }
+}
+
+fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<String> {
+    if let Some(since) = &snapshot.unresponsive_since {
+        return Some(format!("QEMU does not answer since {since}"));
+    }
+    if process::life(snapshot.qemu.pid, snapshot.qemu.start_time) == Life::Stopped {
+        return Some(stopped(snapshot));
+    }
+    let age_ms = process::boottime_ms().saturating_sub(beat_ms);
+    (age_ms > BEAT_STALE_MS)
+        .then(|| format!("the guest's worker gave no sign of life for {} s", age_ms / 1000))
+}
+
+fn stopped(snapshot: &Snapshot) -> String {
+    let pid = snapshot.qemu.pid;
+    format!("QEMU (process {pid}) is stopped by a signal; `kill -CONT {pid}` lets it go on")
+}
+
+impl Presence {
+    /// The state column.
+    #[must_use]
+    pub fn state(&self) -> RunState {
+        match self {
+            Presence::Off { .. } => RunState::Off,
+            Presence::On { attention: Some(_), .. } => RunState::Attention,
+            Presence::On { snapshot: None, .. } => RunState::On(Occupant::Firmware),
+            Presence::On { snapshot: Some(snapshot), .. } => match &snapshot.phase {
+                Phase::Running { occupant }
+                | Phase::Paused { occupant, .. }
+                | Phase::Stopping { occupant } => RunState::On(*occupant),
+                Phase::Starting => RunState::On(Occupant::Firmware),
+                Phase::Ended { .. } => RunState::Off,
+            },
+        }
+    }
+
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        matches!(self, Presence::On { .. })
+    }
+
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        match self {
+            Presence::Off { last } => last.as_ref(),
+            Presence::On { snapshot, .. } => snapshot.as_ref(),
+        }
+    }
+
+    /// What an administrator should know, a sentence each.
+    #[must_use]
+    pub fn health(&self) -> Vec<String> {
+        let Presence::On { snapshot, supervision, attention } = self else { return Vec::new() };
+        let mut sentences: Vec<String> = attention.iter().cloned().collect();
+        if let Some(snapshot) = snapshot {
+            if let Phase::Paused { reason, .. } = &snapshot.phase {
+                sentences.push(format!("paused: {reason}"));
+            }
+            sentences.extend(snapshot.notes.iter().cloned());
+        }
+        if *supervision == Supervision::None {
+            sentences.push("nobody supervises it; the next command takes it over".into());
+        }
+        sentences
+    }
+}

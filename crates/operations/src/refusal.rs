@@ -1,0 +1,87 @@
+//! Why an operation did not happen. One variant per thing that can stand in the way, each with what to do next.
+
+use std::path::PathBuf;
+
+use hpvm_app::client::ClientError;
+use hpvm_app::protocol::{Denial, NotStopped};
+use hpvm_engine::launch::LaunchError;
+use hpvm_host::conf::ConfError;
+use hpvm_host::durable::DurableError;
+use hpvm_host::lock::BusyError;
+use hpvm_host::paths::{ProgramError, RootError};
+use hpvm_model::{GuestName, GuestNumber, Problem};
+use hpvm_plan::record::RecordError;
+use hpvm_plan::request::RequestError;
+use hpvm_registry::RegistryError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The problems say it all; among them is at least one error.
+    #[error("the configuration has problems")]
+    Problems(Vec<Problem>),
+    #[error("No Guest by that name or number: '{0}'")]
+    NoGuest(String),
+    #[error("a guest called '{name}' exists already (number {number}); choose another name")]
+    NameTaken { name: GuestName, number: GuestNumber },
+    #[error("all guest numbers are taken; `hpvmremove --purge` frees those of removed guests")]
+    NoNumber,
+    #[error("the guest is running; stop it first with `hpvmstop -P {0}`")]
+    Running(GuestName),
+    #[error("the guest is not running; start it with `hpvmstart -P {0}`")]
+    NotRunning(GuestName),
+    #[error("no removed guest called '{0}' is kept; `hpvm undelete --list` shows those that are")]
+    NotRemoved(String),
+    #[error("the running guest could not take the change, and nothing was changed: {0}")]
+    NotTaken(String),
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    #[error("{0}")]
+    NotStopped(NotStopped),
+    #[error("the guest could not be stopped: {0}")]
+    StopFailed(String),
+    #[error("cannot {action} '{}'", path.display())]
+    File { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("the guest's boot record '{}' cannot be used", path.display())]
+    Record { path: PathBuf, source: RecordError },
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Busy(#[from] BusyError),
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Worker(#[from] ClientError),
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+impl Refusal {
+    pub(crate) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Refusal {
+        let path = path.into();
+        move |source| Refusal::File { action, path, source }
+    }
+}
+
+/// An error and its causes in one sentence, from what failed to why.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}

@@ -1,0 +1,124 @@
+//! Takes a guest away, brings it back, and clears what has been kept long enough. A removed guest keeps its folder, number
+//! and uuid until it is purged; its name is free at once. What the administrator named as backing store is touched by
+//! none of this.
+
+use hpvm_model::{GuestConfig, GuestName};
+use hpvm_registry::{RemovedGuest, Step};
+use jiff::{Timestamp, ToSpan};
+
+use crate::folder::{self, Folder};
+use crate::{Actor, Mode, Refusal, VmHost, supervise};
+
+/// What becomes of the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// For as long as hpvmconf says (HPVMKEEPREMOVED).
+    AsConfigured,
+    Nothing,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Removed {
+    /// Until when the guest can be brought back; `None`: it is gone.
+    pub kept_until: Option<Timestamp>,
+}
+
+/// Removes a guest that is off.
+pub fn remove(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    keep: Keep,
+    mode: Mode,
+) -> Result<Removed, Refusal> {
+    let _busy = host.busy(config, actor)?;
+    let config = host.guest_numbered(config.number)?;
+    if host.presence(config.number).is_on() {
+        return Err(Refusal::Running(config.name));
+    }
+    let days = match keep {
+        Keep::AsConfigured => host.conf.keep_removed_days()?,
+        Keep::Nothing => 0,
+    };
+    let until = Timestamp::now() + (i64::from(days) * 24).hours();
+    if mode == Mode::DryRun {
+        return Ok(Removed { kept_until: (days > 0).then_some(until) });
+    }
+    let change = host.registry.change()?;
+    change.remove(config.number, until)?;
+    change.record(&actor.done(Some(&config), None))?;
+    change.commit()?;
+    Step::RemoveCommitted.reached();
+    folder::unlink(&host.root, &config.name)
+        .map_err(Refusal::file("remove the link", host.root.guest_link(config.name.as_str())))?;
+    Step::RemoveUnlinked.reached();
+    supervise::forget(host, config.number)?;
+    if days == 0 {
+        purge(host, config.number, config.uuid)?;
+        return Ok(Removed { kept_until: None });
+    }
+    Ok(Removed { kept_until: Some(until) })
+}
+
+/// Removes what is left of a removed guest, for good.
+pub fn purge_removed(
+    host: &mut VmHost,
+    actor: &Actor,
+    removed: &RemovedGuest,
+) -> Result<(), Refusal> {
+    purge(host, removed.config.number, removed.config.uuid)?;
+    host.registry.record(&actor.done(Some(&removed.config), None))?;
+    Ok(())
+}
+
+/// The registry forgets the guest first: a folder without a guest is found by `hpvm doctor`, a guest without its folder
+/// would be broken.
+fn purge(
+    host: &mut VmHost,
+    number: hpvm_model::GuestNumber,
+    uuid: hpvm_model::GuestUuid,
+) -> Result<(), Refusal> {
+    let change = host.registry.change()?;
+    change.purge(number)?;
+    change.commit()?;
+    Step::PurgeCommitted.reached();
+    let folder = Folder::of(&host.root, uuid);
+    folder.remove().map_err(Refusal::file("remove", folder.path()))?;
+    Step::PurgeRemoved.reached();
+    Ok(())
+}
+
+/// Purges every removed guest whose time is over. Called by hpvmremove and `hpvm autostart`.
+pub fn purge_due(host: &mut VmHost, actor: &Actor) -> Result<Vec<GuestName>, Refusal> {
+    let due = host.registry.due(Timestamp::now())?;
+    let mut purged = Vec::new();
+    for removed in due {
+        purge_removed(host, actor, &removed)?;
+        purged.push(removed.config.name);
+    }
+    Ok(purged)
+}
+
+/// Brings a removed guest back, with number and uuid, under its old name or another.
+pub fn undelete(
+    host: &mut VmHost,
+    actor: &Actor,
+    removed: &RemovedGuest,
+    new_name: Option<&GuestName>,
+) -> Result<GuestConfig, Refusal> {
+    let name = new_name.unwrap_or(&removed.config.name).clone();
+    if let Some(number) = host.registry.number_of(&name)? {
+        return Err(Refusal::NameTaken { name, number });
+    }
+    let config = GuestConfig { name, ..removed.config.clone() };
+    folder::link(&host.root, &config.name, config.uuid)?;
+    Step::UndeleteLinked.reached();
+    let change = host.registry.change()?;
+    change.undelete(config.number, new_name)?;
+    change.record(&actor.done(None, Some(&config)))?;
+    change.commit()?;
+    Step::UndeleteCommitted.reached();
+    host.folder(&config).replace_identity(&config)?;
+    Ok(config)
+}

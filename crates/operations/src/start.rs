@@ -1,0 +1,172 @@
+//! Starts a guest: judges the configuration, makes the boot record, launches.
+
+use std::path::Path;
+
+use hpvm_engine::launch::{self, Milestones};
+use hpvm_host::durable;
+use hpvm_model::{AdapterKind, GuestConfig, Problem, Severity};
+use hpvm_plan::facts::HostFacts;
+use hpvm_plan::judge::{Purpose, problems};
+use hpvm_plan::placement;
+use hpvm_plan::record::{Attached, BootRecord, FORMAT, OptionRom};
+use hpvm_registry::Step;
+
+use crate::presence::Presence;
+use crate::supervise::{self, places};
+use crate::vm_host::{VmHost, identities};
+use crate::{Actor, Mode, Refusal};
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub enum Started {
+    /// It runs now; warnings remain.
+    Now(Vec<Problem>),
+    /// It ran already.
+    WasOn,
+    /// A dry run: these are the problems, errors among them.
+    Judged(Vec<Problem>),
+}
+
+/// Starts a guest and returns when its engine runs.
+pub fn start(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    mode: Mode,
+) -> Result<Started, Refusal> {
+    let _busy = host.busy(config, actor)?;
+    let config = host.guest_numbered(config.number)?;
+    if let Presence::On { .. } = host.presence(config.number) {
+        supervise::adopt(host, &config)?;
+        return Ok(Started::WasOn);
+    }
+    let facts = host.start_facts(&config)?;
+    let found = problems(&config, &facts, Purpose::Start);
+    if mode == Mode::DryRun {
+        return Ok(Started::Judged(found));
+    }
+    if found.iter().any(|p| p.severity == Severity::Error) {
+        let refused = Err(Refusal::Problems(found));
+        host.registry.record(&actor.outcome(&config, &refused))?;
+        return refused;
+    }
+    Step::StartClaimed.reached();
+    let result = launch(host, &config, &facts);
+    let record = actor.outcome(&config, &result);
+    Step::StartRunning.reached();
+    host.registry.record(&record)?;
+    result.map(|()| Started::Now(found))
+}
+
+fn launch(host: &mut VmHost, config: &GuestConfig, facts: &HostFacts) -> Result<(), Refusal> {
+    let record = boot_record(host, config, facts)?;
+    keep_ports(host, config, &record, facts)?;
+    keep_good_nvram(host, config)?;
+    let places = places(host, config)?;
+    launch::start(&record, &places, &mut Steps)?;
+    // The texts are for people; the next change writes them again.
+    let machine = hpvm_plan::record::Machine::new(record);
+    let _ = host.folder(config).write_texts(config, Some(&machine));
+    Ok(())
+}
+
+struct Steps;
+
+impl Milestones for Steps {
+    fn recorded(&mut self) {
+        Step::StartRecord.reached();
+    }
+
+    fn kept(&mut self) {
+        Step::StartKeeper.reached();
+    }
+}
+
+/// The exact machine of this boot. Machine type and ports stay what they were at earlier starts.
+fn boot_record(
+    host: &VmHost,
+    config: &GuestConfig,
+    facts: &HostFacts,
+) -> Result<BootRecord, Refusal> {
+    let engine = host.engine().map_err(Refusal::NotTaken)?;
+    let (accelerator, _) = host.accelerator().map_err(Refusal::NotTaken)?;
+    let earlier = host.boot_record(config).ok().map(|m| m.base.machine_type);
+    let attach = |device: &hpvm_model::StorageDevice| Attached {
+        device: device.clone(),
+        identity: device.backing.file().and_then(|path| facts.identity(path)),
+    };
+    Ok(BootRecord {
+        format: FORMAT,
+        uuid: config.uuid,
+        number: config.number,
+        name: config.name.clone(),
+        serial_number: config.serial_number.clone(),
+        boot_id: host.boot_id.clone(),
+        started_at: jiff::Timestamp::now().to_string(),
+        machine_type: earlier.unwrap_or_else(|| engine.machine_type()),
+        engine,
+        accelerator,
+        vcpus: config.vcpus,
+        memory: config.memory,
+        firmware_code: host.conf.firmware().to_string_lossy().into_owned(),
+        option_rom: option_rom(host, config)?,
+        ports: placement::ports(config),
+        storage: config.storage.iter().map(attach).collect(),
+        owner: places(host, config)?.qemu_ids.map(|ids| ids.uid),
+    })
+}
+
+/// QEMU opens the option ROM by its path, as the guest's own user, so a copy lies where that user can reach it. A guest that
+/// has no VIO adapter may get one while it runs; without a ROM it then waits for the next start.
+fn option_rom(host: &VmHost, config: &GuestConfig) -> Result<Option<OptionRom>, Refusal> {
+    let source = host.conf.scsi_rom();
+    let needs_it = config.storage.iter().any(|d| d.adapter == AdapterKind::Scsi);
+    let content = match std::fs::read(&source) {
+        Ok(content) => content,
+        Err(_) if !needs_it => return Ok(None),
+        Err(error) => return Err(Refusal::file("read", &source)(error)),
+    };
+    let path = host.root.run().join("mptsas1068.rom");
+    if std::fs::read(&path).ok().as_deref() != Some(&content) {
+        durable::replace_file(&path, &content, 0o644)?;
+    }
+    let path = path.to_string_lossy().into_owned();
+    Ok(Some(OptionRom { path, digest: format!("{:016x}", fnv1a(&content)) }))
+}
+
+/// A short digest that tells two builds of the ROM apart; nobody attacks it.
+fn fnv1a(content: &[u8]) -> u64 {
+    content.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A port once made for a guest is made at every later start.
+fn keep_ports(
+    host: &mut VmHost,
+    config: &GuestConfig,
+    record: &BootRecord,
+    facts: &HostFacts,
+) -> Result<(), Refusal> {
+    if record.ports == config.ports {
+        return Ok(());
+    }
+    let change = host.registry.change()?;
+    let config = GuestConfig { ports: record.ports.clone(), ..config.clone() };
+    change.update(&config, &identities(facts))?;
+    Ok(change.commit()?)
+}
+
+/// The variables are good at this moment, so they become the copy to go back to.
+fn keep_good_nvram(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    let folder = host.folder(config);
+    let (now, previous) = (folder.file("nvram"), folder.file("nvram.prev"));
+    if same_content(&now, &previous) {
+        return Ok(());
+    }
+    Ok(durable::replace_by_copy(&now, &previous, 0o600)?)
+}
+
+fn same_content(one: &Path, other: &Path) -> bool {
+    matches!((std::fs::read(one), std::fs::read(other)), (Ok(a), Ok(b)) if a == b)
+}

@@ -1,0 +1,112 @@
+//! Ends a running guest: at once, or by its own shutdown.
+
+use std::time::Duration;
+
+use hpvm_app::client;
+use hpvm_app::protocol::{Reply, Request, StopHow};
+use hpvm_host::process::PidFd;
+use hpvm_model::GuestConfig;
+use hpvm_registry::Step;
+
+use crate::presence::{Presence, Supervision};
+use crate::{Actor, Refusal, VmHost, supervise};
+
+/// How a guest is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Hard,
+    Graceful { at_most: Duration },
+}
+
+/// The bound of a graceful stop when nobody says another; the original took up to five minutes.
+pub const GRACEFUL_BOUND: Duration = Duration::from_secs(300);
+/// A hard stop includes what the engine still writes to the disks.
+const HARD_BOUND: Duration = Duration::from_secs(30);
+/// The same when the guest is known not to answer.
+const HARD_BOUND_HANGING: Duration = Duration::from_secs(2);
+/// Nobody waits longer for a worker that does not answer before the engine is ended past it.
+const PAST_WORKER_BOUND: Duration = Duration::from_secs(10);
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    Now,
+    WasOff,
+}
+
+/// Stops a guest; `progress` gets a sentence now and then.
+pub fn stop(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    how: How,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Stopped, Refusal> {
+    let _busy = host.busy(config, actor)?;
+    let presence = host.presence(config.number);
+    if !presence.is_on() {
+        supervise::clear(host, config)?;
+        return Ok(Stopped::WasOff);
+    }
+    if let Presence::On { supervision: Supervision::None, .. } = presence {
+        supervise::adopt(host, config)?;
+    }
+    let hard_bound = match &presence {
+        Presence::On { attention: Some(_), .. } => HARD_BOUND_HANGING,
+        _ => HARD_BOUND,
+    };
+    let result = ask(host, config, how, hard_bound, progress);
+    Step::StopAsked.reached();
+    let result = match (result, how) {
+        // A hard stop ends the guest whatever its worker does.
+        (Err(Refusal::Worker(_) | Refusal::Denied(_)), How::Hard) => past_worker(host, config),
+        (result, _) => result,
+    };
+    let record = actor.outcome(config, &result);
+    if result.is_ok() {
+        Step::StopEnded.reached();
+        supervise::clear(host, config)?;
+        Step::StopCleaned.reached();
+    }
+    host.registry.record(&record)?;
+    result.map(|()| Stopped::Now)
+}
+
+fn ask(
+    host: &VmHost,
+    config: &GuestConfig,
+    how: How,
+    hard_bound: Duration,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), Refusal> {
+    let (how, bound) = match how {
+        How::Hard => (StopHow::Hard, hard_bound),
+        How::Graceful { at_most } => {
+            let seconds_max = u32::try_from(at_most.as_secs()).unwrap_or(u32::MAX);
+            (StopHow::Graceful { seconds_max }, at_most + HARD_BOUND)
+        }
+    };
+    let control = host.root.run_dir(config.number.get()).join("control");
+    match client::ask(&control, &Request::Stop { how }, &[], bound, progress)? {
+        Reply::Done | Reply::Already { .. } => Ok(()),
+        Reply::Denied { reason } => Err(Refusal::Denied(reason)),
+        Reply::NotStopped { why } => Err(Refusal::NotStopped(why)),
+        Reply::Failed { error } => Err(Refusal::StopFailed(error)),
+        _ => Err(Refusal::Worker(client::ClientError::Malformed)),
+    }
+}
+
+/// Ends QEMU itself when its worker hangs; keeper and worker see it end and follow.
+fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    let Some(snapshot) = host.presence(config.number).snapshot().cloned() else {
+        return Err(Refusal::StopFailed("its process is not known".into()));
+    };
+    let failed = |e: std::io::Error| Refusal::StopFailed(e.to_string());
+    let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time).map_err(failed)?;
+    let Some(qemu) = qemu else { return Ok(()) };
+    qemu.signal(rustix::process::Signal::KILL).map_err(failed)?;
+    match qemu.wait_exit(PAST_WORKER_BOUND).map_err(failed)? {
+        true => Ok(()),
+        false => Err(Refusal::StopFailed("the kernel has not ended its process yet".into())),
+    }
+}

@@ -1,0 +1,66 @@
+//! Takes over guests whose keeper and worker are both gone, and clears what a run left in `/run`.
+
+use std::io::ErrorKind;
+
+use hpvm_engine::launch::{self, Places};
+use hpvm_host::paths::program;
+use hpvm_host::process::PidFd;
+use hpvm_host::users;
+use hpvm_model::GuestConfig;
+
+use crate::presence::{Presence, Supervision};
+use crate::{Refusal, VmHost};
+
+/// Where a guest's things lie and as whom its processes run.
+pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
+    let (base, number) = (host.conf.uid_base()?, config.number.get());
+    Ok(Places {
+        run_dir: host.root.run_dir(number),
+        guest_dir: host.folder(config).path().to_owned(),
+        keeper: program("hpvmkeeper")?,
+        worker: program("hpvmapp")?,
+        qemu_ids: users::guest_ids(base, number),
+        worker_ids: users::worker_ids(base, number),
+    })
+}
+
+/// Gives a running guest that nobody supervises a keeper and a worker. Fine when it has them, or is off, by now.
+pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    let Presence::On { snapshot: Some(snapshot), supervision: Supervision::None, .. } =
+        host.presence(config.number)
+    else {
+        return Ok(());
+    };
+    let machine = host.boot_record(config)?;
+    let run_dir = host.root.run_dir(config.number.get());
+    let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time)
+        .map_err(Refusal::file("look at the process of", &run_dir))?;
+    let Some(qemu) = qemu else { return Ok(()) };
+    Ok(launch::adopt(&machine.base, snapshot.qemu.pid, qemu, &places(host, config)?)?)
+}
+
+/// Removes the run folder of a guest that has ended; fine when there is none. What its last run left to say stays until the
+/// next start: the snapshot.
+pub fn clear(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    let folder = host.root.run_dir(config.number.get());
+    for name in ["qmp", "rescue", "serial", "control", "door"] {
+        match std::fs::remove_file(folder.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Refusal::file("remove", folder.join(name))(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes all that `/run` has of a guest that is gone.
+pub fn forget(host: &VmHost, number: hpvm_model::GuestNumber) -> Result<(), Refusal> {
+    let folder = host.root.run_dir(number.get());
+    match std::fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Refusal::file("remove", folder)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,205 @@
+//! A VM Host opened by a command: its paths, tunables and registry, and who is at work. Facts for decisions are put together
+//! here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hpvm_host::lock::Busy;
+use hpvm_host::{Root, accel, conf::Conf, process, qemu_version};
+use hpvm_model::bytes::Bytes;
+use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress};
+use hpvm_plan::facts::{
+    Accelerator, Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts,
+};
+use hpvm_plan::record::Machine;
+use hpvm_registry::{Access, Identities, Registry, Selector};
+
+use crate::folder::Folder;
+use crate::presence::{self, Presence};
+use crate::{Actor, Refusal, facts};
+
+/// How long a command waits for another one that is changing the same guest.
+const BUSY_BOUND: Duration = Duration::from_secs(30);
+
+pub struct VmHost {
+    pub root: Root,
+    pub conf: Conf,
+    pub registry: Registry,
+    pub boot_id: String,
+}
+
+impl VmHost {
+    /// Opens the VM Host of the environment.
+    pub fn open(access: Access) -> Result<VmHost, Refusal> {
+        let root = Root::from_environment()?;
+        if access == Access::ReadWrite {
+            root.ensure()?;
+        }
+        let conf = Conf::load(&root)?;
+        let registry = Registry::open(&root.db(), access)?;
+        let boot_id =
+            process::boot_id().map_err(Refusal::file("read", "/proc/sys/kernel/random/boot_id"))?;
+        Ok(VmHost { root, conf, registry, boot_id })
+    }
+
+    pub fn guest(&self, selector: &Selector) -> Result<GuestConfig, Refusal> {
+        self.registry.guest(selector)?.ok_or_else(|| Refusal::NoGuest(shown(selector)))
+    }
+
+    pub fn guest_numbered(&self, number: GuestNumber) -> Result<GuestConfig, Refusal> {
+        self.guest(&Selector::Number(number))
+    }
+
+    #[must_use]
+    pub fn presence(&self, number: GuestNumber) -> Presence {
+        presence::read(&self.root.run_dir(number.get()), &self.boot_id)
+    }
+
+    #[must_use]
+    pub fn folder(&self, config: &GuestConfig) -> Folder {
+        Folder::of(&self.root, config.uuid)
+    }
+
+    /// The right to change one guest; others are told who has it.
+    pub fn busy(&self, config: &GuestConfig, actor: &Actor) -> Result<Busy, Refusal> {
+        let path = self.folder(config).file("busy");
+        Ok(Busy::acquire(&path, &actor.command, BUSY_BOUND)?)
+    }
+
+    /// The boot record of a guest: what it runs on, or ran on last.
+    pub fn boot_record(&self, config: &GuestConfig) -> Result<Machine, Refusal> {
+        let path = self.folder(config).file("boot.record");
+        let text = std::fs::read_to_string(&path).map_err(Refusal::file("read", &path))?;
+        Machine::read(&text).map_err(|source| Refusal::Record { path, source })
+    }
+
+    /// The machine of a running guest.
+    #[must_use]
+    pub fn machine(&self, config: &GuestConfig) -> Option<Machine> {
+        self.presence(config.number).is_on().then(|| self.boot_record(config).ok()).flatten()
+    }
+
+    /// What a decision about `config` may depend on; `before` brings the files of the configuration it replaces.
+    pub fn facts(
+        &self,
+        config: &GuestConfig,
+        before: Option<&GuestConfig>,
+    ) -> Result<HostFacts, Refusal> {
+        let files = facts::files(std::iter::once(config).chain(before));
+        let sharers = self.sharers(config, &files)?;
+        let machine = Refusal::file("read", "/proc");
+        let (processors, memory) = hpvm_host::facts::processors()
+            .and_then(|p| Ok((p, hpvm_host::facts::memory()?)))
+            .map_err(machine)?;
+        Ok(HostFacts {
+            processors: processors.online,
+            processor_mhz: processors.mhz,
+            memory_total: Bytes(memory.total),
+            limits: self.conf.limits()?,
+            files,
+            sharers,
+            start: None,
+        })
+    }
+
+    /// The same, and what only a start depends on.
+    pub fn start_facts(&self, config: &GuestConfig) -> Result<HostFacts, Refusal> {
+        let mut facts = self.facts(config, None)?;
+        let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
+        facts.start = Some(StartFacts {
+            memory_available: Bytes(memory.available),
+            engine: self.engine(),
+            accelerator: self.accelerator().map(|(accelerator, _)| accelerator),
+            firmware: provision(&self.conf.firmware()),
+            nvram: facts::nvram(&self.folder(config).file("nvram"), &self.conf.pristine_nvram()),
+            option_rom: provision(&self.conf.scsi_rom()),
+        });
+        Ok(facts)
+    }
+
+    /// The engine of this host, or what is wrong with it.
+    pub fn engine(&self) -> Result<Engine, String> {
+        let program = self.conf.qemu().map_err(|e| e.to_string())?;
+        let version = qemu_version::qemu_version(&program, self.root.run())
+            .map_err(|e| crate::refusal::chain(&e))?;
+        Ok(Engine { program: program.to_string_lossy().into_owned(), version })
+    }
+
+    /// The accelerator new guests get, and why.
+    pub fn accelerator(&self) -> Result<(Accelerator, String), String> {
+        let choice = accel::choose(self.root.run()).map_err(|e| crate::refusal::chain(&e))?;
+        let accelerator = match choice.accelerator {
+            accel::Accelerator::Kvm => Accelerator::Kvm,
+            accel::Accelerator::Tcg => Accelerator::Tcg,
+        };
+        Ok((accelerator, choice.reason))
+    }
+
+    /// Other guests that have one of these files. Images of dvds are shared freely and claim nothing.
+    fn sharers(
+        &self,
+        config: &GuestConfig,
+        files: &BTreeMap<String, FileFact>,
+    ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
+        let mut claims = BTreeMap::new();
+        for identity in facts::exclusive_identities(config, files) {
+            let mut sharers = Vec::new();
+            for other in self.registry.sharers(&stored(identity), Some(config.number))? {
+                if other.kind == DeviceKind::Disk {
+                    let holds_it = self.holds(other.number, other.address, identity);
+                    sharers.push(Sharer { guest: other.guest, address: other.address, holds_it });
+                }
+            }
+            if !sharers.is_empty() {
+                claims.insert(identity, sharers);
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Whether a running guest has this very file open as a disk.
+    fn holds(&self, number: GuestNumber, address: StorageAddress, identity: FileIdentity) -> bool {
+        let Ok(other) = self.guest_numbered(number) else { return false };
+        let Some(machine) = self.machine(&other) else { return false };
+        machine.storage.iter().any(|a| {
+            a.device.kind == DeviceKind::Disk
+                && (a.identity == Some(identity)
+                    || a.identity.is_none() && a.device.address == address)
+        })
+    }
+}
+
+/// The identities of the files that were looked at, for the registry's index.
+pub(crate) fn identities(facts: &HostFacts) -> Identities {
+    let identity = |path: &String| Some((path.clone(), stored(facts.identity(path)?)));
+    facts.files.keys().filter_map(identity).collect()
+}
+
+fn stored(identity: FileIdentity) -> hpvm_registry::FileIdentity {
+    hpvm_registry::FileIdentity { device: identity.device, inode: identity.inode }
+}
+
+fn shown(selector: &Selector) -> String {
+    match selector {
+        Selector::Name(name) => name.to_string(),
+        Selector::Number(number) => number.to_string(),
+        Selector::Uuid(uuid) => uuid.to_string(),
+    }
+}
+
+fn provision(path: &std::path::Path) -> Provision {
+    let missing = match facts::file(path) {
+        FileFact::Regular { size: Bytes(0), .. } => Some("it is empty".into()),
+        FileFact::Regular { .. } => None,
+        FileFact::Folder => Some("it is a folder".into()),
+        FileFact::Special(what) => Some(format!("it is a {what}")),
+        FileFact::Missing => Some("it does not exist".into()),
+        FileFact::Unreadable(reason) => Some(reason),
+    };
+    Provision { path: path.to_string_lossy().into_owned(), missing }
+}
+
+/// 64 random bits from the kernel.
+pub(crate) fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0 ^ uuid::Uuid::new_v4().as_u64_pair().1
+}
