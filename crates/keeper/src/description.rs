@@ -103,7 +103,7 @@ impl Description {
         };
         let app = self.app.descriptors();
         qemu.len() <= DESCRIPTORS_MAX
-            && app.len() + self.app_once.len() < DESCRIPTORS_MAX
+            && app.len() + self.app_once.len() + 2 <= DESCRIPTORS_MAX
             && qemu.iter().chain(app).chain(&self.app_once).all(|one| one.theirs > 2)
             && self.descriptors().all(|fd| fd > 2)
     }

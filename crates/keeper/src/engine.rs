@@ -5,10 +5,12 @@ use std::io;
 use crate::description::{Adopted, Description, Mission};
 use crate::link::UNSEEN;
 use crate::log::{Log, push_ending};
-use crate::sys::{Fd, Pid, close_fd, hold, is_ready, kill_child, kill_held, status_of_held};
+use crate::sys::{Fd, Pid, hold, is_ready, kill_child, kill_held, status_of_held};
 
 pub(crate) struct Engine {
     pub(crate) pid: Pid,
+    /// A hold on it for every worker, that no reuse of its number can mislead. None if it was gone before we could.
+    pub(crate) pidfd: Option<Fd>,
     state: State,
     log: Log,
 }
@@ -31,23 +33,20 @@ impl Engine {
             Mission::Start(qemu) => {
                 let pid = qemu.run(&[])?;
                 description.close_after_start(qemu);
-                Ok(Engine { pid, state: State::Child, log })
+                Ok(Engine { pid, pidfd: hold(pid).ok(), state: State::Child, log })
             }
             Mission::Adopt(adopted) => Ok(Engine::adopt(adopted, log)),
         }
     }
 
     fn adopt(&Adopted { pid, pidfd }: &Adopted, log: Log) -> Engine {
-        let held = pidfd.map_or_else(|| hold(pid), Ok);
-        let state = match held {
-            Ok(pidfd) => State::Adopted(pidfd),
-            Err(_) => State::Gone { status: UNSEEN, was_child: false },
-        };
+        let pidfd = pidfd.or_else(|| hold(pid).ok());
+        let state = pidfd.map_or(State::Gone { status: UNSEEN, was_child: false }, State::Adopted);
         log.say(|line| {
             line.push("taking over the running engine, process ");
             line.push_number(u64::from(pid.unsigned_abs()));
         });
-        Engine { pid, state, log }
+        Engine { pid, pidfd, state, log }
     }
 
     pub(crate) fn is_child(&self) -> bool {
@@ -86,7 +85,6 @@ impl Engine {
             return false;
         }
         let status = status_of_held(pidfd).unwrap_or(UNSEEN);
-        close_fd(pidfd);
         self.gone(status, false);
         true
     }

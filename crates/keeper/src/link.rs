@@ -3,6 +3,9 @@
 /// Number of the link in a worker.
 pub(crate) const LINK: i32 = 3;
 
+/// Number of a pidfd of QEMU in a worker.
+pub(crate) const ENGINE_PIDFD: i32 = 13;
+
 /// QEMU's status where nobody could see it.
 pub(crate) const UNSEEN: u32 = u32::MAX;
 

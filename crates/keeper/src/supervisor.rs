@@ -4,7 +4,7 @@ use std::io;
 
 use crate::description::Description;
 use crate::engine::Engine;
-use crate::link::{FromWorker, LINK, ToWorker};
+use crate::link::{ENGINE_PIDFD, FromWorker, LINK, ToWorker};
 use crate::log::{Log, push_ending};
 use crate::program::{Mapping, Program};
 use crate::restarts::{Next, Restarts};
@@ -19,8 +19,10 @@ pub(crate) struct Supervisor {
     /// A worker said that all is written.
     finished: bool,
     app: Program,
-    /// What the first worker gets besides; the link's place is at the front.
-    app_once: Vec<Mapping>,
+    /// What a worker gets besides its own: the link at the front, the engine's pidfd, and once what only the first one gets.
+    app_more: Vec<Mapping>,
+    /// How many of these every worker gets.
+    lasting: usize,
     restarts: Restarts,
     children: Fd,
     oom_kills: u64,
@@ -38,14 +40,17 @@ impl Supervisor {
         let children = settle()?;
         let oom_kills = oom_kills().unwrap_or(u64::MAX);
         let engine = Engine::begin(&description)?;
-        let mut app_once = vec![Mapping { ours: -1, theirs: LINK }];
-        app_once.extend(&description.app_once);
+        let mut app_more = vec![Mapping { ours: -1, theirs: LINK }];
+        app_more.extend(engine.pidfd.map(|ours| Mapping { ours, theirs: ENGINE_PIDFD }));
+        let lasting = app_more.len();
+        app_more.extend(&description.app_once);
         Ok(Supervisor {
             engine,
             worker: Worker::Waits { until_ms: 0 },
             finished: false,
             app: description.app,
-            app_once,
+            app_more,
+            lasting,
             restarts: Restarts::default(),
             children,
             oom_kills,
@@ -143,14 +148,14 @@ impl Supervisor {
 
     fn start_worker(&mut self) -> io::Result<(Pid, Fd)> {
         let (ours, theirs) = link()?;
-        self.app_once[0].ours = theirs;
-        let started = self.app.run(&self.app_once);
+        self.app_more[0].ours = theirs;
+        let started = self.app.run(&self.app_more);
         close_fd(theirs);
         if started.is_err() {
             close_fd(ours);
         }
         let pid = started?;
-        self.app_once.drain(1..).for_each(|one| close_fd(one.ours));
+        self.app_more.drain(self.lasting..).for_each(|one| close_fd(one.ours));
         Ok((pid, ours))
     }
 

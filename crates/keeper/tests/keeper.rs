@@ -140,14 +140,14 @@ fn each_program_has_its_descriptors_and_no_others() {
     };
     stage.heard(1);
     has(stage.nth(Part::Qemu, 1), &[0, 1, 2, 4, 6, 10]);
-    has(stage.nth(Part::Worker, 1), &[0, 1, 2, 3, 4, 5, 7, 8, 11, 12]);
+    has(stage.nth(Part::Worker, 1), &[0, 1, 2, 3, 4, 5, 7, 8, 11, 12, 13]);
     stage.tell(Part::Worker, "exit 1");
     let second = stage.nth(Part::Worker, 2);
     stage.heard(2);
-    has(second, &[0, 1, 2, 3, 4, 5, 7, 8, 11]);
-    // Its own: the standard three, launch, lock, log, three for workers, signals, link.
+    has(second, &[0, 1, 2, 3, 4, 5, 7, 8, 11, 13]);
+    // Its own: the standard three, launch, lock, log, three for workers, signals, engine, link.
     let keeper = descriptors(stage.keeper().pid);
-    assert_eq!(keeper.len(), 11, "{keeper:?}");
+    assert_eq!(keeper.len(), 12, "{keeper:?}");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_successor_takes_over_from_what_the_dead_keeper_left() {
         stage.heard(1).contains(&(ENGINE, qemu.cast_unsigned(), 0)).then_some(())
     });
     eventually("the descriptors of a later worker", || {
-        (descriptors(second) == [0, 1, 2, 3, number, number + 501]).then_some(())
+        (descriptors(second) == [0, 1, 2, 3, 13, number, number + 501]).then_some(())
     });
     assert!(is_held(&stage.open("lock"), KEEPER_BYTE).expect("asked"));
     stage.tell(Part::Qemu, "exit 6");
