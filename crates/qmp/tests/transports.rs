@@ -11,7 +11,11 @@ use std::time::{Duration, Instant};
 use hpvm_qmp::client::{Client, Events, Notice};
 use hpvm_qmp::command::{AddFd, QueryStatus, QueryVersion, Stop};
 use hpvm_qmp::{Class, Error, RunState, blocking};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
+    SocketFlags, SocketType, bind, connect, listen, recvmsg, socket_with,
+};
 
 const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}"#;
 const SHORT: Duration = Duration::from_millis(40);
@@ -145,6 +149,34 @@ fn a_monitor_that_is_held_by_another_gives_no_greeting() {
     assert!(matches!(outcome, Err(Error::NoGreeting { .. })));
     assert!(began.elapsed() >= hpvm_qmp::deadline::CONNECT);
     script.join().expect("script");
+}
+
+/// A QEMU stopped by SIGSTOP with a full queue of connections: the kernel would hold us until somebody accepts.
+#[test]
+fn a_monitor_whose_queue_is_full_is_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("qmp");
+    let socket = || {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket")
+    };
+    let address = SocketAddrUnix::new(&path).expect("a short path");
+    let listener = socket();
+    bind(&listener, &address).expect("bound");
+    listen(&listener, 0).expect("listening");
+    let mut waiting = Vec::new();
+    loop {
+        let client = socket();
+        match connect(&client, &address) {
+            Ok(()) => waiting.push(client),
+            Err(Errno::AGAIN) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let began = Instant::now();
+    let outcome = blocking::Client::connect(&path);
+    assert!(matches!(outcome, Err(Error::Connect { .. })), "{outcome:?}");
+    assert!(began.elapsed() < hpvm_qmp::deadline::CONNECT * 2);
 }
 
 #[test]

@@ -9,16 +9,18 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command as Program;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::{Engine, FAKE, REAL};
 use hpvm_qmp::blocking::Client;
 use hpvm_qmp::command::*;
-use hpvm_qmp::{Error, Event};
+use hpvm_qmp::{Error, Event, Occupant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 const EVENT_WAIT: Duration = Duration::from_secs(10);
+/// OVMF needs 4 s to its boot manager on a quiet host.
+const FIRMWARE_WAIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn the_fake_answers_as_qemu_does() {
@@ -29,6 +31,25 @@ fn the_fake_answers_as_qemu_does() {
         pairs.map(|(fake, real)| format!("fake: {fake}\nQEMU: {real}\n")).collect();
     assert!(differences.is_empty(), "\n{}", differences.join("\n"));
     assert_eq!(fake.len(), real.len());
+}
+
+/// Every state of the processor that OVMF passes through on its way to the boot manager.
+#[test]
+fn firmware_is_never_taken_for_an_operating_system() {
+    let engine = Engine::start(REAL, "");
+    let mut client = engine.connect();
+    let mut seen = 0;
+    let began = Instant::now();
+    while !engine.console_log().contains("BdsDxe") {
+        let registers = client.execute(&ReadRegisters {}).expect("told");
+        assert_eq!(registers.occupant(), Occupant::Firmware, "{registers:x?}");
+        let button = client.execute(&ReadPowerButton {}).expect("told");
+        assert!(!button.enabled && !button.pending, "{button:?}");
+        seen += 1;
+        assert!(began.elapsed() < FIRMWARE_WAIT, "{seen} looks");
+        engine::pause();
+    }
+    assert!(seen > 100, "only {seen} looks");
 }
 
 #[test]

@@ -176,8 +176,7 @@ fn it_may_crash_switch_off_or_reboot_by_itself() {
 fn the_console_logs_every_byte_and_echoes() {
     let engine = Engine::start(FAKE, "text=ready: ");
     let log = wait_until("the boot", || {
-        let log = std::fs::read_to_string(engine.path("console.log")).expect("a log");
-        log.ends_with("ready: ").then_some(log)
+        Some(engine.console_log()).filter(|log| log.ends_with("ready: "))
     });
     assert!(log.contains("BdsDxe"));
     let mut serial = engine.serial();
@@ -186,7 +185,7 @@ fn the_console_logs_every_byte_and_echoes() {
     let mut echo = [0; 7];
     serial.read_exact(&mut echo).expect("echoed");
     assert_eq!(&echo, b"hello\r\n");
-    let log = std::fs::read_to_string(engine.path("console.log")).expect("a log");
+    let log = engine.console_log();
     assert!(log.ends_with("ready: hello\r\n"), "{log}");
 }
 

@@ -71,6 +71,11 @@ impl Engine {
         UnixStream::connect(self.path("serial")).expect("a console")
     }
 
+    pub(crate) fn console_log(&self) -> String {
+        let bytes = std::fs::read(self.path("console.log")).expect("a log");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// What it said on standard error.
     pub(crate) fn complaint(&self) -> String {
         let mut text = String::new();
@@ -111,8 +116,13 @@ pub(crate) fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
             return answer;
         }
         assert!(Instant::now() < until, "{what}: not within 10 s");
-        let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }));
+        pause();
     }
+}
+
+/// Between two looks.
+pub(crate) fn pause() {
+    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }));
 }
 
 const LINE: &str = "-name guest=g1,process=hpvm-1 -nodefaults -no-user-config -display none \
