@@ -231,7 +231,7 @@ impl Machine {
                     graceful.seen(button);
                 }
             }
-            Input::Exited { crash, words } => self.exited(crash, words, &mut actions),
+            Input::Exited { crash, words } => self.exited(&crash, words, &mut actions),
             Input::Asked { ticket, ask } => self.asked(now, ticket, ask, &mut actions),
             Input::ChangeOver => self.changing = false,
             Input::Tick => self.tick(now, &mut actions),
@@ -278,9 +278,12 @@ impl Machine {
                     Origin::Start => "the guest is started",
                     Origin::Adoption { .. } => "supervision of the guest goes on",
                 };
+                // Who is told that the guest runs must find it so.
+                actions.push(Action::Publish);
                 actions.push(Action::Log(line.into()));
                 actions.push(Action::Started(Ok(())));
-                occupant
+                self.state = State::Running { occupant };
+                return;
             }
             // After a try it runs for an instant even if there is still no space: believed when it lasted.
             State::Paused { reason: Pause::NoSpace, tried_at, .. }
@@ -306,6 +309,7 @@ impl Machine {
             State::Running { occupant } => *occupant,
             State::Starting { origin } => {
                 let occupant = origin.occupant();
+                actions.push(Action::Publish);
                 actions.push(Action::Started(Ok(())));
                 occupant
             }
@@ -405,7 +409,7 @@ impl Machine {
         }
     }
 
-    fn exited(&mut self, crash: Crash, words: String, actions: &mut Vec<Action>) {
+    fn exited(&mut self, crash: &Crash, words: String, actions: &mut Vec<Action>) {
         let ended = Ending::Crashed { cause: crash.clone() };
         let placeholder = State::Ended { how: ended.clone() };
         let how = match std::mem::replace(&mut self.state, placeholder) {

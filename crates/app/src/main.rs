@@ -1,5 +1,43 @@
-//! `hpvmapp`, the worker of one running guest.
+//! `hpvmapp`, the worker of one running guest: the only one who speaks QMP to its QEMU, reads its console, takes requests
+//! of commands and publishes its status. `hpvmkeeper` starts it and starts it again; ARCHITECTURE.md, 'Worker's
+//! descriptors', is all it gets.
+//!
+//! ```text
+//!  keeper ──link──┐                       ┌── machine (decides, pure)
+//!  commands ──────┼──► driver (one owner) ┤
+//!  QEMU ──QMP─────┘        │              └── performs: QMP, snapshot, log, journal
+//!  QEMU ──serial──► console (its own tasks) ◄──door── hpvmconsole
+//! ```
 
+mod changes;
+mod console;
+mod console_log;
+mod control;
+mod descriptors;
+mod driver;
+mod guest_log;
+mod link;
 mod machine;
+mod monitor;
+mod publisher;
+mod successor;
 
-fn main() {}
+use std::process::ExitCode;
+
+use crate::driver::Failure;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let outcome = match runtime {
+        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, driver::work()),
+        Err(error) => Err(Failure::Runtime(error)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody reads a worker's standard error but who starts it by hand.
+            eprintln!("hpvmapp: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -22,6 +22,9 @@ pub struct Snapshot {
     pub phase: Phase,
     /// When the phase began, RFC 3339.
     pub since: String,
+    /// How the guest will have ended, while QEMU is still on its way out: known to the next worker too.
+    #[serde(default)]
+    pub decided: Option<Ending>,
     /// The engine stopped answering then; absent while it answers.
     pub unresponsive_since: Option<String>,
     /// What an administrator should know, a sentence each: a pause for lack of space, a medium that fails.

@@ -21,7 +21,9 @@ use hpvm_model::{AdapterKind, PciSlot, StorageAddress};
 use hpvm_plan::command_line::{
     Property, Value, adapter_id, adapter_properties, device_id, device_properties,
 };
-use hpvm_plan::record::{AdapterPresence, Attached, BootRecord, DeviceChange, is_place_holder};
+use hpvm_plan::record::{
+    AdapterPresence, Attached, BootRecord, DeviceChange, Machine, is_place_holder,
+};
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{
     Cont, DeviceAdd, DeviceDel, Properties, QueryBlockstats, QueryStatus, Stop,
@@ -207,16 +209,24 @@ impl Bench<'_> {
             }
         }
     }
+}
 
-    /// How long each disk has been without I/O, in milliseconds; `uptime` stands for a disk that never had any.
-    pub async fn idle(client: &Client, uptime: Duration) -> Result<Vec<(String, u64)>, QmpError> {
-        let stats = client.execute(&QueryBlockstats {}).await?;
-        let idle = stats.into_iter().filter_map(|device| {
-            let idle = device.stats.idle_time_ns.map_or(uptime, Duration::from_nanos);
-            Some((device.qdev?, u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)))
-        });
-        Ok(idle.collect())
-    }
+/// How long each device has been without I/O, in milliseconds; `uptime` stands for one that never had any.
+pub async fn idle(
+    client: &Client,
+    machine: &Machine,
+    uptime: Duration,
+) -> Result<Vec<(StorageAddress, u64)>, QmpError> {
+    let addresses: Vec<StorageAddress> =
+        machine.storage.iter().map(|attached| attached.device.address).collect();
+    let stats = client.execute(&QueryBlockstats {}).await?;
+    let idle = addresses.into_iter().filter_map(|address| {
+        let id = device_id(address);
+        let device = stats.iter().find(|stats| media::names(stats.qdev.as_deref(), &id))?;
+        let idle = device.stats.idle_time_ns.map_or(uptime, Duration::from_nanos);
+        Some((address, u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)))
+    });
+    Ok(idle.collect())
 }
 
 /// New devices behind one adapter.

@@ -2,6 +2,7 @@
 //! worker the second; neither half knows the registry or what users type.
 
 pub mod devices;
+pub mod last_words;
 pub mod launch;
 pub mod media;
 pub mod record_file;

@@ -1,0 +1,499 @@
+//! The one owner of a running guest: feeds the machine with what happens and performs what it decides.
+//!
+//! Everything comes to one loop: messages of the keeper, answers and events of QEMU, requests of commands and console
+//! sessions, time. Nothing in the loop waits for QEMU; what does runs as a task and comes back as news.
+
+mod crash;
+mod perform;
+mod takeover;
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use hpvm_app::protocol::{Reply, Request, StopHow};
+use hpvm_app::snapshot::{Phase, Process};
+use hpvm_console::door::PowerRequest;
+use hpvm_console::fanout::{PowerAsked, SessionId};
+use hpvm_engine::record_file::{RecordFile, RecordFileError};
+use hpvm_host::confine::{ConfineError, Confinement, Enforced};
+use hpvm_host::process::{self, PidFd};
+use hpvm_model::Occupant;
+use hpvm_plan::record::{BootRecord, DeviceChange};
+use hpvm_qmp::Happening;
+use hpvm_qmp::client::{Events, Notice};
+use hpvm_qmp::command::{QueryStatus, ReadRegisters};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
+
+use crate::changes::Changes;
+use crate::console::Console;
+use crate::console_log::ConsoleLog;
+use crate::control::{self, Asked};
+use crate::descriptors::{Descriptors, Missing};
+use crate::guest_log::{GuestLog, now};
+use crate::link::{FromKeeper, Link, ToKeeper};
+use crate::machine::{Action, Ask, Input, Machine, Origin, Ticket};
+use crate::monitor::{Monitor, News, next_notice};
+use crate::publisher::Publisher;
+use crate::successor;
+
+/// The heartbeat, and the question whether QEMU still answers.
+const BEAT: Duration = Duration::from_secs(1);
+/// A question unanswered for so long means that QEMU hangs.
+const SILENCE: Duration = Duration::from_secs(2);
+/// A QEMU that comes up may take longer for its first word.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// What costs more than a beat is done every so many beats.
+const BEATS_PER_CARE: u64 = 10;
+/// Who runs in the guest is looked at every second at first, later every so many.
+const OCCUPANT_BEATS_MAX: u64 = 10;
+const MESSAGES_WAITING: usize = 16;
+
+/// Why a worker cannot begin its work. The keeper tries again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("the event loop cannot be made")]
+    Runtime(#[source] io::Error),
+    #[error(transparent)]
+    Descriptors(#[from] Missing),
+    #[error("the descriptors from the keeper cannot be used")]
+    Sockets(#[source] io::Error),
+    #[error("another worker looks after this guest")]
+    Locked,
+    #[error("the keeper is gone before it said which QEMU it keeps")]
+    NoKeeper,
+    #[error(transparent)]
+    Record(#[from] RecordFileError),
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+}
+
+/// Where replies to a ticket go.
+enum Asker {
+    Control(mpsc::Sender<Reply>),
+    Session(SessionId),
+}
+
+/// What a request for a change carries.
+type Payload = (Vec<DeviceChange>, VecDeque<OwnedFd>);
+
+struct Driver {
+    machine: Machine,
+    began: Instant,
+    link: Link,
+    keeper: Keeper,
+    monitor: Monitor,
+    publisher: Publisher,
+    log: GuestLog,
+    record: RecordFile,
+    base: Rc<BootRecord>,
+    qemu: Process,
+    /// `None` when it had ended before we came.
+    qemu_held: Option<PidFd>,
+    console: Console,
+    console_log: ConsoleLog,
+    qemu_log: File,
+    ready: Option<File>,
+    shown: Shown,
+    askers: HashMap<Ticket, Asker>,
+    payloads: HashMap<Ticket, Payload>,
+    changes: Option<Changes>,
+    next_ticket: u64,
+    beats: u64,
+    /// When the state was asked for; cleared by the answer.
+    asked_at: Option<Instant>,
+    occupant_due: u64,
+    occupant_pause: u64,
+    oom_kills: u64,
+    io_error_told_at: Option<Instant>,
+    /// A worker before us may have left things half done.
+    takes_over: bool,
+    finished: bool,
+}
+
+/// What the snapshot said last, besides what the machine knows.
+struct Shown {
+    boot_id: String,
+    phase: Phase,
+    since: String,
+    unresponsive_since: Option<String>,
+    adoptions: u32,
+}
+
+/// What is needed to start the next keeper.
+struct Keeper {
+    lives: bool,
+    program: Option<PathBuf>,
+    launch: OwnedFd,
+}
+
+/// What comes from other tasks.
+struct Inbox {
+    news: mpsc::Receiver<News>,
+    requests: mpsc::Receiver<Asked>,
+    power: mpsc::Receiver<PowerAsked>,
+    events: Option<Events>,
+}
+
+/// The whole work of a worker.
+pub(crate) async fn work() -> Result<(), Failure> {
+    let descriptors = Descriptors::take()?;
+    let lock = successor::take_worker_lock(&descriptors.run_folder).await;
+    let Some(_lock) = lock.map_err(Failure::Sockets)? else { return Err(Failure::Locked) };
+    let link = Link::new(descriptors.link.try_clone().map_err(Failure::Sockets)?);
+    let link = link.map_err(Failure::Sockets)?;
+    let (pid, is_child) = loop {
+        match link.receive().await {
+            Some(FromKeeper::Engine { pid, is_child }) => break (pid, is_child),
+            Some(FromKeeper::Exited { .. }) => {}
+            None => return Err(Failure::NoKeeper),
+        }
+    };
+    let qemu = Process { pid, start_time: process::start_time(pid).unwrap_or(0) };
+    let (mut driver, inbox) = Driver::new(descriptors, link, qemu, is_child)?;
+    driver.confine()?;
+    driver.run(inbox).await;
+    Ok(())
+}
+
+/// What a worker still opens by path: the count of processes killed for memory, and users' names.
+const READABLE: &[&str] = &["/proc/vmstat", "/etc/passwd", "/etc/nsswitch.conf"];
+
+impl Driver {
+    fn new(
+        descriptors: Descriptors,
+        link: Link,
+        qemu: Process,
+        is_child: bool,
+    ) -> Result<(Driver, Inbox), Failure> {
+        let folder = || descriptors.run_folder.try_clone().map_err(Failure::Sockets);
+        let listener = |listener: std::os::unix::net::UnixListener| {
+            listener.set_nonblocking(true)?;
+            UnixListener::from_std(listener)
+        };
+        let record = RecordFile::open(descriptors.record)?;
+        let base = Rc::new(record.machine().base.clone());
+        let publisher = Publisher::new(folder()?);
+        let boot_id = process::boot_id().unwrap_or_default();
+        let previous = publisher.previous().filter(|s| s.qemu == qemu && s.boot_id == boot_id);
+        let is_first = is_child && descriptors.ready.is_some();
+        let origin = match is_first {
+            true => Origin::Start,
+            false => Origin::Adoption {
+                phase: previous.as_ref().map(|snapshot| snapshot.phase.clone()),
+                decided: previous.as_ref().and_then(|snapshot| snapshot.decided.clone()),
+            },
+        };
+        let shown = Shown {
+            boot_id,
+            phase: previous.as_ref().map_or(Phase::Starting, |snapshot| snapshot.phase.clone()),
+            since: previous.as_ref().map_or_else(now, |snapshot| snapshot.since.clone()),
+            unresponsive_since: None,
+            adoptions: previous.as_ref().map_or(0, |s| s.adoptions) + u32::from(!is_first),
+        };
+        let console_log = ConsoleLog::new(descriptors.console_log);
+        let console = Console::new(base.name.as_str(), &console_log);
+        let (news_in, news) = mpsc::channel(MESSAGES_WAITING);
+        let (requests_in, requests) = mpsc::channel(MESSAGES_WAITING);
+        let (power_in, power) = mpsc::channel(MESSAGES_WAITING);
+        let control = listener(descriptors.control).map_err(Failure::Sockets)?;
+        let door = listener(descriptors.door).map_err(Failure::Sockets)?;
+        let monitor = Monitor::new(folder()?, news_in);
+        spawn_local(control::serve(control, requests_in));
+        console.serve(door, folder()?, power_in);
+        let driver = Driver {
+            machine: Machine::new(origin),
+            began: Instant::now(),
+            link,
+            keeper: Keeper {
+                lives: true,
+                program: successor::keeper_program(),
+                launch: descriptors.launch,
+            },
+            monitor,
+            publisher,
+            log: GuestLog::new(descriptors.log),
+            record,
+            base,
+            qemu,
+            qemu_held: PidFd::open(qemu.pid, qemu.start_time).ok().flatten(),
+            console,
+            console_log,
+            qemu_log: descriptors.qemu_log,
+            ready: descriptors.ready,
+            shown,
+            askers: HashMap::new(),
+            payloads: HashMap::new(),
+            changes: None,
+            next_ticket: 0,
+            beats: 0,
+            asked_at: None,
+            occupant_due: 0,
+            occupant_pause: 1,
+            oom_kills: process::oom_kills().unwrap_or(u64::MAX),
+            io_error_told_at: None,
+            takes_over: !is_first,
+            finished: false,
+        };
+        Ok((driver, Inbox { news, requests, power, events: None }))
+    }
+
+    /// From here on only what the rest of this file needs is left to us, and to the keeper and worker we may start.
+    fn confine(&mut self) -> Result<(), Failure> {
+        let readable: Vec<&Path> = READABLE.iter().map(Path::new).collect();
+        let own = std::env::current_exe().ok();
+        let programs: Vec<&Path> =
+            self.keeper.program.as_deref().into_iter().chain(own.as_deref()).collect();
+        let folder = self.publisher.folder();
+        let confinement =
+            Confinement { ids: None, folder: folder.as_fd(), read: &readable, execute: &programs };
+        match confinement.apply()? {
+            Enforced::Fully | Enforced::Inherited => {}
+            Enforced::Partly => {}
+            Enforced::Not => self.log.say("the kernel has no Landlock: files are not withheld"),
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, mut inbox: Inbox) {
+        self.publish();
+        let mut next_beat = Instant::now() + BEAT;
+        while !self.finished {
+            let wake =
+                self.machine.wake_at().map_or(next_beat, |at| next_beat.min(self.began + at));
+            tokio::select! {
+                message = self.link.receive(), if self.keeper.lives => match message {
+                    Some(message) => self.keeper_said(message),
+                    None => self.keeper_died(),
+                },
+                Some(news) = inbox.news.recv() => match news {
+                    News::Connected(client, events) => {
+                        self.monitor.connected(client);
+                        inbox.events = Some(events);
+                        self.connected();
+                    }
+                    news => self.news(news),
+                },
+                notice = next_notice(&mut inbox.events) => match notice {
+                    Some(Notice::Event(event)) => self.happened(&event.happening()),
+                    Some(Notice::Lost(_)) => self.connected(),
+                    None => {
+                        inbox.events = None;
+                        self.monitor.lost();
+                    }
+                },
+                Some(asked) = inbox.requests.recv() => self.requested(asked),
+                Some(asked) = inbox.power.recv() => self.power_asked(asked),
+                () = sleep_until(wake) => {
+                    if Instant::now() >= next_beat {
+                        next_beat = Instant::now() + BEAT;
+                        self.beat();
+                    }
+                    self.feed(Input::Tick);
+                }
+            }
+        }
+        self.farewell().await;
+    }
+
+    /// Gives the machine an input and performs what follows.
+    fn feed(&mut self, input: Input) {
+        let actions = self.machine.step(self.began.elapsed(), input);
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn keeper_said(&mut self, message: FromKeeper) {
+        match message {
+            FromKeeper::Engine { .. } => {}
+            FromKeeper::Exited { wait_status, oom_kills } => {
+                let before = self.oom_kills.min(oom_kills);
+                self.engine_ended(crash::judge(wait_status, before));
+            }
+        }
+    }
+
+    fn connected(&mut self) {
+        self.asked_at = None;
+        self.ask_status();
+        if std::mem::take(&mut self.takes_over) {
+            self.look_at_devices();
+        }
+    }
+
+    /// One question at a time: a QEMU that hangs must not find a queue when it wakes.
+    fn ask_status(&mut self) {
+        if self.asked_at.is_none() {
+            self.asked_at = Some(Instant::now());
+            self.monitor.ask(QueryStatus {}, News::Status);
+        }
+    }
+
+    fn news(&mut self, news: News) {
+        match news {
+            News::Connected(..) => {}
+            News::Status(answer) => {
+                self.asked_at = None;
+                if let Ok(status) = answer {
+                    self.feed(Input::Status(status.status));
+                }
+            }
+            News::Registers(Ok(registers)) => {
+                let occupant = match registers.occupant() {
+                    hpvm_qmp::Occupant::Os => Occupant::Os,
+                    hpvm_qmp::Occupant::Firmware => Occupant::Firmware,
+                };
+                self.feed(Input::Seen(occupant));
+            }
+            News::Button(Ok(button)) => self.feed(Input::Button(button)),
+            News::Registers(Err(_)) | News::Button(Err(_)) => {}
+            News::Idle(ticket, answer) => self.idle_known(ticket, answer),
+            News::Present(answer) => {
+                if let Ok(present) = answer {
+                    self.repair(&present);
+                }
+            }
+            News::Changed { seq, result } => self.step_over(seq, result),
+            News::Undone { seq } => self.undone(seq),
+        }
+    }
+
+    fn happened(&mut self, happening: &Happening) {
+        if let Some(changes) = &self.changes {
+            changes.heard(happening);
+        }
+        match happening {
+            Happening::Shutdown(shutdown) if shutdown.guest => self.feed(Input::PoweredOff),
+            Happening::Shutdown(shutdown) => {
+                let reason = &shutdown.reason;
+                self.log.say(&format!("QEMU was told to end: {reason}"));
+            }
+            Happening::Reset(_) => {
+                self.occupant_pause = 1;
+                self.occupant_due = self.beats + 1;
+                self.feed(Input::Reset);
+            }
+            Happening::Stopped | Happening::Resumed => self.ask_status(),
+            Happening::BlockIoError(error) if error.no_space == Some(true) => {
+                self.feed(Input::NoSpace);
+            }
+            Happening::BlockIoError(error) => {
+                let node = error.node_name.as_deref().unwrap_or("a disk");
+                let (operation, reason) = (&error.operation, &error.reason);
+                self.disk_failed(&format!("{node}: {operation} failed: {reason}"));
+            }
+            Happening::ImageCorrupted(told) => {
+                let message = &told.message;
+                self.disk_failed(&format!("a disk image is corrupt: {message}"));
+            }
+            Happening::Panicked(_) => self.log.say("the operating system panicked"),
+            Happening::DeviceDeleted(deleted) => {
+                if let Some(id) = &deleted.device {
+                    self.let_go(id);
+                }
+            }
+            Happening::UnplugRefused(refused) => {
+                if let Some(id) = &refused.device {
+                    self.refused_to_let_go(id);
+                }
+            }
+            Happening::PowerButtonPressed
+            | Happening::Suspended
+            | Happening::Woken
+            | Happening::TrayMoved(_)
+            | Happening::Watchdog(_)
+            | Happening::MemoryFailure(_)
+            | Happening::ClockChanged(_)
+            | Happening::Other => {}
+        }
+    }
+
+    /// A disk that fails does so thousands of times a minute; the log gets one line of it each ten seconds.
+    fn disk_failed(&mut self, sentence: &str) {
+        if self.io_error_told_at.is_none_or(|at| at.elapsed() >= FIRST_WORD) {
+            self.io_error_told_at = Some(Instant::now());
+            self.log.say(sentence);
+        }
+    }
+
+    fn requested(&mut self, asked: Asked) {
+        let ticket = self.ticket(Asker::Control(asked.replies));
+        let ask = match asked.request {
+            Request::Ping => Ask::Ping,
+            Request::Stop { how } => Ask::Stop(how),
+            Request::Idle => Ask::Idle,
+            Request::Change { changes } => {
+                self.payloads.insert(ticket, (changes, asked.descriptors));
+                Ask::Change
+            }
+        };
+        self.feed(Input::Asked { ticket, ask });
+    }
+
+    fn power_asked(&mut self, asked: PowerAsked) {
+        let ticket = self.ticket(Asker::Session(asked.session));
+        let ask = match asked.request {
+            PowerRequest::Off => Ask::Stop(StopHow::Hard),
+            PowerRequest::Button => Ask::Press,
+        };
+        self.feed(Input::Asked { ticket, ask });
+    }
+
+    fn ticket(&mut self, asker: Asker) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.askers.insert(ticket, asker);
+        ticket
+    }
+
+    fn beat(&mut self) {
+        self.beats += 1;
+        match self.publisher.is_behind() {
+            true => self.publish(),
+            false => self.publisher.beat(),
+        }
+        self.watch_answers();
+        if self.machine.wants_occupant() && self.beats >= self.occupant_due {
+            self.occupant_due = self.beats + self.occupant_pause;
+            if self.beats.is_multiple_of(OCCUPANT_BEATS_MAX) {
+                self.occupant_pause = (self.occupant_pause + 1).min(OCCUPANT_BEATS_MAX);
+            }
+            self.monitor.ask(ReadRegisters {}, News::Registers);
+        }
+        if self.beats.is_multiple_of(BEATS_PER_CARE) {
+            // Seen often, the count tells our own QEMU's end from that of others.
+            self.oom_kills = process::oom_kills().unwrap_or(self.oom_kills);
+            // What cannot be cut now is tried again.
+            let _ = self.console_log.bound();
+        }
+        if !self.keeper.lives {
+            self.keeper_died();
+        }
+    }
+
+    fn watch_answers(&mut self) {
+        let patience = match self.shown.phase {
+            Phase::Starting => FIRST_WORD,
+            _ => SILENCE,
+        };
+        match self.asked_at {
+            Some(at) if at.elapsed() >= patience => {
+                self.feed(Input::Silent);
+                if self.monitor.client().is_some() && at.elapsed() >= FIRST_WORD {
+                    self.asked_at = None;
+                    self.ask_status();
+                }
+            }
+            Some(_) => {}
+            None => self.ask_status(),
+        }
+    }
+}

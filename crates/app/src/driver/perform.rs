@@ -1,0 +1,217 @@
+//! Performs what the machine decided.
+
+use std::io::Write;
+use std::time::Duration;
+
+use hpvm_app::protocol::Reply;
+use hpvm_app::snapshot::{Crash, Ending, Phase, Snapshot};
+use hpvm_console::door::Ended;
+use hpvm_engine::devices::{DeviceError, Performed};
+use hpvm_engine::{devices, last_words};
+use hpvm_host::process::Signal;
+use hpvm_model::{Occupant, StorageAddress};
+use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
+
+use super::*;
+use crate::changes::chain;
+
+impl Driver {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Publish => self.publish(),
+            Action::Log(sentence) => self.log.say(&sentence),
+            Action::Started(outcome) => self.started(&outcome),
+            Action::Reply(ticket, reply) => self.reply(ticket, reply),
+            Action::PressButton => self.monitor.tell(SystemPowerdown {}),
+            Action::ReadButton => {
+                self.monitor.ask(ReadPowerButton {}, News::Button);
+            }
+            Action::Continue => self.monitor.tell(Cont {}),
+            Action::Quit => self.monitor.tell(Quit {}),
+            Action::Kill => self.kill(),
+            Action::BeginChange(ticket) => self.begin_changes(ticket),
+            Action::ReadIdle(ticket) => self.read_idle(ticket),
+            Action::AfterReset => self.look_at_devices(),
+            Action::Finish => self.finished = true,
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
+        let phase = self.machine.phase();
+        if std::mem::discriminant(&phase) != std::mem::discriminant(&self.shown.phase) {
+            self.shown.since = now();
+        }
+        if self.machine.is_silent() {
+            self.shown.unresponsive_since.get_or_insert_with(now);
+        } else {
+            self.shown.unresponsive_since = None;
+        }
+        self.shown.phase = phase;
+        let snapshot = Snapshot {
+            boot_id: self.shown.boot_id.clone(),
+            phase: self.shown.phase.clone(),
+            since: self.shown.since.clone(),
+            decided: self.machine.decided().cloned(),
+            unresponsive_since: self.shown.unresponsive_since.clone(),
+            notes: Vec::new(),
+            qemu: self.qemu,
+            accelerator: self.base.accelerator.as_str().into(),
+            adoptions: self.shown.adoptions,
+        };
+        let was_behind = self.publisher.is_behind();
+        if let Err(error) = self.publisher.publish(&snapshot)
+            && !was_behind
+        {
+            self.log.say(&format!("the status cannot be published: {error}"));
+        }
+        self.console.set_state(state_words(&self.shown.phase));
+    }
+
+    fn started(&mut self, outcome: &Result<(), String>) {
+        let Some(mut ready) = self.ready.take() else { return };
+        let line = match outcome {
+            Ok(()) => "running\n".to_owned(),
+            Err(words) => format!("failed {}\n", words.replace('\n', " ")),
+        };
+        // Who waited for it may have given up.
+        let _ = ready.write_all(line.as_bytes());
+    }
+
+    fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        let is_last = !matches!(reply, Reply::Progress { .. });
+        match self.askers.get(&ticket) {
+            // A command that does not read its answer, or is gone, loses it.
+            Some(Asker::Control(replies)) => drop(replies.try_send(reply)),
+            Some(Asker::Session(session)) if is_last => {
+                self.console.power_done(*session, in_words(reply));
+            }
+            Some(Asker::Session(_)) | None => {}
+        }
+        if is_last {
+            self.askers.remove(&ticket);
+            self.payloads.remove(&ticket);
+        }
+    }
+
+    /// The keeper may; we may only where QEMU runs as our own user.
+    fn kill(&mut self) {
+        if self.keeper.lives {
+            self.link.send(ToKeeper::Kill);
+        } else if let Some(qemu) = &self.qemu_held {
+            let _ = qemu.signal(Signal::KILL);
+        }
+    }
+
+    pub(super) fn engine_ended(&mut self, crash: Crash) {
+        let words = last_words::read(&self.qemu_log).unwrap_or_default();
+        if !words.is_empty() && self.machine.decided().is_none() {
+            self.log.say(&format!("QEMU said last: {words}"));
+        }
+        self.feed(Input::Exited { crash, words });
+    }
+
+    fn begin_changes(&mut self, ticket: Ticket) {
+        let (wanted, descriptors) = self.payloads.remove(&ticket).unwrap_or_default();
+        match Changes::new(ticket, wanted, descriptors) {
+            Some(changes) => {
+                self.changes = Some(changes);
+                self.next_step();
+            }
+            None => {
+                let error = "the request does not bring one descriptor for each medium".into();
+                self.reply(ticket, Reply::Failed { error });
+                self.feed(Input::ChangeOver);
+            }
+        }
+    }
+
+    fn next_step(&mut self) {
+        let Some(mut changes) = self.changes.take() else { return };
+        let (client, news) = (self.monitor.client(), self.monitor.news());
+        if changes.begin_next(&mut self.record, client, &self.base, news) {
+            self.changes = Some(changes);
+            return;
+        }
+        let ticket = changes.ticket;
+        self.reply(ticket, Reply::Changed { results: changes.into_results() });
+        self.feed(Input::ChangeOver);
+        self.ask_status();
+    }
+
+    pub(super) fn step_over(&mut self, seq: u64, result: Result<Performed, DeviceError>) {
+        let Some(changes) = &mut self.changes else { return };
+        self.log.say(&match &result {
+            Ok(Performed::Done) => format!("device change {seq} is done"),
+            Ok(Performed::Asked) => format!("device change {seq} waits for the guest to let go"),
+            Err(error) => format!("device change {seq} failed: {}", chain(error)),
+        });
+        changes.settle(&mut self.record, seq, result);
+        self.next_step();
+    }
+
+    fn read_idle(&mut self, ticket: Ticket) {
+        let (Some(client), news) = (self.monitor.client().cloned(), self.monitor.news()) else {
+            let error = "the guest does not answer".into();
+            return self.reply(ticket, Reply::Failed { error });
+        };
+        let machine = self.record.machine().clone();
+        // Ticks of 10 ms since the host booted.
+        let running_since = Duration::from_millis(self.qemu.start_time.saturating_mul(10));
+        let uptime = Duration::from_millis(process::boottime_ms()).saturating_sub(running_since);
+        spawn_local(async move {
+            let idle = devices::idle(&client, &machine, uptime).await;
+            let _ = news.send(News::Idle(ticket, idle)).await;
+        });
+    }
+
+    pub(super) fn idle_known(
+        &mut self,
+        ticket: Ticket,
+        answer: Result<Vec<(StorageAddress, u64)>, hpvm_qmp::Error>,
+    ) {
+        let reply = match answer {
+            Ok(idle_ms) => Reply::Idle { idle_ms },
+            Err(error) => Reply::Failed { error: chain(&error) },
+        };
+        self.reply(ticket, reply);
+    }
+
+    /// The guest has ended and that is published: everybody who still waits hears it, then the keeper.
+    pub(super) async fn farewell(&mut self) {
+        let waiting: Vec<Ticket> = self.askers.keys().copied().collect();
+        for ticket in waiting {
+            let error = "the guest has ended in the meantime".into();
+            self.reply(ticket, Reply::Failed { error });
+        }
+        let how = match &self.shown.phase {
+            Phase::Ended { how: Ending::PoweredOff | Ending::StoppedGracefully } => Ended::ShutDown,
+            Phase::Ended { how: Ending::StoppedHard } => Ended::Stopped,
+            _ => Ended::Crashed,
+        };
+        self.console.guest_ended(how).await;
+        self.link.send(ToKeeper::Finished);
+    }
+}
+
+fn state_words(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Running { occupant } | Phase::Paused { occupant, .. } => match occupant {
+            Occupant::Os => "On (OS)",
+            Occupant::Firmware => "On (EFI)",
+        },
+        Phase::Starting | Phase::Stopping { .. } => "On",
+        Phase::Ended { .. } => "Off",
+    }
+}
+
+/// A reply as a session's power verb hears it.
+fn in_words(reply: Reply) -> Result<String, String> {
+    match reply {
+        Reply::Done => Ok("done".into()),
+        Reply::Already { text } | Reply::Progress { text } => Ok(text),
+        Reply::Denied { reason } => Err(reason.to_string()),
+        Reply::Failed { error } => Err(error),
+        Reply::NotStopped { why } => Err(why.to_string()),
+        Reply::Idle { .. } | Reply::Changed { .. } => Err("not a power verb".into()),
+    }
+}

@@ -1,0 +1,145 @@
+//! What is left behind and what comes late: a dead keeper, changes of a worker before us, adapters that a guest lets go
+//! long after it was asked.
+
+use hpvm_app::snapshot::Crash;
+use hpvm_engine::devices::Bench;
+use hpvm_engine::devices::present::{self, Present, Repair};
+use hpvm_host::process::PidFd;
+use hpvm_model::PciSlot;
+use hpvm_plan::command_line::adapter_id;
+use hpvm_plan::record::Outcome;
+use hpvm_qmp::command::{Cont, DeviceDel};
+
+use super::*;
+
+impl Driver {
+    /// A successor takes over with the next worker, so ours is done. Without one we go on, and try again each beat.
+    pub(super) fn keeper_died(&mut self) {
+        if std::mem::replace(&mut self.keeper.lives, false) {
+            self.log.say("the keeper is gone");
+        }
+        // Held since the beginning: what stands in /proc may be withheld from us by now.
+        let lives = |qemu: &&PidFd| qemu.wait_exit(Duration::ZERO).is_ok_and(|ended| !ended);
+        let Some(qemu) = self.qemu_held.as_ref().filter(lives) else {
+            return self.engine_ended(Crash::Unseen);
+        };
+        let Some(program) = &self.keeper.program else { return };
+        let folder = self.publisher.folder();
+        match successor::start(program, &self.keeper.launch, folder, self.qemu.pid, qemu) {
+            Ok(()) => {
+                self.log.say("started its successor; the next worker takes over");
+                // Nothing is said to the old keeper or to those who wait: their connections end with us.
+                std::process::exit(0);
+            }
+            Err(error) => {
+                let error = crate::changes::chain(&error);
+                self.disk_failed(&format!("no successor of the keeper can be started: {error}"));
+            }
+        }
+    }
+
+    /// Compares record and engine when events may have been missed.
+    pub(super) fn look_at_devices(&mut self) {
+        let Some(client) = self.monitor.client().cloned() else { return };
+        let news = self.monitor.news();
+        spawn_local(async move {
+            let present = present::ask(&client).await;
+            let _ = news.send(News::Present(present)).await;
+        });
+    }
+
+    pub(super) fn repair(&mut self, present: &Present) {
+        for repair in present::repairs(self.record.machine(), present) {
+            match repair {
+                // A change under way settles itself.
+                Repair::Settle { seq, .. }
+                | Repair::AskAgain { seq, .. }
+                | Repair::Undo { seq, .. }
+                    if self.is_under_way(seq) => {}
+                Repair::Gone { .. } if self.changes.is_some() => {}
+                Repair::Settle { seq, outcome } => self.settle(seq, outcome),
+                Repair::AskAgain { change: DeviceChange::DetachAdapter { slot }, .. } => {
+                    self.monitor.tell(DeviceDel { id: adapter_id(slot) });
+                }
+                Repair::AskAgain { .. } => {}
+                Repair::Undo { seq, change } => self.undo(seq, change),
+                Repair::Gone { address } => {
+                    self.log.say(&format!("the device at {address} is gone from the machine"));
+                    let change = DeviceChange::Detach { address };
+                    if let Ok(seq) = self.record.asked(&now(), change) {
+                        self.settle(seq, Outcome::Done);
+                    }
+                }
+            }
+        }
+    }
+
+    fn undo(&mut self, seq: u64, change: DeviceChange) {
+        let DeviceChange::Attach { slot, adapter, devices, .. } = change else { return };
+        let Some(client) = self.monitor.client().cloned() else { return };
+        let (base, news) = (Rc::clone(&self.base), self.monitor.news());
+        spawn_local(async move {
+            let (_none, mut happenings) = mpsc::channel(1);
+            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
+            bench.undo_attach(slot, adapter, &devices).await;
+            // The worker before us may have held the guest for the change.
+            let _ = client.execute(&Cont {}).await;
+            let _ = news.send(News::Undone { seq }).await;
+        });
+    }
+
+    pub(super) fn undone(&mut self, seq: u64) {
+        let reason = "hpvmapp was replaced before it was done".into();
+        self.settle(seq, Outcome::Failed(reason));
+    }
+
+    /// The guest let go of something, perhaps long after it was asked.
+    pub(super) fn let_go(&mut self, id: &str) {
+        if let Some((seq, slot)) = self.leaving(id) {
+            self.settle(seq, Outcome::Done);
+            self.discard_media(slot);
+        }
+    }
+
+    pub(super) fn refused_to_let_go(&mut self, id: &str) {
+        if let Some((seq, _)) = self.leaving(id) {
+            self.settle(seq, Outcome::Failed("the guest refused to let it go".into()));
+        }
+    }
+
+    /// The change that asked for this adapter to leave; one that is still being made settles itself.
+    fn leaving(&self, id: &str) -> Option<(u64, PciSlot)> {
+        self.record.machine().pending.iter().find_map(|pending| match &pending.change {
+            DeviceChange::DetachAdapter { slot }
+                if adapter_id(*slot) == id && !self.is_under_way(pending.seq) =>
+            {
+                Some((pending.seq, *slot))
+            }
+            _ => None,
+        })
+    }
+
+    fn is_under_way(&self, seq: u64) -> bool {
+        self.changes.as_ref().is_some_and(|changes| changes.is_under_way(seq))
+    }
+
+    fn discard_media(&mut self, slot: PciSlot) {
+        let Some(client) = self.monitor.client().cloned() else { return };
+        let base = Rc::clone(&self.base);
+        spawn_local(async move {
+            let (_none, mut happenings) = mpsc::channel(1);
+            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
+            bench.discard_media_in(slot).await;
+        });
+    }
+
+    fn settle(&mut self, seq: u64, outcome: Outcome) {
+        self.log.say(&match &outcome {
+            Outcome::Done => format!("device change {seq} is done"),
+            Outcome::Failed(reason) => format!("device change {seq} failed: {reason}"),
+        });
+        if let Err(error) = self.record.settled(&now(), seq, outcome) {
+            self.log.say(&format!("it cannot be noted: {}", crate::changes::chain(&error)));
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The guest monitor log: one line per event, `TIME hpvmapp: sentence`. Commands and the keeper append to it too.
+//!
+//! Bounded: when it has grown beyond [`LOG_BYTES_MAX`], its last half is kept, from the beginning of a line. A line that
+//! another process appends in that very instant may be lost. A full disk loses lines and nothing else.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+
+const LOG_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Debug)]
+pub(crate) struct GuestLog {
+    file: File,
+    lost: u32,
+}
+
+impl GuestLog {
+    pub(crate) fn new(file: File) -> GuestLog {
+        GuestLog { file, lost: 0 }
+    }
+
+    pub(crate) fn say(&mut self, sentence: &str) {
+        let mut line = format!("{} hpvmapp: ", now());
+        if self.lost > 0 {
+            line += &format!("({} lines before this one could not be written) ", self.lost);
+        }
+        line.extend(sentence.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        line.push('\n');
+        match self.file.write_all(line.as_bytes()) {
+            Ok(()) => self.lost = 0,
+            Err(_) => self.lost += 1,
+        }
+        if self.file.metadata().is_ok_and(|m| m.len() > LOG_BYTES_MAX) {
+            // Without its older half the log is as good as before; if it cannot be cut, the next line tries again.
+            let _ = keep_last_half(&mut self.file);
+        }
+    }
+}
+
+/// RFC 3339, in whole seconds of universal time.
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn keep_last_half(file: &mut File) -> std::io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut half = vec![0; usize::try_from(LOG_BYTES_MAX / 2).unwrap_or(0)];
+    let count = file.read_at(&mut half, length - LOG_BYTES_MAX / 2)?;
+    let half = &half[..count];
+    let line = half.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    file.set_len(0)?;
+    file.write_all(&half[line..])
+}

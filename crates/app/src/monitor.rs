@@ -1,0 +1,119 @@
+//! The worker's side of QEMU's monitor: connecting again and again, asking without waiting. Answers reach the owner as
+//! [`News`], so that it never stands still for a QEMU that does.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hpvm_engine::devices::present::Present;
+use hpvm_engine::devices::{DeviceError, Performed};
+use hpvm_model::StorageAddress;
+use hpvm_qmp::answer::Status;
+use hpvm_qmp::client::{Client, Events, Notice};
+use hpvm_qmp::occupant::Registers;
+use hpvm_qmp::{Command, Error, PowerButton};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use crate::machine::Ticket;
+
+/// Between two attempts to connect.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What came of something that was asked before.
+#[derive(Debug)]
+pub(crate) enum News {
+    Connected(Client, Events),
+    Status(Result<Status, Error>),
+    Registers(Result<Registers, Error>),
+    Button(Result<PowerButton, Error>),
+    Idle(Ticket, Result<Vec<(StorageAddress, u64)>, Error>),
+    Present(Result<Present, Error>),
+    Changed { seq: u64, result: Result<Performed, DeviceError> },
+    Undone { seq: u64 },
+}
+
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    client: Option<Client>,
+    path: PathBuf,
+    news: mpsc::Sender<News>,
+    /// Keeps the folder that the path goes through.
+    _run_folder: OwnedFd,
+}
+
+impl Monitor {
+    pub(crate) fn new(run_folder: OwnedFd, news: mpsc::Sender<News>) -> Monitor {
+        let path = PathBuf::from(format!("/proc/self/fd/{}/qmp", run_folder.as_raw_fd()));
+        let monitor = Monitor { client: None, path, news, _run_folder: run_folder };
+        monitor.connect();
+        monitor
+    }
+
+    /// Tries until it succeeds; another client may hold the monitor for a while.
+    fn connect(&self) {
+        let (path, news) = (self.path.clone(), self.news.clone());
+        spawn_local(async move {
+            loop {
+                if let Ok((client, events)) = Client::connect(&path).await {
+                    let _ = news.send(News::Connected(client, events)).await;
+                    return;
+                }
+                sleep(AGAIN).await;
+            }
+        });
+    }
+
+    pub(crate) fn connected(&mut self, client: Client) {
+        self.client = Some(client);
+    }
+
+    pub(crate) fn lost(&mut self) {
+        if self.client.take().is_some() {
+            self.connect();
+        }
+    }
+
+    pub(crate) fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    pub(crate) fn news(&self) -> mpsc::Sender<News> {
+        self.news.clone()
+    }
+
+    /// Asks; the answer comes as news. `false`: there is no connection to ask through.
+    pub(crate) fn ask<C>(
+        &self,
+        command: C,
+        then: impl FnOnce(Result<C::Answer, Error>) -> News + 'static,
+    ) -> bool
+    where
+        C: Command + 'static,
+    {
+        let Some(client) = self.client.clone() else { return false };
+        let news = self.news.clone();
+        spawn_local(async move {
+            let answer = client.execute(&command).await;
+            let _ = news.send(then(answer)).await;
+        });
+        true
+    }
+
+    /// Asks for something whose outcome shows by itself.
+    pub(crate) fn tell<C: Command + 'static>(&self, command: C) {
+        let Some(client) = self.client.clone() else { return };
+        spawn_local(async move {
+            let _ = client.execute(&command).await;
+        });
+    }
+}
+
+/// The next notice; never, while there is no connection.
+pub(crate) async fn next_notice(events: &mut Option<Events>) -> Option<Notice> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
