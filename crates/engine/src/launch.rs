@@ -35,11 +35,10 @@ mod worker_fd {
     pub(super) const DOOR: i32 = 6;
     pub(super) const RECORD: i32 = 7;
     pub(super) const LOG: i32 = 8;
-    pub(super) const LOCK: i32 = 9;
+    pub(super) const QEMU_LOG: i32 = 9;
     pub(super) const CONSOLE_LOG: i32 = 10;
     pub(super) const RUN_FOLDER: i32 = 11;
     pub(super) const READY: i32 = 12;
-    pub(super) const SUCCESSOR_LOCK: i32 = 13;
 }
 
 /// What could not be done on the way to a running guest.
@@ -228,15 +227,14 @@ fn socket(places: &Places, name: &str) -> Result<OwnedFd, LaunchError> {
 }
 
 fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), LaunchError> {
-    let lock = places.run_dir.join("lock");
-    let lock = || open(&lock, read().write(true).create(true).mode(0o644));
-    launch.lock(lock()?);
+    launch.lock(lock(places)?);
     launch.keep_launch(worker_fd::LAUNCH);
     launch.app_fd(listen(&places.run_dir.join("control"), 0o600, None)?, worker_fd::CONTROL);
     launch.app_fd(listen(&places.run_dir.join("door"), 0o666, None)?, worker_fd::DOOR);
     launch.app_fd(open(&record_path(places), append())?, worker_fd::RECORD);
     launch.log(open(&places.guest_dir.join("log"), append().mode(0o644))?, worker_fd::LOG);
-    launch.app_fd(lock()?, worker_fd::LOCK);
+    let words = places.guest_dir.join("qemu.log");
+    launch.app_fd(open(&words, append().mode(0o640))?, worker_fd::QEMU_LOG);
     let console_log = places.guest_dir.join("console.log");
     let console_log = open(&console_log, read().write(true).create(true).mode(0o600))?;
     launch.app_fd(console_log, worker_fd::CONSOLE_LOG);
@@ -248,8 +246,17 @@ fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), Launch
     )
     .map_err(|e| failed("open", &places.run_dir)(e.into()))?;
     launch.app_fd(folder, worker_fd::RUN_FOLDER);
-    launch.app_fd(lock()?, worker_fd::SUCCESSOR_LOCK);
     Ok(())
+}
+
+/// The lock file, which the worker opens for itself in its run folder: each holder needs a description of its own.
+fn lock(places: &Places) -> Result<File, LaunchError> {
+    let path = places.run_dir.join("lock");
+    let file = open(&path, read().write(true).create(true).mode(0o644))?;
+    if let Some(Ids { uid, gid }) = places.worker_ids {
+        chown(&path, Some(uid), Some(gid)).map_err(failed("hand over", &path))?;
+    }
+    Ok(file)
 }
 
 /// The worker writes `running`, or `failed` and why, and closes the pipe.
