@@ -30,5 +30,5 @@ pub use answer::RunState;
 pub use command::{Command, Properties};
 pub use error::{Class, Error, Refusal};
 pub use event::{Event, Happening};
-pub use occupant::Occupant;
+pub use hpvm_model::Occupant;
 pub use power_button::PowerButton;

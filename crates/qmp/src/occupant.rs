@@ -20,14 +20,8 @@
 //! `info registers` takes about 1 ms under TCG and is read without stopping the processor, so a pointer may be a moment
 //! old. It is needed only until an OS is seen.
 
+use hpvm_model::Occupant;
 use serde::{Deserialize, Serialize};
-
-/// Who runs in the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occupant {
-    Firmware,
-    Os,
-}
 
 /// What `info registers` says of one processor, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
