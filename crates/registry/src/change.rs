@@ -133,7 +133,9 @@ impl Change<'_> {
     /// Makes it so, on the disk.
     pub fn commit(self) -> Result<(), RegistryError> {
         // When it fails the transaction is still open, and the drop ends it.
-        self.connection.execute_batch("COMMIT").map_err(self.failed("commit a change"))
+        self.connection.execute_batch("COMMIT").map_err(self.failed("commit a change"))?;
+        self.tidy_log();
+        Ok(())
     }
 
     fn removed_name(&self, guest: GuestNumber) -> Result<GuestName, RegistryError> {

@@ -21,9 +21,11 @@ pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(10);
 /// How often it looks whether they have. SQLite's own pause grows to 100 ms, which lets late comers starve early ones.
 const BUSY_STEP: Duration = Duration::from_millis(1);
 
-/// Pages the log may grow to before they go to the main file. The first command after none was running reads the log once,
-/// so a long one would cost every listing; a short one costs two more syncs every few changes.
-const LOG_PAGES: u32 = 128;
+/// Pages the log may grow to before they move to the file. The first command when no other runs reads the log once, so a
+/// long one would cost every listing (256 pages: half a millisecond); moving them costs three syncs.
+const LOG_PAGES_MAX: i64 = 256;
+/// The log keeps the room it once took, so that syncing it need not extend it; after a large change it gives some back.
+const LOG_BYTES_KEPT: i64 = 4 << 20;
 
 /// What the registry is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,10 +96,31 @@ impl Registry {
         Ok(Registry { connection, path: target.to_owned(), identity: None })
     }
 
-    /// Moves what the log holds to the file, if nobody else uses it just now.
+    /// Keeps the log short, after a commit. Nothing depends on it: the log is as good as the file, and what fails now is
+    /// tried again after the next commit.
+    pub(crate) fn tidy_log(&self) {
+        if self.log_pages("NOOP").is_some_and(|(pages, _)| pages >= LOG_PAGES_MAX) {
+            self.empty_log();
+        }
+    }
+
+    /// Moves what the log holds to the file and begins the log anew.
     pub(crate) fn empty_log(&self) {
-        // Nothing depends on it: the log is kept whole beside the file it belongs to.
-        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let is_all_moved = self.log_pages("PASSIVE").is_some_and(|(pages, moved)| pages == moved);
+        if is_all_moved {
+            // That all was moved is known only while somebody has the registry open, and commands come one by one: to
+            // the next one the log would look full. The next write begins it anew, so there has to be one now. Nothing
+            // is lost if a power cut takes that one.
+            let _ = self.connection.pragma_update(None, "synchronous", "normal");
+            let _ = self.connection.pragma_update(None, "user_version", VERSION);
+            let _ = self.connection.pragma_update(None, "synchronous", "full");
+        }
+    }
+
+    /// Pages in the log, and how many of them are in the file too.
+    fn log_pages(&self, mode: &str) -> Option<(i64, i64)> {
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        self.connection.query_row(&sql, [], |row| Ok((row.get(1)?, row.get(2)?))).ok()
     }
 
     pub(crate) fn close(self) -> Result<(), RegistryError> {
@@ -168,8 +191,9 @@ fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
 fn prepare_for_changes(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "synchronous", "full")?;
-    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
-    // Commands are short: emptying the log at each one's end would triple the syncs of a change.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
+    // Commands are short: taking the log away at each one's end would triple the syncs of a change.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(())
 }

@@ -161,9 +161,10 @@ impl Drop for Fresh {
     }
 }
 
-/// Tables for a connection to an empty file, or to none.
+/// Tables for a connection to an empty file, or to none; whoever wants the file to last syncs it when it is complete.
 pub(crate) fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "off")?;
     connection.execute_batch(&format!(
         "BEGIN;
          {TABLES}

@@ -24,7 +24,7 @@ fn a_guest_comes_out_as_it_went_in() {
     }
     assert_eq!(reader.guest(&Selector::Number(number(8))).unwrap(), None);
     assert_eq!(reader.number_of(&guest.name).unwrap(), Some(guest.number));
-    assert_eq!(reader.all().unwrap(), [guest.clone()]);
+    assert_eq!(reader.all().unwrap(), std::slice::from_ref(&guest));
     let [listed] = &reader.list().unwrap()[..] else { panic!("one guest") };
     assert_eq!((listed.number, &listed.name, listed.uuid), (guest.number, &guest.name, guest.uuid));
     assert_eq!((listed.memory, listed.vcpus, &listed.os), (guest.memory, guest.vcpus, &guest.os));
