@@ -381,3 +381,42 @@ fn timespec(duration: Duration) -> Timespec {
         tv_nsec: duration.subsec_nanos().into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::super::command_line::{self, Start};
+    use super::*;
+
+    /// The lines that the plan makes, which are also compared with golden text there.
+    #[test]
+    fn what_the_product_starts_is_understood() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../plan/tests/golden");
+        let mut understood = 0;
+        for entry in fs::read_dir(folder).expect("golden command lines") {
+            let path = entry.expect("an entry").path();
+            let text = fs::read_to_string(&path).expect("text");
+            let arguments: Vec<String> =
+                text.lines().flat_map(|line| line.splitn(2, ' ')).map(str::to_owned).collect();
+            if !text.starts_with("-name ") {
+                continue;
+            }
+            let Ok(Start::Machine(line)) = command_line::parse(&arguments) else {
+                panic!("{}", path.display());
+            };
+            let mut machine = Machine::new(Behaviour::default(), line.flash, true);
+            for passed in line.fds {
+                let fd = File::open("/dev/null").expect("a file").into();
+                machine.put_fd(Some(passed.set), passed.opaque, fd);
+            }
+            for (command, list) in [("blockdev-add", line.nodes), ("device_add", line.devices)] {
+                for properties in list {
+                    plug(&mut machine, command, &properties).expect("as QEMU takes it");
+                }
+            }
+            understood += 1;
+        }
+        assert!(understood >= 3, "only {understood} lines");
+    }
+}
