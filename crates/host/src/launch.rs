@@ -95,8 +95,10 @@ impl Launch {
         let mut launch = Launch::empty();
         launch.adopt(qemu_pid, qemu);
         let text = read_description(description).map_err(LaunchError::Inherit)?;
-        for line in text.split(|byte| *byte == 0).filter(|line| !line.is_empty()) {
-            launch.inherit(line)?;
+        let lines = || text.split(|byte| *byte == 0).filter(|line| !line.is_empty());
+        let log = lines().find_map(|line| line.strip_prefix(b"log-fd "));
+        for line in lines() {
+            launch.inherit(line, log)?;
         }
         Ok(launch)
     }
@@ -187,7 +189,8 @@ impl Launch {
         }
     }
 
-    fn inherit(&mut self, line: &[u8]) -> Result<(), LaunchError> {
+    /// Takes over a word of the dead keeper's description. `log` is the number the log had there.
+    fn inherit(&mut self, line: &[u8], log: Option<&[u8]>) -> Result<(), LaunchError> {
         let damaged = || LaunchError::Damaged(String::from_utf8_lossy(line).into_owned());
         let space = line.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;
         let (word, value) = (&line[..space], &line[space + 1..]);
@@ -197,10 +200,13 @@ impl Launch {
                 self.word(word, OsStr::from_bytes(value));
             }
             b"app-fd" => {
-                let theirs = theirs(value).ok_or_else(damaged)?;
-                self.app_fd(copy_of(theirs)?, theirs);
+                let (ours, theirs) = numbers(value).ok_or_else(damaged)?;
+                match log {
+                    Some(log) if log == ours => self.log(copy_of(theirs)?, theirs),
+                    _ => self.app_fd(copy_of(theirs)?, theirs),
+                }
             }
-            b"keep-launch" => self.keep_launch(theirs(value).ok_or_else(damaged)?),
+            b"keep-launch" => self.keep_launch(numbers(value).ok_or_else(damaged)?.1),
             // Ids are what we have already; the rest was for the dead keeper alone.
             _ => {}
         }
@@ -254,9 +260,11 @@ fn read_description(description: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// The number after `=`.
-fn theirs(value: &[u8]) -> Option<RawFd> {
-    std::str::from_utf8(value).ok()?.split_once('=')?.1.parse().ok()
+/// The number in the keeper, as written, and the one in its child.
+fn numbers(value: &[u8]) -> Option<(&[u8], RawFd)> {
+    let equals = value.iter().position(|byte| *byte == b'=')?;
+    let theirs = std::str::from_utf8(&value[equals + 1..]).ok()?.parse().ok()?;
+    Some((&value[..equals], theirs))
 }
 
 #[allow(unsafe_code)]

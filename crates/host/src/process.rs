@@ -102,7 +102,8 @@ impl PidFd {
 
     /// Takes hold of whatever has this number now: for one's own child, which keeps its number until collected.
     pub fn open_number(pid: i32) -> io::Result<Option<PidFd>> {
-        let Some(pid) = Pid::from_raw(pid).filter(|pid| pid.as_raw_nonzero().get() > 0) else {
+        // The kernel gives meanings of their own to 0 and to negative numbers.
+        let Some(pid) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else {
             return Err(ErrorKind::InvalidInput.into());
         };
         match pidfd_open(pid, PidfdFlags::empty()) {

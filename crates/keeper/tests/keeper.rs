@@ -231,11 +231,11 @@ fn qemu_survives_its_keeper_even_while_stopped() {
 fn a_successor_takes_over_from_what_the_dead_keeper_left() {
     let mut stage = Stage::new();
     // Above the link and the standard three, which have their own numbers in a worker.
-    let shared = rustix::io::fcntl_dupfd_cloexec(some_fd(), 20).expect("a copy");
+    let shared = rustix::io::fcntl_dupfd_cloexec(stage.open("log"), 20).expect("a copy");
     let number = shared.as_raw_fd();
     let mut launch = Launch::starting(&stage.qemu(None), &stage.worker(None));
     launch.lock(stage.open("lock"));
-    launch.app_fd(shared.try_clone().expect("a copy"), number);
+    launch.log(shared.try_clone().expect("a copy"), number);
     launch.app_once_fd(some_fd(), number + 500);
     launch.keep_launch(number + 501);
     stage.start(launch);
@@ -258,6 +258,7 @@ fn a_successor_takes_over_from_what_the_dead_keeper_left() {
         (descriptors(second) == [0, 1, 2, 3, 13, number, number + 501]).then_some(())
     });
     assert!(is_held(&stage.open("lock"), KEEPER_BYTE).expect("asked"));
+    assert!(stage.log().contains("taking over the running engine"), "the log is inherited too");
     stage.tell(Part::Qemu, "exit 6");
     let before = stage.heard(1).len();
     stage.tell(Part::Worker, "hear");
