@@ -33,13 +33,51 @@ pub use stop::Stop;
 pub use undelete::Undelete;
 pub use why::Why;
 
-use crate::exit::Failure;
+use hpvm_model::{GuestConfig, GuestName};
+use hpvm_operations::view::GuestView;
+use hpvm_operations::{Mode, Refusal, VmHost};
+use hpvm_registry::RemovedGuest;
 
-/// The command is known and this build has nothing behind it.
-#[derive(Debug, thiserror::Error)]
-#[error("this build of hpvm does not serve the command; install a complete one")]
-struct NotServed;
+use crate::args::Selector;
+use crate::dispatch::Context;
+use crate::exit::{About, Failure};
 
-fn not_served() -> Result<(), Failure> {
-    Err(NotServed.into())
+fn mode(is_dry_run: bool) -> Mode {
+    if is_dry_run { Mode::DryRun } else { Mode::Apply }
+}
+
+/// Problems are told one by one, everything else as one sentence about the guest.
+fn refused<T>(_context: &Context, guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
+    match refusal {
+        Refusal::Problems(problems) => Err(Failure::Problems { guest: guest.clone(), problems }),
+        other => Err(other).about(guest),
+    }
+}
+
+/// A guest that was removed and can still be brought back.
+fn kept_guest(host: &VmHost, selector: &Selector) -> Result<RemovedGuest, Failure> {
+    let is_meant = |removed: &RemovedGuest| match selector {
+        Selector::Name(name) => removed.config.name == *name,
+        Selector::Number(number) => removed.config.number == *number,
+    };
+    let mut kept: Vec<RemovedGuest> =
+        host.registry.removed()?.into_iter().filter(is_meant).collect();
+    match (kept.pop(), kept.is_empty()) {
+        (Some(guest), true) => Ok(guest),
+        (Some(_), false) => Err(Refusal::SeveralRemoved(selector.to_string()).into()),
+        (None, _) => Err(Refusal::NotRemoved(selector.to_string()).into()),
+    }
+}
+
+/// A guest that does not exist yet, as it would be.
+fn view_of(config: GuestConfig) -> GuestView {
+    GuestView {
+        config,
+        state: hpvm_model::RunState::Off,
+        since: None,
+        health: Vec::new(),
+        machine: None,
+        waiting: Vec::new(),
+        last_ending: None,
+    }
 }

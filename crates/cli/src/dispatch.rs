@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 
 use clap::{Arg, ArgAction};
+use hpvm_operations::Actor;
 
 use crate::commands;
 use crate::exit::Failure;
@@ -27,6 +28,12 @@ pub struct Context {
 }
 
 impl Context {
+    /// Who is at work, for the record of the operation.
+    #[must_use]
+    pub fn actor(&self, reason: Option<String>) -> Actor {
+        Actor::new(self.say.command(), self.typed(), reason)
+    }
+
     /// The command line for the record of the operation: a shell would read the same words from it.
     #[must_use]
     pub fn typed(&self) -> String {

@@ -12,11 +12,13 @@ use crate::output::OutputError;
 /// The exit statuses of all commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    Done = 0,
+    Done,
     /// Refused or failed; nothing changed, or what changed was told.
-    Refused = 1,
+    Refused,
     /// The command line could not be understood; nothing was tried.
-    Usage = 2,
+    Usage,
+    /// Ended by a signal, as a shell says it: 128 and its number.
+    Signal(i32),
 }
 
 /// What ends a command early. Any typed error becomes one by `?`; [`About::about`] names the guest it is about.
@@ -32,6 +34,8 @@ pub enum Failure {
     Output(OutputError),
     /// Everything was said already.
     Said,
+    /// A signal asked the command to end.
+    Signal(i32),
 }
 
 impl<E: Error + 'static> From<E> for Failure {
@@ -67,7 +71,18 @@ pub fn conclude(command: &str, result: Result<(), Failure>) -> ExitCode {
         Ok(()) => Exit::Done,
         Err(failure) => failure.say(&Say::new(command)),
     };
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.status())
+}
+
+impl Exit {
+    fn status(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Refused => 1,
+            Exit::Usage => 2,
+            Exit::Signal(number) => u8::try_from(number).map_or(1, |n| n.saturating_add(128)),
+        }
+    }
 }
 
 impl Failure {
@@ -93,7 +108,19 @@ impl Failure {
                 Exit::Refused
             }
             Failure::Said => Exit::Refused,
+            Failure::Signal(number) => Exit::Signal(*number),
         }
+    }
+
+    /// A refusal that is one sentence already.
+    #[must_use]
+    pub fn refused(sentence: String) -> Failure {
+        Failure::Refused { guest: None, error: sentence.into() }
+    }
+
+    /// Says what went wrong and lets the command go on with the next guest.
+    pub fn tell(&self, command: &str) {
+        self.say(&Say::new(command));
     }
 }
 

@@ -347,3 +347,91 @@ fn no_layout_has_control_characters() {
         assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
     }
 }
+
+/// The binary over a real registry of guests that are off.
+mod on_a_vm_host {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Output};
+
+    use hpvm_registry::{Access, Identities, Registry};
+
+    use super::*;
+
+    fn vm_host(guests: &[GuestConfig]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let state = root.path().join("var/opt/hpvm");
+        std::fs::create_dir_all(&state).unwrap();
+        let mut registry = Registry::open(&state.join("hpvm.db"), Access::ReadWrite).unwrap();
+        let change = registry.change().unwrap();
+        for guest in guests {
+            change.insert(guest, &Identities::new()).unwrap();
+        }
+        change.commit().unwrap();
+        root
+    }
+
+    fn hpvmstatus(root: &tempfile::TempDir, options: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_hpvm"))
+            .arg0("hpvmstatus")
+            .args(options)
+            .env("HPVM_ROOT", root.path())
+            .output()
+            .unwrap()
+    }
+
+    fn text(output: &Output) -> &str {
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(output.status.code(), Some(0));
+        std::str::from_utf8(&output.stdout).unwrap()
+    }
+
+    fn refusal(output: &Output) -> String {
+        let errors = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(errors.starts_with("hpvmstatus: ERROR: "), "{errors}");
+        errors
+    }
+
+    #[test]
+    fn every_layout_is_served() {
+        let guest = config(8, "web", &["disk:scsi:0,0,7:file:/d"]);
+        let root = vm_host(&[guest, config(3, "db", &[])]);
+        let list = hpvmstatus(&root, &[]);
+        let names: Vec<&str> = text(&list).lines().skip(3).map(|line| &line[..26]).collect();
+        assert_eq!(names, ["db                       3", "web                      8"]);
+        for layout in ["-V", "-r", "-X", "-M", "--json"] {
+            let all = hpvmstatus(&root, &[layout]);
+            assert!(text(&all).contains("web") && text(&all).contains("db"), "{layout}");
+            let one = hpvmstatus(&root, &[layout, "-p", "8"]);
+            assert!(!text(&one).contains("db"), "{layout}");
+        }
+        assert!(text(&hpvmstatus(&root, &["-P", "web"])).starts_with("[Virtual Machine Details]"));
+        let devices = hpvmstatus(&root, &["-P", "web", "-d"]);
+        assert!(text(&devices).contains("\ndisk:scsi:0,0,7:file:/d\n"));
+        assert_eq!(text(&hpvmstatus(&root, &["-P", "web", "-e"])), "", "no log was begun");
+        assert!(text(&hpvmstatus(&root, &["-s"])).starts_with("[HPVM Server System Resources]"));
+    }
+
+    #[test]
+    fn a_guest_that_is_not_there_is_named() {
+        let root = vm_host(&[]);
+        let errors = refusal(&hpvmstatus(&root, &["-P", "nobody"]));
+        assert!(errors.contains("No Guest by that name or number") && errors.contains("nobody"));
+    }
+
+    #[test]
+    fn a_registry_that_is_none_is_told() {
+        let root = vm_host(&[]);
+        std::fs::write(root.path().join("var/opt/hpvm/hpvm.db"), "no database ".repeat(999))
+            .unwrap();
+        refusal(&hpvmstatus(&root, &[]));
+    }
+
+    #[test]
+    fn a_host_without_a_registry_has_no_guests() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(text(&hpvmstatus(&root, &[])).lines().count(), 3);
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "looking makes nothing");
+    }
+}

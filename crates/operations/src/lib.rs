@@ -5,10 +5,13 @@
 //! `registry`, act by `engine` and the worker's control protocol.
 
 pub mod actor;
+pub mod autostart;
 pub mod create;
+pub mod doctor;
 mod facts;
 pub mod folder;
 pub mod modify;
+pub mod nvram;
 pub mod presence;
 pub mod refusal;
 pub mod remove;

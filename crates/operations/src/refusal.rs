@@ -31,6 +31,8 @@ pub enum Refusal {
     NotRunning(GuestName),
     #[error("no removed guest called '{0}' is kept; `hpvm undelete --list` shows those that are")]
     NotRemoved(String),
+    #[error("several removed guests were called '{0}'; name the one by its number (-p)")]
+    SeveralRemoved(String),
     #[error("the running guest could not take the change, and nothing was changed: {0}")]
     NotTaken(String),
     #[error(transparent)]

@@ -9,7 +9,7 @@ use hpvm_host::process;
 use hpvm_model::{GuestConfig, GuestNumber, OsFamily, RunState};
 use hpvm_plan::difference::{FieldChange, waiting};
 use hpvm_plan::record::Machine;
-use hpvm_registry::Selector;
+use hpvm_registry::{Operation, Outcome, RecordedOperation, Selector};
 
 use crate::presence::{Presence, Supervision};
 use crate::{Actor, Refusal, VmHost, supervise};
@@ -144,6 +144,34 @@ impl VmHost {
         }
     }
 
+    /// MHz of one processor, by which entitlements are shown; 0 when the machine does not say.
+    #[must_use]
+    pub fn processor_mhz(&self) -> u32 {
+        hpvm_host::facts::processors().map_or(0, |processors| processors.mhz)
+    }
+
+    /// The guest's log, the older part first.
+    pub fn guest_log(&self, config: &GuestConfig) -> Result<Vec<u8>, Refusal> {
+        let folder = self.folder(config);
+        let mut log = Vec::new();
+        for name in ["log.old", "log"] {
+            match std::fs::read(folder.file(name)) {
+                Ok(part) => log.extend(part),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Refusal::file("read", folder.file(name))(error)),
+            }
+        }
+        Ok(log)
+    }
+
+    /// What was done on this VM Host, a line each, oldest first.
+    pub fn operations_log(&self) -> Result<String, Refusal> {
+        let mut lines: Vec<String> =
+            self.registry.operations(None, EVENTS_MAX)?.iter().map(event).collect();
+        lines.reverse();
+        Ok(lines.concat())
+    }
+
     /// Takes over the running guests that nobody supervises. What cannot be taken over is said in its health.
     pub fn adopt_orphans(&self) -> Result<(), Refusal> {
         for number in self.run_folders().into_iter().filter_map(GuestNumber::new) {
@@ -158,4 +186,20 @@ impl VmHost {
         }
         Ok(())
     }
+}
+
+/// So many operations `hpvmstatus -e` shows.
+const EVENTS_MAX: usize = 1000;
+
+fn event(recorded: &RecordedOperation) -> String {
+    let Operation { at, user, from, command_line, reason, outcome, duration, .. } =
+        &recorded.operation;
+    let result = match outcome {
+        Outcome::Done => "done".to_owned(),
+        Outcome::Running(_) => "not finished".to_owned(),
+        Outcome::Failed(text) => format!("refused: {}", text.lines().next().unwrap_or_default()),
+    };
+    let reason = reason.as_ref().map_or(String::new(), |reason| format!(", because {reason}"));
+    let duration = duration.as_millis();
+    format!("{at} {user} ({from}): {command_line}{reason}: {result} ({duration} ms)\n")
 }

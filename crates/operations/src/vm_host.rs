@@ -171,8 +171,15 @@ impl VmHost {
 
 /// The identities of the files that were looked at, for the registry's index.
 pub(crate) fn identities(facts: &HostFacts) -> Identities {
-    let identity = |path: &String| Some((path.clone(), stored(facts.identity(path)?)));
-    facts.files.keys().filter_map(identity).collect()
+    identities_of(&facts.files)
+}
+
+pub(crate) fn identities_of(files: &BTreeMap<String, FileFact>) -> Identities {
+    let identity = |(path, fact): (&String, &FileFact)| match fact {
+        FileFact::Regular { identity, .. } => Some((path.clone(), stored(*identity))),
+        _ => None,
+    };
+    files.iter().filter_map(identity).collect()
 }
 
 fn stored(identity: FileIdentity) -> hpvm_registry::FileIdentity {

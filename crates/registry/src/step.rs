@@ -62,6 +62,8 @@ steps! {
     PurgeRemoved = "purge.removed",
     UndeleteLinked = "undelete.linked",
     UndeleteCommitted = "undelete.committed",
+    /// The guest has other firmware variables.
+    NvramReplaced = "nvram.replaced",
     /// A rebuilt registry lies beside the damaged one.
     DoctorWritten = "doctor.written",
     /// The damaged registry has its second name.

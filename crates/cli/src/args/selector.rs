@@ -32,21 +32,21 @@ pub enum StopTarget {
     All,
 }
 
+impl From<Selector> for hpvm_registry::Selector {
+    fn from(selector: Selector) -> hpvm_registry::Selector {
+        match selector {
+            Selector::Name(name) => hpvm_registry::Selector::Name(name),
+            Selector::Number(number) => hpvm_registry::Selector::Number(number),
+        }
+    }
+}
+
 impl fmt::Display for Selector {
     /// As it is typed: `-P web`, `-p 3`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Selector::Name(name) => write!(f, "-P {name}"),
             Selector::Number(number) => write!(f, "-p {number}"),
-        }
-    }
-}
-
-impl From<Selector> for hpvm_registry::Selector {
-    fn from(selector: Selector) -> hpvm_registry::Selector {
-        match selector {
-            Selector::Name(name) => hpvm_registry::Selector::Name(name),
-            Selector::Number(number) => hpvm_registry::Selector::Number(number),
         }
     }
 }

@@ -4,6 +4,13 @@
 use crate::args::Operation;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::output::print;
+use hpvm_operations::VmHost;
+use hpvm_operations::autostart::autostart;
+use hpvm_operations::start::Started;
+use hpvm_registry::Access;
+
+use super::{mode, refused};
 
 /// Start the guests that start with the VM Host
 ///
@@ -20,7 +27,29 @@ pub struct Autostart {
 }
 
 impl Perform for Autostart {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let actor = context.actor(self.operation.reason);
+        let done = autostart(&mut host, &actor, mode(self.dry_run))?;
+        let mut result = Ok(());
+        for (name, started) in done.guests {
+            match started {
+                Ok(Started::Judged(problems)) => {
+                    context.say.start_problems(&name, &problems);
+                    print(&format!("'{name}' would be started\n"))?;
+                }
+                Ok(_) => context.say.note(&format!("started '{name}'")),
+                Err(refusal) => {
+                    if let Err(failure) = refused::<()>(context, &name, refusal) {
+                        failure.tell(context.say.command());
+                    }
+                    result = Err(Failure::Said);
+                }
+            }
+        }
+        for name in done.purged {
+            context.say.note(&format!("cleared what was kept of '{name}'"));
+        }
+        result
     }
 }

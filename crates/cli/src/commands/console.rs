@@ -1,8 +1,22 @@
 //! hpvmconsole: the virtual console of a guest.
 
+use std::io::{self, stdin, stdout};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
 use crate::args::Selector;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::usage;
+use clap::CommandFactory;
+use hpvm_console::menu::PowerVerb;
+use hpvm_console::session::{self, Chatter, End, GuestPower, Options};
+use hpvm_model::GuestConfig;
+use hpvm_operations::refusal::chain;
+use hpvm_operations::start::{Started, start};
+use hpvm_operations::stop::{How, Stopped, stop};
+use hpvm_operations::{Mode, Refusal, VmHost};
+use hpvm_registry::Access;
 
 /// Use a guest's virtual console
 ///
@@ -23,7 +37,75 @@ pub struct Console {
 }
 
 impl Perform for Console {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let host = VmHost::open(Access::ReadOnly)?;
+        let config = host.guest(&self.guest.clone().into())?;
+        let mut guest = ConsoleGuest { host, config, context };
+        let chatter = if self.quiet { Chatter::Quiet } else { Chatter::Full };
+        let options = Options { command: self.command.as_deref(), chatter };
+        match session::run(&mut guest, &options, stdin().as_fd(), stdout().as_fd())? {
+            End::Done => Ok(()),
+            End::Failed(text) => Err(Failure::refused(text)),
+            End::Usage(text) => Err(usage::failure(text, Console::command())),
+            End::Signal(number) => Err(Failure::Signal(number)),
+        }
+    }
+}
+
+/// The guest of a session: its state from /run, its door, and power by the same operations as hpvmstart and hpvmstop.
+struct ConsoleGuest<'a> {
+    host: VmHost,
+    config: GuestConfig,
+    context: &'a Context,
+}
+
+impl session::Guest for ConsoleGuest<'_> {
+    fn name(&self) -> &str {
+        self.config.name.as_str()
+    }
+
+    fn state(&mut self) -> GuestPower {
+        match self.host.presence(self.config.number).is_on() {
+            true => GuestPower::On,
+            false => GuestPower::Off,
+        }
+    }
+
+    fn connect(&mut self) -> io::Result<Option<UnixStream>> {
+        if self.state() == GuestPower::Off {
+            return Ok(None);
+        }
+        let door = self.host.root.run_dir(self.config.number.get()).join("door");
+        UnixStream::connect(door).map(Some)
+    }
+
+    fn power(&mut self, verb: PowerVerb) -> Result<String, String> {
+        let mut host = VmHost::open(Access::ReadWrite).map_err(|e| chain(&e))?;
+        let actor = self.context.actor(None);
+        let off = |host: &mut VmHost| {
+            stop(host, &actor, &self.config, How::Hard, &mut |_| {}).map_err(|e| chain(&e))
+        };
+        let on = |host: &mut VmHost| {
+            start(host, &actor, &self.config, Mode::Apply).map_err(|refusal| match refusal {
+                Refusal::Problems(problems) => {
+                    problems.iter().map(|p| p.text.as_str()).collect::<Vec<_>>().join("; ")
+                }
+                other => chain(&other),
+            })
+        };
+        match verb {
+            PowerVerb::On => on(&mut host).map(|started| match started {
+                Started::WasOn => "the power is on already".into(),
+                _ => "the power is on".into(),
+            }),
+            PowerVerb::Off => off(&mut host).map(|stopped| match stopped {
+                Stopped::WasOff => "the power is off already".into(),
+                Stopped::Now => "the power is off".into(),
+            }),
+            PowerVerb::Cycle => {
+                off(&mut host)?;
+                on(&mut host).map(|_| "the power was cycled".into())
+            }
+        }
     }
 }

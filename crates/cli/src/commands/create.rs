@@ -1,10 +1,17 @@
 //! hpvmcreate: makes a guest.
 
 use hpvm_model::GuestName;
+use hpvm_operations::create::create;
+use hpvm_operations::{Mode, VmHost};
+use hpvm_registry::Access;
 
 use crate::args::{GuestOptions, Operation};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::output::print;
+use crate::status::{Moment, Shown, sections};
+
+use super::{mode, refused, view_of};
 
 /// Create a guest
 ///
@@ -40,7 +47,24 @@ pub struct Create {
 }
 
 impl Perform for Create {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        for warning in self.options.warnings() {
+            context.say.warning(Some(&self.name), &warning);
+        }
+        let mode = mode(self.dry_run);
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let actor = context.actor(self.operation.reason);
+        let created = create(&mut host, &actor, &self.name, &self.options.request(), mode)
+            .or_else(|refusal| refused(context, &self.name, refusal))?;
+        context.say.problems(&self.name, &created.problems);
+        match mode {
+            Mode::Apply => Ok(()),
+            Mode::DryRun => {
+                let view = view_of(created.config);
+                let text =
+                    sections::render(&Shown::new(&view, Moment::NextStart, host.processor_mhz()));
+                Ok(print(&text)?)
+            }
+        }
     }
 }

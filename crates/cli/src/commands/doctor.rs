@@ -3,6 +3,12 @@
 use crate::args::Operation;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::messages::printable;
+use crate::output::print;
+use hpvm_host::Root;
+use hpvm_operations::VmHost;
+use hpvm_operations::doctor::{Cure, examine, rebuild, repair};
+use hpvm_registry::{Access, Rebuilt};
 
 /// Find leftovers and damage, and repair them when asked
 ///
@@ -22,7 +28,40 @@ pub struct Doctor {
 }
 
 impl Perform for Doctor {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        if self.rebuild {
+            let rebuilt = rebuild(&Root::from_environment()?)?;
+            return Ok(print(&told(&rebuilt))?);
+        }
+        let access = if self.repair { Access::ReadWrite } else { Access::ReadOnly };
+        let mut host = VmHost::open(access)?;
+        let findings = examine(&host)?;
+        if findings.is_empty() {
+            return Ok(print("Nothing to complain of.\n")?);
+        }
+        let actor = context.actor(self.operation.reason);
+        let mut left = 0;
+        for finding in &findings {
+            let done = if self.repair { repair(&mut host, &actor, finding)? } else { None };
+            left += u32::from(done.is_none());
+            let what = match (&done, &finding.cure) {
+                (Some(done), _) => format!("repaired: {done}"),
+                (None, Cure::Tell(command)) => format!("next: {command}"),
+                (None, _) => "next: hpvm doctor --repair".into(),
+            };
+            print(&format!("{}\n  {}\n", printable(&finding.text), printable(&what)))?;
+        }
+        if left == 0 { Ok(()) } else { Err(Failure::Said) }
     }
+}
+
+fn told(rebuilt: &Rebuilt) -> String {
+    let mut text = format!("The registry was made anew with {} guests.\n", rebuilt.guests.len());
+    if let Some(damaged) = &rebuilt.damaged {
+        text.push_str(&format!("The old one is kept as {}.\n", damaged.display()));
+    }
+    for skipped in &rebuilt.skipped {
+        text.push_str(&format!("Left out: '{}': {}\n", skipped.config.name, skipped.why));
+    }
+    text
 }

@@ -1,11 +1,20 @@
 //! hpvmmodify: changes a guest, now where the running guest can take it and at the next start where it cannot.
 
 use hpvm_model::{GuestName, Statement};
+use hpvm_operations::modify::{Modified, modify};
+use hpvm_operations::{Mode, VmHost};
+use hpvm_plan::difference::Effect;
+use hpvm_plan::hotplug::Force;
 use hpvm_plan::request::{DeviceRequest, Request};
+use hpvm_registry::Access;
 
 use crate::args::{GuestOptions, Operation, Selector, statement_to_delete, statement_to_modify};
 use crate::dispatch::{Context, Perform};
+use crate::dry_run;
 use crate::exit::Failure;
+use crate::output::print;
+
+use super::{mode, refused};
 
 /// Change a guest
 ///
@@ -61,7 +70,36 @@ impl Modify {
 }
 
 impl Perform for Modify {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let mode = mode(self.dry_run);
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let config = host.guest(&self.guest.clone().into())?;
+        for warning in self.options.warnings() {
+            context.say.warning(Some(&config.name), &warning);
+        }
+        let force = if self.force { Force::Yes } else { Force::No };
+        let actor = context.actor(self.operation.reason.clone());
+        let request = self.request();
+        let modified = modify(&mut host, &actor, &config, &request, force, mode)
+            .or_else(|refusal| refused(context, &config.name, refusal))?;
+        context.say.problems(&config.name, &modified.problems);
+        if mode == Mode::DryRun {
+            return Ok(print(&dry_run::table(&modified.fields))?);
+        }
+        for sentence in waiting(&modified) {
+            context.say.warning(Some(&modified.after.name), &sentence);
+        }
+        Ok(())
     }
+}
+
+/// What the administrator asked for and does not have yet.
+fn waiting(modified: &Modified) -> Vec<String> {
+    let next_start = modified.fields.iter().filter_map(|change| match &change.effect {
+        Effect::NextStart(reason) => {
+            Some(format!("{}: waits for the next start: {reason}", change.field))
+        }
+        Effect::Now => None,
+    });
+    next_start.chain(modified.pending.iter().cloned()).collect()
 }

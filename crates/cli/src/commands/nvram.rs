@@ -3,6 +3,11 @@
 use crate::args::{GuestArgument, Operation};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::output::print;
+use hpvm_operations::{VmHost, nvram};
+use hpvm_registry::Access;
+
+use super::refused;
 
 /// Check a guest's firmware variables, and restore or reset them
 ///
@@ -25,7 +30,29 @@ pub struct Nvram {
 }
 
 impl Perform for Nvram {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let is_change = self.restore || self.reset;
+        let access = if is_change { Access::ReadWrite } else { Access::ReadOnly };
+        let mut host = VmHost::open(access)?;
+        let config = host.guest(&self.guest.0.clone().into())?;
+        if !is_change {
+            return match nvram::damage(&host, &config) {
+                None => {
+                    Ok(print(&format!("the firmware variables of '{}' are good\n", config.name))?)
+                }
+                Some(damage) => {
+                    let name = &config.name;
+                    let text = format!(
+                        "the firmware variables cannot be used: {damage}; `hpvm nvram -P {name} --restore` brings the last good ones back"
+                    );
+                    context.say.error(Some(name), &text);
+                    Err(Failure::Said)
+                }
+            };
+        }
+        let from = if self.restore { nvram::From::LastGood } else { nvram::From::Pristine };
+        let actor = context.actor(self.operation.reason);
+        nvram::replace(&mut host, &actor, &config, from)
+            .or_else(|refusal| refused(context, &config.name, refusal))
     }
 }

@@ -3,6 +3,13 @@
 use crate::args::{Operation, Selector};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::messages::Answer;
+use crate::output::print;
+use hpvm_operations::remove::{Keep, purge_due, purge_removed, remove};
+use hpvm_operations::{Actor, Refusal, VmHost};
+use hpvm_registry::Access;
+
+use super::{kept_guest, mode, refused};
 
 /// Remove a guest
 ///
@@ -30,7 +37,56 @@ pub struct Remove {
 }
 
 impl Perform for Remove {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let actor = context.actor(self.operation.reason);
+        let config = match host.guest(&self.guest.clone().into()) {
+            Err(Refusal::NoGuest(_)) if self.purge => {
+                return purge_kept(
+                    &mut host,
+                    &actor,
+                    context,
+                    &self.guest,
+                    self.force,
+                    self.dry_run,
+                );
+            }
+            found => found?,
+        };
+        let keep = if self.purge { Keep::Nothing } else { Keep::AsConfigured };
+        let question = format!("Remove the virtual machine '{}'?", config.name);
+        if !self.force && !self.dry_run && context.say.ask(&question) == Answer::No {
+            return Err(Failure::Said);
+        }
+        let removed = remove(&mut host, &actor, &config, keep, mode(self.dry_run))
+            .or_else(|refusal| refused(context, &config.name, refusal))?;
+        if self.dry_run {
+            let what = match removed.kept_until {
+                Some(until) => {
+                    format!("'{}' would be removed and kept until {until}\n", config.name)
+                }
+                None => format!("'{}' would be removed for good\n", config.name),
+            };
+            return Ok(print(&what)?);
+        }
+        purge_due(&mut host, &actor)?;
+        Ok(())
     }
+}
+
+/// `--purge` of a guest that was removed before and is still kept.
+fn purge_kept(
+    host: &mut VmHost,
+    actor: &Actor,
+    context: &Context,
+    selector: &Selector,
+    force: bool,
+    is_dry: bool,
+) -> Result<(), Failure> {
+    let kept = kept_guest(host, selector)?;
+    let question = format!("Remove for good what is kept of '{}'?", kept.config.name);
+    if is_dry || !force && context.say.ask(&question) == Answer::No {
+        return if is_dry { Ok(()) } else { Err(Failure::Said) };
+    }
+    Ok(purge_removed(host, actor, &kept)?)
 }

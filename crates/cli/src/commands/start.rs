@@ -3,6 +3,14 @@
 use crate::args::{Operation, Selector};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::messages::Volume;
+use crate::output::print;
+use hpvm_model::{GuestName, Severity};
+use hpvm_operations::start::{Started, start};
+use hpvm_operations::{Refusal, VmHost};
+use hpvm_registry::Access;
+
+use super::{mode, refused};
 
 /// Start a guest
 ///
@@ -30,7 +38,46 @@ pub struct Start {
 }
 
 impl Perform for Start {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let config = host.guest(&self.guest.clone().into())?;
+        let actor = context.actor(self.operation.reason);
+        let volume = if self.quiet { Volume::Quiet } else { Volume::Normal };
+        let say = context.say.at(volume);
+        let started = start(&mut host, &actor, &config, mode(self.dry_run))
+            .or_else(|refusal| refused_start(context, &config.name, refusal))?;
+        match started {
+            Started::Now(problems) => {
+                context.say.start_problems(&config.name, &problems);
+                say.note(&format!("Successful start initiation of guest '{}'", config.name));
+                Ok(())
+            }
+            Started::WasOn => {
+                say.note(&format!("Guest '{}' is running already", config.name));
+                Ok(())
+            }
+            Started::Judged(problems) => {
+                context.say.start_problems(&config.name, &problems);
+                match problems.iter().any(|p| p.severity == Severity::Error) {
+                    true => Err(Failure::Said),
+                    false => Ok(print(&format!("'{}' can start\n", config.name))?),
+                }
+            }
+        }
+    }
+}
+
+/// What prevents a start is told as the report that precedes one.
+fn refused_start<T>(context: &Context, guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
+    match refusal {
+        Refusal::Problems(problems) => {
+            context.say.start_problems(guest, &problems);
+            context.say.error(
+                Some(guest),
+                &format!("the guest cannot start; `hpvm why {guest}` tells what to do"),
+            );
+            Err(Failure::Said)
+        }
+        other => refused(context, guest, other),
     }
 }

@@ -1,14 +1,18 @@
 //! hpvmstatus: shows guests, one guest, or the VM Host, in the layout asked for.
 
 use clap::ArgGroup;
+use hpvm_model::GuestConfig;
+use hpvm_operations::VmHost;
 use hpvm_operations::view::HostView;
+use hpvm_registry::Access;
 
 use crate::args::Selector;
 use crate::dispatch::{Context, Perform, version};
 use crate::exit::Failure;
 use crate::output::print;
 use crate::status::{
-    Gathered, Moment, Shown, devices, entitlements, json, machine, sections, server, verbose, xml,
+    Gathered, Moment, Shown, devices, entitlements, entitlements::Usage, events, json, list,
+    list::Listed, machine, sections, server, verbose, xml,
 };
 
 /// Show guests and the VM Host
@@ -136,6 +140,44 @@ impl Perform for Status {
         if self.version {
             return Ok(print(&version())?);
         }
-        super::not_served()
+        let host = VmHost::open(Access::ReadOnly)?;
+        // Who may not take guests over still sees them.
+        let _ = host.adopt_orphans();
+        Ok(print(&self.text(&host)?)?)
     }
+}
+
+impl Status {
+    fn text(&self, host: &VmHost) -> Result<String, Failure> {
+        let mhz = host.processor_mhz();
+        Ok(match self.subject() {
+            Subject::List => {
+                let lines = host.lines()?;
+                list::render(lines.iter().map(|l| Listed::new(&l.summary, l.state)))
+            }
+            Subject::Guest => self.guest_text(&gathered(host, self.selected(host)?), mhz)?,
+            Subject::Guests => {
+                let guests = host.registry.all()?.into_iter().map(|c| gathered(host, c));
+                self.guests_text(&guests.collect::<Vec<_>>(), mhz)?
+            }
+            Subject::Server => self.server_text(&host.server()?)?,
+            Subject::Events => match self.guest {
+                Some(_) => events::render(&host.guest_log(&self.selected(host)?)?),
+                None => events::render(host.operations_log()?.as_bytes()),
+            },
+            Subject::Version => version(),
+        })
+    }
+
+    fn selected(&self, host: &VmHost) -> Result<GuestConfig, Failure> {
+        match &self.guest {
+            Some(selector) => Ok(host.guest(&selector.clone().into())?),
+            None => Err(Failure::Said),
+        }
+    }
+}
+
+fn gathered(host: &VmHost, config: GuestConfig) -> Gathered {
+    let usage = Usage { processor_time: host.processor_time(config.number) };
+    Gathered { view: host.view(config), usage }
 }

@@ -3,6 +3,14 @@
 use crate::args::{Operation, StopTarget};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::messages::{Answer, Volume};
+use crate::output::print;
+use hpvm_model::GuestConfig;
+use hpvm_operations::VmHost;
+use hpvm_operations::stop::{GRACEFUL_BOUND, How, Stopped, stop};
+use hpvm_registry::Access;
+
+use super::refused;
 
 /// Stop a guest
 ///
@@ -39,7 +47,69 @@ pub struct Stop {
 }
 
 impl Perform for Stop {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let guests = match &self.target {
+            StopTarget::Guest(selector) => vec![host.guest(&selector.clone().into())?],
+            StopTarget::All => running(&host)?,
+        };
+        let mut worst = Ok(());
+        for config in guests {
+            if let Err(failure) = self.stop_one(context, &mut host, &config) {
+                worst = self.next_or_end(context, failure);
+            }
+            if worst.is_err() && matches!(self.target, StopTarget::Guest(_)) {
+                break;
+            }
+        }
+        worst
     }
+}
+
+impl Stop {
+    fn stop_one(
+        &self,
+        context: &Context,
+        host: &mut VmHost,
+        config: &GuestConfig,
+    ) -> Result<(), Failure> {
+        let volume = if self.quiet { Volume::Quiet } else { Volume::Normal };
+        let say = context.say.at(volume);
+        if self.dry_run {
+            let is_on = host.presence(config.number).is_on();
+            let what = if is_on { "would be stopped" } else { "is off already" };
+            return Ok(print(&format!("'{}' {what}\n", config.name))?);
+        }
+        let question = format!("Stop the virtual machine '{}'?", config.name);
+        let is_on = host.presence(config.number).is_on();
+        if is_on && !self.force && context.say.ask(&question) == Answer::No {
+            return Err(Failure::Said);
+        }
+        let how = match self.graceful {
+            true => How::Graceful { at_most: GRACEFUL_BOUND },
+            false => How::Hard,
+        };
+        let actor = context.actor(self.operation.reason.clone());
+        let mut progress = |text: &str| say.note(text);
+        let stopped = stop(host, &actor, config, how, &mut progress)
+            .or_else(|refusal| refused(context, &config.name, refusal))?;
+        if stopped == Stopped::WasOff {
+            say.note(&format!("Guest '{}' is off already", config.name));
+        }
+        Ok(())
+    }
+
+    /// With -a one guest that cannot be stopped does not keep the others running.
+    fn next_or_end(&self, context: &Context, failure: Failure) -> Result<(), Failure> {
+        if self.target == StopTarget::All {
+            failure.tell(context.say.command());
+            return Err(Failure::Said);
+        }
+        Err(failure)
+    }
+}
+
+fn running(host: &VmHost) -> Result<Vec<GuestConfig>, Failure> {
+    let lines = host.lines()?.into_iter().filter(|line| line.state.is_on());
+    lines.map(|line| Ok(host.guest_numbered(line.summary.number)?)).collect()
 }

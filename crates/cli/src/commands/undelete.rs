@@ -1,10 +1,17 @@
 //! hpvm undelete: brings a removed guest back with its number and uuid.
 
 use clap::ArgGroup;
+use hpvm_operations::VmHost;
+use hpvm_operations::remove::undelete;
+use hpvm_registry::{Access, RemovedGuest};
 
 use crate::args::{GuestArgument, Operation};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::output::print;
+use crate::table::Table;
+
+use super::{kept_guest, refused};
 
 /// Bring a removed guest back
 ///
@@ -29,7 +36,32 @@ pub struct Undelete {
 }
 
 impl Perform for Undelete {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let Some(GuestArgument(selector)) = &self.guest else {
+            return Ok(print(&list(&host.registry.removed()?))?);
+        };
+        let kept = kept_guest(&host, selector)?;
+        let name = kept.config.name.clone();
+        if self.dry_run {
+            return Ok(print(&list(std::slice::from_ref(&kept)))?);
+        }
+        let actor = context.actor(self.operation.reason);
+        undelete(&mut host, &actor, &kept, None)
+            .or_else(|refusal| refused(context, &name, refusal))?;
+        Ok(())
     }
+}
+
+fn list(removed: &[RemovedGuest]) -> String {
+    let mut table = Table::new(["Name", "VM #", "Removed", "Kept Until"]);
+    for guest in removed {
+        let (number, removed_at, keep_until) = (
+            guest.config.number.to_string(),
+            guest.removed_at.to_string(),
+            guest.keep_until.to_string(),
+        );
+        table.row([guest.config.name.as_str(), &number, &removed_at, &keep_until]);
+    }
+    table.render()
 }

@@ -3,6 +3,12 @@
 use crate::args::GuestArgument;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::messages::printable;
+use crate::output::print;
+use hpvm_model::Remedy;
+use hpvm_operations::VmHost;
+use hpvm_operations::why::why;
+use hpvm_registry::Access;
 
 /// Tell why a guest does not start or what failed last, and what to do
 ///
@@ -16,6 +22,20 @@ pub struct Why {
 
 impl Perform for Why {
     fn perform(self, _context: &Context) -> Result<(), Failure> {
-        super::not_served()
+        let host = VmHost::open(Access::ReadOnly)?;
+        let GuestArgument(selector) = self.guest;
+        let config = host.guest(&selector.into())?;
+        let why = why(&host, &config)?;
+        let mut text = format!("{}\n", why.headline);
+        for cause in &why.causes {
+            text.push_str(&format!("  because {}\n", printable(cause)));
+        }
+        if let Some(Remedy { ask, command }) = &why.remedy {
+            if let Some(ask) = ask {
+                text.push_str(&format!("\nFirst: {}\n", printable(ask)));
+            }
+            text.push_str(&format!("Next:  {command}\n"));
+        }
+        Ok(print(&text)?)
     }
 }

@@ -1,0 +1,39 @@
+//! What happens once when the VM Host boots: guests that run without supervision are taken over, those made with `-B auto`
+//! are started, and removed guests that are over their time are cleared. A guest that runs is left alone, so that a restart
+//! of the product restarts no guest.
+
+use hpvm_model::{AutoStart, GuestName};
+use hpvm_registry::Selector;
+
+use crate::start::{Started, start};
+use crate::{Actor, Mode, Refusal, VmHost, remove};
+
+/// What became of each guest that starts with the VM Host.
+#[derive(Debug)]
+pub struct Autostarted {
+    pub guests: Vec<(GuestName, Result<Started, Refusal>)>,
+    pub purged: Vec<GuestName>,
+}
+
+/// Starts what is to be started. One guest that cannot start does not keep the others off.
+pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autostarted, Refusal> {
+    let enabled = host.conf.enabled()?;
+    if mode == Mode::Apply {
+        host.adopt_orphans()?;
+    }
+    let mut guests = Vec::new();
+    for summary in host.registry.list()? {
+        if !enabled || summary.auto_start == AutoStart::Manual {
+            continue;
+        }
+        let config = host.guest(&Selector::Number(summary.number))?;
+        if !host.presence(config.number).is_on() {
+            guests.push((summary.name, start(host, actor, &config, mode)));
+        }
+    }
+    let purged = match mode {
+        Mode::Apply => remove::purge_due(host, actor)?,
+        Mode::DryRun => Vec::new(),
+    };
+    Ok(Autostarted { guests, purged })
+}

@@ -1,0 +1,50 @@
+//! A guest's firmware variables: whether they are good, and the way back to an earlier state. What is replaced is kept as
+//! `nvram.damaged` until the next replacement.
+
+use hpvm_host::durable;
+use hpvm_model::GuestConfig;
+use hpvm_registry::Step;
+
+use crate::{Actor, Refusal, VmHost, facts};
+
+/// Where the variables come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The copy that was good at the last start; without one, the pristine variables.
+    LastGood,
+    /// As a new guest gets them; boot entries are lost.
+    Pristine,
+}
+
+/// What is wrong with a guest's variables; `None`: nothing.
+pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
+    facts::nvram(&host.folder(config).file("nvram"), &host.conf.pristine_nvram()).missing
+}
+
+/// Replaces the variables of a guest that is off.
+pub fn replace(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    from: From,
+) -> Result<(), Refusal> {
+    let _busy = host.busy(config, actor)?;
+    if host.presence(config.number).is_on() {
+        return Err(Refusal::Running(config.name.clone()));
+    }
+    let folder = host.folder(config);
+    let (nvram, previous) = (folder.file("nvram"), folder.file("nvram.prev"));
+    let pristine = host.conf.pristine_nvram();
+    let is_good = |path| facts::nvram(path, &pristine).missing.is_none();
+    let source = match from {
+        From::LastGood if is_good(&previous) => previous,
+        From::LastGood | From::Pristine => pristine,
+    };
+    if nvram.exists() {
+        durable::rename(&nvram, &folder.file("nvram.damaged"))?;
+    }
+    durable::replace_by_copy(&source, &nvram, 0o600)?;
+    Step::NvramReplaced.reached();
+    host.registry.record(&actor.done(Some(config), Some(config)))?;
+    Ok(())
+}
