@@ -27,6 +27,11 @@ use std::process::ExitCode;
 
 use crate::description::Description;
 use crate::supervisor::Supervisor;
+use crate::sys::Fd;
+
+/// A second in all, a hundred times what a dying keeper takes.
+const CLAIM_ATTEMPTS_MAX: u32 = 200;
+const CLAIM_PAUSE_MS: i32 = 5;
 
 /// How a keeper ends, other than by having done its work.
 enum Failure {
@@ -66,11 +71,22 @@ fn keep() -> Result<(), Failure> {
     drop(text);
     description.close_all_others();
     if let Some(lock) = description.lock {
+        claim(lock)?;
+    }
+    Supervisor::begin(description).map_err(|_| Failure::System)?.run().map_err(|_| Failure::System)
+}
+
+/// Takes the lock that says a keeper lives.
+///
+/// The keeper before us may just be dying: its worker, which starts the next one, sees the link close a moment before the
+/// kernel lets go of the lock.
+fn claim(lock: Fd) -> Result<(), Failure> {
+    for _ in 0..CLAIM_ATTEMPTS_MAX {
         match sys::lock_first_byte(lock) {
-            Ok(true) => {}
-            Ok(false) => return Err(Failure::Locked),
+            Ok(true) => return Ok(()),
+            Ok(false) => sys::wait_for(&mut [], CLAIM_PAUSE_MS).map_err(|_| Failure::System)?,
             Err(_) => return Err(Failure::System),
         }
     }
-    Supervisor::begin(description).map_err(|_| Failure::System)?.run().map_err(|_| Failure::System)
+    Err(Failure::Locked)
 }
