@@ -317,8 +317,12 @@ pub(crate) fn uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<GuestUuid> 
     Ok(GuestUuid(uuid::Uuid::from_bytes(bytes)))
 }
 
+/// The last second there is has milliseconds that can be written and not be read: a guest kept for ever is kept until
+/// that second begins.
 pub(crate) fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
-    Timestamp::from_millisecond(row.get(column)?).map_err(|e| wrong(column, e))
+    let last = Timestamp::MAX.as_second() * 1000;
+    let time = row.get::<_, i64>(column)?.min(last);
+    Timestamp::from_millisecond(time).map_err(|e| wrong(column, e))
 }
 
 /// A value whose type reads itself from text.

@@ -106,3 +106,19 @@ pub(crate) fn operation(guest: &GuestConfig, outcome: Outcome) -> Operation {
         step: None,
     }
 }
+
+/// What a process that a test starts from its own program is to do; none in the test's own process.
+const ROLE: &str = "HPVM_TEST_ROLE";
+const PLACE: &str = "HPVM_TEST_PLACE";
+
+/// The role and the registry's path of this process, when a test started it to play one.
+pub(crate) fn role() -> Option<(String, PathBuf)> {
+    Some((std::env::var(ROLE).ok()?, std::env::var_os(PLACE)?.into()))
+}
+
+/// This test program again, to play `role` in the test function `player`.
+pub(crate) fn player(player: &str, role: &str, path: &std::path::Path) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", player, "--nocapture", "--quiet"]).env(ROLE, role).env(PLACE, path);
+    command
+}
