@@ -201,8 +201,10 @@ fn engine_descriptors(
             Role::Monitor => socket(places, "qmp")?,
             Role::Rescue => socket(places, "rescue")?,
             Role::Serial => socket(places, "serial")?,
+            // QEMU looks for a descriptor with just the flags it would have opened the log with itself.
             Role::ConsoleLog => {
-                open(&places.guest_dir.join("console.log"), append().mode(0o600))?.into()
+                open(&places.guest_dir.join("console.log"), append().read(false).mode(0o600))?
+                    .into()
             }
             Role::Medium(address) => {
                 let Some(index) = media.iter().position(|(a, _)| a.device.address == *address)

@@ -58,6 +58,8 @@ pub fn stop(
     let result = ask(host, config, how, hard_bound, progress);
     Step::StopAsked.reached();
     let result = match (result, how) {
+        // A worker that was killed over its answer cannot tell that the guest ended; /run does.
+        (Err(Refusal::Worker(_)), _) if !host.presence(config.number).is_on() => Ok(()),
         // A hard stop ends the guest whatever its worker does.
         (Err(Refusal::Worker(_) | Refusal::Denied(_)), How::Hard) => past_worker(host, config),
         (result, _) => result,

@@ -1,0 +1,101 @@
+//! A guest driven by its console: wait for text, type a command, read what it printed.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hpvm_console::attachment::Attachment;
+use hpvm_console::door::{ClientFrame, ServerFrame, Want};
+use rustix::event::{Timespec, poll};
+
+/// The tiny guest's prompt, without the blank that follows.
+const PROMPT: &str = "hpvm-guest#";
+/// Four times what the tiny guest needs from power-on on a quiet machine.
+pub const BOOT_BOUND: Duration = Duration::from_secs(60);
+pub const COMMAND_BOUND: Duration = Duration::from_secs(30);
+
+/// A session on a guest's console, from the first byte its worker remembers.
+pub struct Console {
+    door: Attachment,
+    seen: String,
+    commands: u32,
+}
+
+impl Console {
+    /// Attaches to the console behind `run/NUMBER/door`.
+    #[must_use]
+    #[track_caller]
+    pub fn attach(run_dir: &Path) -> Console {
+        let stream = UnixStream::connect(run_dir.join("door")).expect("the door is open");
+        let door = Attachment::new(stream, Want::Write, 64 * 1024).expect("a session");
+        Console { door, seen: String::new(), commands: 0 }
+    }
+
+    /// Everything seen so far.
+    #[must_use]
+    pub fn seen(&self) -> &str {
+        &self.seen
+    }
+
+    /// Waits until the guest printed `text` after what was waited for before; gives what came before it.
+    #[track_caller]
+    pub fn expect(&mut self, text: &str, bound: Duration) -> String {
+        let deadline = Instant::now() + bound;
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                let rest = self.seen.split_off(at + text.len());
+                let before = std::mem::replace(&mut self.seen, rest);
+                return before[..at].to_owned();
+            }
+            let tail = self.seen.len().saturating_sub(500);
+            let tail = self.seen.get(tail..).unwrap_or(&self.seen);
+            assert!(Instant::now() < deadline, "'{text}' not within {bound:?}; last: {tail:?}");
+            assert!(!self.door.is_closed(), "the console closed before '{text}'; last: {tail:?}");
+            self.pump();
+        }
+    }
+
+    pub fn type_in(&mut self, text: &str) {
+        self.door.say(&ClientFrame::Input(text.as_bytes().to_vec()));
+        self.pump();
+    }
+
+    /// Waits for the shell of the tiny guest.
+    #[track_caller]
+    pub fn wait_for_shell(&mut self) {
+        self.expect("HPVM GUEST READY", BOOT_BOUND);
+        self.expect(PROMPT, BOOT_BOUND);
+    }
+
+    /// Runs a command in the guest's shell; gives what it printed.
+    #[track_caller]
+    pub fn run(&mut self, command: &str) -> String {
+        self.run_within(command, COMMAND_BOUND)
+    }
+
+    #[track_caller]
+    pub fn run_within(&mut self, command: &str, bound: Duration) -> String {
+        self.commands += 1;
+        // The marks are put together by the shell, so that the echo of the line does not contain them.
+        let mark = self.commands;
+        self.type_in(&format!("echo BE''GIN{mark}; {command}; echo E''ND{mark}\n"));
+        self.expect(&format!("BEGIN{mark}"), bound);
+        let printed = self.expect(&format!("END{mark}"), bound);
+        printed.replace('\r', "").trim().to_owned()
+    }
+
+    fn pump(&mut self) {
+        self.door.send();
+        self.door.receive();
+        while let Ok(Some(frame)) = self.door.take() {
+            match frame {
+                ServerFrame::History(bytes) | ServerFrame::Live(bytes) => {
+                    self.seen.push_str(&String::from_utf8_lossy(&bytes));
+                }
+                _ => {}
+            }
+        }
+        let pause = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        let _ = poll(&mut [], Some(&pause));
+    }
+}

@@ -1,0 +1,274 @@
+//! A VM Host of a test's own: a folder under HPVM_ROOT, commands run in it with a bound, everything ended and removed when
+//! it is dropped, also when the test failed.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use hpvm_app::snapshot::Snapshot;
+use hpvm_host::process::PidFd;
+use rustix::process::Signal;
+
+use crate::wait::wait_until;
+
+/// No command takes longer, and a test that waits longer has failed.
+const COMMAND_BOUND: Duration = Duration::from_secs(180);
+
+/// Which engine the host's guests run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// `fake-qemu`, for all that the plan or a scripted engine can judge.
+    Fake,
+    Real,
+}
+
+pub struct VmHost {
+    folder: tempfile::TempDir,
+    settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Outcome {
+    pub line: String,
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl VmHost {
+    #[must_use]
+    pub fn new(engine: Engine) -> VmHost {
+        let folder = tempfile::Builder::new().prefix("hpvm-t").tempdir().expect("a folder in /tmp");
+        let mut host = VmHost { folder, settings: Vec::new(), environment: Vec::new() };
+        if engine == Engine::Fake {
+            host.set("HPVMQEMU", &program("fake-qemu").to_string_lossy());
+        }
+        let rom = repository().join(".cache/images/mptsas1068.rom");
+        host.set("HPVMSCSIROM", &rom.to_string_lossy());
+        host
+    }
+
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A path below the root.
+    #[must_use]
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root().join(below)
+    }
+
+    /// Sets a tunable in hpvmconf.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(set, _)| set != name);
+        self.settings.push((name.into(), value.into()));
+        let path = self.path("etc/opt/hpvm/hpvmconf");
+        fs::create_dir_all(path.parent().expect("below the root")).expect("a folder");
+        let text: String = self.settings.iter().map(|(n, v)| format!("{n}='{v}'\n")).collect();
+        fs::write(path, text).expect("hpvmconf is written");
+    }
+
+    /// Gives later commands an environment variable.
+    pub fn environment(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(set, _)| set != name);
+        self.environment.push((name.into(), value.into()));
+    }
+
+    pub fn without_environment(&mut self, name: &str) {
+        self.environment.retain(|(set, _)| set != name);
+    }
+
+    /// A file of so many bytes, for a disk.
+    #[must_use]
+    pub fn disk(&self, name: &str, bytes: u64) -> PathBuf {
+        let path = self.path(name);
+        fs::File::create(&path).and_then(|f| f.set_len(bytes)).expect("a disk file");
+        path
+    }
+
+    /// A copy of an image, for a guest that boots.
+    #[must_use]
+    pub fn copy_of(&self, image: &Path, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::copy(image, &path).expect("a copy of the image");
+        path
+    }
+
+    /// A command ready to be started: `hpvmstatus -P web`.
+    #[must_use]
+    pub fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(program("hpvm"));
+        command.arg0(line[0]).args(&line[1..]).env("HPVM_ROOT", self.root());
+        command.env_remove("HPVM_ACCEL").env_remove("HPVM_ABORT_AT").current_dir("/");
+        command.envs(self.environment.iter().map(|(n, v)| (n, v)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, line: &[&str]) -> Outcome {
+        self.run_with_input(line, b"")
+    }
+
+    pub fn run_with_input(&self, line: &[&str], input: &[u8]) -> Outcome {
+        let mut command = self.command(line);
+        if !input.is_empty() {
+            command.stdin(Stdio::piped());
+        }
+        finish(line, command.spawn().expect("hpvm starts"), input)
+    }
+
+    /// Runs a command that must succeed; gives what it printed.
+    #[track_caller]
+    pub fn ok(&self, line: &[&str]) -> String {
+        let outcome = self.run(line);
+        assert!(outcome.status.success(), "{outcome}");
+        outcome.stdout
+    }
+
+    /// Runs a command that must be refused with exit status 1; gives what it said.
+    #[track_caller]
+    pub fn refused(&self, line: &[&str]) -> String {
+        let outcome = self.run(line);
+        assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+        outcome.stderr
+    }
+
+    /// What the worker of guest NUMBER published.
+    #[must_use]
+    pub fn snapshot(&self, number: u32) -> Option<Snapshot> {
+        let text = fs::read_to_string(self.run_dir(number).join("status")).ok()?;
+        Snapshot::from_file(&text).map(|(_, snapshot)| snapshot)
+    }
+
+    #[must_use]
+    pub fn run_dir(&self, number: u32) -> PathBuf {
+        self.path("run/hpvm").join(number.to_string())
+    }
+
+    /// QEMU of guest NUMBER.
+    #[must_use]
+    pub fn qemu(&self, number: u32) -> Option<PidFd> {
+        let process = self.snapshot(number)?.qemu;
+        PidFd::open(process.pid, process.start_time).ok().flatten()
+    }
+
+    /// The state column of a guest, as hpvmstatus prints it.
+    #[must_use]
+    pub fn state(&self, name: &str) -> String {
+        let text = self.ok(&["hpvmstatus"]);
+        let line = text.lines().find(|l| l.split_whitespace().next() == Some(name));
+        line.and_then(|l| l.get(35..44)).unwrap_or_default().trim().to_owned()
+    }
+
+    #[track_caller]
+    pub fn wait_for_state(&self, name: &str, state: &str, bound: Duration) {
+        wait_until(bound, &format!("'{name}' is {state}"), || self.state(name) == state);
+    }
+
+    /// Processes that have files of this VM Host open, by their number, and what they are.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let run = fs::canonicalize(self.path("run/hpvm")).unwrap_or_else(|_| self.path("run/hpvm"));
+        let places = [self.root().to_owned(), run];
+        let ours = |pid: &i32| {
+            let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            let mut targets = links.filter_map(|link| fs::read_link(link.path()).ok());
+            targets.any(|target| places.iter().any(|place| target.starts_with(place)))
+        };
+        let numbers = fs::read_dir("/proc").expect("/proc").flatten();
+        numbers
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|pid| u32::try_from(*pid).is_ok_and(|p| p != std::process::id()) && ours(pid))
+            .map(|pid| {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                (pid, name.trim().to_owned())
+            })
+            .collect()
+    }
+}
+
+impl Drop for VmHost {
+    fn drop(&mut self) {
+        // Worker first, then keeper, then engine would bring each other back; so all are ended until none is left.
+        for _ in 0..50 {
+            let left = self.processes();
+            if left.is_empty() {
+                break;
+            }
+            for (pid, _) in left {
+                if let Ok(Some(process)) = PidFd::open_number(pid) {
+                    let _ = process.signal(Signal::KILL);
+                    let _ = process.wait_exit(Duration::from_millis(200));
+                }
+            }
+        }
+        if let Ok(run) = fs::read_link(self.path("run/hpvm")) {
+            let _ = fs::remove_dir_all(run);
+        }
+    }
+}
+
+fn finish(line: &[&str], mut child: Child, input: &[u8]) -> Outcome {
+    if let Some(mut stdin) = child.stdin.take() {
+        // A command that reads nothing closes its end; what it makes of that is what the test looks at.
+        let _ = stdin.write_all(input);
+    }
+    let stdout = gather(child.stdout.take());
+    let stderr = gather(child.stderr.take());
+    let pid = i32::try_from(child.id()).expect("a process number");
+    let ended = PidFd::open_number(pid)
+        .ok()
+        .flatten()
+        .is_none_or(|process| process.wait_exit(COMMAND_BOUND).unwrap_or(false));
+    if !ended {
+        let _ = child.kill();
+    }
+    let status = child.wait().expect("the command is our child");
+    let outcome = Outcome { line: line.join(" "), status, stdout: stdout(), stderr: stderr() };
+    assert!(ended, "not finished after {COMMAND_BOUND:?}: {outcome}");
+    outcome
+}
+
+/// Reads a pipe beside the others, so that none fills up.
+fn gather(pipe: Option<impl Read + Send + 'static>) -> impl FnOnce() -> String {
+    let reader = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    move || reader.join().unwrap_or_default()
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Outcome { line, status, stdout, stderr } = self;
+        write!(f, "$ {line}\n{stdout}{stderr}[{status}]")
+    }
+}
+
+/// A program of the workspace, built beside the test that runs.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("our own path");
+    let folder = own.parent().expect("a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target") } else { folder };
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not built; `make test` builds it", path.display());
+    path
+}
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
+}

@@ -1,0 +1,43 @@
+//! End to end: the programs as built, on VM Hosts of their own, with scripted engines where those can judge and real guests
+//! where only those can. Each module is a subject; each test is a function without arguments.
+//!
+//! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests.
+
+mod commands;
+mod pool;
+mod report;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A test by its name.
+pub(crate) type Test = (&'static str, fn());
+
+/// Lists functions of a module as tests: `tests![creates, removes]`.
+#[macro_export]
+macro_rules! tests {
+    ($($test:ident),* $(,)?) => {
+        &[$((concat!(module_path!(), "::", stringify!($test)), $test as fn())),*]
+    };
+}
+
+const SUBJECTS: &[&[Test]] = &[commands::TESTS];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Real guests are emulated: more of them at a time than processors would only make each slower than its bounds.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let trials =
+        SUBJECTS.iter().copied().flatten().map(|(name, test)| trial(name, *test)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    pool::end();
+    report::slowest(10);
+    conclusion.exit();
+}
+
+fn trial(path: &'static str, test: fn()) -> Trial {
+    let name = path.split_once("::").map_or(path, |(_, name)| name);
+    Trial::test(name, move || {
+        report::timed(name, test);
+        Ok(())
+    })
+}
