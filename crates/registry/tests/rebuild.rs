@@ -1,0 +1,225 @@
+//! A lost or damaged registry comes back from the guests' own texts; what was there is kept, whatever it was.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+
+use common::{Place, add, files, guest, name, number, player, role};
+use hpvm_registry::{
+    Access, Found, Registry, RegistryError, RemovedGuest, Step, portable, rebuild,
+};
+use jiff::Timestamp;
+
+fn found(n: u32) -> Found {
+    Found::Guest(guest(n), files(&guest(n)))
+}
+
+fn damaged_files(place: &Place) -> Vec<PathBuf> {
+    let mut names: Vec<PathBuf> = fs::read_dir(place.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains(".damaged-"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_damaged_registry_is_replaced_and_kept() {
+    let place = Place::new();
+    fs::write(place.path(), "no database").unwrap();
+    let removed = RemovedGuest {
+        config: {
+            let mut gone = guest(2);
+            gone.name = name("guest1");
+            gone
+        },
+        removed_at: Timestamp::from_second(100).unwrap(),
+        keep_until: Timestamp::from_second(200).unwrap(),
+    };
+    let rebuilt =
+        rebuild(&place.path(), [found(1), Found::Removed(removed.clone()), found(3)]).unwrap();
+    assert_eq!(rebuilt.guests, [number(1), number(2), number(3)]);
+    assert!(rebuilt.skipped.is_empty());
+    let kept = rebuilt.damaged.unwrap();
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "no database");
+    assert_eq!(damaged_files(&place), [kept]);
+    let registry = place.reader();
+    assert_eq!(registry.all().unwrap(), [guest(1), guest(3)]);
+    assert_eq!(registry.removed().unwrap(), [removed]);
+    assert_eq!(registry.check().unwrap(), Vec::<String>::new());
+    add(&mut place.open(), &guest(4));
+}
+
+#[test]
+fn each_kind_of_wreck_is_put_aside() {
+    type Wreck = fn(&Place);
+    let wrecks: [(Wreck, usize); 5] = [
+        (|_| {}, 0),
+        (|place| fs::create_dir(place.path()).unwrap(), 1),
+        (|place| fs::write(place.path(), "").unwrap(), 1),
+        (|place| add(&mut place.open(), &guest(9)), 3),
+        // Gone but for its log, which must not be taken for the new file's.
+        (
+            |place| {
+                add(&mut place.open(), &guest(9));
+                fs::remove_file(place.path()).unwrap();
+            },
+            2,
+        ),
+    ];
+    for (wreck, left) in wrecks {
+        let place = Place::new();
+        wreck(&place);
+        rebuild(&place.path(), [found(1)]).unwrap();
+        assert_eq!(damaged_files(&place).len(), left, "{:?}", damaged_files(&place));
+        assert_eq!(place.reader().all().unwrap(), [guest(1)]);
+        rebuild(&place.path(), [found(2)]).unwrap();
+        assert_eq!(place.reader().all().unwrap(), [guest(2)]);
+        assert!(damaged_files(&place).len() > left);
+    }
+}
+
+#[test]
+fn contradicting_guests_are_named_and_the_first_is_kept() {
+    let place = Place::new();
+    let mut twin = guest(2);
+    twin.name = name("guest1");
+    let mut double = guest(1);
+    double.name = name("double");
+    let rebuilt = rebuild(
+        &place.path(),
+        [found(1), Found::Guest(twin.clone(), files(&twin)), Found::Guest(double, files(&twin))],
+    )
+    .unwrap();
+    assert_eq!(rebuilt.guests, [number(1)]);
+    let [first, second] = &rebuilt.skipped[..] else { panic!("two") };
+    assert_eq!(first.config, twin);
+    assert!(matches!(first.why, RegistryError::NameTaken { .. }), "{}", first.why);
+    assert!(matches!(second.why, RegistryError::IdentityTaken { .. }), "{}", second.why);
+}
+
+#[test]
+fn who_had_the_old_file_open_is_told_instead_of_losing_a_change() {
+    let place = Place::new();
+    let mut registry = place.open();
+    add(&mut registry, &guest(9));
+    rebuild(&place.path(), [found(1)]).unwrap();
+    let error = registry.change().unwrap_err();
+    assert!(matches!(error, RegistryError::Replaced { .. }), "{error:?}");
+    // Its end must not take the new file's log away.
+    add(&mut place.open(), &guest(2));
+    drop(registry);
+    assert_eq!(place.reader().list().unwrap().len(), 2);
+}
+
+/// Plays a rebuild that aborts at a step; in the test's own process there is nothing to play.
+#[test]
+fn play() {
+    if let Some((_, path)) = role() {
+        rebuild(&path, [found(1), found(2)]).unwrap();
+    }
+}
+
+#[test]
+fn a_rebuild_killed_at_any_step_can_be_done_again() {
+    for step in [Step::DoctorWritten, Step::DoctorSaved, Step::DoctorReplaced] {
+        let place = Place::new();
+        add(&mut place.open(), &guest(1));
+        let mut player = player("play", "rebuild", &place.path());
+        let status = player.env("HPVM_ABORT_AT", step.name()).status().unwrap();
+        assert!(!status.success(), "nothing aborted at {step}");
+        let between = Registry::open(&place.path(), Access::ReadOnly).unwrap().list();
+        assert!(between.is_ok(), "{step}: {between:?}");
+        rebuild(&place.path(), [found(1), found(2)]).unwrap();
+        assert_eq!(place.reader().all().unwrap(), [guest(1), guest(2)], "{step}");
+    }
+}
+
+#[test]
+fn a_guests_text_is_as_it_always_was() {
+    let mut short = guest(1);
+    short.storage.truncate(1);
+    short.ports.truncate(1);
+    let text = portable::write(&short);
+    let golden = r#"{
+  "version": 1,
+  "number": 1,
+  "uuid": "4a5e0000-0000-4000-8000-000000000001",
+  "name": "guest1",
+  "label": "the guest number 1",
+  "serial_number": "VM02648001",
+  "os": {
+    "family": "LINUX",
+    "version": "12"
+  },
+  "vcpus": 2,
+  "entitlement": {
+    "unit": "percent",
+    "entitled": 125,
+    "maximum": 500
+  },
+  "memory_bytes": 2147483648,
+  "auto_start": "auto",
+  "runnable": "disabled",
+  "storage": [
+    {
+      "kind": "disk",
+      "adapter": "avio_stor",
+      "address": "0,1,0",
+      "backing": {
+        "storage": "file",
+        "path": "/srv/disks/guest1/disk0.img"
+      },
+      "id": "000000000000010"
+    }
+  ],
+  "ports": [
+    [
+      0,
+      0
+    ]
+  ]
+}
+"#;
+    assert_eq!(text, golden);
+    assert_eq!(portable::read(golden).unwrap(), short);
+}
+
+#[test]
+fn a_guests_text_may_have_more_and_lack_what_has_a_default() {
+    let text = portable::write(&guest(5));
+    let more = text.replacen('{', "{\n  \"colour\": [\"blue\"],", 1);
+    assert_eq!(portable::read(&more).unwrap(), guest(5));
+    let fewer = text.replace("  \"label\": \"the guest number 5\",\n", "");
+    assert_eq!(portable::read(&fewer).unwrap().label.as_str(), "");
+    let newer = text.replace("\"version\": 1,", "\"version\": 2,");
+    assert!(portable::read(&newer).unwrap_err().to_string().contains("version 2"));
+    for bad in
+        ["", "{}", "[]", "null", &text[..text.len() / 2], &text.replace("guest5\"", "../x\"")]
+    {
+        assert!(portable::read(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn an_export_has_everything_and_differs_only_where_the_registries_do() {
+    let place = Place::new();
+    let mut registry = place.open();
+    for n in 1..=3 {
+        add(&mut registry, &guest(n));
+    }
+    let change = registry.change().unwrap();
+    change.remove(number(3), Timestamp::from_second(86_400).unwrap()).unwrap();
+    change.record(&common::operation(&guest(3), hpvm_registry::Outcome::Done)).unwrap();
+    change.commit().unwrap();
+    let text = place.reader().export().unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["guests"].as_array().unwrap().len(), 2);
+    assert_eq!(value["removed"][0]["guest"]["name"], "guest3");
+    assert_eq!(value["removed"][0]["keep_until"], "1970-01-02T00:00:00Z");
+    assert_eq!(value["operations"][0]["command_line"], "hpvmmodify -P guest3 -c 4");
+    assert_eq!(portable::read(&value["guests"][1].to_string()).unwrap(), guest(2));
+    assert_eq!(text, place.reader().export().unwrap());
+}
