@@ -58,12 +58,18 @@ impl Supervisor {
         })
     }
 
-    /// Until QEMU is gone and a worker has written everything.
+    /// Until QEMU is gone and a worker has written everything, or none has managed to for a minute.
     pub(crate) fn run(mut self) -> io::Result<()> {
         loop {
             self.collect();
             if self.finished && self.engine.status().is_some() {
                 self.log.say(|line| line.push("the guest has ended; so does its keeper"));
+                return Ok(());
+            }
+            if self.restarts.is_hopeless() && self.engine.status().is_some() {
+                self.log.say(|line| {
+                    line.push("no worker lives to write down how the guest ended; its keeper ends");
+                });
                 return Ok(());
             }
             self.start_worker_if_due();
