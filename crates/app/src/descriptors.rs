@@ -7,8 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
-use rustix::io::Errno;
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use hpvm_host::launch::inherited;
 
 const LINK: i32 = 3;
 const LAUNCH: i32 = 4;
@@ -47,10 +46,11 @@ pub(crate) struct Descriptors {
 }
 
 impl Descriptors {
+    /// To be called first of all: what is opened before takes the numbers of those that did not come.
     pub(crate) fn take() -> Result<Descriptors, Missing> {
-        let take = |number, what| {
-            inherited(number).map_err(|error| Missing { number, what, source: error.into() })
-        };
+        let ready = inherited(READY).ok().map(File::from);
+        let take =
+            |number, what| inherited(number).map_err(|source| Missing { number, what, source });
         Ok(Descriptors {
             link: take(LINK, "the link to the keeper")?,
             launch: take(LAUNCH, "the launch description")?,
@@ -61,14 +61,7 @@ impl Descriptors {
             qemu_log: take(QEMU_LOG, "QEMU's log")?.into(),
             console_log: take(CONSOLE_LOG, "the console log")?.into(),
             run_folder: take(RUN_FOLDER, "the run folder")?,
-            ready: inherited(READY).ok().map(File::from),
+            ready,
         })
     }
-}
-
-/// A copy of what stands at a number. The kernel's call for taking a descriptor from a process works on ourselves too, and
-/// unlike taking the number itself it cannot be wrong about who owns it.
-fn inherited(number: i32) -> Result<OwnedFd, Errno> {
-    let ourselves = pidfd_open(getpid(), PidfdFlags::empty())?;
-    pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty())
 }

@@ -103,6 +103,8 @@ struct Driver {
     ready: Option<File>,
     shown: Shown,
     askers: HashMap<Ticket, Asker>,
+    /// Connections on which the last word is on its way.
+    answered: Vec<mpsc::Sender<Reply>>,
     payloads: HashMap<Ticket, Payload>,
     changes: Option<Changes>,
     next_ticket: u64,
@@ -143,8 +145,7 @@ struct Inbox {
 }
 
 /// The whole work of a worker.
-pub(crate) async fn work() -> Result<(), Failure> {
-    let descriptors = Descriptors::take()?;
+pub(crate) async fn work(descriptors: Descriptors) -> Result<(), Failure> {
     let lock = successor::take_worker_lock(&descriptors.run_folder).await;
     let Some(_lock) = lock.map_err(Failure::Sockets)? else { return Err(Failure::Locked) };
     let link = Link::new(descriptors.link.try_clone().map_err(Failure::Sockets)?);
@@ -156,8 +157,7 @@ pub(crate) async fn work() -> Result<(), Failure> {
             None => return Err(Failure::NoKeeper),
         }
     };
-    let qemu = Process { pid, start_time: process::start_time(pid).unwrap_or(0) };
-    let (mut driver, inbox) = Driver::new(descriptors, link, qemu, is_child)?;
+    let (mut driver, inbox) = Driver::new(descriptors, link, pid, is_child)?;
     driver.confine()?;
     driver.run(inbox).await;
     Ok(())
@@ -166,11 +166,25 @@ pub(crate) async fn work() -> Result<(), Failure> {
 /// What a worker still opens by path: the count of processes killed for memory, and users' names.
 const READABLE: &[&str] = &["/proc/vmstat", "/etc/passwd", "/etc/nsswitch.conf"];
 
+/// Takes hold of QEMU. A worker that a confined keeper started sees nothing of it in /proc, and knows its start time from
+/// the worker before.
+fn hold(pid: i32, known: Option<Process>) -> (Process, Option<PidFd>) {
+    match (process::start_time(pid), known) {
+        (Some(start_time), _) => {
+            (Process { pid, start_time }, PidFd::open(pid, start_time).ok().flatten())
+        }
+        (None, known) => {
+            let qemu = known.unwrap_or(Process { pid, start_time: 0 });
+            (qemu, PidFd::open_number(pid).ok().flatten())
+        }
+    }
+}
+
 impl Driver {
     fn new(
         descriptors: Descriptors,
         link: Link,
-        qemu: Process,
+        pid: i32,
         is_child: bool,
     ) -> Result<(Driver, Inbox), Failure> {
         let folder = || descriptors.run_folder.try_clone().map_err(Failure::Sockets);
@@ -181,8 +195,9 @@ impl Driver {
         let record = RecordFile::open(descriptors.record)?;
         let base = Rc::new(record.machine().base.clone());
         let publisher = Publisher::new(folder()?);
-        let boot_id = process::boot_id().unwrap_or_default();
-        let previous = publisher.previous().filter(|s| s.qemu == qemu && s.boot_id == boot_id);
+        let boot_id = base.boot_id.clone();
+        let previous = publisher.previous().filter(|s| s.qemu.pid == pid && s.boot_id == boot_id);
+        let (qemu, qemu_held) = hold(pid, previous.as_ref().map(|snapshot| snapshot.qemu));
         let is_first = is_child && descriptors.ready.is_some();
         let origin = match is_first {
             true => Origin::Start,
@@ -223,13 +238,14 @@ impl Driver {
             record,
             base,
             qemu,
-            qemu_held: PidFd::open(qemu.pid, qemu.start_time).ok().flatten(),
+            qemu_held,
             console,
             console_log,
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,
             shown,
             askers: HashMap::new(),
+            answered: Vec::new(),
             payloads: HashMap::new(),
             changes: None,
             next_ticket: 0,

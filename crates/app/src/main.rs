@@ -24,20 +24,26 @@ mod successor;
 
 use std::process::ExitCode;
 
+use crate::descriptors::Descriptors;
 use crate::driver::Failure;
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let outcome = match runtime {
-        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, driver::work()),
-        Err(error) => Err(Failure::Runtime(error)),
-    };
-    match outcome {
+    match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Nobody reads a worker's standard error but who starts it by hand.
-            eprintln!("hpvmapp: {failure}");
+            // The keeper lets this go into the guest's log.
+            eprintln!("hpvmapp: {}", changes::chain(&failure));
             ExitCode::FAILURE
         }
     }
+}
+
+fn work() -> Result<(), Failure> {
+    let descriptors = Descriptors::take()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(Failure::Runtime)?;
+    tokio::task::LocalSet::new().block_on(&runtime, driver::work(descriptors))
 }

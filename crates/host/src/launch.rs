@@ -267,10 +267,15 @@ fn numbers(value: &[u8]) -> Option<(&[u8], RawFd)> {
     Some((&value[..equals], theirs))
 }
 
-#[allow(unsafe_code)]
 fn copy_of(number: RawFd) -> Result<OwnedFd, LaunchError> {
+    inherited(number).map_err(|source| LaunchError::Lost { number, source })
+}
+
+/// A copy of the descriptor that this process was started with at a number; the number itself stays as it is. To be
+/// called before anything else is opened, which would take the numbers that are free.
+#[allow(unsafe_code)]
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the number is only looked up by the kernel, in one call that copies what is there or says that nothing is.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl_dupfd_cloexec(borrowed.as_fd(), FIRST)
-        .map_err(|source| LaunchError::Lost { number, source: source.into() })
+    Ok(fcntl_dupfd_cloexec(borrowed.as_fd(), FIRST)?)
 }

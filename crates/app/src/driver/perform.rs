@@ -11,9 +11,13 @@ use hpvm_engine::{devices, last_words};
 use hpvm_host::process::Signal;
 use hpvm_model::{Occupant, StorageAddress};
 use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
+use tokio::time::timeout;
 
 use super::*;
 use crate::changes::chain;
+
+/// How long the end waits for those who asked to take their answer.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Driver {
     pub(super) fn perform(&mut self, action: Action) {
@@ -88,7 +92,10 @@ impl Driver {
             Some(Asker::Session(_)) | None => {}
         }
         if is_last {
-            self.askers.remove(&ticket);
+            self.answered.retain(|replies| !replies.is_closed());
+            if let Some(Asker::Control(replies)) = self.askers.remove(&ticket) {
+                self.answered.push(replies);
+            }
             self.payloads.remove(&ticket);
         }
     }
@@ -189,6 +196,12 @@ impl Driver {
             _ => Ended::Crashed,
         };
         self.console.guest_ended(how).await;
+        let _ = timeout(LAST_WORDS, async {
+            for replies in &self.answered {
+                replies.closed().await;
+            }
+        })
+        .await;
         self.link.send(ToKeeper::Finished);
     }
 }

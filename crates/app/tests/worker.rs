@@ -1,0 +1,327 @@
+//! The worker with its keeper, on the fake engine: real processes, real signals, no machine.
+
+mod guest;
+
+use std::time::{Duration, Instant};
+
+use guest::{Guest, open, signal};
+use hpvm_app::protocol::*;
+use hpvm_app::snapshot::*;
+use hpvm_host::process::Signal;
+use hpvm_model::*;
+use hpvm_plan::record::*;
+
+fn ended(how: Ending) -> Phase {
+    Phase::Ended { how }
+}
+
+fn crashed(cause: Crash) -> Phase {
+    ended(Ending::Crashed { cause })
+}
+
+const HARD: Request = Request::Stop { how: StopHow::Hard };
+
+fn graceful(seconds_max: u32) -> Request {
+    Request::Stop { how: StopHow::Graceful { seconds_max } }
+}
+
+#[test]
+fn a_guest_starts_is_seen_and_is_stopped() {
+    let guest = Guest::fake("").start();
+    let snapshot = guest.snapshot().expect("published before the start was told");
+    assert!(matches!(snapshot.phase, Phase::Running { .. }), "{snapshot:?}");
+    assert_eq!(snapshot.adoptions, 0);
+    guest.until_os();
+    let before = guest.beat();
+    guest.wait("the heart to beat", || guest.beat() > before);
+    assert_eq!(guest.ask(&Request::Ping), Reply::Done);
+    let began = Instant::now();
+    guest.stop();
+    println!("stopped after {:?}", began.elapsed());
+    assert_eq!(guest.snapshot().unwrap().phase, ended(Ending::StoppedHard), "told when it is so");
+    guest.until_gone();
+    println!("all gone after {:?}", began.elapsed());
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    let guest = Guest::fake("refuse=could not open the disk");
+    let error = guest.try_start().expect_err("it was refused").to_string();
+    assert!(error.contains("could not open the disk"), "{error}");
+    guest.until_gone();
+    let Phase::Ended { how: Ending::FailedToStart { error } } = guest.snapshot().unwrap().phase
+    else {
+        panic!("{}", guest.story());
+    };
+    assert!(error.contains("could not open the disk"), "{error}");
+}
+
+#[test]
+fn a_killed_worker_is_replaced_and_nothing_else_changes() {
+    let guest = Guest::fake("boot=os").start();
+    guest.until_os();
+    let (worker, before) = (guest.worker().unwrap(), guest.snapshot().unwrap());
+    signal(worker, Signal::KILL);
+    let (after, took) = guest.until(|snapshot| snapshot.adoptions == 1);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    guest.until_os();
+    assert_eq!((after.qemu, &after.since), (before.qemu, &before.since));
+    assert_ne!(guest.worker(), Some(worker));
+    guest.wait("the next worker to answer", || guest.try_ask(&Request::Ping, &[]).is_ok());
+    guest.stop();
+}
+
+#[test]
+fn a_killed_keeper_is_replaced_and_the_guest_runs_on() {
+    let guest = Guest::fake("").start();
+    guest.until_os();
+    let (keeper, before) = (guest.keeper(), guest.snapshot().unwrap());
+    let began = Instant::now();
+    signal(keeper, Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    guest.until_os();
+    assert_ne!(guest.keeper(), keeper);
+    assert_eq!(guest.snapshot().unwrap().qemu, before.qemu);
+    guest.wait("the next worker to answer", || guest.try_ask(&Request::Ping, &[]).is_ok());
+    guest.stop();
+    assert_eq!(guest.snapshot().unwrap().phase, ended(Ending::StoppedHard));
+    guest.until_gone();
+}
+
+#[test]
+fn keeper_and_worker_are_replaced_as_often_as_they_die() {
+    let guest = Guest::fake("").start();
+    for round in 1..=3 {
+        let (victim, count) = match round {
+            2 => (guest.worker().unwrap(), round),
+            _ => (guest.keeper(), round),
+        };
+        signal(victim, Signal::KILL);
+        guest.until(|snapshot| snapshot.adoptions == count);
+        guest.until(|snapshot| matches!(snapshot.phase, Phase::Running { .. }));
+    }
+    guest.wait("an answer", || guest.try_ask(&Request::Ping, &[]).is_ok());
+    guest.stop();
+}
+
+#[test]
+fn a_killed_qemu_is_a_crash_with_its_signal() {
+    let guest = Guest::fake("").start();
+    signal(guest.qemu(), Signal::KILL);
+    let took = guest.until_phase(&crashed(Crash::Killed { signal: 9 }));
+    println!("shown after {took:?}");
+    guest.until_gone();
+}
+
+#[test]
+fn a_qemu_that_aborts_is_a_crash_with_its_signal() {
+    let guest = Guest::fake("crash=300").start();
+    guest.until_phase(&crashed(Crash::Killed { signal: 6 }));
+}
+
+#[test]
+fn a_qemu_without_its_keeper_ends_unseen() {
+    let guest = Guest::fake("").start();
+    signal(guest.keeper(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("the next worker to answer", || guest.try_ask(&Request::Ping, &[]).is_ok());
+    signal(guest.qemu(), Signal::KILL);
+    guest.until_phase(&crashed(Crash::Unseen));
+    guest.until_gone();
+}
+
+#[test]
+fn a_qemu_that_stands_still_is_shown_so_until_it_answers() {
+    let guest = Guest::fake("").start();
+    guest.until_os();
+    signal(guest.qemu(), Signal::STOP);
+    let (_, took) = guest.until(|snapshot| snapshot.unresponsive_since.is_some());
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let reply = guest.ask(&Request::Change { changes: Vec::new() });
+    assert_eq!(reply, Reply::Denied { reason: Denial::Unresponsive });
+    signal(guest.qemu(), Signal::CONT);
+    guest.until(|snapshot| snapshot.unresponsive_since.is_none());
+    signal(guest.qemu(), Signal::STOP);
+    assert_eq!(guest.ask(&HARD), Reply::Done, "a hard stop needs no answer of QEMU");
+}
+
+#[test]
+fn a_guest_that_goes_along_is_stopped_gracefully() {
+    let guest = Guest::fake("powerdown=off:300").start();
+    guest.until_os();
+    assert_eq!(guest.ask(&graceful(15)), Reply::Done);
+    assert_eq!(guest.snapshot().unwrap().phase, ended(Ending::StoppedGracefully));
+}
+
+#[test]
+fn a_guest_without_an_os_says_so() {
+    let guest = Guest::fake("boot=firmware").start();
+    assert_eq!(guest.ask(&graceful(3)), Reply::NotStopped { why: NotStopped::NoOs });
+    guest.until_phase(&Phase::Running { occupant: Occupant::Firmware });
+}
+
+#[test]
+fn a_press_lost_in_firmware_is_repeated() {
+    let guest = Guest::fake("boot=os:1500").start();
+    assert_eq!(guest.ask(&graceful(15)), Reply::Done);
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_ends_in_order() {
+    let guest = Guest::fake("off=500").start();
+    guest.until_phase(&ended(Ending::PoweredOff));
+    guest.until_gone();
+}
+
+#[test]
+fn a_restart_inside_the_guest_is_no_stop() {
+    let guest = Guest::fake("reboot=500,boot=os:100").start();
+    guest.wait("the restart to be noticed", || guest.story().contains("the guest restarts"));
+    guest.until_os();
+}
+
+#[test]
+fn junk_is_no_request() {
+    let guest = Guest::fake("").start();
+    for line in ["\n", "{}\n", "{\"request\":\"dance\"}\n", "\u{0}\n"] {
+        assert!(guest.ask_raw(line).contains("not_understood"), "{line:?}");
+    }
+}
+
+fn attach(slot: &str, adapter: AdapterPresence, devices: Vec<Attached>) -> DeviceChange {
+    let slot = format!("{slot},0").parse::<StorageAddress>().unwrap().slot;
+    let kind = devices[0].device.adapter;
+    DeviceChange::Attach { slot, kind, adapter, devices }
+}
+
+fn media_of(devices: &[Attached]) -> Vec<std::fs::File> {
+    devices.iter().map(|a| open(a.device.backing.path())).collect()
+}
+
+#[test]
+fn disks_come_and_go_and_the_record_says_so() {
+    let guest = Guest::fake("delete=50").start();
+    guest.until_os();
+    let disks: Vec<Attached> = ["0,1,0", "0,1,1"]
+        .map(|address| guest.device(DeviceKind::Disk, AdapterKind::AvioStor, address))
+        .into();
+    let change =
+        Request::Change { changes: vec![attach("0,1", AdapterPresence::New, disks.clone())] };
+    let reply = guest.ask_with(&change, &media_of(&disks));
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
+    assert_eq!(guest.machine().storage, disks);
+
+    let away = vec![DeviceChange::Detach { address: disks[1].device.address }];
+    let reply = guest.ask(&Request::Change { changes: away });
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
+
+    let slot = disks[0].device.address.slot;
+    let away = vec![DeviceChange::DetachAdapter { slot }];
+    let reply = guest.ask(&Request::Change { changes: away });
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
+    assert_eq!(guest.machine().storage, []);
+    assert_eq!(guest.machine().pending, []);
+    // Address and names are free again.
+    let reply = guest.ask_with(&change, &media_of(&disks));
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
+}
+
+#[test]
+fn an_adapter_that_the_guest_keeps_is_pending_until_the_next_reset() {
+    let guest = Guest::fake("boot=firmware,reboot=6000").start();
+    let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
+    let slot = disk.device.address.slot;
+    let media = media_of(std::slice::from_ref(&disk));
+    let changes = vec![attach("0,1", AdapterPresence::New, vec![disk])];
+    guest.ask_with(&Request::Change { changes }, &media);
+    let changes = vec![DeviceChange::DetachAdapter { slot }];
+    let reply = guest.ask(&Request::Change { changes });
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Pending] }, "{}", guest.story());
+    assert!(guest.machine().is_leaving(slot));
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    assert!(guest.machine().is_leaving(slot), "known to the next worker");
+    guest.wait("the guest to let go", || guest.machine().pending.is_empty());
+    assert_eq!(guest.machine().storage, []);
+}
+
+#[test]
+fn what_fails_half_way_is_undone() {
+    let guest = Guest::fake("fail=device_add:no such bus").start();
+    let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
+    let media = media_of(std::slice::from_ref(&disk));
+    let request =
+        Request::Change { changes: vec![attach("0,1", AdapterPresence::New, vec![disk])] };
+    for _ in 0..2 {
+        let Reply::Changed { results } = guest.ask_with(&request, &media) else { panic!() };
+        let [ChangeResult::Failed { error }] = &results[..] else { panic!("{results:?}") };
+        assert!(error.contains("no such bus"), "{error}");
+    }
+    assert_eq!(guest.machine().storage, []);
+    assert_eq!(guest.machine().pending, []);
+}
+
+#[test]
+fn a_change_without_its_descriptors_is_refused() {
+    let guest = Guest::fake("").start();
+    let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
+    let changes = vec![attach("0,1", AdapterPresence::New, vec![disk])];
+    let reply = guest.ask(&Request::Change { changes });
+    assert!(matches!(reply, Reply::Failed { .. }), "{reply:?}");
+    assert_eq!(guest.machine().next_seq, 1, "nothing was asked");
+}
+
+#[test]
+fn a_change_cut_short_by_a_kill_is_settled_by_the_next_worker() {
+    let guest = Guest::fake("slow=device_add:1500").start();
+    guest.until_os();
+    let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
+    let media = media_of(std::slice::from_ref(&disk));
+    let request =
+        Request::Change { changes: vec![attach("0,1", AdapterPresence::New, vec![disk])] };
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| guest.try_ask(&request, &media));
+        guest.wait("the journal to name the change", || !guest.machine().pending.is_empty());
+        signal(guest.worker().unwrap(), Signal::KILL);
+        assert!(asking.join().unwrap().is_err(), "nobody was left to answer");
+    });
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("the change to be settled", || guest.machine().pending.is_empty());
+    let reply = guest.ask_with(&request, &media);
+    let was_undone = guest.machine().storage.len() == 1;
+    assert!(was_undone, "{reply:?}\n{}", guest.story());
+}
+
+#[test]
+fn a_dvd_gets_another_medium_and_none() {
+    let guest = Guest::fake("");
+    let mut dvd = guest.device(DeviceKind::Dvd, AdapterKind::AvioStor, "0,0,0");
+    let guest = guest.with(|record| record.storage = vec![dvd.clone()]).start();
+    guest.until_os();
+    let other = guest.path("other.iso");
+    std::fs::write(&other, [0; 4096]).unwrap();
+    dvd.device.backing = Backing::File(other.display().to_string());
+    for (backing, media) in [
+        (Backing::File(other.display().to_string()), vec![open(&other)]),
+        (Backing::Null("/iso".into()), Vec::new()),
+        (Backing::File(other.display().to_string()), vec![open(&other)]),
+    ] {
+        dvd.device.backing = backing;
+        let changes = vec![DeviceChange::Medium { attached: dvd.clone() }];
+        let reply = guest.ask_with(&Request::Change { changes }, &media);
+        let done = Reply::Changed { results: vec![ChangeResult::Done] };
+        assert_eq!(reply, done, "{}", guest.story());
+        assert_eq!(guest.machine().storage, [dvd.clone()]);
+    }
+}
+
+#[test]
+fn disks_tell_how_long_they_were_idle() {
+    let guest = Guest::fake("idle=12000");
+    let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,0,0");
+    let guest = guest.with(|record| record.storage = vec![disk.clone()]).start();
+    let Reply::Idle { idle_ms } = guest.ask(&Request::Idle) else { panic!("{}", guest.story()) };
+    assert_eq!(idle_ms.len(), 1, "{idle_ms:?}");
+    assert!(idle_ms[0].0 == disk.device.address && idle_ms[0].1 >= 12_000, "{idle_ms:?}");
+}
