@@ -33,8 +33,7 @@ pub use stop::Stop;
 pub use undelete::Undelete;
 pub use why::Why;
 
-use hpvm_model::{GuestConfig, GuestName};
-use hpvm_operations::view::GuestView;
+use hpvm_model::GuestName;
 use hpvm_operations::{Mode, Refusal, VmHost};
 use hpvm_registry::RemovedGuest;
 
@@ -66,18 +65,5 @@ fn kept_guest(host: &VmHost, selector: &Selector) -> Result<RemovedGuest, Failur
         (Some(guest), true) => Ok(guest),
         (Some(_), false) => Err(Refusal::SeveralRemoved(selector.to_string()).into()),
         (None, _) => Err(Refusal::NotRemoved(selector.to_string()).into()),
-    }
-}
-
-/// A guest that does not exist yet, as it would be.
-fn view_of(config: GuestConfig) -> GuestView {
-    GuestView {
-        config,
-        state: hpvm_model::RunState::Off,
-        since: None,
-        health: Vec::new(),
-        machine: None,
-        waiting: Vec::new(),
-        last_ending: None,
     }
 }

@@ -1,9 +1,26 @@
 //! What a dry run prints: field by field what a change comes to, and when.
 
+use hpvm_model::{Problem, Severity};
 use hpvm_plan::difference::{Effect, FieldChange};
 use serde::Serialize;
 
+use crate::exit::Failure;
+use crate::output::print;
 use crate::table::Table;
+
+/// In the form asked for.
+pub fn print_out(changes: &[FieldChange], is_json: bool) -> Result<(), Failure> {
+    let text = if is_json { json(changes)? } else { table(changes) };
+    Ok(print(&text)?)
+}
+
+/// Whether the change would go through.
+pub fn verdict(problems: &[Problem]) -> Result<(), Failure> {
+    match problems.iter().any(|p| p.severity == Severity::Error) {
+        true => Err(Failure::Said),
+        false => Ok(()),
+    }
+}
 
 /// As a table; one sentence when nothing changes.
 #[must_use]
@@ -16,6 +33,7 @@ pub fn table(changes: &[FieldChange]) -> String {
         let when = match &change.effect {
             Effect::Now => "now".to_owned(),
             Effect::NextStart(reason) => format!("next start: {reason}"),
+            Effect::Refused(reason) => format!("refused: {reason}"),
         };
         table.row([&change.field, &change.from, &change.to, &when]);
     }
@@ -44,7 +62,7 @@ pub(crate) struct Change {
     from: String,
     to: String,
     when: When,
-    /// Why not now.
+    /// Why not now, or why not at all.
     reason: Option<String>,
 }
 
@@ -54,6 +72,7 @@ pub(crate) struct Change {
 enum When {
     Now,
     NextStart,
+    Refused,
 }
 
 impl From<&FieldChange> for Change {
@@ -61,6 +80,7 @@ impl From<&FieldChange> for Change {
         let (when, reason) = match &change.effect {
             Effect::Now => (When::Now, None),
             Effect::NextStart(reason) => (When::NextStart, Some(reason.clone())),
+            Effect::Refused(reason) => (When::Refused, Some(reason.clone())),
         };
         let FieldChange { field, from, to, .. } = change.clone();
         Change { field, from, to, when, reason }

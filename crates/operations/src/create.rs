@@ -5,6 +5,7 @@ use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
     Problem, Runnable, Severity, Vcpus, limits,
 };
+use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{Request, apply};
 use hpvm_registry::Step;
@@ -17,8 +18,10 @@ use crate::{Actor, Mode, Refusal};
 #[derive(Clone, Debug)]
 pub struct Created {
     pub config: GuestConfig,
-    /// Warnings; with an error nothing was made.
+    /// Warnings; a dry run may bring errors, with which nothing would be made.
     pub problems: Vec<Problem>,
+    /// Field by field.
+    pub fields: Vec<FieldChange>,
 }
 
 /// Creates a guest called `name` as asked, the rest by default.
@@ -32,7 +35,8 @@ pub fn create(
     let config = apply(&blank(name)?, None, request, &mut random)?;
     let facts = host.facts(&config, None)?;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
-    if problems.iter().any(|p| p.severity == Severity::Error) {
+    let fields = difference::with_refusals(difference::created(&config), &problems);
+    if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
         return Err(Refusal::Problems(problems));
     }
     let pristine = host.conf.pristine_nvram();
@@ -44,7 +48,7 @@ pub fn create(
     let number = change.next_number()?;
     let config = GuestConfig { number, serial_number: serial_number(number), ..config };
     if mode == Mode::DryRun {
-        return Ok(Created { config, problems });
+        return Ok(Created { config, problems, fields });
     }
     let folder = Folder::of(&root, config.uuid);
     let made = Made { folder: &folder, root: &root, config: &config, committed: false };
@@ -56,7 +60,7 @@ pub fn create(
     Step::CreateCommitted.reached();
     // The texts are for people; a guest without them is whole, and the next change writes them.
     let _ = folder.write_texts(&config, None);
-    Ok(Created { config, problems })
+    Ok(Created { config, problems, fields })
 }
 
 /// What was made for a guest the registry does not know yet: goes again unless it is kept.

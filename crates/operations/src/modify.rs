@@ -32,7 +32,7 @@ const IDLE_BOUND: Duration = Duration::from_secs(5);
 pub struct Modified {
     pub before: GuestConfig,
     pub after: GuestConfig,
-    /// Warnings; with an error nothing was changed.
+    /// Warnings; a dry run may bring errors, with which nothing would be changed.
     pub problems: Vec<Problem>,
     /// Field by field, and when it counts.
     pub fields: Vec<FieldChange>,
@@ -56,7 +56,7 @@ pub fn modify(
     let after = apply(&before, running.as_ref(), request, &mut random)?;
     let facts = host.facts(&after, Some(&before))?;
     let problems = problems(&after, &facts, Purpose::Change { before: Some(&before) });
-    if problems.iter().any(|p| p.severity == Severity::Error) {
+    if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
         return Err(Refusal::Problems(problems));
     }
     if let Some(holder) = host.registry.number_of(&after.name)?
@@ -75,6 +75,7 @@ pub fn modify(
     };
     let fields =
         difference::fields(&before, &after, running.as_ref().map(|m| (m, planned.as_slice())));
+    let fields = difference::with_refusals(fields, &problems);
     let mut modified = Modified { before, after, problems, fields, pending: Vec::new() };
     if mode == Mode::DryRun || modified.before == modified.after && planned.is_empty() {
         return Ok(modified);

@@ -1,7 +1,7 @@
 //! What a change of configuration comes to, field by field: applied now, at the next start, or refused and why. Printed by
 //! a dry run and kept in the record of the operation.
 
-use hpvm_model::{GuestConfig, StorageDevice};
+use hpvm_model::{GuestConfig, Problem, Severity, StorageDevice};
 
 use crate::hotplug::{Planned, When};
 use crate::record::{DeviceChange, Machine};
@@ -12,6 +12,8 @@ pub enum Effect {
     Now,
     /// At the next start, and why not now.
     NextStart(String),
+    /// Not at all, and why.
+    Refused(String),
 }
 
 /// One field that differs.
@@ -61,6 +63,51 @@ pub fn fields(
     }
     for device in after.storage.iter().filter(|d| before.device_at(d.address).is_none()) {
         changes.push(device_change(None, Some(device), running));
+    }
+    changes
+}
+
+/// All fields of a guest that is to be created.
+#[must_use]
+pub fn created(config: &GuestConfig) -> Vec<FieldChange> {
+    let scalar = |field: &str, to: String| FieldChange {
+        field: field.into(),
+        from: NONE.into(),
+        to,
+        effect: Effect::Now,
+    };
+    let mut changes = vec![
+        scalar("name", config.name.to_string()),
+        scalar("label", config.label.to_string()),
+        scalar("os_type", config.os.to_string()),
+        scalar("vcpus", config.vcpus.to_string()),
+        scalar("memory", config.memory.to_string()),
+        scalar("entitlement", config.entitlement.to_string()),
+        scalar("start_attr", config.auto_start.to_string()),
+        scalar("runnable_status", config.runnable.to_string()),
+    ];
+    changes.extend(config.storage.iter().map(|device| device_change(None, Some(device), None)));
+    changes
+}
+
+/// Marks the fields that the errors among the problems are about. The first error about nothing that changes is a field of
+/// its own, so that a refused change never looks like one that goes through.
+#[must_use]
+pub fn with_refusals(mut changes: Vec<FieldChange>, problems: &[Problem]) -> Vec<FieldChange> {
+    for problem in problems.iter().filter(|p| p.severity == Severity::Error) {
+        let refused = Effect::Refused(problem.text.clone());
+        let is_about = |change: &FieldChange| {
+            change.field == problem.item
+                || change.to == problem.item
+                || change.to.ends_with(&format!(":{}", problem.item))
+        };
+        let mut about = changes.iter_mut().filter(|change| is_about(change)).peekable();
+        if about.peek().is_some() {
+            about.for_each(|change| change.effect = refused.clone());
+        } else {
+            let (field, from, to) = (problem.item.clone(), NONE.into(), NONE.into());
+            changes.push(FieldChange { field, from, to, effect: refused });
+        }
     }
     changes
 }

@@ -7,11 +7,10 @@ use hpvm_registry::Access;
 
 use crate::args::{GuestOptions, Operation};
 use crate::dispatch::{Context, Perform};
+use crate::dry_run;
 use crate::exit::Failure;
-use crate::output::print;
-use crate::status::{Moment, Shown, sections};
 
-use super::{mode, refused, view_of};
+use super::{mode, refused};
 
 /// Create a guest
 ///
@@ -60,10 +59,8 @@ impl Perform for Create {
         match mode {
             Mode::Apply => Ok(()),
             Mode::DryRun => {
-                let view = view_of(created.config);
-                let text =
-                    sections::render(&Shown::new(&view, Moment::NextStart, host.processor_mhz()));
-                Ok(print(&text)?)
+                dry_run::print_out(&created.fields, self.json)?;
+                dry_run::verdict(&created.problems)
             }
         }
     }

@@ -12,7 +12,6 @@ use crate::args::{GuestOptions, Operation, Selector, statement_to_delete, statem
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
-use crate::output::print;
 
 use super::{mode, refused};
 
@@ -84,7 +83,8 @@ impl Perform for Modify {
             .or_else(|refusal| refused(context, &config.name, refusal))?;
         context.say.problems(&config.name, &modified.problems);
         if mode == Mode::DryRun {
-            return Ok(print(&dry_run::table(&modified.fields))?);
+            dry_run::print_out(&modified.fields, self.json)?;
+            return dry_run::verdict(&modified.problems);
         }
         for sentence in waiting(&modified) {
             context.say.warning(Some(&modified.after.name), &sentence);
@@ -99,7 +99,7 @@ fn waiting(modified: &Modified) -> Vec<String> {
         Effect::NextStart(reason) => {
             Some(format!("{}: waits for the next start: {reason}", change.field))
         }
-        Effect::Now => None,
+        Effect::Now | Effect::Refused(_) => None,
     });
     next_start.chain(modified.pending.iter().cloned()).collect()
 }

@@ -46,7 +46,7 @@ fn guest(shown: &Shown<'_>) -> String {
     for change in &shown.view.waiting {
         let why = match &change.effect {
             Effect::Now => "",
-            Effect::NextStart(reason) => reason,
+            Effect::NextStart(reason) | Effect::Refused(reason) => reason,
         };
         elements.push(format!(
             "<waiting field=\"{}\" from=\"{}\" to=\"{}\" why=\"{}\"/>",
