@@ -24,17 +24,38 @@ use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::console_log::ConsoleLog;
 
 const READ_BYTES: usize = 4 << 10;
 /// Between two attempts at QEMU's serial socket.
 const SERIAL_AGAIN: Duration = Duration::from_millis(200);
+/// How long after a connection the log is the better source.
+const SETTLING: Duration = Duration::from_secs(1);
+/// Between two looks at the log meanwhile.
+const LOG_AGAIN: Duration = Duration::from_millis(100);
+/// QEMU writes to the log right after the socket.
+const LOG_FOLLOWS: Duration = Duration::from_millis(1);
 /// A client that takes nothing for so long is let go.
 const SESSION_STALLED: Duration = Duration::from_secs(60);
 /// How long the end of the guest waits for sessions to take its last words.
 const FAREWELL: Duration = Duration::from_millis(300);
+
+/// Where the guest's output is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Log,
+    Socket,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Something,
+    Nothing,
+    /// The guest's end is closed.
+    End,
+}
 
 /// Shared by all tasks of the console; the owner holds one too.
 #[derive(Clone, Debug)]
@@ -42,15 +63,16 @@ pub(crate) struct Console {
     fanout: Rc<RefCell<Fanout>>,
     /// Something in the fan-out has changed.
     changed: Rc<Notify>,
+    log: Rc<ConsoleLog>,
 }
 
 impl Console {
     /// Begins with the end of the console log, so that a session sees what was before this worker.
-    pub(crate) fn new(guest: &str, log: &ConsoleLog) -> Console {
+    pub(crate) fn new(guest: &str, log: Rc<ConsoleLog>) -> Console {
         let mut history = History::new(HISTORY_BYTES);
         history.push(&log.tail(HISTORY_BYTES));
         let fanout = Fanout::new(guest, "On", history);
-        Console { fanout: Rc::new(RefCell::new(fanout)), changed: Rc::new(Notify::new()) }
+        Console { fanout: Rc::new(RefCell::new(fanout)), changed: Rc::new(Notify::new()), log }
     }
 
     /// Runs the console until the runtime ends.
@@ -101,7 +123,12 @@ impl Console {
         }
     }
 
+    /// QEMU takes the connection some time after we made it, and until then the guest's output goes to the log alone. So
+    /// at first all output is taken from the log, and the socket only tells that there is more.
     async fn talk_with_guest(&self, serial: &UnixStream) -> io::Result<()> {
+        let settled_at = Instant::now() + SETTLING;
+        let mut source = Source::Log;
+        let mut look_at = Instant::now();
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -112,29 +139,50 @@ impl Console {
             };
             tokio::select! {
                 () = changed => {}
+                () = sleep_until(look_at), if source == Source::Log => {
+                    if Instant::now() >= settled_at {
+                        while self.read_guest(serial, source)? == Heard::Something {}
+                        source = Source::Socket;
+                    }
+                    self.take_from_log();
+                    look_at = Instant::now() + LOG_AGAIN;
+                }
                 ready = serial.ready(interest) => {
                     let ready = ready?;
                     if ready.is_writable() {
                         self.write_to_guest(serial)?;
                     }
-                    if (ready.is_readable() || ready.is_read_closed()) && !self.read_guest(serial)? {
-                        return Ok(());
+                    if ready.is_readable() || ready.is_read_closed() {
+                        if self.read_guest(serial, source)? == Heard::End {
+                            return Ok(());
+                        }
+                        look_at = look_at.min(Instant::now() + LOG_FOLLOWS);
                     }
                 }
             }
         }
     }
 
-    /// `false`: the guest's end is closed.
-    fn read_guest(&self, serial: &UnixStream) -> io::Result<bool> {
-        let mut part = [0; READ_BYTES];
-        match serial.try_read(&mut part) {
-            Ok(0) => return Ok(false),
-            Ok(count) => self.change(|fanout| fanout.guest_output(&part[..count])),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+    fn take_from_log(&self) {
+        let unread = self.log.unread();
+        if !unread.is_empty() {
+            self.change(|fanout| fanout.guest_output(&unread));
         }
-        Ok(true)
+    }
+
+    fn read_guest(&self, serial: &UnixStream, source: Source) -> io::Result<Heard> {
+        let mut part = [0; READ_BYTES];
+        let count = match serial.try_read(&mut part) {
+            Ok(0) => return Ok(Heard::End),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
+            Err(error) => return Err(error),
+        };
+        if source == Source::Socket {
+            self.log.skip(count);
+            self.change(|fanout| fanout.guest_output(&part[..count]));
+        }
+        Ok(Heard::Something)
     }
 
     fn write_to_guest(&self, serial: &UnixStream) -> io::Result<()> {

@@ -5,6 +5,7 @@
 //! step and loses nothing; elsewhere the end is read, the file emptied and the end appended again: bytes that QEMU adds
 //! within those microseconds may be lost or come before older ones, in the file alone.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,43 +16,63 @@ const LOG_BYTES_MAX: u64 = 4 << 20;
 /// The front is dropped in whole blocks of the file system.
 const BLOCK_BYTES: u64 = 1 << 16;
 
+/// The file and how far it has been read.
 #[derive(Debug)]
-pub(crate) struct ConsoleLog(File);
+pub(crate) struct ConsoleLog {
+    file: File,
+    read_to: Cell<u64>,
+}
 
 impl ConsoleLog {
     pub(crate) fn new(file: File) -> ConsoleLog {
-        ConsoleLog(file)
+        ConsoleLog { file, read_to: Cell::new(0) }
     }
 
     /// At most so many bytes from the end.
     pub(crate) fn tail(&self, bytes_max: usize) -> Vec<u8> {
-        let read = || -> io::Result<Vec<u8>> {
-            let length = self.0.metadata()?.len();
-            let start = length.saturating_sub(bytes_max as u64);
-            let mut tail = vec![0; usize::try_from(length - start).unwrap_or(0)];
-            let count = self.0.read_at(&mut tail, start)?;
-            tail.truncate(count);
-            Ok(tail)
-        };
-        read().unwrap_or_default()
+        let length = self.length();
+        self.read_to.set(length.saturating_sub(bytes_max as u64));
+        self.unread()
+    }
+
+    /// What was added since it was read last.
+    pub(crate) fn unread(&self) -> Vec<u8> {
+        let from = self.read_to.get();
+        let count = self.length().saturating_sub(from).min(LOG_BYTES_MAX);
+        let mut bytes = vec![0; usize::try_from(count).unwrap_or(0)];
+        let count = self.file.read_at(&mut bytes, from).unwrap_or(0);
+        bytes.truncate(count);
+        self.read_to.set(from + count as u64);
+        bytes
+    }
+
+    /// So many bytes came another way.
+    pub(crate) fn skip(&self, bytes: usize) {
+        self.read_to.set(self.read_to.get() + bytes as u64);
     }
 
     /// Keeps the file bounded; cheap when there is nothing to do.
     pub(crate) fn bound(&self) -> io::Result<()> {
-        let length = self.0.metadata()?.len();
+        let length = self.file.metadata()?.len();
         if length <= LOG_BYTES_MAX {
             return Ok(());
         }
         let front = (length - LOG_BYTES_MAX / 2) / BLOCK_BYTES * BLOCK_BYTES;
-        match fallocate(&self.0, FallocateFlags::COLLAPSE_RANGE, 0, front) {
-            Ok(()) => Ok(()),
-            Err(_) => self.rewrite(),
+        if fallocate(&self.file, FallocateFlags::COLLAPSE_RANGE, 0, front).is_err() {
+            self.rewrite(front)?;
         }
+        self.read_to.set(self.read_to.get().saturating_sub(front));
+        Ok(())
     }
 
-    fn rewrite(&self) -> io::Result<()> {
-        let tail = self.tail(usize::try_from(LOG_BYTES_MAX / 2).unwrap_or(0));
-        self.0.set_len(0)?;
-        self.0.write_all_at(&tail, 0)
+    fn rewrite(&self, front: u64) -> io::Result<()> {
+        let mut kept = vec![0; usize::try_from(LOG_BYTES_MAX).unwrap_or(0)];
+        let count = self.file.read_at(&mut kept, front)?;
+        self.file.set_len(0)?;
+        self.file.write_all_at(&kept[..count], 0)
+    }
+
+    fn length(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.len())
     }
 }

@@ -98,7 +98,7 @@ struct Driver {
     /// `None` when it had ended before we came.
     qemu_held: Option<PidFd>,
     console: Console,
-    console_log: ConsoleLog,
+    console_log: Rc<ConsoleLog>,
     qemu_log: File,
     ready: Option<File>,
     shown: Shown,
@@ -213,8 +213,8 @@ impl Driver {
             unresponsive_since: None,
             adoptions: previous.as_ref().map_or(0, |s| s.adoptions) + u32::from(!is_first),
         };
-        let console_log = ConsoleLog::new(descriptors.console_log);
-        let console = Console::new(base.name.as_str(), &console_log);
+        let console_log = Rc::new(ConsoleLog::new(descriptors.console_log));
+        let console = Console::new(base.name.as_str(), Rc::clone(&console_log));
         let (news_in, news) = mpsc::channel(MESSAGES_WAITING);
         let (requests_in, requests) = mpsc::channel(MESSAGES_WAITING);
         let (power_in, power) = mpsc::channel(MESSAGES_WAITING);
