@@ -21,6 +21,6 @@ pub use os::{OsFamily, OsType};
 pub use problem::{Problem, Remedy, Severity};
 pub use state::{Occupant, RunState};
 pub use storage::{
-    AdapterKind, Backing, DeviceKind, DiskId, PciSlot, Statement, StatementForm, StorageAddress,
-    StorageDevice,
+    AdapterKind, Backing, DeviceKind, DiskId, FileIdentity, PciSlot, Statement, StatementForm,
+    StorageAddress, StorageDevice,
 };

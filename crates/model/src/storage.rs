@@ -155,6 +155,13 @@ impl From<DiskId> for String {
     }
 }
 
+/// A file as the kernel knows it, whatever its paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileIdentity {
+    pub device: u64,
+    pub inode: u64,
+}
+
 /// A storage device of a guest, complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageDevice {

@@ -144,7 +144,7 @@ impl VmHost {
         let mut claims = BTreeMap::new();
         for identity in facts::exclusive_identities(config, files) {
             let mut sharers = Vec::new();
-            for other in self.registry.sharers(&stored(identity), Some(config.number))? {
+            for other in self.registry.sharers(&identity, Some(config.number))? {
                 if other.kind == DeviceKind::Disk {
                     let holds_it = self.holds(other.number, other.address, identity);
                     sharers.push(Sharer { guest: other.guest, address: other.address, holds_it });
@@ -176,14 +176,10 @@ pub(crate) fn identities(facts: &HostFacts) -> Identities {
 
 pub(crate) fn identities_of(files: &BTreeMap<String, FileFact>) -> Identities {
     let identity = |(path, fact): (&String, &FileFact)| match fact {
-        FileFact::Regular { identity, .. } => Some((path.clone(), stored(*identity))),
+        FileFact::Regular { identity, .. } => Some((path.clone(), *identity)),
         _ => None,
     };
     files.iter().filter_map(identity).collect()
-}
-
-fn stored(identity: FileIdentity) -> hpvm_registry::FileIdentity {
-    hpvm_registry::FileIdentity { device: identity.device, inode: identity.inode }
 }
 
 fn shown(selector: &Selector) -> String {

@@ -2,16 +2,10 @@
 
 use std::collections::BTreeMap;
 
+pub use hpvm_model::FileIdentity;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::{Bytes, GuestName, StorageAddress};
 use serde::{Deserialize, Serialize};
-
-/// A file as the kernel knows it, whatever its paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct FileIdentity {
-    pub device: u64,
-    pub inode: u64,
-}
 
 /// What a path led to.
 #[derive(Clone, Debug, PartialEq, Eq)]

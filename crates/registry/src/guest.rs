@@ -5,9 +5,9 @@ use std::path::Path;
 
 use hpvm_model::cpu::TenthsPercent;
 use hpvm_model::{
-    AdapterKind, AutoStart, Backing, Bytes, DeviceKind, Entitlement, GuestConfig, GuestName,
-    GuestNumber, GuestUuid, Label, Memory, OsFamily, OsType, PciSlot, Runnable, StorageAddress,
-    StorageDevice, Vcpus,
+    AdapterKind, AutoStart, Backing, Bytes, DeviceKind, Entitlement, FileIdentity, GuestConfig,
+    GuestName, GuestNumber, GuestUuid, Label, Memory, OsFamily, OsType, PciSlot, Runnable,
+    StorageAddress, StorageDevice, Vcpus,
 };
 use jiff::Timestamp;
 use rusqlite::types::Type;
@@ -48,13 +48,6 @@ pub struct RemovedGuest {
     pub config: GuestConfig,
     pub removed_at: Timestamp,
     pub keep_until: Timestamp,
-}
-
-/// A file as the kernel knows it, whatever its paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileIdentity {
-    pub device: u64,
-    pub inode: u64,
 }
 
 /// The files behind a configuration's devices as they were seen when it was made, by path; those that were not there are

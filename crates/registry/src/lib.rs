@@ -31,7 +31,8 @@ mod step;
 
 pub use change::Change;
 pub use error::RegistryError;
-pub use guest::{FileIdentity, GuestSummary, Identities, RemovedGuest, Selector, Sharer};
+pub use guest::{GuestSummary, Identities, RemovedGuest, Selector, Sharer};
+pub use hpvm_model::FileIdentity;
 pub use open::{Access, Registry};
 pub use operation::{Operation, OperationId, Outcome, Owner, RecordedOperation, Subject};
 pub use rebuild::{Found, Rebuilt, Skipped, rebuild};

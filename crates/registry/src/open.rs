@@ -8,12 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hpvm_model::FileIdentity;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::change::Change;
 use crate::error::{self, RegistryError};
-use crate::guest::FileIdentity;
 use crate::schema::{self, APPLICATION_ID, VERSION, named_beside};
 
 /// The longest a command waits for others to finish their change. One takes some milliseconds.
