@@ -305,8 +305,8 @@ impl Driver {
                         self.monitor.lost();
                     }
                 },
-                Some(asked) = inbox.requests.recv() => self.requested(asked),
-                Some(asked) = inbox.power.recv() => self.power_asked(asked),
+                Some(asked) = inbox.requests.recv(), if self.machine.takes_requests() => self.requested(asked),
+                Some(asked) = inbox.power.recv(), if self.machine.takes_requests() => self.power_asked(asked),
                 () = sleep_until(wake) => {
                     if Instant::now() >= next_beat {
                         next_beat = Instant::now() + BEAT;

@@ -35,6 +35,8 @@ pub(crate) use pause::Pause;
 
 /// A guest held for lack of space is tried again this often.
 const SPACE_RETRY: Duration = Duration::from_secs(5);
+/// QEMU that was killed and has not ended by then was perhaps not ours to kill: it is asked as well.
+const END_ASK: Duration = Duration::from_millis(30);
 /// QEMU that was told to end and has not is told again, harder.
 const END_AGAIN: Duration = Duration::from_millis(150);
 /// An orderly end may still write for so long before it is cut short.
@@ -196,10 +198,16 @@ impl Machine {
         *occupant == Occupant::Firmware && !self.silent
     }
 
+    /// Whether requests can be judged: a worker that takes over first learns how things are.
+    pub(crate) fn takes_requests(&self) -> bool {
+        let takes_over = matches!(self.state, State::Starting { origin: Origin::Adoption { .. } });
+        !takes_over || self.silent
+    }
+
     /// When time alone leads to something next.
     pub(crate) fn wake_at(&self) -> Option<Duration> {
         match &self.state {
-            State::Closing { closing, .. } => Some(closing.told_at + END_AGAIN),
+            State::Closing { closing, .. } => Some(closing.told_at + closing.patience()),
             State::Stopping { graceful, .. } => Some(graceful.wake_at()),
             _ => None,
         }
@@ -545,9 +553,16 @@ impl Machine {
 }
 
 impl Closing {
+    fn patience(&self) -> Duration {
+        match self.told_at == self.since {
+            true => END_ASK,
+            false => END_AGAIN,
+        }
+    }
+
     /// One of the two ways may be shut: a successor of a dead keeper may not signal QEMU, a hanging QEMU answers nothing.
     fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        if now < self.told_at + END_AGAIN {
+        if now < self.told_at + self.patience() {
             return;
         }
         self.told_at = now;

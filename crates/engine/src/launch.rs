@@ -3,9 +3,9 @@
 //! runs already.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, PipeReader, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,14 +19,12 @@ use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::record::{Attached, BootRecord};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::media;
+use crate::{last_words, media};
 
 /// Until the engine answers; a host under load needs many times the usual 60 ms.
 const READY_BOUND: Duration = Duration::from_secs(30);
 /// Until keeper and worker of the run before are gone, which they are within milliseconds of QEMU's end.
 const PREDECESSOR_BOUND: Duration = Duration::from_secs(5);
-/// QEMU's last words are at most so many bytes of its log.
-const LAST_WORDS_BYTES: u64 = 2048;
 
 /// Descriptors of the worker, as ARCHITECTURE.md lists them.
 mod worker_fd {
@@ -294,18 +292,10 @@ fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), Launch
     }
 }
 
-/// What QEMU said last, without the time stamps it puts before each line.
+/// What QEMU said last.
 #[must_use]
 pub fn last_words(places: &Places) -> Option<String> {
-    let mut log = File::open(places.guest_dir.join("qemu.log")).ok()?;
-    let length = log.metadata().ok()?.size();
-    log.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES))).ok()?;
-    let mut bytes = Vec::new();
-    log.take(LAST_WORDS_BYTES).read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-    let words = line.split_once("qemu-system-x86_64: ").map_or(line, |(_, words)| words);
-    Some(words.escape_debug().to_string())
+    last_words::read(&File::open(places.guest_dir.join("qemu.log")).ok()?)
 }
 
 fn read() -> OpenOptions {

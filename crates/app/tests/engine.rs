@@ -1,0 +1,112 @@
+//! The worker on QEMU itself, with firmware and no operating system: that the fake engine did not lie.
+
+mod guest;
+
+use std::time::{Duration, Instant};
+
+use guest::{Guest, open, signal};
+use hpvm_app::protocol::*;
+use hpvm_app::snapshot::*;
+use hpvm_host::process::Signal;
+use hpvm_host::users::{self, Ids};
+use hpvm_model::*;
+use hpvm_plan::record::*;
+
+fn done() -> Reply {
+    Reply::Changed { results: vec![ChangeResult::Done] }
+}
+
+/// Devices as hpvmmodify would change them, each with what the engine then has.
+#[test]
+fn a_guest_lives_through_changes_kills_and_its_end() {
+    let guest = Guest::real();
+    let mut dvd = guest.device(DeviceKind::Dvd, AdapterKind::AvioStor, "0,0,0");
+    let mut guest = guest.with(|record| record.storage = vec![dvd.clone()]);
+    if users::is_root() {
+        // As hpvmstart does it: users of their own for QEMU and worker.
+        let ids = |id| Some(Ids { uid: id, gid: id });
+        guest.places.qemu_ids = ids(1_000_000 + guest.record.number.get());
+        guest.places.worker_ids = ids(1_500_000 + guest.record.number.get());
+    }
+    let began = Instant::now();
+    let guest = guest.start();
+    println!("started after {:?}", began.elapsed());
+
+    // Another medium, and none.
+    let other = guest.path("other.iso");
+    std::fs::File::create(&other).and_then(|file| file.set_len(1 << 20)).unwrap();
+    for (backing, media) in [
+        (Backing::File(other.display().to_string()), vec![std::fs::File::open(&other).unwrap()]),
+        (Backing::Null("/iso".into()), Vec::new()),
+        (Backing::File(other.display().to_string()), vec![std::fs::File::open(&other).unwrap()]),
+    ] {
+        dvd.device.backing = backing;
+        let changes = vec![DeviceChange::Medium { attached: dvd.clone() }];
+        assert_eq!(
+            guest.ask_with(&Request::Change { changes }, &media),
+            done(),
+            "{}",
+            guest.story()
+        );
+    }
+
+    // A disk on a new adapter, another beside it, which leaves alone.
+    let disks: Vec<Attached> = ["0,1,0", "0,1,1"]
+        .map(|address| guest.device(DeviceKind::Disk, AdapterKind::AvioStor, address))
+        .into();
+    let slot = disks[0].device.address.slot;
+    for (disk, adapter) in disks.iter().zip([AdapterPresence::New, AdapterPresence::Present]) {
+        let devices = vec![disk.clone()];
+        let change = DeviceChange::Attach { slot, kind: AdapterKind::AvioStor, adapter, devices };
+        let media = [open(disk.device.backing.path())];
+        let request = Request::Change { changes: vec![change] };
+        assert_eq!(guest.ask_with(&request, &media), done(), "{}", guest.story());
+    }
+    let Reply::Idle { idle_ms } = guest.ask(&Request::Idle) else { panic!("{}", guest.story()) };
+    assert_eq!(idle_ms.len(), 3, "{idle_ms:?}");
+    let changes = vec![DeviceChange::Detach { address: disks[1].device.address }];
+    assert_eq!(guest.ask(&Request::Change { changes }), done(), "{}", guest.story());
+
+    // Keeper and worker die; the next worker finds the same devices.
+    let before = guest.machine();
+    signal(guest.keeper(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("an answer", || guest.try_ask(&Request::Ping, &[]).is_ok());
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 2);
+    guest.wait("an answer", || guest.try_ask(&Request::Ping, &[]).is_ok());
+    guest.until(|snapshot| matches!(snapshot.phase, Phase::Running { .. }));
+    assert_eq!(guest.machine().storage, before.storage, "{}", guest.story());
+
+    // The firmware lets nothing go before the next reset.
+    let changes = vec![DeviceChange::DetachAdapter { slot }];
+    let reply = guest.ask(&Request::Change { changes });
+    let Reply::Changed { results } = &reply else { panic!("{reply:?}") };
+    assert!(matches!(results[..], [ChangeResult::Pending | ChangeResult::Done]), "{results:?}");
+
+    let began = Instant::now();
+    guest.stop();
+    println!("stopped by a successor's worker after {:?}", began.elapsed());
+    assert_eq!(guest.snapshot().unwrap().phase, Phase::Ended { how: Ending::StoppedHard });
+    guest.until_gone();
+}
+
+#[test]
+fn a_hard_stop_is_quick() {
+    let guest = Guest::real().start();
+    guest.wait("the firmware's first byte", || {
+        std::fs::metadata(guest.path("console.log")).is_ok_and(|log| log.len() > 0)
+    });
+    let began = Instant::now();
+    guest.stop();
+    println!("stopped after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_start_that_qemu_refuses_says_its_words() {
+    let guest = Guest::real().with(|record| record.machine_type = "pc-q35-99.9".into());
+    let error = guest.try_start().expect_err("no such machine").to_string();
+    assert!(error.contains("99.9"), "{error}");
+    guest.until_gone();
+}
