@@ -264,8 +264,11 @@ fn holds_tests(path: &str) -> bool {
     path.starts_with("crates/") || path.starts_with("tests/")
 }
 
-/// The claims of one file. A claim belongs to the next function below it; outside of `tests/`, whose own runner lists
-/// its functions, that function has to carry a test attribute.
+/// Folders of tests with a runner of their own, which lists its functions.
+const OWN_RUNNERS: [&str; 2] = ["tests/", "crates/console/tests/session/"];
+
+/// The claims of one file. A claim belongs to the next function below it, which has to carry a test attribute where no
+/// runner of our own lists it.
 fn claims(file: &TextFile, faults: &mut Vec<String>) -> Vec<Claim> {
     let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
     let mut found = Vec::new();
@@ -279,7 +282,9 @@ fn claims(file: &TextFile, faults: &mut Vec<String>) -> Vec<Claim> {
             continue;
         };
         match function_below(&lines[number + 1..]) {
-            Some(function) if function.is_test || file.path.starts_with("tests/") => {
+            Some(function)
+                if function.is_test || OWN_RUNNERS.iter().any(|r| file.path.starts_with(r)) =>
+            {
                 found.push(Claim { test: format!("{}::{}", file.path, function.name), rows });
             }
             _ => faults.push(format!("{place}: this claim stands above no test")),

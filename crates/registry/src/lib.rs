@@ -3,7 +3,7 @@
 //!
 //! Commands open it, read or change it, and end; there is no daemon. Readers never wait for writers, and see the state
 //! before or after a change, never a part of it. It knows nothing of QEMU, processes, or the guests' folders, save one
-//! text in each from which a lost registry is rebuilt ([`portable`], [`rebuild`]).
+//! text in each from which a lost registry is rebuilt ([`portable`], [`rebuild()`]).
 //!
 //! ```no_run
 //! # use hpvm_registry::{Access, Identities, Registry, Selector};
