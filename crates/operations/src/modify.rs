@@ -94,14 +94,13 @@ fn carry_out(
     planned: &[Planned],
 ) -> Result<(), Refusal> {
     let (before, after) = (&modified.before, &modified.after);
-    let changes: Vec<DeviceChange> = planned
-        .iter()
-        .filter_map(|p| match &p.when {
-            When::Now(change) => Some(change.clone()),
-            When::NextStart(_) => None,
-        })
-        .collect();
-    modified.pending = apply_now(host, after, &changes)?;
+    match apply_now(host, after, &changes_now(planned)) {
+        Ok(pending) => modified.pending = pending,
+        Err(refusal) => {
+            go_back(host, before);
+            return Err(refusal);
+        }
+    }
     Step::ModifyApplied.reached();
     let folder = host.folder(after);
     if before.name != after.name {
@@ -126,6 +125,26 @@ fn carry_out(
     // The texts are for people; the next change writes them again.
     let _ = folder.write_texts(after, host.machine(after).as_ref());
     Ok(())
+}
+
+/// Takes back what of a change was made before a part of it failed: the way from the machine as it is now to the
+/// configuration as it stays. What cannot be taken back now waits for the next start and is shown so.
+fn go_back(host: &VmHost, before: &GuestConfig) {
+    let Some(machine) = host.machine(before) else { return };
+    let Ok(facts) = host.facts(before, None) else { return };
+    let identities = facts.files.keys().filter_map(|p| Some((p.clone(), facts.identity(p)?)));
+    let planned =
+        hotplug::plan(&machine, before, &identities.collect(), &Live::default(), Force::Yes);
+    // The refusal that led here is the one to tell.
+    let _ = apply_now(host, before, &changes_now(&planned));
+}
+
+fn changes_now(planned: &[Planned]) -> Vec<DeviceChange> {
+    let now = planned.iter().filter_map(|p| match &p.when {
+        When::Now(change) => Some(change.clone()),
+        When::NextStart(_) => None,
+    });
+    now.collect()
 }
 
 /// The machine the guest runs on, supervised; `None` when it is off.

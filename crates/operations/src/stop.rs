@@ -6,6 +6,8 @@ use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_host::process::PidFd;
 use hpvm_model::GuestConfig;
+use hpvm_qmp::blocking::Client;
+use hpvm_qmp::command::Quit;
 use hpvm_registry::Step;
 
 use crate::presence::{Presence, Supervision};
@@ -24,6 +26,8 @@ pub const GRACEFUL_BOUND: Duration = Duration::from_secs(300);
 const HARD_BOUND: Duration = Duration::from_secs(30);
 /// The same when the guest is known not to answer.
 const HARD_BOUND_HANGING: Duration = Duration::from_secs(2);
+/// An engine that obeys its second monitor ends within milliseconds.
+const RESCUE_BOUND: Duration = Duration::from_secs(2);
 /// Nobody waits longer for a worker that does not answer before the engine is ended past it.
 const PAST_WORKER_BOUND: Duration = Duration::from_secs(10);
 
@@ -98,7 +102,8 @@ fn ask(
     }
 }
 
-/// Ends QEMU itself when its worker hangs; keeper and worker see it end and follow.
+/// Ends QEMU past a worker that hangs: by its second monitor, which nobody else uses, and if it does not answer there, by
+/// force. Keeper and worker see it end and follow.
 fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let Some(snapshot) = host.presence(config.number).snapshot().cloned() else {
         return Err(Refusal::StopFailed("its process is not known".into()));
@@ -106,6 +111,11 @@ fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let failed = |e: std::io::Error| Refusal::StopFailed(e.to_string());
     let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time).map_err(failed)?;
     let Some(qemu) = qemu else { return Ok(()) };
+    let rescue = host.root.run_dir(config.number.get()).join("rescue");
+    let quits = Client::connect(&rescue).and_then(|mut monitor| monitor.execute(&Quit {}));
+    if quits.is_ok() && qemu.wait_exit(RESCUE_BOUND).map_err(failed)? {
+        return Ok(());
+    }
     qemu.signal(rustix::process::Signal::KILL).map_err(failed)?;
     match qemu.wait_exit(PAST_WORKER_BOUND).map_err(failed)? {
         true => Ok(()),
