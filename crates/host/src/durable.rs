@@ -3,9 +3,10 @@
 //! Called by whoever makes files of a guest. Syncing costs most of a creation's time, so a folder is synced by the caller,
 //! once, after all that went into it; what says `replace` does it itself.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -108,11 +109,15 @@ fn create(path: &Path, mode: u32) -> Result<File, DurableError> {
     Ok(file)
 }
 
+/// As many bytes of a name as leave room for what is put around them: a file system takes 255.
+const NAME_KEPT: usize = 200;
+
 /// The name a file has until it takes the place of `path`. Hidden, and told by its ending from what people make.
 fn sibling(path: &Path) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
+    let whole = path.file_name().unwrap_or_default().as_bytes();
+    name.push(OsStr::from_bytes(&whole[..whole.len().min(NAME_KEPT)]));
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     name.push(format!(".{}.{count}.new", std::process::id()));
     path.with_file_name(name)

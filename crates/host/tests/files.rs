@@ -23,6 +23,15 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
+fn the_longest_name_a_file_system_takes_can_be_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let link = folder.path().join("x".repeat(255));
+    durable::replace_symlink(Path::new("../a"), &link).expect("linked");
+    durable::replace_symlink(Path::new("../b"), &link).expect("linked again");
+    assert_eq!(fs::read_link(&link).expect("a link"), Path::new("../b"));
+}
+
+#[test]
 fn a_reader_sees_the_old_content_or_the_new() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("status");

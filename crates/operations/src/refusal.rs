@@ -29,9 +29,11 @@ pub enum Refusal {
     Running(GuestName),
     #[error("the guest is not running; start it with `hpvmstart -P {0}`")]
     NotRunning(GuestName),
-    #[error("no removed guest called '{0}' is kept; `hpvm undelete --list` shows those that are")]
+    #[error(
+        "'{0}' names no removed guest that is still kept; `hpvm undelete --list` shows those that are"
+    )]
     NotRemoved(String),
-    #[error("several removed guests were called '{0}'; name the one by its number (-p)")]
+    #[error("'{0}' names several removed guests; choose one by its number (-p)")]
     SeveralRemoved(String),
     #[error("the running guest could not take the change, and nothing was changed: {0}")]
     NotTaken(String),

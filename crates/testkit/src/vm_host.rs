@@ -122,7 +122,7 @@ impl VmHost {
         if !input.is_empty() {
             command.stdin(Stdio::piped());
         }
-        finish(line, command.spawn().expect("hpvm starts"), input)
+        Outcome::of(&line.join(" "), command, input)
     }
 
     /// Runs a command that must succeed; gives what it printed.
@@ -216,7 +216,15 @@ impl Drop for VmHost {
     }
 }
 
-fn finish(line: &[&str], mut child: Child, input: &[u8]) -> Outcome {
+impl Outcome {
+    /// Runs a command that a test put together itself to its end; `line` names it in messages.
+    #[must_use]
+    pub fn of(line: &str, mut command: Command, input: &[u8]) -> Outcome {
+        finish(line, command.spawn().expect("the program starts"), input)
+    }
+}
+
+fn finish(line: &str, mut child: Child, input: &[u8]) -> Outcome {
     if let Some(mut stdin) = child.stdin.take() {
         // A command that reads nothing closes its end; what it makes of that is what the test looks at.
         let _ = stdin.write_all(input);
@@ -232,7 +240,7 @@ fn finish(line: &[&str], mut child: Child, input: &[u8]) -> Outcome {
         let _ = child.kill();
     }
     let status = child.wait().expect("the command is our child");
-    let outcome = Outcome { line: line.join(" "), status, stdout: stdout(), stderr: stderr() };
+    let outcome = Outcome { line: line.to_owned(), status, stdout: stdout(), stderr: stderr() };
     assert!(ended, "not finished after {COMMAND_BOUND:?}: {outcome}");
     outcome
 }
