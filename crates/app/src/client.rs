@@ -1,18 +1,14 @@
 //! The commands' side of the control protocol: one request, its progress, one answer, each wait bounded.
 
-use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use hpvm_host::fdpass::{self, DESCRIPTORS_MAX};
 
 use crate::protocol::{LINE_BYTES_MAX, Reply, Request};
-
-/// The most descriptors one message carries (SCM_MAX_FD is 253).
-const DESCRIPTORS_MAX: usize = 128;
 
 /// Why a worker could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -66,13 +62,7 @@ fn send(
     }
     let mut line = serde_json::to_vec(request).map_err(|e| ClientError::Send(e.into()))?;
     line.push(b'\n');
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
-    }
-    let sent = sendmsg(stream.as_fd(), &[IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL)
-        .map_err(|e| ClientError::Send(e.into()))?;
+    let sent = fdpass::send(stream, &line, descriptors).map_err(ClientError::Send)?;
     let mut rest = stream;
     rest.write_all(&line[sent..]).map_err(ClientError::Send)
 }

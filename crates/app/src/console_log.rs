@@ -76,3 +76,57 @@ impl ConsoleLog {
         self.file.metadata().map_or(0, |metadata| metadata.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    struct Files {
+        _folder: tempfile::TempDir,
+        engine: File,
+        log: ConsoleLog,
+    }
+
+    fn files() -> Files {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        let engine = File::options().append(true).create(true).open(&path).unwrap();
+        let ours = File::options().read(true).write(true).open(&path).unwrap();
+        Files { _folder: folder, engine, log: ConsoleLog::new(ours) }
+    }
+
+    #[test]
+    fn what_is_added_is_read_once() {
+        let mut files = files();
+        files.engine.write_all(b"before").unwrap();
+        assert_eq!(files.log.tail(3), b"ore");
+        files.engine.write_all(b" and after").unwrap();
+        assert_eq!(files.log.unread(), b" and after");
+        assert_eq!(files.log.unread(), b"");
+        files.engine.write_all(b"by socket, by log").unwrap();
+        files.log.skip("by socket, ".len());
+        assert_eq!(files.log.unread(), b"by log");
+    }
+
+    /// The place up to which it was read moves along when the front goes, however that is done.
+    #[test]
+    fn a_log_that_grew_too_long_keeps_its_end() {
+        let mut files = files();
+        let mut written: u64 = 0;
+        while written < 2 * LOG_BYTES_MAX {
+            let line = format!("{written:>63}\n").repeat(1000);
+            files.engine.write_all(line.as_bytes()).unwrap();
+            written += line.len() as u64;
+            files.log.skip(line.len());
+            files.log.bound().unwrap();
+            assert!(files.log.length() <= LOG_BYTES_MAX);
+            assert_eq!(files.log.read_to.get(), files.log.length());
+        }
+        files.engine.write_all(b"the end").unwrap();
+        assert_eq!(files.log.unread(), b"the end");
+        let tail = files.log.tail(64 + 7);
+        assert!(tail.starts_with(b" ") && tail.ends_with(b"\nthe end"), "{tail:?}");
+    }
+}

@@ -270,10 +270,8 @@ impl Driver {
         let folder = self.publisher.folder();
         let confinement =
             Confinement { ids: None, folder: folder.as_fd(), read: &readable, execute: &programs };
-        match confinement.apply()? {
-            Enforced::Fully | Enforced::Inherited => {}
-            Enforced::Partly => {}
-            Enforced::Not => self.log.say("the kernel has no Landlock: files are not withheld"),
+        if confinement.apply()? == Enforced::Not {
+            self.log.say("the kernel has no Landlock: files are not withheld from hpvmapp");
         }
         Ok(())
     }

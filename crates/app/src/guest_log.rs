@@ -52,3 +52,37 @@ fn keep_last_half(file: &mut File) -> std::io::Result<()> {
     file.set_len(0)?;
     file.write_all(&half[line..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_grew_too_long_keeps_whole_lines_of_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let file = File::options().read(true).append(true).create(true).open(&path).unwrap();
+        let mut log = GuestLog::new(file);
+        let filler = "x".repeat(10_000);
+        let mut longest = 0;
+        for number in 0..250 {
+            log.say(&format!("{number} {filler}"));
+            longest = longest.max(std::fs::metadata(&path).unwrap().len());
+        }
+        assert!(longest <= LOG_BYTES_MAX, "{longest}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().all(|line| line.contains("Z hpvmapp: ")), "a cut line");
+        assert!(text.lines().next_back().unwrap().contains(" 249 "));
+        assert!(text.lines().count() > 40, "the end is there");
+    }
+
+    #[test]
+    fn a_sentence_is_one_line_whatever_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        GuestLog::new(File::create(&path).unwrap()).say("one\ntwo\u{1b}[31m");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.ends_with("one two [31m\n"), "{text:?}");
+    }
+}

@@ -15,3 +15,22 @@ pub(super) fn judge(wait_status: Option<i32>, oom_kills: u64) -> Crash {
         signal => Crash::Killed { signal },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_status_is_told_apart() {
+        let now = process::oom_kills().unwrap();
+        assert_eq!(judge(None, now), Crash::Unseen);
+        assert_eq!(judge(Some(1 << 8), now), Crash::Exited { status: 1 });
+        assert_eq!(judge(Some(0), now), Crash::Exited { status: 0 });
+        assert_eq!(judge(Some(6 | 0x80), now), Crash::Killed { signal: 6 });
+        assert_eq!(judge(Some(9), u64::MAX), Crash::Killed { signal: 9 });
+        if let Some(before) = now.checked_sub(1) {
+            assert_eq!(judge(Some(9), before), Crash::OutOfMemory, "the count grew meanwhile");
+            assert_eq!(judge(Some(15), before), Crash::Killed { signal: 15 });
+        }
+    }
+}
