@@ -48,25 +48,30 @@ pub fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<File, DurableError
 pub fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), DurableError> {
     let fresh = sibling(path);
     discard(&fresh)?;
-    create_file(&fresh, content, mode)?;
-    rename(&fresh, path)
+    create_file(&fresh, content, mode)
+        .map(drop)
+        .and_then(|()| rename(&fresh, path))
+        .inspect_err(leaving(&fresh))
 }
 
 /// Copies a file in the place of another, as [`replace_file`] does.
 pub fn replace_by_copy(from: &Path, path: &Path, mode: u32) -> Result<(), DurableError> {
     let fresh = sibling(path);
     discard(&fresh)?;
-    copy_file(from, &fresh, mode)?;
-    rename(&fresh, path)
+    copy_file(from, &fresh, mode)
+        .map(drop)
+        .and_then(|()| rename(&fresh, path))
+        .inspect_err(leaving(&fresh))
 }
 
 /// Puts a file in the place of another without syncing, for what no boot of the host survives anyway.
 pub fn swap_file(path: &Path, content: &[u8], mode: u32) -> Result<(), DurableError> {
     let fresh = sibling(path);
     discard(&fresh)?;
-    let mut file = create(&fresh, mode)?;
-    file.write_all(content).map_err(failed("write", &fresh))?;
-    std::fs::rename(&fresh, path).map_err(failed("put into its place", path))
+    create(&fresh, mode)
+        .and_then(|mut file| file.write_all(content).map_err(failed("write", &fresh)))
+        .and_then(|()| std::fs::rename(&fresh, path).map_err(failed("put into its place", path)))
+        .inspect_err(leaving(&fresh))
 }
 
 /// Makes a symbolic link, or points an existing one elsewhere, at once and for good.
@@ -121,6 +126,13 @@ fn sibling(path: &Path) -> PathBuf {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     name.push(format!(".{}.{count}.new", std::process::id()));
     path.with_file_name(name)
+}
+
+/// A replacement that failed leaves nothing behind: on a full disk least of all. What failed first is what is told.
+fn leaving(fresh: &Path) -> impl FnOnce(&DurableError) + '_ {
+    move |_| {
+        let _ = std::fs::remove_file(fresh);
+    }
 }
 
 /// A process that had our number may have died here.

@@ -42,11 +42,16 @@ impl Actor {
     /// The record of what was done to a guest without changing its configuration, or of what failed.
     #[must_use]
     pub fn outcome<T>(&self, config: &GuestConfig, result: &Result<T, Refusal>) -> Operation {
-        let outcome = match result {
-            Ok(_) => Outcome::Done,
-            Err(refusal) => Outcome::Failed(Failed::of(refusal).to_text()),
-        };
-        self.record(Some(subject(config)), outcome)
+        match result {
+            Ok(_) => self.record(Some(subject(config)), Outcome::Done),
+            Err(refusal) => self.failed(Some(config), refusal),
+        }
+    }
+
+    /// The record of what was refused or failed. A guest that could not be created has only its command line here.
+    #[must_use]
+    pub fn failed(&self, config: Option<&GuestConfig>, refusal: &Refusal) -> Operation {
+        self.record(config.map(subject), Outcome::Failed(Failed::of(refusal).to_text()))
     }
 
     fn record(&self, guest: Option<Subject>, outcome: Outcome) -> Operation {

@@ -32,6 +32,20 @@ pub fn create(
     request: &Request,
     mode: Mode,
 ) -> Result<Created, Refusal> {
+    let result = attempt(host, actor, name, request, mode);
+    match mode {
+        Mode::Apply => host.record_failure(actor, None, result),
+        Mode::DryRun => result,
+    }
+}
+
+fn attempt(
+    host: &mut VmHost,
+    actor: &Actor,
+    name: &GuestName,
+    request: &Request,
+    mode: Mode,
+) -> Result<Created, Refusal> {
     let config = apply(&blank(name)?, None, request, &mut random)?;
     let facts = host.facts(&config, None)?;
     let problems = problems(&config, &facts, Purpose::Change { before: None });

@@ -18,7 +18,7 @@ use hpvm_plan::record::{DeviceChange, Machine};
 use hpvm_plan::request::{Request, apply};
 use hpvm_registry::Step;
 
-use crate::folder;
+use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
 use crate::vm_host::{VmHost, identities, random};
 use crate::{Actor, Mode, Refusal, supervise};
@@ -50,6 +50,21 @@ pub fn modify(
     mode: Mode,
 ) -> Result<Modified, Refusal> {
     let _busy = host.busy(config, actor)?;
+    let result = attempt(host, actor, config, request, force, mode);
+    match mode {
+        Mode::Apply => host.record_failure(actor, Some(config), result),
+        Mode::DryRun => result,
+    }
+}
+
+fn attempt(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    request: &Request,
+    force: Force,
+    mode: Mode,
+) -> Result<Modified, Refusal> {
     // Read again under the lock: another command may have changed it since.
     let before = host.guest_numbered(config.number)?;
     let running = running(host, &before)?;
@@ -80,11 +95,8 @@ pub fn modify(
     if mode == Mode::DryRun || modified.before == modified.after && planned.is_empty() {
         return Ok(modified);
     }
-    let outcome = carry_out(host, actor, &mut modified, &planned);
-    if outcome.is_err() {
-        host.registry.record(&actor.outcome(&modified.before, &outcome))?;
-    }
-    outcome.map(|()| modified)
+    carry_out(host, actor, &mut modified, &planned)?;
+    Ok(modified)
 }
 
 fn carry_out(
@@ -94,27 +106,21 @@ fn carry_out(
     planned: &[Planned],
 ) -> Result<(), Refusal> {
     let (before, after) = (&modified.before, &modified.after);
-    match apply_now(host, after, &changes_now(planned)) {
+    let now = changes_now(planned);
+    let stored = apply_now(host, after, &now).and_then(|pending| {
+        Step::ModifyApplied.reached();
+        store(host, actor, before, after)?;
+        Ok(pending)
+    });
+    match stored {
         Ok(pending) => modified.pending = pending,
         Err(refusal) => {
-            go_back(host, before);
+            if !now.is_empty() {
+                go_back(host, before);
+            }
             return Err(refusal);
         }
     }
-    Step::ModifyApplied.reached();
-    let folder = host.folder(after);
-    if before.name != after.name {
-        folder::link(&host.root, &after.name, after.uuid)?;
-        Step::RenameLinked.reached();
-    }
-    folder.replace_identity(after)?;
-    let facts = host.facts(after, None)?;
-    let identities = identities(&facts);
-    let change = host.registry.change()?;
-    change.update(after, &identities)?;
-    change.record(&actor.done(Some(before), Some(after)))?;
-    change.commit()?;
-    Step::ModifyCommitted.reached();
     if before.name != after.name {
         folder::unlink(&host.root, &before.name).map_err(Refusal::file(
             "remove the link",
@@ -123,8 +129,65 @@ fn carry_out(
         Step::RenameUnlinked.reached();
     }
     // The texts are for people; the next change writes them again.
-    let _ = folder.write_texts(after, host.machine(after).as_ref());
+    let _ = host.folder(after).write_texts(after, host.machine(after).as_ref());
     Ok(())
+}
+
+/// Makes the change the configuration: in the folder and in the registry, or in neither.
+fn store(
+    host: &mut VmHost,
+    actor: &Actor,
+    before: &GuestConfig,
+    after: &GuestConfig,
+) -> Result<(), Refusal> {
+    let identities = identities(&host.facts(after, None)?);
+    let (root, folder) = (host.root.clone(), host.folder(after));
+    // From here on nobody else can take the new name.
+    let change = host.registry.change()?;
+    match change.number_of(&after.name)? {
+        Some(number) if number != after.number => {
+            return Err(Refusal::NameTaken { name: after.name.clone(), number });
+        }
+        _ => {}
+    }
+    let mut written =
+        Written { root: &root, folder: &folder, before, after, named: false, kept: false };
+    if before.name != after.name {
+        written.named = true;
+        folder::link(&root, &after.name, after.uuid)?;
+        Step::RenameLinked.reached();
+    }
+    folder.replace_identity(after)?;
+    change.update(after, &identities)?;
+    change.record(&actor.done(Some(before), Some(after)))?;
+    change.commit()?;
+    written.kept = true;
+    Step::ModifyCommitted.reached();
+    Ok(())
+}
+
+/// What a change wrote beside the registry: goes back to what it was unless it is kept.
+struct Written<'a> {
+    root: &'a hpvm_host::Root,
+    folder: &'a Folder,
+    before: &'a GuestConfig,
+    after: &'a GuestConfig,
+    /// Whether the new name may have a link.
+    named: bool,
+    kept: bool,
+}
+
+impl Drop for Written<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        // What cannot be taken back now is found by `hpvm doctor`; the error that led here is the one to tell.
+        if self.named {
+            let _ = folder::unlink(self.root, &self.after.name);
+        }
+        let _ = self.folder.replace_identity(self.before);
+    }
 }
 
 /// Takes back what of a change was made before a part of it failed: the way from the machine as it is now to the

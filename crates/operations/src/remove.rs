@@ -35,7 +35,11 @@ pub fn remove(
     let _busy = host.busy(config, actor)?;
     let config = host.guest_numbered(config.number)?;
     if host.presence(config.number).is_on() {
-        return Err(Refusal::Running(config.name));
+        let refused = Err(Refusal::Running(config.name.clone()));
+        return match mode {
+            Mode::Apply => host.record_failure(actor, Some(&config), refused),
+            Mode::DryRun => refused,
+        };
     }
     let days = match keep {
         Keep::AsConfigured => host.conf.keep_removed_days()?,
@@ -107,17 +111,35 @@ pub fn undelete(
     removed: &RemovedGuest,
     new_name: Option<&GuestName>,
 ) -> Result<GuestConfig, Refusal> {
+    let result = bring_back(host, actor, removed, new_name);
+    host.record_failure(actor, Some(&removed.config), result)
+}
+
+fn bring_back(
+    host: &mut VmHost,
+    actor: &Actor,
+    removed: &RemovedGuest,
+    new_name: Option<&GuestName>,
+) -> Result<GuestConfig, Refusal> {
     let name = new_name.unwrap_or(&removed.config.name).clone();
-    if let Some(number) = host.registry.number_of(&name)? {
+    let root = host.root.clone();
+    // From here on nobody else can take the name.
+    let change = host.registry.change()?;
+    if let Some(number) = change.number_of(&name)? {
         return Err(Refusal::NameTaken { name, number });
     }
     let config = GuestConfig { name, ..removed.config.clone() };
-    folder::link(&host.root, &config.name, config.uuid)?;
+    folder::link(&root, &config.name, config.uuid)?;
     Step::UndeleteLinked.reached();
-    let change = host.registry.change()?;
-    change.undelete(config.number, new_name)?;
-    change.record(&actor.done(None, Some(&config)))?;
-    change.commit()?;
+    let brought = change
+        .undelete(config.number, new_name)
+        .and_then(|()| change.record(&actor.done(None, Some(&config))))
+        .and_then(|_| change.commit());
+    if let Err(error) = brought {
+        // What cannot be taken back now is found by `hpvm doctor`; this error is the one to tell.
+        let _ = folder::unlink(&root, &config.name);
+        return Err(error.into());
+    }
     Step::UndeleteCommitted.reached();
     host.folder(&config).replace_identity(&config)?;
     Ok(config)

@@ -12,6 +12,7 @@ use hpvm_plan::record::{Attached, BootRecord, FORMAT, OptionRom};
 use hpvm_registry::Step;
 
 use crate::presence::Presence;
+use crate::refusal::chain;
 use crate::supervise::{self, places};
 use crate::vm_host::{VmHost, identities};
 use crate::{Actor, Mode, Refusal};
@@ -41,20 +42,23 @@ pub fn start(
         return Ok(Started::WasOn);
     }
     let facts = host.start_facts(&config)?;
-    let found = problems(&config, &facts, Purpose::Start);
+    let mut found = problems(&config, &facts, Purpose::Start);
     if mode == Mode::DryRun {
         return Ok(Started::Judged(found));
     }
     if found.iter().any(|p| p.severity == Severity::Error) {
-        let refused = Err(Refusal::Problems(found));
-        host.registry.record(&actor.outcome(&config, &refused))?;
-        return refused;
+        return host.record_failure(actor, Some(&config), Err(Refusal::Problems(found)));
     }
     Step::StartClaimed.reached();
     let result = launch(host, &config, &facts);
     let record = actor.outcome(&config, &result);
     Step::StartRunning.reached();
-    host.registry.record(&record)?;
+    // The guest runs, or it does not, whether or not that can be written down.
+    if let (Ok(()), Err(error)) = (&result, host.registry.record(&record)) {
+        let text =
+            format!("the guest runs, but its start could not be recorded: {}", chain(&error));
+        found.push(Problem::warning("registry", text));
+    }
     result.map(|()| Started::Now(found))
 }
 

@@ -11,6 +11,7 @@ use hpvm_qmp::command::Quit;
 use hpvm_registry::Step;
 
 use crate::presence::{Presence, Supervision};
+use crate::refusal::chain;
 use crate::{Actor, Refusal, VmHost, supervise};
 
 /// How a guest is asked to end.
@@ -74,7 +75,13 @@ pub fn stop(
         supervise::clear(host, config)?;
         Step::StopCleaned.reached();
     }
-    host.registry.record(&record)?;
+    // The guest is off, or it is not, whether or not that can be written down.
+    if let (Ok(()), Err(error)) = (&result, host.registry.record(&record)) {
+        progress(&format!(
+            "the guest is stopped, but this could not be recorded: {}",
+            chain(&error)
+        ));
+    }
     result.map(|()| Stopped::Now)
 }
 

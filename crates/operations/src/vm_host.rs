@@ -66,6 +66,20 @@ impl VmHost {
         Ok(Busy::acquire(&path, &actor.command, BUSY_BOUND)?)
     }
 
+    /// Leaves the record of a change that was refused or failed, and passes the outcome on. `config` is the guest it was
+    /// about, if there is one. Where not even the record can be written, the refusal is still the thing to tell.
+    pub(crate) fn record_failure<T>(
+        &mut self,
+        actor: &Actor,
+        config: Option<&GuestConfig>,
+        result: Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        if let Err(refusal) = &result {
+            let _ = self.registry.record(&actor.failed(config, refusal));
+        }
+        result
+    }
+
     /// The boot record of a guest: what it runs on, or ran on last.
     pub fn boot_record(&self, config: &GuestConfig) -> Result<Machine, Refusal> {
         let path = self.folder(config).file("boot.record");
