@@ -67,6 +67,21 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
     let changes = vec![DeviceChange::Detach { address: disks[1].device.address }];
     assert_eq!(guest.ask(&Request::Change { changes }), done(), "{}", guest.story());
 
+    // A VIO adapter comes with its disk while the guest is held, which runs on afterwards.
+    let vio = guest.device(DeviceKind::Disk, AdapterKind::Scsi, "0,2,0");
+    let media = [open(vio.device.backing.path())];
+    let change = DeviceChange::Attach {
+        slot: vio.device.address.slot,
+        kind: AdapterKind::Scsi,
+        adapter: AdapterPresence::New,
+        devices: vec![vio],
+    };
+    let began = Instant::now();
+    let request = Request::Change { changes: vec![change] };
+    assert_eq!(guest.ask_with(&request, &media), done(), "{}", guest.story());
+    println!("a VIO disk came after {:?}", began.elapsed());
+    assert!(matches!(guest.snapshot().unwrap().phase, Phase::Running { .. }));
+
     // Keeper and worker die; the next worker finds the same devices.
     let before = guest.machine();
     signal(guest.keeper(), Signal::KILL);

@@ -30,10 +30,13 @@ use hpvm_qmp::command::{
 };
 use hpvm_qmp::{Error as QmpError, Happening, RunState, deadline};
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long an administrator waits for a guest to let an adapter go; a guest that listens takes 0.2 s.
 const LET_GO: Duration = Duration::from_secs(3);
+
+/// Between two looks at a device on its way out.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What became of a change that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,25 +152,34 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Takes out what a failed or interrupted attach left. Nobody was told that it is there, so nobody misses it.
+    /// Takes out what a failed or interrupted attach left. Nobody was told that it is there, so nobody misses it. A guest
+    /// that does not let an empty adapter go now loses it at its next reset.
     pub async fn undo_attach(
         &mut self,
         slot: PciSlot,
         adapter: AdapterPresence,
         devices: &[Attached],
     ) {
-        for attached in devices {
-            let id = device_id(attached.device.address);
+        let disks = devices.iter().map(|a| (device_id(a.device.address), deadline::DEVICE_DELETED));
+        let adapter = (adapter == AdapterPresence::New).then(|| (adapter_id(slot), LET_GO));
+        for (id, bound) in disks.chain(adapter) {
             if self.client.execute(&DeviceDel { id: id.clone() }).await.is_ok() {
-                self.until_deleted(&id, deadline::DEVICE_DELETED).await;
+                self.until_absent(&id, bound).await;
             }
-        }
-        if adapter == AdapterPresence::New {
-            // Whether the guest lets go of an empty adapter is its own affair: at the next reset it is gone.
-            let _ = self.client.execute(&DeviceDel { id: adapter_id(slot) }).await;
         }
         for attached in devices {
             self.discard_unused_media(attached.device.address).await;
+        }
+    }
+
+    /// Looks for a device until it is gone: its event may have come while nobody listened.
+    async fn until_absent(&mut self, id: &str, bound: Duration) {
+        let until = Instant::now() + bound;
+        while Instant::now() < until {
+            match present::ask(self.client).await {
+                Ok(present) if present.devices.contains(id) => sleep(LOOK_AGAIN).await,
+                _ => return,
+            }
         }
     }
 
