@@ -1,12 +1,18 @@
 //! Looks for leftovers and damage: registry, folders, links, `/run`, operations that nobody finished. Explains each, and
 //! repairs it when asked. Every file of ours is named so that its owner can be told, so looking is enough.
+//!
+//! What may be a guest is never removed: a folder that says what guest it is and that nobody removed on purpose is made known
+//! to the registry again. What another command is making at this moment is left alone: a repair looks again while it keeps
+//! the registry from being changed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hpvm_host::process;
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
-use hpvm_registry::{Found, Outcome, Rebuilt, Step, portable};
+use hpvm_registry::{
+    Access, Found, Identities, Outcome, Rebuilt, Registry, RemovedGuest, Step, portable,
+};
 
 use crate::folder::{self, Folder, IDENTITY};
 use crate::presence::{Presence, Supervision};
@@ -29,6 +35,8 @@ pub enum Cure {
     Link(GuestConfig),
     /// The text a lost registry is rebuilt from.
     Identity(GuestConfig),
+    /// A guest that the registry does not know and that may have been removed, by its folder.
+    Enter(Box<Found>),
     /// A running guest that nobody supervises.
     Adopt(GuestConfig),
     /// An operation that nobody will finish.
@@ -49,9 +57,10 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     for config in &guests {
         guest(host, config, &mut findings)?;
     }
-    folders(host, &guests, &kept, &mut findings);
+    folders(host, &guests, &kept, &mut findings)?;
     links(host, &guests, &mut findings);
     run_folders(host, &guests, &mut findings);
+    half_made(host, &mut findings);
     operations(host, &mut findings)?;
     provisions(host, &mut findings);
     Ok(findings)
@@ -66,10 +75,7 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
         findings.push(Finding { text, cure });
         return Ok(());
     }
-    let identity = std::fs::read_to_string(folder.file(IDENTITY)).unwrap_or_default();
-    if portable::read(&identity).ok().map(without_ports).as_ref()
-        != Some(&without_ports(config.clone()))
-    {
+    if identity(folder.path()).map(without_ports).as_ref() != Some(&without_ports(config.clone())) {
         let text =
             format!("{} does not say what the registry says", folder.file(IDENTITY).display());
         findings.push(Finding { text, cure: Cure::Identity(config.clone()) });
@@ -99,21 +105,78 @@ fn folders(
     guests: &[GuestConfig],
     kept: &[GuestConfig],
     findings: &mut Vec<Finding>,
-) {
-    let known: Vec<GuestUuid> = guests.iter().chain(kept).map(|config| config.uuid).collect();
+) -> Result<(), Refusal> {
+    let known: Vec<&GuestConfig> = guests.iter().chain(kept).collect();
     for (name, path) in entries(&host.root.uuids()) {
-        let is_ours = name.parse::<GuestUuid>().is_ok_and(|uuid| known.contains(&uuid));
-        if !is_ours {
-            let text = format!(
-                "{} belongs to no guest: its creation or removal was interrupted",
-                path.display()
-            );
-            findings.push(Finding { text, cure: Cure::Remove(path) });
+        let uuid = name.parse::<GuestUuid>().ok();
+        if maker(&name).is_some() || known.iter().any(|config| Some(config.uuid) == uuid) {
+            continue;
         }
+        findings.push(unknown_folder(host, &known, path)?);
     }
+    Ok(())
+}
+
+/// A folder in `uuids` that the registry does not know.
+fn unknown_folder(
+    host: &VmHost,
+    known: &[&GuestConfig],
+    path: PathBuf,
+) -> Result<Finding, Refusal> {
+    let shown = path.display();
+    let has_run = path.join("boot.record").exists();
+    let Some(config) = identity(&path) else {
+        let text = format!("{shown} belongs to no guest: its creation or removal was interrupted");
+        return Ok(match has_run {
+            false => Finding { text, cure: Cure::Remove(path) },
+            true => Finding {
+                text: format!("{shown} is the folder of a guest, and its {IDENTITY} is unusable"),
+                cure: Cure::Tell(format!("bring {shown}/{IDENTITY} back from a backup")),
+            },
+        });
+    };
+    let name = &config.name;
+    if was_removed(host, config.uuid)? {
+        let text = format!("{shown} is left of the removed guest '{name}'");
+        return Ok(Finding { text, cure: Cure::Remove(path) });
+    }
+    let found = found(&host.root, config.clone());
+    let is_live = matches!(found, Found::Guest(..));
+    let contradicts = |other: &&&GuestConfig| {
+        other.number == config.number || is_live && other.name == config.name
+    };
+    Ok(match (known.iter().find(contradicts), has_run) {
+        (None, _) => Finding {
+            text: format!("the registry does not know guest '{name}', whose folder is {shown}"),
+            cure: Cure::Enter(Box::new(found)),
+        },
+        (Some(_), false) => Finding {
+            text: format!("{shown} is left of an interrupted creation of '{name}'"),
+            cure: Cure::Remove(path),
+        },
+        (Some(other), true) => Finding {
+            text: format!(
+                "{shown} is the folder of a guest '{name}' whose number {} or name '{}' has now",
+                config.number, other.name
+            ),
+            cure: Cure::Tell(format!("move {shown} to another place if nobody misses it")),
+        },
+    })
+}
+
+/// What a folder says about the guest it belongs to.
+fn identity(folder: &Path) -> Option<GuestConfig> {
+    portable::read(&std::fs::read_to_string(folder.join(IDENTITY)).ok()?).ok()
+}
+
+/// Whether the last thing the registry remembers of this guest is its removal.
+fn was_removed(host: &VmHost, uuid: GuestUuid) -> Result<bool, Refusal> {
+    let last = host.registry.operations(Some(uuid), 1)?;
+    Ok(last.iter().any(|o| o.operation.before.is_some() && o.operation.after.is_none()))
 }
 
 fn links(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {
+    let entered: Vec<GuestUuid> = findings.iter().filter_map(Finding::enters).collect();
     let mut wanted: BTreeMap<&str, &GuestConfig> =
         guests.iter().map(|config| (config.name.as_str(), config)).collect();
     for (name, path) in entries(&host.root.guests()) {
@@ -123,6 +186,8 @@ fn links(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {
                 let text = format!("{} does not lead to the guest's folder", path.display());
                 findings.push(Finding { text, cure: Cure::Link(config.clone()) });
             }
+            None if maker(&name).is_some() => {}
+            None if entered.iter().any(|uuid| leads_to(&path, *uuid)) => {}
             None => {
                 let text = format!("{} is the name of no guest", path.display());
                 findings.push(Finding { text, cure: Cure::Remove(path) });
@@ -136,27 +201,80 @@ fn links(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {
     }
 }
 
+impl Finding {
+    /// The guest that becomes known by the repair.
+    fn enters(&self) -> Option<GuestUuid> {
+        self.entered().map(|config| config.uuid)
+    }
+
+    fn entered(&self) -> Option<&GuestConfig> {
+        match &self.cure {
+            Cure::Enter(found) => match found.as_ref() {
+                Found::Guest(config, _) => Some(config),
+                Found::Removed(removed) => Some(&removed.config),
+            },
+            _ => None,
+        }
+    }
+}
+
 fn leads_to(link: &Path, uuid: GuestUuid) -> bool {
     std::fs::read_link(link).is_ok_and(|target| target == Path::new(&format!("../uuids/{uuid}")))
 }
 
 fn run_folders(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {
+    let entered: Vec<u32> =
+        findings.iter().filter_map(Finding::entered).map(|config| config.number.get()).collect();
     for number in host.run_folders() {
-        let is_known = guests.iter().any(|config| config.number.get() == number);
-        let path = host.root.run_dir(number);
-        if is_known {
+        if guests.iter().any(|config| config.number.get() == number) || entered.contains(&number) {
             continue;
         }
-        let is_on = GuestNumber::new(number).is_some_and(|n| host.presence(n).is_on());
-        let (text, cure) = match is_on {
-            true => (
-                format!("a guest with number {number} runs that the registry does not know"),
-                Cure::Tell("hpvm doctor --rebuild".into()),
-            ),
-            false => (format!("{} belongs to no guest", path.display()), Cure::Remove(path)),
-        };
-        findings.push(Finding { text, cure });
+        let path = host.root.run_dir(number);
+        let presence = GuestNumber::new(number).map(|n| host.presence(n)).filter(Presence::is_on);
+        findings.push(match presence {
+            None => {
+                let text = format!("{} belongs to no guest", path.display());
+                Finding { text, cure: Cure::Remove(path) }
+            }
+            Some(presence) => {
+                let text = format!("a guest with number {number} runs, and no folder says which");
+                let pid = presence.snapshot().map(|s| s.qemu.pid.to_string());
+                let pid = pid.unwrap_or_else(|| format!("of QEMU in {}", path.display()));
+                Finding { text, cure: Cure::Tell(format!("end process {pid} if nobody misses it")) }
+            }
+        });
     }
+}
+
+/// Files under the name they have while they are made, whose maker is gone.
+fn half_made(host: &VmHost, findings: &mut Vec<Finding>) {
+    let mut folders: Vec<PathBuf> =
+        entries(&host.root.uuids()).into_iter().map(|(_, path)| path).collect();
+    folders.extend(host.root.db().parent().map(Path::to_owned));
+    folders.extend([host.root.uuids(), host.root.guests(), host.root.run().to_owned()]);
+    for (name, path) in folders.iter().flat_map(|folder| entries(folder)) {
+        if maker(&name).is_some_and(|pid| process::start_time(pid).is_none()) {
+            let text = format!("{} was never finished: who made it was killed", path.display());
+            findings.push(Finding { text, cure: Cure::Remove(path) });
+        }
+    }
+}
+
+/// The process that makes a file, when its name says that it is not finished: `.NAME.PID.COUNT.new` of `host::durable`, and
+/// `hpvm.db.new-PID-COUNT` of the registry with the log beside it.
+fn maker(name: &str) -> Option<i32> {
+    let numbers = |pid: &str, count: &str| {
+        count.parse::<u32>().ok()?;
+        pid.parse::<i32>().ok()
+    };
+    if let Some((_, made)) = name.split_once(".db.new-") {
+        let (pid, rest) = made.split_once('-')?;
+        return numbers(pid, rest.split_once('-').map_or(rest, |(count, _)| count));
+    }
+    let made = name.strip_prefix('.')?.strip_suffix(".new")?;
+    let (rest, count) = made.rsplit_once('.')?;
+    let (_, pid) = rest.rsplit_once('.')?;
+    numbers(pid, count)
 }
 
 fn operations(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
@@ -201,8 +319,18 @@ pub fn repair(
 ) -> Result<Option<String>, Refusal> {
     let done = match &finding.cure {
         Cure::Remove(path) => {
+            // Whoever makes a guest holds the registry from before its folder until the registry knows it.
+            let mut gate = Registry::open(&host.root.db(), Access::ReadWrite)?;
+            let _held = gate.change()?;
+            if !examine(host)?.contains(finding) {
+                return Ok(Some(format!("{} is in use by now", path.display())));
+            }
             remove(path)?;
             format!("removed {}", path.display())
+        }
+        Cure::Enter(found) => {
+            enter(host, found)?;
+            "made it known to the registry".into()
         }
         Cure::Link(config) => {
             folder::link(&host.root, &config.name, config.uuid)?;
@@ -229,6 +357,19 @@ pub fn repair(
     Ok(Some(done))
 }
 
+/// As a rebuild does it, for one guest.
+fn enter(host: &mut VmHost, found: &Found) -> Result<(), Refusal> {
+    let change = host.registry.change()?;
+    match found {
+        Found::Guest(config, identities) => change.insert(config, identities)?,
+        Found::Removed(RemovedGuest { config, keep_until, .. }) => {
+            change.insert(config, &Identities::new())?;
+            change.remove(config.number, *keep_until)?;
+        }
+    }
+    Ok(change.commit()?)
+}
+
 fn remove(path: &Path) -> Result<(), Refusal> {
     let is_folder = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
     let removed =
@@ -246,8 +387,7 @@ pub fn rebuild(root: &hpvm_host::Root) -> Result<Rebuilt, Refusal> {
     root.ensure()?;
     let found: Vec<Found> = entries(&root.uuids())
         .into_iter()
-        .filter_map(|(_, path)| std::fs::read_to_string(path.join(IDENTITY)).ok())
-        .filter_map(|text| portable::read(&text).ok())
+        .filter_map(|(_, path)| identity(&path))
         .map(|config| found(root, config))
         .collect();
     Ok(hpvm_registry::rebuild(&root.db(), found)?)
@@ -260,11 +400,7 @@ fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
         return Found::Guest(config, identities);
     }
     let now = jiff::Timestamp::now();
-    Found::Removed(hpvm_registry::RemovedGuest {
-        config,
-        removed_at: now,
-        keep_until: now + KEEP_FOUND,
-    })
+    Found::Removed(RemovedGuest { config, removed_at: now, keep_until: now + KEEP_FOUND })
 }
 
 /// A guest without a link is kept a week from the rebuild on, since nobody knows when it was removed.

@@ -1,6 +1,9 @@
 //! A guest's firmware variables: whether they are good, and the way back to an earlier state. What is replaced is kept as
 //! `nvram.damaged` until the next replacement.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use hpvm_host::durable;
 use hpvm_model::GuestConfig;
 use hpvm_registry::Step;
@@ -40,11 +43,22 @@ pub fn replace(
         From::LastGood if is_good(&previous) => previous,
         From::LastGood | From::Pristine => pristine,
     };
-    if nvram.exists() {
-        durable::rename(&nvram, &folder.file("nvram.damaged"))?;
-    }
+    keep_damaged(&nvram, &folder.file("nvram.damaged"))?;
     durable::replace_by_copy(&source, &nvram, 0o600)?;
     Step::NvramReplaced.reached();
     host.registry.record(&actor.done(Some(config), Some(config)))?;
+    Ok(())
+}
+
+/// A second name, so that the guest is never without variables.
+fn keep_damaged(nvram: &Path, damaged: &Path) -> Result<(), Refusal> {
+    for done in [std::fs::remove_file(damaged), std::fs::hard_link(nvram, damaged)] {
+        match done {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Refusal::file("keep the damaged variables as", damaged)(error));
+            }
+            _ => {}
+        }
+    }
     Ok(())
 }

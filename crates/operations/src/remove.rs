@@ -2,7 +2,7 @@
 //! and uuid until it is purged; its name is free at once. What the administrator named as backing store is touched by
 //! none of this.
 
-use hpvm_model::{GuestConfig, GuestName};
+use hpvm_model::{GuestConfig, GuestName, GuestUuid};
 use hpvm_registry::{RemovedGuest, Step};
 use jiff::{Timestamp, ToSpan};
 
@@ -51,6 +51,9 @@ pub fn remove(
     }
     let change = host.registry.change()?;
     change.remove(config.number, until)?;
+    if days == 0 {
+        change.purge(config.number)?;
+    }
     change.record(&actor.done(Some(&config), None))?;
     change.commit()?;
     Step::RemoveCommitted.reached();
@@ -59,34 +62,28 @@ pub fn remove(
     Step::RemoveUnlinked.reached();
     supervise::forget(host, config.number)?;
     if days == 0 {
-        purge(host, config.number, config.uuid)?;
+        remove_folder(host, config.uuid)?;
         return Ok(Removed { kept_until: None });
     }
     Ok(Removed { kept_until: Some(until) })
 }
 
-/// Removes what is left of a removed guest, for good.
+/// Removes what is left of a removed guest, for good. The registry forgets it first: a folder without a guest is found by
+/// `hpvm doctor`, a guest without its folder would be broken.
 pub fn purge_removed(
     host: &mut VmHost,
     actor: &Actor,
     removed: &RemovedGuest,
 ) -> Result<(), Refusal> {
-    purge(host, removed.config.number, removed.config.uuid)?;
-    host.registry.record(&actor.done(Some(&removed.config), None))?;
-    Ok(())
-}
-
-/// The registry forgets the guest first: a folder without a guest is found by `hpvm doctor`, a guest without its folder
-/// would be broken.
-fn purge(
-    host: &mut VmHost,
-    number: hpvm_model::GuestNumber,
-    uuid: hpvm_model::GuestUuid,
-) -> Result<(), Refusal> {
     let change = host.registry.change()?;
-    change.purge(number)?;
+    change.purge(removed.config.number)?;
+    change.record(&actor.done(Some(&removed.config), None))?;
     change.commit()?;
     Step::PurgeCommitted.reached();
+    remove_folder(host, removed.config.uuid)
+}
+
+fn remove_folder(host: &VmHost, uuid: GuestUuid) -> Result<(), Refusal> {
     let folder = Folder::of(&host.root, uuid);
     folder.remove().map_err(Refusal::file("remove", folder.path()))?;
     Step::PurgeRemoved.reached();

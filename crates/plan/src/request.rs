@@ -142,6 +142,10 @@ fn add(
     random: &mut dyn FnMut() -> u64,
 ) -> Result<(), RequestError> {
     let Some(backing) = statement.backing.clone() else { return Ok(()) };
+    if let Some(device) = still_attached(config, running, statement) {
+        config.storage.push(device);
+        return Ok(());
+    }
     let address = match statement.address {
         Some(address) => address,
         None => place(config, running, statement.adapter)?,
@@ -154,4 +158,21 @@ fn add(
         id: DiskId::from_random(random()),
     });
     Ok(())
+}
+
+/// The very device that is asked for, if the running guest has it and the configuration does not: it was removed and has not
+/// left yet, or it was added by a command that died before it could keep it. It stays where it is.
+fn still_attached(
+    config: &GuestConfig,
+    running: Option<&Machine>,
+    statement: &Statement,
+) -> Option<StorageDevice> {
+    let devices = running?.storage.iter().map(|attached| &attached.device);
+    let asked = |device: &&StorageDevice| {
+        (device.kind, device.adapter) == (statement.kind, statement.adapter)
+            && statement.backing.as_ref() == Some(&device.backing)
+            && statement.address.is_none_or(|address| address == device.address)
+            && config.device_at(device.address).is_none()
+    };
+    devices.into_iter().find(asked).cloned()
 }

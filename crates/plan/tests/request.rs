@@ -66,3 +66,19 @@ fn a_disk_keeps_its_identity_over_a_change_of_backing_and_adapter() {
     assert_eq!(next.storage[0].id, config.storage[0].id);
     assert_eq!(next.storage[0].to_string(), "disk:avio_stor:0,0,0:file:/b");
 }
+
+#[test]
+fn what_the_running_guest_still_has_is_taken_back_as_it_is() {
+    let before = guest(&["disk:avio_stor:0,1,0:file:/a"]);
+    let with_dvd = guest(&["disk:avio_stor:0,1,0:file:/a", "dvd:avio_stor:0,2,0:null:/i"]);
+    let machine = hpvm_plan::record::Machine::new(record(&with_dvd));
+    let devices = |text| {
+        let add = vec![DeviceRequest::Add(statement(text, StatementForm::Add))];
+        let request = Request { devices: add, ..Request::default() };
+        apply(&before, Some(&machine), &request, &mut || 99).unwrap().storage
+    };
+    assert_eq!(devices("dvd:avio_stor:0,2,0:null:/i"), with_dvd.storage);
+    assert_eq!(devices("dvd:avio_stor::null:/i"), with_dvd.storage);
+    assert_eq!(devices("dvd:avio_stor::null:/j")[1].id, DiskId::from_random(99));
+    assert_eq!(devices("dvd:avio_stor:0,3,0:null:/i")[1].id, DiskId::from_random(99));
+}
