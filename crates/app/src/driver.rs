@@ -115,6 +115,8 @@ struct Driver {
     occupant_pause: u64,
     oom_kills: u64,
     io_error_told_at: Option<Instant>,
+    /// The last failure of a disk, for the snapshot.
+    disk_note: Option<String>,
     /// A worker before us may have left things half done.
     takes_over: bool,
     finished: bool,
@@ -255,6 +257,7 @@ impl Driver {
             occupant_pause: 1,
             oom_kills: process::oom_kills().unwrap_or(u64::MAX),
             io_error_told_at: None,
+            disk_note: None,
             takes_over: !is_first,
             finished: false,
         };
@@ -435,6 +438,8 @@ impl Driver {
         if self.io_error_told_at.is_none_or(|at| at.elapsed() >= FIRST_WORD) {
             self.io_error_told_at = Some(Instant::now());
             self.log.say(sentence);
+            self.disk_note = Some(format!("{} (at {})", sentence, now()));
+            self.publish();
         }
     }
 

@@ -355,8 +355,8 @@ impl Machine {
     /// From here on QEMU is on its way out and the reason is known.
     ///
     /// A guest that shut down may wait for QEMU to write out what it holds. A hard stop does not: disks are raw files, so
-    /// what the guest was told to be written is in the host's page cache, which survives the process, and SIGKILL takes
-    /// half the time of QEMU's own end.
+    /// what the guest was told to be written is in the host's page cache, which survives the process, and SIGKILL ends it
+    /// soonest.
     fn close(
         &mut self,
         now: Duration,

@@ -150,18 +150,13 @@ impl VmHost {
         hpvm_host::facts::processors().map_or(0, |processors| processors.mhz)
     }
 
-    /// The guest's log, the older part first.
+    /// The guest's log; a guest that never ran has none.
     pub fn guest_log(&self, config: &GuestConfig) -> Result<Vec<u8>, Refusal> {
-        let folder = self.folder(config);
-        let mut log = Vec::new();
-        for name in ["log.old", "log"] {
-            match std::fs::read(folder.file(name)) {
-                Ok(part) => log.extend(part),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Refusal::file("read", folder.file(name))(error)),
-            }
+        let log = self.folder(config).file("log");
+        match std::fs::read(&log) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other.map_err(Refusal::file("read", log)),
         }
-        Ok(log)
     }
 
     /// What was done on this VM Host, a line each, oldest first.

@@ -57,7 +57,7 @@ impl Driver {
             since: self.shown.since.clone(),
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
-            notes: Vec::new(),
+            notes: self.disk_note.iter().cloned().collect(),
             qemu: self.qemu,
             accelerator: self.base.accelerator.as_str().into(),
             adoptions: self.shown.adoptions,
