@@ -4,6 +4,7 @@
 //! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests.
 
 mod commands;
+mod crash_steps;
 mod pool;
 mod report;
 
@@ -20,7 +21,7 @@ macro_rules! tests {
     };
 }
 
-const SUBJECTS: &[&[Test]] = &[commands::TESTS];
+const SUBJECTS: &[&[Test]] = &[commands::TESTS, crash_steps::TESTS];
 
 fn main() {
     let mut arguments = Arguments::from_args();
