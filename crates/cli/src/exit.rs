@@ -1,7 +1,6 @@
 //! How a command ends. The only place that turns an outcome into an exit status and prints the error that caused it.
 
 use std::error::Error;
-use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use hpvm_model::{GuestName, Problem};
@@ -101,8 +100,6 @@ impl Failure {
                 say.problems(guest, problems);
                 Exit::Refused
             }
-            // Whoever closed the pipe had read enough.
-            Failure::Output(error) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
             Failure::Output(error) => {
                 say.error(None, &chain(error));
                 Exit::Refused

@@ -15,6 +15,7 @@ pub mod lock;
 pub mod paths;
 pub mod process;
 pub mod qemu_version;
+pub mod stdio;
 pub mod users;
 
 pub use paths::Root;

@@ -20,6 +20,8 @@ use rustix::event::{Timespec, poll};
 pub const KEEPER_BYTE: u64 = 0;
 /// The byte of `run/NUMBER/lock` that the worker holds.
 pub const WORKER_BYTE: u64 = 1;
+/// The byte of a guest's `nvram` that its QEMU holds, by the description it got it with. QEMU's own locks lie from 100 on.
+pub const ENGINE_BYTE: u64 = 0;
 
 /// A held byte of a file. Released when dropped; a copy of the descriptor in another process keeps it.
 #[derive(Debug)]
