@@ -5,7 +5,9 @@
 
 mod commands;
 mod crash_steps;
+mod input;
 mod pool;
+mod refusals;
 mod report;
 
 use libtest_mimic::{Arguments, Trial};
@@ -21,7 +23,7 @@ macro_rules! tests {
     };
 }
 
-const SUBJECTS: &[&[Test]] = &[commands::TESTS, crash_steps::TESTS];
+const SUBJECTS: &[&[Test]] = &[commands::TESTS, crash_steps::TESTS, input::TESTS];
 
 fn main() {
     let mut arguments = Arguments::from_args();
