@@ -8,6 +8,7 @@ use std::rc::Rc;
 use hpvm_app::protocol::{ChangeResult, media};
 use hpvm_engine::devices::{Bench, DeviceError, Performed};
 use hpvm_engine::record_file::RecordFile;
+use hpvm_model::chain;
 use hpvm_plan::record::{BootRecord, DeviceChange, Outcome};
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::Client;
@@ -124,15 +125,4 @@ impl Changes {
         let skipped = self.queue.drain(..).map(|_| ChangeResult::Skipped);
         self.results.extend(skipped);
     }
-}
-
-/// An error with its causes, in one sentence.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }

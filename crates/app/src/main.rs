@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // The keeper lets this go into the guest's log.
-            eprintln!("hpvmapp: {}", changes::chain(&failure));
+            eprintln!("hpvmapp: {}", hpvm_model::chain(&failure));
             ExitCode::FAILURE
         }
     }

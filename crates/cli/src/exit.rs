@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use hpvm_model::{GuestName, Problem};
+use hpvm_model::{GuestName, Problem, chain};
 
 use crate::messages::Say;
 use crate::output::OutputError;
@@ -119,21 +119,6 @@ impl Failure {
     pub fn tell(&self, command: &str) {
         self.say(&Say::new(command));
     }
-}
-
-/// An error and its causes in one line. A cause that only repeats what was said is passed over.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

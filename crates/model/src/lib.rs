@@ -4,6 +4,7 @@
 //! types can only be made valid, so nobody checks it again.
 
 pub mod bytes;
+pub mod causes;
 pub mod cpu;
 pub mod guest;
 pub mod limits;
@@ -14,6 +15,7 @@ pub mod state;
 pub mod storage;
 
 pub use bytes::{Bytes, Memory};
+pub use causes::chain;
 pub use cpu::{Entitlement, Vcpus};
 pub use guest::{AutoStart, GuestConfig, GuestNumber, GuestUuid, Runnable};
 pub use name::{GuestName, Label};

@@ -40,11 +40,6 @@ impl Problem {
         Problem { severity: Severity::Warning, item: item.into(), text: text.into(), remedy: None }
     }
 
-    #[must_use]
-    pub fn with_remedy(self, remedy: Option<Remedy>) -> Problem {
-        Problem { remedy, ..self }
-    }
-
     /// The line a command prints: `hpvmmodify: ERROR (guest): text`.
     #[must_use]
     pub fn line(&self, command: &str, guest: &GuestName) -> String {

@@ -4,12 +4,11 @@
 use std::time::{Duration, Instant};
 
 use hpvm_host::users;
-use hpvm_model::{GuestConfig, Remedy, Severity};
+use hpvm_model::{GuestConfig, Remedy, Severity, chain};
 use hpvm_registry::{Operation, Outcome, Subject};
 use jiff::Timestamp;
 
 use crate::Refusal;
-use crate::refusal::chain;
 
 /// The administrator at work.
 #[derive(Clone, Debug)]

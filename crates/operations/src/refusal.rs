@@ -76,16 +76,3 @@ impl Refusal {
         move |source| Refusal::File { action, path, source }
     }
 }
-
-/// An error and its causes in one sentence, from what failed to why.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
-}

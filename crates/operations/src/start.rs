@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hpvm_engine::launch::{self, Milestones};
 use hpvm_host::durable;
-use hpvm_model::{AdapterKind, GuestConfig, Problem, Severity};
+use hpvm_model::{AdapterKind, GuestConfig, Problem, Severity, chain};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement;
@@ -12,7 +12,6 @@ use hpvm_plan::record::{Attached, BootRecord, FORMAT, OptionRom};
 use hpvm_registry::Step;
 
 use crate::presence::Presence;
-use crate::refusal::chain;
 use crate::supervise::{self, places};
 use crate::vm_host::{VmHost, identities};
 use crate::{Actor, Mode, Refusal};

@@ -5,13 +5,12 @@ use std::time::Duration;
 use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_host::process::PidFd;
-use hpvm_model::GuestConfig;
+use hpvm_model::{GuestConfig, chain};
 use hpvm_qmp::blocking::Client;
 use hpvm_qmp::command::Quit;
 use hpvm_registry::Step;
 
 use crate::presence::{Presence, Supervision};
-use crate::refusal::chain;
 use crate::{Actor, Refusal, VmHost, supervise};
 
 /// How a guest is asked to end.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hpvm_host::lock::Busy;
 use hpvm_host::{Root, accel, conf::Conf, process, qemu_version};
 use hpvm_model::bytes::Bytes;
-use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress};
+use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, chain};
 use hpvm_plan::facts::{
     Accelerator, Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts,
 };
@@ -134,14 +134,14 @@ impl VmHost {
     /// The engine of this host, or what is wrong with it.
     pub fn engine(&self) -> Result<Engine, String> {
         let program = self.conf.qemu().map_err(|e| e.to_string())?;
-        let version = qemu_version::qemu_version(&program, self.root.run())
-            .map_err(|e| crate::refusal::chain(&e))?;
+        let version =
+            qemu_version::qemu_version(&program, self.root.run()).map_err(|e| chain(&e))?;
         Ok(Engine { program: program.to_string_lossy().into_owned(), version })
     }
 
     /// The accelerator new guests get, and why.
     pub fn accelerator(&self) -> Result<(Accelerator, String), String> {
-        let choice = accel::choose(self.root.run()).map_err(|e| crate::refusal::chain(&e))?;
+        let choice = accel::choose(self.root.run()).map_err(|e| chain(&e))?;
         let accelerator = match choice.accelerator {
             accel::Accelerator::Kvm => Accelerator::Kvm,
             accel::Accelerator::Tcg => Accelerator::Tcg,

@@ -9,12 +9,11 @@ use hpvm_console::door::Ended;
 use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_engine::{devices, last_words};
 use hpvm_host::process::Signal;
-use hpvm_model::{Occupant, StorageAddress};
+use hpvm_model::{Occupant, StorageAddress, chain};
 use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
 use tokio::time::timeout;
 
 use super::*;
-use crate::changes::chain;
 
 /// How long the end waits for those who asked to take their answer.
 const LAST_WORDS: Duration = Duration::from_millis(500);

@@ -32,7 +32,7 @@ impl Driver {
                 std::process::exit(0);
             }
             Err(error) => {
-                let error = crate::changes::chain(&error);
+                let error = hpvm_model::chain(&error);
                 self.disk_failed(&format!("no successor of the keeper can be started: {error}"));
             }
         }
@@ -139,7 +139,7 @@ impl Driver {
             Outcome::Failed(reason) => format!("device change {seq} failed: {reason}"),
         });
         if let Err(error) = self.record.settled(&now(), seq, outcome) {
-            self.log.say(&format!("it cannot be noted: {}", crate::changes::chain(&error)));
+            self.log.say(&format!("it cannot be noted: {}", hpvm_model::chain(&error)));
         }
     }
 }
