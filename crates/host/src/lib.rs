@@ -9,6 +9,7 @@ pub mod confine;
 pub mod durable;
 pub mod facts;
 pub mod fdpass;
+pub mod image_lock;
 pub mod launch;
 pub mod listen;
 pub mod lock;

@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use hpvm_host::image_lock;
 use hpvm_model::{Bytes, DeviceKind, GuestConfig};
-use hpvm_plan::facts::{FileFact, FileIdentity, Writable};
+use hpvm_plan::facts::{FileFact, FileIdentity, FullFolder, HostFacts, Writable};
+use rustix::event::{Timespec, poll};
 
 /// What each path of these configurations leads to.
 pub(crate) fn files<'a>(
@@ -66,6 +69,64 @@ pub(crate) fn exclusive_identities(
             _ => None,
         })
         .collect()
+}
+
+/// Engines that are just ending keep their locks so long.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Disks' files that another program has locked, and which. What a guest of this VM Host has is known without locks.
+pub(crate) fn locked_elsewhere(
+    config: &GuestConfig,
+    facts: &HostFacts,
+) -> BTreeMap<String, String> {
+    let is_ours = |path: &str| {
+        let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
+        sharers.is_some_and(|sharers| sharers.iter().any(|sharer| sharer.holds_it))
+    };
+    let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
+    disks
+        .filter_map(|device| device.backing.file())
+        .filter(|path| !is_ours(path) && stays_locked(Path::new(path)))
+        .map(|path| (path.to_owned(), holders(Path::new(path))))
+        .collect()
+}
+
+fn stays_locked(image: &Path) -> bool {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    while image_lock::is_locked(image).unwrap_or(false) {
+        if Instant::now() >= deadline {
+            return true;
+        }
+        let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+        let _ = poll(&mut [], Some(&pause));
+    }
+    false
+}
+
+fn holders(image: &Path) -> String {
+    let holders = image_lock::holders(image).unwrap_or_default();
+    let shown: Vec<String> =
+        holders.iter().map(|h| format!("process {} ({})", h.pid, h.program)).collect();
+    if shown.is_empty() { "another user's process".into() } else { shown.join(", ") }
+}
+
+/// What a start writes: the boot record, the previous variables, the first lines of the logs.
+const ROOM_NEEDED: Bytes = Bytes(1 << 20);
+
+/// Those of these folders whose file system has no room.
+pub(crate) fn full(folders: &[&Path]) -> Vec<FullFolder> {
+    let is_full = |folder: &&&Path| {
+        rustix::fs::statvfs(**folder).is_ok_and(|system| {
+            let room = system.f_bavail.saturating_mul(system.f_frsize);
+            room < ROOM_NEEDED.0 || system.f_files > 0 && system.f_favail == 0
+        })
+    };
+    let full = folders.iter().filter(is_full);
+    full.map(|folder| FullFolder {
+        path: folder.to_string_lossy().into_owned(),
+        needed: ROOM_NEEDED,
+    })
+    .collect()
 }
 
 /// A guest's firmware variables: there, as large as the pristine copy, and beginning as a firmware volume does.

@@ -127,6 +127,8 @@ impl VmHost {
             firmware: provision(&self.conf.firmware()),
             nvram: facts::nvram(&self.folder(config).file("nvram"), &self.conf.pristine_nvram()),
             option_rom: provision(&self.conf.scsi_rom()),
+            locked: facts::locked_elsewhere(config, &facts),
+            full: facts::full(&[self.folder(config).path(), self.root.run()]),
         });
         Ok(facts)
     }

@@ -1,10 +1,12 @@
 //! Why a guest does not start, or what failed last: one screen, with the next command to type. Nothing proposed here stops
 //! another guest or drops a device.
 
-use hpvm_app::snapshot::{Crash, Ending, Phase};
-use hpvm_model::{GuestConfig, Remedy, Severity};
-use hpvm_plan::judge::{Purpose, problems};
+use std::fs::File;
 
+use hpvm_app::snapshot::{Crash, Ending, Phase};
+use hpvm_engine::last_words;
+use hpvm_model::{GuestConfig, Problem, Remedy, Severity};
+use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
@@ -98,11 +100,11 @@ fn off(host: &VmHost, config: &GuestConfig, presence: &Presence) -> Result<Why, 
     let facts = host.start_facts(config)?;
     let found = problems(config, &facts, Purpose::Start);
     let errors: Vec<_> = found.iter().filter(|p| p.severity == Severity::Error).collect();
-    if let Some(first) = errors.first() {
+    if !errors.is_empty() {
         return Ok(Why {
             headline: format!("'{name}' is off and cannot start"),
             causes: errors.iter().map(|p| p.text.clone()).collect(),
-            remedy: first.remedy.clone().or_else(|| command(start)),
+            remedy: Some(all_remedies(&errors, start)),
         });
     }
     if let Some(failed) = last_failed_start(host, config, presence)? {
@@ -131,16 +133,36 @@ fn off(host: &VmHost, config: &GuestConfig, presence: &Presence) -> Result<Why, 
     })
 }
 
-fn crash_causes(host: &VmHost, config: &GuestConfig, how: &Ending) -> Vec<String> {
-    let folder = host.folder(config);
-    let mut causes = Vec::new();
-    if let Ok(log) = std::fs::read_to_string(folder.file("qemu.log"))
-        && let Some(line) = log.lines().rev().find(|line| !line.trim().is_empty())
-    {
-        causes.push(format!("QEMU's last words: {}", hpvm_model::bytes::shown(line)));
+/// One way out of all these problems: what to do outside hpvm, then one line to type that ends with the start.
+fn all_remedies(errors: &[&Problem], start: String) -> Remedy {
+    let (mut asks, mut commands) = (Vec::new(), Vec::new());
+    for error in errors {
+        let Some(Remedy { ask, command }) = &error.remedy else {
+            let ask = format!("change by hpvmmodify what this is about: {}", error.item);
+            asks.push(ask);
+            continue;
+        };
+        asks.extend(ask.clone().filter(|ask| !asks.contains(ask)));
+        if *command != start && !commands.contains(command) {
+            commands.push(command.clone());
+        }
     }
+    // A start in another environment, such as `HPVM_ACCEL=tcg hpvmstart`, is the start.
+    commands.sort_by_key(|command| command.ends_with(&start));
+    if !commands.last().is_some_and(|command| command.ends_with(&start)) {
+        commands.push(start);
+    }
+    let ask = (!asks.is_empty()).then(|| asks.join("; "));
+    Remedy { ask, command: commands.join(" && ") }
+}
+
+fn crash_causes(host: &VmHost, config: &GuestConfig, how: &Ending) -> Vec<String> {
+    let log = host.root.guest_link(config.name.as_str()).join("qemu.log");
+    let words = File::open(&log).ok().and_then(|log| last_words::read(&log));
+    let words = words.filter(|words| !how.to_string().contains(words.as_str()));
+    let mut causes = Vec::from_iter(words.map(|words| format!("QEMU's last words: {words}")));
     if matches!(how, Ending::Crashed { cause: Crash::Exited { .. } }) {
-        causes.push(format!("its log: {}", folder.file("qemu.log").display()));
+        causes.push(format!("its log: {}", log.display()));
     }
     causes
 }

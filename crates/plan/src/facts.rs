@@ -93,6 +93,17 @@ pub struct StartFacts {
     /// The guest's own firmware variables: missing, of the wrong size, or damaged, and why.
     pub nvram: Provision,
     pub option_rom: Provision,
+    /// Disks' files that a program outside this VM Host keeps from being used, and which program.
+    pub locked: BTreeMap<String, String>,
+    /// Folders of the guest that have no room left.
+    pub full: Vec<FullFolder>,
+}
+
+/// A folder a start writes to, on a file system that has no room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FullFolder {
+    pub path: String,
+    pub needed: Bytes,
 }
 
 /// Everything a decision may depend on.

@@ -8,7 +8,9 @@ use hpvm_model::{
     Runnable, Severity, StorageDevice,
 };
 
-use crate::facts::{FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts, Writable};
+use crate::facts::{
+    FileFact, FileIdentity, FullFolder, HostFacts, Provision, Sharer, StartFacts, Writable,
+};
 
 /// What the problems are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,7 @@ fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
     backings(config, facts, &mut all);
     if let Some(start) = &facts.start {
         provisions(config, start, &mut all);
+        others(config, start, &mut all);
     }
     all
 }
@@ -359,6 +362,29 @@ fn provisions(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
         all.push(
             not_now(path, format!("the firmware driver of scsi adapters '{path}' cannot be used: {reason}"))
                 .ask("build it with `make option-rom` and install it, or name the file in hpvmconf (HPVMSCSIROM)", command),
+        );
+    }
+}
+
+/// What others on this VM Host have taken.
+fn others(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
+    let command = start_command(config);
+    for (path, holder) in &start.locked {
+        all.push(
+            not_now(
+                path,
+                format!("'{path}' is in use outside this VM Host: {holder} has a lock on it"),
+            )
+            .ask(format!("wait until {holder} has ended or given {path} up"), command.clone()),
+        );
+    }
+    for FullFolder { path, needed } in &start.full {
+        all.push(
+            not_now(
+                path,
+                format!("no room is left where '{path}' lies; a start needs {needed} there"),
+            )
+            .ask(format!("make room on the file system of {path}"), command.clone()),
         );
     }
 }

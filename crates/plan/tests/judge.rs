@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::*;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::*;
@@ -23,6 +25,8 @@ fn ready() -> StartFacts {
         firmware: provision("/fw"),
         nvram: provision("/nvram"),
         option_rom: provision("/rom"),
+        locked: BTreeMap::new(),
+        full: Vec::new(),
     }
 }
 
@@ -144,10 +148,12 @@ fn every_lack_of_the_host_names_a_way_out() {
         firmware: lack("/fw"),
         nvram: lack("/nvram"),
         option_rom: lack("/rom"),
+        locked: [("/a".into(), "process 7 (qemu-nbd)".into())].into(),
+        full: vec![FullFolder { path: "/g".into(), needed: Bytes(1 << 20) }],
         ..ready()
     };
     let facts = HostFacts { start: Some(start), ..host(&config) };
     let found = problems(&config, &facts, Purpose::Start);
-    assert_eq!(found.len(), 5);
+    assert_eq!(found.len(), 7);
     assert!(found.iter().all(|p| p.severity == Severity::Error && p.remedy.is_some()));
 }

@@ -80,5 +80,5 @@ fn what_the_running_guest_still_has_is_taken_back_as_it_is() {
     assert_eq!(devices("dvd:avio_stor:0,2,0:null:/i"), with_dvd.storage);
     assert_eq!(devices("dvd:avio_stor::null:/i"), with_dvd.storage);
     assert_eq!(devices("dvd:avio_stor::null:/j")[1].id, DiskId::from_random(99));
-    assert_eq!(devices("dvd:avio_stor:0,3,0:null:/i")[1].id, DiskId::from_random(99));
+    assert_eq!(devices("dvd:avio_stor:0,4,0:null:/i")[1].id, DiskId::from_random(99));
 }
