@@ -2,42 +2,29 @@
 //! guest runs without the command that called this. Taking over a guest that nobody supervises is the same with a QEMU that
 //! runs already.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hpvm_host::durable::{self, DurableError};
 use hpvm_host::launch::{Launch, LaunchError as KeeperError, Program};
 use hpvm_host::listen::{ListenError, listen};
-use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::lock::{ByteLock, ENGINE_BYTE, KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::process::PidFd;
 use hpvm_host::users::Ids;
 use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::record::{Attached, BootRecord};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::{last_words, media};
+use crate::{last_words, media, worker_fd};
 
 /// Until the engine answers; a host under load needs many times the usual 60 ms.
 const READY_BOUND: Duration = Duration::from_secs(30);
 /// Until keeper and worker of the run before are gone, which they are within milliseconds of QEMU's end.
 const PREDECESSOR_BOUND: Duration = Duration::from_secs(5);
-
-/// Descriptors of the worker, as ARCHITECTURE.md lists them.
-mod worker_fd {
-    pub(super) const LAUNCH: i32 = 4;
-    pub(super) const CONTROL: i32 = 5;
-    pub(super) const DOOR: i32 = 6;
-    pub(super) const RECORD: i32 = 7;
-    pub(super) const LOG: i32 = 8;
-    pub(super) const QEMU_LOG: i32 = 9;
-    pub(super) const CONSOLE_LOG: i32 = 10;
-    pub(super) const RUN_FOLDER: i32 = 11;
-    pub(super) const READY: i32 = 12;
-}
 
 /// What could not be done on the way to a running guest.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +41,8 @@ pub enum LaunchError {
     Keeper(#[from] KeeperError),
     #[error("the processes of the guest's last run have not ended yet; try again in a moment")]
     Predecessor,
+    #[error("QEMU of an earlier start still runs; `hpvm why` tells what to do")]
+    EngineRuns,
     #[error("QEMU did not start: {0}")]
     Engine(String),
     #[error("the guest did not come up within {} s; `hpvm why` tells more", READY_BOUND.as_secs())]
@@ -89,6 +78,8 @@ pub fn start(
     milestones: &mut dyn Milestones,
 ) -> Result<(), LaunchError> {
     let media = open_media(record)?;
+    wait_for_predecessor(&places.run_dir)?;
+    let nvram = claim_nvram(places)?;
     prepare_run_folder(places)?;
     durable::replace_file(&record_path(places), record.to_line().as_bytes(), 0o644)?;
     milestones.recorded();
@@ -98,7 +89,7 @@ pub fn start(
         ids: places.qemu_ids,
     };
     let mut launch = Launch::starting(&qemu, &worker(record, places));
-    engine_descriptors(&mut launch, record, places, media)?;
+    engine_descriptors(&mut launch, record, places, nvram, media)?;
     worker_descriptors(&mut launch, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
@@ -144,6 +135,18 @@ fn open_media(record: &BootRecord) -> Result<Vec<(&Attached, File)>, LaunchError
         .collect()
 }
 
+/// The firmware variables, locked through the very description that QEMU gets: the lock lasts as long as that QEMU does,
+/// whatever becomes of `/run`, and no second QEMU is started over the first one's disks.
+fn claim_nvram(places: &Places) -> Result<OwnedFd, LaunchError> {
+    let path = places.guest_dir.join("nvram");
+    let file = open(&path, read().write(true))?;
+    let kept: OwnedFd = file.try_clone().map_err(failed("open", &path))?.into();
+    match ByteLock::try_acquire(file, ENGINE_BYTE).map_err(failed("lock", &path))? {
+        Some(_) => Ok(kept),
+        None => Err(LaunchError::EngineRuns),
+    }
+}
+
 /// An empty folder that the worker may write to. What the last run left is told apart by nobody, so it goes.
 fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
     let folder = &places.run_dir;
@@ -153,7 +156,9 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
         }
         _ => {}
     }
-    wait_for_predecessor(folder)?;
+    // Everybody finds the console's door, and nobody else writes, whatever the umask of who starts the guest.
+    std::fs::set_permissions(folder, Permissions::from_mode(0o755))
+        .map_err(failed("set the mode of", folder))?;
     for name in ["status", "qmp", "rescue", "serial", "control", "door"] {
         match std::fs::remove_file(folder.join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -163,7 +168,7 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
         }
     }
     if let Some(Ids { uid, gid }) = places.worker_ids {
-        chown(folder, Some(uid), Some(gid)).map_err(failed("hand over", folder))?;
+        lchown(folder, Some(uid), Some(gid)).map_err(failed("hand over", folder))?;
     }
     Ok(())
 }
@@ -189,13 +194,17 @@ fn engine_descriptors(
     launch: &mut Launch,
     record: &BootRecord,
     places: &Places,
+    nvram: OwnedFd,
     media: Vec<(&Attached, File)>,
 ) -> Result<(), LaunchError> {
-    let mut media = media;
+    let (mut nvram, mut media) = (Some(nvram), media);
     for descriptor in command_line::descriptors(record) {
         let fd: OwnedFd = match &descriptor.role {
             Role::FirmwareCode => open(Path::new(&record.firmware_code), read())?.into(),
-            Role::Nvram => open(&places.guest_dir.join("nvram"), read().write(true))?.into(),
+            Role::Nvram => match nvram.take() {
+                Some(nvram) => nvram,
+                None => continue,
+            },
             Role::Monitor => socket(places, "qmp")?,
             Role::Rescue => socket(places, "rescue")?,
             Role::Serial => socket(places, "serial")?,
@@ -252,9 +261,11 @@ fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), Launch
 /// The lock file, which the worker opens for itself in its run folder: each holder needs a description of its own.
 fn lock(places: &Places) -> Result<File, LaunchError> {
     let path = places.run_dir.join("lock");
-    let file = open(&path, read().write(true).create(true).mode(0o644))?;
+    // The folder belongs to the worker, and nothing the worker may have put there leads us elsewhere.
+    let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let file = open(&path, read().write(true).create(true).mode(0o644).custom_flags(no_link))?;
     if let Some(Ids { uid, gid }) = places.worker_ids {
-        chown(&path, Some(uid), Some(gid)).map_err(failed("hand over", &path))?;
+        fchown(&file, Some(uid), Some(gid)).map_err(failed("hand over", &path))?;
     }
     Ok(file)
 }

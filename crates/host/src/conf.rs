@@ -26,6 +26,8 @@ const PRISTINE_NVRAM: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const QEMU: &str = "qemu-system-x86_64";
 const UID_BASE: u32 = 1_000_000;
 const KEEP_REMOVED_DAYS: u32 = 7;
+/// A hundred years.
+const KEEP_REMOVED_DAYS_MAX: u32 = 36_500;
 /// A file larger than this is no hpvmconf.
 const SIZE_MAX: u64 = 1 << 20;
 
@@ -36,6 +38,8 @@ pub enum ConfError {
     Read { path: PathBuf, source: io::Error },
     #[error("{} is {size} bytes long, which no hpvmconf is; look at it", path.display())]
     Size { path: PathBuf, size: u64 },
+    #[error("{} is no file; put a file with the tunables there, or nothing", path.display())]
+    NoFile { path: PathBuf },
     #[error("{name} is '{value}' in {}, line {line}; it should be {wanted}", path.display())]
     Value { name: &'static str, value: String, path: PathBuf, line: usize, wanted: &'static str },
     #[error(
@@ -82,7 +86,13 @@ impl Conf {
 
     /// Days for which the folder of a removed guest is kept.
     pub fn keep_removed_days(&self) -> Result<u32, ConfError> {
-        Ok(self.number("HPVMKEEPREMOVED", "a number of days")?.unwrap_or(KEEP_REMOVED_DAYS))
+        const NAME: &str = "HPVMKEEPREMOVED";
+        const WANTED: &str = "a number of days, 36500 at most";
+        match self.number(NAME, WANTED)? {
+            None => Ok(KEEP_REMOVED_DAYS),
+            Some(days) if days <= KEEP_REMOVED_DAYS_MAX => Ok(days),
+            Some(_) => Err(self.unfit(NAME, WANTED)),
+        }
     }
 
     pub fn limits(&self) -> Result<LimitsTable, ConfError> {
@@ -178,6 +188,10 @@ fn read(path: &Path) -> Result<Option<String>, ConfError> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > SIZE_MAX => {
             return Err(ConfError::Size { path: path.to_owned(), size: metadata.len() });
+        }
+        // A pipe or a device would hold every command up.
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(ConfError::NoFile { path: path.to_owned() });
         }
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Ok(_) => {}

@@ -37,7 +37,7 @@ pub fn create_file(path: &Path, content: &[u8], mode: u32) -> Result<File, Durab
 
 /// Copies a file to one that is not there yet. Its name is safe after [`sync_folder`].
 pub fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<File, DurableError> {
-    let mut source = File::open(from).map_err(failed("open", from))?;
+    let mut source = open_regular(from).map_err(failed("open", from))?;
     let mut file = create(to, mode)?;
     io::copy(&mut source, &mut file).map_err(failed("write", to))?;
     file.sync_all().map_err(failed("sync", to))?;
@@ -99,6 +99,16 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
 pub fn sync_folder(folder: &Path) -> Result<(), DurableError> {
     let opened = File::open(folder).map_err(failed("open the folder", folder))?;
     opened.sync_all().map_err(failed("sync the folder", folder))
+}
+
+/// Opens a file to be read to its end. A pipe or a device, which may have none, is refused.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let at_once = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(at_once).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
 }
 
 fn create(path: &Path, mode: u32) -> Result<File, DurableError> {

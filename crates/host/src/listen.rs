@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, fchmod};
+use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, open};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start_listening,
     socket_with,
@@ -55,10 +56,17 @@ fn make(path: &Path, mode: u32, owner: Option<Ids>) -> io::Result<UnixListener> 
     // The file of a socket gets the mode the socket has when it is bound: nobody else's until its owner is set.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
-    if let Some(Ids { uid, gid }) = owner {
-        chown(path, Some(uid), Some(gid))?;
+    // The folder may be another user's, who must not be able to lead us to a file of his choice: the socket is taken hold of
+    // first, and what is done is done to that.
+    let held = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&held)?.st_mode) != FileType::Socket {
+        return Err(ErrorKind::AlreadyExists.into());
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    let named = format!("/proc/self/fd/{}", held.as_raw_fd());
+    if let Some(Ids { uid, gid }) = owner {
+        chown(&named, Some(uid), Some(gid))?;
+    }
+    fs::set_permissions(&named, fs::Permissions::from_mode(mode))?;
     start_listening(&socket, BACKLOG)?;
     Ok(UnixListener::from(socket))
 }

@@ -74,9 +74,7 @@ impl Folder {
 
     /// Not synced: after a power cut the next change or start writes it again.
     fn replace_text(&self, name: &str, text: &str) -> io::Result<()> {
-        let fresh = self.file(&format!(".{name}.new"));
-        std::fs::write(&fresh, text)?;
-        std::fs::rename(&fresh, self.file(name))
+        durable::swap_file(&self.file(name), text.as_bytes(), 0o644).map_err(|error| error.source)
     }
 
     /// Removes the folder and everything in it; fine when it is gone.

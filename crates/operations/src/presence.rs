@@ -1,10 +1,11 @@
 //! Whether a guest runs, told from `/run` alone: its lock, its status snapshot and, when nobody supervises it, its process.
 //! Nobody is asked, so a guest that hangs delays no reader.
 
-use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use hpvm_app::snapshot::{BEAT_STALE_MS, Crash, Ending, Phase, Snapshot};
+use hpvm_host::durable;
 use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::process::{self, Life};
 use hpvm_model::{Occupant, RunState};
@@ -31,14 +32,16 @@ pub enum Supervision {
 /// Reads the run folder of a guest. A folder that is not there is a guest that is off.
 #[must_use]
 pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
-    let Ok(lock) = File::open(run_dir.join("lock")) else { return Presence::Off { last: None } };
+    let Ok(lock) = durable::open_regular(&run_dir.join("lock")) else {
+        return Presence::Off { last: None };
+    };
     let held = |byte| is_held(&lock, byte).unwrap_or(false);
     let supervision = match (held(KEEPER_BYTE), held(WORKER_BYTE)) {
         (true, true) => Supervision::Full,
         (false, false) => Supervision::None,
         _ => Supervision::Partial,
     };
-    let file = std::fs::read_to_string(run_dir.join("status")).unwrap_or_default();
+    let file = status(&run_dir.join("status")).unwrap_or_default();
     match (Snapshot::from_file(&file), supervision) {
         (Some((_, snapshot)), _) if matches!(snapshot.phase, Phase::Ended { .. }) => {
             Presence::Off { last: (snapshot.boot_id == boot_id).then_some(snapshot) }
@@ -51,6 +54,17 @@ pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
         }
         (None, _) => Presence::On { snapshot: None, supervision, attention: None },
     }
+}
+
+/// No snapshot comes near this size.
+const STATUS_BYTES_MAX: u64 = 1 << 20;
+
+/// The folder is the worker's, which is trusted with its guest and with nothing else: whatever lies there, it delays no
+/// reader.
+fn status(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    durable::open_regular(path)?.take(STATUS_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Nobody supervises it: it runs if its process does, and not since a host boot.

@@ -1,5 +1,6 @@
 //! Starts a guest: judges the configuration, makes the boot record, launches.
 
+use std::io::{self, Read};
 use std::path::Path;
 
 use hpvm_engine::launch::{self, Milestones};
@@ -124,7 +125,7 @@ fn boot_record(
 fn option_rom(host: &VmHost, config: &GuestConfig) -> Result<Option<OptionRom>, Refusal> {
     let source = host.conf.scsi_rom();
     let needs_it = config.storage.iter().any(|d| d.adapter == AdapterKind::Scsi);
-    let content = match std::fs::read(&source) {
+    let content = match option_rom_content(&source) {
         Ok(content) => content,
         Err(_) if !needs_it => return Ok(None),
         Err(error) => return Err(Refusal::file("read", &source)(error)),
@@ -135,6 +136,18 @@ fn option_rom(host: &VmHost, config: &GuestConfig) -> Result<Option<OptionRom>, 
     }
     let path = path.to_string_lossy().into_owned();
     Ok(Some(OptionRom { path, digest: format!("{:016x}", fnv1a(&content)) }))
+}
+
+/// What is larger is no option ROM, whose size PCI gives in 512-byte blocks by one byte; be generous.
+const OPTION_ROM_BYTES_MAX: u64 = 1 << 20;
+
+fn option_rom_content(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    durable::open_regular(path)?.take(OPTION_ROM_BYTES_MAX + 1).read_to_end(&mut content)?;
+    match content.len() as u64 <= OPTION_ROM_BYTES_MAX {
+        true => Ok(content),
+        false => Err(io::Error::other("it is too large for an option ROM")),
+    }
 }
 
 /// A short digest that tells two builds of the ROM apart; nobody attacks it.
