@@ -7,18 +7,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
+use hpvm_engine::worker_fd;
 use hpvm_host::launch::inherited;
-
-const LINK: i32 = 3;
-const LAUNCH: i32 = 4;
-const CONTROL: i32 = 5;
-const DOOR: i32 = 6;
-const RECORD: i32 = 7;
-const LOG: i32 = 8;
-const QEMU_LOG: i32 = 9;
-const CONSOLE_LOG: i32 = 10;
-const RUN_FOLDER: i32 = 11;
-const READY: i32 = 12;
+use hpvm_host::process::PidFd;
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -43,25 +34,29 @@ pub(crate) struct Descriptors {
     pub(crate) run_folder: OwnedFd,
     /// The first worker's, towards the command that waits for the start.
     pub(crate) ready: Option<File>,
+    /// `None` when QEMU was gone before the keeper could take hold of it.
+    pub(crate) qemu: Option<PidFd>,
 }
 
 impl Descriptors {
     /// To be called first of all: what is opened before takes the numbers of those that did not come.
     pub(crate) fn take() -> Result<Descriptors, Missing> {
-        let ready = inherited(READY).ok().map(File::from);
+        let ready = inherited(worker_fd::READY).ok().map(File::from);
+        let qemu = inherited(worker_fd::QEMU).ok().map(PidFd::from);
         let take =
             |number, what| inherited(number).map_err(|source| Missing { number, what, source });
         Ok(Descriptors {
-            link: take(LINK, "the link to the keeper")?,
-            launch: take(LAUNCH, "the launch description")?,
-            control: take(CONTROL, "the control socket")?.into(),
-            door: take(DOOR, "the console's socket")?.into(),
-            record: take(RECORD, "the boot record")?.into(),
-            log: take(LOG, "the guest's log")?.into(),
-            qemu_log: take(QEMU_LOG, "QEMU's log")?.into(),
-            console_log: take(CONSOLE_LOG, "the console log")?.into(),
-            run_folder: take(RUN_FOLDER, "the run folder")?,
+            link: take(worker_fd::LINK, "the link to the keeper")?,
+            launch: take(worker_fd::LAUNCH, "the launch description")?,
+            control: take(worker_fd::CONTROL, "the control socket")?.into(),
+            door: take(worker_fd::DOOR, "the console's socket")?.into(),
+            record: take(worker_fd::RECORD, "the boot record")?.into(),
+            log: take(worker_fd::LOG, "the guest's log")?.into(),
+            qemu_log: take(worker_fd::QEMU_LOG, "QEMU's log")?.into(),
+            console_log: take(worker_fd::CONSOLE_LOG, "the console log")?.into(),
+            run_folder: take(worker_fd::RUN_FOLDER, "the run folder")?,
             ready,
+            qemu,
         })
     }
 }

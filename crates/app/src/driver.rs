@@ -95,7 +95,7 @@ struct Driver {
     record: RecordFile,
     base: Rc<BootRecord>,
     qemu: Process,
-    /// `None` when it had ended before we came.
+    /// `None` when it had ended before its keeper came.
     qemu_held: Option<PidFd>,
     console: Console,
     console_log: Rc<ConsoleLog>,
@@ -168,17 +168,12 @@ pub(crate) async fn work(descriptors: Descriptors) -> Result<(), Failure> {
 /// What a worker still opens by path: the count of processes killed for memory, and users' names.
 const READABLE: &[&str] = &["/proc/vmstat", "/etc/passwd", "/etc/nsswitch.conf"];
 
-/// Takes hold of QEMU. A worker that a confined keeper started sees nothing of it in /proc, and knows its start time from
-/// the worker before.
-fn hold(pid: i32, known: Option<Process>) -> (Process, Option<PidFd>) {
-    match (process::start_time(pid), known) {
-        (Some(start_time), _) => {
-            (Process { pid, start_time }, PidFd::open(pid, start_time).ok().flatten())
-        }
-        (None, known) => {
-            let qemu = known.unwrap_or(Process { pid, start_time: 0 });
-            (qemu, PidFd::open_number(pid).ok().flatten())
-        }
+/// What names QEMU for this boot of the host. A worker that a confined keeper started sees nothing of it in /proc, and knows
+/// its start time from the worker before.
+fn name_process(pid: i32, known: Option<Process>) -> Process {
+    match process::start_time(pid) {
+        Some(start_time) => Process { pid, start_time },
+        None => known.unwrap_or(Process { pid, start_time: 0 }),
     }
 }
 
@@ -199,7 +194,7 @@ impl Driver {
         let publisher = Publisher::new(folder()?);
         let boot_id = base.boot_id.clone();
         let previous = publisher.previous().filter(|s| s.qemu.pid == pid && s.boot_id == boot_id);
-        let (qemu, qemu_held) = hold(pid, previous.as_ref().map(|snapshot| snapshot.qemu));
+        let qemu = name_process(pid, previous.as_ref().map(|snapshot| snapshot.qemu));
         let is_first = is_child && descriptors.ready.is_some();
         let origin = match is_first {
             true => Origin::Start,
@@ -240,7 +235,7 @@ impl Driver {
             record,
             base,
             qemu,
-            qemu_held,
+            qemu_held: descriptors.qemu,
             console,
             console_log,
             qemu_log: descriptors.qemu_log,

@@ -6,3 +6,4 @@ pub mod last_words;
 pub mod launch;
 pub mod media;
 pub mod record_file;
+pub mod worker_fd;

@@ -5,7 +5,7 @@ use hpvm_app::snapshot::Crash;
 use hpvm_engine::devices::Bench;
 use hpvm_engine::devices::present::{self, Present, Repair};
 use hpvm_host::process::PidFd;
-use hpvm_model::PciSlot;
+use hpvm_model::{PciSlot, chain};
 use hpvm_plan::command_line::adapter_id;
 use hpvm_plan::record::Outcome;
 use hpvm_qmp::command::{Cont, DeviceDel};
@@ -32,7 +32,7 @@ impl Driver {
                 std::process::exit(0);
             }
             Err(error) => {
-                let error = hpvm_model::chain(&error);
+                let error = chain(&error);
                 self.disk_failed(&format!("no successor of the keeper can be started: {error}"));
             }
         }
@@ -139,7 +139,7 @@ impl Driver {
             Outcome::Failed(reason) => format!("device change {seq} failed: {reason}"),
         });
         if let Err(error) = self.record.settled(&now(), seq, outcome) {
-            self.log.say(&format!("it cannot be noted: {}", hpvm_model::chain(&error)));
+            self.log.say(&format!("it cannot be noted: {}", chain(&error)));
         }
     }
 }

@@ -1,0 +1,17 @@
+//! The numbers of the descriptors a worker is started with, as ARCHITECTURE.md, 'Worker's descriptors', lists them. Whoever
+//! starts a keeper gives them, the worker takes them.
+
+/// The link to the keeper, who makes it.
+pub const LINK: i32 = 3;
+pub const LAUNCH: i32 = 4;
+pub const CONTROL: i32 = 5;
+pub const DOOR: i32 = 6;
+pub const RECORD: i32 = 7;
+pub const LOG: i32 = 8;
+pub const QEMU_LOG: i32 = 9;
+pub const CONSOLE_LOG: i32 = 10;
+pub const RUN_FOLDER: i32 = 11;
+/// The first worker's only.
+pub const READY: i32 = 12;
+/// A hold on QEMU, from the keeper.
+pub const QEMU: i32 = 13;
