@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -73,6 +74,27 @@ impl VmHost {
         fs::create_dir_all(path.parent().expect("below the root")).expect("a folder");
         let text: String = self.settings.iter().map(|(n, v)| format!("{n}='{v}'\n")).collect();
         fs::write(path, text).expect("hpvmconf is written");
+    }
+
+    /// Gives later guests a fake engine that behaves as [`crate::fake::behaviour`] lists.
+    pub fn engine_behaves(&mut self, behaviour: &str) {
+        self.engine_after(&format!("export HPVM_FAKE_QEMU='{behaviour}'"));
+    }
+
+    /// Gives later guests a fake engine that a shell starts after these commands. The keeper hands no environment on, and
+    /// an engine runs as the guest's own user.
+    pub fn engine_after(&mut self, commands: &str) {
+        let engine = self.path("engine");
+        let text =
+            format!("#!/bin/sh\n{commands}\nexec {} \"$@\"\n", program("fake-qemu").display());
+        // Written beside and renamed: a script that is open for writing cannot be run.
+        let fresh = self.path("engine.new");
+        fs::write(&fresh, text).expect("the script is written");
+        for (path, mode) in [(self.root(), 0o711), (&fresh, 0o755)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it may be run");
+        }
+        fs::rename(&fresh, &engine).expect("the script is in place");
+        self.set("HPVMQEMU", &engine.to_string_lossy());
     }
 
     /// Gives later commands an environment variable.

@@ -12,6 +12,7 @@
 //! | `greet` | `MS` | start takes this long | 0 |
 //! | `refuse` | `TEXT` | ends at the start, with this on standard error and status 1 | |
 //! | `crash` | `MS` | aborts so long after the start | |
+//! | `eat` | `MS` | takes memory from so long after the start on, until it is killed or has 256 MiB | |
 //! | `off` | `MS` | the guest switches itself off so long after the start | |
 //! | `reboot` | `MS` | the guest resets itself so long after the start | |
 //! | `text` | `TEXT` | the console's last line when the OS is up | `login: ` |
@@ -35,6 +36,7 @@ pub struct Behaviour {
     pub greet: Duration,
     pub refuse: Option<String>,
     pub crash: Option<Duration>,
+    pub eat: Option<Duration>,
     pub off: Option<Duration>,
     pub reboot: Option<Duration>,
     pub text: String,
@@ -71,6 +73,7 @@ impl Default for Behaviour {
             greet: Duration::ZERO,
             refuse: None,
             crash: None,
+            eat: None,
             off: None,
             reboot: None,
             text: "login: ".into(),
@@ -120,6 +123,7 @@ impl Behaviour {
             "greet" => self.greet = milliseconds(value)?,
             "refuse" => self.refuse = Some(value.into()),
             "crash" => self.crash = Some(milliseconds(value)?),
+            "eat" => self.eat = Some(milliseconds(value)?),
             "off" => self.off = Some(milliseconds(value)?),
             "reboot" => self.reboot = Some(milliseconds(value)?),
             "text" => self.text = value.into(),

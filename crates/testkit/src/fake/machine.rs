@@ -59,6 +59,7 @@ pub(super) enum Later {
     Reboots,
     DeviceGone { id: String },
     Crash,
+    Eats,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ impl Machine {
         let behaviour = self.behaviour.clone();
         let own_doing = [
             (behaviour.crash, Later::Crash),
+            (behaviour.eat, Later::Eats),
             (behaviour.off, Later::SwitchesOff { boot: 0 }),
             (behaviour.reboot, Later::Reboots),
         ];
@@ -36,6 +37,7 @@ impl Machine {
             Later::Reboots => drop(self.reset("guest-reset", true)),
             Later::DeviceGone { id } => self.let_go(&id),
             Later::Crash => std::process::abort(),
+            Later::Eats => eat(),
         }
     }
 
@@ -163,5 +165,13 @@ impl Machine {
         } else {
             self.effects.push(Effect::Exit);
         }
+    }
+}
+
+/// Bounded, so that a test whose own bound fails does no harm.
+fn eat() {
+    const MEBIBYTE: usize = 1 << 20;
+    for _ in 0..256 {
+        std::hint::black_box(Box::leak(vec![1_u8; MEBIBYTE].into_boxed_slice()));
     }
 }
