@@ -9,6 +9,7 @@ mod input;
 mod pool;
 mod refusals;
 mod report;
+mod sharing;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -23,7 +24,7 @@ macro_rules! tests {
     };
 }
 
-const SUBJECTS: &[&[Test]] = &[commands::TESTS, crash_steps::TESTS, input::TESTS];
+const SUBJECTS: &[&[Test]] = &[commands::TESTS, crash_steps::TESTS, input::TESTS, sharing::TESTS];
 
 fn main() {
     let mut arguments = Arguments::from_args();

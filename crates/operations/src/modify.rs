@@ -70,7 +70,11 @@ fn attempt(
     let running = running(host, &before)?;
     let after = apply(&before, running.as_ref(), request, &mut random)?;
     let facts = host.facts(&after, Some(&before))?;
-    let problems = problems(&after, &facts, Purpose::Change { before: Some(&before) });
+    let purpose = match &running {
+        Some(_) => Purpose::ChangeOfRunning { before: &before },
+        None => Purpose::Change { before: Some(&before) },
+    };
+    let problems = problems(&after, &facts, purpose);
     if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
         return Err(Refusal::Problems(problems));
     }

@@ -158,9 +158,15 @@ impl VmHost {
         files: &BTreeMap<String, FileFact>,
     ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
         let mut claims = BTreeMap::new();
-        for identity in facts::exclusive_identities(config, files) {
+        let identities = facts::exclusive_identities(config, files);
+        // By uuid, since a guest that is not created yet has no number of its own.
+        let own = match identities.is_empty() {
+            true => None,
+            false => self.registry.guest(&Selector::Uuid(config.uuid))?.map(|own| own.number),
+        };
+        for identity in identities {
             let mut sharers = Vec::new();
-            for other in self.registry.sharers(&identity, Some(config.number))? {
+            for other in self.registry.sharers(&identity, own)? {
                 if other.kind == DeviceKind::Disk {
                     let holds_it = self.holds(other.number, other.address, identity);
                     sharers.push(Sharer { guest: other.guest, address: other.address, holds_it });

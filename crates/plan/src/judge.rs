@@ -17,6 +17,8 @@ use crate::facts::{
 pub enum Purpose<'a> {
     /// A change of the configuration: only what it causes refuses it.
     Change { before: Option<&'a GuestConfig> },
+    /// The same of a guest that runs, which takes on at once what it can: that must be free now.
+    ChangeOfRunning { before: &'a GuestConfig },
     /// A start: whatever prevents running refuses it.
     Start,
 }
@@ -28,6 +30,8 @@ enum Weight {
     Never,
     /// With this it cannot run now.
     NotNow,
+    /// Another running guest has it, so it can neither run with it nor take it on.
+    Taken,
     /// It runs, and may surprise.
     Note,
 }
@@ -44,15 +48,22 @@ struct Finding {
 #[must_use]
 pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -> Vec<Problem> {
     let standing = match purpose {
-        Purpose::Change { before: Some(before) } => findings(before, facts),
-        _ => Vec::new(),
+        Purpose::Change { before: Some(before) } | Purpose::ChangeOfRunning { before } => {
+            findings(before, facts)
+        }
+        Purpose::Change { before: None } | Purpose::Start => Vec::new(),
     };
     let is_standing = |f: &Finding| standing.iter().any(|s| s.item == f.item && s.text == f.text);
     let mut problems: Vec<Problem> = Vec::new();
     for finding in findings(config, facts) {
         let severity = match (purpose, finding.weight) {
-            (Purpose::Change { .. }, Weight::Never) if !is_standing(&finding) => Severity::Error,
-            (Purpose::Start, Weight::Never | Weight::NotNow) => Severity::Error,
+            (Purpose::Change { .. }, Weight::Never)
+            | (Purpose::ChangeOfRunning { .. }, Weight::Never | Weight::Taken)
+                if !is_standing(&finding) =>
+            {
+                Severity::Error
+            }
+            (Purpose::Start, Weight::Never | Weight::NotNow | Weight::Taken) => Severity::Error,
             _ => Severity::Warning,
         };
         let Finding { item, text, remedy, .. } = finding;
@@ -86,6 +97,10 @@ fn never(item: impl Into<String>, text: String) -> Finding {
 
 fn not_now(item: impl Into<String>, text: String) -> Finding {
     Finding { weight: Weight::NotNow, item: item.into(), text, remedy: None }
+}
+
+fn taken(item: impl Into<String>, text: String) -> Finding {
+    Finding { weight: Weight::Taken, item: item.into(), text, remedy: None }
 }
 
 fn note(item: impl Into<String>, text: String) -> Finding {
@@ -311,7 +326,7 @@ fn shared(
     for sharer in sharers.into_iter().flatten() {
         let Sharer { guest, address, holds_it } = sharer;
         all.push(if *holds_it {
-            not_now(path, format!("'{path}' is in use by the running guest '{guest}' ({address})"))
+            taken(path, format!("'{path}' is in use by the running guest '{guest}' ({address})"))
                 .ask(
                     format!("wait until '{guest}' is stopped or has given the {} up", device.kind.as_str()),
                     start_command(config),

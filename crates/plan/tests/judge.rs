@@ -105,6 +105,11 @@ fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() 
         assert!(found[0].text.contains("'other'"));
         let changed = problems(&config, &facts, CREATE);
         assert_eq!(changed[0].severity, Severity::Warning);
+        let bare = guest(&[]);
+        let hot = problems(&config, &facts, Purpose::ChangeOfRunning { before: &bare });
+        assert_eq!(hot[0].severity, severity, "a running guest takes a new disk at once");
+        let kept = problems(&config, &facts, Purpose::ChangeOfRunning { before: &config });
+        assert_eq!(kept[0].severity, Severity::Warning, "it was there before");
     }
 }
 
