@@ -10,15 +10,15 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hpvm_console::door::{ClientFrame, Decoder, Ended, Frame, ServerFrame};
 use hpvm_console::fanout::{Fanout, Next, Peer, PowerAsked, Rights, SessionId};
 use hpvm_console::history::{HISTORY_BYTES, History};
+use hpvm_host::names::run_folder;
+use hpvm_host::paths::within;
 use hpvm_host::users;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
@@ -112,8 +112,7 @@ impl Console {
     }
 
     async fn listen_to_guest(self, run_folder: OwnedFd) {
-        // Through the descriptor: the path is short whatever the root, and the folder is the one we were given.
-        let path = PathBuf::from(format!("/proc/self/fd/{}/serial", run_folder.as_raw_fd()));
+        let path = within(&run_folder, run_folder::SERIAL);
         loop {
             if let Ok(serial) = UnixStream::connect(&path).await {
                 // Its end is QEMU's, or another client's fault: either way it is tried again.

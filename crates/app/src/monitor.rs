@@ -1,12 +1,14 @@
 //! The worker's side of QEMU's monitor: connecting again and again, asking without waiting. Answers reach the owner as
 //! [`News`], so that it never stands still for a QEMU that does.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hpvm_engine::devices::present::Present;
 use hpvm_engine::devices::{DeviceError, Performed};
+use hpvm_host::names::run_folder;
+use hpvm_host::paths::within;
 use hpvm_model::StorageAddress;
 use hpvm_qmp::answer::Status;
 use hpvm_qmp::client::{Client, Events, Notice};
@@ -45,7 +47,7 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     pub(crate) fn new(run_folder: OwnedFd, news: mpsc::Sender<News>) -> Monitor {
-        let path = PathBuf::from(format!("/proc/self/fd/{}/qmp", run_folder.as_raw_fd()));
+        let path = within(&run_folder, run_folder::MONITOR);
         let monitor = Monitor { client: None, path, news, _run_folder: run_folder };
         monitor.connect();
         monitor

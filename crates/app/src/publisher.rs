@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use hpvm_app::snapshot::{HEAD, Snapshot};
+use hpvm_host::names::run_folder;
 use hpvm_host::process::boottime_ms;
 use rustix::fs::{Mode, OFlags, openat, renameat};
 
-const NAME: &str = "status";
+const NAME: &str = run_folder::STATUS;
 const FRESH: &str = ".status.new";
 
 #[derive(Debug)]

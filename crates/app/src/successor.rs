@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use hpvm_host::launch::{Launch, LaunchError};
 use hpvm_host::lock::{ByteLock, WORKER_BYTE};
+use hpvm_host::names::run_folder;
 use hpvm_host::process::PidFd;
 use rustix::fs::{Mode, OFlags, openat};
 
@@ -53,8 +54,8 @@ pub(crate) async fn take_worker_lock(run_folder: impl AsFd) -> io::Result<Option
 }
 
 /// A description of its own, so that the lock lives exactly as long as its holder.
-fn lock_file(run_folder: impl AsFd) -> io::Result<File> {
-    Ok(openat(run_folder, "lock", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?.into())
+fn lock_file(folder: impl AsFd) -> io::Result<File> {
+    Ok(openat(folder, run_folder::LOCK, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
 /// Where the keeper's program lies, looked up before we confine ourselves.

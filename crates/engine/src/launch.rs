@@ -13,7 +13,9 @@ use hpvm_host::durable::{self, DurableError};
 use hpvm_host::launch::{Launch, LaunchError as KeeperError, Program};
 use hpvm_host::listen::{ListenError, listen};
 use hpvm_host::lock::{ByteLock, ENGINE_BYTE, KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_host::process::PidFd;
+use hpvm_host::removal;
 use hpvm_host::users::Ids;
 use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::record::{Attached, BootRecord};
@@ -122,7 +124,7 @@ fn worker(record: &BootRecord, places: &Places) -> Program {
 }
 
 fn record_path(places: &Places) -> PathBuf {
-    places.guest_dir.join("boot.record")
+    places.guest_dir.join(guest_folder::BOOT_RECORD)
 }
 
 /// Opened first: what is missing or changed ends the start before anything was made.
@@ -138,7 +140,7 @@ fn open_media(record: &BootRecord) -> Result<Vec<(&Attached, File)>, LaunchError
 /// The firmware variables, locked through the very description that QEMU gets: the lock lasts as long as that QEMU does,
 /// whatever becomes of `/run`, and no second QEMU is started over the first one's disks.
 fn claim_nvram(places: &Places) -> Result<OwnedFd, LaunchError> {
-    let path = places.guest_dir.join("nvram");
+    let path = places.guest_dir.join(guest_folder::NVRAM);
     let file = open(&path, read().write(true))?;
     let kept: OwnedFd = file.try_clone().map_err(failed("open", &path))?.into();
     match ByteLock::try_acquire(file, ENGINE_BYTE).map_err(failed("lock", &path))? {
@@ -159,13 +161,9 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
     // Everybody finds the console's door, and nobody else writes, whatever the umask of who starts the guest.
     std::fs::set_permissions(folder, Permissions::from_mode(0o755))
         .map_err(failed("set the mode of", folder))?;
-    for name in ["status", "qmp", "rescue", "serial", "control", "door"] {
-        match std::fs::remove_file(folder.join(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(failed("remove", &folder.join(name))(error));
-            }
-            _ => {}
-        }
+    for name in run_folder::SOCKETS.into_iter().chain([run_folder::STATUS]) {
+        let path = folder.join(name);
+        removal::file(&path).map_err(failed("remove", &path))?;
     }
     if let Some(Ids { uid, gid }) = places.worker_ids {
         lchown(folder, Some(uid), Some(gid)).map_err(failed("hand over", folder))?;
@@ -174,7 +172,7 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
 }
 
 fn wait_for_predecessor(folder: &Path) -> Result<(), LaunchError> {
-    let Ok(lock) = File::open(folder.join("lock")) else { return Ok(()) };
+    let Ok(lock) = File::open(folder.join(run_folder::LOCK)) else { return Ok(()) };
     let deadline = Instant::now() + PREDECESSOR_BOUND;
     let is_alive = || {
         is_held(&lock, KEEPER_BYTE).unwrap_or(false) || is_held(&lock, WORKER_BYTE).unwrap_or(false)
@@ -205,14 +203,15 @@ fn engine_descriptors(
                 Some(nvram) => nvram,
                 None => continue,
             },
-            Role::Monitor => socket(places, "qmp")?,
-            Role::Rescue => socket(places, "rescue")?,
-            Role::Serial => socket(places, "serial")?,
+            Role::Monitor => socket(places, run_folder::MONITOR)?,
+            Role::Rescue => socket(places, run_folder::RESCUE)?,
+            Role::Serial => socket(places, run_folder::SERIAL)?,
             // QEMU looks for a descriptor with just the flags it would have opened the log with itself.
-            Role::ConsoleLog => {
-                open(&places.guest_dir.join("console.log"), append().read(false).mode(0o600))?
-                    .into()
-            }
+            Role::ConsoleLog => open(
+                &places.guest_dir.join(guest_folder::CONSOLE_LOG),
+                append().read(false).mode(0o600),
+            )?
+            .into(),
             Role::Medium(address) => {
                 let Some(index) = media.iter().position(|(a, _)| a.device.address == *address)
                 else {
@@ -223,7 +222,7 @@ fn engine_descriptors(
         };
         launch.qemu_fd(fd, descriptor.number);
     }
-    let words = places.guest_dir.join("qemu.log");
+    let words = places.guest_dir.join(guest_folder::QEMU_LOG);
     let stderr = open(&words, append().mode(0o640))?;
     stderr.set_len(0).map_err(failed("empty", &words))?;
     launch.qemu_stderr(stderr);
@@ -238,13 +237,19 @@ fn socket(places: &Places, name: &str) -> Result<OwnedFd, LaunchError> {
 fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), LaunchError> {
     launch.lock(lock(places)?);
     launch.keep_launch(worker_fd::LAUNCH);
-    launch.app_fd(listen(&places.run_dir.join("control"), 0o600, None)?, worker_fd::CONTROL);
-    launch.app_fd(listen(&places.run_dir.join("door"), 0o666, None)?, worker_fd::DOOR);
+    launch.app_fd(
+        listen(&places.run_dir.join(run_folder::CONTROL), 0o600, None)?,
+        worker_fd::CONTROL,
+    );
+    launch.app_fd(listen(&places.run_dir.join(run_folder::DOOR), 0o666, None)?, worker_fd::DOOR);
     launch.app_fd(open(&record_path(places), append())?, worker_fd::RECORD);
-    launch.log(open(&places.guest_dir.join("log"), append().mode(0o644))?, worker_fd::LOG);
-    let words = places.guest_dir.join("qemu.log");
+    launch.log(
+        open(&places.guest_dir.join(guest_folder::LOG), append().mode(0o644))?,
+        worker_fd::LOG,
+    );
+    let words = places.guest_dir.join(guest_folder::QEMU_LOG);
     launch.app_fd(open(&words, append().mode(0o640))?, worker_fd::QEMU_LOG);
-    let console_log = places.guest_dir.join("console.log");
+    let console_log = places.guest_dir.join(guest_folder::CONSOLE_LOG);
     let console_log = open(&console_log, read().write(true).create(true).mode(0o600))?;
     launch.app_fd(console_log, worker_fd::CONSOLE_LOG);
     let folder = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
@@ -260,7 +265,7 @@ fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), Launch
 
 /// The lock file, which the worker opens for itself in its run folder: each holder needs a description of its own.
 fn lock(places: &Places) -> Result<File, LaunchError> {
-    let path = places.run_dir.join("lock");
+    let path = places.run_dir.join(run_folder::LOCK);
     // The folder belongs to the worker, and nothing the worker may have put there leads us elsewhere.
     let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
     let file = open(&path, read().write(true).create(true).mode(0o644).custom_flags(no_link))?;
@@ -306,7 +311,7 @@ fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), Launch
 /// What QEMU said last.
 #[must_use]
 pub fn last_words(places: &Places) -> Option<String> {
-    last_words::read(&File::open(places.guest_dir.join("qemu.log")).ok()?)
+    last_words::read(&File::open(places.guest_dir.join(guest_folder::QEMU_LOG)).ok()?)
 }
 
 fn read() -> OpenOptions {

@@ -5,11 +5,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::removal;
 
 /// Which step on which file failed.
 #[derive(Debug, thiserror::Error)]
@@ -147,8 +149,5 @@ fn leaving(fresh: &Path) -> impl FnOnce(&DurableError) + '_ {
 
 /// A process that had our number may have died here.
 fn discard(leftover: &Path) -> Result<(), DurableError> {
-    match std::fs::remove_file(leftover) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", leftover)(error)),
-        _ => Ok(()),
-    }
+    removal::file(leftover).map_err(failed("remove", leftover))
 }

@@ -13,9 +13,11 @@ pub mod image_lock;
 pub mod launch;
 pub mod listen;
 pub mod lock;
+pub mod names;
 pub mod paths;
 pub mod process;
 pub mod qemu_version;
+pub mod removal;
 pub mod stdio;
 pub mod users;
 

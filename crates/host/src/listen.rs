@@ -16,6 +16,7 @@ use rustix::net::{
     socket_with,
 };
 
+use crate::removal;
 use crate::users::Ids;
 
 /// A Unix socket address holds 108 bytes, one of which ends the path.
@@ -42,12 +43,7 @@ pub fn listen(path: &Path, mode: u32, owner: Option<Ids>) -> Result<UnixListener
     if length > PATH_BYTES_MAX {
         return Err(ListenError::TooLong { path: path.to_owned(), length });
     }
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != ErrorKind::NotFound => {
-            return Err(ListenError::Stale { path: path.to_owned(), source });
-        }
-        _ => {}
-    }
+    removal::file(path).map_err(|source| ListenError::Stale { path: path.to_owned(), source })?;
     make(path, mode, owner).map_err(|source| ListenError::Make { path: path.to_owned(), source })
 }
 

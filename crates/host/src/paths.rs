@@ -14,6 +14,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
@@ -149,11 +150,6 @@ impl Root {
         self.state().join("common")
     }
 
-    #[must_use]
-    pub fn command_log(&self) -> PathBuf {
-        self.common().join("command.log")
-    }
-
     /// All that must not survive a boot of the host. The short folder itself, never the link to it.
     #[must_use]
     pub fn run(&self) -> &Path {
@@ -237,6 +233,12 @@ pub fn program(name: &str) -> Result<PathBuf, ProgramError> {
             name: name.to_owned(),
             lbin: folder.join("../lbin"),
         })
+}
+
+/// A file in a folder held open: the path is short whatever the root, and the folder is the very one.
+#[must_use]
+pub fn within(folder: &impl AsRawFd, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
 }
 
 fn data_home() -> Result<PathBuf, RootError> {

@@ -55,15 +55,6 @@ pub fn name(uid: u32) -> String {
     }
 }
 
-/// The user's id for a name or a number.
-#[must_use]
-pub fn uid_of(name: &str) -> Option<u32> {
-    match User::from_name(name) {
-        Ok(Some(user)) => Some(user.uid.as_raw()),
-        _ => name.parse().ok(),
-    }
-}
-
 /// Who gave a command, for its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {

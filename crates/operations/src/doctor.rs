@@ -8,13 +8,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::process;
+use hpvm_host::names::guest_folder;
+use hpvm_host::{process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 use hpvm_registry::{
     Access, Found, Identities, Outcome, Rebuilt, Registry, RemovedGuest, Step, portable,
 };
 
-use crate::folder::{self, Folder, IDENTITY};
+use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
 use crate::{Actor, Refusal, VmHost, facts, supervise};
 
@@ -76,8 +77,10 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
         return Ok(());
     }
     if identity(folder.path()).map(without_ports).as_ref() != Some(&without_ports(config.clone())) {
-        let text =
-            format!("{} does not say what the registry says", folder.file(IDENTITY).display());
+        let text = format!(
+            "{} does not say what the registry says",
+            folder.file(guest_folder::IDENTITY).display()
+        );
         findings.push(Finding { text, cure: Cure::Identity(config.clone()) });
     }
     let presence = host.presence(config.number);
@@ -124,14 +127,20 @@ fn unknown_folder(
     path: PathBuf,
 ) -> Result<Finding, Refusal> {
     let shown = path.display();
-    let has_run = path.join("boot.record").exists();
+    let has_run = path.join(guest_folder::BOOT_RECORD).exists();
     let Some(config) = identity(&path) else {
         let text = format!("{shown} belongs to no guest: its creation or removal was interrupted");
         return Ok(match has_run {
             false => Finding { text, cure: Cure::Remove(path) },
             true => Finding {
-                text: format!("{shown} is the folder of a guest, and its {IDENTITY} is unusable"),
-                cure: Cure::Tell(format!("bring {shown}/{IDENTITY} back from a backup")),
+                text: format!(
+                    "{shown} is the folder of a guest, and its {} is unusable",
+                    guest_folder::IDENTITY
+                ),
+                cure: Cure::Tell(format!(
+                    "bring {shown}/{} back from a backup",
+                    guest_folder::IDENTITY
+                )),
             },
         });
     };
@@ -166,7 +175,7 @@ fn unknown_folder(
 
 /// What a folder says about the guest it belongs to.
 fn identity(folder: &Path) -> Option<GuestConfig> {
-    portable::read(&std::fs::read_to_string(folder.join(IDENTITY)).ok()?).ok()
+    portable::read(&std::fs::read_to_string(folder.join(guest_folder::IDENTITY)).ok()?).ok()
 }
 
 /// Whether the last thing the registry remembers of this guest is its removal.
@@ -372,14 +381,8 @@ fn enter(host: &mut VmHost, found: &Found) -> Result<(), Refusal> {
 
 fn remove(path: &Path) -> Result<(), Refusal> {
     let is_folder = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    let removed =
-        if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Refusal::file("remove", path)(error))
-        }
-        _ => Ok(()),
-    }
+    let removed = if is_folder { removal::folder(path) } else { removal::file(path) };
+    removed.map_err(Refusal::file("remove", path))
 }
 
 /// Makes a lost or damaged registry anew from the guests' folders. A guest that has no link was removed and is kept.

@@ -6,13 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hpvm_host::durable::{self, DurableError};
+use hpvm_host::names::guest_folder;
 use hpvm_host::paths::Root;
+use hpvm_host::removal;
 use hpvm_model::{GuestConfig, GuestName, GuestUuid};
 use hpvm_plan::record::Machine;
 use hpvm_registry::portable;
-
-/// What a lost registry is rebuilt from.
-pub const IDENTITY: &str = "guest.json";
 
 /// The folder of one guest.
 #[derive(Clone, Debug)]
@@ -43,17 +42,25 @@ impl Folder {
 
     /// Gives the guest its firmware variables, from the pristine copy.
     pub fn make_nvram(&self, pristine: &Path) -> Result<File, DurableError> {
-        durable::copy_file(pristine, &self.file("nvram"), 0o600)
+        durable::copy_file(pristine, &self.file(guest_folder::NVRAM), 0o600)
     }
 
     /// Writes what a lost registry would be rebuilt from, in a folder just made.
     pub fn make_identity(&self, config: &GuestConfig) -> Result<File, DurableError> {
-        durable::create_file(&self.file(IDENTITY), portable::write(config).as_bytes(), 0o644)
+        durable::create_file(
+            &self.file(guest_folder::IDENTITY),
+            portable::write(config).as_bytes(),
+            0o644,
+        )
     }
 
     /// The same after a change.
     pub fn replace_identity(&self, config: &GuestConfig) -> Result<(), DurableError> {
-        durable::replace_file(&self.file(IDENTITY), portable::write(config).as_bytes(), 0o644)
+        durable::replace_file(
+            &self.file(guest_folder::IDENTITY),
+            portable::write(config).as_bytes(),
+            0o644,
+        )
     }
 
     pub fn sync(&self) -> Result<(), DurableError> {
@@ -64,11 +71,11 @@ impl Folder {
     pub fn write_texts(&self, config: &GuestConfig, machine: Option<&Machine>) -> io::Result<()> {
         let wanted = config_text(config);
         let current = machine.map_or_else(|| wanted.clone(), |m| machine_text(config, m));
-        self.replace_text("vmm_config.current", &current)?;
+        self.replace_text(guest_folder::CONFIG_CURRENT, &current)?;
         if current == wanted {
-            gone(std::fs::remove_file(self.file("vmm_config.next")))
+            removal::file(&self.file(guest_folder::CONFIG_NEXT))
         } else {
-            self.replace_text("vmm_config.next", &wanted)
+            self.replace_text(guest_folder::CONFIG_NEXT, &wanted)
         }
     }
 
@@ -79,7 +86,7 @@ impl Folder {
 
     /// Removes the folder and everything in it; fine when it is gone.
     pub fn remove(&self) -> io::Result<()> {
-        gone(std::fs::remove_dir_all(&self.path))
+        removal::folder(&self.path)
     }
 }
 
@@ -91,14 +98,7 @@ pub fn link(root: &Root, name: &GuestName, uuid: GuestUuid) -> Result<(), Durabl
 
 /// Removes `guests/NAME`; fine when it is gone.
 pub fn unlink(root: &Root, name: &GuestName) -> io::Result<()> {
-    gone(std::fs::remove_file(root.guest_link(name.as_str())))
-}
-
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    removal::file(&root.guest_link(name.as_str()))
 }
 
 fn config_text(config: &GuestConfig) -> String {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hpvm_app::client;
 use hpvm_app::protocol::{self, ChangeResult, Reply, Request as Ask};
 use hpvm_engine::media;
+use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::FileIdentity;
@@ -233,7 +234,7 @@ fn live(host: &VmHost, after: &GuestConfig, machine: &Machine) -> Result<Live, R
     if !machine.storage.iter().any(|a| leaves(a.device.address)) {
         return Ok(Live::default());
     }
-    let control = host.root.run_dir(after.number.get()).join("control");
+    let control = host.root.run_dir(after.number.get()).join(run_folder::CONTROL);
     match client::ask(&control, &Ask::Idle, &[], IDLE_BOUND, &mut |_| {})? {
         Reply::Idle { idle_ms } => Ok(Live {
             idle: idle_ms.into_iter().map(|(a, ms)| (a, Duration::from_millis(ms))).collect(),
@@ -254,7 +255,7 @@ fn apply_now(
     }
     let media = open_media(changes)?;
     let descriptors: Vec<BorrowedFd<'_>> = media.iter().map(AsFd::as_fd).collect();
-    let control = host.root.run_dir(config.number.get()).join("control");
+    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
     let ask = Ask::Change { changes: changes.to_vec() };
     let reply = client::ask(&control, &ask, &descriptors, CHANGE_BOUND, &mut |_| {})?;
     match reply {

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use hpvm_host::durable;
+use hpvm_host::names::guest_folder;
 use hpvm_model::GuestConfig;
 use hpvm_registry::Step;
 
@@ -21,7 +22,8 @@ pub enum From {
 
 /// What is wrong with a guest's variables; `None`: nothing.
 pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
-    facts::nvram(&host.folder(config).file("nvram"), &host.conf.pristine_nvram()).missing
+    facts::nvram(&host.folder(config).file(guest_folder::NVRAM), &host.conf.pristine_nvram())
+        .missing
 }
 
 /// Replaces the variables of a guest that is off.
@@ -36,14 +38,15 @@ pub fn replace(
         return Err(Refusal::Running(config.name.clone()));
     }
     let folder = host.folder(config);
-    let (nvram, previous) = (folder.file("nvram"), folder.file("nvram.prev"));
+    let (nvram, previous) =
+        (folder.file(guest_folder::NVRAM), folder.file(guest_folder::NVRAM_PREVIOUS));
     let pristine = host.conf.pristine_nvram();
     let is_good = |path| facts::nvram(path, &pristine).missing.is_none();
     let source = match from {
         From::LastGood if is_good(&previous) => previous,
         From::LastGood | From::Pristine => pristine,
     };
-    keep_damaged(&nvram, &folder.file("nvram.damaged"))?;
+    keep_damaged(&nvram, &folder.file(guest_folder::NVRAM_DAMAGED))?;
     durable::replace_by_copy(&source, &nvram, 0o600)?;
     Step::NvramReplaced.reached();
     host.registry.record(&actor.done(Some(config), Some(config)))?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use hpvm_app::snapshot::{BEAT_STALE_MS, Crash, Ending, Phase, Snapshot};
 use hpvm_host::durable;
 use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::names::run_folder;
 use hpvm_host::process::{self, Life};
 use hpvm_model::{Occupant, RunState};
 
@@ -32,7 +33,7 @@ pub enum Supervision {
 /// Reads the run folder of a guest. A folder that is not there is a guest that is off.
 #[must_use]
 pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
-    let Ok(lock) = durable::open_regular(&run_dir.join("lock")) else {
+    let Ok(lock) = durable::open_regular(&run_dir.join(run_folder::LOCK)) else {
         return Presence::Off { last: None };
     };
     let held = |byte| is_held(&lock, byte).unwrap_or(false);
@@ -41,7 +42,7 @@ pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
         (false, false) => Supervision::None,
         _ => Supervision::Partial,
     };
-    let file = status(&run_dir.join("status")).unwrap_or_default();
+    let file = status(&run_dir.join(run_folder::STATUS)).unwrap_or_default();
     match (Snapshot::from_file(&file), supervision) {
         (Some((_, snapshot)), _) if matches!(snapshot.phase, Phase::Ended { .. }) => {
             Presence::Off { last: (snapshot.boot_id == boot_id).then_some(snapshot) }

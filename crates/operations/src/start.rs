@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hpvm_engine::launch::{self, Milestones};
 use hpvm_host::durable;
+use hpvm_host::names::guest_folder;
 use hpvm_model::{AdapterKind, GuestConfig, Problem, Severity, chain};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
@@ -176,7 +177,8 @@ fn keep_ports(
 /// The variables are good at this moment, so they become the copy to go back to.
 fn keep_good_nvram(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let folder = host.folder(config);
-    let (now, previous) = (folder.file("nvram"), folder.file("nvram.prev"));
+    let (now, previous) =
+        (folder.file(guest_folder::NVRAM), folder.file(guest_folder::NVRAM_PREVIOUS));
     if same_content(&now, &previous) {
         return Ok(());
     }

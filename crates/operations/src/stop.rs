@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request, StopHow};
+use hpvm_host::names::run_folder;
 use hpvm_host::process::PidFd;
 use hpvm_model::{GuestConfig, chain};
 use hpvm_qmp::blocking::Client;
@@ -98,7 +99,7 @@ fn ask(
             (StopHow::Graceful { seconds_max }, at_most + HARD_BOUND)
         }
     };
-    let control = host.root.run_dir(config.number.get()).join("control");
+    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
     match client::ask(&control, &Request::Stop { how }, &[], bound, progress)? {
         Reply::Done | Reply::Already { .. } => Ok(()),
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
@@ -117,7 +118,7 @@ fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let failed = |e: std::io::Error| Refusal::StopFailed(e.to_string());
     let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time).map_err(failed)?;
     let Some(qemu) = qemu else { return Ok(()) };
-    let rescue = host.root.run_dir(config.number.get()).join("rescue");
+    let rescue = host.root.run_dir(config.number.get()).join(run_folder::RESCUE);
     let quits = Client::connect(&rescue).and_then(|mut monitor| monitor.execute(&Quit {}));
     if quits.is_ok() && qemu.wait_exit(RESCUE_BOUND).map_err(failed)? {
         return Ok(());

@@ -1,11 +1,10 @@
 //! Takes over guests whose keeper and worker are both gone, and clears what a run left in `/run`.
 
-use std::io::ErrorKind;
-
 use hpvm_engine::launch::{self, Places};
+use hpvm_host::names::run_folder;
 use hpvm_host::paths::program;
 use hpvm_host::process::PidFd;
-use hpvm_host::users;
+use hpvm_host::{removal, users};
 use hpvm_model::GuestConfig;
 
 use crate::presence::{Presence, Supervision};
@@ -39,17 +38,13 @@ pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     Ok(launch::adopt(&machine.base, snapshot.qemu.pid, qemu, &places(host, config)?)?)
 }
 
-/// Removes the run folder of a guest that has ended; fine when there is none. What its last run left to say stays until the
+/// Removes the sockets of a guest that has ended; fine when there are none. What its last run left to say stays until the
 /// next start: the snapshot.
 pub fn clear(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let folder = host.root.run_dir(config.number.get());
-    for name in ["qmp", "rescue", "serial", "control", "door"] {
-        match std::fs::remove_file(folder.join(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Refusal::file("remove", folder.join(name))(error));
-            }
-            _ => {}
-        }
+    for name in run_folder::SOCKETS {
+        let path = folder.join(name);
+        removal::file(&path).map_err(Refusal::file("remove", path))?;
     }
     Ok(())
 }
@@ -57,10 +52,5 @@ pub fn clear(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
 /// Removes all that `/run` has of a guest that is gone.
 pub fn forget(host: &VmHost, number: hpvm_model::GuestNumber) -> Result<(), Refusal> {
     let folder = host.root.run_dir(number.get());
-    match std::fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Refusal::file("remove", folder)(error))
-        }
-        _ => Ok(()),
-    }
+    removal::folder(&folder).map_err(Refusal::file("remove", folder))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hpvm_app::snapshot::{Ending, Phase};
+use hpvm_host::names::guest_folder;
 use hpvm_host::process;
 use hpvm_model::{GuestConfig, GuestNumber, OsFamily, RunState};
 use hpvm_plan::difference::{FieldChange, waiting};
@@ -152,7 +153,7 @@ impl VmHost {
 
     /// The guest's log; a guest that never ran has none.
     pub fn guest_log(&self, config: &GuestConfig) -> Result<Vec<u8>, Refusal> {
-        let log = self.folder(config).file("log");
+        let log = self.folder(config).file(guest_folder::LOG);
         match std::fs::read(&log) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             other => other.map_err(Refusal::file("read", log)),

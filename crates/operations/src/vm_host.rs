@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hpvm_host::lock::Busy;
+use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, chain};
@@ -62,7 +63,7 @@ impl VmHost {
 
     /// The right to change one guest; others are told who has it.
     pub fn busy(&self, config: &GuestConfig, actor: &Actor) -> Result<Busy, Refusal> {
-        let path = self.folder(config).file("busy");
+        let path = self.folder(config).file(guest_folder::BUSY);
         Ok(Busy::acquire(&path, &actor.command, BUSY_BOUND)?)
     }
 
@@ -82,7 +83,7 @@ impl VmHost {
 
     /// The boot record of a guest: what it runs on, or ran on last.
     pub fn boot_record(&self, config: &GuestConfig) -> Result<Machine, Refusal> {
-        let path = self.folder(config).file("boot.record");
+        let path = self.folder(config).file(guest_folder::BOOT_RECORD);
         let text = std::fs::read_to_string(&path).map_err(Refusal::file("read", &path))?;
         Machine::read(&text).map_err(|source| Refusal::Record { path, source })
     }
@@ -125,7 +126,10 @@ impl VmHost {
             engine: self.engine(),
             accelerator: self.accelerator().map(|(accelerator, _)| accelerator),
             firmware: provision(&self.conf.firmware()),
-            nvram: facts::nvram(&self.folder(config).file("nvram"), &self.conf.pristine_nvram()),
+            nvram: facts::nvram(
+                &self.folder(config).file(guest_folder::NVRAM),
+                &self.conf.pristine_nvram(),
+            ),
             option_rom: provision(&self.conf.scsi_rom()),
             locked: facts::locked_elsewhere(config, &facts),
             full: facts::full(&[self.folder(config).path(), self.root.run()]),

@@ -5,6 +5,7 @@ use std::fs::File;
 
 use hpvm_app::snapshot::{Crash, Ending, Phase};
 use hpvm_engine::last_words;
+use hpvm_host::names::guest_folder;
 use hpvm_model::{GuestConfig, Problem, Remedy, Severity};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::Outcome;
@@ -157,7 +158,7 @@ fn all_remedies(errors: &[&Problem], start: String) -> Remedy {
 }
 
 fn crash_causes(host: &VmHost, config: &GuestConfig, how: &Ending) -> Vec<String> {
-    let log = host.root.guest_link(config.name.as_str()).join("qemu.log");
+    let log = host.root.guest_link(config.name.as_str()).join(guest_folder::QEMU_LOG);
     let words = File::open(&log).ok().and_then(|log| last_words::read(&log));
     let words = words.filter(|words| !how.to_string().contains(words.as_str()));
     let mut causes = Vec::from_iter(words.map(|words| format!("QEMU's last words: {words}")));

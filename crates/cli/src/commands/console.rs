@@ -11,6 +11,7 @@ use crate::usage;
 use clap::CommandFactory;
 use hpvm_console::menu::PowerVerb;
 use hpvm_console::session::{self, Chatter, End, GuestPower, Options};
+use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, chain};
 use hpvm_operations::start::{Started, start};
 use hpvm_operations::stop::{How, Stopped, stop};
@@ -74,7 +75,7 @@ impl session::Guest for ConsoleGuest<'_> {
         if self.state() == GuestPower::Off {
             return Ok(None);
         }
-        let door = self.host.root.run_dir(self.config.number.get()).join("door");
+        let door = self.host.root.run_dir(self.config.number.get()).join(run_folder::DOOR);
         UnixStream::connect(door).map(Some)
     }
 

@@ -1,0 +1,37 @@
+//! The names of a guest's files, each said once for those who make, read and remove them. ARCHITECTURE.md, 'Paths', says what
+//! each file is.
+
+/// In the guest's folder, `uuids/UUID`.
+pub mod guest_folder {
+    /// What a lost registry is rebuilt from.
+    pub const IDENTITY: &str = "guest.json";
+    pub const NVRAM: &str = "nvram";
+    /// The copy that was good at the last start.
+    pub const NVRAM_PREVIOUS: &str = "nvram.prev";
+    /// What a repair put aside.
+    pub const NVRAM_DAMAGED: &str = "nvram.damaged";
+    pub const BOOT_RECORD: &str = "boot.record";
+    pub const LOG: &str = "log";
+    pub const CONSOLE_LOG: &str = "console.log";
+    /// QEMU's standard error.
+    pub const QEMU_LOG: &str = "qemu.log";
+    pub const BUSY: &str = "busy";
+    pub const CONFIG_CURRENT: &str = "vmm_config.current";
+    pub const CONFIG_NEXT: &str = "vmm_config.next";
+}
+
+/// In the run folder of a running guest, `run/NUMBER`.
+pub mod run_folder {
+    pub const LOCK: &str = "lock";
+    pub const STATUS: &str = "status";
+    /// QEMU's first monitor, the worker's.
+    pub const MONITOR: &str = "qmp";
+    /// QEMU's second monitor, for a forced stop.
+    pub const RESCUE: &str = "rescue";
+    pub const SERIAL: &str = "serial";
+    pub const CONTROL: &str = "control";
+    pub const DOOR: &str = "door";
+
+    /// What leads nowhere once the run has ended.
+    pub const SOCKETS: [&str; 5] = [MONITOR, RESCUE, SERIAL, CONTROL, DOOR];
+}
