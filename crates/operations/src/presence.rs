@@ -17,7 +17,18 @@ pub enum Presence {
     /// Not running. What its last run left, if this host boot remembers one.
     Off { last: Option<Snapshot> },
     /// Running, or coming up while there is no snapshot yet.
-    On { snapshot: Option<Snapshot>, supervision: Supervision, attention: Option<String> },
+    On { snapshot: Option<Snapshot>, supervision: Supervision, attention: Option<Attention> },
+}
+
+/// Why a running guest needs somebody's attention.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Attention {
+    #[error("QEMU does not answer since {since}")]
+    Unresponsive { since: String },
+    #[error("QEMU (process {pid}) is stopped by a signal; `kill -CONT {pid}` lets it go on")]
+    Stopped { pid: i32 },
+    #[error("the guest's worker gave no sign of life for {seconds} s")]
+    Silent { seconds: u64 },
 }
 
 /// Who looks after a running guest.
@@ -79,7 +90,7 @@ fn orphan(snapshot: Snapshot, boot_id: &str) -> Presence {
             Presence::Off { last: Some(Snapshot { phase, ..snapshot }) }
         }
         Life::Stopped => Presence::On {
-            attention: Some(stopped(&snapshot)),
+            attention: Some(Attention::Stopped { pid: snapshot.qemu.pid }),
             snapshot: Some(snapshot),
             supervision: Supervision::None,
         },
@@ -91,21 +102,15 @@ fn orphan(snapshot: Snapshot, boot_id: &str) -> Presence {
     }
 }
 
-fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<String> {
+fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<Attention> {
     if let Some(since) = &snapshot.unresponsive_since {
-        return Some(format!("QEMU does not answer since {since}"));
+        return Some(Attention::Unresponsive { since: since.clone() });
     }
     if process::life(snapshot.qemu.pid, snapshot.qemu.start_time) == Life::Stopped {
-        return Some(stopped(snapshot));
+        return Some(Attention::Stopped { pid: snapshot.qemu.pid });
     }
     let age_ms = process::boottime_ms().saturating_sub(beat_ms);
-    (age_ms > BEAT_STALE_MS)
-        .then(|| format!("the guest's worker gave no sign of life for {} s", age_ms / 1000))
-}
-
-fn stopped(snapshot: &Snapshot) -> String {
-    let pid = snapshot.qemu.pid;
-    format!("QEMU (process {pid}) is stopped by a signal; `kill -CONT {pid}` lets it go on")
+    (age_ms > BEAT_STALE_MS).then_some(Attention::Silent { seconds: age_ms / 1000 })
 }
 
 impl Presence {
@@ -139,11 +144,21 @@ impl Presence {
         }
     }
 
+    /// When and how the last run ended, while the VM Host remembers it.
+    #[must_use]
+    pub fn ending(&self) -> Option<(&str, &Ending)> {
+        let snapshot = self.snapshot()?;
+        match &snapshot.phase {
+            Phase::Ended { how } => Some((&snapshot.since, how)),
+            _ => None,
+        }
+    }
+
     /// What an administrator should know, a sentence each.
     #[must_use]
     pub fn health(&self) -> Vec<String> {
         let Presence::On { snapshot, supervision, attention } = self else { return Vec::new() };
-        let mut sentences: Vec<String> = attention.iter().cloned().collect();
+        let mut sentences: Vec<String> = attention.iter().map(Attention::to_string).collect();
         if let Some(snapshot) = snapshot {
             if let Phase::Paused { reason, .. } = &snapshot.phase {
                 sentences.push(format!("paused: {reason}"));

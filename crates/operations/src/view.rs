@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hpvm_app::snapshot::{Ending, Phase};
+use hpvm_app::snapshot::Ending;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
 use hpvm_model::{GuestConfig, GuestNumber, OsFamily, RunState};
@@ -90,10 +90,7 @@ impl VmHost {
         let presence = self.presence(config.number);
         let machine = presence.is_on().then(|| self.boot_record(&config).ok()).flatten();
         let snapshot = presence.snapshot();
-        let last_ending = snapshot.and_then(|s| match &s.phase {
-            Phase::Ended { how } => Some((s.since.clone(), how.clone())),
-            _ => None,
-        });
+        let last_ending = presence.ending().map(|(when, how)| (when.to_owned(), how.clone()));
         GuestView {
             state: presence.state(),
             since: snapshot.map(|s| s.since.clone()),

@@ -12,7 +12,7 @@ use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
 use crate::actor::Failed;
-use crate::presence::{Presence, Supervision};
+use crate::presence::{Attention, Presence, Supervision};
 use crate::{Refusal, VmHost};
 
 /// So many operations back the last start is looked for.
@@ -34,7 +34,7 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
     let presence = host.presence(config.number);
     match &presence {
         Presence::On { attention, supervision, .. } => {
-            Ok(running(config, &presence, attention.as_deref(), *supervision))
+            Ok(running(config, &presence, attention.as_ref(), *supervision))
         }
         Presence::Off { .. } => off(host, config, &presence),
     }
@@ -47,7 +47,7 @@ fn command(remedy: String) -> Option<Remedy> {
 fn running(
     config: &GuestConfig,
     presence: &Presence,
-    attention: Option<&str>,
+    attention: Option<&Attention>,
     supervision: Supervision,
 ) -> Why {
     let name = &config.name;
@@ -58,20 +58,15 @@ fn running(
     });
     let status = format!("hpvmstatus -P {name}");
     match (attention, paused, supervision) {
-        (Some(sentence), _, _) => {
-            let pid = presence.snapshot().map(|s| s.qemu.pid);
-            let is_stopped = sentence.contains("is stopped by a signal");
-            let remedy = match pid {
-                Some(pid) if is_stopped => Some(Remedy {
-                    ask: Some(format!("let it go on: kill -CONT {pid}")),
-                    command: status,
-                }),
-                _ => command(status),
+        (Some(attention), _, _) => {
+            let ask = match attention {
+                Attention::Stopped { pid } => Some(format!("let it go on: kill -CONT {pid}")),
+                Attention::Unresponsive { .. } | Attention::Silent { .. } => None,
             };
             Why {
                 headline: format!("'{name}' runs and does not answer"),
-                causes: vec![sentence.into()],
-                remedy,
+                causes: vec![attention.to_string()],
+                remedy: Some(Remedy { ask, command: status }),
             }
         }
         (None, Some(reason), _) => Why {
@@ -111,15 +106,12 @@ fn off(host: &VmHost, config: &GuestConfig, presence: &Presence) -> Result<Why, 
     if let Some(failed) = last_failed_start(host, config, presence)? {
         return Ok(failed);
     }
-    let ended = presence.snapshot().and_then(|s| match &s.phase {
-        Phase::Ended { how } => Some((s.since.clone(), how.clone())),
-        _ => None,
-    });
+    let ended = presence.ending();
     Ok(match ended {
         Some((when, how)) if how.is_failure() => Why {
             headline: format!("'{name}' is off since {when}: {how}"),
-            causes: crash_causes(host, config, &how),
-            remedy: Some(Remedy { ask: crash_ask(&how), command: start }),
+            causes: crash_causes(host, config, how),
+            remedy: Some(Remedy { ask: crash_ask(how), command: start }),
         },
         Some((when, how)) => Why {
             headline: format!("'{name}' is off since {when}: {how}. Nothing prevents a start"),
