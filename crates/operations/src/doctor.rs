@@ -17,7 +17,7 @@ use hpvm_registry::{
 
 use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, facts, supervise};
+use crate::{Actor, Refusal, VmHost, facts, lost, supervise};
 
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +87,11 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
     if let Presence::On { supervision: Supervision::None, .. } = presence {
         let text = format!("guest '{name}' runs and nobody supervises it");
         findings.push(Finding { text, cure: Cure::Adopt(config.clone()) });
+    }
+    if let Some(pid) = lost::qemu_at_rest(host, config) {
+        let text = format!("guest '{name}' runs as process {pid}, and its files in /run are gone");
+        let cure = Cure::Tell(format!("shut it down from within, or: hpvmstop -P {name} -h -F"));
+        findings.push(Finding { text, cure });
     }
     if !presence.is_on()
         && let Some(damage) = crate::nvram::damage(host, config)

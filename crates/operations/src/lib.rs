@@ -10,6 +10,7 @@ pub mod create;
 pub mod doctor;
 mod facts;
 pub mod folder;
+pub(crate) mod lost;
 pub mod modify;
 pub mod nvram;
 pub mod presence;

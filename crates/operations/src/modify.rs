@@ -253,6 +253,7 @@ fn apply_now(
     if changes.is_empty() {
         return Ok(Vec::new());
     }
+    supervise::awake(host, config)?;
     let media = open_media(changes)?;
     let descriptors: Vec<BorrowedFd<'_>> = media.iter().map(AsFd::as_fd).collect();
     let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);

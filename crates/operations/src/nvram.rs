@@ -9,7 +9,7 @@ use hpvm_host::names::guest_folder;
 use hpvm_model::GuestConfig;
 use hpvm_registry::Step;
 
-use crate::{Actor, Refusal, VmHost, facts};
+use crate::{Actor, Refusal, VmHost, facts, lost};
 
 /// Where the variables come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub fn replace(
     if host.presence(config.number).is_on() {
         return Err(Refusal::Running(config.name.clone()));
     }
+    lost::refuse(host, config)?;
     let folder = host.folder(config);
     let (nvram, previous) =
         (folder.file(guest_folder::NVRAM), folder.file(guest_folder::NVRAM_PREVIOUS));

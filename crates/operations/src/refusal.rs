@@ -27,6 +27,11 @@ pub enum Refusal {
     NoNumber,
     #[error("the guest is running; stop it first with `hpvmstop -P {0}`")]
     Running(GuestName),
+    #[error(
+        "its QEMU (process {pid}) runs, though its files in /run are gone and nobody can reach it; shut it down from within, \
+         or end it with `hpvmstop -P {name} -h`"
+    )]
+    Lost { name: GuestName, pid: i32 },
     #[error("the guest is not running; start it with `hpvmstart -P {0}`")]
     NotRunning(GuestName),
     #[error(

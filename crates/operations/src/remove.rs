@@ -7,7 +7,7 @@ use hpvm_registry::{RemovedGuest, Step};
 use jiff::{Timestamp, ToSpan};
 
 use crate::folder::{self, Folder};
-use crate::{Actor, Mode, Refusal, VmHost, supervise};
+use crate::{Actor, Mode, Refusal, VmHost, lost, supervise};
 
 /// What becomes of the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub fn remove(
             Mode::DryRun => refused,
         };
     }
+    lost::refuse(host, &config)?;
     let days = match keep {
         Keep::AsConfigured => host.conf.keep_removed_days()?,
         Keep::Nothing => 0,

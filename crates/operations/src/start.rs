@@ -16,7 +16,7 @@ use hpvm_registry::Step;
 use crate::presence::Presence;
 use crate::supervise::{self, places};
 use crate::vm_host::{VmHost, identities};
-use crate::{Actor, Mode, Refusal};
+use crate::{Actor, Mode, Refusal, lost};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -42,6 +42,7 @@ pub fn start(
         supervise::adopt(host, &config)?;
         return Ok(Started::WasOn);
     }
+    lost::refuse(host, &config)?;
     let facts = host.start_facts(&config)?;
     let mut found = problems(&config, &facts, Purpose::Start);
     if mode == Mode::DryRun {

@@ -1,18 +1,20 @@
 //! Ends a running guest: at once, or by its own shutdown.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request, StopHow};
+use hpvm_host::image_lock;
 use hpvm_host::names::run_folder;
-use hpvm_host::process::PidFd;
+use hpvm_host::process::{PidFd, Signal};
 use hpvm_model::{GuestConfig, chain};
 use hpvm_qmp::blocking::Client;
 use hpvm_qmp::command::Quit;
 use hpvm_registry::Step;
+use rustix::event::{Timespec, poll};
 
 use crate::presence::{Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, supervise};
+use crate::{Actor, Refusal, VmHost, lost, supervise};
 
 /// How a guest is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ const HARD_BOUND: Duration = Duration::from_secs(30);
 const HARD_BOUND_HANGING: Duration = Duration::from_secs(2);
 /// An engine that obeys its second monitor ends within milliseconds.
 const RESCUE_BOUND: Duration = Duration::from_secs(2);
+/// Keeper and worker learn of QEMU's end within milliseconds.
+const SETTLE_BOUND: Duration = Duration::from_secs(2);
 /// Nobody waits longer for a worker that does not answer before the engine is ended past it.
 const PAST_WORKER_BOUND: Duration = Duration::from_secs(10);
 
@@ -50,8 +54,10 @@ pub fn stop(
     let _busy = host.busy(config, actor)?;
     let presence = host.presence(config.number);
     if !presence.is_on() {
-        supervise::clear(host, config)?;
-        return Ok(Stopped::WasOff);
+        return match lost::qemu(host, config) {
+            Some(pid) => stop_lost(host, actor, config, how, pid),
+            None => supervise::clear(host, config).map(|()| Stopped::WasOff),
+        };
     }
     if let Presence::On { supervision: Supervision::None, .. } = presence {
         supervise::adopt(host, config)?;
@@ -66,7 +72,9 @@ pub fn stop(
         // A worker that was killed over its answer cannot tell that the guest ended; /run does.
         (Err(Refusal::Worker(_)), _) if !host.presence(config.number).is_on() => Ok(()),
         // A hard stop ends the guest whatever its worker does.
-        (Err(Refusal::Worker(_) | Refusal::Denied(_)), How::Hard) => past_worker(host, config),
+        (Err(Refusal::Worker(_) | Refusal::Denied(_) | Refusal::StopFailed(_)), How::Hard) => {
+            past_worker(host, config).and_then(|()| settle(host, config))
+        }
         (result, _) => result,
     };
     let record = actor.outcome(config, &result);
@@ -85,6 +93,22 @@ pub fn stop(
     result.map(|()| Stopped::Now)
 }
 
+/// A guest that nobody can reach is not asked, only ended.
+fn stop_lost(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    how: How,
+    pid: i32,
+) -> Result<Stopped, Refusal> {
+    let result = match how {
+        How::Hard => lost::end(host, config, pid),
+        How::Graceful { .. } => Err(Refusal::Lost { name: config.name.clone(), pid }),
+    };
+    host.registry.record(&actor.outcome(config, &result))?;
+    result.map(|()| Stopped::Now)
+}
+
 fn ask(
     host: &VmHost,
     config: &GuestConfig,
@@ -100,6 +124,9 @@ fn ask(
         }
     };
     let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+    if matches!(how, StopHow::Graceful { .. }) {
+        supervise::awake(host, config)?;
+    }
     match client::ask(&control, &Request::Stop { how }, &[], bound, progress)? {
         Reply::Done | Reply::Already { .. } => Ok(()),
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
@@ -109,11 +136,52 @@ fn ask(
     }
 }
 
+/// QEMU has ended past its worker: waits until that is known to all, so that the next command finds the guest off. A worker
+/// that hangs never learns it, so it is ended too; its successor does.
+fn settle(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    if is_off_within(host, config, SETTLE_BOUND) {
+        return Ok(());
+    }
+    let lock = host.root.run_dir(config.number.get()).join("lock");
+    let holders = image_lock::holders(&lock).unwrap_or_default();
+    for worker in holders.iter().filter(|holder| holder.program == "hpvmapp") {
+        if let Ok(Some(worker)) = PidFd::open_number(worker.pid) {
+            let _ = worker.signal(Signal::KILL);
+        }
+    }
+    if is_off_within(host, config, SETTLE_BOUND) {
+        return Ok(());
+    }
+    let shown: Vec<String> = holders
+        .iter()
+        .map(|holder| format!("{} (process {})", holder.program, holder.pid))
+        .collect();
+    Err(Refusal::StopFailed(format!(
+        "its QEMU has ended, and who looks after it takes no notice; is one of them stopped by a signal? {}",
+        shown.join(", ")
+    )))
+}
+
+fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {
+    let deadline = Instant::now() + bound;
+    while host.presence(config.number).is_on() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        let pause = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        let _ = poll(&mut [], Some(&pause));
+    }
+    true
+}
+
 /// Ends QEMU past a worker that hangs: by its second monitor, which nobody else uses, and if it does not answer there, by
 /// force. Keeper and worker see it end and follow.
 fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let Some(snapshot) = host.presence(config.number).snapshot().cloned() else {
-        return Err(Refusal::StopFailed("its process is not known".into()));
+        return match lost::qemu(host, config) {
+            Some(pid) => lost::end(host, config, pid),
+            None => Err(Refusal::StopFailed("its process is not known".into())),
+        };
     };
     let failed = |e: std::io::Error| Refusal::StopFailed(e.to_string());
     let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time).map_err(failed)?;

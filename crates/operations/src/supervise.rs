@@ -1,5 +1,9 @@
 //! Takes over guests whose keeper and worker are both gone, and clears what a run left in `/run`.
 
+use std::time::Duration;
+
+use hpvm_app::client;
+use hpvm_app::protocol::Request;
 use hpvm_engine::launch::{self, Places};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::program;
@@ -9,6 +13,9 @@ use hpvm_model::GuestConfig;
 
 use crate::presence::{Presence, Supervision};
 use crate::{Refusal, VmHost};
+
+/// A worker that lives answers a ping within milliseconds, whatever QEMU does.
+const AWAKE_BOUND: Duration = Duration::from_secs(2);
 
 /// Where a guest's things lie and as whom its processes run.
 pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
@@ -36,6 +43,15 @@ pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
         .map_err(Refusal::file("look at the process of", &run_dir))?;
     let Some(qemu) = qemu else { return Ok(()) };
     Ok(launch::adopt(&machine.base, snapshot.qemu.pid, qemu, &places(host, config)?)?)
+}
+
+/// A worker that gave no sign of life for seconds is asked for one first, so that nobody waits minutes for it.
+pub fn awake(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    if let Presence::On { attention: Some(_), .. } = host.presence(config.number) {
+        let control = host.root.run_dir(config.number.get()).join("control");
+        client::ask(&control, &Request::Ping, &[], AWAKE_BOUND, &mut |_| {})?;
+    }
+    Ok(())
 }
 
 /// Removes the sockets of a guest that has ended; fine when there are none. What its last run left to say stays until the

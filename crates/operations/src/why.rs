@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::actor::Failed;
 use crate::presence::{Attention, Presence, Supervision};
-use crate::{Refusal, VmHost};
+use crate::{Refusal, VmHost, lost};
 
 /// So many operations back the last start is looked for.
 const RECENT_OPERATIONS: usize = 20;
@@ -36,7 +36,22 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
         Presence::On { attention, supervision, .. } => {
             Ok(running(config, &presence, attention.as_ref(), *supervision))
         }
-        Presence::Off { .. } => off(host, config, &presence),
+        Presence::Off { .. } => match lost::qemu_at_rest(host, config) {
+            Some(pid) => Ok(out_of_reach(config, pid)),
+            None => off(host, config, &presence),
+        },
+    }
+}
+
+fn out_of_reach(config: &GuestConfig, pid: i32) -> Why {
+    let name = &config.name;
+    Why {
+        headline: format!("'{name}' runs, and nobody can reach it"),
+        causes: vec![format!("its files in /run are gone; its QEMU is process {pid}")],
+        remedy: Some(Remedy {
+            ask: Some("shut it down from within if that can be done".into()),
+            command: format!("hpvmstop -P {name} -h -F && hpvmstart -P {name}"),
+        }),
     }
 }
 
@@ -83,7 +98,10 @@ fn running(
             remedy: command(format!("hpvmstart -P {name}")),
         },
         (None, None, _) => Why {
-            headline: format!("'{name}' runs since {since}; nothing is wrong with it"),
+            headline: match since {
+                "" => format!("'{name}' is coming up; nothing is wrong with it"),
+                since => format!("'{name}' runs since {since}; nothing is wrong with it"),
+            },
             causes: presence.health(),
             remedy: None,
         },
