@@ -5,11 +5,13 @@
 
 mod commands;
 mod crash_steps;
+mod golden;
 mod input;
 mod pool;
 mod refusals;
 mod report;
 mod sharing;
+mod why;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -24,7 +26,8 @@ macro_rules! tests {
     };
 }
 
-const SUBJECTS: &[&[Test]] = &[commands::TESTS, crash_steps::TESTS, input::TESTS, sharing::TESTS];
+const SUBJECTS: &[&[Test]] =
+    &[commands::TESTS, crash_steps::TESTS, input::TESTS, sharing::TESTS, why::TESTS];
 
 fn main() {
     let mut arguments = Arguments::from_args();

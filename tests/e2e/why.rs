@@ -1,0 +1,436 @@
+//! Ten faults, one screen each. The test does what `hpvm why` asks ("First: …"), types the command it names ("Next: …") and
+//! nothing else, and the guest must run with all its devices. The screens are kept in golden/why; SNAPSHOTS=overwrite writes
+//! them anew.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hpvm_app::snapshot::{Crash, Ending, Phase};
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, program};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
+
+use crate::{Test, golden};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_missing_disk_is_explained,
+    a_taken_disk_is_explained,
+    too_little_memory_is_explained,
+    an_accelerator_that_does_not_work_is_explained,
+    damaged_firmware_variables_are_explained,
+    a_crash_is_explained,
+    an_engine_killed_for_memory_is_explained,
+    a_full_disk_is_explained,
+    a_foreign_image_lock_is_explained,
+    missing_firmware_is_explained,
+    several_faults_have_one_way_out,
+    a_guest_that_hangs_is_explained,
+];
+
+/// Four times what an engine and its worker need on a quiet machine.
+const BOUND: Duration = Duration::from_secs(20);
+
+const COMMANDS: [&str; 8] = [
+    "hpvm",
+    "hpvmcreate",
+    "hpvmmodify",
+    "hpvmremove",
+    "hpvmstart",
+    "hpvmstop",
+    "hpvmstatus",
+    "hpvmconsole",
+];
+
+fn a_missing_disk_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    fs::rename(host.path("web.img"), host.path("elsewhere")).expect("the disk is moved");
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let screen = Screen::of(&host, "missing-disk");
+    assert!(screen.first.is_some_and(|ask| ask.starts_with("put the file back")));
+    fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
+    follow(&host, &screen.next);
+}
+
+fn a_taken_disk_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    let disk = format!("disk:avio_stor:0,0,0:file:{}", host.path("web.img").display());
+    host.ok(&["hpvmcreate", "-P", "other", "-a", &disk]);
+    host.ok(&["hpvmstart", "-P", "other"]);
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let screen = Screen::of(&host, "taken-disk");
+    assert!(screen.first.is_some_and(|ask| ask.contains("'other'")));
+    // Waiting is what is asked; the end of the other guest is its owner's decision.
+    host.ok(&["hpvmstop", "-P", "other", "-F"]);
+    follow(&host, &screen.next);
+}
+
+fn too_little_memory_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    host.ok(&["hpvmmodify", "-P", "web", "-r", &more_than_there_is()]);
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let screen = Screen::of(&host, "no-memory");
+    assert_eq!(screen.first, None);
+    follow(&host, &screen.next);
+}
+
+/// Where /dev/kvm exists it is hidden from the start, so that the fault is there on every machine.
+fn an_accelerator_that_does_not_work_is_explained() {
+    let mut host = host_with_web(Engine::Fake);
+    host.environment("HPVM_ACCEL", "kvm");
+    let start = without_kvm(&host, &["hpvmstart", "-P", "web"]);
+    assert_eq!(start.status.code(), Some(1), "{start}");
+    host.without_environment("HPVM_ACCEL");
+    let screen = Screen::of(&host, "kvm-unfit");
+    assert_eq!(screen.first, None);
+    host.environment("HPVM_ACCEL", "kvm");
+    follow(&host, &screen.next);
+}
+
+/// Settles 56.
+fn damaged_firmware_variables_are_explained() {
+    let host = host_with_web(Engine::Fake);
+    let nvram = host.path("var/opt/hpvm/guests/web/nvram");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    let good = fs::read(&nvram).expect("the variables");
+    fs::write(&nvram, vec![0xff; good.len()]).expect("the variables are damaged");
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let screen = Screen::of(&host, "bad-nvram");
+    assert_eq!(screen.first, None);
+    follow(&host, &screen.next);
+    assert!(fs::read(&nvram).expect("the variables") == good, "the last good variables are back");
+}
+
+fn a_crash_is_explained() {
+    let mut host = host_with_web(Engine::Fake);
+    host.engine_after("echo 'qemu-system-x86_64: a device went mad' >&2");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let engine = host.qemu(1).expect("the engine runs");
+    engine.signal(Signal::ABORT).expect("a signal");
+    host.wait_for_state("web", "Off", BOUND);
+    let screen = Screen::of(&host, "crash");
+    assert_eq!(screen.first, None);
+    follow(&host, &screen.next);
+}
+
+/// The engine is put in a memory cgroup too small for it; the kernel really kills it.
+fn an_engine_killed_for_memory_is_explained() {
+    let mut host = host_with_web(Engine::Fake);
+    let group = MemoryGroup::new(32 << 20);
+    host.engine_after(&format!(
+        "echo $$ > '{}'\nexport HPVM_FAKE_QEMU=eat=500",
+        group.path.join("cgroup.procs").display()
+    ));
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "Off", BOUND);
+    let ended = host.snapshot(1).expect("what the run left").phase;
+    let killed = Ending::Crashed { cause: Crash::OutOfMemory };
+    assert_eq!(ended, Phase::Ended { how: killed });
+    let screen = Screen::of(&host, "out-of-memory");
+    assert!(screen.first.is_some_and(|ask| ask.contains("memory")));
+    host.set("HPVMQEMU", &program("fake-qemu").to_string_lossy());
+    follow(&host, &screen.next);
+}
+
+fn a_full_disk_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    let uuids = host.path("var/opt/hpvm/uuids");
+    let aside = host.path("aside");
+    fs::create_dir(&aside).expect("a folder");
+    copy_all(&uuids, &aside);
+    let mount = Mounted::tmpfs(&uuids, 4 << 20);
+    copy_all(&aside, &uuids);
+    mount.fill();
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let screen = Screen::of(&host, "full-disk");
+    assert!(screen.first.is_some_and(|ask| ask.starts_with("make room")));
+    mount.make_room();
+    follow(&host, &screen.next);
+    end(&host);
+}
+
+/// On QEMU itself, which alone minds image locks; its firmware finds nothing to boot.
+fn a_foreign_image_lock_is_explained() {
+    let host = host_with_web(Engine::Real);
+    let foreign = Foreign::holding(&host.path("web.img"));
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let screen = Screen::of(&host, "foreign-lock");
+    let holder = format!("process {} ", foreign.child.id());
+    assert!(screen.first.is_some_and(|ask| ask.contains(&holder)), "the holder is named");
+    drop(foreign);
+    follow(&host, &screen.next);
+    end(&host);
+}
+
+fn missing_firmware_is_explained() {
+    let mut host = host_with_web(Engine::Fake);
+    host.set("HPVMFIRMWARE", &host.path("OVMF_CODE.fd").to_string_lossy());
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let screen = Screen::of(&host, "missing-firmware");
+    assert!(screen.first.is_some_and(|ask| ask.contains("HPVMFIRMWARE")));
+    fs::copy("/usr/share/OVMF/OVMF_CODE_4M.fd", host.path("OVMF_CODE.fd")).expect("the firmware");
+    follow(&host, &screen.next);
+}
+
+/// Each is named, and one line still leads to a running guest.
+fn several_faults_have_one_way_out() {
+    let host = host_with_web(Engine::Fake);
+    fs::rename(host.path("web.img"), host.path("elsewhere")).expect("the disk is moved");
+    fs::write(host.path("var/opt/hpvm/guests/web/nvram"), "damaged").expect("the variables");
+    host.ok(&["hpvmmodify", "-P", "web", "-r", &more_than_there_is()]);
+    host.ok(&["hpvmmodify", "-P", "web", "-x", "runnable_status=disabled"]);
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let screen = Screen::of(&host, "several");
+    fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
+    follow(&host, &screen.next);
+}
+
+fn a_guest_that_hangs_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let engine = host.qemu(1).expect("the engine runs");
+    engine.signal(Signal::STOP).expect("a signal");
+    wait_until(BOUND, "the stop is seen", || {
+        host.ok(&["hpvm", "why", "web"]).contains("stopped by a signal")
+    });
+    let screen = Screen::of(&host, "stopped");
+    assert!(screen.first.is_some_and(|ask| ask.contains("kill -CONT")));
+    engine.signal(Signal::CONT).expect("a signal");
+    follow(&host, &screen.next);
+}
+
+/// `web`, number 1, off, with two disks and a dvd.
+fn host_with_web(engine: Engine) -> VmHost {
+    let host = VmHost::new(engine);
+    let bin = host.path("bin");
+    fs::create_dir(&bin).expect("a folder");
+    for command in COMMANDS {
+        symlink(program("hpvm"), bin.join(command)).expect("a link");
+    }
+    let mut create =
+        ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M"].map(str::to_owned).to_vec();
+    for device in [
+        format!("disk:avio_stor:0,0,0:file:{}", host.disk("web.img", 1 << 20).display()),
+        format!("disk:avio_stor:0,0,1:file:{}", host.disk("more.img", 1 << 20).display()),
+        format!("dvd:avio_stor:0,1,0:file:{}", host.disk("web.iso", 1 << 20).display()),
+    ] {
+        create.extend(["-a".to_owned(), device]);
+    }
+    host.ok(&create.iter().map(String::as_str).collect::<Vec<_>>());
+    host
+}
+
+/// A memory size beyond this machine's.
+fn more_than_there_is() -> String {
+    let text = fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
+    let kib =
+        text.lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    format!("{}G", kib.expect("MemTotal comes first") / (1 << 20) + 2)
+}
+
+/// What `hpvm why` printed.
+struct Screen {
+    first: Option<String>,
+    next: String,
+}
+
+impl Screen {
+    /// Of the guest `web`, compared with the kept one.
+    #[track_caller]
+    fn of(host: &VmHost, name: &str) -> Screen {
+        let text = host.ok(&["hpvm", "why", "web"]);
+        let line = |start: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(start))
+                .map(|line| line.trim().to_owned())
+        };
+        assert!(text.lines().count() < 24, "one screen: {text}");
+        let shown = golden::without_numbers(&golden::redacted(host, &text));
+        golden::assert_kept(&format!("why/{name}"), &without_reason(&shown));
+        let next = line("Next: ").unwrap_or_else(|| panic!("a next command: {text}"));
+        for word in ["hpvmstop", "hpvmremove", "kill", " -d ", " -F"] {
+            assert!(!next.contains(word), "'{next}' costs something");
+        }
+        let is_about_web = |command: &str| format!("{command} ").contains(" -P web ");
+        assert!(next.split(" && ").all(is_about_web), "'{next}' is about 'web' alone");
+        Screen { first: line("First: "), next }
+    }
+}
+
+/// Why KVM does not work differs from machine to machine.
+fn without_reason(text: &str) -> String {
+    match text.split_once("KVM does not work here: ") {
+        Some((before, after)) => {
+            let (_, rest) = after.split_once("; unset").unwrap_or(("", after));
+            format!("{before}KVM does not work here: [REASON]; unset{rest}")
+        }
+        None => text.to_owned(),
+    }
+}
+
+/// Types the command as the screen shows it, and looks at the guest.
+#[track_caller]
+fn follow(host: &VmHost, next: &str) {
+    let devices = host.ok(&["hpvmstatus", "-P", "web", "-d"]);
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", next]);
+    let mut command = as_on(host, command);
+    command.env("PATH", format!("{}:{path}", host.path("bin").display()));
+    let outcome = Outcome::of(next, command, b"");
+    assert!(outcome.status.success(), "{outcome}");
+    wait_until(BOUND, &format!("'web' runs after {outcome}"), || {
+        host.state("web").starts_with("On (") && host.state("web") != "On (ATTN)"
+    });
+    assert_eq!(host.ok(&["hpvmstatus", "-P", "web", "-d"]), devices, "no device is lost");
+    for device in ["0,0,0:file:", "0,0,1:file:", "0,1,0:file:"] {
+        assert!(devices.contains(device), "{devices}");
+    }
+    let details = host.ok(&["hpvmstatus", "-P", "web"]);
+    assert!(!details.contains("[Waiting for Next Start]"), "{details}");
+    assert!(host.ok(&["hpvm", "why", "web"]).contains("nothing is wrong with it"));
+}
+
+/// Before its folders go from under it.
+fn end(host: &VmHost) {
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    wait_until(BOUND, "no process is left", || host.processes().is_empty());
+}
+
+/// Runs a command that finds no working /dev/kvm.
+fn without_kvm(host: &VmHost, line: &[&str]) -> Outcome {
+    if !Path::new("/dev/kvm").exists() {
+        return host.run(line);
+    }
+    let mut command = Command::new("unshare");
+    let hide = "mount --bind /dev/null /dev/kvm && exec \"$@\"";
+    command.args(["--mount", "/bin/sh", "-c", hide, "sh"]);
+    command.arg(host.path("bin").join(line[0])).args(&line[1..]);
+    Outcome::of(&line.join(" "), as_on(host, command), b"")
+}
+
+/// Gives a command the surroundings of the VM Host's own.
+fn as_on(host: &VmHost, mut command: Command) -> Command {
+    for (name, value) in host.command(&["hpvm"]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A memory cgroup below our own.
+struct MemoryGroup {
+    path: PathBuf,
+}
+
+impl MemoryGroup {
+    fn new(bytes: u64) -> MemoryGroup {
+        let own = fs::read_to_string("/proc/self/cgroup").expect("our own groups");
+        let line = |name: &str| {
+            own.lines().find_map(|line| {
+                let (_, rest) = line.split_once(':')?;
+                let (controllers, path) = rest.split_once(':')?;
+                (controllers == name).then(|| path.trim_start_matches('/').to_owned())
+            })
+        };
+        let name = format!("hpvm-test-{}", std::process::id());
+        let (parent, limit) = match line("memory") {
+            Some(path) => (Path::new("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes"),
+            None => {
+                let path = line("").expect("a unified group");
+                (Path::new("/sys/fs/cgroup").join(path), "memory.max")
+            }
+        };
+        let group = MemoryGroup { path: parent.join(name) };
+        fs::create_dir(&group.path).expect("a group");
+        fs::write(group.path.join(limit), bytes.to_string()).expect("a limit");
+        // The engine puts itself in, as the guest's own user.
+        let anybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        fs::set_permissions(group.path.join("cgroup.procs"), anybody).expect("open to the engine");
+        group
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let removed = || fs::remove_dir(&self.path).is_ok() || !self.path.exists();
+        if !std::thread::panicking() {
+            wait_until(BOUND, "the group is empty and removed", removed);
+        } else {
+            removed();
+        }
+    }
+}
+
+/// A small file system of a test's own.
+struct Mounted {
+    path: PathBuf,
+}
+
+impl Mounted {
+    fn tmpfs(path: &Path, bytes: u64) -> Mounted {
+        let options = format!("size={bytes},mode=755");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "hpvm-test"]).arg(path);
+        assert!(mount.status().expect("mount").success());
+        Mounted { path: path.to_owned() }
+    }
+
+    fn fill(&self) {
+        let full = fs::write(self.path.join("filler"), vec![0; 8 << 20]);
+        assert!(full.is_err(), "the file system is full");
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.path.join("filler")).expect("the filler goes");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a test that failed may have left a guest that still has its files open.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(from.join(".")).arg(to);
+    assert!(copy.status().expect("cp").success());
+}
+
+/// Another program that has a disk image in use, as a QEMU outside hpvm would.
+struct Foreign {
+    child: Child,
+}
+
+impl Foreign {
+    fn holding(image: &Path) -> Foreign {
+        let node = format!("driver=file,node-name=a,filename={}", image.display());
+        let child = Command::new("qemu-system-x86_64")
+            .args(["-M", "q35,accel=tcg", "-m", "64", "-S", "-nodefaults", "-display", "none"])
+            .args(["-blockdev", &node, "-blockdev", "driver=raw,node-name=b,file=a"])
+            .args(["-device", "virtio-blk-pci,drive=b"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("a foreign QEMU");
+        let foreign = Foreign { child };
+        wait_until(BOUND, "the image is locked", || {
+            hpvm_host::image_lock::is_locked(image).unwrap_or(false)
+        });
+        foreign
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
