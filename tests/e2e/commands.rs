@@ -1,13 +1,21 @@
 //! The seven commands in their everyday use.
 
-use hpvm_testkit::guest::Console;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use hpvm_host::process::{PidFd, start_time};
+use hpvm_testkit::vm_host::{Engine, VmHost, program};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
 
 use crate::Test;
-use crate::pool::{Leased, image};
-use hpvm_testkit::vm_host::{Engine, VmHost};
 
-pub(crate) const TESTS: &[Test] =
-    crate::tests![a_guest_is_created_listed_and_removed, a_guest_boots_from_avio_stor];
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_guest_is_created_listed_and_removed,
+    a_guest_runs_from_a_folder_that_only_root_may_enter
+];
 
 fn a_guest_is_created_listed_and_removed() {
     let host = VmHost::new(Engine::Fake);
@@ -19,9 +27,38 @@ fn a_guest_is_created_listed_and_removed() {
     assert_eq!(host.state("web"), "Off");
 }
 
-fn a_guest_boots_from_avio_stor() {
-    let mut guest = Leased::take();
-    assert_eq!(guest.host().state("pool"), "On (OS)");
-    assert!(guest.console().run("cat /proc/cmdline").contains("quiet"));
-    let _ = (image("test-cloud"), Console::attach(&guest.host().run_dir(1)));
+/// A clone of the repository lies in /root as a rule, and the worker's user may not walk there.
+fn a_guest_runs_from_a_folder_that_only_root_may_enter() {
+    let host = VmHost::new(Engine::Fake);
+    let closed = host.path("closed");
+    fs::create_dir(&closed).unwrap();
+    for name in ["hpvm", "hpvmkeeper", "hpvmapp"] {
+        fs::copy(program(name), closed.join(name)).unwrap();
+    }
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let started = host.command_from(&closed, &["hpvmstart", "-P", "web"]).output().unwrap();
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    for (role, takeovers) in [("hpvmapp", 1), ("hpvmkeeper", 2)] {
+        kill(&host, role);
+        wait_until(Duration::from_secs(8), &format!("{role} is replaced"), || {
+            host.snapshot(1).is_some_and(|snapshot| snapshot.adoptions >= takeovers)
+        });
+    }
+    assert!(host.state("web").starts_with("On"));
+}
+
+/// Kills the guest's keeper or worker, whichever `role` names.
+fn kill(host: &VmHost, role: &str) {
+    let is_role = |pid: i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+        Path::new(&*String::from_utf8_lossy(first)).ends_with(role)
+    };
+    let pid = host.processes().into_iter().map(|(pid, _)| pid).find(|pid| is_role(*pid));
+    let pid = pid.unwrap_or_else(|| panic!("{role} runs: {:?}", host.processes()));
+    let start_time = start_time(pid).expect("it lives");
+    let process = PidFd::open(pid, start_time).unwrap().expect("it lives");
+    process.signal(Signal::KILL).unwrap();
+    assert!(process.wait_exit(Duration::from_secs(5)).unwrap());
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use hpvm_engine::worker_fd;
 use hpvm_host::launch::inherited;
 use hpvm_host::process::PidFd;
+use rustix::io::fcntl_dupfd_cloexec;
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -36,13 +37,21 @@ pub(crate) struct Descriptors {
     pub(crate) ready: Option<File>,
     /// `None` when QEMU was gone before the keeper could take hold of it.
     pub(crate) qemu: Option<PidFd>,
+    /// The keeper's program, out of the way of the numbers a successor is given.
+    pub(crate) keeper_program: Option<OwnedFd>,
 }
+
+/// Above every number that a keeper is started with.
+const OUT_OF_THE_WAY: i32 = 100;
 
 impl Descriptors {
     /// To be called first of all: what is opened before takes the numbers of those that did not come.
     pub(crate) fn take() -> Result<Descriptors, Missing> {
         let ready = inherited(worker_fd::READY).ok().map(File::from);
         let qemu = inherited(worker_fd::QEMU).ok().map(PidFd::from);
+        let keeper_program = inherited(worker_fd::KEEPER_PROGRAM)
+            .ok()
+            .and_then(|held| fcntl_dupfd_cloexec(held, OUT_OF_THE_WAY).ok());
         let take =
             |number, what| inherited(number).map_err(|source| Missing { number, what, source });
         Ok(Descriptors {
@@ -57,6 +66,7 @@ impl Descriptors {
             run_folder: take(worker_fd::RUN_FOLDER, "the run folder")?,
             ready,
             qemu,
+            keeper_program,
         })
     }
 }

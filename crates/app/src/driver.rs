@@ -135,6 +135,8 @@ struct Shown {
 struct Keeper {
     lives: bool,
     program: Option<PathBuf>,
+    /// What `program` may lead through.
+    _held: Option<OwnedFd>,
     launch: OwnedFd,
 }
 
@@ -226,7 +228,8 @@ impl Driver {
             link,
             keeper: Keeper {
                 lives: true,
-                program: successor::keeper_program(),
+                program: successor::keeper_program(descriptors.keeper_program.as_ref()),
+                _held: descriptors.keeper_program,
                 launch: descriptors.launch,
             },
             monitor,
@@ -262,9 +265,9 @@ impl Driver {
     /// From here on only what the rest of this file needs is left to us, and to the keeper and worker we may start.
     fn confine(&mut self) -> Result<(), Failure> {
         let readable: Vec<&Path> = READABLE.iter().map(Path::new).collect();
-        let own = std::env::current_exe().ok();
+        let own = Path::new("/proc/self/exe");
         let programs: Vec<&Path> =
-            self.keeper.program.as_deref().into_iter().chain(own.as_deref()).collect();
+            self.keeper.program.as_deref().into_iter().chain([own]).collect();
         let folder = self.publisher.folder();
         let confinement =
             Confinement { ids: None, folder: folder.as_fd(), read: &readable, execute: &programs };

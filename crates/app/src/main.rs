@@ -39,6 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn work() -> Result<(), Failure> {
+    // Started through a descriptor we would be called by its number.
+    let _ = rustix::thread::set_name(c"hpvmapp");
     let descriptors = Descriptors::take()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()

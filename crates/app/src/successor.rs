@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,9 @@ fn lock_file(folder: impl AsFd) -> io::Result<File> {
     Ok(openat(folder, run_folder::LOCK, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
-/// Where the keeper's program lies, looked up before we confine ourselves.
-pub(crate) fn keeper_program() -> Option<PathBuf> {
-    hpvm_host::paths::program("hpvmkeeper").ok()
+/// Where the keeper's program lies, looked up before we confine ourselves: where it is installed, or through the descriptor
+/// that holds it when we may not walk there.
+pub(crate) fn keeper_program(held: Option<&OwnedFd>) -> Option<PathBuf> {
+    let by_descriptor = || Some(PathBuf::from(format!("/proc/self/fd/{}", held?.as_raw_fd())));
+    hpvm_host::paths::program("hpvmkeeper").ok().or_else(by_descriptor)
 }

@@ -260,6 +260,9 @@ fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), Launch
     )
     .map_err(|e| failed("open", &places.run_dir)(e.into()))?;
     launch.app_fd(folder, worker_fd::RUN_FOLDER);
+    launch.app_fd(hold(&places.keeper)?, worker_fd::KEEPER_PROGRAM);
+    launch.app_fd(hold(&places.worker)?, worker_fd::WORKER_PROGRAM);
+    launch.app_program_fd(worker_fd::WORKER_PROGRAM);
     Ok(())
 }
 
@@ -312,6 +315,13 @@ fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), Launch
 #[must_use]
 pub fn last_words(places: &Places) -> Option<String> {
     last_words::read(&File::open(places.guest_dir.join(guest_folder::QEMU_LOG)).ok()?)
+}
+
+/// Holds a program for those who may not walk the way to it.
+fn hold(program: &Path) -> Result<OwnedFd, LaunchError> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(program, flags, rustix::fs::Mode::empty())
+        .map_err(|e| failed("open", program)(e.into()))
 }
 
 fn read() -> OpenOptions {

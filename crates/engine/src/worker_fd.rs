@@ -15,3 +15,6 @@ pub const RUN_FOLDER: i32 = 11;
 pub const READY: i32 = 12;
 /// A hold on QEMU, from the keeper.
 pub const QEMU: i32 = 13;
+/// The two programs, held: their folder may be closed to the worker's user.
+pub const KEEPER_PROGRAM: i32 = 14;
+pub const WORKER_PROGRAM: i32 = 15;

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -135,6 +136,11 @@ impl Launch {
         self.word("app-fd", format!("{ours}={theirs}"));
     }
 
+    /// The worker's program as a descriptor of its own, for when its user may not walk the way to it.
+    pub fn app_program_fd(&mut self, theirs: RawFd) {
+        self.word("app-program-fd", theirs.to_string());
+    }
+
     /// Hands this launch description on to every worker, for [`Launch::successor`].
     pub fn keep_launch(&mut self, theirs: RawFd) {
         self.word("keep-launch", format!("{DESCRIPTION}={theirs}"));
@@ -153,6 +159,9 @@ impl Launch {
             .collect();
         let failed = |source| LaunchError::Spawn { program: keeper.to_owned(), source };
         let mut command = Command::new(keeper);
+        if keeper.starts_with("/proc") {
+            command.arg0("hpvmkeeper");
+        }
         command
             .arg(DESCRIPTION.to_string())
             .env_clear()
@@ -205,6 +214,9 @@ impl Launch {
                     Some(log) if log == ours => self.log(copy_of(theirs)?, theirs),
                     _ => self.app_fd(copy_of(theirs)?, theirs),
                 }
+            }
+            b"app-program-fd" => {
+                self.word("app-program-fd", OsStr::from_bytes(value));
             }
             b"keep-launch" => self.keep_launch(numbers(value).ok_or_else(damaged)?.1),
             // Ids are what we have already; the rest was for the dead keeper alone.

@@ -33,6 +33,7 @@ pub(crate) struct Description {
 #[derive(Default)]
 struct Draft {
     path: Option<CString>,
+    held: Option<Fd>,
     args: Vec<CString>,
     descriptors: Vec<Mapping>,
     uid: Option<u32>,
@@ -47,7 +48,8 @@ impl Draft {
             (Some(uid), Some(gid)) => Some((uid, gid)),
             _ => return None,
         };
-        Some(Program::new(self.path?, self.args, self.descriptors, ids, self.stderr))
+        let program = Program::new(self.path?, self.args, self.descriptors, ids, self.stderr);
+        Some(program.held_as(self.held))
     }
 
     fn is_empty(&self) -> bool {
@@ -71,6 +73,7 @@ impl Description {
                 b"qemu-gid" => qemu.gid = Some(number(value)?),
                 b"qemu-stderr" => qemu.stderr = Some(number(value)?),
                 b"app-program" => app.path = Some(string(value)?),
+                b"app-program-fd" => app.held = Some(number(value)?),
                 b"app-arg" => app.args.push(string(value)?),
                 b"app-fd" | b"keep-launch" => app.descriptors.push(mapping(value)?),
                 b"app-uid" => app.uid = Some(number(value)?),

@@ -21,6 +21,8 @@ pub(crate) struct Mapping {
 
 pub(crate) struct Program {
     path: CString,
+    /// The same program through a descriptor of the child's: root started us from a folder its user may not enter.
+    held: Option<CString>,
     /// What `arguments` points into.
     _strings: Vec<CString>,
     arguments: Vec<*const c_char>,
@@ -41,7 +43,13 @@ impl Program {
             .chain(args.iter().map(|arg| arg.as_ptr()))
             .chain([std::ptr::null()])
             .collect();
-        Program { path, _strings: args, arguments, descriptors, ids, stderr }
+        Program { path, held: None, _strings: args, arguments, descriptors, ids, stderr }
+    }
+
+    /// Names the descriptor in the child that holds the program.
+    pub(crate) fn held_as(self, theirs: Option<Fd>) -> Program {
+        let held = theirs.and_then(|fd| CString::new(format!("/proc/self/fd/{fd}")).ok());
+        Program { held, ..self }
     }
 
     pub(crate) fn descriptors(&self) -> &[Mapping] {
@@ -72,10 +80,18 @@ impl Program {
         }
     }
 
-    #[allow(unsafe_code)]
     fn execute(&self) -> Error {
+        let error = self.execute_at(&self.path);
+        match &self.held {
+            Some(held) if error.kind() == io::ErrorKind::PermissionDenied => self.execute_at(held),
+            _ => error,
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn execute_at(&self, path: &CStr) -> Error {
         // SAFETY: the pointers lead into `path` and `_strings`, which this program owns, and a null pointer ends them.
-        unsafe { execute(&self.path, &self.arguments) }
+        unsafe { execute(path, &self.arguments) }
     }
 
     /// Copies all out of the way first, since one's old number may be another's new one.

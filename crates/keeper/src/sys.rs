@@ -38,6 +38,7 @@ const AF_UNIX: c_int = 1;
 const SOCK_SEQPACKET: c_int = 5;
 const MSG_DONTWAIT: c_int = 0x40;
 const MSG_NOSIGNAL: c_int = 0x4000;
+const PR_SET_NAME: c_int = 15;
 const PR_SET_CHILD_SUBREAPER: c_int = 36;
 const PR_SET_NO_NEW_PRIVS: c_int = 38;
 const CLOCK_REALTIME: c_int = 0;
@@ -206,6 +207,9 @@ pub(crate) fn settle() -> io::Result<Fd> {
     }
     // SAFETY: no pointers; the only refusal is that we lead a session already.
     unsafe { setsid() };
+    // Started through a descriptor we would be called by its number; a name that cannot be set stands in nobody's way.
+    // SAFETY: the name is a C string shorter than the 16 bytes the kernel takes.
+    let _ = unsafe { prctl(PR_SET_NAME, c"hpvmkeeper".as_ptr()) };
     // SAFETY: an option with one number.
     checked(unsafe { prctl(PR_SET_CHILD_SUBREAPER, 1 as c_ulong) })?;
     let mut children = SignalSet([0; 16]);

@@ -134,6 +134,22 @@ impl VmHost {
         command
     }
 
+    /// The same from programs that lie in another folder.
+    #[must_use]
+    pub fn command_from(&self, folder: &Path, line: &[&str]) -> Command {
+        let own = self.command(line);
+        let mut command = Command::new(folder.join("hpvm"));
+        command.arg0(line[0]).args(own.get_args()).current_dir("/");
+        for (name, value) in own.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs a command to its end.
     pub fn run(&self, line: &[&str]) -> Outcome {
         self.run_with_input(line, b"")
@@ -217,8 +233,9 @@ impl VmHost {
     }
 }
 
-impl Drop for VmHost {
-    fn drop(&mut self) {
+impl VmHost {
+    /// Ends every process of this VM Host. A test that takes a file system away calls it before.
+    pub fn end_processes(&self) {
         // Worker first, then keeper, then engine would bring each other back; so all are ended until none is left.
         for _ in 0..50 {
             let left = self.processes();
@@ -232,6 +249,12 @@ impl Drop for VmHost {
                 }
             }
         }
+    }
+}
+
+impl Drop for VmHost {
+    fn drop(&mut self) {
+        self.end_processes();
         if let Ok(run) = fs::read_link(self.path("run/hpvm")) {
             let _ = fs::remove_dir_all(run);
         }
