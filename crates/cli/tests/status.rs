@@ -12,7 +12,7 @@ use hpvm_cli::status::{
 use hpvm_model::*;
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::difference::waiting;
-use hpvm_plan::facts::{Accelerator, Engine};
+use hpvm_plan::facts::Engine;
 use hpvm_plan::record::{Attached, BootRecord, FORMAT, Machine};
 use snapbox::data::DataFormat;
 use snapbox::{Data, assert_data_eq};

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use hpvm_engine::devices::present::{Present, Repair, repairs};
 use hpvm_engine::record_file::RecordFile;
 use hpvm_model::*;
-use hpvm_plan::facts::{Accelerator, Engine};
+use hpvm_plan::facts::Engine;
 use hpvm_plan::record::*;
 
 fn attached(kind: DeviceKind, address: &str, path: &str) -> Attached {

@@ -12,6 +12,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use hpvm_model::Accelerator;
+
 use crate::durable;
 use crate::process::boot_id;
 
@@ -19,22 +21,6 @@ mod trial;
 
 /// How long the trial may take, the opening of /dev/kvm included.
 pub const TRIAL_BOUND: Duration = Duration::from_millis(300);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accelerator {
-    Kvm,
-    Tcg,
-}
-
-impl Accelerator {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg",
-        }
-    }
-}
 
 /// What guests of this host run with, and why, in a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ pub mod confine;
 pub mod durable;
 pub mod facts;
 pub mod fdpass;
+pub mod fingerprint;
 pub mod image_lock;
 pub mod launch;
 pub mod listen;
@@ -21,4 +22,5 @@ pub mod removal;
 pub mod stdio;
 pub mod users;
 
+pub use fingerprint::fingerprint;
 pub use paths::Root;

@@ -21,7 +21,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::process::geteuid;
 
-use crate::durable;
+use crate::{durable, fingerprint};
 
 /// Why a VM Host's folders cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -299,11 +299,9 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// FNV-1a, of which 48 bits are kept: stable over versions of everything, and two roots of one machine never meet.
+/// 48 bits are enough: two roots of one machine never meet.
 fn hash(path: &Path) -> String {
-    let hash = path.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = fingerprint(path.as_os_str().as_bytes());
     format!("{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff)
 }
 

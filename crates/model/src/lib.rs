@@ -3,6 +3,7 @@
 //! Everybody stands on this crate and it stands on nothing: no files, no processes, no QEMU. A value of one of these
 //! types can only be made valid, so nobody checks it again.
 
+pub mod accelerator;
 pub mod bytes;
 pub mod causes;
 pub mod cpu;
@@ -14,6 +15,7 @@ pub mod problem;
 pub mod state;
 pub mod storage;
 
+pub use accelerator::Accelerator;
 pub use bytes::{Bytes, Memory};
 pub use causes::chain;
 pub use cpu::{Entitlement, Vcpus};

@@ -12,7 +12,7 @@ use hpvm_host::names::guest_folder;
 use hpvm_host::{process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 use hpvm_registry::{
-    Access, Found, Identities, Outcome, Rebuilt, Registry, RemovedGuest, Step, portable,
+    Access, Found, Identities, Outcome, Owner, Rebuilt, Registry, RemovedGuest, Step, portable,
 };
 
 use crate::folder::{self, Folder};
@@ -195,13 +195,13 @@ fn links(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {
         guests.iter().map(|config| (config.name.as_str(), config)).collect();
     for (name, path) in entries(&host.root.guests()) {
         match wanted.remove(name.as_str()) {
-            Some(config) if leads_to(&path, config.uuid) => {}
+            Some(config) if folder::leads_to(&path, config.uuid) => {}
             Some(config) => {
                 let text = format!("{} does not lead to the guest's folder", path.display());
                 findings.push(Finding { text, cure: Cure::Link(config.clone()) });
             }
             None if maker(&name).is_some() => {}
-            None if entered.iter().any(|uuid| leads_to(&path, *uuid)) => {}
+            None if entered.iter().any(|uuid| folder::leads_to(&path, *uuid)) => {}
             None => {
                 let text = format!("{} is the name of no guest", path.display());
                 findings.push(Finding { text, cure: Cure::Remove(path) });
@@ -230,10 +230,6 @@ impl Finding {
             _ => None,
         }
     }
-}
-
-fn leads_to(link: &Path, uuid: GuestUuid) -> bool {
-    std::fs::read_link(link).is_ok_and(|target| target == Path::new(&format!("../uuids/{uuid}")))
 }
 
 fn run_folders(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {
@@ -293,9 +289,10 @@ fn maker(name: &str) -> Option<i32> {
 
 fn operations(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
     for recorded in host.registry.unfinished()? {
-        if let Outcome::Running(owner) = &recorded.operation.outcome
-            && (owner.boot_id != host.boot_id || !process::is_alive(owner.pid, owner.start_time))
-        {
+        let is_alive = |owner: &Owner| {
+            owner.boot_id == host.boot_id && process::is_alive(owner.pid, owner.start_time)
+        };
+        if recorded.operation.outcome.was_interrupted(is_alive) {
             let text = format!("`{}` was interrupted", recorded.operation.command_line);
             findings.push(Finding { text, cure: Cure::Settle(Box::new(recorded)) });
         }
@@ -402,7 +399,7 @@ pub fn rebuild(root: &hpvm_host::Root) -> Result<Rebuilt, Refusal> {
 }
 
 fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
-    if leads_to(&root.guest_link(config.name.as_str()), config.uuid) {
+    if folder::leads_to(&root.guest_link(config.name.as_str()), config.uuid) {
         let files = facts::files(std::iter::once(&config));
         let identities = crate::vm_host::identities_of(&files);
         return Found::Guest(config, identities);

@@ -92,8 +92,18 @@ impl Folder {
 
 /// Points `guests/NAME` at the guest's folder, whatever was there.
 pub fn link(root: &Root, name: &GuestName, uuid: GuestUuid) -> Result<(), DurableError> {
-    let target = PathBuf::from(format!("../uuids/{uuid}"));
-    durable::replace_symlink(&target, &root.guest_link(name.as_str()))
+    durable::replace_symlink(&target(uuid), &root.guest_link(name.as_str()))
+}
+
+/// Whether a link leads to the folder of this guest.
+#[must_use]
+pub fn leads_to(link: &Path, uuid: GuestUuid) -> bool {
+    std::fs::read_link(link).is_ok_and(|found| found == target(uuid))
+}
+
+/// What a link says, so that it holds wherever the whole tree is moved.
+fn target(uuid: GuestUuid) -> PathBuf {
+    PathBuf::from(format!("../uuids/{uuid}"))
 }
 
 /// Removes `guests/NAME`; fine when it is gone.

@@ -2,7 +2,6 @@
 //! now, and a change it fails to take leaves the configuration as it was. What it cannot take now waits for the next start,
 //! which needs no record: it is where configuration and running machine differ.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use hpvm_engine::media;
 use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::difference::{self, FieldChange};
-use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::record::{DeviceChange, Machine};
@@ -84,12 +82,10 @@ fn attempt(
     {
         return Err(Refusal::NameTaken { name: after.name, number: holder });
     }
-    let identities: BTreeMap<String, FileIdentity> =
-        facts.files.keys().filter_map(|p| Some((p.clone(), facts.identity(p)?))).collect();
     let planned = match &running {
         Some(machine) => {
             let live = live(host, &after, machine)?;
-            hotplug::plan(machine, &after, &identities, &live, force)
+            hotplug::plan(machine, &after, &identities(&facts), &live, force)
         }
         None => Vec::new(),
     };
@@ -200,9 +196,8 @@ impl Drop for Written<'_> {
 fn go_back(host: &VmHost, before: &GuestConfig) {
     let Some(machine) = host.machine(before) else { return };
     let Ok(facts) = host.facts(before, None) else { return };
-    let identities = facts.files.keys().filter_map(|p| Some((p.clone(), facts.identity(p)?)));
     let planned =
-        hotplug::plan(&machine, before, &identities.collect(), &Live::default(), Force::Yes);
+        hotplug::plan(&machine, before, &identities(&facts), &Live::default(), Force::Yes);
     // The refusal that led here is the one to tell.
     let _ = apply_now(host, before, &changes_now(&planned));
 }

@@ -42,6 +42,10 @@ pub enum Refusal {
     SeveralRemoved(String),
     #[error("the running guest could not take the change, and nothing was changed: {0}")]
     NotTaken(String),
+    #[error("QEMU cannot be used: {0}")]
+    Engine(String),
+    #[error("no accelerator can be used: {0}")]
+    Accelerator(String),
     #[error(transparent)]
     Denied(#[from] Denial),
     #[error("{0}")]

@@ -4,8 +4,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use hpvm_engine::launch::{self, Milestones};
-use hpvm_host::durable;
 use hpvm_host::names::guest_folder;
+use hpvm_host::{durable, fingerprint};
 use hpvm_model::{AdapterKind, GuestConfig, Problem, Severity, chain};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
@@ -94,8 +94,8 @@ fn boot_record(
     config: &GuestConfig,
     facts: &HostFacts,
 ) -> Result<BootRecord, Refusal> {
-    let engine = host.engine().map_err(Refusal::NotTaken)?;
-    let (accelerator, _) = host.accelerator().map_err(Refusal::NotTaken)?;
+    let engine = host.engine().map_err(Refusal::Engine)?;
+    let accelerator = host.accelerator().map_err(Refusal::Accelerator)?.accelerator;
     let earlier = host.boot_record(config).ok().map(|m| m.base.machine_type);
     let attach = |device: &hpvm_model::StorageDevice| Attached {
         device: device.clone(),
@@ -137,7 +137,7 @@ fn option_rom(host: &VmHost, config: &GuestConfig) -> Result<Option<OptionRom>, 
         durable::replace_file(&path, &content, 0o644)?;
     }
     let path = path.to_string_lossy().into_owned();
-    Ok(Some(OptionRom { path, digest: format!("{:016x}", fnv1a(&content)) }))
+    Ok(Some(OptionRom { path, digest: format!("{:016x}", fingerprint(&content)) }))
 }
 
 /// What is larger is no option ROM, whose size PCI gives in 512-byte blocks by one byte; be generous.
@@ -150,13 +150,6 @@ fn option_rom_content(path: &Path) -> io::Result<Vec<u8>> {
         true => Ok(content),
         false => Err(io::Error::other("it is too large for an option ROM")),
     }
-}
-
-/// A short digest that tells two builds of the ROM apart; nobody attacks it.
-fn fnv1a(content: &[u8]) -> u64 {
-    content.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 /// A port once made for a guest is made at every later start.

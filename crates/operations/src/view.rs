@@ -114,7 +114,7 @@ impl VmHost {
         let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
         let limits = self.conf.limits()?;
         let (accelerator, accelerator_reason) = match self.accelerator() {
-            Ok((accelerator, reason)) => (accelerator.as_str().to_owned(), reason),
+            Ok(choice) => (choice.accelerator.as_str().to_owned(), choice.reason),
             Err(reason) => ("none".to_owned(), reason),
         };
         let families = [OsFamily::Hpux, OsFamily::Windows, OsFamily::Linux];

@@ -9,9 +9,7 @@ use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, chain};
-use hpvm_plan::facts::{
-    Accelerator, Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts,
-};
+use hpvm_plan::facts::{Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Access, Identities, Registry, Selector};
 
@@ -124,7 +122,7 @@ impl VmHost {
         facts.start = Some(StartFacts {
             memory_available: Bytes(memory.available),
             engine: self.engine(),
-            accelerator: self.accelerator().map(|(accelerator, _)| accelerator),
+            accelerator: self.accelerator().map(|choice| choice.accelerator),
             firmware: provision(&self.conf.firmware()),
             nvram: facts::nvram(
                 &self.folder(config).file(guest_folder::NVRAM),
@@ -146,13 +144,8 @@ impl VmHost {
     }
 
     /// The accelerator new guests get, and why.
-    pub fn accelerator(&self) -> Result<(Accelerator, String), String> {
-        let choice = accel::choose(self.root.run()).map_err(|e| chain(&e))?;
-        let accelerator = match choice.accelerator {
-            accel::Accelerator::Kvm => Accelerator::Kvm,
-            accel::Accelerator::Tcg => Accelerator::Tcg,
-        };
-        Ok((accelerator, choice.reason))
+    pub fn accelerator(&self) -> Result<accel::Choice, String> {
+        accel::choose(self.root.run()).map_err(|e| chain(&e))
     }
 
     /// Other guests that have one of these files. Images of dvds are shared freely and claim nothing.

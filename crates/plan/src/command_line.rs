@@ -1,7 +1,7 @@
 //! The QEMU command line of a boot record. Every file and socket comes as a descriptor, so that nothing depends on where it
 //! lies; which descriptor is which is decided here once, for the line and for the one who opens them.
 
-use hpvm_model::{AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice};
+use hpvm_model::{Accelerator, AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice};
 
 use crate::record::{Attached, BootRecord, is_place_holder};
 
@@ -85,12 +85,12 @@ impl Line {
 fn machine(line: &mut Line, record: &BootRecord) {
     let mib = record.memory.bytes().as_mib();
     let cpu = match record.accelerator {
-        crate::facts::Accelerator::Kvm => "host",
-        crate::facts::Accelerator::Tcg => "qemu64",
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "qemu64",
     };
     let accelerator = match record.accelerator {
-        crate::facts::Accelerator::Kvm => "kvm",
-        crate::facts::Accelerator::Tcg => "tcg,thread=multi",
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => "tcg,thread=multi",
     };
     line.option("-name", format!("guest={},process=hpvm-{}", record.name, record.number));
     line.flag("-nodefaults");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 pub use hpvm_model::FileIdentity;
 use hpvm_model::limits::LimitsTable;
-use hpvm_model::{Bytes, GuestName, StorageAddress};
+use hpvm_model::{Accelerator, Bytes, GuestName, StorageAddress};
 use serde::{Deserialize, Serialize};
 
 /// What a path led to.
@@ -37,24 +37,6 @@ pub struct Sharer {
     pub address: StorageAddress,
     /// It runs now and has the file open for writing.
     pub holds_it: bool,
-}
-
-/// Accelerators QEMU may run a guest with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Accelerator {
-    Kvm,
-    Tcg,
-}
-
-impl Accelerator {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg",
-        }
-    }
 }
 
 /// The engine of this host, or why there is none.

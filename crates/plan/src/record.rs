@@ -5,12 +5,12 @@
 //! Nothing in it is computed again from the host behind a running guest.
 
 use hpvm_model::{
-    AdapterKind, GuestName, GuestNumber, GuestUuid, Memory, PciSlot, StorageAddress, StorageDevice,
-    Vcpus,
+    Accelerator, AdapterKind, GuestName, GuestNumber, GuestUuid, Memory, PciSlot, StorageAddress,
+    StorageDevice, Vcpus,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::facts::{Accelerator, Engine, FileIdentity};
+use crate::facts::{Engine, FileIdentity};
 
 /// The version of this format; a record of a newer one is refused.
 pub const FORMAT: u32 = 1;

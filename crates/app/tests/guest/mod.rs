@@ -17,10 +17,10 @@ use hpvm_engine::launch::{self, LaunchError, Milestones, Places};
 use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::process::{self, PidFd, Signal};
 use hpvm_model::{
-    AdapterKind, Backing, Bytes, DeviceKind, DiskId, GuestNumber, GuestUuid, Memory, Occupant,
-    PciSlot, StorageAddress, StorageDevice, Vcpus,
+    Accelerator, AdapterKind, Backing, Bytes, DeviceKind, DiskId, GuestNumber, GuestUuid, Memory,
+    Occupant, PciSlot, StorageAddress, StorageDevice, Vcpus,
 };
-use hpvm_plan::facts::{Accelerator, Engine};
+use hpvm_plan::facts::Engine;
 use hpvm_plan::record::{Attached, BootRecord, FORMAT, Machine};
 
 /// Longer than anything here takes on a busy machine.
