@@ -4,6 +4,7 @@
 //! here knows the product's internals.
 
 mod apt;
+mod bench;
 mod cache;
 mod console_chat;
 mod cpio;
@@ -28,6 +29,7 @@ usage: cargo xtask TASK
   option-rom                         build the EFI driver for emulated SCSI; prints its path
   tidy                               check the rules of this repository
   defects [--write]                  show which defects of A.03.50 are settled, by which test
+  bench [ROW] [--quick] [--write]    measure README's table of speed and size
   console-chat ...                   talk to a guest through hpvmconsole, see `console-chat --help`
 ";
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         "option-rom" => option_rom::run(rest),
         "tidy" => tidy::run(rest),
         "defects" => defects::run(rest),
+        "bench" => bench::run(rest),
         "console-chat" => console_chat::run(rest),
         _ => {
             eprint!("xtask: there is no task '{task}'\n{USAGE}");

@@ -1,0 +1,136 @@
+//! Rows about a VM Host at work: 1,000 guests defined, 10 of them booted to userland, one of these hanging.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+
+use super::Effort;
+use super::house::House;
+use super::listing;
+use super::peer::Peer;
+use super::process::{self, Memory};
+use super::report::{Row, Verdict};
+use super::statistics::Series;
+
+/// What the small guest prints when it is up.
+const READY: &[u8] = b"HPVM GUEST READY";
+const LIST_MS: f64 = 8.0;
+const PSS_MIB: f64 = 5.0;
+const PRIVATE_DIRTY_MIB: f64 = 2.0;
+const IDLE_PERCENT: f64 = 0.5;
+
+pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
+    let house = House::new()?;
+    let booted = effort.amount(10, 2);
+    let defined = effort.amount(1000, 200) - booted;
+    listing::define(&house, defined)?;
+    for n in 1..=booted {
+        boot(&house, n, defined + n)?;
+    }
+    let idle = idle(&house, effort)?;
+    let memory = memory(&house, booted)?;
+    let list = list(&house, defined, booted, effort)?;
+    Ok(vec![list, memory, idle])
+}
+
+/// One after the other: a guest that boots takes a whole processor.
+fn boot(house: &House, n: usize, number: usize) -> Result<()> {
+    let name = format!("booted{n}");
+    let disk = house.boot_disk(&format!("{name}.img"))?;
+    house.create_full(&name, number, &disk)?;
+    house.run(&["hpvmstart", "-P", &name])?;
+    let console = house.guest_file(&name, "console.log");
+    let took = process::wait_until(&format!("{name} is up"), || {
+        fs::read(&console).is_ok_and(|log| log.windows(READY.len()).any(|part| part == READY))
+    })?;
+    eprintln!("  {name} is up after {:.1} s", took.as_secs_f64());
+    Ok(())
+}
+
+fn idle(house: &House, effort: &Effort) -> Result<Row> {
+    let seconds = effort.amount(30, 5) as u64;
+    let ours = house.supervisors();
+    let used = || ours.iter().map(|pid| process::processor_time(*pid)).sum::<Duration>();
+    let before = used();
+    process::pause(Duration::from_secs(seconds));
+    let percent = (used() - before).as_secs_f64() / seconds as f64 * 100.0;
+    Ok(Row {
+        what: "all processes of hpvm, 10 idle guests".into(),
+        peer: String::new(),
+        target: "0.5% of one processor",
+        measured: format!("{percent:.2}% over {seconds} s"),
+        verdict: Verdict::of(percent <= IDLE_PERCENT),
+    })
+}
+
+fn memory(house: &House, guests: usize) -> Result<Row> {
+    let ours = house.supervisors();
+    ensure!(ours.len() == 2 * guests, "{} keepers and workers of {guests} guests", ours.len());
+    let mut sum = Memory::default();
+    for pid in ours {
+        let one = process::memory(pid)?;
+        sum.pss += one.pss;
+        sum.private_dirty += one.private_dirty;
+    }
+    let per_guest = |kib: u64| kib as f64 / 1024.0 / guests as f64;
+    let (pss, dirty) = (per_guest(sum.pss), per_guest(sum.private_dirty));
+    Ok(Row {
+        what: "keeper and hpvmapp per running guest, PSS; private dirty".into(),
+        peer: String::new(),
+        target: "5 MiB; 2 MiB",
+        measured: format!("{pss:.1} MiB; {dirty:.1} MiB"),
+        verdict: Verdict::of(pss <= PSS_MIB && dirty <= PRIVATE_DIRTY_MIB),
+    })
+}
+
+fn list(house: &House, defined: usize, booted: usize, effort: &Effort) -> Result<Row> {
+    let peer = Peer::start()?;
+    if let Some(peer) = &peer {
+        define_peers(peer, defined, booted)?;
+    }
+    let hanging = house.qemu(defined + 1)?;
+    process::signal(hanging, Signal::STOP);
+    // Until the worker has noticed, which is what a list then shows.
+    process::wait_until("the hanging guest is shown", || {
+        house.run(&["hpvmstatus"]).is_ok_and(|text| text.contains("On (ATTN)"))
+    })?;
+    listing::status(house, 1)?;
+    let (mut ours, mut theirs) = (Series::default(), Series::default());
+    for _ in 0..effort.runs(31) {
+        ours.push(house.time(&["hpvmstatus"])?);
+        peer.iter().try_for_each(|peer| peer.list().map(|time| theirs.push(time)))?;
+    }
+    process::signal(hanging, Signal::CONT);
+    let is_met =
+        ours.median() <= LIST_MS && (theirs.is_empty() || ours.median() <= theirs.median() / 20.0);
+    Ok(Row {
+        what: "`hpvmstatus`, 1,000 guests defined, 10 running, one of them stopped by SIGSTOP"
+            .into(),
+        peer: if theirs.is_empty() {
+            String::new()
+        } else {
+            format!("`virsh list --all` {theirs}")
+        },
+        target: "8 ms, and 1/20 of virsh",
+        measured: ours.to_string(),
+        verdict: Verdict::of(is_met),
+    })
+}
+
+/// As many domains; those that run are paused, so that they take nothing from what is measured.
+fn define_peers(peer: &Peer, defined: usize, booted: usize) -> Result<()> {
+    eprintln!("  defining as many domains …");
+    peer.define_many(defined)?;
+    peer.make_disks()?;
+    for n in 1..=booted {
+        let name = format!("paused{n}");
+        let disk = peer.console(&format!("disk-of-{name}"));
+        fs::File::create(&disk)?.set_len(1 << 20)?;
+        peer.define(&name, &disk)?;
+        peer.virsh(&["start", "--paused", &name])?;
+    }
+    process::signal(peer.qemu("paused1")?, Signal::STOP);
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! Processes as a benchmark sees them: run and timed, waited for, signalled, and what /proc says they use.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Nothing that is measured takes longer unless something is wrong.
+const BOUND: Duration = Duration::from_secs(120);
+
+/// Runs a command to its end; gives what it printed and how long it took.
+pub(super) fn timed(command: &mut Command) -> Result<(String, Duration)> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let begin = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
+    let mut printed = String::new();
+    // Commands end within their own bounds; what they print on standard error fits into the pipe.
+    child.stdout.take().map(|mut out| out.read_to_string(&mut printed)).transpose()?;
+    let status = child.wait()?;
+    let took = begin.elapsed();
+    if !status.success() {
+        let mut said = String::new();
+        child.stderr.take().map(|mut err| err.read_to_string(&mut said)).transpose()?;
+        bail!("{command:?}: {status}\n{printed}{said}");
+    }
+    Ok((printed, took))
+}
+
+/// Waits until `is_so`, looking five times a millisecond; gives how long it took.
+pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) -> Result<Duration> {
+    let begin = Instant::now();
+    while !is_so() {
+        if begin.elapsed() > BOUND {
+            bail!("{what}: not so after {} s", BOUND.as_secs());
+        }
+        pause(Duration::from_micros(200));
+    }
+    Ok(begin.elapsed())
+}
+
+pub(super) fn pause(time: Duration) {
+    if let Ok(time) = Timespec::try_from(time) {
+        // Without descriptors it can but end early, by a signal.
+        let _ = poll(&mut [], Some(&time));
+    }
+}
+
+/// Sends a signal; fine when the process is gone.
+pub(super) fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid)
+        && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+    {
+        let _ = pidfd_send_signal(process, signal);
+    }
+}
+
+/// Whether a process runs; one that nobody has waited for yet does not.
+pub(super) fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    !matches!(state, None | Some("Z" | "X"))
+}
+
+/// Ends processes and waits for their end.
+pub(super) fn end(pids: &[i32], how: Signal) {
+    pids.iter().for_each(|pid| signal(*pid, how));
+    let begin = Instant::now();
+    while pids.iter().any(|pid| is_alive(*pid)) && begin.elapsed() < Duration::from_secs(5) {
+        pause(Duration::from_millis(5));
+    }
+}
+
+/// Every process, and the name of its program.
+pub(super) fn all() -> Vec<(i32, String)> {
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            Some((pid, name.trim().to_owned()))
+        })
+        .collect()
+}
+
+/// Processor time of all threads of a process.
+pub(super) fn processor_time(pid: i32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let nanoseconds = tasks.filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
+/// What a process keeps in memory, in KiB: its share of all it has mapped, and what it alone has written.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Memory {
+    pub(super) pss: u64,
+    pub(super) private_dirty: u64,
+}
+
+pub(super) fn memory(pid: i32) -> Result<Memory> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+    };
+    Ok(Memory { pss: field("Pss"), private_dirty: field("Private_Dirty") })
+}

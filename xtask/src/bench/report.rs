@@ -1,0 +1,140 @@
+//! The table: rows as they were measured, printed, and put into README.md between two marks.
+
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::cache::checkout;
+
+const BEGIN: &str = "<!-- bench -->\n";
+const END: &str = "<!-- end of bench -->\n";
+const HEAD: &str = "| what | libvirt 9 | target | measured |\n| --- | --- | --- | --- |\n";
+
+/// Whether a figure meets its target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Met,
+    Missed,
+}
+
+impl Verdict {
+    pub(super) fn of(is_met: bool) -> Verdict {
+        if is_met { Verdict::Met } else { Verdict::Missed }
+    }
+}
+
+pub(super) struct Row {
+    pub(super) what: String,
+    /// The peer's figure, empty where it has none or is not installed.
+    pub(super) peer: String,
+    pub(super) target: &'static str,
+    pub(super) measured: String,
+    pub(super) verdict: Verdict,
+}
+
+impl Row {
+    pub(super) fn line(&self) -> String {
+        let Row { what, peer, target, measured, verdict } = self;
+        let peer = if peer.is_empty() { "–" } else { peer };
+        let missed = if *verdict == Verdict::Missed { ", **missed**" } else { "" };
+        format!("| {what} | {peer} | {target} | {measured}{missed} |")
+    }
+}
+
+pub(super) struct Table {
+    machine: String,
+    lines: Vec<String>,
+}
+
+impl Table {
+    pub(super) fn new(machine: String) -> Table {
+        Table { machine, lines: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, rows: &[Row]) {
+        self.lines.extend(rows.iter().map(Row::line));
+    }
+
+    /// Puts the table into README.md. Rows that were not measured now stay as they are.
+    pub(super) fn write(&self) -> Result<()> {
+        let path = checkout().join("README.md");
+        let text = fs::read_to_string(&path).context("reading README.md")?;
+        let (before, rest) =
+            text.split_once(BEGIN).context("README.md has no mark of the table")?;
+        let (old, after) = rest.split_once(END).context("README.md has no end of the table")?;
+        let fresh = self.merged(old);
+        fs::write(&path, format!("{before}{BEGIN}{fresh}{END}{after}")).context("writing README.md")
+    }
+
+    fn merged(&self, old: &str) -> String {
+        let kept =
+            |line: &&str| line.starts_with("| ") && !HEAD.contains(line) && !self.has_row_of(line);
+        let mut lines: Vec<&str> = old.lines().filter(kept).collect();
+        lines.extend(self.lines.iter().map(String::as_str));
+        lines.sort_by_key(|line| ORDER.iter().position(|begin| subject(line).starts_with(begin)));
+        format!("{HEAD}{}\n\n{}\n", lines.join("\n"), self.machine)
+    }
+
+    fn has_row_of(&self, line: &str) -> bool {
+        self.lines.iter().any(|fresh| place(fresh) == place(line))
+    }
+}
+
+/// How the rows of the table begin, in their order.
+const ORDER: &[&str] = &[
+    "`hpvmstatus`, 1,000",
+    "`hpvmstatus`, 10,000",
+    "`hpvmcreate`",
+    "`hpvmstart`",
+    "start until",
+    "`hpvmstop",
+    "QEMU killed",
+    "keeper and hpvmapp",
+    "all processes",
+    "8 processes",
+    "`hpvm` binary",
+];
+
+fn subject(line: &str) -> &str {
+    line.trim_start_matches("| ")
+}
+
+fn place(line: &str) -> Option<usize> {
+    ORDER.iter().position(|begin| subject(line).starts_with(begin))
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.merged(""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(what: &str, measured: &str) -> Row {
+        Row {
+            what: what.into(),
+            peer: String::new(),
+            target: "1 ms",
+            measured: measured.into(),
+            verdict: Verdict::Missed,
+        }
+    }
+
+    #[test]
+    fn a_measured_row_takes_the_place_of_the_old_one_and_others_stay() {
+        let mut table = Table::new("on a machine".into());
+        table.add(&[row("`hpvmcreate`, durable", "2 ms")]);
+        let old = "| what | libvirt 9 | target | measured |\n| --- | --- | --- | --- |\n\
+                   | `hpvmcreate`, durable | – | 1 ms | – |\n| `hpvmstatus`, 1,000 | – | 1 ms | 3 ms |\n\
+                   \nbefore\n";
+        let expected = format!(
+            "{HEAD}| `hpvmstatus`, 1,000 | – | 1 ms | 3 ms |\n\
+             | `hpvmcreate`, durable | – | 1 ms | 2 ms, **missed** |\n\non a machine\n"
+        );
+        assert_eq!(table.merged(old), expected);
+    }
+}
