@@ -1,4 +1,4 @@
-//! The guest monitor log: one line per event, `TIME hpvmapp: sentence`. Commands and the keeper append to it too.
+//! The guest monitor log: one line per event, `TIME hpvmapp: sentence`. The keeper appends to it too.
 //!
 //! Bounded: when it has grown beyond [`LOG_BYTES_MAX`], its last half is kept, from the beginning of a line. A line that
 //! another process appends in that very instant may be lost. A full disk loses lines and nothing else.
