@@ -76,8 +76,12 @@ pub fn swap_file(path: &Path, content: &[u8], mode: u32) -> Result<(), DurableEr
         .inspect_err(leaving(&fresh))
 }
 
-/// Makes a symbolic link, or points an existing one elsewhere, at once and for good.
+/// Makes a symbolic link, or points an existing one elsewhere, at once and for good. What is there and is no link is
+/// somebody else's, and stays.
 pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), DurableError> {
+    if std::fs::symlink_metadata(link).is_ok_and(|there| !there.is_symlink()) {
+        return Err(failed("make the link", link)(io::ErrorKind::AlreadyExists.into()));
+    }
     let fresh = sibling(link);
     discard(&fresh)?;
     symlink(target, &fresh).map_err(failed("make the link", &fresh))?;

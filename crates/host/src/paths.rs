@@ -40,7 +40,7 @@ pub enum RootError {
         "{} belongs to user {owner}, not to user {wanted}; remove it, or use another HPVM_ROOT", path.display()
     )]
     Foreign { path: PathBuf, owner: u32, wanted: u32 },
-    #[error("{} is no folder; remove it", path.display())]
+    #[error("{} is a link or a file and should be a folder; move it away", path.display())]
     NoFolder { path: PathBuf },
     #[error("{} is the run folder of {}; use another HPVM_ROOT", path.display(), other.display())]
     Taken { path: PathBuf, other: PathBuf },
@@ -173,7 +173,11 @@ impl Root {
         for folder in [self.uuids(), self.guests(), self.common()] {
             make_folders(&folder)?;
         }
-        self.ensure_run()
+        // Links of ours lead from there to `../uuids`; in another folder they would take the place of what is not ours.
+        match fs::symlink_metadata(self.guests()) {
+            Ok(metadata) if !metadata.is_dir() => Err(RootError::NoFolder { path: self.guests() }),
+            _ => self.ensure_run(),
+        }
     }
 
     fn ensure_run(&self) -> Result<(), RootError> {

@@ -120,9 +120,20 @@ fn folders(
         if maker(&name).is_some() || known.iter().any(|config| Some(config.uuid) == uuid) {
             continue;
         }
-        findings.push(unknown_folder(host, &known, path)?);
+        findings.push(match uuid {
+            Some(_) => unknown_folder(host, &known, path)?,
+            None => foreign(&path),
+        });
     }
     Ok(())
+}
+
+/// What no command of ours makes is not ours to remove.
+fn foreign(path: &Path) -> Finding {
+    Finding {
+        text: format!("{} is not made by hpvm", path.display()),
+        cure: Cure::Tell("move it to another place".into()),
+    }
 }
 
 /// A folder in `uuids` that the registry does not know.
@@ -202,6 +213,7 @@ fn links(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {
             }
             None if maker(&name).is_some() => {}
             None if entered.iter().any(|uuid| folder::leads_to(&path, *uuid)) => {}
+            None if !folder::is_ours(&path) => findings.push(foreign(&path)),
             None => {
                 let text = format!("{} is the name of no guest", path.display());
                 findings.push(Finding { text, cure: Cure::Remove(path) });

@@ -90,7 +90,13 @@ impl Folder {
     }
 }
 
-/// Points `guests/NAME` at the guest's folder, whatever was there.
+/// Whether there is the folder of any guest.
+pub fn any(root: &Root) -> bool {
+    let names = std::fs::read_dir(root.uuids()).into_iter().flatten().flatten();
+    names.into_iter().any(|entry| entry.path().join(guest_folder::IDENTITY).is_file())
+}
+
+/// Points `guests/NAME` at the guest's folder, wherever it led.
 pub fn link(root: &Root, name: &GuestName, uuid: GuestUuid) -> Result<(), DurableError> {
     durable::replace_symlink(&target(uuid), &root.guest_link(name.as_str()))
 }
@@ -106,9 +112,16 @@ fn target(uuid: GuestUuid) -> PathBuf {
     PathBuf::from(format!("../uuids/{uuid}"))
 }
 
-/// Removes `guests/NAME`; fine when it is gone.
+/// Removes `guests/NAME`; fine when it is gone, or no link of ours.
 pub fn unlink(root: &Root, name: &GuestName) -> io::Result<()> {
-    removal::file(&root.guest_link(name.as_str()))
+    let link = root.guest_link(name.as_str());
+    if is_ours(&link) { removal::file(&link) } else { Ok(()) }
+}
+
+/// Whether this is a link as [`link`] makes them.
+#[must_use]
+pub fn is_ours(link: &Path) -> bool {
+    std::fs::read_link(link).is_ok_and(|target| target.starts_with("../uuids"))
 }
 
 fn config_text(config: &GuestConfig) -> String {
