@@ -5,6 +5,7 @@
 
 mod commands;
 mod crash_steps;
+mod full;
 mod golden;
 mod input;
 mod pool;
@@ -27,7 +28,7 @@ macro_rules! tests {
 }
 
 const SUBJECTS: &[&[Test]] =
-    &[commands::TESTS, crash_steps::TESTS, input::TESTS, sharing::TESTS, why::TESTS];
+    &[full::TESTS, commands::TESTS, crash_steps::TESTS, input::TESTS, sharing::TESTS, why::TESTS];
 
 fn main() {
     let mut arguments = Arguments::from_args();

@@ -47,11 +47,33 @@ pub fn replace(
         From::LastGood if is_good(&previous) => previous,
         From::LastGood | From::Pristine => pristine,
     };
-    keep_damaged(&nvram, &folder.file(guest_folder::NVRAM_DAMAGED))?;
-    durable::replace_by_copy(&source, &nvram, 0o600)?;
-    Step::NvramReplaced.reached();
-    host.registry.record(&actor.done(Some(config), Some(config)))?;
-    Ok(())
+    let damaged = folder.file(guest_folder::NVRAM_DAMAGED);
+    let result = exchange(host, actor, config, &source, (&nvram, &damaged));
+    host.record_failure(actor, Some(config), result)
+}
+
+/// New variables and the record of it, or neither.
+fn exchange(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    source: &Path,
+    (nvram, damaged): (&Path, &Path),
+) -> Result<(), Refusal> {
+    keep_damaged(nvram, damaged)?;
+    let exchanged = durable::replace_by_copy(source, nvram, 0o600).map_err(Refusal::from);
+    let recorded = exchanged.and_then(|()| {
+        Step::NvramReplaced.reached();
+        host.registry.record(&actor.done(Some(config), Some(config)))?;
+        Ok(())
+    });
+    if recorded.is_err() {
+        // The way back. The refusal that led here is the one to tell.
+        let _ = durable::rename(damaged, nvram);
+        // Two names of one file are not renamed; what was never replaced needs no second.
+        let _ = std::fs::remove_file(damaged);
+    }
+    recorded
 }
 
 /// A second name, so that the guest is never without variables.

@@ -165,7 +165,8 @@ fn keep_ports(
     let change = host.registry.change()?;
     let config = GuestConfig { ports: record.ports.clone(), ..config.clone() };
     change.update(&config, &identities(facts))?;
-    Ok(change.commit()?)
+    change.commit()?;
+    Ok(host.folder(&config).replace_identity(&config)?)
 }
 
 /// The variables are good at this moment, so they become the copy to go back to.

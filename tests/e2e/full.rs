@@ -1,0 +1,313 @@
+//! A full disk, a real one, for the registry, a guest's folder, its log, /run and a disk's image, each in turn. What cannot be
+//! done is refused with a clear error; nothing is lost; what runs goes on; and all works again when there is room.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
+
+use crate::Test;
+use crate::pool::Leased;
+use crate::refusals::{State, no_control_bytes, refused};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    no_room_for_the_registry,
+    no_room_for_the_guests_folders,
+    no_room_for_a_guests_log,
+    no_room_in_run,
+    no_room_for_a_disk,
+];
+
+const UP: Duration = Duration::from_secs(20);
+const FILLER: &str = "filler";
+
+/// A VM Host some of whose folders are file systems of their own, small enough to be filled.
+struct Cramped {
+    host: VmHost,
+    mounts: Vec<PathBuf>,
+}
+
+impl Cramped {
+    fn new() -> Cramped {
+        Cramped { host: VmHost::new(Engine::Fake), mounts: Vec::new() }
+    }
+
+    /// Mounts an empty file system of so many MiB at a folder below the root.
+    fn mount(&mut self, below: &str, mib: u32) {
+        let at = self.host.path(below);
+        fs::create_dir_all(&at).expect("a folder");
+        let at = fs::canonicalize(at).expect("it is there");
+        mount(&["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "none"], &at);
+        self.mounts.push(at);
+    }
+
+    /// Puts one file on a file system of its own.
+    fn mount_file(&mut self, on: &str, file: &Path) {
+        let source = self.host.path(on).join("file");
+        fs::copy(file, &source).expect("a copy");
+        mount(&["--bind", &source.to_string_lossy()], file);
+        self.mounts.push(file.to_owned());
+    }
+
+    /// Guests as they are found everywhere: `other` runs, `web` is off, `gone` was removed.
+    fn inhabit(&self) {
+        for name in ["other", "web", "gone"] {
+            let disk = self.host.disk(&format!("{name}.img"), 1 << 20);
+            let statement = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+            self.host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &statement]);
+            // A guest that ran before: its ports and its record are there.
+            self.host.ok(&["hpvmstart", "-P", name]);
+            self.host.wait_for_state(name, "On (OS)", UP);
+            if name != "other" {
+                self.host.ok(&["hpvmstop", "-P", name, "-F"]);
+            }
+        }
+        self.host.ok(&["hpvmremove", "-P", "gone", "-F"]);
+    }
+
+    /// Takes the last byte.
+    fn fill(&self, below: &str) {
+        let path = self.host.path(below).join(FILLER);
+        let mut file = fs::File::create(&path).expect("the first byte");
+        let block = [0u8; 4096];
+        while file.write_all(&block).is_ok() {}
+        drop(file);
+        let room = rustix::fs::statvfs(&path).expect("a file system").f_bavail;
+        assert_eq!(room, 0, "{} is not full", path.display());
+    }
+
+    fn make_room(&self, below: &str) {
+        fs::remove_file(self.host.path(below).join(FILLER)).expect("the filler goes");
+    }
+
+    /// Everything works, and nothing is left to complain of.
+    #[track_caller]
+    fn assert_sound(&self) {
+        let host = &self.host;
+        let disk = host.disk("late.img", 1 << 20);
+        let statement = format!("disk:avio_stor::file:{}", disk.display());
+        host.ok(&["hpvmcreate", "-P", "late", "-r", "64M", "-a", &statement]);
+        host.ok(&["hpvmmodify", "-P", "late", "-N", "later", "-l", "made late"]);
+        host.ok(&["hpvmstart", "-P", "later"]);
+        host.wait_for_state("later", "On (OS)", UP);
+        host.ok(&["hpvmstop", "-P", "later", "-F"]);
+        host.ok(&["hpvmremove", "-P", "later", "-F", "--purge"]);
+        host.ok(&["hpvm", "undelete", "-P", "gone"]);
+        let doctor = host.run(&["hpvm", "doctor"]);
+        assert!(doctor.status.success(), "{doctor}");
+    }
+}
+
+impl Drop for Cramped {
+    fn drop(&mut self) {
+        self.host.end_processes();
+        for at in self.mounts.iter().rev() {
+            let _ = Command::new("umount").arg("--lazy").arg(at).status();
+        }
+    }
+}
+
+fn mount(words: &[&str], at: &Path) {
+    let status = Command::new("mount").args(words).arg(at).status().expect("mount runs");
+    assert!(status.success(), "{} can be mounted", at.display());
+}
+
+#[track_caller]
+fn tells_of_no_room(said: &str) {
+    let is_told = ["No space left", "no room", "No room"].iter().any(|words| said.contains(words));
+    assert!(is_told, "the reason is not told: {said}");
+}
+
+/// A start is refused with a report of several lines.
+#[track_caller]
+fn start_refused(host: &VmHost, name: &str) {
+    let outcome = host.run(&["hpvmstart", "-P", name]);
+    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+    tells_of_no_room(&outcome.stderr);
+    no_control_bytes(&outcome);
+}
+
+#[track_caller]
+fn succeeded(outcome: &Outcome) {
+    assert!(outcome.status.success(), "{outcome}");
+    no_control_bytes(outcome);
+}
+
+fn no_room_for_the_registry() {
+    let mut cramped = Cramped::new();
+    cramped.mount("var/opt/hpvm", 4);
+    cramped.mount("var/opt/hpvm/uuids", 16);
+    cramped.inhabit();
+    let host = &cramped.host;
+    let disk = host.disk("new.img", 1 << 20);
+    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    cramped.fill("var/opt/hpvm");
+    let before = State::of(host);
+    for line in [
+        &["hpvmcreate", "-P", "new"][..],
+        &["hpvmmodify", "-P", "web", "-l", "x"],
+        &["hpvmmodify", "-P", "web", "-N", "new", "-c", "2"],
+        &["hpvmmodify", "-P", "other", "-l", "x"],
+        &["hpvmmodify", "-P", "other", "-a", &statement],
+        &["hpvmremove", "-P", "web", "-F"],
+        &["hpvmremove", "-P", "gone", "-F", "--purge"],
+        &["hpvm", "undelete", "-P", "gone"],
+    ] {
+        tells_of_no_room(&refused(host, line));
+        // The record of the running machine says what was tried and taken back, so it may grow.
+        before.assert_unchanged_but(host, &line.join(" "), &["boot.record", "log"]);
+    }
+    assert_eq!(host.state("web"), "Off");
+    assert_eq!(host.state("other"), "On (OS)");
+    // No registry is needed to start and stop; where its record cannot be written, that is said.
+    let stopped = host.run(&["hpvmstop", "-P", "other", "-F"]);
+    succeeded(&stopped);
+    tells_of_no_room(&stopped.stderr);
+    let started = host.run(&["hpvmstart", "-P", "other"]);
+    succeeded(&started);
+    tells_of_no_room(&started.stderr);
+    host.wait_for_state("other", "On (OS)", UP);
+    cramped.make_room("var/opt/hpvm");
+    cramped.assert_sound();
+}
+
+fn no_room_for_the_guests_folders() {
+    let mut cramped = Cramped::new();
+    cramped.mount("var/opt/hpvm/uuids", 8);
+    cramped.inhabit();
+    let host = &cramped.host;
+    let disk = host.disk("new.img", 1 << 20);
+    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    cramped.fill("var/opt/hpvm/uuids");
+    let before = State::of(host);
+    for line in [
+        &["hpvmcreate", "-P", "new"][..],
+        &["hpvmmodify", "-P", "web", "-l", "x"],
+        &["hpvmmodify", "-P", "web", "-N", "new", "-c", "2"],
+        &["hpvmmodify", "-P", "other", "-a", &statement],
+        &["hpvm", "nvram", "-P", "web", "--reset"],
+    ] {
+        tells_of_no_room(&refused(host, line));
+        before.assert_unchanged_but(host, &line.join(" "), &["boot.record", "log"]);
+    }
+    start_refused(host, "web");
+    assert_eq!(host.state("web"), "Off");
+    assert_eq!(host.state("other"), "On (OS)");
+    succeeded(&host.run(&["hpvmstop", "-P", "other", "-F"]));
+    assert_eq!(host.state("other"), "Off");
+    start_refused(host, "other");
+    let why = host.ok(&["hpvm", "why", "other"]);
+    tells_of_no_room(&why);
+    cramped.make_room("var/opt/hpvm/uuids");
+    host.ok(&["hpvmstart", "-P", "other"]);
+    cramped.assert_sound();
+}
+
+/// A guest needs no log to run.
+fn no_room_for_a_guests_log() {
+    let mut cramped = Cramped::new();
+    cramped.mount("logs", 1);
+    cramped.inhabit();
+    let log = cramped.host.path("var/opt/hpvm/guests/web/log");
+    let log = fs::canonicalize(log).expect("web has run before");
+    cramped.mount_file("logs", &log);
+    cramped.fill("logs");
+    let host = &cramped.host;
+    // Room to the end of the block that the log had already; it is taken too.
+    let mut open = fs::OpenOptions::new().append(true).open(&log).expect("the log");
+    while open.write_all(b"-").is_ok() {}
+    let length = fs::metadata(&log).expect("the log").len();
+    succeeded(&host.run(&["hpvmstart", "-P", "web"]));
+    host.wait_for_state("web", "On (OS)", UP);
+    succeeded(&host.run(&["hpvmstop", "-P", "web", "-F"]));
+    succeeded(&host.run(&["hpvmstart", "-P", "web"]));
+    host.wait_for_state("web", "On (OS)", UP);
+    host.qemu(2).expect("it runs").signal(Signal::KILL).expect("it is ours");
+    host.wait_for_state("web", "Off", UP);
+    let why = host.ok(&["hpvm", "why", "web"]);
+    assert!(why.to_lowercase().contains("kill"), "the reason is known without the log: {why}");
+    assert!(fs::metadata(&log).expect("the log").len() <= length, "the log was really full");
+    cramped.make_room("logs");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", UP);
+    wait_until(UP, "the log goes on", || fs::metadata(&log).is_ok_and(|m| m.len() > length));
+}
+
+fn no_room_in_run() {
+    let mut cramped = Cramped::new();
+    // The first command makes the folder; the next finds an empty file system there, as after a boot.
+    cramped.host.ok(&["hpvmcreate", "-P", "spare", "-r", "64M"]);
+    cramped.mount("run/hpvm", 4);
+    cramped.inhabit();
+    let host = &cramped.host;
+    cramped.fill("run/hpvm");
+    let before = State::of(host);
+    start_refused(host, "web");
+    start_refused(host, "spare");
+    before.assert_unchanged_but(host, "two starts that were refused", &["log", "boot.record"]);
+    assert_eq!(host.state("web"), "Off");
+    assert_eq!(host.state("other"), "On (OS)");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);
+    host.ok(&["hpvmcreate", "-P", "new", "-r", "64M"]);
+    succeeded(&host.run(&["hpvmstop", "-P", "other", "-F"]));
+    assert_eq!(host.state("other"), "Off");
+    cramped.make_room("run/hpvm");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.ok(&["hpvmstart", "-P", "other"]);
+    host.wait_for_state("web", "On (OS)", UP);
+    cramped.assert_sound();
+}
+
+/// The engine holds the guest still when a disk's file cannot grow, and goes on by itself when it can.
+fn no_room_for_a_disk() {
+    /// Unmounts when the guest has let the disk go, or the test has failed.
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        }
+    }
+    let mut guest = Leased::take();
+    let folder = guest.host().path("cramped");
+    fs::create_dir_all(&folder).expect("a folder");
+    mount(&["-t", "tmpfs", "-o", "size=2m", "none"], &folder);
+    let mounted = Mounted(folder.clone());
+    let disk = guest.host().disk("cramped/disk.img", 32 << 20);
+    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    let disks = "ls /sys/block | grep -c ^sd";
+    let count: u32 = guest.console().run(disks).parse().expect("a number");
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &statement]);
+    let seen = format!("until [ $({disks}) = {} ]; do sleep 0.2; done", count + 1);
+    guest.console().run(&seen);
+    guest.console().run("D=/dev/$(ls /sys/block | grep ^sd | tail -1)");
+    let sum =
+        |file: &str| format!("dd if={file} bs=64k count=64 2>/dev/null | md5sum | cut -c1-32");
+    guest.console().run("dd if=/dev/urandom of=/tmp/content bs=64k count=64");
+    let wanted = guest.console().run(&sum("/tmp/content"));
+    assert_eq!(wanted.len(), 32, "{wanted}");
+    guest.console().type_in("dd if=/tmp/content of=$D bs=64k conv=fsync; echo wr''itten\n");
+    let is_held = |host: &VmHost| host.ok(&["hpvm", "why", "pool"]).contains("is held still");
+    wait_until(Duration::from_secs(60), "the guest is held still", || is_held(guest.host()));
+    let why = guest.host().ok(&["hpvm", "why", "pool"]);
+    assert!(why.contains("no space is left"), "{why}");
+    assert!(!why.contains("hpvmstop") && !why.contains(" -d "), "{why}");
+    let shown = guest.host().ok(&["hpvmstatus", "-P", "pool"]);
+    assert!(shown.contains("no space is left"), "{shown}");
+    let logged = guest.host().ok(&["hpvmstatus", "-P", "pool", "-e"]);
+    assert!(logged.contains("space"), "{logged}");
+    mount(&["-o", "remount,size=64m"], &folder);
+    guest.console().expect("written", Duration::from_secs(120));
+    guest.console().run("echo 3 > /proc/sys/vm/drop_caches; rm /tmp/content");
+    assert_eq!(guest.console().run(&sum("$D")), wanted, "nothing that was written is lost");
+    wait_until(UP, "nothing is wrong any more", || !is_held(guest.host()));
+    let devices = guest.host().ok(&["hpvmstatus", "-P", "pool", "-d"]);
+    let device = devices.lines().find(|line| line.contains("cramped")).expect("it is there").trim();
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", device]);
+    guest.console().run(&format!("until [ $({disks}) = {count} ]; do sleep 0.2; done"));
+    drop(mounted);
+}
