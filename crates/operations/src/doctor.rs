@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use hpvm_host::names::guest_folder;
 use hpvm_host::{process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
+use hpvm_plan::record::Machine;
 use hpvm_registry::{
     Access, Found, Identities, Outcome, Owner, Rebuilt, Registry, RemovedGuest, Step, portable,
 };
@@ -411,6 +412,7 @@ pub fn rebuild(root: &hpvm_host::Root) -> Result<Rebuilt, Refusal> {
 }
 
 fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
+    let config = with_ports(root, config);
     if folder::leads_to(&root.guest_link(config.name.as_str()), config.uuid) {
         let files = facts::files(std::iter::once(&config));
         let identities = crate::vm_host::identities_of(&files);
@@ -418,6 +420,18 @@ fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
     }
     let now = jiff::Timestamp::now();
     Found::Removed(RemovedGuest { config, removed_at: now, keep_until: now + KEEP_FOUND })
+}
+
+/// A start makes ports for a guest and tells the boot record of them, not the text.
+fn with_ports(root: &hpvm_host::Root, config: GuestConfig) -> GuestConfig {
+    let path = Folder::of(root, config.uuid).file(guest_folder::BOOT_RECORD);
+    let machine = std::fs::read_to_string(path).ok().and_then(|text| Machine::read(&text).ok());
+    match machine {
+        Some(machine) if machine.base.uuid == config.uuid => {
+            GuestConfig { ports: machine.base.ports, ..config }
+        }
+        _ => config,
+    }
 }
 
 /// A guest without a link is kept a week from the rebuild on, since nobody knows when it was removed.

@@ -23,8 +23,6 @@ pub enum Refusal {
     NoGuest(String),
     #[error("a guest called '{name}' exists already (number {number}); choose another name")]
     NameTaken { name: GuestName, number: GuestNumber },
-    #[error("all guest numbers are taken; `hpvmremove --purge` frees those of removed guests")]
-    NoNumber,
     #[error("the guest is running; stop it first with `hpvmstop -P {0}`")]
     Running(GuestName),
     #[error(
@@ -58,6 +56,11 @@ pub enum Refusal {
     Record { path: PathBuf, source: RecordError },
     #[error(transparent)]
     Request(#[from] RequestError),
+    #[error(
+        "the registry {} is gone, and folders of guests are there; `hpvm doctor --rebuild` makes it again from them",
+        .0.display()
+    )]
+    RegistryLost(PathBuf),
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error(transparent)]

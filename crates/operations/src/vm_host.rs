@@ -13,7 +13,7 @@ use hpvm_plan::facts::{Engine, FileFact, FileIdentity, HostFacts, Provision, Sha
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Access, Identities, Registry, Selector};
 
-use crate::folder::Folder;
+use crate::folder::{self, Folder};
 use crate::presence::{self, Presence};
 use crate::{Actor, Refusal, facts};
 
@@ -35,6 +35,10 @@ impl VmHost {
             root.ensure()?;
         }
         let conf = Conf::load(&root)?;
+        // An empty registry in its place would give the numbers and names of lost guests to others.
+        if !root.db().exists() && folder::any(&root) {
+            return Err(Refusal::RegistryLost(root.db()));
+        }
         let registry = Registry::open(&root.db(), access)?;
         let boot_id =
             process::boot_id().map_err(Refusal::file("read", "/proc/sys/kernel/random/boot_id"))?;
