@@ -14,9 +14,12 @@ pub(crate) fn assert_kept(name: &str, text: &str) {
     assert_data_eq!(Data::text(text), kept.raw());
 }
 
-/// The text without folder, uuids, times and serial numbers.
+/// The text without folders, uuids, times and serial numbers.
 pub(crate) fn redacted(host: &VmHost, text: &str) -> String {
+    let run = host.path("run/hpvm");
+    let run = std::fs::canonicalize(&run).unwrap_or(run);
     let text = text.replace(&host.root().display().to_string(), "[ROOT]");
+    let text = text.replace(&run.display().to_string(), "[RUN]");
     words(&text, |word| match word {
         _ if is_uuid(word) => Some("[UUID]"),
         _ if is_time(word) => Some("[TIME]"),

@@ -5,6 +5,7 @@
 
 mod commands;
 mod crash_steps;
+mod doctor;
 mod full;
 mod golden;
 mod input;
@@ -27,8 +28,15 @@ macro_rules! tests {
     };
 }
 
-const SUBJECTS: &[&[Test]] =
-    &[full::TESTS, commands::TESTS, crash_steps::TESTS, input::TESTS, sharing::TESTS, why::TESTS];
+const SUBJECTS: &[&[Test]] = &[
+    full::TESTS,
+    commands::TESTS,
+    crash_steps::TESTS,
+    input::TESTS,
+    sharing::TESTS,
+    why::TESTS,
+    doctor::TESTS,
+];
 
 fn main() {
     let mut arguments = Arguments::from_args();

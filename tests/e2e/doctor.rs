@@ -1,0 +1,306 @@
+//! What `hpvm doctor` finds, says and cleans: leftovers of every kind, a lost and a damaged registry, guests that run and are
+//! not supervised or not known. What it must never do is take a guest for a leftover.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hpvm_host::process::PidFd;
+use hpvm_model::GuestConfig;
+use hpvm_registry::{Access, Outcome, Owner, Registry};
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
+
+use crate::{Test, golden};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    leftovers_of_every_kind_are_found_explained_and_cleaned,
+    what_others_made_is_left_alone,
+    a_guest_that_nobody_supervises_is_taken_over,
+    a_lost_registry_is_refused_and_rebuilt,
+    a_damaged_registry_is_refused_and_rebuilt,
+    a_sound_registry_survives_a_rebuild,
+    a_running_guest_the_registry_does_not_know_is_made_known,
+    a_running_guest_without_a_folder_is_told_of,
+    a_repair_takes_no_guest_in_the_making_for_a_leftover,
+];
+
+/// Four times what keepers and workers need on a quiet machine.
+const BOUND: Duration = Duration::from_secs(20);
+const NOTHING: &str = "Nothing to complain of.\n";
+const LOST: &str = "9b2d3c51-0f4e-4d6c-8f27-1c7d5c1e0001";
+
+fn leftovers_of_every_kind_are_found_explained_and_cleaned() {
+    let host = host_with_guests();
+    let state = |below: &str| host.path("var/opt/hpvm").join(below);
+    let dead = number_of_the_dead();
+    fs::create_dir(state("uuids").join(LOST)).expect("a folder of no guest");
+    symlink(format!("../uuids/{LOST}"), state("guests/ghost")).expect("a link of no guest");
+    fs::remove_file(state("guests/web")).expect("a link is lost");
+    fs::remove_file(state("guests/old")).expect("a link is lost");
+    symlink(format!("../uuids/{LOST}"), state("guests/old")).expect("a link goes astray");
+    fs::write(folder(&host, "full").join("guest.json"), "{").expect("a text is damaged");
+    fs::create_dir(host.path("run/hpvm/99")).expect("a run folder of no guest");
+    for half_made in [
+        state(&format!("hpvm.db.new-{dead}-0")),
+        state(&format!("guests/.web.{dead}.0.new")),
+        folder(&host, "web").join(format!(".nvram.{dead}.7.new")),
+    ] {
+        fs::write(half_made, "").expect("a file never finished");
+    }
+    leave_interrupted(&host);
+    let told = host.run(&["hpvm", "doctor"]);
+    assert_eq!(told.status.code(), Some(1), "{told}");
+    let shown = golden::without_numbers(&golden::redacted(&host, &told.stdout));
+    let dead = dead.to_string();
+    golden::assert_kept("doctor-leftovers", &shown.replace(&dead, "[N]"));
+    assert_eq!(host.run(&["hpvm", "doctor"]).stdout, told.stdout, "looking changes nothing");
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    for name in ["web", "full", "old"] {
+        host.ok(&["hpvmstart", "-P", name]);
+    }
+}
+
+fn what_others_made_is_left_alone() {
+    let host = host_with_guests();
+    let ours = host.path("var/opt/hpvm");
+    fs::create_dir(ours.join("uuids/lost+found")).expect("a folder of the file system's");
+    fs::write(ours.join("guests/README"), "notes").expect("an administrator's file");
+    // A file in the making: its maker, this test, lives.
+    let making = ours.join(format!("guests/.web.{}.0.new", std::process::id()));
+    fs::write(&making, "").expect("a file in the making");
+    let told = host.run(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(told.status.code(), Some(1), "{told}");
+    for path in ["uuids/lost+found", "guests/README"] {
+        assert!(told.stdout.contains(&format!("{path} is not made by hpvm")), "{told}");
+        assert!(ours.join(path).exists(), "{path} is there");
+    }
+    assert_eq!(told.stdout.lines().count(), 4, "{told}");
+    assert!(making.exists(), "a file in the making is there");
+}
+
+fn a_guest_that_nobody_supervises_is_taken_over() {
+    let host = host_with_guests();
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let engine = host.snapshot(number(&host, "web")).expect("it runs").qemu;
+    let supervisors: Vec<PidFd> = host
+        .processes()
+        .iter()
+        .filter(|(_, name)| name == "hpvmkeeper" || name == "hpvmapp")
+        .filter_map(|(pid, _)| PidFd::open_number(*pid).ok().flatten())
+        .collect();
+    assert_eq!(supervisors.len(), 2, "{:?}", host.processes());
+    // Held still first, so that neither replaces the other.
+    for signal in [Signal::STOP, Signal::KILL] {
+        supervisors.iter().for_each(|process| drop(process.signal(signal)));
+    }
+    wait_until(BOUND, "both are gone", || {
+        host.run(&["hpvm", "doctor"]).stdout.contains("nobody supervises it")
+    });
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    let adopted = host.snapshot(number(&host, "web")).expect("it runs");
+    assert_eq!(adopted.qemu, engine, "the guest ran on");
+}
+
+fn a_lost_registry_is_refused_and_rebuilt() {
+    rebuilt_after(|host| {
+        for name in ["hpvm.db", "hpvm.db-wal", "hpvm.db-shm"] {
+            let _ = fs::remove_file(host.path("var/opt/hpvm").join(name));
+        }
+    });
+}
+
+fn a_damaged_registry_is_refused_and_rebuilt() {
+    rebuilt_after(|host| {
+        let db = host.path("var/opt/hpvm/hpvm.db");
+        fs::write(&db, b"this was a registry".repeat(1000)).expect("the registry is damaged");
+    });
+}
+
+/// Whatever the registry loses, the folders bring back: every guest with every field, removed ones as removed, while a guest
+/// runs.
+fn rebuilt_after(fault: fn(&VmHost)) {
+    let host = host_with_guests();
+    host.ok(&["hpvmstart", "-P", "full"]);
+    let engine = host.snapshot(number(&host, "full")).expect("it runs").qemu;
+    host.ok(&["hpvmremove", "-P", "old", "-F"]);
+    let before = Known::to(&host);
+    fault(&host);
+    for line in [
+        &["hpvmstatus"][..],
+        &["hpvmcreate", "-P", "new"],
+        &["hpvmstart", "-P", "web"],
+        &["hpvmremove", "-P", "web", "-F"],
+        &["hpvm", "doctor"],
+        &["hpvm", "doctor", "--repair"],
+    ] {
+        let said = host.refused(line);
+        assert!(said.contains("hpvm doctor --rebuild"), "{}: {said}", line.join(" "));
+    }
+    host.ok(&["hpvm", "doctor", "--rebuild"]);
+    assert_eq!(Known::to(&host), before);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    assert_eq!(host.snapshot(number(&host, "full")).map(|s| s.qemu), Some(engine));
+    host.ok(&["hpvmstop", "-P", "full", "-F"]);
+    host.ok(&["hpvm", "undelete", "-P", "old"]);
+    for name in ["web", "full", "old"] {
+        host.ok(&["hpvmstart", "-P", name]);
+    }
+}
+
+fn a_sound_registry_survives_a_rebuild() {
+    let host = host_with_guests();
+    host.ok(&["hpvmremove", "-P", "old", "-F"]);
+    let before = Known::to(&host);
+    host.ok(&["hpvm", "doctor", "--rebuild"]);
+    assert_eq!(Known::to(&host), before);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_running_guest_the_registry_does_not_know_is_made_known() {
+    let host = host_with_guests();
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let before = Known::to(&host);
+    let number = number(&host, "web");
+    let engine = host.snapshot(number).expect("it runs").qemu;
+    forget(&host, "web");
+    assert_eq!(host.state("web"), "");
+    let told = host.run(&["hpvm", "doctor"]);
+    assert!(told.stdout.contains("the registry does not know guest 'web'"), "{told}");
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    assert_eq!(Known::to(&host), before);
+    assert!(host.state("web").starts_with("On ("));
+    assert_eq!(host.snapshot(number).map(|s| s.qemu), Some(engine));
+}
+
+fn a_running_guest_without_a_folder_is_told_of() {
+    let host = host_with_guests();
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let number = number(&host, "web");
+    let engine = host.qemu(number).expect("it runs");
+    let (pid, path) = (host.snapshot(number).expect("it runs").qemu.pid, folder(&host, "web"));
+    forget(&host, "web");
+    fs::remove_dir_all(path).expect("the folder is lost");
+    fs::remove_file(host.path("var/opt/hpvm/guests/web")).expect("the link is lost");
+    let told = host.run(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(told.status.code(), Some(1), "{told}");
+    assert!(told.stdout.contains(&format!("next: end process {pid}")), "{told}");
+    engine.signal(Signal::KILL).expect("a signal");
+    wait_until(BOUND, "its processes are gone", || host.processes().is_empty());
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_repair_takes_no_guest_in_the_making_for_a_leftover() {
+    const GUESTS: usize = 12;
+    let host = host_with_guests();
+    let create = |makers: std::ops::Range<usize>| {
+        for n in makers {
+            host.ok(&["hpvmcreate", "-P", &format!("made{n}")]);
+        }
+    };
+    std::thread::scope(|scope| {
+        let makers = [scope.spawn(|| create(0..GUESTS / 2)), scope.spawn(|| create(6..GUESTS))];
+        while !makers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let repaired = host.run(&["hpvm", "doctor", "--repair"]);
+            assert!(repaired.status.code().is_some_and(|code| code < 2), "{repaired}");
+        }
+    });
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    for n in 0..GUESTS {
+        assert!(folder(&host, &format!("made{n}")).join("nvram").is_file(), "made{n} is whole");
+    }
+}
+
+/// `web`, plain; `full`, which has a value of its own in every field; `old`, which is there to be removed.
+fn host_with_guests() -> VmHost {
+    let host = VmHost::new(Engine::Fake);
+    let disk = |name: &str| host.disk(name, 1 << 20).display().to_string();
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let first = format!("disk:avio_stor:0,1,0:file:{}", disk("first.img"));
+    let second = format!("disk:scsi:0,2,3:file:{}", disk("second.img"));
+    let third = format!("dvd:scsi:0,2,4:null:{}", host.root().display());
+    let line = [
+        "hpvmcreate -P full -O linux -c 2 -r 832M -E 500 -B auto -l",
+        "-x runnable_status=enabled -a",
+    ]
+    .map(|part| part.split(' ').collect::<Vec<_>>());
+    let mut create = [&line[0][..], &["the label"], &line[1], &[&first]].concat();
+    create.extend(["-a", &second, "-a", &third]);
+    host.ok(&create);
+    let fourth = format!("disk:avio_stor::file:{}", disk("old.img"));
+    host.ok(&["hpvmcreate", "-P", "old", "-O", "windows", "-r", "1G", "-a", &fourth]);
+    host
+}
+
+/// All guests of a VM Host, existing and kept.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    guests: Vec<GuestConfig>,
+    removed: Vec<GuestConfig>,
+}
+
+impl Known {
+    fn to(host: &VmHost) -> Known {
+        let registry = registry(host, Access::ReadOnly);
+        let removed = registry.removed().expect("the removed guests");
+        Known {
+            guests: registry.all().expect("the guests"),
+            removed: removed.into_iter().map(|removed| removed.config).collect(),
+        }
+    }
+}
+
+fn registry(host: &VmHost, access: Access) -> Registry {
+    Registry::open(&host.path("var/opt/hpvm/hpvm.db"), access).expect("the registry")
+}
+
+fn config(host: &VmHost, name: &str) -> GuestConfig {
+    let known = Known::to(host).guests;
+    known.into_iter().find(|guest| guest.name.as_str() == name).expect("the guest")
+}
+
+fn number(host: &VmHost, name: &str) -> u32 {
+    config(host, name).number.get()
+}
+
+/// By the uuid: the link is what some tests break.
+fn folder(host: &VmHost, name: &str) -> PathBuf {
+    host.path("var/opt/hpvm/uuids").join(config(host, name).uuid.to_string())
+}
+
+/// The registry loses one guest, as no command would make it.
+fn forget(host: &VmHost, name: &str) {
+    let number = config(host, name).number;
+    let mut registry = registry(host, Access::ReadWrite);
+    let now = registry.operations(None, 1).expect("the operations")[0].operation.at;
+    let change = registry.change().expect("a change");
+    change.remove(number, now).expect("a removal");
+    change.purge(number).expect("a purge");
+    change.commit().expect("a commit");
+}
+
+/// An operation whose command was killed, as a command that keeps its steps in the registry leaves it.
+fn leave_interrupted(host: &VmHost) {
+    let mut registry = registry(host, Access::ReadWrite);
+    let recent = registry.operations(None, 1).expect("the operations").remove(0);
+    let owner = Owner { pid: number_of_the_dead(), start_time: 1, boot_id: "another".into() };
+    let mut operation = recent.operation;
+    operation.outcome = Outcome::Running(owner);
+    registry.record(&operation).expect("a record");
+}
+
+/// The number of a process that was, and that nobody has now.
+fn number_of_the_dead() -> i32 {
+    let mut child = Command::new("true").stdin(Stdio::null()).spawn().expect("a process");
+    let pid = i32::try_from(child.id()).expect("a number");
+    child.wait().expect("its end");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "numbers come back late");
+    pid
+}
