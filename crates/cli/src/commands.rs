@@ -38,7 +38,6 @@ use hpvm_operations::{Mode, Refusal, VmHost};
 use hpvm_registry::RemovedGuest;
 
 use crate::args::Selector;
-use crate::dispatch::Context;
 use crate::exit::{About, Failure};
 
 fn mode(is_dry_run: bool) -> Mode {
@@ -46,7 +45,7 @@ fn mode(is_dry_run: bool) -> Mode {
 }
 
 /// Problems are told one by one, everything else as one sentence about the guest.
-fn refused<T>(_context: &Context, guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
+fn refused<T>(guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
     match refusal {
         Refusal::Problems(problems) => Err(Failure::Problems { guest: guest.clone(), problems }),
         other => Err(other).about(guest),

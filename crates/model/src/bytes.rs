@@ -125,6 +125,8 @@ pub struct Memory(Bytes);
 
 impl Memory {
     pub const STEP: u64 = 64 * MIB;
+    /// What a guest gets when nobody says how much.
+    pub const DEFAULT: Memory = Memory(Bytes(2 * GIB));
 
     /// Never less than what was asked: rounds up to the next multiple of 64 MB.
     pub fn at_least(asked: Bytes) -> Result<Memory, SizeError> {

@@ -37,6 +37,7 @@ pub struct GuestNumber(u32);
 impl GuestNumber {
     /// Bounded so that a guest's user id (base + number) stays far from other ranges.
     pub const MAX: u32 = 99_999;
+    pub const FIRST: GuestNumber = GuestNumber(1);
 
     #[must_use]
     pub fn new(number: u32) -> Option<GuestNumber> {

@@ -27,7 +27,6 @@ pub struct Limits {
 pub const ENGINE_VCPUS_MAX: u32 = 288;
 /// The largest guest the engine's default physical address width carries under TCG.
 pub const ENGINE_MEMORY_MAX: Bytes = Bytes(1 << 39);
-pub const DEFAULT_MEMORY: Bytes = Bytes(2 * GIB);
 /// One device per target of each adapter would be more than any guest uses; the bus numbers of q35 set this bound.
 pub const STORAGE_DEVICES_MAX: usize = 1024;
 

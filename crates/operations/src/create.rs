@@ -3,7 +3,7 @@
 
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
-    Problem, Runnable, Severity, Vcpus, limits,
+    Problem, Runnable, Severity, Vcpus,
 };
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::judge::{Purpose, problems};
@@ -46,7 +46,7 @@ fn attempt(
     request: &Request,
     mode: Mode,
 ) -> Result<Created, Refusal> {
-    let config = apply(&blank(name)?, None, request, &mut random)?;
+    let config = apply(&blank(name), None, request, &mut random)?;
     let facts = host.facts(&config, None)?;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
     let fields = difference::with_refusals(difference::created(&config), &problems);
@@ -114,25 +114,23 @@ impl Drop for Made<'_> {
     }
 }
 
-fn blank(name: &GuestName) -> Result<GuestConfig, Refusal> {
-    // The number is given when the registry is ours to write; until then the least stands for it.
-    let number = GuestNumber::new(1).ok_or(Refusal::NoNumber)?;
-    let memory = Memory::at_least(limits::DEFAULT_MEMORY).map_err(|_| Refusal::NoNumber)?;
-    Ok(GuestConfig {
+fn blank(name: &GuestName) -> GuestConfig {
+    GuestConfig {
         uuid: GuestUuid(uuid::Uuid::new_v4()),
-        number,
+        // The number is given when the registry is ours to write; until then the least stands for it.
+        number: GuestNumber::FIRST,
         name: name.clone(),
         serial_number: String::new(),
         label: Label::default(),
         os: OsType::UNKNOWN,
         vcpus: Vcpus::ONE,
         entitlement: Entitlement::DEFAULT,
-        memory,
+        memory: Memory::DEFAULT,
         auto_start: AutoStart::Manual,
         runnable: Runnable::Enabled,
         storage: Vec::new(),
         ports: Vec::new(),
-    })
+    }
 }
 
 /// `VM`, year less 2000, week, and the guest's number: VM02648007 was made in week 48 of 2026.

@@ -40,7 +40,7 @@ impl Perform for Autostart {
                 }
                 Ok(_) => context.say.note(&format!("started '{name}'")),
                 Err(refusal) => {
-                    if let Err(failure) = refused::<()>(context, &name, refusal) {
+                    if let Err(failure) = refused::<()>(&name, refusal) {
                         failure.tell(context.say.command());
                     }
                     result = Err(Failure::Said);

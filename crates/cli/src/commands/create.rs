@@ -54,7 +54,7 @@ impl Perform for Create {
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason);
         let created = create(&mut host, &actor, &self.name, &self.options.request(), mode)
-            .or_else(|refusal| refused(context, &self.name, refusal))?;
+            .or_else(|refusal| refused(&self.name, refusal))?;
         context.say.problems(&self.name, &created.problems);
         match mode {
             Mode::Apply => Ok(()),

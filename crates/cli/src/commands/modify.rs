@@ -80,7 +80,7 @@ impl Perform for Modify {
         let actor = context.actor(self.operation.reason.clone());
         let request = self.request();
         let modified = modify(&mut host, &actor, &config, &request, force, mode)
-            .or_else(|refusal| refused(context, &config.name, refusal))?;
+            .or_else(|refusal| refused(&config.name, refusal))?;
         context.say.problems(&config.name, &modified.problems);
         if mode == Mode::DryRun {
             dry_run::print_out(&modified.fields, self.json)?;

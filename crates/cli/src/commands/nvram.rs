@@ -53,6 +53,6 @@ impl Perform for Nvram {
         let from = if self.restore { nvram::From::LastGood } else { nvram::From::Pristine };
         let actor = context.actor(self.operation.reason);
         nvram::replace(&mut host, &actor, &config, from)
-            .or_else(|refusal| refused(context, &config.name, refusal))
+            .or_else(|refusal| refused(&config.name, refusal))
     }
 }

@@ -59,7 +59,7 @@ impl Perform for Remove {
             return Err(Failure::Said);
         }
         let removed = remove(&mut host, &actor, &config, keep, mode(self.dry_run))
-            .or_else(|refusal| refused(context, &config.name, refusal))?;
+            .or_else(|refusal| refused(&config.name, refusal))?;
         if self.dry_run {
             let what = match removed.kept_until {
                 Some(until) => {

@@ -78,6 +78,6 @@ fn refused_start<T>(context: &Context, guest: &GuestName, refusal: Refusal) -> R
             );
             Err(Failure::Said)
         }
-        other => refused(context, guest, other),
+        other => refused(guest, other),
     }
 }

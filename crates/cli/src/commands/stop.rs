@@ -92,7 +92,7 @@ impl Stop {
         let actor = context.actor(self.operation.reason.clone());
         let mut progress = |text: &str| say.note(text);
         let stopped = stop(host, &actor, config, how, &mut progress)
-            .or_else(|refusal| refused(context, &config.name, refusal))?;
+            .or_else(|refusal| refused(&config.name, refusal))?;
         if stopped == Stopped::WasOff {
             say.note(&format!("Guest '{}' is off already", config.name));
         }

@@ -47,8 +47,7 @@ impl Perform for Undelete {
             return Ok(print(&list(std::slice::from_ref(&kept)))?);
         }
         let actor = context.actor(self.operation.reason);
-        undelete(&mut host, &actor, &kept, None)
-            .or_else(|refusal| refused(context, &name, refusal))?;
+        undelete(&mut host, &actor, &kept, None).or_else(|refusal| refused(&name, refusal))?;
         Ok(())
     }
 }
