@@ -8,6 +8,7 @@ mod crash_steps;
 mod doctor;
 mod full;
 mod golden;
+mod hostile;
 mod input;
 mod pool;
 mod refusals;
@@ -32,6 +33,7 @@ const SUBJECTS: &[&[Test]] = &[
     full::TESTS,
     commands::TESTS,
     crash_steps::TESTS,
+    hostile::TESTS,
     input::TESTS,
     sharing::TESTS,
     why::TESTS,

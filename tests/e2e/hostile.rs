@@ -1,0 +1,162 @@
+//! What a clumsy or evil administrator, a broken worker and a failing machine do to a VM Host.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hpvm_host::image_lock;
+use hpvm_host::process::{PidFd, Signal};
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_guest_that_run_forgot_is_started_no_second_time,
+    what_hpvm_did_not_make_stays,
+    pipes_in_the_place_of_files_hold_nobody_up,
+    a_worker_stopped_by_a_signal_is_not_waited_for,
+    the_callers_umask_opens_and_closes_nothing,
+    an_absurd_time_to_keep_removed_guests_is_refused,
+];
+
+/// Bad input is answered within 5 s; four times that on a loaded machine.
+const PROMPT: Duration = Duration::from_secs(20);
+
+fn a_guest_that_run_forgot_is_started_no_second_time() {
+    for removed in ["", "lock"] {
+        let host = VmHost::new(Engine::Fake);
+        host.ok(&["hpvmcreate", "-P", "web"]);
+        host.ok(&["hpvmstart", "-P", "web"]);
+        let qemu = host.qemu(1).expect("its QEMU runs");
+        let gone = host.run_dir(1).join(removed);
+        if removed.is_empty() { fs::remove_dir_all(gone) } else { fs::remove_file(gone) }.unwrap();
+        for command in [
+            &["hpvmstart", "-P", "web"][..],
+            &["hpvmremove", "-P", "web", "-F"],
+            &["hpvmstop", "-gF", "-P", "web"],
+        ] {
+            let said = host.refused(command);
+            assert!(said.contains("its files in /run are gone"), "{said}");
+        }
+        assert!(host.run(&["hpvm", "doctor"]).stdout.contains("its files in /run are gone"));
+        assert!(host.ok(&["hpvm", "why", "web"]).contains("nobody can reach it"));
+        host.ok(&["hpvmstop", "-hF", "-P", "web"]);
+        assert!(qemu.wait_exit(Duration::ZERO).unwrap(), "the first QEMU has ended");
+        host.ok(&["hpvmstart", "-P", "web"]);
+        assert!(host.state("web").starts_with("On"));
+    }
+}
+
+fn what_hpvm_did_not_make_stays() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let (guests, aside) = (host.path("var/opt/hpvm/guests"), host.path("aside"));
+    let others = host.path("others");
+    fs::create_dir(&others).unwrap();
+    fs::write(others.join("victim"), "precious").unwrap();
+    fs::rename(&guests, &aside).unwrap();
+    symlink(&others, &guests).unwrap();
+    host.refused(&["hpvmcreate", "-P", "victim"]);
+    host.run(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(fs::read_to_string(others.join("victim")).unwrap(), "precious");
+    fs::remove_file(&guests).unwrap();
+    fs::rename(&aside, &guests).unwrap();
+
+    fs::write(guests.join("victim"), "precious").unwrap();
+    fs::write(host.path("var/opt/hpvm/uuids/notes"), "precious").unwrap();
+    host.refused(&["hpvmcreate", "-P", "victim"]);
+    host.refused(&["hpvmmodify", "-P", "web", "-N", "victim"]);
+    let said = host.run(&["hpvm", "doctor", "--repair"]).stdout;
+    assert!(said.contains("guests/victim is not made by hpvm"), "{said}");
+    for kept in ["guests/victim", "uuids/notes"] {
+        let kept = host.path("var/opt/hpvm").join(kept);
+        assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
+    }
+    assert_eq!(host.state("web"), "Off");
+}
+
+fn pipes_in_the_place_of_files_hold_nobody_up() {
+    let mut host = VmHost::new(Engine::Fake);
+    let pipe = host.path("pipe");
+    make_pipe(&pipe);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host.set("HPVMNVRAM", &pipe.to_string_lossy());
+    promptly(|| host.refused(&["hpvmcreate", "-P", "other"]));
+    host.set("HPVMNVRAM", "");
+    // No adapter of the guest needs the option ROM, so a start does without.
+    host.set("HPVMSCSIROM", &pipe.to_string_lossy());
+    promptly(|| host.ok(&["hpvmstart", "-P", "web"]));
+    let status = host.run_dir(1).join("status");
+    fs::remove_file(&status).unwrap();
+    make_pipe(&status);
+    promptly(|| host.ok(&["hpvmstatus"]));
+    promptly(|| host.ok(&["hpvmstop", "-P", "web", "-hF"]));
+    let conf = host.path("etc/opt/hpvm/hpvmconf");
+    fs::remove_file(&conf).unwrap();
+    make_pipe(&conf);
+    let said = promptly(|| host.refused(&["hpvmstatus"]));
+    assert!(said.contains("is no file"), "{said}");
+}
+
+fn a_worker_stopped_by_a_signal_is_not_waited_for() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = format!("disk:avio_stor::file:{}", host.disk("data", 1 << 20).display());
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let holders = image_lock::holders(&host.run_dir(1).join("lock")).unwrap();
+    let worker = holders.iter().find(|holder| holder.program == "hpvmapp").expect("a worker");
+    PidFd::open_number(worker.pid).unwrap().expect("it lives").signal(Signal::STOP).unwrap();
+    wait_until(Duration::from_secs(30), "the silence is noticed", || {
+        host.state("web") == "On (ATTN)"
+    });
+    promptly(|| host.refused(&["hpvmmodify", "-P", "web", "-a", &disk]));
+    promptly(|| host.refused(&["hpvmstop", "-P", "web", "-gF"]));
+    promptly(|| host.ok(&["hpvmstop", "-P", "web", "-hF"]));
+    assert_eq!(host.state("web"), "Off");
+    host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+fn the_callers_umask_opens_and_closes_nothing() {
+    for umask in ["000", "077"] {
+        let host = VmHost::new(Engine::Fake);
+        for line in ["hpvmcreate -P web", "hpvmstart -P web"] {
+            let hpvm = host.command(&[line]);
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("umask {umask}; exec \"$0\" {}", &line["hpvm".len()..])]);
+            shell.arg(hpvm.get_program());
+            shell.envs(hpvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let outcome = Outcome::of(line, shell, b"");
+            assert!(outcome.status.success(), "{outcome}");
+        }
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let folder = fs::canonicalize(host.path("var/opt/hpvm/guests/web")).unwrap();
+        assert_eq!(mode(&host.run_dir(1)), 0o755, "{umask}");
+        assert_eq!(mode(&host.run_dir(1).join("door")), 0o666, "{umask}");
+        assert_eq!(mode(&folder.join("vmm_config.current")), 0o644, "{umask}");
+        assert_eq!(mode(&folder.join("nvram")), 0o600, "{umask}");
+    }
+}
+
+fn an_absurd_time_to_keep_removed_guests_is_refused() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host.set("HPVMKEEPREMOVED", "4294967295");
+    let said = host.refused(&["hpvmremove", "-P", "web", "-F"]);
+    assert!(said.contains("36500 at most"), "{said}");
+    assert_eq!(host.state("web"), "Off");
+}
+
+fn make_pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status().expect("mkfifo runs");
+    assert!(made.success());
+}
+
+fn promptly<T>(act: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let result = act();
+    assert!(begin.elapsed() < PROMPT, "{:?}", begin.elapsed());
+    result
+}
