@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hpvm_app::protocol::{Reply, Request, StopHow};
-use hpvm_app::snapshot::{Phase, Process};
+use hpvm_app::snapshot::{Phase, Process, Snapshot};
 use hpvm_console::door::PowerRequest;
 use hpvm_console::fanout::{PowerAsked, SessionId};
 use hpvm_engine::record_file::{RecordFile, RecordFileError};
@@ -131,6 +131,36 @@ struct Shown {
     adoptions: u32,
 }
 
+/// What a worker before us left, from which this one goes on.
+struct Before {
+    snapshot: Option<Snapshot>,
+    /// The one that hpvmstart waits for: nobody was before it.
+    is_first: bool,
+}
+
+impl Before {
+    fn origin(&self) -> Origin {
+        match self.is_first {
+            true => Origin::Start,
+            false => Origin::Adoption {
+                phase: self.snapshot.as_ref().map(|snapshot| snapshot.phase.clone()),
+                decided: self.snapshot.as_ref().and_then(|snapshot| snapshot.decided.clone()),
+            },
+        }
+    }
+
+    fn shown(&self, boot_id: String) -> Shown {
+        let before = self.snapshot.as_ref();
+        Shown {
+            boot_id,
+            phase: before.map_or(Phase::Starting, |snapshot| snapshot.phase.clone()),
+            since: before.map_or_else(now, |snapshot| snapshot.since.clone()),
+            unresponsive_since: None,
+            adoptions: before.map_or(0, |s| s.adoptions) + u32::from(!self.is_first),
+        }
+    }
+}
+
 /// What is needed to start the next keeper.
 struct Keeper {
     lives: bool,
@@ -195,23 +225,11 @@ impl Driver {
         let base = Rc::new(record.machine().base.clone());
         let publisher = Publisher::new(folder()?);
         let boot_id = base.boot_id.clone();
-        let previous = publisher.previous().filter(|s| s.qemu.pid == pid && s.boot_id == boot_id);
-        let qemu = name_process(pid, previous.as_ref().map(|snapshot| snapshot.qemu));
-        let is_first = is_child && descriptors.ready.is_some();
-        let origin = match is_first {
-            true => Origin::Start,
-            false => Origin::Adoption {
-                phase: previous.as_ref().map(|snapshot| snapshot.phase.clone()),
-                decided: previous.as_ref().and_then(|snapshot| snapshot.decided.clone()),
-            },
+        let before = Before {
+            snapshot: publisher.previous().filter(|s| s.qemu.pid == pid && s.boot_id == boot_id),
+            is_first: is_child && descriptors.ready.is_some(),
         };
-        let shown = Shown {
-            boot_id,
-            phase: previous.as_ref().map_or(Phase::Starting, |snapshot| snapshot.phase.clone()),
-            since: previous.as_ref().map_or_else(now, |snapshot| snapshot.since.clone()),
-            unresponsive_since: None,
-            adoptions: previous.as_ref().map_or(0, |s| s.adoptions) + u32::from(!is_first),
-        };
+        let qemu = name_process(pid, before.snapshot.as_ref().map(|snapshot| snapshot.qemu));
         let console_log = Rc::new(ConsoleLog::new(descriptors.console_log));
         let console = Console::new(base.name.as_str(), Rc::clone(&console_log));
         let (news_in, news) = mpsc::channel(MESSAGES_WAITING);
@@ -223,7 +241,7 @@ impl Driver {
         spawn_local(control::serve(control, requests_in));
         console.serve(door, folder()?, power_in);
         let driver = Driver {
-            machine: Machine::new(origin),
+            machine: Machine::new(before.origin()),
             began: Instant::now(),
             link,
             keeper: Keeper {
@@ -243,7 +261,7 @@ impl Driver {
             console_log,
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,
-            shown,
+            shown: before.shown(boot_id),
             askers: HashMap::new(),
             answered: Vec::new(),
             payloads: HashMap::new(),
@@ -256,7 +274,7 @@ impl Driver {
             oom_kills: process::oom_kills().unwrap_or(u64::MAX),
             io_error_told_at: None,
             disk_note: None,
-            takes_over: !is_first,
+            takes_over: !before.is_first,
             finished: false,
         };
         Ok((driver, Inbox { news, requests, power, events: None }))
