@@ -44,7 +44,7 @@ steps! {
     RenameLinked = "rename.linked",
     ModifyCommitted = "modify.committed",
     RenameUnlinked = "rename.unlinked",
-    /// The run folder is there.
+    /// The guest is ours to start, and nothing was made for it yet.
     StartClaimed = "start.claimed",
     /// The boot record is written.
     StartRecord = "start.record",

@@ -39,17 +39,10 @@ pub struct Remove {
 impl Perform for Remove {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         let mut host = VmHost::open(Access::ReadWrite)?;
-        let actor = context.actor(self.operation.reason);
+        let actor = context.actor(self.operation.reason.clone());
         let config = match host.guest(&self.guest.clone().into()) {
             Err(Refusal::NoGuest(_)) if self.purge => {
-                return purge_kept(
-                    &mut host,
-                    &actor,
-                    context,
-                    &self.guest,
-                    self.force,
-                    self.dry_run,
-                );
+                return self.purge_kept(context, &mut host, &actor);
             }
             found => found?,
         };
@@ -74,19 +67,23 @@ impl Perform for Remove {
     }
 }
 
-/// `--purge` of a guest that was removed before and is still kept.
-fn purge_kept(
-    host: &mut VmHost,
-    actor: &Actor,
-    context: &Context,
-    selector: &Selector,
-    force: bool,
-    is_dry: bool,
-) -> Result<(), Failure> {
-    let kept = kept_guest(host, selector)?;
-    let question = format!("Remove for good what is kept of '{}'?", kept.config.name);
-    if is_dry || !force && context.say.ask(&question) == Answer::No {
-        return if is_dry { Ok(()) } else { Err(Failure::Said) };
+impl Remove {
+    /// `--purge` of a guest that was removed before and is still kept.
+    fn purge_kept(
+        &self,
+        context: &Context,
+        host: &mut VmHost,
+        actor: &Actor,
+    ) -> Result<(), Failure> {
+        let kept = kept_guest(host, &self.guest)?;
+        let name = &kept.config.name;
+        if self.dry_run {
+            return Ok(print(&format!("what is kept of '{name}' would be removed for good\n"))?);
+        }
+        let question = format!("Remove for good what is kept of '{name}'?");
+        if !self.force && context.say.ask(&question) == Answer::No {
+            return Err(Failure::Said);
+        }
+        Ok(purge_removed(host, actor, &kept)?)
     }
-    Ok(purge_removed(host, actor, &kept)?)
 }
