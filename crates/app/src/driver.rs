@@ -22,7 +22,6 @@ use hpvm_console::fanout::{PowerAsked, SessionId};
 use hpvm_engine::record_file::{RecordFile, RecordFileError};
 use hpvm_host::confine::{ConfineError, Confinement, Enforced};
 use hpvm_host::process::{self, PidFd};
-use hpvm_model::Occupant;
 use hpvm_plan::record::{BootRecord, DeviceChange};
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::{Events, Notice};
@@ -380,11 +379,7 @@ impl Driver {
                 }
             }
             News::Registers(Ok(registers)) => {
-                let occupant = match registers.occupant() {
-                    hpvm_qmp::Occupant::Os => Occupant::Os,
-                    hpvm_qmp::Occupant::Firmware => Occupant::Firmware,
-                };
-                self.feed(Input::Seen(occupant));
+                self.feed(Input::Seen(registers.occupant()));
             }
             News::Button(Ok(button)) => self.feed(Input::Button(button)),
             News::Registers(Err(_)) | News::Button(Err(_)) => {}

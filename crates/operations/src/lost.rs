@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hpvm_host::image_lock;
 use hpvm_host::lock::{self, ENGINE_BYTE};
+use hpvm_host::names::guest_folder;
 use hpvm_host::process::{PidFd, Signal};
 use hpvm_model::GuestConfig;
 
@@ -18,14 +19,14 @@ const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// The number of the QEMU that holds the guest's variables.
 pub(crate) fn qemu(host: &VmHost, config: &GuestConfig) -> Option<i32> {
-    let nvram = host.folder(config).file("nvram");
+    let nvram = host.folder(config).file(guest_folder::NVRAM);
     let is_held = lock::is_held(&File::open(&nvram).ok()?, ENGINE_BYTE).unwrap_or(false);
     is_held.then(|| image_lock::holders(&nvram).ok()?.first().map(|holder| holder.pid))?
 }
 
 /// The same for whoever only looks: a start that is just under way, which holds the variables first, is none of this.
 pub(crate) fn qemu_at_rest(host: &VmHost, config: &GuestConfig) -> Option<i32> {
-    let is_busy = !matches!(lock::owner(&host.folder(config).file("busy")), Ok(None));
+    let is_busy = !matches!(lock::owner(&host.folder(config).file(guest_folder::BUSY)), Ok(None));
     if is_busy || host.presence(config.number).is_on() {
         return None;
     }

@@ -142,7 +142,7 @@ fn settle(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     if is_off_within(host, config, SETTLE_BOUND) {
         return Ok(());
     }
-    let lock = host.root.run_dir(config.number.get()).join("lock");
+    let lock = host.root.run_dir(config.number.get()).join(run_folder::LOCK);
     let holders = image_lock::holders(&lock).unwrap_or_default();
     for worker in holders.iter().filter(|holder| holder.program == "hpvmapp") {
         if let Ok(Some(worker)) = PidFd::open_number(worker.pid) {

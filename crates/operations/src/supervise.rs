@@ -48,7 +48,7 @@ pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
 /// A worker that gave no sign of life for seconds is asked for one first, so that nobody waits minutes for it.
 pub fn awake(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     if let Presence::On { attention: Some(_), .. } = host.presence(config.number) {
-        let control = host.root.run_dir(config.number.get()).join("control");
+        let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
         client::ask(&control, &Request::Ping, &[], AWAKE_BOUND, &mut |_| {})?;
     }
     Ok(())

@@ -26,6 +26,29 @@ pub struct FieldChange {
 }
 
 const NONE: &str = "-";
+/// Why a field waits that [`Counts::AtNextStart`].
+const FIXED: &str = "the running guest keeps what it was started with";
+
+/// When a new value counts for a guest that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    AtOnce,
+    AtNextStart,
+}
+
+/// All fields but the devices.
+fn scalars(config: &GuestConfig) -> [(&'static str, String, Counts); 8] {
+    [
+        ("name", config.name.to_string(), Counts::AtOnce),
+        ("label", config.label.to_string(), Counts::AtOnce),
+        ("os_type", config.os.to_string(), Counts::AtOnce),
+        ("vcpus", config.vcpus.to_string(), Counts::AtNextStart),
+        ("memory", config.memory.to_string(), Counts::AtNextStart),
+        ("entitlement", config.entitlement.to_string(), Counts::AtOnce),
+        ("start_attr", config.auto_start.to_string(), Counts::AtOnce),
+        ("runnable_status", config.runnable.to_string(), Counts::AtOnce),
+    ]
+}
 
 /// All fields in which `after` differs from `before`. `running` is the machine the guest runs on, `planned` what
 /// [`crate::hotplug::plan`] made of its devices.
@@ -36,24 +59,15 @@ pub fn fields(
     running: Option<(&Machine, &[Planned])>,
 ) -> Vec<FieldChange> {
     let mut changes = Vec::new();
-    let mut scalar = |field: &str, from: String, to: String, waits: Option<&str>| {
+    for ((field, from, _), (_, to, counts)) in scalars(before).into_iter().zip(scalars(after)) {
         if from != to {
-            let effect = match (running, waits) {
-                (Some(_), Some(reason)) => Effect::NextStart(reason.into()),
+            let effect = match (running, counts) {
+                (Some(_), Counts::AtNextStart) => Effect::NextStart(FIXED.into()),
                 _ => Effect::Now,
             };
             changes.push(FieldChange { field: field.into(), from, to, effect });
         }
-    };
-    let fixed = Some("the running guest keeps what it was started with");
-    scalar("name", before.name.to_string(), after.name.to_string(), None);
-    scalar("label", before.label.to_string(), after.label.to_string(), None);
-    scalar("os_type", before.os.to_string(), after.os.to_string(), None);
-    scalar("vcpus", before.vcpus.to_string(), after.vcpus.to_string(), fixed);
-    scalar("memory", before.memory.to_string(), after.memory.to_string(), fixed);
-    scalar("entitlement", before.entitlement.to_string(), after.entitlement.to_string(), None);
-    scalar("start_attr", before.auto_start.to_string(), after.auto_start.to_string(), None);
-    scalar("runnable_status", before.runnable.to_string(), after.runnable.to_string(), None);
+    }
     let is_kept = |device: &StorageDevice, other: &GuestConfig| {
         other.device_at(device.address).is_some_and(|d| d == device)
     };
@@ -70,22 +84,13 @@ pub fn fields(
 /// All fields of a guest that is to be created.
 #[must_use]
 pub fn created(config: &GuestConfig) -> Vec<FieldChange> {
-    let scalar = |field: &str, to: String| FieldChange {
+    let scalar = |(field, to, _): (&str, String, Counts)| FieldChange {
         field: field.into(),
         from: NONE.into(),
         to,
         effect: Effect::Now,
     };
-    let mut changes = vec![
-        scalar("name", config.name.to_string()),
-        scalar("label", config.label.to_string()),
-        scalar("os_type", config.os.to_string()),
-        scalar("vcpus", config.vcpus.to_string()),
-        scalar("memory", config.memory.to_string()),
-        scalar("entitlement", config.entitlement.to_string()),
-        scalar("start_attr", config.auto_start.to_string()),
-        scalar("runnable_status", config.runnable.to_string()),
-    ];
+    let mut changes: Vec<FieldChange> = scalars(config).into_iter().map(scalar).collect();
     changes.extend(config.storage.iter().map(|device| device_change(None, Some(device), None)));
     changes
 }
@@ -143,7 +148,7 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
             waits.push(FieldChange { field: field.into(), from, to, effect });
         }
     };
-    let fixed = || "the running guest keeps what it was started with".to_owned();
+    let fixed = || FIXED.to_owned();
     field("vcpus", machine.base.vcpus.to_string(), config.vcpus.to_string(), fixed());
     field("memory", machine.base.memory.to_string(), config.memory.to_string(), fixed());
     for attached in &machine.storage {

@@ -1,4 +1,4 @@
-//! The client for those who have nothing else to do meanwhile: rescue (forced stop, doctor) and tests.
+//! The client for those who have nothing else to do meanwhile: a forced stop past the worker, and tests.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};

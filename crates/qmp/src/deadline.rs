@@ -31,7 +31,7 @@ const EXCEPTIONS: &[(&str, Duration)] = &[
     // Realizes a device in the main loop: option ROM, memory regions of every processor under emulation.
     ("device_add", Duration::from_secs(10)),
     ("device_del", Duration::from_secs(10)),
-    // Rescue only: the caller kills what does not end.
+    // What does not obey is ended by force.
     ("quit", Duration::from_secs(2)),
     // 1,200 entries, 236 KB.
     ("query-qmp-schema", Duration::from_secs(10)),
