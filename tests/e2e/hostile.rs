@@ -1,9 +1,10 @@
 //! What a clumsy or evil administrator, a broken worker and a failing machine do to a VM Host.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_host::image_lock;
@@ -20,6 +21,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_worker_stopped_by_a_signal_is_not_waited_for,
     the_callers_umask_opens_and_closes_nothing,
     an_absurd_time_to_keep_removed_guests_is_refused,
+    a_guest_has_no_limits_of_a_shell,
+    an_interrupted_stop_says_what_goes_on,
 ];
 
 /// Bad input is answered within 5 s; four times that on a loaded machine.
@@ -122,13 +125,8 @@ fn a_worker_stopped_by_a_signal_is_not_waited_for() {
 fn the_callers_umask_opens_and_closes_nothing() {
     for umask in ["000", "077"] {
         let host = VmHost::new(Engine::Fake);
-        for line in ["hpvmcreate -P web", "hpvmstart -P web"] {
-            let hpvm = host.command(&[line]);
-            let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("umask {umask}; exec \"$0\" {}", &line["hpvm".len()..])]);
-            shell.arg(hpvm.get_program());
-            shell.envs(hpvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
-            let outcome = Outcome::of(line, shell, b"");
+        for line in ["create -P web", "start -P web"] {
+            let outcome = in_a_shell(&host, &format!("umask {umask}"), line);
             assert!(outcome.status.success(), "{outcome}");
         }
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -147,6 +145,53 @@ fn an_absurd_time_to_keep_removed_guests_is_refused() {
     let said = host.refused(&["hpvmremove", "-P", "web", "-F"]);
     assert!(said.contains("36500 at most"), "{said}");
     assert_eq!(host.state("web"), "Off");
+}
+
+fn a_guest_has_no_limits_of_a_shell() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let outcome = in_a_shell(&host, "ulimit -S -t 900; ulimit -S -f 100000", "start -P web");
+    assert!(outcome.status.success(), "{outcome}");
+    let qemu = host.snapshot(1).expect("it runs").qemu.pid;
+    let limits = fs::read_to_string(format!("/proc/{qemu}/limits")).unwrap();
+    for limit in ["Max cpu time", "Max file size"] {
+        let line = limits.lines().find(|line| line.starts_with(limit)).expect("a line of proc(5)");
+        let words: Vec<&str> = line[limit.len()..].split_whitespace().collect();
+        assert_eq!(words[0], words[1], "as much as is allowed: {line}");
+    }
+    let outcome = in_a_shell(&host, "ulimit -S -f 0", "create -P other");
+    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+}
+
+fn an_interrupted_stop_says_what_goes_on() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.engine_behaves("powerdown=ignore");
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", Duration::from_secs(20));
+    let mut command = host.command(&["hpvmstop", "-P", "web", "-gF"]);
+    let mut stop = command.spawn().expect("hpvmstop starts");
+    let log = host.path("var/opt/hpvm/guests/web/log");
+    wait_until(Duration::from_secs(20), "the guest is asked", || {
+        fs::read_to_string(&log).unwrap().contains("asked to shut down")
+    });
+    let pid = i32::try_from(stop.id()).unwrap();
+    PidFd::open_number(pid).unwrap().expect("it waits").signal(Signal::INT).unwrap();
+    let mut said = String::new();
+    stop.stderr.take().expect("a pipe").read_to_string(&mut said).unwrap();
+    assert_eq!(stop.wait().unwrap().code(), Some(130), "{said}");
+    assert!(said.contains("hpvmstop -h ends it"), "{said}");
+    promptly(|| host.ok(&["hpvmstop", "-P", "web", "-hF"]));
+}
+
+/// Runs `hpvm LINE` after `before` in one shell.
+fn in_a_shell(host: &VmHost, before: &str, line: &str) -> Outcome {
+    let hpvm = host.command(&["hpvm"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{before}; exec \"$0\" {line}")]).arg(hpvm.get_program());
+    shell.envs(hpvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Outcome::of(line, shell, b"")
 }
 
 fn make_pipe(path: &Path) {

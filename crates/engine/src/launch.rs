@@ -16,6 +16,7 @@ use hpvm_host::lock::{ByteLock, ENGINE_BYTE, KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_host::process::PidFd;
 use hpvm_host::removal;
+use hpvm_host::signals::lift_limits;
 use hpvm_host::users::Ids;
 use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::record::{Attached, BootRecord};
@@ -95,6 +96,7 @@ pub fn start(
     worker_descriptors(&mut launch, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
+    lift_limits();
     launch.spawn(&places.keeper)?;
     milestones.kept();
     wait_until_ready(ready, places)
@@ -111,6 +113,7 @@ pub fn adopt(
     worker_descriptors(&mut launch, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
+    lift_limits();
     launch.spawn(&places.keeper)?;
     wait_until_ready(ready, places)
 }

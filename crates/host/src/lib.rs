@@ -19,6 +19,7 @@ pub mod paths;
 pub mod process;
 pub mod qemu_version;
 pub mod removal;
+pub mod signals;
 pub mod stdio;
 pub mod users;
 

@@ -5,6 +5,7 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 use crate::messages::{Answer, Volume};
 use crate::output::print;
+use hpvm_host::signals;
 use hpvm_model::GuestConfig;
 use hpvm_operations::VmHost;
 use hpvm_operations::stop::{GRACEFUL_BOUND, How, Stopped, stop};
@@ -89,6 +90,15 @@ impl Stop {
             true => How::Graceful { at_most: GRACEFUL_BOUND },
             false => How::Hard,
         };
+        if self.graceful {
+            let say = say.clone();
+            // Without it the command ends on Ctrl-C all the same, only more curtly.
+            let _ = signals::explain_interruption(move || {
+                say.note(
+                    "interrupted; the guest goes on shutting down if its OS does: hpvmstatus shows it, hpvmstop -h ends it",
+                );
+            });
+        }
         let actor = context.actor(self.operation.reason.clone());
         let mut progress = |text: &str| say.note(text);
         let stopped = stop(host, &actor, config, how, &mut progress)
