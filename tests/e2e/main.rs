@@ -10,6 +10,7 @@ mod full;
 mod golden;
 mod hostile;
 mod input;
+mod limits;
 mod pool;
 mod refusals;
 mod report;
@@ -30,6 +31,7 @@ macro_rules! tests {
 }
 
 const SUBJECTS: &[&[Test]] = &[
+    limits::TESTS,
     full::TESTS,
     commands::TESTS,
     crash_steps::TESTS,

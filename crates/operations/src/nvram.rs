@@ -2,14 +2,14 @@
 //! `nvram.damaged` until the next replacement.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hpvm_host::durable;
 use hpvm_host::names::guest_folder;
 use hpvm_model::GuestConfig;
 use hpvm_registry::Step;
 
-use crate::{Actor, Refusal, VmHost, facts, lost};
+use crate::{Actor, Mode, Refusal, VmHost, facts, lost};
 
 /// Where the variables come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +26,14 @@ pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
         .missing
 }
 
-/// Replaces the variables of a guest that is off.
+/// Replaces the variables of a guest that is off; gives the file they come from.
 pub fn replace(
     host: &mut VmHost,
     actor: &Actor,
     config: &GuestConfig,
     from: From,
-) -> Result<(), Refusal> {
+    mode: Mode,
+) -> Result<PathBuf, Refusal> {
     let _busy = host.busy(config, actor)?;
     if host.presence(config.number).is_on() {
         return Err(Refusal::Running(config.name.clone()));
@@ -47,9 +48,13 @@ pub fn replace(
         From::LastGood if is_good(&previous) => previous,
         From::LastGood | From::Pristine => pristine,
     };
+    if mode == Mode::DryRun {
+        return Ok(source);
+    }
     let damaged = folder.file(guest_folder::NVRAM_DAMAGED);
     let result = exchange(host, actor, config, &source, (&nvram, &damaged));
-    host.record_failure(actor, Some(config), result)
+    host.record_failure(actor, Some(config), result)?;
+    Ok(source)
 }
 
 /// New variables and the record of it, or neither.

@@ -3,11 +3,12 @@
 use crate::args::{GuestArgument, Operation};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::messages::printable;
 use crate::output::print;
 use hpvm_operations::{VmHost, nvram};
 use hpvm_registry::Access;
 
-use super::refused;
+use super::{mode, refused};
 
 /// Check a guest's firmware variables, and restore or reset them
 ///
@@ -24,6 +25,10 @@ pub struct Nvram {
     /// Begin anew with the pristine variables; boot entries are lost
     #[arg(long)]
     pub reset: bool,
+
+    /// Check only: print where the variables would come from
+    #[arg(long)]
+    pub dry_run: bool,
 
     #[command(flatten)]
     pub operation: Operation,
@@ -52,7 +57,13 @@ impl Perform for Nvram {
         }
         let from = if self.restore { nvram::From::LastGood } else { nvram::From::Pristine };
         let actor = context.actor(self.operation.reason);
-        nvram::replace(&mut host, &actor, &config, from)
-            .or_else(|refusal| refused(&config.name, refusal))
+        let source = nvram::replace(&mut host, &actor, &config, from, mode(self.dry_run))
+            .or_else(|refusal| refused(&config.name, refusal))?;
+        if self.dry_run {
+            let (name, source) = (&config.name, source.display().to_string());
+            let source = printable(&source);
+            print(&format!("the firmware variables of '{name}' would come from {source}\n"))?;
+        }
+        Ok(())
     }
 }
