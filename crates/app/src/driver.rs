@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hpvm_app::protocol::{Reply, Request, StopHow};
-use hpvm_app::snapshot::{Phase, Process, Snapshot};
+use hpvm_app::snapshot::{Crash, Phase, Process, Snapshot};
 use hpvm_console::door::PowerRequest;
 use hpvm_console::fanout::{PowerAsked, SessionId};
 use hpvm_engine::record_file::{RecordFile, RecordFileError};
@@ -51,6 +51,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// What costs more than a beat is done every so many beats.
 const BEATS_PER_CARE: u64 = 10;
+/// A keeper on a host that is short of everything may need a moment to tell that QEMU has ended, and how.
+const BEATS_UNTOLD_MAX: u32 = 3;
 /// Who runs in the guest is looked at every second at first, later every so many.
 const OCCUPANT_BEATS_MAX: u64 = 10;
 const MESSAGES_WAITING: usize = 16;
@@ -113,6 +115,8 @@ struct Driver {
     occupant_due: u64,
     occupant_pause: u64,
     oom_kills: u64,
+    /// For so many beats QEMU has ended and its keeper has not said so.
+    beats_untold: u32,
     io_error_told_at: Option<Instant>,
     /// The last failure of a disk, for the snapshot.
     disk_note: Option<String>,
@@ -271,6 +275,7 @@ impl Driver {
             occupant_due: 0,
             occupant_pause: 1,
             oom_kills: process::oom_kills().unwrap_or(u64::MAX),
+            beats_untold: 0,
             io_error_told_at: None,
             disk_note: None,
             takes_over: !before.is_first,
@@ -504,8 +509,22 @@ impl Driver {
             // What cannot be cut now is tried again.
             let _ = self.console_log.bound();
         }
-        if !self.keeper.lives {
-            self.keeper_died();
+        match self.keeper.lives {
+            true => self.watch_end(),
+            false => self.keeper_died(),
+        }
+    }
+
+    /// The keeper tells how QEMU ended, at once. One that hangs tells nothing, and must not make a dead guest look alive.
+    fn watch_end(&mut self) {
+        let has_ended = |qemu: &PidFd| qemu.wait_exit(Duration::ZERO).unwrap_or(false);
+        if !self.qemu_held.as_ref().is_some_and(has_ended) {
+            return;
+        }
+        self.beats_untold += 1;
+        if self.beats_untold == BEATS_UNTOLD_MAX {
+            self.log.say("QEMU has ended, and the keeper does not tell how");
+            self.engine_ended(Crash::Unseen);
         }
     }
 

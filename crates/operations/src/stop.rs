@@ -137,29 +137,27 @@ fn ask(
 }
 
 /// QEMU has ended past its worker: waits until that is known to all, so that the next command finds the guest off. A worker
-/// that hangs never learns it, so it is ended too; its successor does.
+/// that hangs never learns it, so it is ended too; its successor does. Where the keeper hangs there is no successor, and with
+/// QEMU gone nothing left to keep.
 fn settle(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
-    if is_off_within(host, config, SETTLE_BOUND) {
-        return Ok(());
-    }
-    let lock = host.root.run_dir(config.number.get()).join(run_folder::LOCK);
-    let holders = image_lock::holders(&lock).unwrap_or_default();
-    for worker in holders.iter().filter(|holder| holder.program == "hpvmapp") {
-        if let Ok(Some(worker)) = PidFd::open_number(worker.pid) {
-            let _ = worker.signal(Signal::KILL);
+    let lock = host.root.run_dir(config.number.get()).join("lock");
+    for program in ["hpvmapp", "hpvmkeeper"] {
+        if is_off_within(host, config, SETTLE_BOUND) {
+            return Ok(());
+        }
+        let holders = image_lock::holders(&lock).unwrap_or_default();
+        for holder in holders.iter().filter(|holder| holder.program == program) {
+            if let Ok(Some(hanging)) = PidFd::open_number(holder.pid) {
+                let _ = hanging.signal(Signal::KILL);
+            }
         }
     }
     if is_off_within(host, config, SETTLE_BOUND) {
         return Ok(());
     }
-    let shown: Vec<String> = holders
-        .iter()
-        .map(|holder| format!("{} (process {})", holder.program, holder.pid))
-        .collect();
-    Err(Refusal::StopFailed(format!(
-        "its QEMU has ended, and who looks after it takes no notice; is one of them stopped by a signal? {}",
-        shown.join(", ")
-    )))
+    Err(Refusal::StopFailed(
+        "its QEMU has ended, and who looks after it takes no notice; `hpvm doctor` tells what is left".into(),
+    ))
 }
 
 fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {

@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hpvm_console::attachment::Attachment;
@@ -14,11 +15,13 @@ const PROMPT: &str = "hpvm-guest#";
 pub const BOOT_BOUND: Duration = Duration::from_secs(60);
 pub const COMMAND_BOUND: Duration = Duration::from_secs(30);
 
+/// The number of the next command's marks.
+static MARKS: AtomicU32 = AtomicU32::new(1);
+
 /// A session on a guest's console, from the first byte its worker remembers.
 pub struct Console {
     door: Attachment,
     seen: String,
-    commands: u32,
 }
 
 impl Console {
@@ -26,9 +29,21 @@ impl Console {
     #[must_use]
     #[track_caller]
     pub fn attach(run_dir: &Path) -> Console {
+        Console::with_history(run_dir, 64 * 1024)
+    }
+
+    /// The same without what was printed before, which includes the boots before: for a guest that was just started again.
+    #[must_use]
+    #[track_caller]
+    pub fn attach_from_now(run_dir: &Path) -> Console {
+        Console::with_history(run_dir, 0)
+    }
+
+    #[track_caller]
+    fn with_history(run_dir: &Path, bytes: u32) -> Console {
         let stream = UnixStream::connect(run_dir.join("door")).expect("the door is open");
-        let door = Attachment::new(stream, Want::Write, 64 * 1024).expect("a session");
-        Console { door, seen: String::new(), commands: 0 }
+        let door = Attachment::new(stream, Want::Write, bytes).expect("a session");
+        Console { door, seen: String::new() }
     }
 
     /// Everything seen so far.
@@ -75,12 +90,12 @@ impl Console {
 
     #[track_caller]
     pub fn run_within(&mut self, command: &str, bound: Duration) -> String {
-        self.commands += 1;
-        // The marks are put together by the shell, so that the echo of the line does not contain them.
-        let mark = self.commands;
-        self.type_in(&format!("echo BE''GIN{mark}; {command}; echo E''ND{mark}\n"));
-        self.expect(&format!("BEGIN{mark}"), bound);
-        let printed = self.expect(&format!("END{mark}"), bound);
+        // The marks are put together by the shell, so that the echo of the line does not contain them, and never used again,
+        // so that the history of an earlier session has others.
+        let mark = MARKS.fetch_add(1, Ordering::Relaxed);
+        self.type_in(&format!("echo BE''GIN{mark}.; {command}; echo E''ND{mark}.\n"));
+        self.expect(&format!("BEGIN{mark}."), bound);
+        let printed = self.expect(&format!("END{mark}."), bound);
         printed.replace('\r', "").trim().to_owned()
     }
 

@@ -1,7 +1,6 @@
 //! What is left behind and what comes late: a dead keeper, changes of a worker before us, adapters that a guest lets go
 //! long after it was asked.
 
-use hpvm_app::snapshot::Crash;
 use hpvm_engine::devices::Bench;
 use hpvm_engine::devices::present::{self, Present, Repair};
 use hpvm_host::process::PidFd;
