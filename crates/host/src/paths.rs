@@ -19,6 +19,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::{durable, fingerprint};
@@ -34,6 +36,8 @@ pub enum RootError {
     Resolve { path: PathBuf, source: io::Error },
     #[error("the folder {} cannot be made", path.display())]
     Make { path: PathBuf, source: io::Error },
+    #[error("no permission to change {}; run this as its owner or as root", path.display())]
+    Denied { path: PathBuf },
     #[error("the link {} cannot be made", path.display())]
     Link { path: PathBuf, source: io::Error },
     #[error(
@@ -172,6 +176,10 @@ impl Root {
     pub fn ensure(&self) -> Result<(), RootError> {
         for folder in [self.uuids(), self.guests(), self.common()] {
             make_folders(&folder)?;
+            // Asked before a run folder is made for a VM Host that belongs to somebody else.
+            if access(&folder, Access::WRITE_OK) == Err(Errno::ACCESS) {
+                return Err(RootError::Denied { path: folder });
+            }
         }
         // Links of ours lead from there to `../uuids`; in another folder they would take the place of what is not ours.
         match fs::symlink_metadata(self.guests()) {
