@@ -60,6 +60,7 @@ pub fn rebuild(
     Step::DoctorSaved.reached();
     fs::rename(&fresh.path, path)
         .map_err(RegistryError::file("put the new registry in place", path))?;
+    fresh.renamed();
     sync_folder_of(path)?;
     Step::DoctorReplaced.reached();
     Ok(rebuilt)

@@ -106,7 +106,10 @@ CREATE INDEX operation_running ON operation (id) WHERE result = 'running';
 pub(crate) fn create(path: &Path) -> Result<(), RegistryError> {
     let fresh = Fresh::write(path, |_| Ok(()))?;
     match renameat_with(CWD, &fresh.path, CWD, path, RenameFlags::NOREPLACE) {
-        Ok(()) => sync_folder_of(path),
+        Ok(()) => {
+            fresh.renamed();
+            sync_folder_of(path)
+        }
         Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(error) => Err(RegistryError::file("create the registry", path)(error.into())),
     }
@@ -115,6 +118,8 @@ pub(crate) fn create(path: &Path) -> Result<(), RegistryError> {
 /// A complete, synced registry under a name of its own, removed on drop unless it was renamed.
 pub(crate) struct Fresh {
     pub(crate) path: PathBuf,
+    /// Its name may be another's by now.
+    is_renamed: bool,
 }
 
 impl Fresh {
@@ -134,13 +139,18 @@ impl Fresh {
         Ok(fresh)
     }
 
+    /// It has its place, and nothing of it is left under the name of its own.
+    pub(crate) fn renamed(mut self) {
+        self.is_renamed = true;
+    }
+
     fn claim(target: &Path) -> Result<Fresh, RegistryError> {
         const TRIES: u32 = 100;
         let mut left_over = None;
         for attempt in 0..TRIES {
             let path = named_beside(target, &format!(".new-{}-{attempt}", std::process::id()));
             match OpenOptions::new().write(true).create_new(true).mode(MODE).open(&path) {
-                Ok(_) => return Ok(Fresh { path }),
+                Ok(_) => return Ok(Fresh { path, is_renamed: false }),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => left_over = Some(error),
                 Err(error) => {
                     return Err(RegistryError::file("create the registry", target)(error));
@@ -154,8 +164,11 @@ impl Fresh {
 
 impl Drop for Fresh {
     fn drop(&mut self) {
+        if self.is_renamed {
+            return;
+        }
         for suffix in ["", "-wal", "-shm"] {
-            // Gone already when it was renamed; what stays after an error is found by its name.
+            // What stays after an error is found by its name.
             let _ = fs::remove_file(named_beside(&self.path, suffix));
         }
     }
