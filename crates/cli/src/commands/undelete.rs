@@ -52,13 +52,15 @@ impl Perform for Undelete {
     }
 }
 
+const TO_THE_SECOND: &str = "%Y-%m-%dT%H:%M:%SZ";
+
 fn list(removed: &[RemovedGuest]) -> String {
     let mut table = Table::new(["Name", "VM #", "Removed", "Kept Until"]);
     for guest in removed {
         let (number, removed_at, keep_until) = (
             guest.config.number.to_string(),
-            guest.removed_at.to_string(),
-            guest.keep_until.to_string(),
+            guest.removed_at.strftime(TO_THE_SECOND).to_string(),
+            guest.keep_until.strftime(TO_THE_SECOND).to_string(),
         );
         table.row([guest.config.name.as_str(), &number, &removed_at, &keep_until]);
     }
