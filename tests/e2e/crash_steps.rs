@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     nvram_restore_dies_at_every_step,
     doctor_repair_dies_at_every_step,
     doctor_rebuild_dies_at_every_step,
+    readers_see_the_old_or_the_new_state,
 ];
 
 const SIGABRT: i32 = 6;
@@ -183,7 +184,6 @@ fn create_dies_at_every_step() {
     play(&CREATE);
 }
 
-/// Settles 80.
 fn modify_dies_at_every_step() {
     play(&MODIFY);
 }
@@ -196,7 +196,6 @@ fn rename_dies_at_every_step() {
     play(&RENAME);
 }
 
-/// Settles 82.
 fn remove_dies_at_every_step() {
     play(&REMOVE);
 }
@@ -233,6 +232,44 @@ fn doctor_rebuild_dies_at_every_step() {
     play(&REBUILD);
 }
 
+/// Settles 80 and 82: a guest that is renamed, removed and brought back is there under one name or not at all for whoever
+/// looks meanwhile, and nothing else is said about it.
+fn readers_see_the_old_or_the_new_state() {
+    const ROUNDS: usize = 8;
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let change = || {
+        for _ in 0..ROUNDS {
+            host.ok(&["hpvmmodify", "-P", "web", "-N", "site"]);
+            host.ok(&["hpvmmodify", "-P", "site", "-N", "web"]);
+            host.ok(&["hpvmremove", "-P", "web", "-F"]);
+            host.ok(&["hpvm", "undelete", "-P", "web"]);
+        }
+    };
+    let mut looks = 0;
+    std::thread::scope(|scope| {
+        let changer = scope.spawn(change);
+        while !changer.is_finished() {
+            let list = host.run(&["hpvmstatus"]);
+            assert!(list.status.success() && list.stderr.is_empty(), "{list}");
+            let shown = list.stdout.lines().skip(3).count();
+            assert!(shown <= 1, "under one name: {list}");
+            let one = host.run(&["hpvmstatus", "-P", "web", "-V"]);
+            match one.status.code() {
+                Some(0) => assert!(one.stderr.is_empty(), "{one}"),
+                Some(1) => assert_eq!(
+                    one.stderr,
+                    "hpvmstatus: ERROR: No Guest by that name or number: 'web'\n"
+                ),
+                _ => panic!("{one}"),
+            }
+            looks += 1;
+        }
+    });
+    assert!(looks > ROUNDS, "somebody looked: {looks}");
+    assert_eq!(host.state("web"), "Off");
+}
+
 /// What comes first after the kill.
 #[derive(Clone, Copy, Debug)]
 enum Then {
@@ -245,8 +282,20 @@ enum Then {
 fn play(scene: &Scene) {
     for step in scene.steps {
         for then in [Then::Again, Then::Repair] {
-            println!("{} dies at {step}, then {then:?}", scene.command.join(" "));
+            let _playing =
+                Playing(format!("{} dies at {step}, then {then:?}", scene.command.join(" ")));
             kill_at(scene, step, then);
+        }
+    }
+}
+
+/// What is played, said when it fails.
+struct Playing(String);
+
+impl Drop for Playing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
         }
     }
 }

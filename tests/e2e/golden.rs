@@ -14,7 +14,7 @@ pub(crate) fn assert_kept(name: &str, text: &str) {
     assert_data_eq!(Data::text(text), kept.raw());
 }
 
-/// The text without folders, uuids, times and serial numbers.
+/// The text without folders, uuids, times, serial numbers and disk identities.
 pub(crate) fn redacted(host: &VmHost, text: &str) -> String {
     let run = host.path("run/hpvm");
     let run = std::fs::canonicalize(&run).unwrap_or(run);
@@ -23,6 +23,7 @@ pub(crate) fn redacted(host: &VmHost, text: &str) -> String {
     words(&text, |word| match word {
         _ if is_uuid(word) => Some("[UUID]"),
         _ if is_time(word) => Some("[TIME]"),
+        _ if is_disk_identity(word) => Some(":[ID]"),
         _ if word.len() == 10 && is_shaped(word, "VM00000000") => Some("[SERIAL]"),
         _ => None,
     })
@@ -63,6 +64,12 @@ fn is_uuid(word: &str) -> bool {
         && parts.iter().zip(lengths).all(|(part, length)| {
             part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit())
         })
+}
+
+/// As hpvmstatus -V shows it, behind the colon.
+fn is_disk_identity(word: &str) -> bool {
+    word.strip_prefix(':')
+        .is_some_and(|id| id.len() >= 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn is_time(word: &str) -> bool {

@@ -14,7 +14,9 @@ mod limits;
 mod pool;
 mod refusals;
 mod report;
+mod session;
 mod sharing;
+mod shell;
 mod why;
 
 use libtest_mimic::{Arguments, Trial};
@@ -40,6 +42,7 @@ const SUBJECTS: &[&[Test]] = &[
     sharing::TESTS,
     why::TESTS,
     doctor::TESTS,
+    session::TESTS,
 ];
 
 fn main() {

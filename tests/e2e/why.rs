@@ -3,16 +3,16 @@
 //! them anew.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hpvm_app::snapshot::{Crash, Ending, Phase};
-use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, program};
+use hpvm_testkit::vm_host::{Engine, VmHost, program};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
+use crate::shell::typed;
 use crate::{Test, golden};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -32,17 +32,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 
 /// Four times what an engine and its worker need on a quiet machine.
 const BOUND: Duration = Duration::from_secs(20);
-
-const COMMANDS: [&str; 8] = [
-    "hpvm",
-    "hpvmcreate",
-    "hpvmmodify",
-    "hpvmremove",
-    "hpvmstart",
-    "hpvmstop",
-    "hpvmstatus",
-    "hpvmconsole",
-];
 
 fn a_missing_disk_is_explained() {
     let host = host_with_web(Engine::Fake);
@@ -80,7 +69,11 @@ fn too_little_memory_is_explained() {
 fn an_accelerator_that_does_not_work_is_explained() {
     let mut host = host_with_web(Engine::Fake);
     host.environment("HPVM_ACCEL", "kvm");
-    let start = without_kvm(&host, &["hpvmstart", "-P", "web"]);
+    let start = match Path::new("/dev/kvm").exists() {
+        true => "unshare -m sh -c 'mount --bind /dev/null /dev/kvm && hpvmstart -P web'",
+        false => "hpvmstart -P web",
+    };
+    let start = typed(&host, start);
     assert_eq!(start.status.code(), Some(1), "{start}");
     host.without_environment("HPVM_ACCEL");
     let screen = Screen::of(&host, "kvm-unfit");
@@ -205,11 +198,6 @@ fn a_guest_that_hangs_is_explained() {
 /// `web`, number 1, off, with two disks and a dvd.
 fn host_with_web(engine: Engine) -> VmHost {
     let host = VmHost::new(engine);
-    let bin = host.path("bin");
-    fs::create_dir(&bin).expect("a folder");
-    for command in COMMANDS {
-        symlink(program("hpvm"), bin.join(command)).expect("a link");
-    }
     let mut create =
         ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M"].map(str::to_owned).to_vec();
     for device in [
@@ -275,12 +263,7 @@ fn without_reason(text: &str) -> String {
 #[track_caller]
 fn follow(host: &VmHost, next: &str) {
     let devices = host.ok(&["hpvmstatus", "-P", "web", "-d"]);
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", next]);
-    let mut command = as_on(host, command);
-    command.env("PATH", format!("{}:{path}", host.path("bin").display()));
-    let outcome = Outcome::of(next, command, b"");
+    let outcome = typed(host, next);
     assert!(outcome.status.success(), "{outcome}");
     wait_until(BOUND, &format!("'web' runs after {outcome}"), || {
         host.state("web").starts_with("On (") && host.state("web") != "On (ATTN)"
@@ -298,30 +281,6 @@ fn follow(host: &VmHost, next: &str) {
 fn end(host: &VmHost) {
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     wait_until(BOUND, "no process is left", || host.processes().is_empty());
-}
-
-/// Runs a command that finds no working /dev/kvm.
-fn without_kvm(host: &VmHost, line: &[&str]) -> Outcome {
-    if !Path::new("/dev/kvm").exists() {
-        return host.run(line);
-    }
-    let mut command = Command::new("unshare");
-    let hide = "mount --bind /dev/null /dev/kvm && exec \"$@\"";
-    command.args(["--mount", "/bin/sh", "-c", hide, "sh"]);
-    command.arg(host.path("bin").join(line[0])).args(&line[1..]);
-    Outcome::of(&line.join(" "), as_on(host, command), b"")
-}
-
-/// Gives a command the surroundings of the VM Host's own.
-fn as_on(host: &VmHost, mut command: Command) -> Command {
-    for (name, value) in host.command(&["hpvm"]).get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
 }
 
 /// A memory cgroup below our own.
