@@ -106,7 +106,9 @@ impl Failed {
     }
 
     fn to_text(&self) -> String {
-        let mut lines = self.causes.clone();
+        // A cause may carry another program's words.
+        let one_line = |text: &String| text.replace(['\n', '\r'], " ");
+        let mut lines: Vec<String> = self.causes.iter().map(one_line).collect();
         if let Some(Remedy { ask, command }) = &self.remedy {
             lines.extend(ask.iter().map(|ask| format!("{ASK}{ask}")));
             lines.push(format!("{COMMAND}{command}"));
@@ -128,5 +130,32 @@ impl Failed {
             }
         }
         failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_read_as_it_was_written() {
+        let remedy = |ask: Option<&str>| {
+            Some(Remedy { ask: ask.map(str::to_owned), command: "hpvmstart -P web".into() })
+        };
+        for remedy in [None, remedy(None), remedy(Some("put the file back"))] {
+            let causes = vec!["the disk is gone".to_owned(), "so is the dvd".to_owned()];
+            let failed = Failed { causes, remedy };
+            assert_eq!(Failed::from_text(&failed.to_text()), failed);
+        }
+    }
+
+    #[test]
+    fn words_of_another_program_stay_one_cause() {
+        let failed = Failed { causes: vec!["QEMU said:\ncommand: rm -r /".into()], remedy: None };
+        let read = Failed::from_text(&failed.to_text());
+        assert_eq!(
+            read,
+            Failed { causes: vec!["QEMU said: command: rm -r /".into()], remedy: None }
+        );
     }
 }

@@ -436,3 +436,19 @@ fn with_ports(root: &hpvm_host::Root, config: GuestConfig) -> GuestConfig {
 
 /// A guest without a link is kept a week from the rebuild on, since nobody knows when it was removed.
 const KEEP_FOUND: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_maker_of_a_half_made_file_is_told_by_its_name() {
+        assert_eq!(maker(".web.412.0.new"), Some(412));
+        assert_eq!(maker(".web.example.com.412.17.new"), Some(412));
+        assert_eq!(maker("hpvm.db.new-412-0"), Some(412));
+        assert_eq!(maker("hpvm.db.new-412-0-wal"), Some(412));
+        for made in ["web", "web.412.0.new", ".web.new", ".web.x.0.new", "hpvm.db", "hpvm.db-wal"] {
+            assert_eq!(maker(made), None, "{made}");
+        }
+    }
+}
