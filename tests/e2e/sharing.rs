@@ -2,11 +2,11 @@
 //! and at hot-add while the other runs, however the file is reached. Images of dvds are shared freely.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::vm_host::{Engine, VmHost, program};
 
 use crate::Test;
 use crate::refusals::{State, refused};
@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     only_one_of_two_runs,
     a_disk_in_use_is_not_hot_added,
     a_disk_hot_added_is_in_use,
+    a_disk_not_yet_let_go_is_in_use,
     a_path_that_leads_elsewhere_by_now_is_judged_anew,
     one_file_is_used_once_in_a_guest,
     images_of_dvds_are_shared_freely,
@@ -160,6 +161,31 @@ fn a_disk_hot_added_is_in_use() {
     assert!(outcome.stderr.contains("in use by the running guest 'first'"), "{outcome}");
     // What the running guest let go is free at once.
     host.ok(&["hpvmmodify", "-P", "first", "-d", "disk:avio_stor:0,0,0", "-F"]);
+    start(&host, "second");
+}
+
+/// What the running guest was asked to let go is in no configuration any more, and still in use.
+fn a_disk_not_yet_let_go_is_in_use() {
+    let mut host = VmHost::new(Engine::Fake);
+    let engine = host.path("stubborn");
+    let fake = program("fake-qemu");
+    let script = format!("#!/bin/sh\nHPVM_FAKE_QEMU=delete=never exec {} \"$@\"\n", fake.display());
+    fs::write(&engine, script).expect("a script");
+    for path in [host.root(), &engine] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("all may start it");
+    }
+    host.set("HPVMQEMU", &engine.to_string_lossy());
+    let disk = host.disk("shared.img", 1 << 20);
+    for name in ["first", "second"] {
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&disk)]);
+    }
+    start(&host, "first");
+    let asked = host.run(&["hpvmmodify", "-P", "first", "-d", "disk:avio_stor:0,0,0"]);
+    assert!(asked.status.success() && asked.stderr.contains("has not done so yet"), "{asked}");
+    let outcome = host.run(&["hpvmstart", "-P", "second"]);
+    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+    assert!(outcome.stderr.contains("in use by the running guest 'first'"), "{outcome}");
+    host.ok(&["hpvmstop", "-P", "first", "-F"]);
     start(&host, "second");
 }
 

@@ -1,14 +1,14 @@
 //! A VM Host opened by a command: its paths, tunables and registry, and who is at work. Facts for decisions are put together
 //! here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hpvm_host::lock::Busy;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, process, qemu_version};
 use hpvm_model::bytes::Bytes;
-use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, chain};
+use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, chain};
 use hpvm_plan::facts::{Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Access, Identities, Registry, Selector};
@@ -165,12 +165,14 @@ impl VmHost {
             true => None,
             false => self.registry.guest(&Selector::Uuid(config.uuid))?.map(|own| own.number),
         };
+        let running = self.disks_of_running(&identities, own)?;
         for identity in identities {
-            let mut sharers = Vec::new();
+            let mut sharers: Vec<Sharer> = running.get(&identity).cloned().unwrap_or_default();
             for other in self.registry.sharers(&identity, own)? {
-                if other.kind == DeviceKind::Disk {
-                    let holds_it = self.holds(other.number, other.address, identity);
-                    sharers.push(Sharer { guest: other.guest, address: other.address, holds_it });
+                let is_known = sharers.iter().any(|known| known.guest == other.guest);
+                if other.kind == DeviceKind::Disk && !is_known {
+                    let (guest, address) = (other.guest, other.address);
+                    sharers.push(Sharer { guest, address, holds_it: false });
                 }
             }
             if !sharers.is_empty() {
@@ -180,15 +182,30 @@ impl VmHost {
         Ok(claims)
     }
 
-    /// Whether a running guest has this very file open as a disk.
-    fn holds(&self, number: GuestNumber, address: StorageAddress, identity: FileIdentity) -> bool {
-        let Ok(other) = self.guest_numbered(number) else { return false };
-        let Some(machine) = self.machine(&other) else { return false };
-        machine.storage.iter().any(|a| {
-            a.device.kind == DeviceKind::Disk
-                && (a.identity == Some(identity)
-                    || a.identity.is_none() && a.device.address == address)
-        })
+    /// Which running guests have one of these files open as a disk, whatever their configuration says by now: a disk that
+    /// was taken away is theirs until the guest lets it go.
+    fn disks_of_running(
+        &self,
+        identities: &BTreeSet<FileIdentity>,
+        own: Option<GuestNumber>,
+    ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
+        let mut found: BTreeMap<FileIdentity, Vec<Sharer>> = BTreeMap::new();
+        if identities.is_empty() {
+            return Ok(found);
+        }
+        let numbers = self.run_folders().into_iter().filter_map(GuestNumber::new);
+        for number in numbers.filter(|number| Some(*number) != own) {
+            let Some(other) = self.registry.guest(&Selector::Number(number))? else { continue };
+            let Some(machine) = self.machine(&other) else { continue };
+            for disk in machine.storage.iter().filter(|a| a.device.kind == DeviceKind::Disk) {
+                let Some(identity) = disk.identity.filter(|id| identities.contains(id)) else {
+                    continue;
+                };
+                let (guest, address) = (other.name.clone(), disk.device.address);
+                found.entry(identity).or_default().push(Sharer { guest, address, holds_it: true });
+            }
+        }
+        Ok(found)
     }
 }
 
