@@ -89,7 +89,7 @@ impl Stage {
     pub(crate) fn shell(&self, part: Part, first: &str, ids: Option<Ids>) -> Program {
         let (folder, name) = (self.folder.path().display(), part.name());
         let script = format!(
-            "echo $$ >>{folder}/{name}.pids; {first} while :; do read -r order <{folder}/{name}.do; eval \"$order\"; done"
+            "echo $$ >>{folder}/{name}.pids; {first} while read -r order <{folder}/{name}.do; do eval \"$order\"; done"
         );
         let args = vec![OsString::from("-c"), OsString::from(script)];
         Program { path: PathBuf::from("/bin/sh"), args, ids }
