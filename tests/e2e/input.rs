@@ -322,7 +322,6 @@ fn values_that_mean_nothing() {
     all_refused(&host, lines);
 }
 
-/// Settles 80.
 fn guests_that_are_not_there() {
     let host = inhabited();
     for line in [

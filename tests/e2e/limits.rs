@@ -212,7 +212,7 @@ fn a_guest_may_be_marked_not_runnable() {
     host.wait_for_state("web", "On (OS)", UP);
 }
 
-/// Settles 83 and 85.
+/// Settles 83, 85.
 fn entitlements_are_kept_as_given() {
     let host = VmHost::new(Engine::Fake);
     for (name, letter, given, shown) in [
@@ -605,7 +605,7 @@ const OPERATIONS: usize = 1000;
 
 /// Eight at once create, change and list; each sees its own work at once, and nobody's is lost.
 ///
-/// Settles 80 and 82.
+/// Settles 80, 82.
 fn many_commands_at_once() {
     let host = VmHost::new(Engine::Fake);
     host.ok(&["hpvmcreate", "-P", "shared"]);
