@@ -5,9 +5,12 @@
 
 mod commands;
 mod crash_steps;
+mod devices;
 mod doctor;
 mod full;
 mod golden;
+mod guest_processes;
+mod guests;
 mod hostile;
 mod input;
 mod limits;
@@ -17,6 +20,8 @@ mod report;
 mod session;
 mod sharing;
 mod shell;
+mod supervision;
+mod terminal;
 mod why;
 
 use libtest_mimic::{Arguments, Trial};
@@ -33,16 +38,19 @@ macro_rules! tests {
 }
 
 const SUBJECTS: &[&[Test]] = &[
-    limits::TESTS,
-    full::TESTS,
     commands::TESTS,
     crash_steps::TESTS,
-    hostile::TESTS,
-    input::TESTS,
-    sharing::TESTS,
-    why::TESTS,
+    devices::TESTS,
+    guests::TESTS,
+    supervision::TESTS,
     doctor::TESTS,
     session::TESTS,
+    why::TESTS,
+    full::TESTS,
+    hostile::TESTS,
+    input::TESTS,
+    limits::TESTS,
+    sharing::TESTS,
 ];
 
 fn main() {

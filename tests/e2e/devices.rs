@@ -1,0 +1,219 @@
+//! Disks and DVDs of a running guest: they come, change and go, the guest sees it, and nothing that was written is lost.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hpvm_testkit::guest::{BOOT_BOUND, Console};
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::pool::{Leased, image};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_disk_comes_is_written_and_goes,
+    one_disk_of_several_leaves_when_it_is_quiet,
+    one_disk_of_several_leaves_by_force,
+    a_medium_stays_until_it_is_changed,
+    a_scsi_adapter_comes_with_its_disk_and_goes,
+];
+
+/// Until a guest has seen what came or went.
+const SEEN_BOUND: Duration = Duration::from_secs(30);
+
+/// Adds a device statement to the pool's guest.
+#[track_caller]
+fn add(host: &VmHost, statement: &str) {
+    host.ok(&["hpvmmodify", "-P", "pool", "-a", statement]);
+}
+
+#[track_caller]
+fn delete(host: &VmHost, statement: &str) {
+    host.ok(&["hpvmmodify", "-P", "pool", "-d", statement]);
+}
+
+fn statement(place: &str, file: &Path) -> String {
+    format!("{place}:file:{}", file.display())
+}
+
+/// Waits until the guest has a block device.
+#[track_caller]
+fn wait_for(console: &mut Console, disk: &str) {
+    let there = format!("until [ -b /dev/{disk} ]; do usleep 20000; done");
+    console.run_within(&there, SEEN_BOUND);
+}
+
+#[track_caller]
+fn wait_gone(console: &mut Console, disk: &str) {
+    let there = format!("while [ -e /sys/class/block/{disk} ]; do usleep 20000; done");
+    console.run_within(&there, SEEN_BOUND);
+}
+
+/// The text at the beginning of a disk's file.
+fn text_of(file: &Path) -> String {
+    let bytes = fs::read(file).expect("the disk's file");
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).trim().to_owned()
+}
+
+fn a_disk_comes_is_written_and_goes() {
+    let mut guest = Leased::take();
+    let file = guest.host().disk("added.img", 8 << 20);
+    let disk = statement("disk:avio_stor:0,5,0", &file);
+    for round in ["once", "again"] {
+        add(guest.host(), &disk);
+        let console = guest.console();
+        wait_for(console, "sdb");
+        assert_eq!(console.run("cat /sys/class/block/sdb/size"), "16384");
+        let path = console.run("readlink -f /sys/class/block/sdb");
+        // Device 5 of bus 0 is port 5, whatever came and went before.
+        assert!(path.starts_with("/sys/devices/pci0000:00/0000:00:08.5/"), "{path}");
+        console.run(&format!("echo written {round} | dd of=/dev/sdb conv=sync,fsync"));
+        console.run("echo 3 >/proc/sys/vm/drop_caches");
+        assert_eq!(console.run("head -n 1 /dev/sdb"), format!("written {round}"));
+
+        delete(guest.host(), &disk);
+        wait_gone(guest.console(), "sdb");
+        assert_eq!(text_of(&file), format!("written {round}"));
+        // The guest lets its adapter go a moment after the disk.
+        wait_until(SEEN_BOUND, "the disk is gone from the machine", || {
+            !guest.host().ok(&["hpvmstatus", "-P", "pool"]).contains("added.img")
+        });
+        wait_until(SEEN_BOUND, "QEMU has let its file go", || !holds(guest.host(), &file));
+    }
+}
+
+/// Whether QEMU of guest 1 has a file open.
+fn holds(host: &VmHost, file: &Path) -> bool {
+    let qemu = host.snapshot(1).expect("it runs").qemu.pid;
+    let descriptors = fs::read_dir(format!("/proc/{qemu}/fd")).expect("descriptors").flatten();
+    let mut targets = descriptors.filter_map(|link| fs::read_link(link.path()).ok());
+    targets.any(|target| target == file)
+}
+
+/// Two disks on one adapter of the pool's guest, `sdb` and `sdc`; the second one has just been written.
+fn two_disks(guest: &mut Leased) -> [(String, std::path::PathBuf); 2] {
+    let disks = [0, 1].map(|target| {
+        let file = guest.host().disk(&format!("several-{target}.img"), 8 << 20);
+        (statement(&format!("disk:avio_stor:0,5,{target}"), &file), file)
+    });
+    let (first, second) = (&disks[0].0, &disks[1].0);
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", first, "-a", second]);
+    wait_for(guest.console(), "sdb");
+    wait_for(guest.console(), "sdc");
+    guest.console().run("echo written just now | dd of=/dev/sdc conv=sync,fsync");
+    disks
+}
+
+/// A disk that was used a moment ago waits, is shown so, and works on; when it was quiet for ten seconds it leaves.
+fn one_disk_of_several_leaves_when_it_is_quiet() {
+    let mut guest = Leased::take();
+    let disks = two_disks(&mut guest);
+    let since = Instant::now();
+    let outcome = guest.host().run(&["hpvmmodify", "-P", "pool", "-d", &disks[1].0]);
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(outcome.stderr.contains("waits for the next start"), "{outcome}");
+    let shown = guest.host().ok(&["hpvmstatus", "-P", "pool"]);
+    let (_, waiting) = shown.split_once("[Waiting for Next Start]").expect("a section of it");
+    assert!(waiting.contains("several-1.img"), "{shown}");
+    assert_eq!(guest.console().run("head -n 1 /dev/sdc"), "written just now");
+
+    // Asked again, it is looked at again.
+    let again = ["hpvmmodify", "-P", "pool", "-l", "asked again"];
+    wait_until(Duration::from_secs(40), "the disk has left", || {
+        let quiet = Duration::from_secs(10).saturating_sub(since.elapsed());
+        if quiet.is_zero() {
+            guest.host().ok(&again);
+        }
+        let shown = guest.host().ok(&["hpvmstatus", "-P", "pool"]);
+        !shown.contains("[Waiting for Next Start]")
+    });
+    assert!(since.elapsed() >= Duration::from_secs(10), "it was quiet for ten seconds");
+    wait_gone(guest.console(), "sdc");
+    assert_eq!(text_of(&disks[1].1), "written just now");
+    assert_eq!(guest.console().run("ls -d /sys/class/block/sdb"), "/sys/class/block/sdb");
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-l", ""]);
+    delete(guest.host(), &disks[0].0);
+    wait_gone(guest.console(), "sdb");
+}
+
+fn one_disk_of_several_leaves_by_force() {
+    let mut guest = Leased::take();
+    let disks = two_disks(&mut guest);
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &disks[1].0]);
+    wait_gone(guest.console(), "sdc");
+    assert_eq!(text_of(&disks[1].1), "written just now");
+    delete(guest.host(), &disks[0].0);
+    wait_gone(guest.console(), "sdb");
+}
+
+/// What was put into a drive is there until something else is, also over a reboot of the guest, and no change of a medium
+/// stops it. Settles 43. Settles 48. Settles 146.
+fn a_medium_stays_until_it_is_changed() {
+    const DRIVE: &str = "dvd:avio_stor:0,4,0";
+    let mut guest = Leased::take();
+    let discs = ["first", "second"].map(|name| {
+        let file = guest.host().path(&format!("{name}.iso"));
+        fs::write(&file, format!("the {name} disc\n{}", "\0".repeat(128 * 1024))).expect("an ISO");
+        file
+    });
+    let change = |guest: &Leased, backing: &str| {
+        let statement = format!("{DRIVE}:{backing}");
+        guest.host().ok(&["hpvmmodify", "-P", "pool", "-m", &statement]);
+    };
+    let file = |disc: &Path| format!("file:{}", disc.display());
+    let is_on = guest.host().snapshot(1).expect("it runs").qemu;
+
+    add(guest.host(), &statement(DRIVE, &discs[0]));
+    wait_for(guest.console(), "sr0");
+    assert_eq!(guest.console().run("head -n 1 /dev/sr0"), "the first disc");
+    change(&guest, &file(&discs[1]));
+    assert_eq!(guest.console().run("head -n 1 /dev/sr0"), "the second disc");
+
+    guest.console().type_in("reboot -f\n");
+    guest.host().wait_for_state("pool", "On (EFI)", SEEN_BOUND);
+    guest.console().wait_for_shell();
+    assert_eq!(guest.console().run("head -n 1 /dev/sr0"), "the second disc");
+
+    change(&guest, "null:/var/empty");
+    let empty = guest.console().run("head -n 1 /dev/sr0 2>&1");
+    assert!(empty.contains("No medium"), "{empty}");
+    let shown = guest.host().ok(&["hpvmstatus", "-P", "pool", "-d"]);
+    assert!(shown.contains(&format!("{DRIVE}:null")), "{shown}");
+    change(&guest, &file(&discs[0]));
+    assert_eq!(guest.console().run("head -n 1 /dev/sr0"), "the first disc");
+
+    delete(guest.host(), DRIVE);
+    wait_gone(guest.console(), "sr0");
+    assert_eq!(guest.host().snapshot(1).expect("it runs").qemu, is_on);
+}
+
+fn a_scsi_adapter_comes_with_its_disk_and_goes() {
+    let host = VmHost::new(Engine::Real);
+    let boot = host.copy_of(&image("test-full"), "boot.img");
+    let boot = statement("disk:avio_stor:0,0,0", &boot);
+    host.ok(&["hpvmcreate", "-P", "vio", "-O", "linux", "-r", "576M", "-a", &boot]);
+    host.ok(&["hpvmstart", "-P", "vio"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.expect("HPVM GUEST READY", BOOT_BOUND);
+    console.run_within("true", BOOT_BOUND);
+
+    let files = [0, 1].map(|target| host.disk(&format!("scsi-{target}.img"), 8 << 20));
+    let disks = [0, 1].map(|target| statement(&format!("disk:scsi:0,5,{target}"), &files[target]));
+    host.ok(&["hpvmmodify", "-P", "vio", "-a", &disks[0]]);
+    wait_for(&mut console, "sdb");
+    let path = console.run("readlink -f /sys/class/block/sdb");
+    assert!(path.starts_with("/sys/devices/pci0000:00/0000:00:08.5/"), "{path}");
+    console.run("echo written over scsi | dd of=/dev/sdb conv=sync,fsync");
+    assert_eq!(text_of(&files[0]), "written over scsi");
+
+    // A target that comes later would never be seen; it waits, and says so.
+    let outcome = host.run(&["hpvmmodify", "-P", "vio", "-a", &disks[1]]);
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(outcome.stderr.contains("never sees a new target"), "{outcome}");
+    host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[1]]);
+    host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[0]]);
+    wait_gone(&mut console, "sdb");
+    assert_eq!(text_of(&files[0]), "written over scsi");
+}

@@ -1,0 +1,51 @@
+//! The three processes of a running guest, as a test that kills or looks at them needs them.
+
+use std::fs;
+use std::time::Duration;
+
+use hpvm_host::process::PidFd;
+use hpvm_testkit::vm_host::VmHost;
+use rustix::process::Signal;
+
+/// A process that cannot be mistaken for a later one.
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    handle: PidFd,
+}
+
+/// The process of this name on a VM Host that runs one guest: `hpvmkeeper`, `hpvmapp`, or `hpvm-1`,
+/// which is QEMU.
+pub(crate) fn process(host: &VmHost, name: &str) -> Option<Process> {
+    let mut all = host.processes().into_iter().filter(|(_, comm)| comm == name);
+    all.find_map(|(pid, _)| {
+        let handle = PidFd::open_number(pid).ok().flatten()?;
+        let ended = handle.wait_exit(Duration::ZERO).unwrap_or(true);
+        (!ended).then_some(Process { pid, handle })
+    })
+}
+
+impl Process {
+    pub(crate) fn signal(&self, signal: Signal) {
+        assert!(self.handle.signal(signal).expect("a signal to our own process"), "it has ended");
+    }
+
+    /// Fine when it has ended meanwhile.
+    pub(crate) fn signal_if_alive(&self, signal: Signal) {
+        self.handle.signal(signal).expect("a signal to our own process");
+    }
+
+    /// `kill -9`, and until it is gone.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+        let ended =
+            self.handle.wait_exit(Duration::from_secs(5)).expect("a pidfd can be waited for");
+        assert!(ended, "process {} did not end", self.pid);
+    }
+}
+
+/// A line of /proc/PID/status.
+pub(crate) fn status_field(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.expect("a field of /proc/PID/status").trim().to_owned()
+}

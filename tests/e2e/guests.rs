@@ -1,0 +1,248 @@
+//! Real guests: they boot from both adapters, see the machine that was configured, keep their data and their addresses, end
+//! as they are told or by themselves, and run confined.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
+
+use hpvm_app::client;
+use hpvm_app::protocol::{NotStopped, Reply, Request, StopHow};
+use hpvm_testkit::guest::Console;
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::guest_processes::{process, status_field};
+use crate::pool::{Leased, image};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_guest_boots_from_scsi_and_keeps_data_and_addresses,
+    a_guest_that_powers_itself_off_is_off_and_its_nvram_can_be_restored,
+    a_graceful_stop_says_where_it_got_stuck,
+    a_reboot_inside_the_guest_is_no_stop,
+    the_console_has_many_readers_and_one_writer,
+    a_guest_runs_confined,
+];
+
+/// Until a command that worked shows in what others see.
+const SETTLE_BOUND: Duration = Duration::from_secs(10);
+
+/// What a guest sees of its machine, as it must be again after a restart.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    adapter: String,
+    identity: String,
+}
+
+impl Seen {
+    #[track_caller]
+    fn of(console: &mut Console, disk: &str) -> Seen {
+        let path = console.run(&format!("readlink -f /sys/class/block/{disk}"));
+        let adapter = path.split("/host").next().expect("a first part").to_owned();
+        assert!(adapter.starts_with("/sys/devices/pci0000:00/"), "{path}");
+        let identity = console.run(&format!("cat /sys/class/block/{disk}/device/wwid"));
+        assert!(identity.starts_with("naa."), "{disk} has {identity}");
+        Seen { adapter, identity }
+    }
+}
+
+/// Also: a guest has the processors and the memory of its configuration, and none beyond. Settles 65.
+fn a_guest_boots_from_scsi_and_keeps_data_and_addresses() {
+    let host = VmHost::new(Engine::Real);
+    let disk = format!("disk:scsi:0,2,0:file:{}", host.copy_of(&image("test-full"), "d").display());
+    host.ok(&["hpvmcreate", "-P", "vio", "-O", "linux", "-c", "2", "-r", "576M", "-a", &disk]);
+    host.ok(&["hpvmstart", "-P", "vio"]);
+    assert_eq!(host.state("vio"), "On (EFI)");
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    host.wait_for_state("vio", "On (OS)", SETTLE_BOUND);
+
+    assert_eq!(console.run("nproc"), "2");
+    for known in ["possible", "present", "online"] {
+        assert_eq!(console.run(&format!("cat /sys/devices/system/cpu/{known}")), "0-1", "{known}");
+    }
+    assert_eq!(console.run("ls -d /sys/bus/acpi/devices/LNXCPU:* | wc -l"), "2");
+    let mib = memory_mib(&console.run("grep 'System RAM' /proc/iomem"));
+    assert!((560..=576).contains(&mib), "{mib} MiB of 576");
+    assert_eq!(console.run("cat /sys/class/scsi_host/host0/proc_name"), "mptsas");
+    let seen = Seen::of(&mut console, "sda");
+    console.run("echo kept over the restart | dd of=/dev/sda1 conv=sync,fsync");
+
+    let outcome = host.run(&["hpvmstop", "-P", "vio", "-g", "-F"]);
+    assert!(outcome.status.success(), "{outcome}");
+    assert_eq!(host.state("vio"), "Off");
+    let shown = host.ok(&["hpvmstatus", "-P", "vio"]);
+    assert!(shown.contains("stopped gracefully"), "{shown}");
+
+    // A device that comes in front moves nothing.
+    let front = format!("disk:avio_stor:0,1,0:file:{}", host.disk("front", 8 << 20).display());
+    host.ok(&["hpvmmodify", "-P", "vio", "-a", &front]);
+    host.ok(&["hpvmstart", "-P", "vio"]);
+    let mut console = Console::attach_from_now(&host.run_dir(1));
+    console.wait_for_shell();
+    let data = console.run("head -n 1 /dev/sda1; head -n 1 /dev/sdb1");
+    assert!(data.contains("kept over the restart"), "{data}");
+    let disks = ["sda", "sdb"].map(|disk| Seen::of(&mut console, disk));
+    assert!(disks.contains(&seen), "{seen:?} is none of {disks:?}");
+
+    host.ok(&["hpvmstop", "-P", "vio", "-h", "-F"]);
+    assert_eq!(host.state("vio"), "Off");
+    let shown = host.ok(&["hpvmstatus", "-P", "vio"]);
+    assert!(shown.contains("stopped (hard)"), "{shown}");
+}
+
+/// Adds up lines such as `00100000-1ea89fff : System RAM`.
+fn memory_mib(ranges: &str) -> u64 {
+    let bytes = ranges.lines().map(|line| {
+        let (range, _) = line.split_once(" : ").expect("a range and what it is");
+        let (from, to) = range.trim().split_once('-').expect("from and to");
+        let number = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
+        number(to) - number(from) + 1
+    });
+    bytes.sum::<u64>() >> 20
+}
+
+/// Settles 56.
+fn a_guest_that_powers_itself_off_is_off_and_its_nvram_can_be_restored() {
+    let host = linux_guest("box");
+    host.ok(&["hpvmstart", "-P", "box"]);
+    let mut console = Console::attach_from_now(&host.run_dir(1));
+    console.wait_for_shell();
+    console.type_in("poweroff -f\n");
+    host.wait_for_state("box", "Off", SETTLE_BOUND);
+    let shown = host.ok(&["hpvmstatus", "-P", "box"]);
+    assert!(shown.contains("the guest powered itself off"), "{shown}");
+    wait_until(SETTLE_BOUND, "nothing of it runs", || host.processes().is_empty());
+
+    // The firmware has written its boot entries; a start keeps them as the copy to go back to.
+    let nvram = host.path("var/opt/hpvm/guests/box/nvram");
+    let good = fs::read(&nvram).expect("the variables");
+    host.ok(&["hpvmstart", "-P", "box"]);
+    host.ok(&["hpvmstop", "-P", "box", "-F"]);
+    fs::write(&nvram, vec![0xff; good.len()]).expect("they are damaged");
+    let refusal = host.refused(&["hpvmstart", "-P", "box"]);
+    assert!(refusal.contains("firmware variables"), "{refusal}");
+    let why = host.ok(&["hpvm", "why", "box"]);
+    assert!(why.contains("hpvm nvram"), "{why}");
+    assert_eq!(host.state("box"), "Off");
+    host.ok(&["hpvm", "nvram", "-P", "box", "--restore"]);
+    assert!(fs::read(&nvram).expect("the variables") == good, "the good copy is back");
+    host.ok(&["hpvmstart", "-P", "box"]);
+    let mut console = Console::attach_from_now(&host.run_dir(1));
+    console.wait_for_shell();
+    let boot = fs::read_to_string(host.path("var/opt/hpvm/guests/box/console.log"));
+    assert!(boot.is_ok_and(|text| text.contains("starting Boot")), "the entry is there");
+}
+
+/// Nobody listens, somebody listens and nobody obeys, nobody takes the press: three answers, and the guest runs on after
+/// each. Settles 53.
+fn a_graceful_stop_says_where_it_got_stuck() {
+    let host = VmHost::new(Engine::Real);
+    host.ok(&["hpvmcreate", "-P", "box", "-r", "64M"]);
+    host.ok(&["hpvmstart", "-P", "box"]);
+    assert_eq!(graceful(&host, 2), Reply::NotStopped { why: NotStopped::NoOs });
+    assert_eq!(host.state("box"), "On (EFI)");
+    host.ok(&["hpvmstop", "-P", "box", "-F"]);
+
+    let mut guest = Leased::take();
+    guest.console().run("killall acpid");
+    let taken = graceful(guest.host(), 6);
+    assert_eq!(taken, Reply::NotStopped { why: NotStopped::ShuttingDown });
+    guest.host().wait_for_state("pool", "On (OS)", SETTLE_BOUND);
+
+    // The chipset sends ACPI events by an interrupt that no driver listens to, so that the kernel never takes a press.
+    let interrupt = |line: &str| {
+        format!("printf '{line}' | dd of=/sys/bus/pci/devices/0000:00:1f.0/config bs=1 seek=68")
+    };
+    guest.console().run(&interrupt("\\202"));
+    let waits = graceful(guest.host(), 6);
+    assert_eq!(waits, Reply::NotStopped { why: NotStopped::NoReaction });
+    guest.console().run(&interrupt("\\200"));
+    guest.console().run("(acpid -f -d -c /etc/acpi </dev/null >/dev/null 2>&1 &)");
+    assert_eq!(guest.host().state("pool"), "On (OS)");
+}
+
+/// What the worker answers to a graceful stop that may take so long.
+fn graceful(host: &VmHost, seconds_max: u32) -> Reply {
+    let request = Request::Stop { how: StopHow::Graceful { seconds_max } };
+    let bound = Duration::from_secs(30);
+    client::ask(&host.run_dir(1).join("control"), &request, &[], bound, &mut |_| {})
+        .expect("an answer")
+}
+
+/// A VM Host with a guest of two processors that boots from avio_stor.
+fn linux_guest(name: &str) -> VmHost {
+    let host = VmHost::new(Engine::Real);
+    let disk = host.copy_of(&image("test-cloud"), "disk.img");
+    let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+    host.ok(&["hpvmcreate", "-P", name, "-O", "linux", "-c", "2", "-r", "512M", "-a", &disk]);
+    host
+}
+
+fn a_reboot_inside_the_guest_is_no_stop() {
+    let mut guest = Leased::take();
+    let qemu = guest.host().snapshot(1).expect("it runs").qemu;
+    let seen = Seen::of(guest.console(), "sda");
+    guest.console().type_in("reboot -f\n");
+    guest.host().wait_for_state("pool", "On (EFI)", SETTLE_BOUND);
+    guest.console().wait_for_shell();
+    guest.host().wait_for_state("pool", "On (OS)", SETTLE_BOUND);
+    assert_eq!(guest.host().snapshot(1).expect("it runs").qemu, qemu);
+    assert_eq!(Seen::of(guest.console(), "sda"), seen);
+}
+
+fn the_console_has_many_readers_and_one_writer() {
+    let mut guest = Leased::take();
+    guest.console().run("true");
+    let mut late: Vec<Console> =
+        (0..3).map(|_| Console::attach(&guest.host().run_dir(1))).collect();
+    for reader in &mut late {
+        reader.expect("HPVM GUEST READY", SETTLE_BOUND);
+    }
+    // The one that types first has the keyboard; what the others type goes nowhere.
+    late[0].type_in("echo from''-another\n");
+    guest.console().run("echo from''-the-writer");
+    for reader in &mut late {
+        let before = reader.expect("from-the-writer", SETTLE_BOUND);
+        assert!(!before.contains("from-another"), "{before}");
+    }
+}
+
+fn a_guest_runs_confined() {
+    let guest = Leased::take();
+    let host = guest.host();
+    let qemu = host.snapshot(1).expect("it runs").qemu.pid;
+    let worker = process(host, "hpvmapp").expect("it is supervised");
+    for pid in [qemu, worker.pid] {
+        assert_eq!(status_field(pid, "Seccomp"), "2");
+        assert_eq!(status_field(pid, "NoNewPrivs"), "1");
+        assert_eq!(u64::from_str_radix(&status_field(pid, "CapEff"), 16), Ok(0));
+        assert_eq!(u64::from_str_radix(&status_field(pid, "CapPrm"), 16), Ok(0));
+    }
+    let users = [qemu, worker.pid].map(|pid| status_field(pid, "Uid"));
+    let users: BTreeSet<&str> = users.iter().flat_map(|uids| uids.split_whitespace()).collect();
+    assert_eq!(users.len(), 2, "each has one user id of its own: {users:?}");
+    assert!(!users.contains("0"), "{users:?}");
+
+    // What QEMU has open is the guest's own, the firmware's code and nothing else.
+    let folder = fs::canonicalize(host.path("var/opt/hpvm/guests/pool")).expect("the folder");
+    let disk = host.path("pool.img");
+    for link in fs::read_dir(format!("/proc/{qemu}/fd")).expect("its descriptors").flatten() {
+        let Ok(target) = fs::read_link(link.path()) else { continue };
+        let text = target.to_string_lossy().into_owned();
+        let is_file = text.starts_with('/') && !text.starts_with("/memfd:");
+        let is_ours = target.starts_with(&folder) || target == disk;
+        let is_given = text == "/dev/null" || text.contains("OVMF_CODE");
+        assert!(!is_file || is_ours || is_given, "QEMU has {text} open");
+    }
+
+    for secret in ["nvram", "nvram.prev", "console.log"] {
+        let metadata = fs::metadata(folder.join(secret)).expect("it is there");
+        assert_eq!((metadata.permissions().mode() & 0o777, metadata.uid()), (0o600, 0), "{secret}");
+    }
+    for socket in ["qmp", "rescue", "serial", "control"] {
+        let metadata = fs::metadata(host.run_dir(1).join(socket)).expect("it is there");
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{socket}");
+    }
+}

@@ -1,0 +1,330 @@
+//! Whoever is killed or hangs, the guest runs on, or its end is told with the reason, and no other command waits.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use hpvm_app::client;
+use hpvm_app::protocol::{Reply, Request};
+use hpvm_host::process::PidFd;
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
+
+use crate::Test;
+use crate::guest_processes::{Process, process};
+use crate::pool::Leased;
+use crate::terminal::Terminal;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_supervisor_that_is_killed_is_replaced,
+    a_guest_whose_supervisors_are_both_killed_is_taken_over,
+    a_qemu_that_is_killed_is_told_with_the_reason,
+    a_qemu_that_stands_still_delays_nobody_and_is_shown,
+    a_supervisor_that_stands_still_harms_nobody,
+    a_hard_stop_ends_a_guest_past_whoever_hangs,
+    a_host_boot_starts_what_starts_with_it,
+    a_console_that_is_killed_leaves_its_guest_running,
+    a_console_session_outlives_the_guests_power,
+];
+
+const SUPERVISORS: [&str; 2] = ["hpvmapp", "hpvmkeeper"];
+/// A guest is supervised again within this time.
+const REPLACED_BOUND: Duration = Duration::from_secs(2);
+const SETTLE_BOUND: Duration = Duration::from_secs(10);
+/// What a command may take that has nothing to do with a guest that hangs.
+const UNDISTURBED: Duration = Duration::from_secs(2);
+
+/// What must be the same before and after a supervisor was killed.
+#[derive(Debug, PartialEq)]
+struct Before {
+    state: String,
+    devices: String,
+    qemu: hpvm_app::snapshot::Process,
+}
+
+impl Before {
+    fn of(guest: &Leased) -> Before {
+        let host = guest.host();
+        Before {
+            state: host.state("pool"),
+            devices: host.ok(&["hpvmstatus", "-P", "pool", "-d"]),
+            qemu: host.snapshot(1).expect("it runs").qemu,
+        }
+    }
+}
+
+/// Keeper and worker live, and the worker answers.
+fn is_supervised(host: &VmHost) -> bool {
+    let control = host.run_dir(1).join("control");
+    let ping = || client::ask(&control, &Request::Ping, &[], UNDISTURBED, &mut |_| {});
+    SUPERVISORS.iter().all(|name| process(host, name).is_some())
+        && matches!(ping(), Ok(Reply::Done))
+}
+
+fn supervisor(host: &VmHost, name: &str) -> Process {
+    process(host, name).unwrap_or_else(|| panic!("no {name} is running"))
+}
+
+/// The guest's own clock of how long it runs, in hundredths of a second.
+#[track_caller]
+fn uptime(guest: &mut Leased) -> u64 {
+    let text = guest.console().run("cut -d' ' -f1 /proc/uptime");
+    text.replace('.', "").parse().unwrap_or_else(|_| panic!("{text:?} is no time"))
+}
+
+/// The guest runs on as it was, and its console with all that it has shown.
+#[track_caller]
+fn assert_runs_on(guest: &mut Leased, before: &Before, uptime_before: u64) {
+    assert_eq!(Before::of(guest), *before);
+    guest.attach_again();
+    guest.console().expect("HPVM GUEST READY", SETTLE_BOUND);
+    assert!(uptime(guest) > uptime_before, "the guest was not started anew");
+}
+
+/// Settles 96.
+fn a_supervisor_that_is_killed_is_replaced() {
+    let mut guest = Leased::take();
+    let before = Before::of(&guest);
+    for name in ["hpvmapp", "hpvmkeeper", "hpvmkeeper", "hpvmapp"] {
+        let uptime = uptime(&mut guest);
+        let victim = supervisor(guest.host(), name);
+        victim.kill();
+        wait_until(REPLACED_BOUND, &format!("the guest is supervised after {name}"), || {
+            is_supervised(guest.host())
+        });
+        assert_ne!(supervisor(guest.host(), name).pid, victim.pid);
+        assert_runs_on(&mut guest, &before, uptime);
+    }
+}
+
+fn a_guest_whose_supervisors_are_both_killed_is_taken_over() {
+    let mut guest = Leased::take();
+    let before = Before::of(&guest);
+    for order in [["hpvmapp", "hpvmkeeper"], ["hpvmkeeper", "hpvmapp"]] {
+        let uptime = uptime(&mut guest);
+        // Both stand still first, so that neither replaces the other.
+        let victims = order.map(|name| supervisor(guest.host(), name));
+        victims.iter().for_each(|victim| victim.signal(Signal::STOP));
+        victims.iter().for_each(Process::kill);
+        assert!(SUPERVISORS.iter().all(|name| process(guest.host(), name).is_none()));
+
+        assert_eq!(guest.host().state("pool"), before.state);
+        wait_until(REPLACED_BOUND, "the command before has led to supervision", || {
+            is_supervised(guest.host())
+        });
+        assert_runs_on(&mut guest, &before, uptime);
+        let why = guest.host().ok(&["hpvm", "why", "pool"]);
+        assert!(why.contains("nothing is wrong"), "{why}");
+    }
+}
+
+/// A guest that has nothing but its firmware: enough where no operating system is needed.
+fn firmware_guest(name: &str) -> VmHost {
+    let host = VmHost::new(Engine::Real);
+    host.ok(&["hpvmcreate", "-P", name, "-r", "128M"]);
+    host.ok(&["hpvmstart", "-P", name]);
+    host
+}
+
+fn a_qemu_that_is_killed_is_told_with_the_reason() {
+    let host = firmware_guest("victim");
+    let qemu = host.qemu(1).expect("it runs");
+    qemu.signal(Signal::KILL).expect("a signal");
+    host.wait_for_state("victim", "Off", REPLACED_BOUND);
+    let reason = "QEMU was killed by signal 9";
+    for line in [["hpvmstatus", "-P", "victim"], ["hpvm", "why", "victim"]] {
+        let shown = host.ok(&line);
+        assert!(shown.contains(reason), "{shown}");
+    }
+    wait_until(SETTLE_BOUND, "nothing of it runs", || host.processes().is_empty());
+    host.ok(&["hpvmstart", "-P", "victim"]);
+    assert_eq!(host.state("victim"), "On (EFI)");
+}
+
+/// Commands about other guests, and the list, take no longer than usual.
+#[track_caller]
+fn assert_undisturbed(host: &VmHost) {
+    for line in [
+        ["hpvmstatus", "-V"].as_slice(),
+        &["hpvmcreate", "-P", "other"],
+        &["hpvmmodify", "-P", "other", "-l", "x"],
+        &["hpvmremove", "-P", "other", "-F", "--purge"],
+    ] {
+        let since = Instant::now();
+        host.ok(line);
+        let took = since.elapsed();
+        assert!(took < UNDISTURBED, "{line:?} took {took:?}");
+    }
+}
+
+fn a_qemu_that_stands_still_delays_nobody_and_is_shown() {
+    let guest = Leased::take();
+    let host = guest.host();
+    let qemu = host.qemu(1).expect("it runs");
+    let go_on = Continued(&qemu);
+    qemu.signal(Signal::STOP).expect("a signal");
+    host.wait_for_state("pool", "On (ATTN)", SETTLE_BOUND);
+    assert_undisturbed(host);
+    let why = host.ok(&["hpvm", "why", "pool"]);
+    assert!(why.contains("kill -CONT"), "{why}");
+    drop(go_on);
+    host.wait_for_state("pool", "On (OS)", SETTLE_BOUND);
+}
+
+/// Lets a stopped process go on, also when the test fails.
+struct Continued<'a>(&'a PidFd);
+
+impl Drop for Continued<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.signal(Signal::CONT);
+    }
+}
+
+fn a_supervisor_that_stands_still_harms_nobody() {
+    let mut guest = Leased::take();
+    let before = Before::of(&guest);
+    let uptime = uptime(&mut guest);
+
+    let keeper = supervisor(guest.host(), "hpvmkeeper");
+    keeper.signal(Signal::STOP);
+    assert_eq!(guest.host().state("pool"), before.state);
+    assert_undisturbed(guest.host());
+    assert_eq!(guest.console().run("echo here"), "here");
+    keeper.signal(Signal::CONT);
+
+    let worker = supervisor(guest.host(), "hpvmapp");
+    worker.signal(Signal::STOP);
+    guest.host().wait_for_state("pool", "On (ATTN)", SETTLE_BOUND);
+    assert_undisturbed(guest.host());
+    worker.signal(Signal::CONT);
+    guest.host().wait_for_state("pool", &before.state, SETTLE_BOUND);
+    assert_runs_on(&mut guest, &before, uptime);
+}
+
+fn a_hard_stop_ends_a_guest_past_whoever_hangs() {
+    let host = firmware_guest("stuck");
+    for hanging in [&["hpvmapp"][..], &["hpvmkeeper"], &SUPERVISORS, &["hpvm-1"]] {
+        if host.state("stuck") == "Off" {
+            host.ok(&["hpvmstart", "-P", "stuck"]);
+        }
+        let qemu = host.qemu(1).expect("it runs");
+        let stopped: Vec<Process> = hanging.iter().map(|name| supervisor(&host, name)).collect();
+        stopped.iter().for_each(|process| process.signal(Signal::STOP));
+        if hanging != ["hpvmkeeper"] {
+            // Known not to answer, it is not waited for.
+            host.wait_for_state("stuck", "On (ATTN)", SETTLE_BOUND);
+        }
+        let since = Instant::now();
+        let outcome = host.run(&["hpvmstop", "-P", "stuck", "-h", "-F"]);
+        assert!(since.elapsed() < SETTLE_BOUND, "with {hanging:?} hanging: {outcome}");
+        assert!(outcome.status.success(), "with {hanging:?} hanging: {outcome}");
+        assert!(qemu.wait_exit(Duration::ZERO).expect("a pidfd"), "QEMU has ended");
+        // Those that hang keep nobody from the guest; let go on, they see the end themselves.
+        for process in stopped {
+            process.signal_if_alive(Signal::CONT);
+        }
+        host.wait_for_state("stuck", "Off", SETTLE_BOUND);
+        wait_until(SETTLE_BOUND, "nothing of it runs", || host.processes().is_empty());
+    }
+}
+
+/// The run folder of another boot of the VM Host says nothing about now. Settles 35.
+fn a_host_boot_starts_what_starts_with_it() {
+    let host = VmHost::new(Engine::Real);
+    for (name, boot) in [("auto", "auto"), ("manual", "manual")] {
+        host.ok(&["hpvmcreate", "-P", name, "-r", "128M", "-B", boot]);
+        host.ok(&["hpvmstart", "-P", name]);
+    }
+    // The product starting again is no boot of the VM Host.
+    let running = [1, 2].map(|number| host.snapshot(number).expect("it runs").qemu);
+    host.ok(&["hpvmstop", "-P", "manual", "-F"]);
+    host.ok(&["hpvm", "autostart"]);
+    assert_eq!(host.snapshot(1).expect("it runs").qemu, running[0]);
+    assert_eq!(host.state("manual"), "Off");
+    host.ok(&["hpvmstart", "-P", "manual"]);
+
+    power_cut(&host);
+    for number in [1, 2] {
+        let status = host.run_dir(number).join("status");
+        let text = fs::read_to_string(&status).expect("a snapshot");
+        let now = host.snapshot(number).expect("a snapshot").boot_id;
+        let before = text.replace(&now, "00000000-0000-4000-8000-000000000000");
+        assert_ne!(before, text);
+        fs::write(&status, before).expect("the snapshot of another boot");
+    }
+    assert_eq!(["auto", "manual"].map(|name| host.state(name)), ["Off", "Off"]);
+    host.ok(&["hpvm", "autostart"]);
+    assert_eq!(["auto", "manual"].map(|name| host.state(name)), ["On (EFI)", "Off"]);
+    host.ok(&["hpvmstart", "-P", "manual"]);
+    let doctor = host.run(&["hpvm", "doctor"]);
+    assert!(doctor.status.success(), "{doctor}");
+}
+
+/// Ends everything of a VM Host at once.
+fn power_cut(host: &VmHost) {
+    let all: Vec<PidFd> = host
+        .processes()
+        .into_iter()
+        .filter_map(|(pid, _)| PidFd::open_number(pid).ok().flatten())
+        .collect();
+    for signal in [Signal::STOP, Signal::KILL] {
+        for process in &all {
+            process.signal(signal).expect("a signal to our own process");
+        }
+    }
+    wait_until(SETTLE_BOUND, "everything has ended", || host.processes().is_empty());
+}
+
+fn a_console_that_is_killed_leaves_its_guest_running() {
+    let guest = Leased::take();
+    let qemu = guest.host().snapshot(1).expect("it runs").qemu;
+    let mut session = Terminal::of(guest.host().command(&["hpvmconsole", "-P", "pool"]));
+    session.expect("vMP> ");
+    session.type_in("co\r");
+    session.expect("HPVM GUEST READY");
+    session.kill();
+    assert_eq!(guest.host().state("pool"), "On (OS)");
+
+    let mut session = Terminal::of(guest.host().command(&["hpvmconsole", "-P", "pool"]));
+    session.expect("vMP> ");
+    session.type_in("co\r");
+    session.expect("HPVM GUEST READY");
+    session.type_in("\x02");
+    session.expect("vMP> ");
+    session.type_in("x\r");
+    assert_eq!(session.ended(), Some(0));
+    assert_eq!(guest.host().snapshot(1).expect("it runs").qemu, qemu);
+}
+
+/// Ctrl-B during a start leaves the start alone; a cycle is one command with a result. Settles 94. Settles 97.
+fn a_console_session_outlives_the_guests_power() {
+    let host = VmHost::new(Engine::Real);
+    host.ok(&["hpvmcreate", "-P", "box", "-r", "128M"]);
+    let mut session = Terminal::of(host.command(&["hpvmconsole", "-P", "box"]));
+    session.expect("vMP> ");
+    session.type_in("pc -on\r\x02");
+    session.expect("the power is on");
+    session.expect("vMP> ");
+    assert_eq!(host.state("box"), "On (EFI)");
+
+    session.type_in("pc -cycle\r");
+    session.expect("the power was cycled");
+    assert_eq!(host.state("box"), "On (EFI)");
+    session.type_in("pc -off\r");
+    session.expect("the power is off");
+    assert_eq!(host.state("box"), "Off");
+    session.type_in("pc -on\r");
+    session.expect("the power is on");
+    let first = host.snapshot(1).expect("it runs").qemu;
+    let cycled = host.ok(&["hpvmconsole", "-P", "box", "-q", "-c", "pc -cycle"]);
+    assert!(cycled.contains("the power was cycled"), "{cycled}");
+    assert_ne!(host.snapshot(1).expect("it runs").qemu, first);
+
+    // In the console itself, the session sees the guest end and stays.
+    session.type_in("co\r");
+    session.expect("Ctrl-B");
+    host.ok(&["hpvmconsole", "-P", "box", "-q", "-c", "pc -off"]);
+    session.expect("vMP> ");
+    session.type_in("x\r");
+    assert_eq!(session.ended(), Some(0));
+}
