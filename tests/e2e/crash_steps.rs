@@ -232,7 +232,7 @@ fn doctor_rebuild_dies_at_every_step() {
     play(&REBUILD);
 }
 
-/// Settles 80 and 82: a guest that is renamed, removed and brought back is there under one name or not at all for whoever
+/// Settles 80, 82: a guest that is renamed, removed and brought back is there under one name or not at all for whoever
 /// looks meanwhile, and nothing else is said about it.
 fn readers_see_the_old_or_the_new_state() {
     const ROUNDS: usize = 8;
