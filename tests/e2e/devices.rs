@@ -149,7 +149,7 @@ fn one_disk_of_several_leaves_by_force() {
 }
 
 /// What was put into a drive is there until something else is, also over a reboot of the guest, and no change of a medium
-/// stops it. Settles 43. Settles 48. Settles 146.
+/// stops it. Settles 43, 48, 146.
 fn a_medium_stays_until_it_is_changed() {
     const DRIVE: &str = "dvd:avio_stor:0,4,0";
     let mut guest = Leased::take();

@@ -296,7 +296,7 @@ fn a_console_that_is_killed_leaves_its_guest_running() {
     assert_eq!(guest.host().snapshot(1).expect("it runs").qemu, qemu);
 }
 
-/// Ctrl-B during a start leaves the start alone; a cycle is one command with a result. Settles 94. Settles 97.
+/// Ctrl-B during a start leaves the start alone; a cycle is one command with a result. Settles 94, 97.
 fn a_console_session_outlives_the_guests_power() {
     let host = VmHost::new(Engine::Real);
     host.ok(&["hpvmcreate", "-P", "box", "-r", "128M"]);
