@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const PRESS_AGAIN: Duration = Duration::from_secs(3);
 /// A press that was taken by a system without anybody to obey it.
 const PRESS_TAKEN_AGAIN: Duration = Duration::from_secs(12);
+/// So long somebody may take to come up who listens at all: several times what a slow boot takes. Longer is no boot.
+const NOBODY_BOUND: Duration = Duration::from_secs(120);
 const TELL: Duration = Duration::from_secs(5);
 /// A guest that is held meanwhile is let go on so often.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
@@ -25,6 +27,8 @@ const HELD_AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Graceful {
     pub(super) asker: Ticket,
     deadline: Duration,
+    /// Until then somebody must have listened.
+    nobody_until: Duration,
     pressed_at: Option<Duration>,
     looked_at: Duration,
     told_at: Duration,
@@ -63,6 +67,7 @@ impl Graceful {
         Graceful {
             asker,
             deadline: now + bound,
+            nobody_until: now + NOBODY_BOUND,
             pressed_at: None,
             looked_at: now,
             told_at: now,
@@ -78,7 +83,10 @@ impl Graceful {
     }
 
     pub(super) fn next(&mut self, now: Duration) -> Vec<Next> {
-        if now >= self.deadline {
+        if self.button != Reaction::NobodyListens || self.heard {
+            self.nobody_until = self.deadline;
+        }
+        if now >= self.deadline.min(self.nobody_until) {
             return vec![Next::GiveUp(self.verdict())];
         }
         let mut next = Vec::new();
