@@ -22,6 +22,8 @@ PROGRAM is hpvmconsole with its arguments. --wait bounds the time until the gues
 const MENU_PROMPT: &str = "vMP> ";
 const LIVE_RULE: &str = "Live Console";
 const LOGIN_PROMPT: &str = "login: ";
+/// What a login that went well says of the one before; it may come in pieces, and then ends as the prompt does.
+const LAST_LOGIN: &str = "Last login: ";
 const PASSWORD_PROMPT: &str = "Password: ";
 const SHELL_PROMPT: &str = "# ";
 const LEAVE: &str = "\x02";
@@ -202,6 +204,9 @@ impl Console {
     }
 
     fn take_ending<'a>(&mut self, endings: &[&'a str]) -> Option<&'a str> {
+        if self.shown.ends_with(LAST_LOGIN) {
+            return None;
+        }
         let ending = endings.iter().copied().find(|ending| self.shown.ends_with(ending))?;
         self.shown.clear();
         Some(ending)
@@ -319,6 +324,7 @@ mod tests {
         printf '\ndemo login: '; read -r user
         printf 'Password: '; read -r password
         [ "$user:$password" = root:hpvm ] || { printf '\nLogin incorrect\ndemo login: '; read -r x; exit 7; }
+        printf '\nLast login: '; sleep 0.2; printf 'Tue Nov 24 on ttyS0'
         printf '\n\033[?2004hroot@demo:~# '; read -r command
         printf 'did %s\nroot@demo:~# ' "$command"; read -r bye; [ "$bye" = exit ] || exit 6
         printf '\ndemo login: '
