@@ -31,19 +31,70 @@ fn failed<'a>(
 
 /// Makes a file that is not there yet, with its content on the disk. Its name is safe after [`sync_folder`].
 pub fn create_file(path: &Path, content: &[u8], mode: u32) -> Result<File, DurableError> {
-    let mut file = create(path, mode)?;
-    file.write_all(content).map_err(failed("write", path))?;
+    let file = write_file(path, content, mode)?;
     file.sync_all().map_err(failed("sync", path))?;
     Ok(file)
 }
 
 /// Copies a file to one that is not there yet. Its name is safe after [`sync_folder`].
 pub fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<File, DurableError> {
-    let mut source = open_regular(from).map_err(failed("open", from))?;
-    let mut file = create(to, mode)?;
-    io::copy(&mut source, &mut file).map_err(failed("write", to))?;
+    let file = write_copy(from, to, mode)?;
     file.sync_all().map_err(failed("sync", to))?;
     Ok(file)
+}
+
+/// Files, links and the folders that name them, made together and synced together: to a file system with a journal the
+/// first sync brings most of the others along. Nothing of it is safe before [`Batch::sync`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Batch {
+    files: Vec<(PathBuf, File)>,
+    folders: Vec<PathBuf>,
+}
+
+impl Batch {
+    /// Makes a file that is not there yet.
+    pub fn create_file(
+        &mut self,
+        path: &Path,
+        content: &[u8],
+        mode: u32,
+    ) -> Result<(), DurableError> {
+        self.begin(path, write_file(path, content, mode)?);
+        Ok(())
+    }
+
+    /// Copies a file to one that is not there yet.
+    pub fn copy_file(&mut self, from: &Path, to: &Path, mode: u32) -> Result<(), DurableError> {
+        self.begin(to, write_copy(from, to, mode)?);
+        Ok(())
+    }
+
+    /// Makes a symbolic link as [`replace_symlink`] does.
+    pub fn replace_symlink(&mut self, target: &Path, link: &Path) -> Result<(), DurableError> {
+        swap_symlink(target, link)?;
+        self.names_in(link.parent().unwrap_or(Path::new("/")));
+        Ok(())
+    }
+
+    /// The names in this folder are to be safe too.
+    pub fn names_in(&mut self, folder: &Path) {
+        self.folders.push(folder.to_owned());
+    }
+
+    pub fn sync(self) -> Result<(), DurableError> {
+        for (path, file) in &self.files {
+            file.sync_all().map_err(failed("sync", path))?;
+        }
+        self.folders.iter().try_for_each(|folder| sync_folder(folder))
+    }
+
+    /// Starts the writing, so that all of the batch is on its way, with its room on the disk, when the first sync comes.
+    fn begin(&mut self, path: &Path, file: File) {
+        // A hint: without it the sync writes everything itself.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        self.files.push((path.to_owned(), file));
+    }
 }
 
 /// Puts a file in the place of another: a reader sees the old content or the new, never a part, also after a power cut.
@@ -70,22 +121,26 @@ pub fn replace_by_copy(from: &Path, path: &Path, mode: u32) -> Result<(), Durabl
 pub fn swap_file(path: &Path, content: &[u8], mode: u32) -> Result<(), DurableError> {
     let fresh = sibling(path);
     discard(&fresh)?;
-    create(&fresh, mode)
-        .and_then(|mut file| file.write_all(content).map_err(failed("write", &fresh)))
-        .and_then(|()| std::fs::rename(&fresh, path).map_err(failed("put into its place", path)))
+    write_file(&fresh, content, mode)
+        .and_then(|_| std::fs::rename(&fresh, path).map_err(failed("put into its place", path)))
         .inspect_err(leaving(&fresh))
 }
 
 /// Makes a symbolic link, or points an existing one elsewhere, at once and for good. What is there and is no link is
 /// somebody else's, and stays.
 pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), DurableError> {
+    swap_symlink(target, link)?;
+    sync_folder(link.parent().unwrap_or(Path::new("/")))
+}
+
+fn swap_symlink(target: &Path, link: &Path) -> Result<(), DurableError> {
     if std::fs::symlink_metadata(link).is_ok_and(|there| !there.is_symlink()) {
         return Err(failed("make the link", link)(io::ErrorKind::AlreadyExists.into()));
     }
     let fresh = sibling(link);
     discard(&fresh)?;
     symlink(target, &fresh).map_err(failed("make the link", &fresh))?;
-    rename(&fresh, link)
+    std::fs::rename(&fresh, link).map_err(failed("put into its place", link))
 }
 
 /// Makes a folder that is not there yet, with this mode whatever the umask. Its name is safe after [`sync_folder`].
@@ -115,6 +170,19 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         true => Ok(file),
         false => Err(io::Error::other("it is no regular file")),
     }
+}
+
+fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<File, DurableError> {
+    let mut file = create(path, mode)?;
+    file.write_all(content).map_err(failed("write", path))?;
+    Ok(file)
+}
+
+fn write_copy(from: &Path, to: &Path, mode: u32) -> Result<File, DurableError> {
+    let mut source = open_regular(from).map_err(failed("open", from))?;
+    let mut file = create(to, mode)?;
+    io::copy(&mut source, &mut file).map_err(failed("write", to))?;
+    Ok(file)
 }
 
 fn create(path: &Path, mode: u32) -> Result<File, DurableError> {

@@ -1,6 +1,7 @@
 //! Makes a guest: its folder with firmware variables, the link, then the registry's row, in an order that survives a power
 //! cut at any point. What is left by a process that died on the way is found by looking, and removed by `hpvm doctor`.
 
+use hpvm_host::durable::Batch;
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
     Problem, Runnable, Severity, Vcpus,
@@ -87,16 +88,15 @@ struct Made<'a> {
 
 impl Made<'_> {
     fn files(&self, pristine: &std::path::Path) -> Result<(), Refusal> {
-        self.folder.make()?;
+        let mut batch = Batch::default();
+        self.folder.make(&mut batch)?;
         Step::CreateFolder.reached();
-        self.folder.make_nvram(pristine)?;
+        self.folder.make_nvram(pristine, &mut batch)?;
         Step::CreateNvram.reached();
-        self.folder.make_identity(self.config)?;
-        self.folder.sync()?;
-        hpvm_host::durable::sync_folder(&self.root.uuids())?;
-        folder::link(self.root, &self.config.name, self.config.uuid)?;
+        self.folder.make_identity(self.config, &mut batch)?;
+        self.folder.make_link(self.root, self.config, &mut batch)?;
         Step::CreateLink.reached();
-        Ok(())
+        Ok(batch.sync()?)
     }
 
     fn keep(mut self) {

@@ -1,11 +1,10 @@
 //! A guest's folder, `uuids/UUID`, and the link to it, `guests/NAME`. What is made here is synced before the registry says
 //! that the guest exists; what is removed goes after the registry forgot it.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::durable::{self, DurableError};
+use hpvm_host::durable::{self, Batch, DurableError};
 use hpvm_host::names::guest_folder;
 use hpvm_host::paths::Root;
 use hpvm_host::removal;
@@ -36,35 +35,45 @@ impl Folder {
     }
 
     /// Makes the folder itself; it must not be there yet.
-    pub fn make(&self) -> Result<(), DurableError> {
-        durable::create_folder(&self.path, 0o755)
+    pub fn make(&self, batch: &mut Batch) -> Result<(), DurableError> {
+        durable::create_folder(&self.path, 0o755)?;
+        batch.names_in(&self.path);
+        batch.names_in(self.path.parent().unwrap_or(Path::new("/")));
+        Ok(())
     }
 
     /// Gives the guest its firmware variables, from the pristine copy.
-    pub fn make_nvram(&self, pristine: &Path) -> Result<File, DurableError> {
-        durable::copy_file(pristine, &self.file(guest_folder::NVRAM), 0o600)
+    pub fn make_nvram(&self, pristine: &Path, batch: &mut Batch) -> Result<(), DurableError> {
+        batch.copy_file(pristine, &self.file(guest_folder::NVRAM), 0o600)
     }
 
     /// Writes what a lost registry would be rebuilt from, in a folder just made.
-    pub fn make_identity(&self, config: &GuestConfig) -> Result<File, DurableError> {
-        durable::create_file(
-            &self.file(guest_folder::IDENTITY),
-            portable::write(config).as_bytes(),
-            0o644,
-        )
+    pub fn make_identity(
+        &self,
+        config: &GuestConfig,
+        batch: &mut Batch,
+    ) -> Result<(), DurableError> {
+        let text = portable::write(config);
+        batch.create_file(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
     }
 
-    /// The same after a change.
+    /// Points `guests/NAME` at this folder.
+    pub fn make_link(
+        &self,
+        root: &Root,
+        config: &GuestConfig,
+        batch: &mut Batch,
+    ) -> Result<(), DurableError> {
+        batch.replace_symlink(&target(config.uuid), &root.guest_link(config.name.as_str()))
+    }
+
+    /// Writes anew, after a change, what a lost registry would be rebuilt from.
     pub fn replace_identity(&self, config: &GuestConfig) -> Result<(), DurableError> {
         durable::replace_file(
             &self.file(guest_folder::IDENTITY),
             portable::write(config).as_bytes(),
             0o644,
         )
-    }
-
-    pub fn sync(&self) -> Result<(), DurableError> {
-        durable::sync_folder(&self.path)
     }
 
     /// Writes the texts for people: what runs, and what the next start will have when that differs.

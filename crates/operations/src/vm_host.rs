@@ -104,14 +104,12 @@ impl VmHost {
     ) -> Result<HostFacts, Refusal> {
         let files = facts::files(std::iter::once(config).chain(before));
         let sharers = self.sharers(config, &files)?;
-        let machine = Refusal::file("read", "/proc");
-        let (processors, memory) = hpvm_host::facts::processors()
-            .and_then(|p| Ok((p, hpvm_host::facts::memory()?)))
-            .map_err(machine)?;
+        let processors =
+            hpvm_host::facts::processors().map_err(Refusal::file("read", "/proc/cpuinfo"))?;
         Ok(HostFacts {
             processors: processors.online,
             processor_mhz: processors.mhz,
-            memory_total: Bytes(memory.total),
+            memory_total: Bytes(hpvm_host::facts::memory_total()),
             limits: self.conf.limits()?,
             files,
             sharers,

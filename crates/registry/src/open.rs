@@ -22,8 +22,9 @@ pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(10);
 const BUSY_STEP: Duration = Duration::from_millis(1);
 
 /// Pages the log may grow to before they move to the file. The first command when no other runs reads the log once, so a
-/// long one would cost every listing (256 pages: half a millisecond); moving them costs three syncs.
-const LOG_PAGES_MAX: i64 = 256;
+/// long one would cost every command (256 pages: half a millisecond and more); moving them costs three syncs, and a
+/// change writes about ten.
+const LOG_PAGES_MAX: i64 = 64;
 /// The log keeps the room it once took, so that syncing it need not extend it; after a large change it gives some back.
 const LOG_BYTES_KEPT: i64 = 4 << 20;
 

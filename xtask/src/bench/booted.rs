@@ -123,7 +123,7 @@ fn list(house: &House, defined: usize, booted: usize, effort: &Effort) -> Result
 fn define_peers(peer: &Peer, defined: usize, booted: usize) -> Result<()> {
     eprintln!("  defining as many domains …");
     peer.define_many(defined)?;
-    peer.make_disks()?;
+    peer.make_image()?;
     for n in 1..=booted {
         let name = format!("paused{n}");
         let disk = peer.console(&format!("disk-of-{name}"));

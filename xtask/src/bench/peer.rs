@@ -86,6 +86,7 @@ impl Peer {
     pub(super) fn define(&self, name: &str, disk: &Path) -> Result<Duration> {
         let path = self.folder.join(format!("{name}.xml"));
         fs::write(&path, self.description(name, disk))?;
+        File::create(self.second_disk(name))?.set_len(1 << 20)?;
         self.virsh(&["define", &path.to_string_lossy()])
     }
 
@@ -99,6 +100,11 @@ impl Peer {
             lines += &format!("define {};", path.display());
         }
         self.virsh(&[&lines]).map(drop)
+    }
+
+    /// A domain that runs locks it, so each has its own.
+    fn second_disk(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.second"))
     }
 
     /// Where the first serial port of a domain goes.
@@ -120,8 +126,9 @@ impl Peer {
     }
 
     fn description(&self, name: &str, disk: &Path) -> String {
-        let (disk, console) = (disk.display(), self.console(name));
-        let (folder, console) = (self.folder.display(), console.display());
+        let (console, second) = (self.console(name), self.second_disk(name));
+        let (disk, console, second) = (disk.display(), console.display(), second.display());
+        let folder = self.folder.display();
         format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>512</memory><vcpu>1</vcpu>\
              <description>{name} of the benchmark</description>\
@@ -133,7 +140,7 @@ impl Peer {
              <controller type='scsi' index='0' model='virtio-scsi'/>\
              <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>\
              <target dev='sda' bus='scsi'/></disk>\
-             <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{folder}/second'/>\
+             <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{second}'/>\
              <target dev='sdb' bus='scsi'/></disk>\
              <disk type='file' device='cdrom'><source file='{folder}/image.iso'/>\
              <target dev='sdc' bus='scsi'/><readonly/></disk>\
@@ -143,12 +150,9 @@ impl Peer {
         )
     }
 
-    /// Makes the files that domains share, before one of them starts.
-    pub(super) fn make_disks(&self) -> Result<()> {
-        for name in ["second", "image.iso"] {
-            File::create(self.folder.join(name))?.set_len(1 << 20)?;
-        }
-        Ok(())
+    /// Makes the image that domains share, before one of them starts.
+    pub(super) fn make_image(&self) -> Result<()> {
+        Ok(File::create(self.folder.join("image.iso"))?.set_len(1 << 20)?)
     }
 }
 

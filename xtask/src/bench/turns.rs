@@ -57,7 +57,7 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     house.run(&["hpvmstop", "-h", "-F", "-P", GUEST])?;
     let peer = Peer::start()?;
     if let Some(peer) = &peer {
-        peer.make_disks()?;
+        peer.make_image()?;
         peer.define(GUEST, &disk)?;
     }
 
