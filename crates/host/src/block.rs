@@ -1,0 +1,83 @@
+//! Which block devices this VM Host has, how they lie on one another, and what the VM Host itself does with them.
+//!
+//! Called before a disk is given to a guest (`Blocks::read_around`, then `overlap` and `uses`), and to list what is to be
+//! restricted (`Blocks::read_all`, then `host_used`). It knows neither guests nor the registry: whether a use is a guest's
+//! own is for the caller to say.
+//!
+//! ```text
+//!   path ── Places::lead ──► Lead ──► Store (a device by number, a file by inode)
+//!                                       │
+//!        sysfs, mountinfo, swaps ──► Blocks ── lineage, overlap, uses, host_used: pure
+//!                                       │
+//!        first and last bytes ── Probe ─┴─ signatures, claims: only when asked, since they open devices
+//! ```
+//!
+//! A store that lies on another is over it: a partition over its disk, a volume over the slaves it is made of, a loop
+//! device over its backing file, and that file over the device of its file system.
+//!
+//! Sources, in the kernel's tree: Documentation/ABI/stable/sysfs-block (`size`, `ro`, `holders`, `partition`, `queue/…`),
+//! ABI/testing/sysfs-block and sysfs-block-device, ABI/testing/sysfs-block-dm (`dm/name`, `dm/uuid`), ABI/testing/sysfs-dev
+//! (`/sys/dev/block/MAJOR:MINOR`), ABI/testing/sysfs-block-loop (`loop/backing_file`), admin-guide/md.rst (`md/uuid`),
+//! filesystems/proc.rst section 3.5 (`mountinfo`), and where the ABI files say nothing the drivers: drivers/scsi/scsi_sysfs.c
+//! and drivers/nvme/host/sysfs.c (`wwid`, `serial`), fs/btrfs/sysfs.c (`/sys/fs/btrfs/UUID/devices`). Everything there may vanish while it is read, and is then passed over.
+
+mod device;
+mod keys;
+mod lead;
+mod lineage;
+mod mounts;
+mod names;
+mod places;
+mod probe;
+mod read;
+pub mod record;
+mod signature;
+mod sysfs;
+mod uses;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use hpvm_model::FileIdentity;
+
+pub use device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Medium};
+pub use lead::{Character, FileLead, Lead, Store};
+pub use lineage::Lineage;
+pub use places::{Leads, Places};
+pub use probe::{DeviceProbe, Probe, ProbeError};
+pub use signature::{Signature, signatures};
+pub use uses::{Fact, Step, StepKind, Use};
+
+/// What was read of this VM Host's block devices at one moment. All questions to it are answered from memory.
+#[derive(Clone, Debug, Default)]
+pub struct Blocks {
+    devices: BTreeMap<DeviceNumber, Device>,
+    /// Where a device's file system is mounted: `/` before all else, then the mount of the file system's root.
+    mounted: BTreeMap<DeviceNumber, PathBuf>,
+    /// Members of btrfs file systems in use, with where they are mounted when it is known.
+    btrfs: BTreeMap<DeviceNumber, Option<PathBuf>>,
+    swap: BTreeSet<Store>,
+    /// The devices a known file's file system is on.
+    files: BTreeMap<FileIdentity, Vec<DeviceNumber>>,
+    /// Loop devices by what they are attached to.
+    loops: BTreeMap<Store, Vec<DeviceNumber>>,
+    keys: keys::Keys,
+}
+
+impl Blocks {
+    #[must_use]
+    pub fn device(&self, number: DeviceNumber) -> Option<&Device> {
+        self.devices.get(&number)
+    }
+
+    /// Every device that was read, by number.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.values()
+    }
+
+    /// The loop devices attached to this store itself.
+    #[must_use]
+    pub fn loops_on(&self, store: Store) -> &[DeviceNumber] {
+        self.loops.get(&store).map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,126 @@
+//! What lies under a store, what lies on it, and whether two stores share bytes.
+//!
+//! Called by `uses`, and by whoever compares the stores of two guests. Pure. A hostile or half-read tree may have cycles
+//! and chains of any depth: each store is visited once, and nothing recurses.
+
+use std::collections::BTreeSet;
+
+use super::device::{Kind, Mapping};
+use super::lead::Store;
+use super::{Blocks, DeviceNumber};
+
+/// Everything a store hangs together with, itself and its other names left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    pub under: BTreeSet<Store>,
+    pub over: BTreeSet<Store>,
+}
+
+impl Blocks {
+    /// All that lies under and on a store, however far away.
+    #[must_use]
+    pub fn lineage(&self, store: Store) -> Lineage {
+        let faces = self.keys.faces(store);
+        let mut lineage = Lineage {
+            under: self.closure(&faces, Self::under),
+            over: self.closure(&faces, Self::over),
+        };
+        for face in &faces {
+            lineage.under.remove(face);
+            lineage.over.remove(face);
+        }
+        lineage
+    }
+
+    /// Whether two stores are one thing, or one lies under the other: then they must not go to two guests. Two volumes of
+    /// one group, two partitions of one disk and two files of one file system do not overlap.
+    #[must_use]
+    pub fn overlap(&self, one: Store, other: Store) -> bool {
+        let (one, other) = (self.keys.faces(one), self.keys.faces(other));
+        let lies_on = |over: &[Store], under: &[Store]| {
+            let below = self.closure(over, Self::under);
+            under.iter().any(|store| below.contains(store))
+        };
+        lies_on(&one, &other) || lies_on(&other, &one)
+    }
+
+    /// What a store lies directly on.
+    pub(super) fn under(&self, store: Store) -> Vec<Store> {
+        let devices = |numbers: &[DeviceNumber]| {
+            numbers.iter().map(|number| Store::Device(*number)).collect::<Vec<_>>()
+        };
+        let number = match store {
+            Store::File(identity) => {
+                return self.files.get(&identity).map(|on| devices(on)).unwrap_or_default();
+            }
+            Store::Device(number) => number,
+        };
+        let Some(device) = self.devices.get(&number) else { return Vec::new() };
+        let mut under = devices(&device.slaves);
+        match &device.kind {
+            Kind::Partition { of, .. } => under.push(Store::Device(*of)),
+            Kind::Loop { backing } => under.extend(backing),
+            _ => {}
+        }
+        under
+    }
+
+    /// What lies directly on a store, as far as it was read: what vanished meanwhile lies nowhere.
+    pub(super) fn over(&self, store: Store) -> Vec<Store> {
+        let mut over = self.named_over(store);
+        over.retain(|store| match store {
+            Store::Device(number) => self.devices.contains_key(number),
+            Store::File(_) => true,
+        });
+        over
+    }
+
+    /// What sysfs names as lying directly on a store.
+    pub(super) fn named_over(&self, store: Store) -> Vec<Store> {
+        let mut over: Vec<&DeviceNumber> = Vec::new();
+        if let Store::Device(number) = store
+            && let Some(device) = self.devices.get(&number)
+        {
+            over.extend(device.partitions.iter().chain(&device.holders));
+        }
+        over.extend(self.loops_on(store));
+        over.into_iter().map(|number| Store::Device(*number)).collect()
+    }
+
+    /// What a partition is a part of: its disk, and for one that kpartx made the volume and that volume's paths.
+    pub(super) fn wholes(&self, store: Store) -> Vec<Store> {
+        let Store::Device(number) = store else { return Vec::new() };
+        let Some(device) = self.devices.get(&number) else { return Vec::new() };
+        let whole = match device.kind {
+            Kind::Partition { of, .. } => of,
+            Kind::Mapped { mapping: Mapping::Partition { .. }, .. } => {
+                match device.slaves.first() {
+                    Some(of) => *of,
+                    None => return Vec::new(),
+                }
+            }
+            _ => return Vec::new(),
+        };
+        let mut wholes = self.keys.faces(Store::Device(whole));
+        if let Some(volume) = self.devices.get(&whole).filter(|device| device.is_multipath()) {
+            wholes.extend(volume.slaves.iter().map(|path| Store::Device(*path)));
+        }
+        wholes
+    }
+
+    /// The starts and all that `step` reaches from them, other names of the same things included.
+    pub(super) fn closure(
+        &self,
+        starts: &[Store],
+        step: impl Fn(&Self, Store) -> Vec<Store>,
+    ) -> BTreeSet<Store> {
+        let mut reached: BTreeSet<Store> = starts.iter().copied().collect();
+        let mut todo = starts.to_vec();
+        while let Some(store) = todo.pop() {
+            for next in step(self, store) {
+                todo.extend(self.keys.faces(next).into_iter().filter(|face| reached.insert(*face)));
+            }
+        }
+        reached
+    }
+}

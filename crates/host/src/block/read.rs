@@ -1,0 +1,317 @@
+//! Gathers [`Blocks`]: all devices, or those that hang together with a few.
+//!
+//! Called through `Blocks::read_all` and `Blocks::read_around`. It decides nothing about uses; it only makes sure that what
+//! `lineage` and `uses` will look at has been read. Around a store that is: all that lies on it, all that lies under any of
+//! these, and what holds the disk a partition is a part of. Its neighbours, such as the other volumes of its group, are not
+//! read, so the price does not grow with the host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use super::device::{Device, DeviceNumber, Identifier, Kind};
+use super::keys::Keys;
+use super::lead::{FileLead, Lead, Store};
+use super::mounts::{self, Mount};
+use super::places::Places;
+use super::{Blocks, sysfs};
+
+/// More devices than a host has; a hostile tree shall not fill our memory.
+const DEVICES_MAX: usize = 100_000;
+
+impl Blocks {
+    /// Reads every device of the host.
+    #[must_use]
+    pub fn read_all(places: &Places) -> Self {
+        Self::read_all_with(places, &[])
+    }
+
+    /// Reads every device of the host, and on which of them these files lie.
+    #[must_use]
+    pub fn read_all_with(places: &Places, files: &[Lead]) -> Self {
+        let mut reader = Reader::new(places);
+        for file in files {
+            reader.add_file(file);
+        }
+        let listed = sysfs::entries(&places.sysfs.join("dev/block"));
+        let listed: Vec<DeviceNumber> =
+            listed.iter().filter_map(|number| number.parse().ok()).collect();
+        for number in &listed {
+            if let Some(name) = sysfs::name(&places.sysfs, *number) {
+                reader.numbers.insert(name, *number);
+            }
+        }
+        for number in listed {
+            reader.add(number);
+        }
+        reader.finish()
+    }
+
+    /// Reads the stores that these leads are, and what hangs together with them.
+    ///
+    /// Another path to the same disk is found when multipath holds both, or when the host mounts it or swaps on it; that
+    /// an unmounted volume group lies on it is seen by [`Blocks::read_all`] only.
+    #[must_use]
+    pub fn read_around(places: &Places, starts: &[Lead]) -> Self {
+        let mut reader = Reader::new(places);
+        reader.list_loops();
+        for start in starts {
+            reader.add_file(start);
+        }
+        let stores: Vec<Store> = starts.iter().filter_map(Lead::store).collect();
+        reader.follow(stores.iter().map(|store| (*store, Direction::Over)).collect());
+        if reader.has_wwid() {
+            reader.follow_host();
+            reader.blocks.keys = Keys::new(&reader.blocks.devices);
+            let faces = stores.iter().flat_map(|store| reader.blocks.keys.faces(*store));
+            let faces = faces.map(|face| (face, Direction::Over)).collect();
+            reader.follow(faces);
+        }
+        reader.finish()
+    }
+}
+
+/// Which way a store's relations are followed. What lies under something that lies over is always read too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Direction {
+    Under,
+    Over,
+}
+
+struct Reader<'places> {
+    places: &'places Places,
+    blocks: Blocks,
+    mounts: Vec<Mount>,
+    /// The members of each btrfs file system in use.
+    btrfs: Vec<Vec<DeviceNumber>>,
+    /// Numbers by name, where they are known beforehand.
+    numbers: BTreeMap<String, DeviceNumber>,
+    visited: BTreeSet<(Store, Direction)>,
+}
+
+impl<'places> Reader<'places> {
+    fn new(places: &'places Places) -> Self {
+        let mut reader = Self {
+            places,
+            blocks: Blocks::default(),
+            mounts: read_mounts(&places.proc),
+            btrfs: read_btrfs(&places.sysfs),
+            numbers: BTreeMap::new(),
+            visited: BTreeSet::new(),
+        };
+        reader.note_mounts();
+        reader.note_swap();
+        reader
+    }
+
+    fn note_mounts(&mut self) {
+        let mut best: BTreeMap<DeviceNumber, &Mount> = BTreeMap::new();
+        let mut best_btrfs: BTreeMap<usize, &Mount> = BTreeMap::new();
+        for mount in &self.mounts {
+            let named = blocks_named(self.places, mount);
+            if mount.file_system == "btrfs" {
+                let found = self.btrfs.iter().position(|set| named.iter().any(|n| set.contains(n)));
+                if let Some(found) = found {
+                    let kept = best_btrfs.entry(found).or_insert(mount);
+                    *kept = if mounts::better(mount, kept) { mount } else { kept };
+                    continue;
+                }
+            }
+            let own = (mount.number.major != 0).then_some(mount.number);
+            for number in named.into_iter().chain(own) {
+                let kept = best.entry(number).or_insert(mount);
+                *kept = if mounts::better(mount, kept) { mount } else { kept };
+            }
+        }
+        self.blocks.mounted =
+            best.into_iter().map(|(number, mount)| (number, mount.at.clone())).collect();
+        for (position, set) in self.btrfs.iter().enumerate() {
+            let at = best_btrfs.get(&position).map(|mount| mount.at.clone());
+            self.blocks.btrfs.extend(set.iter().map(|number| (*number, at.clone())));
+        }
+    }
+
+    fn note_swap(&mut self) {
+        let text = fs::read(self.places.proc.join("swaps")).unwrap_or_default();
+        for path in mounts::swaps(&text) {
+            let Ok(lead) = self.places.lead(&path) else { continue };
+            self.add_file(&lead);
+            self.blocks.swap.extend(lead.store());
+        }
+    }
+
+    /// Notes what every attached loop device is attached to, without reading more of it.
+    fn list_loops(&mut self) {
+        let names = sysfs::entries(&self.places.sysfs.join("block"));
+        for name in names.iter().filter(|name| name.starts_with("loop")) {
+            let folder = self.places.sysfs.join("block").join(name);
+            let Some(backing) = sysfs::backing(self.places, &folder) else { continue };
+            let Some(number) = sysfs::number(&self.places.sysfs, name) else { continue };
+            self.add_file(&backing);
+            self.note_loop(number, &backing);
+        }
+    }
+
+    fn note_loop(&mut self, number: DeviceNumber, backing: &Lead) {
+        let Some(store) = backing.store() else { return };
+        let loops = self.blocks.loops.entry(store).or_default();
+        if !loops.contains(&number) {
+            loops.push(number);
+        }
+    }
+
+    fn add(&mut self, number: DeviceNumber) {
+        let devices = &self.blocks.devices;
+        if devices.contains_key(&number) || devices.len() >= DEVICES_MAX {
+            return;
+        }
+        let named = |name: &str| match self.numbers.get(name) {
+            Some(number) => Some(*number),
+            None => sysfs::number(&self.places.sysfs, name),
+        };
+        let Some(found) = sysfs::read(self.places, number, named) else { return };
+        if let Some(backing) = &found.backing {
+            self.add_file(backing);
+            self.note_loop(number, backing);
+        }
+        self.blocks.devices.insert(number, found.device);
+    }
+
+    fn add_file(&mut self, lead: &Lead) {
+        if let Lead::File(file) = lead {
+            let on = self.devices_of(file);
+            self.blocks.files.insert(file.identity, on);
+        }
+    }
+
+    /// The devices of the file system a file is in. A file system of several devices has a number of its own, with major
+    /// 0, and stat shows yet another one for a file in a btrfs subvolume: there only the mount leads further.
+    fn devices_of(&self, file: &FileLead) -> Vec<DeviceNumber> {
+        let number = DeviceNumber::from_raw(file.identity.device);
+        if number.major != 0 {
+            return vec![number];
+        }
+        let by_id = self.mounts.iter().find(|mount| Some(mount.id) == file.mount);
+        let by_number = || self.mounts.iter().find(|mount| mount.number == number);
+        let Some(mount) = by_id.or_else(by_number) else { return Vec::new() };
+        let named = blocks_named(self.places, mount);
+        let set = self.btrfs.iter().find(|set| named.iter().any(|number| set.contains(number)));
+        set.cloned().unwrap_or(named)
+    }
+
+    fn follow(&mut self, mut todo: Vec<(Store, Direction)>) {
+        while let Some((store, direction)) = todo.pop() {
+            if !self.visited.insert((store, direction)) {
+                continue;
+            }
+            if let Store::Device(number) = store {
+                self.add(number);
+            }
+            todo.extend(self.blocks.under(store).into_iter().map(|s| (s, Direction::Under)));
+            if direction == Direction::Over {
+                todo.extend(
+                    self.blocks.named_over(store).into_iter().map(|s| (s, Direction::Over)),
+                );
+                todo.extend(self.beside(store));
+            }
+        }
+    }
+
+    /// What else tells whether a store is used: what else is done with the paths of a multipath volume and with the file
+    /// under a loop device, and what holds the whole of which it is a part.
+    fn beside(&mut self, store: Store) -> Vec<(Store, Direction)> {
+        let Store::Device(number) = store else { return Vec::new() };
+        let Some(device) = self.blocks.devices.get(&number) else { return Vec::new() };
+        match device.kind {
+            Kind::Loop { backing } => {
+                backing.into_iter().map(|store| (store, Direction::Over)).collect()
+            }
+            _ if device.is_multipath() => {
+                device.slaves.iter().map(|path| (Store::Device(*path), Direction::Over)).collect()
+            }
+            _ => self.holders_of_whole(store),
+        }
+    }
+
+    fn holders_of_whole(&mut self, part: Store) -> Vec<(Store, Direction)> {
+        let mut holders = Vec::new();
+        for whole in self.blocks.wholes(part) {
+            let Store::Device(number) = whole else { continue };
+            self.add(number);
+            let held = self.blocks.devices.get(&number).map(|disk| disk.holders.clone());
+            holders
+                .extend(held.into_iter().flatten().map(|h| (Store::Device(h), Direction::Under)));
+        }
+        holders
+    }
+
+    fn has_wwid(&self) -> bool {
+        let wwid = |device: &Device| matches!(device.identifier, Some(Identifier::Wwid(_)));
+        self.blocks.devices.values().any(wwid)
+    }
+
+    /// Reads what the host mounts and swaps on, down to its disks, to find other paths to a disk that was asked about. Loop
+    /// devices, of which there can be many, are left out: what they lie on is mounted itself.
+    fn follow_host(&mut self) {
+        let mounted = self.blocks.mounted.keys().chain(self.blocks.btrfs.keys());
+        let mounted = mounted.filter(|number| number.major != 7).map(|n| Store::Device(*n));
+        let used = mounted.chain(self.blocks.swap.iter().copied());
+        let used = used.map(|store| (store, Direction::Under)).collect();
+        self.follow(used);
+    }
+
+    fn finish(mut self) -> Blocks {
+        self.inherit();
+        self.blocks.keys = Keys::new(&self.blocks.devices);
+        self.blocks
+    }
+
+    /// A partition has from its disk what sysfs tells of the disk alone.
+    fn inherit(&mut self) {
+        let partitions = self.blocks.devices.values().filter_map(|device| match device.kind {
+            Kind::Partition { of, number } => Some((device.number, of, number)),
+            _ => None,
+        });
+        let partitions: Vec<_> = partitions.collect();
+        for (partition, of, number) in partitions {
+            let Some(disk) = self.blocks.devices.get(&of) else { continue };
+            let (medium, block_bytes) = (disk.medium, disk.block_bytes);
+            let disk = disk.identifier.clone();
+            let identifier = disk.map(|disk| Identifier::Partition { of: Box::new(disk), number });
+            if let Some(device) = self.blocks.devices.get_mut(&partition) {
+                (device.medium, device.block_bytes) = (medium, block_bytes);
+                device.identifier = identifier;
+            }
+        }
+    }
+}
+
+/// The mounts of the host's first process, which are the host's own; another's are a container's.
+pub(super) fn read_mounts(proc: &Path) -> Vec<Mount> {
+    let table = fs::read(proc.join("1/mountinfo"));
+    let table = table.or_else(|_| fs::read(proc.join("self/mountinfo")));
+    mounts::mounts(&table.unwrap_or_default())
+}
+
+/// A FUSE file system names as its source whatever its user likes.
+fn blocks_named(places: &Places, mount: &Mount) -> Vec<DeviceNumber> {
+    if mount.file_system == "fuse" || mount.file_system.starts_with("fuse.") {
+        return Vec::new();
+    }
+    let leads = mount.devices.iter().filter_map(|path| places.lead(path).ok());
+    let numbers = leads.filter_map(|lead| match lead {
+        Lead::Block(number) => Some(number),
+        _ => None,
+    });
+    numbers.collect()
+}
+
+fn read_btrfs(sysfs: &Path) -> Vec<Vec<DeviceNumber>> {
+    let folder = sysfs.join("fs/btrfs");
+    let file_systems = sysfs::entries(&folder).into_iter();
+    let members = file_systems.map(|uuid| {
+        let names = sysfs::entries(&folder.join(uuid).join("devices"));
+        names.iter().filter_map(|name| sysfs::number(sysfs, name)).collect::<Vec<_>>()
+    });
+    members.filter(|members| !members.is_empty()).collect()
+}

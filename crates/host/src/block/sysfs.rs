@@ -1,0 +1,218 @@
+//! Reads one device's folder in sysfs.
+//!
+//! Called by `read` and `record`. Each value has its own file, any of which may be missing, vanish or hold nonsense: the
+//! value is then absent, never an error. A folder is listed once, and only what it has is opened.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Medium};
+use super::lead::{Character, Lead};
+use super::places::Places;
+
+/// What sysfs gives for one value at most (a page).
+const VALUE_BYTES_MAX: u64 = 4096;
+
+/// More entries than any folder of sysfs has; a hostile tree shall not fill our memory.
+const ENTRIES_MAX: usize = 65_536;
+
+/// `size` counts in these, whatever the device's own blocks are.
+const SECTOR_BYTES: u64 = 512;
+
+/// The unit of a device that does not tell its own.
+const BLOCK_BYTES_DEFAULT: u32 = 512;
+
+/// A device, and what it is attached to when it is a loop device.
+pub(super) struct Found {
+    pub(super) device: Device,
+    pub(super) backing: Option<Lead>,
+}
+
+/// The link that leads to a device's folder.
+pub(super) fn folder(sysfs: &Path, number: DeviceNumber) -> PathBuf {
+    sysfs.join("dev/block").join(number.to_string())
+}
+
+/// The number of the device with this name in sysfs.
+pub(super) fn number(sysfs: &Path, name: &str) -> Option<DeviceNumber> {
+    number_in(&sysfs.join("class/block").join(name))
+}
+
+fn number_in(folder: &Path) -> Option<DeviceNumber> {
+    text(&folder.join("dev"))?.parse().ok()
+}
+
+/// The device's name, from the link to its folder.
+pub(super) fn name(sysfs: &Path, number: DeviceNumber) -> Option<String> {
+    let target = fs::read_link(folder(sysfs, number)).ok()?;
+    Some(target.file_name()?.to_str()?.to_owned())
+}
+
+/// Reads a device. `named` tells the number of another device by its name.
+pub(super) fn read(
+    places: &Places,
+    number: DeviceNumber,
+    named: impl Fn(&str) -> Option<DeviceNumber>,
+) -> Option<Found> {
+    let folder = folder(&places.sysfs, number);
+    let name = name(&places.sysfs, number)?;
+    let entries: BTreeSet<String> = entries(&folder).into_iter().collect();
+    let size_sectors: u64 = value(&folder.join("size"))?;
+    let has = |entry: &str| entries.contains(entry);
+    let backing = if has("loop") { backing(places, &folder) } else { None };
+    let kind = kind(&folder, &name, number, has, backing.as_ref());
+    let is_partition = matches!(kind, Kind::Partition { .. });
+    let numbers = |names: Vec<String>| names.iter().filter_map(|name| named(name)).collect();
+    let tied = |entry: &str| {
+        if has(entry) { numbers(self::entries(&folder.join(entry))) } else { Vec::new() }
+    };
+    // The partitions of a disk are folders in it that begin with its name.
+    let partitions = entries.iter().filter(|entry| **entry != name && entry.starts_with(&name));
+    let device = Device {
+        number,
+        size_bytes: size_sectors.saturating_mul(SECTOR_BYTES),
+        access: match value::<u32>(&folder.join("ro")) {
+            Some(1..) => Access::ReadOnly,
+            _ => Access::ReadWrite,
+        },
+        medium: match value::<u32>(&folder.join("removable")) {
+            Some(1..) => Medium::Removable,
+            _ => Medium::Fixed,
+        },
+        block_bytes: value(&folder.join("queue/logical_block_size")).unwrap_or(BLOCK_BYTES_DEFAULT),
+        identifier: if is_partition { None } else { identifier(&folder, has) },
+        partitions: if is_partition { Vec::new() } else { numbers(partitions.cloned().collect()) },
+        slaves: tied("slaves"),
+        holders: tied("holders"),
+        kind,
+        name,
+    };
+    Some(Found { device, backing })
+}
+
+fn kind(
+    folder: &Path,
+    name: &str,
+    number: DeviceNumber,
+    has: impl Fn(&str) -> bool,
+    backing: Option<&Lead>,
+) -> Kind {
+    let partition = || {
+        let of = number_in(&folder.join(".."))?;
+        Some(Kind::Partition { of, number: value(&folder.join("partition"))? })
+    };
+    if has("partition") {
+        return partition().unwrap_or(Kind::Disk);
+    }
+    if has("dm") {
+        let name = text(&folder.join("dm/name")).unwrap_or_default();
+        let uuid = text(&folder.join("dm/uuid")).unwrap_or_default();
+        let mapping = Mapping::of(&name, &uuid);
+        return Kind::Mapped { name, mapping };
+    }
+    // Major numbers of Documentation/admin-guide/devices.txt; zram's is given out at run time.
+    match number.major {
+        _ if has("md") => Kind::Raid,
+        7 => Kind::Loop { backing: backing.and_then(Lead::store) },
+        11 => Kind::Optical,
+        1 => Kind::Memory,
+        _ if name.starts_with("zram") => Kind::Memory,
+        _ => Kind::Disk,
+    }
+}
+
+fn identifier(folder: &Path, has: impl Fn(&str) -> bool) -> Option<Identifier> {
+    let own = |entry: &str, file: &str| {
+        if has(entry) { text(&folder.join(file)).filter(|text| !text.is_empty()) } else { None }
+    };
+    None.or_else(|| own("device", "device/wwid").map(Identifier::Wwid))
+        .or_else(|| own("wwid", "wwid").map(Identifier::Wwid))
+        .or_else(|| own("device", "device/serial").map(Identifier::Serial))
+        .or_else(|| own("serial", "serial").map(Identifier::Serial))
+        .or_else(|| own("dm", "dm/uuid").map(Identifier::Mapped))
+        .or_else(|| own("md", "md/uuid").map(Identifier::Raid))
+}
+
+/// What a loop device is attached to, by the path the kernel remembers.
+pub(super) fn backing(places: &Places, folder: &Path) -> Option<Lead> {
+    places.lead(&backing_path(folder)?).ok()
+}
+
+pub(super) fn backing_path(folder: &Path) -> Option<PathBuf> {
+    let bytes = bytes(&folder.join("loop/backing_file"))?;
+    let path = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    (!path.is_empty() && !path.contains(&0)).then(|| PathBuf::from(OsStr::from_bytes(path)))
+}
+
+/// What a character device is, and the disk behind it.
+pub(super) fn character(sysfs: &Path, number: DeviceNumber) -> Character {
+    let folder = sysfs.join("dev/char").join(number.to_string());
+    let target = fs::read_link(folder.join("subsystem")).ok();
+    let subsystem = target.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let behind = || {
+        // SCSI: /dev/sg0 and /dev/bsg/… are children of the same device as the disk.
+        let name = entries(&folder.join("device/block")).into_iter().next();
+        // NVMe: ng0n1 is namespace nvme0n1.
+        let name = name.or_else(|| {
+            let target = fs::read_link(&folder).ok()?;
+            Some(format!("nvme{}", target.file_name()?.to_str()?.strip_prefix("ng")?))
+        });
+        self::number(sysfs, &name?)
+    };
+    Character { number, subsystem, block: behind() }
+}
+
+/// The names in a folder, sorted; empty when it cannot be read.
+pub(super) fn entries(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().take(ENTRIES_MAX);
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn value<T: std::str::FromStr>(path: &Path) -> Option<T> {
+    text(path)?.parse().ok()
+}
+
+/// A value as text that can be printed.
+fn text(path: &Path) -> Option<String> {
+    let bytes = bytes(path)?;
+    Some(String::from_utf8_lossy(&bytes).trim().replace(char::is_control, "?"))
+}
+
+fn bytes(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(VALUE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_character_device_leads_to_the_disk_behind_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sysfs = folder.path();
+        for made in ["dev/char/21:0/device/block/sda", "class/block/sda", "class/block/nvme0n1"] {
+            fs::create_dir_all(sysfs.join(made)).expect("made");
+        }
+        fs::write(sysfs.join("class/block/sda/dev"), "8:0\n").expect("written");
+        fs::write(sysfs.join("class/block/nvme0n1/dev"), "259:0\n").expect("written");
+        let subsystem = "../../../class/scsi_generic";
+        symlink(subsystem, sysfs.join("dev/char/21:0/subsystem")).expect("linked");
+        symlink("../../devices/nvme/ng0n1", sysfs.join("dev/char/237:0")).expect("linked");
+        let behind = |number: &str| character(sysfs, number.parse().expect("a number"));
+        assert_eq!(behind("21:0").block, "8:0".parse().ok());
+        assert_eq!(behind("21:0").subsystem.as_deref(), Some("scsi_generic"));
+        assert_eq!(behind("237:0").block, "259:0".parse().ok());
+        assert_eq!(behind("1:3").block, None);
+    }
+}

@@ -1,0 +1,654 @@
+//! What `block` says of hosts with certain devices: each way in which a host uses a disk, and each that only looks like it.
+
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hpvm_host::block::{
+    Access, Blocks, Device, DeviceProbe, Fact, Identifier, Kind, Lead, Medium, Places, Probe,
+    ProbeError, Signature, Store,
+};
+use tree::Tree;
+
+fn said(blocks: &Blocks, store: Store) -> Vec<String> {
+    blocks.uses(store).iter().map(ToString::to_string).collect()
+}
+
+/// Asserts what is said of a device, from reading everything and from reading around it.
+#[track_caller]
+fn check(tree: &Tree, device: &str, expected: &[&str]) {
+    let store = tree.store(device);
+    assert_eq!(said(&tree.read_all(), store), expected, "{device}, all read");
+    let path = format!("/dev/{}", device.replace('!', "/"));
+    assert_eq!(said(&tree.read_around(&[&path]), store), expected, "{device}, read around");
+}
+
+fn used(tree: &Tree) -> Vec<String> {
+    let blocks = tree.read_all();
+    let used = blocks.host_used();
+    let mut names: Vec<String> =
+        used.iter().map(|(number, _)| blocks.device(*number).expect("read").name.clone()).collect();
+    names.sort();
+    names
+}
+
+#[track_caller]
+fn check_overlap(tree: &Tree, one: &str, other: &str, expected: bool) {
+    let (first, second) = (tree.lead(one), tree.lead(other));
+    let (a, b) = (first.store().expect("a store"), second.store().expect("a store"));
+    let all = Blocks::read_all_with(&tree.places(), &[first, second]);
+    for blocks in [all, tree.read_around(&[one, other])] {
+        assert_eq!(blocks.overlap(a, b), expected, "{one} and {other}");
+        assert_eq!(blocks.overlap(b, a), expected, "{other} and {one}");
+    }
+}
+
+/// A disk with a mounted partition, a free one and one for swap.
+fn plain() -> Tree {
+    let mut tree = Tree::new();
+    tree.disk("sda");
+    tree.value("sda", "device/wwid", "naa.5000c500a1b2c3d4");
+    for (number, name) in [(1, "sda1"), (2, "sda2"), (3, "sda3")] {
+        tree.partition("sda", number, name);
+    }
+    tree.mount("sda1", "/home");
+    tree.mount("sda1", "/");
+    tree.swap("/dev/sda3");
+    tree
+}
+
+#[test]
+fn a_mounted_partition_is_used_and_its_neighbour_is_not() {
+    let tree = plain();
+    check(&tree, "sda1", &["it is mounted at /"]);
+    check(&tree, "sda2", &[]);
+    check(&tree, "sda3", &["it is swap space"]);
+    check(
+        &tree,
+        "sda",
+        &["its partition sda1 is mounted at /", "its partition sda3 is swap space"],
+    );
+    assert_eq!(used(&tree), ["sda", "sda1", "sda3"]);
+    check_overlap(&tree, "/dev/sda", "/dev/sda2", true);
+    check_overlap(&tree, "/dev/sda1", "/dev/sda2", false);
+    check_overlap(&tree, "/dev/sda1", "/dev/sda1", true);
+}
+
+#[test]
+fn a_device_tells_its_size_and_identity() {
+    let mut tree = plain();
+    tree.value("sda", "size", "4194304");
+    tree.value("sda", "ro", "1");
+    tree.value("sda", "removable", "1");
+    tree.value("sda", "queue/logical_block_size", "4096");
+    let blocks = tree.read_all();
+    let disk = blocks.device(tree.number("sda")).expect("read");
+    assert_eq!((disk.size_bytes, disk.block_bytes), (2 << 30, 4096));
+    assert_eq!((disk.access, disk.medium), (Access::ReadOnly, Medium::Removable));
+    assert_eq!(disk.identifier, Some(Identifier::Wwid("naa.5000c500a1b2c3d4".into())));
+    let partition = blocks.device(tree.number("sda2")).expect("read");
+    assert_eq!(partition.kind, Kind::Partition { of: disk.number, number: 2 });
+    assert_eq!((partition.block_bytes, partition.medium), (4096, Medium::Removable));
+    let identifier = partition.identifier.as_ref().expect("known again");
+    assert_eq!(identifier.to_string(), "wwid:naa.5000c500a1b2c3d4-part2");
+}
+
+#[test]
+fn the_identifier_is_the_best_there_is() {
+    let mut tree = Tree::new();
+    for (disk, value, text) in [
+        ("nvme0n1", "wwid", "eui.0025385b91b0"),
+        ("sdb", "device/serial", "S1"),
+        ("vda", "serial", "S2"),
+        ("sdc", "device/wwid", ""),
+    ] {
+        tree.disk(disk);
+        tree.value(disk, value, text);
+    }
+    tree.value("nvme0n1", "device/serial", "S0");
+    tree.raid("md0", &["sdb"]);
+    tree.mapped("dm-0", "x", "CRYPT-LUKS2-1-x", &["sdc"]);
+    let blocks = tree.read_all();
+    for (disk, identifier) in [
+        ("nvme0n1", Some("wwid:eui.0025385b91b0")),
+        ("sdb", Some("serial:S1")),
+        ("vda", Some("serial:S2")),
+        ("sdc", None),
+        ("md0", Some("md:uuid-of-md0")),
+        ("dm-0", Some("dm:CRYPT-LUKS2-1-x")),
+    ] {
+        let device = blocks.device(tree.number(disk)).expect("read");
+        let found = device.identifier.as_ref().map(ToString::to_string);
+        assert_eq!(found.as_deref(), identifier, "{disk}");
+    }
+}
+
+/// Two disks, encrypted, mirrored; volume group vg0 on the mirror with the host's root and a volume for a guest.
+fn lvm_on_raid_on_crypt() -> Tree {
+    let mut tree = Tree::new();
+    for (disk, partition, mapped, name) in
+        [("sda", "sda2", "dm-0", "luks-a"), ("sdb", "sdb2", "dm-1", "luks-b")]
+    {
+        tree.disk(disk);
+        tree.partition(disk, 2, partition);
+        tree.mapped(mapped, name, &format!("CRYPT-LUKS2-{name}"), &[partition]);
+    }
+    tree.raid("md0", &["dm-0", "dm-1"]);
+    tree.mapped("dm-2", "vg0-root", "LVM-1", &["md0"]);
+    tree.mapped("dm-3", "vg0-my--guest", "LVM-2", &["md0"]);
+    tree.mount("dm-2", "/");
+    tree
+}
+
+#[test]
+fn what_lies_under_the_root_is_used_and_a_free_volume_beside_it_is_not() {
+    let tree = lvm_on_raid_on_crypt();
+    check(&tree, "dm-2", &["it is mounted at /"]);
+    check(&tree, "dm-3", &[]);
+    let root = "volume group vg0 (LVM) lies on it";
+    check(&tree, "md0", &[&format!("{root}, whose volume root is mounted at /")]);
+    let ways = "by way of sda2, luks-a and md0";
+    check(&tree, "sda", &[&format!("{root} {ways}, whose volume root is mounted at /")]);
+    assert_eq!(
+        used(&tree),
+        ["dm-0", "dm-1", "dm-2", "md0", "sda", "sda2", "sdb", "sdb2"],
+        "all but the guest's volume"
+    );
+    check_overlap(&tree, "/dev/mapper/vg0-root", "/dev/mapper/vg0-my--guest", false);
+    check_overlap(&tree, "/dev/sdb", "/dev/mapper/vg0-my--guest", true);
+    check_overlap(&tree, "/dev/sda2", "/dev/sdb2", false);
+}
+
+#[test]
+fn a_group_nobody_uses_yet_still_keeps_its_disk() {
+    let mut tree = Tree::new();
+    tree.disk("sda");
+    tree.disk("sdb");
+    tree.disk("sdc");
+    tree.mapped("dm-0", "vg1-a", "LVM-1", &["sda"]);
+    tree.mapped("dm-1", "vg1-b", "LVM-2", &["sda"]);
+    tree.mapped("dm-2", "backup", "CRYPT-LUKS2-1", &["sdb"]);
+    tree.mapped("dm-3", "striped", "", &["sdc"]);
+    check(&tree, "sda", &["volume group vg1 (LVM) lies on it"]);
+    check(&tree, "sdb", &["the encrypted volume backup lies on it"]);
+    check(&tree, "sdc", &["it is open through device-mapper name striped"]);
+    for volume in ["dm-0", "dm-1", "dm-2", "dm-3"] {
+        check(&tree, volume, &[]);
+    }
+}
+
+#[test]
+fn an_array_is_named_with_what_it_is_mounted_at() {
+    let mut tree = Tree::new();
+    tree.disk("sda");
+    tree.raid("md0", &["sda"]);
+    check(&tree, "sda", &["md0 is built on it"]);
+    tree.mount("md0", "/srv");
+    check(&tree, "sda", &["md0 is built on it, which is mounted at /srv"]);
+}
+
+/// Two paths to one disk, joined by multipath, with two partitions by kpartx and the kernel's own on each path.
+fn multipath() -> Tree {
+    let mut tree = Tree::new();
+    for disk in ["sda", "sdb"] {
+        tree.disk(disk);
+        tree.value(disk, "device/wwid", "naa.600508b4");
+        for number in [1, 2] {
+            tree.partition(disk, number, &format!("{disk}{number}"));
+        }
+    }
+    tree.mapped("dm-0", "mpatha", "mpath-3600508b4", &["sda", "sdb"]);
+    for number in [1, 2] {
+        let uuid = format!("part{number}-mpath-3600508b4");
+        let name = format!("mpatha-part{number}");
+        tree.mapped(&format!("dm-{number}"), &name, &uuid, &["dm-0"]);
+    }
+    tree
+}
+
+#[test]
+fn a_multipath_volume_is_free_while_its_paths_are_held() {
+    let tree = multipath();
+    check(&tree, "dm-0", &[]);
+    check(&tree, "dm-1", &[]);
+    check(&tree, "sda", &["the multipath volume mpatha lies on it"]);
+    check(
+        &tree,
+        "sda1",
+        &[
+            "the multipath volume mpatha lies on sda, the disk it is a part of",
+            "the multipath volume mpatha lies on sdb, the disk it is a part of",
+        ],
+    );
+}
+
+#[test]
+fn two_paths_are_one_thing() {
+    let tree = multipath();
+    for (one, other, expected) in [
+        ("/dev/sda", "/dev/sdb", true),
+        ("/dev/sda1", "/dev/sdb1", true),
+        ("/dev/sda1", "/dev/sdb2", false),
+        ("/dev/sda", "/dev/sdb2", true),
+        ("/dev/mapper/mpatha", "/dev/sdb", true),
+        ("/dev/mapper/mpatha-part1", "/dev/sdb1", true),
+        ("/dev/mapper/mpatha-part1", "/dev/mapper/mpatha-part2", false),
+        ("/dev/mapper/mpatha-part1", "/dev/mapper/mpatha", true),
+    ] {
+        check_overlap(&tree, one, other, expected);
+    }
+}
+
+#[test]
+fn a_use_of_one_path_is_a_use_of_all() {
+    let mut tree = multipath();
+    tree.mount("dm-2", "/data");
+    check(&tree, "dm-0", &["its partition mpatha-part2 is mounted at /data"]);
+    check(&tree, "dm-1", &[]);
+    let way = "its partition mpatha-part2 by way of mpatha is mounted at /data";
+    check(&tree, "sdb", &[way]);
+    // A partition that the kernel made of one path and mounted there is the volume's as well.
+    let mut tree = multipath();
+    tree.mount("sdb1", "/boot");
+    check(&tree, "dm-1", &["it is mounted at /boot"]);
+    check(&tree, "dm-0", &["its partition sdb1 is mounted at /boot"]);
+    check(&tree, "dm-2", &[]);
+}
+
+#[test]
+fn a_path_without_multipath_is_known_by_its_wwid() {
+    let mut tree = Tree::new();
+    for disk in ["sda", "sdb"] {
+        tree.disk(disk);
+        tree.value(disk, "device/wwid", "naa.600508b4");
+        tree.partition(disk, 1, &format!("{disk}1"));
+    }
+    tree.mount("sda1", "/");
+    check(&tree, "sdb", &["its partition sda1 is mounted at /"]);
+    check(&tree, "sdb1", &["it is mounted at /"]);
+}
+
+#[test]
+fn a_swap_file_is_used_wherever_it_lies() {
+    let mut tree = plain();
+    tree.file_on("/home/swap file", "sda1");
+    tree.file_on("/home/image", "sda1");
+    tree.swap("/home/swap\\040file");
+    let store = tree.lead("/home/swap file").store().expect("a store");
+    assert_eq!(said(&tree.read_around(&["/home/swap file"]), store), ["it is swap space"]);
+    assert_eq!(said(&tree.read_all(), store), ["it is swap space"]);
+    let store = tree.lead("/home/image").store().expect("a store");
+    assert_eq!(said(&tree.read_around(&["/home/image"]), store), [""; 0]);
+    check_overlap(&tree, "/home/image", "/home/swap file", false);
+    check_overlap(&tree, "/home/image", "/dev/sda", true);
+    check_overlap(&tree, "/home/image", "/dev/sda2", false);
+}
+
+/// A file on a volume, attached to a loop device with a partition.
+fn loop_on_file_on_lvm() -> Tree {
+    let mut tree = lvm_on_raid_on_crypt();
+    tree.file_on("/var/image", "dm-2");
+    tree.attached("loop0", "/var/image");
+    tree.attached("loop1", "/var/image");
+    tree.partition("loop0", 1, "loop0p1");
+    tree.disk("loop2");
+    tree
+}
+
+#[test]
+fn a_loop_device_lies_on_its_file_and_the_file_on_its_disks() {
+    let tree = loop_on_file_on_lvm();
+    check_overlap(&tree, "/dev/loop0", "/var/image", true);
+    check_overlap(&tree, "/dev/loop0p1", "/dev/sdb", true);
+    check_overlap(&tree, "/dev/loop0", "/dev/loop1", true);
+    check_overlap(&tree, "/dev/loop0", "/dev/loop2", false);
+    check_overlap(&tree, "/dev/loop0", "/dev/mapper/vg0-my--guest", false);
+    let file = tree.lead("/var/image").store().expect("a store");
+    let blocks = tree.read_around(&["/var/image"]);
+    let loops = [tree.number("loop0"), tree.number("loop1")];
+    assert_eq!(blocks.loops_on(file), loops);
+    let lineage = blocks.lineage(tree.store("loop0p1"));
+    assert!(lineage.under.contains(&file) && lineage.under.contains(&tree.store("sda")));
+    assert!(blocks.lineage(file).over.contains(&tree.store("loop0p1")));
+}
+
+#[test]
+fn a_file_is_used_when_its_loop_device_is() {
+    let mut tree = loop_on_file_on_lvm();
+    let file = tree.lead("/var/image").store().expect("a store");
+    assert_eq!(said(&tree.read_around(&["/var/image"]), file), [""; 0]);
+    check(&tree, "loop0", &[]);
+    tree.mount("loop0p1", "/mnt");
+    let use_of_file = "its partition loop0p1 by way of loop0 is mounted at /mnt";
+    assert_eq!(said(&tree.read_around(&["/var/image"]), file), [use_of_file]);
+    check(&tree, "loop1", &["its partition loop0p1 is mounted at /mnt"]);
+    check(&tree, "loop0p1", &["it is mounted at /mnt"]);
+}
+
+#[test]
+fn a_loop_device_that_something_was_made_of_keeps_its_file() {
+    let mut tree = loop_on_file_on_lvm();
+    let file = tree.lead("/var/image").store().expect("a store");
+    tree.raid("md7", &["loop1"]);
+    assert_eq!(
+        said(&tree.read_around(&["/var/image"]), file),
+        ["md7 is built on it by way of loop1"]
+    );
+    check(&tree, "loop0", &["md7 is built on it"]);
+}
+
+#[test]
+fn a_loop_device_on_a_disk_counts_as_the_disk() {
+    let mut tree = plain();
+    tree.attached("loop0", "/dev/sda2");
+    tree.attached("loop1", "/gone (deleted)");
+    check(&tree, "sda2", &[]);
+    tree.mount("loop0", "/mnt");
+    check(&tree, "sda2", &["loop0 is attached to it, which is mounted at /mnt"]);
+    check(&tree, "loop1", &[]);
+    check_overlap(&tree, "/dev/loop0", "/dev/sda", true);
+}
+
+#[test]
+fn all_members_of_a_btrfs_file_system_are_used() {
+    let mut tree = Tree::new();
+    for disk in ["sda", "sdb", "sdc", "sdd"] {
+        tree.disk(disk);
+    }
+    tree.partition("sdc", 1, "sdc1");
+    tree.btrfs("u1", &["sda", "sdc1"]);
+    tree.btrfs("u2", &["sdd"]);
+    tree.mount_line("40 1 0:45 /sub /data/sub rw - btrfs /dev/sdc1 rw");
+    tree.mount_line("41 1 0:45 / /data rw - btrfs /dev/sdc1 rw");
+    check(&tree, "sda", &["it is a member of the btrfs file system mounted at /data"]);
+    check(&tree, "sdb", &[]);
+    check(
+        &tree,
+        "sdc",
+        &["its partition sdc1 is a member of the btrfs file system mounted at /data"],
+    );
+    check(&tree, "sdd", &["it is a member of a btrfs file system in use"]);
+    // Files of a subvolume have a device number that no mount shows.
+    tree.file("/data/sub/image", 77, 40);
+    check_overlap(&tree, "/data/sub/image", "/dev/sda", true);
+    check_overlap(&tree, "/data/sub/image", "/dev/sdc", true);
+    check_overlap(&tree, "/data/sub/image", "/dev/sdd", false);
+}
+
+#[test]
+fn what_a_fuse_user_calls_his_source_is_not_believed() {
+    let mut tree = Tree::new();
+    tree.disk("sda");
+    tree.disk("sdb");
+    tree.mount_line("40 1 0:45 / /home/u/m rw - fuse.x /dev/sda rw");
+    tree.mount_line("41 1 0:46 / /b rw - bcachefs /dev/sdb:/dev/sdc rw");
+    check(&tree, "sda", &[]);
+    check(&tree, "sdb", &["it is mounted at /b"]);
+}
+
+#[test]
+fn a_partition_of_a_disk_used_as_a_whole_is_used() {
+    let mut tree = plain();
+    tree.raid("md0", &["sda"]);
+    check(&tree, "sda2", &["md0 is built on sda, the disk it is a part of"]);
+    let mut tree = Tree::new();
+    tree.disk("sda");
+    tree.partition("sda", 1, "sda1");
+    tree.mount("sda", "/whole");
+    check(&tree, "sda1", &["sda, the disk it is a part of, is mounted at /whole"]);
+}
+
+#[test]
+fn names_of_all_drivers_are_followed() {
+    let mut tree = Tree::new();
+    tree.disk("nvme0n1");
+    tree.partition("nvme0n1", 1, "nvme0n1p1");
+    tree.disk("cciss!c0d0");
+    tree.partition("cciss!c0d0", 2, "cciss!c0d0p2");
+    tree.link("/dev/disk/by-id/wwn-1", "nvme0n1");
+    tree.mount("nvme0n1p1", "/");
+    tree.swap("/dev/cciss/c0d0p2");
+    check(&tree, "nvme0n1", &["its partition nvme0n1p1 is mounted at /"]);
+    check(&tree, "cciss!c0d0", &["its partition cciss/c0d0p2 is swap space"]);
+    check_overlap(&tree, "/dev/disk/by-id/wwn-1", "/dev/nvme0n1p1", true);
+}
+
+#[test]
+fn deep_chains_and_circles_come_to_an_end() {
+    let mut tree = Tree::new();
+    tree.disk("sda");
+    let mut below = "sda".to_owned();
+    for number in 0..400 {
+        let name = format!("dm-{number}");
+        tree.mapped(&name, &format!("x{number}"), "", &[&below]);
+        below = name;
+    }
+    tree.mount(&below, "/deep");
+    let ways = "by way of x0, x1, x2 and more";
+    let top = format!("the device-mapper volume x399 lies on it {ways}, which is mounted at /deep");
+    check(&tree, "sda", &[&top]);
+    tree.tie("dm-0", &[&below]);
+    let blocks = tree.read_all();
+    assert_eq!(blocks.host_used().len(), 401);
+    assert!(blocks.overlap(tree.store("dm-0"), tree.store("dm-200")));
+}
+
+#[test]
+fn what_vanished_is_passed_over() {
+    let mut tree = plain();
+    tree.raid("md0", &["sda2"]);
+    let gone = tree.path().join("sys/devices/virtual/block/md0");
+    std::fs::remove_dir_all(gone).expect("removed");
+    let blocks = tree.read_all();
+    assert!(blocks.device(tree.number("md0")).is_none());
+    check(&tree, "sda2", &[]);
+}
+
+/// Contents by device name, as pieces at offsets; everything else is zero.
+#[derive(Default)]
+struct Pieces {
+    pieces: BTreeMap<String, Vec<(u64, Vec<u8>)>>,
+    claimed: Vec<&'static str>,
+    silent: Vec<&'static str>,
+}
+
+impl Pieces {
+    fn put(&mut self, device: &str, offset: u64, bytes: &[u8]) {
+        self.pieces.entry(device.to_owned()).or_default().push((offset, bytes.to_vec()));
+    }
+}
+
+impl Probe for Pieces {
+    fn read(&self, device: &Device, offset: u64, length: usize) -> Result<Vec<u8>, ProbeError> {
+        if self.silent.contains(&device.name.as_str()) {
+            return Err(ProbeError::Silent);
+        }
+        assert!(offset + length as u64 <= device.size_bytes, "read beyond the end");
+        let mut bytes = vec![0; length];
+        for (at, piece) in self.pieces.get(&device.name).into_iter().flatten() {
+            for (index, byte) in piece.iter().enumerate() {
+                let place = (at + index as u64).checked_sub(offset);
+                let place = place.and_then(|place| usize::try_from(place).ok());
+                if let Some(slot) = place.and_then(|place| bytes.get_mut(place)) {
+                    *slot = *byte;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn is_claimed(&self, device: &Device) -> bool {
+        self.claimed.contains(&device.name.as_str())
+    }
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes at an offset.
+type Piece = (u64, Vec<u8>);
+
+/// What makes each sign, on a disk of 64 MiB and three pages: its end is no round number.
+fn signs() -> Vec<(&'static str, Piece, Signature)> {
+    let end = 64 * MIB + 12 * 1024;
+    let md = |sector: u64| {
+        let mut block = vec![0; 256];
+        block[..4].copy_from_slice(&0xa92b_4efc_u32.to_le_bytes());
+        block[4] = 1;
+        block[128..136].copy_from_slice(&sector.to_le_bytes());
+        block
+    };
+    let mut lvm = b"LABELONE".to_vec();
+    lvm.extend(1_u64.to_le_bytes());
+    lvm.extend([0; 8]);
+    lvm.extend(b"LVM2 001");
+    let md_0 = [0xfc, 0x4e, 0x2b, 0xa9, 0, 0, 0, 0].to_vec();
+    let bcache = vec![
+        0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d,
+        0x81,
+    ];
+    let zfs = 0x00ba_b10c_u64;
+    let sector_1_0 = end / 512 - 16;
+    assert_eq!(sector_1_0 % 8, 0);
+    let label = 256 * 1024;
+    let last_label = end / label * label - label;
+    let luks = |version: u8| [b"LUKS\xba\xbe\0".as_slice(), &[version]].concat();
+    vec![
+        ("LVM2", (512, lvm), Signature::Lvm),
+        ("md 1.1", (0, md(0)), Signature::Raid),
+        ("md 1.2", (4096, md(8)), Signature::Raid),
+        ("md 1.0", (sector_1_0 * 512, md(sector_1_0)), Signature::Raid),
+        ("md 0.90", (64 * MIB - 64 * 1024, md_0), Signature::Raid),
+        ("Intel", (end - 1024, b"Intel Raid ISM Cfg Sig. 1".to_vec()), Signature::FirmwareRaid),
+        ("DDF", (end - 512, vec![0xde, 0x11, 0xde, 0x11]), Signature::FirmwareRaid),
+        ("LUKS1", (0, luks(1)), Signature::Luks { version: 1 }),
+        ("LUKS2", (0, luks(2)), Signature::Luks { version: 2 }),
+        ("btrfs", (65_600, b"_BHRfS_M".to_vec()), Signature::Btrfs),
+        ("ZFS", (128 * 1024 + 4096, zfs.to_le_bytes().to_vec()), Signature::Zfs),
+        ("ZFS at the end", (last_label + 128 * 1024, zfs.to_be_bytes().to_vec()), Signature::Zfs),
+        ("swap", (4086, b"SWAPSPACE2".to_vec()), Signature::Swap),
+        ("swap, 64 KiB pages", (65_526, b"SWAPSPACE2".to_vec()), Signature::Swap),
+        ("bcache", (4096 + 24, bcache), Signature::Bcache),
+        ("Ceph", (0, b"bluestore block device\n".to_vec()), Signature::Ceph),
+    ]
+}
+
+#[test]
+fn every_signature_is_found_where_it_lies_and_not_a_byte_beside() {
+    let mut tree = Tree::new();
+    tree.disk("sda");
+    tree.value("sda", "size", &((64 * MIB + 12 * 1024) / 512).to_string());
+    let blocks = tree.read_all();
+    let read = |(at, bytes): &Piece, shift: u64| {
+        let mut probe = Pieces::default();
+        probe.put("sda", at + shift, bytes);
+        blocks.signatures(tree.store("sda"), &probe)
+    };
+    for (name, piece, signature) in signs() {
+        let found = read(&piece, 0);
+        let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, [format!("it {signature}")], "{name}");
+        assert_eq!(read(&piece, 1), [], "{name}, one byte further");
+    }
+}
+
+#[test]
+fn signatures_of_free_partitions_speak_for_their_disk() {
+    let mut tree = plain();
+    let mut probe = Pieces::default();
+    probe.put("sda1", 0, b"LUKS\xba\xbe\0\x02");
+    probe.put("sda2", 4086, b"SWAPSPACE2");
+    let blocks = tree.read_all();
+    let found = blocks.signatures(tree.store("sda"), &probe);
+    let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["its partition sda2 holds swap space"], "sda1 is mounted and not read");
+    tree.mapped("dm-0", "x", "", &["sda2"]);
+    assert_eq!(tree.read_all().signatures(tree.store("sda"), &probe), [], "nor what is held");
+}
+
+#[test]
+fn a_device_that_does_not_answer_is_told() {
+    let tree = plain();
+    let probe = Pieces { silent: vec!["sda2"], ..Pieces::default() };
+    let found = tree.read_all().signatures(tree.store("sda2"), &probe);
+    assert_eq!(found[0].to_string(), "it does not answer, so nobody knows what it holds");
+}
+
+#[test]
+fn a_claim_that_nobody_explains_is_told() {
+    let tree = plain();
+    let probe = Pieces { claimed: vec!["sda", "sda2"], ..Pieces::default() };
+    let blocks = tree.read_all();
+    let texts = |device: &str| -> Vec<String> {
+        blocks.claims(tree.store(device), &probe).iter().map(ToString::to_string).collect()
+    };
+    let kept = "is kept by another program, or by the kernel, for itself alone";
+    assert_eq!(texts("sda"), [format!("its partition sda2 {kept}")]);
+    assert_eq!(texts("sda2"), [format!("it {kept}")]);
+    assert_eq!(texts("sda3"), [""; 0]);
+}
+
+#[test]
+fn a_recording_says_what_the_host_says() {
+    let mut tree = loop_on_file_on_lvm();
+    tree.mount("loop0p1", "/mnt");
+    tree.btrfs("u1", &["loop2"]);
+    tree.swap("/dev/sda2");
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = folder.path().join("copy");
+    hpvm_host::block::record::record(&tree.places(), &copy).expect("recorded");
+    let recorded = Blocks::read_all(&Places::recorded(&copy).expect("a recording"));
+    let blocks = tree.read_all();
+    assert_eq!(recorded.host_used(), blocks.host_used());
+    assert!(recorded.devices().eq(blocks.devices()));
+}
+
+#[test]
+fn this_machine_can_be_read() {
+    let places = Places::default();
+    let blocks = Blocks::read_all(&places);
+    for device in blocks.devices() {
+        let around = Blocks::read_around(&places, &[Lead::Block(device.number)]);
+        let store = Store::Device(device.number);
+        assert_eq!(around.uses(store), blocks.uses(store), "{}", device.name);
+    }
+    let lead = |path: &str| places.lead(Path::new(path)).expect("there");
+    assert!(matches!(lead("/dev/null"), Lead::Character(found) if found.number.major == 1));
+    assert_eq!(lead("/dev"), Lead::Other);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let Lead::File(found) = places.lead(file.path()).expect("there") else { panic!("no file") };
+    let metadata = std::os::unix::fs::MetadataExt::ino(&file.as_file().metadata().expect("there"));
+    assert_eq!(found.identity.inode, metadata);
+    assert!(found.mount.is_some());
+}
+
+#[test]
+fn what_this_machine_mounts_is_claimed_where_it_may_be_asked() {
+    let places = Places::default();
+    let (blocks, probe) = (Blocks::read_all(&places), DeviceProbe::new(&places));
+    for device in blocks.devices().filter(|device| device.medium == Medium::Fixed) {
+        let may_ask = std::fs::File::open(places.dev.join(device.kernel_name())).is_ok();
+        let uses = blocks.uses(Store::Device(device.number));
+        let is_mounted = |found: &hpvm_host::block::Use| {
+            found.steps.is_empty() && matches!(found.fact, Fact::Mounted(_))
+        };
+        if may_ask && uses.iter().any(is_mounted) {
+            assert!(probe.is_claimed(device), "{}", device.name);
+            assert_eq!(probe.read(device, 0, 512).expect("read").len(), 512);
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_another_device_is_not_read() {
+    let tree = plain();
+    let places = tree.places();
+    std::fs::create_dir(&places.dev).expect("made");
+    std::fs::write(places.dev.join("sda2"), [0; 4096]).expect("written");
+    let blocks = tree.read_all();
+    let device = blocks.device(tree.number("sda2")).expect("read");
+    let probe = DeviceProbe::new(&places);
+    assert!(matches!(probe.read(device, 0, 512), Err(ProbeError::Failed(_))));
+    assert!(!probe.is_claimed(device));
+    assert_eq!(blocks.signatures(tree.store("sda2"), &probe), []);
+}

@@ -1,0 +1,225 @@
+//! Folders that look to `hpvm_host::block` like the /sys and /proc of a host with certain devices.
+//!
+//! Used by the tests of `block` and by the example that times it. Paths lead where the tree says: a device's node and its
+//! name in /dev/mapper by themselves, others by [`Tree::file`] and [`Tree::link`].
+
+// Each of its users needs another part of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use hpvm_host::block::{Blocks, DeviceNumber, Lead, Places, Store};
+
+pub struct Tree {
+    folder: tempfile::TempDir,
+    /// Each device's number, and its folder below `sys/devices/virtual/block`.
+    devices: BTreeMap<String, (DeviceNumber, PathBuf)>,
+    leads: String,
+    mounts: String,
+    swaps: String,
+    minor_next: u32,
+    files: u64,
+}
+
+impl Tree {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        for below in ["sys/dev/block", "sys/class/block", "sys/block", "proc/1"] {
+            fs::create_dir_all(folder.path().join(below)).expect("made");
+        }
+        Self {
+            folder,
+            devices: BTreeMap::new(),
+            leads: String::new(),
+            mounts: String::new(),
+            swaps: "Filename Type Size Used Priority\n".to_owned(),
+            minor_next: 0,
+            files: 0,
+        }
+    }
+
+    /// A whole disk.
+    pub fn disk(&mut self, name: &str) {
+        let major = match name {
+            _ if name.starts_with("loop") => 7,
+            _ if name.starts_with("md") => 9,
+            _ if name.starts_with("dm-") => 253,
+            _ if name.starts_with("nvme") => 259,
+            _ => 8,
+        };
+        self.device(name, major, PathBuf::from(name));
+        self.value(name, "removable", "0");
+        self.value(name, "queue/logical_block_size", "512");
+        symlink(
+            Path::new("../devices/virtual/block").join(name),
+            self.path().join("sys/block").join(name),
+        )
+        .expect("linked");
+    }
+
+    pub fn partition(&mut self, disk: &str, number: u32, name: &str) {
+        self.device(name, 8, Path::new(disk).join(name));
+        self.value(name, "partition", &number.to_string());
+    }
+
+    pub fn raid(&mut self, name: &str, slaves: &[&str]) {
+        self.disk(name);
+        self.value(name, "md/uuid", &format!("uuid-of-{name}"));
+        self.tie(name, slaves);
+    }
+
+    /// A device-mapper volume; `uuid` without its device-mapper prefix tells nothing.
+    pub fn mapped(&mut self, name: &str, mapped: &str, uuid: &str, slaves: &[&str]) {
+        self.disk(name);
+        self.value(name, "dm/name", mapped);
+        self.value(name, "dm/uuid", uuid);
+        self.tie(name, slaves);
+        self.link(&format!("/dev/mapper/{mapped}"), name);
+    }
+
+    /// A loop device attached to a path.
+    pub fn attached(&mut self, name: &str, path: &str) {
+        self.disk(name);
+        self.value(name, "loop/backing_file", path);
+    }
+
+    /// A regular file in the file system on a device, given by number.
+    pub fn file(&mut self, path: &str, device: u64, mount: u64) {
+        self.files += 1;
+        let path = path.replace(' ', "\\040");
+        self.leads += &format!("file {device} {} {mount} {path}\n", self.files);
+    }
+
+    pub fn file_on(&mut self, path: &str, device: &str) {
+        let DeviceNumber { major, minor } = self.number(device);
+        self.file(path, rustix::fs::makedev(major, minor), 0);
+    }
+
+    /// Another path to a device.
+    pub fn link(&mut self, path: &str, device: &str) {
+        self.leads += &format!("block {} {path}\n", self.number(device));
+    }
+
+    pub fn mount(&mut self, device: &str, at: &str) {
+        let (number, id) = (self.number(device), self.mounts.lines().count() + 100);
+        self.mounts += &format!("{id} 1 {number} / {at} rw - ext4 /dev/{device} rw\n");
+    }
+
+    /// A line of mountinfo as it is.
+    pub fn mount_line(&mut self, line: &str) {
+        self.mounts += line;
+        self.mounts.push('\n');
+    }
+
+    pub fn swap(&mut self, path: &str) {
+        self.swaps += &format!("{path}\tpartition\t1\t0\t-2\n");
+    }
+
+    pub fn btrfs(&mut self, uuid: &str, members: &[&str]) {
+        for member in members {
+            self.write(&format!("sys/fs/btrfs/{uuid}/devices/{member}"), "");
+        }
+    }
+
+    /// Writes one value of a device.
+    pub fn value(&mut self, device: &str, value: &str, text: &str) {
+        let path = self.device_folder(device).join(value);
+        self.write(path.to_str().expect("a path"), &format!("{text}\n"));
+    }
+
+    /// Says that `over` is made of the slaves, at both ends.
+    pub fn tie(&mut self, over: &str, slaves: &[&str]) {
+        for slave in slaves {
+            let (up, down) = (self.device_folder(over), self.device_folder(slave));
+            for (folder, ties, other) in [(&up, "slaves", slave), (&down, "holders", &over)] {
+                let ties = self.path().join(folder).join(ties);
+                fs::create_dir_all(&ties).expect("made");
+                let target = Path::new("../../../../../class/block").join(other);
+                symlink(target, ties.join(other)).expect("linked");
+            }
+        }
+    }
+
+    pub fn number(&self, device: &str) -> DeviceNumber {
+        self.devices[device].0
+    }
+
+    pub fn store(&self, device: &str) -> Store {
+        Store::Device(self.number(device))
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.devices.keys().cloned().collect()
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where to read it; everything added so far is there.
+    pub fn places(&self) -> Places {
+        self.write("leads", &self.leads);
+        self.write("proc/1/mountinfo", &self.mounts);
+        self.write("proc/swaps", &self.swaps);
+        Places::recorded(self.path()).expect("a recording")
+    }
+
+    pub fn lead(&self, path: &str) -> Lead {
+        self.places().lead(Path::new(path)).expect("it leads somewhere")
+    }
+
+    pub fn read_all(&self) -> Blocks {
+        Blocks::read_all(&self.places())
+    }
+
+    /// What hangs together with the devices and files at these paths.
+    pub fn read_around(&self, paths: &[&str]) -> Blocks {
+        let leads: Vec<Lead> = paths.iter().map(|path| self.lead(path)).collect();
+        Blocks::read_around(&self.places(), &leads)
+    }
+
+    fn device(&mut self, name: &str, major: u32, below: PathBuf) {
+        let number = DeviceNumber { major, minor: self.minor_next };
+        self.minor_next += 1;
+        let target = Path::new("../../devices/virtual/block").join(&below);
+        self.devices.insert(name.to_owned(), (number, below));
+        self.value(name, "dev", &number.to_string());
+        self.value(name, "size", "2048");
+        self.value(name, "ro", "0");
+        for link in [format!("dev/block/{number}"), format!("class/block/{name}")] {
+            symlink(&target, self.path().join("sys").join(link)).expect("linked");
+        }
+        self.link(&format!("/dev/{}", name.replace('!', "/")), name);
+    }
+
+    fn device_folder(&self, name: &str) -> PathBuf {
+        Path::new("sys/devices/virtual/block").join(&self.devices[name].1)
+    }
+
+    fn write(&self, below: &str, text: &str) {
+        let path = self.path().join(below);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+}
+
+/// A host of `disks` disks with a partition each, and a volume on each second of them; the first is the system's.
+pub fn large(disks: usize) -> Tree {
+    let mut tree = Tree::new();
+    for number in 0..disks {
+        let disk = format!("sd{number}");
+        let (partition, volume) = (format!("sd{number}p1"), format!("dm-{number}"));
+        tree.disk(&disk);
+        tree.value(&disk, "device/wwid", &format!("naa.{number:016x}"));
+        tree.partition(&disk, 1, &partition);
+        if number % 2 == 0 {
+            let (mapped, uuid) = (format!("vg{number}-root"), format!("LVM-{number}"));
+            tree.mapped(&volume, &mapped, &uuid, &[&partition]);
+        }
+    }
+    tree.mount("dm-0", "/");
+    tree
+}
