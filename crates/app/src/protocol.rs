@@ -100,7 +100,7 @@ pub enum ChangeResult {
 #[must_use]
 pub fn media(changes: &[DeviceChange]) -> Vec<StorageAddress> {
     let files = |attached: &hpvm_plan::record::Attached| {
-        attached.device.backing.file().map(|_| attached.device.address)
+        attached.device.backing.store().map(|_| attached.device.address)
     };
     changes
         .iter()

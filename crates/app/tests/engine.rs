@@ -36,9 +36,15 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
     let other = guest.path("other.iso");
     std::fs::File::create(&other).and_then(|file| file.set_len(1 << 20)).unwrap();
     for (backing, media) in [
-        (Backing::File(other.display().to_string()), vec![std::fs::File::open(&other).unwrap()]),
-        (Backing::Null("/iso".into()), Vec::new()),
-        (Backing::File(other.display().to_string()), vec![std::fs::File::open(&other).unwrap()]),
+        (
+            Backing::new(StorageType::File, other.display().to_string()),
+            vec![std::fs::File::open(&other).unwrap()],
+        ),
+        (Backing::new(StorageType::Null, "/iso"), Vec::new()),
+        (
+            Backing::new(StorageType::File, other.display().to_string()),
+            vec![std::fs::File::open(&other).unwrap()],
+        ),
     ] {
         dvd.device.backing = backing;
         let changes = vec![DeviceChange::Medium { attached: dvd.clone() }];
@@ -58,7 +64,7 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
     for (disk, adapter) in disks.iter().zip([AdapterPresence::New, AdapterPresence::Present]) {
         let devices = vec![disk.clone()];
         let change = DeviceChange::Attach { slot, kind: AdapterKind::AvioStor, adapter, devices };
-        let media = [open(disk.device.backing.path())];
+        let media = [open(&disk.device.backing.path)];
         let request = Request::Change { changes: vec![change] };
         assert_eq!(guest.ask_with(&request, &media), done(), "{}", guest.story());
     }
@@ -69,7 +75,7 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
 
     // A VIO adapter comes with its disk while the guest is held, which runs on afterwards.
     let vio = guest.device(DeviceKind::Disk, AdapterKind::Scsi, "0,2,0");
-    let media = [open(vio.device.backing.path())];
+    let media = [open(&vio.device.backing.path)];
     let change = DeviceChange::Attach {
         slot: vio.device.address.slot,
         kind: AdapterKind::Scsi,

@@ -196,7 +196,7 @@ fn attach(slot: &str, adapter: AdapterPresence, devices: Vec<Attached>) -> Devic
 }
 
 fn media_of(devices: &[Attached]) -> Vec<std::fs::File> {
-    devices.iter().map(|a| open(a.device.backing.path())).collect()
+    devices.iter().map(|a| open(&a.device.backing.path)).collect()
 }
 
 #[test]
@@ -301,11 +301,11 @@ fn a_dvd_gets_another_medium_and_none() {
     guest.until_os();
     let other = guest.path("other.iso");
     std::fs::write(&other, [0; 4096]).unwrap();
-    dvd.device.backing = Backing::File(other.display().to_string());
+    dvd.device.backing = Backing::new(StorageType::File, other.display().to_string());
     for (backing, media) in [
-        (Backing::File(other.display().to_string()), vec![open(&other)]),
-        (Backing::Null("/iso".into()), Vec::new()),
-        (Backing::File(other.display().to_string()), vec![open(&other)]),
+        (Backing::new(StorageType::File, other.display().to_string()), vec![open(&other)]),
+        (Backing::new(StorageType::Null, "/iso"), Vec::new()),
+        (Backing::new(StorageType::File, other.display().to_string()), vec![open(&other)]),
     ] {
         dvd.device.backing = backing;
         let changes = vec![DeviceChange::Medium { attached: dvd.clone() }];

@@ -13,7 +13,7 @@ use hpvm_model::*;
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::difference::waiting;
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{Attached, BootRecord, FORMAT, Machine};
+use hpvm_plan::record::{Access, Attached, BootRecord, Cache, FORMAT, Machine};
 use snapbox::data::DataFormat;
 use snapbox::{Data, assert_data_eq};
 
@@ -74,9 +74,13 @@ fn boot(config: &GuestConfig) -> Machine {
         firmware_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
         option_rom: None,
         ports: Vec::new(),
-        storage: storage.map(|device| Attached { device, identity: None }).collect(),
+        storage: storage.map(attached).collect(),
         owner: None,
     })
+}
+
+fn attached(device: StorageDevice) -> Attached {
+    Attached { device, identity: None, access: Access::ReadWrite, cache: Cache::Page }
 }
 
 /// Off, healthy, never started, without devices.

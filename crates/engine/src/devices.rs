@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use hpvm_model::{AdapterKind, PciSlot, StorageAddress};
 use hpvm_plan::command_line::{
-    Property, Value, adapter_id, adapter_properties, device_id, device_properties,
+    Property, adapter_id, adapter_properties, device_id, device_properties, json,
 };
 use hpvm_plan::record::{
     AdapterPresence, Attached, BootRecord, DeviceChange, Machine, is_place_holder,
@@ -116,7 +116,7 @@ impl Bench<'_> {
         attach: &Attach<'_>,
         descriptors: &mut dyn Iterator<Item = OwnedFd>,
     ) -> Result<(), DeviceError> {
-        for attached in attach.devices.iter().filter(|a| a.device.backing.file().is_some()) {
+        for attached in attach.devices.iter().filter(|a| a.device.backing.store().is_some()) {
             self.add_medium(attach.seq, attached, descriptors.next()).await?;
         }
         Ok(())
@@ -144,7 +144,7 @@ impl Bench<'_> {
             let node = attached
                 .device
                 .backing
-                .file()
+                .store()
                 .map(|_| media::node(attached.device.address, attach.seq));
             let wanted = device_properties(&attached.device, node.as_deref(), None);
             self.client.execute(&DeviceAdd(properties(&wanted))).await?;
@@ -265,10 +265,5 @@ enum Deletion {
 }
 
 fn properties(wanted: &[Property]) -> Properties {
-    let json = |value: &Value| match value {
-        Value::Text(text) => serde_json::Value::from(text.as_str()),
-        Value::Number(number) => serde_json::Value::from(*number),
-        Value::Flag(flag) => serde_json::Value::from(*flag),
-    };
     wanted.iter().map(|(name, value)| (*name, json(value))).collect()
 }

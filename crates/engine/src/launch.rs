@@ -36,6 +36,10 @@ pub enum LaunchError {
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("'{path}' is another file than it was a moment ago; try again")]
     Changed { path: String },
+    #[error(
+        "'{path}' is in use: this VM Host, another guest, or a volume or partition on it has it open for itself; `hpvmhostrdev` lists what this VM Host uses"
+    )]
+    StoreBusy { path: String },
     #[error(transparent)]
     Durable(#[from] DurableError),
     #[error(transparent)]
@@ -135,7 +139,7 @@ fn open_media(record: &BootRecord) -> Result<Vec<(&Attached, File)>, LaunchError
     record
         .storage
         .iter()
-        .filter(|attached| attached.device.backing.file().is_some())
+        .filter(|attached| attached.device.backing.store().is_some())
         .map(|attached| Ok((attached, media::open(attached)?)))
         .collect()
 }

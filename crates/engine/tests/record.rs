@@ -14,8 +14,10 @@ use hpvm_plan::record::*;
 fn attached(kind: DeviceKind, address: &str, path: &str) -> Attached {
     let address: StorageAddress = address.parse().unwrap();
     let id = DiskId::from_random(u64::from(address.target));
-    let (adapter, backing) = (AdapterKind::AvioStor, Backing::File(path.into()));
-    Attached { device: StorageDevice { kind, adapter, address, backing, id }, identity: None }
+    let (adapter, backing) = (AdapterKind::AvioStor, Backing::new(StorageType::File, path));
+    let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
+    let device = StorageDevice { kind, adapter, address, backing, id };
+    Attached { device, identity: None, access, cache: Cache::Page }
 }
 
 fn record(storage: Vec<Attached>) -> BootRecord {

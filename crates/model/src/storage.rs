@@ -21,14 +21,31 @@ pub use statement::{Statement, StatementError, StatementForm};
 pub enum DeviceKind {
     Disk,
     Dvd,
+    /// A tape drive of the VM Host, passed through.
+    Tape,
+    /// A media changer of the VM Host, passed through.
+    Changer,
+    /// A writer of optical media of the VM Host, passed through.
+    Burner,
 }
 
 impl DeviceKind {
+    pub const ALL: [DeviceKind; 5] = [
+        DeviceKind::Disk,
+        DeviceKind::Dvd,
+        DeviceKind::Tape,
+        DeviceKind::Changer,
+        DeviceKind::Burner,
+    ];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             DeviceKind::Disk => "disk",
             DeviceKind::Dvd => "dvd",
+            DeviceKind::Tape => "tape",
+            DeviceKind::Changer => "changer",
+            DeviceKind::Burner => "burner",
         }
     }
 
@@ -36,9 +53,28 @@ impl DeviceKind {
     #[must_use]
     pub fn block_bytes(self) -> u64 {
         match self {
-            DeviceKind::Disk => 512,
-            DeviceKind::Dvd => 2048,
+            DeviceKind::Dvd | DeviceKind::Burner => 2048,
+            DeviceKind::Disk | DeviceKind::Tape | DeviceKind::Changer => 512,
         }
+    }
+
+    /// The storage types that can back this device.
+    #[must_use]
+    pub fn stores(self) -> &'static [StorageType] {
+        use StorageType::{Attach, Disk, File, Lv, Null, Qcow2};
+        match self {
+            DeviceKind::Disk => &[Disk, Lv, File, Qcow2, Null],
+            DeviceKind::Dvd => &[Disk, File, Null],
+            DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner => &[Attach],
+        }
+    }
+}
+
+impl FromStr for DeviceKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<DeviceKind, String> {
+        let known = DeviceKind::ALL.into_iter().find(|kind| kind.as_str() == text);
+        known.ok_or_else(|| format!("'{text}' is no virtual device"))
     }
 }
 
@@ -69,39 +105,85 @@ impl AdapterKind {
     }
 }
 
+impl FromStr for AdapterKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<AdapterKind, String> {
+        match text {
+            "scsi" => Ok(AdapterKind::Scsi),
+            "avio_stor" | "aviostor" => Ok(AdapterKind::AvioStor),
+            _ => Err(format!("'{text}' is no storage adapter")),
+        }
+    }
+}
+
+/// What kind of thing on the VM Host the content comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageType {
+    /// A whole disk, a partition, or any other block device.
+    Disk,
+    /// A logical volume (LVM).
+    Lv,
+    /// A file that holds the blocks as they are; an ISO image for a dvd.
+    File,
+    /// An image file in QEMU's qcow2 format. Only who writes a statement says so: content that a guest could have written
+    /// is never asked.
+    Qcow2,
+    /// Nothing: an empty drive for a dvd, a place holder for a disk. The path is kept as given and need not exist; of a dvd
+    /// it may be a folder of images to choose from.
+    Null,
+    /// A SCSI device of the VM Host that takes the guest's commands unchanged.
+    Attach,
+}
+
+impl StorageType {
+    pub const ALL: [StorageType; 6] = [
+        StorageType::Disk,
+        StorageType::Lv,
+        StorageType::File,
+        StorageType::Qcow2,
+        StorageType::Null,
+        StorageType::Attach,
+    ];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StorageType::Disk => "disk",
+            StorageType::Lv => "lv",
+            StorageType::File => "file",
+            StorageType::Qcow2 => "qcow2",
+            StorageType::Null => "null",
+            StorageType::Attach => "attach",
+        }
+    }
+}
+
+impl FromStr for StorageType {
+    type Err = String;
+    fn from_str(text: &str) -> Result<StorageType, String> {
+        let known = StorageType::ALL.into_iter().find(|storage| storage.as_str() == text);
+        known.ok_or_else(|| format!("'{text}' is no storage type"))
+    }
+}
+
 /// Where the content comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "storage", content = "path")]
-pub enum Backing {
-    /// A file; an ISO image for a dvd.
-    File(String),
-    /// Nothing: an empty drive for a dvd, a place holder for a disk. The path is kept as given and need not exist.
-    Null(String),
+pub struct Backing {
+    pub storage: StorageType,
+    pub path: String,
 }
 
 impl Backing {
     #[must_use]
-    pub fn storage(&self) -> &'static str {
-        match self {
-            Backing::File(_) => "file",
-            Backing::Null(_) => "null",
-        }
+    pub fn new(storage: StorageType, path: impl Into<String>) -> Backing {
+        Backing { storage, path: path.into() }
     }
 
+    /// The path of the backing store, which must exist, if there is one.
     #[must_use]
-    pub fn path(&self) -> &str {
-        match self {
-            Backing::File(path) | Backing::Null(path) => path,
-        }
-    }
-
-    /// The path of a file that must exist, if there is one.
-    #[must_use]
-    pub fn file(&self) -> Option<&str> {
-        match self {
-            Backing::File(path) => Some(path),
-            Backing::Null(_) => None,
-        }
+    pub fn store(&self) -> Option<&str> {
+        (self.storage != StorageType::Null).then_some(self.path.as_str())
     }
 }
 
@@ -155,11 +237,20 @@ impl From<DiskId> for String {
     }
 }
 
-/// A file as the kernel knows it, whatever its paths.
+/// A file as the kernel knows it, whatever its paths. A device node is known by the number of its device, which all nodes of
+/// that device share: `device` is then 0, which no file system has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileIdentity {
     pub device: u64,
     pub inode: u64,
+}
+
+impl FileIdentity {
+    /// Of the node of a device with this number (`st_rdev`).
+    #[must_use]
+    pub fn of_device(number: u64) -> FileIdentity {
+        FileIdentity { device: 0, inode: number }
+    }
 }
 
 /// A storage device of a guest, complete.
@@ -177,6 +268,6 @@ impl fmt::Display for StorageDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let StorageDevice { kind, adapter, address, backing, .. } = self;
         let (kind, adapter) = (kind.as_str(), adapter.as_str());
-        write!(f, "{kind}:{adapter}:{address}:{}:{}", backing.storage(), backing.path())
+        write!(f, "{kind}:{adapter}:{address}:{}:{}", backing.storage.as_str(), backing.path)
     }
 }

@@ -67,9 +67,15 @@ fn attempt(
     }
     let folder = Folder::of(&root, config.uuid);
     let made = Made { folder: &folder, root: &root, config: &config, committed: false };
-    made.files(&pristine)?;
-    change.insert(&config, &identities)?;
-    change.record(&actor.done(None, Some(&config)))?;
+    // The files are synced while the registry prepares what it commits after them.
+    std::thread::scope(|scope| {
+        let files = scope.spawn(|| made.files(&pristine));
+        let prepared = change
+            .insert(&config, &identities)
+            .and_then(|()| change.record(&actor.done(None, Some(&config))));
+        files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok::<_, Refusal>(prepared?)
+    })?;
     change.commit()?;
     made.keep();
     Step::CreateCommitted.reached();

@@ -18,7 +18,8 @@ use hpvm_registry::{
 
 use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, facts, lost, supervise};
+use crate::stores::{self, Stores};
+use crate::{Actor, Refusal, VmHost, lost, supervise};
 
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -319,7 +320,7 @@ fn provisions(host: &VmHost, findings: &mut Vec<Finding>) {
         findings.push(Finding { text: format!("QEMU cannot be used: {reason}"), cure });
     }
     let firmware = host.conf.firmware();
-    if !matches!(facts::file(&firmware), hpvm_plan::facts::FileFact::Regular { .. }) {
+    if !matches!(stores::plain_file(&firmware), hpvm_plan::facts::FileFact::Regular { .. }) {
         let text = format!("the firmware {} cannot be used", firmware.display());
         let cure = Cure::Tell("install package ovmf or set HPVMFIRMWARE in hpvmconf".into());
         findings.push(Finding { text, cure });
@@ -414,8 +415,8 @@ pub fn rebuild(root: &hpvm_host::Root) -> Result<Rebuilt, Refusal> {
 fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
     let config = with_ports(root, config);
     if folder::leads_to(&root.guest_link(config.name.as_str()), config.uuid) {
-        let files = facts::files(std::iter::once(&config));
-        let identities = crate::vm_host::identities_of(&files);
+        let stores = Stores::look(std::iter::once(&config));
+        let identities = crate::vm_host::identities_of(&stores.files);
         return Found::Guest(config, identities);
     }
     let now = jiff::Timestamp::now();

@@ -1,75 +1,14 @@
-//! Collects what a decision may depend on: files, other guests' claims, the host. The only place where operations look.
+//! Collects what a start may depend on: locks of other programs, room on the disks, firmware variables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hpvm_host::image_lock;
-use hpvm_model::{Bytes, DeviceKind, GuestConfig};
-use hpvm_plan::facts::{FileFact, FileIdentity, FullFolder, HostFacts, Writable};
+use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageType};
+use hpvm_plan::facts::{FullFolder, HostFacts};
 use rustix::event::{Timespec, poll};
-
-/// What each path of these configurations leads to.
-pub(crate) fn files<'a>(
-    configs: impl IntoIterator<Item = &'a GuestConfig>,
-) -> BTreeMap<String, FileFact> {
-    let paths: BTreeSet<&str> = configs
-        .into_iter()
-        .flat_map(|config| config.storage.iter().map(|device| device.backing.path()))
-        .collect();
-    paths.into_iter().map(|path| (path.to_owned(), file(Path::new(path)))).collect()
-}
-
-/// What one path leads to, links followed.
-pub(crate) fn file(path: &Path) -> FileFact {
-    let metadata = match std::fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return FileFact::Missing;
-        }
-        Err(error) => return FileFact::Unreadable(error.to_string()),
-    };
-    let kind = metadata.file_type();
-    match kind {
-        kind if kind.is_dir() => FileFact::Folder,
-        kind if kind.is_block_device() => FileFact::Special("block device"),
-        kind if kind.is_char_device() => FileFact::Special("character device"),
-        kind if kind.is_fifo() => FileFact::Special("named pipe"),
-        kind if kind.is_socket() => FileFact::Special("socket"),
-        _ => regular(path, &metadata),
-    }
-}
-
-fn regular(path: &Path, metadata: &std::fs::Metadata) -> FileFact {
-    use rustix::fs::{Access, access};
-    if let Err(error) = access(path, Access::READ_OK) {
-        return FileFact::Unreadable(std::io::Error::from(error).to_string());
-    }
-    let writable = match access(path, Access::WRITE_OK) {
-        Ok(()) => Writable::Yes,
-        Err(_) => Writable::No,
-    };
-    let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
-    FileFact::Regular { identity, size: Bytes(metadata.size()), writable }
-}
-
-/// The identities of a configuration's files that are not shared freely, which is every one but a dvd's.
-pub(crate) fn exclusive_identities(
-    config: &GuestConfig,
-    files: &BTreeMap<String, FileFact>,
-) -> BTreeSet<FileIdentity> {
-    config
-        .storage
-        .iter()
-        .filter(|device| device.kind == DeviceKind::Disk)
-        .filter_map(|device| match files.get(device.backing.file()?) {
-            Some(FileFact::Regular { identity, .. }) => Some(*identity),
-            _ => None,
-        })
-        .collect()
-}
 
 /// Engines that are just ending keep their locks so long.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
@@ -83,9 +22,14 @@ pub(crate) fn locked_elsewhere(
         let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
         sharers.is_some_and(|sharers| sharers.iter().any(|sharer| sharer.holds_it))
     };
-    let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
+    // The kernel itself keeps a block device for one of us.
+    let has_image = |storage| matches!(storage, StorageType::File | StorageType::Qcow2);
+    let disks = config
+        .storage
+        .iter()
+        .filter(|device| device.kind == DeviceKind::Disk && has_image(device.backing.storage));
     disks
-        .filter_map(|device| device.backing.file())
+        .filter_map(|device| device.backing.store())
         .filter(|path| !is_ours(path) && stays_locked(Path::new(path)))
         .map(|path| (path.to_owned(), holders(Path::new(path))))
         .collect()

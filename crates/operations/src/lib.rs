@@ -18,6 +18,7 @@ pub mod refusal;
 pub mod remove;
 pub mod start;
 pub mod stop;
+mod stores;
 pub mod supervise;
 pub mod view;
 pub mod vm_host;

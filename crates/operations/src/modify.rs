@@ -85,7 +85,7 @@ fn attempt(
     let planned = match &running {
         Some(machine) => {
             let live = live(host, &after, machine)?;
-            hotplug::plan(machine, &after, &identities(&facts), &live, force)
+            hotplug::plan(machine, &after, &facts, &live, force)
         }
         None => Vec::new(),
     };
@@ -196,8 +196,7 @@ impl Drop for Written<'_> {
 fn go_back(host: &VmHost, before: &GuestConfig) {
     let Some(machine) = host.machine(before) else { return };
     let Ok(facts) = host.facts(before, None) else { return };
-    let planned =
-        hotplug::plan(&machine, before, &identities(&facts), &Live::default(), Force::Yes);
+    let planned = hotplug::plan(&machine, before, &facts, &Live::default(), Force::Yes);
     // The refusal that led here is the one to tell.
     let _ = apply_now(host, before, &changes_now(&planned));
 }
@@ -271,7 +270,7 @@ fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
     });
     attached
         .filter(|a| wanted.contains(&a.device.address))
-        .filter(|a| a.device.backing.file().is_some())
+        .filter(|a| a.device.backing.store().is_some())
         .map(|a| Ok(media::open(a)?.into()))
         .collect()
 }

@@ -10,7 +10,7 @@ use hpvm_model::{AdapterKind, GuestConfig, Problem, Severity, chain};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement;
-use hpvm_plan::record::{Attached, BootRecord, FORMAT, OptionRom};
+use hpvm_plan::record::{BootRecord, FORMAT, OptionRom};
 use hpvm_registry::Step;
 
 use crate::presence::Presence;
@@ -97,10 +97,6 @@ fn boot_record(
     let engine = host.engine().map_err(Refusal::Engine)?;
     let accelerator = host.accelerator().map_err(Refusal::Accelerator)?.accelerator;
     let earlier = host.boot_record(config).ok().map(|m| m.base.machine_type);
-    let attach = |device: &hpvm_model::StorageDevice| Attached {
-        device: device.clone(),
-        identity: device.backing.file().and_then(|path| facts.identity(path)),
-    };
     Ok(BootRecord {
         format: FORMAT,
         uuid: config.uuid,
@@ -117,7 +113,7 @@ fn boot_record(
         firmware_code: host.conf.firmware().to_string_lossy().into_owned(),
         option_rom: option_rom(host, config)?,
         ports: placement::ports(config),
-        storage: config.storage.iter().map(attach).collect(),
+        storage: config.storage.iter().map(|device| facts.attach(device)).collect(),
         owner: places(host, config)?.qemu_ids.map(|ids| ids.uid),
     })
 }

@@ -1,7 +1,7 @@
 //! A VM Host opened by a command: its paths, tunables and registry, and who is at work. Facts for decisions are put together
 //! here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hpvm_host::lock::Busy;
@@ -15,6 +15,7 @@ use hpvm_registry::{Access, Identities, Registry, Selector};
 
 use crate::folder::{self, Folder};
 use crate::presence::{self, Presence};
+use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, facts};
 
 /// How long a command waits for another one that is changing the same guest.
@@ -102,8 +103,8 @@ impl VmHost {
         config: &GuestConfig,
         before: Option<&GuestConfig>,
     ) -> Result<HostFacts, Refusal> {
-        let files = facts::files(std::iter::once(config).chain(before));
-        let sharers = self.sharers(config, &files)?;
+        let stores = Stores::look(std::iter::once(config).chain(before));
+        let sharers = self.sharers(config, &stores)?;
         let processors =
             hpvm_host::facts::processors().map_err(Refusal::file("read", "/proc/cpuinfo"))?;
         Ok(HostFacts {
@@ -111,7 +112,8 @@ impl VmHost {
             processor_mhz: processors.mhz,
             memory_total: Bytes(hpvm_host::facts::memory_total()),
             limits: self.conf.limits()?,
-            files,
+            used_by_host: stores.used_by_host(),
+            files: stores.files,
             sharers,
             start: None,
         })
@@ -150,27 +152,31 @@ impl VmHost {
         accel::choose(self.root.run()).map_err(|e| chain(&e))
     }
 
-    /// Other guests that have one of these files. Images of dvds are shared freely and claim nothing.
+    /// Other guests that have one of these stores, or one that overlaps it, by our store. Images of dvds are shared freely
+    /// and claim nothing.
     fn sharers(
         &self,
         config: &GuestConfig,
-        files: &BTreeMap<String, FileFact>,
+        stores: &Stores,
     ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
         let mut claims = BTreeMap::new();
-        let identities = facts::exclusive_identities(config, files);
+        let exclusive = stores.exclusive(config);
+        if exclusive.is_empty() {
+            return Ok(claims);
+        }
         // By uuid, since a guest that is not created yet has no number of its own.
-        let own = match identities.is_empty() {
-            true => None,
-            false => self.registry.guest(&Selector::Uuid(config.uuid))?.map(|own| own.number),
-        };
-        let running = self.disks_of_running(&identities, own)?;
-        for identity in identities {
-            let mut sharers: Vec<Sharer> = running.get(&identity).cloned().unwrap_or_default();
-            for other in self.registry.sharers(&identity, own)? {
-                let is_known = sharers.iter().any(|known| known.guest == other.guest);
-                if other.kind == DeviceKind::Disk && !is_known {
-                    let (guest, address) = (other.guest, other.address);
-                    sharers.push(Sharer { guest, address, holds_it: false });
+        let own = self.registry.guest(&Selector::Uuid(config.uuid))?.map(|own| own.number);
+        let held = self.held_by_running(own)?;
+        for (identity, related) in exclusive {
+            let mut sharers: Vec<Sharer> =
+                related.iter().filter_map(|store| held.get(store)).flatten().cloned().collect();
+            for store in &related {
+                for other in self.registry.sharers(store, own)? {
+                    let is_known = sharers.iter().any(|known| known.guest == other.guest);
+                    if other.kind != DeviceKind::Dvd && !is_known {
+                        let (guest, address) = (other.guest, other.address);
+                        sharers.push(Sharer { guest, address, holds_it: false });
+                    }
                 }
             }
             if !sharers.is_empty() {
@@ -180,26 +186,20 @@ impl VmHost {
         Ok(claims)
     }
 
-    /// Which running guests have one of these files open as a disk, whatever their configuration says by now: a disk that
-    /// was taken away is theirs until the guest lets it go.
-    fn disks_of_running(
+    /// The stores that running guests have for themselves, whatever their configuration says by now: a disk that was taken
+    /// away is theirs until the guest lets it go.
+    fn held_by_running(
         &self,
-        identities: &BTreeSet<FileIdentity>,
         own: Option<GuestNumber>,
     ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
         let mut found: BTreeMap<FileIdentity, Vec<Sharer>> = BTreeMap::new();
-        if identities.is_empty() {
-            return Ok(found);
-        }
         let numbers = self.run_folders().into_iter().filter_map(GuestNumber::new);
         for number in numbers.filter(|number| Some(*number) != own) {
             let Some(other) = self.registry.guest(&Selector::Number(number))? else { continue };
             let Some(machine) = self.machine(&other) else { continue };
-            for disk in machine.storage.iter().filter(|a| a.device.kind == DeviceKind::Disk) {
-                let Some(identity) = disk.identity.filter(|id| identities.contains(id)) else {
-                    continue;
-                };
-                let (guest, address) = (other.name.clone(), disk.device.address);
+            for held in machine.storage.iter().filter(|a| a.device.kind != DeviceKind::Dvd) {
+                let Some(identity) = held.identity else { continue };
+                let (guest, address) = (other.name.clone(), held.device.address);
                 found.entry(identity).or_default().push(Sharer { guest, address, holds_it: true });
             }
         }
@@ -213,10 +213,7 @@ pub(crate) fn identities(facts: &HostFacts) -> Identities {
 }
 
 pub(crate) fn identities_of(files: &BTreeMap<String, FileFact>) -> Identities {
-    let identity = |(path, fact): (&String, &FileFact)| match fact {
-        FileFact::Regular { identity, .. } => Some((path.clone(), *identity)),
-        _ => None,
-    };
+    let identity = |(path, fact): (&String, &FileFact)| Some((path.clone(), fact.identity()?));
     files.iter().filter_map(identity).collect()
 }
 
@@ -229,10 +226,12 @@ fn shown(selector: &Selector) -> String {
 }
 
 fn provision(path: &std::path::Path) -> Provision {
-    let missing = match facts::file(path) {
+    let missing = match stores::plain_file(path) {
         FileFact::Regular { size: Bytes(0), .. } => Some("it is empty".into()),
         FileFact::Regular { .. } => None,
         FileFact::Folder => Some("it is a folder".into()),
+        FileFact::Block(_) => Some("it is a block device".into()),
+        FileFact::Generic { .. } => Some("it is a SCSI device".into()),
         FileFact::Special(what) => Some(format!("it is a {what}")),
         FileFact::Missing => Some("it does not exist".into()),
         FileFact::Unreadable(reason) => Some(reason),

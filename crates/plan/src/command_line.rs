@@ -1,9 +1,11 @@
 //! The QEMU command line of a boot record. Every file and socket comes as a descriptor, so that nothing depends on where it
 //! lies; which descriptor is which is decided here once, for the line and for the one who opens them.
 
-use hpvm_model::{Accelerator, AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice};
+use hpvm_model::{
+    Accelerator, AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice, StorageType,
+};
 
-use crate::record::{Attached, BootRecord, is_place_holder};
+use crate::record::{Access, Attached, BootRecord, Cache, is_place_holder};
 
 /// What a descriptor handed to QEMU is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub fn descriptors(record: &BootRecord) -> Vec<Descriptor> {
     let media = record
         .storage
         .iter()
-        .filter(|a| a.device.backing.file().is_some())
+        .filter(|a| a.device.backing.store().is_some())
         .map(|a| Role::Medium(a.device.address));
     (FIRST_DESCRIPTOR..)
         .zip(FIXED_ROLES.into_iter().chain(media))
@@ -189,7 +191,7 @@ fn storage(line: &mut Line, record: &BootRecord) {
             .map(|descriptor| descriptor.number);
         if let Some(fd) = fd {
             line.option("-add-fd", format!("fd={fd},set={fd}"));
-            line.option("-blockdev", node_text(device, fd));
+            line.option("-blockdev", node_text(attached, fd));
         }
         line.option("-device", device_text(attached, Some(index + 1)));
     }
@@ -199,13 +201,32 @@ fn adapter_text(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> String
     properties_text(&adapter_properties(slot, kind, record))
 }
 
-fn node_text(device: &StorageDevice, fdset: i32) -> String {
-    properties_text(&node_properties(device, &node_id(device.address, 0), i64::from(fdset)))
+fn node_text(attached: &Attached, fdset: i32) -> String {
+    let name = node_id(attached.device.address, 0);
+    let properties = node_properties(attached, &name, i64::from(fdset));
+    match properties.iter().any(|(_, value)| *value == Value::Null) {
+        true => json(&Value::Group(properties)).to_string(),
+        false => properties_text(&properties),
+    }
+}
+
+/// A value as QMP wants it.
+#[must_use]
+pub fn json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Text(text) => text.as_str().into(),
+        Value::Number(number) => (*number).into(),
+        Value::Flag(flag) => (*flag).into(),
+        Value::Null => serde_json::Value::Null,
+        Value::Group(inner) => {
+            inner.iter().map(|(key, value)| ((*key).to_owned(), json(value))).collect()
+        }
+    }
 }
 
 fn device_text(attached: &Attached, boot_index: Option<usize>) -> String {
     let node = node_id(attached.device.address, 0);
-    let node = attached.device.backing.file().map(|_| node.as_str());
+    let node = attached.device.backing.store().map(|_| node.as_str());
     properties_text(&device_properties(&attached.device, node, boot_index))
 }
 
@@ -218,6 +239,8 @@ pub enum Value {
     Text(String),
     Number(u64),
     Flag(bool),
+    Group(Vec<Property>),
+    Null,
 }
 
 impl Value {
@@ -244,17 +267,45 @@ pub fn adapter_properties(slot: PciSlot, kind: AdapterKind, record: &BootRecord)
     properties
 }
 
-/// Properties of the block node behind a device's medium.
+/// Properties of the block node behind a device's medium: the store itself, or the format that is read from it.
 #[must_use]
-pub fn node_properties(device: &StorageDevice, node: &str, fdset: i64) -> Vec<Property> {
+pub fn node_properties(attached: &Attached, node: &str, fdset: i64) -> Vec<Property> {
+    let device = &attached.device;
+    let is_writable_disk = device.kind == DeviceKind::Disk && attached.access == Access::ReadWrite;
+    let mut common = vec![("node-name", Value::text(node))];
+    if is_writable_disk {
+        common.push(("discard", Value::text("unmap")));
+    }
+    if attached.access == Access::ReadOnly {
+        common.push(("read-only", Value::Flag(true)));
+    }
+    let store = store_properties(attached, fdset);
+    if device.backing.storage == StorageType::Qcow2 {
+        let mut format = vec![("driver", Value::text("qcow2"))];
+        format.extend(common);
+        // Without this QEMU follows whatever path the image names as the one below it.
+        format.push(("backing", Value::Null));
+        format.push(("file", Value::Group(store)));
+        return format;
+    }
+    let mut properties = store;
+    properties.splice(1..1, common);
+    properties
+}
+
+/// The protocol layer: the file or device behind a descriptor.
+fn store_properties(attached: &Attached, fdset: i64) -> Vec<Property> {
+    let driver = match attached.device.backing.storage {
+        StorageType::Disk | StorageType::Lv | StorageType::Attach => "host_device",
+        StorageType::File | StorageType::Qcow2 | StorageType::Null => "file",
+    };
     let mut properties = vec![
-        ("driver", Value::text("file")),
-        ("node-name", Value::text(node)),
+        ("driver", Value::text(driver)),
         ("filename", Value::text(format!("/dev/fdset/{fdset}"))),
     ];
-    match device.kind {
-        DeviceKind::Disk => properties.push(("discard", Value::text("unmap"))),
-        DeviceKind::Dvd => properties.push(("read-only", Value::Flag(true))),
+    if attached.cache == Cache::Direct {
+        properties.push(("cache", Value::Group(vec![("direct", Value::Flag(true))])));
+        properties.push(("aio", Value::text("io_uring")));
     }
     properties
 }
@@ -266,9 +317,10 @@ pub fn device_properties(
     node: Option<&str>,
     boot_index: Option<usize>,
 ) -> Vec<Property> {
-    let (driver, product) = match device.kind {
-        DeviceKind::Disk => ("scsi-hd", "Virtual Disk"),
-        DeviceKind::Dvd => ("scsi-cd", "Virtual DVD"),
+    let driver = match device.kind {
+        DeviceKind::Disk => "scsi-hd",
+        DeviceKind::Dvd => "scsi-cd",
+        DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner => "scsi-generic",
     };
     let mut properties = vec![
         ("driver", Value::text(driver)),
@@ -276,11 +328,8 @@ pub fn device_properties(
         ("bus", Value::text(format!("{}.0", adapter_id(device.address.slot)))),
         ("scsi-id", Value::Number(device.address.target.into())),
         ("lun", Value::Number(0)),
-        ("vendor", Value::text("HP")),
-        ("product", Value::text(product)),
-        ("serial", Value::text(device.id.to_string())),
-        ("wwn", Value::Number(device.id.wwn())),
     ];
+    properties.extend(identity_properties(device));
     if let Some(node) = node {
         properties.push(("drive", Value::text(node)));
     }
@@ -290,20 +339,49 @@ pub fn device_properties(
     properties
 }
 
-/// `driver,key=value,…` as -device and -blockdev want it: commas in values are doubled.
+/// What a virtual device answers to an inquiry, which tells nothing of the backing store; an attached one answers for itself.
+fn identity_properties(device: &StorageDevice) -> Vec<Property> {
+    let product = match device.kind {
+        DeviceKind::Disk => "Virtual Disk",
+        DeviceKind::Dvd => "Virtual DVD",
+        DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner => return Vec::new(),
+    };
+    vec![
+        ("vendor", Value::text("HP")),
+        ("product", Value::text(product)),
+        ("serial", Value::text(device.id.to_string())),
+        ("wwn", Value::Number(device.id.wwn())),
+    ]
+}
+
+/// `driver,key=value,…` as -device wants it and `driver=driver,key=value,…` as -blockdev does. Commas in values are doubled;
+/// what is grouped has its group's name before it.
 fn properties_text(properties: &[Property]) -> String {
     let mut parts = Vec::with_capacity(properties.len());
-    for (index, (key, value)) in properties.iter().enumerate() {
+    flatten("", properties, &mut parts);
+    let is_device = properties.iter().any(|(key, _)| *key == "id");
+    if is_device && let Some(driver) = parts.first_mut() {
+        *driver = driver.trim_start_matches("driver=").to_owned();
+    }
+    parts.join(",")
+}
+
+fn flatten(group: &str, properties: &[Property], parts: &mut Vec<String>) {
+    for (key, value) in properties {
         let value = match value {
             Value::Text(text) => text.replace(',', ",,"),
             Value::Number(number) if *key == "wwn" => format!("{number:#x}"),
             Value::Number(number) => number.to_string(),
             Value::Flag(flag) => (if *flag { "on" } else { "off" }).into(),
+            Value::Group(inner) => {
+                flatten(&format!("{group}{key}."), inner, parts);
+                continue;
+            }
+            // Has no form in this notation; who needs it writes JSON.
+            Value::Null => continue,
         };
-        let is_device_driver = index == 0 && *key == "driver" && value != "file";
-        parts.push(if is_device_driver { value } else { format!("{key}={value}") });
+        parts.push(format!("{group}{key}={value}"));
     }
-    parts.join(",")
 }
 
 #[must_use]

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 pub use hpvm_model::FileIdentity;
 use hpvm_model::limits::LimitsTable;
-use hpvm_model::{Accelerator, Bytes, GuestName, StorageAddress};
+use hpvm_model::{
+    Accelerator, Bytes, DeviceKind, GuestName, StorageAddress, StorageDevice, StorageType,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::record::{Access, Attached, Cache};
 
 /// What a path led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,13 +18,73 @@ pub enum FileFact {
         identity: FileIdentity,
         size: Bytes,
         writable: Writable,
+        /// How the file system lets it be opened.
+        cache: Cache,
+    },
+    Block(BlockFact),
+    /// The generic node of a SCSI device (`/dev/sg*`).
+    Generic {
+        identity: FileIdentity,
+        peripheral: Peripheral,
     },
     Folder,
-    /// A device node, socket or pipe: the word that names it.
+    /// Another device node, a socket or a pipe: the word that names it.
     Special(&'static str),
     Missing,
     /// It exists and cannot be looked at: the system's reason.
     Unreadable(String),
+}
+
+impl FileFact {
+    #[must_use]
+    pub fn identity(&self) -> Option<FileIdentity> {
+        match self {
+            FileFact::Regular { identity, .. }
+            | FileFact::Generic { identity, .. }
+            | FileFact::Block(BlockFact { identity, .. }) => Some(*identity),
+            _ => None,
+        }
+    }
+}
+
+/// A block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockFact {
+    pub identity: FileIdentity,
+    pub size: Bytes,
+    pub writable: Writable,
+    pub kind: BlockKind,
+}
+
+/// As far as storage types tell block devices apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// A logical volume of LVM.
+    Volume,
+    /// A drive of optical media.
+    Optical,
+    Other,
+}
+
+/// What a SCSI device says it is (SPC-4, 6.6.2, peripheral device type).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peripheral {
+    Tape,
+    Changer,
+    Optical,
+    Other(u8),
+}
+
+impl Peripheral {
+    #[must_use]
+    pub fn of_type(number: u8) -> Peripheral {
+        match number {
+            0x01 => Peripheral::Tape,
+            0x05 => Peripheral::Optical,
+            0x08 => Peripheral::Changer,
+            other => Peripheral::Other(other),
+        }
+    }
 }
 
 /// Whether we may write to a file.
@@ -97,7 +161,9 @@ pub struct HostFacts {
     pub limits: LimitsTable,
     /// Backing files of the configuration (and of the one before), by path.
     pub files: BTreeMap<String, FileFact>,
-    /// Other guests' claims, by identity of the file.
+    /// What the VM Host itself does with some of them, a clause each, by path.
+    pub used_by_host: BTreeMap<String, Vec<String>>,
+    /// Other guests' claims, by identity of our store: they have it, or one that overlaps it.
     pub sharers: BTreeMap<FileIdentity, Vec<Sharer>>,
     /// Present when a start is judged.
     pub start: Option<StartFacts>,
@@ -106,9 +172,23 @@ pub struct HostFacts {
 impl HostFacts {
     #[must_use]
     pub fn identity(&self, path: &str) -> Option<FileIdentity> {
-        match self.files.get(path) {
-            Some(FileFact::Regular { identity, .. }) => Some(*identity),
-            _ => None,
-        }
+        self.files.get(path)?.identity()
+    }
+
+    /// A device with what is opened for it.
+    #[must_use]
+    pub fn attach(&self, device: &StorageDevice) -> Attached {
+        let fact = device.backing.store().and_then(|path| self.files.get(path));
+        let access = match device.kind {
+            DeviceKind::Dvd => Access::ReadOnly,
+            _ => Access::ReadWrite,
+        };
+        let cache = match (device.kind, device.backing.storage, fact) {
+            (DeviceKind::Disk, _, Some(FileFact::Regular { cache, .. })) => *cache,
+            (DeviceKind::Disk, StorageType::Disk | StorageType::Lv, _) => Cache::Direct,
+            _ => Cache::Page,
+        };
+        let identity = fact.and_then(FileFact::identity);
+        Attached { device: device.clone(), identity, access, cache }
     }
 }

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hpvm_model::{
-    AdapterKind, Backing, DeviceKind, GuestConfig, PciSlot, StorageAddress, StorageDevice,
+    AdapterKind, DeviceKind, GuestConfig, PciSlot, StorageAddress, StorageDevice, StorageType,
 };
 
-use crate::facts::FileIdentity;
+use crate::facts::HostFacts;
 use crate::record::{AdapterPresence, Attached, DeviceChange, Machine, is_place_holder};
 
 /// How long a disk must have had no I/O before it leaves alone.
@@ -51,14 +51,14 @@ pub enum When {
 pub fn plan(
     machine: &Machine,
     config: &GuestConfig,
-    identities: &BTreeMap<String, FileIdentity>,
+    facts: &HostFacts,
     live: &Live,
     force: Force,
 ) -> Vec<Planned> {
     let difference = Difference::between(machine, config);
-    let mut planned = difference.media(identities);
+    let mut planned = difference.media(facts);
     planned.extend(difference.removals(live, force));
-    planned.extend(difference.additions(identities));
+    planned.extend(difference.additions(facts));
     planned
 }
 
@@ -100,12 +100,12 @@ impl<'a> Difference<'a> {
         difference
     }
 
-    fn media(&self, identities: &BTreeMap<String, FileIdentity>) -> Vec<Planned> {
+    fn media(&self, facts: &HostFacts) -> Vec<Planned> {
         let change = |device: &&StorageDevice| Planned {
             address: device.address,
             when: match self.waits_for_adapter(device.address.slot) {
                 Some(reason) => When::NextStart(reason),
-                None => When::Now(DeviceChange::Medium { attached: attach(device, identities) }),
+                None => When::Now(DeviceChange::Medium { attached: facts.attach(device) }),
             },
         };
         self.changing.iter().map(change).collect()
@@ -144,10 +144,10 @@ impl<'a> Difference<'a> {
         self.machine.devices_in(slot).all(|a| self.leaving.contains(&a))
     }
 
-    fn additions(&self, identities: &BTreeMap<String, FileIdentity>) -> Vec<Planned> {
+    fn additions(&self, facts: &HostFacts) -> Vec<Planned> {
         let mut planned: Vec<Planned> = Vec::new();
         for device in &self.coming {
-            let attached = attach(device, identities);
+            let attached = facts.attach(device);
             if is_place_holder(&attached) && self.machine.device_at(device.address).is_none() {
                 let change =
                     DeviceChange::PlaceHolder { address: device.address, now: Some(attached) };
@@ -214,16 +214,11 @@ fn add_to(planned: &mut Vec<Planned>, presence: AdapterPresence, attached: Attac
     planned.push(Planned { address, when: When::Now(change) });
 }
 
-fn attach(device: &StorageDevice, identities: &BTreeMap<String, FileIdentity>) -> Attached {
-    let identity = device.backing.file().and_then(|path| identities.get(path)).copied();
-    Attached { device: device.clone(), identity }
-}
-
 /// One device of several: a dvd has nothing to lose; a disk must have been quiet, or -F given.
 fn alone(attached: &Attached, live: &Live, force: Force) -> When {
     let StorageDevice { kind, address, backing, .. } = &attached.device;
     let change = DeviceChange::Detach { address: *address };
-    let has_nothing_to_lose = *kind == DeviceKind::Dvd || matches!(backing, Backing::Null(_));
+    let has_nothing_to_lose = *kind != DeviceKind::Disk || backing.storage == StorageType::Null;
     if has_nothing_to_lose || force == Force::Yes {
         return When::Now(change);
     }

@@ -1,16 +1,15 @@
 //! What is wrong with a configuration, on this host, now. The same findings serve creating, modifying, starting and a dry
 //! run; what differs is which of them refuse.
 
+mod stores;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use hpvm_model::{
-    AdapterKind, Backing, Bytes, DeviceKind, Entitlement, GuestConfig, PciSlot, Problem, Remedy,
-    Runnable, Severity, StorageDevice,
+    AdapterKind, Bytes, Entitlement, GuestConfig, PciSlot, Problem, Remedy, Runnable, Severity,
 };
 
-use crate::facts::{
-    FileFact, FileIdentity, FullFolder, HostFacts, Provision, Sharer, StartFacts, Writable,
-};
+use crate::facts::{FullFolder, HostFacts, Provision, StartFacts};
 
 /// What the problems are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +80,7 @@ fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
     processors(config, facts, &mut all);
     memory(config, facts, &mut all);
     places(config, facts, &mut all);
-    backings(config, facts, &mut all);
+    stores::judge(config, facts, &mut all);
     if let Some(start) = &facts.start {
         provisions(config, start, &mut all);
         others(config, start, &mut all);
@@ -237,103 +236,6 @@ fn io_space(adapters: &BTreeMap<PciSlot, AdapterKind>, all: &mut Findings) {
             "storage",
             format!("{emulated} emulated scsi adapters slow the boot down and may run out of I/O ports; put devices on the same bus,device or use avio_stor"),
         ));
-    }
-}
-
-fn backings(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
-    let mut seen: BTreeMap<FileIdentity, &StorageDevice> = BTreeMap::new();
-    for device in &config.storage {
-        match &device.backing {
-            Backing::Null(path) => place_holder(path, facts, all),
-            Backing::File(path) => {
-                file(config, device, path, facts, all);
-                let Some(identity) = facts.identity(path) else { continue };
-                if let Some(first) = seen.insert(identity, device)
-                    && (first.kind, device.kind) != (DeviceKind::Dvd, DeviceKind::Dvd)
-                {
-                    let text = format!(
-                        "'{path}' backs {} already; a file is used once in a guest",
-                        first.address
-                    );
-                    all.push(never(device.to_string(), text));
-                }
-                shared(config, device, path, facts.sharers.get(&identity), all);
-            }
-        }
-    }
-}
-
-fn place_holder(path: &str, facts: &HostFacts, all: &mut Findings) {
-    if facts.files.get(path) == Some(&FileFact::Missing) {
-        all.push(note(
-            path,
-            format!("'{path}' does not exist; it is only a place holder, and the device is empty"),
-        ));
-    }
-}
-
-fn file(
-    config: &GuestConfig,
-    device: &StorageDevice,
-    path: &str,
-    facts: &HostFacts,
-    all: &mut Findings,
-) {
-    let kind = device.kind.as_str();
-    let start = start_command(config);
-    match facts.files.get(path) {
-        None | Some(FileFact::Missing) => all.push(
-            never(path, format!("the {kind}'s file '{path}' does not exist"))
-                .ask(format!("put the file back at {path}"), start),
-        ),
-        Some(FileFact::Unreadable(reason)) => all.push(
-            never(path, format!("the {kind}'s file '{path}' cannot be used: {reason}"))
-                .ask(format!("make {path} readable again"), start),
-        ),
-        Some(FileFact::Folder) => {
-            all.push(never(path, format!("'{path}' is a folder; a {kind} needs a file")));
-        }
-        Some(FileFact::Special(what)) => all.push(never(
-            path,
-            format!("'{path}' is a {what}; storage type file needs a regular file"),
-        )),
-        Some(FileFact::Regular { size, writable, .. }) => {
-            if *writable == Writable::No && device.kind == DeviceKind::Disk {
-                all.push(
-                    never(path, format!("'{path}' may not be written, and a disk is written"))
-                        .ask(format!("make {path} writable"), start),
-                );
-            }
-            let least = device.kind.block_bytes();
-            if size.0 < least {
-                all.push(note(path, format!(
-                    "File size of: {} (bytes) for {kind} backing file: {path} must be equal to or greater than: {least} (bytes), or the device may not show up in the guest when booted.",
-                    size.0
-                )));
-            }
-        }
-    }
-}
-
-/// Images of dvds are read only and shared freely; anything else is one running guest's.
-fn shared(
-    config: &GuestConfig,
-    device: &StorageDevice,
-    path: &str,
-    sharers: Option<&Vec<Sharer>>,
-    all: &mut Findings,
-) {
-    for sharer in sharers.into_iter().flatten() {
-        let Sharer { guest, address, holds_it } = sharer;
-        all.push(if *holds_it {
-            taken(path, format!("'{path}' is in use by the running guest '{guest}' ({address})"))
-                .ask(
-                    format!("wait until '{guest}' is stopped or has given the {} up", device.kind.as_str()),
-                    start_command(config),
-                )
-        } else {
-            note(path, format!("'{path}' is also configured in guest '{guest}' ({address}); only one of the two can run at a time"))
-        });
     }
 }
 

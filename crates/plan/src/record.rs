@@ -51,6 +51,30 @@ pub struct OptionRom {
 pub struct Attached {
     pub device: StorageDevice,
     pub identity: Option<FileIdentity>,
+    #[serde(default)]
+    pub access: Access,
+    #[serde(default)]
+    pub cache: Cache,
+}
+
+/// What the guest may do with a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    #[default]
+    ReadWrite,
+    ReadOnly,
+}
+
+/// How a store is read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cache {
+    /// Through the memory of the VM Host.
+    #[default]
+    Page,
+    /// Past it (O_DIRECT), which must be said when the descriptor is opened.
+    Direct,
 }
 
 /// One change of the devices of a running guest.
@@ -229,11 +253,9 @@ impl Machine {
 /// A null disk holds an address and is nothing in the machine; a null dvd is an empty drive.
 #[must_use]
 pub fn is_place_holder(attached: &Attached) -> bool {
-    use hpvm_model::{Backing, DeviceKind};
-    matches!(
-        (&attached.device.kind, &attached.device.backing),
-        (DeviceKind::Disk, Backing::Null(_))
-    )
+    use hpvm_model::{DeviceKind, StorageType};
+    let device = &attached.device;
+    (device.kind, device.backing.storage) == (DeviceKind::Disk, StorageType::Null)
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(line: usize, text: &str) -> Result<T, RecordError> {

@@ -105,13 +105,11 @@ fn find(config: &GuestConfig, statement: &Statement) -> Result<usize, RequestErr
     let mut named = config.storage.iter().enumerate().filter(|(_, device)| statement.names(device));
     match (named.next(), named.next()) {
         (Some((index, _)), None) => Ok(index),
-        (Some((_, device)), Some(_)) => {
-            Err(RequestError::Ambiguous(device.backing.path().to_owned()))
-        }
+        (Some((_, device)), Some(_)) => Err(RequestError::Ambiguous(device.backing.path.clone())),
         (None, _) => Err(match statement.address {
             Some(address) => RequestError::NoDeviceAt(address.to_string(), config.name.clone()),
             None => RequestError::NoDeviceBacked(
-                statement.backing.as_ref().map_or("", |b| b.path()).to_owned(),
+                statement.backing.as_ref().map_or_else(String::new, |b| b.path.clone()),
                 config.name.clone(),
             ),
         }),

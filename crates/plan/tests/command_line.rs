@@ -7,7 +7,11 @@ use hpvm_plan::command_line::{Role, arguments, descriptors};
 use snapbox::{assert_data_eq, file};
 
 fn line(statements: &[&str]) -> String {
-    let arguments = arguments(&record(&guest(statements)));
+    text(&record(&guest(statements)))
+}
+
+fn text(record: &hpvm_plan::record::BootRecord) -> String {
+    let arguments = arguments(record);
     let mut text = String::new();
     for argument in arguments {
         text.push_str(if argument.starts_with('-') && !text.is_empty() { "\n" } else { " " });
@@ -36,6 +40,40 @@ fn a_guest_on_vio_with_an_empty_drive_and_a_place_holder() {
         "disk:scsi:2,5,7:file:/vm/data",
     ];
     assert_data_eq!(line(&statements), file!["golden/vio.txt"]);
+}
+
+#[test]
+fn a_guest_on_every_kind_of_store() {
+    let statements = [
+        "disk:avio_stor:0,0,0:disk:/dev/disk/by-id/wwn-1",
+        "disk:avio_stor:0,0,1:lv:/dev/vg0/data",
+        "disk:avio_stor:0,0,2:qcow2:/vm/image.qcow2",
+        "dvd:avio_stor:0,0,3:disk:/dev/sr0",
+        "tape:avio_stor:0,1,0:attach:/dev/sg3",
+    ];
+    let config = guest(&statements);
+    let mut record = record(&config);
+    record.storage = config.storage.iter().map(|device| direct(&config).attach(device)).collect();
+    assert_data_eq!(text(&record), file!["golden/stores.txt"]);
+}
+
+/// A host whose file systems all take direct I/O.
+fn direct(config: &hpvm_model::GuestConfig) -> hpvm_plan::facts::HostFacts {
+    let mut facts = host(config);
+    for fact in facts.files.values_mut() {
+        if let hpvm_plan::facts::FileFact::Regular { cache, .. } = fact {
+            *cache = hpvm_plan::record::Cache::Direct;
+        }
+    }
+    facts
+}
+
+/// Settles 15: what the guest sees of a disk is its own short identity, whatever backs it.
+#[test]
+fn a_guest_sees_nothing_of_a_store_s_path() {
+    let line = line(&["disk:avio_stor:0,0,0:file:/vm/secret-customer/disk.img"]);
+    assert!(!line.contains("secret-customer"), "{line}");
+    assert!(line.contains("serial=000000000000000,"), "{line}");
 }
 
 /// A place holder has no descriptor and an empty drive neither; numbers are without gaps.

@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::*;
@@ -22,7 +21,8 @@ fn changes(machine: &Machine, wanted: &[&str], idle: Option<u64>, force: Force) 
         .storage
         .iter()
         .filter_map(|a| idle.map(|seconds| (a.device.address, Duration::from_secs(seconds))));
-    plan(machine, &guest(wanted), &BTreeMap::new(), &Live { idle: idle.collect() }, force)
+    let wanted = guest(wanted);
+    plan(machine, &wanted, &host(&wanted), &Live { idle: idle.collect() }, force)
 }
 
 fn reason(planned: &Planned) -> &str {
@@ -194,7 +194,7 @@ proptest! {
     fn a_plan_leads_to_the_configuration(before in any_guest(), after in any_guest(), forced: bool) {
         let force = if forced { Force::Yes } else { Force::No };
         let mut machine = Machine::new(record(&before));
-        let planned = plan(&machine, &after, &BTreeMap::new(), &Live::default(), force);
+        let planned = plan(&machine, &after, &host(&after), &Live::default(), force);
         for (planned, seq) in planned.iter().zip(1..) {
             if let When::Now(change) = &planned.when {
                 machine.replay(JournalLine::Asked { seq, at: String::new(), change: change.clone() });

@@ -58,6 +58,65 @@ fn a_file_gone_since_warns_and_a_missing_one_named_now_refuses() {
     assert!(problems(&after, &start, Purpose::Start).iter().all(|p| p.severity == Severity::Error));
 }
 
+/// Settles 141, 147: a place holder without a path is told of, and keeps nobody from starting.
+#[test]
+fn a_missing_place_holder_is_a_warning() {
+    let config = guest(&["dvd:scsi:0,0,0:null:/gone"]);
+    let mut facts = HostFacts { start: Some(ready()), ..host(&config) };
+    facts.files.insert("/gone".into(), FileFact::Missing);
+    for purpose in [CREATE, Purpose::Start] {
+        let said = lines(&config, &facts, purpose);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("WARNING: '/gone' does not exist"), "{said:?}");
+    }
+}
+
+/// Settles 140: what a storage type does not take is refused with the type that would be right.
+#[test]
+fn a_store_is_what_its_storage_type_says() {
+    let block = |kind| {
+        FileFact::Block(BlockFact {
+            identity: FileIdentity::of_device(0x800),
+            size: Bytes(1 << 30),
+            writable: Writable::Yes,
+            kind,
+        })
+    };
+    let generic =
+        |peripheral| FileFact::Generic { identity: FileIdentity::of_device(0x1500), peripheral };
+    for (statement, fact, word) in [
+        ("disk:scsi:0,0,0:file:/s", block(BlockKind::Other), "its storage type is disk"),
+        ("disk:scsi:0,0,0:file:/s", block(BlockKind::Volume), "its storage type is lv"),
+        ("disk:scsi:0,0,0:disk:/s", regular(1, 4096), "its storage type is file"),
+        ("disk:scsi:0,0,0:lv:/s", block(BlockKind::Other), "no logical volume"),
+        ("disk:scsi:0,0,0:disk:/s", block(BlockKind::Optical), "optical media"),
+        ("dvd:scsi:0,0,0:disk:/s", block(BlockKind::Other), "no drive of optical media"),
+        ("dvd:scsi:0,0,0:file:/s", FileFact::Folder, "dvd:scsi::null:/s"),
+        ("disk:scsi:0,0,0:qcow2:/s", FileFact::Special("named pipe"), "is a named pipe"),
+        ("tape:scsi:0,0,0:attach:/s", regular(1, 4096), "/dev/sg0"),
+        ("tape:scsi:0,0,0:attach:/s", generic(Peripheral::Changer), "is a changer"),
+        ("burner:scsi:0,0,0:attach:/s", generic(Peripheral::Tape), "attached as a burner"),
+    ] {
+        let config = guest(&[statement]);
+        let mut facts = host(&config);
+        facts.files.insert("/s".into(), fact);
+        let said = lines(&config, &facts, CREATE);
+        assert_eq!(said.len(), 1, "{statement}: {said:?}");
+        assert!(said[0].starts_with("ERROR") && said[0].contains(word), "{statement}: {said:?}");
+    }
+    for (statement, fact) in [
+        ("disk:scsi:0,0,0:disk:/s", block(BlockKind::Volume)),
+        ("disk:avio_stor:0,0,0:lv:/s", block(BlockKind::Volume)),
+        ("dvd:avio_stor:0,0,0:disk:/s", block(BlockKind::Optical)),
+        ("changer:scsi:0,0,0:attach:/s", generic(Peripheral::Changer)),
+    ] {
+        let config = guest(&[statement]);
+        let mut facts = host(&config);
+        facts.files.insert("/s".into(), fact);
+        assert_eq!(lines(&config, &facts, CREATE), Vec::<String>::new(), "{statement}");
+    }
+}
+
 /// Settles 86.
 #[test]
 fn an_empty_file_is_one_warning() {

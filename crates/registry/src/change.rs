@@ -226,7 +226,7 @@ impl Change<'_> {
             "INSERT INTO device (guest, bus, device, target, kind, adapter, storage, path, id,
                  file_inode, file_device)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-        let file = device.backing.file().and_then(|path| files.get(path)).map(stored);
+        let file = device.backing.store().and_then(|path| files.get(path)).map(stored);
         self.connection.prepare_cached(sql)?.execute(params![
             guest.get(),
             device.address.slot.bus(),
@@ -234,8 +234,8 @@ impl Change<'_> {
             device.address.target,
             device.kind.as_str(),
             device.adapter.as_str(),
-            device.backing.storage(),
-            device.backing.path(),
+            device.backing.storage.as_str(),
+            device.backing.path,
             device.id.to_string(),
             file.map(|(inode, _)| inode),
             file.map(|(_, device)| device),

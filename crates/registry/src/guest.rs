@@ -5,9 +5,9 @@ use std::path::Path;
 
 use hpvm_model::cpu::TenthsPercent;
 use hpvm_model::{
-    AdapterKind, AutoStart, Backing, Bytes, DeviceKind, Entitlement, FileIdentity, GuestConfig,
-    GuestName, GuestNumber, GuestUuid, Label, Memory, OsFamily, OsType, PciSlot, Runnable,
-    StorageAddress, StorageDevice, Vcpus,
+    AutoStart, Backing, Bytes, DeviceKind, Entitlement, FileIdentity, GuestConfig, GuestName,
+    GuestNumber, GuestUuid, Label, Memory, OsFamily, OsType, PciSlot, Runnable, StorageAddress,
+    StorageDevice, Vcpus,
 };
 use jiff::Timestamp;
 use rusqlite::types::Type;
@@ -153,7 +153,7 @@ impl Registry {
                 guest: parsed(row, 0)?,
                 number: number(row, 1)?,
                 address: address(row, 2)?,
-                kind: device_kind(row, 5)?,
+                kind: parsed(row, 5)?,
             })
         })
         .map_err(self.failed("look for sharers of a file"))
@@ -288,8 +288,8 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<GuestSummary> {
 fn device(row: &Row<'_>) -> rusqlite::Result<(GuestNumber, StorageDevice)> {
     let device = StorageDevice {
         address: address(row, 1)?,
-        kind: device_kind(row, 4)?,
-        adapter: adapter(row, 5)?,
+        kind: parsed(row, 4)?,
+        adapter: parsed(row, 5)?,
         backing: backing(row, 6)?,
         id: parsed(row, 8)?,
     };
@@ -366,30 +366,9 @@ fn address(row: &Row<'_>, column: usize) -> rusqlite::Result<StorageAddress> {
     Ok(StorageAddress { slot: slot(row, column)?, target: row.get(column + 2)? })
 }
 
-fn device_kind(row: &Row<'_>, column: usize) -> rusqlite::Result<DeviceKind> {
-    match text(row, column)? {
-        "disk" => Ok(DeviceKind::Disk),
-        "dvd" => Ok(DeviceKind::Dvd),
-        other => Err(wrong(column, format!("'{other}' is no virtual device"))),
-    }
-}
-
-fn adapter(row: &Row<'_>, column: usize) -> rusqlite::Result<AdapterKind> {
-    match text(row, column)? {
-        "scsi" => Ok(AdapterKind::Scsi),
-        "avio_stor" => Ok(AdapterKind::AvioStor),
-        other => Err(wrong(column, format!("'{other}' is no storage adapter"))),
-    }
-}
-
 /// Two columns: storage type and location.
 fn backing(row: &Row<'_>, column: usize) -> rusqlite::Result<Backing> {
-    let location = row.get(column + 1)?;
-    match text(row, column)? {
-        "file" => Ok(Backing::File(location)),
-        "null" => Ok(Backing::Null(location)),
-        other => Err(wrong(column, format!("'{other}' is no storage type"))),
-    }
+    Ok(Backing { storage: parsed(row, column)?, path: row.get(column + 1)? })
 }
 
 type Wrong = Box<dyn std::error::Error + Send + Sync>;

@@ -107,12 +107,23 @@ impl Outcome {
 }
 
 impl Registry {
-    /// Records an operation in a change of its own.
+    /// Records an operation that changed no configuration: a start, a stop, a refusal. Every reader sees it from now on; it
+    /// is on the disk with the next change at the latest, so that a power cut may take it away, as it takes the guest's run.
     pub fn record(&mut self, operation: &Operation) -> Result<OperationId, RegistryError> {
-        let change = self.change()?;
-        let id = change.record(operation)?;
-        change.commit()?;
-        Ok(id)
+        self.synchronous("normal")?;
+        let recorded = self.change().and_then(|change| {
+            let id = change.record(operation)?;
+            change.commit()?;
+            Ok(id)
+        });
+        self.synchronous("full")?;
+        recorded
+    }
+
+    fn synchronous(&self, level: &'static str) -> Result<(), RegistryError> {
+        self.connection
+            .pragma_update(None, "synchronous", level)
+            .map_err(self.failed("record an operation"))
     }
 
     /// Says how an operation that was recorded as running ended, in a change of its own.

@@ -117,7 +117,7 @@ fn sharers_of_a_file_are_found_whatever_its_path() {
     for n in 1..=3 {
         let guest = guest(n);
         let mut files = files(&guest);
-        files.insert(guest.storage[2].backing.path().to_owned(), shared);
+        files.insert(guest.storage[2].backing.path.clone(), shared);
         let change = registry.change().unwrap();
         change.insert(&guest, &files).unwrap();
         change.commit().unwrap();

@@ -18,10 +18,10 @@ use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::process::{self, PidFd, Signal};
 use hpvm_model::{
     Accelerator, AdapterKind, Backing, Bytes, DeviceKind, DiskId, GuestNumber, GuestUuid, Memory,
-    Occupant, PciSlot, StorageAddress, StorageDevice, Vcpus,
+    Occupant, PciSlot, StorageAddress, StorageDevice, StorageType, Vcpus,
 };
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{Attached, BootRecord, FORMAT, Machine};
+use hpvm_plan::record::{Access, Attached, BootRecord, Cache, FORMAT, Machine};
 
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -111,8 +111,10 @@ impl Guest {
         File::create(&path).and_then(|file| file.set_len(1 << 20)).unwrap();
         let address: StorageAddress = address.parse().unwrap();
         let id = DiskId::from_random(u64::from(address.target) + 7);
-        let backing = Backing::File(path.display().to_string());
-        Attached { device: StorageDevice { kind, adapter, address, backing, id }, identity: None }
+        let backing = Backing::new(StorageType::File, path.display().to_string());
+        let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
+        let device = StorageDevice { kind, adapter, address, backing, id };
+        Attached { device, identity: None, access, cache: Cache::Page }
     }
 
     pub fn try_start(&self) -> Result<(), LaunchError> {

@@ -225,8 +225,8 @@ impl From<&StorageDevice> for Storage {
             bus: device.address.slot.bus(),
             device: device.address.slot.device(),
             target: device.address.target,
-            storage: device.backing.storage().to_owned(),
-            path: device.backing.path().to_owned(),
+            storage: device.backing.storage.as_str().to_owned(),
+            path: device.backing.path.clone(),
             id: device.id.to_string(),
             statement: device.to_string(),
         }

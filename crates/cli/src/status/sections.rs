@@ -92,8 +92,8 @@ fn storage(devices: &[&StorageDevice]) -> String {
             "{:<7} {:<10} {bus:>3} {slot:>3}   0 {target:>3}   0 {:<9} {}",
             device.kind.as_str(),
             device.adapter.as_str(),
-            device.backing.storage(),
-            printable(device.backing.path()),
+            device.backing.storage.as_str(),
+            printable(&device.backing.path),
         );
     }
     rows

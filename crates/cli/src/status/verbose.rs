@@ -95,8 +95,8 @@ fn storage(devices: &[&StorageDevice]) -> String {
                 ("Function", "0".to_owned()),
                 ("Target", device.address.target.to_string()),
                 ("Lun", "0".to_owned()),
-                ("Physical Storage type", device.backing.storage().to_owned()),
-                ("Physical device", device.backing.path().to_owned()),
+                ("Physical Storage type", device.backing.storage.as_str().to_owned()),
+                ("Physical device", device.backing.path.clone()),
                 ("Disk identity", device.id.to_string()),
             ])
         })

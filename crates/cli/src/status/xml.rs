@@ -96,8 +96,8 @@ fn storage(device: &StorageDevice) -> String {
         address.slot.bus(),
         address.slot.device(),
         address.target,
-        backing.storage(),
-        escaped(backing.path())
+        backing.storage.as_str(),
+        escaped(&backing.path)
     )
 }
 

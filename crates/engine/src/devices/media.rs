@@ -37,7 +37,7 @@ impl Bench<'_> {
         let name = node(address, seq);
         let add = AddFd { fdset_id: None, opaque: Some(name.clone()) };
         let added = self.client.pass(&add, descriptor).await?;
-        let wanted = node_properties(&attached.device, &name, added.fdset_id);
+        let wanted = node_properties(attached, &name, added.fdset_id);
         let opened = self.client.execute(&BlockdevAdd(properties(&wanted))).await;
         if opened.is_err() {
             let _ = self.client.execute(&RemoveFd { fdset_id: added.fdset_id }).await;
@@ -53,7 +53,7 @@ impl Bench<'_> {
         descriptor: Option<OwnedFd>,
     ) -> Result<Performed, DeviceError> {
         let address = attached.device.address;
-        let node = match attached.device.backing.file() {
+        let node = match attached.device.backing.store() {
             Some(_) => Some(self.add_medium(seq, attached, descriptor).await?),
             None => None,
         };
@@ -157,6 +157,22 @@ fn is_node_of(name: &str, address: StorageAddress) -> bool {
     name.strip_prefix(&place).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
+/// The descriptor behind a node; of a format the name of its file stands within a longer text.
 fn fdset_of(file: &str) -> Option<i64> {
-    file.strip_prefix("/dev/fdset/")?.parse().ok()
+    let (_, number) = file.split_once("/dev/fdset/")?;
+    let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+    number[..end].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_found_in_either_name_of_a_file() {
+        assert_eq!(fdset_of("/dev/fdset/7"), Some(7));
+        let text = r#"json:{"driver": "qcow2", "file": {"filename": "/dev/fdset/12"}}"#;
+        assert_eq!(fdset_of(text), Some(12));
+        assert_eq!(fdset_of("/srv/disk"), None);
+    }
 }

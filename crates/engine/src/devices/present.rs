@@ -91,7 +91,7 @@ impl Present {
             }
             DeviceChange::Medium { attached } => {
                 let address = attached.device.address;
-                let wanted = attached.device.backing.file().map(|_| node_id(address, seq));
+                let wanted = attached.device.backing.store().map(|_| node_id(address, seq));
                 match self.media.get(&device_id(address)) == wanted.as_ref() {
                     true => settle(Outcome::Done),
                     false => failed(),

@@ -1,7 +1,9 @@
-//! The grammar of storage statements. What a later capability will take (networks, volumes, tapes) is refused by name, so
-//! that nobody takes silence for success.
+//! The grammar of storage statements. What a later capability will take (networks) is refused by name, so that nobody takes
+//! silence for success.
 
-use super::{AdapterKind, AddressError, Backing, DeviceKind, StorageAddress, StorageDevice};
+use super::{
+    AdapterKind, AddressError, Backing, DeviceKind, StorageAddress, StorageDevice, StorageType,
+};
 use crate::bytes::shown;
 
 /// What a statement is for, which decides how much of it must be there.
@@ -27,20 +29,22 @@ pub enum StatementError {
         "'{0}' is no resource statement; write device:adapter:[bus,device,target]:storage:location, such as disk:avio_stor::file:/path"
     )]
     Malformed(String),
-    #[error("'{0}' is no virtual device; the devices are disk and dvd")]
+    #[error("'{0}' is no virtual device; the devices are disk, dvd, tape, changer and burner")]
     Device(String),
-    #[error("'{0}' devices are not available yet; the devices are disk and dvd")]
-    DeviceLater(String),
+    #[error(
+        "hba devices share a Fibre Channel adapter by NPIV, which QEMU has not; give the LUNs as disks (disk:avio_stor::disk:/dev/disk/by-id/…)"
+    )]
+    HostAdapter,
     #[error("networks are not available yet, so '{0}' cannot be taken")]
     Network(String),
     #[error("the console 'serial:com1::tty:console' comes with the guest and is never given")]
     Serial,
     #[error("'{0}' is no storage adapter; the adapters are scsi and avio_stor")]
     Adapter(String),
-    #[error("'{0}' is no storage type; the types are file and null")]
+    #[error("'{0}' is no storage type; the types are disk, lv, file, qcow2, null and attach")]
     Storage(String),
-    #[error("storage type '{0}' is not available yet; the types are file and null")]
-    StorageLater(String),
+    #[error("a {} cannot be backed by storage type {}; it takes {}", kind.as_str(), storage.as_str(), stores_of(*kind))]
+    Store { kind: DeviceKind, storage: StorageType },
     #[error(transparent)]
     Address(#[from] AddressError),
     #[error("target {target} does not exist on {}; its targets are 0 to {}{}", adapter.as_str(), adapter.target_max(), second_adapter(*adapter, *target))]
@@ -68,6 +72,14 @@ fn second_adapter(adapter: AdapterKind, target: u8) -> &'static str {
     }
 }
 
+fn stores_of(kind: DeviceKind) -> String {
+    let names: Vec<&str> = kind.stores().iter().map(|storage| storage.as_str()).collect();
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
+}
+
 impl Statement {
     pub fn parse(text: &str, form: StatementForm) -> Result<Statement, StatementError> {
         let fields: Vec<&str> = text.splitn(5, ':').collect();
@@ -82,7 +94,9 @@ impl Statement {
         };
         let backing = match rest.get(1..).unwrap_or_default() {
             [] | [""] | ["", ""] => None,
-            [storage, location @ ..] => Some(parse_backing(storage, location.first().copied())?),
+            [storage, location @ ..] => {
+                Some(parse_backing(kind, storage, location.first().copied())?)
+            }
         };
         let statement = Statement { kind, adapter, address, backing };
         statement.require(form)?;
@@ -113,22 +127,16 @@ impl Statement {
 
 fn parse_kind(text: &str, statement: &str) -> Result<DeviceKind, StatementError> {
     match text {
-        "disk" => Ok(DeviceKind::Disk),
-        "dvd" => Ok(DeviceKind::Dvd),
         "network" => Err(StatementError::Network(shown(statement))),
         "serial" => Err(StatementError::Serial),
-        "tape" | "changer" | "burner" | "hba" => Err(StatementError::DeviceLater(text.into())),
+        "hba" => Err(StatementError::HostAdapter),
         _ if !statement.contains(':') => Err(StatementError::Malformed(shown(statement))),
-        other => Err(StatementError::Device(shown(other))),
+        other => other.parse().map_err(|_| StatementError::Device(shown(other))),
     }
 }
 
 fn parse_adapter(text: &str) -> Result<AdapterKind, StatementError> {
-    match text {
-        "scsi" => Ok(AdapterKind::Scsi),
-        "avio_stor" | "aviostor" => Ok(AdapterKind::AvioStor),
-        other => Err(StatementError::Adapter(shown(other))),
-    }
+    text.parse().map_err(|_| StatementError::Adapter(shown(text)))
 }
 
 fn parse_address(text: &str, adapter: AdapterKind) -> Result<StorageAddress, StatementError> {
@@ -139,15 +147,16 @@ fn parse_address(text: &str, adapter: AdapterKind) -> Result<StorageAddress, Sta
     Ok(address)
 }
 
-fn parse_backing(storage: &str, location: Option<&str>) -> Result<Backing, StatementError> {
-    let make: fn(String) -> Backing = match storage {
-        "file" => Backing::File,
-        "null" => Backing::Null,
-        "disk" | "lv" | "attach" | "npiv" => {
-            return Err(StatementError::StorageLater(storage.into()));
-        }
-        other => return Err(StatementError::Storage(shown(other))),
-    };
+fn parse_backing(
+    kind: DeviceKind,
+    storage: &str,
+    location: Option<&str>,
+) -> Result<Backing, StatementError> {
+    let storage: StorageType =
+        storage.parse().map_err(|_| StatementError::Storage(shown(storage)))?;
+    if !kind.stores().contains(&storage) {
+        return Err(StatementError::Store { kind, storage });
+    }
     let location = location.filter(|l| !l.is_empty()).ok_or(StatementError::LocationMissing)?;
     if !location.starts_with('/') {
         return Err(StatementError::RelativePath(shown(location)));
@@ -158,7 +167,7 @@ fn parse_backing(storage: &str, location: Option<&str>) -> Result<Backing, State
     if location.chars().any(char::is_control) {
         return Err(StatementError::ControlCharacter(shown(location)));
     }
-    Ok(make(location.into()))
+    Ok(Backing::new(storage, location))
 }
 
 #[cfg(test)]
@@ -175,7 +184,7 @@ mod tests {
     fn statements_are_read() {
         let s = add("disk:scsi::file:/a:b c").unwrap();
         assert_eq!((s.kind, s.adapter, s.address), (DeviceKind::Disk, AdapterKind::Scsi, None));
-        assert_eq!(s.backing, Some(Backing::File("/a:b c".into())));
+        assert_eq!(s.backing, Some(Backing::new(StorageType::File, "/a:b c")));
         let s = add("dvd:aviostor:0,1,127:null:/iso").unwrap();
         assert_eq!(s.address.unwrap().to_string(), "0,1,127");
         assert!(Statement::parse("disk:scsi:0,0,1", StatementForm::Delete).is_ok());
@@ -194,7 +203,11 @@ mod tests {
             ("disk:scsi::file:x", "absolute"),
             ("disk:scsi::file:", "location"),
             ("disk:scsi::file:/a\nb", "control"),
-            ("disk:scsi::lv:/dev/vg/l", "not available yet"),
+            ("disk:scsi::npiv:/dev/fcd0", "storage type"),
+            ("dvd:scsi::lv:/dev/vg/l", "it takes disk, file or null"),
+            ("disk:scsi::attach:/dev/sg0", "disk, lv, file, qcow2 or null"),
+            ("tape:scsi::file:/x", "it takes attach"),
+            ("hba:avio_stor::npiv:/dev/fcd0", "NPIV"),
             ("disk:scsi:0,3,0:file:/x", "console"),
             ("disk:scsi:0,0,8:file:/x", "8 ports"),
             ("disk:scsi:0,0,15:file:/x", "0 to 7"),
@@ -202,11 +215,24 @@ mod tests {
             ("disk:avio_stor:7,0,0:file:/x", "bus 7"),
             ("network:lan::vswitch:v", "networks"),
             ("serial:com1::tty:console", "console"),
-            ("tape:scsi::attach:/dev/sg0", "not available yet"),
             ("floppy:scsi::file:/x", "no virtual device"),
         ] {
             let error = add(text).unwrap_err().to_string();
             assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+
+    /// Settles 132: each adapter takes every backing store, and what cannot be is refused when the statement is read.
+    #[test]
+    fn each_adapter_takes_every_store() {
+        for adapter in ["scsi", "avio_stor"] {
+            for kind in DeviceKind::ALL {
+                for storage in StorageType::ALL {
+                    let (device, store) = (kind.as_str(), storage.as_str());
+                    let read = add(&format!("{device}:{adapter}::{store}:/x"));
+                    assert_eq!(read.is_ok(), kind.stores().contains(&storage), "{read:?}");
+                }
+            }
         }
     }
 
@@ -219,13 +245,14 @@ mod tests {
         }
 
         #[test]
-        fn what_is_printed_can_be_given_back(bus in 0u8..7, device in 0u8..8, target in 0u8..8, path in "/[ -~]{0,30}", dvd: bool, vio: bool, random: u64) {
+        fn what_is_printed_can_be_given_back(bus in 0u8..7, device in 0u8..8, target in 0u8..8, path in "/[ -~]{0,30}", kind in 0usize..5, store in 0usize..6, vio: bool, random: u64) {
             prop_assume!((bus, device) != (0, 3));
+            let kind = DeviceKind::ALL[kind];
             let device = StorageDevice {
-                kind: if dvd { DeviceKind::Dvd } else { DeviceKind::Disk },
+                kind,
                 adapter: if vio { AdapterKind::Scsi } else { AdapterKind::AvioStor },
                 address: StorageAddress { slot: PciSlot::new(bus, device).unwrap(), target },
-                backing: Backing::File(path),
+                backing: Backing::new(kind.stores()[store % kind.stores().len()], path),
                 id: DiskId::from_random(random),
             };
             let parsed = Statement::parse(&device.to_string(), StatementForm::Modify).unwrap();

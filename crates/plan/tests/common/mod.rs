@@ -60,24 +60,28 @@ pub fn record(config: &GuestConfig) -> BootRecord {
         firmware_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
         option_rom: Some(OptionRom { path: "/run/hpvm/mpt.rom".into(), digest: "00".into() }),
         ports: hpvm_plan::placement::ports(config),
-        storage: config
-            .storage
-            .iter()
-            .map(|device| Attached { device: device.clone(), identity: None })
-            .collect(),
+        storage: config.storage.iter().map(|device| attached(device, None)).collect(),
         owner: Some(1_000_007),
     }
 }
 
+pub fn attached(device: &StorageDevice, identity: Option<FileIdentity>) -> Attached {
+    let access = match device.kind {
+        DeviceKind::Dvd => Access::ReadOnly,
+        _ => Access::ReadWrite,
+    };
+    Attached { device: device.clone(), identity, access, cache: Cache::Page }
+}
+
 pub fn regular(inode: u64, size: u64) -> FileFact {
     let identity = FileIdentity { device: 1, inode };
-    FileFact::Regular { identity, size: Bytes(size), writable: Writable::Yes }
+    FileFact::Regular { identity, size: Bytes(size), writable: Writable::Yes, cache: Cache::Page }
 }
 
 /// A host on which every file of the configuration exists and is good.
 pub fn host(config: &GuestConfig) -> HostFacts {
     let files = config.storage.iter().zip(100..).filter_map(|(device, inode)| {
-        device.backing.file().map(|path| (path.to_owned(), regular(inode, 1 << 30)))
+        device.backing.store().map(|path| (path.to_owned(), regular(inode, 1 << 30)))
     });
     HostFacts {
         processors: 4,
@@ -85,6 +89,7 @@ pub fn host(config: &GuestConfig) -> HostFacts {
         memory_total: Bytes(64 << 30),
         limits: LimitsTable::Host,
         files: files.collect(),
+        used_by_host: BTreeMap::new(),
         sharers: BTreeMap::new(),
         start: None,
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use hpvm_model::{
     AdapterKind, AutoStart, Backing, Bytes, DeviceKind, DiskId, Entitlement, GuestConfig,
     GuestName, GuestNumber, GuestUuid, Memory, OsType, PciSlot, Runnable, StorageAddress,
-    StorageDevice, Vcpus,
+    StorageDevice, StorageType, Vcpus,
 };
 use hpvm_registry::{Access, FileIdentity, Identities, Operation, Outcome, Registry, Subject};
 use jiff::Timestamp;
@@ -49,7 +49,7 @@ pub(crate) fn guest(n: u32) -> GuestConfig {
         kind: if target == 3 { DeviceKind::Dvd } else { DeviceKind::Disk },
         adapter: AdapterKind::AvioStor,
         address: StorageAddress { slot: PciSlot::new(0, 1).unwrap(), target },
-        backing: Backing::File(format!("/srv/disks/guest{n}/disk{target}.img")),
+        backing: Backing::new(StorageType::File, format!("/srv/disks/guest{n}/disk{target}.img")),
         id: DiskId::from_random(u64::from(n) * 16 + u64::from(target)),
     };
     GuestConfig {
@@ -79,7 +79,7 @@ pub(crate) fn files(guest: &GuestConfig) -> Identities {
         .enumerate()
         .filter_map(|(i, device)| {
             let inode = u64::from(guest.number.get()) * 1000 + i as u64;
-            Some((device.backing.file()?.to_owned(), FileIdentity { device: u64::MAX, inode }))
+            Some((device.backing.store()?.to_owned(), FileIdentity { device: u64::MAX, inode }))
         })
         .collect()
 }

@@ -1,0 +1,167 @@
+//! What the backing stores of guests are on this host: what each path leads to, what the VM Host itself does with it, and
+//! what hangs together with what. Collected once for each decision; the only place where operations look at stores.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
+use hpvm_model::{Bytes, DeviceKind, GuestConfig};
+use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Writable};
+use hpvm_plan::record::Cache;
+use rustix::fs::{Mode, OFlags};
+
+/// The stores of some configurations.
+#[derive(Debug, Default)]
+pub(crate) struct Stores {
+    pub(crate) files: BTreeMap<String, FileFact>,
+    leads: BTreeMap<String, Lead>,
+    blocks: Blocks,
+}
+
+impl Stores {
+    /// Looks at every path of these configurations.
+    pub(crate) fn look<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> Stores {
+        let places = Places::default();
+        let paths: BTreeSet<&str> = configs
+            .into_iter()
+            .flat_map(|config| config.storage.iter().map(|device| device.backing.path.as_str()))
+            .collect();
+        let lead = |path: &&str| Some(((*path).to_owned(), places.lead(Path::new(path)).ok()?));
+        let leads: BTreeMap<String, Lead> = paths.iter().filter_map(lead).collect();
+        let starts: Vec<Lead> = leads.values().cloned().collect();
+        let blocks = match starts.iter().any(|lead| lead.store().is_some()) {
+            true => Blocks::read_around(&places, &starts),
+            false => Blocks::default(),
+        };
+        let fact = |path: &str| (path.to_owned(), file(Path::new(path), &blocks));
+        let files = paths.into_iter().map(fact).collect();
+        Stores { files, leads, blocks }
+    }
+
+    /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
+    pub(crate) fn used_by_host(&self) -> BTreeMap<String, Vec<String>> {
+        let uses = |(path, lead): (&String, &Lead)| {
+            let uses = self.blocks.uses(lead.store()?);
+            (!uses.is_empty())
+                .then(|| (path.clone(), uses.iter().map(ToString::to_string).collect()))
+        };
+        self.leads.iter().filter_map(uses).collect()
+    }
+
+    /// The stores of a configuration that one guest has for itself, which is every one but a dvd's; with each all that lies
+    /// under and on it, which then is nobody else's either.
+    pub(crate) fn exclusive(
+        &self,
+        config: &GuestConfig,
+    ) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
+        let devices = config.storage.iter().filter(|device| device.kind != DeviceKind::Dvd);
+        let related = |path: &str| {
+            let identity = self.files.get(path)?.identity()?;
+            let mut related = BTreeSet::from([identity]);
+            if let Some(store) = self.leads.get(path).and_then(Lead::store) {
+                let lineage = self.blocks.lineage(store);
+                related.extend(lineage.under.iter().chain(&lineage.over).map(identity_of));
+            }
+            Some((identity, related))
+        };
+        devices.filter_map(|device| related(device.backing.store()?)).collect()
+    }
+}
+
+fn identity_of(store: &Store) -> FileIdentity {
+    match store {
+        Store::File(identity) => *identity,
+        Store::Device(number) => {
+            FileIdentity::of_device(rustix::fs::makedev(number.major, number.minor))
+        }
+    }
+}
+
+/// What one path leads to, links followed, where it is no matter what the host does with block devices.
+pub(crate) fn plain_file(path: &Path) -> FileFact {
+    file(path, &Blocks::default())
+}
+
+fn file(path: &Path, blocks: &Blocks) -> FileFact {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return FileFact::Missing;
+        }
+        Err(error) => return FileFact::Unreadable(error.to_string()),
+    };
+    let kind = metadata.file_type();
+    match kind {
+        kind if kind.is_dir() => FileFact::Folder,
+        kind if kind.is_fifo() => FileFact::Special("named pipe"),
+        kind if kind.is_socket() => FileFact::Special("socket"),
+        kind => match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
+            Err(error) => FileFact::Unreadable(std::io::Error::from(error).to_string()),
+            Ok(()) if kind.is_block_device() => block(path, &metadata, blocks),
+            Ok(()) if kind.is_char_device() => character(&metadata),
+            Ok(()) => regular(path, &metadata),
+        },
+    }
+}
+
+fn regular(path: &Path, metadata: &Metadata) -> FileFact {
+    let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
+    let (size, writable) = (Bytes(metadata.size()), writable(path));
+    FileFact::Regular { identity, size, writable, cache: cache(path) }
+}
+
+fn writable(path: &Path) -> Writable {
+    match rustix::fs::access(path, rustix::fs::Access::WRITE_OK) {
+        Ok(()) => Writable::Yes,
+        Err(_) => Writable::No,
+    }
+}
+
+/// Whether the file system lets a file be read past the memory of the host, which only trying tells.
+fn cache(path: &Path) -> Cache {
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(_) => Cache::Direct,
+        Err(_) => Cache::Page,
+    }
+}
+
+fn block(path: &Path, metadata: &Metadata, blocks: &Blocks) -> FileFact {
+    let Some(device) = blocks.device(DeviceNumber::from_raw(metadata.rdev())) else {
+        return FileFact::Unreadable("this VM Host has no such device any more".into());
+    };
+    let kind = match &device.kind {
+        Kind::Mapped { mapping: Mapping::Volume { .. }, .. } => BlockKind::Volume,
+        Kind::Optical => BlockKind::Optical,
+        _ => BlockKind::Other,
+    };
+    let writable = match device.access {
+        Access::ReadOnly => Writable::No,
+        Access::ReadWrite => writable(path),
+    };
+    let identity = FileIdentity::of_device(metadata.rdev());
+    FileFact::Block(BlockFact { identity, size: Bytes(device.size_bytes), writable, kind })
+}
+
+/// The SCSI type of a generic node stands beside its device in sysfs (`scsi_generic/sgN/device/type`).
+fn character(metadata: &Metadata) -> FileFact {
+    let number = DeviceNumber::from_raw(metadata.rdev());
+    let text = std::fs::read_to_string(format!("/sys/dev/char/{number}/device/type"));
+    match text.ok().and_then(|text| text.trim().parse().ok()) {
+        Some(number) if is_generic(metadata.rdev()) => FileFact::Generic {
+            identity: FileIdentity::of_device(metadata.rdev()),
+            peripheral: Peripheral::of_type(number),
+        },
+        _ => FileFact::Special("character device"),
+    }
+}
+
+/// The major number of generic SCSI nodes (Linux, Documentation/admin-guide/devices.txt, 21 char).
+const SCSI_GENERIC_MAJOR: u32 = 21;
+
+fn is_generic(number: u64) -> bool {
+    rustix::fs::major(number) == SCSI_GENERIC_MAJOR
+}

@@ -1,0 +1,218 @@
+//! What is wrong with the backing stores of a configuration: whether each is what its storage type says, and who else has
+//! it.
+
+use std::collections::BTreeMap;
+
+use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageDevice, StorageType};
+
+use super::{Finding, Findings, never, note, start_command, taken};
+use crate::facts::{
+    BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Peripheral, Sharer, Writable,
+};
+
+pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    let mut seen: BTreeMap<FileIdentity, &StorageDevice> = BTreeMap::new();
+    for device in &config.storage {
+        let path = &device.backing.path;
+        if device.backing.storage == StorageType::Null {
+            place_holder(device, facts, all);
+            continue;
+        }
+        store(config, device, facts, all);
+        all.extend(used_by_host(device, facts));
+        let Some(identity) = facts.identity(path) else { continue };
+        if let Some(first) = seen.insert(identity, device)
+            && (first.kind, device.kind) != (DeviceKind::Dvd, DeviceKind::Dvd)
+        {
+            let text = format!(
+                "'{path}' backs {} already; a backing store is used once in a guest",
+                first.address
+            );
+            all.push(never(device.to_string(), text));
+        }
+        shared(config, device, facts.sharers.get(&identity), all);
+    }
+}
+
+fn place_holder(device: &StorageDevice, facts: &HostFacts, all: &mut Findings) {
+    let path = &device.backing.path;
+    if facts.files.get(path) == Some(&FileFact::Missing) {
+        all.push(note(
+            path,
+            format!("'{path}' does not exist; it is only a place holder, and the device is empty"),
+        ));
+    }
+}
+
+/// Whether a backing store is there and what its storage type says.
+fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &mut Findings) {
+    let StorageDevice { kind, backing, .. } = device;
+    let (path, kind) = (&backing.path, kind.as_str());
+    let (noun, start) = (noun(backing.storage), start_command(config));
+    let fact = facts.files.get(path).unwrap_or(&FileFact::Missing);
+    match (fact, backing.storage) {
+        (FileFact::Missing, _) => all.push(
+            never(path, format!("the {kind}'s {noun} '{path}' does not exist"))
+                .ask(format!("put the {noun} back at {path}"), start),
+        ),
+        (FileFact::Unreadable(reason), _) => all.push(
+            never(path, format!("the {kind}'s {noun} '{path}' cannot be used: {reason}"))
+                .ask(format!("make {path} readable again"), start),
+        ),
+        (FileFact::Folder, StorageType::File) if device.kind == DeviceKind::Dvd => {
+            all.push(never(
+                path,
+                format!("'{path}' is a folder; a dvd with a folder of images is written dvd:{}::null:{path}", device.adapter.as_str()),
+            ));
+        }
+        (FileFact::Regular { size, writable, .. }, StorageType::File | StorageType::Qcow2) => {
+            all.extend(not_writable(config, device, *writable));
+            all.extend(too_small(device, *size));
+        }
+        (FileFact::Block(block), StorageType::Disk | StorageType::Lv) => {
+            all.extend(wrong_block(device, block));
+            all.extend(not_writable(config, device, block.writable));
+            if block.kind != BlockKind::Optical {
+                all.extend(too_small(device, block.size));
+            }
+        }
+        (FileFact::Generic { peripheral, .. }, StorageType::Attach) => {
+            all.extend(wrong_peripheral(device, *peripheral));
+        }
+        (other, storage) => all.push(never(path, wrong_type(path, other, storage))),
+    }
+}
+
+/// A guest that writes to what the host itself uses destroys both. An image is only read.
+fn used_by_host(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
+    let path = &device.backing.path;
+    let uses = facts.used_by_host.get(path)?;
+    let is_image = device.kind == DeviceKind::Dvd && device.backing.storage == StorageType::File;
+    (!is_image).then(|| {
+        let uses = uses.join("; ");
+        never(
+            path,
+            format!("'{path}' is in use by this VM Host and is not given to a guest: {uses}"),
+        )
+    })
+}
+
+fn noun(storage: StorageType) -> &'static str {
+    match storage {
+        StorageType::File | StorageType::Qcow2 | StorageType::Null => "file",
+        StorageType::Disk => "block device",
+        StorageType::Lv => "logical volume",
+        StorageType::Attach => "SCSI device",
+    }
+}
+
+/// What a path leads to is not what its storage type says: tells which type would be right, where there is one.
+fn wrong_type(path: &str, fact: &FileFact, storage: StorageType) -> String {
+    let (found, right) = match fact {
+        FileFact::Regular { .. } => ("a regular file", Some("file")),
+        FileFact::Block(BlockFact { kind: BlockKind::Volume, .. }) => {
+            ("a logical volume", Some("lv"))
+        }
+        FileFact::Block(_) => ("a block device", Some("disk")),
+        FileFact::Generic { .. } => ("a generic SCSI device", Some("attach")),
+        FileFact::Folder => ("a folder", None),
+        FileFact::Special(what) => (*what, None),
+        FileFact::Missing | FileFact::Unreadable(_) => ("nothing", None),
+    };
+    let wanted = match storage {
+        StorageType::File | StorageType::Qcow2 => "a regular file",
+        StorageType::Disk => "a block device",
+        StorageType::Lv => "a logical volume",
+        StorageType::Attach => "a generic SCSI device such as /dev/sg0",
+        StorageType::Null => "nothing",
+    };
+    let hint = right.map_or_else(String::new, |right| format!("; its storage type is {right}"));
+    let article = if found.starts_with("a ") || found == "nothing" { "" } else { "a " };
+    format!(
+        "'{path}' is {article}{found}, and storage type {} needs {wanted}{hint}",
+        storage.as_str()
+    )
+}
+
+fn wrong_block(device: &StorageDevice, block: &BlockFact) -> Option<Finding> {
+    let path = &device.backing.path;
+    let text = match (device.kind, device.backing.storage, block.kind) {
+        (DeviceKind::Disk, StorageType::Lv, BlockKind::Other) => {
+            format!("'{path}' is no logical volume of LVM; its storage type is disk")
+        }
+        (DeviceKind::Disk, _, BlockKind::Optical) => {
+            format!("'{path}' is a drive of optical media, which a dvd can have and a disk cannot")
+        }
+        (DeviceKind::Dvd, _, BlockKind::Volume | BlockKind::Other) => {
+            format!(
+                "'{path}' is no drive of optical media; a dvd takes such a drive or an image (dvd:{}::file:/path)",
+                device.adapter.as_str()
+            )
+        }
+        _ => return None,
+    };
+    Some(never(path, text))
+}
+
+fn wrong_peripheral(device: &StorageDevice, peripheral: Peripheral) -> Option<Finding> {
+    let wanted = match device.kind {
+        DeviceKind::Tape => Peripheral::Tape,
+        DeviceKind::Changer => Peripheral::Changer,
+        DeviceKind::Burner => Peripheral::Optical,
+        DeviceKind::Disk | DeviceKind::Dvd => return None,
+    };
+    if peripheral == wanted {
+        return None;
+    }
+    let found = match peripheral {
+        Peripheral::Tape => "a tape".into(),
+        Peripheral::Changer => "a changer".into(),
+        Peripheral::Optical => "a drive of optical media".into(),
+        Peripheral::Other(number) => format!("a SCSI device of type {number:#04x}"),
+    };
+    let (path, kind) = (&device.backing.path, device.kind.as_str());
+    Some(never(path, format!("'{path}' is {found} and cannot be attached as a {kind}")))
+}
+
+fn not_writable(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    writable: Writable,
+) -> Option<Finding> {
+    let path = &device.backing.path;
+    (writable == Writable::No && device.kind == DeviceKind::Disk).then(|| {
+        never(path, format!("'{path}' may not be written, and a disk is written"))
+            .ask(format!("make {path} writable"), start_command(config))
+    })
+}
+
+fn too_small(device: &StorageDevice, size: Bytes) -> Option<Finding> {
+    let (path, kind) = (&device.backing.path, device.kind.as_str());
+    let least = device.kind.block_bytes();
+    (size.0 < least).then(|| note(path, format!(
+        "File size of: {} (bytes) for {kind} backing file: {path} must be equal to or greater than: {least} (bytes), or the device may not show up in the guest when booted.",
+        size.0
+    )))
+}
+
+/// Images of dvds are read only and shared freely; anything else is one running guest's.
+fn shared(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    sharers: Option<&Vec<Sharer>>,
+    all: &mut Findings,
+) {
+    let path = &device.backing.path;
+    for sharer in sharers.into_iter().flatten() {
+        let Sharer { guest, address, holds_it } = sharer;
+        all.push(if *holds_it {
+            taken(path, format!("'{path}' is in use by the running guest '{guest}' ({address})"))
+                .ask(
+                    format!("wait until '{guest}' is stopped or has given the {} up", device.kind.as_str()),
+                    start_command(config),
+                )
+        } else {
+            note(path, format!("'{path}' is also configured in guest '{guest}' ({address}); only one of the two can run at a time"))
+        });
+    }
+}
