@@ -100,6 +100,9 @@ impl CommandLine {
     fn take(&mut self, option: &str, value: &str) -> anyhow::Result<()> {
         match option {
             "-add-fd" => self.fds.push(passed_fd(&properties(value, None)?)?),
+            "-blockdev" if value.starts_with('{') => {
+                self.nodes.push(serde_json::from_str(value).context("no JSON object")?);
+            }
             "-blockdev" => self.nodes.push(properties(value, None)?),
             "-device" => self.devices.push(properties(value, Some("driver"))?),
             "-chardev" => self.chardevs.push(chardev(&properties(value, Some("backend"))?)?),

@@ -104,6 +104,14 @@ impl Machine {
         let (filename, content) = match driver.as_str() {
             "file" | "host_device" => self.open(arguments.text("filename")?)?,
             "raw" => self.below(arguments.text("file")?)?,
+            // The layer below is given in place, and the image is as large as its file.
+            "qcow2" => {
+                let file = arguments.0.get("file").and_then(|file| file.get("filename"));
+                let filename = file
+                    .and_then(Value::as_str)
+                    .ok_or_else(|| Refusal::generic("Parameter 'file.filename' is missing"))?;
+                self.open(filename)?
+            }
             other => return Err(Refusal::generic(format!("Unknown driver '{other}'"))),
         };
         self.nodes.insert(0, Node { name, driver, filename, read_only, content });
