@@ -159,7 +159,7 @@ fn varied() -> Tree {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn a_device_is_used_just_when_the_rule_says_so(host in host()) {
@@ -223,20 +223,13 @@ fn quickest<T>(work: impl Fn() -> T) -> Duration {
 const SLACK: u32 = 4;
 
 #[test]
-fn a_thousand_devices_are_read_in_a_tenth_of_a_second() {
+fn a_thousand_devices_are_read_in_a_tenth_of_a_second_and_one_in_a_millisecond() {
     let tree = tree::large(400);
-    let places = tree.places();
+    let (places, lead) = (tree.places(), [tree.lead("/dev/sd7")]);
     assert_eq!(Blocks::read_all(&places).devices().count(), 1000);
     let time = quickest(|| Blocks::read_all(&places));
-    assert!(time < Duration::from_millis(100) * SLACK, "{time:?}");
-}
-
-#[test]
-fn one_disk_among_a_thousand_devices_is_read_in_a_millisecond() {
-    let tree = tree::large(400);
-    let places = tree.places();
-    let lead = tree.lead("/dev/sd7");
-    assert!(Blocks::read_around(&places, std::slice::from_ref(&lead)).devices().count() < 10);
-    let time = quickest(|| Blocks::read_around(&places, std::slice::from_ref(&lead)));
-    assert!(time < Duration::from_millis(1) * SLACK, "{time:?}");
+    assert!(time < Duration::from_millis(100) * SLACK, "all: {time:?}");
+    assert!(Blocks::read_around(&places, &lead).devices().count() < 10);
+    let time = quickest(|| Blocks::read_around(&places, &lead));
+    assert!(time < Duration::from_millis(1) * SLACK, "one: {time:?}");
 }

@@ -223,3 +223,17 @@ pub fn large(disks: usize) -> Tree {
     tree.mount("dm-0", "/");
     tree
 }
+
+/// A disk with a mounted partition, a free one and one for swap.
+pub fn plain() -> Tree {
+    let mut tree = Tree::new();
+    tree.disk("sda");
+    tree.value("sda", "device/wwid", "naa.5000c500a1b2c3d4");
+    for (number, name) in [(1, "sda1"), (2, "sda2"), (3, "sda3")] {
+        tree.partition("sda", number, name);
+    }
+    tree.mount("sda1", "/home");
+    tree.mount("sda1", "/");
+    tree.swap("/dev/sda3");
+    tree
+}
