@@ -14,6 +14,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_is_created_listed_and_removed,
+    a_change_of_nothing_leaves_its_record,
     a_guest_runs_from_a_folder_that_only_root_may_enter
 ];
 
@@ -25,6 +26,19 @@ fn a_guest_is_created_listed_and_removed() {
     assert!(!host.ok(&["hpvmstatus"]).contains("web"));
     host.ok(&["hpvm", "undelete", "-P", "web"]);
     assert_eq!(host.state("web"), "Off");
+}
+
+/// Every changing command leaves one record, also one that finds everything as it is to be. A dry run leaves none.
+fn a_change_of_nothing_leaves_its_record() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web", "-l", "same"]);
+    let before = host.ok(&["hpvmstatus", "-e"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "same", "--reason", "to be sure"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "same", "-s"]);
+    let after = host.ok(&["hpvmstatus", "-e"]);
+    let new: Vec<&str> = after.strip_prefix(&before).expect("more lines").lines().collect();
+    assert_eq!(new.len(), 1, "{new:?}");
+    assert!(new[0].contains("hpvmmodify -P web -l same") && new[0].contains(": done"), "{new:?}");
 }
 
 /// A clone of the repository lies in /root as a rule, and the worker's user may not walk there.

@@ -29,6 +29,10 @@ impl Process {
         assert!(self.handle.signal(signal).expect("a signal to our own process"), "it has ended");
     }
 
+    pub(crate) fn lives(&self) -> bool {
+        !self.handle.wait_exit(Duration::ZERO).expect("a pidfd can be waited for")
+    }
+
     /// Fine when it has ended meanwhile.
     pub(crate) fn signal_if_alive(&self, signal: Signal) {
         self.handle.signal(signal).expect("a signal to our own process");

@@ -44,10 +44,20 @@ fn a_guest_that_run_forgot_is_started_no_second_time() {
             let said = host.refused(command);
             assert!(said.contains("its files in /run are gone"), "{said}");
         }
+        assert_eq!(host.state("web"), "On (ATTN)");
+        for layout in [&["-P", "web"][..], &["-V"], &["-P", "web", "--json"]] {
+            let shown = host.ok(&[&["hpvmstatus"], layout].concat());
+            assert!(shown.contains("its files in /run are gone"), "{shown}");
+        }
+        let asked = host.run_with_input(&["hpvmstop", "-P", "web"], b"n\n");
+        assert!(asked.stderr.contains("Stop the virtual machine 'web'?"), "{asked}");
+        let planned = host.ok(&["hpvmstop", "-a", "--dry-run"]);
+        assert!(planned.contains("'web' would be stopped"), "{planned}");
         assert!(host.run(&["hpvm", "doctor"]).stdout.contains("its files in /run are gone"));
         assert!(host.ok(&["hpvm", "why", "web"]).contains("nobody can reach it"));
         host.ok(&["hpvmstop", "-hF", "-P", "web"]);
         assert!(qemu.wait_exit(Duration::ZERO).unwrap(), "the first QEMU has ended");
+        assert_eq!(host.state("web"), "Off");
         host.ok(&["hpvmstart", "-P", "web"]);
         assert!(host.state("web").starts_with("On"));
     }

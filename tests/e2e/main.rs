@@ -4,7 +4,9 @@
 //! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests.
 
 mod commands;
+mod company;
 mod crash_steps;
+mod damage;
 mod devices;
 mod doctor;
 mod full;
@@ -13,6 +15,7 @@ mod guest_processes;
 mod guests;
 mod hostile;
 mod input;
+mod interruption;
 mod limits;
 mod pool;
 mod refusals;
@@ -39,6 +42,9 @@ macro_rules! tests {
 
 const SUBJECTS: &[&[Test]] = &[
     commands::TESTS,
+    company::TESTS,
+    interruption::TESTS,
+    damage::TESTS,
     crash_steps::TESTS,
     devices::TESTS,
     guests::TESTS,

@@ -7,6 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hpvm_host::fdpass::{self, DESCRIPTORS_MAX};
+use hpvm_host::signals::Interruption;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::protocol::{LINE_BYTES_MAX, Reply, Request};
 
@@ -25,7 +28,14 @@ pub enum ClientError {
     Malformed,
     #[error("{0} devices are too many for one change; make several")]
     TooMany(usize),
+    #[error("the guest's worker hangs")]
+    Hangs,
+    #[error("the wait for the guest's worker was interrupted")]
+    Interrupted(Interruption),
 }
+
+/// While no answer comes, whoever waits is asked this often whether to go on.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Asks the worker at a control socket. `progress` gets each sentence on the way; the answer must come within `bound`.
 pub fn ask(
@@ -34,6 +44,19 @@ pub fn ask(
     descriptors: &[BorrowedFd<'_>],
     bound: Duration,
     progress: &mut dyn FnMut(&str),
+) -> Result<Reply, ClientError> {
+    ask_while(control, request, descriptors, bound, progress, &mut || Ok(()))
+}
+
+/// The same for who may give up before: `goes_on` is asked now and then, and its error ends the wait. The worker hears nothing
+/// of that, and what it was asked to do goes on.
+pub fn ask_while(
+    control: &Path,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+    bound: Duration,
+    progress: &mut dyn FnMut(&str),
+    goes_on: &mut dyn FnMut() -> Result<(), ClientError>,
 ) -> Result<Reply, ClientError> {
     let deadline = Instant::now() + bound;
     let stream = UnixStream::connect(control).map_err(ClientError::Connect)?;
@@ -44,11 +67,25 @@ pub fn ask(
         if left.is_zero() {
             return Err(ClientError::Deadline(bound));
         }
+        if lines.buffer().is_empty() && !is_readable(&stream, left.min(LOOK))? {
+            goes_on()?;
+            continue;
+        }
         stream.set_read_timeout(Some(left)).map_err(ClientError::Send)?;
         match read_reply(&mut lines, bound)? {
             Reply::Progress { text } => progress(&text),
             reply => return Ok(reply),
         }
+    }
+}
+
+/// Whether there is something to read, or the end.
+fn is_readable(stream: &UnixStream, bound: Duration) -> Result<bool, ClientError> {
+    let timeout = Timespec::try_from(bound).unwrap_or_default();
+    match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&timeout)) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(ClientError::Connect(error.into())),
     }
 }
 

@@ -19,10 +19,9 @@ use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_app::snapshot::{Crash, Phase, Process, Snapshot};
 use hpvm_console::door::PowerRequest;
 use hpvm_console::fanout::{PowerAsked, SessionId};
-use hpvm_engine::record_file::{RecordFile, RecordFileError};
 use hpvm_host::confine::{ConfineError, Confinement, Enforced};
 use hpvm_host::process::{self, PidFd};
-use hpvm_plan::record::{BootRecord, DeviceChange};
+use hpvm_plan::record::DeviceChange;
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::{Events, Notice};
 use hpvm_qmp::command::{QueryStatus, ReadRegisters};
@@ -38,9 +37,10 @@ use crate::control::{self, Asked};
 use crate::descriptors::{Descriptors, Missing};
 use crate::guest_log::{GuestLog, now};
 use crate::link::{FromKeeper, Link, ToKeeper};
-use crate::machine::{Action, Ask, Input, Machine, Origin, Ticket};
+use crate::machine::{Action, Ask, Devices, Input, Machine, Origin, Ticket};
 use crate::monitor::{Monitor, News, next_notice};
 use crate::publisher::Publisher;
+use crate::recorded::{Known, Recorded};
 use crate::successor;
 
 /// The heartbeat, and the question whether QEMU still answers.
@@ -71,8 +71,6 @@ pub(crate) enum Failure {
     #[error("the keeper is gone before it said which QEMU it keeps")]
     NoKeeper,
     #[error(transparent)]
-    Record(#[from] RecordFileError),
-    #[error(transparent)]
     Confine(#[from] ConfineError),
 }
 
@@ -93,8 +91,7 @@ struct Driver {
     monitor: Monitor,
     publisher: Publisher,
     log: GuestLog,
-    record: RecordFile,
-    base: Rc<BootRecord>,
+    recorded: Recorded,
     qemu: Process,
     /// `None` when it had ended before its keeper came.
     qemu_held: Option<PidFd>,
@@ -200,8 +197,10 @@ pub(crate) async fn work(descriptors: Descriptors) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a worker still opens by path: the count of processes killed for memory, and users' names.
-const READABLE: &[&str] = &["/proc/vmstat", "/etc/passwd", "/etc/nsswitch.conf"];
+/// What a worker still opens by path, and the worker after it: the count of processes killed for memory, the name of this
+/// boot of the host, and users' names.
+const READABLE: &[&str] =
+    &["/proc/vmstat", "/proc/sys/kernel/random/boot_id", "/etc/passwd", "/etc/nsswitch.conf"];
 
 /// What names QEMU for this boot of the host. A worker that a confined keeper started sees nothing of it in /proc, and knows
 /// its start time from the worker before.
@@ -224,17 +223,18 @@ impl Driver {
             listener.set_nonblocking(true)?;
             UnixListener::from_std(listener)
         };
-        let record = RecordFile::open(descriptors.record)?;
-        let base = Rc::new(record.machine().base.clone());
         let publisher = Publisher::new(folder()?);
-        let boot_id = base.boot_id.clone();
+        let previous = publisher.previous().filter(|s| s.qemu.pid == pid);
+        let called = std::env::args().nth(1).unwrap_or_default();
+        let recorded = Recorded::read(descriptors.record, previous.as_ref(), &called);
+        let boot_id = recorded.boot_id.clone();
         let before = Before {
-            snapshot: publisher.previous().filter(|s| s.qemu.pid == pid && s.boot_id == boot_id),
+            snapshot: previous.filter(|s| s.boot_id == boot_id),
             is_first: is_child && descriptors.ready.is_some(),
         };
         let qemu = name_process(pid, before.snapshot.as_ref().map(|snapshot| snapshot.qemu));
         let console_log = Rc::new(ConsoleLog::new(descriptors.console_log));
-        let console = Console::new(base.name.as_str(), Rc::clone(&console_log));
+        let console = Console::new(&recorded.name, Rc::clone(&console_log));
         let (news_in, news) = mpsc::channel(MESSAGES_WAITING);
         let (requests_in, requests) = mpsc::channel(MESSAGES_WAITING);
         let (power_in, power) = mpsc::channel(MESSAGES_WAITING);
@@ -243,8 +243,12 @@ impl Driver {
         let monitor = Monitor::new(folder()?, news_in);
         spawn_local(control::serve(control, requests_in));
         console.serve(door, folder()?, power_in);
+        let devices = match recorded.damage() {
+            None => Devices::Known,
+            Some(_) => Devices::Unknown,
+        };
         let driver = Driver {
-            machine: Machine::new(before.origin()),
+            machine: Machine::new(before.origin(), devices),
             began: Instant::now(),
             link,
             keeper: Keeper {
@@ -256,8 +260,7 @@ impl Driver {
             monitor,
             publisher,
             log: GuestLog::new(descriptors.log),
-            record,
-            base,
+            recorded,
             qemu,
             qemu_held: descriptors.qemu,
             console,
@@ -300,6 +303,9 @@ impl Driver {
     }
 
     async fn run(&mut self, mut inbox: Inbox) {
+        if let Some(reason) = self.recorded.damage() {
+            self.log.say(&format!("the guest is supervised without its boot record: {reason}"));
+        }
         self.publish();
         let mut next_beat = Instant::now() + BEAT;
         while !self.finished {

@@ -18,6 +18,7 @@
 //! reset is no stop: the guest goes on with its firmware. A hard stop wins over everything. Requests carry a [`Ticket`];
 //! each ticket gets exactly one reply, now or later.
 
+mod closing;
 mod graceful;
 mod pause;
 #[cfg(test)]
@@ -30,20 +31,12 @@ use hpvm_app::snapshot::{Crash, Ending, Phase};
 use hpvm_model::Occupant;
 use hpvm_qmp::{PowerButton, RunState};
 
+use closing::Closing;
 use graceful::{Graceful, Next};
 pub(crate) use pause::Pause;
 
 /// A guest held for lack of space is tried again this often.
 const SPACE_RETRY: Duration = Duration::from_secs(5);
-/// QEMU that was killed and has not ended by then was perhaps not ours to kill: it is asked as well.
-const END_ASK: Duration = Duration::from_millis(30);
-/// QEMU that was told to end and has not is told again, harder.
-const END_AGAIN: Duration = Duration::from_millis(150);
-/// An orderly end may still write for so long before it is cut short.
-const ORDERLY_BOUND: Duration = Duration::from_secs(5);
-/// Those who wait for the end of a QEMU that does not end are told so.
-const END_BOUND: Duration = Duration::from_secs(20);
-
 /// Names a request whose asker waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ticket(pub(crate) u64);
@@ -136,27 +129,27 @@ enum State {
     Ended { how: Ending },
 }
 
-/// How the guest ends is decided; QEMU has yet to go.
-#[derive(Clone, Debug, PartialEq)]
-struct Closing {
-    how: Ending,
-    since: Duration,
-    told_at: Duration,
-    waiting: Vec<(Ticket, Reply)>,
+/// Whether anybody can tell what devices the guest has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Devices {
+    Known,
+    /// Its boot record cannot be used.
+    Unknown,
 }
 
 /// One running guest.
 #[derive(Debug)]
 pub(crate) struct Machine {
     state: State,
+    devices: Devices,
     /// QEMU has not answered since its last query.
     silent: bool,
     changing: bool,
 }
 
 impl Machine {
-    pub(crate) fn new(origin: Origin) -> Machine {
-        Machine { state: State::Starting { origin }, silent: false, changing: false }
+    pub(crate) fn new(origin: Origin, devices: Devices) -> Machine {
+        Machine { state: State::Starting { origin }, devices, silent: false, changing: false }
     }
 
     /// What readers of the snapshot are told.
@@ -207,7 +200,7 @@ impl Machine {
     /// When time alone leads to something next.
     pub(crate) fn wake_at(&self) -> Option<Duration> {
         match &self.state {
-            State::Closing { closing, .. } => Some(closing.told_at + closing.patience()),
+            State::Closing { closing, .. } => Some(closing.wake_at()),
             State::Stopping { graceful, .. } => Some(graceful.wake_at()),
             _ => None,
         }
@@ -254,7 +247,7 @@ impl Machine {
             actions.push(Action::Log("QEMU answers again".into()));
         }
         if let Some(how) = self.decided_before() {
-            return self.close(now, how, None, actions);
+            return self.close(now, how, Vec::new(), actions);
         }
         match status {
             RunState::Running => self.runs(now, actions),
@@ -343,11 +336,11 @@ impl Machine {
         match &self.state {
             State::Closing { .. } | State::Ended { .. } => {}
             State::Stopping { graceful, .. } => {
-                let asker = Some((graceful.asker, Reply::Done));
-                self.close(now, Ending::StoppedGracefully, asker, actions);
+                let waiting = graceful.askers_with(&Reply::Done);
+                self.close(now, Ending::StoppedGracefully, waiting, actions);
             }
             State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
-                self.close(now, Ending::PoweredOff, None, actions);
+                self.close(now, Ending::PoweredOff, Vec::new(), actions);
             }
         }
     }
@@ -361,7 +354,7 @@ impl Machine {
         &mut self,
         now: Duration,
         how: Ending,
-        asker: Option<(Ticket, Reply)>,
+        waiting: Vec<(Ticket, Reply)>,
         actions: &mut Vec<Action>,
     ) {
         let occupant = self.occupant();
@@ -374,9 +367,7 @@ impl Machine {
             how => how.to_string(),
         }));
         actions.push(Action::Publish);
-        let waiting = asker.into_iter().collect();
-        let closing = Closing { how, since: now, told_at: now, waiting };
-        self.state = State::Closing { closing, occupant };
+        self.state = State::Closing { closing: Closing::begin(how, now, waiting), occupant };
     }
 
     fn occupant(&self) -> Occupant {
@@ -429,7 +420,7 @@ impl Machine {
             State::Starting { origin: Origin::Adoption { decided: Some(how), .. } } => how,
             State::Stopping { graceful, .. } => {
                 let error = format!("{crash} while the guest was shutting down");
-                actions.push(Action::Reply(graceful.asker, Reply::Failed { error }));
+                graceful.answer(&Reply::Failed { error }, actions);
                 ended
             }
             State::Closing { closing, .. } => {
@@ -471,27 +462,46 @@ impl Machine {
                 actions.push(Action::BeginChange(ticket));
             }
             Ask::Stop(StopHow::Graceful { seconds_max }) => {
-                let bound = Duration::from_secs(seconds_max.into());
-                let occupant = self.occupant();
-                let graceful = Graceful::begin(ticket, now, bound);
-                self.state = State::Stopping { graceful, occupant };
-                actions.push(Action::Log("the guest is asked to shut down".into()));
-                actions.push(Action::Publish);
-                self.tick(now, actions);
+                self.graceful_stop(now, ticket, Duration::from_secs(seconds_max.into()), actions);
             }
         }
+    }
+
+    /// Who asks while a stop is under way waits for its outcome with the others.
+    fn graceful_stop(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        bound: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        match &mut self.state {
+            State::Stopping { graceful, .. } => return graceful.join(ticket),
+            State::Closing { closing, .. } => return closing.join(ticket),
+            _ => {}
+        }
+        let occupant = self.occupant();
+        self.state = State::Stopping { graceful: Graceful::begin(ticket, now, bound), occupant };
+        actions.push(Action::Log("the guest is asked to shut down".into()));
+        actions.push(Action::Publish);
+        self.tick(now, actions);
     }
 
     /// The one place that says which request is refused in which state.
     fn why_not(&self, ask: Ask) -> Option<Denial> {
         let is_change = ask == Ask::Change;
+        let is_stop = matches!(ask, Ask::Stop(_));
         match &self.state {
             State::Ended { .. } => Some(Denial::Ended),
             _ if ask == Ask::Ping => None,
+            State::Closing { .. } if is_stop => None,
             State::Closing { .. } => Some(Denial::Stopping),
             State::Starting { .. } => Some(Denial::Starting),
             _ if self.silent => Some(Denial::Unresponsive),
-            State::Stopping { .. } if ask != Ask::Idle => Some(Denial::Stopping),
+            State::Stopping { .. } if ask != Ask::Idle && !is_stop => Some(Denial::Stopping),
+            _ if self.devices == Devices::Unknown && (is_change || ask == Ask::Idle) => {
+                Some(Denial::NoRecord)
+            }
             _ if is_change && self.changing => Some(Denial::Busy),
             State::Running { .. } | State::Paused { .. } | State::Stopping { .. } => None,
         }
@@ -501,20 +511,19 @@ impl Machine {
         match &mut self.state {
             State::Ended { .. } => deny(ticket, Denial::Ended, actions),
             State::Closing { closing, .. } => {
-                let text = "the guest was being stopped already".into();
-                closing.waiting.push((ticket, Reply::Already { text }));
+                closing.join(ticket);
                 if closing.how != Ending::StoppedHard {
                     actions.push(Action::Kill);
                 }
             }
             State::Stopping { graceful, .. } => {
-                let asker = graceful.asker;
                 let text = "the guest was stopped hard in the meantime".into();
-                self.close(now, Ending::StoppedHard, Some((ticket, Reply::Done)), actions);
-                actions.push(Action::Reply(asker, Reply::Already { text }));
+                let mut waiting = graceful.askers_with(&Reply::Already { text });
+                waiting.push((ticket, Reply::Done));
+                self.close(now, Ending::StoppedHard, waiting, actions);
             }
             State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
-                self.close(now, Ending::StoppedHard, Some((ticket, Reply::Done)), actions);
+                self.close(now, Ending::StoppedHard, vec![(ticket, Reply::Done)], actions);
             }
         }
     }
@@ -528,19 +537,17 @@ impl Machine {
                 }
             }
             State::Stopping { graceful, occupant } => {
-                let (asker, occupant) = (graceful.asker, *occupant);
+                let occupant = *occupant;
                 for next in graceful.next(now) {
                     match next {
                         Next::Press => actions.push(Action::PressButton),
                         Next::Read => actions.push(Action::ReadButton),
-                        Next::Tell(text) => {
-                            actions.push(Action::Reply(asker, Reply::Progress { text }));
-                        }
+                        Next::Tell(text) => graceful.answer(&Reply::Progress { text }, actions),
                         Next::GiveUp(why) => {
                             actions.push(Action::Log(not_stopped(why)));
-                            self.state = State::Running { occupant };
                             actions.push(Action::Publish);
-                            actions.push(Action::Reply(asker, Reply::NotStopped { why }));
+                            graceful.answer(&Reply::NotStopped { why }, actions);
+                            self.state = State::Running { occupant };
                             break;
                         }
                     }
@@ -548,33 +555,6 @@ impl Machine {
             }
             State::Closing { closing, .. } => closing.tick(now, actions),
             State::Starting { .. } | State::Running { .. } | State::Ended { .. } => {}
-        }
-    }
-}
-
-impl Closing {
-    fn patience(&self) -> Duration {
-        match self.told_at == self.since {
-            true => END_ASK,
-            false => END_AGAIN,
-        }
-    }
-
-    /// One of the two ways may be shut: a successor of a dead keeper may not signal QEMU, a hanging QEMU answers nothing.
-    fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        if now < self.told_at + self.patience() {
-            return;
-        }
-        self.told_at = now;
-        actions.push(Action::Quit);
-        if self.how == Ending::StoppedHard || now >= self.since + ORDERLY_BOUND {
-            actions.push(Action::Kill);
-        }
-        if now >= self.since + END_BOUND {
-            let error = "the engine has not ended yet although it was killed; it hangs in the kernel, perhaps on a disk that does not answer";
-            for (ticket, _) in self.waiting.drain(..) {
-                actions.push(Action::Reply(ticket, Reply::Failed { error: error.into() }));
-            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod link;
 mod machine;
 mod monitor;
 mod publisher;
+mod recorded;
 mod successor;
 
 use std::process::ExitCode;

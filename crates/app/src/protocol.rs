@@ -65,6 +65,10 @@ pub enum Denial {
     Busy,
     #[error("the guest does not answer")]
     Unresponsive,
+    #[error(
+        "the guest's boot record cannot be used, so its devices are not known; stopping and starting it makes a new one"
+    )]
+    NoRecord,
     #[error("only root and the owner of this VM Host may do that")]
     NotAllowed,
     #[error("the request is not understood by this version of hpvmapp")]

@@ -29,6 +29,9 @@ pub struct Snapshot {
     pub unresponsive_since: Option<String>,
     /// What an administrator should know, a sentence each: a pause for lack of space, a medium that fails.
     pub notes: Vec<String>,
+    /// Why the boot record of this run cannot be used; absent when it can.
+    #[serde(default)]
+    pub record_damage: Option<String>,
     pub qemu: Process,
     pub accelerator: String,
     /// How often a worker took this guest over.

@@ -20,7 +20,7 @@ fn done() -> Reply {
 #[test]
 fn a_guest_lives_through_changes_kills_and_its_end() {
     let guest = Guest::real();
-    let mut dvd = guest.device(DeviceKind::Dvd, AdapterKind::AvioStor, "0,0,0");
+    let dvd = guest.device(DeviceKind::Dvd, AdapterKind::AvioStor, "0,0,0");
     let mut guest = guest.with(|record| record.storage = vec![dvd.clone()]);
     if users::is_root() {
         // As hpvmstart does it: users of their own for QEMU and worker.
@@ -32,7 +32,29 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
     let guest = guest.start();
     println!("started after {:?}", began.elapsed());
 
-    // Another medium, and none.
+    other_media(&guest, dvd);
+    let slot = disks_on_one_adapter(&guest);
+    a_vio_disk(&guest);
+    others_take_over(&guest);
+
+    // The firmware lets nothing go before the next reset.
+    let reply = guest.ask(&change(DeviceChange::DetachAdapter { slot }));
+    let Reply::Changed { results } = &reply else { panic!("{reply:?}") };
+    assert!(matches!(results[..], [ChangeResult::Pending | ChangeResult::Done]), "{results:?}");
+
+    let began = Instant::now();
+    guest.stop();
+    println!("stopped by a successor's worker after {:?}", began.elapsed());
+    assert_eq!(guest.snapshot().unwrap().phase, Phase::Ended { how: Ending::StoppedHard });
+    guest.until_gone();
+}
+
+fn change(change: DeviceChange) -> Request {
+    Request::Change { changes: vec![change] }
+}
+
+/// Another medium, and none.
+fn other_media(guest: &Guest, mut dvd: Attached) {
     let other = guest.path("other.iso");
     std::fs::File::create(&other).and_then(|file| file.set_len(1 << 20)).unwrap();
     for (backing, media) in [
@@ -47,48 +69,48 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
         ),
     ] {
         dvd.device.backing = backing;
-        let changes = vec![DeviceChange::Medium { attached: dvd.clone() }];
-        assert_eq!(
-            guest.ask_with(&Request::Change { changes }, &media),
-            done(),
-            "{}",
-            guest.story()
-        );
+        let request = change(DeviceChange::Medium { attached: dvd.clone() });
+        assert_eq!(guest.ask_with(&request, &media), done(), "{}", guest.story());
     }
+}
 
-    // A disk on a new adapter, another beside it, which leaves alone.
+/// A disk on a new adapter, another beside it, which leaves alone. Gives the adapter's place.
+fn disks_on_one_adapter(guest: &Guest) -> PciSlot {
     let disks: Vec<Attached> = ["0,1,0", "0,1,1"]
         .map(|address| guest.device(DeviceKind::Disk, AdapterKind::AvioStor, address))
         .into();
     let slot = disks[0].device.address.slot;
     for (disk, adapter) in disks.iter().zip([AdapterPresence::New, AdapterPresence::Present]) {
         let devices = vec![disk.clone()];
-        let change = DeviceChange::Attach { slot, kind: AdapterKind::AvioStor, adapter, devices };
         let media = [open(&disk.device.backing.path)];
-        let request = Request::Change { changes: vec![change] };
-        assert_eq!(guest.ask_with(&request, &media), done(), "{}", guest.story());
+        let attach = DeviceChange::Attach { slot, kind: AdapterKind::AvioStor, adapter, devices };
+        assert_eq!(guest.ask_with(&change(attach), &media), done(), "{}", guest.story());
     }
     let Reply::Idle { idle_ms } = guest.ask(&Request::Idle) else { panic!("{}", guest.story()) };
     assert_eq!(idle_ms.len(), 3, "{idle_ms:?}");
-    let changes = vec![DeviceChange::Detach { address: disks[1].device.address }];
-    assert_eq!(guest.ask(&Request::Change { changes }), done(), "{}", guest.story());
+    let detach = DeviceChange::Detach { address: disks[1].device.address };
+    assert_eq!(guest.ask(&change(detach)), done(), "{}", guest.story());
+    slot
+}
 
-    // A VIO adapter comes with its disk while the guest is held, which runs on afterwards.
+/// A VIO adapter comes with its disk while the guest is held, which runs on afterwards.
+fn a_vio_disk(guest: &Guest) {
     let vio = guest.device(DeviceKind::Disk, AdapterKind::Scsi, "0,2,0");
     let media = [open(&vio.device.backing.path)];
-    let change = DeviceChange::Attach {
+    let attach = DeviceChange::Attach {
         slot: vio.device.address.slot,
         kind: AdapterKind::Scsi,
         adapter: AdapterPresence::New,
         devices: vec![vio],
     };
     let began = Instant::now();
-    let request = Request::Change { changes: vec![change] };
-    assert_eq!(guest.ask_with(&request, &media), done(), "{}", guest.story());
+    assert_eq!(guest.ask_with(&change(attach), &media), done(), "{}", guest.story());
     println!("a VIO disk came after {:?}", began.elapsed());
     assert!(matches!(guest.snapshot().unwrap().phase, Phase::Running { .. }));
+}
 
-    // Keeper and worker die; the next worker finds the same devices.
+/// Keeper and worker die; the next worker finds the same devices.
+fn others_take_over(guest: &Guest) {
     let before = guest.machine();
     signal(guest.keeper(), Signal::KILL);
     guest.until(|snapshot| snapshot.adoptions == 1);
@@ -98,18 +120,6 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
     guest.wait("an answer", || guest.try_ask(&Request::Ping, &[]).is_ok());
     guest.until(|snapshot| matches!(snapshot.phase, Phase::Running { .. }));
     assert_eq!(guest.machine().storage, before.storage, "{}", guest.story());
-
-    // The firmware lets nothing go before the next reset.
-    let changes = vec![DeviceChange::DetachAdapter { slot }];
-    let reply = guest.ask(&Request::Change { changes });
-    let Reply::Changed { results } = &reply else { panic!("{reply:?}") };
-    assert!(matches!(results[..], [ChangeResult::Pending | ChangeResult::Done]), "{results:?}");
-
-    let began = Instant::now();
-    guest.stop();
-    println!("stopped by a successor's worker after {:?}", began.elapsed());
-    assert_eq!(guest.snapshot().unwrap().phase, Phase::Ended { how: Ending::StoppedHard });
-    guest.until_gone();
 }
 
 #[test]

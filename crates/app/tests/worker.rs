@@ -2,6 +2,8 @@
 
 mod guest;
 
+use std::fs::{self, File};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use guest::{Guest, open, signal};
@@ -54,6 +56,38 @@ fn a_start_that_fails_says_why() {
         panic!("{}", guest.story());
     };
     assert!(error.contains("could not open the disk"), "{error}");
+}
+
+/// Whatever somebody does to the status file, it is right again within three beats of the heart.
+#[test]
+fn a_status_file_that_is_damaged_is_published_again() {
+    let guest = Guest::fake("boot=os").start();
+    guest.until_os();
+    let status = guest.places.run_dir.join("status");
+    let good = guest.snapshot().unwrap();
+    let damages: [fn(&Path); 5] = [
+        |status| File::options().write(true).open(status).unwrap().set_len(30).unwrap(),
+        |status| fs::write(status, "").unwrap(),
+        |status| fs::remove_file(status).unwrap(),
+        |status| {
+            let length = fs::metadata(status).unwrap().len();
+            fs::write(status, vec![b'x'; usize::try_from(length).unwrap()]).unwrap();
+        },
+        |status| {
+            fs::remove_file(status).unwrap();
+            fs::write(status, "another's").unwrap();
+        },
+    ];
+    for damage in damages {
+        damage(&status);
+        assert_eq!(guest.snapshot(), None);
+        let (again, took) = guest.until(|_| true);
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert_eq!(again, good);
+        let before = guest.beat();
+        guest.wait("the heart to beat", || guest.beat() > before);
+    }
+    guest.stop();
 }
 
 #[test]

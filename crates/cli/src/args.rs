@@ -4,10 +4,12 @@
 mod guest;
 mod operation;
 mod selector;
+mod undertaking;
 
 pub use guest::{GuestOptions, Setting, SettingError};
 pub use operation::Operation;
 pub use selector::{GuestArgument, Selector, StopTarget};
+pub use undertaking::Undertaking;
 
 use hpvm_model::storage::StatementError;
 use hpvm_model::{Statement, StatementForm};

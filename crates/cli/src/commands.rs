@@ -48,6 +48,9 @@ fn mode(is_dry_run: bool) -> Mode {
 fn refused<T>(guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
     match refusal {
         Refusal::Problems(problems) => Err(Failure::Problems { guest: guest.clone(), problems }),
+        Refusal::Interrupted { interruption, left } => {
+            Err(Failure::interrupted(interruption, &left.to_string()))
+        }
         other => Err(other).about(guest),
     }
 }

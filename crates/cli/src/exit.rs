@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use hpvm_host::signals::Interruption;
 use hpvm_model::{GuestName, Problem, chain};
 
 use crate::messages::Say;
@@ -35,6 +36,8 @@ pub enum Failure {
     Said,
     /// A signal asked the command to end.
     Signal(i32),
+    /// The same, and what is left.
+    Interrupted { sentence: String, interruption: Interruption },
 }
 
 impl<E: Error + 'static> From<E> for Failure {
@@ -106,7 +109,17 @@ impl Failure {
             }
             Failure::Said => Exit::Refused,
             Failure::Signal(number) => Exit::Signal(*number),
+            Failure::Interrupted { sentence, interruption } => {
+                say.note(sentence);
+                Exit::Signal(interruption.number())
+            }
         }
+    }
+
+    /// What an interrupted command has to tell: one sentence, which follows the word.
+    #[must_use]
+    pub fn interrupted(interruption: Interruption, left: &str) -> Failure {
+        Failure::Interrupted { sentence: format!("interrupted; {left}"), interruption }
     }
 
     /// A refusal that is one sentence already.

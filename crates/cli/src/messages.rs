@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::os::fd::AsFd;
 
+use hpvm_host::signals;
 use hpvm_model::{GuestName, Problem, Severity};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// An answer longer than this is none.
 const ANSWER_BYTES_MAX: usize = 256;
@@ -182,6 +185,9 @@ fn read_line(input: impl AsFd) -> Option<String> {
     let mut line = Vec::new();
     let mut byte = [0u8; 1];
     loop {
+        if !is_readable(&input) {
+            return None;
+        }
         match rustix::io::retry_on_intr(|| rustix::io::read(&input, &mut byte)) {
             Ok(1) if byte[0] == b'\n' => break,
             Ok(1) if line.len() < ANSWER_BYTES_MAX => line.push(byte[0]),
@@ -191,6 +197,18 @@ fn read_line(input: impl AsFd) -> Option<String> {
         }
     }
     Some(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Waits for something to read, or the end; `false` when the command was interrupted before.
+fn is_readable(input: &impl AsFd) -> bool {
+    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    while signals::interrupted().is_none() {
+        match poll(&mut [PollFd::new(input, PollFlags::IN)], Some(&LOOK)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            _ => return true,
+        }
+    }
+    false
 }
 
 #[cfg(test)]

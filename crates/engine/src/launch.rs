@@ -16,8 +16,9 @@ use hpvm_host::lock::{ByteLock, ENGINE_BYTE, KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_host::process::PidFd;
 use hpvm_host::removal;
-use hpvm_host::signals::lift_limits;
+use hpvm_host::signals::{self, Interruption, lift_limits};
 use hpvm_host::users::Ids;
+use hpvm_model::GuestName;
 use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::record::{Attached, BootRecord};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,6 +27,8 @@ use crate::{last_words, media, worker_fd};
 
 /// Until the engine answers; a host under load needs many times the usual 60 ms.
 const READY_BOUND: Duration = Duration::from_secs(30);
+/// Between two looks whether who waits for that was interrupted.
+const LOOK: Duration = Duration::from_millis(100);
 /// Until keeper and worker of the run before are gone, which they are within milliseconds of QEMU's end.
 const PREDECESSOR_BOUND: Duration = Duration::from_secs(5);
 
@@ -54,6 +57,8 @@ pub enum LaunchError {
     Engine(String),
     #[error("the guest did not come up within {} s; `hpvm why` tells more", READY_BOUND.as_secs())]
     Deadline,
+    #[error("the wait for the guest, which goes on starting, was interrupted")]
+    Interrupted(Interruption),
 }
 
 /// Where a guest's things lie and as whom its processes run.
@@ -95,7 +100,7 @@ pub fn start(
         args: command_line::arguments(record).into_iter().map(Into::into).collect(),
         ids: places.qemu_ids,
     };
-    let mut launch = Launch::starting(&qemu, &worker(record, places));
+    let mut launch = Launch::starting(&qemu, &worker(&record.name, places));
     engine_descriptors(&mut launch, record, places, nvram, media)?;
     worker_descriptors(&mut launch, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
@@ -107,13 +112,8 @@ pub fn start(
 }
 
 /// Gives a running QEMU that nobody supervises a keeper and a worker.
-pub fn adopt(
-    record: &BootRecord,
-    pid: i32,
-    qemu: PidFd,
-    places: &Places,
-) -> Result<(), LaunchError> {
-    let mut launch = Launch::adopting(pid, qemu, &worker(record, places));
+pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result<(), LaunchError> {
+    let mut launch = Launch::adopting(pid, qemu, &worker(name, places));
     worker_descriptors(&mut launch, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
@@ -122,10 +122,10 @@ pub fn adopt(
     wait_until_ready(ready, places)
 }
 
-fn worker(record: &BootRecord, places: &Places) -> Program {
+fn worker(name: &GuestName, places: &Places) -> Program {
     Program {
         path: places.worker.clone(),
-        args: vec![record.name.as_str().into()],
+        args: vec![name.as_str().into()],
         ids: places.worker_ids,
     }
 }
@@ -292,7 +292,10 @@ fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), Launch
     let mut buffer = [0; 512];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        if let Some(interruption) = signals::interrupted() {
+            return Err(LaunchError::Interrupted(interruption));
+        }
+        let timeout = Timespec::try_from(left.min(LOOK)).unwrap_or_default();
         let is_ready = {
             let pipe = ready.as_fd();
             poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timeout))

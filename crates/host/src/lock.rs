@@ -16,6 +16,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::event::{Timespec, poll};
 
+use crate::signals::{self, Interruption};
+
 /// The byte of `run/NUMBER/lock` that the keeper holds.
 pub const KEEPER_BYTE: u64 = 0;
 /// The byte of `run/NUMBER/lock` that the worker holds.
@@ -116,6 +118,8 @@ pub enum BusyError {
     HeldByUnknown { path: PathBuf },
     #[error("it was removed in the meantime")]
     Gone { path: PathBuf },
+    #[error("the wait for another command was interrupted")]
+    Interrupted(Interruption),
 }
 
 fn local(time: Timestamp) -> String {
@@ -142,6 +146,9 @@ impl Busy {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(held_by(path));
+            }
+            if let Some(interruption) = signals::interrupted() {
+                return Err(BusyError::Interrupted(interruption));
             }
             pause_for(pause.min(left));
             pause = (pause * 2).min(Duration::from_millis(50));

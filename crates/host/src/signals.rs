@@ -1,12 +1,15 @@
-//! Signals and limits as commands want them: a file that may not grow is an error to be told, Ctrl-C during a long wait gets
-//! an explanation, and a guest does not inherit the limits of the shell it was started from. Called by the commands' main
-//! function, by those that wait long, and by whoever starts a keeper.
+//! Signals and limits as commands want them: a file that may not grow is an error to be told, Ctrl-C ends a wait and not a
+//! change in its middle, and a guest does not inherit the limits of the shell it was started from. Called by the commands'
+//! main function, by those that wait long, and by whoever starts a keeper.
 
 use std::io;
-use std::sync::Once;
-use std::thread;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::OnceLock;
 
+use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// From here on, writing beyond the limit for files (`ulimit -f`) fails and does not kill us. To be called before there is
@@ -15,25 +18,64 @@ pub fn survive_file_limit() -> io::Result<()> {
     Ok(SigSet::from(Signal::SIGXFSZ).thread_block()?)
 }
 
-/// Calls `explain` when the user, or the end of the terminal, interrupts this process, which then ends as it would have
-/// without. The first call counts.
-pub fn explain_interruption(explain: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    static ONCE: Once = Once::new();
-    let mut result = Ok(());
-    ONCE.call_once(|| result = wait_beside(explain));
-    result
+/// By these a user, or the end of the terminal, asks a command to end.
+const INTERRUPTING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// A signal that asked this process to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interruption(i32);
+
+impl Interruption {
+    /// The signal's number.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        self.0
+    }
 }
 
-fn wait_beside(explain: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block()?;
-    thread::Builder::new().spawn(move || {
-        if let Ok(signal) = signals.wait() {
-            explain();
-            std::process::exit(128 + signal as i32);
-        }
-    })?;
+/// From here on such a signal does not end this process at any moment: whoever waits asks [`interrupted`] now and then, and
+/// leaves a state that can be told. What this process was started to ignore, as by `nohup`, stays ignored. To be called
+/// before there is another thread; the first call counts.
+pub fn catch_interruptions() -> io::Result<()> {
+    if CAUGHT.get().is_some() {
+        return Ok(());
+    }
+    let taken: SigSet = INTERRUPTING.into_iter().filter(|signal| !is_ignored(*signal)).collect();
+    let events = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    taken.thread_block()?;
+    let _ = CAUGHT.set(Caught { events, first: OnceLock::new() });
     Ok(())
+}
+
+/// The signal by which this process was asked to end, if it was and if it catches such signals.
+#[must_use]
+pub fn interrupted() -> Option<Interruption> {
+    let caught = CAUGHT.get()?;
+    if let Some(first) = caught.first.get() {
+        return Some(*first);
+    }
+    let came = caught.events.read_signal().ok()??;
+    let number = i32::try_from(came.ssi_signo).ok()?;
+    Some(*caught.first.get_or_init(|| Interruption(number)))
+}
+
+/// The process's only one: signals are the process's too.
+static CAUGHT: OnceLock<Caught> = OnceLock::new();
+
+#[derive(Debug)]
+struct Caught {
+    events: SignalFd,
+    first: OnceLock<Interruption>,
+}
+
+/// A blocked signal comes by the descriptor even where it was to be ignored, so those are left out.
+#[allow(unsafe_code)]
+fn is_ignored(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action the call only writes the present one to where there is room for it.
+    let done = unsafe { libc::sigaction(signal as i32, ptr::null(), action.as_mut_ptr()) } == 0;
+    // SAFETY: all zeroes is a valid action, and the call wrote at most another one.
+    done && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
 /// What a guest must not run into because somebody's shell does.

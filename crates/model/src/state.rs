@@ -12,7 +12,7 @@ pub enum Occupant {
     Os,
 }
 
-/// The state column. `On (ATTN)` is a guest whose engine or worker does not answer.
+/// The state column. `On (ATTN)` is a guest that runs and needs somebody: its engine or worker does not answer, say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {

@@ -8,7 +8,7 @@ use hpvm_registry::Selector;
 use crate::start::{Started, start};
 use crate::{Actor, Mode, Refusal, VmHost, remove};
 
-/// What became of each guest that starts with the VM Host.
+/// What became of each guest that starts with the VM Host, and of those that run and could not be taken over.
 #[derive(Debug)]
 pub struct Autostarted {
     pub guests: Vec<(GuestName, Result<Started, Refusal>)>,
@@ -18,10 +18,11 @@ pub struct Autostarted {
 /// Starts what is to be started. One guest that cannot start does not keep the others off.
 pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autostarted, Refusal> {
     let enabled = host.conf.enabled()?;
-    if mode == Mode::Apply {
-        host.adopt_orphans()?;
-    }
     let mut guests = Vec::new();
+    if mode == Mode::Apply {
+        let left = host.adopt_orphans()?;
+        guests.extend(left.into_iter().map(|(name, refusal)| (name, Err(refusal))));
+    }
     for summary in host.registry.list()? {
         if !enabled || summary.auto_start == AutoStart::Manual {
             continue;

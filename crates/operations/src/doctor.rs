@@ -17,7 +17,7 @@ use hpvm_registry::{
 };
 
 use crate::folder::{self, Folder};
-use crate::presence::{Presence, Supervision};
+use crate::presence::{Attention, Presence, Supervision};
 use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, VmHost, lost, supervise};
 
@@ -90,8 +90,15 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
         let text = format!("guest '{name}' runs and nobody supervises it");
         findings.push(Finding { text, cure: Cure::Adopt(config.clone()) });
     }
+    if let Presence::On { attention: Some(attention @ Attention::NoRecord { .. }), .. } = &presence
+    {
+        let cure = Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"));
+        findings.push(Finding { text: format!("guest '{name}' runs: {attention}"), cure });
+    }
     if let Some(pid) = lost::qemu_at_rest(host, config) {
-        let text = format!("guest '{name}' runs as process {pid}, and its files in /run are gone");
+        let text = format!(
+            "guest '{name}' runs as process {pid}, and its files in /run are gone or damaged"
+        );
         let cure = Cure::Tell(format!("shut it down from within, or: hpvmstop -P {name} -h -F"));
         findings.push(Finding { text, cure });
     }

@@ -6,6 +6,7 @@
 
 pub mod actor;
 pub mod autostart;
+mod company;
 pub mod create;
 pub mod doctor;
 mod facts;

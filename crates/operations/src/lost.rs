@@ -1,16 +1,20 @@
 //! A guest whose QEMU runs while `/run` says nothing of it: its run folder, or the lock in it, was removed. Nobody can reach
-//! such a guest any more, so all that is left is to end it. Called by whatever must not happen to a running guest, and only
-//! where `/run` says that it is off.
+//! such a guest any more, so all that is left is to end it. Called by whatever must not happen to a running guest and by
+//! whatever shows guests, and only where `/run` says that it is off.
+//!
+//! The firmware variables tell: QEMU holds a byte of them as long as it lives.
 
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use hpvm_host::image_lock;
 use hpvm_host::lock::{self, ENGINE_BYTE};
 use hpvm_host::names::guest_folder;
 use hpvm_host::process::{PidFd, Signal};
-use hpvm_model::GuestConfig;
+use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 
+use crate::folder::Folder;
 use crate::{Refusal, VmHost};
 
 /// QEMU writes what its disks still have to get before it obeys SIGTERM.
@@ -20,25 +24,41 @@ const KILL_BOUND: Duration = Duration::from_secs(10);
 /// The number of the QEMU that holds the guest's variables.
 pub(crate) fn qemu(host: &VmHost, config: &GuestConfig) -> Option<i32> {
     let nvram = host.folder(config).file(guest_folder::NVRAM);
-    let is_held = lock::is_held(&File::open(&nvram).ok()?, ENGINE_BYTE).unwrap_or(false);
-    is_held.then(|| image_lock::holders(&nvram).ok()?.first().map(|holder| holder.pid))?
+    is_held(&nvram).then(|| image_lock::holders(&nvram).ok()?.first().map(|holder| holder.pid))?
 }
 
-/// The same for whoever only looks: a start that is just under way, which holds the variables first, is none of this.
+/// The same for whoever only looks.
 pub(crate) fn qemu_at_rest(host: &VmHost, config: &GuestConfig) -> Option<i32> {
-    let is_busy = !matches!(lock::owner(&host.folder(config).file(guest_folder::BUSY)), Ok(None));
-    if is_busy || host.presence(config.number).is_on() {
-        return None;
-    }
-    qemu(host, config)
+    is_at_rest(host, config.number, config.uuid).then(|| qemu(host, config))?
+}
+
+/// Whether the guest runs out of everybody's reach. Asks no process, and costs a guest that does not run one look at a file.
+pub(crate) fn is_at_rest(host: &VmHost, number: GuestNumber, uuid: GuestUuid) -> bool {
+    let folder = Folder::of(&host.root, uuid);
+    let nvram = folder.file(guest_folder::NVRAM);
+    // A start that is just under way holds the variables first, and one that has ended was over before /run said so: in this
+    // order, neither is taken for a guest that is lost.
+    is_held(&nvram)
+        && matches!(lock::owner(&folder.file(guest_folder::BUSY)), Ok(None))
+        && !host.presence(number).is_on()
+        && is_held(&nvram)
+}
+
+fn is_held(nvram: &Path) -> bool {
+    File::open(nvram).is_ok_and(|nvram| lock::is_held(&nvram, ENGINE_BYTE).unwrap_or(false))
 }
 
 /// Refuses what may not happen to a running guest.
 pub(crate) fn refuse(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     match qemu(host, config) {
-        Some(pid) => Err(Refusal::Lost { name: config.name.clone(), pid }),
+        Some(pid) => Err(refusal(config, pid)),
         None => Ok(()),
     }
+}
+
+/// How it is, and what can be done about it.
+pub(crate) fn refusal(config: &GuestConfig, pid: i32) -> Refusal {
+    Refusal::Lost { name: config.name.clone(), pid }
 }
 
 /// Ends the process, by a request first.

@@ -3,12 +3,13 @@
 //! which needs no record: it is where configuration and running machine differ.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hpvm_app::client;
+use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{self, ChangeResult, Reply, Request as Ask};
 use hpvm_engine::media;
 use hpvm_host::names::run_folder;
+use hpvm_host::signals;
 use hpvm_model::{GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
@@ -19,12 +20,15 @@ use hpvm_registry::Step;
 
 use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
+use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities, random};
 use crate::{Actor, Mode, Refusal, supervise};
 
 /// A removal waits for the guest; everything else is quick. All changes of one command together.
 const CHANGE_BOUND: Duration = Duration::from_secs(120);
 const IDLE_BOUND: Duration = Duration::from_secs(5);
+/// A device that the guest lets go, or does not, is told of within this; who was interrupted waits no longer.
+const INTERRUPTED_BOUND: Duration = Duration::from_secs(12);
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -93,9 +97,15 @@ fn attempt(
         difference::fields(&before, &after, running.as_ref().map(|m| (m, planned.as_slice())));
     let fields = difference::with_refusals(fields, &problems);
     let mut modified = Modified { before, after, problems, fields, pending: Vec::new() };
-    if mode == Mode::DryRun || modified.before == modified.after && planned.is_empty() {
+    if mode == Mode::DryRun {
         return Ok(modified);
     }
+    if modified.before == modified.after && planned.is_empty() {
+        // Nothing to do is done all the same, and by somebody.
+        host.registry.record(&actor.outcome(&modified.after, &Ok(())))?;
+        return Ok(modified);
+    }
+    unless_interrupted()?;
     carry_out(host, actor, &mut modified, &planned)?;
     Ok(modified)
 }
@@ -252,12 +262,33 @@ fn apply_now(
     let descriptors: Vec<BorrowedFd<'_>> = media.iter().map(AsFd::as_fd).collect();
     let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
     let ask = Ask::Change { changes: changes.to_vec() };
-    let reply = client::ask(&control, &ask, &descriptors, CHANGE_BOUND, &mut |_| {})?;
+    let mut patience = Patience::default();
+    let mut goes_on = || patience.goes_on();
+    let reply =
+        client::ask_while(&control, &ask, &descriptors, CHANGE_BOUND, &mut |_| {}, &mut goes_on)
+            .map_err(|error| Refusal::from(error).leaving(|| Left::AsItWas))?;
     match reply {
         Reply::Changed { results } => pending(changes, &results),
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
         Reply::Failed { error } => Err(Refusal::NotTaken(error)),
-        _ => Err(Refusal::Worker(client::ClientError::Malformed)),
+        _ => Err(Refusal::Worker(ClientError::Malformed)),
+    }
+}
+
+/// What the guest is taking at this moment is not left in its middle: whoever interrupts the command waits for a little more.
+#[derive(Default)]
+struct Patience {
+    interrupted_at: Option<Instant>,
+}
+
+impl Patience {
+    fn goes_on(&mut self) -> Result<(), ClientError> {
+        let Some(interruption) = signals::interrupted() else { return Ok(()) };
+        let since = *self.interrupted_at.get_or_insert_with(Instant::now);
+        match since.elapsed() < INTERRUPTED_BOUND {
+            true => Ok(()),
+            false => Err(ClientError::Interrupted(interruption)),
+        }
     }
 }
 

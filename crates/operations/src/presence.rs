@@ -29,6 +29,10 @@ pub enum Attention {
     Stopped { pid: i32 },
     #[error("the guest's worker gave no sign of life for {seconds} s")]
     Silent { seconds: u64 },
+    #[error(
+        "its boot record cannot be used ({reason}); it runs on, and its devices cannot be changed until it was stopped and started"
+    )]
+    NoRecord { reason: String },
 }
 
 /// Who looks after a running guest.
@@ -95,9 +99,9 @@ fn orphan(snapshot: Snapshot, boot_id: &str) -> Presence {
             supervision: Supervision::None,
         },
         Life::Alive => Presence::On {
+            attention: no_record(&snapshot),
             snapshot: Some(snapshot),
             supervision: Supervision::None,
-            attention: None,
         },
     }
 }
@@ -110,7 +114,21 @@ fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<Attention> {
         return Some(Attention::Stopped { pid: snapshot.qemu.pid });
     }
     let age_ms = process::boottime_ms().saturating_sub(beat_ms);
-    (age_ms > BEAT_STALE_MS).then_some(Attention::Silent { seconds: age_ms / 1000 })
+    match age_ms > BEAT_STALE_MS {
+        true => Some(Attention::Silent { seconds: age_ms / 1000 }),
+        false => no_record(snapshot),
+    }
+}
+
+fn no_record(snapshot: &Snapshot) -> Option<Attention> {
+    let reason = snapshot.record_damage.clone()?;
+    Some(Attention::NoRecord { reason })
+}
+
+/// When a guest's worker gave its last sign of life, in milliseconds since the host booted.
+pub(crate) fn last_beat(run_dir: &Path) -> Option<u64> {
+    let file = status(&run_dir.join(run_folder::STATUS)).ok()?;
+    Snapshot::from_file(&file).map(|(beat_ms, _)| beat_ms)
 }
 
 impl Presence {
@@ -134,6 +152,17 @@ impl Presence {
     #[must_use]
     pub fn is_on(&self) -> bool {
         matches!(self, Presence::On { .. })
+    }
+
+    /// Whether QEMU or the worker is known not to answer.
+    #[must_use]
+    pub fn hangs(&self) -> bool {
+        match self {
+            Presence::On { attention: Some(attention), .. } => {
+                !matches!(attention, Attention::NoRecord { .. })
+            }
+            _ => false,
+        }
     }
 
     #[must_use]

@@ -9,6 +9,7 @@ use hpvm_host::conf::ConfError;
 use hpvm_host::durable::DurableError;
 use hpvm_host::lock::BusyError;
 use hpvm_host::paths::{ProgramError, RootError};
+use hpvm_host::signals::{self, Interruption};
 use hpvm_model::{GuestName, GuestNumber, Problem};
 use hpvm_plan::record::RecordError;
 use hpvm_plan::request::RequestError;
@@ -26,7 +27,7 @@ pub enum Refusal {
     #[error("the guest is running; stop it first with `hpvmstop -P {0}`")]
     Running(GuestName),
     #[error(
-        "its QEMU (process {pid}) runs, though its files in /run are gone and nobody can reach it; shut it down from within, \
+        "its QEMU (process {pid}) runs, though its files in /run are gone or damaged and nobody can reach it; shut it down from within, \
          or end it with `hpvmstop -P {name} -h`"
     )]
     Lost { name: GuestName, pid: i32 },
@@ -52,7 +53,9 @@ pub enum Refusal {
     StopFailed(String),
     #[error("cannot {action} '{}'", path.display())]
     File { action: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("the guest's boot record '{}' cannot be used", path.display())]
+    #[error(
+        "the guest's boot record '{}' cannot be used; stopping and starting the guest makes a new one", path.display()
+    )]
     Record { path: PathBuf, source: RecordError },
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -63,8 +66,11 @@ pub enum Refusal {
     RegistryLost(PathBuf),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Asked to end by a signal; what is left is told.
+    #[error("interrupted; {left}")]
+    Interrupted { interruption: Interruption, left: Left },
     #[error(transparent)]
-    Busy(#[from] BusyError),
+    Busy(BusyError),
     #[error(transparent)]
     Durable(#[from] DurableError),
     #[error(transparent)]
@@ -79,12 +85,58 @@ pub enum Refusal {
     Program(#[from] ProgramError),
 }
 
+/// What an interrupted command leaves.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Left {
+    #[error("nothing was changed")]
+    AsItWas,
+    #[error("guest '{0}' goes on starting; `hpvmstatus -P {0}` shows it")]
+    Starting(GuestName),
+    #[error("guest '{0}' is being stopped all the same; `hpvmstatus -P {0}` shows it")]
+    Stopping(GuestName),
+    #[error(
+        "guest '{0}' goes on shutting down if its OS does; `hpvmstatus -P {0}` shows it, `hpvmstop -h -P {0}` ends it"
+    )]
+    ShuttingDown(GuestName),
+}
+
+/// Who waits for another command has done nothing yet.
+impl From<BusyError> for Refusal {
+    fn from(error: BusyError) -> Refusal {
+        match error {
+            BusyError::Interrupted(interruption) => {
+                Refusal::Interrupted { interruption, left: Left::AsItWas }
+            }
+            other => Refusal::Busy(other),
+        }
+    }
+}
+
 impl Refusal {
+    /// The same refusal, or if it comes of an interruption, with what that leaves.
+    pub(crate) fn leaving(self, left: impl FnOnce() -> Left) -> Refusal {
+        match self {
+            Refusal::Launch(LaunchError::Interrupted(interruption))
+            | Refusal::Worker(ClientError::Interrupted(interruption)) => {
+                Refusal::Interrupted { interruption, left: left() }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn file(
         action: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Refusal {
         let path = path.into();
         move |source| Refusal::File { action, path, source }
+    }
+}
+
+/// Refuses to begin what was interrupted before anything was done.
+pub(crate) fn unless_interrupted() -> Result<(), Refusal> {
+    match signals::interrupted() {
+        Some(interruption) => Err(Refusal::Interrupted { interruption, left: Left::AsItWas }),
+        None => Ok(()),
     }
 }

@@ -3,17 +3,18 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use hpvm_engine::launch::{self, Milestones};
+use hpvm_engine::launch::{self, Milestones, Places};
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, fingerprint};
-use hpvm_model::{AdapterKind, GuestConfig, Problem, Severity, chain};
-use hpvm_plan::facts::HostFacts;
+use hpvm_model::{Accelerator, AdapterKind, GuestConfig, Problem, Severity, chain};
+use hpvm_plan::facts::{Engine, HostFacts, StartFacts};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement;
 use hpvm_plan::record::{BootRecord, FORMAT, OptionRom};
 use hpvm_registry::Step;
 
 use crate::presence::Presence;
+use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
 use crate::vm_host::{VmHost, identities};
 use crate::{Actor, Mode, Refusal, lost};
@@ -52,7 +53,8 @@ pub fn start(
         return host.record_failure(actor, Some(&config), Err(Refusal::Problems(found)));
     }
     Step::StartClaimed.reached();
-    let result = launch(host, &config, &facts);
+    let result = launch(host, &config, &facts)
+        .map_err(|refusal| refusal.leaving(|| Left::Starting(config.name.clone())));
     let record = actor.outcome(&config, &result);
     Step::StartRunning.reached();
     // The guest runs, or it does not, whether or not that can be written down.
@@ -65,10 +67,11 @@ pub fn start(
 }
 
 fn launch(host: &mut VmHost, config: &GuestConfig, facts: &HostFacts) -> Result<(), Refusal> {
-    let record = boot_record(host, config, facts)?;
+    unless_interrupted()?;
+    let places = places(host, config)?;
+    let record = boot_record(host, config, facts, &places)?;
     keep_ports(host, config, &record, facts)?;
     keep_good_nvram(host, config)?;
-    let places = places(host, config)?;
     launch::start(&record, &places, &mut Steps)?;
     // The texts are for people; the next change writes them again.
     let machine = hpvm_plan::record::Machine::new(record);
@@ -93,9 +96,9 @@ fn boot_record(
     host: &VmHost,
     config: &GuestConfig,
     facts: &HostFacts,
+    places: &Places,
 ) -> Result<BootRecord, Refusal> {
-    let engine = host.engine().map_err(Refusal::Engine)?;
-    let accelerator = host.accelerator().map_err(Refusal::Accelerator)?.accelerator;
+    let (engine, accelerator) = means(facts)?;
     let earlier = host.boot_record(config).ok().map(|m| m.base.machine_type);
     Ok(BootRecord {
         format: FORMAT,
@@ -114,8 +117,17 @@ fn boot_record(
         option_rom: option_rom(host, config)?,
         ports: placement::ports(config),
         storage: config.storage.iter().map(|device| facts.attach(device)).collect(),
-        owner: places(host, config)?.qemu_ids.map(|ids| ids.uid),
+        owner: places.qemu_ids.map(|ids| ids.uid),
     })
+}
+
+/// What the guest will run on, as it was judged.
+fn means(facts: &HostFacts) -> Result<(Engine, Accelerator), Refusal> {
+    let Some(StartFacts { engine, accelerator, .. }) = &facts.start else {
+        return Err(Refusal::Engine("nobody looked for it".into()));
+    };
+    let engine = engine.clone().map_err(Refusal::Engine)?;
+    Ok((engine, accelerator.clone().map_err(Refusal::Accelerator)?))
 }
 
 /// QEMU opens the option ROM by its path, as the guest's own user, so a copy lies where that user can reach it. A guest that

@@ -13,7 +13,9 @@ use hpvm_qmp::command::Quit;
 use hpvm_registry::Step;
 use rustix::event::{Timespec, poll};
 
+use crate::company::{self, Claim, Watch};
 use crate::presence::{Presence, Supervision};
+use crate::refusal::{Left, unless_interrupted};
 use crate::{Actor, Refusal, VmHost, lost, supervise};
 
 /// How a guest is asked to end.
@@ -51,7 +53,8 @@ pub fn stop(
     how: How,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Stopped, Refusal> {
-    let _busy = host.busy(config, actor)?;
+    let claim = company::claim(host, actor, config, progress)?;
+    unless_interrupted()?;
     let presence = host.presence(config.number);
     if !presence.is_on() {
         return match lost::qemu(host, config) {
@@ -60,15 +63,17 @@ pub fn stop(
         };
     }
     if let Presence::On { supervision: Supervision::None, .. } = presence {
-        supervise::adopt(host, config)?;
+        let adopted = supervise::adopt(host, config);
+        // A hard stop ends the guest, supervised or not.
+        if how != How::Hard {
+            adopted.map_err(|refusal| refusal.leaving(|| Left::AsItWas))?;
+        }
     }
-    let hard_bound = match &presence {
-        Presence::On { attention: Some(_), .. } => HARD_BOUND_HANGING,
-        _ => HARD_BOUND,
-    };
+    let hard_bound = if presence.hangs() { HARD_BOUND_HANGING } else { HARD_BOUND };
     let result = ask(host, config, how, hard_bound, progress);
     Step::StopAsked.reached();
     let result = match (result, how) {
+        (Err(refusal @ Refusal::Interrupted { .. }), _) => Err(refusal),
         // A worker that was killed over its answer cannot tell that the guest ended; /run does.
         (Err(Refusal::Worker(_)), _) if !host.presence(config.number).is_on() => Ok(()),
         // A hard stop ends the guest whatever its worker does.
@@ -80,7 +85,9 @@ pub fn stop(
     let record = actor.outcome(config, &result);
     if result.is_ok() {
         Step::StopEnded.reached();
-        supervise::clear(host, config)?;
+        if let Claim::Own { .. } = claim {
+            supervise::clear(host, config)?;
+        }
         Step::StopCleaned.reached();
     }
     // The guest is off, or it is not, whether or not that can be written down.
@@ -116,7 +123,7 @@ fn ask(
     hard_bound: Duration,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), Refusal> {
-    let (how, bound) = match how {
+    let (stop_how, bound) = match how {
         How::Hard => (StopHow::Hard, hard_bound),
         How::Graceful { at_most } => {
             let seconds_max = u32::try_from(at_most.as_secs()).unwrap_or(u32::MAX);
@@ -124,11 +131,27 @@ fn ask(
         }
     };
     let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
-    if matches!(how, StopHow::Graceful { .. }) {
+    let mut watch = Watch::new(host, config);
+    let mut goes_on = || match how {
+        How::Hard => watch.hang(),
+        How::Graceful { .. } => watch.interruption(),
+    };
+    let left = || match how {
+        How::Hard => Left::Stopping(config.name.clone()),
+        How::Graceful { .. } => Left::ShuttingDown(config.name.clone()),
+    };
+    if how != How::Hard {
         supervise::awake(host, config)?;
     }
-    match client::ask(&control, &Request::Stop { how }, &[], bound, progress)? {
-        Reply::Done | Reply::Already { .. } => Ok(()),
+    let request = Request::Stop { how: stop_how };
+    let reply = client::ask_while(&control, &request, &[], bound, progress, &mut goes_on)
+        .map_err(|error| Refusal::from(error).leaving(left))?;
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Already { text } => {
+            progress(&text);
+            Ok(())
+        }
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
         Reply::NotStopped { why } => Err(Refusal::NotStopped(why)),
         Reply::Failed { error } => Err(Refusal::StopFailed(error)),

@@ -30,24 +30,24 @@ pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
     })
 }
 
-/// Gives a running guest that nobody supervises a keeper and a worker. Fine when it has them, or is off, by now.
+/// Gives a running guest that nobody supervises a keeper and a worker. Fine when it has them, or is off, by now. Nothing of
+/// the guest's boot record is needed for it: one that cannot be used is no reason to leave the guest alone.
 pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let Presence::On { snapshot: Some(snapshot), supervision: Supervision::None, .. } =
         host.presence(config.number)
     else {
         return Ok(());
     };
-    let machine = host.boot_record(config)?;
     let run_dir = host.root.run_dir(config.number.get());
     let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time)
         .map_err(Refusal::file("look at the process of", &run_dir))?;
     let Some(qemu) = qemu else { return Ok(()) };
-    Ok(launch::adopt(&machine.base, snapshot.qemu.pid, qemu, &places(host, config)?)?)
+    Ok(launch::adopt(&config.name, snapshot.qemu.pid, qemu, &places(host, config)?)?)
 }
 
 /// A worker that gave no sign of life for seconds is asked for one first, so that nobody waits minutes for it.
 pub fn awake(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
-    if let Presence::On { attention: Some(_), .. } = host.presence(config.number) {
+    if host.presence(config.number).hangs() {
         let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
         client::ask(&control, &Request::Ping, &[], AWAKE_BOUND, &mut |_| {})?;
     }

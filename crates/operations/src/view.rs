@@ -7,13 +7,13 @@ use std::time::Duration;
 use hpvm_app::snapshot::Ending;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
-use hpvm_model::{GuestConfig, GuestNumber, OsFamily, RunState};
+use hpvm_model::{GuestConfig, GuestName, GuestNumber, OsFamily, RunState};
 use hpvm_plan::difference::{FieldChange, waiting};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Operation, Outcome, RecordedOperation, Selector};
 
 use crate::presence::{Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, supervise};
+use crate::{Actor, Refusal, VmHost, lost, supervise};
 
 /// One guest, complete.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ pub struct GuestLine {
 }
 
 impl VmHost {
-    /// All guests, as a list shows them. Only guests with a run folder are looked at any further.
+    /// All guests, as a list shows them. Only guests with a run folder are looked at closely.
     pub fn lines(&self) -> Result<Vec<GuestLine>, Refusal> {
         let running = self.run_folders();
         let line = |summary: hpvm_registry::GuestSummary| {
@@ -72,9 +72,17 @@ impl VmHost {
                 true => self.presence(summary.number).state(),
                 false => RunState::Off,
             };
+            let is_lost = || !state.is_on() && lost::is_at_rest(self, summary.number, summary.uuid);
+            let state = if is_lost() { RunState::Attention } else { state };
             GuestLine { summary, state }
         };
         Ok(self.registry.list()?.into_iter().map(line).collect())
+    }
+
+    /// Whether the guest runs, in anybody's reach or not.
+    #[must_use]
+    pub fn runs(&self, config: &GuestConfig) -> bool {
+        self.presence(config.number).is_on() || lost::qemu_at_rest(self, config).is_some()
     }
 
     /// The numbers that `/run` has a folder of.
@@ -88,13 +96,17 @@ impl VmHost {
     #[must_use]
     pub fn view(&self, config: GuestConfig) -> GuestView {
         let presence = self.presence(config.number);
-        let machine = presence.is_on().then(|| self.boot_record(&config).ok()).flatten();
+        let lost = (!presence.is_on()).then(|| lost::qemu_at_rest(self, &config)).flatten();
+        let runs = presence.is_on() || lost.is_some();
+        let machine = runs.then(|| self.boot_record(&config).ok()).flatten();
         let snapshot = presence.snapshot();
         let last_ending = presence.ending().map(|(when, how)| (when.to_owned(), how.clone()));
+        let mut health = presence.health();
+        health.extend(lost.map(|pid| lost::refusal(&config, pid).to_string()));
         GuestView {
-            state: presence.state(),
+            state: if lost.is_some() { RunState::Attention } else { presence.state() },
             since: snapshot.map(|s| s.since.clone()),
-            health: presence.health(),
+            health,
             waiting: machine.as_ref().map(|m| waiting(&config, m)).unwrap_or_default(),
             machine,
             last_ending,
@@ -165,19 +177,26 @@ impl VmHost {
         Ok(lines.concat())
     }
 
-    /// Takes over the running guests that nobody supervises. What cannot be taken over is said in its health.
-    pub fn adopt_orphans(&self) -> Result<(), Refusal> {
+    /// Takes over the running guests that nobody supervises; gives those that could not be taken over, each with the reason.
+    /// One does not keep the others without.
+    pub fn adopt_orphans(&self) -> Result<Vec<(GuestName, Refusal)>, Refusal> {
+        let mut left = Vec::new();
         for number in self.run_folders().into_iter().filter_map(GuestNumber::new) {
             let presence = self.presence(number);
             if matches!(presence, Presence::On { supervision: Supervision::None, .. })
                 && let Some(config) = self.registry.guest(&Selector::Number(number))?
+                && let Err(refusal) = self.adopt(&config)
             {
-                let actor = Actor::new("hpvm", String::new(), None);
-                let _busy = self.busy(&config, &actor)?;
-                supervise::adopt(self, &config)?;
+                left.push((config.name, refusal));
             }
         }
-        Ok(())
+        Ok(left)
+    }
+
+    fn adopt(&self, config: &GuestConfig) -> Result<(), Refusal> {
+        let actor = Actor::new("hpvm", String::new(), None);
+        let _busy = self.busy(config, &actor)?;
+        supervise::adopt(self, config)
     }
 }
 

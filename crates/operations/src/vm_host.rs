@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hpvm_host::lock::Busy;
+use hpvm_host::lock::{Busy, BusyError};
 use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, process, qemu_version};
 use hpvm_model::bytes::Bytes;
@@ -66,8 +66,17 @@ impl VmHost {
 
     /// The right to change one guest; others are told who has it.
     pub fn busy(&self, config: &GuestConfig, actor: &Actor) -> Result<Busy, Refusal> {
-        let path = self.folder(config).file(guest_folder::BUSY);
-        Ok(Busy::acquire(&path, &actor.command, BUSY_BOUND)?)
+        Ok(self.busy_within(config, actor, BUSY_BOUND)?)
+    }
+
+    /// The same for who does not wait as long.
+    pub(crate) fn busy_within(
+        &self,
+        config: &GuestConfig,
+        actor: &Actor,
+        bound: Duration,
+    ) -> Result<Busy, BusyError> {
+        Busy::acquire(&self.folder(config).file(guest_folder::BUSY), &actor.command, bound)
     }
 
     /// Leaves the record of a change that was refused or failed, and passes the outcome on. `config` is the guest it was

@@ -47,7 +47,7 @@ fn out_of_reach(config: &GuestConfig, pid: i32) -> Why {
     let name = &config.name;
     Why {
         headline: format!("'{name}' runs, and nobody can reach it"),
-        causes: vec![format!("its files in /run are gone; its QEMU is process {pid}")],
+        causes: vec![format!("its files in /run are gone or damaged; its QEMU is process {pid}")],
         remedy: Some(Remedy {
             ask: Some("shut it down from within if that can be done".into()),
             command: format!("hpvmstop -P {name} -h -F && hpvmstart -P {name}"),
@@ -73,10 +73,18 @@ fn running(
     });
     let status = format!("hpvmstatus -P {name}");
     match (attention, paused, supervision) {
+        (Some(attention @ Attention::NoRecord { .. }), _, _) => Why {
+            headline: format!("'{name}' runs, and what machine it got is not known any more"),
+            causes: vec![attention.to_string()],
+            remedy: Some(Remedy {
+                ask: Some("choose a time at which the guest may be off for a moment".into()),
+                command: format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"),
+            }),
+        },
         (Some(attention), _, _) => {
             let ask = match attention {
                 Attention::Stopped { pid } => Some(format!("let it go on: kill -CONT {pid}")),
-                Attention::Unresponsive { .. } | Attention::Silent { .. } => None,
+                _ => None,
             };
             Why {
                 headline: format!("'{name}' runs and does not answer"),

@@ -115,84 +115,96 @@ fn new_guest(model: &mut Model, number: GuestNumber, name: usize) -> GuestConfig
 /// Performs an action on both; fails when one takes what the other refuses, or for another reason.
 fn perform(action: &Action, change: &Change<'_>, model: &mut Model) {
     match *action {
-        Action::Insert { name } => {
-            let number = change.next_number().unwrap();
-            assert_eq!(number, model.next_number());
-            let config = new_guest(model, number, name);
-            let result = change.insert(&config, &files(&config));
-            match model.holder(name) {
-                Some(holder) => assert_name_taken(result, holder),
-                None => {
-                    result.unwrap();
-                    model.guests.insert(number, Entry { config, keep_until: None });
-                }
-            }
+        Action::Insert { name } => insert(change, model, name),
+        Action::InsertTaken { number } => insert_taken(change, model, number),
+        Action::Rename { guest, name } => rename(change, model, guest, name),
+        Action::Remove { guest, keep_until } => remove(change, model, guest, keep_until),
+        Action::Undelete { guest, new_name } => undelete(change, model, guest, new_name),
+        Action::Purge { guest } => purge(change, model, guest),
+    }
+}
+
+fn insert(change: &Change<'_>, model: &mut Model, name: usize) {
+    let number = change.next_number().unwrap();
+    assert_eq!(number, model.next_number());
+    let config = new_guest(model, number, name);
+    let result = change.insert(&config, &files(&config));
+    match model.holder(name) {
+        Some(holder) => assert_name_taken(result, holder),
+        None => {
+            result.unwrap();
+            model.guests.insert(number, Entry { config, keep_until: None });
         }
-        Action::InsertTaken { number: place } => {
-            let number = model.pick(place);
-            let mut config = new_guest(model, number, 0);
-            config.name = name("nobody");
-            if model.guests.contains_key(&number) {
-                let refused = change.insert(&config, &files(&config)).unwrap_err();
-                assert!(matches!(refused, RegistryError::IdentityTaken { .. }), "{refused}");
-            }
+    }
+}
+
+fn insert_taken(change: &Change<'_>, model: &mut Model, place: usize) {
+    let number = model.pick(place);
+    let mut config = new_guest(model, number, 0);
+    config.name = name("nobody");
+    if model.guests.contains_key(&number) {
+        let refused = change.insert(&config, &files(&config)).unwrap_err();
+        assert!(matches!(refused, RegistryError::IdentityTaken { .. }), "{refused}");
+    }
+}
+
+fn rename(change: &Change<'_>, model: &mut Model, guest: usize, name: usize) {
+    let number = model.pick(guest);
+    let Some(entry) = model.guests.get(&number) else { return };
+    let config = GuestConfig { name: pool(name), ..entry.config.clone() };
+    let result = change.update(&config, &files(&config));
+    match (model.is_removed(number), model.holder(name)) {
+        (_, Some(holder)) if holder != number => assert_name_taken(result, holder),
+        (Some(false), _) => {
+            result.unwrap();
+            model.guests.get_mut(&number).unwrap().config = config;
         }
-        Action::Rename { guest, name } => {
-            let number = model.pick(guest);
-            let Some(entry) = model.guests.get(&number) else { return };
-            let config = GuestConfig { name: pool(name), ..entry.config.clone() };
-            let result = change.update(&config, &files(&config));
-            match (model.is_removed(number), model.holder(name)) {
-                (_, Some(holder)) if holder != number => assert_name_taken(result, holder),
-                (Some(false), _) => {
-                    result.unwrap();
-                    model.guests.get_mut(&number).unwrap().config = config;
-                }
-                _ => assert!(matches!(result, Err(RegistryError::NoGuest(n)) if n == number)),
-            }
+        _ => assert!(matches!(result, Err(RegistryError::NoGuest(n)) if n == number)),
+    }
+}
+
+fn remove(change: &Change<'_>, model: &mut Model, guest: usize, keep_until: i64) {
+    let number = model.pick(guest);
+    let keep_until = Timestamp::from_second(keep_until).unwrap();
+    let result = change.remove(number, keep_until);
+    match model.guests.get_mut(&number) {
+        Some(entry) if entry.keep_until.is_none() => {
+            result.unwrap();
+            entry.keep_until = Some(keep_until);
         }
-        Action::Remove { guest, keep_until } => {
-            let number = model.pick(guest);
-            let keep_until = Timestamp::from_second(keep_until).unwrap();
-            let result = change.remove(number, keep_until);
-            match model.guests.get_mut(&number) {
-                Some(entry) if entry.keep_until.is_none() => {
-                    result.unwrap();
-                    entry.keep_until = Some(keep_until);
-                }
-                _ => assert!(matches!(result, Err(RegistryError::NoGuest(n)) if n == number)),
-            }
+        _ => assert!(matches!(result, Err(RegistryError::NoGuest(n)) if n == number)),
+    }
+}
+
+fn undelete(change: &Change<'_>, model: &mut Model, guest: usize, new_name: Option<usize>) {
+    let number = model.pick(guest);
+    let new_name = new_name.map(pool);
+    let result = change.undelete(number, new_name.as_ref());
+    if model.is_removed(number) != Some(true) {
+        assert!(matches!(result, Err(RegistryError::NotRemoved(n)) if n == number));
+        return;
+    }
+    let wanted = new_name.unwrap_or_else(|| model.guests[&number].config.name.clone());
+    let existing = model.existing();
+    match existing.iter().find(|config| config.name == wanted) {
+        Some(holder) => assert_name_taken(result, holder.number),
+        None => {
+            result.unwrap();
+            let entry = model.guests.get_mut(&number).unwrap();
+            entry.config.name = wanted;
+            entry.keep_until = None;
         }
-        Action::Undelete { guest, new_name } => {
-            let number = model.pick(guest);
-            let new_name = new_name.map(pool);
-            let result = change.undelete(number, new_name.as_ref());
-            if model.is_removed(number) != Some(true) {
-                assert!(matches!(result, Err(RegistryError::NotRemoved(n)) if n == number));
-                return;
-            }
-            let wanted = new_name.unwrap_or_else(|| model.guests[&number].config.name.clone());
-            let existing = model.existing();
-            match existing.iter().find(|config| config.name == wanted) {
-                Some(holder) => assert_name_taken(result, holder.number),
-                None => {
-                    result.unwrap();
-                    let entry = model.guests.get_mut(&number).unwrap();
-                    entry.config.name = wanted;
-                    entry.keep_until = None;
-                }
-            }
-        }
-        Action::Purge { guest } => {
-            let number = model.pick(guest);
-            let result = change.purge(number);
-            if model.is_removed(number) == Some(true) {
-                result.unwrap();
-                model.guests.remove(&number);
-            } else {
-                assert!(matches!(result, Err(RegistryError::NotRemoved(n)) if n == number));
-            }
-        }
+    }
+}
+
+fn purge(change: &Change<'_>, model: &mut Model, guest: usize) {
+    let number = model.pick(guest);
+    let result = change.purge(number);
+    if model.is_removed(number) == Some(true) {
+        result.unwrap();
+        model.guests.remove(&number);
+    } else {
+        assert!(matches!(result, Err(RegistryError::NotRemoved(n)) if n == number));
     }
 }
 

@@ -57,13 +57,14 @@ impl Driver {
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
             notes: self.disk_note.iter().cloned().collect(),
+            record_damage: self.recorded.damage().cloned(),
             qemu: self.qemu,
-            accelerator: self.base.accelerator.as_str().into(),
+            accelerator: self.recorded.accelerator.clone(),
             adoptions: self.shown.adoptions,
         };
-        let was_behind = self.publisher.is_behind();
+        let had_failed = self.publisher.has_failed();
         if let Err(error) = self.publisher.publish(&snapshot)
-            && !was_behind
+            && !had_failed
         {
             self.log.say(&format!("the status cannot be published: {error}"));
         }
@@ -134,7 +135,9 @@ impl Driver {
     fn next_step(&mut self) {
         let Some(mut changes) = self.changes.take() else { return };
         let (client, news) = (self.monitor.client(), self.monitor.news());
-        if changes.begin_next(&mut self.record, client, &self.base, news) {
+        if let Ok(Known { base, file }) = &mut self.recorded.machine
+            && changes.begin_next(file, client, base, news)
+        {
             self.changes = Some(changes);
             return;
         }
@@ -151,16 +154,20 @@ impl Driver {
             Ok(Performed::Asked) => format!("device change {seq} waits for the guest to let go"),
             Err(error) => format!("device change {seq} failed: {}", chain(error)),
         });
-        changes.settle(&mut self.record, seq, result);
+        if let Ok(known) = &mut self.recorded.machine {
+            changes.settle(&mut known.file, seq, result);
+        }
         self.next_step();
     }
 
     fn read_idle(&mut self, ticket: Ticket) {
-        let (Some(client), news) = (self.monitor.client().cloned(), self.monitor.news()) else {
+        let news = self.monitor.news();
+        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
+        else {
             let error = "the guest does not answer".into();
             return self.reply(ticket, Reply::Failed { error });
         };
-        let machine = self.record.machine().clone();
+        let machine = known.file.machine().clone();
         // Ticks of 10 ms since the host booted.
         let running_since = Duration::from_millis(self.qemu.start_time.saturating_mul(10));
         let uptime = Duration::from_millis(process::boottime_ms()).saturating_sub(running_since);

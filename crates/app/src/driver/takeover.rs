@@ -48,7 +48,8 @@ impl Driver {
     }
 
     pub(super) fn repair(&mut self, present: &Present) {
-        for repair in present::repairs(self.record.machine(), present) {
+        let Ok(known) = &self.recorded.machine else { return };
+        for repair in present::repairs(known.file.machine(), present) {
             match repair {
                 // A change under way settles itself.
                 Repair::Settle { seq, .. }
@@ -65,7 +66,9 @@ impl Driver {
                 Repair::Gone { address } => {
                     self.log.say(&format!("the device at {address} is gone from the machine"));
                     let change = DeviceChange::Detach { address };
-                    if let Ok(seq) = self.record.asked(&now(), change) {
+                    if let Ok(known) = &mut self.recorded.machine
+                        && let Ok(seq) = known.file.asked(&now(), change)
+                    {
                         self.settle(seq, Outcome::Done);
                     }
                 }
@@ -75,8 +78,11 @@ impl Driver {
 
     fn undo(&mut self, seq: u64, change: DeviceChange) {
         let DeviceChange::Attach { slot, adapter, devices, .. } = change else { return };
-        let Some(client) = self.monitor.client().cloned() else { return };
-        let (base, news) = (Rc::clone(&self.base), self.monitor.news());
+        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
+        else {
+            return;
+        };
+        let (base, news) = (Rc::clone(&known.base), self.monitor.news());
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
             let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
@@ -108,7 +114,8 @@ impl Driver {
 
     /// The change that asked for this adapter to leave; one that is still being made settles itself.
     fn leaving(&self, id: &str) -> Option<(u64, PciSlot)> {
-        self.record.machine().pending.iter().find_map(|pending| match &pending.change {
+        let machine = self.recorded.machine.as_ref().ok()?.file.machine();
+        machine.pending.iter().find_map(|pending| match &pending.change {
             DeviceChange::DetachAdapter { slot }
                 if adapter_id(*slot) == id && !self.is_under_way(pending.seq) =>
             {
@@ -123,8 +130,11 @@ impl Driver {
     }
 
     fn discard_media(&mut self, slot: PciSlot) {
-        let Some(client) = self.monitor.client().cloned() else { return };
-        let base = Rc::clone(&self.base);
+        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
+        else {
+            return;
+        };
+        let base = Rc::clone(&known.base);
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
             let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
@@ -137,7 +147,9 @@ impl Driver {
             Outcome::Done => format!("device change {seq} is done"),
             Outcome::Failed(reason) => format!("device change {seq} failed: {reason}"),
         });
-        if let Err(error) = self.record.settled(&now(), seq, outcome) {
+        if let Ok(known) = &mut self.recorded.machine
+            && let Err(error) = known.file.settled(&now(), seq, outcome)
+        {
             self.log.say(&format!("it cannot be noted: {}", chain(&error)));
         }
     }

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use hpvm_app::protocol::NotStopped;
+use hpvm_app::protocol::{NotStopped, Reply};
 use hpvm_qmp::PowerButton;
 
-use super::Ticket;
+use super::{Action, Ticket};
 
 /// Between two looks at the button; a press is taken within milliseconds by those who take it.
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,7 +25,8 @@ const HELD_AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Graceful {
-    pub(super) asker: Ticket,
+    /// Who waits for the outcome.
+    askers: Vec<Ticket>,
     deadline: Duration,
     /// Until then somebody must have listened.
     nobody_until: Duration,
@@ -65,7 +66,7 @@ pub(super) enum Next {
 impl Graceful {
     pub(super) fn begin(asker: Ticket, now: Duration, bound: Duration) -> Graceful {
         Graceful {
-            asker,
+            askers: vec![asker],
             deadline: now + bound,
             nobody_until: now + NOBODY_BOUND,
             pressed_at: None,
@@ -76,6 +77,21 @@ impl Graceful {
             look: Look::Between,
             heard: false,
         }
+    }
+
+    /// Another one waits for the same outcome, within the bound of the first.
+    pub(super) fn join(&mut self, asker: Ticket) {
+        self.askers.push(asker);
+    }
+
+    /// The same answer for everybody.
+    pub(super) fn askers_with(&self, reply: &Reply) -> Vec<(Ticket, Reply)> {
+        self.askers.iter().map(|asker| (*asker, reply.clone())).collect()
+    }
+
+    pub(super) fn answer(&self, reply: &Reply, actions: &mut Vec<Action>) {
+        let replies = self.askers_with(reply);
+        actions.extend(replies.into_iter().map(|(asker, reply)| Action::Reply(asker, reply)));
     }
 
     pub(super) fn wake_at(&self) -> Duration {

@@ -17,7 +17,12 @@ struct Guest {
 
 impl Guest {
     fn new(origin: Origin) -> Guest {
-        Guest { machine: Machine::new(origin), now: Duration::ZERO, tickets: 0, done: Vec::new() }
+        Guest {
+            machine: Machine::new(origin, Devices::Known),
+            now: Duration::ZERO,
+            tickets: 0,
+            done: Vec::new(),
+        }
     }
 
     fn running() -> Guest {
@@ -127,19 +132,69 @@ fn a_hard_stop_overtakes_a_graceful_one_and_both_are_answered() {
     let (graceful, _) = guest.asks(GRACEFUL);
     let (hard, actions) = guest.asks(HARD);
     assert!(actions.contains(&Action::Kill));
-    assert!(matches!(guest.reply(graceful), Some(Reply::Already { .. })));
-    assert_eq!(guest.reply(hard), None, "it is answered when the guest is off");
+    for ticket in [graceful, hard] {
+        assert_eq!(guest.reply(ticket), None, "it is answered when the guest is off");
+    }
     guest.exits();
+    assert!(matches!(guest.reply(graceful), Some(Reply::Already { .. })));
     assert_eq!(guest.reply(hard), Some(&Reply::Done));
     assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::StoppedHard });
 }
 
+/// Whatever comes of it comes to both.
 #[test]
-fn a_second_graceful_stop_is_refused_by_name() {
+fn a_second_graceful_stop_waits_for_the_outcome_of_the_first() {
+    type Outcome = (fn(&mut Guest), Reply);
+    let outcomes: [Outcome; 3] = [
+        (|guest| drop(guest.gets(Input::PoweredOff)), Reply::Done),
+        (|guest| drop(guest.after(20)), Reply::NotStopped { why: NotStopped::NoOs }),
+        (
+            |_| {},
+            Reply::Failed {
+                error: "QEMU was killed by signal 9 while the guest was shutting down".into(),
+            },
+        ),
+    ];
+    for (happens, outcome) in outcomes {
+        let mut guest = Guest::with_os();
+        let (first, _) = guest.asks(GRACEFUL);
+        guest.after(5);
+        let (second, actions) = guest.asks(GRACEFUL);
+        assert_eq!(actions, [], "the button is pressed for both");
+        happens(&mut guest);
+        guest.exits();
+        for ticket in [first, second] {
+            assert_eq!(guest.reply(ticket), Some(&outcome));
+        }
+    }
+}
+
+#[test]
+fn a_stop_that_comes_late_waits_for_the_end_that_is_decided() {
     let mut guest = Guest::with_os();
-    guest.asks(GRACEFUL);
-    let (second, _) = guest.asks(GRACEFUL);
-    assert_eq!(guest.reply(second), Some(&Reply::Denied { reason: Denial::Stopping }));
+    guest.asks(HARD);
+    for ask in [GRACEFUL, HARD] {
+        let (late, _) = guest.asks(ask);
+        assert_eq!(guest.reply(late), None);
+    }
+    guest.exits();
+    let late = replies(&guest.done).filter(|(_, reply)| matches!(reply, Reply::Already { .. }));
+    assert_eq!(late.count(), 2);
+}
+
+#[test]
+fn a_guest_without_a_boot_record_keeps_its_devices_and_can_be_stopped() {
+    let mut guest = Guest::with_os();
+    guest.machine.devices = Devices::Unknown;
+    for ask in [Ask::Change, Ask::Idle] {
+        let (ticket, _) = guest.asks(ask);
+        assert_eq!(guest.reply(ticket), Some(&Reply::Denied { reason: Denial::NoRecord }));
+    }
+    let (ticket, actions) = guest.asks(GRACEFUL);
+    assert!(actions.contains(&Action::PressButton));
+    guest.gets(Input::PoweredOff);
+    guest.exits();
+    assert_eq!(guest.reply(ticket), Some(&Reply::Done));
 }
 
 #[test]
@@ -297,12 +352,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn the_rules_hold(inputs in prop::collection::vec((any_input(), 0u64..4), 0..60), adopted: bool) {
+    fn the_rules_hold(inputs in prop::collection::vec((any_input(), 0u64..4), 0..60), adopted: bool, known: bool) {
         let origin = match adopted {
             true => Origin::Adoption { phase: None, decided: None },
             false => Origin::Start,
         };
         let mut guest = Guest::new(origin);
+        if !known {
+            guest.machine.devices = Devices::Unknown;
+        }
         let mut asked: Vec<(Ticket, Ask)> = Vec::new();
         for (input, seconds) in inputs {
             let was_ended = matches!(guest.machine.phase(), Phase::Ended { .. });

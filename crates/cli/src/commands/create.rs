@@ -5,12 +5,12 @@ use hpvm_operations::create::create;
 use hpvm_operations::{Mode, VmHost};
 use hpvm_registry::Access;
 
-use crate::args::{GuestOptions, Operation};
+use crate::args::{GuestOptions, Undertaking};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
 
-use super::{mode, refused};
+use super::refused;
 
 /// Create a guest
 ///
@@ -33,16 +33,8 @@ pub struct Create {
     #[arg(short = 'F', long)]
     pub force: bool,
 
-    /// Check only: print what would be made and what is wrong with it
-    #[arg(short = 's', long, conflicts_with = "force")]
-    pub dry_run: bool,
-
-    /// With --dry-run: as JSON, after docs/schema/dry-run.json
-    #[arg(long, requires = "dry_run")]
-    pub json: bool,
-
     #[command(flatten)]
-    pub operation: Operation,
+    pub undertaking: Undertaking,
 }
 
 impl Perform for Create {
@@ -50,16 +42,16 @@ impl Perform for Create {
         for warning in self.options.warnings() {
             context.say.warning(Some(&self.name), &warning);
         }
-        let mode = mode(self.dry_run);
+        let mode = self.undertaking.mode();
         let mut host = VmHost::open(Access::ReadWrite)?;
-        let actor = context.actor(self.operation.reason);
+        let actor = context.actor(self.undertaking.operation.reason);
         let created = create(&mut host, &actor, &self.name, &self.options.request(), mode)
             .or_else(|refusal| refused(&self.name, refusal))?;
         context.say.problems(&self.name, &created.problems);
         match mode {
             Mode::Apply => Ok(()),
             Mode::DryRun => {
-                dry_run::print_out(&created.fields, self.json)?;
+                dry_run::print_out(&created.fields, self.undertaking.json)?;
                 dry_run::verdict(&created.problems)
             }
         }

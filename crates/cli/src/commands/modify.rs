@@ -1,5 +1,6 @@
 //! hpvmmodify: changes a guest, now where the running guest can take it and at the next start where it cannot.
 
+use hpvm_host::signals;
 use hpvm_model::{GuestName, Statement};
 use hpvm_operations::modify::{Modified, modify};
 use hpvm_operations::{Mode, VmHost};
@@ -8,12 +9,12 @@ use hpvm_plan::hotplug::Force;
 use hpvm_plan::request::{DeviceRequest, Request};
 use hpvm_registry::Access;
 
-use crate::args::{GuestOptions, Operation, Selector, statement_to_delete, statement_to_modify};
+use crate::args::{GuestOptions, Selector, Undertaking, statement_to_delete, statement_to_modify};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
 
-use super::{mode, refused};
+use super::refused;
 
 /// Change a guest
 ///
@@ -44,16 +45,8 @@ pub struct Modify {
     #[arg(short = 'F', long)]
     pub force: bool,
 
-    /// Check only: print per field what is applied now, at the next start, or refused and why
-    #[arg(short = 's', long, conflicts_with = "force")]
-    pub dry_run: bool,
-
-    /// With --dry-run: as JSON, after docs/schema/dry-run.json
-    #[arg(long, requires = "dry_run")]
-    pub json: bool,
-
     #[command(flatten)]
-    pub operation: Operation,
+    pub undertaking: Undertaking,
 }
 
 impl Modify {
@@ -70,26 +63,34 @@ impl Modify {
 
 impl Perform for Modify {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        let mode = mode(self.dry_run);
+        // Where that cannot be had, Ctrl-C ends the command all the same, only more curtly.
+        let _ = signals::catch_interruptions();
+        let mode = self.undertaking.mode();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let config = host.guest(&self.guest.clone().into())?;
         for warning in self.options.warnings() {
             context.say.warning(Some(&config.name), &warning);
         }
         let force = if self.force { Force::Yes } else { Force::No };
-        let actor = context.actor(self.operation.reason.clone());
+        let actor = context.actor(self.undertaking.operation.reason.clone());
         let request = self.request();
         let modified = modify(&mut host, &actor, &config, &request, force, mode)
             .or_else(|refusal| refused(&config.name, refusal))?;
         context.say.problems(&config.name, &modified.problems);
         if mode == Mode::DryRun {
-            dry_run::print_out(&modified.fields, self.json)?;
+            dry_run::print_out(&modified.fields, self.undertaking.json)?;
             return dry_run::verdict(&modified.problems);
         }
         for sentence in waiting(&modified) {
             context.say.warning(Some(&modified.after.name), &sentence);
         }
-        Ok(())
+        match signals::interrupted() {
+            Some(interruption) => {
+                let left = format!("guest '{}' is changed already", modified.after.name);
+                Err(Failure::interrupted(interruption, &left))
+            }
+            None => Ok(()),
+        }
     }
 }
 

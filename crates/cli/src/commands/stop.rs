@@ -49,6 +49,8 @@ pub struct Stop {
 
 impl Perform for Stop {
     fn perform(self, context: &Context) -> Result<(), Failure> {
+        // Where that cannot be had, Ctrl-C ends the command all the same, only more curtly.
+        let _ = signals::catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let guests = match &self.target {
             StopTarget::Guest(selector) => vec![host.guest(&selector.clone().into())?],
@@ -56,11 +58,13 @@ impl Perform for Stop {
         };
         let mut worst = Ok(());
         for config in guests {
-            if let Err(failure) = self.stop_one(context, &mut host, &config) {
-                worst = self.next_or_end(context, failure);
+            if let Some(interruption) = signals::interrupted() {
+                return Err(Failure::interrupted(interruption, "what was not stopped yet runs on"));
             }
-            if worst.is_err() && matches!(self.target, StopTarget::Guest(_)) {
-                break;
+            match self.stop_one(context, &mut host, &config) {
+                Ok(()) => {}
+                Err(failure @ Failure::Interrupted { .. }) => return Err(failure),
+                Err(failure) => worst = self.next_or_end(context, failure),
             }
         }
         worst
@@ -77,28 +81,20 @@ impl Stop {
         let volume = if self.quiet { Volume::Quiet } else { Volume::Normal };
         let say = context.say.at(volume);
         if self.dry_run {
-            let is_on = host.presence(config.number).is_on();
-            let what = if is_on { "would be stopped" } else { "is off already" };
+            let what = if host.runs(config) { "would be stopped" } else { "is off already" };
             return Ok(print(&format!("'{}' {what}\n", config.name))?);
         }
         let question = format!("Stop the virtual machine '{}'?", config.name);
-        let is_on = host.presence(config.number).is_on();
-        if is_on && !self.force && context.say.ask(&question) == Answer::No {
-            return Err(Failure::Said);
+        if !self.force && host.runs(config) && context.say.ask(&question) == Answer::No {
+            return Err(match signals::interrupted() {
+                Some(interruption) => Failure::interrupted(interruption, "nothing was changed"),
+                None => Failure::Said,
+            });
         }
         let how = match self.graceful {
             true => How::Graceful { at_most: GRACEFUL_BOUND },
             false => How::Hard,
         };
-        if self.graceful {
-            let say = say.clone();
-            // Without it the command ends on Ctrl-C all the same, only more curtly.
-            let _ = signals::explain_interruption(move || {
-                say.note(
-                    "interrupted; the guest goes on shutting down if its OS does: hpvmstatus shows it, hpvmstop -h ends it",
-                );
-            });
-        }
         let actor = context.actor(self.operation.reason.clone());
         let mut progress = |text: &str| say.note(text);
         let stopped = stop(host, &actor, config, how, &mut progress)

@@ -1,0 +1,59 @@
+//! What the boot record tells a worker of its guest. A record that cannot be used – cut, overwritten, removed, of a newer
+//! hpvm – is no reason to leave a running guest alone: it is supervised all the same, by what the worker before published,
+//! and only its devices stay as they are.
+
+use std::fs::File;
+use std::rc::Rc;
+
+use hpvm_app::snapshot::Snapshot;
+use hpvm_engine::record_file::RecordFile;
+use hpvm_host::process;
+use hpvm_model::chain;
+use hpvm_plan::record::BootRecord;
+
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub(crate) name: String,
+    /// The host's boot, which is that of the record.
+    pub(crate) boot_id: String,
+    pub(crate) accelerator: String,
+    /// The machine, or why nobody can tell any more what it is.
+    pub(crate) machine: Result<Known, String>,
+}
+
+/// A machine that is known.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) base: Rc<BootRecord>,
+    pub(crate) file: RecordFile,
+}
+
+impl Recorded {
+    /// Reads the record; `before` is what the worker before us published, `called` the name this worker was started with.
+    pub(crate) fn read(file: File, before: Option<&Snapshot>, called: &str) -> Recorded {
+        match RecordFile::open(file) {
+            Ok(file) => {
+                let base = Rc::new(file.machine().base.clone());
+                Recorded {
+                    name: base.name.to_string(),
+                    boot_id: base.boot_id.clone(),
+                    accelerator: base.accelerator.as_str().into(),
+                    machine: Ok(Known { base, file }),
+                }
+            }
+            Err(error) => Recorded {
+                name: called.into(),
+                boot_id: process::boot_id()
+                    .ok()
+                    .or_else(|| before.map(|before| before.boot_id.clone()))
+                    .unwrap_or_default(),
+                accelerator: before.map_or_else(String::new, |before| before.accelerator.clone()),
+                machine: Err(chain(&error)),
+            },
+        }
+    }
+
+    pub(crate) fn damage(&self) -> Option<&String> {
+        self.machine.as_ref().err()
+    }
+}

@@ -1,0 +1,129 @@
+//! Two commands that stop one guest at a time, and a stop whose worker stands still.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hpvm_host::process::Signal;
+use hpvm_registry::{Access, Outcome, Registry};
+use hpvm_testkit::vm_host::{Engine, Outcome as Ran, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::guest_processes::process;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_second_graceful_stop_has_the_outcome_of_the_first,
+    a_hard_stop_ends_a_graceful_one_at_once,
+    a_second_hard_stop_has_the_outcome_of_the_first,
+    a_hard_stop_goes_past_a_worker_that_was_just_stopped,
+];
+
+const BOUND: Duration = Duration::from_secs(20);
+/// Well below the bounds of the waits that are not to be sat out.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
+fn running(behaviour: &str) -> VmHost {
+    let mut host = VmHost::new(Engine::Fake);
+    host.engine_behaves(behaviour);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    host
+}
+
+#[track_caller]
+fn wait_for_log(host: &VmHost, words: &str) {
+    let log = host.path("var/opt/hpvm/guests/web/log");
+    wait_until(BOUND, words, || fs::read_to_string(&log).unwrap_or_default().contains(words));
+}
+
+/// Runs the first stop, and the second once the log has `words`; gives what both said and what the second took.
+fn together(host: &VmHost, first: &str, words: &str, second: &str) -> (Ran, Ran, Duration) {
+    thread::scope(|scope| {
+        let first = scope.spawn(|| host.run(&["hpvmstop", "-P", "web", first]));
+        wait_for_log(host, words);
+        let since = Instant::now();
+        let second = host.run(&["hpvmstop", "-P", "web", second]);
+        let took = since.elapsed();
+        (first.join().expect("the first stop"), second, took)
+    })
+}
+
+/// Both went well, the guest is off, each left its record, and nothing is left over.
+#[track_caller]
+fn assert_stopped_by_both(host: &VmHost, first: &Ran, second: &Ran) {
+    assert!(first.status.success() && second.status.success(), "{first}\n{second}");
+    assert!(second.stderr.contains("is stopping it already"), "{second}");
+    assert_eq!(host.state("web"), "Off");
+    let registry = Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadOnly);
+    let last = registry.expect("the registry").operations(None, 2).expect("the operations");
+    for recorded in last {
+        assert!(recorded.operation.command_line.starts_with("hpvmstop"));
+        assert_eq!(recorded.operation.outcome, Outcome::Done);
+    }
+    assert!(!host.run_dir(1).join("control").exists());
+    wait_until(BOUND, "nothing of it runs", || host.processes().is_empty());
+    let doctor = host.run(&["hpvm", "doctor"]);
+    assert!(doctor.status.success(), "{doctor}");
+    host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+fn a_second_graceful_stop_has_the_outcome_of_the_first() {
+    let host = running("powerdown=off:2500");
+    let (first, second, _) = together(&host, "-gF", "asked to shut down", "-gF");
+    assert_stopped_by_both(&host, &first, &second);
+}
+
+fn a_hard_stop_ends_a_graceful_one_at_once() {
+    let host = running("powerdown=ignore");
+    let (first, second, took) = together(&host, "-gF", "asked to shut down", "-hF");
+    assert!(took < AT_ONCE, "{took:?}");
+    assert!(first.stderr.contains("stopped hard in the meantime"), "{first}");
+    assert_stopped_by_both(&host, &first, &second);
+}
+
+fn a_second_hard_stop_has_the_outcome_of_the_first() {
+    let host = running("hang=quit");
+    // The one who may kill QEMU does so only when both wait.
+    let keeper = process(&host, "hpvmkeeper").expect("a keeper");
+    keeper.signal(Signal::STOP);
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| host.run(&["hpvmstop", "-P", "web", "-hF"]));
+        wait_for_log(&host, "stopped hard");
+        let second = scope.spawn(|| host.run(&["hpvmstop", "-P", "web", "-hF"]));
+        let control = host.run_dir(1).join("control");
+        wait_until(BOUND, "both are connected to the worker", || connections(&control) == 2);
+        keeper.signal(Signal::CONT);
+        (first.join().expect("the first stop"), second.join().expect("the second stop"))
+    });
+    assert_stopped_by_both(&host, &first, &second);
+}
+
+/// Connections to a listening socket, as /proc/net/unix shows the worker's ends.
+fn connections(socket: &std::path::Path) -> usize {
+    const CONNECTED: &str = "03";
+    let socket = fs::canonicalize(socket).expect("the worker listens");
+    let table = fs::read_to_string("/proc/net/unix").expect("the kernel's table");
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let ours = rows.filter(|row| {
+        row.last().is_some_and(|path| socket.ends_with(path.trim_start_matches('/')))
+    });
+    ours.filter(|row| row.get(5) == Some(&CONNECTED)).count()
+}
+
+fn a_hard_stop_goes_past_a_worker_that_was_just_stopped() {
+    let host = running("");
+    let qemu = host.qemu(1).expect("it runs");
+    let worker = process(&host, "hpvmapp").expect("a worker");
+    worker.signal(Signal::STOP);
+    let since = Instant::now();
+    host.ok(&["hpvmstop", "-P", "web", "-hF"]);
+    let took = since.elapsed();
+    assert!(took < AT_ONCE, "{took:?}");
+    println!("past a stopped worker after {took:?}");
+    assert!(qemu.wait_exit(Duration::ZERO).expect("a pidfd"), "QEMU has ended");
+    worker.signal_if_alive(Signal::CONT);
+    assert_eq!(host.state("web"), "Off");
+    wait_until(BOUND, "nothing of it runs", || host.processes().is_empty());
+}

@@ -1,0 +1,130 @@
+//! A boot record that is cut, overwritten or removed while its guest runs: the guest runs on, is shown with the reason, is
+//! explained, and is stopped and started like any other.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
+
+use crate::Test;
+use crate::guest_processes::process;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_worker_that_follows_another_needs_no_boot_record,
+    a_guest_without_supervisors_needs_no_boot_record_to_be_taken_over,
+    one_guest_that_cannot_be_taken_over_keeps_no_other_without,
+];
+
+const BOUND: Duration = Duration::from_secs(20);
+
+/// What becomes of the file, and a word of the reason that is told.
+type Damage = (fn(&Path), &'static str);
+
+const DAMAGES: [Damage; 4] = [
+    (
+        |record| {
+            let text = fs::read_to_string(record).expect("a boot record");
+            fs::write(record, &text[..text.len() / 2]).expect("it is cut");
+        },
+        "empty",
+    ),
+    (|record| fs::write(record, [b"\xff{]\n".as_slice(), &[0; 900]].concat()).unwrap(), "line 1"),
+    (
+        |record| {
+            let text = fs::read_to_string(record).expect("a boot record");
+            fs::write(record, text + "garbage\n").expect("a line more");
+        },
+        "line 2",
+    ),
+    (|record| fs::remove_file(record).expect("it is removed"), "empty"),
+];
+
+fn running() -> VmHost {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    host
+}
+
+fn record(host: &VmHost) -> std::path::PathBuf {
+    host.path("var/opt/hpvm/guests/web/boot.record")
+}
+
+/// The guest runs on without its record, everybody says so, and a stop and a start put it right.
+#[track_caller]
+fn assert_lives_without(host: &VmHost, reason: &str, stop: &[&str]) {
+    let qemu = host.snapshot(1).expect("a snapshot").qemu;
+    host.wait_for_state("web", "On (ATTN)", BOUND);
+    assert_eq!(host.snapshot(1).expect("a snapshot").qemu, qemu, "the same QEMU runs on");
+    let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+    assert!(shown.contains("boot record cannot be used") && shown.contains(reason), "{shown}");
+    let why = host.ok(&["hpvm", "why", "web"]);
+    assert!(why.contains(reason) && why.contains("hpvmstart -P web"), "{why}");
+    assert!(host.run(&["hpvm", "doctor"]).stdout.contains("boot record cannot be used"));
+    let said = host.refused(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/tmp"]);
+    assert!(said.contains("boot.record"), "{said}");
+    host.ok(stop);
+    assert_eq!(host.state("web"), "Off");
+    wait_until(BOUND, "nothing of it runs", || host.processes().is_empty());
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    assert!(host.run(&["hpvm", "doctor"]).status.success());
+}
+
+fn a_worker_that_follows_another_needs_no_boot_record() {
+    // One that is removed is not missed by those who have it open.
+    for (damage, reason) in &DAMAGES[..3] {
+        let host = running();
+        damage(&record(&host));
+        process(&host, "hpvmapp").expect("a worker").kill();
+        assert_lives_without(&host, reason, &["hpvmstop", "-P", "web", "-gF"]);
+    }
+}
+
+fn a_guest_without_supervisors_needs_no_boot_record_to_be_taken_over() {
+    for (damage, reason) in DAMAGES {
+        let host = running();
+        let supervisors = ["hpvmapp", "hpvmkeeper"].map(|name| process(&host, name).expect("one"));
+        supervisors.iter().for_each(|process| process.signal(Signal::STOP));
+        supervisors.iter().for_each(crate::guest_processes::Process::kill);
+        damage(&record(&host));
+        assert_lives_without(&host, reason, &["hpvmstop", "-P", "web", "-hF"]);
+    }
+}
+
+/// A folder in the place of the record lets no worker begin; even so the guest is shown, and ended by a hard stop.
+fn one_guest_that_cannot_be_taken_over_keeps_no_other_without() {
+    let host = running();
+    host.ok(&["hpvmcreate", "-P", "other", "-B", "auto"]);
+    host.ok(&["hpvmstart", "-P", "other"]);
+    host.wait_for_state("other", "On (OS)", BOUND);
+    let all: Vec<_> = std::iter::from_fn(|| {
+        let next = ["hpvmapp", "hpvmkeeper"].iter().find_map(|name| process(&host, name))?;
+        next.signal(Signal::STOP);
+        next.signal(Signal::KILL);
+        wait_until(BOUND, "it has ended", || !next.lives());
+        Some(())
+    })
+    .collect();
+    assert!(all.len() >= 4, "two keepers and two workers");
+    fs::remove_file(record(&host)).expect("a file");
+    fs::create_dir(record(&host)).expect("a folder in its place");
+    let qemus = [1, 2].map(|number| host.qemu(number).expect("it runs"));
+
+    let outcome = host.run(&["hpvm", "autostart"]);
+    assert!(outcome.stderr.contains("ERROR (web)"), "{outcome}");
+    assert!(host.state("web").starts_with("On ("));
+    wait_until(BOUND, "the other one is supervised", || {
+        host.ok(&["hpvm", "why", "other"]).contains("nothing is wrong")
+    });
+    assert!(host.ok(&["hpvm", "why", "web"]).contains("nobody supervises it"));
+    host.refused(&["hpvmstop", "-P", "web", "-gF"]);
+    host.ok(&["hpvmstop", "-P", "web", "-hF"]);
+    assert_eq!(host.state("web"), "Off");
+    assert!(qemus[0].wait_exit(Duration::ZERO).expect("a pidfd"));
+    assert!(!qemus[1].wait_exit(Duration::ZERO).expect("a pidfd"), "the other one runs on");
+}

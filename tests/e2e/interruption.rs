@@ -1,0 +1,222 @@
+//! Ctrl-C and its kin while a command waits: one line says what is left, the state is valid, and nothing stays half done.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use hpvm_host::process::{PidFd, Signal};
+use hpvm_registry::{Access, Outcome, Registry};
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::guest_processes::process;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    an_interrupted_start_goes_on,
+    a_start_that_waits_for_its_turn_changes_nothing,
+    an_interrupted_hard_stop_goes_on,
+    a_change_under_way_is_made_in_full,
+    a_question_is_no_shelter,
+    what_the_caller_ignores_is_ignored,
+];
+
+const BOUND: Duration = Duration::from_secs(20);
+
+/// A command that runs beside the test.
+struct Running {
+    child: Child,
+    process: PidFd,
+}
+
+impl Running {
+    #[track_caller]
+    fn of(host: &VmHost, line: &[&str]) -> Running {
+        let child = host.command(line).stdin(Stdio::piped()).spawn().expect("it starts");
+        let pid = i32::try_from(child.id()).expect("a process number");
+        let process = PidFd::open_number(pid).expect("a pidfd").expect("our own child");
+        Running { child, process }
+    }
+
+    fn gets(&self, signal: Signal) {
+        self.process.signal(signal).expect("a signal to our own child");
+    }
+
+    /// Its exit status, and what it said.
+    #[track_caller]
+    fn ends(mut self) -> (Option<i32>, String) {
+        assert!(self.process.wait_exit(BOUND).expect("a pidfd"), "it has not ended");
+        let mut said = String::new();
+        self.child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        (self.child.wait().expect("our own child").code(), said)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn created(behaviour: &str) -> VmHost {
+    let mut host = VmHost::new(Engine::Fake);
+    host.engine_behaves(behaviour);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host
+}
+
+fn log(host: &VmHost) -> String {
+    fs::read_to_string(host.path("var/opt/hpvm/guests/web/log")).unwrap_or_default()
+}
+
+#[track_caller]
+fn wait_for_log(host: &VmHost, words: &str) {
+    wait_until(BOUND, words, || log(host).contains(words));
+}
+
+/// How the last operation ended.
+fn last_outcome(host: &VmHost) -> Outcome {
+    let registry = Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadOnly);
+    let mut last = registry.expect("the registry").operations(None, 1).expect("the operations");
+    last.remove(0).operation.outcome
+}
+
+#[track_caller]
+fn assert_sound(host: &VmHost) {
+    let doctor = host.run(&["hpvm", "doctor"]);
+    assert!(doctor.status.success(), "{doctor}");
+}
+
+/// A stop that nobody answers keeps the guest to itself until it is dropped or interrupted.
+fn graceful_stop(host: &VmHost) -> Running {
+    host.wait_for_state("web", "On (OS)", BOUND);
+    let stop = Running::of(host, &["hpvmstop", "-P", "web", "-gF"]);
+    wait_for_log(host, "asked to shut down");
+    stop
+}
+
+fn an_interrupted_start_goes_on() {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let host = created("greet=2000");
+        let start = Running::of(&host, &["hpvmstart", "-P", "web"]);
+        wait_until(BOUND, "the guest has a worker", || process(&host, "hpvmapp").is_some());
+        start.gets(signal);
+        let (code, said) = start.ends();
+        assert_eq!(code, Some(status), "{said}");
+        let line =
+            "hpvmstart: interrupted; guest 'web' goes on starting; `hpvmstatus -P web` shows it\n";
+        assert_eq!(said, line);
+        assert!(
+            matches!(last_outcome(&host), Outcome::Failed(text) if text.contains("interrupted"))
+        );
+        host.wait_for_state("web", "On (OS)", BOUND);
+        assert_sound(&host);
+        host.ok(&["hpvmstop", "-P", "web", "-hF"]);
+    }
+}
+
+fn a_start_that_waits_for_its_turn_changes_nothing() {
+    let host = created("powerdown=ignore");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let stop = graceful_stop(&host);
+    for line in [["hpvmstart", "-P", "web"].as_slice(), &["hpvmmodify", "-P", "web", "-l", "new"]] {
+        let waiting = Running::of(&host, line);
+        // It has come as far as the wait when it catches signals.
+        wait_until(BOUND, "it waits", || {
+            let pid = waiting.child.id();
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            blocked.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap_or(0) & 2 != 0)
+        });
+        waiting.gets(Signal::INT);
+        let (code, said) = waiting.ends();
+        assert_eq!(code, Some(130), "{said}");
+        assert_eq!(said, format!("{}: interrupted; nothing was changed\n", line[0]));
+    }
+    stop.gets(Signal::TERM);
+    let (code, said) = stop.ends();
+    assert_eq!(code, Some(143), "{said}");
+    assert!(said.contains("goes on shutting down"), "{said}");
+    assert!(!host.ok(&["hpvmstatus", "-P", "web"]).contains("new"));
+    assert_sound(&host);
+    host.ok(&["hpvmstop", "-P", "web", "-hF"]);
+}
+
+fn an_interrupted_hard_stop_goes_on() {
+    let host = created("hang=quit");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    // The one who may kill QEMU does not, until it goes on.
+    let keeper = process(&host, "hpvmkeeper").expect("a keeper");
+    keeper.signal(Signal::STOP);
+    let stop = Running::of(&host, &["hpvmstop", "-P", "web", "-hF"]);
+    wait_for_log(&host, "stopped hard");
+    stop.gets(Signal::INT);
+    let (code, said) = stop.ends();
+    keeper.signal(Signal::CONT);
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("hpvmstop: interrupted; guest 'web' is being stopped"), "{said}");
+    assert!(matches!(last_outcome(&host), Outcome::Failed(_)));
+    host.wait_for_state("web", "Off", BOUND);
+    wait_until(BOUND, "nothing of it runs", || host.processes().is_empty());
+    assert_sound(&host);
+}
+
+/// Configuration and machine agree, whenever the signal comes.
+fn a_change_under_way_is_made_in_full() {
+    let host = created("slow=device_add:1500");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    let disk = host.disk("more.img", 1 << 20);
+    let statement = format!("disk:avio_stor:0,3,0:file:{}", disk.display());
+    let modify = Running::of(&host, &["hpvmmodify", "-P", "web", "-a", &statement]);
+    let record = host.path("var/opt/hpvm/guests/web/boot.record");
+    wait_until(BOUND, "the guest is asked", || {
+        fs::read_to_string(&record).expect("a boot record").contains("more.img")
+    });
+    modify.gets(Signal::INT);
+    let (code, said) = modify.ends();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("hpvmmodify: interrupted; guest 'web' is changed already"), "{said}");
+    let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+    assert!(shown.contains("more.img") && !shown.contains("Waiting for Next Start"), "{shown}");
+    assert_eq!(last_outcome(&host), Outcome::Done);
+    assert_sound(&host);
+}
+
+fn a_question_is_no_shelter() {
+    let host = created("");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let stop = Running::of(&host, &["hpvmstop", "-P", "web"]);
+    wait_until(BOUND, "it waits for an answer", || {
+        let pid = stop.child.id();
+        fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wait| wait.contains("poll"))
+    });
+    stop.gets(Signal::INT);
+    let (code, said) = stop.ends();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.ends_with("hpvmstop: interrupted; nothing was changed\n"), "{said}");
+    assert!(host.state("web").starts_with("On ("));
+}
+
+/// `nohup` and a shell's background work by ignoring a signal.
+fn what_the_caller_ignores_is_ignored() {
+    let host = created("powerdown=off:1500");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    let hpvm = host.command(&["hpvm"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP INT; exec \"$0\" stop -P web -gF"]).arg(hpvm.get_program());
+    shell.envs(hpvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let child = shell.stderr(Stdio::piped()).spawn().expect("a shell");
+    let pid = i32::try_from(child.id()).expect("a process number");
+    let process = PidFd::open_number(pid).expect("a pidfd").expect("our own child");
+    let stop = Running { child, process };
+    wait_for_log(&host, "asked to shut down");
+    stop.gets(Signal::HUP);
+    stop.gets(Signal::INT);
+    let (code, said) = stop.ends();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(host.state("web"), "Off");
+}
