@@ -45,6 +45,11 @@ fn a_guest_that_run_forgot_is_started_no_second_time() {
             assert!(said.contains("its files in /run are gone"), "{said}");
         }
         assert_eq!(host.state("web"), "On (ATTN)");
+        host.ok(&["hpvmcreate", "-P", "other"]);
+        assert_eq!(host.state("other"), "Off");
+        host.ok(&["hpvmstart", "-P", "other"]);
+        host.wait_for_state("other", "On (OS)", PROMPT);
+        assert_eq!(host.state("web"), "On (ATTN)", "whoever runs beside it");
         for layout in [&["-P", "web"][..], &["-V"], &["-P", "web", "--json"]] {
             let shown = host.ok(&[&["hpvmstatus"], layout].concat());
             assert!(shown.contains("its files in /run are gone"), "{shown}");

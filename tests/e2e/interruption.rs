@@ -169,7 +169,7 @@ fn a_change_under_way_is_made_in_full() {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", BOUND);
     let disk = host.disk("more.img", 1 << 20);
-    let statement = format!("disk:avio_stor:0,3,0:file:{}", disk.display());
+    let statement = format!("disk:avio_stor:0,2,0:file:{}", disk.display());
     let modify = Running::of(&host, &["hpvmmodify", "-P", "web", "-a", &statement]);
     let record = host.path("var/opt/hpvm/guests/web/boot.record");
     wait_until(BOUND, "the guest is asked", || {

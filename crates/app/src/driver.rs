@@ -37,7 +37,7 @@ use crate::control::{self, Asked};
 use crate::descriptors::{Descriptors, Missing};
 use crate::guest_log::{GuestLog, now};
 use crate::link::{FromKeeper, Link, ToKeeper};
-use crate::machine::{Action, Ask, Devices, Input, Machine, Origin, Ticket};
+use crate::machine::{Action, Ask, Input, Machine, Origin, Ticket};
 use crate::monitor::{Monitor, News, next_notice};
 use crate::publisher::Publisher;
 use crate::recorded::{Known, Recorded};
@@ -243,12 +243,8 @@ impl Driver {
         let monitor = Monitor::new(folder()?, news_in);
         spawn_local(control::serve(control, requests_in));
         console.serve(door, folder()?, power_in);
-        let devices = match recorded.damage() {
-            None => Devices::Known,
-            Some(_) => Devices::Unknown,
-        };
         let driver = Driver {
-            machine: Machine::new(before.origin(), devices),
+            machine: Machine::new(before.origin(), recorded.devices()),
             began: Instant::now(),
             link,
             keeper: Keeper {

@@ -11,6 +11,8 @@ use hpvm_host::process;
 use hpvm_model::chain;
 use hpvm_plan::record::BootRecord;
 
+use crate::machine::Devices;
+
 #[derive(Debug)]
 pub(crate) struct Recorded {
     pub(crate) name: String,
@@ -50,6 +52,13 @@ impl Recorded {
                 accelerator: before.map_or_else(String::new, |before| before.accelerator.clone()),
                 machine: Err(chain(&error)),
             },
+        }
+    }
+
+    pub(crate) fn devices(&self) -> Devices {
+        match self.machine {
+            Ok(_) => Devices::Known,
+            Err(_) => Devices::Unknown,
         }
     }
 

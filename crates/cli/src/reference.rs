@@ -113,7 +113,7 @@ fn closing_sections(entry: &Entry) -> Roff {
     roff
 }
 
-fn exit_statuses(entry: &Entry) -> [(&'static str, &'static str); 3] {
+fn exit_statuses(entry: &Entry) -> Vec<(&'static str, &'static str)> {
     let (done, refused) = match entry.word {
         "status" | "why" => ("What was asked for was shown.", "It could not be found or read."),
         "doctor" => (
@@ -137,7 +137,15 @@ fn exit_statuses(entry: &Entry) -> [(&'static str, &'static str); 3] {
             "Refused, failed, or answered with no; nothing changed.",
         ),
     };
-    [("0", done), ("1", refused), ("2", "The command line is wrong; nothing was tried.")]
+    let mut statuses =
+        vec![("0", done), ("1", refused), ("2", "The command line is wrong; nothing was tried.")];
+    if matches!(entry.word, "start" | "stop" | "modify") {
+        statuses.push((
+            "129, 130, 143",
+            "Interrupted by SIGHUP, SIGINT or SIGTERM; one line told what is left.",
+        ));
+    }
+    statuses
 }
 
 /// For each shell the completions of every program, and of `hpvm` itself.

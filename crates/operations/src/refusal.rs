@@ -95,7 +95,7 @@ pub enum Left {
     #[error("guest '{0}' is being stopped all the same; `hpvmstatus -P {0}` shows it")]
     Stopping(GuestName),
     #[error(
-        "guest '{0}' goes on shutting down if its OS does; `hpvmstatus -P {0}` shows it, `hpvmstop -h -P {0}` ends it"
+        "guest '{0}' goes on shutting down if its OS does; hpvmstatus shows it, hpvmstop -h ends it"
     )]
     ShuttingDown(GuestName),
 }

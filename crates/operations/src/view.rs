@@ -10,7 +10,7 @@ use hpvm_host::process;
 use hpvm_model::{GuestConfig, GuestName, GuestNumber, OsFamily, RunState};
 use hpvm_plan::difference::{FieldChange, waiting};
 use hpvm_plan::record::Machine;
-use hpvm_registry::{Operation, Outcome, RecordedOperation, Selector};
+use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selector};
 
 use crate::presence::{Presence, Supervision};
 use crate::{Actor, Refusal, VmHost, lost, supervise};
@@ -59,24 +59,38 @@ pub struct HostView {
 /// A guest as a list shows it.
 #[derive(Clone, Debug)]
 pub struct GuestLine {
-    pub summary: hpvm_registry::GuestSummary,
+    pub summary: GuestSummary,
     pub state: RunState,
 }
 
 impl VmHost {
     /// All guests, as a list shows them. Only guests with a run folder are looked at closely.
     pub fn lines(&self) -> Result<Vec<GuestLine>, Refusal> {
-        let running = self.run_folders();
-        let line = |summary: hpvm_registry::GuestSummary| {
-            let state = match running.contains(&summary.number.get()) {
+        let folders = self.run_folders();
+        let line = |summary: GuestSummary| {
+            let state = match folders.contains(&summary.number.get()) {
                 true => self.presence(summary.number).state(),
                 false => RunState::Off,
             };
-            let is_lost = || !state.is_on() && lost::is_at_rest(self, summary.number, summary.uuid);
-            let state = if is_lost() { RunState::Attention } else { state };
             GuestLine { summary, state }
         };
-        Ok(self.registry.list()?.into_iter().map(line).collect())
+        let mut lines: Vec<GuestLine> = self.registry.list()?.into_iter().map(line).collect();
+        self.find_lost(&mut lines);
+        Ok(lines)
+    }
+
+    /// What `/run` shows as off may run all the same.
+    fn find_lost(&self, lines: &mut [GuestLine]) {
+        let running = lines.iter().filter(|line| line.state.is_on());
+        let running: Vec<_> = running.map(|l| (l.summary.number, l.summary.uuid)).collect();
+        if !lost::may_be_any(self, &running) {
+            return;
+        }
+        for line in lines.iter_mut().filter(|line| !line.state.is_on()) {
+            if lost::is_at_rest(self, line.summary.number, line.summary.uuid) {
+                line.state = RunState::Attention;
+            }
+        }
     }
 
     /// Whether the guest runs, in anybody's reach or not.
