@@ -42,6 +42,7 @@ const DRIVERS: &[(&str, Kind)] = &[
     ("mptsas1068", Kind::Adapter),
     ("scsi-hd", Kind::Disk),
     ("scsi-cd", Kind::Drive),
+    ("scsi-generic", Kind::Disk),
 ];
 
 /// A SCSI device goes without the guest being asked, as soon as QEMU's main loop comes round.
