@@ -134,6 +134,11 @@ pub fn replace_symlink(target: &Path, link: &Path) -> Result<(), DurableError> {
 }
 
 fn swap_symlink(target: &Path, link: &Path) -> Result<(), DurableError> {
+    // Where nothing is in the way there is nothing to take the place of.
+    match symlink(target, link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made.map_err(failed("make the link", link)),
+    }
     if std::fs::symlink_metadata(link).is_ok_and(|there| !there.is_symlink()) {
         return Err(failed("make the link", link)(io::ErrorKind::AlreadyExists.into()));
     }

@@ -309,6 +309,19 @@ fn a_file_is_used_when_its_loop_device_is() {
 }
 
 #[test]
+fn a_file_is_plain_until_the_host_makes_more_of_it() {
+    let mut tree = loop_on_file_on_lvm();
+    tree.file_on("/var/plain", "dm-2");
+    tree.file_on("/var/swap", "dm-2");
+    tree.swap("/var/swap");
+    assert!(tree.are_plain_files(&[]));
+    assert!(tree.are_plain_files(&["/var/plain"]));
+    for other in ["/var/image", "/var/swap", "/dev/loop2", "/dev/sda"] {
+        assert!(!tree.are_plain_files(&["/var/plain", other]), "{other}");
+    }
+}
+
+#[test]
 fn a_loop_device_that_something_was_made_of_keeps_its_file() {
     let mut tree = loop_on_file_on_lvm();
     let file = tree.lead("/var/image").store().expect("a store");

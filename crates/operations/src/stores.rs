@@ -32,9 +32,9 @@ impl Stores {
         let lead = |path: &&str| Some(((*path).to_owned(), places.lead(Path::new(path)).ok()?));
         let leads: BTreeMap<String, Lead> = paths.iter().filter_map(lead).collect();
         let starts: Vec<Lead> = leads.values().cloned().collect();
-        let blocks = match starts.iter().any(|lead| lead.store().is_some()) {
-            true => Blocks::read_around(&places, &starts),
-            false => Blocks::default(),
+        let blocks = match Blocks::are_plain_files(&places, &starts) {
+            true => Blocks::default(),
+            false => Blocks::read_around(&places, &starts),
         };
         let fact = |path: &str| (path.to_owned(), file(Path::new(path), &blocks));
         let files = paths.into_iter().map(fact).collect();

@@ -47,6 +47,17 @@ impl Blocks {
         reader.finish()
     }
 
+    /// Whether these leads are files and nothing else: neither swap space nor attached to a loop device. Quick, since the
+    /// disks of most guests are such files, and of those nothing more need be known.
+    #[must_use]
+    pub fn are_plain_files(places: &Places, leads: &[Lead]) -> bool {
+        let wanted: BTreeSet<Store> = leads.iter().filter_map(Lead::store).collect();
+        let is_wanted = |lead: Lead| lead.store().is_some_and(|store| wanted.contains(&store));
+        wanted.iter().all(|store| matches!(store, Store::File(_)))
+            && !attached(places).any(|(_, backing)| is_wanted(backing))
+            && !swaps(places).any(is_wanted)
+    }
+
     /// Reads the stores that these leads are, and what hangs together with them.
     ///
     /// Another path to the same disk is found when multipath holds both, or when the host mounts it or swaps on it; that
@@ -132,9 +143,7 @@ impl<'places> Reader<'places> {
     }
 
     fn note_swap(&mut self) {
-        let text = fs::read(self.places.proc.join("swaps")).unwrap_or_default();
-        for path in mounts::swaps(&text) {
-            let Ok(lead) = self.places.lead(&path) else { continue };
+        for lead in swaps(self.places) {
             self.add_file(&lead);
             self.blocks.swap.extend(lead.store());
         }
@@ -142,11 +151,8 @@ impl<'places> Reader<'places> {
 
     /// Notes what every attached loop device is attached to, without reading more of it.
     fn list_loops(&mut self) {
-        let names = sysfs::entries(&self.places.sysfs.join("block"));
-        for name in names.iter().filter(|name| name.starts_with("loop")) {
-            let folder = self.places.sysfs.join("block").join(name);
-            let Some(backing) = sysfs::backing(self.places, &folder) else { continue };
-            let Some(number) = sysfs::number(&self.places.sysfs, name) else { continue };
+        for (name, backing) in attached(self.places) {
+            let Some(number) = sysfs::number(&self.places.sysfs, &name) else { continue };
             self.add_file(&backing);
             self.note_loop(number, &backing);
         }
@@ -291,6 +297,21 @@ pub(super) fn read_mounts(proc: &Path) -> Vec<Mount> {
     let table = fs::read(proc.join("1/mountinfo"));
     let table = table.or_else(|_| fs::read(proc.join("self/mountinfo")));
     mounts::mounts(&table.unwrap_or_default())
+}
+
+/// What the host swaps on.
+fn swaps(places: &Places) -> impl Iterator<Item = Lead> + '_ {
+    let text = fs::read(places.proc.join("swaps")).unwrap_or_default();
+    mounts::swaps(&text).into_iter().filter_map(|path| places.lead(&path).ok())
+}
+
+/// The loop devices in use, by name, with what each is attached to.
+fn attached(places: &Places) -> impl Iterator<Item = (String, Lead)> + '_ {
+    let names = sysfs::entries(&places.sysfs.join("block")).into_iter();
+    names.filter(|name| name.starts_with("loop")).filter_map(|name| {
+        let backing = sysfs::backing(places, &places.sysfs.join("block").join(&name))?;
+        Some((name, backing))
+    })
 }
 
 /// A FUSE file system names as its source whatever its user likes.

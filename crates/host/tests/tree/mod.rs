@@ -176,6 +176,11 @@ impl Tree {
     }
 
     /// What hangs together with the devices and files at these paths.
+    pub fn are_plain_files(&self, paths: &[&str]) -> bool {
+        let leads: Vec<Lead> = paths.iter().map(|path| self.lead(path)).collect();
+        Blocks::are_plain_files(&self.places(), &leads)
+    }
+
     pub fn read_around(&self, paths: &[&str]) -> Blocks {
         let leads: Vec<Lead> = paths.iter().map(|path| self.lead(path)).collect();
         Blocks::read_around(&self.places(), &leads)
