@@ -107,11 +107,11 @@ fn orphan(snapshot: Snapshot, boot_id: &str) -> Presence {
 }
 
 fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<Attention> {
-    if let Some(since) = &snapshot.unresponsive_since {
-        return Some(Attention::Unresponsive { since: since.clone() });
-    }
     if process::life(snapshot.qemu.pid, snapshot.qemu.start_time) == Life::Stopped {
         return Some(Attention::Stopped { pid: snapshot.qemu.pid });
+    }
+    if let Some(since) = &snapshot.unresponsive_since {
+        return Some(Attention::Unresponsive { since: since.clone() });
     }
     let age_ms = process::boottime_ms().saturating_sub(beat_ms);
     match age_ms > BEAT_STALE_MS {

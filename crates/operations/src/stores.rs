@@ -131,7 +131,7 @@ fn cache(path: &Path) -> Cache {
 
 fn block(path: &Path, metadata: &Metadata, blocks: &Blocks) -> FileFact {
     let Some(device) = blocks.device(DeviceNumber::from_raw(metadata.rdev())) else {
-        return FileFact::Unreadable("this VM Host has no such device any more".into());
+        return FileFact::Special("block device without a driver");
     };
     let kind = match &device.kind {
         Kind::Mapped { mapping: Mapping::Volume { .. }, .. } => BlockKind::Volume,
