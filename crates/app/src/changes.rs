@@ -3,24 +3,35 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::time::Duration;
 
 use hpvm_app::protocol::{ChangeResult, media};
 use hpvm_engine::devices::{Bench, DeviceError, Performed};
 use hpvm_engine::record_file::RecordFile;
 use hpvm_model::chain;
-use hpvm_plan::record::{BootRecord, DeviceChange, Outcome};
+use hpvm_plan::record::{self, DeviceChange, Machine, Outcome};
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::Client;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
+use crate::agent::Agent;
+use crate::consent::Consent;
 use crate::guest_log::now;
 use crate::machine::Ticket;
 use crate::monitor::News;
 
 /// Happenings that a step has not looked at yet. Those it waits for come after it asked.
 const HAPPENINGS_WAITING: usize = 64;
+
+/// What a step is made with.
+pub(crate) struct Means<'a> {
+    pub(crate) client: Option<&'a Client>,
+    pub(crate) agent: Option<&'a Agent>,
+    /// How long QEMU has been running.
+    pub(crate) uptime: Duration,
+    pub(crate) news: mpsc::Sender<News>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Changes {
@@ -49,15 +60,9 @@ impl Changes {
     }
 
     /// Begins the next step; `false` when there is none left.
-    pub(crate) fn begin_next(
-        &mut self,
-        record: &mut RecordFile,
-        client: Option<&Client>,
-        base: &Rc<BootRecord>,
-        news: mpsc::Sender<News>,
-    ) -> bool {
+    pub(crate) fn begin_next(&mut self, record: &mut RecordFile, means: Means<'_>) -> bool {
         let Some(change) = self.queue.pop_front() else { return false };
-        let Some(client) = client.cloned() else {
+        let Some(client) = means.client.cloned() else {
             self.fail("the guest does not answer".into());
             return false;
         };
@@ -70,15 +75,13 @@ impl Changes {
             }
         };
         let count = media(std::slice::from_ref(&change)).len();
-        let mut descriptors: VecDeque<OwnedFd> = self.descriptors.drain(..count).collect();
-        let (sender, mut happenings) = mpsc::channel(HAPPENINGS_WAITING);
+        let descriptors = self.descriptors.drain(..count).collect();
+        let (sender, happenings) = mpsc::channel(HAPPENINGS_WAITING);
         self.under_way = Some((seq, sender));
-        let base = Rc::clone(base);
-        spawn_local(async move {
-            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
-            let result = bench.perform(seq, &change, &mut descriptors.drain(..)).await;
-            let _ = news.send(News::Changed { seq, result }).await;
-        });
+        let machine = record.machine().clone();
+        let (agent, uptime, news) = (means.agent.cloned(), means.uptime, means.news);
+        let step = Step { seq, change, descriptors, happenings, client, machine, agent, uptime };
+        spawn_local(step.run(news));
         true
     }
 
@@ -104,6 +107,11 @@ impl Changes {
         let outcome = match result {
             Ok(Performed::Asked) => return self.results.push(ChangeResult::Pending),
             Ok(Performed::Done) => Outcome::Done,
+            Err(DeviceError::Waits(reason)) => {
+                // A record that cannot be written is repaired at the next takeover, to the same.
+                let _ = record.settled(&now(), seq, Outcome::Failed(reason.clone()));
+                return self.results.push(ChangeResult::Waits { reason });
+            }
             Err(error) => Outcome::Failed(chain(&error)),
         };
         // Done or not, the engine is as it is; a record that could not be written is repaired at the next takeover.
@@ -124,5 +132,53 @@ impl Changes {
         self.results.push(ChangeResult::Failed { error });
         let skipped = self.queue.drain(..).map(|_| ChangeResult::Skipped);
         self.results.extend(skipped);
+    }
+}
+
+/// One change on its way, as a task of its own.
+struct Step {
+    seq: u64,
+    change: DeviceChange,
+    descriptors: VecDeque<OwnedFd>,
+    happenings: mpsc::Receiver<Happening>,
+    client: Client,
+    machine: Machine,
+    agent: Option<Agent>,
+    uptime: Duration,
+}
+
+impl Step {
+    async fn run(mut self, news: mpsc::Sender<News>) {
+        let result = match self.consent(&news).await {
+            Ok(()) => {
+                let mut bench = Bench {
+                    client: &self.client,
+                    record: &self.machine.base,
+                    happenings: &mut self.happenings,
+                };
+                bench.perform(self.seq, &self.change, &mut self.descriptors.drain(..)).await
+            }
+            Err(error) => Err(error),
+        };
+        let _ = news.send(News::Changed { seq: self.seq, result }).await;
+    }
+
+    /// Most changes need none, or whoever planned them has it.
+    async fn consent(&self, news: &mpsc::Sender<News>) -> Result<(), DeviceError> {
+        let DeviceChange::Detach { address, consent: record::Consent::OfAgent } = &self.change
+        else {
+            return Ok(());
+        };
+        let consent = Consent {
+            agent: self.agent.as_ref(),
+            client: &self.client,
+            machine: &self.machine,
+            uptime: self.uptime,
+        };
+        let (result, agent) = consent.obtain(*address).await;
+        if let Some(used) = agent {
+            let _ = news.send(News::AgentUsed(used)).await;
+        }
+        result
     }
 }

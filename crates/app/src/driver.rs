@@ -3,6 +3,7 @@
 //! Everything comes to one loop: messages of the keeper, answers and events of QEMU, requests of commands and console
 //! sessions, time. Nothing in the loop waits for QEMU; what does runs as a task and comes back as news.
 
+mod agent;
 mod crash;
 mod perform;
 mod takeover;
@@ -16,12 +17,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hpvm_app::protocol::{Reply, Request, StopHow};
-use hpvm_app::snapshot::{Crash, Phase, Process, Snapshot};
+use hpvm_app::snapshot::{self, Crash, Phase, Process, Snapshot};
 use hpvm_console::door::PowerRequest;
 use hpvm_console::fanout::{PowerAsked, SessionId};
 use hpvm_host::confine::{ConfineError, Confinement, Enforced};
 use hpvm_host::process::{self, PidFd};
-use hpvm_plan::record::DeviceChange;
+use hpvm_plan::command_line::AGENT_PORT;
+use hpvm_plan::record::{AgentChannel, Consent, DeviceChange};
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::{Events, Notice};
 use hpvm_qmp::command::{QueryStatus, ReadRegisters};
@@ -30,6 +32,8 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
+use crate::agent::Agent;
+use crate::agent::watch::Watch;
 use crate::changes::Changes;
 use crate::console::Console;
 use crate::console_log::ConsoleLog;
@@ -40,7 +44,7 @@ use crate::link::{FromKeeper, Link, ToKeeper};
 use crate::machine::{Action, Ask, Input, Machine, Origin, Ticket};
 use crate::monitor::{Monitor, News, next_notice};
 use crate::publisher::Publisher;
-use crate::recorded::{Known, Recorded};
+use crate::recorded::Recorded;
 use crate::successor;
 
 /// The heartbeat, and the question whether QEMU still answers.
@@ -96,6 +100,9 @@ struct Driver {
     /// `None` when it had ended before its keeper came.
     qemu_held: Option<PidFd>,
     console: Console,
+    /// `None`: the machine has no channel for one.
+    agent: Option<Agent>,
+    agent_watch: Watch,
     console_log: Rc<ConsoleLog>,
     qemu_log: File,
     ready: Option<File>,
@@ -146,6 +153,16 @@ impl Before {
                 phase: self.snapshot.as_ref().map(|snapshot| snapshot.phase.clone()),
                 decided: self.snapshot.as_ref().and_then(|snapshot| snapshot.decided.clone()),
             },
+        }
+    }
+
+    fn agent(&self, channel: AgentChannel) -> snapshot::Agent {
+        match (channel, &self.snapshot) {
+            (AgentChannel::Absent, _) => snapshot::Agent::NoChannel,
+            (AgentChannel::Present, Some(Snapshot { agent, .. })) if !self.is_first => {
+                agent.clone()
+            }
+            (AgentChannel::Present, _) => snapshot::Agent::Absent,
         }
     }
 
@@ -241,6 +258,11 @@ impl Driver {
         let control = listener(descriptors.control).map_err(Failure::Sockets)?;
         let door = listener(descriptors.door).map_err(Failure::Sockets)?;
         let monitor = Monitor::new(folder()?, news_in);
+        let agent_watch = Watch::new(before.agent(recorded.agent()));
+        let agent = match recorded.agent() {
+            AgentChannel::Present => Some(Agent::new(folder()?)),
+            AgentChannel::Absent => None,
+        };
         spawn_local(control::serve(control, requests_in));
         console.serve(door, folder()?, power_in);
         let driver = Driver {
@@ -260,6 +282,8 @@ impl Driver {
             qemu,
             qemu_held: descriptors.qemu,
             console,
+            agent_watch,
+            agent,
             console_log,
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,
@@ -363,6 +387,7 @@ impl Driver {
     fn connected(&mut self) {
         self.asked_at = None;
         self.ask_status();
+        self.look_for_agent();
         if std::mem::take(&mut self.takes_over) {
             self.look_at_devices();
         }
@@ -398,6 +423,13 @@ impl Driver {
             }
             News::Changed { seq, result } => self.step_over(seq, result),
             News::Undone { seq } => self.undone(seq),
+            News::Chardevs(Ok(chardevs)) => self.agent_found(&chardevs),
+            News::Chardevs(Err(_)) => {}
+            News::AgentGreeted(result) => {
+                self.agent_watch.asked();
+                self.agent_told(&result);
+            }
+            News::AgentUsed(result) => self.agent_told(&result),
         }
     }
 
@@ -440,7 +472,9 @@ impl Driver {
                     self.refused_to_let_go(id);
                 }
             }
-            Happening::PowerButtonPressed
+            Happening::PortChanged(port) if port.id == AGENT_PORT => self.agent_port(port.open),
+            Happening::PortChanged(_)
+            | Happening::PowerButtonPressed
             | Happening::Suspended
             | Happening::Woken
             | Happening::TrayMoved(_)
@@ -498,6 +532,7 @@ impl Driver {
             false => self.publisher.beat(),
         }
         self.watch_answers();
+        self.greet_agent();
         if self.machine.wants_occupant() && self.beats >= self.occupant_due {
             self.occupant_due = self.beats + self.occupant_pause;
             if self.beats.is_multiple_of(OCCUPANT_BEATS_MAX) {

@@ -7,9 +7,12 @@
 //!  commands ──────┼──► driver (one owner) ┤
 //!  QEMU ──QMP─────┘        │              └── performs: QMP, snapshot, log, journal
 //!  QEMU ──serial──► console (its own tasks) ◄──door── hpvmconsole
+//!  QEMU ──agent───► agent (asked by tasks of the driver)
 //! ```
 
+mod agent;
 mod changes;
+mod consent;
 mod console;
 mod console_log;
 mod control;

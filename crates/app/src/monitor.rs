@@ -10,7 +10,7 @@ use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
 use hpvm_model::StorageAddress;
-use hpvm_qmp::answer::Status;
+use hpvm_qmp::answer::{Chardev, Status};
 use hpvm_qmp::client::{Client, Events, Notice};
 use hpvm_qmp::occupant::Registers;
 use hpvm_qmp::{Command, Error, PowerButton};
@@ -32,8 +32,18 @@ pub(crate) enum News {
     Button(Result<PowerButton, Error>),
     Idle(Ticket, Result<Vec<(StorageAddress, u64)>, Error>),
     Present(Result<Present, Error>),
-    Changed { seq: u64, result: Result<Performed, DeviceError> },
-    Undone { seq: u64 },
+    Changed {
+        seq: u64,
+        result: Result<Performed, DeviceError>,
+    },
+    Undone {
+        seq: u64,
+    },
+    Chardevs(Result<Vec<Chardev>, Error>),
+    /// Whether the agent answered the question whether it does.
+    AgentGreeted(Result<(), hpvm_agent::Error>),
+    /// How the agent took a request.
+    AgentUsed(Result<(), hpvm_agent::Error>),
 }
 
 #[derive(Debug)]

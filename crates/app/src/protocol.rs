@@ -96,6 +96,10 @@ pub enum ChangeResult {
     Failed {
         error: String,
     },
+    /// Nothing was done: it waits for the next start, and why.
+    Waits {
+        reason: String,
+    },
     /// Not tried, since an earlier change failed.
     Skipped,
 }

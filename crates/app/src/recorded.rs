@@ -9,7 +9,7 @@ use hpvm_app::snapshot::Snapshot;
 use hpvm_engine::record_file::RecordFile;
 use hpvm_host::process;
 use hpvm_model::chain;
-use hpvm_plan::record::BootRecord;
+use hpvm_plan::record::{AgentChannel, BootRecord};
 
 use crate::machine::Devices;
 
@@ -60,6 +60,11 @@ impl Recorded {
             Ok(_) => Devices::Known,
             Err(_) => Devices::Unknown,
         }
+    }
+
+    /// Whether the guest has an agent's channel; of a machine that nobody knows it is left alone.
+    pub(crate) fn agent(&self) -> AgentChannel {
+        self.machine.as_ref().map_or(AgentChannel::Absent, |known| known.base.agent)
     }
 
     pub(crate) fn damage(&self) -> Option<&String> {

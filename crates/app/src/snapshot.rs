@@ -34,8 +34,25 @@ pub struct Snapshot {
     pub record_damage: Option<String>,
     pub qemu: Process,
     pub accelerator: String,
+    #[serde(default)]
+    pub agent: Agent,
     /// How often a worker took this guest over.
     pub adoptions: u32,
+}
+
+/// What is known of an agent in the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Agent {
+    /// The machine has no channel for one, or its worker knows nothing of agents.
+    #[default]
+    NoChannel,
+    /// Nobody in the guest listens.
+    Absent,
+    /// RFC 3339, as below.
+    Answers { since: String },
+    /// Somebody listens, and the last request was not answered.
+    Silent { since: String },
 }
 
 /// A process that cannot be mistaken for a later one with the same number.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hpvm_app::snapshot::{Crash, Ending};
+use hpvm_app::snapshot::{Agent, Crash, Ending};
 use hpvm_cli::status::entitlements::{self, Usage};
 use hpvm_cli::status::list::{self, Listed};
 use hpvm_cli::status::{
@@ -13,7 +13,7 @@ use hpvm_model::*;
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::difference::waiting;
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{Access, Attached, BootRecord, Cache, FORMAT, Machine};
+use hpvm_plan::record::{Access, AgentChannel, Attached, BootRecord, Cache, FORMAT, Machine};
 use snapbox::data::DataFormat;
 use snapbox::{Data, assert_data_eq};
 
@@ -75,6 +75,7 @@ fn boot(config: &GuestConfig) -> Machine {
         option_rom: None,
         ports: Vec::new(),
         storage: storage.map(attached).collect(),
+        agent: AgentChannel::Present,
         owner: None,
     })
 }
@@ -90,6 +91,7 @@ fn empty() -> GuestView {
         state: RunState::Off,
         since: None,
         health: Vec::new(),
+        agent: None,
         machine: None,
         waiting: Vec::new(),
         last_ending: None,
@@ -119,6 +121,7 @@ fn running() -> GuestView {
         state: RunState::On(Occupant::Os),
         since: Some("2026-11-24T08:00:12Z".into()),
         health: vec!["the guest is held still: the disk of \u{1b}[31m'/guests' is full".into()],
+        agent: Some(Agent::Answers { since: "2026-11-24T08:00:09Z".into() }),
         machine: Some(machine),
         last_ending: None,
     }

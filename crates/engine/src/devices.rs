@@ -4,7 +4,7 @@
 //! | change | sequence |
 //! | --- | --- |
 //! | attach | `add-fd`, `blockdev-add` for each medium; then `device_add` of adapter and devices. A new VIO adapter is scanned by the guest once, when it comes: the guest is held meanwhile |
-//! | detach one | `device_del`, which a SCSI device obeys at once; then its node and descriptor |
+//! | detach one | `device_del`, which a SCSI device obeys at once, so the caller has the guest's consent; then its node and descriptor |
 //! | detach an adapter | `device_del`, which asks the guest; `DEVICE_DELETED` may come much later, see [`Performed::Asked`] |
 //! | another medium | new node; tray open (a locked one is asked for), medium out, medium in, tray shut; then the old node |
 //!
@@ -60,6 +60,13 @@ pub enum DeviceError {
     TrayLocked(StorageAddress),
     #[error("the guest refuses to let the adapter at {0} go")]
     Refused(PciSlot),
+    #[error(
+        "the guest does not let the disk at {address} go: {words}; stop using it in the guest and try again, or force it with -F"
+    )]
+    InUse { address: StorageAddress, words: String },
+    /// Nothing was done, and nothing is wrong: the disk leaves later.
+    #[error("{0}")]
+    Waits(String),
     #[error("the engine has not taken the device at {0} out of the guest in time")]
     StillThere(StorageAddress),
 }
@@ -86,7 +93,7 @@ impl Bench<'_> {
                 let attach = Attach { seq, slot: *slot, kind: *kind, adapter: *adapter, devices };
                 self.attach(&attach, descriptors).await
             }
-            DeviceChange::Detach { address } => self.detach(*address).await,
+            DeviceChange::Detach { address, .. } => self.detach(*address).await,
             DeviceChange::DetachAdapter { slot } => self.detach_adapter(*slot).await,
             DeviceChange::Medium { attached } => {
                 self.change_medium(seq, attached, descriptors.next()).await

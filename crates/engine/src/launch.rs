@@ -213,6 +213,7 @@ fn engine_descriptors(
             Role::Monitor => socket(places, run_folder::MONITOR)?,
             Role::Rescue => socket(places, run_folder::RESCUE)?,
             Role::Serial => socket(places, run_folder::SERIAL)?,
+            Role::Agent => socket(places, run_folder::AGENT)?,
             // QEMU looks for a descriptor with just the flags it would have opened the log with itself.
             Role::ConsoleLog => open(
                 &places.guest_dir.join(guest_folder::CONSOLE_LOG),
@@ -236,7 +237,7 @@ fn engine_descriptors(
     Ok(())
 }
 
-/// A monitor or console socket of QEMU: only the worker, and root, may connect.
+/// A monitor, console or agent socket of QEMU: only the worker, and root, may connect.
 fn socket(places: &Places, name: &str) -> Result<OwnedFd, LaunchError> {
     Ok(listen(&places.run_dir.join(name), 0o600, places.worker_ids)?.into())
 }

@@ -38,6 +38,7 @@ fn record(storage: Vec<Attached>) -> BootRecord {
         option_rom: None,
         ports: vec![PciSlot::new(0, 0).unwrap(), PciSlot::new(0, 1).unwrap()],
         storage,
+        agent: AgentChannel::Present,
         owner: None,
     }
 }
@@ -128,7 +129,7 @@ fn a_worker_that_takes_over_settles_what_it_can_see() {
     let half = repairs(&machine, &present(&["adapter-0-1"], &[]));
     assert_eq!(half, [Repair::Undo { seq: 1, change: attach }]);
 
-    let detach = DeviceChange::Detach { address: disk.device.address };
+    let detach = DeviceChange::Detach { address: disk.device.address, consent: Consent::Given };
     let machine = pending(&detach, vec![disk.clone()]);
     assert_eq!(repairs(&machine, &present(&["adapter-0-1"], &[])), done);
     assert!(failed(&repairs(&machine, &present(&["device-0-1-0"], &[]))));

@@ -29,9 +29,11 @@ pub mod run_folder {
     /// QEMU's second monitor, for a forced stop.
     pub const RESCUE: &str = "rescue";
     pub const SERIAL: &str = "serial";
+    /// The channel of the guest agent.
+    pub const AGENT: &str = "agent";
     pub const CONTROL: &str = "control";
     pub const DOOR: &str = "door";
 
     /// What leads nowhere once the run has ended.
-    pub const SOCKETS: [&str; 5] = [MONITOR, RESCUE, SERIAL, CONTROL, DOOR];
+    pub const SOCKETS: [&str; 6] = [MONITOR, RESCUE, SERIAL, AGENT, CONTROL, DOOR];
 }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{self, ChangeResult, Reply, Request as Ask};
+use hpvm_app::snapshot::Agent;
 use hpvm_engine::media;
 use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_model::{GuestConfig, Problem, Severity, StorageAddress};
-use hpvm_plan::difference::{self, FieldChange};
+use hpvm_plan::difference::{self, Effect, FieldChange};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::record::{DeviceChange, Machine};
@@ -118,13 +119,22 @@ fn carry_out(
 ) -> Result<(), Refusal> {
     let (before, after) = (&modified.before, &modified.after);
     let now = changes_now(planned);
-    let stored = apply_now(host, after, &now).and_then(|pending| {
+    let stored = apply_now(host, after, &now).and_then(|taken| {
         Step::ModifyApplied.reached();
         store(host, actor, before, after)?;
-        Ok(pending)
+        Ok(taken)
     });
     match stored {
-        Ok(pending) => modified.pending = pending,
+        Ok(taken) => {
+            modified.pending = taken.pending;
+            for (address, reason) in taken.waits {
+                let field = difference::device_field(address);
+                let change = modified.fields.iter_mut().find(|change| change.field == field);
+                if let Some(change) = change {
+                    change.effect = Effect::NextStart(reason);
+                }
+            }
+        }
         Err(refusal) => {
             if !now.is_empty() {
                 go_back(host, before);
@@ -232,7 +242,8 @@ fn running(host: &mut VmHost, config: &GuestConfig) -> Result<Option<Machine>, R
     }
 }
 
-/// How long the disks that are to leave have been quiet; only a removal of one of several needs to know.
+/// How long the disks that are to leave have been quiet, and whether the guest's agent can be asked; only a removal of one
+/// of several needs to know.
 fn live(host: &VmHost, after: &GuestConfig, machine: &Machine) -> Result<Live, Refusal> {
     let leaves = |address: StorageAddress| after.device_at(address).is_none();
     if !machine.storage.iter().any(|a| leaves(a.device.address)) {
@@ -242,20 +253,39 @@ fn live(host: &VmHost, after: &GuestConfig, machine: &Machine) -> Result<Live, R
     match client::ask(&control, &Ask::Idle, &[], IDLE_BOUND, &mut |_| {})? {
         Reply::Idle { idle_ms } => Ok(Live {
             idle: idle_ms.into_iter().map(|(a, ms)| (a, Duration::from_millis(ms))).collect(),
+            agent: agent(host, machine),
         }),
         // Without an answer nothing is known to be quiet, and what is not quiet waits.
         _ => Ok(Live::default()),
     }
 }
 
-/// Asks the running guest. Returns what it was asked to let go and has not yet.
+/// As the worker published it: an agent that has fallen silent since costs its deadline and no more.
+fn agent(host: &VmHost, machine: &Machine) -> hotplug::Agent {
+    let presence = host.presence(machine.base.number);
+    match presence.snapshot().map(|snapshot| &snapshot.agent) {
+        Some(Agent::Answers { .. }) => hotplug::Agent::Answers,
+        _ => hotplug::Agent::Silent,
+    }
+}
+
+/// What of a change the running guest has not taken yet.
+#[derive(Debug, Default)]
+struct Taken {
+    /// It was asked to let these go.
+    pending: Vec<String>,
+    /// These wait for the next start, and why.
+    waits: Vec<(StorageAddress, String)>,
+}
+
+/// Asks the running guest.
 fn apply_now(
     host: &VmHost,
     config: &GuestConfig,
     changes: &[DeviceChange],
-) -> Result<Vec<String>, Refusal> {
+) -> Result<Taken, Refusal> {
     if changes.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Taken::default());
     }
     supervise::awake(host, config)?;
     let media = open_media(changes)?;
@@ -268,7 +298,7 @@ fn apply_now(
         client::ask_while(&control, &ask, &descriptors, CHANGE_BOUND, &mut |_| {}, &mut goes_on)
             .map_err(|error| Refusal::from(error).leaving(|| Left::AsItWas))?;
     match reply {
-        Reply::Changed { results } => pending(changes, &results),
+        Reply::Changed { results } => taken(changes, &results),
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
         Reply::Failed { error } => Err(Refusal::NotTaken(error)),
         _ => Err(Refusal::Worker(ClientError::Malformed)),
@@ -306,22 +336,26 @@ fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
         .collect()
 }
 
-fn pending(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Vec<String>, Refusal> {
-    let mut pending = Vec::new();
+fn taken(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Taken, Refusal> {
+    let mut taken = Taken::default();
     for (change, result) in changes.iter().zip(results) {
         match result {
             ChangeResult::Failed { error } => return Err(Refusal::NotTaken(error.clone())),
-            ChangeResult::Pending => pending.push(waiting_text(change)),
+            ChangeResult::Pending => taken.pending.push(waiting_text(change)),
+            ChangeResult::Waits { reason } => {
+                let address = change.address();
+                taken.waits.extend(address.map(|address| (address, reason.clone())));
+            }
             ChangeResult::Done | ChangeResult::Skipped => {}
         }
     }
-    Ok(pending)
+    Ok(taken)
 }
 
 fn waiting_text(change: &DeviceChange) -> String {
     let what = match change {
         DeviceChange::DetachAdapter { slot } => format!("the adapter at {slot}"),
-        DeviceChange::Detach { address } | DeviceChange::PlaceHolder { address, .. } => {
+        DeviceChange::Detach { address, .. } | DeviceChange::PlaceHolder { address, .. } => {
             format!("the device at {address}")
         }
         DeviceChange::Medium { attached } => {

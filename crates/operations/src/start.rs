@@ -10,7 +10,7 @@ use hpvm_model::{Accelerator, AdapterKind, GuestConfig, Problem, Severity, chain
 use hpvm_plan::facts::{Engine, HostFacts, StartFacts};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement;
-use hpvm_plan::record::{BootRecord, FORMAT, OptionRom};
+use hpvm_plan::record::{AgentChannel, BootRecord, FORMAT, OptionRom};
 use hpvm_registry::Step;
 
 use crate::presence::Presence;
@@ -117,6 +117,7 @@ fn boot_record(
         option_rom: option_rom(host, config)?,
         ports: placement::ports(config),
         storage: config.storage.iter().map(|device| facts.attach(device)).collect(),
+        agent: AgentChannel::Present,
         owner: places.qemu_ids.map(|ids| ids.uid),
     })
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hpvm_app::snapshot::Ending;
+use hpvm_app::snapshot::{Agent, Ending};
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
 use hpvm_model::{GuestConfig, GuestName, GuestNumber, OsFamily, RunState};
@@ -26,6 +26,8 @@ pub struct GuestView {
     pub health: Vec<String>,
     /// The machine a running guest has.
     pub machine: Option<Machine>,
+    /// The agent in a running guest.
+    pub agent: Option<Agent>,
     /// What the configuration asks for and the running machine has not.
     pub waiting: Vec<FieldChange>,
     /// How the last run ended, and when, while the VM Host remembers it.
@@ -121,6 +123,7 @@ impl VmHost {
             state: if lost.is_some() { RunState::Attention } else { presence.state() },
             since: snapshot.map(|s| s.since.clone()),
             health,
+            agent: presence.is_on().then(|| snapshot.map(|s| s.agent.clone())).flatten(),
             waiting: machine.as_ref().map(|m| waiting(&config, m)).unwrap_or_default(),
             machine,
             last_ending,

@@ -5,7 +5,7 @@ use hpvm_model::{
     Accelerator, AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice, StorageType,
 };
 
-use crate::record::{Access, Attached, BootRecord, Cache, is_place_holder};
+use crate::record::{Access, AgentChannel, Attached, BootRecord, Cache, is_place_holder};
 
 /// What a descriptor handed to QEMU is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Role {
     Serial,
     /// Where every byte of the console goes, opened for appending.
     ConsoleLog,
+    /// Listening socket of the guest agent's channel.
+    Agent,
     /// What backs the device at an address.
     Medium(StorageAddress),
 }
@@ -38,13 +40,14 @@ const FIXED_ROLES: [Role; 6] =
 /// All descriptors QEMU gets at its start, numbered without gaps.
 #[must_use]
 pub fn descriptors(record: &BootRecord) -> Vec<Descriptor> {
+    let agent = (record.agent == AgentChannel::Present).then_some(Role::Agent);
     let media = record
         .storage
         .iter()
         .filter(|a| a.device.backing.store().is_some())
         .map(|a| Role::Medium(a.device.address));
     (FIRST_DESCRIPTOR..)
-        .zip(FIXED_ROLES.into_iter().chain(media))
+        .zip(FIXED_ROLES.into_iter().chain(agent).chain(media))
         .map(|(number, role)| Descriptor { number, role })
         .collect()
 }
@@ -61,6 +64,9 @@ pub fn arguments(record: &BootRecord) -> Vec<String> {
     );
     monitors(&mut line);
     console(&mut line);
+    if record.agent == AgentChannel::Present {
+        agent(&mut line);
+    }
     for slot in &record.ports {
         line.option("-device", root_port(*slot));
     }
@@ -124,8 +130,9 @@ fn machine(line: &mut Line, record: &BootRecord) {
     line.option("-global", "ICH9-LPC.disable_s4=1");
 }
 
+/// The agent's channel, where there is one, follows the fixed ones.
 fn number_of(role: &Role) -> i32 {
-    let index = FIXED_ROLES.iter().position(|fixed| fixed == role).unwrap_or_default();
+    let index = FIXED_ROLES.iter().position(|fixed| fixed == role).unwrap_or(FIXED_ROLES.len());
     FIRST_DESCRIPTOR + i32::try_from(index).unwrap_or_default()
 }
 
@@ -159,6 +166,33 @@ fn console(line: &mut Line) {
         ),
     );
     line.option("-serial", "chardev:console");
+}
+
+/// Chardev, adapter and port of the guest agent, as QEMU knows them.
+pub const AGENT_CHARDEV: &str = "agent";
+const AGENT_ADAPTER: &str = "agent-adapter";
+/// The name in events of the port being opened and closed by the guest.
+pub const AGENT_PORT: &str = "agent-port";
+
+/// The place of the agent's adapter on the root bus, for ever: the root ports have 0x8 to 0xe, the chipset 0 and 0x1f.
+const AGENT_PCI_DEVICE: u8 = 0x10;
+
+/// A guest finds the port by its name, which agents of all systems look for. Port 0 would be a console's.
+fn agent(line: &mut Line) {
+    let fd = number_of(&Role::Agent);
+    line.option("-chardev", format!("socket,id={AGENT_CHARDEV},fd={fd},server=on,wait=off"));
+    line.option(
+        "-device",
+        format!(
+            "virtio-serial-pci,id={AGENT_ADAPTER},bus=pcie.0,addr={AGENT_PCI_DEVICE:#x},disable-legacy=on,max_ports=4"
+        ),
+    );
+    line.option(
+        "-device",
+        format!(
+            "virtserialport,id={AGENT_PORT},bus={AGENT_ADAPTER}.0,nr=1,chardev={AGENT_CHARDEV},name=org.qemu.guest_agent.0"
+        ),
+    );
 }
 
 /// Bus b's eight devices are the eight functions of PCI device 8+b, so that 56 ports take seven slots of the root bus.

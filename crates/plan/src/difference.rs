@@ -1,7 +1,7 @@
 //! What a change of configuration comes to, field by field: applied now, at the next start, or refused and why. Printed by
 //! a dry run and kept in the record of the operation.
 
-use hpvm_model::{GuestConfig, Problem, Severity, StorageDevice};
+use hpvm_model::{GuestConfig, Problem, Severity, StorageAddress, StorageDevice};
 
 use crate::hotplug::{Planned, When};
 use crate::record::{DeviceChange, Machine};
@@ -117,6 +117,12 @@ pub fn with_refusals(mut changes: Vec<FieldChange>, problems: &[Problem]) -> Vec
     changes
 }
 
+/// The name of the field that is the device at an address.
+#[must_use]
+pub fn device_field(address: StorageAddress) -> String {
+    format!("storage {address}")
+}
+
 fn device_change(
     from: Option<&StorageDevice>,
     to: Option<&StorageDevice>,
@@ -131,7 +137,7 @@ fn device_change(
         })
     });
     FieldChange {
-        field: address.map_or("storage".into(), |a| format!("storage {a}")),
+        field: address.map_or("storage".into(), device_field),
         from: shown(from),
         to: shown(to),
         effect: waiting.map_or(Effect::Now, Effect::NextStart),
@@ -156,7 +162,7 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
         let to = config.device_at(address);
         let shown = to.map_or(NONE.to_owned(), ToString::to_string);
         field(
-            &format!("storage {address}"),
+            &device_field(address),
             attached.device.to_string(),
             shown,
             pending_reason(machine, attached.device.address),
@@ -164,7 +170,7 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
     }
     for device in config.storage.iter().filter(|d| machine.device_at(d.address).is_none()) {
         field(
-            &format!("storage {}", device.address),
+            &device_field(device.address),
             NONE.to_owned(),
             device.to_string(),
             pending_reason(machine, device.address),
@@ -173,10 +179,10 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
     waits
 }
 
-fn pending_reason(machine: &Machine, address: hpvm_model::StorageAddress) -> String {
+fn pending_reason(machine: &Machine, address: StorageAddress) -> String {
     let asked = machine.pending.iter().find(|p| match &p.change {
         DeviceChange::DetachAdapter { slot } => *slot == address.slot,
-        DeviceChange::Detach { address: a } | DeviceChange::PlaceHolder { address: a, .. } => {
+        DeviceChange::Detach { address: a, .. } | DeviceChange::PlaceHolder { address: a, .. } => {
             *a == address
         }
         DeviceChange::Medium { attached } => attached.device.address == address,

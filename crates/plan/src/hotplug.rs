@@ -1,8 +1,9 @@
 //! Changes to the devices of a running guest: which can be made now, in what order, and which wait for the next start.
 //!
 //! The rules come from what QEMU really does. A new disk is seen on a live AVIO adapter and on a VIO adapter that comes
-//! with it, never on a live VIO adapter. A SCSI device leaves without the guest being asked, so one of several leaves
-//! only when it was quiet; the last one takes its adapter along, and there the guest is asked.
+//! with it, never on a live VIO adapter. A SCSI device leaves without the guest being asked by the engine, so one of
+//! several leaves when the agent in the guest lets it go or, without an agent, when it was quiet; the last one takes its
+//! adapter along, and there the guest is asked.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use hpvm_model::{
 };
 
 use crate::facts::HostFacts;
-use crate::record::{AdapterPresence, Attached, DeviceChange, Machine, is_place_holder};
+use crate::record::{AdapterPresence, Attached, Consent, DeviceChange, Machine, is_place_holder};
 
 /// How long a disk must have had no I/O before it leaves alone.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -22,6 +23,15 @@ pub const QUIET: Duration = Duration::from_secs(10);
 pub struct Live {
     /// Time since the last I/O of each disk, as the engine says.
     pub idle: BTreeMap<StorageAddress, Duration>,
+    pub agent: Agent,
+}
+
+/// Whether an agent in the guest answers, as far as is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Agent {
+    Answers,
+    #[default]
+    Silent,
 }
 
 /// Whether the administrator said -F.
@@ -214,21 +224,35 @@ fn add_to(planned: &mut Vec<Planned>, presence: AdapterPresence, attached: Attac
     planned.push(Planned { address, when: When::Now(change) });
 }
 
-/// One device of several: a dvd has nothing to lose; a disk must have been quiet, or -F given.
+/// One device of several: a dvd has nothing to lose. A disk leaves when -F was given, the agent is asked where there is one,
+/// and otherwise the disk must have been quiet.
 fn alone(attached: &Attached, live: &Live, force: Force) -> When {
     let StorageDevice { kind, address, backing, .. } = &attached.device;
-    let change = DeviceChange::Detach { address: *address };
+    let now = |consent| When::Now(DeviceChange::Detach { address: *address, consent });
     let has_nothing_to_lose = *kind != DeviceKind::Disk || backing.storage == StorageType::Null;
     if has_nothing_to_lose || force == Force::Yes {
-        return When::Now(change);
+        return now(Consent::Given);
     }
-    match live.idle.get(address) {
-        Some(idle) if *idle >= QUIET => When::Now(change),
-        Some(idle) => When::NextStart(format!(
+    if live.agent == Agent::Answers {
+        return now(Consent::OfAgent);
+    }
+    match why_not_quiet(live.idle.get(address).copied()) {
+        None => now(Consent::Given),
+        Some(reason) => When::NextStart(reason),
+    }
+}
+
+/// Why a disk may not leave although nobody in the guest can be asked; `None` when it was quiet for long enough. `idle` is
+/// the time since its last I/O.
+#[must_use]
+pub fn why_not_quiet(idle: Option<Duration>) -> Option<String> {
+    match idle {
+        Some(idle) if idle >= QUIET => None,
+        Some(idle) => Some(format!(
             "the disk had I/O {} s ago, and the guest might lose what it has not written yet; stop using it and try again after {} s, or force it",
             idle.as_secs(),
             QUIET.as_secs()
         )),
-        None => When::NextStart("the engine does not say whether the disk is in use".into()),
+        None => Some("the engine does not say whether the disk is in use".into()),
     }
 }

@@ -36,6 +36,9 @@ pub struct BootRecord {
     pub option_rom: Option<OptionRom>,
     pub ports: Vec<PciSlot>,
     pub storage: Vec<Attached>,
+    /// A record of an hpvm that knew no agent says nothing, and its machine has no channel.
+    #[serde(default)]
+    pub agent: AgentChannel,
     /// User and group id of QEMU; absent when it runs as the caller.
     pub owner: Option<u32>,
 }
@@ -44,6 +47,15 @@ pub struct BootRecord {
 pub struct OptionRom {
     pub path: String,
     pub digest: String,
+}
+
+/// Whether the machine has the port at which a guest agent is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentChannel {
+    #[default]
+    Absent,
+    Present,
 }
 
 /// A device in the machine and the file that was opened for it.
@@ -83,14 +95,43 @@ pub enum Cache {
 pub enum DeviceChange {
     /// New devices behind one adapter, which comes with them when `adapter` is new.
     Attach { slot: PciSlot, kind: AdapterKind, adapter: AdapterPresence, devices: Vec<Attached> },
-    /// One device of several leaves; the guest is not asked, so the caller made sure that nothing of its is lost.
-    Detach { address: StorageAddress },
+    /// One device of several leaves. The engine does not ask the guest, so somebody must have.
+    Detach {
+        address: StorageAddress,
+        #[serde(default)]
+        consent: Consent,
+    },
     /// The adapter leaves with everything on it, when the guest lets go.
     DetachAdapter { slot: PciSlot },
     /// Another medium, or none, in a dvd drive.
     Medium { attached: Attached },
     /// A place holder comes, goes or changes: nothing in the machine does.
     PlaceHolder { address: StorageAddress, now: Option<Attached> },
+}
+
+impl DeviceChange {
+    /// The device it is about, when it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<StorageAddress> {
+        match self {
+            DeviceChange::Detach { address, .. } | DeviceChange::PlaceHolder { address, .. } => {
+                Some(*address)
+            }
+            DeviceChange::Medium { attached } => Some(attached.device.address),
+            DeviceChange::Attach { .. } | DeviceChange::DetachAdapter { .. } => None,
+        }
+    }
+}
+
+/// How it is known that the guest misses nothing when a device leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consent {
+    /// Whoever planned the change made sure: the device was quiet, has nothing to lose, or is taken by force.
+    #[default]
+    Given,
+    /// The agent in the guest is asked to write out what it holds and to let the device go.
+    OfAgent,
 }
 
 /// Whether an adapter is in the machine already.
@@ -208,7 +249,7 @@ impl Machine {
     fn apply(&mut self, change: &DeviceChange) {
         match change {
             DeviceChange::Attach { devices, .. } => self.storage.extend(devices.iter().cloned()),
-            DeviceChange::Detach { address } => {
+            DeviceChange::Detach { address, .. } => {
                 self.storage.retain(|a| a.device.address != *address);
             }
             DeviceChange::DetachAdapter { slot } => {

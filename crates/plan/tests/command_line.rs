@@ -4,13 +4,14 @@ mod common;
 
 use common::*;
 use hpvm_plan::command_line::{Role, arguments, descriptors};
+use hpvm_plan::record::{AgentChannel, BootRecord};
 use snapbox::{assert_data_eq, file};
 
 fn line(statements: &[&str]) -> String {
     text(&record(&guest(statements)))
 }
 
-fn text(record: &hpvm_plan::record::BootRecord) -> String {
+fn text(record: &BootRecord) -> String {
     let arguments = arguments(record);
     let mut text = String::new();
     for argument in arguments {
@@ -76,6 +77,14 @@ fn a_guest_sees_nothing_of_a_store_s_path() {
     assert!(line.contains("serial=000000000000000,"), "{line}");
 }
 
+/// The machine of a record from before there were agents is what it was, to the descriptor.
+#[test]
+fn a_guest_without_an_agents_channel() {
+    let record = record(&guest(&["disk:avio_stor:0,0,0:file:/vm/a"]));
+    let record = BootRecord { agent: AgentChannel::Absent, ..record };
+    assert_data_eq!(text(&record), file!["golden/no-agent.txt"]);
+}
+
 /// A place holder has no descriptor and an empty drive neither; numbers are without gaps.
 #[test]
 fn descriptors_follow_the_media() {
@@ -86,7 +95,7 @@ fn descriptors_follow_the_media() {
     ]));
     let descriptors = descriptors(&record);
     let numbers: Vec<i32> = descriptors.iter().map(|d| d.number).collect();
-    assert_eq!(numbers, (10..18).collect::<Vec<_>>());
+    assert_eq!(numbers, (10..19).collect::<Vec<_>>());
     let media = descriptors.iter().filter(|d| matches!(d.role, Role::Medium(_))).count();
     assert_eq!(media, 2);
 }

@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::*;
 use hpvm_model::*;
 use hpvm_plan::difference::waiting;
-use hpvm_plan::hotplug::{Force, Live, Planned, When, plan};
+use hpvm_plan::hotplug::{Agent, Force, Live, Planned, When, plan};
 use hpvm_plan::placement::{SPARE_PORTS, place, ports};
 use hpvm_plan::record::*;
 use proptest::prelude::*;
@@ -22,7 +23,8 @@ fn changes(machine: &Machine, wanted: &[&str], idle: Option<u64>, force: Force) 
         .iter()
         .filter_map(|a| idle.map(|seconds| (a.device.address, Duration::from_secs(seconds))));
     let wanted = guest(wanted);
-    plan(machine, &wanted, &host(&wanted), &Live { idle: idle.collect() }, force)
+    let live = Live { idle: idle.collect(), agent: Agent::Silent };
+    plan(machine, &wanted, &host(&wanted), &live, force)
 }
 
 fn reason(planned: &Planned) -> &str {
@@ -85,6 +87,47 @@ fn one_of_several_leaves_only_when_quiet_or_forced() {
     ] {
         assert!(matches!(now(&planned[0]), DeviceChange::Detach { .. }));
     }
+}
+
+/// An agent is asked even when the disk was quiet, since a quiet disk may be mounted; by force nobody is asked.
+#[test]
+fn one_of_several_leaves_by_consent_of_an_agent() {
+    let machine = running(&[
+        "disk:avio_stor:0,0,0:file:/a",
+        "disk:avio_stor:0,0,1:file:/b",
+        "dvd:avio_stor:0,0,2:file:/c",
+    ]);
+    let consents = |force| {
+        let live = Live { idle: BTreeMap::new(), agent: Agent::Answers };
+        let keep = guest(&["disk:avio_stor:0,0,0:file:/a"]);
+        let planned = plan(&machine, &keep, &host(&keep), &live, force);
+        let consent = |planned: &Planned| match now(planned) {
+            DeviceChange::Detach { consent, .. } => *consent,
+            other => panic!("{other:?}"),
+        };
+        planned.iter().map(consent).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        consents(Force::No),
+        [Consent::OfAgent, Consent::Given],
+        "a dvd has nothing to lose"
+    );
+    assert_eq!(consents(Force::Yes), [Consent::Given, Consent::Given]);
+}
+
+/// A record written before there were agents: its machine has no channel, and its journal asks nobody.
+#[test]
+fn an_older_boot_record_has_no_agent() {
+    let base = BootRecord { agent: AgentChannel::Absent, ..record(&guest(&[])) };
+    let line = base.to_line().replace(r#""agent":"absent","#, "");
+    assert!(!line.contains("agent"), "{line}");
+    assert_eq!(Machine::read(&line).unwrap().base, base);
+    let asked = r#"{"line":"asked","seq":1,"at":"t","change":{"do":"detach","address":"0,0,1"}}"#;
+    let machine = Machine::read(&format!("{line}{asked}\n")).unwrap();
+    assert!(matches!(
+        machine.pending[0].change,
+        DeviceChange::Detach { consent: Consent::Given, .. }
+    ));
 }
 
 #[test]

@@ -206,6 +206,16 @@ pub struct BlockCounters {
     pub idle_time_ns: Option<u64>,
 }
 
+/// A character device: a socket at one end, a device of the guest at the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Chardev {
+    /// Its id.
+    pub label: String,
+    /// Whether the guest's side is in use; of a virtio-serial port: whether the guest has it open.
+    pub frontend_open: bool,
+}
+
 /// A PCI bus and what answers on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PciBus {

@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::answer::{
-    AddedFd, BlockDevice, BlockNode, BlockStats, Done, FdSet, PciBus, QomProperty, QomValue,
-    Status, Version,
+    AddedFd, BlockDevice, BlockNode, BlockStats, Chardev, Done, FdSet, PciBus, QomProperty,
+    QomValue, Status, Version,
 };
 use crate::occupant::Registers;
 use crate::power_button::PowerButton;
@@ -61,6 +61,7 @@ commands! {
     QueryNodes: "query-named-block-nodes" => Vec<BlockNode>;
     QueryBlockstats: "query-blockstats" => Vec<BlockStats>;
     QueryPci: "query-pci" => Vec<PciBus>;
+    QueryChardev: "query-chardev" => Vec<Chardev>;
     QomList: "qom-list" => Vec<QomProperty>;
     QomGet: "qom-get" => QomValue;
     Human: "human-monitor-command" => String;
@@ -202,6 +203,10 @@ pub struct QueryBlockstats {}
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct QueryPci {}
+
+/// Tells whether the guest has a port open, for those who missed the event.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryChardev {}
 
 #[derive(Clone, Debug, Serialize)]
 pub struct QomList {

@@ -45,6 +45,7 @@ impl Event {
             "GUEST_PANICKED" => Happening::Panicked(self.read()?),
             "WATCHDOG" => Happening::Watchdog(self.read()?),
             "MEMORY_FAILURE" => Happening::MemoryFailure(self.read()?),
+            "VSERPORT_CHANGE" => Happening::PortChanged(self.read()?),
             "RTC_CHANGE" => Happening::ClockChanged(self.read()?),
             _ => return None,
         })
@@ -75,6 +76,7 @@ pub enum Happening {
     Watchdog(Watchdog),
     MemoryFailure(MemoryFailure),
     ClockChanged(ClockChanged),
+    PortChanged(PortChanged),
     Other,
 }
 
@@ -163,6 +165,14 @@ pub struct ClockChanged {
     pub offset: i64,
 }
 
+/// The guest opened or closed a virtio-serial port. QEMU tells at most one change of a port a second, the last one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortChanged {
+    /// The port's id.
+    pub id: String,
+    pub open: bool,
+}
+
 /// Every event named above, for the check against QEMU's schema.
 pub const NAMES: &[&str] = &[
     "SHUTDOWN",
@@ -181,4 +191,5 @@ pub const NAMES: &[&str] = &[
     "WATCHDOG",
     "MEMORY_FAILURE",
     "RTC_CHANGE",
+    "VSERPORT_CHANGE",
 ];

@@ -79,6 +79,7 @@ fn commands() -> Vec<(&'static str, Value)> {
         one(&command::QueryNodes { flat: true }),
         one(&command::QueryBlockstats {}),
         one(&command::QueryPci {}),
+        one(&command::QueryChardev {}),
         one(&command::QomList { path: "/".into() }),
         one(&command::QomGet { path: "/".into(), property: "type".into() }),
         one(&command::Human { command_line: "info version".into() }),
@@ -124,6 +125,7 @@ fn each_answer_is_read_as_qemu_gives_it() {
     reads::<Vec<answer::BlockNode>>(&answer("query-named-block-nodes"));
     reads::<Vec<answer::BlockStats>>(&answer("query-blockstats"));
     reads::<Vec<answer::PciBus>>(&answer("query-pci"));
+    reads::<Vec<answer::Chardev>>(&answer("query-chardev"));
     reads::<Vec<answer::QomProperty>>(&answer("qom-list"));
     assert_eq!(answer("human-monitor-command"), json!("str"));
 }
@@ -157,6 +159,7 @@ fn each_event_is_understood() {
     );
     reads::<event::Panicked>(&json!({ "members": schema["events"]["GUEST_PANICKED"] }));
     reads::<event::MemoryFailure>(&json!({ "members": schema["events"]["MEMORY_FAILURE"] }));
+    reads::<event::PortChanged>(&json!({ "members": schema["events"]["VSERPORT_CHANGE"] }));
     reads::<event::ClockChanged>(&json!({ "members": schema["events"]["RTC_CHANGE"] }));
 }
 

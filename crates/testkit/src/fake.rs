@@ -6,12 +6,13 @@
 //!                     ▲ │
 //!       commands, time│ │answers, events, later
 //!                     │ ▼
-//!                   server: one poll loop over monitors, serial and timers
+//!                   server: one poll loop over monitors, serial, agent and timers
 //! ```
 //!
 //! [`behaviour`] describes `HPVM_FAKE_QEMU`, by which a test chooses what guest is in it and what goes wrong. That it
 //! answers as QEMU does is held by tests/contract.rs, which runs the same script on both. It knows nothing of hpvm.
 
+mod agent;
 pub mod behaviour;
 mod command_line;
 mod human;

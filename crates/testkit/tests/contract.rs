@@ -170,6 +170,11 @@ fn look_around(play: &mut Play) {
         let ids = buses[0].devices.iter().filter(|d| !d.qdev_id.is_empty());
         json!(ids.map(|d| (&d.qdev_id, d.slot, d.function, d.bridge.is_some())).collect::<Vec<_>>())
     });
+    play.see(&QueryChardev {}, |chardevs| {
+        let mut seen: Vec<_> = chardevs.iter().map(|c| (&c.label, c.frontend_open)).collect();
+        seen.sort();
+        json!(seen)
+    });
     play.see(&QueryBlock {}, |devices| json!(devices));
     play.see(&QueryBlockstats {}, |stats| {
         let seen = stats.iter().map(|s| (&s.qdev, &s.node_name, s.stats.idle_time_ns));

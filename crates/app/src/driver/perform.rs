@@ -14,6 +14,7 @@ use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
 use tokio::time::timeout;
 
 use super::*;
+use crate::changes::Means;
 
 /// How long the end waits for those who asked to take their answer.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -60,6 +61,7 @@ impl Driver {
             record_damage: self.recorded.damage().cloned(),
             qemu: self.qemu,
             accelerator: self.recorded.accelerator.clone(),
+            agent: self.agent_watch.known().clone(),
             adoptions: self.shown.adoptions,
         };
         let had_failed = self.publisher.has_failed();
@@ -134,9 +136,15 @@ impl Driver {
 
     fn next_step(&mut self) {
         let Some(mut changes) = self.changes.take() else { return };
-        let (client, news) = (self.monitor.client(), self.monitor.news());
-        if let Ok(Known { base, file }) = &mut self.recorded.machine
-            && changes.begin_next(file, client, base, news)
+        let uptime = self.uptime();
+        let means = Means {
+            client: self.monitor.client(),
+            agent: self.agent.as_ref(),
+            uptime,
+            news: self.monitor.news(),
+        };
+        if let Ok(known) = &mut self.recorded.machine
+            && changes.begin_next(&mut known.file, means)
         {
             self.changes = Some(changes);
             return;
@@ -152,6 +160,7 @@ impl Driver {
         self.log.say(&match &result {
             Ok(Performed::Done) => format!("device change {seq} is done"),
             Ok(Performed::Asked) => format!("device change {seq} waits for the guest to let go"),
+            Err(DeviceError::Waits(reason)) => format!("device change {seq} waits: {reason}"),
             Err(error) => format!("device change {seq} failed: {}", chain(error)),
         });
         if let Ok(known) = &mut self.recorded.machine {
@@ -167,14 +176,18 @@ impl Driver {
             let error = "the guest does not answer".into();
             return self.reply(ticket, Reply::Failed { error });
         };
-        let machine = known.file.machine().clone();
-        // Ticks of 10 ms since the host booted.
-        let running_since = Duration::from_millis(self.qemu.start_time.saturating_mul(10));
-        let uptime = Duration::from_millis(process::boottime_ms()).saturating_sub(running_since);
+        let (machine, uptime) = (known.file.machine().clone(), self.uptime());
         spawn_local(async move {
             let idle = devices::idle(&client, &machine, uptime).await;
             let _ = news.send(News::Idle(ticket, idle)).await;
         });
+    }
+
+    /// How long QEMU has been running.
+    fn uptime(&self) -> Duration {
+        // Ticks of 10 ms since the host booted.
+        let running_since = Duration::from_millis(self.qemu.start_time.saturating_mul(10));
+        Duration::from_millis(process::boottime_ms()).saturating_sub(running_since)
     }
 
     pub(super) fn idle_known(

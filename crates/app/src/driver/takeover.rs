@@ -65,7 +65,7 @@ impl Driver {
                 Repair::Undo { seq, change } => self.undo(seq, change),
                 Repair::Gone { address } => {
                     self.log.say(&format!("the device at {address} is gone from the machine"));
-                    let change = DeviceChange::Detach { address };
+                    let change = DeviceChange::Detach { address, consent: Consent::Given };
                     if let Ok(known) = &mut self.recorded.machine
                         && let Ok(seq) = known.file.asked(&now(), change)
                     {

@@ -21,7 +21,7 @@ use hpvm_model::{
     Occupant, PciSlot, StorageAddress, StorageDevice, StorageType, Vcpus,
 };
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{Access, Attached, BootRecord, Cache, FORMAT, Machine};
+use hpvm_plan::record::{Access, AgentChannel, Attached, BootRecord, Cache, FORMAT, Machine};
 
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,6 +91,7 @@ impl Guest {
             option_rom: None,
             ports: (0..3).map(|device| PciSlot::new(0, device).unwrap()).collect(),
             storage: Vec::new(),
+            agent: AgentChannel::Present,
             owner: None,
         };
         Guest { folder, record, places }

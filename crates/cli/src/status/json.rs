@@ -1,6 +1,6 @@
 //! `hpvmstatus --json`: everything, for programs. The schemas in docs/schema only grow; a test sees to it.
 
-use hpvm_app::snapshot::Ending;
+use hpvm_app::snapshot::{self, Ending};
 use hpvm_model::{AutoStart, Occupant, RunState, Runnable, StorageDevice};
 use hpvm_operations::view::{GuestView, HostView};
 use serde::Serialize;
@@ -118,6 +118,28 @@ struct Running {
     machine_type: String,
     engine_version: String,
     started_at: String,
+    /// Absent when nobody supervises the guest and nothing is known of it.
+    agent: Option<Agent>,
+}
+
+/// The agent in the guest.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Agent {
+    state: AgentState,
+    /// When it began or ceased to answer, RFC 3339; absent for the other states.
+    since: Option<String>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+enum AgentState {
+    /// The guest was started by an hpvm that gave it no channel for one.
+    NoChannel,
+    Absent,
+    Answers,
+    Silent,
 }
 
 #[derive(Serialize)]
@@ -204,7 +226,20 @@ fn running(view: &GuestView, processor_mhz: u32) -> Option<Running> {
         machine_type: base.machine_type.clone(),
         engine_version: base.engine.version.clone(),
         started_at: base.started_at.clone(),
+        agent: view.agent.as_ref().map(Agent::from),
     })
+}
+
+impl From<&snapshot::Agent> for Agent {
+    fn from(agent: &snapshot::Agent) -> Agent {
+        let (state, since) = match agent {
+            snapshot::Agent::NoChannel => (AgentState::NoChannel, None),
+            snapshot::Agent::Absent => (AgentState::Absent, None),
+            snapshot::Agent::Answers { since } => (AgentState::Answers, Some(since.clone())),
+            snapshot::Agent::Silent { since } => (AgentState::Silent, Some(since.clone())),
+        };
+        Agent { state, since }
+    }
 }
 
 impl From<&Shown<'_>> for Machine {

@@ -1,5 +1,6 @@
 //! What A.03.50 had no place for: since when a guest is in its state, what runs it, how it is, what waits for its next start.
 
+use hpvm_app::snapshot::Agent;
 use hpvm_operations::view::GuestView;
 use hpvm_plan::difference::Effect;
 
@@ -18,11 +19,21 @@ pub(super) fn facts(view: &GuestView) -> Vec<(&'static str, String)> {
         facts.push(("Engine", format!("QEMU {}", base.engine.version)));
         facts.push(("Machine type", base.machine_type.clone()));
     }
+    facts.extend(view.agent.as_ref().map(|agent| ("Guest agent", agent_words(agent))));
     if let Some((at, ending)) = view.last_ending.as_ref().filter(|_| !view.state.is_on()) {
         facts.push(("Last run ended", format!("{at}, {ending}")));
     }
     facts.extend(view.health.iter().map(|sentence| ("Health", sentence.clone())));
     facts
+}
+
+fn agent_words(agent: &Agent) -> String {
+    match agent {
+        Agent::NoChannel => "no channel for one before the next start".into(),
+        Agent::Absent => "none is running".into(),
+        Agent::Answers { since } => format!("answers since {since}"),
+        Agent::Silent { since } => format!("does not answer since {since}"),
+    }
 }
 
 pub(super) fn details_section(view: &GuestView) -> Option<String> {

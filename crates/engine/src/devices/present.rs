@@ -54,7 +54,7 @@ pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
     let is_spoken_for = |attached: &Attached| {
         let address = attached.device.address;
         machine.pending.iter().any(|p| match &p.change {
-            DeviceChange::Detach { address: a } => *a == address,
+            DeviceChange::Detach { address: a, .. } => *a == address,
             DeviceChange::DetachAdapter { slot } => *slot == address.slot,
             _ => false,
         })
@@ -82,7 +82,7 @@ impl Present {
                     false => Repair::Undo { seq, change: change.clone() },
                 }
             }
-            DeviceChange::Detach { address } if has(*address) => failed(),
+            DeviceChange::Detach { address, .. } if has(*address) => failed(),
             DeviceChange::DetachAdapter { slot } if self.devices.contains(&adapter_id(*slot)) => {
                 Repair::AskAgain { seq, change: change.clone() }
             }

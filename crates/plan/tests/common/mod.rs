@@ -61,6 +61,7 @@ pub fn record(config: &GuestConfig) -> BootRecord {
         option_rom: Some(OptionRom { path: "/run/hpvm/mpt.rom".into(), digest: "00".into() }),
         ports: hpvm_plan::placement::ports(config),
         storage: config.storage.iter().map(|device| attached(device, None)).collect(),
+        agent: AgentChannel::Present,
         owner: Some(1_000_007),
     }
 }

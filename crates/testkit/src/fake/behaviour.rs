@@ -15,6 +15,10 @@
 //! | `eat` | `MS` | takes memory from so long after the start on, until it is killed or has 256 MiB | |
 //! | `off` | `MS` | the guest switches itself off so long after the start | |
 //! | `reboot` | `MS` | the guest resets itself so long after the start | |
+//! | `agent` | `answers` | an agent opens its port when the OS is up, and lets go of any disk | no agent |
+//! | | `busy:TEXT` | it uses every disk, and says so | |
+//! | | `cannot` | it may not run programs | |
+//! | | `silent`, `junk` | it reads and says nothing; it writes without end and never an answer | |
 //! | `text` | `TEXT` | the console's last line when the OS is up | `login: ` |
 //!
 //! A key may come several times where that has a meaning (`slow`, `hang`, `fail`).
@@ -39,6 +43,7 @@ pub struct Behaviour {
     pub eat: Option<Duration>,
     pub off: Option<Duration>,
     pub reboot: Option<Duration>,
+    pub agent: Agent,
     pub text: String,
 }
 
@@ -60,6 +65,17 @@ pub enum Delete {
     Never,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Agent {
+    None,
+    Answers,
+    /// Uses every disk, and for what.
+    Busy(String),
+    Cannot,
+    Silent,
+    Junk,
+}
+
 impl Default for Behaviour {
     fn default() -> Behaviour {
         Behaviour {
@@ -76,6 +92,7 @@ impl Default for Behaviour {
             eat: None,
             off: None,
             reboot: None,
+            agent: Agent::None,
             text: "login: ".into(),
         }
     }
@@ -126,6 +143,7 @@ impl Behaviour {
             "eat" => self.eat = Some(milliseconds(value)?),
             "off" => self.off = Some(milliseconds(value)?),
             "reboot" => self.reboot = Some(milliseconds(value)?),
+            "agent" => self.agent = agent(value)?,
             "text" => self.text = value.into(),
             _ => bail!("unknown key"),
         }
@@ -148,6 +166,17 @@ fn power_button(value: &str) -> anyhow::Result<PowerButton> {
         None if value == "off" => PowerButton::OffAfter(Duration::ZERO),
         None if value == "ignore" => PowerButton::Ignore,
         _ => bail!("off, off:MS or ignore"),
+    })
+}
+
+fn agent(value: &str) -> anyhow::Result<Agent> {
+    Ok(match value.split_once(':') {
+        Some(("busy", reason)) => Agent::Busy(reason.into()),
+        None if value == "answers" => Agent::Answers,
+        None if value == "cannot" => Agent::Cannot,
+        None if value == "silent" => Agent::Silent,
+        None if value == "junk" => Agent::Junk,
+        _ => bail!("answers, busy:TEXT, cannot, silent or junk"),
     })
 }
 
@@ -178,7 +207,15 @@ mod tests {
 
     #[test]
     fn what_is_misspelt_is_refused() {
-        for text in ["boot", "boot=bios", "bot=os", "slow=stop", "delete=soon", "powerdown=off:x"] {
+        for text in [
+            "boot",
+            "boot=bios",
+            "bot=os",
+            "slow=stop",
+            "delete=soon",
+            "powerdown=off:x",
+            "agent=busy",
+        ] {
             assert!(Behaviour::parse(text).is_err(), "{text}");
         }
     }

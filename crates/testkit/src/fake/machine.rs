@@ -84,6 +84,8 @@ pub(super) struct Machine {
     flash: Vec<String>,
     devices: Vec<Device>,
     nameless_nodes: u64,
+    /// By their ids, in the order of the line.
+    chardevs: Vec<String>,
     effects: Vec<Effect>,
 }
 
@@ -125,8 +127,22 @@ impl Machine {
             flash,
             devices: Vec::new(),
             nameless_nodes: 100,
+            chardevs: Vec::new(),
             effects: Vec::new(),
         }
+    }
+
+    pub(super) fn know_chardevs(&mut self, ids: impl Iterator<Item = String>) {
+        self.chardevs = ids.collect();
+    }
+
+    /// The socket behind the agent's port.
+    pub(super) fn agent_chardev(&self) -> Option<&str> {
+        self.agent_port().map(|(_, chardev)| chardev)
+    }
+
+    pub(super) fn os_runs(&self) -> bool {
+        self.os_runs
     }
 
     /// What has followed since the last call.
@@ -171,6 +187,7 @@ impl Machine {
             "blockdev-insert-medium" => self.insert_medium(&arguments),
             "blockdev-change-medium" => self.change_medium(&arguments),
             "eject" => self.eject(&arguments),
+            "query-chardev" => Ok(self.query_chardev()),
             "query-pci" => Ok(self.query_pci()),
             "qom-list" => self.qom_list(&arguments),
             "qom-get" => self.qom_get(&arguments),

@@ -1,8 +1,9 @@
-//! The poll loop: monitors, the serial console, timers and signals, in one thread as QEMU's main loop is.
+//! The poll loop: monitors, the serial console, the agent, timers and signals, in one thread as QEMU's main loop is.
 //!
 //! A monitor serves one client; the next one waits without a greeting. A slow command holds everything up, as it would in
 //! QEMU, and after a hanging one nothing is answered any more.
 
+mod agent;
 mod console;
 mod monitor;
 
@@ -22,6 +23,7 @@ use super::behaviour::Behaviour;
 use super::command_line::{Chardev, CommandLine};
 use super::machine::{Effect, Later, Machine, Refusal};
 use super::schema;
+use agent::AgentPort;
 use console::Console;
 use monitor::{Monitor, Request};
 
@@ -43,6 +45,7 @@ struct Server {
     behaviour: Behaviour,
     monitors: Vec<Monitor>,
     console: Option<Console>,
+    agent: Option<AgentPort>,
     signals: SignalFd,
     timers: BinaryHeap<Timer>,
     timers_set: u64,
@@ -90,6 +93,7 @@ enum Source {
     Signals,
     Monitor(usize),
     Console,
+    Agent,
 }
 
 impl Server {
@@ -99,6 +103,7 @@ impl Server {
             let fd = inherited(passed.fd).with_context(|| format!("-add-fd fd={}", passed.fd))?;
             machine.put_fd(Some(passed.set), passed.opaque, fd);
         }
+        machine.know_chardevs(line.chardevs.iter().map(|chardev| chardev.id.clone()));
         for node in line.nodes {
             plug(&mut machine, "blockdev-add", &node)?;
         }
@@ -116,11 +121,19 @@ impl Server {
             Some(id) => Some(console(chardev(id)?, &machine)?),
             None => None,
         };
+        let agent = match machine.agent_chardev() {
+            Some(id) => {
+                let listener = UnixListener::from(inherited(chardev(id)?.fd)?);
+                Some(AgentPort::new(listener, behaviour.agent.clone())?)
+            }
+            None => None,
+        };
         Ok(Server {
             machine,
             behaviour,
             monitors,
             console,
+            agent,
             signals,
             timers: BinaryHeap::new(),
             timers_set: 0,
@@ -137,6 +150,7 @@ impl Server {
                     Source::Signals => self.signal()?,
                     Source::Monitor(index) => self.converse(index),
                     Source::Console => self.type_and_echo(),
+                    Source::Agent => self.let_agent_talk(),
                 }
             }
             self.let_time_pass();
@@ -162,6 +176,10 @@ impl Server {
         if let Some(console) = &self.console {
             fds.push(PollFd::from_borrowed_fd(console.poll_fd(), PollFlags::IN));
             sources.push(Source::Console);
+        }
+        if let Some((fd, wanted)) = self.agent.as_ref().map(AgentPort::poll_fd) {
+            fds.push(PollFd::from_borrowed_fd(fd, wanted));
+            sources.push(Source::Agent);
         }
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -198,6 +216,13 @@ impl Server {
     fn type_and_echo(&mut self) {
         if let Some(console) = &mut self.console {
             console.serve();
+        }
+    }
+
+    fn let_agent_talk(&mut self) {
+        let os_runs = self.machine.os_runs();
+        if let Some(agent) = &mut self.agent {
+            agent.serve(os_runs);
         }
     }
 
@@ -406,6 +431,7 @@ mod tests {
                 panic!("{}", path.display());
             };
             let mut machine = Machine::new(Behaviour::default(), line.flash, true);
+            machine.know_chardevs(line.chardevs.into_iter().map(|chardev| chardev.id));
             for passed in line.fds {
                 let fd = File::open("/dev/null").expect("a file").into();
                 machine.put_fd(Some(passed.set), passed.opaque, fd);

@@ -44,6 +44,7 @@ impl Engine {
             listener("rescue"),
             listener("serial"),
             OwnedFd::from(log.expect("a log")),
+            listener("agent"),
         ];
         let mappings =
             (10..).zip(descriptors).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
@@ -138,6 +139,9 @@ const LINE: &str = "-name guest=g1,process=hpvm-1 -nodefaults -no-user-config -d
     -add-fd fd=15,set=15,opaque=console-log \
     -chardev socket,id=console,fd=14,server=on,wait=off,logfile=/dev/fdset/15,logappend=on \
     -serial chardev:console \
+    -chardev socket,id=agent,fd=16,server=on,wait=off \
+    -device virtio-serial-pci,id=agent-adapter,bus=pcie.0,addr=0x10,disable-legacy=on,max_ports=4 \
+    -device virtserialport,id=agent-port,bus=agent-adapter.0,nr=1,chardev=agent,name=org.qemu.guest_agent.0 \
     -device pcie-root-port,id=port-0-0,bus=pcie.0,addr=0x8.0,chassis=1,port=1,multifunction=on \
     -device pcie-root-port,id=port-0-1,bus=pcie.0,addr=0x8.1,chassis=2,port=2 \
     -device virtio-scsi-pci,id=adapter-0-0,bus=port-0-0 \

@@ -1,11 +1,11 @@
-//! Root ports, adapters, disks and drives: plugging, unplugging, trays and media.
+//! Root ports, adapters, disks, drives and the agent's port: plugging, unplugging, trays and media.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Answer, Arguments, Later, Machine, Refusal, done};
-use crate::fake::behaviour::Delete;
+use crate::fake::behaviour::{Agent, Delete};
 
 #[derive(Debug)]
 pub(super) struct Device {
@@ -17,6 +17,10 @@ pub(super) struct Device {
     /// The medium.
     pub node: Option<String>,
     tray: Tray,
+    /// The socket behind a serial port.
+    chardev: Option<String>,
+    /// PCI device and function, where given.
+    place: Option<String>,
     /// The guest was asked to let it go.
     is_leaving: bool,
 }
@@ -27,6 +31,8 @@ enum Kind {
     Adapter,
     Disk,
     Drive,
+    SerialAdapter,
+    SerialPort,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +49,8 @@ const DRIVERS: &[(&str, Kind)] = &[
     ("scsi-hd", Kind::Disk),
     ("scsi-cd", Kind::Drive),
     ("scsi-generic", Kind::Disk),
+    ("virtio-serial-pci", Kind::SerialAdapter),
+    ("virtserialport", Kind::SerialPort),
 ];
 
 /// A SCSI device goes without the guest being asked, as soon as QEMU's main loop comes round.
@@ -66,6 +74,11 @@ impl Machine {
         let node = arguments.optional_text("drive").map(str::to_owned);
         self.check_place(driver, *kind, bus, target)?;
         self.check_medium(driver, *kind, node.as_deref())?;
+        let chardev = arguments.optional_text("chardev").map(str::to_owned);
+        if let Some(unknown) = chardev.as_ref().filter(|id| !self.chardevs.contains(id)) {
+            let text = format!("Property '{driver}.chardev' can't find value '{unknown}'");
+            return Err(Refusal::generic(text));
+        }
         self.devices.push(Device {
             id: id.to_owned(),
             driver: driver.to_owned(),
@@ -74,6 +87,8 @@ impl Machine {
             target,
             node,
             tray: if *kind == Kind::Drive { Tray::Closed } else { Tray::None },
+            chardev,
+            place: arguments.optional_text("addr").map(str::to_owned),
             is_leaving: false,
         });
         done()
@@ -219,13 +234,37 @@ impl Machine {
         let on_bus = |bus: &str| -> Vec<&Device> {
             self.devices.iter().filter(|device| device.bus == bus).collect()
         };
-        let ports = on_bus("pcie.0").into_iter().enumerate().map(|(index, port)| {
+        let (serial, ports): (Vec<&Device>, Vec<&Device>) =
+            on_bus("pcie.0").into_iter().partition(|device| device.kind == Kind::SerialAdapter);
+        let ports = ports.into_iter().enumerate().map(|(index, port)| {
             let below = on_bus(&port.id).into_iter().map(|d| pci_device(1, 0, &d.id, 0x0100));
             let mut device = pci_device(0, 64 + index, &port.id, 0x0604);
             device["pci_bridge"] = json!({ "bus": {}, "devices": below.collect::<Vec<_>>() });
             device
         });
+        // It stands behind all ports.
+        let serial = serial.iter().map(|d| pci_device(0, d.slot() * 8, &d.id, 0x0780));
+        let ports = ports.chain(serial);
         json!([{ "bus": 0, "devices": ports.collect::<Vec<_>>() }])
+    }
+
+    pub(super) fn query_chardev(&self) -> Value {
+        let chardevs = self.chardevs.iter().map(|id| {
+            let is_agents = self.agent_port().is_some_and(|(_, chardev)| chardev == id);
+            let open = !is_agents || self.agent_listens();
+            json!({ "label": id, "filename": "disconnected:unix:", "frontend-open": open })
+        });
+        chardevs.collect()
+    }
+
+    /// The serial port and the socket behind it.
+    pub(super) fn agent_port(&self) -> Option<(&str, &str)> {
+        let port = self.devices.iter().find(|device| device.kind == Kind::SerialPort)?;
+        Some((&port.id, port.chardev.as_deref()?))
+    }
+
+    pub(super) fn agent_listens(&self) -> bool {
+        self.os_runs && self.behaviour.agent != Agent::None
     }
 
     pub(super) fn qom_list(&self, arguments: &Arguments) -> Answer {
@@ -275,7 +314,9 @@ impl Machine {
         let owner = |id: &str, kind: Kind| self.device(id).is_ok_and(|device| device.kind == kind);
         bus == "pcie.0"
             || owner(bus, Kind::Port)
-            || bus.strip_suffix(".0").is_some_and(|id| owner(id, Kind::Adapter))
+            || bus
+                .strip_suffix(".0")
+                .is_some_and(|id| owner(id, Kind::Adapter) || owner(id, Kind::SerialAdapter))
     }
 
     fn check_place(
@@ -286,7 +327,7 @@ impl Machine {
         target: Option<i64>,
     ) -> Result<(), Refusal> {
         let neighbour = self.devices.iter().find(|device| match kind {
-            Kind::Port => false,
+            Kind::Port | Kind::SerialAdapter | Kind::SerialPort => false,
             Kind::Adapter => bus != "pcie.0" && device.bus == bus,
             Kind::Disk | Kind::Drive => device.bus == bus && device.target == target,
         });
@@ -325,7 +366,7 @@ impl Machine {
         match self.device(id)?.kind {
             Kind::Drive => Ok(id.to_owned()),
             Kind::Disk => Err(Refusal::generic(format!("Device '{id}' is not removable"))),
-            Kind::Port | Kind::Adapter => {
+            Kind::Port | Kind::Adapter | Kind::SerialAdapter | Kind::SerialPort => {
                 Err(Refusal::generic(format!("Device '{id}' is not a block device")))
             }
         }
@@ -361,6 +402,14 @@ impl Machine {
         if let Some(node) = node.and_then(|name| self.node(name)) {
             device["inserted"] = self.describe(node);
         }
+    }
+}
+
+impl Device {
+    /// The PCI device of its place; 0 when none is given.
+    fn slot(&self) -> usize {
+        let place = self.place.as_deref().and_then(|place| place.strip_prefix("0x"));
+        place.and_then(|place| usize::from_str_radix(place, 16).ok()).unwrap_or_default()
     }
 }
 

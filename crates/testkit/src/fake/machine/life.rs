@@ -102,9 +102,13 @@ impl Machine {
 
     pub(super) fn reset(&mut self, reason: &str, guest: bool) -> Answer {
         self.boot += 1;
+        let agent_listened = self.agent_listens();
         self.os_runs = false;
         self.button_pressed = false;
         self.event("RESET", Some(json!({ "guest": guest, "reason": reason })));
+        if agent_listened {
+            self.agent_port_moves(false);
+        }
         for id in self.leaving() {
             self.let_go(&id);
         }
@@ -145,6 +149,16 @@ impl Machine {
         let text = self.behaviour.text.clone();
         self.console(serial::KERNEL);
         self.console(&text);
+        if self.agent_listens() {
+            self.agent_port_moves(true);
+        }
+    }
+
+    fn agent_port_moves(&mut self, open: bool) {
+        if let Some((id, _)) = self.agent_port() {
+            let data = json!({ "open": open, "id": id });
+            self.event("VSERPORT_CHANGE", Some(data));
+        }
     }
 
     fn os_takes_press(&mut self) {
