@@ -41,6 +41,7 @@ guests:
 	scripts/install-deps test
 	$(CARGO) xtask test-guest
 	$(CARGO) xtask test-guest --kernel full
+	$(CARGO) xtask test-guest --agent
 	$(CARGO) xtask option-rom
 
 # The programs are built first: the end-to-end tests of crate hpvm-tests run them from target/debug.

@@ -3,6 +3,7 @@
 //!
 //! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests.
 
+mod agent;
 mod commands;
 mod company;
 mod crash_steps;
@@ -41,6 +42,7 @@ macro_rules! tests {
 }
 
 const SUBJECTS: &[&[Test]] = &[
+    agent::TESTS,
     commands::TESTS,
     company::TESTS,
     interruption::TESTS,

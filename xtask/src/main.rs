@@ -24,7 +24,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  test-guest [--kernel cloud|full]   build the small Linux guest that tests boot; prints its path
+  test-guest [--kernel cloud|full | --agent]
+                                     build the small Linux guest that tests boot; prints its path
   demo-image                         build the Debian 12 disk of the demo; prints its path
   option-rom                         build the EFI driver for emulated SCSI; prints its path
   tidy                               check the rules of this repository

@@ -1,18 +1,21 @@
 //! `cargo xtask test-guest`: the small Linux guest that the tests boot.
 //!
 //! A kernel of Debian 12 and busybox in one EFI program, nothing else: it boots in a few seconds without KVM. The cloud
-//! kernel is quick and knows AVIO (virtio) only; the full one also has mptsas for emulated SCSI and e1000.
+//! kernel is quick and knows AVIO (virtio) only; the full one also has mptsas for emulated SCSI and e1000. A third one is
+//! the first with QEMU's guest agent as Debian ships it, for the tests that ask one.
 //!
 //! What a test finds: a shell on ttyS0 with the prompt `hpvm-guest# ` after the line `HPVM GUEST READY`; disks as
 //! /dev/sd?, the DVD as /dev/sr0, both there before that line; the ACPI power button powers off; `poweroff`, `reboot`
 //! (with or without -f), dd, md5sum, sync, mount and the other commands of busybox; a partition named `scratch` of 4 MiB,
 //! the first of the boot disk, that nothing else writes; `modprobe` for the drivers in `ON_DEMAND`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cache::{self, Key, Scratch};
+use crate::cpio::Archive;
 use crate::disk::Partition;
 use crate::kernel::Kernel;
 use crate::tool::phase;
@@ -22,9 +25,10 @@ const INITTAB: &str = include_str!("guest/inittab");
 const RC: &str = include_str!("guest/rc");
 const PROFILE: &str = include_str!("guest/profile");
 const POWER_BUTTON: &str = include_str!("guest/power-button");
+const AGENT: &str = include_str!("guest/agent");
 
 /// Everything in the source that decides what the guest is.
-const RECIPE: [&str; 10] = [
+const RECIPE: [&str; 11] = [
     include_str!("test_guest.rs"),
     include_str!("initramfs.rs"),
     include_str!("uki.rs"),
@@ -35,6 +39,7 @@ const RECIPE: [&str; 10] = [
     RC,
     PROFILE,
     POWER_BUTTON,
+    AGENT,
 ];
 
 /// The messages cost time on an emulated serial line, the mitigations cost it everywhere; disks are found before the
@@ -50,11 +55,35 @@ const AT_BOOT_FULL: [&str; 1] = ["mptsas"];
 const ON_DEMAND: [&str; 6] =
     ["virtio_net", "virtio_balloon", "virtio_console", "virtio_rng", "pvpanic_pci", "isofs"];
 const ON_DEMAND_FULL: [&str; 1] = ["e1000"];
+const AT_BOOT_AGENT: [&str; 1] = ["virtio_console"];
+
+/// The agent, and the packages of the libraries it is linked with.
+const AGENT_PACKAGES: [&str; 7] = [
+    "qemu-guest-agent",
+    "libc6",
+    "libglib2.0-0",
+    "libnuma1",
+    "libpcre2-8-0",
+    "libudev1",
+    "liburing2",
+];
+const AGENT_LIBRARIES: [&str; 9] = [
+    "libc.so.6",
+    "libglib-2.0.so.0",
+    "libgmodule-2.0.so.0",
+    "libm.so.6",
+    "libnuma.so.1",
+    "libpcre2-8.so.0",
+    "libudev.so.1",
+    "liburing.so.2",
+    "ld-linux-x86-64.so.2",
+];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flavour {
     Cloud,
     Full,
+    Agent,
 }
 
 impl Flavour {
@@ -62,12 +91,13 @@ impl Flavour {
         match self {
             Self::Cloud => "cloud",
             Self::Full => "full",
+            Self::Agent => "agent",
         }
     }
 
     fn meta_package(self) -> &'static str {
         match self {
-            Self::Cloud => "linux-image-cloud-amd64",
+            Self::Cloud | Self::Agent => "linux-image-cloud-amd64",
             Self::Full => "linux-image-amd64",
         }
     }
@@ -76,13 +106,21 @@ impl Flavour {
         match self {
             Self::Cloud => AT_BOOT.to_vec(),
             Self::Full => [&AT_BOOT[..], &AT_BOOT_FULL].concat(),
+            Self::Agent => [&AT_BOOT[..], &AT_BOOT_AGENT].concat(),
         }
     }
 
     fn on_demand(self) -> Vec<&'static str> {
         match self {
-            Self::Cloud => ON_DEMAND.to_vec(),
+            Self::Cloud | Self::Agent => ON_DEMAND.to_vec(),
             Self::Full => [&ON_DEMAND[..], &ON_DEMAND_FULL].concat(),
+        }
+    }
+
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Cloud | Self::Full => &[],
+            Self::Agent => &AGENT_PACKAGES,
         }
     }
 }
@@ -92,7 +130,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let flavour = match words[..] {
         [] | ["--kernel", "cloud"] => Flavour::Cloud,
         ["--kernel", "full"] => Flavour::Full,
-        _ => bail!("usage: cargo xtask test-guest [--kernel cloud|full]"),
+        ["--agent"] => Flavour::Agent,
+        _ => bail!("usage: cargo xtask test-guest [--kernel cloud|full | --agent]"),
     };
     println!("{}", image(flavour)?.display());
     Ok(())
@@ -101,13 +140,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 /// The path of the guest's disk, built when the cache has it not.
 fn image(flavour: Flavour) -> Result<PathBuf> {
     let kernel = apt::kernel_package(flavour.meta_package())?;
-    let packages = [kernel.as_str(), "busybox-static", "systemd-boot-efi"];
+    let base = [kernel.as_str(), "busybox-static", "systemd-boot-efi"];
+    let packages = [&base[..], flavour.packages()].concat();
     let versions = apt::versions(&packages)?;
     let named = packages.iter().flat_map(|package| [*package, &versions[*package]]);
     let key = Key::of(RECIPE.into_iter().chain(named));
     cache::product(&format!("test-{}", flavour.name()), "img", &key, |scratch| {
         let tree = scratch.join("tree");
-        phase("unpack kernel, busybox and EFI stub", || {
+        phase("unpack the packages", || {
             packages.iter().try_for_each(|package| apt::unpack(package, &versions[*package], &tree))
         })?;
         phase("make initramfs, EFI program and disk", || build(flavour, scratch))
@@ -138,7 +178,26 @@ fn content(flavour: Flavour, kernel: &Kernel, tree: &Path) -> Result<Vec<u8>> {
     archive.file("etc/profile", PROFILE.as_bytes());
     archive.file("etc/acpi/PWRF/00000080", POWER_BUTTON.as_bytes());
     archive.file("etc/modules", (flavour.at_boot().join(" ") + "\n").as_bytes());
+    if flavour == Flavour::Agent {
+        add_agent(tree, &mut archive)?;
+    }
     let modules = [flavour.at_boot(), flavour.on_demand()].concat();
     kernel.add_modules(&modules, &mut archive)?;
     Ok(archive.finish())
+}
+
+fn add_agent(tree: &Path, archive: &mut Archive) -> Result<()> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    archive.file("bin/qemu-ga", &read(&tree.join("usr/sbin/qemu-ga"))?);
+    archive.file("etc/agent", AGENT.as_bytes());
+    const FOLDER: &str = "lib/x86_64-linux-gnu";
+    for name in AGENT_LIBRARIES {
+        // Debian 12 has some packages that use the old place still.
+        let places = [FOLDER.to_owned(), format!("usr/{FOLDER}")];
+        let found = places.iter().map(|folder| tree.join(folder).join(name)).find(|p| p.exists());
+        let path = found.with_context(|| format!("no package has {name}"))?;
+        archive.file(&format!("{FOLDER}/{name}"), &read(&path)?);
+    }
+    archive.link("lib64", FOLDER);
+    Ok(())
 }

@@ -258,11 +258,8 @@ impl Driver {
         let control = listener(descriptors.control).map_err(Failure::Sockets)?;
         let door = listener(descriptors.door).map_err(Failure::Sockets)?;
         let monitor = Monitor::new(folder()?, news_in);
+        let agent = (recorded.agent() == AgentChannel::Present).then(|| folder().map(Agent::new));
         let agent_watch = Watch::new(before.agent(recorded.agent()));
-        let agent = match recorded.agent() {
-            AgentChannel::Present => Some(Agent::new(folder()?)),
-            AgentChannel::Absent => None,
-        };
         spawn_local(control::serve(control, requests_in));
         console.serve(door, folder()?, power_in);
         let driver = Driver {
@@ -282,8 +279,8 @@ impl Driver {
             qemu,
             qemu_held: descriptors.qemu,
             console,
+            agent: agent.transpose()?,
             agent_watch,
-            agent,
             console_log,
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,
