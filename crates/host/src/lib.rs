@@ -4,6 +4,7 @@
 //! beyond its number, name or uuid; nothing here speaks SQL or QMP.
 
 pub mod accel;
+pub mod asking;
 pub mod block;
 pub mod conf;
 pub mod confine;

@@ -4,19 +4,16 @@
 //! identifies the file: device, inode, time of change and size.
 
 use std::fs::{self, Metadata};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use crate::durable;
-use crate::process::PidFd;
+use crate::{asking, durable};
 
 /// A QEMU that has not said its version by then never will.
 const BOUND: Duration = Duration::from_secs(10);
-/// What `--version` prints is shorter than a pipe holds, so the program never waits for us to read.
-const ANSWER_BYTES_MAX: u64 = 16 << 10;
 
 /// Why the version is not known.
 #[derive(Debug, thiserror::Error)]
@@ -67,35 +64,10 @@ fn remembered(kept: &Path, key: &str) -> Option<String> {
 }
 
 fn ask(program: &Path) -> Result<String, VersionError> {
-    let failed = |source| VersionError::Run { path: program.to_owned(), source };
-    let mut child = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let ended = wait(&child).map_err(failed)?;
-    if !ended {
-        child.kill().map_err(failed)?;
-    }
-    child.wait().map_err(failed)?;
-    if !ended {
-        return Err(VersionError::Silent { path: program.to_owned() });
-    }
-    let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(failed)?;
-    }
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-fn wait(child: &Child) -> io::Result<bool> {
-    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    match PidFd::open_number(pid)? {
-        Some(held) => held.wait_exit(BOUND),
-        None => Ok(true),
-    }
+    let path = || program.to_owned();
+    asking::answer(Command::new(program).arg("--version"), BOUND)
+        .map_err(|source| VersionError::Run { path: path(), source })?
+        .ok_or_else(|| VersionError::Silent { path: path() })
 }
 
 /// `QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2~bpo12+1)` and the like.

@@ -5,10 +5,13 @@
 
 use std::env;
 use std::io::{stderr, stdin};
+use std::process::Command;
+use std::time::Duration;
 
-use nix::unistd::{Uid, User};
 use rustix::process::{geteuid, getuid};
 use rustix::termios::ttyname;
+
+use crate::asking;
 
 /// A user id and a group id for a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +52,24 @@ fn ids(id: u32) -> Option<Ids> {
 /// A user's name, or the number where there is none.
 #[must_use]
 pub fn name(uid: u32) -> String {
-    local_name(&std::fs::read_to_string("/etc/passwd").unwrap_or_default(), uid)
-        .or_else(|| Some(User::from_uid(Uid::from_raw(uid)).ok()??.name))
+    name_in(&std::fs::read_to_string("/etc/passwd").unwrap_or_default(), uid)
+        .or_else(|| name_elsewhere(uid))
         .unwrap_or_else(|| uid.to_string())
 }
 
-/// A user of this host itself (passwd(5)), found without the name service, which looks at half a dozen files first.
-fn local_name(passwd: &str, uid: u32) -> Option<String> {
+/// Until a directory service that does not answer is given up.
+const DIRECTORY_BOUND: Duration = Duration::from_secs(2);
+
+/// A user whom another service knows (getent(1)). The C library could ask it within this process only by loading parts of
+/// itself, which a program that has it built in cannot do.
+fn name_elsewhere(uid: u32) -> Option<String> {
+    let mut getent = Command::new("getent");
+    let entry = asking::answer(getent.arg("passwd").arg(uid.to_string()), DIRECTORY_BOUND);
+    name_in(&entry.ok()??, uid)
+}
+
+/// The name in lines of passwd(5).
+fn name_in(passwd: &str, uid: u32) -> Option<String> {
     let is_wanted = |line: &&str| line.split(':').nth(2).is_some_and(|id| id.parse() == Ok(uid));
     passwd.lines().find(is_wanted)?.split(':').next().map(str::to_owned)
 }
@@ -101,9 +115,9 @@ mod tests {
     fn users_of_this_host_are_found_by_their_number() {
         let passwd =
             "root:x:0:0::/root:/bin/sh\nnobody\n+::::::\nanna:x:1000:100::/home/anna:/bin/sh\n";
-        assert_eq!(local_name(passwd, 1000).as_deref(), Some("anna"));
-        assert_eq!(local_name(passwd, 0).as_deref(), Some("root"));
-        assert_eq!(local_name(passwd, 100), None);
+        assert_eq!(name_in(passwd, 1000).as_deref(), Some("anna"));
+        assert_eq!(name_in(passwd, 0).as_deref(), Some("root"));
+        assert_eq!(name_in(passwd, 100), None);
         assert_eq!(name(0), "root");
     }
 }

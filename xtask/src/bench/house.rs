@@ -133,11 +133,11 @@ impl Drop for House {
     }
 }
 
-/// A program that `cargo build --release` made.
+/// A program that `make build` made.
 pub(super) fn release(name: &str) -> Result<PathBuf> {
     let path = checkout().join("target/release").join(name);
     if !path.exists() {
-        bail!("{} is not built; run `cargo build --release`, or `make bench`", path.display());
+        bail!("{} is not built; run `make build`, or `make bench`", path.display());
     }
     Ok(path)
 }
