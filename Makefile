@@ -15,10 +15,15 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 COMMANDS = hpvmcreate hpvmmodify hpvmremove hpvmstart hpvmstop hpvmstatus hpvmconsole
 PRODUCT = $(DESTDIR)$(HPVM_ROOT)/opt/hpvm
 COMMON = $(PRODUCT)/guest-images/common
+UNITS = $(DESTDIR)$(HPVM_ROOT)/usr/lib/systemd/system
 PRISTINE_NVRAM ?= /usr/share/OVMF/OVMF_VARS_4M.fd
 OPTION_ROM = .cache/images/mptsas1068.rom
 
-.PHONY: build install demo test guests bench soak lint clean
+# What install-built copies, and how.
+BUILT ?= target/release
+INSTALL_PROGRAM ?= install -m 755
+
+.PHONY: build install install-built demo test guests bench soak lint clean
 
 # hpvm has the C library built in: a command's time is mostly its start, and loading libraries a fifth of that.
 STATIC = -C target-feature=+crt-static -C relocation-model=pie
@@ -27,15 +32,18 @@ build:
 	$(CARGO) build --release --locked --package hpvm-keeper --package hpvm-app
 	$(CARGO) rustc --release --locked --package hpvm-cli --bin hpvm -- $(STATIC)
 
-install: build
-	install -d $(PRODUCT)/bin $(PRODUCT)/lbin $(COMMON) $(PRODUCT)/share/man/man1 $(PRODUCT)/share/completions
-	install -m 755 target/release/hpvm $(PRODUCT)/bin/
+install: build install-built
+
+install-built:
+	install -d $(PRODUCT)/bin $(PRODUCT)/lbin $(COMMON) $(PRODUCT)/share/man/man1 $(PRODUCT)/share/completions $(UNITS)
+	$(INSTALL_PROGRAM) $(BUILT)/hpvm $(PRODUCT)/bin/
 	for command in $(COMMANDS); do ln -sf hpvm $(PRODUCT)/bin/$$command || exit 1; done
-	install -m 755 target/release/hpvmkeeper target/release/hpvmapp $(PRODUCT)/lbin/
+	$(INSTALL_PROGRAM) $(BUILT)/hpvmkeeper $(BUILT)/hpvmapp $(PRODUCT)/lbin/
 	install -m 644 $(PRISTINE_NVRAM) $(COMMON)/nvram
 	if [ -e $(OPTION_ROM) ]; then install -m 644 $(OPTION_ROM) $(OPTION_ROM).copyright $(COMMON)/; fi
 	$(PRODUCT)/bin/hpvm man $(PRODUCT)/share/man/man1
 	$(PRODUCT)/bin/hpvm completions $(PRODUCT)/share/completions
+	install -m 644 packaging/systemd/hpvm.service $(UNITS)/
 
 demo:
 	scripts/demo
@@ -47,6 +55,7 @@ guests:
 	$(CARGO) xtask test-guest --kernel full
 	$(CARGO) xtask test-guest --agent
 	$(CARGO) xtask option-rom
+	$(CARGO) xtask guest-host
 
 # The programs are built first: the end-to-end tests of crate hpvm-tests run them from target/debug.
 test: guests

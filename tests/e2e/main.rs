@@ -12,6 +12,7 @@ mod devices;
 mod doctor;
 mod full;
 mod golden;
+mod guest_host;
 mod guest_processes;
 mod guests;
 mod hostile;
@@ -65,10 +66,11 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Real guests are emulated: more of them at a time than processors would only make each slower than its bounds.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let trials =
-        SUBJECTS.iter().copied().flatten().map(|(name, test)| trial(name, *test)).collect();
+    let subjects = SUBJECTS.iter().chain(guest_host::TESTS).copied();
+    let trials = subjects.flatten().map(|(name, test)| trial(name, *test)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool::end();
+    guest_host::end();
     report::slowest(10);
     conclusion.exit();
 }

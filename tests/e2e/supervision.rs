@@ -241,16 +241,25 @@ fn a_host_boot_starts_what_starts_with_it() {
     host.ok(&["hpvm", "autostart"]);
     assert_eq!(host.snapshot(1).expect("it runs").qemu, running[0]);
     assert_eq!(host.state("manual"), "Off");
-    host.ok(&["hpvmstart", "-P", "manual"]);
+    // Nor does it bring back what was stopped since.
+    host.ok(&["hpvmstop", "-P", "auto", "-F"]);
+    host.ok(&["hpvm", "autostart"]);
+    assert_eq!(host.state("auto"), "Off");
+    for name in ["auto", "manual"] {
+        host.ok(&["hpvmstart", "-P", name]);
+    }
 
     power_cut(&host);
     for number in [1, 2] {
-        let status = host.run_dir(number).join("status");
-        let text = fs::read_to_string(&status).expect("a snapshot");
         let now = host.snapshot(number).expect("a snapshot").boot_id;
-        let before = text.replace(&now, "00000000-0000-4000-8000-000000000000");
-        assert_ne!(before, text);
-        fs::write(&status, before).expect("the snapshot of another boot");
+        let name = ["auto", "manual"][number as usize - 1];
+        let record = host.path(&format!("var/opt/hpvm/guests/{name}/boot.record"));
+        for file in [host.run_dir(number).join("status"), record] {
+            let text = fs::read_to_string(&file).expect("a file of this boot");
+            let before = text.replace(&now, "00000000-0000-4000-8000-000000000000");
+            assert_ne!(before, text);
+            fs::write(&file, before).expect("the file of another boot");
+        }
     }
     assert_eq!(["auto", "manual"].map(|name| host.state(name)), ["Off", "Off"]);
     host.ok(&["hpvm", "autostart"]);

@@ -92,6 +92,13 @@ pub(crate) fn source_entries(kind: &str) -> Result<String> {
     Ok(entry("bookworm-security").map_or(release.clone(), |fixes| format!("{release}\n{fixes}")))
 }
 
+/// The sources entry of bookworm-backports, with the host's own mirror.
+pub(crate) fn backports_entry() -> Result<String> {
+    let script = cache::checkout().join("scripts/apt-entry");
+    let words = ["deb", "bookworm", "bookworm-backports"];
+    output(tool(&script.to_string_lossy(), QUERY).args(words))
+}
+
 /// Unpacks `package` in `version` below `folder`, downloading it when the cache has it not.
 pub(crate) fn unpack(package: &str, version: &str, folder: &Path) -> Result<()> {
     let file = deb(package, version)?;

@@ -8,9 +8,11 @@ mod bench;
 mod cache;
 mod console_chat;
 mod cpio;
+mod debian;
 mod defects;
 mod demo_image;
 mod disk;
+mod guest_host;
 mod initramfs;
 mod kernel;
 mod option_rom;
@@ -27,6 +29,7 @@ usage: cargo xtask TASK
   test-guest [--kernel cloud|full | --agent]
                                      build the small Linux guest that tests boot; prints its path
   demo-image                         build the Debian 12 disk of the demo; prints its path
+  guest-host [run SCRIPT...]         build the Debian guest that plays VM Host; run scripts in it
   option-rom                         build the EFI driver for emulated SCSI; prints its path
   tidy                               check the rules of this repository
   defects [--write]                  show which defects of A.03.50 are settled, by which test
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let result = match task.as_str() {
         "test-guest" => test_guest::run(rest),
         "demo-image" => demo_image::run(rest),
+        "guest-host" => guest_host::run(rest),
         "option-rom" => option_rom::run(rest),
         "tidy" => tidy::run(rest),
         "defects" => defects::run(rest),

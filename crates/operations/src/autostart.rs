@@ -1,8 +1,8 @@
 //! What happens once when the VM Host boots: guests that run without supervision are taken over, those made with `-B auto`
-//! are started, and removed guests that are over their time are cleared. A guest that runs is left alone, so that a restart
-//! of the product restarts no guest.
+//! are started, and removed guests that are over their time are cleared. A guest that was started since the host's boot is
+//! left as it is, running or ended, so that a restart of the product changes no guest.
 
-use hpvm_model::{AutoStart, GuestName};
+use hpvm_model::{AutoStart, GuestConfig, GuestName};
 use hpvm_registry::Selector;
 
 use crate::start::{Started, start};
@@ -28,7 +28,7 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
             continue;
         }
         let config = host.guest(&Selector::Number(summary.number))?;
-        if !host.presence(config.number).is_on() {
+        if !host.presence(config.number).is_on() && !was_started(host, &config) {
             guests.push((summary.name, start(host, actor, &config, mode)));
         }
     }
@@ -37,4 +37,10 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
         Mode::DryRun => Vec::new(),
     };
     Ok(Autostarted { guests, purged })
+}
+
+/// Whether the guest has been started since the host's boot. What became of it then was decided: by the administrator, by
+/// itself, or by a crash that would only happen again.
+fn was_started(host: &VmHost, config: &GuestConfig) -> bool {
+    host.boot_record(config).is_ok_and(|machine| machine.base.boot_id == host.boot_id)
 }

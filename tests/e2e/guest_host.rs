@@ -1,0 +1,98 @@
+//! Tests inside the guest-host, a Debian guest with systemd, device-mapper, md and SCSI that plays VM Host. They share one
+//! boot of it, which the first of them starts, and take turns. A test is a few shell commands and what they must print; it
+//! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` are there for all.
+
+mod blocks;
+mod units;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hpvm_guesthost::{GuestHost, Payload, Ran};
+use hpvm_testkit::vm_host::{program, repository};
+
+use crate::Test;
+use crate::pool::image;
+
+pub(crate) const TESTS: &[&[Test]] = &[units::TESTS, blocks::TESTS];
+
+/// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.
+const SCRIPT_BOUND: Duration = Duration::from_secs(120);
+
+static BOOTED: Mutex<Booted> = Mutex::new(Booted::NotYet);
+
+enum Booted {
+    NotYet,
+    Runs(Box<GuestHost>),
+    /// Every test would wait in vain for what failed once.
+    Failed(String),
+}
+
+/// The turn of a test on the guest-host.
+pub(crate) struct Turn {
+    booted: MutexGuard<'static, Booted>,
+}
+
+impl Turn {
+    #[track_caller]
+    pub(crate) fn take() -> Turn {
+        // A test that failed leaves nothing broken of ours.
+        let mut booted = BOOTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*booted, Booted::NotYet) {
+            *booted = boot();
+        }
+        if let Booted::Failed(why) = &*booted {
+            panic!("{why}");
+        }
+        Turn { booted }
+    }
+
+    /// Runs shell commands, of which each must succeed; gives what they printed.
+    #[track_caller]
+    pub(crate) fn ok(&mut self, commands: &str) -> String {
+        let Ran { status, output } = self.run(commands);
+        assert_eq!(status, 0, "{commands}\nprinted:\n{output}");
+        output.trim_end().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn run(&mut self, commands: &str) -> Ran {
+        let script = format!(". /opt/guest-host/blocks.sh\n{commands}");
+        let ran = self.host().run(&script, SCRIPT_BOUND);
+        ran.unwrap_or_else(|error| panic!("{commands}\n{error:#}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn reboot(&mut self) {
+        let took = self.host().reboot().unwrap_or_else(|error| panic!("{error:#}"));
+        println!("the guest-host booted anew in {:.1} s", took.as_secs_f64());
+    }
+
+    fn host(&mut self) -> &mut GuestHost {
+        match &mut *self.booted {
+            Booted::Runs(host) => host,
+            _ => unreachable!("a turn is only taken on a guest-host that runs"),
+        }
+    }
+}
+
+/// Ends the guest-host when no test is left.
+pub(crate) fn end() {
+    if let Ok(mut booted) = BOOTED.lock() {
+        *booted = Booted::NotYet;
+    }
+}
+
+fn boot() -> Booted {
+    let hpvm = program("hpvm");
+    let built = hpvm.parent().expect("a folder");
+    let booted = Payload::of(&repository(), built, &[])
+        .and_then(|payload| GuestHost::boot(&image("guest-host"), payload));
+    match booted {
+        Ok(host) => {
+            println!("the guest-host booted in {:.1} s", host.boot_time().as_secs_f64());
+            Booted::Runs(Box::new(host))
+        }
+        Err(error) => Booted::Failed(format!("{error:#}")),
+    }
+}

@@ -1,0 +1,192 @@
+# Block trees of a server, set up on the guest-host's spare disks: shell functions for tests and for who records trees.
+#
+# Each NAME sets one up, NAME_gone takes it down again; all of them can be there at once. `all_blocks` sets all up.
+#
+#   swap_partition   spare0   a partition that the machine swaps to (its root is a partition of another disk)
+#   stack            spare1, spare2   LVM on md RAID 1 on dm-crypt: stack/used mounted at /srv/used, stack/free free
+#   loop_file        a file on stack/used as a loop device, mounted at /srv/loop; stack must be there
+#   pair             spare3, spare4   btrfs over two disks, mounted at /srv/pair
+#   half_array       spare5   one disk of a RAID 0 of two, the other (spare6) is gone: md that cannot run
+#   multipath_disk   a disk of scsi_debug seen by two ways, as mpatha; mpatha-part1 mounted at /srv/multipath
+#   iscsi_disk       a disk of tgt by iSCSI on the loopback interface, with its sg node
+#
+# spare7 is nobody's. Waits end with the bound of the script that calls.
+
+spare() { echo "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_spare$1"; }
+
+await() {
+    until "$@"; do sleep 0.1; done
+}
+
+mounted_at() {
+    mkdir -p "$2"
+    mount "$1" "$2"
+}
+
+# Formats a device and has udev look what it holds now.
+formatted() {
+    mkfs.ext4 -q "$1"
+    udevadm trigger --settle --action=change "$(readlink --canonicalize "$1")"
+}
+
+# Partition tables that are read anew may find udev at the disk for a moment.
+settled() {
+    "$@"
+    udevadm settle
+}
+
+# udev puts an array together again as soon as it sees its disks; it looks away while an array is taken apart.
+unseen() {
+    udevadm control --stop-exec-queue
+    "$@"
+    udevadm control --start-exec-queue
+    udevadm settle
+}
+
+# Stops an array and makes disks of it anything but its members.
+array_gone() {
+    mdadm --stop --quiet "$1"
+    shift
+    for member; do mdadm --zero-superblock "$member"; done
+}
+
+swap_partition() {
+    echo ',,S' | settled sfdisk --quiet "$(spare 0)"
+    await test -e "$(spare 0)-part1"
+    mkswap --quiet "$(spare 0)-part1"
+    udevadm trigger --settle --action=change "$(readlink --canonicalize "$(spare 0)-part1")"
+    swapon "$(spare 0)-part1"
+}
+
+swap_partition_gone() {
+    swapoff "$(spare 0)-part1"
+    wipefs --quiet --all "$(spare 0)-part1" "$(spare 0)"
+    settled blockdev --rereadpt "$(spare 0)"
+}
+
+stack() {
+    for number in 1 2; do
+        # A key that is quick to derive: the guest-host is emulated.
+        printf secret | cryptsetup luksFormat --batch-mode --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 \
+            "$(spare $number)" -
+        printf secret | cryptsetup open --key-file - "$(spare $number)" "safe$number"
+    done
+    settled mdadm --create /dev/md/mirror --quiet --run --level=1 --raid-devices=2 --metadata=1.2 --assume-clean \
+        /dev/mapper/safe1 /dev/mapper/safe2
+    vgcreate --quiet stack /dev/md/mirror
+    lvcreate --quiet --yes --size 128M --name used stack
+    lvcreate --quiet --yes --size 64M --name free stack
+    formatted /dev/stack/used
+    mounted_at /dev/stack/used /srv/used
+    udevadm settle
+}
+
+stack_gone() {
+    umount /srv/used
+    settled vgremove --quiet --yes stack
+    unseen array_gone /dev/md/mirror /dev/mapper/safe1 /dev/mapper/safe2
+    for number in 1 2; do
+        cryptsetup close "safe$number"
+        settled wipefs --quiet --all "$(spare $number)"
+    done
+}
+
+loop_file() {
+    truncate --size=48M /srv/used/disk.img
+    losetup /dev/loop7 /srv/used/disk.img
+    formatted /dev/loop7
+    mounted_at /dev/loop7 /srv/loop
+}
+
+loop_file_gone() {
+    umount /srv/loop
+    losetup --detach /dev/loop7
+    rm /srv/used/disk.img
+}
+
+pair() {
+    mkfs.btrfs --quiet --data single --metadata single "$(spare 3)" "$(spare 4)" 2>/dev/null
+    udevadm settle
+    mounted_at "$(spare 3)" /srv/pair
+}
+
+pair_gone() {
+    umount /srv/pair
+    settled wipefs --quiet --all "$(spare 3)" "$(spare 4)"
+}
+
+half_array() {
+    settled mdadm --create /dev/md/half --quiet --run --level=0 --raid-devices=2 "$(spare 5)" "$(spare 6)"
+    unseen array_gone /dev/md/half "$(spare 6)"
+    grep -q inactive /proc/mdstat || mdadm --incremental --quiet "$(spare 5)" || true
+    await grep -q inactive /proc/mdstat
+}
+
+half_array_gone() {
+    array=$(sed -n 's/^\(md[^ ]*\) : inactive.*/\1/p' /proc/mdstat)
+    unseen array_gone "/dev/$array" "$(spare 5)"
+}
+
+multipath_disk() {
+    # Two hosts that serve the same disk under the same identity.
+    modprobe scsi_debug add_host=2 vpd_use_hostno=0 dev_size_mb=32
+    systemctl start multipathd.service
+    await test -e /dev/mapper/mpatha
+    printf ',8M\n,\n' | sfdisk --quiet --no-reread --no-tell-kernel /dev/mapper/mpatha
+    kpartx -a -p -part /dev/mapper/mpatha
+    await test -e /dev/mapper/mpatha-part1
+    formatted /dev/mapper/mpatha-part1
+    mounted_at /dev/mapper/mpatha-part1 /srv/multipath
+    udevadm settle
+}
+
+multipath_disk_gone() {
+    umount /srv/multipath
+    kpartx -d -p -part /dev/mapper/mpatha
+    udevadm settle
+    multipath -f mpatha
+    systemctl stop multipathd.socket multipathd.service
+    udevadm settle
+    modprobe --remove scsi_debug
+}
+
+iscsi_disk() {
+    truncate --size=32M /var/lib/iscsi-disk
+    systemctl start tgt.service iscsid.service
+    tgtadm --lld iscsi --op new --mode target --tid 1 --targetname iqn.2026-11.hpvm:disk
+    tgtadm --lld iscsi --op new --mode logicalunit --tid 1 --lun 1 --backing-store /var/lib/iscsi-disk
+    tgtadm --lld iscsi --op bind --mode target --tid 1 --initiator-address ALL
+    iscsiadm --mode discovery --type sendtargets --portal 127.0.0.1 >/dev/null
+    iscsiadm --mode node --login >/dev/null
+    await grep -q IET /sys/class/scsi_generic/*/device/vendor
+    udevadm settle
+}
+
+iscsi_disk_gone() {
+    iscsiadm --mode node --logout >/dev/null
+    iscsiadm --mode node --op delete
+    systemctl stop iscsid.socket iscsid.service tgt.service
+    rm /var/lib/iscsi-disk
+}
+
+all_blocks() {
+    swap_partition
+    stack
+    loop_file
+    pair
+    half_array
+    multipath_disk
+    iscsi_disk
+    # What was written last may not have been looked at yet.
+    udevadm trigger --settle --subsystem-match=block --action=change
+}
+
+all_blocks_gone() {
+    iscsi_disk_gone
+    multipath_disk_gone
+    half_array_gone
+    pair_gone
+    loop_file_gone
+    stack_gone
+    swap_partition_gone
+}
