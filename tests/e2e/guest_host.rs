@@ -78,9 +78,7 @@ impl Turn {
 
 /// Ends the guest-host when no test is left.
 pub(crate) fn end() {
-    if let Ok(mut booted) = BOOTED.lock() {
-        *booted = Booted::NotYet;
-    }
+    *BOOTED.lock().unwrap_or_else(PoisonError::into_inner) = Booted::NotYet;
 }
 
 fn boot() -> Booted {
