@@ -35,12 +35,16 @@ settled() {
     udevadm settle
 }
 
-# udev puts an array together again as soon as it sees its disks; it looks away while an array is taken apart.
+# udev puts an array together again as soon as it sees its disks; it looks away while an array is taken apart. And who
+# opens the node of an array that is gone makes an empty one, unless the driver is told not to.
 unseen() {
+    opening=/sys/module/md_mod/parameters/create_on_open
+    echo N >$opening
     udevadm control --stop-exec-queue
     "$@"
     udevadm control --start-exec-queue
     udevadm settle
+    echo Y >$opening
 }
 
 # Stops an array and makes disks of it anything but its members.
