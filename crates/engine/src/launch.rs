@@ -214,6 +214,7 @@ fn engine_descriptors(
             Role::Rescue => socket(places, run_folder::RESCUE)?,
             Role::Serial => socket(places, run_folder::SERIAL)?,
             Role::Agent => socket(places, run_folder::AGENT)?,
+            Role::Kvm => open(Path::new("/dev/kvm"), read().write(true))?.into(),
             // QEMU looks for a descriptor with just the flags it would have opened the log with itself.
             Role::ConsoleLog => open(
                 &places.guest_dir.join(guest_folder::CONSOLE_LOG),

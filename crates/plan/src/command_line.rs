@@ -22,6 +22,8 @@ pub enum Role {
     ConsoleLog,
     /// Listening socket of the guest agent's channel.
     Agent,
+    /// The kernel's virtualization, which the guest's own user may not open.
+    Kvm,
     /// What backs the device at an address.
     Medium(StorageAddress),
 }
@@ -46,8 +48,9 @@ pub fn descriptors(record: &BootRecord) -> Vec<Descriptor> {
         .iter()
         .filter(|a| a.device.backing.store().is_some())
         .map(|a| Role::Medium(a.device.address));
+    let kvm = (record.accelerator == Accelerator::Kvm).then_some(Role::Kvm);
     (FIRST_DESCRIPTOR..)
-        .zip(FIXED_ROLES.into_iter().chain(agent).chain(media))
+        .zip(FIXED_ROLES.into_iter().chain(agent).chain(kvm).chain(media))
         .map(|(number, role)| Descriptor { number, role })
         .collect()
 }
@@ -96,10 +99,6 @@ fn machine(line: &mut Line, record: &BootRecord) {
         Accelerator::Kvm => "host",
         Accelerator::Tcg => "qemu64",
     };
-    let accelerator = match record.accelerator {
-        Accelerator::Kvm => "kvm",
-        Accelerator::Tcg => "tcg,thread=multi",
-    };
     line.option("-name", format!("guest={},process=hpvm-{}", record.name, record.number));
     line.flag("-nodefaults");
     line.flag("-no-user-config");
@@ -111,7 +110,13 @@ fn machine(line: &mut Line, record: &BootRecord) {
             record.machine_type
         ),
     );
-    line.option("-accel", accelerator);
+    match descriptors(record).iter().find(|descriptor| descriptor.role == Role::Kvm) {
+        Some(Descriptor { number, .. }) => {
+            line.option("-add-fd", format!("fd={number},set={number},opaque=kvm"));
+            line.option("-accel", format!("kvm,device=/dev/fdset/{number}"));
+        }
+        None => line.option("-accel", "tcg,thread=multi"),
+    }
     line.option("-cpu", cpu);
     line.option("-smp", record.vcpus.to_string());
     line.option("-m", format!("{mib}M"));

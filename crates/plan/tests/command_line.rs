@@ -77,6 +77,16 @@ fn a_guest_sees_nothing_of_a_store_s_path() {
     assert!(line.contains("serial=000000000000000,"), "{line}");
 }
 
+/// The guest's own user has no right to open /dev/kvm.
+#[test]
+fn a_guest_on_kvm_gets_it_as_a_descriptor() {
+    let mut record = record(&guest(&["disk:avio_stor:0,0,0:file:/vm/a"]));
+    record.accelerator = hpvm_model::Accelerator::Kvm;
+    let text = text(&record);
+    assert!(text.contains("-add-fd fd=17,set=17,opaque=kvm\n-accel kvm,device=/dev/fdset/17\n"));
+    assert!(text.contains("-cpu host\n") && text.contains("-add-fd fd=18,set=18\n"), "{text}");
+}
+
 /// The machine of a record from before there were agents is what it was, to the descriptor.
 #[test]
 fn a_guest_without_an_agents_channel() {

@@ -1,5 +1,5 @@
-//! The block trees of a server, as the guest-host sets them up: they are what `tests/guest-host/blocks.sh` says, and go
-//! without a trace. Who tests what hpvm makes of block devices builds on them.
+//! The block trees of a server, as the guest-host sets them up: they are what `tests/guest-host/blocks.sh` says, go without
+//! a trace, and what the host uses of them is not given to a guest.
 
 use super::Turn;
 use crate::Test;
@@ -38,6 +38,55 @@ fn every_tree_of_block_devices_can_be_set_up() {
         "sg_inq $(lsscsi --generic | grep VIRTUAL-DISK | grep --only-matching '[^ ]*sg[0-9]*')",
     );
     assert!(generic.contains("IET"), "{generic}");
+    what_the_host_uses_is_refused(&mut host);
     host.ok("all_blocks_gone");
     assert_eq!(host.ok(LOOK), before);
+}
+
+/// Statements whose store the guest-host uses, each by several of its names.
+const USED: &[&str] = &[
+    "disk:avio_stor::disk:/dev/vda",
+    "disk:avio_stor::disk:/dev/vda1",
+    "disk:scsi::disk:/dev/disk/by-uuid/$(findmnt -no UUID /)",
+    "disk:scsi::disk:/dev/block/$(lsblk -dno MAJ:MIN /dev/vda1 | tr -d ' ')",
+    "disk:scsi::disk:/root/another-node",
+    "disk:scsi::disk:/root/link-to-a-link",
+    "disk:scsi::disk:$(spare 0)",
+    "disk:scsi::disk:$(spare 0)-part1",
+    "disk:scsi::disk:$(spare 1)",
+    "disk:scsi::disk:$(readlink -f $(spare 2))",
+    "disk:scsi::disk:/dev/mapper/safe1",
+    "disk:scsi::disk:/dev/md/mirror",
+    "disk:scsi::disk:/dev/stack/used",
+    "disk:scsi::lv:/dev/mapper/stack-used",
+    "disk:scsi::disk:/dev/loop7",
+    "disk:scsi::file:/srv/used/disk.img",
+    "disk:scsi::disk:$(spare 3)",
+    "disk:scsi::disk:$(spare 4)",
+    "disk:scsi::disk:/dev/mapper/mpatha",
+    "disk:scsi::disk:/dev/mapper/mpatha-part1",
+    "disk:scsi::disk:/dev/$(lsscsi | awk '/scsi_debug/ { print $NF; exit }' | xargs basename)",
+];
+
+/// What lies beside it and is nobody's.
+const FREE: &[&str] = &[
+    "disk:avio_stor::lv:/dev/stack/free",
+    "disk:avio_stor::disk:/dev/mapper/stack-free",
+    "disk:avio_stor::disk:$(spare 7)",
+];
+
+fn what_the_host_uses_is_refused(host: &mut Turn) {
+    host.ok("mknod /root/another-node b $(stat -c '0x%t 0x%T' /dev/vda1)");
+    host.ok("ln -s /dev/vda1 /root/a-link; ln -s a-link /root/link-to-a-link");
+    for statement in USED {
+        let ran = host.run(&format!("hpvmcreate -P g -O linux -a \"{statement}\" 2>&1"));
+        let is_told = ran.output.contains("is in use by this VM Host");
+        assert!(ran.status == 1 && is_told, "{statement}: {} {}", ran.status, ran.output);
+    }
+    for statement in FREE {
+        host.ok(&format!(
+            "hpvmcreate -P g -O linux -a \"{statement}\" && hpvmremove -P g -F --purge"
+        ));
+    }
+    host.ok("rm /root/another-node /root/a-link /root/link-to-a-link");
 }
