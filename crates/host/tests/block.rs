@@ -205,6 +205,7 @@ fn a_multipath_volume_is_free_while_its_paths_are_held() {
     );
 }
 
+/// Settles 32: the host's multipath is used as it is, and two paths to one disk are known as that disk.
 #[test]
 fn two_paths_are_one_thing() {
     let tree = multipath();

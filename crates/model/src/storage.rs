@@ -58,6 +58,12 @@ impl DeviceKind {
         }
     }
 
+    /// Whether the guest's commands go to a device of the VM Host unchanged.
+    #[must_use]
+    pub fn is_attached(self) -> bool {
+        self.stores() == [StorageType::Attach]
+    }
+
     /// The storage types that can back this device.
     #[must_use]
     pub fn stores(self) -> &'static [StorageType] {

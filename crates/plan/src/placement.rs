@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hpvm_model::{AdapterKind, GuestConfig, PciSlot, StorageAddress};
+use hpvm_model::{AdapterKind, DeviceKind, GuestConfig, PciSlot, StorageAddress};
 
 use crate::record::Machine;
 
@@ -18,23 +18,26 @@ pub const SPARE_PORTS: usize = 8;
 pub struct NoRoom;
 
 /// Finds an address for a new device: the next target of an adapter of its kind that is there already, else target 0 of
-/// the lowest free slot. On a running guest only places that can be reached now are better than the others, so that a
-/// new device need not wait for the next start.
+/// the lowest free slot. Attached devices keep to themselves, since a guest that resets their adapter would reset its disks
+/// with them. On a running guest only places that can be reached now are better than the others, so that a new device need
+/// not wait for the next start.
 pub fn place(
     config: &GuestConfig,
     running: Option<&Machine>,
     kind: AdapterKind,
+    device: DeviceKind,
 ) -> Result<StorageAddress, NoRoom> {
     let on_adapter = || {
-        adapters_of(config, kind)
+        adapters_of(config, kind, device)
             .filter(|slot| running.is_none_or(|m| joins_running(m, *slot, kind)))
             .find_map(|slot| free_target(config, running, slot, kind))
     };
     let in_port =
         || running.and_then(|m| new_slot(config, Some(m), |slot| m.base.ports.contains(&slot)));
     let anywhere = || new_slot(config, running, |_| true);
-    let later =
-        || adapters_of(config, kind).find_map(|slot| free_target(config, running, slot, kind));
+    let later = || {
+        adapters_of(config, kind, device).find_map(|slot| free_target(config, running, slot, kind))
+    };
     on_adapter().or_else(in_port).or_else(anywhere).or_else(later).ok_or(NoRoom)
 }
 
@@ -45,9 +48,18 @@ fn joins_running(machine: &Machine, slot: PciSlot, kind: AdapterKind) -> bool {
         && !machine.is_leaving(slot)
 }
 
-fn adapters_of(config: &GuestConfig, kind: AdapterKind) -> impl Iterator<Item = PciSlot> {
-    let slots: BTreeSet<PciSlot> =
+/// The adapters of a kind that have devices such as this one, and no others.
+fn adapters_of(
+    config: &GuestConfig,
+    kind: AdapterKind,
+    device: DeviceKind,
+) -> impl Iterator<Item = PciSlot> {
+    let mut slots: BTreeSet<PciSlot> =
         config.storage.iter().filter(|d| d.adapter == kind).map(|d| d.address.slot).collect();
+    let others = config.storage.iter().filter(|d| d.kind.is_attached() != device.is_attached());
+    others.for_each(|other| {
+        slots.remove(&other.address.slot);
+    });
     slots.into_iter()
 }
 

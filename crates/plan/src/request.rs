@@ -146,7 +146,7 @@ fn add(
     }
     let address = match statement.address {
         Some(address) => address,
-        None => place(config, running, statement.adapter)?,
+        None => place(config, running, statement.adapter, statement.kind)?,
     };
     config.storage.push(StorageDevice {
         kind: statement.kind,

@@ -175,13 +175,22 @@ fn ports_have_room_and_stay() {
 #[test]
 fn automatic_placement_follows_the_original() {
     let config = guest(&[]);
-    assert_eq!(place(&config, None, AdapterKind::Scsi).unwrap().to_string(), "0,0,0");
+    assert_eq!(
+        place(&config, None, AdapterKind::Scsi, DeviceKind::Disk).unwrap().to_string(),
+        "0,0,0"
+    );
     let config = guest(&["disk:scsi:0,2,0:file:/a"]);
-    assert_eq!(place(&config, None, AdapterKind::Scsi).unwrap().to_string(), "0,2,1");
-    assert_eq!(place(&config, None, AdapterKind::AvioStor).unwrap().to_string(), "0,0,0");
+    assert_eq!(
+        place(&config, None, AdapterKind::Scsi, DeviceKind::Disk).unwrap().to_string(),
+        "0,2,1"
+    );
+    assert_eq!(
+        place(&config, None, AdapterKind::AvioStor, DeviceKind::Disk).unwrap().to_string(),
+        "0,0,0"
+    );
     let machine = running(&["disk:scsi:0,2,0:file:/a"]);
     assert_eq!(
-        place(&config, Some(&machine), AdapterKind::Scsi).unwrap().to_string(),
+        place(&config, Some(&machine), AdapterKind::Scsi, DeviceKind::Disk).unwrap().to_string(),
         "0,0,0",
         "a running guest gets an address it can see now"
     );
@@ -230,6 +239,20 @@ fn any_guest() -> impl Strategy<Value = GuestConfig> {
     })
 }
 
+/// Settles 139: an attached tape never shares the adapter of a disk, and the other way round.
+#[test]
+fn attached_devices_keep_to_themselves() {
+    let placed = |statements: &[&str], device| {
+        place(&guest(statements), None, AdapterKind::Scsi, device).unwrap().to_string()
+    };
+    let disk = "disk:scsi:0,0,0:file:/a";
+    let tape = "tape:scsi:0,1,0:attach:/dev/sg1";
+    assert_eq!(placed(&[disk], DeviceKind::Tape), "0,1,0");
+    assert_eq!(placed(&[disk, tape], DeviceKind::Changer), "0,1,1");
+    assert_eq!(placed(&[disk, tape], DeviceKind::Dvd), "0,0,1");
+    assert_eq!(placed(&[tape], DeviceKind::Disk), "0,0,0");
+}
+
 proptest! {
     /// Whatever the two are: when all that is planned for now is done and nothing waits, the machine is the configuration;
     /// what waits is exactly what still differs.
@@ -255,7 +278,7 @@ proptest! {
         let kind = if vio { AdapterKind::Scsi } else { AdapterKind::AvioStor };
         let machine = Machine::new(record(&before));
         for running in [None, Some(&machine)] {
-            let address = place(&now, running, kind).unwrap();
+            let address = place(&now, running, kind, DeviceKind::Disk).unwrap();
             prop_assert!(now.device_at(address).is_none());
             prop_assert!(now.adapter_in(address.slot).is_none_or(|k| k == kind));
             prop_assert!(running.is_none_or(|m| m.device_at(address).is_none()));

@@ -189,6 +189,20 @@ fn limits_follow_the_host_or_the_old_table() {
     assert!(lines(&config, &facts, CREATE)[0].contains("less than the 512 MB"));
 }
 
+/// Settles 134: how many devices a guest can have follows the machine, and one too many is told with the bound.
+#[test]
+fn one_device_too_many_is_told_with_the_bound() {
+    let statements: Vec<String> = (0..129)
+        .map(|n| format!("disk:avio_stor:{},{},{}:file:/{n}", n / 40, n % 2, n % 40))
+        .collect();
+    let config = guest(&statements.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut facts = host(&config);
+    assert_eq!(lines(&config, &facts, CREATE), Vec::<String>::new());
+    facts.limits = LimitsTable::A0350;
+    let said = lines(&config, &facts, CREATE);
+    assert!(said[0].starts_with("ERROR: 129 devices are more than the 128"), "{said:?}");
+}
+
 /// Settles 36: memory is what a start asks for, swap plays no part; what is not free now refuses the start alone.
 #[test]
 fn memory_that_is_not_free_refuses_the_start_only() {
