@@ -57,6 +57,8 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 const BEATS_PER_CARE: u64 = 10;
 /// A keeper on a host that is short of everything may need a moment to tell that QEMU has ended, and how.
 const BEATS_UNTOLD_MAX: u32 = 3;
+/// Trouble that lasts is told once in so long: a disk that fails does so thousands of times a minute.
+const TROUBLE_APART: Duration = Duration::from_secs(10);
 /// Who runs in the guest is looked at every second at first, later every so many.
 const OCCUPANT_BEATS_MAX: u64 = 10;
 const MESSAGES_WAITING: usize = 16;
@@ -121,9 +123,9 @@ struct Driver {
     oom_kills: u64,
     /// For so many beats QEMU has ended and its keeper has not said so.
     beats_untold: u32,
-    io_error_told_at: Option<Instant>,
-    /// The last failure of a disk, for the snapshot.
-    disk_note: Option<String>,
+    trouble_told_at: Option<Instant>,
+    /// The last trouble, for the snapshot.
+    trouble: Option<String>,
     /// A worker before us may have left things half done.
     takes_over: bool,
     finished: bool,
@@ -296,8 +298,8 @@ impl Driver {
             occupant_pause: 1,
             oom_kills: process::oom_kills().unwrap_or(u64::MAX),
             beats_untold: 0,
-            io_error_told_at: None,
-            disk_note: None,
+            trouble_told_at: None,
+            trouble: None,
             takes_over: !before.is_first,
             finished: false,
         };
@@ -452,11 +454,11 @@ impl Driver {
             Happening::BlockIoError(error) => {
                 let node = error.node_name.as_deref().unwrap_or("a disk");
                 let (operation, reason) = (&error.operation, &error.reason);
-                self.disk_failed(&format!("{node}: {operation} failed: {reason}"));
+                self.tell_trouble(&format!("{node}: {operation} failed: {reason}"));
             }
             Happening::ImageCorrupted(told) => {
                 let message = &told.message;
-                self.disk_failed(&format!("a disk image is corrupt: {message}"));
+                self.tell_trouble(&format!("a disk image is corrupt: {message}"));
             }
             Happening::Panicked(_) => self.log.say("the operating system panicked"),
             Happening::DeviceDeleted(deleted) => {
@@ -482,12 +484,12 @@ impl Driver {
         }
     }
 
-    /// A disk that fails does so thousands of times a minute; the log gets one line of it each ten seconds.
-    fn disk_failed(&mut self, sentence: &str) {
-        if self.io_error_told_at.is_none_or(|at| at.elapsed() >= FIRST_WORD) {
-            self.io_error_told_at = Some(Instant::now());
+    /// A disk or the keeper's succession fails: for the log, and for who looks at the guest.
+    fn tell_trouble(&mut self, sentence: &str) {
+        if self.trouble_told_at.is_none_or(|at| at.elapsed() >= TROUBLE_APART) {
+            self.trouble_told_at = Some(Instant::now());
             self.log.say(sentence);
-            self.disk_note = Some(format!("{} (at {})", sentence, now()));
+            self.trouble = Some(format!("{} (at {})", sentence, now()));
             self.publish();
         }
     }

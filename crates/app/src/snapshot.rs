@@ -27,7 +27,7 @@ pub struct Snapshot {
     pub decided: Option<Ending>,
     /// The engine stopped answering then; absent while it answers.
     pub unresponsive_since: Option<String>,
-    /// What an administrator should know, a sentence each: a pause for lack of space, a medium that fails.
+    /// What an administrator should know, a sentence each: a disk that fails, a keeper that finds no successor.
     pub notes: Vec<String>,
     /// Why the boot record of this run cannot be used; absent when it can.
     #[serde(default)]

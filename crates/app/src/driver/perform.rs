@@ -57,7 +57,7 @@ impl Driver {
             since: self.shown.since.clone(),
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
-            notes: self.disk_note.iter().cloned().collect(),
+            notes: self.trouble.iter().cloned().collect(),
             record_damage: self.recorded.damage().cloned(),
             qemu: self.qemu,
             accelerator: self.recorded.accelerator.clone(),

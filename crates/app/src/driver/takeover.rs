@@ -32,7 +32,7 @@ impl Driver {
             }
             Err(error) => {
                 let error = chain(&error);
-                self.disk_failed(&format!("no successor of the keeper can be started: {error}"));
+                self.tell_trouble(&format!("no successor of the keeper can be started: {error}"));
             }
         }
     }
