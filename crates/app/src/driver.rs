@@ -378,7 +378,8 @@ impl Driver {
             FromKeeper::Engine { .. } => {}
             FromKeeper::Exited { wait_status, oom_kills } => {
                 let before = self.oom_kills.min(oom_kills);
-                self.engine_ended(crash::judge(wait_status, before));
+                let oom_kills = crash::OomKills { before, now: process::oom_kills().ok() };
+                self.engine_ended(crash::judge(wait_status, oom_kills));
             }
         }
     }
