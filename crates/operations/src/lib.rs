@@ -11,6 +11,7 @@ pub mod create;
 pub mod doctor;
 mod facts;
 pub mod folder;
+mod hanging;
 pub(crate) mod lost;
 pub mod modify;
 pub mod nvram;

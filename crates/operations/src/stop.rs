@@ -1,19 +1,15 @@
 //! Ends a running guest: at once, or by its own shutdown.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request, StopHow};
-use hpvm_host::image_lock;
 use hpvm_host::names::run_folder;
-use hpvm_host::process::{PidFd, Signal};
 use hpvm_model::{GuestConfig, chain};
-use hpvm_qmp::blocking::Client;
-use hpvm_qmp::command::Quit;
 use hpvm_registry::Step;
-use rustix::event::{Timespec, poll};
 
-use crate::company::{self, Claim, Watch};
+use crate::company::{self, Claim};
+use crate::hanging::{Watch, past_worker, settle};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::{Actor, Refusal, VmHost, lost, supervise};
@@ -31,12 +27,6 @@ pub const GRACEFUL_BOUND: Duration = Duration::from_secs(300);
 const HARD_BOUND: Duration = Duration::from_secs(30);
 /// The same when the guest is known not to answer.
 const HARD_BOUND_HANGING: Duration = Duration::from_secs(2);
-/// An engine that obeys its second monitor ends within milliseconds.
-const RESCUE_BOUND: Duration = Duration::from_secs(2);
-/// Keeper and worker learn of QEMU's end within milliseconds.
-const SETTLE_BOUND: Duration = Duration::from_secs(2);
-/// Nobody waits longer for a worker that does not answer before the engine is ended past it.
-const PAST_WORKER_BOUND: Duration = Duration::from_secs(10);
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,65 +146,5 @@ fn ask(
         Reply::NotStopped { why } => Err(Refusal::NotStopped(why)),
         Reply::Failed { error } => Err(Refusal::StopFailed(error)),
         _ => Err(Refusal::Worker(client::ClientError::Malformed)),
-    }
-}
-
-/// QEMU has ended past its worker: waits until that is known to all, so that the next command finds the guest off. A worker
-/// that hangs never learns it, so it is ended too; its successor does. Where the keeper hangs there is no successor, and with
-/// QEMU gone nothing left to keep.
-fn settle(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
-    let lock = host.root.run_dir(config.number.get()).join("lock");
-    for program in ["hpvmapp", "hpvmkeeper"] {
-        if is_off_within(host, config, SETTLE_BOUND) {
-            return Ok(());
-        }
-        let holders = image_lock::holders(&lock).unwrap_or_default();
-        for holder in holders.iter().filter(|holder| holder.program == program) {
-            if let Ok(Some(hanging)) = PidFd::open_number(holder.pid) {
-                let _ = hanging.signal(Signal::KILL);
-            }
-        }
-    }
-    if is_off_within(host, config, SETTLE_BOUND) {
-        return Ok(());
-    }
-    Err(Refusal::StopFailed(
-        "its QEMU has ended, and who looks after it takes no notice; `hpvm doctor` tells what is left".into(),
-    ))
-}
-
-fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {
-    let deadline = Instant::now() + bound;
-    while host.presence(config.number).is_on() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        let pause = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-        let _ = poll(&mut [], Some(&pause));
-    }
-    true
-}
-
-/// Ends QEMU past a worker that hangs: by its second monitor, which nobody else uses, and if it does not answer there, by
-/// force. Keeper and worker see it end and follow.
-fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
-    let Some(snapshot) = host.presence(config.number).snapshot().cloned() else {
-        return match lost::qemu(host, config) {
-            Some(pid) => lost::end(host, config, pid),
-            None => Err(Refusal::StopFailed("its process is not known".into())),
-        };
-    };
-    let failed = |e: std::io::Error| Refusal::StopFailed(e.to_string());
-    let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time).map_err(failed)?;
-    let Some(qemu) = qemu else { return Ok(()) };
-    let rescue = host.root.run_dir(config.number.get()).join(run_folder::RESCUE);
-    let quits = Client::connect(&rescue).and_then(|mut monitor| monitor.execute(&Quit {}));
-    if quits.is_ok() && qemu.wait_exit(RESCUE_BOUND).map_err(failed)? {
-        return Ok(());
-    }
-    qemu.signal(rustix::process::Signal::KILL).map_err(failed)?;
-    match qemu.wait_exit(PAST_WORKER_BOUND).map_err(failed)? {
-        true => Ok(()),
-        false => Err(Refusal::StopFailed("the kernel has not ended its process yet".into())),
     }
 }

@@ -1,0 +1,140 @@
+//! A hard stop past a worker that hangs. Called by the stop: [`Watch`] tells that the worker asked hangs, [`past_worker`] ends
+//! QEMU without it, and [`settle`] waits until that is known to all.
+
+use std::time::{Duration, Instant};
+
+use hpvm_app::client::ClientError;
+use hpvm_host::image_lock::{self, Holder};
+use hpvm_host::names::run_folder;
+use hpvm_host::process::{self, Life, PidFd, Signal};
+use hpvm_host::signals;
+use hpvm_model::GuestConfig;
+use hpvm_qmp::blocking::Client;
+use hpvm_qmp::command::Quit;
+use rustix::event::{Timespec, poll};
+
+use crate::{Refusal, VmHost, lost, presence};
+
+/// The names of a guest's two supervisors, as `ps` shows them.
+const WORKER: &str = "hpvmapp";
+const KEEPER: &str = "hpvmkeeper";
+
+/// An engine that obeys its second monitor ends within milliseconds.
+const RESCUE_BOUND: Duration = Duration::from_secs(2);
+/// Keeper and worker learn of QEMU's end within milliseconds.
+const SETTLE_BOUND: Duration = Duration::from_secs(2);
+/// A killed engine is gone within milliseconds, unless the kernel is held up by its I/O.
+const KILL_BOUND: Duration = Duration::from_secs(10);
+
+/// A worker whose last sign of life is older hangs, for all a hard stop cares.
+const SILENT_MS: u64 = 2_000;
+
+/// Watches the worker that was asked for a stop while it does not answer.
+pub(crate) struct Watch<'a> {
+    host: &'a VmHost,
+    config: &'a GuestConfig,
+    began: Instant,
+    /// The worker's number and start time, once they are looked up.
+    worker: Option<(i32, u64)>,
+}
+
+impl Watch<'_> {
+    pub(crate) fn new<'a>(host: &'a VmHost, config: &'a GuestConfig) -> Watch<'a> {
+        Watch { host, config, began: Instant::now(), worker: None }
+    }
+
+    /// Ends the wait when the command is interrupted.
+    pub(crate) fn interruption(&self) -> Result<(), ClientError> {
+        signals::interrupted()
+            .map_or(Ok(()), |interruption| Err(ClientError::Interrupted(interruption)))
+    }
+
+    /// The same, and when the worker is held by a signal, or silent for longer than one that lives ever is.
+    pub(crate) fn hang(&mut self) -> Result<(), ClientError> {
+        self.interruption()?;
+        let waited_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let run_dir = self.host.root.run_dir(self.config.number.get());
+        let silent_ms = match presence::last_beat(&run_dir) {
+            Some(beat_ms) => process::boottime_ms().saturating_sub(beat_ms),
+            None => waited_ms,
+        };
+        if silent_ms >= SILENT_MS || self.is_stopped() {
+            return Err(ClientError::Hangs);
+        }
+        Ok(())
+    }
+
+    fn is_stopped(&mut self) -> bool {
+        if self.worker.is_none() {
+            let worker = supervisors(self.host, self.config, WORKER).into_iter().next();
+            self.worker = worker.and_then(|w| Some((w.pid, process::start_time(w.pid)?)));
+        }
+        self.worker.is_some_and(|(pid, start_time)| process::life(pid, start_time) == Life::Stopped)
+    }
+}
+
+/// Ends QEMU past a worker that hangs: by its second monitor, which nobody else uses, and if it does not answer there, by
+/// force. Keeper and worker see it end and follow.
+pub(crate) fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    let Some(snapshot) = host.presence(config.number).snapshot().cloned() else {
+        return match lost::qemu(host, config) {
+            Some(pid) => lost::end(host, config, pid),
+            None => Err(Refusal::StopFailed("its process is not known".into())),
+        };
+    };
+    let failed = |e: std::io::Error| Refusal::StopFailed(e.to_string());
+    let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time).map_err(failed)?;
+    let Some(qemu) = qemu else { return Ok(()) };
+    let rescue = host.root.run_dir(config.number.get()).join(run_folder::RESCUE);
+    let quits = Client::connect(&rescue).and_then(|mut monitor| monitor.execute(&Quit {}));
+    if quits.is_ok() && qemu.wait_exit(RESCUE_BOUND).map_err(failed)? {
+        return Ok(());
+    }
+    qemu.signal(Signal::KILL).map_err(failed)?;
+    match qemu.wait_exit(KILL_BOUND).map_err(failed)? {
+        true => Ok(()),
+        false => Err(Refusal::StopFailed("the kernel has not ended its process yet".into())),
+    }
+}
+
+/// QEMU has ended past its worker: waits until that is known to all, so that the next command finds the guest off. A worker
+/// that hangs never learns it, so it is ended too; its successor does. Where the keeper hangs there is no successor, and with
+/// QEMU gone nothing left to keep.
+pub(crate) fn settle(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    for program in [WORKER, KEEPER] {
+        if is_off_within(host, config, SETTLE_BOUND) {
+            return Ok(());
+        }
+        for supervisor in supervisors(host, config, program) {
+            if let Ok(Some(hanging)) = PidFd::open_number(supervisor.pid) {
+                let _ = hanging.signal(Signal::KILL);
+            }
+        }
+    }
+    if is_off_within(host, config, SETTLE_BOUND) {
+        return Ok(());
+    }
+    Err(Refusal::StopFailed(
+        "its QEMU has ended, and who looks after it takes no notice; `hpvm doctor` tells what is left".into(),
+    ))
+}
+
+fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {
+    let deadline = Instant::now() + bound;
+    while host.presence(config.number).is_on() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        let pause = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        let _ = poll(&mut [], Some(&pause));
+    }
+    true
+}
+
+/// The processes of this program that have a lock of the guest's supervision.
+fn supervisors(host: &VmHost, config: &GuestConfig, program: &str) -> Vec<Holder> {
+    let lock = host.root.run_dir(config.number.get()).join(run_folder::LOCK);
+    let mut holders = image_lock::holders(&lock).unwrap_or_default();
+    holders.retain(|holder| holder.program == program);
+    holders
+}
