@@ -127,7 +127,8 @@ fn a_worker_that_takes_over_settles_what_it_can_see() {
     let machine = pending(&attach, Vec::new());
     assert_eq!(repairs(&machine, &present(&["adapter-0-1", "device-0-1-0"], &[])), done);
     let half = repairs(&machine, &present(&["adapter-0-1"], &[]));
-    assert_eq!(half, [Repair::Undo { seq: 1, change: attach }]);
+    let (adapter, devices) = (AdapterPresence::New, vec![disk.clone()]);
+    assert_eq!(half, [Repair::Undo { seq: 1, slot: slot(), adapter, devices }]);
 
     let detach = DeviceChange::Detach { address: disk.device.address, consent: Consent::Given };
     let machine = pending(&detach, vec![disk.clone()]);
@@ -138,7 +139,7 @@ fn a_worker_that_takes_over_settles_what_it_can_see() {
     let machine = pending(&detach, vec![disk.clone()]);
     assert_eq!(repairs(&machine, &present(&[], &[])), done);
     let still = repairs(&machine, &present(&["adapter-0-1", "device-0-1-0"], &[]));
-    assert_eq!(still, [Repair::AskAgain { seq: 1, change: detach }]);
+    assert_eq!(still, [Repair::AskAgain { seq: 1, slot: slot() }]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use hpvm_engine::devices::present::{self, Present, Repair};
 use hpvm_host::process::PidFd;
 use hpvm_model::{PciSlot, chain};
 use hpvm_plan::command_line::adapter_id;
-use hpvm_plan::record::Outcome;
+use hpvm_plan::record::{AdapterPresence, Attached, Outcome};
 use hpvm_qmp::command::{Cont, DeviceDel};
 
 use super::*;
@@ -58,11 +58,12 @@ impl Driver {
                     if self.is_under_way(seq) => {}
                 Repair::Gone { .. } if self.changes.is_some() => {}
                 Repair::Settle { seq, outcome } => self.settle(seq, outcome),
-                Repair::AskAgain { change: DeviceChange::DetachAdapter { slot }, .. } => {
+                Repair::AskAgain { slot, .. } => {
                     self.monitor.tell(DeviceDel { id: adapter_id(slot) });
                 }
-                Repair::AskAgain { .. } => {}
-                Repair::Undo { seq, change } => self.undo(seq, change),
+                Repair::Undo { seq, slot, adapter, devices } => {
+                    self.undo(seq, slot, adapter, devices);
+                }
                 Repair::Gone { address } => {
                     self.log.say(&format!("the device at {address} is gone from the machine"));
                     let change = DeviceChange::Detach { address, consent: Consent::Given };
@@ -76,8 +77,7 @@ impl Driver {
         }
     }
 
-    fn undo(&mut self, seq: u64, change: DeviceChange) {
-        let DeviceChange::Attach { slot, adapter, devices, .. } = change else { return };
+    fn undo(&self, seq: u64, slot: PciSlot, adapter: AdapterPresence, devices: Vec<Attached>) {
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
             return;
@@ -94,8 +94,7 @@ impl Driver {
     }
 
     pub(super) fn undone(&mut self, seq: u64) {
-        let reason = "hpvmapp was replaced before it was done".into();
-        self.settle(seq, Outcome::Failed(reason));
+        self.settle(seq, Outcome::Failed(present::REPLACED.into()));
     }
 
     /// The guest let go of something, perhaps long after it was asked.

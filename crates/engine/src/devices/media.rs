@@ -145,11 +145,13 @@ impl Bench<'_> {
     }
 }
 
-/// QEMU names a device by its id, or by its place in the object tree, which ends with the id of an unnamed child.
 pub(super) fn names(qdev: Option<&str>, id: &str) -> bool {
-    qdev.is_some_and(|qdev| {
-        qdev.strip_prefix("/machine/peripheral/").unwrap_or(qdev).split('/').next() == Some(id)
-    })
+    qdev.and_then(device_named) == Some(id)
+}
+
+/// QEMU names a device by its id, or by its place in the object tree, which ends with the id of an unnamed child.
+pub(super) fn device_named(qdev: &str) -> Option<&str> {
+    qdev.strip_prefix("/machine/peripheral/").unwrap_or(qdev).split('/').next()
 }
 
 fn is_node_of(name: &str, address: StorageAddress) -> bool {

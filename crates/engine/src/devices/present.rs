@@ -3,12 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hpvm_model::StorageAddress;
+use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_plan::command_line::{adapter_id, device_id, node_id};
-use hpvm_plan::record::{Attached, DeviceChange, Machine, Outcome, is_place_holder};
+use hpvm_plan::record::{
+    AdapterPresence, Attached, DeviceChange, Machine, Outcome, is_place_holder,
+};
 use hpvm_qmp::Error as QmpError;
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{QomList, QueryBlock};
+
+use super::media;
+
+/// Why a change has failed that was begun under another worker.
+pub const REPLACED: &str = "hpvmapp was replaced before it was done";
 
 /// Devices by their ids, and the node in each that has a medium.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,10 +29,10 @@ pub struct Present {
 pub enum Repair {
     /// The change that was asked came to this.
     Settle { seq: u64, outcome: Outcome },
-    /// Asked for all we know, and the guest has not let go: ask again, it does no harm.
-    AskAgain { seq: u64, change: DeviceChange },
-    /// Begun and not finished: take out what came, then it has failed.
-    Undo { seq: u64, change: DeviceChange },
+    /// The adapter was asked for, for all we know, and the guest has not let go: ask again, it does no harm.
+    AskAgain { seq: u64, slot: PciSlot },
+    /// An attach was begun and not finished: take out what came, then it has failed.
+    Undo { seq: u64, slot: PciSlot, adapter: AdapterPresence, devices: Vec<Attached> },
     /// In the record and not in the engine: note that it is gone.
     Gone { address: StorageAddress },
 }
@@ -39,9 +46,8 @@ pub async fn ask(client: &Client) -> Result<Present, QmpError> {
         .map(|property| property.name)
         .collect();
     let media = client.execute(&QueryBlock {}).await?.into_iter().filter_map(|device| {
-        let qdev = device.qdev?;
-        let id = qdev.strip_prefix("/machine/peripheral/").unwrap_or(&qdev).split('/').next()?;
-        Some((id.to_owned(), device.inserted?.node_name?))
+        let id = media::device_named(&device.qdev?)?.to_owned();
+        Some((id, device.inserted?.node_name?))
     });
     Ok(Present { devices, media: media.collect() })
 }
@@ -71,20 +77,25 @@ pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
 impl Present {
     fn judge(&self, seq: u64, change: &DeviceChange) -> Repair {
         let settle = |outcome| Repair::Settle { seq, outcome };
-        let failed = || settle(Outcome::Failed("hpvmapp was replaced before it was done".into()));
+        let failed = || settle(Outcome::Failed(REPLACED.into()));
         let has = |address: StorageAddress| self.devices.contains(&device_id(address));
         match change {
             DeviceChange::PlaceHolder { .. } => settle(Outcome::Done),
-            DeviceChange::Attach { devices, .. } => {
+            DeviceChange::Attach { slot, adapter, devices, .. } => {
                 let mut real = devices.iter().filter(|a| !is_place_holder(a));
                 match real.all(|a| has(a.device.address)) {
                     true => settle(Outcome::Done),
-                    false => Repair::Undo { seq, change: change.clone() },
+                    false => Repair::Undo {
+                        seq,
+                        slot: *slot,
+                        adapter: *adapter,
+                        devices: devices.clone(),
+                    },
                 }
             }
             DeviceChange::Detach { address, .. } if has(*address) => failed(),
             DeviceChange::DetachAdapter { slot } if self.devices.contains(&adapter_id(*slot)) => {
-                Repair::AskAgain { seq, change: change.clone() }
+                Repair::AskAgain { seq, slot: *slot }
             }
             DeviceChange::Detach { .. } | DeviceChange::DetachAdapter { .. } => {
                 settle(Outcome::Done)
