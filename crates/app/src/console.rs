@@ -344,5 +344,5 @@ fn peer_of(stream: &UnixStream) -> Result<Peer, ServerFrame> {
         let reason = "only root and the owner of this VM Host may use the console";
         return Err(ServerFrame::Denied(reason.into()));
     }
-    Ok(Peer { user: users::name(uid), rights: Rights::Operate })
+    Ok(Peer { user: users::local_name(uid), rights: Rights::Operate })
 }

@@ -218,8 +218,7 @@ pub(crate) async fn work(descriptors: Descriptors) -> Result<(), Failure> {
 
 /// What a worker still opens by path, and the worker after it: the count of processes killed for memory, the name of this
 /// boot of the host, and users' names.
-const READABLE: &[&str] =
-    &["/proc/vmstat", "/proc/sys/kernel/random/boot_id", "/etc/passwd", "/etc/nsswitch.conf"];
+const READABLE: &[&str] = &["/proc/vmstat", "/proc/sys/kernel/random/boot_id", "/etc/passwd"];
 
 /// What names QEMU for this boot of the host. A worker that a confined keeper started sees nothing of it in /proc, and knows
 /// its start time from the worker before.

@@ -52,9 +52,17 @@ fn ids(id: u32) -> Option<Ids> {
 /// A user's name, or the number where there is none.
 #[must_use]
 pub fn name(uid: u32) -> String {
-    name_in(&std::fs::read_to_string("/etc/passwd").unwrap_or_default(), uid)
-        .or_else(|| name_elsewhere(uid))
-        .unwrap_or_else(|| uid.to_string())
+    name_here(uid).or_else(|| name_elsewhere(uid)).unwrap_or_else(|| uid.to_string())
+}
+
+/// The same for who starts no program and waits for no service.
+#[must_use]
+pub fn local_name(uid: u32) -> String {
+    name_here(uid).unwrap_or_else(|| uid.to_string())
+}
+
+fn name_here(uid: u32) -> Option<String> {
+    name_in(&std::fs::read_to_string("/etc/passwd").ok()?, uid)
 }
 
 /// Until a directory service that does not answer is given up.
