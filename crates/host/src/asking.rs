@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::process::PidFd;
 
-/// Less than a pipe holds, so that a program never waits for us to read.
+/// So much of an answer is kept. It is read when the program has ended: one that prints more than a pipe holds (pipe(7)) never
+/// ends by itself, and has not answered.
 const ANSWER_BYTES_MAX: u64 = 16 << 10;
 
 /// What a program printed on its standard output, once it has ended; `None` when it had to be ended at the bound.

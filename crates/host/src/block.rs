@@ -1,6 +1,6 @@
 //! Which block devices this VM Host has, how they lie on one another, and what the VM Host itself does with them.
 //!
-//! Called before a disk is given to a guest (`Blocks::read_around`, then `overlap` and `uses`), and to list what is to be
+//! Called before a disk is given to a guest (`Blocks::read_around`, then `lineage` and `uses`), and to list what is to be
 //! restricted (`Blocks::read_all`, then `host_used`). It knows neither guests nor the registry: whether a use is a guest's
 //! own is for the caller to say.
 //!
