@@ -2,7 +2,7 @@
 //! the answer kept than anybody needs.
 
 use std::io::{self, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use crate::process::PidFd;
@@ -23,11 +23,18 @@ pub fn answer(command: &mut Command, bound: Duration) -> io::Result<Option<Strin
     if !ended {
         return Ok(None);
     }
-    let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-    }
+    let answer = child.stdout.take().map(printed).transpose()?.unwrap_or_default();
     Ok(Some(String::from_utf8_lossy(&answer).into_owned()))
+}
+
+/// What is in the pipe. Whoever the program left behind may keep it open, and is not waited for.
+fn printed(stdout: ChildStdout) -> io::Result<Vec<u8>> {
+    rustix::io::ioctl_fionbio(&stdout, true)?;
+    let mut answer = Vec::new();
+    match stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut answer) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(answer),
+    }
 }
 
 fn wait(child: &Child, bound: Duration) -> io::Result<bool> {
@@ -50,6 +57,12 @@ mod tests {
         let mut command = Command::new("sleep");
         let said = answer(command.arg("1000"), Duration::from_millis(20)).expect("it runs");
         assert_eq!(said, None);
+        let mut command = Command::new("sh");
+        let left = command.args(["-c", "sleep 3 & echo hello"]);
+        let began = std::time::Instant::now();
+        let said = answer(left, Duration::from_secs(10)).expect("it runs");
+        assert_eq!(said.as_deref(), Some("hello\n"));
+        assert!(began.elapsed() < Duration::from_secs(3), "it waited for who was left behind");
         assert!(answer(&mut Command::new("/no/such"), Duration::from_secs(1)).is_err());
     }
 }

@@ -2,7 +2,8 @@
 //! others to do, by read locks on single bytes of it (OFD locks, which belong to an open description). Called before a start
 //! and by `hpvm why`; it takes no lock itself, so it disturbs nobody.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -35,21 +36,29 @@ pub fn is_locked(image: &Path) -> io::Result<bool> {
 /// Who has locks on the image, as far as /proc shows other users' processes. The kernel names no process for these locks but
 /// beside the descriptor itself, so every descriptor is looked at.
 pub fn holders(image: &Path) -> io::Result<Vec<Holder>> {
-    let inode = fs::metadata(image)?.ino();
+    let image = fs::metadata(image)?;
     let processes = fs::read_dir("/proc")?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let holders = pids.filter(|pid| has_lock(*pid, inode)).map(|pid| {
+    let holders = pids.filter(|pid| has_lock(*pid, &image)).map(|pid| {
         let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Holder { pid, program: program.trim_end().to_owned() }
     });
     Ok(holders.collect())
 }
 
-fn has_lock(pid: i32, inode: u64) -> bool {
+/// Two file systems may each have a file of that inode, and the kernel's word for the device is not always stat's: the
+/// descriptor itself tells which file it is.
+fn has_lock(pid: i32, image: &Metadata) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
-    descriptors
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-        .any(|info| info.lines().any(|line| locked_inode(line) == Some(inode)))
+    let is_of_image = |name: OsString| {
+        fs::metadata(Path::new(&format!("/proc/{pid}/fd")).join(name))
+            .is_ok_and(|file| (file.dev(), file.ino()) == (image.dev(), image.ino()))
+    };
+    descriptors.into_iter().any(|entry| {
+        let info = fs::read_to_string(entry.path()).unwrap_or_default();
+        let is_locked = info.lines().any(|line| locked_inode(line) == Some(image.ino()));
+        is_locked && is_of_image(entry.file_name())
+    })
 }
 
 /// `lock: 1: OFDLCK ADVISORY READ -1 00:2f:12345 101 101`: device, in hexadecimal, and inode are the sixth word.
