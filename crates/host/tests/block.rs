@@ -296,6 +296,34 @@ fn a_loop_device_lies_on_its_file_and_the_file_on_its_disks() {
     assert!(blocks.lineage(file).over.contains(&tree.store("loop0p1")));
 }
 
+/// Whoever compares two guests reads around the stores of the one and has but the names of the other's.
+#[test]
+fn a_store_is_related_to_all_that_has_its_bytes_whichever_is_asked_about() {
+    let mut tree = loop_on_file_on_lvm();
+    tree.partition("loop1", 1, "loop1p1");
+    tree.partition("loop1", 2, "loop1p2");
+    let stores = ["/var/image", "/dev/loop0", "/dev/loop1", "/dev/loop0p1", "/dev/loop1p1"];
+    for one in stores {
+        let store = tree.lead(one).store().expect("a store");
+        let related = tree.read_around(&[one]).related(store);
+        for other in stores {
+            let other_store = tree.lead(other).store().expect("a store");
+            assert!(related.contains(&other_store), "{other} is not known to be {one}'s");
+        }
+        let is_part = ["/dev/loop0p1", "/dev/loop1p1"].contains(&one);
+        assert_eq!(related.contains(&tree.store("loop1p2")), !is_part, "{one}");
+        assert!(!related.contains(&tree.store("loop2")), "{one}");
+    }
+}
+
+#[test]
+fn a_partition_is_used_when_another_loop_device_on_its_file_is() {
+    let mut tree = loop_on_file_on_lvm();
+    tree.partition("loop1", 1, "loop1p1");
+    tree.mount("loop1p1", "/mnt");
+    check(&tree, "loop0p1", &["it is mounted at /mnt"]);
+}
+
 #[test]
 fn a_file_is_used_when_its_loop_device_is() {
     let mut tree = loop_on_file_on_lvm();

@@ -51,8 +51,8 @@ impl Stores {
         self.leads.iter().filter_map(uses).collect()
     }
 
-    /// The stores of a configuration that one guest has for itself, which is every one but a dvd's; with each all that lies
-    /// under and on it, which then is nobody else's either.
+    /// The stores of a configuration that one guest has for itself, which is every one but a dvd's; with each its other names
+    /// and all that lies under and on it, which then is nobody else's either.
     pub(crate) fn exclusive(
         &self,
         config: &GuestConfig,
@@ -62,8 +62,7 @@ impl Stores {
             let identity = self.files.get(path)?.identity()?;
             let mut related = BTreeSet::from([identity]);
             if let Some(store) = self.leads.get(path).and_then(Lead::store) {
-                let lineage = self.blocks.lineage(store);
-                related.extend(lineage.under.iter().chain(&lineage.over).map(identity_of));
+                related.extend(self.blocks.related(store).iter().map(identity_of));
             }
             Some((identity, related))
         };

@@ -32,6 +32,15 @@ impl Blocks {
         lineage
     }
 
+    /// A store by all its names, with all that lies under and on it. Who has the store for himself has all these.
+    #[must_use]
+    pub fn related(&self, store: Store) -> BTreeSet<Store> {
+        let faces = self.keys.faces(store);
+        let mut related = self.closure(&faces, Self::under);
+        related.extend(self.closure(&faces, Self::over));
+        related
+    }
+
     /// Whether two stores are one thing, or one lies under the other: then they must not go to two guests. Two volumes of
     /// one group, two partitions of one disk and two files of one file system do not overlap.
     #[must_use]

@@ -214,12 +214,24 @@ impl<'places> Reader<'places> {
                 self.add(number);
             }
             todo.extend(self.blocks.under(store).into_iter().map(|s| (s, Direction::Under)));
+            todo.extend(self.twins(store).into_iter().map(|s| (s, Direction::Under)));
             if direction == Direction::Over {
                 todo.extend(
                     self.blocks.named_over(store).into_iter().map(|s| (s, Direction::Over)),
                 );
                 todo.extend(self.beside(store));
             }
+        }
+    }
+
+    /// The loop devices that have the same bytes as this one.
+    fn twins(&self, store: Store) -> Vec<Store> {
+        let Store::Device(number) = store else { return Vec::new() };
+        match self.blocks.devices.get(&number).map(|device| &device.kind) {
+            Some(Kind::Loop { backing: Some(backing) }) => {
+                self.blocks.loops_on(*backing).iter().map(|twin| Store::Device(*twin)).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -235,20 +247,23 @@ impl<'places> Reader<'places> {
             _ if device.is_multipath() => {
                 device.slaves.iter().map(|path| (Store::Device(*path), Direction::Over)).collect()
             }
-            _ => self.holders_of_whole(store),
+            _ => self.beside_whole(store),
         }
     }
 
-    fn holders_of_whole(&mut self, part: Store) -> Vec<(Store, Direction)> {
-        let mut holders = Vec::new();
+    /// What holds the whole, and for a loop device all that is on its file: the same part of another one is the same bytes.
+    fn beside_whole(&mut self, part: Store) -> Vec<(Store, Direction)> {
+        let mut beside = Vec::new();
         for whole in self.blocks.wholes(part) {
             let Store::Device(number) = whole else { continue };
             self.add(number);
-            let held = self.blocks.devices.get(&number).map(|disk| disk.holders.clone());
-            holders
-                .extend(held.into_iter().flatten().map(|h| (Store::Device(h), Direction::Under)));
+            let Some(disk) = self.blocks.devices.get(&number) else { continue };
+            beside.extend(disk.holders.iter().map(|h| (Store::Device(*h), Direction::Under)));
+            if let Kind::Loop { backing: Some(backing) } = disk.kind {
+                beside.push((backing, Direction::Over));
+            }
         }
-        holders
+        beside
     }
 
     fn has_wwid(&self) -> bool {
