@@ -73,6 +73,10 @@ fn attempt(
     let before = host.guest_numbered(config.number)?;
     let running = running(host, &before)?;
     let after = apply(&before, running.as_ref(), request, &mut random)?;
+    let _stores = match (&running, mode) {
+        (Some(machine), Mode::Apply) => host.claim_stores(&what_comes(machine, &after), actor)?,
+        _ => None,
+    };
     let facts = host.facts(&after, Some(&before))?;
     let purpose = match &running {
         Some(_) => Purpose::ChangeOfRunning { before: &before },
@@ -227,6 +231,15 @@ fn changes_now(planned: &[Planned]) -> Vec<DeviceChange> {
         When::NextStart(_) => None,
     });
     now.collect()
+}
+
+/// A configuration with the devices alone that the running guest has not yet. A guest that is slow to let others go delays
+/// nobody else.
+fn what_comes(machine: &Machine, after: &GuestConfig) -> GuestConfig {
+    let comes = after.storage.iter().filter(|device| {
+        machine.device_at(device.address).is_none_or(|has| has.device.backing != device.backing)
+    });
+    GuestConfig { storage: comes.cloned().collect(), ..after.clone() }
 }
 
 /// The machine the guest runs on, supervised; `None` when it is off.

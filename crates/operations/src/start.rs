@@ -44,6 +44,10 @@ pub fn start(
         return Ok(Started::WasOn);
     }
     lost::refuse(host, &config)?;
+    let _stores = match mode {
+        Mode::Apply => host.claim_stores(&config, actor)?,
+        Mode::DryRun => None,
+    };
     let facts = host.start_facts(&config)?;
     let mut found = problems(&config, &facts, Purpose::Start);
     if mode == Mode::DryRun {

@@ -25,12 +25,8 @@ impl Stores {
     /// Looks at every path of these configurations.
     pub(crate) fn look<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> Stores {
         let places = Places::default();
-        let paths: BTreeSet<&str> = configs
-            .into_iter()
-            .flat_map(|config| config.storage.iter().map(|device| device.backing.path.as_str()))
-            .collect();
-        let lead = |path: &&str| Some(((*path).to_owned(), places.lead(Path::new(path)).ok()?));
-        let leads: BTreeMap<String, Lead> = paths.iter().filter_map(lead).collect();
+        let paths = paths(configs);
+        let leads = leads(&places, &paths);
         let starts: Vec<Lead> = leads.values().cloned().collect();
         let blocks = match Blocks::are_plain_files(&places, &starts) {
             true => Blocks::default(),
@@ -68,6 +64,25 @@ impl Stores {
         };
         devices.filter_map(|device| related(device.backing.store()?)).collect()
     }
+}
+
+/// Whether a configuration has stores that two engines could have at once without one of them noticing: a file is
+/// locked by its engine, and a block device is the kernel's to refuse, but a file and its loop device know nothing of each
+/// other.
+pub(crate) fn have_other_names(config: &GuestConfig) -> bool {
+    let places = Places::default();
+    let leads: Vec<Lead> = leads(&places, &paths([config])).into_values().collect();
+    !Blocks::are_plain_files(&places, &leads)
+}
+
+fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
+    let devices = configs.into_iter().flat_map(|config| &config.storage);
+    devices.map(|device| device.backing.path.as_str()).collect()
+}
+
+fn leads(places: &Places, paths: &BTreeSet<&str>) -> BTreeMap<String, Lead> {
+    let lead = |path: &&str| Some(((*path).to_owned(), places.lead(Path::new(path)).ok()?));
+    paths.iter().filter_map(lead).collect()
 }
 
 fn identity_of(store: &Store) -> FileIdentity {
