@@ -43,6 +43,10 @@ pub enum LaunchError {
         "'{path}' is in use: this VM Host, another guest, or a volume or partition on it has it open for itself; `hpvmhostrdev` lists what this VM Host uses"
     )]
     StoreBusy { path: String },
+    #[error(
+        "'{path}' needs {other}, and an image given to a guest has to stand alone; `qemu-img convert -O qcow2` makes such a copy"
+    )]
+    Image { path: String, other: &'static str },
     #[error(transparent)]
     Durable(#[from] DurableError),
     #[error(transparent)]

@@ -2,7 +2,9 @@
 //! the plan believed about the store is checked on the descriptor itself.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use hpvm_model::StorageType;
@@ -33,7 +35,56 @@ pub fn open(attached: &Attached) -> Result<File, LaunchError> {
     if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
         return Err(LaunchError::Changed { path: path.clone() });
     }
+    if attached.device.backing.storage == StorageType::Qcow2 {
+        stands_alone(&file, path)?;
+    }
     Ok(file)
+}
+
+/// Refuses an image that names another file: QEMU would open it by its path, as nobody asked, or leave it out, and then
+/// the guest found other data than the image has.
+fn stands_alone(file: &File, path: &str) -> Result<(), LaunchError> {
+    let header = header(file).map_err(|source| LaunchError::File {
+        action: "read",
+        path: path.into(),
+        source,
+    })?;
+    match other_file(&header) {
+        None => Ok(()),
+        Some(other) => Err(LaunchError::Image { path: path.to_owned(), other }),
+    }
+}
+
+/// The part of a qcow2 header that says whether the image stands alone (QEMU, interop/qcow2.rst, 'Header').
+const HEADER_BYTES: usize = 80;
+
+/// What is shorter is no image, which QEMU says better. Opened anew, since a description past the memory of the host takes
+/// whole blocks only.
+fn header(file: &File) -> io::Result<[u8; HEADER_BYTES]> {
+    let mut header = [0; HEADER_BYTES];
+    let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    match again.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        _ => Ok(header),
+    }
+}
+
+const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Bit 2 of the incompatible features, which version 3 brought: the guest's data are in another file.
+const EXTERNAL_DATA: u8 = 1 << 2;
+
+fn other_file(header: &[u8; HEADER_BYTES]) -> Option<&'static str> {
+    let (is_image, version) = (header[..4] == MAGIC, &header[4..8]);
+    let (backing, features) = (&header[8..16], &header[72..80]);
+    if !is_image {
+        None
+    } else if backing.iter().any(|byte| *byte != 0) {
+        Some("a backing file")
+    } else if version != [0, 0, 0, 2] && features[7] & EXTERNAL_DATA != 0 {
+        Some("an external data file")
+    } else {
+        None
+    }
 }
 
 fn flags(attached: &Attached) -> OFlags {
@@ -57,4 +108,27 @@ pub fn identity(metadata: &Metadata) -> Option<FileIdentity> {
     }
     let is_device = kind.is_block_device() || kind.is_char_device();
     is_device.then(|| FileIdentity::of_device(metadata.rdev()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(version: u8, backing: u8, features: u8) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&MAGIC);
+        (header[7], header[15], header[79]) = (version, backing, features);
+        header
+    }
+
+    #[test]
+    fn an_image_that_names_another_file_is_told() {
+        assert_eq!(other_file(&image(3, 0, 0)), None);
+        assert_eq!(other_file(&image(3, 0, 1)), None, "not closed well");
+        assert_eq!(other_file(&image(2, 0, 4)), None, "version 2 has something else there");
+        assert_eq!(other_file(&image(2, 104, 0)), Some("a backing file"));
+        assert_eq!(other_file(&image(3, 104, 0)), Some("a backing file"));
+        assert_eq!(other_file(&image(3, 0, 4)), Some("an external data file"));
+        assert_eq!(other_file(&[0xff; HEADER_BYTES]), None, "QEMU says what is wrong");
+    }
 }
