@@ -123,6 +123,14 @@ fn one_disk_of_several_leaves_with_its_agent() {
         "still there"
     );
 
+    // Mounted where the agent does not look from, as a container's disk is.
+    guest.console.run(&format!(
+        "mke2fs /dev/{swap} >/dev/null; mkdir /mnt/own; unshare -m sh -c 'mount -t ext2 /dev/{swap} /mnt/own; exec sleep 1000' & sleep 2"
+    ));
+    let (outcome, _) = guest.remove(2);
+    assert!(outcome.stderr.contains(&format!("/dev/{swap} is mounted on /mnt/own")), "{outcome}");
+    guest.console.run("kill $!; wait");
+
     // Held in other ways.
     guest.console.run(&format!("mkswap /dev/{swap} && swapon /dev/{swap}"));
     let (outcome, _) = guest.remove(2);

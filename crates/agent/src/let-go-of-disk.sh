@@ -23,8 +23,11 @@ done
 [ -n "$disk" ] || cannot "the system knows no disk naa.$1"
 name=${disk##*/}
 
-# Prints who uses the disk or a part of it, if anybody does.
+# Prints who uses the disk or a part of it, if anybody does. Of the mounts those of every process count: a container's are
+# its own.
 user() {
+    mounts=$(cat /proc/[0-9]*/mountinfo 2>/dev/null | sort -u)
+    [ -n "$mounts" ] || echo "nobody knows what is mounted"
     for part in "$disk" "$disk/$name"*; do
         [ -r "$part/dev" ] || continue
         node=/dev/${part##*/}
@@ -32,15 +35,25 @@ user() {
         for holder in "$part"/holders/*; do
             [ -e "$holder" ] && echo "$node is held by ${holder##*/}" && return
         done
-        while read -r id parent at root point rest; do
-            # Behind the dash: type and source, which btrfs tells better than the number.
+        # Behind the dash: type and source, which btrfs tells better than the number.
+        point=$(printf '%s\n' "$mounts" | while read -r id parent at root point rest; do
             source=${rest##* - }
             source=${source#* }
             source=${source%% *}
             [ "$at" = "$number" ] || [ "$source" = "$node" ] || continue
-            echo "$node is mounted on $point"
-            return
-        done </proc/self/mountinfo
+            echo "$point"
+            break
+        done)
+        [ -n "$point" ] && echo "$node is mounted on $point" && return
+        for loop in /sys/class/block/loop*/loop; do
+            [ -r "$loop/backing_file" ] || continue
+            read -r file <"$loop/backing_file"
+            loop=${loop%/loop}
+            [ "$file" = "$node" ] && echo "$node is attached to ${loop##*/}" && return
+        done
+        for member in /sys/fs/btrfs/*/devices/"${part##*/}"; do
+            [ -e "$member" ] && echo "$node is a part of a btrfs file system in use" && return
+        done
         while read -r swap rest; do
             [ "$swap" = "$node" ] && echo "$node is in use as swap" && return
         done </proc/swaps
