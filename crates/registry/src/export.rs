@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::entry::Entry;
 use crate::error::RegistryError;
 use crate::open::Registry;
 use crate::operation::{Outcome, RecordedOperation};
@@ -9,7 +10,7 @@ use crate::portable;
 use crate::schema::VERSION;
 
 impl Registry {
-    /// Guests by number, removed guests by time of removal, operations oldest first; JSON, a field a line.
+    /// Entries of the device database by type and name, guests by number, removed guests by time of removal, operations oldest first; JSON, a field a line.
     pub fn export(&self) -> Result<String, RegistryError> {
         let guests: Vec<Value> = self.all()?.iter().map(portable::value).collect();
         let removed: Vec<Value> = self
@@ -25,14 +26,34 @@ impl Registry {
             .collect();
         let operations: Vec<Value> =
             self.operations(None, usize::MAX)?.iter().rev().map(operation).collect();
+        let entries: Vec<Value> = self.entries()?.iter().map(entry).collect();
         let document = json!({
             "version": VERSION,
+            "entries": entries,
             "guests": guests,
             "removed": removed,
             "operations": operations,
         });
         Ok(format!("{document:#}\n"))
     }
+}
+
+fn entry(entry: &Entry) -> Value {
+    let attributes = &entry.attributes;
+    json!({
+        "type": entry.id.entry.as_str(),
+        "name": entry.id.name(),
+        "real_path": entry.real_path,
+        "origin": entry.origin.as_str(),
+        "reason": entry.reason,
+        "identifier": entry.identity.as_ref().and_then(|identity| identity.identifier.as_deref()),
+        "size_bytes": entry.identity.as_ref().map(|identity| identity.size.0),
+        "share": attributes.share.as_str(),
+        "preserve": attributes.preserve.as_str(),
+        "read_only": attributes.read_only.as_str(),
+        "usage": attributes.usage.map(hpvm_model::DeviceKind::as_str),
+        "allow": attributes.allow_guests.as_str(),
+    })
 }
 
 fn operation(recorded: &RecordedOperation) -> Value {

@@ -19,6 +19,7 @@
 //! ```
 
 mod change;
+mod entry;
 mod error;
 mod export;
 mod guest;
@@ -28,8 +29,10 @@ pub mod portable;
 mod rebuild;
 mod schema;
 mod step;
+mod upgrade;
 
 pub use change::Change;
+pub use entry::{Entry, Keys};
 pub use error::RegistryError;
 pub use guest::{GuestSummary, Identities, RemovedGuest, Selector, Sharer};
 pub use hpvm_model::FileIdentity;

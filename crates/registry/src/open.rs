@@ -15,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::change::Change;
 use crate::error::{self, RegistryError};
 use crate::schema::{self, APPLICATION_ID, VERSION, named_beside};
+use crate::upgrade;
 
 /// The longest a command waits for others to finish their change. One takes some milliseconds.
 pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(10);
@@ -44,6 +45,8 @@ pub struct Registry {
     pub(crate) path: PathBuf,
     /// The file that was opened; `None` when there was none to read.
     identity: Option<FileIdentity>,
+    /// Of the file's tables: a reader takes a file of an older version as it is.
+    pub(crate) version: i64,
 }
 
 impl Registry {
@@ -57,7 +60,8 @@ impl Registry {
             }
             (Some(_), Access::ReadWrite) => Registry::open_existing(path),
             (identity, Access::ReadOnly) => {
-                Ok(Registry { connection: open_readable(path)?, path: path.to_owned(), identity })
+                let (connection, version) = open_readable(path)?;
+                Ok(Registry { connection, path: path.to_owned(), identity, version })
             }
         }
     }
@@ -82,7 +86,7 @@ impl Registry {
         // The name first: when the file is replaced in between, a change finds that out.
         let identity = look(path)?;
         let connection = open_writable(path)?;
-        Ok(Registry { connection, path: path.to_owned(), identity })
+        Ok(Registry { connection, path: path.to_owned(), identity, version: VERSION })
     }
 
     /// Tables in an empty file at `path`; errors speak of `target`, which it is to become.
@@ -94,7 +98,7 @@ impl Registry {
                     Ok(connection)
                 })
                 .map_err(RegistryError::sql("create the tables", target))?;
-        Ok(Registry { connection, path: target.to_owned(), identity: None })
+        Ok(Registry { connection, path: target.to_owned(), identity: None, version: VERSION })
     }
 
     /// Keeps the log short, after a commit. Nothing depends on it: the log is as good as the file, and what fails now is
@@ -141,7 +145,7 @@ impl Registry {
         let connection = Connection::open_in_memory().map_err(|e| failed()(e))?;
         schema::make_tables(&connection).map_err(|e| failed()(e))?;
         connection.pragma_update(None, "query_only", true).map_err(|e| failed()(e))?;
-        Ok(Registry { connection, path: path.to_owned(), identity: None })
+        Ok(Registry { connection, path: path.to_owned(), identity: None, version: VERSION })
     }
 }
 
@@ -180,12 +184,15 @@ fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
     let mut connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | no_mutex())
             .map_err(|e| failed()(e))?;
-    verify(&mut connection, path)?;
+    let version = verify(&mut connection, path)?;
     // SQLite opens for reading alone, in silence, what it may not write.
     if connection.is_readonly("main").map_err(|e| failed()(e))? {
         return Err(error::not_writable(path.to_owned()));
     }
     prepare_for_changes(&connection).map_err(|e| failed()(e))?;
+    if version < VERSION {
+        upgrade::upgrade(&connection, path)?;
+    }
     Ok(connection)
 }
 
@@ -201,7 +208,7 @@ fn prepare_for_changes(connection: &Connection) -> rusqlite::Result<()> {
 
 /// The ways to read, best first: as any reader; without touching the shared index (a full disk, or rights to read alone);
 /// as a file that nobody changes (a read-only file system without log).
-fn open_readable(path: &Path) -> Result<Connection, RegistryError> {
+fn open_readable(path: &Path) -> Result<(Connection, i64), RegistryError> {
     let first = match open_for_reading(path, "") {
         Err(error) if is_about_writing(&error) => error,
         result => return result,
@@ -232,12 +239,15 @@ fn is_about_writing(error: &RegistryError) -> bool {
     }
 }
 
-fn open_for_reading(path: &Path, query: &str) -> Result<Connection, RegistryError> {
+pub(crate) fn open_for_reading(
+    path: &Path,
+    query: &str,
+) -> Result<(Connection, i64), RegistryError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | no_mutex();
     let mut connection = Connection::open_with_flags(uri(path) + query, flags)
         .map_err(RegistryError::sql("open", path))?;
-    verify(&mut connection, path)?;
-    Ok(connection)
+    let version = verify(&mut connection, path)?;
+    Ok((connection, version))
 }
 
 fn no_mutex() -> OpenFlags {
@@ -261,7 +271,7 @@ fn uri(path: &Path) -> String {
 }
 
 /// The first look into the file: sets the bound of waiting, then asks whose it is and which version.
-fn verify(connection: &mut Connection, path: &Path) -> Result<(), RegistryError> {
+fn verify(connection: &mut Connection, path: &Path) -> Result<i64, RegistryError> {
     let failed = || RegistryError::sql("open", path);
     connection.busy_handler(Some(keep_waiting)).map_err(|e| failed()(e))?;
     let ask =
@@ -271,7 +281,7 @@ fn verify(connection: &mut Connection, path: &Path) -> Result<(), RegistryError>
         return Err(RegistryError::damaged(path, "it is another program's database"));
     }
     match ask("user_version").map_err(|e| failed()(e))? {
-        VERSION => Ok(()),
+        found @ 1..=VERSION => Ok(found),
         found if found > VERSION => {
             Err(RegistryError::Newer { path: path.to_owned(), found, known: VERSION })
         }

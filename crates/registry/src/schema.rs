@@ -4,11 +4,16 @@
 //! ```text
 //! guest ──< device      what it has; file_device and file_inode: the file behind it when it was configured
 //!       ──< port        root ports made for it at some start
+//! entry                 the device database: restrictions, and what is known of devices beside the guests that have them
+//! entry_backup          hpvmhostrdev's entries as they were before its last change
+//! hostrdev              whether hpvmhostrdev runs when the VM Host starts: one row
 //! operation             who did what when, and how it ended; no reference to guest, since it outlives guests
 //! ```
 //!
 //! A removed guest stays a row of `guest` with `removed_at` and `keep_until` until it is purged: its number and UUID stay
 //! taken, its name is free.
+//!
+//! An entry says nothing that devices say: which guests depend on it is asked of `device`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -22,12 +27,12 @@ use crate::error::RegistryError;
 use crate::open::Registry;
 
 /// The version of the tables below, kept as `user_version`.
-pub(crate) const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = 2;
 /// `hpvm` in ASCII, kept as `application_id`: tells our file from another program's.
 pub(crate) const APPLICATION_ID: i64 = 0x6870_766d;
 
 /// Its owner writes, its group reads: who is neither reads no registry.
-const MODE: u32 = 0o640;
+pub(crate) const MODE: u32 = 0o640;
 
 const TABLES: &str = "
 CREATE TABLE guest (
@@ -100,6 +105,42 @@ CREATE TABLE operation (
 ) STRICT;
 CREATE INDEX operation_guest ON operation (guest_uuid);
 CREATE INDEX operation_running ON operation (id) WHERE result = 'running';
+";
+
+/// What version 2 added; executed on a registry of version 1 too. The name comes first in the key: by the type, which three
+/// values share, SQLite would read all entries.
+pub(crate) const TABLES_OF_VERSION_2: &str = "
+CREATE TABLE entry (
+    type        TEXT NOT NULL CHECK (type IN ('gdev', 'rdev', 'server')),
+    name        TEXT NOT NULL,
+    real_path   TEXT NOT NULL,
+    origin      TEXT NOT NULL CHECK (origin IN ('hand', 'guest', 'host', 'signature')),
+    reason      TEXT,
+    identifier  TEXT,
+    size_bytes  INTEGER,
+    share       TEXT NOT NULL CHECK (share IN ('YES', 'NO')),
+    preserve    TEXT NOT NULL CHECK (preserve IN ('YES', 'NO')),
+    read_only   TEXT NOT NULL CHECK (read_only IN ('YES', 'NO')),
+    usage       TEXT,
+    allow       TEXT NOT NULL CHECK (allow IN ('YES', 'NO')),
+    file_device INTEGER,
+    file_inode  INTEGER,
+    PRIMARY KEY (name, type),
+    CHECK ((file_device IS NULL) = (file_inode IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX entry_real_path ON entry (real_path);
+CREATE INDEX entry_identifier ON entry (identifier) WHERE identifier IS NOT NULL;
+CREATE INDEX entry_file ON entry (file_inode, file_device) WHERE file_inode IS NOT NULL;
+CREATE INDEX entry_origin ON entry (origin);
+CREATE INDEX device_path ON device (path);
+
+CREATE TABLE entry_backup AS SELECT * FROM entry;
+
+CREATE TABLE hostrdev (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    at_start TEXT NOT NULL CHECK (at_start IN ('YES', 'NO'))
+) STRICT;
+INSERT INTO hostrdev VALUES (1, 'YES');
 ";
 
 /// Makes an empty registry at `path`; fine when another process was faster.
@@ -181,6 +222,7 @@ pub(crate) fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "BEGIN;
          {TABLES}
+         {TABLES_OF_VERSION_2}
          PRAGMA application_id = {APPLICATION_ID};
          PRAGMA user_version = {VERSION};
          COMMIT;"

@@ -1,0 +1,212 @@
+//! The device database as rows: what goes in comes out, what nobody needs goes, and what a registry of version 1 becomes.
+
+mod common;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use common::{Place, add, guest, number};
+use hpvm_model::{
+    Attributes, Bytes, Choice, DeviceKind, EntryId, EntryType, FileIdentity, Origin, StoreIdentity,
+};
+use hpvm_registry::{Entry, Keys, Registry};
+use proptest::prelude::*;
+use rusqlite::Connection;
+
+fn id(entry: EntryType, name: &str) -> EntryId {
+    EntryId::new(entry, name).unwrap()
+}
+
+fn of_guest(path: &str) -> Entry {
+    let id = id(EntryType::Guest, path);
+    Entry { origin: Origin::Guest, ..Entry::by_hand(id, path.into()) }
+}
+
+fn put(registry: &mut Registry, entries: &[Entry]) {
+    let change = registry.change().unwrap();
+    for entry in entries {
+        change.put_entry(entry).unwrap();
+    }
+    change.commit().unwrap();
+}
+
+fn any_entry() -> impl Strategy<Value = Entry> {
+    let entry = prop_oneof![Just(EntryType::Guest), Just(EntryType::Restricted)];
+    let origin = prop_oneof![Just(Origin::Hand), Just(Origin::Guest), Just(Origin::Host)];
+    let choice = || prop_oneof![Just(Choice::Yes), Just(Choice::No)];
+    let identity = proptest::option::of((proptest::option::of("[a-z:]{1,9}"), any::<u64>()));
+    let file = proptest::option::of((any::<u64>(), any::<u64>()));
+    let usage = proptest::option::of(proptest::sample::select(&DeviceKind::ALL[..]));
+    (entry, "/[!-~]{1,20}", origin, identity, file, (choice(), choice(), choice(), usage)).prop_map(
+        |(entry, name, origin, identity, file, (share, preserve, read_only, usage))| Entry {
+            id: id(entry, &name),
+            real_path: name,
+            origin,
+            reason: Some("it is mounted at /".into()),
+            identity: identity
+                .map(|(identifier, size)| StoreIdentity { identifier, size: Bytes(size) }),
+            attributes: Attributes { share, preserve, read_only, usage, allow_guests: share },
+            file: file.map(|(device, inode)| FileIdentity { device, inode }),
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn an_entry_comes_out_as_it_went_in(entry in any_entry()) {
+        let place = Place::new();
+        put(&mut place.open(), std::slice::from_ref(&entry));
+        let registry = place.reader();
+        prop_assert_eq!(registry.entries().unwrap(), vec![entry.clone()]);
+        prop_assert_eq!(registry.entry(&entry.id, "").unwrap(), Some(entry.clone()));
+        let mut keys = vec![Keys { paths: vec![entry.real_path.clone()], ..Keys::default() }];
+        let identifier = entry.identity.as_ref().and_then(|identity| identity.identifier.clone());
+        keys.extend(identifier.map(|i| Keys { identifiers: vec![i], ..Keys::default() }));
+        keys.extend(entry.file.map(|file| Keys { files: vec![file], ..Keys::default() }));
+        for keys in keys {
+            prop_assert_eq!(registry.entries_by(entry.id.entry, &keys).unwrap(), vec![entry.clone()]);
+            prop_assert_eq!(registry.entries_by(EntryType::Server, &keys).unwrap(), Vec::new());
+        }
+    }
+}
+
+#[test]
+fn an_entry_goes_with_its_last_device_unless_it_says_something() {
+    let place = Place::new();
+    let mut registry = place.open();
+    add(&mut registry, &guest(1));
+    let path = guest(1).storage[0].backing.path.clone();
+    let marked = Attributes { preserve: Choice::Yes, ..Attributes::default() };
+    let kept = [
+        of_guest(&path),
+        Entry { attributes: marked, ..of_guest("/marked") },
+        Entry { origin: Origin::Hand, ..of_guest("/by-hand") },
+    ];
+    put(&mut registry, &kept);
+    put(&mut registry, &[of_guest("/nobody's")]);
+    let change = registry.change().unwrap();
+    change.delete_unused_entry(&path).unwrap();
+    assert_eq!(change.delete_unused_entries().unwrap(), 1, "only nobody's goes");
+    assert_eq!(change.entries().unwrap().len(), kept.len());
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    change.remove(number(1), later).unwrap();
+    change.delete_unused_entry(&path).unwrap();
+    assert_eq!(change.entries().unwrap().len(), kept.len(), "the guest may come back");
+    assert!(!change.is_used_by_others(&path, None).unwrap(), "and is nobody's dependent till then");
+    change.purge(number(1)).unwrap();
+    change.delete_unused_entry(&path).unwrap();
+    assert_eq!(change.entries().unwrap().len(), kept.len() - 1);
+}
+
+/// A file as version 1 made it.
+fn of_version_1(place: &Place) {
+    let mut registry = place.open();
+    add(&mut registry, &guest(1));
+    drop(registry);
+    let old = Connection::open(place.path()).unwrap();
+    old.execute_batch(
+        "DROP TABLE entry; DROP TABLE entry_backup; DROP TABLE hostrdev; DROP INDEX device_path;
+         PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE);",
+    )
+    .unwrap();
+}
+
+fn version(path: &std::path::Path) -> i64 {
+    let connection = Connection::open(path).unwrap();
+    connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_registry_of_version_1_is_upgraded_by_the_first_change_and_a_copy_is_kept() {
+    let place = Place::new();
+    of_version_1(&place);
+    let reader = place.reader();
+    assert_eq!(reader.all().unwrap(), [guest(1)], "readers take it as it is");
+    assert_eq!(reader.entries().unwrap(), []);
+    drop(reader);
+    assert_eq!(version(&place.path()), 1);
+
+    let mut registry = place.open();
+    assert_eq!(registry.all().unwrap(), [guest(1)]);
+    put(&mut registry, &[of_guest("/dev/sdb")]);
+    assert_eq!(registry.check().unwrap(), Vec::<String>::new());
+    drop(registry);
+    assert_eq!(version(&place.path()), 2);
+
+    let copy = place.path().with_file_name("hpvm.db.version-1");
+    assert_eq!(version(&copy), 1, "an older hpvm can go on from the copy");
+    let kept: i64 = Connection::open(&copy)
+        .unwrap()
+        .query_row("SELECT count(*) FROM guest", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 1);
+    let of = |path: &std::path::Path| fs::metadata(path).unwrap().modified().unwrap();
+    let before = of(&copy);
+    drop(place.open());
+    assert_eq!(of(&copy), before, "done once");
+}
+
+#[test]
+fn an_upgrade_that_fails_leaves_version_1_and_is_done_by_the_next() {
+    let place = Place::new();
+    of_version_1(&place);
+    // The copy's place is taken by what cannot be replaced.
+    let taken = place.path().with_file_name("hpvm.db.version-1");
+    fs::create_dir_all(taken.join("full")).unwrap();
+    let error = Registry::open(&place.path(), hpvm_registry::Access::ReadWrite).unwrap_err();
+    assert!(error.to_string().contains("version-1"), "{error}");
+    assert_eq!(version(&place.path()), 1);
+    assert_eq!(place.reader().all().unwrap(), [guest(1)]);
+    fs::remove_dir_all(&taken).unwrap();
+    assert_eq!(place.open().entries().unwrap(), []);
+    assert_eq!(version(&place.path()), 2);
+}
+
+#[test]
+fn many_upgrade_at_once_and_one_does_it() {
+    let place = Place::new();
+    of_version_1(&place);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(place.open().all().unwrap(), [guest(1)]));
+        }
+    });
+    assert_eq!(version(&place.path()), 2);
+    assert_eq!(place.open().check().unwrap(), Vec::<String>::new());
+}
+
+/// Looking a guest's stores up costs the same with 10,000 entries: what takes longer than this reads them all.
+#[test]
+fn judging_does_not_read_all_entries() {
+    const BOUND: Duration = Duration::from_millis(8);
+    let place = Place::new();
+    let mut registry = place.open();
+    let entry = |n: u64| Entry {
+        identity: Some(StoreIdentity { identifier: Some(format!("wwid:{n}")), size: Bytes(n) }),
+        file: Some(FileIdentity { device: 0, inode: n }),
+        ..of_guest(&format!("/dev/disk{n}"))
+    };
+    put(&mut registry, &(0..10_000).map(entry).collect::<Vec<_>>());
+    let keys = Keys {
+        paths: (0..16).map(|n| format!("/dev/disk{}", n * 7)).collect(),
+        identifiers: (0..16).map(|n| format!("wwid:{}", n * 11)).collect(),
+        files: (0..16).map(|n| FileIdentity { device: 0, inode: n * 13 }).collect(),
+    };
+    let look = || {
+        let begun = Instant::now();
+        assert!(registry.entries_by(EntryType::Guest, &keys).unwrap().len() > 40);
+        begun.elapsed()
+    };
+    // The first reads pages from the file; the quickest of a few is what the work costs.
+    let took = (0..5).map(|_| look()).min().unwrap();
+    assert!(took < BOUND, "{took:?}");
+    let plan = "EXPLAIN QUERY PLAN SELECT 1 FROM entry WHERE name = 'x' AND type = 'gdev'
+         AND origin = 'guest' AND NOT EXISTS (SELECT 1 FROM device WHERE path = entry.name)";
+    let connection = Connection::open(place.path()).unwrap();
+    let mut statement = connection.prepare(plan).unwrap();
+    let steps = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();
+    let steps: Vec<String> = steps.map(Result::unwrap).collect();
+    assert!(steps.iter().all(|step| !step.contains("SCAN")), "{steps:?}");
+}
