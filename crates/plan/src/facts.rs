@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 pub use hpvm_model::FileIdentity;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::{
-    Accelerator, Bytes, DeviceKind, GuestName, StorageAddress, StorageDevice, StorageType,
+    Accelerator, Bytes, Choice, DeviceKind, GuestName, StorageAddress, StorageDevice, StorageType,
+    StoreIdentity,
 };
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +104,37 @@ pub struct Sharer {
     pub holds_it: bool,
 }
 
+/// What the device database says of a store, by what its path leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registered {
+    pub restriction: Restriction,
+    pub share: Choice,
+    pub read_only: Choice,
+    /// What it is kept for, when that was said.
+    pub usage: Option<DeviceKind>,
+    /// The block device the path led to when a guest got it.
+    pub kept: Option<StoreIdentity>,
+    /// The one it leads to now.
+    pub found: Option<StoreIdentity>,
+}
+
+/// Whether guests are kept from a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Restriction {
+    #[default]
+    None,
+    /// It, or something that has the same bytes, is an rdev entry.
+    Entry { name: String },
+    /// It lies below a folder that is an rdev entry.
+    Below { folder: String },
+    /// It lies below a folder that is the VM Host's own.
+    HostFolder { folder: String },
+    /// hpvmhostrdev read on it that something else owns it.
+    Signature { name: String, reason: String },
+    /// An entry with ALLOW=GUEST says that guests may have it, whatever else is true of it.
+    Lifted { name: String },
+}
+
 /// The engine of this host, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Engine {
@@ -163,6 +195,8 @@ pub struct HostFacts {
     pub files: BTreeMap<String, FileFact>,
     /// What the VM Host itself does with some of them, a clause each, by path.
     pub used_by_host: BTreeMap<String, Vec<String>>,
+    /// What the device database says of them, by path; of most it says nothing.
+    pub registered: BTreeMap<String, Registered>,
     /// Other guests' claims, by identity of our store: they have it, or one that overlaps it.
     pub sharers: BTreeMap<FileIdentity, Vec<Sharer>>,
     /// Present when a start is judged.
@@ -175,12 +209,19 @@ impl HostFacts {
         self.files.get(path)?.identity()
     }
 
+    /// Whether guests may read a disk and not write it.
+    #[must_use]
+    pub fn is_read_only(&self, path: &str) -> bool {
+        self.registered.get(path).is_some_and(|known| known.read_only == Choice::Yes)
+    }
+
     /// A device with what is opened for it.
     #[must_use]
     pub fn attach(&self, device: &StorageDevice) -> Attached {
         let fact = device.backing.store().and_then(|path| self.files.get(path));
         let access = match device.kind {
             DeviceKind::Dvd => Access::ReadOnly,
+            DeviceKind::Disk if self.is_read_only(&device.backing.path) => Access::ReadOnly,
             _ => Access::ReadWrite,
         };
         let cache = match (device.kind, device.backing.storage, fact) {

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, on this host, now. The same findings serve creating, modifying, starting and a dry
 //! run; what differs is which of them refuse.
 
+pub mod registered;
 mod stores;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageDevice, StorageType};
 
-use super::{Finding, Findings, never, note, start_command, taken};
+use super::{Finding, Findings, never, note, registered, start_command, taken};
 use crate::facts::{
     BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Peripheral, Sharer, Writable,
 };
@@ -16,10 +16,12 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
         let path = &device.backing.path;
         if device.backing.storage == StorageType::Null {
             place_holder(device, facts, all);
+            all.extend(registered::restricted(device, facts));
             continue;
         }
         store(config, device, facts, all);
         all.extend(used_by_host(device, facts));
+        registered::judge(config, device, facts, all);
         let Some(identity) = facts.identity(path) else { continue };
         if let Some(first) = seen.insert(identity, device)
             && (first.kind, device.kind) != (DeviceKind::Dvd, DeviceKind::Dvd)
@@ -66,12 +68,12 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
             ));
         }
         (FileFact::Regular { size, writable, .. }, StorageType::File | StorageType::Qcow2) => {
-            all.extend(not_writable(config, device, *writable));
+            all.extend(not_writable(config, device, facts, *writable));
             all.extend(too_small(device, *size));
         }
         (FileFact::Block(block), StorageType::Disk | StorageType::Lv) => {
             all.extend(wrong_block(device, block));
-            all.extend(not_writable(config, device, block.writable));
+            all.extend(not_writable(config, device, facts, block.writable));
             if block.kind != BlockKind::Optical {
                 all.extend(too_small(device, block.size));
             }
@@ -90,6 +92,12 @@ fn used_by_host(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
     let is_image = device.kind == DeviceKind::Dvd && device.backing.storage == StorageType::File;
     (!is_image).then(|| {
         let uses = uses.join("; ");
+        if let Some(name) = registered::lifted_by(path, facts) {
+            return note(
+                path,
+                format!("'{path}' is in use by this VM Host and given to the guest all the same, since rdev:{name} says ALLOW=GUEST: {uses}"),
+            );
+        }
         never(
             path,
             format!("'{path}' is in use by this VM Host and is not given to a guest: {uses}"),
@@ -177,12 +185,16 @@ fn wrong_peripheral(device: &StorageDevice, peripheral: Peripheral) -> Option<Fi
 fn not_writable(
     config: &GuestConfig,
     device: &StorageDevice,
+    facts: &HostFacts,
     writable: Writable,
 ) -> Option<Finding> {
     let path = &device.backing.path;
-    (writable == Writable::No && device.kind == DeviceKind::Disk).then(|| {
-        never(path, format!("'{path}' may not be written, and a disk is written"))
-            .ask(format!("make {path} writable"), start_command(config))
+    let is_written = device.kind == DeviceKind::Disk && !facts.is_read_only(path);
+    (writable == Writable::No && is_written).then(|| {
+        let text = format!(
+            "'{path}' may not be written, and a disk is written unless its gdev entry says READONLY=YES"
+        );
+        never(path, text).ask(format!("make {path} writable"), start_command(config))
     })
 }
 

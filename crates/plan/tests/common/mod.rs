@@ -91,6 +91,7 @@ pub fn host(config: &GuestConfig) -> HostFacts {
         limits: LimitsTable::Host,
         files: files.collect(),
         used_by_host: BTreeMap::new(),
+        registered: BTreeMap::new(),
         sharers: BTreeMap::new(),
         start: None,
     }

@@ -1,0 +1,103 @@
+//! What the device database has against a backing store: a restriction, another use it is kept for, sharing that cannot be,
+//! a device that is not the one it was.
+
+use hpvm_model::{
+    Choice, DeviceKind, EntryId, EntryType, GuestConfig, Likeness, StorageDevice, StorageType,
+    StoreIdentity,
+};
+
+use super::{Finding, Findings, never, not_now};
+use crate::facts::{HostFacts, Registered, Restriction};
+
+pub(super) fn judge(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    let Some(known) = facts.registered.get(&device.backing.path) else { return };
+    all.extend(restricted(device, facts));
+    all.extend(kept_for_another_use(device, known));
+    all.extend(shared(device, known));
+    all.extend(another_device(config, device, known));
+}
+
+/// A guest that had what lies there would read, or write, what is the VM Host's.
+pub(super) fn restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
+    let path = &device.backing.path;
+    let known = facts.registered.get(path)?;
+    let why = match &known.restriction {
+        Restriction::None | Restriction::Lifted { .. } => return None,
+        Restriction::Entry { name } => format!("rdev:{name} restricts it"),
+        Restriction::Below { folder } => format!("rdev:{folder} restricts what lies below it"),
+        Restriction::HostFolder { folder } => {
+            format!("{folder} is a folder of this VM Host itself")
+        }
+        Restriction::Signature { name, reason } => format!(
+            "{reason}, as hpvmhostrdev read when no guest had it; if that is of no use any more, `hpvmdevmgmt -d rdev:{name}` lifts it"
+        ),
+    };
+    Some(never(path, format!("'{path}' is restricted and is not given to a guest: {why}")))
+}
+
+/// The entry that gives guests what the VM Host uses.
+pub(super) fn lifted_by<'a>(path: &str, facts: &'a HostFacts) -> Option<&'a str> {
+    match &facts.registered.get(path)?.restriction {
+        Restriction::Lifted { name } => Some(name),
+        _ => None,
+    }
+}
+
+fn kept_for_another_use(device: &StorageDevice, known: &Registered) -> Option<Finding> {
+    let usage = known.usage.filter(|usage| *usage != device.kind)?;
+    let (path, kind) = (&device.backing.path, device.kind.as_str());
+    let text = format!(
+        "'{path}' is kept for a {} (USAGE={}) and cannot back a {kind}",
+        usage.as_str(),
+        usage.as_str().to_ascii_uppercase()
+    );
+    Some(never(path, text))
+}
+
+/// Whether running guests can have the same store at once without spoiling it: they only read it.
+#[must_use]
+pub fn can_be_shared(device: &StorageDevice) -> bool {
+    device.kind == DeviceKind::Dvd
+        && matches!(device.backing.storage, StorageType::File | StorageType::Null)
+}
+
+fn shared(device: &StorageDevice, known: &Registered) -> Option<Finding> {
+    let path = &device.backing.path;
+    (known.share == Choice::Yes && !can_be_shared(device)).then(|| {
+        let text = format!(
+            "'{path}' is marked SHARE=YES, and a {} ({}) is one guest's alone; only images of dvds are shared",
+            device.kind.as_str(),
+            device.backing.storage.as_str()
+        );
+        never(path, text)
+    })
+}
+
+/// What a guest wrote on one device is not looked for on another, and another's content is not its to change.
+fn another_device(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    known: &Registered,
+) -> Option<Finding> {
+    let (kept, found) = (known.kept.as_ref()?, known.found.as_ref()?);
+    let path = &device.backing.path;
+    let changed = match kept.compare(found) {
+        Likeness::Same | Likeness::Grown => return None,
+        Likeness::Shrunk => "is smaller than it was",
+        Likeness::Other => "is another device than the one the guest was given",
+    };
+    let StoreIdentity { size, .. } = kept;
+    let text = format!(
+        "'{path}' {changed}: it was {kept} ({size}) and is {found} ({}); the guest starts once that is accepted",
+        found.size
+    );
+    let entry = EntryId::new(EntryType::Guest, path).ok()?;
+    let accept = format!("hpvmdevmgmt -m {entry}:attr:IDENTIFIER=ACCEPT");
+    let ask = format!("make sure that {path} is the right disk for {}", config.name);
+    Some(not_now(path, text).ask(ask, accept))
+}

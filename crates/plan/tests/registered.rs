@@ -1,0 +1,144 @@
+//! What the device database says decides: what is restricted, kept for another use, or another device than before.
+
+mod common;
+
+use common::*;
+use hpvm_model::*;
+use hpvm_plan::facts::*;
+use hpvm_plan::judge::{Purpose, problems};
+use hpvm_plan::record::Access;
+use proptest::prelude::*;
+
+const CREATE: Purpose<'static> = Purpose::Change { before: None };
+const PATH: &str = "/d";
+
+fn said_of(statement: &str, known: Registered, purpose: Purpose<'_>) -> Vec<String> {
+    let config = guest(&[statement]);
+    let mut facts = host(&config);
+    facts.files.entry(PATH.into()).or_insert(FileFact::Folder);
+    facts.registered.insert(PATH.into(), known);
+    let found = problems(&config, &facts, purpose);
+    found.iter().map(|p| format!("{}: {}", p.severity, p.text)).collect()
+}
+
+fn restricted(restriction: Restriction) -> Registered {
+    Registered { restriction, ..Registered::default() }
+}
+
+#[test]
+fn what_is_restricted_is_no_guests() {
+    let name = || "/x".to_owned();
+    for (restriction, words) in [
+        (Restriction::Entry { name: name() }, "rdev:/x restricts it"),
+        (Restriction::Below { folder: name() }, "rdev:/x restricts what lies below it"),
+        (Restriction::HostFolder { folder: name() }, "/x is a folder of this VM Host itself"),
+        (
+            Restriction::Signature { name: name(), reason: "it holds swap space".into() },
+            "it holds swap space, as hpvmhostrdev read",
+        ),
+    ] {
+        for statement in
+            ["disk:scsi:0,0,0:file:/d", "dvd:scsi:0,0,0:file:/d", "dvd:scsi:0,0,0:null:/d"]
+        {
+            for purpose in [CREATE, Purpose::Start] {
+                let said = said_of(statement, restricted(restriction.clone()), purpose);
+                assert_eq!(said.len(), 1, "{said:?}");
+                assert!(said[0].starts_with("ERROR: '/d' is restricted"), "{said:?}");
+                assert!(said[0].contains(words), "{said:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_restricted_after_the_guest_got_it_only_warns_until_the_start() {
+    let before = guest(&["disk:scsi:0,0,0:file:/d"]);
+    let known = restricted(Restriction::Entry { name: "/d".into() });
+    let purpose = Purpose::Change { before: Some(&before) };
+    let said = said_of("disk:scsi:0,0,0:file:/d", known, purpose);
+    assert!(said[0].starts_with("WARNING: '/d' is restricted"), "{said:?}");
+}
+
+#[test]
+fn only_an_entry_that_says_so_gives_away_what_the_host_uses() {
+    let config = guest(&["disk:scsi:0,0,0:file:/d"]);
+    let mut facts = host(&config);
+    facts.used_by_host.insert(PATH.into(), vec!["it is swap space".into()]);
+    assert_eq!(problems(&config, &facts, CREATE)[0].severity, Severity::Error);
+    facts.registered.insert(PATH.into(), restricted(Restriction::Lifted { name: "/d".into() }));
+    let found = problems(&config, &facts, CREATE);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].severity, Severity::Warning);
+    assert!(found[0].text.contains("rdev:/d says ALLOW=GUEST: it is swap space"), "{found:?}");
+}
+
+#[test]
+fn what_is_kept_for_a_dvd_is_no_disk() {
+    let known = Registered { usage: Some(DeviceKind::Dvd), ..Registered::default() };
+    assert_eq!(said_of("dvd:scsi:0,0,0:file:/d", known.clone(), CREATE), [""; 0]);
+    let said = said_of("disk:scsi:0,0,0:file:/d", known, CREATE);
+    assert_eq!(said, ["ERROR: '/d' is kept for a dvd (USAGE=DVD) and cannot back a disk"]);
+}
+
+#[test]
+fn what_is_marked_shared_is_no_disk() {
+    let known = Registered { share: Choice::Yes, ..Registered::default() };
+    assert_eq!(said_of("dvd:scsi:0,0,0:file:/d", known.clone(), CREATE), [""; 0]);
+    let said = said_of("disk:scsi:0,0,0:file:/d", known, CREATE);
+    assert!(said[0].starts_with("ERROR: '/d' is marked SHARE=YES"), "{said:?}");
+}
+
+/// Settles 143: a store that may not be written is no disk, unless its entry says that the disk is read only; then the
+/// guest can read it and not write it.
+#[test]
+fn a_disk_is_written_or_said_to_be_read_only() {
+    let config = guest(&["disk:scsi:0,0,0:file:/d", "disk:scsi:0,0,1:file:/e"]);
+    let mut facts = host(&config);
+    let identity = FileIdentity { device: 1, inode: 1 };
+    let (size, writable, cache) = (Bytes(1 << 20), Writable::No, hpvm_plan::record::Cache::Page);
+    facts.files.insert(PATH.into(), FileFact::Regular { identity, size, writable, cache });
+    let found = problems(&config, &facts, CREATE);
+    assert_eq!(found[0].severity, Severity::Error);
+    assert!(found[0].text.contains("may not be written") && found[0].text.contains("READONLY=YES"));
+    assert_eq!(facts.attach(&config.storage[0]).access, Access::ReadWrite);
+
+    let known = Registered { read_only: Choice::Yes, ..Registered::default() };
+    facts.registered.insert(PATH.into(), known);
+    assert_eq!(problems(&config, &facts, CREATE), []);
+    assert_eq!(facts.attach(&config.storage[0]).access, Access::ReadOnly);
+    assert_eq!(facts.attach(&config.storage[1]).access, Access::ReadWrite, "the other is written");
+}
+
+fn identity(identifier: Option<String>, size: u64) -> StoreIdentity {
+    StoreIdentity { identifier, size: Bytes(size) }
+}
+
+fn any_identity() -> impl Strategy<Value = StoreIdentity> {
+    (proptest::option::of("wwid:[ab]"), 1u64..4).prop_map(|(name, size)| identity(name, size))
+}
+
+proptest! {
+    /// Settles 154: a guest does not start on another device than the one it was given, and is told the command that
+    /// accepts it; a change of the guest is not refused for that.
+    #[test]
+    fn a_guest_starts_on_the_device_it_was_given(kept in any_identity(), found in any_identity()) {
+        let is_same = match (&kept.identifier, &found.identifier) {
+            (Some(kept_name), Some(name)) => kept_name == name && found.size >= kept.size,
+            (None, None) => kept.size == found.size,
+            _ => false,
+        };
+        let known = Registered { kept: Some(kept), found: Some(found), ..Registered::default() };
+        let config = guest(&["disk:scsi:0,0,0:file:/d"]);
+        let mut facts = host(&config);
+        facts.registered.insert(PATH.into(), known);
+        let starts = problems(&config, &facts, Purpose::Start);
+        prop_assert_eq!(starts.is_empty(), is_same, "{:?}", starts);
+        for problem in &starts {
+            prop_assert_eq!(problem.severity, Severity::Error);
+            let remedy = problem.remedy.as_ref().expect("a way out");
+            prop_assert_eq!(&remedy.command, "hpvmdevmgmt -m gdev:/d:attr:IDENTIFIER=ACCEPT");
+        }
+        let changes = problems(&config, &facts, CREATE);
+        prop_assert!(changes.iter().all(|problem| problem.severity == Severity::Warning));
+    }
+}
