@@ -7,13 +7,14 @@ use hpvm_model::{
     Problem, Runnable, Severity, Vcpus,
 };
 use hpvm_plan::difference::{self, FieldChange};
+use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{Request, apply};
-use hpvm_registry::Step;
+use hpvm_registry::{Change, Step};
 
 use crate::folder::{self, Folder};
 use crate::vm_host::{VmHost, identities, random};
-use crate::{Actor, Mode, Refusal};
+use crate::{Actor, Mode, Refusal, devdb};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ fn attempt(
         return Err(Refusal::Problems(problems));
     }
     let pristine = host.conf.pristine_nvram();
-    let (root, identities) = (host.root.clone(), identities(&facts));
+    let root = host.root.clone();
     let change = host.registry.change()?;
     if let Some(holder) = change.number_of(name)? {
         return Err(Refusal::NameTaken { name: name.clone(), number: holder });
@@ -70,11 +71,9 @@ fn attempt(
     // The files are synced while the registry prepares what it commits after them.
     std::thread::scope(|scope| {
         let files = scope.spawn(|| made.files(&pristine));
-        let prepared = change
-            .insert(&config, &identities)
-            .and_then(|()| change.record(&actor.done(None, Some(&config))));
+        let prepared = prepare(&change, actor, &config, &facts);
         files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok::<_, Refusal>(prepared?)
+        prepared
     })?;
     change.commit()?;
     made.keep();
@@ -82,6 +81,19 @@ fn attempt(
     // The texts are for people; a guest without them is whole, and the next change writes them.
     let _ = folder.write_texts(&config, None);
     Ok(Created { config, problems, fields })
+}
+
+/// What the registry will have of the guest, once it is committed.
+fn prepare(
+    change: &Change<'_>,
+    actor: &Actor,
+    config: &GuestConfig,
+    facts: &HostFacts,
+) -> Result<(), Refusal> {
+    change.insert(config, &identities(facts))?;
+    devdb::keep_identities(change, config, facts)?;
+    change.record(&actor.done(None, Some(config)))?;
+    Ok(())
 }
 
 /// What was made for a guest the registry does not know yet: goes again unless it is kept.

@@ -8,6 +8,7 @@ pub mod actor;
 pub mod autostart;
 mod company;
 pub mod create;
+pub mod devdb;
 pub mod doctor;
 mod facts;
 pub mod folder;

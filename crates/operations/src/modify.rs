@@ -23,7 +23,7 @@ use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, supervise};
+use crate::{Actor, Mode, Refusal, devdb, supervise};
 
 /// A removal waits for the guest; everything else is quick. All changes of one command together.
 const CHANGE_BOUND: Duration = Duration::from_secs(120);
@@ -165,7 +165,7 @@ fn store(
     before: &GuestConfig,
     after: &GuestConfig,
 ) -> Result<(), Refusal> {
-    let identities = identities(&host.facts(after, None)?);
+    let facts = host.facts(after, None)?;
     let (root, folder) = (host.root.clone(), host.folder(after));
     // From here on nobody else can take the new name.
     let change = host.registry.change()?;
@@ -183,7 +183,9 @@ fn store(
         Step::RenameLinked.reached();
     }
     folder.replace_identity(after)?;
-    change.update(after, &identities)?;
+    change.update(after, &identities(&facts))?;
+    devdb::keep_identities(&change, after, &facts)?;
+    devdb::forget_unused(&change, before)?;
     change.record(&actor.done(Some(before), Some(after)))?;
     change.commit()?;
     written.kept = true;

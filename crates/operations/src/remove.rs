@@ -7,7 +7,7 @@ use hpvm_registry::{RemovedGuest, Step};
 use jiff::{Timestamp, ToSpan};
 
 use crate::folder::{self, Folder};
-use crate::{Actor, Mode, Refusal, VmHost, lost, supervise};
+use crate::{Actor, Mode, Refusal, VmHost, devdb, lost, supervise};
 
 /// What becomes of the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,7 @@ pub fn remove(
     change.remove(config.number, until)?;
     if days == 0 {
         change.purge(config.number)?;
+        devdb::forget_unused(&change, &config)?;
     }
     change.record(&actor.done(Some(&config), None))?;
     change.commit()?;
@@ -78,6 +79,7 @@ pub fn purge_removed(
 ) -> Result<(), Refusal> {
     let change = host.registry.change()?;
     change.purge(removed.config.number)?;
+    devdb::forget_unused(&change, &removed.config)?;
     change.record(&actor.done(Some(&removed.config), None))?;
     change.commit()?;
     Step::PurgeCommitted.reached();

@@ -17,7 +17,7 @@ use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
 use crate::vm_host::{VmHost, identities};
-use crate::{Actor, Mode, Refusal, lost};
+use crate::{Actor, Mode, Refusal, devdb, lost};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -75,6 +75,7 @@ fn launch(host: &mut VmHost, config: &GuestConfig, facts: &HostFacts) -> Result<
     let places = places(host, config)?;
     let record = boot_record(host, config, facts, &places)?;
     keep_ports(host, config, &record, facts)?;
+    keep_identities(host, config, facts)?;
     keep_good_nvram(host, config)?;
     launch::start(&record, &places, &mut Steps)?;
     // The texts are for people; the next change writes them again.
@@ -180,6 +181,20 @@ fn keep_ports(
     change.update(&config, &identities(facts))?;
     change.commit()?;
     Ok(host.folder(&config).replace_identity(&config)?)
+}
+
+/// Which devices the guest has: known from when it got them, but for a registry that is older than that knowledge.
+fn keep_identities(
+    host: &mut VmHost,
+    config: &GuestConfig,
+    facts: &HostFacts,
+) -> Result<(), Refusal> {
+    if !devdb::has_to_keep(config, facts) {
+        return Ok(());
+    }
+    let change = host.registry.change()?;
+    devdb::keep_identities(&change, config, facts)?;
+    Ok(change.commit()?)
 }
 
 /// The variables are good at this moment, so they become the copy to go back to.

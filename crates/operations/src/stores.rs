@@ -18,14 +18,19 @@ use rustix::fs::{Mode, OFlags};
 pub(crate) struct Stores {
     pub(crate) files: BTreeMap<String, FileFact>,
     leads: BTreeMap<String, Lead>,
-    blocks: Blocks,
+    pub(crate) blocks: Blocks,
 }
 
 impl Stores {
     /// Looks at every path of these configurations.
     pub(crate) fn look<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> Stores {
+        Stores::look_at(paths(configs))
+    }
+
+    /// Looks at these paths.
+    pub(crate) fn look_at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Stores {
         let places = Places::default();
-        let paths = paths(configs);
+        let paths: BTreeSet<&str> = paths.into_iter().collect();
         let leads = leads(&places, &paths);
         let starts: Vec<Lead> = leads.values().cloned().collect();
         let blocks = match Blocks::are_plain_files(&places, &starts) {
@@ -35,6 +40,11 @@ impl Stores {
         let fact = |path: &str| (path.to_owned(), file(Path::new(path), &blocks));
         let files = paths.into_iter().map(fact).collect();
         Stores { files, leads, blocks }
+    }
+
+    /// What a path leads to, if it can be compared with other stores.
+    pub(crate) fn store(&self, path: &str) -> Option<Store> {
+        self.leads.get(path)?.store()
     }
 
     /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
@@ -123,14 +133,17 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
 
 fn regular(path: &Path, metadata: &Metadata) -> FileFact {
     let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
-    let (size, writable) = (Bytes(metadata.size()), writable(path));
+    let (size, writable) = (Bytes(metadata.size()), writable(path, metadata));
     FileFact::Regular { identity, size, writable, cache: cache(path) }
 }
 
-fn writable(path: &Path) -> Writable {
+/// Root may write to everything, but what nobody else may write to is meant to stay as it is.
+fn writable(path: &Path, metadata: &Metadata) -> Writable {
+    const ANY_WRITE_BIT: u32 = 0o222;
+    let is_meant_to = metadata.mode() & ANY_WRITE_BIT != 0;
     match rustix::fs::access(path, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => Writable::Yes,
-        Err(_) => Writable::No,
+        Ok(()) if is_meant_to => Writable::Yes,
+        _ => Writable::No,
     }
 }
 
@@ -154,7 +167,7 @@ fn block(path: &Path, metadata: &Metadata, blocks: &Blocks) -> FileFact {
     };
     let writable = match device.access {
         Access::ReadOnly => Writable::No,
-        Access::ReadWrite => writable(path),
+        Access::ReadWrite => writable(path, metadata),
     };
     let identity = FileIdentity::of_device(metadata.rdev());
     FileFact::Block(BlockFact { identity, size: Bytes(device.size_bytes), writable, kind })

@@ -16,7 +16,7 @@ use hpvm_registry::{Access, Identities, Registry, Selector};
 use crate::folder::{self, Folder};
 use crate::presence::{self, Presence};
 use crate::stores::{self, Stores};
-use crate::{Actor, Refusal, facts};
+use crate::{Actor, Refusal, devdb, facts};
 
 /// How long a command waits for another one that is changing the same guest.
 const BUSY_BOUND: Duration = Duration::from_secs(30);
@@ -129,7 +129,10 @@ impl VmHost {
         before: Option<&GuestConfig>,
     ) -> Result<HostFacts, Refusal> {
         let stores = Stores::look(std::iter::once(config).chain(before));
-        let sharers = self.sharers(config, &stores)?;
+        // By uuid, since a guest that is not created yet has no number of its own.
+        let own = self.registry.guest(&Selector::Uuid(config.uuid))?;
+        let sharers = self.sharers(config, own.as_ref().map(|own| own.number), &stores)?;
+        let registered = devdb::registered(self, own.as_ref(), &stores)?;
         let processors =
             hpvm_host::facts::processors().map_err(Refusal::file("read", "/proc/cpuinfo"))?;
         Ok(HostFacts {
@@ -138,6 +141,7 @@ impl VmHost {
             memory_total: Bytes(hpvm_host::facts::memory_total()),
             limits: self.conf.limits()?,
             used_by_host: stores.used_by_host(),
+            registered,
             files: stores.files,
             sharers,
             start: None,
@@ -182,6 +186,7 @@ impl VmHost {
     fn sharers(
         &self,
         config: &GuestConfig,
+        own: Option<GuestNumber>,
         stores: &Stores,
     ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
         let mut claims = BTreeMap::new();
@@ -189,8 +194,6 @@ impl VmHost {
         if exclusive.is_empty() {
             return Ok(claims);
         }
-        // By uuid, since a guest that is not created yet has no number of its own.
-        let own = self.registry.guest(&Selector::Uuid(config.uuid))?.map(|own| own.number);
         let held = self.held_by_running(own)?;
         for (identity, related) in exclusive {
             let mut sharers: Vec<Sharer> =

@@ -1,0 +1,17 @@
+//! The device database: what guests may not have, and what is known of devices beside the guests that have them.
+//!
+//! `registered` answers what it says of the stores of one guest, for every decision; the rest is what `hpvmdevmgmt` and
+//! `hpvmhostrdev` do. Which guests depend on an entry is asked of the guests' devices each time, and stored nowhere else.
+
+// pub mod disk_file;
+// pub mod entries;
+// pub mod host_devices;
+// pub mod listing;
+mod presets;
+mod registered;
+// pub mod repair;
+// pub mod replace;
+mod restriction;
+mod trail;
+
+pub(crate) use registered::{forget_unused, has_to_keep, keep_identities, registered};

@@ -1,0 +1,134 @@
+//! What the device database says of the stores of one guest, and what a guest that got a device leaves there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use hpvm_model::{Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StoreIdentity};
+use hpvm_plan::facts::{HostFacts, Registered};
+use hpvm_registry::{Change, Entry, Registry};
+
+use super::presets::Presets;
+use super::restriction::restriction;
+use super::trail::{Trail, identity_at};
+use crate::stores::Stores;
+use crate::{Refusal, VmHost};
+
+/// By path, for each of the stores. `own` is the guest as the registry has it, if it has.
+pub(crate) fn registered(
+    host: &VmHost,
+    own: Option<&GuestConfig>,
+    stores: &Stores,
+) -> Result<BTreeMap<String, Registered>, Refusal> {
+    let presets = Presets::of(&host.root);
+    let known = |path: &String| {
+        let trail = Trail::of(path, stores);
+        let known = of_store(&host.registry, own, path, &trail, &presets)?;
+        Ok((path.clone(), known))
+    };
+    stores.files.keys().map(known).collect()
+}
+
+pub(super) fn of_store(
+    registry: &Registry,
+    own: Option<&GuestConfig>,
+    path: &str,
+    trail: &Trail,
+    presets: &Presets,
+) -> Result<Registered, Refusal> {
+    let restricting = restricting(registry, trail)?;
+    let entries = registry.entries_by(EntryType::Guest, &trail.own_keys(path))?;
+    let is = |choice: fn(&Entry) -> Choice| match entries.iter().any(|e| choice(e) == Choice::Yes) {
+        true => Choice::Yes,
+        false => Choice::No,
+    };
+    Ok(Registered {
+        restriction: restriction(trail, &restricting, presets),
+        share: is(|entry| entry.attributes.share),
+        read_only: is(|entry| entry.attributes.read_only),
+        usage: entries.iter().find_map(|entry| entry.attributes.usage),
+        kept: kept(registry, own, path, &entries)?,
+        found: trail.identity.clone(),
+    })
+}
+
+/// The rdev entries for a store. A folder's inode is a hint, which may be another folder's after a boot.
+pub(super) fn restricting(registry: &Registry, trail: &Trail) -> Result<Vec<Entry>, Refusal> {
+    let found = registry.entries_by(EntryType::Restricted, &trail.keys())?;
+    let verified = |mut entry: Entry| {
+        entry.file = entry.file.filter(|_| identity_at(Path::new(&entry.real_path)) == entry.file);
+        entry
+    };
+    Ok(found.into_iter().map(verified).collect())
+}
+
+/// The device that a guest got by this name. What no guest has by that name any more is nobody's memory.
+fn kept(
+    registry: &Registry,
+    own: Option<&GuestConfig>,
+    path: &str,
+    entries: &[Entry],
+) -> Result<Option<StoreIdentity>, Refusal> {
+    let Some(entry) = entries.iter().find(|entry| entry.id.name() == path) else {
+        return Ok(None);
+    };
+    let is_own = own.is_some_and(|own| own.storage.iter().any(|d| d.backing.path == path));
+    let number = own.map(|own| own.number);
+    let is_remembered = is_own
+        || entry.origin != Origin::Guest
+        || entry.attributes.are_worth_keeping()
+        || registry.is_used_by_others(path, number)?;
+    Ok(entry.identity.clone().filter(|_| is_remembered))
+}
+
+/// Writes down which devices a guest has now, for those of which nothing was written or that have grown.
+pub(crate) fn keep_identities(
+    change: &Change<'_>,
+    config: &GuestConfig,
+    facts: &HostFacts,
+) -> Result<(), Refusal> {
+    for (path, found) in to_keep(config, facts) {
+        let Ok(id) = EntryId::new(EntryType::Guest, path) else { continue };
+        let real_path = real_path(path);
+        let entry = change.entry(&id, &real_path)?.filter(|entry| entry.id == id);
+        let fresh = Entry { origin: Origin::Guest, ..Entry::by_hand(id, real_path.clone()) };
+        let entry = Entry { real_path, ..entry.unwrap_or(fresh) };
+        change.put_entry(&Entry { identity: Some(found.clone()), ..entry })?;
+    }
+    Ok(())
+}
+
+/// Whether [`keep_identities`] would write anything.
+pub(crate) fn has_to_keep(config: &GuestConfig, facts: &HostFacts) -> bool {
+    to_keep(config, facts).next().is_some()
+}
+
+fn to_keep<'a>(
+    config: &'a GuestConfig,
+    facts: &'a HostFacts,
+) -> impl Iterator<Item = (&'a str, &'a StoreIdentity)> {
+    config.storage.iter().filter_map(|device| {
+        let path = device.backing.store()?;
+        let known = facts.registered.get(path)?;
+        let found = known.found.as_ref()?;
+        let is_news = match &known.kept {
+            None => true,
+            Some(kept) => kept.compare(found) == Likeness::Grown,
+        };
+        is_news.then_some((path, found))
+    })
+}
+
+/// Forgets what only the devices that are gone kept alive.
+pub(crate) fn forget_unused(change: &Change<'_>, before: &GuestConfig) -> Result<(), Refusal> {
+    for device in &before.storage {
+        change.delete_unused_entry(&device.backing.path)?;
+    }
+    Ok(())
+}
+
+/// Links followed; the path itself where it leads nowhere.
+pub(super) fn real_path(path: &str) -> String {
+    let real = fs::canonicalize(path).map(|real| real.to_string_lossy().into_owned());
+    real.unwrap_or_else(|_| path.to_owned())
+}

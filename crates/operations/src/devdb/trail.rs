@@ -1,0 +1,153 @@
+//! By what a store can be found in the device database: its own names, those of what has the same bytes, and the folders
+//! above it. Looked at once; the decisions made of it look at nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use hpvm_host::block::Store;
+use hpvm_model::{Bytes, FileIdentity, StoreIdentity};
+use hpvm_registry::Keys;
+
+use crate::stores::Stores;
+
+/// Names of one block device or of several.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) paths: BTreeSet<String>,
+    pub(crate) identifiers: BTreeSet<String>,
+    pub(crate) files: BTreeSet<FileIdentity>,
+}
+
+/// A file or folder on the way to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) path: String,
+    pub(crate) identity: FileIdentity,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trail {
+    /// Links followed; the path itself where it leads nowhere.
+    pub(crate) real_path: String,
+    /// The store under all its names.
+    pub(crate) own: Names,
+    /// What it lies on: a restriction there holds for it too.
+    pub(crate) under: Names,
+    /// What lies on it: a restriction there holds for it too, since it has those bytes.
+    pub(crate) over: Names,
+    /// The folders above, nearest first.
+    pub(crate) folders: Vec<Spot>,
+    /// Of a block device.
+    pub(crate) identity: Option<StoreIdentity>,
+}
+
+impl Trail {
+    pub(crate) fn of(path: &str, stores: &Stores) -> Trail {
+        let Ok(real) = fs::canonicalize(path) else {
+            return Trail { real_path: path.to_owned(), ..Trail::default() };
+        };
+        let real_path = real.to_string_lossy().into_owned();
+        let mut trail = Trail { real_path: real_path.clone(), ..Trail::default() };
+        let spots = real.ancestors().filter_map(spot);
+        trail.folders = spots.skip_while(|spot| spot.path == real_path).collect();
+        trail.own.paths.insert(real_path);
+        trail.own.files.extend(spot(&real).map(|spot| spot.identity));
+        if let Some(store) = stores.store(path) {
+            trail.relations(store, stores);
+        }
+        trail
+    }
+
+    fn relations(&mut self, store: Store, stores: &Stores) {
+        let lineage = stores.blocks.lineage(store);
+        self.own.add(store, stores);
+        for over in &lineage.over {
+            self.over.add(*over, stores);
+        }
+        // A file is not its file system's disk: that one may well be restricted.
+        let files: Vec<Store> =
+            lineage.under.iter().copied().chain([store]).filter(is_file).collect();
+        let below: BTreeSet<Store> =
+            files.iter().flat_map(|file| stores.blocks.lineage(*file).under).collect();
+        for under in lineage.under.difference(&below) {
+            self.under.add(*under, stores);
+        }
+        if let Store::Device(number) = store
+            && let Some(device) = stores.blocks.device(number)
+        {
+            let identifier = device.identifier.as_ref().map(ToString::to_string);
+            let size = Bytes(device.size_bytes);
+            self.identity = Some(StoreIdentity { identifier, size });
+        }
+    }
+
+    /// All that may find an entry.
+    pub(crate) fn keys(&self) -> Keys {
+        let all = || [&self.own, &self.under, &self.over].into_iter();
+        let folders = || self.folders.iter();
+        Keys {
+            paths: all()
+                .flat_map(|names| names.paths.iter().cloned())
+                .chain(folders().map(|spot| spot.path.clone()))
+                .collect(),
+            identifiers: all().flat_map(|names| names.identifiers.iter().cloned()).collect(),
+            files: all()
+                .flat_map(|names| names.files.iter().copied())
+                .chain(folders().map(|spot| spot.identity))
+                .collect(),
+        }
+    }
+
+    /// What finds the entries of the store itself.
+    pub(crate) fn own_keys(&self, path: &str) -> Keys {
+        Keys {
+            paths: self.own.paths.iter().cloned().chain([path.to_owned()]).collect(),
+            identifiers: self.own.identifiers.iter().cloned().collect(),
+            files: Vec::new(),
+        }
+    }
+}
+
+impl Names {
+    fn add(&mut self, store: Store, stores: &Stores) {
+        match store {
+            Store::File(identity) => {
+                self.files.insert(identity);
+            }
+            Store::Device(number) => {
+                let raw = rustix::fs::makedev(number.major, number.minor);
+                self.files.insert(FileIdentity::of_device(raw));
+                let Some(device) = stores.blocks.device(number) else { return };
+                self.paths.insert(format!("/dev/{}", device.kernel_name()));
+                let identifier = device.identifier.as_ref().map(ToString::to_string);
+                self.identifiers.extend(identifier.filter(|text| is_of_one_device(text)));
+            }
+        }
+    }
+}
+
+/// The parts of one NVMe drive share its serial number.
+fn is_of_one_device(identifier: &str) -> bool {
+    !identifier.starts_with("serial:")
+}
+
+fn is_file(store: &Store) -> bool {
+    matches!(store, Store::File(_))
+}
+
+fn spot(path: &Path) -> Option<Spot> {
+    let identity = identity_at(path)?;
+    Some(Spot { path: path.to_str()?.to_owned(), identity })
+}
+
+/// What the kernel knows at a path by, devices by their number.
+pub(crate) fn identity_at(path: &Path) -> Option<FileIdentity> {
+    let metadata = fs::metadata(path).ok()?;
+    let kind = metadata.file_type();
+    Some(match kind.is_block_device() || kind.is_char_device() {
+        true => FileIdentity::of_device(metadata.rdev()),
+        false => FileIdentity { device: metadata.dev(), inode: metadata.ino() },
+    })
+}
