@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hpvm_app::snapshot::Process;
 use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
-use hpvm_model::{DiskId, GuestConfig};
+use hpvm_model::{Choice, DiskId, GuestConfig};
 use hpvm_registry::{Access, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -31,6 +31,10 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     nvram_restore_dies_at_every_step,
     doctor_repair_dies_at_every_step,
     doctor_rebuild_dies_at_every_step,
+    devmgmt_dies_at_every_step,
+    renaming_a_device_dies_at_every_step,
+    making_a_disk_dies_at_every_step,
+    hostrdev_dies_at_every_step,
     readers_see_the_old_or_the_new_state,
 ];
 
@@ -42,6 +46,7 @@ const SETTLE_BOUND: Duration = Duration::from_secs(20);
 struct Scene {
     /// On a host with the guest `web`, number 2, off, with one disk.
     prepare: fn(&VmHost),
+    /// `{root}` stands for the VM Host's.
     command: &'static [&'static str],
     steps: &'static [&'static str],
     /// Whether the state after the command is what the command promises.
@@ -62,6 +67,10 @@ const SCENES: &[&Scene] = &[
     &NVRAM,
     &REPAIR,
     &REBUILD,
+    &DEVMGMT,
+    &RENAME_DEVICE,
+    &MAKE_DISK,
+    &HOSTRDEV,
 ];
 
 const CREATE: Scene = Scene {
@@ -168,6 +177,37 @@ const REBUILD: Scene = Scene {
     is_done: |host| is_listed(host, "web") && is_listed(host, "other"),
 };
 
+const DEVMGMT: Scene = Scene {
+    prepare: |_| {},
+    command: &["hpvmdevmgmt", "-a", "rdev:/media"],
+    steps: &["devmgmt.committed"],
+    is_done: |host| !host.ok(&["hpvmdevmgmt", "-l", "rdev:/media"]).is_empty(),
+};
+
+const RENAME_DEVICE: Scene = Scene {
+    prepare: |host| drop(host.disk("moved.img", 1 << 20)),
+    command: &["hpvmdevmgmt", "-n", "gdev:{root}/web.img:{root}/moved.img"],
+    steps: &["devmgmt.committed"],
+    is_done: |host| {
+        let path = guest(host, "web").map(|web| web.storage[0].backing.path.clone());
+        path.is_some_and(|path| path.ends_with("/moved.img"))
+    },
+};
+
+const MAKE_DISK: Scene = Scene {
+    prepare: |_| {},
+    command: &["hpvmdevmgmt", "-S", "1.5M", "{root}/made.img"],
+    steps: &["disk.sized"],
+    is_done: |host| fs::metadata(host.path("made.img")).is_ok_and(|made| made.len() == 3 << 19),
+};
+
+const HOSTRDEV: Scene = Scene {
+    prepare: |_| {},
+    command: &["hpvmhostrdev", "-D"],
+    steps: &["hostrdev.committed"],
+    is_done: |host| registry(host).hostrdev_at_start().expect("a setting") == Choice::No,
+};
+
 /// The number of the guest `web`.
 const WEB: u32 = 2;
 
@@ -230,6 +270,22 @@ fn doctor_repair_dies_at_every_step() {
 
 fn doctor_rebuild_dies_at_every_step() {
     play(&REBUILD);
+}
+
+fn devmgmt_dies_at_every_step() {
+    play(&DEVMGMT);
+}
+
+fn renaming_a_device_dies_at_every_step() {
+    play(&RENAME_DEVICE);
+}
+
+fn making_a_disk_dies_at_every_step() {
+    play(&MAKE_DISK);
+}
+
+fn hostrdev_dies_at_every_step() {
+    play(&HOSTRDEV);
 }
 
 /// Settles 80, 82: a guest that is renamed, removed and brought back is there under one name or not at all for whoever
@@ -305,9 +361,13 @@ fn kill_at(scene: &Scene, step: &str, then: Then) {
     let bystander = engine(&host, 1).expect("'other' runs");
     (scene.prepare)(&host);
     let before = Seen::on(&host);
+    let root = host.root().display().to_string();
+    let command: Vec<String> =
+        scene.command.iter().map(|word| word.replace("{root}", &root)).collect();
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
 
     host.environment("HPVM_ABORT_AT", step);
-    let killed = host.run(scene.command);
+    let killed = host.run(&command);
     host.without_environment("HPVM_ABORT_AT");
     assert_eq!(killed.status.signal(), Some(SIGABRT), "{step} was not reached: {killed}");
 
@@ -319,7 +379,7 @@ fn kill_at(scene: &Scene, step: &str, then: Then) {
         repair(&host);
     }
     // Done already is as good as done now; what counts is the state it leads to.
-    let again = host.run(scene.command);
+    let again = host.run(&command);
     assert!(matches!(again.status.code(), Some(0 | 1)), "{again}");
     wait_until(SETTLE_BOUND, &format!("after {step} and {then:?}: {again}"), || {
         (scene.is_done)(&host)

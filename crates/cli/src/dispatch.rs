@@ -42,7 +42,7 @@ impl Context {
     }
 }
 
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
@@ -77,6 +77,8 @@ pub static COMMANDS: &[Entry] = &[
     entry::<commands::Stop>("stop", Origin::Historical),
     entry::<commands::Status>("status", Origin::Historical),
     entry::<commands::Console>("console", Origin::Historical),
+    entry::<commands::Devmgmt>("devmgmt", Origin::Historical),
+    entry::<commands::Hostrdev>("hostrdev", Origin::Historical),
     entry::<commands::Why>("why", Origin::Ours),
     entry::<commands::Doctor>("doctor", Origin::Ours),
     entry::<commands::Undelete>("undelete", Origin::Ours),
@@ -213,9 +215,15 @@ fn overview() -> String {
         let about = (entry.options)().get_about().map(ToString::to_string).unwrap_or_default();
         text.push_str(&format!("  {:<10} {about}\n", entry.word));
     }
-    text.push_str("\nThe first seven are programs of their own too: hpvmcreate, hpvmmodify, …\n");
+    text.push_str("\nThe first nine are programs of their own too: hpvmcreate, hpvmmodify, …\n");
     text.push_str("`hpvm COMMAND --help` tells a command's options.\n");
     text
+}
+
+/// One line on the options of a command.
+pub(crate) fn usage(word: &str) -> String {
+    let entry = COMMANDS.iter().find(|entry| entry.word == word);
+    entry.map_or_else(String::new, |entry| format!("{}\n", entry.options().render_usage()))
 }
 
 /// What `-v` prints.

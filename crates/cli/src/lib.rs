@@ -7,6 +7,7 @@ pub mod args;
 pub mod commands;
 pub mod dispatch;
 pub mod dry_run;
+mod entries;
 pub mod exit;
 pub mod messages;
 pub mod output;

@@ -1,10 +1,11 @@
-//! What happens once when the VM Host boots: guests that run without supervision are taken over, those made with `-B auto`
-//! are started, and removed guests that are over their time are cleared. A guest that was started since the host's boot is
-//! left as it is, running or ended, so that a restart of the product changes no guest.
+//! What happens once when the VM Host boots: guests that run without supervision are taken over, what the VM Host uses itself
+//! is listed, guests made with `-B auto` are started, and removed guests that are over their time are cleared. A guest that
+//! was started since the host's boot is left as it is, running or ended, so that a restart of the product changes no guest.
 
-use hpvm_model::{AutoStart, GuestConfig, GuestName};
+use hpvm_model::{AutoStart, Choice, GuestConfig, GuestName};
 use hpvm_registry::Selector;
 
+use crate::devdb::host_devices::{Scan, update};
 use crate::start::{Started, start};
 use crate::{Actor, Mode, Refusal, VmHost, remove};
 
@@ -13,6 +14,8 @@ use crate::{Actor, Mode, Refusal, VmHost, remove};
 pub struct Autostarted {
     pub guests: Vec<(GuestName, Result<Started, Refusal>)>,
     pub purged: Vec<GuestName>,
+    /// Why the list of what the VM Host uses is not up to date, if it is not.
+    pub not_listed: Option<Refusal>,
 }
 
 /// Starts what is to be started. One guest that cannot start does not keep the others off.
@@ -23,6 +26,7 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
         let left = host.adopt_orphans()?;
         guests.extend(left.into_iter().map(|(name, refusal)| (name, Err(refusal))));
     }
+    let not_listed = list_host_devices(host, actor, mode).err();
     for summary in host.registry.list()? {
         if !enabled || summary.auto_start == AutoStart::Manual {
             continue;
@@ -36,7 +40,15 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
         Mode::Apply => remove::purge_due(host, actor)?,
         Mode::DryRun => Vec::new(),
     };
-    Ok(Autostarted { guests, purged })
+    Ok(Autostarted { guests, purged, not_listed })
+}
+
+/// Nothing depends on the list but what was read of devices at rest, so guests start without it too.
+fn list_host_devices(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<(), Refusal> {
+    if host.registry.hostrdev_at_start()? == Choice::Yes {
+        update(host, actor, Scan::Known, mode)?;
+    }
+    Ok(())
 }
 
 /// Whether the guest has been started since the host's boot. What became of it then was decided: by the administrator, by

@@ -3,14 +3,15 @@
 //! `registered` answers what it says of the stores of one guest, for every decision; the rest is what `hpvmdevmgmt` and
 //! `hpvmhostrdev` do. Which guests depend on an entry is asked of the guests' devices each time, and stored nowhere else.
 
-// pub mod disk_file;
-// pub mod entries;
-// pub mod host_devices;
-// pub mod listing;
+mod dependents;
+pub mod disk_file;
+pub mod entries;
+pub mod host_devices;
+pub mod listing;
 mod presets;
 mod registered;
-// pub mod repair;
-// pub mod replace;
+pub mod repair;
+pub mod replace;
 mod restriction;
 mod trail;
 

@@ -15,6 +15,9 @@ use hpvm_plan::record::RecordError;
 use hpvm_plan::request::RequestError;
 use hpvm_registry::RegistryError;
 
+use crate::devdb::disk_file::DiskRefused;
+use crate::devdb::entries::EntryRefused;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The problems say it all; among them is at least one error.
@@ -57,6 +60,10 @@ pub enum Refusal {
         "the guest's boot record '{}' cannot be used; stopping and starting the guest makes a new one", path.display()
     )]
     Record { path: PathBuf, source: RecordError },
+    #[error(transparent)]
+    Entry(Box<EntryRefused>),
+    #[error(transparent)]
+    Disk(#[from] DiskRefused),
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error(
@@ -109,6 +116,12 @@ impl From<BusyError> for Refusal {
             }
             other => Refusal::Busy(other),
         }
+    }
+}
+
+impl From<EntryRefused> for Refusal {
+    fn from(refused: EntryRefused) -> Refusal {
+        Refusal::Entry(Box::new(refused))
     }
 }
 

@@ -64,6 +64,11 @@ steps! {
     UndeleteCommitted = "undelete.committed",
     /// The guest has other firmware variables.
     NvramReplaced = "nvram.replaced",
+    /// The device database says what was asked for.
+    DevmgmtCommitted = "devmgmt.committed",
+    /// A disk's file has its size; nothing is recorded yet.
+    DiskSized = "disk.sized",
+    HostrdevCommitted = "hostrdev.committed",
     /// A rebuilt registry lies beside the damaged one.
     DoctorWritten = "doctor.written",
     /// The damaged registry has its second name.

@@ -5,6 +5,7 @@ use crate::args::Operation;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 use crate::output::print;
+use hpvm_model::chain;
 use hpvm_operations::VmHost;
 use hpvm_operations::autostart::autostart;
 use hpvm_operations::start::Started;
@@ -15,7 +16,7 @@ use super::{mode, refused};
 /// Start the guests that start with the VM Host
 ///
 /// Meant to run once when the VM Host boots. Takes guests over that run without supervision, starts those made or changed
-/// with -B auto, and clears the folders of removed guests that are over their time.
+/// with -B auto, clears the folders of removed guests that are over their time, and lists what the VM Host itself uses.
 #[derive(Debug, clap::Parser)]
 pub struct Autostart {
     /// Check only: print what would be started
@@ -31,6 +32,10 @@ impl Perform for Autostart {
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason);
         let done = autostart(&mut host, &actor, mode(self.dry_run))?;
+        if let Some(refusal) = &done.not_listed {
+            let text = format!("what this VM Host uses could not be listed: {}", chain(refusal));
+            context.say.warning(None, &text);
+        }
         let mut result = Ok(());
         for (name, started) in done.guests {
             match started {

@@ -69,13 +69,14 @@ impl Presets {
         })
     }
 
-    /// All of them, for a list.
+    /// The outermost of them, for a list.
     pub(crate) fn names(&self) -> Vec<String> {
         let folders = self.folders.iter().map(|(path, _)| path);
         let mut names: Vec<String> =
             folders.chain(&self.states).map(|path| path.display().to_string()).collect();
         names.sort();
-        names.dedup();
+        // On most machines /bin is a link into /usr, which says it all.
+        names.dedup_by(|later, earlier| Path::new(later).starts_with(earlier));
         names
     }
 }

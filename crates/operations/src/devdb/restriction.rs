@@ -24,7 +24,7 @@ pub(crate) fn restriction(trail: &Trail, entries: &[Entry], presets: &Presets) -
     if let Some(entry) = among(&trail.over).filter(|entry| !allows(entry)) {
         return verdict(entry);
     }
-    for spot in &trail.folders {
+    for spot in &trail.way {
         if let Some(entry) = decisive.iter().find(|entry| spot.is(entry)) {
             return match allows(entry) {
                 true => verdict(entry),
@@ -114,7 +114,7 @@ mod tests {
         Trail {
             real_path: "/a/b/disk".into(),
             own: names(&["/a/b/disk"]),
-            folders: vec![spot("/a/b", 3), spot("/a", 2)],
+            way: vec![spot("/a/b/disk", 4), spot("/a/b", 3), spot("/a", 2)],
             ..Trail::default()
         }
     }
@@ -133,6 +133,18 @@ mod tests {
         let own = Restriction::Entry { name: "/a/b/disk".into() };
         assert_eq!(of(&[allowing(entry("/a/b")), entry("/a/b/disk")]), own);
         assert_eq!(of(&[entry("/a/b"), allowing(entry("/a/b/disk"))]), lifted("/a/b/disk"));
+    }
+
+    #[test]
+    fn a_folder_of_the_hosts_is_restricted_itself_too() {
+        let etc = std::fs::canonicalize("/etc").unwrap();
+        let path = etc.to_str().unwrap().to_owned();
+        let identity = super::super::trail::identity_at(&etc).unwrap();
+        let way = vec![Spot { path: path.clone(), identity }];
+        let trail =
+            Trail { real_path: path.clone(), own: names(&[&path]), way, ..Trail::default() };
+        let restricted = Restriction::HostFolder { folder: path };
+        assert_eq!(restriction(&trail, &[], &presets()), restricted);
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(crate) struct Trail {
     pub(crate) under: Names,
     /// What lies on it: a restriction there holds for it too, since it has those bytes.
     pub(crate) over: Names,
-    /// The folders above, nearest first.
-    pub(crate) folders: Vec<Spot>,
+    /// The store, which may itself be a folder, and the folders above it, nearest first.
+    pub(crate) way: Vec<Spot>,
     /// Of a block device.
     pub(crate) identity: Option<StoreIdentity>,
 }
@@ -50,8 +50,7 @@ impl Trail {
         };
         let real_path = real.to_string_lossy().into_owned();
         let mut trail = Trail { real_path: real_path.clone(), ..Trail::default() };
-        let spots = real.ancestors().filter_map(spot);
-        trail.folders = spots.skip_while(|spot| spot.path == real_path).collect();
+        trail.way = real.ancestors().filter_map(spot).collect();
         trail.own.paths.insert(real_path);
         trail.own.files.extend(spot(&real).map(|spot| spot.identity));
         if let Some(store) = stores.store(path) {
@@ -86,16 +85,16 @@ impl Trail {
     /// All that may find an entry.
     pub(crate) fn keys(&self) -> Keys {
         let all = || [&self.own, &self.under, &self.over].into_iter();
-        let folders = || self.folders.iter();
+        let way = || self.way.iter();
         Keys {
             paths: all()
                 .flat_map(|names| names.paths.iter().cloned())
-                .chain(folders().map(|spot| spot.path.clone()))
+                .chain(way().map(|spot| spot.path.clone()))
                 .collect(),
             identifiers: all().flat_map(|names| names.identifiers.iter().cloned()).collect(),
             files: all()
                 .flat_map(|names| names.files.iter().copied())
-                .chain(folders().map(|spot| spot.identity))
+                .chain(way().map(|spot| spot.identity))
                 .collect(),
         }
     }

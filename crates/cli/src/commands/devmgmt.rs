@@ -1,0 +1,241 @@
+//! hpvmdevmgmt: the device database, and files for disks.
+
+use std::path::PathBuf;
+
+use clap::ArgGroup;
+use hpvm_model::bytes::{Bytes, SizeError, shown};
+use hpvm_model::entry::{Deletion, EntryError, Listing, Replacement, Setting};
+use hpvm_model::{EntryId, Severity};
+use hpvm_operations::devdb::disk_file::{self, Made, Room};
+use hpvm_operations::devdb::entries::{self, Changed};
+use hpvm_operations::devdb::{listing, repair, replace};
+use hpvm_operations::{Actor, Mode, Refusal, VmHost};
+use hpvm_registry::Access;
+
+use crate::args::Operation;
+use crate::dispatch::{Context, Perform, version};
+use crate::entries as shown_as;
+use crate::exit::Failure;
+use crate::messages::printable;
+use crate::output::print;
+
+use super::mode;
+
+/// Manage the device database, and make files for disks
+///
+/// The database says which devices guests have (gdev), which no guest may have (rdev), and which VM Hosts there are (server).
+/// Which guests depend on a device follows from the guests and is never typed. An entry that came with a guest's device goes
+/// with the last one that has it, unless somebody added it, gave it an attribute, or says PRESERVE=YES.
+///
+/// A folder that is restricted keeps all below it from guests. /etc, /boot, /usr and the like are restricted always. What the
+/// VM Host itself uses is never given to a guest, whatever the database says; the one exception is an rdev entry with
+/// ALLOW=GUEST, which needs a reason. A block device that is in use keeps the kernel from giving it away even so.
+///
+/// Attributes of gdev entries: SHARE, PRESERVE, READONLY (YES or NO), USAGE (DISK, DVD, TAPE, CHANGER or BURNER), IDENTIFIER
+/// (ACCEPT: what the path leads to now is the right device). Of rdev entries: PRESERVE, ALLOW (GUEST).
+#[derive(Debug, clap::Parser)]
+#[command(group(ArgGroup::new("task").required(true).multiple(false).args([
+    "add", "delete", "modify", "rename", "list", "initialize", "repair_script", "size", "version",
+])))]
+pub struct Devmgmt {
+    /// Add an entry: gdev:PATH, rdev:PATH or server:NAME
+    #[arg(short = 'a', long, value_name = "TYPE:NAME")]
+    pub add: Option<EntryId>,
+
+    /// Delete an entry or an attribute: TYPE:NAME or TYPE:NAME:attr:ATTRIBUTE
+    #[arg(short = 'd', long, value_name = "TYPE:NAME[:attr:ATTRIBUTE]")]
+    pub delete: Option<Deletion>,
+
+    /// Change an attribute
+    #[arg(
+        short = 'm',
+        long,
+        value_name = "TYPE:NAME:attr:ATTRIBUTE=VALUE",
+        value_parser = setting,
+    )]
+    pub modify: Option<(EntryId, Setting)>,
+
+    /// Give an entry another name, and every guest that has the device by the old one
+    #[arg(short = 'n', long, value_name = "TYPE:OLD:NEW[,ALIAS]")]
+    pub rename: Option<Replacement>,
+
+    /// List entries: gdev, rdev, server or all, each with :NAME, :depend:GUEST or :ATTRIBUTE=VALUE
+    #[arg(short = 'l', long, value_name = "TYPE[:FILTER]")]
+    pub list: Option<Listing>,
+
+    /// Bring the entries that come with guests' devices up to date with the guests
+    #[arg(short = 'I', long)]
+    pub initialize: bool,
+
+    /// Print what does not agree as a script, to be read and then run
+    #[arg(short = 'r', long)]
+    pub repair_script: bool,
+
+    /// Make a file of exactly this size, or extend it; a size has a letter, such as 512M or 1.5G
+    #[arg(short = 'S', long, num_args = 2, value_names = ["SIZE", "FILE"])]
+    pub size: Option<Vec<String>>,
+
+    /// Say which version this is
+    #[arg(short = 'v', long)]
+    pub version: bool,
+
+    /// Say what was done; in a list, why an entry is there
+    #[arg(short = 'V', long)]
+    pub verbose: bool,
+
+    /// With -S: take the room on the file system now, not when the guest writes
+    #[arg(long, requires = "size")]
+    pub preallocate: bool,
+
+    /// Check only: print what would be done
+    #[arg(long, conflicts_with_all = ["list", "repair_script", "version"])]
+    pub dry_run: bool,
+
+    /// With -l: as JSON, after docs/schema/devices.json
+    #[arg(long, requires = "list")]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+fn setting(text: &str) -> Result<(EntryId, Setting), EntryError> {
+    Setting::parse(text)
+}
+
+impl Perform for Devmgmt {
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        if self.version {
+            return Ok(print(&version())?);
+        }
+        if let Some(listing) = &self.list {
+            let lines = listing::list(&VmHost::open(Access::ReadOnly)?, listing)?;
+            let text = match self.json {
+                true => shown_as::json(&lines)?,
+                false => shown_as::list(&lines, self.verbose),
+            };
+            return Ok(print(&text)?);
+        }
+        if self.repair_script {
+            let flaws = repair::flaws(&VmHost::open(Access::ReadOnly)?)?;
+            return Ok(print(&shown_as::script(&flaws))?);
+        }
+        let size = self.size.as_deref().map(disk).transpose()?;
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let actor = context.actor(self.operation.reason.clone());
+        match size {
+            Some((size, path)) => self.make_disk(&mut host, &actor, size, &path),
+            None => self.change(&mut host, &actor),
+        }
+    }
+}
+
+impl Devmgmt {
+    fn change(&self, host: &mut VmHost, actor: &Actor) -> Result<(), Failure> {
+        let mode = mode(self.dry_run);
+        let changed = if let Some(id) = &self.add {
+            entries::add(host, actor, id, mode)
+        } else if let Some(deletion) = &self.delete {
+            entries::delete(host, actor, deletion, mode)
+        } else if let Some((id, setting)) = &self.modify {
+            entries::set(host, actor, id, *setting, mode)
+        } else if let Some(replacement) = &self.rename {
+            let guests = replace::replace(host, actor, replacement, mode).map_err(whole)?;
+            return self.tell(&shown_as::renamed(replacement, &guests));
+        } else {
+            let done = repair::initialise(host, actor, mode)?;
+            return self.tell(&format!(
+                "devices known: {}, entries forgotten: {}\n",
+                done.known, done.forgotten
+            ));
+        };
+        let Changed { before, after } = changed?;
+        self.tell(&shown_as::change(before.as_ref(), after.as_ref()))
+    }
+
+    fn make_disk(
+        &self,
+        host: &mut VmHost,
+        actor: &Actor,
+        size: Bytes,
+        path: &PathBuf,
+    ) -> Result<(), Failure> {
+        let room = if self.preallocate { Room::Now } else { Room::WhenWritten };
+        let mode = mode(self.dry_run);
+        let made = disk_file::make(host, actor, path, size, room, mode)?;
+        let would = if mode == Mode::DryRun { "would be " } else { "" };
+        let what = match made {
+            Made::New => format!("{would}made"),
+            Made::Extended { from } => format!("{would}extended from {} bytes", from.0),
+            Made::AsItWas => "left as it was".to_owned(),
+        };
+        let path = path.display().to_string();
+        let text = format!("'{}' {what}: {size}, {} bytes\n", printable(&path), size.0);
+        Ok(print(&text)?)
+    }
+
+    /// A change that goes well is silent, as it always was; a dry run is for what it says.
+    fn tell(&self, text: &str) -> Result<(), Failure> {
+        match self.verbose || self.dry_run {
+            true => Ok(print(text)?),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Problems of several guests, in one sentence.
+fn whole(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Problems(problems) => {
+            let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+            let texts: Vec<&str> = errors.map(|problem| problem.text.as_str()).collect();
+            Failure::refused(texts.join("; "))
+        }
+        other => other.into(),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DiskError {
+    #[error("'{0}' has no unit; write {0}M or {0}G")]
+    Unit(String),
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    #[error("the path '{0}' cannot be made absolute")]
+    Path(String, #[source] std::io::Error),
+}
+
+/// Size and path of `-S`.
+fn disk(words: &[String]) -> Result<(Bytes, PathBuf), DiskError> {
+    let [size, path] = words else {
+        return Err(DiskError::Unit(String::new()));
+    };
+    // Without a letter one would take it for bytes, another for megabytes.
+    if size.chars().all(|c| c.is_ascii_digit() || c == '.') && !size.is_empty() {
+        return Err(DiskError::Unit(shown(size)));
+    }
+    let size = Bytes::parse(size, 1)?;
+    let path = std::path::absolute(path).map_err(|source| DiskError::Path(shown(path), source))?;
+    Ok((size, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(size: &str) -> Result<u64, String> {
+        let words = [size.to_owned(), "/d".to_owned()];
+        disk(&words).map(|(size, _)| size.0).map_err(|error| error.to_string())
+    }
+
+    /// Settles 78: sizes are taken as written, or refused.
+    #[test]
+    fn a_size_is_exact_or_refused() {
+        assert_eq!(read("1.5G"), Ok(3 << 29));
+        assert_eq!(read("1M"), Ok(1 << 20));
+        for junk in ["", "1.5", "2048", "1.5Gx", "1,5G", "-1G", "G", "1 G", "0x1G", "0.1G"] {
+            assert!(read(junk).is_err(), "{junk:?}");
+        }
+        assert!(read("2048").unwrap_err().contains("2048M"));
+    }
+}

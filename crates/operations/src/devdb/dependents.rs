@@ -1,0 +1,78 @@
+//! Which guests have what: asked of the guests' devices, as configured and as they run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::Path;
+
+use hpvm_model::{FileIdentity, GuestConfig, GuestName, StorageDevice};
+
+use super::trail::{Trail, identity_at};
+use crate::stores::Stores;
+use crate::{Refusal, VmHost};
+
+/// A device of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependent {
+    pub guest: GuestName,
+    pub device: StorageDevice,
+}
+
+impl fmt::Display for Dependent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "guest '{}' uses '{}' ({})", self.guest, self.device.backing.path, self.device)
+    }
+}
+
+/// As the clauses of one sentence.
+pub(super) fn told(dependents: &[Dependent]) -> String {
+    dependents.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The devices of all existing guests, and what running ones still have beside those.
+pub(super) fn all(host: &VmHost) -> Result<Vec<Dependent>, Refusal> {
+    let mut all = Vec::new();
+    for config in host.registry.all()? {
+        let still = still_attached(host, &config);
+        let devices = config.storage.into_iter().chain(still);
+        all.extend(devices.map(|device| Dependent { guest: config.name.clone(), device }));
+    }
+    Ok(all)
+}
+
+fn still_attached(host: &VmHost, config: &GuestConfig) -> Vec<StorageDevice> {
+    let Some(machine) = host.machine(config) else { return Vec::new() };
+    let is_configured =
+        |device: &StorageDevice| config.storage.iter().any(|known| known.backing == device.backing);
+    let devices = machine.storage.into_iter().map(|attached| attached.device);
+    devices.filter(|device| !is_configured(device)).collect()
+}
+
+/// Those that a restriction of this path would concern: devices that are it, hang together with it, or lie below it.
+pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
+    let all = all(host)?;
+    let paths: BTreeSet<&str> = all.iter().map(|d| d.device.backing.path.as_str()).collect();
+    let stores = Stores::look_at(paths.iter().copied().chain([path]));
+    let wanted = Trail::of(path, &stores);
+    let related: BTreeSet<FileIdentity> = [&wanted.own, &wanted.under, &wanted.over]
+        .into_iter()
+        .flat_map(|names| names.files.iter().copied())
+        .collect();
+    let own = identity_at(Path::new(path));
+    let is_concerned = |path: &str| {
+        let trail = Trail::of(path, &stores);
+        !trail.own.files.is_disjoint(&related)
+            || trail.way.iter().any(|spot| Some(spot.identity) == own)
+    };
+    let concerned: BTreeMap<&str, bool> =
+        paths.iter().map(|path| (*path, is_concerned(path))).collect();
+    Ok(all.iter().filter(|d| concerned[d.device.backing.path.as_str()]).cloned().collect())
+}
+
+/// Those that have this very thing, by whatever path; a path that leads nowhere is compared as it is written.
+pub(super) fn of(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
+    let identity = identity_at(Path::new(path));
+    let is_it = |other: &str| {
+        other == path || identity.is_some() && identity_at(Path::new(other)) == identity
+    };
+    Ok(all(host)?.into_iter().filter(|d| is_it(&d.device.backing.path)).collect())
+}

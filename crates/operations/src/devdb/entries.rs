@@ -1,0 +1,335 @@
+//! Adds, changes and deletes entries: `hpvmdevmgmt -a`, `-m`, `-d`. Each is one transaction with its record.
+
+use std::path::Path;
+
+use hpvm_model::entry::{AttributeName, Deletion, Setting};
+use hpvm_model::{Choice, DeviceKind, EntryId, EntryType, Origin, StoreIdentity};
+use hpvm_plan::facts::{FileFact, Restriction};
+use hpvm_plan::judge::registered::can_be_shared;
+use hpvm_registry::{Entry, Step};
+
+use super::dependents::{self, Dependent, told};
+use super::presets::Presets;
+use super::registered::{of_store, real_path};
+use super::trail::{Trail, identity_at};
+use crate::stores::{self, Stores};
+use crate::{Actor, Mode, Refusal, VmHost};
+
+/// Why an entry stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryRefused {
+    #[error("there is no entry {0}; `hpvmdevmgmt -l {type}` lists those there are", r#type = .0.entry.as_str())]
+    Missing(EntryId),
+    #[error("{id} is there already{}", known_as(.id, .known))]
+    Exists { id: EntryId, known: EntryId },
+    #[error("'{0}' does not exist, so nobody can tell what {1} would be about")]
+    NoSuchPath(String, EntryId),
+    #[error("{id} cannot be restricted while guests use it or what lies below it: {}", told(.dependents))]
+    InUse { id: EntryId, dependents: Vec<Dependent> },
+    #[error("{id} has dependents, which go by `hpvmmodify -P GUEST -d STATEMENT`: {}", told(.dependents))]
+    HasDependents { id: EntryId, dependents: Vec<Dependent> },
+    #[error("'{path}' is restricted or used by this VM Host and is no device for guests: {why}")]
+    NotForGuests { path: String, why: String },
+    #[error("this VM Host uses {id} now, and it stays restricted until it does not: {uses}")]
+    HostUses { id: EntryId, uses: String },
+    #[error(
+        "{0} is restricted without an entry, since it is this VM Host's own; `hpvmdevmgmt -m {0}:attr:ALLOW=GUEST --reason TEXT` would give it away"
+    )]
+    Preset(EntryId),
+    #[error("'{path}' cannot be marked SHARE=YES: {why}")]
+    Share { path: String, why: String },
+    #[error("'{path}' cannot be kept for a {}: {}", .usage.as_str(), told(.dependents))]
+    Usage { path: String, usage: DeviceKind, dependents: Vec<Dependent> },
+    #[error(
+        "ALLOW=GUEST gives guests what this VM Host uses itself, or forbade; say why with --reason"
+    )]
+    ReasonMissing,
+    #[error("'{0}' has no identity that could be accepted: it is no block device")]
+    NoIdentity(String),
+    #[error(
+        "dependents follow from the guests' devices and are not deleted here; what there is{}",
+        if .0.is_empty() { ": nothing".to_owned() } else { format!(", and how it goes: {}", commands(.0)) }
+    )]
+    DependentsFollow(Vec<Dependent>),
+    #[error("{id} cannot be replaced while guests that have it run: {}", told(.dependents))]
+    Running { id: EntryId, dependents: Vec<Dependent> },
+    #[error("'{0}' and '{1}' do not lead to the same device, so one is no other name of the other")]
+    NotSame(String, String),
+}
+
+fn known_as(id: &EntryId, known: &EntryId) -> String {
+    if id == known { String::new() } else { format!(", as {known}") }
+}
+
+fn commands(dependents: &[Dependent]) -> String {
+    let command = |d: &Dependent| format!("`hpvmmodify -P {} -d {}`", d.guest, d.device);
+    dependents.iter().map(command).collect::<Vec<_>>().join(", ")
+}
+
+/// What became of one entry, or would become of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub before: Option<Entry>,
+    pub after: Option<Entry>,
+}
+
+/// Adds an entry made by hand.
+pub fn add(host: &mut VmHost, actor: &Actor, id: &EntryId, mode: Mode) -> Result<Changed, Refusal> {
+    carry_out(host, actor, mode, |host| added(host, id))
+}
+
+/// Deletes an entry or an attribute.
+pub fn delete(
+    host: &mut VmHost,
+    actor: &Actor,
+    deletion: &Deletion,
+    mode: Mode,
+) -> Result<Changed, Refusal> {
+    carry_out(host, actor, mode, |host| match deletion {
+        Deletion::Entry(id) => deleted(host, id),
+        Deletion::Attribute(id, name) => cleared(host, id, *name),
+        Deletion::Dependent { entry, dependent } => {
+            let mut follow = dependents::all(host)?;
+            follow.retain(|d| d.guest.as_str() == dependent);
+            follow.retain(|d| entry.as_ref().is_none_or(|path| d.device.backing.path == *path));
+            Err(EntryRefused::DependentsFollow(follow).into())
+        }
+    })
+}
+
+/// Changes an attribute.
+pub fn set(
+    host: &mut VmHost,
+    actor: &Actor,
+    id: &EntryId,
+    setting: Setting,
+    mode: Mode,
+) -> Result<Changed, Refusal> {
+    carry_out(host, actor, mode, |host| settled(host, actor, id, setting))
+}
+
+/// Decides, then writes the change and its record, or leaves the record of a refusal.
+fn carry_out(
+    host: &mut VmHost,
+    actor: &Actor,
+    mode: Mode,
+    decide: impl FnOnce(&VmHost) -> Result<Changed, Refusal>,
+) -> Result<Changed, Refusal> {
+    let decided = decide(host);
+    if mode == Mode::DryRun {
+        return decided;
+    }
+    let written = decided.and_then(|changed| {
+        write(host, actor, &changed)?;
+        Ok(changed)
+    });
+    host.record_failure(actor, None, written)
+}
+
+fn write(host: &mut VmHost, actor: &Actor, changed: &Changed) -> Result<(), Refusal> {
+    let change = host.registry.change()?;
+    match (&changed.before, &changed.after) {
+        (_, Some(entry)) => change.put_entry(entry)?,
+        (Some(entry), None) => change.delete_entry(&entry.id)?,
+        (None, None) => {}
+    }
+    change.record(&actor.done(None, None))?;
+    change.commit()?;
+    Step::DevmgmtCommitted.reached();
+    Ok(())
+}
+
+fn added(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {
+    let path = id.name();
+    let real = real_path(path);
+    let before = host.registry.entry(id, &real)?;
+    if let Some(known) = before.as_ref().filter(|known| known.origin == Origin::Hand) {
+        let (id, known) = (id.clone(), known.id.clone());
+        return Err(EntryRefused::Exists { id, known }.into());
+    }
+    match id.entry {
+        EntryType::Server => {}
+        EntryType::Guest => fit_for_guests(host, id)?,
+        EntryType::Restricted => {
+            require_path(id)?;
+            let dependents = dependents::concerned(host, path)?;
+            if !dependents.is_empty() {
+                return Err(EntryRefused::InUse { id: id.clone(), dependents }.into());
+            }
+        }
+    }
+    let entry = match before.clone() {
+        // It came by itself; from now on it is the administrator's.
+        Some(entry) => Entry { origin: Origin::Hand, ..entry },
+        None => Entry { real_path: real, ..fresh(id) },
+    };
+    Ok(Changed { before, after: Some(entry) })
+}
+
+/// An entry by hand, with by what its device or folder is known again.
+fn fresh(id: &EntryId) -> Entry {
+    let entry = Entry::by_hand(id.clone(), real_path(id.name()));
+    if id.entry == EntryType::Server {
+        return entry;
+    }
+    let identity = identity_of(id.name());
+    Entry { identity, file: identity_at(Path::new(id.name())), ..entry }
+}
+
+/// The device a path leads to now.
+pub(super) fn identity_of(path: &str) -> Option<StoreIdentity> {
+    Trail::of(path, &Stores::look_at([path])).identity
+}
+
+fn require_path(id: &EntryId) -> Result<(), Refusal> {
+    match Path::new(id.name()).exists() {
+        true => Ok(()),
+        false => Err(EntryRefused::NoSuchPath(id.name().to_owned(), id.clone()).into()),
+    }
+}
+
+fn fit_for_guests(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {
+    require_path(id)?;
+    let path = id.name();
+    let stores = Stores::look_at([path]);
+    let trail = Trail::of(path, &stores);
+    let presets = Presets::of(&host.root);
+    let known = of_store(&host.registry, None, path, &trail, &presets)?;
+    let uses = stores.used_by_host().remove(path);
+    let why = match (known.restriction, uses) {
+        (Restriction::Lifted { .. }, _) | (Restriction::None, None) => return Ok(()),
+        (Restriction::None, Some(uses)) => uses.join("; "),
+        (
+            Restriction::Entry { name: by }
+            | Restriction::Below { folder: by }
+            | Restriction::HostFolder { folder: by }
+            | Restriction::Signature { name: by, .. },
+            _,
+        ) => format!("rdev:{by} says so"),
+    };
+    Err(EntryRefused::NotForGuests { path: path.to_owned(), why }.into())
+}
+
+fn deleted(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {
+    let before = host.registry.entry(id, &real_path(id.name()))?;
+    if id.entry == EntryType::Guest {
+        let dependents = dependents::of(host, id.name())?;
+        if !dependents.is_empty() {
+            return Err(EntryRefused::HasDependents { id: id.clone(), dependents }.into());
+        }
+    }
+    let Some(entry) = before else {
+        let presets = Presets::of(&host.root).names();
+        let is_preset = presets.iter().any(|folder| folder == id.name());
+        return Err(match is_preset && id.entry == EntryType::Restricted {
+            true => EntryRefused::Preset(id.clone()),
+            false => EntryRefused::Missing(id.clone()),
+        }
+        .into());
+    };
+    if entry.origin.is_automatic() {
+        let path = entry.id.name();
+        if let Some(uses) = Stores::look_at([path]).used_by_host().remove(path) {
+            let (id, uses) = (id.clone(), uses.join("; "));
+            return Err(EntryRefused::HostUses { id, uses }.into());
+        }
+    }
+    Ok(Changed { before: Some(entry), after: None })
+}
+
+fn cleared(host: &VmHost, id: &EntryId, name: AttributeName) -> Result<Changed, Refusal> {
+    let before = host.registry.entry(id, &real_path(id.name()))?;
+    let before = before.ok_or_else(|| EntryRefused::Missing(id.clone()))?;
+    let mut after = before.clone();
+    after.attributes.clear(name);
+    if name == AttributeName::Identifier {
+        after.identity = None;
+    }
+    let says_nothing = after.origin == Origin::Guest
+        && !after.attributes.are_worth_keeping()
+        && after.identity.is_none();
+    let after = (!says_nothing).then_some(after);
+    Ok(Changed { before: Some(before), after })
+}
+
+fn settled(
+    host: &VmHost,
+    actor: &Actor,
+    id: &EntryId,
+    setting: Setting,
+) -> Result<Changed, Refusal> {
+    let path = id.name();
+    let before = host.registry.entry(id, &real_path(path))?;
+    let dependents = match id.entry {
+        EntryType::Guest => dependents::of(host, path)?,
+        EntryType::Restricted | EntryType::Server => Vec::new(),
+    };
+    let is_known = before.is_some() || !dependents.is_empty();
+    if !is_known && setting != Setting::AllowGuests {
+        return Err(EntryRefused::Missing(id.clone()).into());
+    }
+    let mut after = match before.clone() {
+        Some(entry) => entry,
+        None => fresh_for(id, setting)?,
+    };
+    match setting {
+        Setting::Share(Choice::Yes) => shareable(path, &dependents)?,
+        Setting::Usage(usage) => usable(path, usage, &dependents)?,
+        Setting::AllowGuests if actor.reason.as_deref().unwrap_or_default().trim().is_empty() => {
+            return Err(EntryRefused::ReasonMissing.into());
+        }
+        Setting::AcceptIdentifier => {
+            let found = identity_of(path);
+            let found = found.ok_or_else(|| EntryRefused::NoIdentity(path.to_owned()))?;
+            after.identity = Some(found);
+        }
+        _ => {}
+    }
+    after.attributes.set(setting);
+    Ok(Changed { before, after: Some(after) })
+}
+
+/// The entry for something that guests have already, or that is to be given to them.
+fn fresh_for(id: &EntryId, setting: Setting) -> Result<Entry, Refusal> {
+    if setting == Setting::AllowGuests {
+        require_path(id)?;
+        return Ok(fresh(id));
+    }
+    Ok(Entry { origin: Origin::Guest, ..fresh(id) })
+}
+
+/// Two guests that write to one store spoil it for both, so what is written is never shared.
+fn shareable(path: &str, dependents: &[Dependent]) -> Result<(), Refusal> {
+    let refused = |why: String| {
+        let path = path.to_owned();
+        Err(EntryRefused::Share { path, why }.into())
+    };
+    let spoilt: Vec<Dependent> =
+        dependents.iter().filter(|d| !can_be_shared(&d.device)).cloned().collect();
+    if !spoilt.is_empty() {
+        return refused(format!("only images of dvds are shared, and {}", told(&spoilt)));
+    }
+    match stores::plain_file(Path::new(path)) {
+        FileFact::Regular { .. } | FileFact::Folder | FileFact::Missing => Ok(()),
+        FileFact::Generic { .. } => refused(
+            "tapes, changers and burners take the commands of one guest alone".into(),
+        ),
+        _ if identity_of(path).is_some() => refused(
+            "a disk that several guests write to needs SCSI reservations between them, which are not available yet"
+                .into(),
+        ),
+        _ => refused("it is neither an image nor a folder of images".into()),
+    }
+}
+
+fn usable(path: &str, usage: DeviceKind, dependents: &[Dependent]) -> Result<(), Refusal> {
+    let others: Vec<Dependent> =
+        dependents.iter().filter(|d| d.device.kind != usage).cloned().collect();
+    match others.is_empty() {
+        true => Ok(()),
+        false => {
+            let path = path.to_owned();
+            Err(EntryRefused::Usage { path, usage, dependents: others }.into())
+        }
+    }
+}

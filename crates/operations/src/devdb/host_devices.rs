@@ -1,0 +1,280 @@
+//! Keeps the list of what the VM Host itself uses: `hpvmhostrdev`. The list informs; each create, change and start looks at
+//! the devices anew, whatever it says. Only what was read as a signature, of something that does not run now, depends on
+//! it: a guest may have written such a signature, so it counts on devices alone that no guest has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use hpvm_host::block::{
+    Blocks, Device, DeviceNumber, DeviceProbe, Kind, Lead, Medium, Places, Store,
+};
+use hpvm_model::{
+    Bytes, Choice, EntryId, EntryType, FileIdentity, GuestConfig, Origin, StoreIdentity,
+};
+use hpvm_registry::{Entry, Step};
+
+use crate::{Actor, Mode, Refusal, VmHost};
+
+/// What an update looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scan {
+    /// What the kernel knows: quick, and opens no device.
+    Known,
+    /// The content of devices too.
+    Everything,
+}
+
+/// How the list changed, or would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    pub added: Vec<Entry>,
+    /// As they are now.
+    pub changed: Vec<Entry>,
+    pub removed: Vec<Entry>,
+}
+
+impl Update {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+
+    /// From what the list has to what it should have. Entries by hand stay as they are, and in the way.
+    fn between(all: &[Entry], wanted: Vec<Entry>) -> Update {
+        let known: BTreeMap<&EntryId, &Entry> =
+            all.iter().map(|entry| (&entry.id, entry)).collect();
+        let mut update = Update::default();
+        let names: BTreeSet<EntryId> = wanted.iter().map(|entry| entry.id.clone()).collect();
+        for entry in wanted {
+            match known.get(&entry.id) {
+                None => update.added.push(entry),
+                Some(old) if !old.origin.is_automatic() || **old == entry => {}
+                Some(_) => update.changed.push(entry),
+            }
+        }
+        let is_gone = |entry: &&Entry| entry.origin.is_automatic() && !names.contains(&entry.id);
+        update.removed = all.iter().filter(is_gone).cloned().collect();
+        update
+    }
+}
+
+/// Brings the list up to date.
+pub fn update(host: &mut VmHost, actor: &Actor, scan: Scan, mode: Mode) -> Result<Update, Refusal> {
+    carry_out(host, actor, mode, |host| {
+        let all = restrictions(host)?;
+        let wanted = wanted(host, &all, scan)?;
+        Ok(Update::between(&all, wanted))
+    })
+}
+
+/// Removes the entries it made.
+pub fn clear(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Update, Refusal> {
+    carry_out(host, actor, mode, |host| Ok(Update::between(&restrictions(host)?, Vec::new())))
+}
+
+/// Goes back to the list as it was before its last change.
+pub fn restore(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Update, Refusal> {
+    carry_out(host, actor, mode, |host| {
+        Ok(Update::between(&restrictions(host)?, host.registry.entries_before()?))
+    })
+}
+
+/// Says whether the list is brought up to date when the VM Host starts.
+pub fn set_at_start(
+    host: &mut VmHost,
+    actor: &Actor,
+    at_start: Choice,
+    mode: Mode,
+) -> Result<(), Refusal> {
+    if mode == Mode::DryRun {
+        return Ok(());
+    }
+    let change = host.registry.change()?;
+    change.set_hostrdev_at_start(at_start)?;
+    change.record(&actor.done(None, None))?;
+    change.commit()?;
+    Step::HostrdevCommitted.reached();
+    Ok(())
+}
+
+fn restrictions(host: &VmHost) -> Result<Vec<Entry>, Refusal> {
+    let mut entries = host.registry.entries()?;
+    entries.retain(|entry| entry.id.entry == EntryType::Restricted);
+    Ok(entries)
+}
+
+fn carry_out(
+    host: &mut VmHost,
+    actor: &Actor,
+    mode: Mode,
+    decide: impl FnOnce(&VmHost) -> Result<Update, Refusal>,
+) -> Result<Update, Refusal> {
+    let decided = decide(host);
+    if mode == Mode::DryRun {
+        return decided;
+    }
+    let written = decided.and_then(|update| {
+        if !update.is_empty() {
+            write(host, actor, &update)?;
+        }
+        Ok(update)
+    });
+    host.record_failure(actor, None, written)
+}
+
+fn write(host: &mut VmHost, actor: &Actor, update: &Update) -> Result<(), Refusal> {
+    let change = host.registry.change()?;
+    change.back_entries_up()?;
+    for entry in &update.removed {
+        change.delete_entry(&entry.id)?;
+    }
+    for entry in update.added.iter().chain(&update.changed) {
+        change.put_entry(entry)?;
+    }
+    change.record(&actor.done(None, None))?;
+    change.commit()?;
+    Step::HostrdevCommitted.reached();
+    Ok(())
+}
+
+/// The entries there should be: one for each device in use, one for each that something else owns.
+fn wanted(host: &VmHost, all: &[Entry], scan: Scan) -> Result<Vec<Entry>, Refusal> {
+    let places = Places::default();
+    let leads = guests_leads(host, &places)?;
+    let blocks = Blocks::read_all_with(&places, &leads);
+    let mut wanted = Vec::new();
+    let mut used: BTreeSet<DeviceNumber> = BTreeSet::new();
+    for (number, uses) in blocks.host_used() {
+        used.insert(number);
+        let reason = uses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let device = blocks.device(number);
+        wanted.extend(device.and_then(|device| entry(device, Origin::Host, reason, all)));
+    }
+    let taken = guests_stores(&blocks, &leads);
+    let is_free = |device: &&Device| {
+        !used.contains(&device.number)
+            && !taken.contains(&Store::Device(device.number))
+            && device.medium == Medium::Fixed
+            && !matches!(device.kind, Kind::Optical | Kind::Memory | Kind::Loop { .. })
+    };
+    let free: Vec<&Device> = blocks.devices().filter(is_free).collect();
+    match scan {
+        Scan::Everything => wanted.extend(read(&blocks, &places, &free, all)),
+        Scan::Known => wanted.extend(still_free(&free, all)),
+    }
+    Ok(wanted)
+}
+
+fn read(blocks: &Blocks, places: &Places, free: &[&Device], all: &[Entry]) -> Vec<Entry> {
+    let probe = DeviceProbe::new(places);
+    let owned = |device: &&Device| {
+        let uses = blocks.signatures(Store::Device(device.number), &probe);
+        let reason = uses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        entry(device, Origin::Signature, reason, all).filter(|_| !uses.is_empty())
+    };
+    free.iter().filter_map(owned).collect()
+}
+
+/// What was read before and is not read now: it holds while the device is there and still nobody's.
+fn still_free(free: &[&Device], all: &[Entry]) -> Vec<Entry> {
+    let was_read = |entry: &&Entry| entry.origin == Origin::Signature;
+    let kept = |known: &Entry| {
+        let is_it = |device: &&&Device| match known.identity.as_ref() {
+            Some(StoreIdentity { identifier: Some(text), .. }) => {
+                identity(device).identifier.as_ref() == Some(text)
+            }
+            _ => name(device) == known.id.name(),
+        };
+        let device = free.iter().find(is_it)?;
+        entry(device, Origin::Signature, known.reason.clone().unwrap_or_default(), all)
+    };
+    all.iter().filter(was_read).filter_map(kept).collect()
+}
+
+/// What the administrator said of a device stays with the device, whatever it is called now.
+fn entry(device: &Device, origin: Origin, reason: String, all: &[Entry]) -> Option<Entry> {
+    let id = EntryId::new(EntryType::Restricted, &name(device)).ok()?;
+    let identity = identity(device);
+    let is_it = |known: &&Entry| {
+        let identifier = known.identity.as_ref().and_then(|known| known.identifier.as_ref());
+        identifier == identity.identifier.as_ref() && (identifier.is_some() || known.id == id)
+    };
+    let known = all.iter().filter(|known| known.origin.is_automatic()).find(is_it);
+    let number = rustix::fs::makedev(device.number.major, device.number.minor);
+    Some(Entry {
+        attributes: known.map(|known| known.attributes).unwrap_or_default(),
+        origin,
+        reason: Some(reason),
+        identity: Some(identity),
+        file: Some(FileIdentity::of_device(number)),
+        ..Entry::by_hand(id, format!("/dev/{}", device.kernel_name()))
+    })
+}
+
+fn name(device: &Device) -> String {
+    match &device.kind {
+        Kind::Mapped { name, .. } if !name.is_empty() => format!("/dev/mapper/{name}"),
+        _ => format!("/dev/{}", device.kernel_name()),
+    }
+}
+
+fn identity(device: &Device) -> StoreIdentity {
+    let identifier = device.identifier.as_ref().map(ToString::to_string);
+    StoreIdentity { identifier, size: Bytes(device.size_bytes) }
+}
+
+/// What the devices of all guests lead to, also of those that were removed and may come back.
+fn guests_leads(host: &VmHost, places: &Places) -> Result<Vec<Lead>, Refusal> {
+    let removed = host.registry.removed()?.into_iter().map(|removed| removed.config);
+    let guests: Vec<GuestConfig> = host.registry.all()?.into_iter().chain(removed).collect();
+    let paths: BTreeSet<&str> =
+        guests.iter().flat_map(|guest| &guest.storage).filter_map(|d| d.backing.store()).collect();
+    Ok(paths.into_iter().filter_map(|path| places.lead(Path::new(path)).ok()).collect())
+}
+
+/// All that guests may have written to. The disk below a guest's file is not: the file system keeps them apart.
+fn guests_stores(blocks: &Blocks, leads: &[Lead]) -> BTreeSet<Store> {
+    let stores = leads.iter().filter_map(Lead::store);
+    stores
+        .flat_map(|store| {
+            let lineage = blocks.lineage(store);
+            let under = match store {
+                Store::Device(_) => lineage.under,
+                Store::File(_) => BTreeSet::new(),
+            };
+            under.into_iter().chain(lineage.over).chain([store]).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, origin: Origin) -> Entry {
+        let id = EntryId::new(EntryType::Restricted, name).unwrap();
+        Entry { origin, ..Entry::by_hand(id, name.into()) }
+    }
+
+    #[test]
+    fn only_its_own_entries_come_and_go() {
+        let all = [
+            entry("/dev/by-hand", Origin::Hand),
+            entry("/dev/gone", Origin::Host),
+            entry("/dev/gone-signature", Origin::Signature),
+            entry("/dev/same", Origin::Host),
+            entry("/dev/used-by-now", Origin::Signature),
+        ];
+        let wanted = vec![
+            entry("/dev/by-hand", Origin::Host),
+            entry("/dev/new", Origin::Host),
+            entry("/dev/same", Origin::Host),
+            entry("/dev/used-by-now", Origin::Host),
+        ];
+        let update = Update::between(&all, wanted);
+        assert_eq!(update.added, [entry("/dev/new", Origin::Host)]);
+        assert_eq!(update.changed, [entry("/dev/used-by-now", Origin::Host)]);
+        assert_eq!(update.removed, [all[1].clone(), all[2].clone()]);
+        assert_eq!(Update::between(&all[..1], Vec::new()), Update::default());
+    }
+}

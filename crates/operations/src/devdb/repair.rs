@@ -1,0 +1,133 @@
+//! Finds what does not agree: entries without their device, devices that are not what they were, guests with what is
+//! restricted by now. `hpvmdevmgmt -r` prints it as a script to be read first; `-I` does what needs no decision.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use hpvm_model::{EntryType, GuestConfig, Likeness};
+use hpvm_plan::facts::Restriction;
+use hpvm_registry::Step;
+
+use super::dependents::{self, told};
+use super::registered::registered;
+use crate::stores::Stores;
+use crate::{Actor, Mode, Refusal, VmHost};
+
+/// One thing that does not agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    pub text: String,
+    pub command: Vec<String>,
+    pub decision: Decision,
+}
+
+/// Whether the command may run as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Safe,
+    /// Only the administrator knows whether it is right.
+    Administrators,
+}
+
+/// Everything that does not agree, now.
+pub fn flaws(host: &VmHost) -> Result<Vec<Flaw>, Refusal> {
+    let mut flaws = Vec::new();
+    for entry in host.registry.entries()? {
+        let name = entry.id.name();
+        if entry.id.entry == EntryType::Server || Path::new(name).exists() {
+            continue;
+        }
+        let dependents = match entry.id.entry {
+            EntryType::Guest => dependents::of(host, name)?,
+            _ => Vec::new(),
+        };
+        let (command, decision) = if entry.origin.is_automatic() {
+            (words(&["hpvmhostrdev", "-u"]), Decision::Safe)
+        } else {
+            let safe = match dependents.is_empty() && entry.id.entry == EntryType::Guest {
+                true => Decision::Safe,
+                false => Decision::Administrators,
+            };
+            (words(&["hpvmdevmgmt", "-d", &entry.id.to_string()]), safe)
+        };
+        let users = match dependents.is_empty() {
+            true => String::new(),
+            false => format!("; {}", told(&dependents)),
+        };
+        flaws.push(Flaw { text: format!("{} leads nowhere{users}", entry.id), command, decision });
+    }
+    for config in host.registry.all()? {
+        flaws.extend(flaws_of(host, &config)?);
+    }
+    Ok(flaws)
+}
+
+fn flaws_of(host: &VmHost, config: &GuestConfig) -> Result<Vec<Flaw>, Refusal> {
+    let stores = Stores::look([config]);
+    let known = registered(host, Some(config), &stores)?;
+    let used = stores.used_by_host();
+    let mut flaws = Vec::new();
+    for device in &config.storage {
+        let path = device.backing.path.as_str();
+        let Some(known) = known.get(path) else { continue };
+        let guest = &config.name;
+        if let (Some(kept), Some(found)) = (&known.kept, &known.found)
+            && matches!(kept.compare(found), Likeness::Other | Likeness::Shrunk)
+        {
+            let text = format!("'{path}' of guest '{guest}' was {kept} and is {found}");
+            let accept = format!("gdev:{path}:attr:IDENTIFIER=ACCEPT");
+            let command = words(&["hpvmdevmgmt", "-m", &accept]);
+            flaws.push(Flaw { text, command, decision: Decision::Administrators });
+        }
+        let is_lifted = matches!(known.restriction, Restriction::Lifted { .. });
+        let is_restricted = !matches!(known.restriction, Restriction::None);
+        if !is_lifted && (is_restricted || used.contains_key(path)) {
+            let text = format!(
+                "guest '{guest}' has '{path}', which is restricted or used by this VM Host, and cannot start"
+            );
+            let command = words(&["hpvmmodify", "-P", guest.as_str(), "-d", &device.to_string()]);
+            flaws.push(Flaw { text, command, decision: Decision::Administrators });
+        }
+    }
+    Ok(flaws)
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// What an initialisation did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Initialised {
+    /// Devices whose identity is known now.
+    pub known: usize,
+    /// Entries that no guest needs any more.
+    pub forgotten: usize,
+}
+
+/// Brings the entries that come with guests' devices up to date with the guests.
+pub fn initialise(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Initialised, Refusal> {
+    let guests = host.registry.all()?;
+    let mut facts = Vec::new();
+    for config in guests {
+        let found = host.facts(&config, None)?;
+        facts.push((config, found));
+    }
+    let change = host.registry.change()?;
+    let names = |change: &hpvm_registry::Change<'_>| -> Result<BTreeSet<String>, Refusal> {
+        let with_identity = change.entries()?.into_iter().filter(|e| e.identity.is_some());
+        Ok(with_identity.map(|entry| entry.id.to_string()).collect())
+    };
+    let before = names(&change)?;
+    for (config, facts) in &facts {
+        super::keep_identities(&change, config, facts)?;
+    }
+    let known = names(&change)?.difference(&before).count();
+    let done = Initialised { known, forgotten: change.delete_unused_entries()? };
+    if mode == Mode::Apply {
+        change.record(&actor.done(None, None))?;
+        change.commit()?;
+        Step::DevmgmtCommitted.reached();
+    }
+    Ok(done)
+}

@@ -1,0 +1,187 @@
+//! Gives an entry another name, and with it every guest that has the device by the old one: `hpvmdevmgmt -n`. All of it
+//! happens, or nothing.
+
+use std::path::Path;
+
+use hpvm_host::lock::Busy;
+use hpvm_model::entry::Replacement;
+use hpvm_model::{EntryId, EntryType, GuestConfig, Severity};
+use hpvm_plan::facts::HostFacts;
+use hpvm_plan::judge::{Purpose, problems};
+use hpvm_registry::{Entry, Selector, Step};
+
+use super::dependents::{self, Dependent};
+use super::entries::{EntryRefused, identity_of};
+use super::registered::real_path;
+use super::trail::identity_at;
+use crate::folder::Folder;
+use crate::vm_host::identities;
+use crate::{Actor, Mode, Refusal, VmHost};
+
+/// A guest before and after, and what its new configuration was judged by.
+struct Moved {
+    before: GuestConfig,
+    after: GuestConfig,
+    facts: HostFacts,
+    _busy: Busy,
+}
+
+/// Replaces a name; tells the guests that have the device by the new one now.
+pub fn replace(
+    host: &mut VmHost,
+    actor: &Actor,
+    replacement: &Replacement,
+    mode: Mode,
+) -> Result<Vec<String>, Refusal> {
+    let replaced = attempt(host, actor, replacement, mode);
+    match mode {
+        Mode::Apply => host.record_failure(actor, None, replaced),
+        Mode::DryRun => replaced,
+    }
+}
+
+fn attempt(
+    host: &mut VmHost,
+    actor: &Actor,
+    replacement: &Replacement,
+    mode: Mode,
+) -> Result<Vec<String>, Refusal> {
+    let Replacement { old, new: names } = replacement;
+    let new = &names[0];
+    for name in names {
+        if !Path::new(name.name()).exists() {
+            return Err(EntryRefused::NoSuchPath(name.name().to_owned(), name.clone()).into());
+        }
+        if identity_at(Path::new(name.name())) != identity_at(Path::new(new.name())) {
+            let (one, other) = (new.name().to_owned(), name.name().to_owned());
+            return Err(EntryRefused::NotSame(one, other).into());
+        }
+    }
+    let entry = host.registry.entry(old, &real_path(old.name()))?.filter(|e| e.id == *old);
+    if host.registry.entry(new, "")?.is_some() && new != old {
+        return Err(EntryRefused::Exists { id: new.clone(), known: new.clone() }.into());
+    }
+    let moved = match old.entry {
+        EntryType::Guest => moved(host, actor, old, new)?,
+        EntryType::Restricted => {
+            refuse_restricting(host, new)?;
+            Vec::new()
+        }
+        EntryType::Server => Vec::new(),
+    };
+    if entry.is_none() && moved.is_empty() {
+        return Err(EntryRefused::Missing(old.clone()).into());
+    }
+    if mode == Mode::Apply {
+        write(host, actor, entry.as_ref(), new, &moved)?;
+    }
+    Ok(moved.into_iter().map(|moved| moved.after.name.to_string()).collect())
+}
+
+fn refuse_restricting(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {
+    let dependents = dependents::concerned(host, id.name())?;
+    match dependents.is_empty() {
+        true => Ok(()),
+        false => Err(EntryRefused::InUse { id: id.clone(), dependents }.into()),
+    }
+}
+
+/// The guests that have the old name, each ours to change; none of them may run.
+fn moved(
+    host: &VmHost,
+    actor: &Actor,
+    old: &EntryId,
+    new: &EntryId,
+) -> Result<Vec<Moved>, Refusal> {
+    let mut dependents = dependents::all(host)?;
+    dependents.retain(|d| d.device.backing.path == old.name());
+    dependents.dedup_by(|a, b| a.guest == b.guest);
+    let mut moved = Vec::new();
+    let mut running: Vec<Dependent> = Vec::new();
+    for dependent in dependents {
+        let config = host.guest(&Selector::Name(dependent.guest.clone()))?;
+        let busy = host.busy(&config, actor)?;
+        // Read again under the lock: another command may have changed it since.
+        let before = host.guest_numbered(config.number)?;
+        if host.presence(before.number).is_on() {
+            running.push(dependent);
+            continue;
+        }
+        let mut after = before.clone();
+        for device in after.storage.iter_mut().filter(|d| d.backing.path == old.name()) {
+            new.name().clone_into(&mut device.backing.path);
+        }
+        let facts = host.facts(&after, Some(&before))?;
+        let found = problems(&after, &facts, Purpose::Change { before: Some(&before) });
+        if found.iter().any(|problem| problem.severity == Severity::Error) {
+            return Err(Refusal::Problems(found));
+        }
+        moved.push(Moved { before, after, facts, _busy: busy });
+    }
+    match running.is_empty() {
+        true => Ok(moved),
+        false => Err(EntryRefused::Running { id: old.clone(), dependents: running }.into()),
+    }
+}
+
+fn write(
+    host: &mut VmHost,
+    actor: &Actor,
+    entry: Option<&Entry>,
+    new: &EntryId,
+    moved: &[Moved],
+) -> Result<(), Refusal> {
+    let folders: Vec<Folder> = moved.iter().map(|moved| host.folder(&moved.after)).collect();
+    let change = host.registry.change()?;
+    let mut written = Written { folders: &folders, moved, kept: false };
+    for (moved, folder) in moved.iter().zip(&folders) {
+        folder.replace_identity(&moved.after)?;
+        change.update(&moved.after, &identities(&moved.facts))?;
+        change.record(&actor.done(Some(&moved.before), Some(&moved.after)))?;
+    }
+    if let Some(old) = entry {
+        change.delete_entry(&old.id)?;
+        let entry = Entry {
+            id: new.clone(),
+            real_path: real_path(new.name()),
+            file: identity_at(Path::new(new.name())),
+            // To name another device is to accept it.
+            identity: identity_of(new.name()),
+            ..old.clone()
+        };
+        change.put_entry(&entry)?;
+    }
+    for moved in moved {
+        super::keep_identities(&change, &moved.after, &moved.facts)?;
+    }
+    if moved.is_empty() {
+        change.record(&actor.done(None, None))?;
+    }
+    change.commit()?;
+    written.kept = true;
+    Step::DevmgmtCommitted.reached();
+    for (moved, folder) in moved.iter().zip(&folders) {
+        // The texts are for people; the next change writes them again.
+        let _ = folder.write_texts(&moved.after, None);
+    }
+    Ok(())
+}
+
+/// What was written beside the registry: goes back to what it was unless it is kept.
+struct Written<'a> {
+    folders: &'a [Folder],
+    moved: &'a [Moved],
+    kept: bool,
+}
+
+impl Drop for Written<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        for (moved, folder) in self.moved.iter().zip(self.folders) {
+            // What cannot be taken back now is found by `hpvm doctor`; the error that led here is the one to tell.
+            let _ = folder.replace_identity(&moved.before);
+        }
+    }
+}
