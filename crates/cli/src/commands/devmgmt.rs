@@ -1,6 +1,6 @@
 //! hpvmdevmgmt: the device database, and files for disks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
 use hpvm_model::bytes::{Bytes, SizeError, shown};
@@ -158,7 +158,7 @@ impl Devmgmt {
         host: &mut VmHost,
         actor: &Actor,
         size: Bytes,
-        path: &PathBuf,
+        path: &Path,
     ) -> Result<(), Failure> {
         let room = if self.preallocate { Room::Now } else { Room::WhenWritten };
         let mode = mode(self.dry_run);

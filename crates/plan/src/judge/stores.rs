@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageDevice, StorageType};
 
-use super::{Finding, Findings, never, note, registered, start_command, taken};
+use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
 use crate::facts::{
     BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Peripheral, Sharer, Writable,
 };
@@ -19,9 +19,13 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             all.extend(registered::restricted(device, facts));
             continue;
         }
+        let others = all.len();
         store(config, device, facts, all);
         all.extend(used_by_host(device, facts));
-        registered::judge(config, device, facts, all);
+        // What cannot back a device at all needs no further reason.
+        if all[others..].iter().all(|finding| finding.weight != Weight::Never) {
+            registered::judge(config, device, facts, all);
+        }
         let Some(identity) = facts.identity(path) else { continue };
         if let Some(first) = seen.insert(identity, device)
             && (first.kind, device.kind) != (DeviceKind::Dvd, DeviceKind::Dvd)
