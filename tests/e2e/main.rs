@@ -8,6 +8,7 @@ mod commands;
 mod company;
 mod crash_steps;
 mod damage;
+mod device_database;
 mod devices;
 mod doctor;
 mod full;
@@ -49,6 +50,7 @@ const SUBJECTS: &[&[Test]] = &[
     interruption::TESTS,
     damage::TESTS,
     crash_steps::TESTS,
+    device_database::TESTS,
     devices::TESTS,
     guests::TESTS,
     supervision::TESTS,

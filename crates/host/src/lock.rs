@@ -41,6 +41,29 @@ impl ByteLock {
         }
     }
 
+    /// Locks one byte of a file, which is made when it is missing, waiting for its holder at most `bound`. `None`: another has
+    /// it still, or a signal asked us to end.
+    pub fn acquire(path: &Path, byte: u64, bound: Duration) -> io::Result<Option<ByteLock>> {
+        let deadline = Instant::now() + bound;
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .open(path)?;
+            if let Some(lock) = ByteLock::try_acquire(file, byte)? {
+                return Ok(Some(lock));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || signals::interrupted().is_some() {
+                return Ok(None);
+            }
+            pause_for(left.min(Duration::from_millis(10)));
+        }
+    }
+
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file

@@ -34,7 +34,7 @@ pub enum RootError {
     NoHome,
     #[error("the folder {} cannot be resolved", path.display())]
     Resolve { path: PathBuf, source: io::Error },
-    #[error("the folder {} cannot be made", path.display())]
+    #[error("{} cannot be made", path.display())]
     Make { path: PathBuf, source: io::Error },
     #[error("no permission to change {}; run this as its owner or as root", path.display())]
     Denied { path: PathBuf },
@@ -154,6 +154,12 @@ impl Root {
         self.state().join("common")
     }
 
+    /// Empty; its bytes are locked by commands that give stores to running guests.
+    #[must_use]
+    pub fn claims(&self) -> PathBuf {
+        self.common().join("claims")
+    }
+
     /// All that must not survive a boot of the host. The short folder itself, never the link to it.
     #[must_use]
     pub fn run(&self) -> &Path {
@@ -181,6 +187,7 @@ impl Root {
                 return Err(RootError::Denied { path: folder });
             }
         }
+        make_file(&self.claims())?;
         // Links of ours lead from there to `../uuids`; in another folder they would take the place of what is not ours.
         match fs::symlink_metadata(self.guests()) {
             Ok(metadata) if !metadata.is_dir() => Err(RootError::NoFolder { path: self.guests() }),
@@ -335,6 +342,19 @@ fn make_folder(path: &Path) -> Result<(), RootError> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(failed(error)),
     }
+}
+
+fn make_file(path: &Path) -> Result<(), RootError> {
+    if path.exists() {
+        return Ok(());
+    }
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map(drop)
+        .map_err(|source| RootError::Make { path: path.to_owned(), source })
 }
 
 /// Makes a folder in a place where others may make one too, and trusts it only if it is ours and no link.

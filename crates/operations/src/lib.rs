@@ -6,6 +6,7 @@
 
 pub mod actor;
 pub mod autostart;
+mod claims;
 mod company;
 pub mod create;
 pub mod devdb;

@@ -23,7 +23,7 @@ use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, devdb, supervise};
+use crate::{Actor, Mode, Refusal, claims, devdb, supervise};
 
 /// A removal waits for the guest; everything else is quick. All changes of one command together.
 const CHANGE_BOUND: Duration = Duration::from_secs(120);
@@ -73,8 +73,8 @@ fn attempt(
     let before = host.guest_numbered(config.number)?;
     let running = running(host, &before)?;
     let after = apply(&before, running.as_ref(), request, &mut random)?;
-    let _stores = match (&running, mode) {
-        (Some(machine), Mode::Apply) => host.claim_stores(&what_comes(machine, &after), actor)?,
+    let _claims = match (mode, &running) {
+        (Mode::Apply, Some(machine)) => Some(claims::claim(host, &what_comes(machine, &after))?),
         _ => None,
     };
     let facts = host.facts(&after, Some(&before))?;

@@ -44,6 +44,10 @@ pub enum Refusal {
     SeveralRemoved(String),
     #[error("the running guest could not take the change, and nothing was changed: {0}")]
     NotTaken(String),
+    #[error(
+        "another command has been giving one of its stores to a guest for {seconds} s; try again when that has ended"
+    )]
+    StoreClaimed { seconds: u64 },
     #[error("QEMU cannot be used: {0}")]
     Engine(String),
     #[error("no accelerator can be used: {0}")]

@@ -17,7 +17,7 @@ use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
 use crate::vm_host::{VmHost, identities};
-use crate::{Actor, Mode, Refusal, devdb, lost};
+use crate::{Actor, Mode, Refusal, claims, devdb, lost};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -44,8 +44,8 @@ pub fn start(
         return Ok(Started::WasOn);
     }
     lost::refuse(host, &config)?;
-    let _stores = match mode {
-        Mode::Apply => host.claim_stores(&config, actor)?,
+    let _claims = match mode {
+        Mode::Apply => Some(claims::claim(host, &config)?),
         Mode::DryRun => None,
     };
     let facts = host.start_facts(&config)?;

@@ -76,15 +76,6 @@ impl Stores {
     }
 }
 
-/// Whether a configuration has stores that two engines could have at once without one of them noticing: a file is
-/// locked by its engine, and a block device is the kernel's to refuse, but a file and its loop device know nothing of each
-/// other.
-pub(crate) fn have_other_names(config: &GuestConfig) -> bool {
-    let places = Places::default();
-    let leads: Vec<Lead> = leads(&places, &paths([config])).into_values().collect();
-    !Blocks::are_plain_files(&places, &leads)
-}
-
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
     let devices = configs.into_iter().flat_map(|config| &config.storage);
     devices.map(|device| device.backing.path.as_str()).collect()

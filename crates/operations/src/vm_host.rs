@@ -20,8 +20,6 @@ use crate::{Actor, Refusal, devdb, facts};
 
 /// How long a command waits for another one that is changing the same guest.
 const BUSY_BOUND: Duration = Duration::from_secs(30);
-/// In the run folder of the VM Host.
-const STORES_LOCK: &str = "stores";
 
 pub struct VmHost {
     pub root: Root,
@@ -79,20 +77,6 @@ impl VmHost {
         bound: Duration,
     ) -> Result<Busy, BusyError> {
         Busy::acquire(&self.folder(config).file(guest_folder::BUSY), &actor.command, bound)
-    }
-
-    /// The right to give a guest's stores to its engine, for those that another guest may be given under another name at
-    /// this moment; `None` when there are none. Taken before anybody looks who has them.
-    pub(crate) fn claim_stores(
-        &self,
-        config: &GuestConfig,
-        actor: &Actor,
-    ) -> Result<Option<Busy>, Refusal> {
-        if !stores::have_other_names(config) {
-            return Ok(None);
-        }
-        let path = self.root.run().join(STORES_LOCK);
-        Ok(Some(Busy::acquire(&path, &actor.command, BUSY_BOUND)?))
     }
 
     /// Leaves the record of a change that was refused or failed, and passes the outcome on. `config` is the guest it was

@@ -1,0 +1,423 @@
+//! The device database: what is restricted no guest gets, by whatever name; attributes count; disks' files have the size that
+//! was written; and one store has one owner, however many want it at once.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hpvm_model::{Attributes, Bytes, EntryId, EntryType, Origin, StoreIdentity};
+use hpvm_registry::{Access, Entry, Registry};
+use hpvm_testkit::vm_host::{Engine, VmHost};
+
+use crate::Test;
+use crate::refusals::{State, refused};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_restricted_folder_gives_nothing_away,
+    a_folder_in_use_is_not_restricted,
+    the_hosts_own_folders_are_restricted_always,
+    only_a_reason_gives_away_what_is_restricted,
+    entries_come_and_go_with_guests,
+    what_guests_have_is_renamed_in_all_of_them,
+    a_disk_file_has_the_size_that_was_written,
+    only_images_are_shared,
+    a_read_only_disk_needs_no_right_to_write,
+    a_read_only_disk_runs_on_the_real_engine,
+    what_the_host_uses_is_listed_and_what_was_typed_stays,
+    the_list_is_made_at_the_start_unless_told_otherwise,
+    a_device_on_record_that_is_another_now_keeps_a_guest_off,
+    a_repair_script_can_be_run,
+    one_of_eight_starts_gets_the_disk,
+    judging_is_as_quick_with_ten_thousand_entries,
+];
+
+fn disk_on(path: &Path) -> String {
+    format!("disk:avio_stor::file:{}", path.display())
+}
+
+fn entry(kind: &str, path: &Path) -> String {
+    format!("{kind}:{}", path.display())
+}
+
+/// Without loop devices, which other tests on this machine attach and detach meanwhile.
+fn lasting(lines: &str) -> String {
+    let lasting = lines.lines().filter(|line| !line.contains("/dev/loop"));
+    lasting.map(|line| format!("{line}\n")).filter(|line| line != "nothing changed\n").collect()
+}
+
+/// A folder with a file, reached by its name, by links to either, and through a folder beside it.
+fn ways(host: &VmHost) -> Vec<std::path::PathBuf> {
+    fs::create_dir_all(host.path("kept/deep")).expect("a folder");
+    let file = host.path("kept/deep/disk.img");
+    fs::File::create(&file).and_then(|file| file.set_len(1 << 20)).expect("a file");
+    symlink(&file, host.path("link.img")).expect("a link");
+    symlink(host.path("kept"), host.path("way")).expect("a link");
+    vec![
+        file,
+        host.path("link.img"),
+        host.path("way/deep/disk.img"),
+        host.path("kept/../way/deep/disk.img"),
+        Path::new("/proc/self/root")
+            .join(host.path("kept/deep/disk.img").strip_prefix("/").expect("rooted")),
+    ]
+}
+
+fn a_restricted_folder_gives_nothing_away() {
+    let host = VmHost::new(Engine::Fake);
+    let ways = ways(&host);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    // By a link: what counts is where it leads.
+    host.ok(&["hpvmdevmgmt", "-a", &entry("rdev", &host.path("way")), "--reason", "secrets"]);
+    let before = State::of(&host);
+    for way in &ways {
+        for statement in [disk_on(way), format!("dvd:scsi::file:{}", way.display())] {
+            for line in [
+                &["hpvmcreate", "-P", "new", "-a", &statement, "-F"][..],
+                &["hpvmmodify", "-P", "web", "-a", &statement, "-F"],
+            ] {
+                let said = refused(&host, line);
+                assert!(said.contains("is restricted") && said.contains("/way"), "{said}");
+                before.assert_unchanged(&host, &line.join(" "));
+            }
+        }
+    }
+    let folder = format!("dvd:scsi::null:{}", host.path("kept/deep").display());
+    assert!(refused(&host, &["hpvmcreate", "-P", "new", "-a", &folder]).contains("restricted"));
+    let said = refused(&host, &["hpvmdevmgmt", "-a", &entry("gdev", &ways[1])]);
+    assert!(said.contains("no device for guests"), "{said}");
+    let made = host.path("kept/new.img").display().to_string();
+    assert!(refused(&host, &["hpvmdevmgmt", "-S", "1M", &made]).contains("restricts it"));
+    host.ok(&["hpvmdevmgmt", "-d", &entry("rdev", &host.path("way"))]);
+    host.ok(&["hpvmcreate", "-P", "new", "-a", &disk_on(&ways[1])]);
+}
+
+/// Settles 3: the refusal lists which guest uses which path.
+fn a_folder_in_use_is_not_restricted() {
+    let host = VmHost::new(Engine::Fake);
+    let ways = ways(&host);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&ways[1])]);
+    let iso = host.path("kept/cd.iso");
+    fs::write(&iso, vec![0; 4096]).expect("an image");
+    host.ok(&["hpvmcreate", "-P", "db", "-a", &format!("dvd:scsi::file:{}", iso.display())]);
+    for name in ["kept", "way", "kept/deep"] {
+        let said = refused(&host, &["hpvmdevmgmt", "-a", &entry("rdev", &host.path(name))]);
+        let user = format!("guest 'web' uses '{}'", ways[1].display());
+        assert!(said.contains(&user), "{said}");
+        let lists_db = said.contains(&format!("guest 'db' uses '{}'", iso.display()));
+        assert_eq!(lists_db, name != "kept/deep", "{said}");
+    }
+    let said = refused(&host, &["hpvmdevmgmt", "-a", &entry("rdev", &ways[0])]);
+    assert!(said.contains("guest 'web'") && !said.contains("guest 'db'"), "{said}");
+    for name in ["web", "db"] {
+        host.ok(&["hpvmremove", "-P", name, "-F"]);
+    }
+    host.ok(&["hpvmdevmgmt", "-a", &entry("rdev", &host.path("kept"))]);
+    // A guest that was removed and comes back is told at its start.
+    host.ok(&["hpvm", "undelete", "-P", "web"]);
+    assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("is restricted"));
+    let script = host.ok(&["hpvmdevmgmt", "-r"]);
+    assert!(script.contains("guest 'web' has"), "{script}");
+}
+
+fn the_hosts_own_folders_are_restricted_always() {
+    let host = VmHost::new(Engine::Fake);
+    symlink("/etc", host.path("innocent")).expect("a link");
+    let own = host.path("var/opt/hpvm/hpvm.db");
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    for path in [Path::new("/etc/passwd"), &host.path("innocent/passwd"), &own] {
+        let said = refused(&host, &["hpvmcreate", "-P", "new", "-a", &disk_on(path)]);
+        assert!(said.contains("is a folder of this VM Host itself"), "{said}");
+    }
+    let said = refused(&host, &["hpvmdevmgmt", "-d", "rdev:/etc"]);
+    assert!(said.contains("restricted without an entry"), "{said}");
+    assert!(host.ok(&["hpvmdevmgmt", "-l", "rdev:PRESET=YES"]).contains("/etc:CONFIG=rdev"));
+    fs::create_dir_all(host.path("var/opt/hpvm/ISO-images")).expect("a folder");
+    let iso = host.path("var/opt/hpvm/ISO-images/cd.iso");
+    fs::write(&iso, vec![0; 4096]).expect("an image");
+    let iso = format!("dvd:scsi::file:{}", iso.display());
+    host.ok(&["hpvmcreate", "-P", "new", "-a", &iso]);
+}
+
+fn only_a_reason_gives_away_what_is_restricted() {
+    let host = VmHost::new(Engine::Fake);
+    let ways = ways(&host);
+    let folder = entry("rdev", &host.path("kept"));
+    host.ok(&["hpvmdevmgmt", "-a", &folder]);
+    let allow = format!("{folder}:attr:ALLOW=GUEST");
+    for line in
+        [&["hpvmdevmgmt", "-m", &allow][..], &["hpvmdevmgmt", "-m", &allow, "--reason", " "]]
+    {
+        assert!(refused(&host, line).contains("--reason"));
+    }
+    assert!(
+        refused(&host, &["hpvmcreate", "-P", "web", "-a", &disk_on(&ways[2])])
+            .contains("restricted")
+    );
+    host.ok(&["hpvmdevmgmt", "-m", &allow, "--reason", "the disks moved there"]);
+    assert!(host.ok(&["hpvmdevmgmt", "-l", "rdev:ALLOW=GUEST"]).contains("/kept:"));
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&ways[2])]);
+    let registry = Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadOnly);
+    let operations = registry.expect("the registry").operations(None, 10).expect("operations");
+    let allowed = operations
+        .iter()
+        .find(|o| o.operation.reason.as_deref() == Some("the disks moved there"))
+        .expect("the override is on record");
+    assert!(allowed.operation.command_line.contains("ALLOW=GUEST"), "{allowed:?}");
+    host.ok(&["hpvmdevmgmt", "-d", &format!("{folder}:attr:ALLOW")]);
+    assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("is restricted"));
+}
+
+fn entries_come_and_go_with_guests() {
+    let host = VmHost::new(Engine::Fake);
+    let (one, other) = (host.disk("one.img", 1 << 20), host.disk("other.img", 1 << 20));
+    let list = || host.ok(&["hpvmdevmgmt", "-l", "gdev"]);
+    assert_eq!(list(), "");
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&one), "-a", &disk_on(&other)]);
+    let marked = format!("{}:attr:PRESERVE=YES", entry("gdev", &one));
+    host.ok(&["hpvmdevmgmt", "-m", &marked]);
+    let line = |path: &Path, attributes: &str, guest: &str| {
+        format!(
+            "{}:CONFIG=gdev,EXIST=YES,DEVTYPE=FILE,SHARE=NO{attributes}:{guest}:\n",
+            path.display()
+        )
+    };
+    let of_web = line(&one, ",PRESERVE=YES", "web") + &line(&other, "", "web");
+    assert_eq!(list(), of_web);
+    assert_eq!(host.ok(&["hpvmdevmgmt", "-l", "gdev:depend:web"]), of_web);
+    assert_eq!(host.ok(&["hpvmdevmgmt", "-l", "gdev:depend:db"]), "");
+    let said = refused(&host, &["hpvmdevmgmt", "-d", &entry("gdev", &one)]);
+    assert!(said.contains("hpvmmodify -P GUEST -d") && said.contains("guest 'web'"), "{said}");
+    let said = refused(&host, &["hpvmdevmgmt", "-d", "all:depend:web"]);
+    assert!(said.contains("`hpvmmodify -P web -d disk:avio_stor:0,0,0:file:"), "{said}");
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    assert_eq!(list(), line(&one, ",PRESERVE=YES", ""));
+    host.ok(&["hpvmdevmgmt", "-d", &entry("gdev", &one)]);
+    assert_eq!(list(), "");
+    let said = refused(&host, &["hpvmdevmgmt", "-d", &entry("gdev", &one)]);
+    assert!(said.contains("there is no entry"), "{said}");
+}
+
+fn what_guests_have_is_renamed_in_all_of_them() {
+    let host = VmHost::new(Engine::Fake);
+    let (old, new) = (host.disk("old.img", 1 << 20), host.disk("new.img", 1 << 20));
+    for name in ["web", "db"] {
+        host.run(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&old)]);
+    }
+    let rename = format!("{}:{}", entry("gdev", &old), new.display());
+    host.ok(&["hpvmstart", "-P", "db"]);
+    let before = State::of(&host);
+    let said = refused(&host, &["hpvmdevmgmt", "-n", &rename]);
+    assert!(said.contains("while guests that have it run") && said.contains("'db'"), "{said}");
+    before.assert_unchanged(&host, "a renaming that was refused");
+    host.ok(&["hpvmstop", "-P", "db", "-F"]);
+    let told = host.run(&["hpvmdevmgmt", "-n", &rename, "-V"]);
+    assert!(told.status.success() && told.stdout.contains("also in web, db"), "{told}");
+    for name in ["web", "db"] {
+        let devices = host.ok(&["hpvmstatus", "-P", name, "-d"]);
+        assert!(devices.contains("new.img") && !devices.contains("old.img"), "{devices}");
+    }
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+/// Settles 78: a disk of 1.5G has 1.5 GiB, the size made is told, and it is never made smaller.
+fn a_disk_file_has_the_size_that_was_written() {
+    let host = VmHost::new(Engine::Fake);
+    let path = host.path("disk.img");
+    let shown = path.display().to_string();
+    let size = || fs::metadata(&path).expect("the file").len();
+    let made = host.ok(&["hpvmdevmgmt", "-S", "1.5G", &shown]);
+    assert_eq!(size(), 1_610_612_736);
+    assert!(made.contains("1610612736 bytes"), "{made}");
+    assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
+    for junk in ["1.5", "2", "1.5GX", "-1G", "0G", "0.1G", "1G1M", ""] {
+        refused(&host, &["hpvmdevmgmt", "-S", junk, &shown]);
+        assert_eq!(size(), 1_610_612_736, "{junk:?}");
+    }
+    let said = refused(&host, &["hpvmdevmgmt", "-S", "1G", &shown]);
+    assert!(said.contains("never made smaller"), "{said}");
+    host.ok(&["hpvmdevmgmt", "-S", "1537M", &shown, "--dry-run"]);
+    assert_eq!(size(), 1_610_612_736);
+    host.ok(&["hpvmdevmgmt", "-S", "1537M", &shown]);
+    assert_eq!(size(), 1537 << 20);
+
+    let full = host.path("full.img");
+    let shown = full.display().to_string();
+    host.ok(&["hpvmdevmgmt", "-S", "1M", &shown, "--preallocate"]);
+    let blocks = |path: &Path| fs::metadata(path).expect("the file").blocks() * 512;
+    assert!(blocks(&full) >= 1 << 20, "the room is taken");
+    assert!(blocks(&path) < 1 << 20, "and without that it is not");
+    assert!(refused(&host, &["hpvmdevmgmt", "-S", "1M", "/dev/null"]).contains("no regular file"));
+}
+
+/// Settles 79: what several guests would write to is never marked as shared, and the reason is told.
+fn only_images_are_shared() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("disk.img", 1 << 20);
+    let iso = host.disk("cd.iso", 1 << 20);
+    let dvd = format!("dvd:scsi::file:{}", iso.display());
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&disk), "-a", &dvd]);
+    let share = |path: &Path| format!("{}:attr:SHARE=YES", entry("gdev", path));
+    let said = refused(&host, &["hpvmdevmgmt", "-m", &share(&disk)]);
+    assert!(said.contains("only images of dvds are shared, and guest 'web' uses"), "{said}");
+    host.ok(&["hpvmdevmgmt", "-m", &share(&iso)]);
+    host.ok(&["hpvmcreate", "-P", "db", "-a", &dvd]);
+    let said = refused(&host, &["hpvmcreate", "-P", "new", "-a", &disk_on(&iso)]);
+    assert!(said.contains("marked SHARE=YES"), "{said}");
+    let listed = host.ok(&["hpvmdevmgmt", "-l", "gdev:SHARE=YES"]);
+    assert!(listed.contains("cd.iso") && listed.contains(":db,web:"), "{listed}");
+}
+
+fn a_read_only_disk_needs_no_right_to_write() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("disk.img", 1 << 20);
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o444)).expect("nobody may write");
+    let said = refused(&host, &["hpvmcreate", "-P", "web", "-a", &disk_on(&disk)]);
+    assert!(said.contains("READONLY=YES"), "{said}");
+    host.ok(&["hpvmdevmgmt", "-a", &entry("gdev", &disk)]);
+    host.ok(&["hpvmdevmgmt", "-m", &format!("{}:attr:READONLY=YES", entry("gdev", &disk))]);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&disk)]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let record = fs::read_to_string(host.path("var/opt/hpvm/guests/web/boot.record"));
+    assert!(record.expect("a boot record").contains(r#""access":"read_only""#));
+}
+
+fn a_read_only_disk_runs_on_the_real_engine() {
+    let host = VmHost::new(Engine::Real);
+    let disk = host.disk("disk.img", 1 << 20);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk_on(&disk)]);
+    host.ok(&["hpvmdevmgmt", "-m", &format!("{}:attr:READONLY=YES", entry("gdev", &disk))]);
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o444)).expect("nobody may write");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    assert!(host.state("web").starts_with("On"), "{}", host.state("web"));
+}
+
+fn what_the_host_uses_is_listed_and_what_was_typed_stays() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmdevmgmt", "-a", "rdev:/media"]);
+    let list = || lasting(&host.ok(&["hpvmdevmgmt", "-l", "rdev:AUTORDEV=YES"]));
+    let dry = host.ok(&["hpvmhostrdev", "-u", "--dry-run"]);
+    assert_eq!(list(), "");
+    let done = host.ok(&["hpvmhostrdev", "-u"]);
+    assert_eq!(lasting(&dry), lasting(&done), "a dry run tells what is done");
+    let listed = list();
+    host.ok(&["hpvmhostrdev", "-d"]);
+    assert_eq!(list(), "");
+    assert!(host.ok(&["hpvmdevmgmt", "-l", "rdev:/media"]).starts_with("/media:"));
+    host.ok(&["hpvmhostrdev", "-r"]);
+    assert_eq!(list(), listed);
+    for device in listed.lines().filter_map(|line| line.split(':').next()) {
+        let said = refused(&host, &["hpvmdevmgmt", "-d", &format!("rdev:{device}")]);
+        assert!(said.contains("this VM Host uses"), "{said}");
+    }
+    let both = host.run(&["hpvmhostrdev", "-u", "-d"]);
+    assert_eq!(both.status.code(), Some(2), "{both}");
+}
+
+/// Settles 2: nobody has to start a scan; it is quick, and each decision looks anew whatever it said.
+fn the_list_is_made_at_the_start_unless_told_otherwise() {
+    const BOUND: Duration = Duration::from_secs(5);
+    let host = VmHost::new(Engine::Fake);
+    let list = || lasting(&host.ok(&["hpvmdevmgmt", "-l", "rdev:AUTORDEV=YES"]));
+    host.ok(&["hpvmhostrdev", "-D"]);
+    host.ok(&["hpvm", "autostart"]);
+    assert_eq!(list(), "");
+    host.ok(&["hpvmhostrdev", "-E"]);
+    let wanted = lasting(&host.ok(&["hpvmhostrdev", "-u", "--dry-run"])).lines().count();
+    let begun = Instant::now();
+    host.ok(&["hpvm", "autostart"]);
+    assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+    assert_eq!(list().lines().filter(|line| line.starts_with('/')).count(), wanted, "{}", list());
+}
+
+/// What a path led to is on record; that a file has no such record is said where it would be accepted.
+fn a_device_on_record_that_is_another_now_keeps_a_guest_off() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("disk.img", 1 << 20);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&disk)]);
+    let accept = format!("{}:attr:IDENTIFIER=ACCEPT", entry("gdev", &disk));
+    let said = refused(&host, &["hpvmdevmgmt", "-m", &accept]);
+    assert!(said.contains("no block device"), "{said}");
+    // A file that was restored is the guest's disk as it was before.
+    fs::remove_file(&disk).expect("the file");
+    let _ = host.disk("disk.img", 1 << 21);
+    host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+fn a_repair_script_can_be_run() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("it's.img", 1 << 20);
+    host.ok(&["hpvmdevmgmt", "-a", &entry("gdev", &disk)]);
+    assert!(host.ok(&["hpvmdevmgmt", "-r"]).contains("nothing to repair"));
+    fs::remove_file(&disk).expect("the file");
+    let script = host.ok(&["hpvmdevmgmt", "-r"]);
+    assert!(
+        script.contains(r"hpvmdevmgmt -d 'gdev:") && script.contains(r"it'\''s.img'"),
+        "{script}"
+    );
+    let path = entry("gdev", &disk);
+    host.ok(&["hpvmdevmgmt", "-d", &path]);
+    assert!(host.ok(&["hpvmdevmgmt", "-r"]).contains("nothing to repair"));
+    host.ok(&["hpvmdevmgmt", "-I"]);
+}
+
+fn one_of_eight_starts_gets_the_disk() {
+    let host = VmHost::new(Engine::Real);
+    let disk = host.disk("shared.img", 1 << 20);
+    let names: Vec<String> = (1..=8).map(|n| format!("g{n}")).collect();
+    for name in &names {
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&disk)]);
+    }
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let starts: Vec<_> =
+            names.iter().map(|name| scope.spawn(|| host.run(&["hpvmstart", "-P", name]))).collect();
+        starts.into_iter().map(|start| start.join().expect("a start")).collect()
+    });
+    let started = outcomes.iter().filter(|outcome| outcome.status.success()).count();
+    let told: String = outcomes.iter().map(ToString::to_string).collect();
+    assert_eq!(started, 1, "{told}");
+    for outcome in outcomes.iter().filter(|outcome| !outcome.status.success()) {
+        assert!(outcome.stderr.contains("in use by the running guest"), "{outcome}");
+    }
+    let on = names.iter().filter(|name| host.state(name).starts_with("On")).count();
+    assert_eq!(on, 1, "{told}");
+}
+
+/// 2 ms are allowed for what the device database costs a create; four times that tells a flat price from a growing one.
+fn judging_is_as_quick_with_ten_thousand_entries() {
+    const BOUND: Duration = Duration::from_millis(8);
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("disk.img", 1 << 20);
+    let line = ["hpvmcreate", "-P", "new", "-a", &disk_on(&disk), "-s"];
+    let quickest = || {
+        let took = (0..20).map(|_| {
+            let begun = Instant::now();
+            host.ok(&line);
+            begun.elapsed()
+        });
+        took.min().expect("some")
+    };
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let few = quickest();
+    let path = host.path("var/opt/hpvm/hpvm.db");
+    let mut registry = Registry::open(&path, Access::ReadWrite).expect("the registry");
+    let change = registry.change().expect("a change");
+    for n in 0..10_000_u64 {
+        let of = if n % 2 == 0 { EntryType::Guest } else { EntryType::Restricted };
+        let name = format!("/srv/{n}/disk");
+        let id = EntryId::new(of, &name).expect("an entry");
+        let identity = StoreIdentity { identifier: Some(format!("wwid:{n}")), size: Bytes(n) };
+        let entry = Entry {
+            origin: if n % 2 == 0 { Origin::Guest } else { Origin::Signature },
+            reason: Some("it holds swap space".into()),
+            identity: Some(identity),
+            attributes: Attributes::default(),
+            ..Entry::by_hand(id, name)
+        };
+        change.put_entry(&entry).expect("an entry");
+    }
+    change.commit().expect("a commit");
+    let many = quickest();
+    assert!(many < few + BOUND, "with none {few:?}, with ten thousand {many:?}");
+    println!("hpvmcreate -s: with no entries {few:?}, with ten thousand {many:?}");
+}
