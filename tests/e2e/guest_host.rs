@@ -3,6 +3,7 @@
 //! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` are there for all.
 
 mod blocks;
+mod device_database;
 mod units;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ use hpvm_testkit::vm_host::{program, repository};
 use crate::Test;
 use crate::pool::image;
 
-pub(crate) const TESTS: &[&[Test]] = &[units::TESTS, blocks::TESTS];
+pub(crate) const TESTS: &[&[Test]] = &[units::TESTS, blocks::TESTS, device_database::TESTS];
 
 /// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.
 const SCRIPT_BOUND: Duration = Duration::from_secs(120);

@@ -13,7 +13,7 @@ use super::places::{self, Places};
 use super::{DeviceNumber, mounts, read, sysfs};
 
 /// The values in a device's folder that are read.
-const VALUES: [&str; 14] = [
+const VALUES: [&str; 15] = [
     "dev",
     "size",
     "ro",
@@ -24,6 +24,7 @@ const VALUES: [&str; 14] = [
     "queue/logical_block_size",
     "device/wwid",
     "device/serial",
+    "device/vpd_pg80",
     "dm/name",
     "dm/uuid",
     "md/uuid",

@@ -132,9 +132,22 @@ fn identifier(folder: &Path, has: impl Fn(&str) -> bool) -> Option<Identifier> {
     None.or_else(|| own("device", "device/wwid").map(Identifier::Wwid))
         .or_else(|| own("wwid", "wwid").map(Identifier::Wwid))
         .or_else(|| own("device", "device/serial").map(Identifier::Serial))
+        .or_else(|| unit_serial(&folder.join("device/vpd_pg80")).map(Identifier::Serial))
         .or_else(|| own("serial", "serial").map(Identifier::Serial))
         .or_else(|| own("dm", "dm/uuid").map(Identifier::Mapped))
         .or_else(|| own("md", "md/uuid").map(Identifier::Raid))
+}
+
+/// The serial number of a SCSI device that has no world-wide name, as QEMU's have none (SPC-4, 7.8.18: page code at 1, length
+/// at 2, then ASCII).
+fn unit_serial(page: &Path) -> Option<String> {
+    const PAGE: u8 = 0x80;
+    let page = bytes(page)?;
+    let [_, PAGE, high, low, text @ ..] = page.as_slice() else { return None };
+    let length = usize::from(u16::from_be_bytes([*high, *low])).min(text.len());
+    let serial = String::from_utf8_lossy(&text[..length]);
+    let serial = serial.trim_matches([' ', '\0']).replace(char::is_control, "?");
+    (!serial.is_empty()).then_some(serial)
 }
 
 /// What a loop device is attached to, by the path the kernel remembers.
@@ -214,5 +227,24 @@ mod tests {
         assert_eq!(behind("21:0").subsystem.as_deref(), Some("scsi_generic"));
         assert_eq!(behind("237:0").block, "259:0".parse().ok());
         assert_eq!(behind("1:3").block, None);
+    }
+
+    #[test]
+    fn a_serial_number_is_as_long_as_its_page_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("vpd_pg80");
+        for (content, serial) in [
+            (&b"\0\x80\0\x06spare7"[..], Some("spare7")),
+            (b"\0\x80\0\x08  spare7junk", Some("spare7")),
+            (b"\0\x80\xff\xffspare7", Some("spare7")),
+            (b"\0\x80\0\x04    ", None),
+            (b"\0\x83\0\x06spare7", None),
+            (b"\0\x80", None),
+            (b"", None),
+        ] {
+            fs::write(&page, content).unwrap();
+            assert_eq!(unit_serial(&page).as_deref(), serial, "{content:?}");
+        }
+        assert_eq!(unit_serial(&folder.path().join("none")), None);
     }
 }

@@ -13,6 +13,7 @@ use hpvm_model::{
 };
 use hpvm_registry::{Entry, Step};
 
+use super::trail::is_serial;
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// What an update looks at.
@@ -181,7 +182,8 @@ fn still_free(free: &[&Device], all: &[Entry]) -> Vec<Entry> {
     let kept = |known: &Entry| {
         let is_it = |device: &&&Device| match known.identity.as_ref() {
             Some(StoreIdentity { identifier: Some(text), .. }) => {
-                identity(device).identifier.as_ref() == Some(text)
+                let is_named = !is_serial(text) || name(device) == known.id.name();
+                is_named && identity(device).identifier.as_ref() == Some(text)
             }
             _ => name(device) == known.id.name(),
         };
@@ -197,7 +199,8 @@ fn entry(device: &Device, origin: Origin, reason: String, all: &[Entry]) -> Opti
     let identity = identity(device);
     let is_it = |known: &&Entry| {
         let identifier = known.identity.as_ref().and_then(|known| known.identifier.as_ref());
-        identifier == identity.identifier.as_ref() && (identifier.is_some() || known.id == id)
+        let is_unique = identifier.is_some_and(|text| !is_serial(text));
+        identifier == identity.identifier.as_ref() && (is_unique || known.id == id)
     };
     let known = all.iter().filter(|known| known.origin.is_automatic()).find(is_it);
     let number = rustix::fs::makedev(device.number.major, device.number.minor);

@@ -24,8 +24,9 @@ pub(crate) fn restriction(trail: &Trail, entries: &[Entry], presets: &Presets) -
     if let Some(entry) = among(&trail.over).filter(|entry| !allows(entry)) {
         return verdict(entry);
     }
-    for spot in &trail.way {
-        if let Some(entry) = decisive.iter().find(|entry| spot.is(entry)) {
+    for (above, spot) in trail.way.iter().enumerate() {
+        let mut folders = decisive.iter().filter(|_| above > 0);
+        if let Some(entry) = folders.find(|entry| spot.is(entry)) {
             return match allows(entry) {
                 true => verdict(entry),
                 false => Restriction::Below { folder: entry.id.name().to_owned() },
@@ -66,7 +67,8 @@ impl Names {
         let identifier = entry.identity.as_ref().and_then(|identity| identity.identifier.as_ref());
         let is_known = identifier.is_some_and(|text| self.identifiers.contains(text));
         // Names such as /dev/sdb move to other devices at the next boot; what was read on the one does not.
-        let is_moved = entry.origin == Origin::Signature && identifier.is_some() && !is_known;
+        let is_another = identifier.is_some_and(|text| !self.serials.contains(text)) && !is_known;
+        let is_moved = entry.origin == Origin::Signature && is_another;
         let is_named = self.paths.contains(&entry.real_path)
             || self.paths.contains(entry.id.name())
             || entry.file.is_some_and(|file| self.files.contains(&file));
@@ -203,5 +205,16 @@ mod tests {
         assert!(matches!(of(&with("/dev/sdb", "wwid:a")), Restriction::Signature { .. }));
         assert!(matches!(of(&with("/dev/sdc", "wwid:a")), Restriction::Signature { .. }));
         assert_eq!(of(&with("/dev/sdb", "wwid:b")), Restriction::None);
+
+        let read = Entry { identity: identity("serial:a"), ..read.clone() };
+        let with = |path: &str, serial: &str| Trail {
+            own: Names { serials: [serial.to_owned()].into(), ..names(&[path]) },
+            way: vec![Spot { path: path.into(), identity: FileIdentity::of_device(7) }],
+            ..Trail::default()
+        };
+        let of = |trail: &Trail| restriction(trail, std::slice::from_ref(&read), &presets());
+        assert!(matches!(of(&with("/dev/sdb", "serial:a")), Restriction::Signature { .. }));
+        assert_eq!(of(&with("/dev/sdc", "serial:a")), Restriction::None, "others may have it too");
+        assert_eq!(of(&with("/dev/sdb", "serial:b")), Restriction::None);
     }
 }

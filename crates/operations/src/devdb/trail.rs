@@ -17,6 +17,8 @@ use crate::stores::Stores;
 pub(crate) struct Names {
     pub(crate) paths: BTreeSet<String>,
     pub(crate) identifiers: BTreeSet<String>,
+    /// Tell devices apart, and do not find them: others may have the same.
+    pub(crate) serials: BTreeSet<String>,
     pub(crate) files: BTreeSet<FileIdentity>,
 }
 
@@ -121,15 +123,19 @@ impl Names {
                 let Some(device) = stores.blocks.device(number) else { return };
                 self.paths.insert(format!("/dev/{}", device.kernel_name()));
                 let identifier = device.identifier.as_ref().map(ToString::to_string);
-                self.identifiers.extend(identifier.filter(|text| is_of_one_device(text)));
+                match identifier {
+                    Some(text) if is_serial(&text) => self.serials.insert(text),
+                    Some(text) => self.identifiers.insert(text),
+                    None => false,
+                };
             }
         }
     }
 }
 
-/// The parts of one NVMe drive share its serial number.
-fn is_of_one_device(identifier: &str) -> bool {
-    !identifier.starts_with("serial:")
+/// A serial number, which the parts of one NVMe drive share, or a partition of what has one.
+pub(super) fn is_serial(identifier: &str) -> bool {
+    identifier.starts_with("serial:")
 }
 
 fn is_file(store: &Store) -> bool {

@@ -1,0 +1,99 @@
+//! The device database on a host with real block devices: what is listed, what counts that is not running, and that a path
+//! is not its disk.
+
+use super::Turn;
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    what_the_host_uses_is_listed_and_no_more,
+    a_signature_counts_where_no_guest_has_the_device,
+    a_guest_starts_on_the_disk_it_was_given,
+];
+
+/// Settles 1: of a disk the host swaps to a partition of, the other partition is a guest's all the same, before and after
+/// hpvmhostrdev looked; a guest that has what the host uses by now is named, with the command.
+fn what_the_host_uses_is_listed_and_no_more() {
+    let mut host = Turn::take();
+    host.ok("printf ',32M,S\n,32M\n' | settled sfdisk --quiet $(spare 0)
+         await test -e $(spare 0)-part2
+         mkswap --quiet $(spare 0)-part1
+         swapon $(spare 0)-part1");
+    host.ok("hpvmcreate -P g -O linux -r 512M -a disk:avio_stor::disk:$(spare 0)-part2");
+    let done = host.ok("hpvmhostrdev -u");
+    for (device, used) in
+        [("$(spare 0)", true), ("$(spare 0)-part1", true), ("$(spare 0)-part2", false)]
+    {
+        let name = host.ok(&format!("readlink -f {device}"));
+        let line = format!("+ rdev:{name}: ");
+        assert_eq!(done.lines().any(|listed| listed.starts_with(&line)), used, "{device}: {done}");
+    }
+    assert!(done.contains("is swap space") && done.contains("is mounted at /"), "{done}");
+    host.ok("hpvmmodify -P g -l changed 2>&1 | grep -q restricted && exit 1; hpvmdevmgmt -r | grep -q 'nothing to repair'");
+    let said = host.run("hpvmdevmgmt -d rdev:$(readlink -f $(spare 0)-part1) 2>&1");
+    assert!(said.status == 1 && said.output.contains("is swap space"), "{}", said.output);
+    host.ok("mkswap --quiet $(spare 0)-part2; swapon $(spare 0)-part2");
+    let script = host.ok("hpvmdevmgmt -r");
+    assert!(script.contains("guest 'g' has") && script.contains("hpvmmodify -P g -d"), "{script}");
+    host.ok("swapoff $(spare 0)-part2; swapoff $(spare 0)-part1");
+    let gone = host.ok("hpvmhostrdev -u");
+    assert!(gone.lines().any(|line| line.starts_with("- rdev:")), "{gone}");
+    host.ok("hpvmremove -P g -F --purge; hpvmhostrdev -d; settled wipefs --quiet --all --force $(spare 0)");
+}
+
+fn a_signature_counts_where_no_guest_has_the_device() {
+    let mut host = Turn::take();
+    host.ok("hpvmcreate -P owner -O linux -r 512M -a disk:avio_stor::disk:$(spare 6)");
+    host.ok("mkswap --quiet $(spare 5); mkswap --quiet $(spare 6)");
+    let known = host.ok("hpvmhostrdev -u");
+    let disk = host.ok("readlink -f $(spare 5)");
+    assert!(!known.contains(&format!("{disk}:")), "{known}");
+    let read = host.ok("hpvmhostrdev");
+    assert!(read.contains(&format!("+ rdev:{disk}: it holds swap space")), "{read}");
+    let of_guest = host.ok("readlink -f $(spare 6)");
+    assert!(!read.contains(&format!("{of_guest}:")), "a guest may have written that: {read}");
+    let create = "hpvmcreate -P g -O linux -r 512M -a disk:avio_stor::disk:$(spare 5) 2>&1";
+    let refused = host.run(create);
+    assert!(
+        refused.status == 1 && refused.output.contains("holds swap space"),
+        "{}",
+        refused.output
+    );
+    assert_eq!(host.ok("hpvmhostrdev -u"), "nothing changed", "what was read stays on record");
+    host.ok("hpvmdevmgmt -d rdev:$(readlink -f $(spare 5))");
+    host.ok(create);
+    assert_eq!(host.ok("hpvmhostrdev"), "nothing changed", "it is a guest's now");
+    host.ok("hpvmremove -P g -F --purge; hpvmremove -P owner -F --purge; hpvmhostrdev -d
+         wipefs --quiet --all $(spare 5) $(spare 6)");
+}
+
+/// Settles 154: the identity of the disk is kept when the guest gets it; where the path leads to another one later, the
+/// start is refused with the command that accepts it, and the answer is on record.
+fn a_guest_starts_on_the_disk_it_was_given() {
+    let mut host = Turn::take();
+    host.ok("ln -sfn $(spare 7) /root/disk; hpvmcreate -P g -O linux -r 512M -a disk:avio_stor::disk:/root/disk");
+    let listed = host.ok("hpvmdevmgmt -l gdev:/root/disk");
+    assert!(
+        listed.starts_with("/root/disk:CONFIG=gdev,EXIST=YES,DEVTYPE=DISK,SHARE=NO:g:"),
+        "{listed}"
+    );
+    assert!(!listed.ends_with(':'), "by what it is known again: {listed}");
+    let start = "hpvmstart -P g -s 2>&1";
+    assert!(!host.run(start).output.contains("another device"));
+    host.ok("ln -sfn $(spare 6) /root/disk");
+    let said = host.run(start).output;
+    assert!(
+        said.contains("'/root/disk' is another device than the one the guest was given"),
+        "{said}"
+    );
+    assert_eq!(host.run("hpvmstart -P g 2>&1").status, 1);
+    let why = host.ok("hpvm why g");
+    assert!(why.contains("hpvmdevmgmt -m gdev:/root/disk:attr:IDENTIFIER=ACCEPT"), "{why}");
+    host.ok("hpvmdevmgmt -m gdev:/root/disk:attr:IDENTIFIER=ACCEPT --reason 'the old one died'");
+    assert!(!host.run(start).output.contains("another device"));
+    host.ok("ln -sfn $(spare 7) /root/disk");
+    assert!(
+        host.run(start).output.contains("another device"),
+        "the answer was about that one disk"
+    );
+    host.ok("hpvmremove -P g -F --purge; test -z \"$(hpvmdevmgmt -l gdev)\"; rm /root/disk");
+}
