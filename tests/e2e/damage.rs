@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
@@ -16,6 +17,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_worker_that_follows_another_needs_no_boot_record,
     a_guest_without_supervisors_needs_no_boot_record_to_be_taken_over,
     one_guest_that_cannot_be_taken_over_keeps_no_other_without,
+    a_boot_record_that_is_no_file_keeps_nobody_waiting,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -93,6 +95,24 @@ fn a_guest_without_supervisors_needs_no_boot_record_to_be_taken_over() {
         supervisors.iter().for_each(crate::guest_processes::Process::kill);
         damage(&record(&host));
         assert_lives_without(&host, reason, &["hpvmstop", "-P", "web", "-hF"]);
+    }
+}
+
+fn a_boot_record_that_is_no_file_keeps_nobody_waiting() {
+    for made in ["mkfifo", "ln -s /dev/zero"] {
+        let host = running();
+        let record = record(&host);
+        fs::remove_file(&record).expect("it is removed");
+        let mut words = made.split(' ');
+        let mut make = Command::new(words.next().expect("a program"));
+        assert!(make.args(words).arg(&record).status().expect("it runs").success());
+        host.ok(&["hpvmstatus", "-P", "web"]);
+        let change = ["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/tmp"];
+        let said = host.refused(&change);
+        assert!(said.contains("boot.record") && said.contains("no regular file"), "{said}");
+        host.ok(&["hpvmstop", "-P", "web", "-hF"]);
+        host.ok(&["hpvmstart", "-P", "web"]);
+        host.ok(&change);
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hpvm_host::names::guest_folder;
-use hpvm_host::{process, removal};
+use hpvm_host::{durable, process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{
@@ -433,7 +433,8 @@ fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
 /// A start makes ports for a guest and tells the boot record of them, not the text.
 fn with_ports(root: &hpvm_host::Root, config: GuestConfig) -> GuestConfig {
     let path = Folder::of(root, config.uuid).file(guest_folder::BOOT_RECORD);
-    let machine = std::fs::read_to_string(path).ok().and_then(|text| Machine::read(&text).ok());
+    let text = durable::open_regular(&path).and_then(std::io::read_to_string);
+    let machine = text.ok().and_then(|text| Machine::read(&text).ok());
     match machine {
         Some(machine) if machine.base.uuid == config.uuid => {
             GuestConfig { ports: machine.base.ports, ..config }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hpvm_host::lock::{Busy, BusyError};
 use hpvm_host::names::guest_folder;
-use hpvm_host::{Root, accel, conf::Conf, process, qemu_version};
+use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, chain};
 use hpvm_plan::facts::{Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts};
@@ -96,7 +96,8 @@ impl VmHost {
     /// The boot record of a guest: what it runs on, or ran on last.
     pub fn boot_record(&self, config: &GuestConfig) -> Result<Machine, Refusal> {
         let path = self.folder(config).file(guest_folder::BOOT_RECORD);
-        let text = std::fs::read_to_string(&path).map_err(Refusal::file("read", &path))?;
+        let text = durable::open_regular(&path).and_then(std::io::read_to_string);
+        let text = text.map_err(Refusal::file("read", &path))?;
         Machine::read(&text).map_err(|source| Refusal::Record { path, source })
     }
 
