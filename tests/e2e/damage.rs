@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_without_supervisors_needs_no_boot_record_to_be_taken_over,
     one_guest_that_cannot_be_taken_over_keeps_no_other_without,
     a_boot_record_that_is_no_file_keeps_nobody_waiting,
+    a_guest_without_boot_record_keeps_its_disk,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -114,6 +115,19 @@ fn a_boot_record_that_is_no_file_keeps_nobody_waiting() {
         host.ok(&["hpvmstart", "-P", "web"]);
         host.ok(&change);
     }
+}
+
+fn a_guest_without_boot_record_keeps_its_disk() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = format!("disk:avio_stor::file:{}", host.disk("web.img", 1 << 20).display());
+    for name in ["web", "other"] {
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk]);
+    }
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    fs::write(record(&host), "garbage\n").expect("it is overwritten");
+    let said = host.refused(&["hpvmstart", "-P", "other"]);
+    assert!(said.contains("in use by the running guest 'web'"), "{said}");
 }
 
 /// A folder in the place of the record lets no worker begin; even so the guest is shown, and ended by a hard stop.

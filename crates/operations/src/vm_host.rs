@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hpvm_engine::media;
 use hpvm_host::lock::{Busy, BusyError};
 use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
-use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, chain};
+use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, chain};
 use hpvm_plan::facts::{Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Access, Identities, Registry, Selector};
@@ -209,14 +210,30 @@ impl VmHost {
         let numbers = self.run_folders().into_iter().filter_map(GuestNumber::new);
         for number in numbers.filter(|number| Some(*number) != own) {
             let Some(other) = self.registry.guest(&Selector::Number(number))? else { continue };
-            let Some(machine) = self.machine(&other) else { continue };
-            for held in machine.storage.iter().filter(|a| a.device.kind != DeviceKind::Dvd) {
-                let Some(identity) = held.identity else { continue };
-                let (guest, address) = (other.name.clone(), held.device.address);
-                found.entry(identity).or_default().push(Sharer { guest, address, holds_it: true });
+            if !self.presence(number).is_on() {
+                continue;
+            }
+            for (identity, address) in self.held_by(&other) {
+                let sharer = Sharer { guest: other.name.clone(), address, holds_it: true };
+                found.entry(identity).or_default().push(sharer);
             }
         }
         Ok(found)
+    }
+
+    /// Of a guest whose boot record cannot be used, what is configured is the nearest to what it has.
+    fn held_by(&self, running: &GuestConfig) -> Vec<(FileIdentity, StorageAddress)> {
+        let identity = |path: &str| media::identity(&std::fs::metadata(path).ok()?);
+        match self.boot_record(running) {
+            Ok(Machine { storage, .. }) => {
+                let own = storage.iter().filter(|a| a.device.kind != DeviceKind::Dvd);
+                own.filter_map(|a| Some((a.identity?, a.device.address))).collect()
+            }
+            Err(_) => {
+                let own = running.storage.iter().filter(|d| d.kind != DeviceKind::Dvd);
+                own.filter_map(|d| Some((identity(d.backing.store()?)?, d.address))).collect()
+            }
+        }
     }
 }
 
