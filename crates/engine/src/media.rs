@@ -5,8 +5,9 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use hpvm_host::block::{Blocks, DeviceProbe, Lead, Places};
 use hpvm_model::StorageType;
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{Access, Attached, Cache};
@@ -35,10 +36,26 @@ pub fn open(attached: &Attached) -> Result<File, LaunchError> {
     if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
         return Err(LaunchError::Changed { path: path.clone() });
     }
+    if attached.access == Access::ReadWrite && is_kept_by_loop(path) {
+        return Err(LaunchError::StoreBusy { path: path.clone() });
+    }
     if attached.device.backing.storage == StorageType::Qcow2 {
         stands_alone(&file, path)?;
     }
     Ok(file)
+}
+
+/// Whether the kernel keeps a loop device on this file for somebody, who may be in a container: its mounts are not among the
+/// host's, and the kernel, which refuses the device, lets everybody have the file.
+fn is_kept_by_loop(path: &str) -> bool {
+    let places = Places::default();
+    let Ok(lead @ Lead::File(_)) = places.lead(Path::new(path)) else { return false };
+    let (store, leads) = (lead.store(), [lead]);
+    if Blocks::are_plain_files(&places, &leads) {
+        return false;
+    }
+    let blocks = Blocks::read_around(&places, &leads);
+    store.is_some_and(|store| !blocks.claims(store, &DeviceProbe::new(&places)).is_empty())
 }
 
 /// Refuses an image that names another file: QEMU would open it by its path, as nobody asked, or leave it out, and then
