@@ -20,6 +20,7 @@ mod hostile;
 mod input;
 mod interruption;
 mod limits;
+mod media;
 mod pool;
 mod refusals;
 mod report;
@@ -61,6 +62,7 @@ const SUBJECTS: &[&[Test]] = &[
     hostile::TESTS,
     input::TESTS,
     limits::TESTS,
+    media::TESTS,
     sharing::TESTS,
 ];
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The guest is always read, or its own output would stand still; a session that does not keep up is told what it lost.
-//! All tasks share one fan-out on one thread and wake one another by a notice. Power verbs go to the owner.
+//! All tasks share one fan-out on one thread and wake one another by a notice. Verbs go to the owner.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,8 +14,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hpvm_console::door::{ClientFrame, Decoder, Ended, Frame, ServerFrame};
-use hpvm_console::fanout::{Fanout, Next, Peer, PowerAsked, Rights, SessionId};
+use hpvm_console::door::{ClientFrame, Decoder, Drive, Ended, Frame, ServerFrame};
+use hpvm_console::fanout::{Fanout, Next, Peer, Rights, SessionId, VerbAsked};
 use hpvm_console::history::{HISTORY_BYTES, History};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
@@ -80,7 +80,7 @@ impl Console {
         &self,
         door: UnixListener,
         run_folder: OwnedFd,
-        owner: mpsc::Sender<PowerAsked>,
+        owner: mpsc::Sender<VerbAsked>,
     ) {
         spawn_local(self.clone().listen_to_guest(run_folder));
         spawn_local(self.clone().open_the_door(door, owner));
@@ -90,8 +90,12 @@ impl Console {
         self.change(|fanout| fanout.set_state(state));
     }
 
-    pub(crate) fn power_done(&self, session: SessionId, result: Result<String, String>) {
-        self.change(|fanout| fanout.power_done(session, result));
+    pub(crate) fn verb_done(&self, session: SessionId, result: Result<String, String>) {
+        self.change(|fanout| fanout.verb_done(session, result));
+    }
+
+    pub(crate) fn drives_known(&self, session: SessionId, drives: Vec<Drive>) {
+        self.change(|fanout| fanout.drives_known(session, drives));
     }
 
     /// Tells every session, and waits a moment until they have taken it.
@@ -197,7 +201,7 @@ impl Console {
         Ok(())
     }
 
-    async fn open_the_door(self, door: UnixListener, owner: mpsc::Sender<PowerAsked>) {
+    async fn open_the_door(self, door: UnixListener, owner: mpsc::Sender<VerbAsked>) {
         loop {
             match door.accept().await {
                 Ok((stream, _)) => {
@@ -209,7 +213,7 @@ impl Console {
         }
     }
 
-    async fn receive_client(self, stream: UnixStream, owner: mpsc::Sender<PowerAsked>) {
+    async fn receive_client(self, stream: UnixStream, owner: mpsc::Sender<VerbAsked>) {
         let admitted = match peer_of(&stream) {
             Ok(peer) => self.change(|fanout| fanout.admit(peer)),
             Err(refusal) => Err(refusal),
@@ -233,7 +237,7 @@ struct Session {
     console: Console,
     session: SessionId,
     stream: Rc<UnixStream>,
-    owner: mpsc::Sender<PowerAsked>,
+    owner: mpsc::Sender<VerbAsked>,
 }
 
 impl Session {
@@ -293,7 +297,7 @@ impl Session {
             && self.owner.send(asked).await.is_err()
         {
             let result = Err("the guest's worker is ending".into());
-            self.console.power_done(self.session, result);
+            self.console.verb_done(self.session, result);
         }
     }
 

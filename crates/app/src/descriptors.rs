@@ -39,6 +39,17 @@ pub(crate) struct Descriptors {
     pub(crate) qemu: Option<PidFd>,
     /// The keeper's program, out of the way of the numbers a successor is given.
     pub(crate) keeper_program: Option<OwnedFd>,
+    /// Folders of images for the guest's drives, by the paths the worker was started with.
+    pub(crate) image_folders: Vec<(String, OwnedFd)>,
+}
+
+/// The arguments after the guest's name are their paths.
+fn image_folders() -> Vec<(String, OwnedFd)> {
+    let held = |(number, path)| Some((path, inherited(number).ok()?));
+    (worker_fd::FIRST_FOLDER..)
+        .zip(std::env::args().skip(2).take(worker_fd::FOLDERS_MAX))
+        .filter_map(held)
+        .collect()
 }
 
 /// Above every number that a keeper is started with.
@@ -67,6 +78,7 @@ impl Descriptors {
             ready,
             qemu,
             keeper_program,
+            image_folders: image_folders(),
         })
     }
 }

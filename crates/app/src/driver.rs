@@ -5,6 +5,7 @@
 
 mod agent;
 mod crash;
+mod media;
 mod perform;
 mod takeover;
 
@@ -16,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use hpvm_app::protocol::{Reply, Request, StopHow};
+use hpvm_app::protocol::{Denial, Reply, Request, StopHow};
 use hpvm_app::snapshot::{self, Crash, Phase, Process, Snapshot};
-use hpvm_console::door::PowerRequest;
-use hpvm_console::fanout::{PowerAsked, SessionId};
+use hpvm_console::door::{DriveAddress, PowerRequest};
+use hpvm_console::fanout::{SessionId, VerbAsked};
 use hpvm_host::confine::{ConfineError, Confinement, Enforced};
 use hpvm_host::process::{self, PidFd};
+use hpvm_model::{DeviceKind, StorageDevice};
 use hpvm_plan::command_line::AGENT_PORT;
 use hpvm_plan::record::{AgentChannel, Consent, DeviceChange};
 use hpvm_qmp::Happening;
@@ -40,12 +42,15 @@ use crate::console_log::ConsoleLog;
 use crate::control::{self, Asked};
 use crate::descriptors::{Descriptors, Missing};
 use crate::guest_log::{GuestLog, now};
+use crate::image_folders::ImageFolders;
 use crate::link::{FromKeeper, Link, ToKeeper};
 use crate::machine::{Action, Ask, Input, Machine, Origin, Ticket};
 use crate::monitor::{Monitor, News, next_notice};
 use crate::publisher::Publisher;
 use crate::recorded::Recorded;
 use crate::successor;
+
+pub(crate) use media::OpenedImage;
 
 /// The heartbeat, and the question whether QEMU still answers.
 const BEAT: Duration = Duration::from_secs(1);
@@ -106,6 +111,7 @@ struct Driver {
     agent: Option<Agent>,
     agent_watch: Watch,
     console_log: Rc<ConsoleLog>,
+    image_folders: ImageFolders,
     qemu_log: File,
     ready: Option<File>,
     shown: Shown,
@@ -193,7 +199,7 @@ struct Keeper {
 struct Inbox {
     news: mpsc::Receiver<News>,
     requests: mpsc::Receiver<Asked>,
-    power: mpsc::Receiver<PowerAsked>,
+    verbs: mpsc::Receiver<VerbAsked>,
     events: Option<Events>,
 }
 
@@ -255,14 +261,14 @@ impl Driver {
         let console = Console::new(&recorded.name, Rc::clone(&console_log));
         let (news_in, news) = mpsc::channel(MESSAGES_WAITING);
         let (requests_in, requests) = mpsc::channel(MESSAGES_WAITING);
-        let (power_in, power) = mpsc::channel(MESSAGES_WAITING);
+        let (verbs_in, verbs) = mpsc::channel(MESSAGES_WAITING);
         let control = listener(descriptors.control).map_err(Failure::Sockets)?;
         let door = listener(descriptors.door).map_err(Failure::Sockets)?;
         let monitor = Monitor::new(folder()?, news_in);
         let agent = (recorded.agent() == AgentChannel::Present).then(|| folder().map(Agent::new));
         let agent_watch = Watch::new(before.agent(recorded.agent()));
         spawn_local(control::serve(control, requests_in));
-        console.serve(door, folder()?, power_in);
+        console.serve(door, folder()?, verbs_in);
         let driver = Driver {
             machine: Machine::new(before.origin(), recorded.devices()),
             began: Instant::now(),
@@ -283,6 +289,7 @@ impl Driver {
             agent: agent.transpose()?,
             agent_watch,
             console_log,
+            image_folders: ImageFolders::new(descriptors.image_folders),
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,
             shown: before.shown(boot_id),
@@ -302,7 +309,7 @@ impl Driver {
             takes_over: !before.is_first,
             finished: false,
         };
-        Ok((driver, Inbox { news, requests, power, events: None }))
+        Ok((driver, Inbox { news, requests, verbs, events: None }))
     }
 
     /// From here on only what the rest of this file needs is left to us, and to the keeper and worker we may start.
@@ -312,8 +319,14 @@ impl Driver {
         let programs: Vec<&Path> =
             self.keeper.program.as_deref().into_iter().chain([own]).collect();
         let folder = self.publisher.folder();
-        let confinement =
-            Confinement { ids: None, folder: folder.as_fd(), read: &readable, execute: &programs };
+        let image_folders = self.image_folders.all();
+        let confinement = Confinement {
+            ids: None,
+            folder: folder.as_fd(),
+            read_beneath: &image_folders,
+            read: &readable,
+            execute: &programs,
+        };
         if confinement.apply()? == Enforced::Not {
             self.log.say("the kernel has no Landlock: files are not withheld from hpvmapp");
         }
@@ -351,7 +364,7 @@ impl Driver {
                     }
                 },
                 Some(asked) = inbox.requests.recv(), if self.machine.takes_requests() => self.requested(asked),
-                Some(asked) = inbox.power.recv(), if self.machine.takes_requests() => self.power_asked(asked),
+                Some(asked) = inbox.verbs.recv(), if self.machine.takes_requests() => self.verb_asked(asked),
                 () = sleep_until(wake) => {
                     if Instant::now() >= next_beat {
                         next_beat = Instant::now() + BEAT;
@@ -429,6 +442,8 @@ impl Driver {
                 self.agent_told(&result);
             }
             News::AgentUsed(result) => self.agent_told(&result),
+            News::Drives(session, drives) => self.drives_seen(session, drives),
+            News::ImageOpened(opened) => self.image_opened(opened),
         }
     }
 
@@ -504,15 +519,6 @@ impl Driver {
                 self.payloads.insert(ticket, (changes, asked.descriptors));
                 Ask::Change
             }
-        };
-        self.feed(Input::Asked { ticket, ask });
-    }
-
-    fn power_asked(&mut self, asked: PowerAsked) {
-        let ticket = self.ticket(Asker::Session(asked.session));
-        let ask = match asked.request {
-            PowerRequest::Off => Ask::Stop(StopHow::Hard),
-            PowerRequest::Button => Ask::Press,
         };
         self.feed(Input::Asked { ticket, ask });
     }

@@ -19,6 +19,7 @@ mod control;
 mod descriptors;
 mod driver;
 mod guest_log;
+mod image_folders;
 mod link;
 mod machine;
 mod monitor;

@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hpvm_console::door::Drive;
+use hpvm_console::fanout::SessionId;
 use hpvm_engine::devices::present::Present;
 use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_host::names::run_folder;
@@ -18,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use crate::driver::OpenedImage;
 use crate::machine::Ticket;
 
 /// Between two attempts to connect.
@@ -44,6 +47,8 @@ pub(crate) enum News {
     AgentGreeted(Result<(), hpvm_agent::Error>),
     /// How the agent took a request.
     AgentUsed(Result<(), hpvm_agent::Error>),
+    Drives(SessionId, Result<Vec<Drive>, String>),
+    ImageOpened(OpenedImage),
 }
 
 #[derive(Debug)]

@@ -114,7 +114,9 @@ pub fn media(changes: &[DeviceChange]) -> Vec<StorageAddress> {
         .iter()
         .flat_map(|change| match change {
             DeviceChange::Attach { devices, .. } => devices.iter().filter_map(files).collect(),
-            DeviceChange::Medium { attached } => files(attached).into_iter().collect::<Vec<_>>(),
+            DeviceChange::Medium { attached, .. } => {
+                files(attached).into_iter().collect::<Vec<_>>()
+            }
             DeviceChange::Detach { .. }
             | DeviceChange::DetachAdapter { .. }
             | DeviceChange::PlaceHolder { .. } => Vec::new(),

@@ -102,8 +102,8 @@ fn power_off_is_answered_and_the_end_is_told() {
     let mut session = Session::enter(&guest, Want::Write);
     session.until(|_, frame| *frame == ServerFrame::Current);
     session.say(&ClientFrame::Power(PowerRequest::Off));
-    let answer = session.until(|_, frame| matches!(frame, ServerFrame::Power(_)));
-    assert!(matches!(answer, ServerFrame::Power(Ok(_))), "{answer:?}");
+    let answer = session.until(|_, frame| matches!(frame, ServerFrame::Answer(_)));
+    assert!(matches!(answer, ServerFrame::Answer(Ok(_))), "{answer:?}");
     for session in [&mut session, &mut watcher] {
         session.until(|_, frame| *frame == ServerFrame::Ended(Ended::Stopped));
     }

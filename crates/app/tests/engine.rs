@@ -69,7 +69,8 @@ fn other_media(guest: &Guest, mut dvd: Attached) {
         ),
     ] {
         dvd.device.backing = backing;
-        let request = change(DeviceChange::Medium { attached: dvd.clone() });
+        let request =
+            change(DeviceChange::Medium { attached: dvd.clone(), by: ChangedBy::Command });
         assert_eq!(guest.ask_with(&request, &media), done(), "{}", guest.story());
     }
 }

@@ -343,7 +343,7 @@ fn a_dvd_gets_another_medium_and_none() {
         (Backing::new(StorageType::File, other.display().to_string()), vec![open(&other)]),
     ] {
         dvd.device.backing = backing;
-        let changes = vec![DeviceChange::Medium { attached: dvd.clone() }];
+        let changes = vec![DeviceChange::Medium { attached: dvd.clone(), by: ChangedBy::Command }];
         let reply = guest.ask_with(&Request::Change { changes }, &media);
         let done = Reply::Changed { results: vec![ChangeResult::Done] };
         assert_eq!(reply, done, "{}", guest.story());

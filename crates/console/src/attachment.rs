@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::door::{
-    ClientFrame, Decoder, DoorError, Frame, Hello, PowerRequest, ServerFrame, VERSION, Want,
+    ClientFrame, Decoder, DoorError, Drive, Frame, Hello, MediumRequest, PowerRequest, ServerFrame,
+    VERSION, Want,
 };
 
 /// From so many unsent bytes on a client takes no more input.
@@ -120,15 +121,49 @@ impl AsFd for Attachment {
 /// # Errors
 /// When the worker does not answer the question at all.
 pub fn request_power(
-    mut stream: UnixStream,
+    stream: UnixStream,
     request: PowerRequest,
     patience: Duration,
+) -> Result<Result<String, String>, DoorFailure> {
+    ask(stream, &ClientFrame::Power(request), patience, &mut |_| {})
+}
+
+/// Asks for another medium in a drive.
+///
+/// # Errors
+/// When the worker does not answer the question at all.
+pub fn request_medium(
+    stream: UnixStream,
+    request: MediumRequest,
+    patience: Duration,
+) -> Result<Result<String, String>, DoorFailure> {
+    ask(stream, &ClientFrame::Medium(request), patience, &mut |_| {})
+}
+
+/// Asks for the guest's drives and what can be put into them.
+///
+/// # Errors
+/// When the worker does not answer the question at all.
+pub fn request_drives(
+    stream: UnixStream,
+    patience: Duration,
+) -> Result<Result<Vec<Drive>, String>, DoorFailure> {
+    let mut drives = Vec::new();
+    let answer = ask(stream, &ClientFrame::Drives, patience, &mut |drive| drives.push(drive))?;
+    Ok(answer.map(|_| drives))
+}
+
+fn ask(
+    mut stream: UnixStream,
+    verb: &ClientFrame,
+    patience: Duration,
+    told: &mut dyn FnMut(Drive),
 ) -> Result<Result<String, String>, DoorFailure> {
     let deadline = Instant::now() + patience;
     let mut asked = Vec::new();
     let hello = Hello { version: VERSION, want: Want::Watch, history_bytes: 0 };
     ClientFrame::Hello(hello).encode(&mut asked);
-    ClientFrame::Power(request).encode(&mut asked);
+    verb.encode(&mut asked);
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(patience))?;
     // A worker that refuses closes early: then the write fails, and its reason is still to be read.
@@ -138,7 +173,8 @@ pub fn request_power(
     loop {
         while let Some(frame) = decoder.take::<ServerFrame>()? {
             match frame {
-                ServerFrame::Power(result) => return Ok(result),
+                ServerFrame::Answer(result) => return Ok(result),
+                ServerFrame::Drive(drive) => told(drive),
                 ServerFrame::Denied(reason) => return Err(DoorFailure::Denied(reason)),
                 _ => {}
             }

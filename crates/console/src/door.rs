@@ -12,12 +12,16 @@
 //!  02 Input    bytes                        82 History   bytes
 //!  03 TakeKeyboard                          83 Live      bytes
 //!  04 Power    request                      84 Keyboard  keyboard, text: by
-//!  05 Detach                                85 Power     ok, text
-//!                                           86 Ended     how
-//!                                           87 Lagged    bytes dropped, u64
+//!  05 Detach                                85 Answer    ok, text
+//!  06 Drives                                86 Ended     how
+//!  07 Medium   address, text: image         87 Lagged    bytes dropped, u64
 //!                                           88 Denied    text
 //!                                           89 Current
+//!                                           8A Drive     address, texts: medium, folder, trouble, images…
 //! ```
+//!
+//! The address of a drive is three bytes: bus, device, target. Drives come before the Answer to the request for them. An
+//! empty text is a drive without medium, a medium taken out, a drive without folder or trouble.
 //!
 //! A text is two bytes of length and UTF-8. Both ends take the other for hostile: a frame that is too long is refused by
 //! its header, before its payload is stored, and a payload says exactly one thing or is refused. Frames that were not
@@ -25,7 +29,7 @@
 
 mod payload;
 
-use payload::{Fields, put_text};
+use payload::{Fields, put_optional, put_text};
 
 /// The version both ends say in their greeting.
 pub const VERSION: u8 = 1;
@@ -46,6 +50,9 @@ pub enum ClientFrame {
     /// Take the keyboard, whoever holds it.
     TakeKeyboard,
     Power(PowerRequest),
+    /// Tell me the guest's drives and what can be put into them.
+    Drives,
+    Medium(MediumRequest),
     /// The session is left in order. Closing the stream means the same.
     Detach,
 }
@@ -74,6 +81,36 @@ pub enum PowerRequest {
     Button,
 }
 
+/// Where a drive is in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DriveAddress {
+    pub bus: u8,
+    pub device: u8,
+    pub target: u8,
+}
+
+/// Another medium for a drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediumRequest {
+    pub drive: DriveAddress,
+    /// By its path within the drive's folder; `None` leaves the drive empty.
+    pub image: Option<String>,
+}
+
+/// A drive of the guest, as its users see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drive {
+    pub address: DriveAddress,
+    /// What is in it: a path of the VM Host.
+    pub medium: Option<String>,
+    /// Where images for it are; `None` when the VM Host's administrator allows no choice.
+    pub folder: Option<String>,
+    /// Why there are no images to choose from, or not all.
+    pub trouble: Option<String>,
+    /// What can be put into it, by names within the folder.
+    pub images: Vec<String>,
+}
+
 /// What the server says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerFrame {
@@ -87,8 +124,10 @@ pub enum ServerFrame {
     Live(Vec<u8>),
     /// Who holds the keyboard has changed, or stayed as it was although the session asked for it.
     Keyboard(Keyboard),
-    /// The answer to [`ClientFrame::Power`].
-    Power(Result<String, String>),
+    /// The answer to a verb: [`ClientFrame::Power`], [`ClientFrame::Drives`] or [`ClientFrame::Medium`].
+    Answer(Result<String, String>),
+    /// One drive, before the answer to [`ClientFrame::Drives`].
+    Drive(Drive),
     /// The guest has ended. All its output went before; the stream closes, the user's session lives on.
     Ended(Ended),
     /// So many bytes of output came faster than this session read them, and are left out here.
@@ -197,15 +236,18 @@ mod kind {
     pub(super) const TAKE_KEYBOARD: u8 = 0x03;
     pub(super) const POWER_REQUEST: u8 = 0x04;
     pub(super) const DETACH: u8 = 0x05;
+    pub(super) const DRIVES: u8 = 0x06;
+    pub(super) const MEDIUM: u8 = 0x07;
     pub(super) const WELCOME: u8 = 0x81;
     pub(super) const HISTORY: u8 = 0x82;
     pub(super) const LIVE: u8 = 0x83;
     pub(super) const KEYBOARD: u8 = 0x84;
-    pub(super) const POWER_RESULT: u8 = 0x85;
+    pub(super) const ANSWER: u8 = 0x85;
     pub(super) const ENDED: u8 = 0x86;
     pub(super) const LAGGED: u8 = 0x87;
     pub(super) const DENIED: u8 = 0x88;
     pub(super) const CURRENT: u8 = 0x89;
+    pub(super) const DRIVE: u8 = 0x8a;
 }
 
 impl Frame for ClientFrame {
@@ -219,6 +261,12 @@ impl Frame for ClientFrame {
             ClientFrame::Input(bytes) => put_bytes(out, kind::INPUT, bytes),
             ClientFrame::TakeKeyboard => put_frame(out, kind::TAKE_KEYBOARD, &[]),
             ClientFrame::Power(request) => put_frame(out, kind::POWER_REQUEST, &[request.code()]),
+            ClientFrame::Drives => put_frame(out, kind::DRIVES, &[]),
+            ClientFrame::Medium(request) => {
+                let mut payload = request.drive.code().to_vec();
+                put_optional(&mut payload, request.image.as_deref());
+                put_frame(out, kind::MEDIUM, &payload);
+            }
             ClientFrame::Detach => put_frame(out, kind::DETACH, &[]),
         }
     }
@@ -234,6 +282,11 @@ impl Frame for ClientFrame {
             kind::INPUT => ClientFrame::Input(fields.rest()),
             kind::TAKE_KEYBOARD => ClientFrame::TakeKeyboard,
             kind::POWER_REQUEST => ClientFrame::Power(fields.code(PowerRequest::ALL)?),
+            kind::DRIVES => ClientFrame::Drives,
+            kind::MEDIUM => ClientFrame::Medium(MediumRequest {
+                drive: fields.drive()?,
+                image: fields.optional_text()?,
+            }),
             kind::DETACH => ClientFrame::Detach,
             unknown => return Err(DoorError::UnknownKind(unknown)),
         };
@@ -260,15 +313,16 @@ impl Frame for ServerFrame {
                 put_keyboard(&mut payload, keyboard);
                 put_frame(out, kind::KEYBOARD, &payload);
             }
-            ServerFrame::Power(result) => {
+            ServerFrame::Answer(result) => {
                 let (code, text) = match result {
                     Ok(text) => (1, text),
                     Err(text) => (0, text),
                 };
                 let mut payload = vec![code];
                 put_text(&mut payload, text);
-                put_frame(out, kind::POWER_RESULT, &payload);
+                put_frame(out, kind::ANSWER, &payload);
             }
+            ServerFrame::Drive(drive) => put_frame(out, kind::DRIVE, &drive.payload()),
             ServerFrame::Ended(how) => put_frame(out, kind::ENDED, &[how.code()]),
             ServerFrame::Lagged(dropped) => put_frame(out, kind::LAGGED, &dropped.to_be_bytes()),
             ServerFrame::Denied(reason) => {
@@ -296,7 +350,7 @@ impl Frame for ServerFrame {
             kind::CURRENT => ServerFrame::Current,
             kind::LIVE => ServerFrame::Live(fields.rest()),
             kind::KEYBOARD => ServerFrame::Keyboard(keyboard(&mut fields)?),
-            kind::POWER_RESULT => ServerFrame::Power(match fields.byte()? {
+            kind::ANSWER => ServerFrame::Answer(match fields.byte()? {
                 1 => Ok(fields.text()?),
                 0 => Err(fields.text()?),
                 _ => return Err(DoorError::BadPayload(kind)),
@@ -304,10 +358,59 @@ impl Frame for ServerFrame {
             kind::ENDED => ServerFrame::Ended(fields.code(Ended::ALL)?),
             kind::LAGGED => ServerFrame::Lagged(fields.u64()?),
             kind::DENIED => ServerFrame::Denied(fields.text()?),
+            kind::DRIVE => ServerFrame::Drive(Drive {
+                address: fields.drive()?,
+                medium: fields.optional_text()?,
+                folder: fields.optional_text()?,
+                trouble: fields.optional_text()?,
+                images: fields.texts()?,
+            }),
             unknown => return Err(DoorError::UnknownKind(unknown)),
         };
         fields.end()?;
         Ok(frame)
+    }
+}
+
+impl DriveAddress {
+    fn code(self) -> [u8; 3] {
+        [self.bus, self.device, self.target]
+    }
+}
+
+impl std::fmt::Display for DriveAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{},{},{}", self.bus, self.device, self.target)
+    }
+}
+
+impl Drive {
+    /// Images that find no room in a frame are left out; the sender says so in [`Drive::trouble`], see [`Drive::fitting`].
+    fn payload(&self) -> Vec<u8> {
+        let mut payload = self.address.code().to_vec();
+        for text in [&self.medium, &self.folder, &self.trouble] {
+            put_optional(&mut payload, text.as_deref());
+        }
+        for image in &self.images {
+            if payload.len() + image.len() + 2 > PAYLOAD_BYTES_MAX {
+                break;
+            }
+            put_text(&mut payload, image);
+        }
+        payload
+    }
+
+    /// How many of these images find room in a frame, whatever the other texts are.
+    #[must_use]
+    pub fn fitting(images: &[String]) -> usize {
+        const OTHER_BYTES_MAX: usize = 3 + 3 * (2 + TEXT_BYTES_MAX);
+        let mut room = PAYLOAD_BYTES_MAX - OTHER_BYTES_MAX;
+        let mut fits = |image: &&String| {
+            let rest = room.checked_sub(2 + image.len());
+            room = rest.unwrap_or(room);
+            rest.is_some() && image.len() <= TEXT_BYTES_MAX
+        };
+        images.iter().take_while(|image| fits(image)).count()
     }
 }
 

@@ -15,10 +15,11 @@
 //! TakeKeyboard at any time; it becomes free when its holder leaves. Who holds it is a fact each session is told when it
 //! differs from what it was told last, so quick hand-overs need no queue either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::door::{
-    ClientFrame, Ended, Hello, Keyboard, PowerRequest, ServerFrame, VERSION, Want, Welcome,
+    ClientFrame, Drive, Ended, Hello, Keyboard, MediumRequest, PowerRequest, ServerFrame, VERSION,
+    Want, Welcome,
 };
 use crate::history::History;
 
@@ -43,16 +44,26 @@ pub struct Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rights {
     Watch,
-    /// Watch, type and ask for power verbs.
+    /// Watch, type and ask for verbs.
     Operate,
 }
 
-/// A power verb to perform; its end is told by [`Fanout::power_done`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A verb to perform; its end is told by [`Fanout::verb_done`], or [`Fanout::drives_known`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the session waits for its answer"]
-pub struct PowerAsked {
+pub struct VerbAsked {
     pub session: SessionId,
-    pub request: PowerRequest,
+    /// Who asks.
+    pub user: String,
+    pub verb: Verb,
+}
+
+/// What a session may ask of the guest's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Power(PowerRequest),
+    Drives,
+    Medium(MediumRequest),
 }
 
 /// What to do for a session that can be written to.
@@ -81,7 +92,7 @@ pub struct Fanout {
 struct Seat {
     peer: Peer,
     phase: Phase,
-    power: Power,
+    asked: Asked,
 }
 
 #[derive(Debug)]
@@ -109,12 +120,13 @@ struct Attached {
     repeat_keyboard: bool,
 }
 
-/// A session's power verb: one at a time.
+/// A session's verb: one at a time.
 #[derive(Debug)]
-enum Power {
-    None,
-    Asked,
-    Answer(Result<String, String>),
+enum Asked {
+    Nothing,
+    Verb,
+    /// What is still to be said in answer, never empty.
+    Answer(VecDeque<ServerFrame>),
 }
 
 impl Fanout {
@@ -146,7 +158,7 @@ impl Fanout {
         }
         let session = SessionId(self.next_id);
         self.next_id += 1;
-        self.seats.insert(session, Seat { peer, phase: Phase::Expected, power: Power::None });
+        self.seats.insert(session, Seat { peer, phase: Phase::Expected, asked: Asked::Nothing });
         Ok(session)
     }
 
@@ -165,7 +177,7 @@ impl Fanout {
     }
 
     /// A session sent a frame.
-    pub fn receive(&mut self, session: SessionId, frame: ClientFrame) -> Option<PowerAsked> {
+    pub fn receive(&mut self, session: SessionId, frame: ClientFrame) -> Option<VerbAsked> {
         let seat = self.seats.get_mut(&session)?;
         match (&mut seat.phase, frame) {
             (Phase::Leaving(_), _) => {}
@@ -195,7 +207,13 @@ impl Fanout {
                 Rights::Watch => attached.repeat_keyboard = true,
             },
             (Phase::Attached(_), ClientFrame::Power(request)) => {
-                return self.power(session, request);
+                return self.verb(session, Verb::Power(request));
+            }
+            (Phase::Attached(_), ClientFrame::Drives) => {
+                return self.verb(session, Verb::Drives);
+            }
+            (Phase::Attached(_), ClientFrame::Medium(request)) => {
+                return self.verb(session, Verb::Medium(request));
             }
         }
         None
@@ -228,34 +246,48 @@ impl Fanout {
         });
     }
 
-    fn power(&mut self, session: SessionId, request: PowerRequest) -> Option<PowerAsked> {
+    fn verb(&mut self, session: SessionId, verb: Verb) -> Option<VerbAsked> {
         let seat = self.seats.get_mut(&session)?;
-        match (&seat.power, seat.peer.rights) {
-            (Power::Asked | Power::Answer(_), _) => {
-                self.fault(session, "a session asks for one power verb at a time");
+        match (&seat.asked, seat.peer.rights) {
+            (Asked::Verb | Asked::Answer(_), _) => {
+                self.fault(session, "a session asks for one verb at a time");
                 None
             }
-            (Power::None, Rights::Watch) => {
+            (Asked::Nothing, Rights::Watch) => {
+                let what = match verb {
+                    Verb::Power(_) => "switch its power",
+                    Verb::Drives | Verb::Medium(_) => "change its media",
+                };
                 let refusal = format!(
-                    "user '{}' may watch guest '{}' but not switch its power",
+                    "user '{}' may watch guest '{}' but not {what}",
                     seat.peer.user, self.guest
                 );
-                seat.power = Power::Answer(Err(refusal));
+                seat.asked = Asked::Answer([ServerFrame::Answer(Err(refusal))].into());
                 None
             }
-            (Power::None, Rights::Operate) => {
-                seat.power = Power::Asked;
-                Some(PowerAsked { session, request })
+            (Asked::Nothing, Rights::Operate) => {
+                seat.asked = Asked::Verb;
+                Some(VerbAsked { session, user: seat.peer.user.clone(), verb })
             }
         }
     }
 
-    /// What became of a power verb. Nobody hears it when the session left in the meantime.
-    pub fn power_done(&mut self, session: SessionId, result: Result<String, String>) {
+    /// What became of a verb. Nobody hears it when the session left in the meantime.
+    pub fn verb_done(&mut self, session: SessionId, result: Result<String, String>) {
+        self.answer(session, [ServerFrame::Answer(result)].into());
+    }
+
+    /// The answer to [`Verb::Drives`].
+    pub fn drives_known(&mut self, session: SessionId, drives: Vec<Drive>) {
+        let done = ServerFrame::Answer(Ok(String::new()));
+        self.answer(session, drives.into_iter().map(ServerFrame::Drive).chain([done]).collect());
+    }
+
+    fn answer(&mut self, session: SessionId, frames: VecDeque<ServerFrame>) {
         if let Some(seat) = self.seats.get_mut(&session)
-            && matches!(seat.power, Power::Asked)
+            && matches!(seat.asked, Asked::Verb)
         {
-            seat.power = Power::Answer(result);
+            seat.asked = Asked::Answer(frames);
         }
     }
 
@@ -317,10 +349,13 @@ impl Fanout {
                 keyboard,
             }));
         }
-        if let Power::Answer(_) = seat.power
-            && let Power::Answer(result) = std::mem::replace(&mut seat.power, Power::None)
+        if let Asked::Answer(frames) = &mut seat.asked
+            && let Some(frame) = frames.pop_front()
         {
-            return Next::Send(ServerFrame::Power(result));
+            if frames.is_empty() {
+                seat.asked = Asked::Nothing;
+            }
+            return Next::Send(frame);
         }
         if attached.told.as_ref() != Some(&keyboard) || attached.repeat_keyboard {
             attached.repeat_keyboard = false;
@@ -332,7 +367,7 @@ impl Fanout {
         }
         match self.ended {
             // Who asked to switch the guest off hears the answer before the end.
-            Some(how) if !matches!(seat.power, Power::Asked) => {
+            Some(how) if !matches!(seat.asked, Asked::Verb) => {
                 seat.phase = Phase::Leaving(None);
                 self.free_keyboard(session);
                 Next::Send(ServerFrame::Ended(how))

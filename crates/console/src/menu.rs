@@ -7,14 +7,20 @@
 //!    │     Ctrl-B      └─────────┴── Main or Command ◄─────────────────────┘
 //!    │                           │   ▲
 //!    └── Ctrl-B, anywhere        └───┘ HE … Q
+//!
+//!  IN, EJ ─► Drives ─► WhichDrive ─► WhichImage ─► done          each question only when there is a choice
 //! ```
 //!
 //! Commands and answers are taken in either case. Ctrl-B leads to the main menu from everywhere and stops nothing that
 //! was begun. Nothing here knows how a verb is done or what the guest's state is.
 
 mod help;
+mod media;
 
 use std::fmt;
+
+use crate::door::{Drive, MediumRequest};
+use media::{Next, Wish};
 
 /// What the session is to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +34,12 @@ pub enum Action {
     /// Give the terminal to the guest's console. When it is left: [`Menu::resume`].
     EnterConsole,
     Power(PowerVerb),
+    /// Ask for the guest's drives and tell [`Menu::drives`] of them. Always the last action.
+    LookAtDrives,
+    /// Ask for another medium in a drive, and tell what became of it.
+    Medium(MediumRequest),
+    /// Tell that what was asked cannot be done, and why.
+    Fail(String),
     /// Show this prompt and feed the next line. Always the last action.
     AskLine(String),
     /// The session is over. Always the last action.
@@ -68,6 +80,14 @@ pub enum MenuError {
     Superfluous { command: &'static str, given: String },
     #[error("PC does not know '{given}'; give one of -on, -off, -cycle, or nothing to be asked")]
     PowerOption { given: String },
+    #[error(
+        "'{given}' is no option here; there are -pcipath BUS DEVICE TARGET and, for IN, -filedvd FILE"
+    )]
+    MediaOption { given: String },
+    #[error(
+        "'{given}' is no address of a drive; write -pcipath BUS DEVICE TARGET, such as -pcipath 0 1 0"
+    )]
+    DriveAddress { given: String },
     #[error("there is no help on '{given}'; LI lists what there is")]
     NoHelp { given: String },
 }
@@ -78,6 +98,7 @@ enum Command {
     Console,
     Menu,
     Power(Option<PowerVerb>),
+    Medium(Wish),
     Help(Option<help::Topic>),
     Exit,
 }
@@ -97,13 +118,20 @@ enum Place {
 }
 
 /// What the next line answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Dialogue {
     /// The menu's prompt.
     None,
     Help,
     PowerChoice,
     PowerConfirm(PowerVerb),
+    /// No line is asked for: the guest's drives are.
+    Drives(Wish),
+    WhichDrive {
+        wish: Wish,
+        drives: Vec<Drive>,
+    },
+    WhichImage(Drive),
 }
 
 impl Menu {
@@ -138,11 +166,68 @@ impl Menu {
     /// When it is no command or answer; [`Menu::ask`] asks for the next.
     pub fn try_feed(&mut self, line: &str) -> Result<Vec<Action>, MenuError> {
         let line = line.trim();
-        match self.dialogue {
+        match self.dialogue.clone() {
             Dialogue::None => self.command(line),
             Dialogue::Help => self.help(line),
             Dialogue::PowerChoice => Ok(self.power_choice(line)),
             Dialogue::PowerConfirm(verb) => Ok(self.power_confirm(verb, line)),
+            Dialogue::Drives(_) => Ok(vec![Action::LookAtDrives]),
+            Dialogue::WhichDrive { wish, drives } => Ok(self.drive_chosen(wish, drives, line)),
+            Dialogue::WhichImage(drive) => Ok(self.image_chosen(&drive, line)),
+        }
+    }
+
+    /// The guest's drives, as they were asked for, or why they are not known.
+    pub fn drives(&mut self, drives: Result<Vec<Drive>, String>) -> Vec<Action> {
+        let Dialogue::Drives(wish) = std::mem::replace(&mut self.dialogue, Dialogue::None) else {
+            return vec![self.ask()];
+        };
+        match drives {
+            Ok(drives) => self.go_on(wish.among(drives)),
+            Err(why) => vec![Action::Fail(why), self.ask()],
+        }
+    }
+
+    /// The next question about a medium, or the end of them.
+    fn go_on(&mut self, next: Next) -> Vec<Action> {
+        self.dialogue = Dialogue::None;
+        let action = match next {
+            Next::Change { drive, image } => Action::Medium(MediumRequest { drive, image }),
+            Next::Nothing(why) => Action::Print(format!("\n   {}.\n\n", capitalized(&why))),
+            Next::Impossible(why) => Action::Fail(why),
+            Next::WhichDrive { wish, drives } => {
+                let text = media::drives_text(&drives);
+                self.dialogue = Dialogue::WhichDrive { wish, drives };
+                Action::Print(text)
+            }
+            Next::WhichImage(drive) => {
+                let text = media::images_text(&drive);
+                self.dialogue = Dialogue::WhichImage(drive);
+                Action::Print(text)
+            }
+        };
+        vec![action, self.ask()]
+    }
+
+    fn drive_chosen(&mut self, wish: Wish, mut drives: Vec<Drive>, line: &str) -> Vec<Action> {
+        match media::choice(line, drives.len()) {
+            Some(index) => self.go_on(wish.on(drives.swap_remove(index))),
+            None if is_quit(line) => self.unchanged(),
+            None => vec![self.ask()],
+        }
+    }
+
+    fn image_chosen(&mut self, drive: &Drive, line: &str) -> Vec<Action> {
+        let image = match media::choice(line, drive.images.len()) {
+            Some(index) => Some(&drive.images[index]),
+            None => drive.images.iter().find(|image| *image == line),
+        };
+        match image {
+            Some(image) => {
+                self.go_on(Next::Change { drive: drive.address, image: Some(image.clone()) })
+            }
+            None if is_quit(line) => self.unchanged(),
+            None => vec![self.ask()],
         }
     }
 
@@ -160,12 +245,19 @@ impl Menu {
     #[must_use]
     pub fn ask(&self) -> Action {
         let guest = &self.guest;
-        Action::AskLine(match (self.dialogue, self.place) {
+        Action::AskLine(match (&self.dialogue, self.place) {
             (Dialogue::None, Place::Main) => format!("[{guest}] vMP> "),
             (Dialogue::None, Place::Command) => format!("[{guest}] vMP:CM> "),
             (Dialogue::Help, _) => format!("[{guest}] vMP:HE> "),
             (Dialogue::PowerChoice, _) => "   ON, OFF, CYCLE or Q: ".into(),
             (Dialogue::PowerConfirm(_), _) => "   Confirm? (y/[n]): ".into(),
+            (Dialogue::Drives(_), _) => String::new(),
+            (Dialogue::WhichDrive { drives, .. }, _) => {
+                format!("   Which drive? 1 to {}, or Q: ", drives.len())
+            }
+            (Dialogue::WhichImage(drive), _) => {
+                format!("   Which image? 1 to {}, or Q: ", drive.images.len())
+            }
         })
     }
 
@@ -176,6 +268,10 @@ impl Menu {
             Command::Menu => {
                 self.place = Place::Command;
                 vec![Action::Chat(help::COMMAND_MENU.into()), self.ask()]
+            }
+            Command::Medium(wish) => {
+                self.dialogue = Dialogue::Drives(wish);
+                vec![Action::LookAtDrives]
             }
             Command::Power(Some(verb)) => vec![Action::Power(verb), self.ask()],
             Command::Power(None) => {
@@ -208,7 +304,7 @@ impl Menu {
     }
 
     fn power_choice(&mut self, line: &str) -> Vec<Action> {
-        if line.is_empty() || matches!(line.to_lowercase().as_str(), "q" | "quit") {
+        if is_quit(line) {
             return self.unchanged();
         }
         let Some(verb) = PowerVerb::parse(line.trim_start_matches('-')) else {
@@ -252,6 +348,8 @@ impl Command {
             "CM" => alone("CM", Command::Menu),
             "X" => alone("X", Command::Exit),
             "PC" => Command::power(&arguments).map(Some),
+            "IN" => Ok(Some(Command::Medium(Wish::insert(&arguments)?))),
+            "EJ" => Ok(Some(Command::Medium(Wish::eject(&arguments)?))),
             "HE" | "HELP" | "?" => match arguments[..] {
                 [] => Ok(Some(Command::Help(None))),
                 [topic] => Ok(Some(Command::Help(Some(help::Topic::parse(topic)?)))),
@@ -276,6 +374,11 @@ impl Command {
             }
         }
     }
+}
+
+/// Whether a question is left with nothing done.
+fn is_quit(line: &str) -> bool {
+    line.is_empty() || matches!(line.to_lowercase().as_str(), "q" | "quit")
 }
 
 /// A word of the user, fit to be shown: control bytes spelled out, and not endless.

@@ -12,12 +12,16 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::attachment::{DoorFailure, request_drives, request_medium};
+use crate::door::{Drive, MediumRequest};
 use crate::menu::{Action, Menu, PowerVerb, capitalized};
 use crate::terminal::{Line, Mode, Terminal};
 use console::Left;
 
 /// Nothing at a prompt happens by itself; the wait has a bound all the same.
 const PROMPT_WAIT: Duration = Duration::from_secs(60);
+/// A guest that locked its drive is given some seconds to let the medium go, and a folder some to be read.
+const MEDIA_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a session needs of its guest.
 pub trait Guest {
@@ -164,9 +168,6 @@ impl Session<'_> {
             Err(error) => return Ok(End::Usage(error.to_string())),
         };
         loop {
-            if self.menu.awaits_command() {
-                actions.retain(|action| !matches!(action, Action::AskLine(_)));
-            }
             if let Performed::Over(end) = self.perform(actions)? {
                 return Ok(end);
             }
@@ -204,6 +205,24 @@ impl Session<'_> {
                         return Ok(Performed::Over(end));
                     }
                 }
+                Action::LookAtDrives => {
+                    let drives = self.drives()?;
+                    let actions = self.menu.drives(drives);
+                    return self.perform(actions);
+                }
+                Action::Medium(request) => {
+                    if let Some(end) = self.medium(request)? {
+                        return Ok(Performed::Over(end));
+                    }
+                }
+                Action::Fail(why) if self.one_command => {
+                    return Ok(Performed::Over(End::Failed(why)));
+                }
+                Action::Fail(why) => {
+                    self.terminal.print(&format!("\n   {}.\n\n", capitalized(&why)));
+                }
+                // Nothing more is asked after the one command.
+                Action::AskLine(_) if self.one_command && self.menu.awaits_command() => {}
                 Action::AskLine(prompt) => {
                     if self.chatter == Chatter::Full || self.terminal.input_is_terminal() {
                         self.terminal.print(&prompt);
@@ -245,6 +264,41 @@ impl Session<'_> {
             Ok(done) => self.terminal.print(&format!("\n   {done}\n\n")),
             Err(why) if self.one_command => return Ok(Some(End::Failed(why))),
             Err(why) => self.terminal.print(&format!("\n   PC failed: {why}\n\n")),
+        }
+        Ok(None)
+    }
+
+    /// A session's own way to the worker: the console's stream, if there is one, goes on undisturbed.
+    fn at_the_door<T>(
+        &mut self,
+        ask: impl FnOnce(UnixStream) -> Result<Result<T, String>, DoorFailure>,
+    ) -> Result<Result<T, String>, SessionError> {
+        self.terminal.drain()?;
+        let name = self.guest.name().to_owned();
+        Ok(match self.guest.connect() {
+            Ok(Some(stream)) => ask(stream).unwrap_or_else(|failure| Err(failure.to_string())),
+            Ok(None) => Err(format!(
+                "guest '{name}' is off; hpvmmodify -m changes the medium it will start with"
+            )),
+            Err(error) => Err(format!("the worker of guest '{name}' cannot be reached: {error}")),
+        })
+    }
+
+    fn drives(&mut self) -> Result<Result<Vec<Drive>, String>, SessionError> {
+        self.at_the_door(|stream| request_drives(stream, MEDIA_PATIENCE))
+    }
+
+    /// Changes a medium; the session is over when that was all it was for and it failed.
+    fn medium(&mut self, request: MediumRequest) -> Result<Option<End>, SessionError> {
+        let done = match &request.image {
+            Some(image) => format!("{image} is in the drive at {}", request.drive),
+            None => format!("the drive at {} is empty", request.drive),
+        };
+        match self.at_the_door(|stream| request_medium(stream, request, MEDIA_PATIENCE))? {
+            Ok(_) if self.one_command => self.terminal.print(&format!("{done}\n")),
+            Ok(_) => self.terminal.print(&format!("\n   {}.\n\n", capitalized(&done))),
+            Err(why) if self.one_command => return Ok(Some(End::Failed(why))),
+            Err(why) => self.terminal.print(&format!("\n   {}.\n\n", capitalized(&why))),
         }
         Ok(None)
     }

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use hpvm_console::door::{
-    ClientFrame, Decoder, DoorError, Ended, Frame, Hello, Keyboard, PAYLOAD_BYTES_MAX,
-    PowerRequest, ServerFrame, TEXT_BYTES_MAX, Want, Welcome,
+    ClientFrame, Decoder, DoorError, Drive, DriveAddress, Ended, Frame, Hello, Keyboard,
+    MediumRequest, PAYLOAD_BYTES_MAX, PowerRequest, ServerFrame, TEXT_BYTES_MAX, Want, Welcome,
 };
 use proptest::prelude::*;
 
@@ -113,8 +113,29 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
         bytes().prop_map(ClientFrame::Input),
         Just(ClientFrame::TakeKeyboard),
         power.prop_map(ClientFrame::Power),
+        Just(ClientFrame::Drives),
+        (address(), proptest::option::of(".{1,20}"))
+            .prop_map(|(drive, image)| ClientFrame::Medium(MediumRequest { drive, image })),
         Just(ClientFrame::Detach),
     ]
+}
+
+fn address() -> impl Strategy<Value = DriveAddress> {
+    any::<(u8, u8, u8)>().prop_map(|(bus, device, target)| DriveAddress { bus, device, target })
+}
+
+fn drive_shown() -> impl Strategy<Value = Drive> {
+    let text = || proptest::option::of(".{1,20}");
+    let images = prop::collection::vec(".{0,20}", 0..5);
+    (address(), text(), text(), text(), images).prop_map(
+        |(address, medium, folder, trouble, images)| Drive {
+            address,
+            medium,
+            folder,
+            trouble,
+            images,
+        },
+    )
 }
 
 fn server_frame() -> impl Strategy<Value = ServerFrame> {
@@ -138,7 +159,8 @@ fn server_frame() -> impl Strategy<Value = ServerFrame> {
         Just(ServerFrame::Current),
         bytes().prop_map(ServerFrame::Live),
         keyboard().prop_map(ServerFrame::Keyboard),
-        answer.prop_map(ServerFrame::Power),
+        answer.prop_map(ServerFrame::Answer),
+        drive_shown().prop_map(ServerFrame::Drive),
         ended.prop_map(ServerFrame::Ended),
         any::<u64>().prop_map(ServerFrame::Lagged),
         ".{0,20}".prop_map(ServerFrame::Denied),

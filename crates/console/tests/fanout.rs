@@ -6,7 +6,7 @@ use hpvm_console::door::{
     ClientFrame, Ended, Hello, Keyboard, PowerRequest, ServerFrame, VERSION, Want,
 };
 use hpvm_console::fanout::{
-    Fanout, INPUT_BYTES_MAX, Next, Peer, PowerAsked, Rights, SESSIONS_MAX, SessionId,
+    Fanout, INPUT_BYTES_MAX, Next, Peer, Rights, SESSIONS_MAX, SessionId, Verb, VerbAsked,
 };
 use hpvm_console::history::History;
 use proptest::prelude::*;
@@ -104,7 +104,7 @@ fn who_may_only_watch_types_nothing_and_switches_nothing() {
     let refusal = "user 'eve' may watch guest 'web1' but not switch its power".into();
     assert_eq!(
         all(&mut fanout, eve),
-        [ServerFrame::Power(Err(refusal)), ServerFrame::Keyboard(Keyboard::WatchOnly)]
+        [ServerFrame::Answer(Err(refusal)), ServerFrame::Keyboard(Keyboard::WatchOnly)]
     );
 }
 
@@ -114,15 +114,18 @@ fn a_power_verb_is_answered_before_the_end_it_causes() {
     let (session, _) = attached(&mut fanout, operator("root"), Want::Watch);
     all(&mut fanout, session);
     let asked = fanout.receive(session, ClientFrame::Power(PowerRequest::Off));
-    assert_eq!(asked, Some(PowerAsked { session, request: PowerRequest::Off }));
+    assert_eq!(
+        asked,
+        Some(VerbAsked { session, user: "root".into(), verb: Verb::Power(PowerRequest::Off) })
+    );
     fanout.guest_output(b"last words");
     fanout.guest_ended(Ended::Stopped);
     assert_eq!(all(&mut fanout, session), [ServerFrame::Live(b"last words".into())]);
     assert_eq!(fanout.next(session), Next::Wait);
-    fanout.power_done(session, Ok("off".into()));
+    fanout.verb_done(session, Ok("off".into()));
     assert_eq!(
         all(&mut fanout, session),
-        [ServerFrame::Power(Ok("off".into())), ServerFrame::Ended(Ended::Stopped)]
+        [ServerFrame::Answer(Ok("off".into())), ServerFrame::Ended(Ended::Stopped)]
     );
     assert_eq!(fanout.next(session), Next::Close);
 }
@@ -139,7 +142,7 @@ fn who_breaks_the_protocol_is_told_and_closed() {
                 ClientFrame::Power(PowerRequest::Off),
                 ClientFrame::Power(PowerRequest::Off),
             ],
-            "a session asks for one power verb at a time",
+            "a session asks for one verb at a time",
         ),
         (
             &[ClientFrame::Hello(Hello { version: 9, want: Want::Write, history_bytes: 0 })],
@@ -286,7 +289,7 @@ impl World {
             }
             Event::PowerDone(number) => {
                 if let Some(session) = self.client(number) {
-                    self.fanout.power_done(session, Ok(String::new()));
+                    self.fanout.verb_done(session, Ok(String::new()));
                 }
             }
             Event::GuestTakes(bytes) => self.fanout.guest_took(bytes),
@@ -354,7 +357,9 @@ impl World {
                 prop_assert!(bytes > 0);
                 heard.place = heard.place.map(|place| place + bytes);
             }
-            ServerFrame::Power(_) => prop_assert!(heard.keyboard.is_some()),
+            ServerFrame::Answer(_) | ServerFrame::Drive(_) => {
+                prop_assert!(heard.keyboard.is_some());
+            }
             ServerFrame::Ended(_) => (heard.ended, heard.over) = (true, true),
             ServerFrame::Denied(_) => heard.over = true,
         }
@@ -406,7 +411,7 @@ proptest! {
         world.fanout.guest_ended(Ended::Crashed);
         let sessions: Vec<SessionId> = world.clients.keys().copied().collect();
         for session in sessions {
-            world.fanout.power_done(session, Ok(String::new()));
+            world.fanout.verb_done(session, Ok(String::new()));
         }
         world.all_read()?;
         for heard in world.clients.values().filter(|heard| heard.current && !heard.over) {

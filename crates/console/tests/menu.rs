@@ -29,6 +29,9 @@ fn shown(actions: &[Action]) -> String {
         Action::ShowPower => "<power>\n".into(),
         Action::EnterConsole => "<console>".into(),
         Action::Power(verb) => format!("<pc {verb}>"),
+        Action::LookAtDrives => "<drives>".into(),
+        Action::Medium(request) => format!("<medium {request:?}>"),
+        Action::Fail(why) => format!("<{why}>"),
         Action::Exit => "<exit>".into(),
     });
     shown.collect()
@@ -55,6 +58,8 @@ const COMMAND_MENU: &str = "
        (Use Ctrl-B to return to vMP main menu.)
 
          PC: Power Control
+         IN: Insert Medium
+         EJ: Eject Medium
          HE: Help
          X: Exit Connection
 
@@ -105,7 +110,7 @@ fn power_dialogue() {
 fn what_is_no_command_is_said_with_what_there_is() {
     check(
         &["vm"],
-        "\n   'vm' is no vMP command here; there are CO, CM, PC, HE, X.\n\n[web1] vMP> ",
+        "\n   'vm' is no vMP command here; there are CO, CM, PC, IN, EJ, HE, X.\n\n[web1] vMP> ",
     );
     check(
         &["cm", "pc -graceful"],
@@ -171,12 +176,14 @@ const LIST: &str = "
          CO  - Console: see the guest's console and type on it
          CM  - Command Menu: the commands that act on the guest
          PC  - Power Control: switch the guest on or off
+         IN  - Insert: put another medium into the guest's virtual DVD drive
+         EJ  - Eject: take the medium out of the guest's virtual DVD drive
          HE  - Help: this help; HE <COMMAND> shows the help on one command
          X   - Exit: end this session; the guest runs on
 
 ";
 
-const COMMANDS: [(&str, &str); 5] = [
+const COMMANDS: [(&str, &str); 7] = [
     (
         "CO",
         "
@@ -193,8 +200,8 @@ const COMMANDS: [(&str, &str); 5] = [
         "
    CM - Command Menu
 
-   Leads to the commands that act on the guest: PC. Ctrl-B returns to the
-   main menu.
+   Leads to the commands that act on the guest: PC, IN and EJ. Ctrl-B
+   returns to the main menu.
 
 ",
     ),
@@ -210,6 +217,33 @@ const COMMANDS: [(&str, &str); 5] = [
 
    With an option nothing is asked. To let the guest shut itself down, use
    hpvmstop -g on the VM Host. PC works in the main menu too.
+
+",
+    ),
+    (
+        "IN",
+        "
+   IN - Insert Medium
+
+         IN                            Choose from the images there are
+         IN -filedvd FILE              Put this image in
+         IN -pcipath BUS DEV TGT …     Of several drives, that one
+
+   The images come from the folder that the VM Host's administrator gave the
+   drive. The medium stays in the drive until it is taken out or changed,
+   also when the guest restarts or is stopped and started.
+
+",
+    ),
+    (
+        "EJ",
+        "
+   EJ - Eject Medium
+
+         EJ                            Take the medium out
+         EJ -pcipath BUS DEV TGT       Of several drives, from that one
+
+   A guest that locked its drive is asked to let the medium go.
 
 ",
     ),
@@ -277,7 +311,7 @@ proptest! {
         lines in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(vec![
-                    "co", "cm", "pc", "he", "x", "q", "on", "off", "cycle", "y", "n", "", "pc -on", "pc -off", "top",
+                    "co", "cm", "pc", "he", "x", "q", "on", "off", "cycle", "y", "n", "", "pc -on", "pc -off", "top", "in", "ej",
                 ]).prop_map(String::from),
                 "\\PC{0,20}",
                 ".{0,20}",
@@ -290,7 +324,10 @@ proptest! {
             let actions = menu.feed(line);
             let (last, others) = actions.split_last().expect("an answer");
             let is_last =
-                |action: &Action| matches!(action, Action::AskLine(_) | Action::EnterConsole | Action::Exit);
+                |action: &Action| matches!(action, Action::AskLine(_)
+                        | Action::EnterConsole
+                        | Action::LookAtDrives
+                        | Action::Exit);
             prop_assert!(is_last(last), "{last:?} after {line:?}");
             prop_assert!(!others.iter().any(is_last));
             let powers: Vec<&Action> =

@@ -95,7 +95,7 @@ impl Bench<'_> {
             }
             DeviceChange::Detach { address, .. } => self.detach(*address).await,
             DeviceChange::DetachAdapter { slot } => self.detach_adapter(*slot).await,
-            DeviceChange::Medium { attached } => {
+            DeviceChange::Medium { attached, .. } => {
                 self.change_medium(seq, attached, descriptors.next()).await
             }
         }

@@ -20,7 +20,8 @@ use hpvm_host::signals::{self, Interruption, lift_limits};
 use hpvm_host::users::Ids;
 use hpvm_model::GuestName;
 use hpvm_plan::command_line::{self, Role};
-use hpvm_plan::record::{Attached, BootRecord};
+use hpvm_plan::drives;
+use hpvm_plan::record::{Attached, BootRecord, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{last_words, media, worker_fd};
@@ -104,9 +105,10 @@ pub fn start(
         args: command_line::arguments(record).into_iter().map(Into::into).collect(),
         ids: places.qemu_ids,
     };
-    let mut launch = Launch::starting(&qemu, &worker(&record.name, places));
+    let folders = image_folders(&Machine::new(record.clone()));
+    let mut launch = Launch::starting(&qemu, &worker(&record.name, &folders, places));
     engine_descriptors(&mut launch, record, places, nvram, media)?;
-    worker_descriptors(&mut launch, places)?;
+    worker_descriptors(&mut launch, folders, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
     lift_limits();
@@ -117,8 +119,13 @@ pub fn start(
 
 /// Gives a running QEMU that nobody supervises a keeper and a worker.
 pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result<(), LaunchError> {
-    let mut launch = Launch::adopting(pid, qemu, &worker(name, places));
-    worker_descriptors(&mut launch, places)?;
+    // A record that cannot be read is no reason to leave the guest alone; its users choose no images then.
+    let folders = std::fs::read_to_string(record_path(places))
+        .ok()
+        .and_then(|text| Machine::read(&text).ok())
+        .map_or_else(Vec::new, |machine| image_folders(&machine));
+    let mut launch = Launch::adopting(pid, qemu, &worker(name, &folders, places));
+    worker_descriptors(&mut launch, folders, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
     lift_limits();
@@ -126,12 +133,31 @@ pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result
     wait_until_ready(ready, places)
 }
 
-fn worker(name: &GuestName, places: &Places) -> Program {
-    Program {
-        path: places.worker.clone(),
-        args: vec![name.as_str().into()],
-        ids: places.worker_ids,
-    }
+fn worker(name: &GuestName, folders: &[Folder], places: &Places) -> Program {
+    let mut args = vec![name.as_str().into()];
+    args.extend(folders.iter().map(|folder| folder.path.clone().into()));
+    Program { path: places.worker.clone(), args, ids: places.worker_ids }
+}
+
+/// A folder that users of the console choose images from.
+struct Folder {
+    path: String,
+    held: OwnedFd,
+}
+
+/// Held for the worker, which neither walks the way to them nor reaches any other. What is no folder now is none for this
+/// run.
+fn image_folders(machine: &Machine) -> Vec<Folder> {
+    let flags = rustix::fs::OFlags::DIRECTORY;
+    let hold_folder = |path: String| {
+        let held = hold_with(Path::new(&path), flags).ok()?;
+        Some(Folder { path, held })
+    };
+    drives::folders(machine)
+        .into_iter()
+        .filter_map(hold_folder)
+        .take(worker_fd::FOLDERS_MAX)
+        .collect()
 }
 
 fn record_path(places: &Places) -> PathBuf {
@@ -247,7 +273,11 @@ fn socket(places: &Places, name: &str) -> Result<OwnedFd, LaunchError> {
     Ok(listen(&places.run_dir.join(name), 0o600, places.worker_ids)?.into())
 }
 
-fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), LaunchError> {
+fn worker_descriptors(
+    launch: &mut Launch,
+    folders: Vec<Folder>,
+    places: &Places,
+) -> Result<(), LaunchError> {
     launch.lock(lock(places)?);
     launch.keep_launch(worker_fd::LAUNCH);
     launch.app_fd(
@@ -276,6 +306,9 @@ fn worker_descriptors(launch: &mut Launch, places: &Places) -> Result<(), Launch
     launch.app_fd(hold(&places.keeper)?, worker_fd::KEEPER_PROGRAM);
     launch.app_fd(hold(&places.worker)?, worker_fd::WORKER_PROGRAM);
     launch.app_program_fd(worker_fd::WORKER_PROGRAM);
+    for (number, folder) in (worker_fd::FIRST_FOLDER..).zip(folders) {
+        launch.app_fd(folder.held, number);
+    }
     Ok(())
 }
 
@@ -335,9 +368,13 @@ pub fn last_words(places: &Places) -> Option<String> {
 
 /// Holds a program for those who may not walk the way to it.
 fn hold(program: &Path) -> Result<OwnedFd, LaunchError> {
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-    rustix::fs::open(program, flags, rustix::fs::Mode::empty())
-        .map_err(|e| failed("open", program)(e.into()))
+    hold_with(program, rustix::fs::OFlags::empty())
+}
+
+fn hold_with(path: &Path, flags: rustix::fs::OFlags) -> Result<OwnedFd, LaunchError> {
+    let flags = flags | rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .map_err(|e| failed("open", path)(e.into()))
 }
 
 fn read() -> OpenOptions {

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 
 use hpvm_plan::record::{DeviceChange, JournalLine, Machine, Outcome, RecordError};
 
@@ -18,6 +19,21 @@ pub enum RecordFileError {
         "the boot record cannot be written; make room where the guest's folder lies and try again"
     )]
     Write(#[source] io::Error),
+}
+
+/// Notes that a command has taken what was changed at the console, up to this change, into the configuration. Called by that
+/// command, beside a worker that may be writing: a line goes to the end in one piece (write(2), `O_APPEND`), or not at all
+/// where the line before it was cut off: a record that is to be repaired, or replaced by the next start's, gets no mark.
+pub fn mark_taken_over(mut file: &File, through_seq: u64, at: &str) -> io::Result<()> {
+    let line = JournalLine::TakenOver { through_seq, at: at.into() }.to_line();
+    let length = file.metadata()?.len();
+    let mut last = [0];
+    file.read_exact_at(&mut last, length.saturating_sub(1))?;
+    if last != *b"\n" {
+        return Ok(());
+    }
+    file.write_all(line.as_bytes())?;
+    file.sync_data()
 }
 
 /// The machine of this boot and the file that says so.

@@ -18,3 +18,7 @@ pub const QEMU: i32 = 13;
 /// The two programs, held: their folder may be closed to the worker's user.
 pub const KEEPER_PROGRAM: i32 = 14;
 pub const WORKER_PROGRAM: i32 = 15;
+/// The first folder of images for the guest's drives; the others follow. The worker is told their paths in this order.
+pub const FIRST_FOLDER: i32 = 16;
+/// More folders than this are not held: each drive may have another one.
+pub const FOLDERS_MAX: usize = 64;

@@ -145,7 +145,8 @@ fn a_worker_that_takes_over_settles_what_it_can_see() {
 #[test]
 fn a_medium_is_known_by_the_number_of_its_change() {
     let dvd = attached(DeviceKind::Dvd, "0,1,0", "/new.iso");
-    let machine = pending(&DeviceChange::Medium { attached: dvd.clone() }, vec![dvd]);
+    let machine =
+        pending(&DeviceChange::Medium { attached: dvd.clone(), by: ChangedBy::Command }, vec![dvd]);
     let with = |node| repairs(&machine, &present(&["device-0-1-0"], &[("device-0-1-0", node)]));
     let done = Repair::Settle { seq: 1, outcome: Outcome::Done };
     assert_eq!(with("medium-0-1-0-1"), [done]);

@@ -57,6 +57,8 @@ pub struct Confinement<'a> {
     pub ids: Option<Ids>,
     /// Its run folder: files and sockets in it may be made, read, written, renamed and removed.
     pub folder: BorrowedFd<'a>,
+    /// Folders of others whose files it may read, held.
+    pub read_beneath: &'a [BorrowedFd<'a>],
     /// Files and folders it may read, never /proc as a whole; what does not exist is passed over.
     pub read: &'a [&'a Path],
     /// Programs it may start.
@@ -121,6 +123,9 @@ impl Confinement<'_> {
             if path.exists() {
                 rules = allow_path(rules, path, read)?;
             }
+        }
+        for folder in self.read_beneath {
+            rules = allow(rules, folder, read)?;
         }
         for path in self.execute {
             rules = allow_path(rules, path, execute)?;

@@ -16,6 +16,7 @@ pub mod image_lock;
 pub mod launch;
 pub mod listen;
 pub mod lock;
+pub mod media_folder;
 pub mod names;
 pub mod paths;
 pub mod process;

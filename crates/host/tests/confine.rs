@@ -140,6 +140,7 @@ fn confine(folder: &Path) -> Result<Enforced, hpvm_host::confine::ConfineError> 
     Confinement {
         ids: users::is_root().then_some(WORKER),
         folder: opened.as_fd(),
+        read_beneath: &[],
         read: &[],
         execute: &[&keeper],
     }
@@ -265,7 +266,13 @@ fn refused_again(folder: &Path) -> io::Result<()> {
 fn confine_further(folder: &Path) -> io::Result<Enforced> {
     let opened = File::open(folder)?;
     let keeper = std::env::args_os().next().expect("our path");
-    Confinement { ids: None, folder: opened.as_fd(), read: &[], execute: &[Path::new(&keeper)] }
-        .apply()
-        .map_err(io::Error::other)
+    Confinement {
+        ids: None,
+        folder: opened.as_fd(),
+        read_beneath: &[],
+        read: &[],
+        execute: &[Path::new(&keeper)],
+    }
+    .apply()
+    .map_err(io::Error::other)
 }

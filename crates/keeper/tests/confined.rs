@@ -161,8 +161,13 @@ fn work(folder: &Path) -> io::Result<()> {
     let keeper = folder.with_file_name("hpvmkeeper");
     let own = folder.with_file_name("hpvmapp");
     let run_folder = inherited(RUN_FOLDER);
-    let confinement =
-        Confinement { ids: None, folder: run_folder.as_fd(), read: &[], execute: &[&keeper, &own] };
+    let confinement = Confinement {
+        ids: None,
+        folder: run_folder.as_fd(),
+        read_beneath: &[],
+        read: &[],
+        execute: &[&keeper, &own],
+    };
     confinement.apply().map_err(io::Error::other)?;
     let link = inherited(LINK);
     let mut notes = OpenOptions::new().append(true).create(true).open(folder.join("notes"))?;

@@ -8,6 +8,7 @@ pub mod actor;
 pub mod autostart;
 mod claims;
 mod company;
+mod console_media;
 pub mod create;
 pub mod devdb;
 pub mod doctor;

@@ -23,7 +23,7 @@ use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, claims, devdb, supervise};
+use crate::{Actor, Mode, Refusal, claims, console_media, devdb, supervise};
 
 /// A removal waits for the guest; everything else is quick. All changes of one command together.
 const CHANGE_BOUND: Duration = Duration::from_secs(120);
@@ -71,6 +71,7 @@ fn attempt(
 ) -> Result<Modified, Refusal> {
     // Read again under the lock: another command may have changed it since.
     let before = host.guest_numbered(config.number)?;
+    let before = console_media::take_over(host, actor, before, mode)?;
     let running = running(host, &before)?;
     let after = apply(&before, running.as_ref(), request, &mut random)?;
     let _claims = match (mode, &running) {
@@ -341,7 +342,7 @@ fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
     let wanted = protocol::media(changes);
     let attached = changes.iter().flat_map(|change| match change {
         DeviceChange::Attach { devices, .. } => devices.as_slice(),
-        DeviceChange::Medium { attached } => std::slice::from_ref(attached),
+        DeviceChange::Medium { attached, .. } => std::slice::from_ref(attached),
         _ => &[],
     });
     attached
@@ -373,7 +374,7 @@ fn waiting_text(change: &DeviceChange) -> String {
         DeviceChange::Detach { address, .. } | DeviceChange::PlaceHolder { address, .. } => {
             format!("the device at {address}")
         }
-        DeviceChange::Medium { attached } => {
+        DeviceChange::Medium { attached, .. } => {
             format!("the medium of the dvd at {}", attached.device.address)
         }
         DeviceChange::Attach { slot, .. } => format!("the adapter at {slot}"),

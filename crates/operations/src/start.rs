@@ -17,7 +17,7 @@ use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
 use crate::vm_host::{VmHost, identities};
-use crate::{Actor, Mode, Refusal, claims, devdb, lost};
+use crate::{Actor, Mode, Refusal, claims, console_media, devdb, lost};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -44,6 +44,7 @@ pub fn start(
         return Ok(Started::WasOn);
     }
     lost::refuse(host, &config)?;
+    let config = console_media::take_over(host, actor, config, mode)?;
     let _claims = match mode {
         Mode::Apply => Some(claims::claim(host, &config)?),
         Mode::DryRun => None,

@@ -13,7 +13,7 @@ use hpvm_plan::record::Machine;
 use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selector};
 
 use crate::presence::{Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, lost, supervise};
+use crate::{Actor, Refusal, VmHost, console_media, lost, supervise};
 
 /// One guest, complete.
 #[derive(Clone, Debug)]
@@ -111,6 +111,7 @@ impl VmHost {
     /// One guest, complete.
     #[must_use]
     pub fn view(&self, config: GuestConfig) -> GuestView {
+        let config = console_media::seen(self, config);
         let presence = self.presence(config.number);
         let lost = (!presence.is_on()).then(|| lost::qemu_at_rest(self, &config)).flatten();
         let runs = presence.is_on() || lost.is_some();

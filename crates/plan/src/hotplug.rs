@@ -13,7 +13,9 @@ use hpvm_model::{
 };
 
 use crate::facts::HostFacts;
-use crate::record::{AdapterPresence, Attached, Consent, DeviceChange, Machine, is_place_holder};
+use crate::record::{
+    AdapterPresence, Attached, ChangedBy, Consent, DeviceChange, Machine, is_place_holder,
+};
 
 /// How long a disk must have had no I/O before it leaves alone.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -115,7 +117,10 @@ impl<'a> Difference<'a> {
             address: device.address,
             when: match self.waits_for_adapter(device.address.slot) {
                 Some(reason) => When::NextStart(reason),
-                None => When::Now(DeviceChange::Medium { attached: facts.attach(device) }),
+                None => When::Now(DeviceChange::Medium {
+                    attached: facts.attach(device),
+                    by: ChangedBy::Command,
+                }),
             },
         };
         self.changing.iter().map(change).collect()

@@ -5,6 +5,7 @@
 
 pub mod command_line;
 pub mod difference;
+pub mod drives;
 pub mod facts;
 pub mod hotplug;
 pub mod judge;

@@ -104,7 +104,11 @@ pub enum DeviceChange {
     /// The adapter leaves with everything on it, when the guest lets go.
     DetachAdapter { slot: PciSlot },
     /// Another medium, or none, in a dvd drive.
-    Medium { attached: Attached },
+    Medium {
+        attached: Attached,
+        #[serde(default)]
+        by: ChangedBy,
+    },
     /// A place holder comes, goes or changes: nothing in the machine does.
     PlaceHolder { address: StorageAddress, now: Option<Attached> },
 }
@@ -117,7 +121,7 @@ impl DeviceChange {
             DeviceChange::Detach { address, .. } | DeviceChange::PlaceHolder { address, .. } => {
                 Some(*address)
             }
-            DeviceChange::Medium { attached } => Some(attached.device.address),
+            DeviceChange::Medium { attached, .. } => Some(attached.device.address),
             DeviceChange::Attach { .. } | DeviceChange::DetachAdapter { .. } => None,
         }
     }
@@ -134,6 +138,17 @@ pub enum Consent {
     OfAgent,
 }
 
+/// Who changed a medium.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "from")]
+pub enum ChangedBy {
+    /// A command, which keeps the change in the configuration itself.
+    #[default]
+    Command,
+    /// A user of the virtual console, whose change the next command takes into the configuration.
+    Console { user: String },
+}
+
 /// Whether an adapter is in the machine already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -146,8 +161,21 @@ pub enum AdapterPresence {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "line")]
 pub enum JournalLine {
-    Asked { seq: u64, at: String, change: DeviceChange },
-    Settled { seq: u64, at: String, outcome: Outcome },
+    Asked {
+        seq: u64,
+        at: String,
+        change: DeviceChange,
+    },
+    Settled {
+        seq: u64,
+        at: String,
+        outcome: Outcome,
+    },
+    /// A command has taken what users of the console changed, up to this change, into the configuration.
+    TakenOver {
+        through_seq: u64,
+        at: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,11 +193,22 @@ pub struct Pending {
     pub change: DeviceChange,
 }
 
+/// A drive whose medium a user of the console changed last, and no command has taken that over yet. The medium itself is
+/// the machine's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsoleChange {
+    pub seq: u64,
+    pub address: StorageAddress,
+    pub user: String,
+    pub at: String,
+}
+
 /// Base and journal read together: the machine as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     pub base: BootRecord,
     pub storage: Vec<Attached>,
+    pub console_changes: Vec<ConsoleChange>,
     pub pending: Vec<Pending>,
     pub next_seq: u64,
 }
@@ -216,8 +255,7 @@ impl Machine {
         if base.format > FORMAT {
             return Err(RecordError::Newer(base.format));
         }
-        let mut machine =
-            Machine { storage: base.storage.clone(), base, pending: Vec::new(), next_seq: 1 };
+        let mut machine = Machine::new(base);
         for (index, line) in lines {
             machine.replay(parse(index + 1, line)?);
         }
@@ -226,7 +264,13 @@ impl Machine {
 
     #[must_use]
     pub fn new(base: BootRecord) -> Machine {
-        Machine { storage: base.storage.clone(), base, pending: Vec::new(), next_seq: 1 }
+        Machine {
+            storage: base.storage.clone(),
+            base,
+            console_changes: Vec::new(),
+            pending: Vec::new(),
+            next_seq: 1,
+        }
     }
 
     /// Takes one journal line into account.
@@ -240,14 +284,18 @@ impl Machine {
                 let Some(index) = self.pending.iter().position(|p| p.seq == seq) else { return };
                 let pending = self.pending.remove(index);
                 if outcome == Outcome::Done {
-                    self.apply(&pending.change);
+                    self.apply(&pending);
                 }
+            }
+            JournalLine::TakenOver { through_seq, .. } => {
+                self.console_changes.retain(|change| change.seq > through_seq);
             }
         }
     }
 
-    fn apply(&mut self, change: &DeviceChange) {
-        match change {
+    fn apply(&mut self, done: &Pending) {
+        self.note_console_change(done);
+        match &done.change {
             DeviceChange::Attach { devices, .. } => self.storage.extend(devices.iter().cloned()),
             DeviceChange::Detach { address, .. } => {
                 self.storage.retain(|a| a.device.address != *address);
@@ -255,7 +303,7 @@ impl Machine {
             DeviceChange::DetachAdapter { slot } => {
                 self.storage.retain(|a| a.device.address.slot != *slot || is_place_holder(a));
             }
-            DeviceChange::Medium { attached } => {
+            DeviceChange::Medium { attached, .. } => {
                 self.storage.retain(|a| a.device.address != attached.device.address);
                 self.storage.push(attached.clone());
             }
@@ -265,6 +313,27 @@ impl Machine {
             }
         }
         self.storage.sort_by_key(|a| a.device.address);
+    }
+
+    /// The last who changed a drive's medium counts; a drive that left takes its change along.
+    fn note_console_change(&mut self, done: &Pending) {
+        match &done.change {
+            DeviceChange::Medium { attached, by } => {
+                let address = attached.device.address;
+                self.console_changes.retain(|change| change.address != address);
+                if let ChangedBy::Console { user } = by {
+                    let (seq, user, at) = (done.seq, user.clone(), done.since.clone());
+                    self.console_changes.push(ConsoleChange { seq, address, user, at });
+                }
+            }
+            DeviceChange::Detach { address, .. } => {
+                self.console_changes.retain(|change| change.address != *address);
+            }
+            DeviceChange::DetachAdapter { slot } => {
+                self.console_changes.retain(|change| change.address.slot != *slot);
+            }
+            DeviceChange::Attach { .. } | DeviceChange::PlaceHolder { .. } => {}
+        }
     }
 
     #[must_use]

@@ -41,6 +41,12 @@ pub enum RequestError {
     NoDeviceBacked(String, GuestName),
     #[error("'{0}' backs several devices of the guest; name the one to delete by its address")]
     Ambiguous(String),
+    #[error("guest '{0}' has no dvd; `hpvmmodify -a dvd:…` adds one")]
+    NoDrive(GuestName),
+    #[error(
+        "without an address -m means the only dvd of a guest on that adapter; give the address of one of {0}"
+    )]
+    WhichDrive(String),
     #[error("{0} is a {1}; it cannot be turned into a {2}. Delete it and add the other")]
     OtherKind(String, &'static str, &'static str),
     #[error(transparent)]
@@ -116,8 +122,26 @@ fn find(config: &GuestConfig, statement: &Statement) -> Result<usize, RequestErr
     }
 }
 
+/// The drive that is meant without its address: the only one the guest has.
+fn only_drive(config: &GuestConfig, statement: &Statement) -> Result<usize, RequestError> {
+    let is_drive = |device: &StorageDevice| device.kind == statement.kind;
+    let drives: Vec<usize> =
+        (0..config.storage.len()).filter(|index| is_drive(&config.storage[*index])).collect();
+    match drives[..] {
+        [index] if config.storage[index].adapter == statement.adapter => Ok(index),
+        [] => Err(RequestError::NoDrive(config.name.clone())),
+        _ => {
+            let shown = drives.iter().map(|index| config.storage[*index].to_string());
+            Err(RequestError::WhichDrive(shown.collect::<Vec<_>>().join(", ")))
+        }
+    }
+}
+
 fn modify(config: &mut GuestConfig, statement: &Statement) -> Result<(), RequestError> {
-    let index = find(config, statement)?;
+    let index = match statement.address {
+        Some(_) => find(config, statement)?,
+        None => only_drive(config, statement)?,
+    };
     let device = &mut config.storage[index];
     if device.kind != statement.kind {
         return Err(RequestError::OtherKind(

@@ -82,3 +82,21 @@ fn what_the_running_guest_still_has_is_taken_back_as_it_is() {
     assert_eq!(devices("dvd:avio_stor::null:/j")[1].id, DiskId::from_random(99));
     assert_eq!(devices("dvd:avio_stor:0,4,0:null:/i")[1].id, DiskId::from_random(99));
 }
+
+/// The short command for the next disc of several. Settles 49.
+#[test]
+fn the_only_drive_of_a_guest_is_meant_without_its_address() {
+    let quick = |text: &str| DeviceRequest::Modify(statement(text, StatementForm::Modify));
+    let one = guest(&["disk:avio_stor:0,0,0:file:/a", "dvd:scsi:0,1,0:null:/isos"]);
+    assert_eq!(
+        after(&one, vec![quick("dvd:scsi::file:/isos/x.iso")]).unwrap()[1],
+        "dvd:scsi:0,1,0:file:/isos/x.iso"
+    );
+    let refused = |config: &GuestConfig, text: &str| after(config, vec![quick(text)]).unwrap_err();
+    assert!(refused(&one, "dvd:avio_stor::file:/x.iso").contains("dvd:scsi:0,1,0:null:/isos"));
+    let none = guest(&["disk:avio_stor:0,0,0:file:/a"]);
+    assert!(refused(&none, "dvd:scsi::file:/x.iso").contains("has no dvd"));
+    let two = guest(&["dvd:scsi:0,1,0:null:/isos", "dvd:scsi:0,1,1:null:/isos"]);
+    assert!(refused(&two, "dvd:scsi::file:/x.iso").contains("0,1,0:null:/isos, dvd:scsi:0,1,1"));
+    assert!(Statement::parse("disk:scsi::file:/x", StatementForm::Modify).is_err());
+}

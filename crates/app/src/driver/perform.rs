@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use hpvm_app::protocol::Reply;
+use hpvm_app::protocol::{ChangeResult, Reply};
 use hpvm_app::snapshot::{Crash, Ending, Phase, Snapshot};
 use hpvm_console::door::Ended;
 use hpvm_engine::devices::{DeviceError, Performed};
@@ -83,13 +83,13 @@ impl Driver {
         let _ = ready.write_all(line.as_bytes());
     }
 
-    fn reply(&mut self, ticket: Ticket, reply: Reply) {
+    pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {
         let is_last = !matches!(reply, Reply::Progress { .. });
         match self.askers.get(&ticket) {
             // A command that does not read its answer, or is gone, loses it.
             Some(Asker::Control(replies)) => drop(replies.try_send(reply)),
             Some(Asker::Session(session)) if is_last => {
-                self.console.power_done(*session, in_words(reply));
+                self.console.verb_done(*session, in_words(reply));
             }
             Some(Asker::Session(_)) | None => {}
         }
@@ -236,7 +236,14 @@ fn state_words(phase: &Phase) -> &'static str {
     }
 }
 
-/// A reply as a session's power verb hears it.
+fn failed(result: ChangeResult) -> Option<String> {
+    match result {
+        ChangeResult::Failed { error } | ChangeResult::Waits { reason: error } => Some(error),
+        ChangeResult::Done | ChangeResult::Pending | ChangeResult::Skipped => None,
+    }
+}
+
+/// A reply as a session's verb hears it.
 fn in_words(reply: Reply) -> Result<String, String> {
     match reply {
         Reply::Done => Ok("done".into()),
@@ -244,6 +251,9 @@ fn in_words(reply: Reply) -> Result<String, String> {
         Reply::Denied { reason } => Err(reason.to_string()),
         Reply::Failed { error } => Err(error),
         Reply::NotStopped { why } => Err(why.to_string()),
-        Reply::Idle { .. } | Reply::Changed { .. } => Err("not a power verb".into()),
+        Reply::Changed { results } => {
+            results.into_iter().find_map(failed).map_or(Ok("done".into()), Err)
+        }
+        Reply::Idle { .. } => Err("not a verb of a session".into()),
     }
 }

@@ -238,13 +238,13 @@ impl Guest {
         self.snapshot().expect("a snapshot").qemu.pid
     }
 
-    /// The worker, by its program and the guest's name behind it.
+    /// The worker, by its program and the guest's name behind it; folders of images may follow.
     pub fn worker(&self) -> Option<i32> {
         let wanted = format!("{}\0{}\0", self.places.worker.display(), self.record.name);
         fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let line = fs::read(entry.path().join("cmdline")).ok()?;
-            (line == wanted.as_bytes()).then_some(pid)
+            line.starts_with(wanted.as_bytes()).then_some(pid)
         })
     }
 

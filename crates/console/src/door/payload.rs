@@ -1,7 +1,7 @@
 //! The fields inside a payload of the door protocol: bytes, numbers, texts. Called by the frames of [`super`], which know
 //! the order of the fields; this file knows their forms.
 
-use super::{DoorError, TEXT_BYTES_MAX};
+use super::{DoorError, DriveAddress, TEXT_BYTES_MAX};
 
 /// Reads the fields of one payload in order.
 pub(super) struct Fields<'a> {
@@ -42,6 +42,24 @@ impl<'a> Fields<'a> {
         String::from_utf8(text.to_vec()).map_err(|_| self.malformed())
     }
 
+    /// An empty text is none.
+    pub(super) fn optional_text(&mut self) -> Result<Option<String>, DoorError> {
+        Ok(Some(self.text()?).filter(|text| !text.is_empty()))
+    }
+
+    /// All texts that are left.
+    pub(super) fn texts(&mut self) -> Result<Vec<String>, DoorError> {
+        let mut texts = Vec::new();
+        while !self.rest.is_empty() {
+            texts.push(self.text()?);
+        }
+        Ok(texts)
+    }
+
+    pub(super) fn drive(&mut self) -> Result<DriveAddress, DoorError> {
+        self.array().map(|[bus, device, target]| DriveAddress { bus, device, target })
+    }
+
     pub(super) fn rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.rest).to_vec()
     }
@@ -60,6 +78,10 @@ impl<'a> Fields<'a> {
         self.rest = rest;
         Ok(*array)
     }
+}
+
+pub(super) fn put_optional(payload: &mut Vec<u8>, text: Option<&str>) {
+    put_text(payload, text.unwrap_or_default());
 }
 
 /// Appends a text, cut at a character when it is too long.

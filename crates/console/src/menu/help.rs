@@ -17,6 +17,8 @@ pub(super) const COMMAND_MENU: &str = "
        (Use Ctrl-B to return to vMP main menu.)
 
          PC: Power Control
+         IN: Insert Medium
+         EJ: Eject Medium
          HE: Help
          X: Exit Connection
 
@@ -65,7 +67,7 @@ struct CommandHelp {
     text: &'static str,
 }
 
-const COMMANDS: [CommandHelp; 5] = [
+const COMMANDS: [CommandHelp; 7] = [
     CommandHelp {
         name: "CO",
         line: "Console: see the guest's console and type on it",
@@ -84,8 +86,8 @@ const COMMANDS: [CommandHelp; 5] = [
         text: "
    CM - Command Menu
 
-   Leads to the commands that act on the guest: PC. Ctrl-B returns to the
-   main menu.
+   Leads to the commands that act on the guest: PC, IN and EJ. Ctrl-B
+   returns to the main menu.
 
 ",
     },
@@ -102,6 +104,35 @@ const COMMANDS: [CommandHelp; 5] = [
 
    With an option nothing is asked. To let the guest shut itself down, use
    hpvmstop -g on the VM Host. PC works in the main menu too.
+
+",
+    },
+    CommandHelp {
+        name: "IN",
+        line: "Insert: put another medium into the guest's virtual DVD drive",
+        text: "
+   IN - Insert Medium
+
+         IN                            Choose from the images there are
+         IN -filedvd FILE              Put this image in
+         IN -pcipath BUS DEV TGT …     Of several drives, that one
+
+   The images come from the folder that the VM Host's administrator gave the
+   drive. The medium stays in the drive until it is taken out or changed,
+   also when the guest restarts or is stopped and started.
+
+",
+    },
+    CommandHelp {
+        name: "EJ",
+        line: "Eject: take the medium out of the guest's virtual DVD drive",
+        text: "
+   EJ - Eject Medium
+
+         EJ                            Take the medium out
+         EJ -pcipath BUS DEV TGT       Of several drives, from that one
+
+   A guest that locked its drive is asked to let the medium go.
 
 ",
     },
@@ -129,7 +160,7 @@ const COMMANDS: [CommandHelp; 5] = [
 ];
 
 /// For messages; a test compares it with the table.
-pub(super) const COMMANDS_THERE_ARE: &str = "CO, CM, PC, HE, X";
+pub(super) const COMMANDS_THERE_ARE: &str = "CO, CM, PC, IN, EJ, HE, X";
 
 /// A part of the help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

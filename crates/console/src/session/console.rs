@@ -330,7 +330,7 @@ impl Session<'_> {
                     "\n({bytes} bytes of output are left out: they came faster than they were read.)\n"
                 ));
             }
-            ServerFrame::Power(_) => {}
+            ServerFrame::Answer(_) | ServerFrame::Drive(_) => {}
             ServerFrame::Ended(how) => {
                 let name = self.guest.name();
                 let news = match how {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use hpvm_console::door::{ClientFrame, Decoder, Ended, Frame, PowerRequest};
-use hpvm_console::fanout::{Fanout, Next, Peer, Rights, SessionId};
+use hpvm_console::door::{ClientFrame, Decoder, Drive, DriveAddress, Ended, Frame, PowerRequest};
+use hpvm_console::fanout::{Fanout, Next, Peer, Rights, SessionId, Verb, VerbAsked};
 use hpvm_console::history::History;
 
 use crate::rig::{GUEST, tick};
@@ -130,11 +130,7 @@ impl Client {
             match self.decoder.take::<ClientFrame>() {
                 Ok(Some(frame)) => {
                     if let Some(asked) = fanout.receive(session, frame) {
-                        let result = match asked.request {
-                            PowerRequest::Off => Ok("switched off".into()),
-                            PowerRequest::Button => Err("no operating system runs".into()),
-                        };
-                        fanout.power_done(session, result);
+                        perform(fanout, asked);
                     }
                 }
                 Ok(None) => return true,
@@ -161,6 +157,41 @@ impl Client {
                 Next::Wait => return true,
                 Next::Close => return false,
             }
+        }
+    }
+}
+
+/// A guest with a full and an empty drive, and a second image for either.
+fn perform(fanout: &mut Fanout, asked: VerbAsked) {
+    let drive = |target, medium: Option<&str>| Drive {
+        address: DriveAddress { bus: 0, device: 4, target },
+        medium: medium.map(str::to_owned),
+        folder: Some("/isos".into()),
+        trouble: None,
+        images: vec!["first.iso".into(), "second disc.iso".into()],
+    };
+    match asked.verb {
+        Verb::Power(PowerRequest::Off) => {
+            fanout.verb_done(asked.session, Ok("switched off".into()));
+        }
+        Verb::Power(PowerRequest::Button) => {
+            fanout.verb_done(asked.session, Err("no operating system runs".into()));
+        }
+        Verb::Drives => {
+            let drives = vec![drive(0, Some("/isos/first.iso")), drive(1, None)];
+            fanout.drives_known(asked.session, drives);
+        }
+        Verb::Medium(request) => {
+            let image = request.image.as_deref();
+            fanout.verb_done(
+                asked.session,
+                match image {
+                    Some("none.iso") => {
+                        Err("there is no 'none.iso' in the folder of images".into())
+                    }
+                    _ => Ok("done".into()),
+                },
+            );
         }
     }
 }

@@ -11,6 +11,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("menu_power_dialogue", menu_power_dialogue),
         trial("menu_ctrl_b_leads_to_the_main_menu_from_everywhere", ctrl_b_from_everywhere),
         trial("menu_tells_why_a_verb_failed", tells_why_a_verb_failed),
+        trial("menu_asks_which_drive_and_which_image", asks_which_drive_and_image),
+        trial("menu_media_by_one_command", media_by_one_command),
         trial("menu_ends_with_the_input", ends_with_the_input),
     ]
 }
@@ -32,7 +34,7 @@ fn menu_as_a_first_time_user_sees_it() {
     session.types(b"cl\r");
     assert_eq!(
         session.shows("[web1] vMP> "),
-        "cl\n\n   'cl' is no vMP command here; there are CO, CM, PC, HE, X.\n\n"
+        "cl\n\n   'cl' is no vMP command here; there are CO, CM, PC, IN, EJ, HE, X.\n\n"
     );
     session.types(b"He\r");
     assert_eq!(
@@ -60,6 +62,8 @@ fn menu_as_a_first_time_user_sees_it() {
          CO  - Console: see the guest's console and type on it
          CM  - Command Menu: the commands that act on the guest
          PC  - Power Control: switch the guest on or off
+         IN  - Insert: put another medium into the guest's virtual DVD drive
+         EJ  - Eject: take the medium out of the guest's virtual DVD drive
          HE  - Help: this help; HE <COMMAND> shows the help on one command
          X   - Exit: end this session; the guest runs on
 
@@ -75,6 +79,8 @@ fn menu_as_a_first_time_user_sees_it() {
        (Use Ctrl-B to return to vMP main menu.)
 
          PC: Power Control
+         IN: Insert Medium
+         EJ: Eject Medium
          HE: Help
          X: Exit Connection
 
@@ -170,4 +176,74 @@ fn ends_with_the_input() {
     session.types(b"\x04");
     session.ends_with(1);
     session.shows("nothing was changed");
+}
+
+fn asks_which_drive_and_image() {
+    let (rig, _door) = Rig::on(b"");
+    let mut session = rig.on_terminal(&[]);
+    session.shows("vMP> ");
+    session.types(b"cm\rin\r");
+    session.shows("[web1] vMP:CM> in\n");
+    assert_eq!(
+        session.shows("1 to 2, or Q: "),
+        "
+         1  drive 0,4,0: /isos/first.iso
+         2  drive 0,4,1: empty
+
+   Which drive? "
+    );
+    session.types(b"3\r2\r");
+    session.shows("1 to 2, or Q: 2\n");
+    assert_eq!(
+        session.shows("1 to 2, or Q: "),
+        "
+   Images for the drive at 0,4,1, from /isos:
+
+         1  first.iso
+         2  second disc.iso
+
+   Which image? "
+    );
+    session.types(b"2\r");
+    session.shows("   Second disc.iso is in the drive at 0,4,1.\n\n[web1] vMP:CM> ");
+    session.types(b"ej -pcipath 0 4 1\r");
+    session.shows("   The drive at 0,4,1 is empty already.\n\n[web1] vMP:CM> ");
+    session.types(b"EJ -pcipath 0,4,0\r");
+    session.shows("   The drive at 0,4,0 is empty.\n\n[web1] vMP:CM> ");
+    session.types(b"in\rq\r");
+    session.shows("Nothing was changed.");
+    session.shows("vMP:CM> ");
+    session.types(b"in -pcipath 0 4 0 -filedvd none.iso\r");
+    session.shows("   There is no 'none.iso' in the folder of images.\n\n[web1] vMP:CM> ");
+    session.types(b"ej -pcipath 0 9 0\r");
+    session.shows("   The guest has no drive at 0,9,0.\n\n[web1] vMP:CM> ");
+    session.types(b"in -iso x\r");
+    session.shows("'-iso' is no option here; there are -pcipath");
+    session.shows("vMP:CM> ");
+    session.types(b"x\r");
+    session.ends_with(0);
+}
+
+fn media_by_one_command() {
+    let (rig, _door) = Rig::on(b"");
+    let said = |command: &str, input: &[u8]| {
+        let output = rig.with_input(&["-c", command, "-q"], input);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let done = |text: &str| (Some(0), text.to_owned());
+    assert_eq!(said("ej -pcipath 0 4 0", b""), done("the drive at 0,4,0 is empty\n"));
+    let put_in = "in -pcipath 0 4 1 -filedvd second disc.iso";
+    assert_eq!(said(put_in, b""), done("second disc.iso is in the drive at 0,4,1\n"));
+    assert_eq!(said("in -pcipath 0 4 0 -filedvd none.iso", b"").0, Some(1));
+    assert_eq!(said("ej -pcipath 0 9 0", b"").0, Some(1));
+    assert_eq!(said("ej", b"").0, Some(1), "which of the two was not answered");
+    let (status, text) = said("ej", b"1\n");
+    assert_eq!(status, Some(0));
+    assert!(text.ends_with("the drive at 0,4,0 is empty\n"), "{text}");
+    assert_eq!(said("ej -pcipath 0 4", b"").0, Some(2));
+    let off = Rig::off();
+    let output = off.with_input(&["-c", "ej"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("is off; hpvmmodify -m changes the medium"), "{said}");
 }

@@ -100,7 +100,7 @@ impl Present {
             DeviceChange::Detach { .. } | DeviceChange::DetachAdapter { .. } => {
                 settle(Outcome::Done)
             }
-            DeviceChange::Medium { attached } => {
+            DeviceChange::Medium { attached, .. } => {
                 let address = attached.device.address;
                 let wanted = attached.device.backing.store().map(|_| node_id(address, seq));
                 match self.media.get(&device_id(address)) == wanted.as_ref() {

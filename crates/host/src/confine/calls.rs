@@ -31,6 +31,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_close_range,
     libc::SYS_open,
     libc::SYS_openat,
+    libc::SYS_openat2,
     libc::SYS_stat,
     libc::SYS_fstat,
     libc::SYS_lstat,

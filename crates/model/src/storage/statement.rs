@@ -57,7 +57,9 @@ pub enum StatementError {
     PathTooLong(String),
     #[error("the location is missing; write what backs the device, such as file:/path")]
     LocationMissing,
-    #[error("-m needs the device's address, as `hpvmstatus -d` prints it")]
+    #[error(
+        "-m needs the device's address, as `hpvmstatus -d` prints it; only the one dvd of a guest goes without"
+    )]
     AddressMissing,
     #[error("-d needs the device's address or its backing store, as `hpvmstatus -d` prints them")]
     NothingNamed,
@@ -108,7 +110,10 @@ impl Statement {
             (StatementForm::Add | StatementForm::Modify, _, None) => {
                 Err(StatementError::LocationMissing)
             }
-            (StatementForm::Modify, None, _) => Err(StatementError::AddressMissing),
+            // Most guests have one drive, and then it is clear which one is meant.
+            (StatementForm::Modify, None, _) if self.kind != DeviceKind::Dvd => {
+                Err(StatementError::AddressMissing)
+            }
             (StatementForm::Delete, None, None) => Err(StatementError::NothingNamed),
             _ => Ok(()),
         }

@@ -1,0 +1,114 @@
+//! The verbs of console sessions: power, and the media of the guest's drives.
+
+use hpvm_console::door::{Drive, MediumRequest};
+use hpvm_console::fanout::Verb;
+use hpvm_model::StorageAddress;
+use hpvm_plan::drives::{self, Image};
+use hpvm_plan::record::ChangedBy;
+
+use super::*;
+use crate::image_folders::drive_address;
+
+/// An image that was opened for a drive.
+#[derive(Debug)]
+pub(crate) struct OpenedImage {
+    pub(crate) ticket: Ticket,
+    pub(crate) drive: StorageAddress,
+    pub(crate) user: String,
+    pub(crate) opened: Result<(Image, OwnedFd), String>,
+}
+
+impl Driver {
+    pub(super) fn verb_asked(&mut self, asked: VerbAsked) {
+        let VerbAsked { session, user, verb } = asked;
+        match verb {
+            Verb::Power(request) => {
+                let ask = match request {
+                    PowerRequest::Off => Ask::Stop(StopHow::Hard),
+                    PowerRequest::Button => Ask::Press,
+                };
+                let ticket = self.ticket(Asker::Session(session));
+                self.feed(Input::Asked { ticket, ask });
+            }
+            Verb::Drives => self.look_at_drives(session),
+            Verb::Medium(request) => self.medium_asked(session, user, request),
+        }
+    }
+
+    fn look_at_drives(&self, session: SessionId) {
+        let Ok(known) = &self.recorded.machine else {
+            return self.console.verb_done(session, Err(Denial::NoRecord.to_string()));
+        };
+        let (machine, folders) = (known.file.machine().clone(), self.image_folders.clone());
+        let news = self.monitor.news();
+        spawn_local(async move {
+            let drives = folders.drives(&machine).await;
+            let _ = news.send(News::Drives(session, drives)).await;
+        });
+    }
+
+    pub(super) fn drives_seen(&self, session: SessionId, drives: Result<Vec<Drive>, String>) {
+        match drives {
+            Ok(drives) => self.console.drives_known(session, drives),
+            Err(why) => self.console.verb_done(session, Err(why)),
+        }
+    }
+
+    fn medium_asked(&mut self, session: SessionId, user: String, request: MediumRequest) {
+        let ticket = self.ticket(Asker::Session(session));
+        let device = match self.drive(request.drive) {
+            Ok(device) => device,
+            Err(error) => return self.reply(ticket, Reply::Failed { error }),
+        };
+        let drive = device.address;
+        let Some(name) = request.image else {
+            return self.change_medium(ticket, user, drive, None);
+        };
+        let (folders, news) = (self.image_folders.clone(), self.monitor.news());
+        spawn_local(async move {
+            let opened = folders.open(&device, &name).await;
+            let opened = OpenedImage { ticket, drive, user, opened };
+            let _ = news.send(News::ImageOpened(opened)).await;
+        });
+    }
+
+    fn drive(&self, address: DriveAddress) -> Result<StorageDevice, String> {
+        let machine = match &self.recorded.machine {
+            Ok(known) => known.file.machine(),
+            Err(_) => return Err(Denial::NoRecord.to_string()),
+        };
+        let mut devices = machine.storage.iter().map(|attached| &attached.device);
+        let found = devices.find(|device| {
+            device.kind == DeviceKind::Dvd && drive_address(device.address) == address
+        });
+        found.cloned().ok_or_else(|| format!("the guest has no drive at {address}"))
+    }
+
+    pub(super) fn image_opened(&mut self, opened: OpenedImage) {
+        let OpenedImage { ticket, drive, user, opened } = opened;
+        match opened {
+            Ok(image) => self.change_medium(ticket, user, drive, Some(image)),
+            Err(error) => self.reply(ticket, Reply::Failed { error }),
+        }
+    }
+
+    /// From here on it is a change like a command's, but for whose it is.
+    fn change_medium(
+        &mut self,
+        ticket: Ticket,
+        user: String,
+        drive: StorageAddress,
+        image: Option<(Image, OwnedFd)>,
+    ) {
+        // The drive may have gone while its image was opened.
+        let device = match self.drive(drive_address(drive)) {
+            Ok(device) => device,
+            Err(error) => return self.reply(ticket, Reply::Failed { error }),
+        };
+        let (image, descriptor) = image.unzip();
+        let attached = drives::with_medium(&device, image.as_ref());
+        let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
+        self.payloads.insert(ticket, (vec![change], descriptor.into_iter().collect()));
+        self.feed(Input::Asked { ticket, ask: Ask::Change });
+    }
+}

@@ -1,0 +1,86 @@
+//! A folder of images that somebody without rights on the VM Host chooses from: which files it offers, and one of them
+//! opened. Called by the worker, which was given the folder held open and reaches no other.
+//!
+//! Nothing leads out of the folder: links, `..` and absolute names are followed by the kernel within it only
+//! (openat2(2), `RESOLVE_BENEATH`). A file that everybody may write to is not offered: nobody could say what a guest boots
+//! from it. What is no regular file is never opened, since opening alone may move a tape or wait for a pipe.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
+
+/// More entries of a folder are not looked at.
+pub const ENTRIES_MAX: usize = 4096;
+
+/// Why an image is not given.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("there is no '{0}' in the folder of images")]
+    Missing(String),
+    #[error("'{0}' leads out of the folder of images")]
+    Outside(String),
+    #[error("'{0}' is no regular file")]
+    NoFile(String),
+    #[error("'{0}' may be written by everyone, so nobody can say what is in it; chmod o-w it")]
+    WritableByAll(String),
+    #[error("'{name}' cannot be opened by the guest's worker; it needs to be readable by everyone")]
+    Open { name: String, source: io::Error },
+}
+
+/// The names in a folder that lead to images, sorted.
+pub fn images(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat(folder, ".", flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in Dir::read_from(&opened)?.take(ENTRIES_MAX) {
+        let entry = entry?;
+        // A name that is no text could not be typed.
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if !name.starts_with('.') && look(folder, name).is_ok() {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Opens an image for reading; gives it with what the kernel says of the very file that was opened.
+pub fn open(folder: BorrowedFd<'_>, name: &str) -> Result<(OwnedFd, Metadata), ImageError> {
+    look(folder, name)?;
+    let file = File::from(beneath(folder, name, OFlags::RDONLY | OFlags::NONBLOCK)?);
+    // Between the look and the opening somebody may have exchanged it.
+    let metadata = check(name, &file)?;
+    Ok((file.into(), metadata))
+}
+
+fn look(folder: BorrowedFd<'_>, name: &str) -> Result<(), ImageError> {
+    let held = File::from(beneath(folder, name, OFlags::PATH)?);
+    check(name, &held).map(drop)
+}
+
+fn check(name: &str, file: &File) -> Result<Metadata, ImageError> {
+    const WRITABLE_BY_ALL: u32 = 0o002;
+    let metadata =
+        file.metadata().map_err(|source| ImageError::Open { name: name.to_owned(), source })?;
+    match metadata.is_file() {
+        false => Err(ImageError::NoFile(name.to_owned())),
+        true if metadata.mode() & WRITABLE_BY_ALL != 0 => {
+            Err(ImageError::WritableByAll(name.to_owned()))
+        }
+        true => Ok(metadata),
+    }
+}
+
+fn beneath(folder: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<OwnedFd, ImageError> {
+    let flags = flags | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    openat2(folder.as_fd(), name, flags, Mode::empty(), resolve).map_err(|error| match error {
+        Errno::NOENT | Errno::NOTDIR => ImageError::Missing(name.to_owned()),
+        Errno::XDEV | Errno::LOOP => ImageError::Outside(name.to_owned()),
+        other => ImageError::Open { name: name.to_owned(), source: other.into() },
+    })
+}

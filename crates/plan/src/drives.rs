@@ -1,0 +1,101 @@
+//! The drives of a guest as its users see them: from which folder of images a drive may be given another medium, and how
+//! what was changed at the virtual console becomes part of the configuration.
+//!
+//! The administrator of the VM Host says what users may choose from by the statement alone: a dvd with storage type null
+//! names a folder of images, and one with an image allows the other images beside it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use hpvm_model::{Backing, DeviceKind, GuestConfig, StorageDevice, StorageType};
+
+use crate::facts::FileIdentity;
+use crate::record::{Access, Attached, Cache, ConsoleChange, Machine};
+
+/// The folder of images that users of the console may choose from; `None` of what is no drive, and of a drive of the VM
+/// Host itself.
+#[must_use]
+pub fn folder(device: &StorageDevice) -> Option<&str> {
+    match (device.kind, device.backing.storage) {
+        (DeviceKind::Dvd, StorageType::Null) => Some(&device.backing.path),
+        (DeviceKind::Dvd, StorageType::File) => Path::new(&device.backing.path).parent()?.to_str(),
+        _ => None,
+    }
+}
+
+/// All such folders of a machine, each once.
+#[must_use]
+pub fn folders(machine: &Machine) -> BTreeSet<String> {
+    machine.storage.iter().filter_map(|a| folder(&a.device)).map(str::to_owned).collect()
+}
+
+/// What is put into a drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its name within the drive's folder.
+    pub name: String,
+    pub identity: FileIdentity,
+}
+
+/// The drive with this image of its folder, or empty. An empty drive remembers the folder, so that the next medium is chosen
+/// from where the last one came from.
+#[must_use]
+pub fn with_medium(device: &StorageDevice, image: Option<&Image>) -> Attached {
+    let backing = match (folder(device), image) {
+        (Some(folder), Some(image)) => Backing::new(
+            StorageType::File,
+            Path::new(folder).join(&image.name).to_string_lossy().into_owned(),
+        ),
+        (Some(folder), None) => Backing::new(StorageType::Null, folder),
+        (None, _) => Backing::new(StorageType::Null, &device.backing.path),
+    };
+    Attached {
+        device: StorageDevice { backing, ..device.clone() },
+        identity: image.map(|image| image.identity),
+        access: Access::ReadOnly,
+        cache: Cache::Page,
+    }
+}
+
+/// What the console changed, as part of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenOver {
+    pub config: GuestConfig,
+    /// The last change that is in it.
+    pub through_seq: u64,
+    /// What was changed by whom, for the record of the operation; empty when the configuration has it all already.
+    pub reasons: Vec<String>,
+}
+
+/// Takes over what users of the console changed in the guest's last run, or this one; `None` when there is nothing new. A
+/// drive that the configuration has no more, or has otherwise, stays as the configuration says.
+#[must_use]
+pub fn take_over(config: &GuestConfig, machine: &Machine) -> Option<TakenOver> {
+    let through_seq = machine.console_changes.iter().map(|change| change.seq).max()?;
+    let mut taken = TakenOver { config: config.clone(), through_seq, reasons: Vec::new() };
+    for change in &machine.console_changes {
+        let Some(now) = machine.device_at(change.address).map(|attached| &attached.device) else {
+            continue;
+        };
+        let same = |device: &&mut StorageDevice| {
+            (device.kind, device.adapter, device.address, device.id)
+                == (now.kind, now.adapter, now.address, now.id)
+        };
+        let Some(device) = taken.config.storage.iter_mut().find(same) else { continue };
+        if device.backing != now.backing {
+            device.backing.clone_from(&now.backing);
+            taken.reasons.push(reason(change, now));
+        }
+    }
+    Some(taken)
+}
+
+fn reason(change: &ConsoleChange, now: &StorageDevice) -> String {
+    let ConsoleChange { address, user, at, .. } = change;
+    match now.backing.store() {
+        Some(path) => {
+            format!("{user} put '{path}' into the drive at {address} at the console, {at}")
+        }
+        None => format!("{user} emptied the drive at {address} at the console, {at}"),
+    }
+}

@@ -1,0 +1,130 @@
+//! What users of the console change in drives, and how it becomes part of the configuration.
+
+mod common;
+
+use common::{device, guest, record};
+use hpvm_model::GuestConfig;
+use hpvm_plan::drives::{Image, folder, folders, take_over, with_medium};
+use hpvm_plan::facts::FileIdentity;
+use hpvm_plan::record::{ChangedBy, DeviceChange, JournalLine, Machine, Outcome};
+use proptest::prelude::*;
+
+const DRIVE: &str = "dvd:scsi:0,1,0:null:/isos";
+
+fn image(name: &str) -> Image {
+    Image { name: name.into(), identity: FileIdentity { device: 1, inode: 2 } }
+}
+
+fn console() -> ChangedBy {
+    ChangedBy::Console { user: "ann".into() }
+}
+
+/// The machine after somebody put something into its drive, or emptied it.
+fn changed(mut machine: Machine, name: Option<&str>, by: ChangedBy, outcome: Outcome) -> Machine {
+    let drive = &machine.storage[0].device;
+    let attached = with_medium(drive, name.map(image).as_ref());
+    let (seq, at) = (machine.next_seq, "2026-11-24T09:00:00Z".to_owned());
+    let change = DeviceChange::Medium { attached, by };
+    machine.replay(JournalLine::Asked { seq, at: at.clone(), change });
+    machine.replay(JournalLine::Settled { seq, at, outcome });
+    machine
+}
+
+fn drive_of(config: &GuestConfig) -> String {
+    config.storage[0].to_string()
+}
+
+#[test]
+fn the_folder_stays_whatever_comes_and_goes() {
+    let empty = device(DRIVE);
+    assert_eq!(folder(&empty), Some("/isos"));
+    let full = with_medium(&empty, Some(&image("a.iso"))).device;
+    assert_eq!(full.to_string(), "dvd:scsi:0,1,0:file:/isos/a.iso");
+    assert_eq!(folder(&full), Some("/isos"));
+    assert_eq!(with_medium(&full, None).device, empty);
+    assert_eq!(folder(&device("disk:scsi:0,1,0:file:/isos/a.img")), None);
+    let machine = Machine::new(record(&guest(&[DRIVE, "dvd:scsi:0,1,1:file:/isos/b.iso"])));
+    assert_eq!(folders(&machine).into_iter().collect::<Vec<_>>(), ["/isos"]);
+}
+
+#[test]
+fn what_the_console_changed_is_taken_over_once() {
+    let config = guest(&[DRIVE]);
+    let machine = Machine::new(record(&config));
+    assert_eq!(take_over(&config, &machine), None);
+    let failed = Outcome::Failed("the tray is locked".into());
+    let machine = changed(machine, Some("a.iso"), console(), failed);
+    assert_eq!(take_over(&config, &machine), None);
+
+    let mut machine = changed(machine, Some("b.iso"), console(), Outcome::Done);
+    let taken = take_over(&config, &machine).unwrap();
+    assert_eq!(drive_of(&taken.config), "dvd:scsi:0,1,0:file:/isos/b.iso");
+    assert_eq!(
+        taken.reasons,
+        ["ann put '/isos/b.iso' into the drive at 0,1,0 at the console, 2026-11-24T09:00:00Z"]
+    );
+    let again = take_over(&taken.config, &machine).unwrap();
+    assert_eq!((again.config, again.reasons), (taken.config.clone(), vec![]));
+    // After the mark the administrator's word counts.
+    let through_seq = taken.through_seq;
+    machine.replay(JournalLine::TakenOver { through_seq, at: String::new() });
+    assert_eq!(take_over(&config, &machine), None);
+    let machine = changed(machine, None, console(), Outcome::Done);
+    let taken = take_over(&taken.config, &machine).unwrap();
+    assert_eq!(drive_of(&taken.config), DRIVE);
+    assert!(taken.reasons[0].starts_with("ann emptied the drive at 0,1,0"));
+}
+
+#[test]
+fn a_command_after_the_console_wins_and_so_does_another_drive() {
+    let config = guest(&[DRIVE]);
+    let machine = Machine::new(record(&config));
+    let machine = changed(machine, Some("a.iso"), console(), Outcome::Done);
+    let other = guest(&["dvd:avio_stor:0,1,0:null:/isos"]);
+    assert_eq!(take_over(&other, &machine).unwrap().config, other, "it has another adapter now");
+    let machine = changed(machine, Some("b.iso"), ChangedBy::Command, Outcome::Done);
+    assert_eq!(take_over(&config, &machine), None);
+}
+
+/// A record written before the console could change anything.
+#[test]
+fn a_change_without_its_author_is_a_command_s() {
+    let line = r#"{"line":"asked","seq":1,"at":"t","change":{"do":"medium","attached":ATTACHED}}"#;
+    let attached = serde_json::to_string(&with_medium(&device(DRIVE), None)).unwrap();
+    let line: JournalLine = serde_json::from_str(&line.replace("ATTACHED", &attached)).unwrap();
+    let JournalLine::Asked { change: DeviceChange::Medium { by, .. }, .. } = line else {
+        panic!("{line:?}");
+    };
+    assert_eq!(by, ChangedBy::Command);
+}
+
+proptest! {
+    /// Whatever order: the configuration after taking over has what is in the drive, if the console was the last to change
+    /// it since the last mark; else it stays.
+    #[test]
+    fn the_last_word_counts(steps in prop::collection::vec((0u8..3, any::<bool>()), 0..12)) {
+        let config = guest(&[DRIVE]);
+        let mut machine = Machine::new(record(&config));
+        let mut wanted = None;
+        for (step, full) in steps {
+            let name = full.then_some("x.iso");
+            match step {
+                0 => {
+                    machine = changed(machine, name, console(), Outcome::Done);
+                    wanted = Some(machine.storage[0].device.backing.clone());
+                }
+                1 => {
+                    machine = changed(machine, name, ChangedBy::Command, Outcome::Done);
+                    wanted = None;
+                }
+                _ => {
+                    let through_seq = machine.next_seq - 1;
+                    machine.replay(JournalLine::TakenOver { through_seq, at: String::new() });
+                    wanted = None;
+                }
+            }
+        }
+        let taken = take_over(&config, &machine).map(|taken| taken.config.storage[0].backing.clone());
+        prop_assert_eq!(taken, wanted);
+    }
+}

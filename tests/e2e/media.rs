@@ -1,0 +1,178 @@
+//! The media of a guest's drives: commands and virtual console change the same drive and see the same state, users of the
+//! console stay within what the administrator set up, and a medium stays until somebody changes it.
+
+use std::fs;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hpvm_testkit::guest::Console;
+use hpvm_testkit::vm_host::{Engine, VmHost};
+
+use crate::Test;
+use crate::pool::image;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_medium_is_changed_at_the_console_and_by_command,
+    a_medium_of_the_console_stays_over_reset_and_restart,
+    a_console_reaches_no_other_file,
+];
+
+const DRIVE: &str = "dvd:avio_stor:0,4,0";
+const SEEN_BOUND: Duration = Duration::from_secs(30);
+
+/// A running guest whose empty drive may be given the images of one folder.
+struct Rig {
+    host: VmHost,
+    folder: PathBuf,
+    console: Console,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let host = VmHost::new(Engine::Real);
+        let folder = host.path("images");
+        fs::create_dir(&folder).expect("a folder");
+        for name in ["first", "second disc"] {
+            let text = format!("the {name}\n{}", "\0".repeat(128 * 1024));
+            fs::write(folder.join(format!("{name}.iso")), text).expect("an image");
+        }
+        let disk = host.copy_of(&image("test-cloud"), "boot.img");
+        let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+        let drive = format!("{DRIVE}:null:{}", folder.display());
+        let create = ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &disk, "-a"];
+        host.ok(&[&create[..], &[&drive]].concat());
+        host.ok(&["hpvmstart", "-P", "web"]);
+        let mut console = Console::attach(&host.run_dir(1));
+        console.wait_for_shell();
+        Rig { host, folder, console }
+    }
+
+    fn image(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    #[track_caller]
+    fn at_console(&self, command: &str) -> String {
+        self.host.ok(&["hpvmconsole", "-P", "web", "-q", "-c", command])
+    }
+
+    /// The drive's statement, of the machine now and of the next start.
+    #[track_caller]
+    fn statements(&self) -> [String; 2] {
+        let drive = |options: &[&str]| {
+            let line = [&["hpvmstatus", "-P", "web"], options].concat();
+            let text = self.host.ok(&line);
+            let found = text.lines().find(|line| line.starts_with(DRIVE));
+            found.unwrap_or_else(|| panic!("no drive: {text}")).to_owned()
+        };
+        [drive(&["-d"]), drive(&["-D", "-d"])]
+    }
+
+    /// What the guest reads first from its drive.
+    fn disc(&mut self) -> String {
+        self.console.run("head -n 1 /dev/sr0 2>&1")
+    }
+}
+
+/// Whoever changed it last: hpvmmodify needs no look at what the console did, nor an address where there is one drive, and
+/// no change stops the guest. Settles 43, 145.
+fn a_medium_is_changed_at_the_console_and_by_command() {
+    let mut rig = Rig::new();
+    let engine = rig.host.snapshot(1).expect("it runs").qemu;
+    assert!(rig.disc().contains("No medium"));
+
+    rig.at_console("in -filedvd first.iso");
+    assert_eq!(rig.disc(), "the first");
+    let first = format!("{DRIVE}:file:{}", rig.image("first.iso"));
+    assert_eq!(rig.statements(), [first.clone(), first]);
+
+    let second = format!("dvd:avio_stor::file:{}", rig.image("second disc.iso"));
+    rig.host.ok(&["hpvmmodify", "-P", "web", "-m", &second]);
+    assert_eq!(rig.disc(), "the second disc");
+    let second = format!("{DRIVE}:file:{}", rig.image("second disc.iso"));
+    assert_eq!(rig.statements(), [second.clone(), second]);
+
+    // Chosen from a list, by its place.
+    let choose = ["hpvmconsole", "-P", "web", "-c", "in"];
+    let chosen = rig.host.run_with_input(&choose, b"1\n");
+    assert!(chosen.status.success(), "{chosen}");
+    assert!(chosen.stdout.contains("second disc.iso"), "{chosen}");
+    assert_eq!(rig.disc(), "the first");
+
+    rig.at_console("ej");
+    assert!(rig.disc().contains("No medium"));
+    let empty = format!("{DRIVE}:null:{}", rig.folder.display());
+    assert_eq!(rig.statements(), [empty.clone(), empty]);
+    assert_eq!(rig.at_console("ej"), "\n   The drive at 0,4,0 is empty already.\n\n");
+
+    // A guest that uses its medium is asked, and neither stopped nor robbed of it.
+    rig.at_console("in -filedvd first.iso");
+    rig.console.run("exec 7</dev/sr0");
+    let kept = rig.host.refused(&["hpvmconsole", "-P", "web", "-q", "-c", "ej"]);
+    assert!(kept.contains("keeps the tray of 0,4,0 locked"), "{kept}");
+    assert_eq!(rig.disc(), "the first");
+    rig.console.run("exec 7<&-");
+    rig.at_console("ej");
+    assert_eq!(rig.host.snapshot(1).expect("it runs").qemu, engine);
+}
+
+/// Settles 48, 146.
+fn a_medium_of_the_console_stays_over_reset_and_restart() {
+    let mut rig = Rig::new();
+    rig.at_console("in -filedvd first.iso");
+    rig.console.type_in("reboot -f\n");
+    rig.host.wait_for_state("web", "On (EFI)", SEEN_BOUND);
+    rig.console.wait_for_shell();
+    assert_eq!(rig.disc(), "the first");
+
+    rig.host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    let first = format!("{DRIVE}:file:{}", rig.image("first.iso"));
+    assert_eq!(rig.statements(), [first.clone(), first.clone()], "shown before it is kept");
+    rig.host.ok(&["hpvmstart", "-P", "web"]);
+    rig.console = Console::attach_from_now(&rig.host.run_dir(1));
+    rig.console.wait_for_shell();
+    assert_eq!(rig.disc(), "the first");
+    let events = rig.host.ok(&["hpvmstatus", "-e"]);
+    let told = format!("put '{}' into the drive at 0,4,0 at the console", rig.image("first.iso"));
+    assert!(events.contains(&told), "{events}");
+
+    // What a command says afterwards, while the guest is off, is not undone by what the console did before.
+    rig.at_console("ej");
+    rig.host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    let second = format!("{DRIVE}:file:{}", rig.image("second disc.iso"));
+    rig.host.ok(&["hpvmmodify", "-P", "web", "-m", &second]);
+    rig.host.ok(&["hpvmmodify", "-P", "web", "-l", "another change"]);
+    assert_eq!(rig.statements(), [second.clone(), second]);
+    rig.host.ok(&["hpvmstart", "-P", "web"]);
+    rig.console = Console::attach_from_now(&rig.host.run_dir(1));
+    rig.console.wait_for_shell();
+    assert_eq!(rig.disc(), "the second disc");
+}
+
+fn a_console_reaches_no_other_file() {
+    let rig = Rig::new();
+    fs::write(rig.host.path("secret"), "not for guests").expect("a file");
+    fs::write(rig.folder.join("anybody.iso"), "swapped by anybody").expect("a file");
+    let all = Permissions::from_mode(0o666);
+    fs::set_permissions(rig.folder.join("anybody.iso"), all).expect("a mode");
+    symlink("../secret", rig.folder.join("out.iso")).expect("a link");
+    let refused = |file: &str| {
+        let command = format!("in -filedvd {file}");
+        rig.host.refused(&["hpvmconsole", "-P", "web", "-q", "-c", &command])
+    };
+    let before = rig.statements();
+    for file in ["../secret", "/etc/passwd", "out.iso"] {
+        let said = refused(file);
+        assert!(said.contains("leads out of the folder of images"), "{said}");
+    }
+    assert!(refused("anybody.iso").contains("may be written by everyone"));
+    assert!(refused("none.iso").contains("there is no 'none.iso'"));
+    let listed = rig.host.run_with_input(&["hpvmconsole", "-P", "web", "-c", "in"], b"q\n");
+    assert!(listed.stdout.contains("first.iso"), "{listed}");
+    assert!(!listed.stdout.contains("anybody"), "{listed}");
+    assert!(!listed.stdout.contains("out.iso"), "{listed}");
+    assert_eq!(rig.statements(), before);
+}
