@@ -13,6 +13,7 @@ mod devices;
 mod doctor;
 mod full;
 mod golden;
+mod growth;
 mod guest_host;
 mod guest_processes;
 mod guests;
@@ -53,6 +54,7 @@ const SUBJECTS: &[&[Test]] = &[
     crash_steps::TESTS,
     device_database::TESTS,
     devices::TESTS,
+    growth::TESTS,
     guests::TESTS,
     supervision::TESTS,
     doctor::TESTS,

@@ -26,6 +26,13 @@ use crate::machine::Ticket;
 /// Between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// How long each disk has been without I/O, in milliseconds, and its size in bytes.
+#[derive(Debug)]
+pub(crate) struct Disks {
+    pub(crate) idle_ms: Vec<(StorageAddress, u64)>,
+    pub(crate) size_bytes: Vec<(StorageAddress, u64)>,
+}
+
 /// What came of something that was asked before.
 #[derive(Debug)]
 pub(crate) enum News {
@@ -33,7 +40,7 @@ pub(crate) enum News {
     Status(Result<Status, Error>),
     Registers(Result<Registers, Error>),
     Button(Result<PowerButton, Error>),
-    Idle(Ticket, Result<Vec<(StorageAddress, u64)>, Error>),
+    Idle(Ticket, Result<Disks, Error>),
     Present(Result<Present, Error>),
     Changed {
         seq: u64,

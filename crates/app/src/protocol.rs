@@ -15,7 +15,7 @@ pub enum Request {
     Ping,
     /// End the guest.
     Stop { how: StopHow },
-    /// How long each disk has been without I/O.
+    /// How long each disk has been without I/O, and how large it is.
     Idle,
     /// Change devices, in this order. One descriptor per medium comes along, in the order in which [`media`] names them.
     Change { changes: Vec<DeviceChange> },
@@ -45,8 +45,13 @@ pub enum Reply {
     Failed { error: String },
     /// A graceful stop that did not end the guest.
     NotStopped { why: NotStopped },
-    /// Milliseconds since the last I/O of each disk; disks that never had any count from the start.
-    Idle { idle_ms: Vec<(StorageAddress, u64)> },
+    /// Milliseconds since the last I/O of each disk; disks that never had any count from the start. Also the size the guest
+    /// sees of each.
+    Idle {
+        idle_ms: Vec<(StorageAddress, u64)>,
+        #[serde(default)]
+        size_bytes: Vec<(StorageAddress, u64)>,
+    },
     /// What became of each change, in order.
     Changed { results: Vec<ChangeResult> },
 }
@@ -114,7 +119,7 @@ pub fn media(changes: &[DeviceChange]) -> Vec<StorageAddress> {
         .iter()
         .flat_map(|change| match change {
             DeviceChange::Attach { devices, .. } => devices.iter().filter_map(files).collect(),
-            DeviceChange::Medium { attached, .. } => {
+            DeviceChange::Medium { attached, .. } | DeviceChange::Grow { attached, .. } => {
                 files(attached).into_iter().collect::<Vec<_>>()
             }
             DeviceChange::Detach { .. }

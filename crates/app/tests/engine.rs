@@ -87,7 +87,9 @@ fn disks_on_one_adapter(guest: &Guest) -> PciSlot {
         let attach = DeviceChange::Attach { slot, kind: AdapterKind::AvioStor, adapter, devices };
         assert_eq!(guest.ask_with(&change(attach), &media), done(), "{}", guest.story());
     }
-    let Reply::Idle { idle_ms } = guest.ask(&Request::Idle) else { panic!("{}", guest.story()) };
+    let Reply::Idle { idle_ms, .. } = guest.ask(&Request::Idle) else {
+        panic!("{}", guest.story())
+    };
     assert_eq!(idle_ms.len(), 3, "{idle_ms:?}");
     let detach = DeviceChange::Detach { address: disks[1].device.address, consent: Consent::Given };
     assert_eq!(guest.ask(&change(detach)), done(), "{}", guest.story());

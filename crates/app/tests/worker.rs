@@ -356,7 +356,9 @@ fn disks_tell_how_long_they_were_idle() {
     let guest = Guest::fake("idle=12000");
     let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,0,0");
     let guest = guest.with(|record| record.storage = vec![disk.clone()]).start();
-    let Reply::Idle { idle_ms } = guest.ask(&Request::Idle) else { panic!("{}", guest.story()) };
+    let Reply::Idle { idle_ms, .. } = guest.ask(&Request::Idle) else {
+        panic!("{}", guest.story())
+    };
     assert_eq!(idle_ms.len(), 1, "{idle_ms:?}");
     assert!(idle_ms[0].0 == disk.device.address && idle_ms[0].1 >= 12_000, "{idle_ms:?}");
 }

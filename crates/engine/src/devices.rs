@@ -6,18 +6,20 @@
 //! | attach | `add-fd`, `blockdev-add` for each medium; then `device_add` of adapter and devices. A new VIO adapter is scanned by the guest once, when it comes: the guest is held meanwhile |
 //! | detach one | `device_del`, which a SCSI device obeys at once, so the caller has the guest's consent; then its node and descriptor |
 //! | detach an adapter | `device_del`, which asks the guest; `DEVICE_DELETED` may come much later, see [`Performed::Asked`] |
+//! | a longer store | its length read from our own descriptor, `block_resize`, never down; see [`grow`] |
 //! | another medium | new node; tray open (a locked one is asked for), medium out, medium in, tray shut; then the old node |
 //!
 //! What fails half-way is undone: nodes and descriptors added for it are removed again. Properties come from the plan's
 //! list, which also prints QEMU's command line, so a device plugged in is the one a start would have made.
 
+pub mod grow;
 mod media;
 pub mod present;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use hpvm_model::{AdapterKind, PciSlot, StorageAddress};
+use hpvm_model::{AdapterKind, Bytes, PciSlot, StorageAddress};
 use hpvm_plan::command_line::{
     Property, adapter_id, adapter_properties, device_id, device_properties, json,
 };
@@ -67,6 +69,12 @@ pub enum DeviceError {
     /// Nothing was done, and nothing is wrong: the disk leaves later.
     #[error("{0}")]
     Waits(String),
+    #[error("the length of what backs the disk at {address} cannot be read")]
+    Size { address: StorageAddress, source: std::io::Error },
+    #[error(
+        "what backs the disk at {address} has {store}, less than the {shown} that the guest has; a disk never becomes smaller under a guest"
+    )]
+    Shorter { address: StorageAddress, store: Bytes, shown: Bytes },
     #[error("the engine has not taken the device at {0} out of the guest in time")]
     StillThere(StorageAddress),
 }
@@ -95,6 +103,9 @@ impl Bench<'_> {
             }
             DeviceChange::Detach { address, .. } => self.detach(*address).await,
             DeviceChange::DetachAdapter { slot } => self.detach_adapter(*slot).await,
+            DeviceChange::Grow { attached, .. } => {
+                self.grow(attached.device.address, descriptors.next()).await
+            }
             DeviceChange::Medium { attached, .. } => {
                 self.change_medium(seq, attached, descriptors.next()).await
             }

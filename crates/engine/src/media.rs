@@ -104,6 +104,19 @@ fn other_file(header: &[u8; HEADER_BYTES]) -> Option<&'static str> {
     }
 }
 
+/// Opens a store beside the engine that has it, only to read how long it is.
+pub fn open_beside(attached: &Attached) -> Result<File, LaunchError> {
+    let path = &attached.device.backing.path;
+    let failed = |source| LaunchError::File { action: "open", path: PathBuf::from(path), source };
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let identity = identity(&file.metadata().map_err(failed)?);
+    if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
+        return Err(LaunchError::Changed { path: path.clone() });
+    }
+    Ok(file)
+}
+
 fn flags(attached: &Attached) -> OFlags {
     // A pipe put in the file's place must not hold us up, nor a drive without medium.
     let mut flags = OFlags::NONBLOCK;

@@ -11,12 +11,13 @@ use hpvm_app::snapshot::Agent;
 use hpvm_engine::media;
 use hpvm_host::names::run_folder;
 use hpvm_host::signals;
-use hpvm_model::{GuestConfig, Problem, Severity, StorageAddress};
+use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::difference::{self, Effect, FieldChange};
+use hpvm_plan::growth::{Growth, growth};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::record::{DeviceChange, Machine};
-use hpvm_plan::request::{Request, apply};
+use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::Step;
 
 use crate::folder::{self, Folder};
@@ -83,7 +84,7 @@ fn attempt(
         Some(_) => Purpose::ChangeOfRunning { before: &before },
         None => Purpose::Change { before: Some(&before) },
     };
-    let problems = problems(&after, &facts, purpose);
+    let mut problems = problems(&after, &facts, purpose);
     if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
         return Err(Refusal::Problems(problems));
     }
@@ -92,17 +93,22 @@ fn attempt(
     {
         return Err(Refusal::NameTaken { name: after.name, number: holder });
     }
-    let planned = match &running {
+    let (mut planned, growth) = match &running {
         Some(machine) => {
-            let live = live(host, &after, machine)?;
-            hotplug::plan(machine, &after, &facts, &live, force)
+            let named = named_disks(request);
+            let live = live(host, &after, machine, &named)?;
+            let planned = hotplug::plan(machine, &after, &facts, &live, force);
+            (planned, growth(machine, &after, &named, &facts, &live.sizes))
         }
-        None => Vec::new(),
+        None => (Vec::new(), Growth::default()),
     };
-    let fields =
+    let mut fields =
         difference::fields(&before, &after, running.as_ref().map(|m| (m, planned.as_slice())));
+    planned.extend(growth.planned);
+    fields.extend(growth.fields);
+    problems.extend(growth.problems);
     let fields = difference::with_refusals(fields, &problems);
-    let mut modified = Modified { before, after, problems, fields, pending: Vec::new() };
+    let mut modified = Modified { before, after, problems, fields, pending: growth.notes };
     if mode == Mode::DryRun {
         return Ok(modified);
     }
@@ -131,7 +137,7 @@ fn carry_out(
     });
     match stored {
         Ok(taken) => {
-            modified.pending = taken.pending;
+            modified.pending.extend(taken.pending);
             for (address, reason) in taken.waits {
                 let field = difference::device_field(address);
                 let change = modified.fields.iter_mut().find(|change| change.field == field);
@@ -258,16 +264,31 @@ fn running(host: &mut VmHost, config: &GuestConfig) -> Result<Option<Machine>, R
     }
 }
 
-/// How long the disks that are to leave have been quiet, and whether the guest's agent can be asked; only a removal of one
-/// of several needs to know.
-fn live(host: &VmHost, after: &GuestConfig, machine: &Machine) -> Result<Live, Refusal> {
+/// The disks that a request names for a change; one that is named as it is, may have grown.
+fn named_disks(request: &Request) -> Vec<StorageAddress> {
+    let named = |device: &DeviceRequest| match device {
+        DeviceRequest::Modify(statement) if statement.kind == DeviceKind::Disk => statement.address,
+        _ => None,
+    };
+    request.devices.iter().filter_map(named).collect()
+}
+
+/// How long the disks that are to leave have been quiet, whether the guest's agent can be asked, and how large disks are;
+/// only a removal of one of several, and a disk that may have grown, need to know.
+fn live(
+    host: &VmHost,
+    after: &GuestConfig,
+    machine: &Machine,
+    named: &[StorageAddress],
+) -> Result<Live, Refusal> {
     let leaves = |address: StorageAddress| after.device_at(address).is_none();
-    if !machine.storage.iter().any(|a| leaves(a.device.address)) {
+    if named.is_empty() && !machine.storage.iter().any(|a| leaves(a.device.address)) {
         return Ok(Live::default());
     }
     let control = host.root.run_dir(after.number.get()).join(run_folder::CONTROL);
     match client::ask(&control, &Ask::Idle, &[], IDLE_BOUND, &mut |_| {})? {
-        Reply::Idle { idle_ms } => Ok(Live {
+        Reply::Idle { idle_ms, size_bytes } => Ok(Live {
+            sizes: size_bytes.into_iter().collect(),
             idle: idle_ms.into_iter().map(|(a, ms)| (a, Duration::from_millis(ms))).collect(),
             agent: agent(host, machine),
         }),
@@ -340,16 +361,24 @@ impl Patience {
 
 fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
     let wanted = protocol::media(changes);
-    let attached = changes.iter().flat_map(|change| match change {
-        DeviceChange::Attach { devices, .. } => devices.as_slice(),
-        DeviceChange::Medium { attached, .. } => std::slice::from_ref(attached),
-        _ => &[],
-    });
-    attached
-        .filter(|a| wanted.contains(&a.device.address))
-        .filter(|a| a.device.backing.store().is_some())
-        .map(|a| Ok(media::open(a)?.into()))
-        .collect()
+    let mut opened: Vec<OwnedFd> = Vec::new();
+    for change in changes {
+        let attached = match change {
+            DeviceChange::Grow { attached, .. } => {
+                opened.push(media::open_beside(attached)?.into());
+                continue;
+            }
+            DeviceChange::Attach { devices, .. } => devices.as_slice(),
+            DeviceChange::Medium { attached, .. } => std::slice::from_ref(attached),
+            _ => &[],
+        };
+        for attached in attached.iter().filter(|a| wanted.contains(&a.device.address)) {
+            if attached.device.backing.store().is_some() {
+                opened.push(media::open(attached)?.into());
+            }
+        }
+    }
+    Ok(opened)
 }
 
 fn taken(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Taken, Refusal> {
@@ -373,6 +402,9 @@ fn waiting_text(change: &DeviceChange) -> String {
         DeviceChange::DetachAdapter { slot } => format!("the adapter at {slot}"),
         DeviceChange::Detach { address, .. } | DeviceChange::PlaceHolder { address, .. } => {
             format!("the device at {address}")
+        }
+        DeviceChange::Grow { attached, .. } => {
+            format!("the disk at {}", attached.device.address)
         }
         DeviceChange::Medium { attached, .. } => {
             format!("the medium of the dvd at {}", attached.device.address)

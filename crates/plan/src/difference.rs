@@ -185,7 +185,9 @@ fn pending_reason(machine: &Machine, address: StorageAddress) -> String {
         DeviceChange::Detach { address: a, .. } | DeviceChange::PlaceHolder { address: a, .. } => {
             *a == address
         }
-        DeviceChange::Medium { attached, .. } => attached.device.address == address,
+        DeviceChange::Medium { attached, .. } | DeviceChange::Grow { attached, .. } => {
+            attached.device.address == address
+        }
         DeviceChange::Attach { devices, .. } => devices.iter().any(|d| d.device.address == address),
     });
     match asked {

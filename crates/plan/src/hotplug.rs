@@ -25,6 +25,8 @@ pub const QUIET: Duration = Duration::from_secs(10);
 pub struct Live {
     /// Time since the last I/O of each disk, as the engine says.
     pub idle: BTreeMap<StorageAddress, Duration>,
+    /// The size of each disk as the guest sees it, in bytes.
+    pub sizes: BTreeMap<StorageAddress, u64>,
     pub agent: Agent,
 }
 

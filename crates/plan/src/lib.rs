@@ -7,6 +7,7 @@ pub mod command_line;
 pub mod difference;
 pub mod drives;
 pub mod facts;
+pub mod growth;
 pub mod hotplug;
 pub mod judge;
 pub mod placement;

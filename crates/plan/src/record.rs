@@ -109,6 +109,8 @@ pub enum DeviceChange {
         #[serde(default)]
         by: ChangedBy,
     },
+    /// The store of a disk has become longer, and the guest is offered so many bytes.
+    Grow { attached: Attached, bytes: u64 },
     /// A place holder comes, goes or changes: nothing in the machine does.
     PlaceHolder { address: StorageAddress, now: Option<Attached> },
 }
@@ -121,7 +123,9 @@ impl DeviceChange {
             DeviceChange::Detach { address, .. } | DeviceChange::PlaceHolder { address, .. } => {
                 Some(*address)
             }
-            DeviceChange::Medium { attached, .. } => Some(attached.device.address),
+            DeviceChange::Medium { attached, .. } | DeviceChange::Grow { attached, .. } => {
+                Some(attached.device.address)
+            }
             DeviceChange::Attach { .. } | DeviceChange::DetachAdapter { .. } => None,
         }
     }
@@ -307,6 +311,8 @@ impl Machine {
                 self.storage.retain(|a| a.device.address != attached.device.address);
                 self.storage.push(attached.clone());
             }
+            // How long a store is, the engine tells.
+            DeviceChange::Grow { .. } => {}
             DeviceChange::PlaceHolder { address, now } => {
                 self.storage.retain(|a| a.device.address != *address);
                 self.storage.extend(now.clone());
@@ -332,7 +338,9 @@ impl Machine {
             DeviceChange::DetachAdapter { slot } => {
                 self.console_changes.retain(|change| change.address.slot != *slot);
             }
-            DeviceChange::Attach { .. } | DeviceChange::PlaceHolder { .. } => {}
+            DeviceChange::Attach { .. }
+            | DeviceChange::Grow { .. }
+            | DeviceChange::PlaceHolder { .. } => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::*;
@@ -23,7 +23,7 @@ fn changes(machine: &Machine, wanted: &[&str], idle: Option<u64>, force: Force) 
         .iter()
         .filter_map(|a| idle.map(|seconds| (a.device.address, Duration::from_secs(seconds))));
     let wanted = guest(wanted);
-    let live = Live { idle: idle.collect(), agent: Agent::Silent };
+    let live = Live { idle: idle.collect(), ..Live::default() };
     plan(machine, &wanted, &host(&wanted), &live, force)
 }
 
@@ -98,7 +98,7 @@ fn one_of_several_leaves_by_consent_of_an_agent() {
         "dvd:avio_stor:0,0,2:file:/c",
     ]);
     let consents = |force| {
-        let live = Live { idle: BTreeMap::new(), agent: Agent::Answers };
+        let live = Live { agent: Agent::Answers, ..Live::default() };
         let keep = guest(&["disk:avio_stor:0,0,0:file:/a"]);
         let planned = plan(&machine, &keep, &host(&keep), &live, force);
         let consent = |planned: &Planned| match now(planned) {

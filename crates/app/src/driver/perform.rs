@@ -9,12 +9,15 @@ use hpvm_console::door::Ended;
 use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_engine::{devices, last_words};
 use hpvm_host::process::Signal;
-use hpvm_model::{Occupant, StorageAddress, chain};
+use hpvm_model::{Occupant, chain};
+use hpvm_plan::record;
+use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
 use tokio::time::timeout;
 
 use super::*;
 use crate::changes::Means;
+use crate::monitor::Disks;
 
 /// How long the end waits for those who asked to take their answer.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -178,8 +181,8 @@ impl Driver {
         };
         let (machine, uptime) = (known.file.machine().clone(), self.uptime());
         spawn_local(async move {
-            let idle = devices::idle(&client, &machine, uptime).await;
-            let _ = news.send(News::Idle(ticket, idle)).await;
+            let disks = look_at_disks(&client, &machine, uptime).await;
+            let _ = news.send(News::Idle(ticket, disks)).await;
         });
     }
 
@@ -190,13 +193,9 @@ impl Driver {
         Duration::from_millis(process::boottime_ms()).saturating_sub(running_since)
     }
 
-    pub(super) fn idle_known(
-        &mut self,
-        ticket: Ticket,
-        answer: Result<Vec<(StorageAddress, u64)>, hpvm_qmp::Error>,
-    ) {
+    pub(super) fn idle_known(&mut self, ticket: Ticket, answer: Result<Disks, hpvm_qmp::Error>) {
         let reply = match answer {
-            Ok(idle_ms) => Reply::Idle { idle_ms },
+            Ok(Disks { idle_ms, size_bytes }) => Reply::Idle { idle_ms, size_bytes },
             Err(error) => Reply::Failed { error: chain(&error) },
         };
         self.reply(ticket, reply);
@@ -223,6 +222,16 @@ impl Driver {
         .await;
         self.link.send(ToKeeper::Finished);
     }
+}
+
+async fn look_at_disks(
+    client: &Client,
+    machine: &record::Machine,
+    uptime: Duration,
+) -> Result<Disks, hpvm_qmp::Error> {
+    let idle_ms = devices::idle(client, machine, uptime).await?;
+    let size_bytes = devices::grow::sizes(client, machine).await?.into_iter().collect();
+    Ok(Disks { idle_ms, size_bytes })
 }
 
 fn state_words(phase: &Phase) -> &'static str {

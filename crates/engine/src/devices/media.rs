@@ -86,7 +86,10 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn drive(&mut self, address: StorageAddress) -> Result<BlockDevice, DeviceError> {
+    pub(super) async fn drive(
+        &mut self,
+        address: StorageAddress,
+    ) -> Result<BlockDevice, DeviceError> {
         let id = device_id(address);
         let devices = self.client.execute(&QueryBlock {}).await?;
         let found = devices.into_iter().find(|device| names(device.qdev.as_deref(), &id));
