@@ -28,6 +28,7 @@ mod report;
 mod session;
 mod sharing;
 mod shell;
+mod silent_store;
 mod supervision;
 mod terminal;
 mod why;
@@ -66,6 +67,7 @@ const SUBJECTS: &[&[Test]] = &[
     limits::TESTS,
     media::TESTS,
     sharing::TESTS,
+    silent_store::TESTS,
 ];
 
 fn main() {

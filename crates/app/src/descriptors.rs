@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use hpvm_engine::worker_fd;
 use hpvm_host::launch::inherited;
 use hpvm_host::process::PidFd;
+use hpvm_model::StorageAddress;
 use rustix::io::fcntl_dupfd_cloexec;
 
 #[derive(Debug, thiserror::Error)]
@@ -41,19 +42,30 @@ pub(crate) struct Descriptors {
     pub(crate) keeper_program: Option<OwnedFd>,
     /// Folders of images for the guest's drives, by the paths the worker was started with.
     pub(crate) image_folders: Vec<(String, OwnedFd)>,
+    /// The stores of disks, each opened for us alone, by the disk's address.
+    pub(crate) stores: Vec<(StorageAddress, File)>,
 }
 
-/// The arguments after the guest's name are their paths.
+/// The arguments after the guest's name that begin so name what is behind a row of descriptors, in order.
+fn named(prefix: &str) -> impl Iterator<Item = String> {
+    let names = std::env::args().skip(2);
+    names.filter_map(move |name| Some(name.strip_prefix(prefix)?.to_owned()))
+}
+
 fn image_folders() -> Vec<(String, OwnedFd)> {
     let held = |(number, path)| Some((path, inherited(number).ok()?));
-    (worker_fd::FIRST_FOLDER..)
-        .zip(std::env::args().skip(2).take(worker_fd::FOLDERS_MAX))
-        .filter_map(held)
-        .collect()
+    (worker_fd::FIRST_FOLDER..).zip(named(worker_fd::FOLDER)).filter_map(held).collect()
+}
+
+fn stores() -> Vec<(StorageAddress, File)> {
+    let held = |(number, address): (i32, String)| {
+        Some((address.parse().ok()?, File::from(inherited(number).ok()?)))
+    };
+    (worker_fd::FIRST_STORE..).zip(named(worker_fd::STORE)).filter_map(held).collect()
 }
 
 /// Above every number that a keeper is started with.
-const OUT_OF_THE_WAY: i32 = 100;
+const OUT_OF_THE_WAY: i32 = worker_fd::BEHIND_ALL;
 
 impl Descriptors {
     /// To be called first of all: what is opened before takes the numbers of those that did not come.
@@ -79,6 +91,7 @@ impl Descriptors {
             qemu,
             keeper_program,
             image_folders: image_folders(),
+            stores: stores(),
         })
     }
 }

@@ -7,6 +7,7 @@ mod agent;
 mod crash;
 mod media;
 mod perform;
+mod stores;
 mod takeover;
 
 use std::collections::{HashMap, VecDeque};
@@ -17,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use hpvm_app::protocol::{Denial, Reply, Request, StopHow};
-use hpvm_app::snapshot::{self, Crash, Phase, Process, Snapshot};
+use hpvm_app::protocol::{Denial, Reply, Request, StopHow, media};
+use hpvm_app::snapshot::{self, Crash, Phase, Process, SilentStore, Snapshot};
 use hpvm_console::door::{DriveAddress, PowerRequest};
 use hpvm_console::fanout::{SessionId, VerbAsked};
 use hpvm_host::confine::{ConfineError, Confinement, Enforced};
@@ -48,6 +49,7 @@ use crate::machine::{Action, Ask, Input, Machine, Origin, Ticket};
 use crate::monitor::{Monitor, News, next_notice};
 use crate::publisher::Publisher;
 use crate::recorded::Recorded;
+use crate::store_watch::StoreWatch;
 use crate::successor;
 
 pub(crate) use media::OpenedImage;
@@ -112,6 +114,8 @@ struct Driver {
     agent_watch: Watch,
     console_log: Rc<ConsoleLog>,
     image_folders: ImageFolders,
+    store_watch: StoreWatch,
+    silent_stores: Vec<SilentStore>,
     qemu_log: File,
     ready: Option<File>,
     shown: Shown,
@@ -269,6 +273,10 @@ impl Driver {
         let agent_watch = Watch::new(before.agent(recorded.agent()));
         spawn_local(control::serve(control, requests_in));
         console.serve(door, folder()?, verbs_in);
+        let mut store_watch = StoreWatch::default();
+        for (address, file) in descriptors.stores {
+            store_watch.add(address, file);
+        }
         let driver = Driver {
             machine: Machine::new(before.origin(), recorded.devices()),
             began: Instant::now(),
@@ -290,6 +298,8 @@ impl Driver {
             agent_watch,
             console_log,
             image_folders: ImageFolders::new(descriptors.image_folders),
+            store_watch,
+            silent_stores: Vec::new(),
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,
             shown: before.shown(boot_id),
@@ -444,6 +454,7 @@ impl Driver {
             News::AgentUsed(result) => self.agent_told(&result),
             News::Drives(session, drives) => self.drives_seen(session, drives),
             News::ImageOpened(opened) => self.image_opened(opened),
+            News::StoresAsked => self.look_at_stores(),
         }
     }
 
@@ -515,8 +526,14 @@ impl Driver {
             Request::Ping => Ask::Ping,
             Request::Stop { how } => Ask::Stop(how),
             Request::Idle => Ask::Idle,
-            Request::Change { changes } => {
-                self.payloads.insert(ticket, (changes, asked.descriptors));
+            Request::Change { changes, watched } => {
+                let mut descriptors = asked.descriptors;
+                let count = media(&changes).len().min(descriptors.len());
+                let stores = descriptors.split_off(count);
+                self.payloads.insert(ticket, (changes, descriptors));
+                for (address, store) in watched.into_iter().zip(stores) {
+                    self.store_watch.add(address, store.into());
+                }
                 Ask::Change
             }
         };
@@ -537,6 +554,7 @@ impl Driver {
             false => self.publisher.beat(),
         }
         self.watch_answers();
+        self.watch_stores();
         self.greet_agent();
         if self.machine.wants_occupant() && self.beats >= self.occupant_due {
             self.occupant_due = self.beats + self.occupant_pause;

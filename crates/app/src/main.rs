@@ -25,6 +25,7 @@ mod machine;
 mod monitor;
 mod publisher;
 mod recorded;
+mod store_watch;
 mod successor;
 
 use std::process::ExitCode;

@@ -56,6 +56,8 @@ pub(crate) enum News {
     AgentUsed(Result<(), hpvm_agent::Error>),
     Drives(SessionId, Result<Vec<Drive>, String>),
     ImageOpened(OpenedImage),
+    /// It is time to look which stores have answered.
+    StoresAsked,
 }
 
 #[derive(Debug)]

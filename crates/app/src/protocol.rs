@@ -18,7 +18,12 @@ pub enum Request {
     /// How long each disk has been without I/O, and how large it is.
     Idle,
     /// Change devices, in this order. One descriptor per medium comes along, in the order in which [`media`] names them.
-    Change { changes: Vec<DeviceChange> },
+    /// Then come those of the stores to be watched, if there are any.
+    Change {
+        changes: Vec<DeviceChange>,
+        #[serde(default)]
+        watched: Vec<StorageAddress>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@
 //!
 //! Readers take the state from here and from the locks whether the writer lives; they never ask a process.
 
+use hpvm_model::StorageAddress;
 use hpvm_model::state::Occupant;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,9 @@ pub struct Snapshot {
     /// Why the boot record of this run cannot be used; absent when it can.
     #[serde(default)]
     pub record_damage: Option<String>,
+    /// What backs disks and does not answer.
+    #[serde(default)]
+    pub silent_stores: Vec<SilentStore>,
     pub qemu: Process,
     pub accelerator: String,
     #[serde(default)]
@@ -53,6 +57,16 @@ pub enum Agent {
     Answers { since: String },
     /// Somebody listens, and the last request was not answered.
     Silent { since: String },
+}
+
+/// A backing store that left a read unanswered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentStore {
+    /// Of the disk it backs.
+    pub address: StorageAddress,
+    pub path: String,
+    /// RFC 3339.
+    pub since: String,
 }
 
 /// A process that cannot be mistaken for a later one with the same number.

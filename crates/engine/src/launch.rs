@@ -18,7 +18,7 @@ use hpvm_host::process::PidFd;
 use hpvm_host::removal;
 use hpvm_host::signals::{self, Interruption, lift_limits};
 use hpvm_host::users::Ids;
-use hpvm_model::GuestName;
+use hpvm_model::{GuestName, StorageAddress};
 use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::drives;
 use hpvm_plan::record::{Attached, BootRecord, Machine};
@@ -105,10 +105,10 @@ pub fn start(
         args: command_line::arguments(record).into_iter().map(Into::into).collect(),
         ids: places.qemu_ids,
     };
-    let folders = image_folders(&Machine::new(record.clone()));
-    let mut launch = Launch::starting(&qemu, &worker(&record.name, &folders, places));
+    let held = Held::of(&Machine::new(record.clone()));
+    let mut launch = Launch::starting(&qemu, &worker(&record.name, &held, places));
     engine_descriptors(&mut launch, record, places, nvram, media)?;
-    worker_descriptors(&mut launch, folders, places)?;
+    worker_descriptors(&mut launch, held, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
     lift_limits();
@@ -119,13 +119,13 @@ pub fn start(
 
 /// Gives a running QEMU that nobody supervises a keeper and a worker.
 pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result<(), LaunchError> {
-    // A record that cannot be read is no reason to leave the guest alone; its users choose no images then.
-    let folders = std::fs::read_to_string(record_path(places))
+    // A record that cannot be read is no reason to leave the guest alone.
+    let held = std::fs::read_to_string(record_path(places))
         .ok()
         .and_then(|text| Machine::read(&text).ok())
-        .map_or_else(Vec::new, |machine| image_folders(&machine));
-    let mut launch = Launch::adopting(pid, qemu, &worker(name, &folders, places));
-    worker_descriptors(&mut launch, folders, places)?;
+        .map_or_else(Held::default, |machine| Held::of(&machine));
+    let mut launch = Launch::adopting(pid, qemu, &worker(name, &held, places));
+    worker_descriptors(&mut launch, held, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
     lift_limits();
@@ -133,25 +133,39 @@ pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result
     wait_until_ready(ready, places)
 }
 
-fn worker(name: &GuestName, folders: &[Folder], places: &Places) -> Program {
-    let mut args = vec![name.as_str().into()];
-    args.extend(folders.iter().map(|folder| folder.path.clone().into()));
+fn worker(name: &GuestName, held: &Held, places: &Places) -> Program {
+    let folders = held.folders.iter().map(|(path, _)| format!("{}{path}", worker_fd::FOLDER));
+    let stores = held.stores.iter().map(|(address, _)| format!("{}{address}", worker_fd::STORE));
+    let args = [name.to_string()].into_iter().chain(folders).chain(stores);
+    let args = args.map(Into::into).collect();
     Program { path: places.worker.clone(), args, ids: places.worker_ids }
 }
 
-/// A folder that users of the console choose images from.
-struct Folder {
-    path: String,
-    held: OwnedFd,
+/// What a worker holds of the guest's media besides what QEMU has.
+#[derive(Default)]
+struct Held {
+    /// Folders that users of the console choose images from.
+    folders: Vec<(String, OwnedFd)>,
+    /// Stores of disks, to see whether they answer.
+    stores: Vec<(StorageAddress, File)>,
+}
+
+impl Held {
+    fn of(machine: &Machine) -> Held {
+        let store =
+            |attached: &Attached| Some((attached.device.address, media::open_to_watch(attached)?));
+        let stores = machine.storage.iter().filter_map(store).take(worker_fd::STORES_MAX);
+        Held { folders: image_folders(machine), stores: stores.collect() }
+    }
 }
 
 /// Held for the worker, which neither walks the way to them nor reaches any other. What is no folder now is none for this
 /// run.
-fn image_folders(machine: &Machine) -> Vec<Folder> {
+fn image_folders(machine: &Machine) -> Vec<(String, OwnedFd)> {
     let flags = rustix::fs::OFlags::DIRECTORY;
     let hold_folder = |path: String| {
         let held = hold_with(Path::new(&path), flags).ok()?;
-        Some(Folder { path, held })
+        Some((path, held))
     };
     drives::folders(machine)
         .into_iter()
@@ -273,11 +287,7 @@ fn socket(places: &Places, name: &str) -> Result<OwnedFd, LaunchError> {
     Ok(listen(&places.run_dir.join(name), 0o600, places.worker_ids)?.into())
 }
 
-fn worker_descriptors(
-    launch: &mut Launch,
-    folders: Vec<Folder>,
-    places: &Places,
-) -> Result<(), LaunchError> {
+fn worker_descriptors(launch: &mut Launch, held: Held, places: &Places) -> Result<(), LaunchError> {
     launch.lock(lock(places)?);
     launch.keep_launch(worker_fd::LAUNCH);
     launch.app_fd(
@@ -306,8 +316,11 @@ fn worker_descriptors(
     launch.app_fd(hold(&places.keeper)?, worker_fd::KEEPER_PROGRAM);
     launch.app_fd(hold(&places.worker)?, worker_fd::WORKER_PROGRAM);
     launch.app_program_fd(worker_fd::WORKER_PROGRAM);
-    for (number, folder) in (worker_fd::FIRST_FOLDER..).zip(folders) {
-        launch.app_fd(folder.held, number);
+    for (number, (_, folder)) in (worker_fd::FIRST_FOLDER..).zip(held.folders) {
+        launch.app_fd(folder, number);
+    }
+    for (number, (_, store)) in (worker_fd::FIRST_STORE..).zip(held.stores) {
+        launch.app_fd(store, number);
     }
     Ok(())
 }

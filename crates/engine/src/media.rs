@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hpvm_host::block::{Blocks, DeviceProbe, Lead, Places};
-use hpvm_model::StorageType;
+use hpvm_model::{DeviceKind, StorageType};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{Access, Attached, Cache};
 use rustix::fs::OFlags;
@@ -104,11 +104,22 @@ fn other_file(header: &[u8; HEADER_BYTES]) -> Option<&'static str> {
     }
 }
 
-/// Opens a store beside the engine that has it, only to read how long it is.
-pub fn open_beside(attached: &Attached) -> Result<File, LaunchError> {
+/// Opens the store of a disk beside the engine that has it, to see whether it answers: past the memory of the VM Host where
+/// that can be. `None` of what is no disk.
+pub fn open_to_watch(attached: &Attached) -> Option<File> {
+    if attached.device.kind != DeviceKind::Disk {
+        return None;
+    }
+    attached.device.backing.store()?;
+    let direct = || open_beside(attached, OFlags::DIRECT).ok();
+    direct().or_else(|| open_beside(attached, OFlags::empty()).ok())
+}
+
+/// Opens a store beside the engine that has it, only to be read.
+pub fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, LaunchError> {
     let path = &attached.device.backing.path;
     let failed = |source| LaunchError::File { action: "open", path: PathBuf::from(path), source };
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let flags = i32::try_from((OFlags::NONBLOCK | flags).bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     let identity = identity(&file.metadata().map_err(failed)?);
     if identity.is_none() || attached.identity.is_some() && attached.identity != identity {

@@ -18,7 +18,16 @@ pub const QEMU: i32 = 13;
 /// The two programs, held: their folder may be closed to the worker's user.
 pub const KEEPER_PROGRAM: i32 = 14;
 pub const WORKER_PROGRAM: i32 = 15;
-/// The first folder of images for the guest's drives; the others follow. The worker is told their paths in this order.
+/// The first folder of images for the guest's drives; the others follow. The worker is told their paths in this order, each
+/// by an argument that begins with [`FOLDER`].
 pub const FIRST_FOLDER: i32 = 16;
+pub const FOLDER: &str = "folder:";
 /// More folders than this are not held: each drive may have another one.
 pub const FOLDERS_MAX: usize = 64;
+/// The first store of a disk, to be watched; the others follow, told by addresses behind [`STORE`].
+pub const FIRST_STORE: i32 = 80;
+pub const STORE: &str = "store:";
+/// More than any guest has disks.
+pub const STORES_MAX: usize = 200;
+/// Above every number here.
+pub const BEHIND_ALL: i32 = 300;

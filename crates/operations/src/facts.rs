@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hpvm_host::image_lock;
 use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageType};
-use hpvm_plan::facts::{FullFolder, HostFacts};
+use hpvm_plan::facts::{FileFact, FullFolder, HostFacts};
 use rustix::event::{Timespec, poll};
 
 /// Engines that are just ending keep their locks so long.
@@ -30,6 +30,8 @@ pub(crate) fn locked_elsewhere(
         .filter(|device| device.kind == DeviceKind::Disk && has_image(device.backing.storage));
     disks
         .filter_map(|device| device.backing.store())
+        // Nothing else can be asked, nor answers.
+        .filter(|path| matches!(facts.files.get(*path), Some(FileFact::Regular { .. })))
         .filter(|path| !is_ours(path) && stays_locked(Path::new(path)))
         .map(|path| (path.to_owned(), holders(Path::new(path))))
         .collect()

@@ -2,6 +2,7 @@
 //! now, and a change it fails to take leaves the configuration as it was. What it cannot take now waits for the next start,
 //! which needs no record: it is where configuration and running machine differ.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::record::{DeviceChange, Machine};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::Step;
+use rustix::fs::OFlags;
 
 use crate::folder::{self, Folder};
 use crate::presence::{Presence, Supervision};
@@ -326,9 +328,12 @@ fn apply_now(
     }
     supervise::awake(host, config)?;
     let media = open_media(changes)?;
-    let descriptors: Vec<BorrowedFd<'_>> = media.iter().map(AsFd::as_fd).collect();
+    let stores = open_stores(changes);
+    let (watched, stores): (Vec<StorageAddress>, Vec<File>) = stores.into_iter().unzip();
+    let descriptors: Vec<BorrowedFd<'_>> =
+        media.iter().map(AsFd::as_fd).chain(stores.iter().map(AsFd::as_fd)).collect();
     let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
-    let ask = Ask::Change { changes: changes.to_vec() };
+    let ask = Ask::Change { changes: changes.to_vec(), watched };
     let mut patience = Patience::default();
     let mut goes_on = || patience.goes_on();
     let reply =
@@ -365,7 +370,7 @@ fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
     for change in changes {
         let attached = match change {
             DeviceChange::Grow { attached, .. } => {
-                opened.push(media::open_beside(attached)?.into());
+                opened.push(media::open_beside(attached, OFlags::empty())?.into());
                 continue;
             }
             DeviceChange::Attach { devices, .. } => devices.as_slice(),
@@ -379,6 +384,16 @@ fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
         }
     }
     Ok(opened)
+}
+
+/// New disks, opened for their worker to see whether their stores answer.
+fn open_stores(changes: &[DeviceChange]) -> Vec<(StorageAddress, File)> {
+    let new = changes.iter().flat_map(|change| match change {
+        DeviceChange::Attach { devices, .. } => devices.as_slice(),
+        _ => &[],
+    });
+    new.filter_map(|attached| Some((attached.device.address, media::open_to_watch(attached)?)))
+        .collect()
 }
 
 fn taken(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Taken, Refusal> {

@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use hpvm_app::snapshot::{BEAT_STALE_MS, Crash, Ending, Phase, Snapshot};
+use hpvm_app::snapshot::{BEAT_STALE_MS, Crash, Ending, Phase, SilentStore, Snapshot};
 use hpvm_host::durable;
 use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::names::run_folder;
@@ -29,6 +29,8 @@ pub enum Attention {
     Stopped { pid: i32 },
     #[error("the guest's worker gave no sign of life for {seconds} s")]
     Silent { seconds: u64 },
+    #[error("{}", silent(stores))]
+    Stores { stores: Vec<SilentStore> },
     #[error(
         "its boot record cannot be used ({reason}); it runs on, and its devices cannot be changed until it was stopped and started"
     )]
@@ -116,8 +118,18 @@ fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<Attention> {
     let age_ms = process::boottime_ms().saturating_sub(beat_ms);
     match age_ms > BEAT_STALE_MS {
         true => Some(Attention::Silent { seconds: age_ms / 1000 }),
+        false if !snapshot.silent_stores.is_empty() => {
+            Some(Attention::Stores { stores: snapshot.silent_stores.clone() })
+        }
         false => no_record(snapshot),
     }
+}
+
+fn silent(stores: &[SilentStore]) -> String {
+    let clause = |SilentStore { address, path, since }: &SilentStore| {
+        format!("'{path}', which backs the disk at {address}, does not answer since {since}")
+    };
+    stores.iter().map(clause).collect::<Vec<_>>().join("; ")
 }
 
 fn no_record(snapshot: &Snapshot) -> Option<Attention> {
@@ -159,7 +171,7 @@ impl Presence {
     pub fn hangs(&self) -> bool {
         match self {
             Presence::On { attention: Some(attention), .. } => {
-                !matches!(attention, Attention::NoRecord { .. })
+                !matches!(attention, Attention::NoRecord { .. } | Attention::Stores { .. })
             }
             _ => false,
         }

@@ -6,6 +6,8 @@ use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
 use hpvm_model::{Bytes, DeviceKind, GuestConfig};
@@ -31,14 +33,24 @@ impl Stores {
     pub(crate) fn look_at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Stores {
         let places = Places::default();
         let paths: BTreeSet<&str> = paths.into_iter().collect();
-        let leads = leads(&places, &paths);
+        let silent = silent(&paths);
+        let leads = leads(&places, &answering(&paths, &silent));
         let starts: Vec<Lead> = leads.values().cloned().collect();
         let blocks = match Blocks::are_plain_files(&places, &starts) {
             true => Blocks::default(),
             false => Blocks::read_around(&places, &starts),
         };
-        let fact = |path: &str| (path.to_owned(), file(Path::new(path), &blocks));
-        let files = paths.into_iter().map(fact).collect();
+        let fact = |path: &str| {
+            let fact = match silent.contains(path) {
+                true => FileFact::Unreadable(format!(
+                    "its file system has not answered for {} s",
+                    ANSWER_BOUND.as_secs()
+                )),
+                false => file(Path::new(path), &blocks),
+            };
+            (path.to_owned(), fact)
+        };
+        let files = paths.iter().map(|path| fact(path)).collect();
         Stores { files, leads, blocks }
     }
 
@@ -84,6 +96,43 @@ fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a
 fn leads(places: &Places, paths: &BTreeSet<&str>) -> BTreeMap<String, Lead> {
     let lead = |path: &&str| Some(((*path).to_owned(), places.lead(Path::new(path)).ok()?));
     paths.iter().filter_map(lead).collect()
+}
+
+fn answering<'a>(paths: &BTreeSet<&'a str>, silent: &BTreeSet<String>) -> BTreeSet<&'a str> {
+    paths.iter().copied().filter(|path| !silent.contains(*path)).collect()
+}
+
+/// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
+const ANSWER_BOUND: Duration = Duration::from_secs(2);
+
+/// The paths at which nobody answers. Each is looked at by a thread, which is left there when it does not come back: the end
+/// of the command ends it.
+fn silent(paths: &BTreeSet<&str>) -> BTreeSet<String> {
+    let mut silent = BTreeSet::new();
+    let mut rest: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+    while !rest.is_empty() {
+        let (sender, looked) = channel();
+        let looks = rest.clone();
+        let look = move || {
+            for path in looks {
+                let _ = plain_file(Path::new(&path));
+                if sender.send(()).is_err() {
+                    return;
+                }
+            }
+        };
+        // Without a thread nobody can tell, and the look itself has to be risked.
+        if std::thread::Builder::new().spawn(look).is_err() {
+            return silent;
+        }
+        let answered =
+            rest.iter().take_while(|_| looked.recv_timeout(ANSWER_BOUND).is_ok()).count();
+        rest.drain(..answered);
+        if !rest.is_empty() {
+            silent.insert(rest.remove(0));
+        }
+    }
+    silent
 }
 
 fn identity_of(store: &Store) -> FileIdentity {

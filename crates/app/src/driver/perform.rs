@@ -61,6 +61,7 @@ impl Driver {
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
             notes: self.trouble.iter().cloned().collect(),
+            silent_stores: self.silent_stores.clone(),
             record_damage: self.recorded.damage().cloned(),
             qemu: self.qemu,
             accelerator: self.recorded.accelerator.clone(),

@@ -50,6 +50,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_ftruncate,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
+    libc::SYS_fadvise64,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_rename,
