@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     one_disk_of_several_leaves_by_force,
     a_medium_stays_until_it_is_changed,
     a_scsi_adapter_comes_with_its_disk_and_goes,
+    status_names_a_disk_as_firmware_and_guest_do,
 ];
 
 /// Until a guest has seen what came or went.
@@ -216,4 +217,39 @@ fn a_scsi_adapter_comes_with_its_disk_and_goes() {
     host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[0]]);
     wait_gone(&mut console, "sdb");
     assert_eq!(text_of(&files[0]), "written over scsi");
+}
+
+/// A guest whose disks are all empty: its firmware tries each, and names it. Settles 133, 138.
+fn status_names_a_disk_as_firmware_and_guest_do() {
+    let host = VmHost::new(Engine::Real);
+    let addresses = ["avio_stor:0,0,0", "avio_stor:0,0,17", "scsi:0,1,3", "avio_stor:2,7,1"];
+    let disks: Vec<String> = (0..)
+        .zip(addresses)
+        .map(|(number, place)| {
+            let file = host.disk(&format!("empty-{number}.img"), 8 << 20);
+            statement(&format!("disk:{place}"), &file)
+        })
+        .collect();
+    let mut create = vec!["hpvmcreate", "-P", "empty", "-O", "linux", "-r", "512M"];
+    create.extend(disks.iter().flat_map(|disk| ["-a", disk]));
+    host.ok(&create);
+    host.ok(&["hpvmstart", "-P", "empty"]);
+    let shown = host.ok(&["hpvmstatus", "-P", "empty", "-V"]);
+    let values = |key: &str| {
+        let lines = shown.lines().filter(|line| line.starts_with(key));
+        let values: Vec<String> =
+            lines.filter_map(|line| Some(line.split_once(':')?.1.to_owned())).collect();
+        values
+    };
+    let paths = values("EFI path");
+    assert_eq!(paths.len(), disks.len(), "{shown}");
+    assert_eq!(values("Guest PCI path")[3], "00:0a.7/00.0");
+    let uuid = &values("Virtual Machine UUID")[0];
+    let log = host.path("var/opt/hpvm/uuids").join(uuid.trim()).join("console.log");
+    for path in paths {
+        let told = format!("from {path}: Not Found");
+        wait_until(BOOT_BOUND, &told, || {
+            String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).contains(&told)
+        });
+    }
 }

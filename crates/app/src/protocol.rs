@@ -26,6 +26,14 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// A change without stores to be watched.
+    #[must_use]
+    pub fn change(changes: Vec<DeviceChange>) -> Request {
+        Request::Change { changes, watched: Vec::new() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "how")]
 pub enum StopHow {

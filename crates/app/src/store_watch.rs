@@ -66,19 +66,25 @@ impl StoreWatch {
 
     /// The disks whose stores have not answered for too long.
     pub(crate) fn silent(&self) -> Vec<StorageAddress> {
-        let late_ms = u64::try_from(LATE.as_millis()).unwrap_or(u64::MAX);
-        let now = boottime_ms();
-        let is_late = |store: &&Arc<Store>| {
-            let asked_ms = store.asked_ms.load(Ordering::Acquire);
-            asked_ms != 0 && now.saturating_sub(asked_ms) >= late_ms
-        };
-        self.stores.iter().filter(is_late).map(|store| store.address).collect()
+        self.stores.iter().filter(|store| store.is_late()).map(|store| store.address).collect()
+    }
+
+    /// Tells later, when asked, whether there are any.
+    pub(crate) fn any_silent(&self) -> impl Fn() -> bool + use<> {
+        let stores = self.stores.clone();
+        move || stores.iter().any(|store| store.is_late())
     }
 }
 
 impl Store {
     fn is_asked(&self) -> bool {
         self.asked_ms.load(Ordering::Acquire) != 0
+    }
+
+    fn is_late(&self) -> bool {
+        let asked_ms = self.asked_ms.load(Ordering::Acquire);
+        let late_ms = u64::try_from(LATE.as_millis()).unwrap_or(u64::MAX);
+        asked_ms != 0 && boottime_ms().saturating_sub(asked_ms) >= late_ms
     }
 
     /// What comes back does not matter, nor does an error: QEMU tells of those.

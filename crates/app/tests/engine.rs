@@ -50,7 +50,7 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
 }
 
 fn change(change: DeviceChange) -> Request {
-    Request::Change { changes: vec![change] }
+    Request::change(vec![change])
 }
 
 /// Another medium, and none.

@@ -172,7 +172,7 @@ fn a_qemu_that_stands_still_is_shown_so_until_it_answers() {
     signal(guest.qemu(), Signal::STOP);
     let (_, took) = guest.until(|snapshot| snapshot.unresponsive_since.is_some());
     assert!(took < Duration::from_secs(5), "{took:?}");
-    let reply = guest.ask(&Request::Change { changes: Vec::new() });
+    let reply = guest.ask(&Request::change(Vec::new()));
     assert_eq!(reply, Reply::Denied { reason: Denial::Unresponsive });
     signal(guest.qemu(), Signal::CONT);
     guest.until(|snapshot| snapshot.unresponsive_since.is_none());
@@ -240,20 +240,19 @@ fn disks_come_and_go_and_the_record_says_so() {
     let disks: Vec<Attached> = ["0,1,0", "0,1,1"]
         .map(|address| guest.device(DeviceKind::Disk, AdapterKind::AvioStor, address))
         .into();
-    let change =
-        Request::Change { changes: vec![attach("0,1", AdapterPresence::New, disks.clone())] };
+    let change = Request::change(vec![attach("0,1", AdapterPresence::New, disks.clone())]);
     let reply = guest.ask_with(&change, &media_of(&disks));
     assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
     assert_eq!(guest.machine().storage, disks);
 
     let away =
         vec![DeviceChange::Detach { address: disks[1].device.address, consent: Consent::Given }];
-    let reply = guest.ask(&Request::Change { changes: away });
+    let reply = guest.ask(&Request::change(away));
     assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
 
     let slot = disks[0].device.address.slot;
     let away = vec![DeviceChange::DetachAdapter { slot }];
-    let reply = guest.ask(&Request::Change { changes: away });
+    let reply = guest.ask(&Request::change(away));
     assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
     assert_eq!(guest.machine().storage, []);
     assert_eq!(guest.machine().pending, []);
@@ -269,9 +268,9 @@ fn an_adapter_that_the_guest_keeps_is_pending_until_the_next_reset() {
     let slot = disk.device.address.slot;
     let media = media_of(std::slice::from_ref(&disk));
     let changes = vec![attach("0,1", AdapterPresence::New, vec![disk])];
-    guest.ask_with(&Request::Change { changes }, &media);
+    guest.ask_with(&Request::change(changes), &media);
     let changes = vec![DeviceChange::DetachAdapter { slot }];
-    let reply = guest.ask(&Request::Change { changes });
+    let reply = guest.ask(&Request::change(changes));
     assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Pending] }, "{}", guest.story());
     assert!(guest.machine().is_leaving(slot));
     signal(guest.worker().unwrap(), Signal::KILL);
@@ -286,8 +285,7 @@ fn what_fails_half_way_is_undone() {
     let guest = Guest::fake("fail=device_add:no such bus").start();
     let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
     let media = media_of(std::slice::from_ref(&disk));
-    let request =
-        Request::Change { changes: vec![attach("0,1", AdapterPresence::New, vec![disk])] };
+    let request = Request::change(vec![attach("0,1", AdapterPresence::New, vec![disk])]);
     for _ in 0..2 {
         let Reply::Changed { results } = guest.ask_with(&request, &media) else { panic!() };
         let [ChangeResult::Failed { error }] = &results[..] else { panic!("{results:?}") };
@@ -302,7 +300,7 @@ fn a_change_without_its_descriptors_is_refused() {
     let guest = Guest::fake("").start();
     let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
     let changes = vec![attach("0,1", AdapterPresence::New, vec![disk])];
-    let reply = guest.ask(&Request::Change { changes });
+    let reply = guest.ask(&Request::change(changes));
     assert!(matches!(reply, Reply::Failed { .. }), "{reply:?}");
     assert_eq!(guest.machine().next_seq, 1, "nothing was asked");
 }
@@ -313,8 +311,7 @@ fn a_change_cut_short_by_a_kill_is_settled_by_the_next_worker() {
     guest.until_os();
     let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
     let media = media_of(std::slice::from_ref(&disk));
-    let request =
-        Request::Change { changes: vec![attach("0,1", AdapterPresence::New, vec![disk])] };
+    let request = Request::change(vec![attach("0,1", AdapterPresence::New, vec![disk])]);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| guest.try_ask(&request, &media));
         guest.wait("the journal to name the change", || !guest.machine().pending.is_empty());
@@ -344,7 +341,7 @@ fn a_dvd_gets_another_medium_and_none() {
     ] {
         dvd.device.backing = backing;
         let changes = vec![DeviceChange::Medium { attached: dvd.clone(), by: ChangedBy::Command }];
-        let reply = guest.ask_with(&Request::Change { changes }, &media);
+        let reply = guest.ask_with(&Request::change(changes), &media);
         let done = Reply::Changed { results: vec![ChangeResult::Done] };
         assert_eq!(reply, done, "{}", guest.story());
         assert_eq!(guest.machine().storage, [dvd.clone()]);
@@ -377,7 +374,7 @@ fn with_agent(behaviour: &str) -> (Guest, StorageAddress) {
 fn leaves(guest: &Guest, address: StorageAddress) -> (ChangeResult, Duration) {
     let began = Instant::now();
     let changes = vec![DeviceChange::Detach { address, consent: Consent::OfAgent }];
-    let reply = guest.ask(&Request::Change { changes });
+    let reply = guest.ask(&Request::change(changes));
     let Reply::Changed { mut results } = reply else { panic!("{reply:?}\n{}", guest.story()) };
     (results.remove(0), began.elapsed())
 }

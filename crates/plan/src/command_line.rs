@@ -5,6 +5,7 @@ use hpvm_model::{
     Accelerator, AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice, StorageType,
 };
 
+use crate::guest_path;
 use crate::record::{Access, AgentChannel, Attached, BootRecord, Cache, is_place_holder};
 
 /// What a descriptor handed to QEMU is.
@@ -200,10 +201,10 @@ fn agent(line: &mut Line) {
     );
 }
 
-/// Bus b's eight devices are the eight functions of PCI device 8+b, so that 56 ports take seven slots of the root bus.
+/// So 56 ports take seven slots of the root bus.
 fn root_port(slot: PciSlot) -> String {
     let chassis = chassis(slot);
-    let (pci_device, function) = (8 + slot.bus(), slot.device());
+    let (pci_device, function) = guest_path::port(slot);
     let multifunction = if function == 0 { ",multifunction=on" } else { "" };
     format!(
         "pcie-root-port,id={},bus=pcie.0,addr={pci_device:#x}.{function},chassis={chassis},port={chassis}{multifunction}",

@@ -8,6 +8,7 @@ pub mod difference;
 pub mod drives;
 pub mod facts;
 pub mod growth;
+pub mod guest_path;
 pub mod hotplug;
 pub mod judge;
 pub mod placement;

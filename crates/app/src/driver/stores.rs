@@ -13,10 +13,14 @@ impl Driver {
         if self.store_watch.is_empty() {
             return;
         }
-        let news = self.monitor.news();
+        let (any_silent, news) = (self.store_watch.any_silent(), self.monitor.news());
+        let any_told = !self.silent_stores.is_empty();
+        // The owner is not woken for nothing.
         spawn_local(async move {
             tokio::time::sleep(LATE).await;
-            let _ = news.send(News::StoresAsked).await;
+            if any_told || any_silent() {
+                let _ = news.send(News::StoresAsked).await;
+            }
         });
     }
 

@@ -3,6 +3,7 @@
 use hpvm_app::snapshot::{self, Ending};
 use hpvm_model::{AutoStart, Occupant, RunState, Runnable, StorageDevice};
 use hpvm_operations::view::{GuestView, HostView};
+use hpvm_plan::guest_path;
 use serde::Serialize;
 
 use super::{Moment, Shown};
@@ -153,6 +154,10 @@ struct Storage {
     storage: String,
     path: String,
     id: String,
+    /// The adapter, as `lspci -P` prints it in the guest.
+    guest_pci_path: String,
+    /// The device, as the firmware prints it.
+    efi_path: String,
     /// As -a, -m and -d take it.
     statement: String,
 }
@@ -263,6 +268,8 @@ impl From<&StorageDevice> for Storage {
             storage: device.backing.storage.as_str().to_owned(),
             path: device.backing.path.clone(),
             id: device.id.to_string(),
+            guest_pci_path: guest_path::pci(device.address.slot),
+            efi_path: guest_path::efi(device.address),
             statement: device.to_string(),
         }
     }

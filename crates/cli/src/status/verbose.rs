@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use hpvm_model::StorageDevice;
+use hpvm_plan::guest_path;
 
 use super::{
     CONFIG_LABEL, CONFIG_VERSION, CONSOLE_TYPE, MODEL, Moment, RESERVED_MEMORY, Shown, run,
@@ -98,6 +99,8 @@ fn storage(devices: &[&StorageDevice]) -> String {
                 ("Physical Storage type", device.backing.storage.as_str().to_owned()),
                 ("Physical device", device.backing.path.clone()),
                 ("Disk identity", device.id.to_string()),
+                ("Guest PCI path", guest_path::pci(device.address.slot)),
+                ("EFI path", guest_path::efi(device.address)),
             ])
         })
         .collect();
