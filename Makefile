@@ -12,7 +12,7 @@ SOAK_SECONDS ?= 3600
 # rustup's place, which a shell without login does not have in PATH.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-COMMANDS = hpvmcreate hpvmmodify hpvmremove hpvmstart hpvmstop hpvmstatus hpvmconsole hpvmdevmgmt hpvmhostrdev
+COMMANDS = hpvmcreate hpvmmodify hpvmclone hpvmremove hpvmstart hpvmstop hpvmstatus hpvmconsole hpvmdevmgmt hpvmhostrdev
 PRODUCT = $(DESTDIR)$(HPVM_ROOT)/opt/hpvm
 COMMON = $(PRODUCT)/guest-images/common
 UNITS = $(DESTDIR)$(HPVM_ROOT)/usr/lib/systemd/system

@@ -21,6 +21,9 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     create_dies_at_every_step,
     modify_dies_at_every_step,
     modify_of_a_running_guest_dies_at_every_step,
+    clone_dies_at_every_step,
+    clone_over_a_file_dies_at_every_step,
+    linked_clone_dies_at_every_step,
     rename_dies_at_every_step,
     remove_dies_at_every_step,
     purge_dies_at_every_step,
@@ -57,6 +60,9 @@ const SCENES: &[&Scene] = &[
     &CREATE,
     &MODIFY,
     &ATTACH,
+    &CLONE,
+    &CLONE_OVER,
+    &LINKED,
     &RENAME,
     &REMOVE,
     &PURGE,
@@ -93,6 +99,57 @@ const ATTACH: Scene = Scene {
     steps: &["modify.applied", "modify.committed"],
     is_done: |host| guest(host, "web").is_some_and(|web| web.storage.len() == 2),
 };
+
+const CLONE_STEPS: &[&str] = &[
+    "clone.recorded",
+    "clone.copied",
+    "clone.folder",
+    "clone.nvram",
+    "clone.placed",
+    "clone.committed",
+    "clone.settled",
+];
+
+/// Where the copies of the scenes lie, below the root.
+const COPY: &str = "copy.img";
+
+/// A copy into a file that is not there.
+const CLONE: Scene = Scene {
+    prepare: |_| {},
+    command: &["hpvmclone", "-P", "web", "-N", "new", "-b", "disk:avio_stor:0,1,0:file:{root}/copy.img"],
+    steps: CLONE_STEPS,
+    is_done: |host| is_listed(host, "new") && is_copied(host),
+};
+
+/// A copy into a file that is there and empty.
+const CLONE_OVER: Scene = Scene {
+    prepare: |host| drop(host.disk(COPY, 0)),
+    command: &["hpvmclone", "-P", "web", "-N", "new", "-b", "disk:avio_stor:0,1,0:file:{root}/copy.img"],
+    steps: CLONE_STEPS,
+    is_done: |host| is_listed(host, "new") && is_copied(host),
+};
+
+const LINKED: Scene = Scene {
+    prepare: |_| {},
+    command: &["hpvmclone", "-P", "web", "-N", "new", "--linked"],
+    steps: &[
+        "clone.copied",
+        "clone.folder",
+        "clone.nvram",
+        "clone.placed",
+        "clone.committed",
+        "clone.settled",
+    ],
+    is_done: |host| {
+        is_listed(host, "new") && host.path("var/opt/hpvm/guests/new/disk-0-1-0.qcow2").is_file()
+    },
+};
+
+/// The copy is whole, and has no other name any more.
+fn is_copied(host: &VmHost) -> bool {
+    let whole = fs::read(host.path("web.img")).ok() == fs::read(host.path(COPY)).ok();
+    whole && !names(host, "").iter().any(|name| name.ends_with(".new"))
+}
 
 const RENAME: Scene = Scene {
     prepare: |_| {},
@@ -230,6 +287,18 @@ fn modify_dies_at_every_step() {
 
 fn modify_of_a_running_guest_dies_at_every_step() {
     play(&ATTACH);
+}
+
+fn clone_dies_at_every_step() {
+    play(&CLONE);
+}
+
+fn clone_over_a_file_dies_at_every_step() {
+    play(&CLONE_OVER);
+}
+
+fn linked_clone_dies_at_every_step() {
+    play(&LINKED);
 }
 
 fn rename_dies_at_every_step() {
@@ -449,6 +518,9 @@ fn without_chance(mut config: GuestConfig) -> GuestConfig {
     config.ports.clear();
     for device in &mut config.storage {
         device.id = DiskId::from_random(0);
+        if device.backing.path.contains("/uuids/") {
+            device.backing.path = "in its folder".into();
+        }
     }
     config
 }

@@ -4,6 +4,7 @@
 //! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests.
 
 mod agent;
+mod clone;
 mod commands;
 mod company;
 mod crash_steps;
@@ -49,6 +50,7 @@ macro_rules! tests {
 const SUBJECTS: &[&[Test]] = &[
     agent::TESTS,
     commands::TESTS,
+    clone::TESTS,
     company::TESTS,
     interruption::TESTS,
     damage::TESTS,

@@ -2,6 +2,7 @@
 //! one operation, and prints the outcome.
 
 mod autostart;
+mod clone;
 mod completions;
 mod console;
 mod crash_steps;
@@ -20,6 +21,7 @@ mod undelete;
 mod why;
 
 pub use autostart::Autostart;
+pub use clone::Clone;
 pub use completions::Completions;
 pub use console::Console;
 pub use crash_steps::CrashSteps;

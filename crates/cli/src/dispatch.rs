@@ -72,6 +72,7 @@ pub struct Entry {
 pub static COMMANDS: &[Entry] = &[
     entry::<commands::Create>("create", Origin::Historical),
     entry::<commands::Modify>("modify", Origin::Historical),
+    entry::<commands::Clone>("clone", Origin::Historical),
     entry::<commands::Remove>("remove", Origin::Historical),
     entry::<commands::Start>("start", Origin::Historical),
     entry::<commands::Stop>("stop", Origin::Historical),
@@ -215,7 +216,7 @@ fn overview() -> String {
         let about = (entry.options)().get_about().map(ToString::to_string).unwrap_or_default();
         text.push_str(&format!("  {:<10} {about}\n", entry.word));
     }
-    text.push_str("\nThe first nine are programs of their own too: hpvmcreate, hpvmmodify, …\n");
+    text.push_str("\nThe first ten are programs of their own too: hpvmcreate, hpvmmodify, …\n");
     text.push_str("`hpvm COMMAND --help` tells a command's options.\n");
     text
 }

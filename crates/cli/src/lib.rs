@@ -11,6 +11,7 @@ mod entries;
 pub mod exit;
 pub mod messages;
 pub mod output;
+pub mod progress;
 mod reference;
 #[cfg(test)]
 mod schema;

@@ -32,6 +32,7 @@ fn device(statement: &str, id: u64) -> StorageDevice {
         adapter: statement.adapter,
         address: statement.address.unwrap(),
         backing: statement.backing.unwrap(),
+        layers: Vec::new(),
         id: DiskId::from_random(id),
     }
 }
@@ -81,7 +82,13 @@ fn boot(config: &GuestConfig) -> Machine {
 }
 
 fn attached(device: StorageDevice) -> Attached {
-    Attached { device, identity: None, access: Access::ReadWrite, cache: Cache::Page }
+    Attached {
+        device,
+        identity: None,
+        access: Access::ReadWrite,
+        cache: Cache::Page,
+        layers: Vec::new(),
+    }
 }
 
 /// Off, healthy, never started, without devices.

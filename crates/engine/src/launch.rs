@@ -179,13 +179,16 @@ fn record_path(places: &Places) -> PathBuf {
 }
 
 /// Opened first: what is missing or changed ends the start before anything was made.
-fn open_media(record: &BootRecord) -> Result<Vec<(&Attached, File)>, LaunchError> {
-    record
-        .storage
-        .iter()
-        .filter(|attached| attached.device.backing.store().is_some())
-        .map(|attached| Ok((attached, media::open(attached)?)))
-        .collect()
+fn open_media(record: &BootRecord) -> Result<Vec<(Role, File)>, LaunchError> {
+    let mut opened = Vec::new();
+    for attached in record.storage.iter().filter(|a| a.device.backing.store().is_some()) {
+        let address = attached.device.address;
+        opened.push((Role::Medium(address), media::open(attached)?));
+        for (place, layer) in attached.layers.iter().enumerate() {
+            opened.push((Role::Layer(address, place), media::open_layer(layer)?));
+        }
+    }
+    Ok(opened)
 }
 
 /// The firmware variables, locked through the very description that QEMU gets: the lock lasts as long as that QEMU does,
@@ -244,7 +247,7 @@ fn engine_descriptors(
     record: &BootRecord,
     places: &Places,
     nvram: OwnedFd,
-    media: Vec<(&Attached, File)>,
+    media: Vec<(Role, File)>,
 ) -> Result<(), LaunchError> {
     let (mut nvram, mut media) = (Some(nvram), media);
     for descriptor in command_line::descriptors(record) {
@@ -265,9 +268,8 @@ fn engine_descriptors(
                 append().read(false).mode(0o600),
             )?
             .into(),
-            Role::Medium(address) => {
-                let Some(index) = media.iter().position(|(a, _)| a.device.address == *address)
-                else {
+            role @ (Role::Medium(_) | Role::Layer(..)) => {
+                let Some(index) = media.iter().position(|(opened, _)| opened == role) else {
                     continue;
                 };
                 media.swap_remove(index).1.into()

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use hpvm_host::block::{Blocks, DeviceProbe, Lead, Places};
 use hpvm_model::{DeviceKind, StorageType};
 use hpvm_plan::facts::FileIdentity;
-use hpvm_plan::record::{Access, Attached, Cache};
+use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache};
 use rustix::fs::OFlags;
 
 use crate::launch::LaunchError;
@@ -123,6 +123,24 @@ pub fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, LaunchErr
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     let identity = identity(&file.metadata().map_err(failed)?);
     if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
+        return Err(LaunchError::Changed { path: path.clone() });
+    }
+    Ok(file)
+}
+
+/// Opens a layer under a linked clone's disk, which several clones may read at once: so nobody else is kept from it here.
+pub fn open_layer(layer: &AttachedLayer) -> Result<File, LaunchError> {
+    let path = &layer.backing.path;
+    let failed = |source| LaunchError::File { action: "open", path: PathBuf::from(path), source };
+    let direct = if layer.cache == Cache::Direct { OFlags::DIRECT } else { OFlags::empty() };
+    let flags = OFlags::NONBLOCK | direct;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)
+        .map_err(failed)?;
+    let identity = identity(&file.metadata().map_err(failed)?);
+    if identity.is_none() || layer.identity.is_some() && layer.identity != identity {
         return Err(LaunchError::Changed { path: path.clone() });
     }
     Ok(file)

@@ -16,8 +16,8 @@ fn attached(kind: DeviceKind, address: &str, path: &str) -> Attached {
     let id = DiskId::from_random(u64::from(address.target));
     let (adapter, backing) = (AdapterKind::AvioStor, Backing::new(StorageType::File, path));
     let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
-    let device = StorageDevice { kind, adapter, address, backing, id };
-    Attached { device, identity: None, access, cache: Cache::Page }
+    let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
+    Attached { device, identity: None, access, cache: Cache::Page, layers: Vec::new() }
 }
 
 fn record(storage: Vec<Attached>) -> BootRecord {

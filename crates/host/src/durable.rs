@@ -70,6 +70,11 @@ impl Batch {
         Ok(())
     }
 
+    /// Takes up a file that was made and written elsewhere.
+    pub fn include(&mut self, path: &Path, file: File) {
+        self.begin(path, file);
+    }
+
     /// Makes a symbolic link as [`replace_symlink`] does.
     pub fn replace_symlink(&mut self, target: &Path, link: &Path) -> Result<(), DurableError> {
         swap_symlink(target, link)?;
@@ -190,7 +195,8 @@ fn write_copy(from: &Path, to: &Path, mode: u32) -> Result<File, DurableError> {
     Ok(file)
 }
 
-fn create(path: &Path, mode: u32) -> Result<File, DurableError> {
+/// Makes an empty file that is not there yet, with this mode whatever the umask. Nothing of it is safe yet.
+pub fn create(path: &Path, mode: u32) -> Result<File, DurableError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -207,14 +213,37 @@ fn create(path: &Path, mode: u32) -> Result<File, DurableError> {
 const NAME_KEPT: usize = 200;
 
 /// The name a file has until it takes the place of `path`. Hidden, and told by its ending from what people make.
-fn sibling(path: &Path) -> PathBuf {
+#[must_use]
+pub fn sibling(path: &Path) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
+    let mut name = sibling_begin(path, std::process::id());
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    name.push(format!("{count}{SIBLING_END}"));
+    path.with_file_name(name)
+}
+
+/// The files under such names that a process left which made them for `path`.
+#[must_use]
+pub fn left_siblings(path: &Path, pid: u32) -> Vec<PathBuf> {
+    let begin = sibling_begin(path, pid);
+    let is_one = |name: &OsStr| {
+        let rest = name.as_bytes().strip_prefix(begin.as_bytes());
+        let count = rest.and_then(|rest| rest.strip_suffix(SIBLING_END.as_bytes()));
+        count.is_some_and(|count| !count.is_empty() && count.iter().all(u8::is_ascii_digit))
+    };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| is_one(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
+const SIBLING_END: &str = ".new";
+
+fn sibling_begin(path: &Path, pid: u32) -> OsString {
     let mut name = OsString::from(".");
     let whole = path.file_name().unwrap_or_default().as_bytes();
     name.push(OsStr::from_bytes(&whole[..whole.len().min(NAME_KEPT)]));
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    name.push(format!(".{}.{count}.new", std::process::id()));
-    path.with_file_name(name)
+    name.push(format!(".{pid}."));
+    name
 }
 
 /// A replacement that failed leaves nothing behind: on a full disk least of all. What failed first is what is told.

@@ -18,6 +18,13 @@ pub mod guest_folder {
     pub const BUSY: &str = "busy";
     pub const CONFIG_CURRENT: &str = "vmm_config.current";
     pub const CONFIG_NEXT: &str = "vmm_config.next";
+
+    /// The image of a linked clone's disk.
+    #[must_use]
+    pub fn image(address: hpvm_model::StorageAddress) -> String {
+        let (slot, target) = (address.slot, address.target);
+        format!("disk-{}-{}-{target}.qcow2", slot.bus(), slot.device())
+    }
 }
 
 /// In the run folder of a running guest, `run/NUMBER`.

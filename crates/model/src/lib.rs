@@ -28,5 +28,5 @@ pub use problem::{Problem, Remedy, Severity};
 pub use state::{Occupant, RunState};
 pub use storage::{
     AdapterKind, Backing, DeviceKind, DiskId, FileIdentity, PciSlot, Statement, StatementForm,
-    StorageAddress, StorageDevice, StorageType,
+    StorageAddress, StorageDevice, StorageType, StoreRole,
 };

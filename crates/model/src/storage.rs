@@ -259,6 +259,17 @@ impl FileIdentity {
     }
 }
 
+/// What a guest has a file for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreRole {
+    /// It backs a device, and is written if the device is.
+    #[default]
+    Store,
+    /// It lies under the backing store of a linked clone, and must stay as it is.
+    Layer,
+}
+
 /// A storage device of a guest, complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageDevice {
@@ -266,7 +277,18 @@ pub struct StorageDevice {
     pub adapter: AdapterKind,
     pub address: StorageAddress,
     pub backing: Backing,
+    /// What lies under the backing store of a linked clone, the uppermost first: each is only read, and holds what the one
+    /// above it has not. Kept here and never asked of an image, which could name anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Backing>,
     pub id: DiskId,
+}
+
+impl StorageDevice {
+    /// The paths of all that must be there for this device, its backing store first.
+    pub fn stores(&self) -> impl Iterator<Item = &str> {
+        self.backing.store().into_iter().chain(self.layers.iter().filter_map(Backing::store))
+    }
 }
 
 impl fmt::Display for StorageDevice {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hpvm_host::users;
 use hpvm_model::{GuestConfig, Remedy, Severity, chain};
-use hpvm_registry::{Operation, Outcome, Subject};
+use hpvm_registry::{Operation, Outcome, Owner, Subject};
 use jiff::Timestamp;
 
 use crate::Refusal;
@@ -51,6 +51,14 @@ impl Actor {
     #[must_use]
     pub fn failed(&self, config: Option<&GuestConfig>, refusal: &Refusal) -> Operation {
         self.record(config.map(subject), Outcome::Failed(Failed::of(refusal).to_text()))
+    }
+
+    /// The record of a change that takes long and has just begun: for whoever finds it without its process.
+    pub(crate) fn running(&self, after: &GuestConfig, owner: Owner) -> Operation {
+        Operation {
+            after: Some(after.clone()),
+            ..self.record(Some(subject(after)), Outcome::Running(owner))
+        }
     }
 
     fn record(&self, guest: Option<Subject>, outcome: Outcome) -> Operation {

@@ -152,7 +152,7 @@ fn blank(name: &GuestName) -> GuestConfig {
 }
 
 /// `VM`, year less 2000, week, and the guest's number: VM02648007 was made in week 48 of 2026.
-fn serial_number(number: GuestNumber) -> String {
+pub(crate) fn serial_number(number: GuestNumber) -> String {
     let week = jiff::Timestamp::now().to_zoned_datetime(jiff::tz::TimeZone::UTC).iso_week_date();
     let year = i32::from(week.year()) - 2000;
     format!("VM{year:03}{:02}{:03}", week.week(), number.get() % 1000)

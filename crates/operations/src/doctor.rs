@@ -12,10 +12,9 @@ use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 use hpvm_plan::record::Machine;
-use hpvm_registry::{
-    Access, Found, Identities, Outcome, Owner, Rebuilt, Registry, RemovedGuest, Step, portable,
-};
+use hpvm_registry::{Access, Found, Identities, Rebuilt, Registry, RemovedGuest, Step, portable};
 
+use crate::clone::interrupted;
 use crate::folder::{self, Folder};
 use crate::presence::{Attention, Presence, Supervision};
 use crate::stores::{self, Stores};
@@ -310,10 +309,7 @@ fn maker(name: &str) -> Option<i32> {
 
 fn operations(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
     for recorded in host.registry.unfinished()? {
-        let is_alive = |owner: &Owner| {
-            owner.boot_id == host.boot_id && process::is_alive(owner.pid, owner.start_time)
-        };
-        if recorded.operation.outcome.was_interrupted(is_alive) {
+        if interrupted::was_interrupted(host, &recorded) {
             let text = format!("`{}` was interrupted", recorded.operation.command_line);
             findings.push(Finding { text, cure: Cure::Settle(Box::new(recorded)) });
         }
@@ -378,10 +374,8 @@ pub fn repair(
             format!("took '{}' over", config.name)
         }
         Cure::Settle(recorded) => {
-            let outcome = Outcome::Failed("interrupted".into());
-            let ended = hpvm_registry::Operation { outcome, ..recorded.operation.clone() };
-            host.registry.finish(recorded.id, &ended)?;
-            "noted that it was interrupted".into()
+            interrupted::settle(host, recorded)?;
+            "brought it to its end, or took back what it had made".into()
         }
         Cure::Tell(_) => return Ok(None),
     };

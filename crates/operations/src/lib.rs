@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod autostart;
 mod claims;
+pub mod clone;
 mod company;
 mod console_media;
 pub mod create;

@@ -11,6 +11,7 @@ use hpvm_host::lock::BusyError;
 use hpvm_host::paths::{ProgramError, RootError};
 use hpvm_host::signals::{self, Interruption};
 use hpvm_model::{GuestName, GuestNumber, Problem};
+use hpvm_plan::clone::CloneError;
 use hpvm_plan::record::RecordError;
 use hpvm_plan::request::RequestError;
 use hpvm_registry::RegistryError;
@@ -70,6 +71,14 @@ pub enum Refusal {
     Disk(#[from] DiskRefused),
     #[error(transparent)]
     Request(#[from] RequestError),
+    #[error("cannot copy '{from}' to '{to}'")]
+    Copy { from: String, to: String, source: std::io::Error },
+    #[error(transparent)]
+    Clone(#[from] CloneError),
+    #[error(
+        "the guest is running, and its disks are copied or linked only while it is off: stop it first with `hpvmstop -P {0}`"
+    )]
+    CopyOfRunning(GuestName),
     #[error(
         "the registry {} is gone, and folders of guests are there; `hpvm doctor --rebuild` makes it again from them",
         .0.display()
@@ -101,6 +110,8 @@ pub enum Refusal {
 pub enum Left {
     #[error("nothing was changed")]
     AsItWas,
+    #[error("the clone was not made; the content of '{0}' is partly overwritten")]
+    Overwritten(String),
     #[error("guest '{0}' goes on starting; `hpvmstatus -P {0}` shows it")]
     Starting(GuestName),
     #[error("guest '{0}' is being stopped all the same; `hpvmstatus -P {0}` shows it")]

@@ -13,6 +13,7 @@ use hpvm_plan::placement;
 use hpvm_plan::record::{AgentChannel, BootRecord, FORMAT, OptionRom};
 use hpvm_registry::Step;
 
+use crate::clone::interrupted;
 use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
@@ -37,6 +38,7 @@ pub fn start(
     config: &GuestConfig,
     mode: Mode,
 ) -> Result<Started, Refusal> {
+    interrupted::settle_all(host)?;
     let _busy = host.busy(config, actor)?;
     let config = host.guest_numbered(config.number)?;
     if let Presence::On { .. } = host.presence(config.number) {

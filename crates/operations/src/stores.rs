@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
-use hpvm_model::{Bytes, DeviceKind, GuestConfig};
+use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageDevice};
 use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Writable};
 use hpvm_plan::record::Cache;
 use rustix::fs::{Mode, OFlags};
@@ -84,13 +84,16 @@ impl Stores {
             }
             Some((identity, related))
         };
-        devices.filter_map(|device| related(device.backing.store()?)).collect()
+        devices.flat_map(StorageDevice::stores).filter_map(related).collect()
     }
 }
 
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
     let devices = configs.into_iter().flat_map(|config| &config.storage);
-    devices.map(|device| device.backing.path.as_str()).collect()
+    let layers = |device: &'a StorageDevice| device.layers.iter().map(|l| l.path.as_str());
+    devices
+        .flat_map(|device| std::iter::once(device.backing.path.as_str()).chain(layers(device)))
+        .collect()
 }
 
 fn leads(places: &Places, paths: &BTreeSet<&str>) -> BTreeMap<String, Lead> {

@@ -9,8 +9,10 @@ use hpvm_host::lock::{Busy, BusyError};
 use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
-use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, chain};
-use hpvm_plan::facts::{Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, StartFacts};
+use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, StoreRole, chain};
+use hpvm_plan::facts::{
+    Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, Standing, StartFacts,
+};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Access, Identities, Registry, Selector};
 
@@ -186,10 +188,11 @@ impl VmHost {
                 related.iter().filter_map(|store| held.get(store)).flatten().cloned().collect();
             for store in &related {
                 for other in self.registry.sharers(store, own)? {
-                    let is_known = sharers.iter().any(|known| known.guest == other.guest);
+                    let is_known = sharers
+                        .iter()
+                        .any(|known| known.guest == other.guest && known.role == other.role);
                     if other.kind != DeviceKind::Dvd && !is_known {
-                        let (guest, address) = (other.guest, other.address);
-                        sharers.push(Sharer { guest, address, holds_it: false });
+                        sharers.push(configured(other));
                     }
                 }
             }
@@ -213,8 +216,9 @@ impl VmHost {
             if !self.presence(number).is_on() {
                 continue;
             }
-            for (identity, address) in self.held_by(&other) {
-                let sharer = Sharer { guest: other.name.clone(), address, holds_it: true };
+            for (identity, address, role) in self.held_by(&other) {
+                let (guest, standing) = (other.name.clone(), Standing::Present);
+                let sharer = Sharer { guest, address, holds_it: true, role, standing };
                 found.entry(identity).or_default().push(sharer);
             }
         }
@@ -222,18 +226,45 @@ impl VmHost {
     }
 
     /// Of a guest whose boot record cannot be used, what is configured is the nearest to what it has.
-    fn held_by(&self, running: &GuestConfig) -> Vec<(FileIdentity, StorageAddress)> {
-        let identity = |path: &str| media::identity(&std::fs::metadata(path).ok()?);
+    fn held_by(&self, running: &GuestConfig) -> Vec<(FileIdentity, StorageAddress, StoreRole)> {
         match self.boot_record(running) {
             Ok(Machine { storage, .. }) => {
                 let own = storage.iter().filter(|a| a.device.kind != DeviceKind::Dvd);
-                own.filter_map(|a| Some((a.identity?, a.device.address))).collect()
+                own.flat_map(|attached| {
+                    let layers = attached.layers.iter().map(|l| (l.identity, StoreRole::Layer));
+                    let stores = std::iter::once((attached.identity, StoreRole::Store));
+                    let address = attached.device.address;
+                    stores.chain(layers).filter_map(move |(id, role)| Some((id?, address, role)))
+                })
+                .collect()
             }
             Err(_) => {
+                let identity = |path: &str| media::identity(&std::fs::metadata(path).ok()?);
                 let own = running.storage.iter().filter(|d| d.kind != DeviceKind::Dvd);
-                own.filter_map(|d| Some((identity(d.backing.store()?)?, d.address))).collect()
+                own.flat_map(|device| {
+                    let layers = device.layers.iter().map(|l| (l.path.as_str(), StoreRole::Layer));
+                    let store = device.backing.store().map(|path| (path, StoreRole::Store));
+                    let stores = store.into_iter().chain(layers);
+                    stores.filter_map(move |(path, role)| {
+                        Some((identity(path)?, device.address, role))
+                    })
+                })
+                .collect()
             }
         }
+    }
+}
+
+fn configured(other: hpvm_registry::Sharer) -> Sharer {
+    Sharer {
+        guest: other.guest,
+        address: other.address,
+        holds_it: false,
+        role: other.role,
+        standing: match other.removed {
+            true => Standing::Removed,
+            false => Standing::Present,
+        },
     }
 }
 

@@ -6,7 +6,9 @@ use hpvm_model::{
 };
 
 use crate::guest_path;
-use crate::record::{Access, AgentChannel, Attached, BootRecord, Cache, is_place_holder};
+use crate::record::{
+    Access, AgentChannel, Attached, AttachedLayer, BootRecord, Cache, is_place_holder,
+};
 
 /// What a descriptor handed to QEMU is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Role {
     Kvm,
     /// What backs the device at an address.
     Medium(StorageAddress),
+    /// What lies under it, by its place among the device's layers.
+    Layer(StorageAddress, usize),
 }
 
 /// A descriptor by its number in QEMU.
@@ -44,11 +48,12 @@ const FIXED_ROLES: [Role; 6] =
 #[must_use]
 pub fn descriptors(record: &BootRecord) -> Vec<Descriptor> {
     let agent = (record.agent == AgentChannel::Present).then_some(Role::Agent);
-    let media = record
-        .storage
-        .iter()
-        .filter(|a| a.device.backing.store().is_some())
-        .map(|a| Role::Medium(a.device.address));
+    let media =
+        record.storage.iter().filter(|a| a.device.backing.store().is_some()).flat_map(|a| {
+            let address = a.device.address;
+            let layers = (0..a.layers.len()).map(move |place| Role::Layer(address, place));
+            std::iter::once(Role::Medium(address)).chain(layers)
+        });
     let kvm = (record.accelerator == Accelerator::Kvm).then_some(Role::Kvm);
     (FIRST_DESCRIPTOR..)
         .zip(FIXED_ROLES.into_iter().chain(agent).chain(kvm).chain(media))
@@ -230,11 +235,23 @@ fn storage(line: &mut Line, record: &BootRecord) {
             .find(|d| d.role == Role::Medium(device.address))
             .map(|descriptor| descriptor.number);
         if let Some(fd) = fd {
+            for place in (0..attached.layers.len()).rev() {
+                layer(line, attached, place, &fds);
+            }
             line.option("-add-fd", format!("fd={fd},set={fd}"));
             line.option("-blockdev", node_text(attached, fd));
         }
         line.option("-device", device_text(attached, Some(index + 1)));
     }
+}
+
+/// A layer has a node of its own, made before the one above it.
+fn layer(line: &mut Line, attached: &Attached, place: usize, fds: &[Descriptor]) {
+    let role = Role::Layer(attached.device.address, place);
+    let Some(fd) = fds.iter().find(|d| d.role == role).map(|d| d.number) else { return };
+    line.option("-add-fd", format!("fd={fd},set={fd}"));
+    let properties = layer_properties(attached, place, i64::from(fd));
+    line.option("-blockdev", blockdev_text(properties));
 }
 
 fn adapter_text(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> String {
@@ -243,8 +260,12 @@ fn adapter_text(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> String
 
 fn node_text(attached: &Attached, fdset: i32) -> String {
     let name = node_id(attached.device.address, 0);
-    let properties = node_properties(attached, &name, i64::from(fdset));
-    match properties.iter().any(|(_, value)| *value == Value::Null) {
+    blockdev_text(node_properties(attached, &name, i64::from(fdset)))
+}
+
+fn blockdev_text(properties: Vec<Property>) -> String {
+    // Of an image the one below it is told, or that there is none, which only JSON can say.
+    match properties.iter().any(|(key, _)| *key == "backing") {
         true => json(&Value::Group(properties)).to_string(),
         false => properties_text(&properties),
     }
@@ -319,12 +340,36 @@ pub fn node_properties(attached: &Attached, node: &str, fdset: i64) -> Vec<Prope
     if attached.access == Access::ReadOnly {
         common.push(("read-only", Value::Flag(true)));
     }
-    let store = store_properties(attached, fdset);
-    if device.backing.storage == StorageType::Qcow2 {
+    let store = store_properties(device.backing.storage, attached.cache, fdset);
+    let below = (!attached.layers.is_empty()).then(|| layer_id(device.address, 0));
+    format_properties(device.backing.storage, common, below, store)
+}
+
+/// Properties of the node of a layer, which is only read.
+fn layer_properties(attached: &Attached, place: usize, fdset: i64) -> Vec<Property> {
+    let AttachedLayer { backing, cache, .. } = &attached.layers[place];
+    let address = attached.device.address;
+    let common = vec![
+        ("node-name", Value::text(layer_id(address, place))),
+        ("read-only", Value::Flag(true)),
+        ("auto-read-only", Value::Flag(false)),
+    ];
+    let below = (place + 1 < attached.layers.len()).then(|| layer_id(address, place + 1));
+    let store = store_properties(backing.storage, *cache, fdset);
+    format_properties(backing.storage, common, below, store)
+}
+
+fn format_properties(
+    storage: StorageType,
+    common: Vec<Property>,
+    below: Option<String>,
+    store: Vec<Property>,
+) -> Vec<Property> {
+    if storage == StorageType::Qcow2 {
         let mut format = vec![("driver", Value::text("qcow2"))];
         format.extend(common);
         // Without this QEMU follows whatever path the image names as the one below it.
-        format.push(("backing", Value::Null));
+        format.push(("backing", below.map_or(Value::Null, Value::text)));
         format.push(("file", Value::Group(store)));
         return format;
     }
@@ -334,8 +379,8 @@ pub fn node_properties(attached: &Attached, node: &str, fdset: i64) -> Vec<Prope
 }
 
 /// The protocol layer: the file or device behind a descriptor.
-fn store_properties(attached: &Attached, fdset: i64) -> Vec<Property> {
-    let driver = match attached.device.backing.storage {
+fn store_properties(storage: StorageType, cache: Cache, fdset: i64) -> Vec<Property> {
+    let driver = match storage {
         StorageType::Disk | StorageType::Lv | StorageType::Attach => "host_device",
         StorageType::File | StorageType::Qcow2 | StorageType::Null => "file",
     };
@@ -343,7 +388,7 @@ fn store_properties(attached: &Attached, fdset: i64) -> Vec<Property> {
         ("driver", Value::text(driver)),
         ("filename", Value::text(format!("/dev/fdset/{fdset}"))),
     ];
-    if attached.cache == Cache::Direct {
+    if cache == Cache::Direct {
         properties.push(("cache", Value::Group(vec![("direct", Value::Flag(true))])));
         properties.push(("aio", Value::text("io_uring")));
     }
@@ -446,4 +491,9 @@ pub fn node_id(address: StorageAddress, journal_seq: u64) -> String {
     let StorageAddress { slot, target } = address;
     let place = format!("medium-{}-{}-{target}", slot.bus(), slot.device());
     if journal_seq == 0 { place } else { format!("{place}-{journal_seq}") }
+}
+
+/// The block node of a layer under the medium of the start.
+fn layer_id(address: StorageAddress, place: usize) -> String {
+    format!("{}-layer{place}", node_id(address, 0))
 }

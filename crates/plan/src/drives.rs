@@ -54,6 +54,7 @@ pub fn with_medium(device: &StorageDevice, image: Option<&Image>) -> Attached {
         identity: image.map(|image| image.identity),
         access: Access::ReadOnly,
         cache: Cache::Page,
+        layers: Vec::new(),
     }
 }
 

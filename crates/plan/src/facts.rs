@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 pub use hpvm_model::FileIdentity;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::{
-    Accelerator, Bytes, Choice, DeviceKind, GuestName, StorageAddress, StorageDevice, StorageType,
-    StoreIdentity,
+    Accelerator, Backing, Bytes, Choice, DeviceKind, GuestName, StorageAddress, StorageDevice,
+    StorageType, StoreIdentity, StoreRole,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Access, Attached, Cache};
+use crate::record::{Access, Attached, AttachedLayer, Cache};
 
 /// What a path led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,8 +100,18 @@ pub enum Writable {
 pub struct Sharer {
     pub guest: GuestName,
     pub address: StorageAddress,
-    /// It runs now and has the file open for writing.
+    /// It runs now and has the file open.
     pub holds_it: bool,
+    pub role: StoreRole,
+    /// Whether it exists or was removed and is still kept.
+    pub standing: Standing,
+}
+
+/// Whether a guest can be started, or only be brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Present,
+    Removed,
 }
 
 /// What the device database says of a store, by what its path leads to.
@@ -230,6 +240,18 @@ impl HostFacts {
             _ => Cache::Page,
         };
         let identity = fact.and_then(FileFact::identity);
-        Attached { device: device.clone(), identity, access, cache }
+        let layers = device.layers.iter().map(|backing| self.attach_layer(backing)).collect();
+        Attached { device: device.clone(), identity, access, cache, layers }
+    }
+
+    fn attach_layer(&self, backing: &Backing) -> AttachedLayer {
+        let fact = self.files.get(&backing.path);
+        let cache = match (backing.storage, fact) {
+            (_, Some(FileFact::Regular { cache, .. })) => *cache,
+            (StorageType::Disk | StorageType::Lv, _) => Cache::Direct,
+            _ => Cache::Page,
+        };
+        let identity = fact.and_then(FileFact::identity);
+        AttachedLayer { backing: backing.clone(), identity, cache }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Nothing here reads a file or asks a process: callers bring [`facts::HostFacts`] and act on what comes back.
 
+pub mod clone;
 pub mod command_line;
 pub mod difference;
 pub mod drives;

@@ -5,8 +5,8 @@
 //! Nothing in it is computed again from the host behind a running guest.
 
 use hpvm_model::{
-    Accelerator, AdapterKind, GuestName, GuestNumber, GuestUuid, Memory, PciSlot, StorageAddress,
-    StorageDevice, Vcpus,
+    Accelerator, AdapterKind, Backing, GuestName, GuestNumber, GuestUuid, Memory, PciSlot,
+    StorageAddress, StorageDevice, Vcpus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,18 @@ pub struct Attached {
     pub identity: Option<FileIdentity>,
     #[serde(default)]
     pub access: Access,
+    #[serde(default)]
+    pub cache: Cache,
+    /// What was opened for the device's layers, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<AttachedLayer>,
+}
+
+/// A store under that of a linked clone, opened to be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedLayer {
+    pub backing: Backing,
+    pub identity: Option<FileIdentity>,
     #[serde(default)]
     pub cache: Cache,
 }

@@ -151,8 +151,12 @@ fn modify(config: &mut GuestConfig, statement: &Statement) -> Result<(), Request
         ));
     }
     device.adapter = statement.adapter;
-    if let Some(backing) = &statement.backing {
+    if let Some(backing) = &statement.backing
+        && device.backing != *backing
+    {
         device.backing = backing.clone();
+        // They belonged to the store that went.
+        device.layers.clear();
     }
     Ok(())
 }
@@ -177,6 +181,7 @@ fn add(
         adapter: statement.adapter,
         address,
         backing,
+        layers: Vec::new(),
         id: DiskId::from_random(random()),
     });
     Ok(())

@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use hpvm_model::{Backing, StorageType};
 use hpvm_plan::command_line::{Role, arguments, descriptors};
 use hpvm_plan::record::{AgentChannel, BootRecord};
 use snapbox::{assert_data_eq, file};
@@ -56,6 +57,24 @@ fn a_guest_on_every_kind_of_store() {
     let mut record = record(&config);
     record.storage = config.storage.iter().map(|device| direct(&config).attach(device)).collect();
     assert_data_eq!(text(&record), file!["golden/stores.txt"]);
+}
+
+/// Each layer is a node of its own on a descriptor of its own, and only read; no image is asked for a name.
+#[test]
+fn a_linked_clone_of_a_linked_clone() {
+    let mut config = guest(&["disk:avio_stor:0,0,0:qcow2:/vm/top.qcow2"]);
+    config.storage[0].layers = vec![
+        Backing::new(StorageType::Qcow2, "/vm/middle.qcow2"),
+        Backing::new(StorageType::Lv, "/dev/vg0/base"),
+    ];
+    let mut record = record(&config);
+    record.storage = config.storage.iter().map(|device| direct(&config).attach(device)).collect();
+    let text = text(&record);
+    assert_data_eq!(&text, file!["golden/layers.txt"]);
+    assert!(!text.contains("/vm/") && !text.contains("/dev/vg0"), "{text}");
+    let roles: Vec<Role> = descriptors(&record).into_iter().skip(6).map(|d| d.role).collect();
+    let address = config.storage[0].address;
+    assert_eq!(roles, [Role::Medium(address), Role::Layer(address, 0), Role::Layer(address, 1)]);
 }
 
 /// A host whose file systems all take direct I/O.

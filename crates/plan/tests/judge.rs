@@ -156,7 +156,13 @@ fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() 
     let identity = facts.identity("/a").unwrap();
     for (holds_it, severity) in [(false, Severity::Warning), (true, Severity::Error)] {
         let address = "0,0,0".parse().unwrap();
-        let sharer = Sharer { guest: "other".parse().unwrap(), address, holds_it };
+        let sharer = Sharer {
+            guest: "other".parse().unwrap(),
+            address,
+            holds_it,
+            role: StoreRole::Store,
+            standing: Standing::Present,
+        };
         facts.sharers.insert(identity, vec![sharer]);
         let found = problems(&config, &facts, Purpose::Start);
         assert_eq!(found.len(), 1);

@@ -240,11 +240,41 @@ impl Change<'_> {
             file.map(|(inode, _)| inode),
             file.map(|(_, device)| device),
         ])?;
+        self.store_layers(guest, device, files)
+    }
+
+    fn store_layers(
+        &self,
+        guest: GuestNumber,
+        device: &StorageDevice,
+        files: &Identities,
+    ) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO layer (guest, bus, device, target, place, storage, path,
+                 file_inode, file_device)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        for (place, layer) in device.layers.iter().enumerate() {
+            let file = files.get(&layer.path).map(stored);
+            self.connection.prepare_cached(sql)?.execute(params![
+                guest.get(),
+                device.address.slot.bus(),
+                device.address.slot.device(),
+                device.address.target,
+                i64::try_from(place).unwrap_or(i64::MAX),
+                layer.storage.as_str(),
+                layer.path,
+                file.map(|(inode, _)| inode),
+                file.map(|(_, device)| device),
+            ])?;
+        }
         Ok(())
     }
 
     fn forget_parts(&self, guest: GuestNumber) -> rusqlite::Result<()> {
-        for sql in ["DELETE FROM device WHERE guest = ?1", "DELETE FROM port WHERE guest = ?1"] {
+        for sql in [
+            "DELETE FROM device WHERE guest = ?1",
+            "DELETE FROM layer WHERE guest = ?1",
+            "DELETE FROM port WHERE guest = ?1",
+        ] {
             self.connection.prepare_cached(sql)?.execute([guest.get()])?;
         }
         Ok(())

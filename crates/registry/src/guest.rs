@@ -7,7 +7,7 @@ use hpvm_model::cpu::TenthsPercent;
 use hpvm_model::{
     AutoStart, Backing, Bytes, DeviceKind, Entitlement, FileIdentity, GuestConfig, GuestName,
     GuestNumber, GuestUuid, Label, Memory, OsFamily, OsType, PciSlot, Runnable, StorageAddress,
-    StorageDevice, Vcpus,
+    StorageDevice, StoreRole, Vcpus,
 };
 use jiff::Timestamp;
 use rusqlite::types::Type;
@@ -61,12 +61,17 @@ pub struct Sharer {
     pub number: GuestNumber,
     pub address: StorageAddress,
     pub kind: DeviceKind,
+    pub role: StoreRole,
+    /// Removed and still kept: only of a layer, on which such a guest goes on to depend.
+    pub removed: bool,
 }
 
 const COLUMNS: &str = "number, uuid, name, label, serial_number, os_family, os_version, vcpus, \
      entitlement_unit, entitled, entitled_max, memory_bytes, auto_start, runnable, device_count";
 
 const DEVICE_COLUMNS: &str = "guest, bus, device, target, kind, adapter, storage, path, id";
+
+const LAYER_COLUMNS: &str = "guest, bus, device, target, storage, path";
 
 impl Registry {
     /// All guests, in order of number. One read of one table, since every listing waits for it.
@@ -110,6 +115,12 @@ impl Registry {
             let sql =
                 format!("SELECT {DEVICE_COLUMNS} FROM device ORDER BY guest, bus, device, target");
             let mut storage = by_guest(self.rows(&sql, [], device)?);
+            let sql = format!(
+                "SELECT {LAYER_COLUMNS} FROM layer ORDER BY guest, bus, device, target, place"
+            );
+            for (guest, layer) in self.rows(&sql, [], layer)? {
+                layer.put_under(storage.get_mut(&guest).map_or(&mut [], Vec::as_mut_slice));
+            }
             let sql = "SELECT guest, bus, device FROM port ORDER BY guest, bus, device";
             let mut ports = by_guest(self.rows(sql, [], port)?);
             Ok(guests
@@ -142,11 +153,17 @@ impl Registry {
         file: &FileIdentity,
         except: Option<GuestNumber>,
     ) -> Result<Vec<Sharer>, RegistryError> {
-        let sql = "SELECT guest.name, guest.number, bus, device, target, kind
+        let sql =
+            "SELECT guest.name, guest.number AS number, bus, device, target, kind, 0 AS role, 0
              FROM device JOIN guest ON guest.number = device.guest
              WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3
                  AND guest.removed_at IS NULL
-             ORDER BY guest.number, bus, device, target";
+             UNION ALL
+             SELECT guest.name, guest.number, bus, device, target, 'disk', 1,
+                 guest.removed_at IS NOT NULL
+             FROM layer JOIN guest ON guest.number = layer.guest
+             WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3
+             ORDER BY number, bus, device, target, role";
         let (inode, device) = stored(file);
         self.rows(sql, (inode, device, except.map(GuestNumber::get)), |row| {
             Ok(Sharer {
@@ -154,6 +171,8 @@ impl Registry {
                 number: number(row, 1)?,
                 address: address(row, 2)?,
                 kind: parsed(row, 5)?,
+                role: if row.get(6)? { StoreRole::Layer } else { StoreRole::Store },
+                removed: row.get(7)?,
             })
         })
         .map_err(self.failed("look for sharers of a file"))
@@ -210,7 +229,14 @@ impl Registry {
         let sql = format!(
             "SELECT {DEVICE_COLUMNS} FROM device WHERE guest = ?1 ORDER BY bus, device, target"
         );
-        let storage = self.rows(&sql, key, device)?.into_iter().map(|(_, device)| device).collect();
+        let mut storage: Vec<StorageDevice> =
+            self.rows(&sql, key, device)?.into_iter().map(|(_, device)| device).collect();
+        let sql = format!(
+            "SELECT {LAYER_COLUMNS} FROM layer WHERE guest = ?1 ORDER BY bus, device, target, place"
+        );
+        for (_, layer) in self.rows(&sql, key, layer)? {
+            layer.put_under(&mut storage);
+        }
         let sql = "SELECT guest, bus, device FROM port WHERE guest = ?1 ORDER BY bus, device";
         let ports = self.rows(sql, key, port)?.into_iter().map(|(_, slot)| slot).collect();
         Ok(guest.with(storage, ports))
@@ -291,9 +317,28 @@ fn device(row: &Row<'_>) -> rusqlite::Result<(GuestNumber, StorageDevice)> {
         kind: parsed(row, 4)?,
         adapter: parsed(row, 5)?,
         backing: backing(row, 6)?,
+        layers: Vec::new(),
         id: parsed(row, 8)?,
     };
     Ok((number(row, 0)?, device))
+}
+
+/// A layer of the device at an address; they come the uppermost first.
+struct Layer {
+    address: StorageAddress,
+    backing: Backing,
+}
+
+impl Layer {
+    fn put_under(self, storage: &mut [StorageDevice]) {
+        if let Some(device) = storage.iter_mut().find(|device| device.address == self.address) {
+            device.layers.push(self.backing);
+        }
+    }
+}
+
+fn layer(row: &Row<'_>) -> rusqlite::Result<(GuestNumber, Layer)> {
+    Ok((number(row, 0)?, Layer { address: address(row, 1)?, backing: backing(row, 4)? }))
 }
 
 fn port(row: &Row<'_>) -> rusqlite::Result<(GuestNumber, PciSlot)> {

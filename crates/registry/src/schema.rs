@@ -76,6 +76,21 @@ CREATE TABLE device (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX device_file ON device (file_inode, file_device) WHERE file_inode IS NOT NULL;
 
+CREATE TABLE layer (
+    guest       INTEGER NOT NULL REFERENCES guest (number) ON DELETE CASCADE,
+    bus         INTEGER NOT NULL,
+    device      INTEGER NOT NULL,
+    target      INTEGER NOT NULL,
+    place       INTEGER NOT NULL,
+    storage     TEXT    NOT NULL,
+    path        TEXT    NOT NULL,
+    file_device INTEGER,
+    file_inode  INTEGER,
+    PRIMARY KEY (guest, bus, device, target, place),
+    CHECK ((file_device IS NULL) = (file_inode IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX layer_file ON layer (file_inode, file_device) WHERE file_inode IS NOT NULL;
+
 CREATE TABLE port (
     guest  INTEGER NOT NULL REFERENCES guest (number) ON DELETE CASCADE,
     bus    INTEGER NOT NULL,

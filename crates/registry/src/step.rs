@@ -38,6 +38,18 @@ steps! {
     /// Folder and link are complete and synced; the registry does not know the guest yet.
     CreateLink = "create.link",
     CreateCommitted = "create.committed",
+    /// The record says what is copied where; nothing is yet.
+    CloneRecorded = "clone.recorded",
+    /// All content is copied, under names of its own.
+    CloneCopied = "clone.copied",
+    /// The clone's folder is there, empty.
+    CloneFolder = "clone.folder",
+    CloneNvram = "clone.nvram",
+    /// Copies, folder and link are complete and synced; the registry does not know the clone yet.
+    ClonePlaced = "clone.placed",
+    CloneCommitted = "clone.committed",
+    /// No copy has another name than its own any more; the record still says that it goes on.
+    CloneSettled = "clone.settled",
     /// The running guest took what it can take now; the registry still has the old configuration.
     ModifyApplied = "modify.applied",
     /// Both names lead to the guest's folder.

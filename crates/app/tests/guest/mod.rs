@@ -114,8 +114,8 @@ impl Guest {
         let id = DiskId::from_random(u64::from(address.target) + 7);
         let backing = Backing::new(StorageType::File, path.display().to_string());
         let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
-        let device = StorageDevice { kind, adapter, address, backing, id };
-        Attached { device, identity: None, access, cache: Cache::Page }
+        let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
+        Attached { device, identity: None, access, cache: Cache::Page, layers: Vec::new() }
     }
 
     pub fn try_start(&self) -> Result<(), LaunchError> {

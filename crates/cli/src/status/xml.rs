@@ -87,7 +87,7 @@ fn amount(name: &str, bytes: Bytes) -> String {
 }
 
 fn storage(device: &StorageDevice) -> String {
-    let StorageDevice { kind, adapter, address, backing, id } = device;
+    let StorageDevice { kind, adapter, address, backing, id, .. } = device;
     format!(
         "<storage_device type=\"{}\" adapter=\"{}\" bus=\"{}\" device=\"{}\" function=\"0\" target=\"{}\" lun=\"0\" \
          storage=\"{}\" id=\"{id}\">{}</storage_device>",

@@ -134,7 +134,10 @@ impl Bench<'_> {
             .into_iter()
             .filter_map(|device| device.inserted?.node_name)
             .collect();
-        for node in self.client.execute(&QueryNodes { flat: true }).await? {
+        let mut nodes = self.client.execute(&QueryNodes { flat: true }).await?;
+        // What lies under another node is in use until that one is gone.
+        nodes.sort_by_cached_key(|node| node.node_name.as_deref().and_then(layer_place));
+        for node in nodes {
             let Some(node_name) = node.node_name else { continue };
             if !wanted(&node_name) || in_use.contains(&node_name) {
                 continue;
@@ -155,6 +158,11 @@ pub(super) fn names(qdev: Option<&str>, id: &str) -> bool {
 /// QEMU names a device by its id, or by its place in the object tree, which ends with the id of an unnamed child.
 pub(super) fn device_named(qdev: &str) -> Option<&str> {
     qdev.strip_prefix("/machine/peripheral/").unwrap_or(qdev).split('/').next()
+}
+
+/// The place of a layer's node under the medium of its device; none of the medium itself.
+fn layer_place(name: &str) -> Option<usize> {
+    name.rsplit_once("-layer")?.1.parse().ok()
 }
 
 fn is_node_of(name: &str, address: StorageAddress) -> bool {

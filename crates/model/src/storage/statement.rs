@@ -258,6 +258,7 @@ mod tests {
                 adapter: if vio { AdapterKind::Scsi } else { AdapterKind::AvioStor },
                 address: StorageAddress { slot: PciSlot::new(bus, device).unwrap(), target },
                 backing: Backing::new(kind.stores()[store % kind.stores().len()], path),
+                layers: Vec::new(),
                 id: DiskId::from_random(random),
             };
             let parsed = Statement::parse(&device.to_string(), StatementForm::Modify).unwrap();

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageDevice, StorageType};
+use hpvm_model::{Backing, Bytes, DeviceKind, GuestConfig, StorageDevice, StorageType, StoreRole};
 
 use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
 use crate::facts::{
-    BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Peripheral, Sharer, Writable,
+    BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Peripheral, Sharer, Standing, Writable,
 };
 
 pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
@@ -37,6 +37,39 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             all.push(never(device.to_string(), text));
         }
         shared(config, device, facts.sharers.get(&identity), all);
+    }
+    for device in &config.storage {
+        layers(config, device, facts, all);
+    }
+}
+
+/// What lies under a linked clone must be there, and nobody may write to it.
+fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &mut Findings) {
+    for Backing { storage, path } in &device.layers {
+        let (noun, start) = (noun(*storage), start_command(config));
+        match facts.files.get(path).unwrap_or(&FileFact::Missing) {
+            FileFact::Missing => all.push(
+                never(path, format!("the {noun} '{path}', on which the disk {} is built, does not exist", device.address))
+                    .ask(format!("put the {noun} back at {path}"), start),
+            ),
+            FileFact::Unreadable(reason) => all.push(
+                never(path, format!("the {noun} '{path}', on which the disk {} is built, cannot be used: {reason}", device.address))
+                    .ask(format!("make {path} readable again"), start),
+            ),
+            _ => {}
+        }
+        let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
+        let writer = sharers
+            .into_iter()
+            .flatten()
+            .find(|sharer| sharer.holds_it && sharer.role == StoreRole::Store);
+        if let Some(Sharer { guest, address, .. }) = writer {
+            let text = format!(
+                "'{path}', on which the disk {} is built, is in use by the running guest '{guest}' ({address})",
+                device.address
+            );
+            all.push(taken(path, text).ask(format!("stop '{guest}'"), start_command(config)));
+        }
     }
 }
 
@@ -211,6 +244,22 @@ fn too_small(device: &StorageDevice, size: Bytes) -> Option<Finding> {
     )))
 }
 
+/// What a linked clone is built on is never written again while the clone is there.
+fn base_of_clone(path: &str, clone: &Sharer, standing: Standing) -> Finding {
+    let Sharer { guest, address, .. } = clone;
+    let (which, way) = match standing {
+        Standing::Present => ("linked clone", "remove that clone for good"),
+        Standing::Removed => ("removed linked clone, which is still kept,", "purge that clone"),
+    };
+    let text = format!(
+        "'{path}' is the base of the {which} '{guest}' ({address}) and must not be written"
+    );
+    taken(path, text).ask(
+        format!("if nobody needs '{guest}' any more, {way}"),
+        format!("hpvmremove -P {guest} --purge"),
+    )
+}
+
 /// Images of dvds are read only and shared freely; anything else is one running guest's.
 fn shared(
     config: &GuestConfig,
@@ -220,7 +269,11 @@ fn shared(
 ) {
     let path = &device.backing.path;
     for sharer in sharers.into_iter().flatten() {
-        let Sharer { guest, address, holds_it } = sharer;
+        let Sharer { guest, address, holds_it, role, standing } = sharer;
+        if *role == StoreRole::Layer {
+            all.push(base_of_clone(path, sharer, *standing));
+            continue;
+        }
         all.push(if *holds_it {
             taken(path, format!("'{path}' is in use by the running guest '{guest}' ({address})"))
                 .ask(

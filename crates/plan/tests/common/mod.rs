@@ -19,6 +19,7 @@ pub fn device(statement: &str) -> StorageDevice {
         adapter: s.adapter,
         address,
         backing: s.backing.expect("with a backing"),
+        layers: Vec::new(),
         id: DiskId::from_random(random),
     }
 }
@@ -71,7 +72,7 @@ pub fn attached(device: &StorageDevice, identity: Option<FileIdentity>) -> Attac
         DeviceKind::Dvd => Access::ReadOnly,
         _ => Access::ReadWrite,
     };
-    Attached { device: device.clone(), identity, access, cache: Cache::Page }
+    Attached { device: device.clone(), identity, access, cache: Cache::Page, layers: Vec::new() }
 }
 
 pub fn regular(inode: u64, size: u64) -> FileFact {

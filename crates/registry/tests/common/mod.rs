@@ -50,6 +50,10 @@ pub(crate) fn guest(n: u32) -> GuestConfig {
         adapter: AdapterKind::AvioStor,
         address: StorageAddress { slot: PciSlot::new(0, 1).unwrap(), target },
         backing: Backing::new(StorageType::File, format!("/srv/disks/guest{n}/disk{target}.img")),
+        layers: match target {
+            1 => vec![Backing::new(StorageType::File, "/srv/disks/base.img")],
+            _ => Vec::new(),
+        },
         id: DiskId::from_random(u64::from(n) * 16 + u64::from(target)),
     };
     GuestConfig {

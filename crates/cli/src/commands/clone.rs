@@ -1,0 +1,123 @@
+//! hpvmclone: makes a guest after another, with its disks kept, copied or linked.
+
+use hpvm_host::signals;
+use hpvm_model::{GuestName, Statement};
+use hpvm_operations::clone::{Cloned, clone};
+use hpvm_operations::{Mode, VmHost};
+use hpvm_plan::clone::{CloneRequest, Disks, How};
+use hpvm_plan::hotplug::Force;
+use hpvm_plan::request::DeviceRequest;
+use hpvm_registry::Access;
+
+use crate::args::{GuestOptions, Selector, Undertaking, statement_to_delete, statement_to_modify};
+use crate::dispatch::{Context, Perform};
+use crate::dry_run;
+use crate::exit::Failure;
+use crate::progress::ProgressLine;
+
+use super::refused;
+
+/// Make a guest after another
+///
+/// The clone has its source's configuration and firmware variables, and a name, number, uuid, serial number and disk
+/// identities of its own. Its disks are the source's own, of which only one guest can run at a time, unless -b copies them
+/// or --linked lays an image of the clone's over each. What other options say is changed in the clone, as hpvmmodify would.
+///
+/// -b STATEMENT copies the content of the source's device at the statement's address to the store it names, and gives the
+/// clone that store. It needs no -a and -d beside it; an -a of the same store gives the clone's device another address.
+///
+/// Disks are copied and linked while the source is off. What a linked clone lies over is only read from then on: its source
+/// is not started while the clone is there.
+#[derive(Debug, clap::Parser)]
+pub struct Clone {
+    #[command(flatten)]
+    pub guest: Selector,
+
+    /// The clone's name
+    #[arg(short = 'N', long, value_name = "NAME")]
+    pub new_name: GuestName,
+
+    #[command(flatten)]
+    pub options: GuestOptions,
+
+    /// Change the clone's device at the statement's address; may be repeated
+    #[arg(short = 'm', long, value_name = "STATEMENT", value_parser = statement_to_modify)]
+    pub modify: Vec<Statement>,
+
+    /// Leave a device of the source out; may be repeated
+    #[arg(short = 'd', long, value_name = "STATEMENT", value_parser = statement_to_delete)]
+    pub delete: Vec<Statement>,
+
+    /// Copy the source's device at the statement's address to the store it names; may be repeated
+    #[arg(short = 'b', long = "copy", value_name = "STATEMENT", value_parser = statement_to_modify)]
+    pub copies: Vec<Statement>,
+
+    /// Give the clone an image of its own over each disk, made at once; with -b of type qcow2 at that path
+    #[arg(long)]
+    pub linked: bool,
+
+    /// Ask nothing, and overwrite files that -b names
+    #[arg(short = 'F', long)]
+    pub force: bool,
+
+    #[command(flatten)]
+    pub undertaking: Undertaking,
+}
+
+impl Clone {
+    /// What is asked of the clone.
+    #[must_use]
+    pub fn request(&self) -> CloneRequest {
+        let mut request = self.options.request();
+        request.devices.extend(self.modify.iter().cloned().map(DeviceRequest::Modify));
+        request.devices.extend(self.delete.iter().cloned().map(DeviceRequest::Delete));
+        CloneRequest {
+            name: self.new_name.clone(),
+            request,
+            copies: self.copies.clone(),
+            disks: if self.linked { Disks::Linked } else { Disks::Kept },
+        }
+    }
+}
+
+impl Perform for Clone {
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        // Where that cannot be had, Ctrl-C ends the command all the same, and the next one takes back what it made.
+        let _ = signals::catch_interruptions();
+        let mode = self.undertaking.mode();
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let source = host.guest(&self.guest.clone().into())?;
+        for warning in self.options.warnings() {
+            context.say.warning(Some(&self.new_name), &warning);
+        }
+        let force = if self.force { Force::Yes } else { Force::No };
+        let actor = context.actor(self.undertaking.operation.reason.clone());
+        let mut line = ProgressLine::new(context.say.command());
+        let cloned =
+            clone(&mut host, &actor, &source, &self.request(), force, mode, &mut |stage| {
+                line.show(stage.from, stage.progress.done, stage.progress.whole);
+            });
+        drop(line);
+        let cloned = cloned.or_else(|refusal| refused(&self.new_name, refusal))?;
+        context.say.problems(&self.new_name, &cloned.problems);
+        if mode == Mode::DryRun {
+            dry_run::print_out(&cloned.fields, self.undertaking.json)?;
+            return dry_run::verdict(&cloned.problems);
+        }
+        tell_copies(context, &cloned);
+        match signals::interrupted() {
+            Some(interruption) => {
+                let left = format!("guest '{}' is made already", self.new_name);
+                Err(Failure::interrupted(interruption, &left))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// In the words of A.03.50, once for each device.
+fn tell_copies(context: &Context, cloned: &Cloned) {
+    for _ in cloned.copied.iter().filter(|copied| copied.how == How::Copy) {
+        context.say.note("Virtual storage cloned successfully.");
+    }
+}

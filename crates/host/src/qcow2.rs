@@ -1,0 +1,109 @@
+//! Images in QEMU's qcow2 format that hold nothing yet and lie over another store. Called by hpvmclone for linked clones.
+//! An image is laid out as QEMU's docs/interop/qcow2.txt (version 3) says, in clusters of 64 KiB:
+//!
+//! ```text
+//! cluster 0   header, its extensions, the name of what lies below
+//! cluster 1   refcount table: one entry, which leads to cluster 2
+//! cluster 2   refcounts of the first 32,768 clusters: 1 for each that is here
+//! cluster 3…  first-level table: one entry for each 512 MiB of the disk, all 0 (look below)
+//! ```
+//!
+//! The name of what lies below stands there for people and their tools; hpvm tells QEMU itself and reads no name.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const MAGIC: [u8; 4] = *b"QFI\xfb";
+const CLUSTER_BITS: u32 = 16;
+const CLUSTER_BYTES: u64 = 1 << CLUSTER_BITS;
+const HEADER_BYTES: u32 = 104;
+/// What one entry of the first-level table covers: a cluster full of 8-byte entries, each of a cluster.
+const COVERED_BYTES: u64 = CLUSTER_BYTES / 8 * CLUSTER_BYTES;
+/// The header extension that names the format of what lies below.
+const FORMAT_EXTENSION: u32 = 0xe279_2aca;
+/// A longer name cannot be written there.
+const NAME_BYTES_MAX: usize = 1023;
+const FIRST_LEVEL_CLUSTER: u64 = 3;
+/// QEMU takes no larger first-level table (32 MiB).
+const FIRST_LEVEL_ENTRIES_MAX: u64 = (32 << 20) / 8;
+const SECTOR_BYTES: u64 = 512;
+
+/// What lies below an image.
+#[derive(Clone, Copy, Debug)]
+pub struct Base<'a> {
+    pub path: &'a Path,
+    pub format: Format,
+    /// Of the disk, as the guest sees it.
+    pub size: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Raw,
+    Qcow2,
+}
+
+/// Makes an empty file an image over `base`. Not synced.
+pub fn write_overlay(image: &File, base: &Base<'_>) -> io::Result<()> {
+    let size = base.size.next_multiple_of(SECTOR_BYTES);
+    let entries = size.div_ceil(COVERED_BYTES);
+    if entries > FIRST_LEVEL_ENTRIES_MAX {
+        return Err(io::Error::other("the disk is too large for an image over it"));
+    }
+    let clusters = FIRST_LEVEL_CLUSTER + (entries * 8).div_ceil(CLUSTER_BYTES).max(1);
+    image.set_len(clusters * CLUSTER_BYTES)?;
+    image.write_all_at(&header(base, size, entries), 0)?;
+    image.write_all_at(&(2 * CLUSTER_BYTES).to_be_bytes(), CLUSTER_BYTES)?;
+    let counts: Vec<u8> = (0..clusters).flat_map(|_| 1u16.to_be_bytes()).collect();
+    image.write_all_at(&counts, 2 * CLUSTER_BYTES)
+}
+
+fn header(base: &Base<'_>, size: u64, entries: u64) -> Vec<u8> {
+    let format: &[u8] = match base.format {
+        Format::Raw => b"raw\0\0\0\0\0",
+        Format::Qcow2 => b"qcow2\0\0\0",
+    };
+    let format_bytes: u32 = if base.format == Format::Raw { 3 } else { 5 };
+    let name = base.path.as_os_str().as_bytes();
+    let name = if name.len() <= NAME_BYTES_MAX { name } else { &[] };
+    // Behind the header and two extensions: the format with its head of 8 bytes, and the end.
+    let name_place = if name.is_empty() { 0 } else { u64::from(HEADER_BYTES) + 16 + 8 };
+    let mut bytes = MAGIC.to_vec();
+    let number32 = |bytes: &mut Vec<u8>, value: u32| bytes.extend(value.to_be_bytes());
+    let number64 = |bytes: &mut Vec<u8>, value: u64| bytes.extend(value.to_be_bytes());
+    number32(&mut bytes, 3); // version
+    number64(&mut bytes, name_place);
+    number32(&mut bytes, u32::try_from(name.len()).unwrap_or_default());
+    number32(&mut bytes, CLUSTER_BITS);
+    number64(&mut bytes, size);
+    number32(&mut bytes, 0); // not encrypted
+    number32(&mut bytes, u32::try_from(entries).unwrap_or_default());
+    number64(&mut bytes, FIRST_LEVEL_CLUSTER * CLUSTER_BYTES);
+    number64(&mut bytes, CLUSTER_BYTES); // refcount table
+    number32(&mut bytes, 1); // its clusters
+    number32(&mut bytes, 0); // snapshots
+    number64(&mut bytes, 0); // their table
+    number64(&mut bytes, 0); // incompatible features
+    number64(&mut bytes, 0); // compatible features
+    number64(&mut bytes, 0); // features to clear
+    number32(&mut bytes, 4); // a refcount has 2^4 bits
+    number32(&mut bytes, HEADER_BYTES);
+    number32(&mut bytes, FORMAT_EXTENSION);
+    number32(&mut bytes, format_bytes);
+    bytes.extend(format);
+    number64(&mut bytes, 0); // end of extensions
+    bytes.extend(name);
+    bytes
+}
+
+/// The size of the disk in an image; `None`: it is no image of this format.
+pub fn disk_size(mut image: &File) -> io::Result<Option<u64>> {
+    let mut head = Vec::new();
+    rustix::fs::seek(image, rustix::fs::SeekFrom::Start(0))?;
+    Read::by_ref(&mut image).take(32).read_to_end(&mut head)?;
+    let size = head.get(24..32).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    Ok(size.filter(|_| head.starts_with(&MAGIC)))
+}

@@ -1,0 +1,291 @@
+//! Makes a guest after another: its configuration under a new identity, its firmware variables, and as asked its disks,
+//! copied or linked.
+//!
+//! ```text
+//!  judge ─► record 'running' ─► copy each store under a name of its own ─► registry is ours:
+//!              folder, variables, link, copies placed, all synced ─► commit ─► other names go ─► record 'done'
+//! ```
+//!
+//! The registry is not held while gigabytes are copied; the source's `busy` lock is, so that nobody starts or changes it.
+//! A process that dies before the commit leaves a record that goes on and files named after it: [`interrupted`] undoes
+//! them. After the commit the clone is whole, and what is left to do is done there too.
+
+mod copies;
+pub mod interrupted;
+mod targets;
+
+use std::path::Path;
+
+use hpvm_host::durable::Batch;
+use hpvm_host::names::guest_folder;
+use hpvm_host::process;
+use hpvm_model::{GuestConfig, GuestUuid, Problem, Severity};
+use hpvm_plan::clone::{CloneRequest, Design, How, Place, design};
+use hpvm_plan::difference::{self, FieldChange};
+use hpvm_plan::facts::HostFacts;
+use hpvm_plan::hotplug::Force;
+use hpvm_plan::judge::{Purpose, problems};
+use hpvm_registry::{Identities, OperationId, Owner, Step};
+
+use self::copies::Copies;
+pub use self::copies::{Copied, Stage};
+use crate::create::serial_number;
+use crate::folder::{self, Folder};
+use crate::vm_host::{VmHost, identities, random};
+use crate::{Actor, Mode, Refusal, facts, lost};
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Cloned {
+    pub config: GuestConfig,
+    /// Warnings; a dry run may bring errors, with which nothing would be made.
+    pub problems: Vec<Problem>,
+    /// Field by field, against the source.
+    pub fields: Vec<FieldChange>,
+    pub copied: Vec<Copied>,
+}
+
+/// Makes a clone of `source` as asked. `watch` is told how far the copies are.
+pub fn clone(
+    host: &mut VmHost,
+    actor: &Actor,
+    source: &GuestConfig,
+    asked: &CloneRequest,
+    force: Force,
+    mode: Mode,
+    watch: &mut dyn FnMut(&Stage<'_>),
+) -> Result<Cloned, Refusal> {
+    if mode == Mode::Apply {
+        interrupted::settle_all(host)?;
+    }
+    let _busy = host.busy(source, actor)?;
+    let mut cloning = Cloning { host, actor, operation: None, watch };
+    let result = cloning.attempt(source, asked, force, mode);
+    match mode {
+        Mode::Apply => cloning.record_end(source, result),
+        Mode::DryRun => result,
+    }
+}
+
+/// A clone on its way.
+struct Cloning<'a> {
+    host: &'a mut VmHost,
+    actor: &'a Actor,
+    /// The record that says that it goes on, once there is one.
+    operation: Option<OperationId>,
+    watch: &'a mut dyn FnMut(&Stage<'_>),
+}
+
+/// A clone that may be made.
+struct Judged {
+    source: GuestConfig,
+    design: Design,
+    identities: Identities,
+    problems: Vec<Problem>,
+    fields: Vec<FieldChange>,
+}
+
+impl Cloning<'_> {
+    fn attempt(
+        &mut self,
+        source: &GuestConfig,
+        asked: &CloneRequest,
+        force: Force,
+        mode: Mode,
+    ) -> Result<Cloned, Refusal> {
+        let judged = self.judge(source, asked, force)?;
+        let is_refused = judged.problems.iter().any(|p| p.severity == Severity::Error);
+        if mode == Mode::Apply && is_refused {
+            return Err(Refusal::Problems(judged.problems));
+        }
+        let copies = match mode {
+            Mode::DryRun => None,
+            Mode::Apply => Some(self.copy(&judged)?),
+        };
+        let Judged { source, design, identities, problems, fields } = judged;
+        let Some(copies) = copies else {
+            let (config, copied) = (design.config, Vec::new());
+            return Ok(Cloned { config, problems, fields, copied });
+        };
+        let (config, copied) = self.make(&source, &design, identities, copies)?;
+        Ok(Cloned { config, problems, fields, copied })
+    }
+
+    fn judge(
+        &self,
+        source: &GuestConfig,
+        asked: &CloneRequest,
+        force: Force,
+    ) -> Result<Judged, Refusal> {
+        let host = &*self.host;
+        // Read again under the lock: another command may have changed it since.
+        let source = host.guest_numbered(source.number)?;
+        let uuid = GuestUuid(uuid::Uuid::new_v4());
+        let folder = Folder::of(&host.root, uuid);
+        let own_image = |address| {
+            let path = folder.file(&guest_folder::image(address));
+            path.to_string_lossy().into_owned()
+        };
+        let design = design(&source, asked, uuid, &own_image, &mut random)?;
+        if !design.work.is_empty() {
+            off(host, &source)?;
+        }
+        if let Some(holder) = host.registry.number_of(&asked.name)? {
+            return Err(Refusal::NameTaken { name: asked.name.clone(), number: holder });
+        }
+        let mut facts = host.facts(&design.config, Some(&source))?;
+        let mut found = targets::judge(host, &source, &design, &facts, force)?;
+        targets::expect(&design, &mut facts);
+        found.extend(variables(host, &source));
+        let standing = Purpose::Change { before: Some(&source) };
+        found.extend(problems(&design.config, &facts, standing));
+        found.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
+        let fields = difference::fields(&source, &design.config, None);
+        let fields = difference::with_refusals(fields, &found);
+        let identities = known(&design, &facts);
+        Ok(Judged { source, design, identities, problems: found, fields })
+    }
+
+    /// Copies what is asked for; a record of it stands before the first byte is written.
+    fn copy(&mut self, judged: &Judged) -> Result<Copies, Refusal> {
+        let design = &judged.design;
+        if design.work.iter().any(|work| work.how != How::Overlay(Place::Own)) {
+            let pid = i32::try_from(std::process::id()).unwrap_or_default();
+            let start_time = process::start_time(pid).unwrap_or_default();
+            let owner = Owner { pid, start_time, boot_id: self.host.boot_id.clone() };
+            let change = self.host.registry.change()?;
+            self.operation = Some(change.record(&self.actor.running(&design.config, owner))?);
+            change.commit()?;
+            Step::CloneRecorded.reached();
+        }
+        let copies = Copies::make(&design.work, self.watch)?;
+        Step::CloneCopied.reached();
+        Ok(copies)
+    }
+
+    /// Makes the clone known with all that belongs to it.
+    fn make(
+        &mut self,
+        source: &GuestConfig,
+        design: &Design,
+        mut identities: Identities,
+        mut copies: Copies,
+    ) -> Result<(GuestConfig, Vec<Copied>), Refusal> {
+        let (root, variables) =
+            (self.host.root.clone(), self.host.folder(source).file(guest_folder::NVRAM));
+        // From here on nobody else can take the name.
+        let change = self.host.registry.change()?;
+        if let Some(number) = change.number_of(&design.config.name)? {
+            return Err(Refusal::NameTaken { name: design.config.name.clone(), number });
+        }
+        let number = change.next_number()?;
+        let config =
+            GuestConfig { number, serial_number: serial_number(number), ..design.config.clone() };
+        let folder = Folder::of(&root, config.uuid);
+        let made = Made { folder: &folder, root: &root, config: &config, kept: false };
+        let mut batch = Batch::default();
+        made.files(&variables, &mut batch)?;
+        copies.make_own_images(&design.work, &mut batch)?;
+        copies.place(&mut batch)?;
+        batch.sync()?;
+        Step::ClonePlaced.reached();
+        identities.extend(copies.identities());
+        change.insert(&config, &identities)?;
+        let done = self.actor.done(None, Some(&config));
+        if self.operation.is_none() {
+            change.record(&done)?;
+        }
+        change.commit()?;
+        made.keep();
+        Step::CloneCommitted.reached();
+        let copied = copies.settle()?;
+        Step::CloneSettled.reached();
+        if let Some(operation) = self.operation.take() {
+            // The clone is there, whether or not that can be written down: `hpvm doctor` does it then.
+            let _ = self.host.registry.finish(operation, &done);
+        }
+        // The texts are for people; a guest without them is whole, and the next change writes them.
+        let _ = folder.write_texts(&config, None);
+        Ok((config, copied))
+    }
+
+    /// One record, whatever came of it.
+    fn record_end(
+        &mut self,
+        source: &GuestConfig,
+        result: Result<Cloned, Refusal>,
+    ) -> Result<Cloned, Refusal> {
+        let (Err(refusal), Some(operation)) = (&result, self.operation) else {
+            return self.host.record_failure(self.actor, Some(source), result);
+        };
+        // The refusal is the thing to tell.
+        let _ = self.host.registry.finish(operation, &self.actor.failed(Some(source), refusal));
+        result
+    }
+}
+
+/// The disks of a running guest change while they are read.
+fn off(host: &VmHost, source: &GuestConfig) -> Result<(), Refusal> {
+    match host.presence(source.number).is_on() {
+        true => Err(Refusal::CopyOfRunning(source.name.clone())),
+        false => lost::refuse(host, source),
+    }
+}
+
+/// The identities of the stores that are there already; those that are made tell theirs when they are.
+fn known(design: &Design, facts: &HostFacts) -> Identities {
+    let mut known = identities(facts);
+    known.retain(|path, _| {
+        !design.work.iter().any(|work| work.to.path == *path && !is_device(work))
+    });
+    known
+}
+
+fn is_device(work: &hpvm_plan::clone::Work) -> bool {
+    use hpvm_model::StorageType::{Disk, Lv};
+    matches!(work.to.storage, Disk | Lv)
+}
+
+fn variables(host: &VmHost, source: &GuestConfig) -> Option<Problem> {
+    let path = host.folder(source).file(guest_folder::NVRAM);
+    let reason = facts::nvram(&path, &host.conf.pristine_nvram()).missing?;
+    let path = path.to_string_lossy().into_owned();
+    let text = format!(
+        "the firmware variables '{path}' of '{0}' cannot be copied: {reason}; `hpvm nvram -P {0} --restore` brings good ones back",
+        source.name
+    );
+    Some(Problem::error(path, text))
+}
+
+/// What was made for a clone the registry does not know yet: goes again unless it is kept.
+struct Made<'a> {
+    folder: &'a Folder,
+    root: &'a hpvm_host::Root,
+    config: &'a GuestConfig,
+    kept: bool,
+}
+
+impl Made<'_> {
+    fn files(&self, variables: &Path, batch: &mut Batch) -> Result<(), Refusal> {
+        self.folder.make(batch)?;
+        Step::CloneFolder.reached();
+        self.folder.make_nvram(variables, batch)?;
+        Step::CloneNvram.reached();
+        self.folder.make_identity(self.config, batch)?;
+        Ok(self.folder.make_link(self.root, self.config, batch)?)
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
+            let _ = folder::unlink(self.root, &self.config.name);
+            let _ = self.folder.remove();
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The stores of a clone that are made: copied or laid over another under a name of their own (`.NAME.PID.N.new`), put in
+//! their places when the clone is about to be known, and taken away again if it never is. A block device has no other
+//! name: it is written in its place.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hpvm_engine::media;
+use hpvm_host::copy::{self, Progress};
+use hpvm_host::durable::{self, Batch};
+use hpvm_host::qcow2::{self, Base, Format};
+use hpvm_host::signals;
+use hpvm_model::{Backing, FileIdentity, StorageAddress, StorageType};
+use hpvm_plan::clone::{How, Place, Work};
+use hpvm_registry::Identities;
+use rustix::fs::OFlags;
+
+use crate::Refusal;
+use crate::refusal::Left;
+
+/// How far which copy is.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage<'a> {
+    /// Of the source.
+    pub from: &'a str,
+    pub progress: Progress,
+}
+
+/// A store that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    pub address: StorageAddress,
+    pub to: Backing,
+    pub how: How,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    fresh: Vec<Fresh>,
+    done: Vec<Copied>,
+    /// Whether the clone is known, so that nothing goes any more.
+    kept: bool,
+    /// Images in the clone's folder, which goes as a whole.
+    own: Identities,
+}
+
+/// A file that is to get the name `path`.
+#[derive(Debug)]
+struct Fresh {
+    path: PathBuf,
+    fresh: PathBuf,
+    file: Option<File>,
+    identity: FileIdentity,
+    /// `path` leads to it already.
+    is_placed: bool,
+}
+
+impl Copies {
+    /// Makes all but the images in the clone's own folder, which is not there yet.
+    pub(super) fn make(
+        work: &[Work],
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<Copies, Refusal> {
+        let mut copies = Copies::default();
+        for work in work.iter().filter(|work| work.how != How::Overlay(Place::Own)) {
+            match (work.how, work.to.storage) {
+                (How::Copy, StorageType::Disk | StorageType::Lv) => copy_to_device(work, watch)?,
+                (How::Copy, _) => copies.copy_to_file(work, watch)?,
+                (How::Overlay(_), _) => copies.lay_over(work)?,
+            }
+            copies.add(work);
+        }
+        Ok(copies)
+    }
+
+    fn add(&mut self, work: &Work) {
+        let Work { address, to, how, .. } = work.clone();
+        self.done.push(Copied { address, to, how });
+    }
+
+    fn copy_to_file(
+        &mut self,
+        work: &Work,
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<(), Refusal> {
+        let source = open_source(&work.from)?;
+        let fresh = self.begin(&work.to)?;
+        let Some(target) = &fresh.file else { return Ok(()) };
+        copy(&source, target, work, watch).map_err(|error| failed(work, Left::AsItWas, error))
+    }
+
+    fn lay_over(&mut self, work: &Work) -> Result<(), Refusal> {
+        let base = open_source(&work.from)?;
+        let fresh = self.begin(&work.to)?;
+        match &fresh.file {
+            Some(image) => write_image(image, &base, work),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the file that is to be `to`, through links if `to` is one.
+    fn begin(&mut self, to: &Backing) -> Result<&mut Fresh, Refusal> {
+        let path = std::fs::canonicalize(&to.path).unwrap_or_else(|_| PathBuf::from(&to.path));
+        let fresh = durable::sibling(&path);
+        let file = durable::create(&fresh, 0o600)?;
+        let identity = identity(&file, &fresh)?;
+        let made = Fresh { path, fresh, file: Some(file), identity, is_placed: false };
+        self.fresh.push(made);
+        let place = self.fresh.len() - 1;
+        Ok(&mut self.fresh[place])
+    }
+
+    /// Makes the images that lie in the clone's folder, which is there by now.
+    pub(super) fn make_own_images(
+        &mut self,
+        work: &[Work],
+        batch: &mut Batch,
+    ) -> Result<(), Refusal> {
+        for work in work.iter().filter(|work| work.how == How::Overlay(Place::Own)) {
+            let base = open_source(&work.from)?;
+            let path = Path::new(&work.to.path);
+            let image = durable::create(path, 0o600)?;
+            write_image(&image, &base, work)?;
+            self.own.insert(work.to.path.clone(), identity(&image, path)?);
+            batch.include(path, image);
+            self.add(work);
+        }
+        Ok(())
+    }
+
+    /// Gives each file its name, where nobody has it yet, beside its own. What replaces another file waits until the clone
+    /// is known.
+    pub(super) fn place(&mut self, batch: &mut Batch) -> Result<(), Refusal> {
+        for made in &mut self.fresh {
+            match std::fs::hard_link(&made.fresh, &made.path) {
+                Ok(()) => made.is_placed = true,
+                // Some file systems have no second names.
+                Err(_) if !is_empty_place(&made.path) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if has_no_links(&error) => {}
+                Err(error) => return Err(Refusal::file("make", &made.path)(error)),
+            }
+            if let Some(file) = made.file.take() {
+                batch.include(&made.fresh, file);
+            }
+            batch.names_in(made.path.parent().unwrap_or(Path::new("/")));
+        }
+        Ok(())
+    }
+
+    /// For the registry's index.
+    pub(super) fn identities(&self) -> Identities {
+        let named = self
+            .fresh
+            .iter()
+            .filter_map(|made| Some((made.path.to_str()?.to_owned(), made.identity)));
+        // The configuration has the path as it was given.
+        let given = self.done.iter().filter_map(|copied| {
+            let path = std::fs::canonicalize(&copied.to.path).ok()?;
+            let made = self.fresh.iter().find(|made| made.path == path)?;
+            Some((copied.to.path.clone(), made.identity))
+        });
+        named.chain(given).chain(self.own.clone()).collect()
+    }
+
+    /// The clone is known: its files keep one name each.
+    pub(super) fn settle(mut self) -> Result<Vec<Copied>, Refusal> {
+        self.kept = true;
+        for made in &self.fresh {
+            settle(&made.fresh, &made.path)?;
+        }
+        Ok(std::mem::take(&mut self.done))
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
+        for made in &self.fresh {
+            let _ = undo(&made.fresh, &made.path);
+        }
+    }
+}
+
+/// Ends a clone that is known: the file under its other name is the one there is.
+pub(super) fn settle(fresh: &Path, path: &Path) -> Result<(), Refusal> {
+    if are_one(fresh, path) {
+        return std::fs::remove_file(fresh).map_err(Refusal::file("remove", fresh));
+    }
+    Ok(durable::rename(fresh, path)?)
+}
+
+/// Takes back what was made for a clone that never was.
+pub(super) fn undo(fresh: &Path, path: &Path) -> Result<(), Refusal> {
+    if are_one(fresh, path) {
+        std::fs::remove_file(path).map_err(Refusal::file("remove", path))?;
+    }
+    hpvm_host::removal::file(fresh).map_err(Refusal::file("remove", fresh))
+}
+
+fn are_one(one: &Path, other: &Path) -> bool {
+    match (std::fs::symlink_metadata(one), std::fs::symlink_metadata(other)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}
+
+fn is_empty_place(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err()
+}
+
+fn has_no_links(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK)
+    )
+}
+
+fn identity(file: &File, path: &Path) -> Result<FileIdentity, Refusal> {
+    let metadata = file.metadata().map_err(Refusal::file("look at", path))?;
+    Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// The source is read alone; a pipe in its place must not hold us up.
+fn open_source(from: &Backing) -> Result<File, Refusal> {
+    open(OpenOptions::new().read(true), OFlags::NONBLOCK, &from.path)
+}
+
+fn open(options: &mut OpenOptions, flags: OFlags, path: &str) -> Result<File, Refusal> {
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = options.custom_flags(flags).open(path).map_err(Refusal::file("open", path))?;
+    let metadata = file.metadata().map_err(Refusal::file("look at", path))?;
+    match media::identity(&metadata) {
+        Some(_) => Ok(file),
+        None => Err(Refusal::file("open", path)(io::Error::other("it is no file and no device"))),
+    }
+}
+
+/// The device is opened for us alone, as for a guest.
+fn copy_to_device(work: &Work, watch: &mut dyn FnMut(&Stage<'_>)) -> Result<(), Refusal> {
+    let source = open_source(&work.from)?;
+    let flags = OFlags::NONBLOCK | OFlags::EXCL;
+    let target = open(OpenOptions::new().read(true).write(true), flags, &work.to.path)?;
+    let left = || Left::Overwritten(work.to.path.clone());
+    copy(&source, &target, work, watch).map_err(|error| failed(work, left(), error))
+}
+
+fn copy(
+    source: &File,
+    target: &File,
+    work: &Work,
+    watch: &mut dyn FnMut(&Stage<'_>),
+) -> io::Result<()> {
+    let mut look = |progress| {
+        watch(&Stage { from: &work.from.path, progress });
+        match signals::interrupted() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        }
+    };
+    copy::copy(source, target, &mut look).map(drop)
+}
+
+fn failed(work: &Work, left: Left, error: io::Error) -> Refusal {
+    match signals::interrupted() {
+        Some(interruption) if error.kind() == io::ErrorKind::Interrupted => {
+            Refusal::Interrupted { interruption, left }
+        }
+        _ => {
+            Refusal::Copy { from: work.from.path.clone(), to: work.to.path.clone(), source: error }
+        }
+    }
+}
+
+fn write_image(image: &File, base: &File, work: &Work) -> Result<(), Refusal> {
+    let failed =
+        |source| Refusal::Copy { from: work.from.path.clone(), to: work.to.path.clone(), source };
+    let (format, size) = match work.from.storage {
+        StorageType::Qcow2 => (Format::Qcow2, qcow2::disk_size(base).map_err(failed)?),
+        _ => (Format::Raw, Some(copy::size(base).map_err(failed)?)),
+    };
+    let size = size.ok_or_else(|| failed(io::Error::other("what lies below is no qcow2 image")))?;
+    let base = Base { path: Path::new(&work.from.path), format, size };
+    qcow2::write_overlay(image, &base).map_err(failed)
+}

@@ -1,0 +1,167 @@
+//! What may be copied, and to where: judged before the first byte is written. Whether the clone can run with it is judged
+//! with everything else.
+
+use std::path::Path;
+
+use hpvm_host::image_lock;
+use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestConfig, Problem, StorageType, StoreRole};
+use hpvm_plan::clone::{Design, How, Place, Work};
+use hpvm_plan::facts::{FileFact, HostFacts, Sharer, Writable};
+use hpvm_plan::hotplug::Force;
+use hpvm_plan::record::Cache;
+
+use crate::stores::plain_file;
+use crate::{Refusal, VmHost, facts as look};
+
+/// The problems of sources and targets. `facts` are of the stores as they are now.
+pub(super) fn judge(
+    host: &VmHost,
+    source: &GuestConfig,
+    design: &Design,
+    facts: &HostFacts,
+    force: Force,
+) -> Result<Vec<Problem>, Refusal> {
+    if design.work.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut problems = Vec::new();
+    // Who else has the source's stores, the source itself apart.
+    let others = host.facts(source, None)?;
+    let locked = look::locked_elsewhere(source, &others);
+    for work in &design.work {
+        problems.extend(read(work, &others));
+        if let Some(holder) = locked.get(&work.from.path) {
+            problems.push(error(&work.from.path, format!(
+                "'{}' is in use outside this VM Host: {holder} has a lock on it, and its content may change while it is read",
+                work.from.path
+            )));
+        }
+        problems.extend(target(work, facts, force));
+        problems.extend(base(work, source, design));
+    }
+    Ok(problems)
+}
+
+/// What is read must be there, and nobody may be writing it.
+fn read(work: &Work, others: &HostFacts) -> Vec<Problem> {
+    let path = &work.from.path;
+    let Some(identity) = others.identity(path) else {
+        return vec![error(
+            path,
+            format!("'{path}', which is to be copied, {}", state(others, path)),
+        )];
+    };
+    let writes = |sharer: &&Sharer| sharer.holds_it && sharer.role == StoreRole::Store;
+    let writers = others.sharers.get(&identity).into_iter().flatten().filter(writes);
+    let text = |Sharer { guest, address, .. }: &Sharer| {
+        format!(
+            "'{path}' is in use by the running guest '{guest}' ({address}); stop that guest first"
+        )
+    };
+    writers.map(|writer| error(path, text(writer))).collect()
+}
+
+fn state(facts: &HostFacts, path: &str) -> String {
+    match facts.files.get(path) {
+        Some(FileFact::Unreadable(reason)) => format!("cannot be used: {reason}"),
+        Some(FileFact::Missing) | None => "does not exist".into(),
+        Some(_) => "is no file and no block device".into(),
+    }
+}
+
+fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Problem> {
+    let path = &work.to.path;
+    if work.how == How::Overlay(Place::Own) {
+        return Vec::new();
+    }
+    let mut problems = Vec::new();
+    match (facts.files.get(path), work.to.storage) {
+        (Some(FileFact::Missing) | None, StorageType::File | StorageType::Qcow2) => {
+            problems.extend(no_folder(path));
+        }
+        (Some(FileFact::Regular { size, .. }), _) => {
+            if size.0 > 0 && force == Force::No {
+                let text = format!("'{path}' exists and is not empty; -F has it overwritten");
+                problems.push(error(path, text));
+            }
+            if image_lock::is_locked(Path::new(path)).unwrap_or(false) {
+                let text = format!("'{path}' is in use: another program has a lock on it");
+                problems.push(error(path, text));
+            }
+        }
+        (Some(FileFact::Block(block)), _) => {
+            let wanted = size(&plain_file(Path::new(&work.from.path)), facts, &work.from.path);
+            if block.size < wanted {
+                problems.push(error(
+                    path,
+                    format!(
+                        "'{path}' has {} bytes, and {} to be copied there has {}",
+                        block.size.0, work.from.path, wanted.0
+                    ),
+                ));
+            }
+        }
+        // Another kind of thing is told by the judgement of the clone.
+        _ => {}
+    }
+    let identity = facts.identity(path);
+    for Sharer { guest, address, .. } in
+        identity.and_then(|identity| facts.sharers.get(&identity)).into_iter().flatten()
+    {
+        let text =
+            format!("'{path}' belongs to guest '{guest}' ({address}) and is not overwritten");
+        problems.push(error(path, text));
+    }
+    problems
+}
+
+fn no_folder(path: &str) -> Option<Problem> {
+    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+    (!folder.is_dir())
+        .then(|| error(path, format!("there is no folder {} for '{path}'", folder.display())))
+}
+
+/// Who links a guest's disks cannot start it any more; better told now than then.
+fn base(work: &Work, source: &GuestConfig, design: &Design) -> Option<Problem> {
+    let text = format!(
+        "'{}' is only read from now on: '{}' cannot be started while its linked clone '{}' is there",
+        work.from.path, source.name, design.config.name
+    );
+    matches!(work.how, How::Overlay(_)).then(|| Problem::warning(work.from.path.clone(), text))
+}
+
+/// Puts in place of what is not there yet what will be.
+pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
+    for (number, work) in (0..).zip(&design.work) {
+        let path = &work.to.path;
+        let is_to_be_made = matches!(work.to.storage, StorageType::File | StorageType::Qcow2)
+            && matches!(
+                facts.files.get(path),
+                Some(FileFact::Missing | FileFact::Regular { .. }) | None
+            );
+        if !is_to_be_made {
+            continue;
+        }
+        let size = match work.how {
+            How::Copy => size(&FileFact::Missing, facts, &work.from.path),
+            How::Overlay(_) => Bytes(DeviceKind::Disk.block_bytes()),
+        };
+        // Of no file system there is.
+        let identity = FileIdentity { device: u64::MAX, inode: number };
+        let expected =
+            FileFact::Regular { identity, size, writable: Writable::Yes, cache: Cache::Page };
+        facts.files.insert(path.clone(), expected);
+    }
+}
+
+fn size(otherwise: &FileFact, facts: &HostFacts, path: &str) -> Bytes {
+    match facts.files.get(path).unwrap_or(otherwise) {
+        FileFact::Regular { size, .. } => *size,
+        FileFact::Block(block) => block.size,
+        _ => Bytes(0),
+    }
+}
+
+fn error(path: &str, text: String) -> Problem {
+    Problem::error(path.to_owned(), text)
+}

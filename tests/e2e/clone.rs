@@ -1,0 +1,379 @@
+//! hpvmclone: new identities, disks kept, copied and linked; what is refused; what is left when it dies or has no room.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hpvm_host::process::{PidFd, Signal};
+use hpvm_model::GuestConfig;
+use hpvm_registry::{Access, Outcome, Registry};
+use hpvm_testkit::guest::Console;
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use rustix::event::{Timespec, poll};
+
+use crate::Test;
+use crate::pool::image;
+use crate::refusals::no_control_bytes;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_clone_has_an_identity_of_its_own,
+    a_disk_is_copied_with_its_holes,
+    what_a03_50_wanted_beside_b_is_taken,
+    what_cannot_be_copied_is_refused,
+    a_dry_run_makes_nothing,
+    a_linked_clone_keeps_its_base_as_it_is,
+    a_base_is_protected_by_removed_clones_too,
+    disks_of_a_running_guest_are_not_copied,
+    clones_of_real_guests_boot,
+    a_copy_killed_at_any_moment_leaves_nothing,
+    an_interrupted_copy_leaves_nothing,
+    no_room_for_a_copy_leaves_nothing,
+];
+
+const MIB: u64 = 1 << 20;
+
+/// A VM Host with the guest `web`, off, whose disk has some data and many holes, and a dvd.
+fn with_web() -> VmHost {
+    let host = VmHost::new(Engine::Fake);
+    fill(&host.disk("web.img", 64 * MIB), 8);
+    let disk = on(&host.path("web.img"), "file");
+    host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-l", "site", "-a", &disk]);
+    host.ok(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,1,1:null:/tmp"]);
+    host
+}
+
+/// So many pieces of 1 MiB, spread out.
+fn fill(disk: &Path, pieces: u64) {
+    let file = File::options().write(true).open(disk).expect("the disk");
+    let length = file.metadata().expect("the disk").len();
+    for piece in 0..pieces {
+        let bytes: Vec<u8> = (0..MIB).map(|n| (n * 31 + piece) as u8 | 1).collect();
+        file.write_all_at(&bytes, piece * (length / pieces)).expect("data");
+    }
+    file.sync_all().expect("synced");
+}
+
+fn on(path: &Path, storage: &str) -> String {
+    format!("disk:avio_stor:0,1,0:{storage}:{}", path.display())
+}
+
+#[track_caller]
+fn guest(host: &VmHost, name: &str) -> GuestConfig {
+    let found = registry(host).all().expect("the guests").into_iter();
+    found.into_iter().find(|guest| guest.name.as_str() == name).expect("it exists")
+}
+
+fn registry(host: &VmHost) -> Registry {
+    Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadOnly).expect("the registry")
+}
+
+/// Nothing of a clone is there, under whatever name, and nothing goes on.
+#[track_caller]
+fn nothing_is_left(host: &VmHost, folder: &Path) {
+    let names = fs::read_dir(folder).expect("a folder").flatten();
+    let left: Vec<PathBuf> = names
+        .map(|entry| entry.path())
+        .filter(|path| path.to_string_lossy().contains("copy.img"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(registry(host).all().expect("the guests").len(), 1);
+    assert!(registry(host).unfinished().expect("the operations").is_empty());
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+fn a_clone_has_an_identity_of_its_own() {
+    let host = with_web();
+    let said = host.run(&["hpvmclone", "-P", "web", "-N", "new", "-c", "2", "--reason", "test"]);
+    assert!(said.status.success(), "{said}");
+    assert!(said.stderr.contains("is also configured in guest 'web' (0,1,0)"), "{said}");
+    let (web, new) = (guest(&host, "web"), guest(&host, "new"));
+    assert!(web.uuid != new.uuid && web.number != new.number);
+    assert_ne!(web.serial_number, new.serial_number);
+    assert_eq!((new.vcpus.get(), new.memory, &new.label), (2, web.memory, &web.label));
+    assert_eq!(web.storage.len(), new.storage.len());
+    for (theirs, ours) in web.storage.iter().zip(&new.storage) {
+        assert_eq!((&theirs.backing, theirs.address), (&ours.backing, ours.address));
+        assert_ne!(theirs.id, ours.id);
+    }
+    let variables = |name: &str| {
+        fs::read(host.path("var/opt/hpvm/guests").join(name).join("nvram")).expect("variables")
+    };
+    assert_eq!(variables("web"), variables("new"));
+    let last = registry(&host).operations(None, 1).expect("the operations").remove(0).operation;
+    assert_eq!((last.outcome, last.reason.as_deref()), (Outcome::Done, Some("test")));
+    assert_eq!(last.after.map(|after| after.name), Some(new.name));
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+/// Also over an empty file, and over a full one with -F.
+fn a_disk_is_copied_with_its_holes() {
+    let host = with_web();
+    let copy = host.path("copy.img");
+    for (n, content) in [None, Some(""), Some("full")].into_iter().enumerate() {
+        let _ = fs::remove_file(&copy);
+        if let Some(content) = content {
+            fs::write(&copy, content).expect("a file");
+        }
+        let name = format!("new{n}");
+        let mut line = vec!["hpvmclone", "-P", "web", "-N", &name];
+        let statement = on(&copy, "file");
+        line.extend(["-b", &statement]);
+        if content == Some("full") {
+            assert!(host.refused(&line).contains("exists and is not empty"));
+            line.push("-F");
+        }
+        let done = host.run(&line);
+        assert!(done.status.success(), "{done}");
+        assert_eq!(done.stderr, "hpvmclone: Virtual storage cloned successfully.\n");
+        let blocks = |path: &Path| fs::metadata(path).expect("a file").blocks();
+        assert_eq!(blocks(&copy), blocks(&host.path("web.img")), "holes are kept");
+        assert_eq!(fs::read(&copy).unwrap(), fs::read(host.path("web.img")).unwrap());
+        assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+        host.ok(&["hpvmremove", "-P", &name, "-F", "--purge"]);
+    }
+}
+
+fn what_a03_50_wanted_beside_b_is_taken() {
+    let host = with_web();
+    let (old, new) = (on(&host.path("web.img"), "file"), on(&host.path("copy.img"), "file"));
+    host.ok(&["hpvmclone", "-P", "web", "-N", "one", "-d", &old, "-a", &new, "-b", &new]);
+    assert_eq!(guest(&host, "one").storage[0].to_string(), new);
+    let elsewhere = format!("disk:scsi:0,2,0:file:{}", host.path("other.img").display());
+    let copied = on(&host.path("other.img"), "file");
+    host.ok(&["hpvmclone", "-P", "web", "-N", "two", "-a", &elsewhere, "-b", &copied]);
+    let two: Vec<String> = guest(&host, "two").storage.iter().map(ToString::to_string).collect();
+    assert_eq!(two, ["dvd:avio_stor:0,1,1:null:/tmp", &elsewhere]);
+}
+
+fn what_cannot_be_copied_is_refused() {
+    let host = with_web();
+    let copy = on(&host.path("copy.img"), "file");
+    let nowhere = on(&host.path("none/copy.img"), "file");
+    let own = on(&host.path("web.img"), "file");
+    let qcow2 = on(&host.path("copy.img"), "qcow2");
+    let elsewhere = copy.replace("0,1,0", "0,5,0");
+    let dvd = format!("dvd:avio_stor:0,1,1:file:{}", host.path("copy.img").display());
+    for (words, reason) in [
+        (vec!["-b", &nowhere], "there is no folder"),
+        (vec!["-b", &own, "-F"], "belongs to guest 'web'"),
+        (vec!["-b", &qcow2], "a copy keeps the format"),
+        (vec!["-b", &elsewhere], "no device at 0,5,0"),
+        (vec!["-b", &dvd], "no content that could be copied"),
+        (vec!["-b", &copy, "-b", &copy], "named by -b twice"),
+        (vec!["-b", &copy, "-m", &own], "-m and -b both name"),
+        (vec!["-b", &copy, "--linked"], "has to be of storage type qcow2"),
+        (vec!["--linked", "-d", "disk:avio_stor:0,1,0"], "no disk that could be linked"),
+    ] {
+        let mut line = vec!["hpvmclone", "-P", "web", "-N", "new"];
+        line.extend(words);
+        let outcome = host.run(&line);
+        assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+        assert!(outcome.stderr.contains(reason), "{reason}: {outcome}");
+        no_control_bytes(&outcome);
+        nothing_is_left(&host, host.root());
+    }
+    assert!(host.refused(&["hpvmclone", "-P", "web", "-N", "web"]).contains("exists already"));
+    assert!(
+        host.refused(&["hpvmclone", "-P", "no", "-N", "new"]).contains("No Guest by that name")
+    );
+    for line in [
+        &["hpvmclone", "-P", "web"][..],
+        &["hpvmclone", "-P", "web", "-N", "new", "-b", "disk:avio_stor::file:/x"],
+        &["hpvmclone", "-P", "web", "-N", "new", "-R", "64M"],
+        &["hpvmclone", "-P", "web", "-N", ".."],
+    ] {
+        assert_eq!(host.run(line).status.code(), Some(2), "{line:?}");
+    }
+}
+
+fn a_dry_run_makes_nothing() {
+    let host = with_web();
+    let copy = on(&host.path("copy.img"), "file");
+    let shown = host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy, "-s"]);
+    assert!(shown.contains(&copy), "{shown}");
+    nothing_is_left(&host, host.root());
+}
+
+fn a_linked_clone_keeps_its_base_as_it_is() {
+    let host = with_web();
+    let said = host.run(&["hpvmclone", "-P", "web", "-N", "new", "--linked"]);
+    assert!(said.status.success() && said.stderr.contains("only read from now on"), "{said}");
+    let named = on(&host.path("named.qcow2"), "qcow2");
+    host.ok(&["hpvmclone", "-P", "web", "-N", "second", "--linked", "-b", &named]);
+    assert_eq!(guest(&host, "second").storage[0].to_string(), named);
+    for name in ["new", "second"] {
+        let device = &guest(&host, name).storage[0];
+        assert_eq!(device.layers.len(), 1);
+        assert_eq!(device.layers[0].path, host.path("web.img").to_string_lossy());
+        let check = Command::new("qemu-img").args(["check", &device.backing.path]).output();
+        assert!(check.expect("qemu-img").status.success(), "{}", device.backing.path);
+        let same = Command::new("qemu-img")
+            .args(["compare", "-F", "qcow2", "-f", "raw"])
+            .args([&device.layers[0].path, &device.backing.path])
+            .output();
+        assert!(same.expect("qemu-img").status.success(), "{}", device.backing.path);
+    }
+    // Its own copies lie over what it lies over.
+    host.ok(&["hpvmclone", "-P", "new", "-N", "third", "--linked"]);
+    assert_eq!(guest(&host, "third").storage[0].layers.len(), 2);
+    let report = host.refused(&["hpvmstart", "-P", "web"]);
+    assert!(report.contains("is the base of the linked clone 'new' (0,1,0)"), "{report}");
+    assert!(host.refused(&["hpvmstart", "-P", "new"]).contains("linked clone 'third'"));
+    for name in ["second", "third"] {
+        host.ok(&["hpvmstart", "-P", name]);
+        host.ok(&["hpvmstop", "-P", name, "-F"]);
+    }
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+    host.ok(&["hpvm", "doctor", "--rebuild"]);
+    assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("linked clone"));
+}
+
+fn a_base_is_protected_by_removed_clones_too() {
+    let host = with_web();
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "--linked"]);
+    host.ok(&["hpvmremove", "-P", "new", "-F"]);
+    let report = host.refused(&["hpvmstart", "-P", "web"]);
+    assert!(report.contains("removed linked clone, which is still kept, 'new'"), "{report}");
+    host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+fn disks_of_a_running_guest_are_not_copied() {
+    let host = with_web();
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let copy = on(&host.path("copy.img"), "file");
+    for words in [&["-b", copy.as_str()][..], &["--linked"]] {
+        let mut line = vec!["hpvmclone", "-P", "web", "-N", "new"];
+        line.extend(words);
+        assert!(host.refused(&line).contains("stop it first with `hpvmstop -P web`"));
+    }
+    nothing_is_left(&host, host.root());
+    // The configuration alone can be had.
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new"]);
+}
+
+/// A copied and a linked one in turn, and the base is as it was.
+fn clones_of_real_guests_boot() {
+    let host = VmHost::new(Engine::Real);
+    let disk = host.copy_of(&image("test-cloud"), "web.img");
+    let before = fs::read(&disk).expect("the disk");
+    host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &on(&disk, "file")]);
+    let copy = on(&host.path("copy.img"), "file");
+    host.ok(&["hpvmclone", "-P", "web", "-N", "copied", "-b", &copy]);
+    host.ok(&["hpvmclone", "-P", "web", "-N", "linked", "--linked"]);
+    for (number, name) in [(2, "copied"), (3, "linked")] {
+        host.ok(&["hpvmstart", "-P", name]);
+        let mut console = Console::attach(&host.run_dir(number));
+        console.wait_for_shell();
+        console.run("echo written > /dev/sda1; sync");
+        let read = console.run("dd if=/dev/sda1 bs=7 count=1 2>/dev/null");
+        assert_eq!(read, "written", "'{name}' writes its disk");
+        host.ok(&["hpvmstop", "-P", name, "-F"]);
+    }
+    assert!(fs::read(&disk).expect("the disk") == before, "the base is untouched");
+}
+
+/// A copy that takes long enough to be met in its middle.
+fn with_slow_copy() -> (VmHost, String) {
+    let host = VmHost::new(Engine::Fake);
+    fill(&host.disk("web.img", 512 * MIB), 512);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &on(&host.path("web.img"), "file")]);
+    let copy = on(&host.path("copy.img"), "file");
+    (host, copy)
+}
+
+fn a_copy_killed_at_any_moment_leaves_nothing() {
+    let seed = u64::from(std::process::id()) << 20
+        | u64::from(
+            rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_nsec.unsigned_abs()
+                as u32
+                & 0xf_ffff,
+        );
+    println!("seed {seed}");
+    let (host, copy) = with_slow_copy();
+    let mut random = seed;
+    let mut met = 0;
+    for round in 0..5 {
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let moment_us = (random >> 33) % 400_000;
+        let mut child = host
+            .command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy])
+            .spawn()
+            .expect("it starts");
+        pause(Duration::from_micros(moment_us));
+        child.kill().expect("our own child");
+        met += usize::from(!child.wait().expect("our own child").success());
+        let doctor = host.run(&["hpvm", "doctor", "--repair"]);
+        assert!(doctor.status.success(), "seed {seed}, round {round}: {doctor}");
+        if registry(&host).all().expect("the guests").len() == 2 {
+            assert_eq!(
+                fs::read(host.path("copy.img")).unwrap(),
+                fs::read(host.path("web.img")).unwrap()
+            );
+            host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+            fs::remove_file(host.path("copy.img")).expect("the copy");
+        }
+        nothing_is_left(&host, host.root());
+    }
+    assert!(met > 0, "seed {seed}: none was met in its middle");
+}
+
+fn an_interrupted_copy_leaves_nothing() {
+    let (host, copy) = with_slow_copy();
+    let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+    let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+    let process =
+        PidFd::open_number(i32::try_from(child.id()).unwrap()).unwrap().expect("it lives");
+    let is_copying = || {
+        fs::read_dir(host.root())
+            .unwrap()
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with(".copy.img."))
+    };
+    hpvm_testkit::wait::wait_until(Duration::from_secs(10), "the copy begins", is_copying);
+    process.signal(Signal::INT).expect("a signal to our own child");
+    assert!(process.wait_exit(Duration::from_secs(2)).unwrap(), "Ctrl-C is answered");
+    let outcome = child.wait_with_output().expect("our own child");
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    assert_eq!(outcome.status.code(), Some(130), "{said}");
+    assert!(said.contains("interrupted; nothing was changed"), "{said}");
+    nothing_is_left(&host, host.root());
+}
+
+fn no_room_for_a_copy_leaves_nothing() {
+    let host = with_web();
+    let small = host.path("small");
+    fs::create_dir(&small).expect("a folder");
+    let _mounted = Mounted::at(&small);
+    let copy = on(&small.join("copy.img"), "file");
+    let said = host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+    assert!(said.contains("No space left"), "{said}");
+    nothing_is_left(&host, &small);
+}
+
+/// A file system of 4 MiB, until dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(folder: &Path) -> Mounted {
+        let line = ["-t", "tmpfs", "-o", "size=4m", "none"];
+        let status = Command::new("mount").args(line).arg(folder).status().expect("mount runs");
+        assert!(status.success(), "{} can be mounted", folder.display());
+        Mounted(folder.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// Until a moment drawn by lot.
+fn pause(time: Duration) {
+    let timeout = Timespec::try_from(time).unwrap_or_default();
+    let _ = poll(&mut [], Some(&timeout));
+}
