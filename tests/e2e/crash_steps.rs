@@ -116,7 +116,15 @@ const COPY: &str = "copy.img";
 /// A copy into a file that is not there.
 const CLONE: Scene = Scene {
     prepare: |_| {},
-    command: &["hpvmclone", "-P", "web", "-N", "new", "-b", "disk:avio_stor:0,1,0:file:{root}/copy.img"],
+    command: &[
+        "hpvmclone",
+        "-P",
+        "web",
+        "-N",
+        "new",
+        "-b",
+        "disk:avio_stor:0,1,0:file:{root}/copy.img",
+    ],
     steps: CLONE_STEPS,
     is_done: |host| is_listed(host, "new") && is_copied(host),
 };
@@ -124,7 +132,15 @@ const CLONE: Scene = Scene {
 /// A copy into a file that is there and empty.
 const CLONE_OVER: Scene = Scene {
     prepare: |host| drop(host.disk(COPY, 0)),
-    command: &["hpvmclone", "-P", "web", "-N", "new", "-b", "disk:avio_stor:0,1,0:file:{root}/copy.img"],
+    command: &[
+        "hpvmclone",
+        "-P",
+        "web",
+        "-N",
+        "new",
+        "-b",
+        "disk:avio_stor:0,1,0:file:{root}/copy.img",
+    ],
     steps: CLONE_STEPS,
     is_done: |host| is_listed(host, "new") && is_copied(host),
 };

@@ -7,6 +7,7 @@
 
 mod bare;
 mod booted;
+mod cloning;
 mod creating;
 mod house;
 mod listing;
@@ -36,6 +37,11 @@ const GROUPS: &[Group] = &[
         name: "create",
         what: "hpvmcreate and virsh define in turn",
         measure: creating::measure,
+    },
+    Group {
+        name: "clone",
+        what: "hpvmclone, cp and qemu-img convert in turn; linked clones",
+        measure: cloning::measure,
     },
     Group {
         name: "together",

@@ -40,9 +40,19 @@ pub fn open(attached: &Attached) -> Result<File, LaunchError> {
         return Err(LaunchError::StoreBusy { path: path.clone() });
     }
     if attached.device.backing.storage == StorageType::Qcow2 {
-        stands_alone(&file, path)?;
+        let below = if attached.device.layers.is_empty() { Below::Nothing } else { Below::Given };
+        names_no_other(&file, path, below)?;
     }
     Ok(file)
+}
+
+/// What QEMU is told lies below an image, so that it does not follow the name there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    /// The image has to stand alone: with something left out, the guest found other data than it has.
+    Nothing,
+    /// The configuration's layers, by descriptor.
+    Given,
 }
 
 /// Whether the kernel keeps a loop device on this file for somebody, who may be in a container: its mounts are not among the
@@ -58,15 +68,14 @@ fn is_kept_by_loop(path: &str) -> bool {
     store.is_some_and(|store| !blocks.claims(store, &DeviceProbe::new(&places)).is_empty())
 }
 
-/// Refuses an image that names another file: QEMU would open it by its path, as nobody asked, or leave it out, and then
-/// the guest found other data than the image has.
-fn stands_alone(file: &File, path: &str) -> Result<(), LaunchError> {
+/// Refuses an image that names another file, which QEMU would open by its path, as nobody asked, or leave out.
+fn names_no_other(file: &File, path: &str, below: Below) -> Result<(), LaunchError> {
     let header = header(file).map_err(|source| LaunchError::File {
         action: "read",
         path: path.into(),
         source,
     })?;
-    match other_file(&header) {
+    match other_file(&header, below) {
         None => Ok(()),
         Some(other) => Err(LaunchError::Image { path: path.to_owned(), other }),
     }
@@ -90,12 +99,12 @@ const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Bit 2 of the incompatible features, which version 3 brought: the guest's data are in another file.
 const EXTERNAL_DATA: u8 = 1 << 2;
 
-fn other_file(header: &[u8; HEADER_BYTES]) -> Option<&'static str> {
+fn other_file(header: &[u8; HEADER_BYTES], below: Below) -> Option<&'static str> {
     let (is_image, version) = (header[..4] == MAGIC, &header[4..8]);
     let (backing, features) = (&header[8..16], &header[72..80]);
     if !is_image {
         None
-    } else if backing.iter().any(|byte| *byte != 0) {
+    } else if below == Below::Nothing && backing.iter().any(|byte| *byte != 0) {
         Some("a backing file")
     } else if version != [0, 0, 0, 2] && features[7] & EXTERNAL_DATA != 0 {
         Some("an external data file")
@@ -143,6 +152,9 @@ pub fn open_layer(layer: &AttachedLayer) -> Result<File, LaunchError> {
     if identity.is_none() || layer.identity.is_some() && layer.identity != identity {
         return Err(LaunchError::Changed { path: path.clone() });
     }
+    if layer.backing.storage == StorageType::Qcow2 {
+        names_no_other(&file, path, Below::Given)?;
+    }
     Ok(file)
 }
 
@@ -182,12 +194,21 @@ mod tests {
 
     #[test]
     fn an_image_that_names_another_file_is_told() {
-        assert_eq!(other_file(&image(3, 0, 0)), None);
-        assert_eq!(other_file(&image(3, 0, 1)), None, "not closed well");
-        assert_eq!(other_file(&image(2, 0, 4)), None, "version 2 has something else there");
-        assert_eq!(other_file(&image(2, 104, 0)), Some("a backing file"));
-        assert_eq!(other_file(&image(3, 104, 0)), Some("a backing file"));
-        assert_eq!(other_file(&image(3, 0, 4)), Some("an external data file"));
-        assert_eq!(other_file(&[0xff; HEADER_BYTES]), None, "QEMU says what is wrong");
+        let alone = |version, backing, features| {
+            other_file(&image(version, backing, features), Below::Nothing)
+        };
+        assert_eq!(alone(3, 0, 0), None);
+        assert_eq!(alone(3, 0, 1), None, "not closed well");
+        assert_eq!(alone(2, 0, 4), None, "version 2 has something else there");
+        assert_eq!(alone(2, 104, 0), Some("a backing file"));
+        assert_eq!(alone(3, 104, 0), Some("a backing file"));
+        assert_eq!(alone(3, 0, 4), Some("an external data file"));
+        assert_eq!(
+            other_file(&[0xff; HEADER_BYTES], Below::Nothing),
+            None,
+            "QEMU says what is wrong"
+        );
+        let over = |features| other_file(&image(3, 104, features), Below::Given);
+        assert_eq!((over(0), over(4)), (None, Some("an external data file")));
     }
 }

@@ -86,6 +86,8 @@ const ORDER: &[&str] = &[
     "`hpvmstatus`, 1,000",
     "`hpvmstatus`, 10,000",
     "`hpvmcreate`",
+    "clone of",
+    "the same by `--linked`",
     "`hpvmstart`",
     "start until",
     "`hpvmstop",

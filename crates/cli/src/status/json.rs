@@ -1,7 +1,7 @@
 //! `hpvmstatus --json`: everything, for programs. The schemas in docs/schema only grow; a test sees to it.
 
 use hpvm_app::snapshot::{self, Ending};
-use hpvm_model::{AutoStart, Occupant, RunState, Runnable, StorageDevice};
+use hpvm_model::{AutoStart, Backing, Occupant, RunState, Runnable, StorageDevice};
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::guest_path;
 use serde::Serialize;
@@ -153,6 +153,8 @@ struct Storage {
     target: u8,
     storage: String,
     path: String,
+    /// What lies under a linked clone's disk, the uppermost first.
+    layers: Vec<Layer>,
     id: String,
     /// The adapter, as `lspci -P` prints it in the guest.
     guest_pci_path: String,
@@ -160,6 +162,13 @@ struct Storage {
     efi_path: String,
     /// As -a, -m and -d take it.
     statement: String,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Layer {
+    storage: String,
+    path: String,
 }
 
 #[derive(Serialize)]
@@ -257,6 +266,12 @@ impl From<&Shown<'_>> for Machine {
     }
 }
 
+impl From<&Backing> for Layer {
+    fn from(Backing { storage, path }: &Backing) -> Layer {
+        Layer { storage: storage.as_str().to_owned(), path: path.clone() }
+    }
+}
+
 impl From<&StorageDevice> for Storage {
     fn from(device: &StorageDevice) -> Storage {
         Storage {
@@ -267,6 +282,7 @@ impl From<&StorageDevice> for Storage {
             target: device.address.target,
             storage: device.backing.storage.as_str().to_owned(),
             path: device.backing.path.clone(),
+            layers: device.layers.iter().map(Layer::from).collect(),
             id: device.id.to_string(),
             guest_pci_path: guest_path::pci(device.address.slot),
             efi_path: guest_path::efi(device.address),

@@ -88,7 +88,10 @@ fn storage(devices: &[&StorageDevice]) -> String {
     let blocks: Vec<String> = devices
         .iter()
         .map(|device| {
-            block(&[
+            let layers = device.layers.iter().map(|layer| {
+                ("Physical layer", format!("{}:{}", layer.storage.as_str(), layer.path))
+            });
+            let mut lines = vec![
                 ("Guest Device type", device.kind.as_str().to_owned()),
                 ("Guest Adaptor type", device.adapter.as_str().to_owned()),
                 ("Bus", device.address.slot.bus().to_string()),
@@ -98,10 +101,12 @@ fn storage(devices: &[&StorageDevice]) -> String {
                 ("Lun", "0".to_owned()),
                 ("Physical Storage type", device.backing.storage.as_str().to_owned()),
                 ("Physical device", device.backing.path.clone()),
-                ("Disk identity", device.id.to_string()),
-                ("Guest PCI path", guest_path::pci(device.address.slot)),
-                ("EFI path", guest_path::efi(device.address)),
-            ])
+            ];
+            lines.extend(layers);
+            lines.push(("Disk identity", device.id.to_string()));
+            lines.push(("Guest PCI path", guest_path::pci(device.address.slot)));
+            lines.push(("EFI path", guest_path::efi(device.address)));
+            block(&lines)
         })
         .collect();
     format!("[Storage Interface Details]\n{}", blocks.join("\n"))

@@ -1,0 +1,111 @@
+//! The rows about clones: hpvmclone, `cp` and `qemu-img convert` copy the same disk in turn, each until the copy is on the
+//! disk; then linked clones of it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::Effort;
+use super::house::House;
+use super::process::timed;
+use super::report::{Row, Verdict};
+use super::statistics::Series;
+
+const DISK_BYTES: u64 = 4 << 30;
+const DATA_BYTES: u64 = 1 << 30;
+const PIECES: u64 = 64;
+const OVER_CP: f64 = 0.8;
+const LINKED_MS: f64 = 15.0;
+
+pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
+    let house = House::new()?;
+    let disk = house.root.join("source.img");
+    fill(&disk)?;
+    let statement = format!("disk:avio_stor:0,1,0:file:{}", disk.display());
+    house.run(&["hpvmcreate", "-P", "source", "-a", &statement])?;
+    let copy = house.root.join("copy.img");
+    let [mut ours, mut cp, mut convert] = [(); 3].map(|()| Series::default());
+    for turn in 0..=effort.runs(7) {
+        let turns = [
+            our_copy(&house, turn, &copy)?,
+            copied_by(&["cp", "--sparse=auto"], &disk, &copy)?,
+            copied_by(&["qemu-img", "convert", "-f", "raw", "-O", "raw"], &disk, &copy)?,
+        ];
+        // The first of each reads the disk into memory.
+        if turn > 0 {
+            [&mut ours, &mut cp, &mut convert]
+                .into_iter()
+                .zip(turns)
+                .for_each(|(series, time)| series.push(time));
+        }
+    }
+    let mut linked = Series::default();
+    for turn in 0..=effort.runs(31) {
+        let name = format!("linked{turn}");
+        let took = house.time(&["hpvmclone", "-P", "source", "-N", &name, "--linked"])?;
+        if turn > 0 {
+            linked.push(took);
+        }
+    }
+    Ok(vec![
+        Row {
+            what: "clone of a 4 GiB disk file with 1 GiB of data, until it is on the disk".into(),
+            peer: format!("`qemu-img convert` and sync {convert}"),
+            target: "4/5 of `cp --sparse=auto` and sync",
+            measured: format!("{ours}; cp {cp}"),
+            verdict: Verdict::of(ours.median() <= OVER_CP * cp.median()),
+        },
+        Row {
+            what: "the same by `--linked`".into(),
+            peer: String::new(),
+            target: "15 ms",
+            measured: linked.to_string(),
+            verdict: Verdict::of(linked.median() <= LINKED_MS),
+        },
+    ])
+}
+
+/// Data in pieces of 16 MiB with holes of 48 MiB between them, like a disk that is in use.
+fn fill(disk: &Path) -> Result<()> {
+    let file = File::create(disk)?;
+    file.set_len(DISK_BYTES)?;
+    let mut random = 1u64;
+    let length = usize::try_from(DATA_BYTES / PIECES)?;
+    for piece in 0..PIECES {
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            bytes.extend(random.to_be_bytes());
+        }
+        file.write_all_at(&bytes, piece * (DISK_BYTES / PIECES))?;
+    }
+    Ok(file.sync_all()?)
+}
+
+fn our_copy(house: &House, turn: usize, copy: &Path) -> Result<Duration> {
+    let name = format!("copy{turn}");
+    let statement = format!("disk:avio_stor:0,1,0:file:{}", copy.display());
+    quiet(copy)?;
+    let took = house.time(&["hpvmclone", "-P", "source", "-N", &name, "-b", &statement])?;
+    house.run(&["hpvmremove", "-P", &name, "-F", "--purge"])?;
+    Ok(took)
+}
+
+fn copied_by(line: &[&str], disk: &Path, copy: &Path) -> Result<Duration> {
+    quiet(copy)?;
+    let (_, copying) = timed(Command::new(line[0]).args(&line[1..]).args([disk, copy]))?;
+    let (_, syncing) = timed(Command::new("sync").arg(copy))?;
+    Ok(copying + syncing)
+}
+
+/// The last copy is gone, and nobody's writing is left over.
+fn quiet(copy: &Path) -> Result<()> {
+    if copy.exists() {
+        fs::remove_file(copy).context("removing the last copy")?;
+    }
+    timed(&mut Command::new("sync")).map(drop)
+}
