@@ -10,7 +10,7 @@ use hpvm_registry::{Operation, Outcome, Owner, RecordedOperation, Selector};
 use super::copies;
 use crate::{Refusal, VmHost};
 
-/// Settles all that were interrupted. Without any it asks the registry once.
+/// Ends all that were interrupted. Without any it asks the registry once.
 pub(crate) fn settle_all(host: &mut VmHost) -> Result<(), Refusal> {
     for recorded in host.registry.unfinished()? {
         if was_interrupted(host, &recorded) {
