@@ -71,6 +71,9 @@ const COLUMNS: &str = "number, uuid, name, label, serial_number, os_family, os_v
 
 const DEVICE_COLUMNS: &str = "guest, bus, device, target, kind, adapter, storage, path, id";
 
+/// The table of layers came with this version; a reader takes an older file as it is.
+const LAYERS_SINCE_VERSION: i64 = 3;
+
 const LAYER_COLUMNS: &str = "guest, bus, device, target, storage, path";
 
 impl Registry {
@@ -118,7 +121,7 @@ impl Registry {
             let sql = format!(
                 "SELECT {LAYER_COLUMNS} FROM layer ORDER BY guest, bus, device, target, place"
             );
-            for (guest, layer) in self.rows(&sql, [], layer)? {
+            for (guest, layer) in self.layers(&sql, [])? {
                 layer.put_under(storage.get_mut(&guest).map_or(&mut [], Vec::as_mut_slice));
             }
             let sql = "SELECT guest, bus, device FROM port ORDER BY guest, bus, device";
@@ -153,19 +156,22 @@ impl Registry {
         file: &FileIdentity,
         except: Option<GuestNumber>,
     ) -> Result<Vec<Sharer>, RegistryError> {
-        let sql =
+        let stores =
             "SELECT guest.name, guest.number AS number, bus, device, target, kind, 0 AS role, 0
              FROM device JOIN guest ON guest.number = device.guest
              WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3
-                 AND guest.removed_at IS NULL
-             UNION ALL
-             SELECT guest.name, guest.number, bus, device, target, 'disk', 1,
+                 AND guest.removed_at IS NULL";
+        let layers = "SELECT guest.name, guest.number, bus, device, target, 'disk', 1,
                  guest.removed_at IS NOT NULL
              FROM layer JOIN guest ON guest.number = layer.guest
-             WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3
-             ORDER BY number, bus, device, target, role";
+             WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3";
+        let both = match self.version < LAYERS_SINCE_VERSION {
+            true => stores.to_owned(),
+            false => format!("{stores} UNION ALL {layers}"),
+        };
+        let sql = format!("{both} ORDER BY number, bus, device, target, role");
         let (inode, device) = stored(file);
-        self.rows(sql, (inode, device, except.map(GuestNumber::get)), |row| {
+        self.rows(&sql, (inode, device, except.map(GuestNumber::get)), |row| {
             Ok(Sharer {
                 guest: parsed(row, 0)?,
                 number: number(row, 1)?,
@@ -234,12 +240,23 @@ impl Registry {
         let sql = format!(
             "SELECT {LAYER_COLUMNS} FROM layer WHERE guest = ?1 ORDER BY bus, device, target, place"
         );
-        for (_, layer) in self.rows(&sql, key, layer)? {
+        for (_, layer) in self.layers(&sql, key)? {
             layer.put_under(&mut storage);
         }
         let sql = "SELECT guest, bus, device FROM port WHERE guest = ?1 ORDER BY bus, device";
         let ports = self.rows(sql, key, port)?.into_iter().map(|(_, slot)| slot).collect();
         Ok(guest.with(storage, ports))
+    }
+
+    fn layers<P: rusqlite::Params>(
+        &self,
+        sql: &str,
+        parameters: P,
+    ) -> rusqlite::Result<Vec<(GuestNumber, Layer)>> {
+        match self.version < LAYERS_SINCE_VERSION {
+            true => Ok(Vec::new()),
+            false => self.rows(sql, parameters, layer),
+        }
     }
 
     pub(crate) fn rows<T, P: rusqlite::Params>(

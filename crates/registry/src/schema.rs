@@ -27,7 +27,7 @@ use crate::error::RegistryError;
 use crate::open::Registry;
 
 /// The version of the tables below, kept as `user_version`.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 /// `hpvm` in ASCII, kept as `application_id`: tells our file from another program's.
 pub(crate) const APPLICATION_ID: i64 = 0x6870_766d;
 
@@ -75,21 +75,6 @@ CREATE TABLE device (
     CHECK ((file_device IS NULL) = (file_inode IS NULL))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX device_file ON device (file_inode, file_device) WHERE file_inode IS NOT NULL;
-
-CREATE TABLE layer (
-    guest       INTEGER NOT NULL REFERENCES guest (number) ON DELETE CASCADE,
-    bus         INTEGER NOT NULL,
-    device      INTEGER NOT NULL,
-    target      INTEGER NOT NULL,
-    place       INTEGER NOT NULL,
-    storage     TEXT    NOT NULL,
-    path        TEXT    NOT NULL,
-    file_device INTEGER,
-    file_inode  INTEGER,
-    PRIMARY KEY (guest, bus, device, target, place),
-    CHECK ((file_device IS NULL) = (file_inode IS NULL))
-) STRICT, WITHOUT ROWID;
-CREATE INDEX layer_file ON layer (file_inode, file_device) WHERE file_inode IS NOT NULL;
 
 CREATE TABLE port (
     guest  INTEGER NOT NULL REFERENCES guest (number) ON DELETE CASCADE,
@@ -156,6 +141,24 @@ CREATE TABLE hostrdev (
     at_start TEXT NOT NULL CHECK (at_start IN ('YES', 'NO'))
 ) STRICT;
 INSERT INTO hostrdev VALUES (1, 'YES');
+";
+
+/// What version 3 added: the layers under disks of linked clones.
+pub(crate) const TABLES_OF_VERSION_3: &str = "
+CREATE TABLE IF NOT EXISTS layer (
+    guest       INTEGER NOT NULL REFERENCES guest (number) ON DELETE CASCADE,
+    bus         INTEGER NOT NULL,
+    device      INTEGER NOT NULL,
+    target      INTEGER NOT NULL,
+    place       INTEGER NOT NULL,
+    storage     TEXT    NOT NULL,
+    path        TEXT    NOT NULL,
+    file_device INTEGER,
+    file_inode  INTEGER,
+    PRIMARY KEY (guest, bus, device, target, place),
+    CHECK ((file_device IS NULL) = (file_inode IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS layer_file ON layer (file_inode, file_device) WHERE file_inode IS NOT NULL;
 ";
 
 /// Makes an empty registry at `path`; fine when another process was faster.
@@ -238,6 +241,7 @@ pub(crate) fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
         "BEGIN;
          {TABLES}
          {TABLES_OF_VERSION_2}
+         {TABLES_OF_VERSION_3}
          PRAGMA application_id = {APPLICATION_ID};
          PRAGMA user_version = {VERSION};
          COMMIT;"

@@ -10,7 +10,9 @@ use rusqlite::Connection;
 
 use crate::error::RegistryError;
 use crate::open::open_for_reading;
-use crate::schema::{MODE, TABLES_OF_VERSION_2, VERSION, named_beside, sync_folder_of};
+use crate::schema::{
+    MODE, TABLES_OF_VERSION_2, TABLES_OF_VERSION_3, VERSION, named_beside, sync_folder_of,
+};
 
 /// Upgrades unless another command was faster. A crash at any point leaves the old version, and perhaps a copy of it.
 pub(crate) fn upgrade(connection: &Connection, path: &Path) -> Result<(), RegistryError> {
@@ -31,7 +33,10 @@ fn upgrade_locked(connection: &Connection, path: &Path) -> Result<(), RegistryEr
         .map_err(|e| failed()(e))?;
     if found < VERSION {
         keep_copy(path, found)?;
-        connection.execute_batch(TABLES_OF_VERSION_2).map_err(|e| failed()(e))?;
+        if found < 2 {
+            connection.execute_batch(TABLES_OF_VERSION_2).map_err(|e| failed()(e))?;
+        }
+        connection.execute_batch(TABLES_OF_VERSION_3).map_err(|e| failed()(e))?;
         connection.pragma_update(None, "user_version", VERSION).map_err(|e| failed()(e))?;
     }
     connection.execute_batch("COMMIT").map_err(|e| failed()(e))

@@ -103,11 +103,11 @@ fn an_entry_goes_with_its_last_device_unless_it_says_something() {
 /// A file as version 1 made it.
 fn of_version_1(place: &Place) {
     let mut registry = place.open();
-    add(&mut registry, &guest(1));
+    add(&mut registry, &without_layers());
     drop(registry);
     let old = Connection::open(place.path()).unwrap();
     old.execute_batch(
-        "DROP TABLE entry; DROP TABLE entry_backup; DROP TABLE hostrdev; DROP INDEX device_path;
+        "DROP TABLE entry; DROP TABLE entry_backup; DROP TABLE layer; DROP TABLE hostrdev; DROP INDEX device_path;
          PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE);",
     )
     .unwrap();
@@ -123,17 +123,17 @@ fn a_registry_of_version_1_is_upgraded_by_the_first_change_and_a_copy_is_kept() 
     let place = Place::new();
     of_version_1(&place);
     let reader = place.reader();
-    assert_eq!(reader.all().unwrap(), [guest(1)], "readers take it as it is");
+    assert_eq!(reader.all().unwrap(), [without_layers()], "readers take it as it is");
     assert_eq!(reader.entries().unwrap(), []);
     drop(reader);
     assert_eq!(version(&place.path()), 1);
 
     let mut registry = place.open();
-    assert_eq!(registry.all().unwrap(), [guest(1)]);
+    assert_eq!(registry.all().unwrap(), [without_layers()]);
     put(&mut registry, &[of_guest("/dev/sdb")]);
     assert_eq!(registry.check().unwrap(), Vec::<String>::new());
     drop(registry);
-    assert_eq!(version(&place.path()), 2);
+    assert_eq!(version(&place.path()), 3);
 
     let copy = place.path().with_file_name("hpvm.db.version-1");
     assert_eq!(version(&copy), 1, "an older hpvm can go on from the copy");
@@ -158,10 +158,10 @@ fn an_upgrade_that_fails_leaves_version_1_and_is_done_by_the_next() {
     let error = Registry::open(&place.path(), hpvm_registry::Access::ReadWrite).unwrap_err();
     assert!(error.to_string().contains("version-1"), "{error}");
     assert_eq!(version(&place.path()), 1);
-    assert_eq!(place.reader().all().unwrap(), [guest(1)]);
+    assert_eq!(place.reader().all().unwrap(), [without_layers()]);
     fs::remove_dir_all(&taken).unwrap();
     assert_eq!(place.open().entries().unwrap(), []);
-    assert_eq!(version(&place.path()), 2);
+    assert_eq!(version(&place.path()), 3);
 }
 
 #[test]
@@ -170,11 +170,41 @@ fn many_upgrade_at_once_and_one_does_it() {
     of_version_1(&place);
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| assert_eq!(place.open().all().unwrap(), [guest(1)]));
+            scope.spawn(|| assert_eq!(place.open().all().unwrap(), [without_layers()]));
         }
     });
-    assert_eq!(version(&place.path()), 2);
+    assert_eq!(version(&place.path()), 3);
     assert_eq!(place.open().check().unwrap(), Vec::<String>::new());
+}
+
+/// What an older version could hold of it.
+fn without_layers() -> hpvm_model::GuestConfig {
+    let mut guest = guest(1);
+    guest.storage.iter_mut().for_each(|device| device.layers.clear());
+    guest
+}
+
+/// Of version 2: with the device database, and without layers.
+#[test]
+fn a_registry_of_version_2_gets_layers() {
+    let place = Place::new();
+    let mut registry = place.open();
+    add(&mut registry, &without_layers());
+    drop(registry);
+    let old = Connection::open(place.path()).unwrap();
+    old.execute_batch(
+        "DROP TABLE layer; PRAGMA user_version = 2; PRAGMA wal_checkpoint(TRUNCATE);",
+    )
+    .unwrap();
+    drop(old);
+    assert_eq!(place.reader().all().unwrap(), [without_layers()], "readers take it as it is");
+    let mut registry = place.open();
+    assert_eq!(version(&place.path()), 3);
+    let change = registry.change().unwrap();
+    change.update(&guest(1), &hpvm_registry::Identities::new()).unwrap();
+    change.commit().unwrap();
+    assert_eq!(registry.all().unwrap(), [guest(1)]);
+    assert_eq!(version(&place.path().with_file_name("hpvm.db.version-2")), 2);
 }
 
 /// Looking a guest's stores up costs the same with 10,000 entries: what takes longer than this reads them all.
