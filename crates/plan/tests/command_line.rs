@@ -72,7 +72,7 @@ fn a_linked_clone_of_a_linked_clone() {
     let text = text(&record);
     assert_data_eq!(&text, file!["golden/layers.txt"]);
     assert!(!text.contains("/vm/") && !text.contains("/dev/vg0"), "{text}");
-    let roles: Vec<Role> = descriptors(&record).into_iter().skip(6).map(|d| d.role).collect();
+    let roles: Vec<Role> = descriptors(&record).into_iter().skip(7).map(|d| d.role).collect();
     let address = config.storage[0].address;
     assert_eq!(roles, [Role::Medium(address), Role::Layer(address, 0), Role::Layer(address, 1)]);
 }

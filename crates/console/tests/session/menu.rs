@@ -183,7 +183,8 @@ fn asks_which_drive_and_image() {
     let mut session = rig.on_terminal(&[]);
     session.shows("vMP> ");
     session.types(b"cm\rin\r");
-    session.shows("[web1] vMP:CM> in\n");
+    session.shows("HE: Help");
+    session.shows("[web1] vMP:CM> ");
     assert_eq!(
         session.shows("1 to 2, or Q: "),
         "
@@ -192,8 +193,10 @@ fn asks_which_drive_and_image() {
 
    Which drive? "
     );
-    session.types(b"3\r2\r");
-    session.shows("1 to 2, or Q: 2\n");
+    session.types(b"3\r");
+    session.shows("Which drive? 1 to 2, or Q: ");
+    session.types(b"2\r");
+    session.shows("2\n");
     assert_eq!(
         session.shows("1 to 2, or Q: "),
         "
@@ -227,7 +230,7 @@ fn asks_which_drive_and_image() {
 fn media_by_one_command() {
     let (rig, _door) = Rig::on(b"");
     let said = |command: &str, input: &[u8]| {
-        let output = rig.with_input(&["-c", command, "-q"], input);
+        let output = rig.with_input(&["--command", command, "--quiet"], input);
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let done = |text: &str| (Some(0), text.to_owned());
@@ -242,7 +245,7 @@ fn media_by_one_command() {
     assert!(text.ends_with("the drive at 0,4,0 is empty\n"), "{text}");
     assert_eq!(said("ej -pcipath 0 4", b"").0, Some(2));
     let off = Rig::off();
-    let output = off.with_input(&["-c", "ej"], b"");
+    let output = off.with_input(&["--command", "ej"], b"");
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("is off; hpvmmodify -m changes the medium"), "{said}");

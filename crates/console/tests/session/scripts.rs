@@ -86,7 +86,7 @@ fn runs_one_command() {
         (Some(1), String::new(), "client: the guest is being stopped\n".into())
     );
     for (command, wrong) in [
-        ("rec -view", "'rec' is no vMP command here; there are CO, CM, PC, HE, X"),
+        ("rec -view", "'rec' is no vMP command here; there are CO, CM, PC, IN, EJ, HE, X"),
         (
             "pc -graceful",
             "PC does not know '-graceful'; give one of -on, -off, -cycle, or nothing to be asked",
