@@ -32,7 +32,7 @@ pub use self::copies::{Copied, Stage};
 use crate::create::serial_number;
 use crate::folder::{self, Folder};
 use crate::vm_host::{VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, facts, lost};
+use crate::{Actor, Mode, Refusal, devdb, facts, lost};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -81,6 +81,7 @@ struct Judged {
     source: GuestConfig,
     design: Design,
     identities: Identities,
+    facts: HostFacts,
     problems: Vec<Problem>,
     fields: Vec<FieldChange>,
 }
@@ -102,12 +103,12 @@ impl Cloning<'_> {
             Mode::DryRun => None,
             Mode::Apply => Some(self.copy(&judged)?),
         };
-        let Judged { source, design, identities, problems, fields } = judged;
+        let Judged { source, design, identities, facts, problems, fields } = judged;
         let Some(copies) = copies else {
             let (config, copied) = (design.config, Vec::new());
             return Ok(Cloned { config, problems, fields, copied });
         };
-        let (config, copied) = self.make(&source, &design, identities, copies)?;
+        let (config, copied) = self.make(&source, &design, (identities, &facts), copies)?;
         Ok(Cloned { config, problems, fields, copied })
     }
 
@@ -143,7 +144,9 @@ impl Cloning<'_> {
         let fields = difference::fields(&source, &design.config, None);
         let fields = difference::with_refusals(fields, &found);
         let identities = known(&design, &facts);
-        Ok(Judged { source, design, identities, problems: found, fields })
+        // Of a file that will be another one nothing is written down yet; its first start does it.
+        facts.registered.retain(|path, _| !is_made(&design, path));
+        Ok(Judged { source, design, identities, facts, problems: found, fields })
     }
 
     /// Copies what is asked for; a record of it stands before the first byte is written.
@@ -168,7 +171,7 @@ impl Cloning<'_> {
         &mut self,
         source: &GuestConfig,
         design: &Design,
-        mut identities: Identities,
+        (mut identities, facts): (Identities, &HostFacts),
         mut copies: Copies,
     ) -> Result<(GuestConfig, Vec<Copied>), Refusal> {
         let (root, variables) =
@@ -191,6 +194,7 @@ impl Cloning<'_> {
         Step::ClonePlaced.reached();
         identities.extend(copies.identities());
         change.insert(&config, &identities)?;
+        devdb::keep_identities(&change, &config, facts)?;
         let done = self.actor.done(None, Some(&config));
         if self.operation.is_none() {
             change.record(&done)?;
@@ -235,10 +239,13 @@ fn off(host: &VmHost, source: &GuestConfig) -> Result<(), Refusal> {
 /// The identities of the stores that are there already; those that are made tell theirs when they are.
 fn known(design: &Design, facts: &HostFacts) -> Identities {
     let mut known = identities(facts);
-    known.retain(|path, _| {
-        !design.work.iter().any(|work| work.to.path == *path && !is_device(work))
-    });
+    known.retain(|path, _| !is_made(design, path));
     known
+}
+
+/// Whether a path is to be another file than it is now.
+fn is_made(design: &Design, path: &str) -> bool {
+    design.work.iter().any(|work| work.to.path == path && !is_device(work))
 }
 
 fn is_device(work: &hpvm_plan::clone::Work) -> bool {

@@ -2,6 +2,7 @@
 //! here.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use hpvm_engine::media;
@@ -11,7 +12,7 @@ use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, StoreRole, chain};
 use hpvm_plan::facts::{
-    Engine, FileFact, FileIdentity, HostFacts, Provision, Sharer, Standing, StartFacts,
+    Engine, FileFact, FileIdentity, HostFacts, Provision, Restriction, Sharer, Standing, StartFacts,
 };
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Access, Identities, Registry, Selector};
@@ -120,7 +121,13 @@ impl VmHost {
         // By uuid, since a guest that is not created yet has no number of its own.
         let own = self.registry.guest(&Selector::Uuid(config.uuid))?;
         let sharers = self.sharers(config, own.as_ref().map(|own| own.number), &stores)?;
-        let registered = devdb::registered(self, own.as_ref(), &stores)?;
+        let mut registered = devdb::registered(self, own.as_ref(), &stores)?;
+        // The image of a linked clone's disk lies in the clone's own folder, and is the guest's as that folder is.
+        for path in self.own_images(config) {
+            if let Some(known) = registered.get_mut(path) {
+                known.restriction = Restriction::None;
+            }
+        }
         let processors =
             hpvm_host::facts::processors().map_err(Refusal::file("read", "/proc/cpuinfo"))?;
         Ok(HostFacts {
@@ -134,6 +141,13 @@ impl VmHost {
             sharers,
             start: None,
         })
+    }
+
+    fn own_images<'a>(&self, config: &'a GuestConfig) -> impl Iterator<Item = &'a str> {
+        let folder = self.folder(config);
+        let linked = config.storage.iter().filter(|device| !device.layers.is_empty());
+        let paths = linked.filter_map(|device| device.backing.store());
+        paths.filter(move |path| Path::new(path).parent() == Some(folder.path()))
     }
 
     /// The same, and what only a start depends on.
