@@ -20,6 +20,8 @@ use rustix::fs::{Mode, OFlags};
 pub(crate) struct Stores {
     pub(crate) files: BTreeMap<String, FileFact>,
     leads: BTreeMap<String, Lead>,
+    /// Paths at which nobody answers.
+    pub(crate) silent: BTreeSet<String>,
     pub(crate) blocks: Blocks,
 }
 
@@ -51,7 +53,7 @@ impl Stores {
             (path.to_owned(), fact)
         };
         let files = paths.iter().map(|path| fact(path)).collect();
-        Stores { files, leads, blocks }
+        Stores { files, leads, silent, blocks }
     }
 
     /// What a path leads to, if it can be compared with other stores.

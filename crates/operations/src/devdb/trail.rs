@@ -52,6 +52,12 @@ impl Trail {
         };
         let real_path = real.to_string_lossy().into_owned();
         let mut trail = Trail { real_path: real_path.clone(), ..Trail::default() };
+        if stores.silent.contains(path) {
+            // Nothing can be asked of the store itself; where it lies is known all the same.
+            trail.way = real.ancestors().skip(1).filter_map(spot).collect();
+            trail.own.paths.insert(real_path);
+            return trail;
+        }
         trail.way = real.ancestors().filter_map(spot).collect();
         trail.own.paths.insert(real_path);
         trail.own.files.extend(spot(&real).map(|spot| spot.identity));
