@@ -3,7 +3,7 @@
 //! one boot of it.
 //!
 //! Plain QEMU boots it, emulated, and nothing of the product has a part in that. The guest writes to no file of ours but
-//! those of [`machine`]'s empty disks: its own disk takes changes that are gone when it ends. What is under test comes as a
+//! those of `machine`'s empty disks: its own disk takes changes that are gone when it ends. What is under test comes as a
 //! [`Payload`]. Scripts go in, and status and output come back, by a port of which this process holds the other end: the
 //! guest switches itself off when this process is gone.
 

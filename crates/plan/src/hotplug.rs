@@ -142,7 +142,9 @@ impl<'a> Difference<'a> {
             if is_place_holder(attached) {
                 let change = DeviceChange::PlaceHolder { address, now: None };
                 planned.push(Planned { address, when: When::Now(change) });
-            } else if let Some(reason) = self.waits_for_adapter(address.slot) {
+            } else if let Some(reason) =
+                self.waits_for_adapter(address.slot).or_else(|| self.waits_for_replacement(address))
+            {
                 planned.push(Planned { address, when: When::NextStart(reason) });
             } else if self.whole_adapter_leaves(address.slot) {
                 if !adapters_done.contains(&address.slot) {
@@ -158,7 +160,16 @@ impl<'a> Difference<'a> {
     }
 
     fn whole_adapter_leaves(&self, slot: PciSlot) -> bool {
-        self.machine.devices_in(slot).all(|a| self.leaving.contains(&a))
+        self.machine.devices_in(slot).all(|attached| {
+            let address = attached.device.address;
+            self.leaving.contains(&attached) && self.waits_for_replacement(address).is_none()
+        })
+    }
+
+    /// What takes a disk's address comes at the next start; were the disk gone before, the guest would have none there.
+    fn waits_for_replacement(&self, address: StorageAddress) -> Option<String> {
+        let is_replaced = self.coming.iter().any(|device| device.address == address);
+        is_replaced.then(|| format!("what replaces the device at {address} comes with it"))
     }
 
     fn additions(&self, facts: &HostFacts) -> Vec<Planned> {

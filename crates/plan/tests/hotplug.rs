@@ -239,6 +239,28 @@ fn any_guest() -> impl Strategy<Value = GuestConfig> {
     })
 }
 
+/// A running guest is never left without a disk that is only to be exchanged, quiet or forced as it may be.
+#[test]
+fn a_replaced_disk_stays_until_its_replacement_comes() {
+    let machine = running(&["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"]);
+    for force in [Force::No, Force::Yes] {
+        let wanted = ["disk:avio_stor:0,0,1:file:/c"];
+        let planned = changes(&machine, &wanted, Some(100), force);
+        let waits: Vec<&Planned> =
+            planned.iter().filter(|p| matches!(p.when, When::NextStart(_))).collect();
+        assert_eq!(waits.len(), 2, "{planned:?}");
+        assert!(waits.iter().all(|p| p.address.to_string() == "0,0,1"), "{planned:?}");
+        let alone: Vec<&DeviceChange> = planned
+            .iter()
+            .filter_map(|p| match &p.when {
+                When::Now(change) => Some(change),
+                When::NextStart(_) => None,
+            })
+            .collect();
+        assert!(matches!(alone[..], [DeviceChange::Detach { .. }]), "{planned:?}");
+    }
+}
+
 /// Settles 139: an attached tape never shares the adapter of a disk, and the other way round.
 #[test]
 fn attached_devices_keep_to_themselves() {
