@@ -1,7 +1,7 @@
 //! What the backing stores of guests are on this host: what each path leads to, what the VM Host itself does with it, and
 //! what hangs together with what. Collected once for each decision; the only place where operations look at stores.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -35,24 +35,22 @@ impl Stores {
     pub(crate) fn look_at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Stores {
         let places = Places::default();
         let paths: BTreeSet<&str> = paths.into_iter().collect();
-        let silent = silent(&paths);
+        let Looked { mut facts, silent } = looked_at(&paths);
         let leads = leads(&places, &answering(&paths, &silent));
         let starts: Vec<Lead> = leads.values().cloned().collect();
         let blocks = match Blocks::are_plain_files(&places, &starts) {
             true => Blocks::default(),
             false => Blocks::read_around(&places, &starts),
         };
-        let fact = |path: &str| {
-            let fact = match silent.contains(path) {
-                true => FileFact::Unreadable(format!(
-                    "its file system has not answered for {} s",
-                    ANSWER_BOUND.as_secs()
-                )),
-                false => file(Path::new(path), &blocks),
-            };
-            (path.to_owned(), fact)
+        let mut fact = |path: &str| match leads.get(path) {
+            _ if silent.contains(path) => FileFact::Unreadable(format!(
+                "its file system has not answered for {} s",
+                ANSWER_BOUND.as_secs()
+            )),
+            Some(Lead::Block(_)) => file(Path::new(path), &blocks),
+            _ => facts.remove(path).unwrap_or_else(|| plain_file(Path::new(path))),
         };
-        let files = paths.iter().map(|path| fact(path)).collect();
+        let files = paths.iter().map(|path| ((*path).to_owned(), fact(path))).collect();
         Stores { files, leads, silent, blocks }
     }
 
@@ -110,34 +108,42 @@ fn answering<'a>(paths: &BTreeSet<&'a str>, silent: &BTreeSet<String>) -> BTreeS
 /// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
 const ANSWER_BOUND: Duration = Duration::from_secs(2);
 
-/// The paths at which nobody answers. Each is looked at by a thread, which is left there when it does not come back: the end
-/// of the command ends it.
-fn silent(paths: &BTreeSet<&str>) -> BTreeSet<String> {
-    let mut silent = BTreeSet::new();
-    let mut rest: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+/// What paths lead to, and those at which nobody answers. They are looked at by a thread, which is left there when it does
+/// not come back: the end of the command ends it.
+#[derive(Default)]
+struct Looked {
+    facts: BTreeMap<String, FileFact>,
+    silent: BTreeSet<String>,
+}
+
+fn looked_at(paths: &BTreeSet<&str>) -> Looked {
+    let mut looked = Looked::default();
+    let mut rest: VecDeque<String> = paths.iter().map(|path| (*path).to_owned()).collect();
     while !rest.is_empty() {
-        let (sender, looked) = channel();
+        let (sender, facts) = channel();
         let looks = rest.clone();
         let look = move || {
             for path in looks {
-                let _ = plain_file(Path::new(&path));
-                if sender.send(()).is_err() {
+                if sender.send(plain_file(Path::new(&path))).is_err() {
                     return;
                 }
             }
         };
         // Without a thread nobody can tell, and the look itself has to be risked.
         if std::thread::Builder::new().spawn(look).is_err() {
-            return silent;
+            return looked;
         }
-        let answered =
-            rest.iter().take_while(|_| looked.recv_timeout(ANSWER_BOUND).is_ok()).count();
-        rest.drain(..answered);
-        if !rest.is_empty() {
-            silent.insert(rest.remove(0));
+        while let Some(path) = rest.pop_front() {
+            match facts.recv_timeout(ANSWER_BOUND) {
+                Ok(fact) => looked.facts.insert(path, fact),
+                Err(_) => {
+                    looked.silent.insert(path);
+                    break;
+                }
+            };
         }
     }
-    silent
+    looked
 }
 
 fn identity_of(store: &Store) -> FileIdentity {
