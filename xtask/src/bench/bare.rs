@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::fs::OFlags;
 
 use super::process;
 
@@ -89,8 +91,7 @@ impl Bare {
                 }
                 (None, None) => {
                     let path = media.next().context("more media on the line than known")?;
-                    if self.is_only_read(number) { File::open(path)? } else { both_ways(path)? }
-                        .into()
+                    self.medium(number, path)?.into()
                 }
             };
             mappings.push(FdMapping { parent_fd, child_fd: number.parse()? });
@@ -99,9 +100,17 @@ impl Bare {
     }
 
     /// QEMU takes a descriptor of a set only when it was opened just as QEMU would have done.
-    fn is_only_read(&self, number: &str) -> bool {
-        let file = format!("filename=/dev/fdset/{number},");
-        self.words.iter().any(|word| word.contains(&file) && word.contains("read-only=on"))
+    fn medium(&self, number: &str, path: &Path) -> Result<File> {
+        let file = format!("filename=/dev/fdset/{number}");
+        let is_of = |word: &&String| word.split(',').any(|part| part == file);
+        let says = |what: &str| self.words.iter().filter(is_of).any(|word| word.contains(what));
+        let flags = if says("cache.direct=on") { OFlags::DIRECT } else { OFlags::empty() };
+        OpenOptions::new()
+            .read(true)
+            .write(!says("read-only=on"))
+            .custom_flags(i32::try_from(flags.bits())?)
+            .open(path)
+            .with_context(|| format!("opening {}", path.display()))
     }
 }
 
