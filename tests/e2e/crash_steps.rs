@@ -113,18 +113,13 @@ const CLONE_STEPS: &[&str] = &[
 /// Where the copies of the scenes lie, below the root.
 const COPY: &str = "copy.img";
 
+const COPYING: &[&str] =
+    &["hpvmclone", "-P", "web", "-N", "new", "-b", "disk:avio_stor:0,1,0:file:{root}/copy.img"];
+
 /// A copy into a file that is not there.
 const CLONE: Scene = Scene {
     prepare: |_| {},
-    command: &[
-        "hpvmclone",
-        "-P",
-        "web",
-        "-N",
-        "new",
-        "-b",
-        "disk:avio_stor:0,1,0:file:{root}/copy.img",
-    ],
+    command: COPYING,
     steps: CLONE_STEPS,
     is_done: |host| is_listed(host, "new") && is_copied(host),
 };
@@ -132,15 +127,7 @@ const CLONE: Scene = Scene {
 /// A copy into a file that is there and empty.
 const CLONE_OVER: Scene = Scene {
     prepare: |host| drop(host.disk(COPY, 0)),
-    command: &[
-        "hpvmclone",
-        "-P",
-        "web",
-        "-N",
-        "new",
-        "-b",
-        "disk:avio_stor:0,1,0:file:{root}/copy.img",
-    ],
+    command: COPYING,
     steps: CLONE_STEPS,
     is_done: |host| is_listed(host, "new") && is_copied(host),
 };
