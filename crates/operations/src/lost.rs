@@ -15,6 +15,7 @@ use hpvm_host::process::{PidFd, Signal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 
 use crate::folder::Folder;
+use crate::presence::Presence;
 use crate::{Refusal, VmHost};
 
 /// QEMU writes what its disks still have to get before it obeys SIGTERM.
@@ -37,10 +38,11 @@ pub(crate) fn is_at_rest(host: &VmHost, number: GuestNumber, uuid: GuestUuid) ->
     let folder = Folder::of(&host.root, uuid);
     let nvram = folder.file(guest_folder::NVRAM);
     // A start that is just under way holds the variables first, and one that has ended was over before /run said so: in this
-    // order, neither is taken for a guest that is lost.
+    // order, neither is taken for a guest that is lost. Nor is one whose end its worker told: a QEMU on its way out holds the
+    // variables until its memory is gone.
     is_held(&nvram)
         && matches!(lock::owner(&folder.file(guest_folder::BUSY)), Ok(None))
-        && !host.presence(number).is_on()
+        && matches!(host.presence(number), Presence::Off { last: None })
         && is_held(&nvram)
 }
 
