@@ -263,8 +263,14 @@ fn work_that_takes_too_long_does_not_hold_the_guest() {
         let mut channel = agent.channel();
         let mut conversation = channel.converse().await.unwrap();
         let bound = Duration::from_millis(100);
+        // Takes until the guest goes on, which is longer than it may.
         let work = async {
-            tokio::time::sleep(bound * 2).await;
+            let thawed = async {
+                while agent.heard().len() < 2 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), thawed).await.expect("thawed meanwhile");
             agent.heard()
         };
         let frozen = conversation.while_frozen(bound, work).await.unwrap();
