@@ -11,6 +11,7 @@ pub mod entry;
 pub mod guest;
 pub mod limits;
 pub mod name;
+pub mod network;
 pub mod os;
 pub mod problem;
 pub mod state;
@@ -23,6 +24,9 @@ pub use cpu::{Entitlement, Vcpus};
 pub use entry::{Attributes, Choice, EntryId, EntryType, Likeness, Origin, StoreIdentity};
 pub use guest::{AutoStart, GuestConfig, GuestNumber, GuestUuid, Runnable};
 pub use name::{GuestName, Label};
+pub use network::{
+    MacAddress, NicKind, PortNumber, PortRules, PortVlan, Rate, SpoofGuard, VlanId, VlanSet,
+};
 pub use os::{OsFamily, OsType};
 pub use problem::{Problem, Remedy, Severity};
 pub use state::{Occupant, RunState};
