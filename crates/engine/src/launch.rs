@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hpvm_host::durable::{self, DurableError};
+use hpvm_host::engines;
 use hpvm_host::launch::{Launch, LaunchError as KeeperError, Program};
 use hpvm_host::listen::{ListenError, listen};
 use hpvm_host::lock::{ByteLock, ENGINE_BYTE, KEEPER_BYTE, WORKER_BYTE, is_held};
@@ -26,6 +27,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{last_words, media, worker_fd};
 
+/// QEMU's number of the description that bears its mark: it never uses it.
+const MARK_DESCRIPTOR: i32 = 9;
 /// Until the engine answers; a host under load needs many times the usual 60 ms.
 const READY_BOUND: Duration = Duration::from_secs(30);
 /// Between two looks whether who waits for that was interrupted.
@@ -73,6 +76,8 @@ pub struct Places {
     pub run_dir: PathBuf,
     /// `uuids/UUID`.
     pub guest_dir: PathBuf,
+    /// Where QEMU leaves its mark, see [`hpvm_host::engines`].
+    pub engines: PathBuf,
     pub keeper: PathBuf,
     pub worker: PathBuf,
     /// `None`: as the caller.
@@ -277,6 +282,9 @@ fn engine_descriptors(
         };
         launch.qemu_fd(fd, descriptor.number);
     }
+    let mark = engines::mark(&places.engines, record.number.get())
+        .map_err(failed("lock", &places.engines))?;
+    launch.qemu_fd(mark, MARK_DESCRIPTOR);
     let words = places.guest_dir.join(guest_folder::QEMU_LOG);
     let stderr = open(&words, append().mode(0o640))?;
     stderr.set_len(0).map_err(failed("empty", &words))?;

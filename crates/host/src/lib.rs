@@ -10,6 +10,7 @@ pub mod conf;
 pub mod confine;
 pub mod copy;
 pub mod durable;
+pub mod engines;
 pub mod facts;
 pub mod fdpass;
 pub mod fingerprint;

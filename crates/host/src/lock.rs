@@ -77,44 +77,6 @@ pub fn is_held(file: &File, byte: u64) -> io::Result<bool> {
     Ok(i32::from(answer.l_type) != libc::F_UNLCK)
 }
 
-/// A file as the kernel's table of locks names it: the device of its file system, and its inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LockedFile {
-    pub device: u64,
-    pub inode: u64,
-}
-
-impl LockedFile {
-    /// `None`: there is no such file. Some file systems tell another device here than the kernel does in its table.
-    #[must_use]
-    pub fn of(path: &Path) -> Option<LockedFile> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(LockedFile { device: metadata.dev(), inode: metadata.ino() })
-    }
-}
-
-/// All files of this machine of which somebody holds a byte by an open description, whoever it is.
-pub fn held_files(byte: u64) -> io::Result<Vec<LockedFile>> {
-    let table = std::fs::read_to_string("/proc/locks")?;
-    Ok(table.lines().filter_map(|line| held_file(line, byte)).collect())
-}
-
-/// `1: OFDLCK ADVISORY  WRITE -1 fe:01:12345 0 0`: device, in hexadecimal, and inode; first and last byte, or EOF. A line
-/// with an arrow is somebody who waits.
-fn held_file(line: &str, byte: u64) -> Option<LockedFile> {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    if words.next()? != "OFDLCK" {
-        return None;
-    }
-    let mut file = words.nth(3)?.split(':');
-    let number = |text: &str| u32::from_str_radix(text, 16).ok();
-    let device = rustix::fs::makedev(number(file.next()?)?, number(file.next()?)?);
-    let inode = file.next()?.parse().ok()?;
-    let (first, last) = (words.next()?.parse::<u64>().ok()?, words.next()?);
-    let last = if last == "EOF" { u64::MAX } else { last.parse().ok()? };
-    (first..=last).contains(&byte).then_some(LockedFile { device, inode })
-}
-
 fn write_lock(byte: u64) -> io::Result<libc::flock> {
     Ok(libc::flock {
         l_type: i16::try_from(libc::F_WRLCK).map_err(|_| ErrorKind::InvalidInput)?,
@@ -297,45 +259,5 @@ fn held_by(path: &Path) -> BusyError {
     match owner(path) {
         Ok(Some(owner)) => BusyError::Held { owner },
         _ => BusyError::HeldByUnknown { path: path.to_owned() },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernels_table_is_read() {
-        let file = |device, inode| Some(LockedFile { device, inode });
-        let fe01 = rustix::fs::makedev(0xfe, 1);
-        for (line, held) in [
-            ("1: OFDLCK ADVISORY  WRITE -1 fe:01:12345 0 0", file(fe01, 12_345)),
-            ("12: OFDLCK ADVISORY  READ  -1 fe:01:7 0 EOF", file(fe01, 7)),
-            ("2: OFDLCK ADVISORY  WRITE -1 fe:01:12345 100 101", None),
-            ("3: POSIX  ADVISORY  WRITE 77 fe:01:12345 0 0", None),
-            ("3: -> OFDLCK ADVISORY  WRITE -1 fe:01:12345 0 0", None),
-            ("4: OFDLCK ADVISORY", None),
-            ("", None),
-        ] {
-            assert_eq!(held_file(line, 0), held, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_held_byte_stands_in_the_table_until_it_is_released() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        let file = File::create(&path).unwrap();
-        let place = LockedFile::of(&path).unwrap();
-        let is_in_table = || {
-            let files = held_files(0).unwrap();
-            // A file system may tell another device of a file than the table does.
-            files.iter().any(|file| file.inode == place.inode)
-        };
-        let held = ByteLock::try_acquire(file, 0).unwrap();
-        assert!(held.is_some() && is_in_table());
-        assert!(!held_files(1).unwrap().contains(&place));
-        drop(held);
-        assert!(!held_files(0).unwrap().contains(&place));
     }
 }

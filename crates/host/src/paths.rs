@@ -160,6 +160,12 @@ impl Root {
         self.common().join("claims")
     }
 
+    /// Empty; each QEMU holds the byte of its guest's number, see [`crate::engines`].
+    #[must_use]
+    pub fn engines(&self) -> PathBuf {
+        self.common().join("engines")
+    }
+
     /// All that must not survive a boot of the host. The short folder itself, never the link to it.
     #[must_use]
     pub fn run(&self) -> &Path {
@@ -188,6 +194,7 @@ impl Root {
             }
         }
         make_file(&self.claims())?;
+        make_file(&self.engines())?;
         // Links of ours lead from there to `../uuids`; in another folder they would take the place of what is not ours.
         match fs::symlink_metadata(self.guests()) {
             Ok(metadata) if !metadata.is_dir() => Err(RootError::NoFolder { path: self.guests() }),

@@ -8,9 +8,10 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use hpvm_host::engines::Marked;
 use hpvm_host::image_lock;
-use hpvm_host::lock::{self, ENGINE_BYTE, LockedFile};
-use hpvm_host::names::{guest_folder, run_folder};
+use hpvm_host::lock::{self, ENGINE_BYTE};
+use hpvm_host::names::guest_folder;
 use hpvm_host::process::{PidFd, Signal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 
@@ -46,18 +47,10 @@ pub(crate) fn is_at_rest(host: &VmHost, number: GuestNumber, uuid: GuestUuid) ->
         && is_held(&nvram)
 }
 
-/// Whether any guest may be lost: somewhere on this machine is a lock like that of a QEMU on its guest's variables, and none of
-/// the running guests and their keepers has it. It spares who lists many guests a look at each that is off; not to know,
-/// or another program's lock, only costs those looks.
-pub(crate) fn may_be_any(host: &VmHost, running: &[(GuestNumber, GuestUuid)]) -> bool {
-    let Ok(mut held) = lock::held_files(ENGINE_BYTE) else { return true };
-    for (number, uuid) in running {
-        let keepers = host.root.run_dir(number.get()).join(run_folder::LOCK);
-        let variables = Folder::of(&host.root, *uuid).file(guest_folder::NVRAM);
-        let known = [keepers, variables].map(|path| LockedFile::of(&path));
-        held.retain(|file| !known.contains(&Some(*file)));
-    }
-    !held.is_empty()
+/// The guests that may be lost, among those that `/run` shows as off: their QEMU lives. It spares who lists many guests a look
+/// at each that is off.
+pub(crate) fn suspects(host: &VmHost) -> Marked {
+    Marked::read(&host.root.engines()).unwrap_or_default()
 }
 
 fn is_held(nvram: &Path) -> bool {

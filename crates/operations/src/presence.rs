@@ -76,11 +76,12 @@ pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
 
 /// No snapshot comes near this size.
 const STATUS_BYTES_MAX: u64 = 1 << 20;
+const STATUS_BYTES_USUAL: usize = 1 << 10;
 
 /// The folder is the worker's, which is trusted with its guest and with nothing else: whatever lies there, it delays no
 /// reader.
 fn status(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
+    let mut text = String::with_capacity(STATUS_BYTES_USUAL);
     durable::open_regular(path)?.take(STATUS_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
 }

@@ -23,6 +23,7 @@ pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
     Ok(Places {
         run_dir: host.root.run_dir(number),
         guest_dir: host.folder(config).path().to_owned(),
+        engines: host.root.engines(),
         keeper: program("hpvmkeeper")?,
         worker: program("hpvmapp")?,
         qemu_ids: users::guest_ids(base, number),

@@ -83,13 +83,10 @@ impl VmHost {
 
     /// What `/run` shows as off may run all the same.
     fn find_lost(&self, lines: &mut [GuestLine]) {
-        let running = lines.iter().filter(|line| line.state.is_on());
-        let running: Vec<_> = running.map(|l| (l.summary.number, l.summary.uuid)).collect();
-        if !lost::may_be_any(self, &running) {
-            return;
-        }
+        let suspects = lost::suspects(self);
         for line in lines.iter_mut().filter(|line| !line.state.is_on()) {
-            if lost::is_at_rest(self, line.summary.number, line.summary.uuid) {
+            let number = line.summary.number;
+            if suspects.has(number.get()) && lost::is_at_rest(self, number, line.summary.uuid) {
                 line.state = RunState::Attention;
             }
         }

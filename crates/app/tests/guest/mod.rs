@@ -62,13 +62,14 @@ impl Guest {
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("w{}-{count}", std::process::id());
-        for file in ["nvram", "code"] {
+        for file in ["nvram", "code", "engines"] {
             fs::write(folder.path().join(file), [0; 4096]).unwrap();
         }
         let program = |name| hpvm_host::paths::program(name).expect("built before");
         let places = Places {
             run_dir: folder.path().join("run"),
             guest_dir: folder.path().to_owned(),
+            engines: folder.path().join("engines"),
             keeper: program("hpvmkeeper"),
             worker: env!("CARGO_BIN_EXE_hpvmapp").into(),
             qemu_ids: None,
