@@ -1,0 +1,39 @@
+//! The library's shortest use: one switch, one forwarding thread, listening on each SOCKET as the vhost-user back-end of a
+//! port. Guests and traffic generators connect there; the benchmark drives it.
+//!
+//! ```text
+//! cargo run --release -p hpvm-vswitch --example bridge -- SOCKET SOCKET…
+//! ```
+//!
+//! Ends on SIGINT or SIGTERM, or when the pipe on its standard input is closed.
+
+use std::error::Error;
+use std::os::unix::net::UnixListener;
+
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard};
+use hpvm_vswitch::{Clock, GuestMemory, Options, PortOptions, Switch, SwitchState};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let options =
+        Options { name: "bridge".into(), state: SwitchState::Up, clock: Clock::Monotonic };
+    let (switch, events) = Switch::start(options)?;
+    for (number, path) in (1u16..).zip(std::env::args_os().skip(1)) {
+        let _ = std::fs::remove_file(&path);
+        let rules = PortRules { spoof_guard: SpoofGuard::Off, ..PortRules::default() };
+        let [high, low] = number.to_be_bytes();
+        let port = PortNumber::new(number).ok_or("too many sockets")?;
+        let options = PortOptions {
+            kind: NicKind::AvioLan,
+            listener: UnixListener::bind(&path)?,
+            mac: MacAddress::for_a_guest([0x52, 0, 0, 0, high, low]),
+            features: None,
+            memory: GuestMemory::Trusted,
+            rules,
+        };
+        switch.add_port(port, options)?;
+    }
+    for event in events {
+        eprintln!("{event:?}");
+    }
+    Ok(())
+}

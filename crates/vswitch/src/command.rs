@@ -1,0 +1,86 @@
+//! What other threads ask of the forwarding thread, which takes it between two batches.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+
+use hpvm_model::{PortNumber, PortRules};
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::forward::NewPort;
+use crate::options::{Capture, SwitchState, WireOptions};
+use crate::switch::{MacEntry, SwitchError};
+
+/// One request and where its answer goes.
+pub(crate) enum Command {
+    SetState(SwitchState, SyncSender<()>),
+    AddPort(PortNumber, Box<NewPort>, SyncSender<Result<(), SwitchError>>),
+    ChangePort(PortNumber, Box<PortRules>, SyncSender<Result<(), SwitchError>>),
+    RemovePort(PortNumber, SyncSender<Result<(), SwitchError>>),
+    AttachWire(WireOptions, SyncSender<Result<(), SwitchError>>),
+    DetachWire(SyncSender<()>),
+    Capture(PortNumber, Option<Capture>, SyncSender<Result<(), SwitchError>>),
+    Macs(SyncSender<Vec<MacEntry>>),
+    Wake(SyncSender<()>),
+    Stop,
+}
+
+/// The asking end.
+#[derive(Clone)]
+pub(crate) struct Commands {
+    sender: Sender<Command>,
+    bell: Arc<Bell>,
+}
+
+/// The answering end.
+pub(crate) struct Inbox {
+    receiver: Receiver<Command>,
+    bell: Arc<Bell>,
+}
+
+/// Says that a command waits: by a flag to a thread that is busy, by a descriptor to one that sleeps.
+struct Bell {
+    rung: AtomicBool,
+    descriptor: OwnedFd,
+}
+
+impl Commands {
+    pub(crate) fn new() -> io::Result<(Commands, Inbox)> {
+        let descriptor = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Arc::new(Bell { rung: AtomicBool::new(false), descriptor });
+        let (sender, receiver) = mpsc::channel();
+        Ok((Commands { sender, bell: Arc::clone(&bell) }, Inbox { receiver, bell }))
+    }
+
+    /// Nobody hears it when the thread has ended; the asker's deadline tells him.
+    pub(crate) fn send(&self, command: Command) {
+        let _ = self.sender.send(command);
+        self.bell.rung.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.bell.descriptor, &1u64.to_ne_bytes());
+    }
+}
+
+impl Inbox {
+    /// Whether [`Inbox::take`] may find something; one load.
+    pub(crate) fn rung(&self) -> bool {
+        self.bell.rung.load(Ordering::Relaxed)
+    }
+
+    /// The next command. The bell is silenced first, so that one sent meanwhile rings it again.
+    pub(crate) fn take(&self) -> Option<Command> {
+        if self.bell.rung.swap(false, Ordering::Acquire) {
+            let _ = rustix::io::read(&self.bell.descriptor, &mut [0; 8]);
+        }
+        let command = self.receiver.try_recv().ok();
+        if command.is_some() {
+            self.bell.rung.store(true, Ordering::Relaxed);
+        }
+        command
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.bell.descriptor.as_fd()
+    }
+}
