@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hpvm_agent::disk::Release;
-use hpvm_agent::{Channel, Error};
+use hpvm_agent::freeze::Frozen;
+use hpvm_agent::{Channel, Error, deadline};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
 use hpvm_model::DiskId;
@@ -43,6 +44,14 @@ impl Agent {
     /// Asks the guest to write out a disk and to forget it.
     pub(crate) async fn release(&self, disk: DiskId) -> Result<Release, Error> {
         self.turn().await?.converse().await?.release_disk(disk.wwn()).await
+    }
+
+    /// Holds the guest's file systems still while `work` is done, for as long as users may be kept waiting and no longer.
+    pub(crate) async fn while_frozen<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<Frozen<T>, Error> {
+        self.turn().await?.converse().await?.while_frozen(deadline::FROZEN, work).await
     }
 
     async fn turn(&self) -> Result<MutexGuard<'_, Channel>, Error> {

@@ -1,6 +1,8 @@
 //! The commands' side of the control protocol: one request, its progress, one answer, each wait bounded.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -75,6 +77,48 @@ pub fn ask_while(
         match read_reply(&mut lines, bound)? {
             Reply::Progress { text } => progress(&text),
             reply => return Ok(reply),
+        }
+    }
+}
+
+/// How long a worker takes at most from a copy that is given up to its last word.
+const GIVING_UP: Duration = Duration::from_secs(30);
+
+/// Asks for a copy, which may take as long as it likes as long as something is heard of it within `silence`. `watch` gets
+/// what is done and the whole, in bytes, and says whether to go on; who does not waits until the worker has taken back what
+/// it did.
+pub fn copy(
+    control: &Path,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+    silence: Duration,
+    watch: &mut dyn FnMut(Option<(u64, u64)>) -> ControlFlow<()>,
+) -> Result<Reply, ClientError> {
+    let stream = UnixStream::connect(control).map_err(ClientError::Connect)?;
+    send(&stream, request, descriptors)?;
+    let mut lines = BufReader::new(&stream);
+    let (mut bound, mut goes_on) = (silence, true);
+    let mut heard_at = Instant::now();
+    loop {
+        let left = bound.saturating_sub(heard_at.elapsed());
+        if left.is_zero() {
+            return Err(ClientError::Deadline(bound));
+        }
+        let mut progress = None;
+        if !lines.buffer().is_empty() || is_readable(&stream, left.min(LOOK))? {
+            stream.set_read_timeout(Some(left)).map_err(ClientError::Send)?;
+            match read_reply(&mut lines, bound)? {
+                Reply::Copying { done, whole } => progress = Some((done, whole)),
+                Reply::Progress { .. } => {}
+                reply => return Ok(reply),
+            }
+            if goes_on {
+                heard_at = Instant::now();
+            }
+        }
+        if goes_on && watch(progress).is_break() {
+            stream.shutdown(Shutdown::Write).map_err(ClientError::Send)?;
+            (bound, goes_on, heard_at) = (GIVING_UP, false, Instant::now());
         }
     }
 }

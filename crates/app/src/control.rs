@@ -4,6 +4,7 @@
 //! not root's. A peer that says nothing, too much, or something else is let go; none of them delays the owner.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use hpvm_app::protocol::{Denial, LINE_BYTES_MAX, Reply, Request};
 use hpvm_host::{fdpass, users};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -31,7 +32,11 @@ pub(crate) struct Asked {
     pub(crate) request: Request,
     pub(crate) descriptors: VecDeque<OwnedFd>,
     pub(crate) replies: mpsc::Sender<Reply>,
+    pub(crate) peer: Peer,
 }
+
+/// Comes to its end when whoever asked closes the connection, or his half of it.
+pub(crate) type Peer = oneshot::Receiver<()>;
 
 /// Serves until the runtime ends.
 pub(crate) async fn serve(listener: UnixListener, owner: mpsc::Sender<Asked>) {
@@ -55,21 +60,53 @@ async fn converse(mut stream: UnixStream, owner: mpsc::Sender<Asked>) {
     let reply = match timeout(REQUEST_BOUND, request(&stream)).await {
         Ok(Ok((request, descriptors))) => {
             let (replies, mut answers) = mpsc::channel(REPLIES_WAITING);
-            if owner.send(Asked { request, descriptors, replies }).await.is_err() {
+            let (listens, peer) = oneshot::channel();
+            if owner.send(Asked { request, descriptors, replies, peer }).await.is_err() {
                 return;
             }
-            while let Some(reply) = answers.recv().await {
-                let is_last = !matches!(reply, Reply::Progress { .. });
-                if !say(&mut stream, &reply).await || is_last {
-                    return;
-                }
-            }
-            return;
+            return answer(&mut stream, &mut answers, listens).await;
         }
         Ok(Err(Unheard::Denied(reason))) => Reply::Denied { reason },
         Ok(Err(Unheard::Gone)) | Err(_) => return,
     };
     say(&mut stream, &reply).await;
+}
+
+/// Hands replies on until the last one, or until nobody takes them.
+async fn answer(
+    stream: &mut UnixStream,
+    answers: &mut mpsc::Receiver<Reply>,
+    listens: oneshot::Sender<()>,
+) {
+    let mut listens = Some(listens);
+    loop {
+        let reply = tokio::select! {
+            reply = answers.recv() => reply,
+            () = hung_up(stream), if listens.is_some() => {
+                listens = None;
+                continue;
+            }
+        };
+        let Some(reply) = reply else { return };
+        if !say(stream, &reply).await || reply.is_last() {
+            return;
+        }
+    }
+}
+
+/// Until the peer says that it asks for nothing more. What it says beside that is not listened to.
+async fn hung_up(stream: &UnixStream) {
+    let mut part = [0; 64];
+    loop {
+        if stream.readable().await.is_err() {
+            return;
+        }
+        match stream.try_read(&mut part) {
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            Ok(_) | Err(_) => {}
+        }
+    }
 }
 
 enum Unheard {

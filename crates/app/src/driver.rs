@@ -4,6 +4,7 @@
 //! sessions, time. Nothing in the loop waits for QEMU; what does runs as a task and comes back as news.
 
 mod agent;
+mod copying;
 mod crash;
 mod media;
 mod perform;
@@ -41,6 +42,7 @@ use crate::changes::Changes;
 use crate::console::Console;
 use crate::console_log::ConsoleLog;
 use crate::control::{self, Asked};
+use crate::copying::Wanted;
 use crate::descriptors::{Descriptors, Missing};
 use crate::guest_log::{GuestLog, now};
 use crate::image_folders::ImageFolders;
@@ -124,6 +126,7 @@ struct Driver {
     answered: Vec<mpsc::Sender<Reply>>,
     payloads: HashMap<Ticket, Payload>,
     changes: Option<Changes>,
+    copies: HashMap<Ticket, Wanted>,
     next_ticket: u64,
     beats: u64,
     /// When the state was asked for; cleared by the answer.
@@ -307,6 +310,7 @@ impl Driver {
             answered: Vec::new(),
             payloads: HashMap::new(),
             changes: None,
+            copies: HashMap::new(),
             next_ticket: 0,
             beats: 0,
             asked_at: None,
@@ -412,6 +416,7 @@ impl Driver {
         self.look_for_agent();
         if std::mem::take(&mut self.takes_over) {
             self.look_at_devices();
+            self.take_copies_back();
         }
     }
 
@@ -454,6 +459,9 @@ impl Driver {
             News::AgentUsed(result) => self.agent_told(&result),
             News::Drives(session, drives) => self.drives_seen(session, drives),
             News::ImageOpened(opened) => self.image_opened(opened),
+            News::CopyHolds => self.feed(Input::CopyHolds),
+            News::Copied { ticket, result, left } => self.copied(ticket, result, left),
+            News::CopyTakenBack(result) => self.copy_taken_back(result),
             News::StoresAsked => self.look_at_stores(),
         }
     }
@@ -521,7 +529,7 @@ impl Driver {
     }
 
     fn requested(&mut self, asked: Asked) {
-        let ticket = self.ticket(Asker::Control(asked.replies));
+        let ticket = self.ticket(Asker::Control(asked.replies.clone()));
         let ask = match asked.request {
             Request::Ping => Ask::Ping,
             Request::Stop { how } => Ask::Stop(how),
@@ -535,6 +543,11 @@ impl Driver {
                     self.store_watch.add(address, store.into());
                 }
                 Ask::Change
+            }
+            Request::Copy { disks } => {
+                let Asked { descriptors, replies, peer, .. } = asked;
+                self.copies.insert(ticket, Wanted { disks, descriptors, replies, peer });
+                Ask::Copy
             }
         };
         self.feed(Input::Asked { ticket, ask });

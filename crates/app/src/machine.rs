@@ -68,6 +68,10 @@ pub(crate) enum Input {
     },
     /// The change that was begun is over.
     ChangeOver,
+    /// Copies of disks and variables are made what they are to be: the guest stands still for an instant.
+    CopyHolds,
+    /// The copy that was begun is over.
+    CopyOver,
     /// Only time has passed.
     Tick,
 }
@@ -81,6 +85,7 @@ pub(crate) enum Ask {
     Press,
     Idle,
     Change,
+    Copy,
 }
 
 /// Something to do.
@@ -101,6 +106,7 @@ pub(crate) enum Action {
     /// End QEMU as the kernel does.
     Kill,
     BeginChange(Ticket),
+    BeginCopy(Ticket),
     ReadIdle(Ticket),
     /// The guest has been reset: what waited for that has happened.
     AfterReset,
@@ -145,11 +151,26 @@ pub(crate) struct Machine {
     /// QEMU has not answered since its last query.
     silent: bool,
     changing: bool,
+    copy: Copy,
+}
+
+/// Whether disks and firmware variables are being copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copy {
+    None,
+    UnderWay,
+    /// And the guest is held for an instant.
+    Holds,
 }
 
 impl Machine {
     pub(crate) fn new(origin: Origin, devices: Devices) -> Machine {
-        Machine { state: State::Starting { origin }, devices, silent: false, changing: false }
+        // Until it is taken back there may be one of the worker before.
+        let copy = match origin {
+            Origin::Start => Copy::None,
+            Origin::Adoption { .. } => Copy::UnderWay,
+        };
+        Machine { state: State::Starting { origin }, devices, silent: false, changing: false, copy }
     }
 
     /// What readers of the snapshot are told.
@@ -235,6 +256,8 @@ impl Machine {
             Input::Exited { crash, words } => self.exited(&crash, words, &mut actions),
             Input::Asked { ticket, ask } => self.asked(now, ticket, ask, &mut actions),
             Input::ChangeOver => self.changing = false,
+            Input::CopyHolds => self.copy = Copy::Holds,
+            Input::CopyOver => self.copy = Copy::None,
             Input::Tick => self.tick(now, &mut actions),
         }
         actions
@@ -255,8 +278,8 @@ impl Machine {
             // Not yet under way, or on the way between two states: the next beat tells more.
             RunState::Prelaunch => {}
             held => {
-                // A change that holds the guest for an instant is no pause.
-                if !self.changing {
+                // What holds the guest for an instant is no pause.
+                if !self.changing && self.copy != Copy::Holds {
                     self.pause(now, Pause::of(held), actions);
                 }
             }
@@ -461,6 +484,10 @@ impl Machine {
                 self.changing = true;
                 actions.push(Action::BeginChange(ticket));
             }
+            Ask::Copy => {
+                self.copy = Copy::UnderWay;
+                actions.push(Action::BeginCopy(ticket));
+            }
             Ask::Stop(StopHow::Graceful { seconds_max }) => {
                 self.graceful_stop(now, ticket, Duration::from_secs(seconds_max.into()), actions);
             }
@@ -489,7 +516,7 @@ impl Machine {
 
     /// The one place that says which request is refused in which state.
     fn why_not(&self, ask: Ask) -> Option<Denial> {
-        let is_change = ask == Ask::Change;
+        let needs_devices = matches!(ask, Ask::Change | Ask::Copy | Ask::Idle);
         let is_stop = matches!(ask, Ask::Stop(_));
         match &self.state {
             State::Ended { .. } => Some(Denial::Ended),
@@ -499,10 +526,9 @@ impl Machine {
             State::Starting { .. } => Some(Denial::Starting),
             _ if self.silent => Some(Denial::Unresponsive),
             State::Stopping { .. } if ask != Ask::Idle && !is_stop => Some(Denial::Stopping),
-            _ if self.devices == Devices::Unknown && (is_change || ask == Ask::Idle) => {
-                Some(Denial::NoRecord)
-            }
-            _ if is_change && self.changing => Some(Denial::Busy),
+            _ if self.devices == Devices::Unknown && needs_devices => Some(Denial::NoRecord),
+            _ if ask == Ask::Change && self.changing => Some(Denial::Busy),
+            _ if ask == Ask::Copy && self.copy != Copy::None => Some(Denial::Copying),
             State::Running { .. } | State::Paused { .. } | State::Stopping { .. } => None,
         }
     }

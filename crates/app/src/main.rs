@@ -16,6 +16,7 @@ mod consent;
 mod console;
 mod console_log;
 mod control;
+mod copying;
 mod descriptors;
 mod driver;
 mod guest_log;

@@ -5,8 +5,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hpvm_app::protocol::CopiedState;
 use hpvm_console::door::Drive;
 use hpvm_console::fanout::SessionId;
+use hpvm_engine::copying;
 use hpvm_engine::devices::present::Present;
 use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_host::names::run_folder;
@@ -20,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use crate::copying::Unmade;
 use crate::driver::OpenedImage;
 use crate::machine::Ticket;
 
@@ -56,6 +59,16 @@ pub(crate) enum News {
     AgentUsed(Result<(), hpvm_agent::Error>),
     Drives(SessionId, Result<Vec<Drive>, String>),
     ImageOpened(OpenedImage),
+    /// Copies are made what they are to be, which holds the guest for an instant.
+    CopyHolds,
+    Copied {
+        ticket: Ticket,
+        result: Result<CopiedState, Unmade>,
+        /// Why something of it is still there.
+        left: Option<String>,
+    },
+    /// What became of a copy that a worker before us may have left.
+    CopyTakenBack(Result<copying::Left, Error>),
     /// It is time to look which stores have answered.
     StoresAsked,
 }

@@ -1,7 +1,8 @@
 //! The control protocol: one JSON value per line each way over `run/NUMBER/control`; the descriptors a request names ride
-//! with its line by SCM_RIGHTS. The worker answers any number of [`Reply::Progress`], then exactly one other reply.
+//! with its line by SCM_RIGHTS. The worker answers any number of [`Reply::Progress`] and [`Reply::Copying`], then exactly one other reply.
 
 use hpvm_model::StorageAddress;
+use hpvm_plan::copying::DiskCopy;
 use hpvm_plan::record::DeviceChange;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,10 @@ pub enum Request {
         #[serde(default)]
         watched: Vec<StorageAddress>,
     },
+    /// Copy disks and firmware variables as they are at one point in time. The descriptors of the disks' targets come along,
+    /// in order, then that of the variables'. Who asked gives up by closing his half of the connection; until then he is
+    /// told twice a second at least how far it is.
+    Copy { disks: Vec<DiskCopy> },
 }
 
 impl Request {
@@ -67,6 +72,28 @@ pub enum Reply {
     },
     /// What became of each change, in order.
     Changed { results: Vec<ChangeResult> },
+    /// How far copies are, in bytes.
+    Copying { done: u64, whole: u64 },
+    /// The copies are what disks and variables were at one point in time.
+    Copied { state: CopiedState },
+}
+
+impl Reply {
+    /// Whether no other one follows.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        !matches!(self, Reply::Progress { .. } | Reply::Copying { .. })
+    }
+}
+
+/// What a guest will find on copies of its disks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum CopiedState {
+    /// File systems that need no repair: the guest's agent held them.
+    Clean,
+    /// What a failure of the power would have left, and why.
+    AsAfterPowerFailure { why: String },
 }
 
 /// Why a request is refused without being tried.
@@ -81,6 +108,10 @@ pub enum Denial {
     Ended,
     #[error("another change of this guest is being made")]
     Busy,
+    #[error(
+        "its disks are being copied for another command, or are still let go by the last copy; try again in a moment"
+    )]
+    Copying,
     #[error("the guest does not answer")]
     Unresponsive,
     #[error(

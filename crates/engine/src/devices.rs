@@ -16,6 +16,8 @@ pub mod grow;
 mod media;
 pub mod present;
 
+pub(crate) use media::names;
+
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -282,6 +284,6 @@ enum Deletion {
     NotYet,
 }
 
-fn properties(wanted: &[Property]) -> Properties {
+pub(crate) fn properties(wanted: &[Property]) -> Properties {
     wanted.iter().map(|(name, value)| (*name, json(value))).collect()
 }

@@ -72,6 +72,16 @@ pub fn size(file: &File) -> io::Result<u64> {
     Ok(rustix::fs::seek(file, SeekFrom::End(0))?)
 }
 
+/// Zeroes a block device from a place on, in `watch`'s sight.
+pub fn zero_from(
+    target: &File,
+    begin: u64,
+    watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let room = size(target)?;
+    zero(target, begin..room.max(begin), watch, room)
+}
+
 fn write_file(source: &File, target: &File, watch: Watch<'_>) -> io::Result<How> {
     let whole = size(source)?;
     let data = data(source, whole)?;

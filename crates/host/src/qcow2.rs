@@ -1,4 +1,5 @@
-//! Images in QEMU's qcow2 format that hold nothing yet and lie over another store. Called by hpvmclone for linked clones.
+//! Images in QEMU's qcow2 format that hold nothing yet, alone or over another store. Called by hpvmclone for linked clones, and
+//! for copies that QEMU fills.
 //! An image is laid out as QEMU's docs/interop/qcow2.txt (version 3) says, in clusters of 64 KiB:
 //!
 //! ```text
@@ -48,10 +49,19 @@ pub enum Format {
 
 /// Makes an empty file an image over `base`. Not synced.
 pub fn write_overlay(image: &File, base: &Base<'_>) -> io::Result<()> {
-    let size = base.size.next_multiple_of(SECTOR_BYTES);
+    write(image, base.size, Some(base))
+}
+
+/// Makes an empty file the image of a disk of `size` bytes that nothing was written to yet. Not synced.
+pub fn write_empty(image: &File, size: u64) -> io::Result<()> {
+    write(image, size, None)
+}
+
+fn write(image: &File, size: u64, base: Option<&Base<'_>>) -> io::Result<()> {
+    let size = size.next_multiple_of(SECTOR_BYTES);
     let entries = size.div_ceil(COVERED_BYTES);
     if entries > FIRST_LEVEL_ENTRIES_MAX {
-        return Err(io::Error::other("the disk is too large for an image over it"));
+        return Err(io::Error::other("the disk is too large for an image"));
     }
     let clusters = FIRST_LEVEL_CLUSTER + (entries * 8).div_ceil(CLUSTER_BYTES).max(1);
     image.set_len(clusters * CLUSTER_BYTES)?;
@@ -61,13 +71,8 @@ pub fn write_overlay(image: &File, base: &Base<'_>) -> io::Result<()> {
     image.write_all_at(&counts, 2 * CLUSTER_BYTES)
 }
 
-fn header(base: &Base<'_>, size: u64, entries: u64) -> Vec<u8> {
-    let format: &[u8] = match base.format {
-        Format::Raw => b"raw\0\0\0\0\0",
-        Format::Qcow2 => b"qcow2\0\0\0",
-    };
-    let format_bytes: u32 = if base.format == Format::Raw { 3 } else { 5 };
-    let name = base.path.as_os_str().as_bytes();
+fn header(base: Option<&Base<'_>>, size: u64, entries: u64) -> Vec<u8> {
+    let name = base.map(|base| base.path.as_os_str().as_bytes()).unwrap_or_default();
     let name = if name.len() <= NAME_BYTES_MAX { name } else { &[] };
     // Behind the header and two extensions: the format with its head of 8 bytes, and the end.
     let name_place = if name.is_empty() { 0 } else { u64::from(HEADER_BYTES) + 16 + 8 };
@@ -91,9 +96,15 @@ fn header(base: &Base<'_>, size: u64, entries: u64) -> Vec<u8> {
     number64(&mut bytes, 0); // features to clear
     number32(&mut bytes, 4); // a refcount has 2^4 bits
     number32(&mut bytes, HEADER_BYTES);
-    number32(&mut bytes, FORMAT_EXTENSION);
-    number32(&mut bytes, format_bytes);
-    bytes.extend(format);
+    if let Some(base) = base {
+        let format: &[u8] = match base.format {
+            Format::Raw => b"raw\0\0\0\0\0",
+            Format::Qcow2 => b"qcow2\0\0\0",
+        };
+        number32(&mut bytes, FORMAT_EXTENSION);
+        number32(&mut bytes, if base.format == Format::Raw { 3 } else { 5 });
+        bytes.extend(format);
+    }
     number64(&mut bytes, 0); // end of extensions
     bytes.extend(name);
     bytes

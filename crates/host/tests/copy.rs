@@ -5,9 +5,10 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::Command;
 
 use hpvm_host::copy::{Progress, copy};
-use hpvm_host::qcow2::{Base, Format, disk_size, write_overlay};
+use hpvm_host::qcow2::{Base, Format, disk_size, write_empty, write_overlay};
 use proptest::prelude::*;
 use rustix::fs::SeekFrom;
 
@@ -115,4 +116,21 @@ fn an_overlay_tells_its_size() {
     let image = fresh(&folder.path().join("large"));
     let base = Base { path: Path::new("/b"), format: Format::Raw, size: 1 << 62 };
     assert!(write_overlay(&image, &base).is_err(), "QEMU takes no such table");
+}
+
+/// QEMU finds nothing wrong with it, and nothing in it.
+#[test]
+fn an_empty_image_is_one_to_qemu() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    write_empty(&fresh(&path), 5 << 30).unwrap();
+    for line in [&["check", "-f", "qcow2"][..], &["map", "-f", "qcow2", "--output=json"]] {
+        let done = Command::new("qemu-img").args(line).arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{line:?}: {said}");
+        let is_map = line[0] == "map";
+        assert!(!is_map || said.contains(r#""length": 5368709120"#), "{said}");
+        assert!(!is_map || said.contains(r#""data": false"#) && !said.contains(r#""data": true"#));
+    }
+    assert!(!fs::read(&path).unwrap().windows(4).any(|window| window == b"raw\0"));
 }

@@ -12,10 +12,12 @@
 
 mod copies;
 pub mod interrupted;
+mod running;
 mod targets;
 
 use std::path::Path;
 
+use hpvm_app::protocol::CopiedState;
 use hpvm_host::durable::Batch;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
@@ -29,6 +31,7 @@ use hpvm_registry::{Identities, OperationId, Owner, Step};
 
 use self::copies::Copies;
 pub use self::copies::{Copied, Stage};
+use self::running::{Moment, Running};
 use crate::create::serial_number;
 use crate::folder::{self, Folder};
 use crate::vm_host::{VmHost, identities, random};
@@ -84,6 +87,8 @@ struct Judged {
     facts: HostFacts,
     problems: Vec<Problem>,
     fields: Vec<FieldChange>,
+    /// The source, if it runs and something of it is copied.
+    running: Option<Running>,
 }
 
 impl Cloning<'_> {
@@ -103,22 +108,23 @@ impl Cloning<'_> {
             Mode::DryRun => None,
             Mode::Apply => Some(self.copy(&judged)?),
         };
-        let Judged { source, design, identities, facts, problems, fields } = judged;
+        let Judged { source, design, identities, facts, mut problems, fields, .. } = judged;
         let Some(copies) = copies else {
             let (config, copied) = (design.config, Vec::new());
             return Ok(Cloned { config, problems, fields, copied });
         };
+        problems.extend(copies.moment().and_then(|moment| as_after_power_failure(&source, moment)));
         let (config, copied) = self.make(&source, &design, (identities, &facts), copies)?;
         Ok(Cloned { config, problems, fields, copied })
     }
 
     fn judge(
-        &self,
+        &mut self,
         source: &GuestConfig,
         asked: &CloneRequest,
         force: Force,
     ) -> Result<Judged, Refusal> {
-        let host = &*self.host;
+        let host = &mut *self.host;
         // Read again under the lock: another command may have changed it since.
         let source = host.guest_numbered(source.number)?;
         let uuid = GuestUuid(uuid::Uuid::new_v4());
@@ -128,14 +134,16 @@ impl Cloning<'_> {
             path.to_string_lossy().into_owned()
         };
         let design = design(&source, asked, uuid, &own_image, &mut random)?;
-        if !design.work.is_empty() {
-            off(host, &source)?;
-        }
+        let is_on = !design.work.is_empty() && is_on(host, &source, &design)?;
         if let Some(holder) = host.registry.number_of(&asked.name)? {
             return Err(Refusal::NameTaken { name: asked.name.clone(), number: holder });
         }
         let mut facts = host.facts(&design.config, Some(&source))?;
-        let mut found = targets::judge(host, &source, &design, &facts, force)?;
+        let running = match is_on {
+            true => Some(Running::find(host, &source, &facts)?),
+            false => None,
+        };
+        let mut found = targets::judge(host, (&source, running.as_ref()), &design, &facts, force)?;
         targets::expect(&design, &mut facts);
         found.extend(variables(host, &source));
         let standing = Purpose::Change { before: Some(&source) };
@@ -146,7 +154,7 @@ impl Cloning<'_> {
         let identities = known(&design, &facts);
         // Of a file that will be another one nothing is written down yet; its first start does it.
         facts.registered.retain(|path, _| !is_made(&design, path));
-        Ok(Judged { source, design, identities, facts, problems: found, fields })
+        Ok(Judged { source, design, identities, facts, problems: found, fields, running })
     }
 
     /// Copies what is asked for; a record of it stands before the first byte is written.
@@ -161,7 +169,7 @@ impl Cloning<'_> {
             change.commit()?;
             Step::CloneRecorded.reached();
         }
-        let copies = Copies::make(&design.work, self.watch)?;
+        let copies = Copies::make(&design.work, judged.running.as_ref(), self.watch)?;
         Step::CloneCopied.reached();
         Ok(copies)
     }
@@ -174,8 +182,11 @@ impl Cloning<'_> {
         (mut identities, facts): (Identities, &HostFacts),
         mut copies: Copies,
     ) -> Result<(GuestConfig, Vec<Copied>), Refusal> {
-        let (root, variables) =
-            (self.host.root.clone(), self.host.folder(source).file(guest_folder::NVRAM));
+        let root = self.host.root.clone();
+        let variables = match copies.moment() {
+            Some(moment) => moment.variables(),
+            None => self.host.folder(source).file(guest_folder::NVRAM),
+        };
         // From here on nobody else can take the name.
         let change = self.host.registry.change()?;
         if let Some(number) = change.number_of(&design.config.name)? {
@@ -228,12 +239,24 @@ impl Cloning<'_> {
     }
 }
 
-/// The disks of a running guest change while they are read.
-fn off(host: &VmHost, source: &GuestConfig) -> Result<(), Refusal> {
-    match host.presence(source.number).is_on() {
-        true => Err(Refusal::CopyOfRunning(source.name.clone())),
-        false => lost::refuse(host, source),
+/// Whether the source runs. What it writes cannot lie under a linked clone.
+fn is_on(host: &VmHost, source: &GuestConfig, design: &Design) -> Result<bool, Refusal> {
+    if !host.presence(source.number).is_on() {
+        return lost::refuse(host, source).map(|()| false);
     }
+    match design.work.iter().any(|work| matches!(work.how, How::Overlay(_))) {
+        true => Err(Refusal::LinkOfRunning(source.name.clone())),
+        false => Ok(true),
+    }
+}
+
+fn as_after_power_failure(source: &GuestConfig, moment: &Moment) -> Option<Problem> {
+    let CopiedState::AsAfterPowerFailure { why } = &moment.state else { return None };
+    let text = format!(
+        "the disks of the running guest '{}' are copied as a failure of the power would leave them, all at one moment: {why}",
+        source.name
+    );
+    Some(Problem::warning(source.name.to_string(), text))
 }
 
 /// The identities of the stores that are there already; those that are made tell theirs when they are.
@@ -245,12 +268,7 @@ fn known(design: &Design, facts: &HostFacts) -> Identities {
 
 /// Whether a path is to be another file than it is now.
 fn is_made(design: &Design, path: &str) -> bool {
-    design.work.iter().any(|work| work.to.path == path && !is_device(work))
-}
-
-fn is_device(work: &hpvm_plan::clone::Work) -> bool {
-    use hpvm_model::StorageType::{Disk, Lv};
-    matches!(work.to.storage, Disk | Lv)
+    design.work.iter().any(|work| work.to.path == path && !copies::is_device(&work.to))
 }
 
 fn variables(host: &VmHost, source: &GuestConfig) -> Option<Problem> {

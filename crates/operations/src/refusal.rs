@@ -76,9 +76,11 @@ pub enum Refusal {
     #[error(transparent)]
     Clone(#[from] CloneError),
     #[error(
-        "the guest is running, and its disks are copied or linked only while it is off: stop it first with `hpvmstop -P {0}`"
+        "the guest is running and writes its disks, while what a linked clone lies over must only be read: stop it first with `hpvmstop -P {0}`, or copy its disks with -b"
     )]
-    CopyOfRunning(GuestName),
+    LinkOfRunning(GuestName),
+    #[error("the disks of the running guest '{name}' could not be copied: {error}{}", .left.as_ref().map(|l| format!("; {l}")).unwrap_or_default())]
+    CopyOfRunning { name: GuestName, error: String, left: Option<Left> },
     #[error(
         "the registry {} is gone, and folders of guests are there; `hpvm doctor --rebuild` makes it again from them",
         .0.display()

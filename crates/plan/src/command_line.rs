@@ -147,6 +147,9 @@ fn number_of(role: &Role) -> i32 {
     FIRST_DESCRIPTOR + i32::try_from(index).unwrap_or_default()
 }
 
+/// The block node of the firmware variables.
+pub const NVRAM_NODE: &str = "nvram";
+
 fn firmware(line: &mut Line) {
     let code = number_of(&Role::FirmwareCode);
     line.option("-add-fd", format!("fd={code},set={code},opaque=firmware-code"));
@@ -156,7 +159,10 @@ fn firmware(line: &mut Line) {
     );
     let nvram = number_of(&Role::Nvram);
     line.option("-add-fd", format!("fd={nvram},set={nvram},opaque=nvram"));
-    line.option("-blockdev", format!("driver=file,node-name=nvram,filename=/dev/fdset/{nvram}"));
+    line.option(
+        "-blockdev",
+        format!("driver=file,node-name={NVRAM_NODE},filename=/dev/fdset/{nvram}"),
+    );
 }
 
 fn monitors(line: &mut Line) {
@@ -305,7 +311,7 @@ pub enum Value {
 }
 
 impl Value {
-    fn text(text: impl Into<String>) -> Value {
+    pub(crate) fn text(text: impl Into<String>) -> Value {
         Value::Text(text.into())
     }
 }
@@ -359,7 +365,7 @@ fn layer_properties(attached: &Attached, place: usize, fdset: i64) -> Vec<Proper
     format_properties(backing.storage, common, below, store)
 }
 
-fn format_properties(
+pub(crate) fn format_properties(
     storage: StorageType,
     common: Vec<Property>,
     below: Option<String>,
@@ -379,7 +385,7 @@ fn format_properties(
 }
 
 /// The protocol layer: the file or device behind a descriptor.
-fn store_properties(storage: StorageType, cache: Cache, fdset: i64) -> Vec<Property> {
+pub(crate) fn store_properties(storage: StorageType, cache: Cache, fdset: i64) -> Vec<Property> {
     let driver = match storage {
         StorageType::Disk | StorageType::Lv | StorageType::Attach => "host_device",
         StorageType::File | StorageType::Qcow2 | StorageType::Null => "file",
@@ -494,6 +500,6 @@ pub fn node_id(address: StorageAddress, journal_seq: u64) -> String {
 }
 
 /// The block node of a layer under the medium of the start.
-fn layer_id(address: StorageAddress, place: usize) -> String {
+pub(crate) fn layer_id(address: StorageAddress, place: usize) -> String {
     format!("{}-layer{place}", node_id(address, 0))
 }

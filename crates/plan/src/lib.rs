@@ -5,6 +5,7 @@
 
 pub mod clone;
 pub mod command_line;
+pub mod copying;
 pub mod difference;
 pub mod drives;
 pub mod facts;

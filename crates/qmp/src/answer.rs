@@ -206,6 +206,31 @@ pub struct BlockCounters {
     pub idle_time_ns: Option<u64>,
 }
 
+/// Something long that QEMU does beside the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Job {
+    pub id: String,
+    pub status: JobStatus,
+    /// In bytes for a job of the block layer, as the total, which grows while the guest writes.
+    pub current_progress: u64,
+    pub total_progress: u64,
+    /// Why it failed; of a job that has ended none says that it did not.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStatus {
+    Running,
+    /// A mirror has copied all and keeps up with the guest.
+    Ready,
+    /// It has ended and can be forgotten.
+    Concluded,
+    #[serde(untagged)]
+    Other(String),
+}
+
 /// A character device: a socket at one end, a device of the guest at the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::answer::{
-    AddedFd, BlockDevice, BlockNode, BlockStats, Chardev, Done, FdSet, PciBus, QomProperty,
+    AddedFd, BlockDevice, BlockNode, BlockStats, Chardev, Done, FdSet, Job, PciBus, QomProperty,
     QomValue, Status, Version,
 };
 use crate::occupant::Registers;
@@ -49,6 +49,10 @@ commands! {
     BlockdevAdd: "blockdev-add" => Done;
     BlockdevDel: "blockdev-del" => Done;
     BlockResize: "block_resize" => Done;
+    BlockdevMirror: "blockdev-mirror" => Done;
+    BlockJobCancel: "block-job-cancel" => Done;
+    JobDismiss: "job-dismiss" => Done;
+    QueryJobs: "query-jobs" => Vec<Job>;
     DeviceAdd: "device_add" => Done;
     DeviceDel: "device_del" => Done;
     OpenTray: "blockdev-open-tray" => Done;
@@ -138,6 +142,56 @@ pub struct BlockResize {
     pub node_name: String,
     pub size: u64,
 }
+
+/// Copies a node to another and, once all is copied, keeps both alike until the job is ended.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockdevMirror {
+    pub job_id: String,
+    /// The node that is read.
+    pub device: String,
+    /// The node that is written; it stays when the job ends.
+    pub target: String,
+    pub sync: MirrorSync,
+    pub copy_mode: CopyMode,
+    /// Whether a job that has ended is forgotten before anybody asked how.
+    pub auto_dismiss: bool,
+}
+
+/// What a mirror copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MirrorSync {
+    /// What the guest sees.
+    Full,
+    /// What the image itself has; not what lies under it.
+    Top,
+}
+
+/// When a mirror copies what the guest writes meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopyMode {
+    /// Before the guest is told that it is written: the copy is never behind, however much the guest writes.
+    WriteBlocking,
+}
+
+/// Ends a block job. A mirror that has copied all leaves a whole copy, unless it is forced: then it stops as it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct BlockJobCancel {
+    /// The job's name, whatever QEMU calls the argument.
+    pub device: String,
+    pub force: bool,
+}
+
+/// Forgets a job that has ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobDismiss {
+    pub id: String,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryJobs {}
 
 /// Properties `driver`, `id`, `bus` and those of the driver.
 #[derive(Clone, Debug, Serialize)]

@@ -23,6 +23,9 @@ const EXCEPTIONS: &[(&str, Duration)] = &[
     // Drains and flushes what the guest wrote.
     ("blockdev-del", Duration::from_secs(30)),
     ("block_resize", Duration::from_secs(30)),
+    // Drains what the guest has under way to put a filter between it and its disk.
+    ("blockdev-mirror", Duration::from_secs(30)),
+    ("block-job-cancel", Duration::from_secs(30)),
     ("blockdev-remove-medium", Duration::from_secs(30)),
     ("blockdev-change-medium", Duration::from_secs(30)),
     ("eject", Duration::from_secs(30)),

@@ -67,6 +67,17 @@ fn commands() -> Vec<(&'static str, Value)> {
         one(&command::BlockdevAdd(properties(&node))),
         one(&command::BlockdevDel { node_name: node_name() }),
         one(&command::BlockResize { node_name: node_name(), size: 1 }),
+        one(&command::BlockdevMirror {
+            job_id: id(),
+            device: node_name(),
+            target: node_name(),
+            sync: command::MirrorSync::Top,
+            copy_mode: command::CopyMode::WriteBlocking,
+            auto_dismiss: false,
+        }),
+        one(&command::BlockJobCancel { device: id(), force: true }),
+        one(&command::JobDismiss { id: id() }),
+        one(&command::QueryJobs {}),
         one(&command::DeviceAdd(properties(&device))),
         one(&command::DeviceDel { id: id() }),
         one(&command::OpenTray { id: id(), force: true }),
@@ -125,6 +136,7 @@ fn each_answer_is_read_as_qemu_gives_it() {
     reads::<Vec<answer::BlockNode>>(&answer("query-named-block-nodes"));
     reads::<Vec<answer::BlockStats>>(&answer("query-blockstats"));
     reads::<Vec<answer::PciBus>>(&answer("query-pci"));
+    reads::<Vec<answer::Job>>(&answer("query-jobs"));
     reads::<Vec<answer::Chardev>>(&answer("query-chardev"));
     reads::<Vec<answer::QomProperty>>(&answer("qom-list"));
     assert_eq!(answer("human-monitor-command"), json!("str"));

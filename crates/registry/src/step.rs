@@ -40,6 +40,8 @@ steps! {
     CreateCommitted = "create.committed",
     /// The record says what is copied where; nothing is yet.
     CloneRecorded = "clone.recorded",
+    /// The running source's QEMU copies its disks.
+    CloneCopying = "clone.copying",
     /// All content is copied, under names of its own.
     CloneCopied = "clone.copied",
     /// The clone's folder is there, empty.

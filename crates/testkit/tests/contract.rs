@@ -12,6 +12,7 @@ use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
 use engine::{Engine, FAKE, REAL};
+use hpvm_qmp::answer::JobStatus;
 use hpvm_qmp::blocking::Client;
 use hpvm_qmp::command::*;
 use hpvm_qmp::{Error, Event, Occupant};
@@ -112,6 +113,19 @@ impl Play {
         }
     }
 
+    /// Waits until the one job is in a state.
+    fn job_is(&mut self, status: &JobStatus) {
+        let began = Instant::now();
+        loop {
+            let jobs = self.client.execute(&QueryJobs {}).expect("told");
+            if let Some(job) = jobs.iter().find(|job| job.status == *status) {
+                return self.record.push(format!("  {} {status:?} {:?}", job.id, job.error));
+            }
+            assert!(began.elapsed() < EVENT_WAIT, "{jobs:?} after {:#?}", self.record);
+            engine::pause();
+        }
+    }
+
     /// Waits for events by name, in this order; others between them are not looked at.
     fn events(&mut self, names: &[&str]) {
         for name in names {
@@ -138,6 +152,7 @@ fn play(program: &str) -> Vec<String> {
     look_around(&mut play);
     mistakes(&mut play);
     descriptors_and_nodes(&mut play);
+    mirrors(&mut play);
     disk(&mut play);
     drive(&mut play);
     adapter_in_firmware(&mut play);
@@ -256,6 +271,42 @@ fn descriptors_and_nodes(play: &mut Play) {
     play.see(&QueryNodes { flat: true }, |nodes| json!(nodes));
     play.send(&BlockResize { node_name: "medium".into(), size: 2 << 20 });
     assert_eq!(disk.metadata().expect("a file").len(), 2 << 20);
+}
+
+fn mirrors(play: &mut Play) {
+    let target = tempfile::tempfile().expect("a disk");
+    target.set_len(2 << 20).expect("a size");
+    play.pass(Some(79), &target);
+    play.send(&node("copy", "/dev/fdset/79", false));
+    play.send(&mirror("zz"));
+    play.send(&BlockJobCancel { device: "copy".into(), force: false });
+    play.send(&JobDismiss { id: "copy".into() });
+    for force in [false, true] {
+        play.send(&mirror("copy"));
+        play.send(&mirror("copy"));
+        play.job_is(&JobStatus::Ready);
+        play.send(&JobDismiss { id: "copy".into() });
+        play.send(&BlockdevDel { node_name: "copy".into() });
+        play.send(&BlockdevDel { node_name: "medium".into() });
+        play.send(&BlockJobCancel { device: "copy".into(), force });
+        play.job_is(&JobStatus::Concluded);
+        play.send(&JobDismiss { id: "copy".into() });
+        play.see(&QueryJobs {}, |jobs| json!(jobs));
+    }
+    play.send(&BlockdevDel { node_name: "copy".into() });
+    play.send(&RemoveFd { fdset_id: 79 });
+    see_fdsets(play);
+}
+
+fn mirror(target: &str) -> BlockdevMirror {
+    BlockdevMirror {
+        job_id: "copy".into(),
+        device: "medium".into(),
+        target: target.into(),
+        sync: MirrorSync::Full,
+        copy_mode: CopyMode::WriteBlocking,
+        auto_dismiss: false,
+    }
 }
 
 fn see_fdsets(play: &mut Play) {

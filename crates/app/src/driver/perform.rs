@@ -37,6 +37,7 @@ impl Driver {
             Action::Quit => self.monitor.tell(Quit {}),
             Action::Kill => self.kill(),
             Action::BeginChange(ticket) => self.begin_changes(ticket),
+            Action::BeginCopy(ticket) => self.begin_copy(ticket),
             Action::ReadIdle(ticket) => self.read_idle(ticket),
             Action::AfterReset => self.look_at_devices(),
             Action::Finish => self.finished = true,
@@ -88,7 +89,7 @@ impl Driver {
     }
 
     pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        let is_last = !matches!(reply, Reply::Progress { .. });
+        let is_last = reply.is_last();
         match self.askers.get(&ticket) {
             // A command that does not read its answer, or is gone, loses it.
             Some(Asker::Control(replies)) => drop(replies.try_send(reply)),
@@ -103,6 +104,7 @@ impl Driver {
                 self.answered.push(replies);
             }
             self.payloads.remove(&ticket);
+            self.copies.remove(&ticket);
         }
     }
 
@@ -264,6 +266,8 @@ fn in_words(reply: Reply) -> Result<String, String> {
         Reply::Changed { results } => {
             results.into_iter().find_map(failed).map_or(Ok("done".into()), Err)
         }
-        Reply::Idle { .. } => Err("not a verb of a session".into()),
+        Reply::Idle { .. } | Reply::Copying { .. } | Reply::Copied { .. } => {
+            Err("not a verb of a session".into())
+        }
     }
 }

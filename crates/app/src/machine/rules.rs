@@ -186,7 +186,7 @@ fn a_stop_that_comes_late_waits_for_the_end_that_is_decided() {
 fn a_guest_without_a_boot_record_keeps_its_devices_and_can_be_stopped() {
     let mut guest = Guest::with_os();
     guest.machine.devices = Devices::Unknown;
-    for ask in [Ask::Change, Ask::Idle] {
+    for ask in [Ask::Change, Ask::Copy, Ask::Idle] {
         let (ticket, _) = guest.asks(ask);
         assert_eq!(guest.reply(ticket), Some(&Reply::Denied { reason: Denial::NoRecord }));
     }
@@ -290,6 +290,23 @@ fn one_change_at_a_time() {
 }
 
 #[test]
+fn one_copy_at_a_time_and_the_guest_it_holds_is_not_paused() {
+    let mut guest = Guest::with_os();
+    let (first, actions) = guest.asks(Ask::Copy);
+    assert_eq!(actions, [Action::BeginCopy(first)]);
+    let (second, _) = guest.asks(Ask::Copy);
+    assert_eq!(guest.reply(second), Some(&Reply::Denied { reason: Denial::Copying }));
+    let (change, actions) = guest.asks(Ask::Change);
+    assert_eq!(actions, [Action::BeginChange(change)], "a medium may be changed meanwhile");
+    guest.gets(Input::ChangeOver);
+    guest.gets(Input::CopyHolds);
+    assert_eq!(guest.gets(Input::Status(RunState::Paused)), [], "held for the copy alone");
+    guest.gets(Input::CopyOver);
+    guest.gets(Input::Status(RunState::Paused));
+    assert!(matches!(guest.machine.phase(), Phase::Paused { .. }), "held by somebody else");
+}
+
+#[test]
 fn what_the_worker_before_decided_holds() {
     let phase = Some(Phase::Stopping { occupant: Occupant::Os });
     let decided = Some(Ending::StoppedHard);
@@ -317,6 +334,7 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         Just(Ask::Press),
         Just(Ask::Idle),
         Just(Ask::Change),
+        Just(Ask::Copy),
     ]
 }
 
@@ -343,6 +361,8 @@ fn any_input() -> impl Strategy<Value = Option<Input>> {
         3 => (any::<bool>(), any::<bool>()).prop_map(|(e, p)| Some(button(e, p))),
         1 => Just(Some(Input::Exited { crash: Crash::Unseen, words: String::new() })),
         2 => Just(Some(Input::ChangeOver)),
+        1 => Just(Some(Input::CopyHolds)),
+        2 => Just(Some(Input::CopyOver)),
         // Time passes.
         8 => Just(None),
     ]
@@ -400,7 +420,7 @@ proptest! {
         for (ticket, ask) in asked {
             let answers = replies(&guest.done).filter(|(t, _)| *t == ticket).count();
             let handed_on = guest.done.iter().any(
-                |a| matches!(a, Action::BeginChange(t) | Action::ReadIdle(t) if *t == ticket));
+                |a| matches!(a, Action::BeginChange(t) | Action::BeginCopy(t) | Action::ReadIdle(t) if *t == ticket));
             prop_assert_eq!(answers + usize::from(handed_on), 1, "{:?} {:?}", ticket, ask);
         }
     }

@@ -151,7 +151,7 @@ impl Bench<'_> {
     }
 }
 
-pub(super) fn names(qdev: Option<&str>, id: &str) -> bool {
+pub(crate) fn names(qdev: Option<&str>, id: &str) -> bool {
     qdev.and_then(device_named) == Some(id)
 }
 

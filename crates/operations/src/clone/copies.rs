@@ -15,9 +15,11 @@ use hpvm_host::qcow2::{self, Base, Format};
 use hpvm_host::signals;
 use hpvm_model::{Backing, FileIdentity, StorageAddress, StorageType};
 use hpvm_plan::clone::{How, Place, Work};
+use hpvm_plan::record::AttachedLayer;
 use hpvm_registry::Identities;
 use rustix::fs::OFlags;
 
+use super::running::{Moment, Running};
 use crate::Refusal;
 use crate::refusal::Left;
 
@@ -45,6 +47,8 @@ pub(super) struct Copies {
     kept: bool,
     /// Images in the clone's folder, which goes as a whole.
     own: Identities,
+    /// What came with the disks of a running source.
+    moment: Option<Moment>,
 }
 
 /// A file that is to get the name `path`.
@@ -62,21 +66,35 @@ impl Copies {
     /// Makes all but the images in the clone's own folder, which is not there yet.
     pub(super) fn make(
         work: &[Work],
+        running: Option<&Running>,
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<Copies, Refusal> {
         let mut copies = Copies::default();
+        let mut written = Vec::new();
         for work in work.iter().filter(|work| work.how != How::Overlay(Place::Own)) {
-            match (work.how, work.to.storage) {
-                (How::Copy, StorageType::Disk | StorageType::Lv) => copy_to_device(work, watch)?,
-                (How::Copy, _) => copies.copy_to_file(work, watch)?,
-                (How::Overlay(_), _) => copies.lay_over(work)?,
+            if let Some(writer) = running.and_then(|running| running.writer(&work.from)) {
+                written.push((work, writer));
+                continue;
+            }
+            match work.how {
+                How::Copy if is_device(&work.to) => copy_to_device(work, watch)?,
+                How::Copy => copies.copy_to_file(work, watch)?,
+                How::Overlay(_) => copies.lay_over(work)?,
             }
             copies.add(work);
+        }
+        // Last, so that what the guest goes on writing is behind the clone by as little as can be.
+        if let Some(running) = running.filter(|_| !written.is_empty()) {
+            copies.moment = Some(running.copy(&mut copies, &written, watch)?);
         }
         Ok(copies)
     }
 
-    fn add(&mut self, work: &Work) {
+    pub(super) fn moment(&self) -> Option<&Moment> {
+        self.moment.as_ref()
+    }
+
+    pub(super) fn add(&mut self, work: &Work) {
         let Work { address, to, how, .. } = work.clone();
         self.done.push(Copied { address, to, how });
     }
@@ -87,30 +105,32 @@ impl Copies {
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<(), Refusal> {
         let source = open_source(&work.from)?;
-        let fresh = self.begin(&work.to)?;
-        let Some(target) = &fresh.file else { return Ok(()) };
+        let place = self.begin(&work.to)?;
+        let (_, target) = self.fresh(place)?;
         copy(&source, target, work, watch).map_err(|error| failed(work, Left::AsItWas, error))
     }
 
     fn lay_over(&mut self, work: &Work) -> Result<(), Refusal> {
         let base = open_source(&work.from)?;
-        let fresh = self.begin(&work.to)?;
-        match &fresh.file {
-            Some(image) => write_image(image, &base, work),
-            None => Ok(()),
-        }
+        let place = self.begin(&work.to)?;
+        write_image(self.fresh(place)?.1, &base, work)
     }
 
-    /// Makes the file that is to be `to`, through links if `to` is one.
-    fn begin(&mut self, to: &Backing) -> Result<&mut Fresh, Refusal> {
+    /// Makes the file that is to be `to`, through links if `to` is one; gives its place among the fresh ones.
+    pub(super) fn begin(&mut self, to: &Backing) -> Result<usize, Refusal> {
         let path = std::fs::canonicalize(&to.path).unwrap_or_else(|_| PathBuf::from(&to.path));
         let fresh = durable::sibling(&path);
         let file = durable::create(&fresh, 0o600)?;
         let identity = identity(&file, &fresh)?;
         let made = Fresh { path, fresh, file: Some(file), identity, is_placed: false };
         self.fresh.push(made);
-        let place = self.fresh.len() - 1;
-        Ok(&mut self.fresh[place])
+        Ok(self.fresh.len() - 1)
+    }
+
+    /// A fresh file that has not got its name yet.
+    pub(super) fn fresh(&self, place: usize) -> Result<(&Path, &File), Refusal> {
+        let made = self.fresh.get(place).and_then(|made| Some((&*made.fresh, made.file.as_ref()?)));
+        made.ok_or_else(|| Refusal::file("write", "")(io::ErrorKind::NotFound.into()))
     }
 
     /// Makes the images that lie in the clone's folder, which is there by now.
@@ -229,7 +249,7 @@ fn identity(file: &File, path: &Path) -> Result<FileIdentity, Refusal> {
 }
 
 /// The source is read alone; a pipe in its place must not hold us up.
-fn open_source(from: &Backing) -> Result<File, Refusal> {
+pub(super) fn open_source(from: &Backing) -> Result<File, Refusal> {
     open(OpenOptions::new().read(true), OFlags::NONBLOCK, &from.path)
 }
 
@@ -243,11 +263,19 @@ fn open(options: &mut OpenOptions, flags: OFlags, path: &str) -> Result<File, Re
     }
 }
 
-/// The device is opened for us alone, as for a guest.
+/// A device is opened for us alone, as for a guest.
+pub(super) fn open_target(to: &Backing) -> Result<File, Refusal> {
+    let flags = OFlags::NONBLOCK | OFlags::EXCL;
+    open(OpenOptions::new().read(true).write(true), flags, &to.path)
+}
+
+pub(super) fn is_device(to: &Backing) -> bool {
+    matches!(to.storage, StorageType::Disk | StorageType::Lv)
+}
+
 fn copy_to_device(work: &Work, watch: &mut dyn FnMut(&Stage<'_>)) -> Result<(), Refusal> {
     let source = open_source(&work.from)?;
-    let flags = OFlags::NONBLOCK | OFlags::EXCL;
-    let target = open(OpenOptions::new().read(true).write(true), flags, &work.to.path)?;
+    let target = open_target(&work.to)?;
     let left = || Left::Overwritten(work.to.path.clone());
     copy(&source, &target, work, watch).map_err(|error| failed(work, left(), error))
 }
@@ -258,17 +286,22 @@ fn copy(
     work: &Work,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> io::Result<()> {
-    let mut look = |progress| {
-        watch(&Stage { from: &work.from.path, progress });
-        match signals::interrupted() {
-            Some(_) => ControlFlow::Break(()),
-            None => ControlFlow::Continue(()),
-        }
-    };
-    copy::copy(source, target, &mut look).map(drop)
+    copy::copy(source, target, &mut |progress| look(work, progress, watch)).map(drop)
 }
 
-fn failed(work: &Work, left: Left, error: io::Error) -> Refusal {
+pub(super) fn look(
+    work: &Work,
+    progress: Progress,
+    watch: &mut dyn FnMut(&Stage<'_>),
+) -> ControlFlow<()> {
+    watch(&Stage { from: &work.from.path, progress });
+    match signals::interrupted() {
+        Some(_) => ControlFlow::Break(()),
+        None => ControlFlow::Continue(()),
+    }
+}
+
+pub(super) fn failed(work: &Work, left: Left, error: io::Error) -> Refusal {
     match signals::interrupted() {
         Some(interruption) if error.kind() == io::ErrorKind::Interrupted => {
             Refusal::Interrupted { interruption, left }
@@ -277,6 +310,25 @@ fn failed(work: &Work, left: Left, error: io::Error) -> Refusal {
             Refusal::Copy { from: work.from.path.clone(), to: work.to.path.clone(), source: error }
         }
     }
+}
+
+/// An empty image that QEMU is to fill with what the image `from` has itself; under it lies what lies under that.
+pub(super) fn write_copied_image(
+    image: &File,
+    from: &File,
+    work: &Work,
+    layers: &[AttachedLayer],
+) -> Result<(), Refusal> {
+    let failed =
+        |source| Refusal::Copy { from: work.from.path.clone(), to: work.to.path.clone(), source };
+    let size = qcow2::disk_size(from).map_err(failed)?;
+    let size = size.ok_or_else(|| failed(io::Error::other("it is no qcow2 image")))?;
+    let Some(AttachedLayer { backing: Backing { storage, path, .. }, .. }) = layers.first() else {
+        return qcow2::write_empty(image, size).map_err(failed);
+    };
+    let format = if *storage == StorageType::Qcow2 { Format::Qcow2 } else { Format::Raw };
+    let base = Base { path: Path::new(path), format, size };
+    qcow2::write_overlay(image, &base).map_err(failed)
 }
 
 fn write_image(image: &File, base: &File, work: &Work) -> Result<(), Refusal> {

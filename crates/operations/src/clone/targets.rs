@@ -10,13 +10,14 @@ use hpvm_plan::facts::{FileFact, HostFacts, Sharer, Writable};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Cache;
 
+use super::running::Running;
 use crate::stores::plain_file;
 use crate::{Refusal, VmHost, facts as look};
 
-/// The problems of sources and targets. `facts` are of the stores as they are now.
+/// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
 pub(super) fn judge(
     host: &VmHost,
-    source: &GuestConfig,
+    (source, running): (&GuestConfig, Option<&Running>),
     design: &Design,
     facts: &HostFacts,
     force: Force,
@@ -27,7 +28,12 @@ pub(super) fn judge(
     let mut problems = Vec::new();
     // Who else has the source's stores, the source itself apart.
     let others = host.facts(source, None)?;
-    let locked = look::locked_elsewhere(source, &others);
+    // What a running source writes is locked by its own engine.
+    let mut still = source.clone();
+    still
+        .storage
+        .retain(|device| running.is_none_or(|running| running.writer(&device.backing).is_none()));
+    let locked = look::locked_elsewhere(&still, &others);
     for work in &design.work {
         problems.extend(read(work, &others));
         if let Some(holder) = locked.get(&work.from.path) {

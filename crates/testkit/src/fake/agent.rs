@@ -28,6 +28,10 @@ fn answer(agent: &Agent, line: &[u8]) -> Vec<u8> {
         "guest-sync-delimited" => Ok(message["arguments"]["id"].clone()),
         "guest-ping" => Ok(json!({})),
         "guest-fsfreeze-status" => Ok(json!("thawed")),
+        "guest-fsfreeze-freeze" if *agent == Agent::Cannot => {
+            Err("Command guest-fsfreeze-freeze has been disabled".to_owned())
+        }
+        "guest-fsfreeze-freeze" | "guest-fsfreeze-thaw" => Ok(json!(1)),
         "guest-exec" if *agent == Agent::Cannot => {
             Err("Command guest-exec has been disabled".to_owned())
         }

@@ -13,11 +13,12 @@
 //! | `refuse` | `TEXT` | ends at the start, with this on standard error and status 1 | |
 //! | `crash` | `MS` | aborts so long after the start | |
 //! | `eat` | `MS` | takes memory from so long after the start on, until it is killed or has 256 MiB | |
+//! | `mirror` | `MS` | a mirror has copied all so long after it began | 0 |
 //! | `off` | `MS` | the guest switches itself off so long after the start | |
 //! | `reboot` | `MS` | the guest resets itself so long after the start | |
 //! | `agent` | `answers` | an agent opens its port when the OS is up, and lets go of any disk | no agent |
 //! | | `busy:TEXT` | it uses every disk, and says so | |
-//! | | `cannot` | it may not run programs | |
+//! | | `cannot` | it may not run programs, nor hold file systems | |
 //! | | `silent`, `junk` | it reads and says nothing; it writes without end and never an answer | |
 //! | `text` | `TEXT` | the console's last line when the OS is up | `login: ` |
 //!
@@ -41,6 +42,7 @@ pub struct Behaviour {
     pub refuse: Option<String>,
     pub crash: Option<Duration>,
     pub eat: Option<Duration>,
+    pub mirror: Duration,
     pub off: Option<Duration>,
     pub reboot: Option<Duration>,
     pub agent: Agent,
@@ -90,6 +92,7 @@ impl Default for Behaviour {
             refuse: None,
             crash: None,
             eat: None,
+            mirror: Duration::ZERO,
             off: None,
             reboot: None,
             agent: Agent::None,
@@ -141,6 +144,7 @@ impl Behaviour {
             "refuse" => self.refuse = Some(value.into()),
             "crash" => self.crash = Some(milliseconds(value)?),
             "eat" => self.eat = Some(milliseconds(value)?),
+            "mirror" => self.mirror = milliseconds(value)?,
             "off" => self.off = Some(milliseconds(value)?),
             "reboot" => self.reboot = Some(milliseconds(value)?),
             "agent" => self.agent = agent(value)?,

@@ -11,6 +11,7 @@
 
 mod block;
 mod devices;
+mod jobs;
 mod life;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use super::behaviour::Behaviour;
 use super::human;
 use block::{FdSet, Node};
 use devices::Device;
+use jobs::Job;
 
 /// QEMU's no.
 #[derive(Debug)]
@@ -58,6 +60,7 @@ pub(super) enum Later {
     SwitchesOff { boot: u64 },
     Reboots,
     DeviceGone { id: String },
+    Mirrored { id: String },
     Crash,
     Eats,
 }
@@ -83,6 +86,7 @@ pub(super) struct Machine {
     nodes: Vec<Node>,
     flash: Vec<String>,
     devices: Vec<Device>,
+    jobs: Vec<Job>,
     nameless_nodes: u64,
     /// By their ids, in the order of the line.
     chardevs: Vec<String>,
@@ -126,6 +130,7 @@ impl Machine {
             nodes: Vec::new(),
             flash,
             devices: Vec::new(),
+            jobs: Vec::new(),
             nameless_nodes: 100,
             chardevs: Vec::new(),
             effects: Vec::new(),
@@ -176,6 +181,10 @@ impl Machine {
             "blockdev-add" => self.add_node(&arguments),
             "blockdev-del" => self.delete_node(&arguments),
             "block_resize" => self.resize(&arguments),
+            "blockdev-mirror" => self.mirror(&arguments),
+            "block-job-cancel" => self.cancel_job(&arguments),
+            "job-dismiss" => self.dismiss_job(&arguments),
+            "query-jobs" => Ok(self.query_jobs()),
             "query-named-block-nodes" => Ok(self.query_nodes()),
             "query-block" => Ok(self.query_block()),
             "query-blockstats" => Ok(self.query_blockstats()),

@@ -138,6 +138,11 @@ impl Machine {
             let text = format!("Failed to find node with node-name='{name}'");
             return Err(Refusal::generic(text));
         }
+        if self.mirrors(name) {
+            let text =
+                format!("Node '{name}' is busy: block device is in use by block job: mirror");
+            return Err(Refusal::generic(text));
+        }
         if self.is_in_use(name) {
             return Err(Refusal::generic(format!("Node {name} is in use")));
         }
@@ -177,6 +182,7 @@ impl Machine {
         let below = |node: &Node| matches!(&node.content, Content::Node(child) if child == name);
         self.flash.iter().any(|flash| flash == name)
             || self.devices.iter().any(|device| device.node.as_deref() == Some(name))
+            || self.is_written_by_mirror(name)
             || self.nodes.iter().any(below)
     }
 
@@ -219,7 +225,7 @@ impl Machine {
         }
     }
 
-    fn file_of<'a>(&'a self, node: &'a Node) -> Option<&'a OwnedFd> {
+    pub(super) fn file_of<'a>(&'a self, node: &'a Node) -> Option<&'a OwnedFd> {
         match &node.content {
             Content::File { fd, .. } => Some(fd),
             Content::Node(child) => self.file_of(self.node(child)?),

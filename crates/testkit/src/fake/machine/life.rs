@@ -36,6 +36,7 @@ impl Machine {
             Later::OsTakesOver { .. } | Later::SwitchesOff { .. } => {}
             Later::Reboots => drop(self.reset("guest-reset", true)),
             Later::DeviceGone { id } => self.let_go(&id),
+            Later::Mirrored { id } => self.mirrored(&id),
             Later::Crash => std::process::abort(),
             Later::Eats => eat(),
         }

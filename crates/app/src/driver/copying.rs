@@ -1,0 +1,87 @@
+//! Copies of disks and firmware variables: begun for who asked, told of, and taken away when a worker before us left them.
+
+use hpvm_app::protocol::CopiedState;
+use hpvm_engine::copying::{Left, take_back};
+use hpvm_model::chain;
+
+use super::*;
+use crate::copying::{Copier, Holder, Unmade};
+
+impl Driver {
+    pub(super) fn begin_copy(&mut self, ticket: Ticket) {
+        let wanted = self.copies.remove(&ticket);
+        let client = self.monitor.client().cloned();
+        let (Some(wanted), Some(client), Ok(known)) = (wanted, client, &self.recorded.machine)
+        else {
+            let error = "the guest does not answer".into();
+            self.reply(ticket, Reply::Failed { error });
+            return self.feed(Input::CopyOver);
+        };
+        let machine = known.file.machine().clone();
+        let (holder, news) = (self.holder(), self.monitor.news());
+        self.log.say("its disks and firmware variables are being copied");
+        spawn_local(Copier { ticket, wanted, client, machine, holder, news }.run());
+    }
+
+    fn holder(&self) -> Holder {
+        match (&self.agent, self.agent_watch.known()) {
+            (Some(agent), snapshot::Agent::Answers { .. }) => Holder::Agent(agent.clone()),
+            (_, snapshot::Agent::Silent { .. }) => Holder::Nobody("its agent does not answer"),
+            _ => Holder::Nobody("no agent runs in it"),
+        }
+    }
+
+    pub(super) fn copied(
+        &mut self,
+        ticket: Ticket,
+        result: Result<CopiedState, Unmade>,
+        left: Option<String>,
+    ) {
+        let reply = match result {
+            Ok(state) => {
+                self.log.say(match &state {
+                    CopiedState::Clean => "they are copied, with its file systems held",
+                    CopiedState::AsAfterPowerFailure { .. } => {
+                        "they are copied as a failure of the power would have left them"
+                    }
+                });
+                Reply::Copied { state }
+            }
+            Err(unmade) => {
+                let error = chain(&unmade);
+                self.log.say(&format!("they are not copied: {error}"));
+                Reply::Failed { error }
+            }
+        };
+        if let Some(reason) = left {
+            self.log.say(&format!("what was made in QEMU to copy them is still there: {reason}"));
+        }
+        self.reply(ticket, reply);
+        self.feed(Input::CopyOver);
+        self.ask_status();
+    }
+
+    /// Whoever waits for the copy has heard that the worker before us is gone.
+    pub(super) fn take_copies_back(&self) {
+        let Some(client) = self.monitor.client().cloned() else { return };
+        let news = self.monitor.news();
+        spawn_local(async move {
+            let taken = take_back(&client).await;
+            let _ = news.send(News::CopyTakenBack(taken)).await;
+        });
+    }
+
+    pub(super) fn copy_taken_back(&mut self, taken: Result<Left, hpvm_qmp::Error>) {
+        match taken {
+            Ok(Left::Nothing) => {}
+            Ok(Left::Something) => {
+                self.log.say("a copy of its disks was given up with the worker before");
+            }
+            Err(error) => {
+                let error = chain(&error);
+                self.log.say(&format!("a copy of its disks may still be under way: {error}"));
+            }
+        }
+        self.feed(Input::CopyOver);
+    }
+}

@@ -1,0 +1,298 @@
+//! Copies disks and firmware variables of a running guest as they are at one point in time. Called by the worker, which
+//! says when that is.
+//!
+//! ```text
+//!  begin     add-fd, blockdev-add, blockdev-mirror, for each      the guest runs, and what it writes goes to both
+//!  look      query-jobs, until each mirror keeps up
+//!  end       stop ─► block-job-cancel, for each ─► all have ended ─► cont
+//!  abandon   whatever of it there is, goes
+//! ```
+//!
+//! A mirror is taken and not a backup job: when its target has no room it fails alone, while the backup job would fail the
+//! guest's next write. The guest stands still from `stop` to `cont`, some milliseconds, since mirrors end one after the
+//! other; what each leaves is what its disk was at `stop`. Jobs, nodes and descriptors are found by their names, so that a
+//! worker that follows one that was killed in the middle takes away what that left.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hpvm_model::{StorageAddress, StorageType};
+use hpvm_plan::command_line::{NVRAM_NODE, Property, device_id};
+use hpvm_plan::copying::{
+    DiskCopy, NVRAM_COPY, copy_id, is_of_copy, nvram_properties, target_properties,
+};
+use hpvm_plan::record::{Attached, Machine};
+use hpvm_qmp::answer::{Job, JobStatus};
+use hpvm_qmp::client::Client;
+use hpvm_qmp::command::{
+    AddFd, BlockJobCancel, BlockdevAdd, BlockdevDel, BlockdevMirror, Cont, CopyMode, JobDismiss,
+    MirrorSync, QueryBlock, QueryFdsets, QueryJobs, QueryNodes, QueryStatus, RemoveFd, Stop,
+};
+use hpvm_qmp::{Error as QmpError, RunState};
+use tokio::time::{Instant, sleep};
+
+use crate::devices::{names, properties};
+
+/// Between two looks at jobs that end within milliseconds.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// A mirror that keeps up ends as soon as its target has what the guest wrote last. Longer no guest stands still.
+const ENDED: Duration = Duration::from_secs(10);
+/// A job that is given up waits for what it has under way.
+const ABANDONED: Duration = Duration::from_secs(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    #[error(transparent)]
+    Engine(#[from] QmpError),
+    #[error("there is no disk at {0} in the running guest")]
+    NoDisk(StorageAddress),
+    #[error("not as many descriptors came as there is to copy")]
+    Descriptors,
+    #[error("the copy of {what} failed: {words}")]
+    Failed { what: String, words: String },
+    #[error("the copy of {0} was ended by somebody else")]
+    Gone(String),
+    #[error("the copies were not complete within {} s while the guest stood still", .0.as_secs())]
+    Slow(Duration),
+}
+
+/// How far the copies are, in bytes; the whole grows while the guest writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub done: u64,
+    pub whole: u64,
+    pub stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Copies,
+    /// All is copied, and what the guest writes goes to both.
+    KeepsUp,
+}
+
+/// Copies under way.
+#[derive(Debug)]
+pub struct Copying<'a> {
+    client: &'a Client,
+    parts: Vec<Part>,
+}
+
+/// What one mirror copies.
+#[derive(Clone, Debug)]
+struct Part {
+    /// Of the job and of the node it writes.
+    id: String,
+    /// In words.
+    what: String,
+}
+
+impl<'a> Copying<'a> {
+    /// Begins to copy; `descriptors` are those of the disks' targets, in order, then that of the firmware variables'. After
+    /// an error, as after the end, [`abandon`] takes away what is there.
+    pub async fn begin(
+        client: &'a Client,
+        machine: &Machine,
+        disks: &[DiskCopy],
+        descriptors: &mut dyn ExactSizeIterator<Item = OwnedFd>,
+    ) -> Result<Copying<'a>, CopyError> {
+        if descriptors.len() != disks.len() + 1 {
+            return Err(CopyError::Descriptors);
+        }
+        // What a worker before us could not take away would be in the way.
+        abandon(client).await?;
+        let mut copying = Copying { client, parts: Vec::new() };
+        for (copy, descriptor) in disks.iter().zip(&mut *descriptors) {
+            copying.disk(machine, copy, descriptor).await?;
+        }
+        let descriptor = descriptors.next().ok_or(CopyError::Descriptors)?;
+        let part = Part { id: NVRAM_COPY.into(), what: "the firmware variables".into() };
+        let source = (NVRAM_NODE.into(), MirrorSync::Full);
+        copying.mirror(part, source, descriptor, &nvram_properties).await?;
+        Ok(copying)
+    }
+
+    async fn disk(
+        &mut self,
+        machine: &Machine,
+        copy: &DiskCopy,
+        descriptor: OwnedFd,
+    ) -> Result<(), CopyError> {
+        let address = copy.address;
+        let attached = machine.device_at(address).ok_or(CopyError::NoDisk(address))?;
+        let source = self.node(address).await?.ok_or(CopyError::NoDisk(address))?;
+        let part = Part { id: copy_id(address), what: format!("the disk at {address}") };
+        let wanted = |fdset| target_properties(attached, copy.target, fdset);
+        self.mirror(part, (source, sync(attached)), descriptor, &wanted).await
+    }
+
+    /// The node that a disk of the guest reads and writes now.
+    async fn node(&self, address: StorageAddress) -> Result<Option<String>, CopyError> {
+        let id = device_id(address);
+        let devices = self.client.execute(&QueryBlock {}).await?;
+        let device = devices.into_iter().find(|device| names(device.qdev.as_deref(), &id));
+        Ok(device.and_then(|device| device.inserted?.node_name))
+    }
+
+    async fn mirror(
+        &mut self,
+        part: Part,
+        (device, sync): (String, MirrorSync),
+        descriptor: OwnedFd,
+        wanted: &dyn Fn(i64) -> Vec<Property>,
+    ) -> Result<(), CopyError> {
+        let id = &part.id;
+        let add = AddFd { fdset_id: None, opaque: Some(id.clone()) };
+        let added = self.client.pass(&add, descriptor).await?;
+        let node = BlockdevAdd(properties(&wanted(added.fdset_id)));
+        self.client.execute(&node).await?;
+        let mirror = BlockdevMirror {
+            job_id: id.clone(),
+            device,
+            target: id.clone(),
+            sync,
+            copy_mode: CopyMode::WriteBlocking,
+            auto_dismiss: false,
+        };
+        self.client.execute(&mirror).await?;
+        self.parts.push(part);
+        Ok(())
+    }
+
+    /// How far they are; an error when one of them failed.
+    pub async fn look(&self) -> Result<Progress, CopyError> {
+        let jobs = self.jobs().await?;
+        if let Some(ended) = jobs.iter().find(|job| job.status == JobStatus::Concluded) {
+            return Err(self.failed(ended));
+        }
+        let keeps_up = jobs.iter().all(|job| job.status == JobStatus::Ready);
+        Ok(Progress {
+            done: jobs.iter().map(|job| job.current_progress).sum(),
+            whole: jobs.iter().map(|job| job.total_progress).sum(),
+            stage: if keeps_up { Stage::KeepsUp } else { Stage::Copies },
+        })
+    }
+
+    /// Makes the copies what disks and variables are now. The guest stands still meanwhile, if it runs.
+    pub async fn end(&self) -> Result<(), CopyError> {
+        let runs = self.client.execute(&QueryStatus {}).await?.status == RunState::Running;
+        let stopped = match runs {
+            true => self.client.execute(&Stop {}).await.map(drop),
+            false => Ok(()),
+        };
+        let ended = match stopped {
+            Ok(()) => self.end_each().await,
+            Err(error) => Err(error.into()),
+        };
+        if runs {
+            // Also after a stop that was not answered: it may have happened.
+            self.client.execute(&Cont {}).await?;
+        }
+        ended
+    }
+
+    async fn end_each(&self) -> Result<(), CopyError> {
+        for Part { id, .. } in &self.parts {
+            let cancel = BlockJobCancel { device: id.clone(), force: false };
+            self.client.execute(&cancel).await?;
+        }
+        let until = Instant::now() + ENDED;
+        loop {
+            let jobs = self.jobs().await?;
+            if let Some(job) = jobs.iter().find(|job| job.error.is_some()) {
+                return Err(self.failed(job));
+            }
+            if jobs.iter().all(|job| job.status == JobStatus::Concluded) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(CopyError::Slow(ENDED));
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// All our jobs, each of which must be there until we dismiss it.
+    async fn jobs(&self) -> Result<Vec<Job>, CopyError> {
+        let jobs = self.client.execute(&QueryJobs {}).await?;
+        let ours = self.parts.iter().map(|part| {
+            let job = jobs.iter().find(|job| job.id == part.id);
+            job.cloned().ok_or_else(|| CopyError::Gone(part.what.clone()))
+        });
+        ours.collect()
+    }
+
+    fn failed(&self, job: &Job) -> CopyError {
+        let part = self.parts.iter().find(|part| part.id == job.id);
+        let what = part.map(|part| part.what.clone()).unwrap_or_default();
+        let words = job.error.clone().unwrap_or_else(|| "it ended before its time".into());
+        CopyError::Failed { what, words }
+    }
+}
+
+/// An image over layers is copied without them, which its copy has under it too.
+fn sync(attached: &Attached) -> MirrorSync {
+    match attached.device.backing.storage == StorageType::Qcow2 && !attached.layers.is_empty() {
+        true => MirrorSync::Top,
+        false => MirrorSync::Full,
+    }
+}
+
+/// Whether there was anything to take away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Something,
+    Nothing,
+}
+
+/// Ends all copies as they are and takes away what was made for them in the engine. Does no harm where there is nothing.
+pub async fn abandon(client: &Client) -> Result<Left, QmpError> {
+    let jobs = end_all(client).await?;
+    let nodes = client.execute(&QueryNodes { flat: true }).await?;
+    let nodes: Vec<String> =
+        nodes.into_iter().filter_map(|node| node.node_name).filter(|n| is_of_copy(n)).collect();
+    let left = if jobs == 0 && nodes.is_empty() { Left::Nothing } else { Left::Something };
+    for node_name in nodes {
+        client.execute(&BlockdevDel { node_name }).await?;
+    }
+    for set in client.execute(&QueryFdsets {}).await? {
+        if set.fds.iter().any(|fd| fd.opaque.as_deref().is_some_and(is_of_copy)) {
+            client.execute(&RemoveFd { fdset_id: set.fdset_id }).await?;
+        }
+    }
+    Ok(left)
+}
+
+/// How many there were.
+async fn end_all(client: &Client) -> Result<usize, QmpError> {
+    let until = Instant::now() + ABANDONED;
+    let mut asked: Vec<String> = Vec::new();
+    loop {
+        let jobs = client.execute(&QueryJobs {}).await?;
+        let ours: Vec<Job> = jobs.into_iter().filter(|job| is_of_copy(&job.id)).collect();
+        let still = ours.iter().filter(|job| job.status != JobStatus::Concluded);
+        let still: Vec<String> = still.map(|job| job.id.clone()).collect();
+        if still.is_empty() || Instant::now() >= until {
+            for job in &ours {
+                client.execute(&JobDismiss { id: job.id.clone() }).await?;
+            }
+            return Ok(ours.len());
+        }
+        for id in still.into_iter().filter(|id| !asked.contains(id)).collect::<Vec<_>>() {
+            // It may have ended since.
+            let _ = client.execute(&BlockJobCancel { device: id.clone(), force: true }).await;
+            asked.push(id);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Lets a guest go on that a worker before us held for a copy, and takes the copy away.
+pub async fn take_back(client: &Client) -> Result<Left, QmpError> {
+    let jobs = client.execute(&QueryJobs {}).await?;
+    let is_held = client.execute(&QueryStatus {}).await?.status == RunState::Paused;
+    if is_held && jobs.iter().any(|job| is_of_copy(&job.id)) {
+        client.execute(&Cont {}).await?;
+    }
+    abandon(client).await
+}

@@ -1,0 +1,266 @@
+//! Copies of what a running source writes: its QEMU makes them, since only there the disks can be had as they are at one
+//! moment. The stores are made and opened here, and handed to its worker by descriptor; nothing that QEMU or the worker does
+//! with them outlives this command.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hpvm_app::client;
+use hpvm_app::protocol::{CopiedState, Reply, Request};
+use hpvm_host::copy::{self, Progress};
+use hpvm_host::names::{guest_folder, run_folder};
+use hpvm_host::signals;
+use hpvm_model::{Backing, FileIdentity, GuestConfig, GuestName, StorageType};
+use hpvm_plan::clone::Work;
+use hpvm_plan::copying::{DiskCopy, Target, writer};
+use hpvm_plan::facts::HostFacts;
+use hpvm_plan::record::{Attached, Cache, Machine};
+use hpvm_registry::Step;
+use rustix::fs::{MemfdFlags, OFlags, memfd_create};
+
+use super::copies::{self, Copies, Stage};
+use crate::presence::{Presence, Supervision};
+use crate::refusal::Left;
+use crate::{Refusal, VmHost, supervise};
+
+/// A worker that copies is heard of ten times a second; it is silent while QEMU opens targets and the agent is waited for.
+const SILENCE: Duration = Duration::from_secs(60);
+const SECTOR_BYTES: u64 = 512;
+
+/// A running source, and what it writes of what is to be copied.
+#[derive(Debug)]
+pub(super) struct Running {
+    name: GuestName,
+    control: PathBuf,
+    machine: Machine,
+    variables: PathBuf,
+    /// What backs the source's devices, by path.
+    identities: Vec<(String, FileIdentity)>,
+}
+
+/// Firmware variables and disks of one moment.
+#[derive(Debug)]
+pub(super) struct Moment {
+    /// A file without a name.
+    variables: File,
+    pub(super) state: CopiedState,
+}
+
+impl Moment {
+    /// Where the firmware variables can be read.
+    pub(super) fn variables(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.variables.as_raw_fd()).into()
+    }
+}
+
+impl Running {
+    /// A worker is there for it afterwards; `facts` know the source's stores.
+    pub(super) fn find(
+        host: &mut VmHost,
+        source: &GuestConfig,
+        facts: &HostFacts,
+    ) -> Result<Running, Refusal> {
+        if let Presence::On { supervision: Supervision::None, .. } = host.presence(source.number) {
+            supervise::adopt(host, source)?;
+        }
+        supervise::awake(host, source)?;
+        let paths = source.storage.iter().filter_map(|device| device.backing.store());
+        let known = |path: &str| Some((path.to_owned(), facts.identity(path)?));
+        Ok(Running {
+            name: source.name.clone(),
+            control: host.root.run_dir(source.number.get()).join(run_folder::CONTROL),
+            machine: host.boot_record(source)?,
+            variables: host.folder(source).file(guest_folder::NVRAM),
+            identities: paths.filter_map(known).collect(),
+        })
+    }
+
+    /// The device that writes a store. What nobody writes is copied as that of a guest that is off.
+    pub(super) fn writer(&self, store: &Backing) -> Option<&Attached> {
+        let known = self.identities.iter().find(|(path, _)| *path == store.path);
+        writer(&self.machine, store, known.map(|(_, identity)| *identity))
+    }
+
+    /// Copies all at once, and the firmware variables with them.
+    pub(super) fn copy(
+        &self,
+        copies: &mut Copies,
+        work: &[(&Work, &Attached)],
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<Moment, Refusal> {
+        let mut opened = Vec::new();
+        for (work, source) in work {
+            opened.push(Opened::make(copies, work, source, watch)?);
+        }
+        let variables = self.variables()?;
+        // QEMU reads and writes them through the memory of the VM Host.
+        let given =
+            again(&variables, OFlags::empty()).map_err(Refusal::file("open", &self.variables))?;
+        let descriptors: Vec<BorrowedFd<'_>> =
+            opened.iter().map(|opened| opened.given.as_fd()).chain([given.as_fd()]).collect();
+        let disks = opened.iter().map(|opened| opened.copy).collect();
+        let reply = self.ask(&Request::Copy { disks }, &descriptors, &what(work), watch);
+        drop(descriptors);
+        let state = self.judge(reply, work)?;
+        for opened in opened {
+            opened.finish(copies)?;
+        }
+        Ok(Moment { variables, state })
+    }
+
+    fn variables(&self) -> Result<File, Refusal> {
+        let failed = || Refusal::file("copy", &self.variables);
+        let metadata = std::fs::metadata(&self.variables).map_err(failed())?;
+        let copy = memfd_create("firmware variables", MemfdFlags::CLOEXEC)
+            .map_err(|error| failed()(error.into()))?;
+        let copy = File::from(copy);
+        copy.set_len(metadata.len()).map_err(failed())?;
+        Ok(copy)
+    }
+
+    fn ask(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+        what: &str,
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<Reply, client::ClientError> {
+        let mut look = |heard: Option<(u64, u64)>| {
+            if let Some((done, whole)) = heard {
+                Step::CloneCopying.reached();
+                watch(&Stage { from: what, progress: Progress { done, whole } });
+            }
+            match signals::interrupted() {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
+        };
+        client::copy(&self.control, request, descriptors, SILENCE, &mut look)
+    }
+
+    fn judge(
+        &self,
+        reply: Result<Reply, client::ClientError>,
+        work: &[(&Work, &Attached)],
+    ) -> Result<CopiedState, Refusal> {
+        let left = work.iter().find(|(work, _)| copies::is_device(&work.to));
+        let left = left.map(|(work, _)| Left::Overwritten(work.to.path.clone()));
+        let failed = |error: String, left: Option<Left>| match signals::interrupted() {
+            Some(interruption) => {
+                let left = left.unwrap_or(Left::AsItWas);
+                Refusal::Interrupted { interruption, left }
+            }
+            None => Refusal::CopyOfRunning { name: self.name.clone(), error, left },
+        };
+        match reply {
+            Ok(Reply::Copied { state }) => Ok(state),
+            Ok(Reply::Denied { reason }) => Err(failed(reason.to_string(), None)),
+            Ok(Reply::Failed { error }) => Err(failed(error, left)),
+            Ok(_) => Err(Refusal::Worker(client::ClientError::Malformed)),
+            Err(error) => Err(failed(hpvm_model::chain(&error), left)),
+        }
+    }
+}
+
+/// For who watches.
+fn what(work: &[(&Work, &Attached)]) -> String {
+    match work {
+        [(work, _)] => work.from.path.clone(),
+        several => format!("{} disks", several.len()),
+    }
+}
+
+/// A store that QEMU writes.
+struct Opened {
+    path: PathBuf,
+    copy: DiskCopy,
+    /// A description of its own, for QEMU.
+    given: File,
+    target: Kept,
+    /// Of the source, in bytes.
+    size: u64,
+}
+
+/// What keeps a target until its copy is complete.
+enum Kept {
+    /// The file's place among the fresh ones.
+    Fresh(usize),
+    /// Open for us alone.
+    Device(File),
+}
+
+impl Opened {
+    fn make(
+        copies: &mut Copies,
+        work: &Work,
+        source: &Attached,
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<Opened, Refusal> {
+        let from = copies::open_source(&work.from)?;
+        let size = copy::size(&from).map_err(Refusal::file("look at", &work.from.path))?;
+        let (target, path, given) = if copies::is_device(&work.to) {
+            let device = device(work, size, watch)?;
+            let given = given(&device, Path::new(&work.to.path))?;
+            (Kept::Device(device), PathBuf::from(&work.to.path), given)
+        } else {
+            let place = copies.begin(&work.to)?;
+            let (path, file) = copies.fresh(place)?;
+            match work.to.storage {
+                StorageType::Qcow2 => {
+                    copies::write_copied_image(file, &from, work, &source.layers)?;
+                }
+                _ => file.set_len(size).map_err(Refusal::file("make", path))?,
+            }
+            (Kept::Fresh(place), path.to_owned(), given(file, path)?)
+        };
+        let (given, cache) = given;
+        let target_kind = Target { storage: work.to.storage, cache };
+        let copy = DiskCopy { address: source.device.address, target: target_kind };
+        copies.add(work);
+        Ok(Opened { path, copy, given, target, size })
+    }
+
+    /// QEMU is through with it.
+    fn finish(self, copies: &Copies) -> Result<(), Refusal> {
+        drop(self.given);
+        match self.target {
+            Kept::Device(device) => device.sync_all().map_err(Refusal::file("sync", &self.path)),
+            // QEMU writes whole sectors.
+            Kept::Fresh(place) if self.copy.target.storage != StorageType::Qcow2 => {
+                let (path, file) = copies.fresh(place)?;
+                file.set_len(self.size).map_err(Refusal::file("cut", path))
+            }
+            Kept::Fresh(_) => Ok(()),
+        }
+    }
+}
+
+/// The device, for us alone; what lies behind the source's end is zeroed.
+fn device(work: &Work, size: u64, watch: &mut dyn FnMut(&Stage<'_>)) -> Result<File, Refusal> {
+    let device = copies::open_target(&work.to)?;
+    let mut look = |progress| copies::look(work, progress, watch);
+    copy::zero_from(&device, size.next_multiple_of(SECTOR_BYTES), &mut look)
+        .map_err(|error| copies::failed(work, Left::Overwritten(work.to.path.clone()), error))?;
+    Ok(device)
+}
+
+/// A file opened for QEMU, past the memory of the VM Host where that can be.
+fn given(file: &File, path: &Path) -> Result<(File, Cache), Refusal> {
+    if let Ok(file) = again(file, OFlags::DIRECT) {
+        return Ok((file, Cache::Direct));
+    }
+    let file = again(file, OFlags::empty()).map_err(Refusal::file("open", path))?;
+    Ok((file, Cache::Page))
+}
+
+/// An open description beside ours: image locks, and the way of writing, are a description's.
+fn again(file: &File, flags: OFlags) -> io::Result<File> {
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+}

@@ -1,0 +1,82 @@
+//! Copies of a running guest's disks and firmware variables: which device of the machine has a store, and what the nodes
+//! that are written and their jobs are called and made of. The commands ask the first, the engine the rest.
+
+use hpvm_model::{Backing, DeviceKind, FileIdentity, StorageAddress, StorageType};
+use serde::{Deserialize, Serialize};
+
+use crate::command_line::{Property, Value, format_properties, layer_id, store_properties};
+use crate::record::{Access, Attached, Cache, Machine};
+
+/// What a disk is copied to, which comes as a descriptor. An image is laid out before, as large as the disk and with the
+/// same layers under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub storage: StorageType,
+    pub cache: Cache,
+}
+
+/// A disk of the running guest and what it is copied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCopy {
+    pub address: StorageAddress,
+    pub target: Target,
+}
+
+/// The names of all jobs, nodes and descriptors of a copy begin so, and no others.
+const PREFIX: &str = "copy-";
+
+/// The job that copies the firmware variables, and the node it writes.
+pub const NVRAM_COPY: &str = "copy-nvram";
+
+/// The job that copies a disk, and the node it writes.
+#[must_use]
+pub fn copy_id(address: StorageAddress) -> String {
+    let StorageAddress { slot, target } = address;
+    format!("{PREFIX}{}-{}-{target}", slot.bus(), slot.device())
+}
+
+/// Whether a job, a node or a descriptor is of a copy.
+#[must_use]
+pub fn is_of_copy(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// The device of the running guest that writes a store. Without one the store stands still, and anybody can copy it.
+#[must_use]
+pub fn writer<'a>(
+    machine: &'a Machine,
+    store: &Backing,
+    identity: Option<FileIdentity>,
+) -> Option<&'a Attached> {
+    machine.storage.iter().find(|attached| {
+        let device = &attached.device;
+        let is_it = device.backing.path == store.path
+            || identity.is_some() && attached.identity == identity;
+        is_it
+            && attached.access == Access::ReadWrite
+            && device.kind == DeviceKind::Disk
+            && device.backing.store().is_some()
+    })
+}
+
+/// Properties of the node that a disk is copied to. Of an image what lies under it is the source's own, which is only read.
+#[must_use]
+pub fn target_properties(source: &Attached, target: Target, fdset: i64) -> Vec<Property> {
+    let address = source.device.address;
+    let common = vec![
+        ("node-name", Value::text(copy_id(address))),
+        // What the source has no data for takes no room in the copy either.
+        ("discard", Value::text("unmap")),
+    ];
+    let below = (!source.layers.is_empty()).then(|| layer_id(address, 0));
+    let store = store_properties(target.storage, target.cache, fdset);
+    format_properties(target.storage, common, below, store)
+}
+
+/// Properties of the node that the firmware variables are copied to.
+#[must_use]
+pub fn nvram_properties(fdset: i64) -> Vec<Property> {
+    let common = vec![("node-name", Value::text(NVRAM_COPY))];
+    let store = store_properties(StorageType::File, Cache::Page, fdset);
+    format_properties(StorageType::File, common, None, store)
+}
