@@ -53,6 +53,7 @@ fn config(number: u32, name: &str, storage: &[&str]) -> GuestConfig {
         auto_start: AutoStart::Manual,
         runnable: Runnable::Enabled,
         storage: storage.iter().zip(1..).map(|(statement, id)| device(statement, id)).collect(),
+        nics: Vec::new(),
         ports: Vec::new(),
     }
 }

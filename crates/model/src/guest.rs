@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::bytes::{Memory, shown};
 use crate::cpu::{Entitlement, Vcpus};
 use crate::name::{GuestName, Label};
+use crate::network::Nic;
 use crate::os::OsType;
 use crate::storage::{AdapterKind, PciSlot, StorageAddress, StorageDevice};
 
@@ -155,6 +156,8 @@ pub struct GuestConfig {
     pub runnable: Runnable,
     /// In order of address.
     pub storage: Vec<StorageDevice>,
+    /// In order of slot.
+    pub nics: Vec<Nic>,
     /// Root ports made for this guest at some start; they are made at every later one, so that addresses never move.
     pub ports: Vec<PciSlot>,
 }
@@ -171,8 +174,14 @@ impl GuestConfig {
         self.storage.iter().find(|d| d.address.slot == slot).map(|d| d.adapter)
     }
 
+    #[must_use]
+    pub fn nic_in(&self, slot: PciSlot) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.slot == slot)
+    }
+
     /// Keeps the devices in order of address.
-    pub fn sort_storage(&mut self) {
+    pub fn sort_devices(&mut self) {
         self.storage.sort_by_key(|device| device.address);
+        self.nics.sort_by_key(|nic| nic.slot);
     }
 }

@@ -25,7 +25,9 @@ pub use entry::{Attributes, Choice, EntryId, EntryType, Likeness, Origin, StoreI
 pub use guest::{AutoStart, GuestConfig, GuestNumber, GuestUuid, Runnable};
 pub use name::{GuestName, Label};
 pub use network::{
-    MacAddress, NicKind, PortNumber, PortRules, PortVlan, Rate, SpoofGuard, VlanId, VlanSet,
+    Forward, InterfaceName, MacAddress, Nic, NicKind, NicStatement, PortNumber, PortRules,
+    PortVlan, Rate, SpoofGuard, SwitchName, SwitchNumber, SwitchState, VlanId, VlanSet, Vswitch,
+    Wire,
 };
 pub use os::{OsFamily, OsType};
 pub use problem::{Problem, Remedy, Severity};

@@ -147,6 +147,7 @@ fn blank(name: &GuestName) -> GuestConfig {
         auto_start: AutoStart::Manual,
         runnable: Runnable::Enabled,
         storage: Vec::new(),
+        nics: Vec::new(),
         ports: Vec::new(),
     }
 }

@@ -80,7 +80,7 @@ pub fn apply(
     for statement in request.devices.iter().filter_map(DeviceRequest::added) {
         add(&mut next, running, statement, random)?;
     }
-    next.sort_storage();
+    next.sort_devices();
     Ok(next)
 }
 

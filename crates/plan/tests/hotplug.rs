@@ -234,7 +234,7 @@ fn any_guest() -> impl Strategy<Value = GuestConfig> {
                 config.storage.push(device);
             }
         }
-        config.sort_storage();
+        config.sort_devices();
         config
     })
 }

@@ -52,13 +52,14 @@ impl Change<'_> {
     pub fn insert(&self, guest: &GuestConfig, files: &Identities) -> Result<(), RegistryError> {
         self.require_free_name(&guest.name, guest.number)?;
         self.require_free_identity(guest)?;
+        self.require_free_macs(guest)?;
         let sql =
             "INSERT INTO guest (number, uuid, name, label, serial_number, os_family, os_version,
                  vcpus, entitlement_unit, entitled, entitled_max, memory_bytes, auto_start,
-                 runnable, device_count, created_at)
+                 runnable, device_count, nic_count, created_at)
              VALUES (:number, :uuid, :name, :label, :serial_number, :os_family, :os_version,
                  :vcpus, :unit, :entitled, :maximum, :memory, :auto_start,
-                 :runnable, :devices, :now)";
+                 :runnable, :devices, :nics, :now)";
         self.store(sql, guest)
             .and_then(|_| self.store_parts(guest, files))
             .map_err(self.failed("add a guest"))
@@ -67,11 +68,12 @@ impl Change<'_> {
     /// Replaces the configuration of the guest with the same number and UUID.
     pub fn update(&self, guest: &GuestConfig, files: &Identities) -> Result<(), RegistryError> {
         self.require_free_name(&guest.name, guest.number)?;
+        self.require_free_macs(guest)?;
         let sql = "UPDATE guest SET name = :name, label = :label, serial_number = :serial_number,
                  os_family = :os_family, os_version = :os_version, vcpus = :vcpus,
                  entitlement_unit = :unit, entitled = :entitled, entitled_max = :maximum,
                  memory_bytes = :memory, auto_start = :auto_start, runnable = :runnable,
-                 device_count = :devices
+                 device_count = :devices, nic_count = :nics
              WHERE number = :number AND uuid = :uuid AND removed_at IS NULL";
         let changed = self.store(sql, guest).map_err(self.failed("change a guest"))?;
         if changed == 0 {
@@ -185,6 +187,7 @@ impl Change<'_> {
         let auto_start = guest.auto_start.to_string().to_ascii_lowercase();
         let runnable = guest.runnable.to_string().to_ascii_lowercase();
         let devices = i64::try_from(guest.storage.len()).unwrap_or(i64::MAX);
+        let nics = i64::try_from(guest.nics.len()).unwrap_or(i64::MAX);
         let now = Timestamp::now().as_millisecond();
         let columns = named_params! {
             ":number": guest.number.get(), ":uuid": uuid, ":name": guest.name.as_str(),
@@ -192,7 +195,7 @@ impl Change<'_> {
             ":os_family": guest.os.family.as_str(), ":os_version": guest.os.version,
             ":vcpus": guest.vcpus.get(), ":unit": unit, ":entitled": entitled,
             ":maximum": maximum, ":memory": memory, ":auto_start": auto_start,
-            ":runnable": runnable, ":devices": devices, ":now": now,
+            ":runnable": runnable, ":devices": devices, ":nics": nics, ":now": now,
         };
         let mut statement = self.connection.prepare_cached(sql)?;
         for (name, value) in columns {
@@ -206,6 +209,9 @@ impl Change<'_> {
     fn store_parts(&self, guest: &GuestConfig, files: &Identities) -> rusqlite::Result<()> {
         for device in &guest.storage {
             self.store_device(guest.number, device, files)?;
+        }
+        for nic in &guest.nics {
+            self.store_nic(guest.number, nic)?;
         }
         let mut statement = self
             .connection
@@ -273,6 +279,7 @@ impl Change<'_> {
         for sql in [
             "DELETE FROM device WHERE guest = ?1",
             "DELETE FROM layer WHERE guest = ?1",
+            "DELETE FROM nic WHERE guest = ?1",
             "DELETE FROM port WHERE guest = ?1",
         ] {
             self.connection.prepare_cached(sql)?.execute([guest.get()])?;

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use hpvm_model::{GuestName, GuestNumber, GuestUuid};
+use hpvm_model::{GuestName, GuestNumber, GuestUuid, MacAddress, SwitchName, SwitchNumber};
 use rusqlite::ErrorCode;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
@@ -56,6 +56,16 @@ pub enum RegistryError {
         "number {number} or UUID {uuid} belongs to another guest, existing or kept after removal"
     )]
     IdentityTaken { number: GuestNumber, uuid: GuestUuid },
+    #[error(
+        "MAC address {mac} belongs to a NIC of guest '{guest}'; give another, or none to have one made"
+    )]
+    MacTaken { mac: MacAddress, guest: GuestName },
+    #[error(
+        "a virtual switch called '{name}' exists already (number {number}); choose another name"
+    )]
+    SwitchNameTaken { name: SwitchName, number: SwitchNumber },
+    #[error("there is no virtual switch number {0}")]
+    NoSwitch(SwitchNumber),
     #[error("all guest numbers are taken; `hpvmremove --purge` frees those of removed guests")]
     NoNumber,
     #[error("there is no guest number {0}")]

@@ -1,5 +1,6 @@
 //! The whole registry as text: for people, for comparing two states, and for keeping beside a backup.
 
+use hpvm_model::Vswitch;
 use serde_json::{Value, json};
 
 use crate::entry::Entry;
@@ -10,7 +11,7 @@ use crate::portable;
 use crate::schema::VERSION;
 
 impl Registry {
-    /// Entries of the device database by type and name, guests by number, removed guests by time of removal, operations oldest first; JSON, a field a line.
+    /// Entries of the device database by type and name, virtual switches and guests by number, removed guests by time of removal, operations oldest first; JSON, a field a line.
     pub fn export(&self) -> Result<String, RegistryError> {
         let guests: Vec<Value> = self.all()?.iter().map(portable::value).collect();
         let removed: Vec<Value> = self
@@ -26,16 +27,23 @@ impl Registry {
             .collect();
         let operations: Vec<Value> =
             self.operations(None, usize::MAX)?.iter().rev().map(operation).collect();
+        let vswitches: Vec<Value> = self.vswitches()?.iter().map(vswitch).collect();
         let entries: Vec<Value> = self.entries()?.iter().map(entry).collect();
         let document = json!({
             "version": VERSION,
             "entries": entries,
+            "vswitches": vswitches,
             "guests": guests,
             "removed": removed,
             "operations": operations,
         });
         Ok(format!("{document:#}\n"))
     }
+}
+
+fn vswitch(vswitch: &Vswitch) -> Value {
+    // Every field is text, a number, or a list of such: there is nothing that serde could refuse.
+    serde_json::to_value(vswitch).unwrap_or_default()
 }
 
 fn entry(entry: &Entry) -> Value {

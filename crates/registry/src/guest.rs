@@ -6,8 +6,8 @@ use std::path::Path;
 use hpvm_model::cpu::TenthsPercent;
 use hpvm_model::{
     AutoStart, Backing, Bytes, DeviceKind, Entitlement, FileIdentity, GuestConfig, GuestName,
-    GuestNumber, GuestUuid, Label, Memory, OsFamily, OsType, PciSlot, Runnable, StorageAddress,
-    StorageDevice, StoreRole, Vcpus,
+    GuestNumber, GuestUuid, Label, Memory, Nic, OsFamily, OsType, PciSlot, Runnable,
+    StorageAddress, StorageDevice, StoreRole, Vcpus,
 };
 use jiff::Timestamp;
 use rusqlite::types::Type;
@@ -40,6 +40,8 @@ pub struct GuestSummary {
     pub runnable: Runnable,
     /// How many storage devices it has.
     pub devices: u32,
+    /// How many NICs.
+    pub nics: u32,
 }
 
 /// A guest that was removed and can be brought back.
@@ -67,7 +69,11 @@ pub struct Sharer {
 }
 
 const COLUMNS: &str = "number, uuid, name, label, serial_number, os_family, os_version, vcpus, \
-     entitlement_unit, entitled, entitled_max, memory_bytes, auto_start, runnable, device_count";
+     entitlement_unit, entitled, entitled_max, memory_bytes, auto_start, runnable, device_count, nic_count";
+
+/// The same of a file without NICs.
+const COLUMNS_WITHOUT_NICS: &str = "number, uuid, name, label, serial_number, os_family, os_version, vcpus, \
+     entitlement_unit, entitled, entitled_max, memory_bytes, auto_start, runnable, device_count, 0";
 
 const DEVICE_COLUMNS: &str = "guest, bus, device, target, kind, adapter, storage, path, id";
 
@@ -79,7 +85,8 @@ const LAYER_COLUMNS: &str = "guest, bus, device, target, storage, path";
 impl Registry {
     /// All guests, in order of number. One read of one table, since every listing waits for it.
     pub fn list(&self) -> Result<Vec<GuestSummary>, RegistryError> {
-        let sql = format!("SELECT {COLUMNS} FROM guest WHERE removed_at IS NULL ORDER BY number");
+        let columns = self.columns();
+        let sql = format!("SELECT {columns} FROM guest WHERE removed_at IS NULL ORDER BY number");
         self.rows(&sql, [], summary).map_err(self.failed("list the guests"))
     }
 
@@ -90,7 +97,8 @@ impl Registry {
             Selector::Number(number) => ("number", Box::new(number.get())),
             Selector::Uuid(uuid) => ("uuid", Box::new(uuid.0.into_bytes())),
         };
-        let sql = format!("SELECT {COLUMNS} FROM guest WHERE {column} = ?1 AND removed_at IS NULL");
+        let columns = self.columns();
+        let sql = format!("SELECT {columns} FROM guest WHERE {column} = ?1 AND removed_at IS NULL");
         self.in_one_view(|| {
             let found =
                 self.connection.prepare_cached(&sql)?.query_row([value], summary).optional()?;
@@ -112,8 +120,9 @@ impl Registry {
     /// All guests, complete, in order of number.
     pub fn all(&self) -> Result<Vec<GuestConfig>, RegistryError> {
         self.in_one_view(|| {
+            let columns = self.columns();
             let sql =
-                format!("SELECT {COLUMNS} FROM guest WHERE removed_at IS NULL ORDER BY number");
+                format!("SELECT {columns} FROM guest WHERE removed_at IS NULL ORDER BY number");
             let guests = self.rows(&sql, [], summary)?;
             let sql =
                 format!("SELECT {DEVICE_COLUMNS} FROM device ORDER BY guest, bus, device, target");
@@ -124,6 +133,7 @@ impl Registry {
             for (guest, layer) in self.layers(&sql, [])? {
                 layer.put_under(storage.get_mut(&guest).map_or(&mut [], Vec::as_mut_slice));
             }
+            let mut nics = by_guest(self.nic_rows("ORDER BY guest, bus, device", [])?);
             let sql = "SELECT guest, bus, device FROM port ORDER BY guest, bus, device";
             let mut ports = by_guest(self.rows(sql, [], port)?);
             Ok(guests
@@ -131,7 +141,8 @@ impl Registry {
                 .map(|guest| {
                     let number = guest.number;
                     let storage = storage.remove(&number).unwrap_or_default();
-                    guest.with(storage, ports.remove(&number).unwrap_or_default())
+                    let nics = nics.remove(&number).unwrap_or_default();
+                    guest.with(storage, nics, ports.remove(&number).unwrap_or_default())
                 })
                 .collect())
         })
@@ -200,6 +211,7 @@ impl Registry {
             })?;
             findings.extend(dangling);
             findings.extend(miscounted);
+            findings.extend(self.miscounted_nics()?);
             findings.truncate(100);
             Ok(findings)
         })
@@ -217,10 +229,11 @@ impl Registry {
         filter: &str,
         parameters: P,
     ) -> rusqlite::Result<Vec<RemovedGuest>> {
-        let sql = format!("SELECT {COLUMNS}, removed_at, keep_until FROM guest WHERE {filter}");
+        let columns = self.columns();
+        let sql = format!("SELECT {columns}, removed_at, keep_until FROM guest WHERE {filter}");
         self.in_one_view(|| {
             let rows = self.rows(&sql, parameters, |row| {
-                Ok((summary(row)?, timestamp(row, 15)?, timestamp(row, 16)?))
+                Ok((summary(row)?, timestamp(row, 16)?, timestamp(row, 17)?))
             })?;
             rows.into_iter()
                 .map(|(guest, removed_at, keep_until)| {
@@ -243,9 +256,16 @@ impl Registry {
         for (_, layer) in self.layers(&sql, key)? {
             layer.put_under(&mut storage);
         }
+        let nics = self.nic_rows("WHERE guest = ?1 ORDER BY bus, device", key)?;
+        let nics = nics.into_iter().map(|(_, nic)| nic).collect();
         let sql = "SELECT guest, bus, device FROM port WHERE guest = ?1 ORDER BY bus, device";
         let ports = self.rows(sql, key, port)?.into_iter().map(|(_, slot)| slot).collect();
-        Ok(guest.with(storage, ports))
+        Ok(guest.with(storage, nics, ports))
+    }
+
+    /// NICs came with a version; a reader takes an older file as it is.
+    fn columns(&self) -> &'static str {
+        if self.has_networks() { COLUMNS } else { COLUMNS_WITHOUT_NICS }
     }
 
     fn layers<P: rusqlite::Params>(
@@ -269,7 +289,10 @@ impl Registry {
     }
 
     /// Several questions to one state: what another command commits between them is not seen.
-    fn in_one_view<T>(&self, ask: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    pub(crate) fn in_one_view<T>(
+        &self,
+        ask: impl FnOnce() -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
         if !self.connection.is_autocommit() {
             return ask();
         }
@@ -279,7 +302,7 @@ impl Registry {
 }
 
 impl GuestSummary {
-    fn with(self, storage: Vec<StorageDevice>, ports: Vec<PciSlot>) -> GuestConfig {
+    fn with(self, storage: Vec<StorageDevice>, nics: Vec<Nic>, ports: Vec<PciSlot>) -> GuestConfig {
         GuestConfig {
             uuid: self.uuid,
             number: self.number,
@@ -293,6 +316,7 @@ impl GuestSummary {
             auto_start: self.auto_start,
             runnable: self.runnable,
             storage,
+            nics,
             ports,
         }
     }
@@ -325,6 +349,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<GuestSummary> {
         auto_start: parsed(row, 12)?,
         runnable: parsed(row, 13)?,
         devices: row.get(14)?,
+        nics: row.get(15)?,
     })
 }
 
@@ -419,7 +444,7 @@ fn memory(row: &Row<'_>, column: usize) -> rusqlite::Result<Memory> {
     Memory::at_least(Bytes(bytes)).map_err(|e| wrong(column, e))
 }
 
-fn slot(row: &Row<'_>, column: usize) -> rusqlite::Result<PciSlot> {
+pub(crate) fn slot(row: &Row<'_>, column: usize) -> rusqlite::Result<PciSlot> {
     PciSlot::new(row.get(column)?, row.get(column + 1)?).map_err(|e| wrong(column, e))
 }
 

@@ -1,5 +1,5 @@
-//! The registry: one SQLite file that says which guests a VM Host has, what each should be, which were removed and are
-//! still kept, and what was done to them by whom. It holds what must survive a boot of the host, and nothing else.
+//! The registry: one SQLite file that says which guests and virtual switches a VM Host has, what each should be, which
+//! guests were removed and are still kept, and what was done to them by whom. It holds what must survive a boot of the host, and nothing else.
 //!
 //! Commands open it, read or change it, and end; there is no daemon. Readers never wait for writers, and see the state
 //! before or after a change, never a part of it. It knows nothing of QEMU, processes, or the guests' folders, save one
@@ -30,6 +30,7 @@ mod rebuild;
 mod schema;
 mod step;
 mod upgrade;
+mod vswitch;
 
 pub use change::Change;
 pub use entry::{Entry, Keys};
@@ -40,3 +41,4 @@ pub use open::{Access, Registry};
 pub use operation::{Operation, OperationId, Outcome, Owner, RecordedOperation, Subject};
 pub use rebuild::{Found, Rebuilt, Skipped, rebuild};
 pub use step::{Step, UnknownStep};
+pub use vswitch::{NicRow, SwitchSelector};

@@ -5,8 +5,8 @@
 //! misunderstand the text.
 
 use hpvm_model::{
-    AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
-    PciSlot, Runnable, StorageDevice, Vcpus,
+    AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, Nic,
+    OsType, PciSlot, Runnable, StorageDevice, Vcpus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,8 @@ struct Document {
     runnable: Runnable,
     #[serde(default)]
     storage: Vec<StorageDevice>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    nics: Vec<Nic>,
     #[serde(default)]
     ports: Vec<PciSlot>,
 }
@@ -94,6 +96,7 @@ impl From<&GuestConfig> for Document {
             auto_start: config.auto_start,
             runnable: config.runnable,
             storage: config.storage,
+            nics: config.nics,
             ports: config.ports,
         }
     }
@@ -114,9 +117,10 @@ impl From<Document> for GuestConfig {
             auto_start: document.auto_start,
             runnable: document.runnable,
             storage: document.storage,
+            nics: document.nics,
             ports: document.ports,
         };
-        config.sort_storage();
+        config.sort_devices();
         config
     }
 }

@@ -79,7 +79,11 @@ fn fill(
         match (add(&change, &found), found.into_config()) {
             (Ok(()), config) => rebuilt.guests.push(config.number),
             (
-                Err(why @ (RegistryError::NameTaken { .. } | RegistryError::IdentityTaken { .. })),
+                Err(
+                    why @ (RegistryError::NameTaken { .. }
+                    | RegistryError::IdentityTaken { .. }
+                    | RegistryError::MacTaken { .. }),
+                ),
                 config,
             ) => rebuilt.skipped.push(Skipped { config, why }),
             (Err(error), _) => return Err(error),

@@ -4,9 +4,12 @@
 //! ```text
 //! guest ──< device      what it has; file_device and file_inode: the file behind it when it was configured
 //!       ──< port        root ports made for it at some start
+//!       ──< nic         its NICs; a switch is named, and may be none that is here
 //! entry                 the device database: restrictions, and what is known of devices beside the guests that have them
 //! entry_backup          hpvmhostrdev's entries as they were before its last change
 //! hostrdev              whether hpvmhostrdev runs when the VM Host starts: one row
+//! vswitch ─< forward    port forwards of a NAT wire
+//!         ─< switch_port  ports with rules of their own
 //! operation             who did what when, and how it ended; no reference to guest, since it outlives guests
 //! ```
 //!
@@ -27,7 +30,7 @@ use crate::error::RegistryError;
 use crate::open::Registry;
 
 /// The version of the tables below, kept as `user_version`.
-pub(crate) const VERSION: i64 = 3;
+pub(crate) const VERSION: i64 = 4;
 /// `hpvm` in ASCII, kept as `application_id`: tells our file from another program's.
 pub(crate) const APPLICATION_ID: i64 = 0x6870_766d;
 
@@ -161,6 +164,48 @@ CREATE TABLE IF NOT EXISTS layer (
 CREATE INDEX IF NOT EXISTS layer_file ON layer (file_inode, file_device) WHERE file_inode IS NOT NULL;
 ";
 
+/// What version 4 added: virtual switches and NICs. The switch that always exists is made with the tables.
+pub(crate) const TABLES_OF_VERSION_4: &str = "
+CREATE TABLE vswitch (
+    number    INTEGER PRIMARY KEY,
+    name      TEXT    NOT NULL UNIQUE,
+    wire      TEXT    NOT NULL CHECK (wire IN ('none', 'nic', 'tap', 'nat')),
+    interface TEXT,
+    state     TEXT    NOT NULL CHECK (state IN ('up', 'halted')),
+    CHECK ((interface IS NULL) = (wire IN ('none', 'nat')))
+) STRICT;
+INSERT INTO vswitch VALUES (1, 'localnet', 'none', NULL, 'up');
+
+CREATE TABLE forward (
+    vswitch INTEGER NOT NULL REFERENCES vswitch (number) ON DELETE CASCADE,
+    place   INTEGER NOT NULL,
+    forward TEXT    NOT NULL,
+    PRIMARY KEY (vswitch, place)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE switch_port (
+    vswitch INTEGER NOT NULL REFERENCES vswitch (number) ON DELETE CASCADE,
+    port    INTEGER NOT NULL,
+    rules   TEXT    NOT NULL,
+    PRIMARY KEY (vswitch, port)
+) STRICT, WITHOUT ROWID;
+
+ALTER TABLE guest ADD COLUMN nic_count INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE nic (
+    guest   INTEGER NOT NULL REFERENCES guest (number) ON DELETE CASCADE,
+    bus     INTEGER NOT NULL,
+    device  INTEGER NOT NULL,
+    kind    TEXT    NOT NULL CHECK (kind IN ('lan', 'avio_lan')),
+    mac     TEXT    NOT NULL,
+    vswitch TEXT    NOT NULL,
+    port    INTEGER NOT NULL,
+    PRIMARY KEY (guest, bus, device)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX nic_mac ON nic (mac);
+CREATE INDEX nic_port ON nic (vswitch, port);
+";
+
 /// Makes an empty registry at `path`; fine when another process was faster.
 pub(crate) fn create(path: &Path) -> Result<(), RegistryError> {
     let fresh = Fresh::write(path, |_| Ok(()))?;
@@ -242,6 +287,7 @@ pub(crate) fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
          {TABLES}
          {TABLES_OF_VERSION_2}
          {TABLES_OF_VERSION_3}
+         {TABLES_OF_VERSION_4}
          PRAGMA application_id = {APPLICATION_ID};
          PRAGMA user_version = {VERSION};
          COMMIT;"

@@ -11,7 +11,8 @@ use rusqlite::Connection;
 use crate::error::RegistryError;
 use crate::open::open_for_reading;
 use crate::schema::{
-    MODE, TABLES_OF_VERSION_2, TABLES_OF_VERSION_3, VERSION, named_beside, sync_folder_of,
+    MODE, TABLES_OF_VERSION_2, TABLES_OF_VERSION_3, TABLES_OF_VERSION_4, VERSION, named_beside,
+    sync_folder_of,
 };
 
 /// Upgrades unless another command was faster. A crash at any point leaves the old version, and perhaps a copy of it.
@@ -37,6 +38,7 @@ fn upgrade_locked(connection: &Connection, path: &Path) -> Result<(), RegistryEr
             connection.execute_batch(TABLES_OF_VERSION_2).map_err(|e| failed()(e))?;
         }
         connection.execute_batch(TABLES_OF_VERSION_3).map_err(|e| failed()(e))?;
+        connection.execute_batch(TABLES_OF_VERSION_4).map_err(|e| failed()(e))?;
         connection.pragma_update(None, "user_version", VERSION).map_err(|e| failed()(e))?;
     }
     connection.execute_batch("COMMIT").map_err(|e| failed()(e))

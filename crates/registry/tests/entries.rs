@@ -108,6 +108,8 @@ fn of_version_1(place: &Place) {
     let old = Connection::open(place.path()).unwrap();
     old.execute_batch(
         "DROP TABLE entry; DROP TABLE entry_backup; DROP TABLE layer; DROP TABLE hostrdev; DROP INDEX device_path;
+         DROP TABLE nic; DROP TABLE switch_port; DROP TABLE forward; DROP TABLE vswitch;
+         ALTER TABLE guest DROP COLUMN nic_count;
          PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE);",
     )
     .unwrap();
@@ -133,7 +135,7 @@ fn a_registry_of_version_1_is_upgraded_by_the_first_change_and_a_copy_is_kept() 
     put(&mut registry, &[of_guest("/dev/sdb")]);
     assert_eq!(registry.check().unwrap(), Vec::<String>::new());
     drop(registry);
-    assert_eq!(version(&place.path()), 3);
+    assert_eq!(version(&place.path()), 4);
 
     let copy = place.path().with_file_name("hpvm.db.version-1");
     assert_eq!(version(&copy), 1, "an older hpvm can go on from the copy");
@@ -161,7 +163,7 @@ fn an_upgrade_that_fails_leaves_version_1_and_is_done_by_the_next() {
     assert_eq!(place.reader().all().unwrap(), [without_layers()]);
     fs::remove_dir_all(&taken).unwrap();
     assert_eq!(place.open().entries().unwrap(), []);
-    assert_eq!(version(&place.path()), 3);
+    assert_eq!(version(&place.path()), 4);
 }
 
 #[test]
@@ -173,7 +175,7 @@ fn many_upgrade_at_once_and_one_does_it() {
             scope.spawn(|| assert_eq!(place.open().all().unwrap(), [without_layers()]));
         }
     });
-    assert_eq!(version(&place.path()), 3);
+    assert_eq!(version(&place.path()), 4);
     assert_eq!(place.open().check().unwrap(), Vec::<String>::new());
 }
 
@@ -193,13 +195,14 @@ fn a_registry_of_version_2_gets_layers() {
     drop(registry);
     let old = Connection::open(place.path()).unwrap();
     old.execute_batch(
-        "DROP TABLE layer; PRAGMA user_version = 2; PRAGMA wal_checkpoint(TRUNCATE);",
+        "DROP TABLE layer; DROP TABLE nic; DROP TABLE switch_port; DROP TABLE forward; DROP TABLE vswitch;
+         ALTER TABLE guest DROP COLUMN nic_count; PRAGMA user_version = 2; PRAGMA wal_checkpoint(TRUNCATE);",
     )
     .unwrap();
     drop(old);
     assert_eq!(place.reader().all().unwrap(), [without_layers()], "readers take it as it is");
     let mut registry = place.open();
-    assert_eq!(version(&place.path()), 3);
+    assert_eq!(version(&place.path()), 4);
     let change = registry.change().unwrap();
     change.update(&guest(1), &hpvm_registry::Identities::new()).unwrap();
     change.commit().unwrap();

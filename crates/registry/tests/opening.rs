@@ -92,9 +92,9 @@ fn a_newer_version_is_left_to_the_newer_hpvm() {
     Connection::open(place.path()).unwrap().pragma_update(None, "user_version", 7).unwrap();
     for access in BOTH {
         let error = open_and_read(&place.path(), access).unwrap_err();
-        assert!(matches!(error, RegistryError::Newer { found: 7, known: 3, .. }), "{error:?}");
+        assert!(matches!(error, RegistryError::Newer { found: 7, known: 4, .. }), "{error:?}");
         assert!(error.to_string().contains("version 7"), "{error}");
-        assert!(error.to_string().contains("version 3"), "{error}");
+        assert!(error.to_string().contains("version 4"), "{error}");
     }
 }
 

@@ -114,6 +114,7 @@ pub enum SpoofGuard {
 
 /// What a port does with the frames that pass it. In and out are the guest's: out is what the guest sends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PortRules {
     pub vlan: PortVlan,
     pub rate_in: Option<Rate>,

@@ -1,4 +1,4 @@
-//! The grammar of storage statements. What a later capability will take (networks) is refused by name, so that nobody takes
+//! The grammar of storage statements. What belongs elsewhere (NICs, the console) is refused by name, so that nobody takes
 //! silence for success.
 
 use super::{
@@ -35,7 +35,9 @@ pub enum StatementError {
         "hba devices share a Fibre Channel adapter by NPIV, which QEMU has not; give the LUNs as disks (disk:avio_stor::disk:/dev/disk/by-id/…)"
     )]
     HostAdapter,
-    #[error("networks are not available yet, so '{0}' cannot be taken")]
+    #[error(
+        "'{0}' is a NIC, and here a storage device is wanted, such as disk:avio_stor:0,1,0:file:/path"
+    )]
     Network(String),
     #[error("the console 'serial:com1::tty:console' comes with the guest and is never given")]
     Serial,
@@ -218,7 +220,7 @@ mod tests {
             ("disk:scsi:0,0,15:file:/x", "0 to 7"),
             ("disk:avio_stor:0,0,128:file:/x", "0 to 127"),
             ("disk:avio_stor:7,0,0:file:/x", "bus 7"),
-            ("network:lan::vswitch:v", "networks"),
+            ("network:lan::vswitch:v", "is a NIC"),
             ("serial:com1::tty:console", "console"),
             ("floppy:scsi::file:/x", "no virtual device"),
         ] {

@@ -38,9 +38,10 @@ pub fn guest(statements: &[&str]) -> GuestConfig {
         auto_start: AutoStart::Manual,
         runnable: Runnable::Enabled,
         storage: statements.iter().map(|s| device(s)).collect(),
+        nics: Vec::new(),
         ports: Vec::new(),
     };
-    config.sort_storage();
+    config.sort_devices();
     config
 }
 

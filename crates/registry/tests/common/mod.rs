@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use hpvm_model::{
     AdapterKind, AutoStart, Backing, Bytes, DeviceKind, DiskId, Entitlement, GuestConfig,
-    GuestName, GuestNumber, GuestUuid, Memory, OsType, PciSlot, Runnable, StorageAddress,
-    StorageDevice, StorageType, Vcpus,
+    GuestName, GuestNumber, GuestUuid, MacAddress, Memory, Nic, NicKind, OsType, PciSlot,
+    PortNumber, Runnable, StorageAddress, StorageDevice, StorageType, Vcpus,
 };
 use hpvm_registry::{Access, FileIdentity, Identities, Operation, Outcome, Registry, Subject};
 use jiff::Timestamp;
@@ -71,7 +71,24 @@ pub(crate) fn guest(n: u32) -> GuestConfig {
         auto_start: AutoStart::Auto,
         runnable: Runnable::Disabled,
         storage: (0..4).map(device).collect(),
+        nics: Vec::new(),
         ports: vec![PciSlot::new(0, 0).unwrap(), PciSlot::new(0, 1).unwrap()],
+    }
+}
+
+/// The same guest with a NIC.
+pub(crate) fn guest_on_a_network(n: u32) -> GuestConfig {
+    GuestConfig { nics: vec![nic(n)], ..guest(n) }
+}
+
+fn nic(n: u32) -> Nic {
+    let [_, _, high, low] = n.to_be_bytes();
+    Nic {
+        kind: NicKind::AvioLan,
+        slot: PciSlot::new(0, 2).unwrap(),
+        mac: MacAddress::new([0x56, 0xe9, 0xe3, 0x09, high, low]),
+        vswitch: "localnet".parse().unwrap(),
+        port: PortNumber::new(u16::try_from(n % 512).unwrap() + 1).unwrap(),
     }
 }
 
