@@ -1,16 +1,19 @@
 //! Virtual switches and what is plugged into them: MAC addresses, VLANs, ports and the rules a port keeps.
 
+mod forward;
 mod mac;
 mod nic;
 mod port;
+mod subnet;
 mod switch;
 mod vlan;
 
+pub use forward::{Forward, ForwardError, Transport};
 pub use mac::{MacAddress, MacError};
 pub use nic::{Nic, NicStatement, NicStatementError};
 pub use port::{NicKind, PortError, PortNumber, PortRules, Rate, SpoofGuard};
+pub use subnet::{NatSubnet, SubnetError};
 pub use switch::{
-    Forward, InterfaceName, SwitchError, SwitchName, SwitchNumber, SwitchState, Transport, Vswitch,
-    Wire,
+    InterfaceName, SwitchError, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire,
 };
 pub use vlan::{PortVlan, VlanError, VlanId, VlanSet};

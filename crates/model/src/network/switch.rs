@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PortNumber, PortRules};
+use super::{Forward, PortNumber, PortRules};
 use crate::bytes::shown;
 use crate::name::GuestName;
 
@@ -27,10 +26,6 @@ pub enum SwitchError {
     Interface(String),
     #[error("'{0}' is no wire; write nat or tap:NAME, or name a network interface with -n")]
     Wire(String),
-    #[error(
-        "'{0}' is no port forward; write tcp|udp:[ADDRESS:]PORT:GUESTADDRESS:PORT, such as tcp:2222:10.0.2.15:22"
-    )]
-    Forward(String),
 }
 
 /// The name of a virtual switch, as resource statements give it.
@@ -262,86 +257,6 @@ impl FromStr for SwitchState {
     }
 }
 
-/// The protocol of a port forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Transport {
-    Tcp,
-    Udp,
-}
-
-/// A port of the VM Host that leads to a guest behind a NAT wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Forward {
-    pub transport: Transport,
-    /// Where the VM Host listens; unspecified means on all its addresses.
-    pub host: IpAddr,
-    pub host_port: u16,
-    pub guest: Ipv4Addr,
-    pub guest_port: u16,
-}
-
-impl FromStr for Forward {
-    type Err = SwitchError;
-    /// `tcp|udp:[ADDRESS:]PORT:GUESTADDRESS:PORT`; an IPv6 address stands in brackets.
-    fn from_str(text: &str) -> Result<Forward, SwitchError> {
-        let malformed = || SwitchError::Forward(shown(text));
-        let (transport, rest) = text.split_once(':').ok_or_else(malformed)?;
-        let transport = match transport {
-            "tcp" => Transport::Tcp,
-            "udp" => Transport::Udp,
-            _ => return Err(malformed()),
-        };
-        let mut fields = rest.rsplitn(4, ':');
-        let mut next = || fields.next().ok_or_else(malformed);
-        let guest_port = port(next()?).ok_or_else(malformed)?;
-        let guest = next()?.parse().map_err(|_| malformed())?;
-        let host_port = port(next()?).ok_or_else(malformed)?;
-        let host = match fields.next() {
-            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            Some(address) => bracketed(address).parse().map_err(|_| malformed())?,
-        };
-        Ok(Forward { transport, host, host_port, guest, guest_port })
-    }
-}
-
-fn bracketed(address: &str) -> &str {
-    address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address)
-}
-
-fn port(text: &str) -> Option<u16> {
-    let is_number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
-    text.parse().ok().filter(|port| is_number && *port != 0)
-}
-
-impl TryFrom<String> for Forward {
-    type Error = SwitchError;
-    fn try_from(text: String) -> Result<Forward, SwitchError> {
-        text.parse()
-    }
-}
-
-impl From<Forward> for String {
-    fn from(forward: Forward) -> String {
-        forward.to_string()
-    }
-}
-
-impl fmt::Display for Forward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let transport = match self.transport {
-            Transport::Tcp => "tcp",
-            Transport::Udp => "udp",
-        };
-        let Forward { host, host_port, guest, guest_port, .. } = self;
-        match host {
-            IpAddr::V6(host) => write!(f, "{transport}:[{host}]:{host_port}:{guest}:{guest_port}"),
-            IpAddr::V4(host) => write!(f, "{transport}:{host}:{host_port}:{guest}:{guest_port}"),
-        }
-    }
-}
-
 /// A virtual switch, complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vswitch {
@@ -401,18 +316,6 @@ mod tests {
     }
 
     #[test]
-    fn forwards_are_read() {
-        let forward: Forward = "tcp:2222:10.0.2.15:22".parse().unwrap();
-        assert_eq!(forward.to_string(), "tcp:0.0.0.0:2222:10.0.2.15:22");
-        let forward: Forward = "udp:[::1]:53:10.0.2.15:53".parse().unwrap();
-        assert_eq!(forward.to_string(), "udp:[::1]:53:10.0.2.15:53");
-        for text in ["", "tcp", "tcp:22", "sctp:1:10.0.2.15:1", "tcp:0:10.0.2.15:1", "tcp:1:::1:1"]
-        {
-            assert!(text.parse::<Forward>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn wires_are_read_and_printed() {
         for text in ["nat", "tap:hpvm0"] {
             assert_eq!(text.parse::<Wire>().unwrap().to_string(), text);
@@ -424,7 +327,6 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_a_reader_panic(text in "\\PC{0,40}") {
-            let _ = text.parse::<Forward>();
             let _ = text.parse::<SwitchName>();
             let _ = text.parse::<SwitchNumber>();
             let _ = text.parse::<InterfaceName>();
