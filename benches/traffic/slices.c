@@ -1,0 +1,244 @@
+/* What happens within a slice. The clock is the processor's time stamp counter; the loop allocates nothing but buffers. */
+
+#include "slices.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_cycles.h>
+#include <rte_ethdev.h>
+#include <rte_memcpy.h>
+
+#include "ports.h"
+
+#define WARM_UP_MS 3
+#define ANSWER_S 5
+#define TRIPS_MAX 200000
+/* A loop that took longer was not running: something else had the processor. */
+#define HELD_UP_US 50
+
+struct tally {
+    uint64_t sent, received, cycles, held_up;
+};
+
+static uint64_t milliseconds_in_cycles(unsigned int milliseconds)
+{
+    return rte_get_tsc_hz() / 1000 * milliseconds;
+}
+
+void resume(const struct contender *contender)
+{
+    kill(contender->pid, SIGCONT);
+}
+
+void halt(const struct contender *contender)
+{
+    kill(contender->pid, SIGSTOP);
+}
+
+static uint16_t send_burst(const struct contender *contender, const struct pattern *pattern,
+                           const struct headers *headers, enum side from)
+{
+    static uint16_t next_flow[2];
+    struct rte_mbuf *frames[BURST];
+    uint16_t flow = next_flow[from] % pattern->flows;
+
+    if (rte_pktmbuf_alloc_bulk(port_buffers(), frames, BURST) != 0)
+        rte_exit(EXIT_FAILURE, "out of buffers\n");
+    for (int i = 0; i < BURST; i++) {
+        rte_memcpy(rte_pktmbuf_mtod(frames[i], void *), headers->bytes[from][flow], HEADER_BYTES);
+        frames[i]->data_len = pattern->frame_bytes;
+        frames[i]->pkt_len = pattern->frame_bytes;
+        flow = flow + 1 < pattern->flows ? flow + 1 : 0;
+    }
+    uint16_t sent = rte_eth_tx_burst(contender->ports[from], 0, frames, BURST);
+    if (sent < BURST)
+        rte_pktmbuf_free_bulk(&frames[sent], BURST - sent);
+    next_flow[from] = (next_flow[from] + sent) % pattern->flows;
+    return sent;
+}
+
+static uint16_t receive_burst(const struct contender *contender, const struct pattern *pattern, enum side at)
+{
+    struct rte_mbuf *frames[BURST];
+    uint16_t count = rte_eth_rx_burst(contender->ports[at], 0, frames, BURST);
+    uint32_t difference = 0;
+
+    if (count == 0)
+        return 0;
+    for (int i = 0; i < count; i++)
+        difference |= frames[i]->pkt_len ^ pattern->frame_bytes;
+    if (difference != 0)
+        rte_exit(EXIT_FAILURE, "%s: a frame came with another length\n", contender->name);
+    rte_pktmbuf_free_bulk(frames, count);
+    return count;
+}
+
+/* Takes what is still on its way, until nothing came for a millisecond. */
+static void drain(const struct contender *contender)
+{
+    struct rte_mbuf *frames[BURST];
+    uint64_t last = rte_rdtsc();
+
+    while (rte_rdtsc() - last < milliseconds_in_cycles(1)) {
+        for (int side = LEFT; side <= RIGHT; side++) {
+            uint16_t count = rte_eth_rx_burst(contender->ports[side], 0, frames, BURST);
+            if (count > 0) {
+                rte_pktmbuf_free_bulk(frames, count);
+                last = rte_rdtsc();
+            }
+        }
+    }
+}
+
+static struct tally stream(const struct contender *contender, const struct pattern *pattern,
+                           const struct headers *headers, uint64_t cycles)
+{
+    struct tally tally = {0};
+    uint64_t begin = rte_rdtsc(), now = begin, bound = rte_get_tsc_hz() / 1000000 * HELD_UP_US;
+
+    while (now - begin < cycles) {
+        for (int from = LEFT; from < pattern->ways; from++) {
+            tally.sent += send_burst(contender, pattern, headers, from);
+            tally.received += receive_burst(contender, pattern, 1 - from);
+        }
+        uint64_t then = now;
+        now = rte_rdtsc();
+        if (now - then > bound)
+            tally.held_up += now - then;
+    }
+    tally.cycles = now - begin;
+    return tally;
+}
+
+static bool is_ours(const struct rte_mbuf *frame, const uint8_t *content, uint16_t bytes)
+{
+    return frame->pkt_len == bytes && frame->nb_segs == 1 &&
+           memcmp(rte_pktmbuf_mtod(frame, const void *), content, bytes) == 0;
+}
+
+static bool send_one(uint16_t port, const uint8_t *content, uint16_t bytes)
+{
+    struct rte_mbuf *frame = rte_pktmbuf_alloc(port_buffers());
+    if (frame == NULL)
+        rte_exit(EXIT_FAILURE, "out of buffers\n");
+    memcpy(rte_pktmbuf_append(frame, bytes), content, bytes);
+    if (rte_eth_tx_burst(port, 0, &frame, 1) == 1)
+        return true;
+    rte_pktmbuf_free(frame);
+    return false;
+}
+
+/* Sends a frame from one side until it arrives at the other, byte by byte the same. */
+static void pass_one(const struct contender *contender, enum side from, const uint8_t *content, uint16_t bytes)
+{
+    uint64_t begin = rte_rdtsc(), last_sent = 0;
+
+    while (rte_rdtsc() - begin < rte_get_tsc_hz() * ANSWER_S) {
+        struct rte_mbuf *frame;
+        if (rte_rdtsc() - last_sent > milliseconds_in_cycles(1)) {
+            send_one(contender->ports[from], content, bytes);
+            last_sent = rte_rdtsc();
+        }
+        if (rte_eth_rx_burst(contender->ports[1 - from], 0, &frame, 1) == 1) {
+            bool is_same = is_ours(frame, content, bytes);
+            rte_pktmbuf_free(frame);
+            if (is_same)
+                return;
+        }
+    }
+    rte_exit(EXIT_FAILURE, "%s: no frame of %u bytes from %s arrived whole within %d s\n", contender->name, bytes,
+             from == LEFT ? "left" : "right", ANSWER_S);
+}
+
+void acquaint(const struct contender *contender, const struct pattern *pattern)
+{
+    uint8_t content[RTE_MBUF_DEFAULT_DATAROOM];
+    for (size_t i = 0; i < sizeof(content); i++)
+        content[i] = (uint8_t)(i * 31 + i / 256);
+    for (uint16_t address = 0; address < pattern->addresses; address++) {
+        for (int from = LEFT; from <= RIGHT; from++) {
+            greeting(pattern, from, address, content);
+            pass_one(contender, from, content, pattern->frame_bytes);
+        }
+    }
+    drain(contender);
+}
+
+/* One frame at a time: each way through the switch is half of a round trip. */
+static uint32_t *round_trips(const struct contender *contender, const struct pattern *pattern,
+                             const struct headers *headers, uint64_t cycles, struct tally *tally)
+{
+    static uint32_t trips[TRIPS_MAX];
+    uint64_t begin = rte_rdtsc(), sent_at = begin;
+    struct rte_mbuf *frame;
+
+    if (!send_one(contender->ports[LEFT], headers->bytes[LEFT][0], pattern->frame_bytes))
+        rte_exit(EXIT_FAILURE, "%s: takes no frame\n", contender->name);
+    while (tally->received < TRIPS_MAX && rte_rdtsc() - begin < cycles) {
+        if (rte_eth_rx_burst(contender->ports[RIGHT], 0, &frame, 1) == 1) {
+            memcpy(rte_pktmbuf_mtod(frame, void *), headers->bytes[RIGHT][0], HEADER_BYTES);
+            if (rte_eth_tx_burst(contender->ports[RIGHT], 0, &frame, 1) != 1)
+                rte_pktmbuf_free(frame);
+        }
+        if (rte_eth_rx_burst(contender->ports[LEFT], 0, &frame, 1) == 1) {
+            uint64_t now = rte_rdtsc();
+            trips[tally->received++] = now - sent_at;
+            sent_at = now;
+            memcpy(rte_pktmbuf_mtod(frame, void *), headers->bytes[LEFT][0], HEADER_BYTES);
+            tally->sent++;
+            if (rte_eth_tx_burst(contender->ports[LEFT], 0, &frame, 1) != 1)
+                rte_pktmbuf_free(frame);
+        }
+    }
+    tally->cycles = rte_rdtsc() - begin;
+    return trips;
+}
+
+static int by_value(const void *one, const void *two)
+{
+    uint32_t first = *(const uint32_t *)one, second = *(const uint32_t *)two;
+    return (first > second) - (first < second);
+}
+
+static double nanoseconds(uint64_t cycles)
+{
+    return cycles * 1e9 / rte_get_tsc_hz();
+}
+
+static void print_line(const struct contender *contender, const struct pattern *pattern, unsigned int round,
+                       const struct tally *tally, double median_ns)
+{
+    printf("slice pattern=%s round=%u switch=%s sent=%lu received=%lu ns=%.0f held_up_ns=%.0f cycles=%lu",
+           pattern->name, round, contender->name, tally->sent, tally->received, nanoseconds(tally->cycles),
+           nanoseconds(tally->held_up), tally->cycles);
+    if (pattern->kind == PING_PONG)
+        printf(" crossing_ns=%.1f", median_ns);
+    putchar('\n');
+}
+
+void slice(const struct contender *contender, const struct pattern *pattern, const struct headers *headers,
+           unsigned int round, unsigned int milliseconds)
+{
+    struct tally tally = {0};
+    uint64_t cycles = milliseconds_in_cycles(milliseconds);
+    double median_ns = 0;
+
+    resume(contender);
+    pass_one(contender, LEFT, headers->bytes[LEFT][0], pattern->frame_bytes);
+    if (pattern->kind == STREAM) {
+        stream(contender, pattern, headers, milliseconds_in_cycles(WARM_UP_MS));
+        tally = stream(contender, pattern, headers, cycles);
+    } else {
+        drain(contender);
+        uint32_t *trips = round_trips(contender, pattern, headers, cycles, &tally);
+        qsort(trips, tally.received, sizeof(*trips), by_value);
+        median_ns = tally.received > 0 ? nanoseconds(trips[tally.received / 2]) / 2 : 0;
+    }
+    drain(contender);
+    halt(contender);
+    print_line(contender, pattern, round, &tally, median_ns);
+}
