@@ -3,12 +3,10 @@
 #include "ports.h"
 
 #include <stdio.h>
-#include <sys/mman.h>
 
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_ethdev.h>
-#include <rte_memory.h>
 
 /* Like QEMU's default for virtio-net. */
 #define QUEUE_SIZE 256
@@ -17,22 +15,12 @@
 
 static struct rte_mempool *buffers;
 
-/* QEMU asks for huge pages in the same way, so a real guest's rings and frames lie in such ones too. */
-static int ask_for_huge_pages(const struct rte_memseg_list *list, void *argument)
-{
-    (void)argument;
-    if (madvise(list->base_va, list->len, MADV_HUGEPAGE) != 0)
-        perror("traffic: no huge pages for the memory");
-    return 0;
-}
-
 void ports_begin(const char *program)
 {
     char *words[] = {(char *)program, "--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "-m", "256",
                      "-l", "0", "--log-level=lib.eal:error", NULL};
     if (rte_eal_init(RTE_DIM(words) - 1, words) < 0)
         rte_exit(EXIT_FAILURE, "DPDK does not start: %s\n", rte_strerror(rte_errno));
-    rte_memseg_list_walk(ask_for_huge_pages, NULL);
     buffers = rte_pktmbuf_pool_create("buffers", BUFFERS, BUFFERS_CACHED, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
                                       rte_socket_id());
     if (buffers == NULL)

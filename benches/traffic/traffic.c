@@ -8,7 +8,7 @@
  * traffic idle SOCKET…
  *     Opens the sockets as guests that say nothing, prints 'ready', and ends when standard input does.
  *
- * The program stays on the processor where it was started (taskset), and says on standard error what failed. */
+ * The program runs on the first processor, and says on standard error what failed. */
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -18,6 +18,7 @@ mod report;
 mod statistics;
 mod together;
 mod turns;
+mod vswitch;
 
 use anyhow::{Result, bail};
 
@@ -59,6 +60,11 @@ const GROUPS: &[Group] = &[
         measure: booted::measure,
     },
     Group { name: "list", what: "10,000 guests defined: listing", measure: listing::measure },
+    Group {
+        name: "vswitch",
+        what: "our data path, testpmd and OVS-DPDK in slices of 50 ms under one traffic generator",
+        measure: vswitch::measure,
+    },
     Group { name: "size", what: "the binary", measure: machine::binary_size },
 ];
 

@@ -95,6 +95,12 @@ const ORDER: &[&str] = &[
     "keeper and hpvmapp",
     "all processes",
     "8 processes",
+    "virtual switch, 64 B",
+    "virtual switch, 1518 B one",
+    "virtual switch, 1518 B both",
+    "virtual switch, one frame",
+    "virtual switch, 8,191",
+    "virtual switch with",
     "`hpvm` binary",
 ];
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Figures in milliseconds, in the order they were taken.
+/// Figures in milliseconds, or ratios, in the order they were taken.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Series(Vec<f64>);
 
@@ -39,6 +39,12 @@ impl Series {
     /// This series less another that was taken in turn with it, pair by pair.
     pub(super) fn over(&self, other: &Series) -> Series {
         Series(self.0.iter().zip(&other.0).map(|(one, two)| one - two).collect())
+    }
+}
+
+impl FromIterator<f64> for Series {
+    fn from_iter<T: IntoIterator<Item = f64>>(figures: T) -> Series {
+        Series(figures.into_iter().collect())
     }
 }
 

@@ -1,0 +1,169 @@
+//! Rows about the data path of virtual switches: ours, testpmd that forwards between two ports without looking (the
+//! practical limit) and OVS-DPDK, side by side under one traffic generator.
+//!
+//! The generator (`benches/traffic`) gives each switch in turn a slice of 50 ms and stops the others meanwhile; every
+//! figure here is a ratio within a round of slices, since a machine of few processors may change its pace each second.
+
+mod contender;
+mod generator;
+mod ovs;
+mod slices;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Effort;
+use super::house;
+use super::process;
+use super::report::{Row, Verdict};
+use super::statistics::Series;
+use contender::Contender;
+use generator::Generator;
+use slices::Slices;
+
+const SLICE_MS: usize = 50;
+const IDLE_PORTS: usize = 100;
+const IDLE_MIB: f64 = 32.0;
+/// A thread that only sleeps uses nothing; below this lies what /proc cannot tell from nothing.
+const IDLE_PERCENT: f64 = 0.02;
+
+/// Names of the switches in the generator's lines.
+const LIMIT: &str = "testpmd";
+const OURS: &str = "ours";
+const OURS_WITH_MANY_PORTS: &str = "ours-with-many-ports";
+const OVS: &str = "ovs";
+
+const SMALL: &str = "small";
+const LARGE: &str = "large";
+const LARGE_BOTH_WAYS: &str = "large-both-ways";
+const PING_PONG: &str = "ping-pong";
+const MANY_FLOWS: &str = "many-flows";
+
+pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
+    if let Some(missing) = contender::missing()? {
+        eprintln!("  {missing}: `sudo scripts/install-deps bench-switch`, and run this as root");
+        return Ok(Vec::new());
+    }
+    let folder = Folder(house::fresh_folder("vswitch")?);
+    let generator = Generator::build(&folder.0)?;
+    let crowded = Contender::ours(&folder.0, OURS_WITH_MANY_PORTS, 2 + IDLE_PORTS)?;
+    let _guests = generator.idle(&crowded.sockets[2..])?;
+    let idle = idle(&crowded, effort)?;
+
+    let contenders = [
+        Contender::testpmd(&folder.0, LIMIT)?,
+        Contender::ours(&folder.0, OURS, 2)?,
+        crowded,
+        Contender::ovs(&folder.0, OVS)?,
+    ];
+    let patterns = [SMALL, LARGE, LARGE_BOTH_WAYS, PING_PONG, MANY_FLOWS];
+    let rounds = effort.amount(60, 10);
+    let lines = generator.slices(rounds, SLICE_MS, &patterns, &contenders)?;
+    Ok(rows(&Slices::parse(&lines)?, idle))
+}
+
+/// Removed with all it holds, whatever happens; the programs have ended before.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        house::remove(&self.0);
+    }
+}
+
+fn idle(crowded: &Contender, effort: &Effort) -> Result<Row> {
+    let seconds = effort.amount(30, 5) as u64;
+    let pid = crowded.pid();
+    // What came with the connections is done first.
+    process::pause(Duration::from_secs(1));
+    let before = process::processor_time(pid);
+    process::pause(Duration::from_secs(seconds));
+    let used = process::processor_time(pid) - before;
+    let percent = used.as_secs_f64() / seconds as f64 * 100.0;
+    let mib = process::memory(pid)?.pss as f64 / 1024.0;
+    Ok(Row {
+        what: format!("virtual switch with {IDLE_PORTS} idle ports"),
+        peer: "DPDK: one processor, always".into(),
+        target: "no measurable processor time, 32 MiB",
+        measured: format!("{percent:.2}% over {seconds} s, {mib:.1} MiB"),
+        verdict: Verdict::of(percent <= IDLE_PERCENT && mib <= IDLE_MIB),
+    })
+}
+
+fn rows(slices: &Slices, idle: Row) -> Vec<Row> {
+    let mut rows = vec![
+        throughput(
+            slices,
+            SMALL,
+            "64 B one way, one core",
+            "0.85 of testpmd, above OVS-DPDK",
+            0.85,
+        ),
+        throughput(slices, LARGE, "1518 B one way", "0.95 of testpmd, above OVS-DPDK", 0.95),
+        throughput(
+            slices,
+            LARGE_BOTH_WAYS,
+            "1518 B both ways",
+            "0.95 of testpmd, above OVS-DPDK",
+            0.95,
+        ),
+        latency(slices),
+        flatness(slices),
+    ];
+    rows.push(idle);
+    rows
+}
+
+/// Frames per second, as a share of what testpmd did in the same round.
+fn throughput(slices: &Slices, pattern: &str, what: &str, target: &'static str, share: f64) -> Row {
+    let ours = slices.ratio(pattern, OURS, LIMIT);
+    let theirs = slices.ratio(pattern, OVS, LIMIT);
+    let rate = slices.median(pattern, OURS);
+    let cycles = slices.clock_hz / (rate * 1e6);
+    Row {
+        what: format!("virtual switch, {what}"),
+        peer: format!("OVS-DPDK {}", spread(&theirs)),
+        target,
+        measured: format!("{} ({rate:.2} Mpps, {cycles:.0} cycles a frame)", spread(&ours)),
+        verdict: Verdict::of(ours.median() >= share && ours.median() > theirs.median()),
+    }
+}
+
+fn latency(slices: &Slices) -> Row {
+    let ours = slices.ratio(PING_PONG, OURS, LIMIT);
+    let theirs = slices.ratio(PING_PONG, OVS, LIMIT);
+    let [own, limit] = [OURS, LIMIT].map(|switch| slices.median(PING_PONG, switch) / 1000.0);
+    Row {
+        what: "virtual switch, one frame at a time, median of a crossing".into(),
+        peer: format!("OVS-DPDK {}", spread(&theirs)),
+        target: "1.1 of testpmd",
+        measured: format!("{} ({own:.2} µs, testpmd {limit:.2} µs)", spread(&ours)),
+        verdict: Verdict::of(ours.median() <= 1.1 && ours.median() < theirs.median()),
+    }
+}
+
+/// What many flows and many ports leave of the speed with one flow and two ports.
+fn flatness(slices: &Slices) -> Row {
+    let share = |switch: &str| {
+        let [many, one] =
+            [MANY_FLOWS, SMALL].map(|pattern| slices.ratio(pattern, switch, LIMIT).median());
+        many / one
+    };
+    let (flows, theirs) = (share(OURS), share(OVS));
+    let ports = slices.ratio(SMALL, OURS_WITH_MANY_PORTS, OURS);
+    Row {
+        what: "virtual switch, 8,191 flows between 1,000 addresses; 102 ports, one talks".into(),
+        peer: format!("OVS-DPDK {theirs:.2} with the flows"),
+        target: "0.9 of one flow and two ports",
+        measured: format!("{flows:.2}; {}", spread(&ports)),
+        verdict: Verdict::of(flows >= 0.9 && ports.median() >= 0.9),
+    }
+}
+
+/// `0.91 (8 of 10 in 0.88 to 0.95)`.
+fn spread(ratios: &Series) -> String {
+    let [low, middle, high] = [0.1, 0.5, 0.9].map(|share| ratios.quantile(share));
+    format!("{middle:.2} (8 of 10 in {low:.2} to {high:.2})")
+}

@@ -1,0 +1,110 @@
+//! What the generator's lines say: one slice a line, and the ratios of slices within a round. Starts nothing.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use crate::bench::statistics::Series;
+
+/// Share of a slice for which the generator itself may have been kept from running.
+const HELD_UP_MAX: f64 = 0.05;
+
+/// A figure per slice: million frames a second, or the nanoseconds of a crossing.
+#[derive(Debug)]
+pub(super) struct Slices {
+    pub(super) clock_hz: f64,
+    figures: BTreeMap<(String, String), BTreeMap<u64, f64>>,
+}
+
+impl Slices {
+    pub(super) fn parse(lines: &str) -> Result<Slices> {
+        let mut slices = Slices { clock_hz: f64::NAN, figures: BTreeMap::new() };
+        for line in lines.lines() {
+            let (kind, words) = line.split_once(' ').unwrap_or((line, ""));
+            let fields: BTreeMap<&str, &str> =
+                words.split(' ').filter_map(|word| word.split_once('=')).collect();
+            match kind {
+                "clock" => {
+                    slices.clock_hz = number(&fields, "hz").with_context(|| line.to_owned())?;
+                }
+                "slice" => slices.add(&fields).with_context(|| line.to_owned())?,
+                _ => anyhow::bail!("the generator printed a line of unknown kind: {line}"),
+            }
+        }
+        Ok(slices)
+    }
+
+    fn add(&mut self, fields: &BTreeMap<&str, &str>) -> Result<()> {
+        let time_ns = number(fields, "ns")?;
+        // A slice in which the generator did not run tells nothing about the switch.
+        if number(fields, "held_up_ns")? > HELD_UP_MAX * time_ns {
+            return Ok(());
+        }
+        let figure = match number(fields, "crossing_ns") {
+            Ok(crossing) => crossing,
+            Err(_) => number(fields, "received")? / time_ns * 1000.0,
+        };
+        let name = |field: &str| fields.get(field).map(|word| (*word).to_owned());
+        let place = name("pattern").zip(name("switch")).context("no pattern or switch")?;
+        let round = number(fields, "round")? as u64;
+        self.figures.entry(place).or_default().insert(round, figure);
+        Ok(())
+    }
+
+    fn of(&self, pattern: &str, switch: &str) -> impl Iterator<Item = (u64, f64)> {
+        let place = (pattern.to_owned(), switch.to_owned());
+        self.figures.get(&place).into_iter().flatten().map(|(round, figure)| (*round, *figure))
+    }
+
+    pub(super) fn median(&self, pattern: &str, switch: &str) -> f64 {
+        self.of(pattern, switch).map(|(_, figure)| figure).collect::<Series>().median()
+    }
+
+    /// One switch's figures over another's, round by round where both have one.
+    pub(super) fn ratio(&self, pattern: &str, switch: &str, other: &str) -> Series {
+        let others: BTreeMap<u64, f64> = self.of(pattern, other).collect();
+        let pairs = self.of(pattern, switch);
+        pairs.filter_map(|(round, figure)| Some(figure / others.get(&round)?)).collect()
+    }
+}
+
+fn number(fields: &BTreeMap<&str, &str>, name: &str) -> Result<f64> {
+    let word = fields.get(name).with_context(|| format!("no field '{name}'"))?;
+    word.parse().with_context(|| format!("{name} is no number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: &str = "\
+clock hz=2600000000
+slice pattern=small round=0 switch=a sent=100 received=100 ns=1000 held_up_ns=0
+slice pattern=small round=0 switch=b sent=100 received=50 ns=1000 held_up_ns=0
+slice pattern=small round=1 switch=a sent=100 received=100 ns=1000 held_up_ns=0
+slice pattern=small round=1 switch=b sent=100 received=10 ns=1000 held_up_ns=900
+slice pattern=ping round=0 switch=a sent=9 received=9 ns=1000 held_up_ns=0 crossing_ns=440.5
+";
+
+    #[test]
+    fn figures_are_compared_within_their_round() {
+        let slices = Slices::parse(LINES).unwrap();
+        assert_eq!(slices.clock_hz, 2.6e9);
+        assert_eq!(slices.median("small", "a"), 100.0);
+        assert_eq!(slices.ratio("small", "b", "a").median(), 0.5);
+        assert_eq!(slices.median("ping", "a"), 440.5);
+    }
+
+    #[test]
+    fn a_slice_in_which_the_generator_was_held_up_counts_for_nothing() {
+        let slices = Slices::parse(LINES).unwrap();
+        assert_eq!(slices.of("small", "b").collect::<Vec<_>>(), [(0, 50.0)]);
+    }
+
+    #[test]
+    fn a_line_without_its_fields_is_told() {
+        let error = Slices::parse("slice pattern=small round=0 switch=a ns=5").unwrap_err();
+        assert!(format!("{error:#}").contains("held_up_ns"), "{error:#}");
+        assert!(Slices::parse("EAL: something").is_err());
+    }
+}
