@@ -65,6 +65,7 @@ test: guests
 
 bench:
 	scripts/install-deps bench
+	scripts/install-deps bench-switch
 	$(MAKE) build
 	$(CARGO) xtask bench
 
