@@ -65,6 +65,11 @@ const GROUPS: &[Group] = &[
         what: "our data path, testpmd and OVS-DPDK in slices of 50 ms under one traffic generator",
         measure: vswitch::measure,
     },
+    Group {
+        name: "vswitch-guests",
+        what: "two guests on our switch and on taps of a kernel bridge in turn",
+        measure: vswitch::real::measure,
+    },
     Group { name: "size", what: "the binary", measure: machine::binary_size },
 ];
 

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  test-guest [--kernel cloud|full | --agent]
+  test-guest [--kernel cloud|full | --agent | --net]
                                      build the small Linux guest that tests boot; prints its path
   demo-image                         build the Debian 12 disk of the demo; prints its path
   guest-host [run SCRIPT...]         build the Debian guest that plays VM Host; run scripts in it

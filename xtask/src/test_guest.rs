@@ -2,7 +2,8 @@
 //!
 //! A kernel of Debian 12 and busybox in one EFI program, nothing else: it boots in a few seconds without KVM. The cloud
 //! kernel is quick and knows AVIO (virtio) only; the full one also has mptsas for emulated SCSI and e1000. A third one is
-//! the first with QEMU's guest agent as Debian ships it, for the tests that ask one.
+//! the first with QEMU's guest agent as Debian ships it, for the tests that ask one; another is the second with iperf3 and
+//! the drivers of both kinds of NIC loaded, for what is measured between guests.
 //!
 //! What a test finds: a shell on ttyS0 with the prompt `hpvm-guest# ` after the line `HPVM GUEST READY`; disks as
 //! /dev/sd?, the DVD as /dev/sr0, both there before that line; the ACPI power button powers off; `poweroff`, `reboot`
@@ -56,34 +57,58 @@ const ON_DEMAND: [&str; 6] =
     ["virtio_net", "virtio_balloon", "virtio_console", "virtio_rng", "pvpanic_pci", "isofs"];
 const ON_DEMAND_FULL: [&str; 1] = ["e1000"];
 const AT_BOOT_AGENT: [&str; 1] = ["virtio_console"];
+const AT_BOOT_NET: [&str; 2] = ["virtio_net", "e1000"];
 
-/// The agent, and the packages of the libraries it is linked with.
-const AGENT_PACKAGES: [&str; 7] = [
-    "qemu-guest-agent",
-    "libc6",
-    "libglib2.0-0",
-    "libnuma1",
-    "libpcre2-8-0",
-    "libudev1",
-    "liburing2",
-];
-const AGENT_LIBRARIES: [&str; 9] = [
-    "libc.so.6",
-    "libglib-2.0.so.0",
-    "libgmodule-2.0.so.0",
-    "libm.so.6",
-    "libnuma.so.1",
-    "libpcre2-8.so.0",
-    "libudev.so.1",
-    "liburing.so.2",
-    "ld-linux-x86-64.so.2",
-];
+/// A program of Debian in a guest, with the libraries it is linked with and the packages of all.
+struct Program {
+    path: &'static str,
+    packages: &'static [&'static str],
+    libraries: &'static [&'static str],
+}
+
+const AGENT_PROGRAM: Program = Program {
+    path: "usr/sbin/qemu-ga",
+    packages: &[
+        "qemu-guest-agent",
+        "libc6",
+        "libglib2.0-0",
+        "libnuma1",
+        "libpcre2-8-0",
+        "libudev1",
+        "liburing2",
+    ],
+    libraries: &[
+        "libc.so.6",
+        "libglib-2.0.so.0",
+        "libgmodule-2.0.so.0",
+        "libm.so.6",
+        "libnuma.so.1",
+        "libpcre2-8.so.0",
+        "libudev.so.1",
+        "liburing.so.2",
+        "ld-linux-x86-64.so.2",
+    ],
+};
+
+const IPERF: Program = Program {
+    path: "usr/bin/iperf3",
+    packages: &["iperf3", "libc6", "libiperf0", "libsctp1", "libssl3"],
+    libraries: &[
+        "libc.so.6",
+        "libcrypto.so.3",
+        "libiperf.so.0",
+        "libm.so.6",
+        "libsctp.so.1",
+        "ld-linux-x86-64.so.2",
+    ],
+};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flavour {
     Cloud,
     Full,
     Agent,
+    Net,
 }
 
 impl Flavour {
@@ -92,13 +117,14 @@ impl Flavour {
             Self::Cloud => "cloud",
             Self::Full => "full",
             Self::Agent => "agent",
+            Self::Net => "net",
         }
     }
 
     fn meta_package(self) -> &'static str {
         match self {
             Self::Cloud | Self::Agent => "linux-image-cloud-amd64",
-            Self::Full => "linux-image-amd64",
+            Self::Full | Self::Net => "linux-image-amd64",
         }
     }
 
@@ -107,20 +133,22 @@ impl Flavour {
             Self::Cloud => AT_BOOT.to_vec(),
             Self::Full => [&AT_BOOT[..], &AT_BOOT_FULL].concat(),
             Self::Agent => [&AT_BOOT[..], &AT_BOOT_AGENT].concat(),
+            Self::Net => [&AT_BOOT[..], &AT_BOOT_NET].concat(),
         }
     }
 
     fn on_demand(self) -> Vec<&'static str> {
         match self {
-            Self::Cloud | Self::Agent => ON_DEMAND.to_vec(),
+            Self::Cloud | Self::Agent | Self::Net => ON_DEMAND.to_vec(),
             Self::Full => [&ON_DEMAND[..], &ON_DEMAND_FULL].concat(),
         }
     }
 
-    fn packages(self) -> &'static [&'static str] {
+    fn program(self) -> Option<&'static Program> {
         match self {
-            Self::Cloud | Self::Full => &[],
-            Self::Agent => &AGENT_PACKAGES,
+            Self::Cloud | Self::Full => None,
+            Self::Agent => Some(&AGENT_PROGRAM),
+            Self::Net => Some(&IPERF),
         }
     }
 }
@@ -131,7 +159,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         [] | ["--kernel", "cloud"] => Flavour::Cloud,
         ["--kernel", "full"] => Flavour::Full,
         ["--agent"] => Flavour::Agent,
-        _ => bail!("usage: cargo xtask test-guest [--kernel cloud|full | --agent]"),
+        ["--net"] => Flavour::Net,
+        _ => bail!("usage: cargo xtask test-guest [--kernel cloud|full | --agent | --net]"),
     };
     println!("{}", image(flavour)?.display());
     Ok(())
@@ -141,7 +170,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 fn image(flavour: Flavour) -> Result<PathBuf> {
     let kernel = apt::kernel_package(flavour.meta_package())?;
     let base = [kernel.as_str(), "busybox-static", "systemd-boot-efi"];
-    let packages = [&base[..], flavour.packages()].concat();
+    let packages = [&base[..], flavour.program().map_or(&[], |program| program.packages)].concat();
     let versions = apt::versions(&packages)?;
     let named = packages.iter().flat_map(|package| [*package, &versions[*package]]);
     let key = Key::of(RECIPE.into_iter().chain(named));
@@ -152,6 +181,11 @@ fn image(flavour: Flavour) -> Result<PathBuf> {
         })?;
         phase("make initramfs, EFI program and disk", || build(flavour, scratch))
     })
+}
+
+/// The disk of the guest with iperf3.
+pub(crate) fn net_image() -> Result<PathBuf> {
+    image(Flavour::Net)
 }
 
 fn build(flavour: Flavour, scratch: &Scratch) -> Result<PathBuf> {
@@ -179,25 +213,32 @@ fn content(flavour: Flavour, kernel: &Kernel, tree: &Path) -> Result<Vec<u8>> {
     archive.file("etc/acpi/PWRF/00000080", POWER_BUTTON.as_bytes());
     archive.file("etc/modules", (flavour.at_boot().join(" ") + "\n").as_bytes());
     if flavour == Flavour::Agent {
-        add_agent(tree, &mut archive)?;
+        archive.file("etc/agent", AGENT.as_bytes());
+    }
+    if let Some(program) = flavour.program() {
+        program.add(tree, &mut archive)?;
     }
     let modules = [flavour.at_boot(), flavour.on_demand()].concat();
     kernel.add_modules(&modules, &mut archive)?;
     Ok(archive.finish())
 }
 
-fn add_agent(tree: &Path, archive: &mut Archive) -> Result<()> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
-    archive.file("bin/qemu-ga", &read(&tree.join("usr/sbin/qemu-ga"))?);
-    archive.file("etc/agent", AGENT.as_bytes());
-    const FOLDER: &str = "lib/x86_64-linux-gnu";
-    for name in AGENT_LIBRARIES {
-        // Debian 12 has some packages that use the old place still.
-        let places = [FOLDER.to_owned(), format!("usr/{FOLDER}")];
-        let found = places.iter().map(|folder| tree.join(folder).join(name)).find(|p| p.exists());
-        let path = found.with_context(|| format!("no package has {name}"))?;
-        archive.file(&format!("{FOLDER}/{name}"), &read(&path)?);
+impl Program {
+    fn add(&self, tree: &Path, archive: &mut Archive) -> Result<()> {
+        let read =
+            |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+        let name = self.path.rsplit('/').next().unwrap_or(self.path);
+        archive.file(&format!("bin/{name}"), &read(&tree.join(self.path))?);
+        const FOLDER: &str = "lib/x86_64-linux-gnu";
+        for name in self.libraries {
+            // Debian 12 has some packages that use the old place still.
+            let places = [FOLDER.to_owned(), format!("usr/{FOLDER}")];
+            let mut found = places.iter().map(|folder| tree.join(folder).join(name));
+            let path =
+                found.find(|p| p.exists()).with_context(|| format!("no package has {name}"))?;
+            archive.file(&format!("{FOLDER}/{name}"), &read(&path)?);
+        }
+        archive.link("lib64", FOLDER);
+        Ok(())
     }
-    archive.link("lib64", FOLDER);
-    Ok(())
 }

@@ -101,6 +101,7 @@ const ORDER: &[&str] = &[
     "virtual switch, one frame",
     "virtual switch, 8,191",
     "virtual switch with",
+    "two guests, AVIO",
     "`hpvm` binary",
 ];
 

@@ -6,7 +6,10 @@
 
 mod contender;
 mod generator;
+mod guest;
+mod lan;
 mod ovs;
+pub(super) mod real;
 mod slices;
 
 use std::path::PathBuf;

@@ -48,12 +48,28 @@ pub(super) struct Contender {
 impl Contender {
     /// Our library in its shortest use: one switch, one forwarding thread.
     pub(super) fn ours(folder: &Path, name: &'static str, ports: usize) -> Result<Contender> {
-        let mut contender = Contender::new(folder, name, ports)?;
         let mut command = Command::new("taskset");
-        command.args(["-c", FORWARDER]).arg(bridge()?).args(&contender.sockets);
+        command.args(["-c", FORWARDER]).arg(bridge()?);
+        let contender = Contender::bridge(folder, name, ports, command)?;
+        contender.put_ahead(|_| true)?;
+        Ok(contender)
+    }
+
+    /// The same as one of many processes on a machine, on whatever processor is free.
+    pub(super) fn at_ease(folder: &Path, name: &'static str, ports: usize) -> Result<Contender> {
+        Contender::bridge(folder, name, ports, Command::new(bridge()?))
+    }
+
+    fn bridge(
+        folder: &Path,
+        name: &'static str,
+        ports: usize,
+        mut command: Command,
+    ) -> Result<Contender> {
+        let mut contender = Contender::new(folder, name, ports)?;
+        command.args(&contender.sockets);
         contender.spawn(command)?;
         contender.wait_until_it_listens()?;
-        contender.put_ahead(|_| true)?;
         Ok(contender)
     }
 
