@@ -10,7 +10,10 @@ use hpvm_model::{PortNumber, PortRules};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::forward::NewPort;
+use crate::memory::{DirtyLog, Memory};
+use crate::obey::Detached;
 use crate::options::{Capture, SwitchState, WireOptions};
+use crate::ring::Ring;
 use crate::switch::{MacEntry, SwitchError};
 
 /// One request and where its answer goes.
@@ -23,8 +26,22 @@ pub(crate) enum Command {
     DetachWire(SyncSender<()>),
     Capture(PortNumber, Option<Capture>, SyncSender<Result<(), SwitchError>>),
     Macs(SyncSender<Vec<MacEntry>>),
+    Attach(PortNumber, Box<NewPeer>, SyncSender<Result<(), SwitchError>>),
+    Detach(PortNumber, SyncSender<Option<Detached>>),
+    /// The stations behind the port are gone.
+    Forget(PortNumber),
     Wake(SyncSender<()>),
     Stop,
+}
+
+/// The rings of a driver that is ready, and what tells of frames in them.
+pub(crate) struct NewPeer {
+    pub(crate) receive: Ring,
+    pub(crate) transmit: Ring,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) log: Option<Arc<DirtyLog>>,
+    pub(crate) features: u64,
+    pub(crate) kick: Option<OwnedFd>,
 }
 
 /// The asking end.

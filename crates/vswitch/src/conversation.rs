@@ -1,16 +1,28 @@
-//! The vhost-user conversation of one AVIO port, in a thread of its own.
+//! The thread of one AVIO port that takes peers one after the other and speaks vhost-user with each.
+//!
+//! It sleeps in a read nearly always. What a peer says is carried out by a [`Device`]; a peer that breaks the protocol is
+//! sent away, and the next is taken.
 
 use std::io;
-use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use hpvm_model::PortNumber;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
 use crate::command::Commands;
+use crate::device_state::Device;
 use crate::event::Event;
 use crate::options::GuestMemory;
 use crate::shared::PortShared;
+use crate::switch::PortLink;
+
+/// A peer that was sent away is not taken again sooner, so that one which errs always does not fill the log.
+const REFUSED_PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// What a conversation is about.
 pub(crate) struct Settings {
@@ -24,14 +36,110 @@ pub(crate) struct Settings {
     pub(crate) events: Sender<Event>,
 }
 
+/// A conversation under way. Ends the thread when it ends.
 pub(crate) struct Conversation {
-    _settings: Settings,
+    ending: Arc<Ending>,
+    thread: JoinHandle<()>,
+}
+
+/// How the thread is made to end wherever it waits.
+struct Ending {
+    wish: OwnedFd,
+    /// The peer's connection while there is one: shut down, it ends a read. Taken when the end is wished.
+    peer: Mutex<Peer>,
+}
+
+enum Peer {
+    Absent,
+    Present(UnixStream),
+    Unwanted,
 }
 
 impl Conversation {
     pub(crate) fn start(settings: Settings) -> io::Result<Conversation> {
-        Ok(Conversation { _settings: settings })
+        settings.listener.set_nonblocking(true)?;
+        let wish = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let ending = Arc::new(Ending { wish, peer: Mutex::new(Peer::Absent) });
+        let thread = thread::Builder::new()
+            .name(format!("{} port {}", settings.switch, settings.port))
+            .spawn({
+                let ending = Arc::clone(&ending);
+                move || converse(&settings, &ending)
+            })?;
+        Ok(Conversation { ending, thread })
     }
 
-    pub(crate) fn end(self) {}
+    /// Disconnects the peer and listens no more. The forwarding thread must still answer.
+    pub(crate) fn end(self) {
+        let _ = rustix::io::write(&self.ending.wish, &1u64.to_ne_bytes());
+        if let Peer::Present(peer) = self.ending.replace(Peer::Unwanted) {
+            let _ = peer.shutdown(std::net::Shutdown::Both);
+        }
+        let _ = self.thread.join();
+    }
+}
+
+impl Ending {
+    fn replace(&self, peer: Peer) -> Peer {
+        let mut held = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
+        match *held {
+            Peer::Unwanted => Peer::Unwanted,
+            _ => std::mem::replace(&mut *held, peer),
+        }
+    }
+
+    /// Waits for the wish, for the time given or without end. Returns whether it came.
+    fn wished(&self, listener: Option<&UnixListener>, timeout: Option<&Timespec>) -> bool {
+        let mut waited = vec![PollFd::from_borrowed_fd(self.wish.as_fd(), PollFlags::IN)];
+        waited.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+        // An interrupted wait is one that found nothing.
+        let _ = poll(&mut waited, timeout);
+        !waited[0].revents().is_empty()
+    }
+}
+
+fn converse(settings: &Settings, ending: &Ending) {
+    while !ending.wished(Some(&settings.listener), None) {
+        let Ok((socket, _)) = settings.listener.accept() else { continue };
+        let Ok(kept) = socket.try_clone() else { continue };
+        if socket.set_nonblocking(false).is_err()
+            || matches!(ending.replace(Peer::Present(kept)), Peer::Unwanted)
+        {
+            continue;
+        }
+        let refused = with_peer(settings, socket);
+        ending.replace(Peer::Absent);
+        if refused && ending.wished(None, Some(&REFUSED_PAUSE)) {
+            return;
+        }
+    }
+}
+
+/// Speaks with one peer until it goes. Returns whether it was sent away.
+fn with_peer(settings: &Settings, socket: UnixStream) -> bool {
+    let Settings { port, shared, events, .. } = settings;
+    shared.set_link(PortLink::Connected);
+    let _ = events.send(Event::Connected { port: *port });
+    let device = Arc::new(Mutex::new(Device::new(settings)));
+    let mut handler = BackendReqHandler::from_stream(socket, Arc::clone(&device));
+    let end = loop {
+        match handler.handle_request() {
+            Ok(()) | Err(ProtocolError::SocketRetry(_)) => {}
+            Err(end) => break end,
+        }
+    };
+    device.lock().unwrap_or_else(PoisonError::into_inner).leave();
+    shared.set_link(PortLink::Absent);
+    let went = matches!(
+        end,
+        ProtocolError::Disconnected
+            | ProtocolError::SocketBroken(_)
+            | ProtocolError::PartialMessage
+    );
+    if !went {
+        let reason = device.lock().unwrap_or_else(PoisonError::into_inner).complaint(&end);
+        let _ = events.send(Event::Refused { port: *port, reason });
+    }
+    let _ = events.send(Event::Disconnected { port: *port });
+    !went
 }

@@ -45,6 +45,8 @@ pub enum Event {
 /// What was nonsense in a ring. Each is one bound of the walk (virtio 1.2, 2.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingFault {
+    #[error("a ring does not lie in the guest's memory, or is not aligned")]
+    Place,
     #[error("the driver claims {claimed} new buffers in a ring of {size}")]
     Available { claimed: u16, size: u16 },
     #[error("descriptor {index} is beyond the table of {size}")]

@@ -18,15 +18,35 @@
 //!
 //! This crate knows nothing of guests, of files and paths, or of who may do what: sockets come bound, descriptors open.
 
+mod avio;
+mod capture;
 mod command;
 mod conversation;
 mod counters;
+mod delivery;
+mod device;
+mod device_state;
 mod event;
 mod features;
 mod forward;
+mod frame;
+mod guard;
+mod mac_table;
+mod memory;
+mod obey;
+mod offload;
 mod options;
+mod pace;
+mod packet;
+mod port;
+mod rate;
+mod ring;
 mod shared;
+mod stream;
 mod switch;
+mod vlan;
+mod watch;
+mod ways;
 mod wire;
 
 pub use counters::{Counters, Discards};

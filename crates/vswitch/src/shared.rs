@@ -63,14 +63,14 @@ impl PortShared {
     }
 }
 
-/// The address that the lower 48 bits hold.
+/// The address that the lower 48 bits hold, in the order a frame's bytes have when they are loaded as a number.
 pub(crate) fn address(bits: u64) -> MacAddress {
-    let [_, _, bytes @ ..] = bits.to_be_bytes();
+    let [bytes @ .., _, _] = bits.to_le_bytes();
     MacAddress::new(bytes)
 }
 
-/// An address as the lower 48 bits of a number.
+/// An address as the lower 48 bits of a number, in the order a frame's bytes have when they are loaded as one.
 pub(crate) fn bits(address: MacAddress) -> u64 {
     let [a, b, c, d, e, f] = address.bytes();
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }

@@ -64,6 +64,18 @@ impl OffloadHeader {
         }
     }
 
+    /// The header of the same frame with a tag put in.
+    pub(crate) fn tagged(mut self) -> OffloadHeader {
+        const TAG_BYTES: u16 = 4;
+        if self.flags & Self::NEEDS_CHECKSUM != 0 {
+            self.checksum_start = self.checksum_start.saturating_add(TAG_BYTES);
+        }
+        if self.gso_type != Self::GSO_NONE {
+            self.header_length = self.header_length.saturating_add(TAG_BYTES);
+        }
+        self
+    }
+
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];

@@ -1,0 +1,306 @@
+//! Work a sender left to be done: whether what its header says of the frame is true, and doing it for a receiver that does
+//! not (virtio 1.2, 5.1.6.2). Pure.
+//!
+//! Between AVIO guests, and towards a wire, the header travels with the frame and nothing is done here.
+
+use crate::features::Offloads;
+use crate::frame::View;
+use crate::packet::{self, IPV4, IPV6, TCP, Transport};
+use crate::wire::OffloadHeader;
+
+/// What a frame needs and a receiver takes, as masks: a frame passes as it is when it needs nothing that is not taken.
+pub(crate) const CHECKSUM: u8 = 1;
+const SEGMENTS_IPV4: u8 = 2;
+const SEGMENTS_IPV6: u8 = 4;
+const SEGMENTS_ECN: u8 = 8;
+
+const TCP_CHECKSUM_OFFSET: u16 = 16;
+const UDP_CHECKSUM_OFFSET: u16 = 6;
+const TCP_FIN: u8 = 0x01;
+const TCP_PUSH: u8 = 0x08;
+const TCP_CONGESTION_REDUCED: u8 = 0x80;
+
+/// What a receiver takes, as a mask.
+pub(crate) fn mask(takes: Offloads) -> u8 {
+    let bit = |taken: bool, bit: u8| if taken { bit } else { 0 };
+    bit(takes.checksum, CHECKSUM)
+        | bit(takes.segmentation_ipv4, SEGMENTS_IPV4)
+        | bit(takes.segmentation_ipv6, SEGMENTS_IPV6)
+        | bit(takes.segmentation_ecn, SEGMENTS_ECN)
+}
+
+/// What a frame with such a header needs, or none if the header contradicts the frame. `head`: its first bytes.
+pub(crate) fn judge(header: &OffloadHeader, head: &[u8], octets: u32) -> Option<u8> {
+    let mut needs = if header.flags == 0 { 0 } else { CHECKSUM };
+    if header.flags & OffloadHeader::NEEDS_CHECKSUM != 0 {
+        let start = u32::from(header.checksum_start);
+        let end = start + u32::from(header.checksum_offset) + 2;
+        if start < 14 || end > octets {
+            return None;
+        }
+    }
+    if header.gso_type == OffloadHeader::GSO_NONE {
+        return Some(needs);
+    }
+    let (ethertype, bit) = match header.gso_type & !OffloadHeader::GSO_ECN {
+        OffloadHeader::GSO_TCP_IPV4 => (IPV4, SEGMENTS_IPV4),
+        OffloadHeader::GSO_TCP_IPV6 => (IPV6, SEGMENTS_IPV6),
+        _ => return None,
+    };
+    let (network, transport) = packet::transport(head)?;
+    let starts = usize::from(header.checksum_start) == transport.start;
+    let whole = network.ethertype == ethertype
+        && transport.protocol == TCP
+        && !transport.later_fragment
+        && header.segment_size > 0
+        && header.flags & OffloadHeader::NEEDS_CHECKSUM != 0
+        && starts
+        && header.checksum_offset == TCP_CHECKSUM_OFFSET
+        && tcp_header_bytes(head, transport).is_some_and(|bytes| bytes as u32 <= octets);
+    if header.gso_type & OffloadHeader::GSO_ECN != 0 {
+        needs |= SEGMENTS_ECN;
+    }
+    whole.then_some(needs | bit)
+}
+
+/// Where TCP's data begin.
+fn tcp_header_bytes(head: &[u8], transport: Transport) -> Option<usize> {
+    let words = usize::from(head.get(transport.start + 12)? >> 4);
+    let end = transport.start + 4 * words;
+    (words >= 5 && head.len() >= end).then_some(end)
+}
+
+/// Does for a receiver what it does not take, in memory of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Finisher {
+    whole: Vec<u8>,
+    segment: Vec<u8>,
+}
+
+impl Finisher {
+    /// Hands on the frames that the receiver gets instead of this one, which needs more than it takes.
+    pub(crate) fn finish(
+        &mut self,
+        view: &View<'_>,
+        takes: u8,
+        mut hand_on: impl FnMut(&View<'_>),
+    ) {
+        self.whole.clear();
+        view.append_to(&mut self.whole);
+        let header = view.header;
+        let gso = match header.gso_type & !OffloadHeader::GSO_ECN {
+            OffloadHeader::GSO_TCP_IPV4 => SEGMENTS_IPV4,
+            OffloadHeader::GSO_TCP_IPV6 => SEGMENTS_IPV6,
+            _ => 0,
+        };
+        let ecn = header.gso_type & OffloadHeader::GSO_ECN != 0 && takes & SEGMENTS_ECN == 0;
+        if gso != 0 && (gso & !takes != 0 || ecn || takes & CHECKSUM == 0) {
+            return self.segments(&header, hand_on);
+        }
+        if header.flags & OffloadHeader::NEEDS_CHECKSUM != 0 {
+            fill_checksum(&mut self.whole, header.checksum_start, header.checksum_offset);
+        }
+        hand_on(&plain(&self.whole));
+    }
+
+    /// Cuts a long TCP segment as a network card would: the headers before each piece, with length, identification,
+    /// sequence number, flags and checksums of its own.
+    fn segments(&mut self, header: &OffloadHeader, mut hand_on: impl FnMut(&View<'_>)) {
+        let Some((network, transport)) = packet::transport(&self.whole) else { return };
+        let Some(data) = tcp_header_bytes(&self.whole, transport) else { return };
+        let (headers, payload) = self.whole.split_at(data);
+        let tcp = transport.start;
+        let sequence = number(headers, tcp + 4);
+        let flags = headers[tcp + 13];
+        let identification = packet::word(headers, network.start + 4).unwrap_or(0);
+        let size = usize::from(header.segment_size);
+        let count = payload.len().div_ceil(size).max(1);
+        for index in 0..count {
+            let from = index * size;
+            let piece = &payload[from..payload.len().min(from + size)];
+            self.segment.clear();
+            self.segment.extend_from_slice(headers);
+            self.segment.extend_from_slice(piece);
+            let segment = &mut self.segment;
+            let network_bytes = (segment.len() - network.start) as u16;
+            match network.ethertype {
+                IPV4 => {
+                    put_word(segment, network.start + 2, network_bytes);
+                    let own = identification.wrapping_add(index as u16);
+                    put_word(segment, network.start + 4, own);
+                    put_word(segment, network.start + 10, 0);
+                    let sum = !fold(sum(&segment[network.start..tcp], 0));
+                    put_word(segment, network.start + 10, sum);
+                }
+                _ => put_word(segment, network.start + 4, network_bytes - 40),
+            }
+            let at = sequence.wrapping_add(from as u32);
+            segment[tcp + 4..tcp + 8].copy_from_slice(&at.to_be_bytes());
+            let mut own_flags = flags;
+            if index + 1 < count {
+                own_flags &= !(TCP_FIN | TCP_PUSH);
+            }
+            if index > 0 {
+                own_flags &= !TCP_CONGESTION_REDUCED;
+            }
+            segment[tcp + 13] = own_flags;
+            // The sender put the sum of the pseudo header there, with the whole length; ours is made anew.
+            let pseudo = pseudo_sum(segment, network.ethertype, network.start, tcp);
+            put_word(segment, tcp + usize::from(TCP_CHECKSUM_OFFSET), fold(pseudo));
+            fill_checksum(segment, tcp as u16, TCP_CHECKSUM_OFFSET);
+            hand_on(&plain(segment));
+        }
+    }
+}
+
+/// A frame with nothing left to do.
+fn plain(frame: &[u8]) -> View<'_> {
+    View { header: OffloadHeader::default(), head: frame, tail: &[], octets: frame.len() as u32 }
+}
+
+/// Sums from `start` on and puts the result where it belongs; the sum of the pseudo header is there already.
+fn fill_checksum(frame: &mut [u8], start: u16, offset: u16) {
+    let at = usize::from(start) + usize::from(offset);
+    if at + 2 > frame.len() {
+        return;
+    }
+    let mut checksum = !fold(sum(&frame[usize::from(start)..], 0));
+    // In UDP zero says that there is no checksum (RFC 768).
+    if checksum == 0 && offset == UDP_CHECKSUM_OFFSET {
+        checksum = 0xffff;
+    }
+    put_word(frame, at, checksum);
+}
+
+/// The sum over addresses, protocol and length (RFC 9293, 3.1; RFC 8200, 8.1).
+fn pseudo_sum(segment: &[u8], ethertype: u16, network: usize, tcp: usize) -> u64 {
+    let addresses = match ethertype {
+        IPV4 => network + 12..network + 20,
+        _ => network + 8..network + 40,
+    };
+    let length = (segment.len() - tcp) as u64;
+    sum(&segment[addresses], u64::from(TCP) + length)
+}
+
+/// Adds big-endian words, the last one filled up with zero (RFC 1071), to a sum.
+fn sum(bytes: &[u8], start: u64) -> u64 {
+    let mut words = bytes.chunks_exact(4);
+    let mut total = start;
+    for word in &mut words {
+        total += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    let mut last = [0; 4];
+    last[..words.remainder().len()].copy_from_slice(words.remainder());
+    total + u64::from(u32::from_be_bytes(last))
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn put_word(bytes: &mut [u8], at: usize, word: u16) {
+    bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tcp_frame(ethertype: u16, tag: bool, data: &[u8]) -> (Vec<u8>, OffloadHeader, usize) {
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+        if tag {
+            frame.extend([0x81, 0, 0, 7]);
+        }
+        frame.extend(ethertype.to_be_bytes());
+        let network = frame.len();
+        let length = (20 + data.len()) as u16;
+        if ethertype == IPV4 {
+            frame.extend([0x45, 0]);
+            frame.extend((length + 20).to_be_bytes());
+            frame.extend([0xff, 0xff, 0x40, 0, 64, TCP, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        } else {
+            frame.extend([0x60, 0, 0, 0]);
+            frame.extend(length.to_be_bytes());
+            frame.extend([TCP, 64]);
+            frame.extend([0xfd; 32]);
+        }
+        let tcp = frame.len();
+        frame
+            .extend([0, 1, 0, 2, 0xff, 0xff, 0xff, 0xf0, 0, 0, 0, 0, 0x50, 0x99, 1, 0, 0, 0, 0, 0]);
+        frame.extend(data);
+        let pseudo = fold(pseudo_sum(&frame, ethertype, network, tcp));
+        put_word(&mut frame, tcp + 16, pseudo);
+        let header = OffloadHeader {
+            flags: OffloadHeader::NEEDS_CHECKSUM,
+            gso_type: if ethertype == IPV4 { 1 } else { 4 } | OffloadHeader::GSO_ECN,
+            header_length: (tcp + 20) as u16,
+            segment_size: 100,
+            checksum_start: tcp as u16,
+            checksum_offset: TCP_CHECKSUM_OFFSET,
+        };
+        (frame, header, network)
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_cut_is_whole_again(
+            data in prop::collection::vec(any::<u8>(), 0..5000),
+            size in 1u16..1500, v6: bool, tag: bool,
+        ) {
+            let ethertype = if v6 { IPV6 } else { IPV4 };
+            let (frame, mut header, network) = tcp_frame(ethertype, tag, &data);
+            header.segment_size = size;
+            let needs = judge(&header, &frame[..frame.len().min(128)], frame.len() as u32);
+            let needs = needs.expect("a true header");
+            prop_assert_ne!(needs & CHECKSUM, 0);
+            let view = View { header, ..plain(&frame) };
+            let (mut gathered, mut flags) = (Vec::new(), Vec::new());
+            let tcp = usize::from(header.checksum_start);
+            Finisher::default().finish(&view, 0, |piece| {
+                let bytes = piece.head;
+                assert_eq!(piece.header, OffloadHeader::default());
+                assert!(bytes.len() <= tcp + 20 + usize::from(size));
+                let sum_of_all = pseudo_sum(bytes, ethertype, network, tcp) + sum(&bytes[tcp..], 0);
+                assert_eq!(fold(sum_of_all), 0xffff, "TCP's checksum");
+                if ethertype == IPV4 {
+                    assert_eq!(fold(sum(&bytes[network..tcp], 0)), 0xffff, "IPv4's checksum");
+                    assert_eq!(packet::word(bytes, network + 2).map(usize::from), Some(bytes.len() - network));
+                } else {
+                    assert_eq!(packet::word(bytes, network + 4).map(usize::from), Some(bytes.len() - tcp));
+                }
+                let at = number(bytes, tcp + 4).wrapping_sub(0xffff_fff0) as usize;
+                assert_eq!(at, gathered.len());
+                gathered.extend_from_slice(&bytes[tcp + 20..]);
+                flags.push(bytes[tcp + 13]);
+            });
+            prop_assert_eq!(&gathered, &data);
+            prop_assert_eq!(flags[0] & TCP_CONGESTION_REDUCED, TCP_CONGESTION_REDUCED);
+            let ends = flags.iter().filter(|flags| *flags & (TCP_FIN | TCP_PUSH) != 0).count();
+            prop_assert_eq!(ends, 1);
+        }
+
+        #[test]
+        fn no_header_makes_the_judge_or_the_finisher_panic(
+            head in prop::collection::vec(any::<u8>(), 14..200), bytes: [u8; 10], likely: bool,
+        ) {
+            let mut header = OffloadHeader::from_bytes(bytes);
+            let (frame, true_header, _) = tcp_frame(IPV4, false, &head);
+            let frame = if likely { frame } else { head };
+            if likely {
+                header = OffloadHeader { segment_size: header.segment_size, gso_type: header.gso_type, ..true_header };
+            }
+            let first = &frame[..frame.len().min(128)];
+            if judge(&header, first, frame.len() as u32).is_some() {
+                Finisher::default().finish(&View { header, ..plain(&frame) }, 0, |_| {});
+            }
+        }
+    }
+}

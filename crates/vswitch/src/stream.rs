@@ -1,0 +1,247 @@
+//! A VIO guest's end of a port: QEMU's stream sockets (QEMU, `-netdev stream`), each frame behind its length as four bytes,
+//! big endian.
+//!
+//! Nothing here blocks: what the peer does not read stays in a backlog of bounded length, and frames that do not fit into
+//! it are discarded whole. A length that no frame has means that the peer lost its place, so it is sent away; QEMU connects
+//! again by itself.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use crate::FRAME_BYTES_MAX;
+use crate::avio::Put;
+use crate::frame::{Batch, ETHERNET_BYTES, View};
+use crate::ring::Segment;
+
+const LENGTH_BYTES: usize = 4;
+/// Room for several frames of the longest kind.
+const RECEIVED_BYTES_MAX: usize = 256 * 1024;
+/// What a peer may leave unread before it loses frames: as much again as its socket holds.
+const BACKLOG_BYTES_MAX: usize = 512 * 1024;
+
+/// Why a peer was sent away.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamFault {
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("a frame cannot have {0} bytes")]
+    Length(u32),
+    #[error("the connection failed")]
+    Failed(#[source] io::Error),
+}
+
+#[derive(Debug)]
+pub(crate) struct StreamPeer {
+    socket: UnixStream,
+    /// Empty, or of full length: bytes up to `filled` were received, frames up to `parsed` have been gathered.
+    received: Vec<u8>,
+    filled: usize,
+    parsed: usize,
+    /// Bytes to send; those up to `sent` are gone.
+    backlog: Vec<u8>,
+    sent: usize,
+}
+
+impl StreamPeer {
+    pub(crate) fn new(socket: UnixStream) -> StreamPeer {
+        StreamPeer {
+            socket,
+            received: Vec::new(),
+            filled: 0,
+            parsed: 0,
+            backlog: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Gathers at most `limit` frames. Returns how many were taken and how many of them were none. Each frame's bytes stay
+    /// where they are until the next call.
+    pub(crate) fn gather(
+        &mut self,
+        batch: &mut Batch,
+        limit: usize,
+    ) -> Result<(usize, usize), StreamFault> {
+        let limit = limit.min(batch.room());
+        if next(&self.received[self.parsed..self.filled])?.is_none() {
+            self.receive()?;
+        }
+        let (mut count, mut malformed) = (0, 0);
+        while count < limit
+            && let Some(bytes) = next(&self.received[self.parsed..self.filled])?
+        {
+            let start = self.parsed + LENGTH_BYTES;
+            self.parsed = start + bytes;
+            count += 1;
+            let frame = &mut self.received[start..start + bytes];
+            malformed += usize::from(push(batch, frame).is_err());
+        }
+        Ok((count, malformed))
+    }
+
+    /// Takes what the socket has, behind the part of a frame that is there already.
+    fn receive(&mut self) -> Result<(), StreamFault> {
+        self.received.resize(RECEIVED_BYTES_MAX, 0);
+        self.received.copy_within(self.parsed..self.filled, 0);
+        self.filled -= std::mem::take(&mut self.parsed);
+        let received = recv(&self.socket, &mut self.received[self.filled..], RecvFlags::DONTWAIT);
+        self.filled += received.as_ref().map_or(0, |(_, bytes)| *bytes);
+        match received {
+            Ok((_, 0)) => Err(StreamFault::Closed),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(StreamFault::Failed(error.into())),
+        }
+    }
+
+    /// Appends a frame to what is to be sent.
+    pub(crate) fn put(&mut self, view: &View<'_>) -> Put {
+        let needed = LENGTH_BYTES + view.octets as usize;
+        if self.backlog.len() - self.sent + needed > BACKLOG_BYTES_MAX {
+            return Put::NoRoom;
+        }
+        self.backlog.extend_from_slice(&view.octets.to_be_bytes());
+        view.append_to(&mut self.backlog);
+        Put::Done
+    }
+
+    /// Sends what the peer takes. Returns whether something is left.
+    pub(crate) fn flush(&mut self) -> Result<Backlog, StreamFault> {
+        while self.sent < self.backlog.len() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match send(&self.socket, &self.backlog[self.sent..], flags) {
+                Ok(bytes) => self.sent += bytes,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.backlog.drain(..self.sent);
+                    self.sent = 0;
+                    return Ok(Backlog::Waits);
+                }
+                Err(error) => return Err(StreamFault::Failed(error.into())),
+            }
+        }
+        self.backlog.clear();
+        self.sent = 0;
+        Ok(Backlog::Empty)
+    }
+
+    /// Gives back memory that only a burst needed.
+    pub(crate) fn rest(&mut self) {
+        if self.parsed == self.filled {
+            self.received = Vec::new();
+            self.parsed = 0;
+            self.filled = 0;
+        }
+        if self.backlog.is_empty() {
+            self.backlog = Vec::new();
+        }
+    }
+}
+
+/// Whether frames wait for the peer to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backlog {
+    Empty,
+    Waits,
+}
+
+/// How long the frame at the front is, if it is whole.
+fn next(bytes: &[u8]) -> Result<Option<usize>, StreamFault> {
+    let Some(length) = bytes.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length);
+    if length == 0 || length as usize > FRAME_BYTES_MAX {
+        return Err(StreamFault::Length(length));
+    }
+    let whole = bytes.len() - LENGTH_BYTES >= length as usize;
+    Ok(whole.then_some(length as usize))
+}
+
+/// Adds a frame that has no header before it.
+fn push(batch: &mut Batch, frame: &mut [u8]) -> Result<(), crate::frame::Malformed> {
+    if frame.len() < ETHERNET_BYTES {
+        return Err(crate::frame::Malformed);
+    }
+    // A frame without a header has nothing left to do, which is a header of zeroes.
+    let segment = Segment { host: frame.as_mut_ptr(), guest: 0, bytes: frame.len() as u32 };
+    batch.push_bare(segment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    /// Every kind of end that a stream of frames can come to, at each boundary.
+    #[test]
+    fn absurd_lengths_are_refused_and_others_wait() {
+        let framed = |length: u32, bytes: usize| {
+            let mut all = length.to_be_bytes().to_vec();
+            all.resize(4 + bytes, 0);
+            all
+        };
+        let max = FRAME_BYTES_MAX;
+        assert!(matches!(next(&[]), Ok(None)));
+        assert!(matches!(next(&[0, 0, 0]), Ok(None)));
+        assert!(matches!(next(&framed(0, 0)), Err(StreamFault::Length(0))));
+        assert!(matches!(next(&framed(1, 0)), Ok(None)));
+        assert!(matches!(next(&framed(1, 1)), Ok(Some(1))));
+        assert!(matches!(next(&framed(max as u32, max - 1)), Ok(None)));
+        assert!(matches!(next(&framed(max as u32, max)), Ok(Some(_))));
+        assert!(matches!(next(&framed(max as u32 + 1, max)), Err(StreamFault::Length(_))));
+        assert!(matches!(next(&[0xff; 4]), Err(StreamFault::Length(_))));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// However the bytes are cut, the same frames come out.
+        #[test]
+        fn cuts_do_not_matter(
+            frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 1..100),
+            cuts in prop::collection::vec(1usize..4000, 1..20),
+        ) {
+            let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
+            let mut peer = StreamPeer::new(near);
+            let mut bytes = Vec::new();
+            for frame in &frames {
+                bytes.extend((frame.len() as u32).to_be_bytes());
+                bytes.extend(frame);
+            }
+            let (mut gathered, mut malformed, mut cuts) = (Vec::new(), 0, cuts.iter().cycle());
+            let mut rest = &bytes[..];
+            let mut batch = Batch::new();
+            while !rest.is_empty() {
+                let cut = rest.len().min(*cuts.next().expect("a cycle"));
+                far.write_all(&rest[..cut]).expect("room in the socket");
+                rest = &rest[cut..];
+                loop {
+                    batch.clear();
+                    let (count, none) = peer.gather(&mut batch, 7).expect("good lengths");
+                    malformed += none;
+                    for index in 0..batch.len() {
+                        let mut frame = Vec::new();
+                        batch.view(index, crate::vlan::Edit::Keep, &mut [0; 132]).append_to(&mut frame);
+                        gathered.push(frame);
+                    }
+                    if count == 0 {
+                        break;
+                    }
+                }
+            }
+            let is_frame = |frame: &&Vec<u8>| {
+                frame.len() >= 18 || frame.len() >= 14 && frame[12..14] != [0x81, 0]
+            };
+            let expected: Vec<_> = frames.iter().filter(is_frame).cloned().collect();
+            prop_assert_eq!(malformed, frames.len() - expected.len());
+            prop_assert_eq!(gathered, expected);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Which way each frame of a batch goes: the switch's decision, and the lists of what each receiver is to get.
+
+use crate::counters::Counter;
+use crate::frame::Batch;
+use crate::mac_table::{MacTable, Station};
+use crate::port::{PlaceIndex, Port, Unusual, WIRE};
+use crate::vlan::Edit;
+
+/// Addresses 01:80:C2:00:00:00 to 0F are for neighbours on one link and never forwarded (IEEE 802.1D, 7.12.6).
+const LINK_LOCAL: u64 = 0x0000_00c2_8001;
+const LINK_LOCAL_MASK: u64 = 0xf0ff_ffff_ffff;
+/// The lowest bit of an address's first byte: for many stations.
+const GROUP: u64 = 1;
+
+/// One frame for one receiver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) frame: u8,
+    pub(crate) edit: Edit,
+    pub(crate) kind: Kind,
+}
+
+/// What a frame counts as at its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Unicast,
+    Other,
+    /// A copy of what passed another port.
+    Mirrored,
+}
+
+/// What each receiver is to get of one batch.
+pub(crate) struct Ways {
+    lists: Vec<Vec<Delivery>>,
+    pub(crate) touched: Vec<PlaceIndex>,
+}
+
+impl Ways {
+    pub(crate) fn new(places: usize) -> Ways {
+        Ways { lists: vec![Vec::new(); places], touched: Vec::new() }
+    }
+
+    /// Takes a receiver's list; [`Ways::put_back`] returns its memory.
+    pub(crate) fn take(&mut self, place: PlaceIndex) -> Vec<Delivery> {
+        std::mem::take(&mut self.lists[usize::from(place)])
+    }
+
+    pub(crate) fn put_back(&mut self, place: PlaceIndex, mut list: Vec<Delivery>) {
+        list.clear();
+        self.lists[usize::from(place)] = list;
+    }
+
+    #[inline]
+    fn add(&mut self, place: PlaceIndex, delivery: Delivery) {
+        let list = &mut self.lists[usize::from(place)];
+        if list.is_empty() {
+            self.touched.push(place);
+        }
+        list.push(delivery);
+    }
+}
+
+/// What the decision needs beside the batch.
+pub(crate) struct Facts<'a> {
+    pub(crate) ports: &'a mut [Option<Box<Port>>],
+    pub(crate) table: &'a mut MacTable,
+    /// Places whose peers are there, for frames that go everywhere.
+    pub(crate) open: &'a [PlaceIndex],
+    pub(crate) now_seconds: u32,
+}
+
+/// What a batch adds to its sender's counters.
+#[derive(Default)]
+struct Sent {
+    octets: u64,
+    unicast_wire: u64,
+    unicast_local: u64,
+    other: u64,
+    spoofed: u64,
+    vlan: u64,
+    malformed: u64,
+    filtered: u64,
+}
+
+/// Where the last frame of a source and the last to a destination were found, since the next is likely the same.
+struct Memo {
+    learned: Option<Station>,
+    found: Option<(Station, Option<PlaceIndex>)>,
+}
+
+/// Decides about every frame of a batch that came from `source`.
+pub(crate) fn decide(
+    source: PlaceIndex,
+    batch: &mut Batch,
+    facts: &mut Facts<'_>,
+    ways: &mut Ways,
+) {
+    let mut sent = Sent::default();
+    let mut memo = Memo { learned: None, found: None };
+    let Some(mut port) = facts.ports[usize::from(source)].take() else { return };
+    for index in 0..batch.len() {
+        sent.octets += u64::from(batch.frame(index).octets);
+        one(source, &mut port, index, batch, facts, ways, &mut sent, &mut memo);
+    }
+    count(&port, &sent);
+    facts.ports[usize::from(source)] = Some(port);
+}
+
+fn count(port: &Port, sent: &Sent) {
+    port.count(Counter::OutOctets, sent.octets);
+    port.count(Counter::OutUnicastWire, sent.unicast_wire);
+    port.count(Counter::OutUnicastLocal, sent.unicast_local);
+    port.count(Counter::OutOther, sent.other);
+    port.count(Counter::Spoofed, sent.spoofed);
+    port.count(Counter::Vlan, sent.vlan);
+    port.count(Counter::Malformed, sent.malformed);
+    port.count(Counter::Filtered, sent.filtered);
+}
+
+#[expect(clippy::too_many_arguments, reason = "the loop's body, apart so that it can return early")]
+#[inline(always)]
+fn one(
+    source: PlaceIndex,
+    port: &mut Port,
+    index: usize,
+    batch: &mut Batch,
+    facts: &mut Facts<'_>,
+    ways: &mut Ways,
+    sent: &mut Sent,
+    memo: &mut Memo,
+) {
+    let (to, from) = batch.addresses(index);
+    if from != port.last_source {
+        port.last_source = from;
+        port.shared.set_source(from);
+    }
+    if from & GROUP != 0 {
+        sent.malformed += 1;
+        return;
+    }
+    let tag = batch.tag(index);
+    let Some(domain) = port.membership.admit(tag) else {
+        sent.vlan += 1;
+        return;
+    };
+    if port.own_source.is_some_and(|own| own != from) {
+        sent.spoofed += 1;
+        return;
+    }
+    if port.unusual != Unusual::NONE && !unusual(source, port, index, batch, ways) {
+        sent.spoofed += 1;
+        return;
+    }
+    batch.frame_mut(index).domain = domain;
+    let station = Station::new(from, domain);
+    if memo.learned != Some(station) {
+        match port.mac == Some(from) {
+            true => facts.table.pin(station, source),
+            false => facts.table.learn(station, source, facts.now_seconds),
+        }
+        memo.learned = Some(station);
+    }
+    if to & GROUP != 0 {
+        if to & LINK_LOCAL_MASK == LINK_LOCAL {
+            sent.filtered += 1;
+            return;
+        }
+        sent.other += 1;
+        flood(source, index, tag, domain, Kind::Other, facts, ways);
+        return;
+    }
+    let station = Station::new(to, domain);
+    let found = match memo.found {
+        Some((last, found)) if last == station => found,
+        _ => facts.table.find(station, facts.now_seconds),
+    };
+    memo.found = Some((station, found));
+    match found {
+        Some(place) if place == source => sent.filtered += 1,
+        Some(place) => {
+            match place {
+                WIRE => sent.unicast_wire += 1,
+                _ => sent.unicast_local += 1,
+            }
+            deliver(source, place, index, tag, domain, Kind::Unicast, facts, ways);
+        }
+        None => {
+            let wire = facts.ports[usize::from(WIRE)].as_ref().is_some_and(|wire| wire.is_open());
+            match wire && source != WIRE {
+                true => sent.unicast_wire += 1,
+                false => sent.unicast_local += 1,
+            }
+            flood(source, index, tag, domain, Kind::Unicast, facts, ways);
+        }
+    }
+}
+
+/// What only some ports ask for. Returns whether the frame may pass.
+#[cold]
+fn unusual(
+    source: PlaceIndex,
+    port: &mut Port,
+    index: usize,
+    batch: &Batch,
+    ways: &mut Ways,
+) -> bool {
+    if let Some(guard) = &port.addresses {
+        let head_bytes = usize::from(batch.frame(index).head_bytes);
+        if !guard.allows(&batch.head(index)[..head_bytes]) {
+            return false;
+        }
+    }
+    if let Some(mirror) = port.mirror.filter(|mirror| *mirror != source) {
+        ways.add(mirror, Delivery { frame: index as u8, edit: Edit::Keep, kind: Kind::Mirrored });
+    }
+    if let Some(capture) = &mut port.capture {
+        capture.frame(&batch.view(index, Edit::Keep, &mut [0; _]));
+    }
+    true
+}
+
+/// Everywhere in the domain but back.
+fn flood(
+    source: PlaceIndex,
+    index: usize,
+    tag: Option<u16>,
+    domain: u16,
+    kind: Kind,
+    facts: &mut Facts<'_>,
+    ways: &mut Ways,
+) {
+    for place in facts.open {
+        if *place != source {
+            deliver(source, *place, index, tag, domain, kind, facts, ways);
+        }
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one frame, one receiver, and what decides between them"
+)]
+#[inline(always)]
+fn deliver(
+    source: PlaceIndex,
+    place: PlaceIndex,
+    index: usize,
+    tag: Option<u16>,
+    domain: u16,
+    kind: Kind,
+    facts: &Facts<'_>,
+    ways: &mut Ways,
+) {
+    let Some(port) = &facts.ports[usize::from(place)] else { return };
+    let Some(edit) = port.membership.emit(domain, tag) else { return };
+    ways.add(place, Delivery { frame: index as u8, edit, kind });
+    if port.unusual.has(Unusual::MIRROR)
+        && let Some(mirror) = port.mirror.filter(|mirror| *mirror != source && *mirror != place)
+    {
+        ways.add(mirror, Delivery { frame: index as u8, edit, kind: Kind::Mirrored });
+    }
+}
