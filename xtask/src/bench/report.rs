@@ -102,7 +102,8 @@ const ORDER: &[&str] = &[
     "virtual switch, one frame",
     "virtual switch, 8,191",
     "virtual switch with",
-    "two guests, AVIO",
+    "two guests, AVIO to",
+    "two guests, AVIO over",
     "`hpvm` binary",
 ];
 

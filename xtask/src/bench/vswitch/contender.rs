@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::guest::Model;
 use super::ovs::Database;
 use crate::bench::process::{self, wait_until};
 use crate::cache::checkout;
@@ -48,26 +49,30 @@ pub(super) struct Contender {
 impl Contender {
     /// Our library in its shortest use: one switch, one forwarding thread.
     pub(super) fn ours(folder: &Path, name: &'static str, ports: usize) -> Result<Contender> {
+        let mut contender = Contender::new(folder, name, ports)?;
         let mut command = Command::new("taskset");
-        command.args(["-c", FORWARDER]).arg(bridge()?);
-        let contender = Contender::bridge(folder, name, ports, command)?;
+        command.args(["-c", FORWARDER]).arg(bridge()?).args(&contender.sockets);
+        contender.spawn(command)?;
+        contender.wait_until_it_listens()?;
         contender.put_ahead(|_| true)?;
         Ok(contender)
     }
 
-    /// The same as one of many processes on a machine, on whatever processor is free.
-    pub(super) fn at_ease(folder: &Path, name: &'static str, ports: usize) -> Result<Contender> {
-        Contender::bridge(folder, name, ports, Command::new(bridge()?))
-    }
-
-    fn bridge(
+    /// The same as one of many processes of a machine, with as many ports of each model, one model behind the other.
+    pub(super) fn at_ease(
         folder: &Path,
         name: &'static str,
+        models: &[Model],
         ports: usize,
-        mut command: Command,
     ) -> Result<Contender> {
-        let mut contender = Contender::new(folder, name, ports)?;
-        command.args(&contender.sockets);
+        let mut contender = Contender::new(folder, name, models.len() * ports)?;
+        let mut command = Command::new(bridge()?);
+        for (n, socket) in contender.sockets.iter().enumerate() {
+            match models[n / ports] {
+                Model::Avio => command.arg(socket),
+                Model::Vio => command.arg(format!("lan:{}", socket.display())),
+            };
+        }
         contender.spawn(command)?;
         contender.wait_until_it_listens()?;
         Ok(contender)

@@ -19,12 +19,21 @@ const DONE: &str = "GUEST DID IT";
 const BOOT: Duration = Duration::from_secs(120);
 const COMMAND: Duration = Duration::from_secs(60);
 
+/// How a guest sees a NIC.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Model {
+    /// virtio-net.
+    Avio,
+    /// e1000.
+    Vio,
+}
+
 /// Where a NIC of a guest leads.
 pub(super) enum Nic<'a> {
-    /// AVIO: virtio-net on a vhost-user socket.
-    Switch(&'a Path),
-    /// virtio-net on a tap of the kernel's bridge.
-    Tap,
+    /// To a port of a switch of ours, by vhost-user or a stream socket.
+    Switch(Model, &'a Path),
+    /// To a tap on the kernel's bridge.
+    Tap(Model),
 }
 
 pub(super) struct Guest {
@@ -41,8 +50,38 @@ pub(super) struct Transfer {
     pub(super) bytes: f64,
 }
 
+impl Nic<'_> {
+    /// What QEMU is told of the NIC's far end, and its device.
+    fn words(&self, lan: &Lan, guest: usize, n: usize) -> Result<(Vec<String>, &'static str)> {
+        let (model, words) = match self {
+            Nic::Switch(Model::Avio, socket) => {
+                let socket = format!("socket,id=socket{n},path={}", socket.display());
+                let net = format!("vhost-user,id=net{n},chardev=socket{n}");
+                (Model::Avio, vec!["-chardev".into(), socket, "-netdev".into(), net])
+            }
+            Nic::Switch(Model::Vio, socket) => {
+                let path = format!("addr.type=unix,addr.path={}", socket.display());
+                let net = format!("stream,id=net{n},server=off,{path}");
+                (Model::Vio, vec!["-netdev".into(), net])
+            }
+            Nic::Tap(model) => {
+                let tap = format!("tap{guest}-{n}");
+                lan.add_tap(&tap)?;
+                let net = format!("tap,id=net{n},ifname={tap},script=no,downscript=no");
+                (*model, vec!["-netdev".into(), net])
+            }
+        };
+        let device = match model {
+            Model::Avio => "virtio-net-pci",
+            Model::Vio => "e1000",
+        };
+        Ok((words, device))
+    }
+}
+
 impl Guest {
-    /// Boots guest NUMBER of a LAN; its nth NIC has the address 10.N.0.NUMBER.
+    /// Boots guest NUMBER of a LAN; its nth NIC has the address 10.N.0.NUMBER. Those of AVIO come first, since the guest
+    /// finds them first.
     pub(super) fn boot(lan: &Lan, folder: &Path, number: usize, nics: &[Nic]) -> Result<Guest> {
         let image = crate::test_guest::net_image()?;
         let [disk, variables] =
@@ -60,22 +99,10 @@ impl Guest {
         command.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
         command.args(["-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk,bootindex=1"]);
         for (n, nic) in nics.iter().enumerate() {
-            match nic {
-                Nic::Switch(socket) => {
-                    command.arg("-chardev");
-                    command.arg(format!("socket,id=socket{n},path={}", socket.display()));
-                    command.arg("-netdev").arg(format!("vhost-user,id=net{n},chardev=socket{n}"));
-                }
-                Nic::Tap => {
-                    let tap = format!("tap{number}-{n}");
-                    lan.add_tap(&tap)?;
-                    let words = format!("tap,id=net{n},ifname={tap},script=no,downscript=no");
-                    command.args(["-netdev", &words]);
-                }
-            }
+            let (words, model) = nic.words(lan, number, n)?;
+            command.args(words);
             let mac = format!("52:54:00:00:{n:02x}:{number:02x}");
-            command.arg("-device");
-            command.arg(format!("virtio-net-pci,netdev=net{n},mac={mac},romfile="));
+            command.arg("-device").arg(format!("{model},netdev=net{n},mac={mac},romfile="));
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(File::create(folder.join(format!("guest{number}.log")))?);
