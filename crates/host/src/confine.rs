@@ -27,6 +27,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use crate::users::Ids;
 
 mod calls;
+pub mod internet;
 
 /// The newest Landlock whose rights are asked for; an older kernel gives what it has.
 const ABI_WANTED: ABI = ABI::V9;
@@ -83,10 +84,7 @@ impl Confinement<'_> {
         if is_confined() {
             return Ok(Enforced::Inherited);
         }
-        match fs::read_dir("/proc/self/task").map_err(ConfineError::CountThreads)?.count() {
-            1 => {}
-            threads => return Err(ConfineError::Threads(threads)),
-        }
+        one_thread()?;
         if let Some(ids) = self.ids {
             take_on(ids)?;
         }
@@ -134,6 +132,14 @@ impl Confinement<'_> {
             rules = allow_path(rules, &path, execute)?;
         }
         Ok(rules)
+    }
+}
+
+/// User ids and system calls are each thread's own.
+fn one_thread() -> Result<(), ConfineError> {
+    match fs::read_dir("/proc/self/task").map_err(ConfineError::CountThreads)?.count() {
+        1 => Ok(()),
+        threads => Err(ConfineError::Threads(threads)),
     }
 }
 

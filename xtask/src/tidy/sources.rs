@@ -7,7 +7,8 @@
 use super::{Finding, TextFile, Tree};
 
 /// The crates that may hold `unsafe`; ARCHITECTURE.md lists the same among its invariants.
-const UNSAFE_ALLOWED: [&str; 3] = ["crates/host/", "crates/keeper/", "crates/vswitch/"];
+const UNSAFE_ALLOWED: [&str; 4] =
+    ["crates/host/", "crates/keeper/", "crates/vswitch/", "crates/nat/src/slirp"];
 
 /// Words that mark work as left open. In two parts, so that this file does not hold them itself.
 const LEFT_OPEN: [&str; 6] = [
@@ -89,7 +90,7 @@ fn confinement_of_unsafe(file: &TextFile, code: &str, findings: &mut Vec<Finding
         if contains_word(line, "unsafe") {
             findings.push(Finding::failure(
                 format!("{}:{}", file.path, number + 1),
-                "unsafe outside crates/host, crates/keeper and crates/vswitch",
+                "unsafe outside crates/host, crates/keeper, crates/vswitch and crates/nat/src/slirp",
             ));
         }
     }

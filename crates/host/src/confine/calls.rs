@@ -230,15 +230,15 @@ fn absent() -> Result<BpfProgram, BackendError> {
     filter(whatever_arguments(&[libc::SYS_clone3]), SeccompAction::Allow, not_there)
 }
 
-fn hostile() -> Result<BpfProgram, BackendError> {
+pub(super) fn hostile() -> Result<BpfProgram, BackendError> {
     filter(whatever_arguments(HOSTILE), SeccompAction::Allow, SeccompAction::KillProcess)
 }
 
-fn whatever_arguments(calls: &[c_long]) -> Rules {
+pub(super) fn whatever_arguments(calls: &[c_long]) -> Rules {
     calls.iter().map(|call| (*call, Vec::new())).collect()
 }
 
-fn one_of(
+pub(super) fn one_of(
     argument: u8,
     values: impl Iterator<Item = u64>,
 ) -> Result<Vec<SeccompRule>, BackendError> {
@@ -259,7 +259,7 @@ fn condition(
 }
 
 /// A filter that answers what its rules match with one action and all else with the other.
-fn filter(
+pub(super) fn filter(
     rules: Rules,
     otherwise: SeccompAction,
     matched: SeccompAction,

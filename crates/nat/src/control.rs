@@ -1,0 +1,97 @@
+//! What a running `hpvmnat` can be asked: one JSON value a line each way over its control socket.
+//!
+//! Called by commands that change a switch's forwards or look at its wire.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use hpvm_model::{Forward, MacAddress};
+use serde::{Deserialize, Serialize};
+
+/// How long an answer may take. It comes out of one loop that waits for nobody.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+/// A line holds a request, or an answer with each guest that has an address.
+pub const LINE_BYTES_MAX: u64 = 256 * 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Listen on a port of the VM Host for a guest. Done already when this very forward is there.
+    Add {
+        forward: Forward,
+    },
+    Remove {
+        forward: Forward,
+    },
+    Status,
+    /// End, and take every forward along.
+    End,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Done,
+    Refused { why: String },
+    Status(Status),
+}
+
+/// How the wire is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether a switch is connected.
+    pub connected: bool,
+    pub forwards: Vec<Forward>,
+    /// The guests that have an address.
+    pub leases: Vec<Lease>,
+    pub counters: Counters,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub mac: MacAddress,
+    pub address: std::net::Ipv4Addr,
+}
+
+/// Frames since the start, as seen from the guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    pub frames_out: u64,
+    /// Of guests, and not for the world outside: multicasts, IPv6, what is too long.
+    pub frames_out_unfit: u64,
+    /// To what guests may not reach: the VM Host's loopback, link-local addresses, others' sources.
+    pub frames_out_refused: u64,
+    pub frames_in: u64,
+    /// The switch did not take them in time.
+    pub frames_in_dropped: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("no hpvmnat answers at {0}")]
+    Connect(String, #[source] io::Error),
+    #[error("hpvmnat did not take the request")]
+    Send(#[source] io::Error),
+    #[error("hpvmnat gave no answer within {} s", DEADLINE.as_secs())]
+    Receive(#[source] io::Error),
+    #[error("hpvmnat answered something that is not understood")]
+    Answer(#[source] serde_json::Error),
+}
+
+/// Asks the `hpvmnat` that listens at a path, and waits [`DEADLINE`] at most.
+pub fn ask(socket: &Path, request: &Request) -> Result<Reply, ControlError> {
+    let connect = |source| ControlError::Connect(socket.display().to_string(), source);
+    let mut stream = UnixStream::connect(socket).map_err(connect)?;
+    stream.set_read_timeout(Some(DEADLINE)).map_err(ControlError::Receive)?;
+    stream.set_write_timeout(Some(DEADLINE)).map_err(ControlError::Send)?;
+    let mut line = serde_json::to_string(request).map_err(ControlError::Answer)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(ControlError::Send)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX))
+        .read_line(&mut answer)
+        .map_err(ControlError::Receive)?;
+    serde_json::from_str(&answer).map_err(ControlError::Answer)
+}
