@@ -13,7 +13,9 @@ use hpvm_model::*;
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::difference::waiting;
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{Access, AgentChannel, Attached, BootRecord, Cache, FORMAT, Machine};
+use hpvm_plan::record::{
+    Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine,
+};
 use snapbox::data::DataFormat;
 use snapbox::{Data, assert_data_eq};
 
@@ -78,6 +80,7 @@ fn boot(config: &GuestConfig) -> Machine {
         ports: Vec::new(),
         storage: storage.map(attached).collect(),
         agent: AgentChannel::Present,
+        avio_service: AvioService::Processor,
         owner: None,
     })
 }

@@ -39,6 +39,7 @@ fn record(storage: Vec<Attached>) -> BootRecord {
         ports: vec![PciSlot::new(0, 0).unwrap(), PciSlot::new(0, 1).unwrap()],
         storage,
         agent: AgentChannel::Present,
+        avio_service: AvioService::Processor,
         owner: None,
     }
 }

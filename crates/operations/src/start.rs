@@ -10,7 +10,7 @@ use hpvm_model::{Accelerator, AdapterKind, GuestConfig, Problem, Severity, chain
 use hpvm_plan::facts::{Engine, HostFacts, StartFacts};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement;
-use hpvm_plan::record::{AgentChannel, BootRecord, FORMAT, OptionRom};
+use hpvm_plan::record::{AgentChannel, AvioService, BootRecord, FORMAT, OptionRom};
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
@@ -126,6 +126,7 @@ fn boot_record(
         ports: placement::ports(config),
         storage: config.storage.iter().map(|device| facts.attach(device)).collect(),
         agent: AgentChannel::Present,
+        avio_service: AvioService::on(accelerator),
         owner: places.qemu_ids.map(|ids| ids.uid),
     })
 }

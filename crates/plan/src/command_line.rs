@@ -7,7 +7,7 @@ use hpvm_model::{
 
 use crate::guest_path;
 use crate::record::{
-    Access, AgentChannel, Attached, AttachedLayer, BootRecord, Cache, is_place_holder,
+    Access, AgentChannel, Attached, AttachedLayer, AvioService, BootRecord, Cache, is_place_holder,
 };
 
 /// What a descriptor handed to QEMU is.
@@ -78,6 +78,9 @@ pub fn arguments(record: &BootRecord) -> Vec<String> {
     }
     for slot in &record.ports {
         line.option("-device", root_port(*slot));
+    }
+    if record.avio_service == AvioService::Thread {
+        line.option("-object", format!("iothread,id={AVIO_THREAD}"));
     }
     storage(&mut line, record);
     line.option("-action", "shutdown=pause,panic=pause,reboot=reset");
@@ -316,6 +319,9 @@ impl Value {
     }
 }
 
+/// The thread of the AVIO adapters: there from the start, for those plugged in later too.
+const AVIO_THREAD: &str = "avio";
+
 /// Properties of an adapter's `device_add`.
 #[must_use]
 pub fn adapter_properties(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> Vec<Property> {
@@ -328,8 +334,17 @@ pub fn adapter_properties(slot: PciSlot, kind: AdapterKind, record: &BootRecord)
         ("id", Value::text(adapter_id(slot))),
         ("bus", Value::text(port_id(slot))),
     ];
-    if let (AdapterKind::Scsi, Some(rom)) = (kind, &record.option_rom) {
-        properties.push(("romfile", Value::text(rom.path.clone())));
+    match (kind, &record.option_rom, record.avio_service) {
+        (AdapterKind::Scsi, Some(rom), _) => {
+            properties.push(("romfile", Value::text(rom.path.clone())));
+        }
+        (AdapterKind::AvioStor, _, AvioService::Processor) => {
+            properties.push(("ioeventfd", Value::Flag(false)));
+        }
+        (AdapterKind::AvioStor, _, AvioService::Thread) => {
+            properties.push(("iothread", Value::text(AVIO_THREAD)));
+        }
+        (AdapterKind::Scsi, None, _) | (AdapterKind::AvioStor, _, AvioService::MainLoop) => {}
     }
     properties
 }

@@ -39,6 +39,9 @@ pub struct BootRecord {
     /// A record of an hpvm that knew no agent says nothing, and its machine has no channel.
     #[serde(default)]
     pub agent: AgentChannel,
+    /// A record of an hpvm that left it to QEMU says nothing.
+    #[serde(default)]
+    pub avio_service: AvioService,
     /// User and group id of QEMU; absent when it runs as the caller.
     pub owner: Option<u32>,
 }
@@ -56,6 +59,33 @@ pub enum AgentChannel {
     #[default]
     Absent,
     Present,
+}
+
+/// Who serves an AVIO adapter when the guest has put requests into its rings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AvioService {
+    /// QEMU's main loop, woken through a descriptor.
+    #[default]
+    MainLoop,
+    /// The virtual processor that asks, before it goes on.
+    Processor,
+    /// A thread for the AVIO adapters of the guest, woken through a descriptor.
+    Thread,
+}
+
+impl AvioService {
+    /// What suits an accelerator. An emulated processor is in QEMU already when it asks, and waking another thread costs it
+    /// more than the work itself (measured: `cargo xtask bench storage`). Leaving a guest on KVM costs so much that its
+    /// processor should be back at once, and what is then done elsewhere should not wait for the main loop, which every
+    /// emulated device and the monitor hold up (reasoned; no KVM to measure on).
+    #[must_use]
+    pub fn on(accelerator: Accelerator) -> AvioService {
+        match accelerator {
+            Accelerator::Tcg => AvioService::Processor,
+            Accelerator::Kvm => AvioService::Thread,
+        }
+    }
 }
 
 /// A device in the machine and the file that was opened for it.

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use hpvm_model::{Backing, StorageType};
 use hpvm_plan::command_line::{Role, arguments, descriptors};
-use hpvm_plan::record::{AgentChannel, BootRecord};
+use hpvm_plan::record::{AgentChannel, AvioService, BootRecord, Machine};
 use snapbox::{assert_data_eq, file};
 
 fn line(statements: &[&str]) -> String {
@@ -106,12 +106,30 @@ fn a_guest_on_kvm_gets_it_as_a_descriptor() {
     assert!(text.contains("-cpu host\n") && text.contains("-add-fd fd=18,set=18\n"), "{text}");
 }
 
-/// The machine of a record from before there were agents is what it was, to the descriptor.
+/// The thread is there before the adapters, and whether or not there are any: one may be plugged in.
 #[test]
-fn a_guest_without_an_agents_channel() {
+fn avio_adapters_share_a_thread_on_kvm() {
+    let kvm = AvioService::on(hpvm_model::Accelerator::Kvm);
+    let with = |statements| text(&BootRecord { avio_service: kvm, ..record(&guest(statements)) });
+    assert!(with(&[]).contains("-object iothread,id=avio\n"));
+    let line = with(&["disk:avio_stor:0,0,0:file:/vm/a", "disk:avio_stor:0,1,0:file:/vm/b"]);
+    let (before, after) = line.split_once("-object iothread,id=avio\n").unwrap();
+    assert!(!before.contains("virtio-scsi") && after.matches(",iothread=avio\n").count() == 2);
+    assert!(!with(&["disk:scsi:0,0,0:file:/vm/a"]).contains(",iothread=avio"));
+}
+
+/// The machine of a record from before there were agents, and before AVIO adapters were told who serves them, is what it
+/// was, to the descriptor.
+#[test]
+fn a_guest_of_an_earlier_hpvm() {
     let record = record(&guest(&["disk:avio_stor:0,0,0:file:/vm/a"]));
-    let record = BootRecord { agent: AgentChannel::Absent, ..record };
-    assert_data_eq!(text(&record), file!["golden/no-agent.txt"]);
+    let earlier = record.to_line().replace(r#","agent":"present","avio_service":"processor""#, "");
+    let earlier = Machine::read(&earlier).unwrap().base;
+    assert_eq!(
+        (earlier.agent, earlier.avio_service),
+        (AgentChannel::Absent, AvioService::MainLoop)
+    );
+    assert_data_eq!(text(&earlier), file!["golden/earlier.txt"]);
 }
 
 /// A place holder has no descriptor and an empty drive neither; numbers are without gaps.

@@ -21,7 +21,9 @@ use hpvm_model::{
     Occupant, PciSlot, StorageAddress, StorageDevice, StorageType, Vcpus,
 };
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{Access, AgentChannel, Attached, BootRecord, Cache, FORMAT, Machine};
+use hpvm_plan::record::{
+    Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine,
+};
 
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -93,6 +95,7 @@ impl Guest {
             ports: (0..3).map(|device| PciSlot::new(0, device).unwrap()).collect(),
             storage: Vec::new(),
             agent: AgentChannel::Present,
+            avio_service: AvioService::Processor,
             owner: None,
         };
         Guest { folder, record, places }

@@ -64,6 +64,7 @@ pub fn record(config: &GuestConfig) -> BootRecord {
         ports: hpvm_plan::placement::ports(config),
         storage: config.storage.iter().map(|device| attached(device, None)).collect(),
         agent: AgentChannel::Present,
+        avio_service: AvioService::Processor,
         owner: Some(1_000_007),
     }
 }
