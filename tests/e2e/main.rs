@@ -12,6 +12,7 @@ mod damage;
 mod device_database;
 mod devices;
 mod doctor;
+mod flush;
 mod full;
 mod golden;
 mod growth;
@@ -26,6 +27,7 @@ mod media;
 mod pool;
 mod refusals;
 mod report;
+mod served;
 mod session;
 mod sharing;
 mod shell;
@@ -57,6 +59,7 @@ const SUBJECTS: &[&[Test]] = &[
     crash_steps::TESTS,
     device_database::TESTS,
     devices::TESTS,
+    flush::TESTS,
     growth::TESTS,
     guests::TESTS,
     supervision::TESTS,

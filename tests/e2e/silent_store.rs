@@ -2,21 +2,21 @@
 //! export of qemu-storage-daemon by FUSE, which a signal stops, as a server of files that hangs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::Test;
 use crate::pool::image;
+use crate::served::Served;
 
 pub(crate) const TESTS: &[Test] = crate::tests![a_store_that_hangs_is_shown_and_holds_nobody_up];
 
 const BOUND: Duration = Duration::from_secs(20);
+const DISK_BYTES: u64 = 8 << 20;
 /// From the first request left unanswered.
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 /// A command that does not wait for the store takes a fraction of this.
@@ -25,52 +25,16 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(10);
 /// The bound of a hard stop, and room for a busy machine.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 
-/// A file that a server of ours shows at `path`.
-struct Served {
-    server: Child,
-    path: PathBuf,
-}
-
-impl Served {
-    fn new(host: &VmHost) -> Served {
-        let (content, path) = (host.disk("content.img", 8 << 20), host.disk("served.img", 0));
-        let node = format!("driver=file,node-name=content,filename={}", content.display());
-        let export = format!(
-            "type=fuse,id=served,node-name=content,mountpoint={},writable=on",
-            path.display()
-        );
-        let mut command = Command::new("qemu-storage-daemon");
-        command.args(["--blockdev", &node, "--export", &export]).stdin(Stdio::null());
-        let server = command.spawn().expect("qemu-storage-daemon starts");
-        let served = Served { server, path };
-        wait_until(BOUND, "the file is served", || length(&served.path) == 8 << 20);
-        served
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.server), signal).expect("it is our child");
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
-    }
-}
-
-fn length(file: &Path) -> u64 {
-    fs::metadata(file).map_or(0, |metadata| metadata.len())
-}
-
 /// Settles 136.
 fn a_store_that_hangs_is_shown_and_holds_nobody_up() {
     let host = VmHost::new(Engine::Real);
-    let served = Served::new(&host);
+    let content = host.disk("content.img", DISK_BYTES);
+    let node = format!("driver=file,node-name=content,filename={}", content.display());
+    let served = Served::new(&host, &[(vec![node], "content", DISK_BYTES)]);
+    let path = served.paths[0].display();
     let boot = host.copy_of(&image("test-cloud"), "boot.img");
     let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
-    let disk = format!("disk:avio_stor:0,0,1:file:{}", served.path.display());
+    let disk = format!("disk:avio_stor:0,0,1:file:{path}");
     let create = ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &boot, "-a", &disk];
     host.ok(&create);
     host.ok(&["hpvmstart", "-P", "web"]);
@@ -88,8 +52,7 @@ fn a_store_that_hangs_is_shown_and_holds_nobody_up() {
     let took = stopped.elapsed();
     assert!(took <= SHOWN_WITHIN, "shown after {took:?}");
     assert_eq!(host.state("web"), "On (ATTN)");
-    let told =
-        format!("'{}', which backs the disk at 0,0,1, does not answer", served.path.display());
+    let told = format!("'{path}', which backs the disk at 0,0,1, does not answer");
     assert!(host.ok(&["hpvmstatus", "-P", "web"]).contains(&told));
     assert!(guest_log(&host).contains(&told), "{}", guest_log(&host));
 

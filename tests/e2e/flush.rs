@@ -1,0 +1,253 @@
+//! What a guest flushed is on the disk. Below the guest's stores a server of the test's own keeps a log of all that reached it,
+//! in order, with the flushes; the power is cut, what came after the last flush is dropped, and everything that the guest
+//! had been told was kept must be there.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use hpvm_testkit::guest::Console;
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
+
+use crate::Test;
+use crate::pool::image;
+use crate::served::Served;
+
+pub(crate) const TESTS: &[Test] = crate::tests![what_a_guest_flushed_survives_a_power_cut];
+
+const BOUND: Duration = Duration::from_secs(60);
+const BLOCK: u64 = 4096;
+/// Records of each disk that the guest must have reported before the power is cut.
+const RECORDS: u64 = 10;
+/// The disk whose last record the guest never flushes.
+const QUIET: usize = 0;
+
+/// A disk of the guest: how it is attached, and what its store is. The guest tells them apart by their sizes in MiB.
+struct Disk {
+    place: &'static str,
+    format: Format,
+    mib: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Raw,
+    Qcow2,
+}
+
+const DISKS: [Disk; 5] = [
+    Disk { place: "disk:avio_stor:0,1,0:file", format: Format::Raw, mib: 40 },
+    Disk { place: "disk:avio_stor:0,1,1:file", format: Format::Raw, mib: 41 },
+    Disk { place: "disk:avio_stor:0,1,2:qcow2", format: Format::Qcow2, mib: 42 },
+    Disk { place: "disk:scsi:0,2,0:file", format: Format::Raw, mib: 43 },
+    Disk { place: "disk:scsi:0,2,1:qcow2", format: Format::Qcow2, mib: 44 },
+];
+/// Room for an image's own tables and all that is written into it.
+const STORE_BYTES: u64 = 64 << 20;
+
+/// The files of a disk: what the power cut leaves of it, and the log of how that came about.
+struct Store {
+    content: PathBuf,
+    log: PathBuf,
+    /// The content as it was before the guest had it.
+    before: PathBuf,
+}
+
+impl Store {
+    fn new(host: &VmHost, number: usize, disk: &Disk) -> Store {
+        let content = host.path(&format!("content-{number}.img"));
+        if disk.format == Format::Qcow2 {
+            let size = format!("{}M", disk.mib);
+            make(&["create", "-q", "-f", "qcow2"], &[&content, Path::new(&size)]);
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&content).expect("a store");
+        file.set_len(disk.bytes()).expect("its length");
+        let before = host.copy_of(&content, &format!("before-{number}.img"));
+        Store { content, log: host.disk(&format!("log-{number}"), 0), before }
+    }
+
+    /// The nodes of the server: `logged-NUMBER` is over both files.
+    fn nodes(&self, number: usize) -> Vec<String> {
+        let (content, log) = (self.content.display(), self.log.display());
+        vec![
+            format!("driver=file,node-name=content-{number},filename={content}"),
+            format!("driver=file,node-name=log-{number},filename={log}"),
+            format!(
+                "driver=blklogwrites,node-name=logged-{number},file=content-{number},log=log-{number}"
+            ),
+        ]
+    }
+
+    /// The store as a disk that forgets on a power cut what it was not told to keep, as the guest sees it.
+    fn kept(&self, host: &VmHost, number: usize, disk: &Disk) -> Vec<u8> {
+        replay(&self.log, &self.before);
+        if disk.format == Format::Raw {
+            return fs::read(&self.before).expect("the store");
+        }
+        let flat = host.path(&format!("flat-{number}.img"));
+        make(&["convert", "-f", "qcow2", "-O", "raw"], &[&self.before, &flat]);
+        fs::read(flat).expect("what the image holds")
+    }
+}
+
+impl Disk {
+    /// Of its store.
+    fn bytes(&self) -> u64 {
+        if self.format == Format::Raw { self.mib << 20 } else { STORE_BYTES }
+    }
+}
+
+fn make(words: &[&str], files: &[&Path]) {
+    let mut command = Command::new("qemu-img");
+    command.args(words).args(files);
+    let outcome = Outcome::of("qemu-img", command, b"");
+    assert!(outcome.status.success(), "{outcome}");
+}
+
+fn what_a_guest_flushed_survives_a_power_cut() {
+    let host = VmHost::new(Engine::Real);
+    let stores: Vec<Store> =
+        DISKS.iter().enumerate().map(|(number, disk)| Store::new(&host, number, disk)).collect();
+    let names: Vec<String> = (0..DISKS.len()).map(|number| format!("logged-{number}")).collect();
+    let exports: Vec<_> = stores
+        .iter()
+        .enumerate()
+        .map(|(number, store)| (store.nodes(number), names[number].as_str(), DISKS[number].bytes()))
+        .collect();
+    let mut served = Served::new(&host, &exports);
+    let mut console = boot(&host, &served.paths);
+    let disks = DISKS.each_ref().map(|disk| name_of(&mut console, disk));
+
+    let quiet = &disks[QUIET];
+    let told = console.run(&format!("{}; {}", write(quiet, 1, "conv=sync,fsync"), "echo $?"));
+    assert_eq!(told, "0");
+    // The guest writes out what it has when nobody has the disk open any more; that is no flush.
+    let told = console.run(&format!("{}; {}", write(quiet, 2, "conv=sync"), "echo $?"));
+    assert_eq!(told, "0");
+    for disk in &disks[QUIET + 1..] {
+        let record = write(disk, "$n", "conv=sync,fsync");
+        console.run(&format!(
+            "(n=1; while {record} && echo kept {disk} $n.; do n=$((n+1)); done) & true"
+        ));
+    }
+    for disk in &disks[QUIET + 1..] {
+        console.expect(&format!("kept {disk} {RECORDS}."), BOUND);
+    }
+    served.cut();
+    host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+
+    let log = fs::read_to_string(console_log(&host)).expect("the console's log");
+    for (number, store) in stores.iter().enumerate().skip(QUIET + 1) {
+        let kept = store.kept(&host, number, &DISKS[number]);
+        let last = last_reported(&log, &disks[number]);
+        assert!(last >= RECORDS, "{last} records of {}", DISKS[number].place);
+        let lost: Vec<u64> = (1..=last).filter(|n| !has(&kept, &disks[number], *n)).collect();
+        assert!(lost.is_empty(), "{}: {lost:?} of {last} are lost", DISKS[number].place);
+    }
+    let written = fs::read(&stores[QUIET].content).expect("the store");
+    let kept = stores[QUIET].kept(&host, QUIET, &DISKS[QUIET]);
+    assert!(has(&written, quiet, 2), "the second record had reached the store");
+    assert!(has(&kept, quiet, 1) && !has(&kept, quiet, 2), "only the first was flushed");
+}
+
+fn boot(host: &VmHost, stores: &[PathBuf]) -> Console {
+    let boot = host.copy_of(&image("test-full"), "boot.img");
+    let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
+    let statements: Vec<String> = DISKS
+        .iter()
+        .zip(stores)
+        .map(|(disk, path)| format!("{}:{}", disk.place, path.display()))
+        .collect();
+    let mut line = vec!["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &boot];
+    statements.iter().for_each(|statement| line.extend(["-a", statement]));
+    host.ok(&line);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    console
+}
+
+/// The guest's name of the disk of this size.
+fn name_of(console: &mut Console, disk: &Disk) -> String {
+    let sectors = disk.mib << 11;
+    let told = console.run(&format!("grep -x {sectors} /sys/block/sd*/size /dev/null"));
+    let name = told.strip_prefix("/sys/block/").and_then(|rest| rest.split('/').next());
+    name.unwrap_or_else(|| panic!("a disk of {} MiB: {told}", disk.mib)).to_owned()
+}
+
+/// The guest's command that writes a record: a line of text at the beginning of the block of its number.
+fn write(disk: &str, n: impl std::fmt::Display, how: &str) -> String {
+    format!("echo record {n} of {disk}. | dd of=/dev/{disk} bs={BLOCK} seek={n} {how} 2>&-")
+}
+
+fn has(content: &[u8], disk: &str, n: u64) -> bool {
+    let at = usize::try_from(n * BLOCK).expect("within memory");
+    content
+        .get(at..)
+        .is_some_and(|rest| rest.starts_with(format!("record {n} of {disk}.").as_bytes()))
+}
+
+fn console_log(host: &VmHost) -> PathBuf {
+    host.path("var/opt/hpvm/guests/web/console.log")
+}
+
+fn last_reported(log: &str, disk: &str) -> u64 {
+    let begin = format!("kept {disk} ");
+    let numbers = log.match_indices(&begin).filter_map(|(at, _)| {
+        log[at + begin.len()..].split_once('.').and_then(|(number, _)| number.parse().ok())
+    });
+    numbers.max().unwrap_or_default()
+}
+
+/// The log of blklogwrites has the layout of Linux's dm-log-writes: sectors of 512 bytes, the first one about the log
+/// itself; then for each request a sector with where it begins and how long it is, both in sectors, and what it is, and
+/// after it what was written.
+const SECTOR: u64 = 512;
+const IS_FLUSH: u64 = 1;
+const IS_DISCARD: u64 = 4;
+
+struct Entry {
+    at: u64,
+    length: u64,
+    flags: u64,
+    /// Where in the log its data are.
+    data: u64,
+}
+
+fn entries(log: &File) -> Vec<Entry> {
+    let end = log.metadata().expect("the log").len();
+    let (mut entries, mut at) = (Vec::new(), SECTOR);
+    while at + SECTOR <= end {
+        let mut words = [0; 32];
+        log.read_exact_at(&mut words, at).expect("an entry");
+        let word = |place: usize| {
+            u64::from_le_bytes(words[8 * place..8 * place + 8].try_into().expect("eight bytes"))
+        };
+        let (start, length, flags) = (word(0) * SECTOR, word(1) * SECTOR, word(2));
+        let data = at + SECTOR;
+        at = data + if flags & IS_DISCARD == 0 { length } else { 0 };
+        // The last one may have been cut off.
+        if at <= end {
+            entries.push(Entry { at: start, length, flags, data });
+        }
+    }
+    entries
+}
+
+/// Does to a store what the log tells, up to the last flush.
+fn replay(log: &Path, store: &Path) {
+    let log = File::open(log).expect("the log");
+    let store = OpenOptions::new().write(true).open(store).expect("the store");
+    let entries = entries(&log);
+    let flushed = entries.iter().rposition(|entry| entry.flags & IS_FLUSH != 0);
+    let flushed = flushed.expect("a guest that flushed");
+    for entry in &entries[..flushed] {
+        let mut bytes = vec![0; usize::try_from(entry.length).expect("within memory")];
+        if entry.flags & IS_DISCARD == 0 {
+            log.read_exact_at(&mut bytes, entry.data).expect("what was written");
+        }
+        store.write_all_at(&bytes, entry.at).expect("the store");
+    }
+}
