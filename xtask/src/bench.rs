@@ -11,11 +11,13 @@ mod cloning;
 mod creating;
 mod house;
 mod listing;
+mod loaded;
 mod machine;
 mod peer;
 mod process;
 mod report;
 mod statistics;
+mod storage;
 mod together;
 mod turns;
 mod vswitch;
@@ -58,6 +60,11 @@ const GROUPS: &[Group] = &[
         name: "booted",
         what: "1,000 guests defined and 10 booted: listing, memory, idle processor time",
         measure: booted::measure,
+    },
+    Group {
+        name: "storage",
+        what: "AVIO, VIO and other emulations of disks in one guest",
+        measure: storage::measure,
     },
     Group { name: "list", what: "10,000 guests defined: listing", measure: listing::measure },
     Group {

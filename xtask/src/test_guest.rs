@@ -3,7 +3,8 @@
 //! A kernel of Debian 12 and busybox in one EFI program, nothing else: it boots in a few seconds without KVM. The cloud
 //! kernel is quick and knows AVIO (virtio) only; the full one also has mptsas for emulated SCSI and e1000. A third one is
 //! the first with QEMU's guest agent as Debian ships it, for the tests that ask one; another is the second with iperf3 and
-//! the drivers of both kinds of NIC loaded, for what is measured between guests.
+//! the drivers of both kinds of NIC loaded, for what is measured between guests; and one has a program that loads disks,
+//! `load`, and the drivers of the adapters that `cargo xtask bench storage` compares ours with.
 //!
 //! What a test finds: a shell on ttyS0 with the prompt `hpvm-guest# ` after the line `HPVM GUEST READY`; disks as
 //! /dev/sd?, the DVD as /dev/sr0, both there before that line; the ACPI power button powers off; `poweroff`, `reboot`
@@ -12,6 +13,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -19,7 +21,7 @@ use crate::cache::{self, Key, Scratch};
 use crate::cpio::Archive;
 use crate::disk::Partition;
 use crate::kernel::Kernel;
-use crate::tool::phase;
+use crate::tool::{perform, phase, tool};
 use crate::{apt, disk, initramfs, uki};
 
 const INITTAB: &str = include_str!("guest/inittab");
@@ -27,9 +29,10 @@ const RC: &str = include_str!("guest/rc");
 const PROFILE: &str = include_str!("guest/profile");
 const POWER_BUTTON: &str = include_str!("guest/power-button");
 const AGENT: &str = include_str!("guest/agent");
+const LOAD: &str = include_str!("guest/load.rs");
 
 /// Everything in the source that decides what the guest is.
-const RECIPE: [&str; 11] = [
+const RECIPE: [&str; 12] = [
     include_str!("test_guest.rs"),
     include_str!("initramfs.rs"),
     include_str!("uki.rs"),
@@ -41,6 +44,7 @@ const RECIPE: [&str; 11] = [
     PROFILE,
     POWER_BUTTON,
     AGENT,
+    LOAD,
 ];
 
 /// The messages cost time on an emulated serial line, the mitigations cost it everywhere; disks are found before the
@@ -58,6 +62,7 @@ const ON_DEMAND: [&str; 6] =
 const ON_DEMAND_FULL: [&str; 1] = ["e1000"];
 const AT_BOOT_AGENT: [&str; 1] = ["virtio_console"];
 const AT_BOOT_NET: [&str; 2] = ["virtio_net", "e1000"];
+const AT_BOOT_LOAD: [&str; 3] = ["mptsas", "virtio_blk", "sym53c8xx"];
 
 /// A program of Debian in a guest, with the libraries it is linked with and the packages of all.
 struct Program {
@@ -109,6 +114,7 @@ enum Flavour {
     Full,
     Agent,
     Net,
+    Load,
 }
 
 impl Flavour {
@@ -118,13 +124,14 @@ impl Flavour {
             Self::Full => "full",
             Self::Agent => "agent",
             Self::Net => "net",
+            Self::Load => "load",
         }
     }
 
     fn meta_package(self) -> &'static str {
         match self {
             Self::Cloud | Self::Agent => "linux-image-cloud-amd64",
-            Self::Full | Self::Net => "linux-image-amd64",
+            Self::Full | Self::Net | Self::Load => "linux-image-amd64",
         }
     }
 
@@ -134,19 +141,20 @@ impl Flavour {
             Self::Full => [&AT_BOOT[..], &AT_BOOT_FULL].concat(),
             Self::Agent => [&AT_BOOT[..], &AT_BOOT_AGENT].concat(),
             Self::Net => [&AT_BOOT[..], &AT_BOOT_NET].concat(),
+            Self::Load => [&AT_BOOT[..], &AT_BOOT_LOAD].concat(),
         }
     }
 
     fn on_demand(self) -> Vec<&'static str> {
         match self {
-            Self::Cloud | Self::Agent | Self::Net => ON_DEMAND.to_vec(),
+            Self::Cloud | Self::Agent | Self::Net | Self::Load => ON_DEMAND.to_vec(),
             Self::Full => [&ON_DEMAND[..], &ON_DEMAND_FULL].concat(),
         }
     }
 
     fn program(self) -> Option<&'static Program> {
         match self {
-            Self::Cloud | Self::Full => None,
+            Self::Cloud | Self::Full | Self::Load => None,
             Self::Agent => Some(&AGENT_PROGRAM),
             Self::Net => Some(&IPERF),
         }
@@ -160,7 +168,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         ["--kernel", "full"] => Flavour::Full,
         ["--agent"] => Flavour::Agent,
         ["--net"] => Flavour::Net,
-        _ => bail!("usage: cargo xtask test-guest [--kernel cloud|full | --agent | --net]"),
+        ["--load"] => Flavour::Load,
+        _ => {
+            bail!("usage: cargo xtask test-guest [--kernel cloud|full | --agent | --net | --load]")
+        }
     };
     println!("{}", image(flavour)?.display());
     Ok(())
@@ -186,6 +197,11 @@ fn image(flavour: Flavour) -> Result<PathBuf> {
 /// The disk of the guest with iperf3.
 pub(crate) fn net_image() -> Result<PathBuf> {
     image(Flavour::Net)
+}
+
+/// The disk of the guest that loads its disks.
+pub(crate) fn load_image() -> Result<PathBuf> {
+    image(Flavour::Load)
 }
 
 fn build(flavour: Flavour, scratch: &Scratch) -> Result<PathBuf> {
@@ -218,6 +234,9 @@ fn content(flavour: Flavour, kernel: &Kernel, tree: &Path) -> Result<Vec<u8>> {
     if let Some(program) = flavour.program() {
         program.add(tree, &mut archive)?;
     }
+    if flavour == Flavour::Load {
+        archive.file("bin/load", &load_program(tree)?);
+    }
     let modules = [flavour.at_boot(), flavour.on_demand()].concat();
     kernel.add_modules(&modules, &mut archive)?;
     Ok(archive.finish())
@@ -241,4 +260,14 @@ impl Program {
         archive.link("lib64", FOLDER);
         Ok(())
     }
+}
+
+/// `load`, made for this machine's kind of processor, which is the guest's too.
+fn load_program(tree: &Path) -> Result<Vec<u8>> {
+    let (source, program) = (tree.join("load.rs"), tree.join("load"));
+    fs::write(&source, LOAD).with_context(|| format!("writing {}", source.display()))?;
+    let mut compiler = tool("rustc", Duration::from_secs(120));
+    compiler.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static"]);
+    perform(compiler.args(["-C", "strip=symbols", "-o"]).args([&program, &source]))?;
+    fs::read(&program).with_context(|| format!("reading {}", program.display()))
 }

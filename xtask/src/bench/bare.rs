@@ -48,6 +48,21 @@ impl Bare {
         Ok(Bare { words, folder, media })
     }
 
+    /// Adds words of which none names a descriptor.
+    pub(super) fn also(&mut self, words: &[String]) {
+        self.words.extend_from_slice(words);
+    }
+
+    /// The first word that has this in it.
+    pub(super) fn word_with(&self, part: &str) -> Option<String> {
+        self.words.iter().find(|word| word.contains(part)).cloned()
+    }
+
+    /// Where a chardev with this id listens.
+    pub(super) fn socket(&self, id: &str) -> PathBuf {
+        self.folder.join(id)
+    }
+
     pub(super) fn console(&self) -> PathBuf {
         self.folder.join("console.log")
     }
@@ -143,12 +158,14 @@ impl Running {
         Ok(())
     }
 
+    pub(super) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or_default()
+    }
+
     /// Ends it as one would by hand; gives how long that took.
     pub(super) fn terminate(mut self) -> Result<Duration> {
         let begin = Instant::now();
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            process::signal(pid, rustix::process::Signal::TERM);
-        }
+        process::signal(self.pid(), rustix::process::Signal::TERM);
         self.child.wait()?;
         Ok(begin.elapsed())
     }

@@ -142,10 +142,36 @@ pub(super) fn release(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A folder that goes with what is in it.
+pub(super) struct Folder(pub(super) PathBuf);
+
+impl Folder {
+    /// In the memory of the machine, where that has a place for files.
+    pub(super) fn in_memory(purpose: &str) -> Result<Folder> {
+        let [disk, memory] = places();
+        fresh_folder_in(if memory.is_dir() { &memory } else { &disk }, purpose).map(Folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+/// Where benchmarks make folders: on the disk, and in memory.
+fn places() -> [PathBuf; 2] {
+    [std::env::temp_dir(), "/dev/shm".into()]
+}
+
 /// An empty folder whose name tells which process made it.
 pub(super) fn fresh_folder(purpose: &str) -> Result<PathBuf> {
+    fresh_folder_in(&places()[0], purpose)
+}
+
+fn fresh_folder_in(place: &Path, purpose: &str) -> Result<PathBuf> {
     let own = std::process::id();
-    let path = std::env::temp_dir().join(format!("{PREFIX}{own}-{purpose}"));
+    let path = place.join(format!("{PREFIX}{own}-{purpose}"));
     remove(&path);
     fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
     Ok(path)
@@ -153,7 +179,9 @@ pub(super) fn fresh_folder(purpose: &str) -> Result<PathBuf> {
 
 /// Ends and removes what benchmarks left that were killed.
 pub(super) fn remove_leftovers() -> Result<()> {
-    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+    for entry in
+        places().into_iter().filter_map(|place| fs::read_dir(place).ok()).flatten().flatten()
+    {
         let name = entry.file_name();
         let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
         if let Some(Ok(maker)) = maker.map(str::parse)

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::time::clock_getcpuclockid;
 use rustix::event::{Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -86,14 +87,11 @@ pub(super) fn all() -> Vec<(i32, String)> {
         .collect()
 }
 
-/// Processor time of all threads of a process.
+/// Processor time of a process, with that of its threads that have ended; nothing when it has.
 pub(super) fn processor_time(pid: i32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let nanoseconds = tasks.filter_map(|task| {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanoseconds.sum())
+    clock_getcpuclockid(nix::unistd::Pid::from_raw(pid))
+        .and_then(|clock| clock.now())
+        .map_or(Duration::ZERO, Duration::from)
 }
 
 /// What a process keeps in memory, in KiB: its share of all it has mapped, and what it alone has written.

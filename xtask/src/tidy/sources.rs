@@ -9,6 +9,8 @@ use super::{Finding, TextFile, Tree};
 /// The crates that may hold `unsafe`; ARCHITECTURE.md lists the same among its invariants.
 const UNSAFE_ALLOWED: [&str; 4] =
     ["crates/host/", "crates/keeper/", "crates/vswitch/", "crates/nat/src/slirp"];
+/// A program of a test guest: it asks the kernel of that guest what no safe crate asks, and runs nowhere else.
+const IN_A_GUEST: &str = "xtask/src/guest/load.rs";
 
 /// Words that mark work as left open. In two parts, so that this file does not hold them itself.
 const LEFT_OPEN: [&str; 6] = [
@@ -83,7 +85,8 @@ fn spaces(file: &TextFile, findings: &mut Vec<Finding>) {
 }
 
 fn confinement_of_unsafe(file: &TextFile, code: &str, findings: &mut Vec<Finding>) {
-    if UNSAFE_ALLOWED.iter().any(|folder| file.path.starts_with(folder)) {
+    let is_allowed = UNSAFE_ALLOWED.iter().any(|folder| file.path.starts_with(folder));
+    if is_allowed || file.path == IN_A_GUEST {
         return;
     }
     for (number, line) in code.lines().enumerate() {
