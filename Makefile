@@ -55,6 +55,7 @@ guests:
 	$(CARGO) xtask test-guest --kernel full
 	$(CARGO) xtask test-guest --agent
 	$(CARGO) xtask option-rom
+	$(CARGO) xtask scsi-target
 	$(CARGO) xtask guest-host
 
 # The programs are built first: the end-to-end tests of crate hpvm-tests run them from target/debug.

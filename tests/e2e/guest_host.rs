@@ -2,6 +2,7 @@
 //! boot of it, which the first of them starts, and take turns. A test is a few shell commands and what they must print; it
 //! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` are there for all.
 
+mod attached;
 mod blocks;
 mod device_database;
 mod units;
@@ -15,7 +16,8 @@ use hpvm_testkit::vm_host::{program, repository};
 use crate::Test;
 use crate::pool::image;
 
-pub(crate) const TESTS: &[&[Test]] = &[units::TESTS, blocks::TESTS, device_database::TESTS];
+pub(crate) const TESTS: &[&[Test]] =
+    &[attached::TESTS, units::TESTS, blocks::TESTS, device_database::TESTS];
 
 /// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.
 const SCRIPT_BOUND: Duration = Duration::from_secs(120);

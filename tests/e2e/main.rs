@@ -4,6 +4,7 @@
 //! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests.
 
 mod agent;
+mod attached;
 mod clone;
 mod commands;
 mod company;
@@ -51,6 +52,7 @@ macro_rules! tests {
 
 const SUBJECTS: &[&[Test]] = &[
     agent::TESTS,
+    attached::TESTS,
     commands::TESTS,
     clone::TESTS,
     company::TESTS,

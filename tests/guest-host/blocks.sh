@@ -9,6 +9,9 @@
 #   half_array       spare5   one disk of a RAID 0 of two, the other (spare6) is gone: md that cannot run
 #   multipath_disk   a disk of scsi_debug seen by two ways, as mpatha; mpatha-part1 mounted at /srv/multipath
 #   iscsi_disk       a disk of tgt by iSCSI on the loopback interface, with its sg node
+#   library          a tape drive and a media changer of tgt, in the same way; not part of all_blocks
+#
+# `generic TYPE` prints the sg node of the one SCSI device of that type (1 tape, 5 optical, 8 changer).
 #
 # spare7 is nobody's. Waits end with the bound of the script that calls.
 
@@ -171,6 +174,36 @@ iscsi_disk_gone() {
     iscsiadm --mode node --op delete
     systemctl stop iscsid.socket iscsid.service tgt.service
     rm /var/lib/iscsi-disk
+}
+
+library() {
+    mkdir -p /var/lib/library
+    tgtimg --op new --device-type tape --barcode TAPE --size 64 --type data --file /var/lib/library/tape >/dev/null
+    truncate --size=1k /var/lib/library/changer
+    systemctl start tgt.service iscsid.service
+    tgtadm --lld iscsi --op new --mode target --tid 2 --targetname iqn.2026-11.hpvm:library
+    tgtadm --lld iscsi --op new --mode logicalunit --tid 2 --lun 1 --device-type tape --bstype ssc \
+        --backing-store /var/lib/library/tape
+    tgtadm --lld iscsi --op new --mode logicalunit --tid 2 --lun 2 --device-type changer \
+        --backing-store /var/lib/library/changer
+    tgtadm --lld iscsi --op bind --mode target --tid 2 --initiator-address ALL
+    iscsiadm --mode discovery --type sendtargets --portal 127.0.0.1 >/dev/null
+    iscsiadm --mode node --login >/dev/null
+    await generic 1 >/dev/null
+    await generic 8 >/dev/null
+    udevadm settle
+}
+
+library_gone() {
+    iscsiadm --mode node --logout >/dev/null
+    iscsiadm --mode node --op delete
+    systemctl stop iscsid.socket iscsid.service tgt.service
+    rm -r /var/lib/library
+}
+
+generic() {
+    node=$(grep --line-regexp --files-with-matches "$1" /sys/class/scsi_generic/*/device/type) &&
+        node=${node#/sys/class/scsi_generic/} && echo "/dev/${node%%/*}"
 }
 
 all_blocks() {

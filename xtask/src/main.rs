@@ -16,6 +16,7 @@ mod guest_host;
 mod initramfs;
 mod kernel;
 mod option_rom;
+mod scsi_target;
 mod test_guest;
 mod tidy;
 mod tool;
@@ -31,6 +32,7 @@ usage: cargo xtask TASK
   demo-image                         build the Debian 12 disk of the demo; prints its path
   guest-host [run SCRIPT...]         build the Debian guest that plays VM Host; run scripts in it
   option-rom                         build the EFI driver for emulated SCSI; prints its path
+  scsi-target                        gather a server of SCSI devices for tests; prints its path
   tidy                               check the rules of this repository
   defects [--write]                  show which defects of A.03.50 are settled, by which test
   bench [ROW] [--quick] [--write]    measure README's table of speed and size
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         "demo-image" => demo_image::run(rest),
         "guest-host" => guest_host::run(rest),
         "option-rom" => option_rom::run(rest),
+        "scsi-target" => scsi_target::run(rest),
         "tidy" => tidy::run(rest),
         "defects" => defects::run(rest),
         "bench" => bench::run(rest),

@@ -59,7 +59,7 @@ const AT_BOOT_FULL: [&str; 1] = ["mptsas"];
 /// In the initramfs for a `modprobe` of a test.
 const ON_DEMAND: [&str; 6] =
     ["virtio_net", "virtio_balloon", "virtio_console", "virtio_rng", "pvpanic_pci", "isofs"];
-const ON_DEMAND_FULL: [&str; 1] = ["e1000"];
+const ON_DEMAND_FULL: [&str; 2] = ["e1000", "st"];
 const AT_BOOT_AGENT: [&str; 1] = ["virtio_console"];
 const AT_BOOT_NET: [&str; 2] = ["virtio_net", "e1000"];
 const AT_BOOT_LOAD: [&str; 3] = ["mptsas", "virtio_blk", "sym53c8xx"];

@@ -25,7 +25,8 @@ use hpvm_plan::drives;
 use hpvm_plan::record::{Attached, BootRecord, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::{last_words, media, worker_fd};
+use crate::media::{self, MediaError};
+use crate::{last_words, worker_fd};
 
 /// QEMU's number of the description that bears its mark: it never uses it.
 const MARK_DESCRIPTOR: i32 = 9;
@@ -41,16 +42,8 @@ const PREDECESSOR_BOUND: Duration = Duration::from_secs(5);
 pub enum LaunchError {
     #[error("cannot {action} '{}'", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("'{path}' is another file than it was a moment ago; try again")]
-    Changed { path: String },
-    #[error(
-        "'{path}' is in use: this VM Host, another guest, or a volume or partition on it has it open for itself; `hpvmhostrdev` lists what this VM Host uses"
-    )]
-    StoreBusy { path: String },
-    #[error(
-        "'{path}' needs {other}, and an image given to a guest has to stand alone; `qemu-img convert -O qcow2` makes such a copy"
-    )]
-    Image { path: String, other: &'static str },
+    #[error(transparent)]
+    Media(#[from] MediaError),
     #[error(transparent)]
     Durable(#[from] DurableError),
     #[error(transparent)]
@@ -99,7 +92,7 @@ pub fn start(
     places: &Places,
     milestones: &mut dyn Milestones,
 ) -> Result<(), LaunchError> {
-    let media = open_media(record)?;
+    let media = open_media(record, places)?;
     wait_for_predecessor(&places.run_dir)?;
     let nvram = claim_nvram(places)?;
     prepare_run_folder(places)?;
@@ -184,13 +177,13 @@ fn record_path(places: &Places) -> PathBuf {
 }
 
 /// Opened first: what is missing or changed ends the start before anything was made.
-fn open_media(record: &BootRecord) -> Result<Vec<(Role, File)>, LaunchError> {
+fn open_media(record: &BootRecord, places: &Places) -> Result<Vec<(Role, OwnedFd)>, MediaError> {
     let mut opened = Vec::new();
     for attached in record.storage.iter().filter(|a| a.device.backing.store().is_some()) {
         let address = attached.device.address;
-        opened.push((Role::Medium(address), media::open(attached)?));
+        opened.push((Role::Medium(address), media::open(attached, places.qemu_ids)?));
         for (place, layer) in attached.layers.iter().enumerate() {
-            opened.push((Role::Layer(address, place), media::open_layer(layer)?));
+            opened.push((Role::Layer(address, place), media::open_layer(layer)?.into()));
         }
     }
     Ok(opened)
@@ -252,7 +245,7 @@ fn engine_descriptors(
     record: &BootRecord,
     places: &Places,
     nvram: OwnedFd,
-    media: Vec<(Role, File)>,
+    media: Vec<(Role, OwnedFd)>,
 ) -> Result<(), LaunchError> {
     let (mut nvram, mut media) = (Some(nvram), media);
     for descriptor in command_line::descriptors(record) {
@@ -277,7 +270,7 @@ fn engine_descriptors(
                 let Some(index) = media.iter().position(|(opened, _)| opened == role) else {
                     continue;
                 };
-                media.swap_remove(index).1.into()
+                media.swap_remove(index).1
             }
         };
         launch.qemu_fd(fd, descriptor.number);

@@ -3,47 +3,85 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use hpvm_host::block::{Blocks, DeviceProbe, Lead, Places};
+use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places};
+use hpvm_host::generic;
+use hpvm_host::users::Ids;
 use hpvm_model::{DeviceKind, StorageType};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache};
 use rustix::fs::OFlags;
 
-use crate::launch::LaunchError;
+/// Why what backs a device is not opened for a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    #[error("cannot {action} '{path}'")]
+    File { action: &'static str, path: String, source: io::Error },
+    #[error("'{path}' is another file than it was a moment ago; try again")]
+    Changed { path: String },
+    #[error(
+        "'{path}' is in use: this VM Host, another guest, or a volume or partition on it has it open for itself; `hpvmhostrdev` lists what this VM Host uses"
+    )]
+    StoreBusy { path: String },
+    #[error("'{path}' is in use: {program} (process {pid}) of this VM Host has the device open")]
+    Opened { path: String, program: String, pid: i32 },
+    #[error(
+        "'{path}' needs {other}, and an image given to a guest has to stand alone; `qemu-img convert -O qcow2` makes such a copy"
+    )]
+    Image { path: String, other: &'static str },
+}
 
-/// Opens the store behind a device: a disk to be written, a dvd to be read, a SCSI device to be commanded.
+impl MediaError {
+    fn file(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> MediaError {
+        move |source| MediaError::File { action, path: path.to_owned(), source }
+    }
+}
+
+/// Opens the store behind a device: a disk to be written, a dvd to be read, a SCSI device to be commanded by the user as
+/// whom the guest's QEMU runs (`ids`).
 ///
 /// A block device is opened for this guest alone (open(2), `O_EXCL` without `O_CREAT`): the kernel refuses it while the host,
 /// another guest, a volume or a partition on it has it, and keeps all of them from taking it while the guest runs.
-pub fn open(attached: &Attached) -> Result<File, LaunchError> {
+pub fn open(attached: &Attached, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
     let path = &attached.device.backing.path;
-    let failed = |source| LaunchError::File { action: "open", path: PathBuf::from(path), source };
     let file = OpenOptions::new()
         .read(true)
         .write(attached.access == Access::ReadWrite)
         .custom_flags(i32::try_from(flags(attached).bits()).unwrap_or_default())
         .open(path)
         .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
-            Some(rustix::io::Errno::BUSY) => LaunchError::StoreBusy { path: path.clone() },
-            _ => failed(error),
+            Some(rustix::io::Errno::BUSY) => MediaError::StoreBusy { path: path.clone() },
+            _ => MediaError::file("open", path)(error),
         })?;
-    let metadata = file.metadata().map_err(failed)?;
+    let metadata = file.metadata().map_err(MediaError::file("open", path))?;
     let identity = identity(&metadata);
     if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
-        return Err(LaunchError::Changed { path: path.clone() });
+        return Err(MediaError::Changed { path: path.clone() });
+    }
+    if attached.device.kind.is_attached() {
+        return door(path, &metadata, ids);
     }
     if attached.access == Access::ReadWrite && is_kept_by_loop(path) {
-        return Err(LaunchError::StoreBusy { path: path.clone() });
+        return Err(MediaError::StoreBusy { path: path.clone() });
     }
     if attached.device.backing.storage == StorageType::Qcow2 {
         let below = if attached.device.layers.is_empty() { Below::Nothing } else { Below::Given };
         names_no_other(&file, path, below)?;
     }
-    Ok(file)
+    Ok(file.into())
+}
+
+/// A way to a SCSI device that no program of the VM Host has open, by none of its nodes.
+fn door(path: &str, metadata: &Metadata, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+    let (places, number) = (Places::default(), DeviceNumber::from_raw(metadata.rdev()));
+    let doors = generic::doors(&places.sysfs, number);
+    if let Some(generic::Opener { pid, name }) = generic::opener(&places.proc, &doors) {
+        return Err(MediaError::Opened { path: path.to_owned(), program: name, pid });
+    }
+    generic::door(Path::new(path), number, ids).map_err(MediaError::file("open", path))
 }
 
 /// What QEMU is told lies below an image, so that it does not follow the name there.
@@ -69,15 +107,15 @@ fn is_kept_by_loop(path: &str) -> bool {
 }
 
 /// Refuses an image that names another file, which QEMU would open by its path, as nobody asked, or leave out.
-fn names_no_other(file: &File, path: &str, below: Below) -> Result<(), LaunchError> {
-    let header = header(file).map_err(|source| LaunchError::File {
+fn names_no_other(file: &File, path: &str, below: Below) -> Result<(), MediaError> {
+    let header = header(file).map_err(|source| MediaError::File {
         action: "read",
         path: path.into(),
         source,
     })?;
     match other_file(&header, below) {
         None => Ok(()),
-        Some(other) => Err(LaunchError::Image { path: path.to_owned(), other }),
+        Some(other) => Err(MediaError::Image { path: path.to_owned(), other }),
     }
 }
 
@@ -125,32 +163,34 @@ pub fn open_to_watch(attached: &Attached) -> Option<File> {
 }
 
 /// Opens a store beside the engine that has it, only to be read.
-pub fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, LaunchError> {
+pub fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, MediaError> {
     let path = &attached.device.backing.path;
-    let failed = |source| LaunchError::File { action: "open", path: PathBuf::from(path), source };
     let flags = i32::try_from((OFlags::NONBLOCK | flags).bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    let identity = identity(&file.metadata().map_err(failed)?);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(MediaError::file("open", path))?;
+    let identity = identity(&file.metadata().map_err(MediaError::file("open", path))?);
     if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
-        return Err(LaunchError::Changed { path: path.clone() });
+        return Err(MediaError::Changed { path: path.clone() });
     }
     Ok(file)
 }
 
 /// Opens a layer under a linked clone's disk, which several clones may read at once: so nobody else is kept from it here.
-pub fn open_layer(layer: &AttachedLayer) -> Result<File, LaunchError> {
+pub fn open_layer(layer: &AttachedLayer) -> Result<File, MediaError> {
     let path = &layer.backing.path;
-    let failed = |source| LaunchError::File { action: "open", path: PathBuf::from(path), source };
     let direct = if layer.cache == Cache::Direct { OFlags::DIRECT } else { OFlags::empty() };
     let flags = OFlags::NONBLOCK | direct;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
         .open(path)
-        .map_err(failed)?;
-    let identity = identity(&file.metadata().map_err(failed)?);
+        .map_err(MediaError::file("open", path))?;
+    let identity = identity(&file.metadata().map_err(MediaError::file("open", path))?);
     if identity.is_none() || layer.identity.is_some() && layer.identity != identity {
-        return Err(LaunchError::Changed { path: path.clone() });
+        return Err(MediaError::Changed { path: path.clone() });
     }
     if layer.backing.storage == StorageType::Qcow2 {
         names_no_other(&file, path, Below::Given)?;
@@ -161,7 +201,9 @@ pub fn open_layer(layer: &AttachedLayer) -> Result<File, LaunchError> {
 fn flags(attached: &Attached) -> OFlags {
     // A pipe put in the file's place must not hold us up, nor a drive without medium.
     let mut flags = OFlags::NONBLOCK;
-    if matches!(attached.device.backing.storage, StorageType::Disk | StorageType::Lv) {
+    // A generic SCSI node refuses who wants it alone while anybody has it (Linux, drivers/scsi/sg.c, sg_open).
+    use StorageType::{Attach, Disk, Lv};
+    if matches!(attached.device.backing.storage, Disk | Lv | Attach) {
         flags |= OFlags::EXCL;
     }
     if attached.cache == Cache::Direct {

@@ -12,6 +12,8 @@ use crate::port::Port;
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
+/// Beside them a USB drive of optical media, with what was installed as its disc.
+///
 /// Empty disks, `/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_spareN` with N from 0.
 const SPARE_DISKS: u32 = 8;
 const SPARE_DISK_SIZE: u64 = 256 << 20;
@@ -89,6 +91,10 @@ fn arguments(image: &Path, payload: &Path, folder: &Path) -> Result<Vec<String>>
         ("-chardev", "stdio,id=scripts,signal=off".into()),
         ("-device", "virtserialport,chardev=scripts,name=hpvm.scripts".into()),
         ("-device", "virtio-scsi-pci,id=spares".into()),
+        ("-device", "qemu-xhci".into()),
+        ("-device", "usb-bot,id=optical".into()),
+        ("-drive", format!("if=none,id=disc,format=raw,readonly=on,file={}", payload.display())),
+        ("-device", "scsi-cd,bus=optical.0,drive=disc".into()),
     ];
     for number in 0..SPARE_DISKS {
         let path = folder.join(format!("spare{number}"));

@@ -75,6 +75,15 @@ impl Blocks {
         self.devices.values()
     }
 
+    /// The world-wide names of the disks that were read, as [`Identifier`] prints them. Another path to one of them, that
+    /// nothing joins here, has the same.
+    #[must_use]
+    pub fn world_wide_names(&self) -> BTreeSet<String> {
+        let disks = self.devices.values().filter(|device| device.kind == Kind::Disk);
+        let names = disks.filter_map(|disk| disk.identifier.as_ref());
+        names.filter(|name| matches!(name, Identifier::Wwid(_))).map(ToString::to_string).collect()
+    }
+
     /// The loop devices attached to this store itself.
     #[must_use]
     pub fn loops_on(&self, store: Store) -> &[DeviceNumber] {

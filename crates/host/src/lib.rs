@@ -14,6 +14,7 @@ pub mod engines;
 pub mod facts;
 pub mod fdpass;
 pub mod fingerprint;
+pub mod generic;
 pub mod image_lock;
 pub mod launch;
 pub mod listen;

@@ -252,6 +252,33 @@ fn a_path_without_multipath_is_known_by_its_wwid() {
     check(&tree, "sdb1", &["it is mounted at /"]);
 }
 
+/// Two guests, one by either path: each start alone knows which disk it is, and together they are one thing.
+#[test]
+fn a_path_that_another_has_is_the_same_disk() {
+    let mut tree = Tree::new();
+    for (disk, wwid) in [("sda", "naa.600508b4"), ("sdb", "naa.600508b4"), ("sdc", "naa.600508b5")]
+    {
+        tree.disk(disk);
+        tree.value(disk, "device/wwid", wwid);
+        tree.partition(disk, 1, &format!("{disk}1"));
+    }
+    let alone = tree.read_around(&["/dev/sda1"]);
+    assert_eq!(alone.world_wide_names(), ["wwid:naa.600508b4".to_owned()].into());
+    assert!(alone.device(tree.number("sdb")).is_none(), "nobody said that it is of interest");
+    let both = tree.read_around(&["/dev/sda1", "/dev/sdb", "/dev/sdc"]);
+    for (one, other, expected) in [
+        ("sda1", "sdb", true),
+        ("sda1", "sdb1", true),
+        ("sda", "sdb", true),
+        ("sda1", "sdc1", false),
+        ("sda", "sdc", false),
+    ] {
+        let (one, other) = (tree.store(one), tree.store(other));
+        assert_eq!(both.related(one).contains(&other), expected, "{one:?} {other:?}");
+        assert_eq!(both.related(other).contains(&one), expected, "{other:?} {one:?}");
+    }
+}
+
 #[test]
 fn a_swap_file_is_used_wherever_it_lies() {
     let mut tree = plain();

@@ -25,7 +25,7 @@ pub(crate) struct Claims {
 /// Claims the stores that the guest has for itself, one after the other in one order for all, so that nobody waits in a ring.
 pub(crate) fn claim(host: &VmHost, config: &GuestConfig) -> Result<Claims, Refusal> {
     let path = host.root.claims();
-    let stores = Stores::look([config]).exclusive(config);
+    let stores = Stores::look([config]).with_other_paths(&host.registry)?.exclusive(config);
     let bytes: BTreeSet<u64> = stores.into_values().flatten().map(byte).collect();
     let mut locks = Vec::new();
     for byte in bytes {

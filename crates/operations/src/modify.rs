@@ -12,6 +12,7 @@ use hpvm_app::snapshot::Agent;
 use hpvm_engine::media;
 use hpvm_host::names::run_folder;
 use hpvm_host::signals;
+use hpvm_host::users::Ids;
 use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::difference::{self, Effect, FieldChange};
 use hpvm_plan::growth::{Growth, growth};
@@ -327,7 +328,7 @@ fn apply_now(
         return Ok(Taken::default());
     }
     supervise::awake(host, config)?;
-    let media = open_media(changes)?;
+    let media = open_media(changes, supervise::places(host, config)?.qemu_ids)?;
     let stores = open_stores(changes);
     let (watched, stores): (Vec<StorageAddress>, Vec<File>) = stores.into_iter().unzip();
     let descriptors: Vec<BorrowedFd<'_>> =
@@ -364,7 +365,7 @@ impl Patience {
     }
 }
 
-fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
+fn open_media(changes: &[DeviceChange], ids: Option<Ids>) -> Result<Vec<OwnedFd>, Refusal> {
     let wanted = protocol::media(changes);
     let mut opened: Vec<OwnedFd> = Vec::new();
     for change in changes {
@@ -379,7 +380,7 @@ fn open_media(changes: &[DeviceChange]) -> Result<Vec<OwnedFd>, Refusal> {
         };
         for attached in attached.iter().filter(|a| wanted.contains(&a.device.address)) {
             if attached.device.backing.store().is_some() {
-                opened.push(media::open(attached)?.into());
+                opened.push(media::open(attached, ids)?);
             }
         }
     }

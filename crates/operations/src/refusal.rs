@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use hpvm_app::client::ClientError;
 use hpvm_app::protocol::{Denial, NotStopped};
 use hpvm_engine::launch::LaunchError;
+use hpvm_engine::media::MediaError;
 use hpvm_host::conf::ConfError;
 use hpvm_host::durable::DurableError;
 use hpvm_host::lock::BusyError;
@@ -97,6 +98,8 @@ pub enum Refusal {
     Durable(#[from] DurableError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Media(#[from] MediaError),
     #[error(transparent)]
     Worker(#[from] ClientError),
     #[error(transparent)]

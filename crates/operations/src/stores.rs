@@ -10,10 +10,13 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
-use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageDevice};
+use hpvm_model::{Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice};
 use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Writable};
 use hpvm_plan::record::Cache;
+use hpvm_registry::Registry;
 use rustix::fs::{Mode, OFlags};
+
+use crate::Refusal;
 
 /// The stores of some configurations.
 #[derive(Debug, Default)]
@@ -52,6 +55,27 @@ impl Stores {
         };
         let files = paths.iter().map(|path| ((*path).to_owned(), fact(path))).collect();
         Stores { files, leads, silent, blocks }
+    }
+
+    /// The same, and what guests have by other paths to the same disks: two paths that no multipath joins are known by the
+    /// disk's world-wide name, and the device database knows which path a guest got with that name.
+    pub(crate) fn with_other_paths(mut self, registry: &Registry) -> Result<Stores, Refusal> {
+        let mut others = BTreeSet::new();
+        for name in self.blocks.world_wide_names() {
+            let entries = registry.entries_of_disk(EntryType::Guest, &name)?;
+            // Where the guest's own name leads now counts; where it led then is what other names may still mean.
+            let paths = entries.into_iter().map(|e| [e.id.name().to_owned(), e.real_path]);
+            others.extend(paths.flatten());
+        }
+        others.retain(|path| !self.leads.contains_key(path));
+        if others.is_empty() {
+            return Ok(self);
+        }
+        let places = Places::default();
+        let others = leads(&places, &others.iter().map(String::as_str).collect());
+        let starts: Vec<Lead> = self.leads.values().chain(others.values()).cloned().collect();
+        self.blocks = Blocks::read_around(&places, &starts);
+        Ok(self)
     }
 
     /// What a path leads to, if it can be compared with other stores.
@@ -176,7 +200,7 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
         kind => match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
             Err(error) => FileFact::Unreadable(std::io::Error::from(error).to_string()),
             Ok(()) if kind.is_block_device() => block(path, &metadata, blocks),
-            Ok(()) if kind.is_char_device() => character(&metadata),
+            Ok(()) if kind.is_char_device() => character(path),
             Ok(()) => regular(path, &metadata),
         },
     }
@@ -224,22 +248,14 @@ fn block(path: &Path, metadata: &Metadata, blocks: &Blocks) -> FileFact {
     FileFact::Block(BlockFact { identity, size: Bytes(device.size_bytes), writable, kind })
 }
 
-/// The SCSI type of a generic node stands beside its device in sysfs (`scsi_generic/sgN/device/type`).
-fn character(metadata: &Metadata) -> FileFact {
-    let number = DeviceNumber::from_raw(metadata.rdev());
-    let text = std::fs::read_to_string(format!("/sys/dev/char/{number}/device/type"));
-    match text.ok().and_then(|text| text.trim().parse().ok()) {
-        Some(number) if is_generic(metadata.rdev()) => FileFact::Generic {
-            identity: FileIdentity::of_device(metadata.rdev()),
-            peripheral: Peripheral::of_type(number),
+fn character(path: &Path) -> FileFact {
+    let Ok(Lead::Character(found)) = Places::default().lead(path) else { return FileFact::Missing };
+    let DeviceNumber { major, minor } = found.number;
+    match found.peripheral {
+        Some(peripheral) if found.is_generic() => FileFact::Generic {
+            identity: FileIdentity::of_device(rustix::fs::makedev(major, minor)),
+            peripheral: Peripheral::of_type(peripheral),
         },
         _ => FileFact::Special("character device"),
     }
-}
-
-/// The major number of generic SCSI nodes (Linux, Documentation/admin-guide/devices.txt, 21 char).
-const SCSI_GENERIC_MAJOR: u32 = 21;
-
-fn is_generic(number: u64) -> bool {
-    rustix::fs::major(number) == SCSI_GENERIC_MAJOR
 }

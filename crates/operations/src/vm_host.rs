@@ -118,6 +118,7 @@ impl VmHost {
         before: Option<&GuestConfig>,
     ) -> Result<HostFacts, Refusal> {
         let stores = Stores::look(std::iter::once(config).chain(before));
+        let stores = stores.with_other_paths(&self.registry)?;
         // By uuid, since a guest that is not created yet has no number of its own.
         let own = self.registry.guest(&Selector::Uuid(config.uuid))?;
         let sharers = self.sharers(config, own.as_ref().map(|own| own.number), &stores)?;

@@ -247,7 +247,9 @@ fn storage(line: &mut Line, record: &BootRecord) {
             for place in (0..attached.layers.len()).rev() {
                 layer(line, attached, place, &fds);
             }
-            line.option("-add-fd", format!("fd={fd},set={fd}"));
+            if !device.kind.is_attached() {
+                line.option("-add-fd", format!("fd={fd},set={fd}"));
+            }
             line.option("-blockdev", node_text(attached, fd));
         }
         line.option("-device", device_text(attached, Some(index + 1)));
@@ -267,9 +269,10 @@ fn adapter_text(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> String
     properties_text(&adapter_properties(slot, kind, record))
 }
 
-fn node_text(attached: &Attached, fdset: i32) -> String {
+fn node_text(attached: &Attached, number: i32) -> String {
     let name = node_id(attached.device.address, 0);
-    blockdev_text(node_properties(attached, &name, i64::from(fdset)))
+    let handle = Handle { set: number.into(), number: number.into() };
+    blockdev_text(node_properties(attached, &name, handle))
 }
 
 fn blockdev_text(properties: Vec<Property>) -> String {
@@ -349,9 +352,18 @@ pub fn adapter_properties(slot: PciSlot, kind: AdapterKind, record: &BootRecord)
     properties
 }
 
+/// A descriptor as QEMU knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handle {
+    /// The set it is in.
+    pub set: i64,
+    /// Its number in QEMU.
+    pub number: i64,
+}
+
 /// Properties of the block node behind a device's medium: the store itself, or the format that is read from it.
 #[must_use]
-pub fn node_properties(attached: &Attached, node: &str, fdset: i64) -> Vec<Property> {
+pub fn node_properties(attached: &Attached, node: &str, handle: Handle) -> Vec<Property> {
     let device = &attached.device;
     let is_writable_disk = device.kind == DeviceKind::Disk && attached.access == Access::ReadWrite;
     let mut common = vec![("node-name", Value::text(node))];
@@ -361,7 +373,10 @@ pub fn node_properties(attached: &Attached, node: &str, fdset: i64) -> Vec<Prope
     if attached.access == Access::ReadOnly {
         common.push(("read-only", Value::Flag(true)));
     }
-    let store = store_properties(device.backing.storage, attached.cache, fdset);
+    let store = match device.kind.is_attached() {
+        true => generic_properties(handle.number),
+        false => store_properties(device.backing.storage, attached.cache, handle.set),
+    };
     let below = (!attached.layers.is_empty()).then(|| layer_id(device.address, 0));
     format_properties(device.backing.storage, common, below, store)
 }
@@ -397,6 +412,13 @@ pub(crate) fn format_properties(
     let mut properties = store;
     properties.splice(1..1, common);
     properties
+}
+
+/// The generic node of a SCSI device. QEMU tells it from other files by looking at the path, at which a set's name has
+/// nothing; so it opens by this one what the descriptor leads to.
+fn generic_properties(number: i64) -> Vec<Property> {
+    let path = format!("/proc/self/fd/{number}");
+    vec![("driver", Value::text("host_device")), ("filename", Value::text(path))]
 }
 
 /// The protocol layer: the file or device behind a descriptor.

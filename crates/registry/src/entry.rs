@@ -100,6 +100,17 @@ impl Registry {
         Ok(found)
     }
 
+    /// The entries of a type whose device is a disk with this identifier, or a partition of one.
+    pub fn entries_of_disk(&self, of: EntryType, disk: &str) -> Result<Vec<Entry>, RegistryError> {
+        let mut found = self.entries_where("identifier = ?2 AND type = ?1", [of.as_str(), disk])?;
+        // Partitions are `DISK-partNUMBER`, and no digit comes after '9' but what follows it in ASCII.
+        let filter = "identifier >= ?2 AND identifier < ?3 AND type = ?1";
+        let part = format!("{disk}-part");
+        let bounds = [of.as_str(), &format!("{part}0"), &format!("{part}:")];
+        found.extend(self.entries_where(filter, bounds)?);
+        Ok(found)
+    }
+
     /// Whether an existing guest other than `except` has a device by this name.
     pub fn is_used_by_others(
         &self,

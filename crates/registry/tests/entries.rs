@@ -51,6 +51,32 @@ fn any_entry() -> impl Strategy<Value = Entry> {
     )
 }
 
+#[test]
+fn a_disk_is_found_by_its_name_and_by_its_parts() {
+    let place = Place::new();
+    let known = |path: &str, identifier: &str| {
+        let identity = StoreIdentity { identifier: Some(identifier.into()), size: Bytes(512) };
+        Entry { identity: Some(identity), ..of_guest(path) }
+    };
+    let mut registry = place.open();
+    put(
+        &mut registry,
+        &[
+            known("/dev/sda", "wwid:naa.1"),
+            known("/dev/sda2", "wwid:naa.1-part2"),
+            known("/dev/sda12", "wwid:naa.1-part12"),
+            known("/dev/sdb", "wwid:naa.12"),
+            known("/dev/sdb1", "wwid:naa.12-part1"),
+            known("/dev/sdc", "wwid:naa.1-party"),
+        ],
+    );
+    let found = registry.entries_of_disk(EntryType::Guest, "wwid:naa.1").unwrap();
+    let mut paths: Vec<&str> = found.iter().map(|entry| entry.id.name()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/dev/sda", "/dev/sda12", "/dev/sda2"]);
+    assert_eq!(registry.entries_of_disk(EntryType::Restricted, "wwid:naa.1").unwrap(), []);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 

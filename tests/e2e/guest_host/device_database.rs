@@ -8,6 +8,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_the_host_uses_is_listed_and_no_more,
     a_signature_counts_where_no_guest_has_the_device,
     a_guest_starts_on_the_disk_it_was_given,
+    two_paths_to_one_disk_are_one_disk,
 ];
 
 /// Settles 1: of a disk the host swaps to a partition of, the other partition is a guest's all the same, before and after
@@ -98,4 +99,33 @@ fn a_guest_starts_on_the_disk_it_was_given() {
         "the answer was about that one disk"
     );
     host.ok("hpvmremove -P g -F --purge; test -z \"$(hpvmdevmgmt -l gdev)\"; rm /root/disk");
+}
+
+/// Two hosts serve the same disk, and no multipath joins the two paths: who has one of them keeps others from the second, and
+/// from its parts.
+fn two_paths_to_one_disk_are_one_disk() {
+    let mut host = Turn::take();
+    host.ok("modprobe scsi_debug add_host=2 vpd_use_hostno=0 dev_size_mb=32; udevadm settle");
+    let paths = host.ok("lsscsi | awk '/scsi_debug/ { print $NF }'");
+    let paths: Vec<&str> = paths.lines().collect();
+    let [one, other] = paths[..] else { panic!("two paths: {paths:?}") };
+    host.ok(&format!(
+        "printf ',8M\\n,\\n' | settled sfdisk --quiet {one}; settled blockdev --rereadpt {other}
+         hpvmcreate -P first -r 64M -a disk:avio_stor::disk:{one}2"
+    ));
+    let create =
+        |store: &str| format!("hpvmcreate -P other -r 64M -a disk:avio_stor::disk:{store} 2>&1");
+    for (store, meets) in
+        [(other.to_owned(), true), (format!("{other}2"), true), (format!("{other}1"), false)]
+    {
+        let said = host.ok(&create(&store));
+        assert_eq!(said.contains("configured in guest 'first' (0,0,0)"), meets, "{store}: {said}");
+        host.ok("hpvmstart -P first");
+        let start = host.run("hpvmstart -P other 2>&1");
+        let is_refused =
+            start.status == 1 && start.output.contains("in use by the running guest 'first'");
+        assert_eq!(is_refused, meets, "{store}: {}", start.output);
+        host.ok("hpvmstop -P first -F; hpvmstop -P other -F 2>&1 || true; hpvmremove -P other -F --purge");
+    }
+    host.ok("hpvmremove -P first -F --purge; modprobe --remove scsi_debug");
 }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hpvm_model::{PciSlot, StorageAddress};
-use hpvm_plan::command_line::{device_id, node_id, node_properties};
+use hpvm_plan::command_line::{Handle, device_id, node_id, node_properties};
 use hpvm_plan::record::Attached;
 use hpvm_qmp::answer::BlockDevice;
 use hpvm_qmp::command::{
@@ -37,9 +37,11 @@ impl Bench<'_> {
         let name = node(address, seq);
         let add = AddFd { fdset_id: None, opaque: Some(name.clone()) };
         let added = self.client.pass(&add, descriptor).await?;
-        let wanted = node_properties(attached, &name, added.fdset_id);
+        let handle = Handle { set: added.fdset_id, number: added.fd };
+        let wanted = node_properties(attached, &name, handle);
         let opened = self.client.execute(&BlockdevAdd(properties(&wanted))).await;
-        if opened.is_err() {
+        // What is attached was opened anew, and the descriptor that led there is of no use any more.
+        if opened.is_err() || attached.device.kind.is_attached() {
             let _ = self.client.execute(&RemoveFd { fdset_id: added.fdset_id }).await;
         }
         opened?;

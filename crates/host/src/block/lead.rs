@@ -44,7 +44,20 @@ pub struct Character {
     pub subsystem: Option<String>,
     /// The disk it gives raw access to, as /dev/sg0 does.
     pub block: Option<DeviceNumber>,
+    /// What a SCSI device says it is (SPC-4, 6.6.2, peripheral device type), of its generic node.
+    pub peripheral: Option<u8>,
 }
+
+impl Character {
+    /// Whether it is the generic node of a SCSI device, which takes commands for it.
+    #[must_use]
+    pub fn is_generic(&self) -> bool {
+        self.number.major == SCSI_GENERIC_MAJOR
+    }
+}
+
+/// Linux, Documentation/admin-guide/devices.txt, 21 char.
+const SCSI_GENERIC_MAJOR: u32 = 21;
 
 /// A regular file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

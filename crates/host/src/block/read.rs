@@ -60,8 +60,9 @@ impl Blocks {
 
     /// Reads the stores that these leads are, and what hangs together with them.
     ///
-    /// Another path to the same disk is found when multipath holds both, or when the host mounts it or swaps on it; that
-    /// an unmounted volume group lies on it is seen by [`Blocks::read_all`] only.
+    /// Another path to the same disk is found when multipath holds both, when the host mounts it or swaps on it, or when it
+    /// is among the starts: who knows of others asks for [`Blocks::world_wide_names`] and reads again with them. That an
+    /// unmounted volume group lies on it is seen by [`Blocks::read_all`] only.
     #[must_use]
     pub fn read_around(places: &Places, starts: &[Lead]) -> Self {
         let mut reader = Reader::new(places);

@@ -176,7 +176,8 @@ pub(super) fn character(sysfs: &Path, number: DeviceNumber) -> Character {
         });
         self::number(sysfs, &name?)
     };
-    Character { number, subsystem, block: behind() }
+    let peripheral = value(&folder.join("device/type"));
+    Character { number, subsystem, block: behind(), peripheral }
 }
 
 /// The names in a folder, sorted; empty when it cannot be read.
@@ -221,11 +222,14 @@ mod tests {
         fs::write(sysfs.join("class/block/nvme0n1/dev"), "259:0\n").expect("written");
         let subsystem = "../../../class/scsi_generic";
         symlink(subsystem, sysfs.join("dev/char/21:0/subsystem")).expect("linked");
+        fs::write(sysfs.join("dev/char/21:0/device/type"), "0\n").expect("written");
         symlink("../../devices/nvme/ng0n1", sysfs.join("dev/char/237:0")).expect("linked");
         let behind = |number: &str| character(sysfs, number.parse().expect("a number"));
         assert_eq!(behind("21:0").block, "8:0".parse().ok());
         assert_eq!(behind("21:0").subsystem.as_deref(), Some("scsi_generic"));
+        assert_eq!((behind("21:0").peripheral, behind("21:0").is_generic()), (Some(0), true));
         assert_eq!(behind("237:0").block, "259:0".parse().ok());
+        assert_eq!((behind("237:0").peripheral, behind("237:0").is_generic()), (None, false));
         assert_eq!(behind("1:3").block, None);
     }
 

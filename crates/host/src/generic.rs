@@ -1,0 +1,147 @@
+//! Generic SCSI nodes (`/dev/sg*`) that a guest's QEMU is to command: which other nodes lead to the same device, which
+//! program has one of them open, and a door to the device for one user.
+//!
+//! Called where what backs a device of a guest is opened. QEMU tells a generic node by its path, so a descriptor alone does
+//! not do: it opens `/proc/self/fd/NUMBER`, and the kernel then looks at the rights of the node behind it. The host's own
+//! nodes keep theirs; the guest's user gets a node of his own that has no name any more.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, open};
+
+use crate::block::DeviceNumber;
+use crate::users::Ids;
+
+/// A program that has a device open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opener {
+    pub pid: i32,
+    pub name: String,
+}
+
+/// The numbers of the character devices that lead to the same SCSI device as this generic node, itself among them: for a
+/// tape `st0` and `nst0`, for a changer `sch0` (Linux, drivers/scsi: each is a child of the SCSI device in sysfs).
+#[must_use]
+pub fn doors(sysfs: &Path, number: DeviceNumber) -> BTreeSet<DeviceNumber> {
+    let device = sysfs.join("dev/char").join(number.to_string()).join("device");
+    let classes = ["scsi_generic", "scsi_tape", "scsi_changer"].map(|class| device.join(class));
+    let nodes = classes.iter().filter_map(|class| fs::read_dir(class).ok()).flatten().flatten();
+    let numbers = nodes.filter_map(|node| {
+        fs::read_to_string(node.path().join("dev")).ok()?.trim().parse::<DeviceNumber>().ok()
+    });
+    numbers.chain([number]).collect()
+}
+
+/// A program other than this one that has one of these character devices open, as far as we may look.
+#[must_use]
+pub fn opener(proc: &Path, doors: &BTreeSet<DeviceNumber>) -> Option<Opener> {
+    let own = std::process::id();
+    let processes = fs::read_dir(proc).into_iter().flatten().flatten();
+    let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pid = numbers.find(|pid| *pid != own && has_open(&proc.join(pid.to_string()), doors))?;
+    let name = fs::read_to_string(proc.join(pid.to_string()).join("comm")).unwrap_or_default();
+    Some(Opener { pid: i32::try_from(pid).ok()?, name: name.trim().to_owned() })
+}
+
+/// Only what lies below /dev is looked at more closely: a file on a server that is gone would hold us up.
+fn has_open(process: &Path, doors: &BTreeSet<DeviceNumber>) -> bool {
+    let links = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let mut devices = links
+        .map(|link| link.path())
+        .filter(|link| fs::read_link(link).is_ok_and(|target| target.starts_with("/dev")));
+    devices.any(|link| {
+        let Ok(metadata) = fs::metadata(link) else { return false };
+        let is_character = FileType::from_raw_mode(metadata.mode()) == FileType::CharacterDevice;
+        is_character && doors.contains(&DeviceNumber::from_raw(metadata.rdev()))
+    })
+}
+
+/// A descriptor that leads to the character device of this number and is not open itself (`O_PATH`): who has it opens the
+/// device by `/proc/self/fd/NUMBER`. With `ids` that user may, through a node of his own whose name is gone before anybody
+/// else could use it; without, whoever may open `path`.
+pub fn door(path: &Path, number: DeviceNumber, ids: Option<Ids>) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Some(Ids { uid, gid }) = ids else {
+        return Ok(open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+    };
+    let name = PathBuf::from(format!("/dev/.hpvm-{number}-{}", std::process::id()));
+    let device = makedev(number.major, number.minor);
+    let made = mknodat(CWD, &name, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, device);
+    made.map_err(|error| {
+        io::Error::new(error.kind(), format!("a node in /dev cannot be made: {error}"))
+    })?;
+    let opened = open(&name, flags, Mode::empty());
+    fs::remove_file(&name)?;
+    let door = opened?;
+    chownat(
+        door.as_fd(),
+        "",
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
+        AtFlags::EMPTY_PATH,
+    )?;
+    Ok(door)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_tape_has_several_doors() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let device = folder.path().join("devices/1:0:0:1");
+        for (node, number) in
+            [("scsi_generic/sg9", "21:9"), ("scsi_tape/st0", "9:0"), ("scsi_tape/nst0", "9:128")]
+        {
+            fs::create_dir_all(device.join(node)).expect("made");
+            fs::write(device.join(node).join("dev"), format!("{number}\n")).expect("written");
+        }
+        let node = folder.path().join("dev/char/21:9");
+        fs::create_dir_all(&node).expect("made");
+        symlink(&device, node.join("device")).expect("linked");
+        let found = doors(folder.path(), "21:9".parse().expect("a number"));
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["9:0", "9:128", "21:9"]);
+        let alone = doors(folder.path(), "21:3".parse().expect("a number"));
+        assert_eq!(alone.len(), 1, "what sysfs does not know is itself");
+    }
+
+    #[test]
+    fn who_has_a_device_open_is_found_and_named() {
+        let null = DeviceNumber::from_raw(fs::metadata("/dev/null").expect("it is there").rdev());
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .stdin(std::process::Stdio::null())
+            .spawn()
+            .expect("a child");
+        // Others have it too; so a /proc that shows our child alone is made.
+        let proc = tempfile::tempdir().expect("a folder");
+        let pid = child.id();
+        symlink(format!("/proc/{pid}"), proc.path().join(pid.to_string())).expect("linked");
+        let found = opener(proc.path(), &BTreeSet::from([null]));
+        let other = opener(proc.path(), &BTreeSet::from(["21:77".parse().expect("a number")]));
+        child.kill().and_then(|()| child.wait().map(drop)).expect("it ends");
+        assert_eq!(found, Some(Opener { pid: pid.cast_signed(), name: "sleep".into() }));
+        assert_eq!(other, None);
+    }
+
+    #[test]
+    fn a_door_leads_to_the_device_and_is_not_open() {
+        let null = DeviceNumber::from_raw(fs::metadata("/dev/null").expect("it is there").rdev());
+        let door = door(Path::new("/dev/null"), null, None).expect("a door");
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&door));
+        let status = rustix::fs::fcntl_getfl(&door).expect("flags");
+        assert!(status.contains(OFlags::PATH), "{status:?}");
+        let metadata = fs::metadata(&path).expect("it leads there");
+        assert_eq!(DeviceNumber::from_raw(metadata.rdev()), null);
+        fs::OpenOptions::new().write(true).open(&path).expect("it can be opened");
+    }
+}

@@ -1,0 +1,115 @@
+//! SCSI devices of the VM Host that guests command themselves: a tape and a changer, found, refused where they must not go,
+//! and given to one guest up to its firmware. What a guest's operating system does with them is seen in `attached` beside
+//! this folder, on a machine that need not have them.
+
+use super::Turn;
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_tape_and_a_changer_go_to_one_guest,
+    what_a_program_has_open_is_refused,
+    an_attached_device_comes_and_goes_while_the_guest_runs,
+];
+
+/// `refused WORDS COMMAND…`: it must be refused, with these words. `status NAME`, `engine NAME`: state and QEMU of a guest.
+/// `asked NODE`: how many requests its device was sent.
+const FUNCTIONS: &str = r#"
+refused() {
+    words=$1; shift
+    if said=$("$@" 2>&1); then echo "not refused: $*"; exit 1; fi
+    case $said in *"$words"*) ;; *) echo "$* says: $said"; exit 1 ;; esac
+}
+state() { hpvmstatus | grep "^$1 " | cut -c36-44 | sed 's/ *$//'; }
+in_firmware() { test "$(state "$1")" = 'On (EFI)'; }
+engine() { sed -n 's/.*"qemu":{"pid":\([0-9]*\).*/\1/p' "/run/hpvm/$(hpvmstatus | awk "\$1 == \"$1\" { print \$2 }")/status"; }
+asked() { printf '%d\n' "$(cat "/sys/class/scsi_generic/${1#/dev/}/device/iorequest_cnt")"; }
+was_asked() { test "$(asked "$1")" -gt "$2"; }
+tape=$(generic 1) changer=$(generic 8)
+"#;
+
+#[track_caller]
+fn ok(host: &mut Turn, commands: &str) -> String {
+    host.ok(&format!("{FUNCTIONS}\n{commands}"))
+}
+
+fn a_tape_and_a_changer_go_to_one_guest() {
+    let mut host = Turn::take();
+    host.ok("library");
+    ok(
+        &mut host,
+        r#"create() { hpvmcreate -P g -r 64M -a "$1"; }
+         refused 'is a tape and cannot be attached as a changer' create changer:scsi::attach:$tape
+         refused 'is a changer and cannot be attached as a tape' create tape:scsi::attach:$changer
+         refused 'is a changer and cannot be attached as a burner' create burner:avio_stor::attach:$changer
+         refused 'type 0x00' create tape:scsi::attach:$(lsscsi --generic | awk '/spare|QEMU HARDDISK/ { print $NF; exit }')
+         refused 'its storage type is attach' create disk:scsi::disk:$tape
+         refused 'is a character device' create tape:scsi::attach:/dev/nst0"#,
+    );
+    ok(
+        &mut host,
+        r#"hpvmcreate -P g -r 64M -a tape:scsi::attach:$tape -a changer:avio_stor::attach:$changer
+         refused 'only images of dvds are shared' hpvmdevmgmt -m gdev:$tape:attr:SHARE=YES
+         mknod /root/another-node c $(stat -c '0x%t 0x%T' $tape)
+         hpvmcreate -P other -r 64M -a tape:scsi::attach:/root/another-node 2>&1 | grep -q "'g' (0,0,0)"
+         before="$(asked $changer)"
+         node=$(stat -c '%U %G %a' $changer)
+         hpvmstart -P g
+         await in_firmware g
+         await was_asked $changer $before
+         refused "in use by the running guest 'g'" hpvmstart -P other
+         test "$(stat -c '%U %G %a' $changer)" = "$node"
+         test -z "$(find /dev -name '.hpvm*')"
+         test $(stat -c %u /proc/$(engine g)) -ge 1000000
+         hpvmstop -P g -F
+         hpvmstart -P other
+         await in_firmware other
+         refused "in use by the running guest 'other'" hpvmstart -P g
+         hpvmstop -P other -F"#,
+    );
+    host.ok("rm /root/another-node; hpvmremove -P g -F --purge; hpvmremove -P other -F --purge; library_gone");
+}
+
+/// The tape driver's nodes lead to the same device as the generic one.
+fn what_a_program_has_open_is_refused() {
+    let mut host = Turn::take();
+    host.ok("library");
+    ok(
+        &mut host,
+        r#"hpvmcreate -P g -r 64M -a tape:scsi::attach:$tape
+         exec 9<>/dev/nst0
+         sleep 100 & sleeper=$!
+         exec 9>&-
+         refused "sleep (process $sleeper) of this VM Host has the device open" hpvmstart -P g
+         kill $sleeper
+         wait $sleeper || true
+         exec 9<>$tape
+         refused 'is in use' hpvmstart -P g
+         exec 9>&-
+         hpvmstart -P g
+         hpvmstop -P g -F
+         hpvmremove -P g -F --purge"#,
+    );
+    host.ok("library_gone");
+}
+
+fn an_attached_device_comes_and_goes_while_the_guest_runs() {
+    let mut host = Turn::take();
+    host.ok("library");
+    ok(
+        &mut host,
+        r#"hpvmcreate -P g -r 64M -a disk:avio_stor::disk:$(spare 7)
+         hpvmstart -P g
+         await in_firmware g
+         hpvmmodify -P g -a changer:avio_stor:0,1,0:attach:$changer -a tape:avio_stor:0,1,1:attach:$tape
+         hpvmstatus -P g -d | grep -q ":attach:$tape"
+         holds() { ls -l /proc/$(engine g)/fd | grep -c '/dev/.hpvm-21:'; }
+         test "$(holds)" = 2
+         hpvmmodify -P g -d changer:avio_stor:0,1,0
+         test "$(holds)" = 1
+         hpvmmodify -P g -a changer:avio_stor:0,1,0:attach:$changer
+         test "$(holds)" = 2
+         hpvmstop -P g -F
+         hpvmremove -P g -F --purge"#,
+    );
+    host.ok("library_gone");
+}
