@@ -25,7 +25,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_dry_run_makes_nothing,
     a_linked_clone_keeps_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
-    disks_of_a_running_guest_are_not_copied,
     clones_of_real_guests_boot,
     a_copy_killed_at_any_moment_leaves_nothing,
     an_interrupted_copy_leaves_nothing,
@@ -35,7 +34,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 const MIB: u64 = 1 << 20;
 
 /// A VM Host with the guest `web`, off, whose disk has some data and many holes, and a dvd.
-fn with_web() -> VmHost {
+pub(crate) fn with_web() -> VmHost {
     let host = VmHost::new(Engine::Fake);
     fill(&host.disk("web.img", 64 * MIB), 8);
     let disk = on(&host.path("web.img"), "file");
@@ -45,17 +44,18 @@ fn with_web() -> VmHost {
 }
 
 /// So many pieces of 1 MiB, spread out.
-fn fill(disk: &Path, pieces: u64) {
+pub(crate) fn fill(disk: &Path, pieces: u64) {
     let file = File::options().write(true).open(disk).expect("the disk");
     let length = file.metadata().expect("the disk").len();
+    let mut bytes: Vec<u8> = (0..MIB).map(|n| (n * 31) as u8 | 1).collect();
     for piece in 0..pieces {
-        let bytes: Vec<u8> = (0..MIB).map(|n| (n * 31 + piece) as u8 | 1).collect();
+        bytes[..8].copy_from_slice(&(piece | 1 << 60).to_le_bytes());
         file.write_all_at(&bytes, piece * (length / pieces)).expect("data");
     }
     file.sync_all().expect("synced");
 }
 
-fn on(path: &Path, storage: &str) -> String {
+pub(crate) fn on(path: &Path, storage: &str) -> String {
     format!("disk:avio_stor:0,1,0:{storage}:{}", path.display())
 }
 
@@ -71,7 +71,7 @@ fn registry(host: &VmHost) -> Registry {
 
 /// Nothing of a clone is there, under whatever name, and nothing goes on.
 #[track_caller]
-fn nothing_is_left(host: &VmHost, folder: &Path) {
+pub(crate) fn nothing_is_left(host: &VmHost, folder: &Path) {
     let names = fs::read_dir(folder).expect("a folder").flatten();
     let left: Vec<PathBuf> = names
         .map(|entry| entry.path())
@@ -240,20 +240,6 @@ fn a_base_is_protected_by_removed_clones_too() {
     host.ok(&["hpvmstart", "-P", "web"]);
 }
 
-fn disks_of_a_running_guest_are_not_copied() {
-    let host = with_web();
-    host.ok(&["hpvmstart", "-P", "web"]);
-    let copy = on(&host.path("copy.img"), "file");
-    for words in [&["-b", copy.as_str()][..], &["--linked"]] {
-        let mut line = vec!["hpvmclone", "-P", "web", "-N", "new"];
-        line.extend(words);
-        assert!(host.refused(&line).contains("stop it first with `hpvmstop -P web`"));
-    }
-    nothing_is_left(&host, host.root());
-    // The configuration alone can be had.
-    host.ok(&["hpvmclone", "-P", "web", "-N", "new"]);
-}
-
 /// A copied and a linked one in turn, and the base is as it was.
 fn clones_of_real_guests_boot() {
     let host = VmHost::new(Engine::Real);
@@ -275,6 +261,21 @@ fn clones_of_real_guests_boot() {
     assert!(fs::read(&disk).expect("the disk") == before, "the base is untouched");
 }
 
+/// From which the moments of a test are drawn by lot; said, so that they can be drawn again.
+pub(crate) fn seed() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let seed = u64::from(std::process::id()) << 20 | now.tv_nsec.unsigned_abs() & 0xf_ffff;
+    println!("seed {seed}");
+    seed
+}
+
+/// The next number after a seed (Knuth, MMIX).
+pub(crate) fn next(random: &mut u64) -> u64 {
+    *random =
+        random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *random >> 33
+}
+
 /// A copy that takes long enough to be met in its middle.
 fn with_slow_copy() -> (VmHost, String) {
     let host = VmHost::new(Engine::Fake);
@@ -285,20 +286,12 @@ fn with_slow_copy() -> (VmHost, String) {
 }
 
 fn a_copy_killed_at_any_moment_leaves_nothing() {
-    let seed = u64::from(std::process::id()) << 20
-        | u64::from(
-            rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_nsec.unsigned_abs()
-                as u32
-                & 0xf_ffff,
-        );
-    println!("seed {seed}");
+    let seed = seed();
     let (host, copy) = with_slow_copy();
     let mut random = seed;
     let mut met = 0;
     for round in 0..5 {
-        random =
-            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let moment_us = (random >> 33) % 400_000;
+        let moment_us = next(&mut random) % 400_000;
         let mut child = host
             .command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy])
             .spawn()
@@ -355,10 +348,10 @@ fn no_room_for_a_copy_leaves_nothing() {
 }
 
 /// A file system of 4 MiB, until dropped.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
-    fn at(folder: &Path) -> Mounted {
+    pub(crate) fn at(folder: &Path) -> Mounted {
         let line = ["-t", "tmpfs", "-o", "size=4m", "none"];
         let status = Command::new("mount").args(line).arg(folder).status().expect("mount runs");
         assert!(status.success(), "{} can be mounted", folder.display());
@@ -373,7 +366,7 @@ impl Drop for Mounted {
 }
 
 /// Until a moment drawn by lot.
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let timeout = Timespec::try_from(time).unwrap_or_default();
     let _ = poll(&mut [], Some(&timeout));
 }

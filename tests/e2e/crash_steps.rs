@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     modify_of_a_running_guest_dies_at_every_step,
     clone_dies_at_every_step,
     clone_over_a_file_dies_at_every_step,
+    clone_of_a_running_guest_dies_at_every_step,
     linked_clone_dies_at_every_step,
     rename_dies_at_every_step,
     remove_dies_at_every_step,
@@ -62,6 +63,7 @@ const SCENES: &[&Scene] = &[
     &ATTACH,
     &CLONE,
     &CLONE_OVER,
+    &CLONE_RUNNING,
     &LINKED,
     &RENAME,
     &REMOVE,
@@ -129,6 +131,23 @@ const CLONE_OVER: Scene = Scene {
     prepare: |host| drop(host.disk(COPY, 0)),
     command: COPYING,
     steps: CLONE_STEPS,
+    is_done: |host| is_listed(host, "new") && is_copied(host),
+};
+
+/// A copy of what the guest writes meanwhile.
+const CLONE_RUNNING: Scene = Scene {
+    prepare: |host| drop(host.ok(&["hpvmstart", "-P", "web"])),
+    command: COPYING,
+    steps: &[
+        "clone.recorded",
+        "clone.copying",
+        "clone.copied",
+        "clone.folder",
+        "clone.nvram",
+        "clone.placed",
+        "clone.committed",
+        "clone.settled",
+    ],
     is_done: |host| is_listed(host, "new") && is_copied(host),
 };
 
@@ -298,6 +317,10 @@ fn clone_dies_at_every_step() {
 
 fn clone_over_a_file_dies_at_every_step() {
     play(&CLONE_OVER);
+}
+
+fn clone_of_a_running_guest_dies_at_every_step() {
+    play(&CLONE_RUNNING);
 }
 
 fn linked_clone_dies_at_every_step() {

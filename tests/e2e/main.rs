@@ -28,6 +28,7 @@ mod media;
 mod pool;
 mod refusals;
 mod report;
+mod running_clone;
 mod served;
 mod session;
 mod sharing;
@@ -55,6 +56,7 @@ const SUBJECTS: &[&[Test]] = &[
     attached::TESTS,
     commands::TESTS,
     clone::TESTS,
+    running_clone::TESTS,
     company::TESTS,
     interruption::TESTS,
     damage::TESTS,

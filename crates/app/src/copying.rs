@@ -132,6 +132,8 @@ impl Copier {
     async fn hold_and_end(&self, copying: &Copying<'_>) -> Result<(), CopyError> {
         // Told before, so that nobody takes it for a pause.
         let _ = self.news.send(News::CopyHolds).await;
-        copying.end().await
+        let held = copying.end().await?;
+        let _ = self.news.send(News::CopyHeld(held)).await;
+        Ok(())
     }
 }

@@ -460,6 +460,7 @@ impl Driver {
             News::Drives(session, drives) => self.drives_seen(session, drives),
             News::ImageOpened(opened) => self.image_opened(opened),
             News::CopyHolds => self.feed(Input::CopyHolds),
+            News::CopyHeld(held) => self.copy_held(held),
             News::Copied { ticket, result, left } => self.copied(ticket, result, left),
             News::CopyTakenBack(result) => self.copy_taken_back(result),
             News::StoresAsked => self.look_at_stores(),

@@ -61,6 +61,8 @@ pub(crate) enum News {
     ImageOpened(OpenedImage),
     /// Copies are made what they are to be, which holds the guest for an instant.
     CopyHolds,
+    /// It stood still for so long.
+    CopyHeld(Duration),
     Copied {
         ticket: Ticket,
         result: Result<CopiedState, Unmade>,

@@ -42,8 +42,11 @@ const ABANDONED: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
+    /// QEMU alone closes the connection, and only by its end.
+    #[error("the guest has ended in the meantime")]
+    Ended,
     #[error(transparent)]
-    Engine(#[from] QmpError),
+    Engine(QmpError),
     #[error("there is no disk at {0} in the running guest")]
     NoDisk(StorageAddress),
     #[error("not as many descriptors came as there is to copy")]
@@ -54,6 +57,15 @@ pub enum CopyError {
     Gone(String),
     #[error("the copies were not complete within {} s while the guest stood still", .0.as_secs())]
     Slow(Duration),
+}
+
+impl From<QmpError> for CopyError {
+    fn from(error: QmpError) -> CopyError {
+        match error {
+            QmpError::Closed => CopyError::Ended,
+            other => CopyError::Engine(other),
+        }
+    }
 }
 
 /// How far the copies are, in bytes; the whole grows while the guest writes.
@@ -173,9 +185,10 @@ impl<'a> Copying<'a> {
         })
     }
 
-    /// Makes the copies what disks and variables are now. The guest stands still meanwhile, if it runs.
-    pub async fn end(&self) -> Result<(), CopyError> {
+    /// Makes the copies what disks and variables are now. The guest stands still meanwhile, if it runs; for how long, is told.
+    pub async fn end(&self) -> Result<Duration, CopyError> {
         let runs = self.client.execute(&QueryStatus {}).await?.status == RunState::Running;
+        let began = Instant::now();
         let stopped = match runs {
             true => self.client.execute(&Stop {}).await.map(drop),
             false => Ok(()),
@@ -188,7 +201,7 @@ impl<'a> Copying<'a> {
             // Also after a stop that was not answered: it may have happened.
             self.client.execute(&Cont {}).await?;
         }
-        ended
+        ended.map(|()| began.elapsed())
     }
 
     async fn end_each(&self) -> Result<(), CopyError> {

@@ -8,7 +8,7 @@ use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, chain};
 use hpvm_registry::Step;
 
-use crate::company::{self, Claim};
+use crate::company;
 use crate::hanging::{Watch, past_worker, settle};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
@@ -75,7 +75,9 @@ pub fn stop(
     let record = actor.outcome(config, &result);
     if result.is_ok() {
         Step::StopEnded.reached();
-        if let Claim::Own { .. } = claim {
+        let right = claim.into_right_to_clear(host, actor, config);
+        // Whoever was let in between may have started it.
+        if right.is_some() && !host.presence(config.number).is_on() {
             supervise::clear(host, config)?;
         }
         Step::StopCleaned.reached();

@@ -31,6 +31,10 @@ impl Driver {
         }
     }
 
+    pub(super) fn copy_held(&mut self, held: Duration) {
+        self.log.say(&format!("the guest stood still for {} ms for the copy", held.as_millis()));
+    }
+
     pub(super) fn copied(
         &mut self,
         ticket: Ticket,

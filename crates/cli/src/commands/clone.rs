@@ -26,8 +26,9 @@ use super::refused;
 /// -b STATEMENT copies the content of the source's device at the statement's address to the store it names, and gives the
 /// clone that store. It needs no -a and -d beside it; an -a of the same store gives the clone's device another address.
 ///
-/// Disks are copied and linked while the source is off. What a linked clone lies over is only read from then on: its source
-/// is not started while the clone is there.
+/// The source may run: what it writes is copied as it is at one moment, all disks and the firmware variables. If an agent runs
+/// in it, its file systems are held for that moment and clean in the clone. What a linked clone lies over is only read from
+/// then on: its source must be off, and is not started while the clone is there.
 #[derive(Debug, clap::Parser)]
 pub struct Clone {
     #[command(flatten)]

@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hpvm_app::client;
-use hpvm_app::protocol::{CopiedState, Reply, Request};
+use hpvm_app::protocol::{CopiedState, Denial, Reply, Request};
 use hpvm_host::copy::{self, Progress};
 use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_host::signals;
@@ -21,6 +21,7 @@ use hpvm_plan::copying::{DiskCopy, Target, writer};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::record::{Attached, Cache, Machine};
 use hpvm_registry::Step;
+use rustix::event::{Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 
 use super::copies::{self, Copies, Stage};
@@ -30,6 +31,9 @@ use crate::{Refusal, VmHost, supervise};
 
 /// A worker that copies is heard of ten times a second; it is silent while QEMU opens targets and the agent is waited for.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long a copy of a command that was killed may take to go.
+const TAKEN_BACK: Duration = Duration::from_secs(20);
+const ASK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 const SECTOR_BYTES: u64 = 512;
 
 /// A running source, and what it writes of what is to be copied.
@@ -140,7 +144,18 @@ impl Running {
                 None => ControlFlow::Continue(()),
             }
         };
-        client::copy(&self.control, request, descriptors, SILENCE, &mut look)
+        let until = Instant::now() + TAKEN_BACK;
+        loop {
+            let reply = client::copy(&self.control, request, descriptors, SILENCE, &mut look);
+            match reply {
+                Ok(Reply::Denied { reason: Denial::Copying })
+                    if Instant::now() < until && signals::interrupted().is_none() =>
+                {
+                    let _ = poll(&mut [], Some(&ASK_AGAIN));
+                }
+                reply => return reply,
+            }
+        }
     }
 
     fn judge(

@@ -1,0 +1,463 @@
+//! hpvmclone of a running guest: its disks and firmware variables as they are at one moment, file systems clean where an agent
+//! answers; whoever is killed, interrupted or out of room, the guest runs on and nothing is left.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hpvm_app::snapshot::Agent;
+use hpvm_host::process::{PidFd, Signal};
+use hpvm_plan::copying::is_of_copy;
+use hpvm_qmp::RunState;
+use hpvm_qmp::blocking::Client;
+use hpvm_qmp::command::{QueryFdsets, QueryJobs, QueryNodes, QueryStatus};
+use hpvm_testkit::guest::Console;
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::clone::{Mounted, fill, next, nothing_is_left, on, pause, seed, with_web};
+use crate::guest_processes::process;
+use crate::pool::image;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_running_guest_is_copied_and_told_how,
+    disks_of_a_running_guest_are_not_linked,
+    two_disks_are_copied_at_one_moment,
+    with_an_agent_file_systems_are_clean,
+    images_of_a_running_guest_are_copied,
+    a_command_killed_at_any_moment_leaves_nothing,
+    a_worker_killed_in_the_middle_leaves_nothing,
+    a_worker_killed_while_it_holds_the_guest_leaves_it_running,
+    an_engine_killed_in_the_middle_leaves_nothing,
+    an_interrupted_copy_leaves_the_guest_running,
+    a_stop_does_not_wait_for_a_copy,
+    no_room_harms_no_guest,
+];
+
+const BOUND: Duration = Duration::from_secs(30);
+const MIB: u64 = 1 << 20;
+
+/// Nothing of a copy is in the guest's engine, and the guest is not held.
+#[track_caller]
+fn engine_is_as_it_was(host: &VmHost) {
+    let mut left = String::new();
+    let deadline = Instant::now() + BOUND;
+    while Instant::now() < deadline {
+        left = left_in_engine(host);
+        if left.is_empty() {
+            return;
+        }
+        pause(Duration::from_millis(20));
+    }
+    panic!("left in the engine: {left}");
+}
+
+fn left_in_engine(host: &VmHost) -> String {
+    let mut client = Client::connect(&host.run_dir(1).join("rescue")).expect("the second monitor");
+    let jobs = client.execute(&QueryJobs {}).expect("told");
+    let nodes = client.execute(&QueryNodes { flat: true }).expect("told");
+    let nodes = nodes.into_iter().filter_map(|node| node.node_name).filter(|name| is_of_copy(name));
+    let sets = client.execute(&QueryFdsets {}).expect("told");
+    let opaque = sets.into_iter().flat_map(|set| set.fds).filter_map(|fd| fd.opaque);
+    let opaque = opaque.filter(|name| is_of_copy(name));
+    let status = client.execute(&QueryStatus {}).expect("told").status;
+    let held = (status != RunState::Running).then(|| format!("the guest is {status}"));
+    let jobs = jobs.into_iter().map(|job| format!("job {}", job.id));
+    jobs.chain(nodes).chain(opaque).chain(held).collect::<Vec<_>>().join(", ")
+}
+
+/// With an agent, without one, and with one that may not hold file systems.
+fn a_running_guest_is_copied_and_told_how() {
+    for (behaviour, told) in [
+        ("agent=answers", None),
+        ("text=login:", Some("no agent runs in it")),
+        ("agent=cannot", Some("has been disabled")),
+    ] {
+        let mut host = with_web();
+        host.engine_behaves(behaviour);
+        host.ok(&["hpvmstart", "-P", "web"]);
+        if behaviour.starts_with("agent") {
+            let answers =
+                || matches!(host.snapshot(1).expect("it runs").agent, Agent::Answers { .. });
+            wait_until(BOUND, "the agent answers", answers);
+        }
+        for name in ["new", "another"] {
+            let copy = host.path(&format!("{name}.img"));
+            let said = host.run(&["hpvmclone", "-P", "web", "-N", name, "-b", &on(&copy, "file")]);
+            assert!(said.status.success(), "{said}");
+            assert_eq!(said.stderr.matches("at one moment").count(), told.iter().count(), "{said}");
+            assert!(said.stderr.contains(told.unwrap_or_default()), "{said}");
+            assert_eq!(fs::read(&copy).unwrap(), fs::read(host.path("web.img")).unwrap());
+            let variables = |name: &str| {
+                fs::read(host.path("var/opt/hpvm/guests").join(name).join("nvram")).expect("there")
+            };
+            assert_eq!(variables("web"), variables(name));
+            engine_is_as_it_was(&host);
+        }
+        host.wait_for_state("web", "On (OS)", BOUND);
+        assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+    }
+}
+
+fn disks_of_a_running_guest_are_not_linked() {
+    let host = with_web();
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let said = host.refused(&["hpvmclone", "-P", "web", "-N", "new", "--linked"]);
+    assert!(
+        said.contains("must only be read") && said.contains("copy its disks with -b"),
+        "{said}"
+    );
+    nothing_is_left(&host, host.root());
+    // The configuration alone can be had.
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new"]);
+}
+
+/// Writes a number to the first disk, then to the second, then the next one, for ever.
+const COUNTING: &str = "(n=10000000; while :; do n=$((n+1)); \
+    for disk in $FIRST $OTHER; do \
+    printf $n | dd of=$disk bs=8 count=1 conv=fsync,notrunc 2>/dev/null; done; done) & true";
+
+/// Where the guest's first disk has its first partition.
+fn scratch_begins(disk: &Path) -> u64 {
+    // The first entry of the partition table lies at block 2; its first block stands at 32 (UEFI specification, 5.3.3).
+    let mut first = [0; 8];
+    let disk = File::open(disk).expect("the disk");
+    disk.read_exact_at(&mut first, 1024 + 32).expect("a partition table");
+    u64::from_le_bytes(first) * 512
+}
+
+fn number_at(disk: &Path, place: u64) -> u64 {
+    let mut digits = [0; 8];
+    File::open(disk).expect("a disk").read_exact_at(&mut digits, place).expect("a number");
+    std::str::from_utf8(&digits).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// One on each adapter. The first one must be as far as the second, or one step ahead.
+fn two_disks_are_copied_at_one_moment() {
+    let host = VmHost::new(Engine::Real);
+    let (boot, other) =
+        (host.copy_of(&image("test-full"), "web.img"), host.disk("b.img", 256 * MIB));
+    fill(&other, 128);
+    let scsi = format!("disk:scsi:0,1,0:file:{}", boot.display());
+    let avio = format!("disk:avio_stor:0,2,0:file:{}", other.display());
+    host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &scsi, "-a", &avio]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    console.run("FIRST=$(ls /dev/sd?1); OTHER=/dev/sda; test $FIRST = /dev/sda1 && OTHER=/dev/sdb");
+    console.run(COUNTING);
+    let begins = scratch_begins(&boot);
+    wait_until(BOUND, "the guest counts", || number_at(&other, 0) > 10_000_003);
+    for round in 0..3 {
+        let (a, b) = (host.path(&format!("a{round}.img")), host.path(&format!("b{round}.img")));
+        let name = format!("new{round}");
+        let statements = [
+            format!("disk:scsi:0,1,0:file:{}", a.display()),
+            format!("disk:avio_stor:0,2,0:file:{}", b.display()),
+        ];
+        let before = number_at(&boot, begins);
+        let mut line = vec!["hpvmclone", "-P", "web", "-N", &name];
+        line.extend(statements.iter().flat_map(|statement| ["-b", statement.as_str()]));
+        let done = host.run(&line);
+        assert!(done.status.success(), "{done}");
+        let (first, second) = (number_at(&a, begins), number_at(&b, 0));
+        assert!(first == second || first == second + 1, "{first} and {second} are of two moments");
+        assert!(first > before, "the guest counted on while it was copied: {before}, {first}");
+        wait_until(BOUND, "the guest counts on", || number_at(&boot, begins) > first + 3);
+        let blocks = |path: &Path| fs::metadata(path).expect("a disk").blocks();
+        // QEMU copies by 64 KiB.
+        assert!(blocks(&b) <= blocks(&other) + 1024, "holes are kept: {}", blocks(&b));
+        engine_is_as_it_was(&host);
+    }
+    let log = fs::read_to_string(host.path("var/opt/hpvm/guests/web/log")).expect("a log");
+    let held = log.lines().filter(|line| line.contains("stood still for"));
+    held.for_each(|line| println!("{line}"));
+}
+
+/// Whether a file system needs no repair, to its own tool.
+fn is_clean(disk: &Path) -> bool {
+    let checked = Command::new("e2fsck").arg("-n").arg(disk).output().expect("e2fsck runs");
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned()
+        + &String::from_utf8_lossy(&checked.stderr);
+    assert!(said.contains("data"), "it is a file system: {said}");
+    checked.status.success() && said.contains("data: clean,") && !said.contains("journal recovery")
+}
+
+/// Mounted and written meanwhile. Without the agent it is not clean, so that the check can fail.
+fn with_an_agent_file_systems_are_clean() {
+    let host = VmHost::new(Engine::Real);
+    let boot = host.copy_of(&image("test-agent"), "web.img");
+    let data = host.disk("data.img", 16 * MIB);
+    let made = Command::new("mkfs.ext4").args(["-q", "-L", "data"]).arg(&data).status();
+    assert!(made.expect("mkfs.ext4 runs").success());
+    let on_data = format!("disk:avio_stor:0,1,1:file:{}", data.display());
+    host.ok(&[
+        "hpvmcreate",
+        "-P",
+        "web",
+        "-O",
+        "linux",
+        "-r",
+        "512M",
+        "-a",
+        &on(&boot, "file"),
+        "-a",
+        &on_data,
+    ]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    let mounted =
+        console.run("mkdir -p /mnt; mount -t ext4 /dev/sdb /mnt; grep -c /mnt /proc/mounts");
+    assert_eq!(mounted, "1");
+    console.run(
+        "(n=0; while :; do n=$((n+1)); echo $n > /mnt/file$((n % 50)); rm -f /mnt/file$(((n + 25) % 50)); done) 2>/tmp/failed & true",
+    );
+    let answers = || matches!(host.snapshot(1).expect("it runs").agent, Agent::Answers { .. });
+    wait_until(BOUND, "the agent answers", answers);
+    let clone = |name: &str| {
+        let copy = host.path(&format!("{name}.img"));
+        let statement = format!("disk:avio_stor:0,1,1:file:{}", copy.display());
+        let done = host.run(&["hpvmclone", "-P", "web", "-N", name, "-b", &statement]);
+        assert!(done.status.success(), "{done}");
+        (copy, done.stderr)
+    };
+    let (held, said) = clone("held");
+    assert!(!said.contains("at one moment"), "{said}");
+    assert!(is_clean(&held));
+    // It goes on, and was not held for longer than users may be kept waiting.
+    let shown = console.run("sync; a=$(cat /mnt/file* 2>/dev/null | sort -n | tail -1); sleep 1; b=$(cat /mnt/file* 2>/dev/null | sort -n | tail -1); test $b -gt $a && echo goes on; cat /tmp/failed");
+    assert_eq!(shown, "goes on");
+    // One that does not answer.
+    console.run("killall -STOP qemu-ga || kill -STOP $(pidof qemu-ga)");
+    let (torn, said) = clone("torn");
+    assert!(said.contains("as a failure of the power would leave them"), "{said}");
+    assert!(!is_clean(&torn));
+    console.run("killall -CONT qemu-ga || kill -CONT $(pidof qemu-ga)");
+    engine_is_as_it_was(&host);
+    let shown = console.run_within("echo x > /mnt/after && sync && echo written", BOUND);
+    assert_eq!(shown, "written", "what was left frozen would not be");
+}
+
+/// An image of its own, and one over another, which its copy is over too.
+fn images_of_a_running_guest_are_copied() {
+    let host = VmHost::new(Engine::Real);
+    fill(&host.disk("web.img", 64 * MIB), 8);
+    let (image, own) = (host.path("own.qcow2"), host.path("web.img"));
+    let convert = ["convert", "-f", "raw", "-O", "qcow2"];
+    let made = Command::new("qemu-img").args(convert).args([&own, &image]).status();
+    assert!(made.expect("qemu-img").success());
+    let second = format!("disk:avio_stor:0,1,1:qcow2:{}", image.display());
+    host.ok(&["hpvmcreate", "-P", "base", "-r", "512M", "-a", &on(&own, "file"), "-a", &second]);
+    host.ok(&["hpvmclone", "-P", "base", "-N", "web", "--linked"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let (a, b) = (host.path("a.qcow2"), host.path("b.qcow2"));
+    let second = format!("disk:avio_stor:0,1,1:qcow2:{}", b.display());
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-b", &on(&a, "qcow2"), "-b", &second]);
+    for (copy, size) in [(&a, 64 * MIB), (&b, 64 * MIB)] {
+        let allocated = fs::metadata(copy).expect("a copy").blocks() * 512;
+        assert!(allocated < MIB, "what lies below is not copied: {allocated} of {size} bytes");
+        let same = ["compare", "-f", "qcow2", "-F", "raw"];
+        let same = Command::new("qemu-img").args(same).args([copy, &own]).output();
+        assert!(same.expect("qemu-img").status.success(), "{}", copy.display());
+        let check = Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(copy).output();
+        assert!(check.expect("qemu-img").status.success(), "{}", copy.display());
+    }
+    host.ok(&["hpvmstart", "-P", "new"]);
+    host.ok(&["hpvmstop", "-P", "new", "-F"]);
+    // One that stands alone.
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+    host.ok(&["hpvmstart", "-P", "base"]);
+    let alone = host.path("alone.qcow2");
+    let statement = format!("disk:avio_stor:0,1,1:qcow2:{}", alone.display());
+    host.ok(&["hpvmclone", "-P", "base", "-N", "new", "-b", &statement]);
+    let same = ["compare", "-f", "qcow2", "-F", "qcow2"];
+    let same = Command::new("qemu-img")
+        .args(same)
+        .args(["-U".as_ref(), alone.as_os_str(), image.as_os_str()])
+        .output();
+    assert!(same.expect("qemu-img").status.success());
+    engine_is_as_it_was(&host);
+}
+
+/// A guest in its firmware whose disk takes long enough to be copied to be met in the middle.
+struct Slow {
+    host: VmHost,
+    copy: PathBuf,
+}
+
+impl Slow {
+    fn start() -> Slow {
+        let host = VmHost::new(Engine::Real);
+        fill(&host.disk("web.img", 512 * MIB), 512);
+        host.ok(&[
+            "hpvmcreate",
+            "-P",
+            "web",
+            "-r",
+            "512M",
+            "-a",
+            &on(&host.path("web.img"), "file"),
+        ]);
+        host.ok(&["hpvmstart", "-P", "web"]);
+        let copy = host.path("copy.img");
+        Slow { host, copy }
+    }
+
+    fn clone(&self) -> Child {
+        let statement = on(&self.copy, "file");
+        let mut command =
+            self.host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
+        command.stdin(Stdio::null()).spawn().expect("it starts")
+    }
+
+    /// QEMU has begun to write the copy.
+    fn until_it_copies(&self) {
+        wait_until(BOUND, "the copy begins", || {
+            let names = fs::read_dir(self.host.root()).expect("the root").flatten();
+            let ours = |name: &str| name.starts_with(".copy.img.");
+            let mut fresh = names.filter(|entry| ours(&entry.file_name().to_string_lossy()));
+            fresh.any(|entry| entry.metadata().is_ok_and(|copy| copy.blocks() > 0))
+        });
+    }
+
+    #[track_caller]
+    fn runs_on(&self) {
+        assert_eq!(self.host.state("web"), "On (EFI)");
+        engine_is_as_it_was(&self.host);
+    }
+}
+
+/// What a child said, once it has ended.
+fn end(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().expect("our own child");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn a_command_killed_at_any_moment_leaves_nothing() {
+    let seed = seed();
+    let (slow, mut random, mut met) = (Slow::start(), seed, 0);
+    for round in 0..5 {
+        let mut child = slow.clone();
+        pause(Duration::from_micros(next(&mut random) % 1_000_000));
+        child.kill().expect("our own child");
+        met += usize::from(!child.wait().expect("our own child").success());
+        let doctor = slow.host.run(&["hpvm", "doctor", "--repair"]);
+        assert!(doctor.status.success(), "seed {seed}, round {round}: {doctor}");
+        slow.runs_on();
+        if slow.copy.exists() {
+            slow.host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+            fs::remove_file(&slow.copy).expect("the copy");
+        }
+        nothing_is_left(&slow.host, slow.host.root());
+    }
+    assert!(met > 0, "seed {seed}: none was met in its middle");
+}
+
+fn a_worker_killed_in_the_middle_leaves_nothing() {
+    let slow = Slow::start();
+    let child = slow.clone();
+    slow.until_it_copies();
+    process(&slow.host, "hpvmapp").expect("a worker").kill();
+    let (status, said) = end(child);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("could not be copied"), "{said}");
+    slow.runs_on();
+    nothing_is_left(&slow.host, slow.host.root());
+    // And the next worker copies.
+    let (status, said) = end(slow.clone());
+    assert_eq!(status, Some(0), "{said}");
+    slow.runs_on();
+}
+
+/// On an engine that takes long to end a mirror.
+fn a_worker_killed_while_it_holds_the_guest_leaves_it_running() {
+    let mut host = with_web();
+    host.engine_behaves("slow=block-job-cancel:300");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let statement = on(&host.path("copy.img"), "file");
+    let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
+    let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+    let mut second = Client::connect(&host.run_dir(1).join("rescue")).expect("the second monitor");
+    wait_until(BOUND, "the guest is held", || {
+        second.execute(&QueryStatus {}).expect("told").status == RunState::Paused
+    });
+    process(&host, "hpvmapp").expect("a worker").kill();
+    drop(second);
+    let (status, said) = end(child);
+    assert_eq!(status, Some(1), "{said}");
+    engine_is_as_it_was(&host);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    nothing_is_left(&host, host.root());
+}
+
+fn an_engine_killed_in_the_middle_leaves_nothing() {
+    let slow = Slow::start();
+    let child = slow.clone();
+    slow.until_it_copies();
+    process(&slow.host, "hpvm-1").expect("an engine").kill();
+    let (status, said) = end(child);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("could not be copied"), "{said}");
+    slow.host.wait_for_state("web", "Off", BOUND);
+    nothing_is_left(&slow.host, slow.host.root());
+}
+
+fn an_interrupted_copy_leaves_the_guest_running() {
+    let slow = Slow::start();
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let child = slow.clone();
+        let number = i32::try_from(child.id()).expect("a process number");
+        let command = PidFd::open_number(number).expect("a handle").expect("it lives");
+        slow.until_it_copies();
+        command.signal(signal).expect("a signal to our own child");
+        assert!(command.wait_exit(Duration::from_secs(5)).expect("it ends"), "it is answered");
+        assert_eq!(left_in_engine(&slow.host), "", "taken back before the command ends");
+        let (code, said) = end(child);
+        assert_eq!(code, Some(status), "{said}");
+        assert!(said.contains("interrupted; nothing was changed"), "{said}");
+        slow.runs_on();
+        nothing_is_left(&slow.host, slow.host.root());
+    }
+}
+
+fn a_stop_does_not_wait_for_a_copy() {
+    let slow = Slow::start();
+    let child = slow.clone();
+    slow.until_it_copies();
+    let stopped = slow.host.run(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    assert!(stopped.status.success(), "{stopped}");
+    assert!(stopped.stderr.contains("is copying its disks, and fails now"), "{stopped}");
+    let (status, said) = end(child);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("could not be copied: the guest has ended in the meantime"), "{said}");
+    assert_eq!(slow.host.state("web"), "Off");
+    assert!(!slow.host.run_dir(1).join("qmp").exists(), "what is left of it is cleared");
+    nothing_is_left(&slow.host, slow.host.root());
+}
+
+/// The copy fails, and the guest writes on without an error.
+fn no_room_harms_no_guest() {
+    let host = VmHost::new(Engine::Real);
+    let boot = host.copy_of(&image("test-cloud"), "web.img");
+    host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &on(&boot, "file")]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    console.run("OTHER=; (n=0; while :; do n=$((n+1)); printf %08d $n | dd of=/dev/sda1 bs=8 conv=fsync,notrunc 2>/dev/null || break; done; echo FAILED > /tmp/failed) & true");
+    let small = host.path("small");
+    fs::create_dir(&small).expect("a folder");
+    let _mounted = Mounted::at(&small);
+    let copy = on(&small.join("copy.img"), "file");
+    let said = host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+    assert!(said.contains("No space left"), "{said}");
+    engine_is_as_it_was(&host);
+    nothing_is_left(&host, &small);
+    assert_eq!(host.state("web"), "On (OS)");
+    assert_eq!(console.run("cat /tmp/failed 2>/dev/null; dmesg | grep -i 'i/o error'"), "");
+}
