@@ -85,11 +85,14 @@ impl Inbox {
         self.bell.rung.load(Ordering::Relaxed)
     }
 
-    /// The next command. The bell is silenced first, so that one sent meanwhile rings it again.
+    /// Takes back what the descriptor tells; the flag was set before it.
+    pub(crate) fn silence(&self) {
+        let _ = rustix::io::read(&self.bell.descriptor, &mut [0; 8]);
+    }
+
+    /// The next command. The flag is lowered first, so that one sent meanwhile raises it again.
     pub(crate) fn take(&self) -> Option<Command> {
-        if self.bell.rung.swap(false, Ordering::Acquire) {
-            let _ = rustix::io::read(&self.bell.descriptor, &mut [0; 8]);
-        }
+        self.bell.rung.swap(false, Ordering::Acquire);
         let command = self.receiver.try_recv().ok();
         if command.is_some() {
             self.bell.rung.store(true, Ordering::Relaxed);

@@ -398,7 +398,7 @@ impl Forwarder {
     fn attend(&mut self, tokens: &[Token]) {
         for token in tokens {
             match *token {
-                Token::Bell => {}
+                Token::Bell => self.inbox.silence(),
                 Token::Kick(place) => self.poll_if_listening(place),
                 Token::Listener(place) => self.accept(place),
                 Token::Peer(place) => self.attend_peer(place),
@@ -499,6 +499,7 @@ pub(crate) fn run(mut forwarder: Forwarder) {
         if forwarder.inbox.rung() {
             forwarder.look_at_clock();
             forwarder.obey();
+            continue;
         }
         if forwarder.polled.is_empty() {
             forwarder.sleep();
