@@ -34,12 +34,30 @@ static void fail_usage(void)
     exit(2);
 }
 
-static struct contender parse_contender(char *word)
+struct sockets {
+    const char *ends[2];
+};
+
+static struct contender parse_contender(char *word, struct sockets *sockets)
 {
     char *name = strsep(&word, "="), *pid = strsep(&word, ":"), *left = strsep(&word, ":"), *right = word;
     if (right == NULL || atoi(pid) <= 1)
         fail_usage();
-    return (struct contender){name, atoi(pid), {port_open(left), port_open(right)}};
+    *sockets = (struct sockets){{left, right}};
+    return (struct contender){name, atoi(pid), {0, 0}};
+}
+
+/* Connects to all switches, of which only one runs at a time from here on. */
+static void connect_all(struct contender *contenders, const struct sockets *sockets, int count)
+{
+    for (int i = 0; i < count; i++)
+        halt(&contenders[i]);
+    for (int i = 0; i < count; i++) {
+        resume(&contenders[i]);
+        for (int side = LEFT; side <= RIGHT; side++)
+            contenders[i].ports[side] = port_open(sockets[i].ends[side]);
+        halt(&contenders[i]);
+    }
 }
 
 static int parse_patterns(char *words, const struct pattern **patterns)
@@ -71,6 +89,7 @@ static void run_pattern(const struct pattern *pattern, const struct contender *c
 static void run_slices(int count, char **words)
 {
     struct contender contenders[CONTENDERS_MAX];
+    struct sockets sockets[CONTENDERS_MAX];
     const struct pattern *patterns[PATTERNS_MAX];
     unsigned int rounds = atoi(words[0]), milliseconds = atoi(words[1]);
     int pattern_count = parse_patterns(words[2], patterns), contender_count = count - 3;
@@ -78,9 +97,8 @@ static void run_slices(int count, char **words)
     if (rounds == 0 || milliseconds == 0 || contender_count > CONTENDERS_MAX)
         fail_usage();
     for (int i = 0; i < contender_count; i++)
-        contenders[i] = parse_contender(words[3 + i]);
-    for (int i = 0; i < contender_count; i++)
-        halt(&contenders[i]);
+        contenders[i] = parse_contender(words[3 + i], &sockets[i]);
+    connect_all(contenders, sockets, contender_count);
     printf("clock hz=%lu\n", rte_get_tsc_hz());
     for (int i = 0; i < pattern_count; i++)
         run_pattern(patterns[i], contenders, contender_count, rounds, milliseconds);

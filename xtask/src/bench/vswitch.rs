@@ -61,6 +61,7 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
         crowded,
         Contender::ovs(&folder.0, OVS)?,
     ];
+    contenders.iter().try_for_each(Contender::put_ahead)?;
     let patterns = [SMALL, LARGE, LARGE_BOTH_WAYS, PING_PONG, MANY_FLOWS];
     let rounds = effort.amount(60, 10);
     let lines = generator.slices(rounds, SLICE_MS, &patterns, &contenders)?;

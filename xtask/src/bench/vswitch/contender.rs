@@ -25,6 +25,9 @@ pub(super) const SMALL_DPDK: &str = "--no-huge --no-shconf --no-telemetry --no-p
 /// The processor that forwards; the generator has the first.
 const FORWARDER: &str = "1";
 
+/// All threads of our switch begin with the example's name.
+const OURS_FORWARDS: &str = "bridge";
+
 /// What hinders measuring, if anything.
 pub(super) fn missing() -> Result<Option<&'static str>> {
     let needed = [TESTPMD, DPDK_HEADERS, super::ovs::PROGRAM];
@@ -41,6 +44,8 @@ pub(super) fn missing() -> Result<Option<&'static str>> {
 pub(super) struct Contender {
     name: &'static str,
     folder: PathBuf,
+    /// In the names of the threads that forward.
+    forwarder: &'static str,
     pub(super) sockets: Vec<PathBuf>,
     /// The switch itself comes first, what it needs after it.
     processes: Vec<Child>,
@@ -49,12 +54,11 @@ pub(super) struct Contender {
 impl Contender {
     /// Our library in its shortest use: one switch, one forwarding thread.
     pub(super) fn ours(folder: &Path, name: &'static str, ports: usize) -> Result<Contender> {
-        let mut contender = Contender::new(folder, name, ports)?;
+        let mut contender = Contender::new(folder, name, OURS_FORWARDS, ports)?;
         let mut command = Command::new("taskset");
         command.args(["-c", FORWARDER]).arg(bridge()?).args(&contender.sockets);
         contender.spawn(command)?;
         contender.wait_until_it_listens()?;
-        contender.put_ahead(|_| true)?;
         Ok(contender)
     }
 
@@ -65,7 +69,7 @@ impl Contender {
         models: &[Model],
         ports: usize,
     ) -> Result<Contender> {
-        let mut contender = Contender::new(folder, name, models.len() * ports)?;
+        let mut contender = Contender::new(folder, name, OURS_FORWARDS, models.len() * ports)?;
         let mut command = Command::new(bridge()?);
         for (n, socket) in contender.sockets.iter().enumerate() {
             match models[n / ports] {
@@ -80,7 +84,7 @@ impl Contender {
 
     /// testpmd between two vhost ports: it takes frames here and puts them there, and looks at nothing.
     pub(super) fn testpmd(folder: &Path, name: &'static str) -> Result<Contender> {
-        let mut contender = Contender::new(folder, name, 2)?;
+        let mut contender = Contender::new(folder, name, "worker", 2)?;
         let mut command = Command::new(TESTPMD);
         command.args(["-l", &format!("0,{FORWARDER}"), "--main-lcore", "0"]);
         command.args(SMALL_DPDK.split(' ')).env("RUNTIME_DIRECTORY", &contender.folder);
@@ -91,13 +95,12 @@ impl Contender {
         command.arg("--total-num-mbufs=8192");
         contender.spawn(command)?;
         contender.wait_until_it_listens()?;
-        contender.put_ahead(|thread| thread.contains("worker"))?;
         Ok(contender)
     }
 
     /// OVS-DPDK with one bridge that learns addresses (action NORMAL, the default without a controller).
     pub(super) fn ovs(folder: &Path, name: &'static str) -> Result<Contender> {
-        let mut contender = Contender::new(folder, name, 2)?;
+        let mut contender = Contender::new(folder, name, "pmd", 2)?;
         let database = Database::new(&contender.folder);
         contender.processes.push(database.start()?);
         database.prepare(FORWARDER.parse()?)?;
@@ -106,15 +109,19 @@ impl Contender {
         contender.processes.reverse();
         contender.sockets.iter().try_for_each(|socket| database.add_port(socket))?;
         contender.wait_until_it_listens()?;
-        contender.put_ahead(|thread| thread.starts_with("pmd"))?;
         Ok(contender)
     }
 
-    fn new(parent: &Path, name: &'static str, ports: usize) -> Result<Contender> {
+    fn new(
+        parent: &Path,
+        name: &'static str,
+        forwarder: &'static str,
+        ports: usize,
+    ) -> Result<Contender> {
         let folder = parent.join(name);
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         let sockets = (0..ports).map(|n| folder.join(format!("port{n}"))).collect();
-        Ok(Contender { name, folder, sockets, processes: Vec::new() })
+        Ok(Contender { name, folder, forwarder, sockets, processes: Vec::new() })
     }
 
     /// Standard input stays open: testpmd ends with it.
@@ -137,11 +144,12 @@ impl Contender {
         Ok(())
     }
 
-    /// Lets the threads that forward run ahead of everything else on their processor, as on one kept for them.
-    fn put_ahead(&self, forwards: impl Fn(&str) -> bool) -> Result<()> {
+    /// Lets the threads that forward run ahead of everything else on their processor, as on one kept for them. Comes when
+    /// all switches are up, since one that polls lets nothing else start there.
+    pub(super) fn put_ahead(&self) -> Result<()> {
         for task in fs::read_dir(format!("/proc/{}/task", self.pid()))?.flatten() {
             let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            if forwards(&name) {
+            if name.contains(self.forwarder) {
                 let mut command = tool("chrt", Duration::from_secs(5));
                 perform(command.args(["--rr", "--pid", "1"]).arg(task.file_name()))?;
             }
