@@ -1,4 +1,5 @@
-//! What this machine is and what it lets us do: paths, settings, locks, processes, descriptors, users, confinement.
+//! What this machine is and what it lets us do: paths, settings, locks, processes, descriptors, users, network interfaces,
+//! confinement.
 //!
 //! Called by the commands, the engine and the worker. One module is one idea, and none of them knows what a guest means
 //! beyond its number, name or uuid; nothing here speaks SQL or QMP.
@@ -21,6 +22,7 @@ pub mod listen;
 pub mod lock;
 pub mod media_folder;
 pub mod names;
+pub mod nic;
 pub mod paths;
 pub mod process;
 pub mod qcow2;

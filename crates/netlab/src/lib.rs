@@ -1,0 +1,70 @@
+//! A network of a test's own: nothing of this machine's is touched, and nothing is left when the test program ends, however
+//! it ends. For tests alone, of every crate that sends frames; it knows none of them.
+//!
+//! A test program calls [`enter`] first of all, while it has one thread, so it has its own main.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getgid, getuid};
+
+/// An address of documentation (RFC 5737), which is on loopback here and stands for the world outside.
+pub const FAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+
+/// Puts this process into a network namespace that has loopback and [`FAR`], and a mount namespace in which the host's name
+/// server is 127.0.0.1. An ordinary user is root in it.
+///
+/// # Panics
+///
+/// When this host does not let its users have namespaces, or ip of package iproute2 is not there.
+pub fn enter() {
+    let (uid, gid) = (getuid(), getgid());
+    let mut namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    if !uid.is_root() {
+        namespaces |= CloneFlags::CLONE_NEWUSER;
+    }
+    unshare(namespaces).expect("namespaces, which this host must let its users have");
+    if !uid.is_root() {
+        fs::write("/proc/self/setgroups", "deny").expect("setgroups");
+        fs::write("/proc/self/uid_map", format!("0 {uid} 1")).expect("uid_map");
+        fs::write("/proc/self/gid_map", format!("0 {gid} 1")).expect("gid_map");
+    }
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts of our own");
+    let resolver = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(resolver.path(), "nameserver 127.0.0.1\n").expect("written");
+    fs::set_permissions(resolver.path(), PermissionsExt::from_mode(0o644)).expect("readable");
+    let place = fs::canonicalize("/etc/resolv.conf").expect("a list of name servers");
+    mount(Some(resolver.path()), &place, none, MsFlags::MS_BIND, none).expect("a list of our own");
+    ip("link set lo up");
+    ip(&format!("address add {FAR}/32 dev lo"));
+}
+
+/// Runs ip(8) with these words.
+///
+/// # Panics
+///
+/// When it fails.
+pub fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split_whitespace()).status();
+    let status = status.expect("ip of package iproute2");
+    assert!(status.success(), "ip {words}: {status}");
+}
+
+/// A pair of Ethernet interfaces that are connected with each other, set up. IPv6 addresses are usable at once.
+///
+/// # Panics
+///
+/// When it cannot be made.
+pub fn pair(one: &str, other: &str) {
+    ip(&format!("link add {one} type veth peer name {other}"));
+    for name in [one, other] {
+        // Nobody else is there whose address it could be.
+        fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0").expect("IPv6");
+        ip(&format!("link set {name} up"));
+    }
+}
