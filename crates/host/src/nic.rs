@@ -7,6 +7,7 @@
 mod message;
 mod socket;
 mod watch;
+pub mod wire;
 
 use std::net::IpAddr;
 

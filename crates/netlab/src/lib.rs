@@ -1,12 +1,19 @@
-//! A network of a test's own: nothing of this machine's is touched, and nothing is left when the test program ends, however
+//! A network of a test's own, and guests in it that are whole TCP/IP stacks: nothing of this machine's is touched, and nothing is left when the test program ends, however
 //! it ends. For tests alone, of every crate that sends frames; it knows none of them.
 //!
 //! A test program calls [`enter`] first of all, while it has one thread, so it has its own main.
+
+mod guest;
+mod hub;
+
+pub use guest::{Guest, Told, mac};
+pub use hub::{Hub, Plug};
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -66,5 +73,24 @@ pub fn pair(one: &str, other: &str) {
         // Nobody else is there whose address it could be.
         fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0").expect("IPv6");
         ip(&format!("link set {name} up"));
+    }
+    wait_until_up(one);
+    wait_until_up(other);
+}
+
+/// Until the kernel has seen that there is a link, it discards what is sent.
+///
+/// # Panics
+///
+/// When it does not see it within ten seconds.
+pub fn wait_until_up(name: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let shown = Command::new("ip").args(["-oneline", "link", "show", name]).output();
+        let shown = shown.expect("ip of package iproute2").stdout;
+        if String::from_utf8_lossy(&shown).contains(" state UP ") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{name} has no link");
     }
 }

@@ -54,7 +54,7 @@ pub use event::{Event, RingFault};
 pub use features::{FEATURES, Offloads};
 pub use options::{Capture, Clock, GuestMemory, Options, PortOptions, SwitchState, WireOptions};
 pub use switch::{MacEntry, MacOrigin, Place, PortLink, PortStatus, Switch, SwitchError};
-pub use wire::{OffloadHeader, SLOT_BYTES, Wire, WireFrame, WireSlot};
+pub use wire::{OffloadHeader, PacketWire, SLOT_BYTES, TapWire, Wire, WireFrame, WireSlot};
 
 /// The longest frame a switch carries: an IP packet of 65,535 bytes, Ethernet's header and one tag.
 pub const FRAME_BYTES_MAX: usize = 14 + 4 + 65_535;

@@ -4,11 +4,17 @@
 //! what is still to be done with it, so that the kernel behind a tap (IFF_VNET_HDR) or a packet socket (PACKET_VNET_HDR)
 //! fills in checksums and cuts segments, and tells the same of what it received.
 
+mod packet;
+mod tap;
+
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
 use crate::FRAME_BYTES_MAX;
 use crate::features::Offloads;
+
+pub use packet::PacketWire;
+pub use tap::TapWire;
 
 /// A network interface as the forwarding thread sees it. That thread alone calls these functions, and none may block.
 pub trait Wire: Send {

@@ -5,8 +5,6 @@
 //! names the test's.
 
 mod cases;
-mod guest;
-mod hub;
 mod nat;
 mod world;
 

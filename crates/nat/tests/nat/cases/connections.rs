@@ -4,10 +4,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use hpvm_model::NatSubnet;
 use hpvm_nat::{HostAccess, Settings};
+use hpvm_netlab::{Guest, Hub};
 use smoltcp::socket::tcp;
 
-use crate::guest::Guest;
-use crate::hub::Hub;
 use crate::nat::Nat;
 use crate::world::{FAR, echo_server};
 

@@ -7,9 +7,8 @@ use std::time::Duration;
 use hpvm_model::Forward;
 use hpvm_nat::Settings;
 use hpvm_nat::control::{Reply, Request};
+use hpvm_netlab::{Guest, Hub};
 
-use crate::guest::Guest;
-use crate::hub::Hub;
 use crate::nat::Nat;
 use crate::world::free_port;
 

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use hpvm_nat::Settings;
 use hpvm_nat::control::{Reply, Request};
+use hpvm_netlab::{Guest, Hub, mac};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::guest::{Guest, mac};
-use crate::hub::Hub;
 use crate::nat::Nat;
 
 /// A whole frame of a guest, with parts that libslirp looks at closely.

@@ -5,9 +5,8 @@ use std::net::Ipv4Addr;
 
 use hpvm_model::NatSubnet;
 use hpvm_nat::Settings;
+use hpvm_netlab::{Guest, Hub, Told};
 
-use crate::guest::{Guest, Told};
-use crate::hub::Hub;
 use crate::nat::Nat;
 
 pub(crate) fn told() {

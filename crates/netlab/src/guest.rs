@@ -15,14 +15,14 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// What DHCP told a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
-    pub(crate) address: Ipv4Addr,
-    pub(crate) prefix: u8,
-    pub(crate) router: Option<Ipv4Addr>,
-    pub(crate) name_servers: Vec<Ipv4Addr>,
+pub struct Told {
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+    pub router: Option<Ipv4Addr>,
+    pub name_servers: Vec<Ipv4Addr>,
 }
 
-pub(crate) struct Guest {
+pub struct Guest {
     hub: Hub,
     plug: Plug,
     interface: Interface,
@@ -30,12 +30,12 @@ pub(crate) struct Guest {
     ports: u16,
 }
 
-pub(crate) fn mac(number: u8) -> EthernetAddress {
+pub fn mac(number: u8) -> EthernetAddress {
     EthernetAddress([0x56, 0xa1, 0, 0, 0, number])
 }
 
 impl Guest {
-    pub(crate) fn new(hub: &Hub, number: u8) -> Guest {
+    pub fn new(hub: &Hub, number: u8) -> Guest {
         let mut plug = hub.plug_in(mac(number));
         let mut config = Config::new(mac(number).into());
         config.random_seed = u64::from(number) + 1;
@@ -50,13 +50,13 @@ impl Guest {
     }
 
     /// With an address by DHCP.
-    pub(crate) fn booted(hub: &Hub, number: u8) -> Guest {
+    pub fn booted(hub: &Hub, number: u8) -> Guest {
         let mut guest = Guest::new(hub, number);
         guest.boot();
         guest
     }
 
-    pub(crate) fn boot(&mut self) -> Told {
+    pub fn boot(&mut self) -> Told {
         let handle = self.sockets.add(dhcpv4::Socket::new());
         let told = self.until("an address by DHCP", |guest| {
             match guest.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
@@ -75,7 +75,7 @@ impl Guest {
     }
 
     /// As an administrator sets it.
-    pub(crate) fn use_address(&mut self, address: Ipv4Addr, prefix: u8, router: Option<Ipv4Addr>) {
+    pub fn use_address(&mut self, address: Ipv4Addr, prefix: u8, router: Option<Ipv4Addr>) {
         self.interface.update_ip_addrs(|addresses| {
             addresses.clear();
             addresses.push(IpCidr::new(address.into(), prefix)).expect("room for one");
@@ -86,11 +86,7 @@ impl Guest {
     }
 
     /// Lets time pass for the guest until something is so.
-    pub(crate) fn until<T>(
-        &mut self,
-        what: &str,
-        mut look: impl FnMut(&mut Guest) -> Option<T>,
-    ) -> T {
+    pub fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Guest) -> Option<T>) -> T {
         let deadline = Instant::now() + DEADLINE;
         loop {
             self.interface.poll(now(), &mut self.plug, &mut self.sockets);
@@ -116,12 +112,12 @@ impl Guest {
         self.sockets.add(tcp::Socket::new(buffer(), buffer()))
     }
 
-    pub(crate) fn tcp(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+    pub fn tcp(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)
     }
 
     /// A connection to a server, or `None` when it was refused.
-    pub(crate) fn connect(&mut self, server: SocketAddrV4) -> Option<SocketHandle> {
+    pub fn connect(&mut self, server: SocketAddrV4) -> Option<SocketHandle> {
         let (handle, port) = (self.tcp_socket(), self.port());
         let context = self.interface.context();
         let socket = self.sockets.get_mut::<tcp::Socket>(handle);
@@ -136,7 +132,7 @@ impl Guest {
     }
 
     /// Begins a connection and does not wait for it.
-    pub(crate) fn begin_connect(&mut self, server: SocketAddrV4) -> SocketHandle {
+    pub fn begin_connect(&mut self, server: SocketAddrV4) -> SocketHandle {
         let (handle, port) = (self.tcp_socket(), self.port());
         let context = self.interface.context();
         let socket = self.sockets.get_mut::<tcp::Socket>(handle);
@@ -146,14 +142,14 @@ impl Guest {
         handle
     }
 
-    pub(crate) fn listen(&mut self, port: u16) -> SocketHandle {
+    pub fn listen(&mut self, port: u16) -> SocketHandle {
         let handle = self.tcp_socket();
         self.tcp(handle).listen(port).expect("a port");
         handle
     }
 
     /// Sends bytes to a server that sends them back, and returns what came.
-    pub(crate) fn echoed(&mut self, handle: SocketHandle, bytes: &[u8]) -> Vec<u8> {
+    pub fn echoed(&mut self, handle: SocketHandle, bytes: &[u8]) -> Vec<u8> {
         let (mut sent, mut came) = (0, Vec::new());
         self.until("the bytes come back", |guest| {
             let socket = guest.tcp(handle);
@@ -173,7 +169,7 @@ impl Guest {
         came
     }
 
-    pub(crate) fn resolve(&mut self, server: Ipv4Addr, name: &str) -> Vec<IpAddress> {
+    pub fn resolve(&mut self, server: Ipv4Addr, name: &str) -> Vec<IpAddress> {
         let handle = self.sockets.add(dns::Socket::new(&[server.into()], vec![]));
         let context = self.interface.context();
         let socket = self.sockets.get_mut::<dns::Socket>(handle);
@@ -188,7 +184,7 @@ impl Guest {
     }
 
     /// A UDP socket at a port.
-    pub(crate) fn udp_socket(&mut self, port: u16) -> SocketHandle {
+    pub fn udp_socket(&mut self, port: u16) -> SocketHandle {
         let buffer =
             || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 16 * 1024]);
         let handle = self.sockets.add(udp::Socket::new(buffer(), buffer()));
@@ -196,7 +192,7 @@ impl Guest {
         handle
     }
 
-    pub(crate) fn udp(&mut self, handle: SocketHandle) -> &mut udp::Socket<'static> {
+    pub fn udp(&mut self, handle: SocketHandle) -> &mut udp::Socket<'static> {
         self.sockets.get_mut(handle)
     }
 }

@@ -1,4 +1,5 @@
-//! The switch between the guests of a test and `hpvmnat`: hands each frame to the guest it is for.
+//! What guests of a test are plugged into: hands each frame of a stream socket to the guest it is for. On the stream each
+//! frame is behind its length in 4 bytes, big endian, as QEMU's `-netdev stream` has it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,7 +14,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
 #[derive(Clone)]
-pub(crate) struct Hub(Rc<RefCell<Inner>>);
+pub struct Hub(Rc<RefCell<Inner>>);
 
 struct Inner {
     stream: UnixStream,
@@ -22,32 +23,32 @@ struct Inner {
 }
 
 impl Hub {
-    pub(crate) fn new(stream: UnixStream) -> Hub {
+    pub fn new(stream: UnixStream) -> Hub {
         stream.set_nonblocking(true).expect("a socket");
         Hub(Rc::new(RefCell::new(Inner { stream, bytes: Vec::new(), guests: Vec::new() })))
     }
 
     /// Goes on over another connection; what was under way is lost.
-    pub(crate) fn reconnect(&self, stream: UnixStream) {
+    pub fn reconnect(&self, stream: UnixStream) {
         stream.set_nonblocking(true).expect("a socket");
         let mut inner = self.0.borrow_mut();
         inner.stream = stream;
         inner.bytes.clear();
     }
 
-    pub(crate) fn plug_in(&self, address: EthernetAddress) -> Plug {
+    pub fn plug_in(&self, address: EthernetAddress) -> Plug {
         self.0.borrow_mut().guests.push((address, VecDeque::new()));
         Plug { hub: self.clone(), address }
     }
 
-    pub(crate) fn send(&self, frame: &[u8]) {
+    pub fn send(&self, frame: &[u8]) {
         let mut message = u32::try_from(frame.len()).expect("short").to_be_bytes().to_vec();
         message.extend_from_slice(frame);
         self.send_raw(&message);
     }
 
     /// Sends bytes as they are. A connection that is gone takes them all.
-    pub(crate) fn send_raw(&self, mut bytes: &[u8]) {
+    pub fn send_raw(&self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let written = self.0.borrow_mut().stream.write(bytes);
             match written {
@@ -63,12 +64,12 @@ impl Hub {
     }
 
     /// Waits until frames are there, but not for long.
-    pub(crate) fn wait_for_frames(&self, at_most: Duration) {
+    pub fn wait_for_frames(&self, at_most: Duration) {
         self.wait(PollFlags::IN, at_most);
     }
 
     /// Whether the other side has closed the connection, which it must within seconds.
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.wait(PollFlags::IN, Duration::from_secs(10));
         matches!(self.0.borrow_mut().stream.read(&mut [0; 64]), Ok(0) | Err(_))
     }
@@ -101,7 +102,7 @@ impl Hub {
 }
 
 /// One guest's place at the hub.
-pub(crate) struct Plug {
+pub struct Plug {
     hub: Hub,
     address: EthernetAddress,
 }
@@ -131,7 +132,7 @@ impl Device for Plug {
     }
 }
 
-pub(crate) struct Received(Vec<u8>);
+pub struct Received(Vec<u8>);
 
 impl RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
@@ -139,7 +140,7 @@ impl RxToken for Received {
     }
 }
 
-pub(crate) struct Sending<'a>(&'a Hub);
+pub struct Sending<'a>(&'a Hub);
 
 impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {

@@ -1,0 +1,165 @@
+//! Opens what the wire of a virtual switch is: a packet socket over an interface, or a tap. Root does so and hands the
+//! descriptor on; the switch's process needs no rights for what it does with it, not even for another interface of the same
+//! name.
+//!
+//! Both carry frames behind the first ten bytes of a virtio-net header (virtio 1.2, 5.1.6), so that the kernel finishes
+//! checksums and segments, and tells what of it is open in what it received (packet(7), PACKET_VNET_HDR;
+//! Documentation/networking/tuntap.rst, IFF_VNET_HDR).
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::libc;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+/// What a burst from a fast card may wait in. The kernel takes the memory only while frames wait.
+const RECEIVE_BYTES: c_int = 8 * 1024 * 1024;
+/// Names have 15 bytes at most, and a zero behind them (IFNAMSIZ).
+const NAME_BYTES_MAX: usize = 15;
+
+const PACKET_AUXDATA: c_int = 8;
+const PACKET_VNET_HDR: c_int = 15;
+const PACKET_IGNORE_OUTGOING: c_int = 23;
+
+const TUN_OFFLOADS: libc::c_ulong =
+    (libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN) as libc::c_ulong;
+
+/// Why an interface cannot be a wire.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error(
+        "'{0}' is no name of an interface; it has 1 to {NAME_BYTES_MAX} bytes, and none of / : or a blank"
+    )]
+    Name(String),
+    #[error("frames of {nic} cannot be had; only root, or who has CAP_NET_RAW, may")]
+    Packets { nic: String, source: io::Error },
+    #[error(
+        "the tap {name} cannot be had; root may make one, others use one that root made for them"
+    )]
+    Tap { name: String, source: io::Error },
+    #[error("the tap {name} cannot be set up")]
+    SetUp { name: String, source: io::Error },
+}
+
+/// Every frame that comes in at an interface, and the way out. What the VM Host itself sends there is not among them, nor
+/// does it hear what is sent so: a switch that shall talk with its VM Host has a tap.
+pub fn packets(nic: &super::Nic) -> Result<OwnedFd, WireError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // No protocol: nothing is received before everything is set.
+    socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
+        .map_err(io::Error::from)
+        .and_then(|socket| {
+            for option in [PACKET_VNET_HDR, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING] {
+                set(socket.as_fd(), libc::SOL_PACKET, option, &1)?;
+            }
+            let forced =
+                set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BYTES);
+            forced.or_else(|_| {
+                set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &RECEIVE_BYTES)
+            })?;
+            follow(socket.as_fd(), nic.index)?;
+            Ok(socket)
+        })
+        .map_err(|source| WireError::Packets { nic: nic.name.clone(), source })
+}
+
+/// Makes a socket of [`packets`] that of another interface, such as the card that was put in for a broken one. Needs no
+/// rights.
+pub fn follow(socket: BorrowedFd, index: u32) -> io::Result<()> {
+    let index = c_int::try_from(index).map_err(io::Error::other)?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as libc::c_ushort,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel reads one address of this length.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    checked(bound)?;
+    // Frames for the guests' addresses pass the card's filter too.
+    let member = libc::packet_mreq {
+        mr_ifindex: index,
+        mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &member)
+}
+
+/// A tap, made if there is none of this name, and set up. It is gone with its last descriptor, unless somebody made it to
+/// stay (`ip tuntap`).
+pub fn tap(name: &str) -> Result<OwnedFd, WireError> {
+    let request = request_for(name)?;
+    let tap =
+        open_tap(request).map_err(|source| WireError::Tap { name: name.to_owned(), source })?;
+    set_up(request).map_err(|source| WireError::SetUp { name: name.to_owned(), source })?;
+    Ok(tap)
+}
+
+fn open_tap(mut request: libc::ifreq) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let tap = open("/dev/net/tun", flags, Mode::empty())?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    // SAFETY: the kernel reads and writes one request.
+    checked(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    let header_bytes: c_int = 10;
+    // SAFETY: the kernel reads one number.
+    checked(unsafe {
+        libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_bytes)
+    })?;
+    // SAFETY: the argument is a number.
+    checked(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, TUN_OFFLOADS) })?;
+    Ok(tap)
+}
+
+/// Nothing is changed when it is set up already, so that nobody needs rights for that.
+fn set_up(mut request: libc::ifreq) -> io::Result<()> {
+    let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: the kernel reads and writes one request.
+    checked(unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;
+    // SAFETY: this is what the kernel has just written.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    if flags & libc::IFF_UP as i16 != 0 {
+        return Ok(());
+    }
+    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as i16;
+    // SAFETY: the kernel reads one request.
+    checked(unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+fn request_for(name: &str) -> Result<libc::ifreq, WireError> {
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name != "."
+        && name != ".."
+        // The kernel would put a number in for it.
+        && !name.contains(['/', ':', '%'])
+        && !name.contains(|letter: char| letter.is_whitespace() || letter.is_control());
+    if !fits {
+        return Err(WireError::Name(name.to_owned()));
+    }
+    let mut letters = [0; libc::IFNAMSIZ];
+    for (letter, byte) in letters.iter_mut().zip(name.bytes()) {
+        *letter = byte.cast_signed();
+    }
+    Ok(libc::ifreq { ifr_name: letters, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 } })
+}
+
+fn set<T>(socket: BorrowedFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads one value of this length.
+    checked(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const *value).cast(), length)
+    })
+}
+
+fn checked(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
