@@ -18,8 +18,7 @@ use crate::Test;
 use crate::pool::image;
 
 pub(crate) const TESTS: &[&[Test]] =
-    &[attached::TESTS, units::TESTS, blocks::TESTS, device_database::TESTS];
-    &[units::TESTS, blocks::TESTS, device_database::TESTS, clone::TESTS];
+    &[attached::TESTS, units::TESTS, blocks::TESTS, device_database::TESTS, clone::TESTS];
 
 /// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.
 const SCRIPT_BOUND: Duration = Duration::from_secs(120);
