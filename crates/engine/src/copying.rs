@@ -22,7 +22,7 @@ use hpvm_plan::copying::{
     DiskCopy, NVRAM_COPY, copy_id, is_of_copy, nvram_properties, target_properties,
 };
 use hpvm_plan::record::{Attached, Machine};
-use hpvm_qmp::answer::{Job, JobStatus};
+use hpvm_qmp::answer::{BlockNode, Job, JobStatus};
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{
     AddFd, BlockJobCancel, BlockdevAdd, BlockdevDel, BlockdevMirror, Cont, CopyMode, JobDismiss,
@@ -132,18 +132,20 @@ impl<'a> Copying<'a> {
     ) -> Result<(), CopyError> {
         let address = copy.address;
         let attached = machine.device_at(address).ok_or(CopyError::NoDisk(address))?;
-        let source = self.node(address).await?.ok_or(CopyError::NoDisk(address))?;
+        let medium = self.medium(address).await?.ok_or(CopyError::NoDisk(address))?;
+        let node = medium.node_name.ok_or(CopyError::NoDisk(address))?;
+        let bytes = medium.image.virtual_size;
         let part = Part { id: copy_id(address), what: format!("the disk at {address}") };
-        let wanted = |fdset| target_properties(attached, copy.target, fdset);
-        self.mirror(part, (source, sync(attached)), descriptor, &wanted).await
+        let wanted = |fdset| target_properties(attached, copy.target, bytes, fdset);
+        self.mirror(part, (node, sync(attached)), descriptor, &wanted).await
     }
 
-    /// The node that a disk of the guest reads and writes now.
-    async fn node(&self, address: StorageAddress) -> Result<Option<String>, CopyError> {
+    /// What a disk of the guest reads and writes now.
+    async fn medium(&self, address: StorageAddress) -> Result<Option<BlockNode>, CopyError> {
         let id = device_id(address);
         let devices = self.client.execute(&QueryBlock {}).await?;
         let device = devices.into_iter().find(|device| names(device.qdev.as_deref(), &id));
-        Ok(device.and_then(|device| device.inserted?.node_name))
+        Ok(device.and_then(|device| device.inserted))
     }
 
     async fn mirror(

@@ -59,18 +59,30 @@ pub fn writer<'a>(
     })
 }
 
-/// Properties of the node that a disk is copied to. Of an image what lies under it is the source's own, which is only read.
+/// Properties of the node that a disk of `bytes` is copied to. Of an image what lies under it is the source's own, which is
+/// only read. What is no image may be larger than the disk, and QEMU copies to what has the same size only: it sees so much.
 #[must_use]
-pub fn target_properties(source: &Attached, target: Target, fdset: i64) -> Vec<Property> {
+pub fn target_properties(
+    source: &Attached,
+    target: Target,
+    bytes: u64,
+    fdset: i64,
+) -> Vec<Property> {
     let address = source.device.address;
     let common = vec![
         ("node-name", Value::text(copy_id(address))),
         // What the source has no data for takes no room in the copy either.
         ("discard", Value::text("unmap")),
     ];
-    let below = (!source.layers.is_empty()).then(|| layer_id(address, 0));
     let store = store_properties(target.storage, target.cache, fdset);
-    format_properties(target.storage, common, below, store)
+    if target.storage == StorageType::Qcow2 {
+        let below = (!source.layers.is_empty()).then(|| layer_id(address, 0));
+        return format_properties(target.storage, common, below, store);
+    }
+    let mut properties = vec![("driver", Value::text("raw"))];
+    properties.extend(common);
+    properties.extend([("size", Value::Number(bytes)), ("file", Value::Group(store))]);
+    properties
 }
 
 /// Properties of the node that the firmware variables are copied to.

@@ -103,9 +103,11 @@ impl Machine {
             || arguments.optional_text("read-only") == Some("on");
         let (filename, content) = match driver.as_str() {
             "file" | "host_device" => self.open(arguments.text("filename")?)?,
-            "raw" => self.below(arguments.text("file")?)?,
-            // The layer below is given in place, and the image is as large as its file.
-            "qcow2" => {
+            "raw" if arguments.optional_text("file").is_some() => {
+                self.below(arguments.text("file")?)?
+            }
+            // The layer below is given in place, and what it holds is as large as its file.
+            "raw" | "qcow2" => {
                 let file = arguments.0.get("file").and_then(|file| file.get("filename"));
                 let filename = file
                     .and_then(Value::as_str)
