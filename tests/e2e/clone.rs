@@ -269,6 +269,11 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
+/// How many moments drawn by lot a test meets: more of them in `make soak`.
+pub(crate) fn moments() -> u32 {
+    if std::env::var_os("HPVM_SOAK").is_some() { 50 } else { 5 }
+}
+
 /// The next number after a seed (Knuth, MMIX).
 pub(crate) fn next(random: &mut u64) -> u64 {
     *random =
@@ -290,7 +295,7 @@ fn a_copy_killed_at_any_moment_leaves_nothing() {
     let (host, copy) = with_slow_copy();
     let mut random = seed;
     let mut met = 0;
-    for round in 0..5 {
+    for round in 0..moments() {
         let moment_us = next(&mut random) % 400_000;
         let mut child = host
             .command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy])

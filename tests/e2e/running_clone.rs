@@ -18,7 +18,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{Mounted, fill, next, nothing_is_left, on, pause, seed, with_web};
+use crate::clone::{Mounted, fill, moments, next, nothing_is_left, on, pause, seed, with_web};
 use crate::guest_processes::process;
 use crate::pool::image;
 
@@ -367,7 +367,7 @@ fn end(child: Child) -> (Option<i32>, String) {
 fn a_command_killed_at_any_moment_leaves_nothing() {
     let seed = seed();
     let (slow, mut random, mut met) = (Slow::start(), seed, 0);
-    for round in 0..5 {
+    for round in 0..moments() {
         let mut child = slow.clone();
         pause(Duration::from_micros(next(&mut random) % 1_000_000));
         child.kill().expect("our own child");

@@ -92,3 +92,57 @@ pub fn nvram_properties(fdset: i64) -> Vec<Property> {
     let store = store_properties(StorageType::File, Cache::Page, fdset);
     format_properties(StorageType::File, common, None, store)
 }
+
+#[cfg(test)]
+mod tests {
+    use hpvm_model::{AdapterKind, DiskId, StorageDevice};
+
+    use super::*;
+    use crate::command_line::json;
+    use crate::record::AttachedLayer;
+
+    fn attached(address: &str, storage: StorageType, path: &str) -> Attached {
+        let device = StorageDevice {
+            kind: DeviceKind::Disk,
+            adapter: AdapterKind::AvioStor,
+            address: address.parse().expect("an address"),
+            backing: Backing::new(storage, path),
+            layers: Vec::new(),
+            id: DiskId::from_random(7),
+        };
+        let identity = Some(FileIdentity { device: 1, inode: 2 });
+        let (access, cache) = (Access::ReadWrite, Cache::Direct);
+        Attached { device, identity, access, cache, layers: Vec::new() }
+    }
+
+    fn shown(properties: Vec<Property>) -> String {
+        json(&Value::Group(properties)).to_string()
+    }
+
+    #[test]
+    fn a_target_is_no_larger_than_its_disk_to_the_engine() {
+        let disk = attached("0,1,0", StorageType::Lv, "/dev/v/src");
+        let target = Target { storage: StorageType::Disk, cache: Cache::Direct };
+        let node = shown(target_properties(&disk, target, 512, 9));
+        for part in [r#""driver":"raw""#, r#""node-name":"copy-0-1-0""#, r#""size":512"#] {
+            assert!(node.contains(part), "{part}: {node}");
+        }
+        for part in [r#""driver":"host_device""#, r#""/dev/fdset/9""#, r#""direct":true"#] {
+            assert!(node.split_once(r#""file":"#).expect("a store").1.contains(part), "{node}");
+        }
+        assert!(is_of_copy(&copy_id(disk.device.address)) && is_of_copy(NVRAM_COPY));
+        assert!(!is_of_copy("medium-0-1-0"));
+    }
+
+    #[test]
+    fn the_copy_of_an_image_lies_over_what_the_image_lies_over() {
+        let mut image = attached("0,1,0", StorageType::Qcow2, "/srv/a.qcow2");
+        let target = Target { storage: StorageType::Qcow2, cache: Cache::Page };
+        let alone = shown(target_properties(&image, target, 512, 9));
+        assert!(alone.contains(r#""backing":null"#) && !alone.contains("size"), "{alone}");
+        let backing = Backing::new(StorageType::File, "/srv/base.img");
+        image.layers.push(AttachedLayer { backing, identity: None, cache: Cache::Page });
+        let over = shown(target_properties(&image, target, 512, 9));
+        assert!(over.contains(r#""backing":"medium-0-1-0-layer0""#), "{over}");
+    }
+}
