@@ -1,11 +1,10 @@
 //! The library's shortest use: one switch, one forwarding thread, listening on each SOCKET as the vhost-user back-end of a
-//! port. Guests and traffic generators connect there; the benchmark drives it.
+//! port, or as QEMU's stream sockets do where it is written `lan:SOCKET`. Guests and traffic generators connect there; the
+//! benchmark drives it.
 //!
 //! ```text
-//! cargo run --release -p hpvm-vswitch --example bridge -- SOCKET SOCKET…
+//! cargo run --release -p hpvm-vswitch --example bridge -- SOCKET lan:SOCKET…
 //! ```
-//!
-//! Ends on SIGINT or SIGTERM, or when the pipe on its standard input is closed.
 
 use std::error::Error;
 use std::os::unix::net::UnixListener;
@@ -17,14 +16,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options =
         Options { name: "bridge".into(), state: SwitchState::Up, clock: Clock::Monotonic };
     let (switch, events) = Switch::start(options)?;
-    for (number, path) in (1u16..).zip(std::env::args_os().skip(1)) {
-        let _ = std::fs::remove_file(&path);
+    for (number, word) in (1u16..).zip(std::env::args().skip(1)) {
+        let (kind, path) = match word.strip_prefix("lan:") {
+            Some(path) => (NicKind::Lan, path),
+            None => (NicKind::AvioLan, word.as_str()),
+        };
+        let _ = std::fs::remove_file(path);
         let rules = PortRules { spoof_guard: SpoofGuard::Off, ..PortRules::default() };
         let [high, low] = number.to_be_bytes();
         let port = PortNumber::new(number).ok_or("too many sockets")?;
         let options = PortOptions {
-            kind: NicKind::AvioLan,
-            listener: UnixListener::bind(&path)?,
+            kind,
+            listener: UnixListener::bind(path)?,
             mac: MacAddress::for_a_guest([0x52, 0, 0, 0, high, low]),
             features: None,
             memory: GuestMemory::Trusted,

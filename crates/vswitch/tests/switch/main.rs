@@ -2,7 +2,9 @@
 
 #![allow(unsafe_code)]
 
+mod counting;
 mod forwarding;
 mod guest;
 mod memory;
 mod net;
+mod rules;

@@ -1,0 +1,153 @@
+//! What a port's rules make of its frames: VLANs, the spoof guard, rates.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hpvm_model::{PortRules, PortVlan, Rate, SpoofGuard, VlanId};
+use hpvm_vswitch::Clock;
+
+use crate::counting::{Datagrams, from_wire, to_wire};
+use crate::guest::Driver;
+use crate::net::{BROADCAST, Net, frame, mac, open_rules, port};
+
+fn vlan(vlan: PortVlan) -> PortRules {
+    PortRules { vlan, ..open_rules() }
+}
+
+fn untagged(number: u16) -> PortRules {
+    vlan(PortVlan::Untagged(VlanId::new(number).expect("a VLAN")))
+}
+
+/// The frame with a tag behind its addresses.
+fn tagged(frame: &[u8], tag: u16) -> Vec<u8> {
+    let mut tagged = frame[..12].to_vec();
+    tagged.extend([0x81, 0]);
+    tagged.extend(tag.to_be_bytes());
+    tagged.extend(&frame[12..]);
+    tagged
+}
+
+#[test]
+fn vlans_part_ports_and_tags_come_and_go_where_they_should() {
+    let net = Net::new();
+    let far = Datagrams::attach(&net);
+    let mut none = net.avio(1, open_rules(), Driver::LINUX);
+    let mut ten = net.avio(2, untagged(10), Driver::LINUX);
+    let mut also_ten = net.avio(3, untagged(10), Driver::LINUX);
+    let mut twenty = net.avio(4, untagged(20), Driver::LINUX);
+    let mut trunk =
+        net.avio(5, vlan(PortVlan::Trunk("10,30-40".parse().expect("a list"))), Driver::LINUX);
+    for bytes in [60, 126, 127, 128, 129, 132, 1514] {
+        let sent = frame(BROADCAST, mac(2), bytes, 1);
+        ten.send(&sent);
+        assert_eq!(also_ten.receive().frame, sent);
+        assert_eq!(trunk.receive().frame, tagged(&sent, 10));
+        assert_eq!(from_wire(&far).1, tagged(&sent, 10));
+        // A priority is kept.
+        let sent = frame(BROADCAST, mac(5), bytes, 2);
+        trunk.send(&tagged(&sent, 0xa00a));
+        assert_eq!(ten.receive().frame, sent);
+        assert_eq!(also_ten.receive().frame, sent);
+        assert_eq!(from_wire(&far).1, tagged(&sent, 0xa00a));
+        let sent = frame(BROADCAST, [2, 8, 8, 8, 8, 8], bytes, 3);
+        to_wire(&far, &tagged(&sent, 20));
+        assert_eq!(twenty.receive().frame, sent);
+        let sent = frame(BROADCAST, mac(1), bytes, 4);
+        none.send(&sent);
+        assert_eq!(from_wire(&far).1, sent);
+        to_wire(&far, &sent);
+        assert_eq!(none.receive().frame, sent);
+        // A tag that says only a priority is none.
+        ten.send(&tagged(&frame(BROADCAST, mac(2), bytes, 5), 0xe000));
+        assert_eq!(also_ten.receive().frame, frame(BROADCAST, mac(2), bytes, 5));
+        assert_eq!(trunk.receive().frame, tagged(&frame(BROADCAST, mac(2), bytes, 5), 0xe00a));
+        from_wire(&far);
+    }
+    trunk.send(&tagged(&frame(BROADCAST, mac(5), 60, 6), 20));
+    trunk.send(&frame(BROADCAST, mac(5), 60, 7));
+    trunk.wait_until_sent();
+    assert_eq!(net.counters(5).discards.vlan, 2);
+    let last = frame(BROADCAST, [2, 8, 8, 8, 8, 8], 60, 8);
+    to_wire(&far, &tagged(&last, 20));
+    assert_eq!(twenty.receive_until(&last), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn the_same_station_may_be_in_two_vlans() {
+    let net = Net::new();
+    let mut ten = net.avio(1, untagged(10), Driver::LINUX);
+    let mut twenty = net.avio(2, untagged(20), Driver::LINUX);
+    let mut trunk =
+        net.avio(3, vlan(PortVlan::Trunk("10,20".parse().expect("a list"))), Driver::LINUX);
+    let twin = [2, 8, 8, 8, 8, 8];
+    for (vlan, guest) in [(10, &mut ten), (20, &mut twenty)] {
+        guest.send(&frame(BROADCAST, twin, 60, 0));
+        assert_eq!(trunk.receive().frame, tagged(&frame(BROADCAST, twin, 60, 0), vlan));
+    }
+    for (vlan, guest) in [(10, &mut ten), (20, &mut twenty)] {
+        trunk.send(&tagged(&frame(twin, mac(3), 60, 1), vlan));
+        assert_eq!(guest.receive().frame, frame(twin, mac(3), 60, 1));
+    }
+}
+
+#[test]
+fn the_guard_lets_only_own_addresses_pass_and_shows_what_was_tried() {
+    let net = Net::new();
+    let address = "10.0.0.1".parse().expect("an address");
+    let rules =
+        PortRules { spoof_guard: SpoofGuard::On, addresses: vec![address], ..PortRules::default() };
+    let mut guest = net.avio(1, rules, Driver::LINUX);
+    let mut other = net.avio(2, open_rules(), Driver::LINUX);
+    let ipv4 = |source: [u8; 4]| {
+        let mut frame = frame(mac(2), mac(1), 60, 0);
+        frame[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+        frame[26..30].copy_from_slice(&source);
+        frame
+    };
+    guest.send(&ipv4([10, 0, 0, 9]));
+    guest.send(&frame(mac(2), mac(7), 60, 0));
+    guest.wait_until_sent();
+    let status = net.switch.port(port(1)).expect("a port");
+    assert_eq!(status.source.map(|mac| mac.bytes()), Some(mac(7)));
+    guest.send(&ipv4([10, 0, 0, 1]));
+    assert_eq!(other.receive().frame, ipv4([10, 0, 0, 1]));
+    assert_eq!(net.counters(1).discards.spoofed, 2);
+    // Rules change while the guest runs.
+    net.switch.change_port(port(1), open_rules()).expect("new rules");
+    guest.send(&frame(mac(2), mac(7), 60, 0));
+    assert_eq!(other.receive().frame, frame(mac(2), mac(7), 60, 0));
+}
+
+#[test]
+fn rates_hold_both_ways_by_the_clock() {
+    let time = Arc::new(AtomicU64::new(0));
+    let net = Net::with_clock(Clock::Manual(Arc::clone(&time)));
+    // 8,000 bits are a frame of 1,000 bytes a second; ten may pass at once.
+    let rate = Some(Rate { bits_per_second: 8_000, burst_bytes: 10_000 });
+    let rules = PortRules { rate_in: rate, rate_out: rate, ..open_rules() };
+    let mut limited = net.avio(1, rules, Driver::LINUX);
+    let mut free = net.avio(2, open_rules(), Driver::LINUX);
+    let frames = |from: u16, to: u16, count: u8| -> Vec<Vec<u8>> {
+        (0..count).map(|mark| frame(mac(to), mac(from), 1000, mark)).collect()
+    };
+    // Towards the guest: what is beyond the rate is discarded.
+    free.send_all(&frames(2, 1, 15));
+    free.wait_until_sent();
+    for sent in frames(2, 1, 10) {
+        assert_eq!(limited.receive().frame, sent);
+    }
+    assert_eq!(net.counters(1).discards.rate, 5);
+    // From the guest: what is beyond the rate waits, and goes in time.
+    let sent = frames(1, 2, 13);
+    limited.send_all(&sent);
+    for sent in &sent[..10] {
+        assert_eq!(&free.receive().frame, sent);
+    }
+    for sent in &sent[10..] {
+        assert_eq!(free.try_receive(), None);
+        time.fetch_add(1_000_000_000, Ordering::Relaxed);
+        net.switch.wake().expect("the switch looks");
+        assert_eq!(&free.receive().frame, sent);
+    }
+    assert_eq!(net.counters(1).out_discards, 0);
+}
