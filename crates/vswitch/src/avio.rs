@@ -126,6 +126,7 @@ impl AvioPeer {
                 prefetch_to_read(segment.host.wrapping_add(CACHE_LINE));
             }
         }
+        self.transmit.prefetch_used(count);
         let mut malformed = 0;
         for (head, single) in &singles[..count] {
             let pushed = match single {
@@ -175,6 +176,7 @@ impl AvioPeer {
             }
         }
         self.ahead.count = count;
+        self.receive.prefetch_used(count);
         Ok(())
     }
 

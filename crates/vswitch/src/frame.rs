@@ -234,6 +234,11 @@ impl Batch {
         Ok(())
     }
 
+    /// The address the last frame came from.
+    pub(crate) fn last_source(&self) -> Option<u64> {
+        Some(self.addresses(self.len().checked_sub(1)?).1)
+    }
+
     /// The tag a frame carries.
     pub(crate) fn tag(&self, index: usize) -> Option<u16> {
         let head = &self.heads[index].0;

@@ -6,6 +6,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use crate::ring::prefetch_to_read;
+
 /// How long a station that is silent is remembered, in seconds (IEEE 802.1Q, 8.8.3).
 pub(crate) const AGE_SECONDS_MAX: u32 = 300;
 /// How many addresses a port may teach; the wire may teach all the table holds.
@@ -79,6 +81,12 @@ impl MacTable {
         ((mixed ^ mixed >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize
     }
 
+    /// Brings what is known of a station nearer.
+    #[inline]
+    pub(crate) fn prefetch(&self, station: Station) {
+        prefetch_to_read((&raw const self.buckets[self.bucket(station)]).cast());
+    }
+
     /// Where a station is.
     #[inline]
     pub(crate) fn find(&self, station: Station, now_seconds: u32) -> Option<u16> {
@@ -93,7 +101,10 @@ impl MacTable {
         let at = self.bucket(station);
         match self.buckets[at].0.iter_mut().find(|entry| entry.key == station.key) {
             Some(entry) if entry.place == place || entry.pinned != 0 => {
-                entry.seen_seconds = now_seconds;
+                // A line that is only read stays where it is.
+                if entry.seen_seconds != now_seconds {
+                    entry.seen_seconds = now_seconds;
+                }
             }
             Some(_) | None => self.learn_anew(at, station, place, now_seconds),
         }

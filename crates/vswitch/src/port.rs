@@ -185,6 +185,14 @@ impl Port {
         }
     }
 
+    /// Tells others the address the guest sent from last.
+    pub(crate) fn note_source(&mut self, source: Option<u64>) {
+        if let Some(source) = source.filter(|source| *source != self.last_source) {
+            self.last_source = source;
+            self.shared.set_source(source);
+        }
+    }
+
     #[inline]
     pub(crate) fn count(&self, counter: Counter, count: u64) {
         if count > 0 {

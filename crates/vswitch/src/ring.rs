@@ -290,6 +290,18 @@ impl Ring {
         Ok(sum)
     }
 
+    /// Brings the places of the next `count` used elements nearer, which the driver's processor has.
+    #[inline]
+    pub(crate) fn prefetch_used(&self, count: usize) {
+        const ELEMENT_WORDS: usize = 4;
+        const LINE_ELEMENTS: usize = 8;
+        for ahead in (0..count).step_by(LINE_ELEMENTS) {
+            let place = usize::from(self.finished).wrapping_add(ahead) & usize::from(self.size - 1);
+            prefetch_to_write(self.used.wrapping_add(2 + ELEMENT_WORDS * place).cast());
+        }
+        prefetch_to_write(self.used.cast());
+    }
+
     /// Takes the next chain: it will be used.
     #[inline]
     pub(crate) fn take(&mut self) {
@@ -301,12 +313,9 @@ impl Ring {
     #[inline]
     pub(crate) fn finish(&mut self, head: u16, written: u32) {
         let place = usize::from(self.finished & (self.size - 1));
-        // SAFETY: the place is within the ring, which was checked to lie in the guest's memory and to be aligned.
-        unsafe {
-            let element = self.used.add(2 + 4 * place).cast::<u32>();
-            element.write_volatile(u32::from(head));
-            element.add(1).write_volatile(written);
-        }
+        let element = u64::from(head) | u64::from(written) << 32;
+        // SAFETY: the place is within the ring, which was checked to lie in the guest's memory.
+        unsafe { self.used.add(2 + 4 * place).cast::<u64>().write_unaligned(element.to_le()) };
         self.finished = self.finished.wrapping_add(1);
     }
 

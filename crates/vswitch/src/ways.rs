@@ -4,7 +4,7 @@ use crate::counters::Counter;
 use crate::frame::Batch;
 use crate::mac_table::{MacTable, Station};
 use crate::port::{PlaceIndex, Port, Unusual, WIRE};
-use crate::vlan::Edit;
+use crate::vlan::{Edit, Membership};
 
 /// Addresses 01:80:C2:00:00:00 to 0F are for neighbours on one link and never forwarded (IEEE 802.1D, 7.12.6).
 const LINK_LOCAL: u64 = 0x0000_00c2_8001;
@@ -98,12 +98,28 @@ pub(crate) fn decide(
     let mut sent = Sent::default();
     let mut memo = Memo { learned: None, found: None };
     let Some(mut port) = facts.ports[usize::from(source)].take() else { return };
+    ask_ahead(&port, batch, facts);
     for index in 0..batch.len() {
         sent.octets += u64::from(batch.frame(index).octets);
         one(source, &mut port, index, batch, facts, ways, &mut sent, &mut memo);
     }
+    port.note_source(batch.last_source());
     count(&port, &sent);
     facts.ports[usize::from(source)] = Some(port);
+}
+
+/// Has what is known of the stations at hand when each frame's turn comes. One conversation needs no more than its first.
+fn ask_ahead(port: &Port, batch: &Batch, facts: &Facts<'_>) {
+    let Membership::Plain(domain) = port.membership else { return };
+    let mut last = (0, 0);
+    for index in 0..batch.len() {
+        let (to, from) = batch.addresses(index);
+        if (to, from) != last {
+            last = (to, from);
+            facts.table.prefetch(Station::new(from, domain));
+            facts.table.prefetch(Station::new(to, domain));
+        }
+    }
 }
 
 fn count(port: &Port, sent: &Sent) {
@@ -130,10 +146,6 @@ fn one(
     memo: &mut Memo,
 ) {
     let (to, from) = batch.addresses(index);
-    if from != port.last_source {
-        port.last_source = from;
-        port.shared.set_source(from);
-    }
     if from & GROUP != 0 {
         sent.malformed += 1;
         return;
