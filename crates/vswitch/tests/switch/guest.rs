@@ -109,6 +109,17 @@ impl Guest {
         memory: Memory,
         bases: [u16; 2],
     ) -> vhost::Result<Guest> {
+        let frontend = Guest::agree(path, &driver, &memory)?;
+        let event_index = driver.features & EVENT_IDX != 0;
+        let ring = |at, base| Ring::new(at, base, event_index);
+        let [receive, transmit] = [ring(RECEIVE, bases[0]), ring(TRANSMIT, bases[1])];
+        let mut guest = Guest { frontend, memory, driver, receive, transmit };
+        guest.post_receive_buffers();
+        guest.start()?;
+        Ok(guest)
+    }
+
+    fn agree(path: &Path, driver: &Driver, memory: &Memory) -> vhost::Result<Frontend> {
         let socket = UnixStream::connect(path).expect("the switch listens");
         let mut frontend = Frontend::from_stream(socket, 2);
         frontend.set_owner()?;
@@ -121,13 +132,25 @@ impl Guest {
             frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         }
         frontend.set_mem_table(&memory.regions())?;
-        let event_index = driver.features & EVENT_IDX != 0;
-        let ring = |at, base| Ring::new(at, base, event_index);
-        let [receive, transmit] = [ring(RECEIVE, bases[0]), ring(TRANSMIT, bases[1])];
+        Ok(frontend)
+    }
+
+    /// The same guest with its rings as they stand, at another switch, as a hypervisor connects again.
+    pub(crate) fn again(path: &Path, guest: Guest) -> Guest {
+        let Guest { frontend, memory, driver, receive, transmit } = guest;
+        drop(frontend);
+        let frontend = Guest::agree(path, &driver, &memory).expect("the switch agrees");
         let mut guest = Guest { frontend, memory, driver, receive, transmit };
-        guest.post_receive_buffers();
-        guest.start()?;
-        Ok(guest)
+        guest.start().expect("rings");
+        guest
+    }
+
+    /// Where the next frame will be written, and where its used element.
+    pub(crate) fn next_receive_addresses(&self) -> [u64; 2] {
+        let place = usize::from(self.receive.used % SIZE);
+        let head = self.memory.word(RECEIVE + AVAILABLE + 4 + 2 * place).load(Ordering::Relaxed);
+        let buffer = RECEIVE_BUFFERS + usize::from(head) * self.driver.receive_buffer_bytes;
+        [buffer, RECEIVE + USED].map(Memory::guest)
     }
 
     /// Makes both rings known.
@@ -135,7 +158,7 @@ impl Guest {
         for (index, ring) in [&self.receive, &self.transmit].into_iter().enumerate() {
             self.frontend.set_vring_num(index, SIZE)?;
             self.frontend.set_vring_addr(index, &ring.config(&self.memory, None))?;
-            self.frontend.set_vring_base(index, ring.used)?;
+            self.frontend.set_vring_base(index, ring.used(&self.memory))?;
             self.frontend.set_vring_call(index, &ring.call)?;
             self.frontend.set_vring_kick(index, &ring.kick)?;
             if self.driver.features & PROTOCOL_FEATURES != 0 {

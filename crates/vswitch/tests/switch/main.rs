@@ -5,6 +5,8 @@
 mod counting;
 mod forwarding;
 mod guest;
+mod lives;
 mod memory;
 mod net;
+mod offloads;
 mod rules;
