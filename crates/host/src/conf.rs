@@ -19,6 +19,7 @@ use std::str::FromStr;
 use hpvm_model::limits::LimitsTable;
 use rustix::fs::{Access, access};
 
+use crate::nic::probe::ROUNDS_MAX;
 use crate::paths::Root;
 
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
@@ -26,6 +27,7 @@ const PRISTINE_NVRAM: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const QEMU: &str = "qemu-system-x86_64";
 const UID_BASE: u32 = 1_000_000;
 const KEEP_REMOVED_DAYS: u32 = 7;
+const MAC_PROBE_ROUNDS: u8 = 3;
 /// A hundred years.
 const KEEP_REMOVED_DAYS_MAX: u32 = 36_500;
 /// A file larger than this is no hpvmconf.
@@ -93,6 +95,20 @@ impl Conf {
             Some(days) if days <= KEEP_REMOVED_DAYS_MAX => Ok(days),
             Some(_) => Err(self.unfit(NAME, WANTED)),
         }
+    }
+
+    /// How often each MAC address is asked for on the LAN before a guest gets it; 0: never. Documents of the product spell the
+    /// name in two ways.
+    pub fn mac_probe_rounds(&self) -> Result<u8, ConfError> {
+        const WANTED: &str = "a number of frames from 0 (no check) to 30";
+        for name in ["HPVMACADDRFRAMES", "HPVMMACADDRFRAMES"] {
+            match self.number::<u8>(name, WANTED)? {
+                None => {}
+                Some(rounds) if rounds <= ROUNDS_MAX => return Ok(rounds),
+                Some(_) => return Err(self.unfit(name, WANTED)),
+            }
+        }
+        Ok(MAC_PROBE_ROUNDS)
     }
 
     pub fn limits(&self) -> Result<LimitsTable, ConfError> {

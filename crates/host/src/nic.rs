@@ -5,6 +5,7 @@
 //! whatever network namespace the caller is. Nothing here changes an interface.
 
 mod message;
+pub mod probe;
 mod socket;
 mod watch;
 pub mod wire;

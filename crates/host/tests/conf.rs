@@ -38,6 +38,23 @@ fn without_a_file_everything_has_its_default() {
     assert_eq!(conf.scsi_rom(), root.guest_images().join("common/mptsas1068.rom"));
     assert_eq!(conf.uid_base().expect("an id"), 1_000_000);
     assert!(conf.enabled().expect("yes or no"));
+    assert_eq!(conf.mac_probe_rounds().expect("rounds"), 3);
+}
+
+#[test]
+fn the_check_of_mac_addresses_goes_by_both_its_names() {
+    for (line, rounds) in
+        [("HPVMACADDRFRAMES=0", 0), ("HPVMMACADDRFRAMES=30", 30), ("HPVMACADDRFRAMES=", 3)]
+    {
+        assert_eq!(conf(line).mac_probe_rounds().expect(line), rounds);
+    }
+    for line in ["HPVMACADDRFRAMES=31", "HPVMMACADDRFRAMES=-1", "HPVMACADDRFRAMES=256"] {
+        let error = conf(line).mac_probe_rounds().expect_err(line).to_string();
+        assert!(
+            error.contains("it should be a number of frames from 0 (no check) to 30"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

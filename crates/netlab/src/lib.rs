@@ -5,9 +5,11 @@
 
 mod guest;
 mod hub;
+mod station;
 
 pub use guest::{Guest, Told, mac};
 pub use hub::{Hub, Plug};
+pub use station::Station;
 
 use std::fs;
 use std::net::Ipv4Addr;
