@@ -41,6 +41,8 @@ pub enum Reply {
 /// How the wire is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// The process that does the work; another one when it had to be started again.
+    pub pid: u32,
     /// Whether a switch is connected.
     pub connected: bool,
     pub forwards: Vec<Forward>,

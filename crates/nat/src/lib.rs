@@ -6,8 +6,10 @@
 
 pub mod control;
 mod settings;
+mod start;
 
 pub use settings::{HostAccess, Settings, SettingsError};
+pub use start::{Places, StartError, start};
 
 /// The numbers of the descriptors that `hpvmnat` is started with. Its standard error is its log.
 pub mod descriptor {

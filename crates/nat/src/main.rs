@@ -19,17 +19,19 @@ mod outgoing;
 mod packet;
 mod service;
 mod slirp;
+mod supervise;
 
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::{env, io};
 
 use hpvm_host::confine::{ConfineError, Enforced, internet};
 use hpvm_host::launch::inherited;
 use hpvm_nat::{Settings, SettingsError, descriptor};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
 
-use crate::service::{End, Service, ServiceError};
+use crate::service::{End, Service, ServiceError, Sockets};
+use crate::supervise::{STARTED_WRONGLY, supervise};
 
 /// Each connection of a guest is a descriptor, and some memory.
 const DESCRIPTORS_MAX: u64 = 2048;
@@ -47,39 +49,62 @@ enum Failure {
     Confine(#[from] ConfineError),
     #[error(transparent)]
     Service(#[from] ServiceError),
+    #[error("the worker cannot be started")]
+    Supervise(#[source] io::Error),
 }
+
+/// The first argument of the process that does the work.
+const WORKER: &str = "worker";
+/// The worker's end of a pipe that is closed when the process outside of it is gone.
+const LIFELINE: i32 = 5;
 
 fn main() -> ExitCode {
-    match work() {
-        Ok(End::Asked) => ExitCode::SUCCESS,
-        Ok(End::Alone) => {
-            eprintln!("hpvmnat: no switch was connected for a minute");
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            eprintln!("hpvmnat: {}", hpvm_model::chain(&failure));
-            match failure {
-                Failure::Settings(_) | Failure::Descriptor(..) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    let is_worker = arguments.first().is_some_and(|first| first == WORKER);
+    let ended = if is_worker {
+        arguments.remove(0);
+        work(arguments).map(|end| {
+            if end == End::Alone {
+                eprintln!("hpvmnat: no switch was connected for a minute");
             }
+            ExitCode::SUCCESS
+        })
+    } else {
+        watch_over(&arguments)
+    };
+    ended.unwrap_or_else(|failure| {
+        eprintln!("hpvmnat: {}", hpvm_model::chain(&failure));
+        match failure {
+            Failure::Settings(_) | Failure::Descriptor(..) => ExitCode::from(STARTED_WRONGLY),
+            _ => ExitCode::FAILURE,
         }
-    }
+    })
 }
 
-fn work() -> Result<End, Failure> {
+fn watch_over(arguments: &[String]) -> Result<ExitCode, Failure> {
+    // No terminal of the starter's ends it. It fails for who leads a session already.
+    let _ = setsid();
+    let wire = descriptor(descriptor::WIRE)?;
+    let control = descriptor(descriptor::CONTROL)?;
+    Settings::parse(arguments.iter().cloned())?;
+    supervise(&wire, &control, arguments).map_err(Failure::Supervise)
+}
+
+fn work(arguments: Vec<String>) -> Result<End, Failure> {
     // To be taken before anything else is opened, which would get their numbers.
-    let wire = listener(descriptor::WIRE)?;
-    let control = listener(descriptor::CONTROL)?;
-    let settings = Settings::parse(env::args().skip(1))?;
+    let wire = descriptor(descriptor::WIRE)?.into();
+    let control = descriptor(descriptor::CONTROL)?.into();
+    let lifeline = descriptor(LIFELINE)?;
+    let settings = Settings::parse(arguments.into_iter())?;
     bound()?;
     if internet::confine(settings.ids)? == Enforced::Not {
         eprintln!("hpvmnat: the kernel has no Landlock: files are not withheld from hpvmnat");
     }
-    Ok(Service::new(&settings, wire, control)?.run()?)
+    Ok(Service::new(&settings, Sockets { wire, control, lifeline })?.run()?)
 }
 
-fn listener(number: i32) -> Result<UnixListener, Failure> {
-    inherited(number).map(UnixListener::from).map_err(|error| Failure::Descriptor(number, error))
+fn descriptor(number: i32) -> Result<OwnedFd, Failure> {
+    inherited(number).map_err(|error| Failure::Descriptor(number, error))
 }
 
 fn bound() -> Result<(), Failure> {

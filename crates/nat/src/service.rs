@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process;
 use std::time::{Duration, Instant};
 
 use hpvm_model::Forward;
@@ -33,6 +34,8 @@ const FORWARDS_MAX: usize = 256;
 pub(crate) enum End {
     Asked,
     Alone,
+    /// The process outside is gone.
+    Orphaned,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +46,14 @@ pub(crate) enum ServiceError {
     Wait(#[source] io::Error),
     #[error("the sockets it was started with cannot be used")]
     Sockets(#[source] io::Error),
-    #[error("the forward {0} cannot be made: {1}")]
-    Forward(Forward, String),
+}
+
+/// What it was started with.
+pub(crate) struct Sockets {
+    pub(crate) wire: UnixListener,
+    pub(crate) control: UnixListener,
+    /// Readable when the process outside is gone.
+    pub(crate) lifeline: OwnedFd,
 }
 
 struct Client {
@@ -65,13 +74,13 @@ pub(crate) struct Service {
     alone_since: Instant,
     control: UnixListener,
     clients: VecDeque<Client>,
+    lifeline: OwnedFd,
 }
 
 impl Service {
     pub(crate) fn new(
         settings: &Settings,
-        wire: UnixListener,
-        control: UnixListener,
+        Sockets { wire, control, lifeline }: Sockets,
     ) -> Result<Service, ServiceError> {
         for socket in [&wire, &control] {
             socket.set_nonblocking(true).map_err(ServiceError::Sockets)?;
@@ -91,9 +100,13 @@ impl Service {
             alone_since: Instant::now(),
             control,
             clients: VecDeque::new(),
+            lifeline,
         };
         for forward in &settings.forwards {
-            service.add(*forward).map_err(|why| ServiceError::Forward(*forward, why))?;
+            // The others, and the network, are worth having without it.
+            if let Err(why) = service.add(*forward) {
+                eprintln!("hpvmnat: the forward {forward} cannot be made: {why}");
+            }
         }
         Ok(service)
     }
@@ -102,6 +115,9 @@ impl Service {
     pub(crate) fn run(mut self) -> Result<End, ServiceError> {
         loop {
             let ready = self.wait().map_err(ServiceError::Wait)?;
+            if ready.lifeline {
+                return Ok(End::Orphaned);
+            }
             if ready.switch {
                 self.read_switch();
             }
@@ -123,7 +139,11 @@ impl Service {
 
     fn wait(&mut self) -> io::Result<Ready> {
         let input = |fd| Watched { fd, interest: Interest::Input };
-        let mut watched = vec![input(self.wire.as_fd()), input(self.control.as_fd())];
+        let mut watched = vec![
+            input(self.wire.as_fd()),
+            input(self.control.as_fd()),
+            input(self.lifeline.as_fd()),
+        ];
         if let Some((stream, _)) = &self.switch {
             let interest = match self.slirp.outgoing().borrow().waiting() {
                 0 => Interest::Input,
@@ -134,7 +154,12 @@ impl Service {
         let connected = self.switch.is_some();
         watched.extend(self.clients.iter().map(|client| input(client.stream.as_fd())));
         let ready = self.slirp.wait(&watched, NAP)?;
-        Ok(Ready { wire: ready[0], control: ready[1], switch: connected && ready[2] })
+        Ok(Ready {
+            wire: ready[0],
+            control: ready[1],
+            lifeline: ready[2],
+            switch: connected && ready[3],
+        })
     }
 
     fn accept_switch(&mut self) {
@@ -289,6 +314,7 @@ impl Service {
             self.leases.all().map(|(mac, address)| Lease { mac, address }).collect();
         leases.sort_unstable_by_key(|lease| lease.address);
         Status {
+            pid: process::id(),
             connected: self.switch.is_some(),
             forwards: self.forwards.clone(),
             leases,
@@ -304,6 +330,7 @@ impl Service {
 struct Ready {
     wire: bool,
     control: bool,
+    lifeline: bool,
     switch: bool,
 }
 

@@ -102,6 +102,11 @@ impl Guest {
         }
     }
 
+    /// Lets the guest do what is due now.
+    pub fn step(&mut self) {
+        self.interface.poll(now(), &mut self.plug, &mut self.sockets);
+    }
+
     fn port(&mut self) -> u16 {
         self.ports += 1;
         self.ports

@@ -71,7 +71,15 @@ impl Hub {
     /// Whether the other side has closed the connection, which it must within seconds.
     pub fn is_closed(&self) -> bool {
         self.wait(PollFlags::IN, Duration::from_secs(10));
-        matches!(self.0.borrow_mut().stream.read(&mut [0; 64]), Ok(0) | Err(_))
+        let mut piece = [0; 4096];
+        loop {
+            match self.0.borrow_mut().stream.read(&mut piece) {
+                Ok(0) => return true,
+                // What was on its way before.
+                Ok(_) => {}
+                Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            }
+        }
     }
 
     fn wait(&self, events: PollFlags, at_most: Duration) {

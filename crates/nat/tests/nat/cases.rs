@@ -4,3 +4,4 @@ pub(crate) mod connections;
 pub(crate) mod forwards;
 pub(crate) mod hostile;
 pub(crate) mod leases;
+pub(crate) mod switched;

@@ -22,12 +22,15 @@ const CASES: &[(&str, Case)] = &[
     ("the_name_server_of_the_host_answers", cases::connections::names),
     ("the_host_is_hidden_unless_it_is_said_otherwise", cases::connections::hidden_host),
     ("a_connection_survives_the_switch", cases::connections::switch_comes_back),
+    ("guests_of_a_whole_switch_get_out_and_reach_each_other", cases::switched::guests),
     ("forwards_come_and_go", cases::forwards::come_and_go),
     ("a_forward_that_cannot_be_is_refused_with_the_reason", cases::forwards::refused),
     ("nonsense_ends_nothing", cases::hostile::nonsense),
     ("an_absurd_length_ends_the_connection_alone", cases::hostile::absurd_length),
     ("a_client_that_says_nonsense_hears_so", cases::hostile::control),
     ("it_is_confined", cases::hostile::confined),
+    ("a_worker_that_dies_is_replaced", cases::hostile::comes_back),
+    ("nothing_is_left_of_one_that_is_killed", cases::hostile::ends_together),
     ("it_ends_when_asked", cases::hostile::ends),
 ];
 

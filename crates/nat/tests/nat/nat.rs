@@ -1,17 +1,14 @@
 //! A `hpvmnat` that a test started, and ends whatever becomes of the test.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
 use hpvm_host::users::{Ids, is_root};
 use hpvm_nat::control::{Reply, Request, Status, ask};
-use hpvm_nat::{Settings, descriptor};
-
-use crate::world::FAR;
+use hpvm_nat::{Places, Settings, start};
 
 pub(crate) struct Nat {
     folder: tempfile::TempDir,
@@ -36,11 +33,15 @@ impl Nat {
         Nat { folder, wire, control, settings, child }
     }
 
-    /// Ends it without a word, and starts another at the same sockets.
+    /// Ends it without a word, worker and all, and starts another at the same sockets.
     pub(crate) fn replace(&mut self) {
+        self.kill();
+        self.child = spawn(&self.settings, &self.wire, &self.control);
+    }
+
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("waited for");
-        self.child = spawn(&self.settings, &self.wire, &self.control);
     }
 
     pub(crate) fn connect(&self) -> UnixStream {
@@ -62,16 +63,8 @@ impl Nat {
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     pub(crate) fn ids(&self) -> Option<Ids> {
         self.settings.ids
-    }
-
-    pub(crate) fn lives(&mut self) -> bool {
-        self.child.try_wait().expect("waited for").is_none()
     }
 
     /// How it ends, which it must do within seconds.
@@ -90,18 +83,10 @@ impl Nat {
 }
 
 fn spawn(settings: &Settings, wire: &UnixListener, control: &UnixListener) -> Child {
-    let copy =
-        |listener: &UnixListener| -> OwnedFd { listener.try_clone().expect("copied").into() };
-    Command::new(env!("CARGO_BIN_EXE_hpvmnat"))
-        .args(settings.arguments())
-        .stdin(Stdio::null())
-        .fd_mappings(vec![
-            FdMapping { parent_fd: copy(wire), child_fd: descriptor::WIRE },
-            FdMapping { parent_fd: copy(control), child_fd: descriptor::CONTROL },
-        ])
-        .expect("two numbers")
-        .spawn()
-        .unwrap_or_else(|error| panic!("hpvmnat starts, with {FAR} outside: {error}"))
+    let copy = |listener: &UnixListener| listener.try_clone().expect("copied");
+    let log = std::io::stderr().as_fd().try_clone_to_owned().expect("copied").into();
+    let places = Places { wire: copy(wire), control: copy(control), log };
+    start(Path::new(env!("CARGO_BIN_EXE_hpvmnat")), settings, places).expect("hpvmnat starts")
 }
 
 impl Drop for Nat {

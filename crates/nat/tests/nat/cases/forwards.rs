@@ -85,7 +85,10 @@ fn exchange_datagrams(guest: &mut Guest, host_port: u16) {
 pub(crate) fn refused() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let taken = listener.local_addr().expect("bound").port();
-    let nat = Nat::start(Settings::default());
+    // One that cannot be made at the start is missing, and nothing else is.
+    let impossible = forward(&format!("tcp:127.0.0.1:{taken}:10.0.2.15:80"));
+    let nat = Nat::start(Settings { forwards: vec![impossible], ..Settings::default() });
+    assert_eq!(nat.status().forwards, []);
     let refusal = |text: &str| match nat.ask(&Request::Add { forward: forward(text) }) {
         Reply::Refused { why } => why,
         other => panic!("{text}: {other:?}"),

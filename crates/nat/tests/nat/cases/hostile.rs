@@ -5,12 +5,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use hpvm_model::NatSubnet;
 use hpvm_nat::Settings;
 use hpvm_nat::control::{Reply, Request};
 use hpvm_netlab::{Guest, Hub, mac};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::nat::Nat;
 
@@ -75,7 +77,8 @@ pub(crate) fn nonsense() {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), random);
-    let mut nat = Nat::start(Settings::default());
+    let nat = Nat::start(Settings::default());
+    let worker = nat.status().pid;
     let hub = Hub::new(nat.connect());
     let plug = hub.plug_in(mac(9));
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(3));
@@ -88,9 +91,10 @@ pub(crate) fn nonsense() {
     }
     drop(plug);
     println!("{count} frames");
-    assert!(nat.lives(), "hpvmnat ended, seed {seed}");
     Guest::booted(&hub, 1);
-    assert!(nat.status().counters.frames_out >= count);
+    let status = nat.status();
+    assert_eq!(status.pid, worker, "libslirp ended, seed {seed}");
+    assert!(status.counters.frames_out >= count);
 }
 
 pub(crate) fn absurd_length() {
@@ -116,9 +120,9 @@ pub(crate) fn control() {
 }
 
 pub(crate) fn confined() {
-    let mut nat = Nat::start(Settings::default());
-    nat.status();
-    let status = fs::read_to_string(format!("/proc/{}/status", nat.pid())).expect("it lives");
+    let nat = Nat::start(Settings::default());
+    let worker = nat.status().pid;
+    let status = fs::read_to_string(format!("/proc/{worker}/status")).expect("it lives");
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
         line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
@@ -131,11 +135,33 @@ pub(crate) fn confined() {
         assert!(field("Groups:").is_empty());
         assert_eq!(field("CapEff:"), ["0000000000000000"]);
     }
-    assert!(nat.lives());
+}
+
+/// Whatever ends the worker, another takes its place at the same sockets, and guests go on.
+pub(crate) fn comes_back() {
+    let nat = Nat::start(Settings::default());
+    let hub = Hub::new(nat.connect());
+    let mut guest = Guest::booted(&hub, 1);
+    let first = nat.status().pid;
+    let pid = i32::try_from(first).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(pid, Signal::ABORT).expect("killed");
+    assert!(hub.is_closed());
+    hub.reconnect(nat.connect());
+    guest.resolve(NatSubnet::default().name_server(), "again.example");
+    assert_ne!(nat.status().pid, first);
 }
 
 pub(crate) fn ends() {
     let mut nat = Nat::start(Settings::default());
     assert_eq!(nat.ask(&Request::End), Reply::Done);
     assert!(nat.ended().success());
+}
+
+/// The worker does not outlive who would start it again.
+pub(crate) fn ends_together() {
+    let mut nat = Nat::start(Settings::default());
+    let hub = Hub::new(nat.connect());
+    nat.status();
+    nat.kill();
+    assert!(hub.is_closed());
 }
