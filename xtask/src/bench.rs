@@ -6,6 +6,7 @@
 //! processes that ARCHITECTURE.md names.
 
 mod bare;
+mod blocks;
 mod booted;
 mod cloning;
 mod creating;
@@ -60,6 +61,11 @@ const GROUPS: &[Group] = &[
         name: "booted",
         what: "1,000 guests defined and 10 booted: listing, memory, idle processor time",
         measure: booted::measure,
+    },
+    Group {
+        name: "hostrdev",
+        what: "the VM Host's own disks among 1,000 block devices",
+        measure: blocks::measure,
     },
     Group {
         name: "storage",

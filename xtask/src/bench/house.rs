@@ -24,10 +24,19 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new() -> Result<House> {
+        House::named("house")
+    }
+
+    /// A second one of the same benchmark.
+    pub(super) fn new_beside() -> Result<House> {
+        House::named("house-beside")
+    }
+
+    fn named(purpose: &str) -> Result<House> {
         let program = release("hpvm")?;
         release("hpvmkeeper")?;
         release("hpvmapp")?;
-        let root = fresh_folder("house")?;
+        let root = fresh_folder(purpose)?;
         Ok(House { root, program })
     }
 

@@ -95,6 +95,8 @@ const ORDER: &[&str] = &[
     "QEMU killed",
     "keeper and hpvmapp",
     "all processes",
+    "`hpvmhostrdev`",
+    "device check",
     "AVIO over VIO in one guest",
     "AVIO over VIO, 1 MiB",
     "AVIO over VIO, 4 KiB",

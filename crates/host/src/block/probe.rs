@@ -1,15 +1,16 @@
 //! Opens devices to look at their content, or to learn whether the kernel keeps them for somebody.
 //!
 //! Called by `uses` through the trait [`Probe`], so that tests need no device. A device may never answer (a multipath volume
-//! without paths queues for ever): each question is asked by a thread of its own and waited for no longer than [`BOUND`].
-//! Such a read can be killed, so a thread left behind does not keep the program from ending.
+//! without paths queues for ever): questions are asked by another thread, one after the other, and waited for no longer than
+//! [`BOUND`]. A thread that a device keeps is left behind for a new one. Such a read can be killed, so it does not keep the
+//! program from ending.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -46,12 +47,27 @@ pub struct DeviceProbe {
     dev: PathBuf,
     /// Devices that did not answer are not asked again.
     silent: Mutex<BTreeSet<DeviceNumber>>,
+    /// Waits for the next question: a thread for each would cost more than most answers.
+    asker: Mutex<Option<Asker>>,
+}
+
+/// A thread that asks what it is given until this is dropped.
+#[derive(Debug)]
+struct Asker(Sender<Box<dyn FnOnce() + Send>>);
+
+impl Asker {
+    fn new() -> io::Result<Asker> {
+        let (questions, asked) = channel::<Box<dyn FnOnce() + Send>>();
+        let thread = thread::Builder::new().name("probe".to_owned());
+        thread.spawn(move || asked.into_iter().for_each(|ask| ask()))?;
+        Ok(Asker(questions))
+    }
 }
 
 impl DeviceProbe {
     #[must_use]
     pub fn new(places: &Places) -> Self {
-        Self { dev: places.dev.clone(), silent: Mutex::default() }
+        Self { dev: places.dev.clone(), silent: Mutex::default(), asker: Mutex::default() }
     }
 
     /// Asks within the bound.
@@ -61,19 +77,24 @@ impl DeviceProbe {
         question: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, ProbeError> {
         let silent = || self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = || self.asker.lock().unwrap_or_else(PoisonError::into_inner);
         if silent().contains(&device.number) {
             return Err(ProbeError::Silent);
         }
         let (answer, answered) = sync_channel(1);
-        let thread = thread::Builder::new().name("probe".to_owned());
-        thread
-            .spawn(move || {
-                // Nobody listens when the answer comes late.
-                let _ = answer.send(question());
-            })
-            .map_err(ProbeError::Failed)?;
+        let waiting = idle().take();
+        let asker = waiting.map_or_else(Asker::new, Ok).map_err(ProbeError::Failed)?;
+        let ask = Box::new(move || {
+            // Nobody listens when the answer comes late.
+            let _ = answer.send(question());
+        });
+        // Where it cannot be given, no answer comes either.
+        let _ = asker.0.send(ask);
         match answered.recv_timeout(BOUND) {
-            Ok(result) => result.map_err(ProbeError::Failed),
+            Ok(result) => {
+                *idle() = Some(asker);
+                result.map_err(ProbeError::Failed)
+            }
             Err(RecvTimeoutError::Timeout) => {
                 silent().insert(device.number);
                 Err(ProbeError::Silent)
