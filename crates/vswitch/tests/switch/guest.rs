@@ -316,11 +316,18 @@ impl Guest {
         }
     }
 
-    /// Writes a raw descriptor of the transmit ring and offers its chain: for tests that write nonsense.
-    pub(crate) fn offer_raw(&mut self, index: u16, descriptor: [u8; 16]) {
-        self.memory.write(TRANSMIT + 16 * usize::from(index % SIZE), &descriptor);
-        self.transmit.offer(&self.memory, index);
-        self.transmit.show(&self.memory);
+    pub(crate) fn kick(&self) {
+        self.transmit.kick.write(1).expect("a kick");
+    }
+
+    /// Begins anew with empty rings, as a driver does after a reset.
+    pub(crate) fn reset(&mut self) {
+        for ring in [&mut self.receive, &mut self.transmit] {
+            self.memory.write(ring.at, &[0; 0x4000]);
+            ring.available = 0;
+            ring.used = 0;
+        }
+        self.post_receive_buffers();
     }
 }
 

@@ -5,6 +5,7 @@
 mod counting;
 mod forwarding;
 mod guest;
+mod hostile;
 mod lives;
 mod memory;
 mod net;

@@ -1,0 +1,4 @@
+# A chain begins behind the table's end.
+transmit
+offer 256
+expect Index

@@ -1,0 +1,6 @@
+# A table in a table.
+transmit
+table +0x2000000 0 +0x2001000 32 4 0
+descriptor 0 +0x2000000 16 4 0
+offer 0
+expect IndirectNested
