@@ -444,7 +444,12 @@ impl Ring {
         // SAFETY: the descriptor is open as long as the eventfd lives.
         let call = unsafe { BorrowedFd::borrow_raw(self.call.as_raw_fd()) };
         let mut called = [PollFd::from_borrowed_fd(call, PollFlags::IN)];
-        poll(&mut called, Some(&timeout)).expect("a wait");
+        let ready = poll(&mut called, Some(&timeout)).expect("a wait");
+        assert!(
+            ready > 0,
+            "no call within {PATIENCE:?}: {what}; used {used}, now {}",
+            self.used(memory)
+        );
         let _ = self.call.read();
     }
 }

@@ -11,7 +11,7 @@ use hpvm_vswitch::{
     Clock, Counters, Event, GuestMemory, Options, PortOptions, Switch, SwitchState,
 };
 
-use crate::guest::{Driver, Guest, PATIENCE};
+use crate::guest::{Driver, Guest, PATIENCE, PROTOCOL_FEATURES};
 
 pub(crate) struct Net {
     pub(crate) switch: Switch,
@@ -81,7 +81,12 @@ impl Net {
     /// A port with an AVIO guest.
     pub(crate) fn avio(&self, number: u16, rules: PortRules, driver: Driver) -> Guest {
         self.add(number, NicKind::AvioLan, rules);
-        Guest::connect(&self.path(number), driver)
+        let guest = Guest::connect(&self.path(number), driver);
+        // Who did not agree on answers does not know when the switch is ready.
+        if driver.features & PROTOCOL_FEATURES == 0 {
+            self.wait_for(&Event::Started { port: port(number) });
+        }
+        guest
     }
 
     /// A port with a VIO guest.
