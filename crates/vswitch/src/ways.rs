@@ -69,6 +69,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) now_seconds: u32,
 }
 
+impl Facts<'_> {
+    fn has_wire(&self) -> bool {
+        self.ports[usize::from(WIRE)].as_ref().is_some_and(|wire| wire.is_open())
+    }
+}
+
 /// What a batch adds to its sender's counters.
 #[derive(Default)]
 struct Sent {
@@ -197,8 +203,7 @@ fn one(
             deliver(source, place, index, tag, domain, Kind::Unicast, facts, ways);
         }
         None => {
-            let wire = facts.ports[usize::from(WIRE)].as_ref().is_some_and(|wire| wire.is_open());
-            match wire && source != WIRE {
+            match source != WIRE && facts.has_wire() {
                 true => sent.unicast_wire += 1,
                 false => sent.unicast_local += 1,
             }

@@ -170,7 +170,6 @@ fn a_full_receiver_loses_frames_and_nobody_else_does() {
     }
 }
 
-/// Settles 117.
 #[test]
 fn a_capture_holds_what_passed_the_port_both_ways() {
     let net = Net::new();

@@ -77,7 +77,7 @@ impl Memory {
 
     /// The 16-bit word at an even offset, as both sides change it.
     pub(crate) fn word(&self, offset: usize) -> &std::sync::atomic::AtomicU16 {
-        assert!(offset + 2 <= BYTES && offset % 2 == 0);
+        assert!(offset + 2 <= BYTES && offset.is_multiple_of(2));
         // SAFETY: the word lies in the mapping, aligned, as long as this value lives.
         unsafe { std::sync::atomic::AtomicU16::from_ptr(self.start.add(offset).cast()) }
     }
