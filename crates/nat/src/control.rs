@@ -61,7 +61,7 @@ pub struct Lease {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     pub frames_out: u64,
-    /// Of guests, and not for the world outside: multicasts, IPv6, what is too long.
+    /// Of guests, and not for the world outside: multicasts, IPv6, pieces of packets, what is too long.
     pub frames_out_unfit: u64,
     /// To what guests may not reach: the VM Host's loopback, link-local addresses, others' sources.
     pub frames_out_refused: u64,

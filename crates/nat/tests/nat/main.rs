@@ -6,6 +6,7 @@
 
 mod cases;
 mod nat;
+mod nonsense;
 mod world;
 
 use std::process::ExitCode;

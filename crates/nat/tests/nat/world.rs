@@ -17,6 +17,10 @@ pub(crate) fn enter() {
 fn answer_names(server: &UdpSocket) {
     let mut question = [0; 512];
     while let Ok((length, from)) = server.recv_from(&mut question) {
+        // No head, no question.
+        if length < 12 {
+            continue;
+        }
         // The question again, as an answer of one record that points back to the name (RFC 1035, section 4.1).
         let mut answer = question[..length].to_vec();
         answer[2..4].copy_from_slice(&[0x81, 0x80]);
