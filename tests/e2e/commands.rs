@@ -15,6 +15,7 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_is_created_listed_and_removed,
     a_change_of_nothing_leaves_its_record,
+    a_stop_is_hard_unless_it_is_said_otherwise,
     a_guest_runs_from_a_folder_that_only_root_may_enter
 ];
 
@@ -39,6 +40,23 @@ fn a_change_of_nothing_leaves_its_record() {
     let new: Vec<&str> = after.strip_prefix(&before).expect("more lines").lines().collect();
     assert_eq!(new.len(), 1, "{new:?}");
     assert!(new[0].contains("hpvmmodify -P web -l same") && new[0].contains(": done"), "{new:?}");
+}
+
+/// Settles 42: the help and what is done agree.
+fn a_stop_is_hard_unless_it_is_said_otherwise() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    for (letter, how) in [(None, "(hard)"), (Some("-h"), "(hard)"), (Some("-g"), "gracefully")] {
+        host.ok(&["hpvmstart", "-P", "web"]);
+        host.wait_for_state("web", "On (OS)", Duration::from_secs(20));
+        let line = ["hpvmstop", "-P", "web", "-F"];
+        host.ok(&line.into_iter().chain(letter).collect::<Vec<_>>());
+        let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+        assert!(shown.contains(&format!("stopped {how}")), "{letter:?}: {shown}");
+    }
+    let help = host.ok(&["hpvmstop", "--help"]);
+    let hard = help.lines().find(|line| line.contains("--hard")).expect("it is listed");
+    assert!(hard.contains("default"), "{help}");
 }
 
 /// A clone of the repository lies in /root as a rule, and the worker's user may not walk there.

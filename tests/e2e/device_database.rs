@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_guests_have_is_renamed_in_all_of_them,
     a_disk_file_has_the_size_that_was_written,
     only_images_are_shared,
+    what_is_restricted_is_chosen_from_no_folder,
     a_read_only_disk_needs_no_right_to_write,
     a_read_only_disk_runs_on_the_real_engine,
     what_the_host_uses_is_listed_and_what_was_typed_stays,
@@ -266,6 +267,43 @@ fn only_images_are_shared() {
     assert!(said.contains("marked SHARE=YES"), "{said}");
     let listed = host.ok(&["hpvmdevmgmt", "-l", "gdev:SHARE=YES"]);
     assert!(listed.contains("cd.iso") && listed.contains(":db,web:"), "{listed}");
+}
+
+/// Who sits at a guest's console is asked nothing about the device database, so a folder to choose from holds nothing that is
+/// restricted, and nothing in it becomes so while guests have it.
+fn what_is_restricted_is_chosen_from_no_folder() {
+    let host = VmHost::new(Engine::Fake);
+    let folder = host.path("images");
+    fs::create_dir(&folder).expect("a folder");
+    let [open, secret] =
+        ["open.iso", "secret.iso"].map(|name| host.disk(&format!("images/{name}"), 1 << 20));
+    let choosing = format!("dvd:avio_stor:0,4,0:null:{}", folder.display());
+    let restrict = entry("rdev", &secret);
+    host.ok(&["hpvmdevmgmt", "-a", &restrict]);
+    let said = refused(&host, &["hpvmcreate", "-P", "web", "-r", "64M", "-a", &choosing]);
+    assert!(said.contains(&format!("{restrict} restricts what lies below it")), "{said}");
+
+    // An image that was given by itself is; its neighbours are not to be chosen.
+    let image = format!("dvd:avio_stor:0,4,0:file:{}", open.display());
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &image]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let choose = |image: &Path| {
+        let command = format!("in {}", image.display());
+        host.run(&["hpvmconsole", "-P", "web", "-q", "-c", &command])
+    };
+    let said = choose(&secret);
+    assert!(
+        !said.status.success() && said.stderr.contains("something in it is restricted"),
+        "{said}"
+    );
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+
+    host.ok(&["hpvmdevmgmt", "-d", &restrict]);
+    host.ok(&["hpvmmodify", "-P", "web", "-m", &choosing]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    assert!(choose(&secret).status.success(), "it is like any other now");
+    let said = refused(&host, &["hpvmdevmgmt", "-a", &restrict]);
+    assert!(said.contains("guest 'web' uses"), "{said}");
 }
 
 fn a_read_only_disk_needs_no_right_to_write() {

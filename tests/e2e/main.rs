@@ -22,6 +22,7 @@ mod guest_processes;
 mod guests;
 mod hostile;
 mod input;
+mod installing;
 mod interruption;
 mod limits;
 mod media;
@@ -36,6 +37,7 @@ mod shell;
 mod silent_store;
 mod supervision;
 mod terminal;
+mod waiting;
 mod why;
 
 use libtest_mimic::{Arguments, Trial};
@@ -69,10 +71,12 @@ const SUBJECTS: &[&[Test]] = &[
     supervision::TESTS,
     doctor::TESTS,
     session::TESTS,
+    waiting::TESTS,
     why::TESTS,
     full::TESTS,
     hostile::TESTS,
     input::TESTS,
+    installing::TESTS,
     limits::TESTS,
     media::TESTS,
     sharing::TESTS,

@@ -157,6 +157,7 @@ fn assert_undisturbed(host: &VmHost) {
     }
 }
 
+/// The guest has no network at all: its health is told by its engine. Settles 51.
 fn a_qemu_that_stands_still_delays_nobody_and_is_shown() {
     let guest = Leased::take();
     let host = guest.host();

@@ -65,7 +65,7 @@ fn too_little_memory_is_explained() {
     follow(&host, &screen.next);
 }
 
-/// Where /dev/kvm exists it is hidden from the start, so that the fault is there on every machine.
+/// Where /dev/kvm exists it is hidden from the start, so that the fault is there on every machine. Settles 29.
 fn an_accelerator_that_does_not_work_is_explained() {
     let mut host = host_with_web(Engine::Fake);
     host.environment("HPVM_ACCEL", "kvm");

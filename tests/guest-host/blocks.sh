@@ -11,6 +11,7 @@
 #   iscsi_disk       a disk of tgt by iSCSI on the loopback interface, with its sg node
 #   library          a tape drive and a media changer of tgt, in the same way; not part of all_blocks
 #
+# `two_ways` serves a disk by two hosts, for multipath_disk or without multipath; `modprobe --remove scsi_debug` ends it.
 # `generic TYPE` prints the sg node of the one SCSI device of that type (1 tape, 5 optical, 8 changer).
 #
 # spare7 is nobody's. Waits end with the bound of the script that calls.
@@ -134,9 +135,20 @@ half_array_gone() {
     unseen array_gone "/dev/$array" "$(spare 5)"
 }
 
+# A disk that two hosts serve under the same identity; prints its two names. By the number of a host scsi_debug says how
+# its disk may be used: each third one is on standby and is taken away.
+two_ways() {
+    modprobe scsi_debug add_host=3 vpd_use_hostno=0 dev_size_mb=32
+    three_there() { test "$(lsscsi | grep -c 'scsi_debug.*/dev/sd')" = 3; }
+    await three_there
+    standby=$(lsscsi | sed -n 's/^\[\([0-9:]*\)\].*scsi_debug.*/\1/p' | awk -F: '$1 % 3 == 2')
+    echo 1 >"/sys/class/scsi_device/$standby/device/delete"
+    udevadm settle
+    lsscsi | awk '/scsi_debug/ { print $NF }'
+}
+
 multipath_disk() {
-    # Two hosts that serve the same disk under the same identity.
-    modprobe scsi_debug add_host=2 vpd_use_hostno=0 dev_size_mb=32
+    two_ways >/dev/null
     systemctl start multipathd.service
     await test -e /dev/mapper/mpatha
     printf ',8M\n,\n' | sfdisk --quiet --no-reread --no-tell-kernel /dev/mapper/mpatha

@@ -57,6 +57,7 @@ fn keep_last_half(file: &mut File) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Settles 158, 161: nobody rotates it, and no older part is left lying about.
     #[test]
     fn a_log_that_grew_too_long_keeps_whole_lines_of_its_end() {
         let folder = tempfile::tempdir().unwrap();

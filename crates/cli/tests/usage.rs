@@ -68,9 +68,8 @@ fn wrong_command_lines_get_one_sentence() {
             "hpvmcreate: ERROR: -r: '1X' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
         ),
         (
-            "hpvmcreate -P g -a disk:scsi:0,0,9:file:/x",
-            "hpvmcreate: ERROR: -a: target 9 does not exist on scsi; its targets are 0 to 7, since the emulated \
-             adapter has 8 ports (8 to 14 need a second one, which is not available yet)",
+            "hpvmcreate -P g -a disk:scsi:0,0,15:file:/x",
+            "hpvmcreate: ERROR: -a: target 15 does not exist on scsi; its targets are 0 to 14",
         ),
         (
             "hpvmcreate -P g -x ram_target=1G",

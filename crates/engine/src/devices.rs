@@ -23,8 +23,9 @@ use std::time::Duration;
 
 use hpvm_model::{AdapterKind, Bytes, PciSlot, StorageAddress};
 use hpvm_plan::command_line::{
-    Property, adapter_id, adapter_properties, device_id, device_properties, json,
+    Property, adapter_at, adapter_id, adapters_of, device_id, device_properties, json,
 };
+use hpvm_plan::guest_path::Function;
 use hpvm_plan::record::{
     AdapterPresence, Attached, BootRecord, DeviceChange, Machine, is_place_holder,
 };
@@ -157,8 +158,11 @@ impl Bench<'_> {
 
     async fn plug(&mut self, attach: &Attach<'_>) -> Result<(), DeviceError> {
         if attach.adapter == AdapterPresence::New {
-            let wanted = adapter_properties(attach.slot, attach.kind, self.record);
-            self.client.execute(&DeviceAdd(properties(&wanted))).await?;
+            let devices = attach.devices.iter().map(|attached| &attached.device);
+            let adapters = adapters_of(attach.slot, attach.kind, devices, self.record);
+            for wanted in adapters.iter().rev() {
+                self.client.execute(&DeviceAdd(properties(wanted))).await?;
+            }
         }
         for attached in attach.devices.iter().filter(|a| !is_place_holder(a)) {
             let node = attached
@@ -181,8 +185,9 @@ impl Bench<'_> {
         devices: &[Attached],
     ) {
         let disks = devices.iter().map(|a| (device_id(a.device.address), deadline::DEVICE_DELETED));
-        let adapter = (adapter == AdapterPresence::New).then(|| (adapter_id(slot), LET_GO));
-        for (id, bound) in disks.chain(adapter) {
+        let adapters = [Function::First, Function::Second].map(|f| (adapter_at(slot, f), LET_GO));
+        let adapters = adapters.into_iter().filter(|_| adapter == AdapterPresence::New);
+        for (id, bound) in disks.chain(adapters) {
             if self.client.execute(&DeviceDel { id: id.clone() }).await.is_ok() {
                 self.until_absent(&id, bound).await;
             }
@@ -218,6 +223,8 @@ impl Bench<'_> {
         self.client.execute(&DeviceDel { id: id.clone() }).await?;
         match self.until_deleted(&id, LET_GO).await {
             Deletion::Done => {
+                let second = adapter_at(slot, Function::Second);
+                self.until_absent(&second, deadline::DEVICE_DELETED).await;
                 self.discard_media_in(slot).await;
                 Ok(Performed::Done)
             }

@@ -2,6 +2,7 @@
 //! guest runs without the command that called this. Taking over a guest that nobody supervises is the same with a QEMU that
 //! runs already.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -76,6 +77,8 @@ pub struct Places {
     /// `None`: as the caller.
     pub qemu_ids: Option<Ids>,
     pub worker_ids: Option<Ids>,
+    /// Folders of images from which users of the console must not choose.
+    pub withheld: BTreeSet<String>,
 }
 
 /// Called between the steps of a start, for whoever journals them.
@@ -103,7 +106,7 @@ pub fn start(
         args: command_line::arguments(record).into_iter().map(Into::into).collect(),
         ids: places.qemu_ids,
     };
-    let held = Held::of(&Machine::new(record.clone()));
+    let held = Held::of(&Machine::new(record.clone()), places);
     let mut launch = Launch::starting(&qemu, &worker(&record.name, &held, places));
     engine_descriptors(&mut launch, record, places, nvram, media)?;
     worker_descriptors(&mut launch, held, places)?;
@@ -121,7 +124,7 @@ pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result
     let held = std::fs::read_to_string(record_path(places))
         .ok()
         .and_then(|text| Machine::read(&text).ok())
-        .map_or_else(Held::default, |machine| Held::of(&machine));
+        .map_or_else(Held::default, |machine| Held::of(&machine, places));
     let mut launch = Launch::adopting(pid, qemu, &worker(name, &held, places));
     worker_descriptors(&mut launch, held, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
@@ -149,17 +152,17 @@ struct Held {
 }
 
 impl Held {
-    fn of(machine: &Machine) -> Held {
+    fn of(machine: &Machine, places: &Places) -> Held {
         let store =
             |attached: &Attached| Some((attached.device.address, media::open_to_watch(attached)?));
         let stores = machine.storage.iter().filter_map(store).take(worker_fd::STORES_MAX);
-        Held { folders: image_folders(machine), stores: stores.collect() }
+        Held { folders: image_folders(machine, places), stores: stores.collect() }
     }
 }
 
 /// Held for the worker, which neither walks the way to them nor reaches any other. What is no folder now is none for this
 /// run.
-fn image_folders(machine: &Machine) -> Vec<(String, OwnedFd)> {
+fn image_folders(machine: &Machine, places: &Places) -> Vec<(String, OwnedFd)> {
     let flags = rustix::fs::OFlags::DIRECTORY;
     let hold_folder = |path: String| {
         let held = hold_with(Path::new(&path), flags).ok()?;
@@ -167,6 +170,7 @@ fn image_folders(machine: &Machine) -> Vec<(String, OwnedFd)> {
     };
     drives::folders(machine)
         .into_iter()
+        .filter(|folder| !places.withheld.contains(folder))
         .filter_map(hold_folder)
         .take(worker_fd::FOLDERS_MAX)
         .collect()

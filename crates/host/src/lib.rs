@@ -23,6 +23,7 @@ pub mod lock;
 pub mod media_folder;
 pub mod names;
 pub mod nic;
+pub mod optical;
 pub mod paths;
 pub mod process;
 pub mod qcow2;

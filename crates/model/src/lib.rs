@@ -34,5 +34,5 @@ pub use problem::{Problem, Remedy, Severity};
 pub use state::{Occupant, RunState};
 pub use storage::{
     AdapterKind, Backing, DeviceKind, DiskId, FileIdentity, PciSlot, Statement, StatementForm,
-    StorageAddress, StorageDevice, StorageType, StoreRole,
+    StorageAddress, StorageDevice, StorageType, StoreRole, is_shared_freely,
 };

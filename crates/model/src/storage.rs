@@ -105,7 +105,8 @@ impl AdapterKind {
     #[must_use]
     pub fn target_max(self) -> u8 {
         match self {
-            AdapterKind::Scsi => 7,
+            // Target 15 is the adapter itself.
+            AdapterKind::Scsi => 14,
             AdapterKind::AvioStor => 127,
         }
     }
@@ -285,10 +286,23 @@ pub struct StorageDevice {
 }
 
 impl StorageDevice {
+    /// Whether running guests can have the same store at once without spoiling it: they only read it.
+    #[must_use]
+    pub fn is_shared_freely(&self) -> bool {
+        is_shared_freely(self.kind, self.backing.storage)
+    }
+
     /// The paths of all that must be there for this device, its backing store first.
     pub fn stores(&self) -> impl Iterator<Item = &str> {
         self.backing.store().into_iter().chain(self.layers.iter().filter_map(Backing::store))
     }
+}
+
+/// The same of a device of which not all is at hand: images of dvds, and the folders they are chosen from. A drive of the VM
+/// Host is one guest's, which may open its tray.
+#[must_use]
+pub fn is_shared_freely(kind: DeviceKind, storage: StorageType) -> bool {
+    kind == DeviceKind::Dvd && matches!(storage, StorageType::File | StorageType::Null)
 }
 
 impl fmt::Display for StorageDevice {

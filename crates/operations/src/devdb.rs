@@ -15,4 +15,6 @@ pub mod replace;
 mod restriction;
 mod trail;
 
-pub(crate) use registered::{forget_unused, has_to_keep, keep_identities, registered};
+pub(crate) use registered::{
+    forget_unused, has_to_keep, keep_identities, registered, withheld_folders,
+};

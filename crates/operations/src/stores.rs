@@ -10,7 +10,8 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
-use hpvm_model::{Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice};
+use hpvm_host::optical::{self, Disc};
+use hpvm_model::{Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType};
 use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Writable};
 use hpvm_plan::record::Cache;
 use hpvm_registry::Registry;
@@ -93,13 +94,13 @@ impl Stores {
         self.leads.iter().filter_map(uses).collect()
     }
 
-    /// The stores of a configuration that one guest has for itself, which is every one but a dvd's; with each its other names
+    /// The stores of a configuration that one guest has for itself, which is every one but images of dvds; with each its other names
     /// and all that lies under and on it, which then is nobody else's either.
     pub(crate) fn exclusive(
         &self,
         config: &GuestConfig,
     ) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
-        let devices = config.storage.iter().filter(|device| device.kind != DeviceKind::Dvd);
+        let devices = config.storage.iter().filter(|device| !device.is_shared_freely());
         let related = |path: &str| {
             let identity = self.files.get(path)?.identity()?;
             let mut related = BTreeSet::from([identity]);
@@ -110,6 +111,39 @@ impl Stores {
         };
         devices.flat_map(StorageDevice::stores).filter_map(related).collect()
     }
+}
+
+/// Of the drives of the VM Host that a guest has, those without a medium, a sentence each. A drive that does not answer is
+/// not waited for.
+pub(crate) fn empty_drives(config: &GuestConfig) -> Vec<String> {
+    let sentence = |device: &StorageDevice| {
+        let (path, address) = (&device.backing.path, device.address);
+        let is_empty = asked(path, |path| matches!(optical::disc(path), Ok(Disc::Absent)));
+        is_empty.then(|| format!("'{path}', the drive behind the dvd at {address}, has no medium"))
+    };
+    drives_of_host(config).filter_map(sentence).collect()
+}
+
+/// Lets the trays be opened that a guest locked which is gone. One that does not answer, or is no drive any more, stays.
+pub(crate) fn free_drives(config: &GuestConfig) {
+    for device in drives_of_host(config) {
+        asked(&device.backing.path, |path| optical::free(path).is_ok());
+    }
+}
+
+fn drives_of_host(config: &GuestConfig) -> impl Iterator<Item = &StorageDevice> {
+    config.storage.iter().filter(|device| {
+        (device.kind, device.backing.storage) == (DeviceKind::Dvd, StorageType::Disk)
+    })
+}
+
+/// What a drive answers; no when it does not answer in time.
+fn asked(path: &str, question: impl FnOnce(&Path) -> bool + Send + 'static) -> bool {
+    let (sender, answer) = channel();
+    let path = path.to_owned();
+    let ask = move || sender.send(question(Path::new(&path)));
+    let is_asked = std::thread::Builder::new().spawn(ask).is_ok();
+    is_asked && answer.recv_timeout(ANSWER_BOUND).unwrap_or(false)
 }
 
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
@@ -237,7 +271,10 @@ fn block(path: &Path, metadata: &Metadata, blocks: &Blocks) -> FileFact {
     };
     let kind = match &device.kind {
         Kind::Mapped { mapping: Mapping::Volume { .. }, .. } => BlockKind::Volume,
-        Kind::Optical => BlockKind::Optical,
+        Kind::Optical => match optical::disc(path) {
+            Ok(Disc::Absent) => BlockKind::EmptyDrive,
+            _ => BlockKind::Optical,
+        },
         _ => BlockKind::Other,
     };
     let writable = match device.access {

@@ -12,7 +12,7 @@ use hpvm_host::{removal, users};
 use hpvm_model::GuestConfig;
 
 use crate::presence::{Presence, Supervision};
-use crate::{Refusal, VmHost};
+use crate::{Refusal, VmHost, devdb, stores};
 
 /// A worker that lives answers a ping within milliseconds, whatever QEMU does.
 const AWAKE_BOUND: Duration = Duration::from_secs(2);
@@ -28,6 +28,7 @@ pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
         worker: program("hpvmapp")?,
         qemu_ids: users::guest_ids(base, number),
         worker_ids: users::worker_ids(base, number),
+        withheld: devdb::withheld_folders(host, config)?,
     })
 }
 
@@ -63,6 +64,7 @@ pub fn clear(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
         let path = folder.join(name);
         removal::file(&path).map_err(Refusal::file("remove", path))?;
     }
+    stores::free_drives(config);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use hpvm_plan::record::Machine;
 use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selector};
 
 use crate::presence::{Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, console_media, lost, supervise};
+use crate::{Actor, Refusal, VmHost, console_media, lost, stores, supervise};
 
 /// One guest, complete.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct GuestView {
     pub health: Vec<String>,
     /// The machine a running guest has.
     pub machine: Option<Machine>,
+    /// Of the VM Host's drives that the guest has, those without a medium, a sentence each.
+    pub empty_drives: Vec<String>,
     /// The agent in a running guest.
     pub agent: Option<Agent>,
     /// What the configuration asks for and the running machine has not.
@@ -114,6 +116,7 @@ impl VmHost {
         let runs = presence.is_on() || lost.is_some();
         let machine = runs.then(|| self.boot_record(&config).ok()).flatten();
         let snapshot = presence.snapshot();
+        let empty_drives = stores::empty_drives(&config);
         let last_ending = presence.ending().map(|(when, how)| (when.to_owned(), how.clone()));
         let mut health = presence.health();
         health.extend(lost.map(|pid| lost::refusal(&config, pid).to_string()));
@@ -121,6 +124,7 @@ impl VmHost {
             state: if lost.is_some() { RunState::Attention } else { presence.state() },
             since: snapshot.map(|s| s.since.clone()),
             health,
+            empty_drives,
             agent: presence.is_on().then(|| snapshot.map(|s| s.agent.clone())).flatten(),
             waiting: machine.as_ref().map(|m| waiting(&config, m)).unwrap_or_default(),
             machine,

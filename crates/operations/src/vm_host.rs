@@ -10,7 +10,7 @@ use hpvm_host::lock::{Busy, BusyError};
 use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
-use hpvm_model::{DeviceKind, GuestConfig, GuestNumber, StorageAddress, StoreRole, chain};
+use hpvm_model::{GuestConfig, GuestNumber, StorageAddress, StoreRole, chain, is_shared_freely};
 use hpvm_plan::facts::{
     Engine, FileFact, FileIdentity, HostFacts, Provision, Restriction, Sharer, Standing, StartFacts,
 };
@@ -206,7 +206,7 @@ impl VmHost {
                     let is_known = sharers
                         .iter()
                         .any(|known| known.guest == other.guest && known.role == other.role);
-                    if other.kind != DeviceKind::Dvd && !is_known {
+                    if !is_shared_freely(other.kind, other.storage) && !is_known {
                         sharers.push(configured(other));
                     }
                 }
@@ -244,7 +244,7 @@ impl VmHost {
     fn held_by(&self, running: &GuestConfig) -> Vec<(FileIdentity, StorageAddress, StoreRole)> {
         match self.boot_record(running) {
             Ok(Machine { storage, .. }) => {
-                let own = storage.iter().filter(|a| a.device.kind != DeviceKind::Dvd);
+                let own = storage.iter().filter(|a| !a.device.is_shared_freely());
                 own.flat_map(|attached| {
                     let layers = attached.layers.iter().map(|l| (l.identity, StoreRole::Layer));
                     let stores = std::iter::once((attached.identity, StoreRole::Store));
@@ -255,7 +255,7 @@ impl VmHost {
             }
             Err(_) => {
                 let identity = |path: &str| media::identity(&std::fs::metadata(path).ok()?);
-                let own = running.storage.iter().filter(|d| d.kind != DeviceKind::Dvd);
+                let own = running.storage.iter().filter(|d| !d.is_shared_freely());
                 own.flat_map(|device| {
                     let layers = device.layers.iter().map(|l| (l.path.as_str(), StoreRole::Layer));
                     let store = device.backing.store().map(|path| (path, StoreRole::Store));

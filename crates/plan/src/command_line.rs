@@ -5,7 +5,7 @@ use hpvm_model::{
     Accelerator, AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice, StorageType,
 };
 
-use crate::guest_path;
+use crate::guest_path::{self, Function};
 use crate::record::{
     Access, AgentChannel, Attached, AttachedLayer, AvioService, BootRecord, Cache, is_place_holder,
 };
@@ -237,7 +237,10 @@ fn storage(line: &mut Line, record: &BootRecord) {
         let device = &attached.device;
         if !adapters.contains(&device.address.slot) {
             adapters.push(device.address.slot);
-            line.option("-device", adapter_text(device.address.slot, device.adapter, record));
+            let devices = record.storage.iter().map(|attached| &attached.device);
+            for adapter in adapters_of(device.address.slot, device.adapter, devices, record) {
+                line.option("-device", properties_text(&adapter));
+            }
         }
         let fd = fds
             .iter()
@@ -263,10 +266,6 @@ fn layer(line: &mut Line, attached: &Attached, place: usize, fds: &[Descriptor])
     line.option("-add-fd", format!("fd={fd},set={fd}"));
     let properties = layer_properties(attached, place, i64::from(fd));
     line.option("-blockdev", blockdev_text(properties));
-}
-
-fn adapter_text(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> String {
-    properties_text(&adapter_properties(slot, kind, record))
 }
 
 fn node_text(attached: &Attached, number: i32) -> String {
@@ -325,9 +324,36 @@ impl Value {
 /// The thread of the AVIO adapters: there from the start, for those plugged in later too.
 const AVIO_THREAD: &str = "avio";
 
-/// Properties of an adapter's `device_add`.
+/// Properties of the `device_add` of each adapter that these devices need at a slot: one, and a second function of it for
+/// emulated targets that it has no port for. To a running guest the last comes first: the first function announces both.
 #[must_use]
-pub fn adapter_properties(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> Vec<Property> {
+pub fn adapters_of<'a>(
+    slot: PciSlot,
+    kind: AdapterKind,
+    devices: impl IntoIterator<Item = &'a StorageDevice>,
+    record: &BootRecord,
+) -> Vec<Vec<Property>> {
+    let here = devices.into_iter().filter(|device| device.address.slot == slot);
+    let needs_second = here
+        .map(|device| guest_path::place(kind, device.address.target).0)
+        .any(|function| function == Function::Second);
+    let mut first = adapter_properties(slot, kind, record);
+    if !needs_second {
+        return vec![first];
+    }
+    first.push(("addr", Value::text("0x0.0")));
+    first.push(("multifunction", Value::Flag(true)));
+    // One driver serves both: the first one's firmware brings it.
+    let second = vec![
+        ("driver", first[0].1.clone()),
+        ("id", Value::text(adapter_at(slot, Function::Second))),
+        ("bus", Value::text(port_id(slot))),
+        ("addr", Value::text("0x0.1")),
+    ];
+    vec![first, second]
+}
+
+fn adapter_properties(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> Vec<Property> {
     let driver = match kind {
         AdapterKind::Scsi => "mptsas1068",
         AdapterKind::AvioStor => "virtio-scsi-pci",
@@ -375,7 +401,7 @@ pub fn node_properties(attached: &Attached, node: &str, handle: Handle) -> Vec<P
     }
     let store = match device.kind.is_attached() {
         true => generic_properties(handle.number),
-        false => store_properties(device.backing.storage, attached.cache, handle.set),
+        false => store_properties(driver_of(device), attached.cache, handle.set),
     };
     let below = (!attached.layers.is_empty()).then(|| layer_id(device.address, 0));
     format_properties(device.backing.storage, common, below, store)
@@ -391,7 +417,7 @@ fn layer_properties(attached: &Attached, place: usize, fdset: i64) -> Vec<Proper
         ("auto-read-only", Value::Flag(false)),
     ];
     let below = (place + 1 < attached.layers.len()).then(|| layer_id(address, place + 1));
-    let store = store_properties(backing.storage, *cache, fdset);
+    let store = store_properties(driver_of_store(backing.storage), *cache, fdset);
     format_properties(backing.storage, common, below, store)
 }
 
@@ -421,12 +447,23 @@ fn generic_properties(number: i64) -> Vec<Property> {
     vec![("driver", Value::text("host_device")), ("filename", Value::text(path))]
 }
 
-/// The protocol layer: the file or device behind a descriptor.
-pub(crate) fn store_properties(storage: StorageType, cache: Cache, fdset: i64) -> Vec<Property> {
-    let driver = match storage {
+/// A drive of the VM Host is asked what is in it whenever the guest asks; any other store is there.
+fn driver_of(device: &StorageDevice) -> &'static str {
+    match (device.kind, device.backing.storage) {
+        (DeviceKind::Dvd, StorageType::Disk) => "host_cdrom",
+        (_, storage) => driver_of_store(storage),
+    }
+}
+
+pub(crate) fn driver_of_store(storage: StorageType) -> &'static str {
+    match storage {
         StorageType::Disk | StorageType::Lv | StorageType::Attach => "host_device",
         StorageType::File | StorageType::Qcow2 | StorageType::Null => "file",
-    };
+    }
+}
+
+/// The protocol layer: the file or device behind a descriptor.
+pub(crate) fn store_properties(driver: &'static str, cache: Cache, fdset: i64) -> Vec<Property> {
     let mut properties = vec![
         ("driver", Value::text(driver)),
         ("filename", Value::text(format!("/dev/fdset/{fdset}"))),
@@ -450,11 +487,12 @@ pub fn device_properties(
         DeviceKind::Dvd => "scsi-cd",
         DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner => "scsi-generic",
     };
+    let (function, target) = guest_path::place(device.adapter, device.address.target);
     let mut properties = vec![
         ("driver", Value::text(driver)),
         ("id", Value::text(device_id(device.address))),
-        ("bus", Value::text(format!("{}.0", adapter_id(device.address.slot)))),
-        ("scsi-id", Value::Number(device.address.target.into())),
+        ("bus", Value::text(format!("{}.0", adapter_at(device.address.slot, function)))),
+        ("scsi-id", Value::Number(target.into())),
         ("lun", Value::Number(0)),
     ];
     properties.extend(identity_properties(device));
@@ -517,9 +555,16 @@ pub fn port_id(slot: PciSlot) -> String {
     format!("port-{}-{}", slot.bus(), slot.device())
 }
 
+/// The adapter with which all that is at a slot comes and goes.
 #[must_use]
 pub fn adapter_id(slot: PciSlot) -> String {
-    format!("adapter-{}-{}", slot.bus(), slot.device())
+    adapter_at(slot, Function::First)
+}
+
+#[must_use]
+pub fn adapter_at(slot: PciSlot, function: Function) -> String {
+    let second = if function == Function::Second { "-second" } else { "" };
+    format!("adapter-{}-{}{second}", slot.bus(), slot.device())
 }
 
 #[must_use]

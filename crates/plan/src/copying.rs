@@ -4,7 +4,9 @@
 use hpvm_model::{Backing, DeviceKind, FileIdentity, StorageAddress, StorageType};
 use serde::{Deserialize, Serialize};
 
-use crate::command_line::{Property, Value, format_properties, layer_id, store_properties};
+use crate::command_line::{
+    Property, Value, driver_of_store, format_properties, layer_id, store_properties,
+};
 use crate::record::{Access, Attached, Cache, Machine};
 
 /// What a disk is copied to, which comes as a descriptor. An image is laid out before, as large as the disk and with the
@@ -74,7 +76,7 @@ pub fn target_properties(
         // What the source has no data for takes no room in the copy either.
         ("discard", Value::text("unmap")),
     ];
-    let store = store_properties(target.storage, target.cache, fdset);
+    let store = store_properties(driver_of_store(target.storage), target.cache, fdset);
     if target.storage == StorageType::Qcow2 {
         let below = (!source.layers.is_empty()).then(|| layer_id(address, 0));
         return format_properties(target.storage, common, below, store);
@@ -89,7 +91,7 @@ pub fn target_properties(
 #[must_use]
 pub fn nvram_properties(fdset: i64) -> Vec<Property> {
     let common = vec![("node-name", Value::text(NVRAM_COPY))];
-    let store = store_properties(StorageType::File, Cache::Page, fdset);
+    let store = store_properties(driver_of_store(StorageType::File), Cache::Page, fdset);
     format_properties(StorageType::File, common, None, store)
 }
 

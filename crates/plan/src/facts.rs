@@ -62,8 +62,10 @@ pub struct BlockFact {
 pub enum BlockKind {
     /// A logical volume of LVM.
     Volume,
-    /// A drive of optical media.
+    /// A drive of optical media with one in it.
     Optical,
+    /// A drive of optical media with nothing in it.
+    EmptyDrive,
     Other,
 }
 
@@ -118,6 +120,8 @@ pub enum Standing {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registered {
     pub restriction: Restriction,
+    /// Of a folder: the entry of something below it that guests are kept from.
+    pub restricted_below: Option<String>,
     pub share: Choice,
     pub read_only: Choice,
     /// What it is kept for, when that was said.

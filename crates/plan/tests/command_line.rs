@@ -44,6 +44,18 @@ fn a_guest_on_vio_with_an_empty_drive_and_a_place_holder() {
     assert_data_eq!(line(&statements), file!["golden/vio.txt"]);
 }
 
+/// Targets from 8 on are a second function's, which is found by the first, also where that has nothing else.
+#[test]
+fn a_guest_on_vio_with_more_targets_than_an_adapter_has_ports() {
+    let statements = [
+        "disk:scsi:0,2,0:file:/vm/root",
+        "disk:scsi:0,2,8:file:/vm/data",
+        "disk:scsi:1,0,14:file:/vm/alone",
+        "disk:avio_stor:1,1,14:file:/vm/avio",
+    ];
+    assert_data_eq!(line(&statements), file!["golden/vio-second.txt"]);
+}
+
 #[test]
 fn a_guest_on_every_kind_of_store() {
     let statements = [

@@ -90,6 +90,7 @@ fn a_store_is_what_its_storage_type_says() {
         ("disk:scsi:0,0,0:disk:/s", regular(1, 4096), "its storage type is file"),
         ("disk:scsi:0,0,0:lv:/s", block(BlockKind::Other), "no logical volume"),
         ("disk:scsi:0,0,0:disk:/s", block(BlockKind::Optical), "optical media"),
+        ("disk:scsi:0,0,0:disk:/s", block(BlockKind::EmptyDrive), "optical media"),
         ("dvd:scsi:0,0,0:disk:/s", block(BlockKind::Other), "no drive of optical media"),
         ("dvd:scsi:0,0,0:file:/s", FileFact::Folder, "dvd:scsi::null:/s"),
         ("disk:scsi:0,0,0:qcow2:/s", FileFact::Special("named pipe"), "is a named pipe"),

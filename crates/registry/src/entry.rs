@@ -111,6 +111,15 @@ impl Registry {
         Ok(found)
     }
 
+    /// The entries of a type for what lies below a folder, which is given as its real path.
+    pub fn entries_below(&self, of: EntryType, folder: &str) -> Result<Vec<Entry>, RegistryError> {
+        // What begins with `FOLDER/` comes after that and before `FOLDER0`: '0' follows '/' in ASCII.
+        let folder = folder.trim_end_matches('/');
+        let filter = "real_path > ?2 AND real_path < ?3 AND type = ?1 ORDER BY real_path";
+        let bounds = [of.as_str(), &format!("{folder}/"), &format!("{folder}0")];
+        self.entries_where(filter, bounds)
+    }
+
     /// Whether an existing guest other than `except` has a device by this name.
     pub fn is_used_by_others(
         &self,

@@ -7,7 +7,7 @@ use hpvm_model::cpu::TenthsPercent;
 use hpvm_model::{
     AutoStart, Backing, Bytes, DeviceKind, Entitlement, FileIdentity, GuestConfig, GuestName,
     GuestNumber, GuestUuid, Label, Memory, Nic, OsFamily, OsType, PciSlot, Runnable,
-    StorageAddress, StorageDevice, StoreRole, Vcpus,
+    StorageAddress, StorageDevice, StorageType, StoreRole, Vcpus,
 };
 use jiff::Timestamp;
 use rusqlite::types::Type;
@@ -63,6 +63,7 @@ pub struct Sharer {
     pub number: GuestNumber,
     pub address: StorageAddress,
     pub kind: DeviceKind,
+    pub storage: StorageType,
     pub role: StoreRole,
     /// Removed and still kept: only of a layer, on which such a guest goes on to depend.
     pub removed: bool,
@@ -168,11 +169,11 @@ impl Registry {
         except: Option<GuestNumber>,
     ) -> Result<Vec<Sharer>, RegistryError> {
         let stores =
-            "SELECT guest.name, guest.number AS number, bus, device, target, kind, 0 AS role, 0
+            "SELECT guest.name, guest.number AS number, bus, device, target, kind, storage, 0 AS role, 0
              FROM device JOIN guest ON guest.number = device.guest
              WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3
                  AND guest.removed_at IS NULL";
-        let layers = "SELECT guest.name, guest.number, bus, device, target, 'disk', 1,
+        let layers = "SELECT guest.name, guest.number, bus, device, target, 'disk', storage, 1,
                  guest.removed_at IS NOT NULL
              FROM layer JOIN guest ON guest.number = layer.guest
              WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3";
@@ -188,8 +189,9 @@ impl Registry {
                 number: number(row, 1)?,
                 address: address(row, 2)?,
                 kind: parsed(row, 5)?,
-                role: if row.get(6)? { StoreRole::Layer } else { StoreRole::Store },
-                removed: row.get(7)?,
+                storage: parsed(row, 6)?,
+                role: if row.get(7)? { StoreRole::Layer } else { StoreRole::Store },
+                removed: row.get(8)?,
             })
         })
         .map_err(self.failed("look for sharers of a file"))

@@ -77,6 +77,21 @@ fn a_disk_is_found_by_its_name_and_by_its_parts() {
     assert_eq!(registry.entries_of_disk(EntryType::Restricted, "wwid:naa.1").unwrap(), []);
 }
 
+#[test]
+fn what_lies_below_a_folder_is_found() {
+    let place = Place::new();
+    let mut registry = place.open();
+    let paths = ["/iso", "/iso/a.iso", "/iso/sub/b.iso", "/iso-old/c.iso", "/iso0", "/isa/d.iso"];
+    put(&mut registry, &paths.map(of_guest));
+    for folder in ["/iso", "/iso/"] {
+        let found = registry.entries_below(EntryType::Guest, folder).unwrap();
+        let paths: Vec<&str> = found.iter().map(|entry| entry.id.name()).collect();
+        assert_eq!(paths, ["/iso/a.iso", "/iso/sub/b.iso"]);
+    }
+    assert_eq!(registry.entries_below(EntryType::Guest, "/").unwrap().len(), paths.len());
+    assert_eq!(registry.entries_below(EntryType::Restricted, "/iso").unwrap(), []);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 

@@ -133,6 +133,7 @@ fn sharers_of_a_file_are_found_whatever_its_path() {
     assert_eq!(change.sharers(&shared, Some(number(2))).unwrap().len(), 1);
 }
 
+/// Settles 159: what was done is a row, which nothing renames and every reader finds.
 #[test]
 fn operations_are_kept_as_they_were() {
     let place = Place::new();

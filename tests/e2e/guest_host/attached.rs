@@ -9,6 +9,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_tape_and_a_changer_go_to_one_guest,
     what_a_program_has_open_is_refused,
     an_attached_device_comes_and_goes_while_the_guest_runs,
+    a_usb_drive_is_attached_as_a_burner,
+    a_usb_drive_backs_a_dvd_with_and_without_a_disc,
 ];
 
 /// `refused WORDS COMMAND…`: it must be refused, with these words. `status NAME`, `engine NAME`: state and QEMU of a guest.
@@ -24,7 +26,7 @@ in_firmware() { test "$(state "$1")" = 'On (EFI)'; }
 engine() { sed -n 's/.*"qemu":{"pid":\([0-9]*\).*/\1/p' "/run/hpvm/$(hpvmstatus | awk "\$1 == \"$1\" { print \$2 }")/status"; }
 asked() { printf '%d\n' "$(cat "/sys/class/scsi_generic/${1#/dev/}/device/iorequest_cnt")"; }
 was_asked() { test "$(asked "$1")" -gt "$2"; }
-tape=$(generic 1) changer=$(generic 8)
+tape=$(generic 1 || true) changer=$(generic 8 || true)
 "#;
 
 #[track_caller]
@@ -112,4 +114,49 @@ fn an_attached_device_comes_and_goes_while_the_guest_runs() {
          hpvmremove -P g -F --purge"#,
     );
     host.ok("library_gone");
+}
+
+/// Settles 144: a drive on USB is a SCSI device as any other, and goes to one guest for its commands.
+fn a_usb_drive_is_attached_as_a_burner() {
+    let mut host = Turn::take();
+    ok(
+        &mut host,
+        r#"drive=$(generic 5)
+         readlink -f /sys/class/block/sr0 | grep -q /usb
+         hpvmcreate -P g -r 64M -a burner:avio_stor::attach:$drive
+         before=$(asked $drive)
+         hpvmstart -P g
+         await in_firmware g
+         await was_asked $drive $before
+         hpvmcreate -P other -r 64M -a dvd:avio_stor::disk:/dev/sr0 2>&1 | grep -q "'g' (0,0,0)"
+         refused "in use by the running guest 'g'" hpvmstart -P other
+         hpvmstop -P g -F
+         hpvmremove -P g -F --purge; hpvmremove -P other -F --purge"#,
+    );
+}
+
+/// A guest on such a drive runs, and firmware reads the disc; an empty drive is a drive without medium, told when the guest
+/// gets it and shown for as long as it is empty. Settles 45, 129.
+fn a_usb_drive_backs_a_dvd_with_and_without_a_disc() {
+    let mut host = Turn::take();
+    ok(
+        &mut host,
+        r#"drive=$(generic 5)
+         hpvmcreate -P g -r 64M -a dvd:avio_stor::disk:/dev/sr0 2>&1 | grep 'no medium' && exit 1
+         before=$(asked $drive)
+         hpvmstart -P g
+         await in_firmware g
+         await was_asked $drive $((before + 10))
+         test "$(hpvmstatus -P g | grep -c 'has no medium')" = 0
+         hpvmstop -P g -F
+         sg_start --eject $drive
+         hpvmstart -P g 2>&1 | grep -q "'/dev/sr0' has no medium"
+         await in_firmware g
+         hpvmstatus -P g | grep -q "'/dev/sr0', the drive behind the dvd at 0,0,0, has no medium"
+         sg_start --load $drive
+         test "$(hpvmstatus -P g | grep -c 'has no medium')" = 0
+         in_firmware g
+         hpvmstop -P g -F
+         hpvmremove -P g -F --purge"#,
+    );
 }

@@ -4,7 +4,10 @@
 use super::Turn;
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![every_tree_of_block_devices_can_be_set_up];
+pub(crate) const TESTS: &[Test] = crate::tests![
+    every_tree_of_block_devices_can_be_set_up,
+    a_multipath_volume_is_a_disk_like_any_other,
+];
 
 /// One line a device: what it is, what it is made of, what it holds, where it is mounted.
 const LOOK: &str =
@@ -89,4 +92,25 @@ fn what_the_host_uses_is_refused(host: &mut Turn) {
         ));
     }
     host.ok("rm /root/another-node /root/a-link /root/link-to-a-link");
+}
+
+/// Settles 152, 153: no list of arrays and no class of device files of its own; the volume is shown as a disk is, and its
+/// paths are the guest's along with it.
+fn a_multipath_volume_is_a_disk_like_any_other() {
+    let mut host = Turn::take();
+    host.ok("multipath_disk");
+    host.ok(
+        r#"await_firmware() { await sh -c "hpvmstatus | grep '^$1 ' | grep -q 'On (EFI)'"; }
+         hpvmcreate -P g -r 64M -a disk:avio_stor::disk:/dev/mapper/mpatha-part2 -a disk:avio_stor::disk:$(spare 7)
+         hpvmstart -P g
+         await_firmware g
+         shown=$(hpvmstatus -P g | grep -E 'mpatha-part2|spare7' | awk '{ print $1, $2, $8 }' | sort --unique)
+         test "$shown" = 'disk avio_stor disk'
+         hpvmdevmgmt -l gdev:/dev/mapper/mpatha-part2 | grep -q 'EXIST=YES,DEVTYPE=DISK,SHARE=NO:g:'
+         hpvmcreate -P other -r 64M -a disk:avio_stor::disk:/dev/$(lsscsi | awk '/scsi_debug/ { print $NF; exit }' | xargs basename)2 2>&1 | grep -q "'g' (0,0,0)"
+         hpvmstart -P other 2>&1 | grep -q "in use by the running guest 'g'"
+         hpvmstop -P g -F
+         hpvmremove -P g -F --purge; hpvmremove -P other -F --purge"#,
+    );
+    host.ok("multipath_disk_gone");
 }

@@ -105,8 +105,7 @@ fn a_guest_starts_on_the_disk_it_was_given() {
 /// from its parts.
 fn two_paths_to_one_disk_are_one_disk() {
     let mut host = Turn::take();
-    host.ok("modprobe scsi_debug add_host=2 vpd_use_hostno=0 dev_size_mb=32; udevadm settle");
-    let paths = host.ok("lsscsi | awk '/scsi_debug/ { print $NF }'");
+    let paths = host.ok("two_ways");
     let paths: Vec<&str> = paths.lines().collect();
     let [one, other] = paths[..] else { panic!("two paths: {paths:?}") };
     host.ok(&format!(

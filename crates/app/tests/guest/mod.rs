@@ -75,6 +75,7 @@ impl Guest {
             keeper: program("hpvmkeeper"),
             worker: env!("CARGO_BIN_EXE_hpvmapp").into(),
             qemu_ids: None,
+            withheld: Default::default(),
             worker_ids: None,
         };
         let record = BootRecord {

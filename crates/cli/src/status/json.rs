@@ -284,8 +284,8 @@ impl From<&StorageDevice> for Storage {
             path: device.backing.path.clone(),
             layers: device.layers.iter().map(Layer::from).collect(),
             id: device.id.to_string(),
-            guest_pci_path: guest_path::pci(device.address.slot),
-            efi_path: guest_path::efi(device.address),
+            guest_pci_path: guest_path::pci(device.adapter, device.address),
+            efi_path: guest_path::efi(device.adapter, device.address),
             statement: device.to_string(),
         }
     }

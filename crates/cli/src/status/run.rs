@@ -23,6 +23,7 @@ pub(super) fn facts(view: &GuestView) -> Vec<(&'static str, String)> {
     if let Some((at, ending)) = view.last_ending.as_ref().filter(|_| !view.state.is_on()) {
         facts.push(("Last run ended", format!("{at}, {ending}")));
     }
+    facts.extend(view.empty_drives.iter().map(|sentence| ("Drive", sentence.clone())));
     facts.extend(view.health.iter().map(|sentence| ("Health", sentence.clone())));
     facts
 }

@@ -104,8 +104,8 @@ fn storage(devices: &[&StorageDevice]) -> String {
             ];
             lines.extend(layers);
             lines.push(("Disk identity", device.id.to_string()));
-            lines.push(("Guest PCI path", guest_path::pci(device.address.slot)));
-            lines.push(("EFI path", guest_path::efi(device.address)));
+            lines.push(("Guest PCI path", guest_path::pci(device.adapter, device.address)));
+            lines.push(("EFI path", guest_path::efi(device.adapter, device.address)));
             block(&lines)
         })
         .collect();

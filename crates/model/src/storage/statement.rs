@@ -49,7 +49,7 @@ pub enum StatementError {
     Store { kind: DeviceKind, storage: StorageType },
     #[error(transparent)]
     Address(#[from] AddressError),
-    #[error("target {target} does not exist on {}; its targets are 0 to {}{}", adapter.as_str(), adapter.target_max(), second_adapter(*adapter, *target))]
+    #[error("target {target} does not exist on {}; its targets are 0 to {}", adapter.as_str(), adapter.target_max())]
     Target { adapter: AdapterKind, target: u8 },
     #[error("'{0}' is no absolute path; locations begin with '/'")]
     RelativePath(String),
@@ -65,15 +65,6 @@ pub enum StatementError {
     AddressMissing,
     #[error("-d needs the device's address or its backing store, as `hpvmstatus -d` prints them")]
     NothingNamed,
-}
-
-fn second_adapter(adapter: AdapterKind, target: u8) -> &'static str {
-    match (adapter, target) {
-        (AdapterKind::Scsi, 8..=14) => {
-            ", since the emulated adapter has 8 ports (8 to 14 need a second one, which is not available yet)"
-        }
-        _ => "",
-    }
 }
 
 fn stores_of(kind: DeviceKind) -> String {
@@ -216,8 +207,7 @@ mod tests {
             ("tape:scsi::file:/x", "it takes attach"),
             ("hba:avio_stor::npiv:/dev/fcd0", "NPIV"),
             ("disk:scsi:0,3,0:file:/x", "console"),
-            ("disk:scsi:0,0,8:file:/x", "8 ports"),
-            ("disk:scsi:0,0,15:file:/x", "0 to 7"),
+            ("disk:scsi:0,0,15:file:/x", "0 to 14"),
             ("disk:avio_stor:0,0,128:file:/x", "0 to 127"),
             ("disk:avio_stor:7,0,0:file:/x", "bus 7"),
             ("network:lan::vswitch:v", "is a NIC"),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use hpvm_model::{FileIdentity, GuestConfig, GuestName, StorageDevice};
+use hpvm_plan::drives;
 
 use super::trail::{Trail, identity_at};
 use crate::stores::Stores;
@@ -47,7 +48,8 @@ fn still_attached(host: &VmHost, config: &GuestConfig) -> Vec<StorageDevice> {
     devices.filter(|device| !is_configured(device)).collect()
 }
 
-/// Those that a restriction of this path would concern: devices that are it, hang together with it, or lie below it.
+/// Those that a restriction of this path would concern: devices that are it, hang together with it, or lie below it, and
+/// drives whose users choose from a folder above it.
 pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
     let all = all(host)?;
     let paths: BTreeSet<&str> = all.iter().map(|d| d.device.backing.path.as_str()).collect();
@@ -65,7 +67,12 @@ pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Ref
     };
     let concerned: BTreeMap<&str, bool> =
         paths.iter().map(|path| (*path, is_concerned(path))).collect();
-    Ok(all.iter().filter(|d| concerned[d.device.backing.path.as_str()]).cloned().collect())
+    let offers = |device: &StorageDevice| {
+        let folder = drives::folder(device).and_then(|folder| identity_at(Path::new(folder)));
+        folder.is_some_and(|folder| wanted.way.iter().any(|spot| spot.identity == folder))
+    };
+    let is_meant = |d: &&Dependent| concerned[d.device.backing.path.as_str()] || offers(&d.device);
+    Ok(all.iter().filter(is_meant).cloned().collect())
 }
 
 /// Those that have this very thing, by whatever path; a path that leads nowhere is compared as it is written.

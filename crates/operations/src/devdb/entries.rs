@@ -5,7 +5,6 @@ use std::path::Path;
 use hpvm_model::entry::{AttributeName, Deletion, Setting};
 use hpvm_model::{Choice, DeviceKind, EntryId, EntryType, Origin, StoreIdentity};
 use hpvm_plan::facts::{FileFact, Restriction};
-use hpvm_plan::judge::registered::can_be_shared;
 use hpvm_registry::{Entry, Step};
 
 use super::dependents::{self, Dependent, told};
@@ -305,7 +304,7 @@ fn shareable(path: &str, dependents: &[Dependent]) -> Result<(), Refusal> {
         Err(EntryRefused::Share { path, why }.into())
     };
     let spoilt: Vec<Dependent> =
-        dependents.iter().filter(|d| !can_be_shared(&d.device)).cloned().collect();
+        dependents.iter().filter(|d| !d.device.is_shared_freely()).cloned().collect();
     if !spoilt.is_empty() {
         return refused(format!("only images of dvds are shared, and {}", told(&spoilt)));
     }

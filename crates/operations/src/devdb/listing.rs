@@ -7,7 +7,6 @@ use std::path::Path;
 use hpvm_model::entry::{AttributeName, EntryTypes, Filter, Listing};
 use hpvm_model::{Choice, EntryId, EntryType, FileIdentity, Origin, StoreIdentity};
 use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, Peripheral};
-use hpvm_plan::judge::registered::can_be_shared;
 use hpvm_registry::Entry;
 
 use super::dependents::{self, Dependent};
@@ -124,7 +123,7 @@ impl<'a> Group<'a> {
             self.entries.iter().any(|entry| choice(entry) == Choice::Yes)
         };
         let is_image = !self.dependents.is_empty()
-            && self.dependents.iter().all(|dependent| can_be_shared(&dependent.device));
+            && self.dependents.iter().all(|dependent| dependent.device.is_shared_freely());
         let mut attributes = found(EntryType::Guest, name, stores);
         attributes.push(yes_or_no(AttributeName::Share, is(|e| e.attributes.share) || is_image));
         for (name, choice) in [
@@ -172,7 +171,9 @@ fn kind(fact: &FileFact) -> &'static str {
         FileFact::Regular { .. } => "FILE",
         FileFact::Folder => "DIR",
         FileFact::Block(BlockFact { kind: BlockKind::Volume, .. }) => "LV",
-        FileFact::Block(BlockFact { kind: BlockKind::Optical, .. }) => "DVD",
+        FileFact::Block(BlockFact { kind: BlockKind::Optical | BlockKind::EmptyDrive, .. }) => {
+            "DVD"
+        }
         FileFact::Block(_) => "DISK",
         FileFact::Generic { peripheral: Peripheral::Tape, .. } => "TAPE",
         FileFact::Generic { peripheral: Peripheral::Changer, .. } => "CHANGER",

@@ -1,15 +1,16 @@
 //! What the device database says of the stores of one guest, and what a guest that got a device leaves there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use hpvm_model::{Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StoreIdentity};
-use hpvm_plan::facts::{HostFacts, Registered};
+use hpvm_plan::drives;
+use hpvm_plan::facts::{FileFact, HostFacts, Registered};
 use hpvm_registry::{Change, Entry, Registry};
 
 use super::presets::Presets;
-use super::restriction::restriction;
+use super::restriction::{keeps_guests_away, restriction};
 use super::trail::{Trail, identity_at};
 use crate::stores::Stores;
 use crate::{Refusal, VmHost};
@@ -23,7 +24,10 @@ pub(crate) fn registered(
     let presets = Presets::of(&host.root);
     let known = |path: &String| {
         let trail = Trail::of(path, stores);
-        let known = of_store(&host.registry, own, path, &trail, &presets)?;
+        let mut known = of_store(&host.registry, own, path, &trail, &presets)?;
+        if stores.files.get(path) == Some(&FileFact::Folder) {
+            known.restricted_below = restricted_below(&host.registry, &trail.real_path)?;
+        }
         Ok((path.clone(), known))
     };
     stores.files.keys().map(known).collect()
@@ -44,12 +48,38 @@ pub(super) fn of_store(
     };
     Ok(Registered {
         restriction: restriction(trail, &restricting, presets),
+        restricted_below: None,
         share: is(|entry| entry.attributes.share),
         read_only: is(|entry| entry.attributes.read_only),
         usage: entries.iter().find_map(|entry| entry.attributes.usage),
         kept: kept(registry, own, path, &entries)?,
         found: trail.identity.clone(),
     })
+}
+
+/// The first entry that keeps guests from something below a folder. What the VM Host was only seen to use keeps nobody from
+/// an image, which is read and no more.
+fn restricted_below(registry: &Registry, folder: &str) -> Result<Option<String>, Refusal> {
+    let entries = registry.entries_below(EntryType::Restricted, folder)?;
+    Ok(entries
+        .iter()
+        .find(|entry| keeps_guests_away(entry))
+        .map(|entry| entry.id.name().to_owned()))
+}
+
+/// The folders from which users of a guest's console must not choose, since something restricted lies below them: of an
+/// image that was given by itself, the folder beside it.
+pub(crate) fn withheld_folders(
+    host: &VmHost,
+    config: &GuestConfig,
+) -> Result<BTreeSet<String>, Refusal> {
+    let mut withheld = BTreeSet::new();
+    for folder in config.storage.iter().filter_map(drives::folder) {
+        if restricted_below(&host.registry, &real_path(folder))?.is_some() {
+            withheld.insert(folder.to_owned());
+        }
+    }
+    Ok(withheld)
 }
 
 /// The rdev entries for a store. A folder's inode is a hint, which may be another folder's after a boot.

@@ -1,12 +1,10 @@
 //! What the device database has against a backing store: a restriction, another use it is kept for, sharing that cannot be,
 //! a device that is not the one it was.
 
-use hpvm_model::{
-    Choice, DeviceKind, EntryId, EntryType, GuestConfig, Likeness, StorageDevice, StorageType,
-    StoreIdentity,
-};
+use hpvm_model::{Choice, EntryId, EntryType, GuestConfig, Likeness, StorageDevice, StoreIdentity};
 
 use super::{Finding, Findings, never, not_now};
+use crate::drives;
 use crate::facts::{HostFacts, Registered, Restriction};
 
 pub(super) fn judge(
@@ -40,6 +38,16 @@ pub(super) fn restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Fi
     Some(never(path, format!("'{path}' is restricted and is not given to a guest: {why}")))
 }
 
+/// Users of a guest's console choose from such a folder, and nobody asks the device database then.
+pub(super) fn holds_restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
+    let path = drives::folder(device).filter(|path| *path == device.backing.path)?;
+    let name = facts.registered.get(path)?.restricted_below.as_ref()?;
+    let text = format!(
+        "'{path}' is a folder to choose images from, and rdev:{name} restricts what lies below it; give a folder that holds nothing restricted"
+    );
+    Some(never(path, text))
+}
+
 /// The entry that gives guests what the VM Host uses.
 pub(super) fn lifted_by<'a>(path: &str, facts: &'a HostFacts) -> Option<&'a str> {
     match &facts.registered.get(path)?.restriction {
@@ -59,16 +67,9 @@ fn kept_for_another_use(device: &StorageDevice, known: &Registered) -> Option<Fi
     Some(never(path, text))
 }
 
-/// Whether running guests can have the same store at once without spoiling it: they only read it.
-#[must_use]
-pub fn can_be_shared(device: &StorageDevice) -> bool {
-    device.kind == DeviceKind::Dvd
-        && matches!(device.backing.storage, StorageType::File | StorageType::Null)
-}
-
 fn shared(device: &StorageDevice, known: &Registered) -> Option<Finding> {
     let path = &device.backing.path;
-    (known.share == Choice::Yes && !can_be_shared(device)).then(|| {
+    (known.share == Choice::Yes && !device.is_shared_freely()).then(|| {
         let text = format!(
             "'{path}' is marked SHARE=YES, and a {} ({}) is one guest's alone; only images of dvds are shared",
             device.kind.as_str(),

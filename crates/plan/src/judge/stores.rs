@@ -17,6 +17,7 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
         if device.backing.storage == StorageType::Null {
             place_holder(device, facts, all);
             all.extend(registered::restricted(device, facts));
+            all.extend(registered::holds_restricted(device, facts));
             continue;
         }
         let others = all.len();
@@ -28,7 +29,7 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
         }
         let Some(identity) = facts.identity(path) else { continue };
         if let Some(first) = seen.insert(identity, device)
-            && (first.kind, device.kind) != (DeviceKind::Dvd, DeviceKind::Dvd)
+            && !(first.is_shared_freely() && device.is_shared_freely())
         {
             let text = format!(
                 "'{path}' backs {} already; a backing store is used once in a guest",
@@ -111,8 +112,10 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
         (FileFact::Block(block), StorageType::Disk | StorageType::Lv) => {
             all.extend(wrong_block(device, block));
             all.extend(not_writable(config, device, facts, block.writable));
-            if block.kind != BlockKind::Optical {
-                all.extend(too_small(device, block.size));
+            match block.kind {
+                BlockKind::Optical => {}
+                BlockKind::EmptyDrive => all.extend(empty_drive(device)),
+                BlockKind::Volume | BlockKind::Other => all.extend(too_small(device, block.size)),
             }
         }
         (FileFact::Generic { peripheral, .. }, StorageType::Attach) => {
@@ -179,13 +182,21 @@ fn wrong_type(path: &str, fact: &FileFact, storage: StorageType) -> String {
     )
 }
 
+/// The guest has the drive all the same, and finds in it what is put there later.
+fn empty_drive(device: &StorageDevice) -> Option<Finding> {
+    let path = &device.backing.path;
+    (device.kind == DeviceKind::Dvd).then(|| {
+        note(path, format!("the drive '{path}' has no medium; the guest finds an empty drive, and the medium once there is one"))
+    })
+}
+
 fn wrong_block(device: &StorageDevice, block: &BlockFact) -> Option<Finding> {
     let path = &device.backing.path;
     let text = match (device.kind, device.backing.storage, block.kind) {
         (DeviceKind::Disk, StorageType::Lv, BlockKind::Other) => {
             format!("'{path}' is no logical volume of LVM; its storage type is disk")
         }
-        (DeviceKind::Disk, _, BlockKind::Optical) => {
+        (DeviceKind::Disk, _, BlockKind::Optical | BlockKind::EmptyDrive) => {
             format!("'{path}' is a drive of optical media, which a dvd can have and a disk cannot")
         }
         (DeviceKind::Dvd, _, BlockKind::Volume | BlockKind::Other) => {

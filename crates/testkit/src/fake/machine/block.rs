@@ -1,11 +1,15 @@
 //! Descriptor sets and block nodes.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{fstat, ftruncate};
 use serde_json::{Value, json};
 
 use super::{Answer, Arguments, Machine, Refusal, done};
+
+/// The set of what was opened without one.
+const NO_SET: i64 = -1;
 
 /// A set stays while it has descriptors or a node was opened from it.
 #[derive(Debug, Default)]
@@ -102,7 +106,7 @@ impl Machine {
         let read_only = matches!(arguments.0.get("read-only"), Some(Value::Bool(true)))
             || arguments.optional_text("read-only") == Some("on");
         let (filename, content) = match driver.as_str() {
-            "file" | "host_device" => self.open(arguments.text("filename")?)?,
+            "file" | "host_device" | "host_cdrom" => self.open(arguments.text("filename")?)?,
             "raw" if arguments.optional_text("file").is_some() => {
                 self.below(arguments.text("file")?)?
             }
@@ -206,6 +210,12 @@ impl Machine {
     }
 
     fn open(&self, filename: &str) -> Result<(String, Content), Refusal> {
+        // Opened anew, as QEMU does with every name but that of a set.
+        if filename.starts_with("/proc/self/fd/")
+            && let Ok(file) = File::options().read(true).write(true).open(filename)
+        {
+            return Ok((filename.to_owned(), Content::File { set: NO_SET, fd: file.into() }));
+        }
         let Some(id) = filename.strip_prefix("/dev/fdset/") else {
             let text = format!("Could not open '{filename}': No such file or directory");
             return Err(Refusal::generic(text));

@@ -72,7 +72,8 @@ impl Machine {
         }
         let target = arguments.number("scsi-id");
         let node = arguments.optional_text("drive").map(str::to_owned);
-        self.check_place(driver, *kind, bus, target)?;
+        let place = arguments.optional_text("addr").map(str::to_owned);
+        self.check_place(driver, *kind, bus, target, function(place.as_deref()))?;
         self.check_medium(driver, *kind, node.as_deref())?;
         let chardev = arguments.optional_text("chardev").map(str::to_owned);
         if let Some(unknown) = chardev.as_ref().filter(|id| !self.chardevs.contains(id)) {
@@ -88,7 +89,7 @@ impl Machine {
             node,
             tray: if *kind == Kind::Drive { Tray::Closed } else { Tray::None },
             chardev,
-            place: arguments.optional_text("addr").map(str::to_owned),
+            place,
             is_leaving: false,
         });
         done()
@@ -120,7 +121,7 @@ impl Machine {
     /// The guest lets go of a device and of what hangs on it.
     pub(super) fn let_go(&mut self, id: &str) {
         let Ok(device) = self.device(id) else { return };
-        let (kind, driver) = (device.kind, device.driver.clone());
+        let (kind, driver, port) = (device.kind, device.driver.clone(), device.bus.clone());
         let bus = format!("{id}.0");
         let hanging = self.devices.iter().filter(|device| device.bus == bus || device.bus == id);
         for below in hanging.map(|device| device.id.clone()).collect::<Vec<_>>() {
@@ -131,8 +132,17 @@ impl Machine {
             let inner = json!({ "path": format!("{path}/virtio-backend") });
             self.event("DEVICE_DELETED", Some(inner));
         }
+        let functions = |device: &&Device| {
+            kind == Kind::Adapter && device.kind == kind && device.bus == port && port != "pcie.0"
+        };
+        let others: Vec<String> =
+            self.devices.iter().filter(functions).map(|device| device.id.clone()).collect();
         self.devices.retain(|device| device.id != id);
         self.event("DEVICE_DELETED", Some(json!({ "device": id, "path": path })));
+        // The slot is switched off as a whole.
+        for other in others.iter().filter(|other| *other != id) {
+            self.let_go(other);
+        }
     }
 
     pub(super) fn open_tray(&mut self, arguments: &Arguments) -> Answer {
@@ -325,10 +335,13 @@ impl Machine {
         kind: Kind,
         bus: &str,
         target: Option<i64>,
+        wanted: &str,
     ) -> Result<(), Refusal> {
         let neighbour = self.devices.iter().find(|device| match kind {
             Kind::Port | Kind::SerialAdapter | Kind::SerialPort => false,
-            Kind::Adapter => bus != "pcie.0" && device.bus == bus,
+            Kind::Adapter => {
+                bus != "pcie.0" && device.bus == bus && function(device.place.as_deref()) == wanted
+            }
             Kind::Disk | Kind::Drive => device.bus == bus && device.target == target,
         });
         let Some(neighbour) = neighbour else { return Ok(()) };
@@ -336,7 +349,7 @@ impl Machine {
         Err(Refusal::generic(match kind {
             Kind::Disk | Kind::Drive => format!("lun already used by '{id}'"),
             _ => format!(
-                "PCI: slot 0 function 0 already occupied by {}, new func {driver} cannot be exposed to guest.",
+                "PCI: slot 0 function {wanted} already occupied by {}, new func {driver} cannot be exposed to guest.",
                 neighbour.driver
             ),
         }))
@@ -411,6 +424,11 @@ impl Device {
         let place = self.place.as_deref().and_then(|place| place.strip_prefix("0x"));
         place.and_then(|place| usize::from_str_radix(place, 16).ok()).unwrap_or_default()
     }
+}
+
+/// The function of a place `DEVICE.FUNCTION`; the first where none is said.
+fn function(place: Option<&str>) -> &str {
+    place.and_then(|place| place.split_once('.')).map_or("0", |(_, function)| function)
 }
 
 fn pci_device(bus: u32, slot: usize, id: &str, class: u32) -> Value {

@@ -1,0 +1,100 @@
+//! What a running guest has not taken yet: shown beside what it has, since when, and done at the latest when it starts anew.
+
+use std::time::Duration;
+
+use hpvm_testkit::guest::Console;
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    what_firmware_keeps_leaves_at_its_reset,
+    a_changed_adapter_waits_beside_what_runs,
+    the_shell_is_back_after_its_entry_was_removed,
+];
+
+/// Until firmware has come up or a reset has gone through it.
+const FIRMWARE_BOUND: Duration = Duration::from_secs(60);
+const SHELL: &str = "Shell>";
+
+/// The part of a guest's status about what waits.
+fn waiting(host: &VmHost, name: &str) -> Option<String> {
+    let shown = host.ok(&["hpvmstatus", "-P", name]);
+    Some(shown.split_once("[Waiting for Next Start]")?.1.to_owned())
+}
+
+/// Firmware takes the request and does nothing about it; the device is shown as asked for since when, asking again is no
+/// error, and it is gone with the reset. Settles 81, 137.
+fn what_firmware_keeps_leaves_at_its_reset() {
+    let host = VmHost::new(Engine::Real);
+    let disk = host.disk("data.img", 1 << 20);
+    let statement = format!("disk:avio_stor:0,1,0:file:{}", disk.display());
+    host.ok(&["hpvmcreate", "-P", "box", "-r", "128M", "-a", &statement]);
+    host.ok(&["hpvmstart", "-P", "box"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.expect(SHELL, FIRMWARE_BOUND);
+
+    let removed = host.run(&["hpvmmodify", "-P", "box", "-d", "disk:avio_stor:0,1,0"]);
+    assert!(removed.status.success(), "{removed}");
+    assert!(removed.stderr.contains("was asked to let the adapter at 0,1 go"), "{removed}");
+    let shown = waiting(&host, "box").expect("it is shown");
+    assert!(shown.contains("data.img") && shown.contains("since 20"), "{shown}");
+    let again = host.run(&["hpvmmodify", "-P", "box", "-l", "asked again"]);
+    assert!(again.status.success(), "{again}");
+    assert_eq!(waiting(&host, "box").as_ref(), Some(&shown), "since when it was asked first");
+
+    console.type_in("reset\r");
+    wait_until(FIRMWARE_BOUND, "the adapter has left", || waiting(&host, "box").is_none());
+    console.expect(SHELL, FIRMWARE_BOUND);
+    host.ok(&["hpvmmodify", "-P", "box", "-a", &statement]);
+    assert_eq!(waiting(&host, "box"), None, "its place is free at once");
+}
+
+/// Settles 131.
+fn a_changed_adapter_waits_beside_what_runs() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("boot.img", 1 << 20);
+    let backing = format!("file:{}", disk.display());
+    let on = |adapter: &str| format!("disk:{adapter}:0,0,0:{backing}");
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &on("scsi")]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-m", &on("avio_stor")]);
+    let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+    let (now, later) = shown.split_once("[Waiting for Next Start]").expect("it waits");
+    assert!(now.contains("disk    scsi "), "what runs: {shown}");
+    assert!(!now.contains("avio_stor"), "what waits is not shown as what runs: {shown}");
+    assert!(later.contains(&on("scsi")) && later.contains(&on("avio_stor")), "{shown}");
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+    assert!(shown.contains("disk    avio_stor "), "{shown}");
+    assert_eq!(waiting(&host, "web"), None);
+}
+
+/// Settles 54: a firmware whose entries were all removed offers its shell at the next start, without a step by hand; and one
+/// command puts the variables back as a new guest has them.
+fn the_shell_is_back_after_its_entry_was_removed() {
+    let host = VmHost::new(Engine::Real);
+    host.ok(&["hpvmcreate", "-P", "box", "-r", "128M"]);
+    host.ok(&["hpvmstart", "-P", "box"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.expect(SHELL, FIRMWARE_BOUND);
+    console.type_in("bcfg boot dump\r");
+    let entries = console.expect(SHELL, FIRMWARE_BOUND).matches("Option: ").count();
+    assert!(entries > 0, "there are entries to remove");
+    for _ in 0..entries {
+        console.type_in("bcfg boot rm 0\r");
+        console.expect(SHELL, FIRMWARE_BOUND);
+    }
+    console.type_in("bcfg boot dump\r");
+    let left = console.expect(SHELL, FIRMWARE_BOUND);
+    assert!(!left.contains("Option: "), "{left}");
+    host.ok(&["hpvmstop", "-P", "box", "-F"]);
+    host.ok(&["hpvmstart", "-P", "box"]);
+    Console::attach_from_now(&host.run_dir(1)).expect(SHELL, FIRMWARE_BOUND);
+    host.ok(&["hpvmstop", "-P", "box", "-F"]);
+    host.ok(&["hpvm", "nvram", "-P", "box", "--reset"]);
+    host.ok(&["hpvmstart", "-P", "box"]);
+    Console::attach_from_now(&host.run_dir(1)).expect(SHELL, FIRMWARE_BOUND);
+}
