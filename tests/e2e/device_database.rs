@@ -288,7 +288,7 @@ fn what_is_restricted_is_chosen_from_no_folder() {
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &image]);
     host.ok(&["hpvmstart", "-P", "web"]);
     let choose = |image: &Path| {
-        let command = format!("in {}", image.display());
+        let command = format!("in -filedvd {}", image.display());
         host.run(&["hpvmconsole", "-P", "web", "-q", "-c", &command])
     };
     let said = choose(&secret);
