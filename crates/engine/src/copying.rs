@@ -8,10 +8,10 @@
 //!  abandon   whatever of it there is, goes
 //! ```
 //!
-//! A mirror is taken and not a backup job: when its target has no room it fails alone, while the backup job would fail the
-//! guest's next write. The guest stands still from `stop` to `cont`, some milliseconds, since mirrors end one after the
-//! other; what each leaves is what its disk was at `stop`. Jobs, nodes and descriptors are found by their names, so that a
-//! worker that follows one that was killed in the middle takes away what that left.
+//! A mirror is taken and not a backup job: when its target has no room it fails alone, while under a backup job the guest's
+//! next write fails and the guest does not go on. The guest stands still from `stop` to `cont`, some milliseconds, since
+//! mirrors end one after the other; what each leaves is what its disk was at `stop`. Jobs, nodes and descriptors are found by
+//! their names, so that a worker that follows one that was killed in the middle takes away what that left.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
