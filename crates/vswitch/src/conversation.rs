@@ -7,15 +7,18 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use hpvm_model::PortNumber;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
+use vhost::vhost_user::{
+    BackendReqHandler, Error as ProtocolError, VhostUserBackendReqHandlerMut as _,
+};
 
 use crate::command::Commands;
 use crate::device_state::Device;
+use crate::early;
 use crate::event::Event;
 use crate::options::GuestMemory;
 use crate::shared::PortShared;
@@ -101,13 +104,13 @@ impl Ending {
 fn converse(settings: &Settings, ending: &Ending) {
     while !ending.wished(Some(&settings.listener), None) {
         let Ok((socket, _)) = settings.listener.accept() else { continue };
-        let Ok(kept) = socket.try_clone() else { continue };
+        let (Ok(kept), Ok(looked_at)) = (socket.try_clone(), socket.try_clone()) else { continue };
         if socket.set_nonblocking(false).is_err()
             || matches!(ending.replace(Peer::Present(kept)), Peer::Unwanted)
         {
             continue;
         }
-        let refused = with_peer(settings, socket);
+        let refused = with_peer(settings, socket, &looked_at);
         ending.replace(Peer::Absent);
         if refused && ending.wished(None, Some(&REFUSED_PAUSE)) {
             return;
@@ -116,19 +119,24 @@ fn converse(settings: &Settings, ending: &Ending) {
 }
 
 /// Speaks with one peer until it goes. Returns whether it was sent away.
-fn with_peer(settings: &Settings, socket: UnixStream) -> bool {
+fn with_peer(settings: &Settings, socket: UnixStream, looked_at: &UnixStream) -> bool {
     let Settings { port, shared, events, .. } = settings;
     shared.set_link(PortLink::Connected);
     let _ = events.send(Event::Connected { port: *port });
     let device = Arc::new(Mutex::new(Device::new(settings)));
     let mut handler = BackendReqHandler::from_stream(socket, Arc::clone(&device));
     let end = loop {
-        match handler.handle_request() {
+        let request = match take_early(&device, looked_at) {
+            Ok(Taken::Yes) => continue,
+            Ok(Taken::No) => handler.handle_request(),
+            Err(error) => Err(ProtocolError::SocketBroken(error)),
+        };
+        match request {
             Ok(()) | Err(ProtocolError::SocketRetry(_)) => {}
             Err(end) => break end,
         }
     };
-    device.lock().unwrap_or_else(PoisonError::into_inner).leave();
+    locked(&device).leave();
     shared.set_link(PortLink::Absent);
     let went = matches!(
         end,
@@ -137,9 +145,30 @@ fn with_peer(settings: &Settings, socket: UnixStream) -> bool {
             | ProtocolError::PartialMessage
     );
     if !went {
-        let reason = device.lock().unwrap_or_else(PoisonError::into_inner).complaint(&end);
+        let reason = locked(&device).complaint(&end);
         let _ = events.send(Event::Refused { port: *port, reason });
     }
     let _ = events.send(Event::Disconnected { port: *port });
     !went
+}
+
+enum Taken {
+    Yes,
+    No,
+}
+
+/// Carries out the request that comes before features are acknowledged, if it is the next.
+fn take_early(device: &Mutex<Device<'_>>, socket: &UnixStream) -> io::Result<Taken> {
+    if locked(device).has_features() {
+        return Ok(Taken::No);
+    }
+    let Some(enable) = early::take(socket)? else { return Ok(Taken::No) };
+    let done = locked(device).set_vring_enable(enable.ring, enable.enable).is_ok();
+    early::answer(socket, enable, done)?;
+    Ok(Taken::Yes)
+}
+
+/// Only this thread has it, and one that panicked ends with it.
+fn locked<'a, 'b>(device: &'a Mutex<Device<'b>>) -> MutexGuard<'a, Device<'b>> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
 }

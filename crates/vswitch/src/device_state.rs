@@ -87,6 +87,11 @@ impl<'a> Device<'a> {
         }
     }
 
+    /// Whether a driver has acknowledged any.
+    pub(crate) fn has_features(&self) -> bool {
+        self.acknowledged != 0
+    }
+
     /// The peer is gone.
     pub(crate) fn leave(&mut self) {
         self.stop();

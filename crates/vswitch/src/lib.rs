@@ -26,6 +26,7 @@ mod counters;
 mod delivery;
 mod device;
 mod device_state;
+mod early;
 mod event;
 mod features;
 mod forward;

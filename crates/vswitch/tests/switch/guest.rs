@@ -3,6 +3,7 @@
 //! It keeps to what the device asks for: it kicks only when kicks are wanted and sleeps until it is called, so a
 //! notification that the switch forgets makes a test fail.
 
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -121,6 +122,7 @@ impl Guest {
 
     fn agree(path: &Path, driver: &Driver, memory: &Memory) -> vhost::Result<Frontend> {
         let socket = UnixStream::connect(path).expect("the switch listens");
+        enable_early(&socket);
         let mut frontend = Frontend::from_stream(socket, 2);
         frontend.set_owner()?;
         let offered = frontend.get_features()?;
@@ -328,6 +330,19 @@ impl Guest {
             ring.used = 0;
         }
         self.post_receive_buffers();
+    }
+}
+
+/// Enables both rings before anything is agreed on and wants an answer, as QEMU does when it makes the card.
+fn enable_early(mut socket: &UnixStream) {
+    for ring in [0u32, 1] {
+        let request: Vec<u8> =
+            [18, 0x9, 8, ring, 1].into_iter().flat_map(u32::to_le_bytes).collect();
+        socket.write_all(&request).expect("the switch reads");
+        let mut answer = [0; 20];
+        socket.read_exact(&mut answer).expect("the switch answers");
+        let done: Vec<u8> = [18u32, 0x5, 8, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect();
+        assert_eq!(answer[..], done);
     }
 }
 
