@@ -2,6 +2,8 @@
 
 #include "slices.h"
 
+#include <dirent.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -23,6 +25,8 @@
 
 struct tally {
     uint64_t sent, received, cycles, held_up;
+    /* For how long the switch's forwarding threads wanted to run and could not. */
+    uint64_t waited_ns;
 };
 
 static uint64_t milliseconds_in_cycles(unsigned int milliseconds)
@@ -38,6 +42,33 @@ void resume(const struct contender *contender)
 void halt(const struct contender *contender)
 {
     kill(contender->pid, SIGSTOP);
+}
+
+/* How long the threads of a switch that run ahead of others have waited for a processor so far. Even they wait when the
+ * kernel gives others their least share, and such a slice tells nothing about the switch. */
+static uint64_t waited_ns(const struct contender *contender)
+{
+    char path[64];
+    uint64_t sum = 0;
+    struct dirent *task;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", contender->pid);
+    DIR *tasks = opendir(path);
+    while (tasks != NULL && (task = readdir(tasks)) != NULL) {
+        int thread = atoi(task->d_name);
+        if (thread == 0 || sched_getscheduler(thread) != SCHED_RR)
+            continue;
+        snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", contender->pid, thread);
+        FILE *file = fopen(path, "r");
+        unsigned long ran, waited;
+        if (file != NULL && fscanf(file, "%lu %lu", &ran, &waited) == 2)
+            sum += waited;
+        if (file != NULL)
+            fclose(file);
+    }
+    if (tasks != NULL)
+        closedir(tasks);
+    return sum;
 }
 
 static uint16_t send_burst(const struct contender *contender, const struct pattern *pattern,
@@ -216,9 +247,9 @@ static double nanoseconds(uint64_t cycles)
 static void print_line(const struct contender *contender, const struct pattern *pattern, unsigned int round,
                        const struct tally *tally, double median_ns)
 {
-    printf("slice pattern=%s round=%u switch=%s sent=%lu received=%lu ns=%.0f held_up_ns=%.0f cycles=%lu",
+    printf("slice pattern=%s round=%u switch=%s sent=%lu received=%lu ns=%.0f held_up_ns=%.0f waited_ns=%lu",
            pattern->name, round, contender->name, tally->sent, tally->received, nanoseconds(tally->cycles),
-           nanoseconds(tally->held_up), tally->cycles);
+           nanoseconds(tally->held_up), tally->waited_ns);
     if (pattern->kind == PING_PONG)
         printf(" crossing_ns=%.1f", median_ns);
     putchar('\n');
@@ -228,20 +259,23 @@ void slice(const struct contender *contender, const struct pattern *pattern, con
            unsigned int round, unsigned int milliseconds)
 {
     struct tally tally = {0};
-    uint64_t cycles = milliseconds_in_cycles(milliseconds);
+    uint64_t cycles = milliseconds_in_cycles(milliseconds), waited;
     double median_ns = 0;
 
     resume(contender);
     pass_one(contender, LEFT, headers->bytes[LEFT][0], pattern->frame_bytes);
     if (pattern->kind == STREAM) {
         stream(contender, pattern, headers, milliseconds_in_cycles(WARM_UP_MS));
+        waited = waited_ns(contender);
         tally = stream(contender, pattern, headers, cycles);
     } else {
         drain(contender);
+        waited = waited_ns(contender);
         uint32_t *trips = round_trips(contender, pattern, headers, cycles, &tally);
         qsort(trips, tally.received, sizeof(*trips), by_value);
         median_ns = tally.received > 0 ? nanoseconds(trips[tally.received / 2]) / 2 : 0;
     }
+    tally.waited_ns = waited_ns(contender) - waited;
     drain(contender);
     halt(contender);
     print_line(contender, pattern, round, &tally, median_ns);

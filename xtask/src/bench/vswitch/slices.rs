@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::bench::statistics::Series;
 
-/// Share of a slice for which the generator itself may have been kept from running.
+/// Share of a slice for which generator and switch together may have been kept from running.
 const HELD_UP_MAX: f64 = 0.05;
 
 /// A figure per slice: million frames a second, or the nanoseconds of a crossing.
@@ -36,8 +36,9 @@ impl Slices {
 
     fn add(&mut self, fields: &BTreeMap<&str, &str>) -> Result<()> {
         let time_ns = number(fields, "ns")?;
-        // A slice in which the generator did not run tells nothing about the switch.
-        if number(fields, "held_up_ns")? > HELD_UP_MAX * time_ns {
+        // A slice in which one of the two did not run tells nothing about the switch.
+        let kept_ns = number(fields, "held_up_ns")? + number(fields, "waited_ns")?;
+        if kept_ns > HELD_UP_MAX * time_ns {
             return Ok(());
         }
         let figure = match number(fields, "crossing_ns") {
@@ -79,11 +80,11 @@ mod tests {
 
     const LINES: &str = "\
 clock hz=2600000000
-slice pattern=small round=0 switch=a sent=100 received=100 ns=1000 held_up_ns=0
-slice pattern=small round=0 switch=b sent=100 received=50 ns=1000 held_up_ns=0
-slice pattern=small round=1 switch=a sent=100 received=100 ns=1000 held_up_ns=0
-slice pattern=small round=1 switch=b sent=100 received=10 ns=1000 held_up_ns=900
-slice pattern=ping round=0 switch=a sent=9 received=9 ns=1000 held_up_ns=0 crossing_ns=440.5
+slice pattern=small round=0 switch=a sent=100 received=100 ns=1000 held_up_ns=0 waited_ns=0
+slice pattern=small round=0 switch=b sent=100 received=50 ns=1000 held_up_ns=0 waited_ns=0
+slice pattern=small round=1 switch=a sent=100 received=100 ns=1000 held_up_ns=0 waited_ns=0
+slice pattern=small round=1 switch=b sent=100 received=10 ns=1000 held_up_ns=0 waited_ns=900
+slice pattern=ping round=0 switch=a sent=9 received=9 ns=1000 held_up_ns=0 waited_ns=0 crossing_ns=440.5
 ";
 
     #[test]
@@ -96,7 +97,7 @@ slice pattern=ping round=0 switch=a sent=9 received=9 ns=1000 held_up_ns=0 cross
     }
 
     #[test]
-    fn a_slice_in_which_the_generator_was_held_up_counts_for_nothing() {
+    fn a_slice_in_which_the_switch_could_not_run_counts_for_nothing() {
         let slices = Slices::parse(LINES).unwrap();
         assert_eq!(slices.of("small", "b").collect::<Vec<_>>(), [(0, 50.0)]);
     }
