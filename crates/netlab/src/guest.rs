@@ -9,8 +9,8 @@ use smoltcp::wire::{DnsQueryType, EthernetAddress, IpAddress, IpCidr};
 
 use crate::hub::{Hub, Plug};
 
-/// More than anything here takes, on a machine that has much else to do.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// More than anything here takes, on a machine that is emulated and has much else to do.
+const DEADLINE: Duration = Duration::from_secs(60);
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// What DHCP told a guest.

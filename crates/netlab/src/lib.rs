@@ -64,6 +64,22 @@ pub fn ip(words: &str) {
     assert!(status.success(), "ip {words}: {status}");
 }
 
+/// Whether the kernel has interfaces of a kind such as `vlan`.
+///
+/// # Panics
+///
+/// When it says something else than yes, or that it does not know the kind.
+#[must_use]
+pub fn kernel_has(kind: &str) -> bool {
+    // What is wrong with this request is told after the kind is known.
+    let words = ["link", "add", "kindtest0", "type", kind];
+    let output = Command::new("ip").args(words).output().expect("ip of package iproute2");
+    if output.status.success() {
+        ip("link del kindtest0");
+    }
+    !String::from_utf8_lossy(&output.stderr).contains("Unknown device type")
+}
+
 /// A pair of Ethernet interfaces that are connected with each other, set up. IPv6 addresses are usable at once.
 ///
 /// # Panics

@@ -211,11 +211,8 @@ impl Hostile {
             }
             // ARP, IPv6, or what else there is.
             3 => {
-                frame[12..14].copy_from_slice(&self.random.pick(&[
-                    [8, 6],
-                    [0x86, 0xdd],
-                    [0x81, 0],
-                ]));
+                let kind = self.random.pick(&[[8, 6], [0x86, 0xdd], [0x81, 0]]);
+                frame[12..14].copy_from_slice(&kind);
             }
             // A piece of a packet, with a check sum that is right.
             4 | 5 => {

@@ -21,16 +21,26 @@ const CASES: &[(&str, Case)] = &[
     ("a_card_put_in_for_another_goes_on", links::replaced),
 ];
 
+/// What not every kernel has. The guest-host's has all of it.
+const CASES_OF_KINDS: &[(&str, &str, Case)] = &[
+    ("bond", "a_guest_talks_over_a_bond", switched::over_a_bond),
+    ("vlan", "a_guest_talks_over_a_vlan_interface", switched::over_a_vlan_interface),
+    ("vlan", "a_guest_in_a_vlan_of_its_port_talks_with_a_vlan_interface", switched::in_a_vlan),
+];
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !arguments.list {
         hpvm_netlab::enter();
     }
-    let trial = |(name, case): &(&str, Case)| {
-        let case = *case;
-        Trial::test(*name, move || {
-            std::panic::catch_unwind(case).map_err(|_| Failed::from("see above"))
-        })
-    };
-    libtest_mimic::run(&arguments, CASES.iter().map(trial).collect()).exit_code()
+    let mut trials: Vec<Trial> = CASES.iter().map(|(name, case)| trial(name, *case)).collect();
+    for (kind, name, case) in CASES_OF_KINDS {
+        let missing = arguments.list || !hpvm_netlab::kernel_has(kind);
+        trials.push(trial(name, *case).with_kind(*kind).with_ignored_flag(missing));
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(name: &str, case: Case) -> Trial {
+    Trial::test(name, move || std::panic::catch_unwind(case).map_err(|_| Failed::from("see above")))
 }

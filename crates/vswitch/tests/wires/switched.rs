@@ -7,8 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use hpvm_host::nic;
-use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules};
-use hpvm_netlab::{Guest, Hub, ip, mac, pair};
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, PortVlan, VlanId};
+use hpvm_netlab::{Guest, Hub, ip, mac, pair, wait_until_up};
 use hpvm_vswitch::{
     Clock, GuestMemory, Options, PacketWire, PortOptions, Switch, SwitchState, TapWire, Wire,
     WireOptions,
@@ -24,6 +24,10 @@ struct Setup {
 }
 
 fn set_up(wire: Box<dyn Wire>, address: Ipv4Addr) -> Setup {
+    set_up_with(wire, address, PortRules::default())
+}
+
+fn set_up_with(wire: Box<dyn Wire>, address: Ipv4Addr, rules: PortRules) -> Setup {
     let options = Options { name: "sw".into(), state: SwitchState::Up, clock: Clock::Monotonic };
     let (switch, _events) = Switch::start(options).expect("a switch");
     let folder = tempfile::tempdir().expect("a folder");
@@ -34,7 +38,7 @@ fn set_up(wire: Box<dyn Wire>, address: Ipv4Addr) -> Setup {
         mac: MacAddress::new(mac(1).0),
         features: None,
         memory: GuestMemory::Trusted,
-        rules: PortRules::default(),
+        rules,
     };
     switch.add_port(PortNumber::new(1).expect("a port"), port).expect("a port");
     switch.attach_wire(WireOptions::Device(wire)).expect("a wire");
@@ -59,7 +63,8 @@ fn server(address: Ipv4Addr) -> SocketAddrV4 {
 }
 
 fn talk(setup: &mut Setup, server: SocketAddrV4) {
-    let bytes: Vec<u8> = (0..1u32 << 20).map(|at| (at % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..1u32 << 18).map(|at| (at % 251) as u8).collect();
+    setup.switch.clear_wire_counters();
     let connection = setup.guest.connect(server).expect("the kernel answers");
     assert!(setup.guest.echoed(connection, &bytes) == bytes, "the bytes came back as they went");
     let counters = setup.switch.wire_counters();
@@ -81,4 +86,56 @@ pub(crate) fn over_a_tap() {
     ip("address add 198.51.100.1/24 dev talk0");
     let mut setup = set_up(Box::new(tap), Ipv4Addr::new(198, 51, 100, 9));
     talk(&mut setup, server(Ipv4Addr::new(198, 51, 100, 1)));
+}
+
+pub(crate) fn over_a_bond() {
+    pair("part0", "far0");
+    pair("part1", "far1");
+    for name in ["part0", "part1"] {
+        ip(&format!("link set {name} down"));
+    }
+    ip("link add team0 type bond mode active-backup miimon 10");
+    for name in ["part0", "part1"] {
+        ip(&format!("link set {name} master team0"));
+    }
+    ip("link set team0 up");
+    wait_until_up("team0");
+    // Both parts end at one bridge, as they would at one switch of the machine room.
+    ip("link add room0 type bridge");
+    ip("link set far0 master room0");
+    ip("link set far1 master room0");
+    ip("link set room0 up");
+    ip("address add 192.0.3.1/24 dev room0");
+    let mut setup = set_up(Box::new(PacketWire::new(socket("team0"))), Ipv4Addr::new(192, 0, 3, 9));
+    talk(&mut setup, server(Ipv4Addr::new(192, 0, 3, 1)));
+    // The part in use fails, and the guest notices nothing.
+    ip("link set far0 down");
+    talk(&mut setup, server(Ipv4Addr::new(192, 0, 3, 1)));
+}
+
+pub(crate) fn over_a_vlan_interface() {
+    pair("trunk0", "trunk1");
+    ip("link add link trunk0 name vlan5 type vlan id 5");
+    ip("link add link trunk1 name there5 type vlan id 5");
+    for name in ["vlan5", "there5"] {
+        ip(&format!("link set {name} up"));
+        wait_until_up(name);
+    }
+    ip("address add 192.0.4.1/24 dev there5");
+    let mut setup = set_up(Box::new(PacketWire::new(socket("vlan5"))), Ipv4Addr::new(192, 0, 4, 9));
+    talk(&mut setup, server(Ipv4Addr::new(192, 0, 4, 1)));
+}
+
+/// The switch tags, the kernel at the other end takes the tag off.
+pub(crate) fn in_a_vlan() {
+    pair("both0", "both1");
+    ip("link add link both1 name there6 type vlan id 6");
+    ip("link set there6 up");
+    wait_until_up("there6");
+    ip("address add 192.0.6.1/24 dev there6");
+    let vlan = PortVlan::Untagged(VlanId::new(6).expect("a VLAN"));
+    let rules = PortRules { vlan, ..PortRules::default() };
+    let wire = Box::new(PacketWire::new(socket("both0")));
+    let mut setup = set_up_with(wire, Ipv4Addr::new(192, 0, 6, 9), rules);
+    talk(&mut setup, server(Ipv4Addr::new(192, 0, 6, 1)));
 }
