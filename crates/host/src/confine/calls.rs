@@ -76,6 +76,9 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_recvfrom,
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
+    // Many messages at once, as a switch's wire has them.
+    libc::SYS_sendmmsg,
+    libc::SYS_recvmmsg,
     libc::SYS_shutdown,
     libc::SYS_getsockname,
     libc::SYS_getpeername,

@@ -96,7 +96,7 @@ fn try_dump(socket: &OwnedFd, kind: u16, fixed_bytes: usize) -> io::Result<Optio
 }
 
 /// A request for everything of a kind, of whatever address family.
-fn request(kind: u16, fixed_bytes: usize) -> Vec<u8> {
+pub(super) fn request(kind: u16, fixed_bytes: usize) -> Vec<u8> {
     let length = HEAD_BYTES + fixed_bytes;
     let mut bytes = u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());

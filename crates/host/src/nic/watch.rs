@@ -4,10 +4,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::message::{DELETED_LINK, NEW_LINK, link, messages};
-use super::socket::{NetlinkError, open};
+use super::message::{DELETED_LINK, GET_LINK, LINK_BYTES, NEW_LINK, link, messages};
+use super::socket::{NetlinkError, open, request};
 use super::{Nic, message};
 
 const GROUP_OF_LINKS: u32 = 1;
@@ -22,7 +22,7 @@ pub enum LinkNews {
         index: u32,
         name: String,
     },
-    /// More happened than the kernel could keep: look at all interfaces anew.
+    /// More happened than the kernel could keep: look at all interfaces anew, [`LinkWatch::ask_for_all`].
     Missed,
 }
 
@@ -35,6 +35,13 @@ pub struct LinkWatch {
 impl LinkWatch {
     pub fn new() -> Result<LinkWatch, NetlinkError> {
         open(GROUP_OF_LINKS).map(|socket| LinkWatch { socket }).map_err(NetlinkError::Follow)
+    }
+
+    /// Has every interface told as news, as it is now. A process that may open no socket any more looks anew so.
+    pub fn ask_for_all(&self) -> Result<(), NetlinkError> {
+        send(&self.socket, &request(GET_LINK, LINK_BYTES), SendFlags::DONTWAIT)
+            .map(|_| ())
+            .map_err(|error| NetlinkError::Follow(error.into()))
     }
 
     /// What has happened so far; never waits.

@@ -36,6 +36,8 @@ pub(crate) fn followed() {
     pair("held0", "held1");
     let index = named("held0").index;
     let mut watch = LinkWatch::new().expect("events");
+    watch.ask_for_all().expect("asked");
+    until(&mut watch, "how it is", |news| is(news, "held0", |nic| nic.carrier == Carrier::Up));
     ip("link set held1 down");
     until(&mut watch, "no link", |news| is(news, "held0", |nic| nic.carrier == Carrier::Down));
     ip("link set held1 up");
