@@ -85,6 +85,21 @@ impl Launch {
         launch
     }
 
+    /// A keeper that starts a worker and no QEMU: a virtual switch.
+    #[must_use]
+    pub fn alone(app: &Program) -> Launch {
+        let mut launch = Launch::empty();
+        launch.program("app", app);
+        launch
+    }
+
+    /// In a worker without QEMU whose keeper died: the keeper that follows, as by [`Launch::successor`].
+    pub fn successor_alone(description: BorrowedFd<'_>) -> Result<Launch, LaunchError> {
+        let mut launch = Launch::empty();
+        launch.inherit_all(description)?;
+        Ok(launch)
+    }
+
     /// In a worker whose keeper died: the keeper that follows, made from the description the dead one left. The descriptors
     /// of the next worker are copies of ours, which must still have the numbers we got them with. The lock is missing: it
     /// needs an open description of its own, which [`Launch::lock`] takes.
@@ -95,13 +110,18 @@ impl Launch {
     ) -> Result<Launch, LaunchError> {
         let mut launch = Launch::empty();
         launch.adopt(qemu_pid, qemu);
+        launch.inherit_all(description)?;
+        Ok(launch)
+    }
+
+    fn inherit_all(&mut self, description: BorrowedFd<'_>) -> Result<(), LaunchError> {
         let text = read_description(description).map_err(LaunchError::Inherit)?;
         let lines = || text.split(|byte| *byte == 0).filter(|line| !line.is_empty());
         let log = lines().find_map(|line| line.strip_prefix(b"log-fd "));
         for line in lines() {
-            launch.inherit(line, log)?;
+            self.inherit(line, log)?;
         }
-        Ok(launch)
+        Ok(())
     }
 
     /// A descriptor for QEMU, with its number there.
@@ -122,6 +142,12 @@ impl Launch {
     /// A descriptor for the first worker only.
     pub fn app_once_fd(&mut self, fd: impl Into<OwnedFd>, theirs: RawFd) {
         self.pass("app-once-fd", fd.into(), theirs);
+    }
+
+    /// What a worker had its keeper keep under a tag, for the workers of this keeper.
+    pub fn kept_fd(&mut self, fd: impl Into<OwnedFd>, tag: u32) {
+        let ours = self.own(fd.into());
+        self.word("kept-fd", format!("{ours}={tag}"));
     }
 
     /// The guest's lock file, opened for this keeper alone: it locks byte 0, and whoever has a copy would keep the lock.

@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 
+use crate::kept::KEPT_MAX;
 use crate::program::{DESCRIPTORS_MAX, Mapping, Program};
 use crate::sys::{Fd, Pid, close_all_on_exec, close_between, close_fd};
 
@@ -18,6 +19,8 @@ pub(crate) struct Adopted {
 pub(crate) enum Mission {
     Start(Program),
     Adopt(Adopted),
+    /// There is no QEMU: the worker is a virtual switch.
+    Nothing,
 }
 
 pub(crate) struct Description {
@@ -27,6 +30,8 @@ pub(crate) struct Description {
     pub(crate) app_once: Vec<Mapping>,
     pub(crate) lock: Option<Fd>,
     pub(crate) log: Option<Fd>,
+    /// What an earlier keeper kept for its workers.
+    pub(crate) kept: Vec<(u32, Fd)>,
 }
 
 /// One of the two programs, word by word.
@@ -60,7 +65,7 @@ impl Draft {
 impl Description {
     pub(crate) fn parse(text: &[u8]) -> Option<Description> {
         let (mut qemu, mut app) = (Draft::default(), Draft::default());
-        let mut app_once = Vec::new();
+        let (mut app_once, mut kept) = (Vec::new(), Vec::new());
         let (mut lock, mut log, mut adopt_pid, mut adopt_pidfd) = (None, None, None, None);
         for line in text.strip_suffix(b"\0")?.split(|byte| *byte == 0) {
             let space = line.iter().position(|byte| *byte == b' ')?;
@@ -79,6 +84,10 @@ impl Description {
                 b"app-uid" => app.uid = Some(number(value)?),
                 b"app-gid" => app.gid = Some(number(value)?),
                 b"app-once-fd" => app_once.push(mapping(value)?),
+                b"kept-fd" => {
+                    let Mapping { ours, theirs: tag } = mapping(value)?;
+                    kept.push((u32::try_from(tag).ok()?, ours));
+                }
                 b"lock-fd" => lock = Some(number(value)?),
                 b"log-fd" => log = Some(number(value)?),
                 b"adopt-pid" => adopt_pid = Some(number(value)?),
@@ -88,13 +97,14 @@ impl Description {
         }
         app.stderr = log;
         let mission = match adopt_pid {
+            None if qemu.is_empty() => Mission::Nothing,
             None => Mission::Start(qemu.finish()?),
             Some(pid) if qemu.is_empty() && pid > 0 => {
                 Mission::Adopt(Adopted { pid, pidfd: adopt_pidfd })
             }
             Some(_) => return None,
         };
-        let description = Description { mission, app: app.finish()?, app_once, lock, log };
+        let description = Description { mission, app: app.finish()?, app_once, lock, log, kept };
         description.fits().then_some(description)
     }
 
@@ -102,12 +112,13 @@ impl Description {
     fn fits(&self) -> bool {
         let qemu: &[Mapping] = match &self.mission {
             Mission::Start(qemu) => qemu.descriptors(),
-            Mission::Adopt(_) => &[],
+            Mission::Adopt(_) | Mission::Nothing => &[],
         };
         let app = self.app.descriptors();
         qemu.len() <= DESCRIPTORS_MAX
             && app.len() + self.app_once.len() + 2 <= DESCRIPTORS_MAX
             && qemu.iter().chain(app).chain(&self.app_once).all(|one| one.theirs > 2)
+            && self.kept.len() <= KEPT_MAX
             && self.descriptors().all(|fd| fd > 2)
     }
 
@@ -116,6 +127,7 @@ impl Description {
         let (qemu, adopted) = match &self.mission {
             Mission::Start(qemu) => (Some(qemu), None),
             Mission::Adopt(adopted) => (None, adopted.pidfd),
+            Mission::Nothing => (None, None),
         };
         let app = self.app.descriptors().iter().chain(&self.app_once);
         qemu.into_iter()
@@ -124,6 +136,7 @@ impl Description {
             .chain(adopted)
             .chain(self.lock)
             .chain(self.log)
+            .chain(self.kept.iter().map(|(_, fd)| *fd))
     }
 
     /// Closes what the launcher did not mean to hand on: a pipe of some shell kept open here would keep that shell waiting.
@@ -147,6 +160,7 @@ impl Description {
             app.iter().chain(&self.app_once).any(|one| one.ours == fd)
                 || self.lock == Some(fd)
                 || self.log == Some(fd)
+                || self.kept.iter().any(|(_, kept)| *kept == fd)
         };
         qemu.descriptors()
             .iter()
@@ -213,9 +227,20 @@ mod tests {
         refused(&["lock-fd x"]);
         refused(&["lock-fd 0"]);
         refused(&["qemu-uid 5"]);
+        refused(&["kept-fd 1=1"]);
         refused(&["word-without-value"]);
         assert!(Description::parse(b"").is_none());
         assert!(Description::parse(&text(&WHOLE)[..20]).is_none(), "a torn description");
+    }
+
+    /// A virtual switch has a worker and no QEMU; what it keeps outlives its keeper.
+    #[test]
+    fn a_switch_has_no_engine() {
+        let text = text(&["app-program /opt/hpvmnetd", "kept-fd 7=12", "lock-fd 9"]);
+        let description = Description::parse(&text).expect("understood");
+        assert!(matches!(description.mission, Mission::Nothing));
+        assert_eq!(description.kept, [(12, 7)]);
+        assert_eq!(description.descriptors().collect::<Vec<_>>(), [9, 7]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(crate) struct Engine {
 
 enum State {
     Child,
+    /// There is none, and none has to end.
+    None,
     /// Watched by a pidfd.
     Adopted(Fd),
     Gone {
@@ -36,6 +38,7 @@ impl Engine {
                 Ok(Engine { pid, pidfd: hold(pid).ok(), state: State::Child, log })
             }
             Mission::Adopt(adopted) => Ok(Engine::adopt(adopted, log)),
+            Mission::Nothing => Ok(Engine { pid: 0, pidfd: None, state: State::None, log }),
         }
     }
 
@@ -57,15 +60,24 @@ impl Engine {
     pub(crate) fn status(&self) -> Option<u32> {
         match self.state {
             State::Gone { status, .. } => Some(status),
-            State::Child | State::Adopted(_) => None,
+            State::Child | State::Adopted(_) | State::None => None,
         }
+    }
+
+    /// Whether nothing of it is left to look after.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::None | State::Gone { .. })
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        !matches!(self.state, State::None)
     }
 
     /// What to watch besides the ends of children.
     pub(crate) fn watched(&self) -> Option<Fd> {
         match self.state {
             State::Adopted(pidfd) => Some(pidfd),
-            State::Child | State::Gone { .. } => None,
+            State::Child | State::Gone { .. } | State::None => None,
         }
     }
 
@@ -93,7 +105,7 @@ impl Engine {
         let killed = match self.state {
             State::Child => kill_child(self.pid),
             State::Adopted(pidfd) => kill_held(pidfd),
-            State::Gone { .. } => true,
+            State::Gone { .. } | State::None => true,
         };
         if !killed {
             self.log.say(|line| line.push("the engine could not be killed"));

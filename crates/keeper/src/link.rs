@@ -16,6 +16,10 @@ pub(crate) enum ToWorker {
     Engine { pid: i32, is_child: bool },
     /// QEMU's wait status, and how many processes the kernel had killed for memory when the keeper started.
     Exited { status: u32, oom_kills: u64 },
+    /// With a descriptor that a worker asked to be kept.
+    Kept { tag: u32 },
+    /// Every descriptor that is kept has been handed over.
+    AllKept,
 }
 
 impl ToWorker {
@@ -23,6 +27,8 @@ impl ToWorker {
         let (kind, value, extra) = match self {
             ToWorker::Engine { pid, is_child } => (1, pid.cast_unsigned(), u64::from(is_child)),
             ToWorker::Exited { status, oom_kills } => (2, status, oom_kills),
+            ToWorker::Kept { tag } => (5, tag, 0),
+            ToWorker::AllKept => (7, 0, 0),
         };
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&u32::to_le_bytes(kind));
@@ -39,14 +45,21 @@ pub(crate) enum FromWorker {
     Finished,
     /// End QEMU by SIGKILL.
     Kill,
+    /// Keep the descriptor that came along for every later worker, in place of one kept under the same tag.
+    Keep { tag: u32 },
+    /// Close what is kept under a tag.
+    Release { tag: u32 },
 }
 
 impl FromWorker {
     /// `None`: not a message of this version, which is passed over.
     pub(crate) fn read(bytes: [u8; 16]) -> Option<FromWorker> {
+        let tag = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
         match u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) {
             3 => Some(FromWorker::Finished),
             4 => Some(FromWorker::Kill),
+            5 => Some(FromWorker::Keep { tag }),
+            6 => Some(FromWorker::Release { tag }),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 //! It exists so that QEMU's wait status is never lost, and that a worker may die and come back without the guest noticing.
 //! It holds the descriptors each new worker needs, and the lock that says it lives. It never reads what a guest or a client
 //! sent, allocates nothing once it is under way, and knows nothing of guests, files or QMP: ARCHITECTURE.md, 'Keeper', is
-//! all it does.
+//! all it does. A virtual switch has a keeper too: then there is a worker and no QEMU.
 //!
 //! ```text
 //!            ┌────────── runs ──────────┐ SIGCHLD / pidfd
@@ -16,6 +16,7 @@
 
 mod description;
 mod engine;
+mod kept;
 mod link;
 mod log;
 mod program;

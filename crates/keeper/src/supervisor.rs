@@ -4,13 +4,14 @@ use std::io;
 
 use crate::description::Description;
 use crate::engine::Engine;
+use crate::kept::Kept;
 use crate::link::{ENGINE_PIDFD, FromWorker, LINK, ToWorker};
 use crate::log::{Log, push_ending};
 use crate::program::{Mapping, Program};
 use crate::restarts::{Next, Restarts};
 use crate::sys::{
     Fd, POLLIN, Pid, Received, Wanted, close_fd, drain, ended_child, link, now_ms, receive_message,
-    send_message, settle, wait_for,
+    send_descriptor, send_message, settle, wait_for,
 };
 
 pub(crate) struct Supervisor {
@@ -26,6 +27,7 @@ pub(crate) struct Supervisor {
     restarts: Restarts,
     children: Fd,
     oom_kills: u64,
+    kept: Kept,
     log: Log,
 }
 
@@ -54,6 +56,7 @@ impl Supervisor {
             restarts: Restarts::default(),
             children,
             oom_kills,
+            kept: Kept::new(description.kept),
             log: Log(description.log),
         })
     }
@@ -62,8 +65,12 @@ impl Supervisor {
     pub(crate) fn run(mut self) -> io::Result<()> {
         loop {
             self.collect();
-            if self.finished && self.engine.status().is_some() {
-                self.log.say(|line| line.push("the guest has ended; so does its keeper"));
+            if self.finished && self.engine.is_over() {
+                let last = match self.engine.exists() {
+                    true => "the guest has ended; so does its keeper",
+                    false => "the worker has done its work; its keeper ends",
+                };
+                self.log.say(|line| line.push(last));
                 return Ok(());
             }
             if self.restarts.is_hopeless() && self.engine.status().is_some() {
@@ -105,7 +112,7 @@ impl Supervisor {
         }
         let now = now_ms();
         self.worker = Worker::Waits { until_ms: now };
-        if self.finished && self.engine.status().is_some() {
+        if self.finished && self.engine.is_over() {
             return;
         }
         self.finished = false;
@@ -120,7 +127,10 @@ impl Supervisor {
             match next {
                 Next::After(_) => line.push("; starting it again"),
                 Next::GivingUpFor(_) => {
-                    line.push(" as often before; the guest runs unsupervised, next attempt in ");
+                    line.push(match self.engine.exists() {
+                        true => " as often before; the guest runs unsupervised, next attempt in ",
+                        false => " as often before; the switch stands still, next attempt in ",
+                    });
                     line.push_number(pause_ms / 1_000);
                     line.push(" s");
                 }
@@ -137,9 +147,13 @@ impl Supervisor {
         match self.start_worker() {
             Ok((pid, link)) => {
                 self.worker = Worker::Runs { pid, link: Some(link), since_ms };
-                let is_child = self.engine.is_child();
-                self.tell(ToWorker::Engine { pid: self.engine.pid, is_child });
-                self.tell_end();
+                if self.engine.exists() {
+                    let is_child = self.engine.is_child();
+                    self.tell(ToWorker::Engine { pid: self.engine.pid, is_child });
+                    self.tell_end();
+                } else {
+                    self.hand_over();
+                }
             }
             Err(error) => {
                 let (Next::After(pause_ms) | Next::GivingUpFor(pause_ms)) = self.restarts.ended(0);
@@ -184,7 +198,7 @@ impl Supervisor {
     fn listen(&mut self) {
         while let Worker::Runs { link: Some(link), pid, since_ms } = self.worker {
             match receive_message(link) {
-                Received::Message(bytes) => self.heed(FromWorker::read(bytes)),
+                Received::Message(bytes, fd) => self.heed(FromWorker::read(bytes), fd),
                 Received::Nothing => return,
                 Received::Closed => {
                     close_fd(link);
@@ -194,12 +208,28 @@ impl Supervisor {
         }
     }
 
-    fn heed(&mut self, message: Option<FromWorker>) {
+    fn heed(&mut self, message: Option<FromWorker>, fd: Option<Fd>) {
+        match (message, fd) {
+            (Some(FromWorker::Keep { tag }), Some(fd)) => return self.kept.keep(tag, fd),
+            // Nobody asked for it to be kept.
+            (_, Some(fd)) => close_fd(fd),
+            (_, None) => {}
+        }
         match message {
             Some(FromWorker::Finished) => self.finished = true,
             Some(FromWorker::Kill) => self.engine.kill(),
-            None => {}
+            Some(FromWorker::Release { tag }) => self.kept.release(tag),
+            Some(FromWorker::Keep { .. }) | None => {}
         }
+    }
+
+    /// Gives a worker without QEMU what is kept for it, in packets that the link has room for.
+    fn hand_over(&self) {
+        let Worker::Runs { link: Some(link), .. } = self.worker else { return };
+        for (tag, fd) in self.kept.iter() {
+            send_descriptor(link, &ToWorker::Kept { tag }.bytes(), fd);
+        }
+        self.tell(ToWorker::AllKept);
     }
 
     /// Tells the worker how QEMU ended, if it has.

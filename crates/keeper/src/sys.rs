@@ -38,6 +38,9 @@ const AF_UNIX: c_int = 1;
 const SOCK_SEQPACKET: c_int = 5;
 const MSG_DONTWAIT: c_int = 0x40;
 const MSG_NOSIGNAL: c_int = 0x4000;
+const MSG_CMSG_CLOEXEC: c_int = 0x4000_0000;
+const SOL_SOCKET: c_int = 1;
+const SCM_RIGHTS: c_int = 1;
 const PR_SET_NAME: c_int = 15;
 const PR_SET_CHILD_SUBREAPER: c_int = 36;
 const PR_SET_NO_NEW_PRIVS: c_int = 38;
@@ -78,6 +81,40 @@ pub(crate) struct Wanted {
     pub(crate) happened: i16,
 }
 
+/// A buffer of a message (`struct iovec`).
+#[repr(C)]
+struct Buffer {
+    start: *mut c_void,
+    length: usize,
+}
+
+/// A message and what travels beside it (`struct msghdr`, Linux on 64 bits).
+#[repr(C)]
+struct MessageHeader {
+    name: *mut c_void,
+    name_length: c_uint,
+    buffers: *mut Buffer,
+    buffer_count: usize,
+    control: *mut c_void,
+    control_length: usize,
+    flags: c_int,
+}
+
+/// One descriptor beside a message (`struct cmsghdr` and its data, filled up to a multiple of 8).
+#[repr(C)]
+struct Rights {
+    length: usize,
+    level: c_int,
+    kind: c_int,
+    fd: Fd,
+    filler: c_int,
+}
+
+impl Rights {
+    /// Without the filler (CMSG_LEN).
+    const LENGTH: usize = size_of::<Rights>() - size_of::<c_int>();
+}
+
 /// The first 64 bytes of what the kernel tells of a process.
 #[repr(C)]
 struct PidfdInfo {
@@ -113,7 +150,8 @@ unsafe extern "C" {
     fn signalfd(fd: Fd, set: *const SignalSet, flags: c_int) -> Fd;
     fn socketpair(domain: c_int, kind: c_int, protocol: c_int, ends: *mut Fd) -> c_int;
     fn send(fd: Fd, bytes: *const c_void, length: usize, flags: c_int) -> isize;
-    fn recv(fd: Fd, bytes: *mut c_void, length: usize, flags: c_int) -> isize;
+    fn sendmsg(fd: Fd, message: *const MessageHeader, flags: c_int) -> isize;
+    fn recvmsg(fd: Fd, message: *mut MessageHeader, flags: c_int) -> isize;
     fn clock_gettime(clock: c_int, time: *mut Time) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
 }
@@ -251,22 +289,65 @@ pub(crate) fn send_message(fd: Fd, message: &[u8; 16]) {
     unsafe { send(fd, message.as_ptr().cast(), message.len(), MSG_DONTWAIT | MSG_NOSIGNAL) };
 }
 
+/// Sends a message with a descriptor. It waits for room: a worker begins by reading what is kept for it, and one that ends
+/// ends the wait.
+pub(crate) fn send_descriptor(fd: Fd, message: &[u8; 16], passed: Fd) {
+    let mut bytes = *message;
+    let mut buffer = Buffer { start: bytes.as_mut_ptr().cast(), length: bytes.len() };
+    let mut rights = Rights {
+        length: Rights::LENGTH,
+        level: SOL_SOCKET,
+        kind: SCM_RIGHTS,
+        fd: passed,
+        filler: 0,
+    };
+    let header = header(&mut buffer, &mut rights);
+    // SAFETY: the header leads to a buffer and a control message of ours, which live until the call returns.
+    unsafe { sendmsg(fd, &raw const header, MSG_NOSIGNAL) };
+}
+
+fn header(buffer: &mut Buffer, rights: &mut Rights) -> MessageHeader {
+    MessageHeader {
+        name: std::ptr::null_mut(),
+        name_length: 0,
+        buffers: buffer,
+        buffer_count: 1,
+        control: std::ptr::from_mut(rights).cast(),
+        control_length: size_of::<Rights>(),
+        flags: 0,
+    }
+}
+
 /// What came over a link.
 pub(crate) enum Received {
-    Message([u8; 16]),
+    /// Whole, and the descriptor that came along.
+    Message([u8; 16], Option<Fd>),
     Nothing,
     Closed,
 }
 
 pub(crate) fn receive_message(fd: Fd) -> Received {
     let mut message = [0_u8; 16];
-    // SAFETY: the buffer is ours and as long as said.
-    let length = unsafe { recv(fd, message.as_mut_ptr().cast(), message.len(), MSG_DONTWAIT) };
+    let mut buffer = Buffer { start: message.as_mut_ptr().cast(), length: message.len() };
+    let mut rights = Rights { length: 0, level: 0, kind: 0, fd: -1, filler: 0 };
+    let mut header = header(&mut buffer, &mut rights);
+    // SAFETY: the header leads to a buffer and room for one control message, ours and as long as said; the kernel closes
+    // descriptors beyond that room.
+    let length = unsafe { recvmsg(fd, &raw mut header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) };
+    let is_ours = (rights.level, rights.kind) == (SOL_SOCKET, SCM_RIGHTS)
+        && header.control_length >= Rights::LENGTH
+        && rights.length == Rights::LENGTH;
+    let passed = is_ours.then_some(rights.fd);
     match counted(length) {
-        Ok(16) => Received::Message(message),
+        Ok(16) => Received::Message(message, passed),
         // A short message is no message of ours; one of no bytes and the end of the link look the same.
         Ok(0) => Received::Closed,
-        Ok(_) => Received::Nothing,
+        Ok(_) => {
+            if let Some(fd) = passed {
+                close_fd(fd);
+            }
+            Received::Nothing
+        }
         Err(error) if matches!(error.raw_os_error(), Some(EAGAIN | EINTR)) => Received::Nothing,
         Err(_) => Received::Closed,
     }
