@@ -39,6 +39,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     renaming_a_device_dies_at_every_step,
     making_a_disk_dies_at_every_step,
     hostrdev_dies_at_every_step,
+    making_a_switch_dies_at_every_step,
+    halting_a_switch_dies_at_every_step,
     readers_see_the_old_or_the_new_state,
 ];
 
@@ -79,7 +81,23 @@ const SCENES: &[&Scene] = &[
     &RENAME_DEVICE,
     &MAKE_DISK,
     &HOSTRDEV,
+    &SWITCH,
+    &HALT,
 ];
+
+const SWITCH: Scene = Scene {
+    prepare: |_| {},
+    command: &["hpvmnet", "-c", "-S", "sw1"],
+    steps: &["vswitch.committed"],
+    is_done: |host| host.ok(&["hpvmnet"]).contains("sw1           2 Down"),
+};
+
+const HALT: Scene = Scene {
+    prepare: |_| {},
+    command: &["hpvmnet", "-S", "localnet", "-h", "-F"],
+    steps: &["vswitch.committed"],
+    is_done: |host| host.ok(&["hpvmnet"]).contains("localnet      1 Down"),
+};
 
 const CREATE: Scene = Scene {
     prepare: |_| {},
@@ -381,6 +399,14 @@ fn making_a_disk_dies_at_every_step() {
 
 fn hostrdev_dies_at_every_step() {
     play(&HOSTRDEV);
+}
+
+fn making_a_switch_dies_at_every_step() {
+    play(&SWITCH);
+}
+
+fn halting_a_switch_dies_at_every_step() {
+    play(&HALT);
 }
 
 /// Settles 80, 82: a guest that is renamed, removed and brought back is there under one name or not at all for whoever

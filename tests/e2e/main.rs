@@ -26,6 +26,7 @@ mod installing;
 mod interruption;
 mod limits;
 mod media;
+mod networks;
 mod pool;
 mod refusals;
 mod report;
@@ -79,6 +80,7 @@ const SUBJECTS: &[&[Test]] = &[
     installing::TESTS,
     limits::TESTS,
     media::TESTS,
+    networks::TESTS,
     sharing::TESTS,
     silent_store::TESTS,
 ];

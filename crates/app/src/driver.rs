@@ -6,6 +6,7 @@
 mod agent;
 mod copying;
 mod crash;
+mod links;
 mod media;
 mod perform;
 mod stores;
@@ -127,6 +128,7 @@ struct Driver {
     payloads: HashMap<Ticket, Payload>,
     changes: Option<Changes>,
     copies: HashMap<Ticket, Wanted>,
+    links: links::Links,
     next_ticket: u64,
     beats: u64,
     /// When the state was asked for; cleared by the answer.
@@ -311,6 +313,7 @@ impl Driver {
             payloads: HashMap::new(),
             changes: None,
             copies: HashMap::new(),
+            links: links::Links::default(),
             next_ticket: 0,
             beats: 0,
             asked_at: None,
@@ -414,6 +417,7 @@ impl Driver {
         self.asked_at = None;
         self.ask_status();
         self.look_for_agent();
+        self.show_links();
         if std::mem::take(&mut self.takes_over) {
             self.look_at_devices();
             self.take_copies_back();
@@ -506,6 +510,8 @@ impl Driver {
                     self.refused_to_let_go(id);
                 }
             }
+            Happening::SocketConnected(socket) => self.socket_connected(&socket.netdev_id),
+            Happening::SocketBroken(socket) => self.socket_broken(&socket.netdev_id),
             Happening::PortChanged(port) if port.id == AGENT_PORT => self.agent_port(port.open),
             Happening::PortChanged(_)
             | Happening::PowerButtonPressed

@@ -168,7 +168,11 @@ pub fn media(changes: &[DeviceChange]) -> Vec<StorageAddress> {
             }
             DeviceChange::Detach { .. }
             | DeviceChange::DetachAdapter { .. }
-            | DeviceChange::PlaceHolder { .. } => Vec::new(),
+            | DeviceChange::PlaceHolder { .. }
+            | DeviceChange::PlugNic { .. }
+            | DeviceChange::UnplugNic { .. }
+            | DeviceChange::MoveNic { .. }
+            | DeviceChange::LinkNics { .. } => Vec::new(),
         })
         .collect()
 }

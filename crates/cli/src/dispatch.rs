@@ -80,6 +80,7 @@ pub static COMMANDS: &[Entry] = &[
     entry::<commands::Console>("console", Origin::Historical),
     entry::<commands::Devmgmt>("devmgmt", Origin::Historical),
     entry::<commands::Hostrdev>("hostrdev", Origin::Historical),
+    entry::<commands::Net>("net", Origin::Historical),
     entry::<commands::Why>("why", Origin::Ours),
     entry::<commands::Doctor>("doctor", Origin::Ours),
     entry::<commands::Undelete>("undelete", Origin::Ours),
@@ -216,7 +217,7 @@ fn overview() -> String {
         let about = (entry.options)().get_about().map(ToString::to_string).unwrap_or_default();
         text.push_str(&format!("  {:<10} {about}\n", entry.word));
     }
-    text.push_str("\nThe first ten are programs of their own too: hpvmcreate, hpvmmodify, …\n");
+    text.push_str("\nThe first eleven are programs of their own too: hpvmcreate, hpvmmodify, …\n");
     text.push_str("`hpvm COMMAND --help` tells a command's options.\n");
     text
 }

@@ -16,5 +16,6 @@ mod reference;
 #[cfg(test)]
 mod schema;
 pub mod status;
+pub mod switch;
 mod table;
 mod usage;

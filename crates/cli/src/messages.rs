@@ -99,8 +99,18 @@ impl Say {
     /// Asks until the answer is understood. End of file, and nothing but noise, mean no.
     #[must_use]
     pub fn ask(&self, question: &str) -> Answer {
+        self.ask_with(question, "n/y")
+    }
+
+    /// The same as hpvmnet of A.03.50 printed it.
+    #[must_use]
+    pub fn ask_unless_no(&self, question: &str) -> Answer {
+        self.ask_with(question, "n")
+    }
+
+    fn ask_with(&self, question: &str, choices: &str) -> Answer {
         for _ in 0..TRIES_MAX {
-            write_stderr(&format!("{}: {} [n/y]: ", self.command, printable(question)));
+            write_stderr(&format!("{}: {} [{choices}]: ", self.command, printable(question)));
             match read_line(std::io::stdin()).map(|line| Answer::understood(&line)) {
                 Some(Some(answer)) => return answer,
                 Some(None) => {}

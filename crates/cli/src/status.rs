@@ -17,7 +17,7 @@ pub mod verbose;
 pub mod xml;
 
 use hpvm_model::cpu::TenthsPercent;
-use hpvm_model::{Bytes, Memory, StorageDevice, Vcpus};
+use hpvm_model::{Bytes, Memory, Nic, StorageDevice, Vcpus};
 use hpvm_operations::view::GuestView;
 
 use entitlements::Usage;
@@ -46,6 +46,7 @@ pub struct Shown<'a> {
     pub vcpus: Vcpus,
     pub memory: Memory,
     pub storage: Vec<&'a StorageDevice>,
+    pub nics: Vec<&'a Nic>,
     pub entitled: TenthsPercent,
     pub maximum: TenthsPercent,
 }
@@ -55,15 +56,21 @@ impl<'a> Shown<'a> {
     pub fn new(view: &'a GuestView, moment: Moment, processor_mhz: u32) -> Shown<'a> {
         let config = &view.config;
         let (entitled, maximum) = config.entitlement.effective(processor_mhz);
-        let (vcpus, memory, storage) = match &view.machine {
+        let (vcpus, memory, storage, nics) = match &view.machine {
             Some(machine) if moment == Moment::Now => (
                 machine.base.vcpus,
                 machine.base.memory,
                 machine.storage.iter().map(|attached| &attached.device).collect(),
+                machine.nics.iter().map(|attached| &attached.nic).collect(),
             ),
-            _ => (config.vcpus, config.memory, config.storage.iter().collect()),
+            _ => (
+                config.vcpus,
+                config.memory,
+                config.storage.iter().collect(),
+                config.nics.iter().collect(),
+            ),
         };
-        Shown { view, moment, vcpus, memory, storage, entitled, maximum }
+        Shown { view, moment, vcpus, memory, storage, nics, entitled, maximum }
     }
 }
 

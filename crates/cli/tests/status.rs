@@ -79,6 +79,7 @@ fn boot(config: &GuestConfig) -> Machine {
         option_rom: None,
         ports: Vec::new(),
         storage: storage.map(attached).collect(),
+        nics: Vec::new(),
         agent: AgentChannel::Present,
         avio_service: AvioService::Processor,
         owner: None,
@@ -105,6 +106,7 @@ fn empty() -> GuestView {
         health: Vec::new(),
         agent: None,
         machine: None,
+        heard: std::collections::BTreeMap::new(),
         waiting: Vec::new(),
         last_ending: None,
     }
@@ -128,6 +130,7 @@ fn running() -> GuestView {
     config.storage.pop();
     config.storage.push(device("disk:avio_stor:6,7,127:file:/guests/a&b<\u{202e}>.img", 9));
     GuestView {
+        heard: std::collections::BTreeMap::new(),
         waiting: waiting(&config, &machine),
         config,
         state: RunState::On(Occupant::Os),
@@ -180,6 +183,7 @@ fn listed(view: &GuestView) -> Listed<'_> {
         os: config.os.family,
         state: view.state,
         vcpus: config.vcpus,
+        nics: 0,
         storage_devices: u32::try_from(config.storage.len()).unwrap(),
         memory: config.memory,
     }

@@ -7,6 +7,7 @@
 //! | detach one | `device_del`, which a SCSI device obeys at once, so the caller has the guest's consent; then its node and descriptor |
 //! | detach an adapter | `device_del`, which asks the guest; `DEVICE_DELETED` may come much later, see [`Performed::Asked`] |
 //! | a longer store | its length read from our own descriptor, `block_resize`, never down; see [`grow`] |
+//! | NICs | see `nics`; what moves to another port, or has its link shown otherwise, changes nothing that is plugged in |
 //! | another medium | new node; tray open (a locked one is asked for), medium out, medium in, tray shut; then the old node |
 //!
 //! What fails half-way is undone: nodes and descriptors added for it are removed again. Properties come from the plan's
@@ -14,6 +15,7 @@
 
 pub mod grow;
 mod media;
+mod nics;
 pub mod present;
 
 pub(crate) use media::names;
@@ -99,7 +101,11 @@ impl Bench<'_> {
         descriptors: &mut dyn Iterator<Item = OwnedFd>,
     ) -> Result<Performed, DeviceError> {
         match change {
-            DeviceChange::PlaceHolder { .. } => Ok(Performed::Done),
+            DeviceChange::PlaceHolder { .. }
+            | DeviceChange::MoveNic { .. }
+            | DeviceChange::LinkNics { .. } => Ok(Performed::Done),
+            DeviceChange::PlugNic { attached } => self.plug_nic(attached).await,
+            DeviceChange::UnplugNic { slot } => self.unplug_nic(*slot).await,
             DeviceChange::Attach { slot, kind, adapter, devices } => {
                 let attach = Attach { seq, slot: *slot, kind: *kind, adapter: *adapter, devices };
                 self.attach(&attach, descriptors).await

@@ -55,6 +55,8 @@ pub enum LaunchError {
     Predecessor,
     #[error("QEMU of an earlier start still runs; `hpvm why` tells what to do")]
     EngineRuns,
+    #[error(transparent)]
+    Ports(Box<dyn std::error::Error + Send + Sync>),
     #[error("QEMU did not start: {0}")]
     Engine(String),
     #[error("the guest did not come up within {} s; `hpvm why` tells more", READY_BOUND.as_secs())]
@@ -85,6 +87,11 @@ pub struct Places {
 pub trait Milestones {
     /// The boot record is written.
     fn recorded(&mut self) {}
+    /// The run folder is ready: whoever has virtual switches makes the guest's ports there, to which QEMU is about to
+    /// connect.
+    fn ports(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
+    }
     /// The keeper runs: from here on the guest has an owner of its own.
     fn kept(&mut self) {}
 }
@@ -101,6 +108,7 @@ pub fn start(
     prepare_run_folder(places)?;
     durable::replace_file(&record_path(places), record.to_line().as_bytes(), 0o644)?;
     milestones.recorded();
+    milestones.ports().map_err(LaunchError::Ports)?;
     let qemu = Program {
         path: record.engine.program.clone().into(),
         args: command_line::arguments(record).into_iter().map(Into::into).collect(),

@@ -38,6 +38,7 @@ fn record(storage: Vec<Attached>) -> BootRecord {
         option_rom: None,
         ports: vec![PciSlot::new(0, 0).unwrap(), PciSlot::new(0, 1).unwrap()],
         storage,
+        nics: Vec::new(),
         agent: AgentChannel::Present,
         avio_service: AvioService::Processor,
         owner: None,

@@ -1,4 +1,4 @@
-//! The names of a guest's files, each said once for those who make, read and remove them. ARCHITECTURE.md, 'Paths', says what
+//! The names of the files of guests and virtual switches, each said once for those who make, read and remove them. ARCHITECTURE.md, 'Paths', says what
 //! each file is.
 
 /// In the guest's folder, `uuids/UUID`.
@@ -40,7 +40,20 @@ pub mod run_folder {
     pub const AGENT: &str = "agent";
     pub const CONTROL: &str = "control";
     pub const DOOR: &str = "door";
+    /// The folder of the sockets to which QEMU connects its NICs, one for each.
+    pub const NETWORK: &str = "net";
 
     /// What leads nowhere once the run has ended.
     pub const SOCKETS: [&str; 6] = [MONITOR, RESCUE, SERIAL, AGENT, CONTROL, DOOR];
+}
+
+/// In the run folder of a running virtual switch, `run/net/NUMBER`.
+pub mod switch_folder {
+    pub const LOCK: &str = "lock";
+    /// What the switch is to be: what it is started again from.
+    pub const PORTS: &str = "ports";
+    pub const STATUS: &str = "status";
+    pub const CONTROL: &str = "control";
+    /// Lock of the command that starts the switch or changes its ports; content names it.
+    pub const BUSY: &str = "busy";
 }

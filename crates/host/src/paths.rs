@@ -178,6 +178,18 @@ impl Root {
         self.run.join(number.to_string())
     }
 
+    /// The run folder of a running virtual switch, by its number.
+    #[must_use]
+    pub fn switch_dir(&self, number: u32) -> PathBuf {
+        self.run.join("net").join(number.to_string())
+    }
+
+    /// The log of a virtual switch, by its number.
+    #[must_use]
+    pub fn switch_log(&self, number: u32) -> PathBuf {
+        self.common().join(format!("vswitch-{number}.log"))
+    }
+
     /// What tells this root's things that are no files from other roots': empty for `/`.
     #[must_use]
     pub fn run_id(&self) -> &str {

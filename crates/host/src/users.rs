@@ -23,6 +23,9 @@ pub struct Ids {
 /// How far a worker's id lies above that of its guest's QEMU.
 const WORKER_OFFSET: u32 = 500_000;
 
+/// How far a switch's id lies above that of the guest with the same number.
+const SWITCH_OFFSET: u32 = 700_000;
+
 #[must_use]
 pub fn effective_uid() -> u32 {
     geteuid().as_raw()
@@ -43,6 +46,12 @@ pub fn guest_ids(base: u32, number: u32) -> Option<Ids> {
 #[must_use]
 pub fn worker_ids(base: u32, number: u32) -> Option<Ids> {
     ids(base.checked_add(WORKER_OFFSET)?.checked_add(number)?)
+}
+
+/// As whom a virtual switch runs, by its number; `None` when only root could say so.
+#[must_use]
+pub fn switch_ids(base: u32, number: u32) -> Option<Ids> {
+    ids(base.checked_add(SWITCH_OFFSET)?.checked_add(number)?)
 }
 
 fn ids(id: u32) -> Option<Ids> {

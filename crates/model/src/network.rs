@@ -4,6 +4,7 @@ mod forward;
 mod mac;
 mod nic;
 mod port;
+mod port_change;
 mod subnet;
 mod switch;
 mod vlan;
@@ -12,6 +13,7 @@ pub use forward::{Forward, ForwardError, Transport};
 pub use mac::{MacAddress, MacError};
 pub use nic::{Nic, NicStatement, NicStatementError};
 pub use port::{NicKind, PortError, PortNumber, PortRules, Rate, SpoofGuard};
+pub use port_change::{PortChange, PortChangeError, PortRule};
 pub use subnet::{NatSubnet, SubnetError};
 pub use switch::{
     InterfaceName, SwitchError, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire,

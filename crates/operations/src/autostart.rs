@@ -2,10 +2,12 @@
 //! is listed, guests made with `-B auto` are started, and removed guests that are over their time are cleared. A guest that
 //! was started since the host's boot is left as it is, running or ended, so that a restart of the product changes no guest.
 
-use hpvm_model::{AutoStart, Choice, GuestConfig, GuestName};
+use hpvm_model::{AutoStart, Choice, GuestConfig, GuestName, SwitchName};
 use hpvm_registry::Selector;
 
 use crate::devdb::host_devices::{Scan, update};
+use crate::network::ports;
+use crate::network::switches::revive;
 use crate::start::{Started, start};
 use crate::{Actor, Mode, Refusal, VmHost, remove};
 
@@ -13,6 +15,8 @@ use crate::{Actor, Mode, Refusal, VmHost, remove};
 #[derive(Debug)]
 pub struct Autostarted {
     pub guests: Vec<(GuestName, Result<Started, Refusal>)>,
+    /// Virtual switches that guests run on and that could not be brought back.
+    pub switches: Vec<(SwitchName, Refusal)>,
     pub purged: Vec<GuestName>,
     /// Why the list of what the VM Host uses is not up to date, if it is not.
     pub not_listed: Option<Refusal>,
@@ -21,10 +25,12 @@ pub struct Autostarted {
 /// Starts what is to be started. One guest that cannot start does not keep the others off.
 pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autostarted, Refusal> {
     let enabled = host.conf.enabled()?;
-    let mut guests = Vec::new();
+    let (mut guests, mut switches) = (Vec::new(), Vec::new());
     if mode == Mode::Apply {
         let left = host.adopt_orphans()?;
         guests.extend(left.into_iter().map(|(name, refusal)| (name, Err(refusal))));
+        switches = revive(host)?;
+        ports::tidy(host)?;
     }
     let not_listed = list_host_devices(host, actor, mode).err();
     for summary in host.registry.list()? {
@@ -40,7 +46,7 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
         Mode::Apply => remove::purge_due(host, actor)?,
         Mode::DryRun => Vec::new(),
     };
-    Ok(Autostarted { guests, purged, not_listed })
+    Ok(Autostarted { guests, switches, purged, not_listed })
 }
 
 /// Nothing depends on the list but what was read of devices at rest, so guests start without it too.

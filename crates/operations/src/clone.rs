@@ -21,13 +21,14 @@ use hpvm_app::protocol::CopiedState;
 use hpvm_host::durable::Batch;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
-use hpvm_model::{GuestConfig, GuestUuid, Problem, Severity};
+use hpvm_model::{GuestConfig, GuestUuid, PortRules, Problem, Severity};
 use hpvm_plan::clone::{CloneRequest, Design, How, Place, design};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
+use hpvm_plan::facts::network::NetworkFacts;
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::judge::{Purpose, problems};
-use hpvm_registry::{Identities, OperationId, Owner, Step};
+use hpvm_registry::{Change, Identities, OperationId, Owner, Step, SwitchSelector};
 
 use self::copies::Copies;
 pub use self::copies::{Copied, Stage};
@@ -133,7 +134,11 @@ impl Cloning<'_> {
             let path = folder.file(&guest_folder::image(address));
             path.to_string_lossy().into_owned()
         };
-        let design = design(&source, asked, uuid, &own_image, &mut random)?;
+        let network = match source.nics.is_empty() && asked.request.nics.is_empty() {
+            true => NetworkFacts::default(),
+            false => host.network(None)?,
+        };
+        let design = design(&source, asked, uuid, &own_image, &network, &mut random)?;
         let is_on = !design.work.is_empty() && is_on(host, &source, &design)?;
         if let Some(holder) = host.registry.number_of(&asked.name)? {
             return Err(Refusal::NameTaken { name: asked.name.clone(), number: holder });
@@ -205,6 +210,7 @@ impl Cloning<'_> {
         Step::ClonePlaced.reached();
         identities.extend(copies.identities());
         change.insert(&config, &identities)?;
+        keep_port_rules(&change, source, &config)?;
         devdb::keep_identities(&change, &config, facts)?;
         let done = self.actor.done(None, Some(&config));
         if self.operation.is_none() {
@@ -313,4 +319,27 @@ impl Drop for Made<'_> {
             let _ = self.folder.remove();
         }
     }
+}
+
+/// A clone's ports have the rules of its source's, so that a guest of a VLAN has no clone outside of it. What was said about
+/// one guest alone, its IP addresses and where its frames are copied, is not taken over.
+fn keep_port_rules(
+    change: &Change<'_>,
+    source: &GuestConfig,
+    clone: &GuestConfig,
+) -> Result<(), Refusal> {
+    for nic in &clone.nics {
+        let Some(from) = source.nic_in(nic.slot).filter(|from| from.vswitch == nic.vswitch) else {
+            continue;
+        };
+        let selector = SwitchSelector::Name(nic.vswitch.clone());
+        let Some(mut switch) = change.vswitch(&selector)? else { continue };
+        if from.port != nic.port && !switch.ports.contains_key(&nic.port) {
+            let rules = switch.rules(from.port);
+            let rules = PortRules { addresses: Vec::new(), mirror: None, ..rules };
+            switch.set_rules(nic.port, rules);
+            change.update_vswitch(&switch)?;
+        }
+    }
+    Ok(())
 }

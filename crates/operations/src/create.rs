@@ -48,7 +48,8 @@ fn attempt(
     request: &Request,
     mode: Mode,
 ) -> Result<Created, Refusal> {
-    let config = apply(&blank(name), None, request, &mut random)?;
+    let network = host.network_for(request, None)?;
+    let config = apply(&blank(name), None, request, &network, &mut random)?;
     let facts = host.facts(&config, None)?;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
     let fields = difference::with_refusals(difference::created(&config), &problems);

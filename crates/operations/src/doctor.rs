@@ -16,6 +16,7 @@ use hpvm_registry::{Access, Found, Identities, Rebuilt, Registry, RemovedGuest, 
 
 use crate::clone::interrupted;
 use crate::folder::{self, Folder};
+use crate::network::view::ShownState;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, VmHost, lost, supervise};
@@ -62,6 +63,7 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     folders(host, &guests, &kept, &mut findings)?;
     links(host, &guests, &mut findings);
     run_folders(host, &guests, &mut findings);
+    switches(host, &mut findings)?;
     half_made(host, &mut findings);
     operations(host, &mut findings)?;
     provisions(host, &mut findings);
@@ -274,6 +276,19 @@ fn run_folders(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding
             }
         });
     }
+}
+
+/// Virtual switches that guests run on while nobody runs them.
+fn switches(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
+    for view in host.switches()? {
+        if view.state == ShownState::Unknown {
+            let name = &view.switch.name;
+            let text = format!("guests run on virtual switch '{name}', and its process was killed");
+            let cure = Cure::Tell(format!("hpvmnet -S {name} -b"));
+            findings.push(Finding { text, cure });
+        }
+    }
+    Ok(())
 }
 
 /// Files under the name they have while they are made, whose maker is gone.

@@ -1,4 +1,4 @@
-//! What an administrator can do to the guests of a VM Host: create, change, start, stop, look, explain, repair.
+//! What an administrator can do to the guests and virtual switches of a VM Host: create, change, start, stop, look, explain, repair.
 //!
 //! Each operation is a function from a typed request to a typed outcome; commands parse and print, nothing more, so that
 //! another front end (a web manager, a cluster agent) calls the same functions. Operations decide by `plan`, store by
@@ -18,6 +18,7 @@ pub mod folder;
 mod hanging;
 pub(crate) mod lost;
 pub mod modify;
+pub mod network;
 pub mod nvram;
 pub mod presence;
 pub mod refusal;

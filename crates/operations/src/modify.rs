@@ -18,12 +18,13 @@ use hpvm_plan::difference::{self, Effect, FieldChange};
 use hpvm_plan::growth::{Growth, growth};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
 use hpvm_plan::judge::{Purpose, problems};
-use hpvm_plan::record::{DeviceChange, Machine};
+use hpvm_plan::record::{AttachedNic, DeviceChange, Machine};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::Step;
 use rustix::fs::OFlags;
 
 use crate::folder::{self, Folder};
+use crate::network::ports::Changing;
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities, random};
@@ -77,7 +78,8 @@ fn attempt(
     let before = host.guest_numbered(config.number)?;
     let before = console_media::take_over(host, actor, before, mode)?;
     let running = running(host, &before)?;
-    let after = apply(&before, running.as_ref(), request, &mut random)?;
+    let network = host.network_for(request, Some(before.number))?;
+    let after = apply(&before, running.as_ref(), request, &network, &mut random)?;
     let _claims = match (mode, &running) {
         (Mode::Apply, Some(machine)) => Some(claims::claim(host, &what_comes(machine, &after))?),
         _ => None,
@@ -328,6 +330,8 @@ fn apply_now(
         return Ok(Taken::default());
     }
     supervise::awake(host, config)?;
+    let machine = host.machine(config);
+    let ports = Changing::begin(host, config, machine.as_ref(), changes)?;
     let media = open_media(changes, supervise::places(host, config)?.qemu_ids)?;
     let stores = open_stores(changes);
     let (watched, stores): (Vec<StorageAddress>, Vec<File>) = stores.into_iter().unzip();
@@ -341,11 +345,29 @@ fn apply_now(
         client::ask_while(&control, &ask, &descriptors, CHANGE_BOUND, &mut |_| {}, &mut goes_on)
             .map_err(|error| Refusal::from(error).leaving(|| Left::AsItWas))?;
     match reply {
-        Reply::Changed { results } => taken(changes, &results),
+        Reply::Changed { results } => {
+            let taken = taken(changes, &results)?;
+            let gone = nics_gone(machine.as_ref(), changes, &results);
+            ports.keep(&gone)?;
+            Ok(taken)
+        }
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
         Reply::Failed { error } => Err(Refusal::NotTaken(error)),
         _ => Err(Refusal::Worker(ClientError::Malformed)),
     }
+}
+
+/// The NICs that the guest let go.
+fn nics_gone(
+    machine: Option<&Machine>,
+    changes: &[DeviceChange],
+    results: &[ChangeResult],
+) -> Vec<AttachedNic> {
+    let gone = changes.iter().zip(results).filter_map(|(change, result)| match (change, result) {
+        (DeviceChange::UnplugNic { slot }, ChangeResult::Done) => machine?.nic_in(*slot).cloned(),
+        _ => None,
+    });
+    gone.collect()
 }
 
 /// What the guest is taking at this moment is not left in its middle: whoever interrupts the command waits for a little more.
@@ -426,6 +448,11 @@ fn waiting_text(change: &DeviceChange) -> String {
             format!("the medium of the dvd at {}", attached.device.address)
         }
         DeviceChange::Attach { slot, .. } => format!("the adapter at {slot}"),
+        DeviceChange::UnplugNic { slot } => format!("the NIC at {slot}"),
+        DeviceChange::PlugNic { attached } | DeviceChange::MoveNic { attached } => {
+            format!("the NIC at {}", attached.nic.slot)
+        }
+        DeviceChange::LinkNics { .. } => "the links of its NICs".into(),
     };
     format!(
         "the guest was asked to let {what} go and has not done so yet; it goes when the guest lets it, at its next start at the latest"

@@ -19,6 +19,7 @@ use hpvm_registry::RegistryError;
 
 use crate::devdb::disk_file::DiskRefused;
 use crate::devdb::entries::EntryRefused;
+use crate::network::SwitchRefused;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -104,6 +105,8 @@ pub enum Refusal {
     Worker(#[from] ClientError),
     #[error(transparent)]
     Conf(#[from] ConfError),
+    #[error(transparent)]
+    Switch(#[from] SwitchRefused),
     #[error(transparent)]
     Root(#[from] RootError),
     #[error(transparent)]

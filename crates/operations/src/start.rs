@@ -14,6 +14,7 @@ use hpvm_plan::record::{AgentChannel, AvioService, BootRecord, FORMAT, OptionRom
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
+use crate::network::ports;
 use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
@@ -80,18 +81,31 @@ fn launch(host: &mut VmHost, config: &GuestConfig, facts: &HostFacts) -> Result<
     keep_ports(host, config, &record, facts)?;
     keep_identities(host, config, facts)?;
     keep_good_nvram(host, config)?;
-    launch::start(&record, &places, &mut Steps)?;
+    let started = launch::start(&record, &places, &mut Steps { host, config, record: &record });
+    if started.is_err() {
+        // What led here is the thing to tell; a port that stays is closed when the guest is cleared.
+        let _ = ports::close_all(host, config.number);
+    }
+    started?;
     // The texts are for people; the next change writes them again.
     let machine = hpvm_plan::record::Machine::new(record);
     let _ = host.folder(config).write_texts(config, Some(&machine));
     Ok(())
 }
 
-struct Steps;
+struct Steps<'a> {
+    host: &'a VmHost,
+    config: &'a GuestConfig,
+    record: &'a BootRecord,
+}
 
-impl Milestones for Steps {
+impl Milestones for Steps<'_> {
     fn recorded(&mut self) {
         Step::StartRecord.reached();
+    }
+
+    fn ports(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(ports::open(self.host, self.config, self.record)?)
     }
 
     fn kept(&mut self) {
@@ -125,6 +139,7 @@ fn boot_record(
         option_rom: option_rom(host, config)?,
         ports: placement::ports(config),
         storage: config.storage.iter().map(|device| facts.attach(device)).collect(),
+        nics: config.nics.iter().map(|nic| facts.network.attach(nic)).collect(),
         agent: AgentChannel::Present,
         avio_service: AvioService::on(accelerator),
         owner: places.qemu_ids.map(|ids| ids.uid),

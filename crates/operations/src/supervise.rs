@@ -11,6 +11,7 @@ use hpvm_host::process::PidFd;
 use hpvm_host::{removal, users};
 use hpvm_model::GuestConfig;
 
+use crate::network::ports;
 use crate::presence::{Presence, Supervision};
 use crate::{Refusal, VmHost, devdb, stores};
 
@@ -65,11 +66,19 @@ pub fn clear(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
         removal::file(&path).map_err(Refusal::file("remove", path))?;
     }
     stores::free_drives(config);
-    Ok(())
+    close_ports(host, config.number)
+}
+
+/// The guest's ports of virtual switches, and the sockets that led to them.
+fn close_ports(host: &VmHost, number: hpvm_model::GuestNumber) -> Result<(), Refusal> {
+    ports::close_all(host, number)?;
+    let folder = host.root.run_dir(number.get()).join(run_folder::NETWORK);
+    removal::folder(&folder).map_err(Refusal::file("remove", folder))
 }
 
 /// Removes all that `/run` has of a guest that is gone.
 pub fn forget(host: &VmHost, number: hpvm_model::GuestNumber) -> Result<(), Refusal> {
+    close_ports(host, number)?;
     let folder = host.root.run_dir(number.get());
     removal::folder(&folder).map_err(Refusal::file("remove", folder))
 }

@@ -1,17 +1,20 @@
 //! How a guest looks now: its configuration, the machine it runs on, what its worker published, and what waits for the
 //! next start. Tables, XML and JSON are made from these values alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hpvm_app::snapshot::{Agent, Ending};
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
-use hpvm_model::{GuestConfig, GuestName, GuestNumber, OsFamily, RunState};
+use hpvm_model::{
+    GuestConfig, GuestName, GuestNumber, MacAddress, Nic, OsFamily, PciSlot, RunState,
+};
 use hpvm_plan::difference::{FieldChange, waiting};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selector};
 
+use crate::network::status;
 use crate::presence::{Presence, Supervision};
 use crate::{Actor, Refusal, VmHost, console_media, lost, stores, supervise};
 
@@ -28,6 +31,8 @@ pub struct GuestView {
     pub machine: Option<Machine>,
     /// Of the VM Host's drives that the guest has, those without a medium, a sentence each.
     pub empty_drives: Vec<String>,
+    /// The addresses its NICs last sent from, as far as their switches saw.
+    pub heard: BTreeMap<PciSlot, MacAddress>,
     /// The agent in a running guest.
     pub agent: Option<Agent>,
     /// What the configuration asks for and the running machine has not.
@@ -37,6 +42,12 @@ pub struct GuestView {
 }
 
 impl GuestView {
+    /// The address a NIC really uses, where the guest gave it another one.
+    #[must_use]
+    pub fn other_mac(&self, nic: &Nic) -> Option<MacAddress> {
+        self.heard.get(&nic.slot).copied().filter(|mac| *mac != nic.mac)
+    }
+
     /// The accelerator of a running guest.
     #[must_use]
     pub fn accelerator(&self) -> Option<&'static str> {
@@ -127,10 +138,19 @@ impl VmHost {
             empty_drives,
             agent: presence.is_on().then(|| snapshot.map(|s| s.agent.clone())).flatten(),
             waiting: machine.as_ref().map(|m| waiting(&config, m)).unwrap_or_default(),
+            heard: machine.as_ref().map(|m| self.heard(m)).unwrap_or_default(),
             machine,
             last_ending,
             config,
         }
+    }
+
+    fn heard(&self, machine: &Machine) -> BTreeMap<PciSlot, MacAddress> {
+        let number = machine.base.number;
+        let switches: BTreeSet<u32> = machine.nics.iter().map(|a| a.switch.get()).collect();
+        let ports = switches.into_iter().filter_map(|switch| status(self, switch));
+        let ports = ports.flat_map(|status| status.ports).filter(|port| port.number == number);
+        ports.filter_map(|port| Some((port.slot, port.source?))).collect()
     }
 
     /// All guests, complete.

@@ -11,6 +11,7 @@ use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{GuestConfig, GuestNumber, StorageAddress, StoreRole, chain, is_shared_freely};
+use hpvm_plan::facts::network::NetworkFacts;
 use hpvm_plan::facts::{
     Engine, FileFact, FileIdentity, HostFacts, Provision, Restriction, Sharer, Standing, StartFacts,
 };
@@ -140,8 +141,23 @@ impl VmHost {
             registered,
             files: stores.files,
             sharers,
+            network: self.network_of(config, before, own.as_ref().map(|own| own.number))?,
             start: None,
         })
+    }
+
+    /// The networks, where NICs are concerned: a guest without any costs no look at those of others.
+    fn network_of(
+        &self,
+        config: &GuestConfig,
+        before: Option<&GuestConfig>,
+        own: Option<GuestNumber>,
+    ) -> Result<NetworkFacts, Refusal> {
+        let has_nics = |config: &GuestConfig| !config.nics.is_empty();
+        match has_nics(config) || before.is_some_and(has_nics) {
+            true => self.network(own),
+            false => Ok(NetworkFacts::default()),
+        }
     }
 
     fn own_images<'a>(&self, config: &'a GuestConfig) -> impl Iterator<Item = &'a str> {

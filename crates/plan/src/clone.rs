@@ -14,7 +14,8 @@ use hpvm_model::{
     StorageAddress, StorageDevice, StorageType,
 };
 
-use crate::request::{DeviceRequest, Request, RequestError, apply};
+use crate::facts::network::NetworkFacts;
+use crate::request::{DeviceRequest, Request, RequestError, apply, renew};
 
 /// What is asked of a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,12 +101,13 @@ fn right_type(from: StorageType) -> &'static str {
     }
 }
 
-/// The clone of `source`. `own_image` says where the image of a linked disk lies when no statement does.
+/// The clone of `source`, with NICs of its own on the same switches. `own_image` says where the image of a linked disk lies when no statement does.
 pub fn design(
     source: &GuestConfig,
     asked: &CloneRequest,
     uuid: GuestUuid,
     own_image: &dyn Fn(StorageAddress) -> String,
+    network: &NetworkFacts,
     random: &mut dyn FnMut() -> u64,
 ) -> Result<Design, CloneError> {
     let mut request = asked.request.clone();
@@ -114,14 +116,15 @@ pub fn design(
     for copy in &asked.copies {
         named.push(replace(source, copy, asked.disks, &mut request.devices, &named)?);
     }
-    let fresh = GuestConfig {
+    let mut fresh = GuestConfig {
         uuid,
         // Number and serial number are given when the registry is ours to write.
         number: GuestNumber::FIRST,
         serial_number: String::new(),
         ..source.clone()
     };
-    let mut config = apply(&fresh, None, &request, random)?;
+    renew(&mut fresh, network, random)?;
+    let mut config = apply(&fresh, None, &request, network, random)?;
     let mut work = Vec::new();
     for device in &mut config.storage {
         let copied = named.iter().find(|(_, to)| *to == device.backing).map(|(from, _)| from);

@@ -1,6 +1,8 @@
 //! The QEMU command line of a boot record. Every file and socket comes as a descriptor, so that nothing depends on where it
 //! lies; which descriptor is which is decided here once, for the line and for the one who opens them.
 
+pub mod network;
+
 use hpvm_model::{
     Accelerator, AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice, StorageType,
 };
@@ -83,6 +85,7 @@ pub fn arguments(record: &BootRecord) -> Vec<String> {
         line.option("-object", format!("iothread,id={AVIO_THREAD}"));
     }
     storage(&mut line, record);
+    network::nics(&mut line, record);
     line.option("-action", "shutdown=pause,panic=pause,reboot=reset");
     line.option("-msg", "timestamp=on");
     line.0

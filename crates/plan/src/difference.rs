@@ -1,10 +1,10 @@
 //! What a change of configuration comes to, field by field: applied now, at the next start, or refused and why. Printed by
 //! a dry run and kept in the record of the operation.
 
-use hpvm_model::{GuestConfig, Problem, Severity, StorageAddress, StorageDevice};
+use hpvm_model::{GuestConfig, Nic, PciSlot, Problem, Severity, StorageAddress, StorageDevice};
 
-use crate::hotplug::{Planned, When};
-use crate::record::{DeviceChange, Machine};
+use crate::hotplug::{Place, Planned, When};
+use crate::record::{DeviceChange, Machine, Pending};
 
 /// When a field's new value counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,12 @@ pub fn fields(
     for device in after.storage.iter().filter(|d| before.device_at(d.address).is_none()) {
         changes.push(device_change(None, Some(device), running));
     }
+    for nic in before.nics.iter().filter(|nic| after.nic_in(nic.slot) != Some(nic)) {
+        changes.push(nic_change(Some(nic), after.nic_in(nic.slot), running));
+    }
+    for nic in after.nics.iter().filter(|nic| before.nic_in(nic.slot).is_none()) {
+        changes.push(nic_change(None, Some(nic), running));
+    }
     changes
 }
 
@@ -92,6 +98,7 @@ pub fn created(config: &GuestConfig) -> Vec<FieldChange> {
     };
     let mut changes: Vec<FieldChange> = scalars(config).into_iter().map(scalar).collect();
     changes.extend(config.storage.iter().map(|device| device_change(None, Some(device), None)));
+    changes.extend(config.nics.iter().map(|nic| nic_change(None, Some(nic), None)));
     changes
 }
 
@@ -120,7 +127,7 @@ pub fn with_refusals(mut changes: Vec<FieldChange>, problems: &[Problem]) -> Vec
 /// The name of the field that is the device at an address.
 #[must_use]
 pub fn device_field(address: StorageAddress) -> String {
-    format!("storage {address}")
+    Place::Storage(address).to_string()
 }
 
 fn device_change(
@@ -130,18 +137,37 @@ fn device_change(
 ) -> FieldChange {
     let shown = |d: Option<&StorageDevice>| d.map_or(NONE.to_owned(), ToString::to_string);
     let address = to.or(from).map(|d| d.address);
-    let waiting = running.zip(address).and_then(|((_, planned), address)| {
-        planned.iter().find_map(|p| match &p.when {
-            When::NextStart(reason) if p.address == address => Some(reason.clone()),
-            _ => None,
-        })
-    });
+    let effect = address.map_or(Effect::Now, |at| effect(Place::Storage(at), running));
     FieldChange {
         field: address.map_or("storage".into(), device_field),
         from: shown(from),
         to: shown(to),
-        effect: waiting.map_or(Effect::Now, Effect::NextStart),
+        effect,
     }
+}
+
+fn nic_change(
+    from: Option<&Nic>,
+    to: Option<&Nic>,
+    running: Option<(&Machine, &[Planned])>,
+) -> FieldChange {
+    let shown = |nic: Option<&Nic>| nic.map_or(NONE.to_owned(), ToString::to_string);
+    let place = to.or(from).map(|nic| Place::Nic(nic.slot));
+    FieldChange {
+        field: place.map_or("network".into(), |place| place.to_string()),
+        from: shown(from),
+        to: shown(to),
+        effect: place.map_or(Effect::Now, |place| effect(place, running)),
+    }
+}
+
+fn effect(place: Place, running: Option<(&Machine, &[Planned])>) -> Effect {
+    let waits = |planned: &Planned| match &planned.when {
+        When::NextStart(reason) if planned.place == place => Some(reason.clone()),
+        _ => None,
+    };
+    let waiting = running.and_then(|(_, planned)| planned.iter().find_map(waits));
+    waiting.map_or(Effect::Now, Effect::NextStart)
 }
 
 /// What waits for the next start: where the configuration differs from the machine that runs.
@@ -176,7 +202,26 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
             pending_reason(machine, device.address),
         );
     }
+    for attached in machine.nics.iter().filter(|a| config.nic_in(a.nic.slot) != Some(&a.nic)) {
+        let slot = attached.nic.slot;
+        let to = config.nic_in(slot).map_or(NONE.to_owned(), ToString::to_string);
+        let reason = pending_nic_reason(machine, slot);
+        field(&Place::Nic(slot).to_string(), attached.nic.to_string(), to, reason);
+    }
+    for nic in config.nics.iter().filter(|nic| machine.nic_in(nic.slot).is_none()) {
+        let reason = pending_nic_reason(machine, nic.slot);
+        field(&Place::Nic(nic.slot).to_string(), NONE.to_owned(), nic.to_string(), reason);
+    }
     waits
+}
+
+fn pending_nic_reason(machine: &Machine, slot: PciSlot) -> String {
+    let is_about = |change: &DeviceChange| match change {
+        DeviceChange::UnplugNic { slot: s } => *s == slot,
+        DeviceChange::PlugNic { attached } => attached.nic.slot == slot,
+        _ => false,
+    };
+    asked_since(machine.pending.iter().find(|p| is_about(&p.change)))
 }
 
 fn pending_reason(machine: &Machine, address: StorageAddress) -> String {
@@ -189,7 +234,15 @@ fn pending_reason(machine: &Machine, address: StorageAddress) -> String {
             attached.device.address == address
         }
         DeviceChange::Attach { devices, .. } => devices.iter().any(|d| d.device.address == address),
+        DeviceChange::PlugNic { .. }
+        | DeviceChange::UnplugNic { .. }
+        | DeviceChange::MoveNic { .. }
+        | DeviceChange::LinkNics { .. } => false,
     });
+    asked_since(asked)
+}
+
+fn asked_since(asked: Option<&Pending>) -> String {
     match asked {
         Some(pending) => format!("asked of the guest since {}", pending.since),
         None => "waits for the next start".into(),

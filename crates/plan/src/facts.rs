@@ -1,5 +1,7 @@
 //! What is known about the host when a decision is made. Collected by the command, never looked up here.
 
+pub mod network;
+
 use std::collections::BTreeMap;
 
 pub use hpvm_model::FileIdentity;
@@ -213,6 +215,7 @@ pub struct HostFacts {
     pub registered: BTreeMap<String, Registered>,
     /// Other guests' claims, by identity of our store: they have it, or one that overlaps it.
     pub sharers: BTreeMap<FileIdentity, Vec<Sharer>>,
+    pub network: network::NetworkFacts,
     /// Present when a start is judged.
     pub start: Option<StartFacts>,
 }

@@ -9,7 +9,7 @@ use hpvm_model::{
 
 use crate::difference::{Effect, FieldChange, device_field};
 use crate::facts::{BlockFact, FileFact, HostFacts};
-use crate::hotplug::{Planned, When};
+use crate::hotplug::{Place, Planned, When};
 use crate::record::{Attached, DeviceChange, Machine};
 
 /// What comes of it.
@@ -76,7 +76,8 @@ impl Growth {
             return;
         }
         let change = DeviceChange::Grow { attached: attached.clone(), bytes };
-        self.planned.push(Planned { address: device.address, when: When::Now(change) });
+        self.planned
+            .push(Planned { place: Place::Storage(device.address), when: When::Now(change) });
         self.fields.push(FieldChange {
             field: format!("{} size", device_field(device.address)),
             from: Bytes(shown).to_string(),

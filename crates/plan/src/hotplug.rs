@@ -5,7 +5,10 @@
 //! several leaves when the agent in the guest lets it go or, without an agent, when it was quiet; the last one takes its
 //! adapter along, and there the guest is asked.
 
+mod network;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use hpvm_model::{
@@ -48,8 +51,25 @@ pub enum Force {
 /// One difference between machine and configuration, and when it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    pub address: StorageAddress,
+    pub place: Place,
     pub when: When,
+}
+
+/// What a difference is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Storage(StorageAddress),
+    Nic(PciSlot),
+}
+
+/// The name of the field that is what has that place.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Storage(address) => write!(f, "storage {address}"),
+            Place::Nic(slot) => write!(f, "network {slot}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +93,7 @@ pub fn plan(
     let mut planned = difference.media(facts);
     planned.extend(difference.removals(live, force));
     planned.extend(difference.additions(facts));
+    planned.extend(network::plan(machine, config, facts));
     planned
 }
 
@@ -116,7 +137,7 @@ impl<'a> Difference<'a> {
 
     fn media(&self, facts: &HostFacts) -> Vec<Planned> {
         let change = |device: &&StorageDevice| Planned {
-            address: device.address,
+            place: Place::Storage(device.address),
             when: match self.waits_for_adapter(device.address.slot) {
                 Some(reason) => When::NextStart(reason),
                 None => When::Now(DeviceChange::Medium {
@@ -141,19 +162,26 @@ impl<'a> Difference<'a> {
             let address = attached.device.address;
             if is_place_holder(attached) {
                 let change = DeviceChange::PlaceHolder { address, now: None };
-                planned.push(Planned { address, when: When::Now(change) });
+                planned.push(Planned { place: Place::Storage(address), when: When::Now(change) });
             } else if let Some(reason) =
                 self.waits_for_adapter(address.slot).or_else(|| self.waits_for_replacement(address))
             {
-                planned.push(Planned { address, when: When::NextStart(reason) });
+                planned.push(Planned {
+                    place: Place::Storage(address),
+                    when: When::NextStart(reason),
+                });
             } else if self.whole_adapter_leaves(address.slot) {
                 if !adapters_done.contains(&address.slot) {
                     adapters_done.push(address.slot);
                     let change = DeviceChange::DetachAdapter { slot: address.slot };
-                    planned.push(Planned { address, when: When::Now(change) });
+                    planned
+                        .push(Planned { place: Place::Storage(address), when: When::Now(change) });
                 }
             } else {
-                planned.push(Planned { address, when: alone(attached, live, force) });
+                planned.push(Planned {
+                    place: Place::Storage(address),
+                    when: alone(attached, live, force),
+                });
             }
         }
         planned
@@ -179,11 +207,17 @@ impl<'a> Difference<'a> {
             if is_place_holder(&attached) && self.machine.device_at(device.address).is_none() {
                 let change =
                     DeviceChange::PlaceHolder { address: device.address, now: Some(attached) };
-                planned.push(Planned { address: device.address, when: When::Now(change) });
+                planned.push(Planned {
+                    place: Place::Storage(device.address),
+                    when: When::Now(change),
+                });
                 continue;
             }
             if let Some(reason) = self.why_not_now(device) {
-                planned.push(Planned { address: device.address, when: When::NextStart(reason) });
+                planned.push(Planned {
+                    place: Place::Storage(device.address),
+                    when: When::NextStart(reason),
+                });
                 continue;
             }
             add_to(&mut planned, self.presence(device.address.slot), attached);
@@ -214,6 +248,9 @@ impl<'a> Difference<'a> {
                 "the running guest was started without the firmware driver of scsi adapters".into(),
             );
         }
+        if self.machine.nic_in(slot).is_some() {
+            return Some(format!("{slot} has a NIC now"));
+        }
         match self.machine.adapter_in(slot) {
             None => None,
             Some(AdapterKind::AvioStor) if device.adapter == AdapterKind::AvioStor => {
@@ -242,7 +279,7 @@ fn add_to(planned: &mut Vec<Planned>, presence: AdapterPresence, attached: Attac
     }
     let devices = vec![attached];
     let change = DeviceChange::Attach { slot: address.slot, kind, adapter: presence, devices };
-    planned.push(Planned { address, when: When::Now(change) });
+    planned.push(Planned { place: Place::Storage(address), when: When::Now(change) });
 }
 
 /// One device of several: a dvd has nothing to lose. A disk leaves when -F was given, the agent is asked where there is one,

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, on this host, now. The same findings serve creating, modifying, starting and a dry
 //! run; what differs is which of them refuse.
 
+mod network;
 pub mod registered;
 mod stores;
 
@@ -82,6 +83,7 @@ fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
     memory(config, facts, &mut all);
     places(config, facts, &mut all);
     stores::judge(config, facts, &mut all);
+    network::judge(config, facts, &mut all);
     if let Some(start) = &facts.start {
         provisions(config, start, &mut all);
         others(config, start, &mut all);
@@ -226,16 +228,17 @@ fn places(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
             ));
         }
     }
-    io_space(&adapters, all);
+    io_space(&adapters, network::emulated(config), all);
 }
 
 /// Emulated adapters take I/O ports, of which a PC has 64 KiB for all root ports together.
-fn io_space(adapters: &BTreeMap<PciSlot, AdapterKind>, all: &mut Findings) {
-    let emulated = adapters.values().filter(|kind| **kind == AdapterKind::Scsi).count();
+fn io_space(adapters: &BTreeMap<PciSlot, AdapterKind>, nics: usize, all: &mut Findings) {
+    let scsi = adapters.values().filter(|kind| **kind == AdapterKind::Scsi).count();
+    let emulated = scsi + nics;
     if emulated > 8 {
         all.push(note(
             "storage",
-            format!("{emulated} emulated scsi adapters slow the boot down and may run out of I/O ports; put devices on the same bus,device or use avio_stor"),
+            format!("{emulated} emulated adapters (scsi, lan) slow the boot down and may run out of I/O ports; put devices on the same bus,device or use avio_stor and avio_lan"),
         ));
     }
 }

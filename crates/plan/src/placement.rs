@@ -32,13 +32,14 @@ pub fn place(
             .filter(|slot| running.is_none_or(|m| joins_running(m, *slot, kind)))
             .find_map(|slot| free_target(config, running, slot, kind))
     };
+    let first = |slot| StorageAddress { slot, target: 0 };
     let in_port =
         || running.and_then(|m| new_slot(config, Some(m), |slot| m.base.ports.contains(&slot)));
     let anywhere = || new_slot(config, running, |_| true);
     let later = || {
         adapters_of(config, kind, device).find_map(|slot| free_target(config, running, slot, kind))
     };
-    on_adapter().or_else(in_port).or_else(anywhere).or_else(later).ok_or(NoRoom)
+    on_adapter().or_else(|| in_port().or_else(anywhere).map(first)).or_else(later).ok_or(NoRoom)
 }
 
 /// A disk joins a live AVIO adapter at once; on a live VIO adapter no guest ever sees it.
@@ -80,21 +81,30 @@ fn new_slot(
     config: &GuestConfig,
     running: Option<&Machine>,
     wanted: impl Fn(PciSlot) -> bool,
-) -> Option<StorageAddress> {
-    PciSlot::all()
-        .filter(|slot| wanted(*slot))
-        .find(|slot| {
-            config.adapter_in(*slot).is_none()
-                && running.is_none_or(|m| m.storage.iter().all(|a| a.device.address.slot != *slot))
-        })
-        .map(|slot| StorageAddress { slot, target: 0 })
+) -> Option<PciSlot> {
+    PciSlot::all().filter(|slot| wanted(*slot)).find(|slot| {
+        config.adapter_in(*slot).is_none()
+            && config.nic_in(*slot).is_none()
+            && running.is_none_or(|m| {
+                m.nic_in(*slot).is_none()
+                    && m.storage.iter().all(|a| a.device.address.slot != *slot)
+            })
+    })
+}
+
+/// Finds a slot for a new NIC, which shares none: the lowest free one, on a running guest the lowest that has a port now.
+pub fn place_nic(config: &GuestConfig, running: Option<&Machine>) -> Result<PciSlot, NoRoom> {
+    let in_port =
+        || running.and_then(|m| new_slot(config, Some(m), |slot| m.base.ports.contains(&slot)));
+    in_port().or_else(|| new_slot(config, running, |_| true)).ok_or(NoRoom)
 }
 
 /// The root ports of the next start: those in use, those ever made, and spares up to [`SPARE_PORTS`] that are free. A
 /// bus with any port has its device 0, since functions of a PCI device are found through function 0.
 #[must_use]
 pub fn ports(config: &GuestConfig) -> Vec<PciSlot> {
-    let in_use: BTreeSet<PciSlot> = config.storage.iter().map(|d| d.address.slot).collect();
+    let disks = config.storage.iter().map(|d| d.address.slot);
+    let in_use: BTreeSet<PciSlot> = disks.chain(config.nics.iter().map(|n| n.slot)).collect();
     let mut ports: BTreeSet<PciSlot> = config.ports.iter().copied().collect();
     ports.extend(&in_use);
     for slot in PciSlot::all() {

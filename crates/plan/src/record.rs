@@ -5,8 +5,8 @@
 //! Nothing in it is computed again from the host behind a running guest.
 
 use hpvm_model::{
-    Accelerator, AdapterKind, Backing, GuestName, GuestNumber, GuestUuid, Memory, PciSlot,
-    StorageAddress, StorageDevice, Vcpus,
+    Accelerator, AdapterKind, Backing, GuestName, GuestNumber, GuestUuid, Memory, Nic, PciSlot,
+    StorageAddress, StorageDevice, SwitchNumber, Vcpus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,8 @@ pub struct BootRecord {
     pub option_rom: Option<OptionRom>,
     pub ports: Vec<PciSlot>,
     pub storage: Vec<Attached>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<AttachedNic>,
     /// A record of an hpvm that knew no agent says nothing, and its machine has no channel.
     #[serde(default)]
     pub agent: AgentChannel,
@@ -111,6 +113,31 @@ pub struct AttachedLayer {
     pub cache: Cache,
 }
 
+/// A NIC in the machine and how it is joined to its switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedNic {
+    pub nic: Nic,
+    /// Which switch its name meant.
+    pub switch: SwitchNumber,
+    /// The path of the socket to which QEMU connects, again and again.
+    pub socket: String,
+    /// Of an AVIO NIC: the virtio features it was offered. A back-end that came back with fewer would be its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<u64>,
+    /// Of an AVIO NIC: the longest packet, in bytes, as the guest was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    pub link: Link,
+}
+
+/// Whether a guest is to see its NIC's link: not while its switch is halted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    Up,
+    Down,
+}
+
 /// What the guest may do with a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -155,10 +182,18 @@ pub enum DeviceChange {
     Grow { attached: Attached, bytes: u64 },
     /// A place holder comes, goes or changes: nothing in the machine does.
     PlaceHolder { address: StorageAddress, now: Option<Attached> },
+    /// A new NIC, whose port is there.
+    PlugNic { attached: AttachedNic },
+    /// A NIC leaves, when the guest lets go.
+    UnplugNic { slot: PciSlot },
+    /// A NIC's socket was handed to another port: nothing in the machine changes but its link.
+    MoveNic { attached: AttachedNic },
+    /// The switch of these NICs was booted or halted.
+    LinkNics { slots: Vec<PciSlot>, link: Link },
 }
 
 impl DeviceChange {
-    /// The device it is about, when it is one.
+    /// The storage device it is about, when it is one.
     #[must_use]
     pub fn address(&self) -> Option<StorageAddress> {
         match self {
@@ -168,7 +203,12 @@ impl DeviceChange {
             DeviceChange::Medium { attached, .. } | DeviceChange::Grow { attached, .. } => {
                 Some(attached.device.address)
             }
-            DeviceChange::Attach { .. } | DeviceChange::DetachAdapter { .. } => None,
+            DeviceChange::Attach { .. }
+            | DeviceChange::DetachAdapter { .. }
+            | DeviceChange::PlugNic { .. }
+            | DeviceChange::UnplugNic { .. }
+            | DeviceChange::MoveNic { .. }
+            | DeviceChange::LinkNics { .. } => None,
         }
     }
 }
@@ -254,6 +294,7 @@ pub struct ConsoleChange {
 pub struct Machine {
     pub base: BootRecord,
     pub storage: Vec<Attached>,
+    pub nics: Vec<AttachedNic>,
     pub console_changes: Vec<ConsoleChange>,
     pub pending: Vec<Pending>,
     pub next_seq: u64,
@@ -312,6 +353,7 @@ impl Machine {
     pub fn new(base: BootRecord) -> Machine {
         Machine {
             storage: base.storage.clone(),
+            nics: base.nics.clone(),
             base,
             console_changes: Vec::new(),
             pending: Vec::new(),
@@ -359,8 +401,18 @@ impl Machine {
                 self.storage.retain(|a| a.device.address != *address);
                 self.storage.extend(now.clone());
             }
+            DeviceChange::PlugNic { attached } | DeviceChange::MoveNic { attached } => {
+                self.nics.retain(|a| a.nic.slot != attached.nic.slot);
+                self.nics.push(attached.clone());
+            }
+            DeviceChange::UnplugNic { slot } => self.nics.retain(|a| a.nic.slot != *slot),
+            DeviceChange::LinkNics { slots, link } => {
+                let meant = self.nics.iter_mut().filter(|a| slots.contains(&a.nic.slot));
+                meant.for_each(|attached| attached.link = *link);
+            }
         }
         self.storage.sort_by_key(|a| a.device.address);
+        self.nics.sort_by_key(|a| a.nic.slot);
     }
 
     /// The last who changed a drive's medium counts; a drive that left takes its change along.
@@ -380,9 +432,7 @@ impl Machine {
             DeviceChange::DetachAdapter { slot } => {
                 self.console_changes.retain(|change| change.address.slot != *slot);
             }
-            DeviceChange::Attach { .. }
-            | DeviceChange::Grow { .. }
-            | DeviceChange::PlaceHolder { .. } => {}
+            _ => {}
         }
     }
 
@@ -400,6 +450,18 @@ impl Machine {
     /// What sits on the adapter in a slot; place holders do not.
     pub fn devices_in(&self, slot: PciSlot) -> impl Iterator<Item = &Attached> {
         self.storage.iter().filter(move |a| a.device.address.slot == slot && !is_place_holder(a))
+    }
+
+    #[must_use]
+    pub fn nic_in(&self, slot: PciSlot) -> Option<&AttachedNic> {
+        self.nics.iter().find(|a| a.nic.slot == slot)
+    }
+
+    #[must_use]
+    pub fn is_nic_leaving(&self, slot: PciSlot) -> bool {
+        self.pending
+            .iter()
+            .any(|p| matches!(p.change, DeviceChange::UnplugNic { slot: s } if s == slot))
     }
 
     #[must_use]

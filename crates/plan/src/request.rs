@@ -2,11 +2,17 @@
 //! [`crate::judge`]'s to say. Only what cannot be understood against the configuration (a device that is not there, no
 //! room for a new one) ends here.
 
+mod nics;
+
 use hpvm_model::{
     AutoStart, DiskId, Entitlement, GuestConfig, GuestName, Label, Memory, OsType, Runnable,
-    Statement, StorageDevice, Vcpus,
+    Statement, StorageDevice, SwitchName, Vcpus,
 };
 
+pub use self::nics::NicRequest;
+use self::nics::Placed;
+pub(crate) use self::nics::renew;
+use crate::facts::network::NetworkFacts;
 use crate::placement::place;
 use crate::record::Machine;
 
@@ -23,6 +29,8 @@ pub struct Request {
     pub runnable: Option<Runnable>,
     /// In the order given.
     pub devices: Vec<DeviceRequest>,
+    /// In the order given.
+    pub nics: Vec<NicRequest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,15 +57,26 @@ pub enum RequestError {
     WhichDrive(String),
     #[error("{0} is a {1}; it cannot be turned into a {2}. Delete it and add the other")]
     OtherKind(String, &'static str, &'static str),
+    #[error("the guest has no such NIC; `hpvmstatus -P {0} -d` lists its devices")]
+    NoNic(GuestName),
+    #[error(
+        "several NICs of the guest are on virtual switch '{0}'; name the one by its bus,device"
+    )]
+    AmbiguousNic(SwitchName),
+    #[error(
+        "virtual switch '{0}' has no free port; give one with portid:N to share it with a guest that does not run at the same time"
+    )]
+    NoPort(SwitchName),
     #[error(transparent)]
     NoRoom(#[from] crate::placement::NoRoom),
 }
 
-/// Applies a request. `random` gives each new device its identity.
+/// Applies a request. `random` gives each new device its identity; `network` tells which ports and MAC addresses are taken.
 pub fn apply(
     config: &GuestConfig,
     running: Option<&Machine>,
     request: &Request,
+    network: &NetworkFacts,
     random: &mut dyn FnMut() -> u64,
 ) -> Result<GuestConfig, RequestError> {
     let mut next = config.clone();
@@ -77,9 +96,12 @@ pub fn apply(
     for device in request.devices.iter().filter_map(DeviceRequest::modified) {
         modify(&mut next, device)?;
     }
+    nics::settle(&mut next, &request.nics, network)?;
+    nics::add(&mut next, running, &request.nics, Placed::Yes, network, random)?;
     for statement in request.devices.iter().filter_map(DeviceRequest::added) {
         add(&mut next, running, statement, random)?;
     }
+    nics::add(&mut next, running, &request.nics, Placed::No, network, random)?;
     next.sort_devices();
     Ok(next)
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::guest;
+use common::{guest, networks};
 use hpvm_model::{Backing, GuestUuid, Statement, StatementForm, StorageType};
 use hpvm_plan::clone::{CloneError, CloneRequest, Design, Disks, How, Place, design};
 use hpvm_plan::request::{DeviceRequest, Request};
@@ -37,7 +37,9 @@ fn designed(asked: &CloneRequest) -> Result<Design, CloneError> {
     let mut random = 100..;
     let own_image = |address| format!("/own/{address}");
     let uuid = GuestUuid(uuid::Uuid::from_u128(7));
-    design(&guest(&SOURCE), asked, uuid, &own_image, &mut || random.next().unwrap())
+    design(&guest(&SOURCE), asked, uuid, &own_image, &networks(&guest(&SOURCE)), &mut || {
+        random.next().unwrap()
+    })
 }
 
 fn statements(design: &Design) -> Vec<String> {

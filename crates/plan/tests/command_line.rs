@@ -57,6 +57,19 @@ fn a_guest_on_vio_with_more_targets_than_an_adapter_has_ports() {
 }
 
 #[test]
+fn a_guest_on_networks_of_both_kinds() {
+    let config = with_nics(guest(&[]), &NICS);
+    let mut record = record(&config);
+    record.nics[1].mtu = Some(9000);
+    assert_data_eq!(text(&record), file!["golden/nics.txt"]);
+}
+
+const NICS: [&str; 2] = [
+    "network:lan:0,1,0x56e9e3096a22:vswitch:localnet:portid:1",
+    "network:avio_lan:1,0,0x52b2aef63e66:vswitch:sw1:portid:2",
+];
+
+#[test]
 fn a_guest_on_every_kind_of_store() {
     let statements = [
         "disk:avio_stor:0,0,0:disk:/dev/disk/by-id/wwn-1",

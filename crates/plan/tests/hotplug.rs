@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::*;
 use hpvm_model::*;
-use hpvm_plan::difference::{device_field, waiting};
+use hpvm_plan::difference::waiting;
 use hpvm_plan::hotplug::{Agent, Force, Live, Planned, When, plan};
 use hpvm_plan::placement::{SPARE_PORTS, place, ports};
 use hpvm_plan::record::*;
@@ -249,7 +249,7 @@ fn a_replaced_disk_stays_until_its_replacement_comes() {
         let waits: Vec<&Planned> =
             planned.iter().filter(|p| matches!(p.when, When::NextStart(_))).collect();
         assert_eq!(waits.len(), 2, "{planned:?}");
-        assert!(waits.iter().all(|p| p.address.to_string() == "0,0,1"), "{planned:?}");
+        assert!(waits.iter().all(|p| p.place.to_string() == "storage 0,0,1"), "{planned:?}");
         let alone: Vec<&DeviceChange> = planned
             .iter()
             .filter_map(|p| match &p.when {
@@ -290,7 +290,7 @@ proptest! {
             }
         }
         let waits = planned.iter().filter(|p| matches!(p.when, When::NextStart(_)));
-        let waits: BTreeSet<String> = waits.map(|p| device_field(p.address)).collect();
+        let waits: BTreeSet<String> = waits.map(|p| p.place.to_string()).collect();
         let differs = waiting(&after, &machine).into_iter().map(|change| change.field);
         prop_assert_eq!(waits, differs.collect(), "planned {:?} gave {:?}", planned, machine.storage);
         let same = machine.storage.iter().map(|a| &a.device).eq(after.storage.iter());

@@ -16,7 +16,7 @@ fn after(config: &GuestConfig, devices: Vec<DeviceRequest>) -> Result<Vec<String
         next += 1;
         next
     };
-    apply(config, None, &Request { devices, ..Request::default() }, &mut random)
+    apply(config, None, &Request { devices, ..Request::default() }, &networks(config), &mut random)
         .map(|c| c.storage.iter().map(ToString::to_string).collect())
         .map_err(|e| e.to_string())
 }
@@ -62,7 +62,7 @@ fn a_disk_keeps_its_identity_over_a_change_of_backing_and_adapter() {
     let config = guest(&["disk:scsi:0,0,0:file:/a"]);
     let statement = statement("disk:avio_stor:0,0,0:file:/b", StatementForm::Modify);
     let request = Request { devices: vec![DeviceRequest::Modify(statement)], ..Request::default() };
-    let next = apply(&config, None, &request, &mut || 99).unwrap();
+    let next = apply(&config, None, &request, &networks(&config), &mut || 99).unwrap();
     assert_eq!(next.storage[0].id, config.storage[0].id);
     assert_eq!(next.storage[0].to_string(), "disk:avio_stor:0,0,0:file:/b");
 }
@@ -75,7 +75,7 @@ fn what_the_running_guest_still_has_is_taken_back_as_it_is() {
     let devices = |text| {
         let add = vec![DeviceRequest::Add(statement(text, StatementForm::Add))];
         let request = Request { devices: add, ..Request::default() };
-        apply(&before, Some(&machine), &request, &mut || 99).unwrap().storage
+        apply(&before, Some(&machine), &request, &networks(&before), &mut || 99).unwrap().storage
     };
     assert_eq!(devices("dvd:avio_stor:0,2,0:null:/i"), with_dvd.storage);
     assert_eq!(devices("dvd:avio_stor::null:/i"), with_dvd.storage);

@@ -71,6 +71,11 @@ commands! {
     Human: "human-monitor-command" => String;
     ReadRegisters: "human-monitor-command" => Registers;
     ReadPowerButton: "human-monitor-command" => PowerButton;
+    ChardevAdd: "chardev-add" => Value;
+    ChardevRemove: "chardev-remove" => Done;
+    NetdevAdd: "netdev_add" => Done;
+    NetdevDel: "netdev_del" => Done;
+    SetLink: "set_link" => Done;
     QuerySchema: "query-qmp-schema" => Value;
 }
 
@@ -261,6 +266,33 @@ pub struct QueryPci {}
 /// Tells whether the guest has a port open, for those who missed the event.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct QueryChardev {}
+
+/// The end of a socket that a NIC's rings are agreed on over.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct ChardevAdd(pub Properties);
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ChardevRemove {
+    pub id: String,
+}
+
+/// What is behind a NIC.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct NetdevAdd(pub Properties);
+
+#[derive(Clone, Debug, Serialize)]
+pub struct NetdevDel {
+    pub id: String,
+}
+
+/// Plugs a NIC's cable in or pulls it out, as the guest sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetLink {
+    pub name: String,
+    pub up: bool,
+}
 
 #[derive(Clone, Debug, Serialize)]
 pub struct QomList {

@@ -33,6 +33,8 @@ const EXCEPTIONS: &[(&str, Duration)] = &[
     ("stop", Duration::from_secs(30)),
     // Realizes a device in the main loop: option ROM, memory regions of every processor under emulation.
     ("device_add", Duration::from_secs(10)),
+    // Waits in the main loop until the switch has answered for a new port.
+    ("netdev_add", Duration::from_secs(10)),
     ("device_del", Duration::from_secs(10)),
     // What does not obey is ended by force.
     ("quit", Duration::from_secs(2)),

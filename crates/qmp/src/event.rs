@@ -46,6 +46,12 @@ impl Event {
             "WATCHDOG" => Happening::Watchdog(self.read()?),
             "MEMORY_FAILURE" => Happening::MemoryFailure(self.read()?),
             "VSERPORT_CHANGE" => Happening::PortChanged(self.read()?),
+            "NETDEV_STREAM_CONNECTED" | "NETDEV_VHOST_USER_CONNECTED" => {
+                Happening::SocketConnected(self.read()?)
+            }
+            "NETDEV_STREAM_DISCONNECTED" | "NETDEV_VHOST_USER_DISCONNECTED" => {
+                Happening::SocketBroken(self.read()?)
+            }
             "RTC_CHANGE" => Happening::ClockChanged(self.read()?),
             _ => return None,
         })
@@ -77,6 +83,10 @@ pub enum Happening {
     MemoryFailure(MemoryFailure),
     ClockChanged(ClockChanged),
     PortChanged(PortChanged),
+    /// QEMU reached the switch of a NIC.
+    SocketConnected(NetdevSocket),
+    /// The switch of a NIC is gone; QEMU goes on trying to reach it.
+    SocketBroken(NetdevSocket),
     Other,
 }
 
@@ -173,6 +183,13 @@ pub struct PortChanged {
     pub open: bool,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NetdevSocket {
+    /// The id of what is behind the NIC.
+    pub netdev_id: String,
+}
+
 /// Every event named above, for the check against QEMU's schema.
 pub const NAMES: &[&str] = &[
     "SHUTDOWN",
@@ -192,4 +209,8 @@ pub const NAMES: &[&str] = &[
     "MEMORY_FAILURE",
     "RTC_CHANGE",
     "VSERPORT_CHANGE",
+    "NETDEV_STREAM_CONNECTED",
+    "NETDEV_STREAM_DISCONNECTED",
+    "NETDEV_VHOST_USER_CONNECTED",
+    "NETDEV_VHOST_USER_DISCONNECTED",
 ];

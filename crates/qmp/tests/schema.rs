@@ -96,6 +96,14 @@ fn commands() -> Vec<(&'static str, Value)> {
         one(&command::Human { command_line: "info version".into() }),
         one(&command::ReadRegisters {}),
         one(&command::ReadPowerButton {}),
+        one(&command::ChardevAdd(properties(&[
+            ("id", json!("x")),
+            ("backend", json!({ "type": "socket" })),
+        ]))),
+        one(&command::ChardevRemove { id: id() }),
+        one(&command::NetdevAdd(properties(&[("type", json!("vhost-user")), ("id", json!("x"))]))),
+        one(&command::NetdevDel { id: id() }),
+        one(&command::SetLink { name: id(), up: true }),
         one(&command::QuerySchema {}),
     ]
 }
@@ -172,6 +180,9 @@ fn each_event_is_understood() {
     reads::<event::Panicked>(&json!({ "members": schema["events"]["GUEST_PANICKED"] }));
     reads::<event::MemoryFailure>(&json!({ "members": schema["events"]["MEMORY_FAILURE"] }));
     reads::<event::PortChanged>(&json!({ "members": schema["events"]["VSERPORT_CHANGE"] }));
+    for name in ["NETDEV_STREAM_CONNECTED", "NETDEV_VHOST_USER_DISCONNECTED"] {
+        reads::<event::NetdevSocket>(&json!({ "members": schema["events"][name] }));
+    }
     reads::<event::ClockChanged>(&json!({ "members": schema["events"]["RTC_CHANGE"] }));
 }
 

@@ -78,6 +78,8 @@ steps! {
     UndeleteCommitted = "undelete.committed",
     /// The guest has other firmware variables.
     NvramReplaced = "nvram.replaced",
+    /// The registry has the virtual switch as it is to be; its process and its guests were not told yet.
+    SwitchCommitted = "vswitch.committed",
     /// The device database says what was asked for.
     DevmgmtCommitted = "devmgmt.committed",
     /// A disk's file has its size; nothing is recorded yet.

@@ -172,6 +172,7 @@ impl Driver {
         if let Ok(known) = &mut self.recorded.machine {
             changes.settle(&mut known.file, seq, result);
         }
+        self.show_links();
         self.next_step();
     }
 

@@ -6,10 +6,17 @@ use hpvm_engine::devices::present::{self, Present, Repair};
 use hpvm_host::process::PidFd;
 use hpvm_model::{PciSlot, chain};
 use hpvm_plan::command_line::adapter_id;
+use hpvm_plan::command_line::network::nic_id;
 use hpvm_plan::record::{AdapterPresence, Attached, Outcome};
 use hpvm_qmp::command::{Cont, DeviceDel};
 
 use super::*;
+
+/// What a guest was asked to let go.
+enum Leaving {
+    Adapter(PciSlot),
+    Nic(PciSlot),
+}
 
 impl Driver {
     /// A successor takes over with the next worker, so ours is done. Without one we go on, and try again each beat.
@@ -55,8 +62,10 @@ impl Driver {
                 Repair::Settle { seq, .. }
                 | Repair::AskAgain { seq, .. }
                 | Repair::Undo { seq, .. }
+                | Repair::AskAgainForNic { seq, .. }
+                | Repair::UndoNic { seq, .. }
                     if self.is_under_way(seq) => {}
-                Repair::Gone { .. } if self.changes.is_some() => {}
+                Repair::Gone { .. } | Repair::GoneNic { .. } if self.changes.is_some() => {}
                 Repair::Settle { seq, outcome } => self.settle(seq, outcome),
                 Repair::AskAgain { slot, .. } => {
                     self.monitor.tell(DeviceDel { id: adapter_id(slot) });
@@ -66,15 +75,41 @@ impl Driver {
                 }
                 Repair::Gone { address } => {
                     self.log.say(&format!("the device at {address} is gone from the machine"));
-                    let change = DeviceChange::Detach { address, consent: Consent::Given };
-                    if let Ok(known) = &mut self.recorded.machine
-                        && let Ok(seq) = known.file.asked(&now(), change)
-                    {
-                        self.settle(seq, Outcome::Done);
-                    }
+                    self.note(DeviceChange::Detach { address, consent: Consent::Given });
+                }
+                Repair::AskAgainForNic { slot, .. } => {
+                    self.monitor.tell(DeviceDel { id: nic_id(slot) });
+                }
+                Repair::UndoNic { seq, slot } => self.undo_nic(seq, slot),
+                Repair::GoneNic { slot } => {
+                    self.log.say(&format!("the NIC at {slot} is gone from the machine"));
+                    self.note(DeviceChange::UnplugNic { slot });
                 }
             }
         }
+    }
+
+    /// Writes down what has happened without anybody having asked.
+    fn note(&mut self, change: DeviceChange) {
+        if let Ok(known) = &mut self.recorded.machine
+            && let Ok(seq) = known.file.asked(&now(), change)
+        {
+            self.settle(seq, Outcome::Done);
+        }
+    }
+
+    fn undo_nic(&self, seq: u64, slot: PciSlot) {
+        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
+        else {
+            return;
+        };
+        let (base, news) = (Rc::clone(&known.base), self.monitor.news());
+        spawn_local(async move {
+            let (_none, mut happenings) = mpsc::channel(1);
+            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
+            bench.undo_nic(slot).await;
+            let _ = news.send(News::Undone { seq }).await;
+        });
     }
 
     fn undo(&self, seq: u64, slot: PciSlot, adapter: AdapterPresence, devices: Vec<Attached>) {
@@ -99,9 +134,16 @@ impl Driver {
 
     /// The guest let go of something, perhaps long after it was asked.
     pub(super) fn let_go(&mut self, id: &str) {
-        if let Some((seq, slot)) = self.leaving(id) {
-            self.settle(seq, Outcome::Done);
-            self.discard_media(slot);
+        match self.leaving(id) {
+            Some((seq, Leaving::Adapter(slot))) => {
+                self.settle(seq, Outcome::Done);
+                self.discard_media(slot);
+            }
+            Some((seq, Leaving::Nic(slot))) => {
+                self.settle(seq, Outcome::Done);
+                self.discard_nic(slot);
+            }
+            None => {}
         }
     }
 
@@ -111,14 +153,19 @@ impl Driver {
         }
     }
 
-    /// The change that asked for this adapter to leave; one that is still being made settles itself.
-    fn leaving(&self, id: &str) -> Option<(u64, PciSlot)> {
+    /// The change that asked for this adapter or NIC to leave; one that is still being made settles itself.
+    fn leaving(&self, id: &str) -> Option<(u64, Leaving)> {
         let machine = self.recorded.machine.as_ref().ok()?.file.machine();
         machine.pending.iter().find_map(|pending| match &pending.change {
             DeviceChange::DetachAdapter { slot }
                 if adapter_id(*slot) == id && !self.is_under_way(pending.seq) =>
             {
-                Some((pending.seq, *slot))
+                Some((pending.seq, Leaving::Adapter(*slot)))
+            }
+            DeviceChange::UnplugNic { slot }
+                if nic_id(*slot) == id && !self.is_under_way(pending.seq) =>
+            {
+                Some((pending.seq, Leaving::Nic(*slot)))
             }
             _ => None,
         })
@@ -138,6 +185,19 @@ impl Driver {
             let (_none, mut happenings) = mpsc::channel(1);
             let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
             bench.discard_media_in(slot).await;
+        });
+    }
+
+    fn discard_nic(&mut self, slot: PciSlot) {
+        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
+        else {
+            return;
+        };
+        let base = Rc::clone(&known.base);
+        spawn_local(async move {
+            let (_none, mut happenings) = mpsc::channel(1);
+            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
+            bench.discard_nic(slot).await;
         });
     }
 

@@ -95,6 +95,7 @@ impl Guest {
             option_rom: None,
             ports: (0..3).map(|device| PciSlot::new(0, device).unwrap()).collect(),
             storage: Vec::new(),
+            nics: Vec::new(),
             agent: AgentChannel::Present,
             avio_service: AvioService::Processor,
             owner: None,

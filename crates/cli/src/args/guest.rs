@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 use hpvm_model::bytes::{AskedMemory, shown};
 use hpvm_model::guest::RunnableError;
-use hpvm_model::{AutoStart, Entitlement, Label, OsType, Runnable, Statement, Vcpus};
-use hpvm_plan::request::{DeviceRequest, Request};
+use hpvm_model::{AutoStart, Entitlement, Label, OsType, Runnable, Vcpus};
+use hpvm_plan::request::Request;
 
-use super::statement_to_add;
+use super::{Deed, DeviceStatement, put, statement_to_add};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct GuestOptions {
@@ -46,9 +46,9 @@ pub struct GuestOptions {
     #[arg(short = 'B', long = "boot", value_name = "auto|manual")]
     pub auto_start: Option<AutoStart>,
 
-    /// Add a device, such as disk:avio_stor::file:/path; may be repeated
+    /// Add a device, such as disk:avio_stor::file:/path or network:avio_lan::vswitch:localnet; may be repeated
     #[arg(short = 'a', long = "add", value_name = "STATEMENT", value_parser = statement_to_add)]
-    pub add: Vec<Statement>,
+    pub add: Vec<DeviceStatement>,
 
     /// Set a keyword: runnable_status=enabled|disabled
     #[arg(short = 'x', long = "set", value_name = "KEYWORD=VALUE")]
@@ -59,7 +59,7 @@ impl GuestOptions {
     /// What these options ask for. Of a keyword given twice the last counts.
     #[must_use]
     pub fn request(&self) -> Request {
-        Request {
+        let mut request = Request {
             label: self.label.clone(),
             os: self.os.clone(),
             vcpus: self.vcpus,
@@ -67,9 +67,10 @@ impl GuestOptions {
             memory: self.memory.as_ref().map(|memory| memory.memory),
             auto_start: self.auto_start,
             runnable: self.settings.iter().map(|Setting::Runnable(runnable)| *runnable).next_back(),
-            devices: self.add.iter().cloned().map(DeviceRequest::Add).collect(),
             ..Request::default()
-        }
+        };
+        put(&mut request, Deed::Add, &self.add);
+        request
     }
 
     /// What will not be as it was written, a sentence each.

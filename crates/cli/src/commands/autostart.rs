@@ -37,6 +37,12 @@ impl Perform for Autostart {
             context.say.warning(None, &text);
         }
         let mut result = Ok(());
+        for (name, refusal) in done.switches {
+            let text =
+                format!("virtual switch '{name}' cannot be brought back: {}", chain(&refusal));
+            context.say.error(None, &text);
+            result = Err(Failure::Said);
+        }
         for (name, started) in done.guests {
             match started {
                 Ok(Started::Judged(problems)) => {

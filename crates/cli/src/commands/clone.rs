@@ -6,10 +6,12 @@ use hpvm_operations::clone::{Cloned, clone};
 use hpvm_operations::{Mode, VmHost};
 use hpvm_plan::clone::{CloneRequest, Disks, How};
 use hpvm_plan::hotplug::Force;
-use hpvm_plan::request::DeviceRequest;
 use hpvm_registry::Access;
 
-use crate::args::{GuestOptions, Selector, Undertaking, statement_to_delete, statement_to_modify};
+use crate::args::{
+    Deed, DeviceStatement, GuestOptions, Selector, Undertaking, put, statement_to_delete,
+    statement_to_modify, store_to_copy,
+};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
@@ -43,14 +45,14 @@ pub struct Clone {
 
     /// Change the clone's device at the statement's address; may be repeated
     #[arg(short = 'm', long, value_name = "STATEMENT", value_parser = statement_to_modify)]
-    pub modify: Vec<Statement>,
+    pub modify: Vec<DeviceStatement>,
 
     /// Leave a device of the source out; may be repeated
     #[arg(short = 'd', long, value_name = "STATEMENT", value_parser = statement_to_delete)]
-    pub delete: Vec<Statement>,
+    pub delete: Vec<DeviceStatement>,
 
     /// Copy the source's device at the statement's address to the store it names; may be repeated
-    #[arg(short = 'b', long = "copy", value_name = "STATEMENT", value_parser = statement_to_modify)]
+    #[arg(short = 'b', long = "copy", value_name = "STATEMENT", value_parser = store_to_copy)]
     pub copies: Vec<Statement>,
 
     /// Give the clone an image of its own over each disk, made at once; with -b of type qcow2 at that path
@@ -70,8 +72,8 @@ impl Clone {
     #[must_use]
     pub fn request(&self) -> CloneRequest {
         let mut request = self.options.request();
-        request.devices.extend(self.modify.iter().cloned().map(DeviceRequest::Modify));
-        request.devices.extend(self.delete.iter().cloned().map(DeviceRequest::Delete));
+        put(&mut request, Deed::Modify, &self.modify);
+        put(&mut request, Deed::Delete, &self.delete);
         CloneRequest {
             name: self.new_name.clone(),
             request,

@@ -1,15 +1,18 @@
 //! hpvmmodify: changes a guest, now where the running guest can take it and at the next start where it cannot.
 
 use hpvm_host::signals;
-use hpvm_model::{GuestName, Statement};
+use hpvm_model::GuestName;
 use hpvm_operations::modify::{Modified, modify};
 use hpvm_operations::{Mode, VmHost};
 use hpvm_plan::difference::Effect;
 use hpvm_plan::hotplug::Force;
-use hpvm_plan::request::{DeviceRequest, Request};
+use hpvm_plan::request::Request;
 use hpvm_registry::Access;
 
-use crate::args::{GuestOptions, Selector, Undertaking, statement_to_delete, statement_to_modify};
+use crate::args::{
+    Deed, DeviceStatement, GuestOptions, Selector, Undertaking, put, statement_to_delete,
+    statement_to_modify,
+};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
@@ -35,11 +38,11 @@ pub struct Modify {
 
     /// Change the device at the statement's address; may be repeated
     #[arg(short = 'm', long, value_name = "STATEMENT", value_parser = statement_to_modify)]
-    pub modify: Vec<Statement>,
+    pub modify: Vec<DeviceStatement>,
 
     /// Take a device away; may be repeated
     #[arg(short = 'd', long, value_name = "STATEMENT", value_parser = statement_to_delete)]
-    pub delete: Vec<Statement>,
+    pub delete: Vec<DeviceStatement>,
 
     /// Ask nothing, and take a disk that had I/O a moment ago
     #[arg(short = 'F', long)]
@@ -55,8 +58,8 @@ impl Modify {
     pub fn request(&self) -> Request {
         let mut request = self.options.request();
         request.name.clone_from(&self.new_name);
-        request.devices.extend(self.modify.iter().cloned().map(DeviceRequest::Modify));
-        request.devices.extend(self.delete.iter().cloned().map(DeviceRequest::Delete));
+        put(&mut request, Deed::Modify, &self.modify);
+        put(&mut request, Deed::Delete, &self.delete);
         request
     }
 }

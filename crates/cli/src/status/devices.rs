@@ -10,10 +10,11 @@ pub fn render(guest: &Shown<'_>) -> String {
         .iter()
         .map(|device| format!("{}\n", printable(&device.to_string())))
         .collect();
+    let networks: String = guest.nics.iter().map(|nic| format!("{}\n", nic.statement())).collect();
     format!(
         "[Virtual Machine Devices]\n\n\
          [Storage Interface Details]\n{storage}\n\
-         [Network Interface Details]\n\n\
+         [Network Interface Details]\n{networks}\n\
          [Misc Interface Details]\n{SERIAL_STATEMENT}\n"
     )
 }

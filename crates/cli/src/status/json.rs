@@ -1,7 +1,7 @@
 //! `hpvmstatus --json`: everything, for programs. The schemas in docs/schema only grow; a test sees to it.
 
 use hpvm_app::snapshot::{self, Ending};
-use hpvm_model::{AutoStart, Backing, Occupant, RunState, Runnable, StorageDevice};
+use hpvm_model::{AutoStart, Backing, Nic, Occupant, RunState, Runnable, StorageDevice};
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::guest_path;
 use serde::Serialize;
@@ -108,6 +108,7 @@ struct Machine {
     vcpus: u32,
     memory_bytes: u64,
     storage: Vec<Storage>,
+    networks: Vec<Network>,
 }
 
 #[derive(Serialize)]
@@ -160,6 +161,23 @@ struct Storage {
     guest_pci_path: String,
     /// The device, as the firmware prints it.
     efi_path: String,
+    /// As -a, -m and -d take it.
+    statement: String,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Network {
+    adapter: String,
+    bus: u8,
+    device: u8,
+    mac_address: String,
+    /// The address that the running guest sends from, where it is another one.
+    mac_address_in_use: Option<String>,
+    vswitch: String,
+    port: u16,
+    /// The card, as `lspci -P` prints it in the guest.
+    guest_pci_path: String,
     /// As -a, -m and -d take it.
     statement: String,
 }
@@ -262,7 +280,23 @@ impl From<&Shown<'_>> for Machine {
             vcpus: shown.vcpus.get(),
             memory_bytes: shown.memory.bytes().0,
             storage: shown.storage.iter().map(|device| Storage::from(*device)).collect(),
+            networks: shown.nics.iter().map(|nic| network(shown, nic)).collect(),
         }
+    }
+}
+
+fn network(shown: &Shown<'_>, nic: &Nic) -> Network {
+    let in_use = shown.view.other_mac(nic).filter(|_| shown.moment == Moment::Now);
+    Network {
+        adapter: nic.kind.as_str().to_owned(),
+        bus: nic.slot.bus(),
+        device: nic.slot.device(),
+        mac_address: nic.mac.to_string(),
+        mac_address_in_use: in_use.map(|mac| mac.to_string()),
+        vswitch: nic.vswitch.to_string(),
+        port: nic.port.number(),
+        guest_pci_path: guest_path::pci(nic.slot),
+        statement: nic.to_string(),
     }
 }
 

@@ -15,6 +15,7 @@ pub struct Listed<'a> {
     pub state: RunState,
     pub vcpus: Vcpus,
     pub storage_devices: u32,
+    pub nics: u32,
     pub memory: Memory,
 }
 
@@ -28,6 +29,7 @@ impl<'a> Listed<'a> {
             state,
             vcpus: guest.vcpus,
             storage_devices: guest.devices,
+            nics: guest.nics,
             memory: guest.memory,
         }
     }
@@ -45,13 +47,13 @@ pub fn render<'a>(guests: impl ExactSizeIterator<Item = Listed<'a>>) -> String {
     let mut text = String::with_capacity(HEAD.len() + guests.len() * LINE_BYTES);
     text.push_str(HEAD);
     for guest in guests {
-        let Listed { name, number, os, state, vcpus, storage_devices, memory } = guest;
+        let Listed { name, number, os, state, vcpus, storage_devices, nics, memory } = guest;
         let (number, vcpus) = (number.get(), vcpus.get());
-        // Writing to a string cannot fail. There are no networks yet, and this VM Host is its only server.
+        // Writing to a string cannot fail. This VM Host is its only server.
         let _ = writeln!(
             text,
-            "{name:<20} {number:>5} {os:<7} {state:<9} {vcpus:>6} {storage_devices:>5} {:>5} {memory:>7} {:>8}",
-            0, 0
+            "{name:<20} {number:>5} {os:<7} {state:<9} {vcpus:>6} {storage_devices:>5} {nics:>5} {memory:>7} {:>8}",
+            0
         );
     }
     text

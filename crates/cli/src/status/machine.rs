@@ -42,8 +42,7 @@ fn line(guest: &Shown<'_>) -> String {
         // The pattern file of the ia64 emulation: there is none.
         String::new(),
         guest.storage.len().to_string(),
-        // Networks.
-        "0".to_owned(),
+        guest.nics.len().to_string(),
         config.runnable.to_string(),
         guest.view.accelerator().unwrap_or_default().to_owned(),
         format!("{};{};{}", guest.vcpus, guest.entitled, guest.maximum),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use hpvm_model::StorageDevice;
+use hpvm_model::{Nic, StorageDevice};
 
 use super::{Moment, RESERVED_MEMORY, Shown, run};
 use crate::messages::printable;
@@ -34,7 +34,7 @@ pub fn render(guest: &Shown<'_>) -> String {
         processors(guest),
         memory(guest),
         format!("[Storage Interface Details]\n{DEVICE_HEAD}{}", storage(&guest.storage)),
-        NETWORKS.to_owned(),
+        format!("{NETWORKS}{}", networks(&guest.nics)),
         format!("[Misc Interface Details]\n{DEVICE_HEAD}{SERIAL}"),
     ];
     if guest.moment == Moment::Now {
@@ -79,6 +79,25 @@ fn memory(guest: &Shown<'_>) -> String {
          {:>7}  {RESERVED_MEMORY:>8}\n",
         guest.memory
     )
+}
+
+fn networks(nics: &[&Nic]) -> String {
+    let mut rows = String::new();
+    for nic in nics {
+        // Writing to a string cannot fail. The function is always 0.
+        let _ = writeln!(
+            rows,
+            "{:<9} {:<10} {:<10} {:<7} {:>3} {:>3}   0 {}",
+            "vswitch",
+            nic.kind.as_str(),
+            nic.vswitch,
+            nic.port.number(),
+            nic.slot.bus(),
+            nic.slot.device(),
+            nic.mac.with_dashes(),
+        );
+    }
+    rows
 }
 
 fn storage(devices: &[&StorageDevice]) -> String {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use hpvm_model::StorageDevice;
+use hpvm_model::{Nic, StorageDevice};
 use hpvm_plan::guest_path;
 
 use super::{
@@ -37,7 +37,7 @@ fn guest(shown: &Shown<'_>) -> String {
         sections::ADMINISTRATORS.to_owned(),
         sections::processors(shown),
         storage(&shown.storage),
-        "[Network Interface Details]\n".to_owned(),
+        networks(shown),
         format!("[Misc Interface Details]\n{}", block(&SERIAL.map(|(k, v)| (k, v.to_owned())))),
     ];
     if shown.moment == Moment::Now {
@@ -65,7 +65,7 @@ fn keys(shown: &Shown<'_>) -> String {
         ("Number of virtual CPUs", shown.vcpus.to_string()),
         ("Entitlement as given", config.entitlement.to_string()),
         ("Number of devices", shown.storage.len().to_string()),
-        ("Number of networks", "0".to_owned()),
+        ("Number of networks", shown.nics.len().to_string()),
         ("Memory", shown.memory.to_string()),
         ("Reserved memory", RESERVED_MEMORY.to_string()),
         ("Runnable status", config.runnable.to_string()),
@@ -110,6 +110,30 @@ fn storage(devices: &[&StorageDevice]) -> String {
         })
         .collect();
     format!("[Storage Interface Details]\n{}", blocks.join("\n"))
+}
+
+fn networks(shown: &Shown<'_>) -> String {
+    let blocks: Vec<String> = shown.nics.iter().map(|nic| network(shown, nic)).collect();
+    format!("[Network Interface Details]\n{}", blocks.join("\n"))
+}
+
+fn network(shown: &Shown<'_>, nic: &Nic) -> String {
+    let mut lines = vec![
+        ("Physical Storage type", "vswitch".to_owned()),
+        ("Guest Adaptor type", nic.kind.as_str().to_owned()),
+        ("Backing", nic.vswitch.to_string()),
+        ("Vswitch Port", nic.port.to_string()),
+        ("Bus", nic.slot.bus().to_string()),
+        ("Device", nic.slot.device().to_string()),
+        ("Function", "0".to_owned()),
+        ("Mac Address", nic.mac.with_dashes()),
+    ];
+    if shown.moment == Moment::Now {
+        let in_use = shown.view.other_mac(nic).map(|mac| mac.with_dashes());
+        lines.extend(in_use.map(|mac| ("Mac Address in use", mac)));
+    }
+    lines.push(("Guest PCI path", guest_path::pci(nic.slot)));
+    block(&lines)
 }
 
 /// The colon stands right before the value here, as A.03.50 has it in these blocks.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use hpvm_model::bytes::{GIB, MIB};
-use hpvm_model::{Bytes, RunState, StorageDevice};
+use hpvm_model::{Bytes, Nic, RunState, StorageDevice};
 use hpvm_plan::difference::Effect;
 
 use super::{RESERVED_MEMORY, Shown};
@@ -43,6 +43,7 @@ fn guest(shown: &Shown<'_>) -> String {
     elements.extend(shown.view.accelerator().map(|name| element("accelerator", name)));
     elements.extend(shown.view.health.iter().map(|sentence| element("health", sentence)));
     elements.extend(shown.storage.iter().map(|device| storage(device)));
+    elements.extend(shown.nics.iter().map(|nic| network(nic)));
     for change in &shown.view.waiting {
         let why = match &change.effect {
             Effect::Now => "",
@@ -101,12 +102,24 @@ fn storage(device: &StorageDevice) -> String {
     )
 }
 
+fn network(nic: &Nic) -> String {
+    format!(
+        "<network_device adapter=\"{}\" bus=\"{}\" device=\"{}\" function=\"0\" mac=\"{}\" port=\"{}\">{}</network_device>",
+        nic.kind.as_str(),
+        nic.slot.bus(),
+        nic.slot.device(),
+        nic.mac.with_dashes(),
+        nic.port,
+        nic.vswitch
+    )
+}
+
 fn element(name: &str, text: &str) -> String {
     format!("<{name}>{}</{name}>", escaped(text))
 }
 
 /// What XML 1.0 cannot write is replaced.
-fn escaped(text: &str) -> Cow<'_, str> {
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     let is_special = |c: char| matches!(c, '<' | '>' | '&' | '"' | '\'') || is_forbidden(c);
     if !text.contains(is_special) {
         return Cow::Borrowed(text);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hpvm_model::{PciSlot, StorageAddress};
+use hpvm_plan::command_line::network::nic_id;
 use hpvm_plan::command_line::{adapter_id, device_id, node_id};
 use hpvm_plan::record::{
     AdapterPresence, Attached, DeviceChange, Machine, Outcome, is_place_holder,
@@ -35,6 +36,12 @@ pub enum Repair {
     Undo { seq: u64, slot: PciSlot, adapter: AdapterPresence, devices: Vec<Attached> },
     /// In the record and not in the engine: note that it is gone.
     Gone { address: StorageAddress },
+    /// The NIC was asked for, for all we know, and the guest has not let go: ask again.
+    AskAgainForNic { seq: u64, slot: PciSlot },
+    /// A NIC was begun and not finished: take out what came, then it has failed.
+    UndoNic { seq: u64, slot: PciSlot },
+    /// A NIC in the record and not in the engine.
+    GoneNic { slot: PciSlot },
 }
 
 /// Asks the engine.
@@ -71,6 +78,10 @@ pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
             && !is_spoken_for(attached)
     });
     repairs.extend(gone.map(|attached| Repair::Gone { address: attached.device.address }));
+    let slots = machine.nics.iter().map(|attached| attached.nic.slot);
+    let gone = slots
+        .filter(|slot| !present.devices.contains(&nic_id(*slot)) && !machine.is_nic_leaving(*slot));
+    repairs.extend(gone.map(|slot| Repair::GoneNic { slot }));
     repairs
 }
 
@@ -81,7 +92,21 @@ impl Present {
         let has = |address: StorageAddress| self.devices.contains(&device_id(address));
         match change {
             // To be told the size it has harms no guest, so nobody has to find out whether it was.
-            DeviceChange::PlaceHolder { .. } | DeviceChange::Grow { .. } => settle(Outcome::Done),
+            DeviceChange::PlaceHolder { .. }
+            | DeviceChange::Grow { .. }
+            | DeviceChange::MoveNic { .. }
+            | DeviceChange::LinkNics { .. } => settle(Outcome::Done),
+            DeviceChange::PlugNic { attached } => {
+                let slot = attached.nic.slot;
+                match self.devices.contains(&nic_id(slot)) {
+                    true => settle(Outcome::Done),
+                    false => Repair::UndoNic { seq, slot },
+                }
+            }
+            DeviceChange::UnplugNic { slot } if self.devices.contains(&nic_id(*slot)) => {
+                Repair::AskAgainForNic { seq, slot: *slot }
+            }
+            DeviceChange::UnplugNic { .. } => settle(Outcome::Done),
             DeviceChange::Attach { slot, adapter, devices, .. } => {
                 let mut real = devices.iter().filter(|a| !is_place_holder(a));
                 match real.all(|a| has(a.device.address)) {

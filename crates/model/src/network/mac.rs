@@ -57,6 +57,12 @@ impl MacAddress {
         self.0
     }
 
+    /// As A.03.50's hpvmstatus prints it: `56-a1-b2-c3-d4-e5`.
+    #[must_use]
+    pub fn with_dashes(self) -> String {
+        self.0.map(|byte| format!("{byte:02x}")).join("-")
+    }
+
     /// Whether frames to this address are for many stations: multicast or broadcast.
     #[must_use]
     pub fn is_group(self) -> bool {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::*;
+use hpvm_plan::facts::network::{NetworkFacts, SwitchFact};
 use hpvm_plan::facts::*;
 use hpvm_plan::record::*;
 
@@ -63,6 +64,7 @@ pub fn record(config: &GuestConfig) -> BootRecord {
         option_rom: Some(OptionRom { path: "/run/hpvm/mpt.rom".into(), digest: "00".into() }),
         ports: hpvm_plan::placement::ports(config),
         storage: config.storage.iter().map(|device| attached(device, None)).collect(),
+        nics: config.nics.iter().map(|nic| networks(config).attach(nic)).collect(),
         agent: AgentChannel::Present,
         avio_service: AvioService::Processor,
         owner: Some(1_000_007),
@@ -96,6 +98,43 @@ pub fn host(config: &GuestConfig) -> HostFacts {
         used_by_host: BTreeMap::new(),
         registered: BTreeMap::new(),
         sharers: BTreeMap::new(),
+        network: networks(config),
         start: None,
+    }
+}
+
+pub fn nic(statement: &str) -> Nic {
+    let s = NicStatement::parse(statement, StatementForm::Add).expect("a statement of the test");
+    Nic {
+        kind: s.kind,
+        slot: s.slot.expect("with an address"),
+        mac: s.mac.expect("with a MAC address"),
+        vswitch: s.vswitch.expect("with a switch"),
+        port: s.port.expect("with a port"),
+    }
+}
+
+/// The same guest with NICs.
+pub fn with_nics(config: GuestConfig, statements: &[&str]) -> GuestConfig {
+    let mut config = GuestConfig { nics: statements.iter().map(|s| nic(s)).collect(), ..config };
+    config.sort_devices();
+    config
+}
+
+/// A VM Host with every switch that the configuration names, booted, and nobody else on them.
+pub fn networks(config: &GuestConfig) -> NetworkFacts {
+    let switch = || SwitchFact {
+        number: SwitchNumber::new(2).expect("a number"),
+        state: SwitchState::Up,
+        wire_missing: None,
+        mtu: None,
+        held: BTreeMap::new(),
+        ruled: std::collections::BTreeSet::new(),
+    };
+    NetworkFacts {
+        switches: config.nics.iter().map(|nic| (nic.vswitch.clone(), switch())).collect(),
+        macs: BTreeMap::new(),
+        folder: "/run/hpvm/7/net".into(),
+        features: 0x1_5480_0000,
     }
 }

@@ -1,0 +1,51 @@
+//! Whether the guest sees its NICs' links. It does while the switch forwards and is there: QEMU tells when a socket was
+//! connected and when it broke, and by itself takes down the links of AVIO NICs alone. The switch's state stands in the
+//! boot record, since the command that halts it tells every guest.
+
+use std::collections::BTreeSet;
+
+use hpvm_model::PciSlot;
+use hpvm_plan::command_line::network::{nic_id, slot_of_netdev};
+use hpvm_plan::record::Link as LinkState;
+use hpvm_qmp::command::SetLink;
+
+use super::Driver;
+
+/// NICs whose socket broke and is not connected again. Those nothing is known of are taken for connected: a switch runs
+/// whenever a guest with a port on it does.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    broken: BTreeSet<PciSlot>,
+}
+
+impl Driver {
+    pub(super) fn socket_connected(&mut self, netdev: &str) {
+        let Some(slot) = slot_of_netdev(netdev) else { return };
+        if self.links.broken.remove(&slot) {
+            self.log.say(&format!("the virtual switch of the NIC at {slot} is back"));
+        }
+        self.show_link(slot);
+    }
+
+    pub(super) fn socket_broken(&mut self, netdev: &str) {
+        let Some(slot) = slot_of_netdev(netdev) else { return };
+        if self.links.broken.insert(slot) {
+            self.log.say(&format!("the virtual switch of the NIC at {slot} is gone"));
+        }
+        self.show_link(slot);
+    }
+
+    /// Shows all links as they are, when nobody knows what QEMU shows.
+    pub(super) fn show_links(&mut self) {
+        let Ok(known) = &self.recorded.machine else { return };
+        let slots: Vec<PciSlot> = known.file.machine().nics.iter().map(|a| a.nic.slot).collect();
+        slots.into_iter().for_each(|slot| self.show_link(slot));
+    }
+
+    fn show_link(&mut self, slot: PciSlot) {
+        let Ok(known) = &self.recorded.machine else { return };
+        let Some(attached) = known.file.machine().nic_in(slot) else { return };
+        let up = attached.link == LinkState::Up && !self.links.broken.contains(&slot);
+        self.monitor.tell(SetLink { name: nic_id(slot), up });
+    }
+}

@@ -1,0 +1,333 @@
+//! hpvmnet: virtual switches, listed, made, changed, booted, halted and deleted; the rules and counters of their ports.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ArgGroup;
+use hpvm_host::signals;
+use hpvm_model::network::PortChange;
+use hpvm_model::{PortNumber, SwitchName, SwitchNumber, SwitchState};
+use hpvm_operations::network::switches::{self, Changed, SwitchRequest};
+use hpvm_operations::network::view::SwitchView;
+use hpvm_operations::network::{SwitchRefused, ports};
+use hpvm_operations::{Mode, Refusal, VmHost};
+use hpvm_plan::hotplug::Force;
+use hpvm_registry::{Access, SwitchSelector};
+
+use crate::args::Operation;
+use crate::dispatch::{Context, Perform, version};
+use crate::exit::Failure;
+use crate::messages::Answer;
+use crate::output::print;
+use crate::switch::{Counting, Ports, blocks, json, list, machine, macs, xml};
+
+use super::mode;
+
+/// Show and change virtual switches
+///
+/// Without options, one line a switch; with -S or -s that of one, and its ports. A switch is made with -c, halted, and
+/// forwards once it is booted with -b. Guests get ports by hpvmcreate and hpvmmodify: -a network:lan::vswitch:NAME. While a
+/// switch is halted, or while its process is replaced, its guests run on and see their links go down; traffic goes on by
+/// itself when it is back. The switch localnet always exists.
+#[derive(Debug, clap::Parser)]
+#[command(group = ArgGroup::new("which").multiple(false))]
+#[command(group = ArgGroup::new("deed").multiple(false))]
+#[command(group = ArgGroup::new("layout").multiple(false).conflicts_with("deed"))]
+pub struct Net {
+    /// The switch, by name
+    #[arg(short = 'S', long = "name", value_name = "NAME", group = "which")]
+    pub name: Option<SwitchName>,
+
+    /// The switch, by number
+    #[arg(short = 's', long, value_name = "NUMBER", group = "which")]
+    pub number: Option<SwitchNumber>,
+
+    /// Create a switch called NAME
+    #[arg(short = 'c', long, group = "deed", requires = "name")]
+    pub create: bool,
+
+    /// Change the switch
+    #[arg(short = 'C', long, group = "deed", requires = "which", requires = "new_name")]
+    pub change: bool,
+
+    /// With -C: rename it; guests keep their ports
+    #[arg(short = 'N', long, value_name = "NAME", requires = "change")]
+    pub new_name: Option<SwitchName>,
+
+    /// Boot the switch
+    #[arg(short = 'b', long, group = "deed", requires = "which")]
+    pub boot: bool,
+
+    /// Halt the switch; its guests run on without a link
+    #[arg(short = 'h', long, group = "deed", requires = "which")]
+    pub halt: bool,
+
+    /// Halt the switch and boot it again
+    #[arg(short = 'r', long, group = "deed", requires = "which")]
+    pub reset: bool,
+
+    /// Delete the switch
+    #[arg(short = 'd', long, group = "deed", requires = "which")]
+    pub delete: bool,
+
+    /// Change a port: portid:N:vlanid:{ID|none}, …:trunk:LIST, …:rate:IN[/BURST],OUT[/BURST], …:spoof:{on|off},
+    /// …:addr:IP,…, …:mirror:{PORT|none}
+    #[arg(short = 'u', long, value_name = "CHANGE", group = "deed", requires = "which")]
+    pub port_change: Option<PortChange>,
+
+    /// One port, or all
+    #[arg(short = 'p', long, value_name = "PORT|all", requires = "which")]
+    #[arg(conflicts_with_all = ["create", "change", "boot", "halt", "reset", "delete", "port_change"])]
+    pub port: Option<AskedPort>,
+
+    /// The counters of each port
+    #[arg(short = 'A', long, requires = "which", conflicts_with = "deed")]
+    pub statistics: bool,
+
+    /// With -A: begin the counters anew after showing them
+    #[arg(short = 'z', long, requires = "statistics")]
+    pub zero: bool,
+
+    /// Every field, as lines of key and value
+    #[arg(short = 'V', long, group = "layout")]
+    pub verbose: bool,
+
+    /// The version of hpvm
+    #[arg(short = 'v', long, group = "layout", conflicts_with = "which")]
+    pub version: bool,
+
+    /// XML
+    #[arg(short = 'X', long, group = "layout")]
+    pub xml: bool,
+
+    /// One line a switch, fields between colons
+    #[arg(short = 'M', long, group = "layout")]
+    pub machine: bool,
+
+    /// JSON, after docs/schema/vswitches.json
+    #[arg(long, group = "layout")]
+    pub json: bool,
+
+    /// Where the switch knows MAC addresses to be
+    #[arg(long, group = "layout", requires = "which")]
+    pub macs: bool,
+
+    /// Write the frames of the port to a file that tcpdump and Wireshark read, until interrupted
+    #[arg(long, value_name = "FILE", group = "layout", requires = "port")]
+    pub capture: Option<PathBuf>,
+
+    /// Ask nothing, and delete a switch that guests have ports of
+    #[arg(short = 'F', long)]
+    pub force: bool,
+
+    /// Say nothing that is no error
+    #[arg(short = 'Q', long)]
+    pub quiet: bool,
+
+    /// Check only: refuse what would be refused and change nothing
+    #[arg(long, requires = "deed")]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+/// What `-p` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedPort {
+    All,
+    One(PortNumber),
+}
+
+impl FromStr for AskedPort {
+    type Err = hpvm_model::network::PortError;
+    fn from_str(text: &str) -> Result<AskedPort, Self::Err> {
+        match text {
+            "all" => Ok(AskedPort::All),
+            number => number.parse().map(AskedPort::One),
+        }
+    }
+}
+
+impl Perform for Net {
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        if self.version {
+            return Ok(print(&version())?);
+        }
+        if self.create {
+            return self.create(context);
+        }
+        match self.selector() {
+            Some(selector) if self.is_deed() => self.act(context, &selector),
+            Some(selector) => self.show_one(&selector),
+            None => self.show_all(),
+        }
+    }
+}
+
+impl Net {
+    fn selector(&self) -> Option<SwitchSelector> {
+        let name = self.name.clone().map(SwitchSelector::Name);
+        name.or_else(|| self.number.map(SwitchSelector::Number))
+    }
+
+    fn is_deed(&self) -> bool {
+        self.change
+            || self.boot
+            || self.halt
+            || self.reset
+            || self.delete
+            || self.port_change.is_some()
+    }
+
+    fn mode(&self) -> Mode {
+        mode(self.dry_run)
+    }
+
+    fn create(&self, context: &Context) -> Result<(), Failure> {
+        let Some(name) = &self.name else { return Err(Failure::Said) };
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let actor = context.actor(self.operation.reason.clone());
+        let request = SwitchRequest::default();
+        let made = switches::create(&mut host, &actor, name, &request, self.mode());
+        self.tell(context, &self.recorded(&mut host, context, made)?);
+        Ok(())
+    }
+
+    fn act(&self, context: &Context, selector: &SwitchSelector) -> Result<(), Failure> {
+        let mut host = VmHost::open(Access::ReadWrite)?;
+        let switch = switches::named(&host, selector)?;
+        let actor = context.actor(self.operation.reason.clone());
+        let (host, mode) = (&mut host, self.mode());
+        let done = match &self.port_change {
+            Some(change) => switches::change_port(host, &actor, selector, change, mode),
+            None if self.boot => switches::set_state(host, &actor, selector, SwitchState::Up, mode),
+            None if self.halt => {
+                self.confirm(context, "Halt", &switch.name)?;
+                switches::set_state(host, &actor, selector, SwitchState::Halted, mode)
+            }
+            None if self.reset => {
+                self.confirm(context, "Reset", &switch.name)?;
+                switches::reset(host, &actor, selector, mode)
+            }
+            None if self.delete => {
+                self.confirm(context, "Delete", &switch.name)?;
+                let force = if self.force { Force::Yes } else { Force::No };
+                switches::delete(host, &actor, selector, force, mode)
+                    .map(|switch| Changed { switch, problems: Vec::new() })
+            }
+            None => {
+                let request =
+                    SwitchRequest { name: self.new_name.clone(), ..SwitchRequest::default() };
+                switches::change(host, &actor, selector, &request, mode)
+            }
+        };
+        self.tell(context, &self.recorded(host, context, done)?);
+        Ok(())
+    }
+
+    fn confirm(&self, context: &Context, deed: &str, name: &SwitchName) -> Result<(), Failure> {
+        let question = format!("{deed} the vswitch '{name}'?");
+        let asks = !self.force && !self.dry_run;
+        match asks && context.say.ask_unless_no(&question) == Answer::No {
+            true => Err(Failure::Said),
+            false => Ok(()),
+        }
+    }
+
+    /// Leaves a record of what was refused.
+    fn recorded<T>(
+        &self,
+        host: &mut VmHost,
+        context: &Context,
+        result: Result<T, Refusal>,
+    ) -> Result<T, Failure> {
+        if let (Err(refusal), Mode::Apply) = (&result, self.mode()) {
+            let actor = context.actor(self.operation.reason.clone());
+            // The refusal is the thing to tell.
+            let _ = host.registry.record(&actor.failed(None, refusal));
+        }
+        Ok(result?)
+    }
+
+    fn tell(&self, context: &Context, changed: &Changed) {
+        for problem in changed.problems.iter().filter(|_| !self.quiet) {
+            context.say.warning(None, &problem.text);
+        }
+    }
+
+    fn show_all(&self) -> Result<(), Failure> {
+        let host = VmHost::open(Access::ReadOnly)?;
+        // Who may not change switches still sees them.
+        let _ = ports::tidy(&host);
+        self.show(&host.switches()?, Ports::All)
+    }
+
+    fn show_one(&self, selector: &SwitchSelector) -> Result<(), Failure> {
+        let access = if self.zero { Access::ReadWrite } else { Access::ReadOnly };
+        let host = VmHost::open(access)?;
+        // Who may not change switches still sees them.
+        let _ = ports::tidy(&host);
+        let switch = switches::named(&host, selector)?;
+        let port = match self.port {
+            Some(AskedPort::One(port)) => Some(port),
+            Some(AskedPort::All) | None => None,
+        };
+        if let (Some(file), Some(port)) = (&self.capture, port) {
+            return capture(&host, selector, port, file);
+        }
+        if self.macs {
+            return Ok(print(&macs::render(&switches::stations(&host, selector)?))?);
+        }
+        if self.statistics {
+            host.refresh(&switch);
+        }
+        let mut views = host.switches()?;
+        views.retain(|view| view.switch.number == switch.number);
+        if let Some(port) = port
+            && views.iter().all(|view| view.ports.iter().all(|p| p.port != port))
+        {
+            let name = switch.name;
+            return Err(Refusal::from(SwitchRefused::UnusedPort { name, port }).into());
+        }
+        self.show(&views, port.map_or(Ports::All, Ports::One))?;
+        if self.zero {
+            switches::clear(&host, selector, port)?;
+        }
+        Ok(())
+    }
+
+    fn show(&self, switches: &[SwitchView], ports: Ports) -> Result<(), Failure> {
+        let counting = if self.statistics { Counting::Shown } else { Counting::Left };
+        let text = match switches {
+            _ if self.json => json::render(switches)?,
+            _ if self.xml => xml::render(switches),
+            _ if self.machine => machine::render(switches),
+            _ if self.verbose || self.statistics || self.port.is_some() => {
+                blocks::all(switches, ports, counting)
+            }
+            [switch] if self.selector().is_some() => list::one(switch, ports),
+            _ => list::render(switches),
+        };
+        Ok(print(&text)?)
+    }
+}
+
+/// Until the administrator interrupts it, or the switch ends it.
+fn capture(
+    host: &VmHost,
+    selector: &SwitchSelector,
+    port: PortNumber,
+    path: &std::path::Path,
+) -> Result<(), Failure> {
+    let _ = signals::catch_interruptions();
+    let file = File::create(path).map_err(|source| Refusal::File {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })?;
+    let connection = switches::capture(host, selector, port, &file)?;
+    switches::wait_for_end(&connection);
+    Ok(())
+}

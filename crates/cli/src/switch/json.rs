@@ -1,0 +1,214 @@
+//! `hpvmnet --json`: everything, for programs. The schema in docs/schema only grows; a test sees to it.
+
+use hpvm_model::{PortRules, SpoofGuard};
+use hpvm_operations::network::view::{PortView, SwitchView};
+use hpvm_vswitchd::status::{Counted, LinkNow, PortNow};
+use serde::Serialize;
+
+use super::{vlan, wire};
+
+/// Grows when a reader of older documents would misread a newer one.
+const FORMAT: u32 = 1;
+
+/// Of all switches, or of one.
+pub fn render(switches: &[SwitchView]) -> Result<String, serde_json::Error> {
+    let document =
+        Switches { format: FORMAT, vswitches: switches.iter().map(Switch::from).collect() };
+    serde_json::to_string_pretty(&document).map(|text| text + "\n")
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Switches {
+    format: u32,
+    /// In order of number.
+    vswitches: Vec<Switch>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Switch {
+    name: String,
+    number: u32,
+    /// As tables print it: Up, Down or Unknown.
+    state: String,
+    /// Whether the administrator wants it to forward: up or halted.
+    wanted: String,
+    /// The interface that is its wire, `nat`, `tap:NAME`, or empty.
+    wire: String,
+    mac_address: Option<String>,
+    ip_address: Option<String>,
+    forwards: Vec<String>,
+    ports: Vec<Port>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Port {
+    number: u16,
+    /// As tables print it: Active, Down, Reserved or Free.
+    state: String,
+    /// `lan` or `avio_lan`; absent when no NIC has the port.
+    adaptor: Option<String>,
+    /// `none`, a VLAN, or `trunk` and a list.
+    vlan: String,
+    reserved_by: Vec<String>,
+    active: Option<String>,
+    rules: Rules,
+    /// Absent when no running guest has the port, or its switch does not run.
+    now: Option<Now>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Rules {
+    rate_in_bits_per_second: Option<u64>,
+    burst_in_bytes: Option<u64>,
+    rate_out_bits_per_second: Option<u64>,
+    burst_out_bytes: Option<u64>,
+    spoof_guard: bool,
+    addresses: Vec<String>,
+    mirror: Option<u16>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Now {
+    /// `absent`, `connected`, `started` or `lost`.
+    link: String,
+    mac_address: String,
+    /// The address the guest last sent from.
+    mac_address_in_use: Option<String>,
+    counters: Counters,
+}
+
+/// As the guest sees them: in is what it received.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Counters {
+    in_octets: u64,
+    in_unicast_wire: u64,
+    in_unicast_local: u64,
+    in_non_unicast_wire: u64,
+    in_non_unicast_local: u64,
+    in_discards: u64,
+    out_octets: u64,
+    out_unicast_wire: u64,
+    out_unicast_local: u64,
+    out_non_unicast: u64,
+    out_discards: u64,
+    discards: Discards,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Discards {
+    no_room: u64,
+    rate: u64,
+    spoofed: u64,
+    vlan: u64,
+    malformed: u64,
+    halted: u64,
+    filtered: u64,
+}
+
+impl From<&SwitchView> for Switch {
+    fn from(view: &SwitchView) -> Switch {
+        let switch = &view.switch;
+        Switch {
+            name: switch.name.to_string(),
+            number: switch.number.get(),
+            state: view.state.as_str().to_owned(),
+            wanted: switch.state.as_str().to_owned(),
+            wire: wire(view),
+            mac_address: view.mac.map(|mac| mac.to_string()),
+            ip_address: view.ip.map(|ip| ip.to_string()),
+            forwards: switch.forwards.iter().map(ToString::to_string).collect(),
+            ports: view.ports.iter().map(Port::from).collect(),
+        }
+    }
+}
+
+impl From<&PortView> for Port {
+    fn from(view: &PortView) -> Port {
+        Port {
+            number: view.port.number(),
+            state: view.state.as_str().to_owned(),
+            adaptor: view.adaptor.map(|kind| kind.as_str().to_owned()),
+            vlan: vlan(view),
+            reserved_by: view.reserved.iter().map(ToString::to_string).collect(),
+            active: view.active.as_ref().map(ToString::to_string),
+            rules: Rules::from(&view.rules),
+            now: view.now.as_ref().map(Now::from),
+        }
+    }
+}
+
+impl From<&PortRules> for Rules {
+    fn from(rules: &PortRules) -> Rules {
+        Rules {
+            rate_in_bits_per_second: rules.rate_in.map(|rate| rate.bits_per_second),
+            burst_in_bytes: rules.rate_in.map(|rate| rate.burst_bytes),
+            rate_out_bits_per_second: rules.rate_out.map(|rate| rate.bits_per_second),
+            burst_out_bytes: rules.rate_out.map(|rate| rate.burst_bytes),
+            spoof_guard: rules.spoof_guard == SpoofGuard::On,
+            addresses: rules.addresses.iter().map(ToString::to_string).collect(),
+            mirror: rules.mirror.map(|port| port.number()),
+        }
+    }
+}
+
+impl From<&PortNow> for Now {
+    fn from(now: &PortNow) -> Now {
+        let link = match now.link {
+            LinkNow::Absent => "absent",
+            LinkNow::Connected => "connected",
+            LinkNow::Started => "started",
+            LinkNow::Lost => "lost",
+        };
+        Now {
+            link: link.to_owned(),
+            mac_address: now.mac.to_string(),
+            mac_address_in_use: now.source.map(|mac| mac.to_string()),
+            counters: Counters::from(&now.counters),
+        }
+    }
+}
+
+impl From<&Counted> for Counters {
+    fn from(counted: &Counted) -> Counters {
+        let discards = &counted.discards;
+        Counters {
+            in_octets: counted.in_octets,
+            in_unicast_wire: counted.in_unicast_wire,
+            in_unicast_local: counted.in_unicast_local,
+            in_non_unicast_wire: counted.in_other_wire,
+            in_non_unicast_local: counted.in_other_local,
+            in_discards: counted.in_discards,
+            out_octets: counted.out_octets,
+            out_unicast_wire: counted.out_unicast_wire,
+            out_unicast_local: counted.out_unicast_local,
+            out_non_unicast: counted.out_other,
+            out_discards: counted.out_discards,
+            discards: Discards {
+                no_room: discards.no_room,
+                rate: discards.rate,
+                spoofed: discards.spoofed,
+                vlan: discards.vlan,
+                malformed: discards.malformed,
+                halted: discards.halted,
+                filtered: discards.filtered,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_only_grows() {
+        crate::schema::keep("vswitches.json", &schemars::schema_for!(Switches));
+    }
+}

@@ -1,0 +1,38 @@
+//! Virtual switches and guests' NICs: what is known of them for decisions, the processes that run switches, and what an
+//! administrator does to them.
+
+mod facts;
+pub mod links;
+pub mod ports;
+mod runner;
+pub mod switches;
+pub mod view;
+
+pub(crate) use self::runner::status;
+use hpvm_model::SwitchName;
+use hpvm_vswitchd::client::ClientError;
+
+/// Why a virtual switch could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchRefused {
+    #[error("no virtual switch by that name or number: '{0}'; `hpvmnet` lists them")]
+    Unknown(String),
+    #[error("virtual switch '{0}' always exists; it cannot be {1}")]
+    Localnet(SwitchName, &'static str),
+    #[error(
+        "ports of virtual switch '{name}' are in use by {guests}; move them to another switch with `hpvmmodify -m network:…` or delete them, or force it with -F"
+    )]
+    InUse { name: SwitchName, guests: String },
+    #[error("virtual switch '{name}' did not answer within {seconds} s; its log {log} tells more")]
+    NotUp { name: SwitchName, seconds: u64, log: String },
+    #[error("virtual switch '{name}' cannot do that")]
+    Asked { name: SwitchName, source: ClientError },
+    #[error("no guest that runs has port {port} of virtual switch '{name}'")]
+    NoPort { name: SwitchName, port: hpvm_model::PortNumber },
+    #[error(
+        "port {port} of virtual switch '{name}' is not in use; `hpvmnet -S {name}` lists those that are"
+    )]
+    UnusedPort { name: SwitchName, port: hpvm_model::PortNumber },
+    #[error("virtual switch '{0}' has no guest that runs on it, so there is nothing to show")]
+    NotRunning(SwitchName),
+}

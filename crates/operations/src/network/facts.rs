@@ -1,0 +1,77 @@
+//! What decisions about NICs depend on: the switches, and what others have of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hpvm_host::interfaces;
+use hpvm_host::names::run_folder;
+use hpvm_model::{GuestNumber, Vswitch};
+use hpvm_plan::facts::network::{NetworkFacts, PortHolder, SwitchFact};
+use hpvm_plan::request::Request;
+use hpvm_registry::NicRow;
+
+use crate::{Refusal, VmHost};
+
+impl VmHost {
+    /// The networks as a guest sees them that is to be made or changed. `own`: the guest's number, once it has one.
+    pub(crate) fn network(&self, own: Option<GuestNumber>) -> Result<NetworkFacts, Refusal> {
+        let rows = self.registry.nics()?;
+        let others: Vec<&NicRow> = rows.iter().filter(|row| Some(row.number) != own).collect();
+        let running = self.running_among(&others);
+        let switches = self.registry.vswitches()?.into_iter();
+        let switches = switches.map(|s| (s.name.clone(), fact(&s, &others, &running)));
+        let hosts = interfaces::all().into_iter().map(|(name, mac)| {
+            let holder = format!("network interface {name} of this VM Host");
+            (mac, holder)
+        });
+        let guests = others.iter().map(|row| {
+            let what = if row.removed { "removed guest" } else { "guest" };
+            (row.nic.mac, format!("a NIC of {what} {}", row.guest))
+        });
+        let folder = own.map(|own| self.root.run_dir(own.get()).join(run_folder::NETWORK));
+        Ok(NetworkFacts {
+            switches: switches.collect(),
+            macs: hosts.chain(guests).collect(),
+            folder: folder.map_or_else(String::new, |f| f.to_string_lossy().into_owned()),
+            features: hpvm_vswitch::FEATURES,
+        })
+    }
+
+    /// The same for a request, which is understood without them when it is about none.
+    pub(crate) fn network_for(
+        &self,
+        request: &Request,
+        own: Option<GuestNumber>,
+    ) -> Result<NetworkFacts, Refusal> {
+        match request.nics.is_empty() {
+            true => Ok(NetworkFacts::default()),
+            false => self.network(own),
+        }
+    }
+
+    fn running_among(&self, rows: &[&NicRow]) -> BTreeSet<GuestNumber> {
+        let folders = self.run_folders();
+        let numbers: BTreeSet<GuestNumber> = rows.iter().map(|row| row.number).collect();
+        let runs = |number: &GuestNumber| {
+            folders.contains(&number.get()) && self.presence(*number).is_on()
+        };
+        numbers.into_iter().filter(runs).collect()
+    }
+}
+
+fn fact(switch: &Vswitch, others: &[&NicRow], running: &BTreeSet<GuestNumber>) -> SwitchFact {
+    let mut held: BTreeMap<_, Vec<PortHolder>> = BTreeMap::new();
+    for row in others.iter().filter(|row| !row.removed && row.nic.vswitch == switch.name) {
+        let holder = PortHolder { guest: row.guest.clone(), runs: running.contains(&row.number) };
+        held.entry(row.nic.port).or_default().push(holder);
+    }
+    let interface = switch.wire.interface();
+    let missing = interface.filter(|name| !interfaces::exists(name));
+    SwitchFact {
+        number: switch.number,
+        state: switch.state,
+        wire_missing: missing.map(|name| format!("there is no network interface {name}")),
+        mtu: interface.and_then(interfaces::mtu),
+        held,
+        ruled: switch.ports.keys().copied().collect(),
+    }
+}

@@ -1,0 +1,154 @@
+//! Ports of guests that start, run and end: each is there before QEMU looks for it, and goes when the guest has.
+
+use std::time::Duration;
+
+use hpvm_model::{GuestConfig, GuestNumber, PortNumber, SwitchNumber, Vswitch};
+use hpvm_plan::record::{AttachedNic, BootRecord, DeviceChange, Machine};
+use hpvm_registry::{Selector, SwitchSelector};
+
+use super::SwitchRefused;
+use super::runner::Runner;
+use crate::{Actor, Refusal, VmHost};
+
+/// Gives all NICs of a guest that is about to start their ports; when one cannot have its own, none has.
+pub(crate) fn open(
+    host: &VmHost,
+    config: &GuestConfig,
+    record: &BootRecord,
+) -> Result<(), Refusal> {
+    let opened = record.nics.iter().try_for_each(|attached| {
+        let switch = switch(host, attached.switch)?;
+        Runner::claim(host, switch)?.attach(config, attached)
+    });
+    if opened.is_err() {
+        // What led here is the thing to tell.
+        let _ = close_all(host, config.number);
+    }
+    opened
+}
+
+/// Takes all ports of a guest that has ended. Switches that do not run have none of it.
+pub(crate) fn close_all(host: &VmHost, guest: GuestNumber) -> Result<(), Refusal> {
+    let switches = host.registry.vswitches()?;
+    let has_some = |switch: &Vswitch| {
+        super::runner::status(host, switch.number.get())
+            .is_some_and(|status| status.ports.iter().any(|port| port.number == guest))
+    };
+    for switch in switches.into_iter().filter(has_some) {
+        Runner::claim(host, switch)?.detach(guest, None)?;
+    }
+    Ok(())
+}
+
+fn switch(host: &VmHost, number: SwitchNumber) -> Result<Vswitch, Refusal> {
+    let found = host.registry.vswitch(&SwitchSelector::Number(number))?;
+    found.ok_or_else(|| SwitchRefused::Unknown(number.to_string()).into())
+}
+
+/// Takes ports that their guests have given up and nobody took from them: a guest that let a NIC go long after it was asked,
+/// or that ended without a command. A guest that another command is at is left alone. What cannot be done now is done by
+/// the next command.
+pub fn tidy(host: &VmHost) -> Result<(), Refusal> {
+    let actor = Actor::new("hpvmnet", String::new(), None);
+    for switch in host.registry.vswitches()? {
+        let Some(status) = super::status(host, switch.number.get()) else { continue };
+        for port in status.ports {
+            let Some(config) = host.registry.guest(&Selector::Number(port.number))? else {
+                Runner::claim(host, switch.clone())?.detach(port.number, Some(port.port))?;
+                continue;
+            };
+            if has_port(host, &config, &switch, port.port) {
+                continue;
+            }
+            let Ok(_busy) = host.busy_within(&config, &actor, Duration::ZERO) else { continue };
+            // Looked at again now that nobody else changes it.
+            if !has_port(host, &config, &switch, port.port) {
+                Runner::claim(host, switch.clone())?.detach(port.number, Some(port.port))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_port(host: &VmHost, config: &GuestConfig, switch: &Vswitch, port: PortNumber) -> bool {
+    let machine = host.machine(config);
+    machine.is_some_and(|machine| {
+        machine.nics.iter().any(|a| (a.switch, a.nic.port) == (switch.number, port))
+    })
+}
+
+/// The ports of a running guest while its devices change: new ones are there before the guest is asked, and go again unless
+/// the change is kept.
+pub(crate) struct Changing<'a> {
+    host: &'a VmHost,
+    config: &'a GuestConfig,
+    undo: Vec<Undo>,
+}
+
+enum Undo {
+    /// A new port goes.
+    Close(AttachedNic),
+    /// A port that was left is taken again.
+    Open { old: AttachedNic, new: AttachedNic },
+}
+
+impl<'a> Changing<'a> {
+    pub(crate) fn begin(
+        host: &'a VmHost,
+        config: &'a GuestConfig,
+        machine: Option<&Machine>,
+        changes: &[DeviceChange],
+    ) -> Result<Changing<'a>, Refusal> {
+        let mut changing = Changing { host, config, undo: Vec::new() };
+        for change in changes {
+            match change {
+                DeviceChange::PlugNic { attached } => {
+                    changing.attach(attached)?;
+                    changing.undo.push(Undo::Close(attached.clone()));
+                }
+                DeviceChange::MoveNic { attached } => {
+                    let old = machine.and_then(|machine| machine.nic_in(attached.nic.slot));
+                    if let Some(old) = old.cloned() {
+                        changing.detach(&old)?;
+                        changing.undo.push(Undo::Open { old, new: attached.clone() });
+                    }
+                    changing.attach(attached)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(changing)
+    }
+
+    /// The guest has taken the changes; `gone` are NICs that it let go.
+    pub(crate) fn keep(mut self, gone: &[AttachedNic]) -> Result<(), Refusal> {
+        self.undo.clear();
+        gone.iter().try_for_each(|attached| self.detach(attached))
+    }
+
+    fn attach(&self, attached: &AttachedNic) -> Result<(), Refusal> {
+        let switch = switch(self.host, attached.switch)?;
+        Runner::claim(self.host, switch)?.attach(self.config, attached)
+    }
+
+    fn detach(&self, attached: &AttachedNic) -> Result<(), Refusal> {
+        let Ok(switch) = switch(self.host, attached.switch) else { return Ok(()) };
+        let runner = Runner::claim(self.host, switch)?;
+        runner.detach(self.config.number, Some(attached.nic.port))
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        // What led here is the thing to tell.
+        for undo in std::mem::take(&mut self.undo).into_iter().rev() {
+            match undo {
+                Undo::Close(attached) => drop(self.detach(&attached)),
+                Undo::Open { old, new } => {
+                    let _ = self.detach(&new);
+                    let _ = self.attach(&old);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The process of a switch, as a command uses it: started when the first guest wants a port, asked while guests have some,
+//! gone after the last one. One command at a time does any of this to a switch.
+//!
+//! A process and its keeper that were both killed leave guests without a network. The next command that has anything to do
+//! with the switch starts it again, with the ports of all guests that run.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hpvm_host::launch::{Launch, Program};
+use hpvm_host::listen::listen;
+use hpvm_host::lock::{Busy, KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::names::switch_folder;
+use hpvm_host::paths::program;
+use hpvm_host::users::{self, Ids};
+use hpvm_host::{durable, removal};
+use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch};
+use hpvm_plan::record::AttachedNic;
+use hpvm_registry::Selector;
+use hpvm_vswitchd::client::{self, Asked, ClientError};
+use hpvm_vswitchd::fds;
+use hpvm_vswitchd::protocol::Request;
+use hpvm_vswitchd::status::Status;
+use hpvm_vswitchd::wanted::{Plug, Wanted};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::SwitchRefused;
+use crate::{Refusal, VmHost};
+
+/// A process comes up in some milliseconds; a start that needs it is refused after this.
+const UP_BOUND: Duration = Duration::from_secs(2);
+/// A request is done in some milliseconds; one that meets a process on its way back waits for that.
+const ASK_BOUND: Duration = Duration::from_secs(2);
+const BUSY_BOUND: Duration = Duration::from_secs(10);
+const LOG_BYTES_MAX: u64 = 1 << 20;
+
+/// The right to start a switch's process and to change its ports.
+pub(crate) struct Runner<'a> {
+    host: &'a VmHost,
+    pub(crate) switch: Vswitch,
+    folder: PathBuf,
+    _busy: Busy,
+}
+
+impl<'a> Runner<'a> {
+    /// Waits for another command that has it.
+    pub(crate) fn claim(host: &'a VmHost, switch: Vswitch) -> Result<Runner<'a>, Refusal> {
+        let folder = host.root.switch_dir(switch.number.get());
+        make_folder(&folder)?;
+        let busy = Busy::acquire(&folder.join(switch_folder::BUSY), "hpvmnet", BUSY_BOUND)?;
+        Ok(Runner { host, switch, folder, _busy: busy })
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        runs(&self.folder)
+    }
+
+    /// Starts the process if it does not run. One that cannot be brought up in time is an error that names the switch.
+    pub(crate) fn ensure(&self) -> Result<(), Refusal> {
+        if self.runs() {
+            // Its keeper may be bringing it back at this moment.
+            return self.ask(&Request::Ping, &[]).map(drop);
+        }
+        let plugs = self.plugs_of_running()?;
+        let mut wanted = Wanted {
+            number: self.switch.number,
+            name: self.switch.name.clone(),
+            state: self.switch.state,
+            ports: Vec::new(),
+        };
+        let mut sockets = Vec::new();
+        for (plug, attached, ids) in plugs {
+            sockets.push((plug.port, open_socket(&attached, ids)?));
+            wanted.put(plug);
+        }
+        self.launch(&wanted, sockets)
+    }
+
+    /// Gives a guest's NIC its port. The socket is new: who connected to an old one connects again.
+    pub(crate) fn attach(
+        &self,
+        config: &GuestConfig,
+        attached: &AttachedNic,
+    ) -> Result<(), Refusal> {
+        self.ensure()?;
+        let base = self.host.conf.uid_base()?;
+        let socket = open_socket(attached, users::guest_ids(base, config.number.get()))?;
+        let plug = plug(&self.switch, config, attached);
+        let asked = self.ask(&Request::Attach { plug }, &[socket.as_fd()]);
+        if asked.is_err() {
+            // A process without a port has nothing to do.
+            let _ = self.detach(config.number, Some(attached.nic.port));
+        }
+        asked.map(drop)
+    }
+
+    /// Takes ports from a guest, and ends the process after the last one.
+    pub(crate) fn detach(
+        &self,
+        guest: GuestNumber,
+        port: Option<PortNumber>,
+    ) -> Result<(), Refusal> {
+        if !self.runs() {
+            return Ok(());
+        }
+        self.ask(&Request::Detach { guest, port }, &[])?;
+        let is_over = || {
+            let text = fs::read_to_string(self.folder.join(switch_folder::PORTS)).ok();
+            text.and_then(|text| Wanted::read(&text)).is_some_and(|wanted| wanted.ports.is_empty())
+        };
+        if is_over() {
+            self.wait_until_gone();
+        }
+        Ok(())
+    }
+
+    /// Asks the process; fine when it does not run, since then there is nobody who would have to know.
+    pub(crate) fn tell(&self, request: &Request) -> Result<(), Refusal> {
+        match self.runs() {
+            true => self.ask(request, &[]).map(drop),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn ask(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Asked, Refusal> {
+        let control = self.folder.join(switch_folder::CONTROL);
+        let deadline = Instant::now() + ASK_BOUND;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match client::ask(&control, request, descriptors, left.max(Duration::from_millis(1))) {
+                // It was killed over the question, and its keeper starts another.
+                Err(ClientError::Closed) if !left.is_zero() && self.runs() => pause(),
+                Err(ClientError::Deadline(_)) => return Err(self.not_up(ASK_BOUND)),
+                Err(source) => {
+                    let name = self.switch.name.clone();
+                    return Err(SwitchRefused::Asked { name, source }.into());
+                }
+                Ok(asked) => return Ok(asked),
+            }
+        }
+    }
+
+    /// What the process published last; `None` when it does not run.
+    pub(crate) fn status(&self) -> Option<Status> {
+        status(self.host, self.switch.number.get())
+    }
+
+    fn not_up(&self, bound: Duration) -> Refusal {
+        let log = self.host.root.switch_log(self.switch.number.get());
+        SwitchRefused::NotUp {
+            name: self.switch.name.clone(),
+            seconds: bound.as_secs(),
+            log: log.to_string_lossy().into_owned(),
+        }
+        .into()
+    }
+
+    /// The NICs of all guests that run on this switch, as their boot records have them.
+    fn plugs_of_running(&self) -> Result<Vec<(Plug, AttachedNic, Option<Ids>)>, Refusal> {
+        let base = self.host.conf.uid_base()?;
+        let mut plugs = Vec::new();
+        for number in self.host.run_folders().into_iter().filter_map(GuestNumber::new) {
+            if !self.host.presence(number).is_on() {
+                continue;
+            }
+            let Some(config) = self.host.registry.guest(&Selector::Number(number))? else {
+                continue;
+            };
+            let Ok(machine) = self.host.boot_record(&config) else { continue };
+            for attached in machine.nics.iter().filter(|a| a.switch == self.switch.number) {
+                let ids = users::guest_ids(base, number.get());
+                plugs.push((plug(&self.switch, &config, attached), attached.clone(), ids));
+            }
+        }
+        Ok(plugs)
+    }
+
+    fn launch(
+        &self,
+        wanted: &Wanted,
+        sockets: Vec<(PortNumber, UnixListener)>,
+    ) -> Result<(), Refusal> {
+        let base = self.host.conf.uid_base()?;
+        let ids = users::switch_ids(base, self.switch.number.get());
+        let path = |name: &str| self.folder.join(name);
+        if let Some(Ids { uid, gid }) = ids {
+            lchown(&self.folder, Some(uid), Some(gid))
+                .map_err(Refusal::file("hand over", &self.folder))?;
+        }
+        removal::file(&path(switch_folder::STATUS))
+            .map_err(Refusal::file("remove", path(switch_folder::STATUS)))?;
+        durable::replace_file(&path(switch_folder::PORTS), wanted.to_text().as_bytes(), 0o644)?;
+        let lock = open(&path(switch_folder::LOCK), true, 0o644)?;
+        if let Some(Ids { uid, gid }) = ids {
+            std::os::unix::fs::fchown(&lock, Some(uid), Some(gid))
+                .map_err(Refusal::file("hand over", path(switch_folder::LOCK)))?;
+        }
+        let daemon = Program { path: program("hpvmnetd")?, args: Vec::new(), ids };
+        let keeper = program("hpvmkeeper")?;
+        let mut launch = Launch::alone(&daemon);
+        launch.lock(lock);
+        launch.keep_launch(fds::LAUNCH);
+        let control = listen(&path(switch_folder::CONTROL), 0o600, None);
+        launch.app_fd(control.map_err(hpvm_engine::launch::LaunchError::from)?, fds::CONTROL);
+        launch.log(self.log()?, fds::LOG);
+        launch.app_fd(hold(&self.folder, rustix::fs::OFlags::DIRECTORY)?, fds::RUN_FOLDER);
+        launch.app_fd(hold(&keeper, rustix::fs::OFlags::empty())?, fds::KEEPER_PROGRAM);
+        launch.app_fd(hold(&daemon.path, rustix::fs::OFlags::empty())?, fds::PROGRAM);
+        launch.app_program_fd(fds::PROGRAM);
+        for (port, socket) in sockets {
+            launch.kept_fd(socket, port.number().into());
+        }
+        let (ready, theirs) = io::pipe().map_err(Refusal::file("make a pipe for", &self.folder))?;
+        launch.app_once_fd(theirs, fds::READY);
+        launch.spawn(&keeper).map_err(hpvm_engine::launch::LaunchError::from)?;
+        self.wait_until_ready(ready)
+    }
+
+    fn wait_until_ready(&self, mut ready: io::PipeReader) -> Result<(), Refusal> {
+        let timeout = Timespec::try_from(UP_BOUND).unwrap_or_default();
+        let is_ready = {
+            let pipe = ready.as_fd();
+            poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timeout))
+        };
+        let mut said = [0; 8];
+        match is_ready {
+            Ok(1) if ready.read(&mut said).is_ok_and(|count| count > 0) => Ok(()),
+            _ => Err(self.not_up(UP_BOUND)),
+        }
+    }
+
+    /// The keeper ends some milliseconds after the process that had no port any more.
+    fn wait_until_gone(&self) {
+        let deadline = Instant::now() + UP_BOUND;
+        while self.runs() && Instant::now() < deadline {
+            pause();
+        }
+    }
+
+    /// A log that grew long in earlier runs begins anew, with the last part kept beside it.
+    fn log(&self) -> Result<File, Refusal> {
+        let path = self.host.root.switch_log(self.switch.number.get());
+        if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+            let old = path.with_extension("log.old");
+            fs::rename(&path, &old).map_err(Refusal::file("rename", &path))?;
+        }
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .open(&path)
+            .map_err(Refusal::file("open", &path))
+    }
+}
+
+/// What the process of a switch published last; `None` when it does not run.
+pub(crate) fn status(host: &VmHost, number: u32) -> Option<Status> {
+    let folder = host.root.switch_dir(number);
+    if !runs(&folder) {
+        return None;
+    }
+    let file = durable::open_regular(&folder.join(switch_folder::STATUS)).ok()?;
+    let mut text = String::new();
+    file.take(4 << 20).read_to_string(&mut text).ok()?;
+    Status::read(&text)
+}
+
+fn runs(folder: &Path) -> bool {
+    let Ok(lock) = durable::open_regular(&folder.join(switch_folder::LOCK)) else { return false };
+    let held = |byte| is_held(&lock, byte).unwrap_or(false);
+    held(KEEPER_BYTE) || held(WORKER_BYTE)
+}
+
+fn plug(switch: &Vswitch, config: &GuestConfig, attached: &AttachedNic) -> Plug {
+    let nic = &attached.nic;
+    Plug {
+        port: nic.port,
+        guest: config.name.clone(),
+        number: config.number,
+        slot: nic.slot,
+        kind: nic.kind,
+        mac: nic.mac,
+        features: attached.features,
+        rules: switch.rules(nic.port),
+    }
+}
+
+/// The listening socket to which a guest's QEMU connects a NIC, in a folder that its user alone may enter.
+fn open_socket(attached: &AttachedNic, ids: Option<Ids>) -> Result<UnixListener, Refusal> {
+    let path = Path::new(&attached.socket);
+    let folder = path.parent().unwrap_or(path);
+    let owner = ids.map(|Ids { gid, .. }| Ids { uid: users::effective_uid(), gid });
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(Refusal::file("make the folder", folder)(error));
+        }
+        _ => {}
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o750))
+        .map_err(Refusal::file("set the mode of", folder))?;
+    if let Some(Ids { uid, gid }) = owner {
+        lchown(folder, Some(uid), Some(gid)).map_err(Refusal::file("hand over", folder))?;
+    }
+    Ok(listen(path, 0o660, owner).map_err(hpvm_engine::launch::LaunchError::from)?)
+}
+
+/// `run/net` and the switch's own folder in it.
+fn make_folder(folder: &Path) -> Result<(), Refusal> {
+    for folder in folder.parent().into_iter().chain([folder]) {
+        match fs::create_dir(folder) {
+            Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
+                .map_err(Refusal::file("set the mode of", folder))?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Refusal::file("make the folder", folder)(error)),
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path, create: bool, mode: u32) -> Result<File, Refusal> {
+    let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(mode)
+        .custom_flags(no_link)
+        .open(path)
+        .map_err(Refusal::file("open", path))
+}
+
+fn hold(path: &Path, flags: rustix::fs::OFlags) -> Result<OwnedFd, Refusal> {
+    let flags = flags | rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .map_err(|error| Refusal::file("open", path)(error.into()))
+}
+
+/// A held lock cannot be waited for without taking it, so it is looked at again, a millisecond apart.
+fn pause() {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    let _ = poll(&mut [], Some(&timeout));
+}

@@ -1,0 +1,323 @@
+//! What an administrator does to virtual switches: create, change, boot, halt, reset, delete, and the rules of their ports.
+//! The registry says what a switch is; when its process runs, that is told, and so are guests whose links come or go.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use hpvm_host::{interfaces, signals};
+use hpvm_model::network::PortChange;
+use hpvm_model::{
+    Forward, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchState, Vswitch, Wire,
+};
+use hpvm_plan::hotplug::Force;
+use hpvm_plan::record::Link;
+use hpvm_registry::{Step, SwitchSelector};
+use hpvm_vswitchd::protocol::{Reply, Request, Station};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::runner::{Runner, status};
+use super::{SwitchRefused, links};
+use crate::{Actor, Mode, Refusal, VmHost};
+
+/// What is asked of a new switch, or of one that is to become another; `None` leaves it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SwitchRequest {
+    pub name: Option<SwitchName>,
+    pub wire: Option<Wire>,
+    /// Of a NAT wire.
+    pub forwards: Option<Vec<Forward>>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    pub switch: Vswitch,
+    pub problems: Vec<Problem>,
+}
+
+/// Makes a switch. It is halted until it is booted.
+pub fn create(
+    host: &mut VmHost,
+    actor: &Actor,
+    name: &SwitchName,
+    request: &SwitchRequest,
+    mode: Mode,
+) -> Result<Changed, Refusal> {
+    let change = host.registry.change()?;
+    let mut switch = Vswitch::new(change.next_switch_number()?, name.clone());
+    apply(&mut switch, request);
+    let problems = problems(&switch);
+    change.insert_vswitch(&switch)?;
+    if mode == Mode::DryRun {
+        return Ok(Changed { switch, problems });
+    }
+    change.record(&actor.done(None, None))?;
+    change.commit()?;
+    Step::SwitchCommitted.reached();
+    Ok(Changed { switch, problems })
+}
+
+/// Changes a switch's name. NICs of guests name it anew.
+pub fn change(
+    host: &mut VmHost,
+    actor: &Actor,
+    selector: &SwitchSelector,
+    request: &SwitchRequest,
+    mode: Mode,
+) -> Result<Changed, Refusal> {
+    let before = named(host, selector)?;
+    if before.name.is_localnet() {
+        return Err(SwitchRefused::Localnet(before.name, "changed").into());
+    }
+    let mut after = before.clone();
+    apply(&mut after, request);
+    let problems = problems(&after);
+    let change = host.registry.change()?;
+    let guests = change.update_vswitch(&after)?;
+    if mode == Mode::DryRun {
+        return Ok(Changed { switch: after, problems });
+    }
+    change.record(&actor.done(None, None))?;
+    change.commit()?;
+    Step::SwitchCommitted.reached();
+    for guest in &guests {
+        host.folder(guest).replace_identity(guest)?;
+    }
+    if before.name != after.name {
+        let renamed = Request::Rename { name: after.name.clone() };
+        Runner::claim(host, after.clone())?.tell(&renamed)?;
+    }
+    Ok(Changed { switch: after, problems })
+}
+
+fn apply(switch: &mut Vswitch, request: &SwitchRequest) {
+    if let Some(name) = &request.name {
+        switch.name.clone_from(name);
+    }
+    if let Some(wire) = &request.wire {
+        switch.wire.clone_from(wire);
+    }
+    if let Some(forwards) = &request.forwards {
+        switch.forwards.clone_from(forwards);
+    }
+}
+
+fn problems(switch: &Vswitch) -> Vec<Problem> {
+    let missing = |name: &&InterfaceName| !interfaces::exists(name);
+    let interface = switch.wire.interface().filter(missing);
+    let warning = |name: &InterfaceName| {
+        let text = format!(
+            "there is no network interface {name} now; virtual switch '{}' has no wire until there is",
+            switch.name
+        );
+        Problem::warning(name.as_str(), text)
+    };
+    interface.map(warning).into_iter().collect()
+}
+
+/// Boots or halts a switch. The guests on it run on, and see their links come or go.
+pub fn set_state(
+    host: &mut VmHost,
+    actor: &Actor,
+    selector: &SwitchSelector,
+    state: SwitchState,
+    mode: Mode,
+) -> Result<Changed, Refusal> {
+    let before = named(host, selector)?;
+    let switch = Vswitch { state, ..before };
+    if mode == Mode::DryRun {
+        return Ok(Changed { problems: problems(&switch), switch });
+    }
+    let change = host.registry.change()?;
+    change.update_vswitch(&switch)?;
+    change.record(&actor.done(None, None))?;
+    change.commit()?;
+    Step::SwitchCommitted.reached();
+    let mut told = carry_out(host, &switch)?;
+    told.extend(problems(&switch));
+    Ok(Changed { switch, problems: told })
+}
+
+/// Halts a switch and boots it, which makes its guests' links go and come.
+pub fn reset(
+    host: &mut VmHost,
+    actor: &Actor,
+    selector: &SwitchSelector,
+    mode: Mode,
+) -> Result<Changed, Refusal> {
+    let halted = set_state(host, actor, selector, SwitchState::Halted, mode)?;
+    let mut booted = set_state(host, actor, selector, SwitchState::Up, mode)?;
+    booted.problems.extend(halted.problems);
+    booted.problems.dedup();
+    Ok(booted)
+}
+
+/// Tells the process and the guests what state the switch has. A process that was killed with its keeper is started again
+/// for the guests that run.
+fn carry_out(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
+    let runner = Runner::claim(host, switch.clone())?;
+    if runner.runs() {
+        runner.ask(&Request::State { state: switch.state }, &[])?;
+    } else if has_running(host, switch)? {
+        runner.ensure()?;
+    }
+    let link = match switch.state {
+        SwitchState::Up => Link::Up,
+        SwitchState::Halted => Link::Down,
+    };
+    links::show(host, switch, link)
+}
+
+/// Starts again the processes of switches that guests run on and that nobody runs: both process and keeper were killed.
+/// Gives the switches that could not be started, and why.
+pub fn revive(host: &VmHost) -> Result<Vec<(SwitchName, Refusal)>, Refusal> {
+    let mut left = Vec::new();
+    for switch in host.registry.vswitches()? {
+        let name = switch.name.clone();
+        if !has_running(host, &switch)? {
+            continue;
+        }
+        let revived = Runner::claim(host, switch).and_then(|runner| match runner.runs() {
+            true => Ok(()),
+            false => runner.ensure(),
+        });
+        left.extend(revived.err().map(|refusal| (name, refusal)));
+    }
+    Ok(left)
+}
+
+fn has_running(host: &VmHost, switch: &Vswitch) -> Result<bool, Refusal> {
+    let running = host.machines()?;
+    Ok(running.iter().any(|(_, machine)| machine.nics.iter().any(|a| a.switch == switch.number)))
+}
+
+/// Deletes a switch. One that guests have ports of is kept, unless that is forced: then their NICs name a switch that is not
+/// there. One that a running guest is on is never deleted.
+pub fn delete(
+    host: &mut VmHost,
+    actor: &Actor,
+    selector: &SwitchSelector,
+    force: Force,
+    mode: Mode,
+) -> Result<Vswitch, Refusal> {
+    let switch = named(host, selector)?;
+    if switch.name.is_localnet() {
+        return Err(SwitchRefused::Localnet(switch.name, "deleted").into());
+    }
+    let rows = host.registry.nics()?;
+    let mut users: Vec<GuestName> = rows
+        .into_iter()
+        .filter(|row| !row.removed && row.nic.vswitch == switch.name)
+        .map(|row| row.guest)
+        .collect();
+    users.dedup();
+    if !users.is_empty() && (force == Force::No || has_running(host, &switch)?) {
+        let guests = users.iter().map(GuestName::as_str).collect::<Vec<_>>().join(", ");
+        return Err(SwitchRefused::InUse { name: switch.name, guests }.into());
+    }
+    if mode == Mode::DryRun {
+        return Ok(switch);
+    }
+    let change = host.registry.change()?;
+    change.remove_vswitch(switch.number)?;
+    change.record(&actor.done(None, None))?;
+    change.commit()?;
+    Step::SwitchCommitted.reached();
+    Ok(switch)
+}
+
+/// Changes the rules of a port, now and for every guest that has it later.
+pub fn change_port(
+    host: &mut VmHost,
+    actor: &Actor,
+    selector: &SwitchSelector,
+    asked: &PortChange,
+    mode: Mode,
+) -> Result<Changed, Refusal> {
+    let mut switch = named(host, selector)?;
+    let mut rules = switch.rules(asked.port);
+    asked.apply(&mut rules);
+    switch.set_rules(asked.port, rules.clone());
+    if mode == Mode::DryRun {
+        return Ok(Changed { switch, problems: Vec::new() });
+    }
+    let change = host.registry.change()?;
+    change.update_vswitch(&switch)?;
+    change.record(&actor.done(None, None))?;
+    change.commit()?;
+    Step::SwitchCommitted.reached();
+    let is_plugged =
+        status(host, switch.number.get()).is_some_and(|status| status.port(asked.port).is_some());
+    if is_plugged {
+        let request = Request::Rules { port: asked.port, rules };
+        Runner::claim(host, switch.clone())?.tell(&request)?;
+    }
+    Ok(Changed { switch, problems: Vec::new() })
+}
+
+/// Begins the counters of a port, or of all, anew.
+pub fn clear(
+    host: &VmHost,
+    selector: &SwitchSelector,
+    port: Option<PortNumber>,
+) -> Result<(), Refusal> {
+    let switch = named(host, selector)?;
+    Runner::claim(host, switch)?.tell(&Request::Clear { port })
+}
+
+/// Where the switch knows stations to be.
+pub fn stations(host: &VmHost, selector: &SwitchSelector) -> Result<Vec<Station>, Refusal> {
+    let switch = named(host, selector)?;
+    let runner = Runner::claim(host, switch)?;
+    if !runner.runs() {
+        return Err(SwitchRefused::NotRunning(runner.switch.name).into());
+    }
+    match runner.ask(&Request::Macs, &[])?.reply {
+        Reply::Macs { mut stations } => {
+            stations.sort_by_key(|station| (station.port, station.mac));
+            Ok(stations)
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Bytes kept of each frame of a capture: all of it.
+const SNAP_BYTES: u32 = 1 << 18;
+
+/// Has the frames of a port written to a file, until the connection that comes back is closed.
+pub fn capture(
+    host: &VmHost,
+    selector: &SwitchSelector,
+    port: PortNumber,
+    file: &File,
+) -> Result<UnixStream, Refusal> {
+    let switch = named(host, selector)?;
+    let runner = Runner::claim(host, switch)?;
+    if !runner.status().is_some_and(|status| status.port(port).is_some()) {
+        return Err(SwitchRefused::NoPort { name: runner.switch.name, port }.into());
+    }
+    let request = Request::Capture { port, snap_bytes: SNAP_BYTES };
+    Ok(runner.ask(&request, &[file.as_fd()])?.connection)
+}
+
+/// Waits until the switch ends a capture, or whoever runs the command interrupts it.
+pub fn wait_for_end(connection: &UnixStream) {
+    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    while signals::interrupted().is_none() {
+        let ended = poll(&mut [PollFd::new(connection, PollFlags::IN)], Some(&LOOK));
+        if ended.is_ok_and(|count| count > 0) {
+            return;
+        }
+    }
+}
+
+/// The switch that is meant.
+pub fn named(host: &VmHost, selector: &SwitchSelector) -> Result<Vswitch, Refusal> {
+    let shown = || match selector {
+        SwitchSelector::Name(name) => name.to_string(),
+        SwitchSelector::Number(number) => number.to_string(),
+    };
+    let found = host.registry.vswitch(selector)?;
+    found.ok_or_else(|| SwitchRefused::Unknown(shown()).into())
+}

@@ -1,0 +1,192 @@
+//! How virtual switches look now: what the registry says, what the machines of running guests have, and what the switches'
+//! processes published. Nobody is asked, but where counters are wanted a process is asked to publish them first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use hpvm_host::interfaces;
+use hpvm_model::{
+    GuestConfig, GuestName, GuestNumber, MacAddress, NicKind, PortNumber, PortRules, SwitchState,
+    Vswitch,
+};
+use hpvm_plan::record::Machine;
+use hpvm_registry::{NicRow, Selector};
+use hpvm_vswitchd::protocol::Request;
+use hpvm_vswitchd::status::{LinkNow, PortNow, Status};
+
+use super::runner::{Runner, status};
+use crate::{Refusal, VmHost};
+
+/// One switch, complete.
+#[derive(Clone, Debug)]
+pub struct SwitchView {
+    pub switch: Vswitch,
+    pub state: ShownState,
+    /// Of the interface that is its wire.
+    pub mac: Option<MacAddress>,
+    pub ip: Option<IpAddr>,
+    /// Ports that a guest has or reserves, or that have rules, in order.
+    pub ports: Vec<PortView>,
+}
+
+/// What a list says of a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShownState {
+    Up,
+    Down,
+    /// Guests run on it, and its process does not.
+    Unknown,
+}
+
+impl ShownState {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ShownState::Up => "Up",
+            ShownState::Down => "Down",
+            ShownState::Unknown => "Unknown",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct PortView {
+    pub port: PortNumber,
+    pub state: PortState,
+    /// Of the card that runs, else of the one that is configured; `None` of a port with rules alone.
+    pub adaptor: Option<NicKind>,
+    pub rules: PortRules,
+    /// Guests that have the port in their configuration.
+    pub reserved: Vec<GuestName>,
+    pub active: Option<GuestName>,
+    /// What the switch's process says of it.
+    pub now: Option<PortNow>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortState {
+    /// A running guest has it and frames can pass, or will when its driver is up.
+    Active,
+    /// A running guest has it, and the switch is halted or not there.
+    Down,
+    /// Guests that do not run have it.
+    Reserved,
+    /// Nobody has it.
+    Free,
+}
+
+impl PortState {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PortState::Active => "Active",
+            PortState::Down => "Down",
+            PortState::Reserved => "Reserved",
+            PortState::Free => "Free",
+        }
+    }
+}
+
+impl VmHost {
+    /// The machines of all guests that run.
+    pub(crate) fn machines(&self) -> Result<Vec<(GuestConfig, Machine)>, Refusal> {
+        let mut machines = Vec::new();
+        for number in self.run_folders().into_iter().filter_map(GuestNumber::new) {
+            if !self.presence(number).is_on() {
+                continue;
+            }
+            let Some(config) = self.registry.guest(&Selector::Number(number))? else { continue };
+            if let Ok(machine) = self.boot_record(&config) {
+                machines.push((config, machine));
+            }
+        }
+        Ok(machines)
+    }
+
+    /// All switches, in order of number.
+    pub fn switches(&self) -> Result<Vec<SwitchView>, Refusal> {
+        let (rows, machines) = (self.registry.nics()?, self.machines()?);
+        let switches = self.registry.vswitches()?.into_iter();
+        Ok(switches.map(|switch| self.switch_view(switch, &rows, &machines)).collect())
+    }
+
+    fn switch_view(
+        &self,
+        switch: Vswitch,
+        rows: &[NicRow],
+        machines: &[(GuestConfig, Machine)],
+    ) -> SwitchView {
+        let status = status(self, switch.number.get());
+        let ports = ports(&switch, rows, machines, status.as_ref());
+        let is_used = ports.iter().any(|port| port.active.is_some());
+        let interface = switch.wire.interface();
+        let has_wire = interface.is_none_or(interfaces::exists);
+        let state = match switch.state {
+            SwitchState::Halted => ShownState::Down,
+            SwitchState::Up if is_used && status.is_none() => ShownState::Unknown,
+            SwitchState::Up if has_wire => ShownState::Up,
+            SwitchState::Up => ShownState::Down,
+        };
+        SwitchView {
+            mac: interface.map(|name| interfaces::mac(name).unwrap_or(MacAddress::new([0; 6]))),
+            ip: interface.and_then(interfaces::ip),
+            switch,
+            state,
+            ports,
+        }
+    }
+
+    /// Has the process of a switch publish its counters as they are now. One that does not answer shows older ones.
+    pub fn refresh(&self, switch: &Vswitch) {
+        if let Ok(runner) = Runner::claim(self, switch.clone()) {
+            let _ = runner.tell(&Request::Publish);
+        }
+    }
+}
+
+fn ports(
+    switch: &Vswitch,
+    rows: &[NicRow],
+    machines: &[(GuestConfig, Machine)],
+    status: Option<&Status>,
+) -> Vec<PortView> {
+    let configured = || rows.iter().filter(|r| !r.removed && r.nic.vswitch == switch.name);
+    let running: BTreeMap<PortNumber, (&GuestName, NicKind)> = machines
+        .iter()
+        .flat_map(|(config, machine)| machine.nics.iter().map(move |attached| (config, attached)))
+        .filter(|(_, attached)| attached.switch == switch.number)
+        .map(|(config, attached)| (attached.nic.port, (&config.name, attached.nic.kind)))
+        .collect();
+    let mut numbers: BTreeSet<PortNumber> = configured().map(|row| row.nic.port).collect();
+    numbers.extend(running.keys());
+    numbers.extend(switch.ports.keys());
+    let view = |port: PortNumber| {
+        let mut reserving = configured().filter(|row| row.nic.port == port).peekable();
+        let kind = reserving.peek().map(|row| row.nic.kind);
+        let active = running.get(&port);
+        let now = status.and_then(|status| status.port(port)).cloned();
+        PortView {
+            port,
+            state: match (active, kind) {
+                (Some(_), _) => running_state(switch, now.as_ref()),
+                (None, Some(_)) => PortState::Reserved,
+                (None, None) => PortState::Free,
+            },
+            adaptor: active.map(|(_, kind)| *kind).or(kind),
+            rules: switch.rules(port),
+            reserved: reserving.map(|row| row.guest.clone()).collect(),
+            active: active.map(|(guest, _)| (*guest).clone()),
+            now,
+        }
+    };
+    numbers.into_iter().map(view).collect()
+}
+
+fn running_state(switch: &Vswitch, now: Option<&PortNow>) -> PortState {
+    match now.map(|now| now.link) {
+        Some(LinkNow::Connected | LinkNow::Started) if switch.state == SwitchState::Up => {
+            PortState::Active
+        }
+        _ => PortState::Down,
+    }
+}

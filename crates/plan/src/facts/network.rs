@@ -1,0 +1,68 @@
+//! What is known about the VM Host's networks when a decision is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hpvm_model::{
+    GuestName, MacAddress, Nic, NicKind, PciSlot, PortNumber, SwitchName, SwitchNumber, SwitchState,
+};
+
+use crate::record::{AttachedNic, Link};
+
+/// The virtual switches, what others have of them, and how a NIC of this guest is joined to one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkFacts {
+    pub switches: BTreeMap<SwitchName, SwitchFact>,
+    /// Addresses that a new NIC cannot have, and who has each, as words.
+    pub macs: BTreeMap<MacAddress, String>,
+    /// Where the guest's sockets lie while it runs.
+    pub folder: String,
+    /// The virtio features that an AVIO port is offered at its first connect, and then for ever.
+    pub features: u64,
+}
+
+/// A virtual switch as a guest that wants a port sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchFact {
+    pub number: SwitchNumber,
+    pub state: SwitchState,
+    /// Why its wire carries nothing now, if so.
+    pub wire_missing: Option<String>,
+    /// The longest packet its wire carries, in bytes; `None` without a wire that says.
+    pub mtu: Option<u16>,
+    /// Ports that other guests' NICs have.
+    pub held: BTreeMap<PortNumber, Vec<PortHolder>>,
+    /// Ports with rules of their own: made for somebody, so no NIC gets one without asking.
+    pub ruled: BTreeSet<PortNumber>,
+}
+
+/// A guest with a NIC on a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortHolder {
+    pub guest: GuestName,
+    pub runs: bool,
+}
+
+impl NetworkFacts {
+    /// A NIC as a guest that is started, or takes it on, gets it.
+    #[must_use]
+    pub fn attach(&self, nic: &Nic) -> AttachedNic {
+        let switch = self.switches.get(&nic.vswitch);
+        AttachedNic {
+            nic: nic.clone(),
+            switch: switch.map_or(SwitchNumber::LOCALNET, |switch| switch.number),
+            socket: format!("{}/{}", self.folder, socket_name(nic.slot)),
+            features: (nic.kind == NicKind::AvioLan).then_some(self.features),
+            mtu: switch.and_then(|switch| switch.mtu),
+            link: match switch.map(|switch| switch.state) {
+                Some(SwitchState::Up) => Link::Up,
+                Some(SwitchState::Halted) | None => Link::Down,
+            },
+        }
+    }
+}
+
+/// The socket of the NIC in a slot, within the guest's folder of them.
+#[must_use]
+pub fn socket_name(slot: PciSlot) -> String {
+    format!("{}-{}", slot.bus(), slot.device())
+}

@@ -1,0 +1,93 @@
+//! What is wrong with a configuration's NICs: the places they have, the switches they name, the addresses and ports that
+//! others have.
+
+use std::collections::BTreeMap;
+
+use hpvm_model::{GuestConfig, MacAddress, Nic, NicKind, PciSlot, SwitchState};
+
+use super::{Findings, never, note, start_command, taken};
+use crate::facts::HostFacts;
+use crate::facts::network::SwitchFact;
+
+pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    let mut slots: BTreeMap<PciSlot, &Nic> = BTreeMap::new();
+    let mut macs: BTreeMap<MacAddress, &Nic> = BTreeMap::new();
+    for nic in &config.nics {
+        if let Some(adapter) = config.adapter_in(nic.slot) {
+            all.push(never(
+                nic.to_string(),
+                format!(
+                    "{} is the address of an {} adapter; a NIC needs a bus,device of its own",
+                    nic.slot,
+                    adapter.as_str()
+                ),
+            ));
+        }
+        if slots.insert(nic.slot, nic).is_some() {
+            let text = format!("address {} is given to two NICs", nic.slot);
+            all.push(never(nic.to_string(), text));
+        }
+        if let Some(first) = macs.insert(nic.mac, nic) {
+            let text =
+                format!("MAC address {} is that of the NIC at {} already", nic.mac, first.slot);
+            all.push(never(nic.to_string(), text));
+        }
+        if let Some(holder) = facts.network.macs.get(&nic.mac) {
+            let text = format!(
+                "MAC address {} belongs to {holder}; give another, or none to have one made",
+                nic.mac
+            );
+            all.push(never(nic.to_string(), text));
+        }
+        match facts.network.switches.get(&nic.vswitch) {
+            Some(switch) => joined(config, nic, switch, facts, all),
+            None => all.push(
+                never(
+                    nic.vswitch.to_string(),
+                    format!("there is no virtual switch '{}'; `hpvmnet` lists them", nic.vswitch),
+                )
+                .run(format!("hpvmnet -c -S {}", nic.vswitch)),
+            ),
+        }
+    }
+}
+
+fn joined(
+    config: &GuestConfig,
+    nic: &Nic,
+    switch: &SwitchFact,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    let Nic { vswitch, port, .. } = nic;
+    let same = |other: &&Nic| (&other.vswitch, other.port) == (vswitch, *port);
+    if config.nics.iter().filter(same).count() > 1 {
+        let text = format!("port {port} of virtual switch '{vswitch}' is given to two NICs");
+        all.push(never(nic.to_string(), text));
+    }
+    let holders = switch.held.get(port).map(Vec::as_slice).unwrap_or_default();
+    if let Some(holder) = holders.iter().find(|holder| holder.runs) {
+        let text = format!(
+            "port {port} of virtual switch '{vswitch}' is in use by running guest {}; give another with portid:N",
+            holder.guest
+        );
+        all.push(taken(nic.to_string(), text));
+    }
+    if facts.start.is_none() {
+        return;
+    }
+    if switch.state == SwitchState::Halted {
+        let text =
+            format!("virtual switch '{vswitch}' is halted, so the NIC at {} has no link", nic.slot);
+        all.push(note(vswitch.as_str(), text).run(format!("hpvmnet -S {vswitch} -b")));
+    } else if let Some(reason) = &switch.wire_missing {
+        let text = format!("virtual switch '{vswitch}' has no wire now: {reason}");
+        let ask = "bring that interface up";
+        all.push(note(vswitch.as_str(), text).ask(ask, start_command(config)));
+    }
+}
+
+/// How many emulated cards a configuration has: each takes I/O ports, as emulated adapters do.
+pub(super) fn emulated(config: &GuestConfig) -> usize {
+    config.nics.iter().filter(|nic| nic.kind == NicKind::Lan).count()
+}

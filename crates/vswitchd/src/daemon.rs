@@ -1,0 +1,504 @@
+//! The one owner of a switch: begins with what is kept and what is wanted, then does what commands ask.
+//!
+//! A change is written down before it is made, and what fails is taken back, so that whatever kills us the next process goes
+//! on with what the commands were told. Nothing here touches a frame.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use hpvm_host::confine::{Confinement, Enforced};
+use hpvm_host::launch::inherited;
+use hpvm_host::lock::ByteLock;
+use hpvm_host::names::switch_folder;
+use hpvm_model::{PortNumber, SwitchState, chain};
+use hpvm_vswitch::{
+    Capture, Clock, Event, GuestMemory, MacOrigin, Options, Place, PortOptions, Switch,
+    SwitchError, SwitchState as Forwarding,
+};
+use hpvm_vswitchd::fds;
+use hpvm_vswitchd::protocol::{Reply, Request, Station};
+use hpvm_vswitchd::status::{PortNow, Status};
+use hpvm_vswitchd::wanted::{Plug, Wanted};
+use rustix::io::fcntl_dupfd_cloexec;
+
+use crate::control::{self, Asked};
+use crate::folder::Folder;
+use crate::link::Link;
+use crate::log::Log;
+use crate::{Failure, FromKeeper, Input, successor};
+
+/// Counters are published so often at most, and only when some changed.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What our successor and its keeper still open by path: the count of processes killed for memory, and users' names.
+const READABLE: &[&str] = &["/proc/vmstat", "/etc/passwd"];
+
+pub(crate) struct Daemon {
+    _lock: ByteLock,
+    link: Link,
+    /// Copies of what the keeper holds, by tag; a successor of the keeper gets them from us.
+    kept: BTreeMap<u32, OwnedFd>,
+    wanted: Wanted,
+    switch: Switch,
+    folder: Folder,
+    log: Log,
+    keeper: Option<PathBuf>,
+    /// What `keeper` may lead through.
+    _held: Option<OwnedFd>,
+    launch: OwnedFd,
+    inputs: Receiver<Input>,
+    to_owner: Sender<Input>,
+    published: String,
+}
+
+/// Whether the process goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    End,
+}
+
+impl Daemon {
+    pub(crate) fn begin() -> Result<Daemon, Failure> {
+        let descriptors = Descriptors::take()?;
+        let folder = Folder::new(descriptors.folder);
+        let lock = folder.lock().map_err(Failure::Folder)?.ok_or(Failure::Locked)?;
+        let link = Link::new(descriptors.link);
+        let kept = receive_kept(&link)?;
+        let wanted = folder.read(switch_folder::PORTS).map_err(Failure::Folder)?;
+        let wanted = Wanted::read(&wanted).ok_or(Failure::Wanted)?;
+        let keeper = successor::keeper_program(descriptors.keeper_program.as_ref());
+        let mut log = Log::new(descriptors.log);
+        confine(&folder, keeper.as_deref(), &mut log)?;
+        let (switch, events) = Switch::start(Options {
+            name: wanted.name.to_string(),
+            state: forwarding(wanted.state),
+            clock: Clock::Monotonic,
+        })?;
+        let (to_owner, inputs) = channel();
+        listen(&link, descriptors.control, events, &to_owner)?;
+        let mut daemon = Daemon {
+            _lock: lock,
+            link,
+            kept,
+            wanted,
+            switch,
+            folder,
+            log,
+            keeper,
+            _held: descriptors.keeper_program,
+            launch: descriptors.launch,
+            inputs,
+            to_owner,
+            published: String::new(),
+        };
+        daemon.resume()?;
+        daemon.publish();
+        if let Some(mut ready) = descriptors.ready {
+            // Who waited for it may have given up.
+            let _ = ready.write_all(b"running\n");
+        }
+        Ok(daemon)
+    }
+
+    /// Gives the switch its ports back.
+    fn resume(&mut self) -> Result<(), Failure> {
+        for plug in self.wanted.ports.clone() {
+            let added = match self.kept.get(&tag(plug.port)).map(AsFd::as_fd) {
+                Some(listener) => match listener.try_clone_to_owned() {
+                    Ok(listener) => self.add(&plug, listener).map_err(|e| chain(&e)),
+                    Err(error) => Err(error.to_string()),
+                },
+                None => Err("its socket was not kept".to_owned()),
+            };
+            if let Err(error) = added {
+                self.log.say(&format!(
+                    "port {} of guest {} cannot be served: {error}",
+                    plug.port, plug.guest
+                ));
+                self.wanted.ports.retain(|other| other.port != plug.port);
+            }
+        }
+        self.write_down().map_err(Failure::Folder)
+    }
+
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        self.log.say(&format!(
+            "virtual switch {} runs with {} ports",
+            self.wanted.name,
+            self.wanted.ports.len()
+        ));
+        loop {
+            match self.inputs.recv_timeout(BEAT) {
+                Ok(Input::Asked(asked)) => {
+                    if self.answer(asked)? == Next::End {
+                        self.log.say("no guest has a port on it any more; it ends");
+                        self.link.finished();
+                        // Threads that sleep in a socket have nothing to put away.
+                        std::process::exit(0);
+                    }
+                }
+                Ok(Input::Event(event)) => self.happened(&event),
+                Ok(Input::KeeperDied) => self.keeper_died(),
+                Ok(Input::CaptureOver(port)) => drop(self.switch.capture(port, None)),
+                Err(RecvTimeoutError::Timeout) => {}
+                // We hold a sender ourselves.
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            self.publish();
+        }
+    }
+
+    /// Does what is asked. A switch whose thread is silent cannot go on: the next process can.
+    fn answer(&mut self, asked: Asked) -> Result<Next, Failure> {
+        let Asked { request, descriptors, replies, connection } = asked;
+        let is_detach = matches!(request, Request::Detach { .. });
+        let (reply, silent) = match self.perform(request, descriptors, connection) {
+            Ok(reply) => (reply, None),
+            Err(Refused::Switch(SwitchError::Silent)) => {
+                let silent = SwitchError::Silent;
+                (Reply::Failed { error: silent.to_string() }, Some(silent))
+            }
+            Err(refused) => (Reply::Failed { error: chain(&refused) }, None),
+        };
+        // The status is right by the time the asker knows.
+        self.publish();
+        let _ = replies.send(reply);
+        match silent {
+            Some(silent) => Err(silent.into()),
+            None if is_detach && self.wanted.ports.is_empty() => Ok(Next::End),
+            None => Ok(Next::GoOn),
+        }
+    }
+
+    fn perform(
+        &mut self,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+        connection: UnixStream,
+    ) -> Result<Reply, Refused> {
+        let descriptor = descriptors.into_iter().next();
+        match request {
+            Request::Ping | Request::Publish => {}
+            Request::Attach { plug } => self.attach(plug, descriptor.ok_or(Refused::Alone)?)?,
+            Request::Detach { guest, port } => {
+                let is_meant = |plug: &&Plug| {
+                    plug.number == guest && port.is_none_or(|port| port == plug.port)
+                };
+                let ports: Vec<PortNumber> =
+                    self.wanted.ports.iter().filter(is_meant).map(|plug| plug.port).collect();
+                ports.into_iter().try_for_each(|port| self.detach(port))?;
+            }
+            Request::Rules { port, rules } => {
+                self.switch.change_port(port, rules.clone())?;
+                if let Some(plug) = self.wanted.ports.iter_mut().find(|plug| plug.port == port) {
+                    plug.rules = rules;
+                }
+                self.write_down()?;
+            }
+            Request::State { state } => {
+                self.switch.set_state(forwarding(state))?;
+                self.wanted.state = state;
+                self.write_down()?;
+                self.log.say(&format!("virtual switch {} is {}", self.wanted.name, state.as_str()));
+            }
+            Request::Rename { name } => {
+                self.wanted.name = name;
+                self.write_down()?;
+            }
+            Request::Clear { port: Some(port) } => self.switch.clear_counters(port)?,
+            Request::Clear { port: None } => {
+                for port in self.switch.ports() {
+                    self.switch.clear_counters(port)?;
+                }
+                self.switch.clear_wire_counters();
+            }
+            Request::Macs => return Ok(Reply::Macs { stations: self.stations()? }),
+            Request::Capture { port, snap_bytes } => {
+                let file = descriptor.ok_or(Refused::Alone)?;
+                self.switch.capture(port, Some(Capture { file, snap_bytes }))?;
+                self.watch_asker(port, connection);
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    fn attach(&mut self, plug: Plug, listener: OwnedFd) -> Result<(), Refused> {
+        let port = plug.port;
+        if self.wanted.plug(port).is_some() {
+            self.detach(port)?;
+        }
+        self.wanted.put(plug.clone());
+        let attached = self.link.keep(tag(port), listener.as_fd()).map_err(Refused::Keep);
+        let attached = attached.and_then(|()| {
+            let copy = listener.try_clone().map_err(Refused::Keep)?;
+            self.kept.insert(tag(port), copy);
+            self.write_down()?;
+            self.add(&plug, listener)
+        });
+        if attached.is_err() {
+            self.forget(port);
+            // What led here is the thing to tell.
+            let _ = self.write_down();
+        }
+        attached
+    }
+
+    fn add(&mut self, plug: &Plug, listener: OwnedFd) -> Result<(), Refused> {
+        let options = PortOptions {
+            kind: plug.kind,
+            listener: UnixListener::from(listener),
+            mac: plug.mac,
+            features: plug.features,
+            memory: GuestMemory::Sealed,
+            rules: plug.rules.clone(),
+        };
+        Ok(self.switch.add_port(plug.port, options)?)
+    }
+
+    fn detach(&mut self, port: PortNumber) -> Result<(), Refused> {
+        match self.switch.remove_port(port) {
+            Ok(()) | Err(SwitchError::NoPort(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.forget(port);
+        Ok(self.write_down()?)
+    }
+
+    fn forget(&mut self, port: PortNumber) {
+        self.wanted.ports.retain(|plug| plug.port != port);
+        self.kept.remove(&tag(port));
+        self.link.release(tag(port));
+    }
+
+    fn write_down(&self) -> std::io::Result<()> {
+        self.folder.replace(switch_folder::PORTS, &self.wanted.to_text())
+    }
+
+    fn stations(&self) -> Result<Vec<Station>, SwitchError> {
+        let stations = self.switch.macs()?.into_iter().map(|entry| Station {
+            mac: entry.mac,
+            vlan: entry.vlan,
+            port: match entry.place {
+                Place::Port(port) => Some(port),
+                Place::Wire => None,
+            },
+            age_seconds: match entry.origin {
+                MacOrigin::Configured => None,
+                MacOrigin::Learned { age } => Some(age.as_secs()),
+            },
+        });
+        Ok(stations.collect())
+    }
+
+    /// A capture ends when its asker does, whatever ended him.
+    fn watch_asker(&self, port: PortNumber, mut connection: UnixStream) {
+        let owner = self.to_owner.clone();
+        let watch = move || {
+            let _ = connection.set_read_timeout(None);
+            let _ = connection.read(&mut [0]);
+            let _ = owner.send(Input::CaptureOver(port));
+        };
+        let name = format!("capture {port}");
+        if std::thread::Builder::new().name(name).spawn(watch).is_err() {
+            let _ = self.switch.capture(port, None);
+        }
+    }
+
+    fn happened(&mut self, event: &Event) {
+        let name = |wanted: &Wanted, port: PortNumber| {
+            wanted.plug(port).map_or_else(String::new, |plug| format!(" (guest {})", plug.guest))
+        };
+        match event {
+            Event::Connected { .. } | Event::Negotiated { .. } => {}
+            Event::Started { port } => {
+                let who = name(&self.wanted, *port);
+                self.log.tell_trouble(*port, &format!("port {port}{who} is up"));
+            }
+            Event::Stopped { .. } | Event::Disconnected { .. } => {}
+            Event::Lost { port, fault } => {
+                let who = name(&self.wanted, *port);
+                self.log.tell_trouble(*port, &format!("port {port}{who} is lost: {fault}"));
+            }
+            Event::Refused { port, reason } => {
+                let who = name(&self.wanted, *port);
+                let text = format!("the peer of port {port}{who} was sent away: {reason}");
+                self.log.tell_trouble(*port, &text);
+            }
+            Event::WireLost { reason } => self.log.say(&format!("the wire is gone: {reason}")),
+        }
+    }
+
+    /// A successor takes over with the next process, so ours is done. Without one we go on forwarding.
+    fn keeper_died(&mut self) {
+        self.log.say("the keeper is gone");
+        let Some(keeper) = &self.keeper else { return };
+        let kept = self.kept.iter().map(|(tag, fd)| (*tag, fd));
+        match successor::start(keeper, &self.launch, &self.folder, kept) {
+            Ok(()) => {
+                self.log.say("started its successor; the next process takes over");
+                // Nothing is said to the old keeper or to those who wait: their connections end with us.
+                std::process::exit(0);
+            }
+            Err(error) => {
+                self.log.say(&format!("no successor can be started: {}", chain(&error)));
+            }
+        }
+    }
+
+    /// Writes the status when it is another than the last one.
+    fn publish(&mut self) {
+        let text = self.status().to_text();
+        if text != self.published && self.folder.replace(switch_folder::STATUS, &text).is_ok() {
+            self.published = text;
+        }
+    }
+
+    fn status(&self) -> Status {
+        let ports = self.wanted.ports.iter().filter_map(|plug| {
+            let now = self.switch.port(plug.port).ok()?;
+            Some(PortNow {
+                port: plug.port,
+                guest: plug.guest.clone(),
+                number: plug.number,
+                slot: plug.slot,
+                kind: plug.kind,
+                mac: plug.mac,
+                link: now.link.into(),
+                source: now.source,
+                offered: now.offered,
+                acknowledged: now.acknowledged,
+                counters: self.switch.counters(plug.port).ok()?.into(),
+            })
+        });
+        Status {
+            number: self.wanted.number,
+            name: self.wanted.name.clone(),
+            state: self.wanted.state,
+            ports: ports.collect(),
+        }
+    }
+}
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("the descriptor that belongs to the request did not come with it")]
+    Alone,
+    #[error("the socket cannot be kept for the next process")]
+    Keep(#[source] std::io::Error),
+    #[error("the change cannot be written down")]
+    Write(#[from] std::io::Error),
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+}
+
+/// What the keeper holds a port's socket under.
+fn tag(port: PortNumber) -> u32 {
+    port.number().into()
+}
+
+fn forwarding(state: SwitchState) -> Forwarding {
+    match state {
+        SwitchState::Up => Forwarding::Up,
+        SwitchState::Halted => Forwarding::Halted,
+    }
+}
+
+fn receive_kept(link: &Link) -> Result<BTreeMap<u32, OwnedFd>, Failure> {
+    let mut kept = BTreeMap::new();
+    loop {
+        match link.receive() {
+            Some(FromKeeper::Kept { tag, fd }) => drop(kept.insert(tag, fd)),
+            Some(FromKeeper::AllKept) => return Ok(kept),
+            None => return Err(Failure::NoKeeper),
+        }
+    }
+}
+
+/// From here on only what the rest of this process needs is left to it, and to the keeper it may start.
+fn confine(folder: &Folder, keeper: Option<&Path>, log: &mut Log) -> Result<(), Failure> {
+    let readable: Vec<&Path> = READABLE.iter().map(Path::new).collect();
+    let programs: Vec<&Path> = keeper.into_iter().chain([Path::new("/proc/self/exe")]).collect();
+    let confinement = Confinement {
+        ids: None,
+        folder: folder.as_fd(),
+        read_beneath: &[],
+        read: &readable,
+        execute: &programs,
+    };
+    if confinement.apply()? == Enforced::Not {
+        log.say("the kernel has no Landlock: files are not withheld from hpvmnetd");
+    }
+    Ok(())
+}
+
+/// Threads that turn what comes from outside into inputs of the owner.
+fn listen(
+    link: &Link,
+    control: UnixListener,
+    events: Receiver<Event>,
+    owner: &Sender<Input>,
+) -> Result<(), Failure> {
+    let link = link.try_clone().map_err(Failure::Thread)?;
+    let (to_owner, from_events) = (owner.clone(), owner.clone());
+    let from_control = owner.clone();
+    spawn("keeper", move || {
+        while link.receive().is_some() {}
+        let _ = to_owner.send(Input::KeeperDied);
+    })?;
+    spawn("events", move || {
+        for event in events {
+            if from_events.send(Input::Event(event)).is_err() {
+                return;
+            }
+        }
+    })?;
+    spawn("control", move || control::serve(&control, &from_control))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+    thread.map(drop).map_err(Failure::Thread)
+}
+
+/// The descriptors we are started with, by their numbers. They are copied and the numbers stay open: a successor keeper is
+/// given what stands there.
+struct Descriptors {
+    link: OwnedFd,
+    launch: OwnedFd,
+    control: UnixListener,
+    log: File,
+    folder: OwnedFd,
+    /// The first one's, towards the command that waits for the switch.
+    ready: Option<File>,
+    keeper_program: Option<OwnedFd>,
+}
+
+impl Descriptors {
+    /// To be called first of all: what is opened before takes the numbers of those that did not come.
+    fn take() -> Result<Descriptors, Failure> {
+        let ready = inherited(fds::READY).ok().map(File::from);
+        let keeper_program = inherited(fds::KEEPER_PROGRAM)
+            .ok()
+            .and_then(|held| fcntl_dupfd_cloexec(held, fds::BEHIND_ALL).ok());
+        let take = |number, what| {
+            inherited(number).map_err(|source| Failure::Missing { number, what, source })
+        };
+        Ok(Descriptors {
+            link: take(fds::LINK, "the link to the keeper")?,
+            launch: take(fds::LAUNCH, "the launch description")?,
+            control: take(fds::CONTROL, "the control socket")?.into(),
+            log: take(fds::LOG, "the switch's log")?.into(),
+            folder: take(fds::RUN_FOLDER, "the run folder")?,
+            ready,
+            keeper_program,
+        })
+    }
+}

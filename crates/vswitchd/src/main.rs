@@ -1,0 +1,72 @@
+//! `hpvmnetd`, the process of one virtual switch: frames pass through its library's thread, and one owner does what commands
+//! ask and publishes what is. `hpvmkeeper` starts it, holds its ports' listening sockets, and starts it again;
+//! ARCHITECTURE.md, 'The process of a switch', is all it gets.
+//!
+//! ```text
+//!  keeper ──link──► sockets kept          ┌── Switch (its own threads): QEMU's sockets, rings, frames
+//!  commands ──────► owner (one thread) ───┤
+//!  switch ──events─┘                      └── files `ports` and `status` in the run folder, log
+//! ```
+
+mod control;
+mod daemon;
+mod folder;
+mod link;
+mod log;
+mod successor;
+
+use std::process::ExitCode;
+
+use hpvm_host::confine::ConfineError;
+use hpvm_vswitch::{Event, SwitchError};
+
+use crate::control::Asked;
+use crate::daemon::Daemon;
+use crate::link::FromKeeper;
+
+/// What comes to the owner.
+#[derive(Debug)]
+enum Input {
+    Asked(Asked),
+    Event(Event),
+    /// The keeper is gone.
+    KeeperDied,
+    /// Whoever wanted this port's frames has gone.
+    CaptureOver(hpvm_model::PortNumber),
+}
+
+/// Why the process ends other than by having done its work. The keeper starts it again.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(
+        "descriptor {number} ({what}) did not come from the keeper; hpvmnetd is started by hpvmkeeper, not by hand"
+    )]
+    Missing { number: i32, what: &'static str, source: std::io::Error },
+    #[error("another process runs this switch")]
+    Locked,
+    #[error("the keeper is gone before it handed over what it keeps")]
+    NoKeeper,
+    #[error("the switch's folder cannot be used")]
+    Folder(#[source] std::io::Error),
+    #[error("the file that says what this switch is cannot be understood")]
+    Wanted,
+    #[error("a thread cannot be started")]
+    Thread(#[source] std::io::Error),
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+}
+
+fn main() -> ExitCode {
+    // Started through a descriptor we would be called by its number.
+    let _ = rustix::thread::set_name(c"hpvmnetd");
+    match Daemon::begin().and_then(Daemon::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // The keeper lets this go into the switch's log.
+            eprintln!("hpvmnetd: {}", hpvm_model::chain(&failure));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The control protocol: a stream socket, one JSON value a line each way, one request a connection. Descriptors ride on the
+//! line that names them (SCM_RIGHTS). Only root and the owner of this VM Host may ask.
+
+use hpvm_model::{GuestNumber, MacAddress, PortNumber, PortRules, SwitchName, SwitchState, VlanId};
+use serde::{Deserialize, Serialize};
+
+use crate::wanted::Plug;
+
+/// No request or reply is longer.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "ask")]
+pub enum Request {
+    Ping,
+    /// With the port's listening socket.
+    Attach {
+        plug: Plug,
+    },
+    /// A guest gives a port up, or all it has. After the last one of all guests the process ends.
+    Detach {
+        guest: GuestNumber,
+        port: Option<PortNumber>,
+    },
+    Rules {
+        port: PortNumber,
+        rules: PortRules,
+    },
+    State {
+        state: SwitchState,
+    },
+    Rename {
+        name: SwitchName,
+    },
+    /// Counters of one port, or of all, begin anew.
+    Clear {
+        port: Option<PortNumber>,
+    },
+    /// Write the status with the counters of this moment.
+    Publish,
+    Macs,
+    /// With a file that gets the port's frames (pcap-savefile(5)). Whoever asked stays connected: when he goes, it ends.
+    Capture {
+        port: PortNumber,
+        snap_bytes: u32,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply")]
+pub enum Reply {
+    Done,
+    Macs { stations: Vec<Station> },
+    Denied { reason: String },
+    Failed { error: String },
+}
+
+/// Where a station was heard, or is known to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Station {
+    pub mac: MacAddress,
+    /// `None`: without a tag.
+    pub vlan: Option<VlanId>,
+    /// `None`: beyond the wire.
+    pub port: Option<PortNumber>,
+    /// Seconds since it was heard last; `None` of a port's own address.
+    pub age_seconds: Option<u64>,
+}

@@ -1,0 +1,42 @@
+//! Starts the keeper that follows a dead one, with what that one kept. The new keeper starts the next process of the switch,
+//! after which this one ends.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hpvm_host::launch::{Launch, LaunchError};
+
+use crate::folder::Folder;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SuccessorError {
+    #[error("the switch's lock file cannot be opened")]
+    Lock(#[source] io::Error),
+    #[error("a socket that was kept cannot be handed on")]
+    Kept(#[source] io::Error),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+}
+
+pub(crate) fn start<'a>(
+    keeper: &Path,
+    launch: &OwnedFd,
+    folder: &Folder,
+    kept: impl Iterator<Item = (u32, &'a OwnedFd)>,
+) -> Result<(), SuccessorError> {
+    let mut successor = Launch::successor_alone(launch.as_fd())?;
+    successor.lock(folder.lock_file().map_err(SuccessorError::Lock)?);
+    for (tag, fd) in kept {
+        successor.kept_fd(fd.try_clone().map_err(SuccessorError::Kept)?, tag);
+    }
+    successor.spawn(keeper)?;
+    Ok(())
+}
+
+/// Where the keeper's program lies, looked up before we confine ourselves: where it is installed, or through the descriptor
+/// that holds it when we may not walk there.
+pub(crate) fn keeper_program(held: Option<&OwnedFd>) -> Option<PathBuf> {
+    let by_descriptor = || Some(PathBuf::from(format!("/proc/self/fd/{}", held?.as_raw_fd())));
+    hpvm_host::paths::program("hpvmkeeper").ok().or_else(by_descriptor)
+}

@@ -1,0 +1,58 @@
+//! What a switch is to be: written by the command that starts hpvmnetd, then by hpvmnetd alone at every change, so that the
+//! next one goes on with the same ports. The listening sockets stay with the keeper, by the numbers of their ports.
+
+use hpvm_model::{
+    GuestName, GuestNumber, MacAddress, NicKind, PciSlot, PortNumber, PortRules, SwitchName,
+    SwitchNumber, SwitchState,
+};
+use serde::{Deserialize, Serialize};
+
+/// The whole switch, as one JSON value in its run folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub number: SwitchNumber,
+    pub name: SwitchName,
+    pub state: SwitchState,
+    /// In order of port.
+    pub ports: Vec<Plug>,
+}
+
+/// A guest's NIC on a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plug {
+    pub port: PortNumber,
+    pub guest: GuestName,
+    pub number: GuestNumber,
+    pub slot: PciSlot,
+    pub kind: NicKind,
+    pub mac: MacAddress,
+    /// Of an AVIO port: what it was offered at its first connect, and is offered at every later one.
+    pub features: Option<u64>,
+    pub rules: PortRules,
+}
+
+impl Wanted {
+    /// Reads the file; `None` when it is not one.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Wanted> {
+        serde_json::from_str(text).ok()
+    }
+
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        // Numbers, words and addresses: there is nothing that serde could refuse.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+
+    /// Puts a plug in its place, instead of one that was on the port.
+    pub fn put(&mut self, plug: Plug) {
+        self.ports.retain(|other| other.port != plug.port);
+        self.ports.push(plug);
+        self.ports.sort_by_key(|plug| plug.port);
+    }
+
+    #[must_use]
+    pub fn plug(&self, port: PortNumber) -> Option<&Plug> {
+        self.ports.iter().find(|plug| plug.port == port)
+    }
+}

@@ -1,0 +1,367 @@
+//! Virtual switches and what guests do on them: hpvmnet's tables and refusals, real guests of both kinds that talk, and what
+//! becomes of their traffic when the switch is halted, killed and started again.
+
+use std::time::{Duration, Instant};
+
+use hpvm_testkit::guest::Console;
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
+use snapbox::assert_data_eq;
+
+use crate::Test;
+use crate::guest_processes::process;
+use crate::pool::image;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    switches_are_made_changed_and_deleted,
+    what_cannot_be_is_refused,
+    guests_reserve_ports,
+    a_clone_has_ports_and_addresses_of_its_own,
+    both_kinds_talk_and_outlive_their_switch,
+    nics_come_and_go_while_the_guest_runs,
+];
+
+const SETTLE_BOUND: Duration = Duration::from_secs(20);
+const SOUND: &str = "Nothing to complain of.\n";
+
+fn switches_are_made_changed_and_deleted() {
+    let host = VmHost::new(Engine::Fake);
+    assert_data_eq!(
+        host.ok(&["hpvmnet"]),
+        "\
+Name     Number State   Mode      NamePPA  MAC Address    IP Address
+======== ====== ======= ========= ======== ============== ===============
+localnet      1 Up      Shared             N/A            N/A
+"
+    );
+    host.ok(&["hpvmnet", "-c", "-S", "vlan02"]);
+    host.ok(&["hpvmnet", "-S", "vlan02", "-u", "portid:8:vlanid:120"]);
+    host.ok(&["hpvmnet", "-S", "vlan02", "-u", "portid:9:trunk:10,20-29"]);
+    assert_data_eq!(
+        host.ok(&["hpvmnet", "-S", "vlan02"]),
+        "\
+Name     Number State   Mode      NamePPA  MAC Address    IP Address
+======== ====== ======= ========= ======== ============== ===============
+vlan02        2 Down    Shared             N/A            N/A
+
+[Port Configuration Details]
+Port    Port         Port     Untagged Number of    Active VM
+Number  State        Adaptor  VLANID   Reserved VMs
+======= ============ ======== ======== ============ ============
+8       Free                  120      0
+9       Free                  trunk 10,20-29 0
+"
+    );
+    host.ok(&["hpvmnet", "-s", "2", "-b"]);
+    assert!(host.ok(&["hpvmnet", "-S", "vlan02"]).contains("vlan02        2 Up      Shared"));
+    let no = host.run_with_input(&["hpvmnet", "-S", "vlan02", "-h"], b"\n");
+    assert_eq!(no.stderr, "hpvmnet: Halt the vswitch 'vlan02'? [n]: ");
+    assert_eq!(no.status.code(), Some(1), "{no}");
+    let yes = host.run_with_input(&["hpvmnet", "-S", "vlan02", "-h"], b"y\n");
+    assert!(yes.status.success(), "{yes}");
+    assert!(host.ok(&["hpvmnet", "-S", "vlan02"]).contains("vlan02        2 Down    Shared"));
+    host.ok(&["hpvmnet", "-S", "vlan02", "-C", "-N", "dmz"]);
+    assert_data_eq!(
+        host.ok(&["hpvmnet", "-S", "dmz", "-p", "8"]),
+        "\
+Vswitch Name                     : dmz
+Max Number of Ports              : 512
+Port Number                      : 8
+    Port State                   : Free
+    Active VM                    :
+    Untagged VlanId              : 120
+    Reserved VMs                 :
+    Adaptor                      :
+"
+    );
+    assert_eq!(host.ok(&["hpvmnet", "-M"]).lines().nth(1), Some("dmz:2:Down:Shared::N/A:2:0:N/A"));
+    assert!(host.ok(&["hpvmnet", "-X"]).contains("<virtual_switch name=\"dmz\" local_id=\"2\">"));
+    assert!(host.ok(&["hpvmnet", "--json"]).contains("\"name\": \"dmz\""));
+    let dry = host.ok(&["hpvmnet", "-S", "dmz", "-d", "--dry-run"]);
+    assert_eq!(dry, "");
+    host.ok(&["hpvmnet", "-S", "dmz", "-d", "-F"]);
+    assert!(!host.ok(&["hpvmnet"]).contains("dmz"));
+}
+
+fn what_cannot_be_is_refused() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    for (line, words) in [
+        (&["hpvmnet", "-c", "-S", "sw1"][..], "exists already (number 2)"),
+        (&["hpvmnet", "-S", "none"], "'none'; `hpvmnet` lists them"),
+        (&["hpvmnet", "-S", "localnet", "-d", "-F"], "always exists; it cannot be deleted"),
+        (&["hpvmnet", "-S", "localnet", "-C", "-N", "x"], "always exists; it cannot be changed"),
+        (&["hpvmnet", "-S", "sw1", "-C", "-N", "localnet"], "exists already (number 1)"),
+        (&["hpvmnet", "-S", "sw1", "-p", "7"], "port 7 of virtual switch 'sw1' is not in use"),
+        (&["hpvmnet", "-S", "sw1", "--macs"], "has no guest that runs on it"),
+        (
+            &["hpvmcreate", "-P", "a", "-a", "network:lan::vswitch:none"],
+            "there is no virtual switch 'none'",
+        ),
+    ] {
+        let refusal = host.refused(line);
+        assert!(refusal.contains(words), "{line:?}: {refusal}");
+    }
+    let unknown = host.run(&["hpvmnet", "-S", "sw1", "-u", "portid:1:speed:7"]);
+    assert_eq!(unknown.status.code(), Some(2), "{unknown}");
+}
+
+/// Several guests may reserve a port; the name of the switch may change under them, and a switch in use is not deleted.
+fn guests_reserve_ports() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    host.ok(&[
+        "hpvmcreate",
+        "-P",
+        "one",
+        "-a",
+        "network:lan:0,1,0x56e9e3096a22:vswitch:sw1:portid:3",
+    ]);
+    host.ok(&["hpvmcreate", "-P", "two", "-a", "network:avio_lan::vswitch:sw1:portid:3"]);
+    host.ok(&["hpvmmodify", "-P", "two", "-a", "network:lan::vswitch:sw1"]);
+    let refusal = host.refused(&[
+        "hpvmcreate",
+        "-P",
+        "three",
+        "-a",
+        "network:lan:,,0x56e9e3096a22:vswitch:sw1",
+    ]);
+    assert!(refusal.contains("belongs to a NIC of guest one"), "{refusal}");
+    host.ok(&["hpvmnet", "-S", "sw1", "-C", "-N", "sw2"]);
+    let ports = host.ok(&["hpvmnet", "-S", "sw2"]);
+    assert!(ports.contains("1       Reserved     lan      none     1\n"), "{ports}");
+    assert!(ports.contains("3       Reserved     lan      none     2\n"), "{ports}");
+    let shown = host.ok(&["hpvmstatus", "-P", "one"]);
+    let row = "vswitch   lan        sw2        3         0   1   0 56-e9-e3-09-6a-22\n";
+    assert!(shown.contains(row), "{shown}");
+    let statements = host.ok(&["hpvmstatus", "-P", "one", "-d"]);
+    assert!(statements.contains("network:lan:0,1,0x56E9E3096A22:vswitch:sw2\n"), "{statements}");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND, "guest.json has the new name too");
+    let refusal = host.run_with_input(&["hpvmnet", "-S", "sw2", "-d"], b"y\n");
+    assert!(refusal.stderr.contains("in use by one, two"), "{refusal}");
+    host.ok(&["hpvmmodify", "-P", "one", "-m", "network:avio_lan:0,1:vswitch:localnet"]);
+    let statements = host.ok(&["hpvmstatus", "-P", "one", "-d"]);
+    assert!(statements.contains("network:avio_lan:0,1,0x56E9E3096A22:vswitch:localnet\n"));
+    host.ok(&["hpvmmodify", "-P", "one", "-d", "network:avio_lan:0,1"]);
+    assert!(!host.ok(&["hpvmstatus", "-P", "one", "-d"]).contains("network:"));
+}
+
+/// A port's rules go with the NIC that is cloned: a guest of a VLAN has no clone outside of it.
+fn a_clone_has_ports_and_addresses_of_its_own() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-S", "localnet", "-u", "portid:1:vlanid:20"]);
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan::vswitch:localnet:portid:1"]);
+    host.ok(&["hpvmclone", "-P", "one", "-N", "two"]);
+    let nics = ["one", "two"].map(|guest| {
+        let shown = host.ok(&["hpvmstatus", "-P", guest]);
+        shown.lines().find(|line| line.starts_with("vswitch")).expect("a NIC").to_owned()
+    });
+    let words = |line: &str, at: usize| line.split_whitespace().nth(at).map(str::to_owned);
+    assert_ne!(words(&nics[0], 7), words(&nics[1], 7), "MAC addresses: {nics:?}");
+    assert_eq!([words(&nics[0], 3), words(&nics[1], 3)].map(Option::unwrap), ["1", "2"]);
+    let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
+    assert!(ports.contains("1       Reserved     lan      20       1\n"), "{ports}");
+    assert!(ports.contains("2       Reserved     lan      20       1\n"), "{ports}");
+}
+
+/// A guest with a NIC of one kind, at its shell, with an address.
+fn at_the_shell(host: &VmHost, number: u32, name: &str, kind: &str, module: &str) -> Console {
+    let disk = host.copy_of(&image("test-full"), &format!("{name}.img"));
+    let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+    let nic = format!("network:{kind}:0,1:vswitch:sw1");
+    host.ok(&["hpvmcreate", "-P", name, "-r", "512M", "-a", &disk, "-a", &nic]);
+    host.ok(&["hpvmstart", "-P", name]);
+    let mut console = Console::attach(&host.run_dir(number));
+    console.wait_for_shell();
+    console.run(&format!("modprobe {module}"));
+    address(&mut console, number);
+    console
+}
+
+fn address(console: &mut Console, number: u32) {
+    console.run(
+        "i=50; until [ -e /sys/class/net/eth0 ] || [ $i = 0 ]; do i=$((i-1)); sleep 0.1; done",
+    );
+    console.run(&format!("ifconfig eth0 10.9.0.{number} netmask 255.255.255.0 up"));
+}
+
+/// Whether the other guest answers one of so many pings.
+fn reaches(console: &mut Console, number: u32, pings: u32) -> bool {
+    let line = format!("ping -c {pings} -W 1 10.9.0.{number} | grep -c 'bytes from'");
+    console.run(&line).lines().last() != Some("0")
+}
+
+fn carrier(console: &mut Console) -> String {
+    console.run("cat /sys/class/net/eth0/carrier")
+}
+
+/// Settles 76, 121 to 123: both kinds talk always, a switch that was halted or killed under its guests needs nothing done in
+/// them, and a guest booted meanwhile has its NIC. Features stay what they were at the first connect.
+fn both_kinds_talk_and_outlive_their_switch() {
+    let host = VmHost::new(Engine::Real);
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    let mut avio = at_the_shell(&host, 1, "avio", "avio_lan", "virtio_net");
+    let mut vio = at_the_shell(&host, 2, "vio", "lan", "e1000");
+    assert!(reaches(&mut avio, 2, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
+    assert!(reaches(&mut vio, 1, 5));
+    let ports = host.ok(&["hpvmnet", "-S", "sw1"]);
+    assert!(
+        ports.contains("1       Active       avio_lan none     1            avio\n"),
+        "{ports}"
+    );
+    assert!(ports.contains("2       Active       lan      none     1            vio\n"), "{ports}");
+    let counted = host.ok(&["hpvmnet", "-S", "sw1", "-p", "1", "-A"]);
+    assert!(!counted.contains("Outbound Unicast Pkts (local): 0\n"), "{counted}");
+
+    host.ok(&["hpvmnet", "-S", "sw1", "-h", "-F"]);
+    for console in [&mut avio, &mut vio] {
+        wait_for_carrier(console, "0");
+    }
+    assert!(!reaches(&mut avio, 2, 1));
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    for console in [&mut avio, &mut vio] {
+        wait_for_carrier(console, "1");
+    }
+    assert!(reaches(&mut avio, 2, 5));
+
+    let offered = || {
+        let text = std::fs::read_to_string(host.path("run/hpvm/net/2/ports")).expect("the ports");
+        let (_, after) = text.split_once("\"features\":").expect("of the AVIO port");
+        after.split(',').next().map(str::to_owned)
+    };
+    let before = offered();
+    let killed_at = Instant::now();
+    process(&host, "hpvmnetd").expect("the switch runs").kill();
+    wait_until(SETTLE_BOUND, "another process of the switch runs", || {
+        process(&host, "hpvmnetd").is_some()
+    });
+    let is_back = killed_at.elapsed();
+    wait_for_ports(&host, 2);
+    println!("a killed switch runs after {is_back:?} and serves after {:?}", killed_at.elapsed());
+    assert!(is_back < Duration::from_secs(2), "{is_back:?}");
+    assert_eq!(offered(), before);
+    assert!(reaches(&mut avio, 2, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
+    assert!(reaches(&mut vio, 1, 5));
+
+    // Nobody is left to bring it back, and a guest boots meanwhile.
+    kill_switch(&host);
+    vio.type_in("reboot -f\n");
+    vio.wait_for_shell();
+    vio.run("modprobe e1000");
+    address(&mut vio, 2);
+    assert!(!reaches(&mut vio, 1, 1));
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    wait_for_carrier(&mut vio, "1");
+    assert!(reaches(&mut vio, 1, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
+
+    for name in ["avio", "vio"] {
+        host.ok(&["hpvmstop", "-P", name, "-h", "-F"]);
+    }
+    wait_until(SETTLE_BOUND, "nothing runs", || host.processes().is_empty());
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+}
+
+/// Waits until so many ports of the switch carry frames.
+fn wait_for_ports(host: &VmHost, wanted: usize) {
+    let deadline = Instant::now() + SETTLE_BOUND;
+    loop {
+        let ports = host.ok(&["hpvmnet", "-S", "sw1"]);
+        if ports.matches(" Active ").count() == wanted {
+            return;
+        }
+        let log = std::fs::read_to_string(host.path("var/opt/hpvm/common/vswitch-2.log"));
+        assert!(Instant::now() < deadline, "{ports}\n{}", log.unwrap_or_default());
+    }
+}
+
+fn wait_for_carrier(console: &mut Console, wanted: &str) {
+    let deadline = Instant::now() + SETTLE_BOUND;
+    while carrier(console) != wanted {
+        assert!(Instant::now() < deadline, "the carrier is not {wanted}");
+    }
+}
+
+/// The switch and its keeper, which bring each other back, are stopped before they are killed.
+fn kill_switch(host: &VmHost) {
+    let switch = process(host, "hpvmnetd").expect("the switch runs");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", switch.pid)).expect("status");
+    let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+    let keeper: i32 = keeper.trim().parse().expect("a number");
+    let handle =
+        hpvm_host::process::PidFd::open_number(keeper).expect("a pidfd").expect("it lives");
+    switch.signal(Signal::STOP);
+    assert!(handle.signal(Signal::KILL).expect("our own process"));
+    switch.kill();
+}
+
+fn nics_come_and_go_while_the_guest_runs() {
+    let host = VmHost::new(Engine::Real);
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    let disk =
+        format!("disk:avio_stor:0,0,0:file:{}", host.copy_of(&image("test-full"), "d").display());
+    host.ok(&[
+        "hpvmcreate",
+        "-P",
+        "web",
+        "-r",
+        "512M",
+        "-a",
+        &disk,
+        "-a",
+        "network:lan:0,1:vswitch:sw1",
+    ]);
+    // The switch is halted: the guest starts all the same, without a link.
+    let started = host.run(&["hpvmstart", "-P", "web"]);
+    assert!(started.status.success(), "{started}");
+    assert!(started.stderr.contains("virtual switch 'sw1' is halted"), "{started}");
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    console.run("modprobe virtio_net; modprobe e1000");
+    console.run("ifconfig eth0 up");
+    assert_eq!(carrier(&mut console), "0");
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    wait_for_carrier(&mut console, "1");
+
+    for (kind, slot) in [("avio_lan", "0,2"), ("lan", "0,4")] {
+        host.ok(&[
+            "hpvmmodify",
+            "-P",
+            "web",
+            "-a",
+            &format!("network:{kind}:{slot}:vswitch:localnet"),
+        ]);
+        wait_for_interfaces(&mut console, 2);
+        host.ok(&["hpvmmodify", "-P", "web", "-d", &format!("network:{kind}:{slot}")]);
+        wait_for_interfaces(&mut console, 1);
+    }
+    wait_until(SETTLE_BOUND, "localnet's process has ended", || {
+        host.ok(&["hpvmnet"]);
+        host.processes().iter().filter(|(_, name)| name == "hpvmnetd").count() == 1
+    });
+    // Another switch under the same card, and the card that is to replace it at the next start.
+    host.ok(&["hpvmmodify", "-P", "web", "-m", "network:lan:0,1:vswitch:localnet"]);
+    let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
+    assert!(ports.contains("            web\n"), "{ports}");
+    let modified =
+        host.run(&["hpvmmodify", "-P", "web", "-m", "network:avio_lan:0,1:vswitch:localnet"]);
+    assert!(modified.stderr.contains("network 0,1: waits for the next start"), "{modified}");
+    let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
+    assert!(ports.contains(" lan      none     1            web\n"), "what runs is shown: {ports}");
+    host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
+    assert!(ports.contains("Reserved     avio_lan none     1\n"), "{ports}");
+    wait_until(SETTLE_BOUND, "nothing runs", || host.processes().is_empty());
+}
+
+fn wait_for_interfaces(console: &mut Console, wanted: usize) {
+    let deadline = Instant::now() + SETTLE_BOUND;
+    loop {
+        let count = console.run("ls -d /sys/class/net/eth* | wc -l");
+        if count.trim() == wanted.to_string() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{count} interfaces, not {wanted}");
+    }
+}
