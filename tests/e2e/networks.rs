@@ -268,7 +268,7 @@ fn wait_for_ports(host: &VmHost, wanted: usize) {
     let deadline = Instant::now() + SETTLE_BOUND;
     loop {
         let ports = host.ok(&["hpvmnet", "-S", "sw1"]);
-        if ports.matches(" Active ").count() == wanted {
+        if ports.matches("       Active       ").count() == wanted {
             return;
         }
         let log = std::fs::read_to_string(host.path("var/opt/hpvm/common/vswitch-2.log"));
