@@ -6,6 +6,7 @@ mod attached;
 mod blocks;
 mod clone;
 mod device_database;
+mod stores;
 mod units;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,8 +18,14 @@ use hpvm_testkit::vm_host::{program, repository};
 use crate::Test;
 use crate::pool::image;
 
-pub(crate) const TESTS: &[&[Test]] =
-    &[attached::TESTS, units::TESTS, blocks::TESTS, device_database::TESTS, clone::TESTS];
+pub(crate) const TESTS: &[&[Test]] = &[
+    attached::TESTS,
+    units::TESTS,
+    blocks::TESTS,
+    device_database::TESTS,
+    clone::TESTS,
+    stores::TESTS,
+];
 
 /// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.
 const SCRIPT_BOUND: Duration = Duration::from_secs(120);

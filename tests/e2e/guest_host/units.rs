@@ -10,7 +10,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 ];
 
 /// `state GUEST`, as hpvmstatus prints it; `engine GUEST`: the process number of its QEMU, which must live.
-const FUNCTIONS: &str = r#"
+pub(super) const FUNCTIONS: &str = r#"
 state() { hpvmstatus | grep "^$1 " | cut -c36-44 | sed 's/ *$//'; }
 engine() {
     pid=$(sed -n 's/.*"qemu":{"pid":\([0-9]*\).*/\1/p' "/run/hpvm/$(hpvmstatus | awk "\$1 == \"$1\" { print \$2 }")/status")

@@ -1,0 +1,43 @@
+//! How stores of every kind are used: whole disks, volumes and files.
+
+use super::{Turn, units};
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = crate::tests![every_kind_of_store_is_used_directly];
+
+/// `direct STORE`: whether the engine of guest 'direct' has the store open past the memory of the host (O_DIRECT, 040000), each
+/// time it has.
+const FUNCTIONS: &str = r#"
+direct() {
+    for link in /proc/$(engine direct)/fd/*; do
+        [ "$(readlink "$link")" = "$(readlink --canonicalize "$1")" ] || continue
+        flags=$(sed -n 's/^flags:\t//p' "${link%/fd/*}/fdinfo/${link##*/}")
+        if [ $((flags & 040000)) = 0 ]; then echo no; else echo yes; fi
+    done | sort --unique
+}
+"#;
+
+/// Nothing is left to make a volume or a file slower than the disk it lies on but the volume and the file system themselves,
+/// which `tests/guest-host/measure_stores.sh` measures. Settles 142.
+fn every_kind_of_store_is_used_directly() {
+    let mut host = Turn::take();
+    let mut ok = |commands: &str| host.ok(&format!("{}{FUNCTIONS}{commands}", units::FUNCTIONS));
+    ok("pvcreate --quiet $(spare 6) >/dev/null
+        vgcreate --quiet plain $(spare 6) >/dev/null
+        lvcreate --quiet --size 32M --name volume --wipesignatures n plain >/dev/null
+        truncate --size 32M /root/file.img
+        hpvmcreate -P direct -r 64M -a disk:avio_stor:0,0,0:disk:$(spare 7) \
+            -a disk:avio_stor:0,0,1:lv:/dev/plain/volume -a disk:avio_stor:0,0,2:file:/root/file.img
+        hpvmstart -P direct");
+    let opened = ok("direct $(spare 7); direct /dev/plain/volume; direct /root/file.img");
+    assert_eq!(opened, "yes\nyes\nyes");
+    let line =
+        ok("tr '\\0' '\\n' </proc/$(engine direct)/cmdline | grep '^driver=.*node-name=medium'");
+    assert_eq!(line.matches("cache.direct=on,aio=io_uring").count(), 3, "{line}");
+    assert!(!line.contains("no-flush"), "{line}");
+    ok("hpvmstop -P direct -h -F
+        hpvmremove -P direct -F --purge
+        rm /root/file.img
+        vgremove --quiet --yes plain >/dev/null
+        pvremove --quiet $(spare 6) >/dev/null");
+}
