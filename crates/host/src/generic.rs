@@ -29,12 +29,23 @@ pub struct Opener {
 #[must_use]
 pub fn doors(sysfs: &Path, number: DeviceNumber) -> BTreeSet<DeviceNumber> {
     let device = sysfs.join("dev/char").join(number.to_string()).join("device");
+    nodes_of(&device).into_iter().chain([number]).collect()
+}
+
+/// The numbers of the character devices that lead to the same SCSI device as this block device, such as a drive of optical
+/// media: who has one of them commands the drive.
+#[must_use]
+pub fn doors_of_block(sysfs: &Path, number: DeviceNumber) -> BTreeSet<DeviceNumber> {
+    nodes_of(&sysfs.join("dev/block").join(number.to_string()).join("device"))
+}
+
+fn nodes_of(device: &Path) -> BTreeSet<DeviceNumber> {
     let classes = ["scsi_generic", "scsi_tape", "scsi_changer"].map(|class| device.join(class));
     let nodes = classes.iter().filter_map(|class| fs::read_dir(class).ok()).flatten().flatten();
     let numbers = nodes.filter_map(|node| {
         fs::read_to_string(node.path().join("dev")).ok()?.trim().parse::<DeviceNumber>().ok()
     });
-    numbers.chain([number]).collect()
+    numbers.collect()
 }
 
 /// A program other than this one that has one of these character devices open, as far as we may look.
@@ -112,6 +123,11 @@ mod tests {
         assert_eq!(found, ["9:0", "9:128", "21:9"]);
         let alone = doors(folder.path(), "21:3".parse().expect("a number"));
         assert_eq!(alone.len(), 1, "what sysfs does not know is itself");
+        let block = folder.path().join("dev/block/11:0");
+        fs::create_dir_all(&block).expect("made");
+        symlink(&device, block.join("device")).expect("linked");
+        let found = doors_of_block(folder.path(), "11:0".parse().expect("a number"));
+        assert!(found.contains(&"21:9".parse().expect("a number")), "{found:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
+use hpvm_host::generic;
 use hpvm_host::optical::{self, Disc};
 use hpvm_model::{Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType};
 use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Writable};
@@ -106,10 +107,26 @@ impl Stores {
             let mut related = BTreeSet::from([identity]);
             if let Some(store) = self.leads.get(path).and_then(Lead::store) {
                 related.extend(self.blocks.related(store).iter().map(identity_of));
+                related.extend(self.commanders(path, store));
             }
             Some((identity, related))
         };
         devices.flat_map(StorageDevice::stores).filter_map(related).collect()
+    }
+
+    /// The generic nodes of a drive of optical media: a guest to which one is attached has the drive.
+    fn commanders(&self, path: &str, store: Store) -> BTreeSet<FileIdentity> {
+        use BlockKind::{EmptyDrive, Optical};
+        match (self.files.get(path), store) {
+            (
+                Some(FileFact::Block(BlockFact { kind: Optical | EmptyDrive, .. })),
+                Store::Device(number),
+            ) => generic::doors_of_block(&Places::default().sysfs, number)
+                .into_iter()
+                .map(|number| identity_of(&Store::Device(number)))
+                .collect(),
+            _ => BTreeSet::new(),
+        }
     }
 }
 

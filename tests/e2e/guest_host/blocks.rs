@@ -94,8 +94,8 @@ fn what_the_host_uses_is_refused(host: &mut Turn) {
     host.ok("rm /root/another-node /root/a-link /root/link-to-a-link");
 }
 
-/// Settles 152, 153: no list of arrays and no class of device files of its own; the volume is shown as a disk is, and its
-/// paths are the guest's along with it.
+/// Settles 152, 153: no list of arrays and no class of device files of its own; the volume is shown as a disk is, and is one
+/// guest's by each of its names.
 fn a_multipath_volume_is_a_disk_like_any_other() {
     let mut host = Turn::take();
     host.ok("multipath_disk");
@@ -107,7 +107,7 @@ fn a_multipath_volume_is_a_disk_like_any_other() {
          shown=$(hpvmstatus -P g | grep -E 'mpatha-part2|spare7' | awk '{ print $1, $2, $8 }' | sort --unique)
          test "$shown" = 'disk avio_stor disk'
          hpvmdevmgmt -l gdev:/dev/mapper/mpatha-part2 | grep -q 'EXIST=YES,DEVTYPE=DISK,SHARE=NO:g:'
-         hpvmcreate -P other -r 64M -a disk:avio_stor::disk:/dev/$(lsscsi | awk '/scsi_debug/ { print $NF; exit }' | xargs basename)2 2>&1 | grep -q "'g' (0,0,0)"
+         hpvmcreate -P other -r 64M -a disk:avio_stor::disk:$(readlink -f /dev/mapper/mpatha-part2) 2>&1 | grep -q "'g' (0,0,0)"
          hpvmstart -P other 2>&1 | grep -q "in use by the running guest 'g'"
          hpvmstop -P g -F
          hpvmremove -P g -F --purge; hpvmremove -P other -F --purge"#,
