@@ -196,7 +196,7 @@ fn carrier(console: &mut Console) -> String {
     console.run("cat /sys/class/net/eth0/carrier")
 }
 
-/// Settles 76, 121 to 123: both kinds talk always, a switch that was halted or killed under its guests needs nothing done in
+/// Settles 76, 122, 123: both kinds talk always, a switch that was halted or killed under its guests needs nothing done in
 /// them, and a guest booted meanwhile has its NIC. Features stay what they were at the first connect.
 fn both_kinds_talk_and_outlive_their_switch() {
     let host = VmHost::new(Engine::Real);

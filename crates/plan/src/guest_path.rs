@@ -56,6 +56,13 @@ pub fn pci(adapter: AdapterKind, address: StorageAddress) -> String {
     format!("00:{device:02x}.{function}/00.{behind}")
 }
 
+/// A NIC, in the same form.
+#[must_use]
+pub fn nic(slot: PciSlot) -> String {
+    let (device, function) = port(slot);
+    format!("00:{device:02x}.{function}/00.0")
+}
+
 /// Bus b's eight devices are the eight functions of PCI device 8+b.
 #[must_use]
 pub fn port(slot: PciSlot) -> (u8, u8) {

@@ -295,7 +295,7 @@ fn network(shown: &Shown<'_>, nic: &Nic) -> Network {
         mac_address_in_use: in_use.map(|mac| mac.to_string()),
         vswitch: nic.vswitch.to_string(),
         port: nic.port.number(),
-        guest_pci_path: guest_path::pci(nic.slot),
+        guest_pci_path: guest_path::nic(nic.slot),
         statement: nic.to_string(),
     }
 }

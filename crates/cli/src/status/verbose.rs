@@ -132,7 +132,7 @@ fn network(shown: &Shown<'_>, nic: &Nic) -> String {
         let in_use = shown.view.other_mac(nic).map(|mac| mac.with_dashes());
         lines.extend(in_use.map(|mac| ("Mac Address in use", mac)));
     }
-    lines.push(("Guest PCI path", guest_path::pci(nic.slot)));
+    lines.push(("Guest PCI path", guest_path::nic(nic.slot)));
     block(&lines)
 }
 
