@@ -17,7 +17,6 @@ pub mod fdpass;
 pub mod fingerprint;
 pub mod generic;
 pub mod image_lock;
-pub mod interfaces;
 pub mod launch;
 pub mod listen;
 pub mod lock;

@@ -54,6 +54,9 @@ pub mod switch_folder {
     pub const PORTS: &str = "ports";
     pub const STATUS: &str = "status";
     pub const CONTROL: &str = "control";
+    /// The socket of the process that does NAT, to which the switch connects, and the one at which commands ask it.
+    pub const NAT: &str = "nat";
+    pub const NAT_CONTROL: &str = "nat-control";
     /// Lock of the command that starts the switch or changes its ports; content names it.
     pub const BUSY: &str = "busy";
 }

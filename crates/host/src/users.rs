@@ -26,6 +26,9 @@ const WORKER_OFFSET: u32 = 500_000;
 /// How far a switch's id lies above that of the guest with the same number.
 const SWITCH_OFFSET: u32 = 700_000;
 
+/// The same of the process that does NAT for it.
+const NAT_OFFSET: u32 = 800_000;
+
 #[must_use]
 pub fn effective_uid() -> u32 {
     geteuid().as_raw()
@@ -52,6 +55,12 @@ pub fn worker_ids(base: u32, number: u32) -> Option<Ids> {
 #[must_use]
 pub fn switch_ids(base: u32, number: u32) -> Option<Ids> {
     ids(base.checked_add(SWITCH_OFFSET)?.checked_add(number)?)
+}
+
+/// As whom NAT of a virtual switch runs, by the switch's number; `None` when only root could say so.
+#[must_use]
+pub fn nat_ids(base: u32, number: u32) -> Option<Ids> {
+    ids(base.checked_add(NAT_OFFSET)?.checked_add(number)?)
 }
 
 fn ids(id: u32) -> Option<Ids> {

@@ -7,6 +7,7 @@ pub mod ports;
 mod runner;
 pub mod switches;
 pub mod view;
+mod wire;
 
 pub(crate) use self::runner::status;
 use hpvm_model::SwitchName;
@@ -27,6 +28,16 @@ pub enum SwitchRefused {
     NotUp { name: SwitchName, seconds: u64, log: String },
     #[error("virtual switch '{name}' cannot do that")]
     Asked { name: SwitchName, source: ClientError },
+    #[error("virtual switch '{name}' cannot have that wire")]
+    Wire { name: SwitchName, source: hpvm_host::nic::wire::WireError },
+    #[error("virtual switch '{name}' cannot have that wire: {source}")]
+    Unfit { name: SwitchName, source: hpvm_host::nic::Unfit },
+    #[error("NAT of virtual switch '{name}' refuses: {why}")]
+    Nat { name: SwitchName, why: String },
+    #[error(
+        "virtual switch '{0}' has no NAT wire, and only NAT has port forwards; give --wire nat"
+    )]
+    NoNat(SwitchName),
     #[error("no guest that runs has port {port} of virtual switch '{name}'")]
     NoPort { name: SwitchName, port: hpvm_model::PortNumber },
     #[error(

@@ -62,6 +62,7 @@ fn converse(connection: UnixStream, owner: &Sender<Input>) {
     // Who does not read his answer has given up.
     let _ = answering.set_write_timeout(Some(REPLY_BOUND));
     let _ = answering.write_all(&line);
+    let _ = owner.send(Input::Answered);
 }
 
 type Read = Result<(Request, Vec<OwnedFd>), &'static str>;

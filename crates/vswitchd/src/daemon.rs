@@ -16,15 +16,16 @@ use hpvm_host::confine::{Confinement, Enforced};
 use hpvm_host::launch::inherited;
 use hpvm_host::lock::ByteLock;
 use hpvm_host::names::switch_folder;
+use hpvm_host::paths::within;
 use hpvm_model::{PortNumber, SwitchState, chain};
 use hpvm_vswitch::{
-    Capture, Clock, Event, GuestMemory, MacOrigin, Options, Place, PortOptions, Switch,
-    SwitchError, SwitchState as Forwarding,
+    Capture, Clock, Event, GuestMemory, MacOrigin, Options, PacketWire, Place, PortOptions, Switch,
+    SwitchError, SwitchState as Forwarding, TapWire, WireOptions,
 };
 use hpvm_vswitchd::fds;
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
 use hpvm_vswitchd::status::{PortNow, Status};
-use hpvm_vswitchd::wanted::{Plug, Wanted};
+use hpvm_vswitchd::wanted::{Plug, WIRE_TAG, Wanted, WireKind};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use crate::control::{self, Asked};
@@ -55,6 +56,8 @@ pub(crate) struct Daemon {
     inputs: Receiver<Input>,
     to_owner: Sender<Input>,
     published: String,
+    /// The process that does NAT is to be connected to, again and again until it is there.
+    awaits_nat: bool,
 }
 
 /// Whether the process goes on.
@@ -97,6 +100,7 @@ impl Daemon {
             inputs,
             to_owner,
             published: String::new(),
+            awaits_nat: false,
         };
         daemon.resume()?;
         daemon.publish();
@@ -125,7 +129,53 @@ impl Daemon {
                 self.wanted.ports.retain(|other| other.port != plug.port);
             }
         }
+        self.resume_wire();
         self.write_down().map_err(Failure::Folder)
+    }
+
+    /// A wire that cannot be had back is lost like one whose interface is gone; the next boot of the switch brings it.
+    fn resume_wire(&mut self) {
+        let kind = self.wanted.wire;
+        let kept = self.kept.get(&WIRE_TAG).and_then(|fd| fd.try_clone().ok());
+        if let Err(error) = self.attach_wire(kind, kept) {
+            self.log.say(&format!("the wire cannot be had back: {}", chain(&error)));
+        }
+    }
+
+    fn attach_wire(&mut self, kind: WireKind, fd: Option<OwnedFd>) -> Result<(), Refused> {
+        self.awaits_nat = false;
+        let wire: WireOptions = match kind {
+            WireKind::None => return Ok(()),
+            WireKind::Packets => {
+                WireOptions::Device(Box::new(PacketWire::new(fd.ok_or(Refused::Alone)?)))
+            }
+            WireKind::Tap => WireOptions::Device(Box::new(TapWire::new(fd.ok_or(Refused::Alone)?))),
+            WireKind::Nat => {
+                let socket = within(&self.folder.as_fd(), switch_folder::NAT);
+                match UnixStream::connect(socket) {
+                    Ok(stream) => WireOptions::Stream(stream),
+                    Err(_) => {
+                        self.awaits_nat = true;
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        Ok(self.switch.attach_wire(wire)?)
+    }
+
+    /// Exchanges the wire. What the keeper holds of the old one goes, also when the new one cannot be had.
+    fn change_wire(&mut self, kind: WireKind, fd: Option<OwnedFd>) -> Result<(), Refused> {
+        self.switch.detach_wire()?;
+        self.kept.remove(&WIRE_TAG);
+        self.link.release(WIRE_TAG);
+        self.wanted.wire = kind;
+        if let Some(fd) = &fd {
+            self.link.keep(WIRE_TAG, fd.as_fd()).map_err(Refused::Keep)?;
+            self.kept.insert(WIRE_TAG, fd.try_clone().map_err(Refused::Keep)?);
+        }
+        self.write_down()?;
+        self.attach_wire(kind, fd)
     }
 
     pub(crate) fn run(mut self) -> Result<(), Failure> {
@@ -140,18 +190,31 @@ impl Daemon {
                     if self.answer(asked)? == Next::End {
                         self.log.say("no guest has a port on it any more; it ends");
                         self.link.finished();
+                        self.wait_for_last_word();
                         // Threads that sleep in a socket have nothing to put away.
                         std::process::exit(0);
                     }
                 }
                 Ok(Input::Event(event)) => self.happened(&event),
                 Ok(Input::KeeperDied) => self.keeper_died(),
+                Ok(Input::Answered) => {}
                 Ok(Input::CaptureOver(port)) => drop(self.switch.capture(port, None)),
+                Err(RecvTimeoutError::Timeout) if self.awaits_nat => self.resume_wire(),
                 Err(RecvTimeoutError::Timeout) => {}
                 // We hold a sender ourselves.
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             self.publish();
+        }
+    }
+
+    /// Until whoever asked for the end has his answer.
+    fn wait_for_last_word(&self) {
+        loop {
+            match self.inputs.recv_timeout(BEAT) {
+                Ok(Input::Answered) | Err(_) => return,
+                Ok(_) => {}
+            }
         }
     }
 
@@ -208,6 +271,7 @@ impl Daemon {
                 self.write_down()?;
                 self.log.say(&format!("virtual switch {} is {}", self.wanted.name, state.as_str()));
             }
+            Request::Wire { kind } => self.change_wire(kind, descriptor)?,
             Request::Rename { name } => {
                 self.wanted.name = name;
                 self.write_down()?;
@@ -331,7 +395,10 @@ impl Daemon {
                 let text = format!("the peer of port {port}{who} was sent away: {reason}");
                 self.log.tell_trouble(*port, &text);
             }
-            Event::WireLost { reason } => self.log.say(&format!("the wire is gone: {reason}")),
+            Event::WireLost { reason } => {
+                self.awaits_nat = self.wanted.wire == WireKind::Nat;
+                self.log.say(&format!("the wire is gone: {reason}"));
+            }
         }
     }
 

@@ -31,6 +31,8 @@ enum Input {
     Event(Event),
     /// The keeper is gone.
     KeeperDied,
+    /// An answer was written.
+    Answered,
     /// Whoever wanted this port's frames has gone.
     CaptureOver(hpvm_model::PortNumber),
 }

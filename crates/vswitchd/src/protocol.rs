@@ -4,7 +4,7 @@
 use hpvm_model::{GuestNumber, MacAddress, PortNumber, PortRules, SwitchName, SwitchState, VlanId};
 use serde::{Deserialize, Serialize};
 
-use crate::wanted::Plug;
+use crate::wanted::{Plug, WireKind};
 
 /// No request or reply is longer.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
@@ -28,6 +28,10 @@ pub enum Request {
     },
     State {
         state: SwitchState,
+    },
+    /// With the packet socket or the tap.
+    Wire {
+        kind: WireKind,
     },
     Rename {
         name: SwitchName,

@@ -13,9 +13,27 @@ pub struct Wanted {
     pub number: SwitchNumber,
     pub name: SwitchName,
     pub state: SwitchState,
+    #[serde(default)]
+    pub wire: WireKind,
     /// In order of port.
     pub ports: Vec<Plug>,
 }
+
+/// What is behind the wire. A descriptor is kept by the keeper under [`WIRE_TAG`]; the process that does NAT is connected to at
+/// its socket in the run folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireKind {
+    #[default]
+    None,
+    /// A packet socket of a network interface.
+    Packets,
+    Tap,
+    Nat,
+}
+
+/// No port has this number.
+pub const WIRE_TAG: u32 = 100_000;
 
 /// A guest's NIC on a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use clap::ArgGroup;
 use hpvm_host::signals;
-use hpvm_model::network::PortChange;
-use hpvm_model::{PortNumber, SwitchName, SwitchNumber, SwitchState};
+use hpvm_model::network::{PortChange, SwitchError};
+use hpvm_model::{Forward, InterfaceName, PortNumber, SwitchName, SwitchNumber, SwitchState, Wire};
 use hpvm_operations::network::switches::{self, Changed, SwitchRequest};
 use hpvm_operations::network::view::SwitchView;
 use hpvm_operations::network::{SwitchRefused, ports};
@@ -32,6 +32,7 @@ use super::mode;
 /// itself when it is back. The switch localnet always exists.
 #[derive(Debug, clap::Parser)]
 #[command(group = ArgGroup::new("which").multiple(false))]
+#[command(group = ArgGroup::new("what").multiple(true))]
 #[command(group = ArgGroup::new("deed").multiple(false))]
 #[command(group = ArgGroup::new("layout").multiple(false).conflicts_with("deed"))]
 pub struct Net {
@@ -47,13 +48,29 @@ pub struct Net {
     #[arg(short = 'c', long, group = "deed", requires = "name")]
     pub create: bool,
 
-    /// Change the switch
-    #[arg(short = 'C', long, group = "deed", requires = "which", requires = "new_name")]
+    /// Change the switch: its name, its wire, its port forwards
+    #[arg(short = 'C', long, group = "deed", requires = "which", requires = "what")]
     pub change: bool,
 
     /// With -C: rename it; guests keep their ports
-    #[arg(short = 'N', long, value_name = "NAME", requires = "change")]
+    #[arg(short = 'N', long, value_name = "NAME", group = "what", requires = "change")]
     pub new_name: Option<SwitchName>,
+
+    /// With -c and -C: the network interface that is the wire, by its name; a number N means lanN
+    #[arg(short = 'n', long, value_name = "INTERFACE", group = "what", requires = "deed")]
+    #[arg(conflicts_with_all = ["wire", "boot", "halt", "reset", "delete", "port_change"])]
+    pub nic: Option<InterfaceName>,
+
+    /// With -c and -C: another wire: nat, tap:NAME for talk with the VM Host, or none
+    #[arg(long, value_name = "WIRE", group = "what", requires = "deed", value_parser = wire_or_none)]
+    #[arg(conflicts_with_all = ["boot", "halt", "reset", "delete", "port_change"])]
+    pub wire: Option<Wire>,
+
+    /// With a NAT wire: a port of the VM Host that leads to a guest, tcp|udp:[ADDRESS:]PORT:GUESTADDRESS:PORT; may be
+    /// repeated, and replaces those there were
+    #[arg(long, value_name = "FORWARD", group = "what", requires = "deed")]
+    #[arg(conflicts_with_all = ["boot", "halt", "reset", "delete", "port_change"])]
+    pub forward: Vec<Forward>,
 
     /// Boot the switch
     #[arg(short = 'b', long, group = "deed", requires = "which")]
@@ -133,6 +150,11 @@ pub struct Net {
     pub operation: Operation,
 }
 
+/// What `--wire` takes.
+fn wire_or_none(text: &str) -> Result<Wire, SwitchError> {
+    if text == "none" { Ok(Wire::None) } else { text.parse() }
+}
+
 /// What `-p` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AskedPort {
@@ -181,6 +203,15 @@ impl Net {
             || self.port_change.is_some()
     }
 
+    fn request(&self) -> SwitchRequest {
+        let nic = self.nic.clone().map(Wire::Nic);
+        SwitchRequest {
+            name: self.new_name.clone(),
+            wire: nic.or_else(|| self.wire.clone()),
+            forwards: (!self.forward.is_empty()).then(|| self.forward.clone()),
+        }
+    }
+
     fn mode(&self) -> Mode {
         mode(self.dry_run)
     }
@@ -189,7 +220,7 @@ impl Net {
         let Some(name) = &self.name else { return Err(Failure::Said) };
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone());
-        let request = SwitchRequest::default();
+        let request = self.request();
         let made = switches::create(&mut host, &actor, name, &request, self.mode());
         self.tell(context, &self.recorded(&mut host, context, made)?);
         Ok(())
@@ -217,11 +248,7 @@ impl Net {
                 switches::delete(host, &actor, selector, force, mode)
                     .map(|switch| Changed { switch, problems: Vec::new() })
             }
-            None => {
-                let request =
-                    SwitchRequest { name: self.new_name.clone(), ..SwitchRequest::default() };
-                switches::change(host, &actor, selector, &request, mode)
-            }
+            None => switches::change(host, &actor, selector, &self.request(), mode),
         };
         self.tell(context, &self.recorded(host, context, done)?);
         Ok(())

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hpvm_host::interfaces;
 use hpvm_host::names::run_folder;
-use hpvm_model::{GuestNumber, Vswitch};
+use hpvm_host::nic;
+use hpvm_model::{GuestNumber, Vswitch, Wire};
 use hpvm_plan::facts::network::{NetworkFacts, PortHolder, SwitchFact};
 use hpvm_plan::request::Request;
 use hpvm_registry::NicRow;
 
+use super::wire;
 use crate::{Refusal, VmHost};
 
 impl VmHost {
@@ -19,9 +20,9 @@ impl VmHost {
         let running = self.running_among(&others);
         let switches = self.registry.vswitches()?.into_iter();
         let switches = switches.map(|s| (s.name.clone(), fact(&s, &others, &running)));
-        let hosts = interfaces::all().into_iter().map(|(name, mac)| {
-            let holder = format!("network interface {name} of this VM Host");
-            (mac, holder)
+        let nics = nic::all().unwrap_or_default();
+        let hosts = nics.iter().filter_map(|nic| {
+            Some((nic.mac?, format!("network interface {} of this VM Host", nic.name)))
         });
         let guests = others.iter().map(|row| {
             let what = if row.removed { "removed guest" } else { "guest" };
@@ -65,12 +66,13 @@ fn fact(switch: &Vswitch, others: &[&NicRow], running: &BTreeSet<GuestNumber>) -
         held.entry(row.nic.port).or_default().push(holder);
     }
     let interface = switch.wire.interface();
-    let missing = interface.filter(|name| !interfaces::exists(name));
+    let nic = interface.and_then(wire::interface);
+    let missing = interface.filter(|_| matches!(switch.wire, Wire::Nic(_)) && nic.is_none());
     SwitchFact {
         number: switch.number,
         state: switch.state,
         wire_missing: missing.map(|name| format!("there is no network interface {name}")),
-        mtu: interface.and_then(interfaces::mtu),
+        mtu: nic.and_then(|nic| u16::try_from(nic.mtu_bytes).ok()),
         held,
         ruled: switch.ports.keys().copied().collect(),
     }

@@ -5,7 +5,7 @@
 //! with the switch starts it again, with the ports of all guests that run.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::net::UnixListener;
@@ -26,10 +26,11 @@ use hpvm_vswitchd::client::{self, Asked, ClientError};
 use hpvm_vswitchd::fds;
 use hpvm_vswitchd::protocol::Request;
 use hpvm_vswitchd::status::Status;
-use hpvm_vswitchd::wanted::{Plug, Wanted};
+use hpvm_vswitchd::wanted::{Plug, WIRE_TAG, Wanted, WireKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::SwitchRefused;
+use super::wire::{self, Opened};
 use crate::{Refusal, VmHost};
 
 /// A process comes up in some milliseconds; a start that needs it is refused after this.
@@ -71,14 +72,35 @@ impl<'a> Runner<'a> {
             number: self.switch.number,
             name: self.switch.name.clone(),
             state: self.switch.state,
+            wire: WireKind::None,
             ports: Vec::new(),
         };
+        let wire = self.wire_or_none();
+        wanted.wire = wire.kind;
         let mut sockets = Vec::new();
         for (plug, attached, ids) in plugs {
             sockets.push((plug.port, open_socket(&attached, ids)?));
             wanted.put(plug);
         }
-        self.launch(&wanted, sockets)
+        self.launch(&wanted, sockets, wire)
+    }
+
+    /// Opens the wire; what is in the way is told in the switch's log, since guests start without a wire all the same.
+    fn wire_or_none(&self) -> Opened {
+        wire::open(self.host, &self.switch).unwrap_or_else(|refusal| {
+            if let Ok(mut log) = self.log() {
+                let now = jiff::Timestamp::now();
+                let _ = writeln!(log, "{now:.3} {}", hpvm_model::chain(&refusal));
+            }
+            Opened { kind: WireKind::None, descriptor: None }
+        })
+    }
+
+    /// Gives the running process the wire that the switch is to have.
+    pub(crate) fn exchange_wire(&self) -> Result<(), Refusal> {
+        let opened = wire::open(self.host, &self.switch)?;
+        let descriptors: Vec<BorrowedFd<'_>> = opened.descriptor.iter().map(AsFd::as_fd).collect();
+        self.ask(&Request::Wire { kind: opened.kind }, &descriptors).map(drop)
     }
 
     /// Gives a guest's NIC its port. The socket is new: who connected to an old one connects again.
@@ -115,6 +137,11 @@ impl<'a> Runner<'a> {
         };
         if is_over() {
             self.wait_until_gone();
+            wire::end_nat(self.host, &self.switch);
+            for name in [switch_folder::CONTROL, switch_folder::STATUS, switch_folder::PORTS] {
+                let path = self.folder.join(name);
+                removal::file(&path).map_err(Refusal::file("remove", path))?;
+            }
         }
         Ok(())
     }
@@ -188,6 +215,7 @@ impl<'a> Runner<'a> {
         &self,
         wanted: &Wanted,
         sockets: Vec<(PortNumber, UnixListener)>,
+        wire: Opened,
     ) -> Result<(), Refusal> {
         let base = self.host.conf.uid_base()?;
         let ids = users::switch_ids(base, self.switch.number.get());
@@ -218,6 +246,9 @@ impl<'a> Runner<'a> {
         launch.app_program_fd(fds::PROGRAM);
         for (port, socket) in sockets {
             launch.kept_fd(socket, port.number().into());
+        }
+        if let Some(descriptor) = wire.descriptor {
+            launch.kept_fd(descriptor, WIRE_TAG);
         }
         let (ready, theirs) = io::pipe().map_err(Refusal::file("make a pipe for", &self.folder))?;
         launch.app_once_fd(theirs, fds::READY);
@@ -346,7 +377,7 @@ fn hold(path: &Path, flags: rustix::fs::OFlags) -> Result<OwnedFd, Refusal> {
 }
 
 /// A held lock cannot be waited for without taking it, so it is looked at again, a millisecond apart.
-fn pause() {
+pub(super) fn pause() {
     let timeout = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
     let _ = poll(&mut [], Some(&timeout));
 }

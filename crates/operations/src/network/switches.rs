@@ -5,10 +5,11 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use hpvm_host::{interfaces, signals};
+use hpvm_host::signals;
 use hpvm_model::network::PortChange;
 use hpvm_model::{
     Forward, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchState, Vswitch, Wire,
+    chain,
 };
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Link;
@@ -17,7 +18,7 @@ use hpvm_vswitchd::protocol::{Reply, Request, Station};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::runner::{Runner, status};
-use super::{SwitchRefused, links};
+use super::{SwitchRefused, links, wire};
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// What is asked of a new switch, or of one that is to become another; `None` leaves it as it is.
@@ -47,6 +48,7 @@ pub fn create(
     let change = host.registry.change()?;
     let mut switch = Vswitch::new(change.next_switch_number()?, name.clone());
     apply(&mut switch, request);
+    fits(&switch)?;
     let problems = problems(&switch);
     change.insert_vswitch(&switch)?;
     if mode == Mode::DryRun {
@@ -58,7 +60,7 @@ pub fn create(
     Ok(Changed { switch, problems })
 }
 
-/// Changes a switch's name. NICs of guests name it anew.
+/// Changes a switch's name or wire. NICs of guests name it anew, and its guests hear from outside through the new wire.
 pub fn change(
     host: &mut VmHost,
     actor: &Actor,
@@ -72,7 +74,8 @@ pub fn change(
     }
     let mut after = before.clone();
     apply(&mut after, request);
-    let problems = problems(&after);
+    fits(&after)?;
+    let mut problems = problems(&after);
     let change = host.registry.change()?;
     let guests = change.update_vswitch(&after)?;
     if mode == Mode::DryRun {
@@ -83,6 +86,9 @@ pub fn change(
     Step::SwitchCommitted.reached();
     for guest in &guests {
         host.folder(guest).replace_identity(guest)?;
+    }
+    if (&before.wire, &before.forwards) != (&after.wire, &after.forwards) {
+        problems.extend(exchange_wire(host, &after)?);
     }
     if before.name != after.name {
         let renamed = Request::Rename { name: after.name.clone() };
@@ -97,14 +103,47 @@ fn apply(switch: &mut Vswitch, request: &SwitchRequest) {
     }
     if let Some(wire) = &request.wire {
         switch.wire.clone_from(wire);
+        if *wire != Wire::Nat {
+            switch.forwards.clear();
+        }
     }
     if let Some(forwards) = &request.forwards {
         switch.forwards.clone_from(forwards);
     }
 }
 
+/// Refuses a wire that could never be one.
+fn fits(switch: &Vswitch) -> Result<(), Refusal> {
+    let name = || switch.name.clone();
+    if switch.wire != Wire::Nat && !switch.forwards.is_empty() {
+        return Err(SwitchRefused::NoNat(name()).into());
+    }
+    match &switch.wire {
+        Wire::Nic(interface) => match wire::interface(interface) {
+            Some(nic) => nic
+                .fit_for_wire()
+                .map_err(|source| SwitchRefused::Unfit { name: name(), source }.into()),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Gives the running process the wire that the switch is to have. One that cannot be had is a warning: the guests run on
+/// without.
+fn exchange_wire(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
+    let runner = Runner::claim(host, switch.clone())?;
+    if !runner.runs() {
+        return Ok(Vec::new());
+    }
+    let warning = |refusal: Refusal| Problem::warning(switch.name.as_str(), chain(&refusal));
+    Ok(runner.exchange_wire().err().map(warning).into_iter().collect())
+}
+
 fn problems(switch: &Vswitch) -> Vec<Problem> {
-    let missing = |name: &&InterfaceName| !interfaces::exists(name);
+    let missing = |name: &&InterfaceName| {
+        matches!(switch.wire, Wire::Nic(_)) && wire::interface(name).is_none()
+    };
     let interface = switch.wire.interface().filter(missing);
     let warning = |name: &InterfaceName| {
         let text = format!(
@@ -156,6 +195,10 @@ pub fn reset(
 /// Tells the process and the guests what state the switch has. A process that was killed with its keeper is started again
 /// for the guests that run.
 fn carry_out(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
+    let mut problems = match switch.state {
+        SwitchState::Up => exchange_wire(host, switch)?,
+        SwitchState::Halted => Vec::new(),
+    };
     let runner = Runner::claim(host, switch.clone())?;
     if runner.runs() {
         runner.ask(&Request::State { state: switch.state }, &[])?;
@@ -166,7 +209,8 @@ fn carry_out(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
         SwitchState::Up => Link::Up,
         SwitchState::Halted => Link::Down,
     };
-    links::show(host, switch, link)
+    problems.extend(links::show(host, switch, link)?);
+    Ok(problems)
 }
 
 /// Starts again the processes of switches that guests run on and that nobody runs: both process and keeper were killed.

@@ -4,10 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use hpvm_host::interfaces;
 use hpvm_model::{
     GuestConfig, GuestName, GuestNumber, MacAddress, NicKind, PortNumber, PortRules, SwitchState,
-    Vswitch,
+    Vswitch, Wire,
 };
 use hpvm_plan::record::Machine;
 use hpvm_registry::{NicRow, Selector};
@@ -15,6 +14,7 @@ use hpvm_vswitchd::protocol::Request;
 use hpvm_vswitchd::status::{LinkNow, PortNow, Status};
 
 use super::runner::{Runner, status};
+use super::wire;
 use crate::{Refusal, VmHost};
 
 /// One switch, complete.
@@ -119,8 +119,8 @@ impl VmHost {
         let status = status(self, switch.number.get());
         let ports = ports(&switch, rows, machines, status.as_ref());
         let is_used = ports.iter().any(|port| port.active.is_some());
-        let interface = switch.wire.interface();
-        let has_wire = interface.is_none_or(interfaces::exists);
+        let nic = switch.wire.interface().and_then(wire::interface);
+        let has_wire = !matches!(switch.wire, Wire::Nic(_)) || nic.is_some();
         let state = match switch.state {
             SwitchState::Halted => ShownState::Down,
             SwitchState::Up if is_used && status.is_none() => ShownState::Unknown,
@@ -128,8 +128,11 @@ impl VmHost {
             SwitchState::Up => ShownState::Down,
         };
         SwitchView {
-            mac: interface.map(|name| interfaces::mac(name).unwrap_or(MacAddress::new([0; 6]))),
-            ip: interface.and_then(interfaces::ip),
+            mac: switch
+                .wire
+                .interface()
+                .map(|_| nic.as_ref().and_then(|nic| nic.mac).unwrap_or(MacAddress::new([0; 6]))),
+            ip: nic.as_ref().and_then(|nic| nic.addresses.first()).map(|(ip, _)| *ip),
             switch,
             state,
             ports,

@@ -1,0 +1,149 @@
+//! What is behind a switch's wire: a packet socket, a tap, or the process that does NAT. Commands open them, since that
+//! needs rights that the switch's process has not.
+
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+use hpvm_host::listen::listen;
+use hpvm_host::names::switch_folder;
+use hpvm_host::nic::{self, Nic};
+use hpvm_host::paths::program;
+use hpvm_host::removal;
+use hpvm_host::users;
+use hpvm_model::{InterfaceName, Vswitch, Wire};
+use hpvm_nat::control::{self, Reply, Request};
+use hpvm_nat::{Settings, descriptor};
+use hpvm_vswitchd::wanted::WireKind;
+
+use super::SwitchRefused;
+use crate::{Refusal, VmHost};
+
+/// hpvmnat ends within milliseconds of being asked to.
+const END_BOUND: Duration = Duration::from_secs(2);
+
+/// A wire as the switch's process gets it.
+pub(super) struct Opened {
+    pub(super) kind: WireKind,
+    pub(super) descriptor: Option<OwnedFd>,
+}
+
+const NONE: Opened = Opened { kind: WireKind::None, descriptor: None };
+
+/// Opens what a switch is to have. An interface that is not there now is no wire, and no error.
+pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
+    let failed = |source: nic::wire::WireError| {
+        Refusal::from(SwitchRefused::Wire { name: switch.name.clone(), source })
+    };
+    if switch.wire != Wire::Nat {
+        end_nat(host, switch);
+    }
+    Ok(match &switch.wire {
+        Wire::None => NONE,
+        Wire::Nic(name) => match interface(name) {
+            None => NONE,
+            Some(nic) => {
+                let descriptor = Some(nic::wire::packets(&nic).map_err(failed)?);
+                Opened { kind: WireKind::Packets, descriptor }
+            }
+        },
+        Wire::Tap(name) => {
+            let descriptor = Some(nic::wire::tap(name.as_str()).map_err(failed)?);
+            Opened { kind: WireKind::Tap, descriptor }
+        }
+        Wire::Nat => {
+            start_nat(host, switch)?;
+            Opened { kind: WireKind::Nat, descriptor: None }
+        }
+    })
+}
+
+/// An interface as it is now.
+pub(super) fn interface(name: &InterfaceName) -> Option<Nic> {
+    nic::named(name.as_str()).ok().flatten()
+}
+
+/// Starts the process that does NAT, or has the one that runs keep the forwards there are to be.
+fn start_nat(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
+    let asking = socket(host, switch, switch_folder::NAT_CONTROL);
+    if let Ok(Reply::Status(status)) = control::ask(&asking, &Request::Status) {
+        for forward in status.forwards.iter().filter(|f| !switch.forwards.contains(f)) {
+            ask(switch, &asking, &Request::Remove { forward: *forward })?;
+        }
+        for forward in switch.forwards.iter().filter(|f| !status.forwards.contains(f)) {
+            ask(switch, &asking, &Request::Add { forward: *forward })?;
+        }
+        return Ok(());
+    }
+    let (base, number) = (host.conf.uid_base()?, switch.number.get());
+    let wire =
+        listen(&socket(host, switch, switch_folder::NAT), 0o600, users::switch_ids(base, number));
+    let wire = wire.map_err(hpvm_engine::launch::LaunchError::from)?;
+    let asked = listen(&asking, 0o600, None).map_err(hpvm_engine::launch::LaunchError::from)?;
+    let settings = Settings {
+        forwards: switch.forwards.clone(),
+        ids: users::nat_ids(base, number),
+        ..Settings::default()
+    };
+    let log = host.root.switch_log(number);
+    let words = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(&log)
+        .map_err(Refusal::file("open", &log))?;
+    let path = program("hpvmnat")?;
+    let mappings = vec![
+        FdMapping { parent_fd: wire.into(), child_fd: descriptor::WIRE },
+        FdMapping { parent_fd: asked.into(), child_fd: descriptor::CONTROL },
+    ];
+    let failed = |source| Refusal::File { action: "start", path: path.clone(), source };
+    let mut command = Command::new(&path);
+    command
+        .args(settings.arguments())
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(words)
+        .process_group(0)
+        .fd_mappings(mappings)
+        .map_err(|collision| failed(std::io::Error::other(collision)))?;
+    command.spawn().map(drop).map_err(failed)
+}
+
+/// Ends the process that does NAT; fine when none runs.
+pub(super) fn end_nat(host: &VmHost, switch: &Vswitch) {
+    let asking = socket(host, switch, switch_folder::NAT_CONTROL);
+    if !asking.exists() {
+        return;
+    }
+    let deadline = Instant::now() + END_BOUND;
+    let _ = control::ask(&asking, &Request::End);
+    while control::ask(&asking, &Request::Status).is_ok() && Instant::now() < deadline {
+        super::runner::pause();
+    }
+    // Sockets of a process that is gone lead nowhere.
+    for name in [switch_folder::NAT_CONTROL, switch_folder::NAT] {
+        let _ = removal::file(&socket(host, switch, name));
+    }
+}
+
+fn ask(switch: &Vswitch, asking: &Path, request: &Request) -> Result<(), Refusal> {
+    let refused =
+        |why: String| Refusal::from(SwitchRefused::Nat { name: switch.name.clone(), why });
+    match control::ask(asking, request) {
+        Ok(Reply::Refused { why }) => Err(refused(why)),
+        Ok(_) => Ok(()),
+        Err(error) => Err(refused(hpvm_model::chain(&error))),
+    }
+}
+
+fn socket(host: &VmHost, switch: &Vswitch, name: &str) -> PathBuf {
+    host.root.switch_dir(switch.number.get()).join(name)
+}
