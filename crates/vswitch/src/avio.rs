@@ -42,6 +42,8 @@ pub(crate) struct AvioPeer {
     takes: u8,
     /// Heads of the chains that the batch was gathered from.
     gathered: Vec<u16>,
+    /// The same with their buffers, while they are gathered.
+    singles: [(u16, Option<Segment>); BATCH],
     ahead: Ahead,
     scattered: Vec<Segment>,
     chains: Vec<(u16, u32)>,
@@ -85,6 +87,7 @@ impl AvioPeer {
             mergeable: features & MRG_RXBUF != 0,
             takes: offload::mask(Offloads::of_guest(features)),
             gathered: Vec::with_capacity(BATCH),
+            singles: [(0, None); BATCH],
             ahead: Ahead { buffers: [(0, None); BATCH], count: 0, used: 0 },
             scattered: Vec::with_capacity(BATCH),
             chains: Vec::with_capacity(BATCH),
@@ -114,12 +117,11 @@ impl AvioPeer {
         if count == 0 {
             return Ok((0, 0));
         }
-        let mut singles: [(u16, Option<Segment>); BATCH] = [(0, None); BATCH];
-        for (ahead, slot) in singles[..count].iter_mut().enumerate() {
+        for (ahead, slot) in self.singles[..count].iter_mut().enumerate() {
             slot.0 = self.transmit.peek(ahead as u16)?;
             self.transmit.prefetch(slot.0);
         }
-        for slot in &mut singles[..count] {
+        for slot in &mut self.singles[..count] {
             slot.1 = self.transmit.single(&self.memory, slot.0)?;
             if let Some(segment) = slot.1 {
                 prefetch_to_read(segment.host);
@@ -128,7 +130,7 @@ impl AvioPeer {
         }
         self.transmit.prefetch_used(count);
         let mut malformed = 0;
-        for (head, single) in &singles[..count] {
+        for (head, single) in &self.singles[..count] {
             let pushed = match single {
                 Some(segment) if segment.bytes >= self.header_bytes => {
                     batch.push_single(*segment, self.header_bytes)

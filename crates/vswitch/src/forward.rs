@@ -38,7 +38,7 @@ pub(crate) const PLACES: usize = PortNumber::MAX as usize + 1;
 /// How many rounds pass between two questions to the clock and to epoll while frames come.
 const BUSY_ROUNDS: u32 = 64;
 /// The same while none comes.
-const QUIET_ROUNDS: u32 = 32;
+const QUIET_ROUNDS: u32 = 256;
 /// A port without frames for so many rounds while others have some tells by its descriptor again.
 const QUIET_ROUNDS_MAX: u32 = 2_000;
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -515,7 +515,6 @@ pub(crate) fn run(mut forwarder: Forwarder) {
             continue;
         }
         quiet += 1;
-        std::hint::spin_loop();
         if quiet % QUIET_ROUNDS == 0 {
             forwarder.look_around();
             if quiet == QUIET_ROUNDS {
