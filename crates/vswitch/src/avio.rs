@@ -19,6 +19,8 @@ use crate::wire::OffloadHeader;
 const HEADER_BYTES: u32 = 12;
 const HEADER_BYTES_LEGACY: u32 = 10;
 const CACHE_LINE: usize = 64;
+/// Up to so many frames at once, what matters is how long one waits for memory; beyond, how much is asked of it at once.
+const IN_STEP_MAX: usize = 16;
 
 /// Whether a receiver took a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,14 +115,42 @@ impl AvioPeer {
         batch: &mut Batch,
         limit: usize,
     ) -> Result<(usize, usize), RingFault> {
-        let count = usize::from(self.transmit.look()?).min(limit).min(batch.room());
-        if count == 0 {
-            return Ok((0, 0));
+        let count = self.gather_heads(limit)?;
+        self.gather_buffers(count)?;
+        self.gather_frames(batch, count)
+    }
+
+    /// The same with the buffers of the likely receiver looked up in step, so that what both rings are waited for comes at
+    /// the same time. The receiver's fault is left for it to find.
+    pub(crate) fn gather_towards(
+        &mut self,
+        receiver: &mut AvioPeer,
+        batch: &mut Batch,
+        limit: usize,
+    ) -> Result<(usize, usize), RingFault> {
+        let count = self.gather_heads(limit)?;
+        if count == 0 || count > IN_STEP_MAX {
+            self.gather_buffers(count)?;
+            return self.gather_frames(batch, count);
         }
+        let ready = receiver.prepare_heads(count).unwrap_or(0);
+        self.gather_buffers(count)?;
+        if receiver.prepare_buffers(ready).is_err() {
+            receiver.ahead.count = 0;
+        }
+        self.gather_frames(batch, count)
+    }
+
+    fn gather_heads(&mut self, limit: usize) -> Result<usize, RingFault> {
+        let count = usize::from(self.transmit.look()?).min(limit).min(BATCH);
         for (ahead, slot) in self.singles[..count].iter_mut().enumerate() {
             slot.0 = self.transmit.peek(ahead as u16)?;
             self.transmit.prefetch(slot.0);
         }
+        Ok(count)
+    }
+
+    fn gather_buffers(&mut self, count: usize) -> Result<(), RingFault> {
         for slot in &mut self.singles[..count] {
             slot.1 = self.transmit.single(&self.memory, slot.0)?;
             if let Some(segment) = slot.1 {
@@ -128,6 +158,15 @@ impl AvioPeer {
                 prefetch_to_read(segment.host.wrapping_add(CACHE_LINE));
             }
         }
+        Ok(())
+    }
+
+    /// The batch is empty, so it has room.
+    fn gather_frames(
+        &mut self,
+        batch: &mut Batch,
+        count: usize,
+    ) -> Result<(usize, usize), RingFault> {
         self.transmit.prefetch_used(count);
         let mut malformed = 0;
         for (head, single) in &self.singles[..count] {
@@ -159,8 +198,16 @@ impl AvioPeer {
         self.transmit.publish(self.log.as_deref());
     }
 
-    /// Gets ready to take about `count` frames: asks for the memory of the next buffers.
+    /// Gets ready to take about `count` frames: asks for the memory of the next buffers, unless that was done.
     pub(crate) fn prepare(&mut self, count: usize) -> Result<(), RingFault> {
+        if self.ahead.count - self.ahead.used >= count.min(BATCH) {
+            return Ok(());
+        }
+        let ready = self.prepare_heads(count)?;
+        self.prepare_buffers(ready)
+    }
+
+    fn prepare_heads(&mut self, count: usize) -> Result<usize, RingFault> {
         let known = usize::from(self.receive.look()?);
         let count = known.min(count).min(BATCH);
         self.ahead.used = 0;
@@ -170,6 +217,10 @@ impl AvioPeer {
             self.receive.prefetch(head);
             self.ahead.buffers[ahead].0 = head;
         }
+        Ok(count)
+    }
+
+    fn prepare_buffers(&mut self, count: usize) -> Result<(), RingFault> {
         for buffer in &mut self.ahead.buffers[..count] {
             buffer.1 = self.receive.single(&self.memory, buffer.0)?;
             if let Some(segment) = buffer.1 {
@@ -279,7 +330,8 @@ impl AvioPeer {
             self.receive.take();
             self.receive.finish(*head, written);
         }
-        self.ahead.used += self.chains.len();
+        // What was looked up ahead is passed over as far as it was taken here.
+        self.ahead.used = (self.ahead.used + self.chains.len()).min(self.ahead.count);
         Ok(Put::Done)
     }
 

@@ -336,7 +336,11 @@ impl Forwarder {
             }
         }
         self.batch.clear();
-        let (count, malformed) = match port.gather(&mut self.batch, limit) {
+        let gathered = match port.likely {
+            Some(likely) => self.gather_towards(place, likely, limit),
+            None => port.gather(&mut self.batch, limit),
+        };
+        let (count, malformed) = match gathered {
             Ok((0, _)) => return 0,
             Ok(gathered) => gathered,
             Err(fault) => {
@@ -344,6 +348,7 @@ impl Forwarder {
                 return 1;
             }
         };
+        let Some(port) = self.ports[usize::from(place)].as_deref_mut() else { return 0 };
         port.count(Counter::Malformed, malformed as u64);
         if let Some(bucket) = &mut port.rate_out {
             (0..self.batch.len()).for_each(|index| bucket.take(self.batch.frame(index).octets));
@@ -357,6 +362,22 @@ impl Forwarder {
             port.flush_capture();
         }
         count
+    }
+
+    fn gather_towards(
+        &mut self,
+        place: PlaceIndex,
+        likely: PlaceIndex,
+        limit: usize,
+    ) -> Result<(usize, usize), PeerFault> {
+        let both = [usize::from(place), usize::from(likely)];
+        match self.ports.get_disjoint_mut(both) {
+            Ok([Some(port), Some(receiver)]) => {
+                port.gather_towards(receiver, &mut self.batch, limit)
+            }
+            Ok([Some(port), None]) => port.gather(&mut self.batch, limit),
+            _ => Ok((0, 0)),
+        }
     }
 
     /// Gives the batch's frames to their receivers.

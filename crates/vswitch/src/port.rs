@@ -81,6 +81,8 @@ pub(crate) struct Port {
     pub(crate) shared: Arc<PortShared>,
     pub(crate) listener: Option<UnixListener>,
     pub(crate) peer: Peer,
+    /// Where the last frame for one station went.
+    pub(crate) likely: Option<PlaceIndex>,
     /// Rounds since the last frame.
     pub(crate) quiet_rounds: u32,
     pub(crate) attention: Attention,
@@ -119,6 +121,7 @@ impl Port {
             shared,
             listener: None,
             peer: Peer::Absent,
+            likely: None,
             quiet_rounds: 0,
             attention: Attention::Listening,
             backlog: Backlog::Empty,
@@ -212,6 +215,21 @@ impl Port {
             Peer::Stream(peer) => Ok(peer.gather(batch, limit)?),
             Peer::Device(peer) => Ok(peer.gather(batch, limit)?),
             Peer::Absent => Ok((0, 0)),
+        }
+    }
+
+    /// The same when frames will likely go to another place.
+    pub(crate) fn gather_towards(
+        &mut self,
+        receiver: &mut Port,
+        batch: &mut Batch,
+        limit: usize,
+    ) -> Result<(usize, usize), PeerFault> {
+        match (&mut self.peer, &mut receiver.peer) {
+            (Peer::Avio(peer), Peer::Avio(receiver)) => {
+                Ok(peer.gather_towards(receiver, batch, limit)?)
+            }
+            _ => self.gather(batch, limit),
         }
     }
 

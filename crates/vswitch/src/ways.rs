@@ -110,6 +110,7 @@ pub(crate) fn decide(
         one(source, &mut port, index, batch, facts, ways, &mut sent, &mut memo);
     }
     port.note_source(batch.last_source());
+    port.likely = memo.found.and_then(|(_, place)| place).filter(|place| *place != source);
     count(&port, &sent);
     facts.ports[usize::from(source)] = Some(port);
 }
