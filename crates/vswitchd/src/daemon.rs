@@ -249,7 +249,7 @@ impl Daemon {
         let descriptor = descriptors.into_iter().next();
         match request {
             Request::Ping | Request::Publish => {}
-            Request::Attach { plug } => self.attach(plug, descriptor.ok_or(Refused::Alone)?)?,
+            Request::Attach { plug } => self.attach(&plug, descriptor.ok_or(Refused::Alone)?)?,
             Request::Detach { guest, port } => {
                 let is_meant = |plug: &&Plug| {
                     plug.number == guest && port.is_none_or(|port| port == plug.port)
@@ -293,7 +293,7 @@ impl Daemon {
         Ok(Reply::Done)
     }
 
-    fn attach(&mut self, plug: Plug, listener: OwnedFd) -> Result<(), Refused> {
+    fn attach(&mut self, plug: &Plug, listener: OwnedFd) -> Result<(), Refused> {
         let port = plug.port;
         if self.wanted.plug(port).is_some() {
             self.detach(port)?;
@@ -304,7 +304,7 @@ impl Daemon {
             let copy = listener.try_clone().map_err(Refused::Keep)?;
             self.kept.insert(tag(port), copy);
             self.write_down()?;
-            self.add(&plug, listener)
+            self.add(plug, listener)
         });
         if attached.is_err() {
             self.forget(port);

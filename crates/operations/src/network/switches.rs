@@ -338,7 +338,7 @@ pub fn capture(
 ) -> Result<UnixStream, Refusal> {
     let switch = named(host, selector)?;
     let runner = Runner::claim(host, switch)?;
-    if !runner.status().is_some_and(|status| status.port(port).is_some()) {
+    if runner.status().is_none_or(|status| status.port(port).is_none()) {
         return Err(SwitchRefused::NoPort { name: runner.switch.name, port }.into());
     }
     let request = Request::Capture { port, snap_bytes: SNAP_BYTES };
