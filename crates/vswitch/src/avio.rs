@@ -20,7 +20,7 @@ const HEADER_BYTES: u32 = 12;
 const HEADER_BYTES_LEGACY: u32 = 10;
 const CACHE_LINE: usize = 64;
 /// Up to so many frames at once, what matters is how long one waits for memory; beyond, how much is asked of it at once.
-const IN_STEP_MAX: usize = 16;
+pub(crate) const IN_STEP_MAX: usize = 4;
 
 /// Whether a receiver took a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +141,7 @@ impl AvioPeer {
         self.gather_frames(batch, count)
     }
 
+    #[inline(always)]
     fn gather_heads(&mut self, limit: usize) -> Result<usize, RingFault> {
         let count = usize::from(self.transmit.look()?).min(limit).min(BATCH);
         for (ahead, slot) in self.singles[..count].iter_mut().enumerate() {
@@ -150,6 +151,7 @@ impl AvioPeer {
         Ok(count)
     }
 
+    #[inline(always)]
     fn gather_buffers(&mut self, count: usize) -> Result<(), RingFault> {
         for slot in &mut self.singles[..count] {
             slot.1 = self.transmit.single(&self.memory, slot.0)?;
@@ -162,6 +164,7 @@ impl AvioPeer {
     }
 
     /// The batch is empty, so it has room.
+    #[inline(always)]
     fn gather_frames(
         &mut self,
         batch: &mut Batch,
@@ -207,6 +210,7 @@ impl AvioPeer {
         self.prepare_buffers(ready)
     }
 
+    #[inline(always)]
     fn prepare_heads(&mut self, count: usize) -> Result<usize, RingFault> {
         let known = usize::from(self.receive.look()?);
         let count = known.min(count).min(BATCH);
@@ -220,6 +224,7 @@ impl AvioPeer {
         Ok(count)
     }
 
+    #[inline(always)]
     fn prepare_buffers(&mut self, count: usize) -> Result<(), RingFault> {
         for buffer in &mut self.ahead.buffers[..count] {
             buffer.1 = self.receive.single(&self.memory, buffer.0)?;

@@ -81,7 +81,7 @@ pub(crate) struct Port {
     pub(crate) shared: Arc<PortShared>,
     pub(crate) listener: Option<UnixListener>,
     pub(crate) peer: Peer,
-    /// Where the last frame for one station went.
+    /// Where the last frame for one station went, while few come at once.
     pub(crate) likely: Option<PlaceIndex>,
     /// Rounds since the last frame.
     pub(crate) quiet_rounds: u32,

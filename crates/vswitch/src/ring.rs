@@ -290,7 +290,8 @@ impl Ring {
         Ok(sum)
     }
 
-    /// Brings the places of the next `count` used elements nearer, which the driver's processor has.
+    /// Brings the places of the next `count` used elements nearer, which the driver's processor has. Not the index: a driver
+    /// that polls takes it back at once.
     #[inline]
     pub(crate) fn prefetch_used(&self, count: usize) {
         const ELEMENT_WORDS: usize = 4;
@@ -299,7 +300,6 @@ impl Ring {
             let place = usize::from(self.finished).wrapping_add(ahead) & usize::from(self.size - 1);
             prefetch_to_write(self.used.wrapping_add(2 + ELEMENT_WORDS * place).cast());
         }
-        prefetch_to_write(self.used.cast());
     }
 
     /// Takes the next chain: it will be used.

@@ -1,5 +1,6 @@
 //! Which way each frame of a batch goes: the switch's decision, and the lists of what each receiver is to get.
 
+use crate::avio::IN_STEP_MAX;
 use crate::counters::Counter;
 use crate::frame::Batch;
 use crate::mac_table::{MacTable, Station};
@@ -110,7 +111,10 @@ pub(crate) fn decide(
         one(source, &mut port, index, batch, facts, ways, &mut sent, &mut memo);
     }
     port.note_source(batch.last_source());
-    port.likely = memo.found.and_then(|(_, place)| place).filter(|place| *place != source);
+    port.likely = match batch.len() {
+        ..=IN_STEP_MAX => memo.found.and_then(|(_, place)| place).filter(|place| *place != source),
+        _ => None,
+    };
     count(&port, &sent);
     facts.ports[usize::from(source)] = Some(port);
 }
