@@ -73,6 +73,7 @@ bench:
 # The end-to-end tests again and again, with ten times as many moments drawn by lot, until the time is over or one fails.
 soak: guests
 	$(CARGO) build --workspace --bins --locked
+	HPVM_FUZZ_SECONDS=60 $(CARGO) test --locked --package hpvm-vswitch --package hpvm-nat
 	end=$$(($$(date +%s) + $(SOAK_SECONDS))); rounds=0; \
 	while [ $$(date +%s) -lt $$end ]; do \
 		HPVM_SOAK=1 $(CARGO) test --locked --package hpvm-tests || exit 1; \
