@@ -18,6 +18,8 @@ use crate::wire::OffloadHeader;
 /// The header before a frame, with the count of buffers it fills (virtio 1.2, 5.1.6; without it in the oldest form).
 const HEADER_BYTES: u32 = 12;
 const HEADER_BYTES_LEGACY: u32 = 10;
+/// The count of buffers behind the last two bytes of the common header.
+const ONE_BUFFER: u32 = 1 << 16;
 const CACHE_LINE: usize = 64;
 /// Up to so many frames at once, what matters is how long one waits for memory; beyond, how much is asked of it at once.
 pub(crate) const IN_STEP_MAX: usize = 4;
@@ -229,8 +231,13 @@ impl AvioPeer {
         for buffer in &mut self.ahead.buffers[..count] {
             buffer.1 = self.receive.single(&self.memory, buffer.0)?;
             if let Some(segment) = buffer.1 {
-                prefetch_to_write(segment.host);
-                prefetch_to_write(segment.host.wrapping_add(CACHE_LINE));
+                // A header that has its line to itself will likely stay as it is.
+                let frame = segment.host.wrapping_add(self.header_bytes as usize);
+                match frame.addr() % CACHE_LINE {
+                    0 => prefetch_to_read(segment.host),
+                    _ => prefetch_to_write(segment.host),
+                }
+                prefetch_to_write(frame.wrapping_add(CACHE_LINE - 1));
             }
         }
         self.ahead.count = count;
@@ -238,16 +245,24 @@ impl AvioPeer {
         Ok(())
     }
 
+    /// Copies a frame into the guest's next buffer, for those who do it rarely.
+    pub(crate) fn put_any(&mut self, view: &View<'_>) -> Result<Put, RingFault> {
+        self.put(*view)
+    }
+
     /// Copies a frame into the guest's next buffer.
-    #[inline]
-    pub(crate) fn put(&mut self, view: &View<'_>) -> Result<Put, RingFault> {
+    ///
+    /// The view comes as a value and stays in registers. In memory it would be stored in pieces and loaded in others, and
+    /// such a load waits until all stores before it are out, those into the last guest's buffers among them.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, view: View<'_>) -> Result<Put, RingFault> {
         let needed = self.header_bytes + view.octets;
         if self.ahead.used < self.ahead.count
             && let (head, Some(segment)) = self.ahead.buffers[self.ahead.used]
             && segment.bytes >= needed
         {
             // SAFETY: the segment was checked to be there and to hold header and frame.
-            unsafe { self.write_single(segment.host, view) };
+            unsafe { self.write_single(segment.host, &view) };
             if let Some(log) = &self.log {
                 log.note(segment.guest, u64::from(needed));
             }
@@ -263,15 +278,16 @@ impl AvioPeer {
     ///
     /// # Safety
     /// `to` takes that many bytes.
-    #[inline]
+    #[inline(always)]
     unsafe fn write_single(&self, to: *mut u8, view: &View<'_>) {
-        let header = self.header(view, 1);
+        let (low, high) = view.header.words();
         // SAFETY: the caller's promise; each piece is written behind the last, and their sum is what was promised. Pieces
         // of the tail were checked to be in the sender's memory.
         unsafe {
+            assign(to.cast::<u64>(), low.to_le());
             match self.header_bytes {
-                HEADER_BYTES => to.cast::<[u8; 12]>().write_unaligned(header),
-                _ => to.copy_from_nonoverlapping(header.as_ptr(), HEADER_BYTES_LEGACY as usize),
+                HEADER_BYTES => assign(to.add(8).cast(), (ONE_BUFFER | u32::from(high)).to_le()),
+                _ => assign(to.add(8).cast(), high.to_le()),
             }
             let mut to = to.add(self.header_bytes as usize);
             match view.head.len() {
@@ -296,7 +312,8 @@ impl AvioPeer {
     }
 
     /// The same for buffers in pieces, and for frames that fill several (MRG_RXBUF).
-    fn put_scattered(&mut self, view: &View<'_>, needed: u32) -> Result<Put, RingFault> {
+    #[cold]
+    fn put_scattered(&mut self, view: View<'_>, needed: u32) -> Result<Put, RingFault> {
         self.scattered.clear();
         self.chains.clear();
         let mut capacity: u64 = 0;
@@ -316,7 +333,7 @@ impl AvioPeer {
             capacity += u64::from(bytes);
             self.chains.push((head, bytes));
         }
-        let header = self.header(view, self.chains.len() as u16);
+        let header = self.header(&view, self.chains.len() as u16);
         let mut writer = Writer { segments: &self.scattered, at: 0, done: 0 };
         writer.write(header.as_ptr(), self.header_bytes as usize);
         writer.write(view.head.as_ptr(), view.head.len());
@@ -360,6 +377,21 @@ impl AvioPeer {
         self.receive.silence();
         self.receive.call();
         self.transmit.call();
+    }
+}
+
+/// Writes a number unless it is there already. A driver that uses its buffers again finds the header of before, and a line
+/// of the cache that nobody changes is in both processors' caches at once.
+///
+/// # Safety
+/// `to` can be read and written.
+#[inline(always)]
+unsafe fn assign<N: Copy + PartialEq>(to: *mut N, number: N) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if to.read_unaligned() != number {
+            to.write_unaligned(number);
+        }
     }
 }
 

@@ -253,15 +253,21 @@ impl Batch {
         edit: Edit,
         scratch: &'a mut EditedHead,
     ) -> View<'a> {
+        let plain = self.plain(index);
+        match edit {
+            Edit::Keep => plain,
+            _ => edited(plain, edit, self.tag(index), self.frames[index].domain, scratch),
+        }
+    }
+
+    /// A frame as it came.
+    #[inline(always)]
+    pub(crate) fn plain(&self, index: usize) -> View<'_> {
         let frame = &self.frames[index];
         let head = &self.heads[index].0[..usize::from(frame.head_bytes)];
         let tail_start = frame.tail_start as usize;
         let tail = &self.segments[tail_start..tail_start + frame.tail_count as usize];
-        let plain = View { header: frame.header, head, tail, octets: frame.octets };
-        match edit {
-            Edit::Keep => plain,
-            _ => edited(plain, edit, self.tag(index), frame.domain, scratch),
-        }
+        View { header: frame.header, head, tail, octets: frame.octets }
     }
 }
 
@@ -357,25 +363,35 @@ unsafe fn copy_head(from: *const u8, to: &mut [u8; HEAD_BYTES], bytes: usize) {
 ///
 /// # Safety
 /// `from` has and `to` takes `bytes` bytes, they do not overlap, and `bytes` is at most [`HEAD_BYTES`].
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn copy_small(from: *const u8, to: *mut u8, bytes: usize) {
-    /// Copies `N` bytes at the start and `N` at the end of `bytes`, which are `N` to twice `N`.
+    /// A number, since an array of bytes would go through memory.
+    type Piece = u128;
+    const PIECE: usize = size_of::<Piece>();
+    /// Copies the pieces at these places.
     #[inline(always)]
-    unsafe fn ends<const N: usize>(from: *const u8, to: *mut u8, bytes: usize) {
-        // SAFETY: both pieces lie within the first `bytes` bytes.
-        unsafe {
-            let first = from.cast::<[u8; N]>().read_unaligned();
-            let last = from.add(bytes - N).cast::<[u8; N]>().read_unaligned();
-            to.cast::<[u8; N]>().write_unaligned(first);
-            to.add(bytes - N).cast::<[u8; N]>().write_unaligned(last);
+    unsafe fn pieces<const N: usize>(from: *const u8, to: *mut u8, places: [usize; N]) {
+        for at in places {
+            // SAFETY: the caller's promise: a piece at each of the places.
+            unsafe {
+                let piece = from.add(at).cast::<Piece>().read_unaligned();
+                to.add(at).cast::<Piece>().write_unaligned(piece);
+            }
         }
     }
-    // SAFETY: the caller's promise, and each arm's lengths.
+    // SAFETY: the caller's promise, and no arm's places reach beyond `bytes`.
     unsafe {
         match bytes {
-            65.. => ends::<64>(from, to, bytes),
-            32..=64 => ends::<32>(from, to, bytes),
-            16..=31 => ends::<16>(from, to, bytes),
+            97.. => {
+                pieces(from, to, [0, PIECE, 2 * PIECE, 3 * PIECE, 4 * PIECE, 5 * PIECE]);
+                pieces(from, to, [bytes - 2 * PIECE, bytes - PIECE]);
+            }
+            65.. => {
+                pieces(from, to, [0, PIECE, 2 * PIECE, 3 * PIECE]);
+                pieces(from, to, [bytes - 2 * PIECE, bytes - PIECE]);
+            }
+            33.. => pieces(from, to, [0, PIECE, bytes - 2 * PIECE, bytes - PIECE]),
+            16.. => pieces(from, to, [0, bytes - PIECE]),
             _ => from.copy_to_nonoverlapping(to, bytes),
         }
     }

@@ -252,7 +252,7 @@ impl Port {
     #[inline]
     pub(crate) fn put(&mut self, view: &View<'_>) -> Result<Put, PeerFault> {
         match &mut self.peer {
-            Peer::Avio(peer) => Ok(peer.put(view)?),
+            Peer::Avio(peer) => Ok(peer.put_any(view)?),
             Peer::Stream(peer) => Ok(peer.put(view)),
             Peer::Device(peer) => {
                 if peer.full() {

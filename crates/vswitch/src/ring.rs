@@ -78,6 +78,9 @@ pub(crate) struct Ring {
     available: *const u16,
     used: *mut u16,
     size: u16,
+    /// An index's bits that are its place. A word of its own, because of two that lie side by side a compiler may load both
+    /// at once, and a load that takes in what was stored just before waits for all stores to get out, to the guest's too.
+    mask: usize,
     direction: Direction,
     event_index: bool,
     indirect: bool,
@@ -124,6 +127,7 @@ impl Ring {
             available: available.cast(),
             used: used.cast(),
             size,
+            mask: usize::from(size) - 1,
             direction,
             event_index: features & crate::features::EVENT_IDX != 0,
             indirect: features & crate::features::INDIRECT_DESC != 0,
@@ -164,8 +168,8 @@ impl Ring {
     #[inline]
     pub(crate) fn peek(&self, ahead: u16) -> Result<u16, RingFault> {
         debug_assert!(ahead < self.known());
-        let place = self.next.wrapping_add(ahead) & (self.size - 1);
-        let head = self.available_word(2 + usize::from(place)).load(Ordering::Relaxed);
+        let place = usize::from(self.next.wrapping_add(ahead)) & self.mask;
+        let head = self.available_word(2 + place).load(Ordering::Relaxed);
         if head >= self.size {
             return Err(RingFault::Index { index: head, size: self.size });
         }
@@ -297,7 +301,7 @@ impl Ring {
         const ELEMENT_WORDS: usize = 4;
         const LINE_ELEMENTS: usize = 8;
         for ahead in (0..count).step_by(LINE_ELEMENTS) {
-            let place = usize::from(self.finished).wrapping_add(ahead) & usize::from(self.size - 1);
+            let place = usize::from(self.finished).wrapping_add(ahead) & self.mask;
             prefetch_to_write(self.used.wrapping_add(2 + ELEMENT_WORDS * place).cast());
         }
     }
@@ -312,7 +316,7 @@ impl Ring {
     /// does not see it before [`Ring::publish`].
     #[inline]
     pub(crate) fn finish(&mut self, head: u16, written: u32) {
-        let place = usize::from(self.finished & (self.size - 1));
+        let place = usize::from(self.finished) & self.mask;
         let element = u64::from(head) | u64::from(written) << 32;
         // SAFETY: the place is within the ring, which was checked to lie in the guest's memory.
         unsafe { self.used.add(2 + 4 * place).cast::<u64>().write_unaligned(element.to_le()) };

@@ -70,6 +70,17 @@ impl OffloadHeader {
         }
     }
 
+    /// All of it in two numbers: the first eight bytes and the last two, least significant first.
+    #[inline(always)]
+    pub(crate) fn words(self) -> (u64, u16) {
+        let low = u64::from(self.flags)
+            | u64::from(self.gso_type) << 8
+            | u64::from(self.header_length) << 16
+            | u64::from(self.segment_size) << 32
+            | u64::from(self.checksum_start) << 48;
+        (low, self.checksum_offset)
+    }
+
     /// The header of the same frame with a tag put in.
     pub(crate) fn tagged(mut self) -> OffloadHeader {
         const TAG_BYTES: u16 = 4;
