@@ -13,7 +13,7 @@ use crate::vlan::{Edit, TAG_BYTES, UNTAGGED};
 use crate::wire::OffloadHeader;
 
 /// How many frames are taken from a port at once.
-pub(crate) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 32;
 /// Two cache lines: enough for Ethernet, a tag, IPv6 and what it announces, or TCP with options.
 pub(crate) const HEAD_BYTES: usize = 128;
 pub(crate) const ETHERNET_BYTES: usize = 14;
