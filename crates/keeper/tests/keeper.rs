@@ -339,3 +339,31 @@ fn it_stays_below_a_mebibyte() {
     println!("PSS {} KiB, anonymous {} KiB", kib("Pss"), kib("Anonymous"));
     assert!(kib("Pss") < 1024 && kib("Anonymous") < 512, "{rollup}");
 }
+
+/// A virtual switch: what was kept for it comes first, what it gives up comes no more, and it ends with its own last word.
+#[test]
+fn a_worker_without_an_engine_is_given_what_is_kept_each_time() {
+    const KEPT: u32 = 5;
+    const ALL_KEPT: u32 = 7;
+    const RELEASE: &str = r"printf '\6\0\0\0\14\0\0\0\0\0\0\0\0\0\0\0' >&3; exit 0";
+    let mut stage = Stage::new();
+    let mut launch = stage.furnished(Launch::alone(&stage.worker(None)));
+    launch.kept_fd(stage.open("listener"), 12);
+    stage.start(launch);
+    assert_eq!(stage.heard(1)[0], (KEPT, 12, 0));
+    stage.tell(Part::Worker, "hear");
+    assert_eq!(stage.heard(2)[1], (ALL_KEPT, 0, 0));
+
+    held(stage.nth(Part::Worker, 1)).signal(Signal::KILL).expect("killed");
+    stage.nth(Part::Worker, 2);
+    assert_eq!(stage.heard(3)[2], (KEPT, 12, 0));
+    stage.tell(Part::Worker, "hear");
+    assert_eq!(stage.heard(4)[3], (ALL_KEPT, 0, 0));
+    stage.tell(Part::Worker, RELEASE);
+    stage.nth(Part::Worker, 3);
+    assert_eq!(stage.heard(5)[4], (ALL_KEPT, 0, 0), "it was given up");
+
+    stage.tell(Part::Worker, FINISHED);
+    assert_eq!(stage.keeper_status(), 0);
+    assert!(stage.pids(Part::Qemu).is_empty());
+}
