@@ -66,7 +66,7 @@ pub struct Net {
     #[arg(conflicts_with_all = ["boot", "halt", "reset", "delete", "port_change"])]
     pub wire: Option<Wire>,
 
-    /// With a NAT wire: a port of the VM Host that leads to a guest, tcp|udp:[ADDRESS:]PORT:GUESTADDRESS:PORT; may be
+    /// With a NAT wire: a port of the VM Host that leads to a guest, `tcp|udp:[ADDRESS:]PORT:GUESTADDRESS:PORT`; may be
     /// repeated, and replaces those there were
     #[arg(long, value_name = "FORWARD", group = "what", requires = "deed")]
     #[arg(conflicts_with_all = ["boot", "halt", "reset", "delete", "port_change"])]

@@ -4,12 +4,13 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard};
 use hpvm_vswitch::{
     Clock, Counters, Event, GuestMemory, Options, PortOptions, Switch, SwitchState,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::guest::{Driver, Guest, PATIENCE, PROTOCOL_FEATURES};
 
@@ -153,6 +154,22 @@ impl Vio {
         let mut frame = vec![0; u32::from_be_bytes(length) as usize];
         self.socket.read_exact(&mut frame).expect("a whole frame");
         frame
+    }
+
+    /// Whether a frame arrives in time; what else arrives is passed over.
+    pub(crate) fn hears(&mut self, frame: &[u8], within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).expect("a short time");
+            let mut readable = [PollFd::new(&self.socket, PollFlags::IN)];
+            if poll(&mut readable, Some(&timeout)).expect("a wait") == 0 {
+                return false;
+            }
+            if self.receive() == frame {
+                return true;
+            }
+        }
     }
 
     pub(crate) fn receive_until(&mut self, last: &[u8]) -> Vec<Vec<u8>> {
