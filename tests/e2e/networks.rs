@@ -16,6 +16,8 @@ use crate::pool::image;
 pub(crate) const TESTS: &[Test] = crate::tests![
     switches_are_made_changed_and_deleted,
     what_cannot_be_is_refused,
+    a_refused_command_asks_nothing_and_writes_nothing,
+    forwards_come_and_go_and_one_port_is_shown_alone,
     guests_reserve_ports,
     a_clone_has_ports_and_addresses_of_its_own,
     both_kinds_talk_and_outlive_their_switch,
@@ -87,6 +89,7 @@ Port Number                      : 8
 fn what_cannot_be_is_refused() {
     let host = VmHost::new(Engine::Fake);
     host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
     for (line, words) in [
         (&["hpvmnet", "-c", "-S", "sw1"][..], "exists already (number 2)"),
         (&["hpvmnet", "-S", "none"], "'none'; `hpvmnet` lists them"),
@@ -95,6 +98,20 @@ fn what_cannot_be_is_refused() {
         (&["hpvmnet", "-S", "sw1", "-C", "-N", "localnet"], "exists already (number 1)"),
         (&["hpvmnet", "-S", "sw1", "-p", "7"], "port 7 of virtual switch 'sw1' is not in use"),
         (&["hpvmnet", "-S", "sw1", "--macs"], "has no guest that runs on it"),
+        (&["hpvmnet", "-S", "sw1", "-p", "all", "--capture", "f"], "name it by its number"),
+        (
+            &[
+                "hpvmnet",
+                "-S",
+                "nat1",
+                "-C",
+                "--forward",
+                "tcp:2222:10.0.2.15:22",
+                "--forward",
+                "tcp:127.0.0.1:2222:10.0.2.16:22",
+            ],
+            "tcp:2222:10.0.2.15:22 and tcp:127.0.0.1:2222:10.0.2.16:22 of virtual switch 'nat1' want the same port",
+        ),
         (
             &["hpvmcreate", "-P", "a", "-a", "network:lan::vswitch:none"],
             "there is no virtual switch 'none'",
@@ -103,8 +120,52 @@ fn what_cannot_be_is_refused() {
         let refusal = host.refused(line);
         assert!(refusal.contains(words), "{line:?}: {refusal}");
     }
-    let unknown = host.run(&["hpvmnet", "-S", "sw1", "-u", "portid:1:speed:7"]);
-    assert_eq!(unknown.status.code(), Some(2), "{unknown}");
+    for (line, words) in [
+        (&["hpvmnet", "-S", "sw1", "-u", "portid:1:speed:7"][..], "is no change of a port"),
+        (&["hpvmnet", "-S", "sw1", "-u", "portid:1:mirror:1"], "its own frames"),
+        (&["hpvmnet", "-c", "-s", "4"], "-s"),
+        (&["hpvmnet", "-S", "sw1", "-M", "-p", "1"], "-M"),
+        (&["hpvmnet", "-S", "sw1", "-M", "-A"], "-M"),
+    ] {
+        let misused = host.run(line);
+        assert_eq!(misused.status.code(), Some(2), "{line:?}: {misused}");
+        assert!(misused.stderr.contains(words), "{line:?}: {misused}");
+    }
+}
+
+/// A refusal comes before the question, and costs no file that is there.
+fn a_refused_command_asks_nothing_and_writes_nothing() {
+    let host = VmHost::new(Engine::Fake);
+    let localnet = host.run_with_input(&["hpvmnet", "-S", "localnet", "-d"], b"y\n");
+    assert!(!localnet.stderr.contains('?'), "{localnet}");
+    assert!(localnet.stderr.contains("it cannot be deleted"), "{localnet}");
+    let file = host.path("kept.pcap");
+    std::fs::write(&file, "kept").expect("a file");
+    let name = file.display().to_string();
+    host.ok(&["hpvmnet", "-S", "localnet", "-u", "portid:1:vlanid:7"]);
+    let refusal = host.refused(&["hpvmnet", "-S", "localnet", "-p", "1", "--capture", &name]);
+    assert!(refusal.contains("no guest that runs has port 1"), "{refusal}");
+    assert_eq!(std::fs::read_to_string(&file).expect("the file"), "kept");
+}
+
+/// Port forwards are replaced as a whole, and removed by name; each layout shows the port that is asked for alone.
+fn forwards_come_and_go_and_one_port_is_shown_alone() {
+    let host = VmHost::new(Engine::Fake);
+    let web = "tcp:127.0.0.1:8080:10.0.2.15:80";
+    host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat", "--forward", web]);
+    host.ok(&["hpvmnet", "-S", "nat1", "-u", "portid:1:vlanid:7"]);
+    host.ok(&["hpvmnet", "-S", "nat1", "-u", "portid:2:vlanid:8"]);
+    let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);
+    assert!(shown.contains(&format!("Port Forward                     : {web}\n")), "{shown}");
+    host.ok(&["hpvmnet", "-S", "nat1", "-C", "--forward", "none"]);
+    let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);
+    assert!(!shown.contains("Port Forward") && shown.contains(": nat\n"), "{shown}");
+    for (layout, other) in [("-X", "vlan=\"8\""), ("--json", "\"vlan\": \"8\"")] {
+        let all = host.ok(&["hpvmnet", "-S", "nat1", layout]);
+        assert!(all.contains(other), "{all}");
+        let one = host.ok(&["hpvmnet", "-S", "nat1", "-p", "1", layout]);
+        assert!(!one.contains(other) && one.contains('7'), "{one}");
+    }
 }
 
 /// Several guests may reserve a port; the name of the switch may change under them, and a switch in use is not deleted.

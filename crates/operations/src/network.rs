@@ -10,7 +10,7 @@ pub mod view;
 mod wire;
 
 pub(crate) use self::runner::status;
-use hpvm_model::SwitchName;
+use hpvm_model::{Forward, SwitchName};
 use hpvm_vswitchd::client::ClientError;
 
 /// Why a virtual switch could not be used.
@@ -24,6 +24,10 @@ pub enum SwitchRefused {
         "ports of virtual switch '{name}' are in use by {guests}; move them to another switch with `hpvmmodify -m network:…` or delete them, or force it with -F"
     )]
     InUse { name: SwitchName, guests: String },
+    #[error(
+        "guests run on virtual switch '{0}', see `hpvmnet -S {0}`; stop them or move them to another switch with `hpvmmodify -m network:…`"
+    )]
+    Running(SwitchName),
     #[error("virtual switch '{name}' did not answer within {seconds} s; its log {log} tells more")]
     NotUp { name: SwitchName, seconds: u64, log: String },
     #[error("virtual switch '{name}' cannot do that")]
@@ -38,6 +42,10 @@ pub enum SwitchRefused {
         "virtual switch '{0}' has no NAT wire, and only NAT has port forwards; give --wire nat"
     )]
     NoNat(SwitchName),
+    #[error(
+        "port forwards {one} and {other} of virtual switch '{name}' want the same port of the VM Host; choose another for one of them"
+    )]
+    Collision { name: SwitchName, one: Forward, other: Forward },
     #[error("no guest that runs has port {port} of virtual switch '{name}'")]
     NoPort { name: SwitchName, port: hpvm_model::PortNumber },
     #[error(

@@ -1,7 +1,6 @@
 //! hpvmnet: virtual switches, listed, made, changed, booted, halted and deleted; the rules and counters of their ports.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ArgGroup;
@@ -45,7 +44,7 @@ pub struct Net {
     pub number: Option<SwitchNumber>,
 
     /// Create a switch called NAME
-    #[arg(short = 'c', long, group = "deed", requires = "name")]
+    #[arg(short = 'c', long, group = "deed", requires = "name", conflicts_with = "number")]
     pub create: bool,
 
     /// Change the switch: its name, its wire, its port forwards
@@ -67,10 +66,10 @@ pub struct Net {
     pub wire: Option<Wire>,
 
     /// With a NAT wire: a port of the VM Host that leads to a guest, `tcp|udp:[ADDRESS:]PORT:GUESTADDRESS:PORT`; may be
-    /// repeated, and replaces those there were
+    /// repeated, and replaces those there were; none removes them
     #[arg(long, value_name = "FORWARD", group = "what", requires = "deed")]
     #[arg(conflicts_with_all = ["boot", "halt", "reset", "delete", "port_change"])]
-    pub forward: Vec<Forward>,
+    pub forward: Vec<AskedForward>,
 
     /// Boot the switch
     #[arg(short = 'b', long, group = "deed", requires = "which")]
@@ -119,7 +118,7 @@ pub struct Net {
     pub xml: bool,
 
     /// One line a switch, fields between colons
-    #[arg(short = 'M', long, group = "layout")]
+    #[arg(short = 'M', long, group = "layout", conflicts_with_all = ["port", "statistics"])]
     pub machine: bool,
 
     /// JSON, after docs/schema/vswitches.json
@@ -131,7 +130,13 @@ pub struct Net {
     pub macs: bool,
 
     /// Write the frames of the port to a file that tcpdump and Wireshark read, until interrupted
-    #[arg(long, value_name = "FILE", group = "layout", requires = "port")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        group = "layout",
+        requires = "port",
+        conflicts_with = "statistics"
+    )]
     pub capture: Option<PathBuf>,
 
     /// Ask nothing, and delete a switch that guests have ports of
@@ -153,6 +158,23 @@ pub struct Net {
 /// What `--wire` takes.
 fn wire_or_none(text: &str) -> Result<Wire, SwitchError> {
     if text == "none" { Ok(Wire::None) } else { text.parse() }
+}
+
+/// What `--forward` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedForward {
+    None,
+    One(Forward),
+}
+
+impl FromStr for AskedForward {
+    type Err = hpvm_model::network::ForwardError;
+    fn from_str(text: &str) -> Result<AskedForward, Self::Err> {
+        match text {
+            "none" => Ok(AskedForward::None),
+            forward => forward.parse().map(AskedForward::One),
+        }
+    }
 }
 
 /// What `-p` takes.
@@ -205,10 +227,14 @@ impl Net {
 
     fn request(&self) -> SwitchRequest {
         let nic = self.nic.clone().map(Wire::Nic);
+        let forwards = self.forward.iter().filter_map(|asked| match asked {
+            AskedForward::None => None,
+            AskedForward::One(forward) => Some(*forward),
+        });
         SwitchRequest {
             name: self.new_name.clone(),
             wire: nic.or_else(|| self.wire.clone()),
-            forwards: (!self.forward.is_empty()).then(|| self.forward.clone()),
+            forwards: (!self.forward.is_empty()).then(|| forwards.collect()),
         }
     }
 
@@ -243,8 +269,10 @@ impl Net {
                 switches::reset(host, &actor, selector, mode)
             }
             None if self.delete => {
-                self.confirm(context, "Delete", &switch.name)?;
                 let force = if self.force { Force::Yes } else { Force::No };
+                let checked = switches::delete(host, &actor, selector, force, Mode::DryRun);
+                self.recorded(host, context, checked)?;
+                self.confirm(context, "Delete", &switch.name)?;
                 switches::delete(host, &actor, selector, force, mode)
                     .map(|switch| Changed { switch, problems: Vec::new() })
             }
@@ -301,7 +329,8 @@ impl Net {
             Some(AskedPort::One(port)) => Some(port),
             Some(AskedPort::All) | None => None,
         };
-        if let (Some(file), Some(port)) = (&self.capture, port) {
+        if let Some(file) = &self.capture {
+            let port = port.ok_or(CaptureOfAll)?;
             return capture(&host, selector, port, file);
         }
         if self.macs {
@@ -312,11 +341,12 @@ impl Net {
         }
         let mut views = host.switches()?;
         views.retain(|view| view.switch.number == switch.number);
-        if let Some(port) = port
-            && views.iter().all(|view| view.ports.iter().all(|p| p.port != port))
-        {
-            let name = switch.name;
-            return Err(Refusal::from(SwitchRefused::UnusedPort { name, port }).into());
+        if let Some(port) = port {
+            views.iter_mut().for_each(|view| view.ports.retain(|one| one.port == port));
+            if views.iter().all(|view| view.ports.is_empty()) {
+                let name = switch.name;
+                return Err(Refusal::from(SwitchRefused::UnusedPort { name, port }).into());
+            }
         }
         self.show(&views, port.map_or(Ports::All, Ports::One))?;
         if self.zero {
@@ -341,20 +371,20 @@ impl Net {
     }
 }
 
+/// A file holds the frames of one port.
+#[derive(Debug, thiserror::Error)]
+#[error("--capture takes the frames of one port; name it by its number, -p NUMBER")]
+struct CaptureOfAll;
+
 /// Until the administrator interrupts it, or the switch ends it.
 fn capture(
     host: &VmHost,
     selector: &SwitchSelector,
     port: PortNumber,
-    path: &std::path::Path,
+    path: &Path,
 ) -> Result<(), Failure> {
     let _ = signals::catch_interruptions();
-    let file = File::create(path).map_err(|source| Refusal::File {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    })?;
-    let connection = switches::capture(host, selector, port, &file)?;
+    let connection = switches::capture(host, selector, port, path)?;
     switches::wait_for_end(&connection);
     Ok(())
 }

@@ -23,6 +23,8 @@ pub enum PortChangeError {
         "'{0}' is no rate; write IN[/BURST],OUT[/BURST] in bits a second and bytes with K, M or G, such as 100M/64K,none"
     )]
     Rate(String),
+    #[error("port {0} cannot have its own frames copied to it; name another port, or none")]
+    OwnMirror(PortNumber),
     #[error("'{0}' is neither on nor off")]
     Spoof(String),
     #[error("'{0}' is no list of IP addresses; write such as 192.0.2.7,2001:db8::7, or none")]
@@ -83,7 +85,11 @@ impl FromStr for PortChange {
             ("mirror", to) => PortRule::Mirror(Some(to.parse()?)),
             _ => return Err(malformed()),
         };
-        Ok(PortChange { port: port.parse()?, rule })
+        let port = port.parse()?;
+        if rule == PortRule::Mirror(Some(port)) {
+            return Err(PortChangeError::OwnMirror(port));
+        }
+        Ok(PortChange { port, rule })
     }
 }
 

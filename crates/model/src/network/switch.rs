@@ -24,7 +24,7 @@ pub enum SwitchError {
         "'{0}' is no network interface; names have 1 to 15 characters, no blank and no '/' or ':'"
     )]
     Interface(String),
-    #[error("'{0}' is no wire; write nat or tap:NAME, or name a network interface with -n")]
+    #[error("'{0}' is no wire; write nat, tap:NAME or none, or name a network interface with -n")]
     Wire(String),
 }
 

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use hpvm_host::signals;
 use hpvm_model::network::PortChange;
@@ -118,6 +119,9 @@ fn fits(switch: &Vswitch) -> Result<(), Refusal> {
     if switch.wire != Wire::Nat && !switch.forwards.is_empty() {
         return Err(SwitchRefused::NoNat(name()).into());
     }
+    if let Some((one, other)) = collision(&switch.forwards) {
+        return Err(SwitchRefused::Collision { name: name(), one, other }.into());
+    }
     match &switch.wire {
         Wire::Nic(interface) => match wire::interface(interface) {
             Some(nic) => nic
@@ -127,6 +131,18 @@ fn fits(switch: &Vswitch) -> Result<(), Refusal> {
         },
         _ => Ok(()),
     }
+}
+
+/// Two that want the same port of the VM Host.
+fn collision(forwards: &[Forward]) -> Option<(Forward, Forward)> {
+    let mut rest = forwards;
+    while let Some((one, others)) = rest.split_first() {
+        if let Some(other) = others.iter().find(|other| one.collides_with(other)) {
+            return Some((*one, *other));
+        }
+        rest = others;
+    }
+    None
 }
 
 /// Gives the running process the wire that the switch is to have. One that cannot be had is a warning: the guests run on
@@ -256,7 +272,10 @@ pub fn delete(
         .map(|row| row.guest)
         .collect();
     users.dedup();
-    if !users.is_empty() && (force == Force::No || has_running(host, &switch)?) {
+    if has_running(host, &switch)? {
+        return Err(SwitchRefused::Running(switch.name).into());
+    }
+    if !users.is_empty() && force == Force::No {
         let guests = users.iter().map(GuestName::as_str).collect::<Vec<_>>().join(", ");
         return Err(SwitchRefused::InUse { name: switch.name, guests }.into());
     }
@@ -329,18 +348,24 @@ pub fn stations(host: &VmHost, selector: &SwitchSelector) -> Result<Vec<Station>
 /// Bytes kept of each frame of a capture: all of it.
 const SNAP_BYTES: u32 = 1 << 18;
 
-/// Has the frames of a port written to a file, until the connection that comes back is closed.
+/// Has the frames of a port written to a file, until the connection that comes back is closed. A file that is there is
+/// replaced, but not for a capture that is refused.
 pub fn capture(
     host: &VmHost,
     selector: &SwitchSelector,
     port: PortNumber,
-    file: &File,
+    path: &Path,
 ) -> Result<UnixStream, Refusal> {
     let switch = named(host, selector)?;
     let runner = Runner::claim(host, switch)?;
     if runner.status().is_none_or(|status| status.port(port).is_none()) {
         return Err(SwitchRefused::NoPort { name: runner.switch.name, port }.into());
     }
+    let file = File::create(path).map_err(|source| Refusal::File {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })?;
     let request = Request::Capture { port, snap_bytes: SNAP_BYTES };
     Ok(runner.ask(&request, &[file.as_fd()])?.connection)
 }
