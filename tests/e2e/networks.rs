@@ -99,6 +99,8 @@ fn what_cannot_be_is_refused() {
         (&["hpvmnet", "-S", "sw1", "-p", "7"], "port 7 of virtual switch 'sw1' is not in use"),
         (&["hpvmnet", "-S", "sw1", "--macs"], "has no guest that runs on it"),
         (&["hpvmnet", "-S", "sw1", "-p", "all", "--capture", "f"], "name it by its number"),
+        (&["hpvmnet", "-c", "-S", "sw2", "-n", "lo"], "lo is this machine's loopback"),
+        (&["hpvmnet", "-c", "-S", "sw2", "--wire", "tap:lo"], "lo is this machine's loopback"),
         (
             &[
                 "hpvmnet",
@@ -153,6 +155,12 @@ fn forwards_come_and_go_and_one_port_is_shown_alone() {
     let host = VmHost::new(Engine::Fake);
     let web = "tcp:127.0.0.1:8080:10.0.2.15:80";
     host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat", "--forward", web]);
+    let second = host.run(&["hpvmnet", "-c", "-S", "nat2", "--wire", "nat", "--forward", web]);
+    assert!(second.status.success(), "{second}");
+    let words = format!("WARNING: virtual switch 'nat1' has the port forward {web}");
+    assert!(second.stderr.contains(&words), "{second}");
+    let other = web.replace("8080", "8081");
+    assert_eq!(host.ok(&["hpvmnet", "-S", "nat2", "-C", "--forward", &other]), "");
     host.ok(&["hpvmnet", "-S", "nat1", "-u", "portid:1:vlanid:7"]);
     host.ok(&["hpvmnet", "-S", "nat1", "-u", "portid:2:vlanid:8"]);
     let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);

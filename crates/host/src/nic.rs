@@ -75,6 +75,8 @@ pub enum Unfit {
     Part(String, String),
     #[error("{0} is a tap; use --wire tap:{0}")]
     Tap(String),
+    #[error("{0} is no tap; name one that is, or give an interface by -n")]
+    NoTap(String),
 }
 
 /// Every interface of this machine, in the kernel's order.
@@ -138,6 +140,15 @@ impl Nic {
             _ if self.mac.is_none() => Err(Unfit::NoEthernet(name())),
             (_, Some(master)) => Err(Unfit::Part(name(), master.clone())),
             _ => Ok(()),
+        }
+    }
+
+    /// Why it cannot be a switch's tap, if so.
+    pub fn fit_for_tap(&self) -> Result<(), Unfit> {
+        match self.kind {
+            NicKind::Tap => Ok(()),
+            NicKind::Loopback => Err(Unfit::Loopback(self.name.clone())),
+            _ => Err(Unfit::NoTap(self.name.clone())),
         }
     }
 }

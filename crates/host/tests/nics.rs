@@ -66,6 +66,20 @@ fn what_can_be_a_wire_is_told() {
     }
 }
 
+#[test]
+fn what_can_be_a_tap_is_told() {
+    let nics = server();
+    assert_eq!(named(&nics, "tap5").fit_for_tap(), Ok(()));
+    for (name, reason) in [
+        ("lo", "lo is this machine's loopback"),
+        ("bond7", "bond7 is no tap; name one that is, or give an interface by -n"),
+        ("tun6", "tun6 is no tap; name one that is, or give an interface by -n"),
+    ] {
+        let unfit: Unfit = named(&nics, name).fit_for_tap().expect_err(name);
+        assert_eq!(unfit.to_string(), reason);
+    }
+}
+
 /// The kernel is trusted, but a message that is cut short must not end a command.
 #[test]
 fn no_cut_makes_the_reader_panic() {

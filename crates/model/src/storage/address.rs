@@ -11,7 +11,7 @@ use crate::bytes::shown;
 pub enum AddressError {
     #[error("'{0}' is no address; write bus,device,target such as 0,1,0")]
     Malformed(String),
-    #[error("bus {0} does not exist; storage adapters go on buses 0 to 6")]
+    #[error("bus {0} does not exist; adapters go on buses 0 to 6")]
     Bus(u8),
     #[error("device {0} does not exist; a bus has devices 0 to 7")]
     Device(u8),

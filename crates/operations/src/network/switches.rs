@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -46,11 +47,12 @@ pub fn create(
     request: &SwitchRequest,
     mode: Mode,
 ) -> Result<Changed, Refusal> {
+    let others = host.registry.vswitches()?;
     let change = host.registry.change()?;
     let mut switch = Vswitch::new(change.next_switch_number()?, name.clone());
     apply(&mut switch, request);
     fits(&switch)?;
-    let problems = problems(&switch);
+    let problems = problems(&others, &switch);
     change.insert_vswitch(&switch)?;
     if mode == Mode::DryRun {
         return Ok(Changed { switch, problems });
@@ -76,7 +78,7 @@ pub fn change(
     let mut after = before.clone();
     apply(&mut after, request);
     fits(&after)?;
-    let mut problems = problems(&after);
+    let mut problems = problems(&host.registry.vswitches()?, &after);
     let change = host.registry.change()?;
     let guests = change.update_vswitch(&after)?;
     if mode == Mode::DryRun {
@@ -122,15 +124,12 @@ fn fits(switch: &Vswitch) -> Result<(), Refusal> {
     if let Some((one, other)) = collision(&switch.forwards) {
         return Err(SwitchRefused::Collision { name: name(), one, other }.into());
     }
-    match &switch.wire {
-        Wire::Nic(interface) => match wire::interface(interface) {
-            Some(nic) => nic
-                .fit_for_wire()
-                .map_err(|source| SwitchRefused::Unfit { name: name(), source }.into()),
-            None => Ok(()),
-        },
+    let fit = match (&switch.wire, switch.wire.interface().and_then(wire::interface)) {
+        (Wire::Nic(_), Some(nic)) => nic.fit_for_wire(),
+        (Wire::Tap(_), Some(nic)) => nic.fit_for_tap(),
         _ => Ok(()),
-    }
+    };
+    fit.map_err(|source| SwitchRefused::Unfit { name: name(), source }.into())
 }
 
 /// Two that want the same port of the VM Host.
@@ -156,7 +155,27 @@ fn exchange_wire(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusa
     Ok(runner.exchange_wire().err().map(warning).into_iter().collect())
 }
 
-fn problems(switch: &Vswitch) -> Vec<Problem> {
+/// What is in the way of a switch's wire now, and may be gone when it is needed.
+fn problems(all: &[Vswitch], switch: &Vswitch) -> Vec<Problem> {
+    missing_interface(switch).into_iter().chain(shared_forwards(all, switch)).collect()
+}
+
+/// Of two switches that want the same port of the VM Host, the one that runs first has it.
+fn shared_forwards(all: &[Vswitch], switch: &Vswitch) -> Vec<Problem> {
+    let others = all.iter().filter(|other| other.number != switch.number);
+    let pairs = others.flat_map(|other| other.forwards.iter().map(move |theirs| (other, theirs)));
+    let collisions = pairs.filter_map(|(other, theirs)| {
+        let ours = switch.forwards.iter().find(|ours| ours.collides_with(theirs))?;
+        let text = format!(
+            "virtual switch '{}' has the port forward {theirs}; {ours} of '{}' works only while that one does not run",
+            other.name, switch.name
+        );
+        Some(Problem::warning(switch.name.as_str(), text))
+    });
+    collisions.collect()
+}
+
+fn missing_interface(switch: &Vswitch) -> Option<Problem> {
     let missing = |name: &&InterfaceName| {
         matches!(switch.wire, Wire::Nic(_)) && wire::interface(name).is_none()
     };
@@ -168,7 +187,7 @@ fn problems(switch: &Vswitch) -> Vec<Problem> {
         );
         Problem::warning(name.as_str(), text)
     };
-    interface.map(warning).into_iter().collect()
+    interface.map(warning)
 }
 
 /// Boots or halts a switch. The guests on it run on, and see their links come or go.
@@ -182,7 +201,8 @@ pub fn set_state(
     let before = named(host, selector)?;
     let switch = Vswitch { state, ..before };
     if mode == Mode::DryRun {
-        return Ok(Changed { problems: problems(&switch), switch });
+        let problems = problems(&host.registry.vswitches()?, &switch);
+        return Ok(Changed { switch, problems });
     }
     let change = host.registry.change()?;
     change.update_vswitch(&switch)?;
@@ -190,7 +210,7 @@ pub fn set_state(
     change.commit()?;
     Step::SwitchCommitted.reached();
     let mut told = carry_out(host, &switch)?;
-    told.extend(problems(&switch));
+    told.extend(problems(&host.registry.vswitches()?, &switch));
     Ok(Changed { switch, problems: told })
 }
 
@@ -361,11 +381,11 @@ pub fn capture(
     if runner.status().is_none_or(|status| status.port(port).is_none()) {
         return Err(SwitchRefused::NoPort { name: runner.switch.name, port }.into());
     }
-    let file = File::create(path).map_err(|source| Refusal::File {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    })?;
+    // What guests say is not for everybody.
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file =
+        file.map_err(|source| Refusal::File { action: "write", path: path.to_owned(), source })?;
     let request = Request::Capture { port, snap_bytes: SNAP_BYTES };
     Ok(runner.ask(&request, &[file.as_fd()])?.connection)
 }
