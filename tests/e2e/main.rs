@@ -24,6 +24,7 @@ mod hostile;
 mod input;
 mod installing;
 mod interruption;
+mod lan;
 mod limits;
 mod media;
 mod networks;
@@ -78,6 +79,7 @@ const SUBJECTS: &[&[Test]] = &[
     hostile::TESTS,
     input::TESTS,
     installing::TESTS,
+    lan::TESTS,
     limits::TESTS,
     media::TESTS,
     networks::TESTS,

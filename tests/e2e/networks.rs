@@ -235,7 +235,13 @@ fn a_clone_has_ports_and_addresses_of_its_own() {
 }
 
 /// A guest with a NIC of one kind, at its shell, with an address.
-fn at_the_shell(host: &VmHost, number: u32, name: &str, kind: &str, module: &str) -> Console {
+pub(crate) fn at_the_shell(
+    host: &VmHost,
+    number: u32,
+    name: &str,
+    kind: &str,
+    module: &str,
+) -> Console {
     let disk = host.copy_of(&image("test-full"), &format!("{name}.img"));
     let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
     let nic = format!("network:{kind}:0,1:vswitch:sw1");
@@ -248,7 +254,7 @@ fn at_the_shell(host: &VmHost, number: u32, name: &str, kind: &str, module: &str
     console
 }
 
-fn address(console: &mut Console, number: u32) {
+pub(crate) fn address(console: &mut Console, number: u32) {
     console.run(
         "i=50; until [ -e /sys/class/net/eth0 ] || [ $i = 0 ]; do i=$((i-1)); sleep 0.1; done",
     );
@@ -256,7 +262,7 @@ fn address(console: &mut Console, number: u32) {
 }
 
 /// Whether the other guest answers one of so many pings.
-fn reaches(console: &mut Console, number: u32, pings: u32) -> bool {
+pub(crate) fn reaches(console: &mut Console, number: u32, pings: u32) -> bool {
     let line = format!("ping -c {pings} -W 1 10.9.0.{number} | grep -c 'bytes from'");
     console.run(&line).lines().last() != Some("0")
 }

@@ -1,7 +1,8 @@
 //! A network of a test's own, and guests in it that are whole TCP/IP stacks: nothing of this machine's is touched, and nothing is left when the test program ends, however
 //! it ends. For tests alone, of every crate that sends frames; it knows none of them.
 //!
-//! A test program calls [`enter`] first of all, while it has one thread, so it has its own main.
+//! A test program calls [`enter`] first of all, while it has one thread, so it has its own main. One in which a single test
+//! wants a network runs that one [`apart`].
 
 mod guest;
 mod hub;
@@ -14,7 +15,9 @@ pub use station::Station;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::resume_unwind;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
@@ -51,6 +54,23 @@ pub fn enter() {
     mount(Some(resolver.path()), &place, none, MsFlags::MS_BIND, none).expect("a list of our own");
     ip("link set lo up");
     ip(&format!("address add {FAR}/32 dev lo"));
+}
+
+/// Runs a test in a network namespace that has loopback alone, and so everything it starts, while other tests of the same
+/// program run elsewhere. For root: whoever is not cannot do this in a program with several threads.
+///
+/// # Panics
+///
+/// When there is no such namespace, or when the test does.
+pub fn apart(test: fn()) {
+    let thread = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which root may have");
+        ip("link set lo up");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        resume_unwind(panic);
+    }
 }
 
 /// Runs ip(8) with these words.
