@@ -26,6 +26,7 @@ mod installing;
 mod interruption;
 mod lan;
 mod limits;
+mod macs;
 mod media;
 mod networks;
 mod pool;
@@ -81,6 +82,7 @@ const SUBJECTS: &[&[Test]] = &[
     installing::TESTS,
     lan::TESTS,
     limits::TESTS,
+    macs::TESTS,
     media::TESTS,
     networks::TESTS,
     sharing::TESTS,

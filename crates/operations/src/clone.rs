@@ -35,6 +35,7 @@ pub use self::copies::{Copied, Stage};
 use self::running::{Moment, Running};
 use crate::create::serial_number;
 use crate::folder::{self, Folder};
+use crate::network::lan;
 use crate::vm_host::{VmHost, identities, random};
 use crate::{Actor, Mode, Refusal, devdb, facts, lost};
 
@@ -138,12 +139,19 @@ impl Cloning<'_> {
             true => NetworkFacts::default(),
             false => host.network(None)?,
         };
-        let design = design(&source, asked, uuid, &own_image, &network, &mut random)?;
+        let (design, lan) = lan::made_apart(
+            host,
+            &[],
+            network,
+            |made: &Design| &made.config,
+            |network| Ok(design(&source, asked, uuid, &own_image, network, &mut random)?),
+        )?;
         let is_on = !design.work.is_empty() && is_on(host, &source, &design)?;
         if let Some(holder) = host.registry.number_of(&asked.name)? {
             return Err(Refusal::NameTaken { name: asked.name.clone(), number: holder });
         }
         let mut facts = host.facts(&design.config, Some(&source))?;
+        facts.network.lan = lan;
         let running = match is_on {
             true => Some(Running::find(host, &source, &facts)?),
             false => None,

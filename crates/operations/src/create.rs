@@ -13,6 +13,7 @@ use hpvm_plan::request::{Request, apply};
 use hpvm_registry::{Change, Step};
 
 use crate::folder::{self, Folder};
+use crate::network::lan;
 use crate::vm_host::{VmHost, identities, random};
 use crate::{Actor, Mode, Refusal, devdb};
 
@@ -49,8 +50,15 @@ fn attempt(
     mode: Mode,
 ) -> Result<Created, Refusal> {
     let network = host.network_for(request, None)?;
-    let config = apply(&blank(name), None, request, &network, &mut random)?;
-    let facts = host.facts(&config, None)?;
+    let (config, lan) = lan::made_apart(
+        host,
+        &[],
+        network,
+        |made| made,
+        |network| Ok(apply(&blank(name), None, request, network, &mut random)?),
+    )?;
+    let mut facts = host.facts(&config, None)?;
+    facts.network.lan = lan;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
     let fields = difference::with_refusals(difference::created(&config), &problems);
     if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {

@@ -24,6 +24,7 @@ use hpvm_registry::Step;
 use rustix::fs::OFlags;
 
 use crate::folder::{self, Folder};
+use crate::network::lan;
 use crate::network::ports::Changing;
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
@@ -79,12 +80,19 @@ fn attempt(
     let before = console_media::take_over(host, actor, before, mode)?;
     let running = running(host, &before)?;
     let network = host.network_for(request, Some(before.number))?;
-    let after = apply(&before, running.as_ref(), request, &network, &mut random)?;
+    let (after, lan) = lan::made_apart(
+        host,
+        &before.nics,
+        network,
+        |after| after,
+        |network| Ok(apply(&before, running.as_ref(), request, network, &mut random)?),
+    )?;
     let _claims = match (mode, &running) {
         (Mode::Apply, Some(machine)) => Some(claims::claim(host, &what_comes(machine, &after))?),
         _ => None,
     };
-    let facts = host.facts(&after, Some(&before))?;
+    let mut facts = host.facts(&after, Some(&before))?;
+    facts.network.lan = lan;
     let purpose = match &running {
         Some(_) => Purpose::ChangeOfRunning { before: &before },
         None => Purpose::Change { before: Some(&before) },

@@ -2,6 +2,7 @@
 //! administrator does to them.
 
 mod facts;
+pub(crate) mod lan;
 pub mod links;
 pub mod ports;
 mod runner;

@@ -19,6 +19,7 @@ use hpvm_plan::record::Machine;
 use hpvm_registry::{Access, Identities, Registry, Selector};
 
 use crate::folder::{self, Folder};
+use crate::network::lan;
 use crate::presence::{self, Presence};
 use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, devdb, facts};
@@ -170,6 +171,7 @@ impl VmHost {
     /// The same, and what only a start depends on.
     pub fn start_facts(&self, config: &GuestConfig) -> Result<HostFacts, Refusal> {
         let mut facts = self.facts(config, None)?;
+        facts.network.lan = lan::ask(self, &config.nics)?;
         let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
         facts.start = Some(StartFacts {
             memory_available: Bytes(memory.available),

@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
 use common::*;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::*;
@@ -14,20 +12,6 @@ const CREATE: Purpose<'static> = Purpose::Change { before: None };
 
 fn lines(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -> Vec<String> {
     problems(config, facts, purpose).iter().map(|p| format!("{}: {}", p.severity, p.text)).collect()
-}
-
-fn ready() -> StartFacts {
-    let provision = |path: &str| Provision { path: path.into(), missing: None };
-    StartFacts {
-        memory_available: Bytes(32 << 30),
-        engine: Ok(Engine { program: "/usr/bin/qemu".into(), version: "10.0.2".into() }),
-        accelerator: Ok(Accelerator::Tcg),
-        firmware: provision("/fw"),
-        nvram: provision("/nvram"),
-        option_rom: provision("/rom"),
-        locked: BTreeMap::new(),
-        full: Vec::new(),
-    }
 }
 
 #[test]

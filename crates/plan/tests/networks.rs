@@ -8,7 +8,7 @@ use common::*;
 use hpvm_model::*;
 use hpvm_plan::clone::{CloneRequest, Disks, design};
 use hpvm_plan::difference::{Effect, created, fields, waiting};
-use hpvm_plan::facts::network::{NetworkFacts, PortHolder};
+use hpvm_plan::facts::network::{LanAnswer, NetworkFacts, PortHolder};
 use hpvm_plan::hotplug::{Force, Live, Planned, When, plan};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement::ports;
@@ -171,6 +171,36 @@ fn what_could_never_run_is_refused_with_a_way_out() {
     let theirs: &dyn Fn(&mut NetworkFacts) =
         &|n| drop(n.macs.insert("0x56e9e3096a22".parse().unwrap(), "guest other".into()));
     one(&[LAN], theirs, "belongs to guest other");
+}
+
+/// What the LAN told is no hindrance but where somebody there has the address.
+#[test]
+fn an_address_in_use_on_the_lan_is_refused_and_doubts_are_told() {
+    let config = networked(&[LAN]);
+    let at = (config.nics[0].vswitch.clone(), config.nics[0].mac);
+    let found = |answer: LanAnswer, purpose| {
+        let mut facts = host(&config);
+        facts.network.lan.insert(at.clone(), answer);
+        facts.start = (purpose == Purpose::Start).then(ready);
+        let problems = problems(&config, &facts, purpose);
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        (problem.severity, problem.text.clone())
+    };
+    let change = Purpose::Change { before: None };
+    let (severity, text) = found(LanAnswer::InUse, change);
+    assert_eq!(severity, Severity::Error);
+    assert!(text.contains("a station on the LAN of virtual switch 'sw1'"), "{text}");
+    let (severity, text) = found(LanAnswer::InUse, Purpose::Start);
+    assert_eq!(severity, Severity::Error);
+    assert_eq!(text, "Guest MAC address for switch sw1 is in use.");
+    for purpose in [change, Purpose::Start] {
+        let (severity, text) = found(LanAnswer::AnswersForAll, purpose);
+        assert_eq!(severity, Severity::Warning);
+        assert!(text.contains("HPVMACADDRFRAMES=0"), "{text}");
+        let (severity, text) = found(LanAnswer::Unknown("no right".into()), purpose);
+        assert_eq!(severity, Severity::Warning);
+        assert!(text.ends_with("could not be found out: no right"), "{text}");
+    }
 }
 
 /// A port may be reserved by several guests; one of them has it.

@@ -152,10 +152,10 @@ fn wait(lans: &[Lan], at_most: Duration) {
 }
 
 impl Lan<'_> {
-    /// Whether more time would change nothing.
+    /// Whether more time would change nothing. An address that was heard may still turn out to be one of all that
+    /// something answers for.
     fn is_decided(&self) -> bool {
         self.heard.contains(&self.decoy)
-            || self.asked.iter().all(|(mac, _)| self.heard.contains(mac))
     }
 
     /// A frame that the interface does not take is as one that was lost on the way: there are more.

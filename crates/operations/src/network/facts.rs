@@ -32,6 +32,7 @@ impl VmHost {
         Ok(NetworkFacts {
             switches: switches.collect(),
             macs: hosts.chain(guests).collect(),
+            lan: BTreeMap::new(),
             folder: folder.map_or_else(String::new, |f| f.to_string_lossy().into_owned()),
             features: hpvm_vswitch::FEATURES,
         })

@@ -14,10 +14,23 @@ pub struct NetworkFacts {
     pub switches: BTreeMap<SwitchName, SwitchFact>,
     /// Addresses that a new NIC cannot have, and who has each, as words.
     pub macs: BTreeMap<MacAddress, String>,
+    /// What came of asking the LANs behind the switches for addresses of this guest; one that nobody has is left out.
+    pub lan: BTreeMap<(SwitchName, MacAddress), LanAnswer>,
     /// Where the guest's sockets lie while it runs.
     pub folder: String,
     /// The virtio features that an AVIO port is offered at its first connect, and then for ever.
     pub features: u64,
+}
+
+/// What a LAN tells of a MAC address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LanAnswer {
+    /// A station there has it.
+    InUse,
+    /// Something there answers for every address, so that nothing can be found out.
+    AnswersForAll,
+    /// Nobody could be asked, and why.
+    Unknown(String),
 }
 
 /// A virtual switch as a guest that wants a port sees it.

@@ -7,7 +7,7 @@ use hpvm_model::{GuestConfig, MacAddress, Nic, NicKind, PciSlot, SwitchState};
 
 use super::{Findings, never, note, start_command, taken};
 use crate::facts::HostFacts;
-use crate::facts::network::SwitchFact;
+use crate::facts::network::{LanAnswer, SwitchFact};
 
 pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     let mut slots: BTreeMap<PciSlot, &Nic> = BTreeMap::new();
@@ -73,6 +73,7 @@ fn joined(
         );
         all.push(taken(nic.to_string(), text));
     }
+    on_lan(nic, facts, all);
     if facts.start.is_none() {
         return;
     }
@@ -85,6 +86,36 @@ fn joined(
         let ask = "bring that interface up";
         all.push(note(vswitch.as_str(), text).ask(ask, start_command(config)));
     }
+}
+
+/// What the LAN behind a NIC's switch told of its address.
+fn on_lan(nic: &Nic, facts: &HostFacts, all: &mut Findings) {
+    let Nic { vswitch, mac, .. } = nic;
+    let finding = match facts.network.lan.get(&(vswitch.clone(), *mac)) {
+        None => return,
+        Some(LanAnswer::InUse) if facts.start.is_some() => {
+            taken(nic.to_string(), format!("Guest MAC address for switch {vswitch} is in use."))
+        }
+        Some(LanAnswer::InUse) => never(
+            nic.to_string(),
+            format!(
+                "MAC address {mac} belongs to a station on the LAN of virtual switch '{vswitch}'; give another, or none to have one made"
+            ),
+        ),
+        Some(LanAnswer::AnswersForAll) => note(
+            vswitch.as_str(),
+            format!(
+                "something on the LAN of virtual switch '{vswitch}' answers for every MAC address, so nobody knows whether those of guests are in use there; HPVMACADDRFRAMES=0 in hpvmconf leaves that question out"
+            ),
+        ),
+        Some(LanAnswer::Unknown(reason)) => note(
+            vswitch.as_str(),
+            format!(
+                "whether MAC addresses are in use on the LAN of virtual switch '{vswitch}' could not be found out: {reason}"
+            ),
+        ),
+    };
+    all.push(finding);
 }
 
 /// How many emulated cards a configuration has: each takes I/O ports, as emulated adapters do.

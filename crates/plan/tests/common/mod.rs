@@ -134,7 +134,23 @@ pub fn networks(config: &GuestConfig) -> NetworkFacts {
     NetworkFacts {
         switches: config.nics.iter().map(|nic| (nic.vswitch.clone(), switch())).collect(),
         macs: BTreeMap::new(),
+        lan: BTreeMap::new(),
         folder: "/run/hpvm/7/net".into(),
         features: 0x1_5480_0000,
+    }
+}
+
+/// What a start needs, all of it there.
+pub fn ready() -> StartFacts {
+    let provision = |path: &str| Provision { path: path.into(), missing: None };
+    StartFacts {
+        memory_available: Bytes(32 << 30),
+        engine: Ok(Engine { program: "/usr/bin/qemu".into(), version: "10.0.2".into() }),
+        accelerator: Ok(Accelerator::Tcg),
+        firmware: provision("/fw"),
+        nvram: provision("/nvram"),
+        option_rom: provision("/rom"),
+        locked: BTreeMap::new(),
+        full: Vec::new(),
     }
 }
