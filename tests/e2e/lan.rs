@@ -9,7 +9,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use hpvm_host::process::PidFd;
-use hpvm_netlab::{apart, ip};
+use hpvm_netlab::{apart, ip, pair};
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -19,7 +19,7 @@ use crate::Test;
 use crate::networks::{at_the_shell, reaches};
 
 pub(crate) const TESTS: &[Test] =
-    crate::tests![guests_talk_with_their_host_and_keep_to_rules];
+    crate::tests![guests_talk_with_their_host_and_keep_to_rules, packet_sizes_are_compared];
 
 const BOUND: Duration = Duration::from_secs(20);
 /// The last byte of the VM Host's address on the guests' network.
@@ -174,4 +174,33 @@ fn a_changed_address_is_refused(host: &VmHost, avio: &mut Console) {
     host.ok(&["hpvmnet", "-S", "sw1", "-u", "portid:1:spoof:off"]);
     assert!(reaches(avio, 2, PING), "{}", host.ok(&of_port));
     assert!(reaches(avio, HOST, PING));
+}
+
+fn packet_sizes_are_compared() {
+    apart(compared);
+}
+
+/// Settles 127: who starts is compared with the wire, and who runs when the switch is booted anew.
+fn compared() {
+    let host = VmHost::new(Engine::Real);
+    pair("lan0", "far0");
+    ip("link set lan0 mtu 9000");
+    host.ok(&["hpvmnet", "-c", "-S", "sw1", "-n", "lan0"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    let nics = ["network:lan:0,1:vswitch:sw1", "network:avio_lan:0,2:vswitch:sw1"];
+    host.ok(&["hpvmcreate", "-P", "one", "-r", "512M", "-a", nics[0], "-a", nics[1]]);
+    let started = host.run(&["hpvmstart", "-P", "one"]);
+    assert!(started.status.success(), "{started}");
+    let words = "carries packets of 9000 bytes, and the guest takes 1500 for its NIC at 0,1;";
+    assert!(started.stderr.contains(words), "{started}");
+    assert!(!started.stderr.contains("NIC at 0,2"), "an AVIO NIC tells its guest: {started}");
+
+    let booted = || host.run(&["hpvmnet", "-S", "sw1", "-b"]);
+    let emulated = "carries packets of 9000 bytes, and guest one takes 1500 for its NIC at 0,1;";
+    assert!(booted().stderr.contains(emulated), "{}", booted());
+    ip("link set lan0 mtu 1500");
+    let avio = "carries packets of 1500 bytes, and guest one takes 9000 for its NIC at 0,2;";
+    let told = booted();
+    assert!(told.status.success() && told.stderr.contains(avio), "{told}");
+    assert!(!told.stderr.contains("NIC at 0,1"), "{told}");
 }

@@ -4,6 +4,7 @@
 mod facts;
 pub(crate) mod lan;
 pub mod links;
+mod mtu;
 pub mod ports;
 mod runner;
 pub mod switches;

@@ -5,8 +5,8 @@
 //! Nothing in it is computed again from the host behind a running guest.
 
 use hpvm_model::{
-    Accelerator, AdapterKind, Backing, GuestName, GuestNumber, GuestUuid, Memory, Nic, PciSlot,
-    StorageAddress, StorageDevice, SwitchNumber, Vcpus,
+    Accelerator, AdapterKind, Backing, GuestName, GuestNumber, GuestUuid, Memory, Nic, NicKind,
+    PciSlot, StorageAddress, StorageDevice, SwitchNumber, Vcpus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,20 @@ pub struct AttachedNic {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     pub link: Link,
+}
+
+/// What a guest takes for the longest packet, in bytes, when its card does not tell (RFC 894).
+const ETHERNET_MTU: u16 = 1500;
+
+impl AttachedNic {
+    /// The longest packet, in bytes, that the guest takes its LAN to carry, unless somebody says otherwise within it.
+    #[must_use]
+    pub fn mtu_in_guest(&self) -> u16 {
+        match self.nic.kind {
+            NicKind::AvioLan => self.mtu.unwrap_or(ETHERNET_MTU),
+            NicKind::Lan => ETHERNET_MTU,
+        }
+    }
 }
 
 /// Whether a guest is to see its NIC's link: not while its switch is halted.

@@ -8,6 +8,7 @@ use common::*;
 use hpvm_model::*;
 use hpvm_plan::clone::{CloneRequest, Disks, design};
 use hpvm_plan::difference::{Effect, created, fields, waiting};
+use hpvm_plan::facts::HostFacts;
 use hpvm_plan::facts::network::{LanAnswer, NetworkFacts, PortHolder};
 use hpvm_plan::hotplug::{Force, Live, Planned, When, plan};
 use hpvm_plan::judge::{Purpose, problems};
@@ -200,6 +201,25 @@ fn an_address_in_use_on_the_lan_is_refused_and_doubts_are_told() {
         let (severity, text) = found(LanAnswer::Unknown("no right".into()), purpose);
         assert_eq!(severity, Severity::Warning);
         assert!(text.ends_with("could not be found out: no right"), "{text}");
+    }
+}
+
+/// Whoever is told what the wire carries has it; an emulated card has no way to tell.
+#[test]
+fn a_guest_that_takes_another_packet_size_than_the_wire_has_is_told_of() {
+    let config = networked(&[LAN, AVIO]);
+    let found = |mtu| {
+        let mut facts = HostFacts { start: Some(ready()), ..host(&config) };
+        facts.network.switches.get_mut(&config.nics[0].vswitch).unwrap().mtu = mtu;
+        problems(&config, &facts, Purpose::Start)
+    };
+    assert_eq!((found(None), found(Some(1500))), (Vec::new(), Vec::new()));
+    for mtu in [1280, 9000] {
+        let problems = found(Some(mtu));
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert_eq!(problem.severity, Severity::Warning);
+        let words = format!("packets of {mtu} bytes, and the guest takes 1500 for its NIC at 0,1;");
+        assert!(problem.text.contains(&words), "{problem:?}");
     }
 }
 

@@ -20,7 +20,7 @@ use hpvm_vswitchd::protocol::{Reply, Request, Station};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::runner::{Runner, status};
-use super::{SwitchRefused, links, wire};
+use super::{SwitchRefused, links, mtu, wire};
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// What is asked of a new switch, or of one that is to become another; `None` leaves it as it is.
@@ -92,6 +92,7 @@ pub fn change(
     }
     if (&before.wire, &before.forwards) != (&after.wire, &after.forwards) {
         problems.extend(exchange_wire(host, &after)?);
+        problems.extend(mtu::problems(host, &after)?);
     }
     if before.name != after.name {
         let renamed = Request::Rename { name: after.name.clone() };
@@ -246,6 +247,9 @@ fn carry_out(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
         SwitchState::Halted => Link::Down,
     };
     problems.extend(links::show(host, switch, link)?);
+    if switch.state == SwitchState::Up {
+        problems.extend(mtu::problems(host, switch)?);
+    }
     Ok(problems)
 }
 

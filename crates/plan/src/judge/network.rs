@@ -86,6 +86,14 @@ fn joined(
         let ask = "bring that interface up";
         all.push(note(vswitch.as_str(), text).ask(ask, start_command(config)));
     }
+    let in_guest = facts.network.attach(nic).mtu_in_guest();
+    if let Some(carried) = switch.mtu.filter(|carried| *carried != in_guest) {
+        let text = format!(
+            "the LAN of virtual switch '{vswitch}' carries packets of {carried} bytes, and the guest takes {in_guest} for its NIC at {}; set MTU {carried} in the guest, or give it an avio_lan NIC, which tells it",
+            nic.slot
+        );
+        all.push(note(nic.to_string(), text));
+    }
 }
 
 /// What the LAN behind a NIC's switch told of its address.
