@@ -17,6 +17,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_station_that_answers_to_all_by_ipv4_is_found", probe::ipv4),
     ("an_address_that_nobody_has_is_free", probe::free),
     ("what_answers_for_every_address_is_recognised", probe::everything),
+    ("what_answers_for_some_sooner_is_recognised_too", probe::everything_in_time),
     ("nobody_is_asked_where_there_is_no_link_or_no_wish", probe::not_asked),
     ("many_addresses_on_many_interfaces_take_no_longer", probe::many),
 ];

@@ -70,10 +70,28 @@ pub(crate) fn free() {
 
 pub(crate) fn everything() {
     pair("all0", "all1");
-    let parrot = Parrot::start(nic::wire::packets(&named("all1")).expect("root may"));
+    let parrot =
+        Parrot::start(nic::wire::packets(&named("all1")).expect("root may"), Told::Equally);
     let verdicts = ask(&named("all0"), &[STATION, free_one()]);
     assert_eq!(verdicts, [Verdict::EverythingAnswers; 2]);
     drop(parrot);
+}
+
+/// Who is heard first is no station yet: what answers for all may take its time with the others.
+pub(crate) fn everything_in_time() {
+    pair("late0", "late1");
+    let socket = nic::wire::packets(&named("late1")).expect("root may");
+    let parrot = Parrot::start(socket, Told::StationFirst);
+    assert_eq!(ask(&named("late0"), &[STATION]), [Verdict::EverythingAnswers]);
+    drop(parrot);
+}
+
+/// When a parrot answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Equally,
+    /// At once for [`STATION`], and for others after a while.
+    StationFirst,
 }
 
 /// Answers each frame with the same frame, from whomever it was to.
@@ -83,13 +101,13 @@ struct Parrot {
 }
 
 impl Parrot {
-    fn start(socket: OwnedFd) -> Parrot {
+    fn start(socket: OwnedFd, told: Told) -> Parrot {
         let ended = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let ended = Arc::clone(&ended);
             move || {
                 while !ended.load(Ordering::Relaxed) {
-                    answer(&socket);
+                    answer(&socket, told);
                 }
             }
         });
@@ -97,7 +115,7 @@ impl Parrot {
     }
 }
 
-fn answer(socket: &OwnedFd) {
+fn answer(socket: &OwnedFd, told: Told) {
     const HEADER_BYTES: usize = 10;
     let nap = Timespec::try_from(Duration::from_millis(10)).expect("a time");
     poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)], Some(&nap))
@@ -105,6 +123,10 @@ fn answer(socket: &OwnedFd) {
     let mut frame = [0; 2048];
     if let Ok((count, _)) = recv(socket, &mut frame[..], RecvFlags::DONTWAIT) {
         let (to, from) = (HEADER_BYTES, HEADER_BYTES + 6);
+        if told == Told::StationFirst && frame[to..from] != STATION {
+            let late = Timespec::try_from(Duration::from_millis(40)).expect("a time");
+            poll(&mut [], Some(&late)).expect("waited");
+        }
         for at in 0..6 {
             frame.swap(to + at, from + at);
         }
