@@ -399,6 +399,9 @@ fn nics_come_and_go_while_the_guest_runs() {
     host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
     wait_for_carrier(&mut console, "1");
 
+    let refusal = host.refused(&["hpvmnet", "-S", "sw1", "-d", "-F"]);
+    assert!(refusal.contains("guests run on virtual switch 'sw1'"), "{refusal}");
+
     for (kind, slot) in [("avio_lan", "0,2"), ("lan", "0,4")] {
         host.ok(&[
             "hpvmmodify",
