@@ -252,6 +252,12 @@ fn fits(value: &Value, kind: &Value) -> bool {
     if let Some(values) = kind.get("enum").and_then(Value::as_array) {
         return values.contains(value);
     }
+    if let (Some(members), Some(given)) = (kind.get("members"), value.as_object()) {
+        let known = |(name, value): (&String, &Value)| {
+            members.get(name).is_some_and(|member| fits(value, &member["type"]))
+        };
+        return given.iter().all(known);
+    }
     kind.get("one-of")
         .and_then(Value::as_array)
         .is_some_and(|kinds| kinds.iter().any(|kind| fits(value, kind)))
