@@ -23,6 +23,7 @@ const WITH_VALUE: &[&str] = &[
     "-mon",
     "-msg",
     "-name",
+    "-netdev",
     "-object",
     "-overcommit",
     "-rtc",
@@ -105,7 +106,7 @@ impl CommandLine {
             }
             "-blockdev" => self.nodes.push(properties(value, None)?),
             "-device" => self.devices.push(properties(value, Some("driver"))?),
-            "-chardev" => self.chardevs.push(chardev(&properties(value, Some("backend"))?)?),
+            "-chardev" => self.chardevs.extend(chardev(&properties(value, Some("backend"))?)?),
             "-mon" => {
                 let monitor = properties(value, Some("chardev"))?;
                 if text(&monitor, "mode") != Some("control") {
@@ -148,19 +149,23 @@ fn passed_fd(properties: &Map<String, Value>) -> anyhow::Result<PassedFd> {
     })
 }
 
-fn chardev(properties: &Map<String, Value>) -> anyhow::Result<Chardev> {
+/// `None`: a socket that QEMU connects to by its path, a NIC's on a switch. No frame comes out of this QEMU.
+fn chardev(properties: &Map<String, Value>) -> anyhow::Result<Option<Chardev>> {
     if text(properties, "backend") != Some("socket") {
         bail!("only sockets are known here");
+    }
+    if text(properties, "path").is_some() {
+        return Ok(None);
     }
     let log = text(properties, "logfile").map(|path| {
         path.strip_prefix("/dev/fdset/").context("only a descriptor set is known as logfile")
     });
-    Ok(Chardev {
+    Ok(Some(Chardev {
         id: required(properties, "id")?.to_owned(),
         fd: required(properties, "fd")?.parse().context("fd")?,
         is_listening: text(properties, "server") == Some("on"),
         log_set: log.transpose()?.map(str::parse).transpose()?,
-    })
+    }))
 }
 
 fn text<'a>(properties: &'a Map<String, Value>, key: &str) -> Option<&'a str> {

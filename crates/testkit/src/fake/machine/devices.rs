@@ -1,4 +1,4 @@
-//! Root ports, adapters, disks, drives and the agent's port: plugging, unplugging, trays and media.
+//! Root ports, adapters and NICs, disks, drives and the agent's port: plugging, unplugging, trays and media.
 
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ const DRIVERS: &[(&str, Kind)] = &[
     ("pcie-root-port", Kind::Port),
     ("virtio-scsi-pci", Kind::Adapter),
     ("mptsas1068", Kind::Adapter),
+    ("virtio-net-pci", Kind::Adapter),
+    ("e1000", Kind::Adapter),
     ("scsi-hd", Kind::Disk),
     ("scsi-cd", Kind::Drive),
     ("scsi-generic", Kind::Disk),
