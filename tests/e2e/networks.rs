@@ -82,8 +82,13 @@ Port Number                      : 8
     assert!(host.ok(&["hpvmnet", "--json"]).contains("\"name\": \"dmz\""));
     let dry = host.ok(&["hpvmnet", "-S", "dmz", "-d", "--dry-run"]);
     assert_eq!(dry, "");
+    // What its process would have left; the next switch gets the number.
+    let left = ["run/hpvm/net/2", "var/opt/hpvm/common/vswitch-2.log"].map(|left| host.path(left));
+    std::fs::create_dir_all(&left[0]).expect("a run folder");
+    std::fs::write(&left[1], "of the old one\n").expect("a log");
     host.ok(&["hpvmnet", "-S", "dmz", "-d", "-F"]);
     assert!(!host.ok(&["hpvmnet"]).contains("dmz"));
+    assert!(left.iter().all(|path| !path.exists()), "nothing is left of a switch");
 }
 
 fn what_cannot_be_is_refused() {

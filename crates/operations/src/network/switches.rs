@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use hpvm_host::signals;
+use hpvm_host::{removal, signals};
 use hpvm_model::network::PortChange;
 use hpvm_model::{
     Forward, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchState, Vswitch, Wire,
@@ -311,7 +311,18 @@ pub fn delete(
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
+    forget(host, &switch);
     Ok(switch)
+}
+
+/// Its number may be another switch's next, which is to find nothing of it. What cannot be removed is in nobody's way.
+fn forget(host: &VmHost, switch: &Vswitch) {
+    let number = switch.number.get();
+    let _ = removal::folder(&host.root.switch_dir(number));
+    let log = host.root.switch_log(number);
+    for log in [log.with_extension("log.old"), log] {
+        let _ = removal::file(&log);
+    }
 }
 
 /// Changes the rules of a port, now and for every guest that has it later.
