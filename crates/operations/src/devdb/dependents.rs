@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use hpvm_model::{FileIdentity, GuestConfig, GuestName, StorageDevice};
+use hpvm_model::{FileIdentity, GuestConfig, GuestName, StorageDevice, StorageType};
 use hpvm_plan::drives;
 
 use super::trail::{Trail, identity_at};
@@ -49,7 +49,7 @@ fn still_attached(host: &VmHost, config: &GuestConfig) -> Vec<StorageDevice> {
 }
 
 /// Those that a restriction of this path would concern: devices that are it, hang together with it, or lie below it, and
-/// drives whose users choose from a folder above it.
+/// drives whose users choose from a folder above it now or at the next start.
 pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
     let all = all(host)?;
     let paths: BTreeSet<&str> = all.iter().map(|d| d.device.backing.path.as_str()).collect();
@@ -67,11 +67,15 @@ pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Ref
     };
     let concerned: BTreeMap<&str, bool> =
         paths.iter().map(|path| (*path, is_concerned(path))).collect();
-    let offers = |device: &StorageDevice| {
+    let configs = host.registry.all()?;
+    let runs = |guest: &GuestName| configs.iter().any(|c| c.name == *guest && host.runs(c));
+    // Beside an image that was given by itself a start withholds what is restricted; only who runs already may choose it.
+    let offers = |Dependent { guest, device }: &Dependent| {
         let folder = drives::folder(device).and_then(|folder| identity_at(Path::new(folder)));
         folder.is_some_and(|folder| wanted.way.iter().any(|spot| spot.identity == folder))
+            && (device.backing.storage == StorageType::Null || runs(guest))
     };
-    let is_meant = |d: &&Dependent| concerned[d.device.backing.path.as_str()] || offers(&d.device);
+    let is_meant = |d: &&Dependent| concerned[d.device.backing.path.as_str()] || offers(d);
     Ok(all.iter().filter(is_meant).cloned().collect())
 }
 
