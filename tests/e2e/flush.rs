@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
+use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::pool::image;
@@ -132,9 +133,10 @@ fn what_a_guest_flushed_survives_a_power_cut() {
             "(n=1; while {record} && echo kept {disk} $n.; do n=$((n+1)); done) & true"
         ));
     }
-    for disk in &disks[QUIET + 1..] {
-        console.expect(&format!("kept {disk} {RECORDS}."), BOUND);
-    }
+    wait_until(BOUND, "the guest reports records of each disk", || {
+        let log = fs::read_to_string(console_log(&host)).expect("the console's log");
+        disks[QUIET + 1..].iter().all(|disk| last_reported(&log, disk) >= RECORDS)
+    });
     served.cut();
     host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
 
