@@ -179,8 +179,6 @@ fn statements_that_mean_nothing() {
         format!("disk:avio_stor:7,0,0:file:{disk}"),
         format!("disk:avio_stor:0,8,0:file:{disk}"),
         format!("disk:avio_stor:0,1,128:file:{disk}"),
-        format!("disk:scsi:0,1,8:file:{disk}"),
-        format!("disk:scsi:0,1,14:file:{disk}"),
         format!("disk:scsi:0,1,15:file:{disk}"),
         long,
     ];
