@@ -134,16 +134,9 @@ impl Driver {
 
     /// The guest let go of something, perhaps long after it was asked.
     pub(super) fn let_go(&mut self, id: &str) {
-        match self.leaving(id) {
-            Some((seq, Leaving::Adapter(slot))) => {
-                self.settle(seq, Outcome::Done);
-                self.discard_media(slot);
-            }
-            Some((seq, Leaving::Nic(slot))) => {
-                self.settle(seq, Outcome::Done);
-                self.discard_nic(slot);
-            }
-            None => {}
+        if let Some((seq, leaving)) = self.leaving(id) {
+            self.settle(seq, Outcome::Done);
+            self.discard(leaving);
         }
     }
 
@@ -175,7 +168,8 @@ impl Driver {
         self.changes.as_ref().is_some_and(|changes| changes.is_under_way(seq))
     }
 
-    fn discard_media(&mut self, slot: PciSlot) {
+    /// Takes away in QEMU what served the device that left.
+    fn discard(&mut self, leaving: Leaving) {
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
             return;
@@ -184,20 +178,10 @@ impl Driver {
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
             let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
-            bench.discard_media_in(slot).await;
-        });
-    }
-
-    fn discard_nic(&mut self, slot: PciSlot) {
-        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
-        else {
-            return;
-        };
-        let base = Rc::clone(&known.base);
-        spawn_local(async move {
-            let (_none, mut happenings) = mpsc::channel(1);
-            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
-            bench.discard_nic(slot).await;
+            match leaving {
+                Leaving::Adapter(slot) => bench.discard_media_in(slot).await,
+                Leaving::Nic(slot) => bench.discard_nic(slot).await,
+            }
         });
     }
 
