@@ -11,6 +11,7 @@ pub mod conf;
 pub mod confine;
 pub mod copy;
 pub mod durable;
+pub mod dying_memory;
 pub mod engines;
 pub mod facts;
 pub mod fdpass;

@@ -249,7 +249,7 @@ fn try_lock(path: &Path) -> Result<Option<ByteLock>, BusyError> {
 }
 
 /// Locks have no wait with a bound, so a waiter looks again and again.
-fn pause_for(time: Duration) {
+pub(crate) fn pause_for(time: Duration) {
     let timeout = Timespec::try_from(time).unwrap_or_default();
     // Being woken early by a signal only means to look earlier.
     let _ = poll(&mut [], Some(&timeout));

@@ -54,13 +54,24 @@ pub fn processor_time(pid: i32) -> Option<Duration> {
     Some(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
 }
 
-struct Stat {
+/// A line of /proc/PID/stat.
+pub(crate) struct Stat {
     state: u8,
+    /// include/linux/sched.h, `PF_*`.
+    flags: u64,
     processor_ticks: u64,
-    start_time: u64,
+    pub(crate) threads: u64,
+    pub(crate) start_time: u64,
 }
 
+/// Set once a thread ends and its io_uring requests are over: it runs nothing of its program any more.
+const PF_EXITING: u64 = 0x4;
+
 impl Stat {
+    pub(crate) fn is_exiting(&self) -> bool {
+        self.flags & PF_EXITING != 0
+    }
+
     fn life(&self) -> Life {
         match self.state {
             b'Z' | b'X' | b'x' => Life::Dead,
@@ -70,20 +81,23 @@ impl Stat {
     }
 }
 
-fn stat(pid: i32) -> Option<Stat> {
+pub(crate) fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The program's name, in parentheses, may hold blanks and parentheses: fields count from the last one.
-fn parse_stat(line: &[u8]) -> Option<Stat> {
+pub(crate) fn parse_stat(line: &[u8]) -> Option<Stat> {
     let end = line.iter().rposition(|byte| *byte == b')')?;
     let mut fields = std::str::from_utf8(line.get(end + 2..)?).ok()?.split(' ');
     let state = *fields.next()?.as_bytes().first()?;
-    // Fields 14 and 15 of proc(5), utime and stime; then 22, starttime. The state was field 3.
-    let user: u64 = fields.nth(10)?.parse().ok()?;
+    // Fields of proc(5): 9, flags; 14 and 15, utime and stime; 20, num_threads; 22, starttime. The state was field 3.
+    let flags = fields.nth(5)?.parse().ok()?;
+    let user: u64 = fields.nth(4)?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    let start_time = fields.nth(6)?.parse().ok()?;
-    Some(Stat { state, processor_ticks: user.saturating_add(system), start_time })
+    let threads = fields.nth(4)?.parse().ok()?;
+    let start_time = fields.nth(1)?.parse().ok()?;
+    let processor_ticks = user.saturating_add(system);
+    Some(Stat { state, flags, processor_ticks, threads, start_time })
 }
 
 /// A hold on one process, whatever becomes of its number.
@@ -185,9 +199,10 @@ mod tests {
 
     #[test]
     fn a_program_named_to_mislead_is_read_rightly() {
-        let line = b"42 (a) Z (b) T 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2\n";
+        let line = b"42 (a) Z (b) T 1 42 42 0 -1 4194564 1 0 0 0 7 3 0 0 20 0 6 0 987654 1 2\n";
         let stat = parse_stat(line).expect("a stat line");
         assert_eq!((stat.life(), stat.start_time), (Life::Stopped, 987_654));
+        assert_eq!((stat.processor_ticks, stat.threads, stat.is_exiting()), (10, 6, true));
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Looking at real processes: alive, stopped, ended but not collected.
 
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
+use hpvm_host::dying_memory::DyingMemory;
 use hpvm_host::process::{Life, PidFd, Signal, is_alive, life, start_time};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -80,4 +85,50 @@ fn numbers_that_no_process_can_have_are_refused() {
         assert!(PidFd::open_number(pid).is_err(), "{pid}");
         assert_eq!(life(pid, 1), Life::Dead);
     }
+}
+
+/// A guest's memory of some size, all of it used, and a process that has it as QEMU does.
+fn process_with_memory() -> (Sleeper, File) {
+    let memory: File =
+        memfd_create("memory-backend-memfd", MemfdFlags::CLOEXEC).expect("memory").into();
+    memory.write_all_at(&vec![0xa5; 1 << 20], 0).expect("filled");
+    let mut command = Command::new("/bin/cat");
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let parent_fd = memory.try_clone().expect("a second descriptor").into();
+    command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 7 }]).expect("one descriptor");
+    (Sleeper(command.spawn().expect("a process")), memory)
+}
+
+fn blocks(memory: &File) -> u64 {
+    memory.metadata().expect("looked at").blocks()
+}
+
+#[test]
+fn the_memory_of_a_dying_process_is_freed_and_that_of_one_that_may_go_on_is_not() {
+    let (sleeper, memory) = process_with_memory();
+    let pid = sleeper.pid();
+    let started = start_time(pid).expect("alive");
+    let of_it = || DyingMemory::of(pid, started).expect("it has memory");
+    let all = blocks(&memory);
+    assert!(all > 0);
+    assert!(!of_it().free_when_dying(BOUND, || true), "it lives");
+    let held = PidFd::open(pid, started).expect("held").expect("alive");
+    assert!(held.signal(Signal::STOP).expect("sent"));
+    eventually("it stops", || life(pid, started) == Life::Stopped);
+    assert!(!of_it().free_when_dying(BOUND, || true), "it may go on");
+    assert_eq!(blocks(&memory), all);
+
+    let dying = of_it();
+    assert!(held.signal(Signal::KILL).expect("sent"));
+    assert!(dying.free_when_dying(BOUND, || false));
+    assert_eq!(blocks(&memory), 0);
+}
+
+#[test]
+fn a_process_without_a_guests_memory_has_none_to_free() {
+    let sleeper = Sleeper::new();
+    let started = start_time(sleeper.pid()).expect("alive");
+    assert!(DyingMemory::of(sleeper.pid(), started).is_none());
+    let (other, _memory) = process_with_memory();
+    assert!(DyingMemory::of(other.pid(), started + 1_000_000).is_none(), "another process");
 }

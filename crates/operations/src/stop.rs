@@ -1,11 +1,14 @@
 //! Ends a running guest: at once, or by its own shutdown.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request, StopHow};
+use hpvm_host::dying_memory::DyingMemory;
 use hpvm_host::names::run_folder;
-use hpvm_model::{GuestConfig, chain};
+use hpvm_model::{GuestConfig, NicKind, chain};
 use hpvm_registry::Step;
 
 use crate::company;
@@ -136,8 +139,11 @@ fn ask(
         supervise::awake(host, config)?;
     }
     let request = Request::Stop { how: stop_how };
-    let reply = client::ask_while(&control, &request, &[], bound, progress, &mut goes_on)
-        .map_err(|error| Refusal::from(error).leaving(left))?;
+    let memory = if how == How::Hard { memory(host, config) } else { None };
+    let reply = freeing(memory, || {
+        client::ask_while(&control, &request, &[], bound, progress, &mut goes_on)
+    });
+    let reply = reply.map_err(|error| Refusal::from(error).leaving(left))?;
     match reply {
         Reply::Done => Ok(()),
         Reply::Already { text } => {
@@ -149,4 +155,27 @@ fn ask(
         Reply::Failed { error } => Err(Refusal::StopFailed(error)),
         _ => Err(Refusal::Worker(client::ClientError::Malformed)),
     }
+}
+
+/// What a hard stop frees beside the kernel. A switch that shares the guest's memory would find its rings emptied before it
+/// learns that the guest ended, so then it is left to the kernel.
+fn memory(host: &VmHost, config: &GuestConfig) -> Option<DyingMemory> {
+    if config.nics.iter().any(|nic| nic.kind == NicKind::AvioLan) {
+        return None;
+    }
+    let presence = host.presence(config.number);
+    let qemu = presence.snapshot()?.qemu;
+    DyingMemory::of(qemu.pid, qemu.start_time)
+}
+
+/// Does something that ends a guest, and frees the guest's memory as soon as it dies.
+fn freeing<T>(memory: Option<DyingMemory>, end: impl FnOnce() -> T) -> T {
+    let Some(memory) = memory else { return end() };
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| memory.free_when_dying(HARD_BOUND, || is_over.load(Ordering::Relaxed)));
+        let result = end();
+        is_over.store(true, Ordering::Relaxed);
+        result
+    })
 }
