@@ -21,10 +21,10 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::Error;
 use crate::command::{Command, Sync};
 use crate::frame::{DELIMITER, Decoder, Incoming, encode};
 use crate::words::printable;
-use crate::{Error, deadline};
 
 /// What a guest may say in one conversation, answers and all. Whoever says more is not talking with us.
 pub const CONVERSATION_BYTES_MAX: usize = 1 << 20;
@@ -70,7 +70,7 @@ impl Channel {
     pub async fn converse(&mut self) -> Result<Conversation<'_>, Error> {
         let mut conversation =
             Conversation { channel: self, step: Step::Out, bytes_left: CONVERSATION_BYTES_MAX };
-        conversation.sync(Instant::now() + deadline::of(Sync::NAME)).await?;
+        conversation.sync(Instant::now() + Sync::DEADLINE).await?;
         Ok(conversation)
     }
 
@@ -88,7 +88,7 @@ impl Channel {
 impl Conversation<'_> {
     /// Performs a command within its deadline.
     pub async fn execute<C: Command>(&mut self, command: &C) -> Result<C::Answer, Error> {
-        self.execute_within(command, deadline::of(C::NAME)).await
+        self.execute_within(command, C::DEADLINE).await
     }
 
     /// The same with a deadline of the caller's, which holds for getting in step too.
@@ -128,7 +128,7 @@ impl Conversation<'_> {
             encode(C::NAME, command)
                 .map_err(|source| Error::Answer { command: C::NAME, source })?,
         );
-        let after = deadline::of(C::NAME);
+        let after = C::DEADLINE;
         match self.send(&line, Instant::now() + after).await? {
             Some(()) => Ok(()),
             None => Err(Error::Deadline { command: C::NAME, after }),

@@ -1,37 +1,19 @@
 //! The commands we send, each a type that says its name, its arguments and its answer. Members that we do not know are
 //! passed over: agents grow.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::deadline;
 
 /// A request to the agent. It serializes to its arguments.
 pub trait Command: Serialize {
     const NAME: &'static str;
+    /// How long we wait for the answer.
+    const DEADLINE: Duration = deadline::DEFAULT;
     type Answer: DeserializeOwned;
-}
-
-/// One line a command: type, the agent's name for it, type of the answer.
-macro_rules! commands {
-    ($($command:ty: $name:literal => $answer:ty;)*) => {
-        $(impl Command for $command {
-            const NAME: &'static str = $name;
-            type Answer = $answer;
-        })*
-
-        /// Every command we send.
-        pub const NAMES: &[&str] = &[$($name),*];
-    };
-}
-
-commands! {
-    Sync: "guest-sync-delimited" => u64;
-    Ping: "guest-ping" => Done;
-    Info: "guest-info" => Abilities;
-    FreezeStatus: "guest-fsfreeze-status" => Freeze;
-    FreezeFileSystems: "guest-fsfreeze-freeze" => u64;
-    ThawFileSystems: "guest-fsfreeze-thaw" => u64;
-    Exec: "guest-exec" => Started;
-    ExecStatus: "guest-exec-status" => Execution;
 }
 
 /// Answered by the same number, behind a byte that no JSON has: what was said before it is of an earlier conversation.
@@ -40,23 +22,55 @@ pub struct Sync {
     pub id: u64,
 }
 
+impl Command for Sync {
+    const NAME: &'static str = "guest-sync-delimited";
+    type Answer = u64;
+}
+
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ping {}
+
+impl Command for Ping {
+    const NAME: &'static str = "guest-ping";
+    type Answer = Done;
+}
 
 /// Which agent it is and what it was allowed to do.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Info {}
 
+impl Command for Info {
+    const NAME: &'static str = "guest-info";
+    type Answer = Abilities;
+}
+
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct FreezeStatus {}
+
+impl Command for FreezeStatus {
+    const NAME: &'static str = "guest-fsfreeze-status";
+    type Answer = Freeze;
+}
 
 /// Answers with the number of file systems that stand still now.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct FreezeFileSystems {}
 
+impl Command for FreezeFileSystems {
+    const NAME: &'static str = "guest-fsfreeze-freeze";
+    const DEADLINE: Duration = deadline::FROZEN;
+    type Answer = u64;
+}
+
 /// Answers with the number of file systems that go on; 0 when none was frozen.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ThawFileSystems {}
+
+impl Command for ThawFileSystems {
+    const NAME: &'static str = "guest-fsfreeze-thaw";
+    const DEADLINE: Duration = deadline::THAWING;
+    type Answer = u64;
+}
 
 /// Starts a program in the guest; nothing interprets its arguments.
 #[derive(Clone, Debug, Serialize)]
@@ -68,9 +82,19 @@ pub struct Exec {
     pub capture_output: bool,
 }
 
+impl Command for Exec {
+    const NAME: &'static str = "guest-exec";
+    type Answer = Started;
+}
+
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExecStatus {
     pub pid: i64,
+}
+
+impl Command for ExecStatus {
+    const NAME: &'static str = "guest-exec-status";
+    type Answer = Execution;
 }
 
 /// An empty object.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hpvm_agent::command::{Info, Ping};
 use hpvm_agent::disk::Release;
 use hpvm_agent::freeze::Held;
-use hpvm_agent::{Channel, Command, Error, deadline};
+use hpvm_agent::{Channel, Error, deadline};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -307,13 +307,6 @@ fn a_freeze_that_is_not_answered_leaves_the_order_to_thaw() {
             tokio::task::yield_now().await;
         }
     });
-}
-
-#[test]
-fn every_command_has_its_name_once() {
-    let names: std::collections::BTreeSet<_> = hpvm_agent::command::NAMES.iter().collect();
-    assert_eq!(names.len(), hpvm_agent::command::NAMES.len());
-    assert!(names.contains(&Ping::NAME));
 }
 
 /// Pieces of what an agent says, and of what it never would.

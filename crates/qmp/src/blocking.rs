@@ -73,7 +73,7 @@ impl Client {
 
     /// Performs a command within its deadline.
     pub fn execute<C: Command>(&mut self, command: &C) -> Result<C::Answer, Error> {
-        self.perform(command, None, deadline::of(C::NAME))
+        self.perform(command, None, C::DEADLINE)
     }
 
     /// The same with a deadline of the caller's.
@@ -87,7 +87,7 @@ impl Client {
 
     /// Hands a descriptor to QEMU.
     pub fn pass(&mut self, command: &AddFd, fd: BorrowedFd<'_>) -> Result<AddedFd, Error> {
-        self.perform(command, Some(fd), deadline::of(AddFd::NAME))
+        self.perform(command, Some(fd), AddFd::DEADLINE)
     }
 
     /// The next event, one that came earlier first; None when none came in time.

@@ -107,7 +107,7 @@ impl Client {
 
     /// Performs a command within its deadline.
     pub async fn execute<C: Command>(&self, command: &C) -> Result<C::Answer, Error> {
-        self.perform(command, None, deadline::of(C::NAME)).await
+        self.perform(command, None, C::DEADLINE).await
     }
 
     /// The same with a deadline of the caller's.
@@ -121,7 +121,7 @@ impl Client {
 
     /// Hands a descriptor to QEMU; our copy is closed as soon as it is sent.
     pub async fn pass(&self, command: &AddFd, fd: OwnedFd) -> Result<AddedFd, Error> {
-        self.perform(command, Some(fd), deadline::of(AddFd::NAME)).await
+        self.perform(command, Some(fd), AddFd::DEADLINE).await
     }
 
     async fn perform<C: Command>(

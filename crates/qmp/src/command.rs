@@ -3,6 +3,8 @@
 //! Properties of devices and block nodes are lists made elsewhere (the plan prints the same list on QEMU's command line),
 //! so [`DeviceAdd`] and [`BlockdevAdd`] carry [`Properties`].
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -12,55 +14,67 @@ use crate::answer::{
     AddedFd, BlockDevice, BlockNode, BlockStats, Chardev, Done, FdSet, Job, PciBus, QomProperty,
     QomValue, Status, Version,
 };
+use crate::deadline;
 use crate::occupant::Registers;
 use crate::power_button::PowerButton;
 
 /// A request to QEMU. It serializes to its arguments.
 pub trait Command: Serialize {
     const NAME: &'static str;
+    /// How long we wait for the answer.
+    const DEADLINE: Duration = deadline::DEFAULT;
     type Answer: DeserializeOwned;
 }
 
-/// One line a command: type, QEMU's name, type of the answer.
+/// One line a command: type, QEMU's name, type of the answer, and within how many seconds it comes where that is not
+/// [`deadline::DEFAULT`].
 macro_rules! commands {
-    ($($command:ty: $name:literal => $answer:ty;)*) => {
+    ($($command:ty: $name:literal => $answer:ty $(, within $seconds:literal s)?;)*) => {
         $(impl Command for $command {
             const NAME: &'static str = $name;
+            $(const DEADLINE: Duration = Duration::from_secs($seconds);)?
             type Answer = $answer;
         })*
 
-        /// Every command we send, for the checks of deadlines and schema. A name may be there twice.
+        /// Every command we send, for the check against QEMU's schema. A name may be there twice.
         pub const NAMES: &[&str] = &[$($name),*];
     };
 }
 
 commands! {
     Capabilities: "qmp_capabilities" => Done;
-    QueryStatus: "query-status" => Status;
+    // The beat: after this the guest is shown as unresponsive, so it must not take longer than a reader's patience.
+    QueryStatus: "query-status" => Status, within 3 s;
     QueryVersion: "query-version" => Version;
-    Quit: "quit" => Done;
-    Stop: "stop" => Done;
+    // What does not obey is ended by force.
+    Quit: "quit" => Done, within 2 s;
+    // Stops every processor and waits for all I/O under way.
+    Stop: "stop" => Done, within 30 s;
     Cont: "cont" => Done;
     SystemReset: "system_reset" => Done;
     SystemPowerdown: "system_powerdown" => Done;
     AddFd: "add-fd" => AddedFd;
     RemoveFd: "remove-fd" => Done;
     QueryFdsets: "query-fdsets" => Vec<FdSet>;
-    BlockdevAdd: "blockdev-add" => Done;
-    BlockdevDel: "blockdev-del" => Done;
-    BlockResize: "block_resize" => Done;
-    BlockdevMirror: "blockdev-mirror" => Done;
-    BlockJobCancel: "block-job-cancel" => Done;
+    // Opens the image, takes its locks and may read a chain of layers from slow storage.
+    BlockdevAdd: "blockdev-add" => Done, within 30 s;
+    // Drains and flushes what the guest wrote, as do all that end or resize a node or take a medium away.
+    BlockdevDel: "blockdev-del" => Done, within 30 s;
+    BlockResize: "block_resize" => Done, within 30 s;
+    // Drains what the guest has under way to put a filter between it and its disk.
+    BlockdevMirror: "blockdev-mirror" => Done, within 30 s;
+    BlockJobCancel: "block-job-cancel" => Done, within 30 s;
     JobDismiss: "job-dismiss" => Done;
     QueryJobs: "query-jobs" => Vec<Job>;
-    DeviceAdd: "device_add" => Done;
-    DeviceDel: "device_del" => Done;
+    // Realizes a device in the main loop: option ROM, memory regions of every processor under emulation.
+    DeviceAdd: "device_add" => Done, within 10 s;
+    DeviceDel: "device_del" => Done, within 10 s;
     OpenTray: "blockdev-open-tray" => Done;
     CloseTray: "blockdev-close-tray" => Done;
-    RemoveMedium: "blockdev-remove-medium" => Done;
+    RemoveMedium: "blockdev-remove-medium" => Done, within 30 s;
     InsertMedium: "blockdev-insert-medium" => Done;
-    ChangeMedium: "blockdev-change-medium" => Done;
-    Eject: "eject" => Done;
+    ChangeMedium: "blockdev-change-medium" => Done, within 30 s;
+    Eject: "eject" => Done, within 30 s;
     QueryBlock: "query-block" => Vec<BlockDevice>;
     QueryNodes: "query-named-block-nodes" => Vec<BlockNode>;
     QueryBlockstats: "query-blockstats" => Vec<BlockStats>;
@@ -73,10 +87,12 @@ commands! {
     ReadPowerButton: "human-monitor-command" => PowerButton;
     ChardevAdd: "chardev-add" => Value;
     ChardevRemove: "chardev-remove" => Done;
-    NetdevAdd: "netdev_add" => Done;
+    // Waits in the main loop until the switch has answered for a new port.
+    NetdevAdd: "netdev_add" => Done, within 10 s;
     NetdevDel: "netdev_del" => Done;
     SetLink: "set_link" => Done;
-    QuerySchema: "query-qmp-schema" => Value;
+    // 1,200 entries, 236 KB.
+    QuerySchema: "query-qmp-schema" => Value, within 10 s;
 }
 
 /// Ends the greeting; sent by the transports.
