@@ -1,19 +1,16 @@
 //! The commands' side of the control protocol: one request, its progress, one answer, each wait bounded.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
+use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hpvm_host::fdpass::{self, DESCRIPTORS_MAX};
+use hpvm_host::fdpass::DESCRIPTORS_MAX;
+use hpvm_host::lines::{Connection, Unheard};
 use hpvm_host::signals::Interruption;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
-use crate::protocol::{LINE_BYTES_MAX, Reply, Request};
+use crate::protocol::{Reply, Request};
 
 /// Why a worker could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -61,20 +58,17 @@ pub fn ask_while(
     goes_on: &mut dyn FnMut() -> Result<(), ClientError>,
 ) -> Result<Reply, ClientError> {
     let deadline = Instant::now() + bound;
-    let stream = UnixStream::connect(control).map_err(ClientError::Connect)?;
-    send(&stream, request, descriptors)?;
-    let mut lines = BufReader::new(&stream);
+    let mut connection = request_of(control, request, descriptors, bound)?;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ClientError::Deadline(bound));
         }
-        if lines.buffer().is_empty() && !is_readable(&stream, left.min(LOOK))? {
+        if !connection.has_more(left.min(LOOK)).map_err(ClientError::Connect)? {
             goes_on()?;
             continue;
         }
-        stream.set_read_timeout(Some(left)).map_err(ClientError::Send)?;
-        match read_reply(&mut lines, bound)? {
+        match connection.hear(left).map_err(|unheard| no_answer(&unheard, bound))? {
             Reply::Progress { text } => progress(&text),
             reply => return Ok(reply),
         }
@@ -94,9 +88,7 @@ pub fn copy(
     silence: Duration,
     watch: &mut dyn FnMut(Option<(u64, u64)>) -> ControlFlow<()>,
 ) -> Result<Reply, ClientError> {
-    let stream = UnixStream::connect(control).map_err(ClientError::Connect)?;
-    send(&stream, request, descriptors)?;
-    let mut lines = BufReader::new(&stream);
+    let mut connection = request_of(control, request, descriptors, silence)?;
     let (mut bound, mut goes_on) = (silence, true);
     let mut heard_at = Instant::now();
     loop {
@@ -105,9 +97,8 @@ pub fn copy(
             return Err(ClientError::Deadline(bound));
         }
         let mut progress = None;
-        if !lines.buffer().is_empty() || is_readable(&stream, left.min(LOOK))? {
-            stream.set_read_timeout(Some(left)).map_err(ClientError::Send)?;
-            match read_reply(&mut lines, bound)? {
+        if connection.has_more(left.min(LOOK)).map_err(ClientError::Connect)? {
+            match connection.hear(left).map_err(|unheard| no_answer(&unheard, bound))? {
                 Reply::Copying { done, whole } => progress = Some((done, whole)),
                 Reply::Progress { .. } => {}
                 reply => return Ok(reply),
@@ -117,49 +108,31 @@ pub fn copy(
             }
         }
         if goes_on && watch(progress).is_break() {
-            stream.shutdown(Shutdown::Write).map_err(ClientError::Send)?;
+            connection.say_no_more().map_err(ClientError::Send)?;
             (bound, goes_on, heard_at) = (GIVING_UP, false, Instant::now());
         }
     }
 }
 
-/// Whether there is something to read, or the end.
-fn is_readable(stream: &UnixStream, bound: Duration) -> Result<bool, ClientError> {
-    let timeout = Timespec::try_from(bound).unwrap_or_default();
-    match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&timeout)) {
-        Ok(count) => Ok(count > 0),
-        Err(Errno::INTR) => Ok(false),
-        Err(error) => Err(ClientError::Connect(error.into())),
-    }
-}
-
-fn send(
-    stream: &UnixStream,
+/// A connection on which the request was made.
+fn request_of(
+    control: &Path,
     request: &Request,
     descriptors: &[BorrowedFd<'_>],
-) -> Result<(), ClientError> {
+    bound: Duration,
+) -> Result<Connection, ClientError> {
     if descriptors.len() > DESCRIPTORS_MAX {
         return Err(ClientError::TooMany(descriptors.len()));
     }
-    let mut line = serde_json::to_vec(request).map_err(|e| ClientError::Send(e.into()))?;
-    line.push(b'\n');
-    let sent = fdpass::send(stream, &line, descriptors).map_err(ClientError::Send)?;
-    let mut rest = stream;
-    rest.write_all(&line[sent..]).map_err(ClientError::Send)
+    let connection = Connection::open(control).map_err(ClientError::Connect)?;
+    connection.say(request, descriptors, bound).map_err(ClientError::Send)?;
+    Ok(connection)
 }
 
-fn read_reply(lines: &mut impl BufRead, bound: Duration) -> Result<Reply, ClientError> {
-    let mut line = Vec::new();
-    match lines.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line) {
-        Ok(_) if line.last() == Some(&b'\n') => {
-            serde_json::from_slice(&line).map_err(|_| ClientError::Malformed)
-        }
-        Ok(_) => Err(ClientError::Closed),
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-        {
-            Err(ClientError::Deadline(bound))
-        }
-        Err(_) => Err(ClientError::Closed),
+fn no_answer(unheard: &Unheard, bound: Duration) -> ClientError {
+    match unheard {
+        Unheard::Late => ClientError::Deadline(bound),
+        Unheard::Closed => ClientError::Closed,
+        Unheard::Malformed(_) => ClientError::Malformed,
     }
 }

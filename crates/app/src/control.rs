@@ -9,7 +9,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hpvm_app::protocol::{Denial, LINE_BYTES_MAX, Reply, Request};
+use hpvm_app::protocol::{Denial, Reply, Request};
+use hpvm_host::lines::LINE_BYTES_MAX;
 use hpvm_host::{fdpass, users};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};

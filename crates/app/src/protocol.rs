@@ -6,9 +6,6 @@ use hpvm_plan::copying::DiskCopy;
 use hpvm_plan::record::DeviceChange;
 use serde::{Deserialize, Serialize};
 
-/// A line longer than this is no request of ours.
-pub const LINE_BYTES_MAX: usize = 1 << 20;
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "request")]
 pub enum Request {

@@ -8,7 +8,7 @@ use hpvm_model::{
 };
 use hpvm_operations::network::view::{PortState, PortView, ShownState, SwitchView};
 use hpvm_vswitchd::protocol::Station;
-use hpvm_vswitchd::status::{Counted, LinkNow, PortNow, Reasons};
+use hpvm_vswitchd::status::{Counters, Discards, PortLink, PortNow};
 use snapbox::{assert_data_eq, str};
 
 fn port(number: u16) -> PortNumber {
@@ -39,15 +39,15 @@ fn vlan02() -> SwitchView {
         change.parse::<PortChange>().unwrap().apply(&mut guarded);
     }
     let vlan = PortVlan::Untagged(VlanId::new(120).unwrap());
-    let counters = Counted {
+    let counters = Counters {
         in_octets: 32_714,
         in_unicast_wire: 197,
         out_octets: 19_580,
         out_unicast_wire: 241,
         out_other: 11,
         out_discards: 2,
-        discards: Reasons { spoofed: 2, ..Reasons::default() },
-        ..Counted::default()
+        discards: Discards { spoofed: 2, ..Discards::default() },
+        ..Counters::default()
     };
     let now = PortNow {
         port: port(1),
@@ -56,7 +56,7 @@ fn vlan02() -> SwitchView {
         slot: PciSlot::new(0, 1).unwrap(),
         kind: NicKind::AvioLan,
         mac: mac("0x56e9e3096a22"),
-        link: LinkNow::Started,
+        link: PortLink::Started,
         source: Some(mac("0x56e9e3096a23")),
         offered: None,
         acknowledged: None,

@@ -19,6 +19,7 @@ pub mod fingerprint;
 pub mod generic;
 pub mod image_lock;
 pub mod launch;
+pub mod lines;
 pub mod listen;
 pub mod lock;
 pub mod media_folder;

@@ -2,18 +2,16 @@
 //!
 //! Called by commands that change a switch's forwards or look at its wire.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use hpvm_host::lines::{Connection, Unheard};
 use hpvm_model::{Forward, MacAddress};
 use serde::{Deserialize, Serialize};
 
 /// How long an answer may take. It comes out of one loop that waits for nobody.
 pub const DEADLINE: Duration = Duration::from_secs(2);
-/// A line holds a request, or an answer with each guest that has an address.
-pub const LINE_BYTES_MAX: u64 = 256 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,24 +74,14 @@ pub enum ControlError {
     Connect(String, #[source] io::Error),
     #[error("hpvmnat did not take the request")]
     Send(#[source] io::Error),
-    #[error("hpvmnat gave no answer within {} s", DEADLINE.as_secs())]
-    Receive(#[source] io::Error),
-    #[error("hpvmnat answered something that is not understood")]
-    Answer(#[source] serde_json::Error),
+    #[error("hpvmnat did not answer as it should, within {} s", DEADLINE.as_secs())]
+    Answer(#[source] Unheard),
 }
 
 /// Asks the `hpvmnat` that listens at a path, and waits [`DEADLINE`] at most.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply, ControlError> {
     let connect = |source| ControlError::Connect(socket.display().to_string(), source);
-    let mut stream = UnixStream::connect(socket).map_err(connect)?;
-    stream.set_read_timeout(Some(DEADLINE)).map_err(ControlError::Receive)?;
-    stream.set_write_timeout(Some(DEADLINE)).map_err(ControlError::Send)?;
-    let mut line = serde_json::to_string(request).map_err(ControlError::Answer)?;
-    line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(ControlError::Send)?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(LINE_BYTES_MAX))
-        .read_line(&mut answer)
-        .map_err(ControlError::Receive)?;
-    serde_json::from_str(&answer).map_err(ControlError::Answer)
+    let mut connection = Connection::open(socket).map_err(connect)?;
+    connection.say(request, &[], DEADLINE).map_err(ControlError::Send)?;
+    connection.hear(DEADLINE).map_err(ControlError::Answer)
 }

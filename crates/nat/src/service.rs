@@ -8,9 +8,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process;
 use std::time::{Duration, Instant};
 
+use hpvm_host::lines::LINE_BYTES_MAX;
 use hpvm_model::Forward;
 use hpvm_nat::Settings;
-use hpvm_nat::control::{Counters, LINE_BYTES_MAX, Lease, Reply, Request, Status};
+use hpvm_nat::control::{Counters, Lease, Reply, Request, Status};
 
 use crate::answerable::Answerable;
 use crate::dhcp::Server;
@@ -351,7 +352,7 @@ impl Client {
             Err(_) => return Asked::Gone,
         }
         let Some(end) = self.line.iter().position(|&byte| byte == b'\n') else {
-            return match self.line.len() as u64 > LINE_BYTES_MAX {
+            return match self.line.len() > LINE_BYTES_MAX {
                 true => Asked::Nonsense("the request is too long".to_owned()),
                 false => Asked::Nothing,
             };

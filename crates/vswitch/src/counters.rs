@@ -5,9 +5,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// Frames and bytes of one port. In and out are the guest's: in is what it receives. Bytes are those of the frame as the
-/// guest sees it, without the check sequence; a long segment that passed unsegmented is one frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// guest sees it, without the check sequence; a long segment that passed unsegmented is one frame. The fields' names are those
+/// of the switch's status file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counters {
     pub in_octets: u64,
     pub in_unicast_wire: u64,
@@ -30,7 +34,8 @@ pub struct Counters {
 }
 
 /// Discarded frames by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Discards {
     /// In: the guest had no buffer, or none long enough.
     pub no_room: u64,

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, VlanId};
+use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Commands};
 use crate::conversation::Conversation;
@@ -48,7 +49,8 @@ pub enum SwitchError {
 }
 
 /// Whether a port's peer is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PortLink {
     /// Nobody is connected.
     #[default]

@@ -7,11 +7,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use hpvm_host::lines::LINE_BYTES_MAX;
 use hpvm_host::{fdpass, users};
 use rustix::net::sockopt::socket_peercred;
 
 use crate::Input;
-use hpvm_vswitchd::protocol::{LINE_BYTES_MAX, Reply, Request};
+use hpvm_vswitchd::protocol::{Reply, Request};
 
 /// From connecting to the end of the request: commands send theirs at once.
 const REQUEST_BOUND: Duration = Duration::from_secs(1);

@@ -437,11 +437,11 @@ impl Daemon {
                 slot: plug.slot,
                 kind: plug.kind,
                 mac: plug.mac,
-                link: now.link.into(),
+                link: now.link,
                 source: now.source,
                 offered: now.offered,
                 acknowledged: now.acknowledged,
-                counters: self.switch.counters(plug.port).ok()?.into(),
+                counters: self.switch.counters(plug.port).ok()?,
             })
         });
         Status {

@@ -6,9 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::wanted::{Plug, WireKind};
 
-/// No request or reply is longer.
-pub const LINE_BYTES_MAX: usize = 1 << 20;
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "ask")]
 pub enum Request {

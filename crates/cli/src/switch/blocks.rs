@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use hpvm_model::network::Rate;
 use hpvm_model::{GuestName, PortNumber, SpoofGuard};
 use hpvm_operations::network::view::{PortView, SwitchView};
-use hpvm_vswitchd::status::Counted;
+use hpvm_vswitchd::status::Counters;
 
 use super::{Counting, Ports, ip, mac, vlan, wire};
 
@@ -104,7 +104,7 @@ fn rules(port: &PortView) -> Vec<(&'static str, String)> {
 }
 
 /// The keys of A.03.50 with its own spacing, then the reasons of discards.
-fn counters(counted: &Counted) -> [(&'static str, String); 18] {
+fn counters(counted: &Counters) -> [(&'static str, String); 18] {
     let discards = &counted.discards;
     [
         ("    Inbound Octets               ", counted.in_octets),

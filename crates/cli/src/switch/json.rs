@@ -2,7 +2,7 @@
 
 use hpvm_model::{PortRules, SpoofGuard};
 use hpvm_operations::network::view::{PortView, SwitchView};
-use hpvm_vswitchd::status::{Counted, LinkNow, PortNow};
+use hpvm_vswitchd::status::{self, PortLink, PortNow};
 use serde::Serialize;
 
 use super::{vlan, wire};
@@ -161,10 +161,10 @@ impl From<&PortRules> for Rules {
 impl From<&PortNow> for Now {
     fn from(now: &PortNow) -> Now {
         let link = match now.link {
-            LinkNow::Absent => "absent",
-            LinkNow::Connected => "connected",
-            LinkNow::Started => "started",
-            LinkNow::Lost => "lost",
+            PortLink::Absent => "absent",
+            PortLink::Connected => "connected",
+            PortLink::Started => "started",
+            PortLink::Lost => "lost",
         };
         Now {
             link: link.to_owned(),
@@ -175,8 +175,8 @@ impl From<&PortNow> for Now {
     }
 }
 
-impl From<&Counted> for Counters {
-    fn from(counted: &Counted) -> Counters {
+impl From<&status::Counters> for Counters {
+    fn from(counted: &status::Counters) -> Counters {
         let discards = &counted.discards;
         Counters {
             in_octets: counted.in_octets,

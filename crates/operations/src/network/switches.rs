@@ -4,9 +4,10 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
+use hpvm_host::lines::Connection;
 use hpvm_host::{removal, signals};
 use hpvm_model::network::PortChange;
 use hpvm_model::{
@@ -17,7 +18,6 @@ use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Link;
 use hpvm_registry::{Step, SwitchSelector};
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::runner::{Runner, status};
 use super::{SwitchRefused, links, mtu, wire};
@@ -390,7 +390,7 @@ pub fn capture(
     selector: &SwitchSelector,
     port: PortNumber,
     path: &Path,
-) -> Result<UnixStream, Refusal> {
+) -> Result<Connection, Refusal> {
     let switch = named(host, selector)?;
     let runner = Runner::claim(host, switch)?;
     if runner.status().is_none_or(|status| status.port(port).is_none()) {
@@ -406,14 +406,9 @@ pub fn capture(
 }
 
 /// Waits until the switch ends a capture, or whoever runs the command interrupts it.
-pub fn wait_for_end(connection: &UnixStream) {
-    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-    while signals::interrupted().is_none() {
-        let ended = poll(&mut [PollFd::new(connection, PollFlags::IN)], Some(&LOOK));
-        if ended.is_ok_and(|count| count > 0) {
-            return;
-        }
-    }
+pub fn wait_for_end(connection: &Connection) {
+    const LOOK: Duration = Duration::from_millis(100);
+    while signals::interrupted().is_none() && !connection.has_more(LOOK).unwrap_or(true) {}
 }
 
 /// The switch that is meant.

@@ -11,7 +11,7 @@ use hpvm_model::{
 use hpvm_plan::record::Machine;
 use hpvm_registry::{NicRow, Selector};
 use hpvm_vswitchd::protocol::Request;
-use hpvm_vswitchd::status::{LinkNow, PortNow, Status};
+use hpvm_vswitchd::status::{PortLink, PortNow, Status};
 
 use super::runner::{Runner, status};
 use super::wire;
@@ -187,7 +187,7 @@ fn ports(
 
 fn running_state(switch: &Vswitch, now: Option<&PortNow>) -> PortState {
     match now.map(|now| now.link) {
-        Some(LinkNow::Connected | LinkNow::Started) if switch.state == SwitchState::Up => {
+        Some(PortLink::Connected | PortLink::Started) if switch.state == SwitchState::Up => {
             PortState::Active
         }
         _ => PortState::Down,
