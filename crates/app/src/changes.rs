@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use hpvm_app::protocol::{ChangeResult, media};
+use hpvm_app::protocol::ChangeResult;
 use hpvm_engine::devices::{Bench, DeviceError, Performed};
 use hpvm_engine::record_file::RecordFile;
 use hpvm_model::chain;
@@ -50,7 +50,8 @@ impl Changes {
         changes: Vec<DeviceChange>,
         descriptors: VecDeque<OwnedFd>,
     ) -> Option<Changes> {
-        (media(&changes).len() == descriptors.len()).then(|| Changes {
+        let named = changes.iter().flat_map(DeviceChange::media).count();
+        (named == descriptors.len()).then(|| Changes {
             ticket,
             queue: changes.into(),
             descriptors,
@@ -74,8 +75,7 @@ impl Changes {
                 return false;
             }
         };
-        let count = media(std::slice::from_ref(&change)).len();
-        let descriptors = self.descriptors.drain(..count).collect();
+        let descriptors = self.descriptors.drain(..change.media().count()).collect();
         let (sender, happenings) = mpsc::channel(HAPPENINGS_WAITING);
         self.under_way = Some((seq, sender));
         let machine = record.machine().clone();

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use hpvm_app::protocol::{Denial, Reply, Request, StopHow, media};
+use hpvm_app::protocol::{Denial, Reply, Request, StopHow};
 use hpvm_app::snapshot::{self, Crash, Phase, Process, SilentStore, Snapshot};
 use hpvm_console::door::{DriveAddress, PowerRequest};
 use hpvm_console::fanout::{SessionId, VerbAsked};
@@ -543,8 +543,8 @@ impl Driver {
             Request::Idle => Ask::Idle,
             Request::Change { changes, watched } => {
                 let mut descriptors = asked.descriptors;
-                let count = media(&changes).len().min(descriptors.len());
-                let stores = descriptors.split_off(count);
+                let media = changes.iter().flat_map(DeviceChange::media).count();
+                let stores = descriptors.split_off(media.min(descriptors.len()));
                 self.payloads.insert(ticket, (changes, descriptors));
                 for (address, store) in watched.into_iter().zip(stores) {
                     self.store_watch.add(address, store.into());

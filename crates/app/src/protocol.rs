@@ -15,7 +15,8 @@ pub enum Request {
     Stop { how: StopHow },
     /// How long each disk has been without I/O, and how large it is.
     Idle,
-    /// Change devices, in this order. One descriptor per medium comes along, in the order in which [`media`] names them.
+    /// Change devices, in this order. One descriptor per medium comes along, in the order in which [`DeviceChange::media`]
+    /// names them.
     /// Then come those of the stores to be watched, if there are any.
     Change {
         changes: Vec<DeviceChange>,
@@ -148,28 +149,4 @@ pub enum ChangeResult {
     },
     /// Not tried, since an earlier change failed.
     Skipped,
-}
-
-/// The addresses whose media must come as descriptors with these changes, in order.
-#[must_use]
-pub fn media(changes: &[DeviceChange]) -> Vec<StorageAddress> {
-    let files = |attached: &hpvm_plan::record::Attached| {
-        attached.device.backing.store().map(|_| attached.device.address)
-    };
-    changes
-        .iter()
-        .flat_map(|change| match change {
-            DeviceChange::Attach { devices, .. } => devices.iter().filter_map(files).collect(),
-            DeviceChange::Medium { attached, .. } | DeviceChange::Grow { attached, .. } => {
-                files(attached).into_iter().collect::<Vec<_>>()
-            }
-            DeviceChange::Detach { .. }
-            | DeviceChange::DetachAdapter { .. }
-            | DeviceChange::PlaceHolder { .. }
-            | DeviceChange::PlugNic { .. }
-            | DeviceChange::UnplugNic { .. }
-            | DeviceChange::MoveNic { .. }
-            | DeviceChange::LinkNics { .. } => Vec::new(),
-        })
-        .collect()
 }

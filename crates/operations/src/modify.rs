@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hpvm_app::client::{self, ClientError};
-use hpvm_app::protocol::{self, ChangeResult, Reply, Request as Ask};
+use hpvm_app::protocol::{ChangeResult, Reply, Request as Ask};
 use hpvm_app::snapshot::Agent;
 use hpvm_engine::media;
 use hpvm_host::names::run_folder;
@@ -396,22 +396,14 @@ impl Patience {
 }
 
 fn open_media(changes: &[DeviceChange], ids: Option<Ids>) -> Result<Vec<OwnedFd>, Refusal> {
-    let wanted = protocol::media(changes);
-    let mut opened: Vec<OwnedFd> = Vec::new();
+    let mut opened = Vec::new();
     for change in changes {
-        let attached = match change {
-            DeviceChange::Grow { attached, .. } => {
-                opened.push(media::open_beside(attached, OFlags::empty())?.into());
-                continue;
-            }
-            DeviceChange::Attach { devices, .. } => devices.as_slice(),
-            DeviceChange::Medium { attached, .. } => std::slice::from_ref(attached),
-            _ => &[],
-        };
-        for attached in attached.iter().filter(|a| wanted.contains(&a.device.address)) {
-            if attached.device.backing.store().is_some() {
-                opened.push(media::open(attached, ids)?);
-            }
+        for attached in change.media() {
+            opened.push(match change {
+                // QEMU has the disk already; the worker looks how long its store is now.
+                DeviceChange::Grow { .. } => media::open_beside(attached, OFlags::empty())?.into(),
+                _ => media::open(attached, ids)?,
+            });
         }
     }
     Ok(opened)

@@ -225,6 +225,24 @@ impl DeviceChange {
             | DeviceChange::LinkNics { .. } => None,
         }
     }
+
+    /// The devices whose stores come as descriptors with it, in order.
+    pub fn media(&self) -> impl Iterator<Item = &Attached> {
+        let devices = match self {
+            DeviceChange::Attach { devices, .. } => devices.as_slice(),
+            DeviceChange::Medium { attached, .. } | DeviceChange::Grow { attached, .. } => {
+                std::slice::from_ref(attached)
+            }
+            DeviceChange::Detach { .. }
+            | DeviceChange::DetachAdapter { .. }
+            | DeviceChange::PlaceHolder { .. }
+            | DeviceChange::PlugNic { .. }
+            | DeviceChange::UnplugNic { .. }
+            | DeviceChange::MoveNic { .. }
+            | DeviceChange::LinkNics { .. } => &[],
+        };
+        devices.iter().filter(|attached| attached.device.backing.store().is_some())
+    }
 }
 
 /// How it is known that the guest misses nothing when a device leaves.
