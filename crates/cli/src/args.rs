@@ -7,11 +7,8 @@ mod operation;
 mod selector;
 mod undertaking;
 
-pub use devices::{
-    Deed, DeviceStatement, DeviceStatementError, put, statement_to_add, statement_to_delete,
-    statement_to_modify, store_to_copy,
-};
-pub use guest::{GuestOptions, Setting, SettingError};
+pub use devices::{DeviceStatement, DeviceStatementError, store_to_copy};
+pub use guest::{ChangeOptions, GuestOptions, Setting, SettingError};
 pub use operation::Operation;
 pub use selector::{GuestArgument, Selector, StopTarget};
 pub use undertaking::Undertaking;

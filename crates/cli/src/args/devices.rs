@@ -28,17 +28,17 @@ fn read(text: &str, form: StatementForm) -> Result<DeviceStatement, DeviceStatem
 }
 
 /// The value parser of `-a`.
-pub fn statement_to_add(text: &str) -> Result<DeviceStatement, DeviceStatementError> {
+pub(super) fn statement_to_add(text: &str) -> Result<DeviceStatement, DeviceStatementError> {
     read(text, StatementForm::Add)
 }
 
 /// The value parser of `-m`.
-pub fn statement_to_modify(text: &str) -> Result<DeviceStatement, DeviceStatementError> {
+pub(super) fn statement_to_modify(text: &str) -> Result<DeviceStatement, DeviceStatementError> {
     read(text, StatementForm::Modify)
 }
 
 /// The value parser of `-d`.
-pub fn statement_to_delete(text: &str) -> Result<DeviceStatement, DeviceStatementError> {
+pub(super) fn statement_to_delete(text: &str) -> Result<DeviceStatement, DeviceStatementError> {
     read(text, StatementForm::Delete)
 }
 
@@ -49,14 +49,14 @@ pub fn store_to_copy(text: &str) -> Result<Statement, StatementError> {
 
 /// What is asked of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub(super) enum Deed {
     Add,
     Modify,
     Delete,
 }
 
 /// Puts statements of one option into a request.
-pub fn put(request: &mut Request, deed: Deed, statements: &[DeviceStatement]) {
+pub(super) fn put(request: &mut Request, deed: Deed, statements: &[DeviceStatement]) {
     for statement in statements.iter().cloned() {
         match (statement, deed) {
             (DeviceStatement::Storage(s), Deed::Add) => {

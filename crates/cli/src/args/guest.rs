@@ -1,4 +1,4 @@
-//! The options by which hpvmcreate and hpvmmodify say what a guest is to be. A new one goes here, into
+//! The options by which hpvmcreate, hpvmmodify and hpvmclone say what a guest is to be. A new one goes here, into
 //! [`GuestOptions::request`], and to `docs/options.md`.
 
 use std::str::FromStr;
@@ -8,7 +8,9 @@ use hpvm_model::guest::RunnableError;
 use hpvm_model::{AutoStart, Entitlement, Label, OsType, Runnable, Vcpus};
 use hpvm_plan::request::Request;
 
-use super::{Deed, DeviceStatement, put, statement_to_add};
+use super::devices::{
+    Deed, DeviceStatement, put, statement_to_add, statement_to_delete, statement_to_modify,
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct GuestOptions {
@@ -87,6 +89,32 @@ impl GuestOptions {
             warnings.push("the entitlement is kept and shown, but nothing enforces it yet".into());
         }
         warnings
+    }
+}
+
+/// What can be asked of a guest that has devices already: all that of a new one, and what becomes of those.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct ChangeOptions {
+    #[command(flatten)]
+    pub guest: GuestOptions,
+
+    /// Change the device at the statement's address; may be repeated
+    #[arg(short = 'm', long, value_name = "STATEMENT", value_parser = statement_to_modify)]
+    pub modify: Vec<DeviceStatement>,
+
+    /// Take a device away; may be repeated
+    #[arg(short = 'd', long, value_name = "STATEMENT", value_parser = statement_to_delete)]
+    pub delete: Vec<DeviceStatement>,
+}
+
+impl ChangeOptions {
+    /// What these options ask for.
+    #[must_use]
+    pub fn request(&self) -> Request {
+        let mut request = self.guest.request();
+        put(&mut request, Deed::Modify, &self.modify);
+        put(&mut request, Deed::Delete, &self.delete);
+        request
     }
 }
 

@@ -8,10 +8,7 @@ use hpvm_plan::clone::{CloneRequest, Disks, How};
 use hpvm_plan::hotplug::Force;
 use hpvm_registry::Access;
 
-use crate::args::{
-    Deed, DeviceStatement, GuestOptions, Selector, Undertaking, put, statement_to_delete,
-    statement_to_modify, store_to_copy,
-};
+use crate::args::{ChangeOptions, Selector, Undertaking, store_to_copy};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
@@ -41,15 +38,7 @@ pub struct Clone {
     pub new_name: GuestName,
 
     #[command(flatten)]
-    pub options: GuestOptions,
-
-    /// Change the clone's device at the statement's address; may be repeated
-    #[arg(short = 'm', long, value_name = "STATEMENT", value_parser = statement_to_modify)]
-    pub modify: Vec<DeviceStatement>,
-
-    /// Leave a device of the source out; may be repeated
-    #[arg(short = 'd', long, value_name = "STATEMENT", value_parser = statement_to_delete)]
-    pub delete: Vec<DeviceStatement>,
+    pub options: ChangeOptions,
 
     /// Copy the source's device at the statement's address to the store it names; may be repeated
     #[arg(short = 'b', long = "copy", value_name = "STATEMENT", value_parser = store_to_copy)]
@@ -71,12 +60,9 @@ impl Clone {
     /// What is asked of the clone.
     #[must_use]
     pub fn request(&self) -> CloneRequest {
-        let mut request = self.options.request();
-        put(&mut request, Deed::Modify, &self.modify);
-        put(&mut request, Deed::Delete, &self.delete);
         CloneRequest {
             name: self.new_name.clone(),
-            request,
+            request: self.options.request(),
             copies: self.copies.clone(),
             disks: if self.linked { Disks::Linked } else { Disks::Kept },
         }
@@ -90,7 +76,7 @@ impl Perform for Clone {
         let mode = self.undertaking.mode();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let source = host.guest(&self.guest.clone().into())?;
-        for warning in self.options.warnings() {
+        for warning in self.options.guest.warnings() {
             context.say.warning(Some(&self.new_name), &warning);
         }
         let force = if self.force { Force::Yes } else { Force::No };

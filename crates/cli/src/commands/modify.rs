@@ -9,10 +9,7 @@ use hpvm_plan::hotplug::Force;
 use hpvm_plan::request::Request;
 use hpvm_registry::Access;
 
-use crate::args::{
-    Deed, DeviceStatement, GuestOptions, Selector, Undertaking, put, statement_to_delete,
-    statement_to_modify,
-};
+use crate::args::{ChangeOptions, Selector, Undertaking};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
@@ -34,15 +31,7 @@ pub struct Modify {
     pub new_name: Option<GuestName>,
 
     #[command(flatten)]
-    pub options: GuestOptions,
-
-    /// Change the device at the statement's address; may be repeated
-    #[arg(short = 'm', long, value_name = "STATEMENT", value_parser = statement_to_modify)]
-    pub modify: Vec<DeviceStatement>,
-
-    /// Take a device away; may be repeated
-    #[arg(short = 'd', long, value_name = "STATEMENT", value_parser = statement_to_delete)]
-    pub delete: Vec<DeviceStatement>,
+    pub options: ChangeOptions,
 
     /// Ask nothing, and take a disk that had I/O a moment ago
     #[arg(short = 'F', long)]
@@ -58,8 +47,6 @@ impl Modify {
     pub fn request(&self) -> Request {
         let mut request = self.options.request();
         request.name.clone_from(&self.new_name);
-        put(&mut request, Deed::Modify, &self.modify);
-        put(&mut request, Deed::Delete, &self.delete);
         request
     }
 }
@@ -71,7 +58,7 @@ impl Perform for Modify {
         let mode = self.undertaking.mode();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let config = host.guest(&self.guest.clone().into())?;
-        for warning in self.options.warnings() {
+        for warning in self.options.guest.warnings() {
             context.say.warning(Some(&config.name), &warning);
         }
         let force = if self.force { Force::Yes } else { Force::No };

@@ -1,4 +1,5 @@
-//! The system calls of a worker, of the keeper it may start, and of what the C library needs in both.
+//! The system calls of a worker, of the keeper it may start, and of what the C library needs in both; and which of them
+//! every confined process has.
 //!
 //! Three filters, of which the kernel takes the strictest answer: death for what only an attacker calls, 'not there' for
 //! clone3 (whose arguments no filter sees; the C library then uses clone, whose arguments it does see), and a refusal for
@@ -17,26 +18,76 @@ use super::ConfineError;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Allowed whatever their arguments.
-const ALLOWED: &[c_long] = &[
+/// What every process of ours that is confined may call, whatever the arguments. hpvmnat has nothing beyond it, so what only a
+/// worker needs does not belong here.
+pub(super) const COMMON: &[c_long] = &[
     // Files it has or may reach.
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
     libc::SYS_writev,
-    libc::SYS_pread64,
-    libc::SYS_pwrite64,
     libc::SYS_lseek,
     libc::SYS_close,
-    libc::SYS_close_range,
     libc::SYS_open,
     libc::SYS_openat,
-    libc::SYS_openat2,
     libc::SYS_stat,
     libc::SYS_fstat,
-    libc::SYS_lstat,
     libc::SYS_newfstatat,
     libc::SYS_statx,
+    libc::SYS_fcntl,
+    // Sockets; which kind they are of is decided where they are made.
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_shutdown,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    // Waiting and time.
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_time,
+    libc::SYS_restart_syscall,
+    // Memory.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    // Threads, signals, itself.
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+    libc::SYS_getrandom,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// What a worker may call besides, whatever the arguments.
+const WORKER: &[c_long] = &[
+    // Files it has or may reach.
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_close_range,
+    libc::SYS_openat2,
+    libc::SYS_lstat,
     libc::SYS_fstatfs,
     libc::SYS_access,
     libc::SYS_faccessat,
@@ -46,7 +97,6 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getdents64,
     libc::SYS_getcwd,
     libc::SYS_chdir,
-    libc::SYS_fcntl,
     libc::SYS_ftruncate,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
@@ -66,27 +116,10 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_dup2,
     libc::SYS_dup3,
     libc::SYS_pipe2,
-    // Sockets; which kind they are of is decided where they are made.
-    libc::SYS_connect,
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_sendto,
-    libc::SYS_recvfrom,
-    libc::SYS_sendmsg,
-    libc::SYS_recvmsg,
     // Many messages at once, as a switch's wire has them.
     libc::SYS_sendmmsg,
     libc::SYS_recvmmsg,
-    libc::SYS_shutdown,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
-    libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
     // Waiting and time.
-    libc::SYS_poll,
-    libc::SYS_ppoll,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_wait,
@@ -96,45 +129,21 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_signalfd4,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
-    libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
-    libc::SYS_clock_nanosleep,
     libc::SYS_nanosleep,
-    libc::SYS_gettimeofday,
-    libc::SYS_time,
-    libc::SYS_restart_syscall,
-    // Memory.
-    libc::SYS_brk,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mprotect,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
     // Threads, signals, itself.
-    libc::SYS_futex,
     libc::SYS_rseq,
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
     libc::SYS_arch_prctl,
-    libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_kill,
-    libc::SYS_getrandom,
     libc::SYS_uname,
-    libc::SYS_getpid,
     libc::SYS_getppid,
-    libc::SYS_gettid,
     libc::SYS_getuid,
     libc::SYS_geteuid,
     libc::SYS_getgid,
     libc::SYS_getegid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
     // Starting a successor, and being one.
     libc::SYS_clone3,
     libc::SYS_execve,
@@ -213,7 +222,7 @@ pub(super) fn withhold() -> Result<(), ConfineError> {
 }
 
 fn allowed() -> Result<BpfProgram, BackendError> {
-    let mut rules = whatever_arguments(ALLOWED);
+    let mut rules = whatever_arguments(&[COMMON, WORKER].concat());
     let unix = u64::try_from(libc::AF_UNIX).unwrap_or(1);
     rules.insert(libc::SYS_socket, vec![rule(0, SeccompCmpOp::Eq, unix)?]);
     rules.insert(libc::SYS_socketpair, vec![rule(0, SeccompCmpOp::Eq, unix)?]);

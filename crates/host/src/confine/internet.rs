@@ -6,74 +6,15 @@
 use std::path::{Path, PathBuf};
 
 use landlock::{Access, AccessFs, LandlockStatus, Ruleset, RulesetAttr, RulesetStatus, Scope};
-use nix::libc::{self, c_long};
+use nix::libc;
 use seccompiler::{BackendError, BpfProgram, SeccompAction, apply_filter_all_threads};
 
-use super::calls::{filter, hostile, one_of, whatever_arguments};
+use super::calls::{COMMON, filter, hostile, one_of, whatever_arguments};
 use super::{ABI_WANTED, ConfineError, Enforced, allow_path, one_thread, take_on};
 use crate::users::Ids;
 
 /// The list of name servers, which the C library looks at again and again.
 const RESOLVER: &str = "/etc/resolv.conf";
-
-/// Allowed whatever their arguments.
-const ALLOWED: &[c_long] = &[
-    // Its sockets.
-    libc::SYS_bind,
-    libc::SYS_connect,
-    libc::SYS_listen,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_sendto,
-    libc::SYS_recvfrom,
-    libc::SYS_sendmsg,
-    libc::SYS_recvmsg,
-    libc::SYS_shutdown,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
-    libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_close,
-    libc::SYS_fcntl,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    // The list of name servers.
-    libc::SYS_open,
-    libc::SYS_openat,
-    libc::SYS_stat,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_lseek,
-    // Time, memory, itself.
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_gettimeofday,
-    libc::SYS_time,
-    libc::SYS_restart_syscall,
-    libc::SYS_brk,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mprotect,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_futex,
-    libc::SYS_sched_yield,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
-    libc::SYS_getrandom,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
 
 const IOCTLS: &[u64] = &[libc::FIONBIO, libc::FIONREAD, SIOCATMARK];
 /// Where urgent data begins (linux/sockios.h).
@@ -126,7 +67,7 @@ fn resolver_folders() -> Vec<PathBuf> {
 }
 
 fn allowed() -> Result<BpfProgram, BackendError> {
-    let mut rules = whatever_arguments(ALLOWED);
+    let mut rules = whatever_arguments(COMMON);
     let internet = [libc::AF_INET, libc::AF_INET6].map(|family| u64::from(family.unsigned_abs()));
     rules.insert(libc::SYS_socket, one_of(0, internet.into_iter())?);
     rules.insert(libc::SYS_ioctl, one_of(1, IOCTLS.iter().copied())?);
