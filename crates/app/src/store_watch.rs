@@ -38,6 +38,14 @@ struct Store {
 }
 
 impl StoreWatch {
+    pub(crate) fn of(stores: Vec<(StorageAddress, File)>) -> StoreWatch {
+        let mut watch = StoreWatch::default();
+        for (address, file) in stores {
+            watch.add(address, file);
+        }
+        watch
+    }
+
     pub(crate) fn add(&mut self, address: StorageAddress, file: File) {
         self.stores.retain(|store| store.address != address);
         self.stores.push(Arc::new(Store { address, file, asked_ms: AtomicU64::new(0) }));

@@ -9,7 +9,7 @@ use crate::copying::{Copier, Holder, Unmade};
 
 impl Driver {
     pub(super) fn begin_copy(&mut self, ticket: Ticket) {
-        let wanted = self.copies.remove(&ticket);
+        let wanted = self.requests.copies.remove(&ticket);
         let client = self.monitor.client().cloned();
         let (Some(wanted), Some(client), Ok(known)) = (wanted, client, &self.recorded.machine)
         else {

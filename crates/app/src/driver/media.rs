@@ -27,7 +27,7 @@ impl Driver {
                     PowerRequest::Off => Ask::Stop(StopHow::Hard),
                     PowerRequest::Button => Ask::Press,
                 };
-                let ticket = self.ticket(Asker::Session(session));
+                let ticket = self.requests.ticket(Asker::Session(session));
                 self.feed(Input::Asked { ticket, ask });
             }
             Verb::Drives => self.look_at_drives(session),
@@ -55,7 +55,7 @@ impl Driver {
     }
 
     fn medium_asked(&mut self, session: SessionId, user: String, request: MediumRequest) {
-        let ticket = self.ticket(Asker::Session(session));
+        let ticket = self.requests.ticket(Asker::Session(session));
         let device = match self.drive(request.drive) {
             Ok(device) => device,
             Err(error) => return self.reply(ticket, Reply::Failed { error }),
@@ -108,7 +108,7 @@ impl Driver {
         let (image, descriptor) = image.unzip();
         let attached = drives::with_medium(&device, image.as_ref());
         let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
-        self.payloads.insert(ticket, (vec![change], descriptor.into_iter().collect()));
+        self.requests.payloads.insert(ticket, (vec![change], descriptor.into_iter().collect()));
         self.feed(Input::Asked { ticket, ask: Ask::Change });
     }
 }

@@ -3,9 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use hpvm_app::protocol::{ChangeResult, Reply};
-use hpvm_app::snapshot::{Crash, Ending, Phase, Snapshot};
-use hpvm_console::door::Ended;
+use hpvm_app::protocol::Reply;
+use hpvm_app::snapshot::{Crash, Phase, Snapshot};
 use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_engine::{devices, last_words};
 use hpvm_host::process::Signal;
@@ -13,14 +12,10 @@ use hpvm_model::{Occupant, chain};
 use hpvm_plan::record;
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
-use tokio::time::timeout;
 
 use super::*;
 use crate::changes::Means;
 use crate::monitor::Disks;
-
-/// How long the end waits for those who asked to take their answer.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Driver {
     pub(super) fn perform(&mut self, action: Action) {
@@ -61,7 +56,7 @@ impl Driver {
             since: self.shown.since.clone(),
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
-            notes: self.trouble.iter().cloned().collect(),
+            notes: self.trouble.last.iter().cloned().collect(),
             silent_stores: self.silent_stores.clone(),
             record_damage: self.recorded.damage().cloned(),
             qemu: self.qemu,
@@ -88,26 +83,6 @@ impl Driver {
         let _ = ready.write_all(line.as_bytes());
     }
 
-    pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        let is_last = reply.is_last();
-        match self.askers.get(&ticket) {
-            // A command that does not read its answer, or is gone, loses it.
-            Some(Asker::Control(replies)) => drop(replies.try_send(reply)),
-            Some(Asker::Session(session)) if is_last => {
-                self.console.verb_done(*session, in_words(reply));
-            }
-            Some(Asker::Session(_)) | None => {}
-        }
-        if is_last {
-            self.answered.retain(|replies| !replies.is_closed());
-            if let Some(Asker::Control(replies)) = self.askers.remove(&ticket) {
-                self.answered.push(replies);
-            }
-            self.payloads.remove(&ticket);
-            self.copies.remove(&ticket);
-        }
-    }
-
     /// The keeper may; we may only where QEMU runs as our own user.
     fn kill(&mut self) {
         if self.keeper.lives {
@@ -126,7 +101,7 @@ impl Driver {
     }
 
     fn begin_changes(&mut self, ticket: Ticket) {
-        let (wanted, descriptors) = self.payloads.remove(&ticket).unwrap_or_default();
+        let (wanted, descriptors) = self.requests.payloads.remove(&ticket).unwrap_or_default();
         match Changes::new(ticket, wanted, descriptors) {
             Some(changes) => {
                 self.changes = Some(changes);
@@ -204,28 +179,6 @@ impl Driver {
         };
         self.reply(ticket, reply);
     }
-
-    /// The guest has ended and that is published: everybody who still waits hears it, then the keeper.
-    pub(super) async fn farewell(&mut self) {
-        let waiting: Vec<Ticket> = self.askers.keys().copied().collect();
-        for ticket in waiting {
-            let error = "the guest has ended in the meantime".into();
-            self.reply(ticket, Reply::Failed { error });
-        }
-        let how = match &self.shown.phase {
-            Phase::Ended { how: Ending::PoweredOff | Ending::StoppedGracefully } => Ended::ShutDown,
-            Phase::Ended { how: Ending::StoppedHard } => Ended::Stopped,
-            _ => Ended::Crashed,
-        };
-        self.console.guest_ended(how).await;
-        let _ = timeout(LAST_WORDS, async {
-            for replies in &self.answered {
-                replies.closed().await;
-            }
-        })
-        .await;
-        self.link.send(ToKeeper::Finished);
-    }
 }
 
 async fn look_at_disks(
@@ -246,29 +199,5 @@ fn state_words(phase: &Phase) -> &'static str {
         },
         Phase::Starting | Phase::Stopping { .. } => "On",
         Phase::Ended { .. } => "Off",
-    }
-}
-
-fn failed(result: ChangeResult) -> Option<String> {
-    match result {
-        ChangeResult::Failed { error } | ChangeResult::Waits { reason: error } => Some(error),
-        ChangeResult::Done | ChangeResult::Pending | ChangeResult::Skipped => None,
-    }
-}
-
-/// A reply as a session's verb hears it.
-fn in_words(reply: Reply) -> Result<String, String> {
-    match reply {
-        Reply::Done => Ok("done".into()),
-        Reply::Already { text } | Reply::Progress { text } => Ok(text),
-        Reply::Denied { reason } => Err(reason.to_string()),
-        Reply::Failed { error } => Err(error),
-        Reply::NotStopped { why } => Err(why.to_string()),
-        Reply::Changed { results } => {
-            results.into_iter().find_map(failed).map_or(Ok("done".into()), Err)
-        }
-        Reply::Idle { .. } | Reply::Copying { .. } | Reply::Copied { .. } => {
-            Err("not a verb of a session".into())
-        }
     }
 }

@@ -1,0 +1,155 @@
+//! What is done each second, whether or not anything happens: the heartbeat, the question whether QEMU still answers, and a
+//! look at what nobody tells.
+
+use std::time::Duration;
+
+use hpvm_app::snapshot::{Crash, Phase};
+use hpvm_host::process::{self, PidFd};
+use hpvm_qmp::command::{QueryStatus, ReadRegisters};
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::machine::Input;
+use crate::monitor::News;
+
+/// The heartbeat, and the question whether QEMU still answers.
+pub(super) const BEAT: Duration = Duration::from_secs(1);
+/// A question unanswered for so long means that QEMU hangs.
+const SILENCE: Duration = Duration::from_secs(2);
+/// A QEMU that comes up may take longer for its first word.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// What costs more than a beat is done every so many beats.
+const BEATS_PER_CARE: u64 = 10;
+/// A keeper on a host that is short of everything may need a moment to tell that QEMU has ended, and how.
+const BEATS_UNTOLD_MAX: u32 = 3;
+/// Who runs in the guest is looked at every second at first, later every so many.
+const OCCUPANT_BEATS_MAX: u64 = 10;
+
+/// Where the owner stands between one beat and the next.
+#[derive(Default)]
+pub(super) struct Pulse {
+    beats: u64,
+    /// When the state was asked for; cleared by the answer.
+    asked_at: Option<Instant>,
+    looks: Looks,
+    /// For so many beats QEMU has ended and its keeper has not said so.
+    beats_untold: u32,
+}
+
+impl Pulse {
+    /// QEMU answered, or another one does from now on.
+    pub(super) fn answered(&mut self) {
+        self.asked_at = None;
+    }
+
+    /// The guest begins anew, so who runs in it is looked at as often as at first.
+    pub(super) fn guest_was_reset(&mut self) {
+        self.looks = Looks { due: self.beats + 1, ..Looks::default() };
+    }
+}
+
+/// When to look who runs in the guest, in beats. Each look holds a processor for a moment, so they grow rarer.
+struct Looks {
+    due: u64,
+    pause: u64,
+}
+
+impl Default for Looks {
+    fn default() -> Looks {
+        Looks { due: 0, pause: 1 }
+    }
+}
+
+impl Looks {
+    /// Whether one is due; then the next one has its time.
+    fn are_due_at(&mut self, beat: u64) -> bool {
+        if beat < self.due {
+            return false;
+        }
+        self.due = beat + self.pause;
+        if beat.is_multiple_of(OCCUPANT_BEATS_MAX) {
+            self.pause = (self.pause + 1).min(OCCUPANT_BEATS_MAX);
+        }
+        true
+    }
+}
+
+impl Driver {
+    pub(super) fn beat(&mut self) {
+        self.pulse.beats += 1;
+        match self.publisher.is_behind() {
+            true => self.publish(),
+            false => self.publisher.beat(),
+        }
+        self.watch_answers();
+        self.watch_stores();
+        self.greet_agent();
+        if self.machine.wants_occupant() && self.pulse.looks.are_due_at(self.pulse.beats) {
+            self.monitor.ask(ReadRegisters {}, News::Registers);
+        }
+        if self.pulse.beats.is_multiple_of(BEATS_PER_CARE) {
+            // Seen often, the count tells our own QEMU's end from that of others.
+            self.oom_kills = process::oom_kills().unwrap_or(self.oom_kills);
+            // What cannot be cut now is tried again.
+            let _ = self.console_log.bound();
+        }
+        match self.keeper.lives {
+            true => self.watch_end(),
+            false => self.keeper_died(),
+        }
+    }
+
+    /// The keeper tells how QEMU ended, at once. One that hangs tells nothing, and must not make a dead guest look alive.
+    fn watch_end(&mut self) {
+        let has_ended = |qemu: &PidFd| qemu.wait_exit(Duration::ZERO).unwrap_or(false);
+        if !self.qemu_held.as_ref().is_some_and(has_ended) {
+            return;
+        }
+        self.pulse.beats_untold += 1;
+        if self.pulse.beats_untold == BEATS_UNTOLD_MAX {
+            self.log.say("QEMU has ended, and the keeper does not tell how");
+            self.engine_ended(Crash::Unseen);
+        }
+    }
+
+    fn watch_answers(&mut self) {
+        let patience = match self.shown.phase {
+            Phase::Starting => FIRST_WORD,
+            _ => SILENCE,
+        };
+        match self.pulse.asked_at {
+            Some(at) if at.elapsed() >= patience => {
+                self.feed(Input::Silent);
+                if self.monitor.client().is_some() && at.elapsed() >= FIRST_WORD {
+                    self.pulse.asked_at = None;
+                    self.ask_status();
+                }
+            }
+            Some(_) => {}
+            None => self.ask_status(),
+        }
+    }
+
+    /// One question at a time: a QEMU that hangs must not find a queue when it wakes.
+    pub(super) fn ask_status(&mut self) {
+        if self.pulse.asked_at.is_none() {
+            self.pulse.asked_at = Some(Instant::now());
+            self.monitor.ask(QueryStatus {}, News::Status);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_grow_rarer_and_never_rarer_than_they_may() {
+        let mut looks = Looks::default();
+        let due: Vec<u64> = (1..=400).filter(|beat| looks.are_due_at(*beat)).collect();
+        let pauses: Vec<u64> = due.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(due[..10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!(pauses.last(), Some(&OCCUPANT_BEATS_MAX));
+    }
+}

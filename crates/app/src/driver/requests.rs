@@ -1,0 +1,148 @@
+//! Requests under way, of commands and of console sessions: who waits for the replies, and what came with each.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hpvm_app::protocol::{ChangeResult, Reply, Request};
+use hpvm_app::snapshot::{Ending, Phase};
+use hpvm_console::door::Ended;
+use hpvm_console::fanout::SessionId;
+use hpvm_plan::record::DeviceChange;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Driver;
+use crate::control::Asked;
+use crate::copying::Wanted;
+use crate::link::ToKeeper;
+use crate::machine::{Ask, Input, Ticket};
+
+/// How long the end waits for those who asked to take their answer.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Where replies to a ticket go.
+pub(super) enum Asker {
+    Control(mpsc::Sender<Reply>),
+    Session(SessionId),
+}
+
+/// What a request for a change carries.
+pub(super) type Payload = (Vec<DeviceChange>, VecDeque<OwnedFd>);
+
+#[derive(Default)]
+pub(super) struct Requests {
+    last: u64,
+    askers: HashMap<Ticket, Asker>,
+    /// Connections on which the last word is on its way.
+    answered: Vec<mpsc::Sender<Reply>>,
+    pub(super) payloads: HashMap<Ticket, Payload>,
+    pub(super) copies: HashMap<Ticket, Wanted>,
+}
+
+impl Requests {
+    /// A name for a request that begins.
+    pub(super) fn ticket(&mut self, asker: Asker) -> Ticket {
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        self.askers.insert(ticket, asker);
+        ticket
+    }
+
+    fn end(&mut self, ticket: Ticket) {
+        self.answered.retain(|replies| !replies.is_closed());
+        if let Some(Asker::Control(replies)) = self.askers.remove(&ticket) {
+            self.answered.push(replies);
+        }
+        self.payloads.remove(&ticket);
+        self.copies.remove(&ticket);
+    }
+}
+
+impl Driver {
+    pub(super) fn requested(&mut self, asked: Asked) {
+        let ticket = self.requests.ticket(Asker::Control(asked.replies.clone()));
+        let ask = match asked.request {
+            Request::Ping => Ask::Ping,
+            Request::Stop { how } => Ask::Stop(how),
+            Request::Idle => Ask::Idle,
+            Request::Change { changes, watched } => {
+                let mut descriptors = asked.descriptors;
+                let media = changes.iter().flat_map(DeviceChange::media).count();
+                let stores = descriptors.split_off(media.min(descriptors.len()));
+                self.requests.payloads.insert(ticket, (changes, descriptors));
+                for (address, store) in watched.into_iter().zip(stores) {
+                    self.store_watch.add(address, store.into());
+                }
+                Ask::Change
+            }
+            Request::Copy { disks } => {
+                let Asked { descriptors, replies, peer, .. } = asked;
+                self.requests.copies.insert(ticket, Wanted { disks, descriptors, replies, peer });
+                Ask::Copy
+            }
+        };
+        self.feed(Input::Asked { ticket, ask });
+    }
+
+    pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        let is_last = reply.is_last();
+        match self.requests.askers.get(&ticket) {
+            // A command that does not read its answer, or is gone, loses it.
+            Some(Asker::Control(replies)) => drop(replies.try_send(reply)),
+            Some(Asker::Session(session)) if is_last => {
+                self.console.verb_done(*session, in_words(reply));
+            }
+            Some(Asker::Session(_)) | None => {}
+        }
+        if is_last {
+            self.requests.end(ticket);
+        }
+    }
+
+    /// The guest has ended and that is published: everybody who still waits hears it, then the keeper.
+    pub(super) async fn farewell(&mut self) {
+        let waiting: Vec<Ticket> = self.requests.askers.keys().copied().collect();
+        for ticket in waiting {
+            let error = "the guest has ended in the meantime".into();
+            self.reply(ticket, Reply::Failed { error });
+        }
+        let how = match &self.shown.phase {
+            Phase::Ended { how: Ending::PoweredOff | Ending::StoppedGracefully } => Ended::ShutDown,
+            Phase::Ended { how: Ending::StoppedHard } => Ended::Stopped,
+            _ => Ended::Crashed,
+        };
+        self.console.guest_ended(how).await;
+        let _ = timeout(LAST_WORDS, async {
+            for replies in &self.requests.answered {
+                replies.closed().await;
+            }
+        })
+        .await;
+        self.link.send(ToKeeper::Finished);
+    }
+}
+
+fn failed(result: ChangeResult) -> Option<String> {
+    match result {
+        ChangeResult::Failed { error } | ChangeResult::Waits { reason: error } => Some(error),
+        ChangeResult::Done | ChangeResult::Pending | ChangeResult::Skipped => None,
+    }
+}
+
+/// A reply as a session's verb hears it.
+fn in_words(reply: Reply) -> Result<String, String> {
+    match reply {
+        Reply::Done => Ok("done".into()),
+        Reply::Already { text } | Reply::Progress { text } => Ok(text),
+        Reply::Denied { reason } => Err(reason.to_string()),
+        Reply::Failed { error } => Err(error),
+        Reply::NotStopped { why } => Err(why.to_string()),
+        Reply::Changed { results } => {
+            results.into_iter().find_map(failed).map_or(Ok("done".into()), Err)
+        }
+        Reply::Idle { .. } | Reply::Copying { .. } | Reply::Copied { .. } => {
+            Err("not a verb of a session".into())
+        }
+    }
+}
