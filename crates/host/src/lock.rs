@@ -46,14 +46,7 @@ impl ByteLock {
     pub fn acquire(path: &Path, byte: u64, bound: Duration) -> io::Result<Option<ByteLock>> {
         let deadline = Instant::now() + bound;
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .open(path)?;
-            if let Some(lock) = ByteLock::try_acquire(file, byte)? {
+            if let Some(lock) = ByteLock::try_acquire(open_or_make(path)?, byte)? {
                 return Ok(Some(lock));
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -68,6 +61,11 @@ impl ByteLock {
     pub fn file(&self) -> &File {
         &self.file
     }
+}
+
+fn open_or_make(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
 }
 
 /// Whether anybody holds a byte, other than through this very description. A descriptor for reading is enough.
@@ -221,17 +219,10 @@ pub fn owner(path: &Path) -> io::Result<Option<Owner>> {
 }
 
 fn try_lock(path: &Path) -> Result<Option<ByteLock>, BusyError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644)
-        .open(path)
-        .map_err(|source| match source.kind() {
-            ErrorKind::NotFound => BusyError::Gone { path: path.to_owned() },
-            _ => BusyError::Open { path: path.to_owned(), source },
-        })?;
+    let file = open_or_make(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => BusyError::Gone { path: path.to_owned() },
+        _ => BusyError::Open { path: path.to_owned(), source },
+    })?;
     let failed = |source| BusyError::Lock { path: path.to_owned(), source };
     let Some(lock) = ByteLock::try_acquire(file, 0).map_err(failed)? else {
         return Ok(None);

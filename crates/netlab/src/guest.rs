@@ -123,12 +123,7 @@ impl Guest {
 
     /// A connection to a server, or `None` when it was refused.
     pub fn connect(&mut self, server: SocketAddrV4) -> Option<SocketHandle> {
-        let (handle, port) = (self.tcp_socket(), self.port());
-        let context = self.interface.context();
-        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
-        socket
-            .connect(context, (IpAddress::from(*server.ip()), server.port()), port)
-            .expect("begun");
+        let handle = self.begin_connect(server);
         self.until("an answer to the first segment", |guest| match guest.tcp(handle).state() {
             tcp::State::Established => Some(Some(handle)),
             tcp::State::Closed => Some(None),

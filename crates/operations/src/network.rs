@@ -32,6 +32,8 @@ pub enum SwitchRefused {
     Running(SwitchName),
     #[error("virtual switch '{name}' did not answer within {seconds} s; its log {log} tells more")]
     NotUp { name: SwitchName, seconds: u64, log: String },
+    #[error("the keeper of virtual switch '{name}' could not be started")]
+    Keeper { name: SwitchName, source: hpvm_host::launch::LaunchError },
     #[error("virtual switch '{name}' cannot do that")]
     Asked { name: SwitchName, source: ClientError },
     #[error("virtual switch '{name}' cannot have that wire")]

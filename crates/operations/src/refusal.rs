@@ -8,6 +8,7 @@ use hpvm_engine::launch::LaunchError;
 use hpvm_engine::media::MediaError;
 use hpvm_host::conf::ConfError;
 use hpvm_host::durable::DurableError;
+use hpvm_host::listen::ListenError;
 use hpvm_host::lock::BusyError;
 use hpvm_host::paths::{ProgramError, RootError};
 use hpvm_host::signals::{self, Interruption};
@@ -97,6 +98,8 @@ pub enum Refusal {
     Busy(BusyError),
     #[error(transparent)]
     Durable(#[from] DurableError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
     #[error(transparent)]

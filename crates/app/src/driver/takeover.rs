@@ -12,6 +12,12 @@ use hpvm_qmp::command::{Cont, DeviceDel};
 
 use super::*;
 
+/// What a worker before us added only in part.
+enum HalfDone {
+    Attach(PciSlot, AdapterPresence, Vec<Attached>),
+    Nic(PciSlot),
+}
+
 /// What a guest was asked to let go.
 enum Leaving {
     Adapter(PciSlot),
@@ -71,7 +77,7 @@ impl Driver {
                     self.monitor.tell(DeviceDel { id: adapter_id(slot) });
                 }
                 Repair::Undo { seq, slot, adapter, devices } => {
-                    self.undo(seq, slot, adapter, devices);
+                    self.undo(seq, HalfDone::Attach(slot, adapter, devices));
                 }
                 Repair::Gone { address } => {
                     self.log.say(&format!("the device at {address} is gone from the machine"));
@@ -80,7 +86,7 @@ impl Driver {
                 Repair::AskAgainForNic { slot, .. } => {
                     self.monitor.tell(DeviceDel { id: nic_id(slot) });
                 }
-                Repair::UndoNic { seq, slot } => self.undo_nic(seq, slot),
+                Repair::UndoNic { seq, slot } => self.undo(seq, HalfDone::Nic(slot)),
                 Repair::GoneNic { slot } => {
                     self.log.say(&format!("the NIC at {slot} is gone from the machine"));
                     self.note(DeviceChange::UnplugNic { slot });
@@ -98,7 +104,7 @@ impl Driver {
         }
     }
 
-    fn undo_nic(&self, seq: u64, slot: PciSlot) {
+    fn undo(&self, seq: u64, half_done: HalfDone) {
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
             return;
@@ -107,23 +113,14 @@ impl Driver {
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
             let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
-            bench.undo_nic(slot).await;
-            let _ = news.send(News::Undone { seq }).await;
-        });
-    }
-
-    fn undo(&self, seq: u64, slot: PciSlot, adapter: AdapterPresence, devices: Vec<Attached>) {
-        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
-        else {
-            return;
-        };
-        let (base, news) = (Rc::clone(&known.base), self.monitor.news());
-        spawn_local(async move {
-            let (_none, mut happenings) = mpsc::channel(1);
-            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
-            bench.undo_attach(slot, adapter, &devices).await;
-            // The worker before us may have held the guest for the change.
-            let _ = client.execute(&Cont {}).await;
+            match half_done {
+                HalfDone::Nic(slot) => bench.undo_nic(slot).await,
+                HalfDone::Attach(slot, adapter, devices) => {
+                    bench.undo_attach(slot, adapter, &devices).await;
+                    // The worker before us may have held the guest for the change.
+                    let _ = client.execute(&Cont {}).await;
+                }
+            }
             let _ = news.send(News::Undone { seq }).await;
         });
     }

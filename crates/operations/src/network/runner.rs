@@ -12,7 +12,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hpvm_host::launch::{Launch, Program};
+use hpvm_host::launch::{Launch, LaunchError, Program};
 use hpvm_host::listen::listen;
 use hpvm_host::lock::{Busy, KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::names::switch_folder;
@@ -237,8 +237,7 @@ impl<'a> Runner<'a> {
         let mut launch = Launch::alone(&daemon);
         launch.lock(lock);
         launch.keep_launch(fds::LAUNCH);
-        let control = listen(&path(switch_folder::CONTROL), 0o600, None);
-        launch.app_fd(control.map_err(hpvm_engine::launch::LaunchError::from)?, fds::CONTROL);
+        launch.app_fd(listen(&path(switch_folder::CONTROL), 0o600, None)?, fds::CONTROL);
         launch.log(self.log()?, fds::LOG);
         launch.app_fd(hold(&self.folder, rustix::fs::OFlags::DIRECTORY)?, fds::RUN_FOLDER);
         launch.app_fd(hold(&keeper, rustix::fs::OFlags::empty())?, fds::KEEPER_PROGRAM);
@@ -252,8 +251,12 @@ impl<'a> Runner<'a> {
         }
         let (ready, theirs) = io::pipe().map_err(Refusal::file("make a pipe for", &self.folder))?;
         launch.app_once_fd(theirs, fds::READY);
-        launch.spawn(&keeper).map_err(hpvm_engine::launch::LaunchError::from)?;
+        launch.spawn(&keeper).map_err(|source| self.not_kept(source))?;
         self.wait_until_ready(ready)
+    }
+
+    fn not_kept(&self, source: LaunchError) -> Refusal {
+        SwitchRefused::Keeper { name: self.switch.name.clone(), source }.into()
     }
 
     fn wait_until_ready(&self, mut ready: io::PipeReader) -> Result<(), Refusal> {
@@ -341,7 +344,7 @@ fn open_socket(attached: &AttachedNic, ids: Option<Ids>) -> Result<UnixListener,
     if let Some(Ids { uid, gid }) = owner {
         lchown(folder, Some(uid), Some(gid)).map_err(Refusal::file("hand over", folder))?;
     }
-    Ok(listen(path, 0o660, owner).map_err(hpvm_engine::launch::LaunchError::from)?)
+    Ok(listen(path, 0o660, owner)?)
 }
 
 /// `run/net` and the switch's own folder in it.

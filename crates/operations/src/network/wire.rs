@@ -82,9 +82,8 @@ fn start_nat(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
     }
     let (base, number) = (host.conf.uid_base()?, switch.number.get());
     let wire =
-        listen(&socket(host, switch, switch_folder::NAT), 0o600, users::switch_ids(base, number));
-    let wire = wire.map_err(hpvm_engine::launch::LaunchError::from)?;
-    let asked = listen(&asking, 0o600, None).map_err(hpvm_engine::launch::LaunchError::from)?;
+        listen(&socket(host, switch, switch_folder::NAT), 0o600, users::switch_ids(base, number))?;
+    let asked = listen(&asking, 0o600, None)?;
     let settings = Settings {
         forwards: switch.forwards.clone(),
         ids: users::nat_ids(base, number),
