@@ -42,9 +42,8 @@ impl Guest {
             (statement(&format!("disk:avio_stor:0,5,{target}"), &file), file)
         });
         let boot = statement("disk:avio_stor:0,0,0", &boot);
-        let mut line = vec!["hpvmcreate", "-P", "agent", "-O", "linux", "-r", "512M", "-a", &boot];
-        line.extend(disks.iter().flat_map(|(disk, _)| ["-a", disk.as_str()]));
-        host.ok(&line);
+        let [one, two, three] = disks.each_ref().map(|(disk, _)| disk);
+        host.create("agent", "512M", &[&boot, one, two, three]);
         host.ok(&["hpvmstart", "-P", "agent"]);
         let mut console = Console::attach(&host.run_dir(1));
         console.wait_for_shell();
@@ -92,6 +91,16 @@ fn statement(place: &str, file: &Path) -> String {
 
 fn one_disk_of_several_leaves_with_its_agent() {
     let mut guest = Guest::boot();
+    the_agent_is_shown(&guest);
+    mounted_it_stays(&mut guest);
+    let disk = guest.name(2);
+    mounted_out_of_sight_it_stays(&mut guest, &disk);
+    held_it_stays(&mut guest, &disk);
+    what_was_written_leaves_with_it(&mut guest);
+    unmounted_it_leaves_whole(&mut guest);
+}
+
+fn the_agent_is_shown(guest: &Guest) {
     guest.until_agent("answers", |agent| matches!(agent, Agent::Answers { .. }));
     let shown = guest.host.ok(&["hpvmstatus", "-P", "agent", "-V"]);
     assert!(
@@ -102,9 +111,11 @@ fn one_disk_of_several_leaves_with_its_agent() {
     );
     assert!(guest.host.ok(&["hpvmstatus", "-P", "agent", "--json"]).contains("\"answers\""));
     assert!(!guest.host.ok(&["hpvmstatus"]).contains("answers"), "no column of the list");
+}
 
-    // Mounted: refused with the guest's own reason, and nothing changes.
-    let [mounted, bare, swap] = [0, 1, 2].map(|target| guest.name(target));
+/// Refused with the guest's own reason, and nothing changes.
+fn mounted_it_stays(guest: &mut Guest) {
+    let mounted = guest.name(0);
     let mounting = format!(
         "mke2fs /dev/{mounted} >/dev/null && mkdir -p /mnt/data && mount -t ext2 /dev/{mounted} /mnt/data; grep /mnt/data /proc/mounts"
     );
@@ -122,25 +133,31 @@ fn one_disk_of_several_leaves_with_its_agent() {
         guest.console.run("echo still there >/mnt/data/note; cat /mnt/data/note"),
         "still there"
     );
+}
 
-    // Mounted where the agent does not look from, as a container's disk is.
+/// Where the agent does not look from, as a container's disk is.
+fn mounted_out_of_sight_it_stays(guest: &mut Guest, disk: &str) {
     guest.console.run(&format!(
-        "mke2fs /dev/{swap} >/dev/null; mkdir /mnt/own; unshare -m sh -c 'mount -t ext2 /dev/{swap} /mnt/own; exec sleep 1000' & sleep 2"
+        "mke2fs /dev/{disk} >/dev/null; mkdir /mnt/own; unshare -m sh -c 'mount -t ext2 /dev/{disk} /mnt/own; exec sleep 1000' & sleep 2"
     ));
     let (outcome, _) = guest.remove(2);
-    assert!(outcome.stderr.contains(&format!("/dev/{swap} is mounted on /mnt/own")), "{outcome}");
+    assert!(outcome.stderr.contains(&format!("/dev/{disk} is mounted on /mnt/own")), "{outcome}");
     guest.console.run("kill $!; wait");
+}
 
-    // Held in other ways.
-    guest.console.run(&format!("mkswap /dev/{swap} && swapon /dev/{swap}"));
+fn held_it_stays(guest: &mut Guest, disk: &str) {
+    guest.console.run(&format!("mkswap /dev/{disk} && swapon /dev/{disk}"));
     let (outcome, _) = guest.remove(2);
-    assert!(outcome.stderr.contains(&format!("/dev/{swap} is in use as swap")), "{outcome}");
-    guest.console.run(&format!("swapoff /dev/{swap}; sleep 1000 </dev/{swap} & true"));
+    assert!(outcome.stderr.contains(&format!("/dev/{disk} is in use as swap")), "{outcome}");
+    guest.console.run(&format!("swapoff /dev/{disk}; sleep 1000 </dev/{disk} & true"));
     let (outcome, _) = guest.remove(2);
-    assert!(outcome.stderr.contains(&format!("a process has /dev/{swap} open")), "{outcome}");
+    assert!(outcome.stderr.contains(&format!("a process has /dev/{disk} open")), "{outcome}");
+}
 
-    // Written a moment ago and held by the guest alone as long as a process has the disk open, which therefore stays; then
-    // it leaves at once, and the data are on the host.
+/// Written a moment ago and held by the guest alone as long as a process has the disk open, which therefore stays; then it
+/// leaves at once, and the data are on the host.
+fn what_was_written_leaves_with_it(guest: &mut Guest) {
+    let bare = guest.name(1);
     let text = "written a moment ago ".repeat(200);
     guest.console.run(&format!(
         "exec 7<>/dev/{bare}; i=0; while [ $i -lt 200 ]; do echo -n 'written a moment ago ' >&7; i=$((i+1)); done"
@@ -159,8 +176,10 @@ fn one_disk_of_several_leaves_with_its_agent() {
     assert!(!guest.is_in_guest(&bare));
     let after = fs::read(&guest.disks[1].1).expect("the disk's file");
     assert!(after.starts_with(text.as_bytes()), "what was written is there");
+}
 
-    // Unmounted, the first one leaves too, with its file system whole.
+/// With its file system.
+fn unmounted_it_leaves_whole(guest: &mut Guest) {
     guest.console.run("umount /mnt/data");
     let (outcome, _) = guest.remove(0);
     assert!(outcome.status.success() && !guest.is_in_machine(0), "{outcome}");

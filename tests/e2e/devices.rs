@@ -281,9 +281,7 @@ fn status_names_a_disk_as_firmware_and_guest_do() {
             statement(&format!("disk:{place}"), &file)
         })
         .collect();
-    let mut create = vec!["hpvmcreate", "-P", "empty", "-O", "linux", "-r", "512M"];
-    create.extend(disks.iter().flat_map(|disk| ["-a", disk]));
-    host.ok(&create);
+    host.create("empty", "512M", &disks);
     host.ok(&["hpvmstart", "-P", "empty"]);
     let shown = host.ok(&["hpvmstatus", "-P", "empty", "-V"]);
     let values = |key: &str| {

@@ -157,14 +157,9 @@ fn what_a_guest_flushed_survives_a_power_cut() {
 fn boot(host: &VmHost, stores: &[PathBuf]) -> Console {
     let boot = host.copy_of(&image("test-full"), "boot.img");
     let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
-    let statements: Vec<String> = DISKS
-        .iter()
-        .zip(stores)
-        .map(|(disk, path)| format!("{}:{}", disk.place, path.display()))
-        .collect();
-    let mut line = vec!["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &boot];
-    statements.iter().for_each(|statement| line.extend(["-a", statement]));
-    host.ok(&line);
+    let disks = DISKS.iter().zip(stores);
+    let disks = disks.map(|(disk, path)| format!("{}:{}", disk.place, path.display()));
+    host.create("web", "512M", &std::iter::once(boot).chain(disks).collect::<Vec<String>>());
     host.ok(&["hpvmstart", "-P", "web"]);
     let mut console = Console::attach(&host.run_dir(1));
     console.wait_for_shell();

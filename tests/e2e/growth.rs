@@ -2,10 +2,10 @@
 //! keeps what it had, and nothing ever makes a store shorter.
 
 use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hpvm_testkit::guest::{BOOT_BOUND, Console};
-use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 
 use crate::Test;
 use crate::pool::image;
@@ -25,83 +25,127 @@ fn length(file: &Path) -> u64 {
 
 /// The boot disk and one behind each adapter, with data. Settles 149.
 fn disks_grow_under_a_guest() {
-    let host = VmHost::new(Engine::Real);
-    let boot = host.copy_of(&image("test-full"), "boot.img");
-    let [avio, vio] = ["avio.img", "vio.img"].map(|name| host.disk(name, 8 * MIB));
-    let boot_statement = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
-    let avio_statement = format!("disk:avio_stor:0,0,1:file:{}", avio.display());
-    let vio_statement = format!("disk:scsi:0,1,0:file:{}", vio.display());
-    let mut create = vec!["hpvmcreate", "-P", "web", "-O", "linux", "-r", "576M"];
-    for statement in [&boot_statement, &avio_statement, &vio_statement] {
-        create.extend(["-a", statement]);
-    }
-    host.ok(&create);
-    host.ok(&["hpvmstart", "-P", "web"]);
-    let mut console = Console::attach(&host.run_dir(1));
-    console.expect("HPVM GUEST READY", BOOT_BOUND);
-    console.run_within("true", BOOT_BOUND);
-    let names = |console: &mut Console, sectors: &str| {
-        let find = format!(
-            "for d in /sys/class/block/sd?; do [ $(cat $d/size) = {sectors} ] && basename $d; done"
-        );
-        console.run(&find)
-    };
-    for disk in names(&mut console, "16384").split_whitespace() {
-        console.run(&format!("echo data of {disk} | dd of=/dev/{disk} conv=sync,fsync"));
-    }
-    let on_vio = console.run(
+    let mut guest = Growing::boot();
+    let on_vio = guest.console.run(
         "for d in /sys/class/block/sd?; do readlink -f $d | grep -q 08.1 && basename $d; done",
     );
-    let modify = |statement: &str| host.run(&["hpvmmodify", "-P", "web", "-m", statement]);
-
     // Nothing has grown: nothing is done, and nothing is said.
-    let same = modify(&avio_statement);
+    let same = guest.tell(&guest.avio);
     assert!(same.status.success() && same.stderr.is_empty(), "{same}");
 
-    set_length(&avio, 16 * MIB);
-    let dry = host.ok(&["hpvmmodify", "-P", "web", "--dry-run", "-m", &avio_statement]);
-    assert!(dry.contains("storage 0,0,1 size") && dry.contains("16 MB"), "{dry}");
-    let grown = modify(&avio_statement);
-    assert!(grown.status.success() && grown.stderr.is_empty(), "{grown}");
-    let on_avio = console
-        .run("until grep -lx 32768 /sys/class/block/sd?/size; do usleep 20000; done | cut -d/ -f5");
-    assert_eq!(console.run(&format!("head -n 1 /dev/{on_avio}")), format!("data of {on_avio}"));
-    console
-        .run(&format!("echo behind the old end | dd of=/dev/{on_avio} seek=31000 conv=sync,fsync"));
-    let content = fs::read(&avio).expect("the disk's file");
-    assert!(content[31000 * 512..].starts_with(b"behind the old end"));
+    let on_avio = an_avio_disk_grows(&mut guest);
+    an_emulated_disk_grows_when_the_guest_looks(&mut guest, &on_vio);
+    the_boot_disk_grows(&mut guest);
+    what_became_shorter_is_not_told(&mut guest, &on_avio);
+    another_file_is_not_the_disk(&guest);
+}
 
-    // The emulated adapter tells the guest nothing; it looks when it is told to, as the command says.
-    set_length(&vio, 16 * MIB);
-    let grown = modify(&vio_statement);
+/// A guest with three disks, on two of which there are data.
+struct Growing {
+    host: VmHost,
+    console: Console,
+    boot: Disk,
+    avio: Disk,
+    vio: Disk,
+}
+
+struct Disk {
+    file: PathBuf,
+    statement: String,
+}
+
+impl Disk {
+    fn at(place: &str, file: PathBuf) -> Disk {
+        let statement = format!("disk:{place}:file:{}", file.display());
+        Disk { file, statement }
+    }
+}
+
+impl Growing {
+    fn boot() -> Growing {
+        let host = VmHost::new(Engine::Real);
+        let boot = Disk::at("avio_stor:0,0,0", host.copy_of(&image("test-full"), "boot.img"));
+        let avio = Disk::at("avio_stor:0,0,1", host.disk("avio.img", 8 * MIB));
+        let vio = Disk::at("scsi:0,1,0", host.disk("vio.img", 8 * MIB));
+        host.create("web", "576M", &[&boot, &avio, &vio].map(|disk| disk.statement.as_str()));
+        host.ok(&["hpvmstart", "-P", "web"]);
+        let mut console = Console::attach(&host.run_dir(1));
+        console.expect("HPVM GUEST READY", BOOT_BOUND);
+        console.run_within("true", BOOT_BOUND);
+        let small = console.run(
+            "for d in /sys/class/block/sd?; do [ $(cat $d/size) = 16384 ] && basename $d; done",
+        );
+        for disk in small.split_whitespace() {
+            console.run(&format!("echo data of {disk} | dd of=/dev/{disk} conv=sync,fsync"));
+        }
+        Growing { host, console, boot, avio, vio }
+    }
+
+    /// Says that a disk's store is as it is now.
+    fn tell(&self, disk: &Disk) -> Outcome {
+        self.host.run(&["hpvmmodify", "-P", "web", "-m", &disk.statement])
+    }
+}
+
+/// The guest sees it by itself, under the name that is returned.
+fn an_avio_disk_grows(guest: &mut Growing) -> String {
+    set_length(&guest.avio.file, 16 * MIB);
+    let statement = &guest.avio.statement;
+    let dry = guest.host.ok(&["hpvmmodify", "-P", "web", "--dry-run", "-m", statement]);
+    assert!(dry.contains("storage 0,0,1 size") && dry.contains("16 MB"), "{dry}");
+    let grown = guest.tell(&guest.avio);
+    assert!(grown.status.success() && grown.stderr.is_empty(), "{grown}");
+    let console = &mut guest.console;
+    let disk = console
+        .run("until grep -lx 32768 /sys/class/block/sd?/size; do usleep 20000; done | cut -d/ -f5");
+    assert_eq!(console.run(&format!("head -n 1 /dev/{disk}")), format!("data of {disk}"));
+    console.run(&format!("echo behind the old end | dd of=/dev/{disk} seek=31000 conv=sync,fsync"));
+    let content = fs::read(&guest.avio.file).expect("the disk's file");
+    assert!(content[31000 * 512..].starts_with(b"behind the old end"));
+    disk
+}
+
+/// The emulated adapter tells the guest nothing; it looks when it is told to, as the command says.
+fn an_emulated_disk_grows_when_the_guest_looks(guest: &mut Growing, disk: &str) {
+    set_length(&guest.vio.file, 16 * MIB);
+    let grown = guest.tell(&guest.vio);
     assert!(grown.status.success(), "{grown}");
     assert!(grown.stderr.contains("device/rescan"), "{grown}");
-    let size_on_vio = format!("cat /sys/class/block/{on_vio}/size");
-    assert_eq!(console.run(&size_on_vio), "16384");
-    console.run(&format!("echo 1 >/sys/class/block/{on_vio}/device/rescan"));
-    assert_eq!(console.run(&size_on_vio), "32768");
-    assert_eq!(console.run(&format!("head -n 1 /dev/{on_vio}")), format!("data of {on_vio}"));
+    let console = &mut guest.console;
+    let size = format!("cat /sys/class/block/{disk}/size");
+    assert_eq!(console.run(&size), "16384");
+    console.run(&format!("echo 1 >/sys/class/block/{disk}/device/rescan"));
+    assert_eq!(console.run(&size), "32768");
+    assert_eq!(console.run(&format!("head -n 1 /dev/{disk}")), format!("data of {disk}"));
+}
 
-    // The boot disk too, with the guest running from it.
-    let boot_length = length(&boot);
-    set_length(&boot, boot_length + 8 * MIB);
-    host.ok(&["hpvmmodify", "-P", "web", "-m", &boot_statement]);
-    let sectors = (boot_length + 8 * MIB) / 512;
-    console
+/// With the guest running from it.
+fn the_boot_disk_grows(guest: &mut Growing) {
+    let grown = length(&guest.boot.file) + 8 * MIB;
+    set_length(&guest.boot.file, grown);
+    guest.host.ok(&["hpvmmodify", "-P", "web", "-m", &guest.boot.statement]);
+    let sectors = grown / 512;
+    guest
+        .console
         .run(&format!("until grep -qx {sectors} /sys/class/block/sd?/size; do usleep 20000; done"));
+}
 
-    // A store that became shorter is never told, and never cut.
-    set_length(&avio, 12 * MIB);
-    let shorter = modify(&avio_statement);
+/// It is never cut either.
+fn what_became_shorter_is_not_told(guest: &mut Growing, on_avio: &str) {
+    set_length(&guest.avio.file, 12 * MIB);
+    let shorter = guest.tell(&guest.avio);
     assert!(shorter.status.success(), "{shorter}");
     assert!(shorter.stderr.contains("has become shorter"), "{shorter}");
-    assert_eq!(console.run(&format!("cat /sys/class/block/{on_avio}/size")), "32768");
-    assert_eq!(length(&avio), 12 * MIB);
+    assert_eq!(guest.console.run(&format!("cat /sys/class/block/{on_avio}/size")), "32768");
+    assert_eq!(length(&guest.avio.file), 12 * MIB);
+}
 
-    // Another file in its place is not what the guest has.
-    fs::rename(&vio, host.path("elsewhere.img")).expect("the file goes");
-    let _ = host.disk("vio.img", 32 * MIB);
-    let other = modify(&vio_statement);
+/// One in its place is not what the guest has.
+fn another_file_is_not_the_disk(guest: &Growing) {
+    let elsewhere = guest.host.path("elsewhere.img");
+    fs::rename(&guest.vio.file, &elsewhere).expect("the file goes");
+    let _ = guest.host.disk("vio.img", 32 * MIB);
+    let other = guest.tell(&guest.vio);
     assert!(other.stderr.contains("another file than the running guest has"), "{other}");
-    assert_eq!(length(&host.path("elsewhere.img")), 16 * MIB);
+    assert_eq!(length(&elsewhere), 16 * MIB);
 }

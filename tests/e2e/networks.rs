@@ -185,22 +185,12 @@ fn forwards_come_and_go_and_one_port_is_shown_alone() {
 fn guests_reserve_ports() {
     let host = VmHost::new(Engine::Fake);
     host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
-    host.ok(&[
-        "hpvmcreate",
-        "-P",
-        "one",
-        "-a",
-        "network:lan:0,1,0x56e9e3096a22:vswitch:sw1:portid:3",
-    ]);
+    let taken = "network:lan:0,1,0x56e9e3096a22:vswitch:sw1:portid:3";
+    host.ok(&["hpvmcreate", "-P", "one", "-a", taken]);
     host.ok(&["hpvmcreate", "-P", "two", "-a", "network:avio_lan::vswitch:sw1:portid:3"]);
     host.ok(&["hpvmmodify", "-P", "two", "-a", "network:lan::vswitch:sw1"]);
-    let refusal = host.refused(&[
-        "hpvmcreate",
-        "-P",
-        "three",
-        "-a",
-        "network:lan:,,0x56e9e3096a22:vswitch:sw1",
-    ]);
+    let same_address = "network:lan:,,0x56e9e3096a22:vswitch:sw1";
+    let refusal = host.refused(&["hpvmcreate", "-P", "three", "-a", same_address]);
     assert!(refusal.contains("belongs to a NIC of guest one"), "{refusal}");
     host.ok(&["hpvmnet", "-S", "sw1", "-C", "-N", "sw2"]);
     let ports = host.ok(&["hpvmnet", "-S", "sw2"]);
@@ -250,7 +240,7 @@ pub(crate) fn at_the_shell(
     let disk = host.copy_of(&image("test-full"), &format!("{name}.img"));
     let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
     let nic = format!("network:{kind}:0,1:vswitch:sw1");
-    host.ok(&["hpvmcreate", "-P", name, "-r", "512M", "-a", &disk, "-a", &nic]);
+    host.create(name, "512M", &[disk, nic]);
     host.ok(&["hpvmstart", "-P", name]);
     let mut console = Console::attach(&host.run_dir(number));
     console.wait_for_shell();
@@ -381,17 +371,7 @@ fn nics_come_and_go_while_the_guest_runs() {
     host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
     let disk =
         format!("disk:avio_stor:0,0,0:file:{}", host.copy_of(&image("test-full"), "d").display());
-    host.ok(&[
-        "hpvmcreate",
-        "-P",
-        "web",
-        "-r",
-        "512M",
-        "-a",
-        &disk,
-        "-a",
-        "network:lan:0,1:vswitch:sw1",
-    ]);
+    host.create("web", "512M", &[disk.as_str(), "network:lan:0,1:vswitch:sw1"]);
     // The switch is halted: the guest starts all the same, without a link.
     let started = host.run(&["hpvmstart", "-P", "web"]);
     assert!(started.status.success(), "{started}");

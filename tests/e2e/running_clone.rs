@@ -194,19 +194,7 @@ fn with_an_agent_file_systems_are_clean() {
     let made = Command::new("mkfs.ext4").args(["-q", "-L", "data"]).arg(&data).status();
     assert!(made.expect("mkfs.ext4 runs").success());
     let on_data = format!("disk:avio_stor:0,1,1:file:{}", data.display());
-    host.ok(&[
-        "hpvmcreate",
-        "-P",
-        "web",
-        "-O",
-        "linux",
-        "-r",
-        "512M",
-        "-a",
-        &on(&boot, "file"),
-        "-a",
-        &on_data,
-    ]);
+    host.create("web", "512M", &[on(&boot, "file"), on_data]);
     host.ok(&["hpvmstart", "-P", "web"]);
     let mut console = Console::attach(&host.run_dir(1));
     console.wait_for_shell();
@@ -295,15 +283,7 @@ impl Slow {
     fn start() -> Slow {
         let host = VmHost::new(Engine::Real);
         fill(&host.disk("web.img", 512 * MIB), 512);
-        host.ok(&[
-            "hpvmcreate",
-            "-P",
-            "web",
-            "-r",
-            "512M",
-            "-a",
-            &on(&host.path("web.img"), "file"),
-        ]);
+        host.create("web", "512M", &[on(&host.path("web.img"), "file")]);
         host.ok(&["hpvmstart", "-P", "web"]);
         let copy = host.path("copy.img");
         Slow { host, copy }

@@ -123,6 +123,13 @@ impl VmHost {
         path
     }
 
+    /// Makes a Linux guest with so much memory and these devices.
+    pub fn create(&self, name: &str, memory: &str, devices: &[impl AsRef<str>]) {
+        let mut line = vec!["hpvmcreate", "-P", name, "-O", "linux", "-r", memory];
+        line.extend(devices.iter().flat_map(|device| ["-a", device.as_ref()]));
+        self.ok(&line);
+    }
+
     /// A command ready to be started: `hpvmstatus -P web`.
     #[must_use]
     pub fn command(&self, line: &[&str]) -> Command {

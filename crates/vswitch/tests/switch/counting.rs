@@ -9,7 +9,7 @@ use hpvm_vswitch::{
     Capture, Counters, Discards, OffloadHeader, Offloads, Wire, WireFrame, WireOptions, WireSlot,
 };
 
-use crate::guest::Driver;
+use crate::guest::{Driver, Guest};
 use crate::net::{BROADCAST, Net, frame, mac, open_rules, port};
 
 /// A wire whose far end is a datagram socket: one datagram is a header and a frame.
@@ -72,37 +72,35 @@ pub(crate) fn to_wire(far: &UnixDatagram, frame: &[u8]) {
     far.send(&bytes).expect("the wire takes it");
 }
 
-#[test]
-fn every_counter_counts_what_it_says() {
-    let net = Net::new();
-    let far = Datagrams::attach(&net);
-    let guarded = PortRules { spoof_guard: SpoofGuard::On, ..PortRules::default() };
-    let mut first = net.avio(1, guarded, Driver { receive_buffers: 8, ..Driver::LINUX });
-    let mut second = net.avio(2, open_rules(), Driver::LINUX);
+/// Frames of every kind between two ports and a station beyond the wire.
+fn traffic(far: &UnixDatagram, first: &mut Guest, second: &mut Guest) {
     let station = [0x02, 7, 7, 7, 7, 7];
     // The wire's station is known from its first frame, which is for many and reaches both.
-    to_wire(&far, &frame(BROADCAST, station, 100, 0));
+    to_wire(far, &frame(BROADCAST, station, 100, 0));
     first.receive();
     second.receive();
-    to_wire(&far, &frame([0x01, 0, 0x5e, 0, 0, 1], station, 110, 0));
+    to_wire(far, &frame([0x01, 0, 0x5e, 0, 0, 1], station, 110, 0));
     first.receive();
     second.receive();
     second.send(&frame(mac(1), mac(2), 200, 0));
     first.receive();
     second.send(&frame(BROADCAST, mac(2), 210, 0));
     first.receive();
-    from_wire(&far);
-    from_wire(&far);
+    from_wire(far);
+    from_wire(far);
     first.send(&frame(mac(2), mac(1), 300, 0));
     second.receive();
     first.send(&frame(station, mac(1), 310, 0));
-    from_wire(&far);
-    to_wire(&far, &frame(mac(1), station, 120, 0));
+    from_wire(far);
+    to_wire(far, &frame(mac(1), station, 120, 0));
     first.receive();
     first.send(&frame(BROADCAST, mac(1), 320, 0));
     second.receive();
-    from_wire(&far);
-    // What goes nowhere: another's address, a tag, a header with a checksum beyond the frame, to oneself, to the link.
+    from_wire(far);
+}
+
+/// Another's address, a tag, a header with a checksum beyond the frame, a frame to oneself, one to the link.
+fn send_what_goes_nowhere(first: &mut Guest) {
     first.send(&frame(mac(2), mac(9), 60, 0));
     let mut tagged = frame(mac(2), mac(1), 64, 0);
     tagged[12..16].copy_from_slice(&[0x81, 0, 0, 5]);
@@ -117,6 +115,17 @@ fn every_counter_counts_what_it_says() {
     first.send(&frame(mac(1), mac(1), 60, 0));
     first.send(&frame([0x01, 0x80, 0xc2, 0, 0, 0x0e], mac(1), 60, 0));
     first.wait_until_sent();
+}
+
+#[test]
+fn every_counter_counts_what_it_says() {
+    let net = Net::new();
+    let far = Datagrams::attach(&net);
+    let guarded = PortRules { spoof_guard: SpoofGuard::On, ..PortRules::default() };
+    let mut first = net.avio(1, guarded, Driver { receive_buffers: 8, ..Driver::LINUX });
+    let mut second = net.avio(2, open_rules(), Driver::LINUX);
+    traffic(&far, &mut first, &mut second);
+    send_what_goes_nowhere(&mut first);
     let discards =
         Discards { spoofed: 1, vlan: 1, malformed: 1, filtered: 2, ..Discards::default() };
     let sent = 300 + 310 + 320 + 60 + 64 + 60 + 60;
