@@ -8,13 +8,13 @@ mod beginning;
 mod copying;
 mod crash;
 mod links;
-mod media;
 mod perform;
 mod pulse;
 mod requests;
 mod stores;
 mod takeover;
 mod trouble;
+mod verbs;
 
 use std::fs::File;
 use std::io;
@@ -28,6 +28,8 @@ use hpvm_app::snapshot::{self, Crash, Phase, Process, SilentStore};
 use hpvm_console::door::{DriveAddress, PowerRequest};
 use hpvm_console::fanout::{SessionId, VerbAsked};
 use hpvm_host::confine::ConfineError;
+use hpvm_host::keeper_link::{FromKeeper, ToKeeper};
+use hpvm_host::launch;
 use hpvm_host::process::{self, PidFd};
 use hpvm_model::{DeviceKind, StorageDevice};
 use hpvm_plan::command_line::AGENT_PORT;
@@ -47,7 +49,7 @@ use crate::control::Asked;
 use crate::descriptors::{Descriptors, Missing};
 use crate::guest_log::{GuestLog, now};
 use crate::image_folders::ImageFolders;
-use crate::link::{FromKeeper, Link, ToKeeper};
+use crate::link::Link;
 use crate::machine::{Action, Ask, Input, Machine, Ticket};
 use crate::monitor::{Monitor, News, next_notice};
 use crate::publisher::Publisher;
@@ -60,7 +62,7 @@ use pulse::{BEAT, Pulse};
 use requests::{Asker, Requests};
 use trouble::Trouble;
 
-pub(crate) use media::OpenedImage;
+pub(crate) use verbs::OpenedImage;
 
 /// Why a worker cannot begin its work. The keeper tries again.
 #[derive(Debug, thiserror::Error)]
@@ -132,12 +134,12 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(program: Option<OwnedFd>, launch: OwnedFd) -> Keeper {
+    fn new(program: Option<OwnedFd>, description: OwnedFd) -> Keeper {
         Keeper {
             lives: true,
-            program: successor::keeper_program(program.as_ref()),
+            program: launch::keeper_program(program.as_ref()),
             _held: program,
-            launch,
+            launch: description,
         }
     }
 }
@@ -159,7 +161,7 @@ pub(crate) async fn work(descriptors: Descriptors) -> Result<(), Failure> {
     let (pid, is_child) = loop {
         match link.receive().await {
             Some(FromKeeper::Engine { pid, is_child }) => break (pid, is_child),
-            Some(FromKeeper::Exited { .. }) => {}
+            Some(_) => {}
             None => return Err(Failure::NoKeeper),
         }
     };
@@ -224,7 +226,7 @@ impl Driver {
 
     fn keeper_said(&mut self, message: FromKeeper) {
         match message {
-            FromKeeper::Engine { .. } => {}
+            FromKeeper::Engine { .. } | FromKeeper::Kept { .. } | FromKeeper::AllKept => {}
             FromKeeper::Exited { wait_status, oom_kills } => {
                 let before = self.oom_kills.min(oom_kills);
                 let oom_kills = crash::OomKills { before, now: process::oom_kills().ok() };

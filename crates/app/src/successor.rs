@@ -3,8 +3,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hpvm_host::launch::{Launch, LaunchError};
@@ -56,11 +56,4 @@ pub(crate) async fn take_worker_lock(run_folder: impl AsFd) -> io::Result<Option
 /// A description of its own, so that the lock lives exactly as long as its holder.
 fn lock_file(folder: impl AsFd) -> io::Result<File> {
     Ok(openat(folder, run_folder::LOCK, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?.into())
-}
-
-/// Where the keeper's program lies, looked up before we confine ourselves: where it is installed, or through the descriptor
-/// that holds it when we may not walk there.
-pub(crate) fn keeper_program(held: Option<&OwnedFd>) -> Option<PathBuf> {
-    let by_descriptor = || Some(PathBuf::from(format!("/proc/self/fd/{}", held?.as_raw_fd())));
-    hpvm_host::paths::program("hpvmkeeper").ok().or_else(by_descriptor)
 }

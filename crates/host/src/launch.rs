@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::fcntl_dupfd_cloexec;
 
+use crate::paths;
 use crate::process::PidFd;
 use crate::users::Ids;
 
@@ -39,6 +40,14 @@ pub enum LaunchError {
     Lost { number: RawFd, source: io::Error },
     #[error("{} cannot be started", program.display())]
     Spawn { program: PathBuf, source: io::Error },
+}
+
+/// Where the keeper's program lies, for a process that is about to confine itself: where it is installed, or through the
+/// descriptor that holds it when we may not walk there.
+#[must_use]
+pub fn keeper_program(held: Option<&OwnedFd>) -> Option<PathBuf> {
+    let by_descriptor = || Some(PathBuf::from(format!("/proc/self/fd/{}", held?.as_raw_fd())));
+    paths::program("hpvmkeeper").ok().or_else(by_descriptor)
 }
 
 /// A program that the keeper starts.

@@ -76,7 +76,7 @@ impl Daemon {
         let kept = receive_kept(&link)?;
         let wanted = folder.read(switch_folder::PORTS).map_err(Failure::Folder)?;
         let wanted = Wanted::read(&wanted).ok_or(Failure::Wanted)?;
-        let keeper = successor::keeper_program(descriptors.keeper_program.as_ref());
+        let keeper = hpvm_host::launch::keeper_program(descriptors.keeper_program.as_ref());
         let mut log = Log::new(descriptors.log);
         confine(&folder, keeper.as_deref(), &mut log)?;
         let (switch, events) = Switch::start(Options {

@@ -1,14 +1,14 @@
-//! hpvmnetd's end of the link to its keeper: whole messages of 16 bytes, some with a descriptor, as ARCHITECTURE.md,
-//! 'Keeper', lists them.
+//! hpvmnetd's end of the link to its keeper, over which descriptors come and go too.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use hpvm_host::fdpass;
+use hpvm_host::keeper_link::{FromKeeper as Message, MESSAGE_BYTES, ToKeeper};
 use rustix::io::write;
 
-/// What the keeper says.
+/// What the keeper says that concerns a switch.
 #[derive(Debug)]
 pub(crate) enum FromKeeper {
     /// A descriptor that one of us had it keep.
@@ -35,7 +35,7 @@ impl Link {
     /// Waits for the next message that is understood; `None` when the keeper is gone.
     pub(crate) fn receive(&self) -> Option<FromKeeper> {
         loop {
-            let mut bytes = [0; 16];
+            let mut bytes = [0; MESSAGE_BYTES];
             let (count, fds) = match fdpass::receive(&self.0, &mut bytes) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -44,11 +44,11 @@ impl Link {
             if count == 0 {
                 return None;
             }
-            let [a, b, c, d, e, f, g, h, ..] = bytes;
-            let tag = u32::from_le_bytes([e, f, g, h]);
-            match (u32::from_le_bytes([a, b, c, d]), fds.into_iter().next()) {
-                (5, Some(fd)) => return Some(FromKeeper::Kept { tag, fd }),
-                (7, _) => return Some(FromKeeper::AllKept),
+            match (Message::from_bytes(bytes), fds.into_iter().next()) {
+                (Some(Message::Kept { tag }), Some(fd)) => {
+                    return Some(FromKeeper::Kept { tag, fd });
+                }
+                (Some(Message::AllKept), _) => return Some(FromKeeper::AllKept),
                 _ => {}
             }
         }
@@ -56,23 +56,16 @@ impl Link {
 
     /// Has the keeper hold a copy for whoever comes after us.
     pub(crate) fn keep(&self, tag: u32, fd: BorrowedFd<'_>) -> io::Result<()> {
-        fdpass::send(&self.0, &message(5, tag), &[fd]).map(drop)
+        fdpass::send(&self.0, &ToKeeper::Keep { tag }.to_bytes(), &[fd]).map(drop)
     }
 
     /// What is not kept any more. A keeper that is gone keeps nothing.
     pub(crate) fn release(&self, tag: u32) {
-        let _ = write(self.0.as_fd(), &message(6, tag));
+        let _ = write(self.0.as_fd(), &ToKeeper::Release { tag }.to_bytes());
     }
 
     /// All is done: nobody is to come after us.
     pub(crate) fn finished(&self) {
-        let _ = write(self.0.as_fd(), &message(3, 0));
+        let _ = write(self.0.as_fd(), &ToKeeper::Finished.to_bytes());
     }
-}
-
-fn message(kind: u32, value: u32) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&kind.to_le_bytes());
-    bytes[4..8].copy_from_slice(&value.to_le_bytes());
-    bytes
 }

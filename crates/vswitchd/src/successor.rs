@@ -2,8 +2,8 @@
 //! after which this one ends.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use hpvm_host::launch::{Launch, LaunchError};
 
@@ -32,11 +32,4 @@ pub(crate) fn start<'a>(
     }
     successor.spawn(keeper)?;
     Ok(())
-}
-
-/// Where the keeper's program lies, looked up before we confine ourselves: where it is installed, or through the descriptor
-/// that holds it when we may not walk there.
-pub(crate) fn keeper_program(held: Option<&OwnedFd>) -> Option<PathBuf> {
-    let by_descriptor = || Some(PathBuf::from(format!("/proc/self/fd/{}", held?.as_raw_fd())));
-    hpvm_host::paths::program("hpvmkeeper").ok().or_else(by_descriptor)
 }

@@ -8,6 +8,7 @@ use hpvm_app::protocol::{ChangeResult, Reply, Request};
 use hpvm_app::snapshot::{Ending, Phase};
 use hpvm_console::door::Ended;
 use hpvm_console::fanout::SessionId;
+use hpvm_host::keeper_link::ToKeeper;
 use hpvm_plan::record::DeviceChange;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -15,7 +16,6 @@ use tokio::time::timeout;
 use super::Driver;
 use crate::control::Asked;
 use crate::copying::Wanted;
-use crate::link::ToKeeper;
 use crate::machine::{Ask, Input, Ticket};
 
 /// How long the end waits for those who asked to take their answer.

@@ -1,4 +1,4 @@
-//! What hpvmcreate and hpvmmodify take beside what the guest is to be: whether to act or only to tell, and the reason why.
+//! What hpvmcreate, hpvmmodify and hpvmclone take beside what the guest is to be: whether to act or only to tell, and the reason why.
 
 use hpvm_operations::Mode;
 

@@ -1,0 +1,111 @@
+//! What the machine makes of requests: what is refused in which state, and the two ways to stop.
+
+use std::time::Duration;
+
+use hpvm_app::protocol::{Denial, Reply, StopHow};
+use hpvm_app::snapshot::Ending;
+
+use super::graceful::Graceful;
+use super::{Action, Ask, Copy, Devices, Machine, State, Ticket};
+
+impl Machine {
+    pub(super) fn asked(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        ask: Ask,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Ask::Stop(StopHow::Hard) = ask {
+            return self.hard_stop(now, ticket, actions);
+        }
+        if let Some(reason) = self.why_not(ask) {
+            return deny(ticket, reason, actions);
+        }
+        match ask {
+            Ask::Ping | Ask::Stop(StopHow::Hard) => {
+                actions.push(Action::Reply(ticket, Reply::Done));
+            }
+            Ask::Press => {
+                actions.push(Action::PressButton);
+                actions.push(Action::Reply(ticket, Reply::Done));
+            }
+            Ask::Idle => actions.push(Action::ReadIdle(ticket)),
+            Ask::Change => {
+                self.changing = true;
+                actions.push(Action::BeginChange(ticket));
+            }
+            Ask::Copy => {
+                self.copy = Copy::UnderWay;
+                actions.push(Action::BeginCopy(ticket));
+            }
+            Ask::Stop(StopHow::Graceful { seconds_max }) => {
+                self.graceful_stop(now, ticket, Duration::from_secs(seconds_max.into()), actions);
+            }
+        }
+    }
+
+    /// Who asks while a stop is under way waits for its outcome with the others.
+    fn graceful_stop(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        bound: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        match &mut self.state {
+            State::Stopping { graceful, .. } => return graceful.join(ticket),
+            State::Closing { closing, .. } => return closing.join(ticket),
+            _ => {}
+        }
+        let occupant = self.occupant();
+        self.state = State::Stopping { graceful: Graceful::begin(ticket, now, bound), occupant };
+        actions.push(Action::Log("the guest is asked to shut down".into()));
+        actions.push(Action::Publish);
+        self.tick(now, actions);
+    }
+
+    /// The one place that says which request is refused in which state.
+    fn why_not(&self, ask: Ask) -> Option<Denial> {
+        let needs_devices = matches!(ask, Ask::Change | Ask::Copy | Ask::Idle);
+        let is_stop = matches!(ask, Ask::Stop(_));
+        match &self.state {
+            State::Ended { .. } => Some(Denial::Ended),
+            _ if ask == Ask::Ping => None,
+            State::Closing { .. } if is_stop => None,
+            State::Closing { .. } => Some(Denial::Stopping),
+            State::Starting { .. } => Some(Denial::Starting),
+            _ if self.silent => Some(Denial::Unresponsive),
+            State::Stopping { .. } if ask != Ask::Idle && !is_stop => Some(Denial::Stopping),
+            _ if self.devices == Devices::Unknown && needs_devices => Some(Denial::NoRecord),
+            _ if ask == Ask::Change && self.changing => Some(Denial::Busy),
+            _ if ask == Ask::Copy && self.copy != Copy::None => Some(Denial::Copying),
+            State::Running { .. } | State::Paused { .. } | State::Stopping { .. } => None,
+        }
+    }
+
+    fn hard_stop(&mut self, now: Duration, ticket: Ticket, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Ended { .. } => deny(ticket, Denial::Ended, actions),
+            State::Closing { closing, .. } => {
+                closing.join(ticket);
+                if closing.how != Ending::StoppedHard {
+                    actions.push(Action::Kill);
+                }
+            }
+            State::Stopping { graceful, .. } => {
+                let text = "the guest was stopped hard in the meantime".into();
+                let mut waiting = graceful.askers_with(&Reply::Already { text });
+                waiting.push((ticket, Reply::Done));
+                self.close(now, Ending::StoppedHard, waiting, actions);
+            }
+            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
+                self.close(now, Ending::StoppedHard, vec![(ticket, Reply::Done)], actions);
+            }
+        }
+    }
+}
+
+pub(super) fn deny(ticket: Ticket, reason: Denial, actions: &mut Vec<Action>) {
+    actions.push(Action::Reply(ticket, Reply::Denied { reason }));
+}
