@@ -2,6 +2,8 @@
 //! must work, and `hpvm doctor` must say what is left over and clean it. The commands are the authority on what steps there
 //! are: one that no scene here reaches fails the suite.
 
+mod scenes;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -9,12 +11,18 @@ use std::time::Duration;
 
 use hpvm_app::snapshot::Process;
 use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
-use hpvm_model::{Choice, DiskId, GuestConfig};
+use hpvm_model::{DiskId, GuestConfig};
 use hpvm_registry::{Access, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
+
+use scenes::{
+    ATTACH, CLONE, CLONE_OVER, CLONE_RUNNING, CREATE, DEVMGMT, HALT, HOSTRDEV, LINKED, MAKE_DISK,
+    MODIFY, NVRAM, PURGE, PURGE_KEPT, REBUILD, REMOVE, RENAME, RENAME_DEVICE, REPAIR, SCENES,
+    START, STOP, SWITCH, Scene, UNDELETE,
+};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     every_step_has_a_scene,
@@ -47,263 +55,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 const SIGABRT: i32 = 6;
 /// Four times what keepers and workers need on a quiet machine to follow their QEMU.
 const SETTLE_BOUND: Duration = Duration::from_secs(20);
-
-/// A command and the steps it passes.
-struct Scene {
-    /// On a host with the guest `web`, number 2, off, with one disk.
-    prepare: fn(&VmHost),
-    /// `{root}` stands for the VM Host's.
-    command: &'static [&'static str],
-    steps: &'static [&'static str],
-    /// Whether the state after the command is what the command promises.
-    is_done: fn(&VmHost) -> bool,
-}
-
-const SCENES: &[&Scene] = &[
-    &CREATE,
-    &MODIFY,
-    &ATTACH,
-    &CLONE,
-    &CLONE_OVER,
-    &CLONE_RUNNING,
-    &LINKED,
-    &RENAME,
-    &REMOVE,
-    &PURGE,
-    &PURGE_KEPT,
-    &UNDELETE,
-    &START,
-    &STOP,
-    &NVRAM,
-    &REPAIR,
-    &REBUILD,
-    &DEVMGMT,
-    &RENAME_DEVICE,
-    &MAKE_DISK,
-    &HOSTRDEV,
-    &SWITCH,
-    &HALT,
-];
-
-const SWITCH: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmnet", "-c", "-S", "sw1"],
-    steps: &["vswitch.committed"],
-    is_done: |host| host.ok(&["hpvmnet"]).contains("sw1           2 Down"),
-};
-
-const HALT: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmnet", "-S", "localnet", "-h", "-F"],
-    steps: &["vswitch.committed"],
-    is_done: |host| host.ok(&["hpvmnet"]).contains("localnet      1 Down"),
-};
-
-const CREATE: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmcreate", "-P", "new", "-O", "linux", "-c", "1", "-r", "512M", "-l", "fresh"],
-    steps: &["create.folder", "create.nvram", "create.link", "create.committed"],
-    is_done: |host| host.path("var/opt/hpvm/guests/new/nvram").exists() && is_listed(host, "new"),
-};
-
-const MODIFY: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmmodify", "-P", "web", "-r", "1G", "-l", "changed"],
-    steps: &["modify.applied", "modify.committed"],
-    is_done: |host| guest(host, "web").is_some_and(|web| web.label.as_str() == "changed"),
-};
-
-const ATTACH: Scene = Scene {
-    prepare: |host| drop(host.ok(&["hpvmstart", "-P", "web"])),
-    command: &["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,2,0:null:/tmp"],
-    steps: &["modify.applied", "modify.committed"],
-    is_done: |host| guest(host, "web").is_some_and(|web| web.storage.len() == 2),
-};
-
-const CLONE_STEPS: &[&str] = &[
-    "clone.recorded",
-    "clone.copied",
-    "clone.folder",
-    "clone.nvram",
-    "clone.placed",
-    "clone.committed",
-    "clone.settled",
-];
-
-/// Where the copies of the scenes lie, below the root.
-const COPY: &str = "copy.img";
-
-const COPYING: &[&str] =
-    &["hpvmclone", "-P", "web", "-N", "new", "-b", "disk:avio_stor:0,1,0:file:{root}/copy.img"];
-
-/// A copy into a file that is not there.
-const CLONE: Scene = Scene {
-    prepare: |_| {},
-    command: COPYING,
-    steps: CLONE_STEPS,
-    is_done: |host| is_listed(host, "new") && is_copied(host),
-};
-
-/// A copy into a file that is there and empty.
-const CLONE_OVER: Scene = Scene {
-    prepare: |host| drop(host.disk(COPY, 0)),
-    command: COPYING,
-    steps: CLONE_STEPS,
-    is_done: |host| is_listed(host, "new") && is_copied(host),
-};
-
-/// A copy of what the guest writes meanwhile.
-const CLONE_RUNNING: Scene = Scene {
-    prepare: |host| drop(host.ok(&["hpvmstart", "-P", "web"])),
-    command: COPYING,
-    steps: &[
-        "clone.recorded",
-        "clone.copying",
-        "clone.copied",
-        "clone.folder",
-        "clone.nvram",
-        "clone.placed",
-        "clone.committed",
-        "clone.settled",
-    ],
-    is_done: |host| is_listed(host, "new") && is_copied(host),
-};
-
-const LINKED: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmclone", "-P", "web", "-N", "new", "--linked"],
-    steps: &[
-        "clone.copied",
-        "clone.folder",
-        "clone.nvram",
-        "clone.placed",
-        "clone.committed",
-        "clone.settled",
-    ],
-    is_done: |host| {
-        is_listed(host, "new") && host.path("var/opt/hpvm/guests/new/disk-0-1-0.qcow2").is_file()
-    },
-};
-
-/// The copy is whole, and has no other name any more.
-fn is_copied(host: &VmHost) -> bool {
-    let whole = fs::read(host.path("web.img")).ok() == fs::read(host.path(COPY)).ok();
-    whole && !names(host, "").iter().any(|name| name.ends_with(".new"))
-}
-
-const RENAME: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmmodify", "-P", "web", "-N", "site"],
-    steps: &["modify.applied", "rename.linked", "modify.committed", "rename.unlinked"],
-    is_done: |host| {
-        is_listed(host, "site")
-            && !is_listed(host, "web")
-            && host.path("var/opt/hpvm/guests/site/nvram").exists()
-    },
-};
-
-const REMOVE: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmremove", "-P", "web", "-F"],
-    steps: &["remove.committed", "remove.unlinked"],
-    is_done: |host| !is_listed(host, "web") && removed_names(host) == ["web"],
-};
-
-const PURGE: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmremove", "-P", "web", "-F", "--purge"],
-    steps: &["remove.committed", "remove.unlinked", "purge.removed"],
-    is_done: |host| !is_listed(host, "web") && removed_names(host).is_empty(),
-};
-
-const PURGE_KEPT: Scene = Scene {
-    prepare: |host| drop(host.ok(&["hpvmremove", "-P", "web", "-F"])),
-    command: &["hpvmremove", "-P", "web", "-F", "--purge"],
-    steps: &["purge.committed", "purge.removed"],
-    is_done: |host| removed_names(host).is_empty(),
-};
-
-const UNDELETE: Scene = Scene {
-    prepare: |host| drop(host.ok(&["hpvmremove", "-P", "web", "-F"])),
-    command: &["hpvm", "undelete", "-P", "web"],
-    steps: &["undelete.linked", "undelete.committed"],
-    is_done: |host| is_listed(host, "web") && removed_names(host).is_empty(),
-};
-
-const START: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmstart", "-P", "web"],
-    steps: &["start.claimed", "start.record", "start.keeper", "start.running"],
-    is_done: |host| host.state("web").starts_with("On (") && host.state("web") != "On (ATTN)",
-};
-
-const STOP: Scene = Scene {
-    prepare: |host| drop(host.ok(&["hpvmstart", "-P", "web"])),
-    command: &["hpvmstop", "-P", "web", "-h", "-F"],
-    steps: &["stop.asked", "stop.ended", "stop.cleaned"],
-    is_done: |host| host.state("web") == "Off" && !host.run_dir(WEB).join("qmp").exists(),
-};
-
-const NVRAM: Scene = Scene {
-    prepare: |host| {
-        host.ok(&["hpvmstart", "-P", "web"]);
-        host.ok(&["hpvmstop", "-P", "web", "-F"]);
-        fs::write(host.path("var/opt/hpvm/guests/web/nvram"), "damaged").expect("the variables");
-    },
-    command: &["hpvm", "nvram", "-P", "web", "--restore"],
-    steps: &["nvram.replaced"],
-    is_done: |host| host.run(&["hpvm", "nvram", "-P", "web"]).status.success(),
-};
-
-const REPAIR: Scene = Scene {
-    prepare: |host| {
-        for uuid in ["4c2bd2f2-1b8e-4f0c-a9a7-6f5f1a8e0001", "4c2bd2f2-1b8e-4f0c-a9a7-6f5f1a8e0002"]
-        {
-            fs::create_dir(host.path("var/opt/hpvm/uuids").join(uuid)).expect("a leftover");
-        }
-    },
-    command: &["hpvm", "doctor", "--repair"],
-    steps: &["doctor.cleaned"],
-    is_done: |host| host.run(&["hpvm", "doctor"]).status.success(),
-};
-
-const REBUILD: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvm", "doctor", "--rebuild"],
-    steps: &["doctor.written", "doctor.saved", "doctor.replaced"],
-    is_done: |host| is_listed(host, "web") && is_listed(host, "other"),
-};
-
-const DEVMGMT: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmdevmgmt", "-a", "rdev:/media"],
-    steps: &["devmgmt.committed"],
-    is_done: |host| !host.ok(&["hpvmdevmgmt", "-l", "rdev:/media"]).is_empty(),
-};
-
-const RENAME_DEVICE: Scene = Scene {
-    prepare: |host| drop(host.disk("moved.img", 1 << 20)),
-    command: &["hpvmdevmgmt", "-n", "gdev:{root}/web.img:{root}/moved.img"],
-    steps: &["devmgmt.committed"],
-    is_done: |host| {
-        let path = guest(host, "web").map(|web| web.storage[0].backing.path.clone());
-        path.is_some_and(|path| path.ends_with("/moved.img"))
-    },
-};
-
-const MAKE_DISK: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmdevmgmt", "-S", "1.5M", "{root}/made.img"],
-    steps: &["disk.sized"],
-    is_done: |host| fs::metadata(host.path("made.img")).is_ok_and(|made| made.len() == 3 << 19),
-};
-
-const HOSTRDEV: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmhostrdev", "-D"],
-    steps: &["hostrdev.committed"],
-    is_done: |host| registry(host).hostrdev_at_start().expect("a setting") == Choice::No,
-};
 
 /// The number of the guest `web`.
 const WEB: u32 = 2;

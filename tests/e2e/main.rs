@@ -31,6 +31,7 @@ mod media;
 mod networks;
 mod pool;
 mod refusals;
+mod removal;
 mod report;
 mod running_clone;
 mod served;
@@ -82,6 +83,7 @@ const SUBJECTS: &[&[Test]] = &[
     installing::TESTS,
     lan::TESTS,
     limits::TESTS,
+    removal::TESTS,
     macs::TESTS,
     media::TESTS,
     networks::TESTS,

@@ -127,6 +127,13 @@ pub(crate) fn export(host: &VmHost) -> Value {
     serde_json::from_str(&registry.export().expect("an export")).expect("JSON")
 }
 
+/// A guest as the registry has it.
+pub(crate) fn stored(host: &VmHost, name: &str) -> Value {
+    let export = export(host);
+    let guests = export["guests"].as_array().expect("a list");
+    guests.iter().find(|guest| guest["name"] == name).expect("the guest").clone()
+}
+
 /// Left out: the registry's own files, whose content is compared as text, and what says who is at work.
 fn walk(folder: &Path, files: &mut BTreeMap<PathBuf, Entry>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

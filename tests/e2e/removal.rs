@@ -1,0 +1,144 @@
+//! What becomes of a guest that is removed: it is kept for a while, comes back as it was, and is gone when it is purged. What
+//! the administrator named as a disk is never touched.
+
+use std::fs;
+
+use hpvm_testkit::vm_host::{Engine, VmHost};
+
+use crate::Test;
+use crate::refusals::{export, refused, stored};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_number_is_not_given_again_while_kept,
+    a_removed_guest_comes_back_as_it_was,
+    a_purged_guest_is_gone,
+    removed_guests_are_kept_as_long_as_configured,
+    an_administrators_files_are_touched_by_no_removal,
+];
+
+fn number_of(host: &VmHost, name: &str) -> u64 {
+    stored(host, name)["number"].as_u64().expect("a number")
+}
+
+fn a_number_is_not_given_again_while_kept() {
+    let host = VmHost::new(Engine::Fake);
+    for name in ["a", "b", "c"] {
+        host.ok(&["hpvmcreate", "-P", name]);
+    }
+    assert_eq!(["a", "b", "c"].map(|name| number_of(&host, name)), [1, 2, 3]);
+    host.ok(&["hpvmremove", "-P", "c", "-F"]);
+    host.ok(&["hpvmcreate", "-P", "c"]);
+    assert_eq!(number_of(&host, "c"), 4, "3 is kept, although its name was free");
+    refused(&host, &["hpvm", "undelete", "-P", "c"]);
+    host.ok(&["hpvmremove", "-P", "c", "-F"]);
+    // Two were called so: the number tells which.
+    let said = refused(&host, &["hpvm", "undelete", "-P", "c"]);
+    assert!(said.contains("-p"), "{said}");
+    host.ok(&["hpvm", "undelete", "-p", "3"]);
+    assert_eq!(number_of(&host, "c"), 3);
+    host.ok(&["hpvmremove", "-P", "b", "-F", "--purge"]);
+    host.ok(&["hpvmcreate", "-P", "d"]);
+    assert_eq!(number_of(&host, "d"), 5);
+}
+
+fn a_removed_guest_comes_back_as_it_was() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("web.img", 1 << 20);
+    let statement = format!("disk:avio_stor:0,1,3:file:{}", disk.display());
+    let line = ["hpvmcreate", "-P", "web", "-O", "linux:12", "-r", "512M", "-l", "the web"];
+    host.ok(&[&line[..], &["-B", "auto", "-a", &statement]].concat());
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    let uuid = stored(&host, "web")["uuid"].clone();
+    let nvram = host.path(&format!("var/opt/hpvm/uuids/{}/nvram", uuid.as_str().expect("uuid")));
+    let mut variables = fs::read(&nvram).expect("variables");
+    variables[100_000] = 0x5a;
+    fs::write(&nvram, &variables).expect("they are the guest's own");
+    let before = stored(&host, "web");
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    assert!(!host.path("var/opt/hpvm/guests/web").exists(), "the link is gone at once");
+    refused(&host, &["hpvmstart", "-P", "web"]);
+    assert!(host.ok(&["hpvm", "undelete", "--list"]).contains("web"));
+    // The name was free, so somebody took it; it comes back when that is renamed.
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M"]);
+    refused(&host, &["hpvm", "undelete", "-P", "web"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-N", "web2"]);
+    host.ok(&["hpvm", "undelete", "-P", "web"]);
+    assert_eq!(stored(&host, "web"), before, "uuid, number, devices and all");
+    assert!(fs::read(&nvram).expect("variables") == variables);
+    assert!(host.path("var/opt/hpvm/guests/web/nvram").exists(), "the link is back");
+    assert!(!host.ok(&["hpvm", "undelete", "--list"]).contains("web"));
+    host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+fn a_purged_guest_is_gone() {
+    let host = VmHost::new(Engine::Fake);
+    let folders = || fs::read_dir(host.path("var/opt/hpvm/uuids")).expect("a folder").count();
+    host.ok(&["hpvmcreate", "-P", "now"]);
+    host.ok(&["hpvmcreate", "-P", "later"]);
+    host.ok(&["hpvmremove", "-P", "now", "-F", "--purge"]);
+    refused(&host, &["hpvm", "undelete", "-P", "now"]);
+    assert_eq!(folders(), 1);
+    host.ok(&["hpvmremove", "-P", "later", "-F"]);
+    assert_eq!(folders(), 1, "it is kept");
+    host.ok(&["hpvmremove", "-P", "later", "-F", "--purge"]);
+    assert_eq!(folders(), 0);
+    refused(&host, &["hpvm", "undelete", "-P", "later"]);
+    let doctor = host.run(&["hpvm", "doctor"]);
+    assert!(doctor.status.success(), "{doctor}");
+}
+
+fn removed_guests_are_kept_as_long_as_configured() {
+    let mut host = VmHost::new(Engine::Fake);
+    let kept_days = |host: &VmHost, name: &str| {
+        let export = export(host);
+        let removed = export["removed"].as_array().expect("a list").clone();
+        let guest = removed.iter().find(|guest| guest["guest"]["name"] == name)?.clone();
+        let time = |key: &str| guest[key].as_str()?.parse::<jiff::Timestamp>().ok();
+        let kept = time("keep_until")?.duration_since(time("removed_at")?);
+        // A day counts from a moment before the guest was marked removed.
+        Some((kept.as_secs() + 60) / 86_400)
+    };
+    for (name, days, kept) in
+        [("a", "", Some(7)), ("b", "30", Some(30)), ("c", "1", Some(1)), ("d", "0", None)]
+    {
+        host.set("HPVMKEEPREMOVED", days);
+        host.ok(&["hpvmcreate", "-P", name]);
+        host.ok(&["hpvmremove", "-P", name, "-F"]);
+        assert_eq!(kept_days(&host, name), kept, "HPVMKEEPREMOVED={days}");
+    }
+    host.set("HPVMKEEPREMOVED", "");
+    // Time passes for a and b; the next hpvmremove clears a, `hpvm autostart` clears b.
+    let passes = |host: &VmHost, name: &str| {
+        let connection =
+            rusqlite::Connection::open(host.path("var/opt/hpvm/hpvm.db")).expect("a database");
+        let sql = "UPDATE guest SET keep_until = removed_at - 1 WHERE name = ?1";
+        assert_eq!(connection.execute(sql, [name]).expect("it is set"), 1);
+    };
+    let folders =
+        |host: &VmHost| fs::read_dir(host.path("var/opt/hpvm/uuids")).expect("a folder").count();
+    passes(&host, "a");
+    host.ok(&["hpvmcreate", "-P", "e"]);
+    assert!(kept_days(&host, "a").is_some(), "other commands leave it");
+    host.ok(&["hpvmremove", "-P", "e", "-F"]);
+    assert_eq!(kept_days(&host, "a"), None);
+    assert_eq!(folders(&host), 3, "b, c and e are left");
+    passes(&host, "b");
+    host.ok(&["hpvm", "autostart"]);
+    assert_eq!(folders(&host), 2);
+    host.ok(&["hpvm", "undelete", "-P", "c"]);
+}
+
+fn an_administrators_files_are_touched_by_no_removal() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("web.img", 1 << 20);
+    fs::write(&disk, "the administrator's").expect("content");
+    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &statement]);
+    let metadata = |path| fs::metadata(path).and_then(|m| Ok((m.len(), m.modified()?))).ok();
+    let before = metadata(&disk);
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    host.ok(&["hpvm", "undelete", "-P", "web"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+    assert_eq!(metadata(&disk), before);
+}
