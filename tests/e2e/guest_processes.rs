@@ -38,6 +38,13 @@ impl Process {
         self.handle.signal(signal).expect("a signal to our own process");
     }
 
+    /// The keeper of a worker, or of a switch.
+    pub(crate) fn parent(&self) -> Process {
+        let pid = status_field(self.pid, "PPid").parse().expect("a number");
+        let handle = PidFd::open_number(pid).expect("a pidfd").expect("it lives");
+        Process { pid, handle }
+    }
+
     /// `kill -9`, and until it is gone.
     pub(crate) fn kill(&self) {
         self.signal(Signal::KILL);

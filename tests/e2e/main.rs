@@ -43,6 +43,7 @@ mod supervision;
 mod terminal;
 mod waiting;
 mod why;
+mod wires;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -77,6 +78,7 @@ const SUBJECTS: &[&[Test]] = &[
     session::TESTS,
     waiting::TESTS,
     why::TESTS,
+    wires::TESTS,
     full::TESTS,
     hostile::TESTS,
     input::TESTS,

@@ -346,7 +346,7 @@ fn wait_for_ports(host: &VmHost, wanted: usize) {
     }
 }
 
-fn wait_for_carrier(console: &mut Console, wanted: &str) {
+pub(crate) fn wait_for_carrier(console: &mut Console, wanted: &str) {
     let deadline = Instant::now() + SETTLE_BOUND;
     while carrier(console) != wanted {
         assert!(Instant::now() < deadline, "the carrier is not {wanted}");
@@ -356,13 +356,9 @@ fn wait_for_carrier(console: &mut Console, wanted: &str) {
 /// The switch and its keeper, which bring each other back, are stopped before they are killed.
 fn kill_switch(host: &VmHost) {
     let switch = process(host, "hpvmnetd").expect("the switch runs");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", switch.pid)).expect("status");
-    let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
-    let keeper: i32 = keeper.trim().parse().expect("a number");
-    let handle =
-        hpvm_host::process::PidFd::open_number(keeper).expect("a pidfd").expect("it lives");
+    let keeper = switch.parent();
     switch.signal(Signal::STOP);
-    assert!(handle.signal(Signal::KILL).expect("our own process"));
+    keeper.signal(Signal::KILL);
     switch.kill();
 }
 

@@ -56,6 +56,7 @@ use crate::publisher::Publisher;
 use crate::recorded::Recorded;
 use crate::store_watch::StoreWatch;
 use crate::successor;
+use crate::wires::Wires;
 
 use links::Links;
 use pulse::{BEAT, Pulse};
@@ -107,6 +108,7 @@ struct Driver {
     requests: Requests,
     changes: Option<Changes>,
     links: Links,
+    wires: Wires,
     pulse: Pulse,
     oom_kills: u64,
     trouble: Trouble,
@@ -204,6 +206,7 @@ impl Driver {
                 },
                 Some(asked) = inbox.requests.recv(), if self.machine.takes_requests() => self.requested(asked),
                 Some(asked) = inbox.verbs.recv(), if self.machine.takes_requests() => self.verb_asked(asked),
+                () = self.wires.changed() => self.show_links(),
                 () = sleep_until(wake) => {
                     if Instant::now() >= next_beat {
                         next_beat = Instant::now() + BEAT;

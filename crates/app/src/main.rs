@@ -28,6 +28,7 @@ mod publisher;
 mod recorded;
 mod store_watch;
 mod successor;
+mod wires;
 
 use std::process::ExitCode;
 

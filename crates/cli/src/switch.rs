@@ -10,6 +10,7 @@ pub mod machine;
 pub mod macs;
 pub mod xml;
 
+use hpvm_host::nic::Carrier;
 use hpvm_model::{PortNumber, PortVlan, Wire};
 use hpvm_operations::network::view::{PortView, SwitchView};
 
@@ -50,6 +51,14 @@ fn wire(switch: &SwitchView) -> String {
 
 fn mac(switch: &SwitchView) -> String {
     switch.mac.map_or_else(|| NOT_THERE.to_owned(), |mac| mac.to_string())
+}
+
+fn link(carrier: Carrier) -> &'static str {
+    match carrier {
+        Carrier::Up => "up",
+        Carrier::Down => "down",
+        Carrier::Off => "off",
+    }
 }
 
 fn ip(switch: &SwitchView) -> String {

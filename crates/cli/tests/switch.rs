@@ -1,12 +1,13 @@
 //! Every layout of hpvmnet as text, and NICs in those of hpvmstatus.
 
 use hpvm_cli::switch::{Counting, Ports, blocks, list, machine, macs, xml};
+use hpvm_host::nic::Carrier;
 use hpvm_model::network::PortChange;
 use hpvm_model::{
     MacAddress, NicKind, PciSlot, PortNumber, PortRules, PortVlan, SpoofGuard, SwitchName,
     SwitchNumber, SwitchState, VlanId, Vswitch, Wire,
 };
-use hpvm_operations::network::view::{PortState, PortView, ShownState, SwitchView};
+use hpvm_operations::network::view::{PortState, PortView, ShownState, SwitchView, WireView};
 use hpvm_vswitchd::protocol::Station;
 use hpvm_vswitchd::status::{Counters, Discards, PortLink, PortNow};
 use snapbox::{assert_data_eq, str};
@@ -25,7 +26,8 @@ fn switch(number: u32, name: &str) -> Vswitch {
 
 fn localnet() -> SwitchView {
     let switch = Vswitch { state: SwitchState::Up, ..switch(1, "localnet") };
-    SwitchView { switch, state: ShownState::Up, mac: None, ip: None, ports: Vec::new() }
+    let wire = WireView::None;
+    SwitchView { switch, state: ShownState::Up, mac: None, ip: None, wire, ports: Vec::new() }
 }
 
 /// With a wire, a port in use, one that is reserved, one with rules alone.
@@ -88,7 +90,9 @@ fn vlan02() -> SwitchView {
         PortView { rules: guarded, ..view(9, PortState::Free) },
     ];
     let mac = Some(mac("0x0017a4112233"));
-    SwitchView { switch, state: ShownState::Up, mac, ip: "192.168.1.12".parse().ok(), ports }
+    let ip = "192.168.1.12".parse().ok();
+    let wire = WireView::Here { carrier: Carrier::Up, mtu_bytes: 9000, speed_mbit: Some(1000) };
+    SwitchView { switch, state: ShownState::Up, mac, ip, wire, ports }
 }
 
 #[test]
@@ -174,6 +178,7 @@ Max Number of Ports              : 512
 Vswitch Number                   : 2
 Vswitch State                    : Up
 Wire                             : lan3
+Wire Link                        : up, 1000 Mb/s, MTU 9000
 MAC Address                      : 0x0017a4112233
 IP Address                       : 192.168.1.12
 Port Forward                     : tcp:2222:10.0.2.15:22

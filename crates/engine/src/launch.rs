@@ -15,7 +15,7 @@ use hpvm_host::engines;
 use hpvm_host::launch::{Launch, LaunchError as KeeperError, Program};
 use hpvm_host::listen::{ListenError, listen};
 use hpvm_host::lock::{ByteLock, ENGINE_BYTE, KEEPER_BYTE, WORKER_BYTE, is_held};
-use hpvm_host::names::{guest_folder, run_folder};
+use hpvm_host::names::{SWITCHES, guest_folder, run_folder};
 use hpvm_host::process::PidFd;
 use hpvm_host::removal;
 use hpvm_host::signals::{self, Interruption, lift_limits};
@@ -225,6 +225,7 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
     // Everybody finds the console's door, and nobody else writes, whatever the umask of who starts the guest.
     std::fs::set_permissions(folder, Permissions::from_mode(0o755))
         .map_err(failed("set the mode of", folder))?;
+    make_switches_folder(&folder.with_file_name(SWITCHES))?;
     for name in run_folder::SOCKETS.into_iter().chain([run_folder::STATUS]) {
         let path = folder.join(name);
         removal::file(&path).map_err(failed("remove", &path))?;
@@ -233,6 +234,16 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
         lchown(folder, Some(uid), Some(gid)).map_err(failed("hand over", folder))?;
     }
     Ok(())
+}
+
+/// The worker may read in it all its life, whether or not the guest has a NIC now.
+fn make_switches_folder(folder: &Path) -> Result<(), LaunchError> {
+    match std::fs::create_dir(folder) {
+        Ok(()) => std::fs::set_permissions(folder, Permissions::from_mode(0o755))
+            .map_err(failed("set the mode of", folder)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(failed("make the folder", folder)(error)),
+    }
 }
 
 fn wait_for_predecessor(folder: &Path) -> Result<(), LaunchError> {

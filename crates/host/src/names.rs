@@ -47,12 +47,17 @@ pub mod run_folder {
     pub const SOCKETS: [&str; 6] = [MONITOR, RESCUE, SERIAL, AGENT, CONTROL, DOOR];
 }
 
+/// The folder of all switches' run folders, in `run`.
+pub const SWITCHES: &str = "net";
+
 /// In the run folder of a running virtual switch, `run/net/NUMBER`.
 pub mod switch_folder {
     pub const LOCK: &str = "lock";
     /// What the switch is to be: what it is started again from.
     pub const PORTS: &str = "ports";
     pub const STATUS: &str = "status";
+    /// One word: whether the wire is there. Guests' workers watch it.
+    pub const WIRE: &str = "wire";
     pub const CONTROL: &str = "control";
     /// The socket of the process that does NAT, to which the switch connects, and the one at which commands ask it.
     pub const NAT: &str = "nat";

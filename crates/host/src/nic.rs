@@ -10,6 +10,7 @@ mod socket;
 mod watch;
 pub mod wire;
 
+use std::fs;
 use std::net::IpAddr;
 
 use hpvm_model::MacAddress;
@@ -87,6 +88,13 @@ pub fn all() -> Result<Vec<Nic>, NetlinkError> {
 /// The interface of a name, if there is one.
 pub fn named(name: &str) -> Result<Option<Nic>, NetlinkError> {
     Ok(all()?.into_iter().find(|nic| nic.name == name))
+}
+
+/// How many million bits a second an interface carries, as its driver says; `None` without a link, and of what has no speed.
+#[must_use]
+pub fn speed_mbit(name: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok()?;
+    text.trim().parse().ok().filter(|speed| *speed != 0)
 }
 
 /// The interfaces that a kernel told of.

@@ -23,7 +23,7 @@ use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::{durable, fingerprint};
+use crate::{durable, fingerprint, names};
 
 /// Why a VM Host's folders cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +181,7 @@ impl Root {
     /// The run folder of a running virtual switch, by its number.
     #[must_use]
     pub fn switch_dir(&self, number: u32) -> PathBuf {
-        self.run.join("net").join(number.to_string())
+        self.run.join(names::SWITCHES).join(number.to_string())
     }
 
     /// The log of a virtual switch, by its number.

@@ -27,7 +27,7 @@ pub use name::{GuestName, Label};
 pub use network::{
     Forward, ForwardError, InterfaceName, MacAddress, NatSubnet, Nic, NicKind, NicStatement,
     PortNumber, PortRules, PortVlan, Rate, SpoofGuard, SubnetError, SwitchName, SwitchNumber,
-    SwitchState, Transport, VlanId, VlanSet, Vswitch, Wire,
+    SwitchState, Transport, VlanId, VlanSet, Vswitch, Wire, WireNow,
 };
 pub use os::{OsFamily, OsType};
 pub use problem::{Problem, Remedy, Severity};

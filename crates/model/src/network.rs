@@ -16,6 +16,6 @@ pub use port::{NicKind, PortError, PortNumber, PortRules, Rate, SpoofGuard};
 pub use port_change::{PortChange, PortChangeError, PortRule};
 pub use subnet::{NatSubnet, SubnetError};
 pub use switch::{
-    InterfaceName, SwitchError, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire,
+    InterfaceName, SwitchError, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire, WireNow,
 };
 pub use vlan::{PortVlan, VlanError, VlanId, VlanSet};

@@ -10,6 +10,7 @@ mod station;
 
 pub use guest::{Guest, Told, mac};
 pub use hub::{Hub, Plug};
+pub use smoltcp::iface::SocketHandle;
 pub use station::Station;
 
 use std::fs;

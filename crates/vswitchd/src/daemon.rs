@@ -3,12 +3,15 @@
 //! A change is written down before it is made, and what fails is taken back, so that whatever kills us the next process goes
 //! on with what the commands were told. Nothing here touches a frame.
 
+mod wire;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -16,22 +19,23 @@ use hpvm_host::confine::{Confinement, Enforced};
 use hpvm_host::launch::inherited;
 use hpvm_host::lock::ByteLock;
 use hpvm_host::names::switch_folder;
-use hpvm_host::paths::within;
-use hpvm_model::{PortNumber, SwitchState, chain};
+use hpvm_host::nic::LinkWatch;
+use hpvm_model::{PortNumber, SwitchState, WireNow, chain};
 use hpvm_vswitch::{
-    Capture, Clock, Event, GuestMemory, MacOrigin, Options, PacketWire, Place, PortOptions, Switch,
-    SwitchError, SwitchState as Forwarding, TapWire, WireOptions,
+    Capture, Clock, Event, GuestMemory, MacOrigin, Options, Place, PortOptions, Switch,
+    SwitchError, SwitchState as Forwarding,
 };
 use hpvm_vswitchd::fds;
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
 use hpvm_vswitchd::status::{PortNow, Status};
-use hpvm_vswitchd::wanted::{Plug, WIRE_TAG, Wanted, WireKind};
+use hpvm_vswitchd::wanted::{Plug, Wanted};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use crate::control::{self, Asked};
 use crate::folder::Folder;
 use crate::link::Link;
 use crate::log::Log;
+use crate::uplink::Uplink;
 use crate::{Failure, FromKeeper, Input, successor};
 
 /// Counters are published so often at most, and only when some changed.
@@ -58,6 +62,12 @@ pub(crate) struct Daemon {
     published: String,
     /// The process that does NAT is to be connected to, again and again until it is there.
     awaits_nat: bool,
+    /// `None`: the kernel tells nothing of interfaces.
+    watch: Option<Arc<LinkWatch>>,
+    uplink: Uplink,
+    /// The switch has it, as far as it said.
+    wire_attached: bool,
+    wire_told: Option<WireNow>,
 }
 
 /// Whether the process goes on.
@@ -73,17 +83,19 @@ impl Daemon {
         let folder = Folder::new(descriptors.folder);
         let lock = folder.lock().map_err(Failure::Folder)?.ok_or(Failure::Locked)?;
         let link = Link::new(descriptors.link);
-        let kept = receive_kept(&link)?;
+        let mut kept = receive_kept(&link)?;
         let wanted = folder.read(switch_folder::PORTS).map_err(Failure::Folder)?;
         let wanted = Wanted::read(&wanted).ok_or(Failure::Wanted)?;
         let keeper = hpvm_host::launch::keeper_program(descriptors.keeper_program.as_ref());
         let mut log = Log::new(descriptors.log);
+        let watch = wire::watch(&link, &mut kept, &mut log);
         confine(&folder, keeper.as_deref(), &mut log)?;
         let (switch, events) = Switch::start(Options {
             name: wanted.name.to_string(),
             state: forwarding(wanted.state),
             clock: Clock::Monotonic,
         })?;
+        let uplink = Uplink::new(wanted.interface.clone());
         let (to_owner, inputs) = channel();
         listen(&link, descriptors.control, events, &to_owner)?;
         let mut daemon = Daemon {
@@ -101,8 +113,13 @@ impl Daemon {
             to_owner,
             published: String::new(),
             awaits_nat: false,
+            watch,
+            uplink,
+            wire_attached: false,
+            wire_told: None,
         };
         daemon.resume()?;
+        daemon.follow_links()?;
         daemon.publish();
         if let Some(mut ready) = descriptors.ready {
             // Who waited for it may have given up.
@@ -133,51 +150,6 @@ impl Daemon {
         self.write_down().map_err(Failure::Folder)
     }
 
-    /// A wire that cannot be had back is lost like one whose interface is gone; the next boot of the switch brings it.
-    fn resume_wire(&mut self) {
-        let kind = self.wanted.wire;
-        let kept = self.kept.get(&WIRE_TAG).and_then(|fd| fd.try_clone().ok());
-        if let Err(error) = self.attach_wire(kind, kept) {
-            self.log.say(&format!("the wire cannot be had back: {}", chain(&error)));
-        }
-    }
-
-    fn attach_wire(&mut self, kind: WireKind, fd: Option<OwnedFd>) -> Result<(), Refused> {
-        self.awaits_nat = false;
-        let wire: WireOptions = match kind {
-            WireKind::None => return Ok(()),
-            WireKind::Packets => {
-                WireOptions::Device(Box::new(PacketWire::new(fd.ok_or(Refused::Alone)?)))
-            }
-            WireKind::Tap => WireOptions::Device(Box::new(TapWire::new(fd.ok_or(Refused::Alone)?))),
-            WireKind::Nat => {
-                let socket = within(&self.folder.as_fd(), switch_folder::NAT);
-                match UnixStream::connect(socket) {
-                    Ok(stream) => WireOptions::Stream(stream),
-                    Err(_) => {
-                        self.awaits_nat = true;
-                        return Ok(());
-                    }
-                }
-            }
-        };
-        Ok(self.switch.attach_wire(wire)?)
-    }
-
-    /// Exchanges the wire. What the keeper holds of the old one goes, also when the new one cannot be had.
-    fn change_wire(&mut self, kind: WireKind, fd: Option<OwnedFd>) -> Result<(), Refused> {
-        self.switch.detach_wire()?;
-        self.kept.remove(&WIRE_TAG);
-        self.link.release(WIRE_TAG);
-        self.wanted.wire = kind;
-        if let Some(fd) = &fd {
-            self.link.keep(WIRE_TAG, fd.as_fd()).map_err(Refused::Keep)?;
-            self.kept.insert(WIRE_TAG, fd.try_clone().map_err(Refused::Keep)?);
-        }
-        self.write_down()?;
-        self.attach_wire(kind, fd)
-    }
-
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         self.log.say(&format!(
             "virtual switch {} runs with {} ports",
@@ -196,6 +168,7 @@ impl Daemon {
                     }
                 }
                 Ok(Input::Event(event)) => self.happened(&event),
+                Ok(Input::Links(news)) => self.links_told(&news),
                 Ok(Input::KeeperDied) => self.keeper_died(),
                 Ok(Input::Answered) => {}
                 Ok(Input::CaptureOver(port)) => drop(self.switch.capture(port, None)),
@@ -271,7 +244,9 @@ impl Daemon {
                 self.write_down()?;
                 self.log.say(&format!("virtual switch {} is {}", self.wanted.name, state.as_str()));
             }
-            Request::Wire { kind } => self.change_wire(kind, descriptor)?,
+            Request::Wire { kind, interface } => {
+                self.change_wire(kind, interface, descriptor)?;
+            }
             Request::Rename { name } => {
                 self.wanted.name = name;
                 self.write_down()?;
@@ -395,10 +370,7 @@ impl Daemon {
                 let text = format!("the peer of port {port}{who} was sent away: {reason}");
                 self.log.tell_trouble(*port, &text);
             }
-            Event::WireLost { reason } => {
-                self.awaits_nat = self.wanted.wire == WireKind::Nat;
-                self.log.say(&format!("the wire is gone: {reason}"));
-            }
+            Event::WireLost { reason } => self.wire_lost(reason),
         }
     }
 
@@ -425,6 +397,7 @@ impl Daemon {
         if text != self.published && self.folder.replace(switch_folder::STATUS, &text).is_ok() {
             self.published = text;
         }
+        self.tell_wire();
     }
 
     fn status(&self) -> Status {
@@ -458,6 +431,8 @@ impl Daemon {
 enum Refused {
     #[error("the descriptor that belongs to the request did not come with it")]
     Alone,
+    #[error("the interface cannot be followed")]
+    Follow(#[source] std::io::Error),
     #[error("the socket cannot be kept for the next process")]
     Keep(#[source] std::io::Error),
     #[error("the change cannot be written down")]

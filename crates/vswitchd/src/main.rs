@@ -5,7 +5,8 @@
 //! ```text
 //!  keeper ──link──► sockets kept          ┌── Switch (its own threads): QEMU's sockets, rings, frames
 //!  commands ──────► owner (one thread) ───┤
-//!  switch ──events─┘                      └── files `ports` and `status` in the run folder, log
+//!  switch ──events─┤                      └── files `ports`, `status` and `wire` in the run folder, log
+//!  kernel ──links──┘
 //! ```
 
 mod control;
@@ -14,10 +15,12 @@ mod folder;
 mod link;
 mod log;
 mod successor;
+mod uplink;
 
 use std::process::ExitCode;
 
 use hpvm_host::confine::ConfineError;
+use hpvm_host::nic::LinkNews;
 use hpvm_vswitch::{Event, SwitchError};
 
 use crate::control::Asked;
@@ -29,6 +32,8 @@ use crate::link::FromKeeper;
 enum Input {
     Asked(Asked),
     Event(Event),
+    /// What became of network interfaces.
+    Links(Vec<LinkNews>),
     /// The keeper is gone.
     KeeperDied,
     /// An answer was written.

@@ -1,7 +1,9 @@
 //! The control protocol: a stream socket, one JSON value a line each way, one request a connection. Descriptors ride on the
 //! line that names them (SCM_RIGHTS). Only root and the owner of this VM Host may ask.
 
-use hpvm_model::{GuestNumber, MacAddress, PortNumber, PortRules, SwitchName, SwitchState, VlanId};
+use hpvm_model::{
+    GuestNumber, InterfaceName, MacAddress, PortNumber, PortRules, SwitchName, SwitchState, VlanId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::wanted::{Plug, WireKind};
@@ -26,9 +28,11 @@ pub enum Request {
     State {
         state: SwitchState,
     },
-    /// With the packet socket or the tap.
+    /// With the packet socket or the tap, and the interface that it is to follow.
     Wire {
         kind: WireKind,
+        #[serde(default)]
+        interface: Option<InterfaceName>,
     },
     Rename {
         name: SwitchName,

@@ -2,8 +2,8 @@
 //! next one goes on with the same ports. The listening sockets stay with the keeper, by the numbers of their ports.
 
 use hpvm_model::{
-    GuestName, GuestNumber, MacAddress, NicKind, PciSlot, PortNumber, PortRules, SwitchName,
-    SwitchNumber, SwitchState,
+    GuestName, GuestNumber, InterfaceName, MacAddress, NicKind, PciSlot, PortNumber, PortRules,
+    SwitchName, SwitchNumber, SwitchState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,10 @@ pub struct Wanted {
     pub state: SwitchState,
     #[serde(default)]
     pub wire: WireKind,
+    /// The network interface that the wire follows wherever it goes; `None` of a wire that has none, and of one that a version
+    /// gave which followed nothing.
+    #[serde(default)]
+    pub interface: Option<InterfaceName>,
     /// In order of port.
     pub ports: Vec<Plug>,
 }
@@ -26,7 +30,7 @@ pub struct Wanted {
 pub enum WireKind {
     #[default]
     None,
-    /// A packet socket of a network interface.
+    /// A packet socket of a network interface, which need not be there.
     Packets,
     Tap,
     Nat,
@@ -34,6 +38,9 @@ pub enum WireKind {
 
 /// No port has this number.
 pub const WIRE_TAG: u32 = 100_000;
+/// The socket at which the kernel tells what becomes of network interfaces: a process that a confined keeper started may open
+/// none.
+pub const WATCH_TAG: u32 = 100_001;
 
 /// A guest's NIC on a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,6 +33,7 @@ use crate::monitor::Monitor;
 use crate::publisher::Publisher;
 use crate::recorded::Recorded;
 use crate::store_watch::StoreWatch;
+use crate::wires::Wires;
 
 const MESSAGES_WAITING: usize = 16;
 
@@ -123,6 +124,7 @@ impl Driver {
         let agent_watch = Watch::new(before.agent(recorded.agent()));
         spawn_local(control::serve(control, requests_in));
         console.serve(door, folder()?, verbs_in);
+        let wires = Wires::new(&folder()?);
         let driver = Driver {
             machine: Machine::new(before.origin(), recorded.devices()),
             began: Instant::now(),
@@ -147,6 +149,7 @@ impl Driver {
             requests: Requests::default(),
             changes: None,
             links: Links::default(),
+            wires,
             pulse: Pulse::default(),
             oom_kills: process::oom_kills().unwrap_or(u64::MAX),
             trouble: Trouble::default(),
@@ -163,11 +166,12 @@ impl Driver {
         let programs: Vec<&Path> =
             self.keeper.program.as_deref().into_iter().chain([own]).collect();
         let folder = self.publisher.folder();
-        let image_folders = self.image_folders.all();
+        let mut beneath = self.image_folders.all();
+        beneath.extend(self.wires.folder());
         let confinement = Confinement {
             ids: None,
             folder: folder.as_fd(),
-            read_beneath: &image_folders,
+            read_beneath: &beneath,
             read: &readable,
             execute: &programs,
         };

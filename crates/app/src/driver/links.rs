@@ -1,10 +1,10 @@
-//! Whether the guest sees its NICs' links. It does while the switch forwards and is there: QEMU tells when a socket was
-//! connected and when it broke, and by itself takes down the links of AVIO NICs alone. The switch's state stands in the
-//! boot record, since the command that halts it tells every guest.
+//! Whether the guest sees its NICs' links. It does while the switch forwards, is there, and has its wire: QEMU tells when a
+//! socket was connected and when it broke, and by itself takes down the links of AVIO NICs alone. The switch's state stands
+//! in the boot record, since the command that halts it tells every guest; of its wire it tells itself.
 
 use std::collections::BTreeSet;
 
-use hpvm_model::PciSlot;
+use hpvm_model::{PciSlot, WireNow};
 use hpvm_plan::command_line::network::{nic_id, slot_of_netdev};
 use hpvm_plan::record::Link as LinkState;
 use hpvm_qmp::command::SetLink;
@@ -38,14 +38,18 @@ impl Driver {
     /// Shows all links as they are, when nobody knows what QEMU shows.
     pub(super) fn show_links(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
-        let slots: Vec<PciSlot> = known.file.machine().nics.iter().map(|a| a.nic.slot).collect();
+        let nics = &known.file.machine().nics;
+        nics.iter().for_each(|attached| self.wires.watch(attached.switch));
+        let slots: Vec<PciSlot> = nics.iter().map(|attached| attached.nic.slot).collect();
         slots.into_iter().for_each(|slot| self.show_link(slot));
     }
 
     fn show_link(&mut self, slot: PciSlot) {
         let Ok(known) = &self.recorded.machine else { return };
         let Some(attached) = known.file.machine().nic_in(slot) else { return };
-        let up = attached.link == LinkState::Up && !self.links.broken.contains(&slot);
+        let is_forwarding = attached.link == LinkState::Up;
+        let has_wire = self.wires.of(attached.switch) == WireNow::There;
+        let up = is_forwarding && has_wire && !self.links.broken.contains(&slot);
         self.monitor.tell(SetLink { name: nic_id(slot), up });
     }
 }

@@ -93,6 +93,9 @@ impl Driver {
             self.oom_kills = process::oom_kills().unwrap_or(self.oom_kills);
             // What cannot be cut now is tried again.
             let _ = self.console_log.bound();
+            if !self.wires.is_told() {
+                self.show_links();
+            }
         }
         match self.keeper.lives {
             true => self.watch_end(),

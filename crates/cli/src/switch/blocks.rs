@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use hpvm_model::network::Rate;
 use hpvm_model::{GuestName, PortNumber, SpoofGuard};
-use hpvm_operations::network::view::{PortView, SwitchView};
+use hpvm_operations::network::view::{PortView, SwitchView, WireView};
 use hpvm_vswitchd::status::Counters;
 
 use super::{Counting, Ports, ip, mac, vlan, wire};
@@ -30,6 +30,7 @@ pub fn one(switch: &SwitchView, ports: Ports, counting: Counting) -> String {
             ("Vswitch Number                   ", switch.switch.number.to_string()),
             ("Vswitch State                    ", switch.state.as_str().to_owned()),
             ("Wire                             ", or_none(wire(switch))),
+            ("Wire Link                        ", link(switch.wire)),
             ("MAC Address                      ", mac(switch)),
             ("IP Address                       ", or_none(ip(switch))),
         ];
@@ -53,6 +54,18 @@ pub fn one(switch: &SwitchView, ports: Ports, counting: Counting) -> String {
 fn push(text: &mut String, lines: impl IntoIterator<Item = (&'static str, String)>) {
     for (key, value) in lines {
         let _ = writeln!(text, "{}", format!("{key}: {value}").trim_end());
+    }
+}
+
+/// How the interface is, in words.
+fn link(wire: WireView) -> String {
+    match wire {
+        WireView::None => "none".to_owned(),
+        WireView::Missing => "missing".to_owned(),
+        WireView::Here { carrier, mtu_bytes, speed_mbit } => {
+            let speed = speed_mbit.map_or_else(String::new, |mbit| format!(", {mbit} Mb/s"));
+            format!("{}{speed}, MTU {mtu_bytes}", super::link(carrier))
+        }
     }
 }
 

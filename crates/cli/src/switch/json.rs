@@ -1,11 +1,11 @@
 //! `hpvmnet --json`: everything, for programs. The schema in docs/schema only grows; a test sees to it.
 
 use hpvm_model::{PortRules, SpoofGuard};
-use hpvm_operations::network::view::{PortView, SwitchView};
+use hpvm_operations::network::view::{PortView, SwitchView, WireView};
 use hpvm_vswitchd::status::{self, PortLink, PortNow};
 use serde::Serialize;
 
-use super::{vlan, wire};
+use super::{link, vlan, wire};
 
 /// Grows when a reader of older documents would misread a newer one.
 const FORMAT: u32 = 1;
@@ -36,6 +36,11 @@ struct Switch {
     wanted: String,
     /// The interface that is its wire, `nat`, `tap:NAME`, or empty.
     wire: String,
+    /// Of its interface: `up`, `down` without a link, `off` when nobody set it up, or `missing`; absent without one.
+    wire_link: Option<String>,
+    wire_mtu_bytes: Option<u32>,
+    /// In million bits a second; absent when nobody knows.
+    wire_speed_mbit: Option<u32>,
     mac_address: Option<String>,
     ip_address: Option<String>,
     forwards: Vec<String>,
@@ -115,12 +120,22 @@ struct Discards {
 impl From<&SwitchView> for Switch {
     fn from(view: &SwitchView) -> Switch {
         let switch = &view.switch;
+        let (wire_link, wire_mtu_bytes, wire_speed_mbit) = match view.wire {
+            WireView::None => (None, None, None),
+            WireView::Missing => (Some("missing"), None, None),
+            WireView::Here { carrier, mtu_bytes, speed_mbit } => {
+                (Some(link(carrier)), Some(mtu_bytes), speed_mbit)
+            }
+        };
         Switch {
             name: switch.name.to_string(),
             number: switch.number.get(),
             state: view.state.as_str().to_owned(),
             wanted: switch.state.as_str().to_owned(),
             wire: wire(view),
+            wire_link: wire_link.map(str::to_owned),
+            wire_mtu_bytes,
+            wire_speed_mbit,
             mac_address: view.mac.map(|mac| mac.to_string()),
             ip_address: view.ip.map(|ip| ip.to_string()),
             forwards: switch.forwards.iter().map(ToString::to_string).collect(),

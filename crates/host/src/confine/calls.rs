@@ -126,6 +126,9 @@ const WORKER: &[c_long] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
     libc::SYS_eventfd2,
+    // A guest's worker watches its switches' wires.
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
     libc::SYS_signalfd4,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::message::{DELETED_LINK, GET_LINK, LINK_BYTES, NEW_LINK, link, messages};
+use super::message::{DELETED_LINK, DONE, ERROR, GET_LINK, LINK_BYTES, NEW_LINK, link, messages};
 use super::socket::{NetlinkError, open, request};
 use super::{Nic, message};
 
@@ -24,6 +24,8 @@ pub enum LinkNews {
     },
     /// More happened than the kernel could keep: look at all interfaces anew, [`LinkWatch::ask_for_all`].
     Missed,
+    /// What was asked for by [`LinkWatch::ask_for_all`] is complete: an interface that was not told since is not there.
+    AllTold,
 }
 
 /// Hears of every interface of this machine. Readable when there is news.
@@ -34,7 +36,13 @@ pub struct LinkWatch {
 
 impl LinkWatch {
     pub fn new() -> Result<LinkWatch, NetlinkError> {
-        open(GROUP_OF_LINKS).map(|socket| LinkWatch { socket }).map_err(NetlinkError::Follow)
+        open(GROUP_OF_LINKS).map(LinkWatch::of).map_err(NetlinkError::Follow)
+    }
+
+    /// Goes on with the socket of a watch, which somebody kept for a process that may open none.
+    #[must_use]
+    pub fn of(socket: OwnedFd) -> LinkWatch {
+        LinkWatch { socket }
     }
 
     /// Has every interface told as news, as it is now. A process that may open no socket any more looks anew so.
@@ -45,7 +53,7 @@ impl LinkWatch {
     }
 
     /// What has happened so far; never waits.
-    pub fn read(&mut self) -> Result<Vec<LinkNews>, NetlinkError> {
+    pub fn read(&self) -> Result<Vec<LinkNews>, NetlinkError> {
         let mut news = Vec::new();
         let mut piece = vec![0; RECEIVE_BYTES];
         loop {
@@ -67,6 +75,12 @@ impl AsFd for LinkWatch {
 }
 
 fn told(message: &message::Message) -> Option<LinkNews> {
+    match message.kind {
+        DONE => return Some(LinkNews::AllTold),
+        // A question that came while another was being answered.
+        ERROR => return Some(LinkNews::Missed),
+        _ => {}
+    }
     let link = link(message.body)?;
     match message.kind {
         NEW_LINK => Some(LinkNews::Now(Nic::of(&link))),

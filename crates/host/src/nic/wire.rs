@@ -48,6 +48,14 @@ pub enum WireError {
 /// Every frame that comes in at an interface, and the way out. What the VM Host itself sends there is not among them, nor
 /// does it hear what is sent so: a switch that shall talk with its VM Host has a tap.
 pub fn packets(nic: &super::Nic) -> Result<OwnedFd, WireError> {
+    let socket = packets_later(&nic.name)?;
+    follow(socket.as_fd(), nic.index)
+        .map_err(|source| WireError::Packets { nic: nic.name.clone(), source })?;
+    Ok(socket)
+}
+
+/// The same for an interface that is not there yet: nothing passes until [`follow`] makes the socket that interface's.
+pub fn packets_later(name: &str) -> Result<OwnedFd, WireError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     // No protocol: nothing is received before everything is set.
     socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
@@ -61,17 +69,40 @@ pub fn packets(nic: &super::Nic) -> Result<OwnedFd, WireError> {
             forced.or_else(|_| {
                 set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &RECEIVE_BYTES)
             })?;
-            follow(socket.as_fd(), nic.index)?;
             Ok(socket)
         })
-        .map_err(|source| WireError::Packets { nic: nic.name.clone(), source })
+        .map_err(|source| WireError::Packets { nic: name.to_owned(), source })
 }
 
 /// Makes a socket of [`packets`] that of another interface, such as the card that was put in for a broken one. Needs no
 /// rights.
 pub fn follow(socket: BorrowedFd, index: u32) -> io::Result<()> {
-    let index = c_int::try_from(index).map_err(io::Error::other)?;
-    let address = libc::sockaddr_ll {
+    if let Some(before) = followed(socket)?.filter(|before| *before != index) {
+        // It may be gone meanwhile, and its memberships with it.
+        let _ = set(socket, libc::SOL_PACKET, libc::PACKET_DROP_MEMBERSHIP, &every_frame(before)?);
+    }
+    let address = packets_of(c_int::try_from(index).map_err(io::Error::other)?);
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel reads one address of this length.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    checked(bound)?;
+    set(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &every_frame(index)?)
+}
+
+/// The interface that a socket of [`packets`] has, by index; none if that is gone, or never was there.
+pub fn followed(socket: BorrowedFd) -> io::Result<Option<u32>> {
+    let mut address = packets_of(0);
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes no more than this length.
+    let told = unsafe {
+        libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
+    };
+    checked(told)?;
+    Ok(u32::try_from(address.sll_ifindex).ok().filter(|index| *index != 0))
+}
+
+fn packets_of(index: c_int) -> libc::sockaddr_ll {
+    libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as libc::c_ushort,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
         sll_ifindex: index,
@@ -79,19 +110,17 @@ pub fn follow(socket: BorrowedFd, index: u32) -> io::Result<()> {
         sll_pkttype: 0,
         sll_halen: 0,
         sll_addr: [0; 8],
-    };
-    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the kernel reads one address of this length.
-    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
-    checked(bound)?;
-    // Frames for the guests' addresses pass the card's filter too.
-    let member = libc::packet_mreq {
-        mr_ifindex: index,
+    }
+}
+
+/// Frames for the guests' addresses pass the card's filter too.
+fn every_frame(index: u32) -> io::Result<libc::packet_mreq> {
+    Ok(libc::packet_mreq {
+        mr_ifindex: c_int::try_from(index).map_err(io::Error::other)?,
         mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
         mr_alen: 0,
         mr_address: [0; 8],
-    };
-    set(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &member)
+    })
 }
 
 /// A tap, made if there is none of this name, and set up. It is gone with its last descriptor, unless somebody made it to

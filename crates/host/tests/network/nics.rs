@@ -35,25 +35,25 @@ pub(crate) fn listed() {
 pub(crate) fn followed() {
     pair("held0", "held1");
     let index = named("held0").index;
-    let mut watch = LinkWatch::new().expect("events");
+    let watch = LinkWatch::new().expect("events");
     watch.ask_for_all().expect("asked");
-    until(&mut watch, "how it is", |news| is(news, "held0", |nic| nic.carrier == Carrier::Up));
+    until(&watch, "how it is", |news| is(news, "held0", |nic| nic.carrier == Carrier::Up));
     ip("link set held1 down");
-    until(&mut watch, "no link", |news| is(news, "held0", |nic| nic.carrier == Carrier::Down));
+    until(&watch, "no link", |news| is(news, "held0", |nic| nic.carrier == Carrier::Down));
     ip("link set held1 up");
-    until(&mut watch, "a link", |news| is(news, "held0", |nic| nic.carrier == Carrier::Up));
+    until(&watch, "a link", |news| is(news, "held0", |nic| nic.carrier == Carrier::Up));
     ip("link set held0 mtu 4000");
-    until(&mut watch, "its MTU", |news| is(news, "held0", |nic| nic.mtu_bytes == 4000));
+    until(&watch, "its MTU", |news| is(news, "held0", |nic| nic.mtu_bytes == 4000));
     ip("link del held0");
     let gone = LinkNews::Gone { index, name: "held0".to_owned() };
-    until(&mut watch, "its end", |news| *news == gone);
+    until(&watch, "its end", |news| *news == gone);
 }
 
 fn is(news: &LinkNews, name: &str, what: impl Fn(&Nic) -> bool) -> bool {
     matches!(news, LinkNews::Now(nic) if nic.name == name && what(nic))
 }
 
-fn until(watch: &mut LinkWatch, what: &str, found: impl Fn(&LinkNews) -> bool) {
+fn until(watch: &LinkWatch, what: &str, found: impl Fn(&LinkNews) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !watch.read().expect("events").iter().any(&found) {
         let rest = deadline.saturating_duration_since(Instant::now());

@@ -131,6 +131,32 @@ impl fmt::Display for SwitchNumber {
     }
 }
 
+/// Whether the wire of a switch that runs is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireNow {
+    /// It is, or there is to be none.
+    There,
+    /// Its interface is not there now.
+    Missing,
+}
+
+impl WireNow {
+    /// As the process of a switch writes it down for guests' workers.
+    #[must_use]
+    pub fn to_text(self) -> &'static str {
+        match self {
+            WireNow::There => "there\n",
+            WireNow::Missing => "missing\n",
+        }
+    }
+
+    /// Whatever is not understood is no reason to take a guest's link away.
+    #[must_use]
+    pub fn read(text: &str) -> WireNow {
+        if text == WireNow::Missing.to_text() { WireNow::Missing } else { WireNow::There }
+    }
+}
+
 /// The name of a network interface of the VM Host (Linux, IFNAMSIZ: 15 bytes).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -73,10 +73,11 @@ impl<'a> Runner<'a> {
             name: self.switch.name.clone(),
             state: self.switch.state,
             wire: WireKind::None,
+            interface: None,
             ports: Vec::new(),
         };
         let wire = self.wire_or_none();
-        wanted.wire = wire.kind;
+        (wanted.wire, wanted.interface) = (wire.kind, wire.interface.clone());
         let mut sockets = Vec::new();
         for (plug, attached, ids) in plugs {
             sockets.push((plug.port, open_socket(&attached, ids)?));
@@ -92,7 +93,7 @@ impl<'a> Runner<'a> {
                 let now = jiff::Timestamp::now();
                 let _ = writeln!(log, "{now:.3} {}", hpvm_model::chain(&refusal));
             }
-            Opened { kind: WireKind::None, descriptor: None }
+            wire::NONE
         })
     }
 
@@ -100,7 +101,8 @@ impl<'a> Runner<'a> {
     pub(crate) fn exchange_wire(&self) -> Result<(), Refusal> {
         let opened = wire::open(self.host, &self.switch)?;
         let descriptors: Vec<BorrowedFd<'_>> = opened.descriptor.iter().map(AsFd::as_fd).collect();
-        self.ask(&Request::Wire { kind: opened.kind }, &descriptors).map(drop)
+        let request = Request::Wire { kind: opened.kind, interface: opened.interface.clone() };
+        self.ask(&request, &descriptors).map(drop)
     }
 
     /// Gives a guest's NIC its port. The socket is new: who connected to an old one connects again.
@@ -138,7 +140,12 @@ impl<'a> Runner<'a> {
         if is_over() {
             self.wait_until_gone();
             wire::end_nat(self.host, &self.switch);
-            for name in [switch_folder::CONTROL, switch_folder::STATUS, switch_folder::PORTS] {
+            for name in [
+                switch_folder::CONTROL,
+                switch_folder::STATUS,
+                switch_folder::PORTS,
+                switch_folder::WIRE,
+            ] {
                 let path = self.folder.join(name);
                 removal::file(&path).map_err(Refusal::file("remove", path))?;
             }

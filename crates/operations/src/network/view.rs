@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use hpvm_host::nic::{self, Carrier};
 use hpvm_model::{
     GuestConfig, GuestName, GuestNumber, MacAddress, NicKind, PortNumber, PortRules, SwitchState,
     Vswitch, Wire,
@@ -25,8 +26,24 @@ pub struct SwitchView {
     /// Of the interface that is its wire.
     pub mac: Option<MacAddress>,
     pub ip: Option<IpAddr>,
+    /// The interface as it is at this moment.
+    pub wire: WireView,
     /// Ports that a guest has or reserves, or that have rules, in order.
     pub ports: Vec<PortView>,
+}
+
+/// The interface behind a wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireView {
+    /// The wire is none.
+    None,
+    Missing,
+    Here {
+        carrier: Carrier,
+        mtu_bytes: u32,
+        /// `None` without a link, and of interfaces that have no speed.
+        speed_mbit: Option<u32>,
+    },
 }
 
 /// What a list says of a switch.
@@ -120,7 +137,12 @@ impl VmHost {
         let ports = ports(&switch, rows, machines, status.as_ref());
         let is_used = ports.iter().any(|port| port.active.is_some());
         let nic = switch.wire.interface().and_then(wire::interface);
-        let has_wire = !matches!(switch.wire, Wire::Nic(_)) || nic.is_some();
+        let has_wire = match switch.wire {
+            Wire::Nic(_) => nic.is_some(),
+            // It is made with the process.
+            Wire::Tap(_) => nic.is_some() || status.is_none(),
+            Wire::None | Wire::Nat => true,
+        };
         let state = match switch.state {
             SwitchState::Halted => ShownState::Down,
             SwitchState::Up if is_used && status.is_none() => ShownState::Unknown,
@@ -132,6 +154,15 @@ impl VmHost {
                 .wire
                 .interface()
                 .map(|_| nic.as_ref().and_then(|nic| nic.mac).unwrap_or(MacAddress::new([0; 6]))),
+            wire: match (switch.wire.interface(), &nic) {
+                (None, _) => WireView::None,
+                (Some(_), None) => WireView::Missing,
+                (Some(_), Some(nic)) => WireView::Here {
+                    carrier: nic.carrier,
+                    mtu_bytes: nic.mtu_bytes,
+                    speed_mbit: nic::speed_mbit(&nic.name),
+                },
+            },
             ip: nic.as_ref().and_then(|nic| nic.addresses.first()).map(|(ip, _)| *ip),
             switch,
             state,

@@ -30,12 +30,14 @@ const END_BOUND: Duration = Duration::from_secs(2);
 /// A wire as the switch's process gets it.
 pub(super) struct Opened {
     pub(super) kind: WireKind,
+    /// What it follows.
+    pub(super) interface: Option<InterfaceName>,
     pub(super) descriptor: Option<OwnedFd>,
 }
 
-const NONE: Opened = Opened { kind: WireKind::None, descriptor: None };
+pub(super) const NONE: Opened = Opened { kind: WireKind::None, interface: None, descriptor: None };
 
-/// Opens what a switch is to have. An interface that is not there now is no wire, and no error.
+/// Opens what a switch is to have. An interface that is not there now is no error: the switch's process waits for it.
 pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
     let failed = |source: nic::wire::WireError| {
         Refusal::from(SwitchRefused::Wire { name: switch.name.clone(), source })
@@ -45,20 +47,24 @@ pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
     }
     Ok(match &switch.wire {
         Wire::None => NONE,
-        Wire::Nic(name) => match interface(name) {
-            None => NONE,
-            Some(nic) => {
-                let descriptor = Some(nic::wire::packets(&nic).map_err(failed)?);
-                Opened { kind: WireKind::Packets, descriptor }
+        Wire::Nic(name) => {
+            let socket = match interface(name) {
+                Some(nic) => nic::wire::packets(&nic),
+                None => nic::wire::packets_later(name.as_str()),
+            };
+            Opened {
+                kind: WireKind::Packets,
+                interface: Some(name.clone()),
+                descriptor: Some(socket.map_err(failed)?),
             }
-        },
+        }
         Wire::Tap(name) => {
             let descriptor = Some(nic::wire::tap(name.as_str()).map_err(failed)?);
-            Opened { kind: WireKind::Tap, descriptor }
+            Opened { kind: WireKind::Tap, interface: Some(name.clone()), descriptor }
         }
         Wire::Nat => {
             start_nat(host, switch)?;
-            Opened { kind: WireKind::Nat, descriptor: None }
+            Opened { kind: WireKind::Nat, ..NONE }
         }
     })
 }

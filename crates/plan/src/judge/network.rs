@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hpvm_model::{GuestConfig, MacAddress, Nic, NicKind, PciSlot, SwitchState};
 
-use super::{Findings, never, note, start_command, taken};
+use super::{Findings, never, note, taken};
 use crate::facts::HostFacts;
 use crate::facts::network::{LanAnswer, SwitchFact};
 
@@ -82,9 +82,11 @@ fn joined(
             format!("virtual switch '{vswitch}' is halted, so the NIC at {} has no link", nic.slot);
         all.push(note(vswitch.as_str(), text).run(format!("hpvmnet -S {vswitch} -b")));
     } else if let Some(reason) = &switch.wire_missing {
-        let text = format!("virtual switch '{vswitch}' has no wire now: {reason}");
-        let ask = "bring that interface up";
-        all.push(note(vswitch.as_str(), text).ask(ask, start_command(config)));
+        let text = format!(
+            "virtual switch '{vswitch}' has no wire now: {reason}; the NIC at {} has no link until there is",
+            nic.slot
+        );
+        all.push(note(vswitch.as_str(), text));
     }
     let in_guest = facts.network.attach(nic).mtu_in_guest();
     if let Some(carried) = switch.mtu.filter(|carried| *carried != in_guest) {

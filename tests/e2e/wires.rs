@@ -1,0 +1,342 @@
+//! The wire of a virtual switch, and what becomes of the VM Host's network beneath it: interfaces that go and come, other
+//! cards, addresses and packet sizes. Nobody starts a switch again for any of it. In networks of the tests' own.
+
+use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hpvm_host::nic;
+use hpvm_netlab::{Guest, Hub, SocketHandle, apart, ip, wait_until_up};
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::guest_processes::process;
+use crate::networks::{at_the_shell, reaches, wait_for_carrier};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_switch_follows_its_interface,
+    a_switch_waits_for_its_interface,
+    a_tap_that_was_deleted_is_had_again_by_a_boot,
+    guests_see_the_wire_go_and_come,
+];
+
+const BOUND: Duration = Duration::from_secs(20);
+/// From the moment the interface has a link. The fastest of some rounds counts: how soon a process that has something to do
+/// gets a processor is the machine's affair.
+const BACK_BOUND: Duration = Duration::from_millis(200);
+const ROUNDS: u32 = 5;
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(5);
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const PORT: u16 = 7;
+/// Of the station at the other end, whose card stays the same.
+const FAR_MAC: &str = "02:00:00:00:0f:01";
+
+/// A VM Host with a switch over `wire0`, and a guest that talks by its port.
+struct Lab {
+    host: VmHost,
+    hub: Hub,
+    guest: Guest,
+    socket: SocketHandle,
+    questions: u32,
+}
+
+impl Lab {
+    fn start(wire: &[&str]) -> Lab {
+        let host = VmHost::new(Engine::Fake);
+        let create = [&["hpvmnet", "-c", "-S", "sw1"], wire].concat();
+        host.run(&create);
+        host.run(&["hpvmnet", "-S", "sw1", "-b"]);
+        let nic = "network:lan:0,1,0x56a100000001:vswitch:sw1";
+        host.ok(&["hpvmcreate", "-P", "one", "-a", nic]);
+        let started = host.run(&["hpvmstart", "-P", "one"]);
+        assert!(started.status.success(), "{started}");
+        let hub = Hub::new(connected(&host));
+        let mut guest = Guest::new(&hub, 1);
+        guest.use_address(Ipv4Addr::new(192, 0, 2, 9), 24, None);
+        let socket = guest.udp_socket(50_000);
+        Lab { host, hub, guest, socket, questions: 0 }
+    }
+
+    fn ask(&mut self) {
+        self.questions += 1;
+        // A queue that is full has asked often enough.
+        let udp = self.guest.udp(self.socket);
+        let _ = udp.send_slice(&self.questions.to_be_bytes(), (SERVER, PORT));
+        self.guest.step();
+    }
+
+    /// What is sent while there is no wire is lost, and harms nothing.
+    fn ask_in_vain(&mut self) {
+        for _ in 0..20 {
+            self.ask();
+            self.hub.wait_for_frames(Duration::from_millis(1));
+        }
+    }
+
+    /// How long it takes until the station answers to what is asked from now on.
+    #[track_caller]
+    fn answered_after(&mut self) -> Duration {
+        let (began, first) = (Instant::now(), self.questions + 1);
+        while began.elapsed() < BOUND {
+            self.ask();
+            self.hub.wait_for_frames(PAUSE);
+            self.guest.step();
+            while let Ok((answer, _)) = self.guest.udp(self.socket).recv() {
+                let number = u32::from_be_bytes(answer.try_into().expect("as it was sent"));
+                if number >= first {
+                    return began.elapsed();
+                }
+            }
+        }
+        panic!("no answer\n{}", self.log());
+    }
+
+    #[track_caller]
+    fn is_back(&mut self, what: &str) -> Duration {
+        let took = self.answered_after();
+        println!("{what}: frames pass after {took:?}");
+        took
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.host.path("var/opt/hpvm/common/vswitch-2.log")).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn wire_is(&self, word: &str) {
+        let file = self.host.path("run/hpvm/net/2/wire");
+        let is = || fs::read_to_string(&file).is_ok_and(|text| text.trim_end() == word);
+        wait_until(BOUND, &format!("the wire is {word}"), is);
+    }
+
+    /// The switch's line: state, interface, MAC address, IP address.
+    fn shown(&self) -> Vec<String> {
+        let line = self.host.ok(&["hpvmnet"]);
+        let line = line.lines().find(|line| line.starts_with("sw1")).expect("the switch");
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// A line of all that is shown of the switch.
+    fn shown_link(&self) -> String {
+        let all = self.host.ok(&["hpvmnet", "-S", "sw1", "-V"]);
+        let line = all.lines().find_map(|line| line.strip_prefix("Wire Link")).expect("a line");
+        line.trim_start_matches([' ', ':']).to_owned()
+    }
+
+    fn end(self) {
+        self.host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+        wait_until(BOUND, "nothing runs", || self.host.processes().is_empty());
+    }
+}
+
+fn connected(host: &VmHost) -> UnixStream {
+    let socket = host.run_dir(1).join("net/0-1");
+    UnixStream::connect(&socket).expect("the port listens")
+}
+
+/// The station answers whatever comes, at whatever interface it has its address.
+fn serve() {
+    let socket = UdpSocket::bind(("0.0.0.0", PORT)).expect("a port of this network");
+    thread::spawn(move || {
+        let mut question = [0; 64];
+        while let Ok((count, from)) = socket.recv_from(&mut question) {
+            // Its interface may be gone.
+            let _ = socket.send_to(&question[..count], from);
+        }
+    });
+}
+
+/// Connects `wire0` with the station.
+fn plug_in(near: &str) {
+    ip(&format!("link add wire0 {near} type veth peer name far0 address {FAR_MAC}"));
+    ip(&format!("address add {SERVER}/24 dev far0"));
+    ip("link set far0 up");
+    ip("link set wire0 up");
+    wait_until_up("wire0");
+}
+
+fn index() -> u32 {
+    nic::named("wire0").expect("told").expect("there").index
+}
+
+fn a_switch_follows_its_interface() {
+    apart(follow);
+}
+
+/// Settles 115, 121.
+fn follow() {
+    serve();
+    plug_in("address 02:00:00:00:00:0a");
+    let mut lab = Lab::start(&["-n", "wire0"]);
+    lab.answered_after();
+    assert_eq!(lab.shown()[2..6], ["Up", "Shared", "wire0", "0x02000000000a"]);
+
+    let first = index();
+    ip("link del wire0");
+    lab.ask_in_vain();
+    lab.wire_is("missing");
+    assert_eq!(lab.shown()[2..6], ["Down", "Shared", "wire0", "0x000000000000"]);
+    plug_in("address 02:00:00:00:00:0b");
+    lab.is_back("another card");
+    assert_ne!(index(), first);
+    lab.wire_is("there");
+    assert_eq!(lab.shown()[2..6], ["Up", "Shared", "wire0", "0x02000000000b"]);
+
+    let same = index();
+    let rounds = (0..ROUNDS).map(|_| {
+        ip("link del wire0");
+        lab.ask_in_vain();
+        plug_in(&format!("index {same} address 02:00:00:00:00:0b"));
+        lab.is_back("another card in the same place")
+    });
+    let fastest = rounds.min().expect("some");
+    assert!(fastest < BACK_BOUND, "{fastest:?}\n{}", lab.log());
+
+    ip("link set wire0 address 02:00:00:00:00:0c");
+    assert_eq!(lab.shown()[5], "0x02000000000c");
+    lab.is_back("another MAC address");
+    ip("link set wire0 mtu 1400");
+    assert!(lab.shown_link().starts_with("up") && lab.shown_link().ends_with(", MTU 1400"));
+    lab.is_back("another MTU");
+    ip("address add 192.0.2.77/24 dev wire0");
+    assert_eq!(lab.shown()[6], "192.0.2.77");
+    ip("address del 192.0.2.77/24 dev wire0");
+    lab.is_back("another IP address");
+    ip("link set far0 down");
+    wait_until(BOUND, "the link is gone", || lab.log().contains("wire0: no link"));
+    assert_eq!(lab.shown_link(), "down, MTU 1400");
+    ip("link set far0 up");
+    wait_until_up("wire0");
+    lab.is_back("the cable again");
+    ip("link set wire0 down");
+    ip("link set wire0 up");
+    wait_until_up("wire0");
+    lab.is_back("set up anew");
+
+    // The card in use is taken aside, and another has its name.
+    ip("link set wire0 down");
+    ip("link set wire0 name old0");
+    lab.wire_is("missing");
+    ip("link del old0");
+    plug_in("");
+    lab.is_back("a card that was renamed");
+    outlives_its_processes(lab);
+}
+
+/// The card is exchanged while nobody looks, and under a process that may open no sockets.
+fn outlives_its_processes(mut lab: Lab) {
+    process(&lab.host, "hpvmnetd").expect("the switch runs").kill();
+    ip("link del wire0");
+    plug_in("");
+    wait_until(BOUND, "another process", || process(&lab.host, "hpvmnetd").is_some());
+    let anew = |lab: &mut Lab| {
+        // QEMU would have connected again by itself.
+        lab.hub.reconnect(connected(&lab.host));
+        lab.answered_after();
+    };
+    anew(&mut lab);
+    process(&lab.host, "hpvmnetd").expect("the switch runs").parent().kill();
+    wait_until(BOUND, "another keeper", || lab.log().contains("started its successor"));
+    wait_until(BOUND, "the next process", || lab.log().matches(" runs with ").count() == 3);
+    anew(&mut lab);
+    ip("link del wire0");
+    lab.wire_is("missing");
+    plug_in("");
+    lab.is_back("another card, by the third process");
+    lab.end();
+}
+
+fn a_switch_waits_for_its_interface() {
+    apart(wait_for_interface);
+}
+
+fn wait_for_interface() {
+    serve();
+    let mut lab = Lab::start(&["-n", "wire0"]);
+    lab.wire_is("missing");
+    assert_eq!((lab.shown()[2].as_str(), lab.shown_link().as_str()), ("Down", "missing"));
+    plug_in("");
+    lab.is_back("an interface that was never there");
+    lab.wire_is("there");
+    assert_eq!(lab.shown()[2], "Up");
+    // Another wire is followed from then on, and this one no more.
+    lab.host.run(&["hpvmnet", "-S", "sw1", "-C", "-n", "wire1"]);
+    lab.wire_is("missing");
+    lab.host.ok(&["hpvmnet", "-S", "sw1", "-C", "-n", "wire0"]);
+    lab.wire_is("there");
+    lab.is_back("the old wire");
+    lab.end();
+}
+
+fn a_tap_that_was_deleted_is_had_again_by_a_boot() {
+    apart(tap);
+}
+
+fn tap() {
+    serve();
+    let mut lab = Lab::start(&["--wire", "tap:talk0"]);
+    let address = || {
+        ip(&format!("link set talk0 address {FAR_MAC}"));
+        ip(&format!("address add {SERVER}/24 dev talk0"));
+    };
+    address();
+    lab.is_back("a tap");
+    ip("link set talk0 down");
+    ip("link set talk0 up");
+    lab.is_back("a tap that was set up anew");
+    ip("link del talk0");
+    lab.ask_in_vain();
+    lab.wire_is("missing");
+    assert_eq!(lab.shown()[2], "Down");
+    ip("tuntap add talk0 mode tap");
+    lab.host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    address();
+    lab.is_back("a tap that was made anew");
+    lab.wire_is("there");
+    assert_eq!(lab.shown()[2], "Up");
+    lab.end();
+}
+
+fn guests_see_the_wire_go_and_come() {
+    apart(see_wire);
+}
+
+/// Guests of both kinds: without a wire they have no link, and one that starts meanwhile is told so.
+fn see_wire() {
+    let host = VmHost::new(Engine::Real);
+    let made = host.run(&["hpvmnet", "-c", "-S", "sw1", "-n", "wire0"]);
+    assert!(made.stderr.contains("has no wire until there is"), "{made}");
+    host.run(&["hpvmnet", "-S", "sw1", "-b"]);
+    let mut avio = at_the_shell(&host, 1, "avio", "avio_lan", "virtio_net");
+    wait_for_carrier(&mut avio, "0");
+    let plug_in = || {
+        ip("link add wire0 type veth peer name far0");
+        ip("address add 10.9.0.100/24 dev far0");
+        ip("link set far0 up");
+        ip("link set wire0 up");
+        wait_until_up("wire0");
+    };
+    plug_in();
+    wait_for_carrier(&mut avio, "1");
+    let mut vio = at_the_shell(&host, 2, "vio", "lan", "e1000");
+    for console in [&mut avio, &mut vio] {
+        assert!(reaches(console, 100, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
+    }
+    ip("link del wire0");
+    for console in [&mut avio, &mut vio] {
+        wait_for_carrier(console, "0");
+    }
+    plug_in();
+    for console in [&mut avio, &mut vio] {
+        wait_for_carrier(console, "1");
+        assert!(reaches(console, 100, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
+    }
+    for name in ["avio", "vio"] {
+        host.ok(&["hpvmstop", "-P", name, "-h", "-F"]);
+    }
+    wait_until(BOUND, "nothing runs", || host.processes().is_empty());
+}
