@@ -202,6 +202,13 @@ pub struct BlockCounters {
     pub failed_rd_operations: u64,
     pub failed_wr_operations: u64,
     pub failed_flush_operations: u64,
+    /// How long they took, all together, from the guest's request to its answer.
+    #[serde(default)]
+    pub rd_total_time_ns: u64,
+    #[serde(default)]
+    pub wr_total_time_ns: u64,
+    #[serde(default)]
+    pub flush_total_time_ns: u64,
     /// Time since the last I/O; None when there was none since the machine began.
     pub idle_time_ns: Option<u64>,
 }
@@ -225,6 +232,8 @@ pub enum JobStatus {
     Running,
     /// A mirror has copied all and keeps up with the guest.
     Ready,
+    /// It has done its work and waits for leave to end; a mirror holds its source's I/O meanwhile.
+    Pending,
     /// It has ended and can be forgotten.
     Concluded,
     #[serde(untagged)]

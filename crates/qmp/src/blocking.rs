@@ -1,7 +1,7 @@
 //! The client for those who have nothing else to do meanwhile: a forced stop past the worker, and tests.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -174,7 +174,7 @@ fn send(
     while sent < line.len() {
         let Some(left) = time_left(until) else { return out_of_time(sent) };
         stream.set_write_timeout(Some(left)).map_err(broken)?;
-        match passing::send(stream.as_fd(), &line[sent..], fd.take()) {
+        match passing::send(stream.as_fd(), &[IoSlice::new(&line[sent..])], fd.take()) {
             Ok(count) => sent += count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) if is_timeout(&e) => return out_of_time(sent),

@@ -13,7 +13,8 @@
 //! driver and closes the socket.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::io::{self, IoSlice};
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +40,8 @@ const REQUESTS_WAITING: usize = 16;
 /// the reader of events may itself wait for an answer.
 const EVENTS_WAITING: usize = 256;
 const READ_BYTES: usize = 8 << 10;
+/// As many as are sent together, so that QEMU is woken once for them.
+const LINES_AT_ONCE: usize = 64;
 
 /// Sends commands; clones share the connection.
 #[derive(Clone, Debug)]
@@ -124,12 +127,27 @@ impl Client {
         self.perform(command, Some(fd), AddFd::DEADLINE).await
     }
 
+    /// Sends a command without waiting for its answer. QEMU performs one after the other in the order in which they were
+    /// sent, so that several cost one way there and back. One that is dropped may not have been sent.
+    pub async fn send<C: Command>(&self, command: &C) -> Result<Sent<C>, Error> {
+        self.begin(command, None, deadline::of(C::NAME)).await
+    }
+
     async fn perform<C: Command>(
         &self,
         command: &C,
         fd: Option<OwnedFd>,
         after: Duration,
     ) -> Result<C::Answer, Error> {
+        self.begin(command, fd, after).await?.answer().await
+    }
+
+    async fn begin<C: Command>(
+        &self,
+        command: &C,
+        fd: Option<OwnedFd>,
+        after: Duration,
+    ) -> Result<Sent<C>, Error> {
         let until = Instant::now() + after;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let line = encode(C::NAME, command, id)
@@ -141,18 +159,43 @@ impl Client {
             .await
             .map_err(late)?
             .map_err(|_| self.ended())?;
-        match timeout_at(until, answer).await.map_err(late)? {
-            Ok(Ok(value)) => serde_json::from_value(value)
-                .map_err(|source| Error::Answer { command: C::NAME, source }),
-            Ok(Err(refusal)) => Err(Error::Refused { command: C::NAME, refusal }),
-            Err(_) => Err(self.ended()),
-        }
+        let end = self.end.clone();
+        Ok(Sent { answer, end, until, after, command: PhantomData })
     }
 
     fn ended(&self) -> Error {
-        match self.end.get() {
-            Some(End::Broken(reason)) => Error::Broken { reason: reason.clone() },
-            Some(End::Closed) | None => Error::Closed,
+        ended(&self.end)
+    }
+}
+
+fn ended(end: &OnceLock<End>) -> Error {
+    match end.get() {
+        Some(End::Broken(reason)) => Error::Broken { reason: reason.clone() },
+        Some(End::Closed) | None => Error::Closed,
+    }
+}
+
+/// A command on its way, and its answer back.
+#[derive(Debug)]
+pub struct Sent<C> {
+    answer: oneshot::Receiver<Result<Value, Refusal>>,
+    end: Arc<OnceLock<End>>,
+    until: Instant,
+    /// What `until` was made of.
+    after: Duration,
+    command: PhantomData<C>,
+}
+
+impl<C: Command> Sent<C> {
+    /// Waits for the answer, until the command's deadline.
+    pub async fn answer(self) -> Result<C::Answer, Error> {
+        let Sent { answer, end, until, after, .. } = self;
+        match timeout_at(until, answer).await {
+            Ok(Ok(Ok(value))) => serde_json::from_value(value)
+                .map_err(|source| Error::Answer { command: C::NAME, source }),
+            Ok(Ok(Err(refusal))) => Err(Error::Refused { command: C::NAME, refusal }),
+            Ok(Err(_)) => Err(ended(&end)),
+            Err(_) => Err(Error::Deadline { command: C::NAME, after }),
         }
     }
 }
@@ -230,7 +273,12 @@ impl Driver {
         };
         tokio::select! {
             request = self.requests.recv() => match request {
-                Some(request) => self.accept(request),
+                Some(request) => {
+                    self.accept(request);
+                    while let Ok(next) = self.requests.try_recv() {
+                        self.accept(next);
+                    }
+                }
                 None => return Err(End::Closed),
             },
             ready = self.stream.ready(interest) => {
@@ -262,23 +310,33 @@ impl Driver {
     }
 
     fn write(&mut self) -> Result<(), End> {
-        while let Some(next) = self.unsent.front_mut() {
-            let stream = &self.stream;
-            let (rest, fd) = (&next.line[next.sent..], next.fd.as_ref().map(AsFd::as_fd));
-            let sent = stream.try_io(Interest::WRITABLE, || send(stream, rest, fd));
+        while let Some(first) = self.unsent.front() {
+            let (stream, fd) = (&self.stream, first.fd.as_ref().map(AsFd::as_fd));
+            // A descriptor goes with a line of its own.
+            let lines = if fd.is_some() { 1 } else { LINES_AT_ONCE };
+            let lines =
+                self.unsent.iter().take(lines).take_while(|line| fd.is_some() || line.fd.is_none());
+            let pieces: Vec<_> = lines.map(|line| IoSlice::new(&line.line[line.sent..])).collect();
+            let sent = stream.try_io(Interest::WRITABLE, || send(stream, &pieces, fd));
             match sent {
-                Ok(count) => {
-                    next.fd = None;
-                    next.sent += count;
-                    if next.sent == next.line.len() {
-                        self.unsent.pop_front();
-                    }
-                }
+                Ok(count) => self.sent(count),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e.into()),
             }
         }
         Ok(())
+    }
+
+    fn sent(&mut self, mut bytes: usize) {
+        while let Some(line) = self.unsent.front_mut().filter(|_| bytes > 0) {
+            line.fd = None;
+            let now = bytes.min(line.line.len() - line.sent);
+            line.sent += now;
+            bytes -= now;
+            if line.sent == line.line.len() {
+                self.unsent.pop_front();
+            }
+        }
     }
 
     fn read(&mut self) -> Result<(), End> {
@@ -320,9 +378,13 @@ impl Driver {
     }
 }
 
-fn send(stream: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+fn send(
+    stream: &UnixStream,
+    pieces: &[IoSlice<'_>],
+    fd: Option<BorrowedFd<'_>>,
+) -> io::Result<usize> {
     loop {
-        match passing::send(stream, bytes, fd) {
+        match passing::send(stream, pieces, fd) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
         }

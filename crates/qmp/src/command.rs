@@ -64,6 +64,8 @@ commands! {
     // Drains what the guest has under way to put a filter between it and its disk.
     BlockdevMirror: "blockdev-mirror" => Done, within 30 s;
     BlockJobCancel: "block-job-cancel" => Done, within 30 s;
+    // Ends mirrors: drains each disk.
+    JobFinalize: "job-finalize" => Done, within 30 s;
     JobDismiss: "job-dismiss" => Done;
     QueryJobs: "query-jobs" => Vec<Job>;
     // Realizes a device in the main loop: option ROM, memory regions of every processor under emulation.
@@ -175,6 +177,8 @@ pub struct BlockdevMirror {
     pub target: String,
     pub sync: MirrorSync,
     pub copy_mode: CopyMode,
+    /// Whether a job that has done its work ends without leave.
+    pub auto_finalize: bool,
     /// Whether a job that has ended is forgotten before anybody asked how.
     pub auto_dismiss: bool,
 }
@@ -203,6 +207,12 @@ pub struct BlockJobCancel {
     /// The job's name, whatever QEMU calls the argument.
     pub device: String,
     pub force: bool,
+}
+
+/// Lets a job end that has done its work and waits for leave.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobFinalize {
+    pub id: String,
 }
 
 /// Forgets a job that has ended.

@@ -10,7 +10,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 /// first.
 pub(crate) fn send(
     socket: impl AsFd,
-    bytes: &[u8],
+    pieces: &[IoSlice<'_>],
     fd: Option<BorrowedFd<'_>>,
 ) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -19,5 +19,5 @@ pub(crate) fn send(
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no room for the descriptor"));
     }
-    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
+    Ok(sendmsg(socket, pieces, &mut control, SendFlags::NOSIGNAL)?)
 }

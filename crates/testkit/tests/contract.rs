@@ -281,14 +281,27 @@ fn mirrors(play: &mut Play) {
     play.send(&mirror("zz"));
     play.send(&BlockJobCancel { device: "copy".into(), force: false });
     play.send(&JobDismiss { id: "copy".into() });
-    for force in [false, true] {
+    let cancel = |force| BlockJobCancel { device: "copy".into(), force };
+    let finalize = JobFinalize { id: "copy".into() };
+    for (force, after_leave) in [(false, true), (true, false), (false, false)] {
         play.send(&mirror("copy"));
         play.send(&mirror("copy"));
         play.job_is(&JobStatus::Ready);
         play.send(&JobDismiss { id: "copy".into() });
+        play.send(&finalize);
         play.send(&BlockdevDel { node_name: "copy".into() });
         play.send(&BlockdevDel { node_name: "medium".into() });
-        play.send(&BlockJobCancel { device: "copy".into(), force });
+        play.send(&cancel(force));
+        if !force {
+            // Its work is done, and it waits for leave.
+            play.job_is(&JobStatus::Pending);
+            play.send(&JobDismiss { id: "copy".into() });
+            play.send(&BlockdevDel { node_name: "copy".into() });
+            match after_leave {
+                true => play.send(&finalize),
+                false => play.send(&cancel(true)),
+            };
+        }
         play.job_is(&JobStatus::Concluded);
         play.send(&JobDismiss { id: "copy".into() });
         play.see(&QueryJobs {}, |jobs| json!(jobs));
@@ -305,6 +318,7 @@ fn mirror(target: &str) -> BlockdevMirror {
         target: target.into(),
         sync: MirrorSync::Full,
         copy_mode: CopyMode::WriteBlocking,
+        auto_finalize: false,
         auto_dismiss: false,
     }
 }

@@ -183,6 +183,7 @@ impl Machine {
             "block_resize" => self.resize(&arguments),
             "blockdev-mirror" => self.mirror(&arguments),
             "block-job-cancel" => self.cancel_job(&arguments),
+            "job-finalize" => self.finalize_job(&arguments),
             "job-dismiss" => self.dismiss_job(&arguments),
             "query-jobs" => Ok(self.query_jobs()),
             "query-named-block-nodes" => Ok(self.query_nodes()),

@@ -19,6 +19,7 @@ pub(super) struct Job {
     target: String,
     bytes: u64,
     state: State,
+    ends_without_leave: bool,
     error: Option<String>,
 }
 
@@ -26,6 +27,7 @@ pub(super) struct Job {
 enum State {
     Running,
     Ready,
+    Pending,
     Concluded,
 }
 
@@ -60,8 +62,16 @@ impl Machine {
             return Err(Refusal::generic(format!("Job ID '{id}' already in use")));
         }
         let (source, target) = (source.to_owned(), target.to_owned());
-        let job =
-            Job { id: id.clone(), source, target, bytes: 0, state: State::Running, error: None };
+        let ends_without_leave = arguments.0.get("auto-finalize") != Some(&Value::Bool(false));
+        let job = Job {
+            id: id.clone(),
+            source,
+            target,
+            bytes: 0,
+            state: State::Running,
+            ends_without_leave,
+            error: None,
+        };
         self.jobs.push(job);
         match self.behaviour.mirror {
             Duration::ZERO => self.mirrored(&id),
@@ -103,24 +113,32 @@ impl Machine {
         if forced || job.state == State::Running {
             job.error = Some("Operation canceled".into());
         }
-        job.state = State::Concluded;
+        let waits = job.state == State::Ready && !job.ends_without_leave && !forced;
+        job.state = if waits { State::Pending } else { State::Concluded };
         done()
+    }
+
+    pub(super) fn finalize_job(&mut self, arguments: &Arguments) -> Answer {
+        let id = arguments.text("id")?;
+        match self.jobs.iter_mut().find(|job| job.id == id) {
+            None => Err(Refusal::generic("Job not found")),
+            Some(job) if job.state == State::Pending => {
+                job.state = State::Concluded;
+                done()
+            }
+            Some(job) => Err(refused(job, "finalize")),
+        }
     }
 
     pub(super) fn dismiss_job(&mut self, arguments: &Arguments) -> Answer {
         let id = arguments.text("id")?;
-        match self.jobs.iter().find(|job| job.id == id).map(|job| job.state) {
+        match self.jobs.iter().find(|job| job.id == id) {
             None => Err(Refusal::generic("Job not found")),
-            Some(State::Concluded) => {
+            Some(job) if job.state == State::Concluded => {
                 self.jobs.retain(|job| job.id != id);
                 done()
             }
-            Some(state) => {
-                let state = word(state);
-                let text =
-                    format!("Job '{id}' in state '{state}' cannot accept command verb 'dismiss'");
-                Err(Refusal::generic(text))
-            }
+            Some(job) => Err(refused(job, "dismiss")),
         }
     }
 
@@ -140,10 +158,16 @@ impl Machine {
     }
 }
 
+fn refused(job: &Job, verb: &str) -> Refusal {
+    let (id, state) = (&job.id, word(job.state));
+    Refusal::generic(format!("Job '{id}' in state '{state}' cannot accept command verb '{verb}'"))
+}
+
 fn word(state: State) -> &'static str {
     match state {
         State::Running => "running",
         State::Ready => "ready",
+        State::Pending => "pending",
         State::Concluded => "concluded",
     }
 }
