@@ -49,7 +49,8 @@ pub struct Progress {
     pub whole: u64,
 }
 
-/// Copies `source` to `target` and returns when all of it is on the disk. The target is an empty file or a block device,
+/// Copies `source` to `target` and returns when what was written is on the disk. A copy that shares blocks has nothing of its
+/// own but its length and where they are: that is synced by the caller, with the name it gives to it. The target is an empty file or a block device,
 /// opened to be read and written through a description of its own. `watch` is told how far it is ten times a second, and
 /// ends the copy with [`io::ErrorKind::Interrupted`].
 pub fn copy(
@@ -59,7 +60,7 @@ pub fn copy(
 ) -> io::Result<How> {
     let is_device = target.metadata()?.file_type().is_block_device();
     let how = match is_device {
-        false if rustix::fs::ioctl_ficlone(target, source).is_ok() => How::Shared,
+        false if rustix::fs::ioctl_ficlone(target, source).is_ok() => return Ok(How::Shared),
         false => write_file(source, target, watch)?,
         true => write_device(source, target, watch)?,
     };

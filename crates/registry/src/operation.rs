@@ -110,14 +110,23 @@ impl Registry {
     /// Records an operation that changed no configuration: a start, a stop, a refusal. Every reader sees it from now on; it
     /// is on the disk with the next change at the latest, so that a power cut may take it away, as it takes the guest's run.
     pub fn record(&mut self, operation: &Operation) -> Result<OperationId, RegistryError> {
-        self.synchronous("normal")?;
-        let recorded = self.change().and_then(|change| {
+        self.at_ease(|registry| {
+            let change = registry.change()?;
             let id = change.record(operation)?;
             change.commit()?;
             Ok(id)
-        });
+        })
+    }
+
+    /// A change that no power cut need find on the disk.
+    fn at_ease<T>(
+        &mut self,
+        change: impl FnOnce(&mut Registry) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        self.synchronous("normal")?;
+        let changed = change(self);
         self.synchronous("full")?;
-        recorded
+        changed
     }
 
     fn synchronous(&self, level: &'static str) -> Result<(), RegistryError> {
@@ -126,11 +135,14 @@ impl Registry {
             .map_err(self.failed("record an operation"))
     }
 
-    /// Says how an operation that was recorded as running ended, in a change of its own.
+    /// Says how an operation that was recorded as running ended, in a change of its own. A power cut may take that away: who
+    /// finds the operation unfinished then, finds out that all of it is done.
     pub fn finish(&mut self, id: OperationId, ended: &Operation) -> Result<(), RegistryError> {
-        let change = self.change()?;
-        change.finish(id, ended)?;
-        change.commit()
+        self.at_ease(|registry| {
+            let change = registry.change()?;
+            change.finish(id, ended)?;
+            change.commit()
+        })
     }
 
     /// The last operations, newest first: of one guest, or of all.
