@@ -18,6 +18,7 @@ use crate::refusals::{State, no_control_bytes, refused};
 pub(crate) const TESTS: &[Test] = crate::tests![
     no_room_for_the_registry,
     no_room_for_the_guests_folders,
+    little_room_is_enough_for_a_change_or_for_none_of_it,
     no_room_for_a_guests_log,
     no_room_in_run,
     no_room_for_a_disk,
@@ -172,6 +173,43 @@ fn no_room_for_the_registry() {
     succeeded(&started);
     tells_of_no_room(&started.stderr);
     host.wait_for_state("other", "On (OS)", UP);
+    cramped.make_room("var/opt/hpvm");
+    cramped.assert_sound();
+}
+
+/// However little room there is, and wherever in a change it runs out, folder and registry say the same afterwards.
+fn little_room_is_enough_for_a_change_or_for_none_of_it() {
+    let mut cramped = Cramped::new();
+    cramped.mount("var/opt/hpvm", 16);
+    cramped.inhabit();
+    let host = &cramped.host;
+    cramped.fill("var/opt/hpvm");
+    let filler = host.path("var/opt/hpvm").join(FILLER);
+    let identity = || fs::read_to_string(host.path("var/opt/hpvm/guests/web/guest.json"));
+    let (mut done, mut refusals) = (0, 0);
+    for blocks in 0..24 {
+        let file = fs::OpenOptions::new().write(true).open(&filler).expect("the filler");
+        let length = file.metadata().expect("its size").len();
+        file.set_len(length - blocks * 4096).expect("so much room");
+        drop(file);
+        let before = identity().expect("what the guest is");
+        let label = format!("with {blocks} blocks free");
+        let changed = host.run(&["hpvmmodify", "-P", "web", "-l", &label]);
+        let after = identity().expect("what the guest is");
+        if changed.status.success() {
+            done += 1;
+            assert!(after.contains(&label), "{label}: {after}");
+        } else {
+            refusals += 1;
+            tells_of_no_room(&changed.stderr);
+            assert_eq!(before, after, "{label}: {changed}");
+        }
+        let doctor = host.run(&["hpvm", "doctor"]);
+        assert!(doctor.status.success(), "{label}: {changed}{doctor}");
+        fs::remove_file(&filler).expect("the filler goes");
+        cramped.fill("var/opt/hpvm");
+    }
+    assert!(done > 0 && refusals > 0, "{done} changes were made and {refusals} refused");
     cramped.make_room("var/opt/hpvm");
     cramped.assert_sound();
 }

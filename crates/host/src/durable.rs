@@ -13,6 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::removal;
 
+mod replaced;
+
+pub use replaced::Replaced;
+
 /// Which step on which file failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {}", path.display())]

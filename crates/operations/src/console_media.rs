@@ -53,12 +53,13 @@ fn keep(
     taken: &TakenOver,
 ) -> Result<(), Refusal> {
     let identities = identities(&host.facts(&taken.config, None)?);
-    host.folder(before).replace_identity(&taken.config)?;
+    let written = host.folder(before).exchange_identity(&taken.config)?;
     let actor = Actor { reason: Some(taken.reasons.join("; ")), ..actor.clone() };
     let change = host.registry.change()?;
     change.update(&taken.config, &identities)?;
     change.record(&actor.done(Some(before), Some(&taken.config)))?;
     change.commit()?;
+    written.keep();
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::durable::{self, Batch, DurableError};
+use hpvm_host::durable::{self, Batch, DurableError, Replaced};
 use hpvm_host::names::guest_folder;
 use hpvm_host::paths::Root;
 use hpvm_host::removal;
@@ -74,6 +74,12 @@ impl Folder {
             portable::write(config).as_bytes(),
             0o644,
         )
+    }
+
+    /// The same for a change that may still fail: it goes back until it is kept, whether or not there is room.
+    pub fn exchange_identity(&self, config: &GuestConfig) -> Result<Replaced, DurableError> {
+        let text = portable::write(config);
+        Replaced::file(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
     }
 
     /// Writes the texts for people: what runs, and what the next start will have when that differs.

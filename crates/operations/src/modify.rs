@@ -23,7 +23,7 @@ use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::Step;
 use rustix::fs::OFlags;
 
-use crate::folder::{self, Folder};
+use crate::folder;
 use crate::network::lan;
 use crate::network::ports::Changing;
 use crate::presence::{Presence, Supervision};
@@ -195,45 +195,38 @@ fn store(
         }
         _ => {}
     }
-    let mut written =
-        Written { root: &root, folder: &folder, before, after, named: false, kept: false };
+    let mut link = Named { root: &root, after, named: false };
     if before.name != after.name {
-        written.named = true;
+        link.named = true;
         folder::link(&root, &after.name, after.uuid)?;
         Step::RenameLinked.reached();
     }
-    folder.replace_identity(after)?;
+    // Goes back to what it was unless it is kept.
+    let identity = folder.exchange_identity(after)?;
     change.update(after, &identities(&facts))?;
     devdb::keep_identities(&change, after, &facts)?;
     devdb::forget_unused(&change, before)?;
     change.record(&actor.done(Some(before), Some(after)))?;
     change.commit()?;
-    written.kept = true;
+    identity.keep();
+    link.named = false;
     Step::ModifyCommitted.reached();
     Ok(())
 }
 
-/// What a change wrote beside the registry: goes back to what it was unless it is kept.
-struct Written<'a> {
+/// The link that a guest may have under a name that is not yet its own.
+struct Named<'a> {
     root: &'a hpvm_host::Root,
-    folder: &'a Folder,
-    before: &'a GuestConfig,
     after: &'a GuestConfig,
-    /// Whether the new name may have a link.
     named: bool,
-    kept: bool,
 }
 
-impl Drop for Written<'_> {
+impl Drop for Named<'_> {
     fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        // What cannot be taken back now is found by `hpvm doctor`; the error that led here is the one to tell.
         if self.named {
+            // What cannot be taken back now is found by `hpvm doctor`; the error that led here is the one to tell.
             let _ = folder::unlink(self.root, &self.after.name);
         }
-        let _ = self.folder.replace_identity(self.before);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use hpvm_host::durable::Replaced;
 use hpvm_host::lock::Busy;
 use hpvm_model::entry::Replacement;
 use hpvm_model::{EntryId, EntryType, GuestConfig, Severity};
@@ -14,7 +15,6 @@ use super::dependents::{self, Dependent};
 use super::entries::{EntryRefused, identity_of};
 use super::registered::real_path;
 use super::trail::identity_at;
-use crate::folder::Folder;
 use crate::vm_host::identities;
 use crate::{Actor, Mode, Refusal, VmHost};
 
@@ -131,11 +131,12 @@ fn write(
     new: &EntryId,
     moved: &[Moved],
 ) -> Result<(), Refusal> {
-    let folders: Vec<Folder> = moved.iter().map(|moved| host.folder(&moved.after)).collect();
+    let folders: Vec<_> = moved.iter().map(|moved| host.folder(&moved.after)).collect();
     let change = host.registry.change()?;
-    let mut written = Written { folders: &folders, moved, kept: false };
+    // What was written beside the registry goes back to what it was unless it is kept.
+    let mut written = Vec::new();
     for (moved, folder) in moved.iter().zip(&folders) {
-        folder.replace_identity(&moved.after)?;
+        written.push(folder.exchange_identity(&moved.after)?);
         change.update(&moved.after, &identities(&moved.facts))?;
         change.record(&actor.done(Some(&moved.before), Some(&moved.after)))?;
     }
@@ -158,30 +159,11 @@ fn write(
         change.record(&actor.done(None, None))?;
     }
     change.commit()?;
-    written.kept = true;
+    written.into_iter().for_each(Replaced::keep);
     Step::DevmgmtCommitted.reached();
     for (moved, folder) in moved.iter().zip(&folders) {
         // The texts are for people; the next change writes them again.
         let _ = folder.write_texts(&moved.after, None);
     }
     Ok(())
-}
-
-/// What was written beside the registry: goes back to what it was unless it is kept.
-struct Written<'a> {
-    folders: &'a [Folder],
-    moved: &'a [Moved],
-    kept: bool,
-}
-
-impl Drop for Written<'_> {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        for (moved, folder) in self.moved.iter().zip(self.folders) {
-            // What cannot be taken back now is found by `hpvm doctor`; the error that led here is the one to tell.
-            let _ = folder.replace_identity(&moved.before);
-        }
-    }
 }
