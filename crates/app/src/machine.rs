@@ -76,6 +76,8 @@ pub(crate) enum Input {
     CopyHolds,
     /// The copy that was begun is over.
     CopyOver,
+    /// What backs disks and does not answer, in words; `None`: all of it answers.
+    Stores(Option<String>),
     /// Only time has passed.
     Tick,
 }
@@ -156,6 +158,7 @@ pub(crate) struct Machine {
     silent: bool,
     changing: bool,
     copy: Copy,
+    silent_stores: Option<String>,
 }
 
 /// Whether disks and firmware variables are being copied.
@@ -174,7 +177,14 @@ impl Machine {
             Origin::Start => Copy::None,
             Origin::Adoption { .. } => Copy::UnderWay,
         };
-        Machine { state: State::Starting { origin }, devices, silent: false, changing: false, copy }
+        Machine {
+            state: State::Starting { origin },
+            devices,
+            silent: false,
+            changing: false,
+            copy,
+            silent_stores: None,
+        }
     }
 
     /// What readers of the snapshot are told.
@@ -262,6 +272,7 @@ impl Machine {
             Input::ChangeOver => self.changing = false,
             Input::CopyHolds => self.copy = Copy::Holds,
             Input::CopyOver => self.copy = Copy::None,
+            Input::Stores(silent) => self.silent_stores = silent,
             Input::Tick => self.tick(now, &mut actions),
         }
         actions
@@ -493,7 +504,9 @@ impl Machine {
                     }
                 }
             }
-            State::Closing { closing, .. } => closing.tick(now, actions),
+            State::Closing { closing, .. } => {
+                closing.tick(now, self.silent_stores.as_deref(), actions);
+            }
             State::Starting { .. } | State::Running { .. } | State::Ended { .. } => {}
         }
     }

@@ -61,6 +61,8 @@ pub enum Reply {
     Failed { error: String },
     /// A graceful stop that did not end the guest.
     NotStopped { why: NotStopped },
+    /// The engine is killed, and the kernel does not let it go before these answer: their paths, in words.
+    Held { by: String },
     /// Milliseconds since the last I/O of each disk; disks that never had any count from the start. Also the size the guest
     /// sees of each.
     Idle {

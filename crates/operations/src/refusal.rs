@@ -62,6 +62,10 @@ pub enum Refusal {
     NotStopped(NotStopped),
     #[error("the guest could not be stopped: {0}")]
     StopFailed(String),
+    #[error(
+        "its QEMU is killed, and the kernel does not let it go before its requests come back from {by}; it ends by itself as soon as they do, and `hpvmstatus -P {name}` shows it until then"
+    )]
+    HeldByStore { name: GuestName, by: String },
     #[error("cannot {action} '{}'", path.display())]
     File { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error(

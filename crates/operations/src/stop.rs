@@ -62,7 +62,12 @@ pub fn stop(
             adopted.map_err(|refusal| refusal.leaving(|| Left::AsItWas))?;
         }
     }
-    let hard_bound = if presence.hangs() { HARD_BOUND_HANGING } else { HARD_BOUND };
+    // A QEMU that hangs on a store is not got at past its worker either, who tells so.
+    let stores_answer = presence.snapshot().is_none_or(|shown| shown.silent_stores.is_empty());
+    let hard_bound = match presence.hangs() && stores_answer {
+        true => HARD_BOUND_HANGING,
+        false => HARD_BOUND,
+    };
     let result = ask(host, config, how, hard_bound, progress);
     Step::StopAsked.reached();
     let result = match (result, how) {
@@ -153,6 +158,7 @@ fn ask(
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
         Reply::NotStopped { why } => Err(Refusal::NotStopped(why)),
         Reply::Failed { error } => Err(Refusal::StopFailed(error)),
+        Reply::Held { by } => Err(Refusal::HeldByStore { name: config.name.clone(), by }),
         _ => Err(Refusal::Worker(client::ClientError::Malformed)),
     }
 }

@@ -138,6 +138,7 @@ fn in_words(reply: Reply) -> Result<String, String> {
         Reply::Denied { reason } => Err(reason.to_string()),
         Reply::Failed { error } => Err(error),
         Reply::NotStopped { why } => Err(why.to_string()),
+        Reply::Held { by } => Err(format!("killed, and held by {by} until that answers")),
         Reply::Changed { results } => {
             results.into_iter().find_map(failed).map_or(Ok("done".into()), Err)
         }

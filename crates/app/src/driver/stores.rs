@@ -50,5 +50,12 @@ impl Driver {
         }
         changed.iter().for_each(|sentence| self.log.say(sentence));
         self.publish();
+        let silent = self.silent_stores.iter().map(|SilentStore { address, path, since }| {
+            format!(
+                "'{path}', which backs the disk at {address} and has not answered since {since}"
+            )
+        });
+        let silent = silent.collect::<Vec<_>>().join(" and ");
+        self.feed(Input::Stores(Some(silent).filter(|silent| !silent.is_empty())));
     }
 }

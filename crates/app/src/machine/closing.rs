@@ -13,6 +13,9 @@ const END_ASK: Duration = Duration::from_millis(30);
 const END_AGAIN: Duration = Duration::from_millis(150);
 /// An orderly end may still write for so long before it is cut short.
 const ORDERLY_BOUND: Duration = Duration::from_secs(5);
+/// A process that was killed is gone within milliseconds, unless the kernel waits for its I/O; and of a store that leaves a
+/// request unanswered the watch tells within two seconds. After one more both are known.
+const HELD_BOUND: Duration = Duration::from_secs(3);
 /// Those who wait for the end of a QEMU that does not end are told so.
 const END_BOUND: Duration = Duration::from_secs(20);
 
@@ -48,14 +51,28 @@ impl Closing {
     }
 
     /// One of the two ways may be shut: a successor of a dead keeper may not signal QEMU, a hanging QEMU answers nothing.
-    pub(super) fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+    pub(super) fn tick(
+        &mut self,
+        now: Duration,
+        silent_stores: Option<&str>,
+        actions: &mut Vec<Action>,
+    ) {
         if now < self.told_at + self.patience() {
             return;
         }
         self.told_at = now;
         actions.push(Action::Quit);
-        if self.how == Ending::StoppedHard || now >= self.since + ORDERLY_BOUND {
+        let kill_at = match self.how {
+            Ending::StoppedHard => self.since,
+            _ => self.since + ORDERLY_BOUND,
+        };
+        if now >= kill_at {
             actions.push(Action::Kill);
+        }
+        if let Some(by) = silent_stores.filter(|_| now >= kill_at + HELD_BOUND) {
+            for (ticket, _) in self.waiting.drain(..) {
+                actions.push(Action::Reply(ticket, Reply::Held { by: by.to_owned() }));
+            }
         }
         if now >= self.since + END_BOUND {
             let error = "the engine has not ended yet although it was killed; it hangs in the kernel, perhaps on a disk that does not answer";
