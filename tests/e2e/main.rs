@@ -26,6 +26,7 @@ mod installing;
 mod interruption;
 mod lan;
 mod limits;
+mod luns;
 mod macs;
 mod media;
 mod networks;
@@ -85,6 +86,7 @@ const SUBJECTS: &[&[Test]] = &[
     installing::TESTS,
     lan::TESTS,
     limits::TESTS,
+    luns::TESTS,
     removal::TESTS,
     macs::TESTS,
     media::TESTS,

@@ -6,6 +6,7 @@
 mod agent;
 mod beginning;
 mod copying;
+mod counters;
 mod crash;
 mod links;
 mod perform;
@@ -58,6 +59,7 @@ use crate::store_watch::StoreWatch;
 use crate::successor;
 use crate::wires::Wires;
 
+use counters::Zeros;
 use links::Links;
 use pulse::{BEAT, Pulse};
 use requests::{Asker, Requests};
@@ -102,6 +104,7 @@ struct Driver {
     image_folders: ImageFolders,
     store_watch: StoreWatch,
     silent_stores: Vec<SilentStore>,
+    zeros: Zeros,
     qemu_log: File,
     ready: Option<File>,
     shown: Shown,
@@ -264,6 +267,7 @@ impl Driver {
             News::Button(Ok(button)) => self.feed(Input::Button(button)),
             News::Registers(Err(_)) | News::Button(Err(_)) => {}
             News::Idle(ticket, answer) => self.idle_known(ticket, answer),
+            News::Counted(ticket, told) => self.counted(ticket, told),
             News::Present(answer) => {
                 if let Ok(present) = answer {
                     self.repair(&present);

@@ -2,5 +2,6 @@
 //! The worker itself is the binary `hpvmapp`; commands use this library to talk to it and to read what it published.
 
 pub mod client;
+pub mod counters;
 pub mod protocol;
 pub mod snapshot;

@@ -90,6 +90,7 @@ pub(crate) enum Ask {
     /// Press the power button once.
     Press,
     Idle,
+    Counters,
     Change,
     Copy,
 }
@@ -114,6 +115,7 @@ pub(crate) enum Action {
     BeginChange(Ticket),
     BeginCopy(Ticket),
     ReadIdle(Ticket),
+    ReadCounters(Ticket),
     /// The guest has been reset: what waited for that has happened.
     AfterReset,
     /// Everything is over.

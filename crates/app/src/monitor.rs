@@ -14,7 +14,7 @@ use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
 use hpvm_model::StorageAddress;
-use hpvm_qmp::answer::{Chardev, Status};
+use hpvm_qmp::answer::{BlockCounters, Chardev, Status};
 use hpvm_qmp::client::{Client, Events, Notice};
 use hpvm_qmp::occupant::Registers;
 use hpvm_qmp::{Command, Error, PowerButton};
@@ -44,6 +44,7 @@ pub(crate) enum News {
     Registers(Result<Registers, Error>),
     Button(Result<PowerButton, Error>),
     Idle(Ticket, Result<Disks, Error>),
+    Counted(Ticket, Result<Vec<(StorageAddress, BlockCounters)>, Error>),
     Present(Result<Present, Error>),
     Changed {
         seq: u64,

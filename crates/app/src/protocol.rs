@@ -6,6 +6,8 @@ use hpvm_plan::copying::DiskCopy;
 use hpvm_plan::record::DeviceChange;
 use serde::{Deserialize, Serialize};
 
+use crate::counters::Counted;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "request")]
 pub enum Request {
@@ -15,6 +17,11 @@ pub enum Request {
     Stop { how: StopHow },
     /// How long each disk has been without I/O, and how large it is.
     Idle,
+    /// What each disk has done; and from now on those of `from_zero` are counted anew.
+    Counters {
+        #[serde(default)]
+        from_zero: Vec<StorageAddress>,
+    },
     /// Change devices, in this order. One descriptor per medium comes along, in the order in which [`DeviceChange::media`]
     /// names them.
     /// Then come those of the stores to be watched, if there are any.
@@ -70,6 +77,8 @@ pub enum Reply {
         #[serde(default)]
         size_bytes: Vec<(StorageAddress, u64)>,
     },
+    /// What each disk had done until it was asked.
+    Counted { disks: Vec<Counted> },
     /// What became of each change, in order.
     Changed { results: Vec<ChangeResult> },
     /// How far copies are, in bytes.

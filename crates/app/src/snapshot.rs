@@ -11,6 +11,8 @@ use hpvm_model::StorageAddress;
 use hpvm_model::state::Occupant;
 use serde::{Deserialize, Serialize};
 
+use crate::counters::Zero;
+
 /// The first line, without the heartbeat.
 pub const HEAD: &str = "hpvm-status 1 ";
 /// A heartbeat older than this means that the worker hangs.
@@ -36,6 +38,9 @@ pub struct Snapshot {
     /// What backs disks and does not answer.
     #[serde(default)]
     pub silent_stores: Vec<SilentStore>,
+    /// Where the counters of disks stood that an administrator had counted from zero.
+    #[serde(default)]
+    pub zeros: Vec<Zero>,
     pub qemu: Process,
     pub accelerator: String,
     #[serde(default)]

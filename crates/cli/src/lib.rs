@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod dry_run;
 mod entries;
 pub mod exit;
+mod luns;
 pub mod messages;
 pub mod output;
 pub mod progress;

@@ -13,6 +13,7 @@
 //! What fails half-way is undone: nodes and descriptors added for it are removed again. Properties come from the plan's
 //! list, which also prints QEMU's command line, so a device plugged in is the one a start would have made.
 
+pub mod counted;
 pub mod grow;
 mod media;
 mod nics;

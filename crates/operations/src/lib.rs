@@ -5,6 +5,7 @@
 //! `registry`, act by `engine` and the worker's control protocol.
 
 pub mod actor;
+pub mod adapters;
 pub mod autostart;
 mod claims;
 pub mod clone;

@@ -60,6 +60,8 @@ pub enum Refusal {
     Denied(#[from] Denial),
     #[error("{0}")]
     NotStopped(NotStopped),
+    #[error("what its LUNs have done is not known: {0}")]
+    Uncounted(String),
     #[error("the guest could not be stopped: {0}")]
     StopFailed(String),
     #[error(

@@ -130,7 +130,7 @@ impl Client {
     /// Sends a command without waiting for its answer. QEMU performs one after the other in the order in which they were
     /// sent, so that several cost one way there and back. One that is dropped may not have been sent.
     pub async fn send<C: Command>(&self, command: &C) -> Result<Sent<C>, Error> {
-        self.begin(command, None, deadline::of(C::NAME)).await
+        self.begin(command, None, C::DEADLINE).await
     }
 
     async fn perform<C: Command>(

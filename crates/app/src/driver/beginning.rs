@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::counters::Zeros;
 use super::links::Links;
 use super::pulse::Pulse;
 use super::requests::Requests;
@@ -143,6 +144,7 @@ impl Driver {
             image_folders: ImageFolders::new(descriptors.image_folders),
             store_watch: StoreWatch::of(descriptors.stores),
             silent_stores: Vec::new(),
+            zeros: Zeros::of(before.snapshot.as_ref().filter(|_| !before.is_first)),
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,
             shown: before.shown(boot_id),

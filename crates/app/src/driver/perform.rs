@@ -34,6 +34,7 @@ impl Driver {
             Action::BeginChange(ticket) => self.begin_changes(ticket),
             Action::BeginCopy(ticket) => self.begin_copy(ticket),
             Action::ReadIdle(ticket) => self.read_idle(ticket),
+            Action::ReadCounters(ticket) => self.read_counters(ticket),
             Action::AfterReset => self.look_at_devices(),
             Action::Finish => self.finished = true,
         }
@@ -58,6 +59,7 @@ impl Driver {
             unresponsive_since: self.shown.unresponsive_since.clone(),
             notes: self.trouble.last.iter().cloned().collect(),
             silent_stores: self.silent_stores.clone(),
+            zeros: self.zeros.all().to_vec(),
             record_damage: self.recorded.damage().cloned(),
             qemu: self.qemu,
             accelerator: self.recorded.accelerator.clone(),
@@ -146,6 +148,7 @@ impl Driver {
         });
         if let Ok(known) = &mut self.recorded.machine {
             changes.settle(&mut known.file, seq, result);
+            self.zeros.keep_those_of(known.file.machine());
         }
         self.show_links();
         self.next_step();

@@ -9,6 +9,7 @@ use hpvm_app::snapshot::{Ending, Phase};
 use hpvm_console::door::Ended;
 use hpvm_console::fanout::SessionId;
 use hpvm_host::keeper_link::ToKeeper;
+use hpvm_model::StorageAddress;
 use hpvm_plan::record::DeviceChange;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -38,6 +39,8 @@ pub(super) struct Requests {
     answered: Vec<mpsc::Sender<Reply>>,
     pub(super) payloads: HashMap<Ticket, Payload>,
     pub(super) copies: HashMap<Ticket, Wanted>,
+    /// Whose counters begin anew.
+    pub(super) from_zero: HashMap<Ticket, Vec<StorageAddress>>,
 }
 
 impl Requests {
@@ -56,6 +59,7 @@ impl Requests {
         }
         self.payloads.remove(&ticket);
         self.copies.remove(&ticket);
+        self.from_zero.remove(&ticket);
     }
 }
 
@@ -66,6 +70,10 @@ impl Driver {
             Request::Ping => Ask::Ping,
             Request::Stop { how } => Ask::Stop(how),
             Request::Idle => Ask::Idle,
+            Request::Counters { from_zero } => {
+                self.requests.from_zero.insert(ticket, from_zero);
+                Ask::Counters
+            }
             Request::Change { changes, watched } => {
                 let mut descriptors = asked.descriptors;
                 let media = changes.iter().flat_map(DeviceChange::media).count();
@@ -142,8 +150,9 @@ fn in_words(reply: Reply) -> Result<String, String> {
         Reply::Changed { results } => {
             results.into_iter().find_map(failed).map_or(Ok("done".into()), Err)
         }
-        Reply::Idle { .. } | Reply::Copying { .. } | Reply::Copied { .. } => {
-            Err("not a verb of a session".into())
-        }
+        Reply::Idle { .. }
+        | Reply::Counted { .. }
+        | Reply::Copying { .. }
+        | Reply::Copied { .. } => Err("not a verb of a session".into()),
     }
 }

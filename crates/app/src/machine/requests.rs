@@ -31,6 +31,7 @@ impl Machine {
                 actions.push(Action::Reply(ticket, Reply::Done));
             }
             Ask::Idle => actions.push(Action::ReadIdle(ticket)),
+            Ask::Counters => actions.push(Action::ReadCounters(ticket)),
             Ask::Change => {
                 self.changing = true;
                 actions.push(Action::BeginChange(ticket));
@@ -67,7 +68,8 @@ impl Machine {
 
     /// The one place that says which request is refused in which state.
     fn why_not(&self, ask: Ask) -> Option<Denial> {
-        let needs_devices = matches!(ask, Ask::Change | Ask::Copy | Ask::Idle);
+        let looks = matches!(ask, Ask::Idle | Ask::Counters);
+        let needs_devices = looks || matches!(ask, Ask::Change | Ask::Copy);
         let is_stop = matches!(ask, Ask::Stop(_));
         match &self.state {
             State::Ended { .. } => Some(Denial::Ended),
@@ -76,7 +78,7 @@ impl Machine {
             State::Closing { .. } => Some(Denial::Stopping),
             State::Starting { .. } => Some(Denial::Starting),
             _ if self.silent => Some(Denial::Unresponsive),
-            State::Stopping { .. } if ask != Ask::Idle && !is_stop => Some(Denial::Stopping),
+            State::Stopping { .. } if !looks && !is_stop => Some(Denial::Stopping),
             _ if self.devices == Devices::Unknown && needs_devices => Some(Denial::NoRecord),
             _ if ask == Ask::Change && self.changing => Some(Denial::Busy),
             _ if ask == Ask::Copy && self.copy != Copy::None => Some(Denial::Copying),

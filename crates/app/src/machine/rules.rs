@@ -186,7 +186,7 @@ fn a_stop_that_comes_late_waits_for_the_end_that_is_decided() {
 fn a_guest_without_a_boot_record_keeps_its_devices_and_can_be_stopped() {
     let mut guest = Guest::with_os();
     guest.machine.devices = Devices::Unknown;
-    for ask in [Ask::Change, Ask::Copy, Ask::Idle] {
+    for ask in [Ask::Change, Ask::Copy, Ask::Idle, Ask::Counters] {
         let (ticket, _) = guest.asks(ask);
         assert_eq!(guest.reply(ticket), Some(&Reply::Denied { reason: Denial::NoRecord }));
     }
@@ -333,6 +333,7 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         (0u32..30).prop_map(|seconds_max| Ask::Stop(StopHow::Graceful { seconds_max })),
         Just(Ask::Press),
         Just(Ask::Idle),
+        Just(Ask::Counters),
         Just(Ask::Change),
         Just(Ask::Copy),
     ]
@@ -420,7 +421,7 @@ proptest! {
         for (ticket, ask) in asked {
             let answers = replies(&guest.done).filter(|(t, _)| *t == ticket).count();
             let handed_on = guest.done.iter().any(
-                |a| matches!(a, Action::BeginChange(t) | Action::BeginCopy(t) | Action::ReadIdle(t) if *t == ticket));
+                |a| matches!(a, Action::BeginChange(t) | Action::BeginCopy(t) | Action::ReadIdle(t) | Action::ReadCounters(t) if *t == ticket));
             prop_assert_eq!(answers + usize::from(handed_on), 1, "{:?} {:?}", ticket, ask);
         }
     }

@@ -1,0 +1,208 @@
+//! hpvm gvsdmgr: the verbs of A.03.50's tool for storage adapters, from the VM Host's side.
+
+use std::str::FromStr;
+
+use hpvm_model::bytes::shown;
+use hpvm_model::{GuestName, PciSlot, StorageAddress};
+use hpvm_operations::VmHost;
+use hpvm_operations::adapters::{self, Adapter, LunState};
+use hpvm_registry::Access;
+
+use crate::args::{GuestArgument, Operation};
+use crate::dispatch::{Context, Perform};
+use crate::exit::{About, Failure};
+use crate::luns;
+use crate::output::print;
+
+use super::refused;
+
+/// Tell what a guest's storage adapters and LUNs are and have done
+///
+/// An adapter is written as bus,device, a LUN as its target on that adapter or as bus,device,target, which is what hpvmstatus
+/// shows. Without -D all adapters of the guest are meant. Without -q the adapters are told of, with it their LUNs.
+///
+/// get_info shows what each is and whether it answers. get_stat shows the requests of the running guest, their bytes, times and
+/// errors, since the guest has the LUN or since clear_stat, which has them counted from zero. An adapter's are the sums of its
+/// LUNs'; to clear an adapter is to clear those.
+///
+/// bdr is refused: nothing outside of a guest can reset one of its LUNs. The message tells what to do instead.
+#[derive(Debug, clap::Parser)]
+pub struct Gvsdmgr {
+    /// What to do
+    #[arg(value_enum, value_name = "VERB")]
+    pub verb: Verb,
+
+    #[command(flatten)]
+    pub guest: GuestArgument,
+
+    /// One adapter
+    #[arg(short = 'D', long = "adapter", value_name = "BUS,DEVICE", value_parser = adapter)]
+    pub adapter: Option<PciSlot>,
+
+    /// Which LUNs: all, or one by its target or address
+    #[arg(short = 'q', long = "qualifier", value_name = "all|lun=LUN")]
+    pub qualifier: Option<Qualifier>,
+
+    /// As JSON, after docs/schema/luns.json; get_info and get_stat
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Verb {
+    /// What adapters and LUNs are, and whether they answer
+    GetInfo,
+    /// What they have done
+    GetStat,
+    /// Count that from zero
+    ClearStat,
+    /// Reset a LUN: refused, since nobody outside of the guest can
+    Bdr,
+}
+
+/// `-q`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qualifier {
+    /// All that is behind the adapters.
+    All,
+    /// On the adapter of -D.
+    Target(u8),
+    Address(StorageAddress),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QualifierError {
+    #[error("'{0}' is no qualifier; write all, lun=all, lun=TARGET or lun=BUS,DEVICE,TARGET")]
+    Malformed(String),
+    #[error("'{0}' is no adapter; write BUS,DEVICE, such as 0,1")]
+    Adapter(String),
+}
+
+/// An adapter is written as the address of its first target, without that.
+fn adapter(text: &str) -> Result<PciSlot, QualifierError> {
+    let first: Result<StorageAddress, _> = format!("{text},0").parse();
+    first.map(|address| address.slot).map_err(|_| QualifierError::Adapter(shown(text)))
+}
+
+impl FromStr for Qualifier {
+    type Err = QualifierError;
+    fn from_str(text: &str) -> Result<Qualifier, QualifierError> {
+        let malformed = || QualifierError::Malformed(shown(text));
+        match text.strip_prefix("lun=") {
+            None if text == "all" => Ok(Qualifier::All),
+            None => Err(malformed()),
+            Some("all") => Ok(Qualifier::All),
+            Some(lun) if lun.contains(',') => {
+                lun.parse().map(Qualifier::Address).map_err(|_| malformed())
+            }
+            Some(lun) => lun.parse().map(Qualifier::Target).map_err(|_| malformed()),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotThere {
+    #[error("it has no storage adapter at {0}; `hpvmstatus -P {1} -d` shows its devices")]
+    Adapter(PciSlot, GuestName),
+    #[error("it has no LUN there; `hpvm gvsdmgr get_info -P {0} -q lun=all` shows those it has")]
+    Lun(GuestName),
+    #[error(
+        "a LUN cannot be reset from outside of the guest, since QEMU has no command for it: where one of a Linux guest does not \
+         answer, `sg_reset --device DEVICE` in the guest resets it; what backs it and is silent is shown by \
+         `hpvm gvsdmgr get_info -P {0} -q lun=all`; and `hpvmmodify -P {0} -d STATEMENT`, then -a, takes it away and brings it \
+         again as a new one"
+    )]
+    NoReset(GuestName),
+}
+
+impl Perform for Gvsdmgr {
+    fn perform(self, context: &Context) -> Result<(), Failure> {
+        let changes = self.verb == Verb::ClearStat;
+        let access = if changes { Access::ReadWrite } else { Access::ReadOnly };
+        let mut host = VmHost::open(access)?;
+        let config = host.guest(&self.guest.0.clone().into())?;
+        let name = config.name.clone();
+        if self.verb == Verb::Bdr {
+            return Err(NotThere::NoReset(name.clone())).about(&name);
+        }
+        let chosen = self.chosen(adapters::adapters(&host, &config), &name).about(&name)?;
+        let shape = self.qualifier.map_or(luns::Shape::Adapters, |_| luns::Shape::Luns);
+        match self.verb {
+            Verb::ClearStat => {
+                let running = chosen.iter().flat_map(|adapter| &adapter.luns);
+                let running = running.filter(|lun| lun.state != LunState::NextStart);
+                let addresses = running.map(|lun| lun.device.address).collect();
+                let actor = context.actor(self.operation.reason);
+                adapters::clear(&mut host, &actor, &config, addresses)
+                    .or_else(|refusal| refused(&name, refusal))?;
+            }
+            Verb::GetStat => {
+                let statistics = adapters::statistics(&mut host, &config, chosen)
+                    .or_else(|refusal| refused(&name, refusal))?;
+                let text = match self.json {
+                    true => luns::statistics_json(&statistics)?,
+                    false => luns::statistics(&statistics, shape),
+                };
+                print(&text)?;
+            }
+            Verb::GetInfo | Verb::Bdr => {
+                let text = match self.json {
+                    true => luns::information_json(&chosen)?,
+                    false => luns::information(&chosen, shape),
+                };
+                print(&text)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gvsdmgr {
+    fn chosen(&self, all: Vec<Adapter>, guest: &GuestName) -> Result<Vec<Adapter>, NotThere> {
+        let mut chosen: Vec<Adapter> = all
+            .into_iter()
+            .filter(|adapter| self.adapter.is_none_or(|slot| adapter.slot == slot))
+            .collect();
+        if let (Some(slot), true) = (self.adapter, chosen.is_empty()) {
+            return Err(NotThere::Adapter(slot, guest.clone()));
+        }
+        let is_meant = |address: StorageAddress| match self.qualifier {
+            None | Some(Qualifier::All) => true,
+            Some(Qualifier::Target(target)) => address.target == target,
+            Some(Qualifier::Address(meant)) => address == meant,
+        };
+        for adapter in &mut chosen {
+            adapter.luns.retain(|lun| is_meant(lun.device.address));
+        }
+        chosen.retain(|adapter| !adapter.luns.is_empty());
+        match chosen.is_empty() && self.qualifier.is_some() {
+            true => Err(NotThere::Lun(guest.clone())),
+            false => Ok(chosen),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qualifiers_are_those_of_the_original_and_addresses() {
+        assert_eq!("all".parse(), Ok(Qualifier::All));
+        assert_eq!("lun=all".parse(), Ok(Qualifier::All));
+        assert_eq!("lun=16".parse(), Ok(Qualifier::Target(16)));
+        let address = "0,1,16".parse().expect("an address");
+        assert_eq!("lun=0,1,16".parse(), Ok(Qualifier::Address(address)));
+        for text in ["", "lun", "lun=", "lun=x", "lun=0,1", "lun=0,1,2,3", "16", "lun=-1"] {
+            assert!(text.parse::<Qualifier>().is_err(), "{text}");
+        }
+        assert_eq!(adapter("0,1"), Ok(address.slot));
+        for text in ["", "0", "0,1,2", "0,9", "/dev/gvsd0"] {
+            assert!(adapter(text).is_err(), "{text}");
+        }
+    }
+}

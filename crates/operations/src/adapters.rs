@@ -1,0 +1,154 @@
+//! The storage adapters of a guest and the disks, drives and devices behind them (its LUNs): what each is and whether it answers,
+//! what it has done, and from when that is counted. Called by `hpvm gvsdmgr`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hpvm_app::client;
+use hpvm_app::counters::{Counted, Counters};
+use hpvm_app::protocol::{Reply, Request};
+use hpvm_host::names::run_folder;
+use hpvm_model::{AdapterKind, GuestConfig, PciSlot, StorageAddress, StorageDevice};
+
+use crate::presence::{Presence, Supervision};
+use crate::{Actor, Refusal, VmHost, supervise};
+
+/// QEMU looks its counters up at once; a worker waits no longer for it.
+const COUNTERS_BOUND: Duration = Duration::from_secs(10);
+
+/// An adapter of a guest.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    pub slot: PciSlot,
+    pub kind: AdapterKind,
+    /// In order of target.
+    pub luns: Vec<Lun>,
+}
+
+/// What is behind one target.
+#[derive(Clone, Debug)]
+pub struct Lun {
+    pub device: StorageDevice,
+    pub state: LunState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LunState {
+    /// The running guest has it.
+    Online,
+    /// The same, and what backs it has not answered since, RFC 3339.
+    Silent { since: String },
+    /// The running guest gets it with its next start.
+    NextStart,
+    /// The guest is off.
+    Off,
+}
+
+/// A LUN, or an adapter as the sum of its LUNs.
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    pub adapter: Adapter,
+    /// One for each LUN of the running guest.
+    pub luns: Vec<Counted>,
+}
+
+impl Adapter {
+    /// Whether the running guest has it.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.luns.iter().any(|lun| matches!(lun.state, LunState::Online | LunState::Silent { .. }))
+    }
+}
+
+impl Statistics {
+    #[must_use]
+    pub fn sum(&self) -> Counters {
+        self.luns.iter().fold(Counters::default(), |sum, lun| sum.and(lun.counters))
+    }
+}
+
+/// The adapters of a guest with all that is behind them: those of the running machine, and what the next start brings.
+#[must_use]
+pub fn adapters(host: &VmHost, config: &GuestConfig) -> Vec<Adapter> {
+    let machine = host.machine(config);
+    let presence = host.presence(config.number);
+    let silent = presence.snapshot().map(|shown| shown.silent_stores.as_slice());
+    let is_on = presence.is_on();
+    let running = machine.iter().flat_map(|machine| &machine.storage);
+    let mut luns: Vec<Lun> = running
+        .map(|attached| {
+            let address = attached.device.address;
+            let silent = silent.filter(|_| is_on).unwrap_or_default();
+            let silent = silent.iter().find(|store| store.address == address);
+            let state = match silent {
+                Some(store) => LunState::Silent { since: store.since.clone() },
+                None => LunState::Online,
+            };
+            Lun { device: attached.device.clone(), state }
+        })
+        .collect();
+    let state = if is_on { LunState::NextStart } else { LunState::Off };
+    let has = |luns: &[Lun], address| luns.iter().any(|lun: &Lun| lun.device.address == address);
+    for device in &config.storage {
+        if !has(&luns, device.address) {
+            luns.push(Lun { device: device.clone(), state: state.clone() });
+        }
+    }
+    luns.sort_by_key(|lun| lun.device.address);
+    let mut adapters: BTreeMap<PciSlot, Adapter> = BTreeMap::new();
+    for lun in luns {
+        let (slot, kind) = (lun.device.address.slot, lun.device.adapter);
+        adapters.entry(slot).or_insert(Adapter { slot, kind, luns: Vec::new() }).luns.push(lun);
+    }
+    adapters.into_values().collect()
+}
+
+/// What the LUNs of a running guest have done.
+pub fn statistics(
+    host: &mut VmHost,
+    config: &GuestConfig,
+    adapters: Vec<Adapter>,
+) -> Result<Vec<Statistics>, Refusal> {
+    let counted = ask(host, config, Vec::new())?;
+    let of = |adapter: Adapter| {
+        let is_its = |counted: &&Counted| {
+            adapter.luns.iter().any(|lun| lun.device.address == counted.address)
+        };
+        let luns = counted.iter().filter(is_its).cloned().collect();
+        Statistics { adapter, luns }
+    };
+    Ok(adapters.into_iter().map(of).collect())
+}
+
+/// Has these LUNs of a running guest counted from zero. What QEMU counts goes on: its worker keeps where it stood.
+pub fn clear(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    luns: Vec<StorageAddress>,
+) -> Result<(), Refusal> {
+    let cleared = ask(host, config, luns).map(drop);
+    host.registry.record(&actor.outcome(config, &cleared))?;
+    cleared
+}
+
+fn ask(
+    host: &mut VmHost,
+    config: &GuestConfig,
+    from_zero: Vec<StorageAddress>,
+) -> Result<Vec<Counted>, Refusal> {
+    match host.presence(config.number) {
+        Presence::Off { .. } => return Err(Refusal::NotRunning(config.name.clone())),
+        Presence::On { supervision: Supervision::None, .. } => supervise::adopt(host, config)?,
+        Presence::On { .. } => {}
+    }
+    supervise::awake(host, config)?;
+    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+    let request = Request::Counters { from_zero };
+    match client::ask(&control, &request, &[], COUNTERS_BOUND, &mut |_| {})? {
+        Reply::Counted { disks } => Ok(disks),
+        Reply::Denied { reason } => Err(Refusal::Denied(reason)),
+        Reply::Failed { error } => Err(Refusal::Uncounted(error)),
+        _ => Err(Refusal::Worker(client::ClientError::Malformed)),
+    }
+}
