@@ -16,7 +16,10 @@ use crate::Test;
 use crate::pool::image;
 use crate::served::Served;
 
-pub(crate) const TESTS: &[Test] = crate::tests![what_a_guest_flushed_survives_a_power_cut];
+pub(crate) const TESTS: &[Test] = crate::tests![
+    what_a_guest_flushed_survives_a_power_cut,
+    what_a_guest_had_written_through_survives_a_power_cut,
+];
 
 const BOUND: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 4096;
@@ -152,6 +155,51 @@ fn what_a_guest_flushed_survives_a_power_cut() {
     let kept = stores[QUIET].kept(&host, QUIET, &DISKS[QUIET]);
     assert!(has(&written, quiet, 2), "the second record had reached the store");
     assert!(has(&kept, quiet, 1) && !has(&kept, quiet, 2), "only the first was flushed");
+}
+
+/// A journal's last block is written by a command that asks for it to be kept (force unit access), and nothing is flushed after
+/// it. Each file that the guest was told is kept must be there when the journal is replayed.
+fn what_a_guest_had_written_through_survives_a_power_cut() {
+    let host = VmHost::new(Engine::Real);
+    let disk = &DISKS[1];
+    // Made before the server opens it.
+    let content = host.disk("content-1.img", disk.bytes());
+    let at_once = ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+    let made = Command::new("mkfs.ext4").args(at_once).arg(&content).status();
+    assert!(made.expect("mkfs.ext4 runs").success());
+    let store = Store::new(&host, 1, disk);
+    let mut served = Served::new(&host, &[(store.nodes(1), "logged-1", disk.bytes())]);
+    let boot = host.copy_of(&image("test-cloud"), "boot.img");
+    let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
+    let other = format!("{}:{}", disk.place, served.paths[0].display());
+    host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &boot, "-a", &other]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    let name = name_of(&mut console, disk);
+    assert_eq!(console.run(&format!("cat /sys/block/{name}/queue/fua")), "1", "it is used");
+    let mounted =
+        format!("mkdir -p /mnt; mount -t ext4 /dev/{name} /mnt; grep -c /mnt /proc/mounts");
+    assert_eq!(console.run(&mounted), "1");
+    // The last thing that reaches the store is what keeps the last file.
+    console.run(&format!(
+        "n=1; while [ $n -le {RECORDS} ] && echo record $n. | dd of=/mnt/$n conv=fsync 2>&- && echo kept {name} $n.; do n=$((n+1)); done"
+    ));
+    served.cut();
+    host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    let log = fs::read_to_string(console_log(&host)).expect("the console's log");
+    assert_eq!(last_reported(&log, &name), RECORDS);
+    replay(&store.log, &store.before);
+    let repaired = Command::new("e2fsck").args(["-f", "-y"]).arg(&store.before).output();
+    let repaired = repaired.expect("e2fsck runs");
+    let said = String::from_utf8_lossy(&repaired.stdout).into_owned();
+    assert!(repaired.status.code().is_some_and(|code| code <= 1), "{said}");
+    for n in 1..=RECORDS {
+        let cat = ["-R".to_owned(), format!("cat /{n}")];
+        let shown = Command::new("debugfs").args(cat).arg(&store.before).output();
+        let content = String::from_utf8_lossy(&shown.expect("debugfs runs").stdout).into_owned();
+        assert_eq!(content, format!("record {n}.\n"), "file {n} of {RECORDS} is lost: {said}");
+    }
 }
 
 fn boot(host: &VmHost, stores: &[PathBuf]) -> Console {

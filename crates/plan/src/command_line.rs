@@ -499,6 +499,10 @@ pub fn device_properties(
         ("lun", Value::Number(0)),
     ];
     properties.extend(identity_properties(device));
+    if device.kind == DeviceKind::Disk {
+        // A write that is to be kept at once is asked for by one command, instead of a write and a flush.
+        properties.push(("dpofua", Value::Flag(true)));
+    }
     if let Some(node) = node {
         properties.push(("drive", Value::text(node)));
     }
