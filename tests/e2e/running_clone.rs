@@ -430,10 +430,10 @@ fn a_worker_killed_in_the_middle_leaves_nothing() {
     slow.runs_on();
 }
 
-/// On an engine that takes long to end a mirror.
+/// On an engine that takes long to complete a mirror.
 fn a_worker_killed_while_it_holds_the_guest_leaves_it_running() {
     let mut host = with_web();
-    host.engine_behaves("slow=block-job-cancel:2000");
+    host.engine_behaves("complete=4000");
     host.ok(&["hpvmstart", "-P", "web"]);
     let statement = on(&host.path("copy.img"), "file");
     let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);

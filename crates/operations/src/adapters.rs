@@ -44,7 +44,7 @@ pub enum LunState {
     Off,
 }
 
-/// A LUN, or an adapter as the sum of its LUNs.
+/// What the LUNs of an adapter have done, and so the adapter.
 #[derive(Clone, Debug)]
 pub struct Statistics {
     pub adapter: Adapter,
@@ -105,7 +105,7 @@ pub fn adapters(host: &VmHost, config: &GuestConfig) -> Vec<Adapter> {
 
 /// What the LUNs of a running guest have done.
 pub fn statistics(
-    host: &mut VmHost,
+    host: &VmHost,
     config: &GuestConfig,
     adapters: Vec<Adapter>,
 ) -> Result<Vec<Statistics>, Refusal> {
@@ -133,7 +133,7 @@ pub fn clear(
 }
 
 fn ask(
-    host: &mut VmHost,
+    host: &VmHost,
     config: &GuestConfig,
     from_zero: Vec<StorageAddress>,
 ) -> Result<Vec<Counted>, Refusal> {

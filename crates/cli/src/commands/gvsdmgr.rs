@@ -141,7 +141,7 @@ impl Perform for Gvsdmgr {
                     .or_else(|refusal| refused(&name, refusal))?;
             }
             Verb::GetStat => {
-                let statistics = adapters::statistics(&mut host, &config, chosen)
+                let statistics = adapters::statistics(&host, &config, chosen)
                     .or_else(|refusal| refused(&name, refusal))?;
                 let text = match self.json {
                     true => luns::statistics_json(&statistics)?,

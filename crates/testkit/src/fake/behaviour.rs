@@ -13,6 +13,7 @@
 //! | `refuse` | `TEXT` | ends at the start, with this on standard error and status 1 | |
 //! | `crash` | `MS` | aborts so long after the start | |
 //! | `eat` | `MS` | takes memory from so long after the start on, until it is killed or has 256 MiB | |
+//! | `complete` | `MS` | a mirror that is told to complete has done so so long after | 0 |
 //! | `mirror` | `MS` | a mirror has copied all so long after it began | 0 |
 //! | `off` | `MS` | the guest switches itself off so long after the start | |
 //! | `reboot` | `MS` | the guest resets itself so long after the start | |
@@ -43,6 +44,7 @@ pub struct Behaviour {
     pub crash: Option<Duration>,
     pub eat: Option<Duration>,
     pub mirror: Duration,
+    pub complete: Duration,
     pub off: Option<Duration>,
     pub reboot: Option<Duration>,
     pub agent: Agent,
@@ -93,6 +95,7 @@ impl Default for Behaviour {
             crash: None,
             eat: None,
             mirror: Duration::ZERO,
+            complete: Duration::ZERO,
             off: None,
             reboot: None,
             agent: Agent::None,
@@ -145,6 +148,7 @@ impl Behaviour {
             "crash" => self.crash = Some(milliseconds(value)?),
             "eat" => self.eat = Some(milliseconds(value)?),
             "mirror" => self.mirror = milliseconds(value)?,
+            "complete" => self.complete = milliseconds(value)?,
             "off" => self.off = Some(milliseconds(value)?),
             "reboot" => self.reboot = Some(milliseconds(value)?),
             "agent" => self.agent = agent(value)?,

@@ -61,6 +61,7 @@ pub(super) enum Later {
     Reboots,
     DeviceGone { id: String },
     Mirrored { id: String },
+    Completed { id: String },
     Crash,
     Eats,
 }

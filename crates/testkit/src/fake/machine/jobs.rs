@@ -114,8 +114,24 @@ impl Machine {
             job.error = Some("Operation canceled".into());
         }
         let waits = job.state == State::Ready && !job.ends_without_leave && !forced;
-        job.state = if waits { State::Pending } else { State::Concluded };
+        if !waits {
+            job.state = State::Concluded;
+            return done();
+        }
+        let id = job.id.clone();
+        match self.behaviour.complete {
+            Duration::ZERO => self.completed(&id),
+            delay => self.after(delay, Later::Completed { id }),
+        }
         done()
+    }
+
+    /// A mirror that was told to complete has done so.
+    pub(super) fn completed(&mut self, id: &str) {
+        let ready = |job: &&mut Job| job.id == id && job.state == State::Ready;
+        if let Some(job) = self.jobs.iter_mut().find(ready) {
+            job.state = State::Pending;
+        }
     }
 
     pub(super) fn finalize_job(&mut self, arguments: &Arguments) -> Answer {

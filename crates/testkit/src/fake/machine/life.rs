@@ -37,6 +37,7 @@ impl Machine {
             Later::Reboots => drop(self.reset("guest-reset", true)),
             Later::DeviceGone { id } => self.let_go(&id),
             Later::Mirrored { id } => self.mirrored(&id),
+            Later::Completed { id } => self.completed(&id),
             Later::Crash => std::process::abort(),
             Later::Eats => eat(),
         }
