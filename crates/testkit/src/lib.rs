@@ -2,6 +2,7 @@
 
 pub mod fake;
 pub mod guest;
+pub mod kept_off;
 pub mod vm_host;
 pub mod wait;
 
