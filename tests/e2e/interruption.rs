@@ -11,6 +11,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
+use crate::clone::{moments, next, pause, seed};
 use crate::guest_processes::process;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -19,10 +20,14 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_interrupted_hard_stop_goes_on,
     a_change_under_way_is_made_in_full,
     a_question_is_no_shelter,
+    who_waits_for_the_registry_changes_nothing,
+    what_an_interrupted_command_says_is_true,
     what_the_caller_ignores_is_ignored,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
+/// From a signal to the command's end.
+const ANSWER_BOUND: Duration = Duration::from_secs(3);
 
 /// A command that runs beside the test.
 struct Running {
@@ -37,6 +42,17 @@ impl Running {
         let pid = i32::try_from(child.id()).expect("a process number");
         let process = PidFd::open_number(pid).expect("a pidfd").expect("our own child");
         Running { child, process }
+    }
+
+    /// Until the command catches signals, which it does before anything else.
+    #[track_caller]
+    fn wait_until_it_catches(&self) {
+        wait_until(BOUND, "it catches signals", || {
+            let pid = self.child.id();
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            blocked.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap_or(0) & 2 != 0)
+        });
     }
 
     fn gets(&self, signal: Signal) {
@@ -123,13 +139,7 @@ fn a_start_that_waits_for_its_turn_changes_nothing() {
     let stop = graceful_stop(&host);
     for line in [["hpvmstart", "-P", "web"].as_slice(), &["hpvmmodify", "-P", "web", "-l", "new"]] {
         let waiting = Running::of(&host, line);
-        // It has come as far as the wait when it catches signals.
-        wait_until(BOUND, "it waits", || {
-            let pid = waiting.child.id();
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-            blocked.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap_or(0) & 2 != 0)
-        });
+        waiting.wait_until_it_catches();
         waiting.gets(Signal::INT);
         let (code, said) = waiting.ends();
         assert_eq!(code, Some(130), "{said}");
@@ -187,17 +197,118 @@ fn a_change_under_way_is_made_in_full() {
 
 fn a_question_is_no_shelter() {
     let host = created("");
+    host.ok(&["hpvmnet", "-c", "-S", "lan"]);
+    host.ok(&["hpvmcreate", "-P", "idle"]);
     host.ok(&["hpvmstart", "-P", "web"]);
-    let stop = Running::of(&host, &["hpvmstop", "-P", "web"]);
-    wait_until(BOUND, "it waits for an answer", || {
-        let pid = stop.child.id();
-        fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wait| wait.contains("poll"))
-    });
-    stop.gets(Signal::INT);
-    let (code, said) = stop.ends();
-    assert_eq!(code, Some(130), "{said}");
-    assert!(said.ends_with("hpvmstop: interrupted; nothing was changed\n"), "{said}");
+    for line in [
+        ["hpvmstop", "-P", "web"].as_slice(),
+        &["hpvmremove", "-P", "idle"],
+        &["hpvmnet", "-S", "lan", "-d"],
+    ] {
+        let asking = Running::of(&host, line);
+        wait_until(BOUND, "it waits for an answer", || {
+            let pid = asking.child.id();
+            fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wait| wait.contains("poll"))
+        });
+        asking.gets(Signal::INT);
+        let (code, said) = asking.ends();
+        assert_eq!(code, Some(130), "{said}");
+        let told = format!("{}: interrupted; nothing was changed\n", line[0]);
+        assert!(said.ends_with(&told), "{said}");
+    }
     assert!(host.state("web").starts_with("On ("));
+    assert!(host.ok(&["hpvmnet"]).contains("lan") && host.state("idle") == "Off");
+}
+
+/// Commands that change the registry, on a host with the guest `web` and the removed guest `gone`; and a part of what they
+/// say when they are done all the same.
+const CHANGES: &[(&[&str], &str)] = &[
+    (&["hpvmcreate", "-P", "new"], "guest 'new' is made already"),
+    (&["hpvmclone", "-P", "web", "-N", "copy"], "guest 'copy' is made already"),
+    (&["hpvmmodify", "-P", "web", "-l", "new"], "guest 'web' is changed already"),
+    (&["hpvmremove", "-P", "web", "-F"], "guest 'web' is removed already"),
+    (&["hpvm", "undelete", "-P", "gone"], "guest 'gone' is back already"),
+    (&["hpvmdevmgmt", "-a", "gdev:/tmp"], "done already"),
+    (&["hpvmhostrdev", "-D"], "done already"),
+    (&["hpvmnet", "-c", "-S", "lan"], "virtual switch 'lan' is made already"),
+];
+
+fn with_a_removed_guest() -> VmHost {
+    let host = created("");
+    host.ok(&["hpvmcreate", "-P", "gone"]);
+    host.ok(&["hpvmremove", "-P", "gone", "-F"]);
+    host
+}
+
+/// The registry as text, but for its record of operations.
+fn content(host: &VmHost) -> String {
+    let registry = Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadOnly);
+    let registry = registry.expect("the registry");
+    let guests = (registry.all().expect("guests"), registry.removed().expect("removed guests"));
+    let entries = registry.entries().expect("entries");
+    let (switches, at_start) = (registry.vswitches(), registry.hostrdev_at_start());
+    format!("{guests:?} {entries:?} {switches:?} {at_start:?}")
+}
+
+/// Another command's change goes on for longer than anybody likes to wait.
+fn who_waits_for_the_registry_changes_nothing() {
+    let host = with_a_removed_guest();
+    let before = content(&host);
+    let mut registry =
+        Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadWrite).expect("a registry");
+    let change = registry.change().expect("our turn");
+    for (line, _) in CHANGES.iter().filter(|(line, _)| line[0] != "hpvmmodify") {
+        for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+            let waiting = Running::of(&host, line);
+            waiting.wait_until_it_catches();
+            let since = std::time::Instant::now();
+            waiting.gets(signal);
+            let (code, said) = waiting.ends();
+            assert!(since.elapsed() < ANSWER_BOUND, "{line:?} took {:?}", since.elapsed());
+            assert_eq!(code, Some(status), "{said}");
+            let name = if line[0] == "hpvm" { "hpvm undelete" } else { line[0] };
+            assert_eq!(said, format!("{name}: interrupted; nothing was changed\n"));
+        }
+    }
+    drop(change);
+    assert_eq!(content(&host), before);
+    assert_sound(&host);
+}
+
+/// At whatever moment a signal comes: what is said of what is left is what is left, and nothing is half done.
+fn what_an_interrupted_command_says_is_true() {
+    let seed = seed();
+    let mut random = seed;
+    let mut heard = 0;
+    for (line, done) in CHANGES {
+        for round in 0..moments() {
+            let host = with_a_removed_guest();
+            let before = content(&host);
+            let command = Running::of(&host, line);
+            pause(Duration::from_micros(next(&mut random) % 30_000));
+            command.process.signal(Signal::INT).expect("our own child, or ended");
+            let (code, said) = command.ends();
+            let now = content(&host);
+            let told = || format!("seed {seed}, round {round}, {line:?}: {code:?} {said}");
+            match code {
+                // Ended before it caught signals, which is before it does anything.
+                None => assert_eq!(now, before, "{}", told()),
+                Some(0) => assert_ne!(now, before, "{}", told()),
+                Some(130) if said.contains("nothing was changed") => {
+                    assert_eq!(now, before, "{}", told());
+                }
+                Some(130) => {
+                    assert!(said.contains("interrupted; ") && said.contains(done), "{}", told());
+                    assert_ne!(now, before, "{}", told());
+                }
+                _ => panic!("{}", told()),
+            }
+            heard += usize::from(code == Some(130));
+            let doctor = host.run(&["hpvm", "doctor"]);
+            assert!(doctor.status.success(), "{}: {doctor}", told());
+        }
+    }
+    assert!(heard > 0, "seed {seed}: no signal met a command at work");
 }
 
 /// `nohup` and a shell's background work by ignoring a signal.

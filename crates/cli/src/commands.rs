@@ -45,22 +45,43 @@ pub use why::Why;
 
 use hpvm_model::GuestName;
 use hpvm_operations::{Mode, Refusal, VmHost};
+use hpvm_host::signals;
 use hpvm_registry::RemovedGuest;
 
 use crate::args::Selector;
 use crate::exit::{About, Failure};
 
 fn mode(is_dry_run: bool) -> Mode {
+use crate::messages::Answer;
     if is_dry_run { Mode::DryRun } else { Mode::Apply }
 }
 
 /// Problems are told one by one, everything else as one sentence about the guest.
 fn refused<T>(guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
+/// From here on a signal ends a wait and no change in its middle. Where that cannot be had, Ctrl-C ends the command all the
+/// same, only more curtly.
+fn catch_interruptions() {
+    let _ = signals::catch_interruptions();
+}
+
+/// Who was interrupted, and did what was asked all the same, hears that: `guest 'web' is changed already`.
+fn done(what: &str) -> Result<(), Failure> {
+    match signals::interrupted() {
+        Some(interruption) => Err(Failure::interrupted(interruption, what)),
+        None => Ok(()),
+    }
+}
+
+/// What becomes of a question.
+fn agreed(answer: Answer) -> Result<(), Failure> {
+    match answer {
+        Answer::Yes => Ok(()),
+        Answer::No => done("nothing was changed").and(Err(Failure::Said)),
+    }
+}
+
     match refusal {
         Refusal::Problems(problems) => Err(Failure::Problems { guest: guest.clone(), problems }),
-        Refusal::Interrupted { interruption, left } => {
-            Err(Failure::interrupted(interruption, &left.to_string()))
-        }
         other => Err(other).about(guest),
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use hpvm_host::signals::Interruption;
 use hpvm_model::{GuestName, Problem, chain};
+use hpvm_operations::Refusal;
 
 use crate::messages::Say;
 use crate::output::OutputError;
@@ -43,8 +44,15 @@ pub enum Failure {
 impl<E: Error + 'static> From<E> for Failure {
     fn from(error: E) -> Failure {
         let error: Box<dyn Error> = Box::new(error);
-        match error.downcast::<OutputError>() {
-            Ok(error) => Failure::Output(*error),
+        let error = match error.downcast::<OutputError>() {
+            Ok(error) => return Failure::Output(*error),
+            Err(error) => error,
+        };
+        match error.downcast::<Refusal>().map(|refusal| *refusal) {
+            Ok(Refusal::Interrupted { interruption, left }) => {
+                Failure::interrupted(interruption, &left.to_string())
+            }
+            Ok(other) => Failure::Refused { guest: None, error: other.into() },
             Err(error) => Failure::Refused { guest: None, error },
         }
     }

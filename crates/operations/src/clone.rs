@@ -36,6 +36,7 @@ use self::running::{Moment, Running};
 use crate::create::serial_number;
 use crate::folder::{self, Folder};
 use crate::network::lan;
+use crate::refusal::unless_interrupted;
 use crate::vm_host::{VmHost, identities, random};
 use crate::{Actor, Mode, Refusal, devdb, facts, lost};
 
@@ -108,7 +109,10 @@ impl Cloning<'_> {
         }
         let copies = match mode {
             Mode::DryRun => None,
-            Mode::Apply => Some(self.copy(&judged)?),
+            Mode::Apply => {
+                unless_interrupted()?;
+                Some(self.copy(&judged)?)
+            }
         };
         let Judged { source, design, identities, facts, mut problems, fields, .. } = judged;
         let Some(copies) = copies else {
@@ -177,7 +181,7 @@ impl Cloning<'_> {
             let pid = i32::try_from(std::process::id()).unwrap_or_default();
             let start_time = process::start_time(pid).unwrap_or_default();
             let owner = Owner { pid, start_time, boot_id: self.host.boot_id.clone() };
-            let change = self.host.registry.change()?;
+            let change = self.host.begin()?;
             self.operation = Some(change.record(&self.actor.running(&design.config, owner))?);
             change.commit()?;
             Step::CloneRecorded.reached();
@@ -200,8 +204,13 @@ impl Cloning<'_> {
             Some(moment) => moment.variables(),
             None => self.host.folder(source).file(guest_folder::NVRAM),
         };
-        // From here on nobody else can take the name.
-        let change = self.host.registry.change()?;
+        // From here on nobody else can take the name. A device that was copied to is not as it was, so that copy is not given
+        // up for a signal any more; everything else is.
+        let is_overwritten = design.work.iter().any(|work| copies::is_device(&work.to));
+        let change = match is_overwritten {
+            true => self.host.registry.change()?,
+            false => self.host.begin()?,
+        };
         if let Some(number) = change.number_of(&design.config.name)? {
             return Err(Refusal::NameTaken { name: design.config.name.clone(), number });
         }

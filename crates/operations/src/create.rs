@@ -66,7 +66,7 @@ fn attempt(
     }
     let pristine = host.conf.pristine_nvram();
     let root = host.root.clone();
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     if let Some(holder) = change.number_of(name)? {
         return Err(Refusal::NameTaken { name: name.clone(), number: holder });
     }

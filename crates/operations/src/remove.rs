@@ -2,11 +2,13 @@
 //! and uuid until it is purged; its name is free at once. What the administrator named as backing store is touched by
 //! none of this.
 
+use hpvm_host::signals;
 use hpvm_model::{GuestConfig, GuestName, GuestUuid};
 use hpvm_registry::{RemovedGuest, Step};
 use jiff::{Timestamp, ToSpan};
 
 use crate::folder::{self, Folder};
+use crate::refusal::Left;
 use crate::{Actor, Mode, Refusal, VmHost, devdb, lost, supervise};
 
 /// What becomes of the folder.
@@ -50,7 +52,7 @@ pub fn remove(
     if mode == Mode::DryRun {
         return Ok(Removed { kept_until: (days > 0).then_some(until) });
     }
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     change.remove(config.number, until)?;
     if days == 0 {
         change.purge(config.number)?;
@@ -62,7 +64,12 @@ pub fn remove(
     folder::unlink(&host.root, &config.name)
         .map_err(Refusal::file("remove the link", host.root.guest_link(config.name.as_str())))?;
     Step::RemoveUnlinked.reached();
-    supervise::forget(host, config.number)?;
+    supervise::forget(host, config.number).map_err(|refusal| match refusal {
+        Refusal::Interrupted { interruption, left: Left::AsItWas } => {
+            Refusal::Interrupted { interruption, left: Left::Removed(config.name.clone()) }
+        }
+        other => other,
+    })?;
     if days == 0 {
         remove_folder(host, config.uuid)?;
         return Ok(Removed { kept_until: None });
@@ -77,7 +84,7 @@ pub fn purge_removed(
     actor: &Actor,
     removed: &RemovedGuest,
 ) -> Result<(), Refusal> {
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     change.purge(removed.config.number)?;
     devdb::forget_unused(&change, &removed.config)?;
     change.record(&actor.done(Some(&removed.config), None))?;
@@ -93,11 +100,15 @@ fn remove_folder(host: &VmHost, uuid: GuestUuid) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Purges every removed guest whose time is over. Called by hpvmremove and `hpvm autostart`.
+/// Purges every removed guest whose time is over, or until it is interrupted: the rest is the next command's. Called by
+/// hpvmremove and `hpvm autostart`.
 pub fn purge_due(host: &mut VmHost, actor: &Actor) -> Result<Vec<GuestName>, Refusal> {
     let due = host.registry.due(Timestamp::now())?;
     let mut purged = Vec::new();
     for removed in due {
+        if signals::interrupted().is_some() {
+            break;
+        }
         purge_removed(host, actor, &removed)?;
         purged.push(removed.config.name);
     }
@@ -124,7 +135,7 @@ fn bring_back(
     let name = new_name.unwrap_or(&removed.config.name).clone();
     let root = host.root.clone();
     // From here on nobody else can take the name.
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     if let Some(number) = change.number_of(&name)? {
         return Err(Refusal::NameTaken { name, number });
     }

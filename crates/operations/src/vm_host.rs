@@ -16,12 +16,13 @@ use hpvm_plan::facts::{
     Engine, FileFact, FileIdentity, HostFacts, Provision, Restriction, Sharer, Standing, StartFacts,
 };
 use hpvm_plan::record::Machine;
-use hpvm_registry::{Access, Identities, Registry, Selector};
+use hpvm_registry::{Access, Change, Identities, Registry, Selector};
 
 use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::presence::{self, Presence};
 use crate::stores::{self, Stores};
+use crate::refusal::unless_interrupted;
 use crate::{Actor, Refusal, devdb, facts};
 
 /// How long a command waits for another one that is changing the same guest.
@@ -91,6 +92,11 @@ impl VmHost {
         &mut self,
         actor: &Actor,
         config: Option<&GuestConfig>,
+    /// The registry, for a change that begins now: one that was interrupted before changes nothing.
+    pub(crate) fn begin(&mut self) -> Result<Change<'_>, Refusal> {
+        self.registry.change_unless(unless_interrupted)
+    }
+
         result: Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         if let Err(refusal) = &result {
@@ -100,6 +106,9 @@ impl VmHost {
     }
 
     /// The boot record of a guest: what it runs on, or ran on last.
+            if matches!(refusal, Refusal::Interrupted { .. }) {
+                let _ = self.registry.hurry();
+            }
     pub fn boot_record(&self, config: &GuestConfig) -> Result<Machine, Refusal> {
         let path = self.folder(config).file(guest_folder::BOOT_RECORD);
         let text = durable::open_regular(&path).and_then(std::io::read_to_string);

@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension, named_params, params};
 
 use crate::error::RegistryError;
 use crate::guest::{Identities, number, parsed, stored};
-use crate::open::Registry;
+use crate::open::{Registry, Written};
 
 /// A change under way. All reading functions of [`Registry`] see it; dropping it undoes it.
 #[derive(Debug)]
@@ -134,9 +134,13 @@ impl Change<'_> {
 
     /// Makes it so, on the disk.
     pub fn commit(self) -> Result<(), RegistryError> {
+        self.commit_as(Written::Change)
+    }
+
+    pub(crate) fn commit_as(self, written: Written) -> Result<(), RegistryError> {
         // When it fails the transaction is still open, and the drop ends it.
         self.connection.execute_batch("COMMIT").map_err(self.failed("commit a change"))?;
-        self.tidy_log();
+        self.tidy_log(written);
         Ok(())
     }
 

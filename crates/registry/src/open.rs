@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hpvm_model::FileIdentity;
 use rusqlite::config::DbConfig;
@@ -21,11 +21,16 @@ use crate::upgrade;
 pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(10);
 /// How often it looks whether they have. SQLite's own pause grows to 100 ms, which lets late comers starve early ones.
 const BUSY_STEP: Duration = Duration::from_millis(1);
+/// How long somebody waits who may give up in between.
+const BUSY_MOMENT: Duration = Duration::from_millis(100);
 
 /// Pages the log may grow to before they move to the file. The first command when no other runs reads the log once, so a
 /// long one would cost every command (256 pages: half a millisecond and more); moving them costs three syncs, and a
 /// change writes about ten.
 const LOG_PAGES_MAX: i64 = 64;
+/// The same when only a note was written, such as a refusal, which waits for no disk: on a busy one each sync may take
+/// seconds. So many are the pages of about 170 refusals, and reading them takes a millisecond.
+const NOTED_PAGES_MAX: i64 = 512;
 /// The log keeps the room it once took, so that syncing it need not extend it; after a large change it gives some back.
 const LOG_BYTES_KEPT: i64 = 4 << 20;
 
@@ -36,6 +41,15 @@ pub enum Access {
     ReadWrite,
     /// Reading, also from a read-only file system. A missing file reads as a VM Host without guests.
     ReadOnly,
+}
+
+/// What a commit was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Synced anyway.
+    Change,
+    /// On the disk with the next change.
+    Note,
 }
 
 /// An open registry.
@@ -68,7 +82,40 @@ impl Registry {
 
     /// Begins a change. Waits for the change of another command to end, then keeps others waiting: be quick.
     pub fn change(&mut self) -> Result<Change<'_>, RegistryError> {
-        let change = self.begin()?;
+        self.begin().and_then(|change| self.of_this_file(change))
+    }
+
+    /// The same for who may give up: `refuse` is asked several times a second while others are waited for, and once the turn
+    /// has come. Who gave up waits for nobody any more, not even to note that.
+    pub fn change_unless<E: From<RegistryError>>(
+        &mut self,
+        refuse: impl Fn() -> Result<(), E>,
+    ) -> Result<Change<'_>, E> {
+        let deadline = Instant::now() + BUSY_BOUND;
+        self.hurry()?;
+        loop {
+            match self.take_turn() {
+                Err(RegistryError::Busy { .. }) if Instant::now() < deadline => refuse()?,
+                taken => break taken?,
+            }
+        }
+        self.wait_by(keep_waiting)?;
+        let change = self.of_this_file(Change::begun(self))?;
+        refuse()?;
+        Ok(change)
+    }
+
+    /// From here on nobody is waited for longer than a moment: for a note that is not worth more.
+    pub fn hurry(&mut self) -> Result<(), RegistryError> {
+        self.wait_by(wait_a_moment)
+    }
+
+    fn wait_by(&mut self, handler: fn(i32) -> bool) -> Result<(), RegistryError> {
+        let failed = self.failed("begin a change");
+        self.connection.busy_handler(Some(handler)).map_err(failed)
+    }
+
+    fn of_this_file<'a>(&self, change: Change<'a>) -> Result<Change<'a>, RegistryError> {
         // Who waited while `hpvm doctor` put a rebuilt file in place now holds the old one.
         match look(&self.path) {
             Ok(identity) if identity == self.identity => Ok(change),
@@ -78,8 +125,12 @@ impl Registry {
 
     /// For a file that this process alone knows, or is about to replace.
     pub(crate) fn begin(&self) -> Result<Change<'_>, RegistryError> {
-        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(self.failed("begin a change"))?;
+        self.take_turn()?;
         Ok(Change::begun(self))
+    }
+
+    fn take_turn(&self) -> Result<(), RegistryError> {
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(self.failed("begin a change"))
     }
 
     pub(crate) fn open_existing(path: &Path) -> Result<Registry, RegistryError> {
@@ -103,8 +154,12 @@ impl Registry {
 
     /// Keeps the log short, after a commit. Nothing depends on it: the log is as good as the file, and what fails now is
     /// tried again after the next commit.
-    pub(crate) fn tidy_log(&self) {
-        if self.log_pages("NOOP").is_some_and(|(pages, _)| pages >= LOG_PAGES_MAX) {
+    pub(crate) fn tidy_log(&self, written: Written) {
+        let pages_max = match written {
+            Written::Change => LOG_PAGES_MAX,
+            Written::Note => NOTED_PAGES_MAX,
+        };
+        if self.log_pages("NOOP").is_some_and(|(pages, _)| pages >= pages_max) {
             self.empty_log();
         }
     }
@@ -295,11 +350,19 @@ fn verify(connection: &mut Connection, path: &Path) -> Result<i64, RegistryError
     clippy::disallowed_methods,
     reason = "SQLite's locks cannot be waited for, only tried again; the tries are bounded"
 )]
-fn keep_waiting(times: i32) -> bool {
+fn wait_within(bound: Duration, times: i32) -> bool {
     let waited = BUSY_STEP * u32::try_from(times).unwrap_or(u32::MAX);
-    if waited >= BUSY_BOUND {
+    if waited >= bound {
         return false;
     }
     std::thread::sleep(BUSY_STEP);
     true
+}
+
+fn keep_waiting(times: i32) -> bool {
+    wait_within(BUSY_BOUND, times)
+}
+
+fn wait_a_moment(times: i32) -> bool {
+    wait_within(BUSY_MOMENT, times)
 }

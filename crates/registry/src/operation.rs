@@ -9,7 +9,7 @@ use rusqlite::{Row, Statement, params};
 use crate::change::Change;
 use crate::error::RegistryError;
 use crate::guest::{parsed, timestamp, uuid, wrong};
-use crate::open::Registry;
+use crate::open::{Registry, Written};
 use crate::portable;
 
 /// As many records as are kept.
@@ -113,7 +113,7 @@ impl Registry {
         self.at_ease(|registry| {
             let change = registry.change()?;
             let id = change.record(operation)?;
-            change.commit()?;
+            change.commit_as(Written::Note)?;
             Ok(id)
         })
     }

@@ -3,13 +3,14 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{Place, add, files, guest, name, number, operation, player, role};
 use hpvm_model::{GuestConfig, GuestUuid, Label};
-use hpvm_registry::{Access, Outcome, Registry, Selector};
+use hpvm_registry::{Access, Outcome, Registry, RegistryError, Selector};
 use jiff::Timestamp;
 
 const PROCESSES: usize = 8;
@@ -17,6 +18,38 @@ const PROCESSES: usize = 8;
 const ROUNDS: usize = 42;
 
 /// Plays one of the processes; in the test's own process there is nothing to play.
+/// Who may give up waits for nobody, is told of it by its own word, and leaves nothing open; who had the turn keeps it.
+#[test]
+fn who_may_give_up_waits_no_longer() {
+    #[derive(Debug)]
+    enum Refused {
+        GivenUp,
+        #[expect(dead_code, reason = "for who reads a failed assertion")]
+        Registry(RegistryError),
+    }
+    impl From<RegistryError> for Refused {
+        fn from(error: RegistryError) -> Refused {
+            Refused::Registry(error)
+        }
+    }
+    let place = Place::new();
+    let (mut holder, mut waiter) = (place.open(), place.open());
+    let asked = Cell::new(0);
+    let third_time = || {
+        asked.set(asked.get() + 1);
+        if asked.get() < 3 { Ok(()) } else { Err(Refused::GivenUp) }
+    };
+    let change = holder.change().unwrap();
+    assert!(matches!(waiter.change_unless(third_time), Err(Refused::GivenUp)));
+    drop(change);
+    assert!(matches!(waiter.change_unless(third_time), Err(Refused::GivenUp)), "its turn, unused");
+    add(&mut holder, &guest(1));
+    let change = waiter.change_unless(|| Ok::<(), Refused>(())).unwrap();
+    change.insert(&guest(2), &files(&guest(2))).unwrap();
+    change.commit().unwrap();
+    assert_eq!(holder.list().unwrap().len(), 2);
+}
+
 #[test]
 fn play() {
     if let Some((role, path)) = role() {

@@ -162,6 +162,29 @@ fn operations_are_kept_as_they_were() {
     ));
 }
 
+/// A refusal is noted without waiting for the disk, which on a busy one takes seconds: the log alone grows, until a change
+/// is synced anyway, or it is long.
+#[test]
+fn notes_leave_the_file_alone() {
+    let place = Place::new();
+    let mut registry = place.open();
+    add(&mut registry, &guest(1));
+    let file = || std::fs::read(place.path()).unwrap();
+    let refused = operation(&guest(1), Outcome::Failed("no".into()));
+    let before = file();
+    for _ in 0..60 {
+        registry.record(&refused).unwrap();
+    }
+    assert!(file() == before, "notes were moved to the file");
+    add(&mut registry, &guest(2));
+    let moved = file();
+    assert!(moved != before, "a change moves them");
+    for _ in 0..500 {
+        registry.record(&refused).unwrap();
+    }
+    assert!(file() != moved, "a long log is moved");
+}
+
 #[test]
 fn old_operations_go_by_count_and_by_age() {
     let place = Place::new();

@@ -1,6 +1,5 @@
 //! hpvmclone: makes a guest after another, with its disks kept, copied or linked.
 
-use hpvm_host::signals;
 use hpvm_model::{GuestName, Statement};
 use hpvm_operations::clone::{Cloned, clone};
 use hpvm_operations::{Mode, VmHost};
@@ -14,7 +13,7 @@ use crate::dry_run;
 use crate::exit::Failure;
 use crate::progress::ProgressLine;
 
-use super::refused;
+use super::{catch_interruptions, done, refused};
 
 /// Make a guest after another
 ///
@@ -71,8 +70,7 @@ impl Clone {
 
 impl Perform for Clone {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        // Where that cannot be had, Ctrl-C ends the command all the same, and the next one takes back what it made.
-        let _ = signals::catch_interruptions();
+        catch_interruptions();
         let mode = self.undertaking.mode();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let source = host.guest(&self.guest.clone().into())?;
@@ -94,13 +92,7 @@ impl Perform for Clone {
             return dry_run::verdict(&cloned.problems);
         }
         tell_copies(context, &cloned);
-        match signals::interrupted() {
-            Some(interruption) => {
-                let left = format!("guest '{}' is made already", self.new_name);
-                Err(Failure::interrupted(interruption, &left))
-            }
-            None => Ok(()),
-        }
+        done(&format!("guest '{}' is made already", self.new_name))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
 
-use super::refused;
+use super::{catch_interruptions, done, refused};
 
 /// Create a guest
 ///
@@ -39,6 +39,7 @@ pub struct Create {
 
 impl Perform for Create {
     fn perform(self, context: &Context) -> Result<(), Failure> {
+        catch_interruptions();
         for warning in self.options.warnings() {
             context.say.warning(Some(&self.name), &warning);
         }
@@ -49,7 +50,7 @@ impl Perform for Create {
             .or_else(|refusal| refused(&self.name, refusal))?;
         context.say.problems(&self.name, &created.problems);
         match mode {
-            Mode::Apply => Ok(()),
+            Mode::Apply => done(&format!("guest '{}' is made already", self.name)),
             Mode::DryRun => {
                 dry_run::print_out(&created.fields, self.undertaking.json)?;
                 dry_run::verdict(&created.problems)

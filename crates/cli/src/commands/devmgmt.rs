@@ -19,7 +19,7 @@ use crate::exit::Failure;
 use crate::messages::printable;
 use crate::output::print;
 
-use super::mode;
+use super::{catch_interruptions, done, mode};
 
 /// Manage the device database, and make files for disks
 ///
@@ -121,11 +121,16 @@ impl Perform for Devmgmt {
             return Ok(print(&shown_as::script(&flaws))?);
         }
         let size = self.size.as_deref().map(disk).transpose()?;
+        catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone());
         match size {
             Some((size, path)) => self.make_disk(&mut host, &actor, size, &path),
             None => self.change(&mut host, &actor),
+        }?;
+        match mode(self.dry_run) {
+            Mode::Apply => done("what was asked for is done already"),
+            Mode::DryRun => Ok(()),
         }
     }
 }

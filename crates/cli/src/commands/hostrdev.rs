@@ -2,8 +2,8 @@
 
 use clap::ArgGroup;
 use hpvm_model::Choice;
-use hpvm_operations::VmHost;
 use hpvm_operations::devdb::host_devices::{Scan, clear, restore, set_at_start, update};
+use hpvm_operations::{Mode, VmHost};
 use hpvm_registry::Access;
 
 use crate::args::Operation;
@@ -12,7 +12,7 @@ use crate::entries;
 use crate::exit::Failure;
 use crate::output::print;
 
-use super::mode;
+use super::{catch_interruptions, done, mode};
 
 /// List what the VM Host itself uses as restricted
 ///
@@ -64,12 +64,14 @@ impl Perform for Hostrdev {
         if self.usage {
             return Ok(print(&usage("hostrdev"))?);
         }
+        catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason);
         let mode = mode(self.dry_run);
         if self.disable || self.enable {
             let at_start = if self.enable { Choice::Yes } else { Choice::No };
-            return Ok(set_at_start(&mut host, &actor, at_start, mode)?);
+            set_at_start(&mut host, &actor, at_start, mode)?;
+            return told(mode);
         }
         let update = if self.delete {
             clear(&mut host, &actor, mode)?
@@ -79,6 +81,14 @@ impl Perform for Hostrdev {
             let scan = if self.update { Scan::Known } else { Scan::Everything };
             update(&mut host, &actor, scan, mode)?
         };
-        Ok(print(&entries::update(&update))?)
+        print(&entries::update(&update))?;
+        told(mode)
+    }
+}
+
+fn told(mode: Mode) -> Result<(), Failure> {
+    match mode {
+        Mode::Apply => done("what was asked for is done already"),
+        Mode::DryRun => Ok(()),
     }
 }

@@ -1,6 +1,5 @@
 //! hpvmmodify: changes a guest, now where the running guest can take it and at the next start where it cannot.
 
-use hpvm_host::signals;
 use hpvm_model::GuestName;
 use hpvm_operations::modify::{Modified, modify};
 use hpvm_operations::{Mode, VmHost};
@@ -14,7 +13,7 @@ use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
 
-use super::refused;
+use super::{catch_interruptions, done, refused};
 
 /// Change a guest
 ///
@@ -53,8 +52,7 @@ impl Modify {
 
 impl Perform for Modify {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        // Where that cannot be had, Ctrl-C ends the command all the same, only more curtly.
-        let _ = signals::catch_interruptions();
+        catch_interruptions();
         let mode = self.undertaking.mode();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let config = host.guest(&self.guest.clone().into())?;
@@ -74,13 +72,7 @@ impl Perform for Modify {
         for sentence in waiting(&modified) {
             context.say.warning(Some(&modified.after.name), &sentence);
         }
-        match signals::interrupted() {
-            Some(interruption) => {
-                let left = format!("guest '{}' is changed already", modified.after.name);
-                Err(Failure::interrupted(interruption, &left))
-            }
-            None => Ok(()),
-        }
+        done(&format!("guest '{}' is changed already", modified.after.name))
     }
 }
 

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ArgGroup;
-use hpvm_host::signals;
 use hpvm_model::network::{PortChange, SwitchError};
 use hpvm_model::{Forward, InterfaceName, PortNumber, SwitchName, SwitchNumber, SwitchState, Wire};
 use hpvm_operations::network::switches::{self, Changed, SwitchRequest};
@@ -17,11 +16,10 @@ use hpvm_registry::{Access, SwitchSelector};
 use crate::args::Operation;
 use crate::dispatch::{Context, Perform, version};
 use crate::exit::Failure;
-use crate::messages::Answer;
 use crate::output::print;
 use crate::switch::{Counting, Ports, blocks, json, list, machine, macs, xml};
 
-use super::mode;
+use super::{agreed, catch_interruptions, done, mode};
 
 /// Show and change virtual switches
 ///
@@ -244,20 +242,22 @@ impl Net {
 
     fn create(&self, context: &Context) -> Result<(), Failure> {
         let Some(name) = &self.name else { return Err(Failure::Said) };
+        catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone());
         let request = self.request();
         let made = switches::create(&mut host, &actor, name, &request, self.mode());
         self.tell(context, &self.recorded(&mut host, context, made)?);
-        Ok(())
+        self.done(&format!("virtual switch '{name}' is made already"))
     }
 
     fn act(&self, context: &Context, selector: &SwitchSelector) -> Result<(), Failure> {
+        catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let switch = switches::named(&host, selector)?;
         let actor = context.actor(self.operation.reason.clone());
         let (host, mode) = (&mut host, self.mode());
-        let done = match &self.port_change {
+        let changed = match &self.port_change {
             Some(change) => switches::change_port(host, &actor, selector, change, mode),
             None if self.boot => switches::set_state(host, &actor, selector, SwitchState::Up, mode),
             None if self.halt => {
@@ -278,15 +278,23 @@ impl Net {
             }
             None => switches::change(host, &actor, selector, &self.request(), mode),
         };
-        self.tell(context, &self.recorded(host, context, done)?);
-        Ok(())
+        self.tell(context, &self.recorded(host, context, changed)?);
+        let what = if self.delete { "deleted" } else { "changed" };
+        self.done(&format!("virtual switch '{}' is {what} already", switch.name))
+    }
+
+    fn done(&self, what: &str) -> Result<(), Failure> {
+        match self.mode() {
+            Mode::Apply => done(what),
+            Mode::DryRun => Ok(()),
+        }
     }
 
     fn confirm(&self, context: &Context, deed: &str, name: &SwitchName) -> Result<(), Failure> {
         let question = format!("{deed} the vswitch '{name}'?");
         let asks = !self.force && !self.dry_run;
-        match asks && context.say.ask_unless_no(&question) == Answer::No {
-            true => Err(Failure::Said),
+        match asks {
+            true => agreed(context.say.ask_unless_no(&question)),
             false => Ok(()),
         }
     }
@@ -383,7 +391,7 @@ fn capture(
     port: PortNumber,
     path: &Path,
 ) -> Result<(), Failure> {
-    let _ = signals::catch_interruptions();
+    catch_interruptions();
     let connection = switches::capture(host, selector, port, path)?;
     switches::wait_for_end(&connection);
     Ok(())

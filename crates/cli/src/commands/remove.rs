@@ -3,13 +3,12 @@
 use crate::args::{Operation, Selector};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
-use crate::messages::Answer;
 use crate::output::print;
 use hpvm_operations::remove::{Keep, purge_due, purge_removed, remove};
 use hpvm_operations::{Actor, Refusal, VmHost};
 use hpvm_registry::Access;
 
-use super::{kept_guest, mode, refused};
+use super::{agreed, catch_interruptions, done, kept_guest, mode, refused};
 
 /// Remove a guest
 ///
@@ -38,6 +37,7 @@ pub struct Remove {
 
 impl Perform for Remove {
     fn perform(self, context: &Context) -> Result<(), Failure> {
+        catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone());
         let config = match host.guest(&self.guest.clone().into()) {
@@ -48,8 +48,8 @@ impl Perform for Remove {
         };
         let keep = if self.purge { Keep::Nothing } else { Keep::AsConfigured };
         let question = format!("Remove the virtual machine '{}'?", config.name);
-        if !self.force && !self.dry_run && context.say.ask(&question) == Answer::No {
-            return Err(Failure::Said);
+        if !self.force && !self.dry_run {
+            agreed(context.say.ask(&question))?;
         }
         let removed = remove(&mut host, &actor, &config, keep, mode(self.dry_run))
             .or_else(|refusal| refused(&config.name, refusal))?;
@@ -63,7 +63,7 @@ impl Perform for Remove {
             return Ok(print(&what)?);
         }
         purge_due(&mut host, &actor)?;
-        Ok(())
+        done(&format!("guest '{}' is removed already", config.name))
     }
 }
 
@@ -81,9 +81,10 @@ impl Remove {
             return Ok(print(&format!("what is kept of '{name}' would be removed for good\n"))?);
         }
         let question = format!("Remove for good what is kept of '{name}'?");
-        if !self.force && context.say.ask(&question) == Answer::No {
-            return Err(Failure::Said);
+        if !self.force {
+            agreed(context.say.ask(&question))?;
         }
-        Ok(purge_removed(host, actor, &kept)?)
+        purge_removed(host, actor, &kept)?;
+        done(&format!("what was kept of guest '{name}' is removed already"))
     }
 }

@@ -5,13 +5,12 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 use crate::messages::Volume;
 use crate::output::print;
-use hpvm_host::signals;
 use hpvm_model::{GuestName, Severity};
 use hpvm_operations::start::{Started, start};
 use hpvm_operations::{Refusal, VmHost};
 use hpvm_registry::Access;
 
-use super::{mode, refused};
+use super::{catch_interruptions, mode, refused};
 
 /// Start a guest
 ///
@@ -40,8 +39,7 @@ pub struct Start {
 
 impl Perform for Start {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        // Where that cannot be had, Ctrl-C ends the command all the same, only more curtly.
-        let _ = signals::catch_interruptions();
+        catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let config = host.guest(&self.guest.clone().into())?;
         let actor = context.actor(self.operation.reason);

@@ -3,7 +3,7 @@
 use crate::args::{Operation, StopTarget};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
-use crate::messages::{Answer, Volume};
+use crate::messages::Volume;
 use crate::output::print;
 use hpvm_host::signals;
 use hpvm_model::GuestConfig;
@@ -11,7 +11,7 @@ use hpvm_operations::VmHost;
 use hpvm_operations::stop::{GRACEFUL_BOUND, How, Stopped, stop};
 use hpvm_registry::Access;
 
-use super::refused;
+use super::{agreed, catch_interruptions, refused};
 
 /// Stop a guest
 ///
@@ -49,8 +49,7 @@ pub struct Stop {
 
 impl Perform for Stop {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        // Where that cannot be had, Ctrl-C ends the command all the same, only more curtly.
-        let _ = signals::catch_interruptions();
+        catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let guests = match &self.target {
             StopTarget::Guest(selector) => vec![host.guest(&selector.clone().into())?],
@@ -85,11 +84,8 @@ impl Stop {
             return Ok(print(&format!("'{}' {what}\n", config.name))?);
         }
         let question = format!("Stop the virtual machine '{}'?", config.name);
-        if !self.force && host.runs(config) && context.say.ask(&question) == Answer::No {
-            return Err(match signals::interrupted() {
-                Some(interruption) => Failure::interrupted(interruption, "nothing was changed"),
-                None => Failure::Said,
-            });
+        if !self.force && host.runs(config) {
+            agreed(context.say.ask(&question))?;
         }
         let how = match self.graceful {
             true => How::Graceful { at_most: GRACEFUL_BOUND },

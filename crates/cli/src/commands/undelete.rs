@@ -11,7 +11,7 @@ use crate::exit::Failure;
 use crate::output::print;
 use crate::table::Table;
 
-use super::{kept_guest, refused};
+use super::{catch_interruptions, done, kept_guest, refused};
 
 /// Bring a removed guest back
 ///
@@ -37,6 +37,7 @@ pub struct Undelete {
 
 impl Perform for Undelete {
     fn perform(self, context: &Context) -> Result<(), Failure> {
+        catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let Some(GuestArgument(selector)) = &self.guest else {
             return Ok(print(&list(&host.registry.removed()?))?);
@@ -48,7 +49,7 @@ impl Perform for Undelete {
         }
         let actor = context.actor(self.operation.reason);
         undelete(&mut host, &actor, &kept, None).or_else(|refusal| refused(&name, refusal))?;
-        Ok(())
+        done(&format!("guest '{name}' is back already"))
     }
 }
 

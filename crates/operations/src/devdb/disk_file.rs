@@ -15,6 +15,7 @@ use super::dependents;
 use super::presets::Presets;
 use super::registered::of_store;
 use super::trail::Trail;
+use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
 use crate::{Actor, Mode, Refusal, VmHost};
 
@@ -97,6 +98,7 @@ fn attempt(
         Some(have) => Made::Extended { from: Bytes(have) },
     };
     if mode == Mode::Apply && (made != Made::AsItWas || room == Room::Now) {
+        unless_interrupted()?;
         match have {
             None => new(path, size, room)?,
             Some(_) => extended(path, size, room)?,

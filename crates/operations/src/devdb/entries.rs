@@ -126,7 +126,7 @@ fn carry_out(
 }
 
 fn write(host: &mut VmHost, actor: &Actor, changed: &Changed) -> Result<(), Refusal> {
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     match (&changed.before, &changed.after) {
         (_, Some(entry)) => change.put_entry(entry)?,
         (Some(entry), None) => change.delete_entry(&entry.id)?,

@@ -14,6 +14,7 @@ use hpvm_model::{
 use hpvm_registry::{Entry, Step};
 
 use super::trail::is_serial;
+use crate::refusal::unless_interrupted;
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// What an update looks at.
@@ -90,7 +91,7 @@ pub fn set_at_start(
     if mode == Mode::DryRun {
         return Ok(());
     }
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     change.set_hostrdev_at_start(at_start)?;
     change.record(&actor.done(None, None))?;
     change.commit()?;
@@ -124,7 +125,7 @@ fn carry_out(
 }
 
 fn write(host: &mut VmHost, actor: &Actor, update: &Update) -> Result<(), Refusal> {
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     change.back_entries_up()?;
     for entry in &update.removed {
         change.delete_entry(&entry.id)?;
@@ -160,20 +161,27 @@ fn wanted(host: &VmHost, all: &[Entry], scan: Scan) -> Result<Vec<Entry>, Refusa
     };
     let free: Vec<&Device> = blocks.devices().filter(is_free).collect();
     match scan {
-        Scan::Everything => wanted.extend(read(&blocks, &places, &free, all)),
+        Scan::Everything => wanted.extend(read(&blocks, &places, &free, all)?),
         Scan::Known => wanted.extend(still_free(&free, all)),
     }
     Ok(wanted)
 }
 
-fn read(blocks: &Blocks, places: &Places, free: &[&Device], all: &[Entry]) -> Vec<Entry> {
+fn read(
+    blocks: &Blocks,
+    places: &Places,
+    free: &[&Device],
+    all: &[Entry],
+) -> Result<Vec<Entry>, Refusal> {
     let probe = DeviceProbe::new(places);
-    let owned = |device: &&Device| {
+    let mut owned = Vec::new();
+    for device in free {
+        unless_interrupted()?;
         let uses = blocks.signatures(Store::Device(device.number), &probe);
         let reason = uses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        entry(device, Origin::Signature, reason, all).filter(|_| !uses.is_empty())
-    };
-    free.iter().filter_map(owned).collect()
+        owned.extend(entry(device, Origin::Signature, reason, all).filter(|_| !uses.is_empty()));
+    }
+    Ok(owned)
 }
 
 /// What was read before and is not read now: it holds while the device is there and still nobody's.

@@ -113,7 +113,7 @@ pub fn initialise(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Initia
         let found = host.facts(&config, None)?;
         facts.push((config, found));
     }
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     let names = |change: &hpvm_registry::Change<'_>| -> Result<BTreeSet<String>, Refusal> {
         let with_identity = change.entries()?.into_iter().filter(|e| e.identity.is_some());
         Ok(with_identity.map(|entry| entry.id.to_string()).collect())

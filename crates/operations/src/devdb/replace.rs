@@ -132,7 +132,7 @@ fn write(
     moved: &[Moved],
 ) -> Result<(), Refusal> {
     let folders: Vec<_> = moved.iter().map(|moved| host.folder(&moved.after)).collect();
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     // What was written beside the registry goes back to what it was unless it is kept.
     let mut written = Vec::new();
     for (moved, folder) in moved.iter().zip(&folders) {

@@ -21,6 +21,7 @@ use hpvm_vswitchd::protocol::{Reply, Request, Station};
 
 use super::runner::{Runner, status};
 use super::{SwitchRefused, links, mtu, wire};
+use crate::refusal::{Left, unless_interrupted};
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// What is asked of a new switch, or of one that is to become another; `None` leaves it as it is.
@@ -48,7 +49,7 @@ pub fn create(
     mode: Mode,
 ) -> Result<Changed, Refusal> {
     let others = host.registry.vswitches()?;
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     let mut switch = Vswitch::new(change.next_switch_number()?, name.clone());
     apply(&mut switch, request);
     fits(&switch)?;
@@ -79,7 +80,7 @@ pub fn change(
     apply(&mut after, request);
     fits(&after)?;
     let mut problems = problems(&host.registry.vswitches()?, &after);
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     let guests = change.update_vswitch(&after)?;
     if mode == Mode::DryRun {
         return Ok(Changed { switch: after, problems });
@@ -91,12 +92,13 @@ pub fn change(
         host.folder(guest).replace_identity(guest)?;
     }
     if (&before.wire, &before.forwards) != (&after.wire, &after.forwards) {
-        problems.extend(exchange_wire(host, &after)?);
+        problems.extend(exchange_wire(host, &after).map_err(half_told(&after))?);
         problems.extend(mtu::problems(host, &after)?);
     }
     if before.name != after.name {
         let renamed = Request::Rename { name: after.name.clone() };
-        Runner::claim(host, after.clone())?.tell(&renamed)?;
+        let runner = Runner::claim(host, after.clone()).map_err(half_told(&after))?;
+        runner.tell(&renamed)?;
     }
     Ok(Changed { switch: after, problems })
 }
@@ -205,14 +207,35 @@ pub fn set_state(
         let problems = problems(&host.registry.vswitches()?, &switch);
         return Ok(Changed { switch, problems });
     }
+    unless_interrupted()?;
+    bring_into(host, actor, switch)
+}
+
+fn bring_into(host: &mut VmHost, actor: &Actor, switch: Vswitch) -> Result<Changed, Refusal> {
     let change = host.registry.change()?;
     change.update_vswitch(&switch)?;
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
-    let mut told = carry_out(host, &switch)?;
+    let mut told = carry_out(host, &switch).map_err(half_told(&switch))?;
     told.extend(problems(&host.registry.vswitches()?, &switch));
     Ok(Changed { switch, problems: told })
+}
+
+/// The registry has it already when the process of the switch is told. Who is interrupted while another command tells it
+/// something leaves the rest to the next one.
+fn half_told(switch: &Vswitch) -> impl FnOnce(Refusal) -> Refusal {
+    let letter = match switch.state {
+        SwitchState::Up => 'b',
+        SwitchState::Halted => 'h',
+    };
+    let (name, next) = (switch.name.clone(), format!("hpvmnet -S {} -{letter}", switch.name));
+    move |refusal| match refusal {
+        Refusal::Interrupted { interruption, left: Left::AsItWas } => {
+            Refusal::Interrupted { interruption, left: Left::HalfTold { switch: name, next } }
+        }
+        other => other,
+    }
 }
 
 /// Halts a switch and boots it, which makes its guests' links go and come.
@@ -223,7 +246,12 @@ pub fn reset(
     mode: Mode,
 ) -> Result<Changed, Refusal> {
     let halted = set_state(host, actor, selector, SwitchState::Halted, mode)?;
-    let mut booted = set_state(host, actor, selector, SwitchState::Up, mode)?;
+    let up = Vswitch { state: SwitchState::Up, ..halted.switch.clone() };
+    // A switch that was halted on the way to a reset does not stay so, interrupted or not.
+    let mut booted = match mode {
+        Mode::Apply => bring_into(host, actor, up)?,
+        Mode::DryRun => Changed { switch: up, problems: Vec::new() },
+    };
     booted.problems.extend(halted.problems);
     booted.problems.dedup();
     Ok(booted)
@@ -306,7 +334,7 @@ pub fn delete(
     if mode == Mode::DryRun {
         return Ok(switch);
     }
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     change.remove_vswitch(switch.number)?;
     change.record(&actor.done(None, None))?;
     change.commit()?;
@@ -340,7 +368,7 @@ pub fn change_port(
     if mode == Mode::DryRun {
         return Ok(Changed { switch, problems: Vec::new() });
     }
-    let change = host.registry.change()?;
+    let change = host.begin()?;
     change.update_vswitch(&switch)?;
     change.record(&actor.done(None, None))?;
     change.commit()?;
@@ -349,7 +377,8 @@ pub fn change_port(
         status(host, switch.number.get()).is_some_and(|status| status.port(asked.port).is_some());
     if is_plugged {
         let request = Request::Rules { port: asked.port, rules };
-        Runner::claim(host, switch.clone())?.tell(&request)?;
+        let runner = Runner::claim(host, switch.clone()).map_err(half_told(&switch))?;
+        runner.tell(&request)?;
     }
     Ok(Changed { switch, problems: Vec::new() })
 }
