@@ -19,6 +19,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     one_guest_that_cannot_be_taken_over_keeps_no_other_without,
     a_boot_record_that_is_no_file_keeps_nobody_waiting,
     a_guest_without_boot_record_keeps_its_disk,
+    a_removed_boot_record_is_written_again,
+    a_boot_record_overwritten_under_its_worker_is_told,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -128,6 +130,60 @@ fn a_guest_without_boot_record_keeps_its_disk() {
     fs::write(record(&host), "garbage\n").expect("it is overwritten");
     let said = host.refused(&["hpvmstart", "-P", "other"]);
     assert!(said.contains("in use by the running guest 'web'"), "{said}");
+}
+
+/// What the worker has of it is as good as the file: device changes of this run are in it, and the guest takes more.
+fn a_removed_boot_record_is_written_again() {
+    let host = running();
+    host.ok(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/tmp"]);
+    let (path, qemu) = (record(&host), host.snapshot(1).expect("a snapshot").qemu);
+    let before = fs::read_to_string(&path).expect("a boot record");
+    assert!(before.contains("/tmp"));
+    for lose in [
+        (|path| fs::remove_file(path).expect("it is removed")) as fn(&Path),
+        |path| fs::rename(path, path.with_extension("old")).expect("it is put aside"),
+        |path| {
+            fs::remove_file(path).expect("it is removed");
+            fs::write(path, "something else\n").expect("another in its place");
+        },
+    ] {
+        lose(&path);
+        let why = host.ok(&["hpvm", "why", "web"]);
+        assert!(
+            why.contains("boot record") && why.contains("Next:  hpvm doctor --repair"),
+            "{why}"
+        );
+        let found = host.run(&["hpvm", "doctor"]);
+        assert!(
+            !found.status.success() && found.stdout.contains("its worker still has it"),
+            "{found}"
+        );
+        let done = host.ok(&["hpvm", "doctor", "--repair"]);
+        assert!(done.contains("wrote the boot record of 'web' again"), "{done}");
+        assert_eq!(fs::read_to_string(&path).expect("a boot record"), before);
+        assert!(host.run(&["hpvm", "doctor"]).status.success());
+        host.wait_for_state("web", "On (OS)", BOUND);
+        assert!(host.ok(&["hpvm", "why", "web"]).contains("nothing is wrong"));
+    }
+    assert_eq!(host.snapshot(1).expect("a snapshot").qemu, qemu, "the same QEMU runs on");
+    // What the next worker notes is in the file, and not in one that nobody sees.
+    host.ok(&["hpvmmodify", "-P", "web", "-d", "dvd:avio_stor:0,4,0"]);
+    let after = fs::read_to_string(&path).expect("a boot record");
+    assert!(after.starts_with(&before) && after.len() > before.len(), "{after}");
+    host.ok(&["hpvmstop", "-P", "web", "-gF"]);
+}
+
+/// Then its worker has no other copy, and works on from memory; nobody else knows the machine.
+fn a_boot_record_overwritten_under_its_worker_is_told() {
+    let host = running();
+    fs::write(record(&host), "garbage\n").expect("it is overwritten");
+    let why = host.ok(&["hpvm", "why", "web"]);
+    assert!(why.contains("what machine it got") && why.contains("hpvmstart -P web"), "{why}");
+    let found = host.run(&["hpvm", "doctor", "--repair"]);
+    assert!(!found.status.success() && found.stdout.contains("is lost"), "{found}");
+    host.ok(&["hpvmstop", "-P", "web", "-gF"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    assert!(host.run(&["hpvm", "doctor"]).status.success());
 }
 
 /// A folder in the place of the record lets no worker begin; even so the guest is shown, and ended by a hard stop.

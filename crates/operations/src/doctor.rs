@@ -16,10 +16,11 @@ use hpvm_registry::{Access, Found, Identities, Rebuilt, Registry, RemovedGuest, 
 
 use crate::clone::interrupted;
 use crate::folder::{self, Folder};
+use crate::lost_record::Loss;
 use crate::network::view::ShownState;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::stores::{self, Stores};
-use crate::{Actor, Refusal, VmHost, lost, supervise};
+use crate::{Actor, Refusal, VmHost, lost, lost_record, supervise};
 
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub enum Cure {
     Enter(Box<Found>),
     /// A running guest that nobody supervises.
     Adopt(GuestConfig),
+    /// A running guest whose boot record only its worker has.
+    MendRecord(GuestConfig),
     /// An operation that nobody will finish.
     Settle(Box<hpvm_registry::RecordedOperation>),
     /// The administrator's to do; the command or the deed.
@@ -96,6 +99,8 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
         let cure = Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"));
         findings.push(Finding { text: format!("guest '{name}' runs: {attention}"), cure });
     }
+    let loss = lost_record::look(host, config, &presence);
+    findings.extend(loss.map(|loss| lost_record(config, loss)));
     if let Some(pid) = lost::qemu_at_rest(host, config) {
         let text = format!(
             "guest '{name}' runs as process {pid}, and its files in /run are gone or damaged"
@@ -111,6 +116,22 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
         findings.push(Finding { text, cure });
     }
     Ok(())
+}
+
+fn lost_record(config: &GuestConfig, loss: Loss) -> Finding {
+    let name = &config.name;
+    match loss {
+        Loss::Mendable { why } => Finding {
+            text: format!(
+                "the boot record of guest '{name}', which runs, is lost, and its worker still has it: {why}"
+            ),
+            cure: Cure::MendRecord(config.clone()),
+        },
+        Loss::Final { why } => Finding {
+            text: format!("the boot record of guest '{name}', which runs, is lost: {why}"),
+            cure: Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}")),
+        },
+    }
 }
 
 /// Ports grow at each start and are not worth rebuilding the text for.
@@ -387,6 +408,10 @@ pub fn repair(
             let _busy = host.busy(config, actor)?;
             supervise::adopt(host, config)?;
             format!("took '{}' over", config.name)
+        }
+        Cure::MendRecord(config) => {
+            lost_record::mend(host, actor, config)?;
+            format!("wrote the boot record of '{}' again", config.name)
         }
         Cure::Settle(recorded) => {
             interrupted::settle(host, recorded)?;

@@ -16,8 +16,8 @@ use rustix::event::{Timespec, poll};
 use crate::{Refusal, VmHost, lost, presence};
 
 /// The names of a guest's two supervisors, as `ps` shows them.
-const WORKER: &str = "hpvmapp";
-const KEEPER: &str = "hpvmkeeper";
+pub(crate) const WORKER: &str = "hpvmapp";
+pub(crate) const KEEPER: &str = "hpvmkeeper";
 
 /// An engine that obeys its second monitor ends within milliseconds.
 const RESCUE_BOUND: Duration = Duration::from_secs(2);
@@ -132,7 +132,7 @@ fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {
 }
 
 /// The processes of this program that have a lock of the guest's supervision.
-fn supervisors(host: &VmHost, config: &GuestConfig, program: &str) -> Vec<Holder> {
+pub(crate) fn supervisors(host: &VmHost, config: &GuestConfig, program: &str) -> Vec<Holder> {
     let lock = host.root.run_dir(config.number.get()).join(run_folder::LOCK);
     let mut holders = image_lock::holders(&lock).unwrap_or_default();
     holders.retain(|holder| holder.program == program);

@@ -19,6 +19,7 @@ pub mod folder;
 mod hanging;
 pub(crate) mod lost;
 pub mod modify;
+mod lost_record;
 pub mod network;
 pub mod nvram;
 pub mod presence;

@@ -16,7 +16,7 @@ use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selecto
 
 use crate::network::status;
 use crate::presence::{Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, console_media, lost, stores, supervise};
+use crate::{Actor, Refusal, VmHost, console_media, lost, lost_record, stores, supervise};
 
 /// One guest, complete.
 #[derive(Clone, Debug)]
@@ -131,6 +131,10 @@ impl VmHost {
         let last_ending = presence.ending().map(|(when, how)| (when.to_owned(), how.clone()));
         let mut health = presence.health();
         health.extend(lost.map(|pid| lost::refusal(&config, pid).to_string()));
+        if machine.is_none() {
+            let loss = lost_record::look(self, &config, &presence);
+            health.extend(loss.map(|loss| loss.sentence(&config)));
+        }
         GuestView {
             state: if lost.is_some() { RunState::Attention } else { presence.state() },
             since: snapshot.map(|s| s.since.clone()),

@@ -12,8 +12,9 @@ use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
 use crate::actor::Failed;
+use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
-use crate::{Refusal, VmHost, lost};
+use crate::{Refusal, VmHost, lost, lost_record};
 
 /// So many operations back the last start is looked for.
 const RECENT_OPERATIONS: usize = 20;
@@ -34,6 +35,9 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
     let presence = host.presence(config.number);
     match &presence {
         Presence::On { attention, supervision, .. } => {
+            if let Some(loss) = lost_record::look(host, config, &presence) {
+                return Ok(without_record(config, loss));
+            }
             Ok(running(config, &presence, attention.as_ref(), *supervision))
         }
         Presence::Off { .. } => match lost::qemu_at_rest(host, config) {
@@ -52,6 +56,26 @@ fn out_of_reach(config: &GuestConfig, pid: i32) -> Why {
             ask: Some("shut it down from within if that can be done".into()),
             command: format!("hpvmstop -P {name} -h -F && hpvmstart -P {name}"),
         }),
+    }
+}
+
+fn without_record(config: &GuestConfig, loss: Loss) -> Why {
+    let name = &config.name;
+    let headline = format!("'{name}' runs, and commands cannot tell what machine it got");
+    match loss {
+        Loss::Mendable { why } => Why {
+            headline,
+            causes: vec![why, "only its worker still has its boot record".into()],
+            remedy: command("hpvm doctor --repair".into()),
+        },
+        Loss::Final { why } => Why {
+            headline,
+            causes: vec![why],
+            remedy: Some(Remedy {
+                ask: Some("choose a time at which the guest may be off for a moment".into()),
+                command: format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"),
+            }),
+        },
     }
 }
 
