@@ -43,7 +43,7 @@ install-built:
 	if [ -e $(OPTION_ROM) ]; then install -m 644 $(OPTION_ROM) $(OPTION_ROM).copyright $(COMMON)/; fi
 	$(PRODUCT)/bin/hpvm man $(PRODUCT)/share/man/man1
 	$(PRODUCT)/bin/hpvm completions $(PRODUCT)/share/completions
-	install -m 644 packaging/systemd/hpvm.service $(UNITS)/
+	install -m 644 packaging/systemd/hpvm.service packaging/systemd/hpvm-guests.service $(UNITS)/
 
 demo:
 	scripts/demo

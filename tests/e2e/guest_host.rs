@@ -6,6 +6,7 @@ mod attached;
 mod blocks;
 mod clone;
 mod device_database;
+mod shutdown;
 mod stores;
 mod units;
 
@@ -25,6 +26,7 @@ pub(crate) const TESTS: &[&[Test]] = &[
     device_database::TESTS,
     clone::TESTS,
     stores::TESTS,
+    shutdown::TESTS,
 ];
 
 /// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.

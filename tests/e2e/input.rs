@@ -502,6 +502,7 @@ fn an_hpvmconf_that_is_none() {
     for (name, value, line) in [
         ("HPVMKEEPREMOVED", "soon", &["hpvmremove", "-P", "web", "-F"][..]),
         ("HPVMKEEPREMOVED", "-1", &["hpvmremove", "-P", "web", "-F"]),
+        ("HPVMAUTOSTOP", "3601", &["hpvm", "autostop"]),
         ("HPVMLIMITS", "A.99", &["hpvmcreate", "-P", "new"]),
         ("HPVMUIDBASE", "0", &["hpvmstart", "-P", "web"]),
         ("HPVMUIDBASE", "\x1b[2J", &["hpvmstart", "-P", "web"]),
@@ -628,6 +629,7 @@ const NEED_THE_REGISTRY: &[&[&str]] = &[
     &["hpvm", "undelete", "--list"],
     &["hpvm", "nvram", "-P", "web"],
     &["hpvm", "autostart"],
+    &["hpvm", "autostop"],
 ];
 
 /// Puts something else in the registry's place for as long as it lives.

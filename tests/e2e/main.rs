@@ -39,6 +39,7 @@ mod served;
 mod session;
 mod sharing;
 mod shell;
+mod shutdown;
 mod silent_store;
 mod supervision;
 mod terminal;
@@ -92,6 +93,7 @@ const SUBJECTS: &[&[Test]] = &[
     media::TESTS,
     networks::TESTS,
     sharing::TESTS,
+    shutdown::TESTS,
     silent_store::TESTS,
 ];
 

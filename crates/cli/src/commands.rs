@@ -2,6 +2,7 @@
 //! one operation, and prints the outcome.
 
 mod autostart;
+mod autostop;
 mod clone;
 mod completions;
 mod console;
@@ -23,6 +24,7 @@ mod undelete;
 mod why;
 
 pub use autostart::Autostart;
+pub use autostop::Autostop;
 pub use clone::Clone;
 pub use completions::Completions;
 pub use console::Console;
@@ -43,21 +45,19 @@ pub use stop::Stop;
 pub use undelete::Undelete;
 pub use why::Why;
 
+use hpvm_host::signals;
 use hpvm_model::GuestName;
 use hpvm_operations::{Mode, Refusal, VmHost};
-use hpvm_host::signals;
 use hpvm_registry::RemovedGuest;
 
 use crate::args::Selector;
 use crate::exit::{About, Failure};
+use crate::messages::Answer;
 
 fn mode(is_dry_run: bool) -> Mode {
-use crate::messages::Answer;
     if is_dry_run { Mode::DryRun } else { Mode::Apply }
 }
 
-/// Problems are told one by one, everything else as one sentence about the guest.
-fn refused<T>(guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
 /// From here on a signal ends a wait and no change in its middle. Where that cannot be had, Ctrl-C ends the command all the
 /// same, only more curtly.
 fn catch_interruptions() {
@@ -80,6 +80,8 @@ fn agreed(answer: Answer) -> Result<(), Failure> {
     }
 }
 
+/// Problems are told one by one, everything else as one sentence about the guest.
+fn refused<T>(guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
     match refusal {
         Refusal::Problems(problems) => Err(Failure::Problems { guest: guest.clone(), problems }),
         other => Err(other).about(guest),

@@ -86,6 +86,7 @@ pub static COMMANDS: &[Entry] = &[
     entry::<commands::Undelete>("undelete", Origin::Ours),
     entry::<commands::Autostart>("autostart", Origin::Ours),
     entry::<commands::Gvsdmgr>("gvsdmgr", Origin::Ours),
+    entry::<commands::Autostop>("autostop", Origin::Ours),
     entry::<commands::Nvram>("nvram", Origin::Ours),
     entry::<commands::Man>("man", Origin::Hidden),
     entry::<commands::Completions>("completions", Origin::Hidden),

@@ -15,6 +15,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use hpvm_model::limits::LimitsTable;
 use rustix::fs::{Access, access};
@@ -28,6 +29,8 @@ const QEMU: &str = "qemu-system-x86_64";
 const UID_BASE: u32 = 1_000_000;
 const KEEP_REMOVED_DAYS: u32 = 7;
 const MAC_PROBE_ROUNDS: u8 = 3;
+const AUTOSTOP_BOUND: Duration = Duration::from_secs(120);
+const AUTOSTOP_SECONDS_MAX: u64 = 3600;
 /// A hundred years.
 const KEEP_REMOVED_DAYS_MAX: u32 = 36_500;
 /// A file larger than this is no hpvmconf.
@@ -93,6 +96,17 @@ impl Conf {
         match self.number(NAME, WANTED)? {
             None => Ok(KEEP_REMOVED_DAYS),
             Some(days) if days <= KEEP_REMOVED_DAYS_MAX => Ok(days),
+            Some(_) => Err(self.unfit(NAME, WANTED)),
+        }
+    }
+
+    /// How long guests may take to shut down when the VM Host does; 0: they are not asked.
+    pub fn autostop_bound(&self) -> Result<Duration, ConfError> {
+        const NAME: &str = "HPVMAUTOSTOP";
+        const WANTED: &str = "a number of seconds, 3600 at most";
+        match self.number(NAME, WANTED)? {
+            None => Ok(AUTOSTOP_BOUND),
+            Some(seconds) if seconds <= AUTOSTOP_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
             Some(_) => Err(self.unfit(NAME, WANTED)),
         }
     }

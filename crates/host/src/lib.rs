@@ -23,6 +23,7 @@ pub mod launch;
 pub mod lines;
 pub mod listen;
 pub mod lock;
+pub mod lodging;
 pub mod media_folder;
 pub mod names;
 pub mod nic;

@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod adapters;
 pub mod autostart;
+pub mod autostop;
 mod claims;
 pub mod clone;
 mod company;
@@ -18,8 +19,8 @@ mod facts;
 pub mod folder;
 mod hanging;
 pub(crate) mod lost;
-pub mod modify;
 mod lost_record;
+pub mod modify;
 pub mod network;
 pub mod nvram;
 pub mod presence;

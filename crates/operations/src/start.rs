@@ -81,7 +81,9 @@ fn launch(host: &mut VmHost, config: &GuestConfig, facts: &HostFacts) -> Result<
     keep_ports(host, config, &record, facts)?;
     keep_identities(host, config, facts)?;
     keep_good_nvram(host, config)?;
+    let lodging = host.lodging();
     let started = launch::start(&record, &places, &mut Steps { host, config, record: &record });
+    drop(lodging);
     if started.is_err() {
         // What led here is the thing to tell; a port that stays is closed when the guest is cleared.
         let _ = ports::close_all(host, config.number);

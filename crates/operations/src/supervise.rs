@@ -45,6 +45,7 @@ pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time)
         .map_err(Refusal::file("look at the process of", &run_dir))?;
     let Some(qemu) = qemu else { return Ok(()) };
+    let _lodging = host.lodging();
     Ok(launch::adopt(&config.name, snapshot.qemu.pid, qemu, &places(host, config)?)?)
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hpvm_engine::media;
 use hpvm_host::lock::{Busy, BusyError};
+use hpvm_host::lodging::Lodging;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
@@ -21,8 +22,8 @@ use hpvm_registry::{Access, Change, Identities, Registry, Selector};
 use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::presence::{self, Presence};
-use crate::stores::{self, Stores};
 use crate::refusal::unless_interrupted;
+use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, devdb, facts};
 
 /// How long a command waits for another one that is changing the same guest.
@@ -71,6 +72,11 @@ impl VmHost {
         Folder::of(&self.root, config.uuid)
     }
 
+    /// To be held while something is started that lives on, see [`Lodging`]. A VM Host in a folder has no units.
+    pub(crate) fn lodging(&self) -> Option<Lodging> {
+        if self.root.prefix() == Path::new("/") { Lodging::enter() } else { None }
+    }
+
     /// The right to change one guest; others are told who has it.
     pub fn busy(&self, config: &GuestConfig, actor: &Actor) -> Result<Busy, Refusal> {
         Ok(self.busy_within(config, actor, BUSY_BOUND)?)
@@ -86,29 +92,29 @@ impl VmHost {
         Busy::acquire(&self.folder(config).file(guest_folder::BUSY), &actor.command, bound)
     }
 
+    /// The registry, for a change that begins now: one that was interrupted before changes nothing.
+    pub(crate) fn begin(&mut self) -> Result<Change<'_>, Refusal> {
+        self.registry.change_unless(unless_interrupted)
+    }
+
     /// Leaves the record of a change that was refused or failed, and passes the outcome on. `config` is the guest it was
     /// about, if there is one. Where not even the record can be written, the refusal is still the thing to tell.
     pub(crate) fn record_failure<T>(
         &mut self,
         actor: &Actor,
         config: Option<&GuestConfig>,
-    /// The registry, for a change that begins now: one that was interrupted before changes nothing.
-    pub(crate) fn begin(&mut self) -> Result<Change<'_>, Refusal> {
-        self.registry.change_unless(unless_interrupted)
-    }
-
         result: Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         if let Err(refusal) = &result {
+            if matches!(refusal, Refusal::Interrupted { .. }) {
+                let _ = self.registry.hurry();
+            }
             let _ = self.registry.record(&actor.failed(config, refusal));
         }
         result
     }
 
     /// The boot record of a guest: what it runs on, or ran on last.
-            if matches!(refusal, Refusal::Interrupted { .. }) {
-                let _ = self.registry.hurry();
-            }
     pub fn boot_record(&self, config: &GuestConfig) -> Result<Machine, Refusal> {
         let path = self.folder(config).file(guest_folder::BOOT_RECORD);
         let text = durable::open_regular(&path).and_then(std::io::read_to_string);

@@ -258,6 +258,7 @@ impl<'a> Runner<'a> {
         }
         let (ready, theirs) = io::pipe().map_err(Refusal::file("make a pipe for", &self.folder))?;
         launch.app_once_fd(theirs, fds::READY);
+        let _lodging = self.host.lodging();
         launch.spawn(&keeper).map_err(|source| self.not_kept(source))?;
         self.wait_until_ready(ready)
     }

@@ -1,0 +1,104 @@
+//! The VM Host goes down: all guests are asked at once, get the time that hpvmconf gives them, and none is left running.
+
+use std::time::{Duration, Instant};
+
+use hpvm_registry::{Access, Registry};
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    guests_are_ended_together_and_none_is_left,
+    what_was_ended_is_started_at_the_next_boot_alone,
+    nobody_is_asked_where_there_is_no_time,
+];
+
+const BOUND: Duration = Duration::from_secs(20);
+
+fn running(host: &mut VmHost, name: &str, behaviour: &str) {
+    host.engine_behaves(behaviour);
+    host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-B", "auto"]);
+    host.ok(&["hpvmstart", "-P", name]);
+    host.wait_for_state(name, "On (OS)", BOUND);
+}
+
+#[track_caller]
+fn assert_all_off(host: &VmHost) {
+    wait_until(BOUND, "nothing runs", || host.processes().is_empty());
+    assert!(!host.ok(&["hpvmstatus"]).contains("On ("));
+    assert!(host.run(&["hpvm", "doctor"]).status.success());
+}
+
+/// Of two that shut down, one that does not react and one that hangs, the last two are ended by force, after one bound for
+/// all.
+fn guests_are_ended_together_and_none_is_left() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.set("HPVMAUTOSTOP", "4");
+    running(&mut host, "quick", "powerdown=off:100");
+    running(&mut host, "slow", "powerdown=off:2500");
+    running(&mut host, "deaf", "powerdown=ignore");
+    running(&mut host, "held", "powerdown=off");
+    host.ok(&["hpvmcreate", "-P", "idle"]);
+    let dry = host.ok(&["hpvm", "autostop", "--dry-run"]);
+    assert!(dry.contains("'slow' would be ended") && !dry.contains("idle"), "{dry}");
+    host.qemu(4).expect("it runs").signal(Signal::STOP).expect("our own process");
+    host.wait_for_state("held", "On (ATTN)", BOUND);
+
+    let since = Instant::now();
+    let outcome = host.run(&["hpvm", "autostop", "--reason", "maintenance"]);
+    assert!(outcome.status.success(), "{outcome}");
+    for told in ["'quick' has shut down", "'slow' has shut down"] {
+        assert!(outcome.stderr.contains(told), "{outcome}");
+    }
+    for told in ["WARNING (deaf): ended by force: ", "WARNING (held): ended by force: "] {
+        assert!(outcome.stderr.contains(told), "{outcome}");
+    }
+    assert!(!outcome.stderr.contains("idle"), "{outcome}");
+    println!("four guests ended in {:.1} s", since.elapsed().as_secs_f64());
+    assert_all_off(&host);
+    for (name, how) in [("quick", "stopped gracefully"), ("deaf", "stopped (hard)")] {
+        let shown = host.ok(&["hpvmstatus", "-P", name]);
+        assert!(shown.contains(how), "{shown}");
+    }
+    let registry = Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadOnly);
+    let done = registry.expect("the registry").operations(None, 10).expect("the operations");
+    let of_slow: Vec<_> = done
+        .iter()
+        .map(|recorded| &recorded.operation)
+        .filter(|o| o.guest.as_ref().is_some_and(|guest| guest.name.as_str() == "slow"))
+        .collect();
+    assert_eq!(of_slow[0].reason.as_deref(), Some("maintenance"));
+    assert!(of_slow[0].command_line.contains("autostop"), "{:?}", of_slow[0]);
+}
+
+/// Within the same boot of the VM Host they stay as they were left.
+fn what_was_ended_is_started_at_the_next_boot_alone() {
+    let mut host = VmHost::new(Engine::Fake);
+    running(&mut host, "web", "powerdown=off");
+    let outcome = host.run(&["hpvm", "autostop"]);
+    assert!(outcome.status.success(), "{outcome}");
+    host.ok(&["hpvm", "autostart"]);
+    assert_eq!(host.state("web"), "Off");
+    let record = host.path("var/opt/hpvm/guests/web/boot.record");
+    let text = std::fs::read_to_string(&record).expect("a boot record");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot id");
+    let earlier = text.replace(boot.trim(), "00000000-0000-0000-0000-000000000000");
+    assert_ne!(earlier, text);
+    std::fs::write(&record, earlier).expect("a record of an earlier boot");
+    host.ok(&["hpvm", "autostart"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    host.ok(&["hpvmstop", "-P", "web", "-hF"]);
+}
+
+fn nobody_is_asked_where_there_is_no_time() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.set("HPVMAUTOSTOP", "0");
+    running(&mut host, "web", "powerdown=off");
+    let outcome = host.run(&["hpvm", "autostop"]);
+    assert!(outcome.status.success() && outcome.stderr.contains("ended by force"), "{outcome}");
+    let log = std::fs::read_to_string(host.path("var/opt/hpvm/guests/web/log"));
+    assert!(!log.expect("a log").contains("asked to shut down"));
+    assert_all_off(&host);
+}
