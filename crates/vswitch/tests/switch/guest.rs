@@ -257,8 +257,12 @@ impl Guest {
     /// Until the switch has used every chain.
     pub(crate) fn wait_until_sent(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while self.transmit.used(&self.memory) != self.transmit.available {
-            self.transmit.sleep(&self.memory, deadline, "what was sent is used");
+        loop {
+            let used = self.transmit.used(&self.memory);
+            if used == self.transmit.available {
+                return;
+            }
+            self.transmit.sleep(&self.memory, used, deadline, "what was sent is used");
         }
     }
 
@@ -269,7 +273,8 @@ impl Guest {
             if let Some(received) = self.try_receive() {
                 return received;
             }
-            self.receive.sleep(&self.memory, deadline, "a frame arrives");
+            let taken = self.receive.used;
+            self.receive.sleep(&self.memory, taken, deadline, "a frame arrives");
         }
     }
 
@@ -324,8 +329,13 @@ impl Guest {
         loop {
             match self.try_receive() {
                 Some(received) if received.frame == frame => return true,
-                None if !self.receive.is_called(&self.memory, deadline) => return false,
-                _ => {}
+                Some(_) => {}
+                None => {
+                    let taken = self.receive.used;
+                    if !self.receive.is_called(&self.memory, taken, deadline) {
+                        return false;
+                    }
+                }
             }
         }
     }
@@ -455,19 +465,18 @@ impl Ring {
         Some((word(0) as u16, word(4) as usize))
     }
 
-    /// Sleeps until the switch calls; it must.
-    fn sleep(&mut self, memory: &Memory, deadline: Instant, what: &str) {
-        let used = self.used(memory);
+    /// Sleeps until the switch uses more than these chains; it must.
+    fn sleep(&mut self, memory: &Memory, used: u16, deadline: Instant, what: &str) {
         assert!(
-            self.is_called(memory, deadline),
+            self.is_called(memory, used, deadline),
             "no call within {PATIENCE:?}: {what}; used {used}, now {}",
             self.used(memory)
         );
     }
 
-    /// Sleeps until the switch calls, having said that it should, or uses a chain. `false`: not in time.
-    fn is_called(&mut self, memory: &Memory, deadline: Instant) -> bool {
-        let used = self.used(memory);
+    /// Sleeps until the switch calls, having said that it should when it uses more than the chains that the caller knows to
+    /// be used, or until it has. `false`: not in time.
+    fn is_called(&mut self, memory: &Memory, used: u16, deadline: Instant) -> bool {
         let event = self.at + AVAILABLE + 4 + 2 * usize::from(SIZE);
         memory.word(event).store(used, Ordering::Relaxed);
         fence(Ordering::SeqCst);
