@@ -42,13 +42,13 @@ fn waits(pid: i32) -> HashMap<String, Duration> {
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command};
+    use std::time::Instant;
 
+    use rustix::event::{Timespec, poll};
     use rustix::process::Pid;
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
     use super::*;
-    use crate::wait::wait_until;
-
     struct Ended(Child);
 
     impl Drop for Ended {
@@ -77,9 +77,12 @@ mod tests {
         let idle = run("sleep", ["60", "60"]);
         let number = |child: &Ended| i32::try_from(child.0.id()).expect("a process number");
         let (busy, idle) = (KeptOff::by(Some(number(&loops[0]))), KeptOff::by(Some(number(&idle))));
-        wait_until(Duration::from_secs(60), "it is kept off for a second", || {
-            busy.since_then() > Duration::from_secs(1)
-        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while busy.since_then() < Duration::from_secs(1) {
+            assert!(Instant::now() < deadline, "it is never kept off for a second");
+            let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+            poll(&mut [], Some(&pause)).expect("a pause");
+        }
         assert!(idle.since_then() < Duration::from_millis(500), "{:?}", idle.since_then());
         assert_eq!(KeptOff::by(None).since_then(), Duration::ZERO);
     }

@@ -44,6 +44,14 @@ impl Machine {
         Ok((Machine { qemu, folder }, Port::new(asking, answers)))
     }
 
+    pub(crate) fn process(&self) -> i32 {
+        i32::try_from(self.qemu.id()).unwrap_or(i32::MAX)
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.qemu.try_wait(), Ok(None))
+    }
+
     /// What QEMU and the console said last, for a failure.
     pub(crate) fn last_words(&self) -> String {
         let tail = |name: &str| {

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use hpvm_app::snapshot::Snapshot;
 use hpvm_console::attachment::Attachment;
 use hpvm_console::door::{ClientFrame, ServerFrame, Want};
+use hpvm_guesthost::KeptOff;
 use hpvm_host::names::run_folder;
 use rustix::event::{Timespec, poll};
-
-use crate::kept_off::KeptOff;
 
 /// The tiny guest's prompt, without the blank that follows.
 const PROMPT: &str = "hpvm-guest#";

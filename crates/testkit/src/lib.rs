@@ -2,7 +2,6 @@
 
 pub mod fake;
 pub mod guest;
-pub mod kept_off;
 pub mod vm_host;
 pub mod wait;
 
