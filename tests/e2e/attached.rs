@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hpvm_model::{Backing, DeviceKind, DiskId, StorageDevice, StorageType};
 use hpvm_plan::command_line::{Value, device_properties, json, node_id};
+use hpvm_plan::record::{Access, Attached, Cache, Sharing};
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, repository};
 use hpvm_testkit::wait::wait_until;
@@ -84,7 +85,8 @@ impl Library {
     /// The options of QEMU that put unit `lun` into the place of what backs a device.
     fn options(&self, device: &StorageDevice, lun: u8) -> String {
         let node = node_id(device.address, 0);
-        let properties = json(&Value::Group(device_properties(device, Some(&node), None)));
+        let properties = device_properties(&in_machine(device), Some(&node), None);
+        let properties = json(&Value::Group(properties));
         let portal = format!("portal=127.0.0.1:{},target={TARGET},lun={lun}", self.port);
         let source = "transport=tcp,initiator-name=iqn.2026-11.hpvm:test";
         format!("-blockdev driver=iscsi,node-name={node},{source},{portal} -device '{properties}'")
@@ -110,6 +112,11 @@ fn attached(kind: DeviceKind, address: &str) -> StorageDevice {
     let address = address.parse().expect("an address");
     let backing = Backing::new(StorageType::Attach, "/dev/sg0");
     StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id }
+}
+
+fn in_machine(device: &StorageDevice) -> Attached {
+    let (access, cache, sharing) = (Access::ReadWrite, Cache::Page, Sharing::Alone);
+    Attached { device: device.clone(), identity: None, access, cache, sharing, layers: Vec::new() }
 }
 
 /// An engine whose guests have more options than the product gives them.

@@ -1,8 +1,8 @@
 //! `cargo xtask scsi-target`: a server of SCSI devices for tests, and QEMU's driver for them.
 //!
-//! Small machines have no SCSI devices to give to a guest. tgt serves tapes and changers by iSCSI on the loopback interface,
-//! and QEMU's iscsi driver, which Debian has in a package of its own, hands them to a guest as it would a device of the
-//! machine. Installed, tgt would start a service of the machine; so the files are unpacked into an archive that a test
+//! Small machines have no SCSI devices to give to a guest. tgt serves disks, tapes and changers by iSCSI on the loopback
+//! interface, and QEMU's iscsi driver, which Debian has in a package of its own, hands them to a guest as it would a device of
+//! the machine. sg_persist is for the guest, to reserve a disk. Installed, tgt would start a service of the machine; so the files are unpacked into an archive that a test
 //! unpacks where it wants them. Their libraries come with QEMU but for the one that is in the archive.
 
 use std::fs;
@@ -19,19 +19,21 @@ const RECIPE: &str = include_str!("scsi_target.rs");
 const QUICK: Duration = Duration::from_secs(60);
 
 /// What is in the archive, by its name there, and where the packages have it.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 7] = [
     ("tgtd", "usr/sbin/tgtd"),
     ("tgtadm", "usr/sbin/tgtadm"),
     ("tgtimg", "usr/sbin/tgtimg"),
     ("block-iscsi.so", "usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so"),
     ("libiscsi.so.7", "usr/lib/x86_64-linux-gnu/libiscsi.so.7"),
+    ("sg_persist", "usr/bin/sg_persist"),
+    ("libsgutils2-1.46.so.2", "usr/lib/x86_64-linux-gnu/libsgutils2-1.46.so.2"),
 ];
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if !arguments.is_empty() {
         bail!("usage: cargo xtask scsi-target");
     }
-    let mut versions = apt::versions(&["tgt", "libiscsi7"])?;
+    let mut versions = apt::versions(&["tgt", "libiscsi7", "sg3-utils", "libsgutils2-1.46-2"])?;
     // QEMU loads no module but those of its own build.
     versions.insert("qemu-block-extra".into(), installed("qemu-system-x86")?);
     let named = versions.iter().flat_map(|(package, version)| [package.as_str(), version]);

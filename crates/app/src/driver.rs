@@ -12,6 +12,7 @@ mod links;
 mod perform;
 mod pulse;
 mod requests;
+mod reservations;
 mod stores;
 mod takeover;
 mod trouble;
@@ -63,6 +64,7 @@ use counters::Zeros;
 use links::Links;
 use pulse::{BEAT, Pulse};
 use requests::{Asker, Requests};
+use reservations::Helper;
 use trouble::Trouble;
 
 pub(crate) use verbs::OpenedImage;
@@ -105,6 +107,7 @@ struct Driver {
     store_watch: StoreWatch,
     silent_stores: Vec<SilentStore>,
     zeros: Zeros,
+    reservations: Helper,
     qemu_log: File,
     ready: Option<File>,
     shown: Shown,
@@ -289,6 +292,7 @@ impl Driver {
             News::Copied { ticket, result, left } => self.copied(ticket, result, left),
             News::CopyTakenBack(result) => self.copy_taken_back(result),
             News::StoresAsked => self.look_at_stores(),
+            News::Reservations { answers } => self.reservations_asked(answers),
         }
     }
 

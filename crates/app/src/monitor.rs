@@ -74,6 +74,10 @@ pub(crate) enum News {
     CopyTakenBack(Result<copying::Left, Error>),
     /// It is time to look which stores have answered.
     StoresAsked,
+    /// Whether the reservation helper did.
+    Reservations {
+        answers: bool,
+    },
 }
 
 #[derive(Debug)]

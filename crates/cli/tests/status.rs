@@ -14,7 +14,7 @@ use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::difference::waiting;
 use hpvm_plan::facts::Engine;
 use hpvm_plan::record::{
-    Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine,
+    Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine, Sharing,
 };
 use snapbox::data::DataFormat;
 use snapbox::{Data, assert_data_eq};
@@ -82,6 +82,7 @@ fn boot(config: &GuestConfig) -> Machine {
         nics: Vec::new(),
         agent: AgentChannel::Present,
         avio_service: AvioService::Processor,
+        reservations: None,
         owner: None,
     })
 }
@@ -92,6 +93,7 @@ fn attached(device: StorageDevice) -> Attached {
         identity: None,
         access: Access::ReadWrite,
         cache: Cache::Page,
+        sharing: Sharing::Alone,
         layers: Vec::new(),
     }
 }

@@ -7,6 +7,7 @@
 //! | detach one | `device_del`, which a SCSI device obeys at once, so the caller has the guest's consent; then its node and descriptor |
 //! | detach an adapter | `device_del`, which asks the guest; `DEVICE_DELETED` may come much later, see [`Performed::Asked`] |
 //! | a longer store | its length read from our own descriptor, `block_resize`, never down; see [`grow`] |
+//! | the first shared disk | `object-add` of the reservation manager before all that; it stays |
 //! | NICs | see `nics`; what moves to another port, or has its link shown otherwise, changes nothing that is plugged in |
 //! | another medium | new node; tray open (a locked one is asked for), medium out, medium in, tray shut; then the old node |
 //!
@@ -26,7 +27,8 @@ use std::time::Duration;
 
 use hpvm_model::{AdapterKind, Bytes, PciSlot, StorageAddress};
 use hpvm_plan::command_line::{
-    Property, adapter_at, adapter_id, adapters_of, device_id, device_properties, json,
+    Property, RESERVATION_MANAGER, adapter_at, adapter_id, adapters_of, device_id,
+    device_properties, json, reservation_manager, shares_disks,
 };
 use hpvm_plan::guest_path::Function;
 use hpvm_plan::record::{
@@ -34,7 +36,8 @@ use hpvm_plan::record::{
 };
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{
-    Cont, DeviceAdd, DeviceDel, Properties, QueryBlockstats, QueryStatus, Stop,
+    Cont, DeviceAdd, DeviceDel, ObjectAdd, Properties, QueryBlockstats, QueryPrManagers,
+    QueryStatus, Stop,
 };
 use hpvm_qmp::{Error as QmpError, Happening, RunState, deadline};
 use tokio::sync::mpsc::Receiver;
@@ -58,6 +61,10 @@ pub enum Performed {
 pub enum DeviceError {
     #[error(transparent)]
     Engine(#[from] QmpError),
+    #[error(
+        "the guest was started by an hpvm that shared no disks, and can have a shared one from its next start on"
+    )]
+    NoReservations,
     #[error("the descriptor of {0} did not come with the request")]
     NoDescriptor(StorageAddress),
     #[error("there is no device at {0} in the running guest")]
@@ -144,9 +151,23 @@ impl Bench<'_> {
         attach: &Attach<'_>,
         descriptors: &mut dyn Iterator<Item = OwnedFd>,
     ) -> Result<(), DeviceError> {
+        if shares_disks(attach.devices) {
+            self.provide_reservations().await?;
+        }
         for attached in attach.devices.iter().filter(|a| a.device.backing.store().is_some()) {
             self.add_medium(attach.seq, attached, descriptors.next()).await?;
         }
+        Ok(())
+    }
+
+    /// The first shared disk of a guest brings QEMU's part of reserving along, which stays: other disks may follow.
+    async fn provide_reservations(&mut self) -> Result<(), DeviceError> {
+        let managers = self.client.execute(&QueryPrManagers {}).await?;
+        if managers.iter().any(|manager| manager.id == RESERVATION_MANAGER) {
+            return Ok(());
+        }
+        let socket = self.record.reservations.as_deref().ok_or(DeviceError::NoReservations)?;
+        self.client.execute(&ObjectAdd(properties(&reservation_manager(socket)))).await?;
         Ok(())
     }
 
@@ -177,7 +198,7 @@ impl Bench<'_> {
                 .backing
                 .store()
                 .map(|_| media::node(attached.device.address, attach.seq));
-            let wanted = device_properties(&attached.device, node.as_deref(), None);
+            let wanted = device_properties(attached, node.as_deref(), None);
             self.client.execute(&DeviceAdd(properties(&wanted))).await?;
         }
         Ok(())

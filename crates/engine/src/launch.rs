@@ -27,10 +27,13 @@ use hpvm_plan::record::{Attached, BootRecord, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::media::{self, MediaError};
+use crate::reservations::{self, ReservationsError};
 use crate::{last_words, worker_fd};
 
 /// QEMU's number of the description that bears its mark: it never uses it.
 const MARK_DESCRIPTOR: i32 = 9;
+/// QEMU's number of the pipe that closes with it, for the reservation helper to see: it never uses it.
+const LIFELINE_DESCRIPTOR: i32 = 8;
 /// Until the engine answers; a host under load needs many times the usual 60 ms.
 const READY_BOUND: Duration = Duration::from_secs(30);
 /// Between two looks whether who waits for that was interrupted.
@@ -49,6 +52,8 @@ pub enum LaunchError {
     Durable(#[from] DurableError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Reservations(#[from] ReservationsError),
     #[error("the guest's keeper could not be started")]
     Keeper(#[from] KeeperError),
     #[error("the processes of the guest's last run have not ended yet; try again in a moment")]
@@ -79,6 +84,7 @@ pub struct Places {
     /// `None`: as the caller.
     pub qemu_ids: Option<Ids>,
     pub worker_ids: Option<Ids>,
+    pub reservations: reservations::Programs,
     /// Folders of images from which users of the console must not choose.
     pub withheld: BTreeSet<String>,
 }
@@ -117,6 +123,13 @@ pub fn start(
     let held = Held::of(&Machine::new(record.clone()), places);
     let mut launch = Launch::starting(&qemu, &worker(&record.name, &held, places));
     engine_descriptors(&mut launch, record, places, nvram, media)?;
+    if command_line::shares_disks(&record.storage) {
+        let (ends_with_engine, held_by_engine) =
+            io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
+        launch.qemu_fd(held_by_engine, LIFELINE_DESCRIPTOR);
+        // QEMU speaks to it before it does anything else.
+        reservations::start(places, ends_with_engine.into())?;
+    }
     worker_descriptors(&mut launch, held, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);

@@ -7,4 +7,5 @@ pub mod last_words;
 pub mod launch;
 pub mod media;
 pub mod record_file;
+pub mod reservations;
 pub mod worker_fd;

@@ -12,7 +12,7 @@ use hpvm_host::generic;
 use hpvm_host::users::Ids;
 use hpvm_model::{DeviceKind, StorageType};
 use hpvm_plan::facts::FileIdentity;
-use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache};
+use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache, Sharing};
 use rustix::fs::OFlags;
 
 /// Why what backs a device is not opened for a guest.
@@ -44,13 +44,22 @@ impl MediaError {
 /// whom the guest's QEMU runs (`ids`).
 ///
 /// A block device is opened for this guest alone (open(2), `O_EXCL` without `O_CREAT`): the kernel refuses it while the host,
-/// another guest, a volume or a partition on it has it, and keeps all of them from taking it while the guest runs.
+/// another guest, a volume or a partition on it has it, and keeps all of them from taking it while the guest runs. A shared
+/// disk is opened so for a moment, to see that nobody has it alone, and then for all.
 pub fn open(attached: &Attached, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+    if attached.sharing == Sharing::Reserved {
+        drop(open_as(attached, ids, flags(attached))?);
+        return open_as(attached, ids, flags(attached) - OFlags::EXCL);
+    }
+    open_as(attached, ids, flags(attached))
+}
+
+fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<OwnedFd, MediaError> {
     let path = &attached.device.backing.path;
     let file = OpenOptions::new()
         .read(true)
         .write(attached.access == Access::ReadWrite)
-        .custom_flags(i32::try_from(flags(attached).bits()).unwrap_or_default())
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
         .open(path)
         .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
             Some(rustix::io::Errno::BUSY) => MediaError::StoreBusy { path: path.clone() },

@@ -17,7 +17,8 @@ fn attached(kind: DeviceKind, address: &str, path: &str) -> Attached {
     let (adapter, backing) = (AdapterKind::AvioStor, Backing::new(StorageType::File, path));
     let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
     let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
-    Attached { device, identity: None, access, cache: Cache::Page, layers: Vec::new() }
+    let (cache, sharing) = (Cache::Page, Sharing::Alone);
+    Attached { device, identity: None, access, cache, sharing, layers: Vec::new() }
 }
 
 fn record(storage: Vec<Attached>) -> BootRecord {
@@ -41,6 +42,7 @@ fn record(storage: Vec<Attached>) -> BootRecord {
         nics: Vec::new(),
         agent: AgentChannel::Present,
         avio_service: AvioService::Processor,
+        reservations: None,
         owner: None,
     }
 }

@@ -31,6 +31,7 @@ const KEEP_REMOVED_DAYS: u32 = 7;
 const MAC_PROBE_ROUNDS: u8 = 3;
 const AUTOSTOP_BOUND: Duration = Duration::from_secs(120);
 const AUTOSTOP_SECONDS_MAX: u64 = 3600;
+const RESERVATION_HELPER: &str = "/usr/bin/qemu-pr-helper";
 /// A hundred years.
 const KEEP_REMOVED_DAYS_MAX: u32 = 36_500;
 /// A file larger than this is no hpvmconf.
@@ -161,6 +162,12 @@ impl Conf {
     #[must_use]
     pub fn scsi_rom(&self) -> PathBuf {
         self.path("HPVMSCSIROM").unwrap_or_else(|| self.guest_images.join("common/mptsas1068.rom"))
+    }
+
+    /// The program that makes reservations on shared disks for QEMU.
+    #[must_use]
+    pub fn reservation_helper(&self) -> PathBuf {
+        self.path("HPVMRESERVATIONHELPER").unwrap_or_else(|| PathBuf::from(RESERVATION_HELPER))
     }
 
     /// Guests and their workers get user ids from here on.

@@ -28,6 +28,7 @@ use crate::users::Ids;
 
 mod calls;
 pub mod internet;
+pub mod reservations;
 
 /// The newest Landlock whose rights are asked for; an older kernel gives what it has.
 const ABI_WANTED: ABI = ABI::V9;
@@ -41,6 +42,8 @@ pub enum ConfineError {
     CountThreads(#[source] io::Error),
     #[error("user {uid} and group {gid} cannot be taken on")]
     Ids { uid: u32, gid: u32, source: io::Error },
+    #[error("the process cannot be bound to the life of its parent")]
+    Lifeline(#[source] io::Error),
     #[error("{} cannot be opened for the confinement", path.display())]
     Path { path: PathBuf, source: io::Error },
     #[error("the files cannot be withheld")]

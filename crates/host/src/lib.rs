@@ -33,6 +33,7 @@ pub mod process;
 pub mod qcow2;
 pub mod qemu_version;
 pub mod removal;
+pub mod reservations;
 pub mod signals;
 pub mod stdio;
 pub mod users;

@@ -40,11 +40,13 @@ pub mod run_folder {
     pub const AGENT: &str = "agent";
     pub const CONTROL: &str = "control";
     pub const DOOR: &str = "door";
+    /// Where QEMU has reservations made, of a guest with shared disks.
+    pub const RESERVATIONS: &str = "reservations";
     /// The folder of the sockets to which QEMU connects its NICs, one for each.
     pub const NETWORK: &str = "net";
 
     /// What leads nowhere once the run has ended.
-    pub const SOCKETS: [&str; 6] = [MONITOR, RESCUE, SERIAL, AGENT, CONTROL, DOOR];
+    pub const SOCKETS: [&str; 7] = [MONITOR, RESCUE, SERIAL, AGENT, CONTROL, DOOR, RESERVATIONS];
 }
 
 /// The folder of all switches' run folders, in `run`.

@@ -29,6 +29,9 @@ const SWITCH_OFFSET: u32 = 700_000;
 /// The same of the process that does NAT for it.
 const NAT_OFFSET: u32 = 800_000;
 
+/// How far the id of a guest's reservation helper lies above that of its QEMU.
+const RESERVATION_OFFSET: u32 = 600_000;
+
 #[must_use]
 pub fn effective_uid() -> u32 {
     geteuid().as_raw()
@@ -49,6 +52,12 @@ pub fn guest_ids(base: u32, number: u32) -> Option<Ids> {
 #[must_use]
 pub fn worker_ids(base: u32, number: u32) -> Option<Ids> {
     ids(base.checked_add(WORKER_OFFSET)?.checked_add(number)?)
+}
+
+/// As whom the reservation helper of a guest runs, by the guest's number; `None` when only root could say so.
+#[must_use]
+pub fn reservation_ids(base: u32, number: u32) -> Option<Ids> {
+    ids(base.checked_add(RESERVATION_OFFSET)?.checked_add(number)?)
 }
 
 /// As whom a virtual switch runs, by its number; `None` when only root could say so.

@@ -14,6 +14,7 @@ use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_host::users::Ids;
 use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
+use hpvm_plan::command_line::shares_disks;
 use hpvm_plan::difference::{self, Effect, FieldChange};
 use hpvm_plan::growth::{Growth, growth};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
@@ -332,6 +333,9 @@ fn apply_now(
     }
     supervise::awake(host, config)?;
     let machine = host.machine(config);
+    if changes.iter().any(brings_shared_disk) {
+        supervise::provide_reservations(host, config)?;
+    }
     let ports = Changing::begin(host, config, machine.as_ref(), changes)?;
     let media = open_media(changes, supervise::places(host, config)?.qemu_ids)?;
     let stores = open_stores(changes);
@@ -356,6 +360,10 @@ fn apply_now(
         Reply::Failed { error } => Err(Refusal::NotTaken(error)),
         _ => Err(Refusal::Worker(ClientError::Malformed)),
     }
+}
+
+fn brings_shared_disk(change: &DeviceChange) -> bool {
+    matches!(change, DeviceChange::Attach { devices, .. } if shares_disks(devices))
 }
 
 /// The NICs that the guest let go.

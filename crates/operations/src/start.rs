@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use hpvm_engine::launch::{self, Milestones, Places};
+use hpvm_engine::reservations;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, fingerprint};
 use hpvm_model::{Accelerator, AdapterKind, GuestConfig, Problem, Severity, chain};
@@ -44,6 +45,7 @@ pub fn start(
     let config = host.guest_numbered(config.number)?;
     if let Presence::On { .. } = host.presence(config.number) {
         supervise::adopt(host, &config)?;
+        supervise::mend_reservations(host, &config)?;
         return Ok(Started::WasOn);
     }
     lost::refuse(host, &config)?;
@@ -144,6 +146,7 @@ fn boot_record(
         nics: config.nics.iter().map(|nic| facts.network.attach(nic)).collect(),
         agent: AgentChannel::Present,
         avio_service: AvioService::on(accelerator),
+        reservations: Some(reservations::socket(places).to_string_lossy().into_owned()),
         owner: places.qemu_ids.map(|ids| ids.uid),
     })
 }

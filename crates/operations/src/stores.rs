@@ -10,10 +10,12 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
-use hpvm_host::generic;
 use hpvm_host::optical::{self, Disc};
+use hpvm_host::{generic, reservations};
 use hpvm_model::{Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType};
-use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Writable};
+use hpvm_plan::facts::{
+    BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Reservations, Writable,
+};
 use hpvm_plan::record::Cache;
 use hpvm_registry::Registry;
 use rustix::fs::{Mode, OFlags};
@@ -95,7 +97,7 @@ impl Stores {
         self.leads.iter().filter_map(uses).collect()
     }
 
-    /// The stores of a configuration that one guest has for itself, which is every one but images of dvds; with each its other names
+    /// The stores of a configuration that not everybody may have, which is every one but images of dvds; with each its other names
     /// and all that lies under and on it, which then is nobody else's either.
     pub(crate) fn exclusive(
         &self,
@@ -299,7 +301,19 @@ fn block(path: &Path, metadata: &Metadata, blocks: &Blocks) -> FileFact {
         Access::ReadWrite => writable(path, metadata),
     };
     let identity = FileIdentity::of_device(metadata.rdev());
-    FileFact::Block(BlockFact { identity, size: Bytes(device.size_bytes), writable, kind })
+    let (size, reservations) = (Bytes(device.size_bytes), reservations_on(&device.kind, metadata));
+    FileFact::Block(BlockFact { identity, size, writable, kind, reservations })
+}
+
+fn reservations_on(kind: &Kind, metadata: &Metadata) -> Reservations {
+    let number = DeviceNumber::from_raw(metadata.rdev());
+    match kind {
+        Kind::Mapped { mapping: Mapping::Multipath, .. } => Reservations::HoldOnOnePath,
+        Kind::Disk if reservations::is_scsi_disk(&Places::default().sysfs, number) => {
+            Reservations::Hold
+        }
+        _ => Reservations::Never,
+    }
 }
 
 fn character(path: &Path) -> FileFact {

@@ -5,11 +5,13 @@ use std::time::Duration;
 use hpvm_app::client;
 use hpvm_app::protocol::Request;
 use hpvm_engine::launch::{self, Places};
+use hpvm_engine::reservations;
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::program;
 use hpvm_host::process::PidFd;
 use hpvm_host::{removal, users};
 use hpvm_model::GuestConfig;
+use hpvm_plan::command_line::shares_disks;
 
 use crate::network::ports;
 use crate::presence::{Presence, Supervision};
@@ -29,6 +31,11 @@ pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
         worker: program("hpvmapp")?,
         qemu_ids: users::guest_ids(base, number),
         worker_ids: users::worker_ids(base, number),
+        reservations: reservations::Programs {
+            keeper: program("hpvmreserve")?,
+            helper: host.conf.reservation_helper(),
+            helper_ids: users::reservation_ids(base, number),
+        },
         withheld: devdb::withheld_folders(host, config)?,
     })
 }
@@ -47,6 +54,26 @@ pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let Some(qemu) = qemu else { return Ok(()) };
     let _lodging = host.lodging();
     Ok(launch::adopt(&config.name, snapshot.qemu.pid, qemu, &places(host, config)?)?)
+}
+
+/// Starts the reservation helper of a running guest again that has shared disks and none that answers.
+pub fn mend_reservations(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    let shares = host.machine(config).is_some_and(|machine| shares_disks(&machine.storage));
+    if shares { provide_reservations(host, config) } else { Ok(()) }
+}
+
+/// The same before a guest gets its first shared disk.
+pub(crate) fn provide_reservations(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    let places = places(host, config)?;
+    if hpvm_reserve::answers(&reservations::socket(&places), AWAKE_BOUND).is_ok() {
+        return Ok(());
+    }
+    let presence = host.presence(config.number);
+    let Some(snapshot) = presence.snapshot().filter(|_| presence.is_on()) else { return Ok(()) };
+    let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time)
+        .map_err(Refusal::file("look at the process of", &places.run_dir))?;
+    let Some(qemu) = qemu else { return Ok(()) };
+    Ok(reservations::start(&places, qemu.into()).map_err(launch::LaunchError::from)?)
 }
 
 /// A worker that gave no sign of life for seconds is asked for one first, so that nobody waits minutes for it.

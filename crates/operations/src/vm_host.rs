@@ -11,12 +11,16 @@ use hpvm_host::lodging::Lodging;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
-use hpvm_model::{GuestConfig, GuestNumber, StorageAddress, StoreRole, chain, is_shared_freely};
+use hpvm_model::{
+    DeviceKind, GuestConfig, GuestName, GuestNumber, StorageAddress, StorageType, StoreRole, chain,
+    is_shared_freely,
+};
 use hpvm_plan::facts::network::NetworkFacts;
 use hpvm_plan::facts::{
-    Engine, FileFact, FileIdentity, HostFacts, Provision, Restriction, Sharer, Standing, StartFacts,
+    Engine, FileFact, FileIdentity, HostFacts, Provision, Restriction, Sharer, Standing,
+    StartFacts, Tenancy,
 };
-use hpvm_plan::record::Machine;
+use hpvm_plan::record::{Machine, Sharing};
 use hpvm_registry::{Access, Change, Identities, Registry, Selector};
 
 use crate::folder::{self, Folder};
@@ -198,6 +202,7 @@ impl VmHost {
                 &self.conf.pristine_nvram(),
             ),
             option_rom: provision(&self.conf.scsi_rom()),
+            reservation_helper: provision(&self.conf.reservation_helper()),
             locked: facts::locked_elsewhere(config, &facts),
             full: facts::full(&[self.folder(config).path(), self.root.run()]),
         });
@@ -232,15 +237,18 @@ impl VmHost {
         }
         let held = self.held_by_running(own)?;
         for (identity, related) in exclusive {
-            let mut sharers: Vec<Sharer> =
-                related.iter().filter_map(|store| held.get(store)).flatten().cloned().collect();
+            let way =
+                |store: &FileIdentity| if *store == identity { Way::Same } else { Way::Other };
+            let as_seen =
+                |store| held.get(store).into_iter().flatten().map(move |h| h.by(way(store)));
+            let mut sharers: Vec<Sharer> = related.iter().flat_map(as_seen).collect();
             for store in &related {
                 for other in self.registry.sharers(store, own)? {
                     let is_known = sharers
                         .iter()
                         .any(|known| known.guest == other.guest && known.role == other.role);
                     if !is_shared_freely(other.kind, other.storage) && !is_known {
-                        sharers.push(configured(other));
+                        sharers.push(configured(other, way(store)));
                     }
                 }
             }
@@ -256,33 +264,35 @@ impl VmHost {
     fn held_by_running(
         &self,
         own: Option<GuestNumber>,
-    ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
-        let mut found: BTreeMap<FileIdentity, Vec<Sharer>> = BTreeMap::new();
+    ) -> Result<BTreeMap<FileIdentity, Vec<Holder>>, Refusal> {
+        let mut found: BTreeMap<FileIdentity, Vec<Holder>> = BTreeMap::new();
         let numbers = self.run_folders().into_iter().filter_map(GuestNumber::new);
         for number in numbers.filter(|number| Some(*number) != own) {
             let Some(other) = self.registry.guest(&Selector::Number(number))? else { continue };
             if !self.presence(number).is_on() {
                 continue;
             }
-            for (identity, address, role) in self.held_by(&other) {
-                let (guest, standing) = (other.name.clone(), Standing::Present);
-                let sharer = Sharer { guest, address, holds_it: true, role, standing };
-                found.entry(identity).or_default().push(sharer);
+            for Held { identity, address, role, sharing } in self.held_by(&other) {
+                let holder = Holder { guest: other.name.clone(), address, role, sharing };
+                found.entry(identity).or_default().push(holder);
             }
         }
         Ok(found)
     }
 
     /// Of a guest whose boot record cannot be used, what is configured is the nearest to what it has.
-    fn held_by(&self, running: &GuestConfig) -> Vec<(FileIdentity, StorageAddress, StoreRole)> {
+    fn held_by(&self, running: &GuestConfig) -> Vec<Held> {
         match self.boot_record(running) {
             Ok(Machine { storage, .. }) => {
                 let own = storage.iter().filter(|a| !a.device.is_shared_freely());
                 own.flat_map(|attached| {
                     let layers = attached.layers.iter().map(|l| (l.identity, StoreRole::Layer));
                     let stores = std::iter::once((attached.identity, StoreRole::Store));
-                    let address = attached.device.address;
-                    stores.chain(layers).filter_map(move |(id, role)| Some((id?, address, role)))
+                    let (address, sharing) = (attached.device.address, attached.sharing);
+                    let held = move |(identity, role): (Option<FileIdentity>, _)| {
+                        Some(Held { identity: identity?, address, role, sharing })
+                    };
+                    stores.chain(layers).filter_map(held)
                 })
                 .collect()
             }
@@ -292,10 +302,11 @@ impl VmHost {
                 own.flat_map(|device| {
                     let layers = device.layers.iter().map(|l| (l.path.as_str(), StoreRole::Layer));
                     let store = device.backing.store().map(|path| (path, StoreRole::Store));
-                    let stores = store.into_iter().chain(layers);
-                    stores.filter_map(move |(path, role)| {
-                        Some((identity(path)?, device.address, role))
-                    })
+                    let (address, sharing) = (device.address, Sharing::Alone);
+                    let held = move |(path, role)| {
+                        Some(Held { identity: identity(path)?, address, role, sharing })
+                    };
+                    store.into_iter().chain(layers).filter_map(held)
                 })
                 .collect()
             }
@@ -303,7 +314,58 @@ impl VmHost {
     }
 }
 
-fn configured(other: hpvm_registry::Sharer) -> Sharer {
+/// A store that a running guest has.
+struct Held {
+    identity: FileIdentity,
+    address: StorageAddress,
+    role: StoreRole,
+    sharing: Sharing,
+}
+
+/// The running guest that has a store.
+struct Holder {
+    guest: GuestName,
+    address: StorageAddress,
+    role: StoreRole,
+    sharing: Sharing,
+}
+
+/// Whether another guest's path to a disk is ours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Same,
+    Other,
+}
+
+impl Way {
+    fn tenancy(self, sharing: Sharing) -> Tenancy {
+        match (sharing, self) {
+            (Sharing::Alone, _) => Tenancy::Alone,
+            (Sharing::Reserved, Way::Same) => Tenancy::SharedBySamePath,
+            (Sharing::Reserved, Way::Other) => Tenancy::SharedByOtherPath,
+        }
+    }
+}
+
+impl Holder {
+    fn by(&self, way: Way) -> Sharer {
+        Sharer {
+            guest: self.guest.clone(),
+            address: self.address,
+            holds_it: true,
+            role: self.role,
+            standing: Standing::Present,
+            tenancy: way.tenancy(self.sharing),
+        }
+    }
+}
+
+/// Whether a guest that does not run will share its disk is decided when it starts; a whole disk is one that it may.
+fn configured(other: hpvm_registry::Sharer, way: Way) -> Sharer {
+    let sharing = match (other.kind, other.storage) {
+        (DeviceKind::Disk, StorageType::Disk) => Sharing::Reserved,
+        _ => Sharing::Alone,
+    };
     Sharer {
         guest: other.guest,
         address: other.address,
@@ -313,6 +375,7 @@ fn configured(other: hpvm_registry::Sharer) -> Sharer {
             true => Standing::Removed,
             false => Standing::Present,
         },
+        tenancy: way.tenancy(sharing),
     }
 }
 

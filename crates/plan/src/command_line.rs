@@ -9,7 +9,8 @@ use hpvm_model::{
 
 use crate::guest_path::{self, Function};
 use crate::record::{
-    Access, AgentChannel, Attached, AttachedLayer, AvioService, BootRecord, Cache, is_place_holder,
+    Access, AgentChannel, Attached, AttachedLayer, AvioService, BootRecord, Cache, Sharing,
+    is_place_holder,
 };
 
 /// What a descriptor handed to QEMU is.
@@ -83,6 +84,9 @@ pub fn arguments(record: &BootRecord) -> Vec<String> {
     }
     if record.avio_service == AvioService::Thread {
         line.option("-object", format!("iothread,id={AVIO_THREAD}"));
+    }
+    if let (true, Some(socket)) = (shares_disks(&record.storage), &record.reservations) {
+        line.option("-object", properties_text(&reservation_manager(socket)));
     }
     storage(&mut line, record);
     network::nics(&mut line, record);
@@ -299,10 +303,29 @@ pub fn json(value: &Value) -> serde_json::Value {
     }
 }
 
+/// Whether any of these is a disk of several guests.
+#[must_use]
+pub fn shares_disks(storage: &[Attached]) -> bool {
+    storage.iter().any(|attached| attached.sharing == Sharing::Reserved)
+}
+
+/// QEMU's part of reserving: it hands what a guest asks for to the helper at a socket.
+pub const RESERVATION_MANAGER: &str = "reservations";
+
+/// Properties of the `object-add` of the reservation manager.
+#[must_use]
+pub fn reservation_manager(socket: &str) -> Vec<Property> {
+    vec![
+        ("qom-type", Value::text("pr-manager-helper")),
+        ("id", Value::text(RESERVATION_MANAGER)),
+        ("path", Value::text(socket)),
+    ]
+}
+
 fn device_text(attached: &Attached, boot_index: Option<usize>) -> String {
     let node = node_id(attached.device.address, 0);
     let node = attached.device.backing.store().map(|_| node.as_str());
-    properties_text(&device_properties(&attached.device, node, boot_index))
+    properties_text(&device_properties(attached, node, boot_index))
 }
 
 /// A QEMU property: the same list is printed on the command line and sent by QMP, so that a device plugged in later is the
@@ -406,6 +429,9 @@ pub fn node_properties(attached: &Attached, node: &str, handle: Handle) -> Vec<P
         true => generic_properties(handle.number),
         false => store_properties(driver_of(device), attached.cache, handle.set),
     };
+    if attached.sharing == Sharing::Reserved {
+        common.push(("pr-manager", Value::text(RESERVATION_MANAGER)));
+    }
     let below = (!attached.layers.is_empty()).then(|| layer_id(device.address, 0));
     format_properties(device.backing.storage, common, below, store)
 }
@@ -481,14 +507,16 @@ pub(crate) fn store_properties(driver: &'static str, cache: Cache, fdset: i64) -
 /// Properties of the SCSI device at an address.
 #[must_use]
 pub fn device_properties(
-    device: &StorageDevice,
+    attached: &Attached,
     node: Option<&str>,
     boot_index: Option<usize>,
 ) -> Vec<Property> {
-    let driver = match device.kind {
-        DeviceKind::Disk => "scsi-hd",
-        DeviceKind::Dvd => "scsi-cd",
-        DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner => "scsi-generic",
+    let device = &attached.device;
+    let driver = match (device.kind, attached.sharing) {
+        (DeviceKind::Disk, Sharing::Alone) => "scsi-hd",
+        (DeviceKind::Disk, Sharing::Reserved) => "scsi-block",
+        (DeviceKind::Dvd, _) => "scsi-cd",
+        (DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner, _) => "scsi-generic",
     };
     let (function, target) = guest_path::place(device.adapter, device.address.target);
     let mut properties = vec![
@@ -498,8 +526,12 @@ pub fn device_properties(
         ("scsi-id", Value::Number(target.into())),
         ("lun", Value::Number(0)),
     ];
-    properties.extend(identity_properties(device));
-    if device.kind == DeviceKind::Disk {
+    match attached.sharing {
+        Sharing::Alone => properties.extend(identity_properties(device)),
+        // Other engines write to it too.
+        Sharing::Reserved => properties.push(("share-rw", Value::Flag(true))),
+    }
+    if driver == "scsi-hd" {
         // A write that is to be kept at once is asked for by one command, instead of a write and a flush.
         properties.push(("dpofua", Value::Flag(true)));
     }
@@ -512,7 +544,8 @@ pub fn device_properties(
     properties
 }
 
-/// What a virtual device answers to an inquiry, which tells nothing of the backing store; an attached one answers for itself.
+/// What a virtual device answers to an inquiry, which tells nothing of the backing store; an attached one answers for itself,
+/// and so does a shared disk, which cluster members know each other's by.
 fn identity_properties(device: &StorageDevice) -> Vec<Property> {
     let product = match device.kind {
         DeviceKind::Disk => "Virtual Disk",
@@ -534,7 +567,8 @@ fn properties_text(properties: &[Property]) -> String {
     flatten("", properties, &mut parts);
     let is_device = properties.iter().any(|(key, _)| *key == "id");
     if is_device && let Some(driver) = parts.first_mut() {
-        *driver = driver.trim_start_matches("driver=").to_owned();
+        let name = driver.trim_start_matches("driver=").trim_start_matches("qom-type=");
+        *driver = name.to_owned();
     }
     parts.join(",")
 }

@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
     use crate::command_line::json;
-    use crate::record::AttachedLayer;
+    use crate::record::{AttachedLayer, Sharing};
 
     fn attached(address: &str, storage: StorageType, path: &str) -> Attached {
         let device = StorageDevice {
@@ -114,7 +114,8 @@ mod tests {
         };
         let identity = Some(FileIdentity { device: 1, inode: 2 });
         let (access, cache) = (Access::ReadWrite, Cache::Direct);
-        Attached { device, identity, access, cache, layers: Vec::new() }
+        let sharing = Sharing::Alone;
+        Attached { device, identity, access, cache, sharing, layers: Vec::new() }
     }
 
     fn shown(properties: Vec<Property>) -> String {

@@ -10,7 +10,7 @@ use std::path::Path;
 use hpvm_model::{Backing, DeviceKind, GuestConfig, StorageDevice, StorageType};
 
 use crate::facts::FileIdentity;
-use crate::record::{Access, Attached, Cache, ConsoleChange, Machine};
+use crate::record::{Access, Attached, Cache, ConsoleChange, Machine, Sharing};
 
 /// The folder of images that users of the console may choose from; `None` of what is no drive, and of a drive of the VM
 /// Host itself.
@@ -54,6 +54,7 @@ pub fn with_medium(device: &StorageDevice, image: Option<&Image>) -> Attached {
         identity: image.map(|image| image.identity),
         access: Access::ReadOnly,
         cache: Cache::Page,
+        sharing: Sharing::Alone,
         layers: Vec::new(),
     }
 }

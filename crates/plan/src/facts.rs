@@ -12,7 +12,7 @@ use hpvm_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Access, Attached, AttachedLayer, Cache};
+use crate::record::{Access, Attached, AttachedLayer, Cache, Sharing};
 
 /// What a path led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,19 @@ pub struct BlockFact {
     pub size: Bytes,
     pub writable: Writable,
     pub kind: BlockKind,
+    pub reservations: Reservations,
+}
+
+/// Whether a guest's persistent reservations (SPC-4, 5.13) keep others from a block device, as far as can be told without
+/// asking it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reservations {
+    /// It is a whole SCSI disk, which is asked when it is marked as shared.
+    Hold,
+    /// It is a disk reached by several paths, and what a guest asks for would go to one of them.
+    HoldOnOnePath,
+    /// It is a part of a disk, or takes no SCSI commands.
+    Never,
 }
 
 /// As far as storage types tell block devices apart.
@@ -109,6 +122,17 @@ pub struct Sharer {
     pub role: StoreRole,
     /// Whether it exists or was removed and is still kept.
     pub standing: Standing,
+    pub tenancy: Tenancy,
+}
+
+/// Whether another guest lets others to a store that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenancy {
+    Alone,
+    /// It shares the disk, which it reaches as we do.
+    SharedBySamePath,
+    /// It shares the disk, which it reaches by another path.
+    SharedByOtherPath,
 }
 
 /// Whether a guest can be started, or only be brought back.
@@ -187,6 +211,8 @@ pub struct StartFacts {
     /// The guest's own firmware variables: missing, of the wrong size, or damaged, and why.
     pub nvram: Provision,
     pub option_rom: Provision,
+    /// The program that makes reservations for guests.
+    pub reservation_helper: Provision,
     /// Disks' files that a program outside this VM Host keeps from being used, and which program.
     pub locked: BTreeMap<String, String>,
     /// Folders of the guest that have no room left.
@@ -248,7 +274,17 @@ impl HostFacts {
         };
         let identity = fact.and_then(FileFact::identity);
         let layers = device.layers.iter().map(|backing| self.attach_layer(backing)).collect();
-        Attached { device: device.clone(), identity, access, cache, layers }
+        let sharing = self.sharing(device);
+        Attached { device: device.clone(), identity, access, cache, sharing, layers }
+    }
+
+    /// A disk is shared because its entry says so, and for no other reason.
+    #[must_use]
+    pub fn sharing(&self, device: &StorageDevice) -> Sharing {
+        let StorageDevice { kind, backing, .. } = device;
+        let is_disk = (*kind, backing.storage) == (DeviceKind::Disk, StorageType::Disk);
+        let is_marked = self.registered.get(&backing.path).is_some_and(|k| k.share == Choice::Yes);
+        if is_disk && is_marked { Sharing::Reserved } else { Sharing::Alone }
     }
 
     fn attach_layer(&self, backing: &Backing) -> AttachedLayer {

@@ -10,7 +10,7 @@ use hpvm_model::{
 use crate::difference::{Effect, FieldChange, device_field};
 use crate::facts::{BlockFact, FileFact, HostFacts};
 use crate::hotplug::{Place, Planned, When};
-use crate::record::{Attached, DeviceChange, Machine};
+use crate::record::{Attached, DeviceChange, Machine, Sharing};
 
 /// What comes of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,8 +61,9 @@ impl Growth {
                 "'{path}' is another file than the running guest has open; what is there now counts from its next start on"
             ));
         }
-        // The size of such a file is not that of the disk in it.
-        if device.backing.storage == StorageType::Qcow2 {
+        // The size of such a file is not that of the disk in it; and who commands a shared disk asks it himself.
+        let is_image = device.backing.storage == StorageType::Qcow2;
+        if is_image || attached.sharing == Sharing::Reserved {
             return;
         }
         let bytes = node_bytes(store);

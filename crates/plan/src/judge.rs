@@ -12,6 +12,7 @@ use hpvm_model::{
 };
 
 use crate::facts::{FullFolder, HostFacts, Provision, StartFacts};
+use crate::record::Sharing;
 
 /// What the problems are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
     stores::judge(config, facts, &mut all);
     network::judge(config, facts, &mut all);
     if let Some(start) = &facts.start {
-        provisions(config, start, &mut all);
+        provisions(config, facts, start, &mut all);
         others(config, start, &mut all);
     }
     all
@@ -243,7 +244,7 @@ fn io_space(adapters: &BTreeMap<PciSlot, AdapterKind>, nics: usize, all: &mut Fi
     }
 }
 
-fn provisions(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
+fn provisions(config: &GuestConfig, facts: &HostFacts, start: &StartFacts, all: &mut Findings) {
     let command = start_command(config);
     if config.runnable == Runnable::Disabled {
         all.push(
@@ -276,6 +277,13 @@ fn provisions(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
                 format!("the guest's firmware variables '{path}' cannot be used: {reason}"),
             )
             .run(format!("hpvm nvram -P {} --restore", config.name)),
+        );
+    }
+    let shares = config.storage.iter().any(|d| facts.sharing(d) == Sharing::Reserved);
+    if let (true, Provision { path, missing: Some(reason) }) = (shares, &start.reservation_helper) {
+        all.push(
+            not_now(path, format!("the program that makes reservations on shared disks '{path}' cannot be used: {reason}"))
+                .ask("install qemu-system-common 10 or name the program in hpvmconf (HPVMRESERVATIONHELPER)", command.clone()),
         );
     }
     let has_emulated = config.storage.iter().any(|d| d.adapter == AdapterKind::Scsi);

@@ -44,6 +44,10 @@ pub struct BootRecord {
     /// A record of an hpvm that left it to QEMU says nothing.
     #[serde(default)]
     pub avio_service: AvioService,
+    /// The socket of the process that makes reservations on shared disks for the guest, as QEMU finds it; a record of an
+    /// hpvm that shared none says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservations: Option<String>,
     /// User and group id of QEMU; absent when it runs as the caller.
     pub owner: Option<u32>,
 }
@@ -99,6 +103,8 @@ pub struct Attached {
     pub access: Access,
     #[serde(default)]
     pub cache: Cache,
+    #[serde(default, skip_serializing_if = "Sharing::is_alone")]
+    pub sharing: Sharing,
     /// What was opened for the device's layers, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<AttachedLayer>,
@@ -159,6 +165,24 @@ pub enum Access {
     #[default]
     ReadWrite,
     ReadOnly,
+}
+
+/// Who may have a store while the guest has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// This guest.
+    #[default]
+    Alone,
+    /// The members of a cluster, which keep each other from it by persistent reservations (SPC-4, 5.13). The guest commands
+    /// the disk itself, so that it sees the disk's own identity, and conflicts.
+    Reserved,
+}
+
+impl Sharing {
+    fn is_alone(&self) -> bool {
+        *self == Sharing::Alone
+    }
 }
 
 /// How a store is read and written.

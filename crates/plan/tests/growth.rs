@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use common::{attached, guest, host, record, regular};
 use hpvm_model::Severity;
-use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Writable};
+use hpvm_plan::facts::{
+    BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Reservations, Writable,
+};
 use hpvm_plan::growth::{Growth, growth, node_bytes};
 use hpvm_plan::hotplug::When;
 use hpvm_plan::record::{DeviceChange, Machine};
@@ -46,6 +48,7 @@ fn a_longer_store_is_offered() {
         size: hpvm_model::Bytes(16 * MIB),
         writable: Writable::Yes,
         kind: BlockKind::Volume,
+        reservations: Reservations::Never,
     });
     let grown = named("disk:avio_stor:0,0,0:lv:/dev/vg/l", 8 * MIB, volume);
     assert_eq!(offered(&grown), Some(16 * MIB));

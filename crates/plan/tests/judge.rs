@@ -64,6 +64,7 @@ fn a_store_is_what_its_storage_type_says() {
             size: Bytes(1 << 30),
             writable: Writable::Yes,
             kind,
+            reservations: Reservations::Never,
         })
     };
     let generic =
@@ -147,6 +148,7 @@ fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() 
             holds_it,
             role: StoreRole::Store,
             standing: Standing::Present,
+            tenancy: Tenancy::Alone,
         };
         facts.sharers.insert(identity, vec![sharer]);
         let found = problems(&config, &facts, Purpose::Start);

@@ -17,6 +17,13 @@ pub struct Status {
     pub running: bool,
 }
 
+/// A reservation manager.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrManager {
+    pub id: String,
+    pub connected: bool,
+}
+
 /// What the machine as a whole is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]

@@ -11,8 +11,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::answer::{
-    AddedFd, BlockDevice, BlockNode, BlockStats, Chardev, Done, FdSet, Job, PciBus, QomProperty,
-    QomValue, Status, Version,
+    AddedFd, BlockDevice, BlockNode, BlockStats, Chardev, Done, FdSet, Job, PciBus, PrManager,
+    QomProperty, QomValue, Status, Version,
 };
 use crate::deadline;
 use crate::occupant::Registers;
@@ -71,6 +71,8 @@ commands! {
     // Realizes a device in the main loop: option ROM, memory regions of every processor under emulation.
     DeviceAdd: "device_add" => Done, within 10 s;
     DeviceDel: "device_del" => Done, within 10 s;
+    ObjectAdd: "object-add" => Done;
+    QueryPrManagers: "query-pr-managers" => Vec<PrManager>;
     OpenTray: "blockdev-open-tray" => Done;
     CloseTray: "blockdev-close-tray" => Done;
     RemoveMedium: "blockdev-remove-medium" => Done, within 30 s;
@@ -228,6 +230,15 @@ pub struct QueryJobs {}
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct DeviceAdd(pub Properties);
+
+/// Makes an object that is no device. Of a reservation manager QEMU speaks to the helper at once, and fails without one.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct ObjectAdd(pub Properties);
+
+/// Whether the reservation managers were connected to their helpers when they were last used.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryPrManagers {}
 
 /// Asks for a device to leave. A PCI device leaves when the guest lets go, told by DEVICE_DELETED; a SCSI device leaves at
 /// once and nobody is asked.

@@ -7,6 +7,8 @@ use std::rc::Rc;
 
 use hpvm_app::snapshot::{self, Phase, Process, Snapshot};
 use hpvm_host::confine::{Confinement, Enforced};
+use hpvm_host::names::run_folder;
+use hpvm_host::paths::within;
 use hpvm_host::process;
 use hpvm_plan::record::AgentChannel;
 use tokio::net::UnixListener;
@@ -18,6 +20,7 @@ use super::counters::Zeros;
 use super::links::Links;
 use super::pulse::Pulse;
 use super::requests::Requests;
+use super::reservations::Helper;
 use super::trouble::Trouble;
 use super::{Driver, Failure, Inbox, Keeper, Shown};
 use crate::agent::Agent;
@@ -104,6 +107,8 @@ impl Driver {
             UnixListener::from_std(listener)
         };
         let publisher = Publisher::new(folder()?);
+        // The publisher keeps the folder that the path goes through.
+        let helper_socket = within(&publisher.folder(), run_folder::RESERVATIONS);
         let previous = publisher.previous().filter(|s| s.qemu.pid == pid);
         let called = std::env::args().nth(1).unwrap_or_default();
         let recorded = Recorded::read(descriptors.record, previous.as_ref(), &called);
@@ -144,6 +149,7 @@ impl Driver {
             image_folders: ImageFolders::new(descriptors.image_folders),
             store_watch: StoreWatch::of(descriptors.stores),
             silent_stores: Vec::new(),
+            reservations: Helper::at(helper_socket),
             zeros: Zeros::of(before.snapshot.as_ref().filter(|_| !before.is_first)),
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,

@@ -51,13 +51,14 @@ impl Driver {
             self.shown.unresponsive_since = None;
         }
         self.shown.phase = phase;
+        let reserving = self.reservations.note(&self.recorded.name);
         let snapshot = Snapshot {
             boot_id: self.shown.boot_id.clone(),
             phase: self.shown.phase.clone(),
             since: self.shown.since.clone(),
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
-            notes: self.trouble.last.iter().cloned().collect(),
+            notes: self.trouble.last.iter().cloned().chain(reserving).collect(),
             silent_stores: self.silent_stores.clone(),
             zeros: self.zeros.all().to_vec(),
             record_damage: self.recorded.damage().cloned(),

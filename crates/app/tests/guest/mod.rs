@@ -22,7 +22,7 @@ use hpvm_model::{
 };
 use hpvm_plan::facts::Engine;
 use hpvm_plan::record::{
-    Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine,
+    Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine, Sharing,
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -75,6 +75,11 @@ impl Guest {
             keeper: program("hpvmkeeper"),
             worker: env!("CARGO_BIN_EXE_hpvmapp").into(),
             qemu_ids: None,
+            reservations: hpvm_engine::reservations::Programs {
+                keeper: "/nowhere".into(),
+                helper: "/nowhere".into(),
+                helper_ids: None,
+            },
             withheld: Default::default(),
             worker_ids: None,
         };
@@ -98,6 +103,7 @@ impl Guest {
             nics: Vec::new(),
             agent: AgentChannel::Present,
             avio_service: AvioService::Processor,
+            reservations: None,
             owner: None,
         };
         Guest { folder, record, places }
@@ -121,7 +127,8 @@ impl Guest {
         let backing = Backing::new(StorageType::File, path.display().to_string());
         let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
         let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
-        Attached { device, identity: None, access, cache: Cache::Page, layers: Vec::new() }
+        let (cache, sharing) = (Cache::Page, Sharing::Alone);
+        Attached { device, identity: None, access, cache, sharing, layers: Vec::new() }
     }
 
     pub fn try_start(&self) -> Result<(), LaunchError> {

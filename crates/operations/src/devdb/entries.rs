@@ -2,16 +2,21 @@
 
 use std::path::Path;
 
+use hpvm_host::reservations::{self, Keeps};
 use hpvm_model::entry::{AttributeName, Deletion, Setting};
-use hpvm_model::{Choice, DeviceKind, EntryId, EntryType, Origin, StoreIdentity};
-use hpvm_plan::facts::{FileFact, Restriction};
+use hpvm_model::{
+    AdapterKind, Choice, DeviceKind, EntryId, EntryType, Origin, StorageDevice, StorageType,
+    StoreIdentity,
+};
+use hpvm_plan::facts::{FileFact, Reservations, Restriction};
+use hpvm_plan::judge::registered::ONE_PATH_OF_SEVERAL;
 use hpvm_registry::{Entry, Step};
 
 use super::dependents::{self, Dependent, told};
 use super::presets::Presets;
 use super::registered::{of_store, real_path};
 use super::trail::{Trail, identity_at};
-use crate::stores::{self, Stores};
+use crate::stores::Stores;
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// Why an entry stays as it is.
@@ -297,28 +302,59 @@ fn fresh_for(id: &EntryId, setting: Setting) -> Result<Entry, Refusal> {
     Ok(Entry { origin: Origin::Guest, ..fresh(id) })
 }
 
-/// Two guests that write to one store spoil it for both, so what is written is never shared.
+/// Two guests that write to one store spoil it for both, unless they keep each other from it.
 fn shareable(path: &str, dependents: &[Dependent]) -> Result<(), Refusal> {
     let refused = |why: String| {
         let path = path.to_owned();
         Err(EntryRefused::Share { path, why }.into())
     };
+    let stores = Stores::look_at([path]);
+    let fact = stores.files.get(path).unwrap_or(&FileFact::Missing);
+    let keeps_reservations = match fact {
+        FileFact::Block(block) => block.reservations,
+        _ => Reservations::Never,
+    };
+    let is_fit = |device: &StorageDevice| match keeps_reservations {
+        Reservations::Hold => can_be_shared_disk(device),
+        _ => device.is_shared_freely(),
+    };
     let spoilt: Vec<Dependent> =
-        dependents.iter().filter(|d| !d.device.is_shared_freely()).cloned().collect();
+        dependents.iter().filter(|dependent| !is_fit(&dependent.device)).cloned().collect();
     if !spoilt.is_empty() {
-        return refused(format!("only images of dvds are shared, and {}", told(&spoilt)));
+        let rule = match keeps_reservations {
+            Reservations::Hold => {
+                format!("a shared disk is disk:avio_stor::disk:{path} to each of its guests")
+            }
+            _ => "of files and devices such as this only images of dvds are shared".to_owned(),
+        };
+        return refused(format!("{rule}, and {}", told(&spoilt)));
     }
-    match stores::plain_file(Path::new(path)) {
-        FileFact::Regular { .. } | FileFact::Folder | FileFact::Missing => Ok(()),
-        FileFact::Generic { .. } => refused(
+    match (fact, keeps_reservations) {
+        (FileFact::Regular { .. } | FileFact::Folder | FileFact::Missing, _) => Ok(()),
+        (FileFact::Generic { .. }, _) => refused(
             "tapes, changers and burners take the commands of one guest alone".into(),
         ),
-        _ if identity_of(path).is_some() => refused(
-            "a disk that several guests write to needs SCSI reservations between them, which are not available yet"
-                .into(),
+        (_, Reservations::Hold) => match reservations::asked(Path::new(path)) {
+            Ok(Keeps::Reservations) => Ok(()),
+            Ok(Keeps::None) => refused(
+                "the disk keeps no persistent reservations, by which the guests that write to it keep each other from it".into(),
+            ),
+            Err(error) => refused(format!(
+                "the disk could not be asked whether it keeps persistent reservations: {error}"
+            )),
+        },
+        (_, Reservations::HoldOnOnePath) => refused(ONE_PATH_OF_SEVERAL.into()),
+        (FileFact::Block(_), Reservations::Never) => refused(
+            "several guests may write to a whole SCSI disk, which keeps reservations, and this is none".into(),
         ),
         _ => refused("it is neither an image nor a folder of images".into()),
     }
+}
+
+fn can_be_shared_disk(device: &StorageDevice) -> bool {
+    let StorageDevice { kind, adapter, backing, .. } = device;
+    (*kind, *adapter, backing.storage)
+        == (DeviceKind::Disk, AdapterKind::AvioStor, StorageType::Disk)
 }
 
 fn usable(path: &str, usage: DeviceKind, dependents: &[Dependent]) -> Result<(), Refusal> {

@@ -1,11 +1,14 @@
 //! What the device database has against a backing store: a restriction, another use it is kept for, sharing that cannot be,
 //! a device that is not the one it was.
 
-use hpvm_model::{Choice, EntryId, EntryType, GuestConfig, Likeness, StorageDevice, StoreIdentity};
+use hpvm_model::{
+    AdapterKind, Backing, Choice, DeviceKind, EntryId, EntryType, GuestConfig, Likeness,
+    StorageDevice, StorageType, StoreIdentity,
+};
 
 use super::{Finding, Findings, never, not_now};
 use crate::drives;
-use crate::facts::{HostFacts, Registered, Restriction};
+use crate::facts::{FileFact, HostFacts, Registered, Reservations, Restriction};
 
 pub(super) fn judge(
     config: &GuestConfig,
@@ -16,7 +19,7 @@ pub(super) fn judge(
     let Some(known) = facts.registered.get(&device.backing.path) else { return };
     all.extend(restricted(device, facts));
     all.extend(kept_for_another_use(device, known));
-    all.extend(shared(device, known));
+    all.extend(shared(device, facts));
     all.extend(another_device(config, device, known));
 }
 
@@ -67,17 +70,40 @@ fn kept_for_another_use(device: &StorageDevice, known: &Registered) -> Option<Fi
     Some(never(path, text))
 }
 
-fn shared(device: &StorageDevice, known: &Registered) -> Option<Finding> {
-    let path = &device.backing.path;
-    (known.share == Choice::Yes && !device.is_shared_freely()).then(|| {
-        let text = format!(
-            "'{path}' is marked SHARE=YES, and a {} ({}) is one guest's alone; only images of dvds are shared",
-            device.kind.as_str(),
-            device.backing.storage.as_str()
-        );
-        never(path, text)
-    })
+/// Several guests may write to one disk if they can keep each other from it.
+fn shared(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
+    let StorageDevice { kind, adapter, backing: Backing { storage, path }, .. } = device;
+    let known = facts.registered.get(path)?;
+    if known.share == Choice::No || device.is_shared_freely() {
+        return None;
+    }
+    let reservations = match facts.files.get(path) {
+        Some(FileFact::Block(block)) => block.reservations,
+        _ => Reservations::Never,
+    };
+    let (is_disk, is_avio) = (*storage == StorageType::Disk, *adapter == AdapterKind::AvioStor);
+    let why = match (kind, reservations) {
+        (DeviceKind::Disk, Reservations::Hold) if is_disk && is_avio => {
+            if known.read_only == Choice::No {
+                return None;
+            }
+            "its entry says READONLY=YES too, and the members of a cluster write; take one of the two back".into()
+        }
+        (DeviceKind::Disk, Reservations::Hold) if is_disk => {
+            format!("reservations need the adapter avio_stor; write disk:avio_stor::disk:{path}")
+        }
+        (DeviceKind::Disk, Reservations::HoldOnOnePath) if is_disk => ONE_PATH_OF_SEVERAL.into(),
+        _ => format!(
+            "a {} ({}) is one guest's alone; images of dvds are shared, and whole SCSI disks (disk:avio_stor::disk:/dev/…)",
+            kind.as_str(),
+            storage.as_str()
+        ),
+    };
+    Some(never(path, format!("'{path}' is marked SHARE=YES, and {why}")))
 }
+
+/// Why a disk that multipath joins is not shared.
+pub const ONE_PATH_OF_SEVERAL: &str = "it is reached by several paths: the qemu-pr-helper of this VM Host would reserve it on one of them, and a guest that writes by another were kept out by itself";
 
 /// What a guest wrote on one device is not looked for on another, and another's content is not its to change.
 fn another_device(

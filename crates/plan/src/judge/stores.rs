@@ -7,8 +7,10 @@ use hpvm_model::{Backing, Bytes, DeviceKind, GuestConfig, StorageDevice, Storage
 
 use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
 use crate::facts::{
-    BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Peripheral, Sharer, Standing, Writable,
+    BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Peripheral, Sharer, Standing, Tenancy,
+    Writable,
 };
+use crate::record::Sharing;
 
 pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     let mut seen: BTreeMap<FileIdentity, &StorageDevice> = BTreeMap::new();
@@ -37,7 +39,8 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             );
             all.push(never(device.to_string(), text));
         }
-        shared(config, device, facts.sharers.get(&identity), all);
+        let sharing = facts.sharing(device);
+        shared(config, device, sharing, facts.sharers.get(&identity), all);
     }
     for device in &config.storage {
         layers(config, device, facts, all);
@@ -271,18 +274,44 @@ fn base_of_clone(path: &str, clone: &Sharer, standing: Standing) -> Finding {
     )
 }
 
-/// Images of dvds are read only and shared freely; anything else is one running guest's.
+/// Nobody shares a disk in silence. A disk keeps apart who comes by different paths and nobody else (SPC-4, 5.13.1: a
+/// reservation is of an I_T nexus).
+fn shared_disk(path: &str, sharer: &Sharer) -> Finding {
+    let Sharer { guest, address, holds_it, tenancy, .. } = sharer;
+    let whom = if *holds_it { "the running guest" } else { "the guest" };
+    let shared = format!("'{path}' is shared with {whom} '{guest}' ({address})");
+    match tenancy {
+        Tenancy::SharedBySamePath => note(
+            path,
+            format!(
+                "{shared}, by the same path: to the disk both are one, and a reservation of one does not keep the other out"
+            ),
+        ),
+        _ => note(
+            path,
+            format!("{shared}, which has it by another path; reservations keep them apart"),
+        ),
+    }
+}
+
+/// Images of dvds are read only and shared freely; a disk is shared if all who have it share it; anything else is one
+/// running guest's.
 fn shared(
     config: &GuestConfig,
     device: &StorageDevice,
+    sharing: Sharing,
     sharers: Option<&Vec<Sharer>>,
     all: &mut Findings,
 ) {
     let path = &device.backing.path;
     for sharer in sharers.into_iter().flatten() {
-        let Sharer { guest, address, holds_it, role, standing } = sharer;
+        let Sharer { guest, address, holds_it, role, standing, tenancy } = sharer;
         if *role == StoreRole::Layer {
             all.push(base_of_clone(path, sharer, *standing));
+            continue;
+        }
+        if sharing == Sharing::Reserved && *tenancy != Tenancy::Alone {
+            all.push(shared_disk(path, sharer));
             continue;
         }
         all.push(if *holds_it {

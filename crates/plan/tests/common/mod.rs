@@ -67,6 +67,7 @@ pub fn record(config: &GuestConfig) -> BootRecord {
         nics: config.nics.iter().map(|nic| networks(config).attach(nic)).collect(),
         agent: AgentChannel::Present,
         avio_service: AvioService::Processor,
+        reservations: Some("/run/hpvm/7/reservations".into()),
         owner: Some(1_000_007),
     }
 }
@@ -76,7 +77,8 @@ pub fn attached(device: &StorageDevice, identity: Option<FileIdentity>) -> Attac
         DeviceKind::Dvd => Access::ReadOnly,
         _ => Access::ReadWrite,
     };
-    Attached { device: device.clone(), identity, access, cache: Cache::Page, layers: Vec::new() }
+    let (cache, sharing) = (Cache::Page, Sharing::Alone);
+    Attached { device: device.clone(), identity, access, cache, sharing, layers: Vec::new() }
 }
 
 pub fn regular(inode: u64, size: u64) -> FileFact {
@@ -150,6 +152,7 @@ pub fn ready() -> StartFacts {
         firmware: provision("/fw"),
         nvram: provision("/nvram"),
         option_rom: provision("/rom"),
+        reservation_helper: provision("/helper"),
         locked: BTreeMap::new(),
         full: Vec::new(),
     }
