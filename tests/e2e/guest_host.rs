@@ -6,6 +6,7 @@ mod attached;
 mod blocks;
 mod clone;
 mod device_database;
+mod shared_disks;
 mod shutdown;
 mod stores;
 mod units;
@@ -27,6 +28,7 @@ pub(crate) const TESTS: &[&[Test]] = &[
     clone::TESTS,
     stores::TESTS,
     shutdown::TESTS,
+    shared_disks::TESTS,
 ];
 
 /// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.
@@ -97,7 +99,7 @@ pub(crate) fn end() {
 fn boot() -> Booted {
     let hpvm = program("hpvm");
     let built = hpvm.parent().expect("a folder");
-    let booted = Payload::of(&repository(), built, &[])
+    let booted = Payload::of(&repository(), built, &[program("ask-helper")])
         .and_then(|payload| GuestHost::boot(&image("guest-host"), payload));
     match booted {
         Ok(host) => {

@@ -35,8 +35,10 @@ mod refusals;
 mod removal;
 mod report;
 mod running_clone;
+mod scsi_server;
 mod served;
 mod session;
+mod shared_disks;
 mod sharing;
 mod shell;
 mod shutdown;
@@ -92,6 +94,7 @@ const SUBJECTS: &[&[Test]] = &[
     macs::TESTS,
     media::TESTS,
     networks::TESTS,
+    shared_disks::TESTS,
     sharing::TESTS,
     shutdown::TESTS,
     silent_store::TESTS,

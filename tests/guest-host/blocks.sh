@@ -9,7 +9,8 @@
 #   half_array       spare5   one disk of a RAID 0 of two, the other (spare6) is gone: md that cannot run
 #   multipath_disk   a disk of scsi_debug seen by two ways, as mpatha; mpatha-part1 mounted at /srv/multipath
 #   iscsi_disk       a disk of tgt by iSCSI on the loopback interface, with its sg node
-#   library          a tape drive and a media changer of tgt, in the same way; not part of all_blocks
+#   shared_disk      a disk of tgt seen by two sessions, each with an initiator of its own; /run/shared-disk has both names
+#   library          a tape drive and a media changer of tgt, in the same way; neither it nor shared_disk is part of all_blocks
 #
 # `two_ways` serves a disk by two hosts, for multipath_disk or without multipath; `modprobe --remove scsi_debug` ends it.
 # `generic TYPE` prints the sg node of the one SCSI device of that type (1 tape, 5 optical, 8 changer).
@@ -186,6 +187,32 @@ iscsi_disk_gone() {
     iscsiadm --mode node --op delete
     systemctl stop iscsid.socket iscsid.service tgt.service
     rm /var/lib/iscsi-disk
+}
+
+shared_disk() {
+    truncate --size=32M /var/lib/shared-disk
+    systemctl start tgt.service iscsid.service
+    tgtadm --lld iscsi --op new --mode target --tid 3 --targetname iqn.2026-11.hpvm:shared
+    tgtadm --lld iscsi --op new --mode logicalunit --tid 3 --lun 1 --backing-store /var/lib/shared-disk
+    tgtadm --lld iscsi --op bind --mode target --tid 3 --initiator-address ALL
+    for name in one other; do
+        iscsiadm --mode iface --interface $name --op new
+        iscsiadm --mode iface --interface $name --op update --name iface.initiatorname --value iqn.2026-11.hpvm:$name
+    done >/dev/null
+    iscsiadm --mode discovery --type sendtargets --portal 127.0.0.1 --interface one --interface other >/dev/null
+    iscsiadm --mode node --login >/dev/null
+    both_there() { test "$(lsscsi | grep -c 'IET *VIRTUAL-DISK.*/dev/sd')" = 2; }
+    await both_there
+    udevadm settle
+    lsscsi | awk '/IET *VIRTUAL-DISK/ { print $NF }' >/run/shared-disk
+}
+
+shared_disk_gone() {
+    iscsiadm --mode node --logout >/dev/null
+    iscsiadm --mode node --op delete
+    for name in one other; do iscsiadm --mode iface --interface $name --op delete; done >/dev/null
+    systemctl stop iscsid.socket iscsid.service tgt.service
+    rm /var/lib/shared-disk /run/shared-disk
 }
 
 library() {
