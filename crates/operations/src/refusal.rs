@@ -46,6 +46,10 @@ pub enum Refusal {
     NotRemoved(String),
     #[error("'{0}' names several removed guests; choose one by its number (-p)")]
     SeveralRemoved(String),
+    #[error(
+        "'{path}' is shared, and the guest writes to it past its engine, which could not copy it as it was at one moment; stop '{guest}' and the others that have it, or copy it in a guest"
+    )]
+    SharedDisk { path: String, guest: hpvm_model::GuestName },
     #[error("the running guest could not take the change, and nothing was changed: {0}")]
     NotTaken(String),
     #[error(

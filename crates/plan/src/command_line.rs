@@ -2,10 +2,13 @@
 //! lies; which descriptor is which is decided here once, for the line and for the one who opens them.
 
 pub mod network;
+mod reservations;
 
 use hpvm_model::{
     Accelerator, AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice, StorageType,
 };
+
+pub use reservations::{RESERVATION_MANAGER, reservation_manager, shares_disks};
 
 use crate::guest_path::{self, Function};
 use crate::record::{
@@ -301,25 +304,6 @@ pub fn json(value: &Value) -> serde_json::Value {
             inner.iter().map(|(key, value)| ((*key).to_owned(), json(value))).collect()
         }
     }
-}
-
-/// Whether any of these is a disk of several guests.
-#[must_use]
-pub fn shares_disks(storage: &[Attached]) -> bool {
-    storage.iter().any(|attached| attached.sharing == Sharing::Reserved)
-}
-
-/// QEMU's part of reserving: it hands what a guest asks for to the helper at a socket.
-pub const RESERVATION_MANAGER: &str = "reservations";
-
-/// Properties of the `object-add` of the reservation manager.
-#[must_use]
-pub fn reservation_manager(socket: &str) -> Vec<Property> {
-    vec![
-        ("qom-type", Value::text("pr-manager-helper")),
-        ("id", Value::text(RESERVATION_MANAGER)),
-        ("path", Value::text(socket)),
-    ]
 }
 
 fn device_text(attached: &Attached, boot_index: Option<usize>) -> String {

@@ -3,7 +3,7 @@
 //! good, 24 a reservation conflict, 2 a refusal.
 //!
 //! ```text
-//! register KEY · reserve KEY (exclusive access) · preempt KEY OTHER · release KEY · clear KEY · inquiry (which it must refuse)
+//! register KEY · reserve KEY (exclusive access) · preempt KEY OTHER · release KEY · clear KEY · inquiry (at which it must hang up)
 //! ```
 
 use std::fs::OpenOptions;

@@ -19,7 +19,7 @@ use hpvm_model::{Backing, FileIdentity, GuestConfig, GuestName, StorageType};
 use hpvm_plan::clone::Work;
 use hpvm_plan::copying::{DiskCopy, Target, writer};
 use hpvm_plan::facts::HostFacts;
-use hpvm_plan::record::{Attached, Cache, Machine};
+use hpvm_plan::record::{Attached, Cache, Machine, Sharing};
 use hpvm_registry::Step;
 use rustix::event::{Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, memfd_create};
@@ -97,6 +97,10 @@ impl Running {
         work: &[(&Work, &Attached)],
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<Moment, Refusal> {
+        if let Some((_, shared)) = work.iter().find(|(_, a)| a.sharing == Sharing::Reserved) {
+            let path = shared.device.backing.path.clone();
+            return Err(Refusal::SharedDisk { path, guest: self.name.clone() });
+        }
         let mut opened = Vec::new();
         for (work, source) in work {
             opened.push(Opened::make(copies, work, source, watch)?);
