@@ -1,16 +1,18 @@
 //! Tests inside the guest-host, a Debian guest with systemd, device-mapper, md and SCSI that plays VM Host. They share one
 //! boot of it, which the first of them starts, and take turns. A test is a few shell commands and what they must print; it
-//! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` are there for all.
+//! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` and `networks.sh` are there for all.
 
 mod attached;
 mod blocks;
 mod clone;
 mod device_database;
+mod networks;
 mod shared_disks;
 mod shutdown;
 mod stores;
 mod units;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ pub(crate) const TESTS: &[&[Test]] = &[
     stores::TESTS,
     shutdown::TESTS,
     shared_disks::TESTS,
+    networks::TESTS,
 ];
 
 /// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.
@@ -72,7 +75,8 @@ impl Turn {
 
     #[track_caller]
     pub(crate) fn run(&mut self, commands: &str) -> Ran {
-        let script = format!(". /opt/guest-host/blocks.sh\n{commands}");
+        let functions = ". /opt/guest-host/blocks.sh\n. /opt/guest-host/networks.sh";
+        let script = format!("{functions}\n{commands}");
         let ran = self.host().run(&script, SCRIPT_BOUND);
         ran.unwrap_or_else(|error| panic!("{commands}\n{error:#}"))
     }
@@ -91,6 +95,22 @@ impl Turn {
     }
 }
 
+/// What tests bring along: a client of qemu-pr-helper, the talker on switches' ports, and the tests of wires over kinds of interfaces that the kernel of
+/// this machine may lack.
+fn programs(built: &Path) -> Vec<PathBuf> {
+    let newest = |name: &str| {
+        let entries = built.join("deps").read_dir().into_iter().flatten().flatten();
+        let its = entries.map(|entry| entry.path()).filter(|path| {
+            let stem = path.file_name().and_then(|stem| stem.to_str()).unwrap_or_default();
+            path.extension().is_none()
+                && stem.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
+        });
+        its.max_by_key(|path| path.metadata().and_then(|file| file.modified()).ok())
+    };
+    let made = ["ask-helper", "hpvm-talker"].map(|name| built.join(name));
+    made.into_iter().chain(newest("wires")).collect()
+}
+
 /// Ends the guest-host when no test is left.
 pub(crate) fn end() {
     *BOOTED.lock().unwrap_or_else(PoisonError::into_inner) = Booted::NotYet;
@@ -99,7 +119,7 @@ pub(crate) fn end() {
 fn boot() -> Booted {
     let hpvm = program("hpvm");
     let built = hpvm.parent().expect("a folder");
-    let booted = Payload::of(&repository(), built, &[program("ask-helper")])
+    let booted = Payload::of(&repository(), built, &programs(built))
         .and_then(|payload| GuestHost::boot(&image("guest-host"), payload));
     match booted {
         Ok(host) => {

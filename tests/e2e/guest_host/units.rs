@@ -20,7 +20,7 @@ engine() {
 "#;
 
 #[track_caller]
-fn ok(host: &mut Turn, commands: &str) -> String {
+pub(super) fn ok(host: &mut Turn, commands: &str) -> String {
     host.ok(&format!("{FUNCTIONS}\n{commands}"))
 }
 

@@ -26,6 +26,7 @@ const CASES_OF_KINDS: &[(&str, &str, Case)] = &[
     ("bond", "a_guest_talks_over_a_bond", switched::over_a_bond),
     ("vlan", "a_guest_talks_over_a_vlan_interface", switched::over_a_vlan_interface),
     ("vlan", "a_guest_in_a_vlan_of_its_port_talks_with_a_vlan_interface", switched::in_a_vlan),
+    ("vlan", "a_guest_and_its_host_talk_in_a_vlan_over_a_tap", switched::in_a_vlan_of_the_host),
 ];
 
 fn main() -> ExitCode {

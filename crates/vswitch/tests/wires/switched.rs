@@ -163,6 +163,19 @@ pub(crate) fn over_a_vlan_interface() {
     talk(&mut setup, server(Ipv4Addr::new(192, 0, 4, 1)));
 }
 
+/// Host and guest in one VLAN, with everything left open that the kernel can leave open. Settles 118.
+pub(crate) fn in_a_vlan_of_the_host() {
+    let tap = TapWire::new(nic::wire::tap("talk1").expect("root of this network may"));
+    ip("link add link talk1 name host7 type vlan id 7");
+    ip("link set host7 up");
+    wait_until_up("host7");
+    ip("address add 192.0.7.1/24 dev host7");
+    let vlan = PortVlan::Untagged(VlanId::new(7).expect("a VLAN"));
+    let rules = PortRules { vlan, ..PortRules::default() };
+    let mut setup = set_up_with(tap, Ipv4Addr::new(192, 0, 7, 9), rules);
+    talk(&mut setup, server(Ipv4Addr::new(192, 0, 7, 1)));
+}
+
 /// The switch tags, the kernel at the other end takes the tag off.
 pub(crate) fn in_a_vlan() {
     pair("both0", "both1");
