@@ -32,7 +32,7 @@ fn guests_talk_with_their_host_and_keep_to_rules() {
     apart(talk_and_keep_to_rules);
 }
 
-/// Settles 126. One boot of two guests serves all of this, since it takes most of the time.
+/// Settles 117, 126. One boot of two guests serves all of this, since it takes most of the time.
 fn talk_and_keep_to_rules() {
     let host = VmHost::new(Engine::Real);
     host.ok(&["hpvmnet", "-c", "-S", "sw1", "--wire", "tap:hpvmtap1"]);

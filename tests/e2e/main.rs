@@ -29,6 +29,7 @@ mod limits;
 mod luns;
 mod macs;
 mod media;
+mod net_load;
 mod networks;
 mod pool;
 mod refusals;
@@ -44,6 +45,7 @@ mod shell;
 mod shutdown;
 mod silent_store;
 mod supervision;
+mod switch_life;
 mod terminal;
 mod waiting;
 mod why;
@@ -93,11 +95,13 @@ const SUBJECTS: &[&[Test]] = &[
     removal::TESTS,
     macs::TESTS,
     media::TESTS,
+    net_load::TESTS,
     networks::TESTS,
     shared_disks::TESTS,
     sharing::TESTS,
     shutdown::TESTS,
     silent_store::TESTS,
+    switch_life::TESTS,
 ];
 
 fn main() {

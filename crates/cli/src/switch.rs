@@ -69,6 +69,14 @@ fn ip(switch: &SwitchView) -> String {
     }
 }
 
+/// As a table has room for it; a trunk's VLANs stand in the block of the port.
+fn vlan_short(port: &PortView) -> String {
+    match &port.rules.vlan {
+        PortVlan::Trunk(_) => "trunk".to_owned(),
+        _ => vlan(port),
+    }
+}
+
 fn vlan(port: &PortView) -> String {
     match &port.rules.vlan {
         PortVlan::None => "none".to_owned(),

@@ -124,10 +124,38 @@ Number  State        Adaptor  VLANID   Reserved VMs
 ======= ============ ======== ======== ============ ============
 1       Active       avio_lan none     2            avio_vm
 5       Reserved     lan      120      1
-9       Free                  trunk 10,20-29 0
+9       Free                  trunk    0
 
 "#]]
     );
+}
+
+/// Whatever is long, nothing is cut and nothing runs into what follows it.
+#[test]
+fn a_long_value_moves_its_line_and_stays_one_word() {
+    let mut view = vlan02();
+    view.switch.name = "switch-of-the-test-laboratory".parse().unwrap();
+    view.switch.wire = Wire::Tap("hpvmtap1".parse().unwrap());
+    view.ports[0].active = Some("guest-of-the-test-laboratory".parse().unwrap());
+    let text = list::one(&view, Ports::All);
+    let words = |number: usize| -> Vec<&str> {
+        text.lines().nth(number).unwrap().split_whitespace().collect()
+    };
+    assert_eq!(
+        words(2),
+        [
+            "switch-of-the-test-laboratory",
+            "2",
+            "Up",
+            "Shared",
+            "tap:hpvmtap1",
+            "0x0017a4112233",
+            "192.168.1.12"
+        ]
+    );
+    let guest = "guest-of-the-test-laboratory";
+    assert_eq!(words(8), ["1", "Active", "avio_lan", "none", "2", guest]);
+    assert_eq!(words(10), ["9", "Free", "trunk", "0"]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use hpvm_model::SwitchName;
 use hpvm_model::limits::LimitsTable;
 use rustix::fs::{Access, access};
 
@@ -124,6 +125,15 @@ impl Conf {
             }
         }
         Ok(MAC_PROBE_ROUNDS)
+    }
+
+    /// The virtual switches with NAT whose guests reach services on this host's own loopback, which trust whoever is there. Named
+    /// by the owner of hpvmconf, not by who may change switches.
+    pub fn nat_reachable(&self) -> Result<Vec<SwitchName>, ConfError> {
+        const NAME: &str = "HPVMNATREACHABLE";
+        let names = self.text(NAME).unwrap_or_default().split_whitespace();
+        let read: Result<Vec<SwitchName>, _> = names.map(str::parse).collect();
+        read.map_err(|_| self.unfit(NAME, "names of virtual switches, with blanks between"))
     }
 
     pub fn limits(&self) -> Result<LimitsTable, ConfError> {

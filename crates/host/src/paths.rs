@@ -184,6 +184,12 @@ impl Root {
         self.run.join(names::SWITCHES).join(number.to_string())
     }
 
+    /// What a virtual switch is, by its number: what a lost registry is rebuilt from.
+    #[must_use]
+    pub fn switch_text(&self, number: u32) -> PathBuf {
+        self.common().join(format!("vswitch-{number}.json"))
+    }
+
     /// The log of a virtual switch, by its number.
     #[must_use]
     pub fn switch_log(&self, number: u32) -> PathBuf {

@@ -30,6 +30,20 @@ pub const ENGINE_MEMORY_MAX: Bytes = Bytes(1 << 39);
 /// One device per target of each adapter would be more than any guest uses; the bus numbers of q35 set this bound.
 pub const STORAGE_DEVICES_MAX: usize = 1024;
 
+/// So many NICs are served out of the least memory that a guest may have.
+pub const NICS_IN_MEMORY_MIN: usize = 16;
+/// What each further one takes: rings full of buffers, twice over what Linux's drivers fill (e1000, virtio_net).
+pub const NIC_MEMORY: Bytes = Bytes(4 * MIB);
+
+impl Limits {
+    /// The least memory of a guest with so many NICs, in the steps that memory has.
+    #[must_use]
+    pub fn memory_min_with_nics(&self, nics: usize) -> Bytes {
+        let more = nics.saturating_sub(NICS_IN_MEMORY_MIN) as u64 * NIC_MEMORY.0;
+        Bytes((self.memory_min.0 + more).next_multiple_of(64 * MIB))
+    }
+}
+
 impl LimitsTable {
     #[must_use]
     pub fn limits(self, family: OsFamily) -> Limits {
@@ -54,5 +68,17 @@ impl LimitsTable {
                 storage_devices_max: 128,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_nics_want_more_memory() {
+        let needed = |nics| LimitsTable::Host.limits(OsFamily::Linux).memory_min_with_nics(nics);
+        let mib = |nics| needed(nics).as_mib();
+        assert_eq!([mib(0), mib(16), mib(17), mib(32), mib(33)], [512, 512, 576, 576, 640]);
     }
 }

@@ -12,7 +12,7 @@ mod vlan;
 pub use forward::{Forward, ForwardError, Transport};
 pub use mac::{MacAddress, MacError};
 pub use nic::{Nic, NicStatement, NicStatementError};
-pub use port::{NicKind, PortError, PortNumber, PortRules, Rate, SpoofGuard};
+pub use port::{Isolation, NicKind, PortError, PortNumber, PortRules, Rate, SpoofGuard};
 pub use port_change::{PortChange, PortChangeError, PortRule};
 pub use subnet::{NatSubnet, SubnetError};
 pub use switch::{

@@ -6,10 +6,12 @@
 
 mod guest;
 mod hub;
+mod pinger;
 mod station;
 
 pub use guest::{Guest, Told, mac};
 pub use hub::{Hub, Plug};
+pub use pinger::{Echo, Pinger};
 pub use smoltcp::iface::SocketHandle;
 pub use station::Station;
 

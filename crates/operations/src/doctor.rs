@@ -5,19 +5,21 @@
 //! to the registry again. What another command is making at this moment is left alone: a repair looks again while it keeps
 //! the registry from being changed.
 
+mod switches;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, process, removal};
-use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
+use hpvm_model::{GuestConfig, GuestNumber, GuestUuid, Vswitch};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Access, Found, Identities, Rebuilt, Registry, RemovedGuest, Step, portable};
 
 use crate::clone::interrupted;
 use crate::folder::{self, Folder};
 use crate::lost_record::Loss;
-use crate::network::view::ShownState;
+use crate::network::text::{self, Text};
 use crate::presence::{Attention, Presence, Supervision};
 use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, VmHost, lost, lost_record, supervise};
@@ -39,6 +41,10 @@ pub enum Cure {
     Link(GuestConfig),
     /// The text a lost registry is rebuilt from.
     Identity(GuestConfig),
+    /// The text of a virtual switch.
+    SwitchText(Box<Vswitch>),
+    /// A virtual switch that the registry does not know, by its text.
+    EnterSwitch(Box<Vswitch>),
     /// A guest that the registry does not know and that may have been removed, by its folder.
     Enter(Box<Found>),
     /// A running guest that nobody supervises.
@@ -66,7 +72,7 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     folders(host, &guests, &kept, &mut findings)?;
     links(host, &guests, &mut findings);
     run_folders(host, &guests, &mut findings);
-    switches(host, &mut findings)?;
+    switches::examine(host, &mut findings)?;
     half_made(host, &mut findings);
     operations(host, &mut findings)?;
     provisions(host, &mut findings);
@@ -299,19 +305,6 @@ fn run_folders(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding
     }
 }
 
-/// Virtual switches that guests run on while nobody runs them.
-fn switches(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
-    for view in host.switches()? {
-        if view.state == ShownState::Unknown {
-            let name = &view.switch.name;
-            let text = format!("guests run on virtual switch '{name}', and its process was killed");
-            let cure = Cure::Tell(format!("hpvmnet -S {name} -b"));
-            findings.push(Finding { text, cure });
-        }
-    }
-    Ok(())
-}
-
 /// Files under the name they have while they are made, whose maker is gone.
 fn half_made(host: &VmHost, findings: &mut Vec<Finding>) {
     let mut folders: Vec<PathBuf> =
@@ -404,6 +397,16 @@ pub fn repair(
             Folder::of(&host.root, config.uuid).replace_identity(config)?;
             format!("wrote the identity of '{}'", config.name)
         }
+        Cure::SwitchText(switch) => {
+            text::write(&host.root, switch)?;
+            format!("wrote the text of virtual switch '{}'", switch.name)
+        }
+        Cure::EnterSwitch(switch) => {
+            let change = host.registry.change()?;
+            change.enter_vswitch(switch)?;
+            change.commit()?;
+            "made it known to the registry".into()
+        }
         Cure::Adopt(config) => {
             let _busy = host.busy(config, actor)?;
             supervise::adopt(host, config)?;
@@ -442,7 +445,8 @@ fn remove(path: &Path) -> Result<(), Refusal> {
     removed.map_err(Refusal::file("remove", path))
 }
 
-/// Makes a lost or damaged registry anew from the guests' folders. A guest that has no link was removed and is kept.
+/// Makes a lost or damaged registry anew from the guests' folders and the texts of virtual switches. A guest that has no link
+/// was removed and is kept.
 pub fn rebuild(root: &hpvm_host::Root) -> Result<Rebuilt, Refusal> {
     root.ensure()?;
     let found: Vec<Found> = entries(&root.uuids())
@@ -450,7 +454,11 @@ pub fn rebuild(root: &hpvm_host::Root) -> Result<Rebuilt, Refusal> {
         .filter_map(|(_, path)| identity(&path))
         .map(|config| found(root, config))
         .collect();
-    Ok(hpvm_registry::rebuild(&root.db(), found)?)
+    let switches = text::all(root).into_iter().filter_map(|(.., text)| match text {
+        Text::Switch(switch) => Some(switch),
+        Text::Newer | Text::Malformed => None,
+    });
+    Ok(hpvm_registry::rebuild(&root.db(), found, switches)?)
 }
 
 fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {

@@ -25,8 +25,8 @@ use hpvm_registry::Step;
 use rustix::fs::OFlags;
 
 use crate::folder;
-use crate::network::lan;
 use crate::network::ports::Changing;
+use crate::network::{forwards, lan};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities, random};
@@ -133,6 +133,9 @@ fn attempt(
     }
     unless_interrupted()?;
     carry_out(host, actor, &mut modified, &planned)?;
+    if running.is_some() && !request.nics.is_empty() {
+        modified.problems.extend(forwards::problems(host, &modified.after));
+    }
     Ok(modified)
 }
 

@@ -2,12 +2,14 @@
 //! administrator does to them.
 
 mod facts;
+pub(crate) mod forwards;
 pub(crate) mod lan;
 pub mod links;
 mod mtu;
 pub mod ports;
 mod runner;
 pub mod switches;
+pub(crate) mod text;
 pub mod view;
 mod wire;
 

@@ -15,7 +15,7 @@ use hpvm_plan::record::{AgentChannel, AvioService, BootRecord, FORMAT, OptionRom
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
-use crate::network::ports;
+use crate::network::{forwards, ports};
 use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
@@ -73,7 +73,9 @@ pub fn start(
             format!("the guest runs, but its start could not be recorded: {}", chain(&error));
         found.push(Problem::warning("registry", text));
     }
-    result.map(|()| Started::Now(found))
+    result?;
+    found.extend(forwards::problems(host, &config));
+    Ok(Started::Now(found))
 }
 
 fn launch(host: &mut VmHost, config: &GuestConfig, facts: &HostFacts) -> Result<(), Refusal> {

@@ -1,11 +1,11 @@
-//! Makes a lost or damaged registry again from what the guests' folders say. Nothing is deleted: the damaged file gets
+//! Makes a lost or damaged registry again from what the guests' folders and the switches' texts say. Nothing is deleted: the damaged file gets
 //! another name, and its log with it.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use hpvm_model::{GuestConfig, GuestNumber};
+use hpvm_model::{GuestConfig, GuestNumber, SwitchName, Vswitch};
 use jiff::Timestamp;
 
 use crate::change::Change;
@@ -28,6 +28,7 @@ pub struct Rebuilt {
     /// Where the old file is now, if there was one.
     pub damaged: Option<PathBuf>,
     pub guests: Vec<GuestNumber>,
+    pub switches: Vec<SwitchName>,
     /// Those that contradict one that came before.
     pub skipped: Vec<Skipped>,
 }
@@ -38,16 +39,18 @@ pub struct Skipped {
     pub why: RegistryError,
 }
 
-/// Writes a new registry with these guests and puts it in the place of whatever is at `path`, which becomes
+/// Writes a new registry with these guests and virtual switches and puts it in the place of whatever is at `path`, which becomes
 /// `PATH.damaged-TIME`. A crash at any point leaves the old one or the new one in place.
 pub fn rebuild(
     path: &Path,
     found: impl IntoIterator<Item = Found>,
+    switches: impl IntoIterator<Item = Vswitch>,
 ) -> Result<Rebuilt, RegistryError> {
     // A link of the administrator's stays; its target is what is replaced.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut rebuilt = Rebuilt { damaged: None, guests: Vec::new(), skipped: Vec::new() };
-    let fresh = Fresh::write(path, |registry| fill(registry, found, &mut rebuilt))?;
+    let mut rebuilt =
+        Rebuilt { damaged: None, guests: Vec::new(), switches: Vec::new(), skipped: Vec::new() };
+    let fresh = Fresh::write(path, |registry| fill(registry, found, switches, &mut rebuilt))?;
     Step::DoctorWritten.reached();
     // A registry that is sound after all may be in use: its lock keeps others out until it is replaced, and who waited
     // for it sees then that it was.
@@ -69,9 +72,18 @@ pub fn rebuild(
 fn fill(
     registry: &Registry,
     found: impl IntoIterator<Item = Found>,
+    switches: impl IntoIterator<Item = Vswitch>,
     rebuilt: &mut Rebuilt,
 ) -> Result<(), RegistryError> {
     let change = registry.begin()?;
+    for switch in switches {
+        // Texts of two switches with one name were never those of one registry: the first is as good as the other.
+        match change.enter_vswitch(&switch) {
+            Ok(()) => rebuilt.switches.push(switch.name),
+            Err(RegistryError::SwitchNameTaken { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     // Removed guests first: their names are free again by the time an existing guest wants one.
     let (removed, existing): (Vec<Found>, Vec<Found>) =
         found.into_iter().partition(|found| matches!(found, Found::Removed(_)));

@@ -152,6 +152,14 @@ impl Change<'_> {
         }
     }
 
+    /// Makes a switch known as its text says it is, whether or not there is one with its number: one always exists.
+    pub fn enter_vswitch(&self, switch: &Vswitch) -> Result<(), RegistryError> {
+        match self.vswitch(&SwitchSelector::Number(switch.number))? {
+            Some(_) => self.update_vswitch(switch).map(drop),
+            None => self.insert_vswitch(switch),
+        }
+    }
+
     /// Forgets a switch. NICs that name it go on doing so.
     pub fn remove_vswitch(&self, number: SwitchNumber) -> Result<(), RegistryError> {
         match self.connection.execute("DELETE FROM vswitch WHERE number = ?1", [number.get()]) {

@@ -39,7 +39,7 @@ fn a_damaged_registry_is_replaced_and_kept() {
         keep_until: Timestamp::from_second(200).unwrap(),
     };
     let rebuilt =
-        rebuild(&place.path(), [found(1), Found::Removed(removed.clone()), found(3)]).unwrap();
+        rebuild(&place.path(), [found(1), Found::Removed(removed.clone()), found(3)], []).unwrap();
     assert_eq!(rebuilt.guests, [number(1), number(2), number(3)]);
     assert!(rebuilt.skipped.is_empty());
     let kept = rebuilt.damaged.unwrap();
@@ -72,10 +72,10 @@ fn each_kind_of_wreck_is_put_aside() {
     for (wreck, left) in wrecks {
         let place = Place::new();
         wreck(&place);
-        rebuild(&place.path(), [found(1)]).unwrap();
+        rebuild(&place.path(), [found(1)], []).unwrap();
         assert_eq!(damaged_files(&place).len(), left, "{:?}", damaged_files(&place));
         assert_eq!(place.reader().all().unwrap(), [guest(1)]);
-        rebuild(&place.path(), [found(2)]).unwrap();
+        rebuild(&place.path(), [found(2)], []).unwrap();
         assert_eq!(place.reader().all().unwrap(), [guest(2)]);
         assert!(damaged_files(&place).len() > left);
     }
@@ -91,6 +91,7 @@ fn contradicting_guests_are_named_and_the_first_is_kept() {
     let rebuilt = rebuild(
         &place.path(),
         [found(1), Found::Guest(twin.clone(), files(&twin)), Found::Guest(double, files(&twin))],
+        [],
     )
     .unwrap();
     assert_eq!(rebuilt.guests, [number(1)]);
@@ -105,7 +106,7 @@ fn who_had_the_old_file_open_is_told_instead_of_losing_a_change() {
     let place = Place::new();
     let mut registry = place.open();
     add(&mut registry, &guest(9));
-    rebuild(&place.path(), [found(1)]).unwrap();
+    rebuild(&place.path(), [found(1)], []).unwrap();
     let error = registry.change().unwrap_err();
     assert!(matches!(error, RegistryError::Replaced { .. }), "{error:?}");
     // Its end must not take the new file's log away.
@@ -118,7 +119,7 @@ fn who_had_the_old_file_open_is_told_instead_of_losing_a_change() {
 #[test]
 fn play() {
     if let Some((_, path)) = role() {
-        rebuild(&path, [found(1), found(2)]).unwrap();
+        rebuild(&path, [found(1), found(2)], []).unwrap();
     }
 }
 
@@ -132,7 +133,7 @@ fn a_rebuild_killed_at_any_step_can_be_done_again() {
         assert!(!status.success(), "nothing aborted at {step}");
         let between = Registry::open(&place.path(), Access::ReadOnly).unwrap().list();
         assert!(between.is_ok(), "{step}: {between:?}");
-        rebuild(&place.path(), [found(1), found(2)]).unwrap();
+        rebuild(&place.path(), [found(1), found(2)], []).unwrap();
         assert_eq!(place.reader().all().unwrap(), [guest(1), guest(2)], "{step}");
     }
 }

@@ -31,7 +31,12 @@ pub struct VmHost {
     folder: tempfile::TempDir,
     settings: Vec<(String, String)>,
     environment: Vec<(String, String)>,
+    /// Where the commands are, when they are this VM Host's own.
+    installed: Option<PathBuf>,
 }
+
+/// The programs of a VM Host that commands start.
+const LBIN: [&str; 4] = ["hpvmkeeper", "hpvmapp", "hpvmnetd", "hpvmnat"];
 
 /// What a command did.
 #[derive(Debug)]
@@ -46,7 +51,8 @@ impl VmHost {
     #[must_use]
     pub fn new(engine: Engine) -> VmHost {
         let folder = tempfile::Builder::new().prefix("hpvm-t").tempdir().expect("a folder in /tmp");
-        let mut host = VmHost { folder, settings: Vec::new(), environment: Vec::new() };
+        let (settings, environment) = (Vec::new(), Vec::new());
+        let mut host = VmHost { folder, settings, environment, installed: None };
         if engine == Engine::Fake {
             host.set("HPVMQEMU", &program("fake-qemu").to_string_lossy());
         }
@@ -97,6 +103,36 @@ impl VmHost {
         self.set("HPVMQEMU", &engine.to_string_lossy());
     }
 
+    /// Gives this VM Host programs of its own below `/opt/hpvm`, where a test may replace them.
+    pub fn install(&mut self) {
+        fs::set_permissions(self.root(), fs::Permissions::from_mode(0o711)).expect("it may be run");
+        let folders = ["bin", "lbin"].map(|name| self.path("opt/hpvm").join(name));
+        for folder in &folders {
+            fs::create_dir_all(folder).expect("a folder");
+        }
+        let command = folders[0].join("hpvm");
+        place(&program("hpvm"), &command);
+        for name in LBIN {
+            place(&program(name), &folders[1].join(name));
+        }
+        self.installed = Some(command);
+    }
+
+    /// Puts another version in the place of an installed program, as a package does: a script that runs the program as it was
+    /// built, with these arguments.
+    pub fn replace_program(&self, name: &str, arguments: &str) {
+        let lbin = self.path("opt/hpvm/lbin");
+        let real = lbin.join(format!("{name}.built"));
+        if !real.exists() {
+            place(&program(name), &real);
+        }
+        let fresh = lbin.join(format!("{name}.new"));
+        let text = format!("#!/bin/sh\nexec {} {arguments}\n", real.display());
+        fs::write(&fresh, text).expect("the script is written");
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).expect("it may be run");
+        fs::rename(&fresh, lbin.join(name)).expect("the script is in place");
+    }
+
     /// Gives later commands an environment variable.
     pub fn environment(&mut self, name: &str, value: &str) {
         self.environment.retain(|(set, _)| set != name);
@@ -133,7 +169,8 @@ impl VmHost {
     /// A command ready to be started: `hpvmstatus -P web`.
     #[must_use]
     pub fn command(&self, line: &[&str]) -> Command {
-        let mut command = Command::new(program("hpvm"));
+        let hpvm = self.installed.clone().unwrap_or_else(|| program("hpvm"));
+        let mut command = Command::new(hpvm);
         command.arg0(line[0]).args(&line[1..]).env("HPVM_ROOT", self.root());
         command.env_remove("HPVM_ACCEL").env_remove("HPVM_ABORT_AT").current_dir("/");
         command.envs(self.environment.iter().map(|(n, v)| (n, v)));
@@ -313,6 +350,13 @@ impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Outcome { line, status, stdout, stderr } = self;
         write!(f, "$ {line}\n{stdout}{stderr}[{status}]")
+    }
+}
+
+/// The same file in another folder, or a copy where that cannot be.
+fn place(program: &Path, to: &Path) {
+    if fs::hard_link(program, to).is_err() {
+        fs::copy(program, to).expect("a copy of the program");
     }
 }
 

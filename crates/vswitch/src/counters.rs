@@ -27,6 +27,9 @@ pub struct Counters {
     pub out_unicast_local: u64,
     /// Sent to many stations.
     pub out_other: u64,
+    /// Those of them that went beyond the wire, and those that somebody on this switch was to get: most are both.
+    pub out_other_wire: u64,
+    pub out_other_local: u64,
     /// Frames of this guest that the switch refused.
     pub out_discards: u64,
     /// Why frames were discarded, both ways; the sum is that of the two above.
@@ -65,6 +68,8 @@ pub(crate) enum Counter {
     OutUnicastWire,
     OutUnicastLocal,
     OutOther,
+    OutOtherWire,
+    OutOtherLocal,
     NoRoom,
     Rate,
     Spoofed,
@@ -110,6 +115,8 @@ impl Cells {
             out_unicast_wire: cell(Counter::OutUnicastWire),
             out_unicast_local: cell(Counter::OutUnicastLocal),
             out_other: cell(Counter::OutOther),
+            out_other_wire: cell(Counter::OutOtherWire),
+            out_other_local: cell(Counter::OutOtherLocal),
             out_discards: discards.out(),
             discards,
         }
@@ -147,6 +154,8 @@ impl Counters {
             out_unicast_wire: self.out_unicast_wire.wrapping_sub(zero.out_unicast_wire),
             out_unicast_local: self.out_unicast_local.wrapping_sub(zero.out_unicast_local),
             out_other: self.out_other.wrapping_sub(zero.out_other),
+            out_other_wire: self.out_other_wire.wrapping_sub(zero.out_other_wire),
+            out_other_local: self.out_other_local.wrapping_sub(zero.out_other_local),
             out_discards: discards.out(),
             discards,
         }

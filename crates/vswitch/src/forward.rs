@@ -383,8 +383,8 @@ impl Forwarder {
     /// Gives the batch's frames to their receivers.
     fn hand_on(&mut self, source: PlaceIndex) {
         let now_seconds = self.now_seconds();
-        let mut facts =
-            Facts { ports: &mut self.ports, table: &mut self.table, open: &self.open, now_seconds };
+        let (ports, table, open) = (&mut self.ports, &mut self.table, &self.open);
+        let mut facts = Facts { ports, table, open, now_seconds, isolated: false };
         ways::decide(source, &mut self.batch, &mut facts, &mut self.ways);
         while let Some(place) = self.ways.touched.pop() {
             let list = self.ways.take(place);

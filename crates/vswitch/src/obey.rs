@@ -88,6 +88,8 @@ impl Forwarder {
         let (mac, now_ns) = (self.macs[usize::from(port.number())], self.now_ns);
         let changed = self.port(port.number()).ok_or(SwitchError::NoPort(port))?;
         changed.set_rules(mac, rules, now_ns);
+        // Nor does anybody's next frame go ahead to where it may not go now.
+        self.ports.iter_mut().flatten().for_each(|port| port.likely = None);
         // What was learned may be in a VLAN that the port has left, and a rate that is gone no longer pauses it.
         self.table.forget(port.number());
         self.resume(port.number());

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
-use hpvm_model::{MacAddress, PortRules, SpoofGuard};
+use hpvm_model::{Isolation, MacAddress, PortRules, SpoofGuard};
 
 use crate::avio::{AvioPeer, Bases, Put};
 use crate::capture::Capturing;
@@ -34,6 +34,7 @@ impl Unusual {
     pub(crate) const CAPTURE: Unusual = Unusual(4);
     pub(crate) const RATE_IN: Unusual = Unusual(8);
     pub(crate) const RATE_OUT: Unusual = Unusual(16);
+    pub(crate) const ISOLATED: Unusual = Unusual(32);
 
     #[inline]
     pub(crate) fn has(self, other: Unusual) -> bool {
@@ -143,7 +144,8 @@ impl Port {
     }
 
     pub(crate) fn set_rules(&mut self, mac: MacAddress, rules: &PortRules, now_ns: u64) {
-        let PortRules { vlan, rate_in, rate_out, spoof_guard, addresses, mirror } = rules;
+        let PortRules { vlan, rate_in, rate_out, spoof_guard, addresses, mirror, isolation } =
+            rules;
         self.membership = Membership::of(vlan);
         let guarded = *spoof_guard == SpoofGuard::On;
         self.own_source = guarded.then_some(bits(mac));
@@ -155,6 +157,7 @@ impl Port {
         self.unusual.set(Unusual::MIRROR, self.mirror.is_some());
         self.unusual.set(Unusual::RATE_IN, self.rate_in.is_some());
         self.unusual.set(Unusual::RATE_OUT, self.rate_out.is_some());
+        self.unusual.set(Unusual::ISOLATED, *isolation == Isolation::On);
     }
 
     pub(crate) fn set_capture(&mut self, capture: Option<Capturing>) {

@@ -68,9 +68,20 @@ pub(crate) struct Facts<'a> {
     /// Places whose peers are there, for frames that go everywhere.
     pub(crate) open: &'a [PlaceIndex],
     pub(crate) now_seconds: u32,
+    /// Whether the batch came from an isolated port.
+    pub(crate) isolated: bool,
 }
 
 impl Facts<'_> {
+    /// Whether the batch's sender and a receiver are both isolated, so that neither hears the other.
+    #[inline(always)]
+    fn parts(&self, place: PlaceIndex) -> bool {
+        self.isolated
+            && self.ports[usize::from(place)]
+                .as_ref()
+                .is_some_and(|port| port.unusual.has(Unusual::ISOLATED))
+    }
+
     fn has_wire(&self) -> bool {
         self.ports[usize::from(WIRE)].as_ref().is_some_and(|wire| wire.is_open())
     }
@@ -83,6 +94,8 @@ struct Sent {
     unicast_wire: u64,
     unicast_local: u64,
     other: u64,
+    other_wire: u64,
+    other_local: u64,
     spoofed: u64,
     vlan: u64,
     malformed: u64,
@@ -105,6 +118,7 @@ pub(crate) fn decide(
     let mut sent = Sent::default();
     let mut memo = Memo { learned: None, found: None };
     let Some(mut port) = facts.ports[usize::from(source)].take() else { return };
+    facts.isolated = port.unusual.has(Unusual::ISOLATED);
     ask_ahead(&port, batch, facts);
     for index in 0..batch.len() {
         sent.octets += u64::from(batch.frame(index).octets);
@@ -112,7 +126,10 @@ pub(crate) fn decide(
     }
     port.note_source(batch.last_source());
     port.likely = match batch.len() {
-        ..=IN_STEP_MAX => memo.found.and_then(|(_, place)| place).filter(|place| *place != source),
+        ..=IN_STEP_MAX => memo
+            .found
+            .and_then(|(_, place)| place)
+            .filter(|place| *place != source && !facts.parts(*place)),
         _ => None,
     };
     count(&port, &sent);
@@ -138,6 +155,8 @@ fn count(port: &Port, sent: &Sent) {
     port.count(Counter::OutUnicastWire, sent.unicast_wire);
     port.count(Counter::OutUnicastLocal, sent.unicast_local);
     port.count(Counter::OutOther, sent.other);
+    port.count(Counter::OutOtherWire, sent.other_wire);
+    port.count(Counter::OutOtherLocal, sent.other_local);
     port.count(Counter::Spoofed, sent.spoofed);
     port.count(Counter::Vlan, sent.vlan);
     port.count(Counter::Malformed, sent.malformed);
@@ -189,7 +208,9 @@ fn one(
             return;
         }
         sent.other += 1;
-        flood(source, index, tag, domain, Kind::Other, facts, ways);
+        let heard = flood(source, index, tag, domain, Kind::Other, facts, ways);
+        sent.other_wire += u64::from(heard.wire);
+        sent.other_local += u64::from(heard.local);
         return;
     }
     let station = Station::new(to, domain);
@@ -199,7 +220,7 @@ fn one(
     };
     memo.found = Some((station, found));
     match found {
-        Some(place) if place == source => sent.filtered += 1,
+        Some(place) if place == source || facts.parts(place) => sent.filtered += 1,
         Some(place) => {
             match place {
                 WIRE => sent.unicast_wire += 1,
@@ -241,6 +262,13 @@ fn unusual(
     true
 }
 
+/// Where somebody was to hear a frame.
+#[derive(Default)]
+struct Heard {
+    wire: bool,
+    local: bool,
+}
+
 /// Everywhere in the domain but back.
 fn flood(
     source: PlaceIndex,
@@ -250,14 +278,23 @@ fn flood(
     kind: Kind,
     facts: &mut Facts<'_>,
     ways: &mut Ways,
-) {
+) -> Heard {
+    let mut heard = Heard::default();
     for place in facts.open {
-        if *place != source {
-            deliver(source, *place, index, tag, domain, kind, facts, ways);
+        if *place != source
+            && !facts.parts(*place)
+            && deliver(source, *place, index, tag, domain, kind, facts, ways)
+        {
+            match *place {
+                WIRE => heard.wire = true,
+                _ => heard.local = true,
+            }
         }
     }
+    heard
 }
 
+/// Returns whether the place carries the frame's VLAN, and so gets it.
 #[expect(
     clippy::too_many_arguments,
     reason = "one frame, one receiver, and what decides between them"
@@ -272,13 +309,14 @@ fn deliver(
     kind: Kind,
     facts: &Facts<'_>,
     ways: &mut Ways,
-) {
-    let Some(port) = &facts.ports[usize::from(place)] else { return };
-    let Some(edit) = port.membership.emit(domain, tag) else { return };
+) -> bool {
+    let Some(port) = &facts.ports[usize::from(place)] else { return false };
+    let Some(edit) = port.membership.emit(domain, tag) else { return false };
     ways.add(place, Delivery { frame: index as u8, edit, kind });
     if port.unusual.has(Unusual::MIRROR)
         && let Some(mirror) = port.mirror.filter(|mirror| *mirror != source && *mirror != place)
     {
         ways.add(mirror, Delivery { frame: index as u8, edit, kind: Kind::Mirrored });
     }
+    true
 }

@@ -96,7 +96,7 @@ fn read_request(connection: &UnixStream) -> Option<Read> {
     }
 }
 
-fn wait(pause: Duration) {
+pub(crate) fn wait(pause: Duration) {
     let timeout = rustix::event::Timespec::try_from(pause).unwrap_or_default();
     let _ = rustix::event::poll(&mut [], Some(&timeout));
 }

@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hpvm_host::confine::{Confinement, Enforced};
 use hpvm_host::launch::inherited;
@@ -26,9 +26,10 @@ use hpvm_vswitch::{
     SwitchError, SwitchState as Forwarding,
 };
 use hpvm_vswitchd::fds;
+use hpvm_vswitchd::kept::Kept;
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
 use hpvm_vswitchd::status::{PortNow, Status};
-use hpvm_vswitchd::wanted::{Plug, Wanted};
+use hpvm_vswitchd::wanted::{Plug, Unreadable, Wanted};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use crate::control::{self, Asked};
@@ -36,10 +37,13 @@ use crate::folder::Folder;
 use crate::link::Link;
 use crate::log::Log;
 use crate::uplink::Uplink;
-use crate::{Failure, FromKeeper, Input, successor};
+use crate::{Edition, Failure, FromKeeper, Input, successor};
 
 /// Counters are published so often at most, and only when some changed.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// The keeper takes a process that lived so long for a good one, and starts the next at once.
+const LIFE_GOOD: Duration = Duration::from_secs(2);
 
 /// What our successor and its keeper still open by path: the count of processes killed for memory, and users' names.
 const READABLE: &[&str] = &["/proc/vmstat", "/etc/passwd"];
@@ -49,7 +53,11 @@ pub(crate) struct Daemon {
     link: Link,
     /// Copies of what the keeper holds, by tag; a successor of the keeper gets them from us.
     kept: BTreeMap<u32, OwnedFd>,
+    edition: Edition,
+    began: Instant,
     wanted: Wanted,
+    /// What stands in the file beside what we know.
+    written: Kept,
     switch: Switch,
     folder: Folder,
     log: Log,
@@ -74,20 +82,23 @@ pub(crate) struct Daemon {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     GoOn,
+    /// All is done.
     End,
+    /// Another process is to go on.
+    Renew,
 }
 
 impl Daemon {
-    pub(crate) fn begin() -> Result<Daemon, Failure> {
+    pub(crate) fn begin(edition: Edition) -> Result<Daemon, Failure> {
         let descriptors = Descriptors::take()?;
         let folder = Folder::new(descriptors.folder);
         let lock = folder.lock().map_err(Failure::Folder)?.ok_or(Failure::Locked)?;
         let link = Link::new(descriptors.link);
         let mut kept = receive_kept(&link)?;
-        let wanted = folder.read(switch_folder::PORTS).map_err(Failure::Folder)?;
-        let wanted = Wanted::read(&wanted).ok_or(Failure::Wanted)?;
         let keeper = hpvm_host::launch::keeper_program(descriptors.keeper_program.as_ref());
         let mut log = Log::new(descriptors.log);
+        let text = folder.read(switch_folder::PORTS).map_err(Failure::Folder)?;
+        let (wanted, written) = what_to_be(&text, &mut log)?;
         let watch = wire::watch(&link, &mut kept, &mut log);
         confine(&folder, keeper.as_deref(), &mut log)?;
         let (switch, events) = Switch::start(Options {
@@ -102,7 +113,10 @@ impl Daemon {
             _lock: lock,
             link,
             kept,
+            edition,
+            began: Instant::now(),
             wanted,
+            written,
             switch,
             folder,
             log,
@@ -128,7 +142,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Gives the switch its ports back.
+    /// Gives the switch its ports back. One that we cannot serve is closed, so that QEMU, which waits for the answer of whoever
+    /// takes its call, finds nobody there instead; a command opens it again for a process that can.
     fn resume(&mut self) -> Result<(), Failure> {
         for plug in self.wanted.ports.clone() {
             let added = match self.kept.get(&tag(plug.port)).map(AsFd::as_fd) {
@@ -143,11 +158,23 @@ impl Daemon {
                     "port {} of guest {} cannot be served: {error}",
                     plug.port, plug.guest
                 ));
-                self.wanted.ports.retain(|other| other.port != plug.port);
+                self.forget(plug.port);
             }
         }
+        self.close_strangers();
         self.resume_wire();
         self.write_down().map_err(Failure::Folder)
+    }
+
+    /// Closes the sockets of ports that we know nothing of.
+    fn close_strangers(&mut self) {
+        let is_known = |held: u32| self.wanted.ports.iter().any(|plug| tag(plug.port) == held);
+        let ports = self.kept.range(..=u32::from(PortNumber::MAX)).map(|(held, _)| *held);
+        let strangers: Vec<u32> = ports.filter(|held| !is_known(*held)).collect();
+        for held in strangers {
+            self.kept.remove(&held);
+            self.link.release(held);
+        }
     }
 
     pub(crate) fn run(mut self) -> Result<(), Failure> {
@@ -158,15 +185,23 @@ impl Daemon {
         ));
         loop {
             match self.inputs.recv_timeout(BEAT) {
-                Ok(Input::Asked(asked)) => {
-                    if self.answer(asked)? == Next::End {
+                Ok(Input::Asked(asked)) => match self.answer(asked)? {
+                    Next::GoOn => {}
+                    Next::End => {
                         self.log.say("no guest has a port on it any more; it ends");
                         self.link.finished();
                         self.wait_for_last_word();
                         // Threads that sleep in a socket have nothing to put away.
                         std::process::exit(0);
                     }
-                }
+                    Next::Renew => {
+                        self.log.say("it ends; the keeper starts hpvmnetd as it is installed now");
+                        self.wait_for_last_word();
+                        // Frames pass until then. Who ends sooner is taken for one that cannot live.
+                        control::wait(LIFE_GOOD.saturating_sub(self.began.elapsed()));
+                        std::process::exit(0);
+                    }
+                },
                 Ok(Input::Event(event)) => self.happened(&event),
                 Ok(Input::Links(news)) => self.links_told(&news),
                 Ok(Input::KeeperDied) => self.keeper_died(),
@@ -195,6 +230,7 @@ impl Daemon {
     fn answer(&mut self, asked: Asked) -> Result<Next, Failure> {
         let Asked { request, descriptors, replies, connection } = asked;
         let is_detach = matches!(request, Request::Detach { .. });
+        let is_renewal = matches!(request, Request::Renew);
         let (reply, silent) = match self.perform(request, descriptors, connection) {
             Ok(reply) => (reply, None),
             Err(Refused::Switch(SwitchError::Silent)) => {
@@ -209,6 +245,7 @@ impl Daemon {
         match silent {
             Some(silent) => Err(silent.into()),
             None if is_detach && self.wanted.ports.is_empty() => Ok(Next::End),
+            None if is_renewal => Ok(Next::Renew),
             None => Ok(Next::GoOn),
         }
     }
@@ -221,7 +258,7 @@ impl Daemon {
     ) -> Result<Reply, Refused> {
         let descriptor = descriptors.into_iter().next();
         match request {
-            Request::Ping | Request::Publish => {}
+            Request::Ping | Request::Publish | Request::Renew => {}
             Request::Attach { plug } => self.attach(&plug, descriptor.ok_or(Refused::Alone)?)?,
             Request::Detach { guest, port } => {
                 let is_meant = |plug: &&Plug| {
@@ -290,6 +327,10 @@ impl Daemon {
     }
 
     fn add(&mut self, plug: &Plug, listener: OwnedFd) -> Result<(), Refused> {
+        let lacking = plug.features.unwrap_or_default() & !self.edition.features;
+        if lacking != 0 {
+            return Err(Refused::Lacking(lacking));
+        }
         let options = PortOptions {
             kind: plug.kind,
             listener: UnixListener::from(listener),
@@ -316,8 +357,9 @@ impl Daemon {
         self.link.release(tag(port));
     }
 
-    fn write_down(&self) -> std::io::Result<()> {
-        self.folder.replace(switch_folder::PORTS, &self.wanted.to_text())
+    fn write_down(&mut self) -> std::io::Result<()> {
+        let text = self.written.rewritten(&self.wanted);
+        self.folder.replace(switch_folder::PORTS, &text)
     }
 
     fn stations(&self) -> Result<Vec<Station>, SwitchError> {
@@ -421,6 +463,7 @@ impl Daemon {
             number: self.wanted.number,
             name: self.wanted.name.clone(),
             state: self.wanted.state,
+            features: Some(self.edition.features),
             ports: ports.collect(),
         }
     }
@@ -433,12 +476,41 @@ enum Refused {
     Alone,
     #[error("the interface cannot be followed")]
     Follow(#[source] std::io::Error),
+    #[error(
+        "its guest was given the virtio features {0:#x}, which this version of hpvmnetd has not; the version that gave them serves it"
+    )]
+    Lacking(u64),
     #[error("the socket cannot be kept for the next process")]
     Keep(#[source] std::io::Error),
     #[error("the change cannot be written down")]
     Write(#[from] std::io::Error),
     #[error(transparent)]
     Switch(#[from] SwitchError),
+}
+
+/// What the switch is to be, and what else stands there. Of a format that is not known only number and name are taken: the
+/// next command that boots the switch says the rest anew.
+fn what_to_be(text: &str, log: &mut Log) -> Result<(Wanted, Kept), Failure> {
+    match Wanted::read(text) {
+        Ok(wanted) => {
+            let kept = Kept::of(text);
+            for field in kept.unknown(&wanted) {
+                log.say(&format!(
+                    "another version of hpvmnetd wrote '{field}', which this one keeps and does not carry out"
+                ));
+            }
+            Ok((wanted, kept))
+        }
+        Err(Unreadable::Newer(head)) => {
+            let (number, name) = (head.number, head.name.clone());
+            log.say(&format!(
+                "{}; ports and wire come back by `hpvmnet -S {name} -r`",
+                Unreadable::Newer(head)
+            ));
+            Ok((Wanted::new(number, name, SwitchState::Up), Kept::default()))
+        }
+        Err(malformed @ Unreadable::Malformed) => Err(malformed.into()),
+    }
 }
 
 /// What the keeper holds a port's socket under.

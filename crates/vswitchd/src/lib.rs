@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod fds;
+pub mod kept;
 pub mod protocol;
 pub mod status;
 pub mod wanted;

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use hpvm_host::confine::ConfineError;
 use hpvm_host::nic::LinkNews;
 use hpvm_vswitch::{Event, SwitchError};
+use hpvm_vswitchd::wanted::Unreadable;
 
 use crate::control::Asked;
 use crate::daemon::Daemon;
@@ -49,14 +50,16 @@ enum Failure {
         "descriptor {number} ({what}) did not come from the keeper; hpvmnetd is started by hpvmkeeper, not by hand"
     )]
     Missing { number: i32, what: &'static str, source: std::io::Error },
+    #[error("'{0}' is no argument of hpvmnetd")]
+    Argument(String),
     #[error("another process runs this switch")]
     Locked,
     #[error("the keeper is gone before it handed over what it keeps")]
     NoKeeper,
     #[error("the switch's folder cannot be used")]
     Folder(#[source] std::io::Error),
-    #[error("the file that says what this switch is cannot be understood")]
-    Wanted,
+    #[error(transparent)]
+    Wanted(#[from] Unreadable),
     #[error("a thread cannot be started")]
     Thread(#[source] std::io::Error),
     #[error(transparent)]
@@ -65,10 +68,30 @@ enum Failure {
     Switch(#[from] SwitchError),
 }
 
+/// What this version can do. One argument, `without:HEX`, leaves features out that ports could be given: so tests have one
+/// version replaced by another that has less or more.
+#[derive(Clone, Copy, Debug)]
+struct Edition {
+    features: u64,
+}
+
+impl Edition {
+    fn of(arguments: impl Iterator<Item = String>) -> Result<Edition, Failure> {
+        let mut features = hpvm_vswitch::FEATURES;
+        for argument in arguments {
+            let left_out = argument.strip_prefix("without:");
+            let left_out = left_out.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            features &= !left_out.ok_or(Failure::Argument(argument))?;
+        }
+        Ok(Edition { features })
+    }
+}
+
 fn main() -> ExitCode {
     // Started through a descriptor we would be called by its number.
     let _ = rustix::thread::set_name(c"hpvmnetd");
-    match Daemon::begin().and_then(Daemon::run) {
+    let edition = Edition::of(std::env::args().skip(1));
+    match edition.and_then(Daemon::begin).and_then(Daemon::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // The keeper lets this go into the switch's log.

@@ -44,6 +44,8 @@ pub enum Request {
     /// Write the status with the counters of this moment.
     Publish,
     Macs,
+    /// Give way to hpvmnetd as it is installed now, which goes on with the same ports and wire.
+    Renew,
     /// With a file that gets the port's frames (pcap-savefile(5)). Whoever asked stays connected: when he goes, it ends.
     Capture {
         port: PortNumber,

@@ -13,6 +13,9 @@ pub struct Status {
     pub number: SwitchNumber,
     pub name: SwitchName,
     pub state: SwitchState,
+    /// The virtio features that a port can be given by this process.
+    #[serde(default)]
+    pub features: Option<u64>,
     pub ports: Vec<PortNow>,
 }
 

@@ -7,9 +7,34 @@ use hpvm_model::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Grows when an older hpvmnetd would misread the text. Fields may be added without: whoever does not know them keeps them.
+const FORMAT: u32 = 1;
+
+/// Why a text does not say what a switch is to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    #[error("the file that says what this switch is cannot be understood")]
+    Malformed,
+    #[error(
+        "a newer hpvmnetd wrote what this switch is to be: format {}, and this one knows {FORMAT}", .0.format
+    )]
+    Newer(Box<Head>),
+}
+
+/// What every format says of a switch.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Head {
+    #[serde(default)]
+    pub format: u32,
+    pub number: SwitchNumber,
+    pub name: SwitchName,
+}
+
 /// The whole switch, as one JSON value in its run folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
+    #[serde(default)]
+    format: u32,
     pub number: SwitchNumber,
     pub name: SwitchName,
     pub state: SwitchState,
@@ -57,16 +82,30 @@ pub struct Plug {
 }
 
 impl Wanted {
-    /// Reads the file; `None` when it is not one.
+    /// A switch without wire and ports.
     #[must_use]
-    pub fn read(text: &str) -> Option<Wanted> {
-        serde_json::from_str(text).ok()
+    pub fn new(number: SwitchNumber, name: SwitchName, state: SwitchState) -> Wanted {
+        let (wire, interface, ports) = (WireKind::None, None, Vec::new());
+        Wanted { format: FORMAT, number, name, state, wire, interface, ports }
+    }
+
+    pub fn read(text: &str) -> Result<Wanted, Unreadable> {
+        let head: Head = serde_json::from_str(text).map_err(|_| Unreadable::Malformed)?;
+        if head.format > FORMAT {
+            return Err(Unreadable::Newer(Box::new(head)));
+        }
+        let wanted: Wanted = serde_json::from_str(text).map_err(|_| Unreadable::Malformed)?;
+        Ok(Wanted { format: FORMAT, ..wanted })
     }
 
     #[must_use]
     pub fn to_text(&self) -> String {
+        self.value().to_string() + "\n"
+    }
+
+    pub(crate) fn value(&self) -> serde_json::Value {
         // Numbers, words and addresses: there is nothing that serde could refuse.
-        serde_json::to_string(self).unwrap_or_default() + "\n"
+        serde_json::to_value(self).unwrap_or_default()
     }
 
     /// Puts a plug in its place, instead of one that was on the port.

@@ -78,6 +78,7 @@ impl Looks {
 impl Driver {
     pub(super) fn beat(&mut self) {
         self.pulse.beats += 1;
+        self.take_links_down();
         match self.publisher.is_behind() {
             true => self.publish(),
             false => self.publisher.beat(),

@@ -6,6 +6,7 @@ use crate::exit::Failure;
 use crate::messages::printable;
 use crate::output::print;
 use hpvm_host::Root;
+use hpvm_model::SwitchName;
 use hpvm_operations::VmHost;
 use hpvm_operations::doctor::{Cure, examine, rebuild, repair};
 use hpvm_registry::{Access, Rebuilt};
@@ -56,7 +57,12 @@ impl Perform for Doctor {
 }
 
 fn told(rebuilt: &Rebuilt) -> String {
-    let mut text = format!("The registry was made anew with {} guests.\n", rebuilt.guests.len());
+    let mut text = format!("The registry was made anew with {} guests", rebuilt.guests.len());
+    let names: Vec<&str> = rebuilt.switches.iter().map(SwitchName::as_str).collect();
+    text.push_str(&match names.is_empty() {
+        true => ".\n".to_owned(),
+        false => format!(" and the virtual switches {}.\n", names.join(", ")),
+    });
     if let Some(damaged) = &rebuilt.damaged {
         text.push_str(&format!("The old one is kept as {}.\n", damaged.display()));
     }

@@ -86,7 +86,7 @@ pub struct Net {
     pub delete: bool,
 
     /// Change a port: portid:N:vlanid:{ID|none}, …:trunk:LIST, …:rate:IN[/BURST],OUT[/BURST], …:spoof:{on|off},
-    /// …:addr:IP,…, …:mirror:{PORT|none}
+    /// …:addr:IP,…, …:mirror:{PORT|none}, …:isolated:{on|off}
     #[arg(short = 'u', long, value_name = "CHANGE", group = "deed", requires = "which")]
     pub port_change: Option<PortChange>,
 

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use hpvm_model::network::Rate;
-use hpvm_model::{GuestName, PortNumber, SpoofGuard};
+use hpvm_model::{GuestName, Isolation, PortNumber, SpoofGuard};
 use hpvm_operations::network::view::{PortView, SwitchView, WireView};
 use hpvm_vswitchd::status::Counters;
 
@@ -111,6 +111,9 @@ fn rules(port: &PortView) -> Vec<(&'static str, String)> {
     if !port.rules.addresses.is_empty() {
         let addresses: Vec<String> = port.rules.addresses.iter().map(ToString::to_string).collect();
         rules.push(("    IP Addresses                 ", addresses.join(",")));
+    }
+    if port.rules.isolation == Isolation::On {
+        rules.push(("    Isolated                     ", "on".to_owned()));
     }
     rules.extend(port.rules.mirror.map(|to| ("    Mirrored to port             ", to.to_string())));
     rules

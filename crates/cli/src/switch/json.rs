@@ -1,6 +1,6 @@
 //! `hpvmnet --json`: everything, for programs. The schema in docs/schema only grows; a test sees to it.
 
-use hpvm_model::{PortRules, SpoofGuard};
+use hpvm_model::{Isolation, PortRules, SpoofGuard};
 use hpvm_operations::network::view::{PortView, SwitchView, WireView};
 use hpvm_vswitchd::status::{self, PortLink, PortNow};
 use serde::Serialize;
@@ -74,6 +74,8 @@ struct Rules {
     spoof_guard: bool,
     addresses: Vec<String>,
     mirror: Option<u16>,
+    /// Whether it hears no other port that is isolated, nor is heard by one.
+    isolated: bool,
 }
 
 #[derive(Serialize)]
@@ -101,6 +103,10 @@ struct Counters {
     out_unicast_wire: u64,
     out_unicast_local: u64,
     out_non_unicast: u64,
+    /// Those of them that went beyond the wire.
+    out_non_unicast_wire: u64,
+    /// Those of them that somebody on the switch was to get; one frame may count in both.
+    out_non_unicast_local: u64,
     out_discards: u64,
     discards: Discards,
 }
@@ -169,6 +175,7 @@ impl From<&PortRules> for Rules {
             spoof_guard: rules.spoof_guard == SpoofGuard::On,
             addresses: rules.addresses.iter().map(ToString::to_string).collect(),
             mirror: rules.mirror.map(|port| port.number()),
+            isolated: rules.isolation == Isolation::On,
         }
     }
 }
@@ -204,6 +211,8 @@ impl From<&status::Counters> for Counters {
             out_unicast_wire: counted.out_unicast_wire,
             out_unicast_local: counted.out_unicast_local,
             out_non_unicast: counted.out_other,
+            out_non_unicast_wire: counted.out_other_wire,
+            out_non_unicast_local: counted.out_other_local,
             out_discards: counted.out_discards,
             discards: Discards {
                 no_room: discards.no_room,

@@ -1,10 +1,13 @@
 //! `hpvmnet`: one line a switch; with `-S` that of one, and a line for each of its ports.
+//!
+//! A value that is longer than its column of A.03.50 is never cut and never runs into the next: it moves the rest of its line,
+//! as in hpvmstatus. No value has a blank, so who counts words and not columns reads every line.
 
 use std::fmt::Write as _;
 
 use hpvm_operations::network::view::SwitchView;
 
-use super::{MODE, Ports, ip, mac, vlan, wire};
+use super::{MODE, Ports, ip, mac, vlan_short, wire};
 
 const HEAD: &str = "\
 Name     Number State   Mode      NamePPA  MAC Address    IP Address
@@ -46,7 +49,7 @@ pub fn one(switch: &SwitchView, ports: Ports) -> String {
             port.port.number(),
             port.state.as_str(),
             port.adaptor.map_or("", |kind| kind.as_str()),
-            vlan(port),
+            vlan_short(port),
             port.reserved.len(),
             port.active.as_ref().map_or("", |guest| guest.as_str()),
         );

@@ -112,6 +112,16 @@ pub enum SpoofGuard {
     Off,
 }
 
+/// Whether a port talks to others like it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    #[default]
+    Off,
+    /// Never to another isolated port of its switch: to the wire, and to ports that are not isolated.
+    On,
+}
+
 /// What a port does with the frames that pass it. In and out are the guest's: out is what the guest sends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
@@ -124,4 +134,5 @@ pub struct PortRules {
     pub addresses: Vec<IpAddr>,
     /// The port that gets a copy of each frame that passes this one.
     pub mirror: Option<PortNumber>,
+    pub isolation: Isolation,
 }

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::{
-    PortError, PortNumber, PortRules, PortVlan, Rate, SpoofGuard, VlanError, VlanId, VlanSet,
+    Isolation, PortError, PortNumber, PortRules, PortVlan, Rate, SpoofGuard, VlanError, VlanId,
+    VlanSet,
 };
 use crate::bytes::shown;
 
@@ -12,7 +13,7 @@ use crate::bytes::shown;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortChangeError {
     #[error(
-        "'{0}' is no change of a port; write portid:N:KEYWORD:VALUE with vlanid, trunk, rate, spoof, addr or mirror"
+        "'{0}' is no change of a port; write portid:N:KEYWORD:VALUE with vlanid, trunk, rate, spoof, addr, mirror or isolated"
     )]
     Malformed(String),
     #[error(transparent)]
@@ -26,7 +27,7 @@ pub enum PortChangeError {
     #[error("port {0} cannot have its own frames copied to it; name another port, or none")]
     OwnMirror(PortNumber),
     #[error("'{0}' is neither on nor off")]
-    Spoof(String),
+    Switched(String),
     #[error("'{0}' is no list of IP addresses; write such as 192.0.2.7,2001:db8::7, or none")]
     Address(String),
 }
@@ -45,6 +46,7 @@ pub enum PortRule {
     Spoof(SpoofGuard),
     Addresses(Vec<IpAddr>),
     Mirror(Option<PortNumber>),
+    Isolation(Isolation),
 }
 
 impl PortChange {
@@ -58,6 +60,7 @@ impl PortChange {
             PortRule::Spoof(guard) => rules.spoof_guard = *guard,
             PortRule::Addresses(addresses) => rules.addresses.clone_from(addresses),
             PortRule::Mirror(mirror) => rules.mirror = *mirror,
+            PortRule::Isolation(isolation) => rules.isolation = *isolation,
         }
     }
 }
@@ -78,7 +81,11 @@ impl FromStr for PortChange {
             ("rate", rates) => read_rates(rates)?,
             ("spoof", "on") => PortRule::Spoof(SpoofGuard::On),
             ("spoof", "off") => PortRule::Spoof(SpoofGuard::Off),
-            ("spoof", other) => return Err(PortChangeError::Spoof(shown(other))),
+            ("isolated", "on") => PortRule::Isolation(Isolation::On),
+            ("isolated", "off") => PortRule::Isolation(Isolation::Off),
+            ("spoof" | "isolated", other) => {
+                return Err(PortChangeError::Switched(shown(other)));
+            }
             ("addr", NONE) => PortRule::Addresses(Vec::new()),
             ("addr", list) => PortRule::Addresses(read_addresses(list)?),
             ("mirror", NONE) => PortRule::Mirror(None),
@@ -163,7 +170,9 @@ mod tests {
             "portid:7:spoof:off",
             "portid:7:addr:192.0.2.7,2001:db8::7",
             "portid:7:mirror:9",
+            "portid:7:isolated:on",
         ]);
+        assert_eq!(changed.isolation, Isolation::On);
         assert_eq!(changed.vlan, PortVlan::Untagged(VlanId::new(20).unwrap()));
         let (into, out) = (changed.rate_in.unwrap(), changed.rate_out.unwrap());
         assert_eq!((into.bits_per_second, into.burst_bytes), (100_000_000, 65_536));
@@ -182,6 +191,8 @@ mod tests {
             "portid:7:addr:none",
             "portid:7:mirror:9",
             "portid:7:mirror:none",
+            "portid:7:isolated:on",
+            "portid:7:isolated:off",
         ]);
         assert_eq!(none, PortRules::default());
     }
@@ -200,6 +211,7 @@ mod tests {
             ("portid:7:rate:0,1M", "no rate"),
             ("portid:7:rate:1T,1M", "no rate"),
             ("portid:7:spoof:yes", "neither on nor off"),
+            ("portid:7:isolated:1", "neither on nor off"),
             ("portid:7:addr:host", "no list of IP addresses"),
             ("portid:7:mirror:x", "ports are 1 to"),
         ] {

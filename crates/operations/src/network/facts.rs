@@ -19,7 +19,11 @@ impl VmHost {
         let others: Vec<&NicRow> = rows.iter().filter(|row| Some(row.number) != own).collect();
         let running = self.running_among(&others);
         let switches = self.registry.vswitches()?.into_iter();
-        let switches = switches.map(|s| (s.name.clone(), fact(&s, &others, &running)));
+        let switches = switches.map(|switch| {
+            let features = super::status(self, switch.number.get()).and_then(|now| now.features);
+            let fact = SwitchFact { features, ..fact(&switch, &others, &running) };
+            (switch.name, fact)
+        });
         let nics = nic::all().unwrap_or_default();
         let hosts = nics.iter().filter_map(|nic| {
             Some((nic.mac?, format!("network interface {} of this VM Host", nic.name)))
@@ -72,6 +76,7 @@ fn fact(switch: &Vswitch, others: &[&NicRow], running: &BTreeSet<GuestNumber>) -
     SwitchFact {
         number: switch.number,
         state: switch.state,
+        features: None,
         wire_missing: missing.map(|name| format!("there is no network interface {name}")),
         mtu: nic.and_then(|nic| u16::try_from(nic.mtu_bytes).ok()),
         held,

@@ -27,12 +27,14 @@ pub(crate) fn open(
     opened
 }
 
-/// Takes all ports of a guest that has ended. Switches that do not run have none of it.
+/// Takes all ports of a guest that has ended. Switches that do not run have none of it, and one that runs without ports, since
+/// it can serve none of those there are, ends with the last of its guests.
 pub(crate) fn close_all(host: &VmHost, guest: GuestNumber) -> Result<(), Refusal> {
     let switches = host.registry.vswitches()?;
     let has_some = |switch: &Vswitch| {
-        super::runner::status(host, switch.number.get())
-            .is_some_and(|status| status.ports.iter().any(|port| port.number == guest))
+        super::runner::status(host, switch.number.get()).is_some_and(|status| {
+            status.ports.is_empty() || status.ports.iter().any(|port| port.number == guest)
+        })
     };
     for switch in switches.into_iter().filter(has_some) {
         Runner::claim(host, switch)?.detach(guest, None)?;

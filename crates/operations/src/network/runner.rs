@@ -19,7 +19,7 @@ use hpvm_host::names::switch_folder;
 use hpvm_host::paths::program;
 use hpvm_host::users::{self, Ids};
 use hpvm_host::{durable, removal};
-use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch};
+use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch, Wire};
 use hpvm_plan::record::AttachedNic;
 use hpvm_registry::Selector;
 use hpvm_vswitchd::client::{self, Asked, ClientError};
@@ -37,6 +37,8 @@ use crate::{Refusal, VmHost};
 const UP_BOUND: Duration = Duration::from_secs(2);
 /// A request is done in some milliseconds; one that meets a process on its way back waits for that.
 const ASK_BOUND: Duration = Duration::from_secs(2);
+/// A process gives way once it has lived two seconds, and the next comes up like any other.
+const RENEWAL_BOUND: Duration = Duration::from_secs(4);
 const BUSY_BOUND: Duration = Duration::from_secs(10);
 const LOG_BYTES_MAX: u64 = 1 << 20;
 
@@ -68,14 +70,8 @@ impl<'a> Runner<'a> {
             return self.ask(&Request::Ping, &[]).map(drop);
         }
         let plugs = self.plugs_of_running()?;
-        let mut wanted = Wanted {
-            number: self.switch.number,
-            name: self.switch.name.clone(),
-            state: self.switch.state,
-            wire: WireKind::None,
-            interface: None,
-            ports: Vec::new(),
-        };
+        let Vswitch { number, name, state, .. } = &self.switch;
+        let mut wanted = Wanted::new(*number, name.clone(), *state);
         let wire = self.wire_or_none();
         (wanted.wire, wanted.interface) = (wire.kind, wire.interface.clone());
         let mut sockets = Vec::new();
@@ -84,6 +80,26 @@ impl<'a> Runner<'a> {
             wanted.put(plug);
         }
         self.launch(&wanted, sockets, wire)
+    }
+
+    /// Has the process replaced by one of the program that is installed now. It goes on with the same ports and wire, and QEMU
+    /// connects to it by itself.
+    pub(crate) fn renew(&self) -> Result<(), Refusal> {
+        self.ask(&Request::Renew, &[])?;
+        self.ask_until(Instant::now() + RENEWAL_BOUND, &Request::Ping, &[]).map(drop)
+    }
+
+    /// Gives guests that run the ports that the process has not: one before it may have been unable to serve them. Gives what is
+    /// in the way of each.
+    pub(crate) fn give_missing_ports(&self) -> Result<Vec<Refusal>, Refusal> {
+        let Some(status) = self.status() else { return Ok(Vec::new()) };
+        let plugs = self.plugs_of_running()?.into_iter();
+        let missing = plugs.filter(|(plug, ..)| status.port(plug.port).is_none());
+        let given = missing.map(|(plug, attached, ids)| {
+            let socket = open_socket(&attached, ids)?;
+            self.ask(&Request::Attach { plug }, &[socket.as_fd()]).map(drop)
+        });
+        Ok(given.filter_map(Result::err).collect())
     }
 
     /// Opens the wire; what is in the way is told in the switch's log, since guests start without a wire all the same.
@@ -95,6 +111,14 @@ impl<'a> Runner<'a> {
             }
             wire::NONE
         })
+    }
+
+    /// Whether the process holds the tap that the switch is to have. Nobody gets it a second time then.
+    pub(crate) fn has_tap(&self) -> bool {
+        let Wire::Tap(name) = &self.switch.wire else { return false };
+        let text = fs::read_to_string(self.folder.join(switch_folder::PORTS)).ok();
+        let wanted = text.and_then(|text| Wanted::read(&text).ok());
+        wanted.is_some_and(|wanted| wanted.wire == WireKind::Tap) && wire::interface(name).is_some()
     }
 
     /// Gives the running process the wire that the switch is to have.
@@ -135,7 +159,8 @@ impl<'a> Runner<'a> {
         self.ask(&Request::Detach { guest, port }, &[])?;
         let is_over = || {
             let text = fs::read_to_string(self.folder.join(switch_folder::PORTS)).ok();
-            text.and_then(|text| Wanted::read(&text)).is_some_and(|wanted| wanted.ports.is_empty())
+            text.and_then(|text| Wanted::read(&text).ok())
+                .is_some_and(|wanted| wanted.ports.is_empty())
         };
         if is_over() {
             self.wait_until_gone();
@@ -166,14 +191,24 @@ impl<'a> Runner<'a> {
         request: &Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Asked, Refusal> {
+        self.ask_until(Instant::now() + ASK_BOUND, request, descriptors)
+    }
+
+    fn ask_until(
+        &self,
+        deadline: Instant,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Asked, Refusal> {
         let control = self.folder.join(switch_folder::CONTROL);
-        let deadline = Instant::now() + ASK_BOUND;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match client::ask(&control, request, descriptors, left.max(Duration::from_millis(1))) {
                 // It was killed over the question, and its keeper starts another.
                 Err(ClientError::Closed) if !left.is_zero() && self.runs() => pause(),
-                Err(ClientError::Deadline(_)) => return Err(self.not_up(ASK_BOUND)),
+                Err(ClientError::Deadline(_) | ClientError::Closed) => {
+                    return Err(self.not_up(ASK_BOUND));
+                }
                 Err(source) => {
                     let name = self.switch.name.clone();
                     return Err(SwitchRefused::Asked { name, source }.into());
@@ -267,16 +302,18 @@ impl<'a> Runner<'a> {
         SwitchRefused::Keeper { name: self.switch.name.clone(), source }.into()
     }
 
+    /// The first process says so. Of one that died before the next is asked, since a keeper tries again at once.
     fn wait_until_ready(&self, mut ready: io::PipeReader) -> Result<(), Refusal> {
+        let deadline = Instant::now() + UP_BOUND;
         let timeout = Timespec::try_from(UP_BOUND).unwrap_or_default();
-        let is_ready = {
+        let is_told = {
             let pipe = ready.as_fd();
             poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timeout))
         };
         let mut said = [0; 8];
-        match is_ready {
+        match is_told {
             Ok(1) if ready.read(&mut said).is_ok_and(|count| count > 0) => Ok(()),
-            _ => Err(self.not_up(UP_BOUND)),
+            _ => self.ask_until(deadline, &Request::Ping, &[]).map(drop),
         }
     }
 

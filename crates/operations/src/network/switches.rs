@@ -20,7 +20,7 @@ use hpvm_registry::{Step, SwitchSelector};
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
 
 use super::runner::{Runner, status};
-use super::{SwitchRefused, links, mtu, wire};
+use super::{SwitchRefused, links, mtu, text, wire};
 use crate::refusal::{Left, unless_interrupted};
 use crate::{Actor, Mode, Refusal, VmHost};
 
@@ -61,6 +61,7 @@ pub fn create(
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
+    text::write(&host.root, &switch)?;
     Ok(Changed { switch, problems })
 }
 
@@ -88,6 +89,7 @@ pub fn change(
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
+    text::write(&host.root, &after)?;
     for guest in &guests {
         host.folder(guest).replace_identity(guest)?;
     }
@@ -217,6 +219,7 @@ fn bring_into(host: &mut VmHost, actor: &Actor, switch: Vswitch) -> Result<Chang
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
+    text::write(&host.root, &switch)?;
     let mut told = carry_out(host, &switch).map_err(half_told(&switch))?;
     told.extend(problems(&host.registry.vswitches()?, &switch));
     Ok(Changed { switch, problems: told })
@@ -238,35 +241,36 @@ fn half_told(switch: &Vswitch) -> impl FnOnce(Refusal) -> Refusal {
     }
 }
 
-/// Halts a switch and boots it, which makes its guests' links go and come.
+/// Halts a switch and boots it. Its process is replaced by one of the program as it is installed now: so a switch is upgraded,
+/// and downgraded, under its guests. Their links stay, since it is back sooner than they would be.
 pub fn reset(
     host: &mut VmHost,
     actor: &Actor,
     selector: &SwitchSelector,
     mode: Mode,
 ) -> Result<Changed, Refusal> {
-    let halted = set_state(host, actor, selector, SwitchState::Halted, mode)?;
-    let up = Vswitch { state: SwitchState::Up, ..halted.switch.clone() };
-    // A switch that was halted on the way to a reset does not stay so, interrupted or not.
-    let mut booted = match mode {
-        Mode::Apply => bring_into(host, actor, up)?,
-        Mode::DryRun => Changed { switch: up, problems: Vec::new() },
-    };
-    booted.problems.extend(halted.problems);
-    booted.problems.dedup();
-    Ok(booted)
+    if mode == Mode::Apply {
+        let runner = Runner::claim(host, named(host, selector)?)?;
+        if runner.runs() {
+            runner.renew()?;
+        }
+    }
+    set_state(host, actor, selector, SwitchState::Up, mode)
 }
 
 /// Tells the process and the guests what state the switch has. A process that was killed with its keeper is started again
 /// for the guests that run.
 fn carry_out(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
     let mut problems = match switch.state {
+        SwitchState::Up if Runner::claim(host, switch.clone())?.has_tap() => Vec::new(),
         SwitchState::Up => exchange_wire(host, switch)?,
         SwitchState::Halted => Vec::new(),
     };
     let runner = Runner::claim(host, switch.clone())?;
     if runner.runs() {
         runner.ask(&Request::State { state: switch.state }, &[])?;
+        let in_the_way = runner.give_missing_ports()?.into_iter();
+        problems.extend(in_the_way.map(|r| Problem::warning(switch.name.as_str(), chain(&r))));
     } else if has_running(host, switch)? {
         runner.ensure()?;
     }
@@ -337,6 +341,7 @@ pub fn delete(
     let change = host.begin()?;
     change.remove_vswitch(switch.number)?;
     change.record(&actor.done(None, None))?;
+    text::remove(&host.root, &switch)?;
     change.commit()?;
     Step::SwitchCommitted.reached();
     forget(host, &switch);
@@ -373,6 +378,7 @@ pub fn change_port(
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
+    text::write(&host.root, &switch)?;
     let is_plugged =
         status(host, switch.number.get()).is_some_and(|status| status.port(asked.port).is_some());
     if is_plugged {

@@ -18,7 +18,7 @@ use hpvm_host::removal;
 use hpvm_host::users;
 use hpvm_model::{InterfaceName, Vswitch, Wire};
 use hpvm_nat::control::{self, Reply, Request};
-use hpvm_nat::{Settings, descriptor};
+use hpvm_nat::{HostAccess, Settings, descriptor};
 use hpvm_vswitchd::wanted::WireKind;
 
 use super::SwitchRefused;
@@ -90,7 +90,9 @@ fn start_nat(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
     let wire =
         listen(&socket(host, switch, switch_folder::NAT), 0o600, users::switch_ids(base, number))?;
     let asked = listen(&asking, 0o600, None)?;
+    let reachable = host.conf.nat_reachable()?.contains(&switch.name);
     let settings = Settings {
+        host_access: if reachable { HostAccess::Reachable } else { HostAccess::Hidden },
         forwards: switch.forwards.clone(),
         ids: users::nat_ids(base, number),
         ..Settings::default()

@@ -42,6 +42,8 @@ pub struct SwitchFact {
     pub wire_missing: Option<String>,
     /// The longest packet its wire carries, in bytes; `None` without a wire that says.
     pub mtu: Option<u16>,
+    /// What its process can give a port of [`NetworkFacts::features`], when one runs: it may be of another version.
+    pub features: Option<u64>,
     /// Ports that other guests' NICs have.
     pub held: BTreeMap<PortNumber, Vec<PortHolder>>,
     /// Ports with rules of their own: made for somebody, so no NIC gets one without asking.
@@ -60,11 +62,12 @@ impl NetworkFacts {
     #[must_use]
     pub fn attach(&self, nic: &Nic) -> AttachedNic {
         let switch = self.switches.get(&nic.vswitch);
+        let given = switch.and_then(|switch| switch.features).unwrap_or(u64::MAX);
         AttachedNic {
             nic: nic.clone(),
             switch: switch.map_or(SwitchNumber::LOCALNET, |switch| switch.number),
             socket: format!("{}/{}", self.folder, socket_name(nic.slot)),
-            features: (nic.kind == NicKind::AvioLan).then_some(self.features),
+            features: (nic.kind == NicKind::AvioLan).then_some(self.features & given),
             mtu: switch.and_then(|switch| switch.mtu),
             link: match switch.map(|switch| switch.state) {
                 Some(SwitchState::Up) => Link::Up,

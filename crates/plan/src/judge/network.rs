@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use hpvm_model::limits::NICS_IN_MEMORY_MIN;
 use hpvm_model::{GuestConfig, MacAddress, Nic, NicKind, PciSlot, SwitchState};
 
 use super::{Findings, never, note, taken};
@@ -12,6 +13,7 @@ use crate::facts::network::{LanAnswer, SwitchFact};
 pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     let mut slots: BTreeMap<PciSlot, &Nic> = BTreeMap::new();
     let mut macs: BTreeMap<MacAddress, &Nic> = BTreeMap::new();
+    room(config, facts, all);
     for nic in &config.nics {
         if let Some(adapter) = config.adapter_in(nic.slot) {
             all.push(never(
@@ -95,6 +97,19 @@ fn joined(
             nic.slot
         );
         all.push(note(nic.to_string(), text));
+    }
+}
+
+/// A system that has too little memory for its NICs boots without some of them, and says so nowhere but in its log.
+fn room(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    let (nics, memory) = (config.nics.len(), config.memory.bytes());
+    let needed = facts.limits.limits(config.os.family).memory_min_with_nics(nics);
+    if nics > NICS_IN_MEMORY_MIN && memory < needed {
+        let text = format!(
+            "{nics} NICs need {needed} of memory, and the guest has {memory}; it may boot without some of them"
+        );
+        let command = format!("hpvmmodify -P {} -r {}M", config.name, needed.as_mib());
+        all.push(note("memory", text).run(command));
     }
 }
 

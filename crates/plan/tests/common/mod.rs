@@ -126,6 +126,7 @@ pub fn with_nics(config: GuestConfig, statements: &[&str]) -> GuestConfig {
 /// A VM Host with every switch that the configuration names, booted, and nobody else on them.
 pub fn networks(config: &GuestConfig) -> NetworkFacts {
     let switch = || SwitchFact {
+        features: None,
         number: SwitchNumber::new(2).expect("a number"),
         state: SwitchState::Up,
         wire_missing: None,

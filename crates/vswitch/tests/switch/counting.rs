@@ -139,6 +139,8 @@ fn every_counter_counts_what_it_says() {
         out_unicast_wire: 1,
         out_unicast_local: 1,
         out_other: 1,
+        out_other_wire: 1,
+        out_other_local: 1,
         out_discards: 5,
         discards,
         ..Counters::default()
@@ -153,6 +155,50 @@ fn every_counter_counts_what_it_says() {
     net.switch.clear_counters(port(1)).expect("cleared");
     net.wait_for_counters(1, &Counters::default());
     assert_ne!(net.counters(2), Counters::default());
+}
+
+/// Settles 4: for both kinds of ports what goes to many stations is counted apart, by whether it went beyond the wire, and whether
+/// somebody on the switch was to get it; the counter of A.03.50 has each once.
+#[test]
+fn what_goes_to_many_counts_for_wire_and_switch() {
+    let net = Net::new();
+    let counted = |number: u16| {
+        let Counters { out_other, out_other_wire, out_other_local, .. } = net.counters(number);
+        (out_other, out_other_wire, out_other_local)
+    };
+    let settled = |number: u16, wanted: (u64, u64, u64)| {
+        let deadline = std::time::Instant::now() + crate::guest::PATIENCE;
+        while counted(number) != wanted {
+            assert!(std::time::Instant::now() < deadline, "{:?}, not {wanted:?}", counted(number));
+            std::thread::yield_now();
+        }
+    };
+    let vlan = |text: &str| {
+        let mut rules = open_rules();
+        let change: hpvm_model::network::PortChange = text.parse().expect("a change");
+        change.apply(&mut rules);
+        rules
+    };
+    let mut avio = net.avio(1, open_rules(), Driver::LINUX);
+    avio.send(&frame(BROADCAST, mac(1), 60, 0));
+    settled(1, (1, 0, 0));
+    let mut vio = net.vio(2, open_rules());
+    vio.send(&frame(BROADCAST, mac(2), 60, 1));
+    avio.receive();
+    settled(2, (1, 0, 1));
+    let far = Datagrams::attach(&net);
+    vio.send(&frame([0x33, 0x33, 0, 0, 0, 1], mac(2), 60, 2));
+    avio.receive();
+    from_wire(&far);
+    settled(2, (2, 1, 2));
+    avio.send(&frame(BROADCAST, mac(1), 60, 3));
+    from_wire(&far);
+    settled(1, (2, 1, 1));
+    // Alone in its VLAN, it has the wire alone.
+    let mut apart = net.avio(3, vlan("portid:3:vlanid:7"), Driver::LINUX);
+    apart.send(&frame(BROADCAST, mac(3), 60, 4));
+    from_wire(&far);
+    settled(3, (1, 1, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hpvm_model::{PortRules, PortVlan, Rate, SpoofGuard, VlanId};
+use hpvm_model::{Isolation, PortRules, PortVlan, Rate, SpoofGuard, VlanId};
 use hpvm_vswitch::Clock;
 
 use crate::counting::{Datagrams, from_wire, to_wire};
@@ -70,6 +70,57 @@ fn vlans_part_ports_and_tags_come_and_go_where_they_should() {
     let last = frame(BROADCAST, [2, 8, 8, 8, 8, 8], 60, 8);
     to_wire(&far, &tagged(&last, 20));
     assert_eq!(twenty.receive_until(&last), Vec::<Vec<u8>>::new());
+}
+
+/// Settles 112: isolated ports never hear each other, whatever kind they are and to whom a frame is, and hear everybody else.
+#[test]
+fn isolated_ports_have_the_wire_and_the_others() {
+    let net = Net::new();
+    let far = Datagrams::attach(&net);
+    let isolated = || PortRules { isolation: Isolation::On, ..open_rules() };
+    let mut one = net.avio(1, isolated(), Driver::LINUX);
+    let mut other = net.avio(2, isolated(), Driver::LINUX);
+    let mut emulated = net.vio(3, isolated());
+    let mut server = net.avio(4, open_rules(), Driver::LINUX);
+    // Everybody is known by then, and isolated ports know the server alone.
+    for (mark, number) in (1..=3).enumerate() {
+        let sent = frame(BROADCAST, mac(number), 60, mark as u8);
+        match number {
+            1 => one.send(&sent),
+            2 => other.send(&sent),
+            _ => emulated.send(&sent),
+        }
+        assert_eq!(server.receive().frame, sent);
+        assert_eq!(from_wire(&far).1, sent);
+    }
+    for mark in 10..12 {
+        one.send(&frame(mac(2), mac(1), 1514, mark));
+        one.send(&frame(mac(3), mac(1), 1514, mark));
+        emulated.send(&frame(mac(1), mac(3), 1514, mark));
+        let sent = frame(mac(4), mac(1), 1514, mark);
+        one.send(&sent);
+        assert_eq!(server.receive().frame, sent);
+    }
+    let answers = [20, 21, 22].map(|mark| frame(BROADCAST, mac(4), 60, mark));
+    server.send(&answers[0]);
+    for guest in [&mut one, &mut other] {
+        assert_eq!(guest.receive_until(&answers[0]), Vec::<Vec<u8>>::new());
+    }
+    assert_eq!(emulated.receive_until(&answers[0]), Vec::<Vec<u8>>::new());
+    assert_eq!(net.counters(1).discards.filtered, 4);
+    let from_outside = frame(mac(2), [2, 8, 8, 8, 8, 8], 60, 30);
+    to_wire(&far, &from_outside);
+    assert_eq!(other.receive().frame, from_outside);
+
+    net.switch.change_port(port(2), open_rules()).expect("changed");
+    let sent = frame(mac(2), mac(1), 1514, 40);
+    one.send(&sent);
+    assert_eq!(other.receive().frame, sent);
+    net.switch.change_port(port(2), isolated()).expect("changed");
+    one.send(&frame(mac(2), mac(1), 1514, 41));
+    one.wait_until_sent();
+    server.send(&answers[2]);
+    assert_eq!(other.receive_until(&answers[2]), Vec::<Vec<u8>>::new());
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! Virtual switches that the doctor looks at: those that guests run on while nobody runs them, and the texts that a lost
+//! registry would be rebuilt from.
+
+use hpvm_model::Vswitch;
+
+use super::{Cure, Finding};
+use crate::network::text::{self, Text};
+use crate::network::view::ShownState;
+use crate::{Refusal, VmHost};
+
+pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
+    for view in host.switches()? {
+        if view.state == ShownState::Unknown {
+            let name = &view.switch.name;
+            let text = format!("guests run on virtual switch '{name}', and its process was killed");
+            let cure = Cure::Tell(format!("hpvmnet -S {name} -b"));
+            findings.push(Finding { text, cure });
+        }
+    }
+    texts(host, findings)
+}
+
+fn texts(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
+    let switches = host.registry.vswitches()?;
+    let texts = text::all(&host.root);
+    for switch in &switches {
+        let number = switch.number.get();
+        let found = texts.iter().find(|(of, ..)| *of == number).map(|(.., text)| text);
+        match found {
+            Some(Text::Switch(said)) if said == switch => {}
+            None if !text::is_needed(switch) => {}
+            _ => findings.push(Finding {
+                text: format!(
+                    "{} does not say what the registry says",
+                    host.root.switch_text(number).display()
+                ),
+                cure: Cure::SwitchText(Box::new(switch.clone())),
+            }),
+        }
+    }
+    let unknown = texts
+        .into_iter()
+        .filter(|(number, ..)| switches.iter().all(|switch| switch.number.get() != *number));
+    findings.extend(unknown.map(|(_, path, text)| {
+        let shown = path.display();
+        match text {
+            Text::Switch(switch) if !is_name_taken(&switches, &switch) => Finding {
+                text: format!(
+                    "the registry does not know virtual switch '{}', of which {shown} tells",
+                    switch.name
+                ),
+                cure: Cure::EnterSwitch(Box::new(switch)),
+            },
+            _ => Finding {
+                text: format!("{shown} tells of no virtual switch that there could be"),
+                cure: Cure::Tell("move it to another place if nobody misses it".into()),
+            },
+        }
+    }));
+    Ok(())
+}
+
+fn is_name_taken(switches: &[Vswitch], switch: &Vswitch) -> bool {
+    switches.iter().any(|other| other.name == switch.name)
+}
