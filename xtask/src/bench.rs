@@ -80,7 +80,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         name: "vswitch-guests",
-        what: "two guests on our switch and on taps of a kernel bridge in turn",
+        what: "guests on a virtual switch and on taps in turn, with each other and with their host",
         measure: vswitch::real::measure,
     },
     Group { name: "size", what: "the binary", measure: machine::binary_size },

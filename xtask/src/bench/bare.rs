@@ -80,7 +80,10 @@ impl Bare {
         let mut running =
             Running { child, until_running: Duration::ZERO, begin, _monitor: monitor };
         drop(command);
-        running.wait_until_running()?;
+        running.wait_until_running().with_context(|| {
+            let said = fs::read_to_string(self.folder.join("words")).unwrap_or_default();
+            format!("waiting until bare QEMU runs, which said: {said}")
+        })?;
         Ok(running)
     }
 

@@ -108,6 +108,8 @@ const ORDER: &[&str] = &[
     "virtual switch, one frame",
     "virtual switch, 8,191",
     "virtual switch with",
+    "one guest, AVIO, out",
+    "one guest, AVIO, in",
     "two guests, AVIO to",
     "two guests, AVIO over",
     "`hpvm` binary",

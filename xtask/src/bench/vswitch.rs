@@ -4,6 +4,7 @@
 //! The generator (`benches/traffic`) gives each switch in turn a slice of 50 ms and stops the others meanwhile; every
 //! figure here is a ratio within a round of slices, since a machine of few processors may change its pace each second.
 
+mod console;
 mod contender;
 mod generator;
 mod guest;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::guest::Model;
 use super::ovs::Database;
 use crate::bench::process::{self, wait_until};
 use crate::cache::checkout;
@@ -57,26 +56,6 @@ impl Contender {
         let mut contender = Contender::new(folder, name, OURS_FORWARDS, ports)?;
         let mut command = Command::new("taskset");
         command.args(["-c", FORWARDER]).arg(bridge()?).args(&contender.sockets);
-        contender.spawn(command)?;
-        contender.wait_until_it_listens()?;
-        Ok(contender)
-    }
-
-    /// The same as one of many processes of a machine, with as many ports of each model, one model behind the other.
-    pub(super) fn at_ease(
-        folder: &Path,
-        name: &'static str,
-        models: &[Model],
-        ports: usize,
-    ) -> Result<Contender> {
-        let mut contender = Contender::new(folder, name, OURS_FORWARDS, models.len() * ports)?;
-        let mut command = Command::new(bridge()?);
-        for (n, socket) in contender.sockets.iter().enumerate() {
-            match models[n / ports] {
-                Model::Avio => command.arg(socket),
-                Model::Vio => command.arg(format!("lan:{}", socket.display())),
-            };
-        }
         contender.spawn(command)?;
         contender.wait_until_it_listens()?;
         Ok(contender)

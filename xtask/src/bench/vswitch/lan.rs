@@ -1,63 +1,103 @@
-//! A network namespace of the benchmark's own, with a bridge of the kernel and taps on it: what guests use who have no
-//! virtual switch. It goes with the process that holds it.
+//! A network namespace of the benchmark's own: the VM Host of the measured guests, with taps, a bridge of the kernel for
+//! guests that have no virtual switch, and a server of iperf3. All of it goes with the processes that are in it.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sched::{CloneFlags, unshare};
 
-use crate::bench::process::wait_until;
+use crate::apt;
+use crate::bench::process::{self, wait_until};
 use crate::tool::{perform, tool};
 
 const BOUND: Duration = Duration::from_secs(10);
 const BRIDGE: &str = "bridge0";
+const PACKAGES: [&str; 3] = ["iperf3", "libiperf0", "libsctp1"];
+/// Where the packages have their libraries.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-pub(super) struct Lan {
-    holder: Child,
+/// Does work in a network namespace that nobody else is in; whatever it starts is in it too.
+pub(super) fn apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let within = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
+            ip(&["link", "set", "lo", "up"])?;
+            work()
+        });
+        within.join().map_err(|_| anyhow!("the thread that measures ended by a panic"))?
+    })
 }
 
-impl Lan {
-    pub(super) fn new() -> Result<Lan> {
-        // Ends when its standard input does, and so with us.
-        let mut command = Command::new("unshare");
-        command.args(["--net", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null());
-        let lan = Lan { holder: command.spawn().context("making a network namespace")? };
-        let own = std::fs::read_link("/proc/self/ns/net")?;
-        wait_until("the network namespace is there", || {
-            std::fs::read_link(lan.namespace()).is_ok_and(|other| other != own)
+fn ip(words: &[&str]) -> Result<()> {
+    perform(tool("ip", BOUND).args(words))
+}
+
+/// The host's own address on an interface.
+pub(super) fn give_address(interface: &str, address: &str) -> Result<()> {
+    ip(&["address", "add", &format!("{address}/24"), "dev", interface])?;
+    ip(&["link", "set", interface, "up"])
+}
+
+/// A tap whose other end is the host itself.
+pub(super) fn add_tap(name: &str, address: &str) -> Result<()> {
+    ip(&["tuntap", "add", name, "mode", "tap"])?;
+    give_address(name, address)
+}
+
+/// Taps that the kernel's bridge connects with each other.
+pub(super) fn bridge(taps: &[String]) -> Result<()> {
+    ip(&["link", "add", BRIDGE, "type", "bridge"])?;
+    ip(&["link", "set", BRIDGE, "up"])?;
+    taps.iter().try_for_each(|name| {
+        ip(&["tuntap", "add", name, "mode", "tap"])?;
+        ip(&["link", "set", name, "master", BRIDGE, "up"])
+    })
+}
+
+/// iperf3 for the host, which need not have it: Debian's, unpacked.
+pub(super) struct Iperf {
+    tree: PathBuf,
+}
+
+impl Iperf {
+    pub(super) fn unpack(folder: &Path) -> Result<Iperf> {
+        let tree = folder.join("iperf3");
+        let versions = apt::versions(&PACKAGES)?;
+        PACKAGES.iter().try_for_each(|package| apt::unpack(package, &versions[*package], &tree))?;
+        Ok(Iperf { tree })
+    }
+
+    /// Serves whoever of this namespace asks.
+    pub(super) fn serve(&self) -> Result<Server> {
+        let log = File::create(self.tree.join("log"))?;
+        let mut command = Command::new(self.tree.join("usr/bin/iperf3"));
+        command.args(["-s", "--forceflush"]).env("LD_LIBRARY_PATH", self.tree.join(LIBRARIES));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let server = Server(command.spawn().context("starting iperf3")?);
+        let said = || std::fs::read_to_string(self.tree.join("log")).unwrap_or_default();
+        wait_until("iperf3 listens", || {
+            said().contains("listening") || !process::is_alive(server.pid())
         })?;
-        lan.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
-        lan.ip(&["link", "set", BRIDGE, "up"])?;
-        Ok(lan)
-    }
-
-    fn namespace(&self) -> String {
-        format!("/proc/{}/ns/net", self.holder.id())
-    }
-
-    /// A command that runs within.
-    pub(super) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace())).arg(program);
-        command
-    }
-
-    fn ip(&self, words: &[&str]) -> Result<()> {
-        let mut command = tool("nsenter", BOUND);
-        command.arg(format!("--net={}", self.namespace())).arg("ip").args(words);
-        perform(&mut command)
-    }
-
-    /// A tap on the bridge.
-    pub(super) fn add_tap(&self, name: &str) -> Result<()> {
-        self.ip(&["tuntap", "add", name, "mode", "tap"])?;
-        self.ip(&["link", "set", name, "master", BRIDGE, "up"])
+        ensure!(process::is_alive(server.pid()), "iperf3 ended: {}", said());
+        Ok(server)
     }
 }
 
-impl Drop for Lan {
+pub(super) struct Server(Child);
+
+impl Server {
+    pub(super) fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

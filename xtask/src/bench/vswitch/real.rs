@@ -1,25 +1,34 @@
-//! Rows about real guests: iperf3 between two of them, over our switch and over taps on a bridge of the kernel in turn, by
-//! AVIO and by VIO. Both guests have a NIC for each way, so the same two processes are measured all ways.
+//! Rows about real guests: iperf3 between two of them and between one and its host, on a virtual switch of hpvm and on taps in
+//! turn, by AVIO and by VIO.
+//!
+//! The switch is the product's own process, with its keeper, and so are the guests on it; those on taps have a QEMU with the
+//! same command line. What a gigabyte costs is the processor time of all that carry it: the guests' QEMUs, the switch, the
+//! host's iperf3, and the kernel's threads for what interrupts leave. What interrupts do at once counts for whom they met.
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::Folder;
-use super::contender::Contender;
-use super::guest::{Guest, Model, Nic};
-use super::lan::Lan;
+use super::guest::{Direction, Guest, Model, Nic, on_switch, on_taps};
+use super::lan::{self, Iperf, apart};
+use crate::bench::house::House;
 use crate::bench::report::{Row, Verdict};
 use crate::bench::statistics::Series;
-use crate::bench::{Effort, house, process};
+use crate::bench::{Effort, process};
 
-const SECONDS: u64 = 4;
+const SECONDS: u64 = 3;
+const SWITCH: &str = "sw1";
+/// The switch's wire, and the tap of a guest that has the host alone.
+const WIRE: &str = "wire0";
+/// The last byte of the host's addresses.
+const HOST: u8 = 100;
 
-/// NICs of each guest, by their order.
-const AVIO_SWITCH: usize = 0;
-const AVIO_TAPS: usize = 1;
-const VIO_SWITCH: usize = 2;
-const VIO_TAPS: usize = 3;
+/// Networks, by the second byte of their addresses: of the switch and its wire, and of taps.
+const AVIO: u8 = 1;
+const VIO: u8 = 2;
+const OWN_TAP: u8 = 3;
+const AVIO_TAPS: u8 = 4;
+const VIO_TAPS: u8 = 5;
 
 /// How many times as much AVIO brings as VIO, and which share of the processor time a gigabyte then costs.
 const AVIO_OVER_VIO: f64 = 3.0;
@@ -27,65 +36,216 @@ const AVIO_TIME: f64 = 0.35;
 /// What VIO keeps of the rate of e1000 on taps.
 const VIO_OVER_TAPS: f64 = 0.9;
 
-/// What one way between the guests brought, run by run.
-#[derive(Default)]
-struct Way {
-    gigabits_per_second: Vec<f64>,
-    processor_s_per_gigabyte: Vec<f64>,
-}
-
 pub(in crate::bench) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     if !crate::tool::is_root()? {
         eprintln!("  only root may make taps");
         return Ok(Vec::new());
     }
-    let folder = Folder(house::fresh_folder("vswitch-guests")?);
-    let switch = Contender::at_ease(&folder.0, "switch", &[Model::Avio, Model::Vio], 2)?;
-    let lan = Lan::new()?;
-    let boot = |number: usize| {
-        let [avio, vio] = [number - 1, number + 1].map(|n| switch.sockets[n].as_path());
-        let nics = [
-            Nic::Switch(Model::Avio, avio),
-            Nic::Tap(Model::Avio),
-            Nic::Switch(Model::Vio, vio),
-            Nic::Tap(Model::Vio),
+    let house = House::new()?;
+    // What may have to be fetched comes before there is no network but ours.
+    crate::test_guest::net_image()?;
+    let iperf = Iperf::unpack(&house.root)?;
+    apart(|| {
+        let mut world = World::new(&house, &iperf)?;
+        let mut ways = Ways::default();
+        for _ in 0..effort.runs(7) {
+            ways.take(&mut world)?;
+        }
+        Ok(ways.rows())
+    })
+}
+
+/// Everybody who sends and receives.
+struct World {
+    switched: [Guest; 2],
+    on_taps: [Guest; 2],
+    server: lan::Server,
+    switch: i32,
+    /// The kernel's threads that do what interrupts leave.
+    interrupts: Vec<i32>,
+}
+
+impl World {
+    fn new(house: &House, iperf: &Iperf) -> Result<World> {
+        house.run(&["hpvmnet", "-c", "-S", SWITCH, "--wire", &format!("tap:{WIRE}")])?;
+        house.run(&["hpvmnet", "-S", SWITCH, "-b"])?;
+        let nic = |model, network| Nic { model, network };
+        let own = nic(Model::Avio, OWN_TAP);
+        let bridged = [nic(Model::Avio, AVIO_TAPS), nic(Model::Vio, VIO_TAPS)];
+        lan::add_tap(&own.tap(1), &host(OWN_TAP))?;
+        let taps: Vec<String> =
+            [1, 2].into_iter().flat_map(|guest| bridged.map(|nic| nic.tap(guest))).collect();
+        lan::bridge(&taps)?;
+        let nics = [nic(Model::Avio, AVIO), nic(Model::Vio, VIO)];
+        let mut switched =
+            [on_switch(house, SWITCH, 1, &nics)?, on_switch(house, SWITCH, 2, &nics)?];
+        lan::give_address(WIRE, &host(AVIO))?;
+        let mut on_taps = [
+            on_taps(house, 3, 1, &[own, bridged[0], bridged[1]])?,
+            on_taps(house, 4, 2, &bridged)?,
         ];
-        Guest::boot(&lan, &folder.0, number, &nics)
-    };
-    let (mut sender, mut receiver) = (boot(1)?, boot(2)?);
-    receiver.run("iperf3 -s -D >/dev/null")?;
-    let mut ways = [(); 4].map(|()| Way::default());
-    for _ in 0..effort.runs(9) {
-        for nic in [AVIO_SWITCH, AVIO_TAPS, VIO_SWITCH, VIO_TAPS] {
-            let others = [switch.pid()];
-            let is_switched = [AVIO_SWITCH, VIO_SWITCH].contains(&nic);
-            let others = if is_switched { &others[..] } else { &[] };
-            ways[nic].add(&mut sender, &receiver, nic, others)?;
+        switched.iter_mut().chain(&mut on_taps).try_for_each(Guest::set_up)?;
+        let named = |wanted: &'static str| {
+            move |(pid, name): &(i32, String)| name.starts_with(wanted).then_some(*pid)
+        };
+        let switch = house.processes().iter().find_map(named("hpvmnetd"));
+        let mut world = World {
+            switched,
+            on_taps,
+            server: iperf.serve()?,
+            switch: switch.context("the switch does not run")?,
+            interrupts: process::all().iter().filter_map(named("ksoftirqd/")).collect(),
+        };
+        world.switched[1].serve()?;
+        world.on_taps[1].serve()?;
+        Ok(world)
+    }
+}
+
+/// The host's address on a network.
+fn host(network: u8) -> String {
+    format!("10.{network}.0.{HOST}")
+}
+
+/// What each way brought.
+#[derive(Default)]
+struct Ways {
+    to_wire: Way,
+    to_tap: Way,
+    from_wire: Way,
+    from_tap: Way,
+    avio: Way,
+    avio_taps: Way,
+    vio: Way,
+    vio_taps: Way,
+}
+
+impl Ways {
+    /// Takes all ways once, those that are compared one after the other.
+    fn take(&mut self, world: &mut World) -> Result<()> {
+        let World { switched, on_taps, server, switch, interrupts } = world;
+        let with_host = |way: &mut Way, guest: &mut Guest, network, direction, switch: &[i32]| {
+            let carriers = [&[guest.engine(), server.pid()], &interrupts[..], switch].concat();
+            way.add(guest, &host(network), direction, &carriers)
+        };
+        let (ours, none) = (&[*switch][..], &[][..]);
+        for (direction, wire, tap) in [
+            (Direction::Out, &mut self.to_wire, &mut self.to_tap),
+            (Direction::In, &mut self.from_wire, &mut self.from_tap),
+        ] {
+            with_host(wire, &mut switched[0], AVIO, direction, ours)?;
+            with_host(tap, &mut on_taps[0], OWN_TAP, direction, none)?;
+        }
+        let between = |way: &mut Way, guests: &mut [Guest; 2], network, switch: &[i32]| {
+            let [from, to] = guests;
+            let carriers = [&[from.engine(), to.engine()], &interrupts[..], switch].concat();
+            way.add(from, &to.address(network), Direction::Out, &carriers)
+        };
+        between(&mut self.avio, switched, AVIO, ours)?;
+        between(&mut self.avio_taps, on_taps, AVIO_TAPS, none)?;
+        between(&mut self.vio, switched, VIO, ours)?;
+        between(&mut self.vio_taps, on_taps, VIO_TAPS, none)
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let beside = |what: &str, ours: &Way, peer: &str, theirs: &Way| {
+            let (rate, time) = ours.over(theirs);
+            Row {
+                what: format!("{what}, iperf3"),
+                peer: format!("{peer}: {}", theirs.words()),
+                target: "at least that, at no more CPU",
+                measured: format!(
+                    "{}; {} of the rate, {} of the CPU",
+                    ours.words(),
+                    super::spread(&rate),
+                    super::spread(&time)
+                ),
+                verdict: Verdict::of(rate.median() >= 1.0 && time.median() <= 1.0),
+            }
+        };
+        vec![
+            beside("one guest, AVIO, out by a tap wire", &self.to_wire, "QEMU's tap", &self.to_tap),
+            beside(
+                "one guest, AVIO, in by a tap wire",
+                &self.from_wire,
+                "QEMU's tap",
+                &self.from_tap,
+            ),
+            beside(
+                "two guests, AVIO to AVIO",
+                &self.avio,
+                "two taps on a kernel bridge",
+                &self.avio_taps,
+            ),
+            self.avio_over_vio(),
+        ]
+    }
+
+    fn avio_over_vio(&self) -> Row {
+        let (rate, time) = self.avio.over(&self.vio);
+        let (theirs, their_time) = self.avio_taps.over(&self.vio_taps);
+        let (vio, _) = self.vio.over(&self.vio_taps);
+        let less = |time: &Series| 100.0 * (1.0 - time.median());
+        Row {
+            what: "two guests, AVIO over VIO on one virtual switch, iperf3".into(),
+            peer: format!(
+                "virtio over e1000 on taps: {:.2} times, {:.0}% less CPU per GB",
+                theirs.median(),
+                less(&their_time)
+            ),
+            target: "3 times, 65% less CPU per GB, and VIO 0.9 of e1000 on taps",
+            measured: format!(
+                "{:.2} times, {:.0}% less, VIO {} of e1000 on taps ({})",
+                rate.median(),
+                less(&time),
+                super::spread(&vio),
+                self.vio.words()
+            ),
+            verdict: Verdict::of(
+                rate.median() >= AVIO_OVER_VIO
+                    && time.median() <= AVIO_TIME
+                    && vio.median() >= VIO_OVER_TAPS,
+            ),
         }
     }
-    Ok(vec![between_guests(&ways), avio_over_vio(&ways)])
+}
+
+/// What one way brought, run by run.
+#[derive(Default)]
+struct Way {
+    gigabits_per_second: Vec<f64>,
+    processor_s_per_gigabyte: Vec<f64>,
+    sent_again: Vec<f64>,
 }
 
 impl Way {
-    /// Sends for some seconds; `others` are processes that carry the traffic beside the guests' own.
-    fn add(&mut self, from: &mut Guest, to: &Guest, nic: usize, others: &[i32]) -> Result<()> {
-        let used = |from: &Guest| {
-            let others = others.iter().map(|pid| process::processor_time(*pid)).sum::<Duration>();
-            (from.processor_time() + to.processor_time() + others).as_secs_f64()
+    /// Sends for some seconds; `carriers` are all processes that have to do with it.
+    fn add(
+        &mut self,
+        guest: &mut Guest,
+        address: &str,
+        direction: Direction,
+        carriers: &[i32],
+    ) -> Result<()> {
+        let used = || {
+            let used = carriers.iter().map(|pid| process::processor_time(*pid)).sum::<Duration>();
+            used.as_secs_f64()
         };
-        let before = used(from);
-        let transfer = from.send(&to.address(nic), SECONDS)?;
-        let spent = used(from) - before;
+        let before = used();
+        let transfer = guest.transfer(address, direction, SECONDS)?;
+        let spent = used() - before;
         self.gigabits_per_second.push(transfer.bits_per_second / 1e9);
         self.processor_s_per_gigabyte.push(spent / (transfer.bytes / 1e9));
+        self.sent_again.push(transfer.sent_again);
         Ok(())
     }
 
-    /// Median of the rate and of the processor time, in words.
+    /// Medians in words.
     fn words(&self) -> String {
-        let [rate, time] = [&self.gigabits_per_second, &self.processor_s_per_gigabyte]
-            .map(|figures| figures.iter().copied().collect::<Series>().median());
-        format!("{rate:.2} Gbit/s, {time:.1} CPU s/GB")
+        let [rate, time, again] =
+            [&self.gigabits_per_second, &self.processor_s_per_gigabyte, &self.sent_again]
+                .map(|figures| figures.iter().copied().collect::<Series>().median());
+        format!("{rate:.2} Gbit/s, {time:.1} CPU s/GB, {again:.0} segments sent again")
     }
 
     /// This way's rate over another's, and the same of the processor time of a gigabyte, run by run.
@@ -97,50 +257,5 @@ impl Way {
             ratio(&self.gigabits_per_second, &other.gigabits_per_second),
             ratio(&self.processor_s_per_gigabyte, &other.processor_s_per_gigabyte),
         )
-    }
-}
-
-fn between_guests(ways: &[Way; 4]) -> Row {
-    let (ours, theirs) = (&ways[AVIO_SWITCH], &ways[AVIO_TAPS]);
-    let (rate, time) = ours.over(theirs);
-    Row {
-        what: "two guests, AVIO to AVIO, iperf3".into(),
-        peer: format!("two taps on a kernel bridge: {}", theirs.words()),
-        target: "at least that, at no more CPU",
-        measured: format!(
-            "{}; {} of the rate, {} of the CPU",
-            ours.words(),
-            super::spread(&rate),
-            super::spread(&time)
-        ),
-        verdict: Verdict::of(rate.median() >= 1.0 && time.median() <= 1.0),
-    }
-}
-
-fn avio_over_vio(ways: &[Way; 4]) -> Row {
-    let (rate, time) = ways[AVIO_SWITCH].over(&ways[VIO_SWITCH]);
-    let (theirs, their_time) = ways[AVIO_TAPS].over(&ways[VIO_TAPS]);
-    let (vio, _) = ways[VIO_SWITCH].over(&ways[VIO_TAPS]);
-    let less = |time: &Series| 100.0 * (1.0 - time.median());
-    Row {
-        what: "two guests, AVIO over VIO on one virtual switch, iperf3".into(),
-        peer: format!(
-            "virtio over e1000 on taps: {:.2} times, {:.0}% less CPU per GB",
-            theirs.median(),
-            less(&their_time)
-        ),
-        target: "3 times, 65% less CPU per GB, and VIO 0.9 of e1000 on taps",
-        measured: format!(
-            "{:.2} times, {:.0}% less, VIO {} of e1000 on taps ({})",
-            rate.median(),
-            less(&time),
-            super::spread(&vio),
-            ways[VIO_SWITCH].words()
-        ),
-        verdict: Verdict::of(
-            rate.median() >= AVIO_OVER_VIO
-                && time.median() <= AVIO_TIME
-                && vio.median() >= VIO_OVER_TAPS,
-        ),
     }
 }
