@@ -9,6 +9,9 @@ use crate::record::{AttachedNic, BootRecord};
 
 /// Between two tries to connect again, in milliseconds. A switch that comes back is to be heard within 200.
 const RECONNECT_MS: u64 = 50;
+/// How many buffers a guest may have in each ring of an AVIO NIC: as many as QEMU lets. A guest that has no processor for
+/// some milliseconds is sent more than QEMU's 256 in that time.
+const RING_SIZE: u64 = 1024;
 
 pub(super) fn nics(line: &mut Line, record: &BootRecord) {
     for attached in &record.nics {
@@ -86,6 +89,10 @@ pub fn nic_properties(attached: &AttachedNic) -> Vec<Property> {
         ("mac", Value::text(with_colons(attached.nic.mac))),
         ("romfile", Value::text("")),
     ];
+    if attached.nic.kind == NicKind::AvioLan {
+        properties.push(("rx_queue_size", Value::Number(RING_SIZE)));
+        properties.push(("tx_queue_size", Value::Number(RING_SIZE)));
+    }
     if let (NicKind::AvioLan, Some(mtu)) = (attached.nic.kind, attached.mtu) {
         properties.push(("host_mtu", Value::Number(mtu.into())));
     }
