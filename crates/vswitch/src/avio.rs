@@ -29,6 +29,8 @@ pub(crate) const IN_STEP_MAX: usize = 4;
 pub(crate) enum Put {
     Done,
     NoRoom,
+    /// No buffer of this receiver is long enough, however many there are.
+    TooLong,
 }
 
 /// A guest whose driver runs.
@@ -195,6 +197,24 @@ impl AvioPeer {
         Ok((count, malformed))
     }
 
+    /// Leaves the last `frames` of the gathered chains in the ring: they come again.
+    pub(crate) fn hold_back(&mut self, frames: usize) {
+        let rest = self.gathered.len().saturating_sub(frames);
+        let held = self.gathered.split_off(rest).len();
+        self.transmit.untake(held as u16);
+    }
+
+    /// Whether the guest gave buffers since a frame found too few. A fault is left for the next frame to find.
+    pub(crate) fn has_more_room(&mut self) -> bool {
+        let known = self.receive.known();
+        self.receive.look().map_or(true, |now| now > known)
+    }
+
+    /// Whether half of the buffers the guest can give are there.
+    pub(crate) fn is_roomy(&mut self) -> bool {
+        self.receive.is_half_free()
+    }
+
     /// Gives the gathered chains back: the frames have been copied.
     pub(crate) fn release(&mut self) {
         for head in self.gathered.drain(..) {
@@ -319,10 +339,10 @@ impl AvioPeer {
         let mut capacity: u64 = 0;
         while capacity < u64::from(needed) {
             let ahead = self.chains.len() as u16;
-            if ahead >= self.receive.known() && ahead >= self.receive.look()? {
-                return Ok(Put::NoRoom);
-            }
             if ahead > 0 && !self.mergeable {
+                return Ok(Put::TooLong);
+            }
+            if ahead >= self.receive.known() && ahead >= self.receive.look()? {
                 return Ok(Put::NoRoom);
             }
             let head = self.receive.peek(ahead)?;

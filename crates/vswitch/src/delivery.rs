@@ -21,26 +21,46 @@ impl Default for Tools {
     }
 }
 
+/// What becomes of frames for which a receiver has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WithoutRoom {
+    Discard,
+    /// They, and all behind them, wait where they are.
+    Wait,
+}
+
+/// What a receiver took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivered {
+    pub(crate) backlog: Backlog,
+    /// How many of the list's frames are done with; fewer than all only if the rest was to wait.
+    pub(crate) frames: usize,
+    /// Whether it had room for all of the list.
+    pub(crate) had_room: bool,
+}
+
 /// What a list adds to its receiver's counters.
-#[derive(Default)]
 struct Received {
     octets: u64,
     unicast: u64,
     other: u64,
     no_room: u64,
     rate: u64,
+    without_room: WithoutRoom,
 }
 
-/// Puts frames that came from `source` to a receiver and shows them to it.
+/// Puts frames that came from `source` to a receiver and shows them to it. Only frames that need no more than to be copied,
+/// or find much room, can wait.
 pub(crate) fn deliver(
     port: &mut Port,
     source: PlaceIndex,
     batch: &Batch,
     list: &[Delivery],
     tools: &mut Tools,
+    without_room: WithoutRoom,
     now_ns: u64,
-) -> Result<Backlog, PeerFault> {
-    let mut received = Received::default();
+) -> Result<Delivered, PeerFault> {
+    let mut received = Received::none(without_room);
     let done = put_all(port, batch, list, tools, now_ns, &mut received);
     let backlog = port.flush();
     port.flush_capture();
@@ -53,8 +73,9 @@ pub(crate) fn deliver(
     port.count(other, received.other);
     port.count(Counter::NoRoom, received.no_room);
     port.count(Counter::Rate, received.rate);
-    done?;
-    backlog
+    let frames = done?;
+    let had_room = frames == list.len() && received.no_room == 0;
+    Ok(Delivered { backlog: backlog?, frames, had_room })
 }
 
 fn put_all(
@@ -64,7 +85,7 @@ fn put_all(
     tools: &mut Tools,
     now_ns: u64,
     received: &mut Received,
-) -> Result<(), PeerFault> {
+) -> Result<usize, PeerFault> {
     port.prepare(list.len())?;
     if let Some(bucket) = &mut port.rate_in {
         bucket.fill(now_ns);
@@ -75,7 +96,7 @@ fn put_all(
     {
         return put_to_guest(peer, batch, list, tools, received);
     }
-    for delivery in list {
+    for (done, delivery) in list.iter().enumerate() {
         let index = usize::from(delivery.frame);
         let view = batch.view(index, delivery.edit, &mut tools.scratch);
         if port.unusual != Unusual::NONE && !unusual(port, &view, delivery.kind) {
@@ -84,8 +105,15 @@ fn put_all(
         }
         if batch.frame(index).needs & !takes == 0 {
             let put = port.put(&view)?;
+            if received.waits(put) {
+                return Ok(done);
+            }
             received.add(put, delivery.kind, view.octets);
             continue;
+        }
+        // Of a frame that is cut, all pieces should find room.
+        if received.without_room == WithoutRoom::Wait && !port.is_roomy() {
+            return Ok(done);
         }
         let mut failed = None;
         tools.finisher.finish(&view, takes, |piece| match port.put(piece) {
@@ -96,7 +124,7 @@ fn put_all(
             return Err(fault);
         }
     }
-    Ok(())
+    Ok(list.len())
 }
 
 /// The same for an AVIO guest's port of which nothing is unusual: the way of nearly all frames, with nothing to look up in
@@ -107,19 +135,25 @@ fn put_to_guest(
     list: &[Delivery],
     tools: &mut Tools,
     received: &mut Received,
-) -> Result<(), PeerFault> {
+) -> Result<usize, PeerFault> {
     let takes = peer.takes();
-    for delivery in list {
+    for (done, delivery) in list.iter().enumerate() {
         let index = usize::from(delivery.frame);
         let finished = batch.frame(index).needs & !takes == 0;
         if finished && delivery.edit == Edit::Keep {
             let put = peer.put(batch.plain(index))?;
+            if received.waits(put) {
+                return Ok(done);
+            }
             received.add(put, delivery.kind, batch.frame(index).octets);
             continue;
         }
         let view = batch.view(index, delivery.edit, &mut tools.scratch);
         if finished {
             let put = peer.put_any(&view)?;
+            if received.waits(put) {
+                return Ok(done);
+            }
             received.add(put, delivery.kind, view.octets);
             continue;
         }
@@ -132,7 +166,7 @@ fn put_to_guest(
             return Err(fault.into());
         }
     }
-    Ok(())
+    Ok(list.len())
 }
 
 /// What only some receivers ask for. Returns whether the frame is within the rate.
@@ -152,10 +186,20 @@ fn unusual(port: &mut Port, view: &View<'_>, kind: Kind) -> bool {
 }
 
 impl Received {
+    fn none(without_room: WithoutRoom) -> Received {
+        Received { octets: 0, unicast: 0, other: 0, no_room: 0, rate: 0, without_room }
+    }
+
+    /// Whether a frame that was tried is to be tried again.
+    #[inline(always)]
+    fn waits(&self, put: Put) -> bool {
+        put == Put::NoRoom && self.without_room == WithoutRoom::Wait
+    }
+
     #[inline]
     fn add(&mut self, put: Put, kind: Kind, octets: u32) {
         match put {
-            Put::NoRoom => self.no_room += 1,
+            Put::NoRoom | Put::TooLong => self.no_room += 1,
             Put::Done => {
                 self.octets += u64::from(octets);
                 match kind {

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use crate::avio::Put;
@@ -20,6 +21,8 @@ const ADDRESSES_BYTES: usize = 12;
 pub(crate) struct DevicePeer {
     wire: Box<dyn Wire>,
     slots: Vec<WireSlot>,
+    /// Slots with frames that are still to be gathered.
+    held: Range<usize>,
     waiting: Vec<Waiting>,
     /// Of `waiting`, in use.
     count: usize,
@@ -40,6 +43,7 @@ impl DevicePeer {
         DevicePeer {
             wire,
             slots: (0..SLOTS).map(|_| WireSlot::new()).collect(),
+            held: 0..0,
             waiting: Vec::new(),
             count: 0,
             segments: Vec::new(),
@@ -58,12 +62,21 @@ impl DevicePeer {
     /// the next call.
     pub(crate) fn gather(&mut self, batch: &mut Batch, limit: usize) -> io::Result<(usize, usize)> {
         let limit = limit.min(batch.room()).min(SLOTS);
-        let count = self.wire.receive(&mut self.slots[..limit])?.min(limit);
-        let mut malformed = 0;
-        for slot in &mut self.slots[..count] {
+        if self.held.is_empty() {
+            self.held = 0..self.wire.receive(&mut self.slots[..limit])?.min(limit);
+        }
+        let slots = self.held.start..self.held.end.min(self.held.start + limit);
+        self.held.start = slots.end;
+        let (count, mut malformed) = (slots.len(), 0);
+        for slot in &mut self.slots[slots] {
             malformed += usize::from(push(batch, slot).is_err());
         }
         Ok((count, malformed))
+    }
+
+    /// Leaves the last `frames` of those gathered in their slots: they come again.
+    pub(crate) fn hold_back(&mut self, frames: usize) {
+        self.held.start = self.held.start.saturating_sub(frames);
     }
 
     /// Keeps a frame for [`DevicePeer::flush`].

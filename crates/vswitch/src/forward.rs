@@ -21,18 +21,20 @@ use hpvm_model::{MacAddress, PortNumber, PortRules};
 
 use crate::command::Inbox;
 use crate::counters::Counter;
-use crate::delivery::{self, Tools};
+use crate::delivery::Tools;
 use crate::event::Event;
 use crate::frame::{BATCH, Batch};
+use crate::hold::HELD;
 use crate::mac_table::{AGE_SECONDS_MAX, MacTable};
 use crate::options::{Clock, SwitchState};
 use crate::pace::Pace;
+use crate::patience::Patience;
 use crate::port::{Attention, Peer, PeerFault, PlaceIndex, Port, Unusual, WIRE};
 use crate::shared::PortShared;
 use crate::stream::{Backlog, StreamFault, StreamPeer};
 use crate::switch::PortLink;
 use crate::watch::{Interest, Token, Watch};
-use crate::ways::{self, Facts, Ways};
+use crate::ways::Ways;
 
 pub(crate) const PLACES: usize = PortNumber::MAX as usize + 1;
 /// How many rounds pass between two questions to the clock and to epoll while frames come.
@@ -60,13 +62,15 @@ pub(crate) struct Forwarder {
     pub(crate) macs: Vec<MacAddress>,
     /// Places whose peers are there.
     pub(crate) open: Vec<PlaceIndex>,
-    polled: Vec<PlaceIndex>,
+    pub(crate) polled: Vec<PlaceIndex>,
     paused: Vec<PlaceIndex>,
+    /// Places whose frames wait for a receiver to have room.
+    pub(crate) waiting: Vec<PlaceIndex>,
     pub(crate) table: MacTable,
     pub(crate) watch: Watch,
-    ways: Ways,
-    batch: Batch,
-    tools: Tools,
+    pub(crate) ways: Ways,
+    pub(crate) batch: Batch,
+    pub(crate) tools: Tools,
     pace: Pace,
     clock: Clock,
     started: Instant,
@@ -98,6 +102,7 @@ impl Forwarder {
             open: Vec::new(),
             polled: Vec::new(),
             paused: Vec::new(),
+            waiting: Vec::new(),
             table: MacTable::new(PLACES),
             watch,
             ways: Ways::new(PLACES),
@@ -118,16 +123,21 @@ impl Forwarder {
     }
 
     /// Real time, for what concerns this thread and not its ports.
-    fn elapsed_ns(&self) -> u64 {
+    pub(crate) fn elapsed_ns(&self) -> u64 {
         self.started.elapsed().as_nanos() as u64
+    }
+
+    /// What the clock says, for what concerns ports.
+    pub(crate) fn clock_ns(&self) -> u64 {
+        match &self.clock {
+            Clock::Monotonic => self.elapsed_ns(),
+            Clock::Manual(time) => time.load(std::sync::atomic::Ordering::Relaxed),
+        }
     }
 
     /// Looks at the clock, and after what time does by itself.
     pub(crate) fn look_at_clock(&mut self) {
-        self.now_ns = match &self.clock {
-            Clock::Monotonic => self.elapsed_ns(),
-            Clock::Manual(time) => time.load(std::sync::atomic::Ordering::Relaxed),
-        };
+        self.now_ns = self.clock_ns();
         let seconds = self.now_seconds();
         if seconds - self.swept_seconds.min(seconds) > AGE_SECONDS_MAX {
             self.table.sweep(seconds);
@@ -201,9 +211,9 @@ impl Forwarder {
     }
 
     /// Has epoll tell of a stream peer or a network interface what is of use now.
-    fn set_interest(&mut self, place: PlaceIndex) {
+    pub(crate) fn set_interest(&mut self, place: PlaceIndex) {
         let Some(port) = self.ports[usize::from(place)].as_deref() else { return };
-        let reads = !matches!(port.attention, Attention::Paused { .. });
+        let reads = !matches!(port.attention, Attention::Paused { .. } | Attention::Held);
         let interest = match (reads, port.backlog) {
             (true, Backlog::Empty) => Interest::Arrival,
             (true, Backlog::Waits) => Interest::ArrivalOrRoom,
@@ -245,7 +255,10 @@ impl Forwarder {
         self.polled.retain(|polled| *polled != place);
         self.paused.retain(|paused| *paused != place);
         self.open.retain(|open| *open != place);
+        self.waiting.retain(|waiting| *waiting != place);
         let Some(port) = self.port(place) else { return Peer::Absent };
+        port.waits_for = None;
+        port.patience = Patience::WHOLE;
         port.attention = Attention::Listening;
         let peer = std::mem::replace(&mut port.peer, Peer::Absent);
         match &peer {
@@ -322,6 +335,9 @@ impl Forwarder {
 
     /// Takes one batch from a place. Returns how many frames there were.
     fn visit(&mut self, place: PlaceIndex) -> usize {
+        if self.waits(place) {
+            return 0;
+        }
         let Some(port) = self.ports[usize::from(place)].as_deref_mut() else { return 0 };
         let mut limit = BATCH;
         if port.unusual.has(Unusual::RATE_OUT)
@@ -353,15 +369,18 @@ impl Forwarder {
         if let Some(bucket) = &mut port.rate_out {
             (0..self.batch.len()).for_each(|index| bucket.take(self.batch.frame(index).octets));
         }
-        match self.state {
-            SwitchState::Halted => port.count(Counter::Halted, self.batch.len() as u64),
-            SwitchState::Up => self.hand_on(place),
-        }
+        let held = match self.state {
+            SwitchState::Halted => {
+                port.count(Counter::Halted, self.batch.len() as u64);
+                0
+            }
+            SwitchState::Up => self.hand_on(place, malformed),
+        };
         if let Some(port) = self.port(place) {
             port.release();
             port.flush_capture();
         }
-        count
+        count - held
     }
 
     fn gather_towards(
@@ -380,34 +399,7 @@ impl Forwarder {
         }
     }
 
-    /// Gives the batch's frames to their receivers.
-    fn hand_on(&mut self, source: PlaceIndex) {
-        let now_seconds = self.now_seconds();
-        let (ports, table, open) = (&mut self.ports, &mut self.table, &self.open);
-        let mut facts = Facts { ports, table, open, now_seconds, isolated: false };
-        ways::decide(source, &mut self.batch, &mut facts, &mut self.ways);
-        while let Some(place) = self.ways.touched.pop() {
-            let list = self.ways.take(place);
-            let delivered = match self.ports[usize::from(place)].as_deref_mut() {
-                Some(port) => delivery::deliver(
-                    port,
-                    source,
-                    &self.batch,
-                    &list,
-                    &mut self.tools,
-                    self.now_ns,
-                ),
-                None => Ok(Backlog::Empty),
-            };
-            self.ways.put_back(place, list);
-            match delivered {
-                Ok(backlog) => self.note_backlog(place, backlog),
-                Err(fault) => self.lose(place, fault),
-            }
-        }
-    }
-
-    fn note_backlog(&mut self, place: PlaceIndex, backlog: Backlog) {
+    pub(crate) fn note_backlog(&mut self, place: PlaceIndex, backlog: Backlog) {
         let Some(port) = self.port(place) else { return };
         if port.backlog != backlog {
             port.backlog = backlog;
@@ -469,7 +461,7 @@ impl Forwarder {
     /// again costs a system call.
     fn is_quiet(&mut self, place: PlaceIndex, count: usize) -> bool {
         let Some(port) = self.port(place) else { return false };
-        if count > 0 {
+        if count > 0 || port.waits_for.is_some() {
             port.quiet_rounds = 0;
             return false;
         }
@@ -480,7 +472,10 @@ impl Forwarder {
     /// Has every place tell by its descriptor and sleeps until one does.
     fn sleep(&mut self) {
         for place in self.polled.clone() {
-            self.listen(place);
+            match self.waiting.contains(&place) {
+                true => self.hold(place),
+                false => self.listen(place),
+            }
         }
         if !self.polled.is_empty() || self.inbox.rung() {
             return;
@@ -489,16 +484,23 @@ impl Forwarder {
         self.look_at_clock();
         let tokens = self.watch.wait(self.timeout());
         let after = self.elapsed_ns();
-        self.pace.slept(after - before);
+        // A wait for room tells nothing of when frames come.
+        if self.waiting.is_empty() {
+            self.pace.slept(after - before);
+        }
         self.last_frame_ns = after;
         self.look_at_clock();
         self.attend(&tokens);
+        self.try_again();
     }
 
     /// Until the first paused place may go on. A clock moved by hand says itself when it moves.
     fn timeout(&self) -> Option<Duration> {
         if !self.polled.is_empty() {
             return Some(Duration::ZERO);
+        }
+        if !self.waiting.is_empty() {
+            return Some(HELD);
         }
         if matches!(self.clock, Clock::Manual(_)) {
             return None;
@@ -554,6 +556,7 @@ impl Forwarder {
         self.look_at_clock();
         let tokens = self.watch.wait(Some(Duration::ZERO));
         self.attend(&tokens);
+        self.try_again();
     }
 
     /// Lets others have the processor for a moment. Returns whether to go on looking.

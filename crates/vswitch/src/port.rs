@@ -14,6 +14,7 @@ use crate::device::DevicePeer;
 use crate::event::RingFault;
 use crate::frame::{Batch, View};
 use crate::guard::AddressGuard;
+use crate::patience::Patience;
 use crate::rate::Bucket;
 use crate::shared::{PortShared, bits};
 use crate::stream::{Backlog, StreamFault, StreamPeer};
@@ -82,6 +83,10 @@ pub(crate) struct Port {
     pub(crate) shared: Arc<PortShared>,
     pub(crate) listener: Option<UnixListener>,
     pub(crate) peer: Peer,
+    /// A receiver without room, for which this place's frames wait where they are.
+    pub(crate) waits_for: Option<PlaceIndex>,
+    /// What is left of others' patience with this place.
+    pub(crate) patience: Patience,
     /// Where the last frame for one station went, while few come at once.
     pub(crate) likely: Option<PlaceIndex>,
     /// Rounds since the last frame.
@@ -104,6 +109,8 @@ pub(crate) enum Attention {
     Listening,
     /// It does not want to know before this time: the port's rate is used up.
     Paused { until_ns: u64 },
+    /// It does not want to know for a moment: the receiver of what waits has no room.
+    Held,
 }
 
 impl Port {
@@ -122,6 +129,8 @@ impl Port {
             shared,
             listener: None,
             peer: Peer::Absent,
+            waits_for: None,
+            patience: Patience::WHOLE,
             likely: None,
             quiet_rounds: 0,
             attention: Attention::Listening,
@@ -241,6 +250,34 @@ impl Port {
     pub(crate) fn release(&mut self) {
         if let Peer::Avio(peer) = &mut self.peer {
             peer.release();
+        }
+    }
+
+    /// Leaves the last `frames` of those gathered where they are: they come again.
+    pub(crate) fn hold_back(&mut self, frames: usize) {
+        match &mut self.peer {
+            Peer::Avio(peer) => peer.hold_back(frames),
+            Peer::Stream(peer) => peer.hold_back(frames),
+            Peer::Device(peer) => peer.hold_back(frames),
+            Peer::Absent => {}
+        }
+    }
+
+    /// Whether there is more room than when a frame found none.
+    pub(crate) fn has_more_room(&mut self) -> bool {
+        match &mut self.peer {
+            Peer::Avio(peer) => peer.has_more_room(),
+            Peer::Stream(peer) => peer.is_roomy(),
+            Peer::Device(_) | Peer::Absent => true,
+        }
+    }
+
+    /// Whether there is room for the longest frame, cut into pieces.
+    pub(crate) fn is_roomy(&mut self) -> bool {
+        match &mut self.peer {
+            Peer::Avio(peer) => peer.is_roomy(),
+            Peer::Stream(peer) => peer.is_roomy(),
+            Peer::Device(_) | Peer::Absent => true,
         }
     }
 

@@ -312,6 +312,17 @@ impl Ring {
         self.next = self.next.wrapping_add(1);
     }
 
+    /// Takes the last `count` chains no more: they are the next again. None of them is used.
+    pub(crate) fn untake(&mut self, count: u16) {
+        debug_assert!(count <= self.next.wrapping_sub(self.finished));
+        self.next = self.next.wrapping_sub(count);
+    }
+
+    /// Whether half a ring of chains can be taken.
+    pub(crate) fn is_half_free(&mut self) -> bool {
+        self.look().is_ok_and(|known| known >= self.size / 2)
+    }
+
     /// Writes the next used element: the chain at `head` is done, `written` bytes of it were written by us. The driver
     /// does not see it before [`Ring::publish`].
     #[inline]

@@ -43,6 +43,8 @@ pub(crate) struct StreamPeer {
     received: Vec<u8>,
     filled: usize,
     parsed: usize,
+    /// Where the frames begin that were gathered last.
+    gathered: usize,
     /// Bytes to send; those up to `sent` are gone.
     backlog: Vec<u8>,
     sent: usize,
@@ -55,6 +57,7 @@ impl StreamPeer {
             received: Vec::new(),
             filled: 0,
             parsed: 0,
+            gathered: 0,
             backlog: Vec::new(),
             sent: 0,
         }
@@ -75,6 +78,7 @@ impl StreamPeer {
         if next(&self.received[self.parsed..self.filled])?.is_none() {
             self.receive()?;
         }
+        self.gathered = self.parsed;
         let (mut count, mut malformed) = (0, 0);
         while count < limit
             && let Some(bytes) = next(&self.received[self.parsed..self.filled])?
@@ -86,6 +90,24 @@ impl StreamPeer {
             malformed += usize::from(push(batch, frame).is_err());
         }
         Ok((count, malformed))
+    }
+
+    /// Leaves the last `frames` of those gathered where they are: they come again.
+    pub(crate) fn hold_back(&mut self, frames: usize) {
+        let length = |at: usize| next(&self.received[at..self.filled]).ok().flatten();
+        let starts: Vec<usize> = std::iter::successors(Some(self.gathered), |at| {
+            let end = at + LENGTH_BYTES + length(*at)?;
+            (end < self.parsed).then_some(end)
+        })
+        .collect();
+        if let Some(start) = starts.len().checked_sub(frames).and_then(|at| starts.get(at)) {
+            self.parsed = *start;
+        }
+    }
+
+    /// Whether little waits for the peer to read it.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.backlog.len() - self.sent <= BACKLOG_BYTES_MAX / 2
     }
 
     /// Takes what the socket has, behind the part of a frame that is there already.

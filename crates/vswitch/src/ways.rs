@@ -89,10 +89,10 @@ impl Facts<'_> {
 
 /// What a batch adds to its sender's counters.
 #[derive(Default)]
-struct Sent {
+pub(crate) struct Sent {
     octets: u64,
     unicast_wire: u64,
-    unicast_local: u64,
+    pub(crate) unicast_local: u64,
     other: u64,
     other_wire: u64,
     other_local: u64,
@@ -108,16 +108,16 @@ struct Memo {
     found: Option<(Station, Option<PlaceIndex>)>,
 }
 
-/// Decides about every frame of a batch that came from `source`.
+/// Decides about every frame of a batch that came from `source`. What is returned is counted when the frames have gone.
 pub(crate) fn decide(
     source: PlaceIndex,
     batch: &mut Batch,
     facts: &mut Facts<'_>,
     ways: &mut Ways,
-) {
+) -> Sent {
     let mut sent = Sent::default();
     let mut memo = Memo { learned: None, found: None };
-    let Some(mut port) = facts.ports[usize::from(source)].take() else { return };
+    let Some(mut port) = facts.ports[usize::from(source)].take() else { return sent };
     facts.isolated = port.unusual.has(Unusual::ISOLATED);
     ask_ahead(&port, batch, facts);
     for index in 0..batch.len() {
@@ -132,8 +132,8 @@ pub(crate) fn decide(
             .filter(|place| *place != source && !facts.parts(*place)),
         _ => None,
     };
-    count(&port, &sent);
     facts.ports[usize::from(source)] = Some(port);
+    sent
 }
 
 /// Has what is known of the stations at hand when each frame's turn comes. One conversation needs no more than its first.
@@ -150,17 +150,27 @@ fn ask_ahead(port: &Port, batch: &Batch, facts: &Facts<'_>) {
     }
 }
 
-fn count(port: &Port, sent: &Sent) {
-    port.count(Counter::OutOctets, sent.octets);
-    port.count(Counter::OutUnicastWire, sent.unicast_wire);
-    port.count(Counter::OutUnicastLocal, sent.unicast_local);
-    port.count(Counter::OutOther, sent.other);
-    port.count(Counter::OutOtherWire, sent.other_wire);
-    port.count(Counter::OutOtherLocal, sent.other_local);
-    port.count(Counter::Spoofed, sent.spoofed);
-    port.count(Counter::Vlan, sent.vlan);
-    port.count(Counter::Malformed, sent.malformed);
-    port.count(Counter::Filtered, sent.filtered);
+impl Sent {
+    pub(crate) fn count(&self, port: &Port) {
+        port.count(Counter::OutOctets, self.octets);
+        port.count(Counter::OutUnicastWire, self.unicast_wire);
+        port.count(Counter::OutUnicastLocal, self.unicast_local);
+        port.count(Counter::OutOther, self.other);
+        port.count(Counter::OutOtherWire, self.other_wire);
+        port.count(Counter::OutOtherLocal, self.other_local);
+        port.count(Counter::Spoofed, self.spoofed);
+        port.count(Counter::Vlan, self.vlan);
+        port.count(Counter::Malformed, self.malformed);
+        port.count(Counter::Filtered, self.filtered);
+    }
+
+    /// Leaves out the frames from `done` on, all of them for one port, which come again.
+    pub(crate) fn without(&mut self, batch: &Batch, done: usize) {
+        for index in done..batch.len() {
+            self.octets -= u64::from(batch.frame(index).octets);
+            self.unicast_local -= 1;
+        }
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "the loop's body, apart so that it can return early")]

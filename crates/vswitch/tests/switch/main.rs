@@ -5,6 +5,7 @@
 mod counting;
 mod forwarding;
 mod guest;
+mod holding;
 mod hostile;
 mod lives;
 mod memory;
