@@ -77,6 +77,8 @@ pub(crate) struct Forwarder {
     pub(crate) now_ns: u64,
     swept_seconds: u32,
     last_frame_ns: u64,
+    /// When it was last asked whether to go on looking.
+    looked_ns: u64,
     pub(crate) stopped: bool,
 }
 
@@ -114,6 +116,7 @@ impl Forwarder {
             now_ns: 0,
             swept_seconds: 0,
             last_frame_ns: 0,
+            looked_ns: 0,
             stopped: false,
         })
     }
@@ -542,7 +545,8 @@ pub(crate) fn run(mut forwarder: Forwarder) {
             forwarder.look_around();
             if quiet == QUIET_ROUNDS {
                 forwarder.last_frame_ns = forwarder.elapsed_ns();
-            } else if !forwarder.offer_processor() {
+                forwarder.looked_ns = forwarder.last_frame_ns;
+            } else if !forwarder.looks_on() {
                 forwarder.sleep();
                 quiet = 0;
             }
@@ -559,13 +563,12 @@ impl Forwarder {
         self.try_again();
     }
 
-    /// Lets others have the processor for a moment. Returns whether to go on looking.
-    fn offer_processor(&mut self) -> bool {
-        let before = self.elapsed_ns();
-        std::thread::yield_now();
-        let after = self.elapsed_ns();
-        self.pace.yielded(after - before, after);
-        self.pace.looks_on(self.last_frame_ns, after)
+    /// Whether to go on looking, when nothing came for some rounds.
+    fn looks_on(&mut self) -> bool {
+        let now_ns = self.elapsed_ns();
+        let before_ns = std::mem::replace(&mut self.looked_ns, now_ns);
+        self.pace.looked(now_ns - before_ns, now_ns);
+        self.pace.looks_on(self.last_frame_ns, now_ns)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Looking on saves the microseconds a wake-up costs, but takes processor time from guests. So the thread looks on for
 //! about as long as lately paid off (as KVM's halt polling does), never long where processors are few, and not at all
-//! while somebody else wants its processor.
+//! while somebody else wants its processor. It does not offer its processor by sched_yield(2): who yields has it back when
+//! all others have used up their time, some milliseconds later, and a sleeper has it when a frame comes.
 
 /// Looking longer than this never pays: a wake-up costs about as much.
 const SPIN_NS_MAX: u64 = 50_000;
@@ -10,8 +11,8 @@ const SPIN_NS_MAX_FEW: u64 = 20_000;
 const SPIN_NS_START: u64 = 5_000;
 /// Up to so many processors, guests and switch are in each other's way.
 const FEW_PROCESSORS: usize = 4;
-/// A yield that takes longer gave the processor to somebody.
-const YIELD_NS_ALONE: u64 = 5_000;
+/// Looking that takes so much longer than it should was interrupted: somebody else had the processor.
+const INTERRUPTED_NS: u64 = 500_000;
 /// How long somebody else's wish for the processor is remembered.
 const CONTENDED_NS: u64 = 2_000_000;
 
@@ -43,9 +44,9 @@ impl Pace {
         }
     }
 
-    /// The thread offered its processor to others and had it back after so long.
-    pub(crate) fn yielded(&mut self, took_ns: u64, now_ns: u64) {
-        if took_ns > YIELD_NS_ALONE {
+    /// The thread looked some times in vain, which took so long.
+    pub(crate) fn looked(&mut self, took_ns: u64, now_ns: u64) {
+        if took_ns > INTERRUPTED_NS {
             self.contended_until_ns = now_ns + CONTENDED_NS;
         }
     }
@@ -66,7 +67,7 @@ mod tests {
         assert!(!pace.looks_on(0, 0), "long sleeps end it");
         pace.slept(1_000);
         assert!(pace.looks_on(0, SPIN_NS_START - 1), "a short one begins it again");
-        pace.yielded(1_000_000, 10);
+        pace.looked(1_000_000, 10);
         assert!(!pace.looks_on(10, 10), "others come first");
         assert!(pace.looks_on(CONTENDED_NS + 10, CONTENDED_NS + 10));
     }
