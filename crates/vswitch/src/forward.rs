@@ -41,6 +41,8 @@ pub(crate) const PLACES: usize = PortNumber::MAX as usize + 1;
 const BUSY_ROUNDS: u32 = 64;
 /// The same while none comes.
 const QUIET_ROUNDS: u32 = 256;
+/// After so many, a thread sleeps for which looking on has not paid off.
+const IN_VAIN_ROUNDS: u32 = 32;
 /// A port without frames for so many rounds while others have some tells by its descriptor again.
 const QUIET_ROUNDS_MAX: u32 = 2_000;
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -541,7 +543,10 @@ pub(crate) fn run(mut forwarder: Forwarder) {
             continue;
         }
         quiet += 1;
-        if quiet % QUIET_ROUNDS == 0 {
+        if quiet == IN_VAIN_ROUNDS && !forwarder.pace.pays() {
+            forwarder.sleep();
+            quiet = 0;
+        } else if quiet % QUIET_ROUNDS == 0 {
             forwarder.look_around();
             if quiet == QUIET_ROUNDS {
                 forwarder.last_frame_ns = forwarder.elapsed_ns();

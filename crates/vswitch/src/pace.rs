@@ -30,6 +30,11 @@ impl Pace {
         Pace { spin_ns: spin_ns_max, spin_ns_max, contended_until_ns: 0 }
     }
 
+    /// Whether looking on has paid off of late, so that it is worth a look at the clock.
+    pub(crate) fn pays(&self) -> bool {
+        self.spin_ns > 0
+    }
+
     /// Whether to go on looking, when the last frame came at `last_ns`.
     pub(crate) fn looks_on(&self, last_ns: u64, now_ns: u64) -> bool {
         now_ns >= self.contended_until_ns && now_ns.saturating_sub(last_ns) < self.spin_ns
@@ -65,7 +70,9 @@ mod tests {
             pace.slept(1_000_000);
         }
         assert!(!pace.looks_on(0, 0), "long sleeps end it");
+        assert!(!pace.pays());
         pace.slept(1_000);
+        assert!(pace.pays());
         assert!(pace.looks_on(0, SPIN_NS_START - 1), "a short one begins it again");
         pace.looked(1_000_000, 10);
         assert!(!pace.looks_on(10, 10), "others come first");
