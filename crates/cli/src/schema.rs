@@ -7,9 +7,10 @@ use serde_json::Value;
 
 pub(crate) fn keep(file: &str, schema: &schemars::Schema) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schema").join(file);
-    let current = serde_json::to_value(schema).unwrap();
-    let kept: Option<Value> =
-        std::fs::read(&path).ok().map(|bytes| serde_json::from_slice(&bytes).unwrap());
+    let current = serde_json::to_value(schema).expect("a schema is JSON");
+    let kept: Option<Value> = std::fs::read(&path)
+        .ok()
+        .map(|bytes| serde_json::from_slice(&bytes).expect("the kept schema is JSON"));
     if let Some(kept) = &kept {
         let lost = lost(kept, &current, "");
         assert!(lost.is_empty(), "readers of {file} would miss: {lost:?}");
@@ -22,8 +23,8 @@ pub(crate) fn keep(file: &str, schema: &schemars::Schema) {
         Some("overwrite"),
         "{file} has grown; run this test with SNAPSHOTS=overwrite and commit the file"
     );
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, serde_json::to_string_pretty(&current).unwrap() + "\n").unwrap();
+    let text = serde_json::to_string_pretty(&current).expect("JSON") + "\n";
+    std::fs::write(&path, text).expect("the schema is written");
 }
 
 /// What the kept schema promises and the current one does not. Texts may be reworded.
@@ -53,7 +54,7 @@ fn lost(kept: &Value, current: &Value, path: &str) -> Vec<String> {
 
 #[test]
 fn what_a_reader_would_miss_is_found() {
-    let schema = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let schema = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     let kept = schema(r#"{"properties":{"a":{"type":"string"}},"required":["a"],"title":"x"}"#);
     let grown = schema(
         r#"{"properties":{"a":{"type":"string"},"b":{"type":"null"}},"required":["b","a"]}"#,
