@@ -29,7 +29,7 @@ INSTALL_PROGRAM ?= install -m 755
 STATIC = -C target-feature=+crt-static -C relocation-model=pie
 
 build:
-	$(CARGO) build --release --locked --package hpvm-keeper --package hpvm-app --package hpvm-vswitchd --package hpvm-nat
+	$(CARGO) build --release --locked --package hpvm-keeper --package hpvm-app --package hpvm-vswitchd --package hpvm-nat --package hpvm-reserve
 	$(CARGO) rustc --release --locked --package hpvm-cli --bin hpvm -- $(STATIC)
 
 install: build install-built

@@ -338,10 +338,11 @@ pub fn delete(
     if mode == Mode::DryRun {
         return Ok(switch);
     }
+    let root = host.root.clone();
     let change = host.begin()?;
     change.remove_vswitch(switch.number)?;
     change.record(&actor.done(None, None))?;
-    text::remove(&host.root, &switch)?;
+    text::remove(&root, &switch)?;
     change.commit()?;
     Step::SwitchCommitted.reached();
     forget(host, &switch);
