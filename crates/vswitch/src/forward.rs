@@ -66,7 +66,7 @@ pub(crate) struct Forwarder {
     pub(crate) open: Vec<PlaceIndex>,
     pub(crate) polled: Vec<PlaceIndex>,
     paused: Vec<PlaceIndex>,
-    /// Places whose frames wait for a receiver to have room.
+    /// Places to be looked at again in a moment: their frames wait for a receiver to have room, or for more to come.
     pub(crate) waiting: Vec<PlaceIndex>,
     pub(crate) table: MacTable,
     pub(crate) watch: Watch,
@@ -455,7 +455,7 @@ impl Forwarder {
                 continue;
             }
             at += 1;
-            if self.is_quiet(place, count) {
+            if self.is_quiet(place, count) && !self.gathers(place) {
                 self.listen(place);
             }
         }

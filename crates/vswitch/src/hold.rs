@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::delivery::{self, WithoutRoom};
 use crate::forward::Forwarder;
-use crate::port::{Attention, PlaceIndex, Port, Unusual, WIRE};
+use crate::port::{Attention, Peer, PlaceIndex, Port, Unusual, WIRE};
 use crate::ways::{self, Facts, Sent};
 
 /// Until a thread that has nothing else to do looks again whether there is room: a guest gives buffers by dozens.
@@ -128,6 +128,20 @@ impl Forwarder {
         if let Some(port) = self.port(place) {
             port.waits_for = None;
         }
+    }
+
+    /// Lets frames of a stream peer that talks gather for a moment. QEMU cuts what a VIO guest sends into frames and writes
+    /// each for itself: whoever is woken by every one of them does little else.
+    pub(crate) fn gathers(&mut self, place: PlaceIndex) -> bool {
+        let talks = match self.port(place).map(|port| &mut port.peer) {
+            Some(Peer::Stream(peer)) => peer.talked(),
+            _ => false,
+        };
+        if talks {
+            self.waiting.push(place);
+            self.hold(place);
+        }
+        talks
     }
 
     /// Looks no more at a place whose frames wait, until [`Forwarder::try_again`].

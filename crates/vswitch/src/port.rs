@@ -109,7 +109,7 @@ pub(crate) enum Attention {
     Listening,
     /// It does not want to know before this time: the port's rate is used up.
     Paused { until_ns: u64 },
-    /// It does not want to know for a moment: the receiver of what waits has no room.
+    /// It does not want to know for a moment: the receiver of what waits has no room, or more will come at once.
     Held,
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct StreamPeer {
     parsed: usize,
     /// Where the frames begin that were gathered last.
     gathered: usize,
+    /// Whether frames came since somebody asked.
+    talks: bool,
     /// Bytes to send; those up to `sent` are gone.
     backlog: Vec<u8>,
     sent: usize,
@@ -58,6 +60,7 @@ impl StreamPeer {
             filled: 0,
             parsed: 0,
             gathered: 0,
+            talks: false,
             backlog: Vec::new(),
             sent: 0,
         }
@@ -89,7 +92,13 @@ impl StreamPeer {
             let frame = &mut self.received[start..start + bytes];
             malformed += usize::from(push(batch, frame).is_err());
         }
+        self.talks |= count > 0;
         Ok((count, malformed))
+    }
+
+    /// Whether frames came since this was asked last.
+    pub(crate) fn talked(&mut self) -> bool {
+        std::mem::take(&mut self.talks)
     }
 
     /// Leaves the last `frames` of those gathered where they are: they come again.
