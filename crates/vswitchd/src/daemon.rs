@@ -29,15 +29,16 @@ use hpvm_vswitchd::fds;
 use hpvm_vswitchd::kept::Kept;
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
 use hpvm_vswitchd::status::{PortNow, Status};
-use hpvm_vswitchd::wanted::{Plug, Unreadable, Wanted};
+use hpvm_vswitchd::wanted::{Plug, Wanted};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use crate::control::{self, Asked};
+use crate::edition::{Edition, what_to_be};
 use crate::folder::Folder;
 use crate::link::Link;
 use crate::log::Log;
 use crate::uplink::Uplink;
-use crate::{Edition, Failure, FromKeeper, Input, successor};
+use crate::{Failure, FromKeeper, Input, successor};
 
 /// Counters are published so often at most, and only when some changed.
 const BEAT: Duration = Duration::from_secs(1);
@@ -486,31 +487,6 @@ enum Refused {
     Write(#[from] std::io::Error),
     #[error(transparent)]
     Switch(#[from] SwitchError),
-}
-
-/// What the switch is to be, and what else stands there. Of a format that is not known only number and name are taken: the
-/// next command that boots the switch says the rest anew.
-fn what_to_be(text: &str, log: &mut Log) -> Result<(Wanted, Kept), Failure> {
-    match Wanted::read(text) {
-        Ok(wanted) => {
-            let kept = Kept::of(text);
-            for field in kept.unknown(&wanted) {
-                log.say(&format!(
-                    "another version of hpvmnetd wrote '{field}', which this one keeps and does not carry out"
-                ));
-            }
-            Ok((wanted, kept))
-        }
-        Err(Unreadable::Newer(head)) => {
-            let (number, name) = (head.number, head.name.clone());
-            log.say(&format!(
-                "{}; ports and wire come back by `hpvmnet -S {name} -r`",
-                Unreadable::Newer(head)
-            ));
-            Ok((Wanted::new(number, name, SwitchState::Up), Kept::default()))
-        }
-        Err(malformed @ Unreadable::Malformed) => Err(malformed.into()),
-    }
 }
 
 /// What the keeper holds a port's socket under.

@@ -11,6 +11,7 @@
 
 mod control;
 mod daemon;
+mod edition;
 mod folder;
 mod link;
 mod log;
@@ -26,6 +27,7 @@ use hpvm_vswitchd::wanted::Unreadable;
 
 use crate::control::Asked;
 use crate::daemon::Daemon;
+use crate::edition::Edition;
 use crate::link::FromKeeper;
 
 /// What comes to the owner.
@@ -66,25 +68,6 @@ enum Failure {
     Confine(#[from] ConfineError),
     #[error(transparent)]
     Switch(#[from] SwitchError),
-}
-
-/// What this version can do. One argument, `without:HEX`, leaves features out that ports could be given: so tests have one
-/// version replaced by another that has less or more.
-#[derive(Clone, Copy, Debug)]
-struct Edition {
-    features: u64,
-}
-
-impl Edition {
-    fn of(arguments: impl Iterator<Item = String>) -> Result<Edition, Failure> {
-        let mut features = hpvm_vswitch::FEATURES;
-        for argument in arguments {
-            let left_out = argument.strip_prefix("without:");
-            let left_out = left_out.and_then(|hex| u64::from_str_radix(hex, 16).ok());
-            features &= !left_out.ok_or(Failure::Argument(argument))?;
-        }
-        Ok(Edition { features })
-    }
 }
 
 fn main() -> ExitCode {
