@@ -18,6 +18,8 @@ const BOUND: Duration = Duration::from_secs(20);
 const TRANSFER_BOUND: Duration = Duration::from_secs(180);
 /// With the headers of ICMP and IPv4 a packet of 1500 bytes, the longest that Ethernet carries.
 const LONGEST_PING: u32 = 1472;
+/// A pipe that nobody writes into and that does not end: nc would read what is typed at the console, and be stopped for it.
+const QUIET: &str = "[ -p /tmp/quiet ] || mkfifo /tmp/quiet";
 /// What the kernel says of a transmitter that hangs, and what HP-UX said of an early timer.
 const COMPLAINTS: &str = "Detected Tx Unit Hang|NETDEV WATCHDOG|timed out|before it is due";
 
@@ -54,7 +56,7 @@ fn send_a_file(from: &mut Console, to: &mut Console, number: u32) -> String {
         "dd if=/dev/urandom of=/tmp/sent bs=64k count=128 2>/dev/null; md5sum </tmp/sent",
         TRANSFER_BOUND,
     );
-    to.run("nc -l -p 5001 >/tmp/received & echo");
+    to.run(&format!("{QUIET}; nc -l -p 5001 >/tmp/received 0<>/tmp/quiet & echo"));
     from.run_within(&format!("nc 10.9.0.{number} 5001 </tmp/sent"), TRANSFER_BOUND);
     let received = to.run_within("wait; md5sum </tmp/received", TRANSFER_BOUND);
     from.run("rm /tmp/sent");
@@ -69,7 +71,7 @@ fn send_a_file(from: &mut Console, to: &mut Console, number: u32) -> String {
 /// than the VM Host's.
 fn timers_are_due(avio: &mut Console, vio: &mut Console) {
     for console in [&mut *avio, &mut *vio] {
-        console.run("nc -l -p 5002 >/dev/null & echo");
+        console.run(&format!("{QUIET}; nc -l -p 5002 >/dev/null 0<>/tmp/quiet & echo"));
     }
     for (console, other) in [(&mut *avio, 2), (&mut *vio, 1)] {
         console.run(&format!("dd if=/dev/zero bs=64k 2>/dev/null | nc 10.9.0.{other} 5002 & echo"));
