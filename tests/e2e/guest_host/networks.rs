@@ -97,8 +97,9 @@ fn a_switch_over_a_vlan_interface() {
     assert!(told.contains("later "), "{told}");
 }
 
-/// The VM Host has a VLAN interface on the switch's tap. Nothing is turned off: the kernel leaves checksums open and segments
-/// long on its way to the guest, whose stack takes neither and looks at each checksum, as does the kernel's on the way back.
+/// Settles 118. The VM Host has a VLAN interface on the switch's tap. Nothing is turned off: the kernel leaves checksums open
+/// and segments long on its way to the guest, whose stack takes neither and looks at each checksum, as does the kernel's on
+/// the way back.
 fn host_and_guest_talk_in_a_vlan() {
     let mut host = Turn::take();
     let told = host.ok("serve; running sw1 --wire tap:host0

@@ -163,7 +163,7 @@ pub(crate) fn over_a_vlan_interface() {
     talk(&mut setup, server(Ipv4Addr::new(192, 0, 4, 1)));
 }
 
-/// Host and guest in one VLAN, with everything left open that the kernel can leave open. Settles 118.
+/// Host and guest in one VLAN, with everything left open that the kernel can leave open.
 pub(crate) fn in_a_vlan_of_the_host() {
     let tap = TapWire::new(nic::wire::tap("talk1").expect("root of this network may"));
     ip("link add link talk1 name host7 type vlan id 7");
