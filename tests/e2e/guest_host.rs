@@ -1,6 +1,6 @@
 //! Tests inside the guest-host, a Debian guest with systemd, device-mapper, md and SCSI that plays VM Host. They share one
 //! boot of it, which the first of them starts, and take turns. A test is a few shell commands and what they must print; it
-//! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` and `networks.sh` are there for all.
+//! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` are there for all.
 
 mod attached;
 mod blocks;
@@ -75,8 +75,7 @@ impl Turn {
 
     #[track_caller]
     pub(crate) fn run(&mut self, commands: &str) -> Ran {
-        let functions = ". /opt/guest-host/blocks.sh\n. /opt/guest-host/networks.sh";
-        let script = format!("{functions}\n{commands}");
+        let script = format!(". /opt/guest-host/blocks.sh\n{commands}");
         let ran = self.host().run(&script, SCRIPT_BOUND);
         ran.unwrap_or_else(|error| panic!("{commands}\n{error:#}"))
     }
@@ -95,8 +94,8 @@ impl Turn {
     }
 }
 
-/// What tests bring along: a client of qemu-pr-helper, the talker on switches' ports, and the tests of wires over kinds of interfaces that the kernel of
-/// this machine may lack.
+/// What tests bring along: a client of qemu-pr-helper, and the tests of wires over kinds of interfaces that the kernel of this
+/// machine may lack, as `cargo test -p hpvm-vswitch` built them last.
 fn programs(built: &Path) -> Vec<PathBuf> {
     let newest = |name: &str| {
         let entries = built.join("deps").read_dir().into_iter().flatten().flatten();
@@ -107,8 +106,7 @@ fn programs(built: &Path) -> Vec<PathBuf> {
         });
         its.max_by_key(|path| path.metadata().and_then(|file| file.modified()).ok())
     };
-    let made = ["ask-helper", "hpvm-talker"].map(|name| built.join(name));
-    made.into_iter().chain(newest("wires")).collect()
+    [Some(built.join("ask-helper")), newest("wires")].into_iter().flatten().collect()
 }
 
 /// Ends the guest-host when no test is left.

@@ -52,6 +52,7 @@ fn commands() -> Vec<(&'static str, Value)> {
         ("auto-read-only", json!(false)),
     ];
     let device = [("driver", json!("scsi-hd")), ("id", json!("x")), ("bus", json!("b"))];
+    let manager = [("qom-type", json!("pr-manager-helper")), ("id", json!("x"))];
     vec![
         one(&command::Capabilities {}),
         one(&command::QueryStatus {}),
@@ -82,6 +83,8 @@ fn commands() -> Vec<(&'static str, Value)> {
         one(&command::QueryJobs {}),
         one(&command::DeviceAdd(properties(&device))),
         one(&command::DeviceDel { id: id() }),
+        one(&command::ObjectAdd(properties(&manager))),
+        one(&command::QueryPrManagers {}),
         one(&command::OpenTray { id: id(), force: true }),
         one(&command::CloseTray { id: id() }),
         one(&command::RemoveMedium { id: id() }),
