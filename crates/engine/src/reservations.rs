@@ -21,8 +21,8 @@ const READY_BOUND: Duration = Duration::from_secs(10);
 /// What is started, and as whom.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// hpvmreserve
-    pub keeper: PathBuf,
+    /// hpvmreserve, if it is installed.
+    pub keeper: Option<PathBuf>,
     /// qemu-pr-helper
     pub helper: PathBuf,
     pub helper_ids: Option<Ids>,
@@ -39,6 +39,10 @@ pub enum ReservationsError {
     Start(#[from] StartError),
     #[error("the reservation helper of the guest does not answer; the guest's log tells more")]
     Silent(#[source] io::Error),
+    #[error(
+        "hpvmreserve, which makes reservations on shared disks, stands beside no other program of hpvm; reinstall hpvm"
+    )]
+    NotInstalled,
     #[error("only root may make reservations on disks, and the guest has a shared one")]
     NotRoot,
 }
@@ -52,6 +56,7 @@ pub fn start(places: &Places, lifeline: OwnedFd) -> Result<(), ReservationsError
         return Err(ReservationsError::NotRoot);
     };
     let path = socket(places);
+    let keeper = keeper.as_ref().ok_or(ReservationsError::NotInstalled)?;
     // The worker looks whether the helper answers, and QEMU has it reserve.
     let owner = Ids { uid: worker.uid, gid: qemu.gid };
     let socket = listen(&path, 0o660, Some(owner))?;

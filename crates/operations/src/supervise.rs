@@ -32,7 +32,8 @@ pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
         qemu_ids: users::guest_ids(base, number),
         worker_ids: users::worker_ids(base, number),
         reservations: reservations::Programs {
-            keeper: program("hpvmreserve")?,
+            // Only guests with shared disks need it.
+            keeper: program("hpvmreserve").ok(),
             helper: host.conf.reservation_helper(),
             helper_ids: users::reservation_ids(base, number),
         },

@@ -76,7 +76,7 @@ impl Guest {
             worker: env!("CARGO_BIN_EXE_hpvmapp").into(),
             qemu_ids: None,
             reservations: hpvm_engine::reservations::Programs {
-                keeper: "/nowhere".into(),
+                keeper: None,
                 helper: "/nowhere".into(),
                 helper_ids: None,
             },
