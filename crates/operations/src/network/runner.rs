@@ -19,7 +19,7 @@ use hpvm_host::names::switch_folder;
 use hpvm_host::paths::program;
 use hpvm_host::users::{self, Ids};
 use hpvm_host::{durable, removal};
-use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch, Wire};
+use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch, Wire, WireNow};
 use hpvm_plan::record::AttachedNic;
 use hpvm_registry::Selector;
 use hpvm_vswitchd::client::{self, Asked, ClientError};
@@ -113,12 +113,14 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// Whether the process holds the tap that the switch is to have. Nobody gets it a second time then.
+    /// Whether the process holds the tap that the switch is to have, and that is still there: another interface may have its
+    /// name by now. Nobody gets a tap a second time.
     pub(crate) fn has_tap(&self) -> bool {
         let Wire::Tap(name) = &self.switch.wire else { return false };
-        let text = fs::read_to_string(self.folder.join(switch_folder::PORTS)).ok();
-        let wanted = text.and_then(|text| Wanted::read(&text).ok());
-        wanted.is_some_and(|wanted| wanted.wire == WireKind::Tap) && wire::interface(name).is_some()
+        let read = |file| fs::read_to_string(self.folder.join(file)).unwrap_or_default();
+        let wanted = Wanted::read(&read(switch_folder::PORTS)).ok();
+        wanted.is_some_and(|w| w.wire == WireKind::Tap && w.interface.as_ref() == Some(name))
+            && WireNow::read(&read(switch_folder::WIRE)) == WireNow::There
     }
 
     /// Gives the running process the wire that the switch is to have.
