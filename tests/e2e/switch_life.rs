@@ -187,6 +187,8 @@ fn a_port_waits_for_the_version_it_needs(host: &VmHost, vio: &mut Console) {
     host.ok(&["hpvmmodify", "-P", "vio", "-a", "network:avio_lan:0,2:vswitch:sw1:portid:3"]);
     vio.run("modprobe virtio_net");
     vio.run("i=50; until [ -e /sys/class/net/eth1 ] || [ $i = 0 ]; do i=$((i-1)); sleep 0.1; done");
+    // Linux would have eth0 answer for eth1.
+    vio.run("echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore");
     vio.run("ifconfig eth1 10.8.0.3 netmask 255.255.255.0 up");
     let guests = [[9, 1], [9, 2], [8, 3]]
         .map(|[network, number]| Pinger::start(Ipv4Addr::new(10, network, 0, number)));
