@@ -93,7 +93,7 @@ fn ask(socket: &OwnedFd, station: Ipv4Addr, echoes: &Mutex<Vec<Echo>>, ended: &A
             let _ = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&wait));
             let mut packet = [0; 2048];
             if let Ok((bytes, _)) = recv(socket, &mut packet, RecvFlags::DONTWAIT) {
-                note(&packet[..bytes], echoes);
+                note(&packet[..bytes], station, echoes);
             }
             left = APART.saturating_sub(asked.elapsed());
         }
@@ -112,8 +112,11 @@ fn request(number: u16) -> Vec<u8> {
     message
 }
 
-/// A raw socket gives the IPv4 header too (raw(7)).
-fn note(packet: &[u8], echoes: &Mutex<Vec<Echo>>) {
+/// A raw socket gives the IPv4 header too (raw(7)), and whatever comes from any station.
+fn note(packet: &[u8], station: Ipv4Addr, echoes: &Mutex<Vec<Echo>>) {
+    if packet.get(12..16) != Some(&station.octets()) {
+        return;
+    }
     let header = packet.first().map_or(0, |first| usize::from(first & 0xf) * 4);
     let Some(message) = packet.get(header..).filter(|message| message.len() >= 8) else { return };
     if message[0] != REPLY || message[4..6] != MARK {

@@ -1,6 +1,6 @@
 //! The commands' side of the control protocol: one request, one answer, within a bound.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub enum ClientError {
     Send(#[source] io::Error),
     #[error("its process did not answer within {} s", .0.as_secs_f32())]
     Deadline(Duration),
-    #[error("its process ended in the middle of an answer")]
+    #[error("its process ended over the request")]
     Closed,
     #[error("its process gave an answer that is not understood")]
     Malformed,
@@ -41,7 +41,10 @@ pub fn ask(
     bound: Duration,
 ) -> Result<Asked, ClientError> {
     let mut connection = Connection::open(control).map_err(ClientError::Connect)?;
-    connection.say(request, descriptors, bound).map_err(ClientError::Send)?;
+    connection.say(request, descriptors, bound).map_err(|unsent| match unsent.kind() {
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => ClientError::Closed,
+        _ => ClientError::Send(unsent),
+    })?;
     let reply = connection.hear(bound).map_err(|unheard| match unheard {
         Unheard::Late => ClientError::Deadline(bound),
         Unheard::Closed => ClientError::Closed,
