@@ -10,13 +10,19 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     reservations_of_two_guests_keep_each_other_out,
 ];
 
-/// `refused WORDS COMMAND…`: it must be refused, with these words. `engine NAME`: QEMU of a guest. `number NAME`.
+/// `refused WORDS COMMAND…`: it must be refused, with these words. `told WORDS COMMAND…`: it is done, and says them.
+/// `engine NAME`: QEMU of a guest. `number NAME`.
 /// `reserve NAME DISK COMMAND…`: as QEMU of that guest does it. `monitor NAME COMMAND`: QEMU's monitor for people.
 /// `helper NAME`: the process that reserves for it.
 const FUNCTIONS: &str = r#"
 refused() {
     words=$1; shift
     if said=$("$@" 2>&1); then echo "not refused: $*"; exit 1; fi
+    case $said in *"$words"*) ;; *) echo "$* says: $said"; exit 1 ;; esac
+}
+told() {
+    words=$1; shift
+    said=$("$@" 2>&1)
     case $said in *"$words"*) ;; *) echo "$* says: $said"; exit 1 ;; esac
 }
 number() { hpvmstatus | awk "\$1 == \"$1\" { print \$2 }"; }
@@ -60,13 +66,13 @@ fn a_disk_is_shared_if_it_keeps_reservations_and_all_share_it() {
          refused 'a whole SCSI disk' share $(spare 5)-part1
          hpvmdevmgmt -d gdev:$(spare 5)-part1
          settled wipefs --quiet --all $(spare 5)
-         hpvmcreate -P b -r 64M -a disk:avio_stor::disk:$other 2>&1 | grep -q "configured in guest 'a'"
+         told "configured in guest 'a'" hpvmcreate -P b -r 64M -a disk:avio_stor::disk:$other
          hpvmstart -P a
          share $one
-         hpvmdevmgmt -l gdev | grep -q 'SHARE=YES:a:'
+         told 'SHARE=YES:a:' hpvmdevmgmt -l gdev
          refused "in use by the running guest 'a' (0,0,0)" hpvmstart -P b
          hpvmstop -P a -F
-         hpvmstart -P a 2>&1 | grep -q "shared with the guest 'b'"
+         told "shared with the guest 'b'" hpvmstart -P a
          hpvmdevmgmt -m gdev:$one:attr:SHARE=NO
          refused "in use by the running guest 'a' (0,0,0)" hpvmstart -P b
          share $one
@@ -88,8 +94,8 @@ fn reservations_of_two_guests_keep_each_other_out() {
          hpvmstart -P a
          hpvmstart -P b
          test ! -e $(socket b)
-         hpvmmodify -P b -a disk:avio_stor:0,0,0:disk:$other 2>&1 | grep -q "shared with the running guest 'a'"
-         monitor b '{"execute":"query-pr-managers"}' | grep -q '"connected": true'"#,
+         told "shared with the running guest 'a'" hpvmmodify -P b -a disk:avio_stor:0,0,0:disk:$other
+         told '"connected": true' monitor b '{"execute":"query-pr-managers"}'"#,
     );
     ok(
         &mut host,
