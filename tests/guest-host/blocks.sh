@@ -201,10 +201,10 @@ shared_disk() {
     done >/dev/null
     iscsiadm --mode discovery --type sendtargets --portal 127.0.0.1 --interface one --interface other >/dev/null
     iscsiadm --mode node --login >/dev/null
-    both_there() { test "$(lsscsi | grep -c 'IET *VIRTUAL-DISK.*/dev/sd')" = 2; }
+    both_there() { test "$(lsscsi --transport | grep -c 'hpvm:shared.*/dev/sd')" = 2; }
     await both_there
     udevadm settle
-    lsscsi | awk '/IET *VIRTUAL-DISK/ { print $NF }' >/run/shared-disk
+    lsscsi --transport | awk '/hpvm:shared.*\/dev\/sd/ { print $NF }' >/run/shared-disk
 }
 
 shared_disk_gone() {
