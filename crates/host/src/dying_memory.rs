@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use crate::lock::pause_for;
 use crate::process;
@@ -72,9 +73,14 @@ impl DyingMemory {
         let mut ending = 0;
         for thread in threads {
             let Ok(thread) = thread else { return Some(false) };
-            let line = fs::read(thread.path().join("stat")).unwrap_or_default();
-            // No line: it has gone meanwhile.
-            if process::parse_stat(&line).is_some_and(|stat| !stat.is_exiting()) {
+            let is_exiting = match fs::read(thread.path().join("stat")) {
+                Ok(line) => process::parse_stat(&line).is_some_and(|stat| stat.is_exiting()),
+                // Only a thread that has gone has no line; of one that cannot be looked at nothing is known.
+                Err(error) => {
+                    matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::SRCH))
+                }
+            };
+            if !is_exiting {
                 return Some(false);
             }
             ending += 1;

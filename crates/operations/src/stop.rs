@@ -164,9 +164,11 @@ fn ask(
 }
 
 /// What a hard stop frees beside the kernel. A switch that shares the guest's memory would find its rings emptied before it
-/// learns that the guest ended, so then it is left to the kernel.
+/// learns that the guest ended, so then it is left to the kernel. What the guest runs with decides, not what waits for its next
+/// start.
 fn memory(host: &VmHost, config: &GuestConfig) -> Option<DyingMemory> {
-    if config.nics.iter().any(|nic| nic.kind == NicKind::AvioLan) {
+    let machine = host.machine(config)?;
+    if machine.nics.iter().any(|attached| attached.nic.kind == NicKind::AvioLan) {
         return None;
     }
     let presence = host.presence(config.number);
