@@ -25,6 +25,7 @@ mod input;
 mod installing;
 mod interruption;
 mod lan;
+mod lan_boot;
 mod limits;
 mod luns;
 mod macs;
@@ -90,6 +91,7 @@ const SUBJECTS: &[&[Test]] = &[
     input::TESTS,
     installing::TESTS,
     lan::TESTS,
+    lan_boot::TESTS,
     limits::TESTS,
     luns::TESTS,
     removal::TESTS,

@@ -77,6 +77,7 @@ fn boot(config: &GuestConfig) -> Machine {
         memory: config.memory,
         firmware_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
         option_rom: None,
+        lan_rom: None,
         ports: Vec::new(),
         storage: storage.map(attached).collect(),
         nics: Vec::new(),

@@ -37,6 +37,7 @@ fn record(storage: Vec<Attached>) -> BootRecord {
         memory: Memory::at_least(Bytes(1 << 30)).unwrap(),
         firmware_code: "/code".into(),
         option_rom: None,
+        lan_rom: None,
         ports: vec![PciSlot::new(0, 0).unwrap(), PciSlot::new(0, 1).unwrap()],
         storage,
         nics: Vec::new(),

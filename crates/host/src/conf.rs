@@ -26,6 +26,7 @@ use crate::paths::Root;
 
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const PRISTINE_NVRAM: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+const LAN_ROM: &str = "/usr/lib/ipxe/qemu/efi-e1000.rom";
 const QEMU: &str = "qemu-system-x86_64";
 const UID_BASE: u32 = 1_000_000;
 const KEEP_REMOVED_DAYS: u32 = 7;
@@ -172,6 +173,12 @@ impl Conf {
     #[must_use]
     pub fn scsi_rom(&self) -> PathBuf {
         self.path("HPVMSCSIROM").unwrap_or_else(|| self.guest_images.join("common/mptsas1068.rom"))
+    }
+
+    /// The option ROM that lets the firmware boot over a lan NIC.
+    #[must_use]
+    pub fn lan_rom(&self) -> PathBuf {
+        self.path("HPVMLANROM").unwrap_or_else(|| PathBuf::from(LAN_ROM))
     }
 
     /// The program that makes reservations on shared disks for QEMU.

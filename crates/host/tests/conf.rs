@@ -36,6 +36,7 @@ fn without_a_file_everything_has_its_default() {
     assert_eq!(conf.firmware(), Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd"));
     assert_eq!(conf.pristine_nvram(), Path::new("/usr/share/OVMF/OVMF_VARS_4M.fd"));
     assert_eq!(conf.scsi_rom(), root.guest_images().join("common/mptsas1068.rom"));
+    assert_eq!(conf.lan_rom(), Path::new("/usr/lib/ipxe/qemu/efi-e1000.rom"));
     assert_eq!(conf.uid_base().expect("an id"), 1_000_000);
     assert!(conf.enabled().expect("yes or no"));
     assert_eq!(conf.mac_probe_rounds().expect("rounds"), 3);

@@ -25,9 +25,10 @@ pub use entry::{Attributes, Choice, EntryId, EntryType, Likeness, Origin, StoreI
 pub use guest::{AutoStart, GuestConfig, GuestNumber, GuestUuid, Runnable};
 pub use name::{GuestName, Label};
 pub use network::{
-    Forward, ForwardError, InterfaceName, Isolation, MacAddress, NatSubnet, Nic, NicKind,
-    NicStatement, PortNumber, PortRules, PortVlan, Rate, SpoofGuard, SubnetError, SwitchName,
-    SwitchNumber, SwitchState, Transport, VlanId, VlanSet, Vswitch, Wire, WireNow,
+    BootFile, BootProfile, Forward, ForwardError, InterfaceName, Isolation, LanBoot, LanBootError,
+    MacAddress, NatSubnet, Nic, NicKind, NicStatement, PortNumber, PortRules, PortVlan, Rate,
+    SpoofGuard, SubnetError, SwitchName, SwitchNumber, SwitchState, Transport, VlanId, VlanSet,
+    Vswitch, Wire, WireNow,
 };
 pub use os::{OsFamily, OsType};
 pub use problem::{Problem, Remedy, Severity};

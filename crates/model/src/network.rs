@@ -1,6 +1,7 @@
 //! Virtual switches and what is plugged into them: MAC addresses, VLANs, ports and the rules a port keeps.
 
 mod forward;
+mod lan_boot;
 mod mac;
 mod nic;
 mod port;
@@ -10,6 +11,7 @@ mod switch;
 mod vlan;
 
 pub use forward::{Forward, ForwardError, Transport};
+pub use lan_boot::{BootFile, BootProfile, LanBoot, LanBootError};
 pub use mac::{MacAddress, MacError};
 pub use nic::{Nic, NicStatement, NicStatementError};
 pub use port::{Isolation, NicKind, PortError, PortNumber, PortRules, Rate, SpoofGuard};

@@ -21,7 +21,7 @@ use hpvm_app::protocol::CopiedState;
 use hpvm_host::durable::Batch;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
-use hpvm_model::{GuestConfig, GuestUuid, PortRules, Problem, Severity};
+use hpvm_model::{GuestConfig, GuestUuid, LanBoot, PortRules, Problem, Severity};
 use hpvm_plan::clone::{CloneRequest, Design, How, Place, design};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
@@ -353,7 +353,9 @@ fn keep_port_rules(
         let Some(mut switch) = change.vswitch(&selector)? else { continue };
         if from.port != nic.port && !switch.ports.contains_key(&nic.port) {
             let rules = switch.rules(from.port);
-            let rules = PortRules { addresses: Vec::new(), mirror: None, ..rules };
+            // A boot profile has an address too.
+            let lan_boot = rules.lan_boot.filter(|boot| *boot == LanBoot::Dhcp);
+            let rules = PortRules { addresses: Vec::new(), mirror: None, lan_boot, ..rules };
             switch.set_rules(nic.port, rules);
             change.update_vswitch(&switch)?;
         }

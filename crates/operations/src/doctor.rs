@@ -76,6 +76,7 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     half_made(host, &mut findings);
     operations(host, &mut findings)?;
     provisions(host, &mut findings);
+    lan_rom(host, &mut findings)?;
     Ok(findings)
 }
 
@@ -357,6 +358,24 @@ fn provisions(host: &VmHost, findings: &mut Vec<Finding>) {
         let cure = Cure::Tell("install package ovmf or set HPVMFIRMWARE in hpvmconf".into());
         findings.push(Finding { text, cure });
     }
+}
+
+/// Asked for only where a guest boots over a LAN: who has none of it needs no driver.
+fn lan_rom(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
+    let switches = host.registry.vswitches()?;
+    let booted_over = switches.iter().flat_map(|switch| switch.ports.values());
+    let is_wanted = booted_over.into_iter().any(|rules| rules.lan_boot.is_some());
+    let rom = host.conf.lan_rom();
+    if is_wanted && !matches!(stores::plain_file(&rom), hpvm_plan::facts::FileFact::Regular { .. })
+    {
+        let text = format!(
+            "the firmware driver {} cannot be used, so guests cannot boot over lan NICs",
+            rom.display()
+        );
+        let cure = Cure::Tell("install package ipxe-qemu or set HPVMLANROM in hpvmconf".into());
+        findings.push(Finding { text, cure });
+    }
+    Ok(())
 }
 
 fn entries(folder: &Path) -> Vec<(String, PathBuf)> {

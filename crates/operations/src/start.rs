@@ -7,11 +7,13 @@ use hpvm_engine::launch::{self, Milestones, Places};
 use hpvm_engine::reservations;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, fingerprint};
-use hpvm_model::{Accelerator, AdapterKind, GuestConfig, Problem, Severity, chain};
+use hpvm_model::{Accelerator, AdapterKind, GuestConfig, NicKind, Problem, Severity, chain};
 use hpvm_plan::facts::{Engine, HostFacts, StartFacts};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement;
-use hpvm_plan::record::{AgentChannel, AvioService, BootRecord, FORMAT, OptionRom};
+use hpvm_plan::record::{
+    AgentChannel, AttachedNic, AvioService, BootRecord, FORMAT, NicBoot, OptionRom,
+};
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
@@ -127,6 +129,7 @@ fn boot_record(
     places: &Places,
 ) -> Result<BootRecord, Refusal> {
     let (engine, accelerator) = means(facts)?;
+    let nics = config.nics.iter().map(|nic| facts.network.attach(nic)).collect::<Vec<_>>();
     let earlier = host.boot_record(config).ok().map(|m| m.base.machine_type);
     Ok(BootRecord {
         format: FORMAT,
@@ -143,9 +146,10 @@ fn boot_record(
         memory: config.memory,
         firmware_code: host.conf.firmware().to_string_lossy().into_owned(),
         option_rom: option_rom(host, config)?,
+        lan_rom: lan_rom(host, &nics)?,
         ports: placement::ports(config),
         storage: config.storage.iter().map(|device| facts.attach(device)).collect(),
-        nics: config.nics.iter().map(|nic| facts.network.attach(nic)).collect(),
+        nics,
         agent: AgentChannel::Present,
         avio_service: AvioService::on(accelerator),
         reservations: Some(reservations::socket(places).to_string_lossy().into_owned()),
@@ -172,12 +176,28 @@ fn option_rom(host: &VmHost, config: &GuestConfig) -> Result<Option<OptionRom>, 
         Err(_) if !needs_it => return Ok(None),
         Err(error) => return Err(Refusal::file("read", &source)(error)),
     };
-    let path = host.root.run().join("mptsas1068.rom");
-    if std::fs::read(&path).ok().as_deref() != Some(&content) {
-        durable::replace_file(&path, &content, 0o644)?;
+    copied_rom(host, "mptsas1068.rom", &content).map(Some)
+}
+
+/// The same for lan NICs over which the guest boots; without one it boots from all else, and was told so.
+fn lan_rom(host: &VmHost, nics: &[AttachedNic]) -> Result<Option<OptionRom>, Refusal> {
+    let boots = |a: &AttachedNic| a.nic.kind == NicKind::Lan && a.boot == NicBoot::AfterDisks;
+    if !nics.iter().any(boots) {
+        return Ok(None);
+    }
+    match option_rom_content(&host.conf.lan_rom()) {
+        Ok(content) => copied_rom(host, "e1000.rom", &content).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+fn copied_rom(host: &VmHost, name: &str, content: &[u8]) -> Result<OptionRom, Refusal> {
+    let path = host.root.run().join(name);
+    if std::fs::read(&path).ok().as_deref() != Some(content) {
+        durable::replace_file(&path, content, 0o644)?;
     }
     let path = path.to_string_lossy().into_owned();
-    Ok(Some(OptionRom { path, digest: format!("{:016x}", fingerprint(&content)) }))
+    Ok(OptionRom { path, digest: format!("{:016x}", fingerprint(content)) })
 }
 
 /// What is larger is no option ROM, whose size PCI gives in 512-byte blocks by one byte; be generous.

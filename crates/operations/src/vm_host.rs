@@ -202,6 +202,7 @@ impl VmHost {
                 &self.conf.pristine_nvram(),
             ),
             option_rom: provision(&self.conf.scsi_rom()),
+            lan_rom: provision(&self.conf.lan_rom()),
             reservation_helper: provision(&self.conf.reservation_helper()),
             locked: facts::locked_elsewhere(config, &facts),
             full: facts::full(&[self.folder(config).path(), self.root.run()]),

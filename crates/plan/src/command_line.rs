@@ -91,8 +91,8 @@ pub fn arguments(record: &BootRecord) -> Vec<String> {
     if let (true, Some(socket)) = (shares_disks(&record.storage), &record.reservations) {
         line.option("-object", properties_text(&reservation_manager(socket)));
     }
-    storage(&mut line, record);
-    network::nics(&mut line, record);
+    let disks = storage(&mut line, record);
+    network::nics(&mut line, record, disks + 1);
     line.option("-action", "shutdown=pause,panic=pause,reboot=reset");
     line.option("-msg", "timestamp=on");
     line.0
@@ -240,10 +240,13 @@ fn chassis(slot: PciSlot) -> u8 {
     8 * slot.bus() + slot.device() + 1
 }
 
-fn storage(line: &mut Line, record: &BootRecord) {
+/// Returns how many devices the firmware tries to boot from, by their numbers from 1.
+fn storage(line: &mut Line, record: &BootRecord) -> usize {
     let fds = descriptors(record);
     let mut adapters: Vec<PciSlot> = Vec::new();
-    for (index, attached) in record.storage.iter().filter(|a| !is_place_holder(a)).enumerate() {
+    let mut boot_index = 0;
+    for attached in record.storage.iter().filter(|a| !is_place_holder(a)) {
+        boot_index += 1;
         let device = &attached.device;
         if !adapters.contains(&device.address.slot) {
             adapters.push(device.address.slot);
@@ -265,8 +268,9 @@ fn storage(line: &mut Line, record: &BootRecord) {
             }
             line.option("-blockdev", node_text(attached, fd));
         }
-        line.option("-device", device_text(attached, Some(index + 1)));
+        line.option("-device", device_text(attached, Some(boot_index)));
     }
+    boot_index
 }
 
 /// A layer has a node of its own, made before the one above it.

@@ -211,6 +211,8 @@ pub struct StartFacts {
     /// The guest's own firmware variables: missing, of the wrong size, or damaged, and why.
     pub nvram: Provision,
     pub option_rom: Provision,
+    /// The firmware's driver of lan NICs.
+    pub lan_rom: Provision,
     /// The program that makes reservations for guests.
     pub reservation_helper: Provision,
     /// Disks' files that a program outside this VM Host keeps from being used, and which program.

@@ -8,11 +8,12 @@ mod stores;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hpvm_model::{
-    AdapterKind, Bytes, Entitlement, GuestConfig, PciSlot, Problem, Remedy, Runnable, Severity,
+    AdapterKind, Bytes, Entitlement, GuestConfig, NicKind, PciSlot, Problem, Remedy, Runnable,
+    Severity,
 };
 
 use crate::facts::{FullFolder, HostFacts, Provision, StartFacts};
-use crate::record::Sharing;
+use crate::record::{NicBoot, Sharing};
 
 /// What the problems are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,6 +285,15 @@ fn provisions(config: &GuestConfig, facts: &HostFacts, start: &StartFacts, all: 
         all.push(
             not_now(path, format!("the program that makes reservations on shared disks '{path}' cannot be used: {reason}"))
                 .ask("install qemu-system-common 10 or name the program in hpvmconf (HPVMRESERVATIONHELPER)", command.clone()),
+        );
+    }
+    let boots_over_lan = config.nics.iter().any(|nic| {
+        nic.kind == NicKind::Lan && facts.network.attach(nic).boot == NicBoot::AfterDisks
+    });
+    if let (true, Provision { path, missing: Some(reason) }) = (boots_over_lan, &start.lan_rom) {
+        all.push(
+            note(path, format!("the guest cannot boot over its lan NIC: the firmware driver '{path}' cannot be used: {reason}"))
+                .ask("install package ipxe-qemu or name the file in hpvmconf (HPVMLANROM)", command.clone()),
         );
     }
     let has_emulated = config.storage.iter().any(|d| d.adapter == AdapterKind::Scsi);

@@ -34,6 +34,9 @@ pub struct BootRecord {
     pub firmware_code: String,
     /// The option ROM as QEMU opens it, and the digest of what it held; present when the guest has a VIO adapter or may get one.
     pub option_rom: Option<OptionRom>,
+    /// The firmware's driver of `lan` NICs, when it is to boot over one; a record of an hpvm that booted over none says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan_rom: Option<OptionRom>,
     pub ports: Vec<PciSlot>,
     pub storage: Vec<Attached>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -134,6 +137,26 @@ pub struct AttachedNic {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     pub link: Link,
+    /// As the machine began: of a NIC that came later, how it will be.
+    #[serde(default, skip_serializing_if = "NicBoot::is_no")]
+    pub boot: NicBoot,
+}
+
+/// Whether the firmware boots over a NIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NicBoot {
+    /// It gives the NIC no driver that it does not bring itself, and loses no time with it.
+    #[default]
+    No,
+    /// When no disk and no DVD has anything to boot.
+    AfterDisks,
+}
+
+impl NicBoot {
+    fn is_no(&self) -> bool {
+        *self == NicBoot::No
+    }
 }
 
 /// What a guest takes for the longest packet, in bytes, when its card does not tell (RFC 894).

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use hpvm_model::{Backing, StorageType};
 use hpvm_plan::command_line::{Role, arguments, descriptors};
-use hpvm_plan::record::{AgentChannel, AvioService, BootRecord, Machine};
+use hpvm_plan::record::{AgentChannel, AvioService, BootRecord, Machine, NicBoot, OptionRom};
 use snapbox::{assert_data_eq, file};
 
 fn line(statements: &[&str]) -> String {
@@ -62,6 +62,29 @@ fn a_guest_on_networks_of_both_kinds() {
     let mut record = record(&config);
     record.nics[1].mtu = Some(9000);
     assert_data_eq!(text(&record), file!["golden/nics.txt"]);
+}
+
+/// After the disks, in their order, and only those that are to; the firmware brings no driver of a lan NIC.
+#[test]
+fn a_guest_that_boots_over_its_nics() {
+    let nics = [NICS[0], NICS[1], "network:lan:1,1,0x56e9e3096a23:vswitch:sw1:portid:3"];
+    let disks = guest(&["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:null:/later"]);
+    let mut record = record(&with_nics(disks, &nics));
+    let device = |record: &BootRecord, slot: &str| {
+        let id = format!(",id=nic-{slot},");
+        let text = text(record);
+        let line = text.lines().find(|line| line.contains(&id)).expect("a device").to_owned();
+        let end = line.split("romfile=").nth(1).expect("every NIC says it");
+        end.split(",rx_queue").next().expect("a part").to_owned()
+    };
+    let slots = ["0-1", "1-0", "1-1"];
+    assert_eq!(slots.map(|slot| device(&record, slot)), ["", "", ""]);
+    record.nics[1].boot = NicBoot::AfterDisks;
+    record.nics[2].boot = NicBoot::AfterDisks;
+    assert_eq!(slots.map(|slot| device(&record, slot)), ["", ",bootindex=2", ",bootindex=3"]);
+    record.lan_rom = Some(OptionRom { path: "/run/hpvm/e1000.rom".into(), digest: "00".into() });
+    let last = "/run/hpvm/e1000.rom,bootindex=3";
+    assert_eq!(slots.map(|slot| device(&record, slot)), ["", ",bootindex=2", last]);
 }
 
 const NICS: [&str; 2] = [

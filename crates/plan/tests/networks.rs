@@ -8,8 +8,8 @@ use common::*;
 use hpvm_model::*;
 use hpvm_plan::clone::{CloneRequest, Disks, design};
 use hpvm_plan::difference::{Effect, created, fields, waiting};
-use hpvm_plan::facts::HostFacts;
 use hpvm_plan::facts::network::{LanAnswer, NetworkFacts, PortHolder};
+use hpvm_plan::facts::{HostFacts, Provision, StartFacts};
 use hpvm_plan::hotplug::{Force, Live, Planned, When, plan};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement::ports;
@@ -202,6 +202,25 @@ fn an_address_in_use_on_the_lan_is_refused_and_doubts_are_told() {
         assert_eq!(severity, Severity::Warning);
         assert!(text.ends_with("could not be found out: no right"), "{text}");
     }
+}
+
+/// The guest has other things to boot from, so it starts; who has only avio_lan NICs to boot over needs no driver.
+#[test]
+fn a_guest_that_boots_over_a_lan_nic_without_its_driver_is_told_of() {
+    let config = networked(&[LAN, AVIO]);
+    let missing = Provision { path: "/rom".into(), missing: Some("it does not exist".into()) };
+    let found = |ports: &[u16]| {
+        let start = StartFacts { lan_rom: missing.clone(), ..ready() };
+        let mut facts = HostFacts { start: Some(start), ..host(&config) };
+        let switch = facts.network.switches.get_mut(&config.nics[0].vswitch).unwrap();
+        switch.booted_over = ports.iter().map(|port| PortNumber::new(*port).unwrap()).collect();
+        problems(&config, &facts, Purpose::Start)
+    };
+    assert_eq!((found(&[]), found(&[2])), (Vec::new(), Vec::new()));
+    let problems = found(&[1, 2]);
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert_eq!(problem.severity, Severity::Warning);
+    assert!(problem.remedy.as_ref().unwrap().ask.as_ref().unwrap().contains("ipxe-qemu"));
 }
 
 /// Whoever is told what the wire carries has it; an emulated card has no way to tell.

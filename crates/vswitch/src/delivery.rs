@@ -4,7 +4,7 @@ use crate::avio::{AvioPeer, Put};
 use crate::counters::Counter;
 use crate::frame::{Batch, EditedHead, HEAD_BYTES, View};
 use crate::offload::Finisher;
-use crate::port::{Peer, PeerFault, PlaceIndex, Port, Unusual, WIRE};
+use crate::port::{Peer, PeerFault, PlaceIndex, Port, WIRE};
 use crate::stream::Backlog;
 use crate::vlan::{Edit, TAG_BYTES};
 use crate::ways::{Delivery, Kind};
@@ -91,7 +91,7 @@ fn put_all(
         bucket.fill(now_ns);
     }
     let takes = port.takes();
-    if port.unusual == Unusual::NONE
+    if port.unusual.is_plain()
         && let Peer::Avio(peer) = &mut port.peer
     {
         return put_to_guest(peer, batch, list, tools, received);
@@ -99,7 +99,7 @@ fn put_all(
     for (done, delivery) in list.iter().enumerate() {
         let index = usize::from(delivery.frame);
         let view = batch.view(index, delivery.edit, &mut tools.scratch);
-        if port.unusual != Unusual::NONE && !unusual(port, &view, delivery.kind) {
+        if !port.unusual.is_plain() && !unusual(port, &view, delivery.kind) {
             received.rate += 1;
             continue;
         }

@@ -384,6 +384,9 @@ impl Forwarder {
         if let Some(port) = self.port(place) {
             port.release();
             port.flush_capture();
+            if port.unusual.has(Unusual::LAN_BOOT) {
+                self.answer(place);
+            }
         }
         count - held
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::delivery::{self, WithoutRoom};
 use crate::forward::Forwarder;
-use crate::port::{Attention, Peer, PlaceIndex, Port, Unusual, WIRE};
+use crate::port::{Attention, Peer, PlaceIndex, Port, WIRE};
 use crate::ways::{self, Facts, Sent};
 
 /// Until a thread that has nothing else to do looks again whether there is room: a guest gives buffers by dozens.
@@ -45,7 +45,7 @@ impl Forwarder {
     fn may_wait(&self, source: PlaceIndex, sent: &Sent) -> bool {
         let [only] = self.ways.touched[..] else { return false };
         let plain = |place: PlaceIndex| {
-            self.ports[usize::from(place)].as_deref().filter(|port| port.unusual == Unusual::NONE)
+            self.ports[usize::from(place)].as_deref().filter(|port| port.unusual.is_plain())
         };
         sent.unicast_local == self.batch.len() as u64
             && only != WIRE

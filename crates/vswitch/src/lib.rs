@@ -33,6 +33,7 @@ mod forward;
 mod frame;
 mod guard;
 mod hold;
+mod lan_boot;
 mod mac_table;
 mod memory;
 mod obey;

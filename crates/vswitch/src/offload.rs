@@ -154,7 +154,7 @@ impl Finisher {
 }
 
 /// A frame with nothing left to do.
-fn plain(frame: &[u8]) -> View<'_> {
+pub(crate) fn plain(frame: &[u8]) -> View<'_> {
     View { header: OffloadHeader::default(), head: frame, tail: &[], octets: frame.len() as u32 }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
-use hpvm_model::{Isolation, MacAddress, PortRules, SpoofGuard};
+use hpvm_model::{Isolation, LanBoot, MacAddress, PortRules, SpoofGuard};
 
 use crate::avio::{AvioPeer, Bases, Put};
 use crate::capture::Capturing;
@@ -14,6 +14,7 @@ use crate::device::DevicePeer;
 use crate::event::RingFault;
 use crate::frame::{Batch, View};
 use crate::guard::AddressGuard;
+use crate::lan_boot::Answerer;
 use crate::patience::Patience;
 use crate::rate::Bucket;
 use crate::shared::{PortShared, bits};
@@ -36,6 +37,13 @@ impl Unusual {
     pub(crate) const RATE_IN: Unusual = Unusual(8);
     pub(crate) const RATE_OUT: Unusual = Unusual(16);
     pub(crate) const ISOLATED: Unusual = Unusual(32);
+    pub(crate) const LAN_BOOT: Unusual = Unusual(64);
+
+    /// Whether nothing is asked for that concerns what is for the guest, nor what it sends to one station.
+    #[inline(always)]
+    pub(crate) fn is_plain(self) -> bool {
+        self.0 & !Self::LAN_BOOT.0 == 0
+    }
 
     #[inline]
     pub(crate) fn has(self, other: Unusual) -> bool {
@@ -77,6 +85,7 @@ pub(crate) struct Port {
     pub(crate) last_source: u64,
     pub(crate) addresses: Option<AddressGuard>,
     pub(crate) mirror: Option<PlaceIndex>,
+    pub(crate) answerer: Option<Box<Answerer>>,
     pub(crate) rate_in: Option<Bucket>,
     pub(crate) rate_out: Option<Bucket>,
     pub(crate) capture: Option<Capturing>,
@@ -123,6 +132,7 @@ impl Port {
             last_source: u64::MAX,
             addresses: None,
             mirror: None,
+            answerer: None,
             rate_in: None,
             rate_out: None,
             capture: None,
@@ -153,8 +163,16 @@ impl Port {
     }
 
     pub(crate) fn set_rules(&mut self, mac: MacAddress, rules: &PortRules, now_ns: u64) {
-        let PortRules { vlan, rate_in, rate_out, spoof_guard, addresses, mirror, isolation } =
-            rules;
+        let PortRules {
+            vlan,
+            rate_in,
+            rate_out,
+            spoof_guard,
+            addresses,
+            mirror,
+            isolation,
+            lan_boot,
+        } = rules;
         self.membership = Membership::of(vlan);
         let guarded = *spoof_guard == SpoofGuard::On;
         self.own_source = guarded.then_some(bits(mac));
@@ -162,6 +180,11 @@ impl Port {
         self.mirror = mirror.map(hpvm_model::PortNumber::number);
         self.rate_in = rate_in.map(|rate| Bucket::new(rate, now_ns));
         self.rate_out = rate_out.map(|rate| Bucket::new(rate, now_ns));
+        self.answerer = match lan_boot {
+            Some(LanBoot::Profile(profile)) => Some(Box::new(Answerer::new(profile.clone(), mac))),
+            Some(LanBoot::Dhcp) | None => None,
+        };
+        self.unusual.set(Unusual::LAN_BOOT, self.answerer.is_some());
         self.unusual.set(Unusual::ADDRESSES, self.addresses.is_some());
         self.unusual.set(Unusual::MIRROR, self.mirror.is_some());
         self.unusual.set(Unusual::RATE_IN, self.rate_in.is_some());

@@ -3,6 +3,7 @@
 use crate::avio::IN_STEP_MAX;
 use crate::counters::Counter;
 use crate::frame::Batch;
+use crate::lan_boot::{self, Answerer, QUESTION_BYTES_MAX};
 use crate::mac_table::{MacTable, Station};
 use crate::port::{PlaceIndex, Port, Unusual, WIRE};
 use crate::vlan::{Edit, Membership};
@@ -199,8 +200,7 @@ fn one(
         sent.spoofed += 1;
         return;
     }
-    if port.unusual != Unusual::NONE && !unusual(source, port, index, batch, ways) {
-        sent.spoofed += 1;
+    if port.unusual != Unusual::NONE && !unusual(source, port, index, batch, ways, sent) {
         return;
     }
     batch.frame_mut(index).domain = domain;
@@ -248,7 +248,7 @@ fn one(
     }
 }
 
-/// What only some ports ask for. Returns whether the frame may pass.
+/// What only some ports ask for. Returns whether the frame goes on; one that does not is counted.
 #[cold]
 fn unusual(
     source: PlaceIndex,
@@ -256,10 +256,12 @@ fn unusual(
     index: usize,
     batch: &Batch,
     ways: &mut Ways,
+    sent: &mut Sent,
 ) -> bool {
     if let Some(guard) = &port.addresses {
         let head_bytes = usize::from(batch.frame(index).head_bytes);
         if !guard.allows(&batch.head(index)[..head_bytes]) {
+            sent.spoofed += 1;
             return false;
         }
     }
@@ -269,7 +271,24 @@ fn unusual(
     if let Some(capture) = &mut port.capture {
         capture.frame(&batch.view(index, Edit::Keep, &mut [0; _]));
     }
+    let Some(answerer) = &mut port.answerer else { return true };
+    if answers(answerer, index, batch) {
+        sent.other += 1;
+        sent.other_local += 1;
+        return false;
+    }
     true
+}
+
+/// Whether the frame is a question to the port. What it says waits for the end of the batch.
+fn answers(answerer: &mut Answerer, index: usize, batch: &Batch) -> bool {
+    let head_bytes = usize::from(batch.frame(index).head_bytes);
+    if !lan_boot::may_be_question(&batch.head(index)[..head_bytes]) {
+        return false;
+    }
+    let mut whole = [0; QUESTION_BYTES_MAX];
+    let bytes = batch.plain(index).copy_start(&mut whole);
+    answerer.hear(&whole[..bytes])
 }
 
 /// Where somebody was to hear a frame.

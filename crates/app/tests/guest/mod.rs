@@ -98,6 +98,7 @@ impl Guest {
             memory: Memory::at_least(Bytes(256 << 20)).unwrap(),
             firmware_code: folder.path().join("code").display().to_string(),
             option_rom: None,
+            lan_rom: None,
             ports: (0..3).map(|device| PciSlot::new(0, device).unwrap()).collect(),
             storage: Vec::new(),
             nics: Vec::new(),

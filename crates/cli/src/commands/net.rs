@@ -86,7 +86,8 @@ pub struct Net {
     pub delete: bool,
 
     /// Change a port: portid:N:vlanid:{ID|none}, …:trunk:LIST, …:rate:IN[/BURST],OUT[/BURST], …:spoof:{on|off},
-    /// …:addr:IP,…, …:mirror:{PORT|none}, …:isolated:{on|off}
+    /// …:addr:IP,…, …:mirror:{PORT|none}, …:isolated:{on|off},
+    /// …:lanboot:{dhcp|none|ADDRESS/PREFIX[,gateway=IP],server=IP,file=NAME}
     #[arg(short = 'u', long, value_name = "CHANGE", group = "deed", requires = "which")]
     pub port_change: Option<PortChange>,
 

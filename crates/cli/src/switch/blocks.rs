@@ -115,6 +115,12 @@ fn rules(port: &PortView) -> Vec<(&'static str, String)> {
     if port.rules.isolation == Isolation::On {
         rules.push(("    Isolated                     ", "on".to_owned()));
     }
+    rules.extend(
+        port.rules
+            .lan_boot
+            .as_ref()
+            .map(|boot| ("    Boots over LAN               ", boot.to_string())),
+    );
     rules.extend(port.rules.mirror.map(|to| ("    Mirrored to port             ", to.to_string())));
     rules
 }

@@ -76,6 +76,9 @@ struct Rules {
     mirror: Option<u16>,
     /// Whether it hears no other port that is isolated, nor is heard by one.
     isolated: bool,
+    /// How the guest's firmware boots over its NIC: `dhcp`, or the profile as it was given; absent when it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lan_boot: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -176,6 +179,7 @@ impl From<&PortRules> for Rules {
             addresses: rules.addresses.iter().map(ToString::to_string).collect(),
             mirror: rules.mirror.map(|port| port.number()),
             isolated: rules.isolation == Isolation::On,
+            lan_boot: rules.lan_boot.as_ref().map(ToString::to_string),
         }
     }
 }

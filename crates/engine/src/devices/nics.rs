@@ -35,7 +35,7 @@ impl Bench<'_> {
             self.client.execute(&ChardevAdd(wanted)).await?;
         }
         self.client.execute(&NetdevAdd(properties(&netdev_properties(attached)))).await?;
-        self.client.execute(&DeviceAdd(properties(&nic_properties(attached)))).await?;
+        self.client.execute(&DeviceAdd(properties(&nic_properties(attached, None)))).await?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::PortVlan;
+use super::{LanBoot, PortVlan};
 use crate::bytes::shown;
 
 /// Why a text is no port of a switch.
@@ -135,4 +135,7 @@ pub struct PortRules {
     /// The port that gets a copy of each frame that passes this one.
     pub mirror: Option<PortNumber>,
     pub isolation: Isolation,
+    /// How the guest's firmware boots over its NIC; `None`: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lan_boot: Option<LanBoot>,
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::{
-    Isolation, PortError, PortNumber, PortRules, PortVlan, Rate, SpoofGuard, VlanError, VlanId,
-    VlanSet,
+    Isolation, LanBoot, LanBootError, PortError, PortNumber, PortRules, PortVlan, Rate, SpoofGuard,
+    VlanError, VlanId, VlanSet,
 };
 use crate::bytes::shown;
 
@@ -13,7 +13,7 @@ use crate::bytes::shown;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortChangeError {
     #[error(
-        "'{0}' is no change of a port; write portid:N:KEYWORD:VALUE with vlanid, trunk, rate, spoof, addr, mirror or isolated"
+        "'{0}' is no change of a port; write portid:N:KEYWORD:VALUE with vlanid, trunk, rate, spoof, addr, mirror, isolated or lanboot"
     )]
     Malformed(String),
     #[error(transparent)]
@@ -28,6 +28,8 @@ pub enum PortChangeError {
     OwnMirror(PortNumber),
     #[error("'{0}' is neither on nor off")]
     Switched(String),
+    #[error(transparent)]
+    LanBoot(#[from] LanBootError),
     #[error("'{0}' is no list of IP addresses; write such as 192.0.2.7,2001:db8::7, or none")]
     Address(String),
 }
@@ -47,6 +49,7 @@ pub enum PortRule {
     Addresses(Vec<IpAddr>),
     Mirror(Option<PortNumber>),
     Isolation(Isolation),
+    LanBoot(Option<LanBoot>),
 }
 
 impl PortChange {
@@ -61,6 +64,7 @@ impl PortChange {
             PortRule::Addresses(addresses) => rules.addresses.clone_from(addresses),
             PortRule::Mirror(mirror) => rules.mirror = *mirror,
             PortRule::Isolation(isolation) => rules.isolation = *isolation,
+            PortRule::LanBoot(boot) => rules.lan_boot.clone_from(boot),
         }
     }
 }
@@ -88,6 +92,8 @@ impl FromStr for PortChange {
             }
             ("addr", NONE) => PortRule::Addresses(Vec::new()),
             ("addr", list) => PortRule::Addresses(read_addresses(list)?),
+            ("lanboot", NONE) => PortRule::LanBoot(None),
+            ("lanboot", boot) => PortRule::LanBoot(Some(boot.parse()?)),
             ("mirror", NONE) => PortRule::Mirror(None),
             ("mirror", to) => PortRule::Mirror(Some(to.parse()?)),
             _ => return Err(malformed()),
@@ -171,7 +177,9 @@ mod tests {
             "portid:7:addr:192.0.2.7,2001:db8::7",
             "portid:7:mirror:9",
             "portid:7:isolated:on",
+            "portid:7:lanboot:dhcp",
         ]);
+        assert_eq!(changed.lan_boot, Some(LanBoot::Dhcp));
         assert_eq!(changed.isolation, Isolation::On);
         assert_eq!(changed.vlan, PortVlan::Untagged(VlanId::new(20).unwrap()));
         let (into, out) = (changed.rate_in.unwrap(), changed.rate_out.unwrap());
@@ -193,6 +201,8 @@ mod tests {
             "portid:7:mirror:none",
             "portid:7:isolated:on",
             "portid:7:isolated:off",
+            "portid:7:lanboot:192.0.2.7/24,server=192.0.2.1,file=a:b",
+            "portid:7:lanboot:none",
         ]);
         assert_eq!(none, PortRules::default());
     }
@@ -213,6 +223,7 @@ mod tests {
             ("portid:7:spoof:yes", "neither on nor off"),
             ("portid:7:isolated:1", "neither on nor off"),
             ("portid:7:addr:host", "no list of IP addresses"),
+            ("portid:7:lanboot:yes", "does not say how to boot"),
             ("portid:7:mirror:x", "ports are 1 to"),
         ] {
             let error = text.parse::<PortChange>().unwrap_err().to_string();

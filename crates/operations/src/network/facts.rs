@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hpvm_host::names::run_folder;
 use hpvm_host::nic;
-use hpvm_model::{GuestNumber, Vswitch, Wire};
+use hpvm_model::{GuestNumber, PortNumber, Vswitch, Wire};
 use hpvm_plan::facts::network::{NetworkFacts, PortHolder, SwitchFact};
 use hpvm_plan::request::Request;
 use hpvm_registry::NicRow;
@@ -64,6 +64,11 @@ impl VmHost {
     }
 }
 
+fn booted_over(switch: &Vswitch) -> BTreeSet<PortNumber> {
+    let boots = switch.ports.iter().filter(|(_, rules)| rules.lan_boot.is_some());
+    boots.map(|(port, _)| *port).collect()
+}
+
 fn fact(switch: &Vswitch, others: &[&NicRow], running: &BTreeSet<GuestNumber>) -> SwitchFact {
     let mut held: BTreeMap<_, Vec<PortHolder>> = BTreeMap::new();
     for row in others.iter().filter(|row| !row.removed && row.nic.vswitch == switch.name) {
@@ -81,5 +86,6 @@ fn fact(switch: &Vswitch, others: &[&NicRow], running: &BTreeSet<GuestNumber>) -
         mtu: nic.and_then(|nic| u16::try_from(nic.mtu_bytes).ok()),
         held,
         ruled: switch.ports.keys().copied().collect(),
+        booted_over: booted_over(switch),
     }
 }

@@ -5,7 +5,7 @@
 use hpvm_model::{MacAddress, NicKind, PciSlot};
 
 use super::{Line, Property, Value, port_id, properties_text};
-use crate::record::{AttachedNic, BootRecord};
+use crate::record::{AttachedNic, BootRecord, NicBoot, OptionRom};
 
 /// Between two tries to connect again, in milliseconds. A switch that comes back is to be heard within 200.
 const RECONNECT_MS: u64 = 50;
@@ -13,7 +13,9 @@ const RECONNECT_MS: u64 = 50;
 /// some milliseconds is sent more than QEMU's 256 in that time.
 const RING_SIZE: u64 = 1024;
 
-pub(super) fn nics(line: &mut Line, record: &BootRecord) {
+/// `boot_index`: of the first NIC over which the firmware boots.
+pub(super) fn nics(line: &mut Line, record: &BootRecord, boot_index: usize) {
+    let mut boot_indices = boot_index..;
     for attached in &record.nics {
         if attached.nic.kind == NicKind::AvioLan {
             let socket = attached.socket.replace(',', ",,");
@@ -26,7 +28,12 @@ pub(super) fn nics(line: &mut Line, record: &BootRecord) {
         // QEMU wants the type first and without its name.
         let netdev = properties_text(&netdev_properties(attached));
         line.option("-netdev", netdev.trim_start_matches("type="));
-        line.option("-device", properties_text(&nic_properties(attached)));
+        let index = match attached.boot {
+            NicBoot::AfterDisks => boot_indices.next(),
+            NicBoot::No => None,
+        };
+        let boot = index.map(|index| Boot { index, lan_rom: record.lan_rom.as_ref() });
+        line.option("-device", properties_text(&nic_properties(attached, boot)));
     }
 }
 
@@ -73,9 +80,19 @@ pub fn netdev_properties(attached: &AttachedNic) -> Vec<Property> {
     }
 }
 
-/// Arguments of `device_add`. Network boot is the firmware's own, so that no option ROM of another package is needed.
+/// How the firmware boots over a NIC.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot<'a> {
+    /// Its place among what is tried.
+    pub index: usize,
+    /// The firmware's driver of a `lan` NIC; an `avio_lan` has one in the firmware.
+    pub lan_rom: Option<&'a OptionRom>,
+}
+
+/// Arguments of `device_add`. A NIC over which nothing is booted, as one that is plugged in later, has no option ROM: each
+/// costs the firmware time.
 #[must_use]
-pub fn nic_properties(attached: &AttachedNic) -> Vec<Property> {
+pub fn nic_properties(attached: &AttachedNic, boot: Option<Boot<'_>>) -> Vec<Property> {
     let slot = attached.nic.slot;
     let driver = match attached.nic.kind {
         NicKind::Lan => "e1000",
@@ -87,8 +104,11 @@ pub fn nic_properties(attached: &AttachedNic) -> Vec<Property> {
         ("bus", Value::text(port_id(slot))),
         ("netdev", Value::text(netdev_id(slot))),
         ("mac", Value::text(with_colons(attached.nic.mac))),
-        ("romfile", Value::text("")),
+        ("romfile", Value::text(romfile(attached, boot))),
     ];
+    if let Some(Boot { index, .. }) = boot {
+        properties.push(("bootindex", Value::Number(index as u64)));
+    }
     if attached.nic.kind == NicKind::AvioLan {
         properties.push(("rx_queue_size", Value::Number(RING_SIZE)));
         properties.push(("tx_queue_size", Value::Number(RING_SIZE)));
@@ -97,6 +117,13 @@ pub fn nic_properties(attached: &AttachedNic) -> Vec<Property> {
         properties.push(("host_mtu", Value::Number(mtu.into())));
     }
     properties
+}
+
+fn romfile(attached: &AttachedNic, boot: Option<Boot<'_>>) -> String {
+    match (attached.nic.kind, boot.and_then(|boot| boot.lan_rom)) {
+        (NicKind::Lan, Some(rom)) => rom.path.clone(),
+        (NicKind::Lan, None) | (NicKind::AvioLan, _) => String::new(),
+    }
 }
 
 fn with_colons(mac: MacAddress) -> String {

@@ -6,7 +6,7 @@ use hpvm_model::{
     GuestName, MacAddress, Nic, NicKind, PciSlot, PortNumber, SwitchName, SwitchNumber, SwitchState,
 };
 
-use crate::record::{AttachedNic, Link};
+use crate::record::{AttachedNic, Link, NicBoot};
 
 /// The virtual switches, what others have of them, and how a NIC of this guest is joined to one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct SwitchFact {
     pub held: BTreeMap<PortNumber, Vec<PortHolder>>,
     /// Ports with rules of their own: made for somebody, so no NIC gets one without asking.
     pub ruled: BTreeSet<PortNumber>,
+    /// Ports over which the firmware of their guests boots.
+    pub booted_over: BTreeSet<PortNumber>,
 }
 
 /// A guest with a NIC on a port.
@@ -72,6 +74,10 @@ impl NetworkFacts {
             link: match switch.map(|switch| switch.state) {
                 Some(SwitchState::Up) => Link::Up,
                 Some(SwitchState::Halted) | None => Link::Down,
+            },
+            boot: match switch.is_some_and(|switch| switch.booted_over.contains(&nic.port)) {
+                true => NicBoot::AfterDisks,
+                false => NicBoot::No,
             },
         }
     }

@@ -62,6 +62,7 @@ pub fn record(config: &GuestConfig) -> BootRecord {
         memory: config.memory,
         firmware_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
         option_rom: Some(OptionRom { path: "/run/hpvm/mpt.rom".into(), digest: "00".into() }),
+        lan_rom: None,
         ports: hpvm_plan::placement::ports(config),
         storage: config.storage.iter().map(|device| attached(device, None)).collect(),
         nics: config.nics.iter().map(|nic| networks(config).attach(nic)).collect(),
@@ -133,6 +134,7 @@ pub fn networks(config: &GuestConfig) -> NetworkFacts {
         mtu: None,
         held: BTreeMap::new(),
         ruled: std::collections::BTreeSet::new(),
+        booted_over: std::collections::BTreeSet::new(),
     };
     NetworkFacts {
         switches: config.nics.iter().map(|nic| (nic.vswitch.clone(), switch())).collect(),
@@ -153,6 +155,7 @@ pub fn ready() -> StartFacts {
         firmware: provision("/fw"),
         nvram: provision("/nvram"),
         option_rom: provision("/rom"),
+        lan_rom: provision("/lan-rom"),
         reservation_helper: provision("/helper"),
         locked: BTreeMap::new(),
         full: Vec::new(),

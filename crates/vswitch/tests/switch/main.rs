@@ -7,6 +7,7 @@ mod forwarding;
 mod guest;
 mod holding;
 mod hostile;
+mod lan_boot;
 mod lives;
 mod memory;
 mod net;
