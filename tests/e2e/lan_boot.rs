@@ -91,12 +91,12 @@ fn a_missing_driver_is_told_of() {
     assert!(doctor.stdout.contains("install package ipxe-qemu or set HPVMLANROM"), "{doctor}");
     let started = host.run(&["hpvmstart", "-P", "one"]);
     let warning = "Warning 1 on item /nowhere/e1000.rom: the guest cannot boot over its lan NIC";
-    assert!(started.status.success() && started.stdout.contains(warning), "{started}");
+    assert!(started.status.success() && started.stderr.contains(warning), "{started}");
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     host.ok(&["hpvmnet", "-S", "sw1", "-u", "portid:3:lanboot:none"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
     let quiet = host.run(&["hpvmstart", "-P", "one"]);
-    assert!(quiet.status.success() && !quiet.stdout.contains("Warning"), "{quiet}");
+    assert!(quiet.status.success() && !quiet.stderr.contains("Warning"), "{quiet}");
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     wait_until(BOUND, "nothing runs", || host.processes().is_empty());
 }

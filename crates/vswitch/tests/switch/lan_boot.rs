@@ -54,5 +54,6 @@ fn the_port_answers_its_firmware_and_nobody_else_hears_it() {
     avio.send(&of_system);
     assert_eq!(from_wire(&far).1, of_system);
     assert_eq!(vio.receive(), of_system);
+    avio.wait_until_sent();
     assert_eq!(net.counters(1).out_other, 3);
 }
