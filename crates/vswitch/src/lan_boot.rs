@@ -249,6 +249,9 @@ impl Port {
         let answerer = self.answerer.as_mut();
         let answers = answerer.map(|answerer| std::mem::take(&mut answerer.answers));
         let answers = answers.unwrap_or_default();
+        if answers.is_empty() {
+            return Ok(self.backlog);
+        }
         self.prepare(answers.len())?;
         for answer in &answers {
             let view = offload::plain(answer);

@@ -41,8 +41,8 @@ fn going(
         Some(wanted) if is_same_card(wanted, &attached.nic) => {
             let moved = facts.network.attach(wanted);
             // What the guest was given with the card it keeps.
-            let (features, mtu) = (attached.features, attached.mtu);
-            let moved = AttachedNic { features, mtu, ..moved };
+            let AttachedNic { features, mtu, boot, .. } = *attached;
+            let moved = AttachedNic { features, mtu, boot, ..moved };
             Some(When::Now(DeviceChange::MoveNic { attached: moved }))
         }
         Some(_) => Some(When::NextStart(format!("what replaces the NIC at {slot} comes with it"))),
