@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 ];
 
 /// Until a guest has seen what came or went.
-const SEEN_BOUND: Duration = Duration::from_secs(30);
+pub(crate) const SEEN_BOUND: Duration = Duration::from_secs(30);
 
 /// Adds a device statement to the pool's guest.
 #[track_caller]
@@ -41,13 +41,13 @@ fn statement(place: &str, file: &Path) -> String {
 
 /// Waits until the guest has a block device.
 #[track_caller]
-fn wait_for(console: &mut Console, disk: &str) {
+pub(crate) fn wait_for(console: &mut Console, disk: &str) {
     let there = format!("until [ -b /dev/{disk} ]; do usleep 20000; done");
     console.run_within(&there, SEEN_BOUND);
 }
 
 #[track_caller]
-fn wait_gone(console: &mut Console, disk: &str) {
+pub(crate) fn wait_gone(console: &mut Console, disk: &str) {
     let there = format!("while [ -e /sys/class/block/{disk} ]; do usleep 20000; done");
     console.run_within(&there, SEEN_BOUND);
 }
@@ -87,7 +87,7 @@ fn a_disk_comes_is_written_and_goes() {
 }
 
 /// Whether QEMU of guest 1 has a file open.
-fn holds(host: &VmHost, file: &Path) -> bool {
+pub(crate) fn holds(host: &VmHost, file: &Path) -> bool {
     let qemu = host.snapshot(1).expect("it runs").qemu.pid;
     let descriptors = fs::read_dir(format!("/proc/{qemu}/fd")).expect("descriptors").flatten();
     let mut targets = descriptors.filter_map(|link| fs::read_link(link.path()).ok());

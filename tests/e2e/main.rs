@@ -26,6 +26,7 @@ mod installing;
 mod interruption;
 mod lan;
 mod lan_boot;
+mod layers;
 mod limits;
 mod luns;
 mod macs;
@@ -77,6 +78,7 @@ const SUBJECTS: &[&[Test]] = &[
     crash_steps::TESTS,
     device_database::TESTS,
     devices::TESTS,
+    layers::TESTS,
     flush::TESTS,
     growth::TESTS,
     guests::TESTS,

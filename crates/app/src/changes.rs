@@ -44,13 +44,13 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// `None`: not as many descriptors came as the changes name media.
+    /// `None`: not as many descriptors came as the changes name media and layers.
     pub(crate) fn new(
         ticket: Ticket,
         changes: Vec<DeviceChange>,
         descriptors: VecDeque<OwnedFd>,
     ) -> Option<Changes> {
-        let named = changes.iter().flat_map(DeviceChange::media).count();
+        let named: usize = changes.iter().map(DeviceChange::descriptors).sum();
         (named == descriptors.len()).then(|| Changes {
             ticket,
             queue: changes.into(),
@@ -75,7 +75,7 @@ impl Changes {
                 return false;
             }
         };
-        let descriptors = self.descriptors.drain(..change.media().count()).collect();
+        let descriptors = self.descriptors.drain(..change.descriptors()).collect();
         let (sender, happenings) = mpsc::channel(HAPPENINGS_WAITING);
         self.under_way = Some((seq, sender));
         let machine = record.machine().clone();

@@ -23,7 +23,7 @@ pub enum Request {
         from_zero: Vec<StorageAddress>,
     },
     /// Change devices, in this order. One descriptor per medium comes along, in the order in which [`DeviceChange::media`]
-    /// names them.
+    /// names them; what lies under a medium follows it, [`DeviceChange::layers_of`].
     /// Then come those of the stores to be watched, if there are any.
     Change {
         changes: Vec<DeviceChange>,

@@ -3,7 +3,7 @@
 //!
 //! | change | sequence |
 //! | --- | --- |
-//! | attach | `add-fd`, `blockdev-add` for each medium; then `device_add` of adapter and devices. A new VIO adapter is scanned by the guest once, when it comes: the guest is held meanwhile |
+//! | attach | `add-fd`, `blockdev-add` for each medium, what lies under an image before it; then `device_add` of adapter and devices. A new VIO adapter is scanned by the guest once, when it comes: the guest is held meanwhile |
 //! | detach one | `device_del`, which a SCSI device obeys at once, so the caller has the guest's consent; then its node and descriptor |
 //! | detach an adapter | `device_del`, which asks the guest; `DEVICE_DELETED` may come much later, see [`Performed::Asked`] |
 //! | a longer store | its length read from our own descriptor, `block_resize`, never down; see [`grow`] |
@@ -155,7 +155,10 @@ impl Bench<'_> {
             self.provide_reservations().await?;
         }
         for attached in attach.devices.iter().filter(|a| a.device.backing.store().is_some()) {
-            self.add_medium(attach.seq, attached, descriptors.next()).await?;
+            let medium = descriptors.next();
+            let below: Vec<OwnedFd> = descriptors.take(attached.layers.len()).collect();
+            self.add_layers(attached, below).await?;
+            self.add_medium(attach.seq, attached, medium).await?;
         }
         Ok(())
     }

@@ -408,6 +408,9 @@ fn open_media(changes: &[DeviceChange], ids: Option<Ids>) -> Result<Vec<OwnedFd>
                 DeviceChange::Grow { .. } => media::open_beside(attached, OFlags::empty())?.into(),
                 _ => media::open(attached, ids)?,
             });
+            for layer in change.layers_of(attached) {
+                opened.push(media::open_layer(layer)?.into());
+            }
         }
     }
     Ok(opened)

@@ -425,7 +425,8 @@ pub fn node_properties(attached: &Attached, node: &str, handle: Handle) -> Vec<P
 }
 
 /// Properties of the node of a layer, which is only read.
-fn layer_properties(attached: &Attached, place: usize, fdset: i64) -> Vec<Property> {
+#[must_use]
+pub fn layer_properties(attached: &Attached, place: usize, fdset: i64) -> Vec<Property> {
     let AttachedLayer { backing, cache, .. } = &attached.layers[place];
     let address = attached.device.address;
     let common = vec![
@@ -610,7 +611,8 @@ pub fn node_id(address: StorageAddress, journal_seq: u64) -> String {
     if journal_seq == 0 { place } else { format!("{place}-{journal_seq}") }
 }
 
-/// The block node of a layer under the medium of the start.
-pub(crate) fn layer_id(address: StorageAddress, place: usize) -> String {
+/// The block node of a layer under the medium of a device, which never gets another one with layers while it is there.
+#[must_use]
+pub fn layer_id(address: StorageAddress, place: usize) -> String {
     format!("{}-layer{place}", node_id(address, 0))
 }

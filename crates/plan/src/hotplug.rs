@@ -240,9 +240,6 @@ impl<'a> Difference<'a> {
         if !self.machine.base.ports.contains(&slot) {
             return Some(format!("the running guest has no port at {slot}"));
         }
-        if !device.layers.is_empty() {
-            return Some("the layers of a linked clone's disk are put together at a start".into());
-        }
         if device.adapter == AdapterKind::Scsi && self.machine.base.option_rom.is_none() {
             return Some(
                 "the running guest was started without the firmware driver of scsi adapters".into(),

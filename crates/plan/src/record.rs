@@ -290,6 +290,21 @@ impl DeviceChange {
         };
         devices.iter().filter(|attached| attached.device.backing.store().is_some())
     }
+
+    /// The layers whose stores come as descriptors with one of those, each after its own device's, the uppermost first. Of a
+    /// disk that the guest has already they are there.
+    pub fn layers_of<'a>(&self, attached: &'a Attached) -> &'a [AttachedLayer] {
+        match self {
+            DeviceChange::Attach { .. } => &attached.layers,
+            _ => &[],
+        }
+    }
+
+    /// How many descriptors come with it.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.media().map(|attached| 1 + self.layers_of(attached).len()).sum()
+    }
 }
 
 /// How it is known that the guest misses nothing when a device leaves.

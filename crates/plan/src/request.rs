@@ -5,8 +5,8 @@
 mod nics;
 
 use hpvm_model::{
-    AutoStart, DiskId, Entitlement, GuestConfig, GuestName, Label, Memory, OsType, Runnable,
-    Statement, StorageDevice, SwitchName, Vcpus,
+    AutoStart, Backing, DiskId, Entitlement, GuestConfig, GuestName, Label, Memory, OsType,
+    Runnable, Statement, StorageDevice, StorageType, SwitchName, Vcpus,
 };
 
 pub use self::nics::NicRequest;
@@ -29,6 +29,8 @@ pub struct Request {
     pub runnable: Option<Runnable>,
     /// In the order given.
     pub devices: Vec<DeviceRequest>,
+    /// What lies under the one image that is added, the uppermost first.
+    pub layers: Vec<Backing>,
     /// In the order given.
     pub nics: Vec<NicRequest>,
 }
@@ -57,6 +59,10 @@ pub enum RequestError {
     WhichDrive(String),
     #[error("{0} is a {1}; it cannot be turned into a {2}. Delete it and add the other")]
     OtherKind(String, &'static str, &'static str),
+    #[error(
+        "--layer says what lies under an image that is added, and needs exactly one -a of storage type qcow2 beside it, such as disk:avio_stor::qcow2:/path"
+    )]
+    LayersOfNone,
     #[error("the guest has no such NIC; `hpvmstatus -P {0} -d` lists its devices")]
     NoNic(GuestName),
     #[error(
@@ -98,8 +104,13 @@ pub fn apply(
     }
     nics::settle(&mut next, &request.nics, network)?;
     nics::add(&mut next, running, &request.nics, Placed::Yes, network, random)?;
-    for statement in request.devices.iter().filter_map(DeviceRequest::added) {
-        add(&mut next, running, statement, random)?;
+    let added = || request.devices.iter().filter_map(DeviceRequest::added);
+    if !request.layers.is_empty() && added().filter(|s| is_image(s)).count() != 1 {
+        return Err(RequestError::LayersOfNone);
+    }
+    for statement in added() {
+        let layers = if is_image(statement) { request.layers.as_slice() } else { &[] };
+        add(&mut next, running, statement, layers, random)?;
     }
     nics::add(&mut next, running, &request.nics, Placed::No, network, random)?;
     next.sort_devices();
@@ -127,6 +138,10 @@ impl DeviceRequest {
             _ => None,
         }
     }
+}
+
+fn is_image(statement: &Statement) -> bool {
+    statement.backing.as_ref().is_some_and(|backing| backing.storage == StorageType::Qcow2)
 }
 
 fn find(config: &GuestConfig, statement: &Statement) -> Result<usize, RequestError> {
@@ -187,10 +202,12 @@ fn add(
     config: &mut GuestConfig,
     running: Option<&Machine>,
     statement: &Statement,
+    layers: &[Backing],
     random: &mut dyn FnMut() -> u64,
 ) -> Result<(), RequestError> {
     let Some(backing) = statement.backing.clone() else { return Ok(()) };
-    if let Some(device) = still_attached(config, running, statement) {
+    let still = still_attached(config, running, statement);
+    if let Some(device) = still.filter(|still| layers.is_empty() || still.layers == layers) {
         config.storage.push(device);
         return Ok(());
     }
@@ -203,7 +220,7 @@ fn add(
         adapter: statement.adapter,
         address,
         backing,
-        layers: Vec::new(),
+        layers: layers.to_vec(),
         id: DiskId::from_random(random()),
     });
     Ok(())

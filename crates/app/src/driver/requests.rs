@@ -76,7 +76,7 @@ impl Driver {
             }
             Request::Change { changes, watched } => {
                 let mut descriptors = asked.descriptors;
-                let media = changes.iter().flat_map(DeviceChange::media).count();
+                let media = changes.iter().map(DeviceChange::descriptors).sum::<usize>();
                 let stores = descriptors.split_off(media.min(descriptors.len()));
                 self.requests.payloads.insert(ticket, (changes, descriptors));
                 for (address, store) in watched.into_iter().zip(stores) {

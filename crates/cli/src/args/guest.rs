@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use hpvm_model::bytes::{AskedMemory, shown};
 use hpvm_model::guest::RunnableError;
-use hpvm_model::{AutoStart, Entitlement, Label, OsType, Runnable, Vcpus};
+use hpvm_model::{AutoStart, Backing, Entitlement, Label, OsType, Runnable, Vcpus};
 use hpvm_plan::request::Request;
 
 use super::devices::{
@@ -52,6 +52,10 @@ pub struct GuestOptions {
     #[arg(short = 'a', long = "add", value_name = "STATEMENT", value_parser = statement_to_add)]
     pub add: Vec<DeviceStatement>,
 
+    /// What lies under the qcow2 image that -a adds, such as file:/base.img, and is only read; the uppermost first
+    #[arg(long = "layer", value_name = "STORAGE:LOCATION", value_parser = Backing::parse_layer)]
+    pub layers: Vec<Backing>,
+
     /// Set a keyword: runnable_status=enabled|disabled
     #[arg(short = 'x', long = "set", value_name = "KEYWORD=VALUE")]
     pub settings: Vec<Setting>,
@@ -68,6 +72,7 @@ impl GuestOptions {
             entitlement: self.entitlement.or(self.entitlement_cycles),
             memory: self.memory.as_ref().map(|memory| memory.memory),
             auto_start: self.auto_start,
+            layers: self.layers.clone(),
             runnable: self.settings.iter().map(|Setting::Runnable(runnable)| *runnable).next_back(),
             ..Request::default()
         };

@@ -4,7 +4,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hpvm_model::{PciSlot, StorageAddress};
-use hpvm_plan::command_line::{Handle, device_id, node_id, node_properties};
+use hpvm_plan::command_line::{
+    Handle, Property, device_id, layer_id, layer_properties, node_id, node_properties,
+};
 use hpvm_plan::record::Attached;
 use hpvm_qmp::answer::BlockDevice;
 use hpvm_qmp::command::{
@@ -35,17 +37,50 @@ impl Bench<'_> {
         let address = attached.device.address;
         let descriptor = descriptor.ok_or(DeviceError::NoDescriptor(address))?;
         let name = node(address, seq);
-        let add = AddFd { fdset_id: None, opaque: Some(name.clone()) };
+        let set = self
+            .add_node(&name, descriptor, |handle| node_properties(attached, &name, handle))
+            .await?;
+        if attached.device.kind.is_attached() {
+            // It was opened anew, and the descriptor that led there is of no use any more.
+            let _ = self.client.execute(&RemoveFd { fdset_id: set }).await;
+        }
+        Ok(name)
+    }
+
+    /// What lies under an image that is to come, the lowest first, since each names the one below it.
+    pub(super) async fn add_layers(
+        &mut self,
+        attached: &Attached,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), DeviceError> {
+        let address = attached.device.address;
+        if descriptors.len() != attached.layers.len() {
+            return Err(DeviceError::NoDescriptor(address));
+        }
+        for (place, descriptor) in descriptors.into_iter().enumerate().rev() {
+            let name = layer_id(address, place);
+            let wanted = |handle: Handle| layer_properties(attached, place, handle.set);
+            self.add_node(&name, descriptor, wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// A node on a descriptor, and the set the engine has that in.
+    async fn add_node(
+        &mut self,
+        name: &str,
+        descriptor: OwnedFd,
+        wanted: impl FnOnce(Handle) -> Vec<Property>,
+    ) -> Result<i64, DeviceError> {
+        let add = AddFd { fdset_id: None, opaque: Some(name.to_owned()) };
         let added = self.client.pass(&add, descriptor).await?;
-        let handle = Handle { set: added.fdset_id, number: added.fd };
-        let wanted = node_properties(attached, &name, handle);
+        let wanted = wanted(Handle { set: added.fdset_id, number: added.fd });
         let opened = self.client.execute(&BlockdevAdd(properties(&wanted))).await;
-        // What is attached was opened anew, and the descriptor that led there is of no use any more.
-        if opened.is_err() || attached.device.kind.is_attached() {
+        if opened.is_err() {
             let _ = self.client.execute(&RemoveFd { fdset_id: added.fdset_id }).await;
         }
         opened?;
-        Ok(name)
+        Ok(added.fdset_id)
     }
 
     pub(super) async fn change_medium(
@@ -172,11 +207,14 @@ fn is_node_of(name: &str, address: StorageAddress) -> bool {
     name.strip_prefix(&place).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
-/// The descriptor behind a node; of a format the name of its file stands within a longer text.
+/// The descriptor set behind a node. Of a format QEMU names the file by a description, of which what lies under it is a part
+/// too.
 fn fdset_of(file: &str) -> Option<i64> {
-    let (_, number) = file.split_once("/dev/fdset/")?;
-    let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
-    number[..end].parse().ok()
+    let Some(description) = file.strip_prefix("json:") else {
+        return file.strip_prefix("/dev/fdset/")?.parse().ok();
+    };
+    let description: serde_json::Value = serde_json::from_str(description).ok()?;
+    fdset_of(description["file"]["filename"].as_str()?)
 }
 
 #[cfg(test)]
@@ -188,6 +226,12 @@ mod tests {
         assert_eq!(fdset_of("/dev/fdset/7"), Some(7));
         let text = r#"json:{"driver": "qcow2", "file": {"filename": "/dev/fdset/12"}}"#;
         assert_eq!(fdset_of(text), Some(12));
+        let below = r#"{"driver": "qcow2", "file": {"filename": "/dev/fdset/9"}}"#;
+        let text = format!(
+            r#"json:{{"backing": {below}, "driver": "qcow2", "file": {{"driver": "file", "filename": "/dev/fdset/12"}}}}"#
+        );
+        assert_eq!(fdset_of(&text), Some(12));
         assert_eq!(fdset_of("/srv/disk"), None);
+        assert_eq!(fdset_of("json:cut..."), None);
     }
 }

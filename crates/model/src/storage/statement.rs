@@ -65,6 +65,10 @@ pub enum StatementError {
     AddressMissing,
     #[error("-d needs the device's address or its backing store, as `hpvmstatus -d` prints them")]
     NothingNamed,
+    #[error(
+        "'{0}' is no layer; write storage:location, such as file:/path, with storage type disk, lv, file or qcow2"
+    )]
+    Layer(String),
 }
 
 fn stores_of(kind: DeviceKind) -> String {
@@ -120,6 +124,16 @@ impl Statement {
             (None, Some(backing)) => device.kind == self.kind && device.backing == *backing,
             (None, None) => false,
         }
+    }
+}
+
+impl Backing {
+    /// What lies under an image, as `--layer` takes it: `storage:location`.
+    pub fn parse_layer(text: &str) -> Result<Backing, StatementError> {
+        let malformed = || StatementError::Layer(shown(text));
+        let (storage, location) = text.split_once(':').ok_or_else(malformed)?;
+        let layer = parse_backing(DeviceKind::Disk, storage, Some(location))?;
+        layer.store().is_some().then_some(layer.clone()).ok_or_else(malformed)
     }
 }
 
@@ -215,6 +229,23 @@ mod tests {
             ("floppy:scsi::file:/x", "no virtual device"),
         ] {
             let error = add(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn layers_are_stores_of_disks() {
+        let layer = Backing::parse_layer("file:/a:b").unwrap();
+        assert_eq!(layer, Backing::new(StorageType::File, "/a:b"));
+        for (text, word) in [
+            ("/base.img", "no layer"),
+            ("null:/base.img", "no layer"),
+            ("attach:/dev/sg0", "cannot be backed"),
+            ("floppy:/x", "no storage type"),
+            ("file:base.img", "absolute"),
+            ("file:", "location"),
+        ] {
+            let error = Backing::parse_layer(text).unwrap_err().to_string();
             assert!(error.contains(word), "{text:?}: {error}");
         }
     }

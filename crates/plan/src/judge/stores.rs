@@ -47,10 +47,14 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
     }
 }
 
-/// What lies under a linked clone must be there, and nobody may write to it.
+/// What lies under an image must be there and be a guest's to read, and nobody may write to it.
 fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &mut Findings) {
-    for Backing { storage, path } in &device.layers {
+    for backing @ Backing { storage, path } in &device.layers {
         let (noun, start) = (noun(*storage), start_command(config));
+        let alone =
+            StorageDevice { backing: backing.clone(), layers: Vec::new(), ..device.clone() };
+        all.extend(registered::restricted(&alone, facts));
+        all.extend(used_by_host(&alone, facts));
         match facts.files.get(path).unwrap_or(&FileFact::Missing) {
             FileFact::Missing => all.push(
                 never(path, format!("the {noun} '{path}', on which the disk {} is built, does not exist", device.address))
@@ -60,7 +64,23 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
                 never(path, format!("the {noun} '{path}', on which the disk {} is built, cannot be used: {reason}", device.address))
                     .ask(format!("make {path} readable again"), start),
             ),
-            _ => {}
+            FileFact::Regular { .. } if matches!(storage, StorageType::File | StorageType::Qcow2) => {}
+            FileFact::Block(block) if matches!(storage, StorageType::Disk | StorageType::Lv) => {
+                all.extend(wrong_block(&alone, block));
+            }
+            other => all.push(never(path, wrong_type(path, other, *storage))),
+        }
+        let own = facts.identity(path).and_then(|identity| {
+            config
+                .storage
+                .iter()
+                .find(|other| facts.identity(&other.backing.path) == Some(identity))
+        });
+        if let Some(own) = own {
+            all.push(never(path, format!(
+                "'{path}', on which the disk {} is built, is the guest's disk at {} too, which would write to it",
+                device.address, own.address
+            )));
         }
         let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
         let writer = sharers

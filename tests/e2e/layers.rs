@@ -1,0 +1,127 @@
+//! Images over other images, added to a guest that runs: the guest sees the whole chain, only the uppermost is written, and when
+//! it goes QEMU lets all of it go.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hpvm_testkit::vm_host::VmHost;
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::devices::{SEEN_BOUND, holds, wait_for, wait_gone};
+use crate::pool::Leased;
+use crate::refusals::refused;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    an_image_over_others_comes_to_a_running_guest_and_goes,
+    what_cannot_lie_under_an_image_is_refused,
+];
+
+/// A store with a text, an image over it, and an image over that.
+struct Chain {
+    base: PathBuf,
+    middle: PathBuf,
+    top: PathBuf,
+}
+
+impl Chain {
+    fn new(host: &VmHost) -> Chain {
+        let base = host.disk("base.img", 8 << 20);
+        let mut content = vec![0; 8 << 20];
+        content[..9].copy_from_slice(b"the base\n");
+        fs::write(&base, content).expect("the base");
+        let (middle, top) = (host.path("middle.qcow2"), host.path("top.qcow2"));
+        image_over(&base, "raw", &middle);
+        image_over(&middle, "qcow2", &top);
+        Chain { base, middle, top }
+    }
+
+    fn statement(&self, place: &str) -> String {
+        format!("disk:{place}:qcow2:{}", self.top.display())
+    }
+
+    fn layers(&self) -> [String; 2] {
+        [format!("qcow2:{}", self.middle.display()), format!("file:{}", self.base.display())]
+    }
+
+    fn is_held(&self, host: &VmHost) -> bool {
+        [&self.base, &self.middle, &self.top].into_iter().any(|file| holds(host, file))
+    }
+}
+
+fn image_over(below: &Path, format: &str, image: &Path) {
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
+        .args([below, image])
+        .status();
+    assert!(made.expect("qemu-img").success(), "{}", image.display());
+}
+
+fn an_image_over_others_comes_to_a_running_guest_and_goes() {
+    let mut guest = Leased::take();
+    let chain = Chain::new(guest.host());
+    let [middle, base] = chain.layers();
+    let unwritten = [&chain.base, &chain.middle].map(|file| fs::read(file).expect("a layer"));
+    let mut expected = "the base".to_owned();
+    for place in ["avio_stor:0,5,0", "avio_stor:0,5,0", "avio_stor:0,4,7"] {
+        let disk = chain.statement(place);
+        let add = ["hpvmmodify", "-P", "pool", "-a", &disk, "--layer", &middle, "--layer", &base];
+        guest.host().ok(&add);
+        let status = guest.host().ok(&["hpvmstatus", "-P", "pool", "-V"]);
+        assert_eq!(status.matches("Physical layer").count(), 2, "{status}");
+        assert!(chain.is_held(guest.host()));
+        let console = guest.console();
+        wait_for(console, "sdb");
+        assert_eq!(console.run("head -n 1 /dev/sdb"), expected);
+        expected = format!("written at {place}");
+        console.run(&format!("echo {expected} | dd of=/dev/sdb conv=sync,fsync"));
+        guest.host().ok(&["hpvmmodify", "-P", "pool", "-d", &disk]);
+        wait_gone(guest.console(), "sdb");
+        let gone = || !chain.is_held(guest.host());
+        wait_until(SEEN_BOUND, "QEMU has let the chain go", gone);
+    }
+    for (file, unwritten) in [&chain.base, &chain.middle].into_iter().zip(unwritten) {
+        assert!(fs::read(file).expect("a layer") == unwritten, "{} was written", file.display());
+    }
+    // A layer that QEMU cannot open: what came before it goes again, and the guest keeps what it has.
+    let garbage = format!("qcow2:{}", guest.host().disk("garbage.img", 1 << 20).display());
+    let disk = chain.statement("avio_stor:0,5,0");
+    let add = ["hpvmmodify", "-P", "pool", "-a", &disk, "--layer", &garbage, "--layer", &base];
+    let said = refused(guest.host(), &add);
+    assert!(said.contains("not in qcow2 format"), "{said}");
+    assert!(!chain.is_held(guest.host()));
+}
+
+fn what_cannot_lie_under_an_image_is_refused() {
+    let guest = Leased::take();
+    let host = guest.host();
+    let chain = Chain::new(host);
+    let [middle, base] = chain.layers();
+    let (top, raw) = (chain.statement("avio_stor:0,5,0"), host.disk("raw.img", 1 << 20));
+    let raw = format!("disk:avio_stor:0,5,1:file:{}", raw.display());
+    let base_itself = format!("disk:avio_stor:0,5,1:file:{}", chain.base.display());
+    let kept = host.path("kept");
+    fs::create_dir(&kept).expect("a folder");
+    fs::write(kept.join("secret.img"), [0; 512]).expect("a file");
+    host.ok(&["hpvmdevmgmt", "-a", &format!("rdev:{}", kept.display())]);
+    let secret = format!("file:{}", kept.join("secret.img").display());
+    let folder = format!("file:{}", host.path("var").display());
+    for (line, words) in [
+        (vec!["-a", &top], "needs a backing file"),
+        (vec!["-a", &raw, "--layer", &base], "exactly one -a of storage type qcow2"),
+        (vec!["--layer", &base], "exactly one -a of storage type qcow2"),
+        (vec!["-a", &top, "--layer", &middle, "--layer", &secret], "is restricted"),
+        (vec!["-a", &top, "--layer", "file:/proc/1/none"], "does not exist"),
+        (vec!["-a", &top, "--layer", &folder], "is a folder"),
+        (vec!["-a", &top, "--layer", "disk:/dev/zero"], "storage type disk needs a block device"),
+        (vec!["-a", &top, "-a", &base_itself, "--layer", &base], "would write to it"),
+    ] {
+        let line: Vec<&str> = ["hpvmmodify", "-P", "pool"].into_iter().chain(line).collect();
+        let said = refused(host, &line);
+        assert!(said.contains(words), "{line:?}: {said}");
+        assert!(!chain.is_held(host), "{line:?}");
+    }
+    host.ok(&["hpvmdevmgmt", "-d", &format!("rdev:{}", kept.display())]);
+    fs::remove_dir_all(kept).expect("the folder");
+}
