@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_file_has_the_size_that_was_written,
     only_images_are_shared,
     what_is_restricted_is_chosen_from_no_folder,
+    what_is_kept_for_disks_is_chosen_from_no_folder,
     a_read_only_disk_needs_no_right_to_write,
     a_read_only_disk_runs_on_the_real_engine,
     what_the_host_uses_is_listed_and_what_was_typed_stays,
@@ -304,6 +305,42 @@ fn what_is_restricted_is_chosen_from_no_folder() {
     assert!(choose(&secret).status.success(), "it is like any other now");
     let said = refused(&host, &["hpvmdevmgmt", "-a", &restrict]);
     assert!(said.contains("guest 'web' uses"), "{said}");
+}
+
+/// The same of what is kept for disks; and a folder's entry depends on the drives whose users choose from it, whatever is in
+/// them now.
+fn what_is_kept_for_disks_is_chosen_from_no_folder() {
+    let host = VmHost::new(Engine::Fake);
+    fs::create_dir(host.path("images")).expect("a folder");
+    let [iso, disk] =
+        ["open.iso", "disk.img"].map(|name| host.disk(&format!("images/{name}"), 1 << 20));
+    let folder = entry("gdev", &host.path("images"));
+    let choosing = format!("dvd:avio_stor:0,4,0:null:{}", host.path("images").display());
+    let kept = format!("{}:attr:USAGE=DISK", entry("gdev", &disk));
+    host.ok(&["hpvmdevmgmt", "-a", &entry("gdev", &disk)]);
+    host.ok(&["hpvmdevmgmt", "-m", &kept]);
+    let said = refused(&host, &["hpvmcreate", "-P", "web", "-r", "64M", "-a", &choosing]);
+    assert!(said.contains("says USAGE=DISK; give a folder"), "{said}");
+    host.ok(&["hpvmdevmgmt", "-d", &format!("{}:attr:USAGE", entry("gdev", &disk))]);
+
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &choosing]);
+    let said = refused(&host, &["hpvmdevmgmt", "-m", &kept]);
+    assert!(said.contains("cannot be kept for a disk: guest 'web' uses"), "{said}");
+    host.ok(&["hpvmdevmgmt", "-a", &folder]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let put_in = format!("in -filedvd {}", iso.display());
+    host.ok(&["hpvmconsole", "-P", "web", "-q", "-c", &put_in]);
+    let said = refused(&host, &["hpvmdevmgmt", "-m", &kept]);
+    assert!(said.contains("guest 'web' uses"), "{said}");
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    // The next command takes over what the console did.
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "has a medium"]);
+    let listed = host.ok(&["hpvmdevmgmt", "-l", &folder]);
+    assert!(listed.contains(":web:"), "{listed}");
+    let said = refused(&host, &["hpvmdevmgmt", "-d", &folder]);
+    assert!(said.contains("has dependents"), "{said}");
+    host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+    host.ok(&["hpvmdevmgmt", "-d", &folder]);
 }
 
 fn a_read_only_disk_needs_no_right_to_write() {

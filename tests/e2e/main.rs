@@ -13,6 +13,7 @@ mod damage;
 mod device_database;
 mod devices;
 mod doctor;
+mod failing_store;
 mod flush;
 mod full;
 mod golden;
@@ -79,6 +80,7 @@ const SUBJECTS: &[&[Test]] = &[
     device_database::TESTS,
     devices::TESTS,
     layers::TESTS,
+    failing_store::TESTS,
     flush::TESTS,
     growth::TESTS,
     guests::TESTS,

@@ -133,7 +133,7 @@ impl ImageFolders {
     fn held(&self, path: &str) -> Result<BorrowedFd<'_>, String> {
         let held = self.held.iter().find(|(held, _)| held == path);
         held.map(|(_, folder)| folder.as_fd()).ok_or_else(|| {
-            format!("the guest was started without the folder '{path}': it is no folder, it came later, or something in it is restricted; choose from it after the next start, or use hpvmmodify -m")
+            format!("the guest was started without the folder '{path}': it is no folder, it came later, or something in it is restricted or kept for another use; choose from it after the next start, or use hpvmmodify -m")
         })
     }
 }

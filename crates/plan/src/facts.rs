@@ -146,8 +146,8 @@ pub enum Standing {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registered {
     pub restriction: Restriction,
-    /// Of a folder: the entry of something below it that guests are kept from.
-    pub restricted_below: Option<String>,
+    /// Of a folder: something below it that nobody may put into a drive.
+    pub not_to_choose: Option<NotToChoose>,
     pub share: Choice,
     pub read_only: Choice,
     /// What it is kept for, when that was said.
@@ -156,6 +156,15 @@ pub struct Registered {
     pub kept: Option<StoreIdentity>,
     /// The one it leads to now.
     pub found: Option<StoreIdentity>,
+}
+
+/// Why something below a folder is no image to choose, by the name of its entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotToChoose {
+    /// Guests are kept from it.
+    Restricted { name: String },
+    /// It is kept for devices that are no dvds.
+    OtherUse { name: String, usage: DeviceKind },
 }
 
 /// Whether guests are kept from a store.

@@ -52,12 +52,16 @@ fn what_is_restricted_is_no_guests() {
 
 #[test]
 fn a_folder_that_holds_what_is_restricted_is_not_to_be_chosen_from() {
-    let known = || Registered { restricted_below: Some("/d/x".into()), ..Registered::default() };
+    let holds = |held| Registered { not_to_choose: Some(held), ..Registered::default() };
+    let known = || holds(NotToChoose::Restricted { name: "/d/x".into() });
     let said = said_of("dvd:scsi:0,0,0:null:/d", known(), CREATE);
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].starts_with("ERROR: '/d' is a folder to choose images from"), "{said:?}");
     assert!(said[0].contains("rdev:/d/x restricts what lies below it"), "{said:?}");
     assert_eq!(said_of("disk:scsi:0,0,0:null:/d", known(), CREATE), [""; 0], "a place holder");
+    let known = holds(NotToChoose::OtherUse { name: "/d/x".into(), usage: DeviceKind::Disk });
+    let said = said_of("dvd:scsi:0,0,0:null:/d", known, CREATE);
+    assert!(said[0].contains("and gdev:/d/x below it says USAGE=DISK"), "{said:?}");
 }
 
 #[test]

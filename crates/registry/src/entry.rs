@@ -120,6 +120,15 @@ impl Registry {
         self.entries_where(filter, bounds)
     }
 
+    /// Those of guests' devices below a folder that are kept for something else than a drive.
+    pub fn kept_for_others_below(&self, folder: &str) -> Result<Vec<Entry>, RegistryError> {
+        let folder = folder.trim_end_matches('/');
+        let filter = "real_path > ?1 AND real_path < ?2 AND type = 'gdev' AND usage <> ?3
+                      ORDER BY real_path";
+        let drive = hpvm_model::DeviceKind::Dvd.as_str();
+        self.entries_where(filter, [&format!("{folder}/"), &format!("{folder}0"), drive])
+    }
+
     /// Whether an existing guest other than `except` has a device by this name.
     pub fn is_used_by_others(
         &self,

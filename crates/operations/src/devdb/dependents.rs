@@ -67,16 +67,45 @@ pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Ref
     };
     let concerned: BTreeMap<&str, bool> =
         paths.iter().map(|path| (*path, is_concerned(path))).collect();
+    let chooses: BTreeSet<usize> = choosing_among(host, &all, &wanted)?;
+    let is_meant = |index: usize| {
+        concerned[all[index].device.backing.path.as_str()] || chooses.contains(&index)
+    };
+    Ok((0..all.len()).filter(|index| is_meant(*index)).map(|index| all[index].clone()).collect())
+}
+
+/// The drives whose users choose from a folder above what lies at this path, now or at the next start.
+pub(super) fn choosing(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
+    let all = all(host)?;
+    let trail = Trail::of(path, &Stores::look_at([path]));
+    let chooses = choosing_among(host, &all, &trail)?;
+    Ok(chooses.into_iter().map(|index| all[index].clone()).collect())
+}
+
+fn choosing_among(
+    host: &VmHost,
+    all: &[Dependent],
+    wanted: &Trail,
+) -> Result<BTreeSet<usize>, Refusal> {
     let configs = host.registry.all()?;
     let runs = |guest: &GuestName| configs.iter().any(|c| c.name == *guest && host.runs(c));
-    // Beside an image that was given by itself a start withholds what is restricted; only who runs already may choose it.
+    // Beside an image that was given by itself a start withholds what is not to be chosen; only who runs already may choose it.
     let offers = |Dependent { guest, device }: &Dependent| {
         let folder = drives::folder(device).and_then(|folder| identity_at(Path::new(folder)));
         folder.is_some_and(|folder| wanted.way.iter().any(|spot| spot.identity == folder))
             && (device.backing.storage == StorageType::Null || runs(guest))
     };
-    let is_meant = |d: &&Dependent| concerned[d.device.backing.path.as_str()] || offers(d);
-    Ok(all.iter().filter(is_meant).cloned().collect())
+    Ok((0..all.len()).filter(|index| offers(&all[*index])).collect())
+}
+
+/// Drives whose users choose from the folder at this path, whatever is in them now.
+pub(super) fn of_folder<'a>(all: &'a [Dependent], path: &str) -> Vec<&'a Dependent> {
+    let Some(own) = identity_at(Path::new(path)) else { return Vec::new() };
+    let chooses = |d: &&Dependent| {
+        let folder = drives::folder(&d.device).filter(|folder| *folder != d.device.backing.path);
+        folder.is_some_and(|folder| identity_at(Path::new(folder)) == Some(own))
+    };
+    all.iter().filter(chooses).collect()
 }
 
 /// Those that have this very thing, by whatever path; a path that leads nowhere is compared as it is written.

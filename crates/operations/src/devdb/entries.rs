@@ -217,7 +217,9 @@ fn fit_for_guests(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {
 fn deleted(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {
     let before = host.registry.entry(id, &real_path(id.name()))?;
     if id.entry == EntryType::Guest {
-        let dependents = dependents::of(host, id.name())?;
+        let mut dependents = dependents::of(host, id.name())?;
+        let all = dependents::all(host)?;
+        dependents.extend(dependents::of_folder(&all, id.name()).into_iter().cloned());
         if !dependents.is_empty() {
             return Err(EntryRefused::HasDependents { id: id.clone(), dependents }.into());
         }
@@ -278,7 +280,10 @@ fn settled(
     };
     match setting {
         Setting::Share(Choice::Yes) => shareable(path, &dependents)?,
-        Setting::Usage(usage) => usable(path, usage, &dependents)?,
+        Setting::Usage(usage) => {
+            let choosing = dependents::choosing(host, path)?;
+            usable(path, usage, &[dependents, choosing].concat())?;
+        }
         Setting::AllowGuests if actor.reason.as_deref().unwrap_or_default().trim().is_empty() => {
             return Err(EntryRefused::ReasonMissing.into());
         }

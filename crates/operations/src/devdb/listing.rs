@@ -69,6 +69,8 @@ struct Group<'a> {
     names: BTreeSet<&'a str>,
     entries: Vec<&'a Entry>,
     dependents: Vec<&'a Dependent>,
+    /// Of a folder that has an entry: drives whose users choose from it.
+    choosing: Vec<&'a Dependent>,
 }
 
 /// By what names of devices are joined: where they lead, or the name itself where that is nowhere.
@@ -94,6 +96,8 @@ fn devices(host: &VmHost, entries: &[Entry]) -> Result<Vec<Line>, Refusal> {
     for entry in entries.iter().filter(|entry| entry.id.entry == EntryType::Guest) {
         let group = groups.entry(same(entry.id.name())).or_default();
         group.entries.push(entry);
+        // What is in a drive comes and goes; the folder it is chosen from stays its own.
+        group.choosing.extend(dependents::of_folder(&dependents, entry.id.name()));
     }
     groups.retain(|_, group| group.is_of_use());
     let paths: BTreeSet<&str> = groups.values().flat_map(Group::all_names).collect();
@@ -106,7 +110,7 @@ impl<'a> Group<'a> {
     fn is_of_use(&self) -> bool {
         let speaks =
             |entry: &&Entry| entry.origin != Origin::Guest || entry.attributes.are_worth_keeping();
-        !self.dependents.is_empty() || self.entries.iter().any(speaks)
+        !self.dependents.is_empty() || !self.choosing.is_empty() || self.entries.iter().any(speaks)
     }
 
     fn all_names(&self) -> impl Iterator<Item = &'a str> + '_ {
@@ -138,7 +142,7 @@ impl<'a> Group<'a> {
         );
         let kept = self.entries.iter().find_map(|entry| entry.identity.clone());
         let guests: BTreeSet<&str> =
-            self.dependents.iter().map(|dependent| dependent.guest.as_str()).collect();
+            self.dependents.iter().chain(&self.choosing).map(|d| d.guest.as_str()).collect();
         Some(Line {
             id: EntryId::new(EntryType::Guest, name).ok()?,
             aliases: aliases.into_iter().map(str::to_owned).collect(),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hpvm_model::{Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StoreIdentity};
 use hpvm_plan::drives;
-use hpvm_plan::facts::{FileFact, HostFacts, Registered};
+use hpvm_plan::facts::{FileFact, HostFacts, NotToChoose, Registered};
 use hpvm_registry::{Change, Entry, Registry};
 
 use super::presets::Presets;
@@ -26,7 +26,7 @@ pub(crate) fn registered(
         let trail = Trail::of(path, stores);
         let mut known = of_store(&host.registry, own, path, &trail, &presets)?;
         if stores.files.get(path) == Some(&FileFact::Folder) {
-            known.restricted_below = restricted_below(&host.registry, &trail.real_path)?;
+            known.not_to_choose = not_to_choose(&host.registry, &trail.real_path)?;
         }
         Ok((path.clone(), known))
     };
@@ -48,7 +48,7 @@ pub(super) fn of_store(
     };
     Ok(Registered {
         restriction: restriction(trail, &restricting, presets),
-        restricted_below: None,
+        not_to_choose: None,
         share: is(|entry| entry.attributes.share),
         read_only: is(|entry| entry.attributes.read_only),
         usage: entries.iter().find_map(|entry| entry.attributes.usage),
@@ -57,25 +57,27 @@ pub(super) fn of_store(
     })
 }
 
-/// The first entry that keeps guests from something below a folder. What the VM Host was only seen to use keeps nobody from
-/// an image, which is read and no more.
-fn restricted_below(registry: &Registry, folder: &str) -> Result<Option<String>, Refusal> {
+/// The first entry for something below a folder that nobody may put into a drive. What the VM Host was only seen to use keeps
+/// nobody from an image, which is read and no more.
+fn not_to_choose(registry: &Registry, folder: &str) -> Result<Option<NotToChoose>, Refusal> {
     let entries = registry.entries_below(EntryType::Restricted, folder)?;
-    Ok(entries
-        .iter()
-        .find(|entry| keeps_guests_away(entry))
-        .map(|entry| entry.id.name().to_owned()))
+    if let Some(entry) = entries.iter().find(|entry| keeps_guests_away(entry)) {
+        return Ok(Some(NotToChoose::Restricted { name: entry.id.name().to_owned() }));
+    }
+    let others = registry.kept_for_others_below(folder)?;
+    let other = others.first().and_then(|entry| Some((entry.id.name(), entry.attributes.usage?)));
+    Ok(other.map(|(name, usage)| NotToChoose::OtherUse { name: name.to_owned(), usage }))
 }
 
-/// The folders from which users of a guest's console must not choose, since something restricted lies below them: of an
-/// image that was given by itself, the folder beside it.
+/// The folders from which users of a guest's console must not choose, since something lies below them that is restricted or
+/// kept for another use: of an image that was given by itself, the folder beside it.
 pub(crate) fn withheld_folders(
     host: &VmHost,
     config: &GuestConfig,
 ) -> Result<BTreeSet<String>, Refusal> {
     let mut withheld = BTreeSet::new();
     for folder in config.storage.iter().filter_map(drives::folder) {
-        if restricted_below(&host.registry, &real_path(folder))?.is_some() {
+        if not_to_choose(&host.registry, &real_path(folder))?.is_some() {
             withheld.insert(folder.to_owned());
         }
     }

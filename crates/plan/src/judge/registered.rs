@@ -8,7 +8,7 @@ use hpvm_model::{
 
 use super::{Finding, Findings, never, not_now};
 use crate::drives;
-use crate::facts::{FileFact, HostFacts, Registered, Reservations, Restriction};
+use crate::facts::{FileFact, HostFacts, NotToChoose, Registered, Reservations, Restriction};
 
 pub(super) fn judge(
     config: &GuestConfig,
@@ -42,11 +42,22 @@ pub(super) fn restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Fi
 }
 
 /// Users of a guest's console choose from such a folder, and nobody asks the device database then.
-pub(super) fn holds_restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
+pub(super) fn holds_other_than_images(
+    device: &StorageDevice,
+    facts: &HostFacts,
+) -> Option<Finding> {
     let path = drives::folder(device).filter(|path| *path == device.backing.path)?;
-    let name = facts.registered.get(path)?.restricted_below.as_ref()?;
+    let (why, which) = match facts.registered.get(path)?.not_to_choose.as_ref()? {
+        NotToChoose::Restricted { name } => {
+            (format!("rdev:{name} restricts what lies below it"), "nothing restricted")
+        }
+        NotToChoose::OtherUse { name, usage } => {
+            let usage = usage.as_str().to_ascii_uppercase();
+            (format!("gdev:{name} below it says USAGE={usage}"), "nothing but images of dvds")
+        }
+    };
     let text = format!(
-        "'{path}' is a folder to choose images from, and rdev:{name} restricts what lies below it; give a folder that holds nothing restricted"
+        "'{path}' is a folder to choose images from, and {why}; give a folder that holds {which}"
     );
     Some(never(path, text))
 }

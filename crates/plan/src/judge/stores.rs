@@ -19,7 +19,7 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
         if device.backing.storage == StorageType::Null {
             place_holder(device, facts, all);
             all.extend(registered::restricted(device, facts));
-            all.extend(registered::holds_restricted(device, facts));
+            all.extend(registered::holds_other_than_images(device, facts));
             continue;
         }
         let others = all.len();
