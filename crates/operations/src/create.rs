@@ -1,6 +1,10 @@
 //! Makes a guest: its folder with firmware variables, the link, then the registry's row, in an order that survives a power
 //! cut at any point. What is left by a process that died on the way is found by looking, and removed by `hpvm doctor`.
 
+use std::path::Path;
+use std::sync::mpsc;
+
+use hpvm_host::Root;
 use hpvm_host::durable::Batch;
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
@@ -49,13 +53,66 @@ fn attempt(
     request: &Request,
     mode: Mode,
 ) -> Result<Created, Refusal> {
+    // What scripts ask again and again costs nothing but this look; it is looked again when nobody else can take the name.
+    if let Some(holder) = host.registry.number_of(name)? {
+        return Err(Refusal::NameTaken { name: name.clone(), number: holder });
+    }
+    let uuid = GuestUuid(uuid::Uuid::new_v4());
+    if mode == Mode::DryRun {
+        let Judged { config, problems, fields, .. } = judge(host, name, uuid, request, mode)?;
+        let config = numbered(config, host.begin()?.next_number()?);
+        return Ok(Created { config, problems, fields });
+    }
+    let root = host.root.clone();
+    let pristine = host.conf.pristine_nvram();
+    // Syncing costs most of a creation's time: the files go to the disk while the guest is judged, and what needs its number
+    // while the registry prepares what it commits after them.
+    std::thread::scope(|scope| {
+        let (decided, decision) = mpsc::sync_channel(1);
+        let (root, pristine) = (&root, &pristine);
+        let files = scope.spawn(move || Draft::make(root, uuid, pristine, &decision));
+        let Judged { config, problems, fields, facts } = judge(host, name, uuid, request, mode)?;
+        let change = host.begin()?;
+        if let Some(holder) = change.number_of(name)? {
+            return Err(Refusal::NameTaken { name: name.clone(), number: holder });
+        }
+        let config = numbered(config, change.next_number()?);
+        // It waits for this, or has failed, which it tells below.
+        let _ = decided.send(config.clone());
+        let prepared = prepare(&change, actor, &config, &facts);
+        let draft = files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        prepared?;
+        change.commit()?;
+        let folder = draft.keep();
+        Step::CreateCommitted.reached();
+        // The texts are for people; a guest without them is whole, and the next change writes them.
+        let _ = folder.write_texts(&config, None);
+        Ok(Created { config, problems, fields })
+    })
+}
+
+/// A guest that may be made, but for its number; in a dry run also one that may not.
+struct Judged {
+    config: GuestConfig,
+    problems: Vec<Problem>,
+    fields: Vec<FieldChange>,
+    facts: HostFacts,
+}
+
+fn judge(
+    host: &VmHost,
+    name: &GuestName,
+    uuid: GuestUuid,
+    request: &Request,
+    mode: Mode,
+) -> Result<Judged, Refusal> {
     let network = host.network_for(request, None)?;
     let (config, lan) = lan::made_apart(
         host,
         &[],
         network,
         |made| made,
-        |network| Ok(apply(&blank(name), None, request, network, &mut random)?),
+        |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random)?),
     )?;
     let mut facts = host.facts(&config, None)?;
     facts.network.lan = lan;
@@ -64,32 +121,11 @@ fn attempt(
     if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
         return Err(Refusal::Problems(problems));
     }
-    let pristine = host.conf.pristine_nvram();
-    let root = host.root.clone();
-    let change = host.begin()?;
-    if let Some(holder) = change.number_of(name)? {
-        return Err(Refusal::NameTaken { name: name.clone(), number: holder });
-    }
-    let number = change.next_number()?;
-    let config = GuestConfig { number, serial_number: serial_number(number), ..config };
-    if mode == Mode::DryRun {
-        return Ok(Created { config, problems, fields });
-    }
-    let folder = Folder::of(&root, config.uuid);
-    let made = Made { folder: &folder, root: &root, config: &config, committed: false };
-    // The files are synced while the registry prepares what it commits after them.
-    std::thread::scope(|scope| {
-        let files = scope.spawn(|| made.files(&pristine));
-        let prepared = prepare(&change, actor, &config, &facts);
-        files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        prepared
-    })?;
-    change.commit()?;
-    made.keep();
-    Step::CreateCommitted.reached();
-    // The texts are for people; a guest without them is whole, and the next change writes them.
-    let _ = folder.write_texts(&config, None);
-    Ok(Created { config, problems, fields })
+    Ok(Judged { config, problems, fields, facts })
+}
+
+fn numbered(config: GuestConfig, number: GuestNumber) -> GuestConfig {
+    GuestConfig { number, serial_number: serial_number(number), ..config }
 }
 
 /// What the registry will have of the guest, once it is committed.
@@ -106,44 +142,67 @@ fn prepare(
 }
 
 /// What was made for a guest the registry does not know yet: goes again unless it is kept.
-struct Made<'a> {
-    folder: &'a Folder,
-    root: &'a hpvm_host::Root,
-    config: &'a GuestConfig,
-    committed: bool,
+struct Draft<'a> {
+    root: &'a Root,
+    folder: Folder,
+    /// The name that leads to the folder. Until then the name may be another guest's.
+    linked: Option<GuestName>,
+    is_kept: bool,
 }
 
-impl Made<'_> {
-    fn files(&self, pristine: &std::path::Path) -> Result<(), Refusal> {
+impl<'a> Draft<'a> {
+    /// Makes all files, each on the disk: first those that every guest has, then, when it is decided that there will be a
+    /// guest, those that tell which. Where there will be none, the draft is as good as any to be dropped.
+    fn make(
+        root: &'a Root,
+        uuid: GuestUuid,
+        pristine: &Path,
+        decision: &mpsc::Receiver<GuestConfig>,
+    ) -> Result<Draft<'a>, Refusal> {
+        let folder = Folder::of(root, uuid);
+        let mut draft = Draft { root, folder, linked: None, is_kept: false };
         let mut batch = Batch::default();
-        self.folder.make(&mut batch)?;
+        draft.folder.make(&mut batch)?;
         Step::CreateFolder.reached();
-        self.folder.make_nvram(pristine, &mut batch)?;
+        draft.folder.make_nvram(pristine, &mut batch)?;
         Step::CreateNvram.reached();
-        self.folder.make_identity(self.config, &mut batch)?;
-        self.folder.make_link(self.root, self.config, &mut batch)?;
+        batch.sync()?;
+        let Ok(config) = decision.recv() else { return Ok(draft) };
+        draft.complete(&config)?;
+        Ok(draft)
+    }
+
+    fn complete(&mut self, config: &GuestConfig) -> Result<(), Refusal> {
+        let mut batch = Batch::default();
+        self.folder.make_identity(config, &mut batch)?;
+        self.linked = Some(config.name.clone());
+        self.folder.make_link(self.root, config, &mut batch)?;
         Step::CreateLink.reached();
         Ok(batch.sync()?)
     }
 
-    fn keep(mut self) {
-        self.committed = true;
+    fn keep(mut self) -> Folder {
+        self.is_kept = true;
+        self.folder.clone()
     }
 }
 
-impl Drop for Made<'_> {
+impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        if !self.committed {
-            // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-            let _ = folder::unlink(self.root, &self.config.name);
-            let _ = self.folder.remove();
+        if self.is_kept {
+            return;
         }
+        // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
+        if let Some(name) = &self.linked {
+            let _ = folder::unlink(self.root, name);
+        }
+        let _ = self.folder.remove();
     }
 }
 
-fn blank(name: &GuestName) -> GuestConfig {
+fn blank(name: &GuestName, uuid: GuestUuid) -> GuestConfig {
     GuestConfig {
-        uuid: GuestUuid(uuid::Uuid::new_v4()),
+        uuid,
         // The number is given when the registry is ours to write; until then the least stands for it.
         number: GuestNumber::FIRST,
         name: name.clone(),

@@ -37,7 +37,6 @@ impl Folder {
     /// Makes the folder itself; it must not be there yet.
     pub fn make(&self, batch: &mut Batch) -> Result<(), DurableError> {
         durable::create_folder(&self.path, 0o755)?;
-        batch.names_in(&self.path);
         batch.names_in(self.path.parent().unwrap_or(Path::new("/")));
         Ok(())
     }
@@ -47,13 +46,15 @@ impl Folder {
         batch.copy_file(pristine, &self.file(guest_folder::NVRAM), 0o600)
     }
 
-    /// Writes what a lost registry would be rebuilt from, in a folder just made.
+    /// Writes what a lost registry would be rebuilt from, in a folder just made; the names of all that is there are synced
+    /// with it.
     pub fn make_identity(
         &self,
         config: &GuestConfig,
         batch: &mut Batch,
     ) -> Result<(), DurableError> {
         let text = portable::write(config);
+        batch.names_in(&self.path);
         batch.create_file(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
     }
 

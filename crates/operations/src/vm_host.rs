@@ -140,6 +140,7 @@ impl VmHost {
     ) -> Result<HostFacts, Refusal> {
         let stores = Stores::look(std::iter::once(config).chain(before));
         let stores = stores.with_other_paths(&self.registry)?;
+        let _view = self.registry.view()?;
         // By uuid, since a guest that is not created yet has no number of its own.
         let own = self.registry.guest(&Selector::Uuid(config.uuid))?;
         let sharers = self.sharers(config, own.as_ref().map(|own| own.number), &stores)?;

@@ -1,6 +1,8 @@
 //! Entries of the device database as rows. Judging asks by path, identifier and file, each an index, so that its price does
 //! not grow with the entries; who depends on an entry is asked of the guests' devices.
 
+use std::collections::BTreeSet;
+
 use hpvm_model::{
     Attributes, Bytes, Choice, EntryId, EntryType, FileIdentity, Origin, StoreIdentity,
 };
@@ -39,9 +41,18 @@ impl Entry {
 /// By what entries of one store are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
-    pub paths: Vec<String>,
-    pub identifiers: Vec<String>,
-    pub files: Vec<FileIdentity>,
+    pub paths: BTreeSet<String>,
+    pub identifiers: BTreeSet<String>,
+    pub files: BTreeSet<FileIdentity>,
+}
+
+impl Keys {
+    /// Takes up others, so that what they have in common is looked for once.
+    pub fn merge(&mut self, mut others: Keys) {
+        self.paths.append(&mut others.paths);
+        self.identifiers.append(&mut others.identifiers);
+        self.files.append(&mut others.files);
+    }
 }
 
 const COLUMNS: &str = "type, name, real_path, origin, reason, identifier, size_bytes, share, \

@@ -289,18 +289,6 @@ impl Registry {
     ) -> rusqlite::Result<Vec<T>> {
         self.connection.prepare_cached(sql)?.query_map(parameters, read)?.collect()
     }
-
-    /// Several questions to one state: what another command commits between them is not seen.
-    pub(crate) fn in_one_view<T>(
-        &self,
-        ask: impl FnOnce() -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
-        if !self.connection.is_autocommit() {
-            return ask();
-        }
-        let _view = self.connection.unchecked_transaction()?;
-        ask()
-    }
 }
 
 impl GuestSummary {

@@ -30,6 +30,7 @@ mod rebuild;
 mod schema;
 mod step;
 mod upgrade;
+mod view;
 mod vswitch;
 
 pub use change::Change;
@@ -41,4 +42,5 @@ pub use open::{Access, Registry};
 pub use operation::{Operation, OperationId, Outcome, Owner, RecordedOperation, Subject};
 pub use rebuild::{Found, Rebuilt, Skipped, rebuild};
 pub use step::{Step, UnknownStep};
+pub use view::View;
 pub use vswitch::{NicRow, SwitchSelector};

@@ -102,10 +102,10 @@ proptest! {
         let registry = place.reader();
         prop_assert_eq!(registry.entries().unwrap(), vec![entry.clone()]);
         prop_assert_eq!(registry.entry(&entry.id, "").unwrap(), Some(entry.clone()));
-        let mut keys = vec![Keys { paths: vec![entry.real_path.clone()], ..Keys::default() }];
+        let mut keys = vec![Keys { paths: [entry.real_path.clone()].into(), ..Keys::default() }];
         let identifier = entry.identity.as_ref().and_then(|identity| identity.identifier.clone());
-        keys.extend(identifier.map(|i| Keys { identifiers: vec![i], ..Keys::default() }));
-        keys.extend(entry.file.map(|file| Keys { files: vec![file], ..Keys::default() }));
+        keys.extend(identifier.map(|i| Keys { identifiers: [i].into(), ..Keys::default() }));
+        keys.extend(entry.file.map(|file| Keys { files: [file].into(), ..Keys::default() }));
         for keys in keys {
             prop_assert_eq!(registry.entries_by(entry.id.entry, &keys).unwrap(), vec![entry.clone()]);
             prop_assert_eq!(registry.entries_by(EntryType::Server, &keys).unwrap(), Vec::new());

@@ -13,7 +13,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 use super::dependents;
 use super::presets::Presets;
-use super::registered::of_store;
+use super::registered::restriction_of;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
@@ -115,7 +115,7 @@ fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
     let there = there.to_string_lossy();
     let trail = Trail::of(&there, &Stores::look_at([&*there]));
     let presets = Presets::of(&host.root);
-    let why = match of_store(&host.registry, None, &there, &trail, &presets)?.restriction {
+    let why = match restriction_of(&host.registry, &trail, &presets)? {
         Restriction::None | Restriction::Lifted { .. } => None,
         Restriction::HostFolder { folder } => {
             Some(format!("{folder} is a folder of this VM Host itself"))

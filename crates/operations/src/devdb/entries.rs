@@ -14,7 +14,7 @@ use hpvm_registry::{Entry, Step};
 
 use super::dependents::{self, Dependent, told};
 use super::presets::Presets;
-use super::registered::{of_store, real_path};
+use super::registered::{real_path, restriction_of};
 use super::trail::{Trail, identity_at};
 use crate::stores::Stores;
 use crate::{Actor, Mode, Refusal, VmHost};
@@ -198,9 +198,9 @@ fn fit_for_guests(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {
     let stores = Stores::look_at([path]);
     let trail = Trail::of(path, &stores);
     let presets = Presets::of(&host.root);
-    let known = of_store(&host.registry, None, path, &trail, &presets)?;
+    let restriction = restriction_of(&host.registry, &trail, &presets)?;
     let uses = stores.used_by_host().remove(path);
-    let why = match (known.restriction, uses) {
+    let why = match (restriction, uses) {
         (Restriction::Lifted { .. }, _) | (Restriction::None, None) => return Ok(()),
         (Restriction::None, Some(uses)) => uses.join("; "),
         (

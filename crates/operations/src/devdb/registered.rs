@@ -6,8 +6,8 @@ use std::path::Path;
 
 use hpvm_model::{Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StoreIdentity};
 use hpvm_plan::drives;
-use hpvm_plan::facts::{FileFact, HostFacts, NotToChoose, Registered};
-use hpvm_registry::{Change, Entry, Registry};
+use hpvm_plan::facts::{FileFact, HostFacts, NotToChoose, Registered, Restriction};
+use hpvm_registry::{Change, Entry, Keys, Registry};
 
 use super::presets::Presets;
 use super::restriction::{keeps_guests_away, restriction};
@@ -22,32 +22,43 @@ pub(crate) fn registered(
     stores: &Stores,
 ) -> Result<BTreeMap<String, Registered>, Refusal> {
     let presets = Presets::of(&host.root);
-    let known = |path: &String| {
-        let trail = Trail::of(path, stores);
-        let mut known = of_store(&host.registry, own, path, &trail, &presets)?;
+    let trails: Vec<(&String, Trail)> =
+        stores.files.keys().map(|path| (path, Trail::of(path, stores))).collect();
+    let restricting = restricting(&host.registry, trails.iter().map(|(_, trail)| trail))?;
+    let known = |(path, trail): (&String, Trail)| {
+        let restriction = restriction(&trail, &restricting, &presets);
+        let mut known = of_store(&host.registry, own, path, &trail, restriction)?;
         if stores.files.get(path) == Some(&FileFact::Folder) {
             known.not_to_choose = not_to_choose(&host.registry, &trail.real_path)?;
         }
         Ok((path.clone(), known))
     };
-    stores.files.keys().map(known).collect()
+    trails.into_iter().map(known).collect()
 }
 
-pub(super) fn of_store(
+/// Whether guests may have what a trail leads to.
+pub(super) fn restriction_of(
+    registry: &Registry,
+    trail: &Trail,
+    presets: &Presets,
+) -> Result<Restriction, Refusal> {
+    Ok(restriction(trail, &restricting(registry, [trail])?, presets))
+}
+
+fn of_store(
     registry: &Registry,
     own: Option<&GuestConfig>,
     path: &str,
     trail: &Trail,
-    presets: &Presets,
+    restriction: Restriction,
 ) -> Result<Registered, Refusal> {
-    let restricting = restricting(registry, trail)?;
     let entries = registry.entries_by(EntryType::Guest, &trail.own_keys(path))?;
     let is = |choice: fn(&Entry) -> Choice| match entries.iter().any(|e| choice(e) == Choice::Yes) {
         true => Choice::Yes,
         false => Choice::No,
     };
     Ok(Registered {
-        restriction: restriction(trail, &restricting, presets),
+        restriction,
         not_to_choose: None,
         share: is(|entry| entry.attributes.share),
         read_only: is(|entry| entry.attributes.read_only),
@@ -84,9 +95,14 @@ pub(crate) fn withheld_folders(
     Ok(withheld)
 }
 
-/// The rdev entries for a store. A folder's inode is a hint, which may be another folder's after a boot.
-pub(super) fn restricting(registry: &Registry, trail: &Trail) -> Result<Vec<Entry>, Refusal> {
-    let found = registry.entries_by(EntryType::Restricted, &trail.keys())?;
+/// The rdev entries for some stores. A folder's inode is a hint, which may be another folder's after a boot.
+fn restricting<'a>(
+    registry: &Registry,
+    trails: impl IntoIterator<Item = &'a Trail>,
+) -> Result<Vec<Entry>, Refusal> {
+    let mut keys = Keys::default();
+    trails.into_iter().for_each(|trail| keys.merge(trail.keys()));
+    let found = registry.entries_by(EntryType::Restricted, &keys)?;
     let verified = |mut entry: Entry| {
         entry.file = entry.file.filter(|_| identity_at(Path::new(&entry.real_path)) == entry.file);
         entry

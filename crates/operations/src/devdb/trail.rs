@@ -112,7 +112,7 @@ impl Trail {
         Keys {
             paths: self.own.paths.iter().cloned().chain([path.to_owned()]).collect(),
             identifiers: self.own.identifiers.iter().cloned().collect(),
-            files: Vec::new(),
+            files: BTreeSet::new(),
         }
     }
 }
