@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
@@ -39,15 +40,14 @@ pub(crate) enum StreamFault {
 #[derive(Debug)]
 pub(crate) struct StreamPeer {
     socket: UnixStream,
-    /// Empty, or of full length: bytes up to `filled` were received, frames up to `parsed` have been gathered.
+    /// What was received; frames up to `parsed` have been gathered.
     received: Vec<u8>,
-    filled: usize,
     parsed: usize,
     /// Where the frames begin that were gathered last.
     gathered: usize,
     /// Whether frames came since somebody asked.
     talks: bool,
-    /// Bytes to send; those up to `sent` are gone.
+    /// Bytes to send; those up to `sent` are gone, and never more than those that wait may be.
     backlog: Vec<u8>,
     sent: usize,
 }
@@ -57,7 +57,6 @@ impl StreamPeer {
         StreamPeer {
             socket,
             received: Vec::new(),
-            filled: 0,
             parsed: 0,
             gathered: 0,
             talks: false,
@@ -78,13 +77,13 @@ impl StreamPeer {
         limit: usize,
     ) -> Result<(usize, usize), StreamFault> {
         let limit = limit.min(batch.room());
-        if next(&self.received[self.parsed..self.filled])?.is_none() {
+        if next(&self.received[self.parsed..])?.is_none() {
             self.receive()?;
         }
         self.gathered = self.parsed;
         let (mut count, mut malformed) = (0, 0);
         while count < limit
-            && let Some(bytes) = next(&self.received[self.parsed..self.filled])?
+            && let Some(bytes) = next(&self.received[self.parsed..])?
         {
             let start = self.parsed + LENGTH_BYTES;
             self.parsed = start + bytes;
@@ -103,7 +102,7 @@ impl StreamPeer {
 
     /// Leaves the last `frames` of those gathered where they are: they come again.
     pub(crate) fn hold_back(&mut self, frames: usize) {
-        let length = |at: usize| next(&self.received[at..self.filled]).ok().flatten();
+        let length = |at: usize| next(&self.received[at..]).ok().flatten();
         let starts: Vec<usize> = std::iter::successors(Some(self.gathered), |at| {
             let end = at + LENGTH_BYTES + length(*at)?;
             (end < self.parsed).then_some(end)
@@ -119,14 +118,13 @@ impl StreamPeer {
         self.backlog.len() - self.sent <= BACKLOG_BYTES_MAX / 2
     }
 
-    /// Takes what the socket has, behind the part of a frame that is there already.
+    /// Takes what the socket has, behind the part of a frame that is there already. The memory is not cleared before: a peer
+    /// that talks would pay for all of it each time it paused.
     fn receive(&mut self) -> Result<(), StreamFault> {
-        self.received.resize(RECEIVED_BYTES_MAX, 0);
-        self.received.copy_within(self.parsed..self.filled, 0);
-        self.filled -= std::mem::take(&mut self.parsed);
-        let received = recv(&self.socket, &mut self.received[self.filled..], RecvFlags::DONTWAIT);
-        self.filled += received.as_ref().map_or(0, |(_, bytes)| *bytes);
-        match received {
+        self.received.drain(..std::mem::take(&mut self.parsed));
+        self.received.reserve_exact(RECEIVED_BYTES_MAX - self.received.len());
+        let room = spare_capacity(&mut self.received);
+        match recv(&self.socket, room, RecvFlags::DONTWAIT) {
             Ok((_, 0)) => Err(StreamFault::Closed),
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(error) => Err(StreamFault::Failed(error.into())),
@@ -152,8 +150,7 @@ impl StreamPeer {
                 Ok(bytes) => self.sent += bytes,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    self.backlog.drain(..self.sent);
-                    self.sent = 0;
+                    self.forget_sent();
                     return Ok(Backlog::Waits);
                 }
                 Err(error) => return Err(StreamFault::Failed(error.into())),
@@ -164,12 +161,20 @@ impl StreamPeer {
         Ok(Backlog::Empty)
     }
 
+    /// Moves what waits to the front once it is the smaller part, so that no byte is moved more than once on the average,
+    /// however little a peer takes at a time.
+    fn forget_sent(&mut self) {
+        if self.sent >= self.backlog.len() - self.sent {
+            self.backlog.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
     /// Gives back memory that only a burst needed.
     pub(crate) fn rest(&mut self) {
-        if self.parsed == self.filled {
+        if self.parsed == self.received.len() {
             self.received = Vec::new();
             self.parsed = 0;
-            self.filled = 0;
         }
         if self.backlog.is_empty() {
             self.backlog = Vec::new();
@@ -209,7 +214,7 @@ fn push(batch: &mut Batch, frame: &mut [u8]) -> Result<(), crate::frame::Malform
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     /// Every kind of end that a stream of frames can come to, at each boundary.
     #[test]
@@ -229,6 +234,39 @@ mod tests {
         assert!(matches!(next(&framed(max as u32, max)), Ok(Some(_))));
         assert!(matches!(next(&framed(max as u32 + 1, max)), Err(StreamFault::Length(_))));
         assert!(matches!(next(&[0xff; 4]), Err(StreamFault::Length(_))));
+    }
+
+    #[test]
+    fn a_peer_that_reads_little_at_a_time_gets_all_in_order_and_costs_bounded_memory() {
+        let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
+        far.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a bound");
+        let mut peer = StreamPeer::new(near);
+        let (mut batch, mut expected, mut arrived) = (Batch::new(), Vec::new(), Vec::new());
+        let mut part = vec![0; 5_000];
+        for number in 0u32.. {
+            if expected.len() > 6 * BACKLOG_BYTES_MAX {
+                break;
+            }
+            let mut frame = number.to_be_bytes().repeat(300);
+            batch.clear();
+            push(&mut batch, &mut frame).expect("a frame");
+            let mut scratch = [0; 132];
+            let view = batch.view(0, crate::vlan::Edit::Keep, &mut scratch);
+            while peer.put(&view) == Put::NoRoom {
+                peer.flush().expect("the peer is there");
+                let bytes = far.read(&mut part).expect("something waits");
+                arrived.extend_from_slice(&part[..bytes]);
+            }
+            expected.extend((frame.len() as u32).to_be_bytes());
+            expected.extend(&frame);
+            assert!(peer.backlog.len() <= 2 * BACKLOG_BYTES_MAX);
+        }
+        while arrived.len() < expected.len() {
+            peer.flush().expect("the peer is there");
+            let bytes = far.read(&mut part).expect("something waits");
+            arrived.extend_from_slice(&part[..bytes]);
+        }
+        assert!(arrived == expected, "the bytes differ");
     }
 
     proptest! {
