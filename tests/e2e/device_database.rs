@@ -250,6 +250,11 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert!(blocks(&full) >= 1 << 20, "the room is taken");
     assert!(blocks(&path) < 1 << 20, "and without that it is not");
     assert!(refused(&host, &["hpvmdevmgmt", "-S", "1M", "/dev/null"]).contains("no regular file"));
+    let two_lines = host.path("new\nline.img").display().to_string();
+    let said = refused(&host, &["hpvmdevmgmt", "-S", "1M", &two_lines]);
+    assert!(said.contains("no statement could name"), "{said}");
+    let said = refused(&host, &["hpvmdevmgmt", "-a", "gdev:/dev/null"]);
+    assert!(said.contains("a character device, which is nothing"), "{said}");
 }
 
 /// Settles 79: what several guests would write to is never marked as shared, and the reason is told.

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_scsi_adapter_comes_with_its_disk_and_goes,
     a_guest_boots_from_the_second_adapter_and_gets_both_while_it_runs,
     status_names_a_disk_as_firmware_and_guest_do,
+    a_list_counts_what_the_running_guest_has,
 ];
 
 /// Until a guest has seen what came or went.
@@ -301,4 +302,34 @@ fn status_names_a_disk_as_firmware_and_guest_do() {
             String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).contains(&told)
         });
     }
+}
+
+/// A list and `-M` count the same: what runs as it runs, and what waits for the next start from then on.
+fn a_list_counts_what_the_running_guest_has() {
+    let host = VmHost::new(Engine::Fake);
+    let disks = [0, 1, 2].map(|number| host.disk(&format!("{number}.img"), 1 << 20));
+    let [first, waiting] =
+        [0, 1].map(|n| statement(&format!("disk:scsi:0,1,{n}"), &disks[usize::from(n != 0)]));
+    let coming = statement("disk:avio_stor:0,2,0", &disks[2]);
+    // vCPUs and storage devices.
+    let counted = || {
+        let list = host.ok(&["hpvmstatus"]);
+        let line = list.lines().find(|line| line.starts_with("web ")).expect("its line");
+        let columns: Vec<&str> = line[44..].split_whitespace().collect();
+        let machine = host.ok(&["hpvmstatus", "-M"]);
+        let fields: Vec<&str> = machine.trim_end().split(':').collect();
+        let vcpus = fields[19].split(';').next().expect("a count");
+        assert_eq!(columns[..2], [vcpus, fields[15]], "{list}{machine}");
+        (vcpus.to_owned(), fields[15].to_owned())
+    };
+    let is = |vcpus: &str, devices: &str| (vcpus.to_owned(), devices.to_owned());
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &first]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", SEEN_BOUND);
+    host.ok(&["hpvmmodify", "-P", "web", "-c", "2", "-a", &waiting]);
+    assert_eq!(counted(), is("1", "1"));
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &coming]);
+    assert_eq!(counted(), is("1", "2"));
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    assert_eq!(counted(), is("2", "3"));
 }

@@ -111,6 +111,7 @@ fn what_cannot_lie_under_an_image_is_refused() {
         (vec!["-a", &top], "needs a backing file"),
         (vec!["-a", &raw, "--layer", &base], "exactly one -a of storage type qcow2"),
         (vec!["--layer", &base], "exactly one -a of storage type qcow2"),
+        (vec!["-a", &top, "--layer", &base, "--layer", &middle], "nothing lies under it"),
         (vec!["-a", &top, "--layer", &middle, "--layer", &secret], "is restricted"),
         (vec!["-a", &top, "--layer", "file:/proc/1/none"], "does not exist"),
         (vec!["-a", &top, "--layer", &folder], "is a folder"),

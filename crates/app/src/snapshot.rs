@@ -7,8 +7,9 @@
 //!
 //! Readers take the state from here and from the locks whether the writer lives; they never ask a process.
 
-use hpvm_model::StorageAddress;
 use hpvm_model::state::Occupant;
+use hpvm_model::{Memory, StorageAddress, Vcpus};
+use hpvm_plan::record::Machine;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::Zero;
@@ -43,10 +44,35 @@ pub struct Snapshot {
     pub zeros: Vec<Zero>,
     pub qemu: Process,
     pub accelerator: String,
+    /// What a list tells of the machine; absent where its boot record cannot be used.
+    #[serde(default)]
+    pub extent: Option<Extent>,
     #[serde(default)]
     pub agent: Agent,
     /// How often a worker took this guest over.
     pub adoptions: u32,
+}
+
+/// How large the machine is that runs, whatever the configuration says of the next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    pub vcpus: Vcpus,
+    pub memory: Memory,
+    pub storage_devices: u32,
+    pub nics: u32,
+}
+
+impl Extent {
+    #[must_use]
+    pub fn of(machine: &Machine) -> Extent {
+        let count = |devices: usize| u32::try_from(devices).unwrap_or(u32::MAX);
+        Extent {
+            vcpus: machine.base.vcpus,
+            memory: machine.base.memory,
+            storage_devices: count(machine.storage.len()),
+            nics: count(machine.nics.len()),
+        }
+    }
 }
 
 /// What is known of an agent in the guest.

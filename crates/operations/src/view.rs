@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hpvm_app::snapshot::{Agent, Ending};
+use hpvm_app::snapshot::{Agent, Ending, Extent};
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
 use hpvm_model::{
@@ -78,16 +78,28 @@ pub struct GuestLine {
     pub state: RunState,
 }
 
+/// What runs counts as it runs, so that a list and the other views agree; what waits for the next start is not there yet.
+fn line_of(summary: GuestSummary, presence: &Presence) -> GuestLine {
+    let state = presence.state();
+    let snapshot = presence.snapshot().filter(|_| presence.is_on());
+    let Some(Extent { vcpus, memory, storage_devices, nics }) = snapshot.and_then(|s| s.extent)
+    else {
+        return GuestLine { summary, state };
+    };
+    let summary = GuestSummary { vcpus, memory, devices: storage_devices, nics, ..summary };
+    GuestLine { summary, state }
+}
+
 impl VmHost {
     /// All guests, as a list shows them. Only guests with a run folder are looked at closely.
     pub fn lines(&self) -> Result<Vec<GuestLine>, Refusal> {
         let folders = self.run_folders();
-        let line = |summary: GuestSummary| {
-            let state = match folders.contains(&summary.number.get()) {
-                true => self.presence(summary.number).state(),
-                false => RunState::Off,
-            };
-            GuestLine { summary, state }
+        let line = |summary: GuestSummary| match folders.contains(&summary.number.get()) {
+            true => {
+                let presence = self.presence(summary.number);
+                line_of(summary, &presence)
+            }
+            false => GuestLine { summary, state: RunState::Off },
         };
         let mut lines: Vec<GuestLine> = self.registry.list()?.into_iter().map(line).collect();
         self.find_lost(&mut lines);

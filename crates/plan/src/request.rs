@@ -63,6 +63,10 @@ pub enum RequestError {
         "--layer says what lies under an image that is added, and needs exactly one -a of storage type qcow2 beside it, such as disk:avio_stor::qcow2:/path"
     )]
     LayersOfNone,
+    #[error(
+        "'{0}' is no image and holds all its blocks itself, so that nothing lies under it; give it as the last --layer"
+    )]
+    LayersUnderStore(String),
     #[error("the guest has no such NIC; `hpvmstatus -P {0} -d` lists its devices")]
     NoNic(GuestName),
     #[error(
@@ -107,6 +111,11 @@ pub fn apply(
     let added = || request.devices.iter().filter_map(DeviceRequest::added);
     if !request.layers.is_empty() && added().filter(|s| is_image(s)).count() != 1 {
         return Err(RequestError::LayersOfNone);
+    }
+    if let [above @ .., _] = request.layers.as_slice()
+        && let Some(store) = above.iter().find(|layer| layer.storage != StorageType::Qcow2)
+    {
+        return Err(RequestError::LayersUnderStore(store.path.clone()));
     }
     for statement in added() {
         let layers = if is_image(statement) { request.layers.as_slice() } else { &[] };

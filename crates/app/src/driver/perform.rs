@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use hpvm_app::protocol::Reply;
-use hpvm_app::snapshot::{Crash, Phase, Snapshot};
+use hpvm_app::snapshot::{Crash, Extent, Phase, Snapshot};
 use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_engine::{devices, last_words};
 use hpvm_host::process::Signal;
@@ -64,6 +64,12 @@ impl Driver {
             record_damage: self.recorded.damage().cloned(),
             qemu: self.qemu,
             accelerator: self.recorded.accelerator.clone(),
+            extent: self
+                .recorded
+                .machine
+                .as_ref()
+                .ok()
+                .map(|known| Extent::of(known.file.machine())),
             agent: self.agent_watch.known().clone(),
             adoptions: self.shown.adoptions,
         };
@@ -151,6 +157,8 @@ impl Driver {
             changes.settle(&mut known.file, seq, result);
             self.zeros.keep_those_of(known.file.machine());
         }
+        // Whoever asked finds it in a list as soon as he is answered.
+        self.publish();
         self.show_links();
         self.next_step();
     }

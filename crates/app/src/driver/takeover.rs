@@ -192,5 +192,6 @@ impl Driver {
         {
             self.log.say(&format!("it cannot be noted: {}", chain(&error)));
         }
+        self.publish();
     }
 }

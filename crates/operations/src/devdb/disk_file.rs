@@ -45,6 +45,8 @@ pub enum DiskRefused {
     Smaller { path: PathBuf, have: u64, asked: u64 },
     #[error("'{}' is no regular file, and only files are made", .0.display())]
     NoFile(PathBuf),
+    #[error("'{}' has control characters or is no text, so no statement could name the disk", .0.display())]
+    NoName(PathBuf),
     #[error("'{}' lies where guests may have nothing, so a disk would be of no use there: {why}", path.display())]
     Restricted { path: PathBuf, why: String },
     #[error("'{}' is a qcow2 image ({user}), whose size is in its content", path.display())]
@@ -80,6 +82,9 @@ fn attempt(
 ) -> Result<Made, Refusal> {
     if size.0 == 0 {
         return Err(DiskRefused::Zero.into());
+    }
+    if path.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
+        return Err(DiskRefused::NoName(path.to_owned()).into());
     }
     fit_for_guests(host, path)?;
     let have = match std::fs::metadata(path) {

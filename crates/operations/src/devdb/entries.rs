@@ -34,6 +34,8 @@ pub enum EntryRefused {
     HasDependents { id: EntryId, dependents: Vec<Dependent> },
     #[error("'{path}' is restricted or used by this VM Host and is no device for guests: {why}")]
     NotForGuests { path: String, why: String },
+    #[error("'{path}' is a {what}, which is nothing that a guest's device could have behind it")]
+    NoDevice { path: String, what: &'static str },
     #[error("this VM Host uses {id} now, and it stays restricted until it does not: {uses}")]
     HostUses { id: EntryId, uses: String },
     #[error(
@@ -196,6 +198,9 @@ fn fit_for_guests(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {
     require_path(id)?;
     let path = id.name();
     let stores = Stores::look_at([path]);
+    if let Some(FileFact::Special(what)) = stores.files.get(path) {
+        return Err(EntryRefused::NoDevice { path: path.to_owned(), what }.into());
+    }
     let trail = Trail::of(path, &stores);
     let presets = Presets::of(&host.root);
     let restriction = restriction_of(&host.registry, &trail, &presets)?;
