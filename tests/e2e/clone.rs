@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_is_copied_with_its_holes,
     what_a03_50_wanted_beside_b_is_taken,
     what_cannot_be_copied_is_refused,
+    nothing_is_copied_to_where_guests_may_have_nothing,
     a_dry_run_makes_nothing,
     a_linked_clone_keeps_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
@@ -185,6 +186,24 @@ fn what_cannot_be_copied_is_refused() {
         &["hpvmclone", "-P", "web", "-N", ".."],
     ] {
         assert_eq!(host.run(line).status.code(), Some(2), "{line:?}");
+    }
+}
+
+/// What is restricted gets no copy, by whatever way it is reached, although nothing is there yet.
+fn nothing_is_copied_to_where_guests_may_have_nothing() {
+    let host = with_web();
+    host.ok(&["hpvmmodify", "-P", "web", "-d", "dvd:avio_stor:0,1,1"]);
+    fs::create_dir(host.path("kept")).expect("a folder");
+    std::os::unix::fs::symlink("kept", host.path("way")).expect("a link");
+    host.ok(&["hpvmdevmgmt", "-a", &format!("rdev:{}", host.path("kept").display())]);
+    let copy = on(&host.path("way/copy.img"), "file");
+    let linked = on(&host.path("kept/copy.img"), "qcow2");
+    for more in [&["-b", &copy][..], &["-b", &copy, "-F"], &["-b", &linked, "--linked"]] {
+        let line = [&["hpvmclone", "-P", "web", "-N", "new"][..], more].concat();
+        let outcome = host.run(&line);
+        assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+        assert!(outcome.stderr.contains("kept restricts what lies below it"), "{outcome}");
+        nothing_is_left(&host, host.root());
     }
 }
 

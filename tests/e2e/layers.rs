@@ -107,13 +107,14 @@ fn what_cannot_lie_under_an_image_is_refused() {
     host.ok(&["hpvmdevmgmt", "-a", &format!("rdev:{}", kept.display())]);
     let secret = format!("file:{}", kept.join("secret.img").display());
     let folder = format!("file:{}", host.path("var").display());
+    let none = format!("file:{}", host.path("none.img").display());
     for (line, words) in [
         (vec!["-a", &top], "needs a backing file"),
         (vec!["-a", &raw, "--layer", &base], "exactly one -a of storage type qcow2"),
         (vec!["--layer", &base], "exactly one -a of storage type qcow2"),
         (vec!["-a", &top, "--layer", &base, "--layer", &middle], "nothing lies under it"),
         (vec!["-a", &top, "--layer", &middle, "--layer", &secret], "is restricted"),
-        (vec!["-a", &top, "--layer", "file:/proc/1/none"], "does not exist"),
+        (vec!["-a", &top, "--layer", &none], "does not exist"),
         (vec!["-a", &top, "--layer", &folder], "is a folder"),
         (vec!["-a", &top, "--layer", "disk:/dev/zero"], "storage type disk needs a block device"),
         (vec!["-a", &top, "-a", &base_itself, "--layer", &base], "would write to it"),

@@ -181,11 +181,20 @@ impl VmHost {
         }
     }
 
+    /// Images that hpvmclone made: in the guest's own folder to be written, in any guest's to lie under one and be read.
     fn own_images<'a>(&self, config: &'a GuestConfig) -> impl Iterator<Item = &'a str> {
-        let folder = self.folder(config);
-        let linked = config.storage.iter().filter(|device| !device.layers.is_empty());
-        let paths = linked.filter_map(|device| device.backing.store());
-        paths.filter(move |path| Path::new(path).parent() == Some(folder.path()))
+        let folder = self.folder(config).path().to_owned();
+        let linked = || config.storage.iter().filter(|device| !device.layers.is_empty());
+        let own = folder.clone();
+        let stores = linked().filter_map(|device| device.backing.store());
+        let stores = stores.filter(move |path| Path::new(path).parent() == Some(&own));
+        let layers = linked().flat_map(|device| &device.layers);
+        let images = layers.filter(|layer| layer.storage == StorageType::Qcow2);
+        let paths = images.map(|layer| layer.path.as_str()).filter(move |path| {
+            let (path, folders) = (Path::new(path), folder.parent());
+            path.parent().and_then(Path::parent) == folders
+        });
+        stores.chain(paths)
     }
 
     /// The same, and what only a start depends on.

@@ -24,8 +24,8 @@ pub(crate) fn restriction(trail: &Trail, entries: &[Entry], presets: &Presets) -
     if let Some(entry) = among(&trail.over).filter(|entry| !allows(entry)) {
         return verdict(entry);
     }
-    for (above, spot) in trail.way.iter().enumerate() {
-        let mut folders = decisive.iter().filter(|_| above > 0);
+    for spot in &trail.way {
+        let mut folders = decisive.iter().filter(|_| spot.path != trail.real_path);
         if let Some(entry) = folders.find(|entry| spot.is(entry)) {
             return match allows(entry) {
                 true => verdict(entry),
@@ -214,6 +214,7 @@ mod tests {
         let read = Entry { identity: identity("serial:a"), ..read.clone() };
         let with = |path: &str, serial: &str| Trail {
             own: Names { serials: [serial.to_owned()].into(), ..names(&[path]) },
+            real_path: path.into(),
             way: vec![Spot { path: path.into(), identity: FileIdentity::of_device(7) }],
             ..Trail::default()
         };

@@ -39,7 +39,7 @@ pub(crate) struct Trail {
     pub(crate) under: Names,
     /// What lies on it: a restriction there holds for it too, since it has those bytes.
     pub(crate) over: Names,
-    /// The store, which may itself be a folder, and the folders above it, nearest first.
+    /// The store, which may itself be a folder, if it is there, and the folders above it, nearest first.
     pub(crate) way: Vec<Spot>,
     /// Of a block device.
     pub(crate) identity: Option<StoreIdentity>,
@@ -48,7 +48,7 @@ pub(crate) struct Trail {
 impl Trail {
     pub(crate) fn of(path: &str, stores: &Stores) -> Trail {
         let Ok(real) = fs::canonicalize(path) else {
-            return Trail { real_path: path.to_owned(), ..Trail::default() };
+            return Trail::to_nothing(path);
         };
         let real_path = real.to_string_lossy().into_owned();
         let mut trail = Trail { real_path: real_path.clone(), ..Trail::default() };
@@ -65,6 +65,19 @@ impl Trail {
             trail.relations(store, stores);
         }
         trail
+    }
+
+    /// What is not there yet, such as the target of a copy, will lie where its folder lies.
+    fn to_nothing(path: &str) -> Trail {
+        let missing = Path::new(path);
+        let folder = missing.parent().and_then(|folder| fs::canonicalize(folder).ok());
+        let Some((folder, name)) = folder.zip(missing.file_name()) else {
+            return Trail { real_path: path.to_owned(), ..Trail::default() };
+        };
+        let real_path = folder.join(name).to_string_lossy().into_owned();
+        let way = folder.ancestors().filter_map(spot).collect();
+        let own = Names { paths: BTreeSet::from([real_path.clone()]), ..Names::default() };
+        Trail { real_path, own, way, ..Trail::default() }
     }
 
     fn relations(&mut self, store: Store, stores: &Stores) {
