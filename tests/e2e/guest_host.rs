@@ -1,6 +1,6 @@
 //! Tests inside the guest-host, a Debian guest with systemd, device-mapper, md and SCSI that plays VM Host. They share one
 //! boot of it, which the first of them starts, and take turns. A test is a few shell commands and what they must print; it
-//! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` are there for all.
+//! leaves the guest-host as it found it. The functions of `tests/guest-host/blocks.sh` and `networks.sh` are there for all.
 
 mod attached;
 mod blocks;
@@ -35,7 +35,7 @@ pub(crate) const TESTS: &[&[Test]] = &[
 ];
 
 /// What a script of a test may take; the slowest takes a tenth of it on a quiet machine.
-const SCRIPT_BOUND: Duration = Duration::from_secs(120);
+const SCRIPT_BOUND: Duration = Duration::from_secs(240);
 
 static BOOTED: Mutex<Booted> = Mutex::new(Booted::NotYet);
 
@@ -75,8 +75,8 @@ impl Turn {
 
     #[track_caller]
     pub(crate) fn run(&mut self, commands: &str) -> Ran {
-        let script = format!(". /opt/guest-host/blocks.sh\n{commands}");
-        let ran = self.host().run(&script, SCRIPT_BOUND);
+        let functions = ". /opt/guest-host/blocks.sh\n. /opt/guest-host/networks.sh";
+        let ran = self.host().run(&format!("{functions}\n{commands}"), SCRIPT_BOUND);
         ran.unwrap_or_else(|error| panic!("{commands}\n{error:#}"))
     }
 
@@ -94,8 +94,8 @@ impl Turn {
     }
 }
 
-/// What tests bring along: a client of qemu-pr-helper, and the tests of wires over kinds of interfaces that the kernel of this
-/// machine may lack, as `cargo test -p hpvm-vswitch` built them last.
+/// What tests bring along: a client of qemu-pr-helper, an engine without a machine, the talker on ports of switches, and the
+/// tests of wires over kinds of interfaces that the kernel of this machine may lack, as `cargo test -p hpvm-vswitch` built them last.
 fn programs(built: &Path) -> Vec<PathBuf> {
     let newest = |name: &str| {
         let entries = built.join("deps").read_dir().into_iter().flatten().flatten();
@@ -106,7 +106,8 @@ fn programs(built: &Path) -> Vec<PathBuf> {
         });
         its.max_by_key(|path| path.metadata().and_then(|file| file.modified()).ok())
     };
-    [Some(built.join("ask-helper")), newest("wires")].into_iter().flatten().collect()
+    let made = ["ask-helper", "fake-qemu", "hpvm-talker"].map(|name| built.join(name));
+    made.into_iter().chain(newest("wires")).collect()
 }
 
 /// Ends the guest-host when no test is left.

@@ -19,21 +19,28 @@ pub struct Hub(Rc<RefCell<Inner>>);
 struct Inner {
     stream: UnixStream,
     bytes: Vec<u8>,
+    has_ended: bool,
     guests: Vec<(EthernetAddress, VecDeque<Vec<u8>>)>,
 }
 
 impl Hub {
     pub fn new(stream: UnixStream) -> Hub {
         stream.set_nonblocking(true).expect("a socket");
-        Hub(Rc::new(RefCell::new(Inner { stream, bytes: Vec::new(), guests: Vec::new() })))
+        let (bytes, guests) = (Vec::new(), Vec::new());
+        Hub(Rc::new(RefCell::new(Inner { stream, bytes, has_ended: false, guests })))
     }
 
     /// Goes on over another connection; what was under way is lost.
     pub fn reconnect(&self, stream: UnixStream) {
         stream.set_nonblocking(true).expect("a socket");
         let mut inner = self.0.borrow_mut();
-        inner.stream = stream;
+        (inner.stream, inner.has_ended) = (stream, false);
         inner.bytes.clear();
+    }
+
+    /// Whether the other side was seen to close the connection.
+    pub fn has_ended(&self) -> bool {
+        self.0.borrow().has_ended
     }
 
     pub fn plug_in(&self, address: EthernetAddress) -> Plug {
@@ -90,9 +97,13 @@ impl Hub {
 
     fn pump(&self) {
         let mut inner = self.0.borrow_mut();
-        let Inner { stream, bytes, guests } = &mut *inner;
+        let Inner { stream, bytes, has_ended, guests } = &mut *inner;
         let mut piece = [0; 64 * 1024];
-        while let Ok(count @ 1..) = stream.read(&mut piece) {
+        while let Ok(count) = stream.read(&mut piece) {
+            if count == 0 {
+                *has_ended = true;
+                break;
+            }
             bytes.extend_from_slice(&piece[..count]);
         }
         while let Some((length, rest)) = bytes.split_first_chunk() {
