@@ -132,7 +132,8 @@ gone() {
     exec 9>&-
     set +e
     for pid in $(pids_of hpvm-talker); do kill "$pid"; done
-    # The ends of pairs go with the room.
+    # The room itself ends later than the command that ends it, and would take the pairs along only then.
+    for end in $(ip -n room -o link show type veth | cut -d' ' -f2 | cut -d@ -f1); do ip -n room link delete "$end"; done
     ip netns delete room
     ip link delete bond0
     rm -f $lines $talked
