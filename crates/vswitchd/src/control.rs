@@ -47,7 +47,7 @@ fn converse(connection: UnixStream, owner: &Sender<Input>) {
         Some(Ok((request, descriptors))) => {
             let (replies, answers) = channel();
             let asked = Asked { request, descriptors, replies, connection };
-            if owner.send(Input::Asked(asked)).is_err() {
+            if owner.send(Input::Asked(Box::new(asked))).is_err() {
                 return;
             }
             match answers.recv_timeout(ANSWER_BOUND) {

@@ -186,7 +186,7 @@ impl Daemon {
         ));
         loop {
             match self.inputs.recv_timeout(BEAT) {
-                Ok(Input::Asked(asked)) => match self.answer(asked)? {
+                Ok(Input::Asked(asked)) => match self.answer(*asked)? {
                     Next::GoOn => {}
                     Next::End => {
                         self.log.say("no guest has a port on it any more; it ends");

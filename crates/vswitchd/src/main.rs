@@ -33,7 +33,7 @@ use crate::link::FromKeeper;
 /// What comes to the owner.
 #[derive(Debug)]
 enum Input {
-    Asked(Asked),
+    Asked(Box<Asked>),
     Event(Event),
     /// What became of network interfaces.
     Links(Vec<LinkNews>),
