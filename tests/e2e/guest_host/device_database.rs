@@ -66,7 +66,7 @@ fn a_signature_counts_where_no_guest_has_the_device() {
     host.ok(create);
     assert_eq!(host.ok("hpvmhostrdev"), "nothing changed", "it is a guest's now");
     host.ok("hpvmremove -P g -F --purge; hpvmremove -P owner -F --purge; hpvmhostrdev -d
-         wipefs --quiet --all $(spare 5) $(spare 6)");
+         settled wipefs --quiet --all $(spare 5) $(spare 6)");
 }
 
 /// Settles 154: the identity of the disk is kept when the guest gets it; where the path leads to another one later, the
