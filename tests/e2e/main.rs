@@ -114,13 +114,26 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Real guests are emulated: more of them at a time than processors would only make each slower than its bounds.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let subjects = SUBJECTS.iter().chain(guest_host::TESTS).copied();
-    let trials = subjects.flatten().map(|(name, test)| trial(name, *test)).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let conclusion = libtest_mimic::run(&arguments, spread(of(SUBJECTS), of(guest_host::TESTS)));
     pool::end();
     guest_host::end();
     report::slowest(10);
     conclusion.exit();
+}
+
+fn of(subjects: &[&[Test]]) -> Vec<Trial> {
+    subjects.iter().copied().flatten().map(|(name, test)| trial(name, *test)).collect()
+}
+
+/// Tests of which one runs at a time come evenly among the others: one after the other they would leave a processor idle.
+fn spread(others: Vec<Trial>, one_at_a_time: Vec<Trial>) -> Vec<Trial> {
+    let (all, ones) = (others.len() + one_at_a_time.len(), one_at_a_time.len().max(1));
+    let (mut others, mut one_at_a_time) = (others.into_iter(), one_at_a_time.into_iter());
+    let place = |place: usize| match place * ones / all < (place + 1) * ones / all {
+        true => one_at_a_time.next().or_else(|| others.next()),
+        false => others.next().or_else(|| one_at_a_time.next()),
+    };
+    (0..all).filter_map(place).collect()
 }
 
 fn trial(path: &'static str, test: fn()) -> Trial {
