@@ -132,7 +132,8 @@ fn adapters_and_luns_are_told_of_whether_the_guest_runs_or_not() {
     for (words, sentence) in [
         (&["get_info", "-D", "0,5"][..], "no storage adapter at 0,5"),
         (&["get_stat", "-q", "lun=77"], "no LUN there"),
-        (&["bdr", "-D", "0,1", "-q", "lun=0"], "sg_reset --device"),
+        (&["bdr", "-D", "0,1", "-q", "lun=0", "-f"], "sg_reset --device"),
+        (&["bdr", "-D", "0,1", "-f"], "-q lun=LUN"),
     ] {
         let line = ["hpvm", "gvsdmgr", words[0], "-P", "web"];
         let line: Vec<&str> = line.into_iter().chain(words[1..].iter().copied()).collect();

@@ -1,17 +1,18 @@
 //! Generic SCSI nodes (`/dev/sg*`) that a guest's QEMU is to command: which other nodes lead to the same device, which
-//! program has one of them open, and a door to the device for one user.
+//! program has one of them open, a door to the device for one user, and its reset.
 //!
 //! Called where what backs a device of a guest is opened. QEMU tells a generic node by its path, so a descriptor alone does
 //! not do: it opens `/proc/self/fd/NUMBER`, and the kernel then looks at the rights of the node behind it. The host's own
 //! nodes keep theirs; the guest's user gets a node of his own that has no name any more.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, open};
 
 use crate::block::DeviceNumber;
@@ -98,6 +99,28 @@ pub fn door(path: &Path, number: DeviceNumber, ids: Option<Ids>) -> io::Result<O
     )?;
     Ok(door)
 }
+
+/// Whether a node by itself leads to a SCSI device, which a partition does not.
+#[must_use]
+pub fn is_scsi(sysfs: &Path, kind: &str, number: DeviceNumber) -> bool {
+    sysfs.join("dev").join(kind).join(number.to_string()).join("device/scsi_device").is_dir()
+}
+
+/// Resets the SCSI device behind an open node, and never more than that: where its transport cannot, that is an error. Requests
+/// under way fail, and are sent again by whoever may do so. The kernel needs as long as the transport's time limits, some tens
+/// of seconds at most.
+pub fn reset(node: &File) -> io::Result<()> {
+    let mut what: libc::c_int = RESET_DEVICE | NO_ESCALATION;
+    // SAFETY: the call reads one int, which lives until it is over.
+    #[allow(unsafe_code)]
+    let done = unsafe { libc::ioctl(node.as_raw_fd(), SG_SCSI_RESET, &raw mut what) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `SG_SCSI_RESET` and its argument (Linux, include/scsi/sg.h).
+const SG_SCSI_RESET: libc::Ioctl = 0x2284;
+const RESET_DEVICE: libc::c_int = 1;
+const NO_ESCALATION: libc::c_int = 0x100;
 
 #[cfg(test)]
 mod tests {

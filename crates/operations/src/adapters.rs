@@ -1,6 +1,8 @@
 //! The storage adapters of a guest and the disks, drives and devices behind them (its LUNs): what each is and whether it answers,
 //! what it has done, and from when that is counted. Called by `hpvm gvsdmgr`.
 
+mod reset;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use hpvm_app::counters::{Counted, Counters};
 use hpvm_app::protocol::{Reply, Request};
 use hpvm_host::names::run_folder;
 use hpvm_model::{AdapterKind, GuestConfig, PciSlot, StorageAddress, StorageDevice};
+
+pub use reset::{ResetError, reset};
 
 use crate::presence::{Presence, Supervision};
 use crate::{Actor, Refusal, VmHost, supervise};

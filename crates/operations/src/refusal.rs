@@ -18,6 +18,7 @@ use hpvm_plan::record::RecordError;
 use hpvm_plan::request::RequestError;
 use hpvm_registry::RegistryError;
 
+use crate::adapters::ResetError;
 use crate::devdb::disk_file::DiskRefused;
 use crate::devdb::entries::EntryRefused;
 use crate::network::SwitchRefused;
@@ -82,6 +83,8 @@ pub enum Refusal {
     Entry(Box<EntryRefused>),
     #[error(transparent)]
     Disk(#[from] DiskRefused),
+    #[error(transparent)]
+    Reset(#[from] ResetError),
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error("cannot copy '{from}' to '{to}'")]

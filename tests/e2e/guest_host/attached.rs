@@ -110,6 +110,11 @@ fn an_attached_device_comes_and_goes_while_the_guest_runs() {
          test "$(holds)" = 1
          hpvmmodify -P g -a changer:avio_stor:0,1,0:attach:$changer
          test "$(holds)" = 2
+         hpvm gvsdmgr bdr -P g -q lun=0,1,1 -f
+         hpvm gvsdmgr bdr -P g -D 0,0 -q lun=all -f
+         refused 'Reset 0,1,1' hpvm gvsdmgr bdr -P g -q lun=0,1,1 </dev/null
+         in_firmware g
+         hpvmstatus -e | grep -q bdr
          hpvmstop -P g -F
          hpvmremove -P g -F --purge"#,
     );

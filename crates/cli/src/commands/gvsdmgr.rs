@@ -14,7 +14,7 @@ use crate::exit::{About, Failure};
 use crate::luns;
 use crate::output::print;
 
-use super::refused;
+use super::{agreed, refused};
 
 /// Tell what a guest's storage adapters and LUNs are and have done
 ///
@@ -25,7 +25,9 @@ use super::refused;
 /// errors, since the guest has the LUN or since clear_stat, which has them counted from zero. An adapter's are the sums of its
 /// LUNs'; to clear an adapter is to clear those.
 ///
-/// bdr is refused: nothing outside of a guest can reset one of its LUNs. The message tells what to do instead.
+/// bdr resets the SCSI devices of the VM Host that back LUNs, those of storage type attach and whole disks, of a running guest:
+/// requests under way fail, and the guest sends them again. Other LUNs are refused, as QEMU resets none by itself; the message
+/// tells what to do instead.
 #[derive(Debug, clap::Parser)]
 pub struct Gvsdmgr {
     /// What to do
@@ -42,6 +44,10 @@ pub struct Gvsdmgr {
     /// Which LUNs: all, or one by its target or address
     #[arg(short = 'q', long = "qualifier", value_name = "all|lun=LUN")]
     pub qualifier: Option<Qualifier>,
+
+    /// bdr: do not ask
+    #[arg(short = 'f', long)]
+    pub force: bool,
 
     /// As JSON, after docs/schema/luns.json; get_info and get_stat
     #[arg(long)]
@@ -60,7 +66,7 @@ pub enum Verb {
     GetStat,
     /// Count that from zero
     ClearStat,
-    /// Reset a LUN: refused, since nobody outside of the guest can
+    /// Reset what backs LUNs
     Bdr,
 }
 
@@ -110,34 +116,40 @@ enum NotThere {
     Adapter(PciSlot, GuestName),
     #[error("it has no LUN there; `hpvm gvsdmgr get_info -P {0} -q lun=all` shows those it has")]
     Lun(GuestName),
-    #[error(
-        "a LUN cannot be reset from outside of the guest, since QEMU has no command for it: where one of a Linux guest does not \
-         answer, `sg_reset --device DEVICE` in the guest resets it; what backs it and is silent is shown by \
-         `hpvm gvsdmgr get_info -P {0} -q lun=all`; and `hpvmmodify -P {0} -d STATEMENT`, then -a, takes it away and brings it \
-         again as a new one"
-    )]
-    NoReset(GuestName),
+    #[error("bdr resets LUNs, not an adapter; say which by -q lun=LUN, or -q lun=all")]
+    Unsaid,
 }
 
 impl Perform for Gvsdmgr {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        let changes = self.verb == Verb::ClearStat;
+        let changes = matches!(self.verb, Verb::ClearStat | Verb::Bdr);
         let access = if changes { Access::ReadWrite } else { Access::ReadOnly };
         let mut host = VmHost::open(access)?;
         let config = host.guest(&self.guest.0.clone().into())?;
         let name = config.name.clone();
-        if self.verb == Verb::Bdr {
-            return Err(NotThere::NoReset(name.clone())).about(&name);
+        if self.verb == Verb::Bdr && self.qualifier.is_none() {
+            return Err(NotThere::Unsaid).about(&name);
         }
         let chosen = self.chosen(adapters::adapters(&host, &config), &name).about(&name)?;
         let shape = self.qualifier.map_or(luns::Shape::Adapters, |_| luns::Shape::Luns);
         match self.verb {
             Verb::ClearStat => {
-                let running = chosen.iter().flat_map(|adapter| &adapter.luns);
-                let running = running.filter(|lun| lun.state != LunState::NextStart);
-                let addresses = running.map(|lun| lun.device.address).collect();
                 let actor = context.actor(self.operation.reason);
-                adapters::clear(&mut host, &actor, &config, addresses)
+                adapters::clear(&mut host, &actor, &config, running(&chosen))
+                    .or_else(|refusal| refused(&name, refusal))?;
+            }
+            Verb::Bdr => {
+                let luns = running(&chosen);
+                let shown: Vec<String> = luns.iter().map(ToString::to_string).collect();
+                let shown = shown.join(" and ");
+                let question = format!(
+                    "Reset {shown} of '{name}'? Requests under way fail, and are sent again."
+                );
+                if !self.force {
+                    agreed(context.say.ask(&question))?;
+                }
+                let actor = context.actor(self.operation.reason);
+                adapters::reset(&mut host, &actor, &config, &luns)
                     .or_else(|refusal| refused(&name, refusal))?;
             }
             Verb::GetStat => {
@@ -149,7 +161,7 @@ impl Perform for Gvsdmgr {
                 };
                 print(&text)?;
             }
-            Verb::GetInfo | Verb::Bdr => {
+            Verb::GetInfo => {
                 let text = match self.json {
                     true => luns::information_json(&chosen)?,
                     false => luns::information(&chosen, shape),
@@ -159,6 +171,13 @@ impl Perform for Gvsdmgr {
         }
         Ok(())
     }
+}
+
+/// Of these, what the running guest has.
+fn running(chosen: &[Adapter]) -> Vec<StorageAddress> {
+    let luns = chosen.iter().flat_map(|adapter| &adapter.luns);
+    let running = luns.filter(|lun| lun.state != LunState::NextStart);
+    running.map(|lun| lun.device.address).collect()
 }
 
 impl Gvsdmgr {
