@@ -113,8 +113,10 @@ fn adapters_and_luns_are_told_of_whether_the_guest_runs_or_not() {
     assert_eq!(value(&off, "State of HBA"), "OFFLINE");
     assert_eq!(value(&off, "PCI Vendor ID"), "0x1000");
     assert_eq!(value(&off, "Hardware Path"), "00:08.2/00.1", "its second adapter: {off}");
-    let refused = host.refused(&["hpvm", "gvsdmgr", "get_stat", "-P", "web"]);
-    assert!(refused.contains("hpvmstart -P web"), "{refused}");
+    for verb in [&["get_stat"][..], &["bdr", "-q", "lun=all"]] {
+        let refused = host.refused(&[&["hpvm", "gvsdmgr", "-P", "web"], verb].concat());
+        assert!(refused.contains("hpvmstart -P web"), "{refused}");
+    }
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", BOUND);
     let adapter = gvsdmgr(&host, "get_info", &["-D", "0,1"]);

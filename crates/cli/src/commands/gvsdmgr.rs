@@ -145,7 +145,8 @@ impl Perform for Gvsdmgr {
                 let question = format!(
                     "Reset {shown} of '{name}'? Requests under way fail, and are sent again."
                 );
-                if !self.force {
+                // Of none of them the refusal is the answer.
+                if !self.force && !luns.is_empty() {
                     agreed(context.say.ask(&question))?;
                 }
                 let actor = context.actor(self.operation.reason);
@@ -176,7 +177,8 @@ impl Perform for Gvsdmgr {
 /// Of these, what the running guest has.
 fn running(chosen: &[Adapter]) -> Vec<StorageAddress> {
     let luns = chosen.iter().flat_map(|adapter| &adapter.luns);
-    let running = luns.filter(|lun| lun.state != LunState::NextStart);
+    let running =
+        luns.filter(|lun| matches!(lun.state, LunState::Online | LunState::Silent { .. }));
     running.map(|lun| lun.device.address).collect()
 }
 

@@ -23,6 +23,8 @@ const RESET_BOUND: Duration = Duration::from_secs(60);
 /// Why a LUN is not reset.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
+    #[error("the running guest has none of these LUNs yet; its next start brings them")]
+    NoneThere,
     #[error("the running guest has no LUN at {0}")]
     NotThere(StorageAddress),
     #[error(
@@ -55,6 +57,9 @@ fn attempt(host: &VmHost, config: &GuestConfig, luns: &[StorageAddress]) -> Resu
     let Some(machine) = host.machine(config) else {
         return Err(Refusal::NotRunning(config.name.clone()));
     };
+    if luns.is_empty() {
+        return Err(ResetError::NoneThere.into());
+    }
     let opened = luns.iter().map(|&address| {
         let attached = machine.storage.iter().find(|a| a.device.address == address);
         open(attached.ok_or(ResetError::NotThere(address))?, &config.name)
