@@ -124,20 +124,18 @@ impl Registry {
 
     /// The entries of a type for what lies below a folder, which is given as its real path.
     pub fn entries_below(&self, of: EntryType, folder: &str) -> Result<Vec<Entry>, RegistryError> {
-        // What begins with `FOLDER/` comes after that and before `FOLDER0`: '0' follows '/' in ASCII.
-        let folder = folder.trim_end_matches('/');
+        let [after, before] = bounds_of_folder(folder);
         let filter = "real_path > ?2 AND real_path < ?3 AND type = ?1 ORDER BY real_path";
-        let bounds = [of.as_str(), &format!("{folder}/"), &format!("{folder}0")];
-        self.entries_where(filter, bounds)
+        self.entries_where(filter, [of.as_str(), &after, &before])
     }
 
     /// Those of guests' devices below a folder that are kept for something else than a drive.
     pub fn kept_for_others_below(&self, folder: &str) -> Result<Vec<Entry>, RegistryError> {
-        let folder = folder.trim_end_matches('/');
+        let [after, before] = bounds_of_folder(folder);
         let filter = "real_path > ?1 AND real_path < ?2 AND type = 'gdev' AND usage <> ?3
                       ORDER BY real_path";
         let drive = hpvm_model::DeviceKind::Dvd.as_str();
-        self.entries_where(filter, [&format!("{folder}/"), &format!("{folder}0"), drive])
+        self.entries_where(filter, [&after, &before, drive])
     }
 
     /// Whether an existing guest other than `except` has a device by this name.
@@ -263,6 +261,12 @@ impl Change<'_> {
         ])?;
         Ok(())
     }
+}
+
+/// What begins with `FOLDER/` comes after that and before `FOLDER0`: '0' follows '/' in ASCII.
+fn bounds_of_folder(folder: &str) -> [String; 2] {
+    let folder = folder.trim_end_matches('/');
+    [format!("{folder}/"), format!("{folder}0")]
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
