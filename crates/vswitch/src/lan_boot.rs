@@ -183,7 +183,7 @@ fn in_frame(from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
     header[8..10].copy_from_slice(&[64, UDP]);
     header[12..16].copy_from_slice(&from.octets());
     header[16..20].copy_from_slice(&Ipv4Addr::BROADCAST.octets());
-    let sum = header_checksum(&header);
+    let sum = offload::checksum(&header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
     let mut frame = [BROADCAST, ANSWERER].concat();
     frame.extend(IPV4.to_be_bytes());
@@ -194,14 +194,6 @@ fn in_frame(from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
     }
     frame.extend(message);
     frame
-}
-
-/// RFC 1071.
-fn header_checksum(header: &[u8; IPV4_BYTES]) -> u16 {
-    let words = header.chunks_exact(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]])));
-    let sum: u32 = words.sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// What a port with a profile has to say.
@@ -319,7 +311,7 @@ mod tests {
                 panic!("no answer")
             };
             let header: [u8; IPV4_BYTES] = frame[14..34].try_into().unwrap();
-            assert_eq!(header_checksum(&header), 0);
+            assert_eq!(offload::checksum(&header), 0);
             assert_eq!(usize::from(u16::from_be_bytes([frame[16], frame[17]])), frame.len() - 14);
             assert_eq!(frame[34..38], [0, 67, 0, 68]);
             let message = &frame[42..];

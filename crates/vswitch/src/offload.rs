@@ -129,7 +129,7 @@ impl Finisher {
                     let own = identification.wrapping_add(index as u16);
                     put_word(segment, network.start + 4, own);
                     put_word(segment, network.start + 10, 0);
-                    let sum = !fold(sum(&segment[network.start..tcp], 0));
+                    let sum = checksum(&segment[network.start..tcp]);
                     put_word(segment, network.start + 10, sum);
                 }
                 _ => put_word(segment, network.start + 4, network_bytes - 40),
@@ -164,7 +164,7 @@ fn fill_checksum(frame: &mut [u8], start: u16, offset: u16) {
     if at + 2 > frame.len() {
         return;
     }
-    let mut checksum = !fold(sum(&frame[usize::from(start)..], 0));
+    let mut checksum = checksum(&frame[usize::from(start)..]);
     // In UDP zero says that there is no checksum (RFC 768).
     if checksum == 0 && offset == UDP_CHECKSUM_OFFSET {
         checksum = 0xffff;
@@ -192,6 +192,11 @@ fn sum(bytes: &[u8], start: u64) -> u64 {
     let mut last = [0; 4];
     last[..words.remainder().len()].copy_from_slice(words.remainder());
     total + u64::from(u32::from_be_bytes(last))
+}
+
+/// The Internet checksum of some bytes (RFC 1071).
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+    !fold(sum(bytes, 0))
 }
 
 fn fold(mut sum: u64) -> u16 {
