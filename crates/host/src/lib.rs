@@ -36,6 +36,7 @@ pub mod removal;
 pub mod reservations;
 pub mod signals;
 pub mod stdio;
+pub mod time_slice;
 pub mod users;
 
 pub use fingerprint::fingerprint;

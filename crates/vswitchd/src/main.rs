@@ -19,6 +19,7 @@ mod successor;
 mod uplink;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use hpvm_host::confine::ConfineError;
 use hpvm_host::nic::LinkNews;
@@ -29,6 +30,10 @@ use crate::control::Asked;
 use crate::daemon::Daemon;
 use crate::edition::Edition;
 use crate::link::FromKeeper;
+
+/// As short as the kernel grants: what a batch of frames takes is a tenth of it, and guests' processors have the machine
+/// between two of them.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// What comes to the owner.
 #[derive(Debug)]
@@ -73,6 +78,7 @@ enum Failure {
 fn main() -> ExitCode {
     // Started through a descriptor we would be called by its number.
     let _ = rustix::thread::set_name(c"hpvmnetd");
+    let _ = hpvm_host::time_slice::shorten(SLICE);
     let edition = Edition::of(std::env::args().skip(1));
     match edition.and_then(Daemon::begin).and_then(Daemon::run) {
         Ok(()) => ExitCode::SUCCESS,
