@@ -324,8 +324,8 @@ impl Forwarder {
 
     /// Gives a place the stream peer at the other end of a socket.
     pub(crate) fn connect(&mut self, place: PlaceIndex, socket: UnixStream) {
-        let peer = Peer::Stream(Box::new(StreamPeer::new(socket)));
-        if self.open(place, peer).is_err() {
+        let peer = StreamPeer::new(socket).map(|peer| Peer::Stream(Box::new(peer)));
+        if peer.and_then(|peer| self.open(place, peer)).is_err() {
             self.accept_again(place);
             return;
         }

@@ -4,16 +4,25 @@
 //! Nothing here blocks: what the peer does not read stays in a backlog of bounded length, and frames that do not fit into
 //! it are discarded whole. A length that no frame has means that the peer lost its place, so it is sent away; QEMU connects
 //! again by itself.
+//!
+//! QEMU reads up to 68 KiB at once and hands all frames in it to the NIC. Where the guest has too few buffers it keeps the
+//! rest, and gives all of it to the NIC as soon as the guest adds buffers, without asking for how many: e1000 loses what is
+//! too much (QEMU, `net/queue.c` and `e1000_receive_iov`). So no read may bring more than a driver adds at once. A read ends
+//! behind bytes that came with a descriptor (Linux, `unix_stream_read_generic`), so the last bytes of each portion come with
+//! one, which means nothing and which QEMU does not take.
 
 #![allow(unsafe_code)]
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
 use crate::FRAME_BYTES_MAX;
 use crate::avio::Put;
@@ -23,8 +32,12 @@ use crate::ring::Segment;
 const LENGTH_BYTES: usize = 4;
 /// Room for several frames of the longest kind.
 const RECEIVED_BYTES_MAX: usize = 256 * 1024;
-/// What a peer may leave unread before it loses frames: as much again as its socket holds.
-const BACKLOG_BYTES_MAX: usize = 512 * 1024;
+/// What a peer may leave unread before it loses frames: a thousand of the usual length, as many as a tap's queue holds.
+const BACKLOG_BYTES_MAX: usize = 1536 * 1024;
+/// A guest's buffer for received frames.
+const BUFFER_BYTES: usize = 2048;
+/// A portion is full once it fills so many buffers; a jumbo frame at its end makes it the 16 that Linux's driver adds at once.
+const PORTION_BUFFERS: usize = 12;
 
 /// Why a peer was sent away.
 #[derive(Debug, thiserror::Error)]
@@ -50,11 +63,28 @@ pub(crate) struct StreamPeer {
     /// Bytes to send; those up to `sent` are gone, and never more than those that wait may be.
     backlog: Vec<u8>,
     sent: usize,
+    /// What `backlog` consists of from `sent` on. The last one is not full, and some of its frames may have been sent.
+    portions: VecDeque<Portion>,
+    /// What comes with the end of a portion.
+    mark: OwnedFd,
+}
+
+/// Frames that one read may bring.
+#[derive(Clone, Copy, Debug, Default)]
+struct Portion {
+    buffers: usize,
+    unsent_bytes: usize,
+}
+
+impl Portion {
+    fn is_full(self) -> bool {
+        self.buffers >= PORTION_BUFFERS
+    }
 }
 
 impl StreamPeer {
-    pub(crate) fn new(socket: UnixStream) -> StreamPeer {
-        StreamPeer {
+    pub(crate) fn new(socket: UnixStream) -> io::Result<StreamPeer> {
+        Ok(StreamPeer {
             socket,
             received: Vec::new(),
             parsed: 0,
@@ -62,7 +92,9 @@ impl StreamPeer {
             talks: false,
             backlog: Vec::new(),
             sent: 0,
-        }
+            portions: VecDeque::from([Portion::default()]),
+            mark: eventfd(0, EventfdFlags::CLOEXEC)?,
+        })
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
@@ -139,16 +171,21 @@ impl StreamPeer {
         }
         self.backlog.extend_from_slice(&view.octets.to_be_bytes());
         view.append_to(&mut self.backlog);
+        if let Some(last) = self.portions.back_mut() {
+            last.buffers += needed.div_ceil(BUFFER_BYTES);
+            last.unsent_bytes += needed;
+            if last.is_full() {
+                self.portions.push_back(Portion::default());
+            }
+        }
         Put::Done
     }
 
     /// Sends what the peer takes. Returns whether something is left.
     pub(crate) fn flush(&mut self) -> Result<Backlog, StreamFault> {
         while self.sent < self.backlog.len() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match send(&self.socket, &self.backlog[self.sent..], flags) {
-                Ok(bytes) => self.sent += bytes,
-                Err(Errno::INTR) => {}
+            match self.send_portion() {
+                Ok(()) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     self.forget_sent();
                     return Ok(Backlog::Waits);
@@ -159,6 +196,24 @@ impl StreamPeer {
         self.backlog.clear();
         self.sent = 0;
         Ok(Backlog::Empty)
+    }
+
+    /// Sends what is left of the first portion.
+    fn send_portion(&mut self) -> Result<(), Errno> {
+        let Some(portion) = self.portions.front_mut() else { return Ok(()) };
+        let bytes = &self.backlog[self.sent..self.sent + portion.unsent_bytes];
+        let mark = portion.is_full().then_some(self.mark.as_fd());
+        let sent = match send(&self.socket, bytes, mark) {
+            // Of one user so many descriptors may be under way as a process may have (Linux, `too_many_unix_fds`).
+            Err(Errno::TOOMANYREFS) => send(&self.socket, bytes, None),
+            sent => sent,
+        }?;
+        self.sent += sent;
+        portion.unsent_bytes -= sent;
+        if portion.is_full() && portion.unsent_bytes == 0 {
+            self.portions.pop_front();
+        }
+        Ok(())
     }
 
     /// Moves what waits to the front once it is the smaller part, so that no byte is moved more than once on the average,
@@ -187,6 +242,21 @@ impl StreamPeer {
 pub(crate) enum Backlog {
     Empty,
     Waits,
+}
+
+/// Sends bytes, and with them a descriptor.
+fn send(
+    socket: &UnixStream,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = descriptor.as_slice();
+    if !descriptors.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 
 /// How long the frame at the front is, if it is whole.
@@ -240,7 +310,7 @@ mod tests {
     fn a_peer_that_reads_little_at_a_time_gets_all_in_order_and_costs_bounded_memory() {
         let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
         far.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a bound");
-        let mut peer = StreamPeer::new(near);
+        let mut peer = StreamPeer::new(near).expect("a descriptor");
         let (mut batch, mut expected, mut arrived) = (Batch::new(), Vec::new(), Vec::new());
         let mut part = vec![0; 5_000];
         for number in 0u32.. {
@@ -269,6 +339,43 @@ mod tests {
         assert!(arrived == expected, "the bytes differ");
     }
 
+    /// Puts a frame of so many bytes to a peer.
+    fn put(peer: &mut StreamPeer, bytes: usize) -> Put {
+        let (mut batch, mut frame) = (Batch::new(), vec![0x40; bytes]);
+        push(&mut batch, &mut frame).expect("a frame");
+        peer.put(&batch.view(0, crate::vlan::Edit::Keep, &mut [0; 132]))
+    }
+
+    #[test]
+    fn no_read_brings_more_than_a_driver_adds_buffers_at_once() {
+        for bytes in [60, 1514, 9014] {
+            let (near, far) = UnixStream::pair().expect("a pair of sockets");
+            far.set_nonblocking(true).expect("a socket");
+            let mut peer = StreamPeer::new(near).expect("a descriptor");
+            // Now and then the peer is shown what there is, as it is while there is little to do.
+            for number in 0..100 {
+                assert_eq!(put(&mut peer, bytes), Put::Done);
+                if number % 7 == 0 {
+                    peer.flush().expect("the peer is there");
+                }
+            }
+            let (mut room, mut frames) = (vec![0; 68 * 1024], 0);
+            let each = LENGTH_BYTES + bytes;
+            let (mut most, mut pending) = (0, 0);
+            while frames < 100 {
+                peer.flush().expect("the peer is there");
+                let read = (&far).read(&mut room).expect("something waits");
+                let whole = (pending + read) / each;
+                pending = (pending + read) % each;
+                frames += whole;
+                most = most.max(whole);
+            }
+            let most_buffers = most * each.div_ceil(BUFFER_BYTES);
+            assert!(most_buffers <= 16, "{most} frames of {bytes} bytes at once");
+            assert!(most_buffers >= 5, "{most} frames of {bytes} bytes are few");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         /// However the bytes are cut, the same frames come out.
@@ -278,7 +385,7 @@ mod tests {
             cuts in prop::collection::vec(1usize..4000, 1..20),
         ) {
             let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
-            let mut peer = StreamPeer::new(near);
+            let mut peer = StreamPeer::new(near).expect("a descriptor");
             let mut bytes = Vec::new();
             for frame in &frames {
                 bytes.extend((frame.len() as u32).to_be_bytes());
