@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_dry_run_makes_nothing,
     a_linked_clone_keeps_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
+    a_base_is_not_purged_with_the_guest_it_was_made_for,
     clones_of_real_guests_boot,
     a_copy_killed_at_any_moment_leaves_nothing,
     an_interrupted_copy_leaves_nothing,
@@ -257,6 +258,39 @@ fn a_base_is_protected_by_removed_clones_too() {
     assert!(report.contains("removed linked clone, which is still kept, 'new'"), "{report}");
     host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
     host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+/// An image in the folder of one guest, over which a disk of another lies, is there for as long as that guest may need it.
+fn a_base_is_not_purged_with_the_guest_it_was_made_for() {
+    let mut host = with_web();
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "--linked"]);
+    host.ok(&["hpvmclone", "-P", "new", "-N", "third", "--linked"]);
+    let base = guest(&host, "third").storage[0].layers[0].path.clone();
+    let is_there = |host: &VmHost| {
+        assert!(Path::new(&base).is_file(), "{base} is there");
+        assert!(host.ok(&["hpvm", "undelete", "--list"]).contains("new"));
+    };
+    let purge = ["hpvmremove", "-P", "new", "-F", "--purge"];
+    for more in [&["--dry-run"][..], &[]] {
+        let said = host.refused(&[&purge[..], more].concat());
+        assert!(said.contains("a disk of 'third' lies in its folder"), "{said}");
+        assert_eq!(guest(&host, "new").name.as_str(), "new");
+    }
+    host.set("HPVMKEEPREMOVED", "0");
+    host.ok(&["hpvmremove", "-P", "new", "-F"]);
+    is_there(&host);
+    host.set("HPVMKEEPREMOVED", "");
+    assert!(host.refused(&purge).contains("a disk of 'third' lies in its folder"));
+    host.ok(&["hpvm", "autostart"]);
+    is_there(&host);
+    host.ok(&["hpvmstart", "-P", "third"]);
+    host.ok(&["hpvmstop", "-P", "third", "-F"]);
+    host.ok(&["hpvmremove", "-P", "third", "-F"]);
+    is_there(&host);
+    host.ok(&["hpvmremove", "-P", "third", "-F", "--purge"]);
+    host.ok(&["hpvm", "autostart"]);
+    assert!(!Path::new(&base).exists(), "nobody needs it");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
 }
 
 /// A copied and a linked one in turn, and the base is as it was.

@@ -39,6 +39,10 @@ pub enum Refusal {
          or end it with `hpvmstop -P {name} -h`"
     )]
     Lost { name: GuestName, pid: i32 },
+    #[error(
+        "'{name}' cannot be removed for good: a disk of '{by}' lies in its folder; remove '{by}' for good first, with `hpvmremove -P {by} --purge`"
+    )]
+    Needed { name: GuestName, by: GuestName },
     #[error("the guest is not running; start it with `hpvmstart -P {0}`")]
     NotRunning(GuestName),
     #[error(

@@ -2,9 +2,10 @@
 //! and uuid until it is purged; its name is free at once. What the administrator named as backing store is touched by
 //! none of this.
 
-use hpvm_host::signals;
+use hpvm_engine::media;
+use hpvm_host::{Root, signals};
 use hpvm_model::{GuestConfig, GuestName, GuestUuid};
-use hpvm_registry::{RemovedGuest, Step};
+use hpvm_registry::{Change, Registry, RemovedGuest, Step};
 use jiff::{Timestamp, ToSpan};
 
 use crate::folder::{self, Folder};
@@ -36,12 +37,14 @@ pub fn remove(
 ) -> Result<Removed, Refusal> {
     let _busy = host.busy(config, actor)?;
     let config = host.guest_numbered(config.number)?;
-    if host.presence(config.number).is_on() {
-        let refused = Err(Refusal::Running(config.name.clone()));
-        return match mode {
-            Mode::Apply => host.record_failure(actor, Some(&config), refused),
-            Mode::DryRun => refused,
-        };
+    let may_go = match host.presence(config.number).is_on() {
+        true => Err(Refusal::Running(config.name.clone())),
+        false if keep == Keep::Nothing => unless_needed(&host.registry, &host.root, &config),
+        false => Ok(()),
+    };
+    match mode {
+        Mode::Apply => host.record_failure(actor, Some(&config), may_go)?,
+        Mode::DryRun => may_go?,
     }
     lost::refuse(host, &config)?;
     let days = match keep {
@@ -52,12 +55,17 @@ pub fn remove(
     if mode == Mode::DryRun {
         return Ok(Removed { kept_until: (days > 0).then_some(until) });
     }
+    let root = host.root.clone();
     let change = host.begin()?;
     change.remove(config.number, until)?;
-    if days == 0 {
-        change.purge(config.number)?;
-        devdb::forget_unused(&change, &config)?;
-    }
+    let kept_until = match days {
+        0 => match purge(&change, &root, &config) {
+            // Nobody said that it must go now: its time comes when nobody needs it.
+            Err(Refusal::Needed { .. }) if keep == Keep::AsConfigured => Some(until),
+            purged => purged.map(|()| None)?,
+        },
+        _ => Some(until),
+    };
     change.record(&actor.done(Some(&config), None))?;
     change.commit()?;
     Step::RemoveCommitted.reached();
@@ -70,11 +78,10 @@ pub fn remove(
         }
         other => other,
     })?;
-    if days == 0 {
+    if kept_until.is_none() {
         remove_folder(host, config.uuid)?;
-        return Ok(Removed { kept_until: None });
     }
-    Ok(Removed { kept_until: Some(until) })
+    Ok(Removed { kept_until })
 }
 
 /// Removes what is left of a removed guest, for good. The registry forgets it first: a folder without a guest is found by
@@ -84,13 +91,32 @@ pub fn purge_removed(
     actor: &Actor,
     removed: &RemovedGuest,
 ) -> Result<(), Refusal> {
+    let root = host.root.clone();
     let change = host.begin()?;
-    change.purge(removed.config.number)?;
-    devdb::forget_unused(&change, &removed.config)?;
+    purge(&change, &root, &removed.config)?;
     change.record(&actor.done(Some(&removed.config), None))?;
     change.commit()?;
     Step::PurgeCommitted.reached();
     remove_folder(host, removed.config.uuid)
+}
+
+fn purge(change: &Change<'_>, root: &Root, config: &GuestConfig) -> Result<(), Refusal> {
+    unless_needed(change, root, config)?;
+    change.purge(config.number)?;
+    devdb::forget_unused(change, config)
+}
+
+/// Refuses while a disk of another guest, existing or kept, lies over an image in this guest's folder, or is one.
+fn unless_needed(registry: &Registry, root: &Root, config: &GuestConfig) -> Result<(), Refusal> {
+    let folder = Folder::of(root, config.uuid);
+    for entry in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+        let metadata = entry.metadata().map_err(Refusal::file("look at", entry.path()))?;
+        let Some(identity) = media::identity(&metadata) else { continue };
+        if let Some(by) = registry.sharers(&identity, Some(config.number))?.into_iter().next() {
+            return Err(Refusal::Needed { name: config.name.clone(), by: by.guest });
+        }
+    }
+    Ok(())
 }
 
 fn remove_folder(host: &VmHost, uuid: GuestUuid) -> Result<(), Refusal> {
@@ -109,8 +135,12 @@ pub fn purge_due(host: &mut VmHost, actor: &Actor) -> Result<Vec<GuestName>, Ref
         if signals::interrupted().is_some() {
             break;
         }
-        purge_removed(host, actor, &removed)?;
-        purged.push(removed.config.name);
+        match purge_removed(host, actor, &removed) {
+            Ok(()) => purged.push(removed.config.name),
+            // Its time comes when nobody needs it.
+            Err(Refusal::Needed { .. }) => {}
+            Err(refusal) => return Err(refusal),
+        }
     }
     Ok(purged)
 }
