@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_number_is_not_given_again_while_kept,
     a_removed_guest_comes_back_as_it_was,
     a_purged_guest_is_gone,
+    a_number_is_free_only_when_nothing_in_run_has_it,
     removed_guests_are_kept_as_long_as_configured,
     an_administrators_files_are_touched_by_no_removal,
 ];
@@ -86,6 +87,22 @@ fn a_purged_guest_is_gone() {
     refused(&host, &["hpvm", "undelete", "-P", "later"]);
     let doctor = host.run(&["hpvm", "doctor"]);
     assert!(doctor.status.success(), "{doctor}");
+}
+
+/// Whoever gets the number next has a run folder of that name, which no removal may meet.
+fn a_number_is_free_only_when_nothing_in_run_has_it() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "old"]);
+    host.ok(&["hpvmstart", "-P", "old"]);
+    host.ok(&["hpvmstop", "-P", "old", "-F"]);
+    assert!(host.run_dir(1).exists(), "it tells how the guest ended");
+    host.environment("HPVM_ABORT_AT", "remove.committed");
+    let killed = host.run(&["hpvmremove", "-P", "old", "-F", "--purge"]);
+    assert_eq!(killed.status.code(), None, "{killed}");
+    host.without_environment("HPVM_ABORT_AT");
+    assert!(!host.run_dir(1).exists());
+    host.ok(&["hpvmcreate", "-P", "new"]);
+    assert_eq!(number_of(&host, "new"), 1);
 }
 
 fn removed_guests_are_kept_as_long_as_configured() {

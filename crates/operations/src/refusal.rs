@@ -144,8 +144,6 @@ pub enum Left {
         "virtual switch '{switch}' is changed, but another command kept its process from hearing all of it; `{next}` tells it"
     )]
     HalfTold { switch: SwitchName, next: String },
-    #[error("guest '{0}' is removed; `hpvm doctor` tells what is left of it in /run")]
-    Removed(GuestName),
     #[error("guest '{0}' goes on starting; `hpvmstatus -P {0}` shows it")]
     Starting(GuestName),
     #[error("guest '{0}' is being stopped all the same; `hpvmstatus -P {0}` shows it")]

@@ -9,7 +9,6 @@ use hpvm_registry::{Change, Registry, RemovedGuest, Step};
 use jiff::{Timestamp, ToSpan};
 
 use crate::folder::{self, Folder};
-use crate::refusal::Left;
 use crate::{Actor, Mode, Refusal, VmHost, devdb, lost, supervise};
 
 /// What becomes of the folder.
@@ -55,6 +54,8 @@ pub fn remove(
     if mode == Mode::DryRun {
         return Ok(Removed { kept_until: (days > 0).then_some(until) });
     }
+    // A purged guest's number may be another's as soon as the registry says so.
+    supervise::forget(host, config.number)?;
     let root = host.root.clone();
     let change = host.begin()?;
     change.remove(config.number, until)?;
@@ -72,12 +73,6 @@ pub fn remove(
     folder::unlink(&host.root, &config.name)
         .map_err(Refusal::file("remove the link", host.root.guest_link(config.name.as_str())))?;
     Step::RemoveUnlinked.reached();
-    supervise::forget(host, config.number).map_err(|refusal| match refusal {
-        Refusal::Interrupted { interruption, left: Left::AsItWas } => {
-            Refusal::Interrupted { interruption, left: Left::Removed(config.name.clone()) }
-        }
-        other => other,
-    })?;
     if kept_until.is_none() {
         remove_folder(host, config.uuid)?;
     }
