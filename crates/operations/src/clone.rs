@@ -332,7 +332,7 @@ impl Drop for Made<'_> {
     fn drop(&mut self) {
         if !self.kept {
             // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-            let _ = folder::unlink(self.root, &self.config.name);
+            let _ = folder::unlink(self.root, &self.config.name, self.config.uuid);
             let _ = self.folder.remove();
         }
     }

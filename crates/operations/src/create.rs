@@ -145,7 +145,8 @@ fn prepare(
 struct Draft<'a> {
     root: &'a Root,
     folder: Folder,
-    /// The name that leads to the folder. Until then the name may be another guest's.
+    uuid: GuestUuid,
+    /// The name that leads to the folder, once it does.
     linked: Option<GuestName>,
     is_kept: bool,
 }
@@ -160,7 +161,7 @@ impl<'a> Draft<'a> {
         decision: &mpsc::Receiver<GuestConfig>,
     ) -> Result<Draft<'a>, Refusal> {
         let folder = Folder::of(root, uuid);
-        let mut draft = Draft { root, folder, linked: None, is_kept: false };
+        let mut draft = Draft { root, folder, uuid, linked: None, is_kept: false };
         let mut batch = Batch::default();
         draft.folder.make(&mut batch)?;
         Step::CreateFolder.reached();
@@ -194,7 +195,7 @@ impl Drop for Draft<'_> {
         }
         // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
         if let Some(name) = &self.linked {
-            let _ = folder::unlink(self.root, name);
+            let _ = folder::unlink(self.root, name, self.uuid);
         }
         let _ = self.folder.remove();
     }

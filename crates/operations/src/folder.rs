@@ -128,10 +128,11 @@ fn target(uuid: GuestUuid) -> PathBuf {
     PathBuf::from(format!("../uuids/{uuid}"))
 }
 
-/// Removes `guests/NAME`; fine when it is gone, or no link of ours.
-pub fn unlink(root: &Root, name: &GuestName) -> io::Result<()> {
+/// Removes `guests/NAME`; fine when it is gone, or leads elsewhere: once the registry has freed a name, it may be another
+/// guest's.
+pub fn unlink(root: &Root, name: &GuestName, uuid: GuestUuid) -> io::Result<()> {
     let link = root.guest_link(name.as_str());
-    if is_ours(&link) { removal::file(&link) } else { Ok(()) }
+    if leads_to(&link, uuid) { removal::file(&link) } else { Ok(()) }
 }
 
 /// Whether this is a link as [`link`] makes them.
@@ -172,4 +173,24 @@ fn head_text(config: &GuestConfig, vcpus: u32, memory: &str) -> String {
         config.auto_start,
         config.runnable,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_goes_with_its_own_guest_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Root::at(folder.path()).expect("a root");
+        std::fs::create_dir_all(root.guests()).expect("a folder");
+        let name: GuestName = "web".parse().expect("a name");
+        let [old, new] = [1, 2].map(|n| GuestUuid(uuid::Uuid::from_u128(n)));
+        link(&root, &name, new).expect("a link");
+        unlink(&root, &name, old).expect("nothing to do");
+        assert!(leads_to(&root.guest_link("web"), new));
+        unlink(&root, &name, new).expect("it goes");
+        unlink(&root, &name, new).expect("it is gone");
+        assert!(root.guest_link("web").symlink_metadata().is_err());
+    }
 }

@@ -171,7 +171,7 @@ fn carry_out(
         }
     }
     if before.name != after.name {
-        folder::unlink(&host.root, &before.name).map_err(Refusal::file(
+        folder::unlink(&host.root, &before.name, before.uuid).map_err(Refusal::file(
             "remove the link",
             host.root.guest_link(before.name.as_str()),
         ))?;
@@ -229,7 +229,7 @@ impl Drop for Named<'_> {
     fn drop(&mut self) {
         if self.named {
             // What cannot be taken back now is found by `hpvm doctor`; the error that led here is the one to tell.
-            let _ = folder::unlink(self.root, &self.after.name);
+            let _ = folder::unlink(self.root, &self.after.name, self.after.uuid);
         }
     }
 }

@@ -70,7 +70,7 @@ pub fn remove(
     change.record(&actor.done(Some(&config), None))?;
     change.commit()?;
     Step::RemoveCommitted.reached();
-    folder::unlink(&host.root, &config.name)
+    folder::unlink(&host.root, &config.name, config.uuid)
         .map_err(Refusal::file("remove the link", host.root.guest_link(config.name.as_str())))?;
     Step::RemoveUnlinked.reached();
     if kept_until.is_none() {
@@ -173,7 +173,7 @@ fn bring_back(
         .and_then(|_| change.commit());
     if let Err(error) = brought {
         // What cannot be taken back now is found by `hpvm doctor`; this error is the one to tell.
-        let _ = folder::unlink(&root, &config.name);
+        let _ = folder::unlink(&root, &config.name, config.uuid);
         return Err(error.into());
     }
     Step::UndeleteCommitted.reached();
