@@ -24,6 +24,7 @@ mod guests;
 mod hostile;
 mod input;
 mod installing;
+mod interrupted_clones;
 mod interruption;
 mod lan;
 mod lan_boot;
@@ -73,6 +74,7 @@ const SUBJECTS: &[&[Test]] = &[
     commands::TESTS,
     clone::TESTS,
     running_clone::TESTS,
+    interrupted_clones::TESTS,
     company::TESTS,
     interruption::TESTS,
     damage::TESTS,

@@ -61,12 +61,13 @@ pub fn clone(
     mode: Mode,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> Result<Cloned, Refusal> {
-    if mode == Mode::Apply {
-        interrupted::settle_all(host)?;
-    }
+    let unsettled = interrupted::settle_before(host, source, mode)?;
     let _busy = host.busy(source, actor)?;
     let mut cloning = Cloning { host, actor, operation: None, watch };
-    let result = cloning.attempt(source, asked, force, mode);
+    let mut result = cloning.attempt(source, asked, force, mode);
+    if let Ok(cloned) = &mut result {
+        cloned.problems.extend(unsettled);
+    }
     match mode {
         Mode::Apply => cloning.record_end(source, result),
         Mode::DryRun => result,

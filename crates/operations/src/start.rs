@@ -42,7 +42,7 @@ pub fn start(
     config: &GuestConfig,
     mode: Mode,
 ) -> Result<Started, Refusal> {
-    interrupted::settle_all(host)?;
+    let unsettled = interrupted::settle_before(host, config, mode)?;
     let _busy = host.busy(config, actor)?;
     let config = host.guest_numbered(config.number)?;
     if let Presence::On { .. } = host.presence(config.number) {
@@ -58,6 +58,7 @@ pub fn start(
     };
     let facts = host.start_facts(&config)?;
     let mut found = problems(&config, &facts, Purpose::Start);
+    found.extend(unsettled);
     if mode == Mode::DryRun {
         return Ok(Started::Judged(found));
     }

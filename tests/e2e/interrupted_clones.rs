@@ -1,0 +1,112 @@
+//! What a killed hpvmclone left, and what became of it before the next command comes: files that are others' by now stay, and
+//! nobody is kept from starting by what is not his.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hpvm_testkit::vm_host::{Engine, VmHost};
+
+use crate::Test;
+use crate::clone::{Mounted, on};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_copy_outlives_the_clone_it_was_made_for,
+    a_copy_that_another_guest_has_stays,
+    a_copy_takes_no_place_that_another_guest_has,
+    what_cannot_be_settled_keeps_only_its_own_guest,
+];
+
+const NOTHING: &str = "Nothing to complain of.\n";
+
+/// The guest `web`, with a disk whose content tells a copy of it.
+fn with_web() -> VmHost {
+    let host = VmHost::new(Engine::Fake);
+    fs::write(host.disk("web.img", 1 << 20), vec![7; 1 << 20]).expect("content");
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &on(&host.path("web.img"), "file")]);
+    host
+}
+
+/// Kills a clone that copies to `copy` at a step.
+fn killed_at(host: &mut VmHost, step: &str, copy: &Path) {
+    host.environment("HPVM_ABORT_AT", step);
+    let killed = host.run(&["hpvmclone", "-P", "web", "-N", "new", "-F", "-b", &on(copy, "file")]);
+    host.without_environment("HPVM_ABORT_AT");
+    assert_eq!(killed.status.code(), None, "{step} was not reached: {killed}");
+}
+
+fn unfinished(folder: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path());
+    names.filter(|path| path.extension().is_some_and(|end| end == "new")).collect()
+}
+
+#[track_caller]
+fn is_settled(host: &VmHost, copy: &Path, content: u8) {
+    assert_eq!(fs::read(copy).expect("it is there").first(), Some(&content));
+    assert_eq!(unfinished(host.root()), [PathBuf::new(); 0]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_copy_outlives_the_clone_it_was_made_for() {
+    let mut host = with_web();
+    let copy = host.path("copy.img");
+    killed_at(&mut host, "clone.committed", &copy);
+    host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    is_settled(&host, &copy, 7);
+}
+
+fn a_copy_that_another_guest_has_stays() {
+    let mut host = with_web();
+    let copy = host.path("copy.img");
+    killed_at(&mut host, "clone.placed", &copy);
+    host.ok(&["hpvmcreate", "-P", "other", "-a", &on(&copy, "file")]);
+    host.ok(&["hpvmstart", "-P", "other"]);
+    let doctor = host.run(&["hpvm", "doctor", "--repair"]);
+    assert!(doctor.status.success(), "{doctor}");
+    is_settled(&host, &copy, 7);
+}
+
+/// A file that a clone was to overwrite, and that is another guest's disk since.
+fn a_copy_takes_no_place_that_another_guest_has() {
+    let mut host = with_web();
+    let copy = host.path("copy.img");
+    fs::write(&copy, vec![9; 1 << 20]).expect("a disk");
+    killed_at(&mut host, "clone.committed", &copy);
+    let said = host.run(&["hpvmcreate", "-P", "other", "-a", &on(&copy, "file")]);
+    assert!(said.status.success(), "{said}");
+    assert!(host.refused(&["hpvmstart", "-P", "new"]).contains("guest 'other' has it by now"));
+    let said = host.run(&["hpvmstart", "-P", "other"]);
+    assert!(said.status.success() && said.stderr.contains("was interrupted"), "{said}");
+    assert_eq!(fs::read(&copy).expect("a disk")[0], 9);
+    host.ok(&["hpvmstop", "-P", "other", "-F"]);
+    host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    host.ok(&["hpvmstart", "-P", "other"]);
+    is_settled(&host, &copy, 9);
+}
+
+fn what_cannot_be_settled_keeps_only_its_own_guest() {
+    let mut host = with_web();
+    let folder = host.path("copies");
+    fs::create_dir(&folder).expect("a folder");
+    let _mounted = Mounted::at(&folder);
+    killed_at(&mut host, "clone.copied", &folder.join("copy.img"));
+    let left = unfinished(&folder);
+    assert_eq!(left.len(), 1, "{left:?}");
+    host.ok(&["hpvmstart", "-P", "web", "-s"]);
+    assert_eq!(unfinished(&folder), left, "a dry run changes nothing");
+    remount(&folder, "ro");
+    let said = host.run(&["hpvmstart", "-P", "web"]);
+    assert!(said.status.success() && said.stderr.contains("Read-only file system"), "{said}");
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    remount(&folder, "rw");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    assert_eq!(unfinished(&folder), [PathBuf::new(); 0]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn remount(folder: &Path, access: &str) {
+    let option = format!("remount,{access}");
+    let status = Command::new("mount").args(["-o", &option]).arg(folder).status();
+    assert!(status.expect("mount runs").success(), "{} becomes {access}", folder.display());
+}
