@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_running_guest_the_registry_does_not_know_is_made_known,
     a_running_guest_without_a_folder_is_told_of,
     a_repair_takes_no_guest_in_the_making_for_a_leftover,
+    a_guest_that_is_long_in_the_making_is_no_leftover,
 ];
 
 /// Four times what keepers and workers need on a quiet machine.
@@ -216,6 +217,28 @@ fn a_repair_takes_no_guest_in_the_making_for_a_leftover() {
     for n in 0..GUESTS {
         assert!(folder(&host, &format!("made{n}")).join("nvram").is_file(), "made{n} is whole");
     }
+}
+
+/// Between the folder of a guest and its row lies whatever the judge asks for: here, for a turn at the registry.
+fn a_guest_that_is_long_in_the_making_is_no_leftover() {
+    let host = host_with_guests();
+    let folders = || {
+        let names = fs::read_dir(host.path("var/opt/hpvm/uuids")).expect("the folders");
+        names.flatten().filter(|entry| entry.path().join("nvram").exists()).count()
+    };
+    let before = folders();
+    let mut registry = registry(&host, Access::ReadWrite);
+    std::thread::scope(|scope| {
+        let change = registry.change().expect("our turn");
+        let making = scope.spawn(|| host.ok(&["hpvmcreate", "-P", "made"]));
+        wait_until(BOUND, "its folder is there", || folders() > before);
+        let told = host.run(&["hpvm", "doctor"]);
+        drop(change);
+        making.join().expect("it is made");
+        assert_eq!(told.stdout, NOTHING);
+    });
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    assert!(folder(&host, "made").join("nvram").is_file());
 }
 
 /// `web`, plain; `full`, which has a value of its own in every field; `old`, which is there to be removed.

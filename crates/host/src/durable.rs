@@ -131,7 +131,7 @@ pub fn swap_file(path: &Path, content: &[u8], mode: u32) -> Result<(), DurableEr
     let fresh = sibling(path);
     discard(&fresh)?;
     write_file(&fresh, content, mode)
-        .and_then(|_| std::fs::rename(&fresh, path).map_err(failed("put into its place", path)))
+        .and_then(|_| swap_name(&fresh, path))
         .inspect_err(leaving(&fresh))
 }
 
@@ -166,8 +166,13 @@ pub fn create_folder(path: &Path, mode: u32) -> Result<(), DurableError> {
 
 /// Renames within one folder, for good.
 pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
-    std::fs::rename(from, to).map_err(failed("put into its place", to))?;
+    swap_name(from, to)?;
     sync_folder(to.parent().unwrap_or(Path::new("/")))
+}
+
+/// Renames. The new name is safe after [`sync_folder`].
+pub fn swap_name(from: &Path, to: &Path) -> Result<(), DurableError> {
+    std::fs::rename(from, to).map_err(failed("put into its place", to))
 }
 
 /// Makes the names in a folder survive a power cut.

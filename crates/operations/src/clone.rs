@@ -316,7 +316,7 @@ struct Made<'a> {
 
 impl Made<'_> {
     fn files(&self, variables: &Path, batch: &mut Batch) -> Result<(), Refusal> {
-        self.folder.make(batch)?;
+        self.folder.make()?;
         Step::CloneFolder.reached();
         self.folder.make_nvram(variables, batch)?;
         Step::CloneNvram.reached();

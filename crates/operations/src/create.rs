@@ -160,10 +160,10 @@ impl<'a> Draft<'a> {
         pristine: &Path,
         decision: &mpsc::Receiver<GuestConfig>,
     ) -> Result<Draft<'a>, Refusal> {
-        let folder = Folder::of(root, uuid);
+        let folder = Folder::draft_of(root, uuid);
         let mut draft = Draft { root, folder, uuid, linked: None, is_kept: false };
         let mut batch = Batch::default();
-        draft.folder.make(&mut batch)?;
+        draft.folder.make()?;
         Step::CreateFolder.reached();
         draft.folder.make_nvram(pristine, &mut batch)?;
         Step::CreateNvram.reached();
@@ -175,6 +175,7 @@ impl<'a> Draft<'a> {
 
     fn complete(&mut self, config: &GuestConfig) -> Result<(), Refusal> {
         let mut batch = Batch::default();
+        self.folder.settle(self.root, self.uuid)?;
         self.folder.make_identity(config, &mut batch)?;
         self.linked = Some(config.name.clone());
         self.folder.make_link(self.root, config, &mut batch)?;

@@ -24,6 +24,12 @@ impl Folder {
         Folder { path: root.guest_dir(&uuid.to_string()) }
     }
 
+    /// The same while nobody knows whether there will be a guest: under a name that tells who makes it.
+    #[must_use]
+    pub fn draft_of(root: &Root, uuid: GuestUuid) -> Folder {
+        Folder { path: durable::sibling(Folder::of(root, uuid).path()) }
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -35,9 +41,15 @@ impl Folder {
     }
 
     /// Makes the folder itself; it must not be there yet.
-    pub fn make(&self, batch: &mut Batch) -> Result<(), DurableError> {
-        durable::create_folder(&self.path, 0o755)?;
-        batch.names_in(self.path.parent().unwrap_or(Path::new("/")));
+    pub fn make(&self) -> Result<(), DurableError> {
+        durable::create_folder(&self.path, 0o755)
+    }
+
+    /// Gives a draft the guest's own name, which is safe once the identity is.
+    pub fn settle(&mut self, root: &Root, uuid: GuestUuid) -> Result<(), DurableError> {
+        let Folder { path } = Folder::of(root, uuid);
+        durable::swap_name(&self.path, &path)?;
+        self.path = path;
         Ok(())
     }
 
@@ -46,8 +58,8 @@ impl Folder {
         batch.copy_file(pristine, &self.file(guest_folder::NVRAM), 0o600)
     }
 
-    /// Writes what a lost registry would be rebuilt from, in a folder just made; the names of all that is there are synced
-    /// with it.
+    /// Writes what a lost registry would be rebuilt from, in a folder just made; its own name, and those of all that is in it,
+    /// are synced with it.
     pub fn make_identity(
         &self,
         config: &GuestConfig,
@@ -55,6 +67,7 @@ impl Folder {
     ) -> Result<(), DurableError> {
         let text = portable::write(config);
         batch.names_in(&self.path);
+        batch.names_in(self.path.parent().unwrap_or(Path::new("/")));
         batch.create_file(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
     }
 
