@@ -14,11 +14,13 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
+use crate::clone::Mounted;
 use crate::{Test, golden};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     leftovers_of_every_kind_are_found_explained_and_cleaned,
     what_others_made_is_left_alone,
+    a_repair_that_fails_keeps_no_other_from_being_made,
     a_guest_that_nobody_supervises_is_taken_over,
     a_lost_registry_is_refused_and_rebuilt,
     a_damaged_registry_is_refused_and_rebuilt,
@@ -82,6 +84,23 @@ fn what_others_made_is_left_alone() {
     }
     assert_eq!(told.stdout.lines().count(), 4, "{told}");
     assert!(making.exists(), "a file in the making is there");
+}
+
+fn a_repair_that_fails_keeps_no_other_from_being_made() {
+    let host = host_with_guests();
+    let state = |below: &str| host.path("var/opt/hpvm").join(below);
+    let unknown = state("uuids").join(LOST);
+    fs::create_dir(&unknown).expect("a folder of no guest");
+    symlink(format!("../uuids/{LOST}"), state("guests/ghost")).expect("a link of no guest");
+    {
+        let _mounted = Mounted::at(&unknown);
+        let told = host.run(&["hpvm", "doctor", "--repair"]);
+        assert_eq!(told.status.code(), Some(1), "{told}");
+        assert!(told.stdout.contains("not repaired: cannot remove"), "{told}");
+        assert!(state("guests/ghost").symlink_metadata().is_err(), "{told}");
+    }
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 
 fn a_guest_that_nobody_supervises_is_taken_over() {

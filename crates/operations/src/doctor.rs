@@ -3,18 +3,22 @@
 //!
 //! What may be a guest is never removed: a folder that says what guest it is and that nobody removed on purpose is made known
 //! to the registry again. What another command is making at this moment is left alone: a repair looks again while it keeps
-//! the registry from being changed.
+//! the registry, or the guest, from being changed.
 
 mod switches;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use hpvm_host::lock::Busy;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid, Vswitch};
 use hpvm_plan::record::Machine;
-use hpvm_registry::{Access, Found, Identities, Rebuilt, Registry, RemovedGuest, Step, portable};
+use hpvm_registry::{
+    Access, Found, Identities, Rebuilt, Registry, RemovedGuest, Selector, Step, SwitchSelector,
+    portable,
+};
 
 use crate::clone::interrupted;
 use crate::folder::{self, Folder};
@@ -64,19 +68,26 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
         let cure = Cure::Tell("hpvm doctor --rebuild".into());
         findings.push(Finding { text: format!("the registry is damaged: {sentence}"), cure });
     }
-    let guests = host.registry.all()?;
-    let kept: Vec<GuestConfig> = host.registry.removed()?.into_iter().map(|r| r.config).collect();
-    for config in &guests {
+    for config in &host.registry.all()? {
         guest(host, config, &mut findings)?;
     }
-    folders(host, &guests, &kept, &mut findings)?;
-    links(host, &guests, &mut findings);
-    run_folders(host, &guests, &mut findings);
+    findings.extend(places(host)?);
     switches::examine(host, &mut findings)?;
-    half_made(host, &mut findings);
     operations(host, &mut findings)?;
     provisions(host, &mut findings);
     lan_rom(host, &mut findings)?;
+    Ok(findings)
+}
+
+/// Looks at what lies where guests have their files: all that a repair may remove.
+fn places(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
+    let mut findings = Vec::new();
+    let guests = host.registry.all()?;
+    let kept: Vec<GuestConfig> = host.registry.removed()?.into_iter().map(|r| r.config).collect();
+    folders(host, &guests, &kept, &mut findings)?;
+    links(host, &guests, &mut findings);
+    run_folders(host, &guests, &mut findings);
+    half_made(host, &mut findings);
     Ok(findings)
 }
 
@@ -398,7 +409,7 @@ pub fn repair(
             // Whoever makes a guest holds the registry from before its folder has the guest's name until it is known.
             let mut gate = Registry::open(&host.root.db(), Access::ReadWrite)?;
             let _held = gate.change()?;
-            if !examine(host)?.contains(finding) {
+            if !places(host)?.contains(finding) {
                 return Ok(Some(format!("{} is in use by now", path.display())));
             }
             remove(path)?;
@@ -409,15 +420,23 @@ pub fn repair(
             "made it known to the registry".into()
         }
         Cure::Link(config) => {
+            let (_busy, config) = held(host, actor, config)?;
             folder::link(&host.root, &config.name, config.uuid)?;
             format!("made the link of '{}'", config.name)
         }
         Cure::Identity(config) => {
-            Folder::of(&host.root, config.uuid).replace_identity(config)?;
+            let (_busy, config) = held(host, actor, config)?;
+            host.folder(&config).replace_identity(&config)?;
             format!("wrote the identity of '{}'", config.name)
         }
         Cure::SwitchText(switch) => {
-            text::write(&host.root, switch)?;
+            // Nobody changes it while it is written down.
+            let selector = SwitchSelector::Number(switch.number);
+            let change = host.registry.change()?;
+            let Some(switch) = change.vswitch(&selector)? else {
+                return Ok(Some(format!("virtual switch '{}' is removed by now", switch.name)));
+            };
+            text::write(&host.root, &switch)?;
             format!("wrote the text of virtual switch '{}'", switch.name)
         }
         Cure::EnterSwitch(switch) => {
@@ -443,6 +462,12 @@ pub fn repair(
     };
     Step::DoctorCleaned.reached();
     Ok(Some(done))
+}
+
+/// The guest as the registry has it now, and nobody changes it.
+fn held(host: &VmHost, actor: &Actor, found: &GuestConfig) -> Result<(Busy, GuestConfig), Refusal> {
+    let busy = host.busy(found, actor)?;
+    Ok((busy, host.guest(&Selector::Uuid(found.uuid))?))
 }
 
 /// As a rebuild does it, for one guest.

@@ -6,7 +6,7 @@ use crate::exit::Failure;
 use crate::messages::printable;
 use crate::output::print;
 use hpvm_host::Root;
-use hpvm_model::SwitchName;
+use hpvm_model::{SwitchName, chain};
 use hpvm_operations::VmHost;
 use hpvm_operations::doctor::{Cure, examine, rebuild, repair};
 use hpvm_registry::{Access, Rebuilt};
@@ -43,12 +43,17 @@ impl Perform for Doctor {
         let actor = context.actor(self.operation.reason);
         let mut left = 0;
         for finding in &findings {
-            let done = if self.repair { repair(&mut host, &actor, finding)? } else { None };
-            left += u32::from(done.is_none());
+            let done = match self.repair {
+                true => repair(&mut host, &actor, finding),
+                false => Ok(None),
+            };
+            left += u32::from(!matches!(done, Ok(Some(_))));
             let what = match (&done, &finding.cure) {
-                (Some(done), _) => format!("repaired: {done}"),
-                (None, Cure::Tell(command)) => format!("next: {command}"),
-                (None, _) => "next: hpvm doctor --repair".into(),
+                (Ok(Some(done)), _) => format!("repaired: {done}"),
+                // The others are repaired all the same.
+                (Err(refusal), _) => format!("not repaired: {}", chain(refusal)),
+                (Ok(None), Cure::Tell(command)) => format!("next: {command}"),
+                (Ok(None), _) => "next: hpvm doctor --repair".into(),
             };
             print(&format!("{}\n  {}\n", printable(&finding.text), printable(&what)))?;
         }
