@@ -30,6 +30,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     clones_of_real_guests_boot,
     a_copy_killed_at_any_moment_leaves_nothing,
     an_interrupted_copy_leaves_nothing,
+    a_file_that_became_a_guests_meanwhile_is_not_replaced,
     no_room_for_a_copy_leaves_nothing,
 ];
 
@@ -399,6 +400,35 @@ fn an_interrupted_copy_leaves_nothing() {
         }
         host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
         fs::remove_file(host.path("copy.img")).expect("the copy");
+    }
+    panic!("none of ten was met in its middle");
+}
+
+/// A copy may be there before the file is a guest's: then it is tried again.
+fn a_file_that_became_a_guests_meanwhile_is_not_replaced() {
+    let (host, copy) = with_slow_copy();
+    let path = host.path("copy.img");
+    let copies = || fs::read_dir(host.root()).unwrap().flatten().map(|entry| entry.file_name());
+    let is_copying = || copies().any(|name| name.to_string_lossy().starts_with(".copy.img."));
+    for _ in 0..10 {
+        fs::write(&path, "db's").expect("a file");
+        let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy, "-F"]);
+        let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+        hpvm_testkit::wait::wait_until(Duration::from_secs(10), "the copy begins", is_copying);
+        host.run(&["hpvmcreate", "-P", "db", "-r", "64M", "-a", &copy]);
+        host.run(&["hpvmstart", "-P", "db"]);
+        let outcome = child.wait_with_output().expect("our own child");
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        if !outcome.status.success() {
+            assert!(said.contains("belongs to guest 'db'"), "{said}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "db's");
+            assert!(host.state("db").starts_with("On"), "{}", host.state("db"));
+            return;
+        }
+        for name in ["new", "db"] {
+            host.run(&["hpvmstop", "-P", name, "-F"]);
+            host.run(&["hpvmremove", "-P", name, "-F", "--purge"]);
+        }
     }
     panic!("none of ten was met in its middle");
 }

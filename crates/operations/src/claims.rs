@@ -1,6 +1,6 @@
-//! Lets one command at a time give a store to a running guest. Between the look at who has it and the moment at which that
-//! guest is seen to have it, another command that wants the same store, by whatever name, or one that overlaps it, waits;
-//! then it looks, and says whose it is. Commands that want other stores do not meet.
+//! Lets one command at a time give a store to a running guest, or replace it. Between the look at who has it and the moment
+//! at which that is seen, another command that wants the same store, by whatever name, or one that overlaps it, waits; then
+//! it looks, and says whose it is. Commands that want other stores do not meet.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,11 +22,19 @@ pub(crate) struct Claims {
     _locks: Vec<ByteLock>,
 }
 
-/// Claims the stores that the guest has for itself, one after the other in one order for all, so that nobody waits in a ring.
+/// Claims the stores that the guest has for itself.
 pub(crate) fn claim(host: &VmHost, config: &GuestConfig) -> Result<Claims, Refusal> {
-    let path = host.root.claims();
     let stores = Stores::look([config]).with_other_paths(&host.registry)?.exclusive(config);
-    let bytes: BTreeSet<u64> = stores.into_values().flatten().map(byte).collect();
+    hold(host, stores.into_values().flatten())
+}
+
+/// Claims stores, one after the other in one order for all, so that nobody waits in a ring.
+pub(crate) fn hold(
+    host: &VmHost,
+    stores: impl IntoIterator<Item = FileIdentity>,
+) -> Result<Claims, Refusal> {
+    let path = host.root.claims();
+    let bytes: BTreeSet<u64> = stores.into_iter().map(byte).collect();
     let mut locks = Vec::new();
     for byte in bytes {
         let lock = ByteLock::acquire(&path, byte, BOUND).map_err(Refusal::file("lock", &path))?;

@@ -2,8 +2,8 @@
 //! copied or linked.
 //!
 //! ```text
-//!  judge ─► record 'running' ─► copy each store under a name of its own ─► registry is ours:
-//!              folder, variables, link, copies placed, all synced ─► commit ─► other names go ─► record 'done'
+//!  judge ─► record 'running' ─► copy each store under a name of its own ─► claim what is replaced, judge that again ─►
+//!      registry is ours: folder, variables, link, copies placed, all synced ─► commit ─► other names go ─► record 'done'
 //! ```
 //!
 //! The registry is not held while gigabytes are copied; the source's `busy` lock is, so that nobody starts or changes it.
@@ -22,7 +22,7 @@ use hpvm_host::durable::Batch;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
 use hpvm_model::{GuestConfig, GuestUuid, LanBoot, PortRules, Problem, Severity};
-use hpvm_plan::clone::{CloneRequest, Design, How, Place, design};
+use hpvm_plan::clone::{CloneRequest, Design, How, Place, Work, design};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::facts::network::NetworkFacts;
@@ -33,6 +33,7 @@ use hpvm_registry::{Change, Identities, OperationId, Owner, Step, SwitchSelector
 use self::copies::Copies;
 pub use self::copies::{Copied, Stage};
 use self::running::{Moment, Running};
+use crate::claims::{self, Claims};
 use crate::create::serial_number;
 use crate::folder::{self, Folder};
 use crate::network::lan;
@@ -88,6 +89,8 @@ struct Judged {
     source: GuestConfig,
     design: Design,
     identities: Identities,
+    /// The files that will be other ones.
+    replaced: Identities,
     facts: HostFacts,
     problems: Vec<Problem>,
     fields: Vec<FieldChange>,
@@ -115,12 +118,14 @@ impl Cloning<'_> {
                 Some(self.copy(&judged)?)
             }
         };
-        let Judged { source, design, identities, facts, mut problems, fields, .. } = judged;
+        let Judged { source, design, identities, replaced, facts, mut problems, fields, .. } =
+            judged;
         let Some(copies) = copies else {
             let (config, copied) = (design.config, Vec::new());
             return Ok(Cloned { config, problems, fields, copied });
         };
         problems.extend(copies.moment().and_then(|moment| as_after_power_failure(&source, moment)));
+        let _claims = self.claim_replaced(&source, &design, &replaced, force)?;
         let (config, copied) = self.make(&source, &design, (identities, &facts), copies)?;
         Ok(Cloned { config, problems, fields, copied })
     }
@@ -162,6 +167,8 @@ impl Cloning<'_> {
             false => None,
         };
         let mut found = targets::judge(host, (&source, running.as_ref()), &design, &facts, force)?;
+        let mut replaced = identities(&facts);
+        replaced.retain(|path, _| is_made(&design, path));
         targets::expect(&design, &mut facts);
         found.extend(variables(host, &source));
         let standing = Purpose::Change { before: Some(&source) };
@@ -172,7 +179,30 @@ impl Cloning<'_> {
         let identities = known(&design, &facts);
         // Of a file that will be another one nothing is written down yet; its first start does it.
         facts.registered.retain(|path, _| !is_made(&design, path));
-        Ok(Judged { source, design, identities, facts, problems: found, fields, running })
+        let problems = found;
+        Ok(Judged { source, design, identities, replaced, facts, problems, fields, running })
+    }
+
+    /// From here on no guest starts with the files that the copies replace; one may have got one of them since they were judged.
+    fn claim_replaced(
+        &self,
+        source: &GuestConfig,
+        design: &Design,
+        replaced: &Identities,
+        force: Force,
+    ) -> Result<Claims, Refusal> {
+        let claims = claims::hold(self.host, replaced.values().copied())?;
+        if !replaced.is_empty() {
+            let facts = self.host.facts(&design.config, Some(source))?;
+            let is_replaced = |work: &&Work| replaced.contains_key(&work.to.path);
+            let work = design.work.iter().filter(is_replaced);
+            let problems: Vec<Problem> =
+                work.flat_map(|work| targets::target(work, &facts, force)).collect();
+            if !problems.is_empty() {
+                return Err(Refusal::Problems(problems));
+            }
+        }
+        Ok(claims)
     }
 
     /// Copies what is asked for; a record of it stands before the first byte is written.
@@ -187,7 +217,8 @@ impl Cloning<'_> {
             change.commit()?;
             Step::CloneRecorded.reached();
         }
-        let copies = Copies::make(&design.work, judged.running.as_ref(), self.watch)?;
+        let Judged { replaced, running, .. } = judged;
+        let copies = Copies::make(&design.work, replaced, running.as_ref(), self.watch)?;
         Step::CloneCopied.reached();
         Ok(copies)
     }

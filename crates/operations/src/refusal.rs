@@ -58,7 +58,7 @@ pub enum Refusal {
     #[error("the running guest could not take the change, and nothing was changed: {0}")]
     NotTaken(String),
     #[error(
-        "another command has been giving one of its stores to a guest for {seconds} s; try again when that has ended"
+        "another command has been giving one of the stores to a guest, or changing it, for {seconds} s; try again when that has ended"
     )]
     StoreClaimed { seconds: u64 },
     #[error("QEMU cannot be used: {0}")]
@@ -93,6 +93,8 @@ pub enum Refusal {
     Request(#[from] RequestError),
     #[error("cannot copy '{from}' to '{to}'")]
     Copy { from: String, to: String, source: std::io::Error },
+    #[error("'{}' is not what it was when the clone was begun, so it stays, and no clone was made", .0.display())]
+    TargetChanged(PathBuf),
     #[error(transparent)]
     Clone(#[from] CloneError),
     #[error(

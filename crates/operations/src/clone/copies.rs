@@ -41,6 +41,8 @@ pub struct Copied {
 
 #[derive(Debug, Default)]
 pub(super) struct Copies {
+    /// What lay where files are made, when that was judged.
+    replaced: Identities,
     fresh: Vec<Fresh>,
     done: Vec<Copied>,
     /// Whether the clone is known, so that nothing goes any more.
@@ -58,18 +60,18 @@ struct Fresh {
     fresh: PathBuf,
     file: Option<File>,
     identity: FileIdentity,
-    /// `path` leads to it already.
-    is_placed: bool,
+    replaces: Option<FileIdentity>,
 }
 
 impl Copies {
     /// Makes all but the images in the clone's own folder, which is not there yet.
     pub(super) fn make(
         work: &[Work],
+        replaced: &Identities,
         running: Option<&Running>,
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<Copies, Refusal> {
-        let mut copies = Copies::default();
+        let mut copies = Copies::over(replaced.clone());
         let mut written = Vec::new();
         for work in work.iter().filter(|work| work.how != How::Overlay(Place::Own)) {
             if let Some(writer) = running.and_then(|running| running.writer(&work.from)) {
@@ -88,6 +90,13 @@ impl Copies {
             copies.moment = Some(running.copy(&mut copies, &written, watch)?);
         }
         Ok(copies)
+    }
+
+    /// None yet.
+    fn over(replaced: Identities) -> Copies {
+        let mut copies = Copies::default();
+        copies.replaced = replaced;
+        copies
     }
 
     pub(super) fn moment(&self) -> Option<&Moment> {
@@ -122,7 +131,8 @@ impl Copies {
         let fresh = durable::sibling(&path);
         let file = durable::create(&fresh, 0o600)?;
         let identity = identity(&file, &fresh)?;
-        let made = Fresh { path, fresh, file: Some(file), identity, is_placed: false };
+        let replaces = self.replaced.get(&to.path).copied();
+        let made = Fresh { path, fresh, file: Some(file), identity, replaces };
         self.fresh.push(made);
         Ok(self.fresh.len() - 1)
     }
@@ -155,14 +165,7 @@ impl Copies {
     /// is known.
     pub(super) fn place(&mut self, batch: &mut Batch) -> Result<(), Refusal> {
         for made in &mut self.fresh {
-            match std::fs::hard_link(&made.fresh, &made.path) {
-                Ok(()) => made.is_placed = true,
-                // Some file systems have no second names.
-                Err(_) if !is_empty_place(&made.path) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) if has_no_links(&error) => {}
-                Err(error) => return Err(Refusal::file("make", &made.path)(error)),
-            }
+            made.place()?;
             if let Some(file) = made.file.take() {
                 batch.include(&made.fresh, file);
             }
@@ -193,6 +196,32 @@ impl Copies {
             settle(&made.fresh, &made.path)?;
         }
         Ok(std::mem::take(&mut self.done))
+    }
+}
+
+impl Fresh {
+    /// Who has made or exchanged the file at `path` since that was judged keeps it.
+    fn place(&self) -> Result<(), Refusal> {
+        let there = std::fs::metadata(&self.path).ok();
+        if there.as_ref().and_then(media::identity) != self.replaces {
+            return Err(Refusal::TargetChanged(self.path.clone()));
+        }
+        if self.replaces.is_some() {
+            return Ok(());
+        }
+        match std::fs::hard_link(&self.fresh, &self.path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match std::fs::metadata(&self.path) {
+                    Ok(_) => Err(Refusal::TargetChanged(self.path.clone())),
+                    // A link that leads nowhere is replaced itself.
+                    Err(_) => Ok(()),
+                }
+            }
+            // Some file systems have no second names.
+            Err(error) if has_no_links(&error) => Ok(()),
+            Err(error) => Err(Refusal::file("make", &self.path)(error)),
+        }
     }
 }
 
@@ -229,10 +258,6 @@ fn are_one(one: &Path, other: &Path) -> bool {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
         _ => false,
     }
-}
-
-fn is_empty_place(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_err()
 }
 
 fn has_no_links(error: &io::Error) -> bool {
@@ -341,4 +366,39 @@ fn write_image(image: &File, base: &File, work: &Work) -> Result<(), Refusal> {
     let size = size.ok_or_else(|| failed(io::Error::other("what lies below is no qcow2 image")))?;
     let base = Base { path: Path::new(&work.from.path), format, size };
     qcow2::write_overlay(image, &base).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another clone's disk, or a guest's.
+    #[test]
+    fn what_came_to_the_place_of_a_copy_stays() {
+        for before in [None, Some("old")] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("disk.img");
+            let mut replaced = Identities::new();
+            if let Some(content) = before {
+                std::fs::write(&path, content).unwrap();
+                let found = media::identity(&std::fs::metadata(&path).unwrap()).unwrap();
+                replaced.insert(path.to_str().unwrap().to_owned(), found);
+            }
+            let mut copies = Copies::over(replaced);
+            let to = Backing::new(StorageType::File, path.to_str().unwrap());
+            copies.begin(&to).unwrap();
+            let another = folder.path().join("another.img");
+            std::fs::write(&another, "another's").unwrap();
+            std::fs::rename(&another, &path).unwrap();
+            let refusal = copies.place(&mut Batch::default()).unwrap_err();
+            assert!(matches!(refusal, Refusal::TargetChanged(_)), "{refusal}");
+            drop(copies);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "another's");
+            assert_eq!(
+                std::fs::read_dir(folder.path()).unwrap().count(),
+                1,
+                "nothing else is left"
+            );
+        }
+    }
 }

@@ -75,7 +75,8 @@ fn state(facts: &HostFacts, path: &str) -> String {
     }
 }
 
-fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Problem> {
+/// Whether a store may be written or replaced: judged before the copy, and once more before a file gives its place to it.
+pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Problem> {
     let path = &work.to.path;
     if work.how == How::Overlay(Place::Own) {
         return Vec::new();
