@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     entries_come_and_go_with_guests,
     what_guests_have_is_renamed_in_all_of_them,
     a_disk_file_has_the_size_that_was_written,
+    of_many_sizes_at_once_the_largest_stays,
     only_images_are_shared,
     what_is_restricted_is_chosen_from_no_folder,
     what_is_kept_for_disks_is_chosen_from_no_folder,
@@ -255,6 +256,28 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert!(said.contains("no statement could name"), "{said}");
     let said = refused(&host, &["hpvmdevmgmt", "-a", "gdev:/dev/null"]);
     assert!(said.contains("a character device, which is nothing"), "{said}");
+}
+
+fn of_many_sizes_at_once_the_largest_stays() {
+    let host = VmHost::new(Engine::Fake);
+    for round in 0..4 {
+        let path = host.path(&format!("disk{round}.img"));
+        let shown = path.display().to_string();
+        if round % 2 == 0 {
+            fs::write(&path, "").expect("a file");
+        }
+        let extend = |mib: u64| {
+            let done = host.run(&["hpvmdevmgmt", "-S", &format!("{mib}M"), &shown]);
+            (done.status.success(), mib << 20)
+        };
+        let outcomes: Vec<(bool, u64)> = std::thread::scope(|scope| {
+            let all: Vec<_> = (1..=8).map(|mib| scope.spawn(move || extend(mib))).collect();
+            all.into_iter().map(|one| one.join().expect("an outcome")).collect()
+        });
+        let made = outcomes.iter().filter(|(is_made, _)| *is_made).map(|(_, size)| *size);
+        let length = fs::metadata(&path).expect("the file").len();
+        assert_eq!(Some(length), made.max(), "{outcomes:?}");
+    }
 }
 
 /// Settles 79: what several guests would write to is never marked as shared, and the reason is told.

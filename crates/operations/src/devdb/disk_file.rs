@@ -1,10 +1,12 @@
 //! Makes the file of a virtual disk, or extends it: `hpvmdevmgmt -S`. The file has exactly the size that was written, and
-//! never becomes smaller.
+//! never becomes smaller, whoever else is at it.
 
-use std::fs::{File, OpenOptions};
+use std::cmp::Ordering;
+use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use hpvm_engine::media;
 use hpvm_host::durable;
 use hpvm_model::{Bytes, StorageType};
 use hpvm_plan::facts::Restriction;
@@ -17,7 +19,7 @@ use super::registered::restriction_of;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
-use crate::{Actor, Mode, Refusal, VmHost};
+use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// Whether room on the file system is taken now or when the guest writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub enum DiskRefused {
     Smaller { path: PathBuf, have: u64, asked: u64 },
     #[error("'{}' is no regular file, and only files are made", .0.display())]
     NoFile(PathBuf),
+    #[error("'{}' is another file than a moment ago, and stays as it is", .0.display())]
+    Exchanged(PathBuf),
     #[error("'{}' has control characters or is no text, so no statement could name the disk", .0.display())]
     NoName(PathBuf),
     #[error("'{}' lies where guests may have nothing, so a disk would be of no use there: {why}", path.display())]
@@ -86,31 +90,60 @@ fn attempt(
     if path.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
         return Err(DiskRefused::NoName(path.to_owned()).into());
     }
-    fit_for_guests(host, path)?;
-    let have = match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => return Err(DiskRefused::NoFile(path.to_owned()).into()),
-        Ok(found) => Some(found.len()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(Refusal::file("look at", path)(error)),
+    let found = regular_file(path)?;
+    // Whoever gives the file to a guest, or extends it too, waits until it has its size.
+    let _claims = match mode {
+        Mode::Apply => Some(claims::hold(host, found.as_ref().and_then(media::identity))?),
+        Mode::DryRun => None,
     };
-    let made = match have {
+    fit_for_guests(host, path)?;
+    let now = regular_file(path)?;
+    same_file(path, found.as_ref(), now.as_ref())?;
+    let made = match &now {
         None => Made::New,
-        Some(have) if have > size.0 => {
-            let path = path.to_owned();
-            return Err(DiskRefused::Smaller { path, have, asked: size.0 }.into());
-        }
-        Some(have) if have == size.0 => Made::AsItWas,
-        Some(have) => Made::Extended { from: Bytes(have) },
+        Some(now) => extension(path, now.len(), size)?,
     };
     if mode == Mode::Apply && (made != Made::AsItWas || room == Room::Now) {
         unless_interrupted()?;
-        match have {
-            None => new(path, size, room)?,
-            Some(_) => extended(path, size, room)?,
+        match &now {
+            None => new(host, path, size, room)?,
+            Some(now) => extended(path, now, size, room)?,
         }
         Step::DiskSized.reached();
     }
     Ok(made)
+}
+
+/// What is at the path, which is to be a file or nothing yet.
+fn regular_file(path: &Path) -> Result<Option<Metadata>, Refusal> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(Some(found)),
+        Ok(_) => Err(DiskRefused::NoFile(path.to_owned()).into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Refusal::file("look at", path)(error)),
+    }
+}
+
+/// What was judged is what is changed.
+fn same_file(
+    path: &Path,
+    judged: Option<&Metadata>,
+    found: Option<&Metadata>,
+) -> Result<(), DiskRefused> {
+    match judged.map(media::identity) == found.map(media::identity) {
+        true => Ok(()),
+        false => Err(DiskRefused::Exchanged(path.to_owned())),
+    }
+}
+
+fn extension(path: &Path, have: u64, size: Bytes) -> Result<Made, DiskRefused> {
+    match have.cmp(&size.0) {
+        Ordering::Less => Ok(Made::Extended { from: Bytes(have) }),
+        Ordering::Equal => Ok(Made::AsItWas),
+        Ordering::Greater => {
+            Err(DiskRefused::Smaller { path: path.to_owned(), have, asked: size.0 })
+        }
+    }
 }
 
 /// What is restricted is not made, nor is the inside of an image touched.
@@ -142,7 +175,7 @@ fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
     }
 }
 
-fn new(path: &Path, size: Bytes, room: Room) -> Result<(), Refusal> {
+fn new(host: &VmHost, path: &Path, size: Bytes, room: Room) -> Result<(), Refusal> {
     let failed = || Refusal::file("make", path);
     let file = OpenOptions::new()
         .read(true)
@@ -151,46 +184,79 @@ fn new(path: &Path, size: Bytes, room: Room) -> Result<(), Refusal> {
         .mode(0o600)
         .open(path)
         .map_err(|e| failed()(e))?;
-    let made = sized(&file, 0, size, room).map_err(|e| failed()(e));
-    let made =
-        made.and_then(|()| Ok(durable::sync_folder(path.parent().unwrap_or(Path::new("/")))?));
-    if made.is_err() {
+    let _claims = claims::hold(host, file.metadata().ok().as_ref().and_then(media::identity))?;
+    let made = grown(&file, path, size, room, "make");
+    if made.is_err() && file.metadata().is_ok_and(|made| made.len() == 0) {
         // The error that led here is the one to tell.
         let _ = std::fs::remove_file(path);
     }
-    made
+    made?;
+    Ok(durable::sync_folder(path.parent().unwrap_or(Path::new("/")))?)
 }
 
-fn extended(path: &Path, size: Bytes, room: Room) -> Result<(), Refusal> {
-    let failed = || Refusal::file("extend", path);
+fn extended(path: &Path, judged: &Metadata, size: Bytes, room: Room) -> Result<(), Refusal> {
     // A pipe put in the file's place must not hold us up.
     let at_once = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file =
-        OpenOptions::new().write(true).custom_flags(at_once).open(path).map_err(|e| failed()(e))?;
-    // Looked at again on the file itself: it may have grown since.
-    let metadata = file.metadata().map_err(|e| failed()(e))?;
-    if !metadata.is_file() {
-        return Err(DiskRefused::NoFile(path.to_owned()).into());
-    }
-    if metadata.len() > size.0 {
-        let (have, asked) = (metadata.len(), size.0);
-        return Err(DiskRefused::Smaller { path: path.to_owned(), have, asked }.into());
-    }
-    sized(&file, metadata.len(), size, room).map_err(|e| failed()(e))
+    let file = OpenOptions::new().write(true).custom_flags(at_once).open(path);
+    let file = file.map_err(Refusal::file("extend", path))?;
+    let opened = file.metadata().map_err(Refusal::file("extend", path))?;
+    same_file(path, Some(judged), Some(&opened))?;
+    grown(&file, path, size, room, "extend")
 }
 
-/// Grows a file from `have`, or leaves it as it was.
-fn sized(file: &File, have: u64, size: Bytes, room: Room) -> std::io::Result<()> {
-    let grown = match room {
-        Room::WhenWritten => file.set_len(size.0),
-        Room::Now => {
-            fallocate(file, FallocateFlags::empty(), 0, size.0).map_err(std::io::Error::from)
-        }
-    };
-    let synced = grown.and_then(|()| file.sync_all());
-    if synced.is_err() {
-        // What was added a moment ago goes again. The error that led here is the one to tell.
+/// Looks at the length of the file itself: it may have grown since.
+fn grown(
+    file: &File,
+    path: &Path,
+    size: Bytes,
+    room: Room,
+    action: &'static str,
+) -> Result<(), Refusal> {
+    let failed = || Refusal::file(action, path);
+    let have = file.metadata().map_err(|e| failed()(e))?.len();
+    extension(path, have, size)?;
+    if room == Room::Now
+        && let Err(error) = reserved(file, have, size)
+    {
+        return Err(failed()(error.into()));
+    }
+    file.set_len(size.0).and_then(|()| file.sync_all()).map_err(|e| failed()(e))
+}
+
+/// Takes the room behind the end too, or none of it. The length, which says what a guest may have, stays.
+fn reserved(file: &File, have: u64, size: Bytes) -> rustix::io::Result<()> {
+    let reserved = fallocate(file, FallocateFlags::KEEP_SIZE, 0, size.0);
+    if reserved.is_err() && file.metadata().is_ok_and(|now| now.len() == have) {
+        // What lies behind the end goes. The error that led here is the one to tell.
         let _ = file.set_len(have);
     }
-    synced
+    reserved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_judged_is_extended() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("disk.img"), folder.path().join("other.img"));
+        std::fs::write(&path, "judged").unwrap();
+        std::fs::write(&other, "another").unwrap();
+        let judged = std::fs::metadata(&path).unwrap();
+        let extend = || extended(&path, &judged, Bytes(8), Room::Now);
+        std::fs::rename(&path, folder.path().join("kept.img")).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        let refusal = extend().unwrap_err();
+        assert!(matches!(refusal, Refusal::Disk(DiskRefused::Exchanged(_))), "{refusal}");
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "another");
+
+        std::fs::rename(folder.path().join("kept.img"), &path).unwrap();
+        extend().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"judged\0\0");
+        std::fs::write(&path, "grown since").unwrap();
+        let refusal = extend().unwrap_err();
+        assert!(matches!(refusal, Refusal::Disk(DiskRefused::Smaller { .. })), "{refusal}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "grown since");
+    }
 }
