@@ -15,7 +15,6 @@ use hpvm_agent::freeze::Frozen;
 use hpvm_agent::{Channel, Error, deadline};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
-use hpvm_model::DiskId;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
@@ -41,9 +40,9 @@ impl Agent {
         self.turn().await?.converse().await?.thaw_if_frozen().await
     }
 
-    /// Asks the guest to write out a disk and to forget it.
-    pub(crate) async fn release(&self, disk: DiskId) -> Result<Release, Error> {
-        self.turn().await?.converse().await?.release_disk(disk.wwn()).await
+    /// Asks the guest to write out the disk of this NAA number and to forget it.
+    pub(crate) async fn release(&self, naa: u64) -> Result<Release, Error> {
+        self.turn().await?.converse().await?.release_disk(naa).await
     }
 
     /// Holds the guest's file systems still while `work` is done, for as long as users may be kept waiting and no longer.

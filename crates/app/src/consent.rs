@@ -10,7 +10,7 @@ use hpvm_agent::Error;
 use hpvm_agent::disk::Release;
 use hpvm_engine::devices::{self, DeviceError};
 use hpvm_model::StorageAddress;
-use hpvm_plan::hotplug::why_not_quiet;
+use hpvm_plan::hotplug::{name_for_agent, why_not_quiet};
 use hpvm_plan::record::Machine;
 use hpvm_qmp::client::Client;
 
@@ -36,7 +36,11 @@ impl Consent<'_> {
         let Some(attached) = self.machine.device_at(address) else {
             return (Err(DeviceError::NoDevice(address)), None);
         };
-        match agent.release(attached.device.id).await {
+        let naa = match name_for_agent(attached) {
+            Ok(naa) => naa,
+            Err(reason) => return (Err(DeviceError::Waits(reason)), None),
+        };
+        match agent.release(naa).await {
             Ok(Release::LetGo) => (Ok(()), Some(Ok(()))),
             Ok(Release::Refused(words)) => {
                 (Err(DeviceError::InUse { address, words }), Some(Ok(())))

@@ -112,15 +112,21 @@ fn pci_ids(kind: AdapterKind) -> (u16, u16) {
 fn lun_lines(lun: &Lun) -> Vec<(&'static str, String)> {
     let device = &lun.device;
     let address = device.address;
-    vec![
-        ("Lun DSF", format!("/dev/disk/by-id/wwn-{:#018x}", device.id.wwn())),
+    let name = lun.naa.map(|naa| ("Lun DSF", format!("/dev/disk/by-id/{}", by_id(naa))));
+    let others = [
         ("VSD LUN Id", lun_id(address.target)),
         ("Guest address", address.to_string()),
         ("Lun Hardware path", guest_path::pci(device.adapter, address)),
         ("EFI path", guest_path::efi(device.adapter, address)),
         ("LUN State", state(&lun.state)),
         ("Backing store", format!("{} {}", device.backing.storage.as_str(), device.backing.path)),
-    ]
+    ];
+    name.into_iter().chain(others).collect()
+}
+
+/// As udev of a Linux guest names it.
+fn by_id(naa: u64) -> String {
+    format!("wwn-{naa:#018x}")
 }
 
 fn state(state: &LunState) -> String {
@@ -205,7 +211,7 @@ struct ShownAdapter {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ShownLun {
     target: u8,
-    /// Its name, as `/dev/disk/by-id` of a Linux guest has it.
+    /// Its name, as `/dev/disk/by-id` of a Linux guest has it; empty of what has one of its own, as a shared disk.
     id: String,
     /// The adapter, as `lspci -P` prints it in the guest.
     guest_pci_path: String,
@@ -262,7 +268,7 @@ fn shown_lun(lun: &Lun, counted: &[Counted]) -> ShownLun {
     let counted = counted.iter().find(|counted| counted.address == device.address);
     ShownLun {
         target: device.address.target,
-        id: format!("wwn-{:#018x}", device.id.wwn()),
+        id: lun.naa.map(by_id).unwrap_or_default(),
         guest_pci_path: guest_path::pci(device.adapter, device.address),
         efi_path: guest_path::efi(device.adapter, device.address),
         state,

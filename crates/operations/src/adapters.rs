@@ -11,6 +11,8 @@ use hpvm_app::counters::{Counted, Counters};
 use hpvm_app::protocol::{Reply, Request};
 use hpvm_host::names::run_folder;
 use hpvm_model::{AdapterKind, GuestConfig, PciSlot, StorageAddress, StorageDevice};
+use hpvm_plan::guest_path;
+use hpvm_plan::record::Sharing;
 
 pub use reset::{ResetError, reset};
 
@@ -33,6 +35,8 @@ pub struct Adapter {
 #[derive(Clone, Debug)]
 pub struct Lun {
     pub device: StorageDevice,
+    /// By which the guest knows it (NAA, SPC-4, 7.8.6.6); `None` of what answers for itself, or may when the guest has it.
+    pub naa: Option<u64>,
     pub state: LunState,
 }
 
@@ -88,14 +92,17 @@ pub fn adapters(host: &VmHost, config: &GuestConfig) -> Vec<Adapter> {
                 Some(store) => LunState::Silent { since: store.since.clone() },
                 None => LunState::Online,
             };
-            Lun { device: attached.device.clone(), state }
+            let naa = guest_path::naa(&attached.device, attached.sharing);
+            Lun { device: attached.device.clone(), naa, state }
         })
         .collect();
     let state = if is_on { LunState::NextStart } else { LunState::Off };
     let has = |luns: &[Lun], address| luns.iter().any(|lun: &Lun| lun.device.address == address);
     for device in &config.storage {
         if !has(&luns, device.address) {
-            luns.push(Lun { device: device.clone(), state: state.clone() });
+            let sharing = Sharing::to_come(device.kind, device.backing.storage);
+            let naa = guest_path::naa(device, sharing);
+            luns.push(Lun { device: device.clone(), naa, state: state.clone() });
         }
     }
     luns.sort_by_key(|lun| lun.device.address);

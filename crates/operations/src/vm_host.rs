@@ -12,7 +12,7 @@ use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{
-    DeviceKind, GuestConfig, GuestName, GuestNumber, StorageAddress, StorageType, StoreRole, chain,
+    GuestConfig, GuestName, GuestNumber, StorageAddress, StorageType, StoreRole, chain,
     is_shared_freely,
 };
 use hpvm_plan::facts::network::NetworkFacts;
@@ -371,12 +371,8 @@ impl Holder {
     }
 }
 
-/// Whether a guest that does not run will share its disk is decided when it starts; a whole disk is one that it may.
 fn configured(other: hpvm_registry::Sharer, way: Way) -> Sharer {
-    let sharing = match (other.kind, other.storage) {
-        (DeviceKind::Disk, StorageType::Disk) => Sharing::Reserved,
-        _ => Sharing::Alone,
-    };
+    let sharing = Sharing::to_come(other.kind, other.storage);
     Sharer {
         guest: other.guest,
         address: other.address,

@@ -515,10 +515,12 @@ pub fn device_properties(
         ("scsi-id", Value::Number(target.into())),
         ("lun", Value::Number(0)),
     ];
-    match attached.sharing {
-        Sharing::Alone => properties.extend(identity_properties(device)),
+    if let Some(naa) = guest_path::naa(device, attached.sharing) {
+        properties.extend(identity_properties(device, naa));
+    }
+    if attached.sharing == Sharing::Reserved {
         // Other engines write to it too.
-        Sharing::Reserved => properties.push(("share-rw", Value::Flag(true))),
+        properties.push(("share-rw", Value::Flag(true)));
     }
     if driver == "scsi-hd" {
         // A write that is to be kept at once is asked for by one command, instead of a write and a flush.
@@ -533,19 +535,15 @@ pub fn device_properties(
     properties
 }
 
-/// What a virtual device answers to an inquiry, which tells nothing of the backing store; an attached one answers for itself,
-/// and so does a shared disk, which cluster members know each other's by.
-fn identity_properties(device: &StorageDevice) -> Vec<Property> {
-    let product = match device.kind {
-        DeviceKind::Disk => "Virtual Disk",
-        DeviceKind::Dvd => "Virtual DVD",
-        DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner => return Vec::new(),
-    };
-    vec![
+/// What a virtual device answers to an inquiry, which tells nothing of the backing store.
+fn identity_properties(device: &StorageDevice, naa: u64) -> [Property; 4] {
+    let is_dvd = device.kind == DeviceKind::Dvd;
+    let product = if is_dvd { "Virtual DVD" } else { "Virtual Disk" };
+    [
         ("vendor", Value::text("HP")),
         ("product", Value::text(product)),
         ("serial", Value::text(device.id.to_string())),
-        ("wwn", Value::Number(device.id.wwn())),
+        ("wwn", Value::Number(naa)),
     ]
 }
 

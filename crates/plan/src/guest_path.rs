@@ -1,10 +1,12 @@
-//! The names a guest and its firmware have for a storage device, from its adapter's kind and its address alone:
+//! The names a guest and its firmware have for a storage device. Its paths come from its adapter's kind and its address alone:
 //! `bus,device,target` becomes the function of the root port, the adapter behind it and the target on that.
 //!
 //! An emulated SCSI adapter has eight ports. The targets from 8 on are those of a second one, which is the next function of
 //! the same PCI device.
 
-use hpvm_model::{AdapterKind, PciSlot, StorageAddress};
+use hpvm_model::{AdapterKind, DeviceKind, PciSlot, StorageAddress, StorageDevice};
+
+use crate::record::Sharing;
 
 /// Targets of one emulated adapter (QEMU, hw/scsi/mptsas.h, MPTSAS_NUM_PORTS).
 const PORTS: u8 = 8;
@@ -33,6 +35,16 @@ pub fn place(adapter: AdapterKind, target: u8) -> (Function, u8) {
     match (adapter, target.checked_sub(PORTS)) {
         (AdapterKind::Scsi, Some(target)) => (Function::Second, target),
         _ => (Function::First, target),
+    }
+}
+
+/// The number by which the guest knows the device (NAA, SPC-4, 7.8.6.6), as its agent is asked for it. `None`: the device answers
+/// an inquiry for itself, as an attached one does, and a shared disk, which cluster members know each other's by.
+#[must_use]
+pub fn naa(device: &StorageDevice, sharing: Sharing) -> Option<u64> {
+    match (device.kind, sharing) {
+        (DeviceKind::Disk | DeviceKind::Dvd, Sharing::Alone) => Some(device.id.wwn()),
+        _ => None,
     }
 }
 

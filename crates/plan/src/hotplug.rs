@@ -16,6 +16,7 @@ use hpvm_model::{
 };
 
 use crate::facts::HostFacts;
+use crate::guest_path;
 use crate::record::{
     AdapterPresence, Attached, ChangedBy, Consent, DeviceChange, Machine, is_place_holder,
 };
@@ -289,12 +290,26 @@ fn alone(attached: &Attached, live: &Live, force: Force) -> When {
         return now(Consent::Given);
     }
     if live.agent == Agent::Answers {
-        return now(Consent::OfAgent);
+        return match name_for_agent(attached) {
+            Ok(_) => now(Consent::OfAgent),
+            Err(reason) => When::NextStart(reason),
+        };
     }
     match why_not_quiet(live.idle.get(address).copied()) {
         None => now(Consent::Given),
         Some(reason) => When::NextStart(reason),
     }
+}
+
+/// The number by which the agent in the guest is asked to let a disk go, or why it cannot be asked: such a disk may be mounted,
+/// however quiet it is.
+pub fn name_for_agent(attached: &Attached) -> Result<u64, String> {
+    guest_path::naa(&attached.device, attached.sharing).ok_or_else(|| {
+        format!(
+            "the guest knows the shared disk at {} by the disk's own name, so its agent cannot be asked whether it is in use; stop using it in the guest and force it",
+            attached.device.address
+        )
+    })
 }
 
 /// Why a disk may not leave although nobody in the guest can be asked; `None` when it was quiet for long enough. `idle` is

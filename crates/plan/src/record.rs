@@ -5,8 +5,8 @@
 //! Nothing in it is computed again from the host behind a running guest.
 
 use hpvm_model::{
-    Accelerator, AdapterKind, Backing, GuestName, GuestNumber, GuestUuid, Memory, Nic, NicKind,
-    PciSlot, StorageAddress, StorageDevice, SwitchNumber, Vcpus,
+    Accelerator, AdapterKind, Backing, DeviceKind, GuestName, GuestNumber, GuestUuid, Memory, Nic,
+    NicKind, PciSlot, StorageAddress, StorageDevice, StorageType, SwitchNumber, Vcpus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +203,15 @@ pub enum Sharing {
 }
 
 impl Sharing {
+    /// Of a device that the guest has not yet: whether a disk will be shared is decided then, and a whole disk is one that may be.
+    #[must_use]
+    pub fn to_come(kind: DeviceKind, storage: StorageType) -> Sharing {
+        match (kind, storage) {
+            (DeviceKind::Disk, StorageType::Disk) => Sharing::Reserved,
+            _ => Sharing::Alone,
+        }
+    }
+
     fn is_alone(&self) -> bool {
         *self == Sharing::Alone
     }
@@ -569,7 +578,6 @@ impl Machine {
 /// A null disk holds an address and is nothing in the machine; a null dvd is an empty drive.
 #[must_use]
 pub fn is_place_holder(attached: &Attached) -> bool {
-    use hpvm_model::{DeviceKind, StorageType};
     let device = &attached.device;
     (device.kind, device.backing.storage) == (DeviceKind::Disk, StorageType::Null)
 }

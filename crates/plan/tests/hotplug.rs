@@ -115,6 +115,22 @@ fn one_of_several_leaves_by_consent_of_an_agent() {
     assert_eq!(consents(Force::Yes), [Consent::Given, Consent::Given]);
 }
 
+/// The agent would be asked for a name that the guest does not know, and a mounted disk of a cluster may be quiet for long.
+#[test]
+fn a_shared_disk_leaves_by_no_consent_of_an_agent() {
+    let mut machine =
+        running(&["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:disk:/dev/sdb"]);
+    machine.storage[1].sharing = Sharing::Reserved;
+    let address = machine.storage[1].device.address;
+    let idle = [(address, Duration::from_secs(1000))].into();
+    let live = Live { agent: Agent::Answers, idle, ..Live::default() };
+    let keep = guest(&["disk:avio_stor:0,0,0:file:/a"]);
+    let leaves = |force| plan(&machine, &keep, &host(&keep), &live, force);
+    assert!(reason(&leaves(Force::No)[0]).contains("cannot be asked"));
+    let forced = DeviceChange::Detach { address, consent: Consent::Given };
+    assert_eq!(*now(&leaves(Force::Yes)[0]), forced);
+}
+
 /// A record written before there were agents: its machine has no channel, and its journal asks nobody.
 #[test]
 fn an_older_boot_record_has_no_agent() {
