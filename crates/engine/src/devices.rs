@@ -32,7 +32,7 @@ use hpvm_plan::command_line::{
 };
 use hpvm_plan::guest_path::Function;
 use hpvm_plan::record::{
-    AdapterPresence, Attached, BootRecord, DeviceChange, Machine, is_place_holder,
+    AdapterPresence, Attached, BootRecord, DeviceChange, Machine,
 };
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{
@@ -195,7 +195,7 @@ impl Bench<'_> {
                 self.client.execute(&DeviceAdd(properties(wanted))).await?;
             }
         }
-        for attached in attach.devices.iter().filter(|a| !is_place_holder(a)) {
+        for attached in attach.devices.iter().filter(|a| !a.device.is_place_holder()) {
             let node = attached
                 .device
                 .backing

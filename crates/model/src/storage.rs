@@ -292,6 +292,12 @@ impl StorageDevice {
         is_shared_freely(self.kind, self.backing.storage)
     }
 
+    /// A null disk holds an address and is nothing in the machine; a null dvd is an empty drive.
+    #[must_use]
+    pub fn is_place_holder(&self) -> bool {
+        (self.kind, self.backing.storage) == (DeviceKind::Disk, StorageType::Null)
+    }
+
     /// The paths of all that must be there for this device, its backing store first.
     pub fn stores(&self) -> impl Iterator<Item = &str> {
         self.backing.store().into_iter().chain(self.layers.iter().filter_map(Backing::store))

@@ -13,7 +13,6 @@ pub use reservations::{RESERVATION_MANAGER, reservation_manager, shares_disks};
 use crate::guest_path::{self, Function};
 use crate::record::{
     Access, AgentChannel, Attached, AttachedLayer, AvioService, BootRecord, Cache, Sharing,
-    is_place_holder,
 };
 
 /// What a descriptor handed to QEMU is.
@@ -245,7 +244,7 @@ fn storage(line: &mut Line, record: &BootRecord) -> usize {
     let fds = descriptors(record);
     let mut adapters: Vec<PciSlot> = Vec::new();
     let mut boot_index = 0;
-    for attached in record.storage.iter().filter(|a| !is_place_holder(a)) {
+    for attached in record.storage.iter().filter(|a| !a.device.is_place_holder()) {
         boot_index += 1;
         let device = &attached.device;
         if !adapters.contains(&device.address.slot) {

@@ -18,7 +18,7 @@ use hpvm_model::{
 use crate::facts::HostFacts;
 use crate::guest_path;
 use crate::record::{
-    AdapterPresence, Attached, ChangedBy, Consent, DeviceChange, Machine, is_place_holder,
+    AdapterPresence, Attached, ChangedBy, Consent, DeviceChange, Machine,
 };
 
 /// How long a disk must have had no I/O before it leaves alone.
@@ -161,7 +161,7 @@ impl<'a> Difference<'a> {
         let mut adapters_done: Vec<PciSlot> = Vec::new();
         for attached in &self.leaving {
             let address = attached.device.address;
-            if is_place_holder(attached) {
+            if attached.device.is_place_holder() {
                 let change = DeviceChange::PlaceHolder { address, now: None };
                 planned.push(Planned { place: Place::Storage(address), when: When::Now(change) });
             } else if let Some(reason) =
@@ -189,9 +189,19 @@ impl<'a> Difference<'a> {
     }
 
     fn whole_adapter_leaves(&self, slot: PciSlot) -> bool {
-        self.machine.devices_in(slot).all(|attached| {
+        let nothing_stays = self.machine.devices_in(slot).all(|attached| {
             let address = attached.device.address;
             self.leaving.contains(&attached) && self.waits_for_replacement(address).is_none()
+        });
+        nothing_stays && !self.is_joined(slot)
+    }
+
+    /// Whether a device comes now to the adapter that the guest has there: it would leave with that.
+    fn is_joined(&self, slot: PciSlot) -> bool {
+        self.coming.iter().any(|device| {
+            device.address.slot == slot
+                && !device.is_place_holder()
+                && self.why_not_now(device).is_none()
         })
     }
 
@@ -205,7 +215,7 @@ impl<'a> Difference<'a> {
         let mut planned: Vec<Planned> = Vec::new();
         for device in &self.coming {
             let attached = facts.attach(device);
-            if is_place_holder(&attached) && self.machine.device_at(device.address).is_none() {
+            if device.is_place_holder() && self.machine.device_at(device.address).is_none() {
                 let change =
                     DeviceChange::PlaceHolder { address: device.address, now: Some(attached) };
                 planned.push(Planned {

@@ -4,6 +4,8 @@
 //! the engine and settled when the engine says so; a line cut off by a power failure is the last one and is passed over.
 //! Nothing in it is computed again from the host behind a running guest.
 
+use std::collections::BTreeMap;
+
 use hpvm_model::{
     Accelerator, AdapterKind, Backing, DeviceKind, GuestName, GuestNumber, GuestUuid, Memory, Nic,
     NicKind, PciSlot, StorageAddress, StorageDevice, StorageType, SwitchNumber, Vcpus,
@@ -401,6 +403,8 @@ pub struct Machine {
     pub console_changes: Vec<ConsoleChange>,
     pub pending: Vec<Pending>,
     pub next_seq: u64,
+    /// Adapters that devices left one by one: they are there still, also when all have left.
+    kept_adapters: BTreeMap<PciSlot, AdapterKind>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -461,6 +465,7 @@ impl Machine {
             console_changes: Vec::new(),
             pending: Vec::new(),
             next_seq: 1,
+            kept_adapters: BTreeMap::new(),
         }
     }
 
@@ -489,10 +494,12 @@ impl Machine {
         match &done.change {
             DeviceChange::Attach { devices, .. } => self.storage.extend(devices.iter().cloned()),
             DeviceChange::Detach { address, .. } => {
+                self.kept_adapters.extend(self.adapter_in(address.slot).map(|kind| (address.slot, kind)));
                 self.storage.retain(|a| a.device.address != *address);
             }
             DeviceChange::DetachAdapter { slot } => {
-                self.storage.retain(|a| a.device.address.slot != *slot || is_place_holder(a));
+                self.kept_adapters.remove(slot);
+                self.storage.retain(|a| a.device.address.slot != *slot || a.device.is_place_holder());
             }
             DeviceChange::Medium { attached, .. } => {
                 self.storage.retain(|a| a.device.address != attached.device.address);
@@ -547,12 +554,13 @@ impl Machine {
     /// The kind of the adapter really in a slot.
     #[must_use]
     pub fn adapter_in(&self, slot: PciSlot) -> Option<AdapterKind> {
-        self.devices_in(slot).next().map(|a| a.device.adapter)
+        let device = self.devices_in(slot).next();
+        device.map(|a| a.device.adapter).or_else(|| self.kept_adapters.get(&slot).copied())
     }
 
     /// What sits on the adapter in a slot; place holders do not.
     pub fn devices_in(&self, slot: PciSlot) -> impl Iterator<Item = &Attached> {
-        self.storage.iter().filter(move |a| a.device.address.slot == slot && !is_place_holder(a))
+        self.storage.iter().filter(move |a| a.device.address.slot == slot && !a.device.is_place_holder())
     }
 
     #[must_use]
@@ -573,13 +581,6 @@ impl Machine {
             .iter()
             .any(|p| matches!(p.change, DeviceChange::DetachAdapter { slot: s } if s == slot))
     }
-}
-
-/// A null disk holds an address and is nothing in the machine; a null dvd is an empty drive.
-#[must_use]
-pub fn is_place_holder(attached: &Attached) -> bool {
-    let device = &attached.device;
-    (device.kind, device.backing.storage) == (DeviceKind::Disk, StorageType::Null)
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(line: usize, text: &str) -> Result<T, RecordError> {

@@ -27,6 +27,13 @@ fn changes(machine: &Machine, wanted: &[&str], idle: Option<u64>, force: Force) 
     plan(machine, &wanted, &host(&wanted), &live, force)
 }
 
+/// What the machine is once a change is made.
+fn take(machine: &mut Machine, seq: u64, change: &DeviceChange) {
+    let (at, outcome) = (String::new(), Outcome::Done);
+    machine.replay(JournalLine::Asked { seq, at: at.clone(), change: change.clone() });
+    machine.replay(JournalLine::Settled { seq, at, outcome });
+}
+
 fn reason(planned: &Planned) -> &str {
     match &planned.when {
         When::NextStart(reason) => reason,
@@ -152,6 +159,50 @@ fn the_last_one_takes_its_adapter_along() {
     let planned = changes(&machine, &["disk:avio_stor:0,0,0:file:/a"], Some(0), Force::No);
     assert_eq!(planned.len(), 1);
     assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }));
+}
+
+/// What comes to an adapter in the same command would go with it, at once or when the guest lets it go.
+#[test]
+fn an_adapter_that_is_joined_stays() {
+    let machine = running(&["disk:avio_stor:0,0,0:file:/a"]);
+    let wanted = ["disk:avio_stor:0,0,1:file:/b"];
+    let planned = changes(&machine, &wanted, Some(0), Force::Yes);
+    assert!(
+        matches!(
+            [now(&planned[0]), now(&planned[1])],
+            [
+                DeviceChange::Detach { .. },
+                DeviceChange::Attach { adapter: AdapterPresence::Present, .. }
+            ]
+        ),
+        "{planned:?}"
+    );
+    let planned = changes(&machine, &wanted, Some(0), Force::No);
+    assert!(reason(&planned[0]).contains("0 s ago"), "{planned:?}");
+    assert!(matches!(now(&planned[1]), DeviceChange::Attach { .. }), "{planned:?}");
+
+    // Where a new target waits, or is none, nothing keeps the adapter.
+    for (before, after) in [
+        ("disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"),
+        ("disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:null:/b"),
+    ] {
+        let planned = changes(&running(&[before]), &[after], Some(0), Force::No);
+        assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }), "{planned:?}");
+    }
+}
+
+/// When its new disk does not come, the old one goes back to the adapter that is still there.
+#[test]
+fn a_bare_adapter_is_not_brought_again() {
+    let before = ["disk:avio_stor:0,0,0:file:/a"];
+    let mut machine = running(&before);
+    let planned = changes(&machine, &["disk:avio_stor:0,0,1:file:/b"], None, Force::Yes);
+    take(&mut machine, 1, now(&planned[0]));
+    let planned = changes(&machine, &before, None, Force::Yes);
+    assert!(
+        matches!(now(&planned[0]), DeviceChange::Attach { adapter: AdapterPresence::Present, .. }),
+        "{planned:?}"
+    );
 }
 
 #[test]
@@ -301,8 +352,11 @@ proptest! {
         let planned = plan(&machine, &after, &host(&after), &Live::default(), force);
         for (planned, seq) in planned.iter().zip(1..) {
             if let When::Now(change) = &planned.when {
-                machine.replay(JournalLine::Asked { seq, at: String::new(), change: change.clone() });
-                machine.replay(JournalLine::Settled { seq, at: String::new(), outcome: Outcome::Done });
+                if let DeviceChange::Attach { slot, adapter, .. } = change {
+                    let is_there = machine.adapter_in(*slot).is_some();
+                    prop_assert_eq!(is_there, *adapter == AdapterPresence::Present);
+                }
+                take(&mut machine, seq, change);
             }
         }
         let waits = planned.iter().filter(|p| matches!(p.when, When::NextStart(_)));

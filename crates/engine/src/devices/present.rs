@@ -7,7 +7,7 @@ use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_plan::command_line::network::nic_id;
 use hpvm_plan::command_line::{adapter_id, device_id, node_id};
 use hpvm_plan::record::{
-    AdapterPresence, Attached, DeviceChange, Machine, Outcome, is_place_holder,
+    AdapterPresence, Attached, DeviceChange, Machine, Outcome,
 };
 use hpvm_qmp::Error as QmpError;
 use hpvm_qmp::client::Client;
@@ -73,7 +73,7 @@ pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
         })
     };
     let gone = machine.storage.iter().filter(|attached| {
-        !is_place_holder(attached)
+        !attached.device.is_place_holder()
             && !present.devices.contains(&device_id(attached.device.address))
             && !is_spoken_for(attached)
     });
@@ -108,7 +108,7 @@ impl Present {
             }
             DeviceChange::UnplugNic { .. } => settle(Outcome::Done),
             DeviceChange::Attach { slot, adapter, devices, .. } => {
-                let mut real = devices.iter().filter(|a| !is_place_holder(a));
+                let mut real = devices.iter().filter(|a| !a.device.is_place_holder());
                 match real.all(|a| has(a.device.address)) {
                     true => settle(Outcome::Done),
                     false => Repair::Undo {
