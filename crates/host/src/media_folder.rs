@@ -23,6 +23,8 @@ pub enum ImageError {
     Missing(String),
     #[error("'{0}' leads out of the folder of images")]
     Outside(String),
+    #[error("'{0}' is not in the folder of images itself; the administrator changes the drive's folder")]
+    Deeper(String),
     #[error("'{0}' is no regular file")]
     NoFile(String),
     #[error("'{0}' may be written by everyone, so nobody can say what is in it; chmod o-w it")]
@@ -48,9 +50,13 @@ pub fn images(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Opens an image for reading; gives it with what the kernel says of the very file that was opened.
+/// Opens an image for reading, by one of the names that [`images`] gives; what has a folder of its own would make that the one
+/// to choose from. Gives it with what the kernel says of the very file that was opened.
 pub fn open(folder: BorrowedFd<'_>, name: &str) -> Result<(OwnedFd, Metadata), ImageError> {
     look(folder, name)?;
+    if name.contains('/') {
+        return Err(ImageError::Deeper(name.to_owned()));
+    }
     let file = File::from(beneath(folder, name, OFlags::RDONLY | OFlags::NONBLOCK)?);
     // Between the look and the opening somebody may have exchanged it.
     let metadata = check(name, &file)?;

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 
 use hpvm_engine::record_file;
 use hpvm_host::names::guest_folder;
-use hpvm_model::{DeviceKind, GuestConfig};
+use hpvm_model::{DeviceKind, GuestConfig, Problem};
 use hpvm_plan::drives::{self, TakenOver};
 
 use crate::vm_host::{VmHost, identities};
@@ -23,19 +23,20 @@ pub(crate) fn seen(host: &VmHost, config: GuestConfig) -> GuestConfig {
         .map_or(config, |taken| taken.config)
 }
 
-/// The configuration with what was changed at the console. The caller has the right to change the guest.
+/// The configuration with what was changed at the console, and a warning for each change that is not taken over. The caller has
+/// the right to change the guest.
 pub(crate) fn take_over(
     host: &mut VmHost,
     actor: &Actor,
     config: GuestConfig,
     mode: Mode,
-) -> Result<GuestConfig, Refusal> {
+) -> Result<(GuestConfig, Vec<Problem>), Refusal> {
     let machine = host.boot_record(&config).ok();
     let Some(taken) = machine.and_then(|machine| drives::take_over(&config, &machine)) else {
-        return Ok(config);
+        return Ok((config, Vec::new()));
     };
     if mode == Mode::DryRun {
-        return Ok(taken.config);
+        return Ok((taken.config, taken.refused));
     }
     if !taken.reasons.is_empty() {
         keep(host, actor, &config, &taken)?;
@@ -43,7 +44,7 @@ pub(crate) fn take_over(
     // Without the mark it is taken over again, which only matters once the drive was changed while the guest was off; so a
     // mark that cannot be made ends the command before that.
     mark(host, &config, taken.through_seq)?;
-    Ok(taken.config)
+    Ok((taken.config, taken.refused))
 }
 
 fn keep(

@@ -78,7 +78,7 @@ fn attempt(
 ) -> Result<Modified, Refusal> {
     // Read again under the lock: another command may have changed it since.
     let before = host.guest_numbered(config.number)?;
-    let before = console_media::take_over(host, actor, before, mode)?;
+    let (before, refused) = console_media::take_over(host, actor, before, mode)?;
     let running = running(host, &before)?;
     let network = host.network_for(request, Some(before.number))?;
     let (after, lan) = lan::made_apart(
@@ -99,6 +99,7 @@ fn attempt(
         None => Purpose::Change { before: Some(&before) },
     };
     let mut problems = problems(&after, &facts, purpose);
+    problems.extend(refused);
     if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
         return Err(Refusal::Problems(problems));
     }

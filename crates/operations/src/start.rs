@@ -51,7 +51,7 @@ pub fn start(
         return Ok(Started::WasOn);
     }
     lost::refuse(host, &config)?;
-    let config = console_media::take_over(host, actor, config, mode)?;
+    let (config, refused) = console_media::take_over(host, actor, config, mode)?;
     let _claims = match mode {
         Mode::Apply => Some(claims::claim(host, &config)?),
         Mode::DryRun => None,
@@ -59,6 +59,7 @@ pub fn start(
     let facts = host.start_facts(&config)?;
     let mut found = problems(&config, &facts, Purpose::Start);
     found.extend(unsettled);
+    found.extend(refused);
     if mode == Mode::DryRun {
         return Ok(Started::Judged(found));
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use hpvm_model::{Backing, DeviceKind, GuestConfig, StorageDevice, StorageType};
+use hpvm_model::{Backing, DeviceKind, GuestConfig, Problem, StorageDevice, StorageType};
 
 use crate::facts::FileIdentity;
 use crate::record::{Access, Attached, Cache, ConsoleChange, Machine, Sharing};
@@ -67,14 +67,22 @@ pub struct TakenOver {
     pub through_seq: u64,
     /// What was changed by whom, for the record of the operation; empty when the configuration has it all already.
     pub reasons: Vec<String>,
+    /// What nobody can have chosen at the console, and is not taken over.
+    pub refused: Vec<Problem>,
 }
 
 /// Takes over what users of the console changed in the guest's last run, or this one; `None` when there is nothing new. A
-/// drive that the configuration has no more, or has otherwise, stays as the configuration says.
+/// drive that the configuration has no more, or has otherwise, stays as the configuration says. The guest's worker wrote down
+/// what was chosen, and is trusted with no other file than its guest's.
 #[must_use]
 pub fn take_over(config: &GuestConfig, machine: &Machine) -> Option<TakenOver> {
     let through_seq = machine.console_changes.iter().map(|change| change.seq).max()?;
-    let mut taken = TakenOver { config: config.clone(), through_seq, reasons: Vec::new() };
+    let mut taken = TakenOver {
+        config: config.clone(),
+        through_seq,
+        reasons: Vec::new(),
+        refused: Vec::new(),
+    };
     for change in &machine.console_changes {
         let Some(now) = machine.device_at(change.address).map(|attached| &attached.device) else {
             continue;
@@ -84,12 +92,39 @@ pub fn take_over(config: &GuestConfig, machine: &Machine) -> Option<TakenOver> {
                 == (now.kind, now.adapter, now.address, now.id)
         };
         let Some(device) = taken.config.storage.iter_mut().find(same) else { continue };
-        if device.backing != now.backing {
-            device.backing.clone_from(&now.backing);
-            taken.reasons.push(reason(change, now));
+        if device.backing == now.backing {
+            continue;
+        }
+        match is_choice(device, &now.backing) {
+            true => {
+                device.backing.clone_from(&now.backing);
+                taken.reasons.push(reason(change, now));
+            }
+            false => taken.refused.push(refusal(change, now)),
         }
     }
     Some(taken)
+}
+
+/// Whether the console lets a user choose this for the drive: nothing, or an image of the drive's folder.
+fn is_choice(drive: &StorageDevice, chosen: &Backing) -> bool {
+    let (folder, path) = (folder(drive), Path::new(&chosen.path));
+    match chosen.storage {
+        StorageType::Null => chosen.path == folder.unwrap_or(&drive.backing.path),
+        StorageType::File => {
+            folder.is_some() && path.parent() == folder.map(Path::new) && path.file_name().is_some()
+        }
+        _ => false,
+    }
+}
+
+fn refusal(change: &ConsoleChange, now: &StorageDevice) -> Problem {
+    let ConsoleChange { address, user, at, .. } = change;
+    let text = format!(
+        "the guest's worker wrote down that {user} put '{}' into the drive at {address} at the console, {at}, which is no image of the drive's folder; the drive stays as it is configured",
+        now.backing.path
+    );
+    Problem::warning(address.to_string(), text)
 }
 
 fn reason(change: &ConsoleChange, now: &StorageDevice) -> String {

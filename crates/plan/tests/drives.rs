@@ -3,7 +3,7 @@
 mod common;
 
 use common::{device, guest, record};
-use hpvm_model::GuestConfig;
+use hpvm_model::{Backing, GuestConfig};
 use hpvm_plan::drives::{Image, folder, folders, take_over, with_medium};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{ChangedBy, DeviceChange, JournalLine, Machine, Outcome};
@@ -84,6 +84,45 @@ fn a_command_after_the_console_wins_and_so_does_another_drive() {
     assert_eq!(take_over(&other, &machine).unwrap().config, other, "it has another adapter now");
     let machine = changed(machine, Some("b.iso"), ChangedBy::Command, Outcome::Done);
     assert_eq!(take_over(&config, &machine), None);
+}
+
+/// The worker writes the record, and could name any file: the next command would open it as root.
+#[test]
+fn only_what_the_console_lets_choose_is_taken_over() {
+    let config = guest(&[DRIVE]);
+    for chosen in [
+        "file:/root/.ssh/id_rsa",
+        "file:/isos/../etc/shadow",
+        "file:/isos/..",
+        "file:/isos/older/c.iso",
+        "file:/isos",
+        "file:isos/a.iso",
+        "null:/etc",
+        "disk:/dev/sda",
+        "disk:/isos/a.iso",
+    ] {
+        let (storage, path) = chosen.split_once(':').unwrap();
+        let mut attached = with_medium(&config.storage[0], None);
+        attached.device.backing = Backing::new(storage.parse().unwrap(), path);
+        let mut machine = Machine::new(record(&config));
+        let change = DeviceChange::Medium { attached, by: console() };
+        machine.replay(JournalLine::Asked { seq: 1, at: "t".into(), change });
+        let outcome = Outcome::Done;
+        machine.replay(JournalLine::Settled { seq: 1, at: "t".into(), outcome });
+        let taken = take_over(&config, &machine).unwrap();
+        assert_eq!((&taken.config, taken.reasons.len()), (&config, 0), "{chosen}");
+        assert!(taken.refused[0].text.contains(path), "{chosen}: {:?}", taken.refused);
+    }
+}
+
+/// A drive of the VM Host, which the console only empties.
+#[test]
+fn an_emptied_drive_of_the_vm_host_is_taken_over() {
+    let config = guest(&["dvd:scsi:0,1,0:disk:/dev/sr0"]);
+    let machine = changed(Machine::new(record(&config)), None, console(), Outcome::Done);
+    let taken = take_over(&config, &machine).unwrap();
+    assert_eq!(drive_of(&taken.config), "dvd:scsi:0,1,0:null:/dev/sr0");
+    assert_eq!(taken.refused, []);
 }
 
 /// A record written before the console could change anything.
