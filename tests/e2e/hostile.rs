@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hpvm_host::image_lock;
-use hpvm_host::process::{PidFd, Signal};
+use hpvm_host::image_lock::{self, ALL_BYTES};
+use hpvm_host::process::{self, PidFd, Signal};
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
+use serde_json::{Value, json};
 
 use crate::Test;
 
@@ -23,6 +24,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_absurd_time_to_keep_removed_guests_is_refused,
     a_guest_has_no_limits_of_a_shell,
     an_interrupted_stop_says_what_goes_on,
+    no_process_is_ended_on_a_workers_word,
 ];
 
 /// Bad input is answered within 5 s; four times that on a loaded machine.
@@ -124,9 +126,7 @@ fn a_worker_stopped_by_a_signal_is_not_waited_for() {
     let disk = format!("disk:avio_stor::file:{}", host.disk("data", 1 << 20).display());
     host.ok(&["hpvmcreate", "-P", "web"]);
     host.ok(&["hpvmstart", "-P", "web"]);
-    let holders = image_lock::holders(&host.run_dir(1).join("lock")).unwrap();
-    let worker = holders.iter().find(|holder| holder.program == "hpvmapp").expect("a worker");
-    PidFd::open_number(worker.pid).unwrap().expect("it lives").signal(Signal::STOP).unwrap();
+    worker(&host).signal(Signal::STOP).unwrap();
     wait_until(Duration::from_secs(30), "the silence is noticed", || {
         host.state("web") == "On (ATTN)"
     });
@@ -135,6 +135,35 @@ fn a_worker_stopped_by_a_signal_is_not_waited_for() {
     promptly(|| host.ok(&["hpvmstop", "-P", "web", "-hF"]));
     assert_eq!(host.state("web"), "Off");
     host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+fn worker(host: &VmHost) -> PidFd {
+    let holders = image_lock::holders(&host.run_dir(1).join("lock"), &ALL_BYTES).unwrap();
+    let worker = holders.iter().find(|holder| holder.program == "hpvmapp").expect("a worker");
+    PidFd::open_number(worker.pid).unwrap().expect("it lives")
+}
+
+/// The status is the worker's, which may be lost to its guest: it could name any process of the VM Host.
+fn no_process_is_ended_on_a_workers_word() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let worker = worker(&host);
+    worker.signal(Signal::STOP).unwrap();
+    let mut victim = Command::new("sleep").arg("600").spawn().expect("a process of the host's");
+    let pid = i32::try_from(victim.id()).unwrap();
+    let path = host.run_dir(1).join("status");
+    let told = fs::read_to_string(&path).unwrap();
+    let (beat, facts) = told.split_once('\n').expect("two lines");
+    let mut facts: Value = serde_json::from_str(facts).unwrap();
+    facts["qemu"] = json!({ "pid": pid, "start_time": process::start_time(pid) });
+    fs::write(&path, format!("{beat}\n{facts}\n")).unwrap();
+    let stopped = host.run(&["hpvmstop", "-P", "web", "-hF"]);
+    let lives = victim.try_wait().unwrap().is_none();
+    victim.kill().and_then(|()| victim.wait()).unwrap();
+    fs::write(&path, told).unwrap();
+    worker.signal(Signal::CONT).unwrap();
+    assert!(lives && stopped.stderr.contains("it is left alone"), "{stopped}");
 }
 
 fn the_callers_umask_opens_and_closes_nothing() {

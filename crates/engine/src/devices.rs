@@ -31,9 +31,7 @@ use hpvm_plan::command_line::{
     device_properties, json, reservation_manager, shares_disks,
 };
 use hpvm_plan::guest_path::Function;
-use hpvm_plan::record::{
-    AdapterPresence, Attached, BootRecord, DeviceChange, Machine,
-};
+use hpvm_plan::record::{AdapterPresence, Attached, BootRecord, DeviceChange, Machine};
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{
     Cont, DeviceAdd, DeviceDel, ObjectAdd, Properties, QueryBlockstats, QueryPrManagers,

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -33,22 +34,30 @@ pub fn is_locked(image: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Who has locks on the image, as far as /proc shows other users' processes. The kernel names no process for these locks but
-/// beside the descriptor itself, so every descriptor is looked at.
-pub fn holders(image: &Path) -> io::Result<Vec<Holder>> {
+/// All that can be locked of a file.
+pub const ALL_BYTES: RangeInclusive<u64> = 0..=u64::MAX;
+
+/// Who has locks on some of these bytes of the image, as far as /proc shows other users' processes. The kernel names no process
+/// for these locks but beside the descriptor itself, so every descriptor is looked at.
+pub fn holders(image: &Path, bytes: &RangeInclusive<u64>) -> io::Result<Vec<Holder>> {
     let image = fs::metadata(image)?;
     let processes = fs::read_dir("/proc")?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let holders = pids.filter(|pid| has_lock(*pid, &image)).map(|pid| {
+    let holders = pids.filter(|pid| has_lock(*pid, &image, bytes)).map(|pid| {
         let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Holder { pid, program: program.trim_end().to_owned() }
     });
     Ok(holders.collect())
 }
 
+/// Whether this process is one of them.
+pub fn is_held_by(pid: i32, image: &Path, bytes: &RangeInclusive<u64>) -> io::Result<bool> {
+    Ok(has_lock(pid, &fs::metadata(image)?, bytes))
+}
+
 /// Two file systems may each have a file of that inode, and the kernel's word for the device is not always stat's: the
 /// descriptor itself tells which file it is.
-fn has_lock(pid: i32, image: &Metadata) -> bool {
+fn has_lock(pid: i32, image: &Metadata, bytes: &RangeInclusive<u64>) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
     let is_of_image = |name: OsString| {
         fs::metadata(Path::new(&format!("/proc/{pid}/fd")).join(name))
@@ -56,15 +65,21 @@ fn has_lock(pid: i32, image: &Metadata) -> bool {
     };
     descriptors.into_iter().any(|entry| {
         let info = fs::read_to_string(entry.path()).unwrap_or_default();
-        let is_locked = info.lines().any(|line| locked_inode(line) == Some(image.ino()));
-        is_locked && is_of_image(entry.file_name())
+        let is_meant = |(inode, locked): (u64, RangeInclusive<u64>)| {
+            inode == image.ino() && locked.start() <= bytes.end() && bytes.start() <= locked.end()
+        };
+        info.lines().filter_map(locked).any(is_meant) && is_of_image(entry.file_name())
     })
 }
 
-/// `lock: 1: OFDLCK ADVISORY READ -1 00:2f:12345 101 101`: device, in hexadecimal, and inode are the sixth word.
-fn locked_inode(line: &str) -> Option<u64> {
+/// `lock: 1: OFDLCK ADVISORY READ -1 00:2f:12345 101 101`: device, in hexadecimal, and inode are the sixth word, then come the
+/// first byte and the last, `EOF` where the lock has no end.
+fn locked(line: &str) -> Option<(u64, RangeInclusive<u64>)> {
     let mut words = line.strip_prefix("lock:")?.split_whitespace();
-    words.nth(5)?.rsplit(':').next()?.parse().ok()
+    let inode = words.nth(5)?.rsplit(':').next()?.parse().ok()?;
+    let first = words.next()?.parse().ok()?;
+    let last = words.next()?.parse().unwrap_or(u64::MAX);
+    Some((inode, first..=last))
 }
 
 #[cfg(test)]
@@ -72,11 +87,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_inode_is_read_from_a_lock_line() {
-        let line = "lock:\t1: OFDLCK  ADVISORY  READ -1 00:2f:12345 101 101";
-        assert_eq!(locked_inode(line), Some(12_345));
-        assert_eq!(locked_inode("flags:\t02"), None);
-        assert_eq!(locked_inode("lock:\t1: OFDLCK"), None);
+    fn inode_and_bytes_are_read_from_a_lock_line() {
+        let line = "lock:\t1: OFDLCK  ADVISORY  READ -1 00:2f:12345 101 ";
+        assert_eq!(locked(&format!("{line}103")), Some((12_345, 101..=103)));
+        assert_eq!(locked(&format!("{line}EOF")), Some((12_345, 101..=u64::MAX)));
+        assert_eq!(locked("flags:\t02"), None);
+        assert_eq!(locked("lock:\t1: OFDLCK"), None);
     }
 
     #[test]
@@ -85,12 +101,20 @@ mod tests {
         let image = folder.path().join("image");
         fs::write(&image, [0; 512]).unwrap();
         assert!(!is_locked(&image).unwrap());
-        assert_eq!(holders(&image).unwrap(), []);
+        let holders = |bytes| {
+            let holders = holders(&image, &bytes).unwrap();
+            holders.iter().map(|holder| holder.pid).collect::<Vec<_>>()
+        };
+        assert!(holders(ALL_BYTES).is_empty());
         let file = File::options().read(true).write(true).open(&image).unwrap();
         let held = crate::lock::ByteLock::try_acquire(file, IN_THE_WAY[0]).unwrap();
         assert!(is_locked(&image).unwrap());
         let own = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(holders(&image).unwrap().iter().map(|h| h.pid).collect::<Vec<_>>(), [own]);
+        assert_eq!(holders(ALL_BYTES), [own]);
+        assert_eq!(holders(IN_THE_WAY[0]..=IN_THE_WAY[0]), [own]);
+        assert!(holders(0..=0).is_empty(), "who reads the image is not who runs the guest");
+        assert!(is_held_by(own, &image, &ALL_BYTES).unwrap());
+        assert!(!is_held_by(1, &image, &ALL_BYTES).unwrap());
         drop(held);
         assert!(!is_locked(&image).unwrap());
     }

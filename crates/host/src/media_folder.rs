@@ -23,7 +23,9 @@ pub enum ImageError {
     Missing(String),
     #[error("'{0}' leads out of the folder of images")]
     Outside(String),
-    #[error("'{0}' is not in the folder of images itself; the administrator changes the drive's folder")]
+    #[error(
+        "'{0}' is not in the folder of images itself; the administrator changes the drive's folder"
+    )]
     Deeper(String),
     #[error("'{0}' is no regular file")]
     NoFile(String),

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hpvm_host::image_lock;
+use hpvm_host::image_lock::{self, ALL_BYTES};
 use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageType};
 use hpvm_plan::facts::{FileFact, FullFolder, HostFacts};
 use rustix::event::{Timespec, poll};
@@ -50,7 +50,7 @@ fn stays_locked(image: &Path) -> bool {
 }
 
 fn holders(image: &Path) -> String {
-    let holders = image_lock::holders(image).unwrap_or_default();
+    let holders = image_lock::holders(image, &ALL_BYTES).unwrap_or_default();
     let shown: Vec<String> =
         holders.iter().map(|h| format!("process {} ({})", h.pid, h.program)).collect();
     if shown.is_empty() { "another user's process".into() } else { shown.join(", ") }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hpvm_app::client::ClientError;
 use hpvm_host::image_lock::{self, Holder};
+use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE};
 use hpvm_host::names::run_folder;
 use hpvm_host::process::{self, Life, PidFd, Signal};
 use hpvm_host::signals;
@@ -83,8 +84,7 @@ pub(crate) fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Ref
         };
     };
     let failed = |e: std::io::Error| Refusal::StopFailed(e.to_string());
-    let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time).map_err(failed)?;
-    let Some(qemu) = qemu else { return Ok(()) };
+    let Some(qemu) = lost::hold(host, config, snapshot.qemu)? else { return Ok(()) };
     let rescue = host.root.run_dir(config.number.get()).join(run_folder::RESCUE);
     let quits = Client::connect(&rescue).and_then(|mut monitor| monitor.execute(&Quit {}));
     if quits.is_ok() && qemu.wait_exit(RESCUE_BOUND).map_err(failed)? {
@@ -105,10 +105,8 @@ pub(crate) fn settle(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal>
         if is_off_within(host, config, SETTLE_BOUND) {
             return Ok(());
         }
-        for supervisor in supervisors(host, config, program) {
-            if let Ok(Some(hanging)) = PidFd::open_number(supervisor.pid) {
-                let _ = hanging.signal(Signal::KILL);
-            }
+        for hanging in hold_supervisors(host, config, program) {
+            let _ = hanging.signal(Signal::KILL);
         }
     }
     if is_off_within(host, config, SETTLE_BOUND) {
@@ -134,7 +132,19 @@ fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {
 /// The processes of this program that have a lock of the guest's supervision.
 pub(crate) fn supervisors(host: &VmHost, config: &GuestConfig, program: &str) -> Vec<Holder> {
     let lock = host.root.run_dir(config.number.get()).join(run_folder::LOCK);
-    let mut holders = image_lock::holders(&lock).unwrap_or_default();
+    let mut holders = image_lock::holders(&lock, &(KEEPER_BYTE..=WORKER_BYTE)).unwrap_or_default();
     holders.retain(|holder| holder.program == program);
     holders
+}
+
+/// Takes hold of them. Looked at again after that: the held processes are the ones that have the locks.
+pub(crate) fn hold_supervisors(host: &VmHost, config: &GuestConfig, program: &str) -> Vec<PidFd> {
+    let hold = |holder: Holder| Some((PidFd::open_number(holder.pid).ok()??, holder));
+    let held: Vec<(PidFd, Holder)> =
+        supervisors(host, config, program).into_iter().filter_map(hold).collect();
+    let those_now = supervisors(host, config, program);
+    held.into_iter()
+        .filter(|(_, holder)| those_now.contains(holder))
+        .map(|(held, _)| held)
+        .collect()
 }

@@ -2,12 +2,15 @@
 //! such a guest any more, so all that is left is to end it. Called by whatever must not happen to a running guest and by
 //! whatever shows guests, and only where `/run` says that it is off.
 //!
-//! The firmware variables tell: QEMU holds a byte of them as long as it lives.
+//! The firmware variables tell: QEMU holds a byte of them as long as it lives. So they tell of any guest which process is its
+//! QEMU, whatever its worker says.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use hpvm_app::snapshot::Process;
 use hpvm_host::engines::Marked;
 use hpvm_host::image_lock;
 use hpvm_host::lock::{self, ENGINE_BYTE};
@@ -22,11 +25,37 @@ use crate::{Refusal, VmHost};
 /// QEMU writes what its disks still have to get before it obeys SIGTERM.
 const TERM_BOUND: Duration = Duration::from_secs(10);
 const KILL_BOUND: Duration = Duration::from_secs(10);
+/// A process that has closed its files is gone within milliseconds.
+const EXIT_BOUND: Duration = Duration::from_secs(1);
+
+/// By which byte of the guest's variables its QEMU is known.
+const ENGINE: RangeInclusive<u64> = ENGINE_BYTE..=ENGINE_BYTE;
 
 /// The number of the QEMU that holds the guest's variables.
 pub(crate) fn qemu(host: &VmHost, config: &GuestConfig) -> Option<i32> {
     let nvram = host.folder(config).file(guest_folder::NVRAM);
-    is_held(&nvram).then(|| image_lock::holders(&nvram).ok()?.first().map(|holder| holder.pid))?
+    let holders = is_held(&nvram).then(|| image_lock::holders(&nvram, &ENGINE))?;
+    holders.ok()?.first().map(|holder| holder.pid)
+}
+
+/// Takes hold of the process that the guest's worker published as its QEMU. `None`: it has ended. The worker is trusted with its
+/// guest alone, and could have written down any process: what is ended, or given to a keeper, is one that holds the variables.
+pub(crate) fn hold(
+    host: &VmHost,
+    config: &GuestConfig,
+    published: Process,
+) -> Result<Option<PidFd>, Refusal> {
+    let Process { pid, start_time } = published;
+    let nvram = host.folder(config).file(guest_folder::NVRAM);
+    let failed = || Refusal::file("look who holds", &nvram);
+    let Some(held) = PidFd::open(pid, start_time).map_err(failed())? else { return Ok(None) };
+    if image_lock::is_held_by(pid, &nvram, &ENGINE).map_err(failed())? {
+        return Ok(Some(held));
+    }
+    match held.wait_exit(EXIT_BOUND).map_err(failed())? {
+        true => Ok(None),
+        false => Err(Refusal::NotItsEngine { pid, path: nvram }),
+    }
 }
 
 /// The same for whoever only looks.

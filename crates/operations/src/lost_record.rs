@@ -14,7 +14,7 @@ use hpvm_host::process::{PidFd, Signal};
 use hpvm_model::{GuestConfig, chain};
 use hpvm_plan::record::Machine;
 
-use crate::hanging::{KEEPER, WORKER, supervisors};
+use crate::hanging::{KEEPER, WORKER, hold_supervisors, supervisors};
 use crate::presence::{Attention, Presence, Supervision};
 use crate::{Actor, Refusal, VmHost, supervise};
 
@@ -73,8 +73,7 @@ pub(crate) fn mend(host: &VmHost, actor: &Actor, config: &GuestConfig) -> Result
     }
     let supervisors: Vec<PidFd> = [KEEPER, WORKER]
         .iter()
-        .flat_map(|program| supervisors(host, config, program))
-        .filter_map(|holder| PidFd::open_number(holder.pid).ok().flatten())
+        .flat_map(|program| hold_supervisors(host, config, program))
         .collect();
     let signal = |signal| supervisors.iter().try_for_each(|one| one.signal(signal).map(drop));
     let failed = || Refusal::file("exchange the supervisors of the guest of", &path);

@@ -43,6 +43,11 @@ pub enum Refusal {
         "'{name}' cannot be removed for good: a disk of '{by}' lies in its folder; remove '{by}' for good first, with `hpvmremove -P {by} --purge`"
     )]
     Needed { name: GuestName, by: GuestName },
+    #[error(
+        "process {pid}, which its worker says is its QEMU, does not hold '{}' as that would; it is left alone, and `hpvm doctor` looks for the guest's own",
+        path.display()
+    )]
+    NotItsEngine { pid: i32, path: PathBuf },
     #[error("the guest is not running; start it with `hpvmstart -P {0}`")]
     NotRunning(GuestName),
     #[error(

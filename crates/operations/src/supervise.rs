@@ -8,14 +8,13 @@ use hpvm_engine::launch::{self, Places};
 use hpvm_engine::reservations;
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::program;
-use hpvm_host::process::PidFd;
 use hpvm_host::{removal, users};
 use hpvm_model::GuestConfig;
 use hpvm_plan::command_line::shares_disks;
 
 use crate::network::ports;
 use crate::presence::{Presence, Supervision};
-use crate::{Refusal, VmHost, devdb, stores};
+use crate::{Refusal, VmHost, devdb, lost, stores};
 
 /// A worker that lives answers a ping within milliseconds, whatever QEMU does.
 const AWAKE_BOUND: Duration = Duration::from_secs(2);
@@ -49,10 +48,7 @@ pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     else {
         return Ok(());
     };
-    let run_dir = host.root.run_dir(config.number.get());
-    let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time)
-        .map_err(Refusal::file("look at the process of", &run_dir))?;
-    let Some(qemu) = qemu else { return Ok(()) };
+    let Some(qemu) = lost::hold(host, config, snapshot.qemu)? else { return Ok(()) };
     let _lodging = host.lodging();
     Ok(launch::adopt(&config.name, snapshot.qemu.pid, qemu, &places(host, config)?)?)
 }
@@ -71,9 +67,7 @@ pub(crate) fn provide_reservations(host: &VmHost, config: &GuestConfig) -> Resul
     }
     let presence = host.presence(config.number);
     let Some(snapshot) = presence.snapshot().filter(|_| presence.is_on()) else { return Ok(()) };
-    let qemu = PidFd::open(snapshot.qemu.pid, snapshot.qemu.start_time)
-        .map_err(Refusal::file("look at the process of", &places.run_dir))?;
-    let Some(qemu) = qemu else { return Ok(()) };
+    let Some(qemu) = lost::hold(host, config, snapshot.qemu)? else { return Ok(()) };
     Ok(reservations::start(&places, qemu.into()).map_err(launch::LaunchError::from)?)
 }
 

@@ -77,12 +77,8 @@ pub struct TakenOver {
 #[must_use]
 pub fn take_over(config: &GuestConfig, machine: &Machine) -> Option<TakenOver> {
     let through_seq = machine.console_changes.iter().map(|change| change.seq).max()?;
-    let mut taken = TakenOver {
-        config: config.clone(),
-        through_seq,
-        reasons: Vec::new(),
-        refused: Vec::new(),
-    };
+    let mut taken =
+        TakenOver { config: config.clone(), through_seq, reasons: Vec::new(), refused: Vec::new() };
     for change in &machine.console_changes {
         let Some(now) = machine.device_at(change.address).map(|attached| &attached.device) else {
             continue;

@@ -17,9 +17,7 @@ use hpvm_model::{
 
 use crate::facts::HostFacts;
 use crate::guest_path;
-use crate::record::{
-    AdapterPresence, Attached, ChangedBy, Consent, DeviceChange, Machine,
-};
+use crate::record::{AdapterPresence, Attached, ChangedBy, Consent, DeviceChange, Machine};
 
 /// How long a disk must have had no I/O before it leaves alone.
 pub const QUIET: Duration = Duration::from_secs(10);

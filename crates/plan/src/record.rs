@@ -494,12 +494,14 @@ impl Machine {
         match &done.change {
             DeviceChange::Attach { devices, .. } => self.storage.extend(devices.iter().cloned()),
             DeviceChange::Detach { address, .. } => {
-                self.kept_adapters.extend(self.adapter_in(address.slot).map(|kind| (address.slot, kind)));
+                self.kept_adapters
+                    .extend(self.adapter_in(address.slot).map(|kind| (address.slot, kind)));
                 self.storage.retain(|a| a.device.address != *address);
             }
             DeviceChange::DetachAdapter { slot } => {
                 self.kept_adapters.remove(slot);
-                self.storage.retain(|a| a.device.address.slot != *slot || a.device.is_place_holder());
+                self.storage
+                    .retain(|a| a.device.address.slot != *slot || a.device.is_place_holder());
             }
             DeviceChange::Medium { attached, .. } => {
                 self.storage.retain(|a| a.device.address != attached.device.address);
@@ -560,7 +562,9 @@ impl Machine {
 
     /// What sits on the adapter in a slot; place holders do not.
     pub fn devices_in(&self, slot: PciSlot) -> impl Iterator<Item = &Attached> {
-        self.storage.iter().filter(move |a| a.device.address.slot == slot && !a.device.is_place_holder())
+        self.storage
+            .iter()
+            .filter(move |a| a.device.address.slot == slot && !a.device.is_place_holder())
     }
 
     #[must_use]

@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_plan::command_line::network::nic_id;
 use hpvm_plan::command_line::{adapter_id, device_id, node_id};
-use hpvm_plan::record::{
-    AdapterPresence, Attached, DeviceChange, Machine, Outcome,
-};
+use hpvm_plan::record::{AdapterPresence, Attached, DeviceChange, Machine, Outcome};
 use hpvm_qmp::Error as QmpError;
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{QomList, QueryBlock};
