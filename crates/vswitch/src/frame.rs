@@ -8,8 +8,9 @@
 
 use crate::FRAME_BYTES_MAX;
 use crate::offload;
+use crate::packet;
 use crate::ring::Segment;
-use crate::vlan::{Edit, TAG_BYTES, UNTAGGED};
+use crate::vlan::{Edit, TAG_BYTES, UNTAGGED, VLAN_MASK};
 use crate::wire::OffloadHeader;
 
 /// How many frames are taken from a port at once.
@@ -243,6 +244,14 @@ impl Batch {
     pub(crate) fn tag(&self, index: usize) -> Option<u16> {
         let head = &self.heads[index].0;
         self.frames[index].tagged.then(|| u16::from_be_bytes([head[14], head[15]]))
+    }
+
+    /// Whether a tag without a VLAN stands before another tag: whoever takes the first away puts the frame into the second's
+    /// VLAN.
+    #[inline]
+    pub(crate) fn hides_vlan(&self, index: usize) -> bool {
+        self.tag(index).is_some_and(|tag| tag & VLAN_MASK == 0)
+            && packet::word(self.head(index), 16).is_some_and(packet::is_tag)
     }
 
     /// A frame as a receiver shall see it. `scratch` holds the head where the receiver's differs.

@@ -49,7 +49,7 @@ impl AddressGuard {
             ARP => self.allows_arp(frame, network.start).unwrap_or(false),
             IPV6 => self.allows_ipv6(frame, network).unwrap_or(false),
             // Further tags would hide an address.
-            0x8100 | 0x88a8 | 0x9100 => false,
+            further if packet::is_tag(further) => false,
             _ => true,
         }
     }

@@ -12,6 +12,11 @@ pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 const IPV6_BYTES: usize = 40;
 
+/// Whether a tag follows: a customer's, a provider's (IEEE 802.1Q, 9.5), or one as it was before there was a standard.
+pub(crate) fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
+}
+
 /// What follows Ethernet's header and the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network {

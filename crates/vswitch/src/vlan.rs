@@ -8,7 +8,7 @@ use hpvm_model::{PortVlan, VlanId};
 /// The domain of frames without a VLAN; no VLAN has this number.
 pub(crate) const UNTAGGED: u16 = 4095;
 pub(crate) const TAG_BYTES: usize = 4;
-const VLAN_MASK: u16 = 0x0fff;
+pub(crate) const VLAN_MASK: u16 = 0x0fff;
 
 /// A rule, ready for a decision per frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -192,7 +192,8 @@ fn one(
         return;
     }
     let tag = batch.tag(index);
-    let Some(domain) = port.membership.admit(tag) else {
+    let admitted = port.membership.admit(tag).filter(|_| !batch.hides_vlan(index));
+    let Some(domain) = admitted else {
         sent.vlan += 1;
         return;
     };

@@ -72,6 +72,25 @@ fn vlans_part_ports_and_tags_come_and_go_where_they_should() {
     assert_eq!(twenty.receive_until(&last), Vec::<Vec<u8>>::new());
 }
 
+/// A tag that says only a priority is taken away, and what it stood before would be the frame's VLAN.
+#[test]
+fn no_vlan_hides_behind_a_priority() {
+    let net = Net::new();
+    let far = Datagrams::attach(&net);
+    let mut none = net.avio(1, open_rules(), Driver::LINUX);
+    let _twenty = net.avio(2, untagged(20), Driver::LINUX);
+    for hidden in [0x8100u16, 0x88a8, 0x9100] {
+        let mut inner = tagged(&frame(BROADCAST, mac(1), 60, 1), 20);
+        inner[12..14].copy_from_slice(&hidden.to_be_bytes());
+        none.send(&tagged(&inner, 0xe000));
+    }
+    let last = frame(BROADCAST, mac(1), 60, 2);
+    none.send(&last);
+    assert_eq!(from_wire(&far).1, last);
+    none.wait_until_sent();
+    assert_eq!(net.counters(1).discards.vlan, 3);
+}
+
 /// Settles 112: isolated ports never hear each other, whatever kind they are and to whom a frame is, and hear everybody else.
 #[test]
 fn isolated_ports_have_the_wire_and_the_others() {
