@@ -2,6 +2,7 @@
 
 use crate::avio::{AvioPeer, Put};
 use crate::counters::Counter;
+use crate::event::RingFault;
 use crate::frame::{Batch, EditedHead, HEAD_BYTES, View};
 use crate::offload::Finisher;
 use crate::port::{Peer, PeerFault, PlaceIndex, Port, WIRE};
@@ -115,14 +116,11 @@ fn put_all(
         if received.without_room == WithoutRoom::Wait && !port.is_roomy() {
             return Ok(done);
         }
-        let mut failed = None;
-        tools.finisher.finish(&view, takes, |piece| match port.put(piece) {
-            Ok(put) => received.add(put, delivery.kind, piece.octets),
-            Err(fault) => failed = Some(fault),
-        });
-        if let Some(fault) = failed {
-            return Err(fault);
-        }
+        tools.finisher.finish(&view, takes, |piece| {
+            let put = port.put(piece)?;
+            received.add(put, delivery.kind, piece.octets);
+            Ok::<_, PeerFault>(put)
+        })?;
     }
     Ok(list.len())
 }
@@ -157,14 +155,11 @@ fn put_to_guest(
             received.add(put, delivery.kind, view.octets);
             continue;
         }
-        let mut failed = None;
-        tools.finisher.finish(&view, takes, |piece| match peer.put_any(piece) {
-            Ok(put) => received.add(put, delivery.kind, piece.octets),
-            Err(fault) => failed = Some(fault),
-        });
-        if let Some(fault) = failed {
-            return Err(fault.into());
-        }
+        tools.finisher.finish(&view, takes, |piece| {
+            let put = peer.put_any(piece)?;
+            received.add(put, delivery.kind, piece.octets);
+            Ok::<_, RingFault>(put)
+        })?;
     }
     Ok(list.len())
 }

@@ -3,6 +3,7 @@
 //!
 //! Between AVIO guests, and towards a wire, the header travels with the frame and nothing is done here.
 
+use crate::avio::Put;
 use crate::features::Offloads;
 use crate::frame::View;
 use crate::packet::{self, IPV4, IPV6, TCP, Transport};
@@ -14,6 +15,9 @@ const SEGMENTS_IPV4: u8 = 2;
 const SEGMENTS_IPV6: u8 = 4;
 const SEGMENTS_ECN: u8 = 8;
 
+/// Into so many pieces a frame is cut at most. Linux makes fewer than 750 of 64 KiB by itself (its shortest are of 88 bytes,
+/// `TCP_MIN_MSS`); a byte apiece would keep everybody's switch busy.
+const PIECES_MAX: u32 = 1024;
 const TCP_CHECKSUM_OFFSET: u16 = 16;
 const UDP_CHECKSUM_OFFSET: u16 = 6;
 const TCP_FIN: u8 = 0x01;
@@ -56,7 +60,9 @@ pub(crate) fn judge(header: &OffloadHeader, head: &[u8], octets: u32) -> Option<
         && header.flags & OffloadHeader::NEEDS_CHECKSUM != 0
         && starts
         && header.checksum_offset == TCP_CHECKSUM_OFFSET
-        && tcp_header_bytes(head, transport).is_some_and(|bytes| bytes as u32 <= octets);
+        && tcp_header_bytes(head, transport)
+            .and_then(|bytes| octets.checked_sub(bytes as u32))
+            .is_some_and(|data| data.div_ceil(header.segment_size.into()) <= PIECES_MAX);
     if header.gso_type & OffloadHeader::GSO_ECN != 0 {
         needs |= SEGMENTS_ECN;
     }
@@ -78,13 +84,14 @@ pub(crate) struct Finisher {
 }
 
 impl Finisher {
-    /// Hands on the frames that the receiver gets instead of this one, which needs more than it takes.
-    pub(crate) fn finish(
+    /// Hands on the frames that the receiver gets instead of this one, which needs more than it takes, until it does not
+    /// take one.
+    pub(crate) fn finish<E>(
         &mut self,
         view: &View<'_>,
         takes: u8,
-        mut hand_on: impl FnMut(&View<'_>),
-    ) {
+        mut hand_on: impl FnMut(&View<'_>) -> Result<Put, E>,
+    ) -> Result<(), E> {
         self.whole.clear();
         view.append_to(&mut self.whole);
         let header = view.header;
@@ -100,14 +107,18 @@ impl Finisher {
         if header.flags & OffloadHeader::NEEDS_CHECKSUM != 0 {
             fill_checksum(&mut self.whole, header.checksum_start, header.checksum_offset);
         }
-        hand_on(&plain(&self.whole));
+        hand_on(&plain(&self.whole)).map(drop)
     }
 
     /// Cuts a long TCP segment as a network card would: the headers before each piece, with length, identification,
     /// sequence number, flags and checksums of its own.
-    fn segments(&mut self, header: &OffloadHeader, mut hand_on: impl FnMut(&View<'_>)) {
-        let Some((network, transport)) = packet::transport(&self.whole) else { return };
-        let Some(data) = tcp_header_bytes(&self.whole, transport) else { return };
+    fn segments<E>(
+        &mut self,
+        header: &OffloadHeader,
+        mut hand_on: impl FnMut(&View<'_>) -> Result<Put, E>,
+    ) -> Result<(), E> {
+        let Some((network, transport)) = packet::transport(&self.whole) else { return Ok(()) };
+        let Some(data) = tcp_header_bytes(&self.whole, transport) else { return Ok(()) };
         let (headers, payload) = self.whole.split_at(data);
         let tcp = transport.start;
         let sequence = number(headers, tcp + 4);
@@ -148,8 +159,11 @@ impl Finisher {
             let pseudo = pseudo_sum(segment, network.ethertype, network.start, tcp);
             put_word(segment, tcp + usize::from(TCP_CHECKSUM_OFFSET), fold(pseudo));
             fill_checksum(segment, tcp as u16, TCP_CHECKSUM_OFFSET);
-            hand_on(&plain(segment));
+            if hand_on(&plain(segment))? != Put::Done {
+                break;
+            }
         }
+        Ok(())
     }
 }
 
@@ -254,11 +268,28 @@ mod tests {
         (frame, header, network)
     }
 
+    #[test]
+    fn a_frame_has_so_many_pieces_and_no_more_than_its_receiver_takes() {
+        let (frame, header, _) = tcp_frame(IPV4, false, &[7; 65_000]);
+        let needs = |segment_size: u16| {
+            let header = OffloadHeader { segment_size, ..header };
+            judge(&header, &frame[..128], frame.len() as u32)
+        };
+        assert_eq!([0, 1, 63].map(needs), [None; 3]);
+        assert!([64, 88, u16::MAX].map(needs).iter().all(Option::is_some));
+        let mut pieces = 0;
+        let finished = Finisher::default().finish(&View { header, ..plain(&frame) }, 0, |_| {
+            pieces += 1;
+            Ok::<_, ()>(if pieces < 5 { Put::Done } else { Put::NoRoom })
+        });
+        assert_eq!((finished, pieces), (Ok(()), 5));
+    }
+
     proptest! {
         #[test]
         fn what_was_cut_is_whole_again(
             data in prop::collection::vec(any::<u8>(), 0..5000),
-            size in 1u16..1500, v6: bool, tag: bool,
+            size in 5u16..1500, v6: bool, tag: bool,
         ) {
             let ethertype = if v6 { IPV6 } else { IPV4 };
             let (frame, mut header, network) = tcp_frame(ethertype, tag, &data);
@@ -269,7 +300,7 @@ mod tests {
             let view = View { header, ..plain(&frame) };
             let (mut gathered, mut flags) = (Vec::new(), Vec::new());
             let tcp = usize::from(header.checksum_start);
-            Finisher::default().finish(&view, 0, |piece| {
+            let finished = Finisher::default().finish(&view, 0, |piece| {
                 let bytes = piece.head;
                 assert_eq!(piece.header, OffloadHeader::default());
                 assert!(bytes.len() <= tcp + 20 + usize::from(size));
@@ -285,7 +316,9 @@ mod tests {
                 assert_eq!(at, gathered.len());
                 gathered.extend_from_slice(&bytes[tcp + 20..]);
                 flags.push(bytes[tcp + 13]);
+                Ok::<_, ()>(Put::Done)
             });
+            prop_assert_eq!(finished, Ok(()));
             prop_assert_eq!(&gathered, &data);
             prop_assert_eq!(flags[0] & TCP_CONGESTION_REDUCED, TCP_CONGESTION_REDUCED);
             let ends = flags.iter().filter(|flags| *flags & (TCP_FIN | TCP_PUSH) != 0).count();
@@ -304,7 +337,8 @@ mod tests {
             }
             let first = &frame[..frame.len().min(128)];
             if judge(&header, first, frame.len() as u32).is_some() {
-                Finisher::default().finish(&View { header, ..plain(&frame) }, 0, |_| {});
+                let view = View { header, ..plain(&frame) };
+                let _ = Finisher::default().finish(&view, 0, |_| Ok::<_, ()>(Put::Done));
             }
         }
     }
