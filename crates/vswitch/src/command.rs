@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::time::Duration;
 
 use hpvm_model::{PortNumber, PortRules};
 use rustix::event::{EventfdFlags, eventfd};
@@ -15,6 +16,9 @@ use crate::obey::Detached;
 use crate::options::{Capture, SwitchState, WireOptions};
 use crate::ring::Ring;
 use crate::switch::{MacEntry, SwitchError};
+
+/// The forwarding thread answers within microseconds; this long it takes only when it is stopped or has ended.
+pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// One request and where its answer goes.
 pub(crate) enum Command {
@@ -69,6 +73,17 @@ impl Commands {
         let bell = Arc::new(Bell { rung: AtomicBool::new(false), descriptor });
         let (sender, receiver) = mpsc::channel();
         Ok((Commands { sender, bell: Arc::clone(&bell) }, Inbox { receiver, bell }))
+    }
+
+    /// Sends a command and waits for its answer. What is not answered in time may be done yet, but before all that is asked
+    /// later.
+    pub(crate) fn ask<T>(
+        &self,
+        command: impl FnOnce(SyncSender<T>) -> Command,
+    ) -> Result<T, SwitchError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.send(command(answer));
+        answered.recv_timeout(ANSWER_DEADLINE).map_err(|_| SwitchError::Silent)
     }
 
     /// Nobody hears it when the thread has ended; the asker's deadline tells him.

@@ -12,8 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{self, SyncSender};
-use std::time::Duration;
+use std::sync::mpsc::SyncSender;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost::vhost_user::message::{
@@ -36,8 +35,6 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 /// More than any machine has DIMMs.
 const REGIONS_MAX: usize = 64;
-/// As for every request to the forwarding thread.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Device<'a> {
     settings: &'a Settings,
@@ -45,6 +42,7 @@ pub(crate) struct Device<'a> {
     regions: Vec<Arc<Region>>,
     log: Option<Arc<DirtyLog>>,
     rings: [RingState; 2],
+    /// Whether the forwarding thread has the rings, as far as it said: until it answers it may have them.
     serving: bool,
     /// What was last told of it.
     announced: bool,
@@ -94,7 +92,8 @@ impl<'a> Device<'a> {
 
     /// The peer is gone.
     pub(crate) fn leave(&mut self) {
-        self.stop();
+        let _ = self.stop();
+        self.serving = false;
         self.announce();
     }
 
@@ -112,42 +111,49 @@ impl<'a> Device<'a> {
         self.rings.get_mut(index as usize).ok_or(Error::InvalidParam)
     }
 
-    /// Changes something while the rings rest, and serves them again if they can be.
+    /// Changes something while the rings rest, and serves them again if they can be. Fails when the forwarding thread is
+    /// silent: the rings may be in use, and where they stand is not known, so the peer has to connect again.
     fn change<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        self.stop();
+        self.stop()?;
         let changed = change(self);
-        self.serve();
+        self.serve()?;
         self.announce();
         changed
     }
 
     /// Takes the rings back from the forwarding thread.
-    fn stop(&mut self) {
-        if !std::mem::take(&mut self.serving) {
-            return;
+    fn stop(&mut self) -> Result<()> {
+        if !self.serving {
+            return Ok(());
         }
         let port = self.settings.port;
-        let Some(Some(detached)) = self.ask(|answer| Command::Detach(port, answer)) else { return };
-        self.rings[RECEIVE].base = detached.bases.receive;
-        self.rings[TRANSMIT].base = detached.bases.transmit;
-        self.lost |= detached.lost;
+        let detached = self.ask(|answer| Command::Detach(port, answer))?;
+        self.serving = false;
+        if let Some(detached) = detached {
+            self.rings[RECEIVE].base = detached.bases.receive;
+            self.rings[TRANSMIT].base = detached.bases.transmit;
+            self.lost |= detached.lost;
+        }
+        Ok(())
     }
 
     /// Gives the rings to the forwarding thread, if the driver is ready.
-    fn serve(&mut self) {
+    fn serve(&mut self) -> Result<()> {
         let ready = self.rings.iter().all(RingState::is_ready) && !self.regions.is_empty();
         if !ready || self.lost {
-            return;
+            return Ok(());
         }
         let Some(peer) = self.peer() else {
             self.lost = true;
             let fault = RingFault::Place;
             let _ = self.settings.events.send(Event::Lost { port: self.settings.port, fault });
-            return;
+            return Ok(());
         };
         let port = self.settings.port;
-        let attached = self.ask(|answer| Command::Attach(port, Box::new(peer), answer));
-        self.serving = matches!(attached, Some(Ok(())));
+        self.serving = true;
+        let attached = self.ask(|answer| Command::Attach(port, Box::new(peer), answer))?;
+        self.serving = attached.is_ok();
+        Ok(())
     }
 
     fn peer(&self) -> Option<NewPeer> {
@@ -199,10 +205,11 @@ impl<'a> Device<'a> {
         let _ = events.send(event);
     }
 
-    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        self.settings.commands.send(command(answer));
-        answered.recv_timeout(ANSWER_DEADLINE).ok()
+    fn ask<T>(&mut self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T> {
+        self.settings.commands.ask(command).map_err(|silent| {
+            self.complaint = Some(silent.to_string());
+            Error::InvalidParam
+        })
     }
 
     fn region(&mut self, region: &VhostUserMemoryRegion, file: &File) -> Result<Arc<Region>> {
@@ -477,5 +484,70 @@ impl VhostUserBackendReqHandlerMut for Device<'_> {
 
     fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
         Err(Error::InvalidOperation("no shared memory of the device"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Commands;
+    use crate::options::GuestMemory;
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
+
+    /// Of a switch whose forwarding thread has ended.
+    fn settings() -> Settings {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (commands, _) = Commands::new().expect("a bell");
+        Settings {
+            switch: "test".into(),
+            port: hpvm_model::PortNumber::new(1).expect("a port's number"),
+            listener: UnixListener::bind(folder.path().join("port")).expect("a socket"),
+            offered: crate::FEATURES,
+            memory: GuestMemory::Trusted,
+            shared: Arc::default(),
+            commands,
+            events: mpsc::channel().0,
+        }
+    }
+
+    #[test]
+    fn nobody_is_told_where_rings_stand_that_were_not_given_back() {
+        let settings = settings();
+        let mut device = Device { serving: true, ..Device::new(&settings) };
+        let told = device.get_vring_base(0).map(drop).expect_err("it may be in use");
+        assert!(device.complaint(&told).contains("did not answer"));
+        assert!(device.serving, "as long as nothing else is known");
+        assert!(device.set_vring_enable(0, true).is_err());
+        device.leave();
+        assert!(!device.serving);
+    }
+
+    #[test]
+    fn rings_that_may_be_taken_yet_have_to_be_given_back() {
+        const BYTES: u64 = 0x1000;
+        let settings = settings();
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(BYTES).expect("its length");
+        let address = RegionAddress { guest: 0, user: 0, bytes: BYTES, file_offset: 0 };
+        let region = Region::new(address, &file, settings.memory).expect("a region");
+        let ring = |start| RingState {
+            size: 2,
+            addresses: Some(Addresses {
+                descriptors: start,
+                available: start + 0x100,
+                used: start + 0x200,
+                used_log: None,
+            }),
+            started: true,
+            ..RingState::default()
+        };
+        let mut device = Device {
+            regions: vec![Arc::new(region)],
+            rings: [RingState { enabled: true, ..ring(0) }, ring(0x800)],
+            ..Device::new(&settings)
+        };
+        assert!(device.set_vring_enable(1, true).is_err());
+        assert!(device.serving);
     }
 }

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, VlanId};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Commands};
+use crate::command::{ANSWER_DEADLINE, Command, Commands};
 use crate::conversation::Conversation;
 use crate::counters::Counters;
 use crate::event::Event;
@@ -21,9 +21,6 @@ use crate::features::FEATURES;
 use crate::forward::{self, Forwarder, NewPort};
 use crate::options::{Capture, Options, PortOptions, SwitchState, WireOptions};
 use crate::shared::PortShared;
-
-/// The forwarding thread answers within microseconds; this long it takes only when it is stopped or has ended.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why the switch did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +151,7 @@ impl Switch {
 
     /// Boots or halts the switch.
     pub fn set_state(&self, state: SwitchState) -> Result<(), SwitchError> {
-        self.0.ask(|answer| Command::SetState(state, answer))?;
+        self.0.commands.ask(|answer| Command::SetState(state, answer))?;
         *locked(&self.0.state) = state;
         Ok(())
     }
@@ -180,7 +177,7 @@ impl Switch {
             NicKind::Lan => (None, Some(listener)),
         };
         let new = NewPort { mac, rules, shared: Arc::clone(&shared), listener: stream };
-        self.0.ask(|answer| Command::AddPort(port, Box::new(new), answer))??;
+        self.0.commands.ask(|answer| Command::AddPort(port, Box::new(new), answer))??;
         let mut held = Held { shared, zero: Counters::default(), conversation: None };
         if let Some(listener) = avio {
             let conversation = Conversation::start(crate::conversation::Settings {
@@ -196,7 +193,7 @@ impl Switch {
             match conversation {
                 Ok(conversation) => held.conversation = Some(conversation),
                 Err(source) => {
-                    self.0.ask(|answer| Command::RemovePort(port, answer))??;
+                    self.0.commands.ask(|answer| Command::RemovePort(port, answer))??;
                     return Err(SwitchError::Listen { port, source });
                 }
             }
@@ -207,7 +204,7 @@ impl Switch {
 
     /// Gives a port new rules; its peer stays connected and its counters count on.
     pub fn change_port(&self, port: PortNumber, rules: PortRules) -> Result<(), SwitchError> {
-        self.0.ask(|answer| Command::ChangePort(port, Box::new(rules), answer))?
+        self.0.commands.ask(|answer| Command::ChangePort(port, Box::new(rules), answer))?
     }
 
     /// Takes a port away. Its peer is disconnected and its socket no longer listened on.
@@ -216,7 +213,7 @@ impl Switch {
         if let Some(conversation) = held.conversation {
             conversation.end();
         }
-        self.0.ask(|answer| Command::RemovePort(port, answer))?
+        self.0.commands.ask(|answer| Command::RemovePort(port, answer))?
     }
 
     #[must_use]
@@ -245,12 +242,12 @@ impl Switch {
 
     /// Gives the switch its wire.
     pub fn attach_wire(&self, wire: WireOptions) -> Result<(), SwitchError> {
-        self.0.ask(|answer| Command::AttachWire(wire, answer))?
+        self.0.commands.ask(|answer| Command::AttachWire(wire, answer))?
     }
 
     /// Takes the wire away, if there is one, and drops it.
     pub fn detach_wire(&self) -> Result<(), SwitchError> {
-        self.0.ask(Command::DetachWire)
+        self.0.commands.ask(Command::DetachWire)
     }
 
     /// The wire's counters, seen as if the world beyond it were a guest: out is what came from it.
@@ -265,26 +262,17 @@ impl Switch {
 
     /// The table of MAC addresses, without what has aged.
     pub fn macs(&self) -> Result<Vec<MacEntry>, SwitchError> {
-        self.0.ask(Command::Macs)
+        self.0.commands.ask(Command::Macs)
     }
 
     /// Begins to capture a port's frames, in place of a capture that runs, or ends it.
     pub fn capture(&self, port: PortNumber, to: Option<Capture>) -> Result<(), SwitchError> {
-        self.0.ask(|answer| Command::Capture(port, to, answer))?
+        self.0.commands.ask(|answer| Command::Capture(port, to, answer))?
     }
 
     /// Makes the switch look at its clock; for tests that move it.
     pub fn wake(&self) -> Result<(), SwitchError> {
-        self.0.ask(Command::Wake)
-    }
-}
-
-impl Inner {
-    /// Sends a command and waits for its answer.
-    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, SwitchError> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        self.commands.send(command(answer));
-        answered.recv_timeout(ANSWER_DEADLINE).map_err(|_| SwitchError::Silent)
+        self.0.commands.ask(Command::Wake)
     }
 }
 
