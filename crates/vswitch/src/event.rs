@@ -67,6 +67,8 @@ pub enum RingFault {
     Writable,
     #[error("a buffer to write into is marked for reading")]
     ReadOnly,
+    #[error("a descriptor's buffer has no bytes")]
+    Empty,
     #[error("a buffer of {length} bytes does not hold a frame's header")]
     Header { length: u32 },
 }

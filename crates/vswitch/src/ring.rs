@@ -266,7 +266,8 @@ impl Ring {
         Err(RingFault::Chain { max: size })
     }
 
-    /// Appends one descriptor's buffer, in pieces where it crosses regions.
+    /// Appends one descriptor's buffer, in pieces where it crosses regions. It must have bytes, as for QEMU's own devices: so a
+    /// chain costs no more reads than it has bytes, however many chains share its descriptors.
     fn append(
         &self,
         memory: &Memory,
@@ -279,6 +280,9 @@ impl Ring {
             (Direction::FromGuest, true) => return Err(RingFault::Writable),
             (Direction::ToGuest, false) => return Err(RingFault::ReadOnly),
             _ => {}
+        }
+        if length == 0 {
+            return Err(RingFault::Empty);
         }
         let outside = RingFault::Address { address, length };
         let sum = total.checked_add(length).ok_or(outside)?;

@@ -2,4 +2,4 @@
 transmit
 descriptor 0 +0x2000000 0 0 0
 offer 0
-expect Header
+expect Empty
