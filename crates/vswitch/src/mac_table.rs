@@ -2,7 +2,8 @@
 //!
 //! A bucket is one cache line of four entries, chosen by a hash that differs from start to start, so that nobody can aim
 //! at a bucket. A bucket that is full loses what has aged, else what was seen longest ago; an entry that is pinned, which
-//! is the own address of a port that runs, is never lost and never moves. How many addresses one port may teach is bounded.
+//! is the own address of a port that runs, is never lost and never moves. How many entries of either kind one port may have
+//! is bounded, so that no port keeps the table from others.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -12,6 +13,8 @@ use crate::ring::prefetch_to_read;
 pub(crate) const AGE_SECONDS_MAX: u32 = 300;
 /// How many addresses a port may teach; the wire may teach all the table holds.
 const LEARNED_MAX: u32 = 4096;
+/// In how many domains a port's own address is pinned; a trunk that speaks in more is known there as others are.
+const PINNED_MAX: u32 = 16;
 const BUCKETS: usize = 4096;
 const WAYS: usize = 4;
 /// Keys have bit 63 set, so that 0 is an empty entry.
@@ -65,14 +68,24 @@ pub(crate) struct Listed {
 pub(crate) struct MacTable {
     buckets: Vec<Bucket>,
     multiplier: u64,
-    /// How many entries each place has taught.
-    learned: Vec<u32>,
+    /// How many entries each place has.
+    counts: Vec<Counts>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    learned: u32,
+    pinned: u32,
 }
 
 impl MacTable {
     pub(crate) fn new(places: usize) -> MacTable {
         let multiplier = RandomState::new().hash_one(0u64) | 1;
-        MacTable { buckets: vec![Bucket::default(); BUCKETS], multiplier, learned: vec![0; places] }
+        MacTable {
+            buckets: vec![Bucket::default(); BUCKETS],
+            multiplier,
+            counts: vec![Counts::default(); places],
+        }
     }
 
     #[inline]
@@ -112,7 +125,7 @@ impl MacTable {
 
     #[cold]
     fn learn_anew(&mut self, at: usize, station: Station, place: u16, now_seconds: u32) {
-        let full = place != WIRE && self.learned[usize::from(place)] >= LEARNED_MAX;
+        let full = place != WIRE && self.counts[usize::from(place)].learned >= LEARNED_MAX;
         let entries = &mut self.buckets[at].0;
         let known = entries.iter().position(|entry| entry.key == station.key);
         let candidate = known.or_else(|| {
@@ -130,30 +143,38 @@ impl MacTable {
         if known.is_some() && full {
             return;
         }
-        let entry = &mut entries[way];
-        if entry.key != 0 {
-            self.learned[usize::from(entry.place)] -= 1;
-        }
-        *entry = Entry { key: station.key, seen_seconds: now_seconds, place, pinned: 0 };
-        self.learned[usize::from(place)] += 1;
+        self.put(at, way, Entry { key: station.key, seen_seconds: now_seconds, place, pinned: 0 });
     }
 
-    /// Makes a station a place's own, whatever others claim. A bucket full of such has no room: it is then learned as others are.
-    pub(crate) fn pin(&mut self, station: Station, place: u16) {
+    /// Makes a station a place's own, whatever others claim. Where the place has as many as it may, the station is learned as
+    /// others are.
+    pub(crate) fn pin(&mut self, station: Station, place: u16, now_seconds: u32) {
         let at = self.bucket(station);
-        let entries = &mut self.buckets[at].0;
+        let entries = &self.buckets[at].0;
         let known = entries.iter().position(|entry| entry.key == station.key);
+        if known.is_some_and(|way| entries[way].pinned != 0 && entries[way].place == place) {
+            return;
+        }
         let other = || {
             let free = |entry: &(usize, &Entry)| entry.1.pinned == 0;
             let age = |entry: &(usize, &Entry)| (entry.1.key != 0, entry.1.seen_seconds);
             entries.iter().enumerate().filter(free).min_by_key(age).map(|(way, _)| way)
         };
-        let Some(way) = known.or_else(other) else { return };
-        let entry = &mut self.buckets[at].0[way];
-        if entry.key != 0 && entry.pinned == 0 {
-            self.learned[usize::from(entry.place)] -= 1;
+        match known.or_else(other) {
+            Some(way) if self.counts[usize::from(place)].pinned < PINNED_MAX => {
+                self.put(at, way, Entry { key: station.key, seen_seconds: 0, place, pinned: 1 });
+            }
+            _ => self.learn(station, place, now_seconds),
         }
-        *entry = Entry { key: station.key, seen_seconds: 0, place, pinned: 1 };
+    }
+
+    /// Has an entry where another was, or none.
+    fn put(&mut self, at: usize, way: usize, entry: Entry) {
+        let before = std::mem::replace(&mut self.buckets[at].0[way], entry);
+        if before.key != 0 {
+            *before.counted(&mut self.counts) -= 1;
+        }
+        *entry.counted(&mut self.counts) += 1;
     }
 
     /// Forgets all stations of a place.
@@ -169,9 +190,7 @@ impl MacTable {
     fn retain(&mut self, stays: impl Fn(&Entry) -> bool) {
         for entry in self.buckets.iter_mut().flat_map(|bucket| &mut bucket.0) {
             if entry.key != 0 && !stays(entry) {
-                if entry.pinned == 0 {
-                    self.learned[usize::from(entry.place)] -= 1;
-                }
+                *entry.counted(&mut self.counts) -= 1;
                 *entry = Entry::default();
             }
         }
@@ -191,6 +210,12 @@ impl MacTable {
 }
 
 impl Entry {
+    /// Where its place counts such.
+    fn counted(self, counts: &mut [Counts]) -> &mut u32 {
+        let Counts { learned, pinned } = &mut counts[usize::from(self.place)];
+        if self.pinned == 0 { learned } else { pinned }
+    }
+
     #[inline]
     fn aged(&self, now_seconds: u32) -> bool {
         self.pinned == 0 && now_seconds.saturating_sub(self.seen_seconds) > AGE_SECONDS_MAX
@@ -223,12 +248,22 @@ mod tests {
         ]
     }
 
+    /// What a place is, since when, and whether for ever.
+    type Known = HashMap<u64, (u16, u32, bool)>;
+
+    fn heard(known: &mut Known, station: Station, place: u16, now: u32) {
+        let entry = known.entry(station.key).or_insert((place, now, false));
+        if !entry.2 {
+            *entry = (place, now, false);
+        }
+    }
+
     proptest! {
         /// Against a map without bounds: the table may forget, but never tells a place that is not the last.
         #[test]
         fn the_table_never_errs(steps in prop::collection::vec(step(), 1..400)) {
             let mut table = MacTable::new(PLACES);
-            let mut known: HashMap<u64, (u16, u32, bool)> = HashMap::new();
+            let mut known = Known::new();
             let mut now = 0;
             for step in steps {
                 match step {
@@ -239,16 +274,17 @@ mod tests {
                     }
                     Step::Pin(address, domain, place) => {
                         let station = Station::new(address, domain);
-                        table.pin(station, place);
-                        known.insert(station.key, (place, now, true));
+                        table.pin(station, place, now);
+                        let own = known.values().filter(|(at, _, pinned)| *at == place && *pinned);
+                        match own.count() < PINNED_MAX as usize {
+                            true => drop(known.insert(station.key, (place, now, true))),
+                            false => heard(&mut known, station, place, now),
+                        }
                     }
                     Step::Learn(address, domain, place) => {
                         let station = Station::new(address, domain);
                         table.learn(station, place, now);
-                        let entry = known.entry(station.key).or_insert((place, now, false));
-                        if !entry.2 {
-                            *entry = (place, now, false);
-                        }
+                        heard(&mut known, station, place, now);
                     }
                 }
                 for (key, (place, seen, pinned)) in &known {
@@ -259,10 +295,12 @@ mod tests {
                     prop_assert!(!fresh || told.is_some());
                 }
             }
-            let counted = |place: u16| table.buckets.iter().flat_map(|bucket| &bucket.0)
-                .filter(|entry| entry.key != 0 && entry.pinned == 0 && entry.place == place).count();
+            let counted = |place: u16, pinned: u16| table.buckets.iter().flat_map(|bucket| &bucket.0)
+                .filter(|entry| entry.key != 0 && entry.pinned == pinned && entry.place == place).count();
             for place in 0..PLACES as u16 {
-                prop_assert_eq!(table.learned[usize::from(place)] as usize, counted(place));
+                let Counts { learned, pinned } = table.counts[usize::from(place)];
+                prop_assert_eq!(learned as usize, counted(place, 0));
+                prop_assert_eq!(pinned as usize, counted(place, 1));
             }
         }
     }
@@ -271,12 +309,27 @@ mod tests {
     fn one_port_cannot_push_others_out() {
         let mut table = MacTable::new(3);
         let own = Station::new(0x0200_0000_0001, 7);
-        table.pin(own, 1);
+        table.pin(own, 1, 1);
         for address in 0..100_000 {
             table.learn(Station::new(address << 8 | 2, UNTAGGED_DOMAIN), 2, 1);
         }
         assert_eq!(table.find(own, 1), Some(1));
-        assert!(table.learned[2] <= LEARNED_MAX, "{}", table.learned[2]);
+        assert!(table.counts[2].learned <= LEARNED_MAX, "{:?}", table.counts[2]);
+    }
+
+    #[test]
+    fn no_trunk_shuts_others_out() {
+        let mut table = MacTable::new(7);
+        for (trunk, domain) in (1..6).flat_map(|trunk| (0..4095).map(move |domain| (trunk, domain)))
+        {
+            table.pin(Station::new(trunk.into(), domain), trunk, 1);
+        }
+        assert!((1..6).all(|trunk| table.counts[trunk].pinned == PINNED_MAX));
+        for address in 100..1100 {
+            let station = Station::new(address, UNTAGGED_DOMAIN);
+            table.learn(station, 6, 2);
+            assert_eq!(table.find(station, 2), Some(6));
+        }
     }
 
     const UNTAGGED_DOMAIN: u16 = crate::vlan::UNTAGGED;

@@ -208,7 +208,7 @@ fn one(
     let station = Station::new(from, domain);
     if memo.learned != Some(station) {
         match port.mac == Some(from) {
-            true => facts.table.pin(station, source),
+            true => facts.table.pin(station, source, facts.now_seconds),
             false => facts.table.learn(station, source, facts.now_seconds),
         }
         memo.learned = Some(station);
