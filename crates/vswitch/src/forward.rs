@@ -28,7 +28,6 @@ use crate::hold::HELD;
 use crate::mac_table::{AGE_SECONDS_MAX, MacTable};
 use crate::options::{Clock, SwitchState};
 use crate::pace::Pace;
-use crate::patience::Patience;
 use crate::port::{Attention, Peer, PeerFault, PlaceIndex, Port, Unusual, WIRE};
 use crate::shared::PortShared;
 use crate::stream::{Backlog, StreamFault, StreamPeer};
@@ -261,9 +260,11 @@ impl Forwarder {
         self.paused.retain(|paused| *paused != place);
         self.open.retain(|open| *open != place);
         self.waiting.retain(|waiting| *waiting != place);
+        let now_ns = self.clock_ns();
         let Some(port) = self.port(place) else { return Peer::Absent };
         port.waits_for = None;
-        port.patience = Patience::WHOLE;
+        // A guest that begins anew is waited for no longer than one that goes on.
+        port.patience.took_all(now_ns);
         port.attention = Attention::Listening;
         let peer = std::mem::replace(&mut port.peer, Peer::Absent);
         match &peer {

@@ -122,6 +122,26 @@ fn who_takes_nothing_is_waited_for_once_and_others_are_served_meanwhile() {
     assert_eq!(scene.net.counters(1).out_unicast_local, 31);
 }
 
+/// A guest could have others held back most of the time, if each reset made them patient again.
+#[test]
+fn who_took_nothing_is_not_waited_for_again_after_a_reset() {
+    let mut scene = Scene::new();
+    scene.sender.send_all(&scene.frames_for(2, 0..10));
+    let taken = Counters { in_octets: 4 * 200, in_unicast_local: 4, ..Counters::default() };
+    scene.net.wait_for_counters(2, &taken);
+    scene.let_time_pass();
+    scene.sender.wait_until_sent();
+    assert_eq!(scene.net.counters(2).discards.no_room, 6);
+    scene.slow.stop();
+    scene.slow.start().expect("rings");
+    let known_again = frame(mac(1), mac(2), 60, 1);
+    scene.slow.send(&known_again);
+    scene.sender.receive_until(&known_again);
+    scene.sender.send_all(&scene.frames_for(2, 10..20));
+    scene.sender.wait_until_sent();
+    assert_eq!(scene.net.counters(2).discards.no_room, 16);
+}
+
 #[test]
 fn frames_for_others_are_not_kept_waiting() {
     let mut scene = Scene::new();
