@@ -41,6 +41,11 @@ struct Descriptor {
     next: u16,
 }
 
+/// One at any address, as in a table of indirect descriptors.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Unaligned(Descriptor);
+
 /// A stretch of a guest's memory, checked to be there. Valid as long as the [`Memory`] it was found in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
@@ -243,14 +248,14 @@ impl Ring {
             return Err(RingFault::IndirectLength { length, max });
         }
         let outside = RingFault::Address { address, length };
-        let table = memory.at(address, length).ok_or(outside)?.cast::<Descriptor>();
+        let table = memory.at(address, length).ok_or(outside)?.cast::<Unaligned>();
         let size = (length / DESCRIPTOR_BYTES) as u16;
         let mut total: u32 = 0;
         let mut index = 0;
         for _ in 0..size {
-            // SAFETY: the index is within the table, which lies in the guest's memory; the driver may have put it at any
-            // address, and may be writing, so the read is unaligned and of plain bytes.
-            let descriptor = unsafe { table.add(usize::from(index)).read_unaligned() };
+            // SAFETY: the index is within the table, which lies in the guest's memory; at any address such a descriptor is
+            // aligned, and any bytes are one.
+            let Unaligned(descriptor) = unsafe { table.add(usize::from(index)).read_volatile() };
             if descriptor.flags & INDIRECT != 0 {
                 return Err(RingFault::IndirectNested);
             }
