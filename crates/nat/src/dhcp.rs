@@ -54,6 +54,10 @@ impl Server {
         UdpRepr::parse(&udp, &ip.src_addr.into(), &ip.dst_addr.into(), &checksums).ok()?;
         let message = DhcpPacket::new_checked(udp.payload()).ok()?;
         let asked = DhcpRepr::parse(&message).ok()?;
+        // Whose frame it is, is what the switch answers for: nobody asks for, or gives back, what another card has.
+        if asked.client_hardware_address != ethernet.src_addr() {
+            return None;
+        }
         let answer = self.decide(&asked, leases, now)?;
         self.write(&asked, &answer)
     }
@@ -173,6 +177,58 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn server() -> Server {
+        Server { subnet: NatSubnet::default(), mtu: 1500 }
+    }
+
+    /// A message about one card in a frame of another's.
+    fn message(
+        message_type: DhcpMessageType,
+        card: EthernetAddress,
+        from: EthernetAddress,
+    ) -> Vec<u8> {
+        let message = DhcpRepr {
+            message_type,
+            transaction_id: 7,
+            secs: 0,
+            client_hardware_address: card,
+            client_ip: Ipv4Addr::UNSPECIFIED,
+            your_ip: Ipv4Addr::UNSPECIFIED,
+            server_ip: Ipv4Addr::UNSPECIFIED,
+            router: None,
+            subnet_mask: None,
+            relay_agent_ip: Ipv4Addr::UNSPECIFIED,
+            broadcast: false,
+            requested_ip: None,
+            client_identifier: None,
+            server_identifier: None,
+            parameter_request_list: None,
+            dns_servers: None,
+            max_size: None,
+            lease_duration: None,
+            renew_duration: None,
+            rebind_duration: None,
+            additional_options: &[],
+        };
+        let mut frame = server().wrap(&message).expect("it has room");
+        EthernetFrame::new_unchecked(&mut frame[..]).set_src_addr(from);
+        frame
+    }
+
+    #[test]
+    fn nobody_speaks_for_another_card() {
+        let [own, other] = [1, 2].map(|last| EthernetAddress([2, 0, 0, 0, 0, last]));
+        let mut leases = Leases::new(NatSubnet::default());
+        let mut say = |message_type, card, from| {
+            server().answer(&message(message_type, card, from), &mut leases, Instant::now())
+        };
+        assert_eq!(say(DhcpMessageType::Discover, other, own), None);
+        assert!(say(DhcpMessageType::Discover, own, own).is_some());
+        assert_eq!(say(DhcpMessageType::Release, own, other), None);
+        let held: Vec<_> = leases.all().map(|(mac, _)| mac.bytes()).collect();
+        assert_eq!(held, [own.0]);
+    }
+
     proptest! {
         /// What a guest sends can be anything.
         #[test]
@@ -185,9 +241,8 @@ mod tests {
                 frame[23] = 17;
                 frame[36..38].copy_from_slice(&[0, 67]);
             }
-            let subnet = NatSubnet::default();
-            let server = Server { subnet, mtu: 1500 };
-            let _ = server.answer(&frame, &mut Leases::new(subnet), Instant::now());
+            let server = server();
+            let _ = server.answer(&frame, &mut Leases::new(server.subnet), Instant::now());
         }
     }
 }
