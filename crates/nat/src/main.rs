@@ -17,6 +17,7 @@ mod incoming;
 mod leases;
 mod outgoing;
 mod packet;
+mod reserve;
 mod service;
 mod slirp;
 mod supervise;

@@ -19,6 +19,7 @@ use crate::gate::{Gate, Verdict};
 use crate::incoming::{Broken, Incoming};
 use crate::leases::Leases;
 use crate::outgoing::Outgoing;
+use crate::reserve::Reserve;
 use crate::slirp::{Interest, Slirp, Watched};
 
 /// Without a switch for so long it is nobody's any more. A switch that is started again is back within seconds.
@@ -26,6 +27,8 @@ const ALONE_MAX: Duration = Duration::from_secs(60);
 /// The longest sleep: connections have time-outs of their own, which libslirp looks at when it is woken.
 const NAP: Duration = Duration::from_secs(1);
 const CLIENTS_MAX: usize = 8;
+/// Who comes is taken before whom it replaces goes: a switch, and a client.
+const NEWCOMERS: usize = 2;
 /// A client that says nothing is not kept.
 const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(10);
 const FORWARDS_MAX: usize = 256;
@@ -75,6 +78,8 @@ pub(crate) struct Service {
     alone_since: Instant,
     control: UnixListener,
     clients: VecDeque<Client>,
+    /// For clients and a switch that are not there.
+    reserve: Reserve,
     lifeline: OwnedFd,
 }
 
@@ -101,6 +106,7 @@ impl Service {
             alone_since: Instant::now(),
             control,
             clients: VecDeque::new(),
+            reserve: Reserve::default(),
             lifeline,
         };
         for forward in &settings.forwards {
@@ -139,6 +145,8 @@ impl Service {
     }
 
     fn wait(&mut self) -> io::Result<Ready> {
+        let absent = CLIENTS_MAX - self.clients.len() + usize::from(self.switch.is_none());
+        self.reserve.hold(absent + NEWCOMERS, self.lifeline.as_fd());
         let input = |fd| Watched { fd, interest: Interest::Input };
         let mut watched = vec![
             input(self.wire.as_fd()),
@@ -164,6 +172,7 @@ impl Service {
     }
 
     fn accept_switch(&mut self) {
+        self.reserve.give_up_one();
         let Ok((stream, _)) = self.wire.accept() else { return };
         if stream.set_nonblocking(true).is_ok() {
             self.slirp.outgoing().borrow_mut().forget();
@@ -231,6 +240,7 @@ impl Service {
     }
 
     fn accept_client(&mut self) {
+        self.reserve.give_up_one();
         let Ok((stream, _)) = self.control.accept() else { return };
         if stream.set_nonblocking(true).is_err() {
             return;

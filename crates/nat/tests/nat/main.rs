@@ -29,6 +29,7 @@ const CASES: &[(&str, Case)] = &[
     ("nonsense_ends_nothing", cases::hostile::nonsense),
     ("an_absurd_length_ends_the_connection_alone", cases::hostile::absurd_length),
     ("a_client_that_says_nonsense_hears_so", cases::hostile::control),
+    ("who_has_all_connections_keeps_nobody_from_the_service", cases::hostile::exhausted),
     ("it_is_confined", cases::hostile::confined),
     ("a_worker_that_dies_is_replaced", cases::hostile::comes_back),
     ("nothing_is_left_of_one_that_is_killed", cases::hostile::ends_together),

@@ -228,6 +228,23 @@ impl Hostile {
     }
 }
 
+/// A datagram of no bytes with nothing wrong in it.
+pub(crate) fn datagram(from: u16, to: SocketAddrV4) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, UDP, 0, 0];
+    packet.extend(GUEST);
+    packet.extend(to.ip().octets());
+    let sum = checksum(&[], &packet);
+    packet[10..12].copy_from_slice(&sum);
+    packet.extend(from.to_be_bytes());
+    packet.extend(to.port().to_be_bytes());
+    packet.extend([0, 8, 0, 0]);
+    let mut frame = vec![0x52, 0x55, 10, 0, 2, 2];
+    frame.extend(mac(9).as_bytes());
+    frame.extend([0x08, 0x00]);
+    frame.extend(packet);
+    frame
+}
+
 /// The Internet's check sum (RFC 1071) over two parts, the first of even length.
 fn checksum(before: &[u8], bytes: &[u8]) -> [u8; 2] {
     let words = before.chunks(2).chain(bytes.chunks(2));

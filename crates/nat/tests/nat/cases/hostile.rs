@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddrV4, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use hpvm_netlab::{Guest, Hub, mac};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::nat::Nat;
-use crate::nonsense::Hostile;
+use crate::nonsense::{Hostile, datagram};
 use crate::world::{FAR, echo_server};
 
 /// So many seconds of it, by HPVM_FUZZ_SECONDS; the seed is printed, and taken from HPVM_FUZZ_SEED.
@@ -65,6 +66,32 @@ pub(crate) fn control() {
     let _silent: Vec<UnixStream> =
         (0..20).map(|_| UnixStream::connect(nat.control()).expect("it listens")).collect();
     assert_eq!(nat.status().forwards, []);
+}
+
+/// A guest that has all connections there can be keeps its neighbours from new ones, and nobody from the rest.
+pub(crate) fn exhausted() {
+    const DATAGRAMS: u16 = 3000;
+    let nat = Nat::start(Settings::default());
+    let hub = Hub::new(nat.connect());
+    let server = UdpSocket::bind((FAR, 0)).expect("a port");
+    let port = server.local_addr().expect("bound").port();
+    for from in 0..DATAGRAMS {
+        hub.send(&datagram(10_000 + from, SocketAddrV4::new(FAR, port)));
+    }
+    // Clients that wait and go, and a switch that comes anew.
+    let _silent: Vec<UnixStream> =
+        (0..20).map(|_| UnixStream::connect(nat.control()).expect("it listens")).collect();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while nat.status().counters.frames_out < u64::from(DATAGRAMS) {
+        assert!(Instant::now() < deadline, "{:?}", nat.status().counters);
+    }
+    let held = fs::read_dir(format!("/proc/{}/fd", nat.status().pid)).expect("it lives").count();
+    assert!(held > 2000, "{held} descriptors, which are not all");
+    for _ in 0..20 {
+        hub.reconnect(nat.connect());
+        assert!(nat.status().connected);
+    }
+    Guest::booted(&hub, 1);
 }
 
 pub(crate) fn confined() {
