@@ -2,7 +2,7 @@
 //!
 //! Called by commands that change a switch's forwards or look at its wire.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -78,10 +78,41 @@ pub enum ControlError {
     Answer(#[source] Unheard),
 }
 
+impl ControlError {
+    /// Whether nobody listens there: no process is left, neither one that works nor one that would start it again.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            ControlError::Connect(_, why)
+                if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+        )
+    }
+}
+
 /// Asks the `hpvmnat` that listens at a path, and waits [`DEADLINE`] at most.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply, ControlError> {
     let connect = |source| ControlError::Connect(socket.display().to_string(), source);
     let mut connection = Connection::open(socket).map_err(connect)?;
     connection.say(request, &[], DEADLINE).map_err(ControlError::Send)?;
     connection.hear(DEADLINE).map_err(ControlError::Answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn who_does_not_answer_is_not_absent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control");
+        let is_absent = || ask(&path, &Request::Status).expect_err("no answer").is_absence();
+        assert!(is_absent(), "never there");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let silent = std::thread::spawn(move || drop(listener.accept()));
+        assert!(!is_absent());
+        silent.join().expect("ended");
+        assert!(is_absent(), "gone");
+    }
 }

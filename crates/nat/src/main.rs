@@ -29,7 +29,7 @@ use std::{env, io};
 use hpvm_host::confine::{ConfineError, Enforced, internet};
 use hpvm_host::launch::inherited;
 use hpvm_nat::{Settings, SettingsError, descriptor};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::service::{End, Service, ServiceError, Sockets};
 use crate::supervise::{STARTED_WRONGLY, supervise};
@@ -83,8 +83,6 @@ fn main() -> ExitCode {
 }
 
 fn watch_over(arguments: &[String]) -> Result<ExitCode, Failure> {
-    // No terminal of the starter's ends it. It fails for who leads a session already.
-    let _ = setsid();
     let wire = descriptor(descriptor::WIRE)?;
     let control = descriptor(descriptor::CONTROL)?;
     Settings::parse(arguments.iter().cloned())?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -45,6 +46,8 @@ pub fn start(program: &Path, settings: &Settings, places: Places) -> Result<Chil
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
+        // Nothing that a terminal says to the starter ends it.
+        .process_group(0)
         .fd_mappings(mappings)
         .map_err(|error| fail(io::Error::other(error)))?
         .spawn()

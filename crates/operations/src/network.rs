@@ -42,7 +42,7 @@ pub enum SwitchRefused {
     Wire { name: SwitchName, source: hpvm_host::nic::wire::WireError },
     #[error("virtual switch '{name}' cannot have that wire: {source}")]
     Unfit { name: SwitchName, source: hpvm_host::nic::Unfit },
-    #[error("NAT of virtual switch '{name}' refuses: {why}")]
+    #[error("the NAT of virtual switch '{name}' fails: {why}")]
     Nat { name: SwitchName, why: String },
     #[error(
         "virtual switch '{0}' has no NAT wire, and only NAT has port forwards; give --wire nat"

@@ -1,15 +1,13 @@
 //! What is behind a switch's wire: a packet socket, a tap, or the process that does NAT. Commands open them, since that
 //! needs rights that the switch's process has not.
 
+use std::error::Error;
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
 use hpvm_host::listen::listen;
 use hpvm_host::names::switch_folder;
 use hpvm_host::nic::{self, Nic};
@@ -17,8 +15,8 @@ use hpvm_host::paths::program;
 use hpvm_host::removal;
 use hpvm_host::users;
 use hpvm_model::{InterfaceName, Vswitch, Wire};
-use hpvm_nat::control::{self, Reply, Request};
-use hpvm_nat::{HostAccess, Settings, descriptor};
+use hpvm_nat::control::{self, ControlError, Reply, Request};
+use hpvm_nat::{HostAccess, Places, Settings};
 use hpvm_vswitchd::wanted::WireKind;
 
 use super::SwitchRefused;
@@ -77,7 +75,8 @@ pub(super) fn interface(name: &InterfaceName) -> Option<Nic> {
 /// Starts the process that does NAT, or has the one that runs keep the forwards there are to be.
 fn start_nat(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
     let asking = socket(host, switch, switch_folder::NAT_CONTROL);
-    if let Ok(Reply::Status(status)) = control::ask(&asking, &Request::Status) {
+    if let Some(reply) = ask(switch, &asking, &Request::Status)? {
+        let Reply::Status(status) = reply else { return Ok(()) };
         for forward in status.forwards.iter().filter(|f| !switch.forwards.contains(f)) {
             ask(switch, &asking, &Request::Remove { forward: *forward })?;
         }
@@ -104,51 +103,45 @@ fn start_nat(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
         .mode(0o640)
         .open(&log)
         .map_err(Refusal::file("open", &log))?;
-    let path = program("hpvmnat")?;
-    let mappings = vec![
-        FdMapping { parent_fd: wire.into(), child_fd: descriptor::WIRE },
-        FdMapping { parent_fd: asked.into(), child_fd: descriptor::CONTROL },
-    ];
-    let failed = |source| Refusal::File { action: "start", path: path.clone(), source };
-    let mut command = Command::new(&path);
-    command
-        .args(settings.arguments())
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(words)
-        .process_group(0)
-        .fd_mappings(mappings)
-        .map_err(|collision| failed(std::io::Error::other(collision)))?;
-    command.spawn().map(drop).map_err(failed)
+    let places = Places { wire, control: asked, log: words };
+    hpvm_nat::start(&program("hpvmnat")?, &settings, places)
+        .map(drop)
+        .map_err(|error| refused(switch, &error))
 }
 
 /// Ends the process that does NAT; fine when none runs.
 pub(super) fn end_nat(host: &VmHost, switch: &Vswitch) {
     let asking = socket(host, switch, switch_folder::NAT_CONTROL);
-    if !asking.exists() {
-        return;
-    }
     let deadline = Instant::now() + END_BOUND;
-    let _ = control::ask(&asking, &Request::End);
-    while control::ask(&asking, &Request::Status).is_ok() && Instant::now() < deadline {
+    let mut answer = control::ask(&asking, &Request::End);
+    while !answer.as_ref().is_err_and(ControlError::is_absence) {
+        // To one that lives its sockets still lead: the next command asks it, and it ends by itself without a switch.
+        if Instant::now() >= deadline {
+            return;
+        }
         super::runner::pause();
+        answer = control::ask(&asking, &Request::Status);
     }
-    // Sockets of a process that is gone lead nowhere.
     for name in [switch_folder::NAT_CONTROL, switch_folder::NAT] {
         let _ = removal::file(&socket(host, switch, name));
     }
 }
 
-fn ask(switch: &Vswitch, asking: &Path, request: &Request) -> Result<(), Refusal> {
-    let refused =
-        |why: String| Refusal::from(SwitchRefused::Nat { name: switch.name.clone(), why });
+/// What the process that does NAT answers; `None`: there is none. One that is there and silent is an error, since a second one
+/// would take its place and not its ports.
+fn ask(switch: &Vswitch, asking: &Path, request: &Request) -> Result<Option<Reply>, Refusal> {
     match control::ask(asking, request) {
-        Ok(Reply::Refused { why }) => Err(refused(why)),
-        Ok(_) => Ok(()),
-        Err(error) => Err(refused(hpvm_model::chain(&error))),
+        Ok(Reply::Refused { why }) => {
+            Err(SwitchRefused::Nat { name: switch.name.clone(), why }.into())
+        }
+        Ok(reply) => Ok(Some(reply)),
+        Err(error) if error.is_absence() => Ok(None),
+        Err(error) => Err(refused(switch, &error)),
     }
+}
+
+fn refused(switch: &Vswitch, error: &dyn Error) -> Refusal {
+    SwitchRefused::Nat { name: switch.name.clone(), why: hpvm_model::chain(error) }.into()
 }
 
 fn socket(host: &VmHost, switch: &Vswitch, name: &str) -> PathBuf {
