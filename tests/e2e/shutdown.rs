@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     guests_are_ended_together_and_none_is_left,
     what_was_ended_is_started_at_the_next_boot_alone,
     nobody_is_asked_where_there_is_no_time,
+    a_guest_that_cannot_be_read_keeps_no_other_off_or_running,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -100,5 +101,32 @@ fn nobody_is_asked_where_there_is_no_time() {
     assert!(outcome.status.success() && outcome.stderr.contains("ended by force"), "{outcome}");
     let log = std::fs::read_to_string(host.path("var/opt/hpvm/guests/web/log"));
     assert!(!log.expect("a log").contains("asked to shut down"));
+    assert_all_off(&host);
+}
+
+/// A row that no version of ours wrote.
+fn a_guest_that_cannot_be_read_keeps_no_other_off_or_running() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = format!("disk:avio_stor:0,1,0:file:{}", host.disk("disk.img", 1 << 20).display());
+    host.ok(&["hpvmcreate", "-P", "broken", "-B", "auto", "-a", &disk]);
+    host.ok(&["hpvmcreate", "-P", "web", "-B", "auto"]);
+    let kind = |kind: &str| {
+        let registry = rusqlite::Connection::open(host.path("var/opt/hpvm/hpvm.db"));
+        let set = registry.expect("a database").execute("UPDATE device SET kind = ?1", [kind]);
+        assert_eq!(set.expect("it is set"), 1);
+    };
+    let told = |command: &str| {
+        kind("tape drive");
+        let outcome = host.run(&["hpvm", command]);
+        kind("disk");
+        assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+        assert!(outcome.stderr.contains("ERROR (broken): "), "{outcome}");
+    };
+    told("autostart");
+    assert!(host.state("web").starts_with("On ("));
+    host.ok(&["hpvmstart", "-P", "broken"]);
+    told("autostop");
+    assert_eq!(host.state("web"), "Off");
+    host.ok(&["hpvmstop", "-P", "broken", "-F"]);
     assert_all_off(&host);
 }

@@ -3,7 +3,6 @@
 //! was started since the host's boot is left as it is, running or ended, so that a restart of the product changes no guest.
 
 use hpvm_model::{AutoStart, Choice, GuestConfig, GuestName, SwitchName};
-use hpvm_registry::Selector;
 
 use crate::devdb::host_devices::{Scan, update};
 use crate::network::ports;
@@ -18,35 +17,62 @@ pub struct Autostarted {
     /// Virtual switches that guests run on and that could not be brought back.
     pub switches: Vec<(SwitchName, Refusal)>,
     pub purged: Vec<GuestName>,
-    /// Why the list of what the VM Host uses is not up to date, if it is not.
-    pub not_listed: Option<Refusal>,
+    /// What of the rest could not be done, and why.
+    pub undone: Vec<(Chore, Refusal)>,
+}
+
+/// What is done beside the starts, and keeps no guest off when it cannot be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// Taking over guests that run without supervision.
+    TakeOver,
+    /// Bringing back switches that guests run on.
+    Revive,
+    /// Taking ports that their guests have given up.
+    Tidy,
+    /// Listing what the VM Host uses itself.
+    List,
+    /// Clearing removed guests that are over their time.
+    Purge,
 }
 
 /// Starts what is to be started. One guest that cannot start does not keep the others off.
 pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autostarted, Refusal> {
     let enabled = host.conf.enabled()?;
-    let (mut guests, mut switches) = (Vec::new(), Vec::new());
+    let (mut guests, mut switches, mut purged) = (Vec::new(), Vec::new(), Vec::new());
+    let mut undone = Vec::new();
+    let mut done = |chore, result: Result<(), Refusal>| {
+        undone.extend(result.err().map(|refusal| (chore, refusal)));
+    };
     if mode == Mode::Apply {
-        let left = host.adopt_orphans()?;
-        guests.extend(left.into_iter().map(|(name, refusal)| (name, Err(refusal))));
-        switches = revive(host)?;
-        ports::tidy(host)?;
+        let taken_over = host.adopt_orphans().map(|left| {
+            guests.extend(left.into_iter().map(|(name, refusal)| (name, Err(refusal))));
+        });
+        done(Chore::TakeOver, taken_over);
+        done(Chore::Revive, revive(host).map(|left| switches = left));
+        done(Chore::Tidy, ports::tidy(host));
     }
-    let not_listed = list_host_devices(host, actor, mode).err();
+    done(Chore::List, list_host_devices(host, actor, mode));
     for summary in host.registry.list()? {
         if !enabled || summary.auto_start == AutoStart::Manual {
             continue;
         }
-        let config = host.guest(&Selector::Number(summary.number))?;
+        let config = match host.guest_numbered(summary.number) {
+            Ok(config) => config,
+            Err(Refusal::NoGuest(_)) => continue,
+            Err(refusal) => {
+                guests.push((summary.name, Err(refusal)));
+                continue;
+            }
+        };
         if !host.presence(config.number).is_on() && !was_started(host, &config) {
             guests.push((summary.name, start(host, actor, &config, mode)));
         }
     }
-    let purged = match mode {
-        Mode::Apply => remove::purge_due(host, actor)?,
-        Mode::DryRun => Vec::new(),
-    };
-    Ok(Autostarted { guests, switches, purged, not_listed })
+    if mode == Mode::Apply {
+        done(Chore::Purge, remove::purge_due(host, actor).map(|names| purged = names));
+    }
+    Ok(Autostarted { guests, switches, purged, undone })
 }
 
 /// Nothing depends on the list but what was read of devices at rest, so guests start without it too.

@@ -36,18 +36,21 @@ pub fn autostop(
     at_most: Duration,
     mode: Mode,
 ) -> Result<Autostopped, Refusal> {
-    let running: Vec<GuestConfig> = host
-        .lines()?
-        .into_iter()
-        .filter(|line| line.state.is_on())
-        .map(|line| host.guest_numbered(line.summary.number))
-        .collect::<Result<_, _>>()?;
+    let (mut guests, mut running) = (Vec::new(), Vec::new());
+    for line in host.lines()?.into_iter().filter(|line| line.state.is_on()) {
+        match host.guest_numbered(line.summary.number) {
+            Ok(config) => running.push(config),
+            // Who ended and removed it meanwhile has done all there is to do.
+            Err(Refusal::NoGuest(_)) => {}
+            Err(refusal) => guests.push((line.summary.name, Err(refusal))),
+        }
+    }
     if mode == Mode::DryRun {
-        let guests = running.into_iter().map(|config| (config.name, Ok(Ended::Would))).collect();
+        guests.extend(running.into_iter().map(|config| (config.name, Ok(Ended::Would))));
         return Ok(Autostopped { guests });
     }
     // Each by a thread and a registry of its own: they wait, all at the same time.
-    let guests = std::thread::scope(|scope| {
+    guests.extend(std::thread::scope(|scope| {
         let ends: Vec<_> = running
             .into_iter()
             .map(|config| {
@@ -58,8 +61,8 @@ pub fn autostop(
         let joined = |end: std::thread::ScopedJoinHandle<'_, _>| {
             end.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        ends.into_iter().map(|(name, end)| (name, joined(end))).collect()
-    });
+        ends.into_iter().map(|(name, end)| (name, joined(end))).collect::<Vec<_>>()
+    }));
     Ok(Autostopped { guests })
 }
 

@@ -7,7 +7,7 @@ use crate::exit::Failure;
 use crate::output::print;
 use hpvm_model::chain;
 use hpvm_operations::VmHost;
-use hpvm_operations::autostart::autostart;
+use hpvm_operations::autostart::{Chore, autostart};
 use hpvm_operations::start::Started;
 use hpvm_registry::Access;
 
@@ -32,8 +32,8 @@ impl Perform for Autostart {
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason);
         let done = autostart(&mut host, &actor, mode(self.dry_run))?;
-        if let Some(refusal) = &done.not_listed {
-            let text = format!("what this VM Host uses could not be listed: {}", chain(refusal));
+        for (chore, refusal) in &done.undone {
+            let text = format!("{}: {}", not_done(*chore), chain(refusal));
             context.say.warning(None, &text);
         }
         let mut result = Ok(());
@@ -62,5 +62,15 @@ impl Perform for Autostart {
             context.say.note(&format!("cleared what was kept of '{name}'"));
         }
         result
+    }
+}
+
+fn not_done(chore: Chore) -> &'static str {
+    match chore {
+        Chore::TakeOver => "guests that nobody supervises could not be taken over",
+        Chore::Revive => "virtual switches could not be brought back",
+        Chore::Tidy => "ports that guests have given up could not be taken",
+        Chore::List => "what this VM Host uses could not be listed",
+        Chore::Purge => "removed guests that are over their time could not be cleared",
     }
 }
