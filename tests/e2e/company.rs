@@ -15,6 +15,8 @@ use crate::guest_processes::process;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_second_graceful_stop_has_the_outcome_of_the_first,
     a_hard_stop_ends_a_graceful_one_at_once,
+    power_off_at_the_console_ends_a_graceful_stop_at_once,
+    a_shutdown_of_the_host_ends_a_graceful_stop_at_once,
     a_second_hard_stop_has_the_outcome_of_the_first,
     a_hard_stop_goes_past_a_worker_that_was_just_stopped,
 ];
@@ -40,11 +42,16 @@ fn wait_for_log(host: &VmHost, words: &str) {
 
 /// Runs the first stop, and the second once the log has `words`; gives what both said and what the second took.
 fn together(host: &VmHost, first: &str, words: &str, second: &str) -> (Ran, Ran, Duration) {
+    beside(host, first, words, &["hpvmstop", "-P", "web", second])
+}
+
+/// The same with another command as the second.
+fn beside(host: &VmHost, first: &str, words: &str, second: &[&str]) -> (Ran, Ran, Duration) {
     thread::scope(|scope| {
         let first = scope.spawn(|| host.run(&["hpvmstop", "-P", "web", first]));
         wait_for_log(host, words);
         let since = Instant::now();
-        let second = host.run(&["hpvmstop", "-P", "web", second]);
+        let second = host.run(second);
         let took = since.elapsed();
         (first.join().expect("the first stop"), second, took)
     })
@@ -81,6 +88,29 @@ fn a_hard_stop_ends_a_graceful_one_at_once() {
     assert!(took < AT_ONCE, "{took:?}");
     assert!(first.stderr.contains("stopped hard in the meantime"), "{first}");
     assert_stopped_by_both(&host, &first, &second);
+}
+
+/// Whatever command the second is.
+fn power_off_at_the_console_ends_a_graceful_stop_at_once() {
+    ends_at_once(
+        &running("powerdown=ignore"),
+        &["hpvmconsole", "-P", "web", "-q", "-c", "pc -off"],
+    );
+}
+
+fn a_shutdown_of_the_host_ends_a_graceful_stop_at_once() {
+    let mut host = running("powerdown=ignore");
+    host.set("HPVMAUTOSTOP", "0");
+    ends_at_once(&host, &["hpvm", "autostop"]);
+}
+
+#[track_caller]
+fn ends_at_once(host: &VmHost, second: &[&str]) {
+    let (first, second, took) = beside(host, "-gF", "asked to shut down", second);
+    assert!(took < AT_ONCE, "{took:?}");
+    assert!(second.status.success(), "{second}");
+    assert!(first.stderr.contains("stopped hard in the meantime"), "{first}");
+    assert_eq!(host.state("web"), "Off");
 }
 
 fn a_second_hard_stop_has_the_outcome_of_the_first() {

@@ -39,7 +39,7 @@ use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::refusal::unless_interrupted;
 use crate::vm_host::{VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, devdb, facts, lost};
+use crate::{Actor, Mode, Refusal, company, devdb, facts, lost};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ pub fn clone(
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> Result<Cloned, Refusal> {
     let unsettled = interrupted::settle_before(host, source, mode)?;
-    let _busy = host.busy(source, actor)?;
+    let _busy = company::claim_to_copy(host, actor, source)?;
     let mut cloning = Cloning { host, actor, operation: None, watch };
     let mut result = cloning.attempt(source, asked, force, mode);
     if let Ok(cloned) = &mut result {

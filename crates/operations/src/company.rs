@@ -1,13 +1,15 @@
 //! Two commands that stop one guest: the second does not wait for the first, it asks the same worker and gets the same
 //! answer. A hard stop thereby ends a graceful one that is under way. Nor does a stop wait for a clone that copies the guest's
-//! disks, perhaps for an hour: the clone fails. Called by the stop.
+//! disks, perhaps for an hour: the clone fails. What the other does stands in the guest's lock, by whatever command. Called by
+//! the stop, and by the clone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hpvm_host::lock::{Busy, BusyError};
 use hpvm_model::GuestConfig;
 
 use crate::presence::{Presence, Supervision};
+use crate::vm_host::BUSY_BOUND;
 use crate::{Actor, Refusal, VmHost};
 
 /// By what right a command stops a guest.
@@ -21,10 +23,13 @@ pub(crate) enum Claim {
     Past,
 }
 
-/// The command that copies disks of running guests, as locks name it.
-const COPIES: &str = "hpvmclone";
+/// What a holder's lock says when a stop need not wait for him.
+const STOPPING: &str = "stopping";
+const COPYING: &str = "copying disks";
 /// A clone that fails takes back what it made.
 const FAILS_WITHIN: Duration = Duration::from_secs(10);
+/// A holder who does something else may come to these.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Takes the right to change the guest, or joins the command that is stopping it.
 pub(crate) fn claim(
@@ -33,23 +38,50 @@ pub(crate) fn claim(
     config: &GuestConfig,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Claim, Refusal> {
-    match host.busy_within(config, actor, Duration::ZERO) {
-        Err(BusyError::Held { owner })
-            if owner.command == actor.command && has_worker(host, config) =>
+    let deadline = Instant::now() + BUSY_BOUND;
+    let mut wait = Duration::ZERO;
+    loop {
+        let error = match host.busy_within(config, actor, wait) {
+            Ok(busy) => return Ok(Claim::Own { busy: saying(busy, STOPPING) }),
+            Err(error) => error,
+        };
+        if let BusyError::Held { owner } = &error
+            && has_worker(host, config)
         {
-            progress(&format!("{} (process {}) is stopping it already", owner.command, owner.pid));
-            Ok(Claim::Joined)
+            let who = format!("{} (process {})", owner.command, owner.pid);
+            match owner.step.as_str() {
+                STOPPING => {
+                    progress(&format!("{who} is stopping it already"));
+                    return Ok(Claim::Joined);
+                }
+                COPYING => {
+                    progress(&format!("{who} is copying its disks, and fails now"));
+                    return Ok(Claim::Past);
+                }
+                _ => {}
+            }
         }
-        Err(BusyError::Held { owner }) if owner.command == COPIES && has_worker(host, config) => {
-            progress(&format!(
-                "{} (process {}) is copying its disks, and fails now",
-                owner.command, owner.pid
-            ));
-            Ok(Claim::Past)
+        let is_held = matches!(error, BusyError::Held { .. } | BusyError::HeldByUnknown { .. });
+        if !is_held || Instant::now() >= deadline {
+            return Err(error.into());
         }
-        Ok(busy) => Ok(Claim::Own { busy }),
-        Err(_) => Ok(Claim::Own { busy: host.busy(config, actor)? }),
+        wait = LOOK_AGAIN;
     }
+}
+
+/// The right to change a guest whose disks are copied meanwhile.
+pub(crate) fn claim_to_copy(
+    host: &VmHost,
+    actor: &Actor,
+    source: &GuestConfig,
+) -> Result<Busy, Refusal> {
+    Ok(saying(host.busy(source, actor)?, COPYING))
+}
+
+/// Whoever cannot read it waits for us, and that is all.
+fn saying(mut busy: Busy, step: &str) -> Busy {
+    let _ = busy.step(step);
+    busy
 }
 
 impl Claim {

@@ -31,7 +31,7 @@ use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, devdb, facts};
 
 /// How long a command waits for another one that is changing the same guest.
-const BUSY_BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(30);
 
 pub struct VmHost {
     pub root: Root,
