@@ -9,7 +9,7 @@ use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_host::dying_memory::DyingMemory;
 use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, NicKind, chain};
-use hpvm_registry::Step;
+use hpvm_registry::{Operation, Outcome, Step};
 
 use crate::company;
 use crate::hanging::{Watch, past_worker, settle};
@@ -51,7 +51,7 @@ pub fn stop(
     let presence = host.presence(config.number);
     if !presence.is_on() {
         return match lost::qemu(host, config) {
-            Some(pid) => stop_lost(host, actor, config, how, pid),
+            Some(pid) => stop_lost(host, actor, config, how, pid, progress),
             None => supervise::clear(host, config).map(|()| Stopped::WasOff),
         };
     }
@@ -90,14 +90,20 @@ pub fn stop(
         }
         Step::StopCleaned.reached();
     }
-    // The guest is off, or it is not, whether or not that can be written down.
-    if let (Ok(()), Err(error)) = (&result, host.registry.record(&record)) {
+    keep_record(host, &record, progress);
+    result.map(|()| Stopped::Now)
+}
+
+/// The guest is off, or it is not, whether or not that can be written down.
+fn keep_record(host: &mut VmHost, record: &Operation, progress: &mut dyn FnMut(&str)) {
+    if let Err(error) = host.registry.record(record)
+        && record.outcome == Outcome::Done
+    {
         progress(&format!(
             "the guest is stopped, but this could not be recorded: {}",
             chain(&error)
         ));
     }
-    result.map(|()| Stopped::Now)
 }
 
 /// A guest that nobody can reach is not asked, only ended.
@@ -107,12 +113,13 @@ fn stop_lost(
     config: &GuestConfig,
     how: How,
     pid: i32,
+    progress: &mut dyn FnMut(&str),
 ) -> Result<Stopped, Refusal> {
     let result = match how {
         How::Hard => lost::end(host, config, pid),
         How::Graceful { .. } => Err(Refusal::Lost { name: config.name.clone(), pid }),
     };
-    host.registry.record(&actor.outcome(config, &result))?;
+    keep_record(host, &actor.outcome(config, &result), progress);
     result.map(|()| Stopped::Now)
 }
 
