@@ -1,7 +1,7 @@
 //! Disks that several guests may have at once: which block devices are whole SCSI disks, and whether such a disk keeps
 //! reservations at all. Asked when a disk is marked as shared; guests reserve for themselves, through QEMU.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,12 +28,24 @@ pub enum Keeps {
 /// `PERSISTENT RESERVE IN`, service action `READ KEYS` (SPC-4, 6.15.2), with room for the header of the answer.
 const READ_KEYS: [u8; 10] = [0x5e, 0x00, 0, 0, 0, 0, 0, 0, HEADER_BYTES as u8, 0];
 const HEADER_BYTES: usize = 8;
+/// A disk tells each initiator what happened since it asked last, one thing a command: a reset, another's reservation, a new size.
+const ATTENTIONS_MAX: usize = 4;
 /// A disk that is there answers within milliseconds.
 const BOUND_MS: u32 = 5_000;
 
 /// Asks the disk at a path whether it keeps persistent reservations, which changes nothing on it. Only root may ask.
 pub fn asked(path: &Path) -> io::Result<Keeps> {
     let disk = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    for _ in 0..=ATTENTIONS_MAX {
+        if let Some(keeps) = ask(&disk)? {
+            return Ok(keeps);
+        }
+    }
+    Err(io::Error::other("it has other things to tell than an answer; try again"))
+}
+
+/// `None`: it has to be asked again.
+fn ask(disk: &File) -> io::Result<Option<Keeps>> {
     let (mut command, mut answer, mut sense) = (READ_KEYS, [0_u8; HEADER_BYTES], [0_u8; 32]);
     let mut request = Request {
         interface: i32::from(b'S'),
@@ -54,13 +66,32 @@ pub fn asked(path: &Path) -> io::Result<Keeps> {
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
-    match (request.status, request.host_status) {
-        (GOOD | RESERVATION_CONFLICT, 0) => Ok(Keeps::Reservations),
-        (CHECK_CONDITION, 0) => Ok(Keeps::None),
-        (_, host) => {
-            Err(io::Error::other(format!("the disk does not answer (host status {host})")))
+    let told = sense.get(..usize::from(request.sense_length)).unwrap_or(&sense);
+    meaning(request.status, request.host_status, told)
+}
+
+/// What a status and the sense data with it say; `None`: that something happened to the disk before, and nothing of the command.
+fn meaning(status: u8, host_status: u16, sense: &[u8]) -> io::Result<Option<Keeps>> {
+    let failed = |why: String| Err(io::Error::other(why));
+    match (status, host_status, sense_key(sense)) {
+        (GOOD | RESERVATION_CONFLICT, 0, _) => Ok(Some(Keeps::Reservations)),
+        (CHECK_CONDITION, 0, Some(ILLEGAL_REQUEST)) => Ok(Some(Keeps::None)),
+        (CHECK_CONDITION, 0, Some(UNIT_ATTENTION)) => Ok(None),
+        (CHECK_CONDITION, 0, Some(key)) => failed(format!("it failed with sense key {key:02x}h")),
+        (status, host, _) => {
+            failed(format!("it does not answer (status {status:02x}h, host status {host})"))
         }
     }
+}
+
+/// The key of sense data in fixed or in descriptor format (SPC-4, 4.5); `None` of what is neither.
+fn sense_key(sense: &[u8]) -> Option<u8> {
+    let key = match sense.first()? & 0x7f {
+        0x70 | 0x71 => sense.get(2)?,
+        0x72 | 0x73 => sense.get(1)?,
+        _ => return None,
+    };
+    Some(key & 0x0f)
 }
 
 /// `SG_IO` (Linux, include/scsi/sg.h).
@@ -70,6 +101,9 @@ const FROM_DEVICE: i32 = -3;
 const GOOD: u8 = 0x00;
 const CHECK_CONDITION: u8 = 0x02;
 const RESERVATION_CONFLICT: u8 = 0x18;
+/// Sense keys (SPC-4, 4.5.6).
+const ILLEGAL_REQUEST: u8 = 0x5;
+const UNIT_ATTENTION: u8 = 0x6;
 
 /// `struct sg_io_hdr` (Linux, include/scsi/sg.h), whose order counts.
 #[repr(C)]
@@ -139,6 +173,22 @@ mod tests {
         }
         let number = DeviceNumber { major: 1, minor: 3 };
         assert!(!is_scsi_disk(Path::new("/sys"), number));
+    }
+
+    /// A disk that was reset a moment ago, or has a fault, refuses nothing.
+    #[test]
+    fn only_a_refused_command_means_that_there_are_no_reservations() {
+        let fixed = |key| [0x70, 0, key, 0, 0, 0, 0, 10];
+        let told = |sense: &[u8]| meaning(CHECK_CONDITION, 0, sense).map_err(|e| e.to_string());
+        assert_eq!(told(&fixed(ILLEGAL_REQUEST)), Ok(Some(Keeps::None)));
+        assert_eq!(told(&[0xf2, ILLEGAL_REQUEST, 0x20, 0]), Ok(Some(Keeps::None)));
+        assert_eq!(told(&fixed(UNIT_ATTENTION)), Ok(None));
+        assert!(told(&fixed(0x4)).unwrap_err().contains("sense key 04h"));
+        for torn in [&[][..], &[0x70], &[0x70, 0], &[0x72], &[0, 0, ILLEGAL_REQUEST]] {
+            assert!(told(torn).unwrap_err().contains("does not answer"), "{torn:?}");
+        }
+        assert_eq!(meaning(RESERVATION_CONFLICT, 0, &[]).unwrap(), Some(Keeps::Reservations));
+        assert!(meaning(GOOD, 1, &[]).is_err(), "the adapter did not reach it");
     }
 
     /// The kernel reads the request by places, so a field that moved would be another one.
