@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -179,6 +179,13 @@ fn the_callers_umask_opens_and_closes_nothing() {
         assert_eq!(mode(&host.run_dir(1).join("door")), 0o666, "{umask}");
         assert_eq!(mode(&folder.join("vmm_config.current")), 0o644, "{umask}");
         assert_eq!(mode(&folder.join("nvram")), 0o600, "{umask}");
+        // Who may read a file may lock it, and so keep everybody from the guest.
+        assert_eq!(mode(&folder.join("busy")), 0o600, "{umask}");
+        assert_eq!(mode(&host.path("var/opt/hpvm/common/claims")), 0o600, "{umask}");
+        let lock = host.run_dir(1).join("lock");
+        assert_eq!(mode(&lock), 0o640, "{umask}");
+        let group = |path: &Path| fs::metadata(path).unwrap().gid();
+        assert_eq!(group(&lock), group(&host.path("var/opt/hpvm/hpvm.db")), "{umask}");
     }
 }
 

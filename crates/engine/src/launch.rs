@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown, lchown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ use hpvm_host::durable::{self, DurableError};
 use hpvm_host::engines;
 use hpvm_host::launch::{Launch, LaunchError as KeeperError, Program};
 use hpvm_host::listen::{ListenError, listen};
-use hpvm_host::lock::{ByteLock, ENGINE_BYTE, KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::lock::{ByteLock, ENGINE_BYTE, pause_for};
 use hpvm_host::names::{SWITCHES, guest_folder, run_folder};
 use hpvm_host::process::PidFd;
 use hpvm_host::removal;
 use hpvm_host::signals::{self, Interruption, lift_limits};
+use hpvm_host::supervision::{self, Supervision};
 use hpvm_host::users::Ids;
 use hpvm_model::{GuestName, StorageAddress};
 use hpvm_plan::command_line::{self, Role};
@@ -84,6 +85,8 @@ pub struct Places {
     /// `None`: as the caller.
     pub qemu_ids: Option<Ids>,
     pub worker_ids: Option<Ids>,
+    /// The worker, and the group whose members may see that the guest runs.
+    pub lock_ids: Option<Ids>,
     pub reservations: reservations::Programs,
     /// Folders of images from which users of the console must not choose.
     pub withheld: BTreeSet<String>,
@@ -262,16 +265,12 @@ fn make_switches_folder(folder: &Path) -> Result<(), LaunchError> {
 fn wait_for_predecessor(folder: &Path) -> Result<(), LaunchError> {
     let Ok(lock) = File::open(folder.join(run_folder::LOCK)) else { return Ok(()) };
     let deadline = Instant::now() + PREDECESSOR_BOUND;
-    let is_alive = || {
-        is_held(&lock, KEEPER_BYTE).unwrap_or(false) || is_held(&lock, WORKER_BYTE).unwrap_or(false)
-    };
-    while is_alive() {
+    while Supervision::by(&lock) != Supervision::None {
         if Instant::now() >= deadline {
             return Err(LaunchError::Predecessor);
         }
         // A held lock cannot be waited for without taking it, so it is looked at again, a millisecond apart.
-        let pause = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-        let _ = poll(&mut [], Some(&pause));
+        pause_for(Duration::from_millis(1));
     }
     Ok(())
 }
@@ -327,7 +326,8 @@ fn socket(places: &Places, name: &str) -> Result<OwnedFd, LaunchError> {
 }
 
 fn worker_descriptors(launch: &mut Launch, held: Held, places: &Places) -> Result<(), LaunchError> {
-    launch.lock(lock(places)?);
+    let lock = places.run_dir.join(run_folder::LOCK);
+    launch.lock(supervision::open(&lock, places.lock_ids).map_err(failed("open", &lock))?);
     launch.keep_launch(worker_fd::LAUNCH);
     launch.app_fd(
         listen(&places.run_dir.join(run_folder::CONTROL), 0o600, None)?,
@@ -362,18 +362,6 @@ fn worker_descriptors(launch: &mut Launch, held: Held, places: &Places) -> Resul
         launch.app_fd(store, number);
     }
     Ok(())
-}
-
-/// The lock file, which the worker opens for itself in its run folder: each holder needs a description of its own.
-fn lock(places: &Places) -> Result<File, LaunchError> {
-    let path = places.run_dir.join(run_folder::LOCK);
-    // The folder belongs to the worker, and nothing the worker may have put there leads us elsewhere.
-    let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    let file = open(&path, read().write(true).create(true).mode(0o644).custom_flags(no_link))?;
-    if let Some(Ids { uid, gid }) = places.worker_ids {
-        fchown(&file, Some(uid), Some(gid)).map_err(failed("hand over", &path))?;
-    }
-    Ok(file)
 }
 
 /// The worker writes `running`, or `failed` and why, and closes the pipe.

@@ -37,6 +37,7 @@ pub mod reservations;
 pub mod signals;
 pub mod stdio;
 pub mod time_slice;
+pub mod supervision;
 pub mod users;
 
 pub use fingerprint::fingerprint;

@@ -4,9 +4,9 @@
 //! time change a guest, and tells the others who, since when, doing what. Both are OFD locks: they belong to an open
 //! description, so they neither vanish when some other descriptor of the file is closed nor survive the last copy of theirs.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -63,9 +63,17 @@ impl ByteLock {
     }
 }
 
+/// Who may read a file may lock it, and so would keep commands from working: these are their owner's alone. One that an earlier
+/// version made was everybody's.
 fn open_or_make(path: &Path) -> io::Result<File> {
+    const OWNERS_ALONE: u32 = 0o600;
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
+    options.read(true).write(true).create(true).truncate(false).mode(OWNERS_ALONE);
+    let file = options.open(path)?;
+    if file.metadata()?.mode() & 0o777 != OWNERS_ALONE {
+        file.set_permissions(Permissions::from_mode(OWNERS_ALONE))?;
+    }
+    Ok(file)
 }
 
 /// Whether anybody holds a byte, other than through this very description. A descriptor for reading is enough.
@@ -240,7 +248,7 @@ fn try_lock(path: &Path) -> Result<Option<ByteLock>, BusyError> {
 }
 
 /// Locks have no wait with a bound, so a waiter looks again and again.
-pub(crate) fn pause_for(time: Duration) {
+pub fn pause_for(time: Duration) {
     let timeout = Timespec::try_from(time).unwrap_or_default();
     // Being woken early by a signal only means to look earlier.
     let _ = poll(&mut [], Some(&timeout));

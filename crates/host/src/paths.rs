@@ -16,7 +16,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Access, access};
@@ -211,8 +211,8 @@ impl Root {
                 return Err(RootError::Denied { path: folder });
             }
         }
-        make_file(&self.claims())?;
-        make_file(&self.engines())?;
+        make_file(&self.claims(), 0o600)?;
+        make_file(&self.engines(), 0o644)?;
         // Links of ours lead from there to `../uuids`; in another folder they would take the place of what is not ours.
         match fs::symlink_metadata(self.guests()) {
             Ok(metadata) if !metadata.is_dir() => Err(RootError::NoFolder { path: self.guests() }),
@@ -369,16 +369,14 @@ fn make_folder(path: &Path) -> Result<(), RootError> {
     }
 }
 
-fn make_file(path: &Path) -> Result<(), RootError> {
+/// Makes an empty file that is not there yet, with this mode whatever the umask.
+fn make_file(path: &Path, mode: u32) -> Result<(), RootError> {
     if path.exists() {
         return Ok(());
     }
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map(drop)
+    let made =
+        fs::OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(path);
+    made.and_then(|file| file.set_permissions(fs::Permissions::from_mode(mode)))
         .map_err(|source| RootError::Make { path: path.to_owned(), source })
 }
 

@@ -1,6 +1,7 @@
 //! Locks between real processes: this program, and a shell that holds descriptors.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use hpvm_host::lock::{Busy, BusyError, ByteLock, KEEPER_BYTE, WORKER_BYTE, is_held, owner};
+use hpvm_host::supervision::{self, Supervision};
 
 fn open(path: &Path) -> File {
     OpenOptions::new().read(true).append(true).create(true).open(path).expect("the lock file")
@@ -53,6 +55,29 @@ fn bytes_are_locked_apart_and_freed_by_death() {
     holder.kill();
     assert!(!is_held(&reader, WORKER_BYTE).expect("asked"));
     assert!(ByteLock::try_acquire(open(&path), WORKER_BYTE).expect("asked").is_some());
+}
+
+/// A lock for reading stands in the way of a command, and who may open a file for reading may take one.
+#[test]
+fn nobody_else_may_read_what_commands_lock() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mode = |path: &Path| fs::metadata(path).expect("a file").permissions().mode() & 0o777;
+    let [busy, claims] = ["busy", "claims"].map(|name| folder.path().join(name));
+    fs::write(&busy, "of an earlier version").expect("a file");
+    fs::set_permissions(&busy, fs::Permissions::from_mode(0o644)).expect("a mode");
+    Busy::acquire(&busy, "hpvmstart", Duration::ZERO).expect("free");
+    assert_eq!(mode(&busy), 0o600);
+    ByteLock::acquire(&claims, 7, Duration::ZERO).expect("asked").expect("free");
+    assert_eq!(mode(&claims), 0o600);
+
+    let lock = folder.path().join("lock");
+    supervision::open(&lock, None).expect("made");
+    assert_eq!(mode(&lock), 0o640);
+    assert_eq!(Supervision::at(&lock).expect("looked"), Supervision::None);
+    let _worker = ByteLock::try_acquire(open(&lock), WORKER_BYTE).expect("asked").expect("free");
+    assert_eq!(Supervision::at(&lock).expect("looked"), Supervision::Partial);
+    symlink(&busy, folder.path().join("elsewhere")).expect("a link");
+    assert!(supervision::open(&folder.path().join("elsewhere"), None).is_err());
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hpvm_host::image_lock::{self, ALL_BYTES};
+use hpvm_host::lock::pause_for;
 use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageType};
 use hpvm_plan::facts::{FileFact, FullFolder, HostFacts};
-use rustix::event::{Timespec, poll};
 
 /// Engines that are just ending keep their locks so long.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
@@ -43,8 +43,7 @@ fn stays_locked(image: &Path) -> bool {
         if Instant::now() >= deadline {
             return true;
         }
-        let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-        let _ = poll(&mut [], Some(&pause));
+        pause_for(Duration::from_millis(5));
     }
     false
 }

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use hpvm_app::client::ClientError;
 use hpvm_host::image_lock::{self, Holder};
-use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE};
+use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, pause_for};
 use hpvm_host::names::run_folder;
 use hpvm_host::process::{self, Life, PidFd, Signal};
 use hpvm_host::signals;
 use hpvm_model::GuestConfig;
 use hpvm_qmp::blocking::Client;
 use hpvm_qmp::command::Quit;
-use rustix::event::{Timespec, poll};
 
 use crate::{Refusal, VmHost, lost, presence};
 
@@ -123,8 +122,7 @@ fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {
         if Instant::now() >= deadline {
             return false;
         }
-        let pause = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-        let _ = poll(&mut [], Some(&pause));
+        pause_for(Duration::from_millis(2));
     }
     true
 }

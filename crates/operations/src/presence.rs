@@ -6,9 +6,9 @@ use std::path::Path;
 
 use hpvm_app::snapshot::{BEAT_STALE_MS, Crash, Ending, Phase, SilentStore, Snapshot};
 use hpvm_host::durable;
-use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
 use hpvm_host::names::run_folder;
 use hpvm_host::process::{self, Life};
+pub use hpvm_host::supervision::Supervision;
 use hpvm_model::{Occupant, RunState};
 
 /// A guest as `/run` shows it.
@@ -37,27 +37,11 @@ pub enum Attention {
     NoRecord { reason: String },
 }
 
-/// Who looks after a running guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Supervision {
-    Full,
-    /// Keeper or worker was killed; the other one is replacing it.
-    Partial,
-    /// Both are gone; the next command takes the guest over.
-    None,
-}
-
 /// Reads the run folder of a guest. A folder that is not there is a guest that is off.
 #[must_use]
 pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
-    let Ok(lock) = durable::open_regular(&run_dir.join(run_folder::LOCK)) else {
+    let Ok(supervision) = Supervision::at(&run_dir.join(run_folder::LOCK)) else {
         return Presence::Off { last: None };
-    };
-    let held = |byte| is_held(&lock, byte).unwrap_or(false);
-    let supervision = match (held(KEEPER_BYTE), held(WORKER_BYTE)) {
-        (true, true) => Supervision::Full,
-        (false, false) => Supervision::None,
-        _ => Supervision::Partial,
     };
     let file = status(&run_dir.join(run_folder::STATUS)).unwrap_or_default();
     match (Snapshot::from_file(&file), supervision) {

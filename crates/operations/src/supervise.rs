@@ -1,5 +1,7 @@
 //! Takes over guests whose keeper and worker are both gone, and clears what a run left in `/run`.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use hpvm_app::client;
@@ -8,7 +10,8 @@ use hpvm_engine::launch::{self, Places};
 use hpvm_engine::reservations;
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::program;
-use hpvm_host::{removal, users};
+use hpvm_host::removal;
+use hpvm_host::users::{self, Ids};
 use hpvm_model::GuestConfig;
 use hpvm_plan::command_line::shares_disks;
 
@@ -30,6 +33,7 @@ pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
         worker: program("hpvmapp")?,
         qemu_ids: users::guest_ids(base, number),
         worker_ids: users::worker_ids(base, number),
+        lock_ids: lock_ids(host, users::worker_ids(base, number))?,
         reservations: reservations::Programs {
             // Only guests with shared disks need it.
             keeper: program("hpvmreserve").ok(),
@@ -38,6 +42,14 @@ pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
         },
         withheld: devdb::withheld_folders(host, config)?,
     })
+}
+
+/// Whose the lock is of a process that runs as somebody: that user's, and of the group whose members may read the registry.
+pub(crate) fn lock_ids(host: &VmHost, ids: Option<Ids>) -> Result<Option<Ids>, Refusal> {
+    let Some(Ids { uid, .. }) = ids else { return Ok(None) };
+    let registry = host.root.db();
+    let gid = fs::metadata(&registry).map_err(Refusal::file("look at", &registry))?.gid();
+    Ok(Some(Ids { uid, gid }))
 }
 
 /// Gives a running guest that nobody supervises a keeper and a worker. Fine when it has them, or is off, by now. Nothing of

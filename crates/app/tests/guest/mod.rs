@@ -82,6 +82,7 @@ impl Guest {
             },
             withheld: Default::default(),
             worker_ids: None,
+            lock_ids: None,
         };
         let record = BootRecord {
             format: FORMAT,

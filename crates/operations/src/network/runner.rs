@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use hpvm_host::launch::{Launch, LaunchError, Program};
 use hpvm_host::listen::listen;
-use hpvm_host::lock::{Busy, KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::lock::{Busy, pause_for};
 use hpvm_host::names::switch_folder;
 use hpvm_host::paths::program;
+use hpvm_host::supervision::{self, Supervision};
 use hpvm_host::users::{self, Ids};
 use hpvm_host::{durable, removal};
 use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch, Wire, WireNow};
@@ -31,6 +32,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::SwitchRefused;
 use super::wire::{self, Opened};
+use crate::supervise::lock_ids;
 use crate::{Refusal, VmHost};
 
 /// A process comes up in some milliseconds; a start that needs it is refused after this.
@@ -271,11 +273,9 @@ impl<'a> Runner<'a> {
         removal::file(&path(switch_folder::STATUS))
             .map_err(Refusal::file("remove", path(switch_folder::STATUS)))?;
         durable::replace_file(&path(switch_folder::PORTS), wanted.to_text().as_bytes(), 0o644)?;
-        let lock = open(&path(switch_folder::LOCK), true, 0o644)?;
-        if let Some(Ids { uid, gid }) = ids {
-            std::os::unix::fs::fchown(&lock, Some(uid), Some(gid))
-                .map_err(Refusal::file("hand over", path(switch_folder::LOCK)))?;
-        }
+        let lock = path(switch_folder::LOCK);
+        let lock = supervision::open(&lock, lock_ids(self.host, ids)?)
+            .map_err(Refusal::file("open", lock))?;
         let daemon = Program { path: program("hpvmnetd")?, args: Vec::new(), ids };
         let keeper = program("hpvmkeeper")?;
         let mut launch = Launch::alone(&daemon);
@@ -356,9 +356,8 @@ pub(crate) fn status(host: &VmHost, number: u32) -> Option<Status> {
 }
 
 fn runs(folder: &Path) -> bool {
-    let Ok(lock) = durable::open_regular(&folder.join(switch_folder::LOCK)) else { return false };
-    let held = |byte| is_held(&lock, byte).unwrap_or(false);
-    held(KEEPER_BYTE) || held(WORKER_BYTE)
+    let supervision = Supervision::at(&folder.join(switch_folder::LOCK));
+    supervision.is_ok_and(|supervision| supervision != Supervision::None)
 }
 
 fn plug(switch: &Vswitch, config: &GuestConfig, attached: &AttachedNic) -> Plug {
@@ -407,19 +406,6 @@ fn make_folder(folder: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn open(path: &Path, create: bool, mode: u32) -> Result<File, Refusal> {
-    let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(create)
-        .truncate(false)
-        .mode(mode)
-        .custom_flags(no_link)
-        .open(path)
-        .map_err(Refusal::file("open", path))
-}
-
 fn hold(path: &Path, flags: rustix::fs::OFlags) -> Result<OwnedFd, Refusal> {
     let flags = flags | rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open(path, flags, rustix::fs::Mode::empty())
@@ -428,6 +414,5 @@ fn hold(path: &Path, flags: rustix::fs::OFlags) -> Result<OwnedFd, Refusal> {
 
 /// A held lock cannot be waited for without taking it, so it is looked at again, a millisecond apart.
 pub(super) fn pause() {
-    let timeout = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    let _ = poll(&mut [], Some(&timeout));
+    pause_for(Duration::from_millis(1));
 }

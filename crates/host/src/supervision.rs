@@ -1,0 +1,60 @@
+//! The file by whose locks two processes say that they live: a keeper, and what it keeps, which is the worker of a guest or the
+//! process of a virtual switch. Called by who starts them and by who looks; it knows neither guests nor switches.
+//!
+//! Who may read a file may lock it, and a lock for reading already stands in the way of those two. So nobody may but they and
+//! those who are to see that they live.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use crate::durable;
+use crate::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
+use crate::users::Ids;
+
+const MODE: u32 = 0o640;
+
+/// Who of the two lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supervision {
+    Full,
+    /// Keeper or worker was killed; the other one is replacing it.
+    Partial,
+    /// Both are gone. Of a guest: the next command takes it over.
+    None,
+}
+
+impl Supervision {
+    /// As the locks of an opened file tell.
+    #[must_use]
+    pub fn by(lock: &File) -> Supervision {
+        let held = |byte| is_held(lock, byte).unwrap_or(false);
+        match (held(KEEPER_BYTE), held(WORKER_BYTE)) {
+            (true, true) => Supervision::Full,
+            (false, false) => Supervision::None,
+            _ => Supervision::Partial,
+        }
+    }
+
+    /// The same of a file that may not be there.
+    pub fn at(path: &Path) -> io::Result<Supervision> {
+        durable::open_regular(path).map(|lock| Supervision::by(&lock))
+    }
+}
+
+/// Opens the file for who is about to start the two, and makes it theirs: its user opens it once more, since each holder needs a
+/// description of its own, and its group may look. The folder belongs to that user, and nothing that he put there leads elsewhere.
+pub fn open(path: &Path, ids: Option<Ids>) -> io::Result<File> {
+    let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(MODE).custom_flags(no_link);
+    let file = options.open(path)?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    if let Some(Ids { uid, gid }) = ids {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    Ok(file)
+}
