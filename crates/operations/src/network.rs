@@ -52,6 +52,8 @@ pub enum SwitchRefused {
         "port forwards {one} and {other} of virtual switch '{name}' want the same port of the VM Host; choose another for one of them"
     )]
     Collision { name: SwitchName, one: Forward, other: Forward },
+    #[error("the capture of port {port} of virtual switch '{name}' has ended: {why}")]
+    Capture { name: SwitchName, port: hpvm_model::PortNumber, why: String },
     #[error("no guest that runs has port {port} of virtual switch '{name}'")]
     NoPort { name: SwitchName, port: hpvm_model::PortNumber },
     #[error(

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::forward::NewPort;
 use crate::memory::{DirtyLog, Memory};
 use crate::obey::Detached;
-use crate::options::{Capture, SwitchState, WireOptions};
+use crate::options::{Capture, CaptureId, SwitchState, WireOptions};
 use crate::ring::Ring;
 use crate::switch::{MacEntry, SwitchError};
 
@@ -28,7 +28,8 @@ pub(crate) enum Command {
     RemovePort(PortNumber, SyncSender<Result<(), SwitchError>>),
     AttachWire(WireOptions, SyncSender<Result<(), SwitchError>>),
     DetachWire(SyncSender<()>),
-    Capture(PortNumber, Option<Capture>, SyncSender<Result<(), SwitchError>>),
+    Capture(PortNumber, CaptureId, Capture, SyncSender<Result<(), SwitchError>>),
+    EndCapture(PortNumber, CaptureId, SyncSender<()>),
     Macs(SyncSender<Vec<MacEntry>>),
     Attach(PortNumber, Box<NewPeer>, SyncSender<Result<(), SwitchError>>),
     Detach(PortNumber, SyncSender<Option<Detached>>),

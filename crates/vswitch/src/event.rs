@@ -2,6 +2,8 @@
 
 use hpvm_model::PortNumber;
 
+use crate::options::CaptureId;
+
 /// Sent on the channel that [`crate::Switch::start`] returns, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -35,6 +37,15 @@ pub enum Event {
     Refused {
         port: PortNumber,
         reason: String,
+    },
+    /// A capture has ended, whoever ended it, and all that is in its file is written.
+    CaptureOver {
+        port: PortNumber,
+        capture: CaptureId,
+        /// Frames that were not written, since those before them took too long.
+        lost: u64,
+        /// Why its file takes no more, if that is what ended it.
+        failure: Option<String>,
     },
     /// The interface behind the wire is gone; the switch has no wire now.
     WireLost {

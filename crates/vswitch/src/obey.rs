@@ -5,12 +5,13 @@ use std::sync::Arc;
 use hpvm_model::{PortNumber, PortRules};
 
 use crate::avio::{AvioPeer, Bases, Rings};
-use crate::capture::Capturing;
+use crate::capture::{Capturing, Over};
 use crate::command::{Command, NewPeer};
 use crate::device::DevicePeer;
+use crate::event::Event;
 use crate::forward::{Forwarder, NewPort, watch_listener};
 use crate::memory::Memory;
-use crate::options::{Capture, WireOptions};
+use crate::options::{Capture, CaptureId, WireOptions};
 use crate::port::{Peer, PlaceIndex, Port, WIRE};
 use crate::shared::address;
 use crate::switch::{MacEntry, MacOrigin, Place, PortLink, SwitchError};
@@ -56,8 +57,14 @@ impl Forwarder {
                     self.detach_wire();
                     let _ = answer.send(());
                 }
-                Command::Capture(port, capture, answer) => {
-                    let _ = answer.send(self.set_capture(port, capture));
+                Command::Capture(port, id, capture, answer) => {
+                    let _ = answer.send(self.capture(port, id, capture));
+                }
+                Command::EndCapture(port, id, answer) => {
+                    if let Some(port) = self.port(port.number()) {
+                        port.end_capture(id);
+                    }
+                    let _ = answer.send(());
                 }
                 Command::Macs(answer) => {
                     let _ = answer.send(self.macs());
@@ -184,14 +191,20 @@ impl Forwarder {
         }
     }
 
-    fn set_capture(
+    fn capture(
         &mut self,
         port: PortNumber,
-        capture: Option<Capture>,
+        id: CaptureId,
+        capture: Capture,
     ) -> Result<(), SwitchError> {
-        let failed = |source| SwitchError::Capture { port, source };
-        let capturing = capture.map(Capturing::start).transpose().map_err(failed)?;
-        self.port(port.number()).ok_or(SwitchError::NoPort(port))?.set_capture(capturing);
+        let events = self.events.clone();
+        let captured = self.port(port.number()).ok_or(SwitchError::NoPort(port))?;
+        let over = move |Over { lost, failure }| {
+            let _ = events.send(Event::CaptureOver { port, capture: id, lost, failure });
+        };
+        let capturing = Capturing::start(id, capture, over)
+            .map_err(|source| SwitchError::Capture { port, source })?;
+        captured.set_capture(Some(capturing));
         Ok(())
     }
 

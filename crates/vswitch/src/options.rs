@@ -69,6 +69,10 @@ pub enum WireOptions {
     StreamListener(UnixListener),
 }
 
+/// Which of a switch's captures; no two have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CaptureId(pub(crate) u64);
+
 /// Where a port's frames are written to, both ways, as its guest sees them.
 #[derive(Debug)]
 pub struct Capture {

@@ -15,6 +15,7 @@ use crate::event::RingFault;
 use crate::frame::{Batch, View};
 use crate::guard::AddressGuard;
 use crate::lan_boot::Answerer;
+use crate::options::CaptureId;
 use crate::patience::Patience;
 use crate::rate::Bucket;
 use crate::shared::{PortShared, bits};
@@ -195,6 +196,12 @@ impl Port {
     pub(crate) fn set_capture(&mut self, capture: Option<Capturing>) {
         self.unusual.set(Unusual::CAPTURE, capture.is_some());
         self.capture = capture;
+    }
+
+    pub(crate) fn end_capture(&mut self, id: CaptureId) {
+        if self.capture.as_ref().is_some_and(|capture| capture.id == id) {
+            self.set_capture(None);
+        }
     }
 
     /// Lets a capture's writer have the batch's records; a capture that nobody reads any more ends.

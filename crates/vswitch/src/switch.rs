@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::counters::Counters;
 use crate::event::Event;
 use crate::features::FEATURES;
 use crate::forward::{self, Forwarder, NewPort};
-use crate::options::{Capture, Options, PortOptions, SwitchState, WireOptions};
+use crate::options::{Capture, CaptureId, Options, PortOptions, SwitchState, WireOptions};
 use crate::shared::PortShared;
 
 /// Why the switch did not do what it was asked.
@@ -109,6 +110,8 @@ struct Inner {
     wire: Arc<PortShared>,
     wire_zero: Mutex<Counters>,
     state: Mutex<SwitchState>,
+    /// How many there were.
+    captures: AtomicU64,
     events: mpsc::Sender<Event>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -143,6 +146,7 @@ impl Switch {
             wire,
             wire_zero: Mutex::default(),
             state: Mutex::new(state),
+            captures: AtomicU64::new(0),
             events,
             thread: Some(thread),
         };
@@ -265,9 +269,16 @@ impl Switch {
         self.0.commands.ask(Command::Macs)
     }
 
-    /// Begins to capture a port's frames, in place of a capture that runs, or ends it.
-    pub fn capture(&self, port: PortNumber, to: Option<Capture>) -> Result<(), SwitchError> {
-        self.0.commands.ask(|answer| Command::Capture(port, to, answer))?
+    /// Begins to capture a port's frames, in place of a capture that runs.
+    pub fn capture(&self, port: PortNumber, to: Capture) -> Result<CaptureId, SwitchError> {
+        let capture = CaptureId(self.0.captures.fetch_add(1, Ordering::Relaxed));
+        self.0.commands.ask(|answer| Command::Capture(port, capture, to, answer))??;
+        Ok(capture)
+    }
+
+    /// Ends a capture of a port, if that very one still runs.
+    pub fn end_capture(&self, port: PortNumber, capture: CaptureId) -> Result<(), SwitchError> {
+        self.0.commands.ask(|answer| Command::EndCapture(port, capture, answer))
     }
 
     /// Makes the switch look at its clock; for tests that move it.

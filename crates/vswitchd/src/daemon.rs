@@ -3,11 +3,12 @@
 //! A change is written down before it is made, and what fails is taken back, so that whatever kills us the next process goes
 //! on with what the commands were told. Nothing here touches a frame.
 
+mod captures;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use hpvm_host::names::switch_folder;
 use hpvm_host::nic::LinkWatch;
 use hpvm_model::{PortNumber, SwitchState, WireNow, chain};
 use hpvm_vswitch::{
-    Capture, Clock, Event, GuestMemory, MacOrigin, Options, Place, PortOptions, Switch,
+    Capture, CaptureId, Clock, Event, GuestMemory, MacOrigin, Options, Place, PortOptions, Switch,
     SwitchError, SwitchState as Forwarding,
 };
 use hpvm_vswitchd::fds;
@@ -68,6 +69,8 @@ pub(crate) struct Daemon {
     launch: OwnedFd,
     inputs: Receiver<Input>,
     to_owner: Sender<Input>,
+    /// Who asked for captures that are not over.
+    askers: BTreeMap<CaptureId, UnixStream>,
     published: String,
     /// The process that does NAT is to be connected to, again and again until it is there.
     awaits_nat: bool,
@@ -126,6 +129,7 @@ impl Daemon {
             launch: descriptors.launch,
             inputs,
             to_owner,
+            askers: BTreeMap::new(),
             published: String::new(),
             awaits_nat: false,
             watch,
@@ -207,7 +211,9 @@ impl Daemon {
                 Ok(Input::Links(news)) => self.links_told(&news),
                 Ok(Input::KeeperDied) => self.keeper_died(),
                 Ok(Input::Answered) => {}
-                Ok(Input::CaptureOver(port)) => drop(self.switch.capture(port, None)),
+                Ok(Input::AskerGone(port, capture)) => {
+                    let _ = self.switch.end_capture(port, capture);
+                }
                 Err(RecvTimeoutError::Timeout) if self.awaits_nat => self.resume_wire(),
                 Err(RecvTimeoutError::Timeout) => {}
                 // We hold a sender ourselves.
@@ -299,8 +305,7 @@ impl Daemon {
             Request::Macs => return Ok(Reply::Macs { stations: self.stations()? }),
             Request::Capture { port, snap_bytes } => {
                 let file = descriptor.ok_or(Refused::Alone)?;
-                self.switch.capture(port, Some(Capture { file, snap_bytes }))?;
-                self.watch_asker(port, connection);
+                self.capture(port, Capture { file, snap_bytes }, connection)?;
             }
         }
         Ok(Reply::Done)
@@ -379,20 +384,6 @@ impl Daemon {
         Ok(stations.collect())
     }
 
-    /// A capture ends when its asker does, whatever ended him.
-    fn watch_asker(&self, port: PortNumber, mut connection: UnixStream) {
-        let owner = self.to_owner.clone();
-        let watch = move || {
-            let _ = connection.set_read_timeout(None);
-            let _ = connection.read(&mut [0]);
-            let _ = owner.send(Input::CaptureOver(port));
-        };
-        let name = format!("capture {port}");
-        if std::thread::Builder::new().name(name).spawn(watch).is_err() {
-            let _ = self.switch.capture(port, None);
-        }
-    }
-
     fn happened(&mut self, event: &Event) {
         let name = |wanted: &Wanted, port: PortNumber| {
             wanted.plug(port).map_or_else(String::new, |plug| format!(" (guest {})", plug.guest))
@@ -412,6 +403,9 @@ impl Daemon {
                 let who = name(&self.wanted, *port);
                 let text = format!("the peer of port {port}{who} was sent away: {reason}");
                 self.log.tell_trouble(*port, &text);
+            }
+            Event::CaptureOver { port, capture, lost, failure } => {
+                self.capture_over(*port, *capture, *lost, failure.as_deref());
             }
             Event::WireLost { reason } => self.wire_lost(reason),
         }
@@ -481,6 +475,8 @@ enum Refused {
         "its guest was given the virtio features {0:#x}, which this version of hpvmnetd has not; the version that gave them serves it"
     )]
     Lacking(u64),
+    #[error("nobody would notice the end of whoever asks")]
+    Watch(#[source] std::io::Error),
     #[error("the socket cannot be kept for the next process")]
     Keep(#[source] std::io::Error),
     #[error("the change cannot be written down")]

@@ -46,8 +46,8 @@ enum Input {
     KeeperDied,
     /// An answer was written.
     Answered,
-    /// Whoever wanted this port's frames has gone.
-    CaptureOver(hpvm_model::PortNumber),
+    /// Whoever wanted this capture has gone.
+    AskerGone(hpvm_model::PortNumber, hpvm_vswitch::CaptureId),
 }
 
 /// Why the process ends other than by having done its work. The keeper starts it again.

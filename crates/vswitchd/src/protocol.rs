@@ -46,7 +46,8 @@ pub enum Request {
     Macs,
     /// Give way to hpvmnetd as it is installed now, which goes on with the same ports and wire.
     Renew,
-    /// With a file that gets the port's frames (pcap-savefile(5)). Whoever asked stays connected: when he goes, it ends.
+    /// With a file that gets the port's frames (pcap-savefile(5)). Whoever asked stays connected: when he goes, or says that he
+    /// will say no more, it ends. After `done` he hears `capture_over`, whoever ended it.
     Capture {
         port: PortNumber,
         snap_bytes: u32,
@@ -58,6 +59,7 @@ pub enum Request {
 pub enum Reply {
     Done,
     Macs { stations: Vec<Station> },
+    CaptureOver { lost: u64, failure: Option<String> },
     Denied { reason: String },
     Failed { error: String },
 }

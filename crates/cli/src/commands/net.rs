@@ -203,7 +203,7 @@ impl Perform for Net {
         }
         match self.selector() {
             Some(selector) if self.is_deed() => self.act(context, &selector),
-            Some(selector) => self.show_one(&selector),
+            Some(selector) => self.show_one(context, &selector),
             None => self.show_all(),
         }
     }
@@ -328,7 +328,7 @@ impl Net {
         self.show(&host.switches()?, Ports::All)
     }
 
-    fn show_one(&self, selector: &SwitchSelector) -> Result<(), Failure> {
+    fn show_one(&self, context: &Context, selector: &SwitchSelector) -> Result<(), Failure> {
         let access = if self.zero { Access::ReadWrite } else { Access::ReadOnly };
         let host = VmHost::open(access)?;
         // Who may not change switches still sees them.
@@ -340,7 +340,7 @@ impl Net {
         };
         if let Some(file) = &self.capture {
             let port = port.ok_or(CaptureOfAll)?;
-            return capture(&host, selector, port, file);
+            return capture(context, &host, selector, port, file);
         }
         if self.macs {
             return Ok(print(&macs::render(&switches::stations(&host, selector)?))?);
@@ -387,13 +387,17 @@ struct CaptureOfAll;
 
 /// Until the administrator interrupts it, or the switch ends it.
 fn capture(
+    context: &Context,
     host: &VmHost,
     selector: &SwitchSelector,
     port: PortNumber,
     path: &Path,
 ) -> Result<(), Failure> {
     catch_interruptions();
-    let connection = switches::capture(host, selector, port, path)?;
-    switches::wait_for_end(&connection);
+    if let Some(lost @ 1..) = switches::capture(host, selector, port, path)? {
+        let file = path.display();
+        let text = format!("{lost} frames are not in {file}: they came faster than it was written");
+        context.say.warning(None, &text);
+    }
     Ok(())
 }

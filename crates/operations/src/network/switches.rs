@@ -419,14 +419,17 @@ pub fn stations(host: &VmHost, selector: &SwitchSelector) -> Result<Vec<Station>
 /// Bytes kept of each frame of a capture: all of it.
 const SNAP_BYTES: u32 = 1 << 18;
 
-/// Has the frames of a port written to a file, until the connection that comes back is closed. A file that is there is
-/// replaced, but not for a capture that is refused.
+/// The switch's process writes what it still has, which is 16 MiB at most.
+const LAST_FRAMES_BOUND: Duration = Duration::from_secs(10);
+
+/// Has the frames of a port written to a file, until whoever runs the command interrupts it or the switch ends it. A file that
+/// is there is replaced, but not for a capture that is refused. Returns how many frames are not in it, if the switch says so.
 pub fn capture(
     host: &VmHost,
     selector: &SwitchSelector,
     port: PortNumber,
     path: &Path,
-) -> Result<Connection, Refusal> {
+) -> Result<Option<u64>, Refusal> {
     let switch = named(host, selector)?;
     let runner = Runner::claim(host, switch)?;
     if runner.status().is_none_or(|status| status.port(port).is_none()) {
@@ -438,13 +441,26 @@ pub fn capture(
     let file =
         file.map_err(|source| Refusal::File { action: "write", path: path.to_owned(), source })?;
     let request = Request::Capture { port, snap_bytes: SNAP_BYTES };
-    Ok(runner.ask(&request, &[file.as_fd()])?.connection)
+    let mut connection = runner.ask(&request, &[file.as_fd()])?.connection;
+    let name = runner.switch.name.clone();
+    // Others may ask meanwhile.
+    drop(runner);
+    wait_for_end(&connection);
+    match connection.hear(LAST_FRAMES_BOUND) {
+        Ok(Reply::CaptureOver { failure: Some(why), .. }) => {
+            Err(SwitchRefused::Capture { name, port, why }.into())
+        }
+        Ok(Reply::CaptureOver { lost, .. }) => Ok(Some(lost)),
+        // Its process has gone, or is of a version that does not say.
+        Ok(_) | Err(_) => Ok(None),
+    }
 }
 
-/// Waits until the switch ends a capture, or whoever runs the command interrupts it.
-pub fn wait_for_end(connection: &Connection) {
+/// Until the switch says that a capture is over, or whoever runs the command interrupts it; then no more is wanted of it.
+fn wait_for_end(connection: &Connection) {
     const LOOK: Duration = Duration::from_millis(100);
     while signals::interrupted().is_none() && !connection.has_more(LOOK).unwrap_or(true) {}
+    let _ = connection.say_no_more();
 }
 
 /// The switch that is meant.

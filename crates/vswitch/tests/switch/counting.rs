@@ -1,12 +1,14 @@
 //! Every counter against traffic of a known kind, captures and mirrors, and the wire as a test holds it.
 
+use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
 use hpvm_model::{PortRules, SpoofGuard};
 use hpvm_vswitch::{
-    Capture, Counters, Discards, OffloadHeader, Offloads, Wire, WireFrame, WireOptions, WireSlot,
+    Capture, CaptureId, Counters, Discards, Event, OffloadHeader, Offloads, Wire, WireFrame,
+    WireOptions, WireSlot,
 };
 
 use crate::guest::{Driver, Guest};
@@ -233,19 +235,14 @@ fn a_capture_holds_what_passed_the_port_both_ways() {
     let mut file = tempfile::tempfile().expect("a file");
     let copy: OwnedFd = file.try_clone().expect("a copy").into();
     let capture = Capture { file: copy, snap_bytes: 96 };
-    net.switch.capture(port(1), Some(capture)).expect("a capture");
+    let capture = net.switch.capture(port(1), capture).expect("a capture");
     let (there, back) = (frame(mac(2), mac(1), 70, 1), frame(mac(1), mac(2), 200, 2));
     first.send(&there);
     second.receive();
     second.send(&back);
     first.receive();
-    net.switch.capture(port(1), None).expect("its end");
-    let whole = 24 + (16 + 70) + (16 + 96);
-    let deadline = std::time::Instant::now() + crate::guest::PATIENCE;
-    while file.metadata().expect("its length").len() < whole {
-        assert!(std::time::Instant::now() < deadline, "the capture is written");
-        std::thread::yield_now();
-    }
+    net.switch.end_capture(port(1), capture).expect("its end");
+    net.wait_for(&over(capture, None));
     let mut bytes = Vec::new();
     file.rewind().expect("its start");
     file.read_to_end(&mut bytes).expect("its content");
@@ -255,6 +252,38 @@ fn a_capture_holds_what_passed_the_port_both_ways() {
     assert_eq!(bytes[40..110], there);
     assert_eq!((word(118), word(122)), (96, 200));
     assert_eq!(bytes[126..], back[..96]);
+}
+
+fn over(capture: CaptureId, failure: Option<String>) -> Event {
+    Event::CaptureOver { port: port(1), capture, lost: 0, failure }
+}
+
+#[test]
+fn a_capture_is_ended_by_its_own_end_and_by_what_takes_its_place() {
+    let net = Net::new();
+    let mut first = net.avio(1, open_rules(), Driver::LINUX);
+    let mut second = net.avio(2, open_rules(), Driver::LINUX);
+    let file = tempfile::tempfile().expect("a file");
+    let begin = |file: &File| {
+        let file = file.try_clone().expect("a copy").into();
+        let capture = Capture { file, snap_bytes: 96 };
+        net.switch.capture(port(1), capture).expect("a capture")
+    };
+    let full = File::options().write(true).open("/dev/full").expect("a device");
+    let failed = begin(&full);
+    let why = io::Error::from_raw_os_error(28).to_string();
+    net.wait_for(&over(failed, Some(why)));
+    let [replaced, last] = [begin(&file), begin(&file)];
+    net.wait_for(&over(replaced, None));
+    for other in [failed, replaced] {
+        net.switch.end_capture(port(1), other).expect("no end");
+    }
+    first.send(&frame(mac(2), mac(1), 70, 1));
+    second.receive();
+    first.wait_until_sent();
+    net.switch.remove_port(port(1)).expect("removed");
+    net.wait_for(&over(last, None));
+    assert_eq!(file.metadata().expect("its length").len(), 2 * 24 + 16 + 70);
 }
 
 #[test]
