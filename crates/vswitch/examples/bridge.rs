@@ -9,8 +9,8 @@
 use std::error::Error;
 use std::os::unix::net::UnixListener;
 
-use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard};
-use hpvm_vswitch::{Clock, GuestMemory, Options, PortOptions, Switch, SwitchState};
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard, SwitchState};
+use hpvm_vswitch::{Clock, GuestMemory, Options, PortOptions, Switch};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options =

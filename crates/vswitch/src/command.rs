@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::Duration;
 
-use hpvm_model::{PortNumber, PortRules};
+use hpvm_model::{PortNumber, PortRules, SwitchState};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::forward::NewPort;
 use crate::memory::{DirtyLog, Memory};
 use crate::obey::Detached;
-use crate::options::{Capture, CaptureId, SwitchState, WireOptions};
+use crate::options::{Capture, CaptureId, WireOptions};
 use crate::ring::Ring;
 use crate::switch::{MacEntry, SwitchError};
 

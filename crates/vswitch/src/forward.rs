@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use hpvm_model::{MacAddress, PortNumber, PortRules};
+use hpvm_model::{MacAddress, PortNumber, PortRules, SwitchState};
 
 use crate::command::Inbox;
 use crate::counters::Counter;
@@ -26,7 +26,7 @@ use crate::event::Event;
 use crate::frame::{BATCH, Batch};
 use crate::hold::HELD;
 use crate::mac_table::{AGE_SECONDS_MAX, MacTable};
-use crate::options::{Clock, SwitchState};
+use crate::options::Clock;
 use crate::pace::Pace;
 use crate::port::{Attention, Peer, PeerFault, PlaceIndex, Port, Unusual, WIRE};
 use crate::shared::PortShared;

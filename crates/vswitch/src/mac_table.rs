@@ -7,6 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use crate::port::{PlaceIndex, WIRE};
 use crate::ring::prefetch_to_read;
 
 /// How long a station that is silent is remembered, in seconds (IEEE 802.1Q, 8.8.3).
@@ -19,8 +20,6 @@ const BUCKETS: usize = 4096;
 const WAYS: usize = 4;
 /// Keys have bit 63 set, so that 0 is an empty entry.
 const USED: u64 = 1 << 63;
-/// Places number from the wire, which is 0.
-const WIRE: u16 = 0;
 
 /// An address and the domain it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +47,7 @@ impl Station {
 struct Entry {
     key: u64,
     seen_seconds: u32,
-    place: u16,
+    place: PlaceIndex,
     pinned: u16,
 }
 
@@ -60,7 +59,7 @@ struct Bucket([Entry; WAYS]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) station: Station,
-    pub(crate) place: u16,
+    pub(crate) place: PlaceIndex,
     /// None: pinned.
     pub(crate) age_seconds: Option<u32>,
 }
@@ -102,7 +101,7 @@ impl MacTable {
 
     /// Where a station is.
     #[inline]
-    pub(crate) fn find(&self, station: Station, now_seconds: u32) -> Option<u16> {
+    pub(crate) fn find(&self, station: Station, now_seconds: u32) -> Option<PlaceIndex> {
         let bucket = &self.buckets[self.bucket(station)];
         let entry = bucket.0.iter().find(|entry| entry.key == station.key)?;
         (!entry.aged(now_seconds)).then_some(entry.place)
@@ -110,7 +109,7 @@ impl MacTable {
 
     /// Notes that a frame of a station came from a place.
     #[inline]
-    pub(crate) fn learn(&mut self, station: Station, place: u16, now_seconds: u32) {
+    pub(crate) fn learn(&mut self, station: Station, place: PlaceIndex, now_seconds: u32) {
         let at = self.bucket(station);
         match self.buckets[at].0.iter_mut().find(|entry| entry.key == station.key) {
             Some(entry) if entry.place == place || entry.pinned != 0 => {
@@ -124,7 +123,7 @@ impl MacTable {
     }
 
     #[cold]
-    fn learn_anew(&mut self, at: usize, station: Station, place: u16, now_seconds: u32) {
+    fn learn_anew(&mut self, at: usize, station: Station, place: PlaceIndex, now_seconds: u32) {
         let full = place != WIRE && self.counts[usize::from(place)].learned >= LEARNED_MAX;
         let entries = &mut self.buckets[at].0;
         let known = entries.iter().position(|entry| entry.key == station.key);
@@ -148,7 +147,7 @@ impl MacTable {
 
     /// Makes a station a place's own, whatever others claim. Where the place has as many as it may, the station is learned as
     /// others are.
-    pub(crate) fn pin(&mut self, station: Station, place: u16, now_seconds: u32) {
+    pub(crate) fn pin(&mut self, station: Station, place: PlaceIndex, now_seconds: u32) {
         let at = self.bucket(station);
         let entries = &self.buckets[at].0;
         let known = entries.iter().position(|entry| entry.key == station.key);
@@ -178,7 +177,7 @@ impl MacTable {
     }
 
     /// Forgets all stations of a place.
-    pub(crate) fn forget(&mut self, place: u16) {
+    pub(crate) fn forget(&mut self, place: PlaceIndex) {
         self.retain(|entry| entry.place != place);
     }
 
@@ -251,7 +250,7 @@ mod tests {
     /// What a place is, since when, and whether for ever.
     type Known = HashMap<u64, (u16, u32, bool)>;
 
-    fn heard(known: &mut Known, station: Station, place: u16, now: u32) {
+    fn heard(known: &mut Known, station: Station, place: PlaceIndex, now: u32) {
         let entry = known.entry(station.key).or_insert((place, now, false));
         if !entry.2 {
             *entry = (place, now, false);

@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use hpvm_model::{MacAddress, NicKind, PortRules};
+use hpvm_model::{MacAddress, NicKind, PortRules, SwitchState};
 
 use crate::wire::Wire;
 
@@ -14,16 +14,9 @@ use crate::wire::Wire;
 pub struct Options {
     /// Names the switch's threads, for people who look at them with ps or top.
     pub name: String,
+    /// Halted, frames are taken from the ports and discarded; peers stay connected.
     pub state: SwitchState,
     pub clock: Clock,
-}
-
-/// Whether a switch forwards. Its ports stay connected in both states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SwitchState {
-    Up,
-    /// Frames are taken from the ports and discarded.
-    Halted,
 }
 
 /// Where rates and ages take their time from.

@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, VlanId};
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SwitchState, VlanId};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{ANSWER_DEADLINE, Command, Commands};
@@ -20,7 +20,7 @@ use crate::counters::Counters;
 use crate::event::Event;
 use crate::features::FEATURES;
 use crate::forward::{self, Forwarder, NewPort};
-use crate::options::{Capture, CaptureId, Options, PortOptions, SwitchState, WireOptions};
+use crate::options::{Capture, CaptureId, Options, PortOptions, WireOptions};
 use crate::shared::PortShared;
 
 /// Why the switch did not do what it was asked.

@@ -12,6 +12,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::FRAME_BYTES_MAX;
 use crate::features::Offloads;
+use crate::vlan::TAG_BYTES;
 
 pub use packet::PacketWire;
 pub use tap::TapWire;
@@ -83,12 +84,12 @@ impl OffloadHeader {
 
     /// The header of the same frame with a tag put in.
     pub(crate) fn tagged(mut self) -> OffloadHeader {
-        const TAG_BYTES: u16 = 4;
+        const BYTES: u16 = TAG_BYTES as u16;
         if self.flags & Self::NEEDS_CHECKSUM != 0 {
-            self.checksum_start = self.checksum_start.saturating_add(TAG_BYTES);
+            self.checksum_start = self.checksum_start.saturating_add(BYTES);
         }
         if self.gso_type != Self::GSO_NONE {
-            self.header_length = self.header_length.saturating_add(TAG_BYTES);
+            self.header_length = self.header_length.saturating_add(BYTES);
         }
         self
     }

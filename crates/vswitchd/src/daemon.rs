@@ -21,10 +21,10 @@ use hpvm_host::launch::inherited;
 use hpvm_host::lock::ByteLock;
 use hpvm_host::names::switch_folder;
 use hpvm_host::nic::LinkWatch;
-use hpvm_model::{PortNumber, SwitchState, WireNow, chain};
+use hpvm_model::{PortNumber, WireNow, chain};
 use hpvm_vswitch::{
     Capture, CaptureId, Clock, Event, GuestMemory, MacOrigin, Options, Place, PortOptions, Switch,
-    SwitchError, SwitchState as Forwarding,
+    SwitchError,
 };
 use hpvm_vswitchd::fds;
 use hpvm_vswitchd::kept::Kept;
@@ -107,7 +107,7 @@ impl Daemon {
         confine(&folder, keeper.as_deref(), &mut log)?;
         let (switch, events) = Switch::start(Options {
             name: wanted.name.to_string(),
-            state: forwarding(wanted.state),
+            state: wanted.state,
             clock: Clock::Monotonic,
         })?;
         let uplink = Uplink::new(wanted.interface.clone());
@@ -283,7 +283,7 @@ impl Daemon {
                 self.write_down()?;
             }
             Request::State { state } => {
-                self.switch.set_state(forwarding(state))?;
+                self.switch.set_state(state)?;
                 self.wanted.state = state;
                 self.write_down()?;
                 self.log.say(&format!("virtual switch {} is {}", self.wanted.name, state.as_str()));
@@ -488,13 +488,6 @@ enum Refused {
 /// What the keeper holds a port's socket under.
 fn tag(port: PortNumber) -> u32 {
     port.number().into()
-}
-
-fn forwarding(state: SwitchState) -> Forwarding {
-    match state {
-        SwitchState::Up => Forwarding::Up,
-        SwitchState::Halted => Forwarding::Halted,
-    }
 }
 
 fn receive_kept(link: &Link) -> Result<BTreeMap<u32, OwnedFd>, Failure> {

@@ -13,6 +13,7 @@ use nix::libc;
 
 use super::{OffloadHeader, Wire, WireFrame, WireSlot};
 use crate::features::Offloads;
+use crate::vlan::TAG_BYTES;
 
 /// As many as the switch has slots for, and sends at once.
 const BATCH: usize = 32;
@@ -186,7 +187,6 @@ fn tag(head: &libc::msghdr) -> Option<(u16, u16)> {
 
 /// A tag of another kind goes back to where it was, as a part of the frame that means nothing to the switch.
 fn put_back(slot: &mut WireSlot, bytes: usize, kind: u16, tag: u16) {
-    const TAG_BYTES: usize = 4;
     /// Behind the two addresses.
     const TAG_AT: usize = OffloadHeader::BYTES + 12;
     let buffer = slot.buffer();

@@ -1,7 +1,7 @@
 //! Frames find their way, in every form they can have, and never back.
 
-use hpvm_model::NicKind;
-use hpvm_vswitch::{Counters, Event, MacOrigin, Place, PortLink, SwitchState};
+use hpvm_model::{NicKind, SwitchState};
+use hpvm_vswitch::{Counters, Event, MacOrigin, Place, PortLink};
 
 use crate::guest::{
     Driver, EVENT_IDX, Guest, INDIRECT_DESC, LINUX, MRG_RXBUF, PROTOCOL_FEATURES, Shape, VERSION_1,

@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard};
-use hpvm_vswitch::{
-    Clock, Counters, Event, GuestMemory, Options, PortOptions, Switch, SwitchState,
-};
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard, SwitchState};
+use hpvm_vswitch::{Clock, Counters, Event, GuestMemory, Options, PortOptions, Switch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::guest::{Driver, Guest, PATIENCE, PROTOCOL_FEATURES};

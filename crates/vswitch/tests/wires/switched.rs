@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use hpvm_host::nic;
-use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, PortVlan, VlanId};
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, PortVlan, SwitchState, VlanId};
 use hpvm_netlab::{Guest, Hub, ip, mac, pair, wait_until_up};
 use hpvm_vswitch::{
-    Clock, GuestMemory, OffloadHeader, Offloads, Options, PacketWire, PortOptions, Switch,
-    SwitchState, TapWire, Wire, WireFrame, WireOptions, WireSlot,
+    Clock, GuestMemory, OffloadHeader, Offloads, Options, PacketWire, PortOptions, Switch, TapWire,
+    Wire, WireFrame, WireOptions, WireSlot,
 };
 
 use crate::packets::socket;

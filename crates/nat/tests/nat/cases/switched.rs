@@ -3,10 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules};
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SwitchState};
 use hpvm_nat::Settings;
 use hpvm_netlab::{FAR, Guest, Hub, mac};
-use hpvm_vswitch::{Clock, GuestMemory, Options, PortOptions, Switch, SwitchState, WireOptions};
+use hpvm_vswitch::{Clock, GuestMemory, Options, PortOptions, Switch, WireOptions};
 
 use crate::nat::Nat;
 use crate::world::echo_server;
