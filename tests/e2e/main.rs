@@ -49,6 +49,7 @@ mod shell;
 mod shutdown;
 mod silent_store;
 mod supervision;
+mod switch_commands;
 mod switch_life;
 mod terminal;
 mod waiting;
@@ -109,6 +110,7 @@ const SUBJECTS: &[&[Test]] = &[
     sharing::TESTS,
     shutdown::TESTS,
     silent_store::TESTS,
+    switch_commands::TESTS,
     switch_life::TESTS,
 ];
 

@@ -38,6 +38,10 @@ pub enum SwitchRefused {
     Keeper { name: SwitchName, source: hpvm_host::launch::LaunchError },
     #[error("virtual switch '{name}' cannot do that")]
     Asked { name: SwitchName, source: ClientError },
+    #[error(
+        "virtual switch '{name}' is changed, and its process and its guests could not be told all of it; `hpvmnet -S {name} -{letter}` tells them"
+    )]
+    Untold { name: SwitchName, letter: char, source: Box<crate::Refusal> },
     #[error("virtual switch '{name}' cannot have that wire")]
     Wire { name: SwitchName, source: hpvm_host::nic::wire::WireError },
     #[error("virtual switch '{name}' cannot have that wire: {source}")]

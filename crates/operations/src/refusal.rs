@@ -12,7 +12,7 @@ use hpvm_host::listen::ListenError;
 use hpvm_host::lock::BusyError;
 use hpvm_host::paths::{ProgramError, RootError};
 use hpvm_host::signals::{self, Interruption};
-use hpvm_model::{GuestName, GuestNumber, Problem, SwitchName};
+use hpvm_model::{GuestName, GuestNumber, Problem};
 use hpvm_plan::clone::CloneError;
 use hpvm_plan::record::RecordError;
 use hpvm_plan::request::RequestError;
@@ -147,10 +147,6 @@ pub enum Left {
     AsItWas,
     #[error("the clone was not made; the content of '{0}' is partly overwritten")]
     Overwritten(String),
-    #[error(
-        "virtual switch '{switch}' is changed, but another command kept its process from hearing all of it; `{next}` tells it"
-    )]
-    HalfTold { switch: SwitchName, next: String },
     #[error("guest '{0}' goes on starting; `hpvmstatus -P {0}` shows it")]
     Starting(GuestName),
     #[error("guest '{0}' is being stopped all the same; `hpvmstatus -P {0}` shows it")]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use hpvm_model::{GuestConfig, GuestNumber, PortNumber, SwitchNumber, Vswitch};
+use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch};
 use hpvm_plan::record::{AttachedNic, BootRecord, DeviceChange, Machine};
-use hpvm_registry::{Selector, SwitchSelector};
+use hpvm_registry::Selector;
 
 use super::SwitchRefused;
 use super::runner::Runner;
@@ -16,10 +16,8 @@ pub(crate) fn open(
     config: &GuestConfig,
     record: &BootRecord,
 ) -> Result<(), Refusal> {
-    let opened = record.nics.iter().try_for_each(|attached| {
-        let switch = switch(host, attached.switch)?;
-        Runner::claim(host, switch)?.attach(config, attached)
-    });
+    let opened =
+        record.nics.iter().try_for_each(|nic| Runner::claim(host, nic.switch)?.attach(config, nic));
     if opened.is_err() {
         // What led here is the thing to tell.
         let _ = close_all(host, config.number);
@@ -37,14 +35,9 @@ pub(crate) fn close_all(host: &VmHost, guest: GuestNumber) -> Result<(), Refusal
         })
     };
     for switch in switches.into_iter().filter(has_some) {
-        Runner::claim(host, switch)?.detach(guest, None)?;
+        Runner::claim(host, switch.number)?.detach(guest, None)?;
     }
     Ok(())
-}
-
-fn switch(host: &VmHost, number: SwitchNumber) -> Result<Vswitch, Refusal> {
-    let found = host.registry.vswitch(&SwitchSelector::Number(number))?;
-    found.ok_or_else(|| SwitchRefused::Unknown(number.to_string()).into())
 }
 
 /// Takes ports that their guests have given up and nobody took from them: a guest that let a NIC go long after it was asked,
@@ -56,7 +49,7 @@ pub fn tidy(host: &VmHost) -> Result<(), Refusal> {
         let Some(status) = super::status(host, switch.number.get()) else { continue };
         for port in status.ports {
             let Some(config) = host.registry.guest(&Selector::Number(port.number))? else {
-                Runner::claim(host, switch.clone())?.detach(port.number, Some(port.port))?;
+                Runner::claim(host, switch.number)?.detach(port.number, Some(port.port))?;
                 continue;
             };
             if has_port(host, &config, &switch, port.port) {
@@ -65,7 +58,7 @@ pub fn tidy(host: &VmHost) -> Result<(), Refusal> {
             let Ok(_busy) = host.busy_within(&config, &actor, Duration::ZERO) else { continue };
             // Looked at again now that nobody else changes it.
             if !has_port(host, &config, &switch, port.port) {
-                Runner::claim(host, switch.clone())?.detach(port.number, Some(port.port))?;
+                Runner::claim(host, switch.number)?.detach(port.number, Some(port.port))?;
             }
         }
     }
@@ -129,14 +122,14 @@ impl<'a> Changing<'a> {
     }
 
     fn attach(&self, attached: &AttachedNic) -> Result<(), Refusal> {
-        let switch = switch(self.host, attached.switch)?;
-        Runner::claim(self.host, switch)?.attach(self.config, attached)
+        Runner::claim(self.host, attached.switch)?.attach(self.config, attached)
     }
 
     fn detach(&self, attached: &AttachedNic) -> Result<(), Refusal> {
-        let Ok(switch) = switch(self.host, attached.switch) else { return Ok(()) };
-        let runner = Runner::claim(self.host, switch)?;
-        runner.detach(self.config.number, Some(attached.nic.port))
+        match Runner::claim(self.host, attached.switch) {
+            Err(Refusal::Switch(SwitchRefused::Unknown(_))) => Ok(()),
+            claimed => claimed?.detach(self.config.number, Some(attached.nic.port)),
+        }
     }
 }
 

@@ -19,10 +19,10 @@ use hpvm_host::names::switch_folder;
 use hpvm_host::paths::program;
 use hpvm_host::supervision::{self, Supervision};
 use hpvm_host::users::{self, Ids};
-use hpvm_host::{durable, removal};
-use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch, Wire, WireNow};
+use hpvm_host::{Root, durable, removal};
+use hpvm_model::{GuestConfig, GuestNumber, PortNumber, SwitchNumber, Vswitch, Wire, WireNow};
 use hpvm_plan::record::AttachedNic;
-use hpvm_registry::Selector;
+use hpvm_registry::{Registry, Selector, SwitchSelector};
 use hpvm_vswitchd::client::{self, Asked, ClientError};
 use hpvm_vswitchd::fds;
 use hpvm_vswitchd::protocol::Request;
@@ -44,21 +44,49 @@ const RENEWAL_BOUND: Duration = Duration::from_secs(4);
 const BUSY_BOUND: Duration = Duration::from_secs(10);
 const LOG_BYTES_MAX: u64 = 1 << 20;
 
+/// A command's turn at a switch: nobody else changes what it is to be, starts its process, or tells that anything. It is
+/// taken before the registry's, and kept until the process knows what the registry says: so of two commands the process
+/// hears the later one last.
+pub(crate) struct Turn {
+    number: SwitchNumber,
+    folder: PathBuf,
+    busy: Busy,
+}
+
+impl Turn {
+    /// Waits for another command that has it.
+    pub(crate) fn take(root: &Root, number: SwitchNumber) -> Result<Turn, Refusal> {
+        let folder = root.switch_dir(number.get());
+        make_folder(&folder)?;
+        let busy = Busy::acquire(&folder.join(switch_folder::BUSY), "hpvmnet", BUSY_BOUND)?;
+        Ok(Turn { number, folder, busy })
+    }
+
+    /// The switch as it is now.
+    pub(crate) fn switch(&self, registry: &Registry) -> Result<Vswitch, Refusal> {
+        let found = registry.vswitch(&SwitchSelector::Number(self.number))?;
+        found.ok_or_else(|| SwitchRefused::Unknown(self.number.to_string()).into())
+    }
+
+    pub(crate) fn runner(self, host: &VmHost, switch: Vswitch) -> Runner<'_> {
+        Runner { host, switch, folder: self.folder, _busy: self.busy }
+    }
+}
+
 /// The right to start a switch's process and to change its ports.
 pub(crate) struct Runner<'a> {
-    host: &'a VmHost,
+    pub(super) host: &'a VmHost,
     pub(crate) switch: Vswitch,
     folder: PathBuf,
     _busy: Busy,
 }
 
 impl<'a> Runner<'a> {
-    /// Waits for another command that has it.
-    pub(crate) fn claim(host: &'a VmHost, switch: Vswitch) -> Result<Runner<'a>, Refusal> {
-        let folder = host.root.switch_dir(switch.number.get());
-        make_folder(&folder)?;
-        let busy = Busy::acquire(&folder.join(switch_folder::BUSY), "hpvmnet", BUSY_BOUND)?;
-        Ok(Runner { host, switch, folder, _busy: busy })
+    /// Waits for another command that has it, and sees the switch as that one left it.
+    pub(crate) fn claim(host: &'a VmHost, number: SwitchNumber) -> Result<Runner<'a>, Refusal> {
+        let turn = Turn::take(&host.root, number)?;
+        let switch = turn.switch(&host.registry)?;
+        Ok(turn.runner(host, switch))
     }
 
     pub(crate) fn runs(&self) -> bool {
@@ -104,6 +132,24 @@ impl<'a> Runner<'a> {
         Ok(given.filter_map(Result::err).collect())
     }
 
+    /// Tells the process its name and the rules of its ports where it has others: by this change, or by one whose command was
+    /// ended before it told them.
+    pub(crate) fn tell_changes(&self) -> Result<(), Refusal> {
+        let Some(status) = self.status() else { return Ok(()) };
+        if status.name != self.switch.name {
+            self.ask(&Request::Rename { name: self.switch.name.clone() }, &[])?;
+        }
+        let wanted = self.wanted();
+        for port in status.ports.iter().map(|now| now.port) {
+            let rules = self.switch.rules(port);
+            let has = wanted.as_ref().and_then(|wanted| wanted.plug(port)).map(|plug| &plug.rules);
+            if has != Some(&rules) {
+                self.ask(&Request::Rules { port, rules }, &[])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the wire; what is in the way is told in the switch's log, since guests start without a wire all the same.
     fn wire_or_none(&self) -> Opened {
         wire::open(self.host, &self.switch).unwrap_or_else(|refusal| {
@@ -119,10 +165,15 @@ impl<'a> Runner<'a> {
     /// name by now. Nobody gets a tap a second time.
     pub(crate) fn has_tap(&self) -> bool {
         let Wire::Tap(name) = &self.switch.wire else { return false };
-        let read = |file| fs::read_to_string(self.folder.join(file)).unwrap_or_default();
-        let wanted = Wanted::read(&read(switch_folder::PORTS)).ok();
-        wanted.is_some_and(|w| w.wire == WireKind::Tap && w.interface.as_ref() == Some(name))
-            && WireNow::read(&read(switch_folder::WIRE)) == WireNow::There
+        let wire = fs::read_to_string(self.folder.join(switch_folder::WIRE)).unwrap_or_default();
+        self.wanted().is_some_and(|w| w.wire == WireKind::Tap && w.interface.as_ref() == Some(name))
+            && WireNow::read(&wire) == WireNow::There
+    }
+
+    /// What the process goes on with when it is started again.
+    fn wanted(&self) -> Option<Wanted> {
+        let text = fs::read_to_string(self.folder.join(switch_folder::PORTS)).ok()?;
+        Wanted::read(&text).ok()
     }
 
     /// Gives the running process the wire that the switch is to have.
@@ -161,12 +212,7 @@ impl<'a> Runner<'a> {
             return Ok(());
         }
         self.ask(&Request::Detach { guest, port }, &[])?;
-        let is_over = || {
-            let text = fs::read_to_string(self.folder.join(switch_folder::PORTS)).ok();
-            text.and_then(|text| Wanted::read(&text).ok())
-                .is_some_and(|wanted| wanted.ports.is_empty())
-        };
-        if is_over() {
+        if self.wanted().is_some_and(|wanted| wanted.ports.is_empty()) {
             self.wait_until_gone();
             wire::end_nat(self.host, &self.switch);
             for name in [

@@ -8,20 +8,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use hpvm_host::lines::Connection;
+use hpvm_host::lock::Busy;
 use hpvm_host::{removal, signals};
 use hpvm_model::network::PortChange;
 use hpvm_model::{
-    Forward, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchState, Vswitch, Wire,
-    chain,
+    Forward, GuestConfig, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchState,
+    Vswitch, Wire, chain,
 };
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Link;
 use hpvm_registry::{Step, SwitchSelector};
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
 
-use super::runner::{Runner, status};
+use super::runner::{Runner, Turn};
 use super::{SwitchRefused, links, mtu, text, wire};
-use crate::refusal::{Left, unless_interrupted};
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// What is asked of a new switch, or of one that is to become another; `None` leaves it as it is.
@@ -53,7 +53,7 @@ pub fn create(
     let mut switch = Vswitch::new(change.next_switch_number()?, name.clone());
     apply(&mut switch, request);
     fits(&switch)?;
-    let problems = problems(&others, &switch);
+    let mut problems = problems(&others, &switch);
     change.insert_vswitch(&switch)?;
     if mode == Mode::DryRun {
         return Ok(Changed { switch, problems });
@@ -61,7 +61,8 @@ pub fn create(
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
-    text::write(&host.root, &switch)?;
+    let written = Runner::claim(host, switch.number).and_then(|runner| write_text(&runner));
+    problems.extend(written.err().map(|refusal| unwritten(switch.name.as_str(), &refusal)));
     Ok(Changed { switch, problems })
 }
 
@@ -73,36 +74,115 @@ pub fn change(
     request: &SwitchRequest,
     mode: Mode,
 ) -> Result<Changed, Refusal> {
-    let before = named(host, selector)?;
-    if before.name.is_localnet() {
-        return Err(SwitchRefused::Localnet(before.name, "changed").into());
+    let named = named(host, selector)?;
+    if named.name.is_localnet() {
+        return Err(SwitchRefused::Localnet(named.name, "changed").into());
     }
-    let mut after = before.clone();
-    apply(&mut after, request);
-    fits(&after)?;
-    let mut problems = problems(&host.registry.vswitches()?, &after);
+    let _guests = match (&request.name, mode) {
+        (Some(_), Mode::Apply) => hold_guests(host, actor, &named.name)?,
+        _ => Vec::new(),
+    };
+    let altered = alter(host, actor, selector, mode, |switch, all| {
+        apply(switch, request);
+        fits(switch)?;
+        Ok(problems(all, switch))
+    })?;
+    altered.told(|runner, before| {
+        let after = &runner.switch;
+        let mut problems = Vec::new();
+        if (&before.wire, &before.forwards) != (&after.wire, &after.forwards) {
+            problems.extend(exchange_wire(runner));
+            problems.extend(mtu::problems(runner.host, after)?);
+        }
+        runner.tell_changes()?;
+        Ok(problems)
+    })
+}
+
+/// The right to change the guests with NICs on a switch: a command that is changing one of them would write back the name that
+/// it has read.
+fn hold_guests(host: &VmHost, actor: &Actor, name: &SwitchName) -> Result<Vec<Busy>, Refusal> {
+    let guests = host.registry.all()?.into_iter();
+    let on_it = guests.filter(|guest| guest.nics.iter().any(|nic| nic.vswitch == *name));
+    on_it.map(|guest| host.busy(&guest, actor)).collect()
+}
+
+/// A switch that the registry has as it is to be, in the turn of the command that changes it; in a dry run, as it would be.
+struct Altered<'a> {
+    runner: Runner<'a>,
+    before: Vswitch,
+    /// They name it anew.
+    guests: Vec<GuestConfig>,
+    problems: Vec<Problem>,
+    mode: Mode,
+}
+
+/// Changes what the registry says of a switch. `edit` gets it as it is in the turn of this command, and all there are.
+fn alter<'a>(
+    host: &'a mut VmHost,
+    actor: &Actor,
+    selector: &SwitchSelector,
+    mode: Mode,
+    edit: impl FnOnce(&mut Vswitch, &[Vswitch]) -> Result<Vec<Problem>, Refusal>,
+) -> Result<Altered<'a>, Refusal> {
+    let turn = Turn::take(&host.root, named(host, selector)?.number)?;
     let change = host.begin()?;
-    let guests = change.update_vswitch(&after)?;
-    if mode == Mode::DryRun {
-        return Ok(Changed { switch: after, problems });
+    let before = turn.switch(&change)?;
+    let mut switch = before.clone();
+    let problems = edit(&mut switch, &change.vswitches()?)?;
+    let guests = change.update_vswitch(&switch)?;
+    match mode {
+        Mode::DryRun => drop(change),
+        Mode::Apply => {
+            change.record(&actor.done(None, None))?;
+            change.commit()?;
+            Step::SwitchCommitted.reached();
+        }
     }
-    change.record(&actor.done(None, None))?;
-    change.commit()?;
-    Step::SwitchCommitted.reached();
-    text::write(&host.root, &after)?;
-    for guest in &guests {
-        host.folder(guest).replace_identity(guest)?;
+    Ok(Altered { runner: turn.runner(host, switch), before, guests, problems, mode })
+}
+
+impl Altered<'_> {
+    /// Has the process and the guests told, which matters to traffic, and then written what a lost registry is rebuilt from.
+    fn told(
+        self,
+        tell: impl FnOnce(&Runner<'_>, &Vswitch) -> Result<Vec<Problem>, Refusal>,
+    ) -> Result<Changed, Refusal> {
+        let Altered { runner, before, guests, mut problems, mode } = self;
+        if mode == Mode::Apply {
+            let told = tell(&runner, &before);
+            let unwritten_text = |refusal| unwritten(runner.switch.name.as_str(), &refusal);
+            problems.extend(write_text(&runner).err().map(unwritten_text));
+            problems.extend(guests.iter().filter_map(|guest| {
+                let written = runner.host.folder(guest).replace_identity(guest);
+                written.err().map(|error| unwritten(guest.name.as_str(), &error))
+            }));
+            problems.extend(told.map_err(|refusal| untold(&runner.switch, refusal))?);
+        }
+        Ok(Changed { switch: runner.switch, problems })
     }
-    if (&before.wire, &before.forwards) != (&after.wire, &after.forwards) {
-        problems.extend(exchange_wire(host, &after).map_err(half_told(&after))?);
-        problems.extend(mtu::problems(host, &after)?);
-    }
-    if before.name != after.name {
-        let renamed = Request::Rename { name: after.name.clone() };
-        let runner = Runner::claim(host, after.clone()).map_err(half_told(&after))?;
-        runner.tell(&renamed)?;
-    }
-    Ok(Changed { switch: after, problems })
+}
+
+fn write_text(runner: &Runner<'_>) -> Result<(), Refusal> {
+    Ok(text::write(&runner.host.root, &runner.switch)?)
+}
+
+/// The registry has the change, and that is what counts as long as there is one.
+fn unwritten(subject: &str, why: &dyn std::error::Error) -> Problem {
+    let text = format!(
+        "what a lost registry would have '{subject}' from could not be written: {}; `hpvm doctor --repair` writes it",
+        chain(why)
+    );
+    Problem::warning(subject, text)
+}
+
+/// Whoever boots or halts it tells its process and its guests whatever they have not heard.
+fn untold(switch: &Vswitch, refusal: Refusal) -> Refusal {
+    let letter = match switch.state {
+        SwitchState::Up => 'b',
+        SwitchState::Halted => 'h',
+    };
+    SwitchRefused::Untold { name: switch.name.clone(), letter, source: Box::new(refusal) }.into()
 }
 
 fn apply(switch: &mut Vswitch, request: &SwitchRequest) {
@@ -151,13 +231,9 @@ fn collision(forwards: &[Forward]) -> Option<(Forward, Forward)> {
 
 /// Gives the running process the wire that the switch is to have. One that cannot be had is a warning: the guests run on
 /// without.
-fn exchange_wire(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
-    let runner = Runner::claim(host, switch.clone())?;
-    if !runner.runs() {
-        return Ok(Vec::new());
-    }
-    let warning = |refusal: Refusal| Problem::warning(switch.name.as_str(), chain(&refusal));
-    Ok(runner.exchange_wire().err().map(warning).into_iter().collect())
+fn exchange_wire(runner: &Runner<'_>) -> Option<Problem> {
+    let refused = runner.runs().then(|| runner.exchange_wire().err()).flatten();
+    refused.map(|refusal| Problem::warning(runner.switch.name.as_str(), chain(&refusal)))
 }
 
 /// What is in the way of a switch's wire now, and may be gone when it is needed.
@@ -203,42 +279,11 @@ pub fn set_state(
     state: SwitchState,
     mode: Mode,
 ) -> Result<Changed, Refusal> {
-    let before = named(host, selector)?;
-    let switch = Vswitch { state, ..before };
-    if mode == Mode::DryRun {
-        let problems = problems(&host.registry.vswitches()?, &switch);
-        return Ok(Changed { switch, problems });
-    }
-    unless_interrupted()?;
-    bring_into(host, actor, switch)
-}
-
-fn bring_into(host: &mut VmHost, actor: &Actor, switch: Vswitch) -> Result<Changed, Refusal> {
-    let change = host.registry.change()?;
-    change.update_vswitch(&switch)?;
-    change.record(&actor.done(None, None))?;
-    change.commit()?;
-    Step::SwitchCommitted.reached();
-    text::write(&host.root, &switch)?;
-    let mut told = carry_out(host, &switch).map_err(half_told(&switch))?;
-    told.extend(problems(&host.registry.vswitches()?, &switch));
-    Ok(Changed { switch, problems: told })
-}
-
-/// The registry has it already when the process of the switch is told. Who is interrupted while another command tells it
-/// something leaves the rest to the next one.
-fn half_told(switch: &Vswitch) -> impl FnOnce(Refusal) -> Refusal {
-    let letter = match switch.state {
-        SwitchState::Up => 'b',
-        SwitchState::Halted => 'h',
-    };
-    let (name, next) = (switch.name.clone(), format!("hpvmnet -S {} -{letter}", switch.name));
-    move |refusal| match refusal {
-        Refusal::Interrupted { interruption, left: Left::AsItWas } => {
-            Refusal::Interrupted { interruption, left: Left::HalfTold { switch: name, next } }
-        }
-        other => other,
-    }
+    let altered = alter(host, actor, selector, mode, |switch, all| {
+        switch.state = state;
+        Ok(problems(all, switch))
+    })?;
+    altered.told(|runner, _| carry_out(runner))
 }
 
 /// Halts a switch and boots it. Its process is replaced by one of the program as it is installed now: so a switch is upgraded,
@@ -250,7 +295,7 @@ pub fn reset(
     mode: Mode,
 ) -> Result<Changed, Refusal> {
     if mode == Mode::Apply {
-        let runner = Runner::claim(host, named(host, selector)?)?;
+        let runner = Runner::claim(host, named(host, selector)?.number)?;
         if runner.runs() {
             runner.renew()?;
         }
@@ -260,14 +305,14 @@ pub fn reset(
 
 /// Tells the process and the guests what state the switch has. A process that was killed with its keeper is started again
 /// for the guests that run.
-fn carry_out(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
-    let mut problems = match switch.state {
-        SwitchState::Up if Runner::claim(host, switch.clone())?.has_tap() => Vec::new(),
-        SwitchState::Up => exchange_wire(host, switch)?,
-        SwitchState::Halted => Vec::new(),
-    };
-    let runner = Runner::claim(host, switch.clone())?;
+fn carry_out(runner: &Runner<'_>) -> Result<Vec<Problem>, Refusal> {
+    let (host, switch) = (runner.host, &runner.switch);
+    let mut problems = Vec::new();
+    if switch.state == SwitchState::Up && !runner.has_tap() {
+        problems.extend(exchange_wire(runner));
+    }
     if runner.runs() {
+        runner.tell_changes()?;
         runner.ask(&Request::State { state: switch.state }, &[])?;
         let in_the_way = runner.give_missing_ports()?.into_iter();
         problems.extend(in_the_way.map(|r| Problem::warning(switch.name.as_str(), chain(&r))));
@@ -294,7 +339,7 @@ pub fn revive(host: &VmHost) -> Result<Vec<(SwitchName, Refusal)>, Refusal> {
         if !has_running(host, &switch)? {
             continue;
         }
-        let revived = Runner::claim(host, switch).and_then(|runner| match runner.runs() {
+        let revived = Runner::claim(host, switch.number).and_then(|runner| match runner.runs() {
             true => Ok(()),
             false => runner.ensure(),
         });
@@ -317,10 +362,13 @@ pub fn delete(
     force: Force,
     mode: Mode,
 ) -> Result<Vswitch, Refusal> {
-    let switch = named(host, selector)?;
-    if switch.name.is_localnet() {
-        return Err(SwitchRefused::Localnet(switch.name, "deleted").into());
+    let named = named(host, selector)?;
+    if named.name.is_localnet() {
+        return Err(SwitchRefused::Localnet(named.name, "deleted").into());
     }
+    // No guest gets a port meanwhile.
+    let turn = Turn::take(&host.root, named.number)?;
+    let switch = turn.switch(&host.registry)?;
     let rows = host.registry.nics()?;
     let mut users: Vec<GuestName> = rows
         .into_iter()
@@ -367,27 +415,13 @@ pub fn change_port(
     asked: &PortChange,
     mode: Mode,
 ) -> Result<Changed, Refusal> {
-    let mut switch = named(host, selector)?;
-    let mut rules = switch.rules(asked.port);
-    asked.apply(&mut rules);
-    switch.set_rules(asked.port, rules.clone());
-    if mode == Mode::DryRun {
-        return Ok(Changed { switch, problems: Vec::new() });
-    }
-    let change = host.begin()?;
-    change.update_vswitch(&switch)?;
-    change.record(&actor.done(None, None))?;
-    change.commit()?;
-    Step::SwitchCommitted.reached();
-    text::write(&host.root, &switch)?;
-    let is_plugged =
-        status(host, switch.number.get()).is_some_and(|status| status.port(asked.port).is_some());
-    if is_plugged {
-        let request = Request::Rules { port: asked.port, rules };
-        let runner = Runner::claim(host, switch.clone()).map_err(half_told(&switch))?;
-        runner.tell(&request)?;
-    }
-    Ok(Changed { switch, problems: Vec::new() })
+    let altered = alter(host, actor, selector, mode, |switch, _| {
+        let mut rules = switch.rules(asked.port);
+        asked.apply(&mut rules);
+        switch.set_rules(asked.port, rules);
+        Ok(Vec::new())
+    })?;
+    altered.told(|runner, _| runner.tell_changes().map(|()| Vec::new()))
 }
 
 /// Begins the counters of a port, or of all, anew.
@@ -396,14 +430,13 @@ pub fn clear(
     selector: &SwitchSelector,
     port: Option<PortNumber>,
 ) -> Result<(), Refusal> {
-    let switch = named(host, selector)?;
-    Runner::claim(host, switch)?.tell(&Request::Clear { port })
+    let number = named(host, selector)?.number;
+    Runner::claim(host, number)?.tell(&Request::Clear { port })
 }
 
 /// Where the switch knows stations to be.
 pub fn stations(host: &VmHost, selector: &SwitchSelector) -> Result<Vec<Station>, Refusal> {
-    let switch = named(host, selector)?;
-    let runner = Runner::claim(host, switch)?;
+    let runner = Runner::claim(host, named(host, selector)?.number)?;
     if !runner.runs() {
         return Err(SwitchRefused::NotRunning(runner.switch.name).into());
     }
@@ -430,8 +463,7 @@ pub fn capture(
     port: PortNumber,
     path: &Path,
 ) -> Result<Option<u64>, Refusal> {
-    let switch = named(host, selector)?;
-    let runner = Runner::claim(host, switch)?;
+    let runner = Runner::claim(host, named(host, selector)?.number)?;
     if runner.status().is_none_or(|status| status.port(port).is_none()) {
         return Err(SwitchRefused::NoPort { name: runner.switch.name, port }.into());
     }

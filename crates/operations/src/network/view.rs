@@ -172,7 +172,7 @@ impl VmHost {
 
     /// Has the process of a switch publish its counters as they are now. One that does not answer shows older ones.
     pub fn refresh(&self, switch: &Vswitch) {
-        if let Ok(runner) = Runner::claim(self, switch.clone()) {
+        if let Ok(runner) = Runner::claim(self, switch.number) {
             let _ = runner.tell(&Request::Publish);
         }
     }

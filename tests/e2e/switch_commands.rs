@@ -1,0 +1,117 @@
+//! Several commands that change one virtual switch at once, and what becomes of a change whose command ended, or found no room,
+//! between the registry and the switch's process.
+
+use std::fs;
+use std::sync::Barrier;
+use std::thread;
+
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use serde_json::Value;
+
+use crate::Test;
+use crate::networks::SOUND;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    changes_of_one_switch_at_once_are_all_kept,
+    a_switch_is_renamed_while_its_guests_change,
+    what_cannot_be_written_beside_the_registry_keeps_no_rule_from_the_process,
+    what_the_process_was_not_told_the_next_boot_tells_it,
+];
+
+const COMMANDS: usize = 16;
+
+/// Each port has the rule that was asked for it, in the registry, in its text, and in the process that runs.
+fn changes_of_one_switch_at_once_are_all_kept() {
+    let host = with_a_guest();
+    let together = Barrier::new(COMMANDS);
+    thread::scope(|scope| {
+        for port in 1..=COMMANDS {
+            let (host, together) = (&host, &together);
+            scope.spawn(move || {
+                let rule = format!("portid:{port}:vlanid:{}", 100 + port);
+                together.wait();
+                host.ok(&["hpvmnet", "-S", "localnet", "-u", &rule]);
+            });
+        }
+    });
+    let shown: Value = serde_json::from_str(&host.ok(&["hpvmnet", "--json"])).expect("JSON");
+    let shown = shown.to_string();
+    for port in 1..=COMMANDS {
+        let vlan = format!("\"vlan\":\"{}\"", 100 + port);
+        assert!(shown.contains(&vlan), "the rule of port {port} is lost: {shown}");
+    }
+    assert_eq!(rules_of_the_process(&host)["vlan"]["untagged"], 101, "{}", ports(&host));
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND, "the text is that of the last change");
+}
+
+/// The guest's NIC names a switch that is there, whichever command came first.
+fn a_switch_is_renamed_while_its_guests_change() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-c", "-S", "sw0"]);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", "network:lan:0,1:vswitch:sw0"]);
+    for round in 0..8 {
+        let (old, new) = (format!("sw{round}"), format!("sw{}", round + 1));
+        let together = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                together.wait();
+                host.ok(&["hpvmnet", "-S", &old, "-C", "-N", &new]);
+            });
+            scope.spawn(|| {
+                together.wait();
+                host.ok(&["hpvmmodify", "-P", "web", "-l", &format!("round {round}")]);
+            });
+        });
+        let statements = host.ok(&["hpvmstatus", "-P", "web", "-d"]);
+        assert!(statements.contains(&format!(":vswitch:{new}")), "round {round}: {statements}");
+        let shown = host.ok(&["hpvmstatus", "-P", "web", "-V"]);
+        assert!(shown.contains(&format!("round {round}")), "{shown}");
+        assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND, "guest.json has both");
+    }
+}
+
+/// A port that is to be isolated is, though `/var` takes no text; and the doctor writes it later.
+fn what_cannot_be_written_beside_the_registry_keeps_no_rule_from_the_process() {
+    let host = with_a_guest();
+    let text = host.path("var/opt/hpvm/common/vswitch-1.json");
+    // Whatever is written cannot take the place of a folder.
+    fs::create_dir_all(text.join("in the way")).expect("a folder");
+    let changed = host.run(&["hpvmnet", "-S", "localnet", "-u", "portid:1:isolated:on"]);
+    assert!(changed.status.success(), "{changed}");
+    let words = "what a lost registry would have 'localnet' from could not be written";
+    assert!(changed.stderr.contains(words), "{changed}");
+    assert_eq!(rules_of_the_process(&host)["isolation"], "on", "{}", ports(&host));
+    fs::remove_dir_all(&text).expect("the folder");
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+}
+
+fn what_the_process_was_not_told_the_next_boot_tells_it() {
+    let mut host = with_a_guest();
+    host.environment("HPVM_ABORT_AT", "vswitch.committed");
+    let died = host.run(&["hpvmnet", "-S", "localnet", "-u", "portid:1:isolated:on"]);
+    assert!(!died.status.success(), "{died}");
+    host.without_environment("HPVM_ABORT_AT");
+    assert_eq!(rules_of_the_process(&host)["isolation"], "off", "{}", ports(&host));
+    host.ok(&["hpvmnet", "-S", "localnet", "-b"]);
+    assert_eq!(rules_of_the_process(&host)["isolation"], "on", "{}", ports(&host));
+}
+
+/// A guest that runs on port 1 of localnet.
+fn with_a_guest() -> VmHost {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", "network:lan::vswitch:localnet:portid:1"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host
+}
+
+/// What the switch is to be, as its process keeps it.
+fn ports(host: &VmHost) -> Value {
+    let text = fs::read_to_string(host.path("run/hpvm/net/1/ports")).expect("the ports");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Of port 1.
+fn rules_of_the_process(host: &VmHost) -> Value {
+    ports(host)["ports"][0]["rules"].clone()
+}
