@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_switch_is_renamed_while_its_guests_change,
     what_cannot_be_written_beside_the_registry_keeps_no_rule_from_the_process,
     what_the_process_was_not_told_the_next_boot_tells_it,
+    what_the_process_cannot_write_down_it_does_not_do,
 ];
 
 const COMMANDS: usize = 16;
@@ -92,6 +93,23 @@ fn what_the_process_was_not_told_the_next_boot_tells_it() {
     let died = host.run(&["hpvmnet", "-S", "localnet", "-u", "portid:1:isolated:on"]);
     assert!(!died.status.success(), "{died}");
     host.without_environment("HPVM_ABORT_AT");
+    assert_eq!(rules_of_the_process(&host)["isolation"], "off", "{}", ports(&host));
+    host.ok(&["hpvmnet", "-S", "localnet", "-b"]);
+    assert_eq!(rules_of_the_process(&host)["isolation"], "on", "{}", ports(&host));
+}
+
+/// The command says so, and the process goes on as its successor would.
+fn what_the_process_cannot_write_down_it_does_not_do() {
+    let host = with_a_guest();
+    let fresh = host.path("run/hpvm/net/1/.ports.new");
+    fs::create_dir(&fresh).expect("a folder where its file is to be");
+    let refusal = host.refused(&["hpvmnet", "-S", "localnet", "-u", "portid:1:isolated:on"]);
+    assert!(refusal.contains("could not be told all of it; `hpvmnet -S localnet -b`"), "{refusal}");
+    assert!(refusal.contains("the change cannot be written down"), "{refusal}");
+    fs::remove_dir(&fresh).expect("the folder");
+    // Another port has it write down all that it knows.
+    host.ok(&["hpvmcreate", "-P", "other", "-a", "network:lan::vswitch:localnet:portid:2"]);
+    host.ok(&["hpvmstart", "-P", "other"]);
     assert_eq!(rules_of_the_process(&host)["isolation"], "off", "{}", ports(&host));
     host.ok(&["hpvmnet", "-S", "localnet", "-b"]);
     assert_eq!(rules_of_the_process(&host)["isolation"], "on", "{}", ports(&host));

@@ -36,8 +36,8 @@ pub mod removal;
 pub mod reservations;
 pub mod signals;
 pub mod stdio;
-pub mod time_slice;
 pub mod supervision;
+pub mod time_slice;
 pub mod users;
 
 pub use fingerprint::fingerprint;

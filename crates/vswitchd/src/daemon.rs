@@ -1,13 +1,14 @@
 //! The one owner of a switch: begins with what is kept and what is wanted, then does what commands ask.
 //!
 //! A change is written down before it is made, and what fails is taken back, so that whatever kills us the next process goes
-//! on with what the commands were told. Nothing here touches a frame.
+//! on with what the commands were told. But a wire that fails is not: the switch goes on without one, as its command was told.
+//! Nothing here touches a frame.
 
 mod captures;
+mod descriptors;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,7 +18,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use hpvm_host::confine::{Confinement, Enforced};
-use hpvm_host::launch::inherited;
 use hpvm_host::lock::ByteLock;
 use hpvm_host::names::switch_folder;
 use hpvm_host::nic::LinkWatch;
@@ -26,13 +26,12 @@ use hpvm_vswitch::{
     Capture, CaptureId, Clock, Event, GuestMemory, MacOrigin, Options, Place, PortOptions, Switch,
     SwitchError,
 };
-use hpvm_vswitchd::fds;
 use hpvm_vswitchd::kept::Kept;
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
 use hpvm_vswitchd::status::{PortNow, Status};
 use hpvm_vswitchd::wanted::{Plug, Wanted};
-use rustix::io::fcntl_dupfd_cloexec;
 
+use self::descriptors::Descriptors;
 use crate::control::{self, Asked};
 use crate::edition::{Edition, what_to_be};
 use crate::folder::Folder;
@@ -276,25 +275,22 @@ impl Daemon {
                 ports.into_iter().try_for_each(|port| self.detach(port))?;
             }
             Request::Rules { port, rules } => {
-                self.switch.change_port(port, rules.clone())?;
-                if let Some(plug) = self.wanted.ports.iter_mut().find(|plug| plug.port == port) {
-                    plug.rules = rules;
-                }
-                self.write_down()?;
+                let asked = rules.clone();
+                let wish = |wanted: &mut Wanted| {
+                    if let Some(plug) = wanted.ports.iter_mut().find(|plug| plug.port == port) {
+                        plug.rules = asked;
+                    }
+                };
+                self.change(wish, |switch| switch.change_port(port, rules))?;
             }
             Request::State { state } => {
-                self.switch.set_state(state)?;
-                self.wanted.state = state;
-                self.write_down()?;
+                self.change(|wanted| wanted.state = state, |switch| switch.set_state(state))?;
                 self.log.say(&format!("virtual switch {} is {}", self.wanted.name, state.as_str()));
             }
             Request::Wire { kind, interface } => {
                 self.change_wire(kind, interface, descriptor)?;
             }
-            Request::Rename { name } => {
-                self.wanted.name = name;
-                self.write_down()?;
-            }
+            Request::Rename { name } => self.change(|wanted| wanted.name = name, |_| Ok(()))?,
             Request::Clear { port: Some(port) } => self.switch.clear_counters(port)?,
             Request::Clear { port: None } => {
                 for port in self.switch.ports() {
@@ -309,6 +305,24 @@ impl Daemon {
             }
         }
         Ok(Reply::Done)
+    }
+
+    /// Writes down what the switch is to be, then makes it so; what cannot be is taken back.
+    fn change(
+        &mut self,
+        wish: impl FnOnce(&mut Wanted),
+        make: impl FnOnce(&Switch) -> Result<(), SwitchError>,
+    ) -> Result<(), Refused> {
+        let before = self.wanted.clone();
+        wish(&mut self.wanted);
+        let written = self.write_down().map_err(Refused::from);
+        let made = written.and_then(|()| make(&self.switch).map_err(Refused::from));
+        if made.is_err() {
+            self.wanted = before;
+            // What led here is the thing to tell.
+            let _ = self.write_down();
+        }
+        made
     }
 
     fn attach(&mut self, plug: &Plug, listener: OwnedFd) -> Result<(), Refused> {
@@ -349,12 +363,13 @@ impl Daemon {
     }
 
     fn detach(&mut self, port: PortNumber) -> Result<(), Refused> {
-        match self.switch.remove_port(port) {
-            Ok(()) | Err(SwitchError::NoPort(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let wish = |wanted: &mut Wanted| wanted.ports.retain(|plug| plug.port != port);
+        self.change(wish, |switch| match switch.remove_port(port) {
+            Err(SwitchError::NoPort(_)) => Ok(()),
+            removed => removed,
+        })?;
         self.forget(port);
-        Ok(self.write_down()?)
+        Ok(())
     }
 
     fn forget(&mut self, port: PortNumber) {
@@ -545,39 +560,4 @@ fn listen(
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(work);
     thread.map(drop).map_err(Failure::Thread)
-}
-
-/// The descriptors we are started with, by their numbers. They are copied and the numbers stay open: a successor keeper is
-/// given what stands there.
-struct Descriptors {
-    link: OwnedFd,
-    launch: OwnedFd,
-    control: UnixListener,
-    log: File,
-    folder: OwnedFd,
-    /// The first one's, towards the command that waits for the switch.
-    ready: Option<File>,
-    keeper_program: Option<OwnedFd>,
-}
-
-impl Descriptors {
-    /// To be called first of all: what is opened before takes the numbers of those that did not come.
-    fn take() -> Result<Descriptors, Failure> {
-        let ready = inherited(fds::READY).ok().map(File::from);
-        let keeper_program = inherited(fds::KEEPER_PROGRAM)
-            .ok()
-            .and_then(|held| fcntl_dupfd_cloexec(held, fds::BEHIND_ALL).ok());
-        let take = |number, what| {
-            inherited(number).map_err(|source| Failure::Missing { number, what, source })
-        };
-        Ok(Descriptors {
-            link: take(fds::LINK, "the link to the keeper")?,
-            launch: take(fds::LAUNCH, "the launch description")?,
-            control: take(fds::CONTROL, "the control socket")?.into(),
-            log: take(fds::LOG, "the switch's log")?.into(),
-            folder: take(fds::RUN_FOLDER, "the run folder")?,
-            ready,
-            keeper_program,
-        })
-    }
 }

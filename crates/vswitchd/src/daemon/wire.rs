@@ -16,8 +16,8 @@ use hpvm_host::nic::wire::{follow, followed};
 use hpvm_host::nic::{LinkNews, LinkWatch};
 use hpvm_host::paths::within;
 use hpvm_model::{InterfaceName, WireNow, chain};
-use hpvm_vswitch::{PacketWire, TapWire, WireOptions};
-use hpvm_vswitchd::wanted::{WATCH_TAG, WIRE_TAG, WireKind};
+use hpvm_vswitch::{PacketWire, Switch, TapWire, WireOptions};
+use hpvm_vswitchd::wanted::{WATCH_TAG, WIRE_TAG, Wanted, WireKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Daemon, Refused, spawn};
@@ -102,21 +102,26 @@ impl Daemon {
         interface: Option<InterfaceName>,
         fd: Option<OwnedFd>,
     ) -> Result<(), Refused> {
-        self.switch.detach_wire()?;
+        let wish = |wanted: &mut Wanted| {
+            wanted.wire = kind;
+            wanted.interface = interface;
+        };
+        self.change(wish, Switch::detach_wire)?;
+        (self.awaits_nat, self.wire_attached) = (false, false);
         self.kept.remove(&WIRE_TAG);
         self.link.release(WIRE_TAG);
-        self.wanted.wire = kind;
-        self.wanted.interface = interface;
-        if let Some(fd) = &fd {
-            self.link.keep(WIRE_TAG, fd.as_fd()).map_err(Refused::Keep)?;
-            self.kept.insert(WIRE_TAG, fd.try_clone().map_err(Refused::Keep)?);
-        }
-        self.write_down()?;
-        let attached = self.attach_wire(kind, fd);
+        let kept = fd.as_ref().map_or(Ok(()), |fd| self.keep_wire(fd).map_err(Refused::Keep));
+        let attached = kept.and_then(|()| self.attach_wire(kind, fd));
         self.uplink.rename(self.wanted.interface.clone());
         let turn = self.uplink.look_anew();
         self.follow(turn);
         attached
+    }
+
+    fn keep_wire(&mut self, fd: &OwnedFd) -> std::io::Result<()> {
+        self.link.keep(WIRE_TAG, fd.as_fd())?;
+        self.kept.insert(WIRE_TAG, fd.try_clone()?);
+        Ok(())
     }
 
     /// Looks at all interfaces once, then hears what becomes of them.
