@@ -25,9 +25,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hpvm_app::protocol::{Denial, Reply, StopHow};
+use hpvm_app::protocol::{Denial, Reply};
 use hpvm_app::snapshot::{self, Crash, Phase, Process, SilentStore};
-use hpvm_console::door::{DriveAddress, PowerRequest};
+use hpvm_console::door::DriveAddress;
 use hpvm_console::fanout::{SessionId, VerbAsked};
 use hpvm_host::confine::ConfineError;
 use hpvm_host::keeper_link::{FromKeeper, ToKeeper};

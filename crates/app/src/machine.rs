@@ -87,8 +87,6 @@ pub(crate) enum Input {
 pub(crate) enum Ask {
     Ping,
     Stop(StopHow),
-    /// Press the power button once.
-    Press,
     Idle,
     Counters,
     Change,

@@ -1,7 +1,7 @@
 //! A client's end of the door: a Unix stream that never blocks, its frames, and what is still to be sent.
 //!
-//! The session uses [`Attachment`] under its poll. [`request_power`] is for commands that want a power verb of the worker
-//! and nothing else.
+//! The session uses [`Attachment`] under its poll. [`request_drives`] and [`request_medium`] are for who wants one verb of the
+//! worker and nothing else.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,8 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::door::{
-    ClientFrame, Decoder, DoorError, Drive, Frame, Hello, MediumRequest, PowerRequest, ServerFrame,
-    VERSION, Want,
+    ClientFrame, Decoder, DoorError, Drive, Frame, Hello, MediumRequest, ServerFrame, VERSION, Want,
 };
 
 /// From so many unsent bytes on a client takes no more input.
@@ -116,19 +115,7 @@ impl AsFd for Attachment {
     }
 }
 
-/// Asks the worker behind `stream` for a power verb, and waits for what became of it: what was done, or why not.
-///
-/// # Errors
-/// When the worker does not answer the question at all.
-pub fn request_power(
-    stream: UnixStream,
-    request: PowerRequest,
-    patience: Duration,
-) -> Result<Result<String, String>, DoorFailure> {
-    ask(stream, &ClientFrame::Power(request), patience, &mut |_| {})
-}
-
-/// Asks for another medium in a drive.
+/// Asks the worker behind `stream` for another medium in a drive, and waits for what became of it: what was done, or why not.
 ///
 /// # Errors
 /// When the worker does not answer the question at all.

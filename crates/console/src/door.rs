@@ -11,7 +11,7 @@
 //!  01 Hello    version, want, history u32   81 Welcome   version, keyboard, 3 texts: by, guest, state
 //!  02 Input    bytes                        82 History   bytes
 //!  03 TakeKeyboard                          83 Live      bytes
-//!  04 Power    request                      84 Keyboard  keyboard, text: by
+//!  (04 was a power verb)                    84 Keyboard  keyboard, text: by
 //!  05 Detach                                85 Answer    ok, text
 //!  06 Drives                                86 Ended     how
 //!  07 Medium   address, text: image         87 Lagged    bytes dropped, u64
@@ -49,7 +49,6 @@ pub enum ClientFrame {
     Input(Vec<u8>),
     /// Take the keyboard, whoever holds it.
     TakeKeyboard,
-    Power(PowerRequest),
     /// Tell me the guest's drives and what can be put into them.
     Drives,
     Medium(MediumRequest),
@@ -70,15 +69,6 @@ pub struct Hello {
 pub enum Want {
     Watch,
     Write,
-}
-
-/// A power verb that a session asks of the worker. Power on is none: without power there is no worker to ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PowerRequest {
-    /// Like pulling the plug.
-    Off,
-    /// Press the power button, as a graceful shutdown begins.
-    Button,
 }
 
 /// Where a drive is in the guest.
@@ -124,7 +114,7 @@ pub enum ServerFrame {
     Live(Vec<u8>),
     /// Who holds the keyboard has changed, or stayed as it was although the session asked for it.
     Keyboard(Keyboard),
-    /// The answer to a verb: [`ClientFrame::Power`], [`ClientFrame::Drives`] or [`ClientFrame::Medium`].
+    /// The answer to a verb: [`ClientFrame::Drives`] or [`ClientFrame::Medium`].
     Answer(Result<String, String>),
     /// One drive, before the answer to [`ClientFrame::Drives`].
     Drive(Drive),
@@ -234,7 +224,6 @@ mod kind {
     pub(super) const HELLO: u8 = 0x01;
     pub(super) const INPUT: u8 = 0x02;
     pub(super) const TAKE_KEYBOARD: u8 = 0x03;
-    pub(super) const POWER_REQUEST: u8 = 0x04;
     pub(super) const DETACH: u8 = 0x05;
     pub(super) const DRIVES: u8 = 0x06;
     pub(super) const MEDIUM: u8 = 0x07;
@@ -260,7 +249,6 @@ impl Frame for ClientFrame {
             }
             ClientFrame::Input(bytes) => put_bytes(out, kind::INPUT, bytes),
             ClientFrame::TakeKeyboard => put_frame(out, kind::TAKE_KEYBOARD, &[]),
-            ClientFrame::Power(request) => put_frame(out, kind::POWER_REQUEST, &[request.code()]),
             ClientFrame::Drives => put_frame(out, kind::DRIVES, &[]),
             ClientFrame::Medium(request) => {
                 let mut payload = request.drive.code().to_vec();
@@ -281,7 +269,6 @@ impl Frame for ClientFrame {
             }),
             kind::INPUT => ClientFrame::Input(fields.rest()),
             kind::TAKE_KEYBOARD => ClientFrame::TakeKeyboard,
-            kind::POWER_REQUEST => ClientFrame::Power(fields.code(PowerRequest::ALL)?),
             kind::DRIVES => ClientFrame::Drives,
             kind::MEDIUM => ClientFrame::Medium(MediumRequest {
                 drive: fields.drive()?,
@@ -416,13 +403,6 @@ impl Drive {
 
 impl Want {
     const ALL: &[Want] = &[Want::Watch, Want::Write];
-    fn code(self) -> u8 {
-        self as u8
-    }
-}
-
-impl PowerRequest {
-    const ALL: &[PowerRequest] = &[PowerRequest::Off, PowerRequest::Button];
     fn code(self) -> u8 {
         self as u8
     }

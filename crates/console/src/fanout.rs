@@ -18,8 +18,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::door::{
-    ClientFrame, Drive, Ended, Hello, Keyboard, MediumRequest, PowerRequest, ServerFrame, VERSION,
-    Want, Welcome,
+    ClientFrame, Drive, Ended, Hello, Keyboard, MediumRequest, ServerFrame, VERSION, Want, Welcome,
 };
 use crate::history::History;
 
@@ -61,7 +60,6 @@ pub struct VerbAsked {
 /// What a session may ask of the guest's owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
-    Power(PowerRequest),
     Drives,
     Medium(MediumRequest),
 }
@@ -206,9 +204,6 @@ impl Fanout {
                 }
                 Rights::Watch => attached.repeat_keyboard = true,
             },
-            (Phase::Attached(_), ClientFrame::Power(request)) => {
-                return self.verb(session, Verb::Power(request));
-            }
             (Phase::Attached(_), ClientFrame::Drives) => {
                 return self.verb(session, Verb::Drives);
             }
@@ -254,12 +249,8 @@ impl Fanout {
                 None
             }
             (Asked::Nothing, Rights::Watch) => {
-                let what = match verb {
-                    Verb::Power(_) => "switch its power",
-                    Verb::Drives | Verb::Medium(_) => "change its media",
-                };
                 let refusal = format!(
-                    "user '{}' may watch guest '{}' but not {what}",
+                    "user '{}' may watch guest '{}' but not change its media",
                     seat.peer.user, self.guest
                 );
                 seat.asked = Asked::Answer([ServerFrame::Answer(Err(refusal))].into());

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use hpvm_console::door::{
     ClientFrame, Decoder, DoorError, Drive, DriveAddress, Ended, Frame, Hello, Keyboard,
-    MediumRequest, PAYLOAD_BYTES_MAX, PowerRequest, ServerFrame, TEXT_BYTES_MAX, Want, Welcome,
+    MediumRequest, PAYLOAD_BYTES_MAX, ServerFrame, TEXT_BYTES_MAX, Want, Welcome,
 };
 use proptest::prelude::*;
 
@@ -105,14 +105,12 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 
 fn client_frame() -> impl Strategy<Value = ClientFrame> {
     let want = prop_oneof![Just(Want::Watch), Just(Want::Write)];
-    let power = prop_oneof![Just(PowerRequest::Off), Just(PowerRequest::Button)];
     prop_oneof![
         (any::<u8>(), want, any::<u32>()).prop_map(|(version, want, history_bytes)| {
             ClientFrame::Hello(Hello { version, want, history_bytes })
         }),
         bytes().prop_map(ClientFrame::Input),
         Just(ClientFrame::TakeKeyboard),
-        power.prop_map(ClientFrame::Power),
         Just(ClientFrame::Drives),
         (address(), proptest::option::of(".{1,20}"))
             .prop_map(|(drive, image)| ClientFrame::Medium(MediumRequest { drive, image })),

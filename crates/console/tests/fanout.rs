@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hpvm_console::door::{
-    ClientFrame, Ended, Hello, Keyboard, PowerRequest, ServerFrame, VERSION, Want,
+    ClientFrame, DriveAddress, Ended, Hello, Keyboard, MediumRequest, ServerFrame, VERSION, Want,
 };
 use hpvm_console::fanout::{
     Fanout, INPUT_BYTES_MAX, Next, Peer, Rights, SESSIONS_MAX, SessionId, Verb, VerbAsked,
@@ -17,6 +17,12 @@ fn operator(user: &str) -> Peer {
 
 fn hello(want: Want, history_bytes: u32) -> ClientFrame {
     ClientFrame::Hello(Hello { version: VERSION, want, history_bytes })
+}
+
+/// A verb: take the medium out of a drive.
+fn eject() -> ClientFrame {
+    let drive = DriveAddress { bus: 0, device: 4, target: 0 };
+    ClientFrame::Medium(MediumRequest { drive, image: None })
 }
 
 /// A session that has said Hello and heard its Welcome, with the keyboard in it.
@@ -91,7 +97,7 @@ fn the_keyboard_is_taken_freed_and_picked_up() {
 }
 
 #[test]
-fn who_may_only_watch_types_nothing_and_switches_nothing() {
+fn who_may_only_watch_types_nothing_and_changes_nothing() {
     let mut fanout = fanout(b"");
     let peer = Peer { user: "eve".into(), rights: Rights::Watch };
     let (eve, keyboard) = attached(&mut fanout, peer, Want::Write);
@@ -99,9 +105,9 @@ fn who_may_only_watch_types_nothing_and_switches_nothing() {
     all(&mut fanout, eve);
     fanout.receive(eve, ClientFrame::Input(b"rm -rf /\r".into()));
     fanout.receive(eve, ClientFrame::TakeKeyboard);
-    assert_eq!(fanout.receive(eve, ClientFrame::Power(PowerRequest::Off)), None);
+    assert_eq!(fanout.receive(eve, eject()), None);
     assert_eq!(fanout.guest_input(), b"");
-    let refusal = "user 'eve' may watch guest 'web1' but not switch its power".into();
+    let refusal = "user 'eve' may watch guest 'web1' but not change its media".into();
     assert_eq!(
         all(&mut fanout, eve),
         [ServerFrame::Answer(Err(refusal)), ServerFrame::Keyboard(Keyboard::WatchOnly)]
@@ -109,23 +115,20 @@ fn who_may_only_watch_types_nothing_and_switches_nothing() {
 }
 
 #[test]
-fn a_power_verb_is_answered_before_the_end_it_causes() {
+fn a_verb_is_answered_before_the_end_is_told() {
     let mut fanout = fanout(b"");
     let (session, _) = attached(&mut fanout, operator("root"), Want::Watch);
     all(&mut fanout, session);
-    let asked = fanout.receive(session, ClientFrame::Power(PowerRequest::Off));
-    assert_eq!(
-        asked,
-        Some(VerbAsked { session, user: "root".into(), verb: Verb::Power(PowerRequest::Off) })
-    );
+    let asked = fanout.receive(session, ClientFrame::Drives);
+    assert_eq!(asked, Some(VerbAsked { session, user: "root".into(), verb: Verb::Drives }));
     fanout.guest_output(b"last words");
     fanout.guest_ended(Ended::Stopped);
     assert_eq!(all(&mut fanout, session), [ServerFrame::Live(b"last words".into())]);
     assert_eq!(fanout.next(session), Next::Wait);
-    fanout.verb_done(session, Ok("off".into()));
+    fanout.verb_done(session, Ok("done".into()));
     assert_eq!(
         all(&mut fanout, session),
-        [ServerFrame::Answer(Ok("off".into())), ServerFrame::Ended(Ended::Stopped)]
+        [ServerFrame::Answer(Ok("done".into())), ServerFrame::Ended(Ended::Stopped)]
     );
     assert_eq!(fanout.next(session), Next::Close);
 }
@@ -137,11 +140,7 @@ fn who_breaks_the_protocol_is_told_and_closed() {
         (&[ClientFrame::TakeKeyboard], "a session begins with its Hello"),
         (&[hello(Want::Write, 0), hello(Want::Write, 0)], "a session says Hello once"),
         (
-            &[
-                hello(Want::Write, 0),
-                ClientFrame::Power(PowerRequest::Off),
-                ClientFrame::Power(PowerRequest::Off),
-            ],
+            &[hello(Want::Write, 0), ClientFrame::Drives, eject()],
             "a session asks for one verb at a time",
         ),
         (
@@ -196,7 +195,7 @@ enum Event {
     Output(usize),
     /// A session can be written to, for so many frames.
     Next(usize, usize),
-    PowerDone(usize),
+    VerbDone(usize),
     GuestTakes(usize),
 }
 
@@ -206,7 +205,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(want, history_bytes)| hello(want, history_bytes)),
         4 => prop::collection::vec(any::<u8>(), 1..40).prop_map(ClientFrame::Input),
         2 => Just(ClientFrame::TakeKeyboard),
-        1 => Just(ClientFrame::Power(PowerRequest::Button)),
+        1 => prop_oneof![Just(ClientFrame::Drives), Just(eject())],
         1 => Just(ClientFrame::Detach),
     ];
     let output_bytes = prop_oneof![4 => 0_usize..200, 1 => 0_usize..30_000];
@@ -216,7 +215,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => (0_usize..8, frame).prop_map(|(session, frame)| Event::Frame(session, frame)),
         6 => output_bytes.prop_map(Event::Output),
         8 => (0_usize..8, 1_usize..6).prop_map(|(session, frames)| Event::Next(session, frames)),
-        1 => (0_usize..8).prop_map(Event::PowerDone),
+        1 => (0_usize..8).prop_map(Event::VerbDone),
         1 => (0_usize..100).prop_map(Event::GuestTakes),
     ]
 }
@@ -287,7 +286,7 @@ impl World {
                     }
                 }
             }
-            Event::PowerDone(number) => {
+            Event::VerbDone(number) => {
                 if let Some(session) = self.client(number) {
                     self.fanout.verb_done(session, Ok(String::new()));
                 }

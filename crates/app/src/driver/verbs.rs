@@ -1,4 +1,4 @@
-//! The verbs of console sessions: power, and the media of the guest's drives.
+//! The verbs of console sessions: the media of the guest's drives. Power is switched by commands, hpvmconsole among them.
 
 use hpvm_console::door::{Drive, MediumRequest};
 use hpvm_console::fanout::Verb;
@@ -22,14 +22,6 @@ impl Driver {
     pub(super) fn verb_asked(&mut self, asked: VerbAsked) {
         let VerbAsked { session, user, verb } = asked;
         match verb {
-            Verb::Power(request) => {
-                let ask = match request {
-                    PowerRequest::Off => Ask::Stop(StopHow::Hard),
-                    PowerRequest::Button => Ask::Press,
-                };
-                let ticket = self.requests.ticket(Asker::Session(session));
-                self.feed(Input::Asked { ticket, ask });
-            }
             Verb::Drives => self.look_at_drives(session),
             Verb::Medium(request) => self.medium_asked(session, user, request),
         }

@@ -26,10 +26,6 @@ impl Machine {
             Ask::Ping | Ask::Stop(StopHow::Hard) => {
                 actions.push(Action::Reply(ticket, Reply::Done));
             }
-            Ask::Press => {
-                actions.push(Action::PressButton);
-                actions.push(Action::Reply(ticket, Reply::Done));
-            }
             Ask::Idle => actions.push(Action::ReadIdle(ticket)),
             Ask::Counters => actions.push(Action::ReadCounters(ticket)),
             Ask::Change => {

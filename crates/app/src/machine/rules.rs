@@ -331,7 +331,6 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         Just(Ask::Ping),
         Just(HARD),
         (0u32..30).prop_map(|seconds_max| Ask::Stop(StopHow::Graceful { seconds_max })),
-        Just(Ask::Press),
         Just(Ask::Idle),
         Just(Ask::Counters),
         Just(Ask::Change),

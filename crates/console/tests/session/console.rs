@@ -1,7 +1,7 @@
 //! The console itself: history, live output, keys, two users, power off, a worker that is replaced.
 
-use hpvm_console::attachment::{DoorFailure, request_power};
-use hpvm_console::door::{Ended, PowerRequest};
+use hpvm_console::attachment::{DoorFailure, request_medium};
+use hpvm_console::door::{DriveAddress, Ended, MediumRequest};
 use hpvm_console::fanout::Rights;
 use libtest_mimic::Trial;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,7 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("console_joins_a_replaced_worker", joins_a_replaced_worker),
         trial("console_gives_up_a_silent_worker", gives_up_a_silent_worker),
         trial("console_leaves_no_trace_on_the_terminal", leaves_no_trace_on_the_terminal),
-        trial("door_power_request_is_answered", power_request_is_answered),
+        trial("door_medium_request_is_answered", medium_request_is_answered),
     ]
 }
 
@@ -219,23 +219,25 @@ fn leaves_no_trace_on_the_terminal() {
     session.ends_with(0);
 }
 
-fn power_request_is_answered() {
+fn medium_request_is_answered() {
     let (rig, door) = Rig::on(b"");
     let connect = || UnixStream::connect(rig.path("door")).expect("door");
     let patience = Duration::from_secs(10);
-    let ask = |request| request_power(connect(), request, patience).expect("an answer");
-    assert_eq!(ask(PowerRequest::Off), Ok("switched off".into()));
-    assert_eq!(ask(PowerRequest::Button), Err("no operating system runs".into()));
+    let put = |image: Option<&str>, patience| {
+        let drive = DriveAddress { bus: 0, device: 4, target: 0 };
+        let request = MediumRequest { drive, image: image.map(str::to_owned) };
+        request_medium(connect(), request, patience)
+    };
+    let ask = |image| put(image, patience).expect("an answer");
+    assert_eq!(ask(None), Ok("done".into()));
+    assert_eq!(ask(Some("none.iso")), Err("there is no 'none.iso' in the folder of images".into()));
     door.admits_with(Rights::Watch);
     assert_eq!(
-        ask(PowerRequest::Off)
-            .expect_err("refused")
-            .split_once(" may")
-            .map(|(_, why)| why.to_owned()),
-        Some(" watch guest 'web1' but not switch its power".into())
+        ask(None).expect_err("refused").split_once(" may").map(|(_, why)| why.to_owned()),
+        Some(" watch guest 'web1' but not change its media".into())
     );
     drop(door);
     let _silent = UnixListener::bind(rig.path("door")).expect("door");
-    let late = request_power(connect(), PowerRequest::Off, Duration::from_millis(50));
+    let late = put(None, Duration::from_millis(50));
     assert!(matches!(late, Err(DoorFailure::Late(_))), "{late:?}");
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use hpvm_console::door::{ClientFrame, Decoder, Drive, DriveAddress, Ended, Frame, PowerRequest};
+use hpvm_console::door::{ClientFrame, Decoder, Drive, DriveAddress, Ended, Frame};
 use hpvm_console::fanout::{Fanout, Next, Peer, Rights, SessionId, Verb, VerbAsked};
 use hpvm_console::history::History;
 
@@ -171,12 +171,6 @@ fn perform(fanout: &mut Fanout, asked: VerbAsked) {
         images: vec!["first.iso".into(), "second disc.iso".into()],
     };
     match asked.verb {
-        Verb::Power(PowerRequest::Off) => {
-            fanout.verb_done(asked.session, Ok("switched off".into()));
-        }
-        Verb::Power(PowerRequest::Button) => {
-            fanout.verb_done(asked.session, Err("no operating system runs".into()));
-        }
         Verb::Drives => {
             let drives = vec![drive(0, Some("/isos/first.iso")), drive(1, None)];
             fanout.drives_known(asked.session, drives);
