@@ -257,6 +257,9 @@ fn a_base_is_protected_by_removed_clones_too() {
     host.ok(&["hpvmremove", "-P", "new", "-F"]);
     let report = host.refused(&["hpvmstart", "-P", "web"]);
     assert!(report.contains("removed linked clone, which is still kept, 'new'"), "{report}");
+    host.ok(&["hpvm", "doctor", "--rebuild"]);
+    let report = host.refused(&["hpvmstart", "-P", "web"]);
+    assert!(report.contains("removed linked clone, which is still kept, 'new'"), "{report}");
     host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
     host.ok(&["hpvmstart", "-P", "web"]);
 }

@@ -16,8 +16,7 @@ use hpvm_host::{durable, process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid, Vswitch};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{
-    Access, Found, Identities, Rebuilt, Registry, RemovedGuest, Selector, Step, SwitchSelector,
-    portable,
+    Access, Found, Rebuilt, Registry, RemovedGuest, Selector, Step, SwitchSelector, portable,
 };
 
 use crate::clone::interrupted;
@@ -286,7 +285,7 @@ impl Finding {
         match &self.cure {
             Cure::Enter(found) => match found.as_ref() {
                 Found::Guest(config, _) => Some(config),
-                Found::Removed(removed) => Some(&removed.config),
+                Found::Removed(removed, _) => Some(&removed.config),
             },
             _ => None,
         }
@@ -475,8 +474,8 @@ fn enter(host: &mut VmHost, found: &Found) -> Result<(), Refusal> {
     let change = host.registry.change()?;
     match found {
         Found::Guest(config, identities) => change.insert(config, identities)?,
-        Found::Removed(RemovedGuest { config, keep_until, .. }) => {
-            change.insert(config, &Identities::new())?;
+        Found::Removed(RemovedGuest { config, keep_until, .. }, identities) => {
+            change.insert(config, identities)?;
             change.remove(config.number, *keep_until)?;
         }
     }
@@ -507,13 +506,14 @@ pub fn rebuild(root: &hpvm_host::Root) -> Result<Rebuilt, Refusal> {
 
 fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
     let config = with_ports(root, config);
+    let stores = Stores::look(std::iter::once(&config));
+    let identities = crate::vm_host::identities_of(&stores.files);
     if folder::leads_to(&root.guest_link(config.name.as_str()), config.uuid) {
-        let stores = Stores::look(std::iter::once(&config));
-        let identities = crate::vm_host::identities_of(&stores.files);
         return Found::Guest(config, identities);
     }
     let now = jiff::Timestamp::now();
-    Found::Removed(RemovedGuest { config, removed_at: now, keep_until: now + KEEP_FOUND })
+    let removed = RemovedGuest { config, removed_at: now, keep_until: now + KEEP_FOUND };
+    Found::Removed(removed, identities)
 }
 
 /// A start makes ports for a guest and tells the boot record of them, not the text.

@@ -19,7 +19,7 @@ use crate::step::Step;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Guest(GuestConfig, Identities),
-    Removed(RemovedGuest),
+    Removed(RemovedGuest, Identities),
 }
 
 /// What a rebuild did.
@@ -86,7 +86,7 @@ fn fill(
     }
     // Removed guests first: their names are free again by the time an existing guest wants one.
     let (removed, existing): (Vec<Found>, Vec<Found>) =
-        found.into_iter().partition(|found| matches!(found, Found::Removed(_)));
+        found.into_iter().partition(|found| matches!(found, Found::Removed(..)));
     for found in removed.into_iter().chain(existing) {
         match (add(&change, &found), found.into_config()) {
             (Ok(()), config) => rebuilt.guests.push(config.number),
@@ -108,8 +108,8 @@ fn fill(
 fn add(change: &Change<'_>, found: &Found) -> Result<(), RegistryError> {
     match found {
         Found::Guest(config, files) => change.insert(config, files),
-        Found::Removed(RemovedGuest { config, removed_at, keep_until }) => {
-            change.insert(config, &Identities::new())?;
+        Found::Removed(RemovedGuest { config, removed_at, keep_until }, files) => {
+            change.insert(config, files)?;
             change.remove_as_of(config.number, *removed_at, *keep_until)
         }
     }
@@ -119,7 +119,7 @@ impl Found {
     fn into_config(self) -> GuestConfig {
         match self {
             Found::Guest(config, _) => config,
-            Found::Removed(removed) => removed.config,
+            Found::Removed(removed, _) => removed.config,
         }
     }
 }

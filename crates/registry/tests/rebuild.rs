@@ -38,8 +38,12 @@ fn a_damaged_registry_is_replaced_and_kept() {
         removed_at: Timestamp::from_second(100).unwrap(),
         keep_until: Timestamp::from_second(200).unwrap(),
     };
-    let rebuilt =
-        rebuild(&place.path(), [found(1), Found::Removed(removed.clone()), found(3)], []).unwrap();
+    let rebuilt = rebuild(
+        &place.path(),
+        [found(1), Found::Removed(removed.clone(), files(&removed.config)), found(3)],
+        [],
+    )
+    .unwrap();
     assert_eq!(rebuilt.guests, [number(1), number(2), number(3)]);
     assert!(rebuilt.skipped.is_empty());
     let kept = rebuilt.damaged.unwrap();
