@@ -173,6 +173,11 @@ fn no_room_for_the_registry() {
     succeeded(&started);
     tells_of_no_room(&started.stderr);
     host.wait_for_state("other", "On (OS)", UP);
+    fs::remove_dir_all(host.run_dir(1)).expect("nobody reaches it any more");
+    let ended = host.run(&["hpvmstop", "-P", "other", "-hF"]);
+    succeeded(&ended);
+    tells_of_no_room(&ended.stderr);
+    assert_eq!(host.state("other"), "Off");
     cramped.make_room("var/opt/hpvm");
     cramped.assert_sound();
 }
