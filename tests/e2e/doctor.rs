@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use hpvm_host::lock::Busy;
 use hpvm_host::process::PidFd;
 use hpvm_model::GuestConfig;
 use hpvm_registry::{Access, Outcome, Owner, Registry};
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     leftovers_of_every_kind_are_found_explained_and_cleaned,
     what_others_made_is_left_alone,
     a_repair_that_fails_keeps_no_other_from_being_made,
+    what_a_command_is_changing_is_not_complained_of,
     a_guest_that_nobody_supervises_is_taken_over,
     a_lost_registry_is_refused_and_rebuilt,
     a_damaged_registry_is_refused_and_rebuilt,
@@ -101,6 +103,19 @@ fn a_repair_that_fails_keeps_no_other_from_being_made() {
     }
     host.ok(&["hpvm", "doctor", "--repair"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn what_a_command_is_changing_is_not_complained_of() {
+    let host = host_with_guests();
+    let folder = folder(&host, "web");
+    let busy = Busy::acquire(&folder.join("busy"), "hpvmmodify", BOUND).expect("our turn");
+    let identity = fs::read_to_string(folder.join("guest.json")).expect("a text");
+    fs::write(folder.join("guest.json"), identity.replace("web", "site")).expect("written first");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    drop(busy);
+    let told = host.run(&["hpvm", "doctor", "--repair"]);
+    assert!(told.stdout.contains("does not say what the registry says"), "{told}");
+    assert_eq!(fs::read_to_string(folder.join("guest.json")).expect("a text"), identity);
 }
 
 fn a_guest_that_nobody_supervises_is_taken_over() {

@@ -10,7 +10,7 @@ mod switches;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::lock::Busy;
+use hpvm_host::lock::{self, Busy};
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid, Vswitch};
@@ -99,7 +99,7 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
         findings.push(Finding { text, cure });
         return Ok(());
     }
-    if identity(folder.path()).map(without_ports).as_ref() != Some(&without_ports(config.clone())) {
+    if has_lost_identity(host, config)? {
         let text = format!(
             "{} does not say what the registry says",
             folder.file(guest_folder::IDENTITY).display()
@@ -149,6 +149,15 @@ fn lost_record(config: &GuestConfig, loss: Loss) -> Finding {
             cure: Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}")),
         },
     }
+}
+
+/// Whether the text says something else than the registry, and no command is just changing both.
+fn has_lost_identity(host: &VmHost, config: &GuestConfig) -> Result<bool, Refusal> {
+    let folder = host.folder(config);
+    let said = identity(folder.path()).map(without_ports);
+    Ok(said.as_ref() != Some(&without_ports(config.clone()))
+        && matches!(lock::owner(&folder.file(guest_folder::BUSY)), Ok(None))
+        && host.registry.guest(&Selector::Uuid(config.uuid))?.as_ref() == Some(config))
 }
 
 /// Ports grow at each start and are not worth rebuilding the text for.
