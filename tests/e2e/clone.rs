@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_linked_clone_keeps_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
     a_base_is_not_purged_with_the_guest_it_was_made_for,
+    the_device_database_knows_what_clones_are_built_on,
     clones_of_real_guests_boot,
     a_copy_killed_at_any_moment_leaves_nothing,
     an_interrupted_copy_leaves_nothing,
@@ -295,6 +296,36 @@ fn a_base_is_not_purged_with_the_guest_it_was_made_for() {
     host.ok(&["hpvm", "autostart"]);
     assert!(!Path::new(&base).exists(), "nobody needs it");
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+fn the_device_database_knows_what_clones_are_built_on() {
+    let host = with_web();
+    let middle = host.path("middle.qcow2").display().to_string();
+    let named = format!("disk:avio_stor:0,1,0:qcow2:{middle}");
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "--linked", "-b", &named]);
+    host.ok(&["hpvmclone", "-P", "new", "-N", "third", "--linked"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+    let (base, moved) = (host.path("web.img"), host.path("moved.img"));
+    let restricted = host.refused(&["hpvmdevmgmt", "-a", &format!("rdev:{}", base.display())]);
+    let user = format!("guest 'new' builds on '{}'", base.display());
+    assert!(restricted.contains(&user) && restricted.contains("guest 'third'"), "{restricted}");
+    assert_eq!(host.ok(&["hpvmdevmgmt", "-r"]), "#!/bin/sh\n# nothing to repair\n");
+    host.ok(&["hpvmdevmgmt", "-a", &format!("gdev:{}", base.display())]);
+    let said = host.refused(&["hpvmdevmgmt", "-d", &format!("gdev:{}", base.display())]);
+    assert!(said.contains("has dependents") && said.contains(&user), "{said}");
+
+    fs::hard_link(&base, &moved).expect("another name");
+    host.ok(&["hpvmdevmgmt", "-n", &format!("gdev:{}:{}", base.display(), moved.display())]);
+    fs::remove_file(&base).expect("the old name");
+    for name in ["new", "third"] {
+        let layers = guest(&host, name).storage.remove(0).layers;
+        assert_eq!(layers.last().map(|layer| layer.path.as_str()), moved.to_str());
+    }
+    host.ok(&["hpvmstart", "-P", "third"]);
+    assert!(host.ok(&["hpvmdevmgmt", "-l", &format!("gdev:{middle}")]).contains(":new,third:"));
+    host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    let said = host.refused(&["hpvmdevmgmt", "-S", "1G", &middle]);
+    assert!(said.contains("is a qcow2 image (guest 'third' builds on"), "{said}");
 }
 
 /// A copied and a linked one in turn, and the base is as it was.

@@ -298,9 +298,14 @@ impl StorageDevice {
         (self.kind, self.backing.storage) == (DeviceKind::Disk, StorageType::Null)
     }
 
+    /// All that it names on the VM Host: its backing first, then what lies under that.
+    pub fn backings(&self) -> impl Iterator<Item = &Backing> {
+        std::iter::once(&self.backing).chain(&self.layers)
+    }
+
     /// The paths of all that must be there for this device, its backing store first.
     pub fn stores(&self) -> impl Iterator<Item = &str> {
-        self.backing.store().into_iter().chain(self.layers.iter().filter_map(Backing::store))
+        self.backings().filter_map(Backing::store)
     }
 }
 

@@ -167,10 +167,7 @@ fn asked(path: &str, question: impl FnOnce(&Path) -> bool + Send + 'static) -> b
 
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
     let devices = configs.into_iter().flat_map(|config| &config.storage);
-    let layers = |device: &'a StorageDevice| device.layers.iter().map(|l| l.path.as_str());
-    devices
-        .flat_map(|device| std::iter::once(device.backing.path.as_str()).chain(layers(device)))
-        .collect()
+    devices.flat_map(StorageDevice::backings).map(|backing| backing.path.as_str()).collect()
 }
 
 fn leads(places: &Places, paths: &BTreeSet<&str>) -> BTreeMap<String, Lead> {

@@ -123,6 +123,19 @@ fn a_disk_is_written_or_said_to_be_read_only() {
     assert_eq!(facts.attach(&config.storage[1]).access, Access::ReadWrite, "the other is written");
 }
 
+/// A base that was exchanged is not what the image over it was made for.
+#[test]
+fn what_lies_under_a_disk_is_the_device_it_was() {
+    let mut config = guest(&["disk:scsi:0,0,0:qcow2:/top"]);
+    config.storage[0].layers = vec![Backing::new(StorageType::Disk, PATH)];
+    let mut facts = host(&config);
+    let (kept, found) = (Some(identity(Some("wwid:a".into()), 1)), Some(identity(None, 1)));
+    facts.registered.insert(PATH.into(), Registered { kept, found, ..Registered::default() });
+    let starts = problems(&config, &facts, Purpose::Start);
+    let told = |problem: &Problem| problem.text.starts_with("'/d' is another device than");
+    assert!(starts.iter().any(told), "{starts:?}");
+}
+
 fn identity(identifier: Option<String>, size: u64) -> StoreIdentity {
     StoreIdentity { identifier, size: Bytes(size) }
 }

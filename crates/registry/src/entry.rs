@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use crate::change::Change;
 use crate::error::RegistryError;
-use crate::guest::{parsed, stored, wrong};
+use crate::guest::{LAYERS_SINCE_VERSION, parsed, stored, wrong};
 use crate::open::Registry;
 
 /// One entry.
@@ -58,10 +58,11 @@ impl Keys {
 const COLUMNS: &str = "type, name, real_path, origin, reason, identifier, size_bytes, share, \
      preserve, read_only, usage, allow, file_device, file_inode";
 
-/// Of an entry that nobody made by hand, says nothing of its own, and backs no device.
+/// Of an entry that nobody made by hand, says nothing of its own, and is of no device and under none.
 const UNUSED: &str = "type = 'gdev' AND origin = 'guest'
      AND share = 'NO' AND preserve = 'NO' AND read_only = 'NO' AND usage IS NULL
-     AND NOT EXISTS (SELECT 1 FROM device WHERE path = entry.name)";
+     AND NOT EXISTS (SELECT 1 FROM device WHERE path = entry.name)
+     AND NOT EXISTS (SELECT 1 FROM layer WHERE path = entry.name)";
 
 /// The tables that hold entries came with this version.
 const SINCE_VERSION: i64 = 2;
@@ -138,17 +139,23 @@ impl Registry {
         self.entries_where(filter, [&after, &before, drive])
     }
 
-    /// Whether an existing guest other than `except` has a device by this name.
+    /// Whether an existing guest other than `except` has a device by this name, or one that builds on it.
     pub fn is_used_by_others(
         &self,
         path: &str,
         except: Option<hpvm_model::GuestNumber>,
     ) -> Result<bool, RegistryError> {
+        let layers = match self.version < LAYERS_SINCE_VERSION {
+            true => "",
+            false => "UNION ALL SELECT guest FROM layer WHERE path = ?1",
+        };
+        let sql = format!(
+            "SELECT EXISTS (SELECT 1 FROM guest
+                 WHERE number IN (SELECT guest FROM device WHERE path = ?1 {layers})
+                     AND number IS NOT ?2 AND removed_at IS NULL)"
+        );
         self.connection
-            .prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM device JOIN guest ON guest.number = device.guest
-                 WHERE path = ?1 AND guest.number IS NOT ?2 AND guest.removed_at IS NULL)",
-            )
+            .prepare_cached(&sql)
             .and_then(|mut statement| {
                 let except = except.map(hpvm_model::GuestNumber::get);
                 statement.query_row(params![path, except], |row| row.get(0))

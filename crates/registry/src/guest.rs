@@ -79,7 +79,7 @@ const COLUMNS_WITHOUT_NICS: &str = "number, uuid, name, label, serial_number, os
 const DEVICE_COLUMNS: &str = "guest, bus, device, target, kind, adapter, storage, path, id";
 
 /// The table of layers came with this version; a reader takes an older file as it is.
-const LAYERS_SINCE_VERSION: i64 = 3;
+pub(crate) const LAYERS_SINCE_VERSION: i64 = 3;
 
 const LAYER_COLUMNS: &str = "guest, bus, device, target, storage, path";
 

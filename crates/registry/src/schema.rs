@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! guest ──< device      what it has; file_device and file_inode: the file behind it when it was configured
+//!       ──< layer       what lies under its devices
 //!       ──< port        root ports made for it at some start
 //!       ──< nic         its NICs; a switch is named, and may be none that is here
 //! entry                 the device database: restrictions, and what is known of devices beside the guests that have them
@@ -162,6 +163,7 @@ CREATE TABLE IF NOT EXISTS layer (
     CHECK ((file_device IS NULL) = (file_inode IS NULL))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS layer_file ON layer (file_inode, file_device) WHERE file_inode IS NOT NULL;
+CREATE INDEX IF NOT EXISTS layer_path ON layer (path);
 ";
 
 /// What version 4 added: virtual switches and NICs. The switch that always exists is made with the tables.

@@ -141,6 +141,22 @@ fn an_entry_goes_with_its_last_device_unless_it_says_something() {
     assert_eq!(change.entries().unwrap().len(), kept.len() - 1);
 }
 
+#[test]
+fn what_lies_under_a_device_is_needed_as_the_device_is() {
+    let place = Place::new();
+    let mut registry = place.open();
+    add(&mut registry, &guest(1));
+    let base =
+        guest(1).storage.iter().find_map(|device| device.layers.last()).unwrap().path.clone();
+    put(&mut registry, &[of_guest(&base)]);
+    let change = registry.change().unwrap();
+    change.delete_unused_entry(&base).unwrap();
+    assert_eq!(change.delete_unused_entries().unwrap(), 0);
+    assert_eq!(change.entries().unwrap(), [of_guest(&base)]);
+    assert!(change.is_used_by_others(&base, None).unwrap());
+    assert!(!change.is_used_by_others(&base, Some(number(1))).unwrap());
+}
+
 /// A file as version 1 made it.
 fn of_version_1(place: &Place) {
     let mut registry = place.open();
@@ -277,7 +293,8 @@ fn judging_does_not_read_all_entries() {
     let took = (0..5).map(|_| look()).min().unwrap();
     assert!(took < BOUND, "{took:?}");
     let plan = "EXPLAIN QUERY PLAN SELECT 1 FROM entry WHERE name = 'x' AND type = 'gdev'
-         AND origin = 'guest' AND NOT EXISTS (SELECT 1 FROM device WHERE path = entry.name)";
+         AND origin = 'guest' AND NOT EXISTS (SELECT 1 FROM device WHERE path = entry.name)
+         AND NOT EXISTS (SELECT 1 FROM layer WHERE path = entry.name)";
     let connection = Connection::open(place.path()).unwrap();
     let mut statement = connection.prepare(plan).unwrap();
     let steps = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();

@@ -1,26 +1,48 @@
-//! Which guests have what: asked of the guests' devices, as configured and as they run.
+//! Which guests have what: asked of the guests' devices and of what lies under them, as configured and as they run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use hpvm_model::{FileIdentity, GuestConfig, GuestName, StorageDevice, StorageType};
+use hpvm_model::{
+    Backing, FileIdentity, GuestConfig, GuestName, StorageDevice, StorageType, StoreRole,
+};
 use hpvm_plan::drives;
 
 use super::trail::{Trail, identity_at};
 use crate::stores::Stores;
 use crate::{Refusal, VmHost};
 
-/// A device of a guest.
+/// A device of a guest, by one of the things that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dependent {
     pub guest: GuestName,
     pub device: StorageDevice,
+    /// The backing of the device, or a layer under that.
+    pub store: Backing,
+    pub role: StoreRole,
+}
+
+impl Dependent {
+    fn of(guest: &GuestName, device: &StorageDevice) -> Vec<Dependent> {
+        let roles = std::iter::once(StoreRole::Store).chain(std::iter::repeat(StoreRole::Layer));
+        let dependent = |(store, role): (&Backing, StoreRole)| Dependent {
+            guest: guest.clone(),
+            device: device.clone(),
+            store: store.clone(),
+            role,
+        };
+        device.backings().zip(roles).map(dependent).collect()
+    }
 }
 
 impl fmt::Display for Dependent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "guest '{}' uses '{}' ({})", self.guest, self.device.backing.path, self.device)
+        let uses = match self.role {
+            StoreRole::Store => "uses",
+            StoreRole::Layer => "builds on",
+        };
+        write!(f, "guest '{}' {uses} '{}' ({})", self.guest, self.store.path, self.device)
     }
 }
 
@@ -34,8 +56,8 @@ pub(super) fn all(host: &VmHost) -> Result<Vec<Dependent>, Refusal> {
     let mut all = Vec::new();
     for config in host.registry.all()? {
         let still = still_attached(host, &config);
-        let devices = config.storage.into_iter().chain(still);
-        all.extend(devices.map(|device| Dependent { guest: config.name.clone(), device }));
+        let devices = config.storage.iter().chain(&still);
+        all.extend(devices.flat_map(|device| Dependent::of(&config.name, device)));
     }
     Ok(all)
 }
@@ -52,7 +74,7 @@ fn still_attached(host: &VmHost, config: &GuestConfig) -> Vec<StorageDevice> {
 /// drives whose users choose from a folder above it now or at the next start.
 pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
     let all = all(host)?;
-    let paths: BTreeSet<&str> = all.iter().map(|d| d.device.backing.path.as_str()).collect();
+    let paths: BTreeSet<&str> = all.iter().map(|d| d.store.path.as_str()).collect();
     let stores = Stores::look_at(paths.iter().copied().chain([path]));
     let wanted = Trail::of(path, &stores);
     let related: BTreeSet<FileIdentity> = [&wanted.own, &wanted.under, &wanted.over]
@@ -68,9 +90,8 @@ pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Ref
     let concerned: BTreeMap<&str, bool> =
         paths.iter().map(|path| (*path, is_concerned(path))).collect();
     let chooses: BTreeSet<usize> = choosing_among(host, &all, &wanted)?;
-    let is_meant = |index: usize| {
-        concerned[all[index].device.backing.path.as_str()] || chooses.contains(&index)
-    };
+    let is_meant =
+        |index: usize| concerned[all[index].store.path.as_str()] || chooses.contains(&index);
     Ok((0..all.len()).filter(|index| is_meant(*index)).map(|index| all[index].clone()).collect())
 }
 
@@ -90,7 +111,7 @@ fn choosing_among(
     let configs = host.registry.all()?;
     let runs = |guest: &GuestName| configs.iter().any(|c| c.name == *guest && host.runs(c));
     // Beside an image that was given by itself a start withholds what is not to be chosen; only who runs already may choose it.
-    let offers = |Dependent { guest, device }: &Dependent| {
+    let offers = |Dependent { guest, device, .. }: &Dependent| {
         let folder = drives::folder(device).and_then(|folder| identity_at(Path::new(folder)));
         folder.is_some_and(|folder| wanted.way.iter().any(|spot| spot.identity == folder))
             && (device.backing.storage == StorageType::Null || runs(guest))
@@ -114,5 +135,5 @@ pub(super) fn of(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
     let is_it = |other: &str| {
         other == path || identity.is_some() && identity_at(Path::new(other)) == identity
     };
-    Ok(all(host)?.into_iter().filter(|d| is_it(&d.device.backing.path)).collect())
+    Ok(all(host)?.into_iter().filter(|d| is_it(&d.store.path)).collect())
 }

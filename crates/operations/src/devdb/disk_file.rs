@@ -166,7 +166,7 @@ fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
         return Err(DiskRefused::Restricted { path: path.to_owned(), why }.into());
     }
     let users = dependents::of(host, &shown)?;
-    let image = users.iter().find(|user| user.device.backing.storage == StorageType::Qcow2);
+    let image = users.iter().find(|user| user.store.storage == StorageType::Qcow2);
     match image {
         Some(user) => {
             Err(DiskRefused::Qcow2 { path: path.to_owned(), user: user.to_string() }.into())

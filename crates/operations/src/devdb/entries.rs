@@ -97,7 +97,8 @@ pub fn delete(
         Deletion::Dependent { entry, dependent } => {
             let mut follow = dependents::all(host)?;
             follow.retain(|d| d.guest.as_str() == dependent);
-            follow.retain(|d| entry.as_ref().is_none_or(|path| d.device.backing.path == *path));
+            follow.retain(|d| entry.as_ref().is_none_or(|path| d.store.path == *path));
+            follow.dedup_by(|a, b| (&a.guest, &a.device) == (&b.guest, &b.device));
             Err(EntryRefused::DependentsFollow(follow).into())
         }
     })

@@ -9,7 +9,8 @@ use hpvm_host::block::{
     Blocks, Device, DeviceNumber, DeviceProbe, Kind, Lead, Medium, Places, Store,
 };
 use hpvm_model::{
-    Bytes, Choice, EntryId, EntryType, FileIdentity, GuestConfig, Origin, StoreIdentity,
+    Bytes, Choice, EntryId, EntryType, FileIdentity, GuestConfig, Origin, StorageDevice,
+    StoreIdentity,
 };
 use hpvm_registry::{Entry, Step};
 
@@ -239,7 +240,7 @@ fn guests_leads(host: &VmHost, places: &Places) -> Result<Vec<Lead>, Refusal> {
     let removed = host.registry.removed()?.into_iter().map(|removed| removed.config);
     let guests: Vec<GuestConfig> = host.registry.all()?.into_iter().chain(removed).collect();
     let paths: BTreeSet<&str> =
-        guests.iter().flat_map(|guest| &guest.storage).filter_map(|d| d.backing.store()).collect();
+        guests.iter().flat_map(|guest| &guest.storage).flat_map(StorageDevice::stores).collect();
     Ok(paths.into_iter().filter_map(|path| places.lead(Path::new(path)).ok()).collect())
 }
 

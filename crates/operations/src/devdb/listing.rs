@@ -88,7 +88,7 @@ fn devices(host: &VmHost, entries: &[Entry]) -> Result<Vec<Line>, Refusal> {
     let dependents = dependents::all(host)?;
     let mut groups: BTreeMap<Same<'_>, Group<'_>> = BTreeMap::new();
     for dependent in &dependents {
-        let path = dependent.device.backing.path.as_str();
+        let path = dependent.store.path.as_str();
         let group = groups.entry(same(path)).or_default();
         group.names.insert(path);
         group.dependents.push(dependent);

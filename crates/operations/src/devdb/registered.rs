@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use hpvm_model::{Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StoreIdentity};
+use hpvm_model::{
+    Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice, StoreIdentity,
+};
 use hpvm_plan::drives;
 use hpvm_plan::facts::{FileFact, HostFacts, NotToChoose, Registered, Restriction};
 use hpvm_registry::{Change, Entry, Keys, Registry};
@@ -120,7 +122,8 @@ fn kept(
     let Some(entry) = entries.iter().find(|entry| entry.id.name() == path) else {
         return Ok(None);
     };
-    let is_own = own.is_some_and(|own| own.storage.iter().any(|d| d.backing.path == path));
+    let is_it = |device: &StorageDevice| device.backings().any(|backing| backing.path == path);
+    let is_own = own.is_some_and(|own| own.storage.iter().any(is_it));
     let number = own.map(|own| own.number);
     let is_remembered = is_own
         || entry.origin != Origin::Guest
@@ -155,8 +158,7 @@ fn to_keep<'a>(
     config: &'a GuestConfig,
     facts: &'a HostFacts,
 ) -> impl Iterator<Item = (&'a str, &'a StoreIdentity)> {
-    config.storage.iter().filter_map(|device| {
-        let path = device.backing.store()?;
+    config.storage.iter().flat_map(StorageDevice::stores).filter_map(|path| {
         let known = facts.registered.get(path)?;
         let found = known.found.as_ref()?;
         let is_news = match &known.kept {
@@ -169,8 +171,8 @@ fn to_keep<'a>(
 
 /// Forgets what only the devices that are gone kept alive.
 pub(crate) fn forget_unused(change: &Change<'_>, before: &GuestConfig) -> Result<(), Refusal> {
-    for device in &before.storage {
-        change.delete_unused_entry(&device.backing.path)?;
+    for backing in before.storage.iter().flat_map(StorageDevice::backings) {
+        change.delete_unused_entry(&backing.path)?;
     }
     Ok(())
 }

@@ -4,13 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use hpvm_model::{EntryType, GuestConfig, Likeness};
+use hpvm_model::{EntryType, GuestConfig, Likeness, StorageDevice};
 use hpvm_plan::facts::Restriction;
 use hpvm_registry::Step;
 
 use super::dependents::{self, told};
-use super::registered::registered;
-use crate::stores::Stores;
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// One thing that does not agree.
@@ -62,14 +60,12 @@ pub fn flaws(host: &VmHost) -> Result<Vec<Flaw>, Refusal> {
     Ok(flaws)
 }
 
-fn flaws_of(host: &VmHost, config: &GuestConfig) -> Result<Vec<Flaw>, Refusal> {
-    let stores = Stores::look([config]);
-    let known = registered(host, Some(config), &stores)?;
-    let used = stores.used_by_host();
+fn flaws_of<'a>(host: &VmHost, config: &'a GuestConfig) -> Result<Vec<Flaw>, Refusal> {
+    let facts = host.facts(config, None)?;
     let mut flaws = Vec::new();
-    for device in &config.storage {
-        let path = device.backing.path.as_str();
-        let Some(known) = known.get(path) else { continue };
+    let named = |device: &'a StorageDevice| device.backings().map(move |b| (device, &*b.path));
+    for (device, path) in config.storage.iter().flat_map(named) {
+        let Some(known) = facts.registered.get(path) else { continue };
         let guest = &config.name;
         if let (Some(kept), Some(found)) = (&known.kept, &known.found)
             && matches!(kept.compare(found), Likeness::Other | Likeness::Shrunk)
@@ -81,7 +77,7 @@ fn flaws_of(host: &VmHost, config: &GuestConfig) -> Result<Vec<Flaw>, Refusal> {
         }
         let is_lifted = matches!(known.restriction, Restriction::Lifted { .. });
         let is_restricted = !matches!(known.restriction, Restriction::None);
-        if !is_lifted && (is_restricted || used.contains_key(path)) {
+        if !is_lifted && (is_restricted || facts.used_by_host.contains_key(path)) {
             let text = format!(
                 "guest '{guest}' has '{path}', which is restricted or used by this VM Host, and cannot start"
             );

@@ -94,7 +94,7 @@ fn moved(
     new: &EntryId,
 ) -> Result<Vec<Moved>, Refusal> {
     let mut dependents = dependents::all(host)?;
-    dependents.retain(|d| d.device.backing.path == old.name());
+    dependents.retain(|d| d.store.path == old.name());
     dependents.dedup_by(|a, b| a.guest == b.guest);
     let mut moved = Vec::new();
     let mut running: Vec<Dependent> = Vec::new();
@@ -108,8 +108,10 @@ fn moved(
             continue;
         }
         let mut after = before.clone();
-        for device in after.storage.iter_mut().filter(|d| d.backing.path == old.name()) {
-            new.name().clone_into(&mut device.backing.path);
+        let devices = after.storage.iter_mut();
+        let named = devices.flat_map(|d| std::iter::once(&mut d.backing).chain(&mut d.layers));
+        for backing in named.filter(|backing| backing.path == old.name()) {
+            new.name().clone_into(&mut backing.path);
         }
         let facts = host.facts(&after, Some(&before))?;
         let found = problems(&after, &facts, Purpose::Change { before: Some(&before) });

@@ -117,7 +117,7 @@ fn shared(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
 pub const ONE_PATH_OF_SEVERAL: &str = "it is reached by several paths: the qemu-pr-helper of this VM Host would reserve it on one of them, and a guest that writes by another were kept out by itself";
 
 /// What a guest wrote on one device is not looked for on another, and another's content is not its to change.
-fn another_device(
+pub(super) fn another_device(
     config: &GuestConfig,
     device: &StorageDevice,
     known: &Registered,

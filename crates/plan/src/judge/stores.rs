@@ -55,6 +55,8 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
             StorageDevice { backing: backing.clone(), layers: Vec::new(), ..device.clone() };
         all.extend(registered::restricted(&alone, facts));
         all.extend(used_by_host(&alone, facts));
+        let known = facts.registered.get(path);
+        all.extend(known.and_then(|known| registered::another_device(config, &alone, known)));
         match facts.files.get(path).unwrap_or(&FileFact::Missing) {
             FileFact::Missing => all.push(
                 never(path, format!("the {noun} '{path}', on which the disk {} is built, does not exist", device.address))
