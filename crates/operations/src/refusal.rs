@@ -66,6 +66,10 @@ pub enum Refusal {
         "another command has been giving one of the stores to a guest, or changing it, for {seconds} s; try again when that has ended"
     )]
     StoreClaimed { seconds: u64 },
+    #[error(
+        "others have been changing the registry for {seconds} s, each time while the devices were looked at; try again when there are fewer"
+    )]
+    Disturbed { seconds: u64 },
     #[error("QEMU cannot be used: {0}")]
     Engine(String),
     #[error("no accelerator can be used: {0}")]

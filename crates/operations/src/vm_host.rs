@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hpvm_engine::media;
 use hpvm_host::lock::{Busy, BusyError};
@@ -32,6 +32,9 @@ use crate::{Actor, Refusal, devdb, facts};
 
 /// How long a command waits for another one that is changing the same guest.
 pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(30);
+/// How long a command looks at devices again and again, because others change the registry each time. One look takes a tenth
+/// of a second, or some seconds where a store does not answer.
+const UNDISTURBED_BOUND: Duration = Duration::from_secs(30);
 
 pub struct VmHost {
     pub root: Root,
@@ -99,6 +102,28 @@ impl VmHost {
     /// The registry, for a change that begins now: one that was interrupted before changes nothing.
     pub(crate) fn begin(&mut self) -> Result<Change<'_>, Refusal> {
         self.registry.change_unless(unless_interrupted)
+    }
+
+    /// Decides and writes as if nobody else were at it. Devices may take seconds to look at, and meanwhile the registry is
+    /// everybody's: what others have committed since has it decided anew.
+    pub(crate) fn decide_and_write<T>(
+        &mut self,
+        decide: impl Fn(&VmHost) -> Result<T, Refusal>,
+        write: impl Fn(Change<'_>, &T) -> Result<(), Refusal>,
+    ) -> Result<T, Refusal> {
+        let deadline = Instant::now() + UNDISTURBED_BOUND;
+        loop {
+            let seen = self.registry.state()?;
+            let decided = decide(self)?;
+            let change = self.begin()?;
+            if change.state()? == seen {
+                write(change, &decided)?;
+                return Ok(decided);
+            }
+            if Instant::now() > deadline {
+                return Err(Refusal::Disturbed { seconds: UNDISTURBED_BOUND.as_secs() });
+            }
+        }
     }
 
     /// Leaves the record of a change that was refused or failed, and passes the outcome on. `config` is the guest it was
@@ -421,4 +446,47 @@ fn provision(path: &std::path::Path) -> Provision {
 /// 64 random bits from the kernel.
 pub(crate) fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0 ^ uuid::Uuid::new_v4().as_u64_pair().1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use hpvm_model::{EntryId, EntryType};
+    use hpvm_registry::Entry;
+
+    use super::*;
+
+    #[test]
+    fn what_others_change_meanwhile_is_decided_upon_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path()).unwrap();
+        let conf = Conf::load(&root).unwrap();
+        let registry = Registry::open(&root.db(), Access::ReadWrite).unwrap();
+        let mut host = VmHost { root, conf, registry, boot_id: String::new() };
+        let entry = |name: &str| {
+            Entry::by_hand(EntryId::new(EntryType::Restricted, name).unwrap(), name.into())
+        };
+        let looks = Cell::new(0);
+        let decide = |host: &VmHost| {
+            let known = host.registry.entries()?.len();
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                let mut other = Registry::open(&host.root.db(), Access::ReadWrite)?;
+                let change = other.change()?;
+                change.put_entry(&entry("/other"))?;
+                change.commit()?;
+            }
+            Ok(known)
+        };
+        let write = |change: Change<'_>, known: &usize| {
+            assert_eq!(change.entries()?.len(), *known, "what was decided upon holds");
+            change.put_entry(&entry("/ours"))?;
+            Ok(change.commit()?)
+        };
+        assert_eq!(host.decide_and_write(decide, write).unwrap(), 1);
+        assert_eq!(looks.get(), 2);
+        assert_eq!(host.decide_and_write(decide, write).unwrap(), 2, "one's own change is none");
+        assert_eq!(looks.get(), 3);
+    }
 }

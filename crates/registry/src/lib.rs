@@ -38,7 +38,7 @@ pub use entry::{Entry, Keys};
 pub use error::RegistryError;
 pub use guest::{GuestSummary, Identities, RemovedGuest, Selector, Sharer};
 pub use hpvm_model::FileIdentity;
-pub use open::{Access, Registry};
+pub use open::{Access, Registry, State};
 pub use operation::{Operation, OperationId, Outcome, Owner, RecordedOperation, Subject};
 pub use rebuild::{Found, Rebuilt, Skipped, rebuild};
 pub use step::{Step, UnknownStep};

@@ -63,6 +63,10 @@ pub struct Registry {
     pub(crate) version: i64,
 }
 
+/// What tells one state of an open registry from those that other commands make of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State(i64);
+
 impl Registry {
     pub fn open(path: &Path, access: Access) -> Result<Registry, RegistryError> {
         match (look(path)?, access) {
@@ -103,6 +107,14 @@ impl Registry {
         let change = self.of_this_file(Change::begun(self))?;
         refuse()?;
         Ok(change)
+    }
+
+    /// The state that is seen now: another one once somebody else has committed something (SQLite, PRAGMA data_version).
+    pub fn state(&self) -> Result<State, RegistryError> {
+        self.connection
+            .pragma_query_value(None, "data_version", |row| row.get(0))
+            .map(State)
+            .map_err(self.failed("read"))
     }
 
     /// From here on nobody is waited for longer than a moment: for a note that is not worth more.

@@ -1,4 +1,5 @@
-//! Adds, changes and deletes entries: `hpvmdevmgmt -a`, `-m`, `-d`. Each is one transaction with its record.
+//! Adds, changes and deletes entries: `hpvmdevmgmt -a`, `-m`, `-d`. What is written, with its record, is
+//! what was decided upon: see `VmHost::decide_and_write`.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use hpvm_model::{
 };
 use hpvm_plan::facts::{FileFact, Reservations, Restriction};
 use hpvm_plan::judge::registered::ONE_PATH_OF_SEVERAL;
-use hpvm_registry::{Entry, Step};
+use hpvm_registry::{Change, Entry, Step};
 
 use super::dependents::{self, Dependent, told};
 use super::presets::Presets;
@@ -120,21 +121,16 @@ fn carry_out(
     host: &mut VmHost,
     actor: &Actor,
     mode: Mode,
-    decide: impl FnOnce(&VmHost) -> Result<Changed, Refusal>,
+    decide: impl Fn(&VmHost) -> Result<Changed, Refusal>,
 ) -> Result<Changed, Refusal> {
-    let decided = decide(host);
     if mode == Mode::DryRun {
-        return decided;
+        return decide(host);
     }
-    let written = decided.and_then(|changed| {
-        write(host, actor, &changed)?;
-        Ok(changed)
-    });
+    let written = host.decide_and_write(decide, |change, changed| write(change, actor, changed));
     host.record_failure(actor, None, written)
 }
 
-fn write(host: &mut VmHost, actor: &Actor, changed: &Changed) -> Result<(), Refusal> {
-    let change = host.begin()?;
+fn write(change: Change<'_>, actor: &Actor, changed: &Changed) -> Result<(), Refusal> {
     match (&changed.before, &changed.after) {
         (_, Some(entry)) => change.put_entry(entry)?,
         (Some(entry), None) => change.delete_entry(&entry.id)?,

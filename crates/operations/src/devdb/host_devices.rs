@@ -12,7 +12,7 @@ use hpvm_model::{
     Bytes, Choice, EntryId, EntryType, FileIdentity, GuestConfig, Origin, StorageDevice,
     StoreIdentity,
 };
-use hpvm_registry::{Entry, Step};
+use hpvm_registry::{Change, Entry, Step};
 
 use super::trail::is_serial;
 use crate::refusal::unless_interrupted;
@@ -110,23 +110,19 @@ fn carry_out(
     host: &mut VmHost,
     actor: &Actor,
     mode: Mode,
-    decide: impl FnOnce(&VmHost) -> Result<Update, Refusal>,
+    decide: impl Fn(&VmHost) -> Result<Update, Refusal>,
 ) -> Result<Update, Refusal> {
-    let decided = decide(host);
     if mode == Mode::DryRun {
-        return decided;
+        return decide(host);
     }
-    let written = decided.and_then(|update| {
-        if !update.is_empty() {
-            write(host, actor, &update)?;
-        }
-        Ok(update)
-    });
+    let written = host.decide_and_write(decide, |change, update| write(change, actor, update));
     host.record_failure(actor, None, written)
 }
 
-fn write(host: &mut VmHost, actor: &Actor, update: &Update) -> Result<(), Refusal> {
-    let change = host.begin()?;
+fn write(change: Change<'_>, actor: &Actor, update: &Update) -> Result<(), Refusal> {
+    if update.is_empty() {
+        return Ok(());
+    }
     change.back_entries_up()?;
     for entry in &update.removed {
         change.delete_entry(&entry.id)?;

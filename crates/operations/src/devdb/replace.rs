@@ -9,12 +9,13 @@ use hpvm_model::entry::Replacement;
 use hpvm_model::{EntryId, EntryType, GuestConfig, Severity};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
-use hpvm_registry::{Entry, Selector, Step};
+use hpvm_registry::{Change, Entry, Selector, Step};
 
 use super::dependents::{self, Dependent};
 use super::entries::{EntryRefused, identity_of};
 use super::registered::real_path;
 use super::trail::identity_at;
+use crate::folder::Folder;
 use crate::vm_host::identities;
 use crate::{Actor, Mode, Refusal, VmHost};
 
@@ -23,7 +24,14 @@ struct Moved {
     before: GuestConfig,
     after: GuestConfig,
     facts: HostFacts,
+    folder: Folder,
     _busy: Busy,
+}
+
+/// A name that may be replaced.
+struct Judged {
+    entry: Option<Entry>,
+    moved: Vec<Moved>,
 }
 
 /// Replaces a name; tells the guests that have the device by the new one now.
@@ -33,19 +41,23 @@ pub fn replace(
     replacement: &Replacement,
     mode: Mode,
 ) -> Result<Vec<String>, Refusal> {
-    let replaced = attempt(host, actor, replacement, mode);
+    let judge = |host: &VmHost| judged(host, actor, replacement);
+    let write = |change: Change<'_>, judged: &Judged| {
+        write(change, actor, judged.entry.as_ref(), &replacement.new[0], &judged.moved)
+    };
+    let names = |judged: Judged| {
+        judged.moved.into_iter().map(|moved| moved.after.name.to_string()).collect()
+    };
     match mode {
-        Mode::Apply => host.record_failure(actor, None, replaced),
-        Mode::DryRun => replaced,
+        Mode::DryRun => judge(host).map(names),
+        Mode::Apply => {
+            let replaced = host.decide_and_write(judge, write);
+            host.record_failure(actor, None, replaced).map(names)
+        }
     }
 }
 
-fn attempt(
-    host: &mut VmHost,
-    actor: &Actor,
-    replacement: &Replacement,
-    mode: Mode,
-) -> Result<Vec<String>, Refusal> {
+fn judged(host: &VmHost, actor: &Actor, replacement: &Replacement) -> Result<Judged, Refusal> {
     let Replacement { old, new: names } = replacement;
     let new = &names[0];
     for name in names {
@@ -72,10 +84,7 @@ fn attempt(
     if entry.is_none() && moved.is_empty() {
         return Err(EntryRefused::Missing(old.clone()).into());
     }
-    if mode == Mode::Apply {
-        write(host, actor, entry.as_ref(), new, &moved)?;
-    }
-    Ok(moved.into_iter().map(|moved| moved.after.name.to_string()).collect())
+    Ok(Judged { entry, moved })
 }
 
 fn refuse_restricting(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {
@@ -118,7 +127,7 @@ fn moved(
         if found.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(Refusal::Problems(found));
         }
-        moved.push(Moved { before, after, facts, _busy: busy });
+        moved.push(Moved { folder: host.folder(&after), before, after, facts, _busy: busy });
     }
     match running.is_empty() {
         true => Ok(moved),
@@ -127,18 +136,16 @@ fn moved(
 }
 
 fn write(
-    host: &mut VmHost,
+    change: Change<'_>,
     actor: &Actor,
     entry: Option<&Entry>,
     new: &EntryId,
     moved: &[Moved],
 ) -> Result<(), Refusal> {
-    let folders: Vec<_> = moved.iter().map(|moved| host.folder(&moved.after)).collect();
-    let change = host.begin()?;
     // What was written beside the registry goes back to what it was unless it is kept.
     let mut written = Vec::new();
-    for (moved, folder) in moved.iter().zip(&folders) {
-        written.push(folder.exchange_identity(&moved.after)?);
+    for moved in moved {
+        written.push(moved.folder.exchange_identity(&moved.after)?);
         change.update(&moved.after, &identities(&moved.facts))?;
         change.record(&actor.done(Some(&moved.before), Some(&moved.after)))?;
     }
@@ -163,9 +170,9 @@ fn write(
     change.commit()?;
     written.into_iter().for_each(Replaced::keep);
     Step::DevmgmtCommitted.reached();
-    for (moved, folder) in moved.iter().zip(&folders) {
+    for moved in moved {
         // The texts are for people; the next change writes them again.
-        let _ = folder.write_texts(&moved.after, None);
+        let _ = moved.folder.write_texts(&moved.after, None);
     }
     Ok(())
 }
