@@ -17,9 +17,9 @@ use super::{catch_interruptions, done, mode};
 /// List what the VM Host itself uses as restricted
 ///
 /// Adds an rdev entry with AUTORDEV=YES for each device that holds a file system, swap space, a volume or a member of one that
-/// this VM Host uses, and removes those that it made when that is over. Entries made by hand stay as they are. Without options
-/// it also reads the devices that no guest has, and restricts those that say they belong to something else. `hpvm autostart`
-/// runs it with -u.
+/// this VM Host uses, and removes those that it made when that is over. Entries made by hand stay as they are, and so do
+/// those of which somebody said something (PRESERVE, ALLOW). Without options it also reads the devices that no guest has,
+/// and restricts those that say they belong to something else. `hpvm autostart` runs it with -u.
 ///
 /// The list informs: whether the VM Host uses a device is looked at anew whenever a guest is to get it.
 #[derive(Debug, clap::Parser)]

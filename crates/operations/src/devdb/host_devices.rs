@@ -14,7 +14,7 @@ use hpvm_model::{
 };
 use hpvm_registry::{Change, Entry, Step};
 
-use super::trail::is_serial;
+use super::trail::is_about;
 use crate::refusal::unless_interrupted;
 use crate::{Actor, Mode, Refusal, VmHost};
 
@@ -42,12 +42,20 @@ impl Update {
         self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
     }
 
-    /// From what the list has to what it should have. Entries by hand stay as they are, and in the way.
+    /// From what the list has to what it should have. Entries by hand stay as they are, and in the way; what an administrator
+    /// said of a device stays as well, unless it is listed by another name now.
     fn between(all: &[Entry], wanted: Vec<Entry>) -> Update {
         let known: BTreeMap<&EntryId, &Entry> =
             all.iter().map(|entry| (&entry.id, entry)).collect();
         let mut update = Update::default();
-        let names: BTreeSet<EntryId> = wanted.iter().map(|entry| entry.id.clone()).collect();
+        let names: BTreeSet<&EntryId> = wanted.iter().map(|entry| &entry.id).collect();
+        let is_listed = |old: &Entry| wanted.iter().any(|new| is_same_device(old, new));
+        let is_gone = |old: &&Entry| {
+            old.origin.is_automatic()
+                && !names.contains(&old.id)
+                && (!old.attributes.are_worth_keeping() || is_listed(old))
+        };
+        update.removed = all.iter().filter(is_gone).cloned().collect();
         for entry in wanted {
             match known.get(&entry.id) {
                 None => update.added.push(entry),
@@ -55,8 +63,6 @@ impl Update {
                 Some(_) => update.changed.push(entry),
             }
         }
-        let is_gone = |entry: &&Entry| entry.origin.is_automatic() && !names.contains(&entry.id);
-        update.removed = all.iter().filter(is_gone).cloned().collect();
         update
     }
 }
@@ -185,12 +191,8 @@ fn read(
 fn still_free(free: &[&Device], all: &[Entry]) -> Vec<Entry> {
     let was_read = |entry: &&Entry| entry.origin == Origin::Signature;
     let kept = |known: &Entry| {
-        let is_it = |device: &&&Device| match known.identity.as_ref() {
-            Some(StoreIdentity { identifier: Some(text), .. }) => {
-                let is_named = !is_serial(text) || name(device) == known.id.name();
-                is_named && identity(device).identifier.as_ref() == Some(text)
-            }
-            _ => name(device) == known.id.name(),
+        let is_it = |device: &&&Device| {
+            is_about(known, identity(device).identifier.as_deref(), &name(device))
         };
         let device = free.iter().find(is_it)?;
         entry(device, Origin::Signature, known.reason.clone().unwrap_or_default(), all)
@@ -202,11 +204,7 @@ fn still_free(free: &[&Device], all: &[Entry]) -> Vec<Entry> {
 fn entry(device: &Device, origin: Origin, reason: String, all: &[Entry]) -> Option<Entry> {
     let id = EntryId::new(EntryType::Restricted, &name(device)).ok()?;
     let identity = identity(device);
-    let is_it = |known: &&Entry| {
-        let identifier = known.identity.as_ref().and_then(|known| known.identifier.as_ref());
-        let is_unique = identifier.is_some_and(|text| !is_serial(text));
-        identifier == identity.identifier.as_ref() && (is_unique || known.id == id)
-    };
+    let is_it = |known: &&Entry| is_about(known, identity.identifier.as_deref(), id.name());
     let known = all.iter().filter(|known| known.origin.is_automatic()).find(is_it);
     let number = rustix::fs::makedev(device.number.major, device.number.minor);
     Some(Entry {
@@ -217,6 +215,11 @@ fn entry(device: &Device, origin: Origin, reason: String, all: &[Entry]) -> Opti
         file: Some(FileIdentity::of_device(number)),
         ..Entry::by_hand(id, format!("/dev/{}", device.kernel_name()))
     })
+}
+
+fn is_same_device(old: &Entry, new: &Entry) -> bool {
+    let identifier = new.identity.as_ref().and_then(|identity| identity.identifier.as_deref());
+    is_about(old, identifier, new.id.name())
 }
 
 fn name(device: &Device) -> String {
@@ -257,7 +260,29 @@ fn guests_stores(blocks: &Blocks, leads: &[Lead]) -> BTreeSet<Store> {
 
 #[cfg(test)]
 mod tests {
+    use hpvm_model::Attributes;
+
     use super::*;
+
+    /// ALLOW=GUEST was said for a reason, which is on record and in nobody's mind.
+    #[test]
+    fn what_was_said_of_a_device_stays_with_it() {
+        let of = |name: &str, identifier: &str, attributes: Attributes| Entry {
+            identity: Some(StoreIdentity { identifier: Some(identifier.into()), size: Bytes(1) }),
+            attributes,
+            ..entry(name, Origin::Host)
+        };
+        let said = Attributes { allow_guests: Choice::Yes, ..Attributes::default() };
+        let all = [of("/dev/sda", "wwid:a", said), of("/dev/sdb", "wwid:b", Attributes::default())];
+        let update = Update::between(&all, Vec::new());
+        assert_eq!(update.removed, all[1..], "out of use now, and in use again later");
+        let elsewhere = of("/dev/sdc", "wwid:a", said);
+        let update = Update::between(&all[..1], vec![elsewhere.clone()]);
+        assert_eq!((update.removed, update.added), (all[..1].to_vec(), vec![elsewhere]));
+        let another = of("/dev/sda", "wwid:c", Attributes::default());
+        let update = Update::between(&all[..1], vec![another.clone()]);
+        assert_eq!(update.changed, [another], "what has its name is another device");
+    }
 
     fn entry(name: &str, origin: Origin) -> Entry {
         let id = EntryId::new(EntryType::Restricted, name).unwrap();

@@ -71,9 +71,9 @@ impl Names {
     fn have(&self, entry: &Entry) -> bool {
         let identifier = entry.identity.as_ref().and_then(|identity| identity.identifier.as_ref());
         let is_known = identifier.is_some_and(|text| self.identifiers.contains(text));
-        // Names such as /dev/sdb move to other devices at the next boot; what was read on the one does not.
+        // Names such as /dev/sdb move to other devices at the next boot; what was seen of the one, and said of it, does not.
         let is_another = identifier.is_some_and(|text| !self.serials.contains(text)) && !is_known;
-        let is_moved = entry.origin == Origin::Signature && is_another;
+        let is_moved = entry.origin.is_automatic() && is_another;
         let is_named = self.paths.contains(&entry.real_path)
             || self.paths.contains(entry.id.name())
             || entry.file.is_some_and(|file| self.files.contains(&file));
@@ -189,7 +189,10 @@ mod tests {
         let seen = Entry { origin: Origin::Host, ..entry("/dev/sda") };
         assert_eq!(restriction(&trail, std::slice::from_ref(&seen), &presets()), Restriction::None);
         let lifted = Restriction::Lifted { name: "/dev/sda".into() };
-        assert_eq!(restriction(&trail, &[allowing(seen)], &presets()), lifted);
+        assert_eq!(restriction(&trail, &[allowing(seen.clone())], &presets()), lifted);
+        let identity = StoreIdentity { identifier: Some("wwid:another".into()), size: Bytes(1) };
+        let another = Entry { identity: Some(identity), ..allowing(seen) };
+        assert_eq!(restriction(&trail, &[another], &presets()), Restriction::None);
     }
 
     #[test]

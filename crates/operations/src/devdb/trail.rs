@@ -8,7 +8,7 @@ use std::path::Path;
 
 use hpvm_host::block::Store;
 use hpvm_model::{Bytes, FileIdentity, StoreIdentity};
-use hpvm_registry::Keys;
+use hpvm_registry::{Entry, Keys};
 
 use crate::stores::Stores;
 
@@ -152,8 +152,16 @@ impl Names {
     }
 }
 
+/// Whether an entry is about the device of this identifier, whatever it is called now. Serial numbers and no identifier at
+/// all leave it to the name.
+pub(super) fn is_about(entry: &Entry, identifier: Option<&str>, name: &str) -> bool {
+    let known = entry.identity.as_ref().and_then(|known| known.identifier.as_deref());
+    let is_unique = known.is_some_and(|text| !is_serial(text));
+    known == identifier && (is_unique || entry.id.name() == name)
+}
+
 /// A serial number, which the parts of one NVMe drive share, or a partition of what has one.
-pub(super) fn is_serial(identifier: &str) -> bool {
+fn is_serial(identifier: &str) -> bool {
     identifier.starts_with("serial:")
 }
 
