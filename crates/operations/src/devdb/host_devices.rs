@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use hpvm_host::block::{
-    Blocks, Device, DeviceNumber, DeviceProbe, Kind, Lead, Medium, Places, Store,
+    Blocks, Device, DeviceNumber, DeviceProbe, Kind, Lead, Medium, Places, Store, Use,
 };
 use hpvm_model::{
     Bytes, Choice, EntryId, EntryType, FileIdentity, GuestConfig, Origin, StorageDevice,
@@ -81,10 +81,13 @@ pub fn clear(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Update, Ref
     carry_out(host, actor, mode, |host| Ok(Update::between(&restrictions(host)?, Vec::new())))
 }
 
-/// Goes back to the list as it was before its last change.
+/// Goes back to the list as it was before its last change, but for what was read on devices that guests have by now.
 pub fn restore(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Update, Refusal> {
     carry_out(host, actor, mode, |host| {
-        Ok(Update::between(&restrictions(host)?, host.registry.entries_before()?))
+        let (all, before) = (restrictions(host)?, host.registry.entries_before()?);
+        let devices = Devices::look(host)?;
+        let wanted = restored(&all, &before, &devices.free());
+        Ok(Update::between(&all, wanted))
     })
 }
 
@@ -142,53 +145,81 @@ fn write(change: Change<'_>, actor: &Actor, update: &Update) -> Result<(), Refus
     Ok(())
 }
 
+/// The block devices of this VM Host, and what the guests' own lead to.
+struct Devices {
+    places: Places,
+    blocks: Blocks,
+    leads: Vec<Lead>,
+    used: Vec<(DeviceNumber, String)>,
+}
+
+impl Devices {
+    fn look(host: &VmHost) -> Result<Devices, Refusal> {
+        let places = Places::default();
+        let leads = guests_leads(host, &places)?;
+        let blocks = Blocks::read_all_with(&places, &leads);
+        let used = blocks.host_used().into_iter().map(|(number, uses)| (number, reason(&uses)));
+        Ok(Devices { used: used.collect(), places, blocks, leads })
+    }
+
+    /// Those that neither the VM Host uses nor a guest has.
+    fn free(&self) -> Vec<&Device> {
+        let used: BTreeSet<DeviceNumber> = self.used.iter().map(|(number, _)| *number).collect();
+        let taken = guests_stores(&self.blocks, &self.leads);
+        let is_free = |device: &&Device| {
+            !used.contains(&device.number)
+                && !taken.contains(&Store::Device(device.number))
+                && device.medium == Medium::Fixed
+                && !matches!(device.kind, Kind::Optical | Kind::Memory | Kind::Loop { .. })
+        };
+        self.blocks.devices().filter(is_free).collect()
+    }
+
+    fn read(&self, free: &[&Device], all: &[Entry]) -> Result<Vec<Entry>, Refusal> {
+        let probe = DeviceProbe::new(&self.places);
+        let mut owned = Vec::new();
+        for device in free {
+            unless_interrupted()?;
+            let uses = self.blocks.signatures(Store::Device(device.number), &probe);
+            let entry = entry(device, Origin::Signature, reason(&uses), all);
+            owned.extend(entry.filter(|_| !uses.is_empty()));
+        }
+        Ok(owned)
+    }
+}
+
+fn reason(uses: &[Use]) -> String {
+    uses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// The entries there should be: one for each device in use, one for each that something else owns.
 fn wanted(host: &VmHost, all: &[Entry], scan: Scan) -> Result<Vec<Entry>, Refusal> {
-    let places = Places::default();
-    let leads = guests_leads(host, &places)?;
-    let blocks = Blocks::read_all_with(&places, &leads);
-    let mut wanted = Vec::new();
-    let mut used: BTreeSet<DeviceNumber> = BTreeSet::new();
-    for (number, uses) in blocks.host_used() {
-        used.insert(number);
-        let reason = uses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let device = blocks.device(number);
-        wanted.extend(device.and_then(|device| entry(device, Origin::Host, reason, all)));
-    }
-    let taken = guests_stores(&blocks, &leads);
-    let is_free = |device: &&Device| {
-        !used.contains(&device.number)
-            && !taken.contains(&Store::Device(device.number))
-            && device.medium == Medium::Fixed
-            && !matches!(device.kind, Kind::Optical | Kind::Memory | Kind::Loop { .. })
+    let devices = Devices::look(host)?;
+    let in_use = |(number, reason): &(DeviceNumber, String)| {
+        entry(devices.blocks.device(*number)?, Origin::Host, reason.clone(), all)
     };
-    let free: Vec<&Device> = blocks.devices().filter(is_free).collect();
-    match scan {
-        Scan::Everything => wanted.extend(read(&blocks, &places, &free, all)?),
-        Scan::Known => wanted.extend(still_free(&free, all)),
-    }
+    let mut wanted: Vec<Entry> = devices.used.iter().filter_map(in_use).collect();
+    let free = devices.free();
+    wanted.extend(match scan {
+        Scan::Everything => devices.read(&free, all)?,
+        Scan::Known => still_free(&free, all, all),
+    });
     Ok(wanted)
 }
 
-fn read(
-    blocks: &Blocks,
-    places: &Places,
-    free: &[&Device],
-    all: &[Entry],
-) -> Result<Vec<Entry>, Refusal> {
-    let probe = DeviceProbe::new(places);
-    let mut owned = Vec::new();
-    for device in free {
-        unless_interrupted()?;
-        let uses = blocks.signatures(Store::Device(device.number), &probe);
-        let reason = uses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        owned.extend(entry(device, Origin::Signature, reason, all).filter(|_| !uses.is_empty()));
-    }
-    Ok(owned)
+/// What there was before, with what is said of it now. That the VM Host used a device forbids nothing; what was read on one
+/// does, and a guest may have it by now.
+fn restored(all: &[Entry], before: &[Entry], free: &[&Device]) -> Vec<Entry> {
+    let as_is_said = |entry: &Entry| {
+        let now = all.iter().find(|now| now.id == entry.id).unwrap_or(entry);
+        Entry { attributes: now.attributes, ..entry.clone() }
+    };
+    let used = before.iter().filter(|entry| entry.origin == Origin::Host).map(as_is_said);
+    used.chain(still_free(free, before, &[all, before].concat())).collect()
 }
 
-/// What was read before and is not read now: it holds while the device is there and still nobody's.
-fn still_free(free: &[&Device], all: &[Entry]) -> Vec<Entry> {
+/// What was read and is not read now: it holds while the device is there and still nobody's.
+fn still_free(free: &[&Device], read: &[Entry], all: &[Entry]) -> Vec<Entry> {
     let was_read = |entry: &&Entry| entry.origin == Origin::Signature;
     let kept = |known: &Entry| {
         let is_it = |device: &&&Device| {
@@ -197,7 +228,7 @@ fn still_free(free: &[&Device], all: &[Entry]) -> Vec<Entry> {
         let device = free.iter().find(is_it)?;
         entry(device, Origin::Signature, known.reason.clone().unwrap_or_default(), all)
     };
-    all.iter().filter(was_read).filter_map(kept).collect()
+    read.iter().filter(was_read).filter_map(kept).collect()
 }
 
 /// What the administrator said of a device stays with the device, whatever it is called now.
@@ -260,9 +291,37 @@ fn guests_stores(blocks: &Blocks, leads: &[Lead]) -> BTreeSet<Store> {
 
 #[cfg(test)]
 mod tests {
+    use hpvm_host::block::{Access, Identifier};
     use hpvm_model::Attributes;
 
     use super::*;
+
+    #[test]
+    fn what_was_read_is_not_restored_onto_a_guests_disk() {
+        let disk = Device {
+            number: DeviceNumber { major: 8, minor: 32 },
+            name: "sdc".into(),
+            kind: Kind::Disk,
+            size_bytes: 1,
+            access: Access::ReadWrite,
+            medium: Medium::Fixed,
+            block_bytes: 512,
+            identifier: Some(Identifier::Wwid("naa.1".into())),
+            partitions: Vec::new(),
+            slaves: Vec::new(),
+            holders: Vec::new(),
+        };
+        let used = entry("/dev/sda", Origin::Host);
+        let read =
+            Entry { identity: Some(identity(&disk)), ..entry("/dev/sdb", Origin::Signature) };
+        let before = [used.clone(), read];
+        assert_eq!(restored(&[], &before, &[]), [used]);
+        let names: Vec<String> = restored(&[], &before, &[&disk])
+            .into_iter()
+            .map(|entry| entry.id.to_string())
+            .collect();
+        assert_eq!(names, ["rdev:/dev/sda", "rdev:/dev/sdc"], "it has another name by now");
+    }
 
     /// ALLOW=GUEST was said for a reason, which is on record and in nobody's mind.
     #[test]
