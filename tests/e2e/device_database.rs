@@ -132,6 +132,8 @@ fn the_hosts_own_folders_are_restricted_always() {
         let said = refused(&host, &["hpvmcreate", "-P", "new", "-a", &disk_on(path)]);
         assert!(said.contains("is a folder of this VM Host itself"), "{said}");
     }
+    let said = refused(&host, &["hpvmdevmgmt", "-a", "gdev:/etc/passwd"]);
+    assert!(said.contains("/etc is a folder of this VM Host itself"), "{said}");
     let said = refused(&host, &["hpvmdevmgmt", "-d", "rdev:/etc"]);
     assert!(said.contains("restricted without an entry"), "{said}");
     assert!(host.ok(&["hpvmdevmgmt", "-l", "rdev:PRESET=YES"]).contains("/etc:CONFIG=rdev"));

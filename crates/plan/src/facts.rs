@@ -184,6 +184,24 @@ pub enum Restriction {
     Lifted { name: String },
 }
 
+impl Restriction {
+    /// Why guests may not have it, as a clause; nothing where they may.
+    #[must_use]
+    pub fn why(&self) -> Option<String> {
+        Some(match self {
+            Restriction::None | Restriction::Lifted { .. } => return None,
+            Restriction::Entry { name } => format!("rdev:{name} restricts it"),
+            Restriction::Below { folder } => format!("rdev:{folder} restricts what lies below it"),
+            Restriction::HostFolder { folder } => {
+                format!("{folder} is a folder of this VM Host itself")
+            }
+            Restriction::Signature { name, reason } => format!(
+                "{reason}, as hpvmhostrdev read when no guest had it; if that is of no use any more, `hpvmdevmgmt -d rdev:{name}` lifts it"
+            ),
+        })
+    }
+}
+
 /// The engine of this host, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Engine {

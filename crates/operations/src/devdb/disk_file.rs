@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use hpvm_engine::media;
 use hpvm_host::durable;
 use hpvm_model::{Bytes, StorageType};
-use hpvm_plan::facts::Restriction;
 use hpvm_registry::Step;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
@@ -153,16 +152,7 @@ fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
     let there = there.to_string_lossy();
     let trail = Trail::of(&there, &Stores::look_at([&*there]));
     let presets = Presets::of(&host.root);
-    let why = match restriction_of(&host.registry, &trail, &presets)? {
-        Restriction::None | Restriction::Lifted { .. } => None,
-        Restriction::HostFolder { folder } => {
-            Some(format!("{folder} is a folder of this VM Host itself"))
-        }
-        Restriction::Entry { name: by }
-        | Restriction::Below { folder: by }
-        | Restriction::Signature { name: by, .. } => Some(format!("rdev:{by} restricts it")),
-    };
-    if let Some(why) = why {
+    if let Some(why) = restriction_of(&host.registry, &trail, &presets)?.why() {
         return Err(DiskRefused::Restricted { path: path.to_owned(), why }.into());
     }
     let users = dependents::of(host, &shown)?;

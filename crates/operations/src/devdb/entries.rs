@@ -201,19 +201,14 @@ fn fit_for_guests(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {
     let trail = Trail::of(path, &stores);
     let presets = Presets::of(&host.root);
     let restriction = restriction_of(&host.registry, &trail, &presets)?;
-    let uses = stores.used_by_host().remove(path);
-    let why = match (restriction, uses) {
-        (Restriction::Lifted { .. }, _) | (Restriction::None, None) => return Ok(()),
-        (Restriction::None, Some(uses)) => uses.join("; "),
-        (
-            Restriction::Entry { name: by }
-            | Restriction::Below { folder: by }
-            | Restriction::HostFolder { folder: by }
-            | Restriction::Signature { name: by, .. },
-            _,
-        ) => format!("rdev:{by} says so"),
-    };
-    Err(EntryRefused::NotForGuests { path: path.to_owned(), why }.into())
+    if let Restriction::Lifted { .. } = restriction {
+        return Ok(());
+    }
+    let uses = stores.used_by_host().remove(path).map(|uses| uses.join("; "));
+    match restriction.why().or(uses) {
+        Some(why) => Err(EntryRefused::NotForGuests { path: path.to_owned(), why }.into()),
+        None => Ok(()),
+    }
 }
 
 fn deleted(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {

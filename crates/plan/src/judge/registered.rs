@@ -26,18 +26,7 @@ pub(super) fn judge(
 /// A guest that had what lies there would read, or write, what is the VM Host's.
 pub(super) fn restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
     let path = &device.backing.path;
-    let known = facts.registered.get(path)?;
-    let why = match &known.restriction {
-        Restriction::None | Restriction::Lifted { .. } => return None,
-        Restriction::Entry { name } => format!("rdev:{name} restricts it"),
-        Restriction::Below { folder } => format!("rdev:{folder} restricts what lies below it"),
-        Restriction::HostFolder { folder } => {
-            format!("{folder} is a folder of this VM Host itself")
-        }
-        Restriction::Signature { name, reason } => format!(
-            "{reason}, as hpvmhostrdev read when no guest had it; if that is of no use any more, `hpvmdevmgmt -d rdev:{name}` lifts it"
-        ),
-    };
+    let why = facts.registered.get(path)?.restriction.why()?;
     Some(never(path, format!("'{path}' is restricted and is not given to a guest: {why}")))
 }
 
