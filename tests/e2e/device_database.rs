@@ -457,7 +457,8 @@ fn a_repair_script_can_be_run() {
     fs::remove_file(&disk).expect("the file");
     let script = host.ok(&["hpvmdevmgmt", "-r"]);
     assert!(
-        script.contains(r"hpvmdevmgmt -d 'gdev:") && script.contains(r"it'\''s.img'"),
+        script.contains(r"# if that is right: hpvmdevmgmt -d 'gdev:")
+            && script.contains(r"it'\''s.img'"),
         "{script}"
     );
     let path = entry("gdev", &disk);

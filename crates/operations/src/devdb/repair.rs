@@ -1,14 +1,15 @@
 //! Finds what does not agree: entries without their device, devices that are not what they were, guests with what is
-//! restricted by now. `hpvmdevmgmt -r` prints it as a script to be read first; `-I` does what needs no decision.
+//! restricted by now. `hpvmdevmgmt -r` prints it as a script to be read first. `-I` repairs none of it: it writes down by
+//! what the guests' devices are known, and forgets what no device needs.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use hpvm_model::{EntryType, GuestConfig, Likeness, StorageDevice};
+use hpvm_model::{EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice};
 use hpvm_plan::facts::Restriction;
-use hpvm_registry::Step;
+use hpvm_registry::{Entry, Step};
 
-use super::dependents::{self, told};
+use super::dependents::{self, Dependent, told};
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// One thing that does not agree.
@@ -39,15 +40,7 @@ pub fn flaws(host: &VmHost) -> Result<Vec<Flaw>, Refusal> {
             EntryType::Guest => dependents::of(host, name)?,
             _ => Vec::new(),
         };
-        let (command, decision) = if entry.origin.is_automatic() {
-            (words(&["hpvmhostrdev", "-u"]), Decision::Safe)
-        } else {
-            let safe = match dependents.is_empty() && entry.id.entry == EntryType::Guest {
-                true => Decision::Safe,
-                false => Decision::Administrators,
-            };
-            (words(&["hpvmdevmgmt", "-d", &entry.id.to_string()]), safe)
-        };
+        let (command, decision) = way_out(&entry, &dependents);
         let users = match dependents.is_empty() {
             true => String::new(),
             false => format!("; {}", told(&dependents)),
@@ -58,6 +51,19 @@ pub fn flaws(host: &VmHost) -> Result<Vec<Flaw>, Refusal> {
         flaws.extend(flaws_of(host, &config)?);
     }
     Ok(flaws)
+}
+
+/// What an administrator added, or said of it, is his to take back.
+fn way_out(entry: &Entry, dependents: &[Dependent]) -> (Vec<String>, Decision) {
+    let delete = words(&["hpvmdevmgmt", "-d", &entry.id.to_string()]);
+    let is_said = entry.attributes.are_worth_keeping();
+    match entry.origin {
+        Origin::Host | Origin::Signature if !is_said => {
+            (words(&["hpvmhostrdev", "-u"]), Decision::Safe)
+        }
+        Origin::Guest if !is_said && dependents.is_empty() => (delete, Decision::Safe),
+        _ => (delete, Decision::Administrators),
+    }
 }
 
 fn flaws_of<'a>(host: &VmHost, config: &'a GuestConfig) -> Result<Vec<Flaw>, Refusal> {
@@ -71,13 +77,14 @@ fn flaws_of<'a>(host: &VmHost, config: &'a GuestConfig) -> Result<Vec<Flaw>, Ref
             && matches!(kept.compare(found), Likeness::Other | Likeness::Shrunk)
         {
             let text = format!("'{path}' of guest '{guest}' was {kept} and is {found}");
-            let accept = format!("gdev:{path}:attr:IDENTIFIER=ACCEPT");
-            let command = words(&["hpvmdevmgmt", "-m", &accept]);
+            let entry = EntryId::new(EntryType::Guest, path);
+            let accept = entry.map(|entry| format!("{entry}:attr:IDENTIFIER=ACCEPT"));
+            let command = words(&["hpvmdevmgmt", "-m", &accept.unwrap_or_default()]);
             flaws.push(Flaw { text, command, decision: Decision::Administrators });
         }
         let is_lifted = matches!(known.restriction, Restriction::Lifted { .. });
-        let is_restricted = !matches!(known.restriction, Restriction::None);
-        if !is_lifted && (is_restricted || facts.used_by_host.contains_key(path)) {
+        let is_restricted = known.restriction.why().is_some();
+        if is_restricted || (!is_lifted && facts.used_by_host.contains_key(path)) {
             let text = format!(
                 "guest '{guest}' has '{path}', which is restricted or used by this VM Host, and cannot start"
             );
@@ -126,4 +133,29 @@ pub fn initialise(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Initia
         Step::DevmgmtCommitted.reached();
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use hpvm_model::{Attributes, Choice};
+
+    use super::*;
+
+    #[test]
+    fn what_an_administrator_said_is_not_thrown_away_unread() {
+        let said = Attributes { preserve: Choice::Yes, ..Attributes::default() };
+        for (origin, attributes, safe) in [
+            (Origin::Guest, Attributes::default(), Some("-d")),
+            (Origin::Guest, said, None),
+            (Origin::Hand, Attributes::default(), None),
+            (Origin::Host, Attributes::default(), Some("-u")),
+            (Origin::Signature, said, None),
+        ] {
+            let id = EntryId::new(EntryType::Guest, "/gone").unwrap();
+            let entry = Entry { origin, attributes, ..Entry::by_hand(id, "/gone".into()) };
+            let (command, decision) = way_out(&entry, &[]);
+            assert_eq!(decision == Decision::Safe, safe.is_some(), "{entry:?}");
+            assert_eq!(command[1], safe.unwrap_or("-d"), "{entry:?}");
+        }
+    }
 }
