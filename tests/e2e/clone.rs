@@ -43,7 +43,7 @@ pub(crate) fn with_web() -> VmHost {
     fill(&host.disk("web.img", 64 * MIB), 8);
     let disk = on(&host.path("web.img"), "file");
     host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-l", "site", "-a", &disk]);
-    host.ok(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,1,1:null:/tmp"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,1,1:null:/srv"]);
     host
 }
 
@@ -148,7 +148,7 @@ fn what_a03_50_wanted_beside_b_is_taken() {
     let copied = on(&host.path("other.img"), "file");
     host.ok(&["hpvmclone", "-P", "web", "-N", "two", "-a", &elsewhere, "-b", &copied]);
     let two: Vec<String> = guest(&host, "two").storage.iter().map(ToString::to_string).collect();
-    assert_eq!(two, ["dvd:avio_stor:0,1,1:null:/tmp", &elsewhere]);
+    assert_eq!(two, ["dvd:avio_stor:0,1,1:null:/srv", &elsewhere]);
 }
 
 fn what_cannot_be_copied_is_refused() {

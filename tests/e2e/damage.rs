@@ -70,7 +70,7 @@ fn assert_lives_without(host: &VmHost, reason: &str, stop: &[&str]) {
     let why = host.ok(&["hpvm", "why", "web"]);
     assert!(why.contains(reason) && why.contains("hpvmstart -P web"), "{why}");
     assert!(host.run(&["hpvm", "doctor"]).stdout.contains("boot record cannot be used"));
-    let said = host.refused(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/tmp"]);
+    let said = host.refused(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/srv"]);
     assert!(said.contains("boot.record"), "{said}");
     host.ok(stop);
     assert_eq!(host.state("web"), "Off");
@@ -110,7 +110,7 @@ fn a_boot_record_that_is_no_file_keeps_nobody_waiting() {
         let mut make = Command::new(words.next().expect("a program"));
         assert!(make.args(words).arg(&record).status().expect("it runs").success());
         host.ok(&["hpvmstatus", "-P", "web"]);
-        let change = ["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/tmp"];
+        let change = ["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/srv"];
         let said = host.refused(&change);
         assert!(said.contains("boot.record") && said.contains("no regular file"), "{said}");
         host.ok(&["hpvmstop", "-P", "web", "-hF"]);
@@ -135,10 +135,10 @@ fn a_guest_without_boot_record_keeps_its_disk() {
 /// What the worker has of it is as good as the file: device changes of this run are in it, and the guest takes more.
 fn a_removed_boot_record_is_written_again() {
     let host = running();
-    host.ok(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/tmp"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,4,0:null:/srv"]);
     let (path, qemu) = (record(&host), host.snapshot(1).expect("a snapshot").qemu);
     let before = fs::read_to_string(&path).expect("a boot record");
-    assert!(before.contains("/tmp"));
+    assert!(before.contains("/srv"));
     for lose in [
         (|path| fs::remove_file(path).expect("it is removed")) as fn(&Path),
         |path| fs::rename(path, path.with_extension("old")).expect("it is put aside"),

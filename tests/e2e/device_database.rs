@@ -137,6 +137,12 @@ fn the_hosts_own_folders_are_restricted_always() {
     let said = refused(&host, &["hpvmdevmgmt", "-d", "rdev:/etc"]);
     assert!(said.contains("restricted without an entry"), "{said}");
     assert!(host.ok(&["hpvmdevmgmt", "-l", "rdev:PRESET=YES"]).contains("/etc:CONFIG=rdev"));
+    let state = host.path("var/opt/hpvm");
+    for folder in [Path::new("/"), host.root(), &state] {
+        let choosing = format!("dvd:scsi::null:{}", folder.display());
+        let said = refused(&host, &["hpvmcreate", "-P", "new", "-a", &choosing]);
+        assert!(said.contains("is a folder to choose images from, and rdev:/"), "{said}");
+    }
     fs::create_dir_all(host.path("var/opt/hpvm/ISO-images")).expect("a folder");
     let iso = host.path("var/opt/hpvm/ISO-images/cd.iso");
     fs::write(&iso, vec![0; 4096]).expect("an image");
@@ -494,7 +500,11 @@ fn judging_is_as_quick_with_ten_thousand_entries() {
     const BOUND: Duration = Duration::from_millis(8);
     let host = VmHost::new(Engine::Fake);
     let disk = host.disk("disk.img", 1 << 20);
-    let line = ["hpvmcreate", "-P", "new", "-a", &disk_on(&disk), "-s"];
+    let images = host.path("images");
+    fs::create_dir(&images).expect("a folder");
+    let images = images.display().to_string();
+    let choosing = format!("dvd:avio_stor:0,4,0:null:{images}");
+    let line = ["hpvmcreate", "-P", "new", "-a", &disk_on(&disk), "-a", &choosing, "-s"];
     let quickest = || {
         let took = (0..20).map(|_| {
             let begun = Instant::now();
@@ -509,12 +519,16 @@ fn judging_is_as_quick_with_ten_thousand_entries() {
     let mut registry = Registry::open(&path, Access::ReadWrite).expect("the registry");
     let change = registry.change().expect("a change");
     for n in 0..10_000_u64 {
-        let of = if n % 2 == 0 { EntryType::Guest } else { EntryType::Restricted };
-        let name = format!("/srv/{n}/disk");
+        let (of, origin, folder) = match n % 4 {
+            0 | 2 => (EntryType::Guest, Origin::Guest, &*images),
+            1 => (EntryType::Restricted, Origin::Host, &*images),
+            _ => (EntryType::Restricted, Origin::Signature, "/srv"),
+        };
+        let name = format!("{folder}/{n}/disk");
         let id = EntryId::new(of, &name).expect("an entry");
         let identity = StoreIdentity { identifier: Some(format!("wwid:{n}")), size: Bytes(n) };
         let entry = Entry {
-            origin: if n % 2 == 0 { Origin::Guest } else { Origin::Signature },
+            origin,
             reason: Some("it holds swap space".into()),
             identity: Some(identity),
             attributes: Attributes::default(),

@@ -282,7 +282,7 @@ fn host_with_guests() -> VmHost {
     host.ok(&["hpvmcreate", "-P", "web"]);
     let first = format!("disk:avio_stor:0,1,0:file:{}", disk("first.img"));
     let second = format!("disk:scsi:0,2,3:file:{}", disk("second.img"));
-    let third = format!("dvd:scsi:0,2,4:null:{}", host.root().display());
+    let third = "dvd:scsi:0,2,4:null:/srv".to_owned();
     let line = [
         "hpvmcreate -P full -O linux -c 2 -r 832M -E 500 -B auto -l",
         "-x runnable_status=enabled -a",

@@ -123,20 +123,22 @@ impl Registry {
         Ok(found)
     }
 
-    /// The entries of a type for what lies below a folder, which is given as its real path.
-    pub fn entries_below(&self, of: EntryType, folder: &str) -> Result<Vec<Entry>, RegistryError> {
+    /// The first entry for something below a folder, given as its real path, that keeps guests from it. What the VM Host was
+    /// only seen to use keeps nobody from an image, which is read and no more.
+    pub fn restricting_below(&self, folder: &str) -> Result<Option<Entry>, RegistryError> {
         let [after, before] = bounds_of_folder(folder);
-        let filter = "real_path > ?2 AND real_path < ?3 AND type = ?1 ORDER BY real_path";
-        self.entries_where(filter, [of.as_str(), &after, &before])
+        let filter = "real_path > ?1 AND real_path < ?2 AND type = 'rdev'
+                          AND origin <> 'host' AND allow = 'NO' ORDER BY real_path LIMIT 1";
+        Ok(self.entries_where(filter, [&after, &before])?.pop())
     }
 
-    /// Those of guests' devices below a folder that are kept for something else than a drive.
-    pub fn kept_for_others_below(&self, folder: &str) -> Result<Vec<Entry>, RegistryError> {
+    /// The first of those of guests' devices below a folder that are kept for something else than a drive.
+    pub fn kept_for_another_below(&self, folder: &str) -> Result<Option<Entry>, RegistryError> {
         let [after, before] = bounds_of_folder(folder);
-        let filter = "real_path > ?1 AND real_path < ?2 AND type = 'gdev' AND usage <> ?3
-                      ORDER BY real_path";
+        let filter = "real_path > ?1 AND real_path < ?2 AND type = 'gdev'
+                          AND usage <> ?3 ORDER BY real_path LIMIT 1";
         let drive = hpvm_model::DeviceKind::Dvd.as_str();
-        self.entries_where(filter, [&after, &before, drive])
+        Ok(self.entries_where(filter, [&after, &before, drive])?.pop())
     }
 
     /// Whether an existing guest other than `except` has a device by this name, or one that builds on it.

@@ -136,6 +136,9 @@ CREATE INDEX entry_real_path ON entry (real_path);
 CREATE INDEX entry_identifier ON entry (identifier) WHERE identifier IS NOT NULL;
 CREATE INDEX entry_file ON entry (file_inode, file_device) WHERE file_inode IS NOT NULL;
 CREATE INDEX entry_origin ON entry (origin);
+CREATE INDEX entry_usage ON entry (real_path) WHERE usage IS NOT NULL;
+CREATE INDEX entry_restricting ON entry (real_path)
+    WHERE type = 'rdev' AND origin <> 'host' AND allow = 'NO';
 CREATE INDEX device_path ON device (path);
 
 CREATE TABLE entry_backup AS SELECT * FROM entry;

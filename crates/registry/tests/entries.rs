@@ -77,19 +77,47 @@ fn a_disk_is_found_by_its_name_and_by_its_parts() {
     assert_eq!(registry.entries_of_disk(EntryType::Restricted, "wwid:naa.1").unwrap(), []);
 }
 
+fn restricting(path: &str) -> Entry {
+    Entry::by_hand(id(EntryType::Restricted, path), path.into())
+}
+
 #[test]
 fn what_lies_below_a_folder_is_found() {
+    for (path, is_below) in [
+        ("/iso", false),
+        ("/iso/a.iso", true),
+        ("/iso/sub/b.iso", true),
+        ("/iso-old/c.iso", false),
+        ("/iso0", false),
+        ("/isa/d.iso", false),
+    ] {
+        let place = Place::new();
+        let mut registry = place.open();
+        let attributes = Attributes { usage: Some(DeviceKind::Disk), ..Attributes::default() };
+        let kept = Entry { attributes, ..of_guest(path) };
+        put(&mut registry, &[restricting(path), kept.clone()]);
+        for folder in ["/iso", "/iso/"] {
+            let expected = is_below.then(|| (restricting(path), kept.clone()));
+            let found = registry.restricting_below(folder).unwrap();
+            assert_eq!(found.zip(registry.kept_for_another_below(folder).unwrap()), expected);
+        }
+        assert_eq!(registry.restricting_below("/").unwrap(), Some(restricting(path)));
+    }
+}
+
+#[test]
+fn what_is_used_or_given_away_restricts_no_folder() {
     let place = Place::new();
     let mut registry = place.open();
-    let paths = ["/iso", "/iso/a.iso", "/iso/sub/b.iso", "/iso-old/c.iso", "/iso0", "/isa/d.iso"];
-    put(&mut registry, &paths.map(of_guest));
-    for folder in ["/iso", "/iso/"] {
-        let found = registry.entries_below(EntryType::Guest, folder).unwrap();
-        let paths: Vec<&str> = found.iter().map(|entry| entry.id.name()).collect();
-        assert_eq!(paths, ["/iso/a.iso", "/iso/sub/b.iso"]);
-    }
-    assert_eq!(registry.entries_below(EntryType::Guest, "/").unwrap().len(), paths.len());
-    assert_eq!(registry.entries_below(EntryType::Restricted, "/iso").unwrap(), []);
+    let attributes = Attributes { allow_guests: Choice::Yes, ..Attributes::default() };
+    let given_away = Entry { attributes, ..restricting("/iso/a") };
+    let used = Entry { origin: Origin::Host, ..restricting("/iso/b") };
+    put(&mut registry, &[given_away, used, of_guest("/iso/c")]);
+    assert_eq!(registry.restricting_below("/iso").unwrap(), None);
+    assert_eq!(registry.kept_for_another_below("/iso").unwrap(), None);
+    let read = Entry { origin: Origin::Signature, ..restricting("/iso/z") };
+    put(&mut registry, &[restricting("/iso/zz"), read.clone()]);
+    assert_eq!(registry.restricting_below("/iso").unwrap(), Some(read), "the first");
 }
 
 proptest! {

@@ -75,7 +75,7 @@ pub(super) const MODIFY: Scene = Scene {
 
 pub(super) const ATTACH: Scene = Scene {
     prepare: |host| drop(host.ok(&["hpvmstart", "-P", "web"])),
-    command: &["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,2,0:null:/tmp"],
+    command: &["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,2,0:null:/srv"],
     steps: &["modify.applied", "modify.committed"],
     is_done: |host| guest(host, "web").is_some_and(|web| web.storage.len() == 2),
 };

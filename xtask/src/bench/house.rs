@@ -105,7 +105,7 @@ impl House {
             format!("disk:avio_stor::file:{disk}"),
             format!("disk:avio_stor::file:{second}"),
             format!("dvd:avio_stor::file:{image}"),
-            "dvd:avio_stor::null:/".to_owned(),
+            "dvd:avio_stor::null:/srv".to_owned(),
         ];
         let mut line = vec!["hpvmcreate", "-P", name, "-O", "linux", "-c", "1", "-r", "512M"];
         line.extend(["-B", "manual", "-e", "10", "-l", &label]);

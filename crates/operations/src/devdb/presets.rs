@@ -69,6 +69,15 @@ impl Presets {
         })
     }
 
+    /// Those that lie below a folder, which is given as its real path; a state folder holds more than the state.
+    pub(crate) fn below(&self, folder: &str) -> Vec<String> {
+        let folders = self.folders.iter().map(|(path, _)| path);
+        let inner = folders.filter(|path| *path != Path::new(folder));
+        let states = self.states.iter().filter(|state| state.exists());
+        let below = inner.chain(states).filter(|path| path.starts_with(folder));
+        below.map(|path| path.display().to_string()).collect()
+    }
+
     /// The outermost of them, for a list.
     pub(crate) fn names(&self) -> Vec<String> {
         let folders = self.folders.iter().map(|(path, _)| path);
@@ -99,6 +108,22 @@ mod tests {
             assert_eq!(own(below), None, "{below}");
         }
         assert!(presets.state_of("/var/opt/hpvm/common/x").is_some(), "whatever the root");
+    }
+
+    #[test]
+    fn what_lies_below_a_folder_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path()).unwrap();
+        let presets = Presets::of(&root);
+        let etc = fs::canonicalize("/etc").unwrap().display().to_string();
+        assert!(presets.below("/").contains(&etc) && !presets.below(&etc).contains(&etc));
+        assert!(presets.below(folder.path().to_str().unwrap()).is_empty(), "no state yet");
+        fs::create_dir_all(root.state().join("ISO-images")).unwrap();
+        let state = root.state().display().to_string();
+        for above in [folder.path(), &root.state()] {
+            assert_eq!(presets.below(above.to_str().unwrap()), [&*state]);
+        }
+        assert!(presets.below(&format!("{state}/ISO-images")).is_empty());
     }
 
     #[test]

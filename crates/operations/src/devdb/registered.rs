@@ -12,7 +12,7 @@ use hpvm_plan::facts::{FileFact, HostFacts, NotToChoose, Registered, Restriction
 use hpvm_registry::{Change, Entry, Keys, Registry};
 
 use super::presets::Presets;
-use super::restriction::{keeps_guests_away, restriction};
+use super::restriction::{allows, restriction};
 use super::trail::{Trail, identity_at};
 use crate::stores::Stores;
 use crate::{Refusal, VmHost};
@@ -31,7 +31,7 @@ pub(crate) fn registered(
         let restriction = restriction(&trail, &restricting, &presets);
         let mut known = of_store(&host.registry, own, path, &trail, restriction)?;
         if stores.files.get(path) == Some(&FileFact::Folder) {
-            known.not_to_choose = not_to_choose(&host.registry, &trail.real_path)?;
+            known.not_to_choose = not_to_choose(&host.registry, &presets, &trail.real_path)?;
         }
         Ok((path.clone(), known))
     };
@@ -70,16 +70,25 @@ fn of_store(
     })
 }
 
-/// The first entry for something below a folder that nobody may put into a drive. What the VM Host was only seen to use keeps
-/// nobody from an image, which is read and no more.
-fn not_to_choose(registry: &Registry, folder: &str) -> Result<Option<NotToChoose>, Refusal> {
-    let entries = registry.entries_below(EntryType::Restricted, folder)?;
-    if let Some(entry) = entries.iter().find(|entry| keeps_guests_away(entry)) {
+/// Something below a folder that nobody may put into a drive.
+fn not_to_choose(
+    registry: &Registry,
+    presets: &Presets,
+    folder: &str,
+) -> Result<Option<NotToChoose>, Refusal> {
+    for name in presets.below(folder) {
+        let id = EntryId::new(EntryType::Restricted, &name);
+        let entry = id.ok().map(|id| registry.entry(&id, &name)).transpose()?.flatten();
+        if !entry.is_some_and(|entry| allows(&entry)) {
+            return Ok(Some(NotToChoose::Restricted { name }));
+        }
+    }
+    if let Some(entry) = registry.restricting_below(folder)? {
         return Ok(Some(NotToChoose::Restricted { name: entry.id.name().to_owned() }));
     }
-    let others = registry.kept_for_others_below(folder)?;
-    let other = others.first().and_then(|entry| Some((entry.id.name(), entry.attributes.usage?)));
-    Ok(other.map(|(name, usage)| NotToChoose::OtherUse { name: name.to_owned(), usage }))
+    let other = registry.kept_for_another_below(folder)?;
+    let other = other.and_then(|entry| Some((entry.id.name().to_owned(), entry.attributes.usage?)));
+    Ok(other.map(|(name, usage)| NotToChoose::OtherUse { name, usage }))
 }
 
 /// The folders from which users of a guest's console must not choose, since something lies below them that is restricted or
@@ -88,9 +97,9 @@ pub(crate) fn withheld_folders(
     host: &VmHost,
     config: &GuestConfig,
 ) -> Result<BTreeSet<String>, Refusal> {
-    let mut withheld = BTreeSet::new();
+    let (presets, mut withheld) = (Presets::of(&host.root), BTreeSet::new());
     for folder in config.storage.iter().filter_map(drives::folder) {
-        if not_to_choose(&host.registry, &real_path(folder))?.is_some() {
+        if not_to_choose(&host.registry, &presets, &real_path(folder))?.is_some() {
             withheld.insert(folder.to_owned());
         }
     }

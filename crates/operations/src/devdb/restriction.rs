@@ -42,17 +42,12 @@ pub(crate) fn restriction(trail: &Trail, entries: &[Entry], presets: &Presets) -
     }
 }
 
-/// Whether an entry by itself keeps guests from what it is about.
-pub(super) fn keeps_guests_away(entry: &Entry) -> bool {
-    is_decisive(entry) && !allows(entry)
-}
-
 /// What the VM Host was seen to use may be free by now, and is looked at each time: such an entry forbids nothing by itself.
 fn is_decisive(entry: &Entry) -> bool {
     entry.origin != Origin::Host || allows(entry)
 }
 
-fn allows(entry: &Entry) -> bool {
+pub(super) fn allows(entry: &Entry) -> bool {
     entry.attributes.allow_guests == Choice::Yes
 }
 
