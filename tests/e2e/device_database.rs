@@ -29,7 +29,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_read_only_disk_runs_on_the_real_engine,
     what_the_host_uses_is_listed_and_what_was_typed_stays,
     the_list_is_made_at_the_start_unless_told_otherwise,
-    a_device_on_record_that_is_another_now_keeps_a_guest_off,
+    a_restored_file_is_the_same_disk,
     a_repair_script_can_be_run,
     one_of_eight_starts_gets_the_disk,
     judging_is_as_quick_with_ten_thousand_entries,
@@ -412,6 +412,15 @@ fn what_the_host_uses_is_listed_and_what_was_typed_stays() {
     let done = host.ok(&["hpvmhostrdev", "-u"]);
     assert_eq!(lasting(&dry), lasting(&done), "a dry run tells what is done");
     let listed = list();
+    let first = listed.split(':').next().filter(|name| name.starts_with("/dev/"));
+    let first = first.expect("this machine uses a block device");
+    let allow = format!("rdev:{first}:attr:ALLOW=GUEST");
+    host.ok(&["hpvmdevmgmt", "-m", &allow, "--reason", "it is given away"]);
+    host.ok(&["hpvmhostrdev", "-d"]);
+    assert!(list().starts_with(&format!("{first}:")), "what was said of a device stays");
+    host.ok(&["hpvmdevmgmt", "-d", &format!("rdev:{first}:attr:ALLOW")]);
+    host.ok(&["hpvmhostrdev", "-u"]);
+    assert_eq!(list(), listed);
     host.ok(&["hpvmhostrdev", "-d"]);
     assert_eq!(list(), "");
     assert!(host.ok(&["hpvmdevmgmt", "-l", "rdev:/media"]).starts_with("/media:"));
@@ -435,14 +444,15 @@ fn the_list_is_made_at_the_start_unless_told_otherwise() {
     assert_eq!(list(), "");
     host.ok(&["hpvmhostrdev", "-E"]);
     let wanted = lasting(&host.ok(&["hpvmhostrdev", "-u", "--dry-run"])).lines().count();
+    assert!(wanted > 0, "this machine uses a block device");
     let begun = Instant::now();
     host.ok(&["hpvm", "autostart"]);
     assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
     assert_eq!(list().lines().filter(|line| line.starts_with('/')).count(), wanted, "{}", list());
 }
 
-/// What a path led to is on record; that a file has no such record is said where it would be accepted.
-fn a_device_on_record_that_is_another_now_keeps_a_guest_off() {
+/// By what a block device is known again is on record; that a file has no such record is said where it would be accepted.
+fn a_restored_file_is_the_same_disk() {
     let host = VmHost::new(Engine::Fake);
     let disk = host.disk("disk.img", 1 << 20);
     host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&disk)]);
