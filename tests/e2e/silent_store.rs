@@ -1,7 +1,9 @@
 //! A backing store that stops answering: shown and logged within two seconds, and no command waits for it. The store is an
 //! export of qemu-storage-daemon by FUSE, which a signal stops, as a server of files that hangs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use hpvm_testkit::guest::Console;
@@ -13,7 +15,10 @@ use crate::Test;
 use crate::pool::image;
 use crate::served::Served;
 
-pub(crate) const TESTS: &[Test] = crate::tests![a_store_that_hangs_is_shown_and_holds_nobody_up];
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_store_that_hangs_is_shown_and_holds_nobody_up,
+    a_file_system_that_hangs_holds_no_change_up,
+];
 
 const BOUND: Duration = Duration::from_secs(20);
 const DISK_BYTES: u64 = 8 << 20;
@@ -96,6 +101,61 @@ fn a_store_that_hangs_is_shown_and_holds_nobody_up() {
     assert!(guest_log(&host).contains("stopped (hard)"), "{}", guest_log(&host));
     host.ok(&["hpvmstart", "-P", "web"]);
     host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+}
+
+/// A file system whose server never answers, over a folder: as one whose server is out of reach.
+struct Hung {
+    server: Child,
+    folder: PathBuf,
+}
+
+impl Hung {
+    fn over(folder: PathBuf) -> Hung {
+        let mount = "exec 3<>/dev/fuse; mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung \"$0\" && exec sleep 120";
+        let mut command = Command::new("sh");
+        let server = command.arg("-c").arg(mount).arg(&folder).spawn().expect("a shell");
+        let hung = Hung { server, folder };
+        let mounted = format!(" {} ", hung.folder.display());
+        wait_until(BOUND, "it is mounted", || {
+            fs::read_to_string("/proc/mounts").expect("mounts").contains(&mounted)
+        });
+        hung
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // Without its server all who wait for it are told that it is gone.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        let _ = Command::new("umount").arg("--lazy").arg(&self.folder).status();
+    }
+}
+
+fn a_file_system_that_hangs_holds_no_change_up() {
+    let host = VmHost::new(Engine::Fake);
+    let folder = host.path("far");
+    fs::create_dir(&folder).expect("a folder");
+    let far = folder.join("far.img");
+    File::create(&far).and_then(|file| file.set_len(DISK_BYTES)).expect("a disk");
+    let far = format!("disk:avio_stor:0,0,0:file:{}", far.display());
+    let near = format!("disk:avio_stor:0,0,1:file:{}", host.disk("near.img", DISK_BYTES).display());
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &far]);
+    let hung = Hung::over(folder);
+    for (command, status) in [
+        (&["hpvmstatus", "-P", "web"][..], 0),
+        (&["hpvmstart", "-P", "web"], 1),
+        (&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"], 0),
+        (&["hpvmmodify", "-P", "web", "-a", &near], 0),
+        (&["hpvmmodify", "-P", "web", "-d", &far], 0),
+        (&["hpvmstart", "-P", "web"], 0),
+    ] {
+        let began = Instant::now();
+        let outcome = host.run(command);
+        assert_eq!(outcome.status.code(), Some(status), "{outcome}");
+        assert!(began.elapsed() < COMMAND_WITHIN, "{command:?} took {:?}", began.elapsed());
+    }
+    drop(hung);
 }
 
 fn guest_log(host: &VmHost) -> String {

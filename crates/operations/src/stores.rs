@@ -1,6 +1,8 @@
 //! What the backing stores of guests are on this host: what each path leads to, what the VM Host itself does with it, and
 //! what hangs together with what. Collected once for each decision; the only place where operations look at stores.
 
+pub(crate) mod way;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::Metadata;
 use std::io::ErrorKind;
@@ -20,6 +22,7 @@ use hpvm_plan::record::Cache;
 use hpvm_registry::Registry;
 use rustix::fs::{Mode, OFlags};
 
+use self::way::{Way, Ways};
 use crate::Refusal;
 
 /// The stores of some configurations.
@@ -27,8 +30,7 @@ use crate::Refusal;
 pub(crate) struct Stores {
     pub(crate) files: BTreeMap<String, FileFact>,
     leads: BTreeMap<String, Lead>,
-    /// Paths at which nobody answers.
-    pub(crate) silent: BTreeSet<String>,
+    ways: BTreeMap<String, Ways>,
     pub(crate) blocks: Blocks,
 }
 
@@ -42,23 +44,23 @@ impl Stores {
     pub(crate) fn look_at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Stores {
         let places = Places::default();
         let paths: BTreeSet<&str> = paths.into_iter().collect();
-        let Looked { mut facts, silent } = looked_at(&paths);
-        let leads = leads(&places, &answering(&paths, &silent));
+        let Looked { mut facts, ways } = looked_at(&paths);
+        let leads = leads(&places, facts.keys());
         let starts: Vec<Lead> = leads.values().cloned().collect();
         let blocks = match Blocks::are_plain_files(&places, &starts) {
             true => Blocks::default(),
             false => Blocks::read_around(&places, &starts),
         };
-        let mut fact = |path: &str| match leads.get(path) {
-            _ if silent.contains(path) => FileFact::Unreadable(format!(
+        let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
+            (None, _) => FileFact::Unreadable(format!(
                 "its file system has not answered for {} s",
                 ANSWER_BOUND.as_secs()
             )),
-            Some(Lead::Block(_)) => file(Path::new(path), &blocks),
-            _ => facts.remove(path).unwrap_or_else(|| plain_file(Path::new(path))),
+            (Some(_), Some(Lead::Block(_))) => file(Path::new(path), &blocks),
+            (Some(fact), _) => fact,
         };
         let files = paths.iter().map(|path| ((*path).to_owned(), fact(path))).collect();
-        Stores { files, leads, silent, blocks }
+        Stores { files, leads, ways, blocks }
     }
 
     /// The same, and what guests have by other paths to the same disks: two paths that no multipath joins are known by the
@@ -76,7 +78,7 @@ impl Stores {
             return Ok(self);
         }
         let places = Places::default();
-        let others = leads(&places, &others.iter().map(String::as_str).collect());
+        let others = leads(&places, &others);
         let starts: Vec<Lead> = self.leads.values().chain(others.values()).cloned().collect();
         self.blocks = Blocks::read_around(&places, &starts);
         Ok(self)
@@ -85,6 +87,11 @@ impl Stores {
     /// What a path leads to, if it can be compared with other stores.
     pub(crate) fn store(&self, path: &str) -> Option<Store> {
         self.leads.get(path)?.store()
+    }
+
+    /// Where a path leads, as it was when it was looked at.
+    pub(crate) fn ways(&self, path: &str) -> Ways {
+        self.ways.get(path).cloned().unwrap_or_else(|| Ways::of(Path::new(path)))
     }
 
     /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
@@ -158,11 +165,19 @@ fn drives_of_host(config: &GuestConfig) -> impl Iterator<Item = &StorageDevice> 
 
 /// What a drive answers; no when it does not answer in time.
 fn asked(path: &str, question: impl FnOnce(&Path) -> bool + Send + 'static) -> bool {
+    in_time(path, question).unwrap_or(false)
+}
+
+/// The answer to a question about a path; `None` when there is none in time.
+pub(crate) fn in_time<T: Send + 'static>(
+    path: &str,
+    question: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Option<T> {
     let (sender, answer) = channel();
     let path = path.to_owned();
     let ask = move || sender.send(question(Path::new(&path)));
-    let is_asked = std::thread::Builder::new().spawn(ask).is_ok();
-    is_asked && answer.recv_timeout(ANSWER_BOUND).unwrap_or(false)
+    std::thread::Builder::new().spawn(ask).ok()?;
+    answer.recv_timeout(ANSWER_BOUND).ok()
 }
 
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
@@ -170,54 +185,67 @@ fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a
     devices.flat_map(StorageDevice::backings).map(|backing| backing.path.as_str()).collect()
 }
 
-fn leads(places: &Places, paths: &BTreeSet<&str>) -> BTreeMap<String, Lead> {
-    let lead = |path: &&str| Some(((*path).to_owned(), places.lead(Path::new(path)).ok()?));
-    paths.iter().filter_map(lead).collect()
-}
-
-fn answering<'a>(paths: &BTreeSet<&'a str>, silent: &BTreeSet<String>) -> BTreeSet<&'a str> {
-    paths.iter().copied().filter(|path| !silent.contains(*path)).collect()
+fn leads<'a>(
+    places: &Places,
+    paths: impl IntoIterator<Item = &'a String>,
+) -> BTreeMap<String, Lead> {
+    let lead = |path: &String| Some((path.clone(), places.lead(Path::new(path)).ok()?));
+    paths.into_iter().filter_map(lead).collect()
 }
 
 /// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
 const ANSWER_BOUND: Duration = Duration::from_secs(2);
 
-/// What paths lead to, and those at which nobody answers. They are looked at by a thread, which is left there when it does
-/// not come back: the end of the command ends it.
+/// What paths lead to. Those at which nobody answers have no fact, and the way to their folder at most.
 #[derive(Default)]
 struct Looked {
     facts: BTreeMap<String, FileFact>,
-    silent: BTreeSet<String>,
+    ways: BTreeMap<String, Ways>,
 }
 
 fn looked_at(paths: &BTreeSet<&str>) -> Looked {
+    // The folders first: one may answer where the store does not, and where none does there is nothing to ask.
+    let folders = paths.iter().filter_map(|path| way::folder(path)).collect();
+    let folders = answers(&folders, Way::to);
+    let may_answer =
+        |path: &&str| way::folder(path).is_none_or(|folder| folders.contains_key(folder));
+    let asked = paths.iter().copied().filter(may_answer).collect();
+    let mut seen = answers(&asked, |path| (Way::to(path), plain_file(path)));
     let mut looked = Looked::default();
+    for path in paths {
+        let (own, fact) = seen.remove(*path).unzip();
+        let folder = way::folder(path).and_then(|folder| folders.get(folder)?.clone());
+        looked.ways.insert((*path).to_owned(), Ways { own: own.flatten(), folder });
+        looked.facts.extend(fact.map(|fact| ((*path).to_owned(), fact)));
+    }
+    looked
+}
+
+/// The answers to a question about some paths; of those at which nobody answers in time there is none. They are asked by a thread
+/// one after the other, which is left there when it does not come back: the end of the command ends it.
+fn answers<T: Send + 'static>(
+    paths: &BTreeSet<&str>,
+    question: fn(&Path) -> T,
+) -> BTreeMap<String, T> {
+    let mut answers = BTreeMap::new();
     let mut rest: VecDeque<String> = paths.iter().map(|path| (*path).to_owned()).collect();
     while !rest.is_empty() {
-        let (sender, facts) = channel();
-        let looks = rest.clone();
-        let look = move || {
-            for path in looks {
-                if sender.send(plain_file(Path::new(&path))).is_err() {
-                    return;
-                }
-            }
-        };
-        // Without a thread nobody can tell, and the look itself has to be risked.
-        if std::thread::Builder::new().spawn(look).is_err() {
-            return looked;
+        let (sender, answered) = channel();
+        let asked = rest.clone();
+        let ask = move || asked.iter().all(|path| sender.send(question(Path::new(path))).is_ok());
+        if std::thread::Builder::new().spawn(ask).is_err() {
+            // Without a thread nobody can tell, and the question itself has to be risked.
+            let risk = |path: String| (path.clone(), question(Path::new(&path)));
+            answers.extend(rest.drain(..).map(risk));
         }
         while let Some(path) = rest.pop_front() {
-            match facts.recv_timeout(ANSWER_BOUND) {
-                Ok(fact) => looked.facts.insert(path, fact),
-                Err(_) => {
-                    looked.silent.insert(path);
-                    break;
-                }
+            match answered.recv_timeout(ANSWER_BOUND) {
+                Ok(answer) => answers.insert(path, answer),
+                Err(_) => break,
             };
         }
     }
-    looked
+    answers
 }
 
 fn identity_of(store: &Store) -> FileIdentity {

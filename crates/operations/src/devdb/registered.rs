@@ -14,7 +14,7 @@ use hpvm_registry::{Change, Entry, Keys, Registry};
 use super::presets::Presets;
 use super::restriction::{allows, restriction};
 use super::trail::{Trail, identity_at};
-use crate::stores::Stores;
+use crate::stores::{self, Stores};
 use crate::{Refusal, VmHost};
 
 /// By path, for each of the stores. `own` is the guest as the registry has it, if it has.
@@ -186,8 +186,8 @@ pub(crate) fn forget_unused(change: &Change<'_>, before: &GuestConfig) -> Result
     Ok(())
 }
 
-/// Links followed; the path itself where it leads nowhere.
+/// Links followed; the path itself where it leads nowhere, or nothing answers.
 pub(super) fn real_path(path: &str) -> String {
-    let real = fs::canonicalize(path).map(|real| real.to_string_lossy().into_owned());
-    real.unwrap_or_else(|_| path.to_owned())
+    let real = stores::in_time(path, |path| fs::canonicalize(path)).and_then(Result::ok);
+    real.map_or_else(|| path.to_owned(), |real| real.to_string_lossy().into_owned())
 }

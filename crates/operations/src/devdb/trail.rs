@@ -2,8 +2,6 @@
 //! above it. Looked at once; the decisions made of it look at nothing.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use hpvm_host::block::Store;
@@ -11,6 +9,8 @@ use hpvm_model::{Bytes, FileIdentity, StoreIdentity};
 use hpvm_registry::{Entry, Keys};
 
 use crate::stores::Stores;
+use crate::stores::way::Way;
+pub(crate) use crate::stores::way::{Spot, identity_at};
 
 /// Names of one block device or of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,13 +20,6 @@ pub(crate) struct Names {
     /// Tell devices apart, and do not find them: others may have the same.
     pub(crate) serials: BTreeSet<String>,
     pub(crate) files: BTreeSet<FileIdentity>,
-}
-
-/// A file or folder on the way to the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Spot {
-    pub(crate) path: String,
-    pub(crate) identity: FileIdentity,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,35 +40,29 @@ pub(crate) struct Trail {
 
 impl Trail {
     pub(crate) fn of(path: &str, stores: &Stores) -> Trail {
-        let Ok(real) = fs::canonicalize(path) else {
-            return Trail::to_nothing(path);
+        let ways = stores.ways(path);
+        let Some(Way { real, spots }) = ways.own else {
+            return Trail::to_nothing(path, ways.folder);
         };
         let real_path = real.to_string_lossy().into_owned();
         let mut trail = Trail { real_path: real_path.clone(), ..Trail::default() };
-        if stores.silent.contains(path) {
-            // Nothing can be asked of the store itself; where it lies is known all the same.
-            trail.way = real.ancestors().skip(1).filter_map(spot).collect();
-            trail.own.paths.insert(real_path);
-            return trail;
-        }
-        trail.way = real.ancestors().filter_map(spot).collect();
+        let itself = spots.first().filter(|spot| Path::new(&spot.path) == real);
+        trail.own.files.extend(itself.map(|spot| spot.identity));
+        trail.way = spots;
         trail.own.paths.insert(real_path);
-        trail.own.files.extend(spot(&real).map(|spot| spot.identity));
         if let Some(store) = stores.store(path) {
             trail.relations(store, stores);
         }
         trail
     }
 
-    /// What is not there yet, such as the target of a copy, will lie where its folder lies.
-    fn to_nothing(path: &str) -> Trail {
-        let missing = Path::new(path);
-        let folder = missing.parent().and_then(|folder| fs::canonicalize(folder).ok());
-        let Some((folder, name)) = folder.zip(missing.file_name()) else {
+    /// What is not there yet, such as the target of a copy, will lie where its folder lies, and so does what does not answer.
+    fn to_nothing(path: &str, folder: Option<Way>) -> Trail {
+        let Some((folder, name)) = folder.zip(Path::new(path).file_name()) else {
             return Trail { real_path: path.to_owned(), ..Trail::default() };
         };
-        let real_path = folder.join(name).to_string_lossy().into_owned();
-        let way = folder.ancestors().filter_map(spot).collect();
+        let Way { real, spots: way } = folder;
+        let real_path = real.join(name).to_string_lossy().into_owned();
         let own = Names { paths: BTreeSet::from([real_path.clone()]), ..Names::default() };
         Trail { real_path, own, way, ..Trail::default() }
     }
@@ -167,19 +154,4 @@ fn is_serial(identifier: &str) -> bool {
 
 fn is_file(store: &Store) -> bool {
     matches!(store, Store::File(_))
-}
-
-fn spot(path: &Path) -> Option<Spot> {
-    let identity = identity_at(path)?;
-    Some(Spot { path: path.to_str()?.to_owned(), identity })
-}
-
-/// What the kernel knows at a path by, devices by their number.
-pub(crate) fn identity_at(path: &Path) -> Option<FileIdentity> {
-    let metadata = fs::metadata(path).ok()?;
-    let kind = metadata.file_type();
-    Some(match kind.is_block_device() || kind.is_char_device() {
-        true => FileIdentity::of_device(metadata.rdev()),
-        false => FileIdentity { device: metadata.dev(), inode: metadata.ino() },
-    })
 }
