@@ -13,10 +13,12 @@ use hpvm_plan::record::{self, DeviceChange, Machine, Outcome};
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::Client;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::spawn_local;
 
 use crate::agent::Agent;
 use crate::consent::Consent;
+use crate::control::Peer;
 use crate::guest_log::now;
 use crate::machine::Ticket;
 use crate::monitor::News;
@@ -33,11 +35,21 @@ pub(crate) struct Means<'a> {
     pub(crate) news: mpsc::Sender<News>,
 }
 
+/// What a request for a change carries.
+#[derive(Debug, Default)]
+pub(crate) struct Payload {
+    pub(crate) changes: Vec<DeviceChange>,
+    pub(crate) descriptors: VecDeque<OwnedFd>,
+    /// Of a command, which may give up.
+    pub(crate) peer: Option<Peer>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) ticket: Ticket,
     queue: VecDeque<DeviceChange>,
     descriptors: VecDeque<OwnedFd>,
+    peer: Option<Peer>,
     results: Vec<ChangeResult>,
     /// The step under way: its number, and where what QEMU tells meanwhile goes.
     under_way: Option<(u64, mpsc::Sender<Happening>)>,
@@ -45,23 +57,24 @@ pub(crate) struct Changes {
 
 impl Changes {
     /// `None`: not as many descriptors came as the changes name media and layers.
-    pub(crate) fn new(
-        ticket: Ticket,
-        changes: Vec<DeviceChange>,
-        descriptors: VecDeque<OwnedFd>,
-    ) -> Option<Changes> {
+    pub(crate) fn new(ticket: Ticket, payload: Payload) -> Option<Changes> {
+        let Payload { changes, descriptors, peer } = payload;
         let named: usize = changes.iter().map(DeviceChange::descriptors).sum();
         (named == descriptors.len()).then(|| Changes {
             ticket,
             queue: changes.into(),
             descriptors,
+            peer,
             results: Vec::new(),
             under_way: None,
         })
     }
 
-    /// Begins the next step; `false` when there is none left.
+    /// Begins the next step; `false` when there is none left, or whoever asked gave up: he goes back from what was done.
     pub(crate) fn begin_next(&mut self, record: &mut RecordFile, means: Means<'_>) -> bool {
+        if self.is_given_up() {
+            return false;
+        }
         let Some(change) = self.queue.pop_front() else { return false };
         let Some(client) = means.client.cloned() else {
             self.fail("the guest does not answer".into());
@@ -83,6 +96,11 @@ impl Changes {
         let step = Step { seq, change, descriptors, happenings, client, machine, agent, uptime };
         spawn_local(step.run(news));
         true
+    }
+
+    fn is_given_up(&mut self) -> bool {
+        let peer = self.peer.as_mut();
+        peer.is_some_and(|peer| peer.try_recv() == Err(TryRecvError::Closed))
     }
 
     /// What QEMU tells while a step is under way.

@@ -75,6 +75,39 @@ pub fn ask_while(
     }
 }
 
+/// How long who gives a change up waits for the worker to be through with the step that it is at.
+const STEP_BOUND: Duration = Duration::from_secs(12);
+
+/// Asks for a change. Who gives it up, since `goes_on` says so or `bound` is over, tells the worker, which then begins no
+/// further step, and waits a little for its last word: what was done. Without that the error is why he gave up.
+pub fn change(
+    control: &Path,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+    bound: Duration,
+    goes_on: &mut dyn FnMut() -> Result<(), ClientError>,
+) -> Result<Reply, ClientError> {
+    let deadline = Instant::now() + bound;
+    let mut connection = request_of(control, request, descriptors, bound)?;
+    let given_up = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break ClientError::Deadline(bound);
+        }
+        if connection.has_more(left.min(LOOK)).map_err(ClientError::Connect)? {
+            return connection.hear(left).map_err(|unheard| no_answer(&unheard, bound));
+        }
+        if let Err(why) = goes_on() {
+            break why;
+        }
+    };
+    connection.say_no_more().map_err(ClientError::Send)?;
+    match connection.has_more(STEP_BOUND) {
+        Ok(true) => connection.hear(STEP_BOUND).map_err(|unheard| no_answer(&unheard, bound)),
+        _ => Err(given_up),
+    }
+}
+
 /// How long a worker takes at most from a copy that is given up to its last word.
 const GIVING_UP: Duration = Duration::from_secs(30);
 

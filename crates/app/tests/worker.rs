@@ -3,10 +3,12 @@
 mod guest;
 
 use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use guest::{Guest, open, signal};
+use guest::{Guest, PATIENCE, open, signal};
+use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::*;
 use hpvm_app::snapshot::*;
 use hpvm_host::process::Signal;
@@ -278,6 +280,26 @@ fn an_adapter_that_the_guest_keeps_is_pending_until_the_next_reset() {
     assert!(guest.machine().is_leaving(slot), "known to the next worker");
     guest.wait("the guest to let go", || guest.machine().pending.is_empty());
     assert_eq!(guest.machine().storage, []);
+}
+
+/// Who gives up hears what was done, and can go back from that.
+#[test]
+fn a_change_that_is_given_up_begins_no_further_step() {
+    let guest = Guest::fake("slow=device_add:1500").start();
+    let disks = ["0,1,0", "0,2,0"]
+        .map(|address| guest.device(DeviceKind::Disk, AdapterKind::AvioStor, address));
+    let media = media_of(&disks);
+    let media: Vec<BorrowedFd<'_>> = media.iter().map(AsFd::as_fd).collect();
+    let [first, second] = disks.clone();
+    let changes = [("0,1", first), ("0,2", second)];
+    let changes = changes.map(|(slot, disk)| attach(slot, AdapterPresence::New, vec![disk]));
+    let control = guest.places.run_dir.join("control");
+    let mut gives_up = || Err(ClientError::Hangs);
+    let request = Request::change(changes.into());
+    let reply = client::change(&control, &request, &media, PATIENCE, &mut gives_up).unwrap();
+    let results = vec![ChangeResult::Done, ChangeResult::Skipped];
+    assert_eq!(reply, Reply::Changed { results }, "{}", guest.story());
+    assert_eq!((guest.machine().storage.len(), guest.machine().pending.len()), (1, 0));
 }
 
 #[test]

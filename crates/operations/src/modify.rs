@@ -165,7 +165,7 @@ fn carry_out(
             }
         }
         Err(refusal) => {
-            if !now.is_empty() {
+            if !now.is_empty() && !is_under_way(&refusal) {
                 go_back(host, before);
             }
             return Err(refusal);
@@ -350,12 +350,20 @@ fn apply_now(
     let ask = Ask::Change { changes: changes.to_vec(), watched };
     let mut patience = Patience::default();
     let mut goes_on = || patience.goes_on();
-    let reply =
-        client::ask_while(&control, &ask, &descriptors, CHANGE_BOUND, &mut |_| {}, &mut goes_on)
-            .map_err(|error| Refusal::from(error).leaving(|| Left::AsItWas))?;
+    let reply = match client::change(&control, &ask, &descriptors, CHANGE_BOUND, &mut goes_on) {
+        Err(ClientError::Interrupted(_) | ClientError::Deadline(_)) => {
+            // A NIC that the guest may be taking at this moment needs its port.
+            ports.leave();
+            return Err(given_up(Left::Changing(config.name.clone())));
+        }
+        reply => reply?,
+    };
     match reply {
         Reply::Changed { results } => {
             let taken = taken(changes, &results)?;
+            if results.contains(&ChangeResult::Skipped) {
+                return Err(given_up(Left::AsItWas));
+            }
             let gone = nics_gone(machine.as_ref(), changes, &results);
             ports.keep(&gone)?;
             Ok(taken)
@@ -364,6 +372,23 @@ fn apply_now(
         Reply::Failed { error } => Err(Refusal::NotTaken(error)),
         _ => Err(Refusal::Worker(ClientError::Malformed)),
     }
+}
+
+/// Why a change was not waited for any longer.
+fn given_up(left: Left) -> Refusal {
+    match signals::interrupted() {
+        Some(interruption) => Refusal::Interrupted { interruption, left },
+        None => Refusal::Late { seconds: CHANGE_BOUND.as_secs(), left },
+    }
+}
+
+/// Whether the guest is still at a part of a change: only when it is through can that be taken back.
+fn is_under_way(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Interrupted { left: Left::Changing(_), .. }
+            | Refusal::Late { left: Left::Changing(_), .. }
+    )
 }
 
 fn brings_shared_disk(change: &DeviceChange) -> bool {

@@ -62,6 +62,8 @@ pub enum Refusal {
     SharedDisk { path: String, guest: hpvm_model::GuestName },
     #[error("the running guest could not take the change, and nothing was changed: {0}")]
     NotTaken(String),
+    #[error("the running guest did not take the change within {seconds} s; {left}")]
+    Late { seconds: u64, left: Left },
     #[error(
         "another command has been giving one of the stores to a guest, or changing it, for {seconds} s; try again when that has ended"
     )]
@@ -149,6 +151,10 @@ pub enum Refusal {
 pub enum Left {
     #[error("nothing was changed")]
     AsItWas,
+    #[error(
+        "guest '{0}' goes on with the part of the change that it is at, and begins no other; `hpvmstatus -P {0}` shows what it has, and the same command again makes the rest"
+    )]
+    Changing(GuestName),
     #[error("the clone was not made; the content of '{0}' is partly overwritten")]
     Overwritten(String),
     #[error("guest '{0}' goes on starting; `hpvmstatus -P {0}` shows it")]

@@ -110,8 +110,8 @@ impl Driver {
     }
 
     fn begin_changes(&mut self, ticket: Ticket) {
-        let (wanted, descriptors) = self.requests.payloads.remove(&ticket).unwrap_or_default();
-        match Changes::new(ticket, wanted, descriptors) {
+        let payload = self.requests.payloads.remove(&ticket).unwrap_or_default();
+        match Changes::new(ticket, payload) {
             Some(changes) => {
                 self.changes = Some(changes);
                 self.next_step();

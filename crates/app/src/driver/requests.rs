@@ -1,7 +1,6 @@
 //! Requests under way, of commands and of console sessions: who waits for the replies, and what came with each.
 
-use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hpvm_app::protocol::{ChangeResult, Reply, Request};
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Driver;
+use crate::changes::Payload;
 use crate::control::Asked;
 use crate::copying::Wanted;
 use crate::machine::{Ask, Input, Ticket};
@@ -27,9 +27,6 @@ pub(super) enum Asker {
     Control(mpsc::Sender<Reply>),
     Session(SessionId),
 }
-
-/// What a request for a change carries.
-pub(super) type Payload = (Vec<DeviceChange>, VecDeque<OwnedFd>);
 
 #[derive(Default)]
 pub(super) struct Requests {
@@ -78,7 +75,8 @@ impl Driver {
                 let mut descriptors = asked.descriptors;
                 let media = changes.iter().map(DeviceChange::descriptors).sum::<usize>();
                 let stores = descriptors.split_off(media.min(descriptors.len()));
-                self.requests.payloads.insert(ticket, (changes, descriptors));
+                let payload = Payload { changes, descriptors, peer: Some(asked.peer) };
+                self.requests.payloads.insert(ticket, payload);
                 for (address, store) in watched.into_iter().zip(stores) {
                     self.store_watch.add(address, store.into());
                 }

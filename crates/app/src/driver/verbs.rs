@@ -7,6 +7,7 @@ use hpvm_plan::drives::{self, Image};
 use hpvm_plan::record::ChangedBy;
 
 use super::*;
+use crate::changes::Payload;
 use crate::image_folders::drive_address;
 
 /// An image that was opened for a drive.
@@ -100,7 +101,9 @@ impl Driver {
         let (image, descriptor) = image.unzip();
         let attached = drives::with_medium(&device, image.as_ref());
         let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
-        self.requests.payloads.insert(ticket, (vec![change], descriptor.into_iter().collect()));
+        let descriptors = descriptor.into_iter().collect();
+        let payload = Payload { changes: vec![change], descriptors, peer: None };
+        self.requests.payloads.insert(ticket, payload);
         self.feed(Input::Asked { ticket, ask: Ask::Change });
     }
 }

@@ -121,6 +121,11 @@ impl<'a> Changing<'a> {
         gone.iter().try_for_each(|attached| self.detach(attached))
     }
 
+    /// It is not known what the guest takes. Ports that it turns out not to have are taken away by [`tidy`].
+    pub(crate) fn leave(mut self) {
+        self.undo.clear();
+    }
+
     fn attach(&self, attached: &AttachedNic) -> Result<(), Refusal> {
         Runner::claim(self.host, attached.switch)?.attach(self.config, attached)
     }
