@@ -13,8 +13,8 @@
 //! nearly always. Counters and a port's state are written by the forwarding thread and read by anybody without stopping it.
 //!
 //! A port's peer is hostile. What it writes is copied before it is judged, each number of it is checked once, and a port
-//! whose rings hold nonsense is [lost](Event::Lost), alone. Nothing waits for a port: a receiver without room loses
-//! frames, not the sender time.
+//! whose rings hold nonsense is [lost](Event::Lost), alone. A receiver without room is waited for by those who send to it
+//! alone, and for a bounded share of their time; then it loses frames.
 //!
 //! This crate knows nothing of guests, of files and paths, or of who may do what: sockets come bound, descriptors open.
 
