@@ -77,7 +77,8 @@ fn a_capture_has_what_passes(host: &VmHost, avio: &mut Console) {
     assert_eq!(bytes(), length, "a capture that has ended grows no more");
 }
 
-fn end(command: &mut Child) {
+/// As Ctrl-C does.
+pub(crate) fn end(command: &mut Child) {
     let pid = i32::try_from(command.id()).expect("a number");
     let handle = PidFd::open_number(pid).expect("a pidfd").expect("it lives");
     assert!(handle.signal(Signal::INT).expect("our own process"));

@@ -1,6 +1,7 @@
 //! Virtual switches and what guests do on them: hpvmnet's tables and refusals, real guests of both kinds that talk, and what
 //! becomes of their traffic when the switch is halted, killed and started again.
 
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use hpvm_testkit::guest::Console;
@@ -11,12 +12,14 @@ use snapbox::assert_data_eq;
 
 use crate::Test;
 use crate::guest_processes::process;
+use crate::lan::end;
 use crate::pool::image;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     switches_are_made_changed_and_deleted,
     what_cannot_be_is_refused,
     a_refused_command_asks_nothing_and_writes_nothing,
+    a_capture_ends_with_the_next_and_with_its_port,
     forwards_come_and_go_and_one_port_is_shown_alone,
     guests_reserve_ports,
     a_clone_has_ports_and_addresses_of_its_own,
@@ -153,6 +156,33 @@ fn a_refused_command_asks_nothing_and_writes_nothing() {
     let refusal = host.refused(&["hpvmnet", "-S", "localnet", "-p", "1", "--capture", &name]);
     assert!(refusal.contains("no guest that runs has port 1"), "{refusal}");
     assert_eq!(std::fs::read_to_string(&file).expect("the file"), "kept");
+}
+
+/// Nobody waits for a capture that the switch has ended, and the end of one is not another's.
+fn a_capture_ends_with_the_next_and_with_its_port() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:avio_lan::vswitch:localnet:portid:1"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    let begin = |name: &str| {
+        let file = host.path(name);
+        let shown = file.display().to_string();
+        let line = ["hpvmnet", "-S", "localnet", "-p", "1", "--capture", &shown];
+        let command = host.command(&line).spawn().expect("it runs");
+        let has_begun = || std::fs::metadata(&file).is_ok_and(|file| file.len() > 0);
+        wait_until(SETTLE_BOUND, "the capture has begun", has_begun);
+        command
+    };
+    let ended = |command: &mut Child| command.try_wait().expect("our own").is_some();
+    let mut first = begin("first.pcap");
+    let mut second = begin("second.pcap");
+    wait_until(SETTLE_BOUND, "the first has ended", || ended(&mut first));
+    // By now its end has been noticed.
+    host.ok(&["hpvmnet", "-S", "localnet", "-A"]);
+    assert!(!ended(&mut second));
+    end(&mut second);
+    let mut third = begin("third.pcap");
+    host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+    wait_until(SETTLE_BOUND, "the third has ended", || ended(&mut third));
 }
 
 /// Port forwards are replaced as a whole, and removed by name; each layout shows the port that is asked for alone.

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use hpvm_host::process::PidFd;
 use hpvm_netlab::{Pinger, apart, ip};
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     versions_change_under_running_guests,
     a_lost_registry_knows_its_switches_again,
     a_forward_whose_port_is_taken_is_told,
+    a_nat_that_is_silent_gets_no_second_one,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -277,6 +279,42 @@ fn a_lost_registry_knows_its_switches_again() {
     host.ok(&["hpvm", "doctor", "--repair"]);
     assert!(host.ok(&["hpvmnet"]).contains("nat2          3 Up"), "{}", host.ok(&["hpvmnet"]));
     assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+}
+
+fn a_nat_that_is_silent_gets_no_second_one() {
+    apart(nat_is_silent);
+}
+
+/// One that does not answer lives, and has its sockets and its ports: guests start without a wire until it has ended.
+fn nat_is_silent() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
+    host.ok(&["hpvmnet", "-S", "nat1", "-b"]);
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan::vswitch:nat1"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    let nats = || {
+        // The one that works is started by /proc/self/exe.
+        let is_nat = |name: &str| ["hpvmnat", "exe"].contains(&name);
+        let all = host.processes().into_iter().filter(|(_, name)| is_nat(name));
+        all.filter_map(|(pid, _)| PidFd::open_number(pid).ok().flatten()).collect::<Vec<_>>()
+    };
+    let signal = |to: &[PidFd], signal| {
+        to.iter().for_each(|nat| assert!(nat.signal(signal).expect("our own process")));
+    };
+    let silent = nats();
+    assert_eq!(silent.len(), 2, "one that works, and one that would start it again");
+    signal(&silent, Signal::STOP);
+    host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    let log = fs::read_to_string(host.path("var/opt/hpvm/common/vswitch-2.log")).expect("a log");
+    assert!(log.contains("the NAT of virtual switch 'nat1' fails: "), "{log}");
+    assert_eq!(nats().len(), 2, "no other was started");
+    // It does then what it was asked.
+    signal(&silent, Signal::CONT);
+    wait_until(BOUND, "it ends", || nats().is_empty());
+    host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    assert_eq!(nats().len(), 2);
 }
 
 fn a_forward_whose_port_is_taken_is_told() {
