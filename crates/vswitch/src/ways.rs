@@ -205,14 +205,7 @@ fn one(
         return;
     }
     batch.frame_mut(index).domain = domain;
-    let station = Station::new(from, domain);
-    if memo.learned != Some(station) {
-        match port.mac == Some(from) {
-            true => facts.table.pin(station, source, facts.now_seconds),
-            false => facts.table.learn(station, source, facts.now_seconds),
-        }
-        memo.learned = Some(station);
-    }
+    note_source(source, port, Station::new(from, domain), facts, memo);
     if to & GROUP != 0 {
         if to & LINK_LOCAL_MASK == LINK_LOCAL {
             sent.filtered += 1;
@@ -246,6 +239,24 @@ fn one(
             }
             flood(source, index, tag, domain, Kind::Unicast, facts, ways);
         }
+    }
+}
+
+/// Notes where a frame's source is; the port's own address stays there.
+#[inline(always)]
+fn note_source(
+    source: PlaceIndex,
+    port: &Port,
+    station: Station,
+    facts: &mut Facts<'_>,
+    memo: &mut Memo,
+) {
+    if memo.learned != Some(station) {
+        match port.mac == Some(station.address()) {
+            true => facts.table.pin(station, source, facts.now_seconds),
+            false => facts.table.learn(station, source, facts.now_seconds),
+        }
+        memo.learned = Some(station);
     }
 }
 
