@@ -2,8 +2,10 @@
 //! more or less, that the registry is lost, and that something else has what its wire wants.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hpvm_host::process::PidFd;
@@ -23,6 +25,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_lost_registry_knows_its_switches_again,
     a_forward_whose_port_is_taken_is_told,
     a_nat_that_is_silent_gets_no_second_one,
+    a_busy_switch_finds_its_nat_again,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -355,4 +358,41 @@ fn forward_is_told() {
     let started = host.run(&["hpvmstart", "-P", "two"]);
     assert!(started.status.success() && !started.stderr.contains("port forward"), "{started}");
     TcpStream::connect(("127.0.0.1", port)).expect("somebody listens there");
+}
+
+fn a_busy_switch_finds_its_nat_again() {
+    apart(nat_is_found_again);
+}
+
+/// However often somebody wants something of the switch: here, its counters.
+fn nat_is_found_again() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
+    host.ok(&["hpvmnet", "-S", "nat1", "-b"]);
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan::vswitch:nat1"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    wait_until(BOUND, "the switch is connected", || nat_says(&host).contains("\"connected\":true"));
+    let pid = |status: &str| {
+        let status: Value = serde_json::from_str(status).ok()?;
+        i32::try_from(status["status"]["pid"].as_i64()?).ok()
+    };
+    let before = pid(&nat_says(&host)).expect("the worker's number");
+    let worker = PidFd::open_number(before).expect("a pidfd").expect("it lives");
+    worker.signal(Signal::KILL).expect("a signal to our own process");
+    wait_until(BOUND, "the switch is connected to the next", || {
+        host.ok(&["hpvmnet", "-S", "nat1", "-A"]);
+        let status = nat_says(&host);
+        pid(&status).is_some_and(|pid| pid != before) && status.contains("\"connected\":true")
+    });
+}
+
+/// The answer to `status`; empty when nobody gives one.
+fn nat_says(host: &VmHost) -> String {
+    let mut answer = String::new();
+    if let Ok(mut asking) = UnixStream::connect(host.path("run/hpvm/net/2/nat-control")) {
+        asking.set_read_timeout(Some(BOUND)).expect("a bound");
+        let _ = asking.write_all(b"\"status\"\n");
+        let _ = BufReader::new(asking).read_line(&mut answer);
+    }
+    answer
 }

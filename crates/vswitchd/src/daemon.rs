@@ -40,7 +40,8 @@ use crate::log::Log;
 use crate::uplink::Uplink;
 use crate::{Failure, FromKeeper, Input, successor};
 
-/// Counters are published so often at most, and only when some changed.
+/// What commands did not ask for is published so often at most, and only when it changed: guests make as many events as they
+/// like. As often an hpvmnat is looked for that is not there.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The keeper takes a process that lived so long for a good one, and starts the next at once.
@@ -187,8 +188,9 @@ impl Daemon {
             self.wanted.name,
             self.wanted.ports.len()
         ));
+        let mut next_beat = Instant::now() + BEAT;
         loop {
-            match self.inputs.recv_timeout(BEAT) {
+            match self.inputs.recv_timeout(next_beat.saturating_duration_since(Instant::now())) {
                 Ok(Input::Asked(asked)) => match self.answer(*asked)? {
                     Next::GoOn => {}
                     Next::End => {
@@ -213,13 +215,23 @@ impl Daemon {
                 Ok(Input::AskerGone(port, capture)) => {
                     let _ = self.switch.end_capture(port, capture);
                 }
-                Err(RecvTimeoutError::Timeout) if self.awaits_nat => self.resume_wire(),
                 Err(RecvTimeoutError::Timeout) => {}
                 // We hold a sender ourselves.
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            self.publish();
+            self.tell_wire();
+            if Instant::now() >= next_beat {
+                self.beat();
+                next_beat = Instant::now() + BEAT;
+            }
         }
+    }
+
+    fn beat(&mut self) {
+        if self.awaits_nat {
+            self.resume_wire();
+        }
+        self.publish();
     }
 
     /// Until whoever asked for the end has his answer.

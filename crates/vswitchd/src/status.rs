@@ -1,5 +1,5 @@
-//! What a switch publishes of itself, in the file `status` of its run folder, replaced by rename when something changed, its
-//! counters once a second at most. Whether the writer lives, readers see from the lock.
+//! What a switch publishes of itself, in the file `status` of its run folder, replaced by rename: before a command gets its
+//! answer, else once a second at most, and only when something changed. Whether the writer lives, readers see from the lock.
 
 use hpvm_model::{
     GuestName, GuestNumber, MacAddress, NicKind, PciSlot, PortNumber, SwitchName, SwitchNumber,
