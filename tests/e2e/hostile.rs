@@ -13,7 +13,7 @@ use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
 use serde_json::{Value, json};
 
-use crate::Test;
+use crate::{Test, guest_processes};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_that_run_forgot_is_started_no_second_time,
@@ -200,16 +200,25 @@ fn an_absurd_time_to_keep_removed_guests_is_refused() {
 
 fn a_guest_has_no_limits_of_a_shell() {
     let host = VmHost::new(Engine::Fake);
-    host.ok(&["hpvmcreate", "-P", "web"]);
-    let outcome = in_a_shell(&host, "ulimit -S -t 900; ulimit -S -f 100000", "start -P web");
+    host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", "network:lan::vswitch:nat1"]);
+    let limits = "ulimit -S -t 900; ulimit -S -f 100000; ulimit -S -n 256";
+    let outcome = in_a_shell(&host, limits, "start -P web");
     assert!(outcome.status.success(), "{outcome}");
-    let qemu = host.snapshot(1).expect("it runs").qemu.pid;
-    let limits = fs::read_to_string(format!("/proc/{qemu}/limits")).unwrap();
-    for limit in ["Max cpu time", "Max file size"] {
+    let lifted = |pid: i32, limit: &str| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let line = limits.lines().find(|line| line.starts_with(limit)).expect("a line of proc(5)");
         let words: Vec<&str> = line[limit.len()..].split_whitespace().collect();
         assert_eq!(words[0], words[1], "as much as is allowed: {line}");
+    };
+    // Its network is that of guests, too, whose shells have other limits.
+    let process = |name| guest_processes::process(&host, name).expect("it runs").pid;
+    let qemu = host.snapshot(1).expect("it runs").qemu.pid;
+    for pid in [qemu, process("hpvmnetd"), process("hpvmnat")] {
+        lifted(pid, "Max cpu time");
+        lifted(pid, "Max file size");
     }
+    lifted(process("hpvmnetd"), "Max open files");
     let outcome = in_a_shell(&host, "ulimit -S -f 0", "create -P other");
     assert_eq!(outcome.status.code(), Some(1), "{outcome}");
 }

@@ -24,7 +24,8 @@ use crate::options::GuestMemory;
 use crate::shared::PortShared;
 use crate::switch::PortLink;
 
-/// A peer that was sent away is not taken again sooner, so that one which errs always does not fill the log.
+/// A peer that was sent away, or could not be taken, is not taken again sooner, so that one which errs always does not fill the
+/// log, and one that waits keeps no processor busy.
 const REFUSED_PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// What a conversation is about.
@@ -103,7 +104,12 @@ impl Ending {
 
 fn converse(settings: &Settings, ending: &Ending) {
     while !ending.wished(Some(&settings.listener), None) {
-        let Ok((socket, _)) = settings.listener.accept() else { continue };
+        let socket = match settings.listener.accept() {
+            Ok((socket, _)) => socket,
+            // Without a descriptor left there is none a moment later either.
+            Err(_) if ending.wished(None, Some(&REFUSED_PAUSE)) => return,
+            Err(_) => continue,
+        };
         let (Ok(kept), Ok(looked_at)) = (socket.try_clone(), socket.try_clone()) else { continue };
         if socket.set_nonblocking(false).is_err()
             || matches!(ending.replace(Peer::Present(kept)), Peer::Unwanted)

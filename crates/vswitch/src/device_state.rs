@@ -143,11 +143,13 @@ impl<'a> Device<'a> {
         if !ready || self.lost {
             return Ok(());
         }
-        let Some(peer) = self.peer() else {
-            self.lost = true;
-            let fault = RingFault::Place;
-            let _ = self.settings.events.send(Event::Lost { port: self.settings.port, fault });
-            return Ok(());
+        let peer = match self.peer() {
+            Ok(peer) => peer,
+            Err(fault) => {
+                self.lost = true;
+                let _ = self.settings.events.send(Event::Lost { port: self.settings.port, fault });
+                return Ok(());
+            }
         };
         let port = self.settings.port;
         self.serving = true;
@@ -156,11 +158,14 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    fn peer(&self) -> Option<NewPeer> {
+    fn peer(&self) -> std::result::Result<NewPeer, RingFault> {
+        let copy = |event: &Option<OwnedFd>| {
+            event.as_ref().map(OwnedFd::try_clone).transpose().map_err(|_| RingFault::Descriptors)
+        };
         let memory = Arc::new(Memory::new(self.regions.clone()));
         let ring = |index: usize, direction| {
             let state = &self.rings[index];
-            let addresses = state.addresses?;
+            let addresses = state.addresses.ok_or(RingFault::Place)?;
             let place = RingPlace {
                 size: state.size,
                 descriptors_user: addresses.descriptors,
@@ -169,16 +174,16 @@ impl<'a> Device<'a> {
                 base: state.base,
                 used_log: addresses.used_log,
             };
-            let call = state.call.as_ref().map(OwnedFd::try_clone).transpose().ok()?;
-            Ring::new(&place, &memory, direction, self.acknowledged, call)
+            let call = copy(&state.call)?;
+            Ring::new(&place, &memory, direction, self.acknowledged, call).ok_or(RingFault::Place)
         };
         let log = self.log.clone().filter(|_| self.acknowledged & LOG_ALL != 0);
-        Some(NewPeer {
+        Ok(NewPeer {
             receive: ring(RECEIVE, Direction::ToGuest)?,
             transmit: ring(TRANSMIT, Direction::FromGuest)?,
             log,
             features: self.acknowledged,
-            kick: self.rings[TRANSMIT].kick.as_ref().map(OwnedFd::try_clone).transpose().ok()?,
+            kick: copy(&self.rings[TRANSMIT].kick)?,
             memory: Arc::clone(&memory),
         })
     }

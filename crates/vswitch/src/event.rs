@@ -58,6 +58,9 @@ pub enum Event {
 pub enum RingFault {
     #[error("a ring does not lie in the guest's memory, or is not aligned")]
     Place,
+    /// Not the guest's fault: `ulimit -n` of whoever runs the switch.
+    #[error("the process of the switch has no descriptor left for its rings")]
+    Descriptors,
     #[error("the driver claims {claimed} new buffers in a ring of {size}")]
     Available { claimed: u16, size: u16 },
     #[error("descriptor {index} is beyond the table of {size}")]

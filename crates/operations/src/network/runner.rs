@@ -17,6 +17,7 @@ use hpvm_host::listen::listen;
 use hpvm_host::lock::{Busy, pause_for};
 use hpvm_host::names::switch_folder;
 use hpvm_host::paths::program;
+use hpvm_host::signals::lift_limits;
 use hpvm_host::supervision::{self, Supervision};
 use hpvm_host::users::{self, Ids};
 use hpvm_host::{Root, durable, removal};
@@ -342,6 +343,7 @@ impl<'a> Runner<'a> {
         let (ready, theirs) = io::pipe().map_err(Refusal::file("make a pipe for", &self.folder))?;
         launch.app_once_fd(theirs, fds::READY);
         let _lodging = self.host.lodging();
+        lift_limits();
         launch.spawn(&keeper).map_err(|source| self.not_kept(source))?;
         self.wait_until_ready(ready)
     }

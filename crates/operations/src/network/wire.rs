@@ -13,6 +13,7 @@ use hpvm_host::names::switch_folder;
 use hpvm_host::nic::{self, Nic};
 use hpvm_host::paths::program;
 use hpvm_host::removal;
+use hpvm_host::signals::lift_limits;
 use hpvm_host::users;
 use hpvm_model::{InterfaceName, Vswitch, Wire};
 use hpvm_nat::control::{self, ControlError, Reply, Request};
@@ -103,6 +104,7 @@ fn start_nat(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
         .mode(0o640)
         .open(&log)
         .map_err(Refusal::file("open", &log))?;
+    lift_limits();
     let places = Places { wire, control: asked, log: words };
     hpvm_nat::start(&program("hpvmnat")?, &settings, places)
         .map(drop)
