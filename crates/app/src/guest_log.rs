@@ -1,13 +1,11 @@
 //! The guest monitor log: one line per event, `TIME hpvmapp: sentence`. The keeper appends to it too.
 //!
-//! Bounded: when it has grown beyond [`LOG_BYTES_MAX`], its last half is kept, from the beginning of a line. A line that
-//! another process appends in that very instant may be lost. A full disk loses lines and nothing else.
+//! Bounded, see [`bounded_log`]. A full disk loses lines and nothing else.
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 
-const LOG_BYTES_MAX: u64 = 1 << 20;
+use hpvm_host::bounded_log;
 
 #[derive(Debug)]
 pub(crate) struct GuestLog {
@@ -31,26 +29,14 @@ impl GuestLog {
             Ok(()) => self.lost = 0,
             Err(_) => self.lost += 1,
         }
-        if self.file.metadata().is_ok_and(|m| m.len() > LOG_BYTES_MAX) {
-            // Without its older half the log is as good as before; if it cannot be cut, the next line tries again.
-            let _ = keep_last_half(&mut self.file);
-        }
+        // What cannot be cut now is tried again at the next line.
+        let _ = bounded_log::cut(&self.file);
     }
 }
 
 /// RFC 3339, in whole seconds of universal time.
 pub(crate) fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-fn keep_last_half(file: &mut File) -> std::io::Result<()> {
-    let length = file.metadata()?.len();
-    let mut half = vec![0; usize::try_from(LOG_BYTES_MAX / 2).unwrap_or(0)];
-    let count = file.read_at(&mut half, length - LOG_BYTES_MAX / 2)?;
-    let half = &half[..count];
-    let line = half.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    file.set_len(0)?;
-    file.write_all(&half[line..])
 }
 
 #[cfg(test)]
@@ -70,7 +56,7 @@ mod tests {
             log.say(&format!("{number} {filler}"));
             longest = longest.max(std::fs::metadata(&path).unwrap().len());
         }
-        assert!(longest <= LOG_BYTES_MAX, "{longest}");
+        assert!(longest <= bounded_log::BYTES_MAX, "{longest}");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.lines().all(|line| line.contains("Z hpvmapp: ")), "a cut line");
         assert!(text.lines().next_back().unwrap().contains(" 249 "));

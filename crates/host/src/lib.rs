@@ -7,6 +7,7 @@
 pub mod accel;
 pub mod asking;
 pub mod block;
+pub mod bounded_log;
 pub mod conf;
 pub mod confine;
 pub mod copy;

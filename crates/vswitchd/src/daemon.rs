@@ -36,7 +36,7 @@ use crate::control::{self, Asked};
 use crate::edition::{Edition, what_to_be};
 use crate::folder::Folder;
 use crate::link::Link;
-use crate::log::Log;
+use crate::log::{Log, News};
 use crate::uplink::Uplink;
 use crate::{Failure, FromKeeper, Input, successor};
 
@@ -232,6 +232,7 @@ impl Daemon {
             self.resume_wire();
         }
         self.publish();
+        self.log.cut();
     }
 
     /// Until whoever asked for the end has his answer.
@@ -419,17 +420,17 @@ impl Daemon {
             Event::Connected { .. } | Event::Negotiated { .. } => {}
             Event::Started { port } => {
                 let who = name(&self.wanted, *port);
-                self.log.tell_trouble(*port, &format!("port {port}{who} is up"));
+                self.log.tell(*port, News::Up, &format!("port {port}{who} is up"));
             }
             Event::Stopped { .. } | Event::Disconnected { .. } => {}
             Event::Lost { port, fault } => {
                 let who = name(&self.wanted, *port);
-                self.log.tell_trouble(*port, &format!("port {port}{who} is lost: {fault}"));
+                self.log.tell(*port, News::Lost, &format!("port {port}{who} is lost: {fault}"));
             }
             Event::Refused { port, reason } => {
                 let who = name(&self.wanted, *port);
                 let text = format!("the peer of port {port}{who} was sent away: {reason}");
-                self.log.tell_trouble(*port, &text);
+                self.log.tell(*port, News::Refused, &text);
             }
             Event::CaptureOver { port, capture, lost, failure } => {
                 self.capture_over(*port, *capture, *lost, failure.as_deref());

@@ -43,7 +43,6 @@ const ASK_BOUND: Duration = Duration::from_secs(2);
 /// A process gives way once it has lived two seconds, and the next comes up like any other.
 const RENEWAL_BOUND: Duration = Duration::from_secs(4);
 const BUSY_BOUND: Duration = Duration::from_secs(10);
-const LOG_BYTES_MAX: u64 = 1 << 20;
 
 /// A command's turn at a switch: nobody else changes what it is to be, starts its process, or tells that anything. It is
 /// taken before the registry's, and kept until the process knows what the registry says: so of two commands the process
@@ -375,14 +374,11 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// A log that grew long in earlier runs begins anew, with the last part kept beside it.
+    /// The process reads it to cut it.
     fn log(&self) -> Result<File, Refusal> {
         let path = self.host.root.switch_log(self.switch.number.get());
-        if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
-            let old = path.with_extension("log.old");
-            fs::rename(&path, &old).map_err(Refusal::file("rename", &path))?;
-        }
         OpenOptions::new()
+            .read(true)
             .append(true)
             .create(true)
             .mode(0o640)

@@ -401,10 +401,7 @@ pub fn delete(
 fn forget(host: &VmHost, switch: &Vswitch) {
     let number = switch.number.get();
     let _ = removal::folder(&host.root.switch_dir(number));
-    let log = host.root.switch_log(number);
-    for log in [log.with_extension("log.old"), log] {
-        let _ = removal::file(&log);
-    }
+    let _ = removal::file(&host.root.switch_log(number));
 }
 
 /// Changes the rules of a port, now and for every guest that has it later.
