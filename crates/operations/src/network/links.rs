@@ -5,9 +5,8 @@ use std::time::Duration;
 use hpvm_app::client;
 use hpvm_app::protocol::{ChangeResult, Reply, Request};
 use hpvm_host::names::run_folder;
-use hpvm_model::{GuestConfig, GuestNumber, PciSlot, Problem, Vswitch, chain};
+use hpvm_model::{GuestConfig, PciSlot, Problem, Vswitch, chain};
 use hpvm_plan::record::{DeviceChange, Link};
-use hpvm_registry::Selector;
 
 use crate::{Refusal, VmHost};
 
@@ -17,12 +16,7 @@ const LINK_BOUND: Duration = Duration::from_secs(5);
 /// Shows a link to every NIC of running guests on a switch. A guest that could not be told is a warning.
 pub(super) fn show(host: &VmHost, switch: &Vswitch, link: Link) -> Result<Vec<Problem>, Refusal> {
     let mut problems = Vec::new();
-    for number in host.run_folders().into_iter().filter_map(GuestNumber::new) {
-        if !host.presence(number).is_on() {
-            continue;
-        }
-        let Some(config) = host.registry.guest(&Selector::Number(number))? else { continue };
-        let Ok(machine) = host.boot_record(&config) else { continue };
+    for (config, machine) in host.machines()? {
         let nics = machine.nics.iter().filter(|a| a.switch == switch.number && a.link != link);
         let slots: Vec<PciSlot> = nics.map(|attached| attached.nic.slot).collect();
         if slots.is_empty() {

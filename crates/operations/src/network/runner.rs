@@ -23,7 +23,7 @@ use hpvm_host::users::{self, Ids};
 use hpvm_host::{Root, durable, removal};
 use hpvm_model::{GuestConfig, GuestNumber, PortNumber, SwitchNumber, Vswitch, Wire, WireNow};
 use hpvm_plan::record::AttachedNic;
-use hpvm_registry::{Registry, Selector, SwitchSelector};
+use hpvm_registry::{Registry, SwitchSelector};
 use hpvm_vswitchd::client::{self, Asked, ClientError};
 use hpvm_vswitchd::fds;
 use hpvm_vswitchd::protocol::Request;
@@ -287,16 +287,9 @@ impl<'a> Runner<'a> {
     fn plugs_of_running(&self) -> Result<Vec<(Plug, AttachedNic, Option<Ids>)>, Refusal> {
         let base = self.host.conf.uid_base()?;
         let mut plugs = Vec::new();
-        for number in self.host.run_folders().into_iter().filter_map(GuestNumber::new) {
-            if !self.host.presence(number).is_on() {
-                continue;
-            }
-            let Some(config) = self.host.registry.guest(&Selector::Number(number))? else {
-                continue;
-            };
-            let Ok(machine) = self.host.boot_record(&config) else { continue };
+        for (config, machine) in self.host.machines()? {
             for attached in machine.nics.iter().filter(|a| a.switch == self.switch.number) {
-                let ids = users::guest_ids(base, number.get());
+                let ids = users::guest_ids(base, config.number.get());
                 plugs.push((plug(&self.switch, &config, attached), attached.clone(), ids));
             }
         }
