@@ -257,6 +257,7 @@ fn a_clone_has_ports_and_addresses_of_its_own() {
     let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
     assert!(ports.contains("1       Reserved     lan      20       1\n"), "{ports}");
     assert!(ports.contains("2       Reserved     lan      20       1\n"), "{ports}");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND, "a rebuilt registry has the rules too");
 }
 
 /// A guest with a NIC of one kind, at its shell, with an address.

@@ -15,13 +15,14 @@ pub mod interrupted;
 mod running;
 mod targets;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use hpvm_app::protocol::CopiedState;
 use hpvm_host::durable::Batch;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
-use hpvm_model::{GuestConfig, GuestUuid, LanBoot, PortRules, Problem, Severity};
+use hpvm_model::{GuestConfig, GuestUuid, LanBoot, PortRules, Problem, Severity, SwitchNumber};
 use hpvm_plan::clone::{CloneRequest, Design, How, Place, Work, design};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
@@ -36,7 +37,7 @@ use self::running::{Moment, Running};
 use crate::claims::{self, Claims};
 use crate::create::serial_number;
 use crate::folder::{self, Folder};
-use crate::network::lan;
+use crate::network::{lan, switches};
 use crate::refusal::unless_interrupted;
 use crate::vm_host::{VmHost, identities, random};
 use crate::{Actor, Mode, Refusal, company, devdb, facts, lost};
@@ -259,7 +260,7 @@ impl Cloning<'_> {
         Step::ClonePlaced.reached();
         identities.extend(copies.identities());
         change.insert(&config, &identities)?;
-        keep_port_rules(&change, source, &config)?;
+        let ruled = keep_port_rules(&change, source, &config)?;
         devdb::keep_identities(&change, &config, facts)?;
         let done = self.actor.done(None, Some(&config));
         if self.operation.is_none() {
@@ -276,6 +277,10 @@ impl Cloning<'_> {
         }
         // The texts are for people; a guest without them is whole, and the next change writes them.
         let _ = folder.write_texts(&config, None);
+        for switch in ruled {
+            // The registry has the rules; `hpvm doctor` writes a text that could not be written.
+            let _ = switches::keep_text(self.host, switch);
+        }
         Ok((config, copied))
     }
 
@@ -371,12 +376,14 @@ impl Drop for Made<'_> {
 }
 
 /// A clone's ports have the rules of its source's, so that a guest of a VLAN has no clone outside of it. What was said about
-/// one guest alone, its IP addresses and where its frames are copied, is not taken over.
+/// one guest alone, its IP addresses and where its frames are copied, is not taken over. Gives the switches that have more
+/// rules by it.
 fn keep_port_rules(
     change: &Change<'_>,
     source: &GuestConfig,
     clone: &GuestConfig,
-) -> Result<(), Refusal> {
+) -> Result<BTreeSet<SwitchNumber>, Refusal> {
+    let mut ruled = BTreeSet::new();
     for nic in &clone.nics {
         let Some(from) = source.nic_in(nic.slot).filter(|from| from.vswitch == nic.vswitch) else {
             continue;
@@ -390,7 +397,8 @@ fn keep_port_rules(
             let rules = PortRules { addresses: Vec::new(), mirror: None, lan_boot, ..rules };
             switch.set_rules(nic.port, rules);
             change.update_vswitch(&switch)?;
+            ruled.insert(switch.number);
         }
     }
-    Ok(())
+    Ok(ruled)
 }

@@ -12,8 +12,8 @@ use hpvm_host::lock::Busy;
 use hpvm_host::{removal, signals};
 use hpvm_model::network::PortChange;
 use hpvm_model::{
-    Forward, GuestConfig, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchState,
-    Vswitch, Wire, chain,
+    Forward, GuestConfig, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchNumber,
+    SwitchState, Vswitch, Wire, chain,
 };
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Link;
@@ -61,8 +61,8 @@ pub fn create(
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
-    let written = Runner::claim(host, switch.number).and_then(|runner| write_text(&runner));
-    problems.extend(written.err().map(|refusal| unwritten(switch.name.as_str(), &refusal)));
+    let written = keep_text(host, switch.number).err();
+    problems.extend(written.map(|refusal| unwritten(switch.name.as_str(), &refusal)));
     Ok(Changed { switch, problems })
 }
 
@@ -161,6 +161,11 @@ impl Altered<'_> {
         }
         Ok(Changed { switch: runner.switch, problems })
     }
+}
+
+/// Writes down what a lost registry is to have a switch from, as that is in this command's turn.
+pub(crate) fn keep_text(host: &VmHost, number: SwitchNumber) -> Result<(), Refusal> {
+    write_text(&Runner::claim(host, number)?)
 }
 
 fn write_text(runner: &Runner<'_>) -> Result<(), Refusal> {
