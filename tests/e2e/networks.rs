@@ -180,6 +180,8 @@ fn a_capture_ends_with_the_next_and_with_its_port() {
     host.ok(&["hpvmnet", "-S", "localnet", "-A"]);
     assert!(!ended(&mut second));
     end(&mut second);
+    let full = host.refused(&["hpvmnet", "-S", "localnet", "-p", "1", "--capture", "/dev/full"]);
+    assert!(full.contains("of virtual switch 'localnet' has ended: No space left"), "{full}");
     let mut third = begin("third.pcap");
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     wait_until(SETTLE_BOUND, "the third has ended", || ended(&mut third));

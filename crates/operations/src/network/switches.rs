@@ -18,6 +18,7 @@ use hpvm_model::{
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Link;
 use hpvm_registry::{Step, SwitchSelector};
+use hpvm_vswitchd::client::Asked;
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
 
 use super::runner::{Runner, Turn};
@@ -475,18 +476,22 @@ pub fn capture(
     let file =
         file.map_err(|source| Refusal::File { action: "write", path: path.to_owned(), source })?;
     let request = Request::Capture { port, snap_bytes: SNAP_BYTES };
-    let mut connection = runner.ask(&request, &[file.as_fd()])?.connection;
+    let Asked { mut reply, mut connection } = runner.ask(&request, &[file.as_fd()])?;
     let name = runner.switch.name.clone();
     // Others may ask meanwhile.
     drop(runner);
-    wait_for_end(&connection);
-    match connection.hear(LAST_FRAMES_BOUND) {
-        Ok(Reply::CaptureOver { failure: Some(why), .. }) => {
+    // A capture may be over before it is told to be done.
+    if reply == Reply::Done {
+        wait_for_end(&connection);
+        reply = connection.hear(LAST_FRAMES_BOUND).unwrap_or(reply);
+    }
+    match reply {
+        Reply::CaptureOver { failure: Some(why), .. } => {
             Err(SwitchRefused::Capture { name, port, why }.into())
         }
-        Ok(Reply::CaptureOver { lost, .. }) => Ok(Some(lost)),
+        Reply::CaptureOver { lost, .. } => Ok(Some(lost)),
         // Its process has gone, or is of a version that does not say.
-        Ok(_) | Err(_) => Ok(None),
+        _ => Ok(None),
     }
 }
 
