@@ -43,7 +43,7 @@ fn unfinished(folder: &Path) -> Vec<PathBuf> {
 #[track_caller]
 fn is_settled(host: &VmHost, copy: &Path, content: u8) {
     assert_eq!(fs::read(copy).expect("it is there").first(), Some(&content));
-    assert_eq!(unfinished(host.root()), [PathBuf::new(); 0]);
+    assert_eq!(unfinished(host.root()), Vec::<PathBuf>::new());
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 
@@ -101,7 +101,7 @@ fn what_cannot_be_settled_keeps_only_its_own_guest() {
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     remount(&folder, "rw");
     host.ok(&["hpvmstart", "-P", "web"]);
-    assert_eq!(unfinished(&folder), [PathBuf::new(); 0]);
+    assert_eq!(unfinished(&folder), Vec::<PathBuf>::new());
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 
