@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -47,22 +47,39 @@ pub fn listen(path: &Path, mode: u32, owner: Option<Ids>) -> Result<UnixListener
     make(path, mode, owner).map_err(|source| ListenError::Make { path: path.to_owned(), source })
 }
 
+/// Makes the folder of such sockets, with its mode whatever the umask, or takes the one that is there.
+pub fn folder(path: &Path, mode: u32, owner: Option<Ids>) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => hand_over(&hold(path, OFlags::DIRECTORY)?, mode, owner),
+    }
+}
+
 fn make(path: &Path, mode: u32, owner: Option<Ids>) -> io::Result<UnixListener> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // The file of a socket gets the mode the socket has when it is bound: nobody else's until its owner is set.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
-    // The folder may be another user's, who must not be able to lead us to a file of his choice: the socket is taken hold of
-    // first, and what is done is done to that.
-    let held = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let held = hold(path, OFlags::empty())?;
     if FileType::from_raw_mode(fstat(&held)?.st_mode) != FileType::Socket {
         return Err(ErrorKind::AlreadyExists.into());
     }
+    hand_over(&held, mode, owner)?;
+    start_listening(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
+/// The folder around may be another user's, who must not be able to lead us to a file of his choice: what is there is taken hold
+/// of first, and what is done is done to that.
+fn hold(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(open(path, flags, Mode::empty())?)
+}
+
+fn hand_over(held: &OwnedFd, mode: u32, owner: Option<Ids>) -> io::Result<()> {
     let named = format!("/proc/self/fd/{}", held.as_raw_fd());
     if let Some(Ids { uid, gid }) = owner {
         chown(&named, Some(uid), Some(gid))?;
     }
-    fs::set_permissions(&named, fs::Permissions::from_mode(mode))?;
-    start_listening(&socket, BACKLOG)?;
-    Ok(UnixListener::from(socket))
+    fs::set_permissions(&named, fs::Permissions::from_mode(mode))
 }

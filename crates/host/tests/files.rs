@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 
 use hpvm_host::fdpass;
-use hpvm_host::listen::{ListenError, listen};
+use hpvm_host::listen::{self, ListenError, listen};
 use hpvm_host::users::{self, Ids};
 use hpvm_host::{durable, process};
 
@@ -92,6 +92,24 @@ fn a_socket_has_mode_and_owner_and_follows_a_stale_one() {
         client.write_all(b"x").expect("sent");
         server.read_exact(&mut [0]).expect("received");
     }
+}
+
+/// The folder around is another user's, who may have put a link there.
+#[test]
+fn a_folder_of_sockets_is_made_and_never_led_elsewhere() {
+    let place = tempfile::tempdir().expect("a folder");
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o7777;
+    let [made, theirs, link] = ["made", "theirs", "link"].map(|name| place.path().join(name));
+    for _ in 0..2 {
+        listen::folder(&made, 0o750, None).expect("made, or there");
+        assert_eq!(mode(&made), 0o750);
+    }
+    fs::create_dir(&theirs).expect("a folder");
+    let before = mode(&theirs);
+    assert_ne!(before, 0o750);
+    symlink(&theirs, &link).expect("a link");
+    assert!(listen::folder(&link, 0o750, None).is_err());
+    assert_eq!(mode(&theirs), before);
 }
 
 #[test]

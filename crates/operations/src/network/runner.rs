@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hpvm_host::launch::{Launch, LaunchError, Program};
-use hpvm_host::listen::listen;
+use hpvm_host::listen::{self, listen};
 use hpvm_host::lock::{Busy, pause_for};
 use hpvm_host::names::switch_folder;
 use hpvm_host::paths::program;
@@ -416,17 +416,7 @@ fn open_socket(attached: &AttachedNic, ids: Option<Ids>) -> Result<UnixListener,
     let path = Path::new(&attached.socket);
     let folder = path.parent().unwrap_or(path);
     let owner = ids.map(|Ids { gid, .. }| Ids { uid: users::effective_uid(), gid });
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            return Err(Refusal::file("make the folder", folder)(error));
-        }
-        _ => {}
-    }
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o750))
-        .map_err(Refusal::file("set the mode of", folder))?;
-    if let Some(Ids { uid, gid }) = owner {
-        lchown(folder, Some(uid), Some(gid)).map_err(Refusal::file("hand over", folder))?;
-    }
+    listen::folder(folder, 0o750, owner).map_err(Refusal::file("make the folder", folder))?;
     Ok(listen(path, 0o660, owner)?)
 }
 
