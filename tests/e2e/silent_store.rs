@@ -139,7 +139,9 @@ fn a_file_system_that_hangs_holds_no_change_up() {
     let far = folder.join("far.img");
     File::create(&far).and_then(|file| file.set_len(DISK_BYTES)).expect("a disk");
     let far = format!("disk:avio_stor:0,0,0:file:{}", far.display());
-    let near = format!("disk:avio_stor:0,0,1:file:{}", host.disk("near.img", DISK_BYTES).display());
+    let near = host.disk("near.img", DISK_BYTES).display().to_string();
+    let preserved = format!("gdev:{near}:attr:PRESERVE=YES");
+    let near = format!("disk:avio_stor:0,0,1:file:{near}");
     host.ok(&["hpvmcreate", "-P", "web", "-a", &far]);
     let hung = Hung::over(folder);
     for (command, status) in [
@@ -147,6 +149,8 @@ fn a_file_system_that_hangs_holds_no_change_up() {
         (&["hpvmstart", "-P", "web"], 1),
         (&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"], 0),
         (&["hpvmmodify", "-P", "web", "-a", &near], 0),
+        (&["hpvmdevmgmt", "-l", "all"], 0),
+        (&["hpvmdevmgmt", "-m", &preserved], 0),
         (&["hpvmmodify", "-P", "web", "-d", &far], 0),
         (&["hpvmstart", "-P", "web"], 0),
     ] {

@@ -1,6 +1,7 @@
 //! What the backing stores of guests are on this host: what each path leads to, what the VM Host itself does with it, and
 //! what hangs together with what. Collected once for each decision; the only place where operations look at stores.
 
+pub(crate) mod inodes;
 pub(crate) mod way;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -204,13 +205,8 @@ struct Looked {
 }
 
 fn looked_at(paths: &BTreeSet<&str>) -> Looked {
-    // The folders first: one may answer where the store does not, and where none does there is nothing to ask.
-    let folders = paths.iter().filter_map(|path| way::folder(path)).collect();
-    let folders = answers(&folders, Way::to);
-    let may_answer =
-        |path: &&str| way::folder(path).is_none_or(|folder| folders.contains_key(folder));
-    let asked = paths.iter().copied().filter(may_answer).collect();
-    let mut seen = answers(&asked, |path| (Way::to(path), plain_file(path)));
+    let look = |path: &Path| (Way::to(path), plain_file(path));
+    let (folders, mut seen) = in_answering_folders(paths, look);
     let mut looked = Looked::default();
     for path in paths {
         let (own, fact) = seen.remove(*path).unzip();
@@ -219,6 +215,21 @@ fn looked_at(paths: &BTreeSet<&str>) -> Looked {
         looked.facts.extend(fact.map(|fact| ((*path).to_owned(), fact)));
     }
     looked
+}
+
+/// Where the folders of some paths lead, and the answers to a question about these. The folders are asked first: one may answer
+/// where what lies in it does not, and where none does there is nothing more to ask.
+fn in_answering_folders<T: Send + 'static>(
+    paths: &BTreeSet<&str>,
+    question: fn(&Path) -> T,
+) -> (BTreeMap<String, Option<Way>>, BTreeMap<String, T>) {
+    let folders = paths.iter().filter_map(|path| way::folder(path)).collect();
+    let folders = answers(&folders, Way::to);
+    let may_answer =
+        |path: &&str| way::folder(path).is_none_or(|folder| folders.contains_key(folder));
+    let asked = paths.iter().copied().filter(may_answer).collect();
+    let answers = answers(&asked, question);
+    (folders, answers)
 }
 
 /// The answers to a question about some paths; of those at which nobody answers in time there is none. They are asked by a thread

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
 
 use hpvm_model::{
     Backing, FileIdentity, GuestConfig, GuestName, StorageDevice, StorageType, StoreRole,
 };
 use hpvm_plan::drives;
 
-use super::trail::{Trail, identity_at};
+use super::trail::Trail;
 use crate::stores::Stores;
+use crate::stores::inodes::Inodes;
 use crate::{Refusal, VmHost};
 
 /// A device of a guest, by one of the things that it names.
@@ -81,7 +81,7 @@ pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Ref
         .into_iter()
         .flat_map(|names| names.files.iter().copied())
         .collect();
-    let own = identity_at(Path::new(path));
+    let own = Inodes::one(path);
     let is_concerned = |path: &str| {
         let trail = Trail::of(path, &stores);
         !trail.own.files.is_disjoint(&related)
@@ -111,29 +111,40 @@ fn choosing_among(
     let configs = host.registry.all()?;
     let runs = |guest: &GuestName| configs.iter().any(|c| c.name == *guest && host.runs(c));
     // Beside an image that was given by itself a start withholds what is not to be chosen; only who runs already may choose it.
+    let folders = Inodes::at(all.iter().filter_map(|d| drives::folder(&d.device)));
     let offers = |Dependent { guest, device, .. }: &Dependent| {
-        let folder = drives::folder(device).and_then(|folder| identity_at(Path::new(folder)));
+        let folder = drives::folder(device).and_then(|folder| folders.of(folder));
         folder.is_some_and(|folder| wanted.way.iter().any(|spot| spot.identity == folder))
             && (device.backing.storage == StorageType::Null || runs(guest))
     };
     Ok((0..all.len()).filter(|index| offers(&all[*index])).collect())
 }
 
+/// Where all these and their users' folders lead, and one more path.
+pub(super) fn inodes<'a>(all: &'a [Dependent], more: impl IntoIterator<Item = &'a str>) -> Inodes {
+    let folders = all.iter().filter_map(|d| drives::folder(&d.device));
+    Inodes::at(all.iter().map(|d| d.store.path.as_str()).chain(folders).chain(more))
+}
+
 /// Drives whose users choose from the folder at this path, whatever is in them now.
-pub(super) fn of_folder<'a>(all: &'a [Dependent], path: &str) -> Vec<&'a Dependent> {
-    let Some(own) = identity_at(Path::new(path)) else { return Vec::new() };
+pub(super) fn of_folder<'a>(
+    all: &'a [Dependent],
+    path: &str,
+    inodes: &Inodes,
+) -> Vec<&'a Dependent> {
+    let Some(own) = inodes.of(path) else { return Vec::new() };
     let chooses = |d: &&Dependent| {
         let folder = drives::folder(&d.device).filter(|folder| *folder != d.device.backing.path);
-        folder.is_some_and(|folder| identity_at(Path::new(folder)) == Some(own))
+        folder.is_some_and(|folder| inodes.of(folder) == Some(own))
     };
     all.iter().filter(chooses).collect()
 }
 
 /// Those that have this very thing, by whatever path; a path that leads nowhere is compared as it is written.
 pub(super) fn of(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
-    let identity = identity_at(Path::new(path));
-    let is_it = |other: &str| {
-        other == path || identity.is_some() && identity_at(Path::new(other)) == identity
-    };
-    Ok(all(host)?.into_iter().filter(|d| is_it(&d.store.path)).collect())
+    let all = all(host)?;
+    let inodes = Inodes::at(all.iter().map(|d| d.store.path.as_str()).chain([path]));
+    let identity = inodes.of(path);
+    let is_it = |other: &str| other == path || identity.is_some() && inodes.of(other) == identity;
+    Ok(all.into_iter().filter(|d| is_it(&d.store.path)).collect())
 }

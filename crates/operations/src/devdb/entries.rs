@@ -16,8 +16,9 @@ use hpvm_registry::{Change, Entry, Step};
 use super::dependents::{self, Dependent, told};
 use super::presets::Presets;
 use super::registered::{real_path, restriction_of};
-use super::trail::{Trail, identity_at};
+use super::trail::Trail;
 use crate::stores::Stores;
+use crate::stores::inodes::Inodes;
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// Why an entry stays as it is.
@@ -176,7 +177,7 @@ fn fresh(id: &EntryId) -> Entry {
         return entry;
     }
     let identity = identity_of(id.name());
-    Entry { identity, file: identity_at(Path::new(id.name())), ..entry }
+    Entry { identity, file: Inodes::one(id.name()), ..entry }
 }
 
 /// The device a path leads to now.
@@ -185,9 +186,9 @@ pub(super) fn identity_of(path: &str) -> Option<StoreIdentity> {
 }
 
 fn require_path(id: &EntryId) -> Result<(), Refusal> {
-    match Path::new(id.name()).exists() {
-        true => Ok(()),
-        false => Err(EntryRefused::NoSuchPath(id.name().to_owned(), id.clone()).into()),
+    match Inodes::at([id.name()]).lack(id.name()) {
+        false => Ok(()),
+        true => Err(EntryRefused::NoSuchPath(id.name().to_owned(), id.clone()).into()),
     }
 }
 
@@ -216,7 +217,11 @@ fn deleted(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {
     if id.entry == EntryType::Guest {
         let mut dependents = dependents::of(host, id.name())?;
         let all = dependents::all(host)?;
-        dependents.extend(dependents::of_folder(&all, id.name()).into_iter().cloned());
+        dependents.extend(
+            dependents::of_folder(&all, id.name(), &dependents::inodes(&all, [id.name()]))
+                .into_iter()
+                .cloned(),
+        );
         if !dependents.is_empty() {
             return Err(EntryRefused::HasDependents { id: id.clone(), dependents }.into());
         }

@@ -2,7 +2,6 @@
 //! and two names of one device are one line.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use hpvm_model::entry::{AttributeName, EntryTypes, Filter, Listing};
 use hpvm_model::{Choice, EntryId, EntryType, FileIdentity, Origin, StoreIdentity};
@@ -11,8 +10,9 @@ use hpvm_registry::Entry;
 
 use super::dependents::{self, Dependent};
 use super::presets::Presets;
-use super::trail::{Trail, identity_at};
+use super::trail::Trail;
 use crate::stores::Stores;
+use crate::stores::inodes::Inodes;
 use crate::{Refusal, VmHost};
 
 /// One line of the list.
@@ -80,24 +80,26 @@ enum Same<'a> {
     Name(&'a str),
 }
 
-fn same(path: &str) -> Same<'_> {
-    identity_at(Path::new(path)).map_or(Same::Name(path), Same::File)
+fn same<'a>(path: &'a str, inodes: &Inodes) -> Same<'a> {
+    inodes.of(path).map_or(Same::Name(path), Same::File)
 }
 
 fn devices(host: &VmHost, entries: &[Entry]) -> Result<Vec<Line>, Refusal> {
     let dependents = dependents::all(host)?;
+    let inodes = dependents::inodes(&dependents, entries.iter().map(|entry| entry.id.name()));
     let mut groups: BTreeMap<Same<'_>, Group<'_>> = BTreeMap::new();
     for dependent in &dependents {
         let path = dependent.store.path.as_str();
-        let group = groups.entry(same(path)).or_default();
+        let group = groups.entry(same(path, &inodes)).or_default();
         group.names.insert(path);
         group.dependents.push(dependent);
     }
     for entry in entries.iter().filter(|entry| entry.id.entry == EntryType::Guest) {
-        let group = groups.entry(same(entry.id.name())).or_default();
+        let group = groups.entry(same(entry.id.name(), &inodes)).or_default();
         group.entries.push(entry);
         // What is in a drive comes and goes; the folder it is chosen from stays its own.
-        group.choosing.extend(dependents::of_folder(&dependents, entry.id.name()));
+        let choosing = dependents::of_folder(&dependents, entry.id.name(), &inodes);
+        group.choosing.extend(choosing);
     }
     groups.retain(|_, group| group.is_of_use());
     let paths: BTreeSet<&str> = groups.values().flat_map(Group::all_names).collect();

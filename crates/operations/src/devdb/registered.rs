@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 use hpvm_model::{
     Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice, StoreIdentity,
@@ -13,7 +12,8 @@ use hpvm_registry::{Change, Entry, Keys, Registry};
 
 use super::presets::Presets;
 use super::restriction::{allows, restriction};
-use super::trail::{Trail, identity_at};
+use super::trail::Trail;
+use crate::stores::inodes::Inodes;
 use crate::stores::{self, Stores};
 use crate::{Refusal, VmHost};
 
@@ -114,8 +114,9 @@ fn restricting<'a>(
     let mut keys = Keys::default();
     trails.into_iter().for_each(|trail| keys.merge(trail.keys()));
     let found = registry.entries_by(EntryType::Restricted, &keys)?;
+    let inodes = Inodes::at(found.iter().map(|entry| entry.real_path.as_str()));
     let verified = |mut entry: Entry| {
-        entry.file = entry.file.filter(|_| identity_at(Path::new(&entry.real_path)) == entry.file);
+        entry.file = entry.file.filter(|_| inodes.of(&entry.real_path) == entry.file);
         entry
     };
     Ok(found.into_iter().map(verified).collect())

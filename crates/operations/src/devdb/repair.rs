@@ -3,13 +3,13 @@
 //! what the guests' devices are known, and forgets what no device needs.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use hpvm_model::{EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice};
 use hpvm_plan::facts::Restriction;
 use hpvm_registry::{Entry, Step};
 
 use super::dependents::{self, Dependent, told};
+use crate::stores::inodes::Inodes;
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// One thing that does not agree.
@@ -31,16 +31,18 @@ pub enum Decision {
 /// Everything that does not agree, now.
 pub fn flaws(host: &VmHost) -> Result<Vec<Flaw>, Refusal> {
     let mut flaws = Vec::new();
-    for entry in host.registry.entries()? {
+    let entries = host.registry.entries()?;
+    let inodes = Inodes::at(entries.iter().map(|entry| entry.id.name()));
+    for entry in &entries {
         let name = entry.id.name();
-        if entry.id.entry == EntryType::Server || Path::new(name).exists() {
+        if entry.id.entry == EntryType::Server || !inodes.lack(name) {
             continue;
         }
         let dependents = match entry.id.entry {
             EntryType::Guest => dependents::of(host, name)?,
             _ => Vec::new(),
         };
-        let (command, decision) = way_out(&entry, &dependents);
+        let (command, decision) = way_out(entry, &dependents);
         let users = match dependents.is_empty() {
             true => String::new(),
             false => format!("; {}", told(&dependents)),

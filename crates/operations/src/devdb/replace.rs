@@ -1,8 +1,6 @@
 //! Gives an entry another name, and with it every guest that has the device by the old one: `hpvmdevmgmt -n`. All of it
 //! happens, or nothing.
 
-use std::path::Path;
-
 use hpvm_host::durable::Replaced;
 use hpvm_host::lock::Busy;
 use hpvm_model::entry::Replacement;
@@ -14,8 +12,8 @@ use hpvm_registry::{Change, Entry, Selector, Step};
 use super::dependents::{self, Dependent};
 use super::entries::{EntryRefused, identity_of};
 use super::registered::real_path;
-use super::trail::identity_at;
 use crate::folder::Folder;
+use crate::stores::inodes::Inodes;
 use crate::vm_host::identities;
 use crate::{Actor, Mode, Refusal, VmHost};
 
@@ -60,11 +58,12 @@ pub fn replace(
 fn judged(host: &VmHost, actor: &Actor, replacement: &Replacement) -> Result<Judged, Refusal> {
     let Replacement { old, new: names } = replacement;
     let new = &names[0];
+    let inodes = Inodes::at(names.iter().map(EntryId::name));
     for name in names {
-        if !Path::new(name.name()).exists() {
+        if inodes.lack(name.name()) {
             return Err(EntryRefused::NoSuchPath(name.name().to_owned(), name.clone()).into());
         }
-        if identity_at(Path::new(name.name())) != identity_at(Path::new(new.name())) {
+        if inodes.of(name.name()) != inodes.of(new.name()) {
             let (one, other) = (new.name().to_owned(), name.name().to_owned());
             return Err(EntryRefused::NotSame(one, other).into());
         }
@@ -154,7 +153,7 @@ fn write(
         let entry = Entry {
             id: new.clone(),
             real_path: real_path(new.name()),
-            file: identity_at(Path::new(new.name())),
+            file: Inodes::one(new.name()),
             // To name another device is to accept it.
             identity: identity_of(new.name()),
             ..old.clone()

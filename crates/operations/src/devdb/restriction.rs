@@ -141,7 +141,7 @@ mod tests {
     fn a_folder_of_the_hosts_is_restricted_itself_too() {
         let etc = std::fs::canonicalize("/etc").unwrap();
         let path = etc.to_str().unwrap().to_owned();
-        let identity = super::super::trail::identity_at(&etc).unwrap();
+        let identity = crate::stores::inodes::Inodes::one(&path).unwrap();
         let way = vec![Spot { path: path.clone(), identity }];
         let trail =
             Trail { real_path: path.clone(), own: names(&[&path]), way, ..Trail::default() };

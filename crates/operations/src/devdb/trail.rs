@@ -9,8 +9,8 @@ use hpvm_model::{Bytes, FileIdentity, StoreIdentity};
 use hpvm_registry::{Entry, Keys};
 
 use crate::stores::Stores;
+pub(crate) use crate::stores::way::Spot;
 use crate::stores::way::Way;
-pub(crate) use crate::stores::way::{Spot, identity_at};
 
 /// Names of one block device or of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

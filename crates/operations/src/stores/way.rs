@@ -56,7 +56,7 @@ fn spot(path: &Path) -> Option<Spot> {
 }
 
 /// What the kernel knows at a path by, devices by their number.
-pub(crate) fn identity_at(path: &Path) -> Option<FileIdentity> {
+pub(super) fn identity_at(path: &Path) -> Option<FileIdentity> {
     let metadata = fs::metadata(path).ok()?;
     let kind = metadata.file_type();
     Some(match kind.is_block_device() || kind.is_char_device() {
