@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use hpvm_app::snapshot::{HEAD, Snapshot};
+use hpvm_app::snapshot::{FILE_BYTES_MAX, HEAD, Snapshot};
 use hpvm_host::names::run_folder;
 use hpvm_host::process::boottime_ms;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, openat, renameat, statat};
@@ -61,7 +61,7 @@ impl Publisher {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let mut text = String::new();
         let file = File::from(openat(&self.folder, NAME, flags, Mode::empty()).ok()?);
-        file.take(1 << 20).read_to_string(&mut text).ok()?;
+        file.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
         Snapshot::from_file(&text).map(|(_, snapshot)| snapshot)
     }
 

@@ -16,6 +16,8 @@ use crate::counters::Zero;
 
 /// The first line, without the heartbeat.
 pub const HEAD: &str = "hpvm-status 1 ";
+/// No status file comes near this size.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A heartbeat older than this means that the worker hangs.
 pub const BEAT_STALE_MS: u64 = 3_000;
 

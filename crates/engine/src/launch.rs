@@ -16,6 +16,7 @@ use hpvm_host::launch::{Launch, LaunchError as KeeperError, Program};
 use hpvm_host::listen::{ListenError, listen};
 use hpvm_host::lock::{ByteLock, ENGINE_BYTE, pause_for};
 use hpvm_host::names::{SWITCHES, guest_folder, run_folder};
+use hpvm_host::paths::{hold, make_public_folder};
 use hpvm_host::process::PidFd;
 use hpvm_host::removal;
 use hpvm_host::signals::{self, Interruption, lift_limits};
@@ -26,6 +27,7 @@ use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::drives;
 use hpvm_plan::record::{Attached, BootRecord, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 
 use crate::media::{self, MediaError};
 use crate::reservations::{self, ReservationsError};
@@ -187,9 +189,8 @@ impl Held {
 /// Held for the worker, which neither walks the way to them nor reaches any other. What is no folder now is none for this
 /// run.
 fn image_folders(machine: &Machine, places: &Places) -> Vec<(String, OwnedFd)> {
-    let flags = rustix::fs::OFlags::DIRECTORY;
     let hold_folder = |path: String| {
-        let held = hold_with(Path::new(&path), flags).ok()?;
+        let held = hold(Path::new(&path), OFlags::DIRECTORY).ok()?;
         Some((path, held))
     };
     drives::folders(machine)
@@ -241,7 +242,9 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
     // Everybody finds the console's door, and nobody else writes, whatever the umask of who starts the guest.
     std::fs::set_permissions(folder, Permissions::from_mode(0o755))
         .map_err(failed("set the mode of", folder))?;
-    make_switches_folder(&folder.with_file_name(SWITCHES))?;
+    // The worker may read in it all its life, whether or not the guest has a NIC now.
+    let switches = folder.with_file_name(SWITCHES);
+    make_public_folder(&switches).map_err(failed("make the folder", &switches))?;
     for name in run_folder::SOCKETS.into_iter().chain([run_folder::STATUS]) {
         let path = folder.join(name);
         removal::file(&path).map_err(failed("remove", &path))?;
@@ -250,16 +253,6 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
         lchown(folder, Some(uid), Some(gid)).map_err(failed("hand over", folder))?;
     }
     Ok(())
-}
-
-/// The worker may read in it all its life, whether or not the guest has a NIC now.
-fn make_switches_folder(folder: &Path) -> Result<(), LaunchError> {
-    match std::fs::create_dir(folder) {
-        Ok(()) => std::fs::set_permissions(folder, Permissions::from_mode(0o755))
-            .map_err(failed("set the mode of", folder)),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(failed("make the folder", folder)(error)),
-    }
 }
 
 fn wait_for_predecessor(folder: &Path) -> Result<(), LaunchError> {
@@ -344,16 +337,13 @@ fn worker_descriptors(launch: &mut Launch, held: Held, places: &Places) -> Resul
     let console_log = places.guest_dir.join(guest_folder::CONSOLE_LOG);
     let console_log = open(&console_log, read().write(true).create(true).mode(0o600))?;
     launch.app_fd(console_log, worker_fd::CONSOLE_LOG);
-    let folder = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
-    let folder = rustix::fs::open(
-        &places.run_dir,
-        folder | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )
-    .map_err(|e| failed("open", &places.run_dir)(e.into()))?;
-    launch.app_fd(folder, worker_fd::RUN_FOLDER);
-    launch.app_fd(hold(&places.keeper)?, worker_fd::KEEPER_PROGRAM);
-    launch.app_fd(hold(&places.worker)?, worker_fd::WORKER_PROGRAM);
+    for (path, flags, number) in [
+        (&places.run_dir, OFlags::DIRECTORY, worker_fd::RUN_FOLDER),
+        (&places.keeper, OFlags::empty(), worker_fd::KEEPER_PROGRAM),
+        (&places.worker, OFlags::empty(), worker_fd::WORKER_PROGRAM),
+    ] {
+        launch.app_fd(hold(path, flags).map_err(failed("open", path))?, number);
+    }
     launch.app_program_fd(worker_fd::WORKER_PROGRAM);
     for (number, (_, folder)) in (worker_fd::FIRST_FOLDER..).zip(held.folders) {
         launch.app_fd(folder, number);
@@ -404,17 +394,6 @@ fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), Launch
 #[must_use]
 pub fn last_words(places: &Places) -> Option<String> {
     last_words::read(&File::open(places.guest_dir.join(guest_folder::QEMU_LOG)).ok()?)
-}
-
-/// Holds a program for those who may not walk the way to it.
-fn hold(program: &Path) -> Result<OwnedFd, LaunchError> {
-    hold_with(program, rustix::fs::OFlags::empty())
-}
-
-fn hold_with(path: &Path, flags: rustix::fs::OFlags) -> Result<OwnedFd, LaunchError> {
-    let flags = flags | rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, rustix::fs::Mode::empty())
-        .map_err(|e| failed("open", path)(e.into()))
 }
 
 fn read() -> OpenOptions {

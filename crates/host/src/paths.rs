@@ -14,12 +14,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, Mode, OFlags, access};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -279,6 +279,20 @@ pub fn program(name: &str) -> Result<PathBuf, ProgramError> {
         })
 }
 
+/// Makes a folder that everybody may read, 0755 whatever the umask. One that is there stays as it is.
+pub fn make_public_folder(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o755).create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Holds what is at a path, without opening it, for those who may not walk the way to it.
+pub fn hold(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// A file in a folder held open: the path is short whatever the root, and the folder is the very one.
 #[must_use]
 pub fn within(folder: &impl AsRawFd, name: &str) -> PathBuf {
@@ -361,12 +375,7 @@ fn make_folders(path: &Path) -> Result<(), RootError> {
 }
 
 fn make_folder(path: &Path) -> Result<(), RootError> {
-    let failed = |source| RootError::Make { path: path.to_owned(), source };
-    match fs::DirBuilder::new().mode(0o755).create(path) {
-        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) => Err(failed(error)),
-    }
+    make_public_folder(path).map_err(|source| RootError::Make { path: path.to_owned(), source })
 }
 
 /// Makes an empty file that is not there yet, with this mode whatever the umask.

@@ -4,7 +4,9 @@
 use std::io::Read;
 use std::path::Path;
 
-use hpvm_app::snapshot::{BEAT_STALE_MS, Crash, Ending, Phase, SilentStore, Snapshot};
+use hpvm_app::snapshot::{
+    BEAT_STALE_MS, Crash, Ending, FILE_BYTES_MAX, Phase, SilentStore, Snapshot,
+};
 use hpvm_host::durable;
 use hpvm_host::names::run_folder;
 use hpvm_host::process::{self, Life};
@@ -58,15 +60,13 @@ pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
     }
 }
 
-/// No snapshot comes near this size.
-const STATUS_BYTES_MAX: u64 = 1 << 20;
 const STATUS_BYTES_USUAL: usize = 1 << 10;
 
 /// The folder is the worker's, which is trusted with its guest and with nothing else: whatever lies there, it delays no
 /// reader.
 fn status(path: &Path) -> std::io::Result<String> {
     let mut text = String::with_capacity(STATUS_BYTES_USUAL);
-    durable::open_regular(path)?.take(STATUS_BYTES_MAX).read_to_string(&mut text)?;
+    durable::open_regular(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
 }
 

@@ -5,9 +5,9 @@
 //! with the switch starts it again, with the ports of all guests that run.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{OpenOptionsExt, lchown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use hpvm_host::launch::{Launch, LaunchError, Program};
 use hpvm_host::listen::{self, listen};
 use hpvm_host::lock::{Busy, pause_for};
 use hpvm_host::names::switch_folder;
-use hpvm_host::paths::program;
+use hpvm_host::paths::{hold, make_public_folder, program};
 use hpvm_host::signals::lift_limits;
 use hpvm_host::supervision::{self, Supervision};
 use hpvm_host::users::{self, Ids};
@@ -30,6 +30,7 @@ use hpvm_vswitchd::protocol::Request;
 use hpvm_vswitchd::status::Status;
 use hpvm_vswitchd::wanted::{Plug, WIRE_TAG, Wanted, WireKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 
 use super::SwitchRefused;
 use super::wire::{self, Opened};
@@ -322,9 +323,13 @@ impl<'a> Runner<'a> {
         launch.keep_launch(fds::LAUNCH);
         launch.app_fd(listen(&path(switch_folder::CONTROL), 0o600, None)?, fds::CONTROL);
         launch.log(self.log()?, fds::LOG);
-        launch.app_fd(hold(&self.folder, rustix::fs::OFlags::DIRECTORY)?, fds::RUN_FOLDER);
-        launch.app_fd(hold(&keeper, rustix::fs::OFlags::empty())?, fds::KEEPER_PROGRAM);
-        launch.app_fd(hold(&daemon.path, rustix::fs::OFlags::empty())?, fds::PROGRAM);
+        for (path, flags, number) in [
+            (&self.folder, OFlags::DIRECTORY, fds::RUN_FOLDER),
+            (&keeper, OFlags::empty(), fds::KEEPER_PROGRAM),
+            (&daemon.path, OFlags::empty(), fds::PROGRAM),
+        ] {
+            launch.app_fd(hold(path, flags).map_err(Refusal::file("open", path))?, number);
+        }
         launch.app_program_fd(fds::PROGRAM);
         for (port, socket) in sockets {
             launch.kept_fd(socket, port.number().into());
@@ -422,21 +427,10 @@ fn open_socket(attached: &AttachedNic, ids: Option<Ids>) -> Result<UnixListener,
 
 /// `run/net` and the switch's own folder in it.
 fn make_folder(folder: &Path) -> Result<(), Refusal> {
-    for folder in folder.parent().into_iter().chain([folder]) {
-        match fs::create_dir(folder) {
-            Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
-                .map_err(Refusal::file("set the mode of", folder))?,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Refusal::file("make the folder", folder)(error)),
-        }
-    }
-    Ok(())
-}
-
-fn hold(path: &Path, flags: rustix::fs::OFlags) -> Result<OwnedFd, Refusal> {
-    let flags = flags | rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, rustix::fs::Mode::empty())
-        .map_err(|error| Refusal::file("open", path)(error.into()))
+    let mut folders = folder.parent().into_iter().chain([folder]);
+    folders.try_for_each(|folder| {
+        make_public_folder(folder).map_err(Refusal::file("make the folder", folder))
+    })
 }
 
 /// A held lock cannot be waited for without taking it, so it is looked at again, a millisecond apart.
