@@ -2,6 +2,7 @@
 //! now, and a change it fails to take leaves the configuration as it was. What it cannot take now waits for the next start,
 //! which needs no record: it is where configuration and running machine differ.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -16,11 +17,12 @@ use hpvm_host::users::Ids;
 use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::command_line::shares_disks;
 use hpvm_plan::difference::{self, Effect, FieldChange};
+use hpvm_plan::facts::HostFacts;
 use hpvm_plan::growth::{Growth, growth};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::record::{AttachedNic, DeviceChange, Machine};
-use hpvm_plan::request::{DeviceRequest, Request, apply};
+use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 use hpvm_registry::Step;
 use rustix::fs::OFlags;
 
@@ -108,17 +110,10 @@ fn attempt(
     {
         return Err(Refusal::NameTaken { name: after.name, number: holder });
     }
-    let (mut planned, growth) = match &running {
-        Some(machine) => {
-            let named = named_disks(request);
-            let live = live(host, &after, machine, &named)?;
-            let planned = hotplug::plan(machine, &after, &facts, &live, force);
-            (planned, growth(machine, &after, &named, &facts, &live.sizes))
-        }
-        None => (Vec::new(), Growth::default()),
+    let Changes { mut planned, mut fields, growth } = match &running {
+        Some(machine) => of_running(host, machine, (&before, &after), request, &facts, force)?,
+        None => Changes { fields: difference::fields(&before, &after, None), ..Changes::default() },
     };
-    let mut fields =
-        difference::fields(&before, &after, running.as_ref().map(|m| (m, planned.as_slice())));
     planned.extend(growth.planned);
     fields.extend(growth.fields);
     problems.extend(growth.problems);
@@ -133,17 +128,60 @@ fn attempt(
         return Ok(modified);
     }
     unless_interrupted()?;
-    carry_out(host, actor, &mut modified, &planned)?;
+    carry_out(host, actor, &mut modified, running.as_ref(), &planned)?;
     if running.is_some() && !request.nics.is_empty() {
         modified.problems.extend(forwards::problems(host, &modified.after));
     }
     Ok(modified)
 }
 
+/// What is to be done with the running guest, and what that comes to.
+#[derive(Default)]
+struct Changes {
+    planned: Vec<Planned>,
+    fields: Vec<FieldChange>,
+    growth: Growth,
+}
+
+/// What an earlier command removed and the guest still has, stays with it unless this one names it: who changes a label does
+/// not expect a disk to go.
+fn of_running(
+    host: &VmHost,
+    machine: &Machine,
+    (before, after): (&GuestConfig, &GuestConfig),
+    request: &Request,
+    facts: &HostFacts,
+    force: Force,
+) -> Result<Changes, Refusal> {
+    let again = removals_again(before, machine, request);
+    let mut waiting = still_waiting(machine, before, after);
+    waiting.retain(|address| !again.contains(address));
+    let named = named_disks(request);
+    let live = live(host, after, machine, &named)?;
+    let planned = hotplug::plan_beside(&waiting, machine, after, facts, &live, force);
+    let mut fields = difference::fields(before, after, Some((machine, &planned)));
+    let is_gone = |address: &StorageAddress| after.device_at(*address).is_none();
+    let again: Vec<StorageAddress> = again.into_iter().filter(is_gone).collect();
+    fields.extend(difference::again(&again, machine, &planned));
+    let growth = growth(machine, after, &named, facts, &live.sizes);
+    Ok(Changes { planned, fields, growth })
+}
+
+/// Where the running guest has a device that neither configuration has.
+fn still_waiting(
+    machine: &Machine,
+    before: &GuestConfig,
+    after: &GuestConfig,
+) -> BTreeSet<StorageAddress> {
+    let waiting = hotplug::waiting_removals(machine, before).map(|device| device.address);
+    waiting.filter(|address| after.device_at(*address).is_none()).collect()
+}
+
 fn carry_out(
     host: &mut VmHost,
     actor: &Actor,
     modified: &mut Modified,
+    running: Option<&Machine>,
     planned: &[Planned],
 ) -> Result<(), Refusal> {
     let (before, after) = (&modified.before, &modified.after);
@@ -165,8 +203,11 @@ fn carry_out(
             }
         }
         Err(refusal) => {
-            if !now.is_empty() && !is_under_way(&refusal) {
-                go_back(host, before);
+            if let Some(running) = running
+                && !now.is_empty()
+                && !is_under_way(&refusal)
+            {
+                go_back(host, running, before);
             }
             return Err(refusal);
         }
@@ -236,11 +277,14 @@ impl Drop for Named<'_> {
 }
 
 /// Takes back what of a change was made before a part of it failed: the way from the machine as it is now to the
-/// configuration as it stays. What cannot be taken back now waits for the next start and is shown so.
-fn go_back(host: &VmHost, before: &GuestConfig) {
+/// configuration as it stays, beside what waited already. What cannot be taken back now waits for the next start and is shown
+/// so.
+fn go_back(host: &VmHost, running: &Machine, before: &GuestConfig) {
     let Some(machine) = host.machine(before) else { return };
     let Ok(facts) = host.facts(before, None) else { return };
-    let planned = hotplug::plan(&machine, before, &facts, &Live::default(), Force::Yes);
+    let waiting = still_waiting(running, before, before);
+    let (live, force) = (Live::default(), Force::Yes);
+    let planned = hotplug::plan_beside(&waiting, &machine, before, &facts, &live, force);
     // The refusal that led here is the one to tell.
     let _ = apply_now(host, before, &changes_now(&planned));
 }

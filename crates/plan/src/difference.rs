@@ -87,6 +87,19 @@ pub fn fields(
     changes
 }
 
+/// The fields of devices that left the configuration before and are to leave the running guest now, being asked for once more.
+#[must_use]
+pub fn again(
+    addresses: &[StorageAddress],
+    machine: &Machine,
+    planned: &[Planned],
+) -> Vec<FieldChange> {
+    let devices = addresses.iter().filter_map(|address| machine.device_at(*address));
+    devices
+        .map(|attached| device_change(Some(&attached.device), None, Some((machine, planned))))
+        .collect()
+}
+
 /// All fields of a guest that is to be created.
 #[must_use]
 pub fn created(config: &GuestConfig) -> Vec<FieldChange> {

@@ -7,7 +7,7 @@
 
 mod network;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -88,12 +88,35 @@ pub fn plan(
     live: &Live,
     force: Force,
 ) -> Vec<Planned> {
-    let difference = Difference::between(machine, config);
+    plan_beside(&BTreeSet::new(), machine, config, facts, live, force)
+}
+
+/// The same, beside devices of the machine that wait for the next start and of which this change says nothing: they stay.
+#[must_use]
+pub fn plan_beside(
+    waiting: &BTreeSet<StorageAddress>,
+    machine: &Machine,
+    config: &GuestConfig,
+    facts: &HostFacts,
+    live: &Live,
+    force: Force,
+) -> Vec<Planned> {
+    let mut difference = Difference::between(machine, config);
+    difference.leaving.retain(|attached| !waiting.contains(&attached.device.address));
     let mut planned = difference.media(facts);
     planned.extend(difference.removals(live, force));
     planned.extend(difference.additions(facts));
     planned.extend(network::plan(machine, config, facts));
     planned
+}
+
+/// Where the machine has a device that is wanted no more: its removal waits for the next start, unless it is asked for again.
+pub fn waiting_removals<'a>(
+    machine: &'a Machine,
+    config: &'a GuestConfig,
+) -> impl Iterator<Item = &'a StorageDevice> {
+    let devices = machine.storage.iter().map(|attached| &attached.device);
+    devices.filter(|device| config.device_at(device.address).is_none())
 }
 
 struct Difference<'a> {

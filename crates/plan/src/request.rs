@@ -6,13 +6,14 @@ mod nics;
 
 use hpvm_model::{
     AutoStart, Backing, DiskId, Entitlement, GuestConfig, GuestName, Label, Memory, OsType,
-    Runnable, Statement, StorageDevice, StorageType, SwitchName, Vcpus,
+    Runnable, Statement, StorageAddress, StorageDevice, StorageType, SwitchName, Vcpus,
 };
 
 pub use self::nics::NicRequest;
 use self::nics::Placed;
 pub(crate) use self::nics::renew;
 use crate::facts::network::NetworkFacts;
+use crate::hotplug::waiting_removals;
 use crate::placement::place;
 use crate::record::Machine;
 
@@ -100,8 +101,11 @@ pub fn apply(
     next.runnable = request.runnable.unwrap_or(config.runnable);
     // What leaves makes room for what comes, in whatever order the options stand.
     for device in request.devices.iter().filter_map(DeviceRequest::deleted) {
-        let index = find(&next, device)?;
-        next.storage.remove(index);
+        match find(&next, device) {
+            Ok(index) => drop(next.storage.remove(index)),
+            Err(_) if removed_again(config, running, device).is_some() => {}
+            Err(error) => return Err(error),
+        }
     }
     for device in request.devices.iter().filter_map(DeviceRequest::modified) {
         modify(&mut next, device)?;
@@ -124,6 +128,33 @@ pub fn apply(
     nics::add(&mut next, running, &request.nics, Placed::No, network, random)?;
     next.sort_devices();
     Ok(next)
+}
+
+/// The devices that the running guest still has and that are to be removed once more.
+#[must_use]
+pub fn removals_again(
+    config: &GuestConfig,
+    running: &Machine,
+    request: &Request,
+) -> Vec<StorageAddress> {
+    let deleted = request.devices.iter().filter_map(DeviceRequest::deleted);
+    deleted
+        .filter(|statement| find(config, statement).is_err())
+        .filter_map(|statement| removed_again(config, Some(running), statement))
+        .collect()
+}
+
+/// The one device that a statement means of those whose removal waits for the next start.
+fn removed_again(
+    config: &GuestConfig,
+    running: Option<&Machine>,
+    statement: &Statement,
+) -> Option<StorageAddress> {
+    let mut named = waiting_removals(running?, config).filter(|device| statement.names(device));
+    match (named.next(), named.next()) {
+        (Some(device), None) => Some(device.address),
+        _ => None,
+    }
 }
 
 impl DeviceRequest {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::*;
 use hpvm_model::*;
-use hpvm_plan::difference::waiting;
-use hpvm_plan::hotplug::{Agent, Force, Live, Planned, When, plan};
+use hpvm_plan::difference::{Effect, again, waiting};
+use hpvm_plan::hotplug::{Agent, Force, Live, Planned, When, plan, plan_beside, waiting_removals};
 use hpvm_plan::placement::{SPARE_PORTS, place, ports};
 use hpvm_plan::record::*;
 use proptest::prelude::*;
@@ -94,6 +94,36 @@ fn one_of_several_leaves_only_when_quiet_or_forced() {
     ] {
         assert!(matches!(now(&planned[0]), DeviceChange::Detach { .. }));
     }
+}
+
+/// Whoever changes something else does not expect a disk to go that waited, nor the adapter under it.
+#[test]
+fn what_waits_to_leave_is_left_alone_until_it_is_named() {
+    let all = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let machine = running(&all);
+    let address = machine.storage[1].device.address;
+    for (keep, waiting, left) in [
+        (&all[..1], Some(address), 0),
+        (&all[..1], None, 1),
+        // The last one that is wanted goes alone, since the other stays on the adapter.
+        (&[], Some(address), 1),
+    ] {
+        let wanted = guest(keep);
+        let waiting = waiting.into_iter().collect();
+        let live = Live::default();
+        let planned = plan_beside(&waiting, &machine, &wanted, &host(&wanted), &live, Force::Yes);
+        assert_eq!(planned.len(), left, "{planned:?}");
+        assert!(planned.iter().all(|p| matches!(now(p), DeviceChange::Detach { .. })));
+    }
+    let wanted = guest(&all[..1]);
+    let planned = changes(&machine, &all[..1], Some(3), Force::No);
+    let rows = again(&[address], &machine, &planned);
+    assert!(
+        matches!(&rows[..], [row] if matches!(&row.effect, Effect::NextStart(reason) if reason.contains("3 s ago")))
+    );
+    let forced = changes(&machine, &all[..1], Some(3), Force::Yes);
+    assert_eq!(again(&[address], &machine, &forced)[0].effect, Effect::Now);
+    assert_eq!(waiting_removals(&machine, &wanted).count(), 1);
 }
 
 /// An agent is asked even when the disk was quiet, since a quiet disk may be mounted; by force nobody is asked.

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use hpvm_model::*;
-use hpvm_plan::request::{DeviceRequest, Request, apply};
+use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 
 fn statement(text: &str, form: StatementForm) -> Statement {
     Statement::parse(text, form).unwrap()
@@ -81,6 +81,42 @@ fn what_the_running_guest_still_has_is_taken_back_as_it_is() {
     assert_eq!(devices("dvd:avio_stor::null:/i"), with_dvd.storage);
     assert_eq!(devices("dvd:avio_stor::null:/j")[1].id, DiskId::from_random(99));
     assert_eq!(devices("dvd:avio_stor:0,4,0:null:/i")[1].id, DiskId::from_random(99));
+}
+
+/// A removal that waits can be asked for again, by address and by what backs the device, until it was taken back.
+#[test]
+fn what_waits_to_leave_is_removed_once_more() {
+    let one = ["disk:avio_stor:0,0,0:file:/a"];
+    let config = guest(&one);
+    let machine = hpvm_plan::record::Machine::new(record(&guest(&[
+        one[0],
+        "disk:avio_stor:0,0,1:file:/b",
+        "disk:avio_stor:0,0,2:file:/c",
+    ])));
+    let asked = |texts: &[&str]| {
+        let delete = |text: &&str| DeviceRequest::Delete(statement(text, StatementForm::Delete));
+        let request = Request { devices: texts.iter().map(delete).collect(), ..Request::default() };
+        let after =
+            apply(&config, Some(&machine), &request, &networks(&config), &mut || 99).unwrap();
+        let again = removals_again(&config, &machine, &request);
+        let left: Vec<String> = after.storage.iter().map(ToString::to_string).collect();
+        (left, again.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let one = one.map(str::to_owned).to_vec();
+    for text in ["disk:avio_stor:0,0,1", "disk:avio_stor::file:/b"] {
+        assert_eq!(asked(&[text]), (one.clone(), vec!["0,0,1".into()]));
+    }
+    assert_eq!(asked(&[]), (one, vec![]));
+    assert_eq!(asked(&["disk:avio_stor:0,0,0"]), (vec![], vec![]));
+    let gone = Request {
+        devices: vec![DeviceRequest::Delete(statement(
+            "disk:avio_stor:0,0,3",
+            StatementForm::Delete,
+        ))],
+        ..Request::default()
+    };
+    let error = apply(&config, Some(&machine), &gone, &networks(&config), &mut || 99).unwrap_err();
+    assert!(error.to_string().contains("no device at 0,0,3"), "{error}");
 }
 
 /// The short command for the next disc of several. Settles 49.

@@ -19,7 +19,8 @@ use super::{catch_interruptions, done, refused};
 ///
 /// What the running guest can take is applied now; the rest waits for its next start and is shown by hpvmstatus -P and -D
 /// until then. A change is applied in full or not at all. Devices that leave make room for those that come, in whatever
-/// order the options stand.
+/// order the options stand. A device that waits to leave does so when the guest starts next, or when -d, with -F or without,
+/// names it again.
 #[derive(Debug, clap::Parser)]
 pub struct Modify {
     #[command(flatten)]
