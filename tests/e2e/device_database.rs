@@ -241,7 +241,7 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert_eq!(size(), 1_610_612_736);
     assert!(made.contains("1610612736 bytes"), "{made}");
     assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
-    for junk in ["1.5", "2", "1.5GX", "-1G", "0G", "0.1G", "1G1M", ""] {
+    for junk in ["1.5", "2", "1.5GX", "-1G", "0G", "0.1G", "1G1M", "12345K", ""] {
         refused(&host, &["hpvmdevmgmt", "-S", junk, &shown]);
         assert_eq!(size(), 1_610_612_736, "{junk:?}");
     }

@@ -1,6 +1,7 @@
 //! What the backing stores of guests are on this host: what each path leads to, what the VM Host itself does with it, and
 //! what hangs together with what. Collected once for each decision; the only place where operations look at stores.
 
+mod content;
 pub(crate) mod inodes;
 pub(crate) mod way;
 
@@ -19,9 +20,7 @@ use hpvm_model::{Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, Stora
 use hpvm_plan::facts::{
     BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Reservations, Writable,
 };
-use hpvm_plan::record::Cache;
 use hpvm_registry::Registry;
-use rustix::fs::{Mode, OFlags};
 
 use self::way::{Way, Ways};
 use crate::Refusal;
@@ -298,7 +297,8 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
 fn regular(path: &Path, metadata: &Metadata) -> FileFact {
     let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
     let (size, writable) = (Bytes(metadata.size()), writable(path, metadata));
-    FileFact::Regular { identity, size, writable, cache: cache(path) }
+    let ((cache, ending), content) = (content::reading(path, size), content::content(path));
+    FileFact::Regular { identity, size, writable, cache, ending, content }
 }
 
 /// Root may write to everything, but what nobody else may write to is meant to stay as it is.
@@ -308,15 +308,6 @@ fn writable(path: &Path, metadata: &Metadata) -> Writable {
     match rustix::fs::access(path, rustix::fs::Access::WRITE_OK) {
         Ok(()) if is_meant_to => Writable::Yes,
         _ => Writable::No,
-    }
-}
-
-/// Whether the file system lets a file be read past the memory of the host, which only trying tells.
-fn cache(path: &Path) -> Cache {
-    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(_) => Cache::Direct,
-        Err(_) => Cache::Page,
     }
 }
 

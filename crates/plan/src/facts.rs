@@ -23,6 +23,8 @@ pub enum FileFact {
         writable: Writable,
         /// How the file system lets it be opened.
         cache: Cache,
+        ending: Ending,
+        content: Content,
     },
     Block(BlockFact),
     /// The generic node of a SCSI device (`/dev/sg*`).
@@ -103,6 +105,23 @@ impl Peripheral {
             other => Peripheral::Other(other),
         }
     }
+}
+
+/// The largest blocks in which file systems read past the memory of the host: a size in whole ones fits all of them.
+pub const FILE_BLOCK_BYTES: u64 = 4096;
+
+/// Where a file ends, in blocks in which it is read past the memory of the host. QEMU writes to none that ends within one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    WithBlock,
+    WithinBlock,
+}
+
+/// What a file's head says it is. Nobody concludes from it what a store is to be; only what was said of it can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    Qcow2,
+    Other,
 }
 
 /// Whether we may write to a file.

@@ -103,6 +103,35 @@ fn a_store_is_what_its_storage_type_says() {
     }
 }
 
+/// What is declared is held against the file's head, and nothing is concluded from that.
+#[test]
+fn an_image_is_one_and_a_file_ends_with_a_block() {
+    let file = |ending, content| {
+        let (identity, size) = (FileIdentity { device: 1, inode: 5 }, Bytes(12_345 << 10));
+        let (writable, cache) = (Writable::Yes, hpvm_plan::record::Cache::Direct);
+        FileFact::Regular { identity, size, writable, cache, ending, content }
+    };
+    let is_refused = |statement: &str, fact: &FileFact| {
+        let config = guest(&[statement]);
+        let mut facts = host(&config);
+        facts.files.insert("/s".into(), fact.clone());
+        let at_start = HostFacts { start: Some(ready()), ..facts.clone() };
+        let found = problems(&config, &facts, CREATE);
+        assert_eq!(found, problems(&config, &at_start, Purpose::Start), "{statement}");
+        found.into_iter().next()
+    };
+    let (raw, image) = (Content::Other, Content::Qcow2);
+    let odd = file(Ending::WithinBlock, raw);
+    let refused = is_refused("disk:scsi:0,0,0:file:/s", &odd).unwrap();
+    assert!(refused.text.contains("12641280 bytes"), "{refused:?}");
+    assert_eq!(refused.remedy.unwrap().command, "hpvmdevmgmt -S 12348K /s");
+    assert_eq!(is_refused("dvd:scsi:0,0,0:file:/s", &odd), None, "nobody writes to it");
+    let refused = is_refused("disk:scsi:0,0,0:qcow2:/s", &odd).unwrap();
+    assert!(refused.text.contains("no qcow2 image; its storage type is file"), "{refused:?}");
+    assert_eq!(is_refused("disk:scsi:0,0,0:qcow2:/s", &file(Ending::WithinBlock, image)), None);
+    assert_eq!(is_refused("disk:scsi:0,0,0:file:/s", &file(Ending::WithBlock, image)), None);
+}
+
 /// Settles 86.
 #[test]
 fn an_empty_file_is_one_warning() {

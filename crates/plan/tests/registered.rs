@@ -110,7 +110,9 @@ fn a_disk_is_written_or_said_to_be_read_only() {
     let mut facts = host(&config);
     let identity = FileIdentity { device: 1, inode: 1 };
     let (size, writable, cache) = (Bytes(1 << 20), Writable::No, hpvm_plan::record::Cache::Page);
-    facts.files.insert(PATH.into(), FileFact::Regular { identity, size, writable, cache });
+    let (ending, content) = (Ending::WithBlock, Content::Other);
+    let fact = FileFact::Regular { identity, size, writable, cache, ending, content };
+    facts.files.insert(PATH.into(), fact);
     let found = problems(&config, &facts, CREATE);
     assert_eq!(found[0].severity, Severity::Error);
     assert!(found[0].text.contains("may not be written") && found[0].text.contains("READONLY=YES"));

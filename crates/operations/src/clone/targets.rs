@@ -6,7 +6,7 @@ use std::path::Path;
 use hpvm_host::image_lock;
 use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestConfig, Problem, StorageType, StoreRole};
 use hpvm_plan::clone::{Design, How, Place, Work};
-use hpvm_plan::facts::{FileFact, HostFacts, Sharer, Writable};
+use hpvm_plan::facts::{Content, Ending, FileFact, HostFacts, Sharer, Writable};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Cache;
 
@@ -155,8 +155,13 @@ pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
         };
         // Of no file system there is.
         let identity = FileIdentity { device: u64::MAX, inode: number };
-        let expected =
-            FileFact::Regular { identity, size, writable: Writable::Yes, cache: Cache::Page };
+        let (writable, cache) = (Writable::Yes, Cache::Page);
+        let content = match work.to.storage {
+            StorageType::Qcow2 => Content::Qcow2,
+            _ => Content::Other,
+        };
+        let ending = Ending::WithBlock;
+        let expected = FileFact::Regular { identity, size, writable, cache, ending, content };
         facts.files.insert(path.clone(), expected);
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use hpvm_engine::media;
 use hpvm_host::durable;
 use hpvm_model::{Bytes, StorageType};
+use hpvm_plan::facts::FILE_BLOCK_BYTES;
 use hpvm_registry::Step;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
@@ -42,6 +43,8 @@ pub enum Made {
 pub enum DiskRefused {
     #[error("a disk of no bytes is none")]
     Zero,
+    #[error("a disk of {asked} bytes cannot be used on every file system, since {asked} is no multiple of {FILE_BLOCK_BYTES}; write {}K for the next that is", .asked.next_multiple_of(FILE_BLOCK_BYTES) >> 10)]
+    Uneven { asked: u64 },
     #[error("'{}' has {have} bytes and would be cut to {asked}; a disk is never made smaller", path.display())]
     Smaller { path: PathBuf, have: u64, asked: u64 },
     #[error("'{}' is no regular file, and only files are made", .0.display())]
@@ -85,6 +88,9 @@ fn attempt(
 ) -> Result<Made, Refusal> {
     if size.0 == 0 {
         return Err(DiskRefused::Zero.into());
+    }
+    if !size.0.is_multiple_of(FILE_BLOCK_BYTES) {
+        return Err(DiskRefused::Uneven { asked: size.0 }.into());
     }
     if path.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
         return Err(DiskRefused::NoName(path.to_owned()).into());

@@ -7,8 +7,8 @@ use hpvm_model::{Backing, Bytes, DeviceKind, GuestConfig, StorageDevice, Storage
 
 use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
 use crate::facts::{
-    BlockFact, BlockKind, FileFact, FileIdentity, HostFacts, Peripheral, Sharer, Standing, Tenancy,
-    Writable,
+    BlockFact, BlockKind, Content, Ending, FILE_BLOCK_BYTES, FileFact, FileIdentity, HostFacts,
+    Peripheral, Sharer, Standing, Tenancy, Writable,
 };
 use crate::record::Sharing;
 
@@ -66,7 +66,10 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
                 never(path, format!("the {noun} '{path}', on which the disk {} is built, cannot be used: {reason}", device.address))
                     .ask(format!("make {path} readable again"), start),
             ),
-            FileFact::Regular { .. } if matches!(storage, StorageType::File | StorageType::Qcow2) => {}
+            FileFact::Regular { content, .. } if *storage == StorageType::Qcow2 => {
+                all.extend(no_image(path, *content));
+            }
+            FileFact::Regular { .. } if *storage == StorageType::File => {}
             FileFact::Block(block) if matches!(storage, StorageType::Disk | StorageType::Lv) => {
                 all.extend(wrong_block(&alone, block));
             }
@@ -130,9 +133,15 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
                 format!("'{path}' is a folder; a dvd with a folder of images is written dvd:{}::null:{path}", device.adapter.as_str()),
             ));
         }
-        (FileFact::Regular { size, writable, .. }, StorageType::File | StorageType::Qcow2) => {
+        (FileFact::Regular { size, writable, content, .. }, StorageType::Qcow2) => {
+            all.extend(no_image(path, *content));
             all.extend(not_writable(config, device, facts, *writable));
             all.extend(too_small(device, *size));
+        }
+        (FileFact::Regular { size, writable, ending, .. }, StorageType::File) => {
+            all.extend(not_writable(config, device, facts, *writable));
+            all.extend(too_small(device, *size));
+            all.extend(uneven(device, facts, *size, *ending));
         }
         (FileFact::Block(block), StorageType::Disk | StorageType::Lv) => {
             all.extend(wrong_block(device, block));
@@ -278,6 +287,30 @@ fn too_small(device: &StorageDevice, size: Bytes) -> Option<Finding> {
         "File size of: {} (bytes) for {kind} backing file: {path} must be equal to or greater than: {least} (bytes), or the device may not show up in the guest when booted.",
         size.0
     )))
+}
+
+fn no_image(path: &str, content: Content) -> Option<Finding> {
+    (content == Content::Other)
+        .then(|| never(path, format!("'{path}' is no qcow2 image; its storage type is file")))
+}
+
+/// QEMU neither writes to a file that ends within a block nor makes it longer.
+fn uneven(
+    device: &StorageDevice,
+    facts: &HostFacts,
+    size: Bytes,
+    ending: Ending,
+) -> Option<Finding> {
+    let path = &device.backing.path;
+    let is_written = device.kind == DeviceKind::Disk && !facts.is_read_only(path);
+    let next = size.0.next_multiple_of(FILE_BLOCK_BYTES);
+    (is_written && ending == Ending::WithinBlock).then(|| {
+        let text = format!(
+            "'{path}' has {} bytes, which is no whole number of blocks of its file system; extended to {next} bytes it can be a disk",
+            size.0
+        );
+        never(path, text).run(format!("hpvmdevmgmt -S {}K {path}", next >> 10))
+    })
 }
 
 /// What a linked clone is built on is never written again while the clone is there.

@@ -82,9 +82,12 @@ pub fn attached(device: &StorageDevice, identity: Option<FileIdentity>) -> Attac
     Attached { device: device.clone(), identity, access, cache, sharing, layers: Vec::new() }
 }
 
+/// A file that is good for every use: its head, that of an image, counts where it is said to be one.
 pub fn regular(inode: u64, size: u64) -> FileFact {
-    let identity = FileIdentity { device: 1, inode };
-    FileFact::Regular { identity, size: Bytes(size), writable: Writable::Yes, cache: Cache::Page }
+    let (identity, size) = (FileIdentity { device: 1, inode }, Bytes(size));
+    let (writable, cache) = (Writable::Yes, Cache::Page);
+    let (ending, content) = (Ending::WithBlock, Content::Qcow2);
+    FileFact::Regular { identity, size, writable, cache, ending, content }
 }
 
 /// A host on which every file of the configuration exists and is good.

@@ -1,0 +1,101 @@
+//! What the head and the end of a regular file say of its use as a disk. Called where stores are looked at; what follows from it
+//! is the judge's.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use hpvm_host::{durable, qcow2};
+use hpvm_model::Bytes;
+use hpvm_plan::facts::{Content, Ending, FILE_BLOCK_BYTES};
+use hpvm_plan::growth::node_bytes;
+use hpvm_plan::record::Cache;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+const BLOCK_BYTES_MIN: u64 = 512;
+
+/// What cannot be read is called no other thing than it was said to be: whoever opens it says why.
+pub(crate) fn content(path: &Path) -> Content {
+    let size = durable::open_regular(path).and_then(|file| qcow2::disk_size(&file));
+    match size {
+        Ok(None) => Content::Other,
+        Ok(Some(_)) | Err(_) => Content::Qcow2,
+    }
+}
+
+/// How the file system lets a file be read past the memory of the host, and whether the file ends with a block of such
+/// reading, which only trying tells. A size that fits every file system costs no read.
+pub(crate) fn reading(path: &Path, size: Bytes) -> (Cache, Ending) {
+    let flags = OFlags::DIRECT | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(path) else {
+        return (Cache::Page, Ending::WithBlock);
+    };
+    if size.0.is_multiple_of(FILE_BLOCK_BYTES) {
+        return (Cache::Direct, Ending::WithBlock);
+    }
+    let ending = match block_bytes(&file) {
+        Some(block) if !node_bytes(size.0).is_multiple_of(block) => Ending::WithinBlock,
+        _ => Ending::WithBlock,
+    };
+    (Cache::Direct, ending)
+}
+
+/// The smallest piece that is read; `None` where none is, for a reason that has nothing to do with its size.
+fn block_bytes(file: &File) -> Option<u64> {
+    // Twice as long as the largest, so that one lies in it as such reading demands.
+    let mut room = vec![0; 2 * usize::try_from(FILE_BLOCK_BYTES).ok()?];
+    let start = room.as_ptr().align_offset(usize::try_from(FILE_BLOCK_BYTES).ok()?);
+    let mut block = BLOCK_BYTES_MIN;
+    while block <= FILE_BLOCK_BYTES {
+        let piece = room.get_mut(start..start + usize::try_from(block).ok()?)?;
+        match file.read_at(piece, 0) {
+            Ok(_) => return Some(block),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => block *= 2,
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_known_by_its_head() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        for (bytes, is) in [(&b""[..], Content::Other), (&[0; 512], Content::Other)] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(content(&path), is);
+        }
+        let file = File::create(&path).unwrap();
+        qcow2::write_empty(&file, 1 << 20).unwrap();
+        assert_eq!(content(&path), Content::Qcow2);
+        assert_eq!(content(&folder.path().join("missing")), Content::Qcow2);
+    }
+
+    /// Whatever the file system under the tests is: what it says must hold for reading a file of that length.
+    #[test]
+    fn a_file_ends_with_a_block_or_within_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let file = File::create(&path).unwrap();
+        for (size, fits) in [(8192, Some(true)), (4096 + 512, None), (12_345 << 10, None)] {
+            file.set_len(size).unwrap();
+            let (cache, ending) = reading(&path, Bytes(size));
+            let whole = match cache {
+                Cache::Page => true,
+                Cache::Direct => {
+                    let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap();
+                    let direct =
+                        OpenOptions::new().read(true).custom_flags(flags).open(&path).unwrap();
+                    size.is_multiple_of(block_bytes(&direct).unwrap())
+                }
+            };
+            assert_eq!(ending == Ending::WithBlock, fits.unwrap_or(whole), "{size}");
+        }
+    }
+}
