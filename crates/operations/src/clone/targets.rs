@@ -4,7 +4,10 @@
 use std::path::Path;
 
 use hpvm_host::image_lock;
-use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestConfig, Problem, StorageType, StoreRole};
+use hpvm_model::{
+    Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType,
+    StoreRole,
+};
 use hpvm_plan::clone::{Design, How, Place, Work};
 use hpvm_plan::facts::{Content, Ending, FileFact, HostFacts, Sharer, Writable};
 use hpvm_plan::hotplug::Force;
@@ -44,6 +47,9 @@ pub(super) fn judge(
         }
         problems.extend(target(work, facts, force));
         problems.extend(base(work, source, design));
+        let device = design.config.device_at(work.address);
+        let layers = device.map_or(&[][..], |device| &device.layers);
+        problems.extend(half_copy(work, layers, &design.config.name));
     }
     Ok(problems)
 }
@@ -137,6 +143,18 @@ fn base(work: &Work, source: &GuestConfig, design: &Design) -> Option<Problem> {
     matches!(work.how, How::Overlay(_)).then(|| Problem::warning(work.from.path.clone(), text))
 }
 
+/// A copy of an image over another is over that other too, which then serves two.
+fn half_copy(work: &Work, layers: &[Backing], clone: &GuestName) -> Option<Problem> {
+    let below: Vec<String> = layers.iter().map(|layer| format!("'{}'", layer.path)).collect();
+    let text = format!(
+        "the copy has what '{}' has itself, and builds on {} too, which is only read from now on: a guest with that as a disk cannot be started while '{clone}' is there",
+        work.from.path,
+        below.join(" on "),
+    );
+    (work.how == How::Copy && !layers.is_empty())
+        .then(|| Problem::warning(work.to.path.clone(), text))
+}
+
 /// Puts in place of what is not there yet what will be.
 pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
     for (number, work) in (0..).zip(&design.work) {
@@ -176,4 +194,24 @@ fn size(otherwise: &FileFact, facts: &HostFacts, path: &str) -> Bytes {
 
 fn error(path: &str, text: String) -> Problem {
     Problem::error(path.to_owned(), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_a_linked_disk_is_told_to_be_none_in_full() {
+        let image = |path| Backing::new(StorageType::Qcow2, path);
+        let (from, to) = (image("/vm/linked"), image("/vm/copy"));
+        let address = "0,0,0".parse().unwrap();
+        let copy = Work { address, from, to, how: How::Copy };
+        let clone = "new".parse().unwrap();
+        assert_eq!(half_copy(&copy, &[], &clone), None, "it stands alone");
+        let base = [Backing::new(StorageType::File, "/vm/base")];
+        let told = half_copy(&copy, &base, &clone).unwrap().text;
+        assert!(told.contains("builds on '/vm/base' too"), "{told}");
+        let linked = Work { how: How::Overlay(Place::Own), ..copy };
+        assert_eq!(half_copy(&linked, &base, &clone), None, "--linked has its own warning");
+    }
 }
