@@ -188,6 +188,7 @@ impl VmHost {
             files: stores.files,
             sharers,
             network: self.network_of(config, before, own.as_ref().map(|own| own.number))?,
+            option_rom: provision(&self.conf.scsi_rom()),
             start: None,
         })
     }
@@ -236,7 +237,6 @@ impl VmHost {
                 &self.folder(config).file(guest_folder::NVRAM),
                 &self.conf.pristine_nvram(),
             ),
-            option_rom: provision(&self.conf.scsi_rom()),
             lan_rom: provision(&self.conf.lan_rom()),
             reservation_helper: provision(&self.conf.reservation_helper()),
             locked: facts::locked_elsewhere(config, &facts),

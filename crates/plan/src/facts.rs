@@ -256,7 +256,6 @@ pub struct StartFacts {
     pub firmware: Provision,
     /// The guest's own firmware variables: missing, of the wrong size, or damaged, and why.
     pub nvram: Provision,
-    pub option_rom: Provision,
     /// The firmware's driver of lan NICs.
     pub lan_rom: Provision,
     /// The program that makes reservations for guests.
@@ -290,6 +289,8 @@ pub struct HostFacts {
     /// Other guests' claims, by identity of our store: they have it, or one that overlaps it.
     pub sharers: BTreeMap<FileIdentity, Vec<Sharer>>,
     pub network: network::NetworkFacts,
+    /// The firmware's driver of scsi adapters.
+    pub option_rom: Provision,
     /// Present when a start is judged.
     pub start: Option<StartFacts>,
 }

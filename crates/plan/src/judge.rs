@@ -86,6 +86,7 @@ fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
     places(config, facts, &mut all);
     stores::judge(config, facts, &mut all);
     network::judge(config, facts, &mut all);
+    scsi_adapters(config, facts, &mut all);
     if let Some(start) = &facts.start {
         provisions(config, facts, start, &mut all);
         others(config, start, &mut all);
@@ -293,14 +294,18 @@ fn provisions(config: &GuestConfig, facts: &HostFacts, start: &StartFacts, all: 
     if let (true, Provision { path, missing: Some(reason) }) = (boots_over_lan, &start.lan_rom) {
         all.push(
             note(path, format!("the guest cannot boot over its lan NIC: the firmware driver '{path}' cannot be used: {reason}"))
-                .ask("install package ipxe-qemu or name the file in hpvmconf (HPVMLANROM)", command.clone()),
+                .ask("install package ipxe-qemu or name the file in hpvmconf (HPVMLANROM)", command),
         );
     }
+}
+
+/// A start without it would leave the guest without those disks; whoever configures them is told so at once.
+fn scsi_adapters(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     let has_emulated = config.storage.iter().any(|d| d.adapter == AdapterKind::Scsi);
-    if let (true, Provision { path, missing: Some(reason) }) = (has_emulated, &start.option_rom) {
+    if let (true, Provision { path, missing: Some(reason) }) = (has_emulated, &facts.option_rom) {
         all.push(
             not_now(path, format!("the firmware driver of scsi adapters '{path}' cannot be used: {reason}"))
-                .ask("build it with `make option-rom` and install it, or name the file in hpvmconf (HPVMSCSIROM)", command),
+                .ask("build it with `make option-rom` and install it, or name the file in hpvmconf (HPVMSCSIROM)", start_command(config)),
         );
     }
 }

@@ -247,13 +247,18 @@ fn every_lack_of_the_host_names_a_way_out() {
         accelerator: Err("no vmx or svm".into()),
         firmware: lack("/fw"),
         nvram: lack("/nvram"),
-        option_rom: lack("/rom"),
         locked: [("/a".into(), "process 7 (qemu-nbd)".into())].into(),
         full: vec![FullFolder { path: "/g".into(), needed: Bytes(1 << 20) }],
         ..ready()
     };
-    let facts = HostFacts { start: Some(start), ..host(&config) };
+    let mut facts = HostFacts { start: Some(start), option_rom: lack("/rom"), ..host(&config) };
     let found = problems(&config, &facts, Purpose::Start);
     assert_eq!(found.len(), 7);
     assert!(found.iter().all(|p| p.severity == Severity::Error && p.remedy.is_some()));
+    facts.start = None;
+    let said = lines(&config, &facts, CREATE);
+    assert!(
+        said.len() == 1 && said[0].starts_with("WARNING: the firmware driver of scsi"),
+        "{said:?}"
+    );
 }

@@ -105,6 +105,7 @@ pub fn host(config: &GuestConfig) -> HostFacts {
         registered: BTreeMap::new(),
         sharers: BTreeMap::new(),
         network: networks(config),
+        option_rom: Provision { path: "/rom".into(), missing: None },
         start: None,
     }
 }
@@ -157,7 +158,6 @@ pub fn ready() -> StartFacts {
         accelerator: Ok(Accelerator::Tcg),
         firmware: provision("/fw"),
         nvram: provision("/nvram"),
-        option_rom: provision("/rom"),
         lan_rom: provision("/lan-rom"),
         reservation_helper: provision("/helper"),
         locked: BTreeMap::new(),
