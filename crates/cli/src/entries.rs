@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use hpvm_model::entry::{Replacement, escaped};
 use hpvm_model::{Attributes, Choice};
+use hpvm_operations::Mode;
 use hpvm_operations::devdb::host_devices::Update;
 use hpvm_operations::devdb::listing::Line;
 use hpvm_operations::devdb::repair::{Decision, Flaw};
@@ -34,8 +35,8 @@ pub(crate) fn list(lines: &[Line], with_reasons: bool) -> String {
     text
 }
 
-/// What a change of one entry comes to.
-pub(crate) fn change(before: Option<&Entry>, after: Option<&Entry>) -> String {
+/// What a change of one entry comes to, or would come to.
+pub(crate) fn change(before: Option<&Entry>, after: Option<&Entry>, mode: Mode) -> String {
     let word = match (before, after) {
         (None, Some(_)) => "added",
         (Some(_), Some(_)) => "changed",
@@ -43,7 +44,11 @@ pub(crate) fn change(before: Option<&Entry>, after: Option<&Entry>) -> String {
         (None, None) => return String::new(),
     };
     let Some(entry) = after.or(before) else { return String::new() };
-    let mut text = format!("{word}: {}", printable(&entry.id.to_string()));
+    let would = match mode {
+        Mode::Apply => "",
+        Mode::DryRun => "would be ",
+    };
+    let mut text = format!("{would}{word}: {}", printable(&entry.id.to_string()));
     if entry.real_path != entry.id.name() && !entry.real_path.is_empty() {
         let _ = write!(text, " (leads to {})", printable(&entry.real_path));
     }
@@ -70,14 +75,18 @@ fn said(attributes: &Attributes) -> String {
     said.join(",")
 }
 
-/// What a replacement comes to.
-pub(crate) fn renamed(replacement: &Replacement, guests: &[String]) -> String {
+/// What a replacement comes to, or would come to.
+pub(crate) fn renamed(replacement: &Replacement, guests: &[String], mode: Mode) -> String {
     let (old, new) = (replacement.old.to_string(), replacement.new[0].to_string());
     let guests = match guests {
         [] => String::new(),
         guests => format!(", also in {}", guests.join(", ")),
     };
-    format!("{} is now {}{guests}\n", printable(&old), printable(&new))
+    let becomes = match mode {
+        Mode::Apply => "is now",
+        Mode::DryRun => "would become",
+    };
+    format!("{} {becomes} {}{guests}\n", printable(&old), printable(&new))
 }
 
 /// How the list of the VM Host's devices changed: `+` came, `-` went, `~` is for another reason now.
@@ -199,6 +208,25 @@ mod tests {
             list(&lines(), true),
             "/dev/sdb,/dev/disk/by-path/pci-0000\\:00:CONFIG=gdev,DEVTYPE=DISK:db,web:wwid=naa.5000c500a1b2c3d4/1073741824\n\
              /dev/sda:AUTORDEV=YES::\n    it is mounted at /\n"
+        );
+    }
+
+    #[test]
+    fn a_dry_run_tells_what_would_be() {
+        let id = EntryId::new(EntryType::Guest, "/dev/sdb").unwrap();
+        let entry = Entry::by_hand(id, "/dev/sdb".into());
+        let (none, some) = (None, Some(&entry));
+        for (before, after, word) in
+            [(none, some, "added"), (some, some, "changed"), (some, none, "deleted")]
+        {
+            assert_eq!(change(before, after, Mode::Apply), format!("{word}: gdev:/dev/sdb\n"));
+            let dry = change(before, after, Mode::DryRun);
+            assert_eq!(dry, format!("would be {word}: gdev:/dev/sdb\n"));
+        }
+        let replacement = "gdev:/dev/sdb:/dev/sdc".parse().unwrap();
+        assert_eq!(
+            renamed(&replacement, &["web".into()], Mode::DryRun),
+            "gdev:/dev/sdb would become gdev:/dev/sdc, also in web\n"
         );
     }
 

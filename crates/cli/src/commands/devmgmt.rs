@@ -146,16 +146,17 @@ impl Devmgmt {
             entries::set(host, actor, id, *setting, mode)
         } else if let Some(replacement) = &self.rename {
             let guests = replace::replace(host, actor, replacement, mode).map_err(whole)?;
-            return self.tell(&shown_as::renamed(replacement, &guests));
+            return self.tell(&shown_as::renamed(replacement, &guests, mode));
         } else {
             let done = repair::initialise(host, actor, mode)?;
+            let would = if mode == Mode::DryRun { "would be " } else { "" };
             return self.tell(&format!(
-                "devices known: {}, entries forgotten: {}\n",
+                "devices {would}known: {}, entries {would}forgotten: {}\n",
                 done.known, done.forgotten
             ));
         };
         let Changed { before, after } = changed?;
-        self.tell(&shown_as::change(before.as_ref(), after.as_ref()))
+        self.tell(&shown_as::change(before.as_ref(), after.as_ref(), mode))
     }
 
     fn make_disk(
