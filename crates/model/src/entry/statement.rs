@@ -14,6 +14,14 @@ const DEPENDENT: &str = ":depend:";
 pub enum EntryError {
     #[error("'{0}' is no type of entry; the types are gdev, rdev and server")]
     Type(String),
+    #[error(
+        "'{0}' is no type of entry; the types are gdev, rdev and server, and all means each of them"
+    )]
+    ListedType(String),
+    #[error("no entry in a list has an attribute '{name}'; those there are: {}", LISTED.join(", "))]
+    ListedAttribute { name: String },
+    #[error("'{0}=' says not which value; write {0}=VALUE, such as {0}=YES")]
+    ListedValue(String),
     #[error("'{0}' names no entry; write TYPE:NAME, such as gdev:/path")]
     Malformed(String),
     #[error("'{0}' is no absolute path; the names of gdev and rdev entries begin with '/'")]
@@ -41,6 +49,12 @@ pub enum EntryError {
     #[error("a VM Host's entry has no path that could be replaced")]
     ServerReplacement,
 }
+
+/// The attributes that a list shows, whether they can be changed or not.
+const LISTED: [&str; 10] = [
+    "CONFIG", "EXIST", "DEVTYPE", "SHARE", "READONLY", "PRESERVE", "USAGE", "PRESET", "AUTORDEV",
+    "ALLOW",
+];
 
 fn attributes_of(of: EntryType) -> String {
     let names = AttributeName::ALL.into_iter().filter(|name| name.belongs_to(of));
@@ -257,19 +271,31 @@ impl FromStr for Listing {
         let (types, rest) = text.split_once(':').unwrap_or((text, ""));
         let types = match types {
             "all" => EntryTypes::All,
-            one => EntryTypes::One(one.parse()?),
+            one => EntryTypes::One(one.parse().map_err(|_| EntryError::ListedType(shown(one)))?),
         };
         let filter = if rest.is_empty() {
             Filter::None
         } else if let Some(dependent) = rest.strip_prefix("depend:") {
             Filter::Dependent(dependent.to_owned())
         } else if let (Some((name, value)), false) = (rest.split_once('='), rest.starts_with('/')) {
-            let name = name.strip_prefix("attr:").unwrap_or(name).to_ascii_uppercase();
-            Filter::Attribute { name, value: value.to_ascii_uppercase() }
+            attribute_filter(name.strip_prefix("attr:").unwrap_or(name), value)?
         } else {
-            Filter::Name(unescaped(rest))
+            let name = unescaped(rest);
+            if let EntryTypes::One(of) = types {
+                EntryId::new(of, &name)?;
+            }
+            Filter::Name(name)
         };
         Ok(Listing { types, filter })
+    }
+}
+
+fn attribute_filter(name: &str, value: &str) -> Result<Filter, EntryError> {
+    let known = LISTED.into_iter().find(|known| known.eq_ignore_ascii_case(name));
+    let name = known.ok_or_else(|| EntryError::ListedAttribute { name: shown(name) })?.to_owned();
+    match value.is_empty() {
+        true => Err(EntryError::ListedValue(name)),
+        false => Ok(Filter::Attribute { name, value: value.to_ascii_uppercase() }),
     }
 }
 
@@ -385,6 +411,21 @@ mod tests {
             ),
         ] {
             assert_eq!(text.parse(), Ok(Listing { types, filter }), "{text}");
+        }
+    }
+
+    /// What no entry can have is told at once; an empty list would look like an answer.
+    #[test]
+    fn a_list_of_what_cannot_be_is_refused() {
+        for (text, words) in [
+            ("foo", "gdev, rdev and server, and all"),
+            ("gdev:FOO=NO", "those there are: CONFIG, EXIST, DEVTYPE, SHARE"),
+            ("gdev:share=", "SHARE=VALUE"),
+            ("gdev:web1.img", "no absolute path"),
+            ("server:a b", "no name of a VM Host"),
+        ] {
+            let said = text.parse::<Listing>().unwrap_err().to_string();
+            assert!(said.contains(words), "{text}: {said}");
         }
     }
 

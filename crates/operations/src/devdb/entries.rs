@@ -26,6 +26,12 @@ use crate::{Actor, Mode, Refusal, VmHost};
 pub enum EntryRefused {
     #[error("there is no entry {0}; `hpvmdevmgmt -l {type}` lists those there are", r#type = .0.entry.as_str())]
     Missing(EntryId),
+    #[error("no entry has the name '{0}'; `hpvmdevmgmt -l all` lists those there are")]
+    NoName(String),
+    #[error("there is no guest '{0}' on which entries could depend; `hpvmstatus` lists the guests")]
+    NoGuest(String),
+    #[error("{0} is this VM Host itself, which is listed without an entry and is not deleted")]
+    OwnServer(EntryId),
     #[error("{id} is there already{}", known_as(.id, .known))]
     Exists { id: EntryId, known: EntryId },
     #[error("'{0}' does not exist, so nobody can tell what {1} would be about")]
@@ -229,9 +235,10 @@ fn deleted(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {
     let Some(entry) = before else {
         let presets = Presets::of(&host.root).names();
         let is_preset = presets.iter().any(|folder| folder == id.name());
-        return Err(match is_preset && id.entry == EntryType::Restricted {
-            true => EntryRefused::Preset(id.clone()),
-            false => EntryRefused::Missing(id.clone()),
+        return Err(match id.entry {
+            EntryType::Restricted if is_preset => EntryRefused::Preset(id.clone()),
+            EntryType::Server if id.name() == own_name() => EntryRefused::OwnServer(id.clone()),
+            _ => EntryRefused::Missing(id.clone()),
         }
         .into());
     };
@@ -243,6 +250,11 @@ fn deleted(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {
         }
     }
     Ok(Changed { before: Some(entry), after: None })
+}
+
+/// What this VM Host is called in the list.
+pub(super) fn own_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn cleared(host: &VmHost, id: &EntryId, name: AttributeName) -> Result<Changed, Refusal> {

@@ -9,6 +9,7 @@ use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, Peripheral};
 use hpvm_registry::Entry;
 
 use super::dependents::{self, Dependent};
+use super::entries::{EntryRefused, own_name};
 use super::presets::Presets;
 use super::trail::Trail;
 use crate::stores::Stores;
@@ -46,8 +47,26 @@ pub fn list(host: &VmHost, listing: &Listing) -> Result<Vec<Line>, Refusal> {
         lines.extend(servers(&entries));
     }
     lines.retain(|line| line.passes(&listing.filter));
+    if lines.is_empty() {
+        mistaken(host, &listing.filter)?;
+    }
     lines.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(lines)
+}
+
+/// A list without a line is an answer where there could be one.
+fn mistaken(host: &VmHost, filter: &Filter) -> Result<(), Refusal> {
+    match filter {
+        Filter::Name(name) if !name.starts_with('/') => {
+            Err(EntryRefused::NoName(name.clone()).into())
+        }
+        Filter::Dependent(guest)
+            if !host.registry.all()?.iter().any(|config| config.name.as_str() == guest) =>
+        {
+            Err(EntryRefused::NoGuest(guest.clone()).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Line {
@@ -226,8 +245,7 @@ fn restriction(entry: &Entry, stores: &Stores) -> Line {
 
 /// This VM Host, and those that somebody added.
 fn servers(entries: &[Entry]) -> Vec<Line> {
-    let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let own = EntryId::new(EntryType::Server, &own).ok();
+    let own = EntryId::new(EntryType::Server, &own_name()).ok();
     let added = entries.iter().map(|entry| entry.id.clone());
     let names: BTreeSet<EntryId> =
         added.filter(|id| id.entry == EntryType::Server).chain(own).collect();

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use hpvm_model::{EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice};
-use hpvm_plan::facts::Restriction;
+use hpvm_plan::facts::{FileFact, Restriction};
 use hpvm_registry::{Entry, Step};
 
 use super::dependents::{self, Dependent, told};
@@ -31,6 +31,7 @@ pub enum Decision {
 /// Everything that does not agree, now.
 pub fn flaws(host: &VmHost) -> Result<Vec<Flaw>, Refusal> {
     let mut flaws = Vec::new();
+    let mut told_of = BTreeSet::new();
     let entries = host.registry.entries()?;
     let inodes = Inodes::at(entries.iter().map(|entry| entry.id.name()));
     for entry in &entries {
@@ -48,9 +49,10 @@ pub fn flaws(host: &VmHost) -> Result<Vec<Flaw>, Refusal> {
             false => format!("; {}", told(&dependents)),
         };
         flaws.push(Flaw { text: format!("{} leads nowhere{users}", entry.id), command, decision });
+        told_of.extend(dependents.into_iter().map(|dependent| dependent.store.path));
     }
     for config in host.registry.all()? {
-        flaws.extend(flaws_of(host, &config)?);
+        flaws.extend(flaws_of(host, &config, &told_of)?);
     }
     Ok(flaws)
 }
@@ -68,13 +70,24 @@ fn way_out(entry: &Entry, dependents: &[Dependent]) -> (Vec<String>, Decision) {
     }
 }
 
-fn flaws_of<'a>(host: &VmHost, config: &'a GuestConfig) -> Result<Vec<Flaw>, Refusal> {
+/// `told_of` are paths that lead nowhere and have an entry, which was told.
+fn flaws_of<'a>(
+    host: &VmHost,
+    config: &'a GuestConfig,
+    told_of: &BTreeSet<String>,
+) -> Result<Vec<Flaw>, Refusal> {
     let facts = host.facts(config, None)?;
     let mut flaws = Vec::new();
     let named = |device: &'a StorageDevice| device.backings().map(move |b| (device, &*b.path));
     for (device, path) in config.storage.iter().flat_map(named) {
-        let Some(known) = facts.registered.get(path) else { continue };
         let guest = &config.name;
+        let is_missing = facts.files.get(path) == Some(&FileFact::Missing);
+        if is_missing && !device.is_place_holder() && !told_of.contains(path) {
+            let text = format!("guest '{guest}' has '{path}', which leads nowhere");
+            let command = words(&["hpvmmodify", "-P", guest.as_str(), "-d", &device.to_string()]);
+            flaws.push(Flaw { text, command, decision: Decision::Administrators });
+        }
+        let Some(known) = facts.registered.get(path) else { continue };
         if let (Some(kept), Some(found)) = (&known.kept, &known.found)
             && matches!(kept.compare(found), Likeness::Other | Likeness::Shrunk)
         {
