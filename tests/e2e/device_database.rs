@@ -252,6 +252,8 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert_eq!(size(), 1_610_612_736);
     host.ok(&["hpvmdevmgmt", "-S", "1537M", &shown]);
     assert_eq!(size(), 1537 << 20);
+    let apart = ["hpvmdevmgmt", "-S", "1538M", "--preallocate", &shown];
+    assert!(refused(&host, &apart).contains("directly behind it: -S SIZE FILE"));
 
     let full = host.path("full.img");
     let shown = full.display().to_string();

@@ -40,6 +40,9 @@ fn sentence(error: &clap::Error, options: &clap::Command) -> String {
             None => format!("{} cannot stand with the other options", letter(&spelled)),
         },
         ErrorKind::InvalidValue => format!("{} needs a value: {spelled}", letter(&spelled)),
+        ErrorKind::WrongNumberOfValues => {
+            format!("{} takes its values directly behind it: {spelled}", letter(&spelled))
+        }
         ErrorKind::TooManyValues => format!("{} takes no value", letter(&spelled)),
         ErrorKind::MissingRequiredArgument => format!("{spelled} is missing"),
         _ => {
@@ -72,10 +75,10 @@ fn spelled(argument: &str, options: &clap::Command) -> String {
     }
 }
 
-/// `--memory <AMOUNT>` is `-r AMOUNT`, `<DIR>` is `DIR`, `--reason <TEXT>` has no letter.
+/// `--memory <AMOUNT>` is `-r AMOUNT`, `--size <SIZE> <FILE>` is `-S SIZE FILE`, `<DIR>` is `DIR`, `--reason <TEXT>` has no letter.
 fn option_spelled(argument: &str, options: &clap::Command) -> String {
     let (option, value) = argument.split_once(' ').unwrap_or((argument, ""));
-    let value = value.trim_end_matches("...").trim_matches(['<', '>']);
+    let value = value.trim_end_matches("...").replace(['<', '>'], "");
     let short = option.strip_prefix("--").and_then(|long| {
         options.get_arguments().find(|option| option.get_long() == Some(long))?.get_short()
     });

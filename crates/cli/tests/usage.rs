@@ -52,6 +52,10 @@ fn wrong_command_lines_get_one_sentence() {
         ("hpvmmodify -P g -p 1", "hpvmmodify: ERROR: -P and -p exclude each other"),
         ("hpvmmodify -P g -P h", "hpvmmodify: ERROR: -P is given twice"),
         ("hpvmmodify -P", "hpvmmodify: ERROR: -P needs a value: -P NAME"),
+        (
+            "hpvmdevmgmt -S 10M --preallocate d.img",
+            "hpvmdevmgmt: ERROR: -S takes its values directly behind it: -S SIZE FILE",
+        ),
         ("hpvmmodify -P g -F -s", "hpvmmodify: ERROR: -F and -s exclude each other"),
         ("hpvmmodify -P g extra", "hpvmmodify: ERROR: the argument 'extra' has no meaning here"),
         ("hpvmmodify -P g --force=yes", "hpvmmodify: ERROR: -F takes no value"),

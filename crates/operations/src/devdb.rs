@@ -13,6 +13,7 @@ mod registered;
 pub mod repair;
 pub mod replace;
 mod restriction;
+pub mod running;
 mod trail;
 
 pub(crate) use registered::{

@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
 use hpvm_model::bytes::{Bytes, SizeError, shown};
-use hpvm_model::entry::{Deletion, EntryError, Listing, Replacement, Setting};
-use hpvm_model::{EntryId, Severity};
+use hpvm_model::entry::{AttributeName, Deletion, EntryError, Listing, Replacement, Setting};
+use hpvm_model::{Choice, EntryId, Severity};
 use hpvm_operations::devdb::disk_file::{self, Made, Room};
 use hpvm_operations::devdb::entries::{self, Changed};
-use hpvm_operations::devdb::{listing, repair, replace};
+use hpvm_operations::devdb::{listing, repair, replace, running};
 use hpvm_operations::{Actor, Mode, Refusal, VmHost};
 use hpvm_registry::Access;
 
 use crate::args::Operation;
-use crate::dispatch::{Context, Perform, version};
+use crate::dispatch::{Context, Perform, quoted, version};
 use crate::entries as shown_as;
 use crate::exit::Failure;
 use crate::messages::printable;
@@ -125,8 +125,8 @@ impl Perform for Devmgmt {
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone());
         match size {
-            Some((size, path)) => self.make_disk(&mut host, &actor, size, &path),
-            None => self.change(&mut host, &actor),
+            Some((size, path)) => self.make_disk(context, &mut host, &actor, size, &path),
+            None => self.change(context, &mut host, &actor),
         }?;
         match mode(self.dry_run) {
             Mode::Apply => done("what was asked for is done already"),
@@ -136,7 +136,7 @@ impl Perform for Devmgmt {
 }
 
 impl Devmgmt {
-    fn change(&self, host: &mut VmHost, actor: &Actor) -> Result<(), Failure> {
+    fn change(&self, context: &Context, host: &mut VmHost, actor: &Actor) -> Result<(), Failure> {
         let mode = mode(self.dry_run);
         let changed = if let Some(id) = &self.add {
             entries::add(host, actor, id, mode)
@@ -156,11 +156,33 @@ impl Devmgmt {
             ));
         };
         let Changed { before, after } = changed?;
+        self.tell_who_waits(context, host)?;
         self.tell(&shown_as::change(before.as_ref(), after.as_ref(), mode))
+    }
+
+    /// Whether a disk may be written is settled when a guest starts.
+    fn tell_who_waits(&self, context: &Context, host: &VmHost) -> Result<(), Failure> {
+        let (id, read_only) = match (&self.modify, &self.delete) {
+            (Some((id, Setting::ReadOnly(choice))), _) => (id, *choice),
+            (_, Some(Deletion::Attribute(id, AttributeName::ReadOnly))) => (id, Choice::No),
+            _ => return Ok(()),
+        };
+        let guests = running::started_otherwise(host, id.name(), read_only)?;
+        if !guests.is_empty() {
+            let guests: Vec<String> = guests.iter().map(|guest| format!("'{guest}'")).collect();
+            let text = format!(
+                "READONLY={} counts from the next start of each guest that runs with the disk, and changes nothing for it until then: {}",
+                read_only.as_str(),
+                guests.join(", ")
+            );
+            context.say.warning(None, &text);
+        }
+        Ok(())
     }
 
     fn make_disk(
         &self,
+        context: &Context,
         host: &mut VmHost,
         actor: &Actor,
         size: Bytes,
@@ -177,7 +199,16 @@ impl Devmgmt {
         };
         let path = path.display().to_string();
         let text = format!("'{}' {what}: {size}, {} bytes\n", printable(&path), size.0);
-        Ok(print(&text)?)
+        print(&text)?;
+        if let Made::Extended { .. } = made {
+            for (guest, disk) in running::disks(host, &path)? {
+                let statement = quoted(&disk.device.to_string());
+                context.say.note(&format!(
+                    "the running guest '{guest}' sees the new size after `hpvmmodify -P {guest} -m {statement}`"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// A change that goes well is silent, as it always was; a dry run is for what it says.
