@@ -12,6 +12,7 @@ pub mod xml;
 
 use hpvm_host::nic::Carrier;
 use hpvm_model::{PortNumber, PortVlan, Wire};
+use hpvm_operations::network::nat::NatView;
 use hpvm_operations::network::view::{PortView, SwitchView};
 
 /// A.03.50 had no other; its switches took a NIC with others on it.
@@ -58,6 +59,16 @@ fn link(carrier: Carrier) -> &'static str {
         Carrier::Up => "up",
         Carrier::Down => "down",
         Carrier::Off => "off",
+    }
+}
+
+fn nat(now: &NatView) -> &'static str {
+    match now {
+        NatView::AtRest => "no guest runs on it",
+        NatView::There { .. } => "up",
+        NatView::Gone => "missing",
+        NatView::Silent => "silent",
+        NatView::Unknown => "unknown",
     }
 }
 

@@ -7,6 +7,7 @@ use hpvm_model::{
     MacAddress, NicKind, PciSlot, PortNumber, PortRules, PortVlan, SpoofGuard, SwitchName,
     SwitchNumber, SwitchState, VlanId, Vswitch, Wire,
 };
+use hpvm_operations::network::nat::NatView;
 use hpvm_operations::network::view::{PortState, PortView, ShownState, SwitchView, WireView};
 use hpvm_vswitchd::protocol::Station;
 use hpvm_vswitchd::status::{Counters, Discards, PortLink, PortNow};
@@ -236,6 +237,29 @@ Port Number                      : 9
 
 "#]]
     );
+}
+
+/// What does not work is not shown as if it did.
+#[test]
+fn a_nat_wire_tells_whether_it_is_there() {
+    let shown = |now: NatView| {
+        let mut view = vlan02();
+        view.switch.wire = Wire::Nat;
+        view.switch.forwards.push("tcp:8080:10.0.2.15:80".parse().unwrap());
+        view.wire = WireView::Nat(now);
+        let text = blocks::one(&view, Ports::All, Counting::Left);
+        let lines = text
+            .lines()
+            .filter(|line| ["Wire Link", "Port Forward"].iter().any(|key| line.starts_with(key)));
+        let values = lines.map(|line| line.split_once(" : ").unwrap().1.trim().to_owned());
+        values.collect::<Vec<_>>()
+    };
+    let [ssh, web] = ["tcp:2222:10.0.2.15:22", "tcp:8080:10.0.2.15:80"];
+    let dead = |forward| format!("{forward} (does not work)");
+    let forwards = vec![ssh.parse().unwrap()];
+    assert_eq!(shown(NatView::There { forwards }), ["up", ssh, &dead(web)]);
+    assert_eq!(shown(NatView::Gone), ["missing", &dead(ssh), &dead(web)]);
+    assert_eq!(shown(NatView::AtRest), ["no guest runs on it", ssh, web]);
 }
 
 #[test]

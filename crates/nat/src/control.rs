@@ -79,6 +79,15 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// Whether whoever asks may not.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(
+            self,
+            ControlError::Connect(_, why) if why.kind() == ErrorKind::PermissionDenied
+        )
+    }
+
     /// Whether nobody listens there: no process is left, neither one that works nor one that would start it again.
     #[must_use]
     pub fn is_absence(&self) -> bool {

@@ -6,6 +6,7 @@ pub(crate) mod forwards;
 pub(crate) mod lan;
 pub mod links;
 mod mtu;
+pub mod nat;
 pub mod ports;
 mod runner;
 pub mod switches;

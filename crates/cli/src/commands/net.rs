@@ -325,7 +325,7 @@ impl Net {
         let host = VmHost::open(Access::ReadOnly)?;
         // Who may not change switches still sees them.
         let _ = ports::tidy(&host);
-        self.show(&host.switches()?, Ports::All)
+        self.show(&host, host.switches()?, Ports::All)
     }
 
     fn show_one(&self, context: &Context, selector: &SwitchSelector) -> Result<(), Failure> {
@@ -357,22 +357,30 @@ impl Net {
                 return Err(Refusal::from(SwitchRefused::UnusedPort { name, port }).into());
             }
         }
-        self.show(&views, port.map_or(Ports::All, Ports::One))?;
+        self.show(&host, views, port.map_or(Ports::All, Ports::One))?;
         if self.zero {
             switches::clear(&host, selector, port)?;
         }
         Ok(())
     }
 
-    fn show(&self, switches: &[SwitchView], ports: Ports) -> Result<(), Failure> {
+    fn show(
+        &self,
+        host: &VmHost,
+        mut switches: Vec<SwitchView>,
+        ports: Ports,
+    ) -> Result<(), Failure> {
         let counting = if self.statistics { Counting::Shown } else { Counting::Left };
+        let has_blocks = self.verbose || self.statistics || self.port.is_some();
+        if has_blocks || self.json || self.xml {
+            host.ask_nat(&mut switches);
+        }
+        let switches = switches.as_slice();
         let text = match switches {
             _ if self.json => json::render(switches)?,
             _ if self.xml => xml::render(switches),
             _ if self.machine => machine::render(switches),
-            _ if self.verbose || self.statistics || self.port.is_some() => {
-                blocks::all(switches, ports, counting)
-            }
+            _ if has_blocks => blocks::all(switches, ports, counting),
             [switch] if self.selector().is_some() => list::one(switch, ports),
             _ => list::render(switches),
         };

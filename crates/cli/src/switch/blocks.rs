@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use hpvm_model::network::Rate;
-use hpvm_model::{GuestName, Isolation, PortNumber, SpoofGuard};
+use hpvm_model::{Forward, GuestName, Isolation, PortNumber, SpoofGuard};
 use hpvm_operations::network::view::{PortView, SwitchView, WireView};
 use hpvm_vswitchd::status::Counters;
 
@@ -30,13 +30,16 @@ pub fn one(switch: &SwitchView, ports: Ports, counting: Counting) -> String {
             ("Vswitch Number                   ", switch.switch.number.to_string()),
             ("Vswitch State                    ", switch.state.as_str().to_owned()),
             ("Wire                             ", or_none(wire(switch))),
-            ("Wire Link                        ", link(switch.wire)),
+            ("Wire Link                        ", link(&switch.wire)),
             ("MAC Address                      ", mac(switch)),
             ("IP Address                       ", or_none(ip(switch))),
         ];
         push(&mut text, lines);
         let forwards = switch.switch.forwards.iter();
-        push(&mut text, forwards.map(|f| ("Port Forward                     ", f.to_string())));
+        push(
+            &mut text,
+            forwards.map(|f| ("Port Forward                     ", forward(switch, f))),
+        );
     }
     for port in ports.of(switch) {
         // Writing to a string cannot fail.
@@ -57,14 +60,23 @@ fn push(text: &mut String, lines: impl IntoIterator<Item = (&'static str, String
     }
 }
 
-/// How the interface is, in words.
-fn link(wire: WireView) -> String {
+/// One that does not work says so.
+fn forward(switch: &SwitchView, forward: &Forward) -> String {
+    match switch.forwards_missing().any(|missing| missing == forward) {
+        true => format!("{forward} (does not work)"),
+        false => forward.to_string(),
+    }
+}
+
+/// How what is behind the wire is, in words.
+fn link(wire: &WireView) -> String {
     match wire {
         WireView::None => "none".to_owned(),
+        WireView::Nat(now) => super::nat(now).to_owned(),
         WireView::Missing => "missing".to_owned(),
         WireView::Here { carrier, mtu_bytes, speed_mbit } => {
             let speed = speed_mbit.map_or_else(String::new, |mbit| format!(", {mbit} Mb/s"));
-            format!("{}{speed}, MTU {mtu_bytes}", super::link(carrier))
+            format!("{}{speed}, MTU {mtu_bytes}", super::link(*carrier))
         }
     }
 }

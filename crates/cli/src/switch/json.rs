@@ -1,11 +1,12 @@
 //! `hpvmnet --json`: everything, for programs. The schema in docs/schema only grows; a test sees to it.
 
 use hpvm_model::{Isolation, PortRules, SpoofGuard};
+use hpvm_operations::network::nat::NatView;
 use hpvm_operations::network::view::{PortView, SwitchView, WireView};
 use hpvm_vswitchd::status::{self, PortLink, PortNow};
 use serde::Serialize;
 
-use super::{link, vlan, wire};
+use super::{link, nat, vlan, wire};
 
 /// Grows when a reader of older documents would misread a newer one.
 const FORMAT: u32 = 1;
@@ -36,7 +37,8 @@ struct Switch {
     wanted: String,
     /// The interface that is its wire, `nat`, `tap:NAME`, or empty.
     wire: String,
-    /// Of its interface: `up`, `down` without a link, `off` when nobody set it up, or `missing`; absent without one.
+    /// Of its interface: `up`, `down` without a link, `off` when nobody set it up, or `missing`. Of NAT: `up`, `silent`
+    /// when it does not answer, or `missing`. Absent without either, and where no guest runs on it.
     wire_link: Option<String>,
     wire_mtu_bytes: Option<u32>,
     /// In million bits a second; absent when nobody knows.
@@ -44,6 +46,8 @@ struct Switch {
     mac_address: Option<String>,
     ip_address: Option<String>,
     forwards: Vec<String>,
+    /// Those of them that do not work, though guests run on the switch.
+    forwards_missing: Vec<String>,
     ports: Vec<Port>,
 }
 
@@ -129,11 +133,14 @@ struct Discards {
 impl From<&SwitchView> for Switch {
     fn from(view: &SwitchView) -> Switch {
         let switch = &view.switch;
-        let (wire_link, wire_mtu_bytes, wire_speed_mbit) = match view.wire {
-            WireView::None => (None, None, None),
+        let (wire_link, wire_mtu_bytes, wire_speed_mbit) = match &view.wire {
+            WireView::None | WireView::Nat(NatView::AtRest | NatView::Unknown) => {
+                (None, None, None)
+            }
+            WireView::Nat(now) => (Some(nat(now)), None, None),
             WireView::Missing => (Some("missing"), None, None),
             WireView::Here { carrier, mtu_bytes, speed_mbit } => {
-                (Some(link(carrier)), Some(mtu_bytes), speed_mbit)
+                (Some(link(*carrier)), Some(*mtu_bytes), *speed_mbit)
             }
         };
         Switch {
@@ -148,6 +155,7 @@ impl From<&SwitchView> for Switch {
             mac_address: view.mac.map(|mac| mac.to_string()),
             ip_address: view.ip.map(|ip| ip.to_string()),
             forwards: switch.forwards.iter().map(ToString::to_string).collect(),
+            forwards_missing: view.forwards_missing().map(ToString::to_string).collect(),
             ports: view.ports.iter().map(Port::from).collect(),
         }
     }

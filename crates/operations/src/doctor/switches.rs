@@ -4,6 +4,7 @@
 use hpvm_model::Vswitch;
 
 use super::{Cure, Finding};
+use crate::network::nat::{self, NatView};
 use crate::network::text::{self, Text};
 use crate::network::view::ShownState;
 use crate::{Refusal, VmHost};
@@ -15,9 +16,27 @@ pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), 
             let text = format!("guests run on virtual switch '{name}', and its process was killed");
             let cure = Cure::Tell(format!("hpvmnet -S {name} -b"));
             findings.push(Finding { text, cure });
+        } else if let Some(now) = nat::of(host, &view.switch) {
+            findings.extend(without_nat(&view.switch, &now));
         }
     }
     texts(host, findings)
+}
+
+fn without_nat(switch: &Vswitch, now: &NatView) -> Option<Finding> {
+    let name = &switch.name;
+    let (text, cure) = match now {
+        NatView::Gone => (
+            format!("the NAT of virtual switch '{name}', on which guests run, was killed"),
+            format!("hpvmnet -S {name} -b"),
+        ),
+        NatView::Silent => (
+            format!("the NAT of virtual switch '{name}' does not answer"),
+            format!("end its process, hpvmnat, and run `hpvmnet -S {name} -b`"),
+        ),
+        NatView::AtRest | NatView::There { .. } | NatView::Unknown => return None,
+    };
+    Some(Finding { text, cure: Cure::Tell(cure) })
 }
 
 fn texts(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {

@@ -6,14 +6,15 @@ use std::net::IpAddr;
 
 use hpvm_host::nic::{self, Carrier};
 use hpvm_model::{
-    GuestConfig, GuestName, GuestNumber, MacAddress, NicKind, PortNumber, PortRules, SwitchState,
-    Vswitch, Wire,
+    Forward, GuestConfig, GuestName, GuestNumber, MacAddress, NicKind, PortNumber, PortRules,
+    SwitchState, Vswitch, Wire,
 };
 use hpvm_plan::record::Machine;
 use hpvm_registry::{NicRow, Selector};
 use hpvm_vswitchd::protocol::Request;
 use hpvm_vswitchd::status::{PortLink, PortNow, Status};
 
+use super::nat::{self, NatView};
 use super::runner::{Runner, status};
 use super::wire;
 use crate::{Refusal, VmHost};
@@ -26,17 +27,19 @@ pub struct SwitchView {
     /// Of the interface that is its wire.
     pub mac: Option<MacAddress>,
     pub ip: Option<IpAddr>,
-    /// The interface as it is at this moment.
+    /// What is behind the wire as it is at this moment.
     pub wire: WireView,
     /// Ports that a guest has or reserves, or that have rules, in order.
     pub ports: Vec<PortView>,
 }
 
-/// The interface behind a wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is behind a wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WireView {
     /// The wire is none.
     None,
+    Nat(NatView),
+    /// It has no interface.
     Missing,
     Here {
         carrier: Carrier,
@@ -104,6 +107,18 @@ impl PortState {
     }
 }
 
+impl SwitchView {
+    /// The port forwards that are known not to work.
+    pub fn forwards_missing(&self) -> impl Iterator<Item = &Forward> {
+        let now = match &self.wire {
+            WireView::Nat(now) => Some(now),
+            _ => None,
+        };
+        let forwards = self.switch.forwards.iter();
+        forwards.filter(move |forward| now.is_some_and(|now| now.lacks(forward)))
+    }
+}
+
 impl VmHost {
     /// The machines of all guests that run.
     pub(crate) fn machines(&self) -> Result<Vec<(GuestConfig, Machine)>, Refusal> {
@@ -154,10 +169,12 @@ impl VmHost {
                 .wire
                 .interface()
                 .map(|_| nic.as_ref().and_then(|nic| nic.mac).unwrap_or(MacAddress::new([0; 6]))),
-            wire: match (switch.wire.interface(), &nic) {
-                (None, _) => WireView::None,
-                (Some(_), None) => WireView::Missing,
-                (Some(_), Some(nic)) => WireView::Here {
+            wire: match (&switch.wire, &nic) {
+                (Wire::None, _) => WireView::None,
+                // Asked by those who tell of it, since it may be slow.
+                (Wire::Nat, _) => WireView::Nat(NatView::Unknown),
+                (Wire::Nic(_) | Wire::Tap(_), None) => WireView::Missing,
+                (Wire::Nic(_) | Wire::Tap(_), Some(nic)) => WireView::Here {
                     carrier: nic.carrier,
                     mtu_bytes: nic.mtu_bytes,
                     speed_mbit: nic::speed_mbit(&nic.name),
@@ -167,6 +184,15 @@ impl VmHost {
             switch,
             state,
             ports,
+        }
+    }
+
+    /// Asks the processes that do NAT for these switches how they are.
+    pub fn ask_nat(&self, views: &mut [SwitchView]) {
+        for view in views {
+            if let Some(now) = nat::of(self, &view.switch) {
+                view.wire = WireView::Nat(now);
+            }
         }
     }
 
