@@ -25,7 +25,7 @@ use crate::lost_record::Loss;
 use crate::network::text::{self, Text};
 use crate::presence::{Attention, Presence, Supervision};
 use crate::stores::{self, Stores};
-use crate::{Actor, Refusal, VmHost, lost, lost_record, supervise};
+use crate::{Actor, Refusal, VmHost, lost, lost_record, supervise, surroundings};
 
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +124,13 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
         );
         let cure = Cure::Tell(format!("shut it down from within, or: hpvmstop -P {name} -h -F"));
         findings.push(Finding { text, cure });
+    }
+    if let Some(machine) = host.machine(config) {
+        let missing = surroundings::missing_files(&machine).into_iter();
+        findings.extend(missing.map(|path| Finding {
+            text: format!("of guest '{name}': {}", surroundings::missing_file(&path)),
+            cure: Cure::Tell(surroundings::file_back(&path)),
+        }));
     }
     if !presence.is_on()
         && let Some(damage) = crate::nvram::damage(host, config)

@@ -30,6 +30,7 @@ pub mod start;
 pub mod stop;
 mod stores;
 pub mod supervise;
+mod surroundings;
 pub mod view;
 pub mod vm_host;
 pub mod why;

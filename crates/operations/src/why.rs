@@ -6,7 +6,7 @@ use std::fs::File;
 use hpvm_app::snapshot::{Crash, Ending, Phase};
 use hpvm_engine::last_words;
 use hpvm_host::names::guest_folder;
-use hpvm_model::{GuestConfig, Problem, Remedy, Severity};
+use hpvm_model::{GuestConfig, GuestName, Problem, Remedy, Severity};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::Outcome;
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use crate::actor::Failed;
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
+use crate::surroundings::{self, Trouble};
 use crate::{Refusal, VmHost, lost, lost_record};
 
 /// So many operations back the last start is looked for.
@@ -38,12 +39,35 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
             if let Some(loss) = lost_record::look(host, config, &presence) {
                 return Ok(without_record(config, loss));
             }
-            Ok(running(config, &presence, attention.as_ref(), *supervision))
+            let why = running(config, &presence, attention.as_ref(), *supervision);
+            Ok(with_surroundings(why, &config.name, &surroundings::troubles(host, config)))
         }
         Presence::Off { .. } => match lost::qemu_at_rest(host, config) {
             Some(pid) => Ok(out_of_reach(config, pid)),
             None => off(host, config, &presence),
         },
+    }
+}
+
+/// A guest that is well itself may have lost what it needs. What keeps it from running comes first, and alone.
+fn with_surroundings(why: Why, name: &GuestName, troubles: &[Trouble]) -> Why {
+    if why.remedy.is_some() || troubles.is_empty() {
+        return why;
+    }
+    let mut causes: Vec<String> = troubles.iter().map(|trouble| trouble.cause.clone()).collect();
+    causes.extend(why.causes);
+    let remedies = troubles.iter().map(|trouble| &trouble.remedy);
+    let asks: Vec<&str> = remedies.clone().filter_map(|remedy| remedy.ask.as_deref()).collect();
+    let mut commands: Vec<&str> = remedies.map(|remedy| remedy.command.as_str()).collect();
+    // Two files have one last look.
+    commands.dedup();
+    Why {
+        headline: format!("'{name}' runs, and lacks what it was given"),
+        causes,
+        remedy: Some(Remedy {
+            ask: (!asks.is_empty()).then(|| asks.join("; ")),
+            command: commands.join(" && "),
+        }),
     }
 }
 
@@ -239,4 +263,37 @@ fn last_failed_start(
         causes,
         remedy: remedy.or_else(again),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trouble(cause: &str, ask: Option<&str>, command: &str) -> Trouble {
+        let remedy = Remedy { ask: ask.map(str::to_owned), command: command.to_owned() };
+        Trouble { cause: cause.to_owned(), remedy }
+    }
+
+    #[test]
+    fn what_a_running_guest_lacks_is_told_unless_it_does_not_run_well_itself() {
+        let name: GuestName = "web".parse().expect("a name");
+        let well = Why { headline: "well".into(), causes: vec!["a note".into()], remedy: None };
+        let troubles = [
+            trouble("the switch is halted", None, "hpvmnet -S a -b"),
+            trouble("a is gone", Some("bring a"), "hpvmstatus -P web"),
+            trouble("b is gone", Some("bring b"), "hpvmstatus -P web"),
+        ];
+        assert_eq!(with_surroundings(well.clone(), &name, &[]), well);
+        let told = with_surroundings(well.clone(), &name, &troubles);
+        assert_eq!(told.causes, ["the switch is halted", "a is gone", "b is gone", "a note"]);
+        assert_eq!(
+            told.remedy,
+            Some(Remedy {
+                ask: Some("bring a; bring b".into()),
+                command: "hpvmnet -S a -b && hpvmstatus -P web".into()
+            })
+        );
+        let held = Why { remedy: command("hpvmstatus -P web".into()), ..well };
+        assert_eq!(with_surroundings(held.clone(), &name, &troubles), held);
+    }
 }
