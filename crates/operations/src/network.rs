@@ -15,7 +15,7 @@ pub mod view;
 mod wire;
 
 pub(crate) use self::runner::status;
-use hpvm_model::{Forward, SwitchName};
+use hpvm_model::{Forward, NatSubnet, SwitchName};
 use hpvm_vswitchd::client::ClientError;
 
 /// Why a virtual switch could not be used.
@@ -57,6 +57,12 @@ pub enum SwitchRefused {
         "port forwards {one} and {other} of virtual switch '{name}' want the same port of the VM Host; choose another for one of them"
     )]
     Collision { name: SwitchName, one: Forward, other: Forward },
+    #[error(
+        "port forward {forward} of virtual switch '{name}' leads to no guest: guests behind NAT have addresses of {subnet}, from {} on, and {}, {} and {} are not theirs",
+        subnet.guest(0).unwrap_or(subnet.first()),
+        subnet.gateway(), subnet.name_server(), subnet.broadcast()
+    )]
+    NoGuest { name: SwitchName, forward: Forward, subnet: NatSubnet },
     #[error("the capture of port {port} of virtual switch '{name}' has ended: {why}")]
     Capture { name: SwitchName, port: hpvm_model::PortNumber, why: String },
     #[error("no guest that runs has port {port} of virtual switch '{name}'")]

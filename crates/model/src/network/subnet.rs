@@ -97,6 +97,13 @@ impl NatSubnet {
             && address != self.broadcast()
     }
 
+    /// Whether a guest may have this address: by DHCP, or set within the guest.
+    #[must_use]
+    pub fn may_be_guest(self, address: Ipv4Addr) -> bool {
+        let others = [self.first, self.gateway(), self.name_server(), self.broadcast()];
+        self.contains(address) && !others.contains(&address)
+    }
+
     fn at(self, offset: u32) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.first.to_bits() + offset)
     }
@@ -166,6 +173,10 @@ mod tests {
         assert_eq!(subnet.guest(0), Some(Ipv4Addr::new(10, 0, 2, 15)));
         assert_eq!(subnet.guest(subnet.guests_max() - 1), Some(Ipv4Addr::new(10, 0, 2, 254)));
         assert_eq!(subnet.guest(subnet.guests_max()), None);
+        let may_be = |last| subnet.may_be_guest(Ipv4Addr::new(10, 0, 2, last));
+        assert!([1, 4, 15, 254].into_iter().all(may_be));
+        assert!(![0, 2, 3, 255].into_iter().any(may_be));
+        assert!(!subnet.may_be_guest(Ipv4Addr::new(192, 168, 1, 1)));
     }
 
     #[test]

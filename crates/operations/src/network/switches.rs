@@ -15,6 +15,7 @@ use hpvm_model::{
     Forward, GuestConfig, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchNumber,
     SwitchState, Vswitch, Wire, chain,
 };
+use hpvm_nat::Settings;
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Link;
 use hpvm_registry::{Step, SwitchSelector};
@@ -54,6 +55,7 @@ pub fn create(
     let mut switch = Vswitch::new(change.next_switch_number()?, name.clone());
     apply(&mut switch, request);
     fits(&switch)?;
+    lead_to_guests(&switch.name, request)?;
     let mut problems = problems(&others, &switch);
     change.insert_vswitch(&switch)?;
     if mode == Mode::DryRun {
@@ -84,9 +86,11 @@ pub fn change(
         _ => Vec::new(),
     };
     let altered = alter(host, actor, selector, mode, |switch, all| {
+        let before = switch.clone();
         apply(switch, request);
         fits(switch)?;
-        Ok(problems(all, switch))
+        lead_to_guests(&switch.name, request)?;
+        Ok(dropped_forwards(&before, switch).into_iter().chain(problems(all, switch)).collect())
     })?;
     altered.told(|runner, before| {
         let after = &runner.switch;
@@ -221,6 +225,35 @@ fn fits(switch: &Vswitch) -> Result<(), Refusal> {
         _ => Ok(()),
     };
     fit.map_err(|source| SwitchRefused::Unfit { name: name(), source }.into())
+}
+
+/// Refuses new port forwards to addresses that no guest has. Older ones keep nobody from changing something else.
+fn lead_to_guests(name: &SwitchName, request: &SwitchRequest) -> Result<(), Refusal> {
+    // The one network that there is behind a NAT wire.
+    let subnet = Settings::default().subnet;
+    let mut forwards = request.forwards.iter().flatten();
+    match forwards.find(|forward| !subnet.may_be_guest(*forward.guest.ip())) {
+        Some(forward) => {
+            let (name, forward) = (name.clone(), *forward);
+            Err(SwitchRefused::NoGuest { name, forward, subnet }.into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// A wire that is no NAT any more takes its port forwards along, which nobody asked for.
+fn dropped_forwards(before: &Vswitch, after: &Vswitch) -> Option<Problem> {
+    let is_dropped = after.wire != Wire::Nat && !before.forwards.is_empty();
+    is_dropped.then(|| {
+        let name = &after.name;
+        let given: Vec<String> =
+            before.forwards.iter().map(|forward| format!("--forward {forward}")).collect();
+        let text = format!(
+            "virtual switch '{name}' has no NAT any more, so its port forwards are dropped; `hpvmnet -S {name} -C --wire nat {}` has them again",
+            given.join(" ")
+        );
+        Problem::warning(name.as_str(), text)
+    })
 }
 
 /// Two that want the same port of the VM Host.
