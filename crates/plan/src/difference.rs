@@ -125,6 +125,8 @@ pub fn with_refusals(mut changes: Vec<FieldChange>, problems: &[Problem]) -> Vec
             change.field == problem.item
                 || change.to == problem.item
                 || change.to.ends_with(&format!(":{}", problem.item))
+                // A switch that is not there, which a NIC names.
+                || format!("{}:", change.to).contains(&format!(":vswitch:{}:", problem.item))
         };
         let mut about = changes.iter_mut().filter(|change| is_about(change)).peekable();
         if about.peek().is_some() {

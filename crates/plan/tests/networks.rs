@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::*;
 use hpvm_model::*;
 use hpvm_plan::clone::{CloneRequest, Disks, design};
-use hpvm_plan::difference::{Effect, created, fields, waiting};
+use hpvm_plan::difference::{Effect, created, fields, waiting, with_refusals};
 use hpvm_plan::facts::network::{LanAnswer, NetworkFacts, PortHolder};
 use hpvm_plan::facts::{HostFacts, Provision, StartFacts};
 use hpvm_plan::hotplug::{Force, Live, Planned, When, plan};
@@ -319,6 +319,19 @@ fn another_card_waits_for_the_next_start_and_is_shown_so() {
     };
     assert!(why.contains("no port at 6,0"), "{why}");
     assert!(created(&far).iter().any(|field| field.field == "network 6,0"));
+}
+
+/// A row of its own would look as if the NIC came all the same.
+#[test]
+fn a_switch_that_is_not_there_is_refused_where_the_nic_is_shown() {
+    let config = networked(&[AVIO, "network:lan:0,1,0x56e9e3096a22:vswitch:lan:portid:1"]);
+    let mut facts = host(&config);
+    facts.network.switches.remove(&config.nics[1].vswitch);
+    let found = problems(&config, &facts, Purpose::Change { before: None });
+    let fields = with_refusals(created(&config), &found);
+    assert_eq!(fields.len(), created(&config).len());
+    let refused = fields.iter().filter(|field| matches!(field.effect, Effect::Refused(_)));
+    assert_eq!(refused.map(|field| field.field.as_str()).collect::<Vec<_>>(), ["network 0,1"]);
 }
 
 #[test]
