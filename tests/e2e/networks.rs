@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_capture_ends_with_the_next_and_with_its_port,
     forwards_come_and_go_and_one_port_is_shown_alone,
     guests_reserve_ports,
+    a_running_guest_shows_the_name_that_its_switch_has,
     a_clone_has_ports_and_addresses_of_its_own,
     both_kinds_talk_and_outlive_their_switch,
     nics_come_and_go_while_the_guest_runs,
@@ -123,6 +124,10 @@ fn what_cannot_be_is_refused() {
             "tcp:2222:10.0.2.15:22 and tcp:127.0.0.1:2222:10.0.2.16:22 of virtual switch 'nat1' want the same port",
         ),
         (
+            &["hpvmnet", "-S", "nat1", "-C", "--forward", "tcp:2222:192.168.1.1:22"],
+            "leads to no guest: guests behind NAT have addresses of 10.0.2.0/24",
+        ),
+        (
             &["hpvmcreate", "-P", "a", "-a", "network:lan::vswitch:none"],
             "there is no virtual switch 'none'",
         ),
@@ -198,6 +203,9 @@ fn forwards_come_and_go_and_one_port_is_shown_alone() {
     assert!(second.stderr.contains(&words), "{second}");
     let other = web.replace("8080", "8081");
     assert_eq!(host.ok(&["hpvmnet", "-S", "nat2", "-C", "--forward", &other]), "");
+    let rewired = host.run(&["hpvmnet", "-S", "nat2", "-C", "--wire", "none"]);
+    let words = format!("`hpvmnet -S nat2 -C --wire nat --forward {other}` has them again");
+    assert!(rewired.status.success() && rewired.stderr.contains(&words), "{rewired}");
     host.ok(&["hpvmnet", "-S", "nat1", "-u", "portid:1:vlanid:7"]);
     host.ok(&["hpvmnet", "-S", "nat1", "-u", "portid:2:vlanid:8"]);
     let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);
@@ -241,6 +249,30 @@ fn guests_reserve_ports() {
     assert!(statements.contains("network:avio_lan:0,1,0x56E9E3096A22:vswitch:localnet\n"));
     host.ok(&["hpvmmodify", "-P", "one", "-d", "network:avio_lan:0,1"]);
     assert!(!host.ok(&["hpvmstatus", "-P", "one", "-d"]).contains("network:"));
+}
+
+/// What is listed can be typed again, and nothing waits for the next start.
+fn a_running_guest_shows_the_name_that_its_switch_has() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:avio_lan::vswitch:sw1:portid:3"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-C", "-N", "sw2"]);
+    for layout in ["-d", "-V", "--json"] {
+        let shown = host.ok(&["hpvmstatus", "-P", "one", layout]);
+        assert!(shown.contains("sw2") && !shown.contains("sw1"), "{layout}: {shown}");
+    }
+    let same = ["hpvmmodify", "-P", "one", "-s", "-m", "network:avio_lan:0,1:vswitch:sw2"];
+    assert_eq!(host.ok(&same), "Nothing would change.\n");
+    // Halted under it, as the guest's own state does not show.
+    host.ok(&["hpvmnet", "-S", "sw2", "-h", "-F"]);
+    let why = host.ok(&["hpvm", "why", "-P", "one"]);
+    assert!(why.contains("because virtual switch 'sw2' is halted"), "{why}");
+    assert!(why.ends_with("Next:  hpvmnet -S sw2 -b\n"), "{why}");
+    host.ok(&["hpvmnet", "-S", "sw2", "-b"]);
+    let why = host.ok(&["hpvm", "why", "-P", "one"]);
+    assert!(why.contains("nothing is wrong with it"), "{why}");
 }
 
 /// A port's rules go with the NIC that is cloned: a guest of a VLAN has no clone outside of it.

@@ -21,7 +21,7 @@ use hpvm_plan::facts::{
     StartFacts, Tenancy,
 };
 use hpvm_plan::record::{Machine, Sharing};
-use hpvm_registry::{Access, Change, Identities, Registry, Selector};
+use hpvm_registry::{Access, Change, Identities, Registry, Selector, SwitchSelector};
 
 use crate::folder::{self, Folder};
 use crate::network::lan;
@@ -143,12 +143,21 @@ impl VmHost {
         result
     }
 
-    /// The boot record of a guest: what it runs on, or ran on last.
+    /// The boot record of a guest: what it runs on, or ran on last. Its switches have the names they have now, since a rename
+    /// changes nothing of the machine.
     pub fn boot_record(&self, config: &GuestConfig) -> Result<Machine, Refusal> {
         let path = self.folder(config).file(guest_folder::BOOT_RECORD);
         let text = durable::open_regular(&path).and_then(std::io::read_to_string);
         let text = text.map_err(Refusal::file("read", &path))?;
-        Machine::read(&text).map_err(|source| Refusal::Record { path, source })
+        let mut machine =
+            Machine::read(&text).map_err(|source| Refusal::Record { path, source })?;
+        for attached in &mut machine.nics {
+            let switch = self.registry.vswitch(&SwitchSelector::Number(attached.switch));
+            if let Ok(Some(switch)) = switch {
+                attached.nic.vswitch = switch.name;
+            }
+        }
+        Ok(machine)
     }
 
     /// The machine of a running guest.
