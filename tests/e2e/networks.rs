@@ -256,7 +256,7 @@ fn a_running_guest_shows_the_name_that_its_switch_has() {
     let host = VmHost::new(Engine::Fake);
     host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
     host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
-    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:avio_lan::vswitch:sw1:portid:3"]);
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:avio_lan:0,1:vswitch:sw1:portid:3"]);
     host.ok(&["hpvmstart", "-P", "one"]);
     host.ok(&["hpvmnet", "-S", "sw1", "-C", "-N", "sw2"]);
     for layout in ["-d", "-V", "--json"] {

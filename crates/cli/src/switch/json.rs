@@ -81,7 +81,6 @@ struct Rules {
     /// Whether it hears no other port that is isolated, nor is heard by one.
     isolated: bool,
     /// How the guest's firmware boots over its NIC: `dhcp`, or the profile as it was given; absent when it does not.
-    #[serde(skip_serializing_if = "Option::is_none")]
     lan_boot: Option<String>,
 }
 
