@@ -296,7 +296,7 @@ fn nat_is_silent() {
     host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan::vswitch:nat1"]);
     host.ok(&["hpvmstart", "-P", "one"]);
     let nats = || {
-        // The one that works is started by /proc/self/exe.
+        // The one that works, and the one that stands by, are started by /proc/self/exe.
         let is_nat = |name: &str| ["hpvmnat", "exe"].contains(&name);
         let all = host.processes().into_iter().filter(|(_, name)| is_nat(name));
         all.filter_map(|(pid, _)| PidFd::open_number(pid).ok().flatten()).collect::<Vec<_>>()
@@ -304,20 +304,38 @@ fn nat_is_silent() {
     let signal = |to: &[PidFd], signal| {
         to.iter().for_each(|nat| assert!(nat.signal(signal).expect("our own process")));
     };
+    let all = "one that works, one that would start it again, and one that would follow that";
+    wait_until(BOUND, all, || nats().len() == 3);
     let silent = nats();
-    assert_eq!(silent.len(), 2, "one that works, and one that would start it again");
     signal(&silent, Signal::STOP);
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     host.ok(&["hpvmstart", "-P", "one"]);
     let log = fs::read_to_string(host.path("var/opt/hpvm/common/vswitch-2.log")).expect("a log");
     assert!(log.contains("the NAT of virtual switch 'nat1' fails: "), "{log}");
-    assert_eq!(nats().len(), 2, "no other was started");
+    assert_eq!(nats().len(), 3, "no other was started");
     // It does then what it was asked.
     signal(&silent, Signal::CONT);
     wait_until(BOUND, "it ends", || nats().is_empty());
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     host.ok(&["hpvmstart", "-P", "one"]);
-    assert_eq!(nats().len(), 2);
+    wait_until(BOUND, all, || nats().len() == 3);
+    // Stopped first, so that none is left to start another.
+    let killed = nats();
+    signal(&killed, Signal::STOP);
+    signal(&killed, Signal::KILL);
+    wait_until(BOUND, "all are gone", || nats().is_empty());
+    let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);
+    assert!(shown.contains("Wire Link                        : missing\n"), "{shown}");
+    let why = host.ok(&["hpvm", "why", "-P", "one"]);
+    assert!(why.contains("because the NAT of virtual switch 'nat1' was killed\n"), "{why}");
+    let doctor = host.run(&["hpvm", "doctor"]);
+    assert!(doctor.stdout.contains("the NAT of virtual switch 'nat1'"), "{doctor}");
+    let next = "hpvmnet -S nat1 -b";
+    assert!(why.ends_with(&format!("Next:  {next}\n")) && doctor.stdout.contains(next));
+    host.ok(&next.split(' ').collect::<Vec<_>>());
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+    let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);
+    assert!(shown.contains("Wire Link                        : up\n"), "{shown}");
 }
 
 fn a_forward_whose_port_is_taken_is_told() {

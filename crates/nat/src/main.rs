@@ -32,7 +32,7 @@ use hpvm_nat::{Settings, SettingsError, descriptor};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::service::{End, Service, ServiceError, Sockets};
-use crate::supervise::{STARTED_WRONGLY, supervise};
+use crate::supervise::{STARTED_WRONGLY, Start, stand_by, supervise};
 
 /// Each connection of a guest is a descriptor, and some memory.
 const DESCRIPTORS_MAX: u64 = 2048;
@@ -56,22 +56,30 @@ enum Failure {
 
 /// The first argument of the process that does the work.
 const WORKER: &str = "worker";
-/// The worker's end of a pipe that is closed when the process outside of it is gone.
+/// The first argument of the process that follows when the outer one is killed.
+const STANDBY: &str = "standby";
+/// The inner process's end of a pipe that is closed when those whose end it waits for are gone: of a worker the process outside of
+/// it, of who stands by that process and its worker.
 const LIFELINE: i32 = 5;
+/// A worker's share of the other end of such a pipe: of who stands by.
+const WITNESS: i32 = 6;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
-    let is_worker = arguments.first().is_some_and(|first| first == WORKER);
-    let ended = if is_worker {
+    let part = arguments.first().filter(|first| [WORKER, STANDBY].contains(&first.as_str()));
+    let part = part.cloned();
+    if part.is_some() {
         arguments.remove(0);
-        work(arguments).map(|end| {
+    }
+    let ended = match part.as_deref() {
+        Some(WORKER) => work(arguments).map(|end| {
             if end == End::Alone {
                 eprintln!("hpvmnat: no switch was connected for a minute");
             }
             ExitCode::SUCCESS
-        })
-    } else {
-        watch_over(&arguments)
+        }),
+        Some(_) => follow(arguments),
+        None => watch_over(arguments),
     };
     ended.unwrap_or_else(|failure| {
         eprintln!("hpvmnat: {}", hpvm_model::chain(&failure));
@@ -82,11 +90,20 @@ fn main() -> ExitCode {
     })
 }
 
-fn watch_over(arguments: &[String]) -> Result<ExitCode, Failure> {
+fn watch_over(settings: Vec<String>) -> Result<ExitCode, Failure> {
+    supervise(&start(settings)?).map_err(Failure::Supervise)
+}
+
+fn follow(settings: Vec<String>) -> Result<ExitCode, Failure> {
+    let start = start(settings)?;
+    stand_by(&start, descriptor(LIFELINE)?).map_err(Failure::Supervise)
+}
+
+fn start(settings: Vec<String>) -> Result<Start, Failure> {
     let wire = descriptor(descriptor::WIRE)?;
     let control = descriptor(descriptor::CONTROL)?;
-    Settings::parse(arguments.iter().cloned())?;
-    supervise(&wire, &control, arguments).map_err(Failure::Supervise)
+    Settings::parse(settings.iter().cloned())?;
+    Ok(Start { wire, control, settings })
 }
 
 fn work(arguments: Vec<String>) -> Result<End, Failure> {

@@ -1,19 +1,29 @@
 //! The outer `hpvmnat`: starts the worker, which reads what guests send, and starts it again when it ends against its will. A
 //! guest that brings libslirp down takes its neighbours' connections along, not their network.
 //!
-//! It has no part in what the worker does, and knows nothing of it but how it ended. The worker ends with it.
+//! It has no part in what the worker does, and knows nothing of it but how it ended. The worker ends with it. Killed itself, it
+//! is followed by another that stands by for that alone, once nothing of the old ones holds their ports:
+//!
+//! ```text
+//!  outer ──lifeline──► worker
+//!    │                   │
+//!    └─────witness───────┴──► who stands by
+//! ```
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use hpvm_nat::descriptor;
-use rustix::event::{Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid};
 
-use crate::{LIFELINE, WORKER};
+use crate::{LIFELINE, STANDBY, WITNESS, WORKER};
 
 /// A worker that lived so long counts as new.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -29,18 +39,43 @@ enum Next {
     Again(Duration),
 }
 
+/// What each process of a `hpvmnat` is started with.
+pub(crate) struct Start {
+    pub(crate) wire: OwnedFd,
+    pub(crate) control: OwnedFd,
+    pub(crate) settings: Vec<String>,
+}
+
+/// Waits until the outer process and its worker are gone, then goes on in their place.
+pub(crate) fn stand_by(start: &Start, witness: OwnedFd) -> io::Result<ExitCode> {
+    // Without a bound: it may never be needed. Who ends in good order ends this process too.
+    retry_on_intr(|| poll(&mut [PollFd::new(&witness, PollFlags::IN)], None))?;
+    drop(witness);
+    let _ = rustix::thread::set_name(c"hpvmnat");
+    eprintln!("hpvmnat: the outer process was killed; another takes its place");
+    supervise(start)
+}
+
 /// Runs until a worker has ended because it should.
-pub(crate) fn supervise(
-    wire: &OwnedFd,
-    control: &OwnedFd,
-    settings: &[String],
-) -> io::Result<ExitCode> {
+pub(crate) fn supervise(start: &Start) -> io::Result<ExitCode> {
+    let mut standby = Standby::new()?;
     let mut quick_ends = 0;
     loop {
+        standby.ensure(start);
         let began = Instant::now();
         // Nobody writes to it: the worker sees that this end is gone.
         let (worker_end, lifeline) = pipe_with(PipeFlags::CLOEXEC)?;
-        let status = start(wire, control, worker_end, settings)?.wait()?;
+        let ends = vec![(worker_end, LIFELINE), (standby.writer.try_clone()?, WITNESS)];
+        let worker = start.process(WORKER, ends)?;
+        let status = loop {
+            match retry_on_intr(|| wait(WaitOptions::empty()))? {
+                Some((pid, status)) if pid == worker => {
+                    break ExitStatus::from_raw(status.as_raw());
+                }
+                Some((pid, _)) => standby.ended(pid, start),
+                None => {}
+            }
+        };
         drop(lifeline);
         if began.elapsed() >= SETTLED {
             quick_ends = 0;
@@ -73,25 +108,66 @@ fn how(status: ExitStatus) -> String {
     format!("the worker ended by itself ({status})")
 }
 
-fn start(
-    wire: &OwnedFd,
-    control: &OwnedFd,
-    worker_end: OwnedFd,
-    settings: &[String],
-) -> io::Result<Child> {
-    let mapping = |parent_fd, child_fd| FdMapping { parent_fd, child_fd };
-    let mappings = vec![
-        mapping(wire.try_clone()?, descriptor::WIRE),
-        mapping(control.try_clone()?, descriptor::CONTROL),
-        mapping(worker_end, LIFELINE),
-    ];
-    // Not by its path, which an upgrade may have given to another program.
-    Command::new("/proc/self/exe")
-        .arg(WORKER)
-        .args(settings)
-        .fd_mappings(mappings)
-        .map_err(io::Error::other)?
-        .spawn()
+impl Start {
+    fn process(&self, part: &str, own: Vec<(OwnedFd, i32)>) -> io::Result<Pid> {
+        let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
+        let shared = vec![
+            (self.wire.try_clone()?, descriptor::WIRE),
+            (self.control.try_clone()?, descriptor::CONTROL),
+        ];
+        // Not by its path, which an upgrade may have given to another program.
+        let child = Command::new("/proc/self/exe")
+            .arg(part)
+            .args(&self.settings)
+            .fd_mappings(shared.into_iter().chain(own).map(mapping).collect())
+            .map_err(io::Error::other)?
+            .spawn()?;
+        Ok(Pid::from_child(&child))
+    }
+}
+
+/// Who goes on when this process is killed. It ends with this one when that ends in good order.
+struct Standby {
+    /// Held open by this process and each worker, and by nobody else: who stands by sees when all are gone.
+    writer: OwnedFd,
+    reader: OwnedFd,
+    process: Option<(Pid, Instant)>,
+}
+
+impl Standby {
+    fn new() -> io::Result<Standby> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Standby { writer, reader, process: None })
+    }
+
+    /// Guests have their network without.
+    fn ensure(&mut self, start: &Start) {
+        if self.process.is_some() {
+            return;
+        }
+        let reader = self.reader.try_clone();
+        match reader.and_then(|reader| start.process(STANDBY, vec![(reader, LIFELINE)])) {
+            Ok(pid) => self.process = Some((pid, Instant::now())),
+            Err(error) => eprintln!("hpvmnat: nobody stands by: {error}"),
+        }
+    }
+
+    /// One that ends at once is not tried again before the next worker.
+    fn ended(&mut self, pid: Pid, start: &Start) {
+        let Some((_, began)) = self.process.take_if(|(own, _)| *own == pid) else { return };
+        if began.elapsed() >= SETTLED {
+            self.ensure(start);
+        }
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        if let Some((pid, _)) = self.process.take() {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ const CASES: &[(&str, Case)] = &[
     ("who_has_all_connections_keeps_nobody_from_the_service", cases::hostile::exhausted),
     ("it_is_confined", cases::hostile::confined),
     ("a_worker_that_dies_is_replaced", cases::hostile::comes_back),
+    ("one_that_is_killed_is_followed", cases::hostile::is_followed),
     ("nothing_is_left_of_one_that_is_killed", cases::hostile::ends_together),
     ("it_ends_when_asked", cases::hostile::ends),
 ];

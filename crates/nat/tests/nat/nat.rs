@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hpvm_host::users::{Ids, is_root};
 use hpvm_nat::control::{Reply, Request, Status, ask};
 use hpvm_nat::{Places, Settings, start};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 pub(crate) struct Nat {
     folder: tempfile::TempDir,
@@ -39,8 +40,9 @@ impl Nat {
         self.child = spawn(&self.settings, &self.wire, &self.control);
     }
 
+    /// All of it at once; it has a process group of its own.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("killed");
+        kill_process_group(Pid::from_child(&self.child), Signal::KILL).expect("killed");
         self.child.wait().expect("waited for");
     }
 
@@ -91,7 +93,8 @@ fn spawn(settings: &Settings, wire: &UnixListener, control: &UnixListener) -> Ch
 
 impl Drop for Nat {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Of a group that nobody is left in the number may be another's, but for a moment that no test waits for.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();
     }
 }

@@ -132,7 +132,25 @@ pub(crate) fn ends() {
     assert!(nat.ended().success());
 }
 
-/// The worker does not outlive who would start it again.
+/// Whoever starts the worker may be killed, and whoever follows then: guests have their network back.
+pub(crate) fn is_followed() {
+    let nat = Nat::start(Settings::default());
+    let hub = Hub::new(nat.connect());
+    for number in 1..4 {
+        let worker = nat.status().pid;
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).expect("it lives");
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+        let outer = parent.trim().parse().ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(outer, Signal::KILL).expect("killed");
+        assert!(hub.is_closed(), "the worker does not outlive who would start it again");
+        hub.reconnect(nat.connect());
+        let mut guest = Guest::booted(&hub, number);
+        guest.resolve(NatSubnet::default().name_server(), "again.example");
+        assert_ne!(nat.status().pid, worker);
+    }
+}
+
+/// Nothing is left to come back of one that was killed as a whole.
 pub(crate) fn ends_together() {
     let mut nat = Nat::start(Settings::default());
     let hub = Hub::new(nat.connect());
