@@ -248,7 +248,7 @@ fn a_linked_clone_keeps_its_base_as_it_is() {
         host.ok(&["hpvmstop", "-P", name, "-F"]);
     }
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
-    host.ok(&["hpvm", "doctor", "--rebuild"]);
+    host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
     assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("linked clone"));
 }
 
@@ -258,7 +258,7 @@ fn a_base_is_protected_by_removed_clones_too() {
     host.ok(&["hpvmremove", "-P", "new", "-F"]);
     let report = host.refused(&["hpvmstart", "-P", "web"]);
     assert!(report.contains("removed linked clone, which is still kept, 'new'"), "{report}");
-    host.ok(&["hpvm", "doctor", "--rebuild"]);
+    host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
     let report = host.refused(&["hpvmstart", "-P", "web"]);
     assert!(report.contains("removed linked clone, which is still kept, 'new'"), "{report}");
     host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);

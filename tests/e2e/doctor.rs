@@ -192,7 +192,17 @@ fn a_sound_registry_survives_a_rebuild() {
     let host = host_with_guests();
     host.ok(&["hpvmremove", "-P", "old", "-F"]);
     let before = Known::to(&host);
-    host.ok(&["hpvm", "doctor", "--rebuild"]);
+    host.ok(&["hpvmdevmgmt", "-a", "rdev:/media"]);
+    let kept = host.ok(&["hpvm", "undelete", "--list"]);
+    let said = host.refused(&["hpvm", "doctor", "--rebuild"]);
+    assert!(said.contains("The registry is sound. Rebuild it all the same?"), "{said}");
+    host.ok(&["hpvm", "doctor", "--rebuild", "--dry-run"]);
+    let told = host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
+    assert!(told.contains("with 2 guests, 1 removed guests that are kept"), "{told}");
+    assert!(!told.contains("Not brought back"), "{told}");
+    assert!(!host.ok(&["hpvmdevmgmt", "-l", "rdev:/media"]).is_empty());
+    assert!(host.ok(&["hpvmstatus", "-e"]).contains("hpvmdevmgmt -a rdev:/media"));
+    assert_eq!(host.ok(&["hpvm", "undelete", "--list"]), kept);
     assert_eq!(Known::to(&host), before);
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }

@@ -5,6 +5,7 @@
 //! to the registry again. What another command is making at this moment is left alone: a repair looks again while it keeps
 //! the registry, or the guest, from being changed.
 
+mod rebuild;
 mod switches;
 
 use std::collections::BTreeMap;
@@ -16,13 +17,15 @@ use hpvm_host::{durable, process, removal};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid, Vswitch};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{
-    Access, Found, Rebuilt, Registry, RemovedGuest, Selector, Step, SwitchSelector, portable,
+    Access, Found, Registry, RemovedGuest, Selector, Step, SwitchSelector, portable,
 };
+
+pub use rebuild::{Condition, condition, rebuild};
 
 use crate::clone::interrupted;
 use crate::folder::{self, Folder};
 use crate::lost_record::Loss;
-use crate::network::text::{self, Text};
+use crate::network::text;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, VmHost, lost, lost_record, supervise, surroundings};
@@ -504,22 +507,6 @@ fn remove(path: &Path) -> Result<(), Refusal> {
     removed.map_err(Refusal::file("remove", path))
 }
 
-/// Makes a lost or damaged registry anew from the guests' folders and the texts of virtual switches. A guest that has no link
-/// was removed and is kept.
-pub fn rebuild(root: &hpvm_host::Root) -> Result<Rebuilt, Refusal> {
-    root.ensure()?;
-    let found: Vec<Found> = entries(&root.uuids())
-        .into_iter()
-        .filter_map(|(_, path)| identity(&path))
-        .map(|config| found(root, config))
-        .collect();
-    let switches = text::all(root).into_iter().filter_map(|(.., text)| match text {
-        Text::Switch(switch) => Some(switch),
-        Text::Newer | Text::Malformed => None,
-    });
-    Ok(hpvm_registry::rebuild(&root.db(), found, switches)?)
-}
-
 fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
     let config = with_ports(root, config);
     let stores = Stores::look(std::iter::once(&config));
@@ -545,7 +532,7 @@ fn with_ports(root: &hpvm_host::Root, config: GuestConfig) -> GuestConfig {
     }
 }
 
-/// A guest without a link is kept a week from the rebuild on, since nobody knows when it was removed.
+/// A guest without a link is kept a week from the rebuild on when nobody knows any more when it was removed.
 const KEEP_FOUND: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
 
 #[cfg(test)]

@@ -202,7 +202,12 @@ impl Registry {
 impl Change<'_> {
     /// Adds an entry, or replaces the one of that name.
     pub fn put_entry(&self, entry: &Entry) -> Result<(), RegistryError> {
-        self.store_entry(entry).map_err(self.failed("change the device database"))
+        self.store_entry("entry", entry).map_err(self.failed("change the device database"))
+    }
+
+    /// Adds an entry to those that hpvmhostrdev goes back to.
+    pub(crate) fn put_entry_before(&self, entry: &Entry) -> Result<(), RegistryError> {
+        self.store_entry("entry_backup", entry).map_err(self.failed("change the device database"))
     }
 
     pub fn delete_entry(&self, id: &EntryId) -> Result<(), RegistryError> {
@@ -244,9 +249,9 @@ impl Change<'_> {
             .map_err(self.failed("change a setting"))
     }
 
-    fn store_entry(&self, entry: &Entry) -> rusqlite::Result<()> {
+    fn store_entry(&self, table: &str, entry: &Entry) -> rusqlite::Result<()> {
         let sql = format!(
-            "INSERT OR REPLACE INTO entry ({COLUMNS})
+            "INSERT OR REPLACE INTO {table} ({COLUMNS})
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
         );
         let file = entry.file.as_ref().map(stored);

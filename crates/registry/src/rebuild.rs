@@ -1,5 +1,5 @@
-//! Makes a lost or damaged registry again from what the guests' folders and the switches' texts say. Nothing is deleted: the damaged file gets
-//! another name, and its log with it.
+//! Makes a lost or damaged registry again from what the guests' folders and the switches' texts say, and from the old one
+//! what those do not know. Nothing is deleted: the old file gets another name, and its log with it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use crate::change::Change;
 use crate::error::RegistryError;
 use crate::guest::{Identities, RemovedGuest};
-use crate::open::Registry;
+use crate::open::{Access, Registry};
+use crate::remembered::{Lost, Remembered};
 use crate::schema::{Fresh, named_beside, sync_folder_of};
 use crate::step::Step;
 
@@ -28,9 +29,17 @@ pub struct Rebuilt {
     /// Where the old file is now, if there was one.
     pub damaged: Option<PathBuf>,
     pub guests: Vec<GuestNumber>,
+    /// Those that were removed and are kept.
+    pub removed: Vec<GuestNumber>,
     pub switches: Vec<SwitchName>,
     /// Those that contradict one that came before.
     pub skipped: Vec<Skipped>,
+    /// Entries of the device database that were taken over from the old registry.
+    pub entries_count: usize,
+    /// The same for what was done.
+    pub operations_count: usize,
+    /// What the old registry knew and nobody else does, and could not be read.
+    pub lost: Vec<Lost>,
 }
 
 #[derive(Debug)]
@@ -39,8 +48,9 @@ pub struct Skipped {
     pub why: RegistryError,
 }
 
-/// Writes a new registry with these guests and virtual switches and puts it in the place of whatever is at `path`, which becomes
-/// `PATH.damaged-TIME`. A crash at any point leaves the old one or the new one in place.
+/// Writes a new registry with these guests and virtual switches, and with what the old one knows beside them, and puts it in the
+/// place of whatever is at `path`, which becomes `PATH.damaged-TIME`. A crash at any point leaves the old one or the new one in
+/// place.
 pub fn rebuild(
     path: &Path,
     found: impl IntoIterator<Item = Found>,
@@ -48,10 +58,6 @@ pub fn rebuild(
 ) -> Result<Rebuilt, RegistryError> {
     // A link of the administrator's stays; its target is what is replaced.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut rebuilt =
-        Rebuilt { damaged: None, guests: Vec::new(), switches: Vec::new(), skipped: Vec::new() };
-    let fresh = Fresh::write(path, |registry| fill(registry, found, switches, &mut rebuilt))?;
-    Step::DoctorWritten.reached();
     // A registry that is sound after all may be in use: its lock keeps others out until it is replaced, and who waited
     // for it sees then that it was.
     let old = Registry::open_existing(path).ok();
@@ -59,6 +65,8 @@ pub fn rebuild(
         old.empty_log();
         old.begin().ok()
     });
+    let (fresh, mut rebuilt) = write(path, found, switches)?;
+    Step::DoctorWritten.reached();
     rebuilt.damaged = put_aside(path)?;
     Step::DoctorSaved.reached();
     fs::rename(&fresh.path, path)
@@ -69,13 +77,55 @@ pub fn rebuild(
     Ok(rebuilt)
 }
 
+/// What [`rebuild()`] would do. The new registry is written, and gone at the end.
+pub fn rehearse(
+    path: &Path,
+    found: impl IntoIterator<Item = Found>,
+    switches: impl IntoIterator<Item = Vswitch>,
+) -> Result<Rebuilt, RegistryError> {
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    write(path, found, switches).map(|(_gone, rebuilt)| rebuilt)
+}
+
+fn write(
+    path: &Path,
+    found: impl IntoIterator<Item = Found>,
+    switches: impl IntoIterator<Item = Vswitch>,
+) -> Result<(Fresh, Rebuilt), RegistryError> {
+    let mut lost = Vec::new();
+    let remembered = Remembered::of(&readable(path), &mut lost);
+    let mut rebuilt = Rebuilt {
+        damaged: None,
+        guests: Vec::new(),
+        removed: Vec::new(),
+        switches: Vec::new(),
+        skipped: Vec::new(),
+        entries_count: remembered.entries.len(),
+        operations_count: remembered.operations.len(),
+        lost,
+    };
+    let fresh =
+        Fresh::write(path, |registry| fill(registry, found, switches, &remembered, &mut rebuilt))?;
+    Ok((fresh, rebuilt))
+}
+
+/// The old registry as any reader sees it.
+fn readable(path: &Path) -> Result<Registry, String> {
+    match path.exists() {
+        true => Registry::open(path, Access::ReadOnly).map_err(|error| error.to_string()),
+        false => Err("there is no old registry".into()),
+    }
+}
+
 fn fill(
     registry: &Registry,
     found: impl IntoIterator<Item = Found>,
     switches: impl IntoIterator<Item = Vswitch>,
+    remembered: &Remembered,
     rebuilt: &mut Rebuilt,
 ) -> Result<(), RegistryError> {
     let change = registry.begin()?;
+    remembered.restore(&change)?;
     for switch in switches {
         // Texts of two switches with one name were never those of one registry: the first is as good as the other.
         match change.enter_vswitch(&switch) {
@@ -87,9 +137,14 @@ fn fill(
     // Removed guests first: their names are free again by the time an existing guest wants one.
     let (removed, existing): (Vec<Found>, Vec<Found>) =
         found.into_iter().partition(|found| matches!(found, Found::Removed(..)));
-    for found in removed.into_iter().chain(existing) {
+    let removed = removed.into_iter().map(|found| found.removed_as_in(remembered));
+    for found in removed.chain(existing) {
+        let known = match found {
+            Found::Guest(..) => &mut rebuilt.guests,
+            Found::Removed(..) => &mut rebuilt.removed,
+        };
         match (add(&change, &found), found.into_config()) {
-            (Ok(()), config) => rebuilt.guests.push(config.number),
+            (Ok(()), config) => known.push(config.number),
             (
                 Err(
                     why @ (RegistryError::NameTaken { .. }
@@ -102,6 +157,7 @@ fn fill(
         }
     }
     rebuilt.guests.sort_unstable();
+    rebuilt.removed.sort_unstable();
     change.commit()
 }
 
@@ -116,6 +172,18 @@ fn add(change: &Change<'_>, found: &Found) -> Result<(), RegistryError> {
 }
 
 impl Found {
+    /// Removed when the old registry says that it was.
+    fn removed_as_in(self, remembered: &Remembered) -> Found {
+        match self {
+            Found::Removed(RemovedGuest { config, removed_at, keep_until }, files) => {
+                let times = remembered.removals.get(&config.uuid).copied();
+                let (removed_at, keep_until) = times.unwrap_or((removed_at, keep_until));
+                Found::Removed(RemovedGuest { config, removed_at, keep_until }, files)
+            }
+            existing => existing,
+        }
+    }
+
     fn into_config(self) -> GuestConfig {
         match self {
             Found::Guest(config, _) => config,

@@ -6,8 +6,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use common::{Place, add, files, guest, name, number, player, role};
+use hpvm_model::Choice;
 use hpvm_registry::{
-    Access, Found, Registry, RegistryError, RemovedGuest, Step, portable, rebuild,
+    Access, Entry, Found, Outcome, Part, Registry, RegistryError, RemovedGuest, Step, portable,
+    rebuild, rehearse,
 };
 use jiff::Timestamp;
 
@@ -44,8 +46,11 @@ fn a_damaged_registry_is_replaced_and_kept() {
         [],
     )
     .unwrap();
-    assert_eq!(rebuilt.guests, [number(1), number(2), number(3)]);
+    assert_eq!(rebuilt.guests, [number(1), number(3)]);
+    assert_eq!(rebuilt.removed, [number(2)]);
     assert!(rebuilt.skipped.is_empty());
+    let parts: Vec<Part> = rebuilt.lost.iter().map(|lost| lost.part).collect();
+    assert_eq!(parts, [Part::DeviceDatabase, Part::Operations, Part::Removals]);
     let kept = rebuilt.damaged.unwrap();
     assert_eq!(fs::read_to_string(&kept).unwrap(), "no database");
     assert_eq!(damaged_files(&place), [kept]);
@@ -103,6 +108,65 @@ fn contradicting_guests_are_named_and_the_first_is_kept() {
     assert_eq!(first.config, twin);
     assert!(matches!(first.why, RegistryError::NameTaken { .. }), "{}", first.why);
     assert!(matches!(second.why, RegistryError::IdentityTaken { .. }), "{}", second.why);
+}
+
+/// A registry with a restriction, a record, and a guest that was removed at some time.
+fn with_memories(place: &Place) -> (Entry, RemovedGuest) {
+    let mut registry = place.open();
+    add(&mut registry, &guest(1));
+    add(&mut registry, &guest(2));
+    let entry = Entry::by_hand("rdev:/media".parse().unwrap(), "/media".into());
+    let change = registry.change().unwrap();
+    change.put_entry(&entry).unwrap();
+    change.back_entries_up().unwrap();
+    change.set_hostrdev_at_start(Choice::No).unwrap();
+    change.remove(number(2), Timestamp::from_second(86_400).unwrap()).unwrap();
+    change.record(&common::operation(&guest(1), Outcome::Done)).unwrap();
+    change.record(&common::operation(&guest(2), Outcome::Failed("no".into()))).unwrap();
+    change.commit().unwrap();
+    let removed = registry.removed().unwrap().pop().unwrap();
+    (entry, removed)
+}
+
+/// As folders tell it: removed at a time that nobody knows.
+fn found_removed(n: u32) -> Found {
+    let (removed_at, keep_until) = (Timestamp::now(), Timestamp::now());
+    let removed = RemovedGuest { config: guest(n), removed_at, keep_until };
+    Found::Removed(removed, files(&guest(n)))
+}
+
+#[test]
+fn what_folders_do_not_know_comes_from_the_old_registry() {
+    let place = Place::new();
+    let (entry, removed) = with_memories(&place);
+    let operations = place.reader().operations(None, 10).unwrap();
+    let export = place.reader().export().unwrap();
+    let rehearsed = rehearse(&place.path(), [found(1)], []).unwrap();
+    assert_eq!((rehearsed.entries_count, rehearsed.operations_count), (1, 2));
+    assert_eq!(place.reader().export().unwrap(), export);
+    assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 3, "it, its log, its index");
+
+    let rebuilt = rebuild(&place.path(), [found(1), found_removed(2)], []).unwrap();
+    assert_eq!(rebuilt.lost, []);
+    let registry = place.reader();
+    assert_eq!(registry.entries().unwrap(), [entry]);
+    assert_eq!(registry.hostrdev_at_start().unwrap(), Choice::No);
+    assert_eq!(registry.removed().unwrap(), [removed]);
+    assert_eq!(registry.operations(None, 10).unwrap(), operations);
+}
+
+#[test]
+fn each_part_that_cannot_be_read_is_named_and_the_others_are_taken_over() {
+    let place = Place::new();
+    with_memories(&place);
+    let raw = rusqlite::Connection::open(place.path()).unwrap();
+    raw.execute_batch("UPDATE operation SET guest_name = '../x'").unwrap();
+    drop(raw);
+    let rebuilt = rebuild(&place.path(), [found(1), found_removed(2)], []).unwrap();
+    let [lost] = &rebuilt.lost[..] else { panic!("{:?}", rebuilt.lost) };
+    assert_eq!(lost.part, Part::Operations);
+    assert_eq!((rebuilt.entries_count, rebuilt.operations_count), (1, 0));
+    assert_eq!(place.reader().operations(None, 10).unwrap(), []);
 }
 
 #[test]

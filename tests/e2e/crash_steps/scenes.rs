@@ -221,7 +221,7 @@ pub(super) const REPAIR: Scene = Scene {
 
 pub(super) const REBUILD: Scene = Scene {
     prepare: |_| {},
-    command: &["hpvm", "doctor", "--rebuild"],
+    command: &["hpvm", "doctor", "--rebuild", "-F"],
     steps: &["doctor.written", "doctor.saved", "doctor.replaced"],
     is_done: |host| is_listed(host, "web") && is_listed(host, "other"),
 };

@@ -8,21 +8,36 @@ use crate::output::print;
 use hpvm_host::Root;
 use hpvm_model::{SwitchName, chain};
 use hpvm_operations::VmHost;
-use hpvm_operations::doctor::{Cure, examine, rebuild, repair};
-use hpvm_registry::{Access, Rebuilt};
+use hpvm_operations::doctor::{Condition, Cure, condition, examine, rebuild, repair};
+use hpvm_operations::{Actor, Mode};
+use hpvm_registry::{Access, Lost, Rebuilt};
+
+use super::{agreed, mode};
 
 /// Find leftovers and damage, and repair them when asked
 ///
 /// Compares the registry, the folders of the guests, what lies in /run and what runs. Without options it changes nothing.
+///
+/// --rebuild is for a registry that is lost or damaged; of a sound one it asks first. The device database, the record of what was
+/// done and the times of removals are in no folder: they are taken over from the old registry as far as that can be read, and
+/// what cannot is told. The old registry is kept under another name.
 #[derive(Debug, clap::Parser)]
 pub struct Doctor {
     /// Repair what was found
-    #[arg(long)]
+    #[arg(long, conflicts_with = "rebuild")]
     pub repair: bool,
 
     /// Rebuild the registry from the guests' folders
     #[arg(long)]
     pub rebuild: bool,
+
+    /// --rebuild: ask nothing, even if the registry is sound
+    #[arg(short = 'F', long, requires = "rebuild")]
+    pub force: bool,
+
+    /// --rebuild: check only, print what would be in the new registry
+    #[arg(long, requires = "rebuild")]
+    pub dry_run: bool,
 
     #[command(flatten)]
     pub operation: Operation,
@@ -31,8 +46,7 @@ pub struct Doctor {
 impl Perform for Doctor {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         if self.rebuild {
-            let rebuilt = rebuild(&Root::from_environment()?)?;
-            return Ok(print(&told(&rebuilt))?);
+            return self.rebuild(context);
         }
         let access = if self.repair { Access::ReadWrite } else { Access::ReadOnly };
         let mut host = VmHost::open(access)?;
@@ -61,13 +75,44 @@ impl Perform for Doctor {
     }
 }
 
-fn told(rebuilt: &Rebuilt) -> String {
-    let mut text = format!("The registry was made anew with {} guests", rebuilt.guests.len());
+impl Doctor {
+    fn rebuild(self, context: &Context) -> Result<(), Failure> {
+        let root = Root::from_environment()?;
+        let condition = condition(&root)?;
+        let mode = mode(self.dry_run);
+        if condition == Condition::Sound && mode == Mode::Apply && !self.force {
+            agreed(context.say.ask("The registry is sound. Rebuild it all the same?"))?;
+        }
+        let actor: Actor = context.actor(self.operation.reason);
+        let rebuilt = rebuild(&root, &actor, mode)?;
+        Ok(print(&told(&rebuilt, mode))?)
+    }
+}
+
+fn told(rebuilt: &Rebuilt, mode: Mode) -> String {
+    let (made, taken, lost) = match mode {
+        Mode::Apply => ("was made", "were taken", "Not brought back"),
+        Mode::DryRun => ("would be made", "would be taken", "Would not be brought back"),
+    };
+    let mut text = format!("The registry {made} anew with {} guests", rebuilt.guests.len());
+    if !rebuilt.removed.is_empty() {
+        text.push_str(&format!(", {} removed guests that are kept", rebuilt.removed.len()));
+    }
     let names: Vec<&str> = rebuilt.switches.iter().map(SwitchName::as_str).collect();
     text.push_str(&match names.is_empty() {
         true => ".\n".to_owned(),
         false => format!(" and the virtual switches {}.\n", names.join(", ")),
     });
+    let counts = (rebuilt.entries_count, rebuilt.operations_count);
+    if counts != (0, 0) {
+        text.push_str(&format!(
+            "From the old one {taken} over {} entries of the device database and {} records of what was done.\n",
+            counts.0, counts.1
+        ));
+    }
+    for Lost { part, why } in &rebuilt.lost {
+        text.push_str(&format!("{lost}: {part}: {why}\n"));
+    }
     if let Some(damaged) = &rebuilt.damaged {
         text.push_str(&format!("The old one is kept as {}.\n", damaged.display()));
     }

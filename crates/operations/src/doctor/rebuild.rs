@@ -1,0 +1,59 @@
+//! Makes the registry anew from the guests' folders and the texts of virtual switches, and from the old registry what those do
+//! not tell. Asks first what state the old one is in: what is sound is better left.
+
+use hpvm_host::Root;
+use hpvm_registry::{Access, Found, Rebuilt, Registry, RegistryError, rehearse};
+
+use crate::network::text::{self, Text};
+use crate::{Actor, Mode, Refusal};
+
+/// What state a registry is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// There is none.
+    Missing,
+    Sound,
+    Damaged,
+}
+
+/// Looks at the registry as a rebuild would find it. One that is merely out of reach, or a newer hpvm's, is refused: a rebuild
+/// would not help it.
+pub fn condition(root: &Root) -> Result<Condition, Refusal> {
+    let path = root.db();
+    if std::fs::symlink_metadata(&path).is_err() {
+        return Ok(Condition::Missing);
+    }
+    let findings = Registry::open(&path, Access::ReadOnly).and_then(|registry| {
+        registry.all()?;
+        registry.removed()?;
+        registry.check()
+    });
+    match findings {
+        Ok(findings) if findings.is_empty() => Ok(Condition::Sound),
+        Ok(_) => Ok(Condition::Damaged),
+        Err(RegistryError::Damaged { .. } | RegistryError::Sql { .. }) => Ok(Condition::Damaged),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the registry anew. A guest that has no link was removed and is kept.
+pub fn rebuild(root: &Root, actor: &Actor, mode: Mode) -> Result<Rebuilt, Refusal> {
+    root.ensure()?;
+    let found: Vec<Found> = super::entries(&root.uuids())
+        .into_iter()
+        .filter_map(|(_, path)| super::identity(&path))
+        .map(|config| super::found(root, config))
+        .collect();
+    let switches = text::all(root).into_iter().filter_map(|(.., text)| match text {
+        Text::Switch(switch) => Some(switch),
+        Text::Newer | Text::Malformed => None,
+    });
+    if mode == Mode::DryRun {
+        return Ok(rehearse(&root.db(), found, switches)?);
+    }
+    let rebuilt = hpvm_registry::rebuild(&root.db(), found, switches)?;
+    // The new registry is in place, whether or not that can be written down.
+    let _ = Registry::open(&root.db(), Access::ReadWrite)
+        .and_then(|mut registry| registry.record(&actor.done(None, None)));
+    Ok(rebuilt)
+}
