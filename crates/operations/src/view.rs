@@ -259,14 +259,67 @@ impl VmHost {
 const EVENTS_MAX: usize = 1000;
 
 fn event(recorded: &RecordedOperation) -> String {
-    let Operation { at, user, from, command_line, reason, outcome, duration, .. } =
+    let Operation { at, user, from, command_line, reason, guest, outcome, duration, .. } =
         &recorded.operation;
+    let at = at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
     let result = match outcome {
         Outcome::Done => "done".to_owned(),
         Outcome::Running(_) => "not finished".to_owned(),
         Outcome::Failed(text) => format!("refused: {}", text.lines().next().unwrap_or_default()),
     };
-    let reason = reason.as_ref().map_or(String::new(), |reason| format!(", because {reason}"));
+    // What the command line tells is not told again.
+    let guest = guest.as_ref().filter(|guest| !names(command_line, guest.name.as_str()));
+    let guest = guest.map_or(String::new(), |guest| format!(" (guest '{}')", guest.name));
+    let reason = reason.as_ref().filter(|_| !command_line.contains(" --reason"));
+    let reason = reason.map_or(String::new(), |reason| format!(", because {reason}"));
     let duration = duration.as_millis();
-    format!("{at} {user} ({from}): {command_line}{reason}: {result} ({duration} ms)\n")
+    format!("{at} {user} ({from}): {command_line}{guest}{reason}: {result} ({duration} ms)\n")
+}
+
+/// Whether a word of the command line is this name, or ends with it as in `--name=web`.
+fn names(command_line: &str, name: &str) -> bool {
+    command_line.split([' ', '=']).any(|word| word == name || word == format!("-P{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(command_line: &str, guest: Option<&str>, reason: Option<&str>) -> String {
+        let subject = |name: &str| hpvm_registry::Subject {
+            uuid: "4a5e0000-0000-4000-8000-000000000001".parse().expect("a uuid"),
+            name: name.parse().expect("a name"),
+        };
+        event(&RecordedOperation {
+            id: hpvm_registry::OperationId(1),
+            operation: Operation {
+                at: "2026-11-24T08:00:12.06Z".parse().expect("a time"),
+                uid: 0,
+                user: "root".into(),
+                from: "pts/3".into(),
+                command_line: command_line.into(),
+                reason: reason.map(str::to_owned),
+                guest: guest.map(subject),
+                before: None,
+                after: None,
+                outcome: Outcome::Done,
+                duration: Duration::from_millis(7),
+                step: None,
+            },
+        })
+    }
+
+    #[test]
+    fn an_event_tells_each_thing_once() {
+        assert_eq!(
+            told("hpvm autostop", Some("web"), None),
+            "2026-11-24T08:00:12.060Z root (pts/3): hpvm autostop (guest 'web'): done (7 ms)\n"
+        );
+        let line = "hpvmstop -P web --reason 'new disk'";
+        let event = told(line, Some("web"), Some("new disk"));
+        assert!(event.ends_with(&format!(": {line}: done (7 ms)\n")), "{event}");
+        assert!(
+            told("hpvmstop -p 3", Some("web"), Some("x")).contains("(guest 'web'), because x:")
+        );
+    }
 }
