@@ -111,7 +111,9 @@ pub enum CopiedState {
 pub enum Denial {
     #[error("the guest is starting; try again in a moment")]
     Starting,
-    #[error("the guest is being stopped")]
+    #[error(
+        "the guest is being stopped; try again when it is off, or end it at once with `hpvmstop -h`"
+    )]
     Stopping,
     #[error("the guest has ended")]
     Ended,
@@ -137,7 +139,9 @@ pub enum Denial {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum NotStopped {
-    #[error("no operating system is running yet that could shut down")]
+    #[error(
+        "no operating system listens to the power button, so none is running that could shut down"
+    )]
     NoOs,
     #[error("the operating system did not react to the power button")]
     NoReaction,

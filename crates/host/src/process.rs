@@ -46,6 +46,14 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat(pid).filter(|stat| stat.life() != Life::Dead).map(|stat| stat.start_time)
 }
 
+/// How long ago a process with this start time started.
+#[must_use]
+pub fn age(start_time: u64) -> Duration {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let started = Duration::from_millis(start_time.saturating_mul(1000) / per_second);
+    Duration::from_millis(boottime_ms()).saturating_sub(started)
+}
+
 /// Processor time a process and its threads have used.
 #[must_use]
 pub fn processor_time(pid: i32) -> Option<Duration> {

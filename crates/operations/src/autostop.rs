@@ -77,6 +77,8 @@ fn end(config: &GuestConfig, actor: &Actor, at_most: Duration) -> Result<Ended, 
     let why = match asked {
         Ok(Stopped::Now | Stopped::WasOff) => return Ok(Ended::ByItself),
         Err(interrupted @ Refusal::Interrupted { .. }) => return Err(interrupted),
+        // What else could be tried is tried here.
+        Err(Refusal::NotStopped { why, .. }) => why.to_string(),
         Err(refusal) => hpvm_model::chain(&refusal),
     };
     match host.presence(config.number) {

@@ -12,6 +12,7 @@ use hpvm_host::names::run_folder;
 use hpvm_host::process::{self, Life};
 pub use hpvm_host::supervision::Supervision;
 use hpvm_model::{Occupant, RunState};
+use jiff::Timestamp;
 
 /// A guest as `/run` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +118,17 @@ fn silent(stores: &[SilentStore]) -> String {
     stores.iter().map(clause).collect::<Vec<_>>().join("; ")
 }
 
+/// A guest on its way down.
+fn stopping(snapshot: &Snapshot) -> String {
+    let Snapshot { since, decided, .. } = snapshot;
+    match decided {
+        Some(how) => format!("its QEMU is ending since {since}: {how}"),
+        None => format!(
+            "asked to shut down at {since}; it is off when its operating system has done so, or at once by hpvmstop -h"
+        ),
+    }
+}
+
 fn no_record(snapshot: &Snapshot) -> Option<Attention> {
     let reason = snapshot.record_damage.clone()?;
     Some(Attention::NoRecord { reason })
@@ -170,6 +182,14 @@ impl Presence {
         }
     }
 
+    /// When the run began, whatever state it has been in since.
+    #[must_use]
+    pub fn runs_since(&self) -> Option<Timestamp> {
+        let Presence::On { snapshot: Some(snapshot), .. } = self else { return None };
+        let age = process::age(snapshot.qemu.start_time);
+        Timestamp::now().checked_sub(age).ok()
+    }
+
     /// When and how the last run ended, while the VM Host remembers it.
     #[must_use]
     pub fn ending(&self) -> Option<(&str, &Ending)> {
@@ -186,8 +206,10 @@ impl Presence {
         let Presence::On { snapshot, supervision, attention } = self else { return Vec::new() };
         let mut sentences: Vec<String> = attention.iter().map(Attention::to_string).collect();
         if let Some(snapshot) = snapshot {
-            if let Phase::Paused { reason, .. } = &snapshot.phase {
-                sentences.push(format!("paused: {reason}"));
+            match &snapshot.phase {
+                Phase::Paused { reason, .. } => sentences.push(format!("paused: {reason}")),
+                Phase::Stopping { .. } => sentences.push(stopping(snapshot)),
+                Phase::Starting | Phase::Running { .. } | Phase::Ended { .. } => {}
             }
             sentences.extend(snapshot.notes.iter().cloned());
         }
@@ -195,5 +217,34 @@ impl Presence {
             sentences.push("nobody supervises it; the next command takes it over".into());
         }
         sentences
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stopping_guest(decided: Option<&Ending>) -> Presence {
+        let json = serde_json::json!({
+            "boot_id": "b", "phase": { "phase": "stopping", "occupant": "os" },
+            "since": "2026-11-24T08:00:12Z", "decided": decided, "unresponsive_since": null,
+            "notes": [], "qemu": { "pid": 1, "start_time": 1 }, "accelerator": "kvm", "adoptions": 0
+        });
+        let snapshot = Some(serde_json::from_value(json).expect("a snapshot"));
+        Presence::On { snapshot, supervision: Supervision::Full, attention: None }
+    }
+
+    #[test]
+    fn a_guest_on_its_way_down_is_said_to_be() {
+        assert_eq!(
+            stopping_guest(None).health(),
+            [
+                "asked to shut down at 2026-11-24T08:00:12Z; it is off when its operating system has done so, or at once by hpvmstop -h"
+            ]
+        );
+        assert_eq!(
+            stopping_guest(Some(&Ending::StoppedHard)).health(),
+            ["its QEMU is ending since 2026-11-24T08:00:12Z: stopped (hard)"]
+        );
     }
 }

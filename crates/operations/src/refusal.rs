@@ -78,8 +78,10 @@ pub enum Refusal {
     Accelerator(String),
     #[error(transparent)]
     Denied(#[from] Denial),
-    #[error("{0}")]
-    NotStopped(NotStopped),
+    #[error(
+        "{why}; the guest runs on: try `hpvmstop -P {name} -g` again later, or end it like a power cut with `hpvmstop -P {name} -h`"
+    )]
+    NotStopped { name: GuestName, why: NotStopped },
     #[error("what its LUNs have done is not known: {0}")]
     Uncounted(String),
     #[error("the guest could not be stopped: {0}")]
@@ -162,7 +164,7 @@ pub enum Left {
     #[error("guest '{0}' is being stopped all the same; `hpvmstatus -P {0}` shows it")]
     Stopping(GuestName),
     #[error(
-        "guest '{0}' goes on shutting down if its OS does; hpvmstatus shows it, hpvmstop -h ends it"
+        "guest '{0}' goes on shutting down if its OS does; `hpvmstatus -P {0} -V` shows it, `hpvmstop -P {0} -h` ends it"
     )]
     ShuttingDown(GuestName),
 }

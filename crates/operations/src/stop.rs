@@ -163,7 +163,7 @@ fn ask(
             Ok(())
         }
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
-        Reply::NotStopped { why } => Err(Refusal::NotStopped(why)),
+        Reply::NotStopped { why } => Err(Refusal::NotStopped { name: config.name.clone(), why }),
         Reply::Failed { error } => Err(Refusal::StopFailed(error)),
         Reply::Held { by } => Err(Refusal::HeldByStore { name: config.name.clone(), by }),
         _ => Err(Refusal::Worker(client::ClientError::Malformed)),

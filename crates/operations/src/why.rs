@@ -114,7 +114,7 @@ fn running(
     supervision: Supervision,
 ) -> Why {
     let name = &config.name;
-    let since = presence.snapshot().map_or("", |s| s.since.as_str());
+    let stopping = presence.snapshot().filter(|s| matches!(s.phase, Phase::Stopping { .. }));
     let paused = presence.snapshot().and_then(|s| match &s.phase {
         Phase::Paused { reason, .. } => Some(reason.clone()),
         _ => None,
@@ -153,10 +153,23 @@ fn running(
             causes: vec!["its keeper and its worker were both killed".into()],
             remedy: command(format!("hpvmstart -P {name}")),
         },
+        (None, None, _) if stopping.is_some() => Why {
+            headline: format!("'{name}' is on its way down and still runs"),
+            causes: presence.health(),
+            remedy: Some(Remedy {
+                ask: Some(format!(
+                    "wait until it is off, which `{status}` shows; or end it like a power cut"
+                )),
+                command: format!("hpvmstop -P {name} -h -F"),
+            }),
+        },
         (None, None, _) => Why {
-            headline: match since {
-                "" => format!("'{name}' is coming up; nothing is wrong with it"),
-                since => format!("'{name}' runs since {since}; nothing is wrong with it"),
+            headline: match presence.runs_since() {
+                None => format!("'{name}' is coming up; nothing is wrong with it"),
+                Some(since) => format!(
+                    "'{name}' runs since {}; nothing is wrong with it",
+                    since.strftime("%Y-%m-%dT%H:%M:%SZ")
+                ),
             },
             causes: presence.health(),
             remedy: None,

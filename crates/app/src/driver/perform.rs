@@ -179,9 +179,7 @@ impl Driver {
 
     /// How long QEMU has been running.
     fn uptime(&self) -> Duration {
-        // Ticks of 10 ms since the host booted.
-        let running_since = Duration::from_millis(self.qemu.start_time.saturating_mul(10));
-        Duration::from_millis(process::boottime_ms()).saturating_sub(running_since)
+        process::age(self.qemu.start_time)
     }
 
     pub(super) fn idle_known(&mut self, ticket: Ticket, answer: Result<Disks, hpvm_qmp::Error>) {

@@ -19,7 +19,9 @@ const PRESS_AGAIN: Duration = Duration::from_secs(3);
 const PRESS_TAKEN_AGAIN: Duration = Duration::from_secs(12);
 /// So long somebody may take to come up who listens at all: several times what a slow boot takes. Longer is no boot.
 const NOBODY_BOUND: Duration = Duration::from_secs(120);
+/// What has changed is told so often, and what has not much less.
 const TELL: Duration = Duration::from_secs(5);
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 /// A guest that is held meanwhile is let go on so often.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
 
@@ -33,6 +35,8 @@ pub(super) struct Graceful {
     pressed_at: Option<Duration>,
     looked_at: Duration,
     told_at: Duration,
+    /// What was told last.
+    told: Option<Reaction>,
     let_go_at: Duration,
     button: Reaction,
     /// Whether the look under way was made right before a press.
@@ -72,6 +76,7 @@ impl Graceful {
             pressed_at: None,
             looked_at: now,
             told_at: now,
+            told: None,
             let_go_at: now,
             button: Reaction::NobodyListens,
             look: Look::Between,
@@ -116,9 +121,11 @@ impl Graceful {
             self.look = Look::Between;
             next.push(Next::Read);
         }
-        if now >= self.told_at + TELL {
+        let tell_again = if self.told == Some(self.button) { TELL_AGAIN } else { TELL };
+        if now >= self.told_at + tell_again {
             self.told_at = now;
-            next.push(Next::Tell(self.sentence().into()));
+            self.told = Some(self.button);
+            next.push(Next::Tell(self.sentence(now)));
         }
         next
     }
@@ -173,13 +180,15 @@ impl Graceful {
         }
     }
 
-    fn sentence(&self) -> &'static str {
-        match self.button {
+    fn sentence(&self, now: Duration) -> String {
+        let left = self.deadline.min(self.nobody_until).saturating_sub(now).as_secs();
+        let happens = match self.button {
             Reaction::NobodyListens => {
                 "no operating system listens to the power button yet; it is pressed again"
             }
             Reaction::Waits => "the operating system has not reacted to the power button yet",
             Reaction::Taken => "the operating system has taken the request and is shutting down",
-        }
+        };
+        format!("{happens} ({left} s left)")
     }
 }

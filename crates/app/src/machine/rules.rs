@@ -241,6 +241,26 @@ fn where_a_graceful_stop_got_stuck_is_told_apart() {
 }
 
 #[test]
+fn what_does_not_change_is_told_rarely_and_with_the_time_that_is_left() {
+    let mut guest = Guest::with_os();
+    guest.asks(Ask::Stop(StopHow::Graceful { seconds_max: 300 }));
+    for _ in 0..119 {
+        guest.after(1);
+    }
+    let told: Vec<&str> = guest
+        .done
+        .iter()
+        .filter_map(|action| match action {
+            Action::Reply(_, Reply::Progress { text }) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    let left = told.iter().map(|text| text.split_once(" (").map(|(_, left)| left));
+    let expected = ["115 s left)", "85 s left)", "55 s left)", "25 s left)"].map(Some);
+    assert_eq!(left.collect::<Vec<_>>(), expected, "{told:?}");
+}
+
+#[test]
 fn a_press_that_was_lost_is_repeated_as_soon_as_somebody_listens() {
     let mut guest = Guest::with_os();
     guest.asks(GRACEFUL);

@@ -16,8 +16,8 @@ use super::{agreed, catch_interruptions, refused};
 /// Stop a guest
 ///
 /// Without -g the guest stops at once, as if its power failed. With -g its operating system is asked to shut down, again
-/// while nothing happens; when it does not, the guest runs on and the answer says whether there is no operating system yet,
-/// whether it did not react, or whether it is still shutting down.
+/// while nothing happens, for five minutes at most, or two while no operating system listens. When it does not, the guest runs on
+/// and the answer says whether there is no operating system yet, whether it did not react, or whether it is still shutting down.
 #[derive(Debug, clap::Parser)]
 pub struct Stop {
     #[command(flatten)]
@@ -92,7 +92,10 @@ impl Stop {
             false => How::Hard,
         };
         let actor = context.actor(self.operation.reason.clone());
-        let mut progress = |text: &str| say.note(text);
+        let mut progress = |text: &str| match self.target {
+            StopTarget::Guest(_) => say.note(text),
+            StopTarget::All => say.note(&format!("guest '{}': {text}", config.name)),
+        };
         let stopped = stop(host, &actor, config, how, &mut progress)
             .or_else(|refusal| refused(&config.name, refusal))?;
         if stopped == Stopped::WasOff {
