@@ -99,7 +99,7 @@ const fn entry<C: Perform>(word: &'static str, origin: Origin) -> Entry {
 
 fn perform<C: Perform>(matches: &clap::ArgMatches, context: &Context) -> Result<(), Failure> {
     C::from_arg_matches(matches)
-        .map_err(|error| usage::explain(&error, C::command()))?
+        .map_err(|error| usage::explain(&error, C::command().bin_name(context.say.command())))?
         .perform(context)
 }
 

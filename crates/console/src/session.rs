@@ -291,7 +291,8 @@ impl Session<'_> {
     /// Changes a medium; the session is over when that was all it was for and it failed.
     fn medium(&mut self, request: MediumRequest) -> Result<Option<End>, SessionError> {
         let done = match &request.image {
-            Some(image) => format!("{image} is in the drive at {}", request.drive),
+            // A name is not capitalized, as a first word would be.
+            Some(image) => format!("the drive at {} has {image}", request.drive),
             None => format!("the drive at {} is empty", request.drive),
         };
         match self.at_the_door(|stream| request_medium(stream, request, MEDIA_PATIENCE))? {

@@ -46,7 +46,10 @@ impl Perform for Console {
         match session::run(&mut guest, &options, stdin().as_fd(), stdout().as_fd())? {
             End::Done => Ok(()),
             End::Failed(text) => Err(Failure::refused(text)),
-            End::Usage(text) => Err(usage::failure(text, Console::command())),
+            End::Usage(text) => {
+                let options = Console::command().bin_name(context.say.command());
+                Err(usage::failure(text, options))
+            }
             End::Signal(number) => Err(Failure::Signal(number)),
         }
     }

@@ -208,7 +208,7 @@ fn asks_which_drive_and_image() {
    Which image? "
     );
     session.types(b"2\r");
-    session.shows("   Second disc.iso is in the drive at 0,4,1.\n\n[web1] vMP:CM> ");
+    session.shows("   The drive at 0,4,1 has second disc.iso.\n\n[web1] vMP:CM> ");
     session.types(b"ej -pcipath 0 4 1\r");
     session.shows("   The drive at 0,4,1 is empty already.\n\n[web1] vMP:CM> ");
     session.types(b"EJ -pcipath 0,4,0\r");
@@ -236,7 +236,7 @@ fn media_by_one_command() {
     let done = |text: &str| (Some(0), text.to_owned());
     assert_eq!(said("ej -pcipath 0 4 0", b""), done("the drive at 0,4,0 is empty\n"));
     let put_in = "in -pcipath 0 4 1 -filedvd second disc.iso";
-    assert_eq!(said(put_in, b""), done("second disc.iso is in the drive at 0,4,1\n"));
+    assert_eq!(said(put_in, b""), done("the drive at 0,4,1 has second disc.iso\n"));
     assert_eq!(said("in -pcipath 0 4 0 -filedvd none.iso", b"").0, Some(1));
     assert_eq!(said("ej -pcipath 0 9 0", b"").0, Some(1));
     assert_eq!(said("ej", b"").0, Some(1), "which of the two was not answered");
