@@ -14,11 +14,22 @@ use crate::{Actor, Mode, Refusal, VmHost, remove};
 #[derive(Debug)]
 pub struct Autostarted {
     pub guests: Vec<(GuestName, Result<Started, Refusal>)>,
+    /// Those that would start, were off, and are left so.
+    pub passed_over: Vec<(GuestName, PassedOver)>,
     /// Virtual switches that guests run on and that could not be brought back.
     pub switches: Vec<(SwitchName, Refusal)>,
     pub purged: Vec<GuestName>,
     /// What of the rest could not be done, and why.
     pub undone: Vec<(Chore, Refusal)>,
+}
+
+/// Why a guest that starts with the VM Host is left off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassedOver {
+    /// It was started since the VM Host booted, and what became of it was decided.
+    StartedBefore,
+    /// No guest is started (HPVMENABLE).
+    Disabled,
 }
 
 /// What is done beside the starts, and keeps no guest off when it cannot be done.
@@ -40,6 +51,7 @@ pub enum Chore {
 pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autostarted, Refusal> {
     let enabled = host.conf.enabled()?;
     let (mut guests, mut switches, mut purged) = (Vec::new(), Vec::new(), Vec::new());
+    let mut passed_over = Vec::new();
     let mut undone = Vec::new();
     let mut done = |chore, result: Result<(), Refusal>| {
         undone.extend(result.err().map(|refusal| (chore, refusal)));
@@ -54,7 +66,7 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
     }
     done(Chore::List, list_host_devices(host, actor, mode));
     for summary in host.registry.list()? {
-        if !enabled || summary.auto_start == AutoStart::Manual {
+        if summary.auto_start == AutoStart::Manual {
             continue;
         }
         let config = match host.guest_numbered(summary.number) {
@@ -65,14 +77,19 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
                 continue;
             }
         };
-        if !host.presence(config.number).is_on() && !was_started(host, &config) {
-            guests.push((summary.name, start(host, actor, &config, mode)));
+        if host.presence(config.number).is_on() {
+            continue;
+        }
+        match (enabled, was_started(host, &config)) {
+            (false, _) => passed_over.push((summary.name, PassedOver::Disabled)),
+            (true, true) => passed_over.push((summary.name, PassedOver::StartedBefore)),
+            (true, false) => guests.push((summary.name, start(host, actor, &config, mode))),
         }
     }
     if mode == Mode::Apply {
         done(Chore::Purge, remove::purge_due(host, actor).map(|names| purged = names));
     }
-    Ok(Autostarted { guests, switches, purged, undone })
+    Ok(Autostarted { guests, passed_over, switches, purged, undone })
 }
 
 /// Nothing depends on the list but what was read of devices at rest, so guests start without it too.

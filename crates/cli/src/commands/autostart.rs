@@ -5,9 +5,9 @@ use crate::args::Operation;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 use crate::output::print;
-use hpvm_model::chain;
+use hpvm_model::{GuestName, chain};
 use hpvm_operations::VmHost;
-use hpvm_operations::autostart::{Chore, autostart};
+use hpvm_operations::autostart::{Chore, PassedOver, autostart};
 use hpvm_operations::start::Started;
 use hpvm_registry::Access;
 
@@ -16,7 +16,8 @@ use super::{mode, refused};
 /// Start the guests that start with the VM Host
 ///
 /// Meant to run once when the VM Host boots. Takes guests over that run without supervision, starts those made or changed
-/// with -B auto, clears the folders of removed guests that are over their time, and lists what the VM Host itself uses.
+/// with -B auto, clears the folders of removed guests that are over their time, and lists what the VM Host itself uses. A guest
+/// that was started since the VM Host booted and is off again is left off, and so are all if HPVMENABLE says so; each is named.
 #[derive(Debug, clap::Parser)]
 pub struct Autostart {
     /// Check only: print what would be started
@@ -58,10 +59,22 @@ impl Perform for Autostart {
                 }
             }
         }
+        for (name, why) in done.passed_over {
+            context.say.note(&format!("'{name}' is left off: {}", left_off(why, &name)));
+        }
         for name in done.purged {
             context.say.note(&format!("cleared what was kept of '{name}'"));
         }
         result
+    }
+}
+
+fn left_off(why: PassedOver, name: &GuestName) -> String {
+    match why {
+        PassedOver::StartedBefore => format!(
+            "it was started since the VM Host booted, and has ended; `hpvmstart -P {name}` starts it"
+        ),
+        PassedOver::Disabled => "hpvmconf says that no guest starts with the VM Host".into(),
     }
 }
 
