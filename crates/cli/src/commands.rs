@@ -54,6 +54,9 @@ use crate::args::Selector;
 use crate::exit::{About, Failure};
 use crate::messages::Answer;
 
+/// Times of removals, which nobody needs more exactly.
+const TO_THE_SECOND: &str = "%Y-%m-%dT%H:%M:%SZ";
+
 fn mode(is_dry_run: bool) -> Mode {
     if is_dry_run { Mode::DryRun } else { Mode::Apply }
 }

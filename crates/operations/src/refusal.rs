@@ -32,6 +32,10 @@ pub enum Refusal {
     NoGuest(String),
     #[error("a guest called '{name}' exists already (number {number}); choose another name")]
     NameTaken { name: GuestName, number: GuestNumber },
+    #[error(
+        "a guest called '{name}' exists by now (number {number}); bring this one back under another name with -N NEWNAME"
+    )]
+    NameTakenSince { name: GuestName, number: GuestNumber },
     #[error("the guest is running; stop it first with `hpvmstop -P {0}`")]
     Running(GuestName),
     #[error(

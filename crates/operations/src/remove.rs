@@ -162,7 +162,7 @@ fn bring_back(
     // From here on nobody else can take the name.
     let change = host.begin()?;
     if let Some(number) = change.number_of(&name)? {
-        return Err(Refusal::NameTaken { name, number });
+        return Err(Refusal::NameTakenSince { name, number });
     }
     let config = GuestConfig { name, ..removed.config.clone() };
     folder::link(&root, &config.name, config.uuid)?;

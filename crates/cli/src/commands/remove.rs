@@ -8,7 +8,7 @@ use hpvm_operations::remove::{Keep, purge_due, purge_removed, remove};
 use hpvm_operations::{Actor, Refusal, VmHost};
 use hpvm_registry::Access;
 
-use super::{agreed, catch_interruptions, done, kept_guest, mode, refused};
+use super::{TO_THE_SECOND, agreed, catch_interruptions, done, kept_guest, mode, refused};
 
 /// Remove a guest
 ///
@@ -56,6 +56,7 @@ impl Perform for Remove {
         if self.dry_run {
             let what = match removed.kept_until {
                 Some(until) => {
+                    let until = until.strftime(TO_THE_SECOND);
                     format!("'{}' would be removed and kept until {until}\n", config.name)
                 }
                 None => format!("'{}' would be removed for good\n", config.name),

@@ -1,6 +1,7 @@
 //! hpvm undelete: brings a removed guest back with its number and uuid.
 
 use clap::ArgGroup;
+use hpvm_model::GuestName;
 use hpvm_operations::VmHost;
 use hpvm_operations::remove::undelete;
 use hpvm_registry::{Access, RemovedGuest};
@@ -11,17 +12,21 @@ use crate::exit::Failure;
 use crate::output::print;
 use crate::table::Table;
 
-use super::{catch_interruptions, done, kept_guest, refused};
+use super::{TO_THE_SECOND, catch_interruptions, done, kept_guest, refused};
 
 /// Bring a removed guest back
 ///
-/// The guest returns with its name, number, uuid, devices and firmware variables, as long as hpvmremove kept its folder.
+/// The guest returns with its name, or another one by -N, with number, uuid, devices and firmware variables, as long as hpvmremove kept its folder.
 #[derive(Debug, clap::Parser)]
 #[command(mut_group("guest", |group| group.required(false)))]
 #[command(group = ArgGroup::new("what").args(["name", "number", "guest-name", "list"]).required(true))]
 pub struct Undelete {
     #[command(flatten)]
     pub guest: Option<GuestArgument>,
+
+    /// Its name from now on, where another guest has its old one
+    #[arg(short = 'N', long, value_name = "NEWNAME", conflicts_with = "list")]
+    pub new_name: Option<GuestName>,
 
     /// List the removed guests that are kept
     #[arg(long, conflicts_with_all = ["dry_run", "reason"])]
@@ -48,12 +53,11 @@ impl Perform for Undelete {
             return Ok(print(&list(std::slice::from_ref(&kept)))?);
         }
         let actor = context.actor(self.operation.reason);
-        undelete(&mut host, &actor, &kept, None).or_else(|refusal| refused(&name, refusal))?;
+        let new_name = self.new_name.as_ref();
+        undelete(&mut host, &actor, &kept, new_name).or_else(|refusal| refused(&name, refusal))?;
         done(&format!("guest '{name}' is back already"))
     }
 }
-
-const TO_THE_SECOND: &str = "%Y-%m-%dT%H:%M:%SZ";
 
 fn list(removed: &[RemovedGuest]) -> String {
     let mut table = Table::new(["Name", "VM #", "Removed", "Kept Until"]);
