@@ -27,6 +27,7 @@ fn a_guest_lives_through_changes_kills_and_its_end() {
         let ids = |id| Some(Ids { uid: id, gid: id });
         guest.places.qemu_ids = ids(1_000_000 + guest.record.number.get());
         guest.places.worker_ids = ids(1_500_000 + guest.record.number.get());
+        guest.places.lock_ids = guest.places.worker_ids;
     }
     let began = Instant::now();
     let guest = guest.start();

@@ -4,6 +4,7 @@
 use std::error::Error as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use hpvm_model::bytes::shown;
 
 use crate::exit::Failure;
 
@@ -39,10 +40,18 @@ fn sentence(error: &clap::Error, options: &clap::Command) -> String {
             }
             None => format!("{} cannot stand with the other options", letter(&spelled)),
         },
-        ErrorKind::InvalidValue => format!("{} needs a value: {spelled}", letter(&spelled)),
         ErrorKind::WrongNumberOfValues => {
             format!("{} takes its values directly behind it: {spelled}", letter(&spelled))
         }
+        ErrorKind::InvalidValue => match (given(error), choices(error)) {
+            (Some(given), Some(choices)) => {
+                format!("'{given}' is no {}; there are {choices}", value_name(&spelled))
+            }
+            (None, Some(choices)) => {
+                format!("{} needs a value: {spelled}, one of {choices}", letter(&spelled))
+            }
+            (_, None) => format!("{} needs a value: {spelled}", letter(&spelled)),
+        },
         ErrorKind::TooManyValues => format!("{} takes no value", letter(&spelled)),
         ErrorKind::MissingRequiredArgument => format!("{spelled} is missing"),
         _ => {
@@ -59,6 +68,25 @@ fn context(error: &clap::Error, kind: ContextKind) -> Option<String> {
         ContextValue::Strings(texts) => texts.first().cloned(),
         _ => None,
     }
+}
+
+/// The value that is none of those there are.
+fn given(error: &clap::Error) -> Option<String> {
+    let value = context(error, ContextKind::InvalidValue)?;
+    (!value.is_empty()).then(|| shown(&value))
+}
+
+/// The values there are, where they can be counted.
+fn choices(error: &clap::Error) -> Option<String> {
+    match error.get(ContextKind::ValidValue)? {
+        ContextValue::Strings(values) if !values.is_empty() => Some(values.join(", ")),
+        _ => None,
+    }
+}
+
+/// `VERB` alone, or after its letter.
+fn value_name(spelled: &str) -> &str {
+    spelled.split(' ').next_back().unwrap_or(spelled)
 }
 
 /// What clap calls `<--name <NAME>|--number <NUMBER>>`, as the manual writes it: `-P NAME or -p NUMBER`.

@@ -81,6 +81,23 @@ fn wrong_command_lines_get_one_sentence() {
         ),
         ("hpvmcreate -r 1G", "hpvmcreate: ERROR: -P NAME is missing"),
         ("hpvmcreate -P g -e 10 -E 800", "hpvmcreate: ERROR: -e and -E exclude each other"),
+        (
+            "hpvm gvsdmgr getinfo web1",
+            "hpvm gvsdmgr: ERROR: 'getinfo' is no VERB; there are get_info, get_stat, clear_stat, bdr",
+        ),
+        (
+            "hpvm gvsdmgr get_info -P g -D 0,3",
+            "hpvm gvsdmgr: ERROR: -D: there is no adapter at '0,3'; `hpvmstatus -d` shows where a guest has some",
+        ),
+        (
+            "hpvmclone -P g -N h -b disk:avio_stor::file:/x",
+            "hpvmclone: ERROR: -b: 'disk:avio_stor::file:/x' has no address; write that of the disk to be copied, as `hpvmstatus -P SOURCE -d` prints it, such as disk:scsi:0,1,0:file:/path",
+        ),
+        (
+            "hpvmdevmgmt -a gdev:/x:attr:SHARE=YES",
+            "hpvmdevmgmt: ERROR: -a: an attribute is given to an entry that is there: first -a gdev:/x, then -m gdev:/x:attr:SHARE=YES",
+        ),
+        ("hpvm undelete --list -N x", "hpvm undelete: ERROR: --list and -N exclude each other"),
         ("hpvmstop -g", "hpvmstop: ERROR: -P NAME or -p NUMBER or -a is missing"),
         ("hpvmstop -P g -a", "hpvmstop: ERROR: -P and -a exclude each other"),
         ("hpvmstatus -X -M", "hpvmstatus: ERROR: -X and -M exclude each other"),

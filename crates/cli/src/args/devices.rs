@@ -1,5 +1,6 @@
 //! Devices as `-a`, `-m` and `-d` take them: a storage device or a NIC, told apart by the statement's first word.
 
+use hpvm_model::bytes::shown;
 use hpvm_model::network::NicStatementError;
 use hpvm_model::storage::StatementError;
 use hpvm_model::{NicStatement, Statement, StatementForm};
@@ -42,9 +43,23 @@ pub(super) fn statement_to_delete(text: &str) -> Result<DeviceStatement, DeviceS
     read(text, StatementForm::Delete)
 }
 
+/// Why a text is no device to be copied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyError {
+    #[error(
+        "'{}' has no address; write that of the disk to be copied, as `hpvmstatus -P SOURCE -d` prints it, such as disk:scsi:0,1,0:file:/path", shown(.0)
+    )]
+    AddressMissing(String),
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+}
+
 /// The value parser of hpvmclone's `-b`, which is about storage alone.
-pub fn store_to_copy(text: &str) -> Result<Statement, StatementError> {
-    Statement::parse(text, StatementForm::Modify)
+pub fn store_to_copy(text: &str) -> Result<Statement, CopyError> {
+    Statement::parse(text, StatementForm::Modify).map_err(|error| match error {
+        StatementError::AddressMissing => CopyError::AddressMissing(text.to_owned()),
+        error => CopyError::Statement(error),
+    })
 }
 
 /// What is asked of one device.

@@ -39,7 +39,7 @@ use super::{catch_interruptions, done, mode};
 ])))]
 pub struct Devmgmt {
     /// Add an entry: gdev:PATH, rdev:PATH or server:NAME
-    #[arg(short = 'a', long, value_name = "TYPE:NAME")]
+    #[arg(short = 'a', long, value_name = "TYPE:NAME", value_parser = to_add)]
     pub add: Option<EntryId>,
 
     /// Delete an entry or an attribute: TYPE:NAME or TYPE:NAME:attr:ATTRIBUTE
@@ -97,6 +97,22 @@ pub struct Devmgmt {
 
     #[command(flatten)]
     pub operation: Operation,
+}
+
+/// Why a text is no entry to be added.
+#[derive(Debug, thiserror::Error)]
+enum AddError {
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    #[error("an attribute is given to an entry that is there: first -a {entry}, then -m {}", shown(.text))]
+    Attribute { entry: EntryId, text: String },
+}
+
+fn to_add(text: &str) -> Result<EntryId, AddError> {
+    if let Ok((entry, _)) = Setting::parse(text) {
+        return Err(AddError::Attribute { entry, text: text.to_owned() });
+    }
+    Ok(text.parse()?)
 }
 
 fn setting(text: &str) -> Result<(EntryId, Setting), EntryError> {

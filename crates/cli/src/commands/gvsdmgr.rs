@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use hpvm_model::bytes::shown;
+use hpvm_model::storage::AddressError;
 use hpvm_model::{GuestName, PciSlot, StorageAddress};
 use hpvm_operations::VmHost;
 use hpvm_operations::adapters::{self, Adapter, LunState};
@@ -86,12 +87,17 @@ pub enum QualifierError {
     Malformed(String),
     #[error("'{0}' is no adapter; write BUS,DEVICE, such as 0,1")]
     Adapter(String),
+    #[error("there is no adapter at '{text}'; `hpvmstatus -d` shows where a guest has some")]
+    NoAdapter { text: String, source: AddressError },
 }
 
 /// An adapter is written as the address of its first target, without that.
 fn adapter(text: &str) -> Result<PciSlot, QualifierError> {
     let first: Result<StorageAddress, _> = format!("{text},0").parse();
-    first.map(|address| address.slot).map_err(|_| QualifierError::Adapter(shown(text)))
+    first.map(|address| address.slot).map_err(|source| match source {
+        AddressError::Malformed(_) => QualifierError::Adapter(shown(text)),
+        source => QualifierError::NoAdapter { text: shown(text), source },
+    })
 }
 
 impl FromStr for Qualifier {
@@ -222,8 +228,11 @@ mod tests {
             assert!(text.parse::<Qualifier>().is_err(), "{text}");
         }
         assert_eq!(adapter("0,1"), Ok(address.slot));
-        for text in ["", "0", "0,1,2", "0,9", "/dev/gvsd0"] {
-            assert!(adapter(text).is_err(), "{text}");
+        for text in ["", "0", "0,1,2", "/dev/gvsd0"] {
+            assert_eq!(adapter(text), Err(QualifierError::Adapter(text.into())));
+        }
+        for text in ["0,3", "0,9", "7,0"] {
+            assert!(matches!(adapter(text), Err(QualifierError::NoAdapter { .. })), "{text}");
         }
     }
 }
