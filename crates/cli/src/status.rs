@@ -20,13 +20,13 @@ use hpvm_model::cpu::TenthsPercent;
 use hpvm_model::{Bytes, Memory, Nic, StorageDevice, Vcpus};
 use hpvm_operations::view::GuestView;
 
-use entitlements::Usage;
+use hpvm_operations::processor_use::ProcessorUse;
 
 /// What has to be known of a guest before it can be printed in full.
 #[derive(Clone, Debug)]
 pub struct Gathered {
     pub view: GuestView,
-    pub usage: Usage,
+    pub usage: ProcessorUse,
 }
 
 /// Which of a guest's machines is shown.

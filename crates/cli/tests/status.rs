@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use hpvm_app::snapshot::{Agent, Crash, Ending};
-use hpvm_cli::status::entitlements::{self, Usage};
 use hpvm_cli::status::list::{self, Listed};
 use hpvm_cli::status::{
-    Gathered, Moment, Shown, devices, events, json, machine, sections, server, verbose, xml,
+    Gathered, Moment, Shown, devices, entitlements, events, json, machine, sections, server,
+    verbose, xml,
 };
 use hpvm_model::*;
+use hpvm_operations::processor_use::{Lately, ProcessorUse};
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::difference::waiting;
 use hpvm_plan::facts::Engine;
@@ -237,11 +238,19 @@ fn every_field() {
 #[test]
 fn entitlements_and_use() {
     let (running, crashed) = (running(), crashed());
-    let used = Usage { processor_time: Duration::from_millis(21_611_866) };
-    let all = [(now(&running), used), (now(&crashed), Usage::default())];
+    let (time, within) = (Duration::from_millis(350), Duration::from_millis(500));
+    let used = ProcessorUse {
+        total: Duration::from_millis(21_611_866),
+        lately: Lately::Used { time, within, processors: 4 },
+    };
+    let unknown = ProcessorUse { lately: Lately::Unknown, ..used };
+    let all =
+        [(now(&running), used), (now(&running), unknown), (now(&crashed), ProcessorUse::default())];
     assert_data_eq!(entitlements::all(&all), golden("entitlements.txt"));
-    let one = entitlements::one(&now(&running), used);
+    let one = entitlements::one(&now(&running), &used, 2_000);
     assert_data_eq!(one, golden("entitlements-one.txt"));
+    let one = entitlements::one(&now(&running), &unknown, 2_000);
+    assert!(one.ends_with("         10805933       -       -        -           -\n"), "{one}");
 }
 
 #[test]
@@ -275,7 +284,7 @@ fn for_programs() {
 fn options_choose_the_layout() {
     use clap::Parser;
     use hpvm_cli::commands::{Status, Subject};
-    let gathered = Gathered { view: running(), usage: Usage::default() };
+    let gathered = Gathered { view: running(), usage: ProcessorUse::default() };
     for (line, subject, beginning) in [
         ("", Subject::List, ""),
         ("-V", Subject::Guests, "[Virtual Machines]\nVirtual Machine Name  "),
@@ -315,7 +324,7 @@ fn options_choose_the_layout() {
 fn next_goes_with_devices_and_with_every_field() {
     use clap::Parser;
     use hpvm_cli::commands::Status;
-    let gathered = Gathered { view: running(), usage: Usage::default() };
+    let gathered = Gathered { view: running(), usage: ProcessorUse::default() };
     for layout in ["-d", "-V"] {
         let status = Status::try_parse_from(["hpvmstatus", "-P", "web1", "-D", layout]).unwrap();
         let text = status.guest_text(&gathered, MHZ).unwrap();

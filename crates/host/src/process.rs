@@ -62,6 +62,18 @@ pub fn processor_time(pid: i32) -> Option<Duration> {
     Some(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
 }
 
+/// The same of the threads that there are now, finer than the clock's ticks: the first figure of each one's schedstat, in
+/// nanoseconds (Documentation/scheduler/sched-stats.rst). `None`: the process is gone, or the kernel does not tell.
+#[must_use]
+pub fn run_time(pid: i32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let times = threads.flatten().filter_map(|thread| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    });
+    times.reduce(Duration::saturating_add)
+}
+
 /// A line of /proc/PID/stat.
 pub(crate) struct Stat {
     state: u8,
@@ -204,6 +216,17 @@ pub fn oom_kills() -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_of_all_threads_grows_with_what_they_do() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let before = run_time(own).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while run_time(own).unwrap() == before {
+            assert!(Instant::now() < deadline, "nothing was counted");
+        }
+        assert_eq!(run_time(-1), None);
+    }
 
     #[test]
     fn a_program_named_to_mislead_is_read_rightly() {

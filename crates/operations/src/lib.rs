@@ -24,6 +24,7 @@ pub mod modify;
 pub mod network;
 pub mod nvram;
 pub mod presence;
+pub mod processor_use;
 pub mod refusal;
 pub mod remove;
 pub mod start;

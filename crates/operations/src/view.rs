@@ -2,11 +2,9 @@
 //! next start. Tables, XML and JSON are made from these values alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use hpvm_app::snapshot::{Agent, Ending, Extent};
 use hpvm_host::names::guest_folder;
-use hpvm_host::process;
 use hpvm_model::{
     GuestConfig, GuestName, GuestNumber, MacAddress, Nic, OsFamily, PciSlot, RunState,
 };
@@ -198,17 +196,6 @@ impl VmHost {
         })
     }
 
-    /// Processor time QEMU has used for a guest since it started; nothing for one that is off.
-    #[must_use]
-    pub fn processor_time(&self, number: GuestNumber) -> Duration {
-        match self.presence(number) {
-            Presence::On { snapshot: Some(snapshot), .. } => {
-                process::processor_time(snapshot.qemu.pid).unwrap_or_default()
-            }
-            _ => Duration::ZERO,
-        }
-    }
-
     /// MHz of one processor, by which entitlements are shown; 0 when the machine does not say.
     #[must_use]
     pub fn processor_mhz(&self) -> u32 {
@@ -283,6 +270,8 @@ fn names(command_line: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn told(command_line: &str, guest: Option<&str>, reason: Option<&str>) -> String {

@@ -3,6 +3,7 @@
 use clap::ArgGroup;
 use hpvm_model::GuestConfig;
 use hpvm_operations::VmHost;
+use hpvm_operations::processor_use::ProcessorUse;
 use hpvm_operations::view::HostView;
 use hpvm_registry::Access;
 
@@ -11,8 +12,8 @@ use crate::dispatch::{Context, Perform, version};
 use crate::exit::Failure;
 use crate::output::print;
 use crate::status::{
-    Gathered, Moment, Shown, devices, entitlements, entitlements::Usage, events, json, list,
-    list::Listed, machine, sections, server, verbose, xml,
+    Gathered, Moment, Shown, devices, entitlements, events, json, list, list::Listed, machine,
+    sections, server, verbose, xml,
 };
 
 /// Show guests and the VM Host
@@ -21,6 +22,11 @@ use crate::status::{
 /// does not answer. Tables have the columns of A.03.50. With -P, two sections may follow those of A.03.50: [Run Details]
 /// (since when, accelerator, health, how the last run ended) and [Waiting for Next Start]; each is there only when it has
 /// something to say.
+///
+/// With -r, Percent Usage is what each vCPU used of one processor, as the entitlement counts, within the sampling interval of half
+/// a second; Host percent is the same of all processors of the VM Host, and - stands for what the kernel did not tell. The VM
+/// Host sees a guest as a whole, so its vCPUs are shown with equal parts. Cumulative Usage is the processor time since the guest
+/// started, in milliseconds.
 #[derive(Debug, clap::Parser)]
 #[command(group = ArgGroup::new("layout").multiple(false))]
 #[command(mut_group("guest", |group| group.required(false)))]
@@ -108,7 +114,7 @@ impl Status {
             Status { json: true, .. } => json::guests(std::slice::from_ref(&guest.view), mhz)?,
             Status { xml: true, .. } => xml::render(&[shown]),
             Status { machine: true, .. } => machine::render(&[shown]),
-            Status { entitlements: true, .. } => entitlements::one(&shown, guest.usage),
+            Status { entitlements: true, .. } => entitlements::one(&shown, &guest.usage, mhz),
             Status { devices: true, .. } => devices::render(&shown),
             Status { verbose: true, .. } => verbose::one(&shown),
             _ => sections::render(&shown),
@@ -155,11 +161,12 @@ impl Status {
                 let lines = host.lines()?;
                 list::render(lines.iter().map(|l| Listed::new(&l.summary, l.state)))
             }
-            Subject::Guest => self.guest_text(&gathered(host, self.selected(host)?), mhz)?,
-            Subject::Guests => {
-                let guests = host.registry.all()?.into_iter().map(|c| gathered(host, c));
-                self.guests_text(&guests.collect::<Vec<_>>(), mhz)?
+            Subject::Guest => {
+                let guests = self.gathered(host, vec![self.selected(host)?]);
+                let texts = guests.iter().map(|guest| self.guest_text(guest, mhz));
+                texts.collect::<Result<String, _>>()?
             }
+            Subject::Guests => self.guests_text(&self.gathered(host, host.registry.all()?), mhz)?,
             Subject::Server => self.server_text(&host.server()?)?,
             Subject::Events => match self.guest {
                 Some(_) => events::render(&host.guest_log(&self.selected(host)?)?),
@@ -169,15 +176,20 @@ impl Status {
         })
     }
 
+    /// What guests use of the processors takes a moment to see, and is looked for only where it is shown.
+    fn gathered(&self, host: &VmHost, configs: Vec<GuestConfig>) -> Vec<Gathered> {
+        let usages = match self.entitlements {
+            true => host.processor_use(&configs.iter().map(|c| c.number).collect::<Vec<_>>()),
+            false => vec![ProcessorUse::default(); configs.len()],
+        };
+        let guests = configs.into_iter().zip(usages);
+        guests.map(|(config, usage)| Gathered { view: host.view(config), usage }).collect()
+    }
+
     fn selected(&self, host: &VmHost) -> Result<GuestConfig, Failure> {
         match &self.guest {
             Some(selector) => Ok(host.guest(&selector.clone().into())?),
             None => Err(Failure::Said),
         }
     }
-}
-
-fn gathered(host: &VmHost, config: GuestConfig) -> Gathered {
-    let usage = Usage { processor_time: host.processor_time(config.number) };
-    Gathered { view: host.view(config), usage }
 }
