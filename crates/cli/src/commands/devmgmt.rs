@@ -71,7 +71,7 @@ pub struct Devmgmt {
     #[arg(short = 'r', long)]
     pub repair_script: bool,
 
-    /// Make a file of exactly this size, or extend it; a size has a letter, such as 512M or 1.5G
+    /// Make a file of exactly this size, a multiple of 4096 bytes, or extend it; a size has a letter, such as 512M or 1.5G
     #[arg(short = 'S', long, num_args = 2, value_names = ["SIZE", "FILE"])]
     pub size: Option<Vec<String>>,
 
