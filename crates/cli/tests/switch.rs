@@ -272,6 +272,9 @@ fn programs_get_fields_and_elements() {
     assert!(xml.contains(
         "<port number=\"1\" state=\"Active\" adaptor=\"avio_lan\" vlan=\"none\" active=\"avio_vm\"/>"
     ));
+    assert!(xml.contains("<port_forward>tcp:2222:10.0.2.15:22</port_forward>"), "{xml}");
+    let rules = "rate_in_bits_per_second=\"1000000\" burst_in_bytes=\"65536\" spoof=\"off\" addr=\"192.0.2.7\"/>";
+    assert!(xml.contains(rules), "{xml}");
 }
 
 #[test]
