@@ -1,4 +1,4 @@
-//! Ten faults, one screen each. The test does what `hpvm why` asks ("First: …"), types the command it names ("Next: …") and
+//! Faults, one screen each. The test does what `hpvm why` asks ("First: …"), types the command it names ("Next: …") and
 //! nothing else, and the guest must run with all its devices. The screens are kept in golden/why; SNAPSHOTS=overwrite writes
 //! them anew.
 
@@ -17,6 +17,7 @@ use crate::{Test, golden};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_missing_disk_is_explained,
+    a_disk_that_is_taken_away_is_explained,
     a_taken_disk_is_explained,
     too_little_memory_is_explained,
     an_accelerator_that_does_not_work_is_explained,
@@ -39,6 +40,19 @@ fn a_missing_disk_is_explained() {
     host.refused(&["hpvmstart", "-P", "web"]);
     let screen = Screen::of(&host, "missing-disk");
     assert!(screen.first.is_some_and(|ask| ask.starts_with("put the file back")));
+    fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
+    follow(&host, &screen.next);
+}
+
+/// The guest itself is well, and loses the disk when it ends.
+fn a_disk_that_is_taken_away_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    fs::rename(host.path("web.img"), host.path("elsewhere")).expect("the disk is moved");
+    let screen = Screen::of(&host, "taken-away");
+    assert!(screen.first.is_some_and(|ask| ask.starts_with("move the file back")));
+    let doctor = host.run(&["hpvm", "doctor"]);
+    assert!(doctor.stdout.contains("web.img is not there any more"), "{doctor}");
     fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
     follow(&host, &screen.next);
 }
