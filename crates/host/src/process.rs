@@ -46,11 +46,14 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat(pid).filter(|stat| stat.life() != Life::Dead).map(|stat| stat.start_time)
 }
 
+/// What /proc counts in, whatever the kernel's own clock (Linux, `USER_HZ`). Asking for it opens a file where a process that
+/// is confined may open none.
+const TICK_MS: u64 = 10;
+
 /// How long ago a process with this start time started.
 #[must_use]
 pub fn age(start_time: u64) -> Duration {
-    let per_second = rustix::param::clock_ticks_per_second().max(1);
-    let started = Duration::from_millis(start_time.saturating_mul(1000) / per_second);
+    let started = Duration::from_millis(start_time.saturating_mul(TICK_MS));
     Duration::from_millis(boottime_ms()).saturating_sub(started)
 }
 
@@ -58,8 +61,7 @@ pub fn age(start_time: u64) -> Duration {
 #[must_use]
 pub fn processor_time(pid: i32) -> Option<Duration> {
     let ticks = stat(pid)?.processor_ticks;
-    let per_second = rustix::param::clock_ticks_per_second().max(1);
-    Some(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
+    Some(Duration::from_millis(ticks.saturating_mul(TICK_MS)))
 }
 
 /// The same of the threads that there are now, finer than the clock's ticks: the first figure of each one's schedstat, in
