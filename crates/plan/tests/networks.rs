@@ -326,7 +326,7 @@ fn another_card_waits_for_the_next_start_and_is_shown_so() {
 fn a_switch_that_is_not_there_is_refused_where_the_nic_is_shown() {
     let config = networked(&[AVIO, "network:lan:0,1,0x56e9e3096a22:vswitch:lan:portid:1"]);
     let mut facts = host(&config);
-    facts.network.switches.remove(&config.nics[1].vswitch);
+    facts.network.switches.remove(&config.nics[0].vswitch);
     let found = problems(&config, &facts, Purpose::Change { before: None });
     let fields = with_refusals(created(&config), &found);
     assert_eq!(fields.len(), created(&config).len());
