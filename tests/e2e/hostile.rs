@@ -240,7 +240,7 @@ fn an_interrupted_stop_says_what_goes_on() {
     let mut said = String::new();
     stop.stderr.take().expect("a pipe").read_to_string(&mut said).unwrap();
     assert_eq!(stop.wait().unwrap().code(), Some(130), "{said}");
-    assert!(said.contains("hpvmstop -h ends it"), "{said}");
+    assert!(said.contains("`hpvmstop -P web -h` ends it"), "{said}");
     promptly(|| host.ok(&["hpvmstop", "-P", "web", "-hF"]));
 }
 
