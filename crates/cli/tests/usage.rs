@@ -39,80 +39,77 @@ fn check(line: &str, expected: &str) {
     assert_eq!(refusal(&program, &arguments), expected, "{line}");
 }
 
+/// Wrong command lines, and the sentence about each.
+const WRONG: &[(&str, &str)] = &[
+    ("hpvmmodify -P g -R 64M", "hpvmmodify: ERROR: '-R' is no option of this command"),
+    ("hpvmmodify -P g -u root", "hpvmmodify: ERROR: '-u' is no option of this command"),
+    (
+        "hpvmmodify -P g --memroy 1G",
+        "hpvmmodify: ERROR: '--memroy' is no option of this command; did you mean --memory?",
+    ),
+    ("hpvmmodify -c 2", "hpvmmodify: ERROR: -P NAME or -p NUMBER is missing"),
+    ("hpvmmodify -P g -p 1", "hpvmmodify: ERROR: -P and -p exclude each other"),
+    ("hpvmmodify -P g -P h", "hpvmmodify: ERROR: -P is given twice"),
+    ("hpvmmodify -P", "hpvmmodify: ERROR: -P needs a value: -P NAME"),
+    (
+        "hpvmdevmgmt -S 10M --preallocate d.img",
+        "hpvmdevmgmt: ERROR: -S takes its values directly behind it: -S SIZE FILE",
+    ),
+    ("hpvmmodify -P g -F -s", "hpvmmodify: ERROR: -F and -s exclude each other"),
+    ("hpvmmodify -P g extra", "hpvmmodify: ERROR: the argument 'extra' has no meaning here"),
+    ("hpvmmodify -P g --force=yes", "hpvmmodify: ERROR: -F takes no value"),
+    ("hpvmmodify -p 0", "hpvmmodify: ERROR: -p: '0' is no guest number; numbers are 1 to 99999"),
+    (
+        "hpvmmodify -P a/b",
+        "hpvmmodify: ERROR: -P: the name 'a/b' has a '/'; names are made of A-Z a-z 0-9 - _ .",
+    ),
+    (
+        "hpvmcreate -P g -r 1X",
+        "hpvmcreate: ERROR: -r: '1X' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
+    ),
+    (
+        "hpvmcreate -P g -a disk:scsi:0,0,15:file:/x",
+        "hpvmcreate: ERROR: -a: target 15 does not exist on scsi; its targets are 0 to 14",
+    ),
+    (
+        "hpvmcreate -P g -x ram_target=1G",
+        "hpvmcreate: ERROR: -x: 'ram_target' is no keyword; the keyword there is, is runnable_status",
+    ),
+    ("hpvmcreate -r 1G", "hpvmcreate: ERROR: -P NAME is missing"),
+    ("hpvmcreate -P g -e 10 -E 800", "hpvmcreate: ERROR: -e and -E exclude each other"),
+    (
+        "hpvm gvsdmgr getinfo web1",
+        "hpvm gvsdmgr: ERROR: 'getinfo' is no VERB; there are get_info, get_stat, clear_stat, bdr",
+    ),
+    (
+        "hpvm gvsdmgr get_info -P g -D 0,3",
+        "hpvm gvsdmgr: ERROR: -D: there is no adapter at '0,3'; `hpvmstatus -d` shows where a guest has some",
+    ),
+    (
+        "hpvmclone -P g -N h -b disk:avio_stor::file:/x",
+        "hpvmclone: ERROR: -b: 'disk:avio_stor::file:/x' has no address; write that of the disk to be copied, as `hpvmstatus -P SOURCE -d` prints it, such as disk:scsi:0,1,0:file:/path",
+    ),
+    (
+        "hpvmdevmgmt -a gdev:/x:attr:SHARE=YES",
+        "hpvmdevmgmt: ERROR: -a: an attribute is given to an entry that is there: first -a gdev:/x, then -m gdev:/x:attr:SHARE=YES",
+    ),
+    ("hpvm undelete --list -N x", "hpvm undelete: ERROR: --list and -N exclude each other"),
+    ("hpvmstop -g", "hpvmstop: ERROR: -P NAME or -p NUMBER or -a is missing"),
+    ("hpvmstop -P g -a", "hpvmstop: ERROR: -P and -a exclude each other"),
+    ("hpvmstatus -X -M", "hpvmstatus: ERROR: -X and -M exclude each other"),
+    ("hpvmstatus -d", "hpvmstatus: ERROR: -P NAME or -p NUMBER is missing"),
+    ("hpvm frobnicate", "hpvm: ERROR: 'frobnicate' is no command"),
+    ("hpvm", "hpvm: ERROR: say which command"),
+    ("hpvm undelete g --list", "hpvm undelete: ERROR: GUEST and --list exclude each other"),
+    ("hpvm undelete", "hpvm undelete: ERROR: -P NAME or -p NUMBER or GUEST or --list is missing"),
+    ("hpvm man", "hpvm man: ERROR: DIR is missing"),
+    ("hpvmremove -P g --reason", "hpvmremove: ERROR: --reason needs a value: --reason TEXT"),
+    ("hpvm why", "hpvm why: ERROR: -P NAME or -p NUMBER or GUEST is missing"),
+];
+
 #[test]
 fn wrong_command_lines_get_one_sentence() {
-    for (line, expected) in [
-        ("hpvmmodify -P g -R 64M", "hpvmmodify: ERROR: '-R' is no option of this command"),
-        ("hpvmmodify -P g -u root", "hpvmmodify: ERROR: '-u' is no option of this command"),
-        (
-            "hpvmmodify -P g --memroy 1G",
-            "hpvmmodify: ERROR: '--memroy' is no option of this command; did you mean --memory?",
-        ),
-        ("hpvmmodify -c 2", "hpvmmodify: ERROR: -P NAME or -p NUMBER is missing"),
-        ("hpvmmodify -P g -p 1", "hpvmmodify: ERROR: -P and -p exclude each other"),
-        ("hpvmmodify -P g -P h", "hpvmmodify: ERROR: -P is given twice"),
-        ("hpvmmodify -P", "hpvmmodify: ERROR: -P needs a value: -P NAME"),
-        (
-            "hpvmdevmgmt -S 10M --preallocate d.img",
-            "hpvmdevmgmt: ERROR: -S takes its values directly behind it: -S SIZE FILE",
-        ),
-        ("hpvmmodify -P g -F -s", "hpvmmodify: ERROR: -F and -s exclude each other"),
-        ("hpvmmodify -P g extra", "hpvmmodify: ERROR: the argument 'extra' has no meaning here"),
-        ("hpvmmodify -P g --force=yes", "hpvmmodify: ERROR: -F takes no value"),
-        (
-            "hpvmmodify -p 0",
-            "hpvmmodify: ERROR: -p: '0' is no guest number; numbers are 1 to 99999",
-        ),
-        (
-            "hpvmmodify -P a/b",
-            "hpvmmodify: ERROR: -P: the name 'a/b' has a '/'; names are made of A-Z a-z 0-9 - _ .",
-        ),
-        (
-            "hpvmcreate -P g -r 1X",
-            "hpvmcreate: ERROR: -r: '1X' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
-        ),
-        (
-            "hpvmcreate -P g -a disk:scsi:0,0,15:file:/x",
-            "hpvmcreate: ERROR: -a: target 15 does not exist on scsi; its targets are 0 to 14",
-        ),
-        (
-            "hpvmcreate -P g -x ram_target=1G",
-            "hpvmcreate: ERROR: -x: 'ram_target' is no keyword; the keyword there is, is runnable_status",
-        ),
-        ("hpvmcreate -r 1G", "hpvmcreate: ERROR: -P NAME is missing"),
-        ("hpvmcreate -P g -e 10 -E 800", "hpvmcreate: ERROR: -e and -E exclude each other"),
-        (
-            "hpvm gvsdmgr getinfo web1",
-            "hpvm gvsdmgr: ERROR: 'getinfo' is no VERB; there are get_info, get_stat, clear_stat, bdr",
-        ),
-        (
-            "hpvm gvsdmgr get_info -P g -D 0,3",
-            "hpvm gvsdmgr: ERROR: -D: there is no adapter at '0,3'; `hpvmstatus -d` shows where a guest has some",
-        ),
-        (
-            "hpvmclone -P g -N h -b disk:avio_stor::file:/x",
-            "hpvmclone: ERROR: -b: 'disk:avio_stor::file:/x' has no address; write that of the disk to be copied, as `hpvmstatus -P SOURCE -d` prints it, such as disk:scsi:0,1,0:file:/path",
-        ),
-        (
-            "hpvmdevmgmt -a gdev:/x:attr:SHARE=YES",
-            "hpvmdevmgmt: ERROR: -a: an attribute is given to an entry that is there: first -a gdev:/x, then -m gdev:/x:attr:SHARE=YES",
-        ),
-        ("hpvm undelete --list -N x", "hpvm undelete: ERROR: --list and -N exclude each other"),
-        ("hpvmstop -g", "hpvmstop: ERROR: -P NAME or -p NUMBER or -a is missing"),
-        ("hpvmstop -P g -a", "hpvmstop: ERROR: -P and -a exclude each other"),
-        ("hpvmstatus -X -M", "hpvmstatus: ERROR: -X and -M exclude each other"),
-        ("hpvmstatus -d", "hpvmstatus: ERROR: -P NAME or -p NUMBER is missing"),
-        ("hpvm frobnicate", "hpvm: ERROR: 'frobnicate' is no command"),
-        ("hpvm", "hpvm: ERROR: say which command"),
-        ("hpvm undelete g --list", "hpvm undelete: ERROR: GUEST and --list exclude each other"),
-        (
-            "hpvm undelete",
-            "hpvm undelete: ERROR: -P NAME or -p NUMBER or GUEST or --list is missing",
-        ),
-        ("hpvm man", "hpvm man: ERROR: DIR is missing"),
-        ("hpvmremove -P g --reason", "hpvmremove: ERROR: --reason needs a value: --reason TEXT"),
-        ("hpvm why", "hpvm why: ERROR: -P NAME or -p NUMBER or GUEST is missing"),
-    ] {
+    for (line, expected) in WRONG {
         check(line, expected);
     }
 }

@@ -4,15 +4,15 @@
 use std::time::{Duration, Instant};
 
 use hpvm_app::snapshot::Process;
+use hpvm_host::lock::pause_for;
 use hpvm_host::process;
 use hpvm_model::GuestNumber;
-use rustix::event::{Timespec, poll};
 
 use crate::VmHost;
 use crate::presence::Presence;
 
 /// Between the two looks. Long against what the kernel lets one thread run at a time, short for who waits.
-const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// What a guest used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl VmHost {
         let (before, since) = (look(), Instant::now());
         if running.iter().any(Option::is_some) {
             // Ended early by a signal, the moment was shorter.
-            let _ = poll(&mut [], Some(&MOMENT));
+            pause_for(MOMENT);
         }
         let (after, within) = (look(), since.elapsed());
         let processors = hpvm_host::facts::processors().map_or(1, |found| found.online);
