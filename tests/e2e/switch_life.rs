@@ -284,17 +284,23 @@ fn a_lost_registry_knows_its_switches_again() {
     assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
 }
 
+/// Guest `one` runs on virtual switch `nat1`, whose wire is a NAT.
+fn with_a_guest_on_nat() -> VmHost {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
+    host.ok(&["hpvmnet", "-S", "nat1", "-b"]);
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan::vswitch:nat1"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    host
+}
+
 fn a_nat_that_is_silent_gets_no_second_one() {
     apart(nat_is_silent);
 }
 
 /// One that does not answer lives, and has its sockets and its ports: guests start without a wire until it has ended.
 fn nat_is_silent() {
-    let host = VmHost::new(Engine::Fake);
-    host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
-    host.ok(&["hpvmnet", "-S", "nat1", "-b"]);
-    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan::vswitch:nat1"]);
-    host.ok(&["hpvmstart", "-P", "one"]);
+    let host = with_a_guest_on_nat();
     let nats = || {
         // The one that works, and the one that stands by, are started by /proc/self/exe.
         let is_nat = |name: &str| ["hpvmnat", "exe"].contains(&name);
@@ -384,11 +390,7 @@ fn a_busy_switch_finds_its_nat_again() {
 
 /// However often somebody wants something of the switch: here, its counters.
 fn nat_is_found_again() {
-    let host = VmHost::new(Engine::Fake);
-    host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
-    host.ok(&["hpvmnet", "-S", "nat1", "-b"]);
-    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan::vswitch:nat1"]);
-    host.ok(&["hpvmstart", "-P", "one"]);
+    let host = with_a_guest_on_nat();
     wait_until(BOUND, "the switch is connected", || nat_says(&host).contains("\"connected\":true"));
     let pid = |status: &str| {
         let status: Value = serde_json::from_str(status).ok()?;
