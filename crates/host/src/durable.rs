@@ -91,6 +91,11 @@ impl Batch {
         self.folders.push(folder.to_owned());
     }
 
+    /// Half of the folders, for somebody else to sync at the same time: a disk takes several syncs together.
+    pub fn split_off(&mut self) -> Batch {
+        Batch { files: Vec::new(), folders: self.folders.split_off(self.folders.len() / 2) }
+    }
+
     pub fn sync(self) -> Result<(), DurableError> {
         for (path, file) in &self.files {
             file.sync_all().map_err(failed("sync", path))?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use hpvm_host::Root;
-use hpvm_host::durable::Batch;
+use hpvm_host::durable::{Batch, DurableError};
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
     Problem, Runnable, Severity, Vcpus,
@@ -18,6 +18,7 @@ use hpvm_registry::{Change, Step};
 
 use crate::folder::{self, Folder};
 use crate::network::lan;
+use crate::stores::Looking;
 use crate::vm_host::{VmHost, identities, random};
 use crate::{Actor, Mode, Refusal, devdb};
 
@@ -57,21 +58,24 @@ fn attempt(
     if let Some(holder) = host.registry.number_of(name)? {
         return Err(Refusal::NameTaken { name: name.clone(), number: holder });
     }
-    let uuid = GuestUuid(uuid::Uuid::new_v4());
+    let described = Described::of(host, name, request)?;
+    let looking = Looking::begin([&described.config]);
     if mode == Mode::DryRun {
-        let Judged { config, problems, fields, .. } = judge(host, name, uuid, request, mode)?;
+        let Judged { config, problems, fields, .. } = described.judge(host, looking, mode)?;
         let config = numbered(config, host.begin()?.next_number()?);
         return Ok(Created { config, problems, fields });
     }
+    let uuid = described.config.uuid;
     let root = host.root.clone();
     let pristine = host.conf.pristine_nvram();
-    // Syncing costs most of a creation's time: the files go to the disk while the guest is judged, and what needs its number
-    // while the registry prepares what it commits after them.
+    // Files cost most of a creation's time: they go to the disk while the guest is judged, and what needs its number while the
+    // registry prepares what it commits after them; then both sync what is left.
     std::thread::scope(|scope| {
         let (decided, decision) = mpsc::sync_channel(1);
+        let (tell, told) = mpsc::sync_channel(2);
         let (root, pristine) = (&root, &pristine);
-        let files = scope.spawn(move || Draft::make(root, uuid, pristine, &decision));
-        let Judged { config, problems, fields, facts } = judge(host, name, uuid, request, mode)?;
+        let files = scope.spawn(move || Draft::make(root, uuid, pristine, &decision, &tell));
+        let Judged { config, problems, fields, facts } = described.judge(host, looking, mode)?;
         let change = host.begin()?;
         if let Some(holder) = change.number_of(name)? {
             return Err(Refusal::NameTaken { name: name.clone(), number: holder });
@@ -80,15 +84,39 @@ fn attempt(
         // It waits for this, or has failed, which it tells below.
         let _ = decided.send(config.clone());
         let prepared = prepare(&change, actor, &config, &facts);
+        let committed = synced(&told).map(|synced| -> Result<(), Refusal> {
+            synced?;
+            prepared?;
+            Ok(change.commit()?)
+        });
         let draft = files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        prepared?;
-        change.commit()?;
-        let folder = draft.keep();
+        // Who did not tell that all is synced has failed just now.
+        committed.transpose()?;
+        draft.keep();
         Step::CreateCommitted.reached();
-        // The texts are for people; a guest without them is whole, and the next change writes them.
-        let _ = folder.write_texts(&config, None);
         Ok(Created { config, problems, fields })
     })
+}
+
+/// How far the files are.
+enum Told {
+    /// All are written; this half is for the other to sync.
+    Written(Batch),
+    /// The own half is on the disk.
+    Synced,
+}
+
+/// Syncs the half that is left to do, and waits until both are. `None`: the files have failed.
+fn synced(told: &mpsc::Receiver<Told>) -> Option<Result<(), DurableError>> {
+    let Ok(Told::Written(half)) = told.recv() else { return None };
+    let synced = half.sync();
+    told.recv().is_ok().then_some(synced)
+}
+
+/// What the request makes of a guest, whose number is not known yet.
+struct Described {
+    config: GuestConfig,
+    lan: lan::Answers,
 }
 
 /// A guest that may be made, but for its number; in a dry run also one that may not.
@@ -99,29 +127,31 @@ struct Judged {
     facts: HostFacts,
 }
 
-fn judge(
-    host: &VmHost,
-    name: &GuestName,
-    uuid: GuestUuid,
-    request: &Request,
-    mode: Mode,
-) -> Result<Judged, Refusal> {
-    let network = host.network_for(request, None)?;
-    let (config, lan) = lan::made_apart(
-        host,
-        &[],
-        network,
-        |made| made,
-        |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random)?),
-    )?;
-    let mut facts = host.facts(&config, None)?;
-    facts.network.lan = lan;
-    let problems = problems(&config, &facts, Purpose::Change { before: None });
-    let fields = difference::with_refusals(difference::created(&config), &problems);
-    if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
-        return Err(Refusal::Problems(problems));
+impl Described {
+    fn of(host: &VmHost, name: &GuestName, request: &Request) -> Result<Described, Refusal> {
+        let uuid = GuestUuid(uuid::Uuid::new_v4());
+        let network = host.network_for(request, None)?;
+        let (config, lan) = lan::made_apart(
+            host,
+            &[],
+            network,
+            |made| made,
+            |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random)?),
+        )?;
+        Ok(Described { config, lan })
     }
-    Ok(Judged { config, problems, fields, facts })
+
+    fn judge(self, host: &VmHost, looking: Looking, mode: Mode) -> Result<Judged, Refusal> {
+        let Described { config, lan } = self;
+        let mut facts = host.facts_of(&config, None, looking.stores())?;
+        facts.network.lan = lan;
+        let problems = problems(&config, &facts, Purpose::Change { before: None });
+        let fields = difference::with_refusals(difference::created(&config), &problems);
+        if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
+            return Err(Refusal::Problems(problems));
+        }
+        Ok(Judged { config, problems, fields, facts })
+    }
 }
 
 fn numbered(config: GuestConfig, number: GuestNumber) -> GuestConfig {
@@ -153,12 +183,14 @@ struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// Makes all files, each on the disk: first those that every guest has, then, when it is decided that there will be a
-    /// guest, those that tell which. Where there will be none, the draft is as good as any to be dropped.
+    /// guest, those that tell which, of which half is left to the caller to sync. Where there will be none, the draft is as good
+    /// as any to be dropped.
     fn make(
         root: &'a Root,
         uuid: GuestUuid,
         pristine: &Path,
         decision: &mpsc::Receiver<GuestConfig>,
+        tell: &mpsc::SyncSender<Told>,
     ) -> Result<Draft<'a>, Refusal> {
         let folder = Folder::draft_of(root, uuid);
         let mut draft = Draft { root, folder, uuid, linked: None, is_kept: false };
@@ -169,23 +201,33 @@ impl<'a> Draft<'a> {
         Step::CreateNvram.reached();
         batch.sync()?;
         let Ok(config) = decision.recv() else { return Ok(draft) };
-        draft.complete(&config)?;
+        draft.complete(&config, tell)?;
+        // The texts are for people; a guest without them is whole, and the next change writes them. They go with a draft that
+        // is not kept.
+        let _ = draft.folder.write_texts(&config, None);
         Ok(draft)
     }
 
-    fn complete(&mut self, config: &GuestConfig) -> Result<(), Refusal> {
+    fn complete(
+        &mut self,
+        config: &GuestConfig,
+        tell: &mpsc::SyncSender<Told>,
+    ) -> Result<(), Refusal> {
         let mut batch = Batch::default();
         self.folder.settle(self.root, self.uuid)?;
         self.folder.make_identity(config, &mut batch)?;
         self.linked = Some(config.name.clone());
         self.folder.make_link(self.root, config, &mut batch)?;
         Step::CreateLink.reached();
-        Ok(batch.sync()?)
+        // There is room for both; who does not take them has failed.
+        let _ = tell.send(Told::Written(batch.split_off()));
+        batch.sync()?;
+        let _ = tell.send(Told::Synced);
+        Ok(())
     }
 
-    fn keep(mut self) -> Folder {
+    fn keep(mut self) {
         self.is_kept = true;
-        self.folder.clone()
     }
 }
 

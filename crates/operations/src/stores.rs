@@ -1,17 +1,16 @@
 //! What the backing stores of guests are on this host: what each path leads to, what the VM Host itself does with it, and
 //! what hangs together with what. Collected once for each decision; the only place where operations look at stores.
 
+pub(crate) mod asked;
 mod content;
 pub(crate) mod inodes;
 pub(crate) mod way;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::sync::mpsc::channel;
-use std::time::Duration;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
 use hpvm_host::optical::{self, Disc};
@@ -22,6 +21,7 @@ use hpvm_plan::facts::{
 };
 use hpvm_registry::Registry;
 
+use self::asked::{ANSWER_BOUND, Answers, Asking, in_time};
 use self::way::{Way, Ways};
 use crate::Refusal;
 
@@ -37,30 +37,12 @@ pub(crate) struct Stores {
 impl Stores {
     /// Looks at every path of these configurations.
     pub(crate) fn look<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> Stores {
-        Stores::look_at(paths(configs))
+        Looking::begin(configs).stores()
     }
 
     /// Looks at these paths.
     pub(crate) fn look_at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Stores {
-        let places = Places::default();
-        let paths: BTreeSet<&str> = paths.into_iter().collect();
-        let Looked { mut facts, ways } = looked_at(&paths);
-        let leads = leads(&places, facts.keys());
-        let starts: Vec<Lead> = leads.values().cloned().collect();
-        let blocks = match Blocks::are_plain_files(&places, &starts) {
-            true => Blocks::default(),
-            false => Blocks::read_around(&places, &starts),
-        };
-        let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
-            (None, _) => FileFact::Unreadable(format!(
-                "its file system has not answered for {} s",
-                ANSWER_BOUND.as_secs()
-            )),
-            (Some(_), Some(Lead::Block(_))) => file(Path::new(path), &blocks),
-            (Some(fact), _) => fact,
-        };
-        let files = paths.iter().map(|path| ((*path).to_owned(), fact(path))).collect();
-        Stores { files, leads, ways, blocks }
+        Looking::at(paths).stores()
     }
 
     /// The same, and what guests have by other paths to the same disks: two paths that no multipath joins are known by the
@@ -139,6 +121,49 @@ impl Stores {
     }
 }
 
+/// A look at stores that was begun, and goes on beside whoever wants to know.
+#[derive(Debug)]
+pub(crate) struct Looking {
+    paths: BTreeSet<String>,
+    asking: Asking<(Option<Way>, FileFact)>,
+}
+
+impl Looking {
+    /// At every path of these configurations.
+    pub(crate) fn begin<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> Looking {
+        Looking::at(paths(configs))
+    }
+
+    fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Looking {
+        let paths = paths.into_iter().map(str::to_owned).collect();
+        let asking = Asking::begin(&paths, |path| (Way::to(path), plain_file(path)));
+        Looking { paths, asking }
+    }
+
+    /// What was seen, of those stores that answered in time.
+    pub(crate) fn stores(self) -> Stores {
+        let Looking { paths, asking } = self;
+        let Looked { mut facts, ways } = Looked::of(&paths, asking.answers());
+        let places = Places::default();
+        let leads = leads(&places, facts.keys());
+        let starts: Vec<Lead> = leads.values().cloned().collect();
+        let blocks = match Blocks::are_plain_files(&places, &starts) {
+            true => Blocks::default(),
+            false => Blocks::read_around(&places, &starts),
+        };
+        let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
+            (None, _) => FileFact::Unreadable(format!(
+                "its file system has not answered for {} s",
+                ANSWER_BOUND.as_secs()
+            )),
+            (Some(_), Some(Lead::Block(_))) => file(Path::new(path), &blocks),
+            (Some(fact), _) => fact,
+        };
+        let files = paths.iter().map(|path| (path.clone(), fact(path))).collect();
+        Stores { files, leads, ways, blocks }
+    }
+}
+
 /// Of the drives of the VM Host that a guest has, those without a medium, a sentence each. A drive that does not answer is
 /// not waited for.
 pub(crate) fn empty_drives(config: &GuestConfig) -> Vec<String> {
@@ -168,18 +193,6 @@ fn asked(path: &str, question: impl FnOnce(&Path) -> bool + Send + 'static) -> b
     in_time(path, question).unwrap_or(false)
 }
 
-/// The answer to a question about a path; `None` when there is none in time.
-pub(crate) fn in_time<T: Send + 'static>(
-    path: &str,
-    question: impl FnOnce(&Path) -> T + Send + 'static,
-) -> Option<T> {
-    let (sender, answer) = channel();
-    let path = path.to_owned();
-    let ask = move || sender.send(question(Path::new(&path)));
-    std::thread::Builder::new().spawn(ask).ok()?;
-    answer.recv_timeout(ANSWER_BOUND).ok()
-}
-
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
     let devices = configs.into_iter().flat_map(|config| &config.storage);
     devices.flat_map(StorageDevice::backings).map(|backing| backing.path.as_str()).collect()
@@ -193,9 +206,6 @@ fn leads<'a>(
     paths.into_iter().filter_map(lead).collect()
 }
 
-/// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
-const ANSWER_BOUND: Duration = Duration::from_secs(2);
-
 /// What paths lead to. Those at which nobody answers have no fact, and the way to their folder at most.
 #[derive(Default)]
 struct Looked {
@@ -203,59 +213,18 @@ struct Looked {
     ways: BTreeMap<String, Ways>,
 }
 
-fn looked_at(paths: &BTreeSet<&str>) -> Looked {
-    let look = |path: &Path| (Way::to(path), plain_file(path));
-    let (folders, mut seen) = in_answering_folders(paths, look);
-    let mut looked = Looked::default();
-    for path in paths {
-        let (own, fact) = seen.remove(*path).unzip();
-        let folder = way::folder(path).and_then(|folder| folders.get(folder)?.clone());
-        looked.ways.insert((*path).to_owned(), Ways { own: own.flatten(), folder });
-        looked.facts.extend(fact.map(|fact| ((*path).to_owned(), fact)));
-    }
-    looked
-}
-
-/// Where the folders of some paths lead, and the answers to a question about these. The folders are asked first: one may answer
-/// where what lies in it does not, and where none does there is nothing more to ask.
-fn in_answering_folders<T: Send + 'static>(
-    paths: &BTreeSet<&str>,
-    question: fn(&Path) -> T,
-) -> (BTreeMap<String, Option<Way>>, BTreeMap<String, T>) {
-    let folders = paths.iter().filter_map(|path| way::folder(path)).collect();
-    let folders = answers(&folders, Way::to);
-    let may_answer =
-        |path: &&str| way::folder(path).is_none_or(|folder| folders.contains_key(folder));
-    let asked = paths.iter().copied().filter(may_answer).collect();
-    let answers = answers(&asked, question);
-    (folders, answers)
-}
-
-/// The answers to a question about some paths; of those at which nobody answers in time there is none. They are asked by a thread
-/// one after the other, which is left there when it does not come back: the end of the command ends it.
-fn answers<T: Send + 'static>(
-    paths: &BTreeSet<&str>,
-    question: fn(&Path) -> T,
-) -> BTreeMap<String, T> {
-    let mut answers = BTreeMap::new();
-    let mut rest: VecDeque<String> = paths.iter().map(|path| (*path).to_owned()).collect();
-    while !rest.is_empty() {
-        let (sender, answered) = channel();
-        let asked = rest.clone();
-        let ask = move || asked.iter().all(|path| sender.send(question(Path::new(path))).is_ok());
-        if std::thread::Builder::new().spawn(ask).is_err() {
-            // Without a thread nobody can tell, and the question itself has to be risked.
-            let risk = |path: String| (path.clone(), question(Path::new(&path)));
-            answers.extend(rest.drain(..).map(risk));
+impl Looked {
+    fn of(paths: &BTreeSet<String>, answers: Answers<(Option<Way>, FileFact)>) -> Looked {
+        let Answers { folders, mut own } = answers;
+        let mut looked = Looked::default();
+        for path in paths {
+            let (own, fact) = own.remove(path).unzip();
+            let folder = way::folder(path).and_then(|folder| folders.get(folder)?.clone());
+            looked.ways.insert(path.clone(), Ways { own: own.flatten(), folder });
+            looked.facts.extend(fact.map(|fact| (path.clone(), fact)));
         }
-        while let Some(path) = rest.pop_front() {
-            match answered.recv_timeout(ANSWER_BOUND) {
-                Ok(answer) => answers.insert(path, answer),
-                Err(_) => break,
-            };
-        }
+        looked
     }
-    answers
 }
 
 fn identity_of(store: &Store) -> FileIdentity {

@@ -172,7 +172,16 @@ impl VmHost {
         config: &GuestConfig,
         before: Option<&GuestConfig>,
     ) -> Result<HostFacts, Refusal> {
-        let stores = Stores::look(std::iter::once(config).chain(before));
+        self.facts_of(config, before, Stores::look(std::iter::once(config).chain(before)))
+    }
+
+    /// The same, where a look at the stores of both was taken already.
+    pub(crate) fn facts_of(
+        &self,
+        config: &GuestConfig,
+        before: Option<&GuestConfig>,
+        stores: Stores,
+    ) -> Result<HostFacts, Refusal> {
         let stores = stores.with_other_paths(&self.registry)?;
         let _view = self.registry.view()?;
         // By uuid, since a guest that is not created yet has no number of its own.

@@ -341,6 +341,9 @@ fn uri(path: &Path) -> String {
 fn verify(connection: &mut Connection, path: &Path) -> Result<i64, RegistryError> {
     let failed = || RegistryError::sql("open", path);
     connection.busy_handler(Some(keep_waiting)).map_err(|e| failed()(e))?;
+    // Otherwise SQLite prepares a statement anew each time a value is bound that might make a partial index fit.
+    let by_text_alone = DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG;
+    connection.set_db_config(by_text_alone, true).map_err(|e| failed()(e))?;
     let ask =
         |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let application = ask("application_id").map_err(|e| failed()(e))?;

@@ -218,18 +218,24 @@ impl Change<'_> {
         }
     }
 
-    /// Both deletions look at the oldest rows alone, so that a record costs the same at any length.
+    /// Looks at the oldest rows alone, so that a record costs the same at any length.
     fn trim(&self, newest: i64, now: Timestamp) -> rusqlite::Result<()> {
-        let oldest = now.saturating_sub(AGE_MAX).unwrap_or(Timestamp::MIN);
-        self.connection
-            .prepare_cached("DELETE FROM operation WHERE id <= ?1")?
-            .execute([newest - KEPT_MAX])?;
-        self.connection
-            .prepare_cached(
-                "DELETE FROM operation
-                 WHERE id < (SELECT min(id) FROM operation) + ?1 AND at < ?2",
-            )?
-            .execute([AGED_PER_RECORD, oldest.as_millisecond()])?;
+        let aged = now.saturating_sub(AGE_MAX).unwrap_or(Timestamp::MIN).as_millisecond();
+        let mut oldest =
+            self.connection.prepare_cached("SELECT id, at FROM operation ORDER BY id LIMIT 1")?;
+        let (oldest, at): (i64, i64) =
+            oldest.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let too_many = newest - KEPT_MAX;
+        if oldest <= too_many {
+            self.connection
+                .prepare_cached("DELETE FROM operation WHERE id <= ?1")?
+                .execute([too_many])?;
+        }
+        if at < aged {
+            self.connection
+                .prepare_cached("DELETE FROM operation WHERE id < ?1 AND at < ?2")?
+                .execute([oldest.max(too_many) + AGED_PER_RECORD, aged])?;
+        }
         Ok(())
     }
 }

@@ -49,6 +49,8 @@ impl Perform for Create {
         let created = create(&mut host, &actor, &self.name, &self.options.request(), mode)
             .or_else(|refusal| refused(&self.name, refusal))?;
         context.say.problems(&self.name, &created.problems);
+        // The end of the process closes the registry faster than SQLite does.
+        std::mem::forget(host);
         match mode {
             Mode::Apply => done(&format!("guest '{}' is made already", self.name)),
             Mode::DryRun => {

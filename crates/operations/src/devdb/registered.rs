@@ -189,6 +189,6 @@ pub(crate) fn forget_unused(change: &Change<'_>, before: &GuestConfig) -> Result
 
 /// Links followed; the path itself where it leads nowhere, or nothing answers.
 pub(super) fn real_path(path: &str) -> String {
-    let real = stores::in_time(path, |path| fs::canonicalize(path)).and_then(Result::ok);
+    let real = stores::asked::in_time(path, |path| fs::canonicalize(path)).and_then(Result::ok);
     real.map_or_else(|| path.to_owned(), |real| real.to_string_lossy().into_owned())
 }

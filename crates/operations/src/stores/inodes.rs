@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hpvm_model::FileIdentity;
 
-use super::in_answering_folders;
+use super::asked::Asking;
 use super::way::identity_at;
 
 /// Of a path at which nobody answered nothing is known.
@@ -14,8 +14,8 @@ pub(crate) struct Inodes(BTreeMap<String, Option<FileIdentity>>);
 
 impl Inodes {
     pub(crate) fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Inodes {
-        let paths: BTreeSet<&str> = paths.into_iter().collect();
-        Inodes(in_answering_folders(&paths, identity_at).1)
+        let paths: BTreeSet<String> = paths.into_iter().map(str::to_owned).collect();
+        Inodes(Asking::begin(&paths, identity_at).answers().own)
     }
 
     /// Of one path alone.

@@ -1,0 +1,197 @@
+//! Questions about paths whose file system may never answer. A thread asks, which is left there when it does not come back:
+//! the end of the command ends it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{mem, thread};
+
+use super::way::{self, Way};
+
+/// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
+pub(super) const ANSWER_BOUND: Duration = Duration::from_secs(2);
+
+/// The answer to a question about a path; `None` when there is none in time.
+pub(crate) fn in_time<T: Send + 'static>(
+    path: &str,
+    question: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, answer) = channel();
+    let path = path.to_owned();
+    let ask = move || sender.send(question(Path::new(&path)));
+    thread::Builder::new().spawn(ask).ok()?;
+    answer.recv_timeout(ANSWER_BOUND).ok()
+}
+
+/// Some paths that a thread is asking about: where their folders lead, and a question about each. The folders are asked
+/// first: one may answer where what lies in it does not, and where none does there is nothing more to ask.
+#[derive(Debug)]
+pub(super) struct Asking<T> {
+    question: fn(&Path) -> T,
+    rest: Vec<Question>,
+    answering: Answering<T>,
+}
+
+/// The answers that came in time, by path.
+pub(super) struct Answers<T> {
+    pub(super) folders: BTreeMap<String, Option<Way>>,
+    pub(super) own: BTreeMap<String, T>,
+}
+
+impl<T: Send + 'static> Asking<T> {
+    pub(super) fn begin(paths: &BTreeSet<String>, question: fn(&Path) -> T) -> Asking<T> {
+        let folders: BTreeSet<&str> = paths.iter().filter_map(|path| way::folder(path)).collect();
+        let folders = folders.into_iter().map(|path| Question::Way(path.to_owned()));
+        let rest: Vec<Question> = folders.chain(paths.iter().cloned().map(Question::Own)).collect();
+        Asking { question, answering: Answering::begin(&rest, question), rest }
+    }
+
+    /// Waits until all have answered, or have not in time.
+    pub(super) fn answers(self) -> Answers<T> {
+        let Asking { question, mut rest, mut answering } = self;
+        let mut answers = Answers { folders: BTreeMap::new(), own: BTreeMap::new() };
+        loop {
+            let mut asked = rest.into_iter();
+            for (answer, asked) in answering.in_time().into_iter().zip(&mut asked) {
+                match answer {
+                    Answer::Way(way) => drop(answers.folders.insert(asked.into_path(), way)),
+                    Answer::Own(answer) => drop(answers.own.insert(asked.into_path(), answer)),
+                }
+            }
+            let Some(silent) = asked.next().map(Question::into_path) else { return answers };
+            let is_elsewhere =
+                |question: &Question| !Path::new(question.path()).starts_with(&silent);
+            rest = asked.filter(is_elsewhere).collect();
+            answering = Answering::begin(&rest, question);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Question {
+    /// Where a path leads.
+    Way(String),
+    /// The caller's own.
+    Own(String),
+}
+
+#[derive(Debug)]
+enum Answer<T> {
+    Way(Option<Way>),
+    Own(T),
+}
+
+impl Question {
+    fn path(&self) -> &str {
+        let (Question::Way(path) | Question::Own(path)) = self;
+        path
+    }
+
+    fn into_path(self) -> String {
+        let (Question::Way(path) | Question::Own(path)) = self;
+        path
+    }
+
+    fn ask<T>(&self, own: fn(&Path) -> T) -> Answer<T> {
+        match self {
+            Question::Way(path) => Answer::Way(Way::to(Path::new(path))),
+            Question::Own(path) => Answer::Own(own(Path::new(path))),
+        }
+    }
+}
+
+/// A thread that asks one question after the other.
+#[derive(Debug)]
+struct Answering<T> {
+    questions: usize,
+    progress: Arc<(Mutex<Progress<T>>, Condvar)>,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+struct Progress<T> {
+    answers: Vec<Answer<T>>,
+    /// When the question was put that has no answer yet.
+    asked_at: Instant,
+}
+
+impl<T: Send + 'static> Answering<T> {
+    fn begin(questions: &[Question], own: fn(&Path) -> T) -> Answering<T> {
+        let begun = Progress { answers: Vec::new(), asked_at: Instant::now() };
+        let progress = Arc::new((Mutex::new(begun), Condvar::new()));
+        let ask = {
+            let (progress, questions) = (Arc::clone(&progress), questions.to_vec());
+            move || {
+                let (progress, all_asked) = &*progress;
+                for question in &questions {
+                    let answer = question.ask(own);
+                    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+                    progress.answers.push(answer);
+                    progress.asked_at = Instant::now();
+                }
+                // Once, not for each answer: the two would take turns on one processor.
+                all_asked.notify_one();
+            }
+        };
+        let answering = Answering { questions: questions.len(), progress };
+        if !questions.is_empty() && thread::Builder::new().spawn(ask).is_err() {
+            // Without a thread nobody can tell, and the questions themselves have to be risked.
+            answering.lock().answers = questions.iter().map(|question| question.ask(own)).collect();
+        }
+        answering
+    }
+
+    /// The answers up to the first that does not come in time.
+    fn in_time(&self) -> Vec<Answer<T>> {
+        let mut progress = self.lock();
+        while progress.answers.len() < self.questions {
+            let left = ANSWER_BOUND.saturating_sub(progress.asked_at.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let woken = self.progress.1.wait_timeout(progress, left);
+            progress = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        mem::take(&mut progress.answers)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress<T>> {
+        self.progress.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path's own answer, which some paths never give.
+    fn length(path: &Path) -> usize {
+        if path.ends_with("silent") {
+            loop {
+                thread::park();
+            }
+        }
+        path.as_os_str().len()
+    }
+
+    /// What comes after a path that does not answer is asked by another thread, but what lies below it.
+    #[test]
+    fn a_silent_path_takes_none_but_those_below_it_with_it() {
+        let paths = ["/a", "/b/silent", "/b/silent/c", "/b/silent-not", "/d/e"];
+        let paths = paths.map(str::to_owned).into();
+        let before = Instant::now();
+        let answers = Asking::begin(&paths, length).answers();
+        let whole = before.elapsed();
+        assert!(ANSWER_BOUND <= whole && whole < 4 * ANSWER_BOUND, "{whole:?}");
+        assert_eq!(
+            answers.own,
+            BTreeMap::from([("/a".into(), 2), ("/b/silent-not".into(), 13), ("/d/e".into(), 4)])
+        );
+        // A way is asked for by its own question, which here leads nowhere below the root.
+        let named: Vec<(&str, bool)> =
+            answers.folders.iter().map(|(path, way)| (path.as_str(), way.is_some())).collect();
+        assert_eq!(named, [("/", true), ("/b", false), ("/b/silent", false), ("/d", false)]);
+    }
+}
