@@ -11,8 +11,9 @@ use crate::forward::Forwarder;
 use crate::port::{Attention, Peer, PlaceIndex, Port, WIRE};
 use crate::ways::{self, Facts, Sent};
 
-/// Until a thread that has nothing else to do looks again whether there is room: a guest gives buffers by dozens.
-pub(crate) const HELD: Duration = Duration::from_micros(50);
+/// Until a thread that has nothing else to do looks again whether there is room, or more to take: a guest gives buffers by
+/// dozens, and the more frames have gathered, the less each costs both.
+pub(crate) const HELD: Duration = Duration::from_micros(150);
 
 impl Forwarder {
     /// Gives the batch's frames to their receivers. Returns how many of them were held back.
