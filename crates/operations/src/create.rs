@@ -19,7 +19,7 @@ use hpvm_registry::{Change, Step};
 use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::stores::Looking;
-use crate::vm_host::{VmHost, identities, random};
+use crate::vm_host::{Premises, VmHost, identities, random};
 use crate::{Actor, Mode, Refusal, devdb};
 
 /// What came of it.
@@ -34,68 +34,109 @@ pub struct Created {
 
 /// Creates a guest called `name` as asked, the rest by default.
 pub fn create(
-    host: &mut VmHost,
+    premises: Premises,
     actor: &Actor,
     name: &GuestName,
     request: &Request,
     mode: Mode,
 ) -> Result<Created, Refusal> {
-    let result = attempt(host, actor, name, request, mode);
+    let order = Order { actor, name, request, uuid: GuestUuid(uuid::Uuid::new_v4()) };
     match mode {
-        Mode::Apply => host.record_failure(actor, None, result),
-        Mode::DryRun => result,
+        Mode::Apply => apply_order(premises, &order),
+        Mode::DryRun => try_order(&mut premises.open()?, &order),
     }
 }
 
-fn attempt(
-    host: &mut VmHost,
-    actor: &Actor,
-    name: &GuestName,
-    request: &Request,
-    mode: Mode,
-) -> Result<Created, Refusal> {
-    // What scripts ask again and again costs nothing but this look; it is looked again when nobody else can take the name.
-    if let Some(holder) = host.registry.number_of(name)? {
-        return Err(Refusal::NameTaken { name: name.clone(), number: holder });
-    }
-    let described = Described::of(host, name, request)?;
+/// Who wants which guest.
+struct Order<'a> {
+    actor: &'a Actor,
+    name: &'a GuestName,
+    request: &'a Request,
+    uuid: GuestUuid,
+}
+
+fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
+    refuse_taken(order.name, host.registry.number_of(order.name)?)?;
+    let described = Described::of(host, order)?;
     let looking = Looking::begin([&described.config]);
-    if mode == Mode::DryRun {
-        let Judged { config, problems, fields, .. } = described.judge(host, looking, mode)?;
-        let config = numbered(config, host.begin()?.next_number()?);
-        return Ok(Created { config, problems, fields });
-    }
-    let uuid = described.config.uuid;
-    let root = host.root.clone();
-    let pristine = host.conf.pristine_nvram();
-    // Files cost most of a creation's time: they go to the disk while the guest is judged, and what needs its number while the
-    // registry prepares what it commits after them; then both sync what is left.
+    let Judged { config, problems, fields, .. } = described.judge(host, looking, Mode::DryRun)?;
+    let config = numbered(config, host.begin()?.next_number()?);
+    Ok(Created { config, problems, fields })
+}
+
+/// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
+/// needs its number while the registry prepares what it commits after them; then both sync what is left.
+fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
+    let (root, pristine) = (premises.root.clone(), premises.conf.pristine_nvram());
     std::thread::scope(|scope| {
         let (decided, decision) = mpsc::sync_channel(1);
         let (tell, told) = mpsc::sync_channel(2);
-        let (root, pristine) = (&root, &pristine);
-        let files = scope.spawn(move || Draft::make(root, uuid, pristine, &decision, &tell));
-        let Judged { config, problems, fields, facts } = described.judge(host, looking, mode)?;
-        let change = host.begin()?;
-        if let Some(holder) = change.number_of(name)? {
-            return Err(Refusal::NameTaken { name: name.clone(), number: holder });
+        let (root, pristine, uuid) = (&root, &pristine, order.uuid);
+        let make = move || Draft::make(root, uuid, pristine, &decision, &tell);
+        let begin = || scope.spawn(make);
+        // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before
+        // the registry was asked.
+        if root.guest_link(order.name.as_str()).is_symlink() {
+            let mut host = premises.open()?;
+            let created = carry_out(&mut host, order, begin, &decided, &told);
+            concluded(host, order.actor, created)
+        } else {
+            let files = begin();
+            let mut host = premises.open()?;
+            let created = carry_out(&mut host, order, || files, &decided, &told);
+            concluded(host, order.actor, created)
         }
-        let config = numbered(config, change.next_number()?);
-        // It waits for this, or has failed, which it tells below.
-        let _ = decided.send(config.clone());
-        let prepared = prepare(&change, actor, &config, &facts);
-        let committed = synced(&told).map(|synced| -> Result<(), Refusal> {
-            synced?;
-            prepared?;
-            Ok(change.commit()?)
-        });
-        let draft = files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        // Who did not tell that all is synced has failed just now.
-        committed.transpose()?;
-        draft.keep();
-        Step::CreateCommitted.reached();
-        Ok(Created { config, problems, fields })
     })
+}
+
+fn concluded(
+    mut host: VmHost,
+    actor: &Actor,
+    created: Result<Created, Refusal>,
+) -> Result<Created, Refusal> {
+    let created = host.record_failure(actor, None, created);
+    // The end of the process closes the registry faster than SQLite does.
+    std::mem::forget(host);
+    created
+}
+
+type Files<'scope, 'a> = std::thread::ScopedJoinHandle<'scope, Result<Draft<'a>, Refusal>>;
+
+fn carry_out<'scope, 'a>(
+    host: &mut VmHost,
+    order: &Order<'_>,
+    begin_files: impl FnOnce() -> Files<'scope, 'a>,
+    decided: &mpsc::SyncSender<GuestConfig>,
+    told: &mpsc::Receiver<Told>,
+) -> Result<Created, Refusal> {
+    refuse_taken(order.name, host.registry.number_of(order.name)?)?;
+    let described = Described::of(host, order)?;
+    let looking = Looking::begin([&described.config]);
+    let files = begin_files();
+    let Judged { config, problems, fields, facts } = described.judge(host, looking, Mode::Apply)?;
+    let change = host.begin()?;
+    // Looked at again when nobody else can take it.
+    refuse_taken(order.name, change.number_of(order.name)?)?;
+    let config = numbered(config, change.next_number()?);
+    // It waits for this, or has failed, which it tells below.
+    let _ = decided.send(config.clone());
+    let prepared = prepare(&change, order.actor, &config, &facts);
+    let committed = synced(told).map(|synced| -> Result<(), Refusal> {
+        synced?;
+        prepared?;
+        Ok(change.commit()?)
+    });
+    let draft = files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    // Who did not tell that all is synced has failed just now.
+    committed.transpose()?;
+    draft.keep();
+    Step::CreateCommitted.reached();
+    Ok(Created { config, problems, fields })
+}
+
+fn refuse_taken(name: &GuestName, holder: Option<GuestNumber>) -> Result<(), Refusal> {
+    let taken = |number| Err(Refusal::NameTaken { name: name.clone(), number });
+    holder.map_or(Ok(()), taken)
 }
 
 /// How far the files are.
@@ -128,8 +169,8 @@ struct Judged {
 }
 
 impl Described {
-    fn of(host: &VmHost, name: &GuestName, request: &Request) -> Result<Described, Refusal> {
-        let uuid = GuestUuid(uuid::Uuid::new_v4());
+    fn of(host: &VmHost, order: &Order<'_>) -> Result<Described, Refusal> {
+        let Order { name, request, uuid, .. } = *order;
         let network = host.network_for(request, None)?;
         let (config, lan) = lan::made_apart(
             host,

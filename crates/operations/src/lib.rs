@@ -38,7 +38,7 @@ pub mod why;
 
 pub use actor::Actor;
 pub use refusal::Refusal;
-pub use vm_host::VmHost;
+pub use vm_host::{Premises, VmHost};
 
 /// Whether an operation is carried out or only judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

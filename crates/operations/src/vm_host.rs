@@ -43,9 +43,16 @@ pub struct VmHost {
     pub boot_id: String,
 }
 
-impl VmHost {
-    /// Opens the VM Host of the environment.
-    pub fn open(access: Access) -> Result<VmHost, Refusal> {
+/// A VM Host whose registry is not open yet.
+pub struct Premises {
+    pub(crate) root: Root,
+    pub(crate) conf: Conf,
+    access: Access,
+}
+
+impl Premises {
+    /// Those of the environment.
+    pub fn find(access: Access) -> Result<Premises, Refusal> {
         let root = Root::from_environment()?;
         if access == Access::ReadWrite {
             root.ensure()?;
@@ -55,10 +62,22 @@ impl VmHost {
         if !root.db().exists() && folder::any(&root) {
             return Err(Refusal::RegistryLost(root.db()));
         }
+        Ok(Premises { root, conf, access })
+    }
+
+    pub(crate) fn open(self) -> Result<VmHost, Refusal> {
+        let Premises { root, conf, access } = self;
         let registry = Registry::open(&root.db(), access)?;
         let boot_id =
             process::boot_id().map_err(Refusal::file("read", "/proc/sys/kernel/random/boot_id"))?;
         Ok(VmHost { root, conf, registry, boot_id })
+    }
+}
+
+impl VmHost {
+    /// Opens the VM Host of the environment.
+    pub fn open(access: Access) -> Result<VmHost, Refusal> {
+        Premises::find(access)?.open()
     }
 
     pub fn guest(&self, selector: &Selector) -> Result<GuestConfig, Refusal> {

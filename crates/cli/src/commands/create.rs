@@ -2,7 +2,7 @@
 
 use hpvm_model::GuestName;
 use hpvm_operations::create::create;
-use hpvm_operations::{Mode, VmHost};
+use hpvm_operations::{Mode, Premises};
 use hpvm_registry::Access;
 
 use crate::args::{GuestOptions, Undertaking};
@@ -44,13 +44,11 @@ impl Perform for Create {
             context.say.warning(Some(&self.name), &warning);
         }
         let mode = self.undertaking.mode();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let premises = Premises::find(Access::ReadWrite)?;
         let actor = context.actor(self.undertaking.operation.reason);
-        let created = create(&mut host, &actor, &self.name, &self.options.request(), mode)
+        let created = create(premises, &actor, &self.name, &self.options.request(), mode)
             .or_else(|refusal| refused(&self.name, refusal))?;
         context.say.problems(&self.name, &created.problems);
-        // The end of the process closes the registry faster than SQLite does.
-        std::mem::forget(host);
         match mode {
             Mode::Apply => done(&format!("guest '{}' is made already", self.name)),
             Mode::DryRun => {
