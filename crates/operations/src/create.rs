@@ -13,7 +13,7 @@ use hpvm_model::{
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
-use hpvm_plan::request::{Request, apply};
+use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
 use crate::folder::{self, Folder};
@@ -55,17 +55,28 @@ struct Order<'a> {
     uuid: GuestUuid,
 }
 
+impl Order<'_> {
+    /// Begins to look at the stores that the guest is to have.
+    fn look(&self) -> Looking {
+        let added = self.request.devices.iter().filter_map(|device| match device {
+            DeviceRequest::Add(statement) => statement.backing.as_ref(),
+            DeviceRequest::Modify(_) | DeviceRequest::Delete(_) => None,
+        });
+        Looking::at(added.chain(&self.request.layers).map(|backing| backing.path.as_str()))
+    }
+}
+
 fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
-    let described = Described::of(host, order)?;
-    let looking = Looking::begin([&described.config]);
-    let Judged { config, problems, fields, .. } = described.judge(host, looking, Mode::DryRun)?;
+    let looking = order.look();
+    let Judged { config, problems, fields, .. } = judge(host, order, looking, Mode::DryRun)?;
     let config = numbered(config, host.begin()?.next_number()?);
     Ok(Created { config, problems, fields })
 }
 
 /// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
-/// needs its number while the registry prepares what it commits after them; then both sync what is left.
+/// needs its number while the registry prepares what it commits after them; then both sync what is left. The thread that looks
+/// comes before: the first one shares our processor until we wait for it, and the files are to have another.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
     let (root, pristine) = (premises.root.clone(), premises.conf.pristine_nvram());
     std::thread::scope(|scope| {
@@ -73,7 +84,7 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
         let (tell, told) = mpsc::sync_channel(2);
         let (root, pristine, uuid) = (&root, &pristine, order.uuid);
         let make = move || Draft::make(root, uuid, pristine, &decision, &tell);
-        let begin = || scope.spawn(make);
+        let begin = || (order.look(), scope.spawn(make));
         // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before
         // the registry was asked.
         if root.guest_link(order.name.as_str()).is_symlink() {
@@ -81,9 +92,9 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
             let created = carry_out(&mut host, order, begin, &decided, &told);
             concluded(host, order.actor, created)
         } else {
-            let files = begin();
+            let begun = begin();
             let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, || files, &decided, &told);
+            let created = carry_out(&mut host, order, || begun, &decided, &told);
             concluded(host, order.actor, created)
         }
     })
@@ -100,20 +111,20 @@ fn concluded(
     created
 }
 
-type Files<'scope, 'a> = std::thread::ScopedJoinHandle<'scope, Result<Draft<'a>, Refusal>>;
+/// What goes on beside the command: the look at the guest's stores, and the making of its files.
+type Begun<'scope, 'a> =
+    (Looking, std::thread::ScopedJoinHandle<'scope, Result<Draft<'a>, Refusal>>);
 
 fn carry_out<'scope, 'a>(
     host: &mut VmHost,
     order: &Order<'_>,
-    begin_files: impl FnOnce() -> Files<'scope, 'a>,
+    begin: impl FnOnce() -> Begun<'scope, 'a>,
     decided: &mpsc::SyncSender<GuestConfig>,
     told: &mpsc::Receiver<Told>,
 ) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
-    let described = Described::of(host, order)?;
-    let looking = Looking::begin([&described.config]);
-    let files = begin_files();
-    let Judged { config, problems, fields, facts } = described.judge(host, looking, Mode::Apply)?;
+    let (looking, files) = begin();
+    let Judged { config, problems, fields, facts } = judge(host, order, looking, Mode::Apply)?;
     let change = host.begin()?;
     // Looked at again when nobody else can take it.
     refuse_taken(order.name, change.number_of(order.name)?)?;
@@ -154,12 +165,6 @@ fn synced(told: &mpsc::Receiver<Told>) -> Option<Result<(), DurableError>> {
     told.recv().is_ok().then_some(synced)
 }
 
-/// What the request makes of a guest, whose number is not known yet.
-struct Described {
-    config: GuestConfig,
-    lan: lan::Answers,
-}
-
 /// A guest that may be made, but for its number; in a dry run also one that may not.
 struct Judged {
     config: GuestConfig,
@@ -168,31 +173,29 @@ struct Judged {
     facts: HostFacts,
 }
 
-impl Described {
-    fn of(host: &VmHost, order: &Order<'_>) -> Result<Described, Refusal> {
-        let Order { name, request, uuid, .. } = *order;
-        let network = host.network_for(request, None)?;
-        let (config, lan) = lan::made_apart(
-            host,
-            &[],
-            network,
-            |made| made,
-            |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random)?),
-        )?;
-        Ok(Described { config, lan })
+fn judge(
+    host: &VmHost,
+    order: &Order<'_>,
+    looking: Looking,
+    mode: Mode,
+) -> Result<Judged, Refusal> {
+    let Order { name, request, uuid, .. } = *order;
+    let network = host.network_for(request, None)?;
+    let (config, lan) = lan::made_apart(
+        host,
+        &[],
+        network,
+        |made| made,
+        |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random)?),
+    )?;
+    let mut facts = host.facts_of(&config, None, looking.stores_of(&config))?;
+    facts.network.lan = lan;
+    let problems = problems(&config, &facts, Purpose::Change { before: None });
+    let fields = difference::with_refusals(difference::created(&config), &problems);
+    if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
+        return Err(Refusal::Problems(problems));
     }
-
-    fn judge(self, host: &VmHost, looking: Looking, mode: Mode) -> Result<Judged, Refusal> {
-        let Described { config, lan } = self;
-        let mut facts = host.facts_of(&config, None, looking.stores())?;
-        facts.network.lan = lan;
-        let problems = problems(&config, &facts, Purpose::Change { before: None });
-        let fields = difference::with_refusals(difference::created(&config), &problems);
-        if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
-            return Err(Refusal::Problems(problems));
-        }
-        Ok(Judged { config, problems, fields, facts })
-    }
+    Ok(Judged { config, problems, fields, facts })
 }
 
 fn numbered(config: GuestConfig, number: GuestNumber) -> GuestConfig {

@@ -37,7 +37,7 @@ pub(crate) struct Stores {
 impl Stores {
     /// Looks at every path of these configurations.
     pub(crate) fn look<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> Stores {
-        Looking::begin(configs).stores()
+        Looking::at(paths(configs)).stores()
     }
 
     /// Looks at these paths.
@@ -129,19 +129,23 @@ pub(crate) struct Looking {
 }
 
 impl Looking {
-    /// At every path of these configurations.
-    pub(crate) fn begin<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> Looking {
-        Looking::at(paths(configs))
-    }
-
-    fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Looking {
+    /// At these paths.
+    pub(crate) fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Looking {
         let paths = paths.into_iter().map(str::to_owned).collect();
         let asking = Asking::begin(&paths, |path| (Way::to(path), plain_file(path)));
         Looking { paths, asking }
     }
 
+    /// What was seen of a configuration's stores, which is looked for anew if it has others.
+    pub(crate) fn stores_of(self, config: &GuestConfig) -> Stores {
+        match self.paths.iter().map(String::as_str).eq(paths([config])) {
+            true => self.stores(),
+            false => Stores::look([config]),
+        }
+    }
+
     /// What was seen, of those stores that answered in time.
-    pub(crate) fn stores(self) -> Stores {
+    fn stores(self) -> Stores {
         let Looking { paths, asking } = self;
         let Looked { mut facts, ways } = Looked::of(&paths, asking.answers());
         let places = Places::default();
