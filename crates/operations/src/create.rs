@@ -188,7 +188,7 @@ fn judge(
         |made| made,
         |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random)?),
     )?;
-    let mut facts = host.facts_of(&config, None, looking.stores_of(&config))?;
+    let mut facts = host.facts_of_new(&config, looking.stores_of(&config))?;
     facts.network.lan = lan;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
     let fields = difference::with_refusals(difference::created(&config), &problems);

@@ -21,7 +21,9 @@ use hpvm_plan::facts::{
     StartFacts, Tenancy,
 };
 use hpvm_plan::record::{Machine, Sharing};
-use hpvm_registry::{Access, Change, Identities, Registry, Selector, SwitchSelector};
+use hpvm_registry::{
+    Access, Change, Identities, Registry, RegistryError, Selector, SwitchSelector,
+};
 
 use crate::folder::{self, Folder};
 use crate::network::lan;
@@ -191,20 +193,31 @@ impl VmHost {
         config: &GuestConfig,
         before: Option<&GuestConfig>,
     ) -> Result<HostFacts, Refusal> {
-        self.facts_of(config, before, Stores::look(std::iter::once(config).chain(before)))
+        let stores = Stores::look(std::iter::once(config).chain(before));
+        let own = || self.registry.guest(&Selector::Uuid(config.uuid));
+        self.facts_of(config, before, stores, own)
     }
 
-    /// The same, where a look at the stores of both was taken already.
-    pub(crate) fn facts_of(
+    /// The same about a guest that is not created yet, whose stores were looked at already.
+    pub(crate) fn facts_of_new(
+        &self,
+        config: &GuestConfig,
+        stores: Stores,
+    ) -> Result<HostFacts, Refusal> {
+        self.facts_of(config, None, stores, || Ok(None))
+    }
+
+    /// `own` is the guest as the registry has it.
+    fn facts_of(
         &self,
         config: &GuestConfig,
         before: Option<&GuestConfig>,
         stores: Stores,
+        own: impl FnOnce() -> Result<Option<GuestConfig>, RegistryError>,
     ) -> Result<HostFacts, Refusal> {
         let stores = stores.with_other_paths(&self.registry)?;
         let _view = self.registry.view()?;
-        // By uuid, since a guest that is not created yet has no number of its own.
-        let own = self.registry.guest(&Selector::Uuid(config.uuid))?;
+        let own = own()?;
         let sharers = self.sharers(config, own.as_ref().map(|own| own.number), &stores)?;
         let mut registered = devdb::registered(self, own.as_ref(), &stores)?;
         // The image of a linked clone's disk lies in the clone's own folder, and is the guest's as that folder is.

@@ -168,33 +168,41 @@ impl Registry {
         file: &FileIdentity,
         except: Option<GuestNumber>,
     ) -> Result<Vec<Sharer>, RegistryError> {
-        let stores =
-            "SELECT guest.name, guest.number AS number, bus, device, target, kind, storage, 0 AS role, 0
+        let (inode, device) = stored(file);
+        let asked = (inode, device, except.map(GuestNumber::get));
+        let sharer = |role| {
+            move |row: &Row<'_>| {
+                Ok(Sharer {
+                    guest: parsed(row, 0)?,
+                    number: number(row, 1)?,
+                    address: address(row, 2)?,
+                    kind: parsed(row, 5)?,
+                    storage: parsed(row, 6)?,
+                    role,
+                    removed: row.get(7)?,
+                })
+            }
+        };
+        let stores = "SELECT guest.name, guest.number, bus, device, target, kind, storage, 0
              FROM device JOIN guest ON guest.number = device.guest
              WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3
                  AND guest.removed_at IS NULL";
-        let layers = "SELECT guest.name, guest.number, bus, device, target, 'disk', storage, 1,
+        let layers = "SELECT guest.name, guest.number, bus, device, target, 'disk', storage,
                  guest.removed_at IS NOT NULL
              FROM layer JOIN guest ON guest.number = layer.guest
              WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3";
-        let both = match self.version < LAYERS_SINCE_VERSION {
-            true => stores.to_owned(),
-            false => format!("{stores} UNION ALL {layers}"),
-        };
-        let sql = format!("{both} ORDER BY number, bus, device, target, role");
-        let (inode, device) = stored(file);
-        self.rows(&sql, (inode, device, except.map(GuestNumber::get)), |row| {
-            Ok(Sharer {
-                guest: parsed(row, 0)?,
-                number: number(row, 1)?,
-                address: address(row, 2)?,
-                kind: parsed(row, 5)?,
-                storage: parsed(row, 6)?,
-                role: if row.get(7)? { StoreRole::Layer } else { StoreRole::Store },
-                removed: row.get(8)?,
-            })
-        })
-        .map_err(self.failed("look for sharers of a file"))
+        let failed = || self.failed("look for sharers of a file");
+        // Two statements: to prepare one that joins and sorts both takes longer than all else here.
+        let mut sharers =
+            self.rows(stores, asked, sharer(StoreRole::Store)).map_err(|e| failed()(e))?;
+        if self.version >= LAYERS_SINCE_VERSION {
+            sharers.extend(
+                self.rows(layers, asked, sharer(StoreRole::Layer)).map_err(|e| failed()(e))?,
+            );
+        }
+        sharers
+            .sort_by_key(|sharer| (sharer.number, sharer.address, sharer.role == StoreRole::Layer));
+        Ok(sharers)
     }
 
     /// What SQLite finds wrong inside the file, a sentence each, at most a hundred; none in a sound one.
