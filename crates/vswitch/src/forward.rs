@@ -83,6 +83,9 @@ pub(crate) struct Forwarder {
     pub(crate) stopped: bool,
 }
 
+/// Until a peer is tried again for which there was no descriptor.
+const ACCEPT_AGAIN_NS: u64 = 100_000_000;
+
 impl Forwarder {
     pub(crate) fn new(
         inbox: Inbox,
@@ -199,9 +202,19 @@ impl Forwarder {
     /// Looks at a paused place again.
     pub(crate) fn resume(&mut self, place: PlaceIndex) {
         self.paused.retain(|paused| *paused != place);
-        if self.port(place).is_some_and(|port| matches!(port.attention, Attention::Paused { .. })) {
-            self.poll(place);
-            self.set_interest(place);
+        let Some(port) = self.port(place) else { return };
+        if !matches!(port.attention, Attention::Paused { .. }) {
+            return;
+        }
+        match port.is_open() {
+            true => {
+                self.poll(place);
+                self.set_interest(place);
+            }
+            false => {
+                port.attention = Attention::Listening;
+                self.accept_again(place);
+            }
         }
     }
 
@@ -318,9 +331,16 @@ impl Forwarder {
         if port.is_open() {
             return;
         }
-        let Ok((socket, _)) = listener.accept() else { return };
+        let accepted = listener.accept();
+        if matches!(&accepted, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            return;
+        }
         let _ = self.watch.change(listener, Token::Listener(place), Interest::Nothing);
-        self.connect(place, socket);
+        match accepted {
+            Ok((socket, _)) => self.connect(place, socket),
+            // Without a descriptor for it the peer stays at the socket, which would tell of it without end.
+            Err(_) => self.pause(place, self.clock_ns() + ACCEPT_AGAIN_NS),
+        }
     }
 
     /// Gives a place the stream peer at the other end of a socket.
