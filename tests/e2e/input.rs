@@ -749,6 +749,10 @@ fn output_that_nobody_can_get() {
         &["hpvm", "undelete", "--list"],
         &["hpvm", "doctor"],
         &["hpvm", "help"],
+        &["hpvmconsole", "-P", "web", "-c", "he"],
+        &["hpvmremove", "-P", "web", "-F", "--dry-run"],
+        &["hpvmstop", "-P", "other", "-F", "--dry-run"],
+        &["hpvm", "nvram", "-P", "web"],
     ];
     for line in lines {
         let full = refused_by(|| {

@@ -8,9 +8,17 @@ use hpvm_host::stdio::stdout_was_closed;
 #[error("the output could not be written")]
 pub struct OutputError(#[source] std::io::Error);
 
+/// For who writes as he goes.
+pub fn is_open() -> Result<(), OutputError> {
+    match stdout_was_closed() {
+        true => Err(OutputError(std::io::Error::other("standard output is closed"))),
+        false => Ok(()),
+    }
+}
+
 pub fn print(text: &str) -> Result<(), OutputError> {
-    if stdout_was_closed() && !text.is_empty() {
-        return Err(OutputError(std::io::Error::other("standard output is closed")));
+    if !text.is_empty() {
+        is_open()?;
     }
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(OutputError)

@@ -32,6 +32,32 @@ impl Bytes {
     /// Reads a decimal number with an optional unit letter (K, M, G, T, P; `B` may follow); without a letter `default_unit`
     /// applies. Fractions are exact or refused.
     pub fn parse(text: &str, default_unit: u64) -> Result<Bytes, SizeError> {
+        let ratio = Ratio::parse(text, default_unit)?;
+        match ratio.is_whole() {
+            true => ratio.rounded_up(text),
+            false => Err(SizeError::Inexact(shown(text))),
+        }
+    }
+
+    #[must_use]
+    pub fn rounded_up_to(self, step: u64) -> Bytes {
+        Bytes(self.0.div_ceil(step).saturating_mul(step))
+    }
+
+    #[must_use]
+    pub fn as_mib(self) -> u64 {
+        self.0 / MIB
+    }
+}
+
+/// A size as numerator over a power of ten, before it is known to be a whole number of bytes that fits.
+struct Ratio {
+    bytes_times_scale: u128,
+    scale: u128,
+}
+
+impl Ratio {
+    fn parse(text: &str, default_unit: u64) -> Result<Ratio, SizeError> {
         let malformed = || SizeError::Malformed(shown(text));
         let digits_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, suffix) = text.split_at(digits_end);
@@ -57,41 +83,24 @@ impl Bytes {
         if whole.len() > 18 || fraction.len() > 18 {
             return Err(SizeError::TooLarge(shown(text)));
         }
-        exact(whole, fraction, unit).ok_or_else(malformed)?.into_bytes(text)
+        Ratio::of(whole, fraction, unit).ok_or_else(malformed)
     }
 
-    #[must_use]
-    pub fn rounded_up_to(self, step: u64) -> Bytes {
-        Bytes(self.0.div_ceil(step).saturating_mul(step))
+    fn of(whole: &str, fraction: &str, unit: u64) -> Option<Ratio> {
+        let scale = 10u128.pow(u32::try_from(fraction.len()).ok()?);
+        let whole: u128 = whole.parse().ok()?;
+        let fraction: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+        let bytes_times_scale =
+            whole.checked_mul(scale)?.checked_add(fraction)?.checked_mul(u128::from(unit))?;
+        Some(Ratio { bytes_times_scale, scale })
     }
 
-    #[must_use]
-    pub fn as_mib(self) -> u64 {
-        self.0 / MIB
+    fn is_whole(&self) -> bool {
+        self.bytes_times_scale.is_multiple_of(self.scale)
     }
-}
 
-/// A size as numerator over a power of ten, before it is known to be a whole number of bytes that fits.
-struct Ratio {
-    bytes_times_scale: u128,
-    scale: u128,
-}
-
-fn exact(whole: &str, fraction: &str, unit: u64) -> Option<Ratio> {
-    let scale = 10u128.pow(u32::try_from(fraction.len()).ok()?);
-    let whole: u128 = whole.parse().ok()?;
-    let fraction: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-    let bytes_times_scale =
-        whole.checked_mul(scale)?.checked_add(fraction)?.checked_mul(u128::from(unit))?;
-    Some(Ratio { bytes_times_scale, scale })
-}
-
-impl Ratio {
-    fn into_bytes(self, text: &str) -> Result<Bytes, SizeError> {
-        if !self.bytes_times_scale.is_multiple_of(self.scale) {
-            return Err(SizeError::Inexact(shown(text)));
-        }
-        match u64::try_from(self.bytes_times_scale / self.scale) {
+    fn rounded_up(self, text: &str) -> Result<Bytes, SizeError> {
+        match u64::try_from(self.bytes_times_scale.div_ceil(self.scale)) {
             Ok(bytes) if bytes < 1 << 63 => Ok(Bytes(bytes)),
             _ => Err(SizeError::TooLarge(shown(text))),
         }
@@ -161,7 +170,7 @@ impl fmt::Display for Memory {
     }
 }
 
-/// Memory as asked on a command line: the exact amount, before rounding, and how it was written.
+/// Memory as asked on a command line, before rounding and to the next whole byte, and how it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AskedMemory {
     pub given: String,
@@ -172,7 +181,7 @@ pub struct AskedMemory {
 impl FromStr for AskedMemory {
     type Err = SizeError;
     fn from_str(text: &str) -> Result<AskedMemory, SizeError> {
-        let asked = Bytes::parse(text, MIB)?;
+        let asked = Ratio::parse(text, MIB)?.rounded_up(text)?;
         Ok(AskedMemory { given: shown(text), asked, memory: Memory::at_least(asked)? })
     }
 }
@@ -226,6 +235,8 @@ mod tests {
         assert_eq!(asked.memory.to_string(), "128 MB");
         assert!(asked.was_rounded());
         assert!(!"1.5G".parse::<AskedMemory>().unwrap().was_rounded());
+        let asked: AskedMemory = "1.1G".parse().unwrap();
+        assert_eq!((asked.memory.to_string().as_str(), asked.was_rounded()), ("1152 MB", true));
     }
 
     proptest! {

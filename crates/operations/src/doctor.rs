@@ -482,6 +482,15 @@ pub fn repair(
     Ok(Some(done))
 }
 
+/// Leaves the record of repairs, which failed if one of them did. They are done, whether or not that can be written down.
+pub fn record(host: &mut VmHost, actor: &Actor, failed: Option<&Refusal>) {
+    let operation = match failed {
+        Some(refusal) => actor.failed(None, refusal),
+        None => actor.done(None, None),
+    };
+    let _ = host.registry.record(&operation);
+}
+
 /// The guest as the registry has it now, and nobody changes it.
 fn held(host: &VmHost, actor: &Actor, found: &GuestConfig) -> Result<(Busy, GuestConfig), Refusal> {
     let busy = host.busy(found, actor)?;

@@ -48,6 +48,10 @@ pub fn start(
     if let Presence::On { .. } = host.presence(config.number) {
         supervise::adopt(host, &config)?;
         supervise::mend_reservations(host, &config)?;
+        if mode == Mode::Apply {
+            // It runs, whether or not that can be written down.
+            let _ = host.registry.record(&actor.done(Some(&config), Some(&config)));
+        }
         return Ok(Started::WasOn);
     }
     lost::refuse(host, &config)?;

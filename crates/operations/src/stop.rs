@@ -52,7 +52,11 @@ pub fn stop(
     if !presence.is_on() {
         return match lost::qemu(host, config) {
             Some(pid) => stop_lost(host, actor, config, how, pid, progress),
-            None => supervise::clear(host, config).map(|()| Stopped::WasOff),
+            None => {
+                let cleared = supervise::clear(host, config);
+                keep_record(host, &actor.outcome(config, &cleared), progress);
+                cleared.map(|()| Stopped::WasOff)
+            }
         };
     }
     if let Presence::On { supervision: Supervision::None, .. } = presence {

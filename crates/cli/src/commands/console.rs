@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use crate::args::Selector;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
-use crate::usage;
+use crate::{output, usage};
 use clap::CommandFactory;
 use hpvm_console::menu::PowerVerb;
 use hpvm_console::session::{self, Chatter, End, GuestPower, Options};
@@ -38,6 +38,7 @@ pub struct Console {
 
 impl Perform for Console {
     fn perform(self, context: &Context) -> Result<(), Failure> {
+        output::is_open()?;
         let host = VmHost::open(Access::ReadOnly)?;
         let config = host.guest(&self.guest.clone().into())?;
         let mut guest = ConsoleGuest { host, config, context };

@@ -8,7 +8,7 @@ use crate::output::print;
 use hpvm_host::Root;
 use hpvm_model::{SwitchName, chain};
 use hpvm_operations::VmHost;
-use hpvm_operations::doctor::{Condition, Cure, condition, examine, rebuild, repair};
+use hpvm_operations::doctor::{Condition, Cure, condition, examine, rebuild, record, repair};
 use hpvm_operations::{Actor, Mode};
 use hpvm_registry::{Access, Lost, Rebuilt};
 
@@ -55,7 +55,7 @@ impl Perform for Doctor {
             return Ok(print("Nothing to complain of.\n")?);
         }
         let actor = context.actor(self.operation.reason);
-        let mut left = 0;
+        let (mut left, mut cured, mut failed) = (0, false, None);
         for finding in &findings {
             let done = match self.repair {
                 true => repair(&mut host, &actor, finding),
@@ -70,6 +70,11 @@ impl Perform for Doctor {
                 (Ok(None), _) => "next: hpvm doctor --repair".into(),
             };
             print(&format!("{}\n  {}\n", printable(&finding.text), printable(&what)))?;
+            cured |= matches!(done, Ok(Some(_)));
+            failed = failed.or(done.err());
+        }
+        if cured || failed.is_some() {
+            record(&mut host, &actor, failed.as_ref());
         }
         if left == 0 { Ok(()) } else { Err(Failure::Said) }
     }
