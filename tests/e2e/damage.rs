@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_without_boot_record_keeps_its_disk,
     a_removed_boot_record_is_written_again,
     a_boot_record_overwritten_under_its_worker_is_told,
+    a_guest_keeps_its_machine_type,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -53,6 +54,26 @@ fn running() -> VmHost {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", BOUND);
     host
+}
+
+/// A newer QEMU, as the next start finds it here, changes nothing of the machine; what is not known any more is told.
+fn a_guest_keeps_its_machine_type() {
+    let host = running();
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    let newest = fs::read_to_string(record(&host)).expect("a boot record");
+    let (before, after) = ("\"pc-q35-10.0\"", "\"pc-q35-9.2\"");
+    assert!(newest.contains(before), "{newest}");
+    fs::write(record(&host), newest.replace(before, after)).expect("it is older");
+    assert_eq!(host.run(&["hpvmstart", "-P", "web"]).stderr.matches("WARNING").count(), 0);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    assert!(fs::read_to_string(record(&host)).expect("a boot record").contains(after));
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    fs::write(record(&host), "{").expect("it is cut");
+    let outcome = host.run(&["hpvmstart", "-P", "web"]);
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(outcome.stderr.contains("the machine it had before is not known"), "{outcome}");
+    host.wait_for_state("web", "On (OS)", BOUND);
+    assert!(fs::read_to_string(record(&host)).expect("a boot record").contains(before));
 }
 
 fn record(host: &VmHost) -> std::path::PathBuf {

@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_dry_run_changes_nothing,
     a_guest_is_renamed_off_and_running,
     every_changing_command_leaves_its_record,
+    the_texts_say_what_a_guest_has_and_will_have,
     many_commands_at_once,
 ];
 
@@ -219,6 +220,25 @@ fn entitlements_are_kept_as_given() {
     assert_eq!(outcome.status.code(), Some(2), "{outcome}");
     // Nothing was asked, so there is nothing to warn of.
     assert_eq!(host.run(&["hpvmmodify", "-P", "a", "-l", "x"]).stderr, "");
+}
+
+fn the_texts_say_what_a_guest_has_and_will_have() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web", "-c", "1"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", UP);
+    let folder = host.path("var/opt/hpvm/guests/web");
+    let vcpus = |name: &str| {
+        let text = fs::read_to_string(folder.join(name)).ok()?;
+        text.lines().find_map(|line| Some(line.strip_prefix("vcpus=")?.to_owned()))
+    };
+    let both = || (vcpus("vmm_config.current"), vcpus("vmm_config.next"));
+    assert_eq!(both(), (Some("1".into()), None));
+    host.ok(&["hpvmmodify", "-P", "web", "-c", "2"]);
+    assert_eq!(both(), (Some("1".into()), Some("2".into())));
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    assert_eq!(both(), (Some("2".into()), None));
 }
 
 struct Row {

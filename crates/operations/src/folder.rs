@@ -159,6 +159,9 @@ fn config_text(config: &GuestConfig) -> String {
     for device in &config.storage {
         text.push_str(&format!("resource={device}\n"));
     }
+    for nic in &config.nics {
+        text.push_str(&format!("resource={nic}\n"));
+    }
     text + "resource=serial:com1::tty:console\n"
 }
 
@@ -167,6 +170,9 @@ fn machine_text(config: &GuestConfig, machine: &Machine) -> String {
     let mut text = head_text(config, base.vcpus.get(), &base.memory.to_string());
     for attached in &machine.storage {
         text.push_str(&format!("resource={}\n", attached.device));
+    }
+    for attached in &machine.nics {
+        text.push_str(&format!("resource={}\n", attached.nic));
     }
     text + "resource=serial:com1::tty:console\n"
 }

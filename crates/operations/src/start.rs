@@ -1,6 +1,6 @@
 //! Starts a guest: judges the configuration, makes the boot record, launches.
 
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use hpvm_engine::launch::{self, Milestones, Places};
@@ -70,8 +70,19 @@ pub fn start(
     if found.iter().any(|p| p.severity == Severity::Error) {
         return host.record_failure(actor, Some(&config), Err(Refusal::Problems(found)));
     }
+    let machine_type = match earlier_machine_type(host, &config) {
+        Ok(earlier) => earlier,
+        Err(refusal) => {
+            let text = format!(
+                "the machine it had before is not known, so it gets the newest that QEMU has: {}",
+                chain(&refusal)
+            );
+            found.push(Problem::warning("machine", text));
+            None
+        }
+    };
     Step::StartClaimed.reached();
-    let result = launch(host, &config, &facts)
+    let result = launch(host, &config, &facts, machine_type)
         .map_err(|refusal| refusal.leaving(|| Left::Starting(config.name.clone())));
     let record = actor.outcome(&config, &result);
     Step::StartRunning.reached();
@@ -86,10 +97,24 @@ pub fn start(
     Ok(Started::Now(found))
 }
 
-fn launch(host: &mut VmHost, config: &GuestConfig, facts: &HostFacts) -> Result<(), Refusal> {
+/// The machine type of earlier starts; none of a guest that never ran.
+fn earlier_machine_type(host: &VmHost, config: &GuestConfig) -> Result<Option<String>, Refusal> {
+    match host.boot_record(config) {
+        Ok(machine) => Ok(Some(machine.base.machine_type)),
+        Err(Refusal::File { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+fn launch(
+    host: &mut VmHost,
+    config: &GuestConfig,
+    facts: &HostFacts,
+    machine_type: Option<String>,
+) -> Result<(), Refusal> {
     unless_interrupted()?;
     let places = places(host, config)?;
-    let record = boot_record(host, config, facts, &places)?;
+    let record = boot_record(host, config, facts, &places, machine_type)?;
     keep_ports(host, config, &record, facts)?;
     keep_identities(host, config, facts)?;
     keep_good_nvram(host, config)?;
@@ -133,10 +158,10 @@ fn boot_record(
     config: &GuestConfig,
     facts: &HostFacts,
     places: &Places,
+    machine_type: Option<String>,
 ) -> Result<BootRecord, Refusal> {
     let (engine, accelerator) = means(facts)?;
     let nics = config.nics.iter().map(|nic| facts.network.attach(nic)).collect::<Vec<_>>();
-    let earlier = host.boot_record(config).ok().map(|m| m.base.machine_type);
     Ok(BootRecord {
         format: FORMAT,
         uuid: config.uuid,
@@ -145,7 +170,7 @@ fn boot_record(
         serial_number: config.serial_number.clone(),
         boot_id: host.boot_id.clone(),
         started_at: jiff::Timestamp::now().to_string(),
-        machine_type: earlier.unwrap_or_else(|| engine.machine_type()),
+        machine_type: machine_type.unwrap_or_else(|| engine.machine_type()),
         engine,
         accelerator,
         vcpus: config.vcpus,
