@@ -79,7 +79,7 @@ fn types_have_their_defaults() {
     assert!(stored(&host, "c").to_string().contains("11i v3"), "the version is kept");
 }
 
-/// Settles 33.
+/// Settles 33, 93.
 fn maxima_follow_the_host() {
     let host = VmHost::new(Engine::Fake);
     let processors = thread::available_parallelism().expect("processors").get();

@@ -205,6 +205,7 @@ fn version(path: &std::path::Path) -> i64 {
     connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
 }
 
+/// Settles 21.
 #[test]
 fn a_registry_of_version_1_is_upgraded_by_the_first_change_and_a_copy_is_kept() {
     let place = Place::new();
