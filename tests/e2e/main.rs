@@ -21,6 +21,7 @@ mod growth;
 mod guest_host;
 mod guest_processes;
 mod guests;
+mod hidden_ways;
 mod hostile;
 mod input;
 mod installing;
@@ -87,6 +88,7 @@ const SUBJECTS: &[&[Test]] = &[
     flush::TESTS,
     growth::TESTS,
     guests::TESTS,
+    hidden_ways::TESTS,
     supervision::TESTS,
     doctor::TESTS,
     session::TESTS,

@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 
 use hpvm_testkit::vm_host::{Outcome, VmHost, program};
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 9] = [
     "hpvm",
     "hpvmcreate",
+    "hpvmdevmgmt",
     "hpvmmodify",
     "hpvmremove",
     "hpvmstart",

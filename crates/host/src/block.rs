@@ -22,6 +22,7 @@
 //! and drivers/nvme/host/sysfs.c (`wwid`, `serial`), fs/btrfs/sysfs.c (`/sys/fs/btrfs/UUID/devices`). Everything there may vanish while it is read, and is then passed over.
 
 mod device;
+mod elsewhere;
 mod keys;
 mod lead;
 mod lineage;
@@ -36,7 +37,7 @@ mod sysfs;
 mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hpvm_model::FileIdentity;
 
@@ -61,6 +62,8 @@ pub struct Blocks {
     files: BTreeMap<FileIdentity, Vec<DeviceNumber>>,
     /// Loop devices by what they are attached to.
     loops: BTreeMap<Store, Vec<DeviceNumber>>,
+    /// The paths by which the kernel remembers what loop devices are attached to.
+    attached: BTreeMap<Store, BTreeSet<PathBuf>>,
     keys: keys::Keys,
 }
 
@@ -88,5 +91,10 @@ impl Blocks {
     #[must_use]
     pub fn loops_on(&self, store: Store) -> &[DeviceNumber] {
         self.loops.get(&store).map_or(&[], Vec::as_slice)
+    }
+
+    /// The paths by which loop devices were attached to this store, as they are now.
+    pub fn attached_paths(&self, store: Store) -> impl Iterator<Item = &Path> {
+        self.attached.get(&store).into_iter().flatten().map(PathBuf::as_path)
     }
 }

@@ -321,6 +321,11 @@ fn a_loop_device_lies_on_its_file_and_the_file_on_its_disks() {
     let lineage = blocks.lineage(tree.store("loop0p1"));
     assert!(lineage.under.contains(&file) && lineage.under.contains(&tree.store("sda")));
     assert!(blocks.lineage(file).over.contains(&tree.store("loop0p1")));
+    // What is said of the file is said of what lies on it; what is said of the file's disk is not.
+    let bearers = blocks.bearers(tree.store("loop0p1"));
+    assert!(bearers.contains(&file) && !bearers.contains(&tree.store("sda")));
+    let paths: Vec<&Path> = blocks.attached_paths(file).collect();
+    assert_eq!(paths, [Path::new("/var/image")]);
 }
 
 /// Whoever compares two guests reads around the stores of the one and has but the names of the other's.

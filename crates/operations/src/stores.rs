@@ -73,7 +73,7 @@ impl Stores {
 
     /// Where a path leads, as it was when it was looked at.
     pub(crate) fn ways(&self, path: &str) -> Ways {
-        self.ways.get(path).cloned().unwrap_or_else(|| Ways::of(Path::new(path)))
+        self.ways.get(path).cloned().or_else(|| in_time(path, Ways::of)).unwrap_or_default()
     }
 
     /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
@@ -147,7 +147,7 @@ impl Looking {
     /// What was seen, of those stores that answered in time.
     fn stores(self) -> Stores {
         let Looking { paths, asking } = self;
-        let Looked { mut facts, ways } = Looked::of(&paths, asking.answers());
+        let Looked { mut facts, mut ways } = Looked::of(&paths, asking.answers());
         let places = Places::default();
         let leads = leads(&places, facts.keys());
         let starts: Vec<Lead> = leads.values().cloned().collect();
@@ -155,6 +155,7 @@ impl Looking {
             true => Blocks::default(),
             false => Blocks::read_around(&places, &starts),
         };
+        ways.extend(ways_under(&blocks, &starts));
         let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
             (None, _) => FileFact::Unreadable(format!(
                 "its file system has not answered for {} s",
@@ -208,6 +209,24 @@ fn leads<'a>(
 ) -> BTreeMap<String, Lead> {
     let lead = |path: &String| Some((path.clone(), places.lead(Path::new(path)).ok()?));
     paths.into_iter().filter_map(lead).collect()
+}
+
+/// The ways to the files under loop devices.
+fn ways_under(blocks: &Blocks, starts: &[Lead]) -> BTreeMap<String, Ways> {
+    let stores: BTreeSet<Store> = starts.iter().filter_map(Lead::store).collect();
+    let under: BTreeSet<Store> = stores.into_iter().flat_map(|s| blocks.bearers(s)).collect();
+    let paths = under.into_iter().flat_map(|store| blocks.attached_paths(store));
+    let paths: BTreeSet<String> = paths.map(|path| path.to_string_lossy().into_owned()).collect();
+    if paths.is_empty() {
+        return BTreeMap::new();
+    }
+    let Answers { folders, mut own } = Asking::begin(&paths, Way::to).answers();
+    let ways = |path: String| {
+        let folder = way::folder(&path).and_then(|folder| folders.get(folder)?.clone());
+        let own = own.remove(&path).flatten();
+        (path, Ways { own, folder })
+    };
+    paths.into_iter().map(ways).collect()
 }
 
 /// What paths lead to. Those at which nobody answers have no fact, and the way to their folder at most.

@@ -32,6 +32,18 @@ impl Blocks {
         lineage
     }
 
+    /// What a store lies on, without what files lie on: a file is not its file system's disk, which may well be the VM Host's.
+    #[must_use]
+    pub fn bearers(&self, store: Store) -> BTreeSet<Store> {
+        let mut under = self.lineage(store).under;
+        let is_file = |store: &Store| matches!(store, Store::File(_));
+        let files: Vec<Store> = under.iter().copied().chain([store]).filter(is_file).collect();
+        for below in files.into_iter().flat_map(|file| self.lineage(file).under) {
+            under.remove(&below);
+        }
+        under
+    }
+
     /// A store by all its names, with all that lies under and on it. Who has the store for himself has all these.
     #[must_use]
     pub fn related(&self, store: Store) -> BTreeSet<Store> {

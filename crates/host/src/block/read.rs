@@ -14,6 +14,7 @@ use super::keys::Keys;
 use super::lead::{FileLead, Lead, Store};
 use super::mounts::{self, Mount};
 use super::places::Places;
+use super::sysfs::Backing;
 use super::{Blocks, sysfs};
 
 /// More devices than a host has; a hostile tree shall not fill our memory.
@@ -54,7 +55,7 @@ impl Blocks {
         let wanted: BTreeSet<Store> = leads.iter().filter_map(Lead::store).collect();
         let is_wanted = |lead: Lead| lead.store().is_some_and(|store| wanted.contains(&store));
         wanted.iter().all(|store| matches!(store, Store::File(_)))
-            && !attached(places).any(|(_, backing)| is_wanted(backing))
+            && !attached(places).any(|(_, backing)| is_wanted(backing.lead))
             && !swaps(places).any(is_wanted)
     }
 
@@ -154,13 +155,14 @@ impl<'places> Reader<'places> {
     fn list_loops(&mut self) {
         for (name, backing) in attached(self.places) {
             let Some(number) = sysfs::number(&self.places.sysfs, &name) else { continue };
-            self.add_file(&backing);
+            self.add_file(&backing.lead);
             self.note_loop(number, &backing);
         }
     }
 
-    fn note_loop(&mut self, number: DeviceNumber, backing: &Lead) {
-        let Some(store) = backing.store() else { return };
+    fn note_loop(&mut self, number: DeviceNumber, backing: &Backing) {
+        let Some(store) = backing.lead.store() else { return };
+        self.blocks.attached.entry(store).or_default().insert(backing.path.clone());
         let loops = self.blocks.loops.entry(store).or_default();
         if !loops.contains(&number) {
             loops.push(number);
@@ -178,7 +180,7 @@ impl<'places> Reader<'places> {
         };
         let Some(found) = sysfs::read(self.places, number, named) else { return };
         if let Some(backing) = &found.backing {
-            self.add_file(backing);
+            self.add_file(&backing.lead);
             self.note_loop(number, backing);
         }
         self.blocks.devices.insert(number, found.device);
@@ -322,7 +324,7 @@ fn swaps(places: &Places) -> impl Iterator<Item = Lead> + '_ {
 }
 
 /// The loop devices in use, by name, with what each is attached to.
-fn attached(places: &Places) -> impl Iterator<Item = (String, Lead)> + '_ {
+fn attached(places: &Places) -> impl Iterator<Item = (String, Backing)> + '_ {
     let names = sysfs::entries(&places.sysfs.join("block")).into_iter();
     names.filter(|name| name.starts_with("loop")).filter_map(|name| {
         let backing = sysfs::backing(places, &places.sysfs.join("block").join(&name))?;

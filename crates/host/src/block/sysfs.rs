@@ -29,7 +29,13 @@ const BLOCK_BYTES_DEFAULT: u32 = 512;
 /// A device, and what it is attached to when it is a loop device.
 pub(super) struct Found {
     pub(super) device: Device,
-    pub(super) backing: Option<Lead>,
+    pub(super) backing: Option<Backing>,
+}
+
+/// What a loop device is attached to, and the path that the kernel remembers it by.
+pub(super) struct Backing {
+    pub(super) path: PathBuf,
+    pub(super) lead: Lead,
 }
 
 /// The link that leads to a device's folder.
@@ -64,7 +70,7 @@ pub(super) fn read(
     let size_sectors: u64 = value(&folder.join("size"))?;
     let has = |entry: &str| entries.contains(entry);
     let backing = if has("loop") { backing(places, &folder) } else { None };
-    let kind = kind(&folder, &name, number, has, backing.as_ref());
+    let kind = kind(&folder, &name, number, has, backing.as_ref().map(|backing| &backing.lead));
     let is_partition = matches!(kind, Kind::Partition { .. });
     let numbers = |names: Vec<String>| names.iter().filter_map(|name| named(name)).collect();
     let tied = |entry: &str| {
@@ -150,9 +156,10 @@ fn unit_serial(page: &Path) -> Option<String> {
     (!serial.is_empty()).then_some(serial)
 }
 
-/// What a loop device is attached to, by the path the kernel remembers.
-pub(super) fn backing(places: &Places, folder: &Path) -> Option<Lead> {
-    places.lead(&backing_path(folder)?).ok()
+pub(super) fn backing(places: &Places, folder: &Path) -> Option<Backing> {
+    let path = backing_path(folder)?;
+    let lead = places.lead(&path).ok()?;
+    Some(Backing { path, lead })
 }
 
 pub(super) fn backing_path(folder: &Path) -> Option<PathBuf> {

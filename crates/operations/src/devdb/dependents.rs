@@ -85,7 +85,7 @@ pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Ref
     let is_concerned = |path: &str| {
         let trail = Trail::of(path, &stores);
         !trail.own.files.is_disjoint(&related)
-            || trail.way.iter().any(|spot| Some(spot.identity) == own)
+            || trail.spots().any(|spot| Some(spot.identity) == own)
     };
     let concerned: BTreeMap<&str, bool> =
         paths.iter().map(|path| (*path, is_concerned(path))).collect();
@@ -114,7 +114,7 @@ fn choosing_among(
     let folders = Inodes::at(all.iter().filter_map(|d| drives::folder(&d.device)));
     let offers = |Dependent { guest, device, .. }: &Dependent| {
         let folder = drives::folder(device).and_then(|folder| folders.of(folder));
-        folder.is_some_and(|folder| wanted.way.iter().any(|spot| spot.identity == folder))
+        folder.is_some_and(|folder| wanted.spots().any(|spot| spot.identity == folder))
             && (device.backing.storage == StorageType::Null || runs(guest))
     };
     Ok((0..all.len()).filter(|index| offers(&all[*index])).collect())

@@ -31,7 +31,7 @@ pub(crate) fn registered(
         let restriction = restriction(&trail, &restricting, &presets);
         let mut known = of_store(&host.registry, own, path, &trail, restriction)?;
         if stores.files.get(path) == Some(&FileFact::Folder) {
-            known.not_to_choose = not_to_choose(&host.registry, &presets, &trail.real_path)?;
+            known.not_to_choose = not_to_choose(&host.registry, &presets, &trail.own.paths)?;
         }
         Ok((path.clone(), known))
     };
@@ -70,8 +70,22 @@ fn of_store(
     })
 }
 
-/// Something below a folder that nobody may put into a drive.
+/// Something below a folder, by any of its names, that nobody may put into a drive.
 fn not_to_choose(
+    registry: &Registry,
+    presets: &Presets,
+    names: &BTreeSet<String>,
+) -> Result<Option<NotToChoose>, Refusal> {
+    for folder in names {
+        let found = not_to_choose_below(registry, presets, folder)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+fn not_to_choose_below(
     registry: &Registry,
     presets: &Presets,
     folder: &str,
@@ -97,9 +111,15 @@ pub(crate) fn withheld_folders(
     host: &VmHost,
     config: &GuestConfig,
 ) -> Result<BTreeSet<String>, Refusal> {
+    let folders: BTreeSet<&str> = config.storage.iter().filter_map(drives::folder).collect();
+    if folders.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let stores = Stores::look_at(folders.iter().copied());
     let (presets, mut withheld) = (Presets::of(&host.root), BTreeSet::new());
-    for folder in config.storage.iter().filter_map(drives::folder) {
-        if not_to_choose(&host.registry, &presets, &real_path(folder))?.is_some() {
+    for folder in folders {
+        let names = Trail::of(folder, &stores).own.paths;
+        if not_to_choose(&host.registry, &presets, &names)?.is_some() {
             withheld.insert(folder.to_owned());
         }
     }

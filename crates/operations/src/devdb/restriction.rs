@@ -24,8 +24,26 @@ pub(crate) fn restriction(trail: &Trail, entries: &[Entry], presets: &Presets) -
     if let Some(entry) = among(&trail.over).filter(|entry| !allows(entry)) {
         return verdict(entry);
     }
-    for spot in &trail.way {
-        let mut folders = decisive.iter().filter(|_| spot.path != trail.real_path);
+    let along = |real: &str, spots: &[Spot]| by_folder(real, spots, &decisive, presets);
+    let elsewhere =
+        trail.elsewhere.iter().map(|way| along(&way.real.to_string_lossy(), &way.spots));
+    let ways: Vec<Restriction> =
+        [along(&trail.real_path, &trail.way)].into_iter().chain(elsewhere).collect();
+    // Whoever gives away the folders on one way has said nothing of those on another.
+    let strictest = ways.iter().find(|found| found.why().is_some());
+    let lifted = || ways.iter().find(|found| **found != Restriction::None);
+    strictest.or_else(lifted).cloned().unwrap_or_default()
+}
+
+/// What the folders on one way say, the nearest first.
+fn by_folder(
+    real_path: &str,
+    spots: &[Spot],
+    decisive: &[&Entry],
+    presets: &Presets,
+) -> Restriction {
+    for spot in spots {
+        let mut folders = decisive.iter().filter(|_| spot.path != real_path);
         if let Some(entry) = folders.find(|entry| spot.is(entry)) {
             return match allows(entry) {
                 true => verdict(entry),
@@ -36,7 +54,7 @@ pub(crate) fn restriction(trail: &Trail, entries: &[Entry], presets: &Presets) -
             return Restriction::HostFolder { folder };
         }
     }
-    match presets.state_of(&trail.real_path) {
+    match presets.state_of(real_path) {
         Some(folder) => Restriction::HostFolder { folder },
         None => Restriction::None,
     }
@@ -88,6 +106,7 @@ mod tests {
     use hpvm_model::{Attributes, Bytes, EntryId, EntryType, FileIdentity, StoreIdentity};
 
     use super::*;
+    use crate::stores::way::Way;
 
     fn presets() -> Presets {
         Presets::of(&Root::at("/nonexistent/root".as_ref()).unwrap())
@@ -157,6 +176,29 @@ mod tests {
         };
         let below = Restriction::Below { folder: "/elsewhere".into() };
         assert_eq!(restriction(&file(), &[moved], &presets()), below);
+    }
+
+    #[test]
+    fn one_way_that_is_forbidden_forbids() {
+        let other = Way {
+            real: "/c/disk".into(),
+            spots: vec![Spot {
+                path: "/c".into(),
+                identity: FileIdentity { device: u64::MAX, inode: 9 },
+            }],
+            elsewhere: Vec::new(),
+        };
+        let trail = Trail { elsewhere: vec![other], ..file() };
+        let presets = presets();
+        let of = |entries: &[Entry]| restriction(&trail, entries, &presets);
+        let below = |folder: &str| Restriction::Below { folder: folder.into() };
+        assert_eq!(of(&[entry("/c")]), below("/c"));
+        assert_eq!(of(&[entry("/c"), allowing(entry("/a"))]), below("/c"));
+        assert_eq!(of(&[entry("/a"), allowing(entry("/c"))]), below("/a"));
+        assert_eq!(of(&[allowing(entry("/c"))]), Restriction::Lifted { name: "/c".into() });
+        let itself = allowing(entry("/a/b/disk"));
+        let lifted = Restriction::Lifted { name: "/a/b/disk".into() };
+        assert_eq!(of(&[entry("/c"), itself]), lifted, "what is said of it itself is nearer");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use hpvm_registry::{Entry, Keys};
 
 use crate::stores::Stores;
 pub(crate) use crate::stores::way::Spot;
-use crate::stores::way::Way;
+use crate::stores::way::{Way, Ways};
 
 /// Names of one block device or of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub(crate) struct Trail {
     pub(crate) over: Names,
     /// The store, which may itself be a folder, if it is there, and the folders above it, nearest first.
     pub(crate) way: Vec<Spot>,
+    /// The other ways to its bytes: by other mounts of its file system, and to the file under a loop device. A restriction of
+    /// a folder there holds for it too.
+    pub(crate) elsewhere: Vec<Way>,
     /// Of a block device.
     pub(crate) identity: Option<StoreIdentity>,
 }
@@ -41,15 +44,13 @@ pub(crate) struct Trail {
 impl Trail {
     pub(crate) fn of(path: &str, stores: &Stores) -> Trail {
         let ways = stores.ways(path);
-        let Some(Way { real, spots }) = ways.own else {
+        let Some(way) = ways.own else {
             return Trail::to_nothing(path, ways.folder);
         };
-        let real_path = real.to_string_lossy().into_owned();
-        let mut trail = Trail { real_path: real_path.clone(), ..Trail::default() };
-        let itself = spots.first().filter(|spot| Path::new(&spot.path) == real);
-        trail.own.files.extend(itself.map(|spot| spot.identity));
-        trail.way = spots;
-        trail.own.paths.insert(real_path);
+        let itself = way.spots.first().filter(|spot| Path::new(&spot.path) == way.real);
+        let itself = itself.map(|spot| spot.identity);
+        let mut trail = Trail::along(way);
+        trail.own.files.extend(itself);
         if let Some(store) = stores.store(path) {
             trail.relations(store, stores);
         }
@@ -61,10 +62,15 @@ impl Trail {
         let Some((folder, name)) = folder.zip(Path::new(path).file_name()) else {
             return Trail { real_path: path.to_owned(), ..Trail::default() };
         };
-        let Way { real, spots: way } = folder;
-        let real_path = real.join(name).to_string_lossy().into_owned();
-        let own = Names { paths: BTreeSet::from([real_path.clone()]), ..Names::default() };
-        Trail { real_path, own, way, ..Trail::default() }
+        Trail::along(folder.on_to(name))
+    }
+
+    fn along(Way { real, spots: way, elsewhere }: Way) -> Trail {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let others = elsewhere.iter().map(|way| text(&way.real));
+        let paths = others.chain([text(&real)]).collect();
+        let own = Names { paths, ..Names::default() };
+        Trail { real_path: text(&real), own, way, elsewhere, ..Trail::default() }
     }
 
     fn relations(&mut self, store: Store, stores: &Stores) {
@@ -73,13 +79,11 @@ impl Trail {
         for over in &lineage.over {
             self.over.add(*over, stores);
         }
-        // A file is not its file system's disk: that one may well be restricted.
-        let files: Vec<Store> =
-            lineage.under.iter().copied().chain([store]).filter(is_file).collect();
-        let below: BTreeSet<Store> =
-            files.iter().flat_map(|file| stores.blocks.lineage(*file).under).collect();
-        for under in lineage.under.difference(&below) {
-            self.under.add(*under, stores);
+        for under in stores.blocks.bearers(store) {
+            self.under.add(under, stores);
+            for path in stores.blocks.attached_paths(under) {
+                self.lies_on(stores.ways(&path.to_string_lossy()));
+            }
         }
         if let Store::Device(number) = store
             && let Some(device) = stores.blocks.device(number)
@@ -90,19 +94,30 @@ impl Trail {
         }
     }
 
+    /// Takes over how the file is reached that a loop device under the store is attached to.
+    fn lies_on(&mut self, Ways { own, folder }: Ways) {
+        let ways = own.iter().flat_map(Way::all);
+        self.under.paths.extend(ways.map(|way| way.real.to_string_lossy().into_owned()));
+        self.elsewhere.extend(own.or(folder).iter().flat_map(Way::all).cloned());
+    }
+
+    /// All that lies on the ways to the store and to what it lies on.
+    pub(crate) fn spots(&self) -> impl Iterator<Item = &Spot> {
+        self.way.iter().chain(self.elsewhere.iter().flat_map(|way| &way.spots))
+    }
+
     /// All that may find an entry.
     pub(crate) fn keys(&self) -> Keys {
         let all = || [&self.own, &self.under, &self.over].into_iter();
-        let way = || self.way.iter();
         Keys {
             paths: all()
                 .flat_map(|names| names.paths.iter().cloned())
-                .chain(way().map(|spot| spot.path.clone()))
+                .chain(self.spots().map(|spot| spot.path.clone()))
                 .collect(),
             identifiers: all().flat_map(|names| names.identifiers.iter().cloned()).collect(),
             files: all()
                 .flat_map(|names| names.files.iter().copied())
-                .chain(way().map(|spot| spot.identity))
+                .chain(self.spots().map(|spot| spot.identity))
                 .collect(),
         }
     }
@@ -150,8 +165,4 @@ pub(super) fn is_about(entry: &Entry, identifier: Option<&str>, name: &str) -> b
 /// A serial number, which the parts of one NVMe drive share, or a partition of what has one.
 fn is_serial(identifier: &str) -> bool {
     identifier.starts_with("serial:")
-}
-
-fn is_file(store: &Store) -> bool {
-    matches!(store, Store::File(_))
 }

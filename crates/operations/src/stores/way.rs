@@ -1,11 +1,13 @@
 //! Where a path leads, and by what folders. Looked at once for each store, by [`super::Stores`], which waits for an answer in
 //! time: any part of the way may lie on a file system that gives none.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use hpvm_host::block::Places;
 use hpvm_model::FileIdentity;
+use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, makedev, statx};
 
 /// A file or folder on the way to a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +23,42 @@ pub(crate) struct Way {
     pub(crate) real: PathBuf,
     /// The thing itself, then the folders above it, nearest first.
     pub(crate) spots: Vec<Spot>,
+    /// The ways to it by other mounts of its file system. What lies on the root's own mount is looked for on no other.
+    pub(crate) elsewhere: Vec<Way>,
 }
 
 impl Way {
     /// `None`: it leads nowhere.
     pub(crate) fn to(path: &Path) -> Option<Way> {
         let real = fs::canonicalize(path).ok()?;
-        let spots = real.ancestors().filter_map(spot).collect();
-        Some(Way { real, spots })
+        let (mut way, mounts) = Way::along(real);
+        if let (Some(own), Some(root)) = (mounts.first(), mounts.last())
+            && own != root
+        {
+            let others = Places::default().other_paths(&way.real, *own);
+            way.elsewhere = others.into_iter().map(|other| Way::along(other).0).collect();
+        }
+        Some(way)
+    }
+
+    /// Along a path without links; the numbers of the mounts on it.
+    fn along(real: PathBuf) -> (Way, Vec<u64>) {
+        let seen = || real.ancestors().filter_map(|path| Some((path, status(path)?)));
+        let (spots, mounts) =
+            seen().map(|(path, status)| (spot(path, &status), mount(&status))).unzip();
+        (Way { real, spots, elsewhere: Vec::new() }, mounts)
+    }
+
+    /// The way and those elsewhere.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Way> {
+        [self].into_iter().chain(&self.elsewhere)
+    }
+
+    /// The way on to a name in this folder, where nothing is yet.
+    pub(crate) fn on_to(self, name: &OsStr) -> Way {
+        let Way { real, spots, elsewhere } = self;
+        let elsewhere = elsewhere.into_iter().map(|way| way.on_to(name)).collect();
+        Way { real: real.join(name), spots, elsewhere }
     }
 }
 
@@ -50,17 +80,34 @@ pub(crate) fn folder(path: &str) -> Option<&str> {
     Path::new(path).parent()?.to_str()
 }
 
-fn spot(path: &Path) -> Option<Spot> {
-    let identity = identity_at(path)?;
-    Some(Spot { path: path.to_str()?.to_owned(), identity })
+fn spot(path: &Path, status: &Statx) -> Spot {
+    Spot { path: path.to_string_lossy().into_owned(), identity: identity(status) }
 }
 
 /// What the kernel knows at a path by, devices by their number.
 pub(super) fn identity_at(path: &Path) -> Option<FileIdentity> {
-    let metadata = fs::metadata(path).ok()?;
-    let kind = metadata.file_type();
-    Some(match kind.is_block_device() || kind.is_char_device() {
-        true => FileIdentity::of_device(metadata.rdev()),
-        false => FileIdentity { device: metadata.dev(), inode: metadata.ino() },
-    })
+    Some(identity(&status(path)?))
+}
+
+fn status(path: &Path) -> Option<Statx> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    statx(CWD, path, AtFlags::empty(), wanted).ok()
+}
+
+fn identity(status: &Statx) -> FileIdentity {
+    match FileType::from_raw_mode(u32::from(status.stx_mode)) {
+        FileType::BlockDevice | FileType::CharacterDevice => {
+            FileIdentity::of_device(makedev(status.stx_rdev_major, status.stx_rdev_minor))
+        }
+        _ => FileIdentity {
+            device: makedev(status.stx_dev_major, status.stx_dev_minor),
+            inode: status.stx_ino,
+        },
+    }
+}
+
+/// The same for all where a kernel tells none (before Linux 5.8).
+fn mount(status: &Statx) -> u64 {
+    let told = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::MNT_ID);
+    if told { status.stx_mnt_id } else { 0 }
 }
