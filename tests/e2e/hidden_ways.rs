@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_loop_device_on_the_hosts_own_files_is_the_hosts,
     a_folder_with_a_file_under_a_loop_device_is_in_use,
     what_is_mounted_once_more_is_restricted_as_before,
+    another_name_of_a_file_is_warned_of,
 ];
 
 /// A loop device on a file, detached in the end.
@@ -189,4 +190,31 @@ fn what_is_mounted_once_more_is_restricted_as_before() {
     let line = format!("hpvmcreate -P new -a disk:avio_stor::file:{seen}/too/disk.img");
     let made = with_mounts(&host, &beside, &line);
     assert!(made.status.success(), "{made}");
+}
+
+/// Which names a file has only the whole file system tells; the command for that is part of the warning.
+fn another_name_of_a_file_is_warned_of() {
+    let (host, file) = with_kept_folder();
+    let hard = host.path("hard.img");
+    fs::hard_link(&file, &hard).expect("a hard link");
+    let device = LoopDevice::on(&hard, &[]);
+    for statement in [format!("disk:avio_stor::file:{}", hard.display()), device.disk()] {
+        let made = host.run(&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &statement]);
+        assert!(made.status.success(), "{made}");
+        let warned = made.stderr.lines().find(|line| line.contains("WARNING")).expect("a warning");
+        assert!(warned.contains("a file with 2 names (hard links)"), "{made}");
+        // With the other folders, /usr among them, it takes long.
+        let command = warned.split('`').nth(1).expect("a command");
+        let kept = host.path("kept").display().to_string();
+        let (folders, file_of_guest) = command.split_once(" -xdev ").expect("what is looked for");
+        assert!(folders.split(' ').any(|folder| folder == kept), "{command}");
+        let find = format!("find {kept} -xdev {file_of_guest}");
+        let found = typed(&host, &find);
+        assert!(found.stdout.contains(&file.display().to_string()), "{find}: {found}");
+        host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    }
+    let single = host.disk("single.img", 1 << 20);
+    let statement = format!("disk:avio_stor::file:{}", single.display());
+    let made = host.run(&["hpvmcreate", "-P", "new", "-a", &statement]);
+    assert!(made.status.success() && made.stderr.is_empty(), "{made}");
 }

@@ -89,6 +89,8 @@ fn a_shared_disk_is_a_warning_naming_the_other() {
         assert!(outcome.status.success() && outcome.stderr.contains("'first'"), "{outcome}");
         host.ok(&["hpvmremove", "-P", &name, "-F", "--purge"]);
     }
+    // That it has several names is said of itself.
+    fs::remove_file(host.path("hard.img")).expect("a name");
     let alone = host.run(&["hpvmmodify", "-P", "first", "-l", "alone"]);
     assert_eq!(alone.stderr, "", "nobody shares it any more");
 }

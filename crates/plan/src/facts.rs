@@ -167,6 +167,8 @@ pub struct Registered {
     pub restriction: Restriction,
     /// Of a folder: something below it that nobody may put into a drive.
     pub not_to_choose: Option<NotToChoose>,
+    /// A file's other names, when one of them may lie where guests get nothing.
+    pub other_names: Option<OtherNames>,
     pub share: Choice,
     pub read_only: Choice,
     /// What it is kept for, when that was said.
@@ -175,6 +177,17 @@ pub struct Registered {
     pub kept: Option<StoreIdentity>,
     /// The one it leads to now.
     pub found: Option<StoreIdentity>,
+}
+
+/// Names of a file that nobody knows: only who reads a whole file system finds them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherNames {
+    /// How many it has, the known one included.
+    pub names: u32,
+    /// Where it was found, which may be under the store.
+    pub file: String,
+    /// The restricted folders of its file system.
+    pub folders: Vec<String>,
 }
 
 /// Why something below a folder is no image to choose, by the name of its entry.

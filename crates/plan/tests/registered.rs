@@ -87,6 +87,21 @@ fn only_an_entry_that_says_so_gives_away_what_the_host_uses() {
 }
 
 #[test]
+fn a_file_that_may_have_a_restricted_name_is_told() {
+    let folders = vec!["/etc".to_owned(), "/kept".to_owned()];
+    let other_names = Some(OtherNames { names: 2, file: "/e".into(), folders });
+    let known = Registered { other_names, ..Registered::default() };
+    assert_eq!(said_of("dvd:scsi:0,0,0:file:/d", known.clone(), CREATE), [""; 0]);
+    let said = said_of("disk:scsi:0,0,0:file:/d", known, CREATE);
+    assert_eq!(
+        said,
+        [
+            "WARNING: '/d' leads to a file with 2 names (hard links), and what guests are kept from may be one of them: `find /etc /kept -xdev -samefile /e` tells; where it finds one, give the guest a copy"
+        ]
+    );
+}
+
+#[test]
 fn what_is_kept_for_a_dvd_is_no_disk() {
     let known = Registered { usage: Some(DeviceKind::Dvd), ..Registered::default() };
     assert_eq!(said_of("dvd:scsi:0,0,0:file:/d", known.clone(), CREATE), [""; 0]);

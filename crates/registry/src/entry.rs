@@ -132,6 +132,11 @@ impl Registry {
         Ok(self.entries_where(filter, [&after, &before])?.pop())
     }
 
+    /// What an administrator restricts.
+    pub fn restricted_by_hand(&self) -> Result<Vec<Entry>, RegistryError> {
+        self.entries_where("type = 'rdev' AND origin = 'hand' AND allow = 'NO' ORDER BY name", [])
+    }
+
     /// The first of those of guests' devices below a folder that are kept for something else than a drive.
     pub fn kept_for_another_below(&self, folder: &str) -> Result<Option<Entry>, RegistryError> {
         let [after, before] = bounds_of_folder(folder);

@@ -78,6 +78,15 @@ impl Presets {
         below.map(|path| path.display().to_string()).collect()
     }
 
+    /// Those on a file system, given by its device.
+    pub(crate) fn on(&self, device: u64) -> Vec<String> {
+        let folders = self.folders.iter().filter(|(_, identity)| identity.device == device);
+        let is_on = |state: &&PathBuf| fs::metadata(state).is_ok_and(|found| found.dev() == device);
+        let states = self.states.iter().filter(is_on);
+        let paths = folders.map(|(path, _)| path).chain(states);
+        paths.map(|path| path.display().to_string()).collect()
+    }
+
     /// The outermost of them, for a list.
     pub(crate) fn names(&self) -> Vec<String> {
         let folders = self.folders.iter().map(|(path, _)| path);

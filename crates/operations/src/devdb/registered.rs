@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use hpvm_model::{
     Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice, StoreIdentity,
 };
 use hpvm_plan::drives;
-use hpvm_plan::facts::{FileFact, HostFacts, NotToChoose, Registered, Restriction};
+use hpvm_plan::facts::{FileFact, HostFacts, NotToChoose, OtherNames, Registered, Restriction};
 use hpvm_registry::{Change, Entry, Keys, Registry};
 
 use super::presets::Presets;
 use super::restriction::{allows, restriction};
-use super::trail::Trail;
+use super::trail::{Namesakes, Trail};
 use crate::stores::inodes::Inodes;
 use crate::stores::{self, Stores};
 use crate::{Refusal, VmHost};
@@ -30,6 +31,9 @@ pub(crate) fn registered(
     let known = |(path, trail): (&String, Trail)| {
         let restriction = restriction(&trail, &restricting, &presets);
         let mut known = of_store(&host.registry, own, path, &trail, restriction)?;
+        if let (Some(namesakes), Restriction::None) = (&trail.namesakes, &known.restriction) {
+            known.other_names = other_names(&host.registry, &presets, namesakes)?;
+        }
         if stores.files.get(path) == Some(&FileFact::Folder) {
             known.not_to_choose = not_to_choose(&host.registry, &presets, &trail.own.paths)?;
         }
@@ -62,12 +66,44 @@ fn of_store(
     Ok(Registered {
         restriction,
         not_to_choose: None,
+        other_names: None,
         share: is(|entry| entry.attributes.share),
         read_only: is(|entry| entry.attributes.read_only),
         usage: entries.iter().find_map(|entry| entry.attributes.usage),
         kept: kept(registry, own, path, &entries)?,
         found: trail.identity.clone(),
     })
+}
+
+/// The restricted folders in which a file may have one of its names.
+fn other_names(
+    registry: &Registry,
+    presets: &Presets,
+    Namesakes { names, file }: &Namesakes,
+) -> Result<Option<OtherNames>, Refusal> {
+    let by_hand: Vec<String> =
+        registry.restricted_by_hand()?.into_iter().map(|entry| entry.real_path).collect();
+    let device = file.identity.device;
+    let inodes = Inodes::at(by_hand.iter().map(String::as_str));
+    let is_beside = |path: &String| {
+        inodes.of(path).is_some_and(|found| found.device == device && found != file.identity)
+    };
+    let mut folders: Vec<String> = by_hand.iter().filter(|path| is_beside(path)).cloned().collect();
+    for preset in presets.on(device) {
+        let id = EntryId::new(EntryType::Restricted, &preset);
+        let entry = id.ok().map(|id| registry.entry(&id, &preset)).transpose()?.flatten();
+        if !entry.is_some_and(|entry| allows(&entry)) {
+            folders.push(preset);
+        }
+    }
+    folders.sort();
+    // What lies in another of them is looked through with that.
+    folders.dedup_by(|later, earlier| Path::new(later).starts_with(earlier));
+    Ok((!folders.is_empty()).then(|| OtherNames {
+        names: *names,
+        file: file.path.clone(),
+        folders,
+    }))
 }
 
 /// Something below a folder, by any of its names, that nobody may put into a drive.

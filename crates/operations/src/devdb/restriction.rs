@@ -186,6 +186,7 @@ mod tests {
                 path: "/c".into(),
                 identity: FileIdentity { device: u64::MAX, inode: 9 },
             }],
+            names: 1,
             elsewhere: Vec::new(),
         };
         let trail = Trail { elsewhere: vec![other], ..file() };

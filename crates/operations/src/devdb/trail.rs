@@ -22,6 +22,20 @@ pub(crate) struct Names {
     pub(crate) files: BTreeSet<FileIdentity>,
 }
 
+/// A file by how many names it has, all in its file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Namesakes {
+    pub(crate) names: u32,
+    pub(crate) file: Spot,
+}
+
+impl Namesakes {
+    fn of(way: &Way) -> Option<Namesakes> {
+        let file = way.spots.first()?;
+        (way.names > 1).then(|| Namesakes { names: way.names, file: file.clone() })
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trail {
     /// Links followed; the path itself where it leads nowhere.
@@ -37,6 +51,8 @@ pub(crate) struct Trail {
     /// The other ways to its bytes: by other mounts of its file system, and to the file under a loop device. A restriction of
     /// a folder there holds for it too.
     pub(crate) elsewhere: Vec<Way>,
+    /// A file that has more names than the one by which it was found: the store, or what lies under it.
+    pub(crate) namesakes: Option<Namesakes>,
     /// Of a block device.
     pub(crate) identity: Option<StoreIdentity>,
 }
@@ -65,12 +81,14 @@ impl Trail {
         Trail::along(folder.on_to(name))
     }
 
-    fn along(Way { real, spots: way, elsewhere }: Way) -> Trail {
+    fn along(way: Way) -> Trail {
+        let namesakes = Namesakes::of(&way);
+        let Way { real, spots: way, elsewhere, .. } = way;
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let others = elsewhere.iter().map(|way| text(&way.real));
         let paths = others.chain([text(&real)]).collect();
         let own = Names { paths, ..Names::default() };
-        Trail { real_path: text(&real), own, way, elsewhere, ..Trail::default() }
+        Trail { real_path: text(&real), own, way, elsewhere, namesakes, ..Trail::default() }
     }
 
     fn relations(&mut self, store: Store, stores: &Stores) {
@@ -98,6 +116,8 @@ impl Trail {
     fn lies_on(&mut self, Ways { own, folder }: Ways) {
         let ways = own.iter().flat_map(Way::all);
         self.under.paths.extend(ways.map(|way| way.real.to_string_lossy().into_owned()));
+        let namesakes = own.as_ref().and_then(Namesakes::of);
+        self.namesakes = self.namesakes.take().or(namesakes);
         self.elsewhere.extend(own.or(folder).iter().flat_map(Way::all).cloned());
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Way {
     pub(crate) real: PathBuf,
     /// The thing itself, then the folders above it, nearest first.
     pub(crate) spots: Vec<Spot>,
+    /// How many names it has, of a file.
+    pub(crate) names: u32,
     /// The ways to it by other mounts of its file system. What lies on the root's own mount is looked for on no other.
     pub(crate) elsewhere: Vec<Way>,
 }
@@ -43,10 +45,13 @@ impl Way {
 
     /// Along a path without links; the numbers of the mounts on it.
     fn along(real: PathBuf) -> (Way, Vec<u64>) {
-        let seen = || real.ancestors().filter_map(|path| Some((path, status(path)?)));
-        let (spots, mounts) =
-            seen().map(|(path, status)| (spot(path, &status), mount(&status))).unzip();
-        (Way { real, spots, elsewhere: Vec::new() }, mounts)
+        let seen = |path: &Path| Some((path.to_owned(), status(path)?));
+        let seen: Vec<(PathBuf, Statx)> = real.ancestors().filter_map(seen).collect();
+        let mounts = seen.iter().map(|(_, status)| mount(status)).collect();
+        let itself = seen.first().filter(|(path, status)| *path == real && is_file(status));
+        let names = itself.map_or(1, |(_, status)| status.stx_nlink);
+        let spots = seen.iter().map(|(path, status)| spot(path, status)).collect();
+        (Way { real, spots, names, elsewhere: Vec::new() }, mounts)
     }
 
     /// The way and those elsewhere.
@@ -56,9 +61,9 @@ impl Way {
 
     /// The way on to a name in this folder, where nothing is yet.
     pub(crate) fn on_to(self, name: &OsStr) -> Way {
-        let Way { real, spots, elsewhere } = self;
+        let Way { real, spots, names: _, elsewhere } = self;
         let elsewhere = elsewhere.into_iter().map(|way| way.on_to(name)).collect();
-        Way { real: real.join(name), spots, elsewhere }
+        Way { real: real.join(name), spots, names: 1, elsewhere }
     }
 }
 
@@ -92,6 +97,10 @@ pub(super) fn identity_at(path: &Path) -> Option<FileIdentity> {
 fn status(path: &Path) -> Option<Statx> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
     statx(CWD, path, AtFlags::empty(), wanted).ok()
+}
+
+fn is_file(status: &Statx) -> bool {
+    FileType::from_raw_mode(u32::from(status.stx_mode)) == FileType::RegularFile
 }
 
 fn identity(status: &Statx) -> FileIdentity {

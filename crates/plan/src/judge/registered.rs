@@ -6,9 +6,11 @@ use hpvm_model::{
     StorageDevice, StorageType, StoreIdentity,
 };
 
-use super::{Finding, Findings, never, not_now};
+use super::{Finding, Findings, never, not_now, note};
 use crate::drives;
-use crate::facts::{FileFact, HostFacts, NotToChoose, Registered, Reservations, Restriction};
+use crate::facts::{
+    FileFact, HostFacts, NotToChoose, OtherNames, Registered, Reservations, Restriction,
+};
 
 pub(super) fn judge(
     config: &GuestConfig,
@@ -18,6 +20,7 @@ pub(super) fn judge(
 ) {
     let Some(known) = facts.registered.get(&device.backing.path) else { return };
     all.extend(restricted(device, facts));
+    all.extend(may_have_restricted_name(device, facts));
     all.extend(kept_for_another_use(device, known));
     all.extend(shared(device, facts));
     all.extend(another_device(config, device, known));
@@ -28,6 +31,24 @@ pub(super) fn restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Fi
     let path = &device.backing.path;
     let why = facts.registered.get(path)?.restriction.why()?;
     Some(never(path, format!("'{path}' is restricted and is not given to a guest: {why}")))
+}
+
+/// A hard link from a restricted folder is an ordinary file elsewhere; that it may be one is all that can be seen of it. Images
+/// of dvds, which many copy that way, are read and no more.
+pub(super) fn may_have_restricted_name(
+    device: &StorageDevice,
+    facts: &HostFacts,
+) -> Option<Finding> {
+    let path = &device.backing.path;
+    if device.kind == DeviceKind::Dvd {
+        return None;
+    }
+    let OtherNames { names, file, folders } = facts.registered.get(path)?.other_names.as_ref()?;
+    let text = format!(
+        "'{path}' leads to a file with {names} names (hard links), and what guests are kept from may be one of them: `find {} -xdev -samefile {file}` tells; where it finds one, give the guest a copy",
+        folders.join(" ")
+    );
+    Some(note(path, text))
 }
 
 /// Users of a guest's console choose from such a folder, and nobody asks the device database then.

@@ -54,6 +54,7 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
         let alone =
             StorageDevice { backing: backing.clone(), layers: Vec::new(), ..device.clone() };
         all.extend(registered::restricted(&alone, facts));
+        all.extend(registered::may_have_restricted_name(&alone, facts));
         all.extend(used_by_host(&alone, facts));
         let known = facts.registered.get(path);
         all.extend(known.and_then(|known| registered::another_device(config, &alone, known)));
