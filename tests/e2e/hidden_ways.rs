@@ -2,8 +2,10 @@
 //! once more, another name of a file. What is given away on purpose is given in fact, though the VM Host has it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 
@@ -17,7 +19,11 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_folder_with_a_file_under_a_loop_device_is_in_use,
     what_is_mounted_once_more_is_restricted_as_before,
     another_name_of_a_file_is_warned_of,
+    what_is_given_away_is_given_though_the_host_has_it,
 ];
+
+/// A real guest without a system comes to its firmware.
+const UP: Duration = Duration::from_secs(60);
 
 /// A loop device on a file, detached in the end.
 struct LoopDevice(String);
@@ -217,4 +223,92 @@ fn another_name_of_a_file_is_warned_of() {
     let statement = format!("disk:avio_stor::file:{}", single.display());
     let made = host.run(&["hpvmcreate", "-P", "new", "-a", &statement]);
     assert!(made.status.success() && made.stderr.is_empty(), "{made}");
+}
+
+/// A process that has a device mounted, in a namespace of its own, until its standard input ends.
+struct Mounted(Child);
+
+impl Mounted {
+    fn by_others(device: &str, at: &Path) -> Mounted {
+        let mount = format!("mount {device} {} && echo mounted && exec cat", at.display());
+        let mut process = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &mount])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare runs");
+        let mut said = String::new();
+        let stdout = process.stdout.take().expect("its output");
+        BufReader::new(stdout).read_line(&mut said).expect("a word");
+        assert_eq!(said, "mounted\n");
+        Mounted(process)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// A file system that somebody has mounted, which the kernel keeps from whoever wants its device alone.
+fn what_is_given_away_is_given_though_the_host_has_it() {
+    let host = VmHost::new(Engine::Real);
+    let file = host.disk("fs.img", 8 << 20);
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&file).status().expect("mkfs runs");
+    assert!(made.success());
+    let device = LoopDevice::on(&file, &[]);
+    let at = host.path("mounted");
+    fs::create_dir(&at).expect("a folder");
+    let mounted = Mounted::by_others(&device.0, &at);
+    let create = |name| host.run(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &device.disk()]);
+    let start = |name| host.run(&["hpvmstart", "-P", name]);
+    assert!(create("web").status.success());
+    let kept = start("web");
+    assert!(!kept.status.success() && kept.stderr.contains("is in use"), "{kept}");
+    host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+
+    let entry = format!("rdev:{}", device.0);
+    let allow = format!("{entry}:attr:ALLOW=GUEST");
+    host.ok(&["hpvmdevmgmt", "-a", &entry]);
+    host.ok(&["hpvmdevmgmt", "-m", &allow, "--reason", "a test"]);
+    // Of the mounts that the VM Host's first process has, create tells.
+    let own_host = format!(
+        "unshare --mount --pid --fork --mount-proc sh -c 'mount {} {} && hpvmcreate -P web -r 64M -a {}'",
+        device.0,
+        at.display(),
+        device.disk()
+    );
+    let told = typed(&host, &own_host);
+    assert!(
+        told.status.success() && told.stderr.contains("given to the guest all the same"),
+        "{told}"
+    );
+    let lifted = start("web");
+    assert!(lifted.status.success(), "{lifted}");
+    host.wait_for_state("web", "On (EFI)", UP);
+    let record = fs::read_to_string(host.path("var/opt/hpvm/guests/web/boot.record"));
+    assert!(record.expect("a boot record").contains(r#""sharing":"with_host""#));
+    // Not for two guests.
+    assert!(create("other").status.success());
+    let taken = start("other");
+    assert!(taken.stderr.contains("in use by the running guest 'web'"), "{taken}");
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmremove", "-P", "other", "-F", "--purge"]);
+
+    // A running guest is given it as a start does.
+    host.ok(&["hpvmcreate", "-P", "runs", "-r", "64M"]);
+    host.ok(&["hpvmstart", "-P", "runs"]);
+    host.ok(&["hpvmmodify", "-P", "runs", "-a", &device.disk()]);
+    host.ok(&["hpvmstop", "-P", "runs", "-F"]);
+
+    drop(mounted);
+    // Nobody has it now, so the guest has it alone.
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mount = format!("unshare --mount mount {} {}", device.0, at.display());
+    assert!(!typed(&host, &mount).status.success(), "what a guest has is not mounted");
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmdevmgmt", "-d", &format!("{entry}:attr:ALLOW")]);
+    assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("is restricted"));
 }

@@ -45,13 +45,18 @@ impl MediaError {
 ///
 /// A block device is opened for this guest alone (open(2), `O_EXCL` without `O_CREAT`): the kernel refuses it while the host,
 /// another guest, a volume or a partition on it has it, and keeps all of them from taking it while the guest runs. A shared
-/// disk is opened so for a moment, to see that nobody has it alone, and then for all.
+/// disk is opened so for a moment, to see that nobody has it alone, and then for all. What the guest has beside the host is
+/// opened beside it where the host has it, and for this guest alone where it does not.
 pub fn open(attached: &Attached, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
-    if attached.sharing == Sharing::Reserved {
-        drop(open_as(attached, ids, flags(attached))?);
-        return open_as(attached, ids, flags(attached) - OFlags::EXCL);
+    let for_all = flags(attached) - OFlags::EXCL;
+    match (attached.sharing, open_as(attached, ids, flags(attached))) {
+        (Sharing::Reserved, Ok(alone)) => {
+            drop(alone);
+            open_as(attached, ids, for_all)
+        }
+        (Sharing::WithHost, Err(MediaError::StoreBusy { .. })) => open_as(attached, ids, for_all),
+        (_, opened) => opened,
     }
-    open_as(attached, ids, flags(attached))
 }
 
 fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<OwnedFd, MediaError> {
@@ -71,9 +76,10 @@ fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<Owned
         return Err(MediaError::Changed { path: path.clone() });
     }
     if attached.device.kind.is_attached() {
-        return door(path, &metadata, ids);
+        return door(attached, &metadata, ids);
     }
-    if attached.access == Access::ReadWrite && is_kept_by_loop(path) {
+    let is_ours = attached.access == Access::ReadWrite && attached.sharing != Sharing::WithHost;
+    if is_ours && is_kept_by_loop(path) {
         return Err(MediaError::StoreBusy { path: path.clone() });
     }
     if attached.device.backing.storage == StorageType::Qcow2 {
@@ -83,11 +89,15 @@ fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<Owned
     Ok(file.into())
 }
 
-/// A way to a SCSI device that no program of the VM Host has open, by none of its nodes.
-fn door(path: &str, metadata: &Metadata, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+/// A way to a SCSI device that no program of the VM Host has open, by none of its nodes, unless it may.
+fn door(attached: &Attached, metadata: &Metadata, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+    let path = &*attached.device.backing.path;
     let (places, number) = (Places::default(), DeviceNumber::from_raw(metadata.rdev()));
     let doors = generic::doors(&places.sysfs, number);
-    if let Some(generic::Opener { pid, name }) = generic::opener(&places.proc, &doors) {
+    let opener = || generic::opener(&places.proc, &doors);
+    if attached.sharing != Sharing::WithHost
+        && let Some(generic::Opener { pid, name }) = opener()
+    {
         return Err(MediaError::Opened { path: path.to_owned(), program: name, pid });
     }
     generic::door(Path::new(path), number, ids).map_err(MediaError::file("open", path))

@@ -426,7 +426,7 @@ enum Way {
 impl Way {
     fn tenancy(self, sharing: Sharing) -> Tenancy {
         match (sharing, self) {
-            (Sharing::Alone, _) => Tenancy::Alone,
+            (Sharing::Alone | Sharing::WithHost, _) => Tenancy::Alone,
             (Sharing::Reserved, Way::Same) => Tenancy::SharedBySamePath,
             (Sharing::Reserved, Way::Other) => Tenancy::SharedByOtherPath,
         }

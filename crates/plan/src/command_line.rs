@@ -501,7 +501,7 @@ pub fn device_properties(
 ) -> Vec<Property> {
     let device = &attached.device;
     let driver = match (device.kind, attached.sharing) {
-        (DeviceKind::Disk, Sharing::Alone) => "scsi-hd",
+        (DeviceKind::Disk, Sharing::Alone | Sharing::WithHost) => "scsi-hd",
         (DeviceKind::Disk, Sharing::Reserved) => "scsi-block",
         (DeviceKind::Dvd, _) => "scsi-cd",
         (DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner, _) => "scsi-generic",

@@ -340,13 +340,16 @@ impl HostFacts {
         Attached { device: device.clone(), identity, access, cache, sharing, layers }
     }
 
-    /// A disk is shared because its entry says so, and for no other reason.
+    /// A disk is shared because its entry says so, and for no other reason; with the VM Host for one reason, too.
     #[must_use]
     pub fn sharing(&self, device: &StorageDevice) -> Sharing {
         let StorageDevice { kind, backing, .. } = device;
         let is_disk = (*kind, backing.storage) == (DeviceKind::Disk, StorageType::Disk);
-        let is_marked = self.registered.get(&backing.path).is_some_and(|k| k.share == Choice::Yes);
-        if is_disk && is_marked { Sharing::Reserved } else { Sharing::Alone }
+        match self.registered.get(&backing.path) {
+            Some(known) if is_disk && known.share == Choice::Yes => Sharing::Reserved,
+            Some(Registered { restriction: Restriction::Lifted { .. }, .. }) => Sharing::WithHost,
+            _ => Sharing::Alone,
+        }
     }
 
     fn attach_layer(&self, backing: &Backing) -> AttachedLayer {

@@ -43,7 +43,9 @@ pub fn place(adapter: AdapterKind, target: u8) -> (Function, u8) {
 #[must_use]
 pub fn naa(device: &StorageDevice, sharing: Sharing) -> Option<u64> {
     match (device.kind, sharing) {
-        (DeviceKind::Disk | DeviceKind::Dvd, Sharing::Alone) => Some(device.id.wwn()),
+        (DeviceKind::Disk | DeviceKind::Dvd, Sharing::Alone | Sharing::WithHost) => {
+            Some(device.id.wwn())
+        }
         _ => None,
     }
 }

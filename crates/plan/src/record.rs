@@ -202,6 +202,8 @@ pub enum Sharing {
     /// The members of a cluster, which keep each other from it by persistent reservations (SPC-4, 5.13). The guest commands
     /// the disk itself, so that it sees the disk's own identity, and conflicts.
     Reserved,
+    /// The VM Host, which may have it open or mounted: an entry with ALLOW=GUEST says that this is no mistake. No other guest.
+    WithHost,
 }
 
 impl Sharing {

@@ -6,7 +6,7 @@ use common::*;
 use hpvm_model::*;
 use hpvm_plan::facts::*;
 use hpvm_plan::judge::{Purpose, problems};
-use hpvm_plan::record::Access;
+use hpvm_plan::record::{Access, Sharing};
 use proptest::prelude::*;
 
 const CREATE: Purpose<'static> = Purpose::Change { before: None };
@@ -84,6 +84,10 @@ fn only_an_entry_that_says_so_gives_away_what_the_host_uses() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].severity, Severity::Warning);
     assert!(found[0].text.contains("rdev:/d says ALLOW=GUEST: it is swap space"), "{found:?}");
+    // And it is opened so that this comes true.
+    assert_eq!(facts.attach(&config.storage[0]).sharing, Sharing::WithHost);
+    facts.registered.clear();
+    assert_eq!(facts.attach(&config.storage[0]).sharing, Sharing::Alone);
 }
 
 #[test]
