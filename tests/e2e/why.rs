@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     missing_firmware_is_explained,
     several_faults_have_one_way_out,
     a_guest_that_hangs_is_explained,
+    a_boot_disk_without_a_driver_is_explained,
 ];
 
 /// Four times what an engine and its worker need on a quiet machine.
@@ -207,6 +208,29 @@ fn a_guest_that_hangs_is_explained() {
     assert!(screen.first.is_some_and(|ask| ask.contains("kill -CONT")));
     engine.signal(Signal::CONT).expect("a signal");
     follow(&host, &screen.next);
+}
+
+/// A guest that waits in its firmware for a disk which its system cannot reach. The way out needs a start, and no more.
+fn a_boot_disk_without_a_driver_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    let more = format!("file:{}", host.path("more.img").display());
+    host.ok(&["hpvmmodify", "-P", "web", "-d", "disk:avio_stor:0,0,1"]);
+    let said = host.run(&["hpvmmodify", "-P", "web", "-O", "windows:2022"]);
+    assert!(said.status.success(), "{said}");
+    assert!(said.stderr.contains("WARNING (web): the boot disk 0,0,0 is on avio_stor"), "{said}");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (EFI)", BOUND);
+    let screen = Screen::of(&host, "no-boot-driver");
+    assert!(screen.first.is_some_and(|ask| ask.contains("vioscsi")));
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    assert!(typed(&host, &screen.next).status.success(), "{}", screen.next);
+    let said = host.run(&["hpvmstart", "-P", "web"]);
+    assert!(said.status.success() && !said.stderr.contains("boot disk"), "{said}");
+    assert!(host.ok(&["hpvm", "why", "web"]).contains("nothing is wrong with it"));
+    // What is no boot disk may be on either adapter.
+    let data = format!("disk:avio_stor:0,5,0:{more}");
+    let said = host.run(&["hpvmmodify", "-P", "web", "-a", &data]);
+    assert!(said.status.success() && !said.stderr.contains("boot disk"), "{said}");
 }
 
 /// `web`, number 1, off, with two disks and a dvd.

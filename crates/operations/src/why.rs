@@ -6,8 +6,8 @@ use std::fs::File;
 use hpvm_app::snapshot::{Crash, Ending, Phase};
 use hpvm_engine::last_words;
 use hpvm_host::names::guest_folder;
-use hpvm_model::{GuestConfig, GuestName, Problem, Remedy, Severity};
-use hpvm_plan::judge::{Purpose, problems};
+use hpvm_model::{GuestConfig, GuestName, Occupant, Problem, Remedy, Severity};
+use hpvm_plan::judge::{Purpose, boot_disk, problems};
 use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
@@ -40,6 +40,7 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
                 return Ok(without_record(config, loss));
             }
             let why = running(config, &presence, attention.as_ref(), *supervision);
+            let why = with_boot_disk(why, config, &presence);
             Ok(with_surroundings(why, &config.name, &surroundings::troubles(host, config)))
         }
         Presence::Off { .. } => match lost::qemu_at_rest(host, config) {
@@ -174,6 +175,22 @@ fn running(
             causes: presence.health(),
             remedy: None,
         },
+    }
+}
+
+/// A guest that is well itself and does not get beyond its firmware may have no driver for the disk it boots from.
+fn with_boot_disk(why: Why, config: &GuestConfig, presence: &Presence) -> Why {
+    let is_in_firmware = matches!(
+        presence.snapshot().map(|snapshot| &snapshot.phase),
+        Some(Phase::Running { occupant: Occupant::Firmware })
+    );
+    match boot_disk::no_driver(config) {
+        Some(missing) if is_in_firmware && why.remedy.is_none() => Why {
+            headline: format!("'{}' runs and is in its firmware still", config.name),
+            causes: std::iter::once(missing.text).chain(why.causes).collect(),
+            remedy: Some(missing.remedy),
+        },
+        _ => why,
     }
 }
 

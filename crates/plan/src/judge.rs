@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, on this host, now. The same findings serve creating, modifying, starting and a dry
 //! run; what differs is which of them refuse.
 
+pub mod boot_disk;
 mod network;
 pub mod registered;
 mod stores;
@@ -85,6 +86,7 @@ fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
     memory(config, facts, &mut all);
     places(config, facts, &mut all);
     stores::judge(config, facts, &mut all);
+    boot_disk::judge(config, &mut all);
     network::judge(config, facts, &mut all);
     scsi_adapters(config, facts, &mut all);
     if let Some(start) = &facts.start {

@@ -225,6 +225,35 @@ fn one_device_too_many_is_told_with_the_bound() {
     assert!(said[0].starts_with("ERROR: 129 devices are more than the 128"), "{said:?}");
 }
 
+/// Settles 135: a boot disk that the guest's system cannot be expected to drive is told of, with what to do, whenever the guest
+/// is changed or started; a data disk is not, nor a system that brings the driver.
+#[test]
+fn a_boot_disk_without_a_driver_in_the_guest_is_told() {
+    let avio = ["dvd:avio_stor:0,0,0:null:/", "disk:avio_stor:0,0,1:file:/a"];
+    let alone = ["disk:avio_stor:0,2,7:file:/a", "dvd:scsi:0,4,0:null:/"];
+    let scsi_first = ["disk:scsi:0,0,0:file:/a", "disk:avio_stor:0,1,0:file:/b"];
+    for (os, statements, way_out) in [
+        ("windows:2022", &avio, Some("-d disk:avio_stor:0,0,1:file:/a -a disk:scsi::file:/a")),
+        ("hpux", &alone, Some("-m disk:scsi:0,2,7:file:/a")),
+        ("linux", &avio, None),
+        ("unknown", &avio, None),
+        ("windows", &scsi_first, None),
+    ] {
+        let config = GuestConfig { os: os.parse().unwrap(), ..guest(statements) };
+        let start = HostFacts { start: Some(ready()), ..host(&config) };
+        for (facts, purpose) in [(&host(&config), CREATE), (&start, Purpose::Start)] {
+            let found = problems(&config, facts, purpose);
+            assert_eq!(found.len(), way_out.iter().len(), "{os} {statements:?}: {found:?}");
+            let (Some(told), Some(way_out)) = (found.first(), way_out) else { continue };
+            assert_eq!(told.severity, Severity::Warning);
+            assert!(told.text.contains("is on avio_stor, for which"), "{told:?}");
+            let remedy = told.remedy.as_ref().expect("a way out");
+            assert!(remedy.ask.as_ref().is_some_and(|ask| ask.contains("driver")), "{told:?}");
+            assert_eq!(remedy.command, format!("hpvmmodify -P guest1 {way_out}"));
+        }
+    }
+}
+
 /// Settles 36: memory is what a start asks for, swap plays no part; what is not free now refuses the start alone.
 #[test]
 fn memory_that_is_not_free_refuses_the_start_only() {

@@ -1,0 +1,62 @@
+//! Whether a guest's system can be expected to find the disk it boots from. Called by `problems` of a configuration, and by
+//! `hpvm why` of a guest that stays in its firmware. What is on the disk it does not know: the OS type alone tells.
+
+use hpvm_model::{AdapterKind, DeviceKind, GuestConfig, OsFamily, Remedy, StorageDevice};
+
+use super::{Finding, Findings, note};
+
+pub(super) fn judge(config: &GuestConfig, all: &mut Findings) {
+    let Some(NoDriver { disk, text, remedy }) = no_driver(config) else { return };
+    all.push(Finding { remedy: Some(remedy), ..note(disk.to_string(), text) });
+}
+
+/// The disk that a guest boots from is on an adapter for which its system brings no driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoDriver<'a> {
+    pub disk: &'a StorageDevice,
+    pub text: String,
+    pub remedy: Remedy,
+}
+
+/// Firmware tries disks in the order of their addresses, so the first is the one that matters.
+#[must_use]
+pub fn no_driver(config: &GuestConfig) -> Option<NoDriver<'_>> {
+    let disk = config.storage.iter().find(|device| device.kind == DeviceKind::Disk)?;
+    if disk.adapter != AdapterKind::AvioStor || brings_driver(config.os.family) {
+        return None;
+    }
+    let (address, family) = (disk.address, config.os.family);
+    Some(NoDriver {
+        disk,
+        text: format!(
+            "the boot disk {address} is on avio_stor, for which {family} has no driver of its own: until one is installed there the guest does not get beyond its firmware or its loader"
+        ),
+        remedy: Remedy {
+            ask: Some(format!(
+                "install the driver of virtio-scsi in {family} while its disk is on scsi{}; or put the disk there for good, and start the guest anew",
+                if family == OsFamily::Windows { " (vioscsi, of virtio-win)" } else { "" },
+            )),
+            command: move_to_scsi(config, disk),
+        },
+    })
+}
+
+/// Where the disk has its bus,device for itself it stays at its address.
+fn move_to_scsi(config: &GuestConfig, disk: &StorageDevice) -> String {
+    let (name, address, backing) = (&config.name, disk.address, &disk.backing);
+    let has_slot_alone =
+        config.storage.iter().filter(|other| other.address.slot == address.slot).count() == 1;
+    let store = format!("{}:{}", backing.storage.as_str(), backing.path);
+    match has_slot_alone && address.target <= AdapterKind::Scsi.target_max() {
+        true => format!("hpvmmodify -P {name} -m disk:scsi:{address}:{store}"),
+        false => format!("hpvmmodify -P {name} -d {disk} -a disk:scsi::{store}"),
+    }
+}
+
+/// Linux has had one for as long as it has been a guest anywhere; of a system that nobody named nothing is known.
+fn brings_driver(family: OsFamily) -> bool {
+    match family {
+        OsFamily::Linux | OsFamily::Unknown => true,
+        OsFamily::Windows | OsFamily::Hpux => false,
+    }
+}
