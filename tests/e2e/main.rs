@@ -6,6 +6,7 @@
 mod agent;
 mod attached;
 mod clone;
+mod clone_options;
 mod commands;
 mod company;
 mod crash_steps;
@@ -75,6 +76,7 @@ const SUBJECTS: &[&[Test]] = &[
     attached::TESTS,
     commands::TESTS,
     clone::TESTS,
+    clone_options::TESTS,
     running_clone::TESTS,
     interrupted_clones::TESTS,
     company::TESTS,

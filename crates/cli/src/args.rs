@@ -5,10 +5,12 @@ mod devices;
 mod guest;
 mod operation;
 mod selector;
+mod settings;
 mod undertaking;
 
 pub use devices::{DeviceStatement, DeviceStatementError, store_to_copy};
-pub use guest::{ChangeOptions, GuestOptions, Setting, SettingError};
+pub use guest::{ChangeOptions, GuestOptions};
 pub use operation::Operation;
 pub use selector::{GuestArgument, Selector, StopTarget};
+pub use settings::{CloneSetting, CloneSettings, GuestSettings, Setting, SettingError};
 pub use undertaking::Undertaking;

@@ -22,8 +22,10 @@ use hpvm_app::protocol::CopiedState;
 use hpvm_host::durable::Batch;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
-use hpvm_model::{GuestConfig, GuestUuid, LanBoot, PortRules, Problem, Severity, SwitchNumber};
-use hpvm_plan::clone::{CloneRequest, Design, How, Place, Work, design};
+use hpvm_model::{
+    GuestConfig, GuestUuid, LanBoot, Nic, PortRules, Problem, Severity, SwitchNumber,
+};
+use hpvm_plan::clone::{CloneRequest, Design, How, Likeness, Place, Work, design};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::facts::network::NetworkFacts;
@@ -150,9 +152,14 @@ impl Cloning<'_> {
             true => NetworkFacts::default(),
             false => host.network(None)?,
         };
+        // Addresses that the clone shares with its source are its source's on the LAN too.
+        let shared = match asked.macs {
+            Likeness::New => &[][..],
+            Likeness::Same => &source.nics,
+        };
         let (design, lan) = lan::made_apart(
             host,
-            &[],
+            shared,
             network,
             |made: &Design| &made.config,
             |network| Ok(design(&source, asked, uuid, &own_image, network, &mut random)?),
@@ -163,6 +170,7 @@ impl Cloning<'_> {
         }
         let mut facts = host.facts(&design.config, Some(&source))?;
         facts.network.lan = lan;
+        let same = shared_addresses(&source, shared, &design, &mut facts);
         let running = match is_on {
             true => Some(Running::find(host, &source, &facts)?),
             false => None,
@@ -172,6 +180,7 @@ impl Cloning<'_> {
         replaced.retain(|path, _| is_made(&design, path));
         targets::expect(&design, &mut facts);
         found.extend(variables(host, &source));
+        found.extend(same);
         let standing = Purpose::Change { before: Some(&source) };
         found.extend(problems(&design.config, &facts, standing));
         found.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
@@ -248,8 +257,10 @@ impl Cloning<'_> {
             return Err(Refusal::NameTaken { name: design.config.name.clone(), number });
         }
         let number = change.next_number()?;
-        let config =
-            GuestConfig { number, serial_number: serial_number(number), ..design.config.clone() };
+        let mut config = GuestConfig { number, ..design.config.clone() };
+        if config.serial_number.is_empty() {
+            config.serial_number = serial_number(number);
+        }
         let folder = Folder::of(&root, config.uuid);
         let made = Made { folder: &folder, root: &root, config: &config, kept: false };
         let mut batch = Batch::default();
@@ -259,7 +270,7 @@ impl Cloning<'_> {
         batch.sync()?;
         Step::ClonePlaced.reached();
         identities.extend(copies.identities());
-        change.insert(&config, &identities)?;
+        change.insert_like(source.number, &config, &identities)?;
         let ruled = keep_port_rules(&change, source, &config)?;
         devdb::keep_identities(&change, &config, facts)?;
         let done = self.actor.done(None, Some(&config));
@@ -317,6 +328,26 @@ fn as_after_power_failure(source: &GuestConfig, moment: &Moment) -> Option<Probl
         source.name
     );
     Some(Problem::warning(source.name.to_string(), text))
+}
+
+/// The clone is to have these NICs' addresses, so that nobody finds fault with it; whoever asked is told what it means.
+fn shared_addresses(
+    source: &GuestConfig,
+    shared: &[Nic],
+    design: &Design,
+    facts: &mut HostFacts,
+) -> Vec<Problem> {
+    let is_kept = |nic: &&Nic| shared.iter().any(|theirs| theirs.mac == nic.mac);
+    let kept = design.config.nics.iter().filter(is_kept);
+    kept.map(|nic| {
+        facts.network.macs.remove(&nic.mac);
+        let text = format!(
+            "MAC address {} is also that of guest '{}', so only one of the two can run at a time",
+            nic.mac, source.name
+        );
+        Problem::warning(nic.to_string(), text)
+    })
+    .collect()
 }
 
 /// The identities of the stores that are there already; those that are made tell theirs when they are.

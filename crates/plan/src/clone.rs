@@ -9,6 +9,9 @@
 //! - `--linked` puts an image of its own over each disk; with `-b` of storage type qcow2 it lies where the statement says.
 //! - `-a`, `-d`, `-m` then are what hpvmmodify would do to the clone.
 
+use std::str::FromStr;
+
+use hpvm_model::bytes::shown;
 use hpvm_model::{
     Backing, DeviceKind, DiskId, GuestConfig, GuestName, GuestNumber, GuestUuid, Statement,
     StorageAddress, StorageDevice, StorageType,
@@ -26,6 +29,32 @@ pub struct CloneRequest {
     /// The statements of `-b`, in the order given.
     pub copies: Vec<Statement>,
     pub disks: Disks,
+    pub macs: Likeness,
+    pub serial_number: Likeness,
+}
+
+/// Whether a clone gets something of its own, or is like its source in it: `new` or `same`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Likeness {
+    #[default]
+    New,
+    /// Then only one of the two should run at a time.
+    Same,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is neither new nor same")]
+pub struct LikenessError(String);
+
+impl FromStr for Likeness {
+    type Err = LikenessError;
+    fn from_str(text: &str) -> Result<Likeness, LikenessError> {
+        match text {
+            "new" => Ok(Likeness::New),
+            "same" => Ok(Likeness::Same),
+            other => Err(LikenessError(shown(other))),
+        }
+    }
 }
 
 /// What becomes of the disks that no option names.
@@ -101,7 +130,7 @@ fn right_type(from: StorageType) -> &'static str {
     }
 }
 
-/// The clone of `source`, with NICs of its own on the same switches. `own_image` says where the image of a linked disk lies when no statement does.
+/// The clone of `source`, with NICs of its own on the same switches, and no serial number yet when it gets a new one. `own_image` says where the image of a linked disk lies when no statement does.
 pub fn design(
     source: &GuestConfig,
     asked: &CloneRequest,
@@ -118,12 +147,15 @@ pub fn design(
     }
     let mut fresh = GuestConfig {
         uuid,
-        // Number and serial number are given when the registry is ours to write.
+        // The number is given when the registry is ours to write, and a serial number of its own with it.
         number: GuestNumber::FIRST,
-        serial_number: String::new(),
+        serial_number: match asked.serial_number {
+            Likeness::New => String::new(),
+            Likeness::Same => source.serial_number.clone(),
+        },
         ..source.clone()
     };
-    renew(&mut fresh, network, random)?;
+    renew(&mut fresh, asked.macs, network, random)?;
     let mut config = apply(&fresh, None, &request, network, random)?;
     let mut work = Vec::new();
     for device in &mut config.storage {

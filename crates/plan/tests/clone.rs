@@ -4,7 +4,7 @@ mod common;
 
 use common::{guest, networks};
 use hpvm_model::{Backing, GuestUuid, Statement, StatementForm, StorageType};
-use hpvm_plan::clone::{CloneError, CloneRequest, Design, Disks, How, Place, design};
+use hpvm_plan::clone::{CloneError, CloneRequest, Design, Disks, How, Likeness, Place, design};
 use hpvm_plan::request::{DeviceRequest, Request};
 use proptest::prelude::*;
 
@@ -22,6 +22,8 @@ fn asked(copies: &[&str], devices: Vec<DeviceRequest>, disks: Disks) -> CloneReq
         request: Request { devices, ..Request::default() },
         copies: copies.iter().map(parse).collect(),
         disks,
+        macs: Likeness::New,
+        serial_number: Likeness::New,
     }
 }
 
@@ -52,6 +54,7 @@ fn without_more_all_is_kept_under_a_new_identity() {
     let made = designed(&asked(&[], vec![], Disks::Kept)).unwrap();
     assert_eq!(made.work, []);
     assert_ne!(made.config.uuid, source.uuid);
+    assert_eq!(made.config.serial_number, "", "it follows from the number, which is given later");
     assert_eq!(made.config.ports, source.ports);
     for (ours, theirs) in made.config.storage.iter().zip(&source.storage) {
         assert_eq!(ours.to_string(), theirs.to_string());

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use common::*;
 use hpvm_model::*;
-use hpvm_plan::clone::{CloneRequest, Disks, design};
+use hpvm_plan::clone::{CloneRequest, Disks, Likeness, design};
 use hpvm_plan::difference::{Effect, created, fields, waiting, with_refusals};
-use hpvm_plan::facts::network::{LanAnswer, NetworkFacts, PortHolder};
+use hpvm_plan::facts::network::{LanAnswer, MacHold, MacHolder, NetworkFacts, PortHolder};
 use hpvm_plan::facts::{HostFacts, Provision, StartFacts};
 use hpvm_plan::hotplug::{Force, Live, Planned, When, plan};
 use hpvm_plan::judge::{Purpose, problems};
@@ -55,7 +55,7 @@ fn a_nic_gets_the_lowest_place_and_port_and_an_address_of_its_own() {
     let switch = network.switches.get_mut(&config.nics[0].vswitch).unwrap();
     switch.held.insert(PortNumber::new(2).unwrap(), Vec::new());
     switch.ruled.insert(PortNumber::new(3).unwrap());
-    network.macs.insert("0x020000000001".parse().unwrap(), "guest other".into());
+    network.macs.insert("0x020000000001".parse().unwrap(), held_by_other(MacHold::Resting));
     let add = |text| ask(text, StatementForm::Add);
     let next = after(
         &config,
@@ -115,7 +115,7 @@ fn a_clone_has_other_addresses_and_ports_on_the_same_switches() {
     for nic in &source.nics {
         held.insert(nic.port, vec![PortHolder { guest: source.name.clone(), runs: true }]);
     }
-    let asked = CloneRequest {
+    let mut asked = CloneRequest {
         name: "new".parse().unwrap(),
         request: Request {
             nics: vec![ask("network:lan:0,1:vswitch:sw2", StatementForm::Modify)],
@@ -123,17 +123,30 @@ fn a_clone_has_other_addresses_and_ports_on_the_same_switches() {
         },
         copies: Vec::new(),
         disks: Disks::Kept,
+        macs: Likeness::New,
+        serial_number: Likeness::New,
     };
     let own_image = |address: StorageAddress| format!("/own/{address}");
     let uuid = GuestUuid(uuid::Uuid::from_u128(7));
     let mut random = (1..).map(|n: u64| n << 16);
-    let design =
-        design(&source, &asked, uuid, &own_image, &network, &mut || random.next().unwrap());
+    let mut made = |asked: &CloneRequest| {
+        design(&source, asked, uuid, &own_image, &network, &mut || random.next().unwrap())
+    };
     assert_eq!(
-        texts(&design.unwrap().config),
+        texts(&made(&asked).unwrap().config),
         [
             "network:lan:0,1,0x020000000001:vswitch:sw2:portid:1",
             "network:avio_lan:0,2,0x020000000002:vswitch:sw1:portid:4",
+        ]
+    );
+    (asked.macs, asked.serial_number) = (Likeness::Same, Likeness::Same);
+    let same = made(&asked).unwrap().config;
+    assert_eq!(same.serial_number, source.serial_number);
+    assert_eq!(
+        texts(&same),
+        [
+            "network:lan:0,1,0x56E9E3096A22:vswitch:sw2:portid:1",
+            "network:avio_lan:0,2,0x52B2AEF63E66:vswitch:sw1:portid:4",
         ]
     );
 }
@@ -169,9 +182,32 @@ fn what_could_never_run_is_refused_with_a_way_out() {
         "is that of the NIC at 0,1",
     );
     one(&[LAN, &AVIO.replace("portid:2", "portid:1")], nothing, "port 1 of virtual switch 'sw1'");
-    let theirs: &dyn Fn(&mut NetworkFacts) =
-        &|n| drop(n.macs.insert("0x56e9e3096a22".parse().unwrap(), "guest other".into()));
+    let theirs: &dyn Fn(&mut NetworkFacts) = &|n| {
+        n.macs.insert("0x56e9e3096a22".parse().unwrap(), held_by_other(MacHold::Resting));
+    };
     one(&[LAN], theirs, "belongs to guest other");
+}
+
+fn held_by_other(hold: MacHold) -> MacHolder {
+    MacHolder { who: "guest other".into(), hold }
+}
+
+/// A clone may have been given its source's address on purpose.
+#[test]
+fn a_start_with_an_address_of_another_guest_waits_for_that_guest() {
+    let config = networked(&[LAN]);
+    let mut facts = HostFacts { start: Some(ready()), ..host(&config) };
+    for (hold, said) in [
+        (MacHold::Resting, "WARNING: MAC address 0x56e9e3096a22 is that of guest other too"),
+        (MacHold::Running, "ERROR: MAC address 0x56e9e3096a22 is in use by guest other"),
+        (MacHold::Always, "ERROR: MAC address 0x56e9e3096a22 belongs to guest other"),
+    ] {
+        facts.network.macs.insert(config.nics[0].mac, held_by_other(hold));
+        let found = problems(&config, &facts, Purpose::Start);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let found = format!("{}: {}", found[0].severity, found[0].text);
+        assert!(found.starts_with(said), "{found}");
+    }
 }
 
 /// What the LAN told is no hindrance but where somebody there has the address.

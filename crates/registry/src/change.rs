@@ -50,9 +50,29 @@ impl Change<'_> {
 
     /// Adds a guest.
     pub fn insert(&self, guest: &GuestConfig, files: &Identities) -> Result<(), RegistryError> {
+        self.require_free_macs(guest, None)?;
+        self.insert_as_it_is(guest, files)
+    }
+
+    /// Adds a guest that may have the MAC addresses of another one.
+    pub fn insert_like(
+        &self,
+        other: GuestNumber,
+        guest: &GuestConfig,
+        files: &Identities,
+    ) -> Result<(), RegistryError> {
+        self.require_free_macs(guest, Some(other))?;
+        self.insert_as_it_is(guest, files)
+    }
+
+    /// Adds a guest of a lost registry, whoever has its MAC addresses as well.
+    pub(crate) fn insert_as_it_is(
+        &self,
+        guest: &GuestConfig,
+        files: &Identities,
+    ) -> Result<(), RegistryError> {
         self.require_free_name(&guest.name, guest.number)?;
         self.require_free_identity(guest)?;
-        self.require_free_macs(guest)?;
         let sql =
             "INSERT INTO guest (number, uuid, name, label, serial_number, os_family, os_version,
                  vcpus, entitlement_unit, entitled, entitled_max, memory_bytes, auto_start,
@@ -68,7 +88,7 @@ impl Change<'_> {
     /// Replaces the configuration of the guest with the same number and UUID.
     pub fn update(&self, guest: &GuestConfig, files: &Identities) -> Result<(), RegistryError> {
         self.require_free_name(&guest.name, guest.number)?;
-        self.require_free_macs(guest)?;
+        self.require_free_macs(guest, None)?;
         let sql = "UPDATE guest SET name = :name, label = :label, serial_number = :serial_number,
                  os_family = :os_family, os_version = :os_version, vcpus = :vcpus,
                  entitlement_unit = :unit, entitled = :entitled, entitled_max = :maximum,

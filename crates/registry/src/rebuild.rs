@@ -146,11 +146,7 @@ fn fill(
         match (add(&change, &found), found.into_config()) {
             (Ok(()), config) => known.push(config.number),
             (
-                Err(
-                    why @ (RegistryError::NameTaken { .. }
-                    | RegistryError::IdentityTaken { .. }
-                    | RegistryError::MacTaken { .. }),
-                ),
+                Err(why @ (RegistryError::NameTaken { .. } | RegistryError::IdentityTaken { .. })),
                 config,
             ) => rebuilt.skipped.push(Skipped { config, why }),
             (Err(error), _) => return Err(error),
@@ -163,9 +159,9 @@ fn fill(
 
 fn add(change: &Change<'_>, found: &Found) -> Result<(), RegistryError> {
     match found {
-        Found::Guest(config, files) => change.insert(config, files),
+        Found::Guest(config, files) => change.insert_as_it_is(config, files),
         Found::Removed(RemovedGuest { config, removed_at, keep_until }, files) => {
-            change.insert(config, files)?;
+            change.insert_as_it_is(config, files)?;
             change.remove_as_of(config.number, *removed_at, *keep_until)
         }
     }

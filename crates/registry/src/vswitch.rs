@@ -251,12 +251,20 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// No other guest, existing or kept, has a MAC address of this one.
-    pub(crate) fn require_free_macs(&self, guest: &GuestConfig) -> Result<(), RegistryError> {
+    /// No other guest, existing or kept, has a MAC address that is new in this one: what it has already it may have from the
+    /// guest it was made after, and what `like` has it is to have as well.
+    pub(crate) fn require_free_macs(
+        &self,
+        guest: &GuestConfig,
+        like: Option<GuestNumber>,
+    ) -> Result<(), RegistryError> {
         let sql = "SELECT name FROM nic JOIN guest ON guest.number = nic.guest
-             WHERE mac = ?1 AND nic.guest <> ?2 LIMIT 1";
+             WHERE mac = ?1 AND nic.guest <> ?2 AND NOT EXISTS (
+                 SELECT 1 FROM nic AS known WHERE known.guest IN (?2, ?3) AND known.mac = ?1
+             ) LIMIT 1";
         for nic in &guest.nics {
-            let key = params![nic.mac.to_string(), guest.number.get()];
+            let like = like.map(GuestNumber::get);
+            let key = params![nic.mac.to_string(), guest.number.get(), like];
             let holder = self
                 .connection
                 .prepare_cached(sql)

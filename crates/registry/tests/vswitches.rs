@@ -100,6 +100,30 @@ fn a_mac_address_has_one_guest_even_when_that_was_removed() {
     assert_eq!(registry.check().unwrap(), Vec::<String>::new());
 }
 
+/// A clone with its source's address is changed like any guest, and comes back with a lost registry.
+#[test]
+fn a_guest_may_be_made_with_the_mac_address_of_another_one() {
+    let place = Place::new();
+    let mut registry = place.open();
+    add(&mut registry, &guest_on_a_network(1));
+    add(&mut registry, &guest_on_a_network(2));
+    let mut same = guest(3);
+    same.nics = guest_on_a_network(1).nics;
+    let none = Identities::new();
+    let change = registry.change().unwrap();
+    let taken = change.insert_like(number(2), &same, &none);
+    assert!(matches!(taken, Err(RegistryError::MacTaken { .. })), "that is another's");
+    change.insert_like(number(1), &same, &none).unwrap();
+    let mut third = guest(4);
+    third.nics.clone_from(&same.nics);
+    change.insert_like(number(1), &third, &none).unwrap();
+    same.label = "changed".parse().unwrap();
+    change.update(&same, &none).unwrap();
+    change.update(&guest_on_a_network(1), &none).unwrap();
+    change.commit().unwrap();
+    assert_eq!(registry.check().unwrap(), Vec::<String>::new());
+}
+
 #[test]
 fn a_guests_text_has_its_nics() {
     let text = portable::write(&guest_on_a_network(1));

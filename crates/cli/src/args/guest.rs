@@ -1,11 +1,8 @@
 //! The options by which hpvmcreate, hpvmmodify and hpvmclone say what a guest is to be. A new one goes here, into
 //! [`GuestOptions::request`], and to `docs/options.md`.
 
-use std::str::FromStr;
-
-use hpvm_model::bytes::{AskedMemory, shown};
-use hpvm_model::guest::RunnableError;
-use hpvm_model::{AutoStart, Backing, Entitlement, Label, OsType, Runnable, Vcpus};
+use hpvm_model::bytes::AskedMemory;
+use hpvm_model::{AutoStart, Backing, Entitlement, Label, OsType, Vcpus};
 use hpvm_plan::request::Request;
 
 use super::devices::{
@@ -55,14 +52,10 @@ pub struct GuestOptions {
     /// What lies under the qcow2 image that -a adds, such as file:/base.img, and is only read; the uppermost first
     #[arg(long = "layer", value_name = "STORAGE:LOCATION", value_parser = Backing::parse_layer)]
     pub layers: Vec<Backing>,
-
-    /// Set a keyword: runnable_status=enabled|disabled
-    #[arg(short = 'x', long = "set", value_name = "KEYWORD=VALUE")]
-    pub settings: Vec<Setting>,
 }
 
 impl GuestOptions {
-    /// What these options ask for. Of a keyword given twice the last counts.
+    /// What these options ask for.
     #[must_use]
     pub fn request(&self) -> Request {
         let mut request = Request {
@@ -73,7 +66,6 @@ impl GuestOptions {
             memory: self.memory.as_ref().map(|memory| memory.memory),
             auto_start: self.auto_start,
             layers: self.layers.clone(),
-            runnable: self.settings.iter().map(|Setting::Runnable(runnable)| *runnable).next_back(),
             ..Request::default()
         };
         put(&mut request, Deed::Add, &self.add);
@@ -120,33 +112,5 @@ impl ChangeOptions {
         put(&mut request, Deed::Modify, &self.modify);
         put(&mut request, Deed::Delete, &self.delete);
         request
-    }
-}
-
-/// A keyword of `-x` and its value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setting {
-    Runnable(Runnable),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SettingError {
-    #[error("'{0}' is no setting; write KEYWORD=VALUE, such as runnable_status=disabled")]
-    Malformed(String),
-    #[error("'{0}' is no keyword; the keyword there is, is runnable_status")]
-    Keyword(String),
-    #[error(transparent)]
-    Runnable(#[from] RunnableError),
-}
-
-impl FromStr for Setting {
-    type Err = SettingError;
-    fn from_str(text: &str) -> Result<Setting, SettingError> {
-        let (keyword, value) =
-            text.split_once('=').ok_or_else(|| SettingError::Malformed(shown(text)))?;
-        match keyword {
-            "runnable_status" => Ok(Setting::Runnable(value.parse()?)),
-            other => Err(SettingError::Keyword(shown(other))),
-        }
     }
 }

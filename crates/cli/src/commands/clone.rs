@@ -3,11 +3,11 @@
 use hpvm_model::{GuestName, Statement};
 use hpvm_operations::clone::{Cloned, clone};
 use hpvm_operations::{Mode, VmHost};
-use hpvm_plan::clone::{CloneRequest, Disks, How};
+use hpvm_plan::clone::{CloneRequest, Disks, How, Likeness};
 use hpvm_plan::hotplug::Force;
 use hpvm_registry::Access;
 
-use crate::args::{ChangeOptions, Selector, Undertaking, store_to_copy};
+use crate::args::{ChangeOptions, CloneSettings, Selector, Undertaking, store_to_copy};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
@@ -20,6 +20,9 @@ use super::{catch_interruptions, done, refused};
 /// The clone has its source's configuration and firmware variables, and a name, number, uuid, serial number and disk
 /// identities of its own. Its disks are the source's own, of which only one guest can run at a time, unless -b copies them
 /// or --linked lays an image of the clone's over each. What other options say is changed in the clone, as hpvmmodify would.
+///
+/// Its MAC addresses are its own too, unless -x mac_address=same gives it the source's; -x serial_number=same does that for the
+/// serial number. A guest with the MAC address of one that runs is not started.
 ///
 /// -b STATEMENT copies the content of the source's device at the statement's address to the store it names, and gives the
 /// clone that store. It needs no -a and -d beside it; an -a of the same store gives the clone's device another address.
@@ -38,6 +41,9 @@ pub struct Clone {
 
     #[command(flatten)]
     pub options: ChangeOptions,
+
+    #[command(flatten)]
+    pub settings: CloneSettings,
 
     /// Copy the source's device at the statement's address to the store it names; may be repeated
     #[arg(short = 'b', long = "copy", value_name = "STATEMENT", value_parser = store_to_copy)]
@@ -59,12 +65,14 @@ impl Clone {
     /// What is asked of the clone.
     #[must_use]
     pub fn request(&self) -> CloneRequest {
-        CloneRequest {
+        self.settings.with(CloneRequest {
             name: self.new_name.clone(),
             request: self.options.request(),
             copies: self.copies.clone(),
             disks: if self.linked { Disks::Linked } else { Disks::Kept },
-        }
+            macs: Likeness::New,
+            serial_number: Likeness::New,
+        })
     }
 }
 

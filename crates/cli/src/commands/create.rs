@@ -5,7 +5,7 @@ use hpvm_operations::create::create;
 use hpvm_operations::{Mode, Premises};
 use hpvm_registry::Access;
 
-use crate::args::{GuestOptions, Undertaking};
+use crate::args::{GuestOptions, GuestSettings, Undertaking};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
@@ -29,6 +29,9 @@ pub struct Create {
     #[command(flatten)]
     pub options: GuestOptions,
 
+    #[command(flatten)]
+    pub settings: GuestSettings,
+
     /// Ask nothing
     #[arg(short = 'F', long)]
     pub force: bool,
@@ -46,7 +49,8 @@ impl Perform for Create {
         let mode = self.undertaking.mode();
         let premises = Premises::find(Access::ReadWrite)?;
         let actor = context.actor(self.undertaking.operation.reason);
-        let created = create(premises, &actor, &self.name, &self.options.request(), mode)
+        let request = self.settings.with(self.options.request());
+        let created = create(premises, &actor, &self.name, &request, mode)
             .or_else(|refusal| refused(&self.name, refusal))?;
         context.say.problems(&self.name, &created.problems);
         match mode {

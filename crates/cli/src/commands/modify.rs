@@ -8,7 +8,7 @@ use hpvm_plan::hotplug::Force;
 use hpvm_plan::request::Request;
 use hpvm_registry::Access;
 
-use crate::args::{ChangeOptions, Selector, Undertaking};
+use crate::args::{ChangeOptions, GuestSettings, Selector, Undertaking};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run;
 use crate::exit::Failure;
@@ -33,6 +33,9 @@ pub struct Modify {
     #[command(flatten)]
     pub options: ChangeOptions,
 
+    #[command(flatten)]
+    pub settings: GuestSettings,
+
     /// Ask nothing, and take a disk that had I/O a moment ago
     #[arg(short = 'F', long)]
     pub force: bool,
@@ -45,7 +48,7 @@ impl Modify {
     /// What is asked of the guest.
     #[must_use]
     pub fn request(&self) -> Request {
-        let mut request = self.options.request();
+        let mut request = self.settings.with(self.options.request());
         request.name.clone_from(&self.new_name);
         request
     }

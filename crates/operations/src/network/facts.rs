@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hpvm_host::names::run_folder;
 use hpvm_host::nic;
 use hpvm_model::{GuestNumber, PortNumber, Vswitch, Wire};
-use hpvm_plan::facts::network::{NetworkFacts, PortHolder, SwitchFact};
+use hpvm_plan::facts::network::{MacHold, MacHolder, NetworkFacts, PortHolder, SwitchFact};
 use hpvm_plan::request::Request;
 use hpvm_registry::NicRow;
 
@@ -26,11 +26,16 @@ impl VmHost {
         });
         let nics = nic::all().unwrap_or_default();
         let hosts = nics.iter().filter_map(|nic| {
-            Some((nic.mac?, format!("network interface {} of this VM Host", nic.name)))
+            let who = format!("network interface {} of this VM Host", nic.name);
+            Some((nic.mac?, MacHolder { who, hold: MacHold::Always }))
         });
         let guests = others.iter().map(|row| {
             let what = if row.removed { "removed guest" } else { "guest" };
-            (row.nic.mac, format!("a NIC of {what} {}", row.guest))
+            let hold = match running.contains(&row.number) {
+                true => MacHold::Running,
+                false => MacHold::Resting,
+            };
+            (row.nic.mac, MacHolder { who: format!("a NIC of {what} {}", row.guest), hold })
         });
         let folder = own.map(|own| self.root.run_dir(own.get()).join(run_folder::NETWORK));
         Ok(NetworkFacts {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hpvm_host::nic::probe::{self, Question, Verdict};
 use hpvm_model::{GuestConfig, MacAddress, Nic, PortVlan, SwitchName, VlanId, Wire, chain};
-use hpvm_plan::facts::network::{LanAnswer, NetworkFacts};
+use hpvm_plan::facts::network::{LanAnswer, MacHold, MacHolder, NetworkFacts};
 
 use super::wire;
 use crate::{Refusal, VmHost};
@@ -93,7 +93,10 @@ pub(crate) fn made_apart<T>(
         for ((switch, mac), answer) in &answers {
             if *answer == LanAnswer::InUse {
                 let holder = format!("a station on the LAN of virtual switch '{switch}'");
-                network.macs.entry(*mac).or_insert(holder);
+                network
+                    .macs
+                    .entry(*mac)
+                    .or_insert(MacHolder { who: holder, hold: MacHold::Always });
             }
         }
         if network.macs.len() == before || draws == DRAWS_MAX {

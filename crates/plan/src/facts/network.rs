@@ -12,8 +12,8 @@ use crate::record::{AttachedNic, Link, NicBoot};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkFacts {
     pub switches: BTreeMap<SwitchName, SwitchFact>,
-    /// Addresses that a new NIC cannot have, and who has each, as words.
-    pub macs: BTreeMap<MacAddress, String>,
+    /// Addresses that a new NIC cannot have, and who has each.
+    pub macs: BTreeMap<MacAddress, MacHolder>,
     /// What came of asking the LANs behind the switches for addresses of this guest; one that nobody has is left out.
     pub lan: BTreeMap<(SwitchName, MacAddress), LanAnswer>,
     /// Where the guest's sockets lie while it runs.
@@ -50,6 +50,25 @@ pub struct SwitchFact {
     pub ruled: BTreeSet<PortNumber>,
     /// Ports over which the firmware of their guests boots.
     pub booted_over: BTreeSet<PortNumber>,
+}
+
+/// Who has a MAC address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MacHolder {
+    /// As words: `a NIC of guest web`.
+    pub who: String,
+    pub hold: MacHold,
+}
+
+/// Whether a guest that has the address as well can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacHold {
+    /// No guest can: the VM Host itself has it, or a station on a LAN.
+    Always,
+    /// Not now: the guest that has it runs.
+    Running,
+    /// It can: the guest that has it is off, or removed.
+    Resting,
 }
 
 /// A guest with a NIC on a port.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use hpvm_model::limits::NICS_IN_MEMORY_MIN;
 use hpvm_model::{GuestConfig, MacAddress, Nic, NicKind, PciSlot, SwitchState};
 
-use super::{Findings, never, note, taken};
+use super::{Finding, Findings, never, note, taken};
 use crate::facts::HostFacts;
-use crate::facts::network::{LanAnswer, SwitchFact};
+use crate::facts::network::{LanAnswer, MacHold, MacHolder, SwitchFact};
 
 pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     let mut slots: BTreeMap<PciSlot, &Nic> = BTreeMap::new();
@@ -35,11 +35,7 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             all.push(never(nic.to_string(), text));
         }
         if let Some(holder) = facts.network.macs.get(&nic.mac) {
-            let text = format!(
-                "MAC address {} belongs to {holder}; give another, or none to have one made",
-                nic.mac
-            );
-            all.push(never(nic.to_string(), text));
+            all.push(held(nic, holder, facts));
         }
         match facts.network.switches.get(&nic.vswitch) {
             Some(switch) => joined(config, nic, switch, facts, all),
@@ -51,6 +47,26 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
                 .run(format!("hpvmnet -c -S {}", nic.vswitch)),
             ),
         }
+    }
+}
+
+/// A clone may have its source's address on purpose, and runs when the source does not. Nobody else gets one that is held.
+fn held(nic: &Nic, MacHolder { who, hold }: &MacHolder, facts: &HostFacts) -> Finding {
+    let (item, mac) = (nic.to_string(), nic.mac);
+    match (hold, facts.start.is_some()) {
+        (MacHold::Resting, true) => note(
+            item,
+            format!(
+                "MAC address {mac} is that of {who} too; only one of the two can run at a time"
+            ),
+        ),
+        (MacHold::Running, true) => {
+            taken(item, format!("MAC address {mac} is in use by {who}, which runs"))
+        }
+        _ => never(
+            item,
+            format!("MAC address {mac} belongs to {who}; give another, or none to have one made"),
+        ),
     }
 }
 

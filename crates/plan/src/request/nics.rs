@@ -4,6 +4,7 @@
 use hpvm_model::{GuestConfig, MacAddress, Nic, NicStatement, PortNumber, SwitchName};
 
 use super::RequestError;
+use crate::clone::Likeness;
 use crate::facts::network::NetworkFacts;
 use crate::placement::place_nic;
 use crate::record::Machine;
@@ -68,16 +69,21 @@ pub(super) fn add(
     Ok(())
 }
 
-/// Makes the NICs of a clone other than those of its source: other addresses, other ports of the same switches.
+/// Makes the NICs of a clone other than those of its source: other ports of the same switches, and other addresses unless
+/// they are to be the same.
 pub(crate) fn renew(
     config: &mut GuestConfig,
+    macs: Likeness,
     network: &NetworkFacts,
     random: &mut dyn FnMut() -> u64,
 ) -> Result<(), RequestError> {
     let source = std::mem::take(&mut config.nics);
     for nic in source {
         let port = free_port(config, &nic.vswitch, network)?;
-        let mac = free_mac(config, network, random);
+        let mac = match macs {
+            Likeness::New => free_mac(config, network, random),
+            Likeness::Same => nic.mac,
+        };
         config.nics.push(Nic { port, mac, ..nic });
     }
     Ok(())
