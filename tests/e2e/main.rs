@@ -16,6 +16,7 @@ mod devices;
 mod doctor;
 mod failing_store;
 mod flush;
+mod foreign_users;
 mod full;
 mod golden;
 mod growth;
@@ -77,6 +78,7 @@ const SUBJECTS: &[&[Test]] = &[
     commands::TESTS,
     clone::TESTS,
     clone_options::TESTS,
+    foreign_users::TESTS,
     running_clone::TESTS,
     interrupted_clones::TESTS,
     company::TESTS,

@@ -246,7 +246,9 @@ fn an_image_that_another_engine_has_is_left_alone() {
     let before = (State::of(&owner), State::of(&host));
     let outcome = host.run(&["hpvmstart", "-P", "second"]);
     assert_eq!(outcome.status.code(), Some(1), "{outcome}");
-    assert!(outcome.stderr.contains("lock"), "the reason is told: {outcome}");
+    let pid = owner.snapshot(1).expect("it runs").qemu.pid;
+    let holder = format!("process {pid} (hpvm-1) has a lock on it");
+    assert!(outcome.stderr.contains(&holder), "{holder} is told: {outcome}");
     before.1.assert_unchanged(&host, "a start that was refused");
     assert!(owner.qemu(1).is_some(), "the owner runs on");
     owner.ok(&["hpvmstop", "-P", "first", "-F"]);

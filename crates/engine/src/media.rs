@@ -9,11 +9,12 @@ use std::path::Path;
 
 use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places};
 use hpvm_host::generic;
+use hpvm_host::openers::{Opener, disk_and_partitions, openers};
 use hpvm_host::users::Ids;
 use hpvm_model::{DeviceKind, StorageType};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache, Sharing};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 
 /// Why what backs a device is not opened for a guest.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +24,9 @@ pub enum MediaError {
     #[error("'{path}' is another file than it was a moment ago; try again")]
     Changed { path: String },
     #[error(
-        "'{path}' is in use: this VM Host, another guest, or a volume or partition on it has it open for itself; `hpvmhostrdev` lists what this VM Host uses"
+        "'{path}' is in use: {who} has it open for itself; `hpvmhostrdev` lists what this VM Host uses"
     )]
-    StoreBusy { path: String },
+    StoreBusy { path: String, who: String },
     #[error("'{path}' is in use: {program} (process {pid}) of this VM Host has the device open")]
     Opened { path: String, program: String, pid: i32 },
     #[error(
@@ -37,6 +38,18 @@ pub enum MediaError {
 impl MediaError {
     fn file(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> MediaError {
         move |source| MediaError::File { action, path: path.to_owned(), source }
+    }
+
+    /// The kernel does not say who has it, so whoever has it open is named. A mount or a volume has nothing open.
+    fn busy(path: &str) -> MediaError {
+        let openers = openers_of(path).into_iter();
+        let named: Vec<String> =
+            openers.map(|Opener { pid, name }| format!("{name} (process {pid})")).collect();
+        let who = match named.is_empty() {
+            true => "this VM Host, another guest, or a volume or partition on it".to_owned(),
+            false => named.join(", "),
+        };
+        MediaError::StoreBusy { path: path.to_owned(), who }
     }
 }
 
@@ -67,7 +80,7 @@ fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<Owned
         .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
         .open(path)
         .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
-            Some(rustix::io::Errno::BUSY) => MediaError::StoreBusy { path: path.clone() },
+            Some(rustix::io::Errno::BUSY) => MediaError::busy(path),
             _ => MediaError::file("open", path)(error),
         })?;
     let metadata = file.metadata().map_err(MediaError::file("open", path))?;
@@ -80,13 +93,23 @@ fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<Owned
     }
     let is_ours = attached.access == Access::ReadWrite && attached.sharing != Sharing::WithHost;
     if is_ours && is_kept_by_loop(path) {
-        return Err(MediaError::StoreBusy { path: path.clone() });
+        return Err(MediaError::busy(path));
     }
     if attached.device.backing.storage == StorageType::Qcow2 {
         let below = if attached.device.layers.is_empty() { Below::Nothing } else { Below::Given };
         names_no_other(&file, path, below)?;
     }
     Ok(file.into())
+}
+
+fn openers_of(path: &str) -> Vec<Opener> {
+    let places = Places::default();
+    let Ok(metadata) = std::fs::metadata(path) else { return Vec::new() };
+    if !metadata.file_type().is_block_device() {
+        return Vec::new();
+    }
+    let number = DeviceNumber::from_raw(metadata.rdev());
+    openers(&places.proc, FileType::BlockDevice, &disk_and_partitions(&places.sysfs, number))
 }
 
 /// A way to a SCSI device that no program of the VM Host has open, by none of its nodes, unless it may.
@@ -96,7 +119,7 @@ fn door(attached: &Attached, metadata: &Metadata, ids: Option<Ids>) -> Result<Ow
     let doors = generic::doors(&places.sysfs, number);
     let opener = || generic::opener(&places.proc, &doors);
     if attached.sharing != Sharing::WithHost
-        && let Some(generic::Opener { pid, name }) = opener()
+        && let Some(Opener { pid, name }) = opener()
     {
         return Err(MediaError::Opened { path: path.to_owned(), program: name, pid });
     }

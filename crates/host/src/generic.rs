@@ -9,21 +9,14 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, open};
 
 use crate::block::DeviceNumber;
+use crate::openers::{Opener, openers};
 use crate::users::Ids;
-
-/// A program that has a device open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opener {
-    pub pid: i32,
-    pub name: String,
-}
 
 /// The numbers of the character devices that lead to the same SCSI device as this generic node, itself among them: for a
 /// tape `st0` and `nst0`, for a changer `sch0` (Linux, drivers/scsi: each is a child of the SCSI device in sysfs).
@@ -52,25 +45,7 @@ fn nodes_of(device: &Path) -> BTreeSet<DeviceNumber> {
 /// A program other than this one that has one of these character devices open, as far as we may look.
 #[must_use]
 pub fn opener(proc: &Path, doors: &BTreeSet<DeviceNumber>) -> Option<Opener> {
-    let own = std::process::id();
-    let processes = fs::read_dir(proc).into_iter().flatten().flatten();
-    let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let pid = numbers.find(|pid| *pid != own && has_open(&proc.join(pid.to_string()), doors))?;
-    let name = fs::read_to_string(proc.join(pid.to_string()).join("comm")).unwrap_or_default();
-    Some(Opener { pid: i32::try_from(pid).ok()?, name: name.trim().to_owned() })
-}
-
-/// Only what lies below /dev is looked at more closely: a file on a server that is gone would hold us up.
-fn has_open(process: &Path, doors: &BTreeSet<DeviceNumber>) -> bool {
-    let links = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    let mut devices = links
-        .map(|link| link.path())
-        .filter(|link| fs::read_link(link).is_ok_and(|target| target.starts_with("/dev")));
-    devices.any(|link| {
-        let Ok(metadata) = fs::metadata(link) else { return false };
-        let is_character = FileType::from_raw_mode(metadata.mode()) == FileType::CharacterDevice;
-        is_character && doors.contains(&DeviceNumber::from_raw(metadata.rdev()))
-    })
+    openers(proc, FileType::CharacterDevice, doors).into_iter().next()
 }
 
 /// A descriptor that leads to the character device of this number and is not open itself (`O_PATH`): who has it opens the
@@ -124,7 +99,7 @@ const NO_ESCALATION: libc::c_int = 0x100;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
 

@@ -28,6 +28,7 @@ pub mod lodging;
 pub mod media_folder;
 pub mod names;
 pub mod nic;
+pub mod openers;
 pub mod optical;
 pub mod paths;
 pub mod process;

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use hpvm_host::image_lock::{self, ALL_BYTES};
 use hpvm_host::lock::pause_for;
-use hpvm_model::{Bytes, DeviceKind, GuestConfig, StorageType};
+use hpvm_model::{Bytes, DeviceKind, GuestConfig};
 use hpvm_plan::facts::{FileFact, FullFolder, HostFacts};
 
 /// Engines that are just ending keep their locks so long.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Disks' files that another program has locked, and which. What a guest of this VM Host has is known without locks.
+/// Disks that another program has locked, and which. What a guest of this VM Host has is known without locks.
 pub(crate) fn locked_elsewhere(
     config: &GuestConfig,
     facts: &HostFacts,
@@ -22,16 +22,13 @@ pub(crate) fn locked_elsewhere(
         let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
         sharers.is_some_and(|sharers| sharers.iter().any(|sharer| sharer.holds_it))
     };
-    // The kernel itself keeps a block device for one of us.
-    let has_image = |storage| matches!(storage, StorageType::File | StorageType::Qcow2);
-    let disks = config
-        .storage
-        .iter()
-        .filter(|device| device.kind == DeviceKind::Disk && has_image(device.backing.storage));
+    let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
     disks
         .filter_map(|device| device.backing.store())
         // Nothing else can be asked, nor answers.
-        .filter(|path| matches!(facts.files.get(*path), Some(FileFact::Regular { .. })))
+        .filter(|path| {
+            matches!(facts.files.get(*path), Some(FileFact::Regular { .. } | FileFact::Block(_)))
+        })
         .filter(|path| !is_ours(path) && stays_locked(Path::new(path)))
         .map(|path| (path.to_owned(), holders(Path::new(path))))
         .collect()

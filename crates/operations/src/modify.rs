@@ -32,7 +32,7 @@ use crate::network::{forwards, lan};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, claims, console_media, devdb, supervise};
+use crate::{Actor, Mode, Refusal, claims, console_media, devdb, facts, supervise};
 
 /// A removal waits for the guest; everything else is quick. All changes of one command together.
 const CHANGE_BOUND: Duration = Duration::from_secs(120);
@@ -96,6 +96,9 @@ fn attempt(
     };
     let mut facts = host.facts(&after, Some(&before))?;
     facts.network.lan = lan;
+    if let Some(machine) = &running {
+        facts.locked = facts::locked_elsewhere(&what_is_new(machine, &after, &facts), &facts);
+    }
     let purpose = match &running {
         Some(_) => Purpose::ChangeOfRunning { before: &before },
         None => Purpose::Change { before: Some(&before) },
@@ -304,6 +307,16 @@ fn what_comes(machine: &Machine, after: &GuestConfig) -> GuestConfig {
         machine.device_at(device.address).is_none_or(|has| has.device.backing != device.backing)
     });
     GuestConfig { storage: comes.cloned().collect(), ..after.clone() }
+}
+
+/// The same without what the guest's own engine has already, at another address or by another name.
+fn what_is_new(machine: &Machine, after: &GuestConfig, facts: &HostFacts) -> GuestConfig {
+    let mut comes = what_comes(machine, after);
+    comes.storage.retain(|device| {
+        let identity = device.backing.store().and_then(|path| facts.identity(path));
+        !machine.storage.iter().any(|has| has.identity.is_some() && has.identity == identity)
+    });
+    comes
 }
 
 /// The machine the guest runs on, supervised; `None` when it is off.

@@ -238,6 +238,7 @@ impl VmHost {
             files: stores.files,
             sharers,
             network: self.network_of(config, before, own.as_ref().map(|own| own.number))?,
+            locked: BTreeMap::new(),
             option_rom: provision(&self.conf.scsi_rom()),
             start: None,
         })
@@ -277,6 +278,7 @@ impl VmHost {
     pub fn start_facts(&self, config: &GuestConfig) -> Result<HostFacts, Refusal> {
         let mut facts = self.facts(config, None)?;
         facts.network.lan = lan::ask(self, &config.nics)?;
+        facts.locked = facts::locked_elsewhere(config, &facts);
         let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
         facts.start = Some(StartFacts {
             memory_available: Bytes(memory.available),
@@ -289,7 +291,6 @@ impl VmHost {
             ),
             lan_rom: provision(&self.conf.lan_rom()),
             reservation_helper: provision(&self.conf.reservation_helper()),
-            locked: facts::locked_elsewhere(config, &facts),
             full: facts::full(&[self.folder(config).path(), self.root.run()]),
         });
         Ok(facts)

@@ -273,8 +273,6 @@ pub struct StartFacts {
     pub lan_rom: Provision,
     /// The program that makes reservations for guests.
     pub reservation_helper: Provision,
-    /// Disks' files that a program outside this VM Host keeps from being used, and which program.
-    pub locked: BTreeMap<String, String>,
     /// Folders of the guest that have no room left.
     pub full: Vec<FullFolder>,
 }
@@ -304,6 +302,9 @@ pub struct HostFacts {
     pub network: network::NetworkFacts,
     /// The firmware's driver of scsi adapters.
     pub option_rom: Provision,
+    /// Disks that a program outside this VM Host keeps from being used, and which program. Looked for at a start, and of what
+    /// a running guest is to get.
+    pub locked: BTreeMap<String, String>,
     /// Present when a start is judged.
     pub start: Option<StartFacts>,
 }

@@ -87,11 +87,12 @@ fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
     places(config, facts, &mut all);
     stores::judge(config, facts, &mut all);
     boot_disk::judge(config, &mut all);
+    locked(config, facts, &mut all);
     network::judge(config, facts, &mut all);
     scsi_adapters(config, facts, &mut all);
     if let Some(start) = &facts.start {
         provisions(config, facts, start, &mut all);
-        others(config, start, &mut all);
+        room(config, start, &mut all);
     }
     all
 }
@@ -312,18 +313,19 @@ fn scsi_adapters(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     }
 }
 
-/// What others on this VM Host have taken.
-fn others(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
-    let command = start_command(config);
-    for (path, holder) in &start.locked {
-        all.push(
-            not_now(
-                path,
-                format!("'{path}' is in use outside this VM Host: {holder} has a lock on it"),
-            )
-            .ask(format!("wait until {holder} has ended or given {path} up"), command.clone()),
-        );
+/// What programs that are no guests of ours have locked.
+fn locked(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    for path in config.storage.iter().filter_map(|device| device.backing.store()) {
+        let Some(holder) = facts.locked.get(path) else { continue };
+        let text = format!("'{path}' is in use outside this VM Host: {holder} has a lock on it");
+        let ask = format!("wait until {holder} has ended or given {path} up");
+        all.push(taken(path, text).ask(ask, start_command(config)));
     }
+}
+
+/// What there is no room for.
+fn room(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
+    let command = start_command(config);
     for FullFolder { path, needed } in &start.full {
         all.push(
             not_now(

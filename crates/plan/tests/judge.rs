@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::*;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::*;
@@ -267,6 +269,21 @@ fn memory_that_is_not_free_refuses_the_start_only() {
     assert_eq!(problems(&config, &host(&config), CREATE), []);
 }
 
+/// A running guest does not get what a program that is no guest of ours has; what it has already is not asked about.
+#[test]
+fn a_disk_that_another_program_has_is_refused_to_a_running_guest() {
+    let before = guest(&["disk:scsi:0,0,0:file:/a"]);
+    let after = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"]);
+    let mut facts = host(&after);
+    facts.locked = [("/b".into(), "process 7 (qemu-nbd)".into())].into();
+    let said = lines(&after, &facts, Purpose::ChangeOfRunning { before: &before });
+    assert_eq!(
+        said,
+        ["ERROR: '/b' is in use outside this VM Host: process 7 (qemu-nbd) has a lock on it"]
+    );
+    assert_eq!(lines(&before, &facts, Purpose::Start), Vec::<String>::new());
+}
+
 #[test]
 fn every_lack_of_the_host_names_a_way_out() {
     let config = guest(&["disk:scsi:0,0,0:file:/a"]);
@@ -276,15 +293,15 @@ fn every_lack_of_the_host_names_a_way_out() {
         accelerator: Err("no vmx or svm".into()),
         firmware: lack("/fw"),
         nvram: lack("/nvram"),
-        locked: [("/a".into(), "process 7 (qemu-nbd)".into())].into(),
         full: vec![FullFolder { path: "/g".into(), needed: Bytes(1 << 20) }],
         ..ready()
     };
     let mut facts = HostFacts { start: Some(start), option_rom: lack("/rom"), ..host(&config) };
+    facts.locked = [("/a".into(), "process 7 (qemu-nbd)".into())].into();
     let found = problems(&config, &facts, Purpose::Start);
     assert_eq!(found.len(), 7);
     assert!(found.iter().all(|p| p.severity == Severity::Error && p.remedy.is_some()));
-    facts.start = None;
+    (facts.start, facts.locked) = (None, BTreeMap::new());
     let said = lines(&config, &facts, CREATE);
     assert!(
         said.len() == 1 && said[0].starts_with("WARNING: the firmware driver of scsi"),

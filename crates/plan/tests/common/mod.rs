@@ -105,6 +105,7 @@ pub fn host(config: &GuestConfig) -> HostFacts {
         registered: BTreeMap::new(),
         sharers: BTreeMap::new(),
         network: networks(config),
+        locked: BTreeMap::new(),
         option_rom: Provision { path: "/rom".into(), missing: None },
         start: None,
     }
@@ -160,7 +161,6 @@ pub fn ready() -> StartFacts {
         nvram: provision("/nvram"),
         lan_rom: provision("/lan-rom"),
         reservation_helper: provision("/helper"),
-        locked: BTreeMap::new(),
         full: Vec::new(),
     }
 }

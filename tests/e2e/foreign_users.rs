@@ -1,0 +1,145 @@
+//! Disks that somebody outside this VM Host has: a program that locks images as QEMU does, a guest of another VM Host, a program
+//! that has a device for itself. Each is refused with the name and the number of the process, at a start and at a hot add.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::fs::OFlags;
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    an_image_that_a_program_has_locked_is_refused_with_its_name,
+    a_device_that_a_guest_of_another_vm_host_has_is_refused_with_its_name,
+    a_device_that_a_program_has_for_itself_is_refused_with_its_name,
+];
+
+/// Four times what a program needs to take a lock on a quiet machine, and room for a busy one.
+const BOUND: Duration = Duration::from_secs(20);
+
+fn an_image_that_a_program_has_locked_is_refused_with_its_name() {
+    let host = with_off_and_on("file", |host| host.disk("theirs.img", 1 << 20));
+    let image = host.path("theirs.img");
+    let daemon = StorageDaemon::of(&image, &host.path("nbd"));
+    let told = format!("process {} (qemu-storage-da) has a lock on it", daemon.0.id());
+    refused_to_both(&host, &disk("file", &image), &told);
+    drop(daemon);
+    given_to_both(&host, &disk("file", &image));
+}
+
+fn a_device_that_a_guest_of_another_vm_host_has_is_refused_with_its_name() {
+    let owner = VmHost::new(Engine::Real);
+    let device = Loop::over(&owner.disk("theirs.img", 1 << 20));
+    owner.ok(&["hpvmcreate", "-P", "first", "-r", "64M", "-a", &disk("disk", &device.0)]);
+    owner.ok(&["hpvmstart", "-P", "first"]);
+    let host = with_off_and_on("disk", |_| device.0.clone());
+    let pid = owner.snapshot(1).expect("it runs").qemu.pid;
+    refused_to_both(&host, &disk("disk", &device.0), &format!("process {pid} (hpvm-1)"));
+    owner.ok(&["hpvmstop", "-P", "first", "-F"]);
+    owner.wait_for_state("first", "Off", BOUND);
+    given_to_both(&host, &disk("disk", &device.0));
+}
+
+/// It takes no lock, so that only the kernel knows of it.
+fn a_device_that_a_program_has_for_itself_is_refused_with_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("theirs.img");
+    File::create(&file).and_then(|file| file.set_len(1 << 20)).expect("a file");
+    let device = Loop::over(&file);
+    let host = with_off_and_on("disk", |_| device.0.clone());
+    let alone = i32::try_from(OFlags::EXCL.bits()).expect("a flag");
+    let held = OpenOptions::new().read(true).custom_flags(alone).open(&device.0).expect("ours");
+    let told = format!("(process {}) has it open for itself", std::process::id());
+    refused_to_both(&host, &disk("disk", &device.0), &told);
+    drop(held);
+    given_to_both(&host, &disk("disk", &device.0));
+}
+
+/// `off` has the disk that `make` gives, `on` runs without any.
+fn with_off_and_on(storage: &str, make: impl FnOnce(&VmHost) -> PathBuf) -> VmHost {
+    let host = VmHost::new(Engine::Fake);
+    let path = make(&host);
+    host.ok(&["hpvmcreate", "-P", "off", "-r", "64M", "-a", &disk(storage, &path)]);
+    host.ok(&["hpvmcreate", "-P", "on", "-r", "64M"]);
+    host.ok(&["hpvmstart", "-P", "on"]);
+    host
+}
+
+fn disk(storage: &str, path: &Path) -> String {
+    format!("disk:avio_stor::{storage}:{}", path.display())
+}
+
+#[track_caller]
+fn refused_to_both(host: &VmHost, statement: &str, told: &str) {
+    for line in [
+        &["hpvmstart", "-P", "off"][..],
+        &["hpvmstart", "-P", "off", "-F"],
+        &["hpvmmodify", "-P", "on", "-a", statement],
+        &["hpvmmodify", "-P", "on", "-a", statement, "-F"],
+    ] {
+        let said = host.refused(line);
+        assert!(said.contains(told), "{line:?} tells '{told}': {said}");
+    }
+    assert_eq!(host.state("off"), "Off");
+    assert!(!host.ok(&["hpvmstatus", "-P", "on", "-d"]).contains("disk:"), "it was not added");
+}
+
+/// One after the other.
+#[track_caller]
+fn given_to_both(host: &VmHost, statement: &str) {
+    host.ok(&["hpvmstart", "-P", "off"]);
+    host.ok(&["hpvmstop", "-P", "off", "-F"]);
+    host.wait_for_state("off", "Off", BOUND);
+    host.ok(&["hpvmmodify", "-P", "on", "-a", statement]);
+}
+
+/// A program that exports an image to be written, and locks it as any QEMU does.
+struct StorageDaemon(Child);
+
+impl StorageDaemon {
+    fn of(image: &Path, socket: &Path) -> StorageDaemon {
+        let node = format!("driver=file,node-name=a,filename={}", image.display());
+        let server = format!("addr.type=unix,addr.path={}", socket.display());
+        let child = Command::new("qemu-storage-daemon")
+            .args(["--blockdev", &node, "--nbd-server", &server])
+            .args(["--export", "type=nbd,id=b,node-name=a,writable=on"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("qemu-storage-daemon");
+        let daemon = StorageDaemon(child);
+        wait_until(BOUND, "the image is locked", || {
+            hpvm_host::image_lock::is_locked(image).unwrap_or(false)
+        });
+        daemon
+    }
+}
+
+impl Drop for StorageDaemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A loop device over a file.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn over(file: &Path) -> Loop {
+        let said = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        let said = said.expect("losetup");
+        assert!(said.status.success(), "losetup: {}", String::from_utf8_lossy(&said.stderr));
+        Loop(PathBuf::from(String::from_utf8(said.stdout).expect("a path").trim()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
