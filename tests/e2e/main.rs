@@ -15,6 +15,7 @@ mod device_database;
 mod devices;
 mod doctor;
 mod failing_store;
+mod file_server;
 mod flush;
 mod foreign_users;
 mod full;

@@ -42,7 +42,7 @@ pub(crate) struct Descriptors {
     pub(crate) keeper_program: Option<OwnedFd>,
     /// Folders of images for the guest's drives, by the paths the worker was started with.
     pub(crate) image_folders: Vec<(String, OwnedFd)>,
-    /// The stores of disks, each opened for us alone, by the disk's address.
+    /// Stores of devices and what lies under each, opened for us alone, by the device's address.
     pub(crate) stores: Vec<(StorageAddress, File)>,
 }
 

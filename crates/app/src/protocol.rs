@@ -24,7 +24,8 @@ pub enum Request {
     },
     /// Change devices, in this order. One descriptor per medium comes along, in the order in which [`DeviceChange::media`]
     /// names them; what lies under a medium follows it, [`DeviceChange::layers_of`].
-    /// Then come those of the stores to be watched, if there are any.
+    /// Then come those of the stores to be watched, if there are any, each with its device's address; what lies under a store
+    /// follows it, with the same address.
     Change {
         changes: Vec<DeviceChange>,
         #[serde(default)]

@@ -7,8 +7,10 @@
 //!
 //! Readers take the state from here and from the locks whether the writer lives; they never ask a process.
 
+use std::fmt::{self, Display, Formatter};
+
 use hpvm_model::state::Occupant;
-use hpvm_model::{Memory, StorageAddress, Vcpus};
+use hpvm_model::{DeviceKind, Memory, StorageAddress, Vcpus};
 use hpvm_plan::record::Machine;
 use serde::{Deserialize, Serialize};
 
@@ -95,11 +97,25 @@ pub enum Agent {
 /// A backing store that left a read unanswered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SilentStore {
-    /// Of the disk it backs.
+    /// Of the device that it backs, or lies under.
     pub address: StorageAddress,
+    #[serde(default = "disk")]
+    pub kind: DeviceKind,
     pub path: String,
     /// RFC 3339.
     pub since: String,
+}
+
+/// Earlier workers watched nothing else.
+fn disk() -> DeviceKind {
+    DeviceKind::Disk
+}
+
+impl Display for SilentStore {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let SilentStore { address, kind, path, .. } = self;
+        write!(f, "'{path}', which backs the {} at {address}", kind.as_str())
+    }
 }
 
 /// A process that cannot be mistaken for a later one with the same number.

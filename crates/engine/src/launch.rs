@@ -25,11 +25,11 @@ use hpvm_host::users::Ids;
 use hpvm_model::{GuestName, StorageAddress};
 use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::drives;
-use hpvm_plan::record::{Attached, BootRecord, Machine};
+use hpvm_plan::record::{BootRecord, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use crate::media::{self, MediaError};
+use crate::media::{self, MediaError, Wanted};
 use crate::reservations::{self, ReservationsError};
 use crate::{last_words, worker_fd};
 
@@ -173,16 +173,15 @@ fn worker(name: &GuestName, held: &Held, places: &Places) -> Program {
 struct Held {
     /// Folders that users of the console choose images from.
     folders: Vec<(String, OwnedFd)>,
-    /// Stores of disks, to see whether they answer.
+    /// Stores of devices and what lies under them, to see whether they answer.
     stores: Vec<(StorageAddress, File)>,
 }
 
 impl Held {
     fn of(machine: &Machine, places: &Places) -> Held {
-        let store =
-            |attached: &Attached| Some((attached.device.address, media::open_to_watch(attached)?));
-        let stores = machine.storage.iter().filter_map(store).take(worker_fd::STORES_MAX);
-        Held { folders: image_folders(machine, places), stores: stores.collect() }
+        let mut stores = media::open_to_watch(&machine.storage);
+        stores.truncate(worker_fd::STORES_MAX);
+        Held { folders: image_folders(machine, places), stores }
     }
 }
 
@@ -207,15 +206,14 @@ fn record_path(places: &Places) -> PathBuf {
 
 /// Opened first: what is missing or changed ends the start before anything was made.
 fn open_media(record: &BootRecord, places: &Places) -> Result<Vec<(Role, OwnedFd)>, MediaError> {
-    let mut opened = Vec::new();
-    for attached in record.storage.iter().filter(|a| a.device.backing.store().is_some()) {
+    let with_media = || record.storage.iter().filter(|a| a.device.backing.store().is_some());
+    let roles = with_media().flat_map(|attached| {
         let address = attached.device.address;
-        opened.push((Role::Medium(address), media::open(attached, places.qemu_ids)?));
-        for (place, layer) in attached.layers.iter().enumerate() {
-            opened.push((Role::Layer(address, place), media::open_layer(layer)?.into()));
-        }
-    }
-    Ok(opened)
+        let layers = (0..attached.layers.len()).map(move |place| Role::Layer(address, place));
+        std::iter::once(Role::Medium(address)).chain(layers)
+    });
+    let opened = media::open_all(with_media().flat_map(Wanted::whole).collect(), places.qemu_ids)?;
+    Ok(roles.zip(opened).collect())
 }
 
 /// The firmware variables, locked through the very description that QEMU gets: the lock lasts as long as that QEMU does,

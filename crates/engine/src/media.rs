@@ -8,10 +8,10 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places};
-use hpvm_host::generic;
 use hpvm_host::openers::{Opener, disk_and_partitions, openers};
 use hpvm_host::users::Ids;
-use hpvm_model::{DeviceKind, StorageType};
+use hpvm_host::{answers, generic};
+use hpvm_model::{DeviceKind, StorageAddress, StorageType};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache, Sharing};
 use rustix::fs::{FileType, OFlags};
@@ -53,6 +53,53 @@ impl MediaError {
     }
 }
 
+/// What is opened of a device.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// Its store, for the guest.
+    Store(Attached),
+    /// Its store beside the engine that has it.
+    Beside(Attached),
+    /// What lies under it.
+    Layer(AttachedLayer),
+}
+
+impl Wanted {
+    /// The store of a device that comes, and what lies under it.
+    pub fn whole(attached: &Attached) -> impl Iterator<Item = Wanted> {
+        let layers = attached.layers.iter().cloned().map(Wanted::Layer);
+        std::iter::once(Wanted::Store(attached.clone())).chain(layers)
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            Wanted::Store(attached) | Wanted::Beside(attached) => &attached.device.backing.path,
+            Wanted::Layer(layer) => &layer.backing.path,
+        }
+    }
+
+    fn open(&self, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+        match self {
+            Wanted::Store(attached) => open(attached, ids),
+            Wanted::Beside(attached) => Ok(open_beside(attached, OFlags::empty())?.into()),
+            Wanted::Layer(layer) => Ok(open_layer(layer, OFlags::empty())?.into()),
+        }
+    }
+}
+
+/// Opens all of this for the guest whose QEMU runs as this user, in its order. A store may have fallen silent since it was
+/// looked at: that is an error within [`answers::ANSWER_BOUND`], whatever it keeps.
+pub fn open_all(wanted: Vec<Wanted>, ids: Option<Ids>) -> Result<Vec<OwnedFd>, MediaError> {
+    let paths: Vec<String> = wanted.iter().map(|wanted| wanted.path().to_owned()).collect();
+    let opened = answers::all_in_time(wanted.into_iter().map(|wanted| move || wanted.open(ids)));
+    let opened = opened.into_iter().zip(paths);
+    opened
+        .map(|(opened, path)| {
+            opened.unwrap_or_else(|| Err(MediaError::file("open", &path)(answers::silent())))
+        })
+        .collect()
+}
+
 /// Opens the store behind a device: a disk to be written, a dvd to be read, a SCSI device to be commanded by the user as
 /// whom the guest's QEMU runs (`ids`).
 ///
@@ -60,7 +107,7 @@ impl MediaError {
 /// another guest, a volume or a partition on it has it, and keeps all of them from taking it while the guest runs. A shared
 /// disk is opened so for a moment, to see that nobody has it alone, and then for all. What the guest has beside the host is
 /// opened beside it where the host has it, and for this guest alone where it does not.
-pub fn open(attached: &Attached, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+fn open(attached: &Attached, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
     let for_all = flags(attached) - OFlags::EXCL;
     match (attached.sharing, open_as(attached, ids, flags(attached))) {
         (Sharing::Reserved, Ok(alone)) => {
@@ -193,19 +240,46 @@ fn other_file(header: &[u8; HEADER_BYTES], below: Below) -> Option<&'static str>
     }
 }
 
-/// Opens the store of a disk beside the engine that has it, to see whether it answers: past the memory of the VM Host where
-/// that can be. `None` of what is no disk.
-pub fn open_to_watch(attached: &Attached) -> Option<File> {
-    if attached.device.kind != DeviceKind::Disk {
-        return None;
+/// Opens what backs these devices beside the engine that has it, to see whether it answers: past the memory of the VM Host
+/// where that can be. With the address of a device comes its store, then what lies under that, each by the device's address.
+/// What cannot be opened now, or is not watched, is left out, and so is what lies under it.
+pub fn open_to_watch<'a>(
+    attached: impl IntoIterator<Item = &'a Attached>,
+) -> Vec<(StorageAddress, File)> {
+    let watched: Vec<&Attached> = attached.into_iter().filter(|a| is_watched(a)).collect();
+    let opened = answers::all_in_time(watched.iter().map(|attached| {
+        let attached = (*attached).clone();
+        move || files_to_watch(&attached)
+    }));
+    let addresses = watched.iter().map(|attached| attached.device.address);
+    let named = |(address, files): (StorageAddress, Option<Vec<File>>)| {
+        files.unwrap_or_default().into_iter().map(move |file| (address, file))
+    };
+    addresses.zip(opened).flat_map(named).collect()
+}
+
+/// A drive of the VM Host would never rest.
+fn is_watched(attached: &Attached) -> bool {
+    let device = &attached.device;
+    match device.kind {
+        DeviceKind::Disk => device.backing.store().is_some(),
+        DeviceKind::Dvd => device.backing.storage == StorageType::File,
+        DeviceKind::Tape | DeviceKind::Changer | DeviceKind::Burner => false,
     }
-    attached.device.backing.store()?;
-    let direct = || open_beside(attached, OFlags::DIRECT).ok();
-    direct().or_else(|| open_beside(attached, OFlags::empty()).ok())
+}
+
+fn files_to_watch(attached: &Attached) -> Vec<File> {
+    let past_memory = |open: &dyn Fn(OFlags) -> Result<File, MediaError>| {
+        open(OFlags::DIRECT).or_else(|_| open(OFlags::empty())).ok()
+    };
+    let Some(store) = past_memory(&|flags| open_beside(attached, flags)) else { return Vec::new() };
+    let layers = attached.layers.iter();
+    let layers = layers.map_while(|layer| past_memory(&|flags| open_layer(layer, flags)));
+    std::iter::once(store).chain(layers).collect()
 }
 
 /// Opens a store beside the engine that has it, only to be read.
-pub fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, MediaError> {
+fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, MediaError> {
     let path = &attached.device.backing.path;
     let flags = i32::try_from((OFlags::NONBLOCK | flags).bits()).unwrap_or_default();
     let file = OpenOptions::new()
@@ -221,10 +295,10 @@ pub fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, MediaErro
 }
 
 /// Opens a layer under a linked clone's disk, which several clones may read at once: so nobody else is kept from it here.
-pub fn open_layer(layer: &AttachedLayer) -> Result<File, MediaError> {
+fn open_layer(layer: &AttachedLayer, more: OFlags) -> Result<File, MediaError> {
     let path = &layer.backing.path;
     let direct = if layer.cache == Cache::Direct { OFlags::DIRECT } else { OFlags::empty() };
-    let flags = OFlags::NONBLOCK | direct;
+    let flags = OFlags::NONBLOCK | direct | more;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())

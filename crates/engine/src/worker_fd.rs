@@ -24,7 +24,8 @@ pub const FIRST_FOLDER: i32 = 16;
 pub const FOLDER: &str = "folder:";
 /// More folders than this are not held: each drive may have another one.
 pub const FOLDERS_MAX: usize = 64;
-/// The first store of a disk, to be watched; the others follow, told by addresses behind [`STORE`].
+/// The first store to be watched; the others follow, told by addresses behind [`STORE`]. What lies under a store follows it,
+/// told by the same address.
 pub const FIRST_STORE: i32 = 80;
 pub const STORE: &str = "store:";
 /// More than any guest has disks.

@@ -5,6 +5,7 @@
 //! beyond its number, name or uuid; nothing here speaks SQL or QMP.
 
 pub mod accel;
+pub mod answers;
 pub mod asking;
 pub mod block;
 pub mod bounded_log;

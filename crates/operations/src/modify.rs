@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{ChangeResult, Reply, Request as Ask};
 use hpvm_app::snapshot::Agent;
-use hpvm_engine::media;
+use hpvm_engine::media::{self, Wanted};
+use hpvm_host::fdpass::DESCRIPTORS_MAX;
 use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_host::users::Ids;
@@ -24,7 +25,6 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::record::{AttachedNic, DeviceChange, Machine};
 use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 use hpvm_registry::Step;
-use rustix::fs::OFlags;
 
 use crate::folder;
 use crate::network::ports::Changing;
@@ -399,7 +399,8 @@ fn apply_now(
     }
     let ports = Changing::begin(host, config, machine.as_ref(), changes)?;
     let media = open_media(changes, supervise::places(host, config)?.qemu_ids)?;
-    let stores = open_stores(changes);
+    let mut stores = open_stores(changes);
+    stores.truncate(DESCRIPTORS_MAX.saturating_sub(media.len()));
     let (watched, stores): (Vec<StorageAddress>, Vec<File>) = stores.into_iter().unzip();
     let descriptors: Vec<BorrowedFd<'_>> =
         media.iter().map(AsFd::as_fd).chain(stores.iter().map(AsFd::as_fd)).collect();
@@ -483,30 +484,26 @@ impl Patience {
 }
 
 fn open_media(changes: &[DeviceChange], ids: Option<Ids>) -> Result<Vec<OwnedFd>, Refusal> {
-    let mut opened = Vec::new();
-    for change in changes {
-        for attached in change.media() {
-            opened.push(match change {
-                // QEMU has the disk already; the worker looks how long its store is now.
-                DeviceChange::Grow { .. } => media::open_beside(attached, OFlags::empty())?.into(),
-                _ => media::open(attached, ids)?,
-            });
-            for layer in change.layers_of(attached) {
-                opened.push(media::open_layer(layer)?.into());
+    let wanted = changes.iter().flat_map(|change| {
+        change.media().flat_map(move |attached| match change {
+            // QEMU has the disk already; the worker looks how long its store is now.
+            DeviceChange::Grow { .. } => vec![Wanted::Beside(attached.clone())],
+            _ => {
+                let layers = change.layers_of(attached).iter().cloned().map(Wanted::Layer);
+                std::iter::once(Wanted::Store(attached.clone())).chain(layers).collect()
             }
-        }
-    }
-    Ok(opened)
+        })
+    });
+    Ok(media::open_all(wanted.collect(), ids)?)
 }
 
-/// New disks, opened for their worker to see whether their stores answer.
+/// What comes to the guest, opened for its worker to see whether it answers.
 fn open_stores(changes: &[DeviceChange]) -> Vec<(StorageAddress, File)> {
-    let new = changes.iter().flat_map(|change| match change {
+    media::open_to_watch(changes.iter().flat_map(|change| match change {
         DeviceChange::Attach { devices, .. } => devices.as_slice(),
+        DeviceChange::Medium { attached, .. } => std::slice::from_ref(attached),
         _ => &[],
-    });
-    new.filter_map(|attached| Some((attached.device.address, media::open_to_watch(attached)?)))
-        .collect()
+    }))
 }
 
 fn taken(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Taken, Refusal> {

@@ -112,9 +112,7 @@ fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<Attention> {
 }
 
 fn silent(stores: &[SilentStore]) -> String {
-    let clause = |SilentStore { address, path, since }: &SilentStore| {
-        format!("'{path}', which backs the disk at {address}, does not answer since {since}")
-    };
+    let clause = |store: &SilentStore| format!("{store}, does not answer since {}", store.since);
     stores.iter().map(clause).collect::<Vec<_>>().join("; ")
 }
 

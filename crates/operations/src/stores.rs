@@ -14,14 +14,14 @@ use std::path::Path;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
 use hpvm_host::optical::{self, Disc};
-use hpvm_host::{generic, reservations};
+use hpvm_host::{answers, generic, reservations};
 use hpvm_model::{Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType};
 use hpvm_plan::facts::{
     BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Reservations, Writable,
 };
 use hpvm_registry::Registry;
 
-use self::asked::{ANSWER_BOUND, Answers, Asking, in_time};
+use self::asked::{Answers, Asking, in_time};
 use self::way::{Way, Ways};
 use crate::Refusal;
 
@@ -157,10 +157,7 @@ impl Looking {
         };
         ways.extend(ways_under(&blocks, &starts));
         let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
-            (None, _) => FileFact::Unreadable(format!(
-                "its file system has not answered for {} s",
-                ANSWER_BOUND.as_secs()
-            )),
+            (None, _) => FileFact::Unreadable(answers::silence()),
             (Some(_), Some(Lead::Block(_))) => file(Path::new(path), &blocks),
             (Some(fact), _) => fact,
         };
@@ -227,6 +224,13 @@ fn ways_under(blocks: &Blocks, starts: &[Lead]) -> BTreeMap<String, Ways> {
         (path, Ways { own, folder })
     };
     paths.into_iter().map(ways).collect()
+}
+
+/// What these paths lead to, of those that answer in time.
+pub(crate) fn leads_in_time<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<Lead> {
+    let paths = paths.into_iter().map(str::to_owned).collect();
+    let asking = Asking::begin(&paths, |path| Places::default().lead(path).ok());
+    asking.answers().own.into_values().flatten().collect()
 }
 
 /// What paths lead to. Those at which nobody answers have no fact, and the way to their folder at most.

@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hpvm_engine::media;
 use hpvm_host::lock::{Busy, BusyError};
 use hpvm_host::lodging::Lodging;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{
-    GuestConfig, GuestName, GuestNumber, StorageAddress, StorageType, StoreRole, chain,
-    is_shared_freely,
+    GuestConfig, GuestName, GuestNumber, StorageAddress, StorageDevice, StorageType, StoreRole,
+    chain, is_shared_freely,
 };
 use hpvm_plan::facts::network::NetworkFacts;
 use hpvm_plan::facts::{
@@ -29,6 +28,7 @@ use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::presence::{self, Presence};
 use crate::refusal::unless_interrupted;
+use crate::stores::inodes::Inodes;
 use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, devdb, facts};
 
@@ -384,18 +384,21 @@ impl VmHost {
                 .collect()
             }
             Err(_) => {
-                let identity = |path: &str| media::identity(&std::fs::metadata(path).ok()?);
-                let own = running.storage.iter().filter(|d| !d.is_shared_freely());
-                own.flat_map(|device| {
-                    let layers = device.layers.iter().map(|l| (l.path.as_str(), StoreRole::Layer));
-                    let store = device.backing.store().map(|path| (path, StoreRole::Store));
-                    let (address, sharing) = (device.address, Sharing::Alone);
-                    let held = move |(path, role)| {
-                        Some(Held { identity: identity(path)?, address, role, sharing })
-                    };
-                    store.into_iter().chain(layers).filter_map(held)
-                })
-                .collect()
+                let own = || running.storage.iter().filter(|d| !d.is_shared_freely());
+                let inodes = Inodes::at(own().flat_map(StorageDevice::stores));
+                let identity = |path: &str| inodes.of(path);
+                own()
+                    .flat_map(|device| {
+                        let layers =
+                            device.layers.iter().map(|l| (l.path.as_str(), StoreRole::Layer));
+                        let store = device.backing.store().map(|path| (path, StoreRole::Store));
+                        let (address, sharing) = (device.address, Sharing::Alone);
+                        let held = move |(path, role)| {
+                            Some(Held { identity: identity(path)?, address, role, sharing })
+                        };
+                        store.into_iter().chain(layers).filter_map(held)
+                    })
+                    .collect()
             }
         }
     }

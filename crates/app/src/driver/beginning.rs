@@ -1,6 +1,7 @@
 //! How a worker begins: what it takes from its descriptors and from the worker before it, and what it gives up before it
 //! listens to anybody.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use hpvm_host::confine::{Confinement, Enforced};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
 use hpvm_host::process;
+use hpvm_model::StorageAddress;
 use hpvm_plan::record::AgentChannel;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -44,6 +46,15 @@ const MESSAGES_WAITING: usize = 16;
 /// What a worker still opens by path, and the worker after it: the count of processes killed for memory, the name of this
 /// boot of the host, and users' names.
 const READABLE: &[&str] = &["/proc/vmstat", "/proc/sys/kernel/random/boot_id", "/etc/passwd"];
+
+/// Without a record nobody knows which device a store is of.
+fn watch_of(recorded: &Recorded, stores: Vec<(StorageAddress, File)>) -> StoreWatch {
+    let mut watch = StoreWatch::default();
+    if let Ok(known) = &recorded.machine {
+        watch.add_all(&known.file.machine().storage, stores);
+    }
+    watch
+}
 
 /// What names QEMU for this boot of the host. A worker that a confined keeper started sees nothing of it in /proc, and knows
 /// its start time from the worker before.
@@ -139,7 +150,6 @@ impl Driver {
             monitor,
             publisher,
             log: GuestLog::new(descriptors.log),
-            recorded,
             qemu,
             qemu_held: descriptors.qemu,
             console,
@@ -147,9 +157,10 @@ impl Driver {
             agent_watch,
             console_log,
             image_folders: ImageFolders::new(descriptors.image_folders),
-            store_watch: StoreWatch::of(descriptors.stores),
+            store_watch: watch_of(&recorded, descriptors.stores),
             silent_stores: Vec::new(),
             reservations: Helper::at(helper_socket),
+            recorded,
             zeros: Zeros::of(before.snapshot.as_ref().filter(|_| !before.is_first)),
             qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,

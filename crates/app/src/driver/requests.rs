@@ -75,11 +75,11 @@ impl Driver {
                 let mut descriptors = asked.descriptors;
                 let media = changes.iter().map(DeviceChange::descriptors).sum::<usize>();
                 let stores = descriptors.split_off(media.min(descriptors.len()));
+                let devices = changes.iter().flat_map(DeviceChange::media);
+                let stores = stores.into_iter().map(std::fs::File::from);
+                self.store_watch.add_all(devices, watched.into_iter().zip(stores));
                 let payload = Payload { changes, descriptors, peer: Some(asked.peer) };
                 self.requests.payloads.insert(ticket, payload);
-                for (address, store) in watched.into_iter().zip(stores) {
-                    self.store_watch.add(address, store.into());
-                }
                 Ask::Change
             }
             Request::Copy { disks } => {

@@ -10,7 +10,7 @@ impl Driver {
     pub(super) fn watch_stores(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
         self.store_watch.beat(known.file.machine());
-        if self.store_watch.is_empty() {
+        if self.store_watch.is_empty() && self.silent_stores.is_empty() {
             return;
         }
         let (any_silent, news) = (self.store_watch.any_silent(), self.monitor.news());
@@ -29,32 +29,34 @@ impl Driver {
         let silent = self.store_watch.silent();
         let mut changed = Vec::new();
         self.silent_stores.retain(|store| {
-            let stays = silent.contains(&store.address);
+            let stays = silent.contains(&(store.address, store.path.clone()));
             if !stays {
-                let SilentStore { address, path, since } = store;
-                changed.push(format!("'{path}', which backs the disk at {address}, answers again; it did not since {since}"));
+                changed.push(match self.store_watch.has(store.address, &store.path) {
+                    true => format!("{store}, answers again; it did not since {}", store.since),
+                    false => format!("{store}, is of no use to the guest any more"),
+                });
             }
             stays
         });
-        for address in silent {
+        for (address, path) in silent {
+            let is_told = |store: &SilentStore| (store.address, &store.path) == (address, &path);
             let Some(attached) = known.file.machine().device_at(address) else { continue };
-            if self.silent_stores.iter().any(|store| store.address == address) {
+            if self.silent_stores.iter().any(is_told) {
                 continue;
             }
-            let path = attached.device.backing.path.clone();
-            changed.push(format!("'{path}', which backs the disk at {address}, does not answer"));
-            self.silent_stores.push(SilentStore { address, path, since: now() });
+            let kind = attached.device.kind;
+            let store = SilentStore { address, kind, path, since: now() };
+            changed.push(format!("{store}, does not answer"));
+            self.silent_stores.push(store);
         }
         if changed.is_empty() {
             return;
         }
         changed.iter().for_each(|sentence| self.log.say(sentence));
         self.publish();
-        let silent = self.silent_stores.iter().map(|SilentStore { address, path, since }| {
-            format!(
-                "'{path}', which backs the disk at {address} and has not answered since {since}"
-            )
-        });
+        let silent = self.silent_stores.iter();
+        let silent =
+            silent.map(|store| format!("{store} and has not answered since {}", store.since));
         let silent = silent.collect::<Vec<_>>().join(" and ");
         self.feed(Input::Stores(Some(silent).filter(|silent| !silent.is_empty())));
     }

@@ -100,6 +100,9 @@ impl Driver {
         };
         let (image, descriptor) = image.unzip();
         let attached = drives::with_medium(&device, image.as_ref());
+        if let Some(watched) = descriptor.as_ref().and_then(|image| image.try_clone().ok()) {
+            self.store_watch.add(drive, &attached.device.backing.path, watched.into());
+        }
         let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
         let descriptors = descriptor.into_iter().collect();
         let payload = Payload { changes: vec![change], descriptors, peer: None };

@@ -3,11 +3,12 @@
 
 use std::cmp::Ordering;
 use std::fs::{File, Metadata, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use hpvm_engine::media;
-use hpvm_host::durable;
+use hpvm_host::{answers, durable};
 use hpvm_model::{Bytes, StorageType};
 use hpvm_plan::facts::FILE_BLOCK_BYTES;
 use hpvm_registry::Step;
@@ -19,6 +20,7 @@ use super::registered::restriction_of;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
+use crate::stores::asked::in_time;
 use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// Whether room on the file system is taken now or when the guest writes.
@@ -121,12 +123,21 @@ fn attempt(
 
 /// What is at the path, which is to be a file or nothing yet.
 fn regular_file(path: &Path) -> Result<Option<Metadata>, Refusal> {
-    match std::fs::metadata(path) {
+    match asked(path, |path| std::fs::metadata(path)) {
         Ok(found) if found.is_file() => Ok(Some(found)),
         Ok(_) => Err(DiskRefused::NoFile(path.to_owned()).into()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Refusal::file("look at", path)(error)),
     }
+}
+
+/// What the file system answers, if it does so in time.
+fn asked<T: Send + 'static>(
+    path: &Path,
+    question: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let silent = || Err(answers::silent());
+    in_time(&path.to_string_lossy(), question).unwrap_or_else(silent)
 }
 
 /// What was judged is what is changed.
@@ -154,7 +165,8 @@ fn extension(path: &Path, have: u64, size: Bytes) -> Result<Made, DiskRefused> {
 /// What is restricted is not made, nor is the inside of an image touched.
 fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
     let shown = path.to_string_lossy();
-    let there = if path.exists() { path } else { path.parent().unwrap_or(Path::new("/")) };
+    let is_there = asked(path, |path| path.try_exists()).unwrap_or(false);
+    let there = if is_there { path } else { path.parent().unwrap_or(Path::new("/")) };
     let there = there.to_string_lossy();
     let trail = Trail::of(&there, &Stores::look_at([&*there]));
     let presets = Presets::of(&host.root);
@@ -173,13 +185,9 @@ fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
 
 fn new(host: &VmHost, path: &Path, size: Bytes, room: Room) -> Result<(), Refusal> {
     let failed = || Refusal::file("make", path);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| failed()(e))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let file = asked(path, move |path| options.open(path)).map_err(|e| failed()(e))?;
     let _claims = claims::hold(host, file.metadata().ok().as_ref().and_then(media::identity))?;
     let made = grown(&file, path, size, room, "make");
     if made.is_err() && file.metadata().is_ok_and(|made| made.len() == 0) {
@@ -193,7 +201,9 @@ fn new(host: &VmHost, path: &Path, size: Bytes, room: Room) -> Result<(), Refusa
 fn extended(path: &Path, judged: &Metadata, size: Bytes, room: Room) -> Result<(), Refusal> {
     // A pipe put in the file's place must not hold us up.
     let at_once = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = OpenOptions::new().write(true).custom_flags(at_once).open(path);
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(at_once);
+    let file = asked(path, move |path| options.open(path));
     let file = file.map_err(Refusal::file("extend", path))?;
     let opened = file.metadata().map_err(Refusal::file("extend", path))?;
     same_file(path, Some(judged), Some(&opened))?;

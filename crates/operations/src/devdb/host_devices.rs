@@ -3,7 +3,6 @@
 //! it: a guest may have written such a signature, so it counts on devices alone that no guest has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use hpvm_host::block::{
     Blocks, Device, DeviceNumber, DeviceProbe, Kind, Lead, Medium, Places, Store, Use,
@@ -16,7 +15,7 @@ use hpvm_registry::{Change, Entry, Step};
 
 use super::trail::is_about;
 use crate::refusal::unless_interrupted;
-use crate::{Actor, Mode, Refusal, VmHost};
+use crate::{Actor, Mode, Refusal, VmHost, stores};
 
 /// What an update looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +155,7 @@ struct Devices {
 impl Devices {
     fn look(host: &VmHost) -> Result<Devices, Refusal> {
         let places = Places::default();
-        let leads = guests_leads(host, &places)?;
+        let leads = guests_leads(host)?;
         let blocks = Blocks::read_all_with(&places, &leads);
         let used = blocks.host_used().into_iter().map(|(number, uses)| (number, reason(&uses)));
         Ok(Devices { used: used.collect(), places, blocks, leads })
@@ -266,12 +265,12 @@ fn identity(device: &Device) -> StoreIdentity {
 }
 
 /// What the devices of all guests lead to, also of those that were removed and may come back.
-fn guests_leads(host: &VmHost, places: &Places) -> Result<Vec<Lead>, Refusal> {
+fn guests_leads(host: &VmHost) -> Result<Vec<Lead>, Refusal> {
     let removed = host.registry.removed()?.into_iter().map(|removed| removed.config);
     let guests: Vec<GuestConfig> = host.registry.all()?.into_iter().chain(removed).collect();
     let paths: BTreeSet<&str> =
         guests.iter().flat_map(|guest| &guest.storage).flat_map(StorageDevice::stores).collect();
-    Ok(paths.into_iter().filter_map(|path| places.lead(Path::new(path)).ok()).collect())
+    Ok(stores::leads_in_time(paths))
 }
 
 /// All that guests may have written to. The disk below a guest's file is not: the file system keeps them apart.

@@ -3,26 +3,50 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{mem, thread};
 
+use hpvm_host::answers::{self, ANSWER_BOUND};
+
 use super::way::{self, Way};
 
-/// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
-pub(super) const ANSWER_BOUND: Duration = Duration::from_secs(2);
+/// A command that asks about one path several times waits for it once.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// The paths at which nobody answered, and when they were given up.
+static GIVEN_UP: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+
+fn given_up() -> MutexGuard<'static, BTreeMap<String, Instant>> {
+    GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn give_up(path: &str) {
+    given_up().insert(path.to_owned(), Instant::now());
+}
+
+/// Whether nobody answered at this path, or at a folder above it, a moment ago.
+fn is_given_up(path: &str) -> bool {
+    let recent = |(silent, at): (&String, &Instant)| {
+        at.elapsed() < REMEMBERED && Path::new(path).starts_with(silent)
+    };
+    given_up().iter().any(recent)
+}
 
 /// The answer to a question about a path; `None` when there is none in time.
 pub(crate) fn in_time<T: Send + 'static>(
     path: &str,
     question: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> Option<T> {
-    let (sender, answer) = channel();
-    let path = path.to_owned();
-    let ask = move || sender.send(question(Path::new(&path)));
-    thread::Builder::new().spawn(ask).ok()?;
-    answer.recv_timeout(ANSWER_BOUND).ok()
+    if is_given_up(path) {
+        return None;
+    }
+    let asked = path.to_owned();
+    let answer = answers::in_time(move || question(Path::new(&asked)));
+    if answer.is_none() {
+        give_up(path);
+    }
+    answer
 }
 
 /// Some paths that a thread is asking about: where their folders lead, and a question about each. The folders are asked
@@ -44,7 +68,8 @@ impl<T: Send + 'static> Asking<T> {
     pub(super) fn begin(paths: &BTreeSet<String>, question: fn(&Path) -> T) -> Asking<T> {
         let folders: BTreeSet<&str> = paths.iter().filter_map(|path| way::folder(path)).collect();
         let folders = folders.into_iter().map(|path| Question::Way(path.to_owned()));
-        let rest: Vec<Question> = folders.chain(paths.iter().cloned().map(Question::Own)).collect();
+        let asked = folders.chain(paths.iter().cloned().map(Question::Own));
+        let rest: Vec<Question> = asked.filter(|asked| !is_given_up(asked.path())).collect();
         Asking { question, answering: Answering::begin(&rest, question), rest }
     }
 
@@ -61,6 +86,7 @@ impl<T: Send + 'static> Asking<T> {
                 }
             }
             let Some(silent) = asked.next().map(Question::into_path) else { return answers };
+            give_up(&silent);
             let is_elsewhere =
                 |question: &Question| !Path::new(question.path()).starts_with(&silent);
             rest = asked.filter(is_elsewhere).collect();
@@ -189,6 +215,11 @@ mod tests {
             answers.own,
             BTreeMap::from([("/a".into(), 2), ("/b/silent-not".into(), 13), ("/d/e".into(), 4)])
         );
+        // Asked again, it is not waited for.
+        let before = Instant::now();
+        assert_eq!(Asking::begin(&paths, length).answers().own, answers.own);
+        assert_eq!(in_time("/b/silent/d", length), None);
+        assert!(before.elapsed() < ANSWER_BOUND, "{:?}", before.elapsed());
         // A way is asked for by its own question, which here leads nowhere below the root.
         let named: Vec<(&str, bool)> =
             answers.folders.iter().map(|(path, way)| (path.as_str(), way.is_some())).collect();

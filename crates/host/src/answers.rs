@@ -1,0 +1,74 @@
+//! Questions to the kernel that it may never answer, such as what a path leads to whose file system has lost its server. Called
+//! by whoever looks at or opens what backs a guest. A thread asks, which is left there when it does not come back: the end of
+//! the command ends it.
+
+use std::io;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
+pub const ANSWER_BOUND: Duration = Duration::from_secs(2);
+
+/// What is said of a path at which nobody answers.
+#[must_use]
+pub fn silence() -> String {
+    format!("its file system has not answered for {} s", ANSWER_BOUND.as_secs())
+}
+
+/// The same as an error (`TimedOut`), for who has a path to tell it of.
+#[must_use]
+pub fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, silence())
+}
+
+/// The answer to a question; `None` when there is none in time.
+pub fn in_time<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    asked(question).and_then(|answer| answer.recv_timeout(ANSWER_BOUND).ok())
+}
+
+/// The answers to questions that are asked at once, in their order; `None` where there is none in time. One that hangs holds
+/// no other one up, and all together take no longer than one.
+pub fn all_in_time<T: Send + 'static>(
+    questions: impl IntoIterator<Item = impl FnOnce() -> T + Send + 'static>,
+) -> Vec<Option<T>> {
+    let answers: Vec<Option<Receiver<T>>> = questions.into_iter().map(asked).collect();
+    let deadline = Instant::now() + ANSWER_BOUND;
+    let in_time = |answer: Option<Receiver<T>>| {
+        answer?.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
+    };
+    answers.into_iter().map(in_time).collect()
+}
+
+fn asked<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'static) -> Option<Receiver<T>> {
+    let (sender, answer) = channel();
+    // Who asked may have given up.
+    let ask = move || drop(sender.send(question()));
+    thread::Builder::new().spawn(ask).ok()?;
+    Some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_hangs_holds_no_other_up() {
+        let ask = |number: usize| {
+            move || {
+                if number % 2 == 1 {
+                    loop {
+                        thread::park();
+                    }
+                }
+                number
+            }
+        };
+        let before = Instant::now();
+        let answers = all_in_time((0..6).map(ask));
+        let whole = before.elapsed();
+        assert_eq!(answers, [Some(0), None, Some(2), None, Some(4), None]);
+        assert!(ANSWER_BOUND <= whole && whole < 2 * ANSWER_BOUND, "{whole:?}");
+        assert_eq!(in_time(ask(8)), Some(8));
+    }
+}
