@@ -124,7 +124,7 @@ impl Changes {
         self.under_way = None;
         let outcome = match result {
             Ok(Performed::Asked) => return self.results.push(ChangeResult::Pending),
-            Ok(Performed::Done) => Outcome::Done,
+            Ok(Performed::Done | Performed::DoneWhileHeld(_)) => Outcome::Done,
             Err(DeviceError::Waits(reason)) => {
                 // A record that cannot be written is repaired at the next takeover, to the same.
                 let _ = record.settled(&now(), seq, Outcome::Failed(reason.clone()));

@@ -51,6 +51,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Performed {
     Done,
+    /// The same, and the guest stood still for so long, from before QEMU was told to hold it until it was heard to go on.
+    DoneWhileHeld(Duration),
     /// The guest was asked to let go and has not yet.
     Asked,
 }
@@ -135,13 +137,13 @@ impl Bench<'_> {
         // Everything slow comes before the guest is held.
         let outcome = match self.add_media(attach, descriptors).await {
             Ok(()) if attach.needs_pause() => self.plug_while_held(attach).await,
-            Ok(()) => self.plug(attach).await,
+            Ok(()) => self.plug(attach).await.map(|()| Performed::Done),
             Err(error) => Err(error),
         };
         if outcome.is_err() {
             self.undo_attach(attach.slot, attach.adapter, attach.devices).await;
         }
-        outcome.map(|()| Performed::Done)
+        outcome
     }
 
     async fn add_media(
@@ -173,16 +175,15 @@ impl Bench<'_> {
     }
 
     /// The guest stands still for as long as the devices take to come, some milliseconds.
-    async fn plug_while_held(&mut self, attach: &Attach<'_>) -> Result<(), DeviceError> {
-        let was_running = self.client.execute(&QueryStatus {}).await?.status == RunState::Running;
-        if was_running {
-            self.client.execute(&Stop {}).await?;
+    async fn plug_while_held(&mut self, attach: &Attach<'_>) -> Result<Performed, DeviceError> {
+        if self.client.execute(&QueryStatus {}).await?.status != RunState::Running {
+            return self.plug(attach).await.map(|()| Performed::Done);
         }
+        let held_at = Instant::now();
+        self.client.execute(&Stop {}).await?;
         let plugged = self.plug(attach).await;
-        if was_running {
-            self.client.execute(&Cont {}).await?;
-        }
-        plugged
+        self.client.execute(&Cont {}).await?;
+        plugged.map(|()| Performed::DoneWhileHeld(held_at.elapsed()))
     }
 
     async fn plug(&mut self, attach: &Attach<'_>) -> Result<(), DeviceError> {

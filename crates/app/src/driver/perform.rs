@@ -149,6 +149,10 @@ impl Driver {
         let Some(changes) = &mut self.changes else { return };
         self.log.say(&match &result {
             Ok(Performed::Done) => format!("device change {seq} is done"),
+            Ok(Performed::DoneWhileHeld(held)) => {
+                let ms = held.as_millis();
+                format!("device change {seq} is done; the guest stood still for {ms} ms for it")
+            }
             Ok(Performed::Asked) => format!("device change {seq} waits for the guest to let go"),
             Err(DeviceError::Waits(reason)) => format!("device change {seq} waits: {reason}"),
             Err(error) => format!("device change {seq} failed: {}", chain(error)),
