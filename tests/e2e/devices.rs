@@ -20,10 +20,15 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_boots_from_the_second_adapter_and_gets_both_while_it_runs,
     status_names_a_disk_as_firmware_and_guest_do,
     a_list_counts_what_the_running_guest_has,
+    disks_are_to_the_guest_what_they_were_said_to_be,
 ];
 
 /// Until a guest has seen what came or went.
 pub(crate) const SEEN_BOUND: Duration = Duration::from_secs(30);
+
+/// A guest is to stand still for 20 ms at most; four times that, at best of some rounds, with room for a busy machine.
+const HELD_MS_MAX: u32 = 4 * 20;
+const HELD_ROUNDS: usize = 3;
 
 /// Adds a device statement to the pool's guest.
 #[track_caller]
@@ -205,6 +210,7 @@ fn a_scsi_adapter_comes_with_its_disk_and_goes() {
     console.expect("HPVM GUEST READY", BOOT_BOUND);
     console.run_within("true", BOOT_BOUND);
 
+    held_for_a_moment(&host, &mut console);
     let files = [0, 1].map(|target| host.disk(&format!("scsi-{target}.img"), 8 << 20));
     let disks = [0, 1].map(|target| statement(&format!("disk:scsi:0,5,{target}"), &files[target]));
     host.ok(&["hpvmmodify", "-P", "vio", "-a", &disks[0]]);
@@ -222,6 +228,28 @@ fn a_scsi_adapter_comes_with_its_disk_and_goes() {
     host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[0]]);
     wait_gone(&mut console, "sdb");
     assert_eq!(text_of(&files[0]), "written over scsi");
+}
+
+/// While an emulated adapter comes with its disk the guest stands still, and its log says for how long.
+fn held_for_a_moment(host: &VmHost, console: &mut Console) {
+    let disk = statement("disk:scsi:0,6,0", &host.disk("held.img", 8 << 20));
+    for _ in 0..HELD_ROUNDS {
+        host.ok(&["hpvmmodify", "-P", "vio", "-a", &disk]);
+        wait_for(console, "sdb");
+        host.ok(&["hpvmmodify", "-P", "vio", "-d", &disk]);
+        wait_gone(console, "sdb");
+        wait_until(SEEN_BOUND, "its place is free", || {
+            !host.ok(&["hpvmstatus", "-P", "vio"]).contains("held.img")
+        });
+    }
+    let events = host.ok(&["hpvmstatus", "-P", "vio", "-e"]);
+    let told = events.split("the guest stood still for ").skip(1);
+    let held: Vec<u32> = told
+        .map(|rest| rest.split(' ').next().and_then(|ms| ms.parse().ok()).expect("milliseconds"))
+        .collect();
+    println!("held for {held:?} ms");
+    assert_eq!(held.len(), HELD_ROUNDS, "{events}");
+    assert!(held.iter().any(|ms| *ms <= HELD_MS_MAX), "{held:?}");
 }
 
 /// Emulated targets from 8 on sit on a second adapter, which firmware and guest find behind the first.
@@ -334,4 +362,101 @@ fn a_list_counts_what_the_running_guest_has() {
     assert_eq!(counted(), is("1", "2"));
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     assert_eq!(counted(), is("2", "3"));
+}
+
+/// Disks on both adapters of a real guest: what may not be written is not, what the guest discards takes no room any more,
+/// and each that comes while the guest runs has the same name at its next boot.
+fn disks_are_to_the_guest_what_they_were_said_to_be() {
+    let host = VmHost::new(Engine::Real);
+    let boot = statement("disk:avio_stor:0,0,0", &host.copy_of(&image("test-full"), "boot.img"));
+    let kept = ["disk:avio_stor:0,1,0", "disk:scsi:0,2,0"].map(|place| {
+        let file = host.disk(&format!("kept-{}.img", &place[5..9]), 4 << 20);
+        let entry = format!("gdev:{}:attr:READONLY=YES", file.display());
+        (place, file, entry)
+    });
+    let written = ["disk:avio_stor:0,5,0", "disk:scsi:0,6,0"]
+        .map(|place| (place, host.disk(&format!("written-{}.img", &place[5..9]), 8 << 20)));
+    host.create("vio", "576M", &[&boot]);
+    for (place, file, entry) in &kept {
+        host.ok(&["hpvmmodify", "-P", "vio", "-a", &statement(place, file)]);
+        host.ok(&["hpvmdevmgmt", "-m", entry]);
+    }
+    let drive = statement("dvd:scsi:0,7,0", &disc(&host, "first"));
+    host.ok(&["hpvmmodify", "-P", "vio", "-a", &drive]);
+    host.ok(&["hpvmstart", "-P", "vio"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+
+    for (place, file, _) in &kept {
+        let disk = disk_behind(&mut console, place);
+        assert_eq!(console.run(&format!("cat /sys/class/block/{disk}/ro")), "1");
+        let write = format!("echo changed | dd of=/dev/{disk} conv=sync,fsync 2>&1; true");
+        console.run(&write);
+        assert!(fs::read(file).expect("it").iter().all(|byte| *byte == 0), "it was written to");
+    }
+    let mut names = Vec::new();
+    for (place, file) in &written {
+        host.ok(&["hpvmmodify", "-P", "vio", "-a", &statement(place, file)]);
+        let disk = disk_behind(&mut console, place);
+        console.run(&format!("dd if=/dev/urandom of=/dev/{disk} bs=1M count=8 conv=fsync 2>&-"));
+        let before = room_of(file);
+        assert!(before >= 8 << 20, "{before}");
+        println!("{}", console.run(&format!("blkdiscard /dev/{disk} 2>&1; sync; true")));
+        wait_until(SEEN_BOUND, "the room is given back", || room_of(file) < before / 2);
+        let name = name_of(&mut console, &disk);
+        assert!(name.starts_with("naa."), "{name}");
+        names.push((*place, name));
+    }
+    console.type_in("reboot -f\n");
+    host.wait_for_state("vio", "On (EFI)", SEEN_BOUND);
+    console.wait_for_shell();
+    for (place, name) in names {
+        let disk = disk_behind(&mut console, place);
+        assert_eq!(name_of(&mut console, &disk), name, "not what it was when it came");
+    }
+    a_drive_on_scsi_keeps_its_medium(&host, &mut console);
+}
+
+/// Its medium is taken out and put in while the guest runs, and stays over a new start of the guest.
+fn a_drive_on_scsi_keeps_its_medium(host: &VmHost, console: &mut Console) {
+    let change = |backing: &str| {
+        host.ok(&["hpvmmodify", "-P", "vio", "-m", &format!("dvd:scsi:0,7,0:{backing}")]);
+    };
+    assert_eq!(console.run("head -n 1 /dev/sr0"), "the first disc");
+    change("null:/var/empty");
+    let empty = console.run("head -n 1 /dev/sr0 2>&1");
+    assert!(empty.contains("No medium"), "{empty}");
+    change(&format!("file:{}", disc(host, "second").display()));
+    assert_eq!(console.run("head -n 1 /dev/sr0"), "the second disc");
+    console.type_in("reboot -f\n");
+    host.wait_for_state("vio", "On (EFI)", SEEN_BOUND);
+    console.wait_for_shell();
+    assert_eq!(console.run("head -n 1 /dev/sr0"), "the second disc");
+}
+
+fn disc(host: &VmHost, name: &str) -> std::path::PathBuf {
+    let file = host.path(&format!("{name}.iso"));
+    fs::write(&file, format!("the {name} disc\n{}", "\0".repeat(128 * 1024))).expect("an ISO");
+    file
+}
+
+/// The disk that the guest has behind the adapter of this place, on bus 0, once it is there.
+fn disk_behind(console: &mut Console, place: &str) -> String {
+    let device = place.split(',').nth(1).expect("a device number");
+    let find = format!(
+        "for d in /sys/class/block/sd?; do readlink -f $d | grep 0000:00:08.{device}/; done | sed 's:.*/::'"
+    );
+    let there = format!("until [ \"$({find})\" ]; do usleep 20000; done");
+    console.run_within(&there, SEEN_BOUND);
+    console.run(&find)
+}
+
+/// The room that a file takes, in bytes.
+fn room_of(file: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(file).expect("the disk's file").blocks() * 512
+}
+
+fn name_of(console: &mut Console, disk: &str) -> String {
+    console.run(&format!("cat /sys/class/block/{disk}/device/wwid"))
 }
