@@ -12,10 +12,11 @@ SOAK_SECONDS ?= 3600
 # rustup's place, which a shell without login does not have in PATH.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-COMMANDS = hpvmcreate hpvmmodify hpvmclone hpvmremove hpvmstart hpvmstop hpvmstatus hpvmconsole hpvmdevmgmt hpvmhostrdev hpvmnet
+COMMANDS = hpvmcreate hpvmmodify hpvmclone hpvmremove hpvmstart hpvmstop hpvmstatus hpvmconsole hpvmdevmgmt hpvmhostrdev hpvmnet gvsdmgr
 PRODUCT = $(DESTDIR)$(HPVM_ROOT)/opt/hpvm
 COMMON = $(PRODUCT)/guest-images/common
 UNITS = $(DESTDIR)$(HPVM_ROOT)/usr/lib/systemd/system
+RULES = $(DESTDIR)$(HPVM_ROOT)/usr/lib/udev/rules.d
 PRISTINE_NVRAM ?= /usr/share/OVMF/OVMF_VARS_4M.fd
 OPTION_ROM = .cache/images/mptsas1068.rom
 
@@ -35,7 +36,7 @@ build:
 install: build install-built
 
 install-built:
-	install -d $(PRODUCT)/bin $(PRODUCT)/lbin $(COMMON) $(PRODUCT)/share/man/man1 $(PRODUCT)/share/completions $(UNITS)
+	install -d $(PRODUCT)/bin $(PRODUCT)/lbin $(COMMON) $(PRODUCT)/share/man/man1 $(PRODUCT)/share/completions $(UNITS) $(RULES)
 	$(INSTALL_PROGRAM) $(BUILT)/hpvm $(PRODUCT)/bin/
 	for command in $(COMMANDS); do ln -sf hpvm $(PRODUCT)/bin/$$command || exit 1; done
 	$(INSTALL_PROGRAM) $(BUILT)/hpvmkeeper $(BUILT)/hpvmapp $(BUILT)/hpvmnetd $(BUILT)/hpvmnat $(BUILT)/hpvmreserve $(PRODUCT)/lbin/
@@ -43,7 +44,8 @@ install-built:
 	if [ -e $(OPTION_ROM) ]; then install -m 644 $(OPTION_ROM) $(OPTION_ROM).copyright $(COMMON)/; fi
 	$(PRODUCT)/bin/hpvm man $(PRODUCT)/share/man/man1
 	$(PRODUCT)/bin/hpvm completions $(PRODUCT)/share/completions
-	install -m 644 packaging/systemd/hpvm.service packaging/systemd/hpvm-guests.service $(UNITS)/
+	install -m 644 packaging/systemd/*.service packaging/systemd/*.path $(UNITS)/
+	install -m 644 packaging/udev/90-hpvm.rules $(RULES)/
 
 demo:
 	scripts/demo

@@ -55,6 +55,8 @@ pub(crate) fn quoted(word: &str) -> String {
 pub enum Origin {
     /// Of A.03.50: a program of its own, `hpvmcreate`, and `hpvm create` too.
     Historical,
+    /// Of A.03.50 under a name that does not begin with hpvm: a program of its own, `gvsdmgr`, and `hpvm gvsdmgr` too.
+    Tool,
     /// Ours: `hpvm why` only.
     Ours,
     /// For tests and installation: `hpvm crash-steps`, not shown.
@@ -85,7 +87,7 @@ pub static COMMANDS: &[Entry] = &[
     entry::<commands::Doctor>("doctor", Origin::Ours),
     entry::<commands::Undelete>("undelete", Origin::Ours),
     entry::<commands::Autostart>("autostart", Origin::Ours),
-    entry::<commands::Gvsdmgr>("gvsdmgr", Origin::Ours),
+    entry::<commands::Gvsdmgr>("gvsdmgr", Origin::Tool),
     entry::<commands::Autostop>("autostop", Origin::Ours),
     entry::<commands::Nvram>("nvram", Origin::Ours),
     entry::<commands::Man>("man", Origin::Hidden),
@@ -109,8 +111,15 @@ impl Entry {
     pub fn name(&self) -> String {
         match self.origin {
             Origin::Historical => format!("hpvm{}", self.word),
+            Origin::Tool => self.word.to_owned(),
             Origin::Ours | Origin::Hidden => format!("hpvm {}", self.word),
         }
+    }
+
+    /// Whether there is a program of this name.
+    #[must_use]
+    pub fn is_program(&self) -> bool {
+        matches!(self.origin, Origin::Historical | Origin::Tool)
     }
 
     /// `hpvmcreate`, `hpvm-why`: as its man page is called.
@@ -172,8 +181,7 @@ fn program_name(argument: &OsString) -> String {
 }
 
 fn historical(program: &str) -> Option<&'static Entry> {
-    let word = program.strip_prefix("hpvm")?;
-    COMMANDS.iter().find(|entry| entry.origin == Origin::Historical && entry.word == word)
+    COMMANDS.iter().find(|entry| entry.is_program() && entry.name() == program)
 }
 
 fn call(entry: &Entry, arguments: &[OsString], skip: usize) -> Result<(), Failure> {
@@ -219,7 +227,7 @@ fn overview() -> String {
         let about = (entry.options)().get_about().map(ToString::to_string).unwrap_or_default();
         text.push_str(&format!("  {:<10} {about}\n", entry.word));
     }
-    text.push_str("\nThe first eleven are programs of their own too: hpvmcreate, hpvmmodify, …\n");
+    text.push_str("\nThe first eleven are programs of their own too: hpvmcreate, hpvmmodify, …; so is gvsdmgr.\n");
     text.push_str("`hpvm COMMAND --help` tells a command's options.\n");
     text
 }
@@ -263,6 +271,8 @@ mod tests {
         }
         assert!(historical("hpvmwhy").is_none(), "ours have no program of their own");
         assert!(historical("hpvm").is_none());
+        assert!(historical("hpvmgvsdmgr").is_none());
+        assert_eq!(historical("gvsdmgr").map(Entry::name).as_deref(), Some("gvsdmgr"));
         assert_eq!(historical("hpvmstop").map(Entry::name).as_deref(), Some("hpvmstop"));
     }
 }

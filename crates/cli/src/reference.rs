@@ -152,7 +152,7 @@ fn exit_statuses(entry: &Entry) -> Vec<(&'static str, &'static str)> {
 pub(crate) fn completions() -> Vec<Page> {
     let mut pages = Vec::new();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        for entry in COMMANDS.iter().filter(|entry| entry.origin == Origin::Historical) {
+        for entry in COMMANDS.iter().filter(|entry| entry.is_program()) {
             pages.push(completion(shell, entry.options(), &entry.page()));
         }
         pages.push(completion(shell, whole(), "hpvm"));

@@ -25,7 +25,7 @@ use hpvm_host::process;
 use hpvm_model::{
     GuestConfig, GuestUuid, LanBoot, Nic, PortRules, Problem, Severity, SwitchNumber,
 };
-use hpvm_plan::clone::{CloneRequest, Design, How, Likeness, Place, Work, design};
+use hpvm_plan::clone::{CloneRequest, Design, How, Inheritance, Place, Work, design};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::facts::network::NetworkFacts;
@@ -154,8 +154,8 @@ impl Cloning<'_> {
         };
         // Addresses that the clone shares with its source are its source's on the LAN too.
         let shared = match asked.macs {
-            Likeness::New => &[][..],
-            Likeness::Same => &source.nics,
+            Inheritance::New => &[][..],
+            Inheritance::Same => &source.nics,
         };
         let (design, lan) = lan::made_apart(
             host,

@@ -29,13 +29,13 @@ pub struct CloneRequest {
     /// The statements of `-b`, in the order given.
     pub copies: Vec<Statement>,
     pub disks: Disks,
-    pub macs: Likeness,
-    pub serial_number: Likeness,
+    pub macs: Inheritance,
+    pub serial_number: Inheritance,
 }
 
 /// Whether a clone gets something of its own, or is like its source in it: `new` or `same`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Likeness {
+pub enum Inheritance {
     #[default]
     New,
     /// Then only one of the two should run at a time.
@@ -44,15 +44,15 @@ pub enum Likeness {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is neither new nor same")]
-pub struct LikenessError(String);
+pub struct InheritanceError(String);
 
-impl FromStr for Likeness {
-    type Err = LikenessError;
-    fn from_str(text: &str) -> Result<Likeness, LikenessError> {
+impl FromStr for Inheritance {
+    type Err = InheritanceError;
+    fn from_str(text: &str) -> Result<Inheritance, InheritanceError> {
         match text {
-            "new" => Ok(Likeness::New),
-            "same" => Ok(Likeness::Same),
-            other => Err(LikenessError(shown(other))),
+            "new" => Ok(Inheritance::New),
+            "same" => Ok(Inheritance::Same),
+            other => Err(InheritanceError(shown(other))),
         }
     }
 }
@@ -150,8 +150,8 @@ pub fn design(
         // The number is given when the registry is ours to write, and a serial number of its own with it.
         number: GuestNumber::FIRST,
         serial_number: match asked.serial_number {
-            Likeness::New => String::new(),
-            Likeness::Same => source.serial_number.clone(),
+            Inheritance::New => String::new(),
+            Inheritance::Same => source.serial_number.clone(),
         },
         ..source.clone()
     };

@@ -4,7 +4,7 @@ mod common;
 
 use common::{guest, networks};
 use hpvm_model::{Backing, GuestUuid, Statement, StatementForm, StorageType};
-use hpvm_plan::clone::{CloneError, CloneRequest, Design, Disks, How, Likeness, Place, design};
+use hpvm_plan::clone::{CloneError, CloneRequest, Design, Disks, How, Inheritance, Place, design};
 use hpvm_plan::request::{DeviceRequest, Request};
 use proptest::prelude::*;
 
@@ -22,8 +22,8 @@ fn asked(copies: &[&str], devices: Vec<DeviceRequest>, disks: Disks) -> CloneReq
         request: Request { devices, ..Request::default() },
         copies: copies.iter().map(parse).collect(),
         disks,
-        macs: Likeness::New,
-        serial_number: Likeness::New,
+        macs: Inheritance::New,
+        serial_number: Inheritance::New,
     }
 }
 

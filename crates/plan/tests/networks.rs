@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use common::*;
 use hpvm_model::*;
-use hpvm_plan::clone::{CloneRequest, Disks, Likeness, design};
+use hpvm_plan::clone::{CloneRequest, Disks, Inheritance, design};
 use hpvm_plan::difference::{Effect, created, fields, waiting, with_refusals};
 use hpvm_plan::facts::network::{LanAnswer, MacHold, MacHolder, NetworkFacts, PortHolder};
 use hpvm_plan::facts::{HostFacts, Provision, StartFacts};
@@ -123,8 +123,8 @@ fn a_clone_has_other_addresses_and_ports_on_the_same_switches() {
         },
         copies: Vec::new(),
         disks: Disks::Kept,
-        macs: Likeness::New,
-        serial_number: Likeness::New,
+        macs: Inheritance::New,
+        serial_number: Inheritance::New,
     };
     let own_image = |address: StorageAddress| format!("/own/{address}");
     let uuid = GuestUuid(uuid::Uuid::from_u128(7));
@@ -139,7 +139,7 @@ fn a_clone_has_other_addresses_and_ports_on_the_same_switches() {
             "network:avio_lan:0,2,0x020000000002:vswitch:sw1:portid:4",
         ]
     );
-    (asked.macs, asked.serial_number) = (Likeness::Same, Likeness::Same);
+    (asked.macs, asked.serial_number) = (Inheritance::Same, Inheritance::Same);
     let same = made(&asked).unwrap().config;
     assert_eq!(same.serial_number, source.serial_number);
     assert_eq!(

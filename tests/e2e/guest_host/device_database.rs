@@ -6,6 +6,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_the_host_uses_is_listed_and_no_more,
+    device_events_keep_the_list_current,
     a_signature_counts_where_no_guest_has_the_device,
     a_guest_starts_on_the_disk_it_was_given,
     two_paths_to_one_disk_are_one_disk,
@@ -41,6 +42,32 @@ fn what_the_host_uses_is_listed_and_no_more() {
     let gone = host.ok("hpvmhostrdev -u");
     assert!(gone.lines().any(|line| line.starts_with("- rdev:")), "{gone}");
     host.ok("hpvmremove -P g -F --purge; hpvmhostrdev -d; settled wipefs --quiet --all --force $(spare 0)");
+}
+
+/// Nobody says a word to hpvm between what is done to the disks and the look at the list.
+fn device_events_keep_the_list_current() {
+    let mut host = Turn::take();
+    host.ok("hpvmhostrdev -u; systemctl start hpvm-hostrdev.path");
+    let listed = "listed() { hpvmdevmgmt -l rdev:$(readlink -f $(spare 5)) 2>/dev/null | grep -q AUTORDEV=YES; }
+         unlisted() { ! listed; }";
+    let done = host.run(&format!(
+        "{listed}
+         unlisted
+         vgcreate --quiet events $(spare 5) && lvcreate --quiet --yes --size 16M --name one events
+         await listed
+         hpvmcreate -P g -O linux -r 512M -a disk:avio_stor::disk:$(spare 5) 2>&1"
+    ));
+    assert!(done.status == 1 && done.output.contains("events"), "{}", done.output);
+    // More of them than systemd would start a unit for in that time, and the last one counts.
+    host.ok(&format!(
+        "{listed}
+         for n in 1 2 3 4 5 6 7 8; do udevadm trigger --settle $(readlink -f $(spare 6)); done
+         settled vgremove --quiet --yes events
+         await unlisted
+         systemctl is-active --quiet hpvm-hostrdev.path
+         systemctl stop hpvm-hostrdev.path
+         hpvmhostrdev -d; settled wipefs --quiet --all $(spare 5)"
+    ));
 }
 
 fn a_signature_counts_where_no_guest_has_the_device() {
@@ -98,6 +125,13 @@ fn a_guest_starts_on_the_disk_it_was_given() {
         host.run(start).output.contains("another device"),
         "the answer was about that one disk"
     );
+    // The verb of A.03.50's own tool does the same, after a question.
+    let replace = "gvsdmgr replace_dsk -P g -D 0,0 -q lun=0";
+    let asked = host.run(&format!("{replace} </dev/null 2>&1"));
+    assert!(asked.status != 0 && asked.output.contains("Accept the device"), "{}", asked.output);
+    assert!(host.run(start).output.contains("another device"), "nobody has answered");
+    host.ok(&format!("{replace} -f --reason 'it is back'; hpvmstatus -e | grep -q 'it is back'"));
+    assert!(!host.run(start).output.contains("another device"));
     host.ok("hpvmremove -P g -F --purge; test -z \"$(hpvmdevmgmt -l gdev)\"; rm /root/disk");
 }
 

@@ -52,6 +52,7 @@ fn a_boot_starts_auto_guests_and_a_restart_of_the_product_changes_none() {
     ok(
         &mut host,
         "systemctl disable --quiet --now hpvm.service
+         systemctl stop hpvm-hostrdev.path
          hpvmremove -P auto -F --purge
          hpvmremove -P manual -F --purge",
     );

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use hpvm_model::Runnable;
 use hpvm_model::bytes::shown;
 use hpvm_model::guest::RunnableError;
-use hpvm_plan::clone::{CloneRequest, Likeness, LikenessError};
+use hpvm_plan::clone::{CloneRequest, Inheritance, InheritanceError};
 use hpvm_plan::request::Request;
 
 /// Of a guest that is made or changed. Of a keyword given twice the last counts; so it does of a clone's.
@@ -45,8 +45,8 @@ impl CloneSettings {
                 CloneSetting::Guest(Setting::Runnable(runnable)) => {
                     asked.request.runnable = Some(*runnable);
                 }
-                CloneSetting::MacAddress(likeness) => asked.macs = *likeness,
-                CloneSetting::SerialNumber(likeness) => asked.serial_number = *likeness,
+                CloneSetting::MacAddress(inheritance) => asked.macs = *inheritance,
+                CloneSetting::SerialNumber(inheritance) => asked.serial_number = *inheritance,
             }
         }
         asked
@@ -63,8 +63,8 @@ pub enum Setting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloneSetting {
     Guest(Setting),
-    MacAddress(Likeness),
-    SerialNumber(Likeness),
+    MacAddress(Inheritance),
+    SerialNumber(Inheritance),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +78,7 @@ pub enum SettingError {
     #[error(transparent)]
     Runnable(#[from] RunnableError),
     #[error(transparent)]
-    Likeness(#[from] LikenessError),
+    Inheritance(#[from] InheritanceError),
 }
 
 fn halves(text: &str) -> Result<(&str, &str), SettingError> {

@@ -3,7 +3,7 @@
 use hpvm_model::{GuestName, Statement};
 use hpvm_operations::clone::{Cloned, clone};
 use hpvm_operations::{Mode, VmHost};
-use hpvm_plan::clone::{CloneRequest, Disks, How, Likeness};
+use hpvm_plan::clone::{CloneRequest, Disks, How, Inheritance};
 use hpvm_plan::hotplug::Force;
 use hpvm_registry::Access;
 
@@ -70,8 +70,8 @@ impl Clone {
             request: self.options.request(),
             copies: self.copies.clone(),
             disks: if self.linked { Disks::Linked } else { Disks::Kept },
-            macs: Likeness::New,
-            serial_number: Likeness::New,
+            macs: Inheritance::New,
+            serial_number: Inheritance::New,
         })
     }
 }

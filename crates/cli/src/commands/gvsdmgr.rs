@@ -1,12 +1,14 @@
-//! hpvm gvsdmgr: the verbs of A.03.50's tool for storage adapters, from the VM Host's side.
+//! gvsdmgr: the verbs of A.03.50's tool for storage adapters, from the VM Host's side.
 
 use std::str::FromStr;
 
 use hpvm_model::bytes::shown;
+use hpvm_model::entry::Setting;
 use hpvm_model::storage::AddressError;
-use hpvm_model::{GuestName, PciSlot, StorageAddress};
-use hpvm_operations::VmHost;
+use hpvm_model::{EntryId, EntryType, GuestName, PciSlot, StorageAddress};
 use hpvm_operations::adapters::{self, Adapter, LunState};
+use hpvm_operations::devdb::entries;
+use hpvm_operations::{Mode, VmHost};
 use hpvm_registry::Access;
 
 use crate::args::{GuestArgument, Operation};
@@ -29,6 +31,9 @@ use super::{agreed, refused};
 /// bdr resets the SCSI devices of the VM Host that back LUNs, those of storage type attach and whole disks, of a running guest:
 /// requests under way fail, and the guest sends them again. Other LUNs are refused, as QEMU resets none by itself; the message
 /// tells what to do instead.
+///
+/// replace_dsk accepts the disk that backs one LUN now, where it is another than the guest was given; until then the guest is
+/// not started with it. It is what `hpvmdevmgmt -m gdev:PATH:attr:IDENTIFIER=ACCEPT` does.
 #[derive(Debug, clap::Parser)]
 pub struct Gvsdmgr {
     /// What to do
@@ -46,7 +51,7 @@ pub struct Gvsdmgr {
     #[arg(short = 'q', long = "qualifier", value_name = "all|lun=LUN")]
     pub qualifier: Option<Qualifier>,
 
-    /// bdr: do not ask
+    /// bdr and replace_dsk: do not ask
     #[arg(short = 'f', long)]
     pub force: bool,
 
@@ -69,6 +74,8 @@ pub enum Verb {
     ClearStat,
     /// Reset what backs LUNs
     Bdr,
+    /// Accept what backs a LUN now as its disk
+    ReplaceDsk,
 }
 
 /// `-q`.
@@ -124,11 +131,15 @@ enum NotThere {
     Lun(GuestName),
     #[error("bdr resets LUNs, not an adapter; say which by -q lun=LUN, or -q lun=all")]
     Unsaid,
+    #[error("replace_dsk accepts the disk of one LUN; say which by -q lun=BUS,DEVICE,TARGET")]
+    NotOne,
+    #[error("{0} has no disk behind it that could be another one")]
+    NoDisk(StorageAddress),
 }
 
 impl Perform for Gvsdmgr {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        let changes = matches!(self.verb, Verb::ClearStat | Verb::Bdr);
+        let changes = matches!(self.verb, Verb::ClearStat | Verb::Bdr | Verb::ReplaceDsk);
         let access = if changes { Access::ReadWrite } else { Access::ReadOnly };
         let mut host = VmHost::open(access)?;
         let config = host.guest(&self.guest.0.clone().into())?;
@@ -157,6 +168,19 @@ impl Perform for Gvsdmgr {
                 }
                 let actor = context.actor(self.operation.reason);
                 adapters::reset(&mut host, &actor, &config, &luns)
+                    .or_else(|refusal| refused(&name, refusal))?;
+            }
+            Verb::ReplaceDsk => {
+                let (address, id) = self.one_disk(&chosen).about(&name)?;
+                let question = format!(
+                    "Accept the device that '{}' leads to now as the disk {address} of '{name}'?",
+                    id.name()
+                );
+                if !self.force {
+                    agreed(context.say.ask(&question))?;
+                }
+                let actor = context.actor(self.operation.reason);
+                entries::set(&mut host, &actor, &id, Setting::AcceptIdentifier, Mode::Apply)
                     .or_else(|refusal| refused(&name, refusal))?;
             }
             Verb::GetStat => {
@@ -189,6 +213,20 @@ fn running(chosen: &[Adapter]) -> Vec<StorageAddress> {
 }
 
 impl Gvsdmgr {
+    /// The one LUN that is meant, and the entry of what backs it.
+    fn one_disk(&self, chosen: &[Adapter]) -> Result<(StorageAddress, EntryId), NotThere> {
+        let mut luns = chosen.iter().flat_map(|adapter| &adapter.luns);
+        let (Some(Qualifier::Target(_) | Qualifier::Address(_)), Some(lun), None) =
+            (self.qualifier, luns.next(), luns.next())
+        else {
+            return Err(NotThere::NotOne);
+        };
+        let address = lun.device.address;
+        let path = lun.device.backing.store().ok_or(NotThere::NoDisk(address))?;
+        let id = EntryId::new(EntryType::Guest, path).map_err(|_| NotThere::NoDisk(address))?;
+        Ok((address, id))
+    }
+
     fn chosen(&self, all: Vec<Adapter>, guest: &GuestName) -> Result<Vec<Adapter>, NotThere> {
         let mut chosen: Vec<Adapter> = all
             .into_iter()

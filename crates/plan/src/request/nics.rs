@@ -4,7 +4,7 @@
 use hpvm_model::{GuestConfig, MacAddress, Nic, NicStatement, PortNumber, SwitchName};
 
 use super::RequestError;
-use crate::clone::Likeness;
+use crate::clone::Inheritance;
 use crate::facts::network::NetworkFacts;
 use crate::placement::place_nic;
 use crate::record::Machine;
@@ -73,7 +73,7 @@ pub(super) fn add(
 /// they are to be the same.
 pub(crate) fn renew(
     config: &mut GuestConfig,
-    macs: Likeness,
+    macs: Inheritance,
     network: &NetworkFacts,
     random: &mut dyn FnMut() -> u64,
 ) -> Result<(), RequestError> {
@@ -81,8 +81,8 @@ pub(crate) fn renew(
     for nic in source {
         let port = free_port(config, &nic.vswitch, network)?;
         let mac = match macs {
-            Likeness::New => free_mac(config, network, random),
-            Likeness::Same => nic.mac,
+            Inheritance::New => free_mac(config, network, random),
+            Inheritance::Same => nic.mac,
         };
         config.nics.push(Nic { port, mac, ..nic });
     }
