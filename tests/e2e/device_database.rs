@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     the_list_is_made_at_the_start_unless_told_otherwise,
     a_restored_file_is_the_same_disk,
     a_repair_script_can_be_run,
+    vm_hosts_have_entries_too,
     one_of_eight_starts_gets_the_disk,
     judging_is_as_quick_with_ten_thousand_entries,
 ];
@@ -466,6 +467,47 @@ fn a_restored_file_is_the_same_disk() {
     fs::remove_file(&disk).expect("the file");
     let _ = host.disk("disk.img", 1 << 21);
     host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+/// They are names: nothing depends on them, and there is no path to be replaced. This VM Host is always listed.
+fn vm_hosts_have_entries_too() {
+    let host = VmHost::new(Engine::Fake);
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let list = |filter: &str| host.ok(&["hpvmdevmgmt", "-l", filter]);
+    let own = format!("{node}:CONFIG=server,EXIST=YES::\n");
+    assert_eq!(list("server"), own);
+    host.ok(&["hpvmdevmgmt", "-a", "server:other-host.example"]);
+    let other = "other-host.example:CONFIG=server,EXIST=YES::\n";
+    assert_eq!(list("server:other-host.example"), other);
+    for filter in ["server", "all"] {
+        let listed = list(filter);
+        assert!(listed.contains(other) && listed.contains(&own), "{listed}");
+    }
+    host.ok(&["hpvmdevmgmt", "-m", "server:other-host.example:attr:PRESERVE=YES"]);
+    let kept = "other-host.example:CONFIG=server,EXIST=YES,PRESERVE=YES::\n";
+    assert_eq!(list("server:PRESERVE=YES"), kept);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    assert_eq!(list("server:depend:web"), "");
+    host.ok(&["hpvmdevmgmt", "-I"]);
+    assert!(list("server").contains(kept));
+    host.ok(&["hpvmdevmgmt", "-d", "server:other-host.example:attr:PRESERVE"]);
+    assert_eq!(list("server:other-host.example"), other);
+
+    for (words, status, reason) in [
+        (["-a", "server:other-host.example"], 1, "is there already"),
+        (["-a", "server:a b"], 2, "is no name of a VM Host"),
+        (["-m", "server:third:attr:PRESERVE=YES"], 1, "there is no entry server:third"),
+        (["-m", "server:other-host.example:attr:SHARE=YES"], 2, "those are PRESERVE"),
+        (["-n", "server:other-host.example:third"], 2, "no path that could be replaced"),
+        (["-d", "server:third"], 1, "there is no entry server:third"),
+        (["-d", &format!("server:{node}")], 1, "is this VM Host itself"),
+    ] {
+        let said = host.run(&["hpvmdevmgmt", words[0], words[1]]);
+        assert_eq!(said.status.code(), Some(status), "{said}");
+        assert!(said.stderr.contains(reason), "{said}");
+    }
+    host.ok(&["hpvmdevmgmt", "-d", "server:other-host.example"]);
+    assert_eq!(list("server"), own);
 }
 
 fn a_repair_script_can_be_run() {

@@ -250,8 +250,11 @@ fn servers(entries: &[Entry]) -> Vec<Line> {
     let names: BTreeSet<EntryId> =
         added.filter(|id| id.entry == EntryType::Server).chain(own).collect();
     let line = |id: EntryId| {
-        let attributes =
+        let mut attributes =
             vec![("CONFIG", EntryType::Server.as_str().to_owned()), ("EXIST", "YES".to_owned())];
+        let is_kept = |entry: &Entry| entry.id == id && entry.attributes.preserve == Choice::Yes;
+        let kept = entries.iter().any(is_kept);
+        attributes.extend(kept.then(|| yes_or_no(AttributeName::Preserve, true)));
         let (aliases, dependents, identity, reason) = (Vec::new(), Vec::new(), None, None);
         Line { id, aliases, attributes, dependents, identity, reason }
     };
