@@ -16,6 +16,7 @@ mod loaded;
 mod machine;
 mod peer;
 mod process;
+mod reflink;
 mod report;
 mod statistics;
 mod storage;
@@ -44,7 +45,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         name: "clone",
-        what: "hpvmclone, cp and qemu-img convert in turn; linked clones",
+        what: "hpvmclone, cp and qemu-img convert in turn; clones linked and by reflink",
         measure: cloning::measure,
     },
     Group {

@@ -17,6 +17,8 @@ const HEAD: &str =
 pub(super) enum Verdict {
     Met,
     Missed,
+    /// This machine lacks what it takes; the row says what.
+    Unmeasured,
 }
 
 impl Verdict {
@@ -88,6 +90,7 @@ const ORDER: &[&str] = &[
     "`hpvmstatus`, 10,000",
     "`hpvmcreate`",
     "clone of",
+    "the same by reflink",
     "the same by `--linked`",
     "`hpvmstart`",
     "start until",
