@@ -39,6 +39,7 @@ mod macs;
 mod media;
 mod net_load;
 mod networks;
+mod one_owner;
 mod pool;
 mod refusals;
 mod removal;
@@ -113,6 +114,7 @@ const SUBJECTS: &[&[Test]] = &[
     media::TESTS,
     net_load::TESTS,
     networks::TESTS,
+    one_owner::TESTS,
     shared_disks::TESTS,
     sharing::TESTS,
     shutdown::TESTS,
