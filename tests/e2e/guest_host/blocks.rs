@@ -42,34 +42,69 @@ fn every_tree_of_block_devices_can_be_set_up() {
     );
     assert!(generic.contains("IET"), "{generic}");
     what_the_host_uses_is_refused(&mut host);
+    what_is_given_away_is_given(&mut host);
     host.ok("all_blocks_gone");
     assert_eq!(host.ok(LOOK), before);
 }
 
-/// Statements whose store the guest-host uses, each by several of its names.
-const USED: &[&str] = &[
-    "disk:avio_stor::disk:/dev/vda",
-    "disk:avio_stor::disk:/dev/vda1",
-    "disk:scsi::disk:/dev/disk/by-uuid/$(findmnt -no UUID /)",
-    "disk:scsi::disk:/dev/block/$(lsblk -dno MAJ:MIN /dev/vda1 | tr -d ' ')",
-    "disk:scsi::disk:/root/another-node",
-    "disk:scsi::disk:/root/link-to-a-link",
-    "disk:scsi::disk:$(spare 0)",
-    "disk:scsi::disk:$(spare 0)-part1",
-    "disk:scsi::disk:$(spare 1)",
-    "disk:scsi::disk:$(readlink -f $(spare 2))",
-    "disk:scsi::disk:/dev/mapper/safe1",
-    "disk:scsi::disk:/dev/md/mirror",
-    "disk:scsi::disk:/dev/stack/used",
-    "disk:scsi::lv:/dev/mapper/stack-used",
-    "disk:scsi::disk:/dev/loop7",
-    "disk:scsi::file:/srv/used/disk.img",
-    "disk:scsi::disk:$(spare 3)",
-    "disk:scsi::disk:$(spare 4)",
-    "disk:scsi::disk:/dev/mapper/mpatha",
-    "disk:scsi::disk:/dev/mapper/mpatha-part1",
-    "disk:scsi::disk:/dev/$(lsscsi | awk '/scsi_debug/ { print $NF; exit }' | xargs basename)",
+/// Names below /dev by which the guest-host's own are asked for, a pattern each. What udev makes of a device is all asked for;
+/// these say that it was made.
+const KINDS_OF_NAMES: &[&str] = &[
+    "/dev/vda1 ",
+    "/dev/md127 ",
+    "/dev/md/mirror ",
+    "/dev/dm-0 ",
+    "/dev/loop7 ",
+    "/dev/stack/used ",
+    "/dev/mapper/safe1 ",
+    "/dev/mapper/safe2 ",
+    "/dev/mapper/mpatha ",
+    "/dev/mapper/mpatha-part1 ",
+    "/dev/block/253:",
+    "/dev/disk/by-path/",
+    "/dev/disk/by-uuid/",
+    "/dev/disk/by-partuuid/",
+    "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_spare0-part1 ",
+    "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_spare5 ",
+    "/dev/disk/by-id/dm-name-stack-used ",
+    "/dev/disk/by-id/dm-uuid-CRYPT-",
+    "/dev/disk/by-id/dm-uuid-LVM-",
+    "/dev/disk/by-id/md-uuid-",
+    "/root/another-node ",
+    "/root/link-to-a-link ",
 ];
+
+/// What the guest-host does not use: the array that cannot run is there, and has nothing; its member is in use.
+const FREE_DEVICES: &str = "$(spare 6) $(spare 7) /dev/stack/free /dev/mapper/mpatha-part2 $(disk_of IET) /dev/vda2 /dev/vdb \
+     /dev/sr0 /dev/$(sed -n 's/^\\(md[^ ]*\\) : inactive.*/\\1/p' /proc/mdstat)";
+
+/// Shell functions. `names` prints `NAME ` of every block device that is not free, by every node and link; `refused_as_used`
+/// reads these and tells which are given to a guest, by which command, or refused for another reason. Several are asked for
+/// at a time, since the guest-host is emulated; each is told of by its name.
+const ASKING: &str = r#"
+    disk_of() { lsscsi | awk "/$1/ && /dev.sd/ { print \$NF; exit }"; }
+    number() { stat --dereference --format=%Hr:%Lr "$@" 2>/dev/null; }
+    names() {
+        free=$(number FREE)
+        attached=$(lsblk --raw --noheadings --output MAJ:MIN | grep -vxF "$free" | sort --unique)
+        find /dev /root -xdev \( -type b -o -type l \) | while read -r name; do
+            test -b "$name" && number "$name" | grep -qxF "$attached" && echo "$name "
+        done
+    }
+    refused_as_used() {
+        xargs -n 20 | while read -r batch; do
+            devices=$(printf -- ' -a disk:scsi::disk:%s' $batch)
+            for command in "hpvmcreate -P g -O linux" "hpvmmodify -P runs"; do
+                said=$($command -F $devices 2>&1 </dev/null) && echo "$command takes $batch"
+                for name in $batch; do
+                    case "$said" in
+                    *"'$name' is in use by this VM Host and is not given"*) ;;
+                    *) echo "$command takes $name: $said" ;;
+                    esac
+                done
+            done
+        done
+    }"#;
 
 /// What lies beside it and is nobody's.
 const FREE: &[&str] = &[
@@ -78,20 +113,48 @@ const FREE: &[&str] = &[
     "disk:avio_stor::disk:$(spare 7)",
 ];
 
+/// Every device that the guest-host uses is refused by each of its names, to a guest that is created and to one that runs,
+/// forced or not.
 fn what_the_host_uses_is_refused(host: &mut Turn) {
+    let asking = ASKING.replace("FREE", FREE_DEVICES);
     host.ok("mknod /root/another-node b $(stat -c '0x%t 0x%T' /dev/vda1)");
     host.ok("ln -s /dev/vda1 /root/a-link; ln -s a-link /root/link-to-a-link");
-    for statement in USED {
-        let ran = host.run(&format!("hpvmcreate -P g -O linux -a \"{statement}\" 2>&1"));
-        let is_told = ran.output.contains("is in use by this VM Host");
-        assert!(ran.status == 1 && is_told, "{statement}: {} {}", ran.status, ran.output);
+    host.ok("hpvmcreate -P runs -r 64M && hpvmstart -P runs");
+    let names = host.ok(&format!("{asking}\nnames | tee /run/names"));
+    for kind in KINDS_OF_NAMES {
+        let is_asked = names.lines().any(|name| format!("{} ", name.trim_end()).starts_with(kind));
+        assert!(is_asked, "no name '{kind}' among:\n{names}");
     }
+    println!("{} names of what the guest-host uses", names.lines().count());
+    let given = host.ok(&format!("{asking}\nrefused_as_used </run/names"));
+    assert_eq!(given, "");
+    let file = host.run("hpvmcreate -P g -F -a disk:scsi::file:/srv/used/disk.img 2>&1");
+    assert!(
+        file.status == 1 && file.output.contains("is in use by this VM Host"),
+        "{}",
+        file.output
+    );
     for statement in FREE {
         host.ok(&format!(
             "hpvmcreate -P g -O linux -a \"{statement}\" && hpvmremove -P g -F --purge"
         ));
     }
-    host.ok("rm /root/another-node /root/a-link /root/link-to-a-link");
+    host.ok("hpvmstop -P runs -F && hpvmremove -P runs -F --purge");
+    host.ok("rm /root/another-node /root/a-link /root/link-to-a-link /run/names");
+}
+
+/// A file system that the guest-host has mounted is a guest's too where an entry gives it away, and each command warns.
+fn what_is_given_away_is_given(host: &mut Turn) {
+    host.ok(
+        r#"warned() { grep -q 'given to the guest all the same, since rdev:/dev/loop7 says ALLOW=GUEST: it is mounted at /srv/loop'; }
+         hpvmdevmgmt -a rdev:/dev/loop7
+         hpvmdevmgmt -m rdev:/dev/loop7:attr:ALLOW=GUEST --reason 'a test'
+         hpvmcreate -P g -r 64M -a disk:avio_stor::disk:/dev/loop7 2>&1 | warned
+         hpvmstart -P g 2>&1 | warned
+         await sh -c "hpvmstatus | grep '^g ' | grep -q 'On (EFI)'"
+         hpvmstop -P g -F && hpvmremove -P g -F --purge
+         hpvmdevmgmt -d rdev:/dev/loop7"#,
+    );
 }
 
 /// Settles 152, 153: no list of arrays and no class of device files of its own; the volume is shown as a disk is, and is one
