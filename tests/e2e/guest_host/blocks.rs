@@ -1,6 +1,8 @@
 //! The block trees of a server, as the guest-host sets them up: they are what `tests/guest-host/blocks.sh` says, go without
 //! a trace, and what the host uses of them is not given to a guest.
 
+use std::time::Instant;
+
 use super::Turn;
 use crate::Test;
 
@@ -92,7 +94,7 @@ const ASKING: &str = r#"
         done
     }
     refused_as_used() {
-        xargs -n 20 | while read -r batch; do
+        xargs -n 40 | while read -r batch; do
             devices=$(printf -- ' -a disk:scsi::disk:%s' $batch)
             for command in "hpvmcreate -P g -O linux" "hpvmmodify -P runs"; do
                 said=$($command -F $devices 2>&1 </dev/null) && echo "$command takes $batch"
@@ -125,9 +127,10 @@ fn what_the_host_uses_is_refused(host: &mut Turn) {
         let is_asked = names.lines().any(|name| format!("{} ", name.trim_end()).starts_with(kind));
         assert!(is_asked, "no name '{kind}' among:\n{names}");
     }
-    println!("{} names of what the guest-host uses", names.lines().count());
+    let begun = Instant::now();
     let given = host.ok(&format!("{asking}\nrefused_as_used </run/names"));
     assert_eq!(given, "");
+    println!("{} names asked for in {:.1} s", names.lines().count(), begun.elapsed().as_secs_f64());
     let file = host.run("hpvmcreate -P g -F -a disk:scsi::file:/srv/used/disk.img 2>&1");
     assert!(
         file.status == 1 && file.output.contains("is in use by this VM Host"),
