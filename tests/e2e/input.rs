@@ -226,7 +226,7 @@ fn absurd_amounts() {
     let long = format!("{digits}G");
     let mut options: Vec<[&str; 2]> = Vec::new();
     options.extend(
-        ["0", "-1", "1e9", "0.1G", "99999999999999999999G", "8192P", "8000P", "513G", "G"]
+        ["0", "-1", "1e9", "0.0G", "99999999999999999999G", "8192P", "8000P", "513G", "G"]
             .map(|amount| ["-r", amount]),
     );
     options.extend(["", " 1G", "1G ", "1 G", "1GG", "0x10M", "NaN", &long].map(|a| ["-r", a]));
