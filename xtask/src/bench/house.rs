@@ -140,20 +140,19 @@ impl Drop for House {
     }
 }
 
-/// Puts the programs where `make install` puts them; gives the path of `hpvm`. A linker writes a file in pieces, and what was
-/// written so is in the kernel's cache in small pages, which takes a program a tenth longer to map.
+/// Puts the programs where `make install` puts them, by the same install(1); gives the path of `hpvm`. How a file was written
+/// tells in what pages the kernel keeps it, and those of a linker's own take a program a tenth longer to map.
 fn install(root: &Path) -> Result<PathBuf> {
-    let product = root.join("opt/hpvm");
-    let put = |name: &str, folder: &str| -> Result<PathBuf> {
-        let to = product.join(folder).join(name);
-        fs::create_dir_all(product.join(folder))?;
-        fs::copy(release(name)?, &to).with_context(|| format!("copying {name}"))?;
-        Ok(to)
+    let put = |names: &[&str], folder: &str| -> Result<PathBuf> {
+        let folder = root.join("opt/hpvm").join(folder);
+        fs::create_dir_all(&folder)?;
+        let programs = names.iter().map(|name| release(name)).collect::<Result<Vec<PathBuf>>>()?;
+        let mut command = Command::new("install");
+        process::timed(command.args(["-m", "755"]).args(programs).arg(&folder))?;
+        Ok(folder)
     };
-    for name in ["hpvmkeeper", "hpvmapp", "hpvmnetd", "hpvmnat", "hpvmreserve"] {
-        put(name, "lbin")?;
-    }
-    put("hpvm", "bin")
+    put(&["hpvmkeeper", "hpvmapp", "hpvmnetd", "hpvmnat", "hpvmreserve"], "lbin")?;
+    Ok(put(&["hpvm"], "bin")?.join("hpvm"))
 }
 
 /// A program that `make build` made.
