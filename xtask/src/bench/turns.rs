@@ -152,9 +152,9 @@ fn rows(first: &Side, ours: &Side, theirs: &Side, second: &Side) -> Vec<Row> {
     vec![
         Row {
             what: "`hpvmstart` until it returns, over the bare QEMU command line".into(),
-            peer: peer(format!("+{}", milliseconds(over(&theirs.start, &first.start)))),
+            peer: peer(added(over(&theirs.start, &first.start))),
             target: "+20 ms",
-            measured: format!("+{} (bare {})", milliseconds(start), first.start),
+            measured: format!("{} (bare {})", added(start), first.start),
             verdict: Verdict::of(start <= START_OVER_BARE_MS),
         },
         Row {
@@ -183,4 +183,10 @@ fn rows(first: &Side, ours: &Side, theirs: &Side, second: &Side) -> Vec<Row> {
             verdict: Verdict::of(ours.killed.median() <= KILLED_MS),
         },
     ]
+}
+
+/// A difference, with its sign.
+fn added(difference: f64) -> String {
+    let sign = if difference < 0.0 { "" } else { "+" };
+    format!("{sign}{}", milliseconds(difference))
 }
