@@ -98,43 +98,23 @@ fn every_option_at_once_is_as_hpvmstatus_shows_it() {
     let copied = file(&host, "disk:avio_stor:0,1,0", "copy.img");
     let moved = file(&host, "disk:scsi:0,2,0", "other.img");
     let added = file(&host, "disk:scsi:0,5,0", "more.img");
-    let asked = [
-        "hpvmclone",
-        "-P",
-        "web",
-        "-N",
-        "new",
-        "-O",
-        "linux:13",
-        "-c",
-        "2",
-        "-e",
-        "20:40",
-        "-r",
-        "1G",
-        "-l",
-        "a clone",
-        "-B",
-        "auto",
-        "-a",
-        &added,
-        "-a",
-        "network:avio_lan:0,6:vswitch:localnet",
-        "-d",
-        "dvd:avio_stor:0,1,1",
-        "-m",
-        &moved,
-        "-b",
-        &copied,
-        "-x",
-        "mac_address=same",
-        "-x",
-        "serial_number=same",
-        "-x",
-        "runnable_status=disabled",
-        "--reason",
-        "all of it",
-    ];
+    let mut asked: Vec<&str> =
+        "hpvmclone -P web -N new -O linux:13 -c 2 -e 20:40 -r 1G".split(' ').collect();
+    for option in [
+        ["-l", "a clone"],
+        ["-B", "auto"],
+        ["-a", &added],
+        ["-a", "network:avio_lan:0,6:vswitch:localnet"],
+        ["-d", "dvd:avio_stor:0,1,1"],
+        ["-m", &moved],
+        ["-b", &copied],
+        ["-x", "mac_address=same"],
+        ["-x", "serial_number=same"],
+        ["-x", "runnable_status=disabled"],
+        ["--reason", "all of it"],
+    ] {
+        asked.extend(option);
+    }
     let dry = host.ok(&[&asked[..], &["-s", "--json"]].concat());
     let dry: Value = serde_json::from_str(&dry).expect("JSON");
     assert!(dry.to_string().contains(&copied), "{dry}");

@@ -339,8 +339,7 @@ fn both_kinds_talk_and_outlive_their_switch() {
     host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
     let mut avio = at_the_shell(&host, 1, "avio", "avio_lan", "virtio_net");
     let mut vio = at_the_shell(&host, 2, "vio", "lan", "e1000");
-    assert!(reaches(&mut avio, 2, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
-    assert!(reaches(&mut vio, 1, 5));
+    both_talk(&host, &mut avio, &mut vio);
     let ports = host.ok(&["hpvmnet", "-S", "sw1"]);
     assert!(
         ports.contains("1       Active       avio_lan none     1            avio\n"),
@@ -379,8 +378,7 @@ fn both_kinds_talk_and_outlive_their_switch() {
     assert!(is_back < Duration::from_secs(2), "{is_back:?}");
     assert!(serves < 4 * Duration::from_secs(2), "{serves:?}");
     assert_eq!(offered(), before);
-    assert!(reaches(&mut avio, 2, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
-    assert!(reaches(&mut vio, 1, 5));
+    both_talk(&host, &mut avio, &mut vio);
 
     // Nobody is left to bring it back, and both guests boot meanwhile.
     kill_switch(&host);
@@ -397,8 +395,7 @@ fn both_kinds_talk_and_outlive_their_switch() {
     for console in [&mut avio, &mut vio] {
         wait_for_carrier(console, "1");
     }
-    assert!(reaches(&mut vio, 1, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
-    assert!(reaches(&mut avio, 2, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
+    both_talk(&host, &mut avio, &mut vio);
     assert_eq!(offered(), before, "the guest's driver may take no other features than before");
 
     for name in ["avio", "vio"] {
@@ -406,6 +403,13 @@ fn both_kinds_talk_and_outlive_their_switch() {
     }
     wait_until(SETTLE_BOUND, "nothing runs", || host.processes().is_empty());
     assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+}
+
+#[track_caller]
+fn both_talk(host: &VmHost, avio: &mut Console, vio: &mut Console) {
+    for (console, other) in [(avio, 2), (vio, 1)] {
+        assert!(reaches(console, other, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
+    }
 }
 
 /// Waits until so many ports of the switch carry frames.

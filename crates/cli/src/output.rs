@@ -9,7 +9,7 @@ use hpvm_host::stdio::stdout_was_closed;
 pub struct OutputError(#[source] std::io::Error);
 
 /// For who writes as he goes.
-pub fn is_open() -> Result<(), OutputError> {
+pub fn must_be_open() -> Result<(), OutputError> {
     match stdout_was_closed() {
         true => Err(OutputError(std::io::Error::other("standard output is closed"))),
         false => Ok(()),
@@ -18,7 +18,7 @@ pub fn is_open() -> Result<(), OutputError> {
 
 pub fn print(text: &str) -> Result<(), OutputError> {
     if !text.is_empty() {
-        is_open()?;
+        must_be_open()?;
     }
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(OutputError)

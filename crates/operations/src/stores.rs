@@ -217,11 +217,11 @@ fn ways_under(blocks: &Blocks, starts: &[Lead]) -> BTreeMap<String, Ways> {
     if paths.is_empty() {
         return BTreeMap::new();
     }
-    let Answers { folders, mut own } = Asking::begin(&paths, Way::to).answers();
+    let mut answers = Asking::begin(&paths, Way::to).answers();
     let ways = |path: String| {
-        let folder = way::folder(&path).and_then(|folder| folders.get(folder)?.clone());
-        let own = own.remove(&path).flatten();
-        (path, Ways { own, folder })
+        let own = answers.own.remove(&path).flatten();
+        let ways = answers.ways(&path, own);
+        (path, ways)
     };
     paths.into_iter().map(ways).collect()
 }
@@ -241,13 +241,11 @@ struct Looked {
 }
 
 impl Looked {
-    fn of(paths: &BTreeSet<String>, answers: Answers<(Option<Way>, FileFact)>) -> Looked {
-        let Answers { folders, mut own } = answers;
+    fn of(paths: &BTreeSet<String>, mut answers: Answers<(Option<Way>, FileFact)>) -> Looked {
         let mut looked = Looked::default();
         for path in paths {
-            let (own, fact) = own.remove(path).unzip();
-            let folder = way::folder(path).and_then(|folder| folders.get(folder)?.clone());
-            looked.ways.insert(path.clone(), Ways { own: own.flatten(), folder });
+            let (own, fact) = answers.own.remove(path).unzip();
+            looked.ways.insert(path.clone(), answers.ways(path, own.flatten()));
             looked.facts.extend(fact.map(|fact| (path.clone(), fact)));
         }
         looked

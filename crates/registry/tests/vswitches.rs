@@ -4,9 +4,11 @@
 mod common;
 
 use common::*;
-use hpvm_model::{PortNumber, PortRules, PortVlan, SwitchName, SwitchNumber, SwitchState, VlanId};
+use hpvm_model::{
+    GuestConfig, PortNumber, PortRules, PortVlan, SwitchName, SwitchNumber, SwitchState, VlanId,
+};
 use hpvm_model::{Vswitch, Wire};
-use hpvm_registry::{Identities, RegistryError, SwitchSelector, portable};
+use hpvm_registry::{Identities, Registry, RegistryError, SwitchSelector, portable};
 use rusqlite::Connection;
 
 fn switch(number: u32, name: &str) -> Vswitch {
@@ -74,14 +76,18 @@ fn names_are_unique_and_guests_follow_them() {
     assert_eq!(registry.all().unwrap(), [user, guest_on_a_network(2)]);
 }
 
+/// Adds two guests on a network; gives a third one with the first one's NICs.
+fn add_two_and_make_a_third(registry: &mut Registry) -> GuestConfig {
+    add(registry, &guest_on_a_network(1));
+    add(registry, &guest_on_a_network(2));
+    GuestConfig { nics: guest_on_a_network(1).nics, ..guest(3) }
+}
+
 #[test]
 fn a_mac_address_has_one_guest_even_when_that_was_removed() {
     let place = Place::new();
     let mut registry = place.open();
-    add(&mut registry, &guest_on_a_network(1));
-    add(&mut registry, &guest_on_a_network(2));
-    let mut same = guest(3);
-    same.nics = guest_on_a_network(1).nics;
+    let same = add_two_and_make_a_third(&mut registry);
     let change = registry.change().unwrap();
     change.remove(number(1), jiff::Timestamp::now()).unwrap();
     let taken = change.insert(&same, &Identities::new()).unwrap_err();
@@ -105,10 +111,7 @@ fn a_mac_address_has_one_guest_even_when_that_was_removed() {
 fn a_guest_may_be_made_with_the_mac_address_of_another_one() {
     let place = Place::new();
     let mut registry = place.open();
-    add(&mut registry, &guest_on_a_network(1));
-    add(&mut registry, &guest_on_a_network(2));
-    let mut same = guest(3);
-    same.nics = guest_on_a_network(1).nics;
+    let mut same = add_two_and_make_a_third(&mut registry);
     let none = Identities::new();
     let change = registry.change().unwrap();
     let taken = change.insert_like(number(2), &same, &none);

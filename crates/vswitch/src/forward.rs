@@ -12,7 +12,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::options::Clock;
 use crate::pace::Pace;
 use crate::port::{Attention, Peer, PeerFault, PlaceIndex, Port, Unusual, WIRE};
 use crate::shared::PortShared;
-use crate::stream::{Backlog, StreamFault, StreamPeer};
+use crate::stream::{Backlog, StreamFault};
 use crate::switch::PortLink;
 use crate::watch::{Interest, Token, Watch};
 use crate::ways::Ways;
@@ -82,9 +82,6 @@ pub(crate) struct Forwarder {
     looked_ns: u64,
     pub(crate) stopped: bool,
 }
-
-/// Until a peer is tried again for which there was no descriptor.
-const ACCEPT_AGAIN_NS: u64 = 100_000_000;
 
 impl Forwarder {
     pub(crate) fn new(
@@ -218,7 +215,7 @@ impl Forwarder {
         }
     }
 
-    fn pause(&mut self, place: PlaceIndex, until_ns: u64) {
+    pub(crate) fn pause(&mut self, place: PlaceIndex, until_ns: u64) {
         self.polled.retain(|polled| *polled != place);
         self.paused.push(place);
         if let Some(port) = self.port(place) {
@@ -314,49 +311,6 @@ impl Forwarder {
             }
         };
         let _ = self.events.send(event);
-    }
-
-    fn accept_again(&mut self, place: PlaceIndex) {
-        let Some(port) = self.ports[usize::from(place)].as_deref() else { return };
-        port.shared.set_link(PortLink::Absent);
-        if let Some(listener) = &port.listener {
-            let _ = self.watch.change(listener, Token::Listener(place), Interest::Arrival);
-        }
-    }
-
-    /// Takes the peer that waits at a stream port's socket.
-    fn accept(&mut self, place: PlaceIndex) {
-        let Some(port) = self.ports[usize::from(place)].as_deref() else { return };
-        let Some(listener) = &port.listener else { return };
-        if port.is_open() {
-            return;
-        }
-        let accepted = listener.accept();
-        if matches!(&accepted, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            return;
-        }
-        let _ = self.watch.change(listener, Token::Listener(place), Interest::Nothing);
-        match accepted {
-            Ok((socket, _)) => self.connect(place, socket),
-            // Without a descriptor for it the peer stays at the socket, which would tell of it without end.
-            Err(_) => self.pause(place, self.clock_ns() + ACCEPT_AGAIN_NS),
-        }
-    }
-
-    /// Gives a place the stream peer at the other end of a socket.
-    pub(crate) fn connect(&mut self, place: PlaceIndex, socket: UnixStream) {
-        let peer = StreamPeer::new(socket).map(|peer| Peer::Stream(Box::new(peer)));
-        if peer.and_then(|peer| self.open(place, peer)).is_err() {
-            self.accept_again(place);
-            return;
-        }
-        if let Some(port) = self.port(place) {
-            port.shared.set_link(PortLink::Started);
-        }
-        if let Some(port) = PortNumber::new(place) {
-            let _ = self.events.send(Event::Connected { port });
-            let _ = self.events.send(Event::Started { port });
-        }
     }
 
     /// Takes one batch from a place. Returns how many frames there were.

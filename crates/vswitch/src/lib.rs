@@ -18,6 +18,7 @@
 //!
 //! This crate knows nothing of guests, of files and paths, or of who may do what: sockets come bound, descriptors open.
 
+mod accept;
 mod avio;
 mod capture;
 mod command;

@@ -38,7 +38,7 @@ pub struct Console {
 
 impl Perform for Console {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        output::is_open()?;
+        output::must_be_open()?;
         let host = VmHost::open(Access::ReadOnly)?;
         let config = host.guest(&self.guest.clone().into())?;
         let mut guest = ConsoleGuest { host, config, context };

@@ -9,7 +9,7 @@ use std::{mem, thread};
 
 use hpvm_host::answers::{self, ANSWER_BOUND};
 
-use super::way::{self, Way};
+use super::way::{self, Way, Ways};
 
 /// A command that asks about one path several times waits for it once.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -62,6 +62,13 @@ pub(super) struct Asking<T> {
 pub(super) struct Answers<T> {
     pub(super) folders: BTreeMap<String, Option<Way>>,
     pub(super) own: BTreeMap<String, T>,
+}
+
+impl<T> Answers<T> {
+    /// The way to a path, whose own part was asked for with the rest, and to its folder.
+    pub(super) fn ways(&self, path: &str, own: Option<Way>) -> Ways {
+        Ways { own, folder: way::folder(path).and_then(|folder| self.folders.get(folder)?.clone()) }
+    }
 }
 
 impl<T: Send + 'static> Asking<T> {
