@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use hpvm_model::{
-    Attributes, Bytes, Choice, EntryId, EntryType, FileIdentity, Origin, StoreIdentity,
+    Attributes, Bytes, Choice, DeviceKind, EntryId, EntryType, FileIdentity, Origin, StoreIdentity,
 };
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -58,6 +58,9 @@ impl Keys {
 const COLUMNS: &str = "type, name, real_path, origin, reason, identifier, size_bytes, share, \
      preserve, read_only, usage, allow, file_device, file_inode";
 
+const HAS_NAME: &str = "type = ?1 AND name = ?2";
+const LEADS_TO: &str = "type = ?1 AND real_path = ?2";
+
 /// Of an entry that nobody made by hand, says nothing of its own, and is of no device and under none.
 const UNUSED: &str = "type = 'gdev' AND origin = 'guest'
      AND share = 'NO' AND preserve = 'NO' AND read_only = 'NO' AND usage IS NULL
@@ -76,40 +79,30 @@ impl Registry {
     /// The entry of this name, or of its type for what the name leads to.
     pub fn entry(&self, id: &EntryId, real_path: &str) -> Result<Option<Entry>, RegistryError> {
         let of = id.entry.as_str();
-        let by_name = self.entries_where("type = ?1 AND name = ?2", [of, id.name()])?;
-        match by_name.into_iter().next() {
-            Some(entry) => Ok(Some(entry)),
-            None => Ok(self
-                .entries_where("type = ?1 AND real_path = ?2 LIMIT 1", [of, real_path])?
-                .into_iter()
-                .next()),
+        let mut names = self.names_where(HAS_NAME, [of, id.name()])?;
+        if names.is_empty() {
+            names = self.names_where(LEADS_TO, [of, real_path])?;
         }
+        names.first().map_or(Ok(None), |name| self.named(of, name))
     }
 
-    /// The entries of a type that any of these keys finds.
+    /// The entries of a type that any of these keys finds, in order of name.
     pub fn entries_by(&self, of: EntryType, keys: &Keys) -> Result<Vec<Entry>, RegistryError> {
-        let mut found: Vec<Entry> = Vec::new();
-        let mut add = |entries: Vec<Entry>| {
-            for entry in entries {
-                if !found.iter().any(|known| known.id == entry.id) {
-                    found.push(entry);
-                }
-            }
-        };
         let of = of.as_str();
+        let mut names = BTreeSet::new();
         for path in &keys.paths {
-            add(self.entries_where("real_path = ?2 AND type = ?1", [of, path])?);
-            add(self.entries_where("name = ?2 AND type = ?1", [of, path])?);
+            names.extend(self.names_where(LEADS_TO, [of, path])?);
+            names.extend(self.names_where(HAS_NAME, [of, path])?);
         }
         for identifier in &keys.identifiers {
-            add(self.entries_where("identifier = ?2 AND type = ?1", [of, identifier])?);
+            names.extend(self.names_where("type = ?1 AND identifier = ?2", [of, identifier])?);
         }
         for file in &keys.files {
             let (inode, device) = stored(file);
-            let filter = "file_inode = ?2 AND file_device = ?3 AND type = ?1";
-            add(self.entries_where(filter, params![of, inode, device])?);
+            let filter = "type = ?1 AND file_inode = ?2 AND file_device = ?3";
+            names.extend(self.names_where(filter, params![of, inode, device])?);
         }
-        Ok(found)
+        names.iter().filter_map(|name| self.named(of, name).transpose()).collect()
     }
 
     /// The entries of a type whose device is a disk with this identifier, or a partition of one.
@@ -123,13 +116,13 @@ impl Registry {
         Ok(found)
     }
 
-    /// The first entry for something below a folder, given as its real path, that keeps guests from it. What the VM Host was
+    /// The name of the first entry for something below a folder, given as its real path, that keeps guests from it. What the VM Host was
     /// only seen to use keeps nobody from an image, which is read and no more.
-    pub fn restricting_below(&self, folder: &str) -> Result<Option<Entry>, RegistryError> {
+    pub fn restricting_below(&self, folder: &str) -> Result<Option<String>, RegistryError> {
         let [after, before] = bounds_of_folder(folder);
         let filter = "real_path > ?1 AND real_path < ?2 AND type = 'rdev'
                           AND origin <> 'host' AND allow = 'NO' ORDER BY real_path LIMIT 1";
-        Ok(self.entries_where(filter, [&after, &before])?.pop())
+        Ok(self.names_where(filter, [&after, &before])?.pop())
     }
 
     /// What an administrator restricts.
@@ -137,13 +130,22 @@ impl Registry {
         self.entries_where("type = 'rdev' AND origin = 'hand' AND allow = 'NO' ORDER BY name", [])
     }
 
-    /// The first of those of guests' devices below a folder that are kept for something else than a drive.
-    pub fn kept_for_another_below(&self, folder: &str) -> Result<Option<Entry>, RegistryError> {
+    /// The name and use of the first of those of guests' devices below a folder that are kept for something else than a drive.
+    pub fn kept_for_another_below(
+        &self,
+        folder: &str,
+    ) -> Result<Option<(String, DeviceKind)>, RegistryError> {
+        if self.version < SINCE_VERSION {
+            return Ok(None);
+        }
         let [after, before] = bounds_of_folder(folder);
-        let filter = "real_path > ?1 AND real_path < ?2 AND type = 'gdev'
-                          AND usage <> ?3 ORDER BY real_path LIMIT 1";
-        let drive = hpvm_model::DeviceKind::Dvd.as_str();
-        Ok(self.entries_where(filter, [&after, &before, drive])?.pop())
+        let sql = "SELECT name, usage FROM entry
+             WHERE real_path > ?1 AND real_path < ?2 AND type = 'gdev' AND usage <> ?3
+             ORDER BY real_path LIMIT 1";
+        let drive = DeviceKind::Dvd.as_str();
+        self.rows(sql, [&after, &before, drive], |row| Ok((row.get(0)?, parsed(row, 1)?)))
+            .map(|mut found| found.pop())
+            .map_err(self.failed("read the device database"))
     }
 
     /// Whether an existing guest other than `except` has a device by this name, or one that builds on it.
@@ -189,6 +191,25 @@ impl Registry {
             .query_row("SELECT at_start FROM hostrdev", [], |row| choice(row, 0))
             .optional();
         asked.map(|at_start| at_start.unwrap_or(Choice::Yes)).map_err(self.failed("read a setting"))
+    }
+
+    fn named(&self, of: &str, name: &str) -> Result<Option<Entry>, RegistryError> {
+        Ok(self.entries_where(HAS_NAME, [of, name])?.pop())
+    }
+
+    /// Of entries alone what names them: mostly there are none, and to prepare a statement for all columns takes longer than
+    /// to find that out.
+    fn names_where<P: rusqlite::Params>(
+        &self,
+        filter: &str,
+        parameters: P,
+    ) -> Result<Vec<String>, RegistryError> {
+        if self.version < SINCE_VERSION {
+            return Ok(Vec::new());
+        }
+        let sql = format!("SELECT name FROM entry WHERE {filter}");
+        self.rows(&sql, parameters, |row| row.get(0))
+            .map_err(self.failed("read the device database"))
     }
 
     fn entries_where<P: rusqlite::Params>(
@@ -273,7 +294,7 @@ impl Change<'_> {
             attributes.share.as_str(),
             attributes.preserve.as_str(),
             attributes.read_only.as_str(),
-            attributes.usage.map(hpvm_model::DeviceKind::as_str),
+            attributes.usage.map(DeviceKind::as_str),
             attributes.allow_guests.as_str(),
             file.map(|(_, device)| device),
             file.map(|(inode, _)| inode),

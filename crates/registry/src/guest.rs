@@ -170,38 +170,48 @@ impl Registry {
     ) -> Result<Vec<Sharer>, RegistryError> {
         let (inode, device) = stored(file);
         let asked = (inode, device, except.map(GuestNumber::get));
-        let sharer = |role| {
-            move |row: &Row<'_>| {
-                Ok(Sharer {
-                    guest: parsed(row, 0)?,
-                    number: number(row, 1)?,
-                    address: address(row, 2)?,
-                    kind: parsed(row, 5)?,
-                    storage: parsed(row, 6)?,
-                    role,
-                    removed: row.get(7)?,
-                })
-            }
-        };
-        let stores = "SELECT guest.name, guest.number, bus, device, target, kind, storage, 0
-             FROM device JOIN guest ON guest.number = device.guest
-             WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3
-                 AND guest.removed_at IS NULL";
-        let layers = "SELECT guest.name, guest.number, bus, device, target, 'disk', storage,
-                 guest.removed_at IS NOT NULL
-             FROM layer JOIN guest ON guest.number = layer.guest
-             WHERE file_inode = ?1 AND file_device = ?2 AND guest.number IS NOT ?3";
-        let failed = || self.failed("look for sharers of a file");
-        // Two statements: to prepare one that joins and sorts both takes longer than all else here.
-        let mut sharers =
-            self.rows(stores, asked, sharer(StoreRole::Store)).map_err(|e| failed()(e))?;
-        if self.version >= LAYERS_SINCE_VERSION {
-            sharers.extend(
-                self.rows(layers, asked, sharer(StoreRole::Layer)).map_err(|e| failed()(e))?,
-            );
-        }
+        let of_this_file = "file_inode = ?1 AND file_device = ?2 AND guest IS NOT ?3";
+        let stores = format!(
+            "SELECT guest, bus, device, target, kind, storage FROM device WHERE {of_this_file}"
+        );
+        let layers = format!(
+            "SELECT guest, bus, device, target, 'disk', storage FROM layer WHERE {of_this_file}"
+        );
+        // Nearly always nobody has it, and a statement that joins or sorts takes longer to prepare than all else here.
+        let mut sharers = self
+            .in_one_view(|| {
+                let mut sharers = self.sharers_by(StoreRole::Store, &stores, asked)?;
+                if self.version >= LAYERS_SINCE_VERSION {
+                    sharers.extend(self.sharers_by(StoreRole::Layer, &layers, asked)?);
+                }
+                Ok(sharers)
+            })
+            .map_err(self.failed("look for sharers of a file"))?;
         sharers
             .sort_by_key(|sharer| (sharer.number, sharer.address, sharer.role == StoreRole::Layer));
+        Ok(sharers)
+    }
+
+    /// Removed guests have their layers still, and their stores no more.
+    fn sharers_by<P: rusqlite::Params>(
+        &self,
+        role: StoreRole,
+        sql: &str,
+        parameters: P,
+    ) -> rusqlite::Result<Vec<Sharer>> {
+        let found = self.rows(sql, parameters, |row| {
+            Ok((number(row, 0)?, address(row, 1)?, parsed(row, 4)?, parsed(row, 5)?))
+        })?;
+        let mut sharers = Vec::new();
+        for (number, address, kind, storage) in found {
+            let (guest, removed): (GuestName, bool) = self
+                .connection
+                .prepare_cached("SELECT name, removed_at IS NOT NULL FROM guest WHERE number = ?1")?
+                .query_row([number.get()], |row| Ok((parsed(row, 0)?, row.get(1)?)))?;
+            if role == StoreRole::Layer || !removed {
+                sharers.push(Sharer { guest, number, address, kind, storage, role, removed });
+            }
+        }
         Ok(sharers)
     }
 

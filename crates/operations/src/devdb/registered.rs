@@ -133,11 +133,10 @@ fn not_to_choose_below(
             return Ok(Some(NotToChoose::Restricted { name }));
         }
     }
-    if let Some(entry) = registry.restricting_below(folder)? {
-        return Ok(Some(NotToChoose::Restricted { name: entry.id.name().to_owned() }));
+    if let Some(name) = registry.restricting_below(folder)? {
+        return Ok(Some(NotToChoose::Restricted { name }));
     }
     let other = registry.kept_for_another_below(folder)?;
-    let other = other.and_then(|entry| Some((entry.id.name().to_owned(), entry.attributes.usage?)));
     Ok(other.map(|(name, usage)| NotToChoose::OtherUse { name, usage }))
 }
 
