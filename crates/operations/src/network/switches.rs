@@ -350,6 +350,10 @@ fn carry_out(runner: &Runner<'_>) -> Result<Vec<Problem>, Refusal> {
     if switch.state == SwitchState::Up && !runner.has_tap() {
         problems.extend(exchange_wire(runner));
     }
+    if switch.state == SwitchState::Up {
+        // Before frames come: a guest that answers without a link is heard a second later.
+        problems.extend(links::show(host, switch, Link::Up)?);
+    }
     if runner.runs() {
         runner.tell_changes()?;
         runner.ask(&Request::State { state: switch.state }, &[])?;
@@ -358,13 +362,9 @@ fn carry_out(runner: &Runner<'_>) -> Result<Vec<Problem>, Refusal> {
     } else if has_running(host, switch)? {
         runner.ensure()?;
     }
-    let link = match switch.state {
-        SwitchState::Up => Link::Up,
-        SwitchState::Halted => Link::Down,
-    };
-    problems.extend(links::show(host, switch, link)?);
-    if switch.state == SwitchState::Up {
-        problems.extend(mtu::problems(host, switch)?);
+    match switch.state {
+        SwitchState::Up => problems.extend(mtu::problems(host, switch)?),
+        SwitchState::Halted => problems.extend(links::show(host, switch, Link::Down)?),
     }
     Ok(problems)
 }
