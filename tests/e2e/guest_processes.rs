@@ -25,6 +25,11 @@ pub(crate) fn process(host: &VmHost, name: &str) -> Option<Process> {
 }
 
 impl Process {
+    /// One that lives, by its number.
+    pub(crate) fn open(pid: i32) -> Process {
+        Process { pid, handle: PidFd::open_number(pid).expect("a pidfd").expect("it lives") }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         assert!(self.handle.signal(signal).expect("a signal to our own process"), "it has ended");
     }
@@ -40,9 +45,7 @@ impl Process {
 
     /// The keeper of a worker, or of a switch.
     pub(crate) fn parent(&self) -> Process {
-        let pid = status_field(self.pid, "PPid").parse().expect("a number");
-        let handle = PidFd::open_number(pid).expect("a pidfd").expect("it lives");
-        Process { pid, handle }
+        Process::open(status_field(self.pid, "PPid").parse().expect("a number"))
     }
 
     /// `kill -9`, and until it is gone.

@@ -5,6 +5,7 @@
 
 mod agent;
 mod attached;
+mod both_kinds;
 mod clone;
 mod clone_options;
 mod commands;
@@ -75,6 +76,7 @@ macro_rules! tests {
 }
 
 const SUBJECTS: &[&[Test]] = &[
+    both_kinds::lans::TESTS,
     agent::TESTS,
     attached::TESTS,
     commands::TESTS,
@@ -92,6 +94,7 @@ const SUBJECTS: &[&[Test]] = &[
     layers::TESTS,
     failing_store::TESTS,
     flush::TESTS,
+    both_kinds::lives::TESTS,
     growth::TESTS,
     guests::TESTS,
     hidden_ways::TESTS,

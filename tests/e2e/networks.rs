@@ -1,19 +1,14 @@
-//! Virtual switches and what guests do on them: hpvmnet's tables and refusals, real guests of both kinds that talk, and what
-//! becomes of their traffic when the switch is halted, killed and started again.
+//! Virtual switches and the guests that have ports on them: hpvmnet's tables and refusals.
 
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
-use rustix::process::Signal;
 use snapbox::assert_data_eq;
 
 use crate::Test;
-use crate::guest_processes::process;
 use crate::lan::end;
-use crate::pool::image;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     switches_are_made_changed_and_deleted,
@@ -24,8 +19,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     guests_reserve_ports,
     a_running_guest_shows_the_name_that_its_switch_has,
     a_clone_has_ports_and_addresses_of_its_own,
-    both_kinds_talk_and_outlive_their_switch,
-    nics_come_and_go_while_the_guest_runs,
 ];
 
 const SETTLE_BOUND: Duration = Duration::from_secs(20);
@@ -292,214 +285,4 @@ fn a_clone_has_ports_and_addresses_of_its_own() {
     assert!(ports.contains("1       Reserved     lan      20       1\n"), "{ports}");
     assert!(ports.contains("2       Reserved     lan      20       1\n"), "{ports}");
     assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND, "a rebuilt registry has the rules too");
-}
-
-/// A guest with a NIC of one kind, at its shell, with an address.
-pub(crate) fn at_the_shell(
-    host: &VmHost,
-    number: u32,
-    name: &str,
-    kind: &str,
-    module: &str,
-) -> Console {
-    let disk = host.copy_of(&image("test-full"), &format!("{name}.img"));
-    let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
-    let nic = format!("network:{kind}:0,1:vswitch:sw1");
-    host.create(name, "512M", &[disk, nic]);
-    host.ok(&["hpvmstart", "-P", name]);
-    let mut console = Console::attach(&host.run_dir(number));
-    console.wait_for_shell();
-    console.run(&format!("modprobe {module}"));
-    address(&mut console, number);
-    console
-}
-
-pub(crate) fn address(console: &mut Console, number: u32) {
-    console.run(
-        "i=50; until [ -e /sys/class/net/eth0 ] || [ $i = 0 ]; do i=$((i-1)); sleep 0.1; done",
-    );
-    console.run(&format!("ifconfig eth0 10.9.0.{number} netmask 255.255.255.0 up"));
-}
-
-/// Whether the other guest answers one of so many pings.
-pub(crate) fn reaches(console: &mut Console, number: u32, pings: u32) -> bool {
-    let line = format!("ping -c {pings} -W 1 10.9.0.{number} | grep -c 'bytes from'");
-    console.run(&line).lines().last() != Some("0")
-}
-
-fn carrier(console: &mut Console) -> String {
-    console.run("cat /sys/class/net/eth0/carrier")
-}
-
-/// Settles 76, 122, 123: both kinds talk always, a switch that was halted or killed under its guests needs nothing done in
-/// them, and a guest booted meanwhile has its NIC. Features stay what they were at the first connect.
-fn both_kinds_talk_and_outlive_their_switch() {
-    let host = VmHost::new(Engine::Real);
-    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
-    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
-    let mut avio = at_the_shell(&host, 1, "avio", "avio_lan", "virtio_net");
-    let mut vio = at_the_shell(&host, 2, "vio", "lan", "e1000");
-    both_talk(&host, &mut avio, &mut vio);
-    let ports = host.ok(&["hpvmnet", "-S", "sw1"]);
-    assert!(
-        ports.contains("1       Active       avio_lan none     1            avio\n"),
-        "{ports}"
-    );
-    assert!(ports.contains("2       Active       lan      none     1            vio\n"), "{ports}");
-    let counted = host.ok(&["hpvmnet", "-S", "sw1", "-p", "1", "-A"]);
-    assert!(!counted.contains("Outbound Unicast Pkts (local): 0\n"), "{counted}");
-
-    host.ok(&["hpvmnet", "-S", "sw1", "-h", "-F"]);
-    for console in [&mut avio, &mut vio] {
-        wait_for_carrier(console, "0");
-    }
-    assert!(!reaches(&mut avio, 2, 1));
-    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
-    for console in [&mut avio, &mut vio] {
-        wait_for_carrier(console, "1");
-    }
-    assert!(reaches(&mut avio, 2, 5));
-
-    let offered = || {
-        let text = std::fs::read_to_string(host.path("run/hpvm/net/2/ports")).expect("the ports");
-        let (_, after) = text.split_once("\"features\":").expect("of the AVIO port");
-        after.split(',').next().map(str::to_owned)
-    };
-    let before = offered();
-    let killed_at = Instant::now();
-    process(&host, "hpvmnetd").expect("the switch runs").kill();
-    wait_until(SETTLE_BOUND, "another process of the switch runs", || {
-        process(&host, "hpvmnetd").is_some()
-    });
-    let is_back = killed_at.elapsed();
-    wait_for_ports(&host, 2);
-    let serves = killed_at.elapsed();
-    println!("a killed switch runs after {is_back:?} and serves after {serves:?}");
-    assert!(is_back < Duration::from_secs(2), "{is_back:?}");
-    assert!(serves < 4 * Duration::from_secs(2), "{serves:?}");
-    assert_eq!(offered(), before);
-    both_talk(&host, &mut avio, &mut vio);
-
-    // Nobody is left to bring it back, and both guests boot meanwhile.
-    kill_switch(&host);
-    for console in [&mut avio, &mut vio] {
-        console.type_in("reboot -f\n");
-    }
-    for (console, number, driver) in [(&mut avio, 1, "virtio_net"), (&mut vio, 2, "e1000")] {
-        console.wait_for_shell();
-        console.run(&format!("modprobe {driver}"));
-        address(console, number);
-    }
-    assert!(!reaches(&mut vio, 1, 1));
-    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
-    for console in [&mut avio, &mut vio] {
-        wait_for_carrier(console, "1");
-    }
-    both_talk(&host, &mut avio, &mut vio);
-    assert_eq!(offered(), before, "the guest's driver may take no other features than before");
-
-    for name in ["avio", "vio"] {
-        host.ok(&["hpvmstop", "-P", name, "-h", "-F"]);
-    }
-    wait_until(SETTLE_BOUND, "nothing runs", || host.processes().is_empty());
-    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
-}
-
-#[track_caller]
-fn both_talk(host: &VmHost, avio: &mut Console, vio: &mut Console) {
-    for (console, other) in [(avio, 2), (vio, 1)] {
-        assert!(reaches(console, other, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
-    }
-}
-
-/// Waits until so many ports of the switch carry frames.
-fn wait_for_ports(host: &VmHost, wanted: usize) {
-    let deadline = Instant::now() + SETTLE_BOUND;
-    loop {
-        let ports = host.ok(&["hpvmnet", "-S", "sw1"]);
-        if ports.matches("       Active       ").count() == wanted {
-            return;
-        }
-        let log = std::fs::read_to_string(host.path("var/opt/hpvm/common/vswitch-2.log"));
-        assert!(Instant::now() < deadline, "{ports}\n{}", log.unwrap_or_default());
-    }
-}
-
-pub(crate) fn wait_for_carrier(console: &mut Console, wanted: &str) {
-    let deadline = Instant::now() + SETTLE_BOUND;
-    while carrier(console) != wanted {
-        assert!(Instant::now() < deadline, "the carrier is not {wanted}");
-    }
-}
-
-/// The switch and its keeper, which bring each other back, are stopped before they are killed.
-fn kill_switch(host: &VmHost) {
-    let switch = process(host, "hpvmnetd").expect("the switch runs");
-    let keeper = switch.parent();
-    switch.signal(Signal::STOP);
-    keeper.signal(Signal::KILL);
-    switch.kill();
-}
-
-fn nics_come_and_go_while_the_guest_runs() {
-    let host = VmHost::new(Engine::Real);
-    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
-    let disk =
-        format!("disk:avio_stor:0,0,0:file:{}", host.copy_of(&image("test-full"), "d").display());
-    host.create("web", "512M", &[disk.as_str(), "network:lan:0,1:vswitch:sw1"]);
-    // The switch is halted: the guest starts all the same, without a link.
-    let started = host.run(&["hpvmstart", "-P", "web"]);
-    assert!(started.status.success(), "{started}");
-    assert!(started.stderr.contains("virtual switch 'sw1' is halted"), "{started}");
-    let mut console = Console::attach(&host.run_dir(1));
-    console.wait_for_shell();
-    console.run("modprobe virtio_net; modprobe e1000");
-    console.run("ifconfig eth0 up");
-    assert_eq!(carrier(&mut console), "0");
-    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
-    wait_for_carrier(&mut console, "1");
-
-    let refusal = host.refused(&["hpvmnet", "-S", "sw1", "-d", "-F"]);
-    assert!(refusal.contains("guests run on virtual switch 'sw1'"), "{refusal}");
-
-    for (kind, slot) in [("avio_lan", "0,2"), ("lan", "0,4")] {
-        host.ok(&[
-            "hpvmmodify",
-            "-P",
-            "web",
-            "-a",
-            &format!("network:{kind}:{slot}:vswitch:localnet"),
-        ]);
-        wait_for_interfaces(&mut console, 2);
-        host.ok(&["hpvmmodify", "-P", "web", "-d", &format!("network:{kind}:{slot}")]);
-        wait_for_interfaces(&mut console, 1);
-    }
-    wait_until(SETTLE_BOUND, "localnet's process has ended", || {
-        host.ok(&["hpvmnet"]);
-        host.processes().iter().filter(|(_, name)| name == "hpvmnetd").count() == 1
-    });
-    // Another switch under the same card, and the card that is to replace it at the next start.
-    host.ok(&["hpvmmodify", "-P", "web", "-m", "network:lan:0,1:vswitch:localnet"]);
-    let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
-    assert!(ports.contains("            web\n"), "{ports}");
-    let modified =
-        host.run(&["hpvmmodify", "-P", "web", "-m", "network:avio_lan:0,1:vswitch:localnet"]);
-    assert!(modified.stderr.contains("network 0,1: waits for the next start"), "{modified}");
-    let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
-    assert!(ports.contains(" lan      none     1            web\n"), "what runs is shown: {ports}");
-    host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
-    let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
-    assert!(ports.contains("Reserved     avio_lan none     1\n"), "{ports}");
-    wait_until(SETTLE_BOUND, "nothing runs", || host.processes().is_empty());
-}
-
-fn wait_for_interfaces(console: &mut Console, wanted: usize) {
-    let deadline = Instant::now() + SETTLE_BOUND;
-    loop {
-        let count = console.run("ls -d /sys/class/net/eth* | wc -l");
-        if count.trim() == wanted.to_string() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{count} interfaces, not {wanted}");
-    }
 }

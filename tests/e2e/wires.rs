@@ -14,13 +14,11 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::guest_processes::process;
-use crate::networks::{at_the_shell, reaches, wait_for_carrier};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_switch_follows_its_interface,
     a_switch_waits_for_its_interface,
     a_tap_that_was_deleted_is_had_again_by_a_boot,
-    guests_see_the_wire_go_and_come,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -299,44 +297,4 @@ fn tap() {
     lab.wire_is("there");
     assert_eq!(lab.shown()[2], "Up");
     lab.end();
-}
-
-fn guests_see_the_wire_go_and_come() {
-    apart(see_wire);
-}
-
-/// Guests of both kinds: without a wire they have no link, and one that starts meanwhile is told so.
-fn see_wire() {
-    let host = VmHost::new(Engine::Real);
-    let made = host.run(&["hpvmnet", "-c", "-S", "sw1", "-n", "wire0"]);
-    assert!(made.stderr.contains("has no wire until there is"), "{made}");
-    host.run(&["hpvmnet", "-S", "sw1", "-b"]);
-    let mut avio = at_the_shell(&host, 1, "avio", "avio_lan", "virtio_net");
-    wait_for_carrier(&mut avio, "0");
-    let plug_in = || {
-        ip("link add wire0 type veth peer name far0");
-        ip("address add 10.9.0.100/24 dev far0");
-        ip("link set far0 up");
-        ip("link set wire0 up");
-        wait_until_up("wire0");
-    };
-    plug_in();
-    wait_for_carrier(&mut avio, "1");
-    let mut vio = at_the_shell(&host, 2, "vio", "lan", "e1000");
-    for console in [&mut avio, &mut vio] {
-        assert!(reaches(console, 100, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
-    }
-    ip("link del wire0");
-    for console in [&mut avio, &mut vio] {
-        wait_for_carrier(console, "0");
-    }
-    plug_in();
-    for console in [&mut avio, &mut vio] {
-        wait_for_carrier(console, "1");
-        assert!(reaches(console, 100, 5), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
-    }
-    for name in ["avio", "vio"] {
-        host.ok(&["hpvmstop", "-P", name, "-h", "-F"]);
-    }
-    wait_until(BOUND, "nothing runs", || host.processes().is_empty());
 }
