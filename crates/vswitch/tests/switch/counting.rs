@@ -14,15 +14,27 @@ use hpvm_vswitch::{
 use crate::guest::{Driver, Guest};
 use crate::net::{BROADCAST, Net, frame, mac, open_rules, port};
 
+/// Where a wire has the tags of frames that come from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tags {
+    Within,
+    /// As a packet socket has them.
+    Beside,
+}
+
 /// A wire whose far end is a datagram socket: one datagram is a header and a frame.
-pub(crate) struct Datagrams(UnixDatagram);
+pub(crate) struct Datagrams(UnixDatagram, Tags);
 
 impl Datagrams {
     pub(crate) fn attach(net: &Net) -> UnixDatagram {
+        Datagrams::attach_with(net, Tags::Within)
+    }
+
+    pub(crate) fn attach_with(net: &Net, tags: Tags) -> UnixDatagram {
         let (near, far) = UnixDatagram::pair().expect("a pair of sockets");
         near.set_nonblocking(true).expect("a flag");
         far.set_read_timeout(Some(crate::guest::PATIENCE)).expect("a timeout");
-        let wire = WireOptions::Device(Box::new(Datagrams(near)));
+        let wire = WireOptions::Device(Box::new(Datagrams(near, tags)));
         net.switch.attach_wire(wire).expect("a wire");
         far
     }
@@ -40,7 +52,10 @@ impl Wire for Datagrams {
     fn receive(&mut self, slots: &mut [WireSlot]) -> io::Result<usize> {
         for (count, slot) in slots.iter_mut().enumerate() {
             match self.0.recv(slot.buffer()) {
-                Ok(bytes) => slot.fill(bytes, None),
+                Ok(bytes) => match self.1 {
+                    Tags::Within => slot.fill(bytes, None),
+                    Tags::Beside => take_tag_out(slot, bytes),
+                },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(count),
                 Err(error) => return Err(error),
             }
@@ -58,6 +73,23 @@ impl Wire for Datagrams {
         }
         Ok(frames.len())
     }
+}
+
+/// Does as a kernel does with a frame that has a tag: what its header says is true of what is left.
+fn take_tag_out(slot: &mut WireSlot, bytes: usize) {
+    const AT: usize = OffloadHeader::BYTES + 12;
+    let buffer = slot.buffer();
+    if bytes < AT + 4 || buffer[AT..AT + 2] != [0x81, 0x00] {
+        return slot.fill(bytes, None);
+    }
+    let tag = u16::from_be_bytes([buffer[AT + 2], buffer[AT + 3]]);
+    buffer.copy_within(AT + 4..bytes, AT);
+    for (word, is_there) in [(2, buffer[1] != 0), (6, buffer[0] & 1 != 0)] {
+        let place = u16::from_le_bytes([buffer[word], buffer[word + 1]]);
+        let place = if is_there { place - 4 } else { place };
+        buffer[word..word + 2].copy_from_slice(&place.to_le_bytes());
+    }
+    slot.fill(bytes - 4, Some(tag));
 }
 
 /// What the far end of a wire got: header and frame.

@@ -13,3 +13,4 @@ mod memory;
 mod net;
 mod offloads;
 mod rules;
+mod segment;

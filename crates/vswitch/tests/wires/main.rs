@@ -1,8 +1,20 @@
 //! Wires over real interfaces: the kernel of this machine is the other end, in a network of the test's own.
 
+#![allow(unsafe_code)]
+
+#[path = "../switch/guest.rs"]
+#[allow(dead_code, reason = "the other program of tests uses more of it")]
+mod guest;
 mod links;
+#[path = "../switch/memory.rs"]
+#[allow(dead_code, reason = "the other program of tests uses more of it")]
+mod memory;
 mod packets;
+#[path = "../switch/segment.rs"]
+#[allow(dead_code, reason = "the other program of tests uses more of it")]
+mod segment;
 mod switched;
+mod undone;
 
 use std::process::ExitCode;
 
@@ -17,6 +29,8 @@ const CASES: &[(&str, Case)] = &[
     ("a_frame_too_long_is_lost_alone", packets::too_long),
     ("a_guest_talks_over_an_interface", switched::over_an_interface),
     ("a_guest_talks_with_the_host_over_a_tap", switched::over_a_tap),
+    ("a_kernel_and_a_guest_leave_work_to_each_other", undone::between_kernel_and_guest),
+    ("a_kernel_finishes_what_a_guest_left", undone::finished_on_the_way),
     ("a_link_that_was_down_goes_on", links::down_and_up),
     ("a_card_put_in_for_another_goes_on", links::replaced),
 ];

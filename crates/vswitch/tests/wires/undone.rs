@@ -1,0 +1,225 @@
+//! What an AVIO guest leaves to be done, a kernel finishes, and what a kernel leaves, the guest's driver gets or the switch
+//! finishes: over a packet socket and a tap, with TCP of the kernel's own at the other end.
+//!
+//! The guest is a driver of rings and as much of TCP (RFC 9293) as one connection without losses needs.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::thread;
+use std::time::Instant;
+
+use hpvm_host::nic;
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SwitchState};
+use hpvm_netlab::{ip, mac, pair};
+use hpvm_vswitch::{
+    Clock, GuestMemory, OffloadHeader, Options, PacketWire, PortOptions, Switch, TapWire, Wire,
+    WireOptions,
+};
+use nix::libc;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::guest::{Driver, Guest, LINUX, PATIENCE};
+use crate::packets::socket;
+use crate::segment::{Ip, Segment, Transport, Verified, fill_checksum, verified};
+
+/// As much as one long segment takes, and as a kernel takes before it has answered.
+const DATA_BYTES: usize = 60_000;
+const SEGMENT_BYTES: u16 = 1000;
+const CSUM: u64 = 1 << 0;
+const GUEST_CSUM: u64 = 1 << 1;
+const GUEST_TSO: u64 = 1 << 7 | 1 << 8 | 1 << 9;
+const HOST_TSO: u64 = 1 << 11 | 1 << 12 | 1 << 13;
+/// With everything, without long segments towards it, and with nothing.
+const DRIVERS: [u64; 3] =
+    [LINUX, LINUX & !GUEST_TSO, LINUX & !(CSUM | GUEST_CSUM | GUEST_TSO | HOST_TSO)];
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// A kernel that takes what is undone, and leaves it.
+pub(crate) fn between_kernel_and_guest() {
+    for (number, features) in (0..).zip(DRIVERS) {
+        let (near, far) = (format!("und{number}"), format!("kern{number}"));
+        pair(&near, &far);
+        let long = talk(PacketWire::new(socket(&near)), &far, number, features);
+        assert_eq!(long > 0, features & GUEST_TSO != 0, "{long} long segments at {features:#x}");
+        let name = format!("host{number}");
+        let tap = TapWire::new(nic::wire::tap(&name).expect("root of this network may"));
+        let long = talk(tap, &name, 10 + number, features);
+        assert_eq!(long > 0, features & GUEST_TSO != 0, "{long} long segments at {features:#x}");
+    }
+}
+
+/// The wire's interface takes nothing undone, so the kernel finishes; the one at the other end of the cable says of nothing
+/// that it was looked at, so the kernel there verifies each checksum.
+pub(crate) fn finished_on_the_way() {
+    for (number, features) in (0..).zip(DRIVERS) {
+        let names = [format!("here{number}"), format!("there{number}")];
+        let ends = [plain_tap(&names[0]), plain_tap(&names[1])];
+        for name in &names {
+            ip(&format!("link set {name} up"));
+        }
+        thread::spawn(move || cable(&ends));
+        let long = talk(PacketWire::new(socket(&names[0])), &names[1], 20 + number, features);
+        assert_eq!(long, 0, "what comes is finished");
+    }
+}
+
+/// A tap of which the kernel knows that it can do nothing by itself.
+fn plain_tap(name: &str) -> OwnedFd {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let tap = open("/dev/net/tun", flags, Mode::empty()).expect("the device of taps");
+    let mut letters = [0; libc::IFNAMSIZ];
+    for (letter, byte) in letters.iter_mut().zip(name.bytes()) {
+        *letter = byte.cast_signed();
+    }
+    let ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+    let mut request =
+        libc::ifreq { ifr_name: letters, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags } };
+    // SAFETY: the kernel reads and writes one request.
+    let made = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    assert_eq!(made, 0, "root of this network may");
+    tap
+}
+
+/// Carries frames both ways until the program ends.
+fn cable(ends: &[OwnedFd; 2]) {
+    let mut frame = vec![0; 70_000];
+    loop {
+        let mut readable = ends.each_ref().map(|end| PollFd::new(end, PollFlags::IN));
+        poll(&mut readable, None).expect("polled");
+        for [from, to] in [[&ends[0], &ends[1]], [&ends[1], &ends[0]]] {
+            while let Ok(bytes) = rustix::io::read(from, &mut frame) {
+                rustix::io::write(to, &frame[..bytes]).expect("the cable's end takes it");
+            }
+        }
+    }
+}
+
+/// Data go to the kernel behind `interface` and come back as they went. Returns how many long segments came.
+fn talk(wire: impl Wire + 'static, interface: &str, number: u8, features: u64) -> u32 {
+    let kernel = Ipv4Addr::new(198, 18, number, 1);
+    ip(&format!("address add {kernel}/24 dev {interface}"));
+    let own = MacAddress::new(mac(1).0);
+    let address = own.with_dashes().replace('-', ":");
+    ip(&format!("neighbour add 198.18.{number}.9 lladdr {address} dev {interface}"));
+    let address = nic::named(interface).expect("told").expect("there").mac;
+    let options = Options { name: "sw".into(), state: SwitchState::Up, clock: Clock::Monotonic };
+    let (switch, _events) = Switch::start(options).expect("a switch");
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join("port");
+    let port = PortOptions {
+        kind: NicKind::AvioLan,
+        listener: UnixListener::bind(&place).expect("a socket"),
+        mac: own,
+        features: None,
+        memory: GuestMemory::Sealed,
+        rules: PortRules::default(),
+    };
+    switch.add_port(PortNumber::new(1).expect("a port"), port).expect("a port");
+    switch.attach_wire(WireOptions::Device(Box::new(wire))).expect("a wire");
+    let mut connection = Connection {
+        guest: Guest::connect(&place, Driver { features, ..Driver::LINUX }),
+        to: address.expect("Ethernet").bytes(),
+        ip: Ip::V4([[198, 18, number, 9], kernel.octets()]),
+        ports: [50_000, echo(kernel)],
+        next: 0,
+        came: 0,
+        long_segments: 0,
+    };
+    let data: Vec<u8> = (0..DATA_BYTES).map(|at| (at * 7 % 251) as u8).collect();
+    assert!(connection.echoed(&data) == data, "the bytes came back as they went");
+    connection.long_segments
+}
+
+/// Sends back what it gets, all of it at once so that segments grow long.
+fn echo(address: Ipv4Addr) -> u16 {
+    let listener = TcpListener::bind((address, 0)).expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a guest");
+        let mut data = vec![0; DATA_BYTES];
+        stream.read_exact(&mut data).expect("all of it comes");
+        stream.write_all(&data).expect("sent");
+    });
+    port
+}
+
+struct Connection {
+    guest: Guest,
+    to: [u8; 6],
+    ip: Ip,
+    ports: [u16; 2],
+    /// The sequence number of what is sent next.
+    next: u32,
+    /// The one of what is to come next.
+    came: u32,
+    long_segments: u32,
+}
+
+impl Connection {
+    fn echoed(&mut self, data: &[u8]) -> Vec<u8> {
+        self.send(SYN, &[]);
+        let Transport::Tcp { sequence, flags, .. } = self.receive().transport else {
+            panic!("no TCP");
+        };
+        assert_eq!(flags & (SYN | ACK), SYN | ACK, "the kernel listens");
+        self.came = sequence.wrapping_add(1);
+        self.send(ACK, &[]);
+        let undone = self.guest.driver.features & HOST_TSO != 0;
+        let piece_bytes = if undone { DATA_BYTES } else { usize::from(SEGMENT_BYTES) };
+        for piece in data.chunks(piece_bytes) {
+            self.send(ACK, piece);
+        }
+        let mut came = Vec::new();
+        while came.len() < data.len() {
+            let Verified { transport, data } = self.receive();
+            let Transport::Tcp { sequence, .. } = transport else { panic!("no TCP") };
+            if sequence == self.came && !data.is_empty() {
+                self.came = sequence.wrapping_add(data.len() as u32);
+                came.extend(data);
+                self.send(ACK, &[]);
+            }
+        }
+        came
+    }
+
+    fn send(&mut self, flags: u8, data: &[u8]) {
+        let Connection { to, ip, ports, next, came, .. } = *self;
+        let transport = Transport::Tcp { sequence: next, acknowledged: came, flags };
+        let segment = Segment { to, from: mac(1).0, ip, transport, ports, data };
+        if self.guest.driver.features & CSUM != 0 {
+            let (header, frame) = segment.unfinished(SEGMENT_BYTES);
+            self.guest.send_with(&header.to_bytes(), &frame);
+        } else {
+            self.guest.send(&segment.finished());
+        }
+        self.next = next.wrapping_add(data.len() as u32 + u32::from(flags & SYN != 0));
+    }
+
+    /// The next segment of the connection, verified; what it leaves undone the driver has agreed to.
+    fn receive(&mut self) -> Verified {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let received = self.guest.receive();
+            let (header, mut frame) = (OffloadHeader::from_bytes(received.header), received.frame);
+            let is_tcp = frame[..6] == mac(1).0 && frame[12..14] == [8, 0] && frame[23] == 6;
+            if !is_tcp {
+                continue;
+            }
+            let features = self.guest.driver.features;
+            if header.flags & OffloadHeader::NEEDS_CHECKSUM != 0 {
+                assert_ne!(features & GUEST_CSUM, 0, "a checksum is missing");
+                fill_checksum(&header, &mut frame);
+            }
+            if header.gso_type != OffloadHeader::GSO_NONE {
+                assert_ne!(features & GUEST_TSO, 0, "a long segment came");
+                self.long_segments += 1;
+            }
+            return verified(&frame);
+        }
+        panic!("no segment within {PATIENCE:?}");
+    }
+}
