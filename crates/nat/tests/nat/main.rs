@@ -27,6 +27,7 @@ const CASES: &[(&str, Case)] = &[
     ("forwards_come_and_go", cases::forwards::come_and_go),
     ("a_forward_that_cannot_be_is_refused_with_the_reason", cases::forwards::refused),
     ("nonsense_ends_nothing", cases::hostile::nonsense),
+    ("nonsense_that_was_kept_ends_nothing", cases::hostile::kept_nonsense),
     ("an_absurd_length_ends_the_connection_alone", cases::hostile::absurd_length),
     ("a_client_that_says_nonsense_hears_so", cases::hostile::control),
     ("who_has_all_connections_keeps_nobody_from_the_service", cases::hostile::exhausted),

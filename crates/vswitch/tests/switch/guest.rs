@@ -3,6 +3,7 @@
 //! It keeps to what the device asks for: it kicks only when kicks are wanted and sleeps until it is called, so a
 //! notification that the switch forgets makes a test fail.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -11,9 +12,10 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VringConfigData};
+use vhost::{VhostBackend, VhostUserDirtyLogRegion, VringConfigData};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::memory::{Memory, Seals};
@@ -173,6 +175,20 @@ impl Guest {
     /// Takes both rings back, as a reset does. Returns where they stood.
     pub(crate) fn stop(&mut self) -> [u16; 2] {
         [0, 1].map(|index| self.frontend.get_vring_base(index).expect("a base") as u16)
+    }
+
+    /// Gives the switch a log of so many bytes.
+    pub(crate) fn set_log(&mut self, bytes: u64) -> File {
+        let log = memfd_create("log", MemfdFlags::ALLOW_SEALING).expect("a memfd");
+        ftruncate(&log, bytes).expect("its length");
+        fcntl_add_seals(&log, SealFlags::SHRINK).expect("its seal");
+        let region = VhostUserDirtyLogRegion {
+            mmap_size: bytes,
+            mmap_offset: 0,
+            mmap_handle: log.as_raw_fd(),
+        };
+        self.frontend.set_log_base(0, Some(region)).expect("a log");
+        log.into()
     }
 
     /// Asks for the rings' writes to be noted in a log.

@@ -2,11 +2,8 @@
 
 use hpvm_model::NicKind;
 use hpvm_vswitch::{Event, FEATURES, GuestMemory, PortLink, PortOptions, SwitchError};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use vhost::{VhostBackend, VhostUserDirtyLogRegion};
+use vhost::VhostBackend;
 
 use crate::guest::{Driver, EVENT_IDX, Guest, LINUX, LOG_ALL};
 use crate::memory::{BYTES, GUEST_BASE, Memory, Seals};
@@ -95,13 +92,7 @@ fn what_is_written_while_migrating_is_in_the_log() {
     let mut guest = net.avio(1, open_rules(), Driver::LINUX);
     let mut other = net.avio(2, open_rules(), Driver::LINUX);
     let bytes = (GUEST_BASE + BYTES as u64) / 4096 / 8;
-    let log = memfd_create("log", MemfdFlags::ALLOW_SEALING).expect("a memfd");
-    ftruncate(&log, bytes).expect("its length");
-    fcntl_add_seals(&log, SealFlags::SHRINK).expect("its seal");
-    let region =
-        VhostUserDirtyLogRegion { mmap_size: bytes, mmap_offset: 0, mmap_handle: log.as_raw_fd() };
-    guest.frontend.set_log_base(0, Some(region)).expect("a log");
-    let log = File::from(log);
+    let log = guest.set_log(bytes);
     let dirty = |address: u64| {
         let mut byte = [0];
         log.read_exact_at(&mut byte, address / 4096 / 8).expect("the log");

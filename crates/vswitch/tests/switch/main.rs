@@ -14,3 +14,4 @@ mod net;
 mod offloads;
 mod rules;
 mod segment;
+mod streams;

@@ -2,4 +2,4 @@
 transmit
 descriptor 0 +0x2000000 25 0 0
 offer 0
-expect nothing
+expect malformed
