@@ -74,6 +74,11 @@ impl DevicePeer {
         Ok((count, malformed))
     }
 
+    /// Whether there are frames in the slots that were not gathered, or held back since.
+    pub(crate) fn has_frames(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Leaves the last `frames` of those gathered in their slots: they come again.
     pub(crate) fn hold_back(&mut self, frames: usize) {
         self.held.start = self.held.start.saturating_sub(frames);

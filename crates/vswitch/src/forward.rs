@@ -181,15 +181,17 @@ impl Forwarder {
         self.polled.retain(|polled| *polled != place);
         let Some(port) = self.port(place) else { return };
         port.attention = Attention::Listening;
-        let sent_meanwhile = match &mut port.peer {
+        let has_frames = match &mut port.peer {
             Peer::Avio(peer) => peer.listen().map_err(PeerFault::from),
+            // What was read and held back is nothing that a descriptor tells of.
             Peer::Stream(peer) => {
                 peer.rest();
-                Ok(false)
+                Ok(peer.has_frames())
             }
-            _ => Ok(false),
+            Peer::Device(peer) => Ok(peer.has_frames()),
+            Peer::Absent => Ok(false),
         };
-        match sent_meanwhile {
+        match has_frames {
             Ok(true) => self.poll(place),
             Ok(false) => {}
             Err(fault) => self.lose(place, fault),

@@ -145,6 +145,11 @@ impl StreamPeer {
         }
     }
 
+    /// Whether there are frames that were read, or an end of them, and not gathered, or held back since.
+    pub(crate) fn has_frames(&self) -> bool {
+        !matches!(next(&self.received[self.parsed..]), Ok(None))
+    }
+
     /// Whether little waits for the peer to read it.
     pub(crate) fn is_roomy(&self) -> bool {
         self.backlog.len() - self.sent <= BACKLOG_BYTES_MAX / 2

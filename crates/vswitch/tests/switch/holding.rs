@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use hpvm_vswitch::{Clock, Counters, Discards};
 
-use crate::guest::{Driver, Guest, Shape};
+use crate::counting::{Datagrams, from_wire, to_wire};
+use crate::guest::{Driver, Guest, PATIENCE, Shape};
 use crate::net::{BROADCAST, Net, frame, mac, open_rules, port};
 
 /// Longer than any receiver is waited for.
@@ -140,6 +142,39 @@ fn who_took_nothing_is_not_waited_for_again_after_a_reset() {
     scene.sender.send_all(&scene.frames_for(2, 10..20));
     scene.sender.wait_until_sent();
     assert_eq!(scene.net.counters(2).discards.no_room, 16);
+}
+
+/// What was held back for a receiver that takes nothing is lost or taken in the end, from a socket and from a wire as from a
+/// ring, though nothing else comes that would wake the switch.
+#[test]
+fn nothing_waits_for_ever_that_is_read_already() {
+    const BURST: u64 = 64;
+    for by_wire in [false, true] {
+        let net = Net::new();
+        let far = Datagrams::attach(&net);
+        let mut vio = net.vio(1, open_rules());
+        let slow = Driver { receive_buffers: 4, ..Driver::LINUX };
+        let mut slow = net.avio(2, open_rules(), slow);
+        let hello = frame(BROADCAST, mac(2), 60, 0);
+        slow.send(&hello);
+        vio.receive_until(&hello);
+        assert_eq!(from_wire(&far).1, hello);
+        let sent = frame(mac(2), mac(1), 200, 1);
+        for burst in 1..=100 {
+            for _ in 0..BURST {
+                if by_wire { to_wire(&far, &sent) } else { vio.send(&sent) }
+            }
+            let deadline = Instant::now() + PATIENCE;
+            let counted = || {
+                let Counters { in_unicast_local, in_unicast_wire, discards, .. } = net.counters(2);
+                in_unicast_local + in_unicast_wire + discards.no_room
+            };
+            while counted() < burst * BURST {
+                assert!(Instant::now() < deadline, "{} of {}", counted(), burst * BURST);
+                std::thread::yield_now();
+            }
+        }
+    }
 }
 
 #[test]
