@@ -94,11 +94,16 @@ impl Forwarder {
     fn change_port(&mut self, port: PortNumber, rules: &PortRules) -> Result<(), SwitchError> {
         let (mac, now_ns) = (self.macs[usize::from(port.number())], self.now_ns);
         let changed = self.port(port.number()).ok_or(SwitchError::NoPort(port))?;
+        let before = (changed.membership.clone(), changed.own_source);
         changed.set_rules(mac, rules, now_ns);
+        let stays = before == (changed.membership.clone(), changed.own_source);
         // Nor does anybody's next frame go ahead to where it may not go now.
         self.ports.iter_mut().flatten().for_each(|port| port.likely = None);
-        // What was learned may be in a VLAN that the port has left, and a rate that is gone no longer pauses it.
-        self.table.forget(port.number());
+        // What was learned may be in a VLAN that the port has left, or not the guest's own. What stays is not flooded.
+        if !stays {
+            self.table.forget(port.number());
+        }
+        // A rate that is gone no longer pauses it.
         self.resume(port.number());
         Ok(())
     }

@@ -142,6 +142,37 @@ fn isolated_ports_have_the_wire_and_the_others() {
     assert_eq!(other.receive_until(&answers[2]), Vec::<Vec<u8>>::new());
 }
 
+/// Who is known stays so, and frames for it go to nobody else, until the port's VLAN is another, or its guest held to its own.
+#[test]
+fn a_rule_that_leaves_the_vlan_leaves_the_stations() {
+    let net = Net::new();
+    let mut guest = net.avio(1, open_rules(), Driver::LINUX);
+    let mut sender = net.avio(2, open_rules(), Driver::LINUX);
+    let mut other = net.avio(3, open_rules(), Driver::LINUX);
+    let all = frame(BROADCAST, mac(1), 60, 0);
+    let rate = Some(Rate { bits_per_second: 1 << 40, burst_bytes: 1 << 30 });
+    let guarded = PortRules { spoof_guard: SpoofGuard::On, ..PortRules::default() };
+    let changes = [
+        (PortRules { rate_in: rate, ..open_rules() }, true),
+        (PortRules { mirror: Some(port(4)), ..open_rules() }, true),
+        (PortRules { isolation: Isolation::On, ..open_rules() }, true),
+        (guarded, false),
+        (untagged(10), false),
+    ];
+    for (mark, (rules, is_known)) in (1..).zip(changes) {
+        net.switch.change_port(port(1), open_rules()).expect("changed");
+        guest.send(&all);
+        assert_eq!((sender.receive().frame, other.receive().frame), (all.clone(), all.clone()));
+        net.switch.change_port(port(1), rules).expect("changed");
+        let (one, last) = (frame(mac(1), mac(2), 60, mark), frame(BROADCAST, mac(2), 60, mark));
+        sender.send(&one);
+        sender.send(&last);
+        let expected = if is_known { Vec::new() } else { vec![one] };
+        assert_eq!(other.receive_until(&last), expected, "{mark}");
+        while guest.try_receive().is_some() {}
+    }
+}
+
 #[test]
 fn the_same_station_may_be_in_two_vlans() {
     let net = Net::new();
