@@ -10,6 +10,7 @@ mod clone;
 mod clone_options;
 mod commands;
 mod company;
+mod counted;
 mod crash_steps;
 mod damage;
 mod device_database;
@@ -86,6 +87,7 @@ const SUBJECTS: &[&[Test]] = &[
     running_clone::TESTS,
     interrupted_clones::TESTS,
     company::TESTS,
+    counted::TESTS,
     interruption::TESTS,
     damage::TESTS,
     crash_steps::TESTS,

@@ -45,12 +45,26 @@ fn vlan02() -> SwitchView {
     let counters = Counters {
         in_octets: 32_714,
         in_unicast_wire: 197,
+        in_unicast_local: 23,
+        in_other_wire: 31,
+        in_other_local: 37,
+        in_discards: 9,
         out_octets: 19_580,
         out_unicast_wire: 241,
+        out_unicast_local: 43,
         out_other: 11,
-        out_discards: 2,
-        discards: Discards { spoofed: 2, ..Discards::default() },
-        ..Counters::default()
+        out_other_wire: 10,
+        out_other_local: 8,
+        out_discards: 50,
+        discards: Discards {
+            no_room: 4,
+            rate: 5,
+            spoofed: 2,
+            vlan: 3,
+            malformed: 6,
+            halted: 12,
+            filtered: 27,
+        },
     };
     let now = PortNow {
         port: port(1),
@@ -176,22 +190,22 @@ Port Number                      : 1
     Mac Address in use           : 0x56e9e3096a23
     Inbound Octets               : 32714
     Inbound Unicast Pkts (wire)  : 197
-    Inbound Unicast Pkts (local) : 0
-    Inbound Non-Unicast Pkts (wire)  : 0
-    Inbound Non-Unicast Pkts (local) : 0
-    Inbound Discards             : 0
+    Inbound Unicast Pkts (local) : 23
+    Inbound Non-Unicast Pkts (wire)  : 31
+    Inbound Non-Unicast Pkts (local) : 37
+    Inbound Discards             : 9
     Outbound Octets              : 19580
     Outbound Unicast Pkts (wire) : 241
-    Outbound Unicast Pkts (local): 0
+    Outbound Unicast Pkts (local): 43
     Outbound Non-Unicast Pkts    : 11
-    Outbound Discards            : 2
-    Discards: no room in guest   : 0
-    Discards: beyond rate        : 0
+    Outbound Discards            : 50
+    Discards: no room in guest   : 4
+    Discards: beyond rate        : 5
     Discards: spoofed            : 2
-    Discards: wrong VLAN         : 0
-    Discards: malformed          : 0
-    Discards: halted             : 0
-    Discards: never forwarded    : 0
+    Discards: wrong VLAN         : 3
+    Discards: malformed          : 6
+    Discards: halted             : 12
+    Discards: never forwarded    : 27
 
 "#]]
     );

@@ -1,10 +1,11 @@
-//! What guests of a test are plugged into: hands each frame of a stream socket to the guest it is for. On the stream each
-//! frame is behind its length in 4 bytes, big endian, as QEMU's `-netdev stream` has it.
+//! What guests of a test are plugged into: hands each frame of a stream socket, or of a card, to the guest it is for. On the
+//! stream each frame is behind its length in 4 bytes, big endian, as QEMU's `-netdev stream` has it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,29 +14,63 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
+use crate::card::Card;
+
 #[derive(Clone)]
 pub struct Hub(Rc<RefCell<Inner>>);
 
 struct Inner {
-    stream: UnixStream,
-    bytes: Vec<u8>,
+    line: Line,
     has_ended: bool,
     guests: Vec<(EthernetAddress, VecDeque<Vec<u8>>)>,
+}
+
+/// The way out.
+enum Line {
+    /// And what came of a frame that is not whole.
+    Stream(UnixStream, Vec<u8>),
+    Card(Box<Card>),
 }
 
 impl Hub {
     pub fn new(stream: UnixStream) -> Hub {
         stream.set_nonblocking(true).expect("a socket");
-        let (bytes, guests) = (Vec::new(), Vec::new());
-        Hub(Rc::new(RefCell::new(Inner { stream, bytes, has_ended: false, guests })))
+        Hub::over(Line::Stream(stream, Vec::new()))
+    }
+
+    /// Over an AVIO card.
+    pub fn of_card(card: Card) -> Hub {
+        Hub::over(Line::Card(Box::new(card)))
+    }
+
+    fn over(line: Line) -> Hub {
+        Hub(Rc::new(RefCell::new(Inner { line, has_ended: false, guests: Vec::new() })))
     }
 
     /// Goes on over another connection; what was under way is lost.
     pub fn reconnect(&self, stream: UnixStream) {
         stream.set_nonblocking(true).expect("a socket");
         let mut inner = self.0.borrow_mut();
-        (inner.stream, inner.has_ended) = (stream, false);
-        inner.bytes.clear();
+        (inner.line, inner.has_ended) = (Line::Stream(stream, Vec::new()), false);
+    }
+
+    /// Goes on at `place`, by what it was before.
+    ///
+    /// # Errors
+    ///
+    /// When nobody serves it there.
+    pub fn reconnect_at(&self, place: &Path) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        match &mut inner.line {
+            Line::Card(card) => card.plug_in_again()?,
+            Line::Stream(..) => {
+                let stream = UnixStream::connect(place)?;
+                stream.set_nonblocking(true)?;
+                inner.line = Line::Stream(stream, Vec::new());
+            }
+        }
+        inner.has_ended = false;
+        Ok(())
     }
 
     /// Whether the other side was seen to close the connection.
@@ -49,6 +84,13 @@ impl Hub {
     }
 
     pub fn send(&self, frame: &[u8]) {
+        if let Line::Card(card) = &mut self.0.borrow_mut().line {
+            // Nobody takes it from the ring of one that is not plugged in.
+            if !card.has_ended() {
+                card.send(frame);
+            }
+            return;
+        }
         let mut message = u32::try_from(frame.len()).expect("short").to_be_bytes().to_vec();
         message.extend_from_slice(frame);
         self.send_raw(&message);
@@ -57,7 +99,8 @@ impl Hub {
     /// Sends bytes as they are. A connection that is gone takes them all.
     pub fn send_raw(&self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let written = self.0.borrow_mut().stream.write(bytes);
+            let Line::Stream(stream, _) = &mut self.0.borrow_mut().line else { return };
+            let written = stream.write(bytes);
             match written {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -80,7 +123,8 @@ impl Hub {
         self.wait(PollFlags::IN, Duration::from_secs(10));
         let mut piece = [0; 4096];
         loop {
-            match self.0.borrow_mut().stream.read(&mut piece) {
+            let Line::Stream(stream, _) = &mut self.0.borrow_mut().line else { return false };
+            match stream.read(&mut piece) {
                 Ok(0) => return true,
                 // What was on its way before.
                 Ok(_) => {}
@@ -90,32 +134,49 @@ impl Hub {
     }
 
     fn wait(&self, events: PollFlags, at_most: Duration) {
-        let inner = self.0.borrow();
-        let at_most = Timespec::try_from(at_most).expect("a time");
-        poll(&mut [PollFd::new(&inner.stream, events)], Some(&at_most)).expect("polled");
+        match &mut self.0.borrow_mut().line {
+            Line::Stream(stream, _) => {
+                let at_most = Timespec::try_from(at_most).expect("a time");
+                poll(&mut [PollFd::new(stream, events)], Some(&at_most)).expect("polled");
+            }
+            Line::Card(card) => card.wait(at_most),
+        }
     }
 
     fn pump(&self) {
         let mut inner = self.0.borrow_mut();
-        let Inner { stream, bytes, has_ended, guests } = &mut *inner;
-        let mut piece = [0; 64 * 1024];
-        while let Ok(count) = stream.read(&mut piece) {
-            if count == 0 {
-                *has_ended = true;
-                break;
-            }
-            bytes.extend_from_slice(&piece[..count]);
-        }
-        while let Some((length, rest)) = bytes.split_first_chunk() {
-            let length = u32::from_be_bytes(*length) as usize;
-            let Some(frame) = rest.get(..length) else { break };
+        let Inner { line, has_ended, guests } = &mut *inner;
+        let mut hand_out = |frame: &[u8]| {
             let to = EthernetAddress::from_bytes(&frame[..6]);
             for (address, queue) in &mut *guests {
                 if to == *address || !to.is_unicast() {
                     queue.push_back(frame.to_vec());
                 }
             }
-            bytes.drain(..4 + length);
+        };
+        match line {
+            Line::Card(card) => {
+                while let Some(frame) = card.receive() {
+                    hand_out(&frame);
+                }
+                *has_ended |= card.has_ended();
+            }
+            Line::Stream(stream, bytes) => {
+                let mut piece = [0; 64 * 1024];
+                while let Ok(count) = stream.read(&mut piece) {
+                    if count == 0 {
+                        *has_ended = true;
+                        break;
+                    }
+                    bytes.extend_from_slice(&piece[..count]);
+                }
+                while let Some((length, rest)) = bytes.split_first_chunk() {
+                    let length = u32::from_be_bytes(*length) as usize;
+                    let Some(frame) = rest.get(..length) else { break };
+                    hand_out(frame);
+                    bytes.drain(..4 + length);
+                }
+            }
         }
     }
 }

@@ -4,12 +4,14 @@
 //! A test program calls [`enter`] first of all, while it has one thread, so it has its own main. One in which a single test
 //! wants a network runs that one [`apart`].
 
+mod card;
 mod guest;
 mod hub;
 mod names;
 mod pinger;
 mod station;
 
+pub use card::Card;
 pub use guest::{Guest, Told, mac};
 pub use hub::{Hub, Plug};
 pub use names::{answer_names, serve as serve_names};

@@ -1,9 +1,10 @@
-//! `hpvm-talker`: speaks for a guest at a `lan` port of a virtual switch, where guests get no further than their firmware, and
+//! `hpvm-talker`: speaks for a guest at a port of a virtual switch, where guests get no further than their firmware, and
 //! is the server that it talks with. For the tests in the guest-host.
 //!
 //! ```text
 //! hpvm-talker serve ADDRESS:PORT                      sends back what comes by UDP and by TCP; ends when it is killed
-//! hpvm-talker talk SOCKET NUMBER ADDRESS SERVER:PORT  asks it, as the NIC with MAC address 56a10000000NUMBER
+//! hpvm-talker talk SOCKET NUMBER ADDRESS SERVER:PORT  asks it, as the `lan` NIC with MAC address 56a10000000NUMBER
+//! hpvm-talker avio SOCKET NUMBER ADDRESS SERVER:PORT  the same as an `avio_lan` NIC
 //! ```
 //!
 //! The talker connects to SOCKET, the NIC's in the guest's run folder, as QEMU would, and again when the switch's process is
@@ -20,12 +21,13 @@
 use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use hpvm_netlab::{Guest, Hub, SocketHandle};
+use hpvm_netlab::{Card, Guest, Hub, SocketHandle};
 
 const ANSWER_BOUND: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
@@ -35,8 +37,17 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", address] => serve(address.parse().context("an address and a port")?),
-        ["talk", socket, number, address, server] => talk(socket, number, address, server),
-        _ => bail!("talk or serve; see the source"),
+        ["talk", socket, number, address, server] => {
+            let stream = UnixStream::connect(socket);
+            let stream = stream.with_context(|| format!("connecting to {socket}"))?;
+            talk(Hub::new(stream), socket, number, address, server)
+        }
+        ["avio", socket, number, address, server] => {
+            let card = Card::plug_in(Path::new(socket));
+            let card = card.with_context(|| format!("connecting to {socket}"))?;
+            talk(Hub::of_card(card), socket, number, address, server)
+        }
+        _ => bail!("talk, avio or serve; see the source"),
     }
 }
 
@@ -65,13 +76,11 @@ fn serve(address: SocketAddrV4) -> Result<()> {
     Ok(())
 }
 
-fn talk(socket: &str, number: &str, address: &str, server: &str) -> Result<()> {
-    let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {socket}"))?;
-    let hub = Hub::new(stream);
+fn talk(hub: Hub, socket: &str, number: &str, address: &str, server: &str) -> Result<()> {
     let mut guest = Guest::new(&hub, number.parse().context("a number")?);
     guest.use_address(address.parse::<Ipv4Addr>().context("an address")?, 24, None);
     let server = server.parse().context("an address and a port")?;
-    Talker::new(hub, guest, socket.to_owned(), server).obey(&lines())
+    Talker::new(hub, guest, socket.into(), server).obey(&lines())
 }
 
 /// Standard input, read beside the talk.
@@ -90,7 +99,7 @@ fn lines() -> Receiver<String> {
 struct Talker {
     hub: Hub,
     guest: Guest,
-    place: String,
+    place: PathBuf,
     server: SocketAddrV4,
     socket: SocketHandle,
     asked: u32,
@@ -103,7 +112,7 @@ struct Talker {
 }
 
 impl Talker {
-    fn new(hub: Hub, mut guest: Guest, place: String, server: SocketAddrV4) -> Talker {
+    fn new(hub: Hub, mut guest: Guest, place: PathBuf, server: SocketAddrV4) -> Talker {
         let socket = guest.udp_socket(50_000);
         Talker {
             hub,
@@ -146,10 +155,9 @@ impl Talker {
 
     fn step(&mut self) {
         // The keeper holds the listening socket while the switch's process is replaced.
-        if self.hub.has_ended()
-            && let Ok(stream) = UnixStream::connect(&self.place)
-        {
-            self.hub.reconnect(stream);
+        if self.hub.has_ended() {
+            // Soon, if not yet.
+            let _ = self.hub.reconnect_at(&self.place);
         }
         if self.asked_at.elapsed() >= PAUSE {
             (self.asked, self.asked_at) = (self.asked + 1, Instant::now());

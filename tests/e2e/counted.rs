@@ -1,0 +1,502 @@
+//! What `hpvmnet` tells of a switch's ports against frames that were counted by those who sent and heard them, ports' rules as
+//! they are set on running ports, and what becomes of a guest that means harm. The test speaks for the guests.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use hpvm_host::nic;
+use hpvm_netlab::{Card, apart, pair};
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use serde_json::Value;
+
+use crate::Test;
+use crate::networks::SOUND;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    every_counter_is_shown_and_cleared,
+    rules_hold_on_running_ports,
+    a_guest_that_writes_nonsense_loses_its_port_alone,
+];
+
+const BOUND: Duration = Duration::from_secs(20);
+const BROADCAST: [u8; 6] = [0xff; 6];
+/// Goes no further than the next switch (IEEE 802.1D, 7.12.6).
+const LINK: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+const STATION: [u8; 6] = [0x02, 7, 7, 7, 7, 7];
+const VLAN: u16 = 10;
+const HEADER_BYTES: usize = 10;
+
+/// A switch over `wire0` with a `lan` NIC at its port 1, an `avio_lan` NIC at port 2, and a station beyond the wire.
+struct Scene {
+    host: VmHost,
+    speakers: [Speaker; 3],
+}
+
+/// Somebody at the switch: by port 1, by port 2, or beyond the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Lan = 0,
+    Avio = 1,
+    Station = 2,
+}
+
+enum Speaker {
+    Lan(UnixStream),
+    Avio(Box<Card>),
+    Station(OwnedFd, VecDeque<Vec<u8>>),
+}
+
+impl Who {
+    fn mac(self) -> [u8; 6] {
+        match self {
+            Who::Lan => [0x56, 0xa1, 0, 0, 0, 1],
+            Who::Avio => [0x56, 0xa1, 0, 0, 0, 2],
+            Who::Station => STATION,
+        }
+    }
+
+    fn port(self) -> &'static str {
+        match self {
+            Who::Lan => "1",
+            Who::Avio => "2",
+            Who::Station => "wire",
+        }
+    }
+}
+
+/// A frame for experiments (IEEE 802, clause 9.2.4), filled with what tells it from others.
+fn frame(to: [u8; 6], from: [u8; 6], bytes: usize, mark: u8) -> Vec<u8> {
+    let mut frame = [to, from].concat();
+    frame.extend([0x88, 0xb5]);
+    frame.resize(bytes, mark);
+    frame
+}
+
+fn tagged(frame: &[u8]) -> Vec<u8> {
+    let [high, low] = VLAN.to_be_bytes();
+    [&frame[..12], &[0x81, 0x00, high, low], &frame[12..]].concat()
+}
+
+impl Speaker {
+    fn send(&mut self, frame: &[u8]) {
+        match self {
+            Speaker::Lan(stream) => {
+                let length = (frame.len() as u32).to_be_bytes();
+                stream.write_all(&[&length, frame].concat()).expect("the switch reads");
+            }
+            Speaker::Avio(card) => card.send(frame),
+            Speaker::Station(socket, _) => {
+                let bytes = [&[0; HEADER_BYTES], frame].concat();
+                send(&*socket, &bytes, SendFlags::empty()).expect("the wire takes it");
+            }
+        }
+    }
+
+    /// The next frame; one must come.
+    #[track_caller]
+    fn hear(&mut self) -> Vec<u8> {
+        let deadline = Instant::now() + BOUND;
+        loop {
+            let heard = match self {
+                Speaker::Lan(stream) => {
+                    let mut length = [0; 4];
+                    stream.read_exact(&mut length).expect("a frame comes");
+                    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+                    stream.read_exact(&mut frame).expect("a whole frame");
+                    Some(frame)
+                }
+                Speaker::Avio(card) => card.receive().or_else(|| {
+                    card.wait(Duration::from_millis(100));
+                    None
+                }),
+                Speaker::Station(socket, waiting) => {
+                    hear_at_the_wire(socket, waiting);
+                    waiting.pop_front()
+                }
+            };
+            if let Some(frame) = heard {
+                return frame;
+            }
+            assert!(Instant::now() < deadline, "no frame comes");
+        }
+    }
+}
+
+/// What of the test's own frames comes; the kernel says things of itself.
+fn hear_at_the_wire(socket: &OwnedFd, waiting: &mut VecDeque<Vec<u8>>) {
+    let soon = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    let mut readable = [PollFd::new(socket, PollFlags::IN)];
+    if poll(&mut readable, Some(&soon)).expect("polled") == 0 {
+        return;
+    }
+    let mut bytes = vec![0; 70_000];
+    if let Ok((_, count)) = recv(socket, &mut bytes[..], RecvFlags::DONTWAIT) {
+        let frame = bytes[HEADER_BYTES..count].to_vec();
+        if frame[6] == Who::Lan.mac()[0] && frame[7] == Who::Lan.mac()[1] {
+            waiting.push_back(frame);
+        }
+    }
+}
+
+impl Scene {
+    fn new() -> Scene {
+        fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("of this network");
+        pair("wire0", "far0");
+        let host = VmHost::new(Engine::Fake);
+        host.ok(&["hpvmnet", "-c", "-S", "sw1", "-n", "wire0"]);
+        host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+        let nic = |kind: &str, number: u8| {
+            format!("network:{kind}:0,{number},0x56a10000000{number}:vswitch:sw1:portid:{number}")
+        };
+        let (lan, avio) = (nic("lan", 1), nic("avio_lan", 2));
+        host.ok(&["hpvmcreate", "-P", "one", "-r", "64M", "-a", &lan, "-a", &avio]);
+        host.ok(&["hpvmstart", "-P", "one"]);
+        let socket = |slot: &str| host.run_dir(1).join("net").join(slot);
+        let stream = UnixStream::connect(socket("0-1")).expect("the port listens");
+        stream.set_read_timeout(Some(BOUND)).expect("a timeout");
+        let card = Card::plug_in(&socket("0-2")).expect("the switch agrees");
+        let far = nic::named("far0").expect("told").expect("there");
+        let far = nic::wire::packets(&far).expect("root of this network may");
+        let speakers = [
+            Speaker::Lan(stream),
+            Speaker::Avio(Box::new(card)),
+            Speaker::Station(far, VecDeque::new()),
+        ];
+        let mut scene = Scene { host, speakers };
+        // Everybody is known then.
+        for who in [Who::Lan, Who::Avio, Who::Station] {
+            scene.says_to_all(who, 60);
+        }
+        scene
+    }
+
+    fn speaker(&mut self, who: Who) -> &mut Speaker {
+        &mut self.speakers[who as usize]
+    }
+
+    fn says_to_all(&mut self, who: Who, bytes: usize) {
+        let sent = frame(BROADCAST, who.mac(), bytes, 1);
+        self.speaker(who).send(&sent);
+        for other in [Who::Lan, Who::Avio, Who::Station] {
+            if other != who {
+                assert_eq!(self.speaker(other).hear(), sent, "{who:?} to {other:?}");
+            }
+        }
+    }
+
+    /// Says something to one, who hears it next: nothing else came before it.
+    #[track_caller]
+    fn says(&mut self, who: Who, to: Who, bytes: usize) {
+        let sent = frame(to.mac(), who.mac(), bytes, 2);
+        self.speaker(who).send(&sent);
+        assert_eq!(self.speaker(to).hear(), sent, "{who:?} to {to:?}");
+    }
+
+    fn change(&self, rules: &str) {
+        self.host.ok(&["hpvmnet", "-S", "sw1", "-u", rules]);
+    }
+
+    /// Whether the switch knows a station to be in this VLAN at this place.
+    fn knows(&self, station: [&str; 3]) -> bool {
+        let macs = self.host.ok(&["hpvmnet", "-S", "sw1", "--macs"]);
+        macs.lines().any(|line| line.split_whitespace().take(3).eq(station))
+    }
+
+    fn counters(&self, who: Who) -> Value {
+        let text = self.host.ok(&["hpvmnet", "-S", "sw1", "-p", who.port(), "-A", "--json"]);
+        let switches: Value = serde_json::from_str(&text).expect("JSON");
+        let counters = switches.pointer("/vswitches/0/ports/0/now/counters");
+        counters.unwrap_or_else(|| panic!("no counters in {text}")).clone()
+    }
+
+    /// How many of `sent` frames that the other port sends to this one got there, once all are counted as that or as
+    /// discarded for `reason`.
+    fn arrived(&self, who: Who, before: &Value, sent: u64, reason: &str) -> u64 {
+        let mut arrived = 0;
+        wait_until(BOUND, &format!("{sent} frames are counted"), || {
+            let now = self.counters(who);
+            let more = |at: &str| {
+                let number =
+                    |value: &Value| value.pointer(at).and_then(Value::as_u64).expect("one");
+                number(&now) - number(before)
+            };
+            arrived = more("/in_unicast_local");
+            arrived + more(&format!("/discards/{reason}")) == sent
+        });
+        arrived
+    }
+
+    fn end(self) {
+        self.host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+        wait_until(BOUND, "nothing runs", || self.host.processes().is_empty());
+        assert_eq!(self.host.ok(&["hpvm", "doctor"]), SOUND);
+    }
+}
+
+fn every_counter_is_shown_and_cleared() {
+    apart(|| {
+        let mut scene = Scene::new();
+        for (who, other) in [(Who::Lan, Who::Avio), (Who::Avio, Who::Lan)] {
+            let wanted = traffic(&mut scene, who, other);
+            are_shown(&scene.host, who, &wanted);
+        }
+        scene.end();
+    });
+}
+
+/// Each kind of frame another number of times, and each reason to discard one. Returns what a port's counters are then, in the
+/// order in which they are shown.
+fn traffic(scene: &mut Scene, who: Who, other: Who) -> [u64; 18] {
+    let line = ["hpvmnet", "-S", "sw1", "-p", who.port(), "-A", "-z"];
+    scene.host.ok(&line);
+    scene.says(Who::Station, who, 100);
+    (0..2).for_each(|_| scene.says(other, who, 110));
+    (0..3).for_each(|_| scene.says_to_all(Who::Station, 120));
+    (0..4).for_each(|_| scene.says_to_all(other, 130));
+    (0..6).for_each(|_| scene.says(who, Who::Station, 200));
+    (0..13).for_each(|_| scene.says(who, other, 210));
+    (0..15).for_each(|_| scene.says_to_all(who, 220));
+    let refused: [(u64, Vec<u8>); 4] = [
+        (8, frame(other.mac(), [0x56, 9, 9, 9, 9, 9], 60, 0)),
+        (9, tagged(&frame(other.mac(), who.mac(), 60, 0))),
+        (10, frame(other.mac(), who.mac(), 14, 0)[..13].to_vec()),
+        (12, frame(LINK, who.mac(), 60, 0)),
+    ];
+    for (times, frame) in &refused {
+        (0..*times).for_each(|_| scene.speaker(who).send(frame));
+    }
+    scene.says(who, other, 210);
+    scene.host.ok(&["hpvmnet", "-S", "sw1", "-h", "-F"]);
+    (0..11).for_each(|_| scene.speaker(who).send(&frame(other.mac(), who.mac(), 60, 0)));
+    wait_until(BOUND, "they are taken", || scene.counters(who)["discards"]["halted"] == 11);
+    scene.host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    // It knows nobody then.
+    scene.says_to_all(who, 220);
+    scene.says_to_all(other, 130);
+
+    let slow = format!("portid:{}:rate:8K/16K,none", who.port());
+    let through = in_excess(scene, who, other, &slow, [40, 1000], "rate");
+    let not_read = in_excess(scene, who, other, "", [400, 9000], "no_room");
+    let (rate, no_room) = (40 - through, 400 - not_read);
+    assert!(rate > 12 && no_room > 18, "{rate} beyond the rate, {no_room} without room");
+    let local = 2 + through + not_read + 2;
+    [
+        100 + 3 * 120 + 5 * 130 + 2 * 110 + through * 1000 + not_read * 9000 + 2 * 110,
+        1,
+        local,
+        3,
+        5,
+        rate + no_room,
+        6 * 200 + 14 * 210 + 16 * 220 + (8 + 12) * 60 + 9 * 64,
+        6,
+        14,
+        16,
+        8 + 9 + 10 + 11 + 12,
+        no_room,
+        rate,
+        8,
+        9,
+        10,
+        11,
+        12,
+    ]
+}
+
+/// Sends a port more than it takes; returns how many it took. They are all that it hears, and what is sent then.
+fn in_excess(
+    scene: &mut Scene,
+    who: Who,
+    other: Who,
+    rules: &str,
+    [frames, bytes]: [usize; 2],
+    reason: &str,
+) -> u64 {
+    if !rules.is_empty() {
+        scene.change(rules);
+    }
+    let before = scene.counters(who);
+    let sent = frame(who.mac(), other.mac(), bytes, 3);
+    (0..frames).for_each(|_| scene.speaker(other).send(&sent));
+    let arrived = scene.arrived(who, &before, frames as u64, reason);
+    for _ in 0..arrived {
+        assert!(scene.speaker(who).hear() == sent);
+    }
+    if !rules.is_empty() {
+        scene.change(&format!("portid:{}:rate:none", who.port()));
+    }
+    scene.says(other, who, 110);
+    arrived
+}
+
+/// In text, for programs, and once they are cleared.
+fn are_shown(host: &VmHost, who: Who, wanted: &[u64; 18]) {
+    const KEYS: [&str; 18] = [
+        "Inbound Octets",
+        "Inbound Unicast Pkts (wire)",
+        "Inbound Unicast Pkts (local)",
+        "Inbound Non-Unicast Pkts (wire)",
+        "Inbound Non-Unicast Pkts (local)",
+        "Inbound Discards",
+        "Outbound Octets",
+        "Outbound Unicast Pkts (wire)",
+        "Outbound Unicast Pkts (local)",
+        "Outbound Non-Unicast Pkts",
+        "Outbound Discards",
+        "Discards: no room in guest",
+        "Discards: beyond rate",
+        "Discards: spoofed",
+        "Discards: wrong VLAN",
+        "Discards: malformed",
+        "Discards: halted",
+        "Discards: never forwarded",
+    ];
+    const POINTERS: [&str; 18] = [
+        "in_octets",
+        "in_unicast_wire",
+        "in_unicast_local",
+        "in_non_unicast_wire",
+        "in_non_unicast_local",
+        "in_discards",
+        "out_octets",
+        "out_unicast_wire",
+        "out_unicast_local",
+        "out_non_unicast",
+        "out_discards",
+        "discards/no_room",
+        "discards/rate",
+        "discards/spoofed",
+        "discards/vlan",
+        "discards/malformed",
+        "discards/halted",
+        "discards/filtered",
+    ];
+    let line = ["hpvmnet", "-S", "sw1", "-p", who.port(), "-A"];
+    let pairs = |numbers: &[u64; 18]| -> Vec<(String, String)> {
+        KEYS.iter().zip(numbers).map(|(key, n)| ((*key).to_owned(), n.to_string())).collect()
+    };
+    let shown = |text: &str| -> Vec<(String, String)> {
+        let facts = text.lines().filter_map(|line| line.rsplit_once(':'));
+        let facts = facts.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()));
+        facts.filter(|(key, _)| KEYS.contains(&key.as_str())).collect()
+    };
+    // A batch is counted after its frames are there.
+    let mut last = String::new();
+    let deadline = Instant::now() + BOUND;
+    while shown(&last) != pairs(wanted) {
+        assert!(Instant::now() < deadline, "{who:?}: {last}\nnot {:#?}", pairs(wanted));
+        last = host.ok(&line);
+    }
+    let json = host.ok(&[&line[..], &["--json"]].concat());
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    let counters = json.pointer("/vswitches/0/ports/0/now/counters").expect("counters");
+    let told = POINTERS.map(|at| counters.pointer(&format!("/{at}")).and_then(Value::as_u64));
+    assert_eq!(told, wanted.map(Some), "{who:?}");
+    assert_eq!(
+        shown(&host.ok(&[&line[..], &["-z"]].concat())),
+        pairs(wanted),
+        "shown, then cleared"
+    );
+    assert_eq!(shown(&host.ok(&line)), pairs(&[0; 18]), "{who:?}");
+}
+
+fn rules_hold_on_running_ports() {
+    apart(|| {
+        let mut scene = Scene::new();
+        for (who, other) in [(Who::Lan, Who::Avio), (Who::Avio, Who::Lan)] {
+            a_trunk_has_tags(&mut scene, who, other);
+            an_address_is_held_to(&mut scene, who, other);
+            a_mirror_hears_both_ways(&mut scene, who, other);
+        }
+        for (mac, place) in
+            [("0x56a100000001", "1"), ("0x56a100000002", "2"), ("0x020707070707", "wire")]
+        {
+            assert!(scene.knows([mac, "none", place]));
+        }
+        scene.end();
+    });
+}
+
+fn a_trunk_has_tags(scene: &mut Scene, who: Who, other: Who) {
+    let [own, others] = [who, other].map(|who| format!("portid:{}", who.port()));
+    scene.change(&format!("{own}:trunk:{VLAN}"));
+    scene.change(&format!("{others}:vlanid:{VLAN}"));
+    // The wire carries every VLAN; the kernel beyond it takes the tag aside.
+    let all = frame(BROADCAST, other.mac(), 100, 4);
+    scene.speaker(other).send(&all);
+    assert_eq!(scene.speaker(who).hear(), tagged(&all));
+    assert_eq!(scene.speaker(Who::Station).hear(), all);
+    let one = frame(other.mac(), who.mac(), 100, 5);
+    // Without a tag it goes nowhere.
+    scene.speaker(who).send(&one);
+    let one = frame(other.mac(), who.mac(), 100, 6);
+    scene.speaker(who).send(&tagged(&one));
+    assert_eq!(scene.speaker(other).hear(), one);
+    assert!(scene.knows([&format!("0x56a10000000{}", who.port()), "10", who.port()]));
+    for port in [own, others] {
+        scene.change(&format!("{port}:vlanid:none"));
+    }
+    // Who changed the VLAN is known no more.
+    scene.says_to_all(who, 60);
+    scene.says_to_all(other, 60);
+}
+
+fn an_address_is_held_to(scene: &mut Scene, who: Who, other: Who) {
+    let from = |source: [u8; 4]| {
+        let mut frame = frame(other.mac(), who.mac(), 60, 0);
+        frame[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+        frame[26..30].copy_from_slice(&source);
+        frame
+    };
+    scene.change(&format!("portid:{}:addr:10.0.0.1", who.port()));
+    scene.speaker(who).send(&from([10, 0, 0, 9]));
+    scene.speaker(who).send(&from([10, 0, 0, 1]));
+    assert_eq!(scene.speaker(other).hear(), from([10, 0, 0, 1]));
+    scene.change(&format!("portid:{}:addr:none", who.port()));
+    scene.speaker(who).send(&from([10, 0, 0, 9]));
+    assert_eq!(scene.speaker(other).hear(), from([10, 0, 0, 9]));
+}
+
+fn a_mirror_hears_both_ways(scene: &mut Scene, who: Who, other: Who) {
+    scene.change(&format!("portid:{}:mirror:{}", who.port(), other.port()));
+    for (from, to) in [(who, Who::Station), (Who::Station, who)] {
+        scene.says(from, to, 90);
+        assert_eq!(scene.speaker(other).hear(), frame(to.mac(), from.mac(), 90, 2));
+    }
+    scene.change(&format!("portid:{}:mirror:none", who.port()));
+    scene.says(who, Who::Station, 90);
+    scene.says(Who::Station, other, 91);
+}
+
+/// Who claims buffers that its ring has no room for is not served any more, until it begins anew; the log tells it, and
+/// nobody else notices.
+fn a_guest_that_writes_nonsense_loses_its_port_alone() {
+    apart(|| {
+        let mut scene = Scene::new();
+        for _ in 0..3 {
+            let Speaker::Avio(card) = scene.speaker(Who::Avio) else { panic!("a card") };
+            card.claim(1000);
+            let line = ["hpvmnet", "-S", "sw1", "-p", "2", "-A", "--json"];
+            let lost = "\"link\": \"lost\"";
+            wait_until(BOUND, "the port is lost", || scene.host.ok(&line).contains(lost));
+            for _ in 0..20 {
+                scene.says(Who::Lan, Who::Station, 1514);
+                scene.says(Who::Station, Who::Lan, 1514);
+            }
+            let Speaker::Avio(card) = scene.speaker(Who::Avio) else { panic!("a card") };
+            card.reset().expect("the switch agrees again");
+            scene.says(Who::Avio, Who::Lan, 100);
+            scene.says(Who::Lan, Who::Avio, 100);
+        }
+        let log = fs::read_to_string(scene.host.path("var/opt/hpvm/common/vswitch-2.log"));
+        let told = "port 2 (guest one) is lost: the driver claims 1000 new buffers in a ring of 64";
+        assert!(log.as_ref().is_ok_and(|log| log.contains(told)), "{log:?}");
+        scene.end();
+    });
+}
