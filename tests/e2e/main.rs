@@ -58,6 +58,7 @@ mod silent_store;
 mod supervision;
 mod switch_commands;
 mod switch_life;
+mod switch_process;
 mod terminal;
 mod waiting;
 mod why;
@@ -126,6 +127,7 @@ const SUBJECTS: &[&[Test]] = &[
     silent_store::TESTS,
     switch_commands::TESTS,
     switch_life::TESTS,
+    switch_process::TESTS,
 ];
 
 fn main() {

@@ -12,13 +12,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::Signal;
 
+use crate::lock::pause_for;
 use crate::paths;
-use crate::process::PidFd;
+use crate::process::{self, Life, PidFd};
 use crate::users::Ids;
 
 /// The launch description's number in the keeper; the others follow.
@@ -65,6 +68,27 @@ pub struct Program {
 pub struct Keeper {
     pub pid: i32,
     pub pidfd: PidFd,
+}
+
+/// A process that is killed, or stopped, is so after some milliseconds.
+const END_BOUND: Duration = Duration::from_secs(1);
+
+impl Keeper {
+    /// Kills a keeper and what it started. It is stopped before, so that it starts nobody meanwhile.
+    pub fn end(&self) -> io::Result<()> {
+        let deadline = Instant::now() + END_BOUND;
+        self.pidfd.signal(Signal::STOP)?;
+        let runs = || process::start_time(self.pid).map(|start| process::life(self.pid, start));
+        while runs() == Some(Life::Alive) && Instant::now() < deadline {
+            pause_for(Duration::from_millis(1));
+        }
+        for child in process::children(self.pid)? {
+            child.signal(Signal::KILL)?;
+            child.wait_exit(END_BOUND)?;
+        }
+        self.pidfd.signal(Signal::KILL)?;
+        self.pidfd.wait_exit(END_BOUND).map(drop)
+    }
 }
 
 /// A launch in the making.

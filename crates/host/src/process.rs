@@ -76,9 +76,18 @@ pub fn run_time(pid: i32) -> Option<Duration> {
     times.reduce(Duration::saturating_add)
 }
 
+/// Takes hold of the living children of a process, which cannot collect them meanwhile: it is stopped.
+pub fn children(parent: i32) -> io::Result<Vec<PidFd>> {
+    let names = fs::read_dir("/proc")?.flatten();
+    let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let children = numbers.filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == parent));
+    children.filter_map(|pid| PidFd::open_number(pid).transpose()).collect()
+}
+
 /// A line of /proc/PID/stat.
 pub(crate) struct Stat {
     state: u8,
+    parent: i32,
     /// include/linux/sched.h, `PF_*`.
     flags: u64,
     processor_ticks: u64,
@@ -112,14 +121,15 @@ pub(crate) fn parse_stat(line: &[u8]) -> Option<Stat> {
     let end = line.iter().rposition(|byte| *byte == b')')?;
     let mut fields = std::str::from_utf8(line.get(end + 2..)?).ok()?.split(' ');
     let state = *fields.next()?.as_bytes().first()?;
-    // Fields of proc(5): 9, flags; 14 and 15, utime and stime; 20, num_threads; 22, starttime. The state was field 3.
-    let flags = fields.nth(5)?.parse().ok()?;
+    // Fields of proc(5): 4, ppid; 9, flags; 14 and 15, utime and stime; 20, num_threads; 22, starttime. The state was field 3.
+    let parent = fields.next()?.parse().ok()?;
+    let flags = fields.nth(4)?.parse().ok()?;
     let user: u64 = fields.nth(4)?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     let threads = fields.nth(4)?.parse().ok()?;
     let start_time = fields.nth(1)?.parse().ok()?;
     let processor_ticks = user.saturating_add(system);
-    Some(Stat { state, flags, processor_ticks, threads, start_time })
+    Some(Stat { state, parent, flags, processor_ticks, threads, start_time })
 }
 
 /// A hold on one process, whatever becomes of its number.

@@ -215,16 +215,7 @@ impl<'a> Runner<'a> {
         self.ask(&Request::Detach { guest, port }, &[])?;
         if self.wanted().is_some_and(|wanted| wanted.ports.is_empty()) {
             self.wait_until_gone();
-            wire::end_nat(self.host, &self.switch);
-            for name in [
-                switch_folder::CONTROL,
-                switch_folder::STATUS,
-                switch_folder::PORTS,
-                switch_folder::WIRE,
-            ] {
-                let path = self.folder.join(name);
-                removal::file(&path).map_err(Refusal::file("remove", path))?;
-            }
+            self.clear_away()?;
         }
         Ok(())
     }
@@ -341,8 +332,29 @@ impl<'a> Runner<'a> {
         launch.app_once_fd(theirs, fds::READY);
         let _lodging = self.host.lodging();
         lift_limits();
-        launch.spawn(&keeper).map_err(|source| self.not_kept(source))?;
-        self.wait_until_ready(ready)
+        let keeper = launch.spawn(&keeper).map_err(|source| self.not_kept(source))?;
+        let is_up = self.wait_until_ready(ready);
+        if is_up.is_err() && wanted.ports.is_empty() {
+            // No guest waits for it to come up late, and the next start tries anew.
+            let _ = keeper.end();
+            let _ = self.clear_away();
+        }
+        is_up
+    }
+
+    /// Removes what a process that has ended leaves.
+    fn clear_away(&self) -> Result<(), Refusal> {
+        wire::end_nat(self.host, &self.switch);
+        for name in [
+            switch_folder::CONTROL,
+            switch_folder::STATUS,
+            switch_folder::PORTS,
+            switch_folder::WIRE,
+        ] {
+            let path = self.folder.join(name);
+            removal::file(&path).map_err(Refusal::file("remove", path))?;
+        }
+        Ok(())
     }
 
     fn not_kept(&self, source: LaunchError) -> Refusal {

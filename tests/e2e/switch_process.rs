@@ -1,0 +1,210 @@
+//! The process of a virtual switch at its limits: one that does not come up, and one with more than a hundred ports. The test
+//! speaks for the guests.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hpvm_netlab::{Card, apart};
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, program};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::guest_processes::process;
+use crate::networks::SOUND;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_start_is_refused_whose_switch_does_not_come_up,
+    a_hundred_ports_outlive_their_process,
+];
+
+const BOUND: Duration = Duration::from_secs(20);
+/// The switch's process has two seconds; the rest is the command's own.
+const REFUSED_WITHIN: Duration = Duration::from_secs(4);
+/// A process that was killed, with all its ports.
+const BACK_WITHIN: Duration = Duration::from_secs(2);
+const GUESTS: usize = 7;
+const NICS: usize = 16;
+/// Of a guest's NICs the last are `avio_lan`.
+const LAN_NICS: usize = 14;
+/// Less than a hundred ports need.
+const FEW_DESCRIPTORS: &str = "--nofile=64:4096";
+
+/// Whether it never answers or ends again and again: the start names the switch, and leaves nothing behind.
+fn a_start_is_refused_whose_switch_does_not_come_up() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.install();
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    host.ok(&["hpvmcreate", "-P", "one", "-r", "64M", "-a", "network:lan::vswitch:sw1"]);
+    let place = host.path("opt/hpvm/lbin/hpvmnetd");
+    let good = host.path("opt/hpvm/lbin/hpvmnetd.good");
+    fs::rename(&place, &good).expect("put aside");
+    for bad in ["exec sleep 1000", "exit 3"] {
+        fs::write(&place, format!("#!/bin/sh\n{bad}\n")).expect("written");
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("it may be run");
+        let began = Instant::now();
+        let refusal = host.refused(&["hpvmstart", "-P", "one"]);
+        let took = began.elapsed();
+        println!("{bad}: refused after {took:?}: {refusal}");
+        assert!(refusal.contains("virtual switch 'sw1'"), "{refusal}");
+        assert!(took < REFUSED_WITHIN, "{took:?}");
+        assert_eq!(host.state("one"), "Off");
+        wait_until(BOUND, "nothing runs", || host.processes().is_empty());
+        assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+    }
+    fs::rename(&good, &place).expect("put back");
+    host.ok(&["hpvmstart", "-P", "one"]);
+    host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+}
+
+fn a_hundred_ports_outlive_their_process() {
+    apart(hundred_ports);
+}
+
+fn hundred_ports() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    for guest in 1..=GUESTS {
+        let nics: Vec<String> = (0..NICS)
+            .map(|nic| {
+                let kind = if nic < LAN_NICS { "lan" } else { "avio_lan" };
+                format!("network:{kind}:{},{}:vswitch:sw1", slot(nic), mac_text(guest, nic))
+            })
+            .collect();
+        let name = format!("guest{guest}");
+        let mut line = vec!["hpvmcreate", "-P", &name, "-r", "64M"];
+        line.extend(nics.iter().flat_map(|nic| ["-a", nic]));
+        host.ok(&line);
+    }
+    start_with_few_descriptors(&host, "guest1");
+    for guest in 2..=GUESTS {
+        host.ok(&["hpvmstart", "-P", &format!("guest{guest}")]);
+    }
+    let mut speakers: Vec<Speaker> = (1..=GUESTS)
+        .flat_map(|guest| (0..NICS).map(move |nic| (guest, nic)))
+        .map(|(guest, nic)| Speaker::new(&host, guest, nic))
+        .collect();
+    all_are_heard(&mut speakers);
+    all_are_shown(&host);
+
+    process(&host, "hpvmnetd").expect("the switch runs").kill();
+    let killed = Instant::now();
+    for speaker in &mut speakers {
+        wait_until(BOUND, "the port is served again", || speaker.connect_again());
+    }
+    all_are_heard(&mut speakers);
+    let back = killed.elapsed();
+    println!("{} ports are back {back:?} after the kill", speakers.len());
+    assert!(back < BACK_WITHIN, "{back:?}");
+    all_are_shown(&host);
+    for guest in 1..=GUESTS {
+        host.ok(&["hpvmstop", "-P", &format!("guest{guest}"), "-h", "-F"]);
+    }
+    wait_until(BOUND, "nothing runs", || host.processes().is_empty());
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+}
+
+/// The guest's start starts the switch's process too.
+fn start_with_few_descriptors(host: &VmHost, guest: &str) {
+    let link = host.path("hpvmstart");
+    symlink(program("hpvm"), &link).expect("a link");
+    let mut command = Command::new("prlimit");
+    command.arg(FEW_DESCRIPTORS).arg(&link).args(["-P", guest]).env("HPVM_ROOT", host.root());
+    let outcome = Outcome::of("hpvmstart with few descriptors", command, b"");
+    assert!(outcome.status.success(), "{outcome}");
+}
+
+/// Each says something to all, and the last one hears it.
+fn all_are_heard(speakers: &mut [Speaker]) {
+    let (last, others) = speakers.split_last_mut().expect("some");
+    for speaker in others {
+        let sent = speaker.frame();
+        speaker.send(&sent);
+        last.hear(&sent);
+    }
+}
+
+/// What the process publishes once a second tells of each port that it is served.
+fn all_are_shown(host: &VmHost) {
+    wait_until(BOUND, "each port is shown as served", || {
+        let shown = host.ok(&["hpvmnet", "-S", "sw1"]);
+        let rows = shown.lines().filter(|line| line.starts_with(char::is_numeric));
+        rows.filter(|line| line.contains(" Active ")).count() == GUESTS * NICS
+    });
+}
+
+/// Some of bus 0 are kept.
+fn slot(nic: usize) -> String {
+    format!("{},{}", 1 + nic / 8, nic % 8)
+}
+
+fn mac_text(guest: usize, nic: usize) -> String {
+    format!("0x56a10000{guest:02x}{nic:02x}")
+}
+
+struct Speaker {
+    place: PathBuf,
+    mac: [u8; 6],
+    line: Line,
+}
+
+enum Line {
+    Lan(UnixStream),
+    Avio(Box<Card>),
+}
+
+impl Speaker {
+    fn new(host: &VmHost, guest: usize, nic: usize) -> Speaker {
+        let place = host.run_dir(guest as u32).join("net").join(slot(nic).replace(',', "-"));
+        let line = if nic < LAN_NICS {
+            Line::Lan(UnixStream::connect(&place).expect("the port listens"))
+        } else {
+            Line::Avio(Box::new(Card::plug_in(&place).expect("the switch agrees")))
+        };
+        Speaker { place, mac: [0x56, 0xa1, 0, 0, guest as u8, nic as u8], line }
+    }
+
+    /// Whether there was somebody to connect to. The keeper holds the socket: who waits there is served by the next process.
+    fn connect_again(&mut self) -> bool {
+        match &mut self.line {
+            Line::Lan(stream) => {
+                UnixStream::connect(&self.place).map(|anew| *stream = anew).is_ok()
+            }
+            Line::Avio(card) => card.plug_in_again().is_ok(),
+        }
+    }
+
+    fn frame(&self) -> Vec<u8> {
+        let mut frame = vec![0xff; 6];
+        frame.extend(self.mac);
+        frame.extend([0x88, 0xb5]);
+        frame.resize(60, 0);
+        frame
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        match &mut self.line {
+            Line::Lan(stream) => {
+                let length = (frame.len() as u32).to_be_bytes();
+                stream.write_all(&[&length, frame].concat()).expect("the switch reads");
+            }
+            Line::Avio(card) => card.send(frame),
+        }
+    }
+
+    /// Waits for this frame; the last of the speakers is an `avio_lan` NIC.
+    fn hear(&mut self, wanted: &[u8]) {
+        let Line::Avio(card) = &mut self.line else { panic!("a card") };
+        let deadline = Instant::now() + BOUND;
+        while card.receive().as_deref() != Some(wanted) {
+            card.wait(Duration::from_millis(50));
+            assert!(Instant::now() < deadline, "not heard");
+        }
+    }
+}
