@@ -1,6 +1,6 @@
 //! MAC addresses of guests that somebody on the LAN has already, on networks of the tests' own.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use hpvm_host::nic;
 use hpvm_netlab::{Station, apart, pair};
 use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
@@ -19,6 +20,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_address_of_a_station_is_refused,
     a_made_address_that_somebody_has_is_made_anew,
     a_lan_that_answers_for_all_is_told,
+    so_many_frames_ask_as_were_wanted,
 ];
 
 const STATION: &str = "network:lan:0,1,0x56a1b2c3d4e5:vswitch:sw1";
@@ -110,9 +112,39 @@ fn answers_for_all() {
     assert_eq!(answering.asked().len(), asked, "nobody is asked any more");
 }
 
+fn so_many_frames_ask_as_were_wanted() {
+    apart(many_frames);
+}
+
+/// `HPVMACADDRFRAMES` as it is seen on the wire, where nobody answers.
+fn many_frames() {
+    let mut host = VmHost::new(Engine::Fake);
+    pair("lan0", "far0");
+    host.ok(&["hpvmnet", "-c", "-S", "sw1", "-n", "lan0"]);
+    let listening = Answering::start("far0", |_| false);
+    let create = |host: &VmHost, number: u8| {
+        let nic = format!("network:lan:0,1,0x56a10000000{number}:vswitch:sw1");
+        host.ok(&["hpvmcreate", "-P", &format!("guest{number}"), "-a", &nic]);
+    };
+    // Three if nobody says.
+    create(&host, 3);
+    for number in [0, 1, 5] {
+        host.set("HPVMACADDRFRAMES", &number.to_string());
+        create(&host, number);
+    }
+    let asked = || {
+        let asked = listening.asked();
+        [0, 1, 3, 5].map(|number| asked.get(&[0x56, 0xa1, 0, 0, 0, number]).copied().unwrap_or(0))
+    };
+    wait_until(Duration::from_secs(10), "all frames are seen", || asked() == [0, 1, 3, 5]);
+}
+
+/// The addresses that frames were sent to, and how many TEST commands (IEEE 802.2, 5.4.1.2.2) were among them: one a round.
+type Asked = Arc<Mutex<BTreeMap<[u8; 6], u32>>>;
+
 /// Somebody at an interface who has addresses: a frame to one of them comes back as it was, from there.
 struct Answering {
-    asked: Arc<Mutex<BTreeSet<[u8; 6]>>>,
+    asked: Asked,
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -121,7 +153,7 @@ impl Answering {
     fn start(interface: &str, mut has: impl FnMut([u8; 6]) -> bool + Send + 'static) -> Answering {
         let nic = nic::named(interface).expect("told").expect("it is there");
         let socket = nic::wire::packets(&nic).expect("root may");
-        let (asked, ended) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (asked, ended) = (Asked::default(), Arc::new(AtomicBool::new(false)));
         let thread = thread::spawn({
             let (asked, ended) = (Arc::clone(&asked), Arc::clone(&ended));
             move || {
@@ -133,18 +165,15 @@ impl Answering {
         Answering { asked, ended, thread: Some(thread) }
     }
 
-    /// The addresses that frames were sent to.
-    fn asked(&self) -> BTreeSet<[u8; 6]> {
+    fn asked(&self) -> BTreeMap<[u8; 6], u32> {
         self.asked.lock().expect("sound").clone()
     }
 }
 
-fn answer(
-    socket: &OwnedFd,
-    has: &mut dyn FnMut([u8; 6]) -> bool,
-    asked: &Mutex<BTreeSet<[u8; 6]>>,
-) {
+fn answer(socket: &OwnedFd, has: &mut dyn FnMut([u8; 6]) -> bool, asked: &Asked) {
     const HEADER_BYTES: usize = 10;
+    /// Where Ethernet has a length, and of what an address is sent only such a command has this one.
+    const TEST_LENGTH: [u8; 2] = [0, 3];
     let nap = Timespec::try_from(Duration::from_millis(10)).expect("a time");
     let fd = PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN);
     poll(&mut [fd], Some(&nap)).expect("polled");
@@ -155,7 +184,8 @@ fn answer(
         // To a group.
         return;
     }
-    asked.lock().expect("sound").insert(to);
+    let is_test = frame[HEADER_BYTES + 12..HEADER_BYTES + 14] == TEST_LENGTH;
+    *asked.lock().expect("sound").entry(to).or_default() += u32::from(is_test);
     if has(to) {
         for at in HEADER_BYTES..HEADER_BYTES + 6 {
             frame.swap(at, at + 6);

@@ -181,7 +181,7 @@ pub(crate) fn many() {
         let wanted = if at % 8 == 0 { Verdict::InUse } else { Verdict::Free };
         assert_eq!(*verdict, wanted, "question {at}");
     }
-    // One at a time they would take almost ten seconds.
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // One at a time they would take almost ten seconds. A machine that has much else to do gets four times as long.
+    assert!(took < 4 * probe::DEADLINE, "{took:?}");
     drop(stations);
 }

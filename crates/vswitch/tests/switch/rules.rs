@@ -91,6 +91,44 @@ fn no_vlan_hides_behind_a_priority() {
     assert_eq!(net.counters(1).discards.vlan, 3);
 }
 
+/// A tag of another kind is a part of what a frame carries, for a port as for a bridge of customers' VLANs (IEEE 802.1Q, 6.9):
+/// the frame is in the port's VLAN, and has that one's tag before its own where tags are.
+#[test]
+fn a_tag_of_another_kind_is_no_vlan() {
+    let net = Net::new();
+    let far = Datagrams::attach(&net);
+    let mut none = net.avio(1, open_rules(), Driver::LINUX);
+    let mut ten = net.avio(2, untagged(10), Driver::LINUX);
+    let mut also_ten = net.vio(3, untagged(10));
+    let mut twenty = net.avio(4, untagged(20), Driver::LINUX);
+    let trunk = vlan(PortVlan::Trunk("10,20".parse().expect("a list")));
+    let mut trunk = net.avio(5, trunk, Driver::LINUX);
+    for kind in [0x88a8u16, 0x9100] {
+        let carries = |from: u16| {
+            let mut frame = tagged(&frame(BROADCAST, mac(from), 60, 1), 20);
+            frame[12..14].copy_from_slice(&kind.to_be_bytes());
+            frame
+        };
+        ten.send(&carries(2));
+        assert_eq!(also_ten.receive(), carries(2));
+        assert_eq!(trunk.receive().frame, tagged(&carries(2), 10));
+        assert_eq!(from_wire(&far).1, tagged(&carries(2), 10));
+        let outside = frame(BROADCAST, [2, 8, 8, 8, 8, 8], 60, 2);
+        none.send(&carries(1));
+        assert_eq!(from_wire(&far).1, carries(1));
+        // Without a tag of its own kind a trunk carries nothing.
+        trunk.send(&carries(5));
+        trunk.send(&tagged(&carries(5), 10));
+        assert_eq!(ten.receive().frame, carries(5));
+        assert_eq!(also_ten.receive(), carries(5));
+        assert_eq!(from_wire(&far).1, tagged(&carries(5), 10));
+        to_wire(&far, &tagged(&outside, 20));
+        assert_eq!(twenty.receive().frame, outside, "nobody else's came before");
+        assert_eq!(trunk.receive().frame, tagged(&outside, 20));
+    }
+    assert_eq!(net.counters(5).discards.vlan, 2);
+}
+
 /// Settles 112: isolated ports never hear each other, whatever kind they are and to whom a frame is, and hear everybody else.
 #[test]
 fn isolated_ports_have_the_wire_and_the_others() {
