@@ -99,8 +99,10 @@ impl Hub {
     /// Sends bytes as they are. A connection that is gone takes them all.
     pub fn send_raw(&self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let Line::Stream(stream, _) = &mut self.0.borrow_mut().line else { return };
-            let written = stream.write(bytes);
+            let written = match &mut self.0.borrow_mut().line {
+                Line::Stream(stream, _) => stream.write(bytes),
+                Line::Card(_) => return,
+            };
             match written {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
