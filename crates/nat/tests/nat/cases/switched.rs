@@ -1,20 +1,20 @@
-//! Behind a whole switch: emulated cards at its ports, `hpvmnat` as its wire.
+//! Behind a whole switch: cards of both kinds at its ports, `hpvmnat` as its wire.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SwitchState};
 use hpvm_nat::Settings;
-use hpvm_netlab::{FAR, Guest, Hub, mac};
+use hpvm_netlab::{Card, FAR, Guest, Hub, mac};
 use hpvm_vswitch::{Clock, GuestMemory, Options, PortOptions, Switch, WireOptions};
 
 use crate::nat::Nat;
 use crate::world::echo_server;
 
-fn plug_in(switch: &Switch, folder: &tempfile::TempDir, number: u8) -> Guest {
+fn plug_in(switch: &Switch, folder: &tempfile::TempDir, number: u8, kind: NicKind) -> Guest {
     let place = folder.path().join(number.to_string());
     let port = PortOptions {
-        kind: NicKind::Lan,
+        kind,
         listener: UnixListener::bind(&place).expect("a socket"),
         mac: MacAddress::new(mac(number).0),
         features: None,
@@ -22,7 +22,11 @@ fn plug_in(switch: &Switch, folder: &tempfile::TempDir, number: u8) -> Guest {
         rules: PortRules::default(),
     };
     switch.add_port(PortNumber::new(u16::from(number)).expect("a port"), port).expect("a port");
-    Guest::new(&Hub::new(UnixStream::connect(place).expect("the port listens")), number)
+    let hub = match kind {
+        NicKind::Lan => Hub::new(UnixStream::connect(place).expect("the port listens")),
+        NicKind::AvioLan => Hub::of_card(Card::plug_in(&place).expect("the switch agrees")),
+    };
+    Guest::new(&hub, number)
 }
 
 pub(crate) fn guests() {
@@ -31,8 +35,8 @@ pub(crate) fn guests() {
     let options = Options { name: "sw".into(), state: SwitchState::Up, clock: Clock::Monotonic };
     let (switch, _events) = Switch::start(options).expect("a switch");
     switch.attach_wire(WireOptions::Stream(nat.connect())).expect("a wire");
-    let mut one = plug_in(&switch, &folder, 1);
-    let mut other = plug_in(&switch, &folder, 2);
+    let mut one = plug_in(&switch, &folder, 1, NicKind::Lan);
+    let mut other = plug_in(&switch, &folder, 2, NicKind::AvioLan);
     assert_eq!(one.boot().address, Ipv4Addr::new(10, 0, 2, 15));
     assert_eq!(other.boot().address, Ipv4Addr::new(10, 0, 2, 16));
     let server = echo_server(FAR);
