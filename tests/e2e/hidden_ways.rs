@@ -1,5 +1,5 @@
 //! The ways to what is restricted that a path does not show: a loop device over a file, a folder or a file that is mounted
-//! once more, another name of a file. What is given away on purpose is given in fact, though the VM Host has it.
+//! once more, what another process has, another name of a file. What is given away on purpose is given in fact, though the VM Host has it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_loop_device_on_the_hosts_own_files_is_the_hosts,
     a_folder_with_a_file_under_a_loop_device_is_in_use,
     what_is_mounted_once_more_is_restricted_as_before,
+    what_another_process_leads_to_is_restricted_or_refused,
     another_name_of_a_file_is_warned_of,
     what_is_given_away_is_given_though_the_host_has_it,
 ];
@@ -198,6 +199,57 @@ fn what_is_mounted_once_more_is_restricted_as_before() {
     assert!(made.status.success(), "{made}");
 }
 
+/// The text of a link in /proc says where its process is, not where we are.
+fn what_another_process_leads_to_is_restricted_or_refused() {
+    let (host, file) = with_kept_folder();
+    with_running_guest(&host);
+    fs::create_dir(host.path("seen")).expect("a folder");
+    // What the text leads to here is another file, which guests may have.
+    let decoy = host.disk("seen/disk.img", 1 << 20);
+    let (deep, seen) = (host.path("kept/deep"), host.path("seen"));
+    let process = Mounted::after(&format!(
+        "mount --bind {} {} && cd {1} && exec 3<disk.img",
+        deep.display(),
+        seen.display()
+    ));
+    let links = PathBuf::from(format!("/proc/{}", process.0.id()));
+    let by_root = links.join("root").join(decoy.strip_prefix("/").expect("below /"));
+    let link = host.path("link.img");
+    std::os::unix::fs::symlink(links.join("cwd/disk.img"), &link).expect("a link");
+    let why = "leads where only another process, or an open descriptor, leads";
+    for path in [&by_root, &links.join("cwd/disk.img"), &links.join("fd/3"), &link] {
+        assert_kept(&host, &format!("disk:avio_stor::file:{}", path.display()), why);
+        let said = refused(&host, &["hpvmdevmgmt", "-a", &entry("gdev", path)]);
+        assert!(said.contains(why), "{said}");
+    }
+    let node = format!("disk:avio_stor::disk:/proc/{}/root/dev/null", process.0.id());
+    assert!(refused(&host, &["hpvmcreate", "-P", "new", "-a", &node]).contains("storage type"));
+    let folder = format!("dvd:scsi::null:{}", links.join("cwd").display());
+    assert_kept(&host, &folder, why);
+    let made = links.join("cwd/new.img").display().to_string();
+    assert!(refused(&host, &["hpvmdevmgmt", "-S", "1M", &made]).contains(why));
+    let copy = format!("disk:avio_stor:0,0,0:file:{made}");
+    let own = format!("disk:avio_stor:0,0,0:file:{}", decoy.display());
+    host.ok(&["hpvmcreate", "-P", "source", "-r", "64M", "-a", &own]);
+    let said = refused(&host, &["hpvmclone", "-P", "source", "-N", "new", "-b", &copy]);
+    assert!(said.contains(why), "{said}");
+    assert_eq!(fs::read_dir(&deep).expect("a folder").count(), 1, "nothing was made there");
+
+    // A process that is where we are leads where its links' texts say.
+    let below = format!("rdev:{} restricts what lies below it", host.path("kept").display());
+    let own_root = format!("/proc/self/root{}", file.display());
+    assert_kept(&host, &format!("disk:avio_stor::file:{own_root}"), &below);
+    let open = |path: &Path, then: &str| {
+        let line = "hpvmcreate -P new -F -a disk:avio_stor::file:/proc/self/fd/3";
+        typed(&host, &format!("exec 3<>{}; {then} exec {line}", path.display()))
+    };
+    assert!(refused_by(|| open(&file, "")).contains(&below));
+    let gone = host.disk("gone.img", 1 << 20);
+    assert!(refused_by(|| open(&gone, &format!("rm {};", gone.display()))).contains(why));
+    let single = format!("/proc/self/root{}", host.disk("single.img", 1 << 20).display());
+    host.ok(&["hpvmcreate", "-P", "new", "-a", &format!("disk:avio_stor::file:{single}")]);
+}
+
 /// Which names a file has only the whole file system tells; the command for that is part of the warning.
 fn another_name_of_a_file_is_warned_of() {
     let (host, file) = with_kept_folder();
@@ -225,14 +277,18 @@ fn another_name_of_a_file_is_warned_of() {
     assert!(made.status.success() && made.stderr.is_empty(), "{made}");
 }
 
-/// A process that has a device mounted, in a namespace of its own, until its standard input ends.
+/// A process with mounts of its own, until its standard input ends.
 struct Mounted(Child);
 
 impl Mounted {
     fn by_others(device: &str, at: &Path) -> Mounted {
-        let mount = format!("mount {device} {} && echo mounted && exec cat", at.display());
+        Mounted::after(&format!("mount {device} {}", at.display()))
+    }
+
+    /// When these shell commands have ended, whose folder and descriptors it keeps.
+    fn after(commands: &str) -> Mounted {
         let mut process = Command::new("unshare")
-            .args(["--mount", "sh", "-c", &mount])
+            .args(["--mount", "sh", "-c", &format!("{commands} && echo mounted && exec cat")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -212,6 +212,8 @@ pub enum Restriction {
     HostFolder { folder: String },
     /// hpvmhostrdev read on it that something else owns it.
     Signature { name: String, reason: String },
+    /// Its path leads through what another process has, so nobody knows below which folders it lies.
+    Hidden,
     /// An entry with ALLOW=GUEST says that guests may have it, whatever else is true of it.
     Lifted { name: String },
 }
@@ -227,6 +229,7 @@ impl Restriction {
             Restriction::HostFolder { folder } => {
                 format!("{folder} is a folder of this VM Host itself")
             }
+            Restriction::Hidden => "its path leads where only another process, or an open descriptor, leads (a link of /proc such as root, cwd or fd/3); name it by a path of this VM Host".into(),
             Restriction::Signature { name, reason } => format!(
                 "{reason}, as hpvmhostrdev read when no guest had it; if that is of no use any more, `hpvmdevmgmt -d rdev:{name}` lifts it"
             ),

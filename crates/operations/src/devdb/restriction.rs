@@ -7,9 +7,13 @@ use hpvm_registry::Entry;
 
 use super::presets::Presets;
 use super::trail::{Names, Spot, Trail};
+use crate::stores::way::Sight;
 
 /// `entries` are rdev entries that the trail's keys found, and no hints that are wrong by now.
 pub(crate) fn restriction(trail: &Trail, entries: &[Entry], presets: &Presets) -> Restriction {
+    if trail.sight == Sight::Hidden {
+        return Restriction::Hidden;
+    }
     let decisive: Vec<&Entry> = entries.iter().filter(|entry| is_decisive(entry)).collect();
     let among = |names: &Names| {
         let mut found = decisive.iter().filter(|entry| names.have(entry)).peekable();
@@ -188,6 +192,7 @@ mod tests {
             }],
             names: 1,
             elsewhere: Vec::new(),
+            sight: Sight::Seen,
         };
         let trail = Trail { elsewhere: vec![other], ..file() };
         let presets = presets();
@@ -200,6 +205,15 @@ mod tests {
         let itself = allowing(entry("/a/b/disk"));
         let lifted = Restriction::Lifted { name: "/a/b/disk".into() };
         assert_eq!(of(&[entry("/c"), itself]), lifted, "what is said of it itself is nearer");
+    }
+
+    /// Nobody knows which folders ALLOW=GUEST would be said of.
+    #[test]
+    fn what_is_hidden_is_given_by_no_entry() {
+        let trail = Trail { sight: Sight::Hidden, ..file() };
+        for entries in [&[][..], &[allowing(entry("/a"))], &[allowing(entry("/a/b/disk"))]] {
+            assert_eq!(restriction(&trail, entries, &presets()), Restriction::Hidden);
+        }
     }
 
     #[test]

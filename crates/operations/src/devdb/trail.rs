@@ -10,7 +10,7 @@ use hpvm_registry::{Entry, Keys};
 
 use crate::stores::Stores;
 pub(crate) use crate::stores::way::Spot;
-use crate::stores::way::{Way, Ways};
+use crate::stores::way::{Sight, Way, Ways};
 
 /// Names of one block device or of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub(crate) struct Trail {
     pub(crate) elsewhere: Vec<Way>,
     /// A file that has more names than the one by which it was found: the store, or what lies under it.
     pub(crate) namesakes: Option<Namesakes>,
+    /// Whether all that could forbid it is seen.
+    pub(crate) sight: Sight,
     /// Of a block device.
     pub(crate) identity: Option<StoreIdentity>,
 }
@@ -83,12 +85,13 @@ impl Trail {
 
     fn along(way: Way) -> Trail {
         let namesakes = Namesakes::of(&way);
-        let Way { real, spots: way, elsewhere, .. } = way;
+        let Way { real, spots: way, elsewhere, sight, .. } = way;
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let others = elsewhere.iter().map(|way| text(&way.real));
         let paths = others.chain([text(&real)]).collect();
         let own = Names { paths, ..Names::default() };
-        Trail { real_path: text(&real), own, way, elsewhere, namesakes, ..Trail::default() }
+        let real_path = text(&real);
+        Trail { real_path, own, way, elsewhere, namesakes, sight, ..Trail::default() }
     }
 
     fn relations(&mut self, store: Store, stores: &Stores) {

@@ -27,12 +27,23 @@ pub(crate) struct Way {
     pub(crate) names: u32,
     /// The ways to it by other mounts of its file system. What lies on the root's own mount is looked for on no other.
     pub(crate) elsewhere: Vec<Way>,
+    pub(crate) sight: Sight,
+}
+
+/// Whether the folders above something are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sight {
+    #[default]
+    Seen,
+    /// It is reached through what another process has, by a link of /proc (`root`, `cwd`, `fd/N`), and by no path of our own.
+    Hidden,
 }
 
 impl Way {
     /// `None`: it leads nowhere.
     pub(crate) fn to(path: &Path) -> Option<Way> {
-        let real = fs::canonicalize(path).ok()?;
+        let real = fs::canonicalize(path).ok().filter(|real| is_same(path, real));
+        let Some(real) = real else { return Way::hidden(path) };
         let (mut way, mounts) = Way::along(real);
         if let (Some(own), Some(root)) = (mounts.first(), mounts.last())
             && own != root
@@ -43,6 +54,14 @@ impl Way {
         Some(way)
     }
 
+    /// The kernel goes on from such a link where the other process is, and what the link's text says may be another thing here:
+    /// only the thing itself is known, where there is one.
+    fn hidden(path: &Path) -> Option<Way> {
+        let spots = vec![spot(path, &status(path)?)];
+        let real = path.to_owned();
+        Some(Way { real, spots, names: 1, elsewhere: Vec::new(), sight: Sight::Hidden })
+    }
+
     /// Along a path without links; the numbers of the mounts on it.
     fn along(real: PathBuf) -> (Way, Vec<u64>) {
         let seen = |path: &Path| Some((path.to_owned(), status(path)?));
@@ -51,7 +70,7 @@ impl Way {
         let itself = seen.first().filter(|(path, status)| *path == real && is_file(status));
         let names = itself.map_or(1, |(_, status)| status.stx_nlink);
         let spots = seen.iter().map(|(path, status)| spot(path, status)).collect();
-        (Way { real, spots, names, elsewhere: Vec::new() }, mounts)
+        (Way { real, spots, names, elsewhere: Vec::new(), sight: Sight::Seen }, mounts)
     }
 
     /// The way and those elsewhere.
@@ -61,9 +80,9 @@ impl Way {
 
     /// The way on to a name in this folder, where nothing is yet.
     pub(crate) fn on_to(self, name: &OsStr) -> Way {
-        let Way { real, spots, names: _, elsewhere } = self;
+        let Way { real, spots, names: _, elsewhere, sight } = self;
         let elsewhere = elsewhere.into_iter().map(|way| way.on_to(name)).collect();
-        Way { real: real.join(name), spots, names: 1, elsewhere }
+        Way { real: real.join(name), spots, names: 1, elsewhere, sight }
     }
 }
 
@@ -83,6 +102,12 @@ impl Ways {
 /// The folder that the name of a path lies in.
 pub(crate) fn folder(path: &str) -> Option<&str> {
     Path::new(path).parent()?.to_str()
+}
+
+/// Whether the kernel finds at a path what it finds where the texts of its links lead.
+fn is_same(path: &Path, real: &Path) -> bool {
+    let found = |path| status(path).map(|status| (identity(&status), mount(&status)));
+    path == real || found(path) == found(real)
 }
 
 fn spot(path: &Path, status: &Statx) -> Spot {
