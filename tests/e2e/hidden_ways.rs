@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_folder_with_a_file_under_a_loop_device_is_in_use,
     what_is_mounted_once_more_is_restricted_as_before,
     what_another_process_leads_to_is_restricted_or_refused,
+    what_the_host_mounts_on_demand_is_the_hosts,
     another_name_of_a_file_is_warned_of,
     what_is_given_away_is_given_though_the_host_has_it,
 ];
@@ -248,6 +249,41 @@ fn what_another_process_leads_to_is_restricted_or_refused() {
     assert!(refused_by(|| open(&gone, &format!("rm {};", gone.display()))).contains(why));
     let single = format!("/proc/self/root{}", host.disk("single.img", 1 << 20).display());
     host.ok(&["hpvmcreate", "-P", "new", "-a", &format!("disk:avio_stor::file:{single}")]);
+}
+
+/// Nobody mounts it now, and whoever does would find what a guest wrote.
+fn what_the_host_mounts_on_demand_is_the_hosts() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let device = LoopDevice::on(&host.disk("backup.img", 1 << 20), &[]);
+    let swap = host.disk("swap file", 1 << 20);
+    let free = host.disk("free.img", 1 << 20);
+    let root = host.root().display();
+    fs::write(
+        host.path("fstab"),
+        format!(
+            "# LABEL=x {root}\n{} /backup ext4 noauto 0 0\n{root}/swap\\040file none swap sw 0 0\n",
+            device.0
+        ),
+    )
+    .expect("a table");
+    let mounts = format!("mount --bind {root}/fstab /etc/fstab");
+    let swap = format!("\"disk:avio_stor::file:{}\"", swap.display());
+    let backup = "it is to be mounted at /backup, says /etc/fstab";
+    for (statement, why) in
+        [(&device.disk(), backup), (&swap, "it is to be swap space, says /etc/fstab")]
+    {
+        for command in ["hpvmcreate -P new", "hpvmmodify -P web"] {
+            let line = format!("{command} -F -a {statement}");
+            let said = refused_by(|| with_mounts(&host, &mounts, &line));
+            assert!(said.contains("is in use by this VM Host") && said.contains(why), "{said}");
+        }
+    }
+    let listed = with_mounts(&host, &mounts, "hpvm hostrdev --dry-run --update");
+    assert!(listed.stdout.contains(&format!("+ rdev:{}: {backup}", device.0)), "{listed}");
+    let line = format!("hpvmcreate -P new -a disk:avio_stor::file:{}", free.display());
+    let made = with_mounts(&host, &mounts, &line);
+    assert!(made.status.success(), "{made}");
 }
 
 /// Which names a file has only the whole file system tells; the command for that is part of the warning.

@@ -19,10 +19,13 @@
 //! ABI/testing/sysfs-block and sysfs-block-device, ABI/testing/sysfs-block-dm (`dm/name`, `dm/uuid`), ABI/testing/sysfs-dev
 //! (`/sys/dev/block/MAJOR:MINOR`), ABI/testing/sysfs-block-loop (`loop/backing_file`), admin-guide/md.rst (`md/uuid`),
 //! filesystems/proc.rst section 3.5 (`mountinfo`), and where the ABI files say nothing the drivers: drivers/scsi/scsi_sysfs.c
-//! and drivers/nvme/host/sysfs.c (`wwid`, `serial`), fs/btrfs/sysfs.c (`/sys/fs/btrfs/UUID/devices`). Everything there may vanish while it is read, and is then passed over.
+//! and drivers/nvme/host/sysfs.c (`wwid`, `serial`), fs/btrfs/sysfs.c (`/sys/fs/btrfs/UUID/devices`). What is neither mounted
+//! nor swapped on now is in /etc/fstab (`fstab`), or has the type of what a machine boots from (`boot`). Everything there may vanish while it is read, and is then passed over.
 
+mod boot;
 mod device;
 mod elsewhere;
+mod fstab;
 mod keys;
 mod lead;
 mod lineage;
@@ -41,7 +44,9 @@ use std::path::{Path, PathBuf};
 
 use hpvm_model::FileIdentity;
 
+pub use boot::Boot;
 pub use device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Medium};
+pub use fstab::Purpose;
 pub use lead::{Character, FileLead, Lead, Store};
 pub use lineage::Lineage;
 pub use places::{Leads, Places};
@@ -58,6 +63,12 @@ pub struct Blocks {
     /// Members of btrfs file systems in use, with where they are mounted when it is known.
     btrfs: BTreeMap<DeviceNumber, Option<PathBuf>>,
     swap: BTreeSet<Store>,
+    /// What /etc/fstab names by a path that is the device's own.
+    expected: BTreeMap<Store, Purpose>,
+    /// What it names by what is written on the device.
+    labelled: BTreeMap<Store, Purpose>,
+    /// Partitions that machines are started from, of disks that the VM Host uses.
+    boot: BTreeMap<DeviceNumber, Boot>,
     /// The devices a known file's file system is on.
     files: BTreeMap<FileIdentity, Vec<DeviceNumber>>,
     /// Loop devices by what they are attached to.

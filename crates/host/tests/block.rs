@@ -507,6 +507,10 @@ fn a_recording_says_what_the_host_says() {
     tree.mount("loop0p1", "/mnt");
     tree.btrfs("u1", &["loop2"]);
     tree.swap("/dev/sda2");
+    tree.partition("sda", 7, "sda7");
+    tree.partition_type("sda7", "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
+    tree.partition("sdb", 8, "sdb8");
+    tree.expects("/dev/sdb8 /backup ext4 noauto 0 0");
     let folder = tempfile::tempdir().expect("a folder");
     let copy = folder.path().join("copy");
     hpvm_host::block::record::record(&tree.places(), &copy).expect("recorded");

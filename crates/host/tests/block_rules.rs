@@ -20,18 +20,21 @@ enum Made {
     Raid { over: BTreeSet<usize> },
 }
 
-/// A random host, and which of its devices are mounted.
+/// A random host, which of its devices are mounted, which are in /etc/fstab, and of which partitions a machine may start.
 #[derive(Clone, Debug)]
 struct Host {
     made: Vec<Made>,
     mounted: Vec<bool>,
+    expected: Vec<bool>,
+    boots: Vec<bool>,
 }
 
 fn host() -> impl Strategy<Value = Host> {
-    let one = (0_u8..3, any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_u8..5);
+    let one = (0_u8..3, any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_u8..10);
     prop::collection::vec(one, 1..9).prop_map(|drawn| {
-        let mut host = Host { made: Vec::new(), mounted: Vec::new() };
-        for (kind, first, second, mounted) in drawn {
+        let mut host =
+            Host { made: Vec::new(), mounted: Vec::new(), expected: Vec::new(), boots: Vec::new() };
+        for (kind, first, second, said) in drawn {
             let count = host.made.len();
             let made = match kind {
                 _ if count == 0 => Made::Disk,
@@ -43,8 +46,10 @@ fn host() -> impl Strategy<Value = Host> {
                 },
                 _ => Made::Raid { over: [first.index(count), second.index(count)].into() },
             };
+            host.boots.push(matches!(made, Made::Partition { .. }) && (2..6).contains(&said));
             host.made.push(made);
-            host.mounted.push(mounted == 0);
+            host.mounted.push(said == 0);
+            host.expected.push(said == 1);
         }
         host
     })
@@ -67,19 +72,47 @@ impl Host {
         all
     }
 
-    /// The rule: mounted, or something on it is, or something was made of it; and for a partition, its disk as a whole.
+    /// Mounted or to be mounted, or made of something.
+    fn counts(&self, device: usize) -> bool {
+        let is_kept = self.mounted[device] || self.expected[device];
+        is_kept || matches!(self.made[device], Made::Raid { .. })
+    }
+
+    fn on(&self, device: usize) -> impl Iterator<Item = usize> {
+        (0..self.made.len()).filter(move |on| self.all_under(*on).contains(&device))
+    }
+
+    /// The rule for what machines are started from: another partition of its disk, or what lies on it, counts.
+    fn boots_host(&self, device: usize) -> bool {
+        let Made::Partition { of } = self.made[device] else { return false };
+        let is_beside = |other: &usize| {
+            *other != device
+                && matches!(self.made[*other], Made::Partition { of: disk } if disk == of)
+        };
+        let mut beside = (0..self.made.len()).filter(is_beside);
+        self.boots[device]
+            && beside.any(|other| {
+                self.mounted[other]
+                    || self.expected[other]
+                    || self.on(other).any(|on| self.counts(on))
+            })
+    }
+
+    /// The rule: mounted or to be mounted, or something on it is, or something was made of it; and for a partition, its disk as
+    /// a whole. The host starts from it, or from something on it.
     fn is_used(&self, device: usize) -> bool {
-        let counts = |on: &usize| self.mounted[*on] || matches!(self.made[*on], Made::Raid { .. });
-        let on = (0..self.made.len()).filter(|on| self.all_under(*on).contains(&device));
         let whole = match self.made[device] {
             Made::Partition { of } => {
                 let held =
                     |on: usize| matches!(&self.made[on], Made::Raid { over } if over.contains(&of));
-                self.mounted[of] || (0..self.made.len()).any(held)
+                self.mounted[of] || self.expected[of] || (0..self.made.len()).any(held)
             }
             _ => false,
         };
-        self.mounted[device] || on.into_iter().any(|on| counts(&on)) || whole
+        let is_kept = |device: usize| {
+            self.mounted[device] || self.expected[device] || self.boots_host(device)
+        };
+        is_kept(device) || self.on(device).any(|on| self.counts(on) || is_kept(on)) || whole
     }
 
     fn tree(&self) -> Tree {
@@ -99,6 +132,12 @@ impl Host {
             }
             if self.mounted[number] {
                 tree.mount(&name(self, number), "/x");
+            }
+            if self.expected[number] {
+                tree.expects(&format!("/dev/{} /x ext4 noauto", name(self, number)));
+            }
+            if self.boots[number] {
+                tree.partition_type(&name(self, number), "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
             }
         }
         tree
@@ -155,6 +194,9 @@ fn varied() -> Tree {
     tree.mount("dm-2", "/");
     tree.mount("loop0", "/mnt");
     tree.swap("/dev/sdb1");
+    tree.expects("UUID=1 /boot/efi vfat noauto 0 0");
+    tree.expects("/image /mnt ext4 loop 0 0");
+    tree.partition_type("sda1", "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
     tree
 }
 

@@ -32,6 +32,11 @@ fn what_the_host_uses_is_listed_and_no_more() {
         assert_eq!(done.lines().any(|listed| listed.starts_with(&line)), used, "{device}: {done}");
     }
     assert!(done.contains("is swap space") && done.contains("is mounted at /"), "{done}");
+    let efi = "it is an EFI system partition of a disk that this VM Host uses";
+    assert!(done.lines().any(|line| line.starts_with("+ rdev:/dev/vda2: ") && line.contains(efi)));
+    // Where there is no udev the partition table says it.
+    let said = host.run("unshare --mount sh -c 'mount -t tmpfs none /run/udev; exec hpvmcreate -P other -a disk:avio_stor::disk:/dev/vda2' 2>&1");
+    assert!(said.status == 1 && said.output.contains(efi), "{}", said.output);
     host.ok("hpvmmodify -P g -l changed 2>&1 | grep -q restricted && exit 1; hpvmdevmgmt -r | grep -q 'nothing to repair'");
     let said = host.run("hpvmdevmgmt -d rdev:$(readlink -f $(spare 0)-part1) 2>&1");
     assert!(said.status == 1 && said.output.contains("is swap space"), "{}", said.output);
@@ -41,7 +46,35 @@ fn what_the_host_uses_is_listed_and_no_more() {
     host.ok("swapoff $(spare 0)-part2; swapoff $(spare 0)-part1");
     let gone = host.ok("hpvmhostrdev -u");
     assert!(gone.lines().any(|line| line.starts_with("- rdev:")), "{gone}");
-    host.ok("hpvmremove -P g -F --purge; hpvmhostrdev -d; settled wipefs --quiet --all --force $(spare 0)");
+    what_the_table_names_is_the_hosts(&mut host);
+    host.ok("hpvmhostrdev -d; settled wipefs --quiet --all --force $(spare 0)");
+}
+
+/// A partition that /etc/fstab names and nothing mounts: by its UUID, which a guest can write, once no guest has it and it is
+/// listed; by a path at once.
+fn what_the_table_names_is_the_hosts(host: &mut Turn) {
+    let (listed, refused) = (
+        "listed() { hpvmhostrdev -u | grep \"rdev:$(readlink -f $(spare 0)-part2): .*is to be swap space, says /etc/fstab\"; }",
+        "refused() { ! said=$(hpvmcreate -P other -a disk:avio_stor::disk:$(spare 0)-part2 2>&1) && case \"$said\" in *\"$1\"*) ;; *) false ;; esac; }",
+    );
+    host.ok(&format!(
+        "{listed}
+         {refused}
+         cp /etc/fstab /run/fstab
+         udevadm trigger --settle --action=change $(readlink -f $(spare 0)-part2)
+         echo UUID=$(blkid -s UUID -o value $(spare 0)-part2) none swap sw >>/etc/fstab
+         listed && exit 1
+         hpvmremove -P g -F --purge
+         listed
+         refused 'is to be swap space, says /etc/fstab'
+         hpvmhostrdev -d
+         cp /run/fstab /etc/fstab
+         echo $(spare 0)-part2 /backup ext4 noauto >>/etc/fstab
+         refused 'in use by this VM Host and is not given to a guest: it is to be mounted at /backup, says /etc/fstab'
+         cp /run/fstab /etc/fstab
+         hpvmcreate -P other -a disk:avio_stor::disk:$(spare 0)-part2
+         hpvmremove -P other -F --purge"
+    ));
 }
 
 /// Nobody says a word to hpvm between what is done to the disks and the look at the list.

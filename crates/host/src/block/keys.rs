@@ -21,7 +21,7 @@ struct Key {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Whole {
+pub(super) enum Whole {
     Wwid(String),
     /// A path of this multipath volume.
     PathOf(DeviceNumber),
@@ -44,6 +44,12 @@ impl Keys {
             keys.devices.entry(key).or_default().push(*number);
         }
         keys
+    }
+
+    /// A partition by its place: which disk, and which one there. The same for each of its names.
+    pub(super) fn place(&self, number: DeviceNumber) -> Option<(&Whole, &[u32])> {
+        let Key { whole, partitions } = self.key.get(&number)?;
+        (!partitions.is_empty()).then_some((whole, partitions.as_slice()))
     }
 
     /// All names of this thing, itself among them.
@@ -70,7 +76,10 @@ fn key(devices: &BTreeMap<DeviceNumber, Device>, number: DeviceNumber) -> Key {
 }
 
 /// What a device is a part of, and which.
-fn part(devices: &BTreeMap<DeviceNumber, Device>, device: &Device) -> Option<(DeviceNumber, u32)> {
+pub(super) fn part(
+    devices: &BTreeMap<DeviceNumber, Device>,
+    device: &Device,
+) -> Option<(DeviceNumber, u32)> {
     match &device.kind {
         Kind::Partition { of, number } => Some((*of, *number)),
         Kind::Mapped { mapping: Mapping::Partition { number }, .. } => {

@@ -61,6 +61,20 @@ pub(super) fn escaped(path: &Path) -> Vec<u8> {
     text
 }
 
+/// What udev calls the link for a label: what is neither letter, digit nor one of a few signs is `\xHH`, of ASCII (systemd,
+/// src/shared/device-nodes.c, encode_devnode_name).
+pub(super) fn link_name(label: &str) -> String {
+    let mut name = String::new();
+    for character in label.chars() {
+        match character {
+            '#' | '+' | '-' | '.' | ':' | '=' | '@' | '_' => name.push(character),
+            _ if character.is_ascii_alphanumeric() || !character.is_ascii() => name.push(character),
+            _ => name.push_str(&format!("\\x{:02x}", character as u32)),
+        }
+    }
+    name
+}
+
 /// A path for people: what would move their cursor or end the line is replaced.
 pub(super) fn shown(path: &Path) -> String {
     path.to_string_lossy().replace(char::is_control, "?")

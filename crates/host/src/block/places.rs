@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! sys/  proc/     the files that were read, and the links between them
+//! fstab           /etc/fstab
+//! udev/           what udev wrote of each device
 //! leads           one path a line and what it led to there: `block 8:1 PATH` or `file DEVICE INODE MOUNT PATH`
 //! ```
 
@@ -23,6 +25,10 @@ pub struct Places {
     pub sysfs: PathBuf,
     pub proc: PathBuf,
     pub dev: PathBuf,
+    /// The table of what is mounted on demand.
+    pub fstab: PathBuf,
+    /// udev's records, a file `bMAJOR:MINOR` for each device.
+    pub udev: PathBuf,
     pub leads: Leads,
 }
 
@@ -36,7 +42,14 @@ pub enum Leads {
 impl Default for Places {
     /// This machine.
     fn default() -> Self {
-        Self { sysfs: "/sys".into(), proc: "/proc".into(), dev: "/dev".into(), leads: Leads::Live }
+        Self {
+            sysfs: "/sys".into(),
+            proc: "/proc".into(),
+            dev: "/dev".into(),
+            fstab: "/etc/fstab".into(),
+            udev: "/run/udev/data".into(),
+            leads: Leads::Live,
+        }
     }
 }
 
@@ -48,6 +61,8 @@ impl Places {
             sysfs: folder.join("sys"),
             proc: folder.join("proc"),
             dev: folder.join("dev"),
+            fstab: folder.join("fstab"),
+            udev: folder.join("udev"),
             leads: Leads::Recorded(leads.split(|byte| *byte == b'\n').filter_map(parse).collect()),
         })
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -141,7 +141,7 @@ impl Probe for DeviceProbe {
 }
 
 /// Opens the node when it is the device it should be.
-fn open(node: &PathBuf, number: DeviceNumber, flags: OFlags) -> io::Result<File> {
+pub(super) fn open(node: &Path, number: DeviceNumber, flags: OFlags) -> io::Result<File> {
     let flags = (flags | OFlags::NONBLOCK).bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(node)?;
     let metadata = file.metadata()?;

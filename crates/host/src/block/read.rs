@@ -9,13 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::device::{Device, DeviceNumber, Identifier, Kind};
-use super::keys::Keys;
+use super::boot;
+use super::device::{Device, DeviceNumber, Identifier, Kind, Mapping};
+use super::fstab::{self, Line, Named};
+use super::keys::{self, Keys};
 use super::lead::{FileLead, Lead, Store};
 use super::mounts::{self, Mount};
 use super::places::Places;
 use super::sysfs::Backing;
 use super::{Blocks, sysfs};
+use crate::answers;
 
 /// More devices than a host has; a hostile tree shall not fill our memory.
 const DEVICES_MAX: usize = 100_000;
@@ -48,7 +51,7 @@ impl Blocks {
         reader.finish()
     }
 
-    /// Whether these leads are files and nothing else: neither swap space nor attached to a loop device. Quick, since the
+    /// Whether these leads are files and nothing else: neither swap space, nor named in /etc/fstab, nor attached to a loop device. Quick, since the
     /// disks of most guests are such files, and of those nothing more need be known.
     #[must_use]
     pub fn are_plain_files(places: &Places, leads: &[Lead]) -> bool {
@@ -57,6 +60,7 @@ impl Blocks {
         wanted.iter().all(|store| matches!(store, Store::File(_)))
             && !attached(places).any(|(_, backing)| is_wanted(backing.lead))
             && !swaps(places).any(is_wanted)
+            && !expected(places).into_iter().any(|(_, lead)| is_wanted(lead))
     }
 
     /// Reads the stores that these leads are, and what hangs together with them.
@@ -114,6 +118,7 @@ impl<'places> Reader<'places> {
         };
         reader.note_mounts();
         reader.note_swap();
+        reader.note_expected();
         reader
     }
 
@@ -148,6 +153,18 @@ impl<'places> Reader<'places> {
         for lead in swaps(self.places) {
             self.add_file(&lead);
             self.blocks.swap.extend(lead.store());
+        }
+    }
+
+    fn note_expected(&mut self) {
+        for (Line { named, purpose }, lead) in expected(self.places) {
+            self.add_file(&lead);
+            let Some(store) = lead.store() else { continue };
+            let noted = match named {
+                Named::Path(_) => &mut self.blocks.expected,
+                Named::Content(_) => &mut self.blocks.labelled,
+            };
+            noted.entry(store).or_insert(purpose);
         }
     }
 
@@ -254,19 +271,32 @@ impl<'places> Reader<'places> {
         }
     }
 
-    /// What holds the whole, and for a loop device all that is on its file: the same part of another one is the same bytes.
+    /// What holds the whole, and its other parts: a machine may be started from one where another is used. For a loop device
+    /// all that is on its file: the same part of another one is the same bytes.
     fn beside_whole(&mut self, part: Store) -> Vec<(Store, Direction)> {
         let mut beside = Vec::new();
         for whole in self.blocks.wholes(part) {
             let Store::Device(number) = whole else { continue };
             self.add(number);
             let Some(disk) = self.blocks.devices.get(&number) else { continue };
-            beside.extend(disk.holders.iter().map(|h| (Store::Device(*h), Direction::Under)));
+            let (parts, holders) = (disk.partitions.clone(), disk.holders.clone());
             if let Kind::Loop { backing: Some(backing) } = disk.kind {
                 beside.push((backing, Direction::Over));
             }
+            beside.extend(parts.iter().map(|part| (Store::Device(*part), Direction::Over)));
+            beside
+                .extend(holders.iter().map(|holder| (Store::Device(*holder), self.side(*holder))));
         }
         beside
+    }
+
+    /// What lies on a part of the same whole matters, what lies on another holder does not.
+    fn side(&mut self, holder: DeviceNumber) -> Direction {
+        self.add(holder);
+        match self.blocks.devices.get(&holder).map(|device| &device.kind) {
+            Some(Kind::Mapped { mapping: Mapping::Partition { .. }, .. }) => Direction::Over,
+            _ => Direction::Under,
+        }
     }
 
     fn has_wwid(&self) -> bool {
@@ -280,6 +310,7 @@ impl<'places> Reader<'places> {
         let mounted = self.blocks.mounted.keys().chain(self.blocks.btrfs.keys());
         let mounted = mounted.filter(|number| number.major != 7).map(|n| Store::Device(*n));
         let used = mounted.chain(self.blocks.swap.iter().copied());
+        let used = used.chain(self.blocks.expected.keys().copied());
         let used = used.map(|store| (store, Direction::Under)).collect();
         self.follow(used);
     }
@@ -287,7 +318,28 @@ impl<'places> Reader<'places> {
     fn finish(mut self) -> Blocks {
         self.inherit();
         self.blocks.keys = Keys::new(&self.blocks.devices);
+        self.note_boot();
         self.blocks
+    }
+
+    /// Looks at the types of partitions that nothing uses on disks of which something is used.
+    fn note_boot(&mut self) {
+        let Blocks { devices, keys, .. } = &self.blocks;
+        let used = self.blocks.used();
+        let place = |number: &DeviceNumber| keys.place(*number);
+        let is_used = |number: &&DeviceNumber| used.contains(&Store::Device(**number));
+        let disks: BTreeSet<_> =
+            devices.keys().filter(is_used).filter_map(place).map(|(disk, _)| disk).collect();
+        let is_beside = |number: &&DeviceNumber| {
+            !is_used(number) && place(number).is_some_and(|(disk, _)| disks.contains(disk))
+        };
+        let boot = |number: &DeviceNumber| {
+            let partition = devices.get(number)?;
+            let (disk, entry) = keys::part(devices, partition)?;
+            Some((*number, boot::of(self.places, partition, devices.get(&disk)?, entry)?))
+        };
+        let found = devices.keys().filter(is_beside).filter_map(boot).collect();
+        self.blocks.boot = found;
     }
 
     /// A partition has from its disk what sysfs tells of the disk alone.
@@ -321,6 +373,23 @@ pub(super) fn read_mounts(proc: &Path) -> Vec<Mount> {
 fn swaps(places: &Places) -> impl Iterator<Item = Lead> + '_ {
     let text = fs::read(places.proc.join("swaps")).unwrap_or_default();
     mounts::swaps(&text).into_iter().filter_map(|path| places.lead(&path).ok())
+}
+
+/// What /etc/fstab names, as far as it is there now. What lies below /dev answers at once.
+fn expected(places: &Places) -> Vec<(Line, Lead)> {
+    let text = fs::read(&places.fstab).unwrap_or_default();
+    let lead = |path: &Path| {
+        if path.starts_with("/dev") {
+            return places.lead(path).ok();
+        }
+        let (places, path) = (places.clone(), path.to_owned());
+        answers::in_time(move || places.lead(&path).ok()).flatten()
+    };
+    let named = fstab::lines(&text).into_iter();
+    named
+        .filter_map(|line| Some((lead(line.named.path())?, line)))
+        .map(|(lead, line)| (line, lead))
+        .collect()
 }
 
 /// The loop devices in use, by name, with what each is attached to.

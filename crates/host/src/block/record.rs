@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::places::{self, Places};
-use super::{DeviceNumber, mounts, read, sysfs};
+use super::{DeviceNumber, boot, fstab, mounts, read, sysfs};
 
 /// The values in a device's folder that are read.
 const VALUES: [&str; 15] = [
@@ -38,6 +38,10 @@ pub fn record(places: &Places, folder: &Path) -> io::Result<()> {
     for number in sysfs::entries(&places.sysfs.join("dev/block")) {
         let Ok(number) = number.parse::<DeviceNumber>() else { continue };
         device(places, number, folder)?;
+        if let Some(kind) = boot::recorded(places, number) {
+            let record = folder.join("udev").join(format!("b{number}"));
+            write(&record, format!("E:ID_PART_ENTRY_TYPE={kind}\n").as_bytes())?;
+        }
         paths.extend(sysfs::backing_path(&sysfs::folder(&places.sysfs, number)));
     }
     btrfs(places, folder)?;
@@ -83,7 +87,7 @@ fn btrfs(places: &Places, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies mounts and swap areas; the paths they name.
+/// Copies mounts, swap areas and /etc/fstab; the paths they name.
 fn tables(places: &Places, folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let own = places.proc.join("self/mountinfo");
@@ -94,6 +98,10 @@ fn tables(places: &Places, folder: &Path) -> io::Result<Vec<PathBuf>> {
     if let Ok(table) = fs::read(places.proc.join("swaps")) {
         write(&folder.join("proc/swaps"), &table)?;
         paths.extend(mounts::swaps(&table));
+    }
+    if let Ok(table) = fs::read(&places.fstab) {
+        write(&folder.join("fstab"), &table)?;
+        paths.extend(fstab::lines(&table).iter().map(|line| line.named.path().to_owned()));
     }
     Ok(paths)
 }

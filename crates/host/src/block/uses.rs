@@ -4,17 +4,22 @@
 //!
 //! - A store is used when it is mounted, is swap space or belongs to a file system in use; when the same is true of
 //!   something that lies on it; or when a volume was made of it, even one that nobody uses yet.
+//! - It is used too when /etc/fstab names it, by a path, whether it is mounted now or not, and when machines are started from
+//!   such partitions and it lies on a disk of which the VM Host uses another.
 //! - That a partition or a loop device of it exists is no use.
 //! - A partition is also used when its disk is used as a whole. A volume is not used because its group has others that are.
 //! - Another name of the same bytes counts as the store: a second path, another loop device on the same file.
 //!
-//! Signatures and claims are asked for separately: they open the device, and a signature may be a guest's own work.
+//! Signatures and claims are asked for separately: they open the device, and a signature may be a guest's own work. So may the
+//! label or the UUID be by which /etc/fstab names a device (`labels`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 
+use super::boot::Boot;
 use super::device::{Device, Kind, Mapping};
+use super::fstab::Purpose;
 use super::lead::Store;
 use super::probe::{Probe, ProbeError};
 use super::signature::{self, Signature};
@@ -59,6 +64,10 @@ pub enum Fact {
     Swap,
     /// A member of a btrfs file system in use; where it is mounted, when that is known.
     Btrfs(Option<PathBuf>),
+    /// /etc/fstab says what it is for.
+    Expected(Purpose),
+    /// Machines are started from such partitions, and it lies on a disk that the VM Host uses.
+    Boot(Boot),
     /// The last step was made of it, and nobody is seen to use that.
     Held,
     /// The kernel gave it to somebody exclusively, who is not seen: another namespace, or a driver such as ZFS.
@@ -111,6 +120,17 @@ impl Blocks {
             found.extend(uses.map(|fact| Use { whole: None, steps: steps.clone(), fact }));
         }
         found.into_iter().collect()
+    }
+
+    /// What /etc/fstab says of a store, its partitions and its loop devices by what is written on them. Whoever wrote that may
+    /// have been a guest: ask only for a store that no guest has had.
+    #[must_use]
+    pub fn labels(&self, store: Store) -> Vec<Use> {
+        let labelled = |(steps, device): (Vec<Step>, &Device)| {
+            let purpose = self.labelled.get(&Store::Device(device.number))?.clone();
+            Some(Use { whole: None, steps, fact: Fact::Expected(purpose) })
+        };
+        self.parts(store).into_iter().filter_map(labelled).collect()
     }
 
     /// Whether the kernel keeps a store for somebody whom neither mounts nor holders show. Only worth asking for a store
@@ -199,7 +219,29 @@ impl Blocks {
                 return Some(Fact::Btrfs(at.clone()));
             }
         }
-        self.swap.contains(&store).then_some(Fact::Swap)
+        if self.swap.contains(&store) {
+            return Some(Fact::Swap);
+        }
+        if let Some(purpose) = self.expected.get(&store) {
+            return Some(Fact::Expected(purpose.clone()));
+        }
+        let Store::Device(number) = store else { return None };
+        self.boot.get(&number).map(|boot| Fact::Boot(*boot))
+    }
+
+    /// What the kernel has in use, itself or what lies on it, or /etc/fstab names: all that is known before `boot` is.
+    pub(super) fn used(&self) -> BTreeSet<Store> {
+        let devices =
+            self.mounted.keys().chain(self.btrfs.keys()).map(|number| Store::Device(*number));
+        let files = self.swap.iter().chain(self.expected.keys()).copied();
+        let is_held = |device: &&Device| {
+            !device.slaves.is_empty() && self.holds(Store::Device(device.number))
+        };
+        let holders =
+            self.devices.values().filter(is_held).map(|device| Store::Device(device.number));
+        let starts = devices.chain(files).chain(holders);
+        let starts: Vec<Store> = starts.flat_map(|store| self.keys.faces(store)).collect();
+        self.closure(&starts, Self::under)
     }
 
     /// Whether a device keeps what it is made of for itself: all but partitions and loop devices do.
@@ -398,6 +440,11 @@ impl fmt::Display for Fact {
                 write!(out, "is a member of the btrfs file system mounted at {}", names::shown(at))
             }
             Self::Btrfs(None) => out.write_str("is a member of a btrfs file system in use"),
+            Self::Expected(Purpose::Mount(at)) => {
+                write!(out, "is to be mounted at {}, says /etc/fstab", names::shown(at))
+            }
+            Self::Expected(Purpose::Swap) => out.write_str("is to be swap space, says /etc/fstab"),
+            Self::Boot(boot) => boot.fmt(out),
             Self::Held => out.write_str("is in use"),
             Self::Claimed => {
                 out.write_str("is kept by another program, or by the kernel, for itself alone")

@@ -20,6 +20,7 @@ pub struct Tree {
     leads: String,
     mounts: String,
     swaps: String,
+    fstab: String,
     minor_next: u32,
     files: u64,
 }
@@ -36,6 +37,7 @@ impl Tree {
             leads: String::new(),
             mounts: String::new(),
             swaps: "Filename Type Size Used Priority\n".to_owned(),
+            fstab: String::new(),
             minor_next: 0,
             files: 0,
         }
@@ -118,6 +120,18 @@ impl Tree {
         self.swaps += &format!("{path}\tpartition\t1\t0\t-2\n");
     }
 
+    /// A line of /etc/fstab.
+    pub fn expects(&mut self, line: &str) {
+        self.fstab += line;
+        self.fstab.push('\n');
+    }
+
+    /// The type that udev read of a partition.
+    pub fn partition_type(&self, partition: &str, text: &str) {
+        let record = format!("udev/b{}", self.number(partition));
+        self.write(&record, &format!("S:x\nE:ID_PART_ENTRY_TYPE={text}\n"));
+    }
+
     pub fn btrfs(&mut self, uuid: &str, members: &[&str]) {
         for member in members {
             self.write(&format!("sys/fs/btrfs/{uuid}/devices/{member}"), "");
@@ -164,6 +178,7 @@ impl Tree {
         self.write("leads", &self.leads);
         self.write("proc/1/mountinfo", &self.mounts);
         self.write("proc/swaps", &self.swaps);
+        self.write("fstab", &self.fstab);
         Places::recorded(self.path()).expect("a recording")
     }
 

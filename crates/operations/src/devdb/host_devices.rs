@@ -1,6 +1,7 @@
 //! Keeps the list of what the VM Host itself uses: `hpvmhostrdev`. The list informs; each create, change and start looks at
-//! the devices anew, whatever it says. Only what was read as a signature, of something that does not run now, depends on
-//! it: a guest may have written such a signature, so it counts on devices alone that no guest has.
+//! the devices anew, whatever it says. Only what was read as a signature, of something that does not run now, or as the label
+//! by which /etc/fstab names a device, depends on it: a guest may have written those, so they count on devices alone that no
+//! guest has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,7 @@ use crate::{Actor, Mode, Refusal, VmHost, stores};
 /// What an update looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scan {
-    /// What the kernel knows: quick, and opens no device.
+    /// What the kernel knows, and udev: quick, and where udev runs no device is opened.
     Known,
     /// The content of devices too.
     Everything,
@@ -179,11 +180,29 @@ impl Devices {
         let mut owned = Vec::new();
         for device in free {
             unless_interrupted()?;
-            let uses = self.blocks.signatures(Store::Device(device.number), &probe);
+            let mut uses = self.labels(device);
+            uses.extend(self.blocks.signatures(Store::Device(device.number), &probe));
             let entry = entry(device, Origin::Signature, reason(&uses), all);
             owned.extend(entry.filter(|_| !uses.is_empty()));
         }
         Ok(owned)
+    }
+
+    /// What /etc/fstab says of a free device.
+    fn labels(&self, device: &Device) -> Vec<Use> {
+        self.blocks.labels(Store::Device(device.number))
+    }
+
+    /// What was read before, and what needs no reading.
+    fn known(&self, free: &[&Device], all: &[Entry]) -> Vec<Entry> {
+        let mut known = still_free(free, all, all);
+        let ids: BTreeSet<EntryId> = known.iter().map(|entry| entry.id.clone()).collect();
+        let labelled = free.iter().filter_map(|device| {
+            let uses = self.labels(device);
+            entry(device, Origin::Signature, reason(&uses), all).filter(|_| !uses.is_empty())
+        });
+        known.extend(labelled.filter(|entry| !ids.contains(&entry.id)));
+        known
     }
 }
 
@@ -201,7 +220,7 @@ fn wanted(host: &VmHost, all: &[Entry], scan: Scan) -> Result<Vec<Entry>, Refusa
     let free = devices.free();
     wanted.extend(match scan {
         Scan::Everything => devices.read(&free, all)?,
-        Scan::Known => still_free(&free, all, all),
+        Scan::Known => devices.known(&free, all),
     });
     Ok(wanted)
 }
