@@ -40,6 +40,8 @@ const REQUEST_BYTES: usize = 256 << 10;
 pub(crate) struct Silence {
     /// To open the file for writing.
     pub(crate) opening: AtomicBool,
+    /// To look at it, and whether it is there.
+    pub(crate) looking: AtomicBool,
     /// To read from it.
     pub(crate) reading: AtomicBool,
 }
@@ -98,6 +100,7 @@ fn serve(mut device: File, file_bytes: u64, silence: &Silence) {
         }
         let is_left = match asked {
             OPEN => silence.opening.load(Ordering::SeqCst) && number(&body[..4]) & 0b11 != 0,
+            LOOKUP | GETATTR => silence.looking.load(Ordering::SeqCst),
             READ => silence.reading.load(Ordering::SeqCst),
             FORGET | BATCH_FORGET => true,
             _ => false,

@@ -28,17 +28,17 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 const UP: Duration = Duration::from_secs(60);
 
 /// A loop device on a file, detached in the end.
-struct LoopDevice(String);
+pub(crate) struct LoopDevice(String);
 
 impl LoopDevice {
-    fn on(file: &Path, options: &[&str]) -> LoopDevice {
+    pub(crate) fn on(file: &Path, options: &[&str]) -> LoopDevice {
         let attach = ["--find", "--show"].iter().chain(options);
         let made = Command::new("losetup").args(attach).arg(file).output().expect("losetup runs");
         assert!(made.status.success(), "{made:?}");
         LoopDevice(String::from_utf8(made.stdout).expect("a name").trim().to_owned())
     }
 
-    fn disk(&self) -> String {
+    pub(crate) fn disk(&self) -> String {
         format!("disk:avio_stor::disk:{}", self.0)
     }
 }

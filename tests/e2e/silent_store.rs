@@ -13,12 +13,14 @@ use rustix::process::Signal;
 
 use crate::Test;
 use crate::file_server::FileServer;
+use crate::hidden_ways::LoopDevice;
 use crate::pool::image;
 use crate::served::Served;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_store_that_hangs_is_shown_and_holds_nobody_up,
     a_file_system_that_hangs_holds_no_change_up,
+    a_loop_device_on_a_silent_store_holds_nobody_up,
     a_store_that_falls_silent_while_it_is_opened_ends_the_start,
     what_backs_a_drive_or_lies_under_a_disk_is_watched_too,
 ];
@@ -211,6 +213,79 @@ fn to_be_given(host: &VmHost, path: &str) {
         let outcome = answered(host, command, status);
         assert!(outcome.stderr.contains(silent), "{outcome}");
     }
+}
+
+/// Every command looks at all loop devices, and so at what each is attached to. Its whole process is gone within the bound, with
+/// the thread that asked.
+fn a_loop_device_on_a_silent_store_holds_nobody_up() {
+    let host = VmHost::new(Engine::Fake);
+    let server = FileServer::over(host.path("far"), DISK_BYTES);
+    let far = server.file.display().to_string();
+    let device = LoopDevice::on(&server.file, &[]);
+    let disk = |path: &str| format!("disk:avio_stor:0,0,0:file:{path}");
+    let beside = host.disk("beside.img", DISK_BYTES).display().to_string();
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk(&far)]);
+    host.ok(&["hpvmcreate", "-P", "beside", "-r", "64M", "-a", &disk(&beside)]);
+    host.ok(&["hpvmstart", "-P", "beside"]);
+    host.ok(&["hpvmdevmgmt", "-a", &format!("gdev:{beside}")]);
+    let more = disk(&host.disk("more.img", DISK_BYTES).display().to_string());
+    let copy = |name: &str| disk(&host.path(name).display().to_string());
+    let (beside, preserved) = (format!("gdev:{beside}"), "attr:PRESERVE=YES");
+    server.leave_unanswered(|silence| &silence.looking);
+    together(
+        &host,
+        &[
+            (&["hpvmcreate", "-P", "more", "-r", "64M", "-a", &more], 0),
+            (&["hpvmmodify", "-P", "beside", "-l", "changed meanwhile"], 0),
+            (&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"], 0),
+            (&["hpvmdevmgmt", "-m", &format!("{beside}:{preserved}")], 0),
+            (&["hpvmhostrdev", "-u"], 0),
+            (&["hpvm", "why", "web"], 0),
+        ],
+    );
+    together(
+        &host,
+        &[
+            (&["hpvmstatus"], 0),
+            (&["hpvmstatus", "-P", "web", "-V"], 0),
+            (&["hpvmdevmgmt", "-l", "all"], 0),
+            (&["hpvmdevmgmt", "-m", &format!("gdev:{far}:{preserved}")], 0),
+            (&["hpvmdevmgmt", "-d", &format!("{beside}:attr:PRESERVE")], 0),
+            (&["hpvm", "doctor"], 0),
+        ],
+    );
+    together(
+        &host,
+        &[
+            (&["hpvmdevmgmt", "-d", &format!("gdev:{far}")], 1),
+            (&["hpvmclone", "-P", "web", "-N", "one", "-b", &copy("one.img")], 1),
+            (&["hpvmclone", "-P", "more", "-N", "two", "-b", &copy("two.img")], 0),
+            (&["hpvmclone", "-P", "more", "-N", "three", "-b", &disk(&far)], 1),
+            (&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &disk(&far)], 1),
+            (&["hpvmhostrdev"], 0),
+        ],
+    );
+    together(
+        &host,
+        &[
+            (&["hpvmstart", "-P", "more"], 0),
+            (&["hpvm", "gvsdmgr", "get_info", "-P", "beside"], 0),
+            (&["hpvm", "gvsdmgr", "get_info", "-P", "web"], 0),
+        ],
+    );
+    // What it is attached to cannot be compared with anything.
+    let given = answered(&host, &["hpvmcreate", "-P", "new", "-a", &device.disk()], 1);
+    assert!(given.stderr.contains("does not answer, so nobody knows"), "{given}");
+}
+
+/// The same of several commands at once, since most of their time is the wait for what is silent.
+#[track_caller]
+fn together(host: &VmHost, commands: &[(&[&str], i32)]) {
+    std::thread::scope(|scope| {
+        for (command, status) in commands {
+            scope.spawn(move || answered(host, command, *status));
+        }
+    });
 }
 
 /// From the look at it to its opening no time passes, and yet it may hang just then.

@@ -2,13 +2,39 @@
 //! by whoever looks at or opens what backs a guest. A thread asks, which is left there when it does not come back: the end of
 //! the command ends it.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
 pub const ANSWER_BOUND: Duration = Duration::from_secs(2);
+
+/// A command that asks about one path several times waits for it once.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// The paths at which nobody answered, and when they were given up.
+static GIVEN_UP: Mutex<BTreeMap<PathBuf, Instant>> = Mutex::new(BTreeMap::new());
+
+fn given_up() -> MutexGuard<'static, BTreeMap<PathBuf, Instant>> {
+    GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Remembers that nobody answered at a path.
+pub fn give_up(path: &Path) {
+    given_up().insert(path.to_owned(), Instant::now());
+}
+
+/// Whether nobody answered at this path, or at a folder above it, a moment ago.
+#[must_use]
+pub fn is_given_up(path: &Path) -> bool {
+    let recent =
+        |(silent, at): (&PathBuf, &Instant)| at.elapsed() < REMEMBERED && path.starts_with(silent);
+    given_up().iter().any(recent)
+}
 
 /// What is said of a path at which nobody answers.
 #[must_use]

@@ -25,6 +25,7 @@
 mod boot;
 mod device;
 mod elsewhere;
+mod far;
 mod fstab;
 mod keys;
 mod lead;
@@ -75,6 +76,8 @@ pub struct Blocks {
     loops: BTreeMap<Store, Vec<DeviceNumber>>,
     /// The paths by which the kernel remembers what loop devices are attached to.
     attached: BTreeMap<Store, BTreeSet<PathBuf>>,
+    /// Loop devices on what does not answer: nobody knows whose bytes they have.
+    silent: BTreeSet<DeviceNumber>,
     keys: keys::Keys,
 }
 

@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::boot;
 use super::device::{Device, DeviceNumber, Identifier, Kind, Mapping};
+use super::far::{Answer, Asker};
 use super::fstab::{self, Line, Named};
 use super::keys::{self, Keys};
 use super::lead::{FileLead, Lead, Store};
@@ -18,7 +19,6 @@ use super::mounts::{self, Mount};
 use super::places::Places;
 use super::sysfs::Backing;
 use super::{Blocks, sysfs};
-use crate::answers;
 
 /// More devices than a host has; a hostile tree shall not fill our memory.
 const DEVICES_MAX: usize = 100_000;
@@ -34,6 +34,7 @@ impl Blocks {
     #[must_use]
     pub fn read_all_with(places: &Places, files: &[Lead]) -> Self {
         let mut reader = Reader::new(places);
+        reader.asker.prepare(attached_paths(places));
         for file in files {
             reader.add_file(file);
         }
@@ -56,11 +57,13 @@ impl Blocks {
     #[must_use]
     pub fn are_plain_files(places: &Places, leads: &[Lead]) -> bool {
         let wanted: BTreeSet<Store> = leads.iter().filter_map(Lead::store).collect();
-        let is_wanted = |lead: Lead| lead.store().is_some_and(|store| wanted.contains(&store));
+        let is_wanted = |lead: &Lead| lead.store().is_some_and(|store| wanted.contains(&store));
+        let asker = Asker::new(places);
+        let is_attached = |backing: &Backing| backing.answer.lead().is_some_and(is_wanted);
         wanted.iter().all(|store| matches!(store, Store::File(_)))
-            && !attached(places).any(|(_, backing)| is_wanted(backing.lead))
-            && !swaps(places).any(is_wanted)
-            && !expected(places).into_iter().any(|(_, lead)| is_wanted(lead))
+            && !attached(&asker).iter().any(|(_, backing)| is_attached(backing))
+            && !swaps(&asker).iter().any(is_wanted)
+            && !expected(&asker).iter().any(|(_, lead)| is_wanted(lead))
     }
 
     /// Reads the stores that these leads are, and what hangs together with them.
@@ -97,6 +100,7 @@ enum Direction {
 
 struct Reader<'places> {
     places: &'places Places,
+    asker: Asker<'places>,
     blocks: Blocks,
     mounts: Vec<Mount>,
     /// The members of each btrfs file system in use.
@@ -110,6 +114,7 @@ impl<'places> Reader<'places> {
     fn new(places: &'places Places) -> Self {
         let mut reader = Self {
             places,
+            asker: Asker::new(places),
             blocks: Blocks::default(),
             mounts: read_mounts(&places.proc),
             btrfs: read_btrfs(&places.sysfs),
@@ -150,14 +155,14 @@ impl<'places> Reader<'places> {
     }
 
     fn note_swap(&mut self) {
-        for lead in swaps(self.places) {
+        for lead in swaps(&self.asker) {
             self.add_file(&lead);
             self.blocks.swap.extend(lead.store());
         }
     }
 
     fn note_expected(&mut self) {
-        for (Line { named, purpose }, lead) in expected(self.places) {
+        for (Line { named, purpose }, lead) in expected(&self.asker) {
             self.add_file(&lead);
             let Some(store) = lead.store() else { continue };
             let noted = match named {
@@ -170,15 +175,19 @@ impl<'places> Reader<'places> {
 
     /// Notes what every attached loop device is attached to, without reading more of it.
     fn list_loops(&mut self) {
-        for (name, backing) in attached(self.places) {
+        for (name, backing) in attached(&self.asker) {
             let Some(number) = sysfs::number(&self.places.sysfs, &name) else { continue };
-            self.add_file(&backing.lead);
             self.note_loop(number, &backing);
         }
     }
 
     fn note_loop(&mut self, number: DeviceNumber, backing: &Backing) {
-        let Some(store) = backing.lead.store() else { return };
+        if backing.answer == Answer::Silent {
+            self.blocks.silent.insert(number);
+        }
+        let Some(lead) = backing.answer.lead() else { return };
+        self.add_file(lead);
+        let Some(store) = lead.store() else { return };
         self.blocks.attached.entry(store).or_default().insert(backing.path.clone());
         let loops = self.blocks.loops.entry(store).or_default();
         if !loops.contains(&number) {
@@ -195,9 +204,8 @@ impl<'places> Reader<'places> {
             Some(number) => Some(*number),
             None => sysfs::number(&self.places.sysfs, name),
         };
-        let Some(found) = sysfs::read(self.places, number, named) else { return };
+        let Some(found) = sysfs::read(&self.asker, number, named) else { return };
         if let Some(backing) = &found.backing {
-            self.add_file(&backing.lead);
             self.note_loop(number, backing);
         }
         self.blocks.devices.insert(number, found.device);
@@ -370,35 +378,40 @@ pub(super) fn read_mounts(proc: &Path) -> Vec<Mount> {
 }
 
 /// What the host swaps on.
-fn swaps(places: &Places) -> impl Iterator<Item = Lead> + '_ {
-    let text = fs::read(places.proc.join("swaps")).unwrap_or_default();
-    mounts::swaps(&text).into_iter().filter_map(|path| places.lead(&path).ok())
+fn swaps(asker: &Asker<'_>) -> Vec<Lead> {
+    let text = fs::read(asker.places.proc.join("swaps")).unwrap_or_default();
+    let lead = |path: &PathBuf| asker.answer(path).lead().cloned();
+    mounts::swaps(&text).iter().filter_map(lead).collect()
 }
 
-/// What /etc/fstab names, as far as it is there now. What lies below /dev answers at once.
-fn expected(places: &Places) -> Vec<(Line, Lead)> {
-    let text = fs::read(&places.fstab).unwrap_or_default();
-    let lead = |path: &Path| {
-        if path.starts_with("/dev") {
-            return places.lead(path).ok();
-        }
-        let (places, path) = (places.clone(), path.to_owned());
-        answers::in_time(move || places.lead(&path).ok()).flatten()
+/// What /etc/fstab names, as far as it is there now.
+fn expected(asker: &Asker<'_>) -> Vec<(Line, Lead)> {
+    let lines = fstab::lines(&fs::read(&asker.places.fstab).unwrap_or_default());
+    asker.prepare(lines.iter().map(|line| line.named.path().to_owned()).collect());
+    let with_lead = |line: Line| {
+        let lead = asker.answer(line.named.path()).lead().cloned()?;
+        Some((line, lead))
     };
-    let named = fstab::lines(&text).into_iter();
-    named
-        .filter_map(|line| Some((lead(line.named.path())?, line)))
-        .map(|(lead, line)| (line, lead))
-        .collect()
+    lines.into_iter().filter_map(with_lead).collect()
 }
 
 /// The loop devices in use, by name, with what each is attached to.
-fn attached(places: &Places) -> impl Iterator<Item = (String, Backing)> + '_ {
-    let names = sysfs::entries(&places.sysfs.join("block")).into_iter();
-    names.filter(|name| name.starts_with("loop")).filter_map(|name| {
-        let backing = sysfs::backing(places, &places.sysfs.join("block").join(&name))?;
+fn attached(asker: &Asker<'_>) -> Vec<(String, Backing)> {
+    asker.prepare(attached_paths(asker.places));
+    let backing = |name: String| {
+        let backing = sysfs::backing(asker, &asker.places.sysfs.join("block").join(&name))?;
         Some((name, backing))
-    })
+    };
+    loops(asker.places).filter_map(backing).collect()
+}
+
+fn attached_paths(places: &Places) -> Vec<PathBuf> {
+    let path = |name: String| sysfs::backing_path(&places.sysfs.join("block").join(name));
+    loops(places).filter_map(path).collect()
+}
+
+fn loops(places: &Places) -> impl Iterator<Item = String> {
+    sysfs::entries(&places.sysfs.join("block")).into_iter().filter(|name| name.starts_with("loop"))
 }
 
 /// A FUSE file system names as its source whatever its user likes.

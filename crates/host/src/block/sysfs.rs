@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Medium};
+use super::far::{Answer, Asker};
 use super::lead::{Character, Lead};
-use super::places::Places;
 
 /// What sysfs gives for one value at most (a page).
 const VALUE_BYTES_MAX: u64 = 4096;
@@ -35,7 +35,7 @@ pub(super) struct Found {
 /// What a loop device is attached to, and the path that the kernel remembers it by.
 pub(super) struct Backing {
     pub(super) path: PathBuf,
-    pub(super) lead: Lead,
+    pub(super) answer: Answer,
 }
 
 /// The link that leads to a device's folder.
@@ -60,17 +60,19 @@ pub(super) fn name(sysfs: &Path, number: DeviceNumber) -> Option<String> {
 
 /// Reads a device. `named` tells the number of another device by its name.
 pub(super) fn read(
-    places: &Places,
+    asker: &Asker<'_>,
     number: DeviceNumber,
     named: impl Fn(&str) -> Option<DeviceNumber>,
 ) -> Option<Found> {
-    let folder = folder(&places.sysfs, number);
-    let name = name(&places.sysfs, number)?;
+    let sysfs = &asker.places.sysfs;
+    let folder = folder(sysfs, number);
+    let name = name(sysfs, number)?;
     let entries: BTreeSet<String> = entries(&folder).into_iter().collect();
     let size_sectors: u64 = value(&folder.join("size"))?;
     let has = |entry: &str| entries.contains(entry);
-    let backing = if has("loop") { backing(places, &folder) } else { None };
-    let kind = kind(&folder, &name, number, has, backing.as_ref().map(|backing| &backing.lead));
+    let backing = if has("loop") { backing(asker, &folder) } else { None };
+    let lead = backing.as_ref().and_then(|backing| backing.answer.lead());
+    let kind = kind(&folder, &name, number, has, lead);
     let is_partition = matches!(kind, Kind::Partition { .. });
     let numbers = |names: Vec<String>| names.iter().filter_map(|name| named(name)).collect();
     let tied = |entry: &str| {
@@ -156,10 +158,10 @@ fn unit_serial(page: &Path) -> Option<String> {
     (!serial.is_empty()).then_some(serial)
 }
 
-pub(super) fn backing(places: &Places, folder: &Path) -> Option<Backing> {
+pub(super) fn backing(asker: &Asker<'_>, folder: &Path) -> Option<Backing> {
     let path = backing_path(folder)?;
-    let lead = places.lead(&path).ok()?;
-    Some(Backing { path, lead })
+    let answer = asker.answer(&path);
+    Some(Backing { path, answer })
 }
 
 pub(super) fn backing_path(folder: &Path) -> Option<PathBuf> {

@@ -73,7 +73,7 @@ pub enum Fact {
     /// The kernel gave it to somebody exclusively, who is not seen: another namespace, or a driver such as ZFS.
     Claimed,
     Signature(Signature),
-    /// Its content could not be had in time.
+    /// Its content could not be had in time, or of a loop device what it is attached to.
     Silent,
 }
 
@@ -217,6 +217,9 @@ impl Blocks {
             }
             if let Some(at) = self.btrfs.get(&number) {
                 return Some(Fact::Btrfs(at.clone()));
+            }
+            if self.silent.contains(&number) {
+                return Some(Fact::Silent);
             }
         }
         if self.swap.contains(&store) {

@@ -4,47 +4,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{mem, thread};
 
 use hpvm_host::answers::{self, ANSWER_BOUND};
 
 use super::way::{self, Way, Ways};
 
-/// A command that asks about one path several times waits for it once.
-const REMEMBERED: Duration = Duration::from_secs(10);
-
-/// The paths at which nobody answered, and when they were given up.
-static GIVEN_UP: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
-
-fn given_up() -> MutexGuard<'static, BTreeMap<String, Instant>> {
-    GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn give_up(path: &str) {
-    given_up().insert(path.to_owned(), Instant::now());
-}
-
-/// Whether nobody answered at this path, or at a folder above it, a moment ago.
-fn is_given_up(path: &str) -> bool {
-    let recent = |(silent, at): (&String, &Instant)| {
-        at.elapsed() < REMEMBERED && Path::new(path).starts_with(silent)
-    };
-    given_up().iter().any(recent)
-}
-
 /// The answer to a question about a path; `None` when there is none in time.
 pub(crate) fn in_time<T: Send + 'static>(
     path: &str,
     question: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> Option<T> {
-    if is_given_up(path) {
+    if answers::is_given_up(Path::new(path)) {
         return None;
     }
     let asked = path.to_owned();
     let answer = answers::in_time(move || question(Path::new(&asked)));
     if answer.is_none() {
-        give_up(path);
+        answers::give_up(Path::new(path));
     }
     answer
 }
@@ -76,7 +54,8 @@ impl<T: Send + 'static> Asking<T> {
         let folders: BTreeSet<&str> = paths.iter().filter_map(|path| way::folder(path)).collect();
         let folders = folders.into_iter().map(|path| Question::Way(path.to_owned()));
         let asked = folders.chain(paths.iter().cloned().map(Question::Own));
-        let rest: Vec<Question> = asked.filter(|asked| !is_given_up(asked.path())).collect();
+        let is_asked = |question: &Question| !answers::is_given_up(Path::new(question.path()));
+        let rest: Vec<Question> = asked.filter(is_asked).collect();
         Asking { question, answering: Answering::begin(&rest, question), rest }
     }
 
@@ -93,7 +72,7 @@ impl<T: Send + 'static> Asking<T> {
                 }
             }
             let Some(silent) = asked.next().map(Question::into_path) else { return answers };
-            give_up(&silent);
+            answers::give_up(Path::new(&silent));
             let is_elsewhere =
                 |question: &Question| !Path::new(question.path()).starts_with(&silent);
             rest = asked.filter(is_elsewhere).collect();
