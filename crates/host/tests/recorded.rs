@@ -32,6 +32,14 @@ fn what_a_server_uses_is_told_of_every_device_under_it() {
         ("md127", "volume group stack (LVM) lies on it"),
         ("safe1", "lies on it by way of md127, whose volume used is mounted at /srv/used"),
         ("mpatha", "mounted at /srv/multipath"),
+        ("sda1", "it is swap space"),
+        ("sda", "its partition sda1 is swap space"),
+        ("vda", "its partition vda1 is mounted at /"),
+        ("sdb", "lies on it by way of safe1 and md127, whose volume used is mounted at /srv/used"),
+        ("sdc", "lies on it by way of safe2 and md127, whose volume used is mounted at /srv/used"),
+        ("sdd", "it is a member of the btrfs file system mounted at /srv/pair"),
+        ("sde", "it is a member of the btrfs file system mounted at /srv/pair"),
+        ("sdf", "is built on it"),
     ] {
         let said = uses.get(device).unwrap_or_else(|| panic!("{device} is missing of {uses:#?}"));
         assert!(said.contains(words), "{device}: {said}");
@@ -41,7 +49,8 @@ fn what_a_server_uses_is_told_of_every_device_under_it() {
 #[test]
 fn what_nobody_uses_is_free() {
     let uses = uses();
-    for device in ["stack-free", "mpatha-part2"] {
+    // The disk that was taken from the half array, and one that nobody ever had.
+    for device in ["stack-free", "mpatha-part2", "sdg", "sdh"] {
         assert_eq!(uses.get(device).map(String::as_str), Some(""), "{uses:#?}");
     }
 }
