@@ -49,6 +49,7 @@ mod report;
 mod running_clone;
 mod scsi_server;
 mod served;
+mod server_entries;
 mod session;
 mod shared_disks;
 mod sharing;
@@ -122,6 +123,7 @@ const SUBJECTS: &[&[Test]] = &[
     networks::TESTS,
     one_owner::TESTS,
     shared_disks::TESTS,
+    server_entries::TESTS,
     sharing::TESTS,
     shutdown::TESTS,
     silent_store::TESTS,
