@@ -1,5 +1,6 @@
 //! Disks that somebody outside this VM Host has: a program that locks images as QEMU does, a guest of another VM Host, a program
-//! that has a device for itself. Each is refused with the name and the number of the process, at a start and at a hot add.
+//! that has a device for itself. Each is refused with the name and the number of the process, at a start, at a hot add, and to
+//! a copy that would replace it.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -60,12 +61,15 @@ fn a_device_that_a_program_has_for_itself_is_refused_with_its_name() {
     given_to_both(&host, &disk("disk", &device.0));
 }
 
-/// `off` has the disk that `make` gives, `on` runs without any.
+/// `off` has the disk that `make` gives, `on` runs without any, and `source` has one to copy.
 fn with_off_and_on(storage: &str, make: impl FnOnce(&VmHost) -> PathBuf) -> VmHost {
     let host = VmHost::new(Engine::Fake);
     let path = make(&host);
     host.ok(&["hpvmcreate", "-P", "off", "-r", "64M", "-a", &disk(storage, &path)]);
     host.ok(&["hpvmcreate", "-P", "on", "-r", "64M"]);
+    let source = host.disk("source.img", 1 << 20);
+    let first = disk("file", &source).replace("::", ":0,0,0:");
+    host.ok(&["hpvmcreate", "-P", "source", "-r", "64M", "-a", &first]);
     host.ok(&["hpvmstart", "-P", "on"]);
     host
 }
@@ -86,6 +90,12 @@ fn refused_to_both(host: &VmHost, statement: &str, told: &str) {
         assert!(said.contains(told), "{line:?} tells '{told}': {said}");
     }
     assert_eq!(host.state("off"), "Off");
+    // What nobody here has would be overwritten.
+    host.ok(&["hpvmmodify", "-P", "off", "-d", statement]);
+    let copy = statement.replace("::", ":0,0,0:");
+    let said = host.refused(&["hpvmclone", "-P", "source", "-N", "copy", "-b", &copy, "-F"]);
+    assert!(said.contains(told), "a copy tells '{told}': {said}");
+    host.ok(&["hpvmmodify", "-P", "off", "-a", statement]);
     assert!(!host.ok(&["hpvmstatus", "-P", "on", "-d"]).contains("disk:"), "it was not added");
 }
 

@@ -41,7 +41,8 @@ impl MediaError {
     }
 
     /// The kernel does not say who has it, so whoever has it open is named. A mount or a volume has nothing open.
-    fn busy(path: &str) -> MediaError {
+    #[must_use]
+    pub fn busy(path: &str) -> MediaError {
         let openers = openers_of(path).into_iter();
         let named: Vec<String> =
             openers.map(|Opener { pid, name }| format!("{name} (process {pid})")).collect();

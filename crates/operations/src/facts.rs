@@ -45,7 +45,8 @@ fn stays_locked(image: &Path) -> bool {
     false
 }
 
-fn holders(image: &Path) -> String {
+/// Who has locked it, as far as that can be seen.
+pub(crate) fn holders(image: &Path) -> String {
     let holders = image_lock::holders(image, &ALL_BYTES).unwrap_or_default();
     let shown: Vec<String> =
         holders.iter().map(|h| format!("process {} ({})", h.pid, h.program)).collect();

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use hpvm_engine::media;
+use hpvm_engine::media::{self, MediaError};
 use hpvm_host::copy::{self, Progress};
 use hpvm_host::durable::{self, Batch};
 use hpvm_host::qcow2::{self, Base, Format};
@@ -280,7 +280,10 @@ pub(super) fn open_source(from: &Backing) -> Result<File, Refusal> {
 
 fn open(options: &mut OpenOptions, flags: OFlags, path: &str) -> Result<File, Refusal> {
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
-    let file = options.custom_flags(flags).open(path).map_err(Refusal::file("open", path))?;
+    let file = options.custom_flags(flags).open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::ResourceBusy => MediaError::busy(path).into(),
+        _ => Refusal::file("open", path)(error),
+    })?;
     let metadata = file.metadata().map_err(Refusal::file("look at", path))?;
     match media::identity(&metadata) {
         Some(_) => Ok(file),

@@ -97,12 +97,10 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
                 let text = format!("'{path}' exists and is not empty; -F has it overwritten");
                 problems.push(error(path, text));
             }
-            if image_lock::is_locked(Path::new(path)).unwrap_or(false) {
-                let text = format!("'{path}' is in use: another program has a lock on it");
-                problems.push(error(path, text));
-            }
+            problems.extend(locked(path));
         }
         (Some(FileFact::Block(block)), _) => {
+            problems.extend(locked(path));
             let wanted = size(&plain_file(Path::new(&work.from.path)), facts, &work.from.path);
             if block.size < wanted {
                 problems.push(error(
@@ -126,6 +124,14 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
         problems.push(error(path, text));
     }
     problems
+}
+
+fn locked(path: &str) -> Option<Problem> {
+    let is_locked = image_lock::is_locked(Path::new(path)).unwrap_or(false);
+    is_locked.then(|| {
+        let holders = look::holders(Path::new(path));
+        error(path, format!("'{path}' is in use outside this VM Host: {holders} has a lock on it"))
+    })
 }
 
 fn no_folder(path: &str) -> Option<Problem> {
