@@ -86,12 +86,36 @@ fn what_a_program_has_open_is_refused() {
          wait $sleeper || true
          exec 9<>$tape
          refused 'is in use' hpvmstart -P g
+         hpvmdevmgmt -m rdev:$tape:attr:ALLOW=GUEST --reason 'a test'
+         hpvmstart -P g
+         hpvmstop -P g -F
+         hpvmdevmgmt -d rdev:$tape
+         refused 'is in use' hpvmstart -P g
          exec 9>&-
          hpvmstart -P g
          hpvmstop -P g -F
          hpvmremove -P g -F --purge"#,
     );
+    what_is_restricted_is_given_by_word_alone(&mut host);
     host.ok("library_gone");
+}
+
+/// By any node of the device, at create and at start.
+fn what_is_restricted_is_given_by_word_alone(host: &mut Turn) {
+    ok(
+        host,
+        r#"create() { hpvmcreate -P g -r 64M -a tape:scsi::attach:$tape; }
+         hpvmdevmgmt -a rdev:$tape
+         refused "rdev:$tape restricts it" create
+         hpvmdevmgmt -m rdev:$tape:attr:ALLOW=GUEST --reason 'a test'
+         create
+         hpvmstart -P g
+         hpvmstop -P g -F
+         hpvmdevmgmt -d rdev:$tape:attr:ALLOW
+         refused "rdev:$tape restricts it" hpvmstart -P g
+         hpvmremove -P g -F --purge
+         hpvmdevmgmt -d rdev:$tape"#,
+    );
 }
 
 fn an_attached_device_comes_and_goes_while_the_guest_runs() {

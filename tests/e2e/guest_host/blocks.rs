@@ -53,6 +53,7 @@ fn every_tree_of_block_devices_can_be_set_up() {
 /// these say that it was made.
 const KINDS_OF_NAMES: &[&str] = &[
     "/dev/vda1 ",
+    "/dev/vda2 ",
     "/dev/md127 ",
     "/dev/md/mirror ",
     "/dev/dm-0 ",
@@ -77,7 +78,7 @@ const KINDS_OF_NAMES: &[&str] = &[
 ];
 
 /// What the guest-host does not use: the array that cannot run is there, and has nothing; its member is in use.
-const FREE_DEVICES: &str = "$(spare 6) $(spare 7) /dev/stack/free /dev/mapper/mpatha-part2 $(disk_of IET) /dev/vda2 /dev/vdb \
+const FREE_DEVICES: &str = "$(spare 6) $(spare 7) /dev/stack/free /dev/mapper/mpatha-part2 $(disk_of IET) /dev/vdb \
      /dev/sr0 /dev/$(sed -n 's/^\\(md[^ ]*\\) : inactive.*/\\1/p' /proc/mdstat)";
 
 /// Shell functions. `names` prints `NAME ` of every block device that is not free, by every node and link; `refused_as_used`
@@ -115,7 +116,7 @@ const FREE: &[&str] = &[
     "disk:avio_stor::disk:$(spare 7)",
 ];
 
-/// Every device that the guest-host uses is refused by each of its names, to a guest that is created and to one that runs,
+/// Every device that the guest-host uses, and the partition that its firmware starts it from, is refused by each of its names, to a guest that is created and to one that runs,
 /// forced or not.
 fn what_the_host_uses_is_refused(host: &mut Turn) {
     let asking = ASKING.replace("FREE", FREE_DEVICES);
@@ -146,17 +147,35 @@ fn what_the_host_uses_is_refused(host: &mut Turn) {
     host.ok("rm /root/another-node /root/a-link /root/link-to-a-link /run/names");
 }
 
-/// A file system that the guest-host has mounted is a guest's too where an entry gives it away, and each command warns.
+/// What the guest-host uses is a guest's too where an entry gives it away, and each command warns: a mounted loop device, a
+/// partition that is swap space, the one that firmware starts from, the member of an array that cannot run.
 fn what_is_given_away_is_given(host: &mut Turn) {
     host.ok(
-        r#"warned() { grep -q 'given to the guest all the same, since rdev:/dev/loop7 says ALLOW=GUEST: it is mounted at /srv/loop'; }
-         hpvmdevmgmt -a rdev:/dev/loop7
-         hpvmdevmgmt -m rdev:/dev/loop7:attr:ALLOW=GUEST --reason 'a test'
-         hpvmcreate -P g -r 64M -a disk:avio_stor::disk:/dev/loop7 2>&1 | warned
-         hpvmstart -P g 2>&1 | warned
+        r#"given="/dev/loop7 $(spare 0)-part1 /dev/vda2 $(spare 5)"
+         reason() {
+             case $1 in
+             *loop7) echo 'it is mounted at /srv/loop' ;;
+             *part1) echo 'it is swap space' ;;
+             *vda2) echo 'it is an EFI system partition of a disk that this VM Host uses' ;;
+             *) echo 'is built on it' ;;
+             esac
+         }
+         warned() {
+             said=$("$@" 2>&1)
+             for device in $given; do
+                 words="'$device' is in use by this VM Host and given to the guest all the same, since rdev:$device says ALLOW=GUEST: "
+                 case $said in *"$words"*"$(reason $device)"*) ;; *) echo "$device: $said"; return 1 ;; esac
+             done
+         }
+         for device in $given; do
+             hpvmdevmgmt -a rdev:$device
+             hpvmdevmgmt -m rdev:$device:attr:ALLOW=GUEST --reason 'a test'
+         done
+         warned hpvmcreate -P g -r 64M $(printf -- '-a disk:avio_stor::disk:%s ' $given)
+         warned hpvmstart -P g
          await sh -c "hpvmstatus | grep '^g ' | grep -q 'On (EFI)'"
          hpvmstop -P g -F && hpvmremove -P g -F --purge
-         hpvmdevmgmt -d rdev:/dev/loop7"#,
+         for device in $given; do hpvmdevmgmt -d rdev:$device; done"#,
     );
 }
 
