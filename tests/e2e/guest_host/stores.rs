@@ -17,8 +17,25 @@ direct() {
 }
 "#;
 
+/// A volume becomes longer under the guest, which is offered that, and shorter, which it is not; nobody makes it longer again.
+/// What a change would say of its size is compared with what the guest's engine has.
+const GROWTH: &str = r#"
+volume=disk:avio_stor:0,0,1:lv:/dev/plain/volume
+grown() { hpvmmodify -P direct --dry-run -m $volume 2>&1 | grep 'storage 0,0,1 size' | tr --squeeze-repeats ' '; }
+test -z "$(grown)"
+lvextend --quiet --size 48M /dev/plain/volume >/dev/null
+test "$(grown)" = 'storage 0,0,1 size 32 MB 48 MB now'
+test -z "$(hpvmmodify -P direct -m $volume 2>&1 >/dev/null)"
+test -z "$(grown)"
+lvreduce --quiet --force --yes --size 40M /dev/plain/volume >/dev/null 2>&1
+for again in first second; do
+    hpvmmodify -P direct -m $volume 2>&1 | grep -q 'has become shorter than the disk at 0,0,1: 40 MB of 48 MB'
+done
+test "$(blockdev --getsize64 /dev/plain/volume)" = $((40 << 20))
+"#;
+
 /// Nothing is left to make a volume or a file slower than the disk it lies on but the volume and the file system themselves,
-/// which `tests/guest-host/measure_stores.sh` measures. Settles 142.
+/// which `tests/guest-host/measure_stores.sh` measures. A volume grows under the guest and is never cut. Settles 142, 149.
 fn every_kind_of_store_is_used_directly() {
     let mut host = Turn::take();
     let mut ok = |commands: &str| host.ok(&format!("{}{FUNCTIONS}{commands}", units::FUNCTIONS));
@@ -35,6 +52,7 @@ fn every_kind_of_store_is_used_directly() {
         ok("tr '\\0' '\\n' </proc/$(engine direct)/cmdline | grep '^driver=.*node-name=medium'");
     assert_eq!(line.matches("cache.direct=on,aio=io_uring").count(), 3, "{line}");
     assert!(!line.contains("no-flush"), "{line}");
+    ok(GROWTH);
     ok("hpvmstop -P direct -h -F
         hpvmremove -P direct -F --purge
         rm /root/file.img
