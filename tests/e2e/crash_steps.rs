@@ -2,55 +2,93 @@
 //! must work, and `hpvm doctor` must say what is left over and clean it. The commands are the authority on what steps there
 //! are: one that no scene here reaches fails the suite.
 
+mod house;
+mod kinds;
 mod scenes;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hpvm_app::snapshot::Process;
 use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
-use hpvm_model::{DiskId, GuestConfig};
-use hpvm_registry::{Access, Registry};
+use hpvm_model::{DiskId, GuestConfig, Vswitch};
+use hpvm_plan::record::Machine;
+use hpvm_registry::{Access, Entry, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 
-use scenes::{
-    ATTACH, CLONE, CLONE_OVER, CLONE_RUNNING, CREATE, DEVMGMT, HALT, HOSTRDEV, LINKED, MAKE_DISK,
-    MODIFY, NVRAM, PURGE, PURGE_KEPT, REBUILD, REMOVE, RENAME, RENAME_DEVICE, REPAIR, SCENES,
-    START, STOP, SWITCH, Scene, UNDELETE,
-};
+use scenes::Scene;
 
-pub(crate) const TESTS: &[Test] = crate::tests![
-    every_step_has_a_scene,
-    create_dies_at_every_step,
-    modify_dies_at_every_step,
-    modify_of_a_running_guest_dies_at_every_step,
-    clone_dies_at_every_step,
-    clone_over_a_file_dies_at_every_step,
-    clone_of_a_running_guest_dies_at_every_step,
-    linked_clone_dies_at_every_step,
-    rename_dies_at_every_step,
-    remove_dies_at_every_step,
-    purge_dies_at_every_step,
-    purge_of_a_kept_guest_dies_at_every_step,
-    undelete_dies_at_every_step,
-    start_dies_at_every_step,
-    stop_dies_at_every_step,
-    nvram_restore_dies_at_every_step,
-    doctor_repair_dies_at_every_step,
-    doctor_rebuild_dies_at_every_step,
-    devmgmt_dies_at_every_step,
-    renaming_a_device_dies_at_every_step,
-    making_a_disk_dies_at_every_step,
-    hostrdev_dies_at_every_step,
-    making_a_switch_dies_at_every_step,
-    halting_a_switch_dies_at_every_step,
-    readers_see_the_old_or_the_new_state,
-];
+/// Makes of each scene a test that plays it, on the scripted engine.
+macro_rules! plays {
+    ($($test:ident: $scene:path,)*) => {
+        const SCENES: &[&Scene] = &[$(&$scene),*];
+        pub(crate) const TESTS: &[Test] = $crate::tests![
+            every_step_has_a_scene,
+            every_kind_of_change_has_a_scene,
+            readers_see_the_old_or_the_new_state,
+            a_real_guest_outlives_commands_that_die,
+            $($test),*
+        ];
+        $(fn $test() {
+            play(&$scene);
+        })*
+    };
+}
+
+plays! {
+    create_dies_at_every_step: scenes::CREATE,
+    modify_dies_at_every_step: scenes::MODIFY,
+    adding_to_a_running_guest_dies_at_every_step: scenes::ATTACH,
+    changing_a_device_of_a_running_guest_dies_at_every_step: scenes::EXCHANGE,
+    taking_from_a_running_guest_dies_at_every_step: scenes::DETACH,
+    clone_dies_at_every_step: scenes::CLONE,
+    clone_over_a_file_dies_at_every_step: scenes::CLONE_OVER,
+    clone_of_a_running_guest_dies_at_every_step: scenes::CLONE_RUNNING,
+    linked_clone_dies_at_every_step: scenes::LINKED,
+    rename_dies_at_every_step: scenes::RENAME,
+    rename_of_a_running_guest_dies_at_every_step: scenes::RENAME_RUNNING,
+    remove_dies_at_every_step: scenes::REMOVE,
+    purge_dies_at_every_step: scenes::PURGE,
+    purge_of_a_kept_guest_dies_at_every_step: scenes::PURGE_KEPT,
+    undelete_dies_at_every_step: scenes::UNDELETE,
+    undelete_by_another_name_dies_at_every_step: scenes::UNDELETE_RENAMED,
+    start_dies_at_every_step: scenes::START,
+    stop_dies_at_every_step: scenes::STOP,
+    graceful_stop_dies_at_every_step: scenes::STOP_GRACEFULLY,
+    nvram_restore_dies_at_every_step: scenes::NVRAM,
+    nvram_reset_dies_at_every_step: scenes::NVRAM_RESET,
+    autostart_dies_at_every_step: house::AUTOSTART,
+    autostop_dies_at_every_step: house::AUTOSTOP,
+    doctor_repair_dies_at_every_step: house::REPAIR,
+    doctor_writing_texts_dies_at_every_step: house::REPAIR_TEXTS,
+    doctor_making_a_guest_known_dies_at_every_step: house::REPAIR_UNKNOWN,
+    doctor_taking_guests_over_dies_at_every_step: house::REPAIR_ADOPT,
+    doctor_settling_a_command_dies_at_every_step: house::REPAIR_SETTLE,
+    doctor_rebuild_dies_at_every_step: house::REBUILD,
+    devmgmt_dies_at_every_step: house::DEVMGMT,
+    changing_an_entry_dies_at_every_step: house::DEVMGMT_MODIFY,
+    deleting_an_entry_dies_at_every_step: house::DEVMGMT_DELETE,
+    initialising_entries_dies_at_every_step: house::DEVMGMT_INITIALISE,
+    renaming_a_device_dies_at_every_step: house::RENAME_DEVICE,
+    making_a_disk_dies_at_every_step: house::MAKE_DISK,
+    hostrdev_disabled_dies_at_every_step: house::HOSTRDEV_DISABLE,
+    hostrdev_enabled_dies_at_every_step: house::HOSTRDEV_ENABLE,
+    hostrdev_update_dies_at_every_step: house::HOSTRDEV_UPDATE,
+    hostrdev_delete_dies_at_every_step: house::HOSTRDEV_DELETE,
+    making_a_switch_dies_at_every_step: house::SWITCH,
+    changing_a_switch_dies_at_every_step: house::SWITCH_RENAME,
+    deleting_a_switch_dies_at_every_step: house::SWITCH_DELETE,
+    booting_a_switch_dies_at_every_step: house::SWITCH_BOOT,
+    resetting_a_switch_dies_at_every_step: house::SWITCH_RESET,
+    halting_a_switch_dies_at_every_step: house::SWITCH_HALT,
+    changing_a_port_dies_at_every_step: house::PORT,
+}
 
 const SIGABRT: i32 = 6;
 /// Four times what keepers and workers need on a quiet machine to follow their QEMU.
@@ -68,96 +106,18 @@ fn every_step_has_a_scene() {
     assert_eq!(named, tested, "each step that commands name is one that a scene reaches");
 }
 
-fn create_dies_at_every_step() {
-    play(&CREATE);
+fn every_kind_of_change_has_a_scene() {
+    kinds::each_is_played_or_left_for_a_reason(SCENES);
 }
 
-fn modify_dies_at_every_step() {
-    play(&MODIFY);
-}
-
-fn modify_of_a_running_guest_dies_at_every_step() {
-    play(&ATTACH);
-}
-
-fn clone_dies_at_every_step() {
-    play(&CLONE);
-}
-
-fn clone_over_a_file_dies_at_every_step() {
-    play(&CLONE_OVER);
-}
-
-fn clone_of_a_running_guest_dies_at_every_step() {
-    play(&CLONE_RUNNING);
-}
-
-fn linked_clone_dies_at_every_step() {
-    play(&LINKED);
-}
-
-fn rename_dies_at_every_step() {
-    play(&RENAME);
-}
-
-fn remove_dies_at_every_step() {
-    play(&REMOVE);
-}
-
-fn purge_dies_at_every_step() {
-    play(&PURGE);
-}
-
-fn purge_of_a_kept_guest_dies_at_every_step() {
-    play(&PURGE_KEPT);
-}
-
-fn undelete_dies_at_every_step() {
-    play(&UNDELETE);
-}
-
-fn start_dies_at_every_step() {
-    play(&START);
-}
-
-fn stop_dies_at_every_step() {
-    play(&STOP);
-}
-
-fn nvram_restore_dies_at_every_step() {
-    play(&NVRAM);
-}
-
-fn doctor_repair_dies_at_every_step() {
-    play(&REPAIR);
-}
-
-fn doctor_rebuild_dies_at_every_step() {
-    play(&REBUILD);
-}
-
-fn devmgmt_dies_at_every_step() {
-    play(&DEVMGMT);
-}
-
-fn renaming_a_device_dies_at_every_step() {
-    play(&RENAME_DEVICE);
-}
-
-fn making_a_disk_dies_at_every_step() {
-    play(&MAKE_DISK);
-}
-
-fn hostrdev_dies_at_every_step() {
-    play(&HOSTRDEV);
-}
-
-fn making_a_switch_dies_at_every_step() {
-    play(&SWITCH);
-}
-
-fn halting_a_switch_dies_at_every_step() {
-    play(&HALT);
+/// With a QEMU that only its firmware runs on: what the scripted engine says of commands that die is true of the real one.
+fn a_real_guest_outlives_commands_that_die() {
+    for scene in [&scenes::START, &scenes::STOP, &scenes::ATTACH, &scenes::RENAME_RUNNING] {
+        for step in scene.steps {
+            let _playing = Playing::of(scene, step, Then::Again);
+            kill_at(Engine::Real, scene, step, Then::Again);
+        }
+    }
 }
 
 /// Settles 80, 82: a guest that is renamed, removed and brought back is there under one name or not at all for whoever
@@ -208,17 +168,23 @@ enum Then {
 }
 
 fn play(scene: &Scene) {
+    passes_its_steps(scene);
     for step in scene.steps {
-        for then in [Then::Again, Then::Repair] {
-            let _playing =
-                Playing(format!("{} dies at {step}, then {then:?}", scene.command.join(" ")));
-            kill_at(scene, step, then);
+        for &then in scene.then {
+            let _playing = Playing::of(scene, step, then);
+            kill_at(Engine::Fake, scene, step, then);
         }
     }
 }
 
 /// What is played, said when it fails.
 struct Playing(String);
+
+impl Playing {
+    fn of(scene: &Scene, step: &str, then: Then) -> Playing {
+        Playing(format!("{} dies at {step}, then {then:?}", scene.command.join(" ")))
+    }
+}
 
 impl Drop for Playing {
     fn drop(&mut self) {
@@ -228,14 +194,29 @@ impl Drop for Playing {
     }
 }
 
-fn kill_at(scene: &Scene, step: &str, then: Then) {
-    let mut host = host_with_two_guests();
-    let bystander = engine(&host, 1).expect("'other' runs");
+/// A step that a command passes and its scene does not list would never be killed there.
+fn passes_its_steps(scene: &Scene) {
+    let mut host = host_with_two_guests(Engine::Fake);
     (scene.prepare)(&host);
+    let passed = host.path("steps");
+    host.environment("HPVM_STEPS_TO", &passed.to_string_lossy());
+    let command = scene.command_on(&host);
+    let outcome = host.run(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(outcome.status.success(), "{outcome}");
+    let passed = fs::read_to_string(&passed).expect("the steps it passed");
+    let mut passed: Vec<&str> = passed.lines().collect();
+    // A doctor passes the same one with each cure.
+    passed.dedup();
+    assert_eq!(passed, scene.steps, "{outcome}");
+    wait_until(SETTLE_BOUND, &format!("after {outcome}"), || (scene.is_done)(&host));
+}
+
+fn kill_at(on: Engine, scene: &Scene, step: &str, then: Then) {
+    let mut host = host_with_two_guests(on);
+    (scene.prepare)(&host);
+    let bystander = engine(&host, 1);
     let before = Seen::on(&host);
-    let root = host.root().display().to_string();
-    let command: Vec<String> =
-        scene.command.iter().map(|word| word.replace("{root}", &root)).collect();
+    let command = scene.command_on(&host);
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
 
     host.environment("HPVM_ABORT_AT", step);
@@ -260,20 +241,22 @@ fn kill_at(scene: &Scene, step: &str, then: Then) {
     assert!((scene.is_done)(&host), "a repair undoes nothing");
     between.is_old_or_new(&before, &Seen::on(&host));
 
-    assert_eq!(engine(&host, 1), Some(bystander), "'other' runs on");
-    assert!(is_supervised(&host, 1), "'other' is supervised");
+    assert_eq!(engine(&host, 1), bystander, "'other' runs on");
+    assert_eq!(is_supervised(&host, 1), bystander.is_some(), "'other' is supervised");
     leave_nothing(&host);
 }
 
-/// `other`, number 1, runs; `web`, number 2, is off.
-fn host_with_two_guests() -> VmHost {
-    let host = VmHost::new(Engine::Fake);
+/// `other`, number 1, runs, but on the real engine, which would only be slower for it; `web`, number 2, is off.
+fn host_with_two_guests(on: Engine) -> VmHost {
+    let host = VmHost::new(on);
     for name in ["other", "web"] {
         let disk = host.disk(&format!("{name}.img"), 1 << 20);
         let disk = format!("disk:avio_stor:0,1,0:file:{}", disk.display());
         host.ok(&["hpvmcreate", "-P", name, "-O", "linux", "-r", "512M", "-a", &disk]);
     }
-    host.ok(&["hpvmstart", "-P", "other"]);
+    if on == Engine::Fake {
+        host.ok(&["hpvmstart", "-P", "other"]);
+    }
     host
 }
 
@@ -282,6 +265,8 @@ fn host_with_two_guests() -> VmHost {
 struct Seen {
     guests: Vec<GuestConfig>,
     removed: Vec<GuestConfig>,
+    switches: Vec<Vswitch>,
+    entries: Vec<Entry>,
     is_web_on: bool,
     web_devices: Option<Vec<String>>,
 }
@@ -293,14 +278,22 @@ impl Seen {
         let removed: Vec<GuestConfig> =
             registry.removed().expect("the removed").into_iter().map(|r| r.config).collect();
         for config in guests.iter().chain(&removed) {
-            let folder = host.path("var/opt/hpvm/uuids").join(config.uuid.to_string());
+            let folder = folder(host, config);
             assert!(folder.join("nvram").is_file(), "'{}' has its folder and nvram", config.name);
             assert!(folder.join("guest.json").is_file(), "'{}' has its identity", config.name);
         }
         let is_web_on = engine(host, WEB).is_some();
-        let web_devices = is_web_on.then(|| running_devices(host));
+        let web = guests.iter().find(|guest| is_web_on && guest.number.get() == WEB);
+        let web_devices = web.map(|web| running_devices(host, web));
         let alike = |configs: Vec<GuestConfig>| configs.into_iter().map(without_chance).collect();
-        Seen { guests: alike(guests), removed: alike(removed), is_web_on, web_devices }
+        Seen {
+            guests: alike(guests),
+            removed: alike(removed),
+            switches: registry.vswitches().expect("the switches"),
+            entries: registry.entries().expect("the entries"),
+            is_web_on,
+            web_devices,
+        }
     }
 
     fn is_old_or_new(&self, old: &Seen, new: &Seen) {
@@ -309,6 +302,8 @@ impl Seen {
         };
         either(self.guests == old.guests, self.guests == new.guests, "guests");
         either(self.removed == old.removed, self.removed == new.removed, "removed guests");
+        either(self.switches == old.switches, self.switches == new.switches, "switches");
+        either(self.entries == old.entries, self.entries == new.entries, "entries");
         either(self.is_web_on == old.is_web_on, self.is_web_on == new.is_web_on, "running");
         let devices = &self.web_devices;
         either(*devices == old.web_devices, *devices == new.web_devices, "running devices");
@@ -328,9 +323,16 @@ fn without_chance(mut config: GuestConfig) -> GuestConfig {
     config
 }
 
-fn running_devices(host: &VmHost) -> Vec<String> {
-    let text = host.ok(&["hpvmstatus", "-P", "web", "-d"]);
-    text.lines().map(str::to_owned).collect()
+/// What a guest runs on. hpvmstatus would tell it too, and take the guest over on the way.
+fn running_devices(host: &VmHost, config: &GuestConfig) -> Vec<String> {
+    let record = folder(host, config).join("boot.record");
+    let machine = Machine::read(&fs::read_to_string(record).expect("a boot record"));
+    let storage = machine.expect("a boot record").storage;
+    storage.iter().map(|attached| attached.device.to_string()).collect()
+}
+
+fn folder(host: &VmHost, config: &GuestConfig) -> PathBuf {
+    host.path("var/opt/hpvm/uuids").join(config.uuid.to_string())
 }
 
 fn registry(host: &VmHost) -> Registry {

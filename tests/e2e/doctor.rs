@@ -122,17 +122,7 @@ fn a_guest_that_nobody_supervises_is_taken_over() {
     let host = host_with_guests();
     host.ok(&["hpvmstart", "-P", "web"]);
     let engine = host.snapshot(number(&host, "web")).expect("it runs").qemu;
-    let supervisors: Vec<PidFd> = host
-        .processes()
-        .iter()
-        .filter(|(_, name)| name == "hpvmkeeper" || name == "hpvmapp")
-        .filter_map(|(pid, _)| PidFd::open_number(*pid).ok().flatten())
-        .collect();
-    assert_eq!(supervisors.len(), 2, "{:?}", host.processes());
-    // Held still first, so that neither replaces the other.
-    for signal in [Signal::STOP, Signal::KILL] {
-        supervisors.iter().for_each(|process| drop(process.signal(signal)));
-    }
+    assert_eq!(kill_supervisors(&host), 2, "{:?}", host.processes());
     wait_until(BOUND, "both are gone", || {
         host.run(&["hpvm", "doctor"]).stdout.contains("nobody supervises it")
     });
@@ -140,6 +130,24 @@ fn a_guest_that_nobody_supervises_is_taken_over() {
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
     let adopted = host.snapshot(number(&host, "web")).expect("it runs");
     assert_eq!(adopted.qemu, engine, "the guest ran on");
+}
+
+/// Of every guest; gives how many there were.
+pub(crate) fn kill_supervisors(host: &VmHost) -> usize {
+    let supervisors: Vec<PidFd> = host
+        .processes()
+        .iter()
+        .filter(|(_, name)| name == "hpvmkeeper" || name == "hpvmapp")
+        .filter_map(|(pid, _)| PidFd::open_number(*pid).ok().flatten())
+        .collect();
+    // Held still first, so that none replaces another.
+    for signal in [Signal::STOP, Signal::KILL] {
+        supervisors.iter().for_each(|process| drop(process.signal(signal)));
+    }
+    for process in &supervisors {
+        assert!(process.wait_exit(BOUND).expect("a pidfd"), "it has ended");
+    }
+    supervisors.len()
 }
 
 fn a_lost_registry_is_refused_and_rebuilt() {
@@ -343,7 +351,7 @@ fn folder(host: &VmHost, name: &str) -> PathBuf {
 }
 
 /// The registry loses one guest, as no command would make it.
-fn forget(host: &VmHost, name: &str) {
+pub(crate) fn forget(host: &VmHost, name: &str) {
     let number = config(host, name).number;
     let mut registry = registry(host, Access::ReadWrite);
     let now = registry.operations(None, 1).expect("the operations")[0].operation.at;
@@ -354,7 +362,7 @@ fn forget(host: &VmHost, name: &str) {
 }
 
 /// An operation whose command was killed, as a command that keeps its steps in the registry leaves it.
-fn leave_interrupted(host: &VmHost) {
+pub(crate) fn leave_interrupted(host: &VmHost) {
     let mut registry = registry(host, Access::ReadWrite);
     let recent = registry.operations(None, 1).expect("the operations").remove(0);
     let owner = Owner { pid: number_of_the_dead(), start_time: 1, boot_id: "another".into() };

@@ -3,10 +3,12 @@
 //! was started since the host's boot is left as it is, running or ended, so that a restart of the product changes no guest.
 
 use hpvm_model::{AutoStart, Choice, GuestConfig, GuestName, SwitchName};
+use hpvm_plan::record::Machine;
 
 use crate::devdb::host_devices::{Scan, update};
 use crate::network::ports;
 use crate::network::switches::revive;
+use crate::presence::Presence;
 use crate::start::{Started, start};
 use crate::{Actor, Mode, Refusal, VmHost, remove};
 
@@ -100,8 +102,11 @@ fn list_host_devices(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<(),
     Ok(())
 }
 
-/// Whether the guest has been started since the host's boot. What became of it then was decided: by the administrator, by
-/// itself, or by a crash that would only happen again.
+/// Whether the guest has run since the host's boot. What became of it then was decided: by the administrator, by itself, or by
+/// a crash that would only happen again. A start that was cut short leaves a record, and nothing ran that could say how it
+/// ended.
 fn was_started(host: &VmHost, config: &GuestConfig) -> bool {
-    host.boot_record(config).is_ok_and(|machine| machine.base.boot_id == host.boot_id)
+    let has_run = matches!(host.presence(config.number), Presence::Off { last: Some(_) });
+    let is_of_this_boot = |machine: Machine| machine.base.boot_id == host.boot_id;
+    has_run && host.boot_record(config).is_ok_and(is_of_this_boot)
 }

@@ -1,12 +1,17 @@
 //! The steps between which a changing command may die. Commands call [`Step::reached`] after each; tests make a command
-//! abort at one by name and look at what is left. A step stands here only if a command passes it.
+//! abort at one by name and look at what is left, and have it write down which it passed. A step stands here only if a
+//! command passes it.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
 /// Names the step at which this process is to abort.
 const ABORT_AT: &str = "HPVM_ABORT_AT";
+/// Names the file in which this process is to leave the steps it passes, one a line.
+const STEPS_TO: &str = "HPVM_STEPS_TO";
 
 macro_rules! steps {
     ($($(#[$meta:meta])* $step:ident = $name:literal,)*) => {
@@ -99,12 +104,31 @@ steps! {
 #[error("'{0}' is no step; `hpvm crash-steps` prints them all")]
 pub struct UnknownStep(String);
 
+/// What a test wants of this process.
+struct Asked {
+    abort_at: Option<Step>,
+    steps_to: Option<File>,
+}
+
+impl Asked {
+    fn by_environment() -> Asked {
+        let abort_at = std::env::var(ABORT_AT).ok().and_then(|name| name.parse().ok());
+        let steps_to = std::env::var_os(STEPS_TO)
+            .and_then(|path| File::options().append(true).create(true).open(path).ok());
+        Asked { abort_at, steps_to }
+    }
+}
+
 impl Step {
-    /// Aborts the process if it was asked to die here. Costs one look at the environment in a process's life.
+    /// Aborts the process if it was asked to die here. Costs two looks at the environment in a process's life.
     pub fn reached(self) {
-        static ASKED: OnceLock<Option<Step>> = OnceLock::new();
-        let asked = ASKED.get_or_init(|| std::env::var(ABORT_AT).ok()?.parse().ok());
-        if *asked == Some(self) {
+        static ASKED: OnceLock<Asked> = OnceLock::new();
+        let asked = ASKED.get_or_init(Asked::by_environment);
+        if let Some(mut file) = asked.steps_to.as_ref() {
+            // A test that misses a step fails; the command has something else to do.
+            let _ = file.write_all(format!("{self}\n").as_bytes());
+        }
+        if asked.abort_at == Some(self) {
             std::process::abort();
         }
     }

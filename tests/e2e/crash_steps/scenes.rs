@@ -1,12 +1,11 @@
-//! The changing commands, each with what has to be there before it, the steps it passes, and how to see that it did what it
-//! promises. A new command gets a scene here, a line in [`SCENES`], and a test in the module above.
+//! The commands that change guests, each with what has to be there before it, the steps it passes, and how to see that it did
+//! what it promises. A new command gets a scene here and a line in the list of the module above.
 
 use std::fs;
 
-use hpvm_model::Choice;
 use hpvm_testkit::vm_host::VmHost;
 
-use super::{WEB, guest, is_listed, names, registry, removed_names};
+use super::{Then, WEB, guest, is_listed, names, removed_names};
 
 /// A command and the steps it passes.
 pub(super) struct Scene {
@@ -15,54 +14,28 @@ pub(super) struct Scene {
     /// `{root}` stands for the VM Host's.
     pub(super) command: &'static [&'static str],
     pub(super) steps: &'static [&'static str],
+    /// What comes first after it was killed.
+    pub(super) then: &'static [Then],
     /// Whether the state after the command is what the command promises.
     pub(super) is_done: fn(&VmHost) -> bool,
 }
 
-pub(super) const SCENES: &[&Scene] = &[
-    &CREATE,
-    &MODIFY,
-    &ATTACH,
-    &CLONE,
-    &CLONE_OVER,
-    &CLONE_RUNNING,
-    &LINKED,
-    &RENAME,
-    &REMOVE,
-    &PURGE,
-    &PURGE_KEPT,
-    &UNDELETE,
-    &START,
-    &STOP,
-    &NVRAM,
-    &REPAIR,
-    &REBUILD,
-    &DEVMGMT,
-    &RENAME_DEVICE,
-    &MAKE_DISK,
-    &HOSTRDEV,
-    &SWITCH,
-    &HALT,
-];
+pub(super) const EITHER: &[Then] = &[Then::Again, Then::Repair];
+/// Enough where another scene passes the same steps and is repaired.
+pub(super) const AGAIN: &[Then] = &[Then::Again];
 
-pub(super) const SWITCH: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmnet", "-c", "-S", "sw1"],
-    steps: &["vswitch.committed"],
-    is_done: |host| host.ok(&["hpvmnet"]).contains("sw1           2 Down"),
-};
-
-pub(super) const HALT: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmnet", "-S", "localnet", "-h", "-F"],
-    steps: &["vswitch.committed"],
-    is_done: |host| host.ok(&["hpvmnet"]).contains("localnet      1 Down"),
-};
+impl Scene {
+    pub(super) fn command_on(&self, host: &VmHost) -> Vec<String> {
+        let root = host.root().display().to_string();
+        self.command.iter().map(|word| word.replace("{root}", &root)).collect()
+    }
+}
 
 pub(super) const CREATE: Scene = Scene {
     prepare: |_| {},
     command: &["hpvmcreate", "-P", "new", "-O", "linux", "-c", "1", "-r", "512M", "-l", "fresh"],
     steps: &["create.folder", "create.nvram", "create.link", "create.committed"],
+    then: EITHER,
     is_done: |host| host.path("var/opt/hpvm/guests/new/nvram").exists() && is_listed(host, "new"),
 };
 
@@ -70,15 +43,47 @@ pub(super) const MODIFY: Scene = Scene {
     prepare: |_| {},
     command: &["hpvmmodify", "-P", "web", "-r", "1G", "-l", "changed"],
     steps: &["modify.applied", "modify.committed"],
+    then: EITHER,
     is_done: |host| guest(host, "web").is_some_and(|web| web.label.as_str() == "changed"),
 };
 
 pub(super) const ATTACH: Scene = Scene {
     prepare: |host| drop(host.ok(&["hpvmstart", "-P", "web"])),
-    command: &["hpvmmodify", "-P", "web", "-a", "dvd:avio_stor:0,2,0:null:/srv"],
+    command: &["hpvmmodify", "-P", "web", "-a", DRIVE],
     steps: &["modify.applied", "modify.committed"],
+    then: EITHER,
     is_done: |host| guest(host, "web").is_some_and(|web| web.storage.len() == 2),
 };
+
+const DRIVE: &str = "dvd:avio_stor:0,2,0:null:/srv";
+
+/// Another medium for a drive.
+pub(super) const EXCHANGE: Scene = Scene {
+    prepare: |host| {
+        drop(host.disk("disc.iso", 1 << 20));
+        start_with_drive(host);
+    },
+    command: &["hpvmmodify", "-P", "web", "-m", "dvd:avio_stor:0,2,0:file:{root}/disc.iso"],
+    steps: &["modify.applied", "modify.committed"],
+    then: AGAIN,
+    is_done: |host| {
+        let drive = guest(host, "web").map(|web| web.storage[1].backing.path.clone());
+        drive.is_some_and(|path| path.ends_with("/disc.iso"))
+    },
+};
+
+pub(super) const DETACH: Scene = Scene {
+    prepare: start_with_drive,
+    command: &["hpvmmodify", "-P", "web", "-d", DRIVE],
+    steps: &["modify.applied", "modify.committed"],
+    then: AGAIN,
+    is_done: |host| guest(host, "web").is_some_and(|web| web.storage.len() == 1),
+};
+
+fn start_with_drive(host: &VmHost) {
+    host.ok(&["hpvmmodify", "-P", "web", "-a", DRIVE]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+}
 
 /// Where the copies of the scenes lie, below the root.
 pub(super) const COPY: &str = "copy.img";
@@ -99,6 +104,7 @@ pub(super) const CLONE: Scene = Scene {
         "clone.committed",
         "clone.settled",
     ],
+    then: EITHER,
     is_done: |host| is_listed(host, "new") && is_copied(host),
 };
 
@@ -132,6 +138,7 @@ pub(super) const LINKED: Scene = Scene {
         "clone.committed",
         "clone.settled",
     ],
+    then: EITHER,
     is_done: |host| {
         is_listed(host, "new") && host.path("var/opt/hpvm/guests/new/disk-0-1-0.qcow2").is_file()
     },
@@ -147,6 +154,7 @@ pub(super) const RENAME: Scene = Scene {
     prepare: |_| {},
     command: &["hpvmmodify", "-P", "web", "-N", "site"],
     steps: &["modify.applied", "rename.linked", "modify.committed", "rename.unlinked"],
+    then: EITHER,
     is_done: |host| {
         is_listed(host, "site")
             && !is_listed(host, "web")
@@ -154,10 +162,14 @@ pub(super) const RENAME: Scene = Scene {
     },
 };
 
+pub(super) const RENAME_RUNNING: Scene =
+    Scene { prepare: |host| drop(host.ok(&["hpvmstart", "-P", "web"])), then: AGAIN, ..RENAME };
+
 pub(super) const REMOVE: Scene = Scene {
     prepare: |_| {},
     command: &["hpvmremove", "-P", "web", "-F"],
     steps: &["remove.committed", "remove.unlinked"],
+    then: EITHER,
     is_done: |host| !is_listed(host, "web") && removed_names(host) == ["web"],
 };
 
@@ -165,6 +177,7 @@ pub(super) const PURGE: Scene = Scene {
     prepare: |_| {},
     command: &["hpvmremove", "-P", "web", "-F", "--purge"],
     steps: &["remove.committed", "remove.unlinked", "purge.removed"],
+    then: EITHER,
     is_done: |host| !is_listed(host, "web") && removed_names(host).is_empty(),
 };
 
@@ -172,6 +185,7 @@ pub(super) const PURGE_KEPT: Scene = Scene {
     prepare: |host| drop(host.ok(&["hpvmremove", "-P", "web", "-F"])),
     command: &["hpvmremove", "-P", "web", "-F", "--purge"],
     steps: &["purge.committed", "purge.removed"],
+    then: EITHER,
     is_done: |host| removed_names(host).is_empty(),
 };
 
@@ -179,13 +193,22 @@ pub(super) const UNDELETE: Scene = Scene {
     prepare: |host| drop(host.ok(&["hpvmremove", "-P", "web", "-F"])),
     command: &["hpvm", "undelete", "-P", "web"],
     steps: &["undelete.linked", "undelete.committed"],
+    then: EITHER,
     is_done: |host| is_listed(host, "web") && removed_names(host).is_empty(),
+};
+
+pub(super) const UNDELETE_RENAMED: Scene = Scene {
+    command: &["hpvm", "undelete", "-P", "web", "-N", "site"],
+    is_done: |host| is_listed(host, "site") && removed_names(host).is_empty(),
+    then: AGAIN,
+    ..UNDELETE
 };
 
 pub(super) const START: Scene = Scene {
     prepare: |_| {},
     command: &["hpvmstart", "-P", "web"],
     steps: &["start.claimed", "start.record", "start.keeper", "start.running"],
+    then: EITHER,
     is_done: |host| host.state("web").starts_with("On (") && host.state("web") != "On (ATTN)",
 };
 
@@ -193,8 +216,12 @@ pub(super) const STOP: Scene = Scene {
     prepare: |host| drop(host.ok(&["hpvmstart", "-P", "web"])),
     command: &["hpvmstop", "-P", "web", "-h", "-F"],
     steps: &["stop.asked", "stop.ended", "stop.cleaned"],
+    then: EITHER,
     is_done: |host| host.state("web") == "Off" && !host.run_dir(WEB).join("qmp").exists(),
 };
+
+pub(super) const STOP_GRACEFULLY: Scene =
+    Scene { command: &["hpvmstop", "-P", "web", "-g", "-F"], then: AGAIN, ..STOP };
 
 pub(super) const NVRAM: Scene = Scene {
     prepare: |host| {
@@ -204,55 +231,15 @@ pub(super) const NVRAM: Scene = Scene {
     },
     command: &["hpvm", "nvram", "-P", "web", "--restore"],
     steps: &["nvram.replaced"],
+    then: EITHER,
     is_done: |host| host.run(&["hpvm", "nvram", "-P", "web"]).status.success(),
 };
 
-pub(super) const REPAIR: Scene = Scene {
+pub(super) const NVRAM_RESET: Scene = Scene {
     prepare: |host| {
-        for uuid in ["4c2bd2f2-1b8e-4f0c-a9a7-6f5f1a8e0001", "4c2bd2f2-1b8e-4f0c-a9a7-6f5f1a8e0002"]
-        {
-            fs::create_dir(host.path("var/opt/hpvm/uuids").join(uuid)).expect("a leftover");
-        }
+        fs::write(host.path("var/opt/hpvm/guests/web/nvram"), "damaged").expect("the variables");
     },
-    command: &["hpvm", "doctor", "--repair"],
-    steps: &["doctor.cleaned"],
-    is_done: |host| host.run(&["hpvm", "doctor"]).status.success(),
-};
-
-pub(super) const REBUILD: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvm", "doctor", "--rebuild", "-F"],
-    steps: &["doctor.written", "doctor.saved", "doctor.replaced"],
-    is_done: |host| is_listed(host, "web") && is_listed(host, "other"),
-};
-
-pub(super) const DEVMGMT: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmdevmgmt", "-a", "rdev:/media"],
-    steps: &["devmgmt.committed"],
-    is_done: |host| !host.ok(&["hpvmdevmgmt", "-l", "rdev:/media"]).is_empty(),
-};
-
-pub(super) const RENAME_DEVICE: Scene = Scene {
-    prepare: |host| drop(host.disk("moved.img", 1 << 20)),
-    command: &["hpvmdevmgmt", "-n", "gdev:{root}/web.img:{root}/moved.img"],
-    steps: &["devmgmt.committed"],
-    is_done: |host| {
-        let path = guest(host, "web").map(|web| web.storage[0].backing.path.clone());
-        path.is_some_and(|path| path.ends_with("/moved.img"))
-    },
-};
-
-pub(super) const MAKE_DISK: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmdevmgmt", "-S", "1.5M", "{root}/made.img"],
-    steps: &["disk.sized"],
-    is_done: |host| fs::metadata(host.path("made.img")).is_ok_and(|made| made.len() == 3 << 19),
-};
-
-pub(super) const HOSTRDEV: Scene = Scene {
-    prepare: |_| {},
-    command: &["hpvmhostrdev", "-D"],
-    steps: &["hostrdev.committed"],
-    is_done: |host| registry(host).hostrdev_at_start().expect("a setting") == Choice::No,
+    command: &["hpvm", "nvram", "-P", "web", "--reset"],
+    then: AGAIN,
+    ..NVRAM
 };
