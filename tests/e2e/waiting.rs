@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use hpvm_model::PciSlot;
+use hpvm_plan::placement::SPARE_PORTS;
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -11,6 +13,7 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_firmware_keeps_leaves_at_its_reset,
     a_changed_adapter_waits_beside_what_runs,
+    what_finds_no_spare_port_waits_and_is_told,
     the_shell_is_back_after_its_entry_was_removed,
 ];
 
@@ -49,6 +52,40 @@ fn what_firmware_keeps_leaves_at_its_reset() {
     console.expect(SHELL, FIRMWARE_BOUND);
     host.ok(&["hpvmmodify", "-P", "box", "-a", &statement]);
     assert_eq!(waiting(&host, "box"), None, "its place is free at once");
+}
+
+/// Each adapter that comes takes a port, and there are as many to spare as were promised.
+fn what_finds_no_spare_port_waits_and_is_told() {
+    let host = VmHost::new(Engine::Real);
+    host.ok(&["hpvmcreate", "-P", "box", "-r", "64M"]);
+    host.ok(&["hpvmstart", "-P", "box"]);
+    let mut slots = PciSlot::all();
+    let mut add = |adapter: &str| {
+        let slot = slots.next().expect("more addresses than spares");
+        let drive = format!("dvd:{adapter}:{slot},0:null:/srv");
+        let outcome = host.run(&["hpvmmodify", "-P", "box", "-a", &drive]);
+        assert!(outcome.status.success(), "{outcome}");
+        (drive, outcome)
+    };
+    for _ in 0..SPARE_PORTS {
+        let (_, outcome) = add("avio_stor");
+        assert_eq!(outcome.stderr, "", "it is there now: {outcome}");
+    }
+    assert_eq!(waiting(&host, "box"), None);
+    // With an address of its own, and with the next free one.
+    let (given, outcome) = add("avio_stor");
+    let automatic = host.run(&["hpvmmodify", "-P", "box", "-a", "dvd:scsi::null:/srv"]);
+    for outcome in [outcome, automatic] {
+        assert!(outcome.status.success(), "{outcome}");
+        assert_eq!(outcome.stderr.matches("next start").count(), 1, "{outcome}");
+    }
+    let shown = waiting(&host, "box").expect("it is shown");
+    assert!(shown.contains(&given) && shown.contains("dvd:scsi:"), "{shown}");
+    host.ok(&["hpvmstop", "-P", "box", "-F"]);
+    host.ok(&["hpvmstart", "-P", "box"]);
+    assert_eq!(waiting(&host, "box"), None, "the next start brings them");
+    let devices = host.ok(&["hpvmstatus", "-P", "box", "-d"]);
+    assert_eq!(devices.matches("dvd:").count(), SPARE_PORTS + 2, "{devices}");
 }
 
 /// Settles 131.
