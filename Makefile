@@ -1,5 +1,6 @@
 # make demo     from a fresh Debian 12 to a guest that runs, in ./.demo
 # make test     everything that tests need, then all tests
+# make check-demo   the demo on a minimal Debian 12, as root and as a user with sudo for apt-get alone, each twice in its time
 # make build, install, bench, soak, lint, clean
 #
 # install puts the product below DESTDIR/HPVM_ROOT (both empty: the machine itself).
@@ -24,7 +25,7 @@ OPTION_ROM = .cache/images/mptsas1068.rom
 BUILT ?= target/release
 INSTALL_PROGRAM ?= install -m 755
 
-.PHONY: build install install-built demo test guests bench soak lint clean
+.PHONY: build install install-built demo check-demo test guests bench soak lint clean
 
 # hpvm has the C library built in: a command's time is mostly its start, and loading libraries a fifth of that.
 # Its relocations are packed, since each page of them is read then.
@@ -50,6 +51,10 @@ install-built:
 
 demo:
 	scripts/demo
+
+check-demo:
+	scripts/check-fresh
+	scripts/check-fresh --user
 
 # What the tests boot; each is instant when the cache has it.
 guests:
