@@ -105,8 +105,8 @@ impl House {
             format!("dvd:avio_stor::file:{image}"),
             "dvd:avio_stor::null:/srv".to_owned(),
         ];
-        let mut line = vec!["hpvmcreate", "-P", name, "-O", "linux", "-c", "1", "-r", "512M"];
-        line.extend(["-B", "manual", "-e", "10", "-l", &label]);
+        let mut line = vec!["hpvmcreate", "-P", name, "-O", "linux:12", "-c", "1", "-r", "512M"];
+        line.extend(["-B", "manual", "-e", "10:90", "-x", "runnable_status=enabled", "-l", &label]);
         devices.iter().for_each(|device| line.extend(["-a", device]));
         self.time(&line)
     }

@@ -65,6 +65,11 @@ impl Peer {
         Ok(Some(peer))
     }
 
+    /// The daemon, which the shell that began became.
+    pub(super) fn daemon(&self) -> Result<i32> {
+        Ok(i32::try_from(self.daemon.id())?)
+    }
+
     fn command(&self, line: &[&str]) -> Command {
         let socket = self.folder.join("run/libvirt-sock");
         let mut command = Command::new("virsh");
