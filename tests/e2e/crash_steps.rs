@@ -21,6 +21,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
+use crate::refusals::{State, export};
 
 use scenes::Scene;
 
@@ -201,7 +202,9 @@ fn passes_its_steps(scene: &Scene) {
     let passed = host.path("steps");
     host.environment("HPVM_STEPS_TO", &passed.to_string_lossy());
     let command = scene.command_on(&host);
-    let outcome = host.run(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    a_dry_run_changes_nothing(&host, &command);
+    let outcome = host.run(&command);
     assert!(outcome.status.success(), "{outcome}");
     let passed = fs::read_to_string(&passed).expect("the steps it passed");
     let mut passed: Vec<&str> = passed.lines().collect();
@@ -209,6 +212,19 @@ fn passes_its_steps(scene: &Scene) {
     passed.dedup();
     assert_eq!(passed, scene.steps, "{outcome}");
     wait_until(SETTLE_BOUND, &format!("after {outcome}"), || (scene.is_done)(&host));
+}
+
+/// It passes no step either: whoever looks which were passed finds those of the real run alone.
+fn a_dry_run_changes_nothing(host: &VmHost, command: &[&str]) {
+    let (before, records) = (State::of(host), export(host)["operations"].clone());
+    let seen = Seen::on(host);
+    let outcome = host.run(&[command, &["--dry-run"]].concat());
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(!outcome.stdout.is_empty(), "a dry run says what would happen: {outcome}");
+    // A guest that comes up writes its own meanwhile.
+    before.assert_unchanged_but(host, &outcome.line, &["log", "console.log"]);
+    assert_eq!(Seen::on(host), seen, "after {outcome}");
+    assert_eq!(export(host)["operations"], records, "and leaves no record: {outcome}");
 }
 
 fn kill_at(on: Engine, scene: &Scene, step: &str, then: Then) {

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::Test;
 use crate::pool::Leased;
-use crate::refusals::{State, no_control_bytes, refused};
+use crate::refusals::{State, no_control_bytes, refused, start_refused};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     no_room_for_the_registry,
@@ -124,15 +124,6 @@ fn tells_of_no_room(said: &str) {
     assert!(is_told, "the reason is not told: {said}");
 }
 
-/// A start is refused with a report of several lines.
-#[track_caller]
-fn start_refused(host: &VmHost, name: &str) {
-    let outcome = host.run(&["hpvmstart", "-P", name]);
-    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
-    tells_of_no_room(&outcome.stderr);
-    no_control_bytes(&outcome);
-}
-
 #[track_caller]
 fn succeeded(outcome: &Outcome) {
     assert!(outcome.status.success(), "{outcome}");
@@ -238,12 +229,12 @@ fn no_room_for_the_guests_folders() {
         tells_of_no_room(&refused(host, line));
         before.assert_unchanged_but(host, &line.join(" "), &["boot.record", "log"]);
     }
-    start_refused(host, "web");
+    tells_of_no_room(&start_refused(host, "web"));
     assert_eq!(host.state("web"), "Off");
     assert_eq!(host.state("other"), "On (OS)");
     succeeded(&host.run(&["hpvmstop", "-P", "other", "-F"]));
     assert_eq!(host.state("other"), "Off");
-    start_refused(host, "other");
+    tells_of_no_room(&start_refused(host, "other"));
     let why = host.ok(&["hpvm", "why", "other"]);
     tells_of_no_room(&why);
     cramped.make_room("var/opt/hpvm/uuids");
@@ -290,8 +281,8 @@ fn no_room_in_run() {
     let host = &cramped.host;
     cramped.fill("run/hpvm");
     let before = State::of(host);
-    start_refused(host, "web");
-    start_refused(host, "spare");
+    tells_of_no_room(&start_refused(host, "web"));
+    tells_of_no_room(&start_refused(host, "spare"));
     before.assert_unchanged_but(host, "two starts that were refused", &["log", "boot.record"]);
     assert_eq!(host.state("web"), "Off");
     assert_eq!(host.state("other"), "On (OS)");

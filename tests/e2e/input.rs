@@ -12,10 +12,11 @@ use std::time::Duration;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, program};
 
 use crate::Test;
-use crate::refusals::{State, no_control_bytes, refused, refused_by};
+use crate::refusals::{State, no_control_bytes, refused, refused_by, start_refused};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     names_that_cannot_be,
+    entries_that_cannot_be,
     the_longest_name_is_a_name,
     words_that_are_no_text,
     statements_that_mean_nothing,
@@ -30,7 +31,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     provisions_that_are_missing,
     an_hpvmconf_that_is_none,
     roots_that_are_none,
-    a_read_only_root,
     a_registry_that_is_no_database,
     a_registry_of_a_newer_version,
     output_that_nobody_can_get,
@@ -40,7 +40,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 
 /// A VM Host with a guest that runs, `other`, one that is off, `web`, and one that was removed, `gone`. Bad input must leave
 /// all three as they are.
-fn inhabited() -> VmHost {
+pub(crate) fn inhabited() -> VmHost {
     let host = VmHost::new(Engine::Fake);
     for name in ["other", "web", "gone"] {
         let disk = host.disk(&format!("{name}.img"), 1 << 20);
@@ -76,7 +76,26 @@ const NAMED: &[&[&str]] = &[
     &["hpvm", "why"],
     &["hpvm", "undelete", "-P"],
     &["hpvm", "nvram", "--reset", "-P"],
+    &["hpvmclone", "-N", "new", "-P"],
+    &["hpvmclone", "-P", "web", "-N"],
+    &["hpvm", "gvsdmgr", "clear_stat", "-P"],
 ];
+
+/// Commands that take a switch's name, and where it goes.
+const SWITCHES: &[&[&str]] = &[
+    &["hpvmnet", "-c", "-S"],
+    &["hpvmnet", "-b", "-S"],
+    &["hpvmnet", "-h", "-F", "-S"],
+    &["hpvmnet", "-r", "-F", "-S"],
+    &["hpvmnet", "-d", "-F", "-S"],
+    &["hpvmnet", "-u", "portid:1:isolated:on", "-S"],
+    &["hpvmnet", "-C", "-S", "sw1", "-N"],
+    &["hpvmnet", "-C", "-N", "new", "-S"],
+    &["hpvmnet", "-S"],
+];
+
+/// Entries of the device database, with a name that is none.
+const ENTRIES: &[&str] = &["gdev", "rdev", "server"];
 
 fn names_that_cannot_be() {
     let host = inhabited();
@@ -100,10 +119,44 @@ fn names_that_cannot_be() {
         "'",
         &long,
     ];
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
     all_refused(
         &host,
-        NAMED.iter().flat_map(|line| names.map(|name| [line, &[name][..]].concat())),
+        NAMED
+            .iter()
+            .chain(SWITCHES)
+            .flat_map(|line| names.map(|name| [line, &[name][..]].concat())),
     );
+}
+
+/// A device's name is a path; what comes before it in a path matters nowhere, so `..` is refused where it stands.
+fn entries_that_cannot_be() {
+    let host = inhabited();
+    let long = format!("/{}", "x".repeat(5000));
+    let paths =
+        ["", "relative", "../up", "/a\nb", "/a\x1b[2J", "/a\u{202e}b", "/nowhere/at/all", &long];
+    let names = ["", ".", "..", "a/b", "a b", "a\nb", "a\x1b[2J", "a\u{202e}b", &long];
+    let mut lines: Vec<Vec<String>> = Vec::new();
+    let mut tried =
+        |words: &[&str]| lines.push(words.iter().map(|&word| word.to_owned()).collect());
+    for entry in ENTRIES {
+        let names: &[&str] = if *entry == "server" { &names } else { &paths };
+        for name in names {
+            let (id, root) = (format!("{entry}:{name}"), format!("{entry}:/media:{name}"));
+            tried(&["hpvmdevmgmt", "-a", &id]);
+            tried(&["hpvmdevmgmt", "-d", &id]);
+            tried(&["hpvmdevmgmt", "-m", &format!("{id}:attr:PRESERVE=YES")]);
+            tried(&["hpvmdevmgmt", "-n", &root]);
+        }
+    }
+    for path in ["", "/", "/nowhere/at/all", "/a\x1b[2J", "/dev/null", &long] {
+        tried(&["hpvmdevmgmt", "-S", "1M", path]);
+    }
+    for qualifier in ["", "lun=", "lun=\x1b[2J", "lun=../..", &long] {
+        tried(&["hpvm", "gvsdmgr", "clear_stat", "-P", "other", "-q", qualifier]);
+        tried(&["hpvm", "gvsdmgr", "clear_stat", "-P", "other", "-D", qualifier]);
+    }
+    all_refused(&host, lines.iter().map(|line| line.iter().map(String::as_str).collect()));
 }
 
 fn the_longest_name_is_a_name() {
@@ -438,14 +491,11 @@ fn a_file_that_went_away() {
     assert!(outcome.status.success(), "{outcome}");
     assert_eq!(outcome.stderr.matches("WARNING (web)").count(), 1, "{outcome}");
     let before = State::of(&host);
-    let outcome = host.run(&["hpvmstart", "-P", "web"]);
-    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
-    assert!(outcome.stderr.contains("does not exist"), "{outcome}");
-    no_control_bytes(&outcome);
+    let said = start_refused(&host, "web");
+    assert!(said.contains("does not exist"), "{said}");
     fs::create_dir(host.path("web.img")).expect("a folder");
-    let outcome = host.run(&["hpvmstart", "-P", "web"]);
-    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
-    assert!(outcome.stderr.contains("is a folder"), "{outcome}");
+    let said = start_refused(&host, "web");
+    assert!(said.contains("is a folder"), "{said}");
     before.assert_unchanged(&host, "two starts that were refused");
     fs::remove_dir(host.path("web.img")).expect("it is empty");
     fs::rename(host.path("elsewhere.img"), host.path("web.img")).expect("it is renamed");
@@ -487,9 +537,7 @@ fn provisions_that_are_missing() {
             _ => String::new(),
         };
         host.set(name, path);
-        let outcome = host.run(&["hpvmstart", "-P", "web"]);
-        assert_eq!(outcome.status.code(), Some(1), "{name}={path}: {outcome}");
-        no_control_bytes(&outcome);
+        start_refused(&host, "web");
         before.assert_unchanged(&host, &format!("{name}={path}"));
         host.set(name, &usual);
     }
@@ -503,6 +551,7 @@ fn an_hpvmconf_that_is_none() {
         ("HPVMKEEPREMOVED", "soon", &["hpvmremove", "-P", "web", "-F"][..]),
         ("HPVMKEEPREMOVED", "-1", &["hpvmremove", "-P", "web", "-F"]),
         ("HPVMAUTOSTOP", "3601", &["hpvm", "autostop"]),
+        ("HPVMSTOP", "0", &["hpvmstop", "-P", "other", "-g", "-F"]),
         ("HPVMLIMITS", "A.99", &["hpvmcreate", "-P", "new"]),
         ("HPVMUIDBASE", "0", &["hpvmstart", "-P", "web"]),
         ("HPVMUIDBASE", "\x1b[2J", &["hpvmstart", "-P", "web"]),
@@ -546,19 +595,6 @@ fn roots_that_are_none() {
     }
 }
 
-/// Runs a command where all below the root is read only, as on a file system that met an error.
-fn read_only(host: &VmHost, line: &[&str]) -> Outcome {
-    let script = "mount --bind \"$HPVM_ROOT\" \"$HPVM_ROOT\" && \
-                  mount -o remount,ro,bind \"$HPVM_ROOT\" && cd / && exec -a \"$0\" \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "bash"]);
-    Outcome::of(
-        &format!("[read-only] {}", line.join(" ")),
-        by_script(host, command, script, line),
-        b"",
-    )
-}
-
 /// Runs a command with what a shell does to its descriptors.
 fn through_shell(host: &VmHost, line: &[&str], redirections: &str) -> Outcome {
     let script = format!("exec -a \"$0\" \"$@\" {redirections}");
@@ -567,7 +603,7 @@ fn through_shell(host: &VmHost, line: &[&str], redirections: &str) -> Outcome {
 }
 
 /// The command as `$0` (its name) and `$@` (the program and its arguments) of a script.
-fn by_script(host: &VmHost, mut shell: Command, script: &str, line: &[&str]) -> Command {
+pub(crate) fn by_script(host: &VmHost, mut shell: Command, script: &str, line: &[&str]) -> Command {
     let usual = host.command(line);
     shell.args(["-c", script, line[0]]).arg(usual.get_program()).args(usual.get_args());
     for (name, value) in usual.get_envs() {
@@ -578,39 +614,6 @@ fn by_script(host: &VmHost, mut shell: Command, script: &str, line: &[&str]) -> 
     }
     shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     shell
-}
-
-fn a_read_only_root() {
-    let host = inhabited();
-    let disk = host.disk("new.img", 1 << 20);
-    let statement = format!("disk:avio_stor::file:{}", disk.display());
-    let before = State::of(&host);
-    for line in [
-        &["hpvmcreate", "-P", "new"][..],
-        &["hpvmmodify", "-P", "web", "-l", "x"],
-        &["hpvmmodify", "-P", "web", "-N", "x"],
-        &["hpvmmodify", "-P", "other", "-a", &statement],
-        &["hpvmremove", "-P", "web", "-F"],
-        &["hpvmremove", "-P", "gone", "-F", "--purge"],
-        &["hpvmstart", "-P", "web"],
-        &["hpvm", "undelete", "-P", "gone"],
-        &["hpvm", "nvram", "-P", "web", "--reset"],
-    ] {
-        let said = refused_by(|| read_only(&host, line));
-        assert!(said.to_lowercase().contains("read-only"), "{said}");
-        before.assert_unchanged(&host, &line.join(" "));
-    }
-    for line in [
-        &["hpvmstatus"][..],
-        &["hpvmstatus", "-V"],
-        &["hpvmstatus", "-P", "other"],
-        &["hpvmstatus", "-e"],
-        &["hpvm", "why", "web"],
-    ] {
-        let outcome = read_only(&host, line);
-        assert!(outcome.status.success(), "what only looks still works: {outcome}");
-    }
-    before.assert_unchanged(&host, "looking");
 }
 
 /// Commands that need the registry.

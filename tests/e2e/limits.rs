@@ -7,6 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
+use hpvm_cli::dispatch::COMMANDS;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, repository};
 use serde_json::Value;
 
@@ -355,7 +356,14 @@ fn a_dry_run_says_field_by_field() {
     before.assert_unchanged(&host, "dry runs");
 }
 
+/// Beside those of the scenes of `crash_steps`, of which there is one for each kind of change.
 fn a_dry_run_changes_nothing() {
+    for entry in COMMANDS {
+        let options = entry.options();
+        let has =
+            |name: &str| options.get_arguments().any(|option| option.get_long() == Some(name));
+        assert_eq!(has("reason"), has("dry-run"), "{}", entry.name());
+    }
     let host = VmHost::new(Engine::Fake);
     for name in ["web", "other", "gone"] {
         host.ok(&["hpvmcreate", "-P", name, "-r", "64M"]);
@@ -382,6 +390,8 @@ fn a_dry_run_changes_nothing() {
         &["hpvm", "autostart", "--dry-run"],
         &["hpvm", "nvram", "-P", "web", "--reset", "--dry-run"],
         &["hpvm", "nvram", "-P", "web", "--restore", "--dry-run"],
+        &["gvsdmgr", "clear_stat", "-P", "other", "--dry-run"],
+        &["hpvm", "gvsdmgr", "get_info", "-P", "other", "--dry-run"],
     ] {
         let outcome = host.run(line);
         assert!(outcome.status.success(), "{outcome}");
@@ -389,6 +399,12 @@ fn a_dry_run_changes_nothing() {
         before.assert_unchanged(&host, &line.join(" "));
     }
     assert_eq!(export(&host)["operations"], operations, "and leaves no record");
+    host.ok(&["hpvmstop", "-a", "-F"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-B", "manual"]);
+    let nothing = [&["hpvmstop", "-a"][..], &["hpvm", "autostart"], &["hpvm", "autostop"]];
+    for line in nothing {
+        assert_eq!(host.ok(&[line, &["--dry-run"]].concat()), "Nothing would change.\n");
+    }
 }
 
 fn a_guest_is_renamed_off_and_running() {

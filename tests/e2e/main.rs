@@ -43,6 +43,7 @@ mod net_load;
 mod networks;
 mod one_owner;
 mod pool;
+mod read_only_root;
 mod refusals;
 mod removal;
 mod report;
@@ -111,6 +112,7 @@ const SUBJECTS: &[&[Test]] = &[
     full::TESTS,
     hostile::TESTS,
     input::TESTS,
+    read_only_root::TESTS,
     installing::TESTS,
     lan::TESTS,
     lan_boot::TESTS,

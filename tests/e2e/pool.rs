@@ -30,6 +30,11 @@ impl Leased {
         &self.running.as_ref().expect("leased").host
     }
 
+    /// For its tunables, which whoever leases it next must find as they were.
+    pub(crate) fn host_mut(&mut self) -> &mut VmHost {
+        &mut self.running.as_mut().expect("leased").host
+    }
+
     pub(crate) fn console(&mut self) -> &mut Console {
         &mut self.running.as_mut().expect("leased").console
     }

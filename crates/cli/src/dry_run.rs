@@ -8,6 +8,9 @@ use crate::exit::Failure;
 use crate::output::print;
 use crate::table::Table;
 
+/// Of a change that comes to none.
+pub const NOTHING: &str = "Nothing would change.\n";
+
 /// In the form asked for.
 pub fn print_out(changes: &[FieldChange], is_json: bool) -> Result<(), Failure> {
     let text = if is_json { json(changes)? } else { table(changes) };
@@ -26,7 +29,7 @@ pub fn verdict(problems: &[Problem]) -> Result<(), Failure> {
 #[must_use]
 pub fn table(changes: &[FieldChange]) -> String {
     if changes.is_empty() {
-        return "Nothing would change.\n".into();
+        return NOTHING.into();
     }
     let mut table = Table::new(["Field", "From", "To", "When"]);
     for change in changes {

@@ -31,6 +31,9 @@ const QEMU: &str = "qemu-system-x86_64";
 const UID_BASE: u32 = 1_000_000;
 const KEEP_REMOVED_DAYS: u32 = 7;
 const MAC_PROBE_ROUNDS: u8 = 3;
+/// The original took up to five minutes.
+const STOP_BOUND: Duration = Duration::from_secs(300);
+const STOP_SECONDS_MAX: u64 = 3600;
 const AUTOSTOP_BOUND: Duration = Duration::from_secs(120);
 const AUTOSTOP_SECONDS_MAX: u64 = 3600;
 const RESERVATION_HELPER: &str = "/usr/bin/qemu-pr-helper";
@@ -99,6 +102,17 @@ impl Conf {
         match self.number(NAME, WANTED)? {
             None => Ok(KEEP_REMOVED_DAYS),
             Some(days) if days <= KEEP_REMOVED_DAYS_MAX => Ok(days),
+            Some(_) => Err(self.unfit(NAME, WANTED)),
+        }
+    }
+
+    /// How long a guest that is asked to shut down may take.
+    pub fn stop_bound(&self) -> Result<Duration, ConfError> {
+        const NAME: &str = "HPVMSTOP";
+        const WANTED: &str = "a number of seconds from 1 to 3600";
+        match self.number(NAME, WANTED)? {
+            None => Ok(STOP_BOUND),
+            Some(seconds @ 1..=STOP_SECONDS_MAX) => Ok(Duration::from_secs(seconds)),
             Some(_) => Err(self.unfit(NAME, WANTED)),
         }
     }

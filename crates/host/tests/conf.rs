@@ -139,3 +139,16 @@ fn what_is_no_hpvmconf_is_refused_or_harmless() {
     fs::create_dir(root.conf()).expect("a folder");
     assert!(matches!(Conf::load(&root), Err(ConfError::NoFile { .. })));
 }
+
+#[test]
+fn every_tunable_is_documented() {
+    let documented = include_str!("../../../docs/files.md");
+    let is_name = |text: &&str| {
+        text.starts_with("HPVM") && text.chars().all(|letter| letter.is_ascii_uppercase())
+    };
+    let names: Vec<&str> = include_str!("../src/conf.rs").split('"').filter(is_name).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/files.md");
+    }
+}

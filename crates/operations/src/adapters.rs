@@ -17,7 +17,7 @@ use hpvm_plan::record::Sharing;
 pub use reset::{ResetError, reset};
 
 use crate::presence::{Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, supervise};
+use crate::{Actor, Mode, Refusal, VmHost, supervise};
 
 /// QEMU looks its counters up at once; a worker waits no longer for it.
 const COUNTERS_BOUND: Duration = Duration::from_secs(10);
@@ -137,7 +137,14 @@ pub fn clear(
     actor: &Actor,
     config: &GuestConfig,
     luns: Vec<StorageAddress>,
+    mode: Mode,
 ) -> Result<(), Refusal> {
+    if mode == Mode::DryRun {
+        return match host.presence(config.number) {
+            Presence::Off { .. } => Err(Refusal::NotRunning(config.name.clone())),
+            Presence::On { .. } => Ok(()),
+        };
+    }
     let cleared = ask(host, config, luns).map(drop);
     host.registry.record(&actor.outcome(config, &cleared))?;
     cleared

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use hpvm_model::{GuestConfig, GuestName};
-use hpvm_registry::Access;
 
 use crate::presence::Presence;
 use crate::stop::{How, Stopped, stop};
@@ -67,7 +66,7 @@ pub fn autostop(
 }
 
 fn end(config: &GuestConfig, actor: &Actor, at_most: Duration) -> Result<Ended, Refusal> {
-    let mut host = VmHost::open(Access::ReadWrite)?;
+    let mut host = VmHost::open_to_end_guests()?;
     // What a QEMU held by a signal is asked, it does not hear.
     let asked = match host.presence(config.number).hangs() {
         true => Err(Refusal::StopFailed("its QEMU or its worker does not answer".into())),

@@ -3,6 +3,7 @@
 //! disks, perhaps for an hour: the clone fails. What the other does stands in the guest's lock, by whatever command. Called by
 //! the stop, and by the clone.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use hpvm_host::lock::{Busy, BusyError};
@@ -21,6 +22,14 @@ pub(crate) enum Claim {
     Joined,
     /// A clone is copying its disks. Once it has failed, what is left of the guest is ours to clear.
     Past,
+    /// Nobody can write its lock, nor whatever else a start or a change of it needs. What is left is whoever's to clear.
+    ReadOnly,
+}
+
+/// The right to clear what is left of a guest that has ended, held until dropped.
+#[derive(Debug)]
+pub(crate) struct RightToClear {
+    _busy: Option<Busy>,
 }
 
 /// What a holder's lock says when a stop need not wait for him.
@@ -43,6 +52,11 @@ pub(crate) fn claim(
     loop {
         let error = match host.busy_within(config, actor, wait) {
             Ok(busy) => return Ok(Claim::Own { busy: saying(busy, STOPPING) }),
+            Err(BusyError::Open { source, .. })
+                if source.kind() == ErrorKind::ReadOnlyFilesystem =>
+            {
+                return Ok(Claim::ReadOnly);
+            }
             Err(error) => error,
         };
         if let BusyError::Held { owner } = &error
@@ -91,13 +105,15 @@ impl Claim {
         host: &VmHost,
         actor: &Actor,
         config: &GuestConfig,
-    ) -> Option<Busy> {
-        match self {
+    ) -> Option<RightToClear> {
+        let busy = match self {
             Claim::Own { busy } => Some(busy),
-            Claim::Joined => None,
+            Claim::Joined => return None,
             // Whoever has it instead clears, or starts the guest.
-            Claim::Past => host.busy_within(config, actor, FAILS_WITHIN).ok(),
-        }
+            Claim::Past => Some(host.busy_within(config, actor, FAILS_WITHIN).ok()?),
+            Claim::ReadOnly => None,
+        };
+        Some(RightToClear { _busy: busy })
     }
 }
 

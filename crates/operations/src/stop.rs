@@ -24,8 +24,6 @@ pub enum How {
     Graceful { at_most: Duration },
 }
 
-/// The bound of a graceful stop when nobody says another; the original took up to five minutes.
-pub const GRACEFUL_BOUND: Duration = Duration::from_secs(300);
 /// A hard stop includes what the engine still writes to the disks.
 const HARD_BOUND: Duration = Duration::from_secs(30);
 /// The same when the guest is known not to answer.

@@ -82,6 +82,16 @@ impl VmHost {
         Premises::find(access)?.open()
     }
 
+    /// For a command that ends guests: it must do so too where nothing can be written any more.
+    pub fn open_to_end_guests() -> Result<VmHost, Refusal> {
+        match VmHost::open(Access::ReadWrite) {
+            Err(Refusal::Registry(RegistryError::ReadOnlyFileSystem { .. })) => {
+                VmHost::open(Access::ReadOnly)
+            }
+            opened => opened,
+        }
+    }
+
     pub fn guest(&self, selector: &Selector) -> Result<GuestConfig, Refusal> {
         self.registry.guest(selector)?.ok_or_else(|| Refusal::NoGuest(shown(selector)))
     }

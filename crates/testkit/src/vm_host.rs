@@ -8,9 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hpvm_app::snapshot::Snapshot;
+use hpvm_guesthost::KeptOff;
 use hpvm_host::process::PidFd;
 use rustix::process::Signal;
 
@@ -18,6 +19,8 @@ use crate::wait::wait_until;
 
 /// No command takes longer, and a test that waits longer has failed.
 const COMMAND_BOUND: Duration = Duration::from_secs(180);
+/// The longest a command may take to refuse what it is asked.
+pub const REFUSAL_BOUND: Duration = Duration::from_secs(5);
 
 /// Which engine the host's guests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct Outcome {
     pub status: ExitStatus,
     pub stdout: String,
     pub stderr: String,
+    /// Without the time in which others had the processors that the command was ready to use.
+    pub took: Duration,
 }
 
 impl VmHost {
@@ -215,11 +220,12 @@ impl VmHost {
         outcome.stdout
     }
 
-    /// Runs a command that must be refused with exit status 1; gives what it said.
+    /// Runs a command that must be refused in time with exit status 1; gives what it said.
     #[track_caller]
     pub fn refused(&self, line: &[&str]) -> String {
         let outcome = self.run(line);
         assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+        outcome.assert_prompt();
         outcome.stderr
     }
 
@@ -309,11 +315,18 @@ impl Outcome {
     /// Runs a command that a test put together itself to its end; `line` names it in messages.
     #[must_use]
     pub fn of(line: &str, mut command: Command, input: &[u8]) -> Outcome {
-        finish(line, command.spawn().expect("the program starts"), input)
+        let since = Instant::now();
+        finish(line, command.spawn().expect("the program starts"), since, input)
+    }
+
+    /// A refusal, or an answer that nothing may hold up.
+    #[track_caller]
+    pub fn assert_prompt(&self) {
+        assert!(self.took < REFUSAL_BOUND, "took {:?}: {self}", self.took);
     }
 }
 
-fn finish(line: &str, mut child: Child, input: &[u8]) -> Outcome {
+fn finish(line: &str, mut child: Child, since: Instant, input: &[u8]) -> Outcome {
     if let Some(mut stdin) = child.stdin.take() {
         // A command that reads nothing closes its end; what it makes of that is what the test looks at.
         let _ = stdin.write_all(input);
@@ -321,6 +334,7 @@ fn finish(line: &str, mut child: Child, input: &[u8]) -> Outcome {
     let stdout = gather(child.stdout.take());
     let stderr = gather(child.stderr.take());
     let pid = i32::try_from(child.id()).expect("a process number");
+    let kept_off = KeptOff::by(Some(pid));
     let ended = PidFd::open_number(pid)
         .ok()
         .flatten()
@@ -328,8 +342,11 @@ fn finish(line: &str, mut child: Child, input: &[u8]) -> Outcome {
     if !ended {
         let _ = child.kill();
     }
+    // The kernel keeps its account until somebody waits for it.
+    let took = since.elapsed().saturating_sub(kept_off.since_then());
     let status = child.wait().expect("the command is our child");
-    let outcome = Outcome { line: line.to_owned(), status, stdout: stdout(), stderr: stderr() };
+    let (stdout, stderr) = (stdout(), stderr());
+    let outcome = Outcome { line: line.to_owned(), status, stdout, stderr, took };
     assert!(ended, "not finished after {COMMAND_BOUND:?}: {outcome}");
     outcome
 }
@@ -348,7 +365,7 @@ fn gather(pipe: Option<impl Read + Send + 'static>) -> impl FnOnce() -> String {
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Outcome { line, status, stdout, stderr } = self;
+        let Outcome { line, status, stdout, stderr, took: _ } = self;
         write!(f, "$ {line}\n{stdout}{stderr}[{status}]")
     }
 }

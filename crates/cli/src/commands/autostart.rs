@@ -3,6 +3,7 @@
 
 use crate::args::Operation;
 use crate::dispatch::{Context, Perform};
+use crate::dry_run::NOTHING;
 use crate::exit::Failure;
 use crate::output::print;
 use hpvm_model::{GuestName, chain};
@@ -36,6 +37,9 @@ impl Perform for Autostart {
         for (chore, refusal) in &done.undone {
             let text = format!("{}: {}", not_done(*chore), chain(refusal));
             context.say.warning(None, &text);
+        }
+        if self.dry_run && done.guests.is_empty() {
+            print(NOTHING)?;
         }
         let mut result = Ok(());
         for (name, refusal) in done.switches {

@@ -2,11 +2,11 @@
 
 use crate::args::Operation;
 use crate::dispatch::{Context, Perform};
+use crate::dry_run::NOTHING;
 use crate::exit::Failure;
 use crate::output::print;
 use hpvm_operations::VmHost;
 use hpvm_operations::autostop::{Ended, autostop};
-use hpvm_registry::Access;
 
 use super::{catch_interruptions, mode, refused};
 
@@ -28,10 +28,13 @@ pub struct Autostop {
 impl Perform for Autostop {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_to_end_guests()?;
         let at_most = host.conf.autostop_bound()?;
         let actor = context.actor(self.operation.reason);
         let done = autostop(&mut host, &actor, at_most, mode(self.dry_run))?;
+        if self.dry_run && done.guests.is_empty() {
+            print(NOTHING)?;
+        }
         let mut result = Ok(());
         for (name, ended) in done.guests {
             match ended {

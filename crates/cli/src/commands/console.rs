@@ -84,7 +84,11 @@ impl session::Guest for ConsoleGuest<'_> {
     }
 
     fn power(&mut self, verb: PowerVerb) -> Result<String, String> {
-        let mut host = VmHost::open(Access::ReadWrite).map_err(|e| chain(&e))?;
+        let opened = match verb {
+            PowerVerb::Off => VmHost::open_to_end_guests(),
+            PowerVerb::On | PowerVerb::Cycle => VmHost::open(Access::ReadWrite),
+        };
+        let mut host = opened.map_err(|e| chain(&e))?;
         let actor = self.context.actor(None);
         let off = |host: &mut VmHost| {
             stop(host, &actor, &self.config, How::Hard, &mut |_| {}).map_err(|e| chain(&e))

@@ -35,8 +35,8 @@ pub struct Doctor {
     #[arg(short = 'F', long, requires = "rebuild")]
     pub force: bool,
 
-    /// --rebuild: check only, print what would be in the new registry
-    #[arg(long, requires = "rebuild")]
+    /// Check only: print what would be repaired, or with --rebuild what would be in the new registry
+    #[arg(long)]
     pub dry_run: bool,
 
     #[command(flatten)]
@@ -48,7 +48,8 @@ impl Perform for Doctor {
         if self.rebuild {
             return self.rebuild(context);
         }
-        let access = if self.repair { Access::ReadWrite } else { Access::ReadOnly };
+        let repairs = self.repair && !self.dry_run;
+        let access = if repairs { Access::ReadWrite } else { Access::ReadOnly };
         let mut host = VmHost::open(access)?;
         let findings = examine(&host)?;
         if findings.is_empty() {
@@ -57,16 +58,19 @@ impl Perform for Doctor {
         let actor = context.actor(self.operation.reason);
         let (mut left, mut cured, mut failed) = (0, false, None);
         for finding in &findings {
-            let done = match self.repair {
+            let done = match repairs {
                 true => repair(&mut host, &actor, finding),
                 false => Ok(None),
             };
-            left += u32::from(!matches!(done, Ok(Some(_))));
+            let would_be_repaired =
+                self.repair && self.dry_run && !matches!(finding.cure, Cure::Tell(_));
+            left += u32::from(!matches!(done, Ok(Some(_))) && !would_be_repaired);
             let what = match (&done, &finding.cure) {
                 (Ok(Some(done)), _) => format!("repaired: {done}"),
                 // The others are repaired all the same.
                 (Err(refusal), _) => format!("not repaired: {}", chain(refusal)),
                 (Ok(None), Cure::Tell(command)) => format!("next: {command}"),
+                (Ok(None), _) if would_be_repaired => "would be repaired".into(),
                 (Ok(None), _) => "next: hpvm doctor --repair".into(),
             };
             print(&format!("{}\n  {}\n", printable(&finding.text), printable(&what)))?;

@@ -7,17 +7,19 @@ use hpvm_model::entry::Setting;
 use hpvm_model::storage::AddressError;
 use hpvm_model::{EntryId, EntryType, GuestName, PciSlot, StorageAddress};
 use hpvm_operations::adapters::{self, Adapter, LunState};
-use hpvm_operations::devdb::entries;
+use hpvm_operations::devdb::entries::{self, Changed};
 use hpvm_operations::{Mode, VmHost};
 use hpvm_registry::Access;
 
 use crate::args::{GuestArgument, Operation};
 use crate::dispatch::{Context, Perform};
+use crate::dry_run::NOTHING;
+use crate::entries as shown_as;
 use crate::exit::{About, Failure};
 use crate::luns;
 use crate::output::print;
 
-use super::{agreed, refused};
+use super::{agreed, mode, refused};
 
 /// Tell what a guest's storage adapters and LUNs are and have done
 ///
@@ -54,6 +56,10 @@ pub struct Gvsdmgr {
     /// bdr and replace_dsk: do not ask
     #[arg(short = 'f', long)]
     pub force: bool,
+
+    /// clear_stat, bdr and replace_dsk: check only, print what would be done
+    #[arg(long)]
+    pub dry_run: bool,
 
     /// As JSON, after docs/schema/luns.json; get_info and get_stat
     #[arg(long)]
@@ -140,7 +146,11 @@ enum NotThere {
 impl Perform for Gvsdmgr {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         let changes = matches!(self.verb, Verb::ClearStat | Verb::Bdr | Verb::ReplaceDsk);
-        let access = if changes { Access::ReadWrite } else { Access::ReadOnly };
+        let mode = mode(self.dry_run);
+        let access = match changes && mode == Mode::Apply {
+            true => Access::ReadWrite,
+            false => Access::ReadOnly,
+        };
         let mut host = VmHost::open(access)?;
         let config = host.guest(&self.guest.0.clone().into())?;
         let name = config.name.clone();
@@ -152,23 +162,32 @@ impl Perform for Gvsdmgr {
         match self.verb {
             Verb::ClearStat => {
                 let actor = context.actor(self.operation.reason);
-                adapters::clear(&mut host, &actor, &config, running(&chosen))
+                let luns = running(&chosen);
+                let counted = listed(&luns);
+                adapters::clear(&mut host, &actor, &config, luns, mode)
                     .or_else(|refusal| refused(&name, refusal))?;
+                match counted {
+                    _ if mode == Mode::Apply => {}
+                    Some(luns) => print(&format!("{luns} would be counted from zero\n"))?,
+                    None => print(NOTHING)?,
+                }
             }
             Verb::Bdr => {
                 let luns = running(&chosen);
-                let shown: Vec<String> = luns.iter().map(ToString::to_string).collect();
-                let shown = shown.join(" and ");
+                let shown = listed(&luns).unwrap_or_default();
                 let question = format!(
                     "Reset {shown} of '{name}'? Requests under way fail, and are sent again."
                 );
                 // Of none of them the refusal is the answer.
-                if !self.force && !luns.is_empty() {
+                if !self.force && !luns.is_empty() && mode == Mode::Apply {
                     agreed(context.say.ask(&question))?;
                 }
                 let actor = context.actor(self.operation.reason);
-                adapters::reset(&mut host, &actor, &config, &luns)
+                adapters::reset(&mut host, &actor, &config, &luns, mode)
                     .or_else(|refusal| refused(&name, refusal))?;
+                if mode == Mode::DryRun {
+                    print(&format!("{shown} would be reset\n"))?;
+                }
             }
             Verb::ReplaceDsk => {
                 let (address, id) = self.one_disk(&chosen).about(&name)?;
@@ -176,12 +195,16 @@ impl Perform for Gvsdmgr {
                     "Accept the device that '{}' leads to now as the disk {address} of '{name}'?",
                     id.name()
                 );
-                if !self.force {
+                if !self.force && mode == Mode::Apply {
                     agreed(context.say.ask(&question))?;
                 }
                 let actor = context.actor(self.operation.reason);
-                entries::set(&mut host, &actor, &id, Setting::AcceptIdentifier, Mode::Apply)
-                    .or_else(|refusal| refused(&name, refusal))?;
+                let Changed { before, after } =
+                    entries::set(&mut host, &actor, &id, Setting::AcceptIdentifier, mode)
+                        .or_else(|refusal| refused(&name, refusal))?;
+                if mode == Mode::DryRun {
+                    print(&shown_as::change(before.as_ref(), after.as_ref(), mode))?;
+                }
             }
             Verb::GetStat => {
                 let statistics = adapters::statistics(&host, &config, chosen)
@@ -202,6 +225,12 @@ impl Perform for Gvsdmgr {
         }
         Ok(())
     }
+}
+
+/// As a sentence names them; none of none.
+fn listed(luns: &[StorageAddress]) -> Option<String> {
+    let shown: Vec<String> = luns.iter().map(ToString::to_string).collect();
+    (!shown.is_empty()).then(|| shown.join(" and "))
 }
 
 /// Of these, what the running guest has.

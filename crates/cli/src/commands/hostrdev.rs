@@ -71,6 +71,10 @@ impl Perform for Hostrdev {
         if self.disable || self.enable {
             let at_start = if self.enable { Choice::Yes } else { Choice::No };
             set_at_start(&mut host, &actor, at_start, mode)?;
+            if mode == Mode::DryRun {
+                let not = if self.enable { "" } else { "not " };
+                print(&format!("it would {not}run when the VM Host starts\n"))?;
+            }
             return told(mode);
         }
         let update = if self.delete {

@@ -146,7 +146,7 @@ pub struct Net {
     #[arg(short = 'Q', long)]
     pub quiet: bool,
 
-    /// Check only: refuse what would be refused and change nothing
+    /// Check only: refuse what would be refused, and print what would be done
     #[arg(long, requires = "deed")]
     pub dry_run: bool,
 
@@ -249,7 +249,7 @@ impl Net {
         let request = self.request();
         let made = switches::create(&mut host, &actor, name, &request, self.mode());
         self.tell(context, &self.recorded(&mut host, context, made)?);
-        self.done(&format!("virtual switch '{name}' is made already"))
+        self.done(name, "made")
     }
 
     fn act(&self, context: &Context, selector: &SwitchSelector) -> Result<(), Failure> {
@@ -280,14 +280,20 @@ impl Net {
             None => switches::change(host, &actor, selector, &self.request(), mode),
         };
         self.tell(context, &self.recorded(host, context, changed)?);
-        let what = if self.delete { "deleted" } else { "changed" };
-        self.done(&format!("virtual switch '{}' is {what} already", switch.name))
+        self.done(&switch.name, if self.delete { "deleted" } else { "changed" })
     }
 
-    fn done(&self, what: &str) -> Result<(), Failure> {
+    fn done(&self, name: &SwitchName, what: &str) -> Result<(), Failure> {
+        let deed = match () {
+            () if self.boot => "booted",
+            () if self.halt => "halted",
+            () if self.reset => "reset",
+            () => what,
+        };
         match self.mode() {
-            Mode::Apply => done(what),
-            Mode::DryRun => Ok(()),
+            Mode::Apply => done(&format!("virtual switch '{name}' is {what} already")),
+            Mode::DryRun if self.quiet => Ok(()),
+            Mode::DryRun => Ok(print(&format!("virtual switch '{name}' would be {deed}\n"))?),
         }
     }
 

@@ -2,22 +2,23 @@
 
 use crate::args::{Operation, StopTarget};
 use crate::dispatch::{Context, Perform};
+use crate::dry_run::NOTHING;
 use crate::exit::Failure;
 use crate::messages::Volume;
 use crate::output::print;
 use hpvm_host::signals;
 use hpvm_model::GuestConfig;
 use hpvm_operations::VmHost;
-use hpvm_operations::stop::{GRACEFUL_BOUND, How, Stopped, stop};
-use hpvm_registry::Access;
+use hpvm_operations::stop::{How, Stopped, stop};
 
 use super::{agreed, catch_interruptions, refused};
 
 /// Stop a guest
 ///
 /// Without -g the guest stops at once, as if its power failed. With -g its operating system is asked to shut down, again
-/// while nothing happens, for five minutes at most, or two while no operating system listens. When it does not, the guest runs on
-/// and the answer says whether there is no operating system yet, whether it did not react, or whether it is still shutting down.
+/// while nothing happens, for five minutes at most (HPVMSTOP seconds if hpvmconf says so), or two while no operating system
+/// listens. When it does not, the guest runs on and the answer says whether there is no operating system yet, whether it did not
+/// react, or whether it is still shutting down.
 #[derive(Debug, clap::Parser)]
 pub struct Stop {
     #[command(flatten)]
@@ -50,11 +51,14 @@ pub struct Stop {
 impl Perform for Stop {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_to_end_guests()?;
         let guests = match &self.target {
             StopTarget::Guest(selector) => vec![host.guest(&selector.clone().into())?],
             StopTarget::All => running(&host)?,
         };
+        if guests.is_empty() && self.dry_run {
+            return Ok(print(NOTHING)?);
+        }
         let mut worst = Ok(());
         for config in guests {
             if let Some(interruption) = signals::interrupted() {
@@ -88,7 +92,7 @@ impl Stop {
             agreed(context.say.ask(&question))?;
         }
         let how = match self.graceful {
-            true => How::Graceful { at_most: GRACEFUL_BOUND },
+            true => How::Graceful { at_most: host.conf.stop_bound()? },
             false => How::Hard,
         };
         let actor = context.actor(self.operation.reason.clone());

@@ -80,10 +80,9 @@ impl EntryId {
             return Err(EntryError::ControlCharacter(shown(name)));
         }
         let is_in_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let is_host = name.chars().all(is_in_host) && name.contains(char::is_alphanumeric);
         match entry {
-            EntryType::Server if !name.chars().all(is_in_host) => {
-                Err(EntryError::Host(shown(name)))
-            }
+            EntryType::Server if !is_host => Err(EntryError::Host(shown(name))),
             EntryType::Guest | EntryType::Restricted if !name.starts_with('/') => {
                 Err(EntryError::RelativePath(shown(name)))
             }

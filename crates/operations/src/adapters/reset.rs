@@ -15,7 +15,7 @@ use hpvm_model::{GuestConfig, GuestName, StorageAddress};
 use hpvm_plan::record::Attached;
 use rustix::fs::OFlags;
 
-use crate::{Actor, Refusal, VmHost};
+use crate::{Actor, Mode, Refusal, VmHost};
 
 /// The kernel ends a reset by itself; a command waits no longer for it.
 const RESET_BOUND: Duration = Duration::from_secs(60);
@@ -47,13 +47,29 @@ pub fn reset(
     actor: &Actor,
     config: &GuestConfig,
     luns: &[StorageAddress],
+    mode: Mode,
 ) -> Result<(), Refusal> {
+    if mode == Mode::DryRun {
+        return nodes(host, config, luns).map(drop);
+    }
     let done = attempt(host, config, luns);
     host.registry.record(&actor.outcome(config, &done))?;
     done
 }
 
 fn attempt(host: &VmHost, config: &GuestConfig, luns: &[StorageAddress]) -> Result<(), Refusal> {
+    for (path, node) in nodes(host, config, luns)? {
+        within_bound(path, node)?;
+    }
+    Ok(())
+}
+
+/// What backs these LUNs, each opened and seen to be what the guest has.
+fn nodes(
+    host: &VmHost,
+    config: &GuestConfig,
+    luns: &[StorageAddress],
+) -> Result<Vec<(PathBuf, File)>, Refusal> {
     let Some(machine) = host.machine(config) else {
         return Err(Refusal::NotRunning(config.name.clone()));
     };
@@ -64,11 +80,7 @@ fn attempt(host: &VmHost, config: &GuestConfig, luns: &[StorageAddress]) -> Resu
         let attached = machine.storage.iter().find(|a| a.device.address == address);
         open(attached.ok_or(ResetError::NotThere(address))?, &config.name)
     });
-    let opened: Vec<(PathBuf, File)> = opened.collect::<Result<_, ResetError>>()?;
-    for (path, node) in opened {
-        within_bound(path, node)?;
-    }
-    Ok(())
+    Ok(opened.collect::<Result<_, ResetError>>()?)
 }
 
 /// Opens what backs a LUN, if that is a SCSI device as a whole.

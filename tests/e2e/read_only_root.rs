@@ -1,0 +1,94 @@
+//! A root that cannot be written any more, as on a file system that met an error: changes are refused, what only looks works, and
+//! guests that run can be ended.
+
+use std::process::Command;
+use std::time::Duration;
+
+use hpvm_testkit::vm_host::{Outcome, VmHost};
+
+use crate::Test;
+use crate::input::{by_script, inhabited};
+use crate::refusals::{State, refused_by};
+
+pub(crate) const TESTS: &[Test] =
+    crate::tests![changes_are_refused_and_looks_are_not, guests_can_be_ended];
+
+/// Runs a command where all below the root is read only, as on a file system that met an error.
+fn read_only(host: &VmHost, line: &[&str]) -> Outcome {
+    let script = "mount --bind \"$HPVM_ROOT\" \"$HPVM_ROOT\" && \
+                  mount -o remount,ro,bind \"$HPVM_ROOT\" && cd / && exec -a \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "bash"]);
+    Outcome::of(
+        &format!("[read-only] {}", line.join(" ")),
+        by_script(host, command, script, line),
+        b"",
+    )
+}
+
+fn changes_are_refused_and_looks_are_not() {
+    let host = inhabited();
+    let disk = host.disk("new.img", 1 << 20);
+    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    let before = State::of(&host);
+    for line in [
+        &["hpvmcreate", "-P", "new"][..],
+        &["hpvmmodify", "-P", "web", "-l", "x"],
+        &["hpvmmodify", "-P", "web", "-N", "x"],
+        &["hpvmmodify", "-P", "other", "-a", &statement],
+        &["hpvmremove", "-P", "web", "-F"],
+        &["hpvmremove", "-P", "gone", "-F", "--purge"],
+        &["hpvmstart", "-P", "web"],
+        &["hpvm", "undelete", "-P", "gone"],
+        &["hpvm", "nvram", "-P", "web", "--reset"],
+        &["hpvmclone", "-P", "web", "-N", "new"],
+        &["hpvmnet", "-c", "-S", "sw1"],
+        &["hpvmdevmgmt", "-a", "rdev:/media"],
+        &["hpvm", "autostart"],
+    ] {
+        let said = refused_by(|| read_only(&host, line));
+        assert!(said.to_lowercase().contains("read-only"), "{said}");
+        before.assert_unchanged(&host, &line.join(" "));
+    }
+    for line in [
+        &["hpvmstatus"][..],
+        &["hpvmstatus", "-V"],
+        &["hpvmstatus", "-P", "other"],
+        &["hpvmstatus", "-e"],
+        &["hpvm", "why", "web"],
+    ] {
+        let outcome = read_only(&host, line);
+        assert!(outcome.status.success(), "what only looks still works: {outcome}");
+    }
+    before.assert_unchanged(&host, "looking");
+}
+
+/// Who cannot write any more must still be able to end what runs: by a command, at the console, and when the host goes down.
+fn guests_can_be_ended() {
+    let host = inhabited();
+    // A cycle of the power would end it for good.
+    let cycle = ["hpvmconsole", "-P", "other", "-q", "-c", "pc -cycle"];
+    let said = refused_by(|| read_only(&host, &cycle));
+    assert!(said.contains("read-only"), "{said}");
+    assert_eq!(host.state("other"), "On (OS)");
+    for line in [
+        &["hpvmstop", "-P", "other", "-F"][..],
+        &["hpvmstop", "-P", "other", "-g", "-F"],
+        &["hpvmstop", "-a", "-F"],
+        &["hpvmconsole", "-P", "other", "-q", "-c", "pc -off"],
+        &["hpvm", "autostop"],
+    ] {
+        let outcome = read_only(&host, line);
+        assert!(outcome.status.success(), "{outcome}");
+        outcome.assert_prompt();
+        let told = "could not be recorded: the registry";
+        assert_eq!(outcome.stderr.contains(told), line[0] == "hpvmstop", "{outcome}");
+        assert_eq!(host.state("other"), "Off", "{outcome}");
+        assert!(!host.run_dir(1).join("qmp").exists(), "nothing is left in /run: {outcome}");
+        let again = read_only(&host, &["hpvmstop", "-P", "other", "-F"]);
+        assert!(again.status.success(), "{again}");
+        host.ok(&["hpvmstart", "-P", "other"]);
+        host.wait_for_state("other", "On (OS)", Duration::from_secs(20));
+    }
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
