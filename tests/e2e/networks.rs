@@ -78,7 +78,7 @@ Port Number                      : 8
     assert!(host.ok(&["hpvmnet", "-X"]).contains("<virtual_switch name=\"dmz\" local_id=\"2\">"));
     assert!(host.ok(&["hpvmnet", "--json"]).contains("\"name\": \"dmz\""));
     let dry = host.ok(&["hpvmnet", "-S", "dmz", "-d", "--dry-run"]);
-    assert_eq!(dry, "");
+    assert_eq!(dry, "virtual switch 'dmz' would be deleted\n");
     // What its process would have left; the next switch gets the number.
     let left = ["run/hpvm/net/2", "var/opt/hpvm/common/vswitch-2.log"].map(|left| host.path(left));
     std::fs::create_dir_all(&left[0]).expect("a run folder");
