@@ -47,6 +47,7 @@ plays! {
     modify_dies_at_every_step: scenes::MODIFY,
     adding_to_a_running_guest_dies_at_every_step: scenes::ATTACH,
     changing_a_device_of_a_running_guest_dies_at_every_step: scenes::EXCHANGE,
+    exchanging_at_a_reset_dies_at_every_step: scenes::EXCHANGE_AT_RESET,
     taking_from_a_running_guest_dies_at_every_step: scenes::DETACH,
     clone_dies_at_every_step: scenes::CLONE,
     clone_over_a_file_dies_at_every_step: scenes::CLONE_OVER,

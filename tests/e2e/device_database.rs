@@ -392,7 +392,14 @@ fn a_read_only_disk_needs_no_right_to_write() {
     host.ok(&["hpvmdevmgmt", "-a", &entry("gdev", &disk)]);
     host.ok(&["hpvmdevmgmt", "-m", &format!("{}:attr:READONLY=YES", entry("gdev", &disk))]);
     host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&disk)]);
+    let shown = || host.ok(&["hpvmstatus", "-P", "web", "-V"]);
+    assert!(shown().contains("Physical access       :read-only"), "{}", shown());
     host.ok(&["hpvmstart", "-P", "web"]);
+    // Of a guest that runs it is what it was started with.
+    host.ok(&["hpvmdevmgmt", "-m", &format!("{}:attr:READONLY=NO", entry("gdev", &disk))]);
+    assert!(shown().contains("Physical access       :read-only"), "{}", shown());
+    let next = host.ok(&["hpvmstatus", "-P", "web", "-D", "-V"]);
+    assert!(!next.contains("read-only"), "{next}");
     let record = fs::read_to_string(host.path("var/opt/hpvm/guests/web/boot.record"));
     assert!(record.expect("a boot record").contains(r#""access":"read_only""#));
 }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use hpvm_testkit::guest::{BOOT_BOUND, Console};
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
@@ -37,6 +38,7 @@ fn disks_grow_under_a_guest() {
     an_emulated_disk_grows_when_the_guest_looks(&mut guest, &on_vio);
     the_boot_disk_grows(&mut guest);
     what_became_shorter_is_not_told(&mut guest, &on_avio);
+    an_image_is_no_longer_than_it_says(&guest);
     another_file_is_not_the_disk(&guest);
 }
 
@@ -138,6 +140,24 @@ fn what_became_shorter_is_not_told(guest: &mut Growing, on_avio: &str) {
     assert!(shorter.stderr.contains("has become shorter"), "{shorter}");
     assert_eq!(guest.console.run(&format!("cat /sys/class/block/{on_avio}/size")), "32768");
     assert_eq!(length(&guest.avio.file), 12 * MIB);
+}
+
+/// Whoever writes to it makes its file longer; the disk in it grows while the guest is off, and the command says so.
+fn an_image_is_no_longer_than_it_says(guest: &Growing) {
+    let host = &guest.host;
+    let image = host.path("image.qcow2");
+    let qemu_img = |line: &[&str]| {
+        let mut command = Command::new("qemu-img");
+        let status = command.args(line).arg(&image).arg("24M").output().expect("qemu-img");
+        status.status.success()
+    };
+    assert!(qemu_img(&["create", "-q", "-f", "qcow2"]));
+    let statement = format!("disk:avio_stor:0,0,2:qcow2:{}", image.display());
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &statement]);
+    assert!(!qemu_img(&["resize", "-q", "-f", "qcow2"]), "the engine keeps others from it");
+    let told = host.run(&["hpvmmodify", "-P", "web", "-m", &statement]);
+    assert!(told.status.success(), "{told}");
+    assert!(told.stderr.contains("the disk at 0,0,2 has 24 MB, as its image says"), "{told}");
 }
 
 /// One in its place is not what the guest has.

@@ -16,6 +16,7 @@ mod damage;
 mod device_database;
 mod devices;
 mod doctor;
+mod exchange;
 mod failing_store;
 mod file_server;
 mod flush;

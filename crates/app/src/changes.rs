@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hpvm_app::protocol::ChangeResult;
-use hpvm_engine::devices::{Bench, DeviceError, Performed};
+use hpvm_engine::devices::{Bench, DeviceError, Performed, due};
 use hpvm_engine::record_file::RecordFile;
-use hpvm_model::chain;
-use hpvm_plan::record::{self, DeviceChange, Machine, Outcome};
+use hpvm_model::{PciSlot, StorageAddress, chain};
+use hpvm_plan::record::{self, DeviceChange, Due, Machine, Outcome};
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::Client;
 use tokio::sync::mpsc;
@@ -39,6 +39,7 @@ pub(crate) struct Means<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Payload {
     pub(crate) changes: Vec<DeviceChange>,
+    pub(crate) due: Due,
     pub(crate) descriptors: VecDeque<OwnedFd>,
     /// Of a command, which may give up.
     pub(crate) peer: Option<Peer>,
@@ -48,9 +49,12 @@ pub(crate) struct Payload {
 pub(crate) struct Changes {
     pub(crate) ticket: Ticket,
     queue: VecDeque<DeviceChange>,
+    due: Due,
     descriptors: VecDeque<OwnedFd>,
     peer: Option<Peer>,
     results: Vec<ChangeResult>,
+    /// What has to wait, and why: what needs its place waits with it.
+    waits: Vec<(Place, String)>,
     /// The step under way: its number, and where what QEMU tells meanwhile goes.
     under_way: Option<(u64, mpsc::Sender<Happening>)>,
 }
@@ -58,14 +62,16 @@ pub(crate) struct Changes {
 impl Changes {
     /// `None`: not as many descriptors came as the changes name media and layers.
     pub(crate) fn new(ticket: Ticket, payload: Payload) -> Option<Changes> {
-        let Payload { changes, descriptors, peer } = payload;
+        let Payload { changes, due, descriptors, peer } = payload;
         let named: usize = changes.iter().map(DeviceChange::descriptors).sum();
         (named == descriptors.len()).then(|| Changes {
             ticket,
             queue: changes.into(),
+            due,
             descriptors,
             peer,
             results: Vec::new(),
+            waits: Vec::new(),
             under_way: None,
         })
     }
@@ -75,13 +81,13 @@ impl Changes {
         if self.is_given_up() {
             return false;
         }
-        let Some(change) = self.queue.pop_front() else { return false };
+        let Some(change) = self.next_that_need_not_wait() else { return false };
         let Some(client) = means.client.cloned() else {
             self.fail("the guest does not answer".into());
             return false;
         };
         // Before QEMU is asked: whatever happens to us now, the next worker knows what to look for.
-        let seq = match record.asked(&now(), change.clone()) {
+        let seq = match record.asked_for(self.due, &now(), change.clone()) {
             Ok(seq) => seq,
             Err(error) => {
                 self.fail(chain(&error));
@@ -91,11 +97,23 @@ impl Changes {
         let descriptors = self.descriptors.drain(..change.descriptors()).collect();
         let (sender, happenings) = mpsc::channel(HAPPENINGS_WAITING);
         self.under_way = Some((seq, sender));
+        let due = self.due;
         let machine = record.machine().clone();
         let (agent, uptime, news) = (means.agent.cloned(), means.uptime, means.news);
-        let step = Step { seq, change, descriptors, happenings, client, machine, agent, uptime };
+        let step =
+            Step { seq, change, due, descriptors, happenings, client, machine, agent, uptime };
         spawn_local(step.run(news));
         true
+    }
+
+    fn next_that_need_not_wait(&mut self) -> Option<DeviceChange> {
+        loop {
+            let change = self.queue.pop_front()?;
+            let waits = self.waits.iter().find(|(place, _)| place.is_needed_by(&change));
+            let Some((_, reason)) = waits else { return Some(change) };
+            self.results.push(ChangeResult::Waits { reason: reason.clone() });
+            self.descriptors.drain(..change.descriptors());
+        }
     }
 
     fn is_given_up(&mut self) -> bool {
@@ -108,6 +126,10 @@ impl Changes {
         if let Some((_, happenings)) = &self.under_way {
             let _ = happenings.try_send(happening.clone());
         }
+    }
+
+    pub(crate) fn due(&self) -> Due {
+        self.due
     }
 
     pub(crate) fn is_under_way(&self, seq: u64) -> bool {
@@ -123,9 +145,17 @@ impl Changes {
     ) {
         self.under_way = None;
         let outcome = match result {
-            Ok(Performed::Asked) => return self.results.push(ChangeResult::Pending),
+            Ok(Performed::Asked) => {
+                if let Some(place) = Place::kept_by(record.machine(), seq) {
+                    self.waits.push((place, "what is there has not left yet".into()));
+                }
+                return self.results.push(ChangeResult::Pending);
+            }
             Ok(Performed::Done | Performed::DoneWhileHeld(_)) => Outcome::Done,
             Err(DeviceError::Waits(reason)) => {
+                if let Some(place) = Place::kept_by(record.machine(), seq) {
+                    self.waits.push((place, reason.clone()));
+                }
                 // A record that cannot be written is repaired at the next takeover, to the same.
                 let _ = record.settled(&now(), seq, Outcome::Failed(reason.clone()));
                 return self.results.push(ChangeResult::Waits { reason });
@@ -153,10 +183,38 @@ impl Changes {
     }
 }
 
+/// Where something is that has not left.
+#[derive(Debug)]
+enum Place {
+    Slot(PciSlot),
+    Address(StorageAddress),
+}
+
+impl Place {
+    /// By a change that is not done.
+    fn kept_by(machine: &Machine, seq: u64) -> Option<Place> {
+        let pending = machine.pending.iter().find(|pending| pending.seq == seq)?;
+        match (&pending.change, pending.due) {
+            (DeviceChange::DetachAdapter { slot }, Due::Now) => Some(Place::Slot(*slot)),
+            (DeviceChange::Detach { address, .. }, Due::Now) => Some(Place::Address(*address)),
+            _ => None,
+        }
+    }
+
+    fn is_needed_by(&self, change: &DeviceChange) -> bool {
+        let DeviceChange::Attach { slot, devices, .. } = change else { return false };
+        match self {
+            Place::Slot(kept) => kept == slot,
+            Place::Address(kept) => devices.iter().any(|comes| comes.device.address == *kept),
+        }
+    }
+}
+
 /// One change on its way, as a task of its own.
 struct Step {
     seq: u64,
     change: DeviceChange,
+    due: Due,
     descriptors: VecDeque<OwnedFd>,
     happenings: mpsc::Receiver<Happening>,
     client: Client,
@@ -167,18 +225,34 @@ struct Step {
 
 impl Step {
     async fn run(mut self, news: mpsc::Sender<News>) {
-        let result = match self.consent(&news).await {
-            Ok(()) => {
-                let mut bench = Bench {
-                    client: &self.client,
-                    record: &self.machine.base,
-                    happenings: &mut self.happenings,
-                };
-                bench.perform(self.seq, &self.change, &mut self.descriptors.drain(..)).await
-            }
-            Err(error) => Err(error),
+        let result = match self.due {
+            Due::NextReset => self.prepare().await,
+            Due::Now => match self.consent(&news).await {
+                Ok(()) => self.perform().await,
+                Err(error) => Err(error),
+            },
         };
         let _ = news.send(News::Changed { seq: self.seq, result }).await;
+    }
+
+    async fn perform(&mut self) -> Result<Performed, DeviceError> {
+        let mut bench = Bench {
+            client: &self.client,
+            record: &self.machine.base,
+            happenings: &mut self.happenings,
+            spared: due::spared(&self.machine),
+        };
+        bench.perform(self.seq, &self.change, &mut self.descriptors.drain(..)).await
+    }
+
+    async fn prepare(&mut self) -> Result<Performed, DeviceError> {
+        let mut bench = Bench {
+            client: &self.client,
+            record: &self.machine.base,
+            happenings: &mut self.happenings,
+            spared: due::spared(&self.machine),
+        };
+        bench.prepare(self.seq, &self.change, &mut self.descriptors.drain(..)).await
     }
 
     /// Most changes need none, or whoever planned them has it.

@@ -8,6 +8,7 @@ mod beginning;
 mod copying;
 mod counters;
 mod crash;
+mod due;
 mod links;
 mod perform;
 mod pulse;
@@ -61,6 +62,7 @@ use crate::successor;
 use crate::wires::Wires;
 
 use counters::Zeros;
+use due::DueChanges;
 use links::Links;
 use pulse::{BEAT, Pulse};
 use requests::{Asker, Requests};
@@ -113,6 +115,7 @@ struct Driver {
     shown: Shown,
     requests: Requests,
     changes: Option<Changes>,
+    due: DueChanges,
     links: Links,
     wires: Wires,
     pulse: Pulse,
@@ -278,6 +281,8 @@ impl Driver {
             }
             News::Changed { seq, result } => self.step_over(seq, result),
             News::Undone { seq } => self.undone(seq),
+            News::DueMade { seq, result } => self.due_made(seq, result),
+            News::DueOver => self.due_over(),
             News::Chardevs(Ok(chardevs)) => self.agent_found(&chardevs),
             News::Chardevs(Err(_)) => {}
             News::AgentGreeted(result) => {

@@ -70,6 +70,8 @@ pub(crate) enum Input {
         ticket: Ticket,
         ask: Ask,
     },
+    /// A change is begun that nobody asks for now: it had waited.
+    ChangeBegun,
     /// The change that was begun is over.
     ChangeOver,
     /// Copies of disks and variables are made what they are to be: the guest stands still for an instant.
@@ -269,6 +271,7 @@ impl Machine {
             }
             Input::Exited { crash, words } => self.exited(&crash, words, &mut actions),
             Input::Asked { ticket, ask } => self.asked(now, ticket, ask, &mut actions),
+            Input::ChangeBegun => self.changing = true,
             Input::ChangeOver => self.changing = false,
             Input::CopyHolds => self.copy = Copy::Holds,
             Input::CopyOver => self.copy = Copy::None,

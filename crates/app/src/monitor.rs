@@ -53,6 +53,13 @@ pub(crate) enum News {
     Undone {
         seq: u64,
     },
+    /// What became of a change that had waited.
+    DueMade {
+        seq: u64,
+        result: Result<Performed, DeviceError>,
+    },
+    /// All of them are over.
+    DueOver,
     Chardevs(Result<Vec<Chardev>, Error>),
     /// Whether the agent answered the question whether it does.
     AgentGreeted(Result<(), hpvm_agent::Error>),

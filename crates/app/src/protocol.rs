@@ -31,6 +31,13 @@ pub enum Request {
         #[serde(default)]
         watched: Vec<StorageAddress>,
     },
+    /// Changes that are made at the guest's next reset; all else as with [`Request::Change`]. An hpvmapp that knows no such
+    /// changes must not make them now, so they are a request of their own.
+    AtReset {
+        changes: Vec<DeviceChange>,
+        #[serde(default)]
+        watched: Vec<StorageAddress>,
+    },
     /// Copy disks and firmware variables as they are at one point in time. The descriptors of the disks' targets come along,
     /// in order, then that of the variables'. Who asked gives up by closing his half of the connection; until then he is
     /// told twice a second at least how far it is.
@@ -154,12 +161,13 @@ pub enum NotStopped {
 #[serde(rename_all = "snake_case", tag = "result")]
 pub enum ChangeResult {
     Done,
-    /// Asked of the guest, which has not let go yet; it happens when it does, at the next start at the latest.
+    /// Asked of the guest, which has not let go yet; it happens when it does, at the next start at the latest. Or noted: it
+    /// happens at the guest's next reset.
     Pending,
     Failed {
         error: String,
     },
-    /// Nothing was done: it waits for the next start, and why.
+    /// Nothing was done: it has to wait, and why.
     Waits {
         reason: String,
     },

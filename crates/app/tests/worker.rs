@@ -282,6 +282,33 @@ fn an_adapter_that_the_guest_keeps_is_pending_until_the_next_reset() {
     assert_eq!(guest.machine().storage, []);
 }
 
+/// What takes a disk's place is not tried while the disk is there, and its descriptor is let go.
+#[test]
+fn what_follows_a_disk_that_has_to_wait_waits_with_it() {
+    let (guest, address) = with_agent("agent=cannot");
+    guest.until(|snapshot| matches!(snapshot.agent, Agent::Answers { .. }));
+    let other = Attached { ..guest.machine().device_at(address).unwrap().clone() };
+    let third = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,2,0");
+    let leaves = DeviceChange::Detach { address, consent: Consent::OfAgent };
+    let changes = vec![
+        leaves,
+        attach("0,1", AdapterPresence::Present, vec![other.clone()]),
+        attach("0,2", AdapterPresence::New, vec![third.clone()]),
+    ];
+    let reply = guest.ask_with(&Request::change(changes), &media_of(&[other, third]));
+    let Reply::Changed { results } = &reply else { panic!("{reply:?}") };
+    assert!(
+        matches!(
+            &results[..],
+            [ChangeResult::Waits { reason }, ChangeResult::Waits { reason: same }, ChangeResult::Done]
+                if reason == same
+        ),
+        "{results:?}\n{}",
+        guest.story()
+    );
+    assert_eq!(guest.machine().pending, []);
+}
+
 /// Who gives up hears what was done, and can go back from that.
 #[test]
 fn a_change_that_is_given_up_begins_no_further_step() {

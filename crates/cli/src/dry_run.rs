@@ -35,6 +35,7 @@ pub fn table(changes: &[FieldChange]) -> String {
     for change in changes {
         let when = match &change.effect {
             Effect::Now => "now".to_owned(),
+            Effect::NextReset(reason) => format!("next reset: {reason}"),
             Effect::NextStart(reason) => format!("next start: {reason}"),
             Effect::Refused(reason) => format!("refused: {reason}"),
         };
@@ -74,6 +75,7 @@ pub(crate) struct Change {
 #[serde(rename_all = "snake_case")]
 enum When {
     Now,
+    NextReset,
     NextStart,
     Refused,
 }
@@ -82,6 +84,7 @@ impl From<&FieldChange> for Change {
     fn from(change: &FieldChange) -> Change {
         let (when, reason) = match &change.effect {
             Effect::Now => (When::Now, None),
+            Effect::NextReset(reason) => (When::NextReset, Some(reason.clone())),
             Effect::NextStart(reason) => (When::NextStart, Some(reason.clone())),
             Effect::Refused(reason) => (When::Refused, Some(reason.clone())),
         };

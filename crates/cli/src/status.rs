@@ -17,10 +17,11 @@ pub mod verbose;
 pub mod xml;
 
 use hpvm_model::cpu::TenthsPercent;
-use hpvm_model::{Bytes, Memory, Nic, StorageDevice, Vcpus};
+use hpvm_model::{Bytes, DeviceKind, Memory, Nic, StorageDevice, Vcpus};
 use hpvm_operations::view::GuestView;
 
 use hpvm_operations::processor_use::ProcessorUse;
+use hpvm_plan::record::Access;
 
 /// What has to be known of a guest before it can be printed in full.
 #[derive(Clone, Debug)]
@@ -71,6 +72,22 @@ impl<'a> Shown<'a> {
             ),
         };
         Shown { view, moment, vcpus, memory, storage, nics, entitled, maximum }
+    }
+}
+
+impl Shown<'_> {
+    /// What the guest may do with a disk of those that are shown.
+    fn access(&self, device: &StorageDevice) -> Access {
+        let running = self.view.machine.as_ref().filter(|_| self.moment == Moment::Now);
+        let is_disk = device.kind == DeviceKind::Disk;
+        let is_read_only = match running {
+            Some(machine) => machine
+                .device_at(device.address)
+                .is_some_and(|attached| attached.access == Access::ReadOnly),
+            None => self.view.read_only.contains(&device.address),
+        };
+        // Drives are read by all guests, and nobody takes them for anything else.
+        if is_disk && is_read_only { Access::ReadOnly } else { Access::ReadWrite }
     }
 }
 

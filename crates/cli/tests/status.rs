@@ -106,6 +106,7 @@ fn empty() -> GuestView {
         config: config(8, "empty", &[]),
         state: RunState::Off,
         since: None,
+        read_only: std::collections::BTreeSet::new(),
         empty_drives: Vec::new(),
         health: Vec::new(),
         agent: None,
@@ -116,7 +117,7 @@ fn empty() -> GuestView {
     }
 }
 
-/// Runs, is not well, and something waits for its next start.
+/// Runs, is not well, and something waits for its next start, from which on its disk may be written.
 fn running() -> GuestView {
     let mut config = config(
         1,
@@ -128,7 +129,8 @@ fn running() -> GuestView {
     config.vcpus = Vcpus::try_from(2).unwrap();
     config.entitlement = Entitlement::parse_cycles("200:800").unwrap();
     config.auto_start = AutoStart::Auto;
-    let machine = boot(&config);
+    let mut machine = boot(&config);
+    machine.storage[0].access = Access::ReadOnly;
     config.vcpus = Vcpus::try_from(4).unwrap();
     config.memory = Memory::at_least(Bytes(1536 << 20)).unwrap();
     config.storage.pop();
@@ -139,6 +141,7 @@ fn running() -> GuestView {
         config,
         state: RunState::On(Occupant::Os),
         since: Some("2026-11-24T08:00:12Z".into()),
+        read_only: std::collections::BTreeSet::new(),
         empty_drives: Vec::new(),
         health: vec!["the guest is held still: the disk of \u{1b}[31m'/guests' is full".into()],
         agent: Some(Agent::Answers { since: "2026-11-24T08:00:09Z".into() }),
@@ -147,7 +150,7 @@ fn running() -> GuestView {
     }
 }
 
-/// Crashed, and its name is longer than the column.
+/// Crashed, its name is longer than the column, and its disk is only read.
 fn crashed() -> GuestView {
     let cause = Crash::Killed { signal: 9 };
     GuestView {
@@ -158,6 +161,7 @@ fn crashed() -> GuestView {
             "a-name-of-more-than-twenty-characters",
             &["disk:scsi:0,0,7:file:/d"],
         ),
+        read_only: ["0,0,7".parse().unwrap()].into(),
         ..empty()
     }
 }

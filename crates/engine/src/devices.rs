@@ -9,12 +9,14 @@
 //! | a longer store | its length read from our own descriptor, `block_resize`, never down; see [`grow`] |
 //! | the first shared disk | `object-add` of the reservation manager before all that; it stays |
 //! | NICs | see `nics`; what moves to another port, or has its link shown otherwise, changes nothing that is plugged in |
+//! | what waits for a reset | its nodes now; `device_del` and `device_add` at the reset, see [`due`] |
 //! | another medium | new node; tray open (a locked one is asked for), medium out, medium in, tray shut; then the old node |
 //!
 //! What fails half-way is undone: nodes and descriptors added for it are removed again. Properties come from the plan's
 //! list, which also prints QEMU's command line, so a device plugged in is the one a start would have made.
 
 pub mod counted;
+pub mod due;
 pub mod grow;
 mod media;
 mod nics;
@@ -22,6 +24,7 @@ pub mod present;
 
 pub(crate) use media::names;
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -98,6 +101,8 @@ pub struct Bench<'a> {
     pub client: &'a Client,
     pub record: &'a BootRecord,
     pub happenings: &'a mut Receiver<Happening>,
+    /// Nodes that no device has and that stay all the same, [`due::spared`].
+    pub spared: BTreeSet<String>,
 }
 
 impl Bench<'_> {
@@ -112,6 +117,10 @@ impl Bench<'_> {
             DeviceChange::PlaceHolder { .. }
             | DeviceChange::MoveNic { .. }
             | DeviceChange::LinkNics { .. } => Ok(Performed::Done),
+            DeviceChange::TakeBack { address } => {
+                self.take_back(*address).await;
+                Ok(Performed::Done)
+            }
             DeviceChange::PlugNic { attached } => self.plug_nic(attached).await,
             DeviceChange::UnplugNic { slot } => self.unplug_nic(*slot).await,
             DeviceChange::Attach { slot, kind, adapter, devices } => {
@@ -136,14 +145,20 @@ impl Bench<'_> {
     ) -> Result<Performed, DeviceError> {
         // Everything slow comes before the guest is held.
         let outcome = match self.add_media(attach, descriptors).await {
-            Ok(()) if attach.needs_pause() => self.plug_while_held(attach).await,
-            Ok(()) => self.plug(attach).await.map(|()| Performed::Done),
+            Ok(()) => self.plug_as_needed(attach).await,
             Err(error) => Err(error),
         };
         if outcome.is_err() {
             self.undo_attach(attach.slot, attach.adapter, attach.devices).await;
         }
         outcome
+    }
+
+    async fn plug_as_needed(&mut self, attach: &Attach<'_>) -> Result<Performed, DeviceError> {
+        match attach.needs_pause() {
+            true => self.plug_while_held(attach).await,
+            false => self.plug(attach).await.map(|()| Performed::Done),
+        }
     }
 
     async fn add_media(

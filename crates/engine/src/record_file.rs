@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 
-use hpvm_plan::record::{DeviceChange, JournalLine, Machine, Outcome, RecordError};
+use hpvm_plan::record::{DeviceChange, Due, JournalLine, Machine, Outcome, RecordError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordFileError {
@@ -64,8 +64,18 @@ impl RecordFile {
 
     /// Notes a change that will be asked of the engine now. On the disk when this returns; the number names the change.
     pub fn asked(&mut self, at: &str, change: DeviceChange) -> Result<u64, RecordFileError> {
+        self.asked_for(Due::Now, at, change)
+    }
+
+    /// The same of one that may be made later.
+    pub fn asked_for(
+        &mut self,
+        due: Due,
+        at: &str,
+        change: DeviceChange,
+    ) -> Result<u64, RecordFileError> {
         let seq = self.machine.next_seq;
-        self.append(JournalLine::Asked { seq, at: at.into(), change })?;
+        self.append(JournalLine::Asked { seq, at: at.into(), change, due })?;
         Ok(seq)
     }
 

@@ -111,7 +111,12 @@ fn present(devices: &[&str], media: &[(&str, &str)]) -> Present {
 
 fn pending(change: &DeviceChange, storage: Vec<Attached>) -> Machine {
     let mut machine = Machine::new(record(storage));
-    machine.replay(JournalLine::Asked { seq: 1, at: "t".into(), change: change.clone() });
+    machine.replay(JournalLine::Asked {
+        seq: 1,
+        at: "t".into(),
+        change: change.clone(),
+        due: Due::Now,
+    });
     machine
 }
 

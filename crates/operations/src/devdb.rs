@@ -9,6 +9,7 @@ pub mod entries;
 pub mod host_devices;
 pub mod listing;
 mod presets;
+pub(crate) mod read_only;
 mod registered;
 pub mod repair;
 pub mod replace;

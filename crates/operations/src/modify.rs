@@ -1,6 +1,8 @@
 //! Changes a guest. The configuration changes in one transaction; a running guest is asked first to take what it can take
-//! now, and a change it fails to take leaves the configuration as it was. What it cannot take now waits for the next start,
-//! which needs no record: it is where configuration and running machine differ.
+//! now, and a change it fails to take leaves the configuration as it was. What it cannot take now waits for its next reset,
+//! `at_reset`, or for the next start, which needs no record: it is where configuration and running machine differ.
+
+mod at_reset;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,12 +19,12 @@ use hpvm_host::signals;
 use hpvm_host::users::Ids;
 use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::command_line::shares_disks;
-use hpvm_plan::difference::{self, Effect, FieldChange};
+use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::growth::{Growth, growth};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
 use hpvm_plan::judge::{Purpose, problems};
-use hpvm_plan::record::{AttachedNic, DeviceChange, Machine};
+use hpvm_plan::record::{AttachedNic, DeviceChange, Due, Machine};
 use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 use hpvm_registry::Step;
 
@@ -157,27 +159,33 @@ fn of_running(
     force: Force,
 ) -> Result<Changes, Refusal> {
     let again = removals_again(before, machine, request);
-    let mut waiting = still_waiting(machine, before, after);
-    waiting.retain(|address| !again.contains(address));
     let named = named_disks(request);
+    let mut waiting = still_waiting(machine, before, after);
+    waiting.retain(|address| !again.contains(address) && !named.contains(address));
     let live = live(host, after, machine, &named)?;
     let planned = hotplug::plan_beside(&waiting, machine, after, facts, &live, force);
     let mut fields = difference::fields(before, after, Some((machine, &planned)));
-    let is_gone = |address: &StorageAddress| after.device_at(*address).is_none();
-    let again: Vec<StorageAddress> = again.into_iter().filter(is_gone).collect();
-    fields.extend(difference::again(&again, machine, &planned));
+    let is_told_above = |at: &StorageAddress| before.device_at(*at) != after.device_at(*at);
+    let again = again.into_iter().chain(named.iter().copied()).filter(|at| !is_told_above(at));
+    let again: BTreeSet<StorageAddress> = again.collect();
+    fields.extend(difference::again(&again, after, machine, &planned));
     let growth = growth(machine, after, &named, facts, &live.sizes);
     Ok(Changes { planned, fields, growth })
 }
 
-/// Where the running guest has a device that neither configuration has.
+/// Where the running guest has another device than both configurations, or none, and where something waits for its reset that
+/// both want.
 fn still_waiting(
     machine: &Machine,
     before: &GuestConfig,
     after: &GuestConfig,
 ) -> BTreeSet<StorageAddress> {
-    let waiting = hotplug::waiting_removals(machine, before).map(|device| device.address);
-    waiting.filter(|address| after.device_at(*address).is_none()).collect()
+    let other = machine.storage.iter().map(|attached| &attached.device);
+    let other = other.filter(|device| before.device_at(device.address) != Some(device));
+    let other = other.map(|device| device.address);
+    let coming = machine.coming().map(|attached| attached.device.address);
+    let waiting = other.chain(coming);
+    waiting.filter(|at| before.device_at(*at) == after.device_at(*at)).collect()
 }
 
 fn carry_out(
@@ -187,9 +195,9 @@ fn carry_out(
     running: Option<&Machine>,
     planned: &[Planned],
 ) -> Result<(), Refusal> {
-    let (before, after) = (&modified.before, &modified.after);
+    let (before, after) = (&modified.before.clone(), &modified.after.clone());
     let now = changes_now(planned);
-    let stored = apply_now(host, after, &now).and_then(|taken| {
+    let stored = ask_guest(host, after, &now, Due::Now).and_then(|taken| {
         Step::ModifyApplied.reached();
         store(host, actor, before, after)?;
         Ok(taken)
@@ -197,13 +205,7 @@ fn carry_out(
     match stored {
         Ok(taken) => {
             modified.pending.extend(taken.pending);
-            for (address, reason) in taken.waits {
-                let field = difference::device_field(address);
-                let change = modified.fields.iter_mut().find(|change| change.field == field);
-                if let Some(change) = change {
-                    change.effect = Effect::NextStart(reason);
-                }
-            }
+            at_reset::note(host, modified, running, planned, taken.waits);
         }
         Err(refusal) => {
             if let Some(running) = running
@@ -289,13 +291,13 @@ fn go_back(host: &VmHost, running: &Machine, before: &GuestConfig) {
     let (live, force) = (Live::default(), Force::Yes);
     let planned = hotplug::plan_beside(&waiting, &machine, before, &facts, &live, force);
     // The refusal that led here is the one to tell.
-    let _ = apply_now(host, before, &changes_now(&planned));
+    let _ = ask_guest(host, before, &changes_now(&planned), Due::Now);
 }
 
 fn changes_now(planned: &[Planned]) -> Vec<DeviceChange> {
     let now = planned.iter().filter_map(|p| match &p.when {
         When::Now(change) => Some(change.clone()),
-        When::NextStart(_) => None,
+        When::NextReset { .. } | When::NextStart(_) => None,
     });
     now.collect()
 }
@@ -314,7 +316,8 @@ fn what_is_new(machine: &Machine, after: &GuestConfig, facts: &HostFacts) -> Gue
     let mut comes = what_comes(machine, after);
     comes.storage.retain(|device| {
         let identity = device.backing.store().and_then(|path| facts.identity(path));
-        !machine.storage.iter().any(|has| has.identity.is_some() && has.identity == identity)
+        let mut has = machine.storage.iter().chain(machine.coming());
+        !has.any(|has| has.identity.is_some() && has.identity == identity)
     });
     comes
 }
@@ -349,7 +352,10 @@ fn live(
     machine: &Machine,
     named: &[StorageAddress],
 ) -> Result<Live, Refusal> {
-    let leaves = |address: StorageAddress| after.device_at(address).is_none();
+    let leaves = |address: StorageAddress| {
+        let has = machine.device_at(address).map(|attached| &attached.device);
+        after.device_at(address) != has
+    };
     if named.is_empty() && !machine.storage.iter().any(|a| leaves(a.device.address)) {
         return Ok(Live::default());
     }
@@ -379,15 +385,16 @@ fn agent(host: &VmHost, machine: &Machine) -> hotplug::Agent {
 struct Taken {
     /// It was asked to let these go.
     pending: Vec<String>,
-    /// These wait for the next start, and why.
-    waits: Vec<(StorageAddress, String)>,
+    /// These wait for its reset, and why.
+    waits: Vec<(DeviceChange, String)>,
 }
 
 /// Asks the running guest.
-fn apply_now(
+fn ask_guest(
     host: &VmHost,
     config: &GuestConfig,
     changes: &[DeviceChange],
+    due: Due,
 ) -> Result<Taken, Refusal> {
     if changes.is_empty() {
         return Ok(Taken::default());
@@ -405,7 +412,10 @@ fn apply_now(
     let descriptors: Vec<BorrowedFd<'_>> =
         media.iter().map(AsFd::as_fd).chain(stores.iter().map(AsFd::as_fd)).collect();
     let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
-    let ask = Ask::Change { changes: changes.to_vec(), watched };
+    let ask = match due {
+        Due::Now => Ask::Change { changes: changes.to_vec(), watched },
+        Due::NextReset => Ask::AtReset { changes: changes.to_vec(), watched },
+    };
     let mut patience = Patience::default();
     let mut goes_on = || patience.goes_on();
     let reply = match client::change(&control, &ask, &descriptors, CHANGE_BOUND, &mut goes_on) {
@@ -512,10 +522,7 @@ fn taken(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Taken, Re
         match result {
             ChangeResult::Failed { error } => return Err(Refusal::NotTaken(error.clone())),
             ChangeResult::Pending => taken.pending.push(waiting_text(change)),
-            ChangeResult::Waits { reason } => {
-                let address = change.address();
-                taken.waits.extend(address.map(|address| (address, reason.clone())));
-            }
+            ChangeResult::Waits { reason } => taken.waits.push((change.clone(), reason.clone())),
             ChangeResult::Done | ChangeResult::Skipped => {}
         }
     }
@@ -525,9 +532,9 @@ fn taken(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Taken, Re
 fn waiting_text(change: &DeviceChange) -> String {
     let what = match change {
         DeviceChange::DetachAdapter { slot } => format!("the adapter at {slot}"),
-        DeviceChange::Detach { address, .. } | DeviceChange::PlaceHolder { address, .. } => {
-            format!("the device at {address}")
-        }
+        DeviceChange::Detach { address, .. }
+        | DeviceChange::PlaceHolder { address, .. }
+        | DeviceChange::TakeBack { address } => format!("the device at {address}"),
         DeviceChange::Grow { attached, .. } => {
             format!("the disk at {}", attached.device.address)
         }

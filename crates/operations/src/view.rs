@@ -7,11 +7,13 @@ use hpvm_app::snapshot::{Agent, Ending, Extent};
 use hpvm_host::names::guest_folder;
 use hpvm_model::{
     GuestConfig, GuestName, GuestNumber, MacAddress, Nic, OsFamily, PciSlot, RunState,
+    StorageAddress,
 };
 use hpvm_plan::difference::{FieldChange, waiting};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selector};
 
+use crate::devdb::read_only;
 use crate::network::status;
 use crate::presence::{Presence, Supervision};
 use crate::{Actor, Refusal, VmHost, console_media, lost, lost_record, stores, supervise};
@@ -27,6 +29,8 @@ pub struct GuestView {
     pub health: Vec<String>,
     /// The machine a running guest has.
     pub machine: Option<Machine>,
+    /// The disks that the guest may only read from its next start on; those of the machine that runs, the machine tells.
+    pub read_only: BTreeSet<StorageAddress>,
     /// Of the VM Host's drives that the guest has, those without a medium, a sentence each.
     pub empty_drives: Vec<String>,
     /// The addresses its NICs last sent from, as far as their switches saw.
@@ -149,6 +153,8 @@ impl VmHost {
             state: if lost.is_some() { RunState::Attention } else { presence.state() },
             since: snapshot.map(|s| s.since.clone()),
             health,
+            // A database that cannot be read says so to those who change something.
+            read_only: read_only::disks(&self.registry, &config).unwrap_or_default(),
             empty_drives,
             agent: presence.is_on().then(|| snapshot.map(|s| s.agent.clone())).flatten(),
             waiting: machine.as_ref().map(|m| waiting(&config, m)).unwrap_or_default(),

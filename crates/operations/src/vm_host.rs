@@ -380,8 +380,9 @@ impl VmHost {
     /// Of a guest whose boot record cannot be used, what is configured is the nearest to what it has.
     fn held_by(&self, running: &GuestConfig) -> Vec<Held> {
         match self.boot_record(running) {
-            Ok(Machine { storage, .. }) => {
-                let own = storage.iter().filter(|a| !a.device.is_shared_freely());
+            Ok(machine) => {
+                let has = machine.storage.iter().chain(machine.coming());
+                let own = has.filter(|a| !a.device.is_shared_freely());
                 own.flat_map(|attached| {
                     let layers = attached.layers.iter().map(|l| (l.identity, StoreRole::Layer));
                     let stores = std::iter::once((attached.identity, StoreRole::Store));

@@ -7,7 +7,9 @@ use hpvm_app::snapshot::{Crash, Ending, Phase};
 use hpvm_engine::last_words;
 use hpvm_host::names::guest_folder;
 use hpvm_model::{GuestConfig, GuestName, Occupant, Problem, Remedy, Severity};
+use hpvm_plan::difference::{Effect, waiting};
 use hpvm_plan::judge::{Purpose, boot_disk, problems};
+use hpvm_plan::record::Machine;
 use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
@@ -41,6 +43,7 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
             }
             let why = running(config, &presence, attention.as_ref(), *supervision);
             let why = with_boot_disk(why, config, &presence);
+            let why = with_waiting(why, config, host.machine(config).as_ref());
             Ok(with_surroundings(why, &config.name, &surroundings::troubles(host, config)))
         }
         Presence::Off { .. } => match lost::qemu_at_rest(host, config) {
@@ -192,6 +195,20 @@ fn with_boot_disk(why: Why, config: &GuestConfig, presence: &Presence) -> Why {
         },
         _ => why,
     }
+}
+
+/// What the guest was asked for and has not done is no trouble, and may be what somebody wonders about.
+fn with_waiting(mut why: Why, config: &GuestConfig, machine: Option<&Machine>) -> Why {
+    let is_asked = |machine: &&Machine| !machine.pending.is_empty();
+    let Some(machine) = machine.filter(is_asked) else { return why };
+    let waits = waiting(config, machine).into_iter().filter_map(|change| match change.effect {
+        Effect::NextReset(reason) => {
+            Some(format!("{}, {} to {}, {reason}", change.field, change.from, change.to))
+        }
+        _ => None,
+    });
+    why.causes.extend(waits);
+    why
 }
 
 fn off(host: &VmHost, config: &GuestConfig, presence: &Presence) -> Result<Why, Refusal> {

@@ -1,6 +1,8 @@
 //! What a change of configuration comes to, field by field: applied now, at the next start, or refused and why. Printed by
 //! a dry run and kept in the record of the operation.
 
+use std::collections::BTreeSet;
+
 use hpvm_model::{GuestConfig, Nic, PciSlot, Problem, Severity, StorageAddress, StorageDevice};
 
 use crate::hotplug::{Place, Planned, When};
@@ -10,6 +12,8 @@ use crate::record::{DeviceChange, Machine, Pending};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     Now,
+    /// At the guest's next reset, or its next start when that comes first, and why not now.
+    NextReset(String),
     /// At the next start, and why not now.
     NextStart(String),
     /// Not at all, and why.
@@ -87,16 +91,21 @@ pub fn fields(
     changes
 }
 
-/// The fields of devices that left the configuration before and are to leave the running guest now, being asked for once more.
+/// The fields of devices that left the configuration before, or were exchanged in it, and are to leave the running guest now,
+/// being asked for once more.
 #[must_use]
 pub fn again(
-    addresses: &[StorageAddress],
+    addresses: &BTreeSet<StorageAddress>,
+    config: &GuestConfig,
     machine: &Machine,
     planned: &[Planned],
 ) -> Vec<FieldChange> {
     let devices = addresses.iter().filter_map(|address| machine.device_at(*address));
-    devices
-        .map(|attached| device_change(Some(&attached.device), None, Some((machine, planned))))
+    let has_and_is_to_have =
+        devices.map(|attached| (&attached.device, config.device_at(attached.device.address)));
+    has_and_is_to_have
+        .filter(|(has, wanted)| *wanted != Some(has))
+        .map(|(has, wanted)| device_change(Some(has), wanted, Some((machine, planned))))
         .collect()
 }
 
@@ -178,24 +187,25 @@ fn nic_change(
 
 fn effect(place: Place, running: Option<(&Machine, &[Planned])>) -> Effect {
     let waits = |planned: &Planned| match &planned.when {
-        When::NextStart(reason) if planned.place == place => Some(reason.clone()),
-        _ => None,
+        _ if planned.place != place => None,
+        When::Now(_) => None,
+        When::NextReset { why, .. } => Some(Effect::NextReset(why.clone())),
+        When::NextStart(reason) => Some(Effect::NextStart(reason.clone())),
     };
     let waiting = running.and_then(|(_, planned)| planned.iter().find_map(waits));
-    waiting.map_or(Effect::Now, Effect::NextStart)
+    waiting.unwrap_or(Effect::Now)
 }
 
-/// What waits for the next start: where the configuration differs from the machine that runs.
+/// What waits for the next start, or for a reset before it: where the configuration differs from the machine that runs.
 #[must_use]
 pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
     let mut waits = Vec::new();
-    let mut field = |field: &str, from: String, to: String, reason: String| {
+    let mut field = |field: &str, from: String, to: String, effect: Effect| {
         if from != to {
-            let effect = Effect::NextStart(reason);
             waits.push(FieldChange { field: field.into(), from, to, effect });
         }
     };
-    let fixed = || FIXED.to_owned();
+    let fixed = || Effect::NextStart(FIXED.to_owned());
     field("vcpus", machine.base.vcpus.to_string(), config.vcpus.to_string(), fixed());
     field("memory", machine.base.memory.to_string(), config.memory.to_string(), fixed());
     for attached in &machine.storage {
@@ -206,7 +216,7 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
             &device_field(address),
             attached.device.to_string(),
             shown,
-            pending_reason(machine, attached.device.address),
+            waits_for(machine, attached.device.address),
         );
     }
     for device in config.storage.iter().filter(|d| machine.device_at(d.address).is_none()) {
@@ -214,17 +224,17 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
             &device_field(device.address),
             NONE.to_owned(),
             device.to_string(),
-            pending_reason(machine, device.address),
+            waits_for(machine, device.address),
         );
     }
     for attached in machine.nics.iter().filter(|a| config.nic_in(a.nic.slot) != Some(&a.nic)) {
         let slot = attached.nic.slot;
         let to = config.nic_in(slot).map_or(NONE.to_owned(), ToString::to_string);
-        let reason = pending_nic_reason(machine, slot);
+        let reason = Effect::NextStart(pending_nic_reason(machine, slot));
         field(&Place::Nic(slot).to_string(), attached.nic.to_string(), to, reason);
     }
     for nic in config.nics.iter().filter(|nic| machine.nic_in(nic.slot).is_none()) {
-        let reason = pending_nic_reason(machine, nic.slot);
+        let reason = Effect::NextStart(pending_nic_reason(machine, nic.slot));
         field(&Place::Nic(nic.slot).to_string(), NONE.to_owned(), nic.to_string(), reason);
     }
     waits
@@ -239,7 +249,13 @@ fn pending_nic_reason(machine: &Machine, slot: PciSlot) -> String {
     asked_since(machine.pending.iter().find(|p| is_about(&p.change)))
 }
 
-fn pending_reason(machine: &Machine, address: StorageAddress) -> String {
+fn waits_for(machine: &Machine, address: StorageAddress) -> Effect {
+    if let Some(waits) = machine.waiting_at(address).next() {
+        return Effect::NextReset(format!(
+            "waits for the guest's next reset since {}",
+            waits.since
+        ));
+    }
     let asked = machine.pending.iter().find(|p| match &p.change {
         DeviceChange::DetachAdapter { slot } => *slot == address.slot,
         DeviceChange::Detach { address: a, .. } | DeviceChange::PlaceHolder { address: a, .. } => {
@@ -249,12 +265,13 @@ fn pending_reason(machine: &Machine, address: StorageAddress) -> String {
             attached.device.address == address
         }
         DeviceChange::Attach { devices, .. } => devices.iter().any(|d| d.device.address == address),
-        DeviceChange::PlugNic { .. }
+        DeviceChange::TakeBack { .. }
+        | DeviceChange::PlugNic { .. }
         | DeviceChange::UnplugNic { .. }
         | DeviceChange::MoveNic { .. }
         | DeviceChange::LinkNics { .. } => false,
     });
-    asked_since(asked)
+    Effect::NextStart(asked_since(asked))
 }
 
 fn asked_since(asked: Option<&Pending>) -> String {

@@ -61,10 +61,18 @@ impl Growth {
                 "'{path}' is another file than the running guest has open; what is there now counts from its next start on"
             ));
         }
-        // The size of such a file is not that of the disk in it; and who commands a shared disk asks it himself.
-        let is_image = device.backing.storage == StorageType::Qcow2;
-        if is_image || attached.sharing == Sharing::Reserved {
+        // Who commands a shared disk asks it himself.
+        if attached.sharing == Sharing::Reserved {
             return;
+        }
+        // How long such a file is says nothing of the disk in it. That stands in its header, which the engine keeps from
+        // everybody else while the guest runs, and reads when the guest starts.
+        if device.backing.storage == StorageType::Qcow2 {
+            return self.notes.push(format!(
+                "the disk at {} has {}, as its image says, and can be made larger while the guest is off: qemu-img resize '{path}' SIZE",
+                device.address,
+                Bytes(shown)
+            ));
         }
         let bytes = node_bytes(store);
         if bytes < shown {

@@ -1,10 +1,13 @@
-//! Changes to the devices of a running guest: which can be made now, in what order, and which wait for the next start.
+//! Changes to the devices of a running guest: which can be made now, in what order, which wait for its next reset, and which
+//! for its next start.
 //!
 //! The rules come from what QEMU really does. A new disk is seen on a live AVIO adapter and on a VIO adapter that comes
 //! with it, never on a live VIO adapter. A SCSI device leaves without the guest being asked by the engine, so one of
-//! several leaves when the agent in the guest lets it go or, without an agent, when it was quiet; the last one takes its
-//! adapter along, and there the guest is asked.
+//! several leaves when the agent in the guest lets it go or, without an agent, when it was quiet, else at the next reset;
+//! the last one takes its adapter along, and there the guest is asked. A disk that takes another one's place comes when that
+//! has left.
 
+mod at_reset;
 mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +77,12 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {
     Now(DeviceChange),
+    /// At the guest's next reset, when no operating system has the disk, and why not now. What the worker is told, unless it
+    /// waits for that already.
+    NextReset {
+        told: Option<DeviceChange>,
+        why: String,
+    },
     /// Why it has to wait.
     NextStart(String),
 }
@@ -91,7 +100,8 @@ pub fn plan(
     plan_beside(&BTreeSet::new(), machine, config, facts, live, force)
 }
 
-/// The same, beside devices of the machine that wait for the next start and of which this change says nothing: they stay.
+/// The same, beside devices of the machine that wait for a reset or the next start and of which this change says nothing: they
+/// stay.
 #[must_use]
 pub fn plan_beside(
     waiting: &BTreeSet<StorageAddress>,
@@ -103,9 +113,12 @@ pub fn plan_beside(
 ) -> Vec<Planned> {
     let mut difference = Difference::between(machine, config);
     difference.leaving.retain(|attached| !waiting.contains(&attached.device.address));
-    let mut planned = difference.media(facts);
-    planned.extend(difference.removals(live, force));
-    planned.extend(difference.additions(facts));
+    difference.coming.retain(|device| !waiting.contains(&device.address));
+    let mut made = difference.media(facts);
+    made.extend(difference.removals(live, force));
+    made.extend(difference.additions(facts, &made));
+    let mut planned = difference.take_backs(waiting, &made);
+    planned.extend(made);
     planned.extend(network::plan(machine, config, facts));
     planned
 }
@@ -185,13 +198,8 @@ impl<'a> Difference<'a> {
             if attached.device.is_place_holder() {
                 let change = DeviceChange::PlaceHolder { address, now: None };
                 planned.push(Planned { place: Place::Storage(address), when: When::Now(change) });
-            } else if let Some(reason) =
-                self.waits_for_adapter(address.slot).or_else(|| self.waits_for_replacement(address))
-            {
-                planned.push(Planned {
-                    place: Place::Storage(address),
-                    when: When::NextStart(reason),
-                });
+            } else if let Some(waits) = self.why_it_stays(address) {
+                planned.push(waits);
             } else if self.whole_adapter_leaves(address.slot) {
                 if !adapters_done.contains(&address.slot) {
                     adapters_done.push(address.slot);
@@ -200,13 +208,34 @@ impl<'a> Difference<'a> {
                         .push(Planned { place: Place::Storage(address), when: When::Now(change) });
                 }
             } else {
-                planned.push(Planned {
-                    place: Place::Storage(address),
-                    when: alone(attached, live, force),
+                planned.push(match alone(attached, live, force) {
+                    Ok(change) => {
+                        Planned { place: Place::Storage(address), when: When::Now(change) }
+                    }
+                    Err(why) => self.leaves_at_reset(address, why),
                 });
             }
         }
         planned
+    }
+
+    /// Why a device cannot leave now, whoever consents.
+    fn why_it_stays(&self, address: StorageAddress) -> Option<Planned> {
+        let place = Place::Storage(address);
+        let waits = |reason| Planned { place, when: When::NextStart(reason) };
+        if let Some(reason) = self.waits_for_replacement(address) {
+            return Some(waits(reason));
+        }
+        let is_exchange = self.is_exchange(address);
+        if let Some(reason) = self.waits_for_adapter(address.slot) {
+            return Some(match is_exchange {
+                true => self.leaves_at_reset(address, reason),
+                false => waits(reason),
+            });
+        }
+        let is_vio = self.machine.adapter_in(address.slot) == Some(AdapterKind::Scsi);
+        (is_exchange && is_vio && !self.whole_adapter_leaves(address.slot))
+            .then(|| self.leaves_at_reset(address, never_sees(address.slot)))
     }
 
     fn whole_adapter_leaves(&self, slot: PciSlot) -> bool {
@@ -217,25 +246,33 @@ impl<'a> Difference<'a> {
         nothing_stays && !self.is_joined(slot)
     }
 
-    /// Whether a device comes now to the adapter that the guest has there: it would leave with that.
+    /// Whether a device comes now to the adapter that the guest has there: it would leave with that. To an emulated one none
+    /// comes.
     fn is_joined(&self, slot: PciSlot) -> bool {
         self.coming.iter().any(|device| {
             device.address.slot == slot
+                && device.adapter == AdapterKind::AvioStor
                 && !device.is_place_holder()
                 && self.why_not_now(device).is_none()
         })
     }
 
-    /// What takes a disk's address comes at the next start; were the disk gone before, the guest would have none there.
+    /// What takes a disk's address and cannot be exchanged for it comes at the next start; were the disk gone before, the guest
+    /// would have none there.
     fn waits_for_replacement(&self, address: StorageAddress) -> Option<String> {
         let is_replaced = self.coming.iter().any(|device| device.address == address);
-        is_replaced.then(|| format!("what replaces the device at {address} comes with it"))
+        (is_replaced && !self.is_exchange(address))
+            .then(|| format!("what replaces the device at {address} comes with it"))
     }
 
-    fn additions(&self, facts: &HostFacts) -> Vec<Planned> {
+    fn additions(&self, facts: &HostFacts, removals: &[Planned]) -> Vec<Planned> {
         let mut planned: Vec<Planned> = Vec::new();
         for device in &self.coming {
             let attached = facts.attach(device);
+            if let Some(why) = why_at_reset(removals, device.address) {
+                self.comes_at_reset(&mut planned, attached, why);
+                continue;
+            }
             if device.is_place_holder() && self.machine.device_at(device.address).is_none() {
                 let change =
                     DeviceChange::PlaceHolder { address: device.address, now: Some(attached) };
@@ -259,6 +296,7 @@ impl<'a> Difference<'a> {
 
     fn presence(&self, slot: PciSlot) -> AdapterPresence {
         match self.machine.adapter_in(slot) {
+            Some(AdapterKind::Scsi) if self.adapter_goes(slot) => AdapterPresence::New,
             Some(_) => AdapterPresence::Present,
             None => AdapterPresence::New,
         }
@@ -266,7 +304,7 @@ impl<'a> Difference<'a> {
 
     fn why_not_now(&self, device: &StorageDevice) -> Option<String> {
         let slot = device.address.slot;
-        if self.machine.device_at(device.address).is_some() {
+        if self.machine.device_at(device.address).is_some() && !self.is_exchange(device.address) {
             return Some(format!("{} is in use by the running guest", device.address));
         }
         if !self.machine.base.ports.contains(&slot) {
@@ -285,9 +323,9 @@ impl<'a> Difference<'a> {
             Some(AdapterKind::AvioStor) if device.adapter == AdapterKind::AvioStor => {
                 self.waits_for_adapter(slot)
             }
-            Some(AdapterKind::Scsi) if device.adapter == AdapterKind::Scsi => Some(format!(
-                "a running guest never sees a new target on the scsi adapter at {slot}"
-            )),
+            Some(AdapterKind::Scsi) if device.adapter == AdapterKind::Scsi => {
+                (!self.adapter_goes(slot)).then(|| never_sees(slot))
+            }
             Some(other) => Some(format!("{slot} has an {} adapter now", other.as_str())),
         }
     }
@@ -311,24 +349,36 @@ fn add_to(planned: &mut Vec<Planned>, presence: AdapterPresence, attached: Attac
     planned.push(Planned { place: Place::Storage(address), when: When::Now(change) });
 }
 
+fn never_sees(slot: PciSlot) -> String {
+    format!("a running guest never sees a new target on the scsi adapter at {slot}")
+}
+
+/// Why what is at an address stays until the next reset, and what takes its place with it.
+fn why_at_reset(removals: &[Planned], address: StorageAddress) -> Option<String> {
+    removals.iter().find_map(|planned| match &planned.when {
+        When::NextReset { why, .. } if planned.place == Place::Storage(address) => {
+            Some(why.clone())
+        }
+        _ => None,
+    })
+}
+
 /// One device of several: a dvd has nothing to lose. A disk leaves when -F was given, the agent is asked where there is one,
-/// and otherwise the disk must have been quiet.
-fn alone(attached: &Attached, live: &Live, force: Force) -> When {
+/// and otherwise the disk must have been quiet. The error is why it stays.
+fn alone(attached: &Attached, live: &Live, force: Force) -> Result<DeviceChange, String> {
     let StorageDevice { kind, address, backing, .. } = &attached.device;
-    let now = |consent| When::Now(DeviceChange::Detach { address: *address, consent });
+    let now = |consent| Ok(DeviceChange::Detach { address: *address, consent });
     let has_nothing_to_lose = *kind != DeviceKind::Disk || backing.storage == StorageType::Null;
     if has_nothing_to_lose || force == Force::Yes {
         return now(Consent::Given);
     }
     if live.agent == Agent::Answers {
-        return match name_for_agent(attached) {
-            Ok(_) => now(Consent::OfAgent),
-            Err(reason) => When::NextStart(reason),
-        };
+        name_for_agent(attached)?;
+        return now(Consent::OfAgent);
     }
     match why_not_quiet(live.idle.get(address).copied()) {
         None => now(Consent::Given),
-        Some(reason) => When::NextStart(reason),
+        Some(reason) => Err(reason),
     }
 }
 

@@ -4,6 +4,8 @@
 //! the engine and settled when the engine says so; a line cut off by a power failure is the last one and is passed over.
 //! Nothing in it is computed again from the host behind a running guest.
 
+mod due;
+
 use std::collections::BTreeMap;
 
 use hpvm_model::{
@@ -13,6 +15,8 @@ use hpvm_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::facts::{Engine, FileIdentity};
+
+pub use due::{Due, Occasion, Pending};
 
 /// The version of this format; a record of a newer one is refused.
 pub const FORMAT: u32 = 1;
@@ -262,6 +266,8 @@ pub enum DeviceChange {
     UnplugNic { slot: PciSlot },
     /// A NIC's socket was handed to another port: nothing in the machine changes but its link.
     MoveNic { attached: AttachedNic },
+    /// What was to be made at this address at the next reset is not.
+    TakeBack { address: StorageAddress },
     /// The switch of these NICs was booted or halted.
     LinkNics { slots: Vec<PciSlot>, link: Link },
 }
@@ -271,9 +277,9 @@ impl DeviceChange {
     #[must_use]
     pub fn address(&self) -> Option<StorageAddress> {
         match self {
-            DeviceChange::Detach { address, .. } | DeviceChange::PlaceHolder { address, .. } => {
-                Some(*address)
-            }
+            DeviceChange::Detach { address, .. }
+            | DeviceChange::PlaceHolder { address, .. }
+            | DeviceChange::TakeBack { address } => Some(*address),
             DeviceChange::Medium { attached, .. } | DeviceChange::Grow { attached, .. } => {
                 Some(attached.device.address)
             }
@@ -296,6 +302,7 @@ impl DeviceChange {
             DeviceChange::Detach { .. }
             | DeviceChange::DetachAdapter { .. }
             | DeviceChange::PlaceHolder { .. }
+            | DeviceChange::TakeBack { .. }
             | DeviceChange::PlugNic { .. }
             | DeviceChange::UnplugNic { .. }
             | DeviceChange::MoveNic { .. }
@@ -358,6 +365,8 @@ pub enum JournalLine {
         seq: u64,
         at: String,
         change: DeviceChange,
+        #[serde(default, skip_serializing_if = "Due::is_now")]
+        due: Due,
     },
     Settled {
         seq: u64,
@@ -376,14 +385,6 @@ pub enum JournalLine {
 pub enum Outcome {
     Done,
     Failed(String),
-}
-
-/// A change that was asked of the guest and has no answer yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
-    pub seq: u64,
-    pub since: String,
-    pub change: DeviceChange,
 }
 
 /// A drive whose medium a user of the console changed last, and no command has taken that over yet. The medium itself is
@@ -474,9 +475,9 @@ impl Machine {
     /// Takes one journal line into account.
     pub fn replay(&mut self, line: JournalLine) {
         match line {
-            JournalLine::Asked { seq, at, change } => {
+            JournalLine::Asked { seq, at, change, due } => {
                 self.next_seq = self.next_seq.max(seq + 1);
-                self.pending.push(Pending { seq, since: at, change });
+                self.pending.push(Pending { seq, since: at, change, due });
             }
             JournalLine::Settled { seq, outcome, .. } => {
                 let Some(index) = self.pending.iter().position(|p| p.seq == seq) else { return };
@@ -499,8 +500,10 @@ impl Machine {
                 self.kept_adapters
                     .extend(self.adapter_in(address.slot).map(|kind| (address.slot, kind)));
                 self.storage.retain(|a| a.device.address != *address);
+                self.have_left(|left| left == *address);
             }
             DeviceChange::DetachAdapter { slot } => {
+                self.have_left(|left| left.slot == *slot);
                 self.kept_adapters.remove(slot);
                 self.storage
                     .retain(|a| a.device.address.slot != *slot || a.device.is_place_holder());
@@ -515,6 +518,7 @@ impl Machine {
                 self.storage.retain(|a| a.device.address != *address);
                 self.storage.extend(now.clone());
             }
+            DeviceChange::TakeBack { address } => self.take_back(*address),
             DeviceChange::PlugNic { attached } | DeviceChange::MoveNic { attached } => {
                 self.nics.retain(|a| a.nic.slot != attached.nic.slot);
                 self.nics.push(attached.clone());

@@ -6,7 +6,7 @@ use common::{device, guest, record};
 use hpvm_model::{Backing, GuestConfig};
 use hpvm_plan::drives::{Image, folder, folders, take_over, with_medium};
 use hpvm_plan::facts::FileIdentity;
-use hpvm_plan::record::{ChangedBy, DeviceChange, JournalLine, Machine, Outcome};
+use hpvm_plan::record::{ChangedBy, DeviceChange, Due, JournalLine, Machine, Outcome};
 use proptest::prelude::*;
 
 const DRIVE: &str = "dvd:scsi:0,1,0:null:/isos";
@@ -25,7 +25,7 @@ fn changed(mut machine: Machine, name: Option<&str>, by: ChangedBy, outcome: Out
     let attached = with_medium(drive, name.map(image).as_ref());
     let (seq, at) = (machine.next_seq, "2026-11-24T09:00:00Z".to_owned());
     let change = DeviceChange::Medium { attached, by };
-    machine.replay(JournalLine::Asked { seq, at: at.clone(), change });
+    machine.replay(JournalLine::Asked { seq, at: at.clone(), change, due: Due::Now });
     machine.replay(JournalLine::Settled { seq, at, outcome });
     machine
 }
@@ -106,7 +106,7 @@ fn only_what_the_console_lets_choose_is_taken_over() {
         attached.device.backing = Backing::new(storage.parse().unwrap(), path);
         let mut machine = Machine::new(record(&config));
         let change = DeviceChange::Medium { attached, by: console() };
-        machine.replay(JournalLine::Asked { seq: 1, at: "t".into(), change });
+        machine.replay(JournalLine::Asked { seq: 1, at: "t".into(), change, due: Due::Now });
         let outcome = Outcome::Done;
         machine.replay(JournalLine::Settled { seq: 1, at: "t".into(), outcome });
         let taken = take_over(&config, &machine).unwrap();

@@ -69,11 +69,24 @@ fn what_cannot_be_offered_is_a_warning_and_nothing_is_done() {
     for (statement, fact) in [
         (disk, regular(5, 8 * MIB)),
         (disk, FileFact::Missing),
-        ("disk:avio_stor:0,0,0:qcow2:/a", regular(5, 16 * MIB)),
         ("dvd:avio_stor:0,0,0:file:/a", regular(5, 16 * MIB)),
     ] {
         assert_eq!(named(statement, 8 * MIB, fact), Growth::default(), "{statement}");
     }
+}
+
+/// Its file grows as it is written, and nothing of that is offered; who asks is told what to do instead.
+#[test]
+fn an_image_is_made_larger_while_its_guest_is_off() {
+    for length in [4, 8, 16] {
+        let image = "disk:avio_stor:0,0,0:qcow2:/a";
+        let growth = named(image, 8 * MIB, regular(5, length * MIB));
+        assert_eq!((offered(&growth), growth.problems.len()), (None, 0));
+        assert!(growth.notes[0].contains("has 8 MB, as its image says"), "{:?}", growth.notes);
+        assert!(growth.notes[0].contains("qemu-img resize '/a' SIZE"), "{:?}", growth.notes);
+    }
+    let other = named("disk:avio_stor:0,0,0:qcow2:/a", 8 * MIB, regular(6, 8 * MIB));
+    assert!(other.problems[0].text.contains("another file"), "{:?}", other.problems);
 }
 
 proptest! {

@@ -30,13 +30,18 @@ fn changes(machine: &Machine, wanted: &[&str], idle: Option<u64>, force: Force) 
 /// What the machine is once a change is made.
 fn take(machine: &mut Machine, seq: u64, change: &DeviceChange) {
     let (at, outcome) = (String::new(), Outcome::Done);
-    machine.replay(JournalLine::Asked { seq, at: at.clone(), change: change.clone() });
+    machine.replay(JournalLine::Asked {
+        seq,
+        at: at.clone(),
+        change: change.clone(),
+        due: Due::Now,
+    });
     machine.replay(JournalLine::Settled { seq, at, outcome });
 }
 
 fn reason(planned: &Planned) -> &str {
     match &planned.when {
-        When::NextStart(reason) => reason,
+        When::NextStart(reason) | When::NextReset { why: reason, .. } => reason,
         When::Now(change) => panic!("made now: {change:?}"),
     }
 }
@@ -44,7 +49,15 @@ fn reason(planned: &Planned) -> &str {
 fn now(planned: &Planned) -> &DeviceChange {
     match &planned.when {
         When::Now(change) => change,
-        When::NextStart(reason) => panic!("waits: {reason}"),
+        waits => panic!("waits: {waits:?}"),
+    }
+}
+
+/// What the worker is told of a change that waits for the reset; `None` when it knows.
+fn at_reset(planned: &Planned) -> Option<&DeviceChange> {
+    match &planned.when {
+        When::NextReset { told, .. } => told.as_ref(),
+        other => panic!("not at the reset: {other:?}"),
     }
 }
 
@@ -117,12 +130,13 @@ fn what_waits_to_leave_is_left_alone_until_it_is_named() {
     }
     let wanted = guest(&all[..1]);
     let planned = changes(&machine, &all[..1], Some(3), Force::No);
-    let rows = again(&[address], &machine, &planned);
+    let named = BTreeSet::from([address]);
+    let rows = again(&named, &wanted, &machine, &planned);
     assert!(
-        matches!(&rows[..], [row] if matches!(&row.effect, Effect::NextStart(reason) if reason.contains("3 s ago")))
+        matches!(&rows[..], [row] if matches!(&row.effect, Effect::NextReset(reason) if reason.contains("3 s ago")))
     );
     let forced = changes(&machine, &all[..1], Some(3), Force::Yes);
-    assert_eq!(again(&[address], &machine, &forced)[0].effect, Effect::Now);
+    assert_eq!(again(&named, &wanted, &machine, &forced)[0].effect, Effect::Now);
     assert_eq!(waiting_removals(&machine, &wanted).count(), 1);
 }
 
@@ -298,7 +312,7 @@ fn automatic_placement_follows_the_original() {
 fn a_boot_record_is_read_back_with_its_journal() {
     let base = record(&guest(&["disk:avio_stor:0,0,0:file:/a"]));
     let change = DeviceChange::DetachAdapter { slot: PciSlot::new(0, 0).unwrap() };
-    let asked = JournalLine::Asked { seq: 1, at: "t".into(), change };
+    let asked = JournalLine::Asked { seq: 1, at: "t".into(), change, due: Due::Now };
     let settled = JournalLine::Settled { seq: 1, at: "t".into(), outcome: Outcome::Done };
     let text = base.to_line() + &asked.to_line();
     let machine = Machine::read(&text).unwrap();
@@ -336,26 +350,180 @@ fn any_guest() -> impl Strategy<Value = GuestConfig> {
     })
 }
 
-/// A running guest is never left without a disk that is only to be exchanged, quiet or forced as it may be.
+/// A disk is exchanged for another one while the guest runs: the old one leaves as if nothing came, and the adapter stays.
 #[test]
-fn a_replaced_disk_stays_until_its_replacement_comes() {
-    let machine = running(&["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"]);
-    for force in [Force::No, Force::Yes] {
-        let wanted = ["disk:avio_stor:0,0,1:file:/c"];
-        let planned = changes(&machine, &wanted, Some(100), force);
-        let waits: Vec<&Planned> =
-            planned.iter().filter(|p| matches!(p.when, When::NextStart(_))).collect();
-        assert_eq!(waits.len(), 2, "{planned:?}");
-        assert!(waits.iter().all(|p| p.place.to_string() == "storage 0,0,1"), "{planned:?}");
-        let alone: Vec<&DeviceChange> = planned
-            .iter()
-            .filter_map(|p| match &p.when {
-                When::Now(change) => Some(change),
-                When::NextStart(_) => None,
-            })
-            .collect();
-        assert!(matches!(alone[..], [DeviceChange::Detach { .. }]), "{planned:?}");
+fn a_disk_is_exchanged_when_it_may_leave() {
+    let before = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let wanted = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/c"];
+    for before in [&before[..], &before[1..]] {
+        let wanted = &wanted[2 - before.len()..];
+        let machine = running(before);
+        for (idle, force) in [(Some(100), Force::No), (Some(0), Force::Yes)] {
+            let planned = changes(&machine, wanted, idle, force);
+            assert!(
+                matches!(
+                    planned.iter().map(now).collect::<Vec<_>>()[..],
+                    [
+                        DeviceChange::Detach { .. },
+                        DeviceChange::Attach { adapter: AdapterPresence::Present, .. }
+                    ]
+                ),
+                "{planned:?}"
+            );
+        }
+        let planned = changes(&machine, wanted, Some(3), Force::No);
+        assert!(planned.iter().all(|p| reason(p).contains("3 s ago")), "{planned:?}");
+        let told: Vec<_> = planned.iter().map(at_reset).collect();
+        assert!(
+            matches!(
+                told[..],
+                [
+                    Some(DeviceChange::Detach { consent: Consent::Given, .. }),
+                    Some(DeviceChange::Attach { adapter: AdapterPresence::Present, .. })
+                ]
+            ),
+            "{planned:?}"
+        );
     }
+}
+
+/// The guest looks at an emulated adapter when that comes, and when it boots.
+#[test]
+fn a_disk_on_an_emulated_adapter_is_exchanged_with_it_or_at_the_reset() {
+    let machine = running(&["disk:scsi:0,0,0:file:/a"]);
+    let planned = changes(&machine, &["disk:scsi:0,0,0:file:/c"], Some(0), Force::No);
+    assert!(
+        matches!(
+            planned.iter().map(now).collect::<Vec<_>>()[..],
+            [
+                DeviceChange::DetachAdapter { .. },
+                DeviceChange::Attach { adapter: AdapterPresence::New, .. }
+            ]
+        ),
+        "{planned:?}"
+    );
+    let machine = running(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"]);
+    let wanted = ["disk:scsi:0,0,0:file:/c", "disk:scsi:0,0,1:file:/b"];
+    for force in [Force::No, Force::Yes] {
+        let planned = changes(&machine, &wanted, Some(100), force);
+        assert_eq!(planned.len(), 2, "{planned:?}");
+        assert!(planned.iter().all(|p| reason(p).contains("never sees")), "{planned:?}");
+        assert!(planned.iter().all(|p| at_reset(p).is_some()), "{planned:?}");
+    }
+}
+
+/// What cannot be exchanged comes at the next start, and what is there stays until then.
+#[test]
+fn a_device_on_another_adapter_waits_for_the_next_start() {
+    let machine = running(&["disk:avio_stor:0,0,1:file:/b"]);
+    let planned = changes(&machine, &["disk:scsi:0,0,1:file:/b"], Some(100), Force::Yes);
+    assert_eq!(planned.len(), 2, "{planned:?}");
+    assert!(planned.iter().all(|p| matches!(p.when, When::NextStart(_))), "{planned:?}");
+}
+
+/// Tells a machine's worker what waits for the reset, as a command does.
+fn tell(machine: &mut Machine, planned: &[Planned]) {
+    for planned in planned {
+        if let When::NextReset { told: Some(change), .. } = &planned.when {
+            let (seq, change) = (machine.next_seq, change.clone());
+            let at = format!("time {seq}");
+            machine.replay(JournalLine::Asked { seq, at, change, due: Due::NextReset });
+        }
+    }
+}
+
+fn take_all(machine: &mut Machine, planned: &[Planned]) {
+    for planned in planned {
+        if let When::Now(change) = &planned.when {
+            take(machine, machine.next_seq, change);
+        }
+    }
+}
+
+/// The guest was reset, and what was due is done.
+fn reset(machine: &mut Machine) {
+    for pending in machine.due(Occasion::Reset) {
+        let (seq, at, outcome) = (pending.seq, String::new(), Outcome::Done);
+        machine.replay(JournalLine::Settled { seq, at, outcome });
+    }
+}
+
+/// It is told once and shown since when; what leaves earlier, or is wanted again, waits for nothing any more.
+#[test]
+fn a_removal_waits_for_the_reset_until_it_is_made_or_taken_back() {
+    let all = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let mut machine = running(&all);
+    let planned = changes(&machine, &all[..1], Some(3), Force::No);
+    tell(&mut machine, &planned);
+    let shown = waiting(&guest(&all[..1]), &machine);
+    assert!(
+        matches!(&shown[0].effect, Effect::NextReset(why) if why.contains("reset since time 1")),
+        "{shown:?}"
+    );
+    let again = changes(&machine, &all[..1], Some(4), Force::No);
+    assert_eq!(again.iter().map(at_reset).collect::<Vec<_>>(), [None]);
+    assert_eq!(machine.due(Occasion::PlaceFree), [], "nobody but the reset lets it go");
+
+    let mut forced = machine.clone();
+    take_all(&mut forced, &changes(&machine, &all[..1], Some(4), Force::Yes));
+    assert_eq!((forced.storage.len(), forced.pending.len()), (1, 0));
+
+    let mut kept = machine.clone();
+    let planned = changes(&machine, &all, Some(4), Force::No);
+    assert!(matches!(now(&planned[0]), DeviceChange::TakeBack { .. }), "{planned:?}");
+    take_all(&mut kept, &planned);
+    assert_eq!((kept.storage.len(), kept.pending.len()), (2, 0));
+
+    reset(&mut machine);
+    assert_eq!((machine.storage.len(), machine.pending.len()), (1, 0));
+}
+
+/// The new store of an exchange is open already: it is let go before anything else is done with it.
+#[test]
+fn an_exchange_that_waits_is_taken_back_when_something_else_is_wanted() {
+    let with = |path: &str| {
+        ["disk:avio_stor:0,0,0:file:/a".to_owned(), format!("disk:avio_stor:0,0,1:file:{path}")]
+    };
+    let planned = |machine: &Machine, path: &str, idle| {
+        let wanted = with(path);
+        changes(machine, &wanted.each_ref().map(String::as_str), Some(idle), Force::No)
+    };
+    let mut machine = running(&with("/b").each_ref().map(String::as_str));
+    let first = planned(&machine, "/c", 3);
+    tell(&mut machine, &first);
+    assert_eq!(machine.coming().count(), 1);
+    let same = planned(&machine, "/c", 3);
+    assert_eq!(same.iter().map(at_reset).collect::<Vec<_>>(), [None, None]);
+    for (path, idle) in [("/b", 3), ("/c", 100), ("/d", 3), ("/d", 100)] {
+        let mut machine = machine.clone();
+        let planned = planned(&machine, path, idle);
+        assert!(matches!(now(&planned[0]), DeviceChange::TakeBack { .. }), "{path}: {planned:?}");
+        take_all(&mut machine, &planned);
+        assert_eq!(machine.coming().count(), 0);
+        tell(&mut machine, &planned);
+        reset(&mut machine);
+        let wanted = with(path);
+        let wanted = guest(&wanted.each_ref().map(String::as_str));
+        assert_eq!(waiting(&wanted, &machine), [], "{path}");
+    }
+}
+
+/// What comes with an adapter that the guest is asked to let go finds its place when that has left.
+#[test]
+fn what_follows_an_adapter_comes_when_that_has_left() {
+    let mut machine = running(&["disk:scsi:0,0,0:file:/a"]);
+    let slot = PciSlot::new(0, 0).unwrap();
+    let away = DeviceChange::DetachAdapter { slot };
+    machine.replay(JournalLine::Asked { seq: 1, at: "t".into(), change: away, due: Due::Now });
+    let planned = changes(&machine, &["disk:scsi:0,0,0:file:/c"], Some(0), Force::No);
+    assert_eq!(planned.len(), 2, "{planned:?}");
+    tell(&mut machine, &planned);
+    assert_eq!(machine.due(Occasion::PlaceFree), []);
+    let (at, outcome) = (String::new(), Outcome::Done);
+    machine.replay(JournalLine::Settled { seq: 1, at, outcome });
+    assert_eq!(machine.due(Occasion::PlaceFree).len(), 1, "{:?}", machine.pending);
+    reset(&mut machine);
+    assert_eq!(waiting(&guest(&["disk:scsi:0,0,0:file:/c"]), &machine), []);
 }
 
 /// Settles 139: an attached tape never shares the adapter of a disk, and the other way round.
@@ -389,6 +557,14 @@ proptest! {
                 take(&mut machine, seq, change);
             }
         }
+        let waits = planned.iter().filter(|p| !matches!(p.when, When::Now(_)));
+        let waits: BTreeSet<String> = waits.map(|p| p.place.to_string()).collect();
+        let differs = waiting(&after, &machine).into_iter().map(|change| change.field);
+        prop_assert_eq!(waits, differs.collect(), "planned {:?} gave {:?}", planned, machine.storage);
+
+        // At the reset the rest is made, but for what needs a start.
+        tell(&mut machine, &planned);
+        reset(&mut machine);
         let waits = planned.iter().filter(|p| matches!(p.when, When::NextStart(_)));
         let waits: BTreeSet<String> = waits.map(|p| p.place.to_string()).collect();
         let differs = waiting(&after, &machine).into_iter().map(|change| change.field);

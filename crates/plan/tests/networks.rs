@@ -374,7 +374,7 @@ fn a_switch_that_is_not_there_is_refused_where_the_nic_is_shown() {
 fn a_record_without_nics_is_read_and_links_are_kept_in_the_journal() {
     let config = networked(&[LAN, AVIO]);
     let base = record(&config);
-    let line = |seq, change| JournalLine::Asked { seq, at: "now".into(), change };
+    let line = |seq, change| JournalLine::Asked { seq, at: "now".into(), change, due: Due::Now };
     let done = |seq| JournalLine::Settled { seq, at: "now".into(), outcome: Outcome::Done };
     let slot = config.nics[1].slot;
     let text = [

@@ -86,6 +86,11 @@ impl Registry {
         names.first().map_or(Ok(None), |name| self.named(of, name))
     }
 
+    /// The entries of guests' devices that may not be written.
+    pub fn read_only_entries(&self) -> Result<Vec<Entry>, RegistryError> {
+        self.entries_where("read_only = 'YES' AND type = ?1", [EntryType::Guest.as_str()])
+    }
+
     /// The entries of a type that any of these keys finds, in order of name.
     pub fn entries_by(&self, of: EntryType, keys: &Keys) -> Result<Vec<Entry>, RegistryError> {
         let of = of.as_str();

@@ -62,6 +62,8 @@ steps! {
     /// Both names lead to the guest's folder.
     RenameLinked = "rename.linked",
     ModifyCommitted = "modify.committed",
+    /// The running guest's worker knows what it is to do at the guest's reset.
+    ModifyNoted = "modify.noted",
     RenameUnlinked = "rename.unlinked",
     /// The guest is ours to start, and nothing was made for it yet.
     StartClaimed = "start.claimed",

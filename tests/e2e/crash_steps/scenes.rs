@@ -72,6 +72,26 @@ pub(super) const EXCHANGE: Scene = Scene {
     },
 };
 
+/// A running guest sees no new disk on an emulated adapter, so one is exchanged at its next reset.
+pub(super) const EXCHANGE_AT_RESET: Scene = Scene {
+    prepare: |host| {
+        let [used, beside, _later] =
+            ["used.img", "beside.img", "later.img"].map(|name| host.disk(name, 1 << 20));
+        let used = format!("disk:scsi:0,5,0:file:{}", used.display());
+        let beside = format!("disk:scsi:0,5,1:file:{}", beside.display());
+        host.ok(&["hpvmmodify", "-P", "web", "-a", &used, "-a", &beside]);
+        host.ok(&["hpvmstart", "-P", "web"]);
+    },
+    command: &["hpvmmodify", "-P", "web", "-m", "disk:scsi:0,5,0:file:{root}/later.img"],
+    steps: &["modify.applied", "modify.committed", "modify.noted"],
+    then: EITHER,
+    is_done: |host| {
+        guest(host, "web").is_some_and(|web| {
+            web.storage.iter().any(|device| device.backing.path.ends_with("/later.img"))
+        })
+    },
+};
+
 pub(super) const DETACH: Scene = Scene {
     prepare: start_with_drive,
     command: &["hpvmmodify", "-P", "web", "-d", DRIVE],

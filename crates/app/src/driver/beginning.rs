@@ -19,6 +19,7 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::counters::Zeros;
+use super::due::DueChanges;
 use super::links::Links;
 use super::pulse::Pulse;
 use super::requests::Requests;
@@ -167,6 +168,7 @@ impl Driver {
             shown: before.shown(boot_id),
             requests: Requests::default(),
             changes: None,
+            due: DueChanges::default(),
             links: Links::default(),
             wires,
             pulse: Pulse::default(),

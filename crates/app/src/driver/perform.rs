@@ -9,7 +9,7 @@ use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_engine::{devices, last_words};
 use hpvm_host::process::Signal;
 use hpvm_model::{Occupant, chain};
-use hpvm_plan::record;
+use hpvm_plan::record::{self, Due};
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
 
@@ -35,7 +35,7 @@ impl Driver {
             Action::BeginCopy(ticket) => self.begin_copy(ticket),
             Action::ReadIdle(ticket) => self.read_idle(ticket),
             Action::ReadCounters(ticket) => self.read_counters(ticket),
-            Action::AfterReset => self.look_at_devices(),
+            Action::AfterReset => self.after_reset(),
             Action::Finish => self.finished = true,
         }
     }
@@ -143,6 +143,7 @@ impl Driver {
         self.reply(ticket, Reply::Changed { results: changes.into_results() });
         self.feed(Input::ChangeOver);
         self.ask_status();
+        self.make_missed();
     }
 
     pub(super) fn step_over(&mut self, seq: u64, result: Result<Performed, DeviceError>) {
@@ -153,7 +154,10 @@ impl Driver {
                 let ms = held.as_millis();
                 format!("device change {seq} is done; the guest stood still for {ms} ms for it")
             }
-            Ok(Performed::Asked) => format!("device change {seq} waits for the guest to let go"),
+            Ok(Performed::Asked) => match changes.due() {
+                Due::Now => format!("device change {seq} waits for the guest to let go"),
+                Due::NextReset => format!("device change {seq} waits for the guest's next reset"),
+            },
             Err(DeviceError::Waits(reason)) => format!("device change {seq} waits: {reason}"),
             Err(error) => format!("device change {seq} failed: {}", chain(error)),
         });

@@ -1,6 +1,7 @@
 //! Requests under way, of commands and of console sessions: who waits for the replies, and what came with each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hpvm_app::protocol::{ChangeResult, Reply, Request};
@@ -9,13 +10,13 @@ use hpvm_console::door::Ended;
 use hpvm_console::fanout::SessionId;
 use hpvm_host::keeper_link::ToKeeper;
 use hpvm_model::StorageAddress;
-use hpvm_plan::record::DeviceChange;
+use hpvm_plan::record::{DeviceChange, Due};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Driver;
 use crate::changes::Payload;
-use crate::control::Asked;
+use crate::control::{Asked, Peer};
 use crate::copying::Wanted;
 use crate::machine::{Ask, Input, Ticket};
 
@@ -72,15 +73,12 @@ impl Driver {
                 Ask::Counters
             }
             Request::Change { changes, watched } => {
-                let mut descriptors = asked.descriptors;
-                let media = changes.iter().map(DeviceChange::descriptors).sum::<usize>();
-                let stores = descriptors.split_off(media.min(descriptors.len()));
-                let devices = changes.iter().flat_map(DeviceChange::media);
-                let stores = stores.into_iter().map(std::fs::File::from);
-                self.store_watch.add_all(devices, watched.into_iter().zip(stores));
-                let payload = Payload { changes, descriptors, peer: Some(asked.peer) };
-                self.requests.payloads.insert(ticket, payload);
-                Ask::Change
+                let (descriptors, peer) = (asked.descriptors, asked.peer);
+                self.keep_changes(ticket, (changes, watched), Due::Now, descriptors, peer)
+            }
+            Request::AtReset { changes, watched } => {
+                let (descriptors, peer) = (asked.descriptors, asked.peer);
+                self.keep_changes(ticket, (changes, watched), Due::NextReset, descriptors, peer)
             }
             Request::Copy { disks } => {
                 let Asked { descriptors, replies, peer, .. } = asked;
@@ -89,6 +87,25 @@ impl Driver {
             }
         };
         self.feed(Input::Asked { ticket, ask });
+    }
+
+    /// Keeps what came with a request until its turn.
+    fn keep_changes(
+        &mut self,
+        ticket: Ticket,
+        (changes, watched): (Vec<DeviceChange>, Vec<StorageAddress>),
+        due: Due,
+        mut descriptors: VecDeque<OwnedFd>,
+        peer: Peer,
+    ) -> Ask {
+        let media = changes.iter().map(DeviceChange::descriptors).sum::<usize>();
+        let stores = descriptors.split_off(media.min(descriptors.len()));
+        let devices = changes.iter().flat_map(DeviceChange::media);
+        let stores = stores.into_iter().map(std::fs::File::from);
+        self.store_watch.add_all(devices, watched.into_iter().zip(stores));
+        let payload = Payload { changes, due, descriptors, peer: Some(peer) };
+        self.requests.payloads.insert(ticket, payload);
+        Ask::Change
     }
 
     pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {

@@ -1,13 +1,13 @@
 //! What is left behind and what comes late: a dead keeper, changes of a worker before us, adapters that a guest lets go
 //! long after it was asked.
 
-use hpvm_engine::devices::Bench;
 use hpvm_engine::devices::present::{self, Present, Repair};
+use hpvm_engine::devices::{Bench, due};
 use hpvm_host::process::PidFd;
 use hpvm_model::{PciSlot, chain};
 use hpvm_plan::command_line::adapter_id;
 use hpvm_plan::command_line::network::nic_id;
-use hpvm_plan::record::{AdapterPresence, Attached, Outcome};
+use hpvm_plan::record::{AdapterPresence, Attached, Occasion, Outcome};
 use hpvm_qmp::command::{Cont, DeviceDel};
 
 use super::*;
@@ -93,6 +93,7 @@ impl Driver {
                 }
             }
         }
+        self.make_due(Occasion::PlaceFree);
     }
 
     /// Writes down what has happened without anybody having asked.
@@ -110,9 +111,11 @@ impl Driver {
             return;
         };
         let (base, news) = (Rc::clone(&known.base), self.monitor.news());
+        let spared = due::spared(known.file.machine());
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
-            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
+            let mut bench =
+                Bench { client: &client, record: &base, happenings: &mut happenings, spared };
             match half_done {
                 HalfDone::Nic(slot) => bench.undo_nic(slot).await,
                 HalfDone::Attach(slot, adapter, devices) => {
@@ -134,6 +137,7 @@ impl Driver {
         if let Some((seq, leaving)) = self.leaving(id) {
             self.settle(seq, Outcome::Done);
             self.discard(leaving);
+            self.make_due(Occasion::PlaceFree);
         }
     }
 
@@ -172,9 +176,11 @@ impl Driver {
             return;
         };
         let base = Rc::clone(&known.base);
+        let spared = due::spared(known.file.machine());
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
-            let mut bench = Bench { client: &client, record: &base, happenings: &mut happenings };
+            let mut bench =
+                Bench { client: &client, record: &base, happenings: &mut happenings, spared };
             match leaving {
                 Leaving::Adapter(slot) => bench.discard_media_in(slot).await,
                 Leaving::Nic(slot) => bench.discard_nic(slot).await,
@@ -182,7 +188,7 @@ impl Driver {
         });
     }
 
-    fn settle(&mut self, seq: u64, outcome: Outcome) {
+    pub(super) fn settle(&mut self, seq: u64, outcome: Outcome) {
         self.log.say(&match &outcome {
             Outcome::Done => format!("device change {seq} is done"),
             Outcome::Failed(reason) => format!("device change {seq} failed: {reason}"),

@@ -105,7 +105,7 @@ impl Driver {
         }
         let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
         let descriptors = descriptor.into_iter().collect();
-        let payload = Payload { changes: vec![change], descriptors, peer: None };
+        let payload = Payload { changes: vec![change], descriptors, ..Payload::default() };
         self.requests.payloads.insert(ticket, payload);
         self.feed(Input::Asked { ticket, ask: Ask::Change });
     }

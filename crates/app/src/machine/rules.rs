@@ -307,6 +307,11 @@ fn one_change_at_a_time() {
     guest.gets(Input::ChangeOver);
     let (third, actions) = guest.asks(Ask::Change);
     assert_eq!(actions, [Action::BeginChange(third)]);
+    guest.gets(Input::ChangeOver);
+    guest.gets(Input::ChangeBegun);
+    let (fourth, _) = guest.asks(Ask::Change);
+    let denied = Reply::Denied { reason: Denial::Busy };
+    assert_eq!(guest.reply(fourth), Some(&denied), "what had waited is being made");
 }
 
 #[test]
@@ -380,6 +385,7 @@ fn any_input() -> impl Strategy<Value = Option<Input>> {
         2 => Just(Some(Input::Seen(Occupant::Os))),
         3 => (any::<bool>(), any::<bool>()).prop_map(|(e, p)| Some(button(e, p))),
         1 => Just(Some(Input::Exited { crash: Crash::Unseen, words: String::new() })),
+        1 => Just(Some(Input::ChangeBegun)),
         2 => Just(Some(Input::ChangeOver)),
         1 => Just(Some(Input::CopyHolds)),
         2 => Just(Some(Input::CopyOver)),

@@ -19,8 +19,8 @@ use super::{catch_interruptions, done, refused};
 ///
 /// What the running guest can take is applied now; the rest waits for its next start and is shown by hpvmstatus -P and -D
 /// until then. A change is applied in full or not at all. Devices that leave make room for those that come, in whatever
-/// order the options stand. A device that waits to leave does so when the guest starts next, or when -d, with -F or without,
-/// names it again.
+/// order the options stand. A disk that waits to leave, or to be exchanged, does so at the guest's next reset, or when -d or -m,
+/// with -F or without, names it again.
 #[derive(Debug, clap::Parser)]
 pub struct Modify {
     #[command(flatten)]
@@ -82,11 +82,14 @@ impl Perform for Modify {
 
 /// What the administrator asked for and does not have yet.
 fn waiting(modified: &Modified) -> Vec<String> {
-    let next_start = modified.fields.iter().filter_map(|change| match &change.effect {
+    let later = modified.fields.iter().filter_map(|change| match &change.effect {
+        Effect::NextReset(reason) => {
+            Some(format!("{}: waits for the guest's next reset: {reason}", change.field))
+        }
         Effect::NextStart(reason) => {
             Some(format!("{}: waits for the next start: {reason}", change.field))
         }
         Effect::Now | Effect::Refused(_) => None,
     });
-    next_start.chain(modified.pending.iter().cloned()).collect()
+    later.chain(modified.pending.iter().cloned()).collect()
 }

@@ -4,6 +4,7 @@ use hpvm_app::snapshot::{self, Ending};
 use hpvm_model::{AutoStart, Backing, Nic, Occupant, RunState, Runnable, StorageDevice};
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::guest_path;
+use hpvm_plan::record::Access;
 use serde::Serialize;
 
 use super::{Moment, Shown};
@@ -156,6 +157,8 @@ struct Storage {
     path: String,
     /// What lies under a linked clone's disk, the uppermost first.
     layers: Vec<Layer>,
+    /// A disk that its entry in the device database keeps the guest from writing.
+    read_only: bool,
     id: String,
     /// The adapter, as `lspci -P` prints it in the guest.
     guest_pci_path: String,
@@ -279,7 +282,7 @@ impl From<&Shown<'_>> for Machine {
         Machine {
             vcpus: shown.vcpus.get(),
             memory_bytes: shown.memory.bytes().0,
-            storage: shown.storage.iter().map(|device| Storage::from(*device)).collect(),
+            storage: shown.storage.iter().map(|device| storage(shown, device)).collect(),
             networks: shown.nics.iter().map(|nic| network(shown, nic)).collect(),
         }
     }
@@ -306,22 +309,21 @@ impl From<&Backing> for Layer {
     }
 }
 
-impl From<&StorageDevice> for Storage {
-    fn from(device: &StorageDevice) -> Storage {
-        Storage {
-            kind: device.kind.as_str().to_owned(),
-            adapter: device.adapter.as_str().to_owned(),
-            bus: device.address.slot.bus(),
-            device: device.address.slot.device(),
-            target: device.address.target,
-            storage: device.backing.storage.as_str().to_owned(),
-            path: device.backing.path.clone(),
-            layers: device.layers.iter().map(Layer::from).collect(),
-            id: device.id.to_string(),
-            guest_pci_path: guest_path::pci(device.adapter, device.address),
-            efi_path: guest_path::efi(device.adapter, device.address),
-            statement: device.to_string(),
-        }
+fn storage(shown: &Shown, device: &StorageDevice) -> Storage {
+    Storage {
+        kind: device.kind.as_str().to_owned(),
+        adapter: device.adapter.as_str().to_owned(),
+        bus: device.address.slot.bus(),
+        device: device.address.slot.device(),
+        target: device.address.target,
+        storage: device.backing.storage.as_str().to_owned(),
+        path: device.backing.path.clone(),
+        layers: device.layers.iter().map(Layer::from).collect(),
+        read_only: shown.access(device) == Access::ReadOnly,
+        id: device.id.to_string(),
+        guest_pci_path: guest_path::pci(device.adapter, device.address),
+        efi_path: guest_path::efi(device.adapter, device.address),
+        statement: device.to_string(),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use hpvm_model::{Nic, StorageDevice};
+use hpvm_model::Nic;
 use hpvm_plan::guest_path;
+use hpvm_plan::record::Access;
 
 use super::{
     CONFIG_LABEL, CONFIG_VERSION, CONSOLE_TYPE, MODEL, Moment, RESERVED_MEMORY, Shown, run,
@@ -36,7 +37,7 @@ fn guest(shown: &Shown<'_>) -> String {
         keys(shown),
         sections::ADMINISTRATORS.to_owned(),
         sections::processors(shown),
-        storage(&shown.storage),
+        storage(shown),
         networks(shown),
         format!("[Misc Interface Details]\n{}", block(&SERIAL.map(|(k, v)| (k, v.to_owned())))),
     ];
@@ -84,8 +85,9 @@ fn keys(shown: &Shown<'_>) -> String {
     text
 }
 
-fn storage(devices: &[&StorageDevice]) -> String {
-    let blocks: Vec<String> = devices
+fn storage(shown: &Shown<'_>) -> String {
+    let blocks: Vec<String> = shown
+        .storage
         .iter()
         .map(|device| {
             let layers = device.layers.iter().map(|layer| {
@@ -103,6 +105,9 @@ fn storage(devices: &[&StorageDevice]) -> String {
                 ("Physical device", device.backing.path.clone()),
             ];
             lines.extend(layers);
+            if shown.access(device) == Access::ReadOnly {
+                lines.push(("Physical access", "read-only".to_owned()));
+            }
             lines.push(("Disk identity", device.id.to_string()));
             lines.push(("Guest PCI path", guest_path::pci(device.adapter, device.address)));
             lines.push(("EFI path", guest_path::efi(device.adapter, device.address)));

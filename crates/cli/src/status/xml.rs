@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use hpvm_model::bytes::{GIB, MIB};
 use hpvm_model::{Bytes, Nic, RunState, StorageDevice};
 use hpvm_plan::difference::Effect;
+use hpvm_plan::record::Access;
 
 use super::{RESERVED_MEMORY, Shown};
 
@@ -42,12 +43,14 @@ fn guest(shown: &Shown<'_>) -> String {
     elements.extend(shown.view.since.as_deref().map(|since| element("state_since", since)));
     elements.extend(shown.view.accelerator().map(|name| element("accelerator", name)));
     elements.extend(shown.view.health.iter().map(|sentence| element("health", sentence)));
-    elements.extend(shown.storage.iter().map(|device| storage(device)));
+    elements.extend(shown.storage.iter().map(|device| storage(shown, device)));
     elements.extend(shown.nics.iter().map(|nic| network(nic)));
     for change in &shown.view.waiting {
         let why = match &change.effect {
             Effect::Now => "",
-            Effect::NextStart(reason) | Effect::Refused(reason) => reason,
+            Effect::NextReset(reason) | Effect::NextStart(reason) | Effect::Refused(reason) => {
+                reason
+            }
         };
         elements.push(format!(
             "<waiting field=\"{}\" from=\"{}\" to=\"{}\" why=\"{}\"/>",
@@ -87,11 +90,15 @@ fn amount(name: &str, bytes: Bytes) -> String {
     format!("<{name} unit=\"{unit}\">{value}</{name}>")
 }
 
-fn storage(device: &StorageDevice) -> String {
+fn storage(shown: &Shown<'_>, device: &StorageDevice) -> String {
+    let access = match shown.access(device) {
+        Access::ReadOnly => " access=\"read-only\"",
+        Access::ReadWrite => "",
+    };
     let StorageDevice { kind, adapter, address, backing, id, .. } = device;
     format!(
         "<storage_device type=\"{}\" adapter=\"{}\" bus=\"{}\" device=\"{}\" function=\"0\" target=\"{}\" lun=\"0\" \
-         storage=\"{}\" id=\"{id}\">{}</storage_device>",
+         storage=\"{}\" id=\"{id}\"{access}>{}</storage_device>",
         kind.as_str(),
         adapter.as_str(),
         address.slot.bus(),

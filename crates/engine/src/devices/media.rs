@@ -14,12 +14,23 @@ use hpvm_qmp::command::{
     RemoveFd, RemoveMedium,
 };
 use hpvm_qmp::{Error as QmpError, Happening};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Bench, DeviceError, Performed, properties};
+use super::{Bench, DeviceError, LOOK_AGAIN, Performed, properties};
 
 /// How long a guest that locked its tray is waited for: whoever asked is told within 5 s.
 const TRAY_BOUND: Duration = Duration::from_secs(4);
+
+/// Which of the nodes that were meant are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Discarded {
+    All,
+    /// A device has one.
+    AllUnused,
+}
+
+/// Until a device that is out of the tree has let its node go.
+const LEFT_BOUND: Duration = Duration::from_secs(5);
 
 /// The node that a change of this number makes.
 pub(super) fn node(address: StorageAddress, seq: u64) -> String {
@@ -151,10 +162,20 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Removes an address's nodes that no device has, and their descriptors. Best effort: a node that stays costs a
+    /// Removes an address's nodes that no device has or is to have, and their descriptors. Best effort: a node that stays costs a
     /// descriptor, and is tried again with the next change of the same address.
     pub(super) async fn discard_unused_media(&mut self, address: StorageAddress) {
         let _ = self.try_discard(|name| is_node_of(name, address)).await;
+    }
+
+    /// The same of a device whose end nobody heard of: it may be out of the tree and have its node still, for a moment.
+    pub(super) async fn discard_media_of_left(&mut self, address: StorageAddress) {
+        let until = Instant::now() + LEFT_BOUND;
+        let is_it = |name: &str| is_node_of(name, address);
+        while Instant::now() < until && !matches!(self.try_discard(is_it).await, Ok(Discarded::All))
+        {
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// The same for everything that was on an adapter; called once the guest has let it go.
@@ -163,7 +184,8 @@ impl Bench<'_> {
         let _ = self.try_discard(|name| name.starts_with(&prefix)).await;
     }
 
-    async fn try_discard(&mut self, wanted: impl Fn(&str) -> bool) -> Result<(), QmpError> {
+    async fn try_discard(&mut self, wanted: impl Fn(&str) -> bool) -> Result<Discarded, QmpError> {
+        let mut discarded = Discarded::All;
         let in_use: Vec<String> = self
             .client
             .execute(&QueryBlock {})
@@ -176,7 +198,11 @@ impl Bench<'_> {
         nodes.sort_by_cached_key(|node| node.node_name.as_deref().and_then(layer_place));
         for node in nodes {
             let Some(node_name) = node.node_name else { continue };
-            if !wanted(&node_name) || in_use.contains(&node_name) {
+            if !wanted(&node_name) || self.spared.contains(&node_name) {
+                continue;
+            }
+            if in_use.contains(&node_name) {
+                discarded = Discarded::AllUnused;
                 continue;
             }
             self.client.execute(&BlockdevDel { node_name }).await?;
@@ -184,7 +210,7 @@ impl Bench<'_> {
                 self.client.execute(&RemoveFd { fdset_id }).await?;
             }
         }
-        Ok(())
+        Ok(discarded)
     }
 }
 
@@ -202,7 +228,7 @@ fn layer_place(name: &str) -> Option<usize> {
     name.rsplit_once("-layer")?.1.parse().ok()
 }
 
-fn is_node_of(name: &str, address: StorageAddress) -> bool {
+pub(super) fn is_node_of(name: &str, address: StorageAddress) -> bool {
     let place = node_id(address, 0);
     name.strip_prefix(&place).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }

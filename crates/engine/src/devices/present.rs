@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_plan::command_line::network::nic_id;
 use hpvm_plan::command_line::{adapter_id, device_id, node_id};
-use hpvm_plan::record::{AdapterPresence, Attached, DeviceChange, Machine, Outcome};
+use hpvm_plan::record::{AdapterPresence, Attached, DeviceChange, Due, Machine, Outcome, Pending};
 use hpvm_qmp::Error as QmpError;
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{QomList, QueryBlock};
@@ -60,8 +60,11 @@ pub async fn ask(client: &Client) -> Result<Present, QmpError> {
 /// Compares; the order of the repairs is that of the journal.
 #[must_use]
 pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
-    let mut repairs: Vec<Repair> =
-        machine.pending.iter().map(|pending| present.judge(pending.seq, &pending.change)).collect();
+    let judge = |pending: &Pending| match pending.due {
+        Due::Now => Some(present.judge(pending.seq, &pending.change)),
+        Due::NextReset => present.judge_waiting(pending.seq, &pending.change),
+    };
+    let mut repairs: Vec<Repair> = machine.pending.iter().filter_map(judge).collect();
     let is_spoken_for = |attached: &Attached| {
         let address = attached.device.address;
         machine.pending.iter().any(|p| match &p.change {
@@ -84,6 +87,19 @@ pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
 }
 
 impl Present {
+    /// What waits for a reset waits on, unless it has been made.
+    fn judge_waiting(&self, seq: u64, change: &DeviceChange) -> Option<Repair> {
+        let is_made = match change {
+            DeviceChange::Detach { address, .. } => !self.devices.contains(&device_id(*address)),
+            DeviceChange::Attach { devices, .. } => devices.iter().all(|attached| {
+                let address = attached.device.address;
+                self.media.get(&device_id(address)) == Some(&node_id(address, seq))
+            }),
+            _ => false,
+        };
+        is_made.then_some(Repair::Settle { seq, outcome: Outcome::Done })
+    }
+
     fn judge(&self, seq: u64, change: &DeviceChange) -> Repair {
         let settle = |outcome| Repair::Settle { seq, outcome };
         let failed = || settle(Outcome::Failed(REPLACED.into()));
@@ -92,6 +108,7 @@ impl Present {
             // To be told the size it has harms no guest, so nobody has to find out whether it was.
             DeviceChange::PlaceHolder { .. }
             | DeviceChange::Grow { .. }
+            | DeviceChange::TakeBack { .. }
             | DeviceChange::MoveNic { .. }
             | DeviceChange::LinkNics { .. } => settle(Outcome::Done),
             DeviceChange::PlugNic { attached } => {

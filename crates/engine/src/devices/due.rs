@@ -1,0 +1,129 @@
+//! Changes that wait for the guest's reset: what they need is taken when they are told, so that a store that is to come is the
+//! guest's from then on, whoever of us dies; the devices themselves come and go at the reset.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+use hpvm_model::StorageAddress;
+use hpvm_plan::command_line::{adapter_id, device_id, layer_id, node_id};
+use hpvm_plan::record::{AdapterPresence, Attached, DeviceChange, Machine};
+use hpvm_qmp::client::Client;
+use hpvm_qmp::command::{DeviceDel, ReadRegisters};
+use hpvm_qmp::{Occupant, deadline};
+
+use super::media::is_node_of;
+use super::{Attach, Bench, DeviceError, Performed, present};
+
+/// The nodes that are open already and in no device yet.
+#[must_use]
+pub fn spared(machine: &Machine) -> BTreeSet<String> {
+    let waits = machine.waiting().filter_map(|pending| match &pending.change {
+        DeviceChange::Attach { devices, .. } => Some((pending.seq, devices)),
+        _ => None,
+    });
+    waits.flat_map(|(seq, devices)| nodes(seq, devices)).collect()
+}
+
+fn nodes(seq: u64, devices: &[Attached]) -> Vec<String> {
+    let of = |attached: &Attached| {
+        let address = attached.device.address;
+        let layers = (0..attached.layers.len()).map(move |place| layer_id(address, place));
+        layers.chain([node_id(address, seq)]).collect::<Vec<_>>()
+    };
+    devices.iter().flat_map(of).collect()
+}
+
+/// Whether no operating system runs in the guest: it was reset, and that was not long ago.
+pub async fn is_in_firmware(client: &Client) -> bool {
+    let registers = client.execute(&ReadRegisters {}).await;
+    registers.is_ok_and(|registers| registers.occupant() == Occupant::Firmware)
+}
+
+impl Bench<'_> {
+    /// Takes what a change needs that is made later.
+    pub async fn prepare(
+        &mut self,
+        seq: u64,
+        change: &DeviceChange,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+    ) -> Result<Performed, DeviceError> {
+        if let DeviceChange::Attach { slot, kind, adapter, devices } = change {
+            let attach = Attach { seq, slot: *slot, kind: *kind, adapter: *adapter, devices };
+            if let Err(error) = self.add_media(&attach, descriptors).await {
+                self.let_media_go(seq, devices).await;
+                return Err(error);
+            }
+        }
+        Ok(Performed::Asked)
+    }
+
+    /// Makes a change that was prepared.
+    pub async fn perform_prepared(
+        &mut self,
+        seq: u64,
+        change: &DeviceChange,
+    ) -> Result<Performed, DeviceError> {
+        match change {
+            DeviceChange::Detach { address, .. } => self.leave(*address).await,
+            DeviceChange::Attach { slot, kind, adapter, devices } => {
+                let attach = Attach { seq, slot: *slot, kind: *kind, adapter: *adapter, devices };
+                self.attach_prepared(&attach).await
+            }
+            _ => Ok(Performed::Done),
+        }
+    }
+
+    /// Takes a device out of a guest in which nobody has it; one that is gone already has left. What takes its place keeps its
+    /// node.
+    async fn leave(&mut self, address: StorageAddress) -> Result<Performed, DeviceError> {
+        let id = device_id(address);
+        if present::ask(self.client).await?.devices.contains(&id) {
+            self.client.execute(&DeviceDel { id: id.clone() }).await?;
+            self.until_absent(&id, deadline::DEVICE_DELETED).await;
+            if present::ask(self.client).await?.devices.contains(&id) {
+                return Err(DeviceError::StillThere(address));
+            }
+        }
+        self.discard_media_of_left(address).await;
+        Ok(Performed::Done)
+    }
+
+    async fn attach_prepared(&mut self, attach: &Attach<'_>) -> Result<Performed, DeviceError> {
+        if attach.adapter == AdapterPresence::New {
+            // The old one leaves at the same reset.
+            self.until_absent(&adapter_id(attach.slot), deadline::DEVICE_DELETED).await;
+        }
+        let present = present::ask(self.client).await?;
+        let mut addresses = attach.devices.iter().map(|attached| attached.device.address);
+        if let Some(address) = addresses.find(|at| present.devices.contains(&device_id(*at))) {
+            self.let_media_go(attach.seq, attach.devices).await;
+            return Err(DeviceError::StillThere(address));
+        }
+        let plugged = self.plug_as_needed(attach).await;
+        if plugged.is_err() {
+            self.spare_no_more(attach.seq, attach.devices);
+            self.undo_attach(attach.slot, attach.adapter, attach.devices).await;
+        }
+        plugged
+    }
+
+    /// Closes what was opened for devices that do not come.
+    async fn let_media_go(&mut self, seq: u64, devices: &[Attached]) {
+        self.spare_no_more(seq, devices);
+        for attached in devices {
+            self.discard_unused_media(attached.device.address).await;
+        }
+    }
+
+    fn spare_no_more(&mut self, seq: u64, devices: &[Attached]) {
+        for name in nodes(seq, devices) {
+            self.spared.remove(&name);
+        }
+    }
+
+    /// What waits at this address waits no more.
+    pub(super) async fn take_back(&mut self, address: StorageAddress) {
+        self.spared.retain(|name| !is_node_of(name, address));
+        self.discard_unused_media(address).await;
+    }
+}

@@ -1,0 +1,89 @@
+//! What of a change waits for the running guest's reset: its worker is told when the configuration is kept, so that nothing is
+//! done at a reset that nobody wants any more. What it was not told, since this command died before, waits for the next start,
+//! or until it is asked for again.
+
+use hpvm_model::{Problem, StorageAddress};
+use hpvm_plan::difference::{self, Effect};
+use hpvm_plan::hotplug::{Planned, When};
+use hpvm_plan::record::{Consent, DeviceChange, Due, Machine};
+use hpvm_registry::Step;
+
+use super::{Modified, ask_guest};
+use crate::vm_host::VmHost;
+
+/// Tells the worker what was planned so, and what turned out to have to wait, each with the reason.
+pub(super) fn note(
+    host: &VmHost,
+    modified: &mut Modified,
+    running: Option<&Machine>,
+    planned: &[Planned],
+    waits: Vec<(DeviceChange, String)>,
+) {
+    let mut told: Vec<DeviceChange> = planned.iter().filter_map(told).collect();
+    for (change, reason) in waits {
+        for address in places(&change) {
+            show(modified, address, &Effect::NextReset(reason.clone()));
+        }
+        told.extend(later(change).into_iter().filter(|change| !is_known(running, change)));
+    }
+    if told.is_empty() {
+        return;
+    }
+    let after = modified.after.clone();
+    if let Err(refusal) = ask_guest(host, &after, &told, Due::NextReset) {
+        let places: Vec<StorageAddress> = told.iter().flat_map(places).collect();
+        // A disk must not leave at the reset when nothing takes its place then.
+        let back: Vec<DeviceChange> =
+            places.iter().map(|address| DeviceChange::TakeBack { address: *address }).collect();
+        let _ = ask_guest(host, &after, &back, Due::Now);
+        let why = format!("the running guest could not be told: {refusal}");
+        for address in places {
+            show(modified, address, &Effect::NextStart(why.clone()));
+        }
+        modified.problems.push(Problem::warning(after.name.as_str(), why));
+    }
+    Step::ModifyNoted.reached();
+}
+
+fn told(planned: &Planned) -> Option<DeviceChange> {
+    match &planned.when {
+        When::NextReset { told, .. } => told.clone(),
+        When::Now(_) | When::NextStart(_) => None,
+    }
+}
+
+/// At the reset nobody needs to be asked.
+fn later(change: DeviceChange) -> Option<DeviceChange> {
+    match change {
+        DeviceChange::Detach { address, .. } => {
+            Some(DeviceChange::Detach { address, consent: Consent::Given })
+        }
+        change @ DeviceChange::Attach { .. } => Some(change),
+        _ => None,
+    }
+}
+
+/// A removal that waits already, since when it was asked first.
+fn is_known(running: Option<&Machine>, change: &DeviceChange) -> bool {
+    match change {
+        DeviceChange::Detach { address, .. } => running.is_some_and(|machine| {
+            machine.leaves_at_reset(*address) && machine.comes_at_reset(*address).is_none()
+        }),
+        _ => false,
+    }
+}
+
+fn places(change: &DeviceChange) -> Vec<StorageAddress> {
+    match change {
+        DeviceChange::Attach { devices, .. } => {
+            devices.iter().map(|attached| attached.device.address).collect()
+        }
+        change => change.address().into_iter().collect(),
+    }
+}
+
+fn show(modified: &mut Modified, address: StorageAddress, effect: &Effect) {
+    let field = difference::device_field(address);
+    let rows = modified.fields.iter_mut().filter(|change| change.field == field);
+    rows.for_each(|change| change.effect = effect.clone());
+}
