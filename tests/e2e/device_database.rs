@@ -11,6 +11,7 @@ use hpvm_registry::{Access, Entry, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
+use crate::loop_device::LoopDevice;
 use crate::refusals::{State, refused};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -30,6 +31,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_the_host_uses_is_listed_and_what_was_typed_stays,
     the_list_is_made_at_the_start_unless_told_otherwise,
     a_restored_file_is_the_same_disk,
+    a_loop_device_is_known_by_its_file,
     a_repair_script_can_be_run,
     vm_hosts_have_entries_too,
     one_of_eight_starts_gets_the_disk,
@@ -515,6 +517,33 @@ fn vm_hosts_have_entries_too() {
     }
     host.ok(&["hpvmdevmgmt", "-d", "server:other-host.example"]);
     assert_eq!(list("server"), own);
+}
+
+/// A longer one is the same disk, and one on another file is another, though it has the same name and length.
+fn a_loop_device_is_known_by_its_file() {
+    let host = VmHost::new(Engine::Fake);
+    let (file, other) = (host.disk("first.img", 1 << 20), host.disk("other.img", 2 << 20));
+    let device = LoopDevice::on(&file, &[]);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &device.disk()]);
+    let runs_once = || {
+        host.ok(&["hpvmstart", "-P", "web"]);
+        host.ok(&["hpvmstop", "-P", "web", "-F"]);
+        host.wait_for_state("web", "Off", Duration::from_secs(20));
+    };
+    runs_once();
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .and_then(|file| file.set_len(2 << 20))
+        .expect("longer");
+    device.grow();
+    runs_once();
+    device.exchange(&other);
+    let said = refused(&host, &["hpvmstart", "-P", "web"]);
+    assert!(said.contains("is another device than the one the guest was given"), "{said}");
+    let accept = format!("gdev:{}:attr:IDENTIFIER=ACCEPT", device.path().display());
+    host.ok(&["hpvmdevmgmt", "-m", &accept]);
+    runs_once();
 }
 
 fn a_repair_script_can_be_run() {

@@ -13,6 +13,7 @@ use hpvm_testkit::wait::wait_until;
 use rustix::fs::OFlags;
 
 use crate::Test;
+use crate::loop_device::LoopDevice;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_image_that_a_program_has_locked_is_refused_with_its_name,
@@ -35,15 +36,15 @@ fn an_image_that_a_program_has_locked_is_refused_with_its_name() {
 
 fn a_device_that_a_guest_of_another_vm_host_has_is_refused_with_its_name() {
     let owner = VmHost::new(Engine::Real);
-    let device = Loop::over(&owner.disk("theirs.img", 1 << 20));
-    owner.ok(&["hpvmcreate", "-P", "first", "-r", "64M", "-a", &disk("disk", &device.0)]);
+    let device = LoopDevice::on(&owner.disk("theirs.img", 1 << 20), &[]);
+    owner.ok(&["hpvmcreate", "-P", "first", "-r", "64M", "-a", &disk("disk", device.path())]);
     owner.ok(&["hpvmstart", "-P", "first"]);
-    let host = with_off_and_on("disk", |_| device.0.clone());
+    let host = with_off_and_on("disk", |_| device.path().to_owned());
     let pid = owner.snapshot(1).expect("it runs").qemu.pid;
-    refused_to_both(&host, &disk("disk", &device.0), &format!("process {pid} (hpvm-1)"));
+    refused_to_both(&host, &disk("disk", device.path()), &format!("process {pid} (hpvm-1)"));
     owner.ok(&["hpvmstop", "-P", "first", "-F"]);
     owner.wait_for_state("first", "Off", BOUND);
-    given_to_both(&host, &disk("disk", &device.0));
+    given_to_both(&host, &disk("disk", device.path()));
 }
 
 /// It takes no lock, so that only the kernel knows of it.
@@ -51,14 +52,14 @@ fn a_device_that_a_program_has_for_itself_is_refused_with_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("theirs.img");
     File::create(&file).and_then(|file| file.set_len(1 << 20)).expect("a file");
-    let device = Loop::over(&file);
-    let host = with_off_and_on("disk", |_| device.0.clone());
+    let device = LoopDevice::on(&file, &[]);
+    let host = with_off_and_on("disk", |_| device.path().to_owned());
     let alone = i32::try_from(OFlags::EXCL.bits()).expect("a flag");
-    let held = OpenOptions::new().read(true).custom_flags(alone).open(&device.0).expect("ours");
+    let held = OpenOptions::new().read(true).custom_flags(alone).open(device.path()).expect("ours");
     let told = format!("(process {}) has it open for itself", std::process::id());
-    refused_to_both(&host, &disk("disk", &device.0), &told);
+    refused_to_both(&host, &disk("disk", device.path()), &told);
     drop(held);
-    given_to_both(&host, &disk("disk", &device.0));
+    given_to_both(&host, &disk("disk", device.path()));
 }
 
 /// `off` has the disk that `make` gives, `on` runs without any, and `source` has one to copy.
@@ -133,23 +134,5 @@ impl Drop for StorageDaemon {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// A loop device over a file.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn over(file: &Path) -> Loop {
-        let said = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
-        let said = said.expect("losetup");
-        assert!(said.status.success(), "losetup: {}", String::from_utf8_lossy(&said.stderr));
-        Loop(PathBuf::from(String::from_utf8(said.stdout).expect("a path").trim()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
     }
 }

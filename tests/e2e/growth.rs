@@ -9,6 +9,7 @@ use hpvm_testkit::guest::{BOOT_BOUND, Console};
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 
 use crate::Test;
+use crate::loop_device::LoopDevice;
 use crate::pool::image;
 
 pub(crate) const TESTS: &[Test] = crate::tests![disks_grow_under_a_guest];
@@ -39,6 +40,7 @@ fn disks_grow_under_a_guest() {
     the_boot_disk_grows(&mut guest);
     what_became_shorter_is_not_told(&mut guest, &on_avio);
     an_image_is_no_longer_than_it_says(&guest);
+    a_loop_device_grows_with_its_file(&mut guest);
     another_file_is_not_the_disk(&guest);
 }
 
@@ -158,6 +160,24 @@ fn an_image_is_no_longer_than_it_says(guest: &Growing) {
     let told = host.run(&["hpvmmodify", "-P", "web", "-m", &statement]);
     assert!(told.status.success(), "{told}");
     assert!(told.stderr.contains("the disk at 0,0,2 has 24 MB, as its image says"), "{told}");
+}
+
+/// Once its kernel has looked at the file again.
+fn a_loop_device_grows_with_its_file(guest: &mut Growing) {
+    let file = guest.host.disk("looped.img", 8 * MIB);
+    let device = LoopDevice::on(&file, &[]);
+    let statement = device.disk().replace("::", ":0,0,3:");
+    guest.host.ok(&["hpvmmodify", "-P", "web", "-a", &statement]);
+    for mib in [8, 20] {
+        set_length(&file, mib * MIB);
+        device.grow();
+        guest.host.ok(&["hpvmmodify", "-P", "web", "-m", &statement]);
+        let sectors = mib * MIB / 512;
+        guest.console.run(&format!(
+            "until grep -qx {sectors} /sys/class/block/sd?/size; do usleep 20000; done"
+        ));
+    }
+    guest.host.ok(&["hpvmmodify", "-P", "web", "-d", &statement, "-F"]);
 }
 
 /// One in its place is not what the guest has.

@@ -54,7 +54,6 @@ pub(crate) struct Turn {
 impl Turn {
     #[track_caller]
     pub(crate) fn take() -> Turn {
-        // A test that failed leaves nothing broken of ours.
         let mut booted = BOOTED.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*booted, Booted::NotYet) {
             *booted = boot();
@@ -90,6 +89,15 @@ impl Turn {
         match &mut *self.booted {
             Booted::Runs(host) => host,
             _ => unreachable!("a turn is only taken on a guest-host that runs"),
+        }
+    }
+}
+
+impl Drop for Turn {
+    /// What a test that failed left behind would fail those after it, so they get a guest-host booted anew.
+    fn drop(&mut self) {
+        if std::thread::panicking() && matches!(*self.booted, Booted::Runs(_)) {
+            *self.booted = Booted::NotYet;
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 
 use crate::Test;
+use crate::loop_device::LoopDevice;
 use crate::refusals::{State, refused, refused_by};
 use crate::shell::typed;
 
@@ -26,29 +27,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 
 /// A real guest without a system comes to its firmware.
 const UP: Duration = Duration::from_secs(60);
-
-/// A loop device on a file, detached in the end.
-pub(crate) struct LoopDevice(String);
-
-impl LoopDevice {
-    pub(crate) fn on(file: &Path, options: &[&str]) -> LoopDevice {
-        let attach = ["--find", "--show"].iter().chain(options);
-        let made = Command::new("losetup").args(attach).arg(file).output().expect("losetup runs");
-        assert!(made.status.success(), "{made:?}");
-        LoopDevice(String::from_utf8(made.stdout).expect("a name").trim().to_owned())
-    }
-
-    pub(crate) fn disk(&self) -> String {
-        format!("disk:avio_stor::disk:{}", self.0)
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let detached = Command::new("losetup").args(["--detach", &self.0]).status();
-        assert!(detached.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
-}
 
 fn entry(kind: &str, path: &Path) -> String {
     format!("{kind}:{}", path.display())
@@ -89,14 +67,14 @@ fn a_loop_device_is_restricted_as_its_file_is() {
     let device = LoopDevice::on(&file, &[]);
     let why = format!("rdev:{} restricts what lies below it", host.path("kept").display());
     assert_kept(&host, &device.disk(), &why);
-    let said = refused(&host, &["hpvmdevmgmt", "-a", &format!("gdev:{}", device.0)]);
+    let said = refused(&host, &["hpvmdevmgmt", "-a", &format!("gdev:{}", device.path().display())]);
     assert!(said.contains("no device for guests"), "{said}");
     // By another name of the file, which the kernel remembers.
     let link = host.path("link.img");
     std::os::unix::fs::symlink(&file, &link).expect("a link");
     assert_kept(&host, &LoopDevice::on(&link, &[]).disk(), &why);
     // A loop device on a loop device.
-    let upper = LoopDevice::on(Path::new(&device.0), &[]);
+    let upper = LoopDevice::on(device.path(), &[]);
     assert_kept(&host, &upper.disk(), &why);
     drop(upper);
     // A loop device on a file beside it is like any other.
@@ -125,7 +103,8 @@ fn a_loop_device_on_the_hosts_own_files_is_the_hosts() {
             "/etc is a folder of this VM Host itself",
         ),
     ] {
-        let said = refused(&host, &["hpvmdevmgmt", "-a", &format!("gdev:{}", device.0)]);
+        let said =
+            refused(&host, &["hpvmdevmgmt", "-a", &format!("gdev:{}", device.path().display())]);
         assert!(said.contains(why), "{said}");
     }
 }
@@ -138,7 +117,10 @@ fn a_folder_with_a_file_under_a_loop_device_is_in_use() {
     host.ok(&["hpvmcreate", "-P", "web", "-a", &device.disk()]);
     for name in ["kept", "kept/deep", "kept/deep/disk.img"] {
         let said = refused(&host, &["hpvmdevmgmt", "-a", &entry("rdev", &host.path(name))]);
-        assert!(said.contains(&format!("guest 'web' uses '{}'", device.0)), "{name}: {said}");
+        assert!(
+            said.contains(&format!("guest 'web' uses '{}'", device.path().display())),
+            "{name}: {said}"
+        );
     }
     fs::create_dir(host.path("other")).expect("a folder");
     host.ok(&["hpvmdevmgmt", "-a", &entry("rdev", &host.path("other"))]);
@@ -263,7 +245,7 @@ fn what_the_host_mounts_on_demand_is_the_hosts() {
         host.path("fstab"),
         format!(
             "# LABEL=x {root}\n{} /backup ext4 noauto 0 0\n{root}/swap\\040file none swap sw 0 0\n",
-            device.0
+            device.path().display()
         ),
     )
     .expect("a table");
@@ -280,7 +262,10 @@ fn what_the_host_mounts_on_demand_is_the_hosts() {
         }
     }
     let listed = with_mounts(&host, &mounts, "hpvm hostrdev --dry-run --update");
-    assert!(listed.stdout.contains(&format!("+ rdev:{}: {backup}", device.0)), "{listed}");
+    assert!(
+        listed.stdout.contains(&format!("+ rdev:{}: {backup}", device.path().display())),
+        "{listed}"
+    );
     let line = format!("hpvmcreate -P new -a disk:avio_stor::file:{}", free.display());
     let made = with_mounts(&host, &mounts, &line);
     assert!(made.status.success(), "{made}");
@@ -317,8 +302,8 @@ fn another_name_of_a_file_is_warned_of() {
 struct Mounted(Child);
 
 impl Mounted {
-    fn by_others(device: &str, at: &Path) -> Mounted {
-        Mounted::after(&format!("mount {device} {}", at.display()))
+    fn by_others(device: &Path, at: &Path) -> Mounted {
+        Mounted::after(&format!("mount {} {}", device.display(), at.display()))
     }
 
     /// When these shell commands have ended, whose folder and descriptors it keeps.
@@ -353,7 +338,7 @@ fn what_is_given_away_is_given_though_the_host_has_it() {
     let device = LoopDevice::on(&file, &[]);
     let at = host.path("mounted");
     fs::create_dir(&at).expect("a folder");
-    let mounted = Mounted::by_others(&device.0, &at);
+    let mounted = Mounted::by_others(device.path(), &at);
     let create = |name| host.run(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &device.disk()]);
     let start = |name| host.run(&["hpvmstart", "-P", name]);
     assert!(create("web").status.success());
@@ -361,14 +346,14 @@ fn what_is_given_away_is_given_though_the_host_has_it() {
     assert!(!kept.status.success() && kept.stderr.contains("is in use"), "{kept}");
     host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
 
-    let entry = format!("rdev:{}", device.0);
+    let entry = format!("rdev:{}", device.path().display());
     let allow = format!("{entry}:attr:ALLOW=GUEST");
     host.ok(&["hpvmdevmgmt", "-a", &entry]);
     host.ok(&["hpvmdevmgmt", "-m", &allow, "--reason", "a test"]);
     // Of the mounts that the VM Host's first process has, create tells.
     let own_host = format!(
         "unshare --mount --pid --fork --mount-proc sh -c 'mount {} {} && hpvmcreate -P web -r 64M -a {}'",
-        device.0,
+        device.path().display(),
         at.display(),
         device.disk()
     );
@@ -398,7 +383,7 @@ fn what_is_given_away_is_given_though_the_host_has_it() {
     drop(mounted);
     // Nobody has it now, so the guest has it alone.
     host.ok(&["hpvmstart", "-P", "web"]);
-    let mount = format!("unshare --mount mount {} {}", device.0, at.display());
+    let mount = format!("unshare --mount mount {} {}", device.path().display(), at.display());
     assert!(!typed(&host, &mount).status.success(), "what a guest has is not mounted");
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     host.ok(&["hpvmdevmgmt", "-d", &format!("{entry}:attr:ALLOW")]);

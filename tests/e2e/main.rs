@@ -37,6 +37,7 @@ mod lan;
 mod lan_boot;
 mod layers;
 mod limits;
+mod loop_device;
 mod luns;
 mod macs;
 mod media;

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::Test;
 use crate::file_server::FileServer;
-use crate::hidden_ways::LoopDevice;
+use crate::loop_device::LoopDevice;
 use crate::pool::image;
 use crate::served::Served;
 

@@ -153,7 +153,9 @@ multipath_disk() {
     systemctl start multipathd.service
     await test -e /dev/mapper/mpatha
     printf ',8M\n,\n' | sfdisk --quiet --no-reread --no-tell-kernel /dev/mapper/mpatha
-    kpartx -a -p -part /dev/mapper/mpatha
+    # udev maps the partitions too, at the same time: who comes second finds them busy for a moment.
+    udevadm settle
+    await kpartx -a -p -part /dev/mapper/mpatha
     await test -e /dev/mapper/mpatha-part1
     formatted /dev/mapper/mpatha-part1
     mounted_at /dev/mapper/mpatha-part1 /srv/multipath

@@ -157,6 +157,9 @@ pub enum Identifier {
     Mapped(String),
     /// The uuid of an md set.
     Raid(String),
+    /// The file that a loop device is attached to, and the byte of it at which the device begins. Who attaches another file
+    /// under the same name made another device; who attaches the same again, longer, made the same one.
+    Attached { path: String, offset: u64 },
     /// Partition `number` of what has that identifier.
     Partition { of: Box<Identifier>, number: u32 },
 }
@@ -168,6 +171,8 @@ impl fmt::Display for Identifier {
             Self::Serial(text) => write!(out, "serial:{text}"),
             Self::Mapped(text) => write!(out, "dm:{text}"),
             Self::Raid(text) => write!(out, "md:{text}"),
+            Self::Attached { path, offset: 0 } => write!(out, "loop:{path}"),
+            Self::Attached { path, offset } => write!(out, "loop:{path}+{offset}"),
             Self::Partition { of, number } => write!(out, "{of}-part{number}"),
         }
     }

@@ -13,7 +13,7 @@ use super::places::{self, Places};
 use super::{DeviceNumber, boot, fstab, mounts, read, sysfs};
 
 /// The values in a device's folder that are read.
-const VALUES: [&str; 15] = [
+const VALUES: [&str; 16] = [
     "dev",
     "size",
     "ro",
@@ -29,6 +29,7 @@ const VALUES: [&str; 15] = [
     "dm/uuid",
     "md/uuid",
     "loop/backing_file",
+    "loop/offset",
 ];
 
 /// Writes the recording into `folder`, which must not exist.

@@ -144,6 +144,12 @@ fn identifier(folder: &Path, has: impl Fn(&str) -> bool) -> Option<Identifier> {
         .or_else(|| own("serial", "serial").map(Identifier::Serial))
         .or_else(|| own("dm", "dm/uuid").map(Identifier::Mapped))
         .or_else(|| own("md", "md/uuid").map(Identifier::Raid))
+        .or_else(|| if has("loop") { attached(folder) } else { None })
+}
+
+fn attached(folder: &Path) -> Option<Identifier> {
+    let path = backing_path(folder)?.to_string_lossy().replace(char::is_control, "?");
+    Some(Identifier::Attached { path, offset: value(&folder.join("loop/offset")).unwrap_or(0) })
 }
 
 /// The serial number of a SCSI device that has no world-wide name, as QEMU's have none (SPC-4, 7.8.18: page code at 1, length

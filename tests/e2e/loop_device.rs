@@ -1,0 +1,47 @@
+//! Loop devices of this machine's kernel on a test's files.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A loop device on a file, detached in the end.
+pub(crate) struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    pub(crate) fn on(file: &Path, options: &[&str]) -> LoopDevice {
+        let attach = ["--find", "--show"].iter().chain(options);
+        let made = Command::new("losetup").args(attach).arg(file).output().expect("losetup runs");
+        assert!(made.status.success(), "{made:?}");
+        LoopDevice(PathBuf::from(String::from_utf8(made.stdout).expect("a name").trim()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn disk(&self) -> String {
+        format!("disk:avio_stor::disk:{}", self.0.display())
+    }
+
+    /// Makes it as long as its file is now.
+    pub(crate) fn grow(&self) {
+        self.losetup("--set-capacity");
+    }
+
+    /// Puts another file behind its name.
+    pub(crate) fn exchange(&self, file: &Path) {
+        self.losetup("--detach");
+        let made = Command::new("losetup").arg(&self.0).arg(file).status();
+        assert!(made.is_ok_and(|status| status.success()));
+    }
+
+    fn losetup(&self, option: &str) {
+        let done = Command::new("losetup").arg(option).arg(&self.0).status();
+        assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        self.losetup("--detach");
+    }
+}
