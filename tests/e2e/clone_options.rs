@@ -81,7 +81,8 @@ fn storage(statement: &str, layers: &Value) -> Value {
     };
     json!({
         "kind": kind, "adapter": adapter, "bus": bus, "device": device, "target": target,
-        "storage": storage, "path": path, "layers": layers, "statement": statement,
+        "storage": storage, "path": path, "layers": layers, "read_only": false,
+        "statement": statement,
     })
 }
 
