@@ -9,9 +9,11 @@ use snapbox::assert_data_eq;
 
 use crate::Test;
 use crate::lan::end;
+use crate::shell::typed;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     switches_are_made_changed_and_deleted,
+    interfaces_are_listed_with_what_they_are_good_for,
     what_cannot_be_is_refused,
     a_refused_command_asks_nothing_and_writes_nothing,
     a_capture_ends_with_the_next_and_with_its_port,
@@ -86,6 +88,47 @@ Port Number                      : 8
     host.ok(&["hpvmnet", "-S", "dmz", "-d", "-F"]);
     assert!(!host.ok(&["hpvmnet"]).contains("dmz"));
     assert!(left.iter().all(|path| !path.exists()), "nothing is left of a switch");
+}
+
+/// In a network namespace of the test's own.
+const INTERFACES: &str = "\
+unshare --net sh -ec '
+    ip link add one0 address 02:00:00:00:00:01 mtu 9000 type veth peer name two0 address 02:00:00:00:00:02
+    ip link add room0 address 02:00:00:00:00:03 type bridge
+    ip link set two0 master room0
+    ip tuntap add dev host0 mode tap
+    ip link set host0 address 02:00:00:00:00:04
+    ip address add 192.0.2.1/24 dev one0
+    hpvmnet -c -S dmz -n one0
+    hpvmnet -c -S lab -n one0
+    hpvmnet --interfaces
+    hpvmnet --interfaces --json'";
+
+/// Settles 116: one list for people and programs, in which what cannot be a wire has the reason that the command gives.
+fn interfaces_are_listed_with_what_they_are_good_for() {
+    let host = VmHost::new(Engine::Fake);
+    let told = typed(&host, INTERFACES);
+    assert!(told.status.success(), "{told}");
+    let (table, json) = told.stdout.split_at(told.stdout.find('{').expect("JSON"));
+    assert_data_eq!(
+        table,
+        "\
+Interface Kind     Link MTU   Mbit/s MAC Address    Wire      Switches Why not
+========= ======== ==== ===== ====== ============== ========= ======== ==================================
+lo        loopback off  65536 -      -              -         -        lo is this machine's loopback
+two0      veth     off  1500  -      0x020000000002 -         -        two0 is a part of room0; use room0
+one0      veth     off  9000  -      0x020000000001 one0      dmz,lab
+room0     bridge   off  1500  -      0x020000000003 room0     -
+host0     tap      off  1500  -      0x020000000004 tap:host0 -
+"
+    );
+    let document: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    let one =
+        document["interfaces"].as_array().expect("a list").iter().find(|i| i["name"] == "one0");
+    let one = one.expect("one0");
+    assert_eq!(one["ip_addresses"], serde_json::json!(["192.0.2.1/24"]));
+    assert_eq!(one["vswitches"], serde_json::json!(["dmz", "lab"]));
+    assert_eq!(one["wire"], "one0");
 }
 
 fn what_cannot_be_is_refused() {

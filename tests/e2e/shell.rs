@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 
 use hpvm_testkit::vm_host::{Outcome, VmHost, program};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "hpvm",
     "hpvmcreate",
     "hpvmdevmgmt",
+    "hpvmnet",
     "hpvmmodify",
     "hpvmremove",
     "hpvmstart",

@@ -4,6 +4,7 @@
 //! Nothing here looks at the machine: `commands/net.rs` gathers, this prints.
 
 pub mod blocks;
+pub mod interfaces;
 pub mod json;
 pub mod list;
 pub mod machine;

@@ -78,6 +78,8 @@ pub enum Unfit {
     Tap(String),
     #[error("{0} is no tap; name one that is, or give an interface by -n")]
     NoTap(String),
+    #[error("{0} is a name that hpvmnet would take for another; rename the interface")]
+    Unnamable(String),
 }
 
 /// Every interface of this machine, in the kernel's order.

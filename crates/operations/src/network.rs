@@ -3,6 +3,7 @@
 
 mod facts;
 pub(crate) mod forwards;
+pub mod interfaces;
 pub(crate) mod lan;
 pub mod links;
 mod mtu;
@@ -43,6 +44,8 @@ pub enum SwitchRefused {
         "virtual switch '{name}' is changed, and its process and its guests could not be told all of it; `hpvmnet -S {name} -{letter}` tells them"
     )]
     Untold { name: SwitchName, letter: char, source: Box<crate::Refusal> },
+    #[error("the network interfaces of this VM Host cannot be read")]
+    Interfaces(#[source] hpvm_host::nic::NetlinkError),
     #[error("virtual switch '{name}' cannot have that wire")]
     Wire { name: SwitchName, source: hpvm_host::nic::wire::WireError },
     #[error("virtual switch '{name}' cannot have that wire: {source}")]

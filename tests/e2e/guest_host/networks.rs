@@ -38,6 +38,23 @@ const FOUR_SWITCHES: &str = "
     configured HPVMQEMU=$no_machine; hpvmstart -P talks >/dev/null
 ";
 
+/// Of what is listed, hpvmnet takes what is said to be a wire, and refuses the rest for the reason that is said.
+const LISTED: &str = r#"
+    hpvmnet --interfaces >/run/interfaces
+    for wanted in 'part0 nic .* - - part0 is a part of bond0; use bond0' 'bond0 bond up .* bond0 sw1' \
+        'trunk0.5 vlan up .* trunk0.5 sw2' 'host0 tap .* tap:host0 sw4' 'lo loopback .* - - .*'; do
+        tr --squeeze-repeats ' ' </run/interfaces | sed 's/^part0 veth/part0 nic/' | grep -qx "$wanted"
+    done
+    tail -n +3 /run/interfaces | while read -r name kind link mtu speed mac wire switches why; do
+        case $wire in
+        -) said=$(hpvmnet -c -S new -n $name --dry-run 2>&1) && { echo "$name is taken"; exit 1; }
+            case $said in *"$why") ;; *) echo "$name: $said"; exit 1 ;; esac ;;
+        tap:*) hpvmnet -c -S new --wire $wire --dry-run ;;
+        *) hpvmnet -c -S new -n $wire --dry-run ;;
+        esac
+    done
+"#;
+
 /// A part that fails, goes down or is made anew: talk goes on by itself. The room's bridge tells by which of its interfaces it
 /// hears whom.
 const BOND_UNDER_TALK: &str = "
@@ -78,7 +95,7 @@ const COUNTED: &str = "
 
 fn switches_over_bonds_and_vlans_outlive_their_parts() {
     let mut host = Turn::take();
-    let script = [FOUR_SWITCHES, BOND_UNDER_TALK, VLANS_UNDER_TALK, COUNTED].concat();
+    let script = [FOUR_SWITCHES, LISTED, BOND_UNDER_TALK, VLANS_UNDER_TALK, COUNTED].concat();
     let told = host.ok(&script);
     println!("{told}");
     let states = |switch: &str| -> Vec<&str> {

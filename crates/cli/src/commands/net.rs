@@ -17,7 +17,7 @@ use crate::args::Operation;
 use crate::dispatch::{Context, Perform, version};
 use crate::exit::Failure;
 use crate::output::print;
-use crate::switch::{Counting, Ports, blocks, json, list, machine, macs, xml};
+use crate::switch::{Counting, Ports, blocks, interfaces, json, list, machine, macs, xml};
 
 use super::{agreed, catch_interruptions, done, mode};
 
@@ -120,9 +120,13 @@ pub struct Net {
     #[arg(short = 'M', long, group = "layout", conflicts_with_all = ["port", "statistics"])]
     pub machine: bool,
 
-    /// JSON, after docs/schema/vswitches.json
+    /// JSON, after docs/schema/vswitches.json, or interfaces.json
     #[arg(long, group = "layout")]
     pub json: bool,
+
+    /// The network interfaces of the VM Host, and which of them can be the wire of a switch
+    #[arg(long, conflicts_with_all = ["which", "deed", "verbose", "version", "xml", "machine", "force"])]
+    pub interfaces: bool,
 
     /// Where the switch knows MAC addresses to be
     #[arg(long, group = "layout", requires = "which")]
@@ -197,6 +201,9 @@ impl Perform for Net {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         if self.version {
             return Ok(print(&version())?);
+        }
+        if self.interfaces {
+            return self.show_interfaces();
         }
         if self.create {
             return self.create(context);
@@ -325,6 +332,11 @@ impl Net {
         for problem in changed.problems.iter().filter(|_| !self.quiet) {
             context.say.warning(None, &problem.text);
         }
+    }
+
+    fn show_interfaces(&self) -> Result<(), Failure> {
+        let all = VmHost::open(Access::ReadOnly)?.interfaces()?;
+        Ok(print(&if self.json { interfaces::json(&all)? } else { interfaces::table(&all) })?)
     }
 
     fn show_all(&self) -> Result<(), Failure> {
