@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_registry_that_is_no_database,
     a_registry_of_a_newer_version,
     output_that_nobody_can_get,
+    repairs_that_nobody_can_read_of,
     questions_that_nobody_answers,
     answers_that_are_no_yes,
 ];
@@ -784,6 +785,29 @@ fn output_that_nobody_can_get() {
     assert!(outcome.status.success(), "{outcome}");
     let text = host.ok(&["hpvmstatus", "-V", "-P", "web"]);
     assert!(text.contains("one") && text.contains("20.0%"), "{text}");
+}
+
+/// What is repaired is repaired whole and recorded, whether or not it can be told; without output nothing is begun.
+fn repairs_that_nobody_can_read_of() {
+    let host = inhabited();
+    let links = ["web", "other"].map(|name| host.path("var/opt/hpvm/guests").join(name));
+    let are_there = || links.each_ref().map(|link| link.symlink_metadata().is_ok());
+    let records =
+        || host.ok(&["hpvmstatus", "-e"]).lines().filter(|l| l.contains("doctor")).count();
+    let repair = ["hpvm", "doctor", "--repair"];
+    let rebuild = ["hpvm", "doctor", "--rebuild", "-F"];
+    links.iter().for_each(|link| fs::remove_file(link).expect("a link"));
+    let before = State::of(&host);
+    for line in [&repair[..], &rebuild] {
+        let closed = refused_by(|| through_shell(&host, line, ">&-"));
+        assert!(closed.contains("standard output is closed"), "{closed}");
+        before.assert_unchanged(&host, &line.join(" "));
+    }
+    assert_eq!((are_there(), records()), ([false, false], 0));
+    let full = refused_by(|| through_shell(&host, &repair, ">/dev/full"));
+    assert!(full.contains("No space left"), "{full}");
+    assert_eq!((are_there(), records()), ([true, true], 1));
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
 }
 
 /// Commands that ask, and the word they ask with.

@@ -7,6 +7,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
 use crate::refusals::{export, refused, stored};
+use crate::shell::typed;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_number_is_not_given_again_while_kept,
@@ -14,6 +15,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_purged_guest_is_gone,
     a_number_is_free_only_when_nothing_in_run_has_it,
     removed_guests_are_kept_as_long_as_configured,
+    what_cannot_be_cleared_is_told_and_another_guest_is_removed,
     an_administrators_files_are_touched_by_no_removal,
 ];
 
@@ -105,6 +107,19 @@ fn a_number_is_free_only_when_nothing_in_run_has_it() {
     assert_eq!(number_of(&host, "new"), 1);
 }
 
+/// The time of a removed guest.
+fn passes(host: &VmHost, name: &str) {
+    let db = host.path("var/opt/hpvm/hpvm.db");
+    let connection = rusqlite::Connection::open(db).expect("a database");
+    let sql = "UPDATE guest SET keep_until = removed_at - 1 WHERE name = ?1";
+    assert_eq!(connection.execute(sql, [name]).expect("it is set"), 1);
+}
+
+fn kept(host: &VmHost, name: &str) -> bool {
+    let listed = host.ok(&["hpvm", "undelete", "--list"]);
+    listed.lines().any(|line| line.split_whitespace().next() == Some(name))
+}
+
 fn removed_guests_are_kept_as_long_as_configured() {
     let mut host = VmHost::new(Engine::Fake);
     let kept_days = |host: &VmHost, name: &str| {
@@ -126,12 +141,6 @@ fn removed_guests_are_kept_as_long_as_configured() {
     }
     host.set("HPVMKEEPREMOVED", "");
     // Time passes for a and b; the next hpvmremove clears a, `hpvm autostart` clears b.
-    let passes = |host: &VmHost, name: &str| {
-        let connection =
-            rusqlite::Connection::open(host.path("var/opt/hpvm/hpvm.db")).expect("a database");
-        let sql = "UPDATE guest SET keep_until = removed_at - 1 WHERE name = ?1";
-        assert_eq!(connection.execute(sql, [name]).expect("it is set"), 1);
-    };
     let folders =
         |host: &VmHost| fs::read_dir(host.path("var/opt/hpvm/uuids")).expect("a folder").count();
     passes(&host, "a");
@@ -144,6 +153,35 @@ fn removed_guests_are_kept_as_long_as_configured() {
     host.ok(&["hpvm", "autostart"]);
     assert_eq!(folders(&host), 2);
     host.ok(&["hpvm", "undelete", "-P", "c"]);
+}
+
+/// Somebody has mounted something in its folder, so that it cannot go.
+fn what_cannot_be_cleared_is_told_and_another_guest_is_removed() {
+    let host = VmHost::new(Engine::Fake);
+    for name in ["a", "b", "c"] {
+        host.ok(&["hpvmcreate", "-P", name]);
+    }
+    let link = fs::read_link(host.path("var/opt/hpvm/guests/a")).expect("a link");
+    let folder = host.path("var/opt/hpvm/guests").join(link);
+    for name in ["a", "b"] {
+        host.ok(&["hpvmremove", "-P", name, "-F"]);
+    }
+    for name in ["a", "b"] {
+        passes(&host, name);
+    }
+    let mounted = |line: &str| {
+        let mount = format!("mount -t tmpfs none {}/logs", folder.display());
+        typed(&host, &format!("unshare --mount sh -c '{mount} && exec {line}'"))
+    };
+    fs::create_dir_all(folder.join("logs")).expect("a folder");
+    let removed = mounted("hpvmremove -P c -F");
+    assert!(removed.status.success(), "{removed}");
+    let told = "what was kept of removed guest 'a' is not all cleared: cannot remove ";
+    assert!(removed.stderr.contains(told), "{removed}");
+    assert_eq!(["a", "b", "c"].map(|name| kept(&host, name)), [false, false, true], "{removed}");
+    assert!(folder.exists());
+    let repaired = host.ok(&["hpvm", "doctor", "--repair"]);
+    assert!(repaired.contains("repaired: ") && !folder.exists(), "{repaired}");
 }
 
 fn an_administrators_files_are_touched_by_no_removal() {

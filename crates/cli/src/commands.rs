@@ -46,11 +46,12 @@ pub use undelete::Undelete;
 pub use why::Why;
 
 use hpvm_host::signals;
-use hpvm_model::GuestName;
+use hpvm_model::{GuestName, chain};
 use hpvm_operations::{Mode, Refusal, VmHost};
 use hpvm_registry::RemovedGuest;
 
 use crate::args::Selector;
+use crate::dispatch::Context;
 use crate::exit::{About, Failure};
 use crate::messages::Answer;
 
@@ -73,6 +74,15 @@ fn done(what: &str) -> Result<(), Failure> {
         Some(interruption) => Err(Failure::interrupted(interruption, what)),
         None => Ok(()),
     }
+}
+
+/// A removed guest over its time of which something is left.
+fn not_cleared(context: &Context, name: &GuestName, refusal: &Refusal) {
+    let text = format!(
+        "what was kept of removed guest '{name}' is not all cleared: {}; `hpvm doctor --repair` tries again",
+        chain(refusal)
+    );
+    context.say.warning(None, &text);
 }
 
 /// What becomes of a question.

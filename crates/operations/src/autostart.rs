@@ -9,8 +9,9 @@ use crate::devdb::host_devices::{Scan, update};
 use crate::network::ports;
 use crate::network::switches::revive;
 use crate::presence::Presence;
+use crate::remove::{self, Cleared};
 use crate::start::{Started, start};
-use crate::{Actor, Mode, Refusal, VmHost, remove};
+use crate::{Actor, Mode, Refusal, VmHost};
 
 /// What became of each guest that starts with the VM Host, and of those that run and could not be taken over.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct Autostarted {
     pub passed_over: Vec<(GuestName, PassedOver)>,
     /// Virtual switches that guests run on and that could not be brought back.
     pub switches: Vec<(SwitchName, Refusal)>,
-    pub purged: Vec<GuestName>,
+    pub cleared: Vec<Cleared>,
     /// What of the rest could not be done, and why.
     pub undone: Vec<(Chore, Refusal)>,
 }
@@ -52,7 +53,7 @@ pub enum Chore {
 /// Starts what is to be started. One guest that cannot start does not keep the others off.
 pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autostarted, Refusal> {
     let enabled = host.conf.enabled()?;
-    let (mut guests, mut switches, mut purged) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut guests, mut switches, mut cleared) = (Vec::new(), Vec::new(), Vec::new());
     let mut passed_over = Vec::new();
     let mut undone = Vec::new();
     let mut done = |chore, result: Result<(), Refusal>| {
@@ -89,9 +90,9 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
         }
     }
     if mode == Mode::Apply {
-        done(Chore::Purge, remove::purge_due(host, actor).map(|names| purged = names));
+        done(Chore::Purge, remove::purge_due(host, actor).map(|all| cleared = all));
     }
-    Ok(Autostarted { guests, passed_over, switches, purged, undone })
+    Ok(Autostarted { guests, passed_over, switches, cleared, undone })
 }
 
 /// Nothing depends on the list but what was read of devices at rest, so guests start without it too.

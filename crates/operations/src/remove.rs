@@ -121,23 +121,25 @@ fn remove_folder(host: &VmHost, uuid: GuestUuid) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Purges every removed guest whose time is over, or until it is interrupted: the rest is the next command's. Called by
-/// hpvmremove and `hpvm autostart`.
-pub fn purge_due(host: &mut VmHost, actor: &Actor) -> Result<Vec<GuestName>, Refusal> {
+/// What became of a removed guest whose time was over.
+pub type Cleared = (GuestName, Result<(), Refusal>);
+
+/// Purges every removed guest whose time is over, or until it is interrupted: the rest is the next command's. One that cannot be
+/// purged keeps no other. Called by hpvmremove and `hpvm autostart`.
+pub fn purge_due(host: &mut VmHost, actor: &Actor) -> Result<Vec<Cleared>, Refusal> {
     let due = host.registry.due(Timestamp::now())?;
-    let mut purged = Vec::new();
+    let mut cleared = Vec::new();
     for removed in due {
         if signals::interrupted().is_some() {
             break;
         }
         match purge_removed(host, actor, &removed) {
-            Ok(()) => purged.push(removed.config.name),
             // Its time comes when nobody needs it.
             Err(Refusal::Needed { .. }) => {}
-            Err(refusal) => return Err(refusal),
+            result => cleared.push((removed.config.name, result)),
         }
     }
-    Ok(purged)
+    Ok(cleared)
 }
 
 /// Brings a removed guest back, with number and uuid, under its old name or another.

@@ -79,7 +79,17 @@ const LIKE_A_SCENE: &[Left] = &[
     },
     Left {
         commands: &["hpvmnet"],
-        kinds: &["port", "statistics", "version", "verbose", "xml", "machine", "macs", "capture"],
+        kinds: &[
+            "port",
+            "statistics",
+            "version",
+            "verbose",
+            "xml",
+            "machine",
+            "macs",
+            "interfaces",
+            "capture",
+        ],
         why: "only looks",
     },
     Left {

@@ -12,7 +12,7 @@ use hpvm_operations::autostart::{Chore, PassedOver, autostart};
 use hpvm_operations::start::Started;
 use hpvm_registry::Access;
 
-use super::{mode, refused};
+use super::{mode, not_cleared, refused};
 
 /// Start the guests that start with the VM Host
 ///
@@ -66,8 +66,11 @@ impl Perform for Autostart {
         for (name, why) in done.passed_over {
             context.say.note(&format!("'{name}' is left off: {}", left_off(why, &name)));
         }
-        for name in done.purged {
-            context.say.note(&format!("cleared what was kept of '{name}'"));
+        for (name, cleared) in &done.cleared {
+            match cleared {
+                Ok(()) => context.say.note(&format!("cleared what was kept of '{name}'")),
+                Err(refusal) => not_cleared(context, name, refusal),
+            }
         }
         result
     }

@@ -4,7 +4,7 @@ use crate::args::Operation;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 use crate::messages::printable;
-use crate::output::print;
+use crate::output::{must_be_open, print};
 use hpvm_host::Root;
 use hpvm_model::{SwitchName, chain};
 use hpvm_operations::VmHost;
@@ -49,6 +49,9 @@ impl Perform for Doctor {
             return self.rebuild(context);
         }
         let repairs = self.repair && !self.dry_run;
+        if repairs {
+            must_be_open()?;
+        }
         let access = if repairs { Access::ReadWrite } else { Access::ReadOnly };
         let mut host = VmHost::open(access)?;
         let findings = examine(&host)?;
@@ -56,7 +59,7 @@ impl Perform for Doctor {
             return Ok(print("Nothing to complain of.\n")?);
         }
         let actor = context.actor(self.operation.reason);
-        let (mut left, mut cured, mut failed) = (0, false, None);
+        let (mut text, mut left, mut cured, mut failed) = (String::new(), 0, false, None);
         for finding in &findings {
             let done = match repairs {
                 true => repair(&mut host, &actor, finding),
@@ -73,13 +76,15 @@ impl Perform for Doctor {
                 (Ok(None), _) if would_be_repaired => "would be repaired".into(),
                 (Ok(None), _) => "next: hpvm doctor --repair".into(),
             };
-            print(&format!("{}\n  {}\n", printable(&finding.text), printable(&what)))?;
+            text.push_str(&format!("{}\n  {}\n", printable(&finding.text), printable(&what)));
             cured |= matches!(done, Ok(Some(_)));
             failed = failed.or(done.err());
         }
         if cured || failed.is_some() {
             record(&mut host, &actor, failed.as_ref());
         }
+        // Whether or not anybody can read it, all is repaired and recorded.
+        print(&text)?;
         if left == 0 { Ok(()) } else { Err(Failure::Said) }
     }
 }
@@ -89,6 +94,7 @@ impl Doctor {
         let root = Root::from_environment()?;
         let condition = condition(&root)?;
         let mode = mode(self.dry_run);
+        must_be_open()?;
         if condition == Condition::Sound && mode == Mode::Apply && !self.force {
             agreed(context.say.ask("The registry is sound. Rebuild it all the same?"))?;
         }

@@ -4,11 +4,14 @@ use crate::args::{Operation, Selector};
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 use crate::output::print;
+use hpvm_model::chain;
 use hpvm_operations::remove::{Keep, purge_due, purge_removed, remove};
 use hpvm_operations::{Actor, Refusal, VmHost};
 use hpvm_registry::Access;
 
-use super::{TO_THE_SECOND, agreed, catch_interruptions, done, kept_guest, mode, refused};
+use super::{
+    TO_THE_SECOND, agreed, catch_interruptions, done, kept_guest, mode, not_cleared, refused,
+};
 
 /// Remove a guest
 ///
@@ -63,7 +66,15 @@ impl Perform for Remove {
             };
             return Ok(print(&what)?);
         }
-        purge_due(&mut host, &actor)?;
+        // The guest is removed, whatever becomes of those that were before it.
+        match purge_due(&mut host, &actor) {
+            Ok(cleared) => {
+                for (name, result) in &cleared {
+                    result.as_ref().err().inspect(|refusal| not_cleared(context, name, refusal));
+                }
+            }
+            Err(refusal) => context.say.warning(None, &chain(&refusal)),
+        }
         done(&format!("guest '{}' is removed already", config.name))
     }
 }
