@@ -1,6 +1,7 @@
 //! A VM Host of a test's own: a folder under HPVM_ROOT, commands run in it with a bound, everything ended and removed when
 //! it is dropped, also when the test failed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -286,19 +287,39 @@ impl VmHost {
 impl VmHost {
     /// Ends every process of this VM Host. A test that takes a file system away calls it before.
     pub fn end_processes(&self) {
-        // Worker first, then keeper, then engine would bring each other back; so all are ended until none is left.
-        for _ in 0..50 {
-            let left = self.processes();
-            if left.is_empty() {
+        // Worker, keeper and switch bring each other back, so none may run on while another is ended.
+        let mut stopped = BTreeMap::new();
+        loop {
+            let left = self.processes_and_children();
+            let new = left.into_iter().filter(|pid| !stopped.contains_key(pid));
+            let new: Vec<(i32, PidFd)> =
+                new.filter_map(|pid| Some((pid, PidFd::open_number(pid).ok()??))).collect();
+            if new.is_empty() {
                 break;
             }
-            for (pid, _) in left {
-                if let Ok(Some(process)) = PidFd::open_number(pid) {
-                    let _ = process.signal(Signal::KILL);
-                    let _ = process.wait_exit(Duration::from_millis(200));
-                }
+            for (pid, process) in new {
+                let _ = process.signal(Signal::STOP);
+                stopped.insert(pid, process);
             }
         }
+        for process in stopped.values() {
+            let _ = process.signal(Signal::KILL);
+        }
+        for process in stopped.values() {
+            let _ = process.wait_exit(Duration::from_secs(2));
+        }
+    }
+
+    /// With those that were just born and have nothing open yet.
+    fn processes_and_children(&self) -> Vec<i32> {
+        let own: Vec<i32> = self.processes().into_iter().map(|(pid, _)| pid).collect();
+        let children = own.iter().flat_map(|pid| {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        });
+        let children: Vec<String> = children.collect();
+        let children = children.iter().flat_map(|all| all.split_whitespace());
+        own.iter().copied().chain(children.filter_map(|pid| pid.parse().ok())).collect()
     }
 }
 
