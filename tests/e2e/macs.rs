@@ -18,6 +18,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_address_of_a_station_is_refused,
+    a_trunk_is_asked_for_in_its_vlans,
     a_made_address_that_somebody_has_is_made_anew,
     a_lan_that_answers_for_all_is_told,
     so_many_frames_ask_as_were_wanted,
@@ -63,6 +64,29 @@ fn refused_of_a_station() {
     host.set("HPVMACADDRFRAMES", "0");
     host.ok(&["hpvmstart", "-P", "one"]);
     host.ok(&["hpvmcreate", "-P", "two", "-a", STATION]);
+}
+
+fn a_trunk_is_asked_for_in_its_vlans() {
+    apart(asked_in_vlans);
+}
+
+/// In the lowest sixteen, three frames each.
+fn asked_in_vlans() {
+    let host = VmHost::new(Engine::Fake);
+    pair("lan0", "far0");
+    host.ok(&["hpvmnet", "-c", "-S", "sw1", "-n", "lan0"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-u", "portid:7:trunk:5,100-200"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-u", "portid:8:trunk:5,6"]);
+    let listening = Answering::start("far0", |_| false);
+    for (port, last) in [(7, 7), (8, 8)] {
+        let nic = format!("network:lan:0,1,0x56a10000000{last}:vswitch:sw1:portid:{port}");
+        host.ok(&["hpvmcreate", "-P", &format!("guest{port}"), "-a", &nic]);
+    }
+    let asked = || {
+        let asked = listening.asked();
+        [7, 8].map(|last| asked.get(&[0x56, 0xa1, 0, 0, 0, last]).copied().unwrap_or(0))
+    };
+    wait_until(Duration::from_secs(10), "all frames are seen", || asked() == [48, 6]);
 }
 
 fn a_made_address_that_somebody_has_is_made_anew() {

@@ -13,6 +13,9 @@ use crate::{Refusal, VmHost};
 /// How often addresses are drawn before it is said that those drawn are in use.
 const DRAWS_MAX: usize = 3;
 
+/// A trunk is asked for in so many of its VLANs, the lowest: each question is frames for all who are there.
+const TRUNK_VLANS_MAX: usize = 16;
+
 /// By switch and address.
 pub(crate) type Answers = BTreeMap<(SwitchName, MacAddress), LanAnswer>;
 
@@ -40,12 +43,11 @@ pub(crate) fn ask<'a>(
         .filter_map(|nic| {
             let switch = switches.iter().find(|switch| switch.name == nic.vswitch)?;
             let Wire::Nic(name) = &switch.wire else { return None };
-            let vlan = match switch.rules(nic.port).vlan {
-                PortVlan::Untagged(vlan) => Some(vlan),
-                PortVlan::None | PortVlan::Trunk(_) => None,
-            };
-            Some(Asked { nic, interface: wire::interface(name)?, vlan })
+            let interface = wire::interface(name)?;
+            let vlans = vlans(&switch.rules(nic.port).vlan).into_iter();
+            Some(vlans.map(move |vlan| Asked { nic, interface: interface.clone(), vlan }))
         })
+        .flatten()
         .collect();
     let questions: Vec<Question> = asked
         .iter()
@@ -64,6 +66,15 @@ pub(crate) fn ask<'a>(
         .zip(answers)
         .filter_map(|(asked, answer)| Some(((asked.nic.vswitch.clone(), asked.nic.mac), answer?)));
     Ok(named.collect())
+}
+
+/// In which VLANs a port's guest is heard, `None` being none.
+fn vlans(vlan: &PortVlan) -> Vec<Option<VlanId>> {
+    match vlan {
+        PortVlan::None => vec![None],
+        PortVlan::Untagged(vlan) => vec![Some(*vlan)],
+        PortVlan::Trunk(set) => set.iter().take(TRUNK_VLANS_MAX).map(Some).collect(),
+    }
 }
 
 fn answer(verdict: Verdict) -> Option<LanAnswer> {
