@@ -179,8 +179,8 @@ impl Port {
         self.own_source = guarded.then_some(bits(mac));
         self.addresses = AddressGuard::new(mac, addresses).filter(|_| guarded);
         self.mirror = mirror.map(hpvm_model::PortNumber::number);
-        self.rate_in = rate_in.map(|rate| Bucket::new(rate, now_ns));
-        self.rate_out = rate_out.map(|rate| Bucket::new(rate, now_ns));
+        self.rate_in = Bucket::kept(self.rate_in.take(), *rate_in, now_ns);
+        self.rate_out = Bucket::kept(self.rate_out.take(), *rate_out, now_ns);
         self.answerer = match lan_boot {
             Some(LanBoot::Profile(profile)) => Some(Box::new(Answerer::new(profile.clone(), mac))),
             Some(LanBoot::Dhcp) | None => None,

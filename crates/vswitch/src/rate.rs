@@ -21,6 +21,13 @@ impl Bucket {
         Bucket { rate, level: Self::brim(&rate), filled_ns: now_ns }
     }
 
+    /// What a port has after its rules were given anew: a rate that stays keeps what is in its bucket.
+    pub(crate) fn kept(before: Option<Bucket>, rate: Option<Rate>, now_ns: u64) -> Option<Bucket> {
+        let rate = rate?;
+        let before = before.filter(|bucket| bucket.rate == rate);
+        Some(before.unwrap_or_else(|| Bucket::new(rate, now_ns)))
+    }
+
     fn brim(rate: &Rate) -> i128 {
         (u128::from(rate.burst_bytes.max(1)) * 8 * NANOSECONDS).cast_signed()
     }
@@ -58,6 +65,21 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever changes another rule of a port again and again gives its guest no more than its rate.
+    #[test]
+    fn a_rate_that_stays_keeps_its_debt() {
+        let (slow, fast) = (
+            Rate { bits_per_second: 8, burst_bytes: 1 },
+            Rate { bits_per_second: 80, burst_bytes: 1 },
+        );
+        let mut bucket = Bucket::new(slow, 0);
+        bucket.take(1000);
+        assert_eq!(Bucket::kept(Some(bucket.clone()), Some(slow), 5), Some(bucket.clone()));
+        assert_eq!(Bucket::kept(Some(bucket.clone()), Some(fast), 5), Some(Bucket::new(fast, 5)));
+        assert_eq!(Bucket::kept(Some(bucket), None, 5), None);
+        assert_eq!(Bucket::kept(None, Some(slow), 5), Some(Bucket::new(slow, 5)));
+    }
     use proptest::prelude::*;
 
     proptest! {
