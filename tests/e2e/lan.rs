@@ -24,7 +24,7 @@ fn packet_sizes_are_compared() {
     apart(compared);
 }
 
-/// Settles 127: who starts is compared with the wire, and who runs when the switch is booted anew.
+/// Settles 127: who starts is compared with the wire, who runs when the switch is booted anew, and who gets a NIC meanwhile.
 fn compared() {
     let host = VmHost::new(Engine::Real);
     pair("lan0", "far0");
@@ -47,4 +47,22 @@ fn compared() {
     let told = booted();
     assert!(told.status.success() && told.stderr.contains(avio), "{told}");
     assert!(!told.stderr.contains("NIC at 0,1"), "{told}");
+    running_it_is_compared_too(&host);
+}
+
+/// Of a NIC that comes to the running guest, and of one that goes to another switch, which keeps the size it was told.
+fn running_it_is_compared_too(host: &VmHost) {
+    ip("link set lan0 mtu 9000");
+    host.ok(&["hpvmnet", "-c", "-S", "sw2"]);
+    let changed = |option: &str, nic: &str| {
+        let changed = host.run(&["hpvmmodify", "-P", "one", option, nic]);
+        assert!(changed.status.success(), "{changed}");
+        changed.stderr
+    };
+    let added = changed("-a", "network:lan:0,4:vswitch:sw1");
+    let words = "carries packets of 9000 bytes, and the guest takes 1500 for its NIC at 0,4;";
+    assert!(added.contains(words) && added.lines().count() == 1, "{added}");
+    assert_eq!(changed("-a", "network:avio_lan:0,5:vswitch:sw1"), "");
+    let moved = changed("-m", "network:avio_lan:0,5:vswitch:sw2");
+    assert!(moved.contains("'sw2' is halted, so the NIC at 0,5 has no link"), "{moved}");
 }

@@ -59,7 +59,11 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
     };
     let is_standing = |f: &Finding| standing.iter().any(|s| s.item == f.item && s.text == f.text);
     let mut problems: Vec<Problem> = Vec::new();
-    for finding in findings(config, facts) {
+    let mut found = findings(config, facts);
+    if let Purpose::ChangeOfRunning { before } = purpose {
+        network::comes(config, before, facts, &mut found);
+    }
+    for finding in found {
         let severity = match (purpose, finding.weight) {
             (Purpose::Change { .. }, Weight::Never)
             | (Purpose::ChangeOfRunning { .. }, Weight::Never | Weight::Taken)

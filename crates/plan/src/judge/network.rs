@@ -92,9 +92,30 @@ fn joined(
         all.push(taken(nic.to_string(), text));
     }
     on_lan(nic, facts, all);
-    if facts.start.is_none() {
-        return;
+    if facts.start.is_some() {
+        in_use(nic, facts.network.attach(nic).mtu_in_guest(), switch, all);
     }
+}
+
+/// What a running guest is to get now: NICs that it had not, or that go to another switch.
+pub(super) fn comes(
+    config: &GuestConfig,
+    before: &GuestConfig,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    for nic in config.nics.iter().filter(|nic| !before.nics.contains(nic)) {
+        let Some(switch) = facts.network.switches.get(&nic.vswitch) else { continue };
+        let is_it = |old: &&Nic| (old.slot, old.kind, old.mac) == (nic.slot, nic.kind, nic.mac);
+        // The guest was told when it got the NIC, and is told no more.
+        let told = before.nics.iter().find(is_it).unwrap_or(nic);
+        in_use(nic, facts.network.attach(told).mtu_in_guest(), switch, all);
+    }
+}
+
+/// What the guest meets at its switch as soon as it uses the NIC, which it takes to carry so many bytes.
+fn in_use(nic: &Nic, mtu_in_guest: u16, switch: &SwitchFact, all: &mut Findings) {
+    let vswitch = &nic.vswitch;
     if switch.state == SwitchState::Halted {
         let text =
             format!("virtual switch '{vswitch}' is halted, so the NIC at {} has no link", nic.slot);
@@ -106,10 +127,9 @@ fn joined(
         );
         all.push(note(vswitch.as_str(), text));
     }
-    let in_guest = facts.network.attach(nic).mtu_in_guest();
-    if let Some(carried) = switch.mtu.filter(|carried| *carried != in_guest) {
+    if let Some(carried) = switch.mtu.filter(|carried| *carried != mtu_in_guest) {
         let text = format!(
-            "the LAN of virtual switch '{vswitch}' carries packets of {carried} bytes, and the guest takes {in_guest} for its NIC at {}; set MTU {carried} in the guest, or give it an avio_lan NIC, which tells it",
+            "the LAN of virtual switch '{vswitch}' carries packets of {carried} bytes, and the guest takes {mtu_in_guest} for its NIC at {}; set MTU {carried} in the guest, or give it an avio_lan NIC, which tells it",
             nic.slot
         );
         all.push(note(nic.to_string(), text));
