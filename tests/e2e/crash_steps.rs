@@ -66,6 +66,7 @@ plays! {
     nvram_restore_dies_at_every_step: scenes::NVRAM,
     nvram_reset_dies_at_every_step: scenes::NVRAM_RESET,
     autostart_dies_at_every_step: house::AUTOSTART,
+    autostart_clearing_what_is_over_dies_at_every_step: house::AUTOSTART_CLEARS,
     autostop_dies_at_every_step: house::AUTOSTOP,
     doctor_repair_dies_at_every_step: house::REPAIR,
     doctor_writing_texts_dies_at_every_step: house::REPAIR_TEXTS,

@@ -108,7 +108,7 @@ fn a_number_is_free_only_when_nothing_in_run_has_it() {
 }
 
 /// The time of a removed guest.
-fn passes(host: &VmHost, name: &str) {
+pub(crate) fn passes(host: &VmHost, name: &str) {
     let db = host.path("var/opt/hpvm/hpvm.db");
     let connection = rusqlite::Connection::open(db).expect("a database");
     let sql = "UPDATE guest SET keep_until = removed_at - 1 WHERE name = ?1";

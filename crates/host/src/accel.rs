@@ -132,10 +132,15 @@ mod tests {
     }
 
     #[test]
-    fn the_trial_keeps_its_bound() {
+    fn the_trial_keeps_its_bound_and_finds_nothing_where_nothing_is() {
         let begin = Instant::now();
         let outcome = trial::run(TRIAL_BOUND);
         let took = begin.elapsed();
         assert!(took < TRIAL_BOUND + Duration::from_millis(200), "{took:?}: {outcome:?}");
+        // What a processor cannot do goes well nowhere, whatever its flags say.
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").expect("the processor");
+        if !virtualizes(&cpuinfo) {
+            assert!(outcome.is_err(), "a trial of what is not there");
+        }
     }
 }

@@ -8,8 +8,9 @@ use hpvm_registry::{Access, Entry, Registry};
 use hpvm_testkit::vm_host::VmHost;
 
 use super::scenes::{AGAIN, EITHER, Scene};
-use super::{WEB, guest, is_listed, is_supervised, registry};
+use super::{WEB, guest, is_listed, is_supervised, registry, removed_names};
 use crate::doctor::{forget, kill_supervisors, leave_interrupted};
+use crate::removal::passes;
 
 const SWITCH_STEPS: &[&str] = &["vswitch.committed"];
 
@@ -85,6 +86,19 @@ pub(super) const AUTOSTART: Scene = Scene {
     steps: &["start.claimed", "start.record", "start.keeper", "start.running"],
     then: AGAIN,
     is_done: |host| host.state("web").starts_with("On (") && host.state("web") != "On (ATTN)",
+};
+
+/// Of a removed guest that is over its time.
+pub(super) const AUTOSTART_CLEARS: Scene = Scene {
+    prepare: |host| {
+        host.ok(&["hpvmhostrdev", "-D"]);
+        host.ok(&["hpvmremove", "-P", "web", "-F"]);
+        passes(host, "web");
+    },
+    command: &["hpvm", "autostart"],
+    steps: &["purge.committed", "purge.removed"],
+    then: EITHER,
+    is_done: |host| removed_names(host).is_empty(),
 };
 
 /// Of one guest: those of several are passed at the same time.
