@@ -64,6 +64,7 @@ mod switch_commands;
 mod switch_life;
 mod switch_process;
 mod terminal;
+mod users;
 mod waiting;
 mod why;
 mod wires;
@@ -134,6 +135,7 @@ const SUBJECTS: &[&[Test]] = &[
     switch_commands::TESTS,
     switch_life::TESTS,
     switch_process::TESTS,
+    users::TESTS,
 ];
 
 fn main() {

@@ -32,7 +32,10 @@ pub enum Engine {
 }
 
 pub struct VmHost {
+    root: PathBuf,
     folder: tempfile::TempDir,
+    /// Whose it is, when it is an ordinary user's: his home is the folder.
+    user: Option<u32>,
     settings: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     /// Where the commands are, when they are this VM Host's own.
@@ -57,8 +60,29 @@ impl VmHost {
     #[must_use]
     pub fn new(engine: Engine) -> VmHost {
         let folder = tempfile::Builder::new().prefix("hpvm-t").tempdir().expect("a folder in /tmp");
+        VmHost::in_folder(folder, None, engine)
+    }
+
+    /// An ordinary user's, where it lies without HPVM_ROOT, with programs installed in it: the user need not be able to
+    /// reach the workspace.
+    #[must_use]
+    pub fn of_user(user: u32, engine: Engine) -> VmHost {
+        let folder = tempfile::Builder::new().prefix("hpvm-t").tempdir().expect("a folder in /tmp");
+        let mut host = VmHost::in_folder(folder, Some(user), engine);
+        host.install();
+        let owner = format!("{user}:{user}");
+        let owned = Command::new("chown").args(["-R", &owner]).arg(host.folder.path()).status();
+        assert!(owned.expect("chown runs").success(), "the folder is the user's");
+        host
+    }
+
+    fn in_folder(folder: tempfile::TempDir, user: Option<u32>, engine: Engine) -> VmHost {
+        let root = match user {
+            Some(_) => folder.path().join(".local/share/hpvm"),
+            None => folder.path().to_owned(),
+        };
         let (settings, environment) = (Vec::new(), Vec::new());
-        let mut host = VmHost { folder, settings, environment, installed: None };
+        let mut host = VmHost { root, folder, user, settings, environment, installed: None };
         if engine == Engine::Fake {
             host.set("HPVMQEMU", &program("fake-qemu").to_string_lossy());
         }
@@ -69,7 +93,7 @@ impl VmHost {
 
     #[must_use]
     pub fn root(&self) -> &Path {
-        self.folder.path()
+        &self.root
     }
 
     /// A path below the root.
@@ -180,7 +204,20 @@ impl VmHost {
         command.arg0(line[0]).args(&line[1..]).env("HPVM_ROOT", self.root());
         command.env_remove("HPVM_ACCEL").env_remove("HPVM_ABORT_AT").current_dir("/");
         command.envs(self.environment.iter().map(|(n, v)| (n, v)));
+        if let Some(user) = self.user {
+            command.env_remove("HPVM_ROOT").env_remove("XDG_DATA_HOME");
+            command.env_remove("XDG_RUNTIME_DIR").env("HOME", self.folder.path());
+            command.uid(user).gid(user);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// The same as another user would type it, who names this VM Host.
+    #[must_use]
+    pub fn command_as(&self, user: u32, line: &[&str]) -> Command {
+        let mut command = self.command(line);
+        command.env("HPVM_ROOT", self.root()).uid(user).gid(user);
         command
     }
 

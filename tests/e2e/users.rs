@@ -1,0 +1,98 @@
+//! Ordinary users: one has a VM Host of his own, without any right of root's, and changes nothing of another's.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::time::Duration;
+
+use hpvm_host::process::PidFd;
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
+use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
+
+use crate::Test;
+use crate::refusals::{State, refused_by};
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    an_ordinary_user_has_a_vm_host_of_his_own,
+    an_ordinary_user_changes_nothing_of_another_ones,
+];
+
+/// Nobody in particular: no name, no group, no home but the one the test gives.
+const USER: u32 = 59_999;
+/// Four times what a worker's successor needs on a quiet machine, and room for a busy one.
+const BOUND: Duration = Duration::from_secs(20);
+
+fn an_ordinary_user_has_a_vm_host_of_his_own() {
+    let host = VmHost::of_user(USER, Engine::Real);
+    let disk = host.disk("web.img", 1 << 20);
+    chown(&disk, Some(USER), Some(USER)).expect("it is the user's");
+    let statement = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "128M", "-a", &statement]);
+    host.ok(&["hpvmconsole", "-P", "web", "-q", "-c", "pc -on"]);
+    assert_eq!(host.state("web"), "On (EFI)");
+    let processes = host.processes();
+    for (pid, name) in &processes {
+        let owner = fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
+        assert_eq!(owner, USER, "{name}");
+    }
+    for name in ["hpvmkeeper", "hpvmapp", "hpvm-1"] {
+        assert!(processes.iter().any(|(_, its)| its == name), "{name} in {processes:?}");
+    }
+
+    let engine = host.snapshot(1).expect("it runs").qemu;
+    let workers = || host.processes().into_iter().filter(|(_, name)| name == "hpvmapp");
+    let (first, _) = workers().next().expect("a worker");
+    let worker = PidFd::open_number(first).expect("a pidfd").expect("it runs");
+    worker.signal(Signal::KILL).expect("a signal to our own process");
+    wait_until(BOUND, "another worker", || workers().any(|(pid, _)| pid != first));
+    wait_until(BOUND, "it has the guest", || host.state("web") == "On (EFI)");
+    assert_eq!(host.snapshot(1).expect("it runs").qemu, engine, "the guest ran on");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "mine"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+    assert_eq!(host.processes(), [], "nothing is left running");
+}
+
+/// Whatever he types is refused with who may do it; what `pc -on` of the console does needs the same rights as hpvmstart.
+fn an_ordinary_user_changes_nothing_of_another_ones() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.install();
+    // As open as / is.
+    fs::set_permissions(host.root(), fs::Permissions::from_mode(0o755)).expect("it is root's");
+    for name in ["on", "off", "gone"] {
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M"]);
+    }
+    host.ok(&["hpvmremove", "-P", "gone", "-F"]);
+    host.ok(&["hpvmstart", "-P", "on"]);
+    host.wait_for_state("on", "On (OS)", BOUND);
+    fs::remove_file(host.path("var/opt/hpvm/guests/off")).expect("something to repair");
+    let before = State::of(&host);
+    let lines: &[&[&str]] = &[
+        &["hpvmcreate", "-P", "new"],
+        &["hpvmmodify", "-P", "off", "-l", "theirs"],
+        &["hpvmmodify", "-P", "on", "-N", "theirs"],
+        &["hpvmclone", "-P", "off", "-N", "copy"],
+        &["hpvmremove", "-P", "off", "-F", "--purge"],
+        &["hpvmstart", "-P", "off"],
+        &["hpvmstop", "-P", "on", "-F"],
+        &["hpvmconsole", "-P", "off", "-q", "-c", "pc -on"],
+        &["hpvmconsole", "-P", "on", "-q", "-c", "pc -off"],
+        &["hpvm", "undelete", "-P", "gone"],
+        &["hpvm", "doctor", "--repair"],
+        &["hpvm", "doctor", "--rebuild", "-F"],
+        &["hpvm", "autostart"],
+        &["hpvmnet", "-c", "-S", "theirs"],
+    ];
+    for line in lines {
+        let typed = line.join(" ");
+        let said = refused_by(|| Outcome::of(&typed, host.command_as(USER, line), b""));
+        assert!(said.contains("run this as its owner or as root"), "{said}");
+        before.assert_unchanged(&host, &typed);
+    }
+    assert_eq!((host.state("on"), host.state("off")), ("On (OS)".into(), "Off".into()));
+}
