@@ -2,8 +2,7 @@
 //! in order, with the flushes; the power is cut, what came after the last flush is dropped, and everything that the guest
 //! had been told was kept must be there.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use hpvm_testkit::wait::wait_until;
 use crate::Test;
 use crate::pool::image;
 use crate::served::Served;
+use crate::write_log::{Entry, WriteLog};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_a_guest_flushed_survives_a_power_cut,
@@ -246,53 +246,10 @@ fn last_reported(log: &str, disk: &str) -> u64 {
     numbers.max().unwrap_or_default()
 }
 
-/// The log of blklogwrites has the layout of Linux's dm-log-writes: sectors of 512 bytes, the first one about the log
-/// itself; then for each request a sector with where it begins and how long it is, both in sectors, and what it is, and
-/// after it what was written.
-const SECTOR: u64 = 512;
-const IS_FLUSH: u64 = 1;
-const IS_DISCARD: u64 = 4;
-
-struct Entry {
-    at: u64,
-    length: u64,
-    flags: u64,
-    /// Where in the log its data are.
-    data: u64,
-}
-
-fn entries(log: &File) -> Vec<Entry> {
-    let end = log.metadata().expect("the log").len();
-    let (mut entries, mut at) = (Vec::new(), SECTOR);
-    while at + SECTOR <= end {
-        let mut words = [0; 32];
-        log.read_exact_at(&mut words, at).expect("an entry");
-        let word = |place: usize| {
-            u64::from_le_bytes(words[8 * place..8 * place + 8].try_into().expect("eight bytes"))
-        };
-        let (start, length, flags) = (word(0) * SECTOR, word(1) * SECTOR, word(2));
-        let data = at + SECTOR;
-        at = data + if flags & IS_DISCARD == 0 { length } else { 0 };
-        // The last one may have been cut off.
-        if at <= end {
-            entries.push(Entry { at: start, length, flags, data });
-        }
-    }
-    entries
-}
-
 /// Does to a store what the log tells, up to the last flush.
 fn replay(log: &Path, store: &Path) {
-    let log = File::open(log).expect("the log");
+    let log = WriteLog::read(log);
+    let flushed = log.entries.iter().rposition(Entry::is_flush).expect("a guest that flushed");
     let store = OpenOptions::new().write(true).open(store).expect("the store");
-    let entries = entries(&log);
-    let flushed = entries.iter().rposition(|entry| entry.flags & IS_FLUSH != 0);
-    let flushed = flushed.expect("a guest that flushed");
-    for entry in &entries[..flushed] {
-        let mut bytes = vec![0; usize::try_from(entry.length).expect("within memory")];
-        if entry.flags & IS_DISCARD == 0 {
-            log.read_exact_at(&mut bytes, entry.data).expect("what was written");
-        }
-        store.write_all_at(&bytes, entry.at).expect("the store");
-    }
+    log.entries[..flushed].iter().for_each(|entry| log.replay(entry, &store));
 }

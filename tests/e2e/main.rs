@@ -45,6 +45,7 @@ mod net_load;
 mod networks;
 mod one_owner;
 mod pool;
+mod power_cut;
 mod read_only_root;
 mod refusals;
 mod removal;
@@ -68,6 +69,7 @@ mod users;
 mod waiting;
 mod why;
 mod wires;
+mod write_log;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -121,6 +123,7 @@ const SUBJECTS: &[&[Test]] = &[
     lan_boot::TESTS,
     limits::TESTS,
     luns::TESTS,
+    power_cut::TESTS,
     removal::TESTS,
     macs::TESTS,
     media::TESTS,
