@@ -13,6 +13,7 @@ use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, program};
 
 use crate::Test;
 use crate::refusals::{State, no_control_bytes, refused, refused_by, start_refused};
+use crate::terminal::Terminal;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     names_that_cannot_be,
@@ -37,6 +38,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     repairs_that_nobody_can_read_of,
     questions_that_nobody_answers,
     answers_that_are_no_yes,
+    questions_on_a_terminal,
 ];
 
 /// A VM Host with a guest that runs, `other`, one that is off, `web`, and one that was removed, `gone`. Bad input must leave
@@ -854,4 +856,24 @@ fn answers_that_are_no_yes() {
     let outcome = host.run_with_input(&["hpvmremove", "-P", "web"], b"maybe\nYes\n");
     assert!(outcome.status.success(), "{outcome}");
     assert!(!host.ok(&["hpvmstatus"]).contains("web"));
+}
+
+/// On a terminal the question is shown where the answer is typed, and Ctrl-D is the end of file.
+fn questions_on_a_terminal() {
+    let host = inhabited();
+    let before = State::of(&host);
+    for (line, question) in ASK {
+        for answer in ["\x04", "n\r"] {
+            let mut asked = Terminal::of(host.command(line));
+            asked.expect(question);
+            asked.type_in(answer);
+            assert_eq!(asked.ended(), Some(1), "{line:?} answered {answer:?}");
+        }
+        before.assert_unchanged(&host, &line.join(" "));
+    }
+    let mut asked = Terminal::of(host.command(&["hpvmstop", "-P", "other"]));
+    asked.expect("Stop the virtual machine 'other'? [n/y]:");
+    asked.type_in("y\r");
+    assert_eq!(asked.ended(), Some(0));
+    assert_eq!(host.state("other"), "Off");
 }
