@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     every_changing_command_leaves_its_record,
     the_texts_say_what_a_guest_has_and_will_have,
     many_commands_at_once,
+    as_many_devices_as_a_guest_can_have_start,
 ];
 
 const UP: Duration = Duration::from_secs(20);
@@ -521,6 +522,27 @@ fn every_changing_command_leaves_its_record() {
 
 const PROCESSES: usize = 8;
 const OPERATIONS: usize = 1000;
+
+/// The bound that is told is one that the whole way of a start keeps, on QEMU and on its like. Settles 134.
+fn as_many_devices_as_a_guest_can_have_start() {
+    const MOST: usize = 1024;
+    for engine in [Engine::Fake, Engine::Real] {
+        let host = VmHost::new(engine);
+        let device = |n: usize| {
+            let file = host.disk(&format!("{n}.img"), 4096);
+            let (slot, target) = (n / 100, n % 100);
+            format!("disk:avio_stor:{},{},{target}:file:{}", 1 + slot / 8, slot % 8, file.display())
+        };
+        let devices: Vec<String> = (0..MOST).map(device).collect();
+        host.create("web", "512M", &devices);
+        let told = host.refused(&["hpvmmodify", "-P", "web", "-a", &device(MOST)]);
+        assert!(told.contains("1025 devices are more than the 1024 a guest can have"), "{told}");
+        host.ok(&["hpvmstart", "-P", "web"]);
+        let shown = host.ok(&["hpvmstatus", "-P", "web", "-d"]);
+        assert_eq!(shown.lines().filter(|line| line.contains(":file:")).count(), MOST, "{shown}");
+        host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    }
+}
 
 /// Eight at once create, change and list; each sees its own work at once, and nobody's is lost.
 ///

@@ -5,7 +5,8 @@
 use std::ffi::CString;
 
 use crate::kept::KEPT_MAX;
-use crate::program::{DESCRIPTORS_MAX, Mapping, Program};
+use crate::log::Log;
+use crate::program::{Mapping, Program};
 use crate::sys::{Fd, Pid, close_all_on_exec, close_between, close_fd};
 
 /// A QEMU that runs already and is not our child.
@@ -108,16 +109,21 @@ impl Description {
         description.fits().then_some(description)
     }
 
-    /// Descriptors have sensible numbers, and no more of them than a child can be given.
+    /// Where to say that a description is not understood, if as much of it is.
+    pub(crate) fn log_of(text: &[u8]) -> Log {
+        let mut lines = text.split(|byte| *byte == 0);
+        let fd = lines.find_map(|line| number::<Fd>(line.strip_prefix(b"log-fd ")?));
+        Log(fd.filter(|fd| *fd > 2))
+    }
+
+    /// Descriptors have sensible numbers. How many there may be is the kernel's to say.
     fn fits(&self) -> bool {
         let qemu: &[Mapping] = match &self.mission {
             Mission::Start(qemu) => qemu.descriptors(),
             Mission::Adopt(_) | Mission::Nothing => &[],
         };
         let app = self.app.descriptors();
-        qemu.len() <= DESCRIPTORS_MAX
-            && app.len() + self.app_once.len() + 2 <= DESCRIPTORS_MAX
-            && qemu.iter().chain(app).chain(&self.app_once).all(|one| one.theirs > 2)
+        qemu.iter().chain(app).chain(&self.app_once).all(|one| one.theirs > 2)
             && self.kept.len() <= KEPT_MAX
             && self.descriptors().all(|fd| fd > 2)
     }

@@ -24,9 +24,11 @@ mod restarts;
 mod supervisor;
 mod sys;
 
+use std::io;
 use std::process::ExitCode;
 
 use crate::description::Description;
+use crate::log::Line;
 use crate::supervisor::Supervisor;
 use crate::sys::Fd;
 
@@ -41,7 +43,7 @@ enum Failure {
     /// Another keeper looks after this guest.
     Locked,
     /// The system refused something without which nothing can be kept.
-    System,
+    System(io::Error),
 }
 
 impl Failure {
@@ -49,7 +51,22 @@ impl Failure {
         match self {
             Failure::Malformed => 2,
             Failure::Locked => 3,
-            Failure::System => 4,
+            Failure::System(_) => 4,
+        }
+    }
+
+    /// For the guest's log: whoever waits for the guest is sent there.
+    fn push(&self, line: &mut Line) {
+        line.push("nothing is started: ");
+        match self {
+            Failure::Malformed => line.push(
+                "its description is not understood, as when hpvm's programs are of different versions",
+            ),
+            Failure::Locked => line.push("another keeper has the lock"),
+            Failure::System(error) => {
+                line.push("the system refuses what a keeper needs: error ");
+                line.push_number(u64::from(error.raw_os_error().unwrap_or(0).unsigned_abs()));
+            }
         }
     }
 }
@@ -68,13 +85,23 @@ fn keep() -> Result<(), Failure> {
         return Err(Failure::Malformed);
     };
     let text = sys::read_whole(number).map_err(|_| Failure::Malformed)?;
-    let description = Description::parse(&text).ok_or(Failure::Malformed)?;
+    let log = Description::log_of(&text);
+    let description = Description::parse(&text);
     drop(text);
+    let kept = description.ok_or(Failure::Malformed).and_then(begin);
+    let kept = kept.and_then(|supervisor| supervisor.run().map_err(Failure::System));
+    if let Err(failure) = &kept {
+        log.say(|line| failure.push(line));
+    }
+    kept
+}
+
+fn begin(description: Description) -> Result<Supervisor, Failure> {
     description.close_all_others();
     if let Some(lock) = description.lock {
         claim(lock)?;
     }
-    Supervisor::begin(description).map_err(|_| Failure::System)?.run().map_err(|_| Failure::System)
+    Supervisor::begin(description).map_err(Failure::System)
 }
 
 /// Takes the lock that says a keeper lives.
@@ -85,8 +112,8 @@ fn claim(lock: Fd) -> Result<(), Failure> {
     for _ in 0..CLAIM_ATTEMPTS_MAX {
         match sys::lock_first_byte(lock) {
             Ok(true) => return Ok(()),
-            Ok(false) => sys::wait_for(&mut [], CLAIM_PAUSE_MS).map_err(|_| Failure::System)?,
-            Err(_) => return Err(Failure::System),
+            Ok(false) => sys::wait_for(&mut [], CLAIM_PAUSE_MS).map_err(Failure::System)?,
+            Err(error) => return Err(Failure::System(error)),
         }
     }
     Err(Failure::Locked)

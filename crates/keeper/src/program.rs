@@ -5,12 +5,9 @@ use std::io::{self, Error};
 
 use crate::log::Line;
 use crate::sys::{
-    Fd, Pid, Refusal, become_a_program, become_user, copy_above, copy_to, execute, fork_into,
-    write_some,
+    Fd, Pid, Refusal, become_a_program, become_user, copy_closed_on_exec, copy_to, execute,
+    fork_into, write_some,
 };
-
-/// The most descriptors a program gets besides the standard three.
-pub(crate) const DESCRIPTORS_MAX: usize = 1024;
 
 /// A descriptor of ours and the number it has in a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,19 +91,20 @@ impl Program {
         unsafe { execute(path, &self.arguments) }
     }
 
-    /// Copies all out of the way first, since one's old number may be another's new one.
+    /// Copies all out of the way first, since one's old number may be another's new one: to numbers above all of these, one
+    /// after the other, so that no list of them is needed. What else the keeper has there is closed by that, in the child alone.
     fn place_descriptors(&self, more: &[Mapping]) -> io::Result<()> {
         let wanted = || self.descriptors.iter().chain(more);
-        let lowest = wanted().map(|one| one.ours.max(one.theirs)).max().unwrap_or(2) + 1;
-        let mut copies = [-1; DESCRIPTORS_MAX];
-        for (copy, one) in copies.iter_mut().zip(wanted()) {
-            *copy = copy_above(one.ours, lowest)?;
+        let numbers = wanted().flat_map(|one| [one.ours, one.theirs]).chain(self.stderr);
+        let above = numbers.max().unwrap_or(2) + 1;
+        for (copy, one) in (above..).zip(wanted()) {
+            copy_closed_on_exec(one.ours, copy)?;
         }
         if let Some(stderr) = self.stderr {
             copy_to(stderr, 2)?;
         }
-        for (copy, one) in copies.iter().zip(wanted()) {
-            copy_to(*copy, one.theirs)?;
+        for (copy, one) in (above..).zip(wanted()) {
+            copy_to(copy, one.theirs)?;
         }
         Ok(())
     }

@@ -24,7 +24,6 @@ const SIG_IGN: usize = 1;
 const SIG_BLOCK: c_int = 0;
 const SIG_SETMASK: c_int = 2;
 
-const F_DUPFD_CLOEXEC: c_int = 1030;
 const F_OFD_SETLK: c_int = 37;
 const F_WRLCK: i16 = 1;
 const EINTR: c_int = 4;
@@ -131,6 +130,7 @@ unsafe extern "C" {
     fn close(fd: Fd) -> c_int;
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
     fn dup2(from: Fd, to: Fd) -> c_int;
+    fn dup3(from: Fd, to: Fd, flags: c_int) -> c_int;
     fn fcntl(fd: Fd, command: c_int, ...) -> c_int;
     fn ioctl(fd: Fd, request: c_ulong, ...) -> c_int;
     fn poll(wanted: *mut Wanted, count: c_ulong, timeout_ms: c_int) -> c_int;
@@ -460,10 +460,10 @@ pub(crate) fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies a descriptor to a number not below `lowest`, closed on exec.
-pub(crate) fn copy_above(fd: Fd, lowest: Fd) -> io::Result<Fd> {
-    // SAFETY: two numbers.
-    checked(unsafe { fcntl(fd, F_DUPFD_CLOEXEC, lowest) })
+/// Copies a descriptor to this very number, which is another one, closed on exec.
+pub(crate) fn copy_closed_on_exec(fd: Fd, number: Fd) -> io::Result<()> {
+    // SAFETY: numbers; in a child before exec nothing else uses either descriptor.
+    checked(unsafe { dup3(fd, number, O_CLOEXEC) }).map(|_| ())
 }
 
 /// Copies a descriptor to this very number, open in the program to come.

@@ -12,6 +12,7 @@ use common::{BOUND, Part, Stage, descriptors, eventually, some_fd, status_field}
 use hpvm_host::launch::Launch;
 use hpvm_host::lock::{KEEPER_BYTE, is_held};
 use hpvm_host::process::{Life, PidFd, Signal, life, start_time};
+use hpvm_host::signals::lift_limits;
 use hpvm_host::users::{self, Ids};
 
 const ENGINE: u32 = 1;
@@ -150,6 +151,25 @@ fn each_program_has_its_descriptors_and_no_others() {
     assert_eq!(keeper.len(), 12, "{keeper:?}");
 }
 
+/// More than the disks of the largest guest, each with an image under it.
+#[test]
+fn a_program_has_as_many_descriptors_as_the_system_allows() {
+    lift_limits();
+    let mut stage = Stage::new();
+    let mut launch = stage.launch();
+    let numbers: Vec<i32> = (10..10 + 2100).collect();
+    for theirs in &numbers {
+        launch.qemu_fd(some_fd(), *theirs);
+        launch.app_fd(some_fd(), *theirs);
+    }
+    stage.start(launch);
+    stage.heard(1);
+    for part in [Part::Qemu, Part::Worker] {
+        let has = descriptors(stage.nth(part, 1));
+        assert!(numbers.iter().all(|number| has.binary_search(number).is_ok()), "{has:?}");
+    }
+}
+
 #[test]
 fn others_see_the_lock_while_the_keeper_lives_and_a_second_keeper_gives_way() {
     let mut stage = Stage::new();
@@ -161,8 +181,10 @@ fn others_see_the_lock_while_the_keeper_lives_and_a_second_keeper_gives_way() {
     let mut second = Stage::new();
     let mut launch = Launch::starting(&second.qemu(None), &second.worker(None));
     launch.lock(stage.open("lock"));
+    launch.log(second.open("log"), 8);
     second.start(launch);
     assert_eq!(second.keeper_status(), 3);
+    assert!(second.log().contains("another keeper has the lock"), "{}", second.log());
     assert!(second.pids(Part::Qemu).is_empty());
     stage.kill_keeper();
     eventually("the lock falls", || (!is_held(&file, KEEPER_BYTE).expect("asked")).then_some(()));
@@ -308,6 +330,18 @@ fn an_unknown_word_ends_it_with_2() {
     assert_eq!(status_with("0", &description), Some(2));
     assert_eq!(status_with("77", &description), Some(2));
     assert_eq!(status_with("x", &description), Some(2));
+}
+
+/// Whoever waits for the guest is sent to its log.
+#[test]
+fn what_is_not_understood_is_told_in_the_log() {
+    let mut stage = Stage::new();
+    let mut launch = stage.launch();
+    // Standard error is nobody's to give.
+    launch.qemu_fd(some_fd(), 2);
+    stage.start(launch);
+    assert_eq!(stage.keeper_status(), 2);
+    assert!(stage.log().contains("its description is not understood"), "{}", stage.log());
 }
 
 /// The keeper's status when its description is at descriptor 0.
