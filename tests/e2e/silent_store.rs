@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_loop_device_on_a_silent_store_holds_nobody_up,
     a_store_that_falls_silent_while_it_is_opened_ends_the_start,
     what_backs_a_drive_or_lies_under_a_disk_is_watched_too,
+    the_last_of_many_disks_is_watched,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -347,6 +348,42 @@ fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
     // What is in the drive no more is of no interest any more.
     host.ok(&["hpvmmodify", "-P", "reader", "-m", &empty]);
     host.wait_for_state("reader", "On (OS)", BOUND);
+}
+
+/// Of many disks each is watched, those that the guest starts with and those that one command adds while it runs.
+fn the_last_of_many_disks_is_watched() {
+    let host = VmHost::new(Engine::Fake);
+    let disks = |bus: u32, count: u32, last: &FileServer| {
+        let statement = |n: u32| {
+            let file = if n + 1 == count {
+                last.file.clone()
+            } else {
+                host.disk(&format!("{bus}-{n}"), 4096)
+            };
+            [
+                "-a".to_owned(),
+                format!("disk:avio_stor:{bus},{},{}:file:{}", n / 100, n % 100, file.display()),
+            ]
+        };
+        (0..count).flat_map(statement).collect::<Vec<String>>()
+    };
+    let servers = ["far", "farther"].map(|name| FileServer::over(host.path(name), DISK_BYTES));
+    let line = |command: &[&str], disks: &[String]| {
+        let disks: Vec<&str> = disks.iter().map(String::as_str).collect();
+        host.ok(&[command, &disks].concat());
+    };
+    line(&["hpvmcreate", "-P", "web", "-r", "64M"], &disks(0, 250, &servers[0]));
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    line(&["hpvmmodify", "-P", "web"], &disks(1, 150, &servers[1]));
+    for (server, device) in servers.iter().zip(["0,2,49", "1,1,49"]) {
+        server.leave_unanswered(|silence| &silence.reading);
+        let told = format!(
+            "'{}', which backs the disk at {device}, does not answer",
+            server.file.display()
+        );
+        wait_until(BOUND, "it is shown", || host.ok(&["hpvmstatus", "-P", "web"]).contains(&told));
+    }
 }
 
 fn guest_log(host: &VmHost) -> String {

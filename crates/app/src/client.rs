@@ -6,7 +6,6 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hpvm_host::fdpass::DESCRIPTORS_MAX;
 use hpvm_host::lines::{Connection, Unheard};
 use hpvm_host::signals::Interruption;
 
@@ -25,8 +24,6 @@ pub enum ClientError {
     Send(#[source] io::Error),
     #[error("the guest's worker gave an answer that is not understood")]
     Malformed,
-    #[error("{0} devices are too many for one change; make several")]
-    TooMany(usize),
     #[error("the guest's worker hangs")]
     Hangs,
     #[error("the wait for the guest's worker was interrupted")]
@@ -154,9 +151,6 @@ fn request_of(
     descriptors: &[BorrowedFd<'_>],
     bound: Duration,
 ) -> Result<Connection, ClientError> {
-    if descriptors.len() > DESCRIPTORS_MAX {
-        return Err(ClientError::TooMany(descriptors.len()));
-    }
     let connection = Connection::open(control).map_err(ClientError::Connect)?;
     connection.say(request, descriptors, bound).map_err(ClientError::Send)?;
     Ok(connection)

@@ -65,7 +65,13 @@ fn stores() -> Vec<(StorageAddress, File)> {
 }
 
 /// Above every number that a keeper is started with.
-const OUT_OF_THE_WAY: i32 = worker_fd::BEHIND_ALL;
+fn out_of_the_way() -> i32 {
+    (worker_fd::FIRST_STORE..)
+        .zip(named(worker_fd::STORE))
+        .map(|(number, _)| number + 1)
+        .last()
+        .unwrap_or(worker_fd::FIRST_STORE)
+}
 
 impl Descriptors {
     /// To be called first of all: what is opened before takes the numbers of those that did not come.
@@ -74,7 +80,7 @@ impl Descriptors {
         let qemu = inherited(worker_fd::QEMU).ok().map(PidFd::from);
         let keeper_program = inherited(worker_fd::KEEPER_PROGRAM)
             .ok()
-            .and_then(|held| fcntl_dupfd_cloexec(held, OUT_OF_THE_WAY).ok());
+            .and_then(|held| fcntl_dupfd_cloexec(held, out_of_the_way()).ok());
         let take =
             |number, what| inherited(number).map_err(|source| Missing { number, what, source });
         Ok(Descriptors {

@@ -113,6 +113,8 @@ pub fn start(
     places: &Places,
     milestones: &mut dyn Milestones,
 ) -> Result<(), LaunchError> {
+    // Stores are many: each is opened for QEMU, and to be watched.
+    lift_limits();
     let media = open_media(record, places)?;
     wait_for_predecessor(&places.run_dir)?;
     let nvram = claim_nvram(places)?;
@@ -138,7 +140,6 @@ pub fn start(
     worker_descriptors(&mut launch, held, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
-    lift_limits();
     launch.spawn(&places.keeper)?;
     milestones.kept();
     wait_until_ready(ready, places)
@@ -146,6 +147,7 @@ pub fn start(
 
 /// Gives a running QEMU that nobody supervises a keeper and a worker.
 pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result<(), LaunchError> {
+    lift_limits();
     // A record that cannot be read is no reason to leave the guest alone.
     let held = std::fs::read_to_string(record_path(places))
         .ok()
@@ -155,7 +157,6 @@ pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result
     worker_descriptors(&mut launch, held, places)?;
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
-    lift_limits();
     launch.spawn(&places.keeper)?;
     wait_until_ready(ready, places)
 }
@@ -179,8 +180,7 @@ struct Held {
 
 impl Held {
     fn of(machine: &Machine, places: &Places) -> Held {
-        let mut stores = media::open_to_watch(&machine.storage);
-        stores.truncate(worker_fd::STORES_MAX);
+        let stores = media::open_to_watch(&machine.storage);
         Held { folders: image_folders(machine, places), stores }
     }
 }

@@ -24,11 +24,7 @@ pub const FIRST_FOLDER: i32 = 16;
 pub const FOLDER: &str = "folder:";
 /// More folders than this are not held: each drive may have another one.
 pub const FOLDERS_MAX: usize = 64;
-/// The first store to be watched; the others follow, told by addresses behind [`STORE`]. What lies under a store follows it,
-/// told by the same address.
+/// The first store to be watched; the others follow, as many as there are, told by addresses behind [`STORE`]. What lies under
+/// a store follows it, told by the same address. No other number is behind them.
 pub const FIRST_STORE: i32 = 80;
 pub const STORE: &str = "store:";
-/// More than any guest has disks.
-pub const STORES_MAX: usize = 200;
-/// Above every number here.
-pub const BEHIND_ALL: i32 = 300;

@@ -43,7 +43,7 @@ impl Connection {
         Ok(Connection { lines: BufReader::new(UnixStream::connect(socket)?) })
     }
 
-    /// Sends a value; of the descriptors, [`fdpass::DESCRIPTORS_MAX`] at most.
+    /// Sends a value. Where descriptors are more than one message carries, a byte of the line goes with each portion of them.
     pub fn say(
         &self,
         value: &impl Serialize,
@@ -54,8 +54,14 @@ impl Connection {
         stream.set_write_timeout(Some(bound))?;
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
-        let sent = fdpass::send(stream, &line, descriptors)?;
-        stream.write_all(&line[sent..])
+        let mut rest = &line[..];
+        let mut portions = descriptors.chunks(fdpass::DESCRIPTORS_MAX);
+        while let Some(portion) = portions.next() {
+            let bytes = if portions.len() == 0 { rest } else { &rest[..rest.len().min(1)] };
+            let sent = fdpass::send(stream, bytes, portion)?;
+            rest = &rest[sent..];
+        }
+        stream.write_all(rest)
     }
 
     /// Ends our half: nothing more will be asked.
@@ -96,6 +102,7 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::thread;
 
     use super::*;
@@ -135,6 +142,24 @@ mod tests {
         assert!(connection.has_more(Duration::ZERO).unwrap());
         assert_eq!(connection.hear::<u32>(BOUND).unwrap(), 2);
         assert!(!connection.has_more(Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn descriptors_come_however_many_they_are() {
+        let (client, server) = UnixStream::pair().unwrap();
+        let connection = Connection { lines: BufReader::new(client) };
+        let many = vec![connection.lines.get_ref().as_fd(); 2 * fdpass::DESCRIPTORS_MAX + 1];
+        for count in [0, 1, fdpass::DESCRIPTORS_MAX, fdpass::DESCRIPTORS_MAX + 1, many.len()] {
+            connection.say(&"value", &many[..count], BOUND).unwrap();
+            let (mut line, mut came) = (Vec::new(), 0);
+            while !line.ends_with(b"\n") {
+                let mut part = [0; 64];
+                let (length, descriptors) = fdpass::receive(&server, &mut part).unwrap();
+                line.extend_from_slice(&part[..length]);
+                came += descriptors.len();
+            }
+            assert_eq!((line.as_slice(), came), (&b"\"value\"\n"[..], count));
+        }
     }
 
     #[test]

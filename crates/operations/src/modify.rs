@@ -13,7 +13,6 @@ use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{ChangeResult, Reply, Request as Ask};
 use hpvm_app::snapshot::Agent;
 use hpvm_engine::media::{self, Wanted};
-use hpvm_host::fdpass::DESCRIPTORS_MAX;
 use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_host::users::Ids;
@@ -405,10 +404,10 @@ fn ask_guest(
         supervise::provide_reservations(host, config)?;
     }
     let ports = Changing::begin(host, config, machine.as_ref(), changes)?;
+    signals::lift_limits();
     let media = open_media(changes, supervise::places(host, config)?.qemu_ids)?;
-    let mut stores = open_stores(changes);
-    stores.truncate(DESCRIPTORS_MAX.saturating_sub(media.len()));
-    let (watched, stores): (Vec<StorageAddress>, Vec<File>) = stores.into_iter().unzip();
+    let (watched, stores): (Vec<StorageAddress>, Vec<File>) =
+        open_stores(changes).into_iter().unzip();
     let descriptors: Vec<BorrowedFd<'_>> =
         media.iter().map(AsFd::as_fd).chain(stores.iter().map(AsFd::as_fd)).collect();
     let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
