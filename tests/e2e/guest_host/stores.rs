@@ -3,7 +3,8 @@
 use super::{Turn, units};
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![every_kind_of_store_is_used_directly];
+pub(crate) const TESTS: &[Test] =
+    crate::tests![every_kind_of_store_is_used_directly, a_volume_that_falls_silent_is_shown,];
 
 /// `direct STORE`: whether the engine of guest 'direct' has the store open past the memory of the host (O_DIRECT, 040000), each
 /// time it has.
@@ -58,4 +59,34 @@ fn every_kind_of_store_is_used_directly() {
         rm /root/file.img
         vgremove --quiet --yes plain >/dev/null
         pvremove --quiet $(spare 6) >/dev/null");
+}
+
+/// A volume that is suspended answers nothing, the guest is shown so, and no command waits.
+const SUSPENDED: &str = r#"
+pvcreate --quiet $(spare 6) >/dev/null
+vgcreate --quiet plain $(spare 6) >/dev/null
+lvcreate --quiet --size 32M --name volume --wipesignatures n plain >/dev/null
+hpvmcreate -P silent -r 64M -a disk:scsi:0,0,0:lv:/dev/plain/volume
+hpvmstart -P silent >/dev/null 2>&1
+test "$(state silent)" = 'On (EFI)'
+told="'/dev/plain/volume', which backs the disk at 0,0,0,"
+dmsetup suspend --noflush --nolockfs plain-volume
+shown() { hpvmstatus -P silent | grep -qF "$told does not answer"; }
+await shown
+test "$(state silent)" = 'On (ATTN)'
+timeout 5 hpvmmodify -P silent -l 'changed meanwhile'
+timeout 5 hpvm why silent >/dev/null
+dmsetup resume plain-volume
+is_back() { test "$(state silent)" = 'On (EFI)'; }
+await is_back
+hpvmstatus -P silent -e | grep -F "$told answers again" | wc --lines
+hpvmstop -P silent -h -F
+hpvmremove -P silent -F --purge
+vgremove --quiet --yes plain >/dev/null
+pvremove --quiet $(spare 6) >/dev/null
+"#;
+
+/// A block device is opened in another way than a file. Settles 136.
+fn a_volume_that_falls_silent_is_shown() {
+    assert_eq!(units::ok(&mut Turn::take(), SUSPENDED), "1");
 }
