@@ -12,7 +12,7 @@ use std::time::Duration;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, program};
 
 use crate::Test;
-use crate::refusals::{State, no_control_bytes, refused, refused_by, start_refused};
+use crate::refusals::{State, export, no_control_bytes, refused, refused_by, start_refused};
 use crate::terminal::Terminal;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -37,8 +37,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     output_that_nobody_can_get,
     repairs_that_nobody_can_read_of,
     questions_that_nobody_answers,
-    answers_that_are_no_yes,
     questions_on_a_terminal,
+    answers_that_are_no_yes,
 ];
 
 /// A VM Host with a guest that runs, `other`, one that is off, `web`, and one that was removed, `gone`. Bad input must leave
@@ -789,26 +789,31 @@ fn output_that_nobody_can_get() {
     assert!(text.contains("one") && text.contains("20.0%"), "{text}");
 }
 
-/// What is repaired is repaired whole and recorded, whether or not it can be told; without output nothing is begun.
+/// Without output nothing is begun. What fails later keeps no repair from being made and recorded.
 fn repairs_that_nobody_can_read_of() {
     let host = inhabited();
     let links = ["web", "other"].map(|name| host.path("var/opt/hpvm/guests").join(name));
-    let are_there = || links.each_ref().map(|link| link.symlink_metadata().is_ok());
-    let records =
-        || host.ok(&["hpvmstatus", "-e"]).lines().filter(|l| l.contains("doctor")).count();
-    let repair = ["hpvm", "doctor", "--repair"];
-    let rebuild = ["hpvm", "doctor", "--rebuild", "-F"];
-    links.iter().for_each(|link| fs::remove_file(link).expect("a link"));
+    for link in &links {
+        fs::remove_file(link).expect("a link is lost");
+    }
     let before = State::of(&host);
+    let records = || export(&host)["operations"].as_array().expect("a list").clone();
+    let recorded = records();
+    let (repair, rebuild) = (["hpvm", "doctor", "--repair"], ["hpvm", "doctor", "--rebuild", "-F"]);
     for line in [&repair[..], &rebuild] {
         let closed = refused_by(|| through_shell(&host, line, ">&-"));
         assert!(closed.contains("standard output is closed"), "{closed}");
         before.assert_unchanged(&host, &line.join(" "));
+        assert_eq!(records(), recorded, "nothing was begun");
     }
-    assert_eq!((are_there(), records()), ([false, false], 0));
     let full = refused_by(|| through_shell(&host, &repair, ">/dev/full"));
     assert!(full.contains("No space left"), "{full}");
-    assert_eq!((are_there(), records()), ([true, true], 1));
+    for link in &links {
+        assert!(link.exists(), "{} is back", link.display());
+    }
+    let now = records();
+    assert_eq!(now.len(), recorded.len() + 1, "one record of it");
+    assert_eq!(now.last().expect("the last one")["result"], "done");
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
 }
 

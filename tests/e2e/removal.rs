@@ -6,8 +6,8 @@ use std::fs;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
+use crate::clone::Mounted;
 use crate::refusals::{export, refused, stored};
-use crate::shell::typed;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_number_is_not_given_again_while_kept,
@@ -15,7 +15,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_purged_guest_is_gone,
     a_number_is_free_only_when_nothing_in_run_has_it,
     removed_guests_are_kept_as_long_as_configured,
-    what_cannot_be_cleared_is_told_and_another_guest_is_removed,
+    what_cannot_be_cleared_is_told_of_and_keeps_nothing_else,
     an_administrators_files_are_touched_by_no_removal,
 ];
 
@@ -107,19 +107,6 @@ fn a_number_is_free_only_when_nothing_in_run_has_it() {
     assert_eq!(number_of(&host, "new"), 1);
 }
 
-/// The time of a removed guest.
-pub(crate) fn passes(host: &VmHost, name: &str) {
-    let db = host.path("var/opt/hpvm/hpvm.db");
-    let connection = rusqlite::Connection::open(db).expect("a database");
-    let sql = "UPDATE guest SET keep_until = removed_at - 1 WHERE name = ?1";
-    assert_eq!(connection.execute(sql, [name]).expect("it is set"), 1);
-}
-
-fn kept(host: &VmHost, name: &str) -> bool {
-    let listed = host.ok(&["hpvm", "undelete", "--list"]);
-    listed.lines().any(|line| line.split_whitespace().next() == Some(name))
-}
-
 fn removed_guests_are_kept_as_long_as_configured() {
     let mut host = VmHost::new(Engine::Fake);
     let kept_days = |host: &VmHost, name: &str| {
@@ -143,45 +130,56 @@ fn removed_guests_are_kept_as_long_as_configured() {
     // Time passes for a and b; the next hpvmremove clears a, `hpvm autostart` clears b.
     let folders =
         |host: &VmHost| fs::read_dir(host.path("var/opt/hpvm/uuids")).expect("a folder").count();
-    passes(&host, "a");
+    make_overdue(&host, "a");
     host.ok(&["hpvmcreate", "-P", "e"]);
     assert!(kept_days(&host, "a").is_some(), "other commands leave it");
     host.ok(&["hpvmremove", "-P", "e", "-F"]);
     assert_eq!(kept_days(&host, "a"), None);
     assert_eq!(folders(&host), 3, "b, c and e are left");
-    passes(&host, "b");
+    make_overdue(&host, "b");
     host.ok(&["hpvm", "autostart"]);
     assert_eq!(folders(&host), 2);
     host.ok(&["hpvm", "undelete", "-P", "c"]);
 }
 
-/// Somebody has mounted something in its folder, so that it cannot go.
-fn what_cannot_be_cleared_is_told_and_another_guest_is_removed() {
+/// Time passes for a removed guest.
+pub(crate) fn make_overdue(host: &VmHost, name: &str) {
+    let connection =
+        rusqlite::Connection::open(host.path("var/opt/hpvm/hpvm.db")).expect("a database");
+    let sql = "UPDATE guest SET keep_until = removed_at - 1 WHERE name = ?1";
+    assert_eq!(connection.execute(sql, [name]).expect("it is set"), 1);
+}
+
+/// The command's own guest is removed, another overdue one is cleared, and the warning names the one that is left.
+fn what_cannot_be_cleared_is_told_of_and_keeps_nothing_else() {
     let host = VmHost::new(Engine::Fake);
-    for name in ["a", "b", "c"] {
-        host.ok(&["hpvmcreate", "-P", name]);
+    for remover in [&["hpvmremove", "-P", "new", "-F"][..], &["hpvm", "autostart"]] {
+        for name in ["stuck", "old", "new"] {
+            host.ok(&["hpvmcreate", "-P", name]);
+        }
+        let uuid = |name| stored(&host, name)["uuid"].as_str().expect("a uuid").to_owned();
+        let folder = |uuid: &str| host.path("var/opt/hpvm/uuids").join(uuid);
+        let (stuck, old) = (folder(&uuid("stuck")), folder(&uuid("old")));
+        for name in ["stuck", "old"] {
+            host.ok(&["hpvmremove", "-P", name, "-F"]);
+        }
+        make_overdue(&host, "stuck");
+        make_overdue(&host, "old");
+        let mounted = Mounted::at(&stuck);
+        let outcome = host.run(remover);
+        assert!(outcome.status.success(), "{outcome}");
+        let said = &outcome.stderr;
+        assert!(said.contains("WARNING: what was kept of removed guest 'stuck'"), "{said}");
+        assert!(said.contains("Device or resource busy"), "{said}");
+        assert_eq!(said.matches("WARNING").count(), 1, "{said}");
+        assert!(!old.exists(), "the other is cleared: {said}");
+        drop(mounted);
+        host.ok(&["hpvm", "doctor", "--repair"]);
+        assert!(!stuck.exists(), "the doctor clears what was left");
+        host.run(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+        let listed = host.ok(&["hpvmstatus"]);
+        assert!(!listed.contains("new"), "{listed}");
     }
-    let link = fs::read_link(host.path("var/opt/hpvm/guests/a")).expect("a link");
-    let folder = host.path("var/opt/hpvm/guests").join(link);
-    for name in ["a", "b"] {
-        host.ok(&["hpvmremove", "-P", name, "-F"]);
-    }
-    for name in ["a", "b"] {
-        passes(&host, name);
-    }
-    let mounted = |line: &str| {
-        let mount = format!("mount -t tmpfs none {}/logs", folder.display());
-        typed(&host, &format!("unshare --mount sh -c '{mount} && exec {line}'"))
-    };
-    fs::create_dir_all(folder.join("logs")).expect("a folder");
-    let removed = mounted("hpvmremove -P c -F");
-    assert!(removed.status.success(), "{removed}");
-    let told = "what was kept of removed guest 'a' is not all cleared: cannot remove ";
-    assert!(removed.stderr.contains(told), "{removed}");
-    assert_eq!(["a", "b", "c"].map(|name| kept(&host, name)), [false, false, true], "{removed}");
-    assert!(folder.exists());
-    let repaired = host.ok(&["hpvm", "doctor", "--repair"]);
-    assert!(repaired.contains("repaired: ") && !folder.exists(), "{repaired}");
 }
 
 fn an_administrators_files_are_touched_by_no_removal() {

@@ -10,7 +10,7 @@ use hpvm_testkit::vm_host::VmHost;
 use super::scenes::{AGAIN, EITHER, Scene};
 use super::{WEB, guest, is_listed, is_supervised, registry, removed_names};
 use crate::doctor::{forget, kill_supervisors, leave_interrupted};
-use crate::removal::passes;
+use crate::removal::make_overdue;
 
 const SWITCH_STEPS: &[&str] = &["vswitch.committed"];
 
@@ -93,7 +93,7 @@ pub(super) const AUTOSTART_CLEARS: Scene = Scene {
     prepare: |host| {
         host.ok(&["hpvmhostrdev", "-D"]);
         host.ok(&["hpvmremove", "-P", "web", "-F"]);
-        passes(host, "web");
+        make_overdue(host, "web");
     },
     command: &["hpvm", "autostart"],
     steps: &["purge.committed", "purge.removed"],
