@@ -38,6 +38,8 @@ const CASES: &[(&str, Case)] = &[
 /// What not every kernel has. The guest-host's has all of it.
 const CASES_OF_KINDS: &[(&str, &str, Case)] = &[
     ("bond", "a_guest_talks_over_a_bond", switched::over_a_bond),
+    ("bond", "over_a_bond_a_kernel_and_a_guest_leave_work_to_each_other", undone::over_bonds),
+    ("vlan", "in_vlans_a_kernel_and_a_guest_leave_work_to_each_other", undone::in_vlans),
     ("vlan", "a_guest_talks_over_a_vlan_interface", switched::over_a_vlan_interface),
     ("vlan", "a_guest_in_a_vlan_of_its_port_talks_with_a_vlan_interface", switched::in_a_vlan),
     ("vlan", "a_guest_and_its_host_talk_in_a_vlan_over_a_tap", switched::in_a_vlan_of_the_host),

@@ -125,51 +125,58 @@ pub(crate) fn over_a_tap() {
     talk(&mut setup, server(Ipv4Addr::new(198, 51, 100, 1)));
 }
 
+/// A bond of two parts that both end at one bridge, as they would at one switch of the machine room. Gives bond, bridge, and
+/// the far end of the part in use.
+pub(crate) fn bonded(name: &str) -> (String, String, String) {
+    let (bond, room) = (format!("{name}team"), format!("{name}room"));
+    let parts = [0, 1].map(|part| (format!("{name}part{part}"), format!("{name}far{part}")));
+    ip(&format!("link add {bond} type bond mode active-backup miimon 10"));
+    ip(&format!("link add {room} type bridge"));
+    for (part, far) in &parts {
+        pair(part, far);
+        ip(&format!("link set {part} down"));
+        ip(&format!("link set {part} master {bond}"));
+        ip(&format!("link set {far} master {room}"));
+    }
+    for name in [&bond, &room] {
+        ip(&format!("link set {name} up"));
+    }
+    wait_until_up(&bond);
+    let [(_, in_use), _] = parts;
+    (bond, room, in_use)
+}
+
+/// A VLAN interface that is up.
+pub(crate) fn tagged(name: &str, vlan: u16) -> String {
+    let tagged = format!("{name}.{vlan}");
+    ip(&format!("link add link {name} name {tagged} type vlan id {vlan}"));
+    ip(&format!("link set {tagged} up"));
+    wait_until_up(&tagged);
+    tagged
+}
+
 pub(crate) fn over_a_bond() {
-    pair("part0", "far0");
-    pair("part1", "far1");
-    for name in ["part0", "part1"] {
-        ip(&format!("link set {name} down"));
-    }
-    ip("link add team0 type bond mode active-backup miimon 10");
-    for name in ["part0", "part1"] {
-        ip(&format!("link set {name} master team0"));
-    }
-    ip("link set team0 up");
-    wait_until_up("team0");
-    // Both parts end at one bridge, as they would at one switch of the machine room.
-    ip("link add room0 type bridge");
-    ip("link set far0 master room0");
-    ip("link set far1 master room0");
-    ip("link set room0 up");
-    ip("address add 192.0.3.1/24 dev room0");
-    let mut setup = set_up(PacketWire::new(socket("team0")), Ipv4Addr::new(192, 0, 3, 9));
+    let (bond, room, in_use) = bonded("s");
+    ip(&format!("address add 192.0.3.1/24 dev {room}"));
+    let mut setup = set_up(PacketWire::new(socket(&bond)), Ipv4Addr::new(192, 0, 3, 9));
     talk(&mut setup, server(Ipv4Addr::new(192, 0, 3, 1)));
     // The part in use fails, and the guest notices nothing.
-    ip("link set far0 down");
+    ip(&format!("link set {in_use} down"));
     talk(&mut setup, server(Ipv4Addr::new(192, 0, 3, 1)));
 }
 
 pub(crate) fn over_a_vlan_interface() {
     pair("trunk0", "trunk1");
-    ip("link add link trunk0 name vlan5 type vlan id 5");
-    ip("link add link trunk1 name there5 type vlan id 5");
-    for name in ["vlan5", "there5"] {
-        ip(&format!("link set {name} up"));
-        wait_until_up(name);
-    }
-    ip("address add 192.0.4.1/24 dev there5");
-    let mut setup = set_up(PacketWire::new(socket("vlan5")), Ipv4Addr::new(192, 0, 4, 9));
+    let wire = PacketWire::new(socket(&tagged("trunk0", 5)));
+    ip(&format!("address add 192.0.4.1/24 dev {}", tagged("trunk1", 5)));
+    let mut setup = set_up(wire, Ipv4Addr::new(192, 0, 4, 9));
     talk(&mut setup, server(Ipv4Addr::new(192, 0, 4, 1)));
 }
 
 /// Host and guest in one VLAN, with everything left open that the kernel can leave open.
 pub(crate) fn in_a_vlan_of_the_host() {
     let tap = TapWire::new(nic::wire::tap("talk1").expect("root of this network may"));
-    ip("link add link talk1 name host7 type vlan id 7");
-    ip("link set host7 up");
-    wait_until_up("host7");
-    ip("address add 192.0.7.1/24 dev host7");
+    ip(&format!("address add 192.0.7.1/24 dev {}", tagged("talk1", 7)));
     let vlan = PortVlan::Untagged(VlanId::new(7).expect("a VLAN"));
     let rules = PortRules { vlan, ..PortRules::default() };
     let mut setup = set_up_with(tap, Ipv4Addr::new(192, 0, 7, 9), rules);
@@ -179,10 +186,7 @@ pub(crate) fn in_a_vlan_of_the_host() {
 /// The switch tags, the kernel at the other end takes the tag off.
 pub(crate) fn in_a_vlan() {
     pair("both0", "both1");
-    ip("link add link both1 name there6 type vlan id 6");
-    ip("link set there6 up");
-    wait_until_up("there6");
-    ip("address add 192.0.6.1/24 dev there6");
+    ip(&format!("address add 192.0.6.1/24 dev {}", tagged("both1", 6)));
     let vlan = PortVlan::Untagged(VlanId::new(6).expect("a VLAN"));
     let rules = PortRules { vlan, ..PortRules::default() };
     let wire = PacketWire::new(socket("both0"));

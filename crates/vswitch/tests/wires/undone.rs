@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Instant;
 
 use hpvm_host::nic;
-use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SwitchState};
+use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, PortVlan, SwitchState, VlanId};
 use hpvm_netlab::{ip, mac, pair};
 use hpvm_vswitch::{
     Clock, GuestMemory, OffloadHeader, Options, PacketWire, PortOptions, Switch, TapWire, Wire,
@@ -24,6 +24,7 @@ use rustix::fs::{Mode, OFlags, open};
 use crate::guest::{Driver, Guest, LINUX, PATIENCE};
 use crate::packets::socket;
 use crate::segment::{Ip, Segment, Transport, Verified, fill_checksum, verified};
+use crate::switched::{bonded, tagged};
 
 /// As much as one long segment takes, and as a kernel takes before it has answered.
 const DATA_BYTES: usize = 60_000;
@@ -43,13 +44,56 @@ pub(crate) fn between_kernel_and_guest() {
     for (number, features) in (0..).zip(DRIVERS) {
         let (near, far) = (format!("und{number}"), format!("kern{number}"));
         pair(&near, &far);
-        let long = talk(PacketWire::new(socket(&near)), &far, number, features);
-        assert_eq!(long > 0, features & GUEST_TSO != 0, "{long} long segments at {features:#x}");
+        talk_long(PacketWire::new(socket(&near)), &far, number, features);
         let name = format!("host{number}");
         let tap = TapWire::new(nic::wire::tap(&name).expect("root of this network may"));
-        let long = talk(tap, &name, 10 + number, features);
-        assert_eq!(long > 0, features & GUEST_TSO != 0, "{long} long segments at {features:#x}");
+        talk_long(tap, &name, 10 + number, features);
     }
+}
+
+/// The same over a VLAN interface of the VM Host, and in the VLAN of the guest's port, with another machine and with the host.
+pub(crate) fn in_vlans() {
+    for (number, features) in (0..).zip(DRIVERS) {
+        let (near, far) = (format!("vn{number}"), format!("vf{number}"));
+        pair(&near, &far);
+        let wire = PacketWire::new(socket(&tagged(&near, 5)));
+        talk_long(wire, &tagged(&far, 5), 30 + number, features);
+        let (near, far) = (format!("pn{number}"), format!("pf{number}"));
+        pair(&near, &far);
+        let wire = PacketWire::new(socket(&near));
+        talk_in_vlan(wire, &tagged(&far, 6), 40 + number, features, untagged(6));
+        let name = format!("hv{number}");
+        let tap = TapWire::new(nic::wire::tap(&name).expect("root of this network may"));
+        talk_in_vlan(tap, &tagged(&name, 7), 50 + number, features, untagged(7));
+    }
+}
+
+/// The same over a bond.
+pub(crate) fn over_bonds() {
+    for (number, features) in (0..).zip(DRIVERS) {
+        let (bond, room, _) = bonded(&format!("u{number}"));
+        talk_long(PacketWire::new(socket(&bond)), &room, 60 + number, features);
+    }
+}
+
+/// Long segments come where the guest's driver takes them.
+fn talk_long(wire: impl Wire + 'static, interface: &str, number: u8, features: u64) {
+    talk_in_vlan(wire, interface, number, features, PortVlan::None);
+}
+
+fn talk_in_vlan(
+    wire: impl Wire + 'static,
+    interface: &str,
+    number: u8,
+    features: u64,
+    vlan: PortVlan,
+) {
+    let long = talk(wire, interface, number, features, vlan);
+    assert_eq!(long > 0, features & GUEST_TSO != 0, "{long} long segments at {features:#x}");
+}
+
+fn untagged(vlan: u16) -> PortVlan {
+    PortVlan::Untagged(VlanId::new(vlan).expect("a VLAN"))
 }
 
 /// The wire's interface takes nothing undone, so the kernel finishes; the one at the other end of the cable says of nothing
@@ -62,7 +106,8 @@ pub(crate) fn finished_on_the_way() {
             ip(&format!("link set {name} up"));
         }
         thread::spawn(move || cable(&ends));
-        let long = talk(PacketWire::new(socket(&names[0])), &names[1], 20 + number, features);
+        let wire = PacketWire::new(socket(&names[0]));
+        let long = talk(wire, &names[1], 20 + number, features, PortVlan::None);
         assert_eq!(long, 0, "what comes is finished");
     }
 }
@@ -99,7 +144,13 @@ fn cable(ends: &[OwnedFd; 2]) {
 }
 
 /// Data go to the kernel behind `interface` and come back as they went. Returns how many long segments came.
-fn talk(wire: impl Wire + 'static, interface: &str, number: u8, features: u64) -> u32 {
+fn talk(
+    wire: impl Wire + 'static,
+    interface: &str,
+    number: u8,
+    features: u64,
+    vlan: PortVlan,
+) -> u32 {
     let kernel = Ipv4Addr::new(198, 18, number, 1);
     ip(&format!("address add {kernel}/24 dev {interface}"));
     let own = MacAddress::new(mac(1).0);
@@ -116,7 +167,7 @@ fn talk(wire: impl Wire + 'static, interface: &str, number: u8, features: u64) -
         mac: own,
         features: None,
         memory: GuestMemory::Sealed,
-        rules: PortRules::default(),
+        rules: PortRules { vlan, ..PortRules::default() },
     };
     switch.add_port(PortNumber::new(1).expect("a port"), port).expect("a port");
     switch.attach_wire(WireOptions::Device(Box::new(wire))).expect("a wire");
