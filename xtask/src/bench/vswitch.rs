@@ -121,18 +121,25 @@ fn rows(slices: &Slices, idle: Row) -> Vec<Row> {
     rows
 }
 
-/// Frames per second, as a share of what testpmd did in the same round.
+/// Frames per second, as a share of what testpmd did in the same round, and of what OVS-DPDK did, which ours is to be above in
+/// nine rounds of ten.
 fn throughput(slices: &Slices, pattern: &str, what: &str, target: &'static str, share: f64) -> Row {
     let ours = slices.ratio(pattern, OURS, LIMIT);
     let theirs = slices.ratio(pattern, OVS, LIMIT);
     let rate = slices.median(pattern, OURS);
+    // Of the processor's time stamp counter, which runs at one pace.
     let cycles = slices.clock_hz / (rate * 1e6);
+    let above = slices.ratio(pattern, OURS, OVS);
     Row {
         what: format!("virtual switch, {what}"),
         peer: format!("OVS-DPDK {}", spread(&theirs)),
         target,
-        measured: format!("{} ({rate:.2} Mpps, {cycles:.0} cycles a frame)", spread(&ours)),
-        verdict: Verdict::of(ours.median() >= share && ours.median() > theirs.median()),
+        measured: format!(
+            "{} ({rate:.2} Mpps, {cycles:.0} TSC cycles a frame); {} of OVS-DPDK",
+            spread(&ours),
+            spread(&above)
+        ),
+        verdict: Verdict::of(ours.median() >= share && above.quantile(0.1) > 1.0),
     }
 }
 
@@ -158,12 +165,17 @@ fn flatness(slices: &Slices) -> Row {
     };
     let (flows, theirs) = (share(OURS), share(OVS));
     let ports = slices.ratio(SMALL, OURS_WITH_MANY_PORTS, OURS);
+    let above = slices.ratio(MANY_FLOWS, OURS, OVS);
     Row {
         what: "virtual switch, 8,191 flows between 1,000 addresses; 102 ports, one talks".into(),
         peer: format!("OVS-DPDK {theirs:.2} with the flows"),
         target: "0.9 of one flow and two ports",
-        measured: format!("{flows:.2}; {}", spread(&ports)),
-        verdict: Verdict::of(flows >= 0.9 && ports.median() >= 0.9),
+        measured: format!(
+            "{flows:.2}; {}; with the flows {} of OVS-DPDK",
+            spread(&ports),
+            spread(&above)
+        ),
+        verdict: Verdict::of(flows >= 0.9 && ports.median() >= 0.9 && above.quantile(0.1) > 1.0),
     }
 }
 
