@@ -109,6 +109,33 @@ const ASKING: &str = r#"
         done
     }"#;
 
+/// The other ways in which a command is given a device, for one that is in use; above all a clone's disk, which would be
+/// written. Prints what was taken or refused for another reason.
+const OTHER_WAYS: &str = r#"
+    used=/dev/mapper/safe1
+    first() { head -c 1M $used | sha256sum; }
+    before=$(first)
+    qemu-img create -q -f qcow2 /root/top.qcow2 64M
+    hpvmcreate -P source -O linux -r 64M -a disk:avio_stor:0,0,0:disk:$(spare 7)
+    refused() {
+        said=$("$@" 2>&1 </dev/null) && echo "taken: $*"
+        case "$said" in *"'$used' is in use by this VM Host and is not given"*) ;; *) echo "$*: $said" ;; esac
+    }
+    refused hpvmclone -P source -N g -F -b disk:avio_stor:0,0,0:disk:$used
+    refused hpvmclone -P source -N g -F -a disk:avio_stor::disk:$used
+    refused hpvmclone -P source -N g -F -m disk:avio_stor:0,0,0:disk:$used
+    refused hpvmclone -P source -N g -F -a disk:avio_stor::qcow2:/root/top.qcow2 --layer disk:$used
+    refused hpvmcreate -P g -F -a disk:avio_stor::qcow2:/root/top.qcow2 --layer disk:$used
+    refused hpvmmodify -P source -F -m disk:avio_stor:0,0,0:disk:$used
+    refused hpvmmodify -P source -F -a disk:avio_stor::qcow2:/root/top.qcow2 --layer disk:$used
+    refused hpvmmodify -P runs -F -a disk:avio_stor::qcow2:/root/top.qcow2 --layer disk:$used
+    refused hpvmdevmgmt -a gdev:$used
+    refused hpvmdevmgmt -n gdev:$(spare 7):$used
+    test "$(first)" = "$before" || echo "$used was written"
+    hpvmremove -P source -F --purge
+    rm /root/top.qcow2
+"#;
+
 /// What lies beside it and is nobody's.
 const FREE: &[&str] = &[
     "disk:avio_stor::lv:/dev/stack/free",
@@ -131,6 +158,7 @@ fn what_the_host_uses_is_refused(host: &mut Turn) {
     let begun = Instant::now();
     let given = host.ok(&format!("{asking}\nrefused_as_used </run/names"));
     assert_eq!(given, "");
+    assert_eq!(host.ok(OTHER_WAYS), "");
     println!("{} names asked for in {:.1} s", names.lines().count(), begun.elapsed().as_secs_f64());
     let file = host.run("hpvmcreate -P g -F -a disk:scsi::file:/srv/used/disk.img 2>&1");
     assert!(
