@@ -13,6 +13,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use crate::Test;
 use crate::loop_device::LoopDevice;
 use crate::refusals::{State, refused};
+use crate::shell::typed;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_restricted_folder_gives_nothing_away,
@@ -33,6 +34,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_restored_file_is_the_same_disk,
     a_loop_device_is_known_by_its_file,
     a_repair_script_can_be_run,
+    a_repair_script_repairs,
+    what_a_device_is_known_by_is_written_down_anew,
     vm_hosts_have_entries_too,
     one_of_eight_starts_gets_the_disk,
     judging_is_as_quick_with_ten_thousand_entries,
@@ -561,7 +564,49 @@ fn a_repair_script_can_be_run() {
     let path = entry("gdev", &disk);
     host.ok(&["hpvmdevmgmt", "-d", &path]);
     assert!(host.ok(&["hpvmdevmgmt", "-r"]).contains("nothing to repair"));
+}
+
+/// Changes entries as an older version may have left them.
+fn as_it_was_left(host: &VmHost, sql: &str) {
+    let db = host.path("var/opt/hpvm/hpvm.db");
+    let changed = rusqlite::Connection::open(db).and_then(|db| db.execute(sql, []));
+    assert_eq!(changed.expect("it is set"), 1, "{sql}");
+}
+
+/// What came with a guest, and no guest has any more, needs nobody's word to go; what an administrator added stays.
+fn a_repair_script_repairs() {
+    let host = VmHost::new(Engine::Fake);
+    let disks = ["left.img", "added.img"].map(|name| host.disk(name, 1 << 20));
+    for disk in &disks {
+        host.ok(&["hpvmdevmgmt", "-a", &entry("gdev", disk)]);
+        fs::remove_file(disk).expect("the file");
+    }
+    as_it_was_left(&host, "UPDATE entry SET origin = 'guest' WHERE name LIKE '%left.img'");
+    let listed = || host.ok(&["hpvmdevmgmt", "-l", "gdev"]);
+    let repaired = typed(&host, "hpvmdevmgmt -r >$HPVM_ROOT/script && sh -e $HPVM_ROOT/script");
+    assert!(repaired.status.success(), "{repaired}");
+    assert!(!listed().contains("left.img") && listed().contains("added.img"), "{}", listed());
+    let left = host.ok(&["hpvmdevmgmt", "-r"]);
+    assert!(!left.contains("left.img") && left.contains("added.img"), "{left}");
+}
+
+fn what_a_device_is_known_by_is_written_down_anew() {
+    let host = VmHost::new(Engine::Fake);
+    let file = host.disk("disk.img", 1 << 20);
+    let device = LoopDevice::on(&file, &[]);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &device.disk()]);
+    let known_by = format!("loop={}", file.display());
+    let listed = || host.ok(&["hpvmdevmgmt", "-l", &entry("gdev", device.path())]);
+    assert!(listed().contains(&known_by), "{}", listed());
+    let forget =
+        "UPDATE entry SET identifier = NULL, size_bytes = NULL WHERE identifier LIKE 'loop:%'";
+    as_it_was_left(&host, forget);
     host.ok(&["hpvmdevmgmt", "-I"]);
+    let kept = host.path("var/opt/hpvm/hpvm.db");
+    let kept: String = rusqlite::Connection::open(kept)
+        .and_then(|db| db.query_one("SELECT identifier FROM entry", [], |row| row.get(0)))
+        .expect("one entry with an identifier");
+    assert_eq!(kept, format!("loop:{}", file.display()));
 }
 
 fn one_of_eight_starts_gets_the_disk() {
