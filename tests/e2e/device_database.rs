@@ -138,6 +138,16 @@ fn the_hosts_own_folders_are_restricted_always() {
         let said = refused(&host, &["hpvmcreate", "-P", "new", "-a", &disk_on(path)]);
         assert!(said.contains("is a folder of this VM Host itself"), "{said}");
     }
+    for folder in ["/bin", "/boot", "/etc", "/lib", "/opt/hpvm", "/sbin", "/stand", "/usr"] {
+        let Some(file) = a_file_in(Path::new(folder)) else { continue };
+        for line in [
+            &["hpvmcreate", "-P", "new", "-F", "-a", &disk_on(&file)][..],
+            &["hpvmmodify", "-P", "web", "-F", "-a", &disk_on(&file)],
+        ] {
+            let said = refused(&host, line);
+            assert!(said.contains("is a folder of this VM Host itself"), "{said}");
+        }
+    }
     let said = refused(&host, &["hpvmdevmgmt", "-a", "gdev:/etc/passwd"]);
     assert!(said.contains("/etc is a folder of this VM Host itself"), "{said}");
     let said = refused(&host, &["hpvmdevmgmt", "-d", "rdev:/etc"]);
@@ -154,6 +164,16 @@ fn the_hosts_own_folders_are_restricted_always() {
     fs::write(&iso, vec![0; 4096]).expect("an image");
     let iso = format!("dvd:scsi::file:{}", iso.display());
     host.ok(&["hpvmcreate", "-P", "new", "-a", &iso]);
+}
+
+/// A file somewhere below a folder; not every machine has each.
+fn a_file_in(folder: &Path) -> Option<std::path::PathBuf> {
+    let (files, folders): (Vec<_>, Vec<_>) = fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| !path.is_symlink())
+        .partition(|path| path.is_file());
+    files.into_iter().next().or_else(|| folders.iter().find_map(|folder| a_file_in(folder)))
 }
 
 fn only_a_reason_gives_away_what_is_restricted() {
