@@ -546,7 +546,7 @@ fn vm_hosts_have_entries_too() {
 fn a_loop_device_is_known_by_its_file() {
     let host = VmHost::new(Engine::Fake);
     let (file, other) = (host.disk("first.img", 1 << 20), host.disk("other.img", 2 << 20));
-    let device = LoopDevice::on(&file, &[]);
+    let device = LoopDevice::of_its_own(&file);
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &device.disk()]);
     let runs_once = || {
         host.ok(&["hpvmstart", "-P", "web"]);

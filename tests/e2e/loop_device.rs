@@ -27,11 +27,23 @@ impl LoopDevice {
         self.losetup("--set-capacity");
     }
 
+    /// One whose name nobody is given who looks for a free one, as long as some others are.
+    pub(crate) fn of_its_own(file: &Path) -> LoopDevice {
+        let device =
+            LoopDevice(PathBuf::from(format!("/dev/loop{}", 100 + std::process::id() % 900)));
+        device.attach(file);
+        device
+    }
+
     /// Puts another file behind its name.
     pub(crate) fn exchange(&self, file: &Path) {
         self.losetup("--detach");
-        let made = Command::new("losetup").arg(&self.0).arg(file).status();
-        assert!(made.is_ok_and(|status| status.success()));
+        self.attach(file);
+    }
+
+    fn attach(&self, file: &Path) {
+        let made = Command::new("losetup").arg(&self.0).arg(file).output().expect("losetup runs");
+        assert!(made.status.success(), "{made:?}");
     }
 
     fn losetup(&self, option: &str) {
