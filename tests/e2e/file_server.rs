@@ -1,14 +1,13 @@
 //! A file server of the test's own, over FUSE (Linux, include/uapi/linux/fuse.h, version 7.31): one folder with one file, whose
-//! server answers all but what it is told to leave unanswered, and writing slowly when told so. What is written to the file is
-//! forgotten. Used by tests of stores that fall silent at one exact step.
+//! server answers all but what it is told to leave unanswered. Used by tests of stores that fall silent at one exact step.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hpvm_testkit::wait::wait_until;
 
@@ -21,9 +20,7 @@ const FORGET: u32 = 2;
 const GETATTR: u32 = 3;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
-const WRITE: u32 = 16;
 const RELEASE: u32 = 18;
-const FSYNC: u32 = 20;
 const FLUSH: u32 = 25;
 const INIT: u32 = 26;
 const INTERRUPT: u32 = 36;
@@ -35,7 +32,7 @@ const ENOSYS: i32 = -38;
 
 /// Of a request: its length, what is asked, its number, of which node; then who asks, which nobody here wants to know.
 const HEAD_BYTES: usize = 40;
-/// Room for more than a request of the largest write.
+/// Room for a request of the kernel's largest write, which this server never gets.
 const REQUEST_BYTES: usize = 256 << 10;
 
 /// What its server leaves unanswered from now on.
@@ -47,16 +44,7 @@ pub(crate) struct Silence {
     pub(crate) looking: AtomicBool,
     /// To read from it.
     pub(crate) reading: AtomicBool,
-    /// To write to it, and to keep what was written.
-    pub(crate) writing: AtomicBool,
-    /// When the first of these was.
-    pub(crate) writer_left_at: OnceLock<Instant>,
-    /// It answers those, each after [`SLOW`].
-    pub(crate) writes_slowly: AtomicBool,
 }
-
-/// As a disk that has much to do.
-pub(crate) const SLOW: Duration = Duration::from_secs(1);
 
 /// A folder with the file `disk.img`, full of zeros.
 pub(crate) struct FileServer {
@@ -78,13 +66,13 @@ impl FileServer {
         let silence = Arc::<Silence>::default();
         let told = Arc::clone(&silence);
         // It ends when the folder is no file system any more.
-        std::thread::spawn(move || serve(&ours, file_bytes, &told));
+        std::thread::spawn(move || serve(ours, file_bytes, &told));
         let file = folder.join("disk.img");
         wait_until(BOUND, "it is served", || length(&file) == Some(file_bytes));
         FileServer { folder, file, silence }
     }
 
-    pub(crate) fn tell(&self, what: impl FnOnce(&Silence) -> &AtomicBool) {
+    pub(crate) fn leave_unanswered(&self, what: impl FnOnce(&Silence) -> &AtomicBool) {
         what(&self.silence).store(true, Ordering::SeqCst);
     }
 }
@@ -100,7 +88,7 @@ fn length(file: &Path) -> Option<u64> {
     fs::metadata(file).ok().map(|metadata| metadata.len())
 }
 
-fn serve(mut device: &File, file_bytes: u64, silence: &Silence) {
+fn serve(mut device: File, file_bytes: u64, silence: &Silence) {
     let mut request = vec![0; REQUEST_BYTES];
     while let Ok(length) = device.read(&mut request) {
         let Some((head, body)) = request[..length].split_at_checked(HEAD_BYTES) else { return };
@@ -114,37 +102,19 @@ fn serve(mut device: &File, file_bytes: u64, silence: &Silence) {
             OPEN => silence.opening.load(Ordering::SeqCst) && number(&body[..4]) & 0b11 != 0,
             LOOKUP | GETATTR => silence.looking.load(Ordering::SeqCst),
             READ => silence.reading.load(Ordering::SeqCst),
-            WRITE | FSYNC => silence.writing.load(Ordering::SeqCst),
             FORGET | BATCH_FORGET => true,
             _ => false,
         };
         if is_left {
-            if matches!(asked, WRITE | FSYNC) {
-                silence.writer_left_at.get_or_init(Instant::now);
-            }
             continue;
         }
         let (error, answer) = match answer(asked, node, body, file_bytes) {
             Ok(answer) => (0, answer),
             Err(error) => (error, Vec::new()),
         };
-        let reply = reply(&head[8..16], error, &answer);
-        if matches!(asked, WRITE | FSYNC) && silence.writes_slowly.load(Ordering::SeqCst) {
-            answer_slowly(device.try_clone().expect("its descriptor"), reply);
-            continue;
-        }
         // Who asked may be gone.
-        let _ = device.write(&reply);
+        let _ = device.write(&reply(&head[8..16], error, &answer));
     }
-}
-
-/// Beside whom who reads is answered at once.
-fn answer_slowly(mut device: File, reply: Vec<u8>) {
-    std::thread::spawn(move || {
-        let (_kept, nobody) = mpsc::channel::<()>();
-        let _ = nobody.recv_timeout(SLOW);
-        let _ = device.write(&reply);
-    });
 }
 
 /// To the request of this number.
@@ -171,9 +141,7 @@ fn answer(asked: u32, node: u64, body: &[u8], file_bytes: u64) -> Result<Vec<u8>
             let there = file_bytes.saturating_sub(offset).min(size);
             Ok(vec![0; usize::try_from(there).expect("a short read")])
         }
-        // How much was taken: all of it.
-        WRITE => Ok(words(&[number(&body[16..20]), 0])),
-        FSYNC | RELEASE | FLUSH => Ok(Vec::new()),
+        RELEASE | FLUSH => Ok(Vec::new()),
         _ => Err(ENOSYS),
     }
 }

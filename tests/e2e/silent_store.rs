@@ -2,9 +2,8 @@
 //! export of qemu-storage-daemon by FUSE, which a signal stops, as a server of files that hangs.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use hpvm_testkit::guest::Console;
@@ -24,8 +23,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_loop_device_on_a_silent_store_holds_nobody_up,
     a_store_that_falls_silent_while_it_is_opened_ends_the_start,
     what_backs_a_drive_or_lies_under_a_disk_is_watched_too,
-    a_store_that_takes_no_writes_is_shown,
-    a_scsi_disk_that_takes_no_writes_is_shown,
     the_last_of_many_disks_is_watched,
 ];
 
@@ -235,7 +232,7 @@ fn a_loop_device_on_a_silent_store_holds_nobody_up() {
     let more = disk(&host.disk("more.img", DISK_BYTES).display().to_string());
     let copy = |name: &str| disk(&host.path(name).display().to_string());
     let (beside, preserved) = (format!("gdev:{beside}"), "attr:PRESERVE=YES");
-    server.tell(|silence| &silence.looking);
+    server.leave_unanswered(|silence| &silence.looking);
     together(
         &host,
         &[
@@ -298,7 +295,7 @@ fn a_store_that_falls_silent_while_it_is_opened_ends_the_start() {
     let server = FileServer::over(host.path("far"), DISK_BYTES);
     let disk = format!("disk:avio_stor:0,0,0:file:{}", server.file.display());
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
-    server.tell(|silence| &silence.opening);
+    server.leave_unanswered(|silence| &silence.opening);
     let refused = answered(&host, &["hpvmstart", "-P", "web"], 1);
     let told = format!(
         "cannot open '{}': its file system has not answered for 2 s",
@@ -327,7 +324,7 @@ fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
     let image = format!("{DRIVE}:file:{far}");
     host.ok(&["hpvmmodify", "-P", "reader", "-m", &image]);
 
-    server.tell(|silence| &silence.reading);
+    server.leave_unanswered(|silence| &silence.reading);
     for (guest, device) in [("linked", "disk at 0,0,0"), ("reader", "dvd at 0,1,0")] {
         host.wait_for_state(guest, "On (ATTN)", BOUND);
         let told = format!("'{far}', which backs the {device}, does not answer");
@@ -351,106 +348,6 @@ fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
     // What is in the drive no more is of no interest any more.
     host.ok(&["hpvmmodify", "-P", "reader", "-m", &empty]);
     host.wait_for_state("reader", "On (OS)", BOUND);
-}
-
-/// A file system of its own in a file, which can be frozen.
-struct FileSystem(PathBuf);
-
-impl FileSystem {
-    fn at(folder: PathBuf) -> FileSystem {
-        let image = folder.with_extension("fs");
-        File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("a file");
-        fs::create_dir(&folder).expect("a folder");
-        run(Command::new("mkfs.ext4").arg("-q").arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&folder));
-        FileSystem(folder)
-    }
-
-    fn freeze(&self) {
-        run(Command::new("fsfreeze").arg("--freeze").arg(&self.0));
-    }
-
-    fn thaw(&self) {
-        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.0));
-    }
-}
-
-impl Drop for FileSystem {
-    fn drop(&mut self) {
-        let _ =
-            Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).stderr(Stdio::null()).status();
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-#[track_caller]
-fn run(command: &mut Command) {
-    let status = command.status().expect("it runs");
-    assert!(status.success(), "{command:?}: {status}");
-}
-
-/// A store may answer all that is read and keep whoever writes waiting: a file system that is frozen, a server of files. One that
-/// takes a second for each write and each flush is none of these. Settles 136.
-fn a_store_that_takes_no_writes_is_shown() {
-    takes_no_writes(["avio_stor:0,0,1", "avio_stor:0,0,2"]);
-}
-
-/// The same on the other adapter.
-fn a_scsi_disk_that_takes_no_writes_is_shown() {
-    takes_no_writes(["scsi:0,1,0", "scsi:0,2,0"]);
-}
-
-fn takes_no_writes(places: [&str; 2]) {
-    let host = VmHost::new(Engine::Real);
-    let file_system = FileSystem::at(host.path("frozen"));
-    let frozen = file_system.0.join("disk.img");
-    File::create(&frozen).and_then(|file| file.set_len(DISK_BYTES)).expect("a disk");
-    let server = FileServer::over(host.path("far"), DISK_BYTES);
-    let boot = host.copy_of(&image("test-full"), "boot.img");
-    let disk = |place: &str, store: &Path| format!("disk:{place}:file:{}", store.display());
-    let disks =
-        [disk("avio_stor:0,0,0", &boot), disk(places[0], &frozen), disk(places[1], &server.file)];
-    host.create("web", "512M", &disks);
-    host.ok(&["hpvmstart", "-P", "web"]);
-    let mut console = Console::attach(&host.run_dir(1));
-    console.wait_for_shell();
-    let write =
-        "for d in sdb sdc; do dd if=/dev/zero of=/dev/$d bs=4k count=1 conv=fsync 2>&- & done";
-    let silent = || host.snapshot(1).map(|shown| shown.silent_stores).unwrap_or_default();
-
-    server.tell(|silence| &silence.writes_slowly);
-    console.run(&format!("{write}; wait; {write}; wait"));
-    assert!(!guest_log(&host).contains("does not answer"), "{}", guest_log(&host));
-    server.silence.writes_slowly.store(false, Ordering::SeqCst);
-
-    for (store, place) in [(&frozen, places[0]), (&server.file, places[1])] {
-        let began = Instant::now();
-        if store == &frozen {
-            file_system.freeze();
-        } else {
-            server.tell(|silence| &silence.writing);
-        }
-        // QEMU may stand still with its store, and the guest with it.
-        console.type_in(&format!("{write}\n"));
-        wait_until(BOUND, "it is published", || !silent().is_empty());
-        // A file system is frozen for all, whether they ask or not.
-        let took = server.silence.writer_left_at.get().unwrap_or(&began).elapsed();
-        println!("{place}: shown after {took:?}");
-        assert!(took <= SHOWN_WITHIN, "shown after {took:?}");
-        assert_eq!(host.state("web"), "On (ATTN)");
-        let paths: Vec<PathBuf> = silent().into_iter().map(|store| store.path.into()).collect();
-        assert_eq!(paths, std::slice::from_ref(store));
-        let (_, address) = place.split_once(':').expect("an adapter and an address");
-        let told = format!("'{}', which backs the disk at {address}, ", store.display());
-        assert!(guest_log(&host).contains(&format!("{told}does not answer")));
-        if store == &frozen {
-            file_system.thaw();
-            host.wait_for_state("web", "On (OS)", BOUND);
-            assert!(guest_log(&host).contains(&format!("{told}answers again")));
-            console.run("wait");
-        }
-    }
-    answered(&host, &["hpvmstop", "-P", "web", "-h", "-F"], 0);
 }
 
 /// Of many disks each is watched, those that the guest starts with and those that one command adds while it runs.
@@ -480,7 +377,7 @@ fn the_last_of_many_disks_is_watched() {
     host.wait_for_state("web", "On (OS)", BOUND);
     line(&["hpvmmodify", "-P", "web"], &disks(1, 150, &servers[1]));
     for (server, device) in servers.iter().zip(["0,2,49", "1,1,49"]) {
-        server.tell(|silence| &silence.reading);
+        server.leave_unanswered(|silence| &silence.reading);
         let told = format!(
             "'{}', which backs the disk at {device}, does not answer",
             server.file.display()

@@ -3,40 +3,29 @@
 use hpvm_app::snapshot::SilentStore;
 
 use super::*;
-use crate::store_watch::{Glance, LOOK, LOOK_AGAIN};
+use crate::store_watch::LATE;
 
 impl Driver {
-    /// Asks each store a little, and looks soon after who has not answered.
+    /// Reads a little of each store, and looks soon after who has not answered.
     pub(super) fn watch_stores(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
-        let asked_at = Instant::now();
         self.store_watch.beat(known.file.machine());
         if self.store_watch.is_empty() && self.silent_stores.is_empty() {
             return;
         }
-        let (glance, news) = (self.store_watch.glance(), self.monitor.news());
+        let (any_silent, news) = (self.store_watch.any_silent(), self.monitor.news());
         let any_told = !self.silent_stores.is_empty();
         // The owner is not woken for nothing.
         spawn_local(async move {
-            let mut look_at = asked_at + LOOK;
-            // By then the look after the next beat takes over.
-            while look_at < asked_at + BEAT + LOOK {
-                sleep_until(look_at).await;
-                let seen = glance();
-                if any_told || seen == Glance::Late {
-                    let _ = news.send(News::StoresAsked).await;
-                }
-                if seen == Glance::AllAnswered {
-                    return;
-                }
-                look_at += LOOK_AGAIN;
+            tokio::time::sleep(LATE).await;
+            if any_told || any_silent() {
+                let _ = news.send(News::StoresAsked).await;
             }
         });
     }
 
     pub(super) fn look_at_stores(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
-        self.store_watch.ask_left();
         let silent = self.store_watch.silent();
         let mut changed = Vec::new();
         self.silent_stores.retain(|store| {

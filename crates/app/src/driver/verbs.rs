@@ -9,7 +9,6 @@ use hpvm_plan::record::ChangedBy;
 use super::*;
 use crate::changes::Payload;
 use crate::image_folders::drive_address;
-use crate::store_watch::Use;
 
 /// An image that was opened for a drive.
 #[derive(Debug)]
@@ -102,7 +101,7 @@ impl Driver {
         let (image, descriptor) = image.unzip();
         let attached = drives::with_medium(&device, image.as_ref());
         if let Some(watched) = descriptor.as_ref().and_then(|image| image.try_clone().ok()) {
-            self.store_watch.add(drive, &attached.device.backing.path, Use::Reads, watched.into());
+            self.store_watch.add(drive, &attached.device.backing.path, watched.into());
         }
         let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
         let descriptors = descriptor.into_iter().collect();

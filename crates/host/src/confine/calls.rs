@@ -100,8 +100,6 @@ const WORKER: &[c_long] = &[
     libc::SYS_ftruncate,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
-    // Refused by the file system; a guest's worker sees whether it waits.
-    libc::SYS_fremovexattr,
     libc::SYS_fadvise64,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
