@@ -10,11 +10,15 @@ use std::error::Error;
 use std::os::unix::net::UnixListener;
 
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard, SwitchState};
-use hpvm_vswitch::{Clock, GuestMemory, Options, PortOptions, Switch};
+use hpvm_vswitch::{Beginning, Clock, GuestMemory, Options, PortOptions, Switch};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let options =
-        Options { name: "bridge".into(), state: SwitchState::Up, clock: Clock::Monotonic };
+    let options = Options {
+        name: "bridge".into(),
+        state: SwitchState::Up,
+        clock: Clock::Monotonic,
+        beginning: Beginning::AtOnce,
+    };
     let (switch, events) = Switch::start(options)?;
     for (number, word) in (1u16..).zip(std::env::args().skip(1)) {
         let (kind, path) = match word.strip_prefix("lan:") {

@@ -26,7 +26,7 @@ use crate::event::Event;
 use crate::frame::{BATCH, Batch};
 use crate::hold::HELD;
 use crate::mac_table::{AGE_SECONDS_MAX, MacTable};
-use crate::options::Clock;
+use crate::options::{Beginning, Clock};
 use crate::pace::Pace;
 use crate::port::{Attention, Peer, PeerFault, PlaceIndex, Port, Unusual, WIRE};
 use crate::shared::PortShared;
@@ -45,6 +45,10 @@ const IN_VAIN_ROUNDS: u32 = 32;
 /// A port without frames for so many rounds while others have some tells by its descriptor again.
 const QUIET_ROUNDS_MAX: u32 = 2_000;
 const NANOSECONDS: u64 = 1_000_000_000;
+/// In this time of a switch that begins with all its ports together, QEMUs come back: they try every 50 ms.
+const COMING_NS: u64 = 75_000_000;
+/// A guest sees in this time that its link is back, emulated on a busy machine.
+const LINK_SEEN_NS: u64 = 50_000_000;
 
 /// A port to be.
 pub(crate) struct NewPort {
@@ -74,6 +78,7 @@ pub(crate) struct Forwarder {
     pub(crate) tools: Tools,
     pace: Pace,
     clock: Clock,
+    beginning: Beginning,
     started: Instant,
     pub(crate) now_ns: u64,
     swept_seconds: u32,
@@ -88,6 +93,7 @@ impl Forwarder {
         inbox: Inbox,
         events: Sender<Event>,
         clock: Clock,
+        beginning: Beginning,
         state: SwitchState,
         wire: Arc<PortShared>,
     ) -> io::Result<Forwarder> {
@@ -113,6 +119,7 @@ impl Forwarder {
             tools: Tools::default(),
             pace: Pace::new(processors),
             clock,
+            beginning,
             started: Instant::now(),
             now_ns: 0,
             swept_seconds: 0,
@@ -219,7 +226,9 @@ impl Forwarder {
 
     pub(crate) fn pause(&mut self, place: PlaceIndex, until_ns: u64) {
         self.polled.retain(|polled| *polled != place);
-        self.paused.push(place);
+        if !self.paused.contains(&place) {
+            self.paused.push(place);
+        }
         if let Some(port) = self.port(place) {
             port.attention = Attention::Paused { until_ns };
         }
@@ -262,8 +271,19 @@ impl Forwarder {
         if !self.open.contains(&place) {
             self.open.push(place);
         }
-        self.poll(place);
+        self.begin(place);
         Ok(())
+    }
+
+    /// Looks at a new peer's place from now on, or at all places later.
+    fn begin(&mut self, place: PlaceIndex) {
+        let now_ns = self.clock_ns();
+        if self.beginning == Beginning::AtOnce || now_ns >= COMING_NS {
+            return self.poll(place);
+        }
+        for place in self.open.clone() {
+            self.pause(place, COMING_NS.max(now_ns + LINK_SEEN_NS));
+        }
     }
 
     /// Takes a place's peer away.

@@ -57,7 +57,9 @@ mod wire;
 pub use counters::{Counters, Discards};
 pub use event::{Event, RingFault};
 pub use features::{FEATURES, Offloads};
-pub use options::{Capture, CaptureId, Clock, GuestMemory, Options, PortOptions, WireOptions};
+pub use options::{
+    Beginning, Capture, CaptureId, Clock, GuestMemory, Options, PortOptions, WireOptions,
+};
 pub use switch::{MacEntry, MacOrigin, Place, PortLink, PortStatus, Switch, SwitchError};
 pub use wire::{OffloadHeader, PacketWire, SLOT_BYTES, TapWire, Wire, WireFrame, WireSlot};
 

@@ -17,6 +17,19 @@ pub struct Options {
     /// Halted, frames are taken from the ports and discarded; peers stay connected.
     pub state: SwitchState,
     pub clock: Clock,
+    pub beginning: Beginning,
+}
+
+/// What a switch does with frames while its peers come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// Each place's frames go their ways from its first moment on.
+    AtOnce,
+    /// For a switch that goes on with the ports of one that ended: in its first 75 ms all frames wait where they are, and longer
+    /// when somebody comes meanwhile, until he has had 50 ms to see that he has a link again. A guest whose link went for an
+    /// instant has forgotten its neighbours' addresses; were its question for one lost, or put before it knows that its link is
+    /// back, it would ask again after a second only (Linux, net/core/neighbour.c).
+    Together,
 }
 
 /// Where rates and ages take their time from.

@@ -132,9 +132,10 @@ impl Switch {
         let (events, receiver) = mpsc::channel();
         let (commands, inbox) = Commands::new().map_err(SwitchError::Start)?;
         let wire = Arc::new(PortShared::default());
-        let Options { name, state, clock } = options;
-        let forwarder = Forwarder::new(inbox, events.clone(), clock, state, Arc::clone(&wire))
-            .map_err(SwitchError::Start)?;
+        let Options { name, state, clock, beginning } = options;
+        let forwarder =
+            Forwarder::new(inbox, events.clone(), clock, beginning, state, Arc::clone(&wire))
+                .map_err(SwitchError::Start)?;
         let thread = std::thread::Builder::new()
             .name(format!("{name} forward"))
             .spawn(move || forward::run(forwarder))

@@ -6,7 +6,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SwitchState};
-use hpvm_vswitch::{Clock, Event, GuestMemory, Options, PortOptions, Switch};
+use hpvm_vswitch::{Beginning, Clock, Event, GuestMemory, Options, PortOptions, Switch};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -25,7 +25,12 @@ fn processor_time() -> Duration {
 fn a_peer_without_a_descriptor_waits_for_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("1");
-    let options = Options { name: "test".into(), state: SwitchState::Up, clock: Clock::Monotonic };
+    let options = Options {
+        name: "test".into(),
+        state: SwitchState::Up,
+        clock: Clock::Monotonic,
+        beginning: Beginning::AtOnce,
+    };
     let (switch, events) = Switch::start(options).expect("a switch");
     let number = PortNumber::new(1).expect("a port's number");
     let port = PortOptions {

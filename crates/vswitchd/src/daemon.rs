@@ -23,8 +23,8 @@ use hpvm_host::names::switch_folder;
 use hpvm_host::nic::LinkWatch;
 use hpvm_model::{PortNumber, WireNow, chain};
 use hpvm_vswitch::{
-    Capture, CaptureId, Clock, Event, GuestMemory, MacOrigin, Options, Place, PortOptions, Switch,
-    SwitchError,
+    Beginning, Capture, CaptureId, Clock, Event, GuestMemory, MacOrigin, Options, Place,
+    PortOptions, Switch, SwitchError,
 };
 use hpvm_vswitchd::kept::Kept;
 use hpvm_vswitchd::protocol::{Reply, Request, Station};
@@ -109,6 +109,10 @@ impl Daemon {
             name: wanted.name.to_string(),
             state: wanted.state,
             clock: Clock::Monotonic,
+            beginning: match wanted.ports.is_empty() {
+                true => Beginning::AtOnce,
+                false => Beginning::Together,
+            },
         })?;
         let uplink = Uplink::new(wanted.interface.clone());
         let (to_owner, inputs) = channel();

@@ -1,8 +1,13 @@
 //! A port's life: features for ever the same, a switch that goes and returns under its guests, migration's dirty log.
 
-use hpvm_model::NicKind;
-use hpvm_vswitch::{Event, FEATURES, GuestMemory, PortLink, PortOptions, SwitchError};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hpvm_model::NicKind;
+use hpvm_vswitch::{
+    Beginning, Clock, Event, FEATURES, GuestMemory, PortLink, PortOptions, SwitchError,
+};
 use vhost::VhostBackend;
 
 use crate::guest::{Driver, EVENT_IDX, Guest, LINUX, LOG_ALL};
@@ -42,6 +47,35 @@ fn memory_that_could_shrink_is_refused_unless_trusted() {
     net.switch.add_port(port(2), trusting).expect("a port");
     let begun = Guest::begin(&net.path(2), Driver::LINUX, Memory::new(Seals::None), [0, 0]);
     assert!(begun.is_ok());
+}
+
+/// What the first sends to all is there for whoever comes a moment later, and comes when that guest can know that it has a link.
+#[test]
+fn a_switch_that_goes_on_has_frames_wait_for_whoever_comes_back() {
+    let time = Arc::new(AtomicU64::new(0));
+    let net = Net::beginning(Beginning::Together, Clock::Manual(Arc::clone(&time)));
+    let at = |ms: u64| {
+        time.store(ms * 1_000_000, Ordering::Relaxed);
+        net.switch.wake().expect("the switch looks");
+    };
+    let asked = frame([0xff; 6], mac(1), 80, 1);
+    let mut avio = net.avio(1, open_rules(), Driver::LINUX);
+    avio.send(&asked);
+    at(74);
+    let mut late = net.avio(2, open_rules(), Driver::LINUX);
+    let mut vio = net.vio(3, open_rules());
+    let answer = frame(mac(1), mac(3), 80, 2);
+    vio.send(&answer);
+    at(123);
+    assert_eq!((late.try_receive(), avio.try_receive()), (None, None));
+    assert_eq!(net.counters(1).out_other, 0);
+    at(124);
+    assert_eq!(late.receive().frame, asked);
+    assert_eq!(avio.receive().frame, answer);
+    // Whoever comes later has nobody wait.
+    let mut last = net.avio(4, open_rules(), Driver::LINUX);
+    avio.send(&frame(mac(4), mac(1), 80, 3));
+    assert_eq!(last.receive().frame, frame(mac(4), mac(1), 80, 3));
 }
 
 /// The guest's hypervisor connects to the next switch with the rings as they are; nothing in the guest is done anew.

@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard, SwitchState};
-use hpvm_vswitch::{Clock, Counters, Event, GuestMemory, Options, PortOptions, Switch};
+use hpvm_vswitch::{Beginning, Clock, Counters, Event, GuestMemory, Options, PortOptions, Switch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::guest::{Driver, Guest, PATIENCE, PROTOCOL_FEATURES};
@@ -50,7 +50,11 @@ impl Net {
     }
 
     pub(crate) fn with_clock(clock: Clock) -> Net {
-        let options = Options { name: "test".into(), state: SwitchState::Up, clock };
+        Net::beginning(Beginning::AtOnce, clock)
+    }
+
+    pub(crate) fn beginning(beginning: Beginning, clock: Clock) -> Net {
+        let options = Options { name: "test".into(), state: SwitchState::Up, clock, beginning };
         let (switch, events) = Switch::start(options).expect("a switch");
         Net { switch, events, folder: tempfile::tempdir().expect("a folder") }
     }

@@ -13,8 +13,8 @@ use hpvm_host::nic;
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, PortVlan, SwitchState, VlanId};
 use hpvm_netlab::{Guest, Hub, ip, mac, pair, wait_until_up};
 use hpvm_vswitch::{
-    Clock, GuestMemory, OffloadHeader, Offloads, Options, PacketWire, PortOptions, Switch, TapWire,
-    Wire, WireFrame, WireOptions, WireSlot,
+    Beginning, Clock, GuestMemory, OffloadHeader, Offloads, Options, PacketWire, PortOptions,
+    Switch, TapWire, Wire, WireFrame, WireOptions, WireSlot,
 };
 
 use crate::packets::socket;
@@ -66,7 +66,12 @@ fn set_up(wire: impl Wire + 'static, address: Ipv4Addr) -> Setup {
 fn set_up_with(wire: impl Wire + 'static, address: Ipv4Addr, rules: PortRules) -> Setup {
     let long_segments = Arc::new(AtomicU64::new(0));
     let wire = Box::new(Watched { wire, long_segments: Arc::clone(&long_segments) });
-    let options = Options { name: "sw".into(), state: SwitchState::Up, clock: Clock::Monotonic };
+    let options = Options {
+        name: "sw".into(),
+        state: SwitchState::Up,
+        clock: Clock::Monotonic,
+        beginning: Beginning::AtOnce,
+    };
     let (switch, _events) = Switch::start(options).expect("a switch");
     let folder = tempfile::tempdir().expect("a folder");
     let place = folder.path().join("port");

@@ -14,8 +14,8 @@ use hpvm_host::nic;
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, PortVlan, SwitchState, VlanId};
 use hpvm_netlab::{ip, mac, pair};
 use hpvm_vswitch::{
-    Clock, GuestMemory, OffloadHeader, Options, PacketWire, PortOptions, Switch, TapWire, Wire,
-    WireOptions,
+    Beginning, Clock, GuestMemory, OffloadHeader, Options, PacketWire, PortOptions, Switch,
+    TapWire, Wire, WireOptions,
 };
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -157,7 +157,12 @@ fn talk(
     let address = own.with_dashes().replace('-', ":");
     ip(&format!("neighbour add 198.18.{number}.9 lladdr {address} dev {interface}"));
     let address = nic::named(interface).expect("told").expect("there").mac;
-    let options = Options { name: "sw".into(), state: SwitchState::Up, clock: Clock::Monotonic };
+    let options = Options {
+        name: "sw".into(),
+        state: SwitchState::Up,
+        clock: Clock::Monotonic,
+        beginning: Beginning::AtOnce,
+    };
     let (switch, _events) = Switch::start(options).expect("a switch");
     let folder = tempfile::tempdir().expect("a folder");
     let place = folder.path().join("port");

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SwitchState};
 use hpvm_nat::Settings;
 use hpvm_netlab::{Card, FAR, Guest, Hub, mac};
-use hpvm_vswitch::{Clock, GuestMemory, Options, PortOptions, Switch, WireOptions};
+use hpvm_vswitch::{Beginning, Clock, GuestMemory, Options, PortOptions, Switch, WireOptions};
 
 use crate::nat::Nat;
 use crate::world::echo_server;
@@ -32,7 +32,12 @@ fn plug_in(switch: &Switch, folder: &tempfile::TempDir, number: u8, kind: NicKin
 pub(crate) fn guests() {
     let nat = Nat::start(Settings::default());
     let folder = tempfile::tempdir().expect("a folder");
-    let options = Options { name: "sw".into(), state: SwitchState::Up, clock: Clock::Monotonic };
+    let options = Options {
+        name: "sw".into(),
+        state: SwitchState::Up,
+        clock: Clock::Monotonic,
+        beginning: Beginning::AtOnce,
+    };
     let (switch, _events) = Switch::start(options).expect("a switch");
     switch.attach_wire(WireOptions::Stream(nat.connect())).expect("a wire");
     let mut one = plug_in(&switch, &folder, 1, NicKind::Lan);
