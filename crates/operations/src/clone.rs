@@ -160,6 +160,7 @@ impl Cloning<'_> {
         let (design, lan) = lan::made_apart(
             host,
             shared,
+            None,
             network,
             |made: &Design| &made.config,
             |network| Ok(design(&source, asked, uuid, &own_image, network, &mut random)?),

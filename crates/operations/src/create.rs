@@ -184,6 +184,7 @@ fn judge(
     let (config, lan) = lan::made_apart(
         host,
         &[],
+        None,
         network,
         |made| made,
         |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random)?),

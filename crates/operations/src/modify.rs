@@ -87,6 +87,7 @@ fn attempt(
     let (after, lan) = lan::made_apart(
         host,
         &before.nics,
+        running.as_ref(),
         network,
         |after| after,
         |network| Ok(apply(&before, running.as_ref(), request, network, &mut random)?),

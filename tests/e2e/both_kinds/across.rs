@@ -7,8 +7,9 @@ use std::time::Instant;
 use hpvm_testkit::vm_host::VmHost;
 
 use super::lans::plug_in;
+use super::lives::features;
 use super::transfer::{between_guests, with_the_host};
-use super::{AVIO, BOUND, BothKinds, FIRST, Guest, HOST, PINGS, VIO};
+use super::{AVIO, BOUND, BothKinds, FIRST, Guest, HOST, PINGS, VIO, told};
 
 /// The VM Host's own, at the far end of both wires.
 pub(super) const HOST_LINK_LOCAL: &str = "fe80::64";
@@ -18,6 +19,8 @@ pub(super) const SECOND: u32 = 8;
 const CROSSING: u32 = 7;
 /// From the AVIO guest's NIC on `sw2` to the other's on `sw1`.
 const CROSSING_BACK: u32 = 6;
+/// Where a NIC of `sw2` is while it is on `sw1`.
+const MOVED: u32 = 9;
 const FILE_MIB: u32 = 2;
 /// Of an IPv6 address in /proc/net/if_inet6: nobody else was found to have it, and nobody is asked any more (IFA_F_PERMANENT
 /// alone; if_addr.h).
@@ -39,6 +42,7 @@ pub(super) fn two_switches_are_one_lan(host: &VmHost, guests: &mut BothKinds) {
     }
     addresses_are_nobody_elses(guests);
     vlans_reach_across(host, guests);
+    running_nics_move(host, guests);
 }
 
 fn second_nics_come(host: &VmHost, guests: &mut BothKinds) {
@@ -60,6 +64,24 @@ fn second_nics_come(host: &VmHost, guests: &mut BothKinds) {
     }
     avio.address("eth0", CROSSING);
     guests.each().into_iter().for_each(|guest| guest.wait_for_carrier("eth1", "1"));
+}
+
+/// To the other switch and back, under the drivers' hands: what they acknowledged once is all they get.
+fn running_nics_move(host: &VmHost, guests: &mut BothKinds) {
+    let given = features(host, 3, AVIO);
+    let BothKinds { vio, avio } = guests;
+    for (guest, name, kind, port) in [(avio, "avio", "avio_lan", AVIO), (vio, "vio", "lan", VIO)] {
+        for (switch, number, port) in [("sw1", 2, MOVED), ("sw2", 3, port)] {
+            let nic = format!("network:{kind}:0,2:vswitch:{switch}:portid:{port}");
+            host.ok(&["hpvmmodify", "-P", name, "-m", &nic]);
+            guest.wait_for_carrier("eth1", "1");
+            assert!(guest.reaches(SECOND, HOST, PINGS), "{name} on {switch}: {}", told(host));
+            with_the_host(guest, SECOND);
+            if name == "avio" {
+                assert_eq!(features(host, number, port), given);
+            }
+        }
+    }
 }
 
 /// A tag goes over the LAN, so that both switches know whose frame it is.

@@ -53,7 +53,7 @@ fn outlive() {
     for network in [FIRST, NEW_PORT_NETWORK] {
         ip(&format!("address add 10.{network}.0.{HOST}/24 dev hpvmtap1"));
     }
-    let given = features(&host, AVIO);
+    let given = features(&host, 2, AVIO);
     assert_eq!(given & NEW_FEATURES, 0, "{given:#x}");
     both_are_served(&host, &mut guests);
 
@@ -64,7 +64,7 @@ fn outlive() {
     what_another_version_wrote_is_kept(&host);
     guests.talk(&host);
     guests_boot_while_nobody_is_there(&host, &mut guests);
-    assert_eq!(features(&host, AVIO), given, "the guest's driver may take no other than before");
+    assert_eq!(features(&host, 2, AVIO), given, "the guest's driver may take no other than before");
     guests.stop(&host);
     assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
 }
@@ -77,15 +77,16 @@ pub(super) fn install(host: &VmHost, version: Version) {
     host.replace_program("hpvmnetd", &arguments);
 }
 
-/// What the switch is to be, as its process keeps it.
-fn ports(host: &VmHost) -> Value {
-    let text = fs::read_to_string(host.path("run/hpvm/net/2/ports")).expect("the ports");
+/// What a switch is to be, as its process keeps it.
+fn ports(host: &VmHost, switch: u32) -> Value {
+    let path = host.path(&format!("run/hpvm/net/{switch}/ports"));
+    let text = fs::read_to_string(path).expect("the ports");
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// The features that a port is offered.
-pub(super) fn features(host: &VmHost, port: u32) -> u64 {
-    let ports = ports(host);
+/// The features that a port of a switch is offered.
+pub(super) fn features(host: &VmHost, switch: u32, port: u32) -> u64 {
+    let ports = ports(host, switch);
     let mut plugs = ports["ports"].as_array().expect("ports").iter();
     let plug = plugs.find(|plug| plug["port"] == port).expect("the port");
     plug["features"].as_u64().expect("of an AVIO port")
@@ -137,7 +138,7 @@ fn a_port_waits_for_the_version_it_needs(host: &VmHost, vio: &mut Guest) {
     let guests = [(FIRST, VIO), (FIRST, AVIO), (NEW_PORT_NETWORK, VIO)]
         .map(|(network, number)| Pinger::start(Ipv4Addr::new(10, network as u8, 0, number as u8)));
     await_answer(host, &guests);
-    let given = features(host, NEW_PORT);
+    let given = features(host, 2, NEW_PORT);
     assert_eq!(given & NEW_FEATURES, NEW_FEATURES);
 
     install(host, Version::Older);
@@ -154,7 +155,7 @@ fn a_port_waits_for_the_version_it_needs(host: &VmHost, vio: &mut Guest) {
     host.ok(&["hpvmnet", "-S", "sw1", "-r", "-F"]);
     vio.wait_for_carrier("eth1", "1");
     await_answer(host, &guests);
-    assert_eq!(features(host, NEW_PORT), given);
+    assert_eq!(features(host, 2, NEW_PORT), given);
     drop(guests);
     host.ok(&["hpvmmodify", "-P", "vio", "-d", "network:avio_lan:0,2"]);
     vio.wait_for_interfaces(1);
@@ -173,13 +174,13 @@ fn what_another_version_wrote_is_kept(host: &VmHost) {
     let path = host.path("run/hpvm/net/2/ports");
     let switch = switch_process(host, 2);
     switch.signal(Signal::STOP);
-    let mut known = ports(host);
+    let mut known = ports(host, 2);
     known["ports"][0]["rules"]["colour"] = "red".into();
     fs::write(&path, known.to_string()).expect("written");
     switch.kill();
     wait_until(BOUND, "another process runs", || process(host, "hpvmnetd").is_some());
     host.ok(&["hpvmnet", "-S", "sw1", "-u", "portid:1:spoof:off"]);
-    let rules = &ports(host)["ports"][0]["rules"];
+    let rules = &ports(host, 2)["ports"][0]["rules"];
     assert_eq!([&rules["colour"], &rules["spoof_guard"]], ["red", "off"], "{rules}");
     host.ok(&["hpvmnet", "-S", "sw1", "-u", "portid:1:spoof:on"]);
     let log = fs::read_to_string(host.path("var/opt/hpvm/common/vswitch-2.log")).expect("a log");

@@ -53,7 +53,7 @@ pub(super) fn traffic_goes_on(host: &VmHost, guests: &mut BothKinds, given: u64)
         for round in 0..ROUNDS {
             install(host, [Version::Newer, Version::Older][round % 2]);
             all.push(asked.replaced(host, replacing));
-            assert_eq!(features(host, AVIO), given, "exactly what it was given first");
+            assert_eq!(features(host, 2, AVIO), given, "exactly what it was given first");
         }
     }
     all.sort();

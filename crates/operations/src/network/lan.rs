@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use hpvm_host::nic::probe::{self, Question, Verdict};
 use hpvm_model::{GuestConfig, MacAddress, Nic, PortVlan, SwitchName, VlanId, Wire, chain};
 use hpvm_plan::facts::network::{LanAnswer, MacHold, MacHolder, NetworkFacts};
+use hpvm_plan::record::{AttachedNic, Machine};
 
 use super::wire;
 use crate::{Refusal, VmHost};
@@ -86,16 +87,21 @@ fn answer(verdict: Verdict) -> Option<LanAnswer> {
 }
 
 /// Has a configuration made, and once more with other addresses as long as the LAN has those that were drawn. An address that
-/// was asked for stays as it is, and its answer is that of the LAN. NICs that the guest has already are not asked for.
+/// was asked for stays as it is, and its answer is that of the LAN. NICs that the guest has already are not asked for; nor are
+/// those of a running guest that go to another switch, since they would answer themselves where the LANs are one.
 pub(crate) fn made_apart<T>(
     host: &VmHost,
     before: &[Nic],
+    running: Option<&Machine>,
     mut network: NetworkFacts,
     config_of: impl Fn(&T) -> &GuestConfig,
     mut make: impl FnMut(&NetworkFacts) -> Result<T, Refusal>,
 ) -> Result<(T, Answers), Refusal> {
-    let is_new =
-        |nic: &&Nic| !before.iter().any(|old| (&old.vswitch, old.mac) == (&nic.vswitch, nic.mac));
+    let is_new = |nic: &&Nic| {
+        let answers = |attached: &AttachedNic| attached.nic.mac == nic.mac;
+        !before.iter().any(|old| (&old.vswitch, old.mac) == (&nic.vswitch, nic.mac))
+            && !running.is_some_and(|machine| machine.nics.iter().any(answers))
+    };
     let mut draws = 1;
     loop {
         let made = make(&network)?;
