@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -448,19 +449,31 @@ fn a_trunk_has_tags(scene: &mut Scene, who: Who, other: Who) {
 }
 
 fn an_address_is_held_to(scene: &mut Scene, who: Who, other: Who) {
-    let from = |source: [u8; 4]| {
+    let from = |source: &str| {
         let mut frame = frame(other.mac(), who.mac(), 60, 0);
-        frame[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
-        frame[26..30].copy_from_slice(&source);
+        match source.parse().expect("an address") {
+            IpAddr::V4(source) => {
+                frame[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+                frame[26..30].copy_from_slice(&source.octets());
+            }
+            IpAddr::V6(source) => {
+                frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+                // Of six bytes, which no protocol has (59; RFC 8200, 4.7).
+                frame[18..21].copy_from_slice(&[0, 6, 59]);
+                frame[22..38].copy_from_slice(&source.octets());
+            }
+        }
         frame
     };
-    scene.change(&format!("portid:{}:addr:10.0.0.1", who.port()));
-    scene.speaker(who).send(&from([10, 0, 0, 9]));
-    scene.speaker(who).send(&from([10, 0, 0, 1]));
-    assert_eq!(scene.speaker(other).hear(), from([10, 0, 0, 1]));
-    scene.change(&format!("portid:{}:addr:none", who.port()));
-    scene.speaker(who).send(&from([10, 0, 0, 9]));
-    assert_eq!(scene.speaker(other).hear(), from([10, 0, 0, 9]));
+    for (own, others) in [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")] {
+        scene.change(&format!("portid:{}:addr:{own}", who.port()));
+        scene.speaker(who).send(&from(others));
+        scene.speaker(who).send(&from(own));
+        assert_eq!(scene.speaker(other).hear(), from(own));
+        scene.change(&format!("portid:{}:addr:none", who.port()));
+        scene.speaker(who).send(&from(others));
+        assert_eq!(scene.speaker(other).hear(), from(others));
+    }
 }
 
 fn a_mirror_hears_both_ways(scene: &mut Scene, who: Who, other: Who) {

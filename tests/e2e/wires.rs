@@ -22,10 +22,10 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
-/// From the moment the interface has a link. The fastest of some rounds counts: how soon a process that has something to do
-/// gets a processor is the machine's affair.
+/// From the moment the interface has a link, by the median of some rounds: how soon a process that has something to do gets a
+/// processor is the machine's affair.
 const BACK_BOUND: Duration = Duration::from_millis(200);
-const ROUNDS: u32 = 5;
+const ROUNDS: usize = 5;
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(5);
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -185,14 +185,14 @@ fn follow() {
     assert_eq!(lab.shown()[2..6], ["Up", "Shared", "wire0", "0x02000000000b"]);
 
     let same = index();
-    let rounds = (0..ROUNDS).map(|_| {
+    let mut rounds = [(); ROUNDS].map(|()| {
         ip("link del wire0");
         lab.ask_in_vain();
         plug_in(&format!("index {same} address 02:00:00:00:00:0b"));
         lab.is_back("another card in the same place")
     });
-    let fastest = rounds.min().expect("some");
-    assert!(fastest < BACK_BOUND, "{fastest:?}\n{}", lab.log());
+    rounds.sort();
+    assert!(rounds[ROUNDS / 2] < BACK_BOUND, "{rounds:?}\n{}", lab.log());
 
     ip("link set wire0 address 02:00:00:00:00:0c");
     assert_eq!(lab.shown()[5], "0x02000000000c");

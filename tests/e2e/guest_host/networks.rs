@@ -98,12 +98,12 @@ fn switches_over_bonds_and_vlans_outlive_their_parts() {
     let script = [FOUR_SWITCHES, LISTED, BOND_UNDER_TALK, VLANS_UNDER_TALK, COUNTED].concat();
     let told = host.ok(&script);
     println!("{told}");
-    let states = |switch: &str| -> Vec<&str> {
-        let lines = told.lines().filter(|line| line.starts_with(switch));
-        lines.filter_map(|line| line.split(':').nth(2)).collect()
-    };
     for switch in ["sw1:", "sw2:"] {
-        assert_eq!(states(switch), ["Down", "Up"], "{told}");
+        let lines = told.lines().filter(|line| line.starts_with(switch));
+        let fields = lines.map(|line| line.split(':').collect::<Vec<&str>>());
+        let shown: Vec<(&str, bool)> =
+            fields.map(|fields| (fields[2], fields[5] == "0x000000000000")).collect();
+        assert_eq!(shown, [("Down", true), ("Up", false)], "{told}");
     }
 }
 
