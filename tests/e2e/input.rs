@@ -835,7 +835,8 @@ fn questions_that_nobody_answers() {
         for outcome in [host.run(line), through_shell(&host, line, "<&-")] {
             assert_eq!(outcome.status.code(), Some(1), "{outcome}");
             assert!(outcome.stderr.contains(question), "{outcome}");
-            assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
+            assert!(outcome.stderr.ends_with(": nobody answered, which means no\n"), "{outcome}");
+            assert_eq!(outcome.stderr.lines().count(), 2, "{outcome}");
             no_control_bytes(&outcome);
         }
         before.assert_unchanged(&host, &line.join(" "));

@@ -116,6 +116,7 @@ impl Say {
                 Some(None) => {}
                 None => {
                     write_stderr("\n");
+                    self.line(None, None, "nobody answered, which means no");
                     return Answer::No;
                 }
             }

@@ -42,7 +42,7 @@ fn manual_page(entry: &Entry) -> io::Result<Vec<u8>> {
     let page = Man::new(entry.options())
         .title(entry.page())
         .source(concat!("hpvm ", env!("CARGO_PKG_VERSION")))
-        .manual("hpvm, the interface of HP Integrity Virtual Machines A.03.50");
+        .manual("Virtual Machines");
     let mut text = Vec::new();
     page.render_title(&mut text)?;
     page.render_name_section(&mut text)?;
@@ -65,16 +65,17 @@ fn synopsis(options: &clap::Command) -> String {
     let groups: Vec<&ArgGroup> =
         options.get_groups().filter(|group| group.is_required_set()).collect();
     let member = |id: &clap::Id| options.get_arguments().find(|option| option.get_id() == id);
-    let mut parts: Vec<String> = groups
-        .iter()
-        .map(|group| {
-            let members: Vec<String> = group.get_args().filter_map(member).map(typed).collect();
-            format!("{{{}}}", members.join(" | "))
-        })
-        .collect();
     let is_in_group =
-        |option: &Arg| groups.iter().any(|group| group.get_args().any(|id| id == option.get_id()));
-    for option in options.get_arguments().filter(|option| !is_in_group(option)) {
+        |option: &&Arg| groups.iter().any(|group| group.get_args().any(|id| id == option.get_id()));
+    let first = options.get_arguments().take_while(|option| !is_in_group(option));
+    let verbs: Vec<&Arg> = first.filter(|option| option.is_positional()).collect();
+    let mut parts: Vec<String> = verbs.iter().copied().map(typed).collect();
+    parts.extend(groups.iter().map(|group| {
+        let members: Vec<String> = group.get_args().filter_map(member).map(typed).collect();
+        format!("{{{}}}", members.join(" | "))
+    }));
+    let others = options.get_arguments().filter(|option| !is_in_group(option));
+    for option in others.filter(|option| !verbs.contains(option)) {
         parts.push(match (option.is_required_set(), option.get_action()) {
             (true, _) => typed(option),
             (false, ArgAction::Append) => format!("[{}]...", typed(option)),
@@ -96,14 +97,57 @@ fn typed(option: &Arg) -> String {
     format!("{name}{value}").trim_end().to_owned()
 }
 
+/// What a statement of an option is made of, as A.03.50's hpvmresources had it.
+const STATEMENTS: &[(&str, &str)] = &[
+    (
+        "device:adapter:[bus,device,target]:storage:location",
+        "A storage device: disk, dvd, tape, changer or burner, on scsi (VIO) or avio_stor (AVIO). Without an address -a gives it the next that is free. -d needs no storage and location; what is said must be true of the device.",
+    ),
+    ("file:PATH", "A disk in a file, or the ISO image of a dvd."),
+    ("qcow2:PATH", "An image of that format; --layer says what lies under a new one."),
+    (
+        "disk:DEVICE",
+        "A block device of the VM Host, for a dvd its drive. Names below /dev/disk/by-id stay.",
+    ),
+    ("lv:DEVICE", "A logical volume."),
+    (
+        "null:FOLDER",
+        "An empty dvd; its media are the ISO images in that folder, for hpvmmodify -m and the console's IN.",
+    ),
+    (
+        "attach:DEVICE",
+        "For tape, changer and burner: the generic node of a SCSI device, such as /dev/sg3.",
+    ),
+    (
+        "network:adapter:[bus,device,mac]:vswitch:NAME[:portid:NUMBER]",
+        "A NIC on a virtual switch: lan (VIO) or avio_lan (AVIO).",
+    ),
+];
+
+/// As they are typed, with what they do.
+const EXAMPLES: &[(&str, &str)] = &[
+    ("-a disk:avio_stor::file:/srv/web.img", "a disk, at the next free address"),
+    ("-a dvd:scsi:0,1,0:null:/srv/isos", "an empty drive"),
+    ("-m dvd:scsi:0,1,0:file:/srv/isos/debian.iso", "puts a medium in"),
+    ("-a network:avio_lan::vswitch:localnet", "a NIC"),
+    ("-d disk:avio_stor:0,0,1", "takes what is there away"),
+];
+
 fn closing_sections(entry: &Entry) -> Roff {
     let mut roff = Roff::new();
-    roff.control("SH", ["EXIT STATUS"]);
-    for (status, meaning) in exit_statuses(entry) {
-        roff.control("TP", []);
-        roff.text([bold(status)]);
-        roff.text([roman(meaning)]);
+    let section = |roff: &mut Roff, title: &str, lines: &[(&str, &str)]| {
+        roff.control("SH", [title]);
+        for (term, meaning) in lines {
+            roff.control("TP", []);
+            roff.text([bold(*term)]);
+            roff.text([roman(*meaning)]);
+        }
+    };
+    if entry.options().get_arguments().any(|option| typed(option).ends_with("STATEMENT")) {
+        section(&mut roff, "RESOURCE STATEMENTS", STATEMENTS);
+        section(&mut roff, "EXAMPLES OF STATEMENTS", EXAMPLES);
     }
+    section(&mut roff, "EXIT STATUS", &exit_statuses(entry));
     roff.control("SH", ["SEE ALSO"]);
     let others: Vec<String> = shown()
         .filter(|other| other.word != entry.word)

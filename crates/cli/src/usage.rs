@@ -27,7 +27,14 @@ fn sentence(error: &clap::Error, options: &clap::Command) -> String {
                 .map_or(String::new(), |similar| format!("; did you mean {similar}?"));
             format!("'{argument}' is no option of this command{hint}")
         }
-        ErrorKind::UnknownArgument => format!("the argument '{argument}' has no meaning here"),
+        ErrorKind::UnknownArgument => {
+            let takes_guest = options.get_arguments().any(|option| option.get_short() == Some('P'));
+            let hint = match takes_guest {
+                true => "; -P names the guest",
+                false => "",
+            };
+            format!("the argument '{argument}' has no meaning here{hint}")
+        }
         ErrorKind::ValueValidation => match error.source() {
             Some(cause) => format!("{}: {cause}", letter(&spelled)),
             None => format!("the value of {} is not understood", letter(&spelled)),

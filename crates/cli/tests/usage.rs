@@ -57,7 +57,10 @@ const WRONG: &[(&str, &str)] = &[
         "hpvmdevmgmt: ERROR: -S takes its values directly behind it: -S SIZE FILE",
     ),
     ("hpvmmodify -P g -F -s", "hpvmmodify: ERROR: -F and -s exclude each other"),
-    ("hpvmmodify -P g extra", "hpvmmodify: ERROR: the argument 'extra' has no meaning here"),
+    (
+        "hpvmmodify -P g extra",
+        "hpvmmodify: ERROR: the argument 'extra' has no meaning here; -P names the guest",
+    ),
     ("hpvmmodify -P g --force=yes", "hpvmmodify: ERROR: -F takes no value"),
     ("hpvmmodify -p 0", "hpvmmodify: ERROR: -p: '0' is no guest number; numbers are 1 to 99999"),
     (

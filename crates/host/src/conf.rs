@@ -22,11 +22,13 @@ use hpvm_model::limits::LimitsTable;
 use rustix::fs::{Access, access};
 
 use crate::nic::probe::ROUNDS_MAX;
-use crate::paths::Root;
+use crate::paths::{self, Root};
 
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const PRISTINE_NVRAM: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const LAN_ROM: &str = "/usr/lib/ipxe/qemu/efi-e1000.rom";
+/// Among the guest images, what is there for all guests.
+const KIT: &str = "common";
 const QEMU: &str = "qemu-system-x86_64";
 const UID_BASE: u32 = 1_000_000;
 const KEEP_REMOVED_DAYS: u32 = 7;
@@ -168,10 +170,8 @@ impl Conf {
     /// Firmware variables as a new guest gets them.
     #[must_use]
     pub fn pristine_nvram(&self) -> PathBuf {
-        self.path("HPVMNVRAM").unwrap_or_else(|| {
-            let kit = self.guest_images.join("common/nvram");
-            if kit.exists() { kit } else { PathBuf::from(PRISTINE_NVRAM) }
-        })
+        let kit = || self.kit("nvram").unwrap_or_else(|| PathBuf::from(PRISTINE_NVRAM));
+        self.path("HPVMNVRAM").unwrap_or_else(kit)
     }
 
     /// The engine's program, looked for in `PATH` unless the tunable names its path.
@@ -186,7 +186,18 @@ impl Conf {
     /// The option ROM that lets the firmware boot from the emulated SCSI adapter.
     #[must_use]
     pub fn scsi_rom(&self) -> PathBuf {
-        self.path("HPVMSCSIROM").unwrap_or_else(|| self.guest_images.join("common/mptsas1068.rom"))
+        const NAME: &str = "mptsas1068.rom";
+        let kit = || self.kit(NAME).unwrap_or_else(|| self.guest_images.join(KIT).join(NAME));
+        self.path("HPVMSCSIROM").unwrap_or_else(kit)
+    }
+
+    /// A file for all guests: this VM Host's own, else the one that was installed with the program that runs, which may serve
+    /// several VM Hosts.
+    fn kit(&self, name: &str) -> Option<PathBuf> {
+        let own = self.guest_images.join(KIT).join(name);
+        let installed =
+            || paths::installed("guest-images").map(|images| images.join(KIT).join(name));
+        Some(own).filter(|path| path.exists()).or_else(|| installed().filter(|path| path.exists()))
     }
 
     /// The option ROM that lets the firmware boot over a lan NIC.

@@ -279,6 +279,13 @@ pub fn program(name: &str) -> Result<PathBuf, ProgramError> {
         })
 }
 
+/// A folder beside that of the running program, as `make install` puts them.
+#[must_use]
+pub fn installed(folder: &str) -> Option<PathBuf> {
+    let own = fs::read_link("/proc/self/exe").ok()?;
+    own.parent()?.parent()?.join(folder).canonicalize().ok()
+}
+
 /// Makes a folder that everybody may read, 0755 whatever the umask. One that is there stays as it is.
 pub fn make_public_folder(path: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o755).create(path) {

@@ -340,7 +340,8 @@ fn half_made(host: &VmHost, findings: &mut Vec<Finding>) {
     let mut folders: Vec<PathBuf> =
         entries(&host.root.uuids()).into_iter().map(|(_, path)| path).collect();
     folders.extend(host.root.db().parent().map(Path::to_owned));
-    folders.extend([host.root.uuids(), host.root.guests(), host.root.run().to_owned()]);
+    folders.extend([host.root.uuids(), host.root.guests(), host.root.common()]);
+    folders.push(host.root.run().to_owned());
     for (name, path) in folders.iter().flat_map(|folder| entries(folder)) {
         if maker(&name).is_some_and(|pid| process::start_time(pid).is_none()) {
             let text = format!("{} was never finished: who made it was killed", path.display());

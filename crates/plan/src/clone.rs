@@ -206,7 +206,12 @@ fn replace(
         .iter()
         .any(|d| matches!(d, DeviceRequest::Add(s) if s.backing.as_ref() == Some(&to)));
     devices.push(match is_added {
-        true => DeviceRequest::Delete(copy.clone()),
+        true => DeviceRequest::Delete(Statement {
+            kind: device.kind,
+            adapter: device.adapter,
+            address: Some(device.address),
+            backing: None,
+        }),
         false => DeviceRequest::Modify(copy.clone()),
     });
     Ok((device.clone(), to))

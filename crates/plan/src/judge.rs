@@ -312,7 +312,7 @@ fn scsi_adapters(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     if let (true, Provision { path, missing: Some(reason) }) = (has_emulated, &facts.option_rom) {
         all.push(
             not_now(path, format!("the firmware driver of scsi adapters '{path}' cannot be used: {reason}"))
-                .ask("build it with `make option-rom` and install it, or name the file in hpvmconf (HPVMSCSIROM)", start_command(config)),
+                .ask("build it with `cargo xtask option-rom` and install it by `make install`, or name the file in hpvmconf (HPVMSCSIROM)", start_command(config)),
         );
     }
 }

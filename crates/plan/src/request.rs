@@ -50,6 +50,10 @@ pub enum RequestError {
     NoDeviceAt(String, GuestName),
     #[error("the guest has no device backed by '{0}'; `hpvmstatus -P {1} -d` lists its devices")]
     NoDeviceBacked(String, GuestName),
+    #[error(
+        "the guest has '{0}' there, which is not what -d says; give that statement, or its address without what backs it"
+    )]
+    OtherThanSaid(String),
     #[error("'{0}' backs several devices of the guest; name the one to delete by its address")]
     Ambiguous(String),
     #[error("guest '{0}' has no dvd; `hpvmmodify -a dvd:…` adds one")]
@@ -102,7 +106,10 @@ pub fn apply(
     // What leaves makes room for what comes, in whatever order the options stand.
     for device in request.devices.iter().filter_map(DeviceRequest::deleted) {
         match find(&next, device) {
-            Ok(index) => drop(next.storage.remove(index)),
+            Ok(index) if device.describes(&next.storage[index]) => {
+                next.storage.remove(index);
+            }
+            Ok(index) => return Err(RequestError::OtherThanSaid(next.storage[index].to_string())),
             Err(_) if removed_again(config, running, device).is_some() => {}
             Err(error) => return Err(error),
         }

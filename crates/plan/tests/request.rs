@@ -119,6 +119,30 @@ fn what_waits_to_leave_is_removed_once_more() {
     assert!(error.to_string().contains("no device at 0,0,3"), "{error}");
 }
 
+/// Who mistypes an address loses no other device.
+#[test]
+fn a_removal_is_of_what_the_statement_says() {
+    let config = guest(&["disk:avio_stor:0,0,0:file:/a", "dvd:scsi:0,1,0:file:/isos/x.iso"]);
+    let delete = |text: &str| {
+        after(&config, vec![DeviceRequest::Delete(statement(text, StatementForm::Delete))])
+    };
+    for text in [
+        "disk:avio_stor:0,0,0:file:/b",
+        "disk:avio_stor:0,0,0:qcow2:/a",
+        "disk:scsi:0,0,0",
+        "dvd:avio_stor:0,0,0",
+        "dvd:avio_stor:0,1,0",
+    ] {
+        let error = delete(text).unwrap_err().to_string();
+        assert!(error.contains("which is not what -d says"), "{text}: {error}");
+    }
+    for text in ["disk:avio_stor:0,0,0", "disk:avio_stor:0,0,0:file:/a"] {
+        assert_eq!(delete(text).unwrap(), ["dvd:scsi:0,1,0:file:/isos/x.iso"]);
+    }
+    // The medium may be another by now.
+    assert_eq!(delete("dvd:scsi:0,1,0:null:/isos").unwrap(), ["disk:avio_stor:0,0,0:file:/a"]);
+}
+
 /// The short command for the next disc of several. Settles 49.
 #[test]
 fn the_only_drive_of_a_guest_is_meant_without_its_address() {

@@ -56,8 +56,7 @@ pub fn rebuild(
     found: impl IntoIterator<Item = Found>,
     switches: impl IntoIterator<Item = Vswitch>,
 ) -> Result<Rebuilt, RegistryError> {
-    // A link of the administrator's stays; its target is what is replaced.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = &place_of(path)?;
     // A registry that is sound after all may be in use: its lock keeps others out until it is replaced, and who waited
     // for it sees then that it was.
     let old = Registry::open_existing(path).ok();
@@ -83,8 +82,20 @@ pub fn rehearse(
     found: impl IntoIterator<Item = Found>,
     switches: impl IntoIterator<Item = Vswitch>,
 ) -> Result<Rebuilt, RegistryError> {
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = &place_of(path)?;
     write(path, found, switches).map(|(_gone, rebuilt)| rebuilt)
+}
+
+/// A link of the administrator's stays; its target is what is replaced, if that can have been a registry.
+fn place_of(path: &Path) -> Result<PathBuf, RegistryError> {
+    let Ok(target) = fs::canonicalize(path) else { return Ok(path.to_owned()) };
+    let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    if is_link && !target.is_file() {
+        let what =
+            format!("it is a link to {}, which is no plain file; remove it", target.display());
+        return Err(RegistryError::damaged(path, what));
+    }
+    Ok(target)
 }
 
 fn write(

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::PathBuf;
 
 use common::{Place, add, files, guest, name, number, player, role};
@@ -88,6 +89,18 @@ fn each_kind_of_wreck_is_put_aside() {
         assert_eq!(place.reader().all().unwrap(), [guest(2)]);
         assert!(damaged_files(&place).len() > left);
     }
+}
+
+/// A link may lead anywhere, to a device of the VM Host too: what is no registry is not put aside.
+#[test]
+fn what_a_link_leads_to_is_left_alone_unless_it_is_a_file() {
+    let place = Place::new();
+    let pipe = place.path().with_file_name("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+    symlink(&pipe, place.path()).unwrap();
+    let refused = rebuild(&place.path(), [found(1)], []).unwrap_err().to_string();
+    assert!(refused.contains("which is no plain file"), "{refused}");
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
 }
 
 #[test]

@@ -37,6 +37,7 @@ use super::{agreed, mode, refused};
 /// replace_dsk accepts the disk that backs one LUN now, where it is another than the guest was given; until then the guest is
 /// not started with it. It is what `hpvmdevmgmt -m gdev:PATH:attr:IDENTIFIER=ACCEPT` does.
 #[derive(Debug, clap::Parser)]
+#[command(override_usage = "gvsdmgr [OPTIONS] <VERB> <--name <NAME>|--number <NUMBER>|GUEST>")]
 pub struct Gvsdmgr {
     /// What to do
     #[arg(value_enum, value_name = "VERB")]

@@ -129,6 +129,15 @@ impl NicStatement {
             (None, None, None) => false,
         }
     }
+
+    /// Whether all that it says is true of a NIC.
+    #[must_use]
+    pub fn describes(&self, nic: &Nic) -> bool {
+        self.kind == nic.kind
+            && self.mac.is_none_or(|mac| mac == nic.mac)
+            && self.vswitch.as_ref().is_none_or(|vswitch| *vswitch == nic.vswitch)
+            && self.port.is_none_or(|port| port == nic.port)
+    }
 }
 
 /// `bus,device`, `bus,device,mac` or `,,mac`; all empty is no place at all.

@@ -125,6 +125,14 @@ impl Statement {
             (None, None) => false,
         }
     }
+
+    /// Whether all that it says is true of a device. What is in a drive comes and goes, also without a statement.
+    #[must_use]
+    pub fn describes(&self, device: &StorageDevice) -> bool {
+        let is_backed_so = |backing: &Backing| *backing == device.backing;
+        (self.kind, self.adapter) == (device.kind, device.adapter)
+            && (self.kind == DeviceKind::Dvd || self.backing.as_ref().is_none_or(is_backed_so))
+    }
 }
 
 impl Backing {

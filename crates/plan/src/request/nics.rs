@@ -25,6 +25,9 @@ pub(super) fn settle(
     for request in requests {
         if let NicRequest::Delete(statement) = request {
             let index = find(config, statement)?;
+            if !statement.describes(&config.nics[index]) {
+                return Err(RequestError::OtherThanSaid(config.nics[index].to_string()));
+            }
             config.nics.remove(index);
         }
     }
