@@ -4,7 +4,7 @@ use std::process::Child;
 
 use hpvm_host::process::PidFd;
 use hpvm_netlab::{apart, ip, pair};
-use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use rustix::process::Signal;
 
 use crate::Test;
@@ -65,4 +65,21 @@ fn running_it_is_compared_too(host: &VmHost) {
     assert_eq!(changed("-a", "network:avio_lan:0,5:vswitch:sw1"), "");
     let moved = changed("-m", "network:avio_lan:0,5:vswitch:sw2");
     assert!(moved.contains("'sw2' is halted, so the NIC at 0,5 has no link"), "{moved}");
+    assert!(!moved.contains("packets"), "it is alone there: {moved}");
+    without_a_wire_guests_are_compared(&changed, &|| host.run(&["hpvmnet", "-S", "sw2", "-b"]));
+}
+
+/// One that takes 1500 bytes comes to one that was told 9000 elsewhere.
+fn without_a_wire_guests_are_compared(
+    changed: &dyn Fn(&str, &str) -> String,
+    booted: &dyn Fn() -> Outcome,
+) {
+    let words = "on virtual switch 'sw2' guest one takes packets of 9000 bytes for its NIC at 0,5, \
+                 and guest one no more than 1500 for its at 0,6; set MTU 1500 in guest one";
+    let came = changed("-a", "network:lan:0,6:vswitch:sw2");
+    assert!(came.contains(words) && came.matches("packets").count() == 1, "{came}");
+    let told = booted();
+    assert!(told.status.success() && told.stderr.contains(words), "{told}");
+    changed("-m", "network:avio_lan:0,5:vswitch:sw1");
+    assert_eq!(booted().stderr, "", "who is left is of one size");
 }

@@ -29,7 +29,7 @@ use hpvm_registry::Step;
 
 use crate::folder;
 use crate::network::ports::Changing;
-use crate::network::{forwards, lan};
+use crate::network::{forwards, lan, mtu};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities, random};
@@ -136,6 +136,7 @@ fn attempt(
     carry_out(host, actor, &mut modified, running.as_ref(), &planned)?;
     if running.is_some() && !request.nics.is_empty() {
         modified.problems.extend(forwards::problems(host, &modified.after));
+        modified.problems.extend(mtu::of_comers(host, &modified.before, &modified.after));
     }
     Ok(modified)
 }

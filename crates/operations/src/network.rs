@@ -6,7 +6,7 @@ pub(crate) mod forwards;
 pub mod interfaces;
 pub(crate) mod lan;
 pub mod links;
-mod mtu;
+pub(crate) mod mtu;
 pub mod nat;
 pub mod ports;
 mod runner;
