@@ -31,6 +31,10 @@ const GUESTS: usize = 7;
 const NICS: usize = 16;
 /// Of a guest's NICs the last are `avio_lan`.
 const LAN_NICS: usize = 14;
+/// How long idle ports are looked at, and what they may cost: nothing that counts, in a build for tests too.
+const IDLE: Duration = Duration::from_secs(5);
+const IDLE_SHARE_MAX: f64 = 0.001;
+const IDLE_KIB_MAX: u64 = 32 * 1024;
 /// Less than a hundred ports need.
 const FEW_DESCRIPTORS: &str = "--nofile=64:4096";
 
@@ -103,6 +107,7 @@ fn hundred_ports() {
     println!("{} ports are back {back:?} after the kill", speakers.len());
     assert!(back < BACK_WITHIN, "{back:?}");
     all_are_shown(&host);
+    idle_ports_cost_nothing(&host);
     for guest in 1..=GUESTS {
         host.ok(&["hpvmstop", "-P", &format!("guest{guest}"), "-h", "-F"]);
     }
@@ -137,6 +142,37 @@ fn all_are_shown(host: &VmHost) {
         let rows = shown.lines().filter(|line| line.starts_with(char::is_numeric));
         rows.filter(|line| line.contains(" Active ")).count() == GUESTS * NICS
     });
+}
+
+/// Of the switch's process and its keeper, over some of the moments at which the process looks for what has changed.
+fn idle_ports_cost_nothing(host: &VmHost) {
+    let switch = process(host, "hpvmnetd").expect("the switch runs");
+    let both = [switch.pid, switch.parent().pid];
+    let used = || both.map(processor_time).into_iter().sum::<Duration>();
+    let (began, before) = (Instant::now(), used());
+    wait_until(BOUND, "it was looked for", || began.elapsed() > IDLE);
+    let share = (used() - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let memory: u64 = both.map(memory_kib).into_iter().sum();
+    println!("idle: {:.3}% of a processor, {memory} KiB", share * 100.0);
+    assert!(share < IDLE_SHARE_MAX, "{share}");
+    assert!(memory <= IDLE_KIB_MAX, "{memory}");
+}
+
+/// Of all its threads, to the nanosecond (proc(5), schedstat).
+fn processor_time(pid: i32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it lives").flatten();
+    let ran = tasks.map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).expect("of a thread");
+        text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).expect("a number")
+    });
+    Duration::from_nanos(ran.sum())
+}
+
+/// Its own, and its part of what it shares.
+fn memory_kib(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it lives");
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// Some of bus 0 are kept.

@@ -71,7 +71,8 @@ pub(crate) struct Daemon {
     to_owner: Sender<Input>,
     /// Who asked for captures that are not over.
     askers: BTreeMap<CaptureId, UnixStream>,
-    published: String,
+    /// What the status file says.
+    published: Option<Status>,
     /// The process that does NAT is to be connected to, again and again until it is there.
     awaits_nat: bool,
     /// `None`: the kernel tells nothing of interfaces.
@@ -134,7 +135,7 @@ impl Daemon {
             inputs,
             to_owner,
             askers: BTreeMap::new(),
-            published: String::new(),
+            published: None,
             awaits_nat: false,
             watch,
             uplink,
@@ -460,11 +461,13 @@ impl Daemon {
         }
     }
 
-    /// Writes the status when it is another than the last one.
+    /// Writes the status when it is another than the last one. Its text is made then only: with many idle ports it is most of
+    /// what a beat would cost.
     fn publish(&mut self) {
-        let text = self.status().to_text();
-        if text != self.published && self.folder.replace(switch_folder::STATUS, &text).is_ok() {
-            self.published = text;
+        let status = self.status();
+        let is_new = self.published.as_ref() != Some(&status);
+        if is_new && self.folder.replace(switch_folder::STATUS, &status.to_text()).is_ok() {
+            self.published = Some(status);
         }
         self.tell_wire();
     }
