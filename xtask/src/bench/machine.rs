@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::Effort;
 use super::house::release;
 use super::process::timed;
-use super::report::{Row, Verdict};
+use super::report::{MEASURED_ON, Row, Verdict};
 
 /// One sentence to stand under the table.
 pub(super) fn description() -> Result<String> {
@@ -29,7 +29,7 @@ pub(super) fn description() -> Result<String> {
     let load = fs::read_to_string("/proc/loadavg")?;
     let load = load.split_whitespace().next().unwrap_or_default();
     Ok(format!(
-        "Measured on {date}: {processors} processors ({model}), Linux {kernel}, {qemu}, TCG; load average at the \
+        "{MEASURED_ON}{date}: {processors} processors ({model}), Linux {kernel}, {qemu}, TCG; load average at the \
          beginning {load}. Medians, with the least in brackets."
     ))
 }

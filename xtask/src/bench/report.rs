@@ -12,6 +12,11 @@ const END: &str = "<!-- end of bench -->\n";
 const HEAD: &str =
     "| what | libvirt 9, or who is named | target | measured |\n| --- | --- | --- | --- |\n";
 
+/// How the sentence under the table begins; the day follows.
+pub(super) const MEASURED_ON: &str = "Measured on ";
+/// In a row of another day.
+const AS_OF: &str = " (as of ";
+
 /// Whether a figure meets its target.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -59,7 +64,7 @@ impl Table {
         self.lines.extend(rows.iter().map(Row::line));
     }
 
-    /// Puts the table into README.md. Rows that were not measured now stay as they are.
+    /// Puts the table into README.md. Rows that were not measured now stay, with the day on which they were.
     pub(super) fn write(&self) -> Result<()> {
         let path = checkout().join("README.md");
         let text = fs::read_to_string(&path).context("reading README.md")?;
@@ -73,8 +78,9 @@ impl Table {
     fn merged(&self, old: &str) -> String {
         let kept =
             |line: &&str| line.starts_with("| ") && !HEAD.contains(line) && !self.has_row_of(line);
-        let mut lines: Vec<&str> = old.lines().filter(kept).collect();
-        lines.extend(self.lines.iter().map(String::as_str));
+        let day = day(old).filter(|before| day(&self.machine) != Some(before));
+        let kept = old.lines().filter(kept).map(|line| as_of(day, line));
+        let mut lines: Vec<String> = kept.chain(self.lines.iter().cloned()).collect();
         lines.sort_by_key(|line| ORDER.iter().position(|begin| subject(line).starts_with(begin)));
         format!("{HEAD}{}\n\n{}\n", lines.join("\n"), self.machine)
     }
@@ -118,6 +124,22 @@ const ORDER: &[&str] = &[
     "`hpvm` binary",
 ];
 
+/// On which all rows were measured that do not say another.
+fn day(text: &str) -> Option<&str> {
+    let sentence = text.lines().find_map(|line| line.strip_prefix(MEASURED_ON))?;
+    sentence.split_once(':').map(|(day, _)| day)
+}
+
+/// A row that stays; one without a figure, or with its day, says all there is.
+fn as_of(day: Option<&str>, line: &str) -> String {
+    match (day, line.strip_suffix(" |")) {
+        (Some(day), Some(cells)) if !cells.ends_with("| –") && !cells.contains(AS_OF) => {
+            format!("{cells}{AS_OF}{day}) |")
+        }
+        _ => line.to_owned(),
+    }
+}
+
 fn subject(line: &str) -> &str {
     line.trim_start_matches("| ")
 }
@@ -158,5 +180,22 @@ mod tests {
              | `hpvmcreate`, durable | – | 1 ms | 2 ms, **missed** |\n\non a machine\n"
         );
         assert_eq!(table.merged(old), expected);
+    }
+
+    #[test]
+    fn a_row_that_stays_says_on_which_day_it_was_measured() {
+        let row = |figure: &str| format!("| `hpvmcreate`, durable | – | 1 ms | {figure} |");
+        let under =
+            |figure: &str, day: &str| format!("{}\n\nMeasured on {day}: here\n", row(figure));
+        let after =
+            |day: &str, old: &str| Table::new(format!("Measured on {day}: here")).merged(old);
+        let first = under("2 ms", "2026-11-27");
+        assert!(after("2026-11-27", &first).contains(&row("2 ms")));
+        let next = after("2026-11-28", &first);
+        assert!(next.contains(&row("2 ms (as of 2026-11-27)")), "{next}");
+        let last = after("2026-11-29", &next);
+        assert!(last.contains(&row("2 ms (as of 2026-11-27)")), "{last}");
+        let without = under("–", "2026-11-27");
+        assert!(after("2026-11-28", &without).contains(&row("–")));
     }
 }

@@ -16,7 +16,8 @@ use crate::bench::report::{Row, Verdict};
 use crate::bench::statistics::Series;
 use crate::bench::{Effort, process};
 
-const SECONDS: u64 = 3;
+/// Many short runs pair better than few long ones: the machine changes its pace each second.
+const SECONDS: u64 = 1;
 const SWITCH: &str = "sw1";
 /// The switch's wire, and the tap of a guest that has the host alone.
 const WIRE: &str = "wire0";
@@ -48,7 +49,7 @@ pub(in crate::bench) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     apart(|| {
         let mut world = World::new(&house, &iperf)?;
         let mut ways = Ways::default();
-        for _ in 0..effort.runs(7) {
+        for _ in 0..effort.runs(21) {
             ways.take(&mut world)?;
         }
         Ok(ways.rows())
