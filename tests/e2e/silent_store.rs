@@ -30,8 +30,8 @@ const BOUND: Duration = Duration::from_secs(20);
 const DISK_BYTES: u64 = 8 << 20;
 /// From the first request left unanswered.
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
-/// A command that does not wait for the store takes a fraction of this.
-const COMMAND_WITHIN: Duration = Duration::from_secs(5);
+/// A command waits for a silent store once, for half of this, however often it looks there.
+const COMMAND_WITHIN: Duration = Duration::from_secs(4);
 
 /// A hard stop that the store holds up says so after three seconds, four times that with room for a busy machine.
 const STOP_WITHIN: Duration = Duration::from_secs(12);

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,48 @@ pub fn silent() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, silence())
 }
 
+/// The answer to a question about a path; `None` when there is none in time, now or a moment ago.
+pub fn about<T: Send + 'static>(
+    path: &Path,
+    question: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Option<T> {
+    all_about([(path.to_owned(), question)]).pop().flatten()
+}
+
+/// The same for many that are asked at once, in their order: all that are silent cost the wait for one. What is given up is the
+/// folder of a path where that is silent too, so that nobody waits for the same file system again by another name in it.
+pub fn all_about<T: Send + 'static>(
+    questions: impl IntoIterator<Item = (PathBuf, impl FnOnce(&Path) -> T + Send + 'static)>,
+) -> Vec<Option<T>> {
+    let asked = questions.into_iter().map(|(path, question)| {
+        let has_folder = Arc::new(AtomicBool::new(false));
+        let answer = match is_given_up(&path) {
+            true => None,
+            false => asked({
+                let (path, has_folder) = (path.clone(), Arc::clone(&has_folder));
+                move || {
+                    // Whatever it answers.
+                    let _ = path.parent().map(Path::metadata);
+                    has_folder.store(true, Ordering::Relaxed);
+                    question(&path)
+                }
+            }),
+        };
+        (path, has_folder, answer)
+    });
+    let asked: Vec<_> = asked.collect();
+    let deadline = Instant::now() + ANSWER_BOUND;
+    let in_time = |(path, has_folder, answer): (PathBuf, Arc<AtomicBool>, Option<Receiver<T>>)| {
+        let answered = until(deadline, &answer?);
+        if answered.is_none() {
+            let folder = path.parent().filter(|_| !has_folder.load(Ordering::Relaxed));
+            give_up(folder.unwrap_or(&path));
+        }
+        answered
+    };
+    asked.into_iter().map(in_time).collect()
+}
+
 /// The answer to a question; `None` when there is none in time.
 pub fn in_time<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     asked(question).and_then(|answer| answer.recv_timeout(ANSWER_BOUND).ok())
@@ -60,10 +103,11 @@ pub fn all_in_time<T: Send + 'static>(
 ) -> Vec<Option<T>> {
     let answers: Vec<Option<Receiver<T>>> = questions.into_iter().map(asked).collect();
     let deadline = Instant::now() + ANSWER_BOUND;
-    let in_time = |answer: Option<Receiver<T>>| {
-        answer?.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
-    };
-    answers.into_iter().map(in_time).collect()
+    answers.into_iter().map(|answer| until(deadline, &answer?)).collect()
+}
+
+fn until<T>(deadline: Instant, answer: &Receiver<T>) -> Option<T> {
+    answer.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
 }
 
 fn asked<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'static) -> Option<Receiver<T>> {
@@ -96,5 +140,27 @@ mod tests {
         assert_eq!(answers, [Some(0), None, Some(2), None, Some(4), None]);
         assert!(ANSWER_BOUND <= whole && whole < 2 * ANSWER_BOUND, "{whole:?}");
         assert_eq!(in_time(ask(8)), Some(8));
+    }
+
+    /// Neither what was asked about is asked again, nor what lies below it; what lies beside it is.
+    #[test]
+    fn a_silent_path_is_waited_for_once() {
+        let length = |path: &Path| {
+            while path.ends_with("silent") {
+                thread::park();
+            }
+            path.as_os_str().len()
+        };
+        let paths = ["/once/a", "/once/silent", "/once/b/silent", "/once/c"].map(PathBuf::from);
+        let answers = || all_about(paths.clone().map(|path| (path, length)));
+        let before = Instant::now();
+        assert_eq!(answers(), [Some(7), None, None, Some(7)]);
+        let once = before.elapsed();
+        assert!(ANSWER_BOUND <= once && once < 2 * ANSWER_BOUND, "{once:?}");
+        let before = Instant::now();
+        assert_eq!(answers(), [Some(7), None, None, Some(7)]);
+        assert_eq!(about(Path::new("/once/silent/below"), length), None);
+        assert_eq!(about(Path::new("/once/beside"), length), Some(12));
+        assert!(before.elapsed() < ANSWER_BOUND, "{:?}", before.elapsed());
     }
 }

@@ -1,7 +1,7 @@
 //! What the backing stores of guests are on this host: what each path leads to, what the VM Host itself does with it, and
 //! what hangs together with what. Collected once for each decision; the only place where operations look at stores.
 
-pub(crate) mod asked;
+mod asked;
 mod content;
 pub(crate) mod inodes;
 pub(crate) mod way;
@@ -21,7 +21,7 @@ use hpvm_plan::facts::{
 };
 use hpvm_registry::Registry;
 
-use self::asked::{Answers, Asking, in_time};
+use self::asked::{Answers, Asking};
 use self::way::{Way, Ways};
 use crate::Refusal;
 
@@ -73,7 +73,8 @@ impl Stores {
 
     /// Where a path leads, as it was when it was looked at.
     pub(crate) fn ways(&self, path: &str) -> Ways {
-        self.ways.get(path).cloned().or_else(|| in_time(path, Ways::of)).unwrap_or_default()
+        let looked = || answers::about(Path::new(path), Ways::of);
+        self.ways.get(path).cloned().or_else(looked).unwrap_or_default()
     }
 
     /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
@@ -192,7 +193,7 @@ fn drives_of_host(config: &GuestConfig) -> impl Iterator<Item = &StorageDevice> 
 
 /// What a drive answers; no when it does not answer in time.
 fn asked(path: &str, question: impl FnOnce(&Path) -> bool + Send + 'static) -> bool {
-    in_time(path, question).unwrap_or(false)
+    answers::about(Path::new(path), question).unwrap_or(false)
 }
 
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {

@@ -13,7 +13,7 @@ use hpvm_plan::difference::{FieldChange, waiting};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selector};
 
-use crate::devdb::read_only;
+use crate::devdb::read_only::ReadOnly;
 use crate::network::status;
 use crate::presence::{Presence, Supervision};
 use crate::{Actor, Refusal, VmHost, console_media, lost, lost_record, stores, supervise};
@@ -135,6 +135,11 @@ impl VmHost {
     /// One guest, complete.
     #[must_use]
     pub fn view(&self, config: GuestConfig) -> GuestView {
+        let read_only = ReadOnly::of(&self.registry, std::slice::from_ref(&config));
+        self.view_with(config, read_only.as_ref())
+    }
+
+    fn view_with(&self, config: GuestConfig, read_only: Result<&ReadOnly, &Refusal>) -> GuestView {
         let config = console_media::seen(self, config);
         let presence = self.presence(config.number);
         let lost = (!presence.is_on()).then(|| lost::qemu_at_rest(self, &config)).flatten();
@@ -149,12 +154,18 @@ impl VmHost {
             let loss = lost_record::look(self, &config, &presence);
             health.extend(loss.map(|loss| loss.sentence(&config)));
         }
+        let read_only = read_only.map_err(ToString::to_string).and_then(|known| {
+            known.disks(&self.registry, &config).map_err(|refusal| refusal.to_string())
+        });
+        let read_only = read_only.unwrap_or_else(|why| {
+            health.push(format!("nobody can say which of its disks it may only read: {why}"));
+            BTreeSet::new()
+        });
         GuestView {
             state: if lost.is_some() { RunState::Attention } else { presence.state() },
             since: snapshot.map(|s| s.since.clone()),
             health,
-            // A database that cannot be read says so to those who change something.
-            read_only: read_only::disks(&self.registry, &config).unwrap_or_default(),
+            read_only,
             empty_drives,
             agent: presence.is_on().then(|| snapshot.map(|s| s.agent.clone())).flatten(),
             waiting: machine.as_ref().map(|m| waiting(&config, m)).unwrap_or_default(),
@@ -175,7 +186,10 @@ impl VmHost {
 
     /// All guests, complete.
     pub fn views(&self) -> Result<Vec<GuestView>, Refusal> {
-        Ok(self.registry.all()?.into_iter().map(|config| self.view(config)).collect())
+        let configs = self.registry.all()?;
+        let read_only = ReadOnly::of(&self.registry, &configs);
+        let view = |config| self.view_with(config, read_only.as_ref());
+        Ok(configs.into_iter().map(view).collect())
     }
 
     /// The VM Host itself.

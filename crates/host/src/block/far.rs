@@ -1,9 +1,10 @@
 //! What paths lead to that nobody asked about: the kernel names them, of loop devices and in /etc/fstab. Called by `read`. Such a
 //! path may lie on a file system whose server is gone, and then no command that looks at other devices is to wait for it.
 
-use std::cell::OnceCell;
-use std::fs;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::lead::Lead;
 use super::mounts::{self, Mount};
@@ -34,51 +35,50 @@ impl Answer {
     }
 }
 
-/// Asks what paths lead to.
+impl From<Option<io::Result<Lead>>> for Answer {
+    fn from(answered: Option<io::Result<Lead>>) -> Self {
+        match answered {
+            Some(Ok(lead)) => Self::Lead(lead),
+            Some(Err(_)) => Self::Nowhere,
+            None => Self::Silent,
+        }
+    }
+}
+
+/// Asks what paths lead to, of each path once.
 #[derive(Debug)]
 pub(super) struct Asker<'places> {
     pub(super) places: &'places Places,
     mounts: OnceCell<Vec<Mount>>,
+    answers: RefCell<BTreeMap<PathBuf, Answer>>,
 }
 
 impl<'places> Asker<'places> {
     pub(super) fn new(places: &'places Places) -> Self {
-        Self { places, mounts: OnceCell::new() }
+        Self { places, mounts: OnceCell::new(), answers: RefCell::default() }
     }
 
     /// Asks about all these at once, so that all that are silent cost the wait for one.
-    pub(super) fn prepare(&self, paths: Vec<PathBuf>) {
-        let is_asked = |path: &PathBuf| !self.is_near(path) && !answers::is_given_up(path);
-        let far: Vec<PathBuf> = paths.into_iter().filter(is_asked).collect();
-        let asked = far.iter().map(|path| {
-            let (places, path) = (self.places.clone(), path.clone());
-            move || drop(places.lead(&path))
+    pub(super) fn prepare(&self, mut paths: Vec<PathBuf>) {
+        paths.retain(|path| !self.answers.borrow().contains_key(path));
+        let (near, far): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| self.is_near(path));
+        let questions = far.iter().map(|path| {
+            let places = self.places.clone();
+            (path.clone(), move |path: &Path| places.lead(path))
         });
-        for (answer, path) in answers::all_in_time(asked).into_iter().zip(&far) {
-            if answer.is_none() {
-                answers::give_up(path);
-            }
-        }
+        let answers = answers::all_about(questions);
+        let near = near.into_iter().map(|path| {
+            let answered = Some(self.places.lead(&path));
+            (path, answered)
+        });
+        let answered = far.into_iter().zip(answers).chain(near);
+        let answered = answered.map(|(path, answered)| (path, answered.into()));
+        self.answers.borrow_mut().extend(answered);
     }
 
     pub(super) fn answer(&self, path: &Path) -> Answer {
-        let answered = match self.is_near(path) {
-            true => Some(self.places.lead(path)),
-            false if answers::is_given_up(path) => None,
-            false => {
-                let (places, asked) = (self.places.clone(), path.to_owned());
-                let answered = answers::in_time(move || places.lead(&asked));
-                if answered.is_none() {
-                    answers::give_up(path);
-                }
-                answered
-            }
-        };
-        match answered {
-            Some(Ok(lead)) => Answer::Lead(lead),
-            Some(Err(_)) => Answer::Nowhere,
-            None => Answer::Silent,
-        }
+        self.prepare(vec![path.to_owned()]);
+        self.answers.borrow().get(path).cloned().unwrap_or(Answer::Silent)
     }
 
     /// Links are not followed here: one that leads from a near file system to a far one is rare, and costs no more than it did.

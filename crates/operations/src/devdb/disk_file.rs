@@ -20,7 +20,6 @@ use super::registered::restriction_of;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
-use crate::stores::asked::in_time;
 use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// Whether room on the file system is taken now or when the guest writes.
@@ -136,8 +135,7 @@ fn asked<T: Send + 'static>(
     path: &Path,
     question: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let silent = || Err(answers::silent());
-    in_time(&path.to_string_lossy(), question).unwrap_or_else(silent)
+    answers::about(path, question).unwrap_or_else(|| Err(answers::silent()))
 }
 
 /// What was judged is what is changed.

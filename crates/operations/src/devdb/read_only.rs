@@ -9,40 +9,56 @@ use hpvm_registry::{Entry, Keys, Registry};
 use crate::Refusal;
 use crate::stores::inodes::Inodes;
 
-/// Where the guest has a disk that it will only read. Costs one question where no entry says READONLY=YES.
-pub(crate) fn disks(
-    registry: &Registry,
-    config: &GuestConfig,
-) -> Result<BTreeSet<StorageAddress>, Refusal> {
-    let read_only = registry.read_only_entries()?;
-    let mut found = BTreeSet::new();
-    if read_only.is_empty() {
-        return Ok(found);
+/// What the database says of some guests' disks, asked once for all of them.
+pub(crate) struct ReadOnly {
+    entries: Vec<Entry>,
+    /// Of all disks, where an entry says READONLY=YES at all.
+    inodes: Inodes,
+}
+
+impl ReadOnly {
+    pub(crate) fn of(registry: &Registry, configs: &[GuestConfig]) -> Result<ReadOnly, Refusal> {
+        let entries = registry.read_only_entries()?;
+        let looked_at = if entries.is_empty() { &[] } else { configs };
+        let paths = looked_at.iter().flat_map(disks).map(|(_, path)| path);
+        Ok(ReadOnly { inodes: Inodes::at(paths), entries })
     }
-    let disks = || config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
-    let paths = || disks().filter_map(|device| device.backing.store());
-    let inodes = Inodes::at(paths());
-    for disk in disks() {
-        let Some(path) = disk.backing.store() else { continue };
-        let file = inodes.of(path);
-        let keys = Keys {
-            paths: BTreeSet::from([path.to_owned()]),
-            files: file.into_iter().collect(),
-            ..Keys::default()
-        };
-        let own = registry.entries_by(EntryType::Guest, &keys)?;
-        let is_it = |entry: &Entry| {
-            let same_device = |own: &Entry| {
-                let known_by = identifier(own);
-                own.id == entry.id || known_by.is_some() && known_by == identifier(entry)
-            };
-            own.iter().any(same_device)
-        };
-        if read_only.iter().any(is_it) {
-            found.insert(disk.address);
+
+    /// Where the guest has a disk that it will only read.
+    pub(crate) fn disks(
+        &self,
+        registry: &Registry,
+        config: &GuestConfig,
+    ) -> Result<BTreeSet<StorageAddress>, Refusal> {
+        let mut found = BTreeSet::new();
+        if self.entries.is_empty() {
+            return Ok(found);
         }
+        for (address, path) in disks(config) {
+            let keys = Keys {
+                paths: BTreeSet::from([path.to_owned()]),
+                files: self.inodes.of(path).into_iter().collect(),
+                ..Keys::default()
+            };
+            let own = registry.entries_by(EntryType::Guest, &keys)?;
+            let is_it = |entry: &Entry| {
+                let same_device = |own: &Entry| {
+                    let known_by = identifier(own);
+                    own.id == entry.id || known_by.is_some() && known_by == identifier(entry)
+                };
+                own.iter().any(same_device)
+            };
+            if self.entries.iter().any(is_it) {
+                found.insert(address);
+            }
+        }
+        Ok(found)
     }
-    Ok(found)
+}
+
+fn disks(config: &GuestConfig) -> impl Iterator<Item = (StorageAddress, &str)> {
+    let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
+    disks.filter_map(|disk| Some((disk.address, disk.backing.store()?)))
 }
 
 fn identifier(entry: &Entry) -> Option<&String> {

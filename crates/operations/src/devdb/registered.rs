@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use hpvm_host::answers;
 use hpvm_model::{
     Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice, StoreIdentity,
 };
@@ -14,8 +15,8 @@ use hpvm_registry::{Change, Entry, Keys, Registry};
 use super::presets::Presets;
 use super::restriction::{allows, restriction};
 use super::trail::{Namesakes, Trail};
+use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
-use crate::stores::{self, Stores};
 use crate::{Refusal, VmHost};
 
 /// By path, for each of the stores. `own` is the guest as the registry has it, if it has.
@@ -244,6 +245,6 @@ pub(crate) fn forget_unused(change: &Change<'_>, before: &GuestConfig) -> Result
 
 /// Links followed; the path itself where it leads nowhere, or nothing answers.
 pub(super) fn real_path(path: &str) -> String {
-    let real = stores::asked::in_time(path, |path| fs::canonicalize(path)).and_then(Result::ok);
+    let real = answers::about(Path::new(path), |path| fs::canonicalize(path)).and_then(Result::ok);
     real.map_or_else(|| path.to_owned(), |real| real.to_string_lossy().into_owned())
 }

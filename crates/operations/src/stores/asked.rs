@@ -11,22 +11,6 @@ use hpvm_host::answers::{self, ANSWER_BOUND};
 
 use super::way::{self, Way, Ways};
 
-/// The answer to a question about a path; `None` when there is none in time.
-pub(crate) fn in_time<T: Send + 'static>(
-    path: &str,
-    question: impl FnOnce(&Path) -> T + Send + 'static,
-) -> Option<T> {
-    if answers::is_given_up(Path::new(path)) {
-        return None;
-    }
-    let asked = path.to_owned();
-    let answer = answers::in_time(move || question(Path::new(&asked)));
-    if answer.is_none() {
-        answers::give_up(Path::new(path));
-    }
-    answer
-}
-
 /// Some paths that a thread is asking about: where their folders lead, and a question about each. The folders are asked
 /// first: one may answer where what lies in it does not, and where none does there is nothing more to ask.
 #[derive(Debug)]
@@ -204,7 +188,7 @@ mod tests {
         // Asked again, it is not waited for.
         let before = Instant::now();
         assert_eq!(Asking::begin(&paths, length).answers().own, answers.own);
-        assert_eq!(in_time("/b/silent/d", length), None);
+        assert_eq!(answers::about(Path::new("/b/silent/d"), length), None);
         assert!(before.elapsed() < ANSWER_BOUND, "{:?}", before.elapsed());
         // A way is asked for by its own question, which here leads nowhere below the root.
         let named: Vec<(&str, bool)> =
