@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hpvm_model::{Attributes, Bytes, EntryId, EntryType, Origin, StoreIdentity};
@@ -32,6 +33,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_the_host_uses_is_listed_and_what_was_typed_stays,
     the_list_is_made_at_the_start_unless_told_otherwise,
     a_restored_file_is_the_same_disk,
+    a_file_that_became_shorter_is_not_used_until_that_is_accepted,
     a_loop_device_is_known_by_its_file,
     a_repair_script_can_be_run,
     a_repair_script_repairs,
@@ -487,18 +489,96 @@ fn the_list_is_made_at_the_start_unless_told_otherwise() {
     assert_eq!(list().lines().filter(|line| line.starts_with('/')).count(), wanted, "{}", list());
 }
 
-/// By what a block device is known again is on record; that a file has no such record is said where it would be accepted.
+/// A file is known by its path, and by its length from the first start on; before that there is nothing to accept.
 fn a_restored_file_is_the_same_disk() {
     let host = VmHost::new(Engine::Fake);
     let disk = host.disk("disk.img", 1 << 20);
     host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&disk)]);
-    let accept = format!("{}:attr:IDENTIFIER=ACCEPT", entry("gdev", &disk));
+    let accept = accepted(&disk);
     let said = refused(&host, &["hpvmdevmgmt", "-m", &accept]);
-    assert!(said.contains("no block device"), "{said}");
-    // A file that was restored is the guest's disk as it was before.
-    fs::remove_file(&disk).expect("the file");
-    let _ = host.disk("disk.img", 1 << 21);
+    assert!(said.contains("no guest was started with it"), "{said}");
+    // A file that was restored is the guest's disk as it was before, also where it is longer than it was.
+    for bytes in [1 << 21, 1 << 21, 1 << 22] {
+        fs::remove_file(&disk).expect("the file");
+        let _ = host.disk("disk.img", bytes);
+        runs_once(&host, "web");
+    }
+}
+
+/// What a guest wrote at the end of its disk is looked for in no shorter one.
+fn a_file_that_became_shorter_is_not_used_until_that_is_accepted() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("disk.img", 4 << 20);
+    let at = |path: &Path| disk_on(path).replace("::", ":0,0,0:");
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk_on(&disk)]);
+    let accept = || host.ok(&["hpvmdevmgmt", "-m", &accepted(&disk)]);
+    let is_refused = |was: u64, is: u64| {
+        set_length(&disk, is);
+        let said = refused(&host, &["hpvmstart", "-P", "web"]);
+        let told = format!("is smaller than it was: it was file/{} ", was << 20);
+        assert!(said.contains(&told), "{said}");
+        let why = host.ok(&["hpvm", "why", "web"]);
+        assert!(why.contains(&accepted(&disk)), "{why}");
+        let flaws = host.ok(&["hpvmdevmgmt", "-r"]);
+        assert!(flaws.contains(&accepted(&disk)), "{flaws}");
+        // What is no start goes on.
+        host.ok(&["hpvmmodify", "-P", "web", "-l", &format!("{is} MiB")]);
+    };
+    let set_length = |mib: u64| set_length(&disk, mib);
+    runs_once(&host, "web");
+    is_refused(4, 2);
+    set_length(4);
+    runs_once(&host, "web");
+    is_refused(4, 3);
+    accept();
+    runs_once(&host, "web");
+
+    // Grown while it is off, and while it runs.
+    let grow = |size: &str| host.ok(&["hpvmdevmgmt", "-S", size, &disk.display().to_string()]);
+    grow("8M");
+    is_refused(8, 4);
+    accept();
     host.ok(&["hpvmstart", "-P", "web"]);
+    set_length(12);
+    host.ok(&["hpvmmodify", "-P", "web", "-m", &at(&disk)]);
+    stopped(&host, "web");
+    is_refused(12, 8);
+    // An image says itself how long it is.
+    let image = at(&disk).replace(":file:", ":qcow2:");
+    let mut make = Command::new("qemu-img");
+    make.args(["create", "-q", "-f", "qcow2"]).arg(&disk).arg("16M");
+    assert!(make.status().expect("qemu-img").success());
+    host.ok(&["hpvmmodify", "-P", "web", "-m", &image]);
+    runs_once(&host, "web");
+
+    // Another disk in its place is another disk, and a copy that was made over a longer one is as it was made.
+    let (other, copy) = (host.disk("other.img", 1 << 20), host.disk("copy.img", 2 << 20));
+    host.ok(&["hpvmcreate", "-P", "first", "-r", "64M", "-a", &disk_on(&copy)]);
+    runs_once(&host, "first");
+    host.ok(&["hpvmmodify", "-P", "web", "-m", &at(&other)]);
+    host.ok(&["hpvmdevmgmt", "-m", &format!("{}:attr:PRESERVE=YES", entry("gdev", &copy))]);
+    host.ok(&["hpvmremove", "-P", "first", "-F", "--purge"]);
+    host.ok(&["hpvmclone", "-P", "web", "-N", "copy", "-F", "-b", &at(&copy)]);
+    runs_once(&host, "copy");
+}
+
+fn accepted(path: &Path) -> String {
+    format!("{}:attr:IDENTIFIER=ACCEPT", entry("gdev", path))
+}
+
+fn set_length(path: &Path, mib: u64) {
+    let file = fs::File::options().write(true).open(path);
+    file.and_then(|file| file.set_len(mib << 20)).expect("another length");
+}
+
+fn runs_once(host: &VmHost, guest: &str) {
+    host.ok(&["hpvmstart", "-P", guest]);
+    stopped(host, guest);
+}
+
+fn stopped(host: &VmHost, guest: &str) {
+    host.ok(&["hpvmstop", "-P", guest, "-F"]);
+    host.wait_for_state(guest, "Off", Duration::from_secs(20));
 }
 
 /// They are names: nothing depends on them, and there is no path to be replaced. This VM Host is always listed.

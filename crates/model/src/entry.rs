@@ -212,10 +212,10 @@ impl Attributes {
     }
 }
 
-/// By what a block device is known again when its path leads to it later.
+/// By what a block device, or the file of a raw disk, is known again when its path leads to it later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreIdentity {
-    /// World-wide name, serial number or uuid, with its kind; some devices have nothing of the sort.
+    /// World-wide name, serial number or uuid, with its kind; some devices have nothing of the sort, and all files the same.
     pub identifier: Option<String>,
     pub size: Bytes,
 }
@@ -231,7 +231,27 @@ pub enum Likeness {
     Other,
 }
 
+/// What stands for an identifier of a file: one that was restored is the same disk, whatever its inode.
+const FILE: &str = "file";
+
 impl StoreIdentity {
+    /// Of a file, by its length alone.
+    #[must_use]
+    pub fn of_file(size: Bytes) -> StoreIdentity {
+        StoreIdentity { identifier: Some(FILE.to_owned()), size }
+    }
+
+    #[must_use]
+    pub fn is_of_file(&self) -> bool {
+        self.identifier.as_deref() == Some(FILE)
+    }
+
+    /// What the device alone has.
+    #[must_use]
+    pub fn own_identifier(&self) -> Option<&str> {
+        self.identifier.as_deref().filter(|_| !self.is_of_file())
+    }
+
     /// Compares what was kept (`self`) with what is found. Where there is no identifier only the size speaks.
     #[must_use]
     pub fn compare(&self, found: &StoreIdentity) -> Likeness {
@@ -288,6 +308,10 @@ mod tests {
             (identity(None, 8), identity(Some("wwid:a"), 8), Likeness::Other),
             (identity(None, 8), identity(None, 8), Likeness::Same),
             (identity(None, 8), identity(None, 9), Likeness::Other),
+            (StoreIdentity::of_file(Bytes(8)), StoreIdentity::of_file(Bytes(8)), Likeness::Same),
+            (StoreIdentity::of_file(Bytes(8)), StoreIdentity::of_file(Bytes(9)), Likeness::Grown),
+            (StoreIdentity::of_file(Bytes(8)), StoreIdentity::of_file(Bytes(7)), Likeness::Shrunk),
+            (StoreIdentity::of_file(Bytes(8)), identity(Some("wwid:a"), 8), Likeness::Other),
         ] {
             assert_eq!(kept.compare(&found), likeness, "{kept} {found}");
         }

@@ -273,7 +273,10 @@ impl Cloning<'_> {
         identities.extend(copies.identities());
         change.insert_like(source.number, &config, &identities)?;
         let ruled = keep_port_rules(&change, source, &config)?;
-        devdb::keep_identities(&change, &config, facts)?;
+        devdb::keep_identities(&change, &config, facts, devdb::Keeping::BlockDevices)?;
+        for work in &design.work {
+            devdb::keep_length(&change, &work.to.path, None)?;
+        }
         let done = self.actor.done(None, Some(&config));
         if self.operation.is_none() {
             change.record(&done)?;

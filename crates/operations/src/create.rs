@@ -211,7 +211,7 @@ fn prepare(
     facts: &HostFacts,
 ) -> Result<(), Refusal> {
     change.insert(config, &identities(facts))?;
-    devdb::keep_identities(change, config, facts)?;
+    devdb::keep_identities(change, config, facts, devdb::Keeping::BlockDevices)?;
     change.record(&actor.done(None, Some(config)))?;
     Ok(())
 }

@@ -18,5 +18,5 @@ pub mod running;
 mod trail;
 
 pub(crate) use registered::{
-    forget_unused, has_to_keep, keep_identities, registered, withheld_folders,
+    Keeping, forget_unused, has_to_keep, keep_identities, keep_length, registered, withheld_folders,
 };

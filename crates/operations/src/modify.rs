@@ -127,7 +127,8 @@ fn attempt(
     if mode == Mode::DryRun {
         return Ok(modified);
     }
-    if modified.before == modified.after && planned.is_empty() {
+    let is_known = !devdb::has_to_keep(&modified.after, &facts);
+    if modified.before == modified.after && planned.is_empty() && is_known {
         // Nothing to do is done all the same, and by somebody.
         host.registry.record(&actor.outcome(&modified.after, &Ok(())))?;
         return Ok(modified);
@@ -256,7 +257,7 @@ fn store(
     // Goes back to what it was unless it is kept.
     let identity = folder.exchange_identity(after)?;
     change.update(after, &identities(&facts))?;
-    devdb::keep_identities(&change, after, &facts)?;
+    devdb::keep_identities(&change, after, &facts, devdb::Keeping::FilesToo)?;
     devdb::forget_unused(&change, before)?;
     change.record(&actor.done(Some(before), Some(after)))?;
     change.commit()?;

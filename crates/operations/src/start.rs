@@ -260,7 +260,8 @@ fn keep_ports(
     Ok(host.folder(&config).replace_identity(&config)?)
 }
 
-/// Which devices the guest has: known from when it got them, but for a registry that is older than that knowledge.
+/// What the guest's devices have behind them: of block devices known from when it got them, but for a registry that is older than
+/// that knowledge, and of files from its first start.
 fn keep_identities(
     host: &mut VmHost,
     config: &GuestConfig,
@@ -270,7 +271,7 @@ fn keep_identities(
         return Ok(());
     }
     let change = host.registry.change()?;
-    devdb::keep_identities(&change, config, facts)?;
+    devdb::keep_identities(&change, config, facts, devdb::Keeping::FilesToo)?;
     Ok(change.commit()?)
 }
 

@@ -15,7 +15,9 @@ use std::path::Path;
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
 use hpvm_host::optical::{self, Disc};
 use hpvm_host::{answers, generic, reservations};
-use hpvm_model::{Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType};
+use hpvm_model::{
+    Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType, StoreIdentity,
+};
 use hpvm_plan::facts::{
     BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Reservations, Writable,
 };
@@ -69,6 +71,14 @@ impl Stores {
     /// What a path leads to, if it can be compared with other stores.
     pub(crate) fn store(&self, path: &str) -> Option<Store> {
         self.leads.get(path)?.store()
+    }
+
+    /// By what the file at a path is known again.
+    pub(crate) fn file_identity(&self, path: &str) -> Option<StoreIdentity> {
+        match self.files.get(path)? {
+            FileFact::Regular { size, .. } => Some(StoreIdentity::of_file(*size)),
+            _ => None,
+        }
     }
 
     /// Where a path leads, as it was when it was looked at.

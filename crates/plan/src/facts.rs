@@ -173,10 +173,20 @@ pub struct Registered {
     pub read_only: Choice,
     /// What it is kept for, when that was said.
     pub usage: Option<DeviceKind>,
-    /// The block device the path led to when a guest got it.
+    /// The block device or file the path led to when a guest got it.
     pub kept: Option<StoreIdentity>,
     /// The one it leads to now.
     pub found: Option<StoreIdentity>,
+}
+
+impl Registered {
+    /// What the path leads to now, where a device with this behind it is known by that. Of files a raw disk is: its content does
+    /// not say how long it is, as an image's does.
+    #[must_use]
+    pub fn found_behind(&self, kind: DeviceKind, storage: StorageType) -> Option<&StoreIdentity> {
+        let is_raw_disk = (kind, storage) == (DeviceKind::Disk, StorageType::File);
+        self.found.as_ref().filter(|found| is_raw_disk || !found.is_of_file())
+    }
 }
 
 /// Names of a file that nobody knows: only who reads a whole file system finds them.

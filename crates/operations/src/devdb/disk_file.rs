@@ -73,7 +73,10 @@ pub fn make(
     match (&made, mode) {
         (_, Mode::DryRun) | (Ok(Made::AsItWas), Mode::Apply) => made,
         (Ok(_), Mode::Apply) => {
-            host.registry.record(&actor.done(None, None))?;
+            let change = host.registry.change()?;
+            super::keep_length(&change, &path.to_string_lossy(), Some(size))?;
+            change.record(&actor.done(None, None))?;
+            change.commit()?;
             made
         }
         (Err(_), Mode::Apply) => host.record_failure(actor, None, made),

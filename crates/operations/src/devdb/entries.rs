@@ -58,7 +58,9 @@ pub enum EntryRefused {
         "ALLOW=GUEST gives guests what this VM Host uses itself, or forbade; say why with --reason"
     )]
     ReasonMissing,
-    #[error("'{0}' has no identity that could be accepted: it is no block device")]
+    #[error(
+        "'{0}' has no identity that could be accepted: it is no block device, and no guest was started with it as its disk"
+    )]
     NoIdentity(String),
     #[error(
         "dependents follow from the guests' devices and are not deleted here; what there is{}",
@@ -191,6 +193,11 @@ pub(super) fn identity_of(path: &str) -> Option<StoreIdentity> {
     Trail::of(path, &Stores::look_at([path])).identity
 }
 
+/// The file a path leads to now.
+fn file_identity_of(path: &str) -> Option<StoreIdentity> {
+    Stores::look_at([path]).file_identity(path)
+}
+
 fn require_path(id: &EntryId) -> Result<(), Refusal> {
     match Inodes::at([id.name()]).lack(id.name()) {
         false => Ok(()),
@@ -302,7 +309,9 @@ fn settled(
             return Err(EntryRefused::ReasonMissing.into());
         }
         Setting::AcceptIdentifier => {
-            let found = identity_of(path);
+            // A file's length alone is nothing to accept; that it is another than before is.
+            let of_file = || before.as_ref()?.identity.as_ref().and(file_identity_of(path));
+            let found = identity_of(path).or_else(of_file);
             let found = found.ok_or_else(|| EntryRefused::NoIdentity(path.to_owned()))?;
             after.identity = Some(found);
         }

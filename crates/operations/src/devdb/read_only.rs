@@ -61,6 +61,6 @@ fn disks(config: &GuestConfig) -> impl Iterator<Item = (StorageAddress, &str)> {
     disks.filter_map(|disk| Some((disk.address, disk.backing.store()?)))
 }
 
-fn identifier(entry: &Entry) -> Option<&String> {
-    entry.identity.as_ref()?.identifier.as_ref()
+fn identifier(entry: &Entry) -> Option<&str> {
+    entry.identity.as_ref()?.own_identifier()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hpvm_host::answers;
 use hpvm_model::{
-    Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice, StoreIdentity,
+    Bytes, Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice, StoreIdentity,
 };
 use hpvm_plan::drives;
 use hpvm_plan::facts::{FileFact, HostFacts, NotToChoose, OtherNames, Registered, Restriction};
@@ -32,6 +32,7 @@ pub(crate) fn registered(
     let known = |(path, trail): (&String, Trail)| {
         let restriction = restriction(&trail, &restricting, &presets);
         let mut known = of_store(&host.registry, own, path, &trail, restriction)?;
+        known.found = trail.identity.clone().or_else(|| stores.file_identity(path));
         if let (Some(namesakes), Restriction::None) = (&trail.namesakes, &known.restriction) {
             known.other_names = other_names(&host.registry, &presets, namesakes)?;
         }
@@ -72,7 +73,7 @@ fn of_store(
         read_only: is(|entry| entry.attributes.read_only),
         usage: entries.iter().find_map(|entry| entry.attributes.usage),
         kept: kept(registry, own, path, &entries)?,
-        found: trail.identity.clone(),
+        found: None,
     })
 }
 
@@ -198,13 +199,25 @@ fn kept(
     Ok(entry.identity.clone().filter(|_| is_remembered))
 }
 
-/// Writes down which devices a guest has now, for those of which nothing was written or that have grown.
+/// Which of a guest's stores are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// Where a guest was just made: nothing was written to its disks, and an entry for each file would take its time.
+    BlockDevices,
+    FilesToo,
+}
+
+/// Writes down what a guest's devices have behind them now, for those of which nothing was written or that have grown.
 pub(crate) fn keep_identities(
     change: &Change<'_>,
     config: &GuestConfig,
     facts: &HostFacts,
+    keeping: Keeping,
 ) -> Result<(), Refusal> {
     for (path, found) in to_keep(config, facts) {
+        if keeping == Keeping::BlockDevices && found.is_of_file() {
+            continue;
+        }
         let Ok(id) = EntryId::new(EntryType::Guest, path) else { continue };
         let real_path = real_path(path);
         let entry = change.entry(&id, &real_path)?.filter(|entry| entry.id == id);
@@ -224,15 +237,32 @@ fn to_keep<'a>(
     config: &'a GuestConfig,
     facts: &'a HostFacts,
 ) -> impl Iterator<Item = (&'a str, &'a StoreIdentity)> {
-    config.storage.iter().flat_map(StorageDevice::stores).filter_map(|path| {
+    let behind =
+        |device: &'a StorageDevice| device.backings().map(|backing| (device.kind, backing));
+    config.storage.iter().flat_map(behind).filter_map(|(kind, backing)| {
+        let path = backing.store()?;
         let known = facts.registered.get(path)?;
-        let found = known.found.as_ref()?;
+        let found = known.found_behind(kind, backing.storage)?;
         let is_news = match &known.kept {
             None => true,
             Some(kept) => kept.compare(found) == Likeness::Grown,
         };
         is_news.then_some((path, found))
     })
+}
+
+/// Where a file's length was written down, takes the one that we gave it; `None` leaves that to its guest's first start.
+pub(crate) fn keep_length(
+    change: &Change<'_>,
+    path: &str,
+    size: Option<Bytes>,
+) -> Result<(), Refusal> {
+    let Ok(id) = EntryId::new(EntryType::Guest, path) else { return Ok(()) };
+    let Some(entry) = change.entry(&id, &real_path(path))? else { return Ok(()) };
+    if entry.identity.as_ref().is_some_and(StoreIdentity::is_of_file) {
+        change.put_entry(&Entry { identity: size.map(StoreIdentity::of_file), ..entry })?;
+    }
+    Ok(())
 }
 
 /// Forgets what only the devices that are gone kept alive.

@@ -48,6 +48,11 @@ pub fn flaws(host: &VmHost) -> Result<Vec<Flaw>, Refusal> {
             true => String::new(),
             false => format!("; {}", told(&dependents)),
         };
+        // That came with the guests' devices, of which it is told.
+        let is_theirs = entry.origin == Origin::Guest && !entry.attributes.are_worth_keeping();
+        if is_theirs && !dependents.is_empty() {
+            continue;
+        }
         flaws.push(Flaw { text: format!("{} leads nowhere{users}", entry.id), command, decision });
         told_of.extend(dependents.into_iter().map(|dependent| dependent.store.path));
     }
@@ -78,9 +83,9 @@ fn flaws_of<'a>(
 ) -> Result<Vec<Flaw>, Refusal> {
     let facts = host.facts(config, None)?;
     let mut flaws = Vec::new();
-    let named = |device: &'a StorageDevice| device.backings().map(move |b| (device, &*b.path));
-    for (device, path) in config.storage.iter().flat_map(named) {
-        let guest = &config.name;
+    let named = |device: &'a StorageDevice| device.backings().map(move |b| (device, b));
+    for (device, backing) in config.storage.iter().flat_map(named) {
+        let (guest, path) = (&config.name, &*backing.path);
         let is_missing = facts.files.get(path) == Some(&FileFact::Missing);
         if is_missing && !device.is_place_holder() && !told_of.contains(path) {
             let text = format!("guest '{guest}' has '{path}', which leads nowhere");
@@ -88,7 +93,8 @@ fn flaws_of<'a>(
             flaws.push(Flaw { text, command, decision: Decision::Administrators });
         }
         let Some(known) = facts.registered.get(path) else { continue };
-        if let (Some(kept), Some(found)) = (&known.kept, &known.found)
+        if let Some(kept) = &known.kept
+            && let Some(found) = known.found_behind(device.kind, backing.storage)
             && matches!(kept.compare(found), Likeness::Other | Likeness::Shrunk)
         {
             let text = format!("'{path}' of guest '{guest}' was {kept} and is {found}");
@@ -138,7 +144,7 @@ pub fn initialise(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Initia
     };
     let before = names(&change)?;
     for (config, facts) in &facts {
-        super::keep_identities(&change, config, facts)?;
+        super::keep_identities(&change, config, facts, super::Keeping::FilesToo)?;
     }
     let known = names(&change)?.difference(&before).count();
     let done = Initialised { known, forgotten: change.delete_unused_entries()? };

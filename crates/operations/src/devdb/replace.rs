@@ -161,7 +161,7 @@ fn write(
         change.put_entry(&entry)?;
     }
     for moved in moved {
-        super::keep_identities(&change, &moved.after, &moved.facts)?;
+        super::keep_identities(&change, &moved.after, &moved.facts, super::Keeping::FilesToo)?;
     }
     if moved.is_empty() {
         change.record(&actor.done(None, None))?;

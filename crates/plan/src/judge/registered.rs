@@ -132,7 +132,8 @@ pub(super) fn another_device(
     device: &StorageDevice,
     known: &Registered,
 ) -> Option<Finding> {
-    let (kept, found) = (known.kept.as_ref()?, known.found.as_ref()?);
+    let found = known.found_behind(device.kind, device.backing.storage)?;
+    let kept = known.kept.as_ref()?;
     let path = &device.backing.path;
     let changed = match kept.compare(found) {
         Likeness::Same | Likeness::Grown => return None,
