@@ -20,11 +20,13 @@
 //! (`/sys/dev/block/MAJOR:MINOR`), ABI/testing/sysfs-block-loop (`loop/backing_file`), admin-guide/md.rst (`md/uuid`),
 //! filesystems/proc.rst section 3.5 (`mountinfo`), and where the ABI files say nothing the drivers: drivers/scsi/scsi_sysfs.c
 //! and drivers/nvme/host/sysfs.c (`wwid`, `serial`), fs/btrfs/sysfs.c (`/sys/fs/btrfs/UUID/devices`). What is neither mounted
-//! nor swapped on now is in /etc/fstab (`fstab`), or has the type of what a machine boots from (`boot`). Everything there may vanish while it is read, and is then passed over.
+//! nor swapped on now is in /etc/fstab (`fstab`), /etc/crypttab (`crypttab`) or a unit of systemd (`units`), or has the type of what a machine boots from (`boot`). Everything there may vanish while it is read, and is then passed over.
 
 mod boot;
+mod crypttab;
 mod device;
 mod elsewhere;
+mod expected;
 mod far;
 mod fstab;
 mod keys;
@@ -38,6 +40,7 @@ mod read;
 pub mod record;
 mod signature;
 mod sysfs;
+mod units;
 mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +50,7 @@ use hpvm_model::FileIdentity;
 
 pub use boot::Boot;
 pub use device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Medium};
-pub use fstab::Purpose;
+pub use expected::{Expected, Purpose};
 pub use lead::{Character, FileLead, Lead, Store};
 pub use lineage::Lineage;
 pub use places::{Leads, Places};
@@ -64,10 +67,10 @@ pub struct Blocks {
     /// Members of btrfs file systems in use, with where they are mounted when it is known.
     btrfs: BTreeMap<DeviceNumber, Option<PathBuf>>,
     swap: BTreeSet<Store>,
-    /// What /etc/fstab names by a path that is the device's own.
-    expected: BTreeMap<Store, Purpose>,
-    /// What it names by what is written on the device.
-    labelled: BTreeMap<Store, Purpose>,
+    /// What /etc/fstab, /etc/crypttab and systemd's units name by a path that is the device's own.
+    expected: BTreeMap<Store, Expected>,
+    /// What they name by what is written on the device.
+    labelled: BTreeMap<Store, Expected>,
     /// Partitions that machines are started from, of disks that the VM Host uses.
     boot: BTreeMap<DeviceNumber, Boot>,
     /// The devices a known file's file system is on.

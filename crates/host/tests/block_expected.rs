@@ -129,6 +129,46 @@ fn what_the_table_names_by_a_path_is_the_hosts_though_it_is_not_mounted() {
     assert_eq!(said, ["it is to be swap space, says /etc/fstab"]);
 }
 
+#[test]
+fn what_units_and_crypttab_name_is_the_hosts_too() {
+    let mut tree = plain();
+    for disk in ["sdb", "sdc", "sdd", "sde"] {
+        tree.disk(disk);
+    }
+    tree.partition("sdb", 1, "sdb1");
+    tree.link("/dev/disk/by-id/ata-1", "sdc");
+    tree.link("/dev/disk/by-uuid/1-a", "sde");
+    tree.wants("srv-data.mount", "[Mount]\nWhat=/dev/sdb1\nWhere=/srv/data\n");
+    tree.wants("dev-disk.swap", "[Swap]\nWhat=/dev/disk/by-id/ata-1\n");
+    tree.wants("other.mount", "[Mount]\nWhat=UUID=1-a\nWhere=/other\n");
+    tree.wants("sshd.service", "[Service]\nWhat=/dev/sdd\n");
+    tree.opens("box /dev/sdd none luks,noauto");
+    let data = "is to be mounted at /srv/data, says srv-data.mount";
+    check(&tree, "sdb1", &[&format!("it {data}")]);
+    check(&tree, "sdb", &[&format!("its partition sdb1 {data}")]);
+    check(&tree, "sdc", &["it is to be swap space, says dev-disk.swap"]);
+    check(&tree, "sdd", &["it is to be opened as the encrypted volume box, says /etc/crypttab"]);
+    // By what a guest may have written: asked for by itself.
+    check(&tree, "sde", &[]);
+    let labels = tree.read_all().labels(tree.store("sde"));
+    let said: Vec<String> = labels.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["it is to be mounted at /other, says other.mount"]);
+    // What is open already says it, and what lies on it.
+    tree.mapped("dm-0", "box", "CRYPT-LUKS2-1-box", &["sdd"]);
+    tree.mount("dm-0", "/box");
+    check(
+        &tree,
+        "sdd",
+        &[
+            "it is to be opened as the encrypted volume box, says /etc/crypttab",
+            "the encrypted volume box lies on it, which is mounted at /box",
+        ],
+    );
+    // The table of mounts says what it says first.
+    tree.expects("/dev/sdb1 /mnt ext4");
+    check(&tree, "sdb1", &["it is to be mounted at /mnt, says /etc/fstab"]);
+}
+
 /// A guest may write a label on its disk that is in the table: it is told apart from what nobody can forge.
 #[test]
 fn what_the_table_names_by_its_content_is_asked_for_by_itself() {

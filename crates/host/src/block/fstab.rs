@@ -1,51 +1,10 @@
-//! What the VM Host mounts and swaps on when it is asked to, whether it does so now or not: /etc/fstab, line by line.
+//! /etc/fstab, line by line: what is mounted and swapped on when that is asked for.
 //!
-//! Called by `read` and `record`. It knows the format (fstab(5), and mount(8) for tags and options), not what lies behind a
-//! name. A line that says nothing is passed over, as mount(8) does.
+//! Called by `expected`. It knows the format (fstab(5), and mount(8) for options), not what lies behind a name. A line that says
+//! nothing is passed over, as mount(8) does.
 
-use std::path::{Path, PathBuf};
-
+use super::expected::{LINES_MAX, Line, Purpose, named};
 use super::names;
-
-/// More than any host has.
-const LINES_MAX: usize = 4096;
-
-/// What a device is kept for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Purpose {
-    Mount(PathBuf),
-    Swap,
-}
-
-/// How a line names its device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Named {
-    /// By a path that is the device's wherever it is.
-    Path(PathBuf),
-    /// By what is written on the device, which whoever has it may change: udev's link for that.
-    Content(PathBuf),
-}
-
-impl Named {
-    pub(super) fn path(&self) -> &Path {
-        let (Self::Path(path) | Self::Content(path)) = self;
-        path
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) named: Named,
-    pub(super) purpose: Purpose,
-}
-
-/// Tags, and the folders of udev's links for them. Paths below these folders are names of the same sort.
-const TAGS: [(&[u8], &str); 4] = [
-    (b"UUID", "/dev/disk/by-uuid"),
-    (b"LABEL", "/dev/disk/by-label"),
-    (b"PARTUUID", "/dev/disk/by-partuuid"),
-    (b"PARTLABEL", "/dev/disk/by-partlabel"),
-];
 
 pub(super) fn lines(text: &[u8]) -> Vec<Line> {
     text.split(|byte| *byte == b'\n').take(LINES_MAX).filter_map(line).collect()
@@ -66,23 +25,7 @@ fn line(line: &[u8]) -> Option<Line> {
         b"swap" => Purpose::Swap,
         _ => Purpose::Mount(names::unescaped(at)),
     };
-    Some(Line { named: named(source)?, purpose })
-}
-
-fn named(source: &[u8]) -> Option<Named> {
-    if source.starts_with(b"/") {
-        let path = names::unescaped(source);
-        let is_by_content = TAGS.iter().any(|(_, folder)| path.starts_with(folder));
-        return Some(if is_by_content { Named::Content(path) } else { Named::Path(path) });
-    }
-    let equals = source.iter().position(|byte| *byte == b'=')?;
-    let (tag, value) = (&source[..equals], names::unescaped(&source[equals + 1..]));
-    let (_, folder) = TAGS.iter().find(|(known, _)| *known == tag)?;
-    let value = value.to_str()?;
-    let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-    let name = names::link_name(quoted.unwrap_or(value));
-    let is_name = !matches!(name.as_str(), "" | "." | "..");
-    is_name.then(|| Named::Content(Path::new(folder).join(name)))
+    Some(Line { named: named(&names::unescaped(source))?, purpose })
 }
 
 #[cfg(test)]
@@ -90,6 +33,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::block::expected::Named;
 
     fn one(text: &str) -> Option<(String, Purpose)> {
         let Line { named, purpose } = lines(text.as_bytes()).pop()?;

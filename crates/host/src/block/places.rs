@@ -5,6 +5,8 @@
 //! ```text
 //! sys/  proc/     the files that were read, and the links between them
 //! fstab           /etc/fstab
+//! crypttab        /etc/crypttab
+//! units/          the enabled units of systemd
 //! udev/           what udev wrote of each device
 //! leads           one path a line and what it led to there: `block 8:1 PATH` or `file DEVICE INODE MOUNT PATH`
 //! ```
@@ -27,6 +29,10 @@ pub struct Places {
     pub dev: PathBuf,
     /// The table of what is mounted on demand.
     pub fstab: PathBuf,
+    /// That of encrypted volumes.
+    pub crypttab: PathBuf,
+    /// The administrator's units of systemd.
+    pub units: PathBuf,
     /// udev's records, a file `bMAJOR:MINOR` for each device.
     pub udev: PathBuf,
     pub leads: Leads,
@@ -47,6 +53,8 @@ impl Default for Places {
             proc: "/proc".into(),
             dev: "/dev".into(),
             fstab: "/etc/fstab".into(),
+            crypttab: "/etc/crypttab".into(),
+            units: "/etc/systemd/system".into(),
             udev: "/run/udev/data".into(),
             leads: Leads::Live,
         }
@@ -62,6 +70,8 @@ impl Places {
             proc: folder.join("proc"),
             dev: folder.join("dev"),
             fstab: folder.join("fstab"),
+            crypttab: folder.join("crypttab"),
+            units: folder.join("units"),
             udev: folder.join("udev"),
             leads: Leads::Recorded(leads.split(|byte| *byte == b'\n').filter_map(parse).collect()),
         })

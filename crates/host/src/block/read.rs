@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::boot;
 use super::device::{Device, DeviceNumber, Identifier, Kind, Mapping};
+use super::expected::{self, Expected, Named};
 use super::far::{Answer, Asker};
-use super::fstab::{self, Line, Named};
 use super::keys::{self, Keys};
 use super::lead::{FileLead, Lead, Store};
 use super::mounts::{self, Mount};
@@ -52,7 +52,7 @@ impl Blocks {
         reader.finish()
     }
 
-    /// Whether these leads are files and nothing else: neither swap space, nor named in /etc/fstab, nor attached to a loop device. Quick, since the
+    /// Whether these leads are files and nothing else: neither swap space, nor what the VM Host will use, nor attached to a loop device. Quick, since the
     /// disks of most guests are such files, and of those nothing more need be known.
     #[must_use]
     pub fn are_plain_files(places: &Places, leads: &[Lead]) -> bool {
@@ -63,7 +63,7 @@ impl Blocks {
         wanted.iter().all(|store| matches!(store, Store::File(_)))
             && !attached(&asker).iter().any(|(_, backing)| is_attached(backing))
             && !swaps(&asker).iter().any(is_wanted)
-            && !expected(&asker).iter().any(|(_, lead)| is_wanted(lead))
+            && !expected(&asker).iter().any(|(.., lead)| is_wanted(lead))
     }
 
     /// Reads the stores that these leads are, and what hangs together with them.
@@ -162,14 +162,14 @@ impl<'places> Reader<'places> {
     }
 
     fn note_expected(&mut self) {
-        for (Line { named, purpose }, lead) in expected(&self.asker) {
+        for (named, expected, lead) in expected(&self.asker) {
             self.add_file(&lead);
             let Some(store) = lead.store() else { continue };
             let noted = match named {
                 Named::Path(_) => &mut self.blocks.expected,
                 Named::Content(_) => &mut self.blocks.labelled,
             };
-            noted.entry(store).or_insert(purpose);
+            noted.entry(store).or_insert(expected);
         }
     }
 
@@ -384,15 +384,15 @@ fn swaps(asker: &Asker<'_>) -> Vec<Lead> {
     mounts::swaps(&text).iter().filter_map(lead).collect()
 }
 
-/// What /etc/fstab names, as far as it is there now.
-fn expected(asker: &Asker<'_>) -> Vec<(Line, Lead)> {
-    let lines = fstab::lines(&fs::read(&asker.places.fstab).unwrap_or_default());
-    asker.prepare(lines.iter().map(|line| line.named.path().to_owned()).collect());
-    let with_lead = |line: Line| {
-        let lead = asker.answer(line.named.path()).lead().cloned()?;
-        Some((line, lead))
+/// What the VM Host will use, as far as it is there now.
+fn expected(asker: &Asker<'_>) -> Vec<(Named, Expected, Lead)> {
+    let all = expected::all(asker.places);
+    asker.prepare(all.iter().map(|(named, _)| named.path().to_owned()).collect());
+    let with_lead = |(named, expected): (Named, Expected)| {
+        let lead = asker.answer(named.path()).lead().cloned()?;
+        Some((named, expected, lead))
     };
-    lines.into_iter().filter_map(with_lead).collect()
+    all.into_iter().filter_map(with_lead).collect()
 }
 
 /// The loop devices in use, by name, with what each is attached to.

@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::places::{self, Places};
-use super::{DeviceNumber, boot, fstab, mounts, read, sysfs};
+use super::{DeviceNumber, boot, expected, mounts, read, sysfs, units};
 
 /// The values in a device's folder that are read.
 const VALUES: [&str; 16] = [
@@ -88,7 +88,7 @@ fn btrfs(places: &Places, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies mounts, swap areas and /etc/fstab; the paths they name.
+/// Copies mounts, swap areas, and what says what will be mounted, swapped on and opened; the paths they name.
 fn tables(places: &Places, folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let own = places.proc.join("self/mountinfo");
@@ -100,10 +100,18 @@ fn tables(places: &Places, folder: &Path) -> io::Result<Vec<PathBuf>> {
         write(&folder.join("proc/swaps"), &table)?;
         paths.extend(mounts::swaps(&table));
     }
-    if let Ok(table) = fs::read(&places.fstab) {
-        write(&folder.join("fstab"), &table)?;
-        paths.extend(fstab::lines(&table).iter().map(|line| line.named.path().to_owned()));
+    for (table, name) in [(&places.fstab, "fstab"), (&places.crypttab, "crypttab")] {
+        if let Ok(table) = fs::read(table) {
+            write(&folder.join(name), &table)?;
+        }
     }
+    for (name, text) in units::enabled(&places.units) {
+        let units = folder.join("units");
+        write(&units.join(&name), &text)?;
+        fs::create_dir_all(units.join("recorded.wants"))?;
+        symlink(Path::new("..").join(&name), units.join("recorded.wants").join(&name))?;
+    }
+    paths.extend(expected::all(places).iter().map(|(named, _)| named.path().to_owned()));
     Ok(paths)
 }
 

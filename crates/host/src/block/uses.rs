@@ -4,14 +4,15 @@
 //!
 //! - A store is used when it is mounted, is swap space or belongs to a file system in use; when the same is true of
 //!   something that lies on it; or when a volume was made of it, even one that nobody uses yet.
-//! - It is used too when /etc/fstab names it, by a path, whether it is mounted now or not, and when machines are started from
+//! - It is used too when /etc/fstab, /etc/crypttab or an enabled unit of systemd names it, by a path, whether it is in use now or
+//!   not, and when machines are started from
 //!   such partitions and it lies on a disk of which the VM Host uses another.
 //! - That a partition or a loop device of it exists is no use.
 //! - A partition is also used when its disk is used as a whole. A volume is not used because its group has others that are.
 //! - Another name of the same bytes counts as the store: a second path, another loop device on the same file.
 //!
 //! Signatures and claims are asked for separately: they open the device, and a signature may be a guest's own work. So may the
-//! label or the UUID be by which /etc/fstab names a device (`labels`).
+//! label or the UUID be by which these name a device (`labels`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 
 use super::boot::Boot;
 use super::device::{Device, Kind, Mapping};
-use super::fstab::Purpose;
+use super::expected::Expected;
 use super::lead::Store;
 use super::probe::{Probe, ProbeError};
 use super::signature::{self, Signature};
@@ -64,8 +65,8 @@ pub enum Fact {
     Swap,
     /// A member of a btrfs file system in use; where it is mounted, when that is known.
     Btrfs(Option<PathBuf>),
-    /// /etc/fstab says what it is for.
-    Expected(Purpose),
+    /// /etc/fstab, /etc/crypttab or a unit of systemd says what it is for.
+    Expected(Expected),
     /// Machines are started from such partitions, and it lies on a disk that the VM Host uses.
     Boot(Boot),
     /// The last step was made of it, and nobody is seen to use that.
@@ -122,13 +123,13 @@ impl Blocks {
         found.into_iter().collect()
     }
 
-    /// What /etc/fstab says of a store, its partitions and its loop devices by what is written on them. Whoever wrote that may
+    /// What these tables say of a store, its partitions and its loop devices by what is written on them. Whoever wrote that may
     /// have been a guest: ask only for a store that no guest has had.
     #[must_use]
     pub fn labels(&self, store: Store) -> Vec<Use> {
         let labelled = |(steps, device): (Vec<Step>, &Device)| {
-            let purpose = self.labelled.get(&Store::Device(device.number))?.clone();
-            Some(Use { whole: None, steps, fact: Fact::Expected(purpose) })
+            let expected = self.labelled.get(&Store::Device(device.number))?.clone();
+            Some(Use { whole: None, steps, fact: Fact::Expected(expected) })
         };
         self.parts(store).into_iter().filter_map(labelled).collect()
     }
@@ -225,14 +226,14 @@ impl Blocks {
         if self.swap.contains(&store) {
             return Some(Fact::Swap);
         }
-        if let Some(purpose) = self.expected.get(&store) {
-            return Some(Fact::Expected(purpose.clone()));
+        if let Some(expected) = self.expected.get(&store) {
+            return Some(Fact::Expected(expected.clone()));
         }
         let Store::Device(number) = store else { return None };
         self.boot.get(&number).map(|boot| Fact::Boot(*boot))
     }
 
-    /// What the kernel has in use, itself or what lies on it, or /etc/fstab names: all that is known before `boot` is.
+    /// What the kernel has in use, itself or what lies on it, or the tables name: all that is known before `boot` is.
     pub(super) fn used(&self) -> BTreeSet<Store> {
         let devices =
             self.mounted.keys().chain(self.btrfs.keys()).map(|number| Store::Device(*number));
@@ -443,10 +444,7 @@ impl fmt::Display for Fact {
                 write!(out, "is a member of the btrfs file system mounted at {}", names::shown(at))
             }
             Self::Btrfs(None) => out.write_str("is a member of a btrfs file system in use"),
-            Self::Expected(Purpose::Mount(at)) => {
-                write!(out, "is to be mounted at {}, says /etc/fstab", names::shown(at))
-            }
-            Self::Expected(Purpose::Swap) => out.write_str("is to be swap space, says /etc/fstab"),
+            Self::Expected(expected) => expected.fmt(out),
             Self::Boot(boot) => boot.fmt(out),
             Self::Held => out.write_str("is in use"),
             Self::Claimed => {

@@ -126,6 +126,17 @@ impl Tree {
         self.fstab.push('\n');
     }
 
+    /// A line of /etc/crypttab.
+    pub fn opens(&self, line: &str) {
+        self.write("crypttab", &format!("{line}\n"));
+    }
+
+    /// A unit of systemd that a target wants.
+    pub fn wants(&self, unit: &str, text: &str) {
+        self.write(&format!("units/{unit}"), text);
+        self.write(&format!("units/local-fs.target.wants/{unit}"), text);
+    }
+
     /// The type that udev read of a partition.
     pub fn partition_type(&self, partition: &str, text: &str) {
         let record = format!("udev/b{}", self.number(partition));

@@ -1,6 +1,6 @@
 //! Keeps the list of what the VM Host itself uses: `hpvmhostrdev`. The list informs; each create, change and start looks at
 //! the devices anew, whatever it says. Only what was read as a signature, of something that does not run now, or as the label
-//! by which /etc/fstab names a device, depends on it: a guest may have written those, so they count on devices alone that no
+//! by which a table of the VM Host's names a device, depends on it: a guest may have written those, so they count on devices alone that no
 //! guest has.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -188,7 +188,7 @@ impl Devices {
         Ok(owned)
     }
 
-    /// What /etc/fstab says of a free device.
+    /// What the VM Host's tables say of a free device.
     fn labels(&self, device: &Device) -> Vec<Use> {
         self.blocks.labels(Store::Device(device.number))
     }
