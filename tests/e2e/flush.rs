@@ -66,6 +66,28 @@ impl Store {
             let size = format!("{}M", disk.mib);
             make(&["create", "-q", "-f", "qcow2"], &[&content, Path::new(&size)]);
         }
+        Store::of(host, number, disk, content)
+    }
+
+    /// The same with an ext4 file system on the disk.
+    fn with_files(host: &VmHost, number: usize, disk: &Disk) -> Store {
+        let flat = host.disk(&format!("content-{number}.img"), disk.mib << 20);
+        let at_once = ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+        let made = Command::new("mkfs.ext4").args(at_once).arg(&flat).status();
+        assert!(made.expect("mkfs.ext4 runs").success());
+        let content = match disk.format {
+            Format::Raw => flat,
+            Format::Qcow2 => {
+                let image = host.path(&format!("image-{number}.img"));
+                make(&["convert", "-f", "raw", "-O", "qcow2"], &[&flat, &image]);
+                image
+            }
+        };
+        Store::of(host, number, disk, content)
+    }
+
+    /// Made before the server opens it.
+    fn of(host: &VmHost, number: usize, disk: &Disk, content: PathBuf) -> Store {
         let file = OpenOptions::new().create(true).append(true).open(&content).expect("a store");
         file.set_len(disk.bytes()).expect("its length");
         let before = host.copy_of(&content, &format!("before-{number}.img"));
@@ -85,14 +107,14 @@ impl Store {
     }
 
     /// The store as a disk that forgets on a power cut what it was not told to keep, as the guest sees it.
-    fn kept(&self, host: &VmHost, number: usize, disk: &Disk) -> Vec<u8> {
+    fn kept(&self, host: &VmHost, number: usize, disk: &Disk) -> PathBuf {
         replay(&self.log, &self.before);
         if disk.format == Format::Raw {
-            return fs::read(&self.before).expect("the store");
+            return self.before.clone();
         }
         let flat = host.path(&format!("flat-{number}.img"));
         make(&["convert", "-f", "qcow2", "-O", "raw"], &[&self.before, &flat]);
-        fs::read(flat).expect("what the image holds")
+        flat
     }
 }
 
@@ -112,15 +134,8 @@ fn make(words: &[&str], files: &[&Path]) {
 
 fn what_a_guest_flushed_survives_a_power_cut() {
     let host = VmHost::new(Engine::Real);
-    let stores: Vec<Store> =
-        DISKS.iter().enumerate().map(|(number, disk)| Store::new(&host, number, disk)).collect();
-    let names: Vec<String> = (0..DISKS.len()).map(|number| format!("logged-{number}")).collect();
-    let exports: Vec<_> = stores
-        .iter()
-        .enumerate()
-        .map(|(number, store)| (store.nodes(number), names[number].as_str(), DISKS[number].bytes()))
-        .collect();
-    let mut served = Served::new(&host, &exports);
+    let stores = DISKS.iter().enumerate().map(|(n, disk)| Store::new(&host, n, disk)).collect();
+    let (stores, mut served) = serve(&host, stores);
     let mut console = boot(&host, &served.paths);
     let disks = DISKS.each_ref().map(|disk| name_of(&mut console, disk));
 
@@ -145,61 +160,86 @@ fn what_a_guest_flushed_survives_a_power_cut() {
 
     let log = fs::read_to_string(console_log(&host)).expect("the console's log");
     for (number, store) in stores.iter().enumerate().skip(QUIET + 1) {
-        let kept = store.kept(&host, number, &DISKS[number]);
+        let kept = fs::read(store.kept(&host, number, &DISKS[number])).expect("the store");
         let last = last_reported(&log, &disks[number]);
         assert!(last >= RECORDS, "{last} records of {}", DISKS[number].place);
         let lost: Vec<u64> = (1..=last).filter(|n| !has(&kept, &disks[number], *n)).collect();
         assert!(lost.is_empty(), "{}: {lost:?} of {last} are lost", DISKS[number].place);
     }
     let written = fs::read(&stores[QUIET].content).expect("the store");
-    let kept = stores[QUIET].kept(&host, QUIET, &DISKS[QUIET]);
+    let kept = fs::read(stores[QUIET].kept(&host, QUIET, &DISKS[QUIET])).expect("the store");
     assert!(has(&written, quiet, 2), "the second record had reached the store");
     assert!(has(&kept, quiet, 1) && !has(&kept, quiet, 2), "only the first was flushed");
 }
 
-/// A journal's last block is written by a command that asks for it to be kept (force unit access), and nothing is flushed after
-/// it. Each file that the guest was told is kept must be there when the journal is replayed.
+/// A journal's last block is written by a command that asks for it to be kept (force unit access), where the disk takes such a
+/// command, and nothing is flushed after it. Each file that the guest was told is kept must be there when the journal is replayed.
 fn what_a_guest_had_written_through_survives_a_power_cut() {
     let host = VmHost::new(Engine::Real);
-    let disk = &DISKS[1];
-    // Made before the server opens it.
-    let content = host.disk("content-1.img", disk.bytes());
-    let at_once = ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
-    let made = Command::new("mkfs.ext4").args(at_once).arg(&content).status();
-    assert!(made.expect("mkfs.ext4 runs").success());
-    let store = Store::new(&host, 1, disk);
-    let mut served = Served::new(&host, &[(store.nodes(1), "logged-1", disk.bytes())]);
-    let boot = host.copy_of(&image("test-cloud"), "boot.img");
-    let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
-    let other = format!("{}:{}", disk.place, served.paths[0].display());
-    host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &boot, "-a", &other]);
-    host.ok(&["hpvmstart", "-P", "web"]);
-    let mut console = Console::attach(&host.run_dir(1));
-    console.wait_for_shell();
-    let name = name_of(&mut console, disk);
-    assert_eq!(console.run(&format!("cat /sys/block/{name}/queue/fua")), "1", "it is used");
-    let mounted =
-        format!("mkdir -p /mnt; mount -t ext4 /dev/{name} /mnt; grep -c /mnt /proc/mounts");
-    assert_eq!(console.run(&mounted), "1");
-    // The last thing that reaches the store is what keeps the last file.
-    console.run(&format!(
-        "n=1; while [ $n -le {RECORDS} ] && echo record $n. | dd of=/mnt/$n conv=fsync 2>&- && echo kept {name} $n.; do n=$((n+1)); done"
-    ));
+    let stores =
+        DISKS.iter().enumerate().map(|(n, disk)| Store::with_files(&host, n, disk)).collect();
+    let (stores, mut served) = serve(&host, stores);
+    let mut console = boot(&host, &served.paths);
+    let disks = DISKS.each_ref().map(|disk| name_of(&mut console, disk));
+    let through: Vec<usize> = (0..DISKS.len())
+        .filter(|n| console.run(&format!("cat /sys/block/{}/queue/fua", disks[*n])) == "1")
+        .collect();
+    println!("written through: {through:?}");
+    let is_avio = |n: &usize| DISKS[*n].place.starts_with("disk:avio_stor");
+    let avio: Vec<usize> = (0..DISKS.len()).filter(is_avio).collect();
+    assert!(avio.iter().all(|n| through.contains(n)), "it is used: {through:?}");
+    for n in &through {
+        let name = &disks[*n];
+        let mounted = format!(
+            "modprobe -a crc32c_generic ext4; mkdir -p /mnt/{name}; mount -t ext4 /dev/{name} /mnt/{name}; grep -c /mnt/{name} /proc/mounts"
+        );
+        assert_eq!(console.run(&mounted), "1", "{}", DISKS[*n].place);
+    }
+    // All at once, so that the last thing that reaches each store is what keeps its last file.
+    let writing = through.iter().map(|n| {
+        let name = &disks[*n];
+        format!(
+            "(n=1; while [ $n -le {RECORDS} ] && echo record $n. | dd of=/mnt/{name}/$n conv=fsync 2>&- && echo kept {name} $n.; do n=$((n+1)); done) & "
+        )
+    });
+    console.run(&format!("{}wait", writing.collect::<String>()));
     served.cut();
     host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
     let log = fs::read_to_string(console_log(&host)).expect("the console's log");
-    assert_eq!(last_reported(&log, &name), RECORDS);
-    replay(&store.log, &store.before);
-    let repaired = Command::new("e2fsck").args(["-f", "-y"]).arg(&store.before).output();
+    for n in through {
+        assert_eq!(last_reported(&log, &disks[n]), RECORDS, "{}", DISKS[n].place);
+        has_files(&stores[n].kept(&host, n, &DISKS[n]), DISKS[n].place);
+    }
+}
+
+/// Each file, once the journal is replayed.
+fn has_files(disk: &Path, place: &str) {
+    let repaired = Command::new("e2fsck").args(["-f", "-y"]).arg(disk).output();
     let repaired = repaired.expect("e2fsck runs");
     let said = String::from_utf8_lossy(&repaired.stdout).into_owned();
-    assert!(repaired.status.code().is_some_and(|code| code <= 1), "{said}");
+    assert!(repaired.status.code().is_some_and(|code| code <= 1), "{place}: {said}");
     for n in 1..=RECORDS {
         let cat = ["-R".to_owned(), format!("cat /{n}")];
-        let shown = Command::new("debugfs").args(cat).arg(&store.before).output();
+        let shown = Command::new("debugfs").args(cat).arg(disk).output();
         let content = String::from_utf8_lossy(&shown.expect("debugfs runs").stdout).into_owned();
-        assert_eq!(content, format!("record {n}.\n"), "file {n} of {RECORDS} is lost: {said}");
+        assert_eq!(
+            content,
+            format!("record {n}.\n"),
+            "{place}: file {n} of {RECORDS} is lost: {said}"
+        );
     }
+}
+
+/// A server of all these stores.
+fn serve(host: &VmHost, stores: Vec<Store>) -> (Vec<Store>, Served) {
+    let names: Vec<String> = (0..DISKS.len()).map(|number| format!("logged-{number}")).collect();
+    let exports: Vec<_> = stores
+        .iter()
+        .enumerate()
+        .map(|(number, store)| (store.nodes(number), names[number].as_str(), DISKS[number].bytes()))
+        .collect();
+    let served = Served::new(host, &exports);
+    (stores, served)
 }
 
 fn boot(host: &VmHost, stores: &[PathBuf]) -> Console {

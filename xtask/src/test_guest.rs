@@ -61,7 +61,8 @@ const AT_BOOT_FULL: [&str; 1] = ["mptsas"];
 /// In the initramfs for a `modprobe` of a test.
 const ON_DEMAND: [&str; 6] =
     ["virtio_net", "virtio_balloon", "virtio_console", "virtio_rng", "pvpanic_pci", "isofs"];
-const ON_DEMAND_FULL: [&str; 2] = ["e1000", "st"];
+/// The last is what ext4 asks the kernel for, which no table of dependencies names.
+const ON_DEMAND_FULL: [&str; 4] = ["e1000", "st", "ext4", "crc32c_generic"];
 const AT_BOOT_AGENT: [&str; 1] = ["virtio_console"];
 const AT_BOOT_NET: [&str; 2] = ["virtio_net", "e1000"];
 const AT_BOOT_LOAD: [&str; 3] = ["mptsas", "virtio_blk", "sym53c8xx"];
