@@ -1,15 +1,20 @@
-//! What installs hpvm on a machine that cannot run it: it says what is missing, in one line, and touches nothing.
+//! What installs hpvm: on a machine that cannot run it, it says what is missing, in one line, and touches nothing; elsewhere it
+//! touches nothing that is not ours.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hpvm_testkit::vm_host::{Outcome, repository};
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![a_machine_that_is_too_old_is_left_alone];
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_machine_that_is_too_old_is_left_alone,
+    an_installation_touches_nothing_that_is_not_ours,
+];
 
 /// Where a shell finds the plain tools it uses.
 const TOOLS: [&str; 9] = ["sh", "sed", "cut", "sort", "head", "dirname", "grep", "id", "cat"];
@@ -46,4 +51,84 @@ fn a_machine_that_is_too_old_is_left_alone() {
         assert!(outcome.stderr.contains("is needed"), "{outcome}");
         assert!(!touched.exists(), "{}", fs::read_to_string(&touched).unwrap_or_default());
     }
+}
+
+/// What others have where our files go, and where multipath products have theirs.
+const FOREIGN: [&str; 8] = [
+    "etc/multipath.conf",
+    "etc/multipath/bindings",
+    "etc/multipath/conf.d/array.conf",
+    "etc/opt/hpvm/hpvmconf",
+    "etc/udev/rules.d/60-multipath.rules",
+    "usr/lib/udev/rules.d/60-multipath.rules",
+    "usr/lib/systemd/system/multipathd.service",
+    "opt/other/bin/hpvmstatus",
+];
+
+/// Settles 151: what was there is as it was, also when it is done again, and each file that is new bears our name or lies in a
+/// folder that does.
+fn an_installation_touches_nothing_that_is_not_ours() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    for name in FOREIGN {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(&path, format!("the settings of {name}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("its mode");
+    }
+    let before = all_below(root);
+    let mut installed = BTreeMap::new();
+    for round in ["once", "again"] {
+        install_below(root);
+        let after = all_below(root);
+        for (path, known) in &before {
+            assert_eq!(after.get(path), Some(known), "{}, {round}", path.display());
+        }
+        installed = after;
+    }
+    installed.retain(|path, _| !before.contains_key(path));
+    assert!(installed.len() > 20, "{installed:?}");
+    for path in installed.keys() {
+        let is_ours = |name: &Path| name.to_string_lossy().contains("hpvm");
+        let in_ours = path.starts_with("opt/hpvm");
+        let named = path.file_name().is_some_and(|name| is_ours(Path::new(name)));
+        assert!(in_ours || named, "{} is new", path.display());
+    }
+}
+
+fn install_below(root: &Path) {
+    let mut make = Command::new("make");
+    make.args(["--silent", "--no-print-directory", "install-built"]).current_dir(repository());
+    let built = repository().join("target/debug");
+    make.arg(format!("BUILT={}", built.display()));
+    make.arg("HPVM_ROOT=").arg(format!("DESTDIR={}", root.display()));
+    // Links take no time and no room.
+    make.arg("INSTALL_PROGRAM=ln -sf");
+    make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").stdin(Stdio::null());
+    make.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let outcome = Outcome::of("make", make, b"");
+    assert!(outcome.status.success(), "{outcome}");
+}
+
+/// Each file below a folder that is no folder itself: its mode, its size, where it leads, and what is in it where that is little.
+fn all_below(root: &Path) -> BTreeMap<PathBuf, (u32, u64, Option<PathBuf>, Vec<u8>)> {
+    let (mut found, mut todo) = (BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(folder) = todo.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+            let path = entry.path();
+            let status = path.symlink_metadata().expect("it is there");
+            if status.is_dir() {
+                todo.push(path);
+                continue;
+            }
+            let content = match status.is_file() && status.len() < 1 << 16 {
+                true => fs::read(&path).expect("it is read"),
+                false => Vec::new(),
+            };
+            let below = path.strip_prefix(root).expect("it lies below").to_owned();
+            let known = (status.mode(), status.len(), fs::read_link(&path).ok(), content);
+            found.insert(below, known);
+        }
+    }
+    found
 }

@@ -14,6 +14,7 @@ mod counted;
 mod crash_steps;
 mod damage;
 mod device_database;
+mod device_identities;
 mod devices;
 mod doctor;
 mod exchange;
@@ -119,6 +120,7 @@ const SUBJECTS: &[&[Test]] = &[
     input::TESTS,
     read_only_root::TESTS,
     installing::TESTS,
+    device_identities::TESTS,
     lan::TESTS,
     lan_boot::TESTS,
     limits::TESTS,
