@@ -77,6 +77,30 @@ impl Rig {
     }
 }
 
+/// One image in drives of several running guests, behind either adapter, which all read it and none writes. It goes and comes
+/// in one while the others read on.
+pub(crate) fn an_image_is_shared(host: &VmHost, guests: [(&str, &mut Console); 2]) {
+    let image = host.path("shared.iso");
+    let content = format!("the shared disc\n{}", "\0".repeat(128 * 1024));
+    fs::write(&image, &content).expect("an image");
+    let drive = |adapter: &str, backing: &str| format!("dvd:{adapter}:0,7,0:{backing}");
+    let file = format!("file:{}", image.display());
+    let [(first, one), (second, other)] = guests;
+    let read = "until [ -b /dev/sr0 ]; do usleep 20000; done; head -n 1 /dev/sr0";
+    for (guest, adapter, console) in
+        [(first, "scsi", &mut *one), (second, "avio_stor", &mut *other)]
+    {
+        host.ok(&["hpvmmodify", "-P", guest, "-a", &drive(adapter, &file)]);
+        assert_eq!(console.run(read), "the shared disc");
+    }
+    one.run("echo written | dd of=/dev/sr0 conv=fsync 2>&1; true");
+    host.ok(&["hpvmmodify", "-P", second, "-m", &drive("avio_stor", "null:/var/empty")]);
+    assert_eq!(one.run("echo 3 >/proc/sys/vm/drop_caches; head -n 1 /dev/sr0"), "the shared disc");
+    host.ok(&["hpvmmodify", "-P", second, "-m", &drive("avio_stor", &file)]);
+    assert_eq!(other.run(read), "the shared disc");
+    assert!(fs::read(&image).expect("the image") == content.as_bytes(), "nobody wrote");
+}
+
 /// Whoever changed it last: hpvmmodify needs no look at what the console did, nor an address where there is one drive, and
 /// no change stops the guest. Settles 43, 145.
 fn a_medium_is_changed_at_the_console_and_by_command() {

@@ -8,7 +8,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use super::{BOUND, BothKinds, FIRST, HOST, PINGS, across, jumbo, load, make, nat, rules, told};
-use crate::Test;
+use crate::{Test, media};
 
 pub(crate) const TESTS: &[Test] = crate::tests![guests_use_their_lans];
 
@@ -34,6 +34,9 @@ fn use_lans() {
     nics_go(&host, &mut guests);
     rules::a_changed_address_is_refused(&host, &mut guests.avio);
     a_nic_moves_to_another_switch(&host);
+    // These two run, and whoever needs two guests on one VM Host finds them here.
+    let BothKinds { vio, avio } = &mut guests;
+    media::an_image_is_shared(&host, [("vio", &mut vio.console), ("avio", &mut avio.console)]);
     guests.stop(&host);
     let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
     assert!(ports.contains("Reserved     avio_lan none     1\n"), "{ports}");
