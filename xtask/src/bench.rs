@@ -15,6 +15,7 @@ mod listing;
 mod loaded;
 mod machine;
 mod peer;
+mod plugged;
 mod process;
 mod reflink;
 mod report;
@@ -45,7 +46,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         name: "clone",
-        what: "hpvmclone, cp and qemu-img convert in turn; clones linked and by reflink",
+        what: "hpvmclone, cp, qemu-img convert and virsh vol-clone in turn; clones linked and by reflink",
         measure: cloning::measure,
     },
     Group {
@@ -67,6 +68,11 @@ const GROUPS: &[Group] = &[
         name: "hostrdev",
         what: "the VM Host's own disks among 1,000 block devices",
         measure: blocks::measure,
+    },
+    Group {
+        name: "plugged",
+        what: "an emulated adapter added to a running guest with its disk",
+        measure: plugged::measure,
     },
     Group {
         name: "storage",

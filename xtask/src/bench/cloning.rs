@@ -1,5 +1,5 @@
-//! The rows about clones: hpvmclone, `cp` and `qemu-img convert` copy the same disk in turn, each until the copy is on the
-//! disk; then linked clones of it.
+//! The rows about clones: hpvmclone, `cp`, `qemu-img convert` and, where libvirt is there, `virsh vol-clone` copy the same disk
+//! in turn, each until the copy is on the disk; then clones of it that share its blocks, and linked ones.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -11,8 +11,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::Effort;
 use super::house::House;
+use super::peer::Peer;
 use super::process::timed;
-use super::reflink::{Lacking, SharingFileSystem};
+use super::reflink::{KINDS, Lacking, SharingFileSystem};
 use super::report::{Row, Verdict};
 use super::statistics::Series;
 
@@ -24,30 +25,36 @@ const AT_ONCE_MS: f64 = 15.0;
 
 pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     let house = House::new()?;
-    let disk = house.root.join("source.img");
+    let folder = house.root.join("volumes");
+    fs::create_dir(&folder)?;
+    let disk = folder.join("source.img");
     fill(&disk)?;
     let statement = format!("disk:avio_stor:0,1,0:file:{}", disk.display());
     house.run(&["hpvmcreate", "-P", "source", "-a", &statement])?;
-    let copy = house.root.join("copy.img");
-    let [mut ours, mut cp, mut convert] = [(); 3].map(|()| Series::default());
+    let copy = folder.join("copy.img");
+    let peer = Peer::start()?;
+    peer.as_ref().map(|peer| peer.keep_volumes(&folder)).transpose()?;
+    let [mut ours, mut cp, mut convert, mut volume] = [(); 4].map(|()| Series::default());
     for turn in 0..=effort.runs(7) {
         let turns = [
             our_copy(&house, turn, &copy)?,
             copied_by(&["cp", "--sparse=auto"], &disk, &copy)?,
             copied_by(&["qemu-img", "convert", "-f", "raw", "-O", "raw"], &disk, &copy)?,
         ];
+        let by_peer = peer.as_ref().map(|peer| volume_copied(peer, &disk, &copy)).transpose()?;
         // The first of each reads the disk into memory.
         if turn > 0 {
-            [&mut ours, &mut cp, &mut convert]
+            [&mut ours, &mut cp, &mut convert, &mut volume]
                 .into_iter()
-                .zip(turns)
+                .zip(turns.into_iter().chain(by_peer))
                 .for_each(|(series, time)| series.push(time));
         }
     }
     // The last of the others went when ours was timed, so ours is made once more to be looked at.
     our_copy(&house, effort.runs(7) + 1, &copy)?;
     is_same_with_holes(&disk, &copy)?;
-    let by_reflink = by_reflink(effort, &house, &disk)?;
+    drop(peer);
+    let [on_xfs, on_btrfs] = KINDS.map(|kind| by_reflink(effort, &house, &disk, kind));
     let mut linked = Series::default();
     for turn in 0..=effort.runs(31) {
         let name = format!("linked{turn}");
@@ -59,12 +66,18 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     Ok(vec![
         Row {
             what: "clone of a 4 GiB disk file with 1 GiB of data, until it is on the disk".into(),
-            peer: format!("`qemu-img convert` and sync {convert}"),
+            peer: match volume.is_empty() {
+                true => format!("`qemu-img convert` and sync {convert}"),
+                false => {
+                    format!("`virsh vol-clone` and sync {volume}; `qemu-img convert` {convert}")
+                }
+            },
             target: "4/5 of `cp --sparse=auto` and sync",
             measured: format!("{ours}; cp {cp}"),
             verdict: Verdict::of(ours.median() <= OVER_CP * cp.median()),
         },
-        by_reflink,
+        on_xfs?,
+        on_btrfs?,
         Row {
             what: "the same by `--linked`".into(),
             peer: String::new(),
@@ -86,28 +99,29 @@ fn is_same_with_holes(disk: &Path, copy: &Path) -> Result<()> {
 }
 
 /// The whole command, on a file system where a copy shares its disk's blocks.
-fn by_reflink(effort: &Effort, house: &House, disk: &Path) -> Result<Row> {
-    let row = |system: &str, measured: String, verdict| Row {
-        what: format!("the same by reflink{system}, the whole command"),
+fn by_reflink(effort: &Effort, house: &House, disk: &Path, kind: &str) -> Result<Row> {
+    let row = |measured: String, verdict| Row {
+        what: format!("the same by reflink ({kind}), the whole command"),
         peer: String::new(),
         target: "15 ms",
         measured,
         verdict,
     };
-    let system = match SharingFileSystem::in_folder(&house.root)? {
+    let system = match SharingFileSystem::in_folder(&house.root, kind)? {
         Ok(system) => system,
-        Err(Lacking(reason)) => return Ok(row("", format!("– ({reason})"), Verdict::Unmeasured)),
+        Err(Lacking(reason)) => return Ok(row(format!("– ({reason})"), Verdict::Unmeasured)),
     };
     let source = system.mount.join("source.img");
     timed(Command::new("cp").arg("--sparse=always").args([disk, &source]))?;
     let at = |path: &Path| format!("disk:avio_stor:0,1,0:file:{}", path.display());
-    house.run(&["hpvmcreate", "-P", "sharing", "-a", &at(&source)])?;
+    let sharing = format!("on-{kind}");
+    house.run(&["hpvmcreate", "-P", &sharing, "-a", &at(&source)])?;
     let copy = system.mount.join("copy.img");
     let mut series = Series::default();
     for turn in 0..=effort.runs(31) {
         quiet(&copy)?;
-        let name = format!("shared{turn}");
-        let took = house.time(&["hpvmclone", "-P", "sharing", "-N", &name, "-b", &at(&copy)])?;
+        let name = format!("{kind}{turn}");
+        let took = house.time(&["hpvmclone", "-P", &sharing, "-N", &name, "-b", &at(&copy)])?;
         house.run(&["hpvmremove", "-P", &name, "-F", "--purge"])?;
         if turn > 0 {
             series.push(took);
@@ -115,7 +129,7 @@ fn by_reflink(effort: &Effort, house: &House, disk: &Path) -> Result<Row> {
     }
     is_same_with_holes(&source, &copy)?;
     let verdict = Verdict::of(series.median() <= AT_ONCE_MS);
-    Ok(row(&format!(" ({})", system.kind), series.to_string(), verdict))
+    Ok(row(series.to_string(), verdict))
 }
 
 /// Data in pieces of 16 MiB with holes of 48 MiB between them, like a disk that is in use.
@@ -147,6 +161,13 @@ fn our_copy(house: &House, turn: usize, copy: &Path) -> Result<Duration> {
 fn copied_by(line: &[&str], disk: &Path, copy: &Path) -> Result<Duration> {
     quiet(copy)?;
     let (_, copying) = timed(Command::new(line[0]).args(&line[1..]).args([disk, copy]))?;
+    let (_, syncing) = timed(Command::new("sync").arg(copy))?;
+    Ok(copying + syncing)
+}
+
+fn volume_copied(peer: &Peer, disk: &Path, copy: &Path) -> Result<Duration> {
+    quiet(copy)?;
+    let copying = peer.clone_volume(disk, copy)?;
     let (_, syncing) = timed(Command::new("sync").arg(copy))?;
     Ok(copying + syncing)
 }

@@ -35,6 +35,9 @@ mount --rbind "$0/dev" /dev
 exec libvirtd --pid-file "$0/pid"
 "#;
 
+/// The pool of volumes.
+const POOL: &str = "bench";
+
 pub(super) struct Peer {
     folder: PathBuf,
     daemon: Child,
@@ -85,6 +88,20 @@ impl Peer {
 
     pub(super) fn list(&self) -> Result<Duration> {
         self.virsh(&["list", "--all"])
+    }
+
+    /// Has the files of a folder as volumes.
+    pub(super) fn keep_volumes(&self, folder: &Path) -> Result<()> {
+        let folder = folder.to_string_lossy();
+        self.virsh(&["pool-create-as", POOL, "dir", "--target", &folder]).map(drop)
+    }
+
+    /// Copies a volume, of the folder as it is now.
+    pub(super) fn clone_volume(&self, from: &Path, to: &Path) -> Result<Duration> {
+        let name =
+            |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.virsh(&["pool-refresh", POOL])?;
+        self.virsh(&["vol-clone", "--pool", POOL, &name(from), &name(to)])
     }
 
     /// Defines a domain like a guest that has `disk` first and three devices more.
