@@ -5,14 +5,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
 /// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
 pub const ANSWER_BOUND: Duration = Duration::from_secs(2);
+
+/// A question that took longer is late: its folder is asked for, for which there is time enough.
+const SOON: Duration = Duration::from_millis(250);
 
 /// A command that asks about one path several times waits for it once.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -62,33 +66,42 @@ pub fn about<T: Send + 'static>(
 pub fn all_about<T: Send + 'static>(
     questions: impl IntoIterator<Item = (PathBuf, impl FnOnce(&Path) -> T + Send + 'static)>,
 ) -> Vec<Option<T>> {
-    let asked = questions.into_iter().map(|(path, question)| {
-        let has_folder = Arc::new(AtomicBool::new(false));
-        let answer = match is_given_up(&path) {
-            true => None,
-            false => asked({
-                let (path, has_folder) = (path.clone(), Arc::clone(&has_folder));
-                move || {
-                    // Whatever it answers.
-                    let _ = path.parent().map(Path::metadata);
-                    has_folder.store(true, Ordering::Relaxed);
-                    question(&path)
-                }
-            }),
-        };
-        (path, has_folder, answer)
+    let begun = questions.into_iter().map(|(path, question)| {
+        let about = path.clone();
+        let is_asked = !is_given_up(&path);
+        let answer = is_asked.then(|| asked(move || question(&about))).flatten();
+        (path, answer)
     });
-    let asked: Vec<_> = asked.collect();
-    let deadline = Instant::now() + ANSWER_BOUND;
-    let in_time = |(path, has_folder, answer): (PathBuf, Arc<AtomicBool>, Option<Receiver<T>>)| {
-        let answered = until(deadline, &answer?);
+    let begun: Vec<(PathBuf, Option<Receiver<T>>)> = begun.collect();
+    let (soon, deadline) = (Instant::now() + SOON, Instant::now() + ANSWER_BOUND);
+    let first = begun.into_iter().map(|(path, answer)| {
+        let answered = answer.as_ref().and_then(|answer| until(soon, answer));
+        // Only of what is late the folder is asked for.
+        let late = answer.filter(|_| answered.is_none());
+        let folder = late.as_ref().and_then(|_| asked_for_folder(&path));
+        (path, answered, late, folder)
+    });
+    let first: Vec<_> = first.collect();
+    let last = first.into_iter().map(|(path, answered, late, folder)| {
+        let Some(late) = late else { return answered };
+        let answered = until(deadline, &late);
         if answered.is_none() {
-            let folder = path.parent().filter(|_| !has_folder.load(Ordering::Relaxed));
-            give_up(folder.unwrap_or(&path));
+            let is_silent = |folder: &Receiver<()>| folder.try_recv().is_err();
+            let above = path.parent().filter(|_| folder.as_ref().is_some_and(is_silent));
+            give_up(above.unwrap_or(&path));
         }
         answered
-    };
-    asked.into_iter().map(in_time).collect()
+    });
+    last.collect()
+}
+
+/// Whether the folder of a path answers now, whatever the kernel remembers of it.
+fn asked_for_folder(path: &Path) -> Option<Receiver<()>> {
+    let folder = path.parent()?.to_owned();
+    asked(move || {
+        // Whatever it answers.
+        let _ = statx(CWD, &folder, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+    })
 }
 
 /// The answer to a question; `None` when there is none in time.
