@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hpvm_app::protocol::ChangeResult;
-use hpvm_engine::devices::{Bench, DeviceError, Performed, due};
+use hpvm_engine::devices::{Bench, DeviceError, Performed};
 use hpvm_engine::record_file::RecordFile;
 use hpvm_model::{PciSlot, StorageAddress, chain};
 use hpvm_plan::record::{self, DeviceChange, Due, Machine, Outcome};
@@ -225,39 +225,26 @@ struct Step {
 
 impl Step {
     async fn run(mut self, news: mpsc::Sender<News>) {
-        let result = match self.due {
-            Due::NextReset => self.prepare().await,
-            Due::Now => match self.consent(&news).await {
-                Ok(()) => self.perform().await,
-                Err(error) => Err(error),
-            },
+        let result = match self.consent(&news).await {
+            Ok(()) => self.make().await,
+            Err(error) => Err(error),
         };
         let _ = news.send(News::Changed { seq: self.seq, result }).await;
     }
 
-    async fn perform(&mut self) -> Result<Performed, DeviceError> {
-        let mut bench = Bench {
-            client: &self.client,
-            record: &self.machine.base,
-            happenings: &mut self.happenings,
-            spared: due::spared(&self.machine),
-        };
-        bench.perform(self.seq, &self.change, &mut self.descriptors.drain(..)).await
+    async fn make(&mut self) -> Result<Performed, DeviceError> {
+        let mut bench = Bench::of(&self.client, &self.machine, &mut self.happenings);
+        let mut descriptors = self.descriptors.drain(..);
+        match self.due {
+            Due::Now => bench.perform(self.seq, &self.change, &mut descriptors).await,
+            Due::NextReset => bench.prepare(self.seq, &self.change, &mut descriptors).await,
+        }
     }
 
-    async fn prepare(&mut self) -> Result<Performed, DeviceError> {
-        let mut bench = Bench {
-            client: &self.client,
-            record: &self.machine.base,
-            happenings: &mut self.happenings,
-            spared: due::spared(&self.machine),
-        };
-        bench.prepare(self.seq, &self.change, &mut self.descriptors.drain(..)).await
-    }
-
-    /// Most changes need none, or whoever planned them has it.
+    /// Most changes need none, or whoever planned them has it; at a reset nobody is asked.
     async fn consent(&self, news: &mpsc::Sender<News>) -> Result<(), DeviceError> {
-        let DeviceChange::Detach { address, consent: record::Consent::OfAgent } = &self.change
+        let (Due::Now, DeviceChange::Detach { address, consent: record::Consent::OfAgent }) =
+            (self.due, &self.change)
         else {
             return Ok(());
         };

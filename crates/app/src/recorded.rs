@@ -3,13 +3,12 @@
 //! and only its devices stay as they are.
 
 use std::fs::File;
-use std::rc::Rc;
 
 use hpvm_app::snapshot::Snapshot;
 use hpvm_engine::record_file::RecordFile;
 use hpvm_host::process;
 use hpvm_model::chain;
-use hpvm_plan::record::{AgentChannel, BootRecord};
+use hpvm_plan::record::AgentChannel;
 
 use crate::machine::Devices;
 
@@ -26,7 +25,6 @@ pub(crate) struct Recorded {
 /// A machine that is known.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) base: Rc<BootRecord>,
     pub(crate) file: RecordFile,
 }
 
@@ -35,12 +33,13 @@ impl Recorded {
     pub(crate) fn read(file: File, before: Option<&Snapshot>, called: &str) -> Recorded {
         match RecordFile::open(file) {
             Ok(file) => {
-                let base = Rc::new(file.machine().base.clone());
+                let base = &file.machine().base;
+                let (name, boot_id) = (base.name.to_string(), base.boot_id.clone());
                 Recorded {
-                    name: base.name.to_string(),
-                    boot_id: base.boot_id.clone(),
+                    name,
+                    boot_id,
                     accelerator: base.accelerator.as_str().into(),
-                    machine: Ok(Known { base, file }),
+                    machine: Ok(Known { file }),
                 }
             }
             Err(error) => Recorded {
@@ -64,7 +63,7 @@ impl Recorded {
 
     /// Whether the guest has an agent's channel; of a machine that nobody knows it is left alone.
     pub(crate) fn agent(&self) -> AgentChannel {
-        self.machine.as_ref().map_or(AgentChannel::Absent, |known| known.base.agent)
+        self.machine.as_ref().map_or(AgentChannel::Absent, |known| known.file.machine().base.agent)
     }
 
     pub(crate) fn damage(&self) -> Option<&String> {

@@ -98,11 +98,23 @@ pub enum DeviceError {
 /// The connection to one guest's engine, and what the engine tells unasked while a change is made.
 #[derive(Debug)]
 pub struct Bench<'a> {
-    pub client: &'a Client,
-    pub record: &'a BootRecord,
-    pub happenings: &'a mut Receiver<Happening>,
-    /// Nodes that no device has and that stay all the same, [`due::spared`].
-    pub spared: BTreeSet<String>,
+    client: &'a Client,
+    record: &'a BootRecord,
+    happenings: &'a mut Receiver<Happening>,
+    /// Nodes that no device has and that stay all the same.
+    spared: BTreeSet<String>,
+}
+
+impl<'a> Bench<'a> {
+    /// For changes of this machine.
+    #[must_use]
+    pub fn of(
+        client: &'a Client,
+        machine: &'a Machine,
+        happenings: &'a mut Receiver<Happening>,
+    ) -> Bench<'a> {
+        Bench { client, record: &machine.base, happenings, spared: due::spared(machine) }
+    }
 }
 
 impl Bench<'_> {

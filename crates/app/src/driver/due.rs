@@ -1,7 +1,7 @@
 //! What waits for the guest's reset, and is made when one comes: no operating system has a disk then. A reset that nobody saw,
 //! since the worker was being replaced or stood still, passes: what waits goes on waiting for the next one.
 
-use hpvm_engine::devices::due::{is_in_firmware, spared};
+use hpvm_engine::devices::due::is_in_firmware;
 use hpvm_engine::devices::{Bench, DeviceError, Performed};
 use hpvm_model::chain;
 use hpvm_plan::record::{Occasion, Outcome};
@@ -46,10 +46,7 @@ impl Driver {
             // An event that lay about for long tells of a guest whose system has its disks again.
             if occasion == Occasion::PlaceFree || is_in_firmware(&client).await {
                 let (_none, mut happenings) = mpsc::channel(1);
-                let spared = spared(&machine);
-                let record = &machine.base;
-                let mut bench =
-                    Bench { client: &client, record, happenings: &mut happenings, spared };
+                let mut bench = Bench::of(&client, &machine, &mut happenings);
                 for pending in due {
                     let result = bench.perform_prepared(pending.seq, &pending.change).await;
                     let _ = news.send(News::DueMade { seq: pending.seq, result }).await;

@@ -1,8 +1,8 @@
 //! What is left behind and what comes late: a dead keeper, changes of a worker before us, adapters that a guest lets go
 //! long after it was asked.
 
+use hpvm_engine::devices::Bench;
 use hpvm_engine::devices::present::{self, Present, Repair};
-use hpvm_engine::devices::{Bench, due};
 use hpvm_host::process::PidFd;
 use hpvm_model::{PciSlot, chain};
 use hpvm_plan::command_line::adapter_id;
@@ -110,12 +110,10 @@ impl Driver {
         else {
             return;
         };
-        let (base, news) = (Rc::clone(&known.base), self.monitor.news());
-        let spared = due::spared(known.file.machine());
+        let (machine, news) = (known.file.machine().clone(), self.monitor.news());
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
-            let mut bench =
-                Bench { client: &client, record: &base, happenings: &mut happenings, spared };
+            let mut bench = Bench::of(&client, &machine, &mut happenings);
             match half_done {
                 HalfDone::Nic(slot) => bench.undo_nic(slot).await,
                 HalfDone::Attach(slot, adapter, devices) => {
@@ -175,12 +173,10 @@ impl Driver {
         else {
             return;
         };
-        let base = Rc::clone(&known.base);
-        let spared = due::spared(known.file.machine());
+        let machine = known.file.machine().clone();
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
-            let mut bench =
-                Bench { client: &client, record: &base, happenings: &mut happenings, spared };
+            let mut bench = Bench::of(&client, &machine, &mut happenings);
             match leaving {
                 Leaving::Adapter(slot) => bench.discard_media_in(slot).await,
                 Leaving::Nic(slot) => bench.discard_nic(slot).await,

@@ -15,8 +15,7 @@ use super::media::is_node_of;
 use super::{Attach, Bench, DeviceError, Performed, present};
 
 /// The nodes that are open already and in no device yet.
-#[must_use]
-pub fn spared(machine: &Machine) -> BTreeSet<String> {
+pub(super) fn spared(machine: &Machine) -> BTreeSet<String> {
     let waits = machine.waiting().filter_map(|pending| match &pending.change {
         DeviceChange::Attach { devices, .. } => Some((pending.seq, devices)),
         _ => None,
