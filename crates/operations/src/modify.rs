@@ -182,12 +182,10 @@ fn still_waiting(
     before: &GuestConfig,
     after: &GuestConfig,
 ) -> BTreeSet<StorageAddress> {
-    let other = machine.storage.iter().map(|attached| &attached.device);
-    let other = other.filter(|device| before.device_at(device.address) != Some(device));
-    let other = other.map(|device| device.address);
-    let coming = machine.coming().map(|attached| attached.device.address);
-    let waiting = other.chain(coming);
-    waiting.filter(|at| before.device_at(*at) == after.device_at(*at)).collect()
+    let has = |at| machine.device_at(at).map(|attached| &attached.device);
+    let waits = |at| has(at) != before.device_at(at) || machine.comes_at_reset(at).is_some();
+    let places = machine.held().map(|attached| attached.device.address);
+    places.filter(|at| waits(*at) && before.device_at(*at) == after.device_at(*at)).collect()
 }
 
 fn carry_out(
@@ -318,8 +316,7 @@ fn what_is_new(machine: &Machine, after: &GuestConfig, facts: &HostFacts) -> Gue
     let mut comes = what_comes(machine, after);
     comes.storage.retain(|device| {
         let identity = device.backing.store().and_then(|path| facts.identity(path));
-        let mut has = machine.storage.iter().chain(machine.coming());
-        !has.any(|has| has.identity.is_some() && has.identity == identity)
+        !machine.held().any(|has| has.identity.is_some() && has.identity == identity)
     });
     comes
 }

@@ -67,7 +67,7 @@ pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
 
 /// Starts the reservation helper of a running guest again that has shared disks and none that answers.
 pub fn mend_reservations(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
-    let shares = host.machine(config).is_some_and(|machine| shares_disks(&machine.storage));
+    let shares = host.machine(config).is_some_and(|machine| shares_disks(machine.held()));
     if shares { provide_reservations(host, config) } else { Ok(()) }
 }
 

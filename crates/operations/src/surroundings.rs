@@ -61,9 +61,9 @@ fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
     Some(Trouble { cause, remedy: Remedy { ask, command } })
 }
 
-/// Files that the machine has as disks and that are not under their names any more.
+/// Files that the machine has as disks, or will have at its next reset, and that are not under their names any more.
 pub(crate) fn missing_files(machine: &Machine) -> Vec<String> {
-    let devices = || machine.storage.iter().map(|attached| &attached.device);
+    let devices = || machine.held().map(|attached| &attached.device);
     let paths: BTreeSet<&str> = devices().flat_map(StorageDevice::stores).collect();
     let files = Stores::look_at(paths).files.into_iter();
     files.filter_map(|(path, fact)| (fact == FileFact::Missing).then_some(path)).collect()

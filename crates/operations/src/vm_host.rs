@@ -381,8 +381,7 @@ impl VmHost {
     fn held_by(&self, running: &GuestConfig) -> Vec<Held> {
         match self.boot_record(running) {
             Ok(machine) => {
-                let has = machine.storage.iter().chain(machine.coming());
-                let own = has.filter(|a| !a.device.is_shared_freely());
+                let own = machine.held().filter(|a| !a.device.is_shared_freely());
                 own.flat_map(|attached| {
                     let layers = attached.layers.iter().map(|l| (l.identity, StoreRole::Layer));
                     let stores = std::iter::once((attached.identity, StoreRole::Store));

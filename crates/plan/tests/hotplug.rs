@@ -491,7 +491,7 @@ fn an_exchange_that_waits_is_taken_back_when_something_else_is_wanted() {
     let mut machine = running(&with("/b").each_ref().map(String::as_str));
     let first = planned(&machine, "/c", 3);
     tell(&mut machine, &first);
-    assert_eq!(machine.coming().count(), 1);
+    assert_eq!(machine.held().count(), 3);
     let same = planned(&machine, "/c", 3);
     assert_eq!(same.iter().map(at_reset).collect::<Vec<_>>(), [None, None]);
     for (path, idle) in [("/b", 3), ("/c", 100), ("/d", 3), ("/d", 100)] {
@@ -499,7 +499,7 @@ fn an_exchange_that_waits_is_taken_back_when_something_else_is_wanted() {
         let planned = planned(&machine, path, idle);
         assert!(matches!(now(&planned[0]), DeviceChange::TakeBack { .. }), "{path}: {planned:?}");
         take_all(&mut machine, &planned);
-        assert_eq!(machine.coming().count(), 0);
+        assert_eq!(machine.held().count(), machine.storage.len());
         tell(&mut machine, &planned);
         reset(&mut machine);
         let wanted = with(path);

@@ -42,7 +42,7 @@ impl Helper {
 impl Driver {
     pub(super) fn watch_reservations(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
-        let shares = shares_disks(&known.file.machine().storage);
+        let shares = shares_disks(known.file.machine().held());
         if !shares || self.reservations.is_asked || self.shown.phase == Phase::Starting {
             return;
         }

@@ -66,8 +66,8 @@ fn still_attached(host: &VmHost, config: &GuestConfig) -> Vec<StorageDevice> {
     let Some(machine) = host.machine(config) else { return Vec::new() };
     let is_configured =
         |device: &StorageDevice| config.storage.iter().any(|known| known.backing == device.backing);
-    let devices = machine.storage.into_iter().map(|attached| attached.device);
-    devices.filter(|device| !is_configured(device)).collect()
+    let devices = machine.held().map(|attached| &attached.device);
+    devices.filter(|device| !is_configured(device)).cloned().collect()
 }
 
 /// Those that a restriction of this path would concern: devices that are it, hang together with it, or lie below it, and

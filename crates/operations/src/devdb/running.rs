@@ -9,7 +9,7 @@ use hpvm_plan::record::{Access, Attached};
 use crate::stores::inodes::Inodes;
 use crate::{Refusal, VmHost};
 
-/// The disks of running guests that are what a path leads to.
+/// The disks of running guests that are what a path leads to, those that come at a reset among them: they are open already.
 pub fn disks(host: &VmHost, path: &str) -> Result<Vec<(GuestName, Attached)>, Refusal> {
     let identity = Inodes::one(path);
     let is_it = |attached: &Attached| {
@@ -19,9 +19,9 @@ pub fn disks(host: &VmHost, path: &str) -> Result<Vec<(GuestName, Attached)>, Re
     };
     let mut disks = Vec::new();
     for config in host.registry.all()? {
-        let storage = host.machine(&config).map(|machine| machine.storage).unwrap_or_default();
-        let found = storage.into_iter().filter(is_it);
-        disks.extend(found.map(|attached| (config.name.clone(), attached)));
+        let Some(machine) = host.machine(&config) else { continue };
+        let found = machine.held().filter(|attached| is_it(attached));
+        disks.extend(found.map(|attached| (config.name.clone(), attached.clone())));
     }
     Ok(disks)
 }

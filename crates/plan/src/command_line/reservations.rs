@@ -6,8 +6,8 @@ use crate::record::{Attached, Sharing};
 
 /// Whether any of these is a disk of several guests.
 #[must_use]
-pub fn shares_disks(storage: &[Attached]) -> bool {
-    storage.iter().any(|attached| attached.sharing == Sharing::Reserved)
+pub fn shares_disks<'a>(storage: impl IntoIterator<Item = &'a Attached>) -> bool {
+    storage.into_iter().any(|attached| attached.sharing == Sharing::Reserved)
 }
 
 /// QEMU's part of reserving: it hands what a guest asks for to the helper at a socket.

@@ -87,8 +87,13 @@ impl Machine {
         })
     }
 
-    /// The devices whose stores are the guest's already and that come at its next reset.
-    pub fn coming(&self) -> impl Iterator<Item = &Attached> {
+    /// All devices whose stores the guest's engine has open: those in the machine, and those that come at its next reset.
+    pub fn held(&self) -> impl Iterator<Item = &Attached> {
+        self.storage.iter().chain(self.coming())
+    }
+
+    /// The devices that come at the next reset.
+    pub(crate) fn coming(&self) -> impl Iterator<Item = &Attached> {
         self.waiting().flat_map(|pending| match &pending.change {
             DeviceChange::Attach { devices, .. } => devices.as_slice(),
             _ => &[],
