@@ -187,6 +187,9 @@ impl Driver {
         if let Some(reason) = self.recorded.damage() {
             self.log.say(&format!("the guest is supervised without its boot record: {reason}"));
         }
+        if self.takes_over {
+            self.tell_what_is_unwatched();
+        }
         self.publish();
         let mut next_beat = Instant::now() + BEAT;
         while !self.finished {

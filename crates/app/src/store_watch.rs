@@ -5,7 +5,6 @@
 //! store; one that does not come back is left with its store, and another thread goes on with the others. So a store that
 //! hangs costs one thread, and stores that answer cost one short read a beat.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
@@ -14,8 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use hpvm_engine::media;
 use hpvm_host::process::boottime_ms;
-use hpvm_model::StorageAddress;
+use hpvm_model::{DeviceKind, FileIdentity, StorageAddress};
 use hpvm_plan::record::{Attached, Machine};
 use rustix::fs::{Advice, fadvise};
 
@@ -27,7 +27,7 @@ const STACK_BYTES: usize = 128 << 10;
 const READ_BYTES: usize = 4096;
 /// The kernel keeps files in parts as large as this at most (a huge page), and forgets only whole ones.
 const CACHED_PART_BYTES: Option<NonZeroU64> = NonZeroU64::new(2 << 20);
-/// What comes to the guest is watched before the guest has it; by then it has it, or never gets it.
+/// What comes to the guest is watched before the guest has it; by then it has it, or it waits for a reset, or never gets it.
 const COMING_BOUND: Duration = Duration::from_secs(150);
 
 #[derive(Debug, Default)]
@@ -49,19 +49,33 @@ struct Store {
 
 impl StoreWatch {
     /// Watches the stores of these devices too, and what lies under them: the files of each follow each other, under its
-    /// address.
+    /// address. A file that is none of them, since the device has another one by now, is of no use.
     pub(crate) fn add_all<'a>(
         &mut self,
         devices: impl IntoIterator<Item = &'a Attached>,
         files: impl IntoIterator<Item = (StorageAddress, File)>,
     ) {
-        let stores = devices.into_iter().map(|attached| (attached.device.address, paths(attached)));
-        let mut paths: BTreeMap<StorageAddress, _> = stores.collect();
+        let mut stores: Vec<KnownStore<'a>> = devices.into_iter().flat_map(stores_of).collect();
         for (address, file) in files {
-            if let Some(path) = paths.get_mut(&address).and_then(Iterator::next) {
+            let is_it = |store: &KnownStore<'_>| {
+                let is_known = store.identity.is_none_or(|identity| media::is(&file, identity));
+                store.address == address && is_known
+            };
+            if let Some(place) = stores.iter().position(is_it) {
+                let path = stores.remove(place).path;
                 self.add(address, path, file);
             }
         }
+    }
+
+    /// The devices of which something is not watched, by the paths of that.
+    pub(crate) fn unwatched<'a>(
+        &self,
+        devices: impl IntoIterator<Item = &'a Attached>,
+    ) -> Vec<(StorageAddress, &'a str)> {
+        let watched = devices.into_iter().filter(|attached| media::is_watched(attached));
+        let stores = watched.flat_map(stores_of).map(|store| (store.address, store.path));
+        stores.filter(|(address, path)| !self.has(*address, path)).collect()
     }
 
     /// Watches a store of a device.
@@ -77,6 +91,16 @@ impl StoreWatch {
         }));
     }
 
+    /// Of the device of the machine that has this store.
+    pub(crate) fn kind_of(
+        machine: &Machine,
+        address: StorageAddress,
+        path: &str,
+    ) -> Option<DeviceKind> {
+        let attached = machine.device_at(address)?;
+        stores_of(attached).any(|store| store.path == path).then_some(attached.device.kind)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.stores.is_empty()
     }
@@ -85,7 +109,7 @@ impl StoreWatch {
         self.stores.iter().any(|store| (store.address, store.path.as_str()) == (address, path))
     }
 
-    /// Gives up stores that the machine has no more, then reads each of the others.
+    /// Gives up stores that the guest's engine has no more, then reads each of the others.
     pub(crate) fn beat(&mut self, machine: &Machine) {
         self.stores.retain(|store| store.is_of(machine));
         let (asked, free): (Vec<_>, Vec<_>) =
@@ -115,17 +139,30 @@ impl StoreWatch {
     }
 }
 
-/// Of the store of a device and of what lies under it.
-fn paths(attached: &Attached) -> impl Iterator<Item = &str> {
-    let layers = attached.layers.iter().map(|layer| layer.backing.path.as_str());
-    attached.device.backing.store().into_iter().chain(layers)
+/// As the boot record has it.
+struct KnownStore<'a> {
+    address: StorageAddress,
+    path: &'a str,
+    identity: Option<FileIdentity>,
+}
+
+/// The store of a device and what lies under it.
+fn stores_of(attached: &Attached) -> impl Iterator<Item = KnownStore<'_>> {
+    let address = attached.device.address;
+    let own = attached.device.backing.store().map(|path| (path, attached.identity));
+    let layers = attached.layers.iter().map(|l| (l.backing.path.as_str(), l.identity));
+    own.into_iter().chain(layers).map(move |(path, identity)| KnownStore {
+        address,
+        path,
+        identity,
+    })
 }
 
 impl Store {
-    /// Whether the machine has it, or is just getting it.
+    /// Whether the guest's engine has it, or is just getting it.
     fn is_of(&self, machine: &Machine) -> bool {
-        let device = machine.device_at(self.address);
-        let has = device.is_some_and(|device| paths(device).any(|path| path == self.path));
+        let mut stores = machine.held().flat_map(stores_of);
+        let has = stores.any(|store| (store.address, store.path) == (self.address, &self.path));
         self.has_come.fetch_or(has, Ordering::Relaxed);
         has || !self.has_come.load(Ordering::Relaxed) && self.added_at.elapsed() < COMING_BOUND
     }
@@ -170,7 +207,11 @@ fn start_reader() -> Option<Sender<Vec<Arc<Store>>>> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::OpenOptionsExt;
+    use std::path::Path;
 
+    use hpvm_model::*;
+    use hpvm_plan::facts::Engine;
+    use hpvm_plan::record::*;
     use rustix::fs::OFlags;
 
     use super::*;
@@ -206,6 +247,89 @@ mod tests {
             store.ask();
             assert!(fetched() > before, "the memory of the VM Host answered");
         }
+    }
+
+    fn disk(path: &Path) -> Attached {
+        File::create(path).unwrap();
+        let (storage, path) = (StorageType::File, path.to_str().unwrap());
+        let device = StorageDevice {
+            kind: DeviceKind::Disk,
+            adapter: AdapterKind::AvioStor,
+            address: "0,0,1".parse().unwrap(),
+            backing: Backing::new(storage, path),
+            layers: Vec::new(),
+            id: DiskId::from_random(7),
+        };
+        let identity = media::identity(&fs::metadata(path).unwrap());
+        let (access, cache, sharing) = (Access::ReadWrite, Cache::Page, Sharing::Alone);
+        Attached { device, identity, access, cache, sharing, layers: Vec::new() }
+    }
+
+    fn machine(storage: Vec<Attached>) -> Machine {
+        Machine::new(BootRecord {
+            format: FORMAT,
+            uuid: GuestUuid(uuid::Uuid::from_u128(7)),
+            number: GuestNumber::new(7).unwrap(),
+            name: "guest1".parse().unwrap(),
+            serial_number: "VM02647001".into(),
+            boot_id: "boot".into(),
+            started_at: "2026-11-24T08:00:00Z".into(),
+            engine: Engine { program: "/bin/false".into(), version: "10.0.2".into() },
+            machine_type: "pc-q35-10.0".into(),
+            accelerator: Accelerator::Tcg,
+            vcpus: Vcpus::try_from(1).unwrap(),
+            memory: Memory::at_least(Bytes(256 << 20)).unwrap(),
+            firmware_code: "/code".into(),
+            option_rom: None,
+            lan_rom: None,
+            ports: Vec::new(),
+            storage,
+            nics: Vec::new(),
+            agent: AgentChannel::Absent,
+            avio_service: AvioService::Processor,
+            reservations: None,
+            owner: None,
+        })
+    }
+
+    /// What comes at a reset may wait for months, and is watched when the guest has it at last.
+    #[test]
+    fn what_comes_at_a_reset_is_watched_however_late_that_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let [before, after] = ["before", "after"].map(|name| disk(&folder.path().join(name)));
+        let mut machine = machine(vec![before.clone()]);
+        let address = before.device.address;
+        let mut watch = StoreWatch::default();
+        let path = after.device.backing.path.as_str();
+        watch.add_all([&after], [(address, File::open(path).unwrap())]);
+        let Some(store) = watch.stores.first_mut().and_then(Arc::get_mut) else { panic!("none") };
+        store.added_at = store.added_at.checked_sub(2 * COMING_BOUND).unwrap();
+
+        let slot = address.slot;
+        let comes = DeviceChange::Attach {
+            slot,
+            kind: AdapterKind::AvioStor,
+            adapter: AdapterPresence::Present,
+            devices: vec![after.clone()],
+        };
+        let leaves = DeviceChange::Detach { address, consent: Consent::Given };
+        for (seq, change) in [(1, comes), (2, leaves)] {
+            let (at, due) = (String::new(), Due::NextReset);
+            machine.replay(JournalLine::Asked { seq, at, change, due });
+        }
+        watch.beat(&machine);
+        assert!(watch.has(address, path), "it comes");
+        for seq in [2, 1] {
+            let (at, outcome) = (String::new(), Outcome::Done);
+            machine.replay(JournalLine::Settled { seq, at, outcome });
+        }
+        watch.beat(&machine);
+        assert!(watch.has(address, path), "it has come");
+        assert_eq!(StoreWatch::kind_of(&machine, address, path), Some(DeviceKind::Disk));
+        watch.add_all([&after], [(address, File::open(&before.device.backing.path).unwrap())]);
+        let watched = &watch.stores[0].file;
+        assert!(media::is(watched, after.identity.unwrap()), "and not the disk before it");
+        assert_eq!(watch.unwatched(machine.held()), []);
     }
 
     /// A hung server is not covered up by what its client remembers.

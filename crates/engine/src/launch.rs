@@ -180,7 +180,7 @@ struct Held {
 
 impl Held {
     fn of(machine: &Machine, places: &Places) -> Held {
-        let stores = media::open_to_watch(&machine.storage);
+        let stores = media::open_to_watch(machine.held());
         Held { folders: image_folders(machine, places), stores }
     }
 }

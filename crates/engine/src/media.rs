@@ -14,7 +14,7 @@ use hpvm_host::{answers, generic};
 use hpvm_model::{DeviceKind, StorageAddress, StorageType};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache, Sharing};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, makedev, statx};
 
 /// Why what backs a device is not opened for a guest.
 #[derive(Debug, thiserror::Error)]
@@ -260,7 +260,8 @@ pub fn open_to_watch<'a>(
 }
 
 /// A drive of the VM Host would never rest.
-fn is_watched(attached: &Attached) -> bool {
+#[must_use]
+pub fn is_watched(attached: &Attached) -> bool {
     let device = &attached.device;
     match device.kind {
         DeviceKind::Disk => device.backing.store().is_some(),
@@ -338,6 +339,25 @@ pub fn identity(metadata: &Metadata) -> Option<FileIdentity> {
     }
     let is_device = kind.is_block_device() || kind.is_char_device();
     is_device.then(|| FileIdentity::of_device(metadata.rdev()))
+}
+
+/// Whether an open file is what is known by that. A file system that does not answer is not asked.
+#[must_use]
+pub fn is(file: &File, identity: FileIdentity) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let Ok(status) = statx(file, "", flags, StatxFlags::TYPE | StatxFlags::INO) else {
+        return false;
+    };
+    identity
+        == match FileType::from_raw_mode(status.stx_mode.into()) {
+            FileType::BlockDevice | FileType::CharacterDevice => {
+                FileIdentity::of_device(makedev(status.stx_rdev_major, status.stx_rdev_minor))
+            }
+            _ => FileIdentity {
+                device: makedev(status.stx_dev_major, status.stx_dev_minor),
+                inode: status.stx_ino,
+            },
+        }
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ const READABLE: &[&str] = &["/proc/vmstat", "/proc/sys/kernel/random/boot_id", "
 fn watch_of(recorded: &Recorded, stores: Vec<(StorageAddress, File)>) -> StoreWatch {
     let mut watch = StoreWatch::default();
     if let Ok(known) = &recorded.machine {
-        watch.add_all(&known.file.machine().storage, stores);
+        watch.add_all(known.file.machine().held(), stores);
     }
     watch
 }

@@ -6,6 +6,16 @@ use super::*;
 use crate::store_watch::LATE;
 
 impl Driver {
+    /// Of what came after the guest's start the worker that was handed it looked alone.
+    pub(super) fn tell_what_is_unwatched(&mut self) {
+        let Ok(known) = &self.recorded.machine else { return };
+        for (address, path) in self.store_watch.unwatched(known.file.machine().held()) {
+            self.log.say(&format!(
+                "'{path}' at {address} is not watched any more: who was handed it when it came has ended, so nobody is told when it does not answer"
+            ));
+        }
+    }
+
     /// Reads a little of each store, and looks soon after who has not answered.
     pub(super) fn watch_stores(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
@@ -40,11 +50,13 @@ impl Driver {
         });
         for (address, path) in silent {
             let is_told = |store: &SilentStore| (store.address, &store.path) == (address, &path);
-            let Some(attached) = known.file.machine().device_at(address) else { continue };
+            // Of a store that comes at the next reset the guest wants nothing yet.
+            let Some(kind) = StoreWatch::kind_of(known.file.machine(), address, &path) else {
+                continue;
+            };
             if self.silent_stores.iter().any(is_told) {
                 continue;
             }
-            let kind = attached.device.kind;
             let store = SilentStore { address, kind, path, since: now() };
             changed.push(format!("{store}, does not answer"));
             self.silent_stores.push(store);
