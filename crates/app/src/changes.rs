@@ -128,10 +128,6 @@ impl Changes {
         }
     }
 
-    pub(crate) fn due(&self) -> Due {
-        self.due
-    }
-
     pub(crate) fn is_under_way(&self, seq: u64) -> bool {
         self.under_way.as_ref().is_some_and(|(number, _)| *number == seq)
     }
@@ -151,6 +147,7 @@ impl Changes {
                 }
                 return self.results.push(ChangeResult::Pending);
             }
+            Ok(Performed::Prepared) => return self.results.push(ChangeResult::Pending),
             Ok(Performed::Done | Performed::DoneWhileHeld(_)) => Outcome::Done,
             Err(DeviceError::Waits(reason)) => {
                 if let Some(place) = Place::kept_by(record.machine(), seq) {
@@ -194,9 +191,9 @@ impl Place {
     /// By a change that is not done.
     fn kept_by(machine: &Machine, seq: u64) -> Option<Place> {
         let pending = machine.pending.iter().find(|pending| pending.seq == seq)?;
-        match (&pending.change, pending.due) {
-            (DeviceChange::DetachAdapter { slot }, Due::Now) => Some(Place::Slot(*slot)),
-            (DeviceChange::Detach { address, .. }, Due::Now) => Some(Place::Address(*address)),
+        match &pending.change {
+            DeviceChange::DetachAdapter { slot } => Some(Place::Slot(*slot)),
+            DeviceChange::Detach { address, .. } => Some(Place::Address(*address)),
             _ => None,
         }
     }

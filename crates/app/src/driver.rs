@@ -123,6 +123,8 @@ struct Driver {
     trouble: Trouble,
     /// A worker before us may have left things half done.
     takes_over: bool,
+    /// The next look at the devices is the first after it.
+    inherits: bool,
     finished: bool,
 }
 
@@ -256,6 +258,7 @@ impl Driver {
         self.look_for_agent();
         self.show_links();
         if std::mem::take(&mut self.takes_over) {
+            self.inherits = true;
             self.look_at_devices();
             self.take_copies_back();
         }
@@ -285,6 +288,7 @@ impl Driver {
             News::Changed { seq, result } => self.step_over(seq, result),
             News::Undone { seq } => self.undone(seq),
             News::DueMade { seq, result } => self.due_made(seq, result),
+            News::DuePlaceFree { slot } => self.due_place_free(slot),
             News::DueOver => self.due_over(),
             News::Chardevs(Ok(chardevs)) => self.agent_found(&chardevs),
             News::Chardevs(Err(_)) => {}

@@ -13,7 +13,7 @@ use hpvm_engine::devices::present::Present;
 use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
-use hpvm_model::StorageAddress;
+use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_qmp::answer::{BlockCounters, Chardev, Status};
 use hpvm_qmp::client::{Client, Events, Notice};
 use hpvm_qmp::occupant::Registers;
@@ -57,6 +57,10 @@ pub(crate) enum News {
     DueMade {
         seq: u64,
         result: Result<Performed, DeviceError>,
+    },
+    /// An adapter has left whose place the next one of them needs.
+    DuePlaceFree {
+        slot: PciSlot,
     },
     /// All of them are over.
     DueOver,

@@ -6,9 +6,13 @@ use std::fs::File;
 
 use guest::{Guest, open, signal};
 use hpvm_app::protocol::*;
+use hpvm_app::snapshot::Phase;
 use hpvm_host::process::Signal;
 use hpvm_model::*;
 use hpvm_plan::record::*;
+use hpvm_qmp::RunState;
+use hpvm_qmp::blocking::Client;
+use hpvm_qmp::command::QueryStatus;
 
 fn attach(adapter: AdapterPresence, devices: Vec<Attached>) -> DeviceChange {
     let StorageDevice { address, adapter: kind, .. } = devices[0].device;
@@ -74,6 +78,186 @@ fn a_reset_that_is_heard_of_late_lets_nothing_go() {
     let nothing = Request::change(vec![DeviceChange::TakeBack { address: elsewhere }]);
     guest.wait("the look to be over", || matches!(guest.ask(&nothing), Reply::Changed { .. }));
     assert_eq!((guest.machine().storage.len(), guest.machine().pending.len()), (2, 1));
+}
+
+/// The disks of a guest with two on one AVIO adapter and one alone on an emulated one; its record knows their files again.
+fn with_both_kinds(behaviour: &str) -> (Guest, [Attached; 3]) {
+    let guest = Guest::fake(behaviour);
+    let places = [
+        (AdapterKind::AvioStor, "0,1,0"),
+        (AdapterKind::AvioStor, "0,1,1"),
+        (AdapterKind::Scsi, "0,2,0"),
+    ];
+    let disks =
+        places.map(|(adapter, place)| known(guest.device(DeviceKind::Disk, adapter, place)));
+    let storage = disks.to_vec();
+    let guest = guest.with(|record| record.storage = storage).start();
+    (guest, disks)
+}
+
+fn known(mut disk: Attached) -> Attached {
+    disk.identity =
+        hpvm_engine::media::identity(&std::fs::metadata(&disk.device.backing.path).unwrap());
+    disk
+}
+
+/// What is to take the place of a disk.
+fn other(guest: &Guest, disk: &Attached, place: &str) -> Attached {
+    let mut other = guest.device(DeviceKind::Disk, disk.device.adapter, place);
+    other.device.address = disk.device.address;
+    known(other)
+}
+
+fn noted(guest: &Guest, changes: Vec<DeviceChange>, comes: &[Attached]) {
+    let results = vec![ChangeResult::Pending; changes.len()];
+    let media: Vec<File> = comes.iter().flat_map(media_of).collect();
+    let reply = guest.ask_with(&Request::AtReset { changes, watched: Vec::new() }, &media);
+    assert_eq!(reply, Reply::Changed { results }, "{}", guest.story());
+}
+
+/// A slow guest lets the adapter go between two requests of a command, or while the second is carried out: what only waits
+/// for the place comes at once, and not at a reset that may be months away.
+#[test]
+fn what_waits_for_the_place_of_an_adapter_comes_however_late_that_leaves() {
+    for behaviour in ["boot=os,delete=3500", "boot=os,delete=4500,slow=add-fd:1000"] {
+        let (guest, [_, _, disk]) = with_both_kinds(behaviour);
+        guest.until_os();
+        let (address, slot) = (disk.device.address, disk.device.address.slot);
+        let mut comes = vec![other(&guest, &disk, "0,0,1")];
+        let mut beside = guest.device(DeviceKind::Disk, AdapterKind::Scsi, "0,2,1");
+        beside.device.address.target = 1;
+        comes.push(known(beside));
+        let gone = guest.ask(&Request::change(vec![DeviceChange::DetachAdapter { slot }]));
+        assert_eq!(gone, Reply::Changed { results: vec![ChangeResult::Pending] });
+        if !behaviour.contains("slow") {
+            guest.wait("the adapter to leave", || guest.machine().adapter_in(slot).is_none());
+        }
+        noted(&guest, vec![attach(AdapterPresence::New, comes.clone())], &comes);
+        guest
+            .wait("what takes its place", || guest.machine().device_at(address) == Some(&comes[0]));
+        assert_eq!(guest.machine().pending, [], "{}", guest.story());
+    }
+}
+
+/// What is made at a reset may take until the guest has its system again, which keeps what it has by then.
+#[test]
+fn a_system_that_is_up_before_all_is_made_keeps_its_disks() {
+    let (guest, [first, second, _]) =
+        with_both_kinds("boot=os:1500,reboot=5000,slow=blockdev-del:2500");
+    guest.until_os();
+    let comes = [other(&guest, &first, "0,0,0"), other(&guest, &second, "0,0,1")];
+    for (leaves, comes) in [&first, &second].into_iter().zip(&comes) {
+        let come = attach(AdapterPresence::Present, vec![comes.clone()]);
+        let changes = vec![come, detach(leaves.device.address)];
+        noted(&guest, changes, std::slice::from_ref(comes));
+    }
+    let place = first.device.address;
+    guest.wait("the first", || guest.machine().device_at(place) == Some(&comes[0]));
+    guest.until_os();
+    // Whatever is still looked at is over when something else is answered.
+    let elsewhere = DeviceChange::TakeBack { address: "0,2,9".parse().unwrap() };
+    guest.ask(&Request::change(vec![elsewhere]));
+    let machine = guest.machine();
+    assert_eq!(machine.device_at(second.device.address), Some(&second), "{}", guest.story());
+    assert_eq!(machine.comes_at_reset(second.device.address), Some(&comes[1]));
+    assert!(machine.leaves_at_reset(second.device.address));
+}
+
+/// A worker that dies while it plugs in what waited has held the guest; the next one makes the rest, lets the guest go on and
+/// closes what nobody has.
+#[test]
+fn what_was_half_made_is_made_whole_by_the_next_worker() {
+    let (guest, [_, _, disk]) = with_both_kinds("boot=os,slow=device_add:1500");
+    guest.until_os();
+    let (address, slot) = (disk.device.address, disk.device.address.slot);
+    let comes = other(&guest, &disk, "0,0,1");
+    guest.ask(&Request::change(vec![DeviceChange::DetachAdapter { slot }]));
+    let come = attach(AdapterPresence::New, vec![comes.clone()]);
+    noted(&guest, vec![come], std::slice::from_ref(&comes));
+    let mut rescue = Client::connect(&guest.places.run_dir.join("rescue")).unwrap();
+    let mut is_held = || rescue.execute(&QueryStatus {}).unwrap().status == RunState::Paused;
+    guest.wait("the guest to be held", &mut is_held);
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("the rest", || guest.machine().device_at(address) == Some(&comes));
+    guest.wait("the guest to go on", || !is_held());
+    guest.until_os();
+    assert_eq!(guest.machine().pending, [], "{}", guest.story());
+}
+
+/// One of several that come together is taken back: the others wait on, and their stores stay the guest's.
+#[test]
+fn what_is_taken_back_leaves_the_others_waiting() {
+    let (guest, [_, _, disk]) = with_both_kinds("boot=firmware");
+    guest.until_phase(&Phase::Running { occupant: Occupant::Firmware });
+    let slot = disk.device.address.slot;
+    let mut beside = known(guest.device(DeviceKind::Disk, AdapterKind::Scsi, "0,2,1"));
+    beside.device.address.target = 1;
+    let comes = [other(&guest, &disk, "0,0,1"), beside];
+    guest.ask(&Request::change(vec![DeviceChange::DetachAdapter { slot }]));
+    noted(&guest, vec![attach(AdapterPresence::New, comes.to_vec())], &comes);
+    let back = DeviceChange::TakeBack { address: disk.device.address };
+    let reply = guest.ask(&Request::change(vec![back]));
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
+    let held = |attached: &Attached| is_open_in(guest.qemu(), &attached.device.backing.path);
+    assert!(!held(&comes[0]) && held(&comes[1]), "{}", guest.story());
+    assert_eq!(guest.machine().comes_at_reset(comes[1].device.address), Some(&comes[1]));
+}
+
+fn is_open_in(pid: i32, path: &str) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let mut files = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    files.any(|file| file.as_os_str() == path)
+}
+
+/// Whoever is interrupted between asking to take back and closing: the next worker closes what nobody has any more.
+#[test]
+fn what_a_dead_worker_left_open_is_closed() {
+    let (guest, [first, ..]) = with_both_kinds("boot=os,slow=blockdev-del:2000");
+    guest.until_os();
+    let comes = other(&guest, &first, "0,0,0");
+    let come = attach(AdapterPresence::Present, vec![comes.clone()]);
+    let changes = vec![come, detach(first.device.address)];
+    noted(&guest, changes, std::slice::from_ref(&comes));
+    assert!(is_open_in(guest.qemu(), &comes.device.backing.path));
+    let back = Request::change(vec![DeviceChange::TakeBack { address: first.device.address }]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| guest.try_ask(&back, &[]));
+        let asked = || {
+            guest
+                .machine()
+                .pending
+                .iter()
+                .any(|p| matches!(p.change, DeviceChange::TakeBack { .. }))
+        };
+        guest.wait("it to be asked", asked);
+        signal(guest.worker().unwrap(), Signal::KILL);
+    });
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("it to be closed", || !is_open_in(guest.qemu(), &comes.device.backing.path));
+    assert_eq!(guest.machine().pending, [], "{}", guest.story());
+}
+
+/// A disk that came after the start is not mistaken for the one that was there before.
+#[test]
+fn the_next_worker_watches_no_store_that_the_guest_has_no_more() {
+    let (guest, [first, second, _]) = with_both_kinds("boot=os");
+    guest.until_os();
+    let comes = other(&guest, &first, "0,0,0");
+    let change =
+        vec![detach(first.device.address), attach(AdapterPresence::Present, vec![comes.clone()])];
+    let reply = guest.ask_with(&Request::change(change), &media_of(&comes));
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done; 2] }, "{}", guest.story());
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.until_os();
+    let told = |disk: &Attached| {
+        guest.story().contains(&format!(
+            "'{}' at {} is not watched",
+            disk.device.backing.path, disk.device.address
+        ))
+    };
+    assert!(told(&comes) && !told(&second) && !told(&first), "{}", guest.story());
 }
 
 #[test]

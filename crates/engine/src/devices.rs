@@ -34,7 +34,7 @@ use hpvm_plan::command_line::{
     device_properties, json, reservation_manager, shares_disks,
 };
 use hpvm_plan::guest_path::Function;
-use hpvm_plan::record::{AdapterPresence, Attached, BootRecord, DeviceChange, Machine};
+use hpvm_plan::record::{AdapterPresence, Attached, DeviceChange, Machine};
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{
     Cont, DeviceAdd, DeviceDel, ObjectAdd, Properties, QueryBlockstats, QueryPrManagers,
@@ -43,6 +43,8 @@ use hpvm_qmp::command::{
 use hpvm_qmp::{Error as QmpError, Happening, RunState, deadline};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
+
+use present::Present;
 
 /// How long an administrator waits for a guest to let an adapter go; a guest that listens takes 0.2 s.
 const LET_GO: Duration = Duration::from_secs(3);
@@ -58,6 +60,8 @@ pub enum Performed {
     DoneWhileHeld(Duration),
     /// The guest was asked to let go and has not yet.
     Asked,
+    /// What it needs is taken; it is made at the guest's next reset.
+    Prepared,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +103,7 @@ pub enum DeviceError {
 #[derive(Debug)]
 pub struct Bench<'a> {
     client: &'a Client,
-    record: &'a BootRecord,
+    machine: &'a Machine,
     happenings: &'a mut Receiver<Happening>,
     /// Nodes that no device has and that stay all the same.
     spared: BTreeSet<String>,
@@ -113,7 +117,7 @@ impl<'a> Bench<'a> {
         machine: &'a Machine,
         happenings: &'a mut Receiver<Happening>,
     ) -> Bench<'a> {
-        Bench { client, record: &machine.base, happenings, spared: due::spared(machine) }
+        Bench { client, machine, happenings, spared: due::spared(machine) }
     }
 }
 
@@ -157,7 +161,7 @@ impl Bench<'_> {
     ) -> Result<Performed, DeviceError> {
         // Everything slow comes before the guest is held.
         let outcome = match self.add_media(attach, descriptors).await {
-            Ok(()) => self.plug_as_needed(attach).await,
+            Ok(()) => self.plug_as_needed(attach, &Present::default()).await,
             Err(error) => Err(error),
         };
         if outcome.is_err() {
@@ -166,10 +170,15 @@ impl Bench<'_> {
         outcome
     }
 
-    async fn plug_as_needed(&mut self, attach: &Attach<'_>) -> Result<Performed, DeviceError> {
+    /// Adds what is not there yet.
+    async fn plug_as_needed(
+        &mut self,
+        attach: &Attach<'_>,
+        present: &Present,
+    ) -> Result<Performed, DeviceError> {
         match attach.needs_pause() {
-            true => self.plug_while_held(attach).await,
-            false => self.plug(attach).await.map(|()| Performed::Done),
+            true => self.plug_while_held(attach, present).await,
+            false => self.plug(attach, present).await.map(|()| Performed::Done),
         }
     }
 
@@ -196,39 +205,53 @@ impl Bench<'_> {
         if managers.iter().any(|manager| manager.id == RESERVATION_MANAGER) {
             return Ok(());
         }
-        let socket = self.record.reservations.as_deref().ok_or(DeviceError::NoReservations)?;
+        let socket =
+            self.machine.base.reservations.as_deref().ok_or(DeviceError::NoReservations)?;
         self.client.execute(&ObjectAdd(properties(&reservation_manager(socket)))).await?;
         Ok(())
     }
 
     /// The guest stands still for as long as the devices take to come, some milliseconds.
-    async fn plug_while_held(&mut self, attach: &Attach<'_>) -> Result<Performed, DeviceError> {
+    async fn plug_while_held(
+        &mut self,
+        attach: &Attach<'_>,
+        present: &Present,
+    ) -> Result<Performed, DeviceError> {
         if self.client.execute(&QueryStatus {}).await?.status != RunState::Running {
-            return self.plug(attach).await.map(|()| Performed::Done);
+            return self.plug(attach, present).await.map(|()| Performed::Done);
         }
         let held_at = Instant::now();
         self.client.execute(&Stop {}).await?;
-        let plugged = self.plug(attach).await;
+        let plugged = self.plug(attach, present).await;
         self.client.execute(&Cont {}).await?;
         plugged.map(|()| Performed::DoneWhileHeld(held_at.elapsed()))
     }
 
-    async fn plug(&mut self, attach: &Attach<'_>) -> Result<(), DeviceError> {
+    async fn plug(&mut self, attach: &Attach<'_>, present: &Present) -> Result<(), DeviceError> {
         if attach.adapter == AdapterPresence::New {
             let devices = attach.devices.iter().map(|attached| &attached.device);
-            let adapters = adapters_of(attach.slot, attach.kind, devices, self.record);
+            let adapters = adapters_of(attach.slot, attach.kind, devices, &self.machine.base);
             for wanted in adapters.iter().rev() {
-                self.client.execute(&DeviceAdd(properties(wanted))).await?;
+                self.add_missing(present, wanted).await?;
             }
         }
         for attached in attach.devices.iter().filter(|a| !a.device.is_place_holder()) {
-            let node = attached
-                .device
-                .backing
-                .store()
-                .map(|_| media::node(attached.device.address, attach.seq));
+            let node = attach.node_of(attached);
             let wanted = device_properties(attached, node.as_deref(), None);
-            self.client.execute(&DeviceAdd(properties(&wanted))).await?;
+            self.add_missing(present, &wanted).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_missing(
+        &mut self,
+        present: &Present,
+        wanted: &[Property],
+    ) -> Result<(), DeviceError> {
+        let wanted = properties(wanted);
+        let id = wanted.get("id").and_then(|id| id.as_str());
+        if !id.is_some_and(|id| present.devices.contains(id)) {
+            self.client.execute(&DeviceAdd(wanted)).await?;
         }
         Ok(())
     }
@@ -254,15 +277,26 @@ impl Bench<'_> {
         }
     }
 
-    /// Looks for a device until it is gone: its event may have come while nobody listened.
-    async fn until_absent(&mut self, id: &str, bound: Duration) {
+    /// Looks for a device until it is gone: its event may have come while nobody listened. `false`: it stays.
+    async fn until_absent(&mut self, id: &str, bound: Duration) -> bool {
         let until = Instant::now() + bound;
         while Instant::now() < until {
             match present::ask(self.client).await {
                 Ok(present) if present.devices.contains(id) => sleep(LOOK_AGAIN).await,
-                _ => return,
+                _ => return true,
             }
         }
+        false
+    }
+
+    /// Waits until an adapter that leaves has left with each of its functions: the slot is free only then. `false`: it stays.
+    pub async fn until_adapter_left(&mut self, slot: PciSlot) -> bool {
+        for function in [Function::First, Function::Second] {
+            if !self.until_absent(&adapter_at(slot, function), deadline::DEVICE_DELETED).await {
+                return false;
+            }
+        }
+        true
     }
 
     async fn detach(&mut self, address: StorageAddress) -> Result<Performed, DeviceError> {
@@ -280,8 +314,7 @@ impl Bench<'_> {
         self.client.execute(&DeviceDel { id: id.clone() }).await?;
         match self.until_deleted(&id, LET_GO).await {
             Deletion::Done => {
-                let second = adapter_at(slot, Function::Second);
-                self.until_absent(&second, deadline::DEVICE_DELETED).await;
+                self.until_adapter_left(slot).await;
                 self.discard_media_in(slot).await;
                 Ok(Performed::Done)
             }
@@ -335,6 +368,12 @@ struct Attach<'a> {
 }
 
 impl Attach<'_> {
+    /// The node of a device that has a medium.
+    fn node_of(&self, attached: &Attached) -> Option<String> {
+        let store = attached.device.backing.store();
+        store.map(|_| media::node(attached.device.address, self.seq))
+    }
+
     /// A guest looks at the targets of an mptsas1068 once, when the adapter appears.
     fn needs_pause(&self) -> bool {
         self.kind == AdapterKind::Scsi && self.adapter == AdapterPresence::New

@@ -250,26 +250,16 @@ fn pending_nic_reason(machine: &Machine, slot: PciSlot) -> String {
 }
 
 fn waits_for(machine: &Machine, address: StorageAddress) -> Effect {
-    if let Some(waits) = machine.waiting_at(address).next() {
+    // An exchange may have been told over a removal that waited already.
+    if let Some(waits) = machine.waiting_at(address).last() {
         return Effect::NextReset(format!(
             "waits for the guest's next reset since {}",
             waits.since
         ));
     }
-    let asked = machine.pending.iter().find(|p| match &p.change {
+    let asked = machine.pending.iter().find(|pending| match &pending.change {
         DeviceChange::DetachAdapter { slot } => *slot == address.slot,
-        DeviceChange::Detach { address: a, .. } | DeviceChange::PlaceHolder { address: a, .. } => {
-            *a == address
-        }
-        DeviceChange::Medium { attached, .. } | DeviceChange::Grow { attached, .. } => {
-            attached.device.address == address
-        }
-        DeviceChange::Attach { devices, .. } => devices.iter().any(|d| d.device.address == address),
-        DeviceChange::TakeBack { .. }
-        | DeviceChange::PlugNic { .. }
-        | DeviceChange::UnplugNic { .. }
-        | DeviceChange::MoveNic { .. }
-        | DeviceChange::LinkNics { .. } => false,
+        change => change.is_at(address),
     });
     Effect::NextStart(asked_since(asked))
 }

@@ -114,11 +114,12 @@ pub fn plan_beside(
     let mut difference = Difference::between(machine, config);
     difference.leaving.retain(|attached| !waiting.contains(&attached.device.address));
     difference.coming.retain(|device| !waiting.contains(&device.address));
-    let mut made = difference.media(facts);
-    made.extend(difference.removals(live, force));
-    made.extend(difference.additions(facts, &made));
-    let mut planned = difference.take_backs(waiting, &made);
-    planned.extend(made);
+    let mut planned = difference.media(facts);
+    planned.extend(difference.removals(live, force));
+    let additions = difference.additions(facts, &planned);
+    let made: Vec<Planned> = planned.iter().chain(&additions).cloned().collect();
+    planned.extend(difference.take_backs(waiting, &made));
+    planned.extend(additions);
     planned.extend(network::plan(machine, config, facts));
     planned
 }

@@ -440,10 +440,17 @@ fn take_all(machine: &mut Machine, planned: &[Planned]) {
     }
 }
 
-/// The guest was reset, and what was due is done.
+/// The guest was reset, and what was due is done, or cannot be done since its place is taken.
 fn reset(machine: &mut Machine) {
-    for pending in machine.due(Occasion::Reset) {
-        let (seq, at, outcome) = (pending.seq, String::new(), Outcome::Done);
+    while let Some(pending) = machine.due(Occasion::Reset).into_iter().next() {
+        let is_taken = |comes: &Attached| machine.device_at(comes.device.address).is_some();
+        let outcome = match &pending.change {
+            DeviceChange::Attach { devices, .. } if devices.iter().any(is_taken) => {
+                Outcome::Failed("taken".into())
+            }
+            _ => Outcome::Done,
+        };
+        let (seq, at) = (pending.seq, String::new());
         machine.replay(JournalLine::Settled { seq, at, outcome });
     }
 }
@@ -497,7 +504,20 @@ fn an_exchange_that_waits_is_taken_back_when_something_else_is_wanted() {
     for (path, idle) in [("/b", 3), ("/c", 100), ("/d", 3), ("/d", 100)] {
         let mut machine = machine.clone();
         let planned = planned(&machine, path, idle);
-        assert!(matches!(now(&planned[0]), DeviceChange::TakeBack { .. }), "{path}: {planned:?}");
+        // A removal that the guest refuses has taken nothing back, and what comes finds nothing open.
+        let turns = planned.iter().filter_map(|planned| match &planned.when {
+            When::Now(DeviceChange::Detach { .. }) => Some("leaves"),
+            When::Now(DeviceChange::TakeBack { .. }) => Some("taken back"),
+            When::Now(DeviceChange::Attach { .. }) => Some("comes"),
+            _ => None,
+        });
+        let turns: Vec<_> = turns.collect();
+        let is_made_now = idle == 100;
+        let expected = match is_made_now {
+            true => &["leaves", "taken back", "comes"][..],
+            false => &["taken back"],
+        };
+        assert_eq!(turns, expected, "{path}: {planned:?}");
         take_all(&mut machine, &planned);
         assert_eq!(machine.held().count(), machine.storage.len());
         tell(&mut machine, &planned);
@@ -506,6 +526,104 @@ fn an_exchange_that_waits_is_taken_back_when_something_else_is_wanted() {
         let wanted = guest(&wanted.each_ref().map(String::as_str));
         assert_eq!(waiting(&wanted, &machine), [], "{path}");
     }
+}
+
+/// Two disks of an adapter that the guest does not let go are exchanged: what becomes of one is no matter of the other.
+#[test]
+fn one_of_several_that_come_with_an_adapter_is_taken_back_alone() {
+    let before = ["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"];
+    let both = ["disk:scsi:0,0,0:file:/c", "disk:scsi:0,0,1:file:/d"];
+    let mut machine = running(&before);
+    let [first, second] = [0, 1].map(|place: usize| machine.storage[place].device.address);
+    let away = DeviceChange::DetachAdapter { slot: first.slot };
+    machine.replay(JournalLine::Asked { seq: 1, at: "t".into(), change: away, due: Due::Now });
+    let planned = changes(&machine, &both, Some(0), Force::No);
+    tell(&mut machine, &planned);
+    assert_eq!(machine.waiting().count(), 1, "they come with one adapter");
+    let earlier = machine.clone();
+
+    // Another one in the place of the first; whoever says so names the first alone.
+    let other = ["disk:scsi:0,0,0:file:/e", both[1]];
+    let (config, live) = (guest(&other), Live::default());
+    let beside = BTreeSet::from([second]);
+    let planned = plan_beside(&beside, &machine, &config, &host(&config), &live, Force::No);
+    let back = DeviceChange::TakeBack { address: first };
+    assert_eq!(planned.iter().filter(|p| p.when == When::Now(back.clone())).count(), 1);
+    take_all(&mut machine, &planned);
+    assert!(machine.comes_at_reset(first).is_none());
+    assert_eq!(machine.comes_at_reset(second), earlier.comes_at_reset(second));
+    assert!(machine.held().any(|held| held.device.backing.path == "/d"), "open still, and named");
+
+    // Taken back by a command that failed, it is told again; the other one never waited less.
+    let lost = machine.waits_no_more(&earlier);
+    let [DeviceChange::Attach { devices, .. }] = &lost[..] else { panic!("{lost:?}") };
+    assert_eq!(devices.iter().map(|d| d.device.address).collect::<Vec<_>>(), [first]);
+
+    tell(&mut machine, &planned);
+    let (at, outcome) = (String::new(), Outcome::Done);
+    machine.replay(JournalLine::Settled { seq: 1, at, outcome });
+    assert_eq!(machine.due(Occasion::PlaceFree).len(), 2, "{:?}", machine.pending);
+    let (at, outcome, seq) =
+        (String::new(), Outcome::Done, machine.due(Occasion::PlaceFree)[0].seq);
+    machine.replay(JournalLine::Settled { seq, at, outcome });
+    assert_eq!(machine.due(Occasion::PlaceFree), [], "the guest would not see it before its reset");
+    reset(&mut machine);
+    assert_eq!(waiting(&config, &machine), []);
+}
+
+/// Half of an exchange, as a command that died leaves it, costs the guest no disk.
+#[test]
+fn half_an_exchange_takes_nothing_away() {
+    let before = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let mut machine = running(&before);
+    let wanted = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/c"];
+    let planned = changes(&machine, &wanted, Some(3), Force::No);
+    let comes = planned
+        .iter()
+        .filter(|planned| matches!(at_reset(planned), Some(DeviceChange::Attach { .. })));
+    tell(&mut machine, &comes.cloned().collect::<Vec<_>>());
+    assert_eq!(machine.waiting().count(), 1);
+    let address = machine.storage[1].device.address;
+    reset(&mut machine);
+    assert_eq!(machine.device_at(address).map(|a| a.device.backing.path.as_str()), Some("/b"));
+    assert_eq!(waiting(&guest(&wanted), &machine).len(), 1, "and is shown to wait for the start");
+}
+
+/// Told in either order: an earlier hpvm said first what leaves.
+#[test]
+fn what_leaves_makes_room_for_what_comes() {
+    let before = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let after = ["disk:avio_stor:0,0,0:file:/c", "disk:avio_stor:0,0,1:file:/d"];
+    let planned = changes(&running(&before), &after, Some(3), Force::No);
+    let reversed: Vec<Planned> = planned.iter().rev().cloned().collect();
+    for planned in [planned, reversed] {
+        let mut machine = running(&before);
+        tell(&mut machine, &planned);
+        assert_eq!(machine.waiting().count(), 4);
+        reset(&mut machine);
+        assert_eq!(waiting(&guest(&after), &machine), []);
+    }
+}
+
+/// An exchange goes on from a removal that waits, and waits since it was asked itself.
+#[test]
+fn an_exchange_is_told_over_a_removal_that_waits() {
+    let before = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let mut machine = running(&before);
+    let planned = changes(&machine, &before[..1], Some(3), Force::No);
+    tell(&mut machine, &planned);
+    let wanted = [before[0], "disk:avio_stor:0,0,1:file:/c"];
+    let planned = changes(&machine, &wanted, Some(3), Force::No);
+    tell(&mut machine, &planned);
+    let leaves = machine.waiting().filter(|p| matches!(p.change, DeviceChange::Detach { .. }));
+    assert_eq!(leaves.count(), 1);
+    let shown = waiting(&guest(&wanted), &machine);
+    assert!(
+        matches!(&shown[0].effect, Effect::NextReset(why) if why.contains("since time 2")),
+        "{shown:?}"
+    );
+    reset(&mut machine);
+    assert_eq!(waiting(&guest(&wanted), &machine), []);
 }
 
 /// What comes with an adapter that the guest is asked to let go finds its place when that has left.
@@ -571,6 +689,28 @@ proptest! {
         prop_assert_eq!(waits, differs.collect(), "planned {:?} gave {:?}", planned, machine.storage);
         let same = machine.storage.iter().map(|a| &a.device).eq(after.storage.iter());
         prop_assert_eq!(waiting(&after, &machine).is_empty(), same);
+    }
+
+    /// Whatever waits for the reset when something else is wanted: it comes to what is wanted.
+    #[test]
+    fn what_waits_is_no_obstacle(
+        before in any_guest(),
+        between in any_guest(),
+        after in any_guest(),
+    ) {
+        let mut machine = Machine::new(record(&before));
+        let mut planned = Vec::new();
+        for wanted in [&between, &after] {
+            planned = plan(&machine, wanted, &host(wanted), &Live::default(), Force::No);
+            take_all(&mut machine, &planned);
+            tell(&mut machine, &planned);
+        }
+        reset(&mut machine);
+        prop_assert_eq!(&machine.pending, &[]);
+        let waits = planned.iter().filter(|p| matches!(p.when, When::NextStart(_)));
+        let waits: BTreeSet<String> = waits.map(|p| p.place.to_string()).collect();
+        let differs = waiting(&after, &machine).into_iter().map(|change| change.field);
+        prop_assert_eq!(waits, differs.collect(), "planned {:?} gave {:?}", planned, machine.storage);
     }
 
     #[test]

@@ -175,6 +175,7 @@ impl Driver {
             oom_kills: process::oom_kills().unwrap_or(u64::MAX),
             trouble: Trouble::default(),
             takes_over: !before.is_first,
+            inherits: false,
             finished: false,
         };
         Ok((driver, Inbox { news, requests, verbs, events: None }))

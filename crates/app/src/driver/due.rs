@@ -1,62 +1,133 @@
 //! What waits for the guest's reset, and is made when one comes: no operating system has a disk then. A reset that nobody saw,
 //! since the worker was being replaced or stood still, passes: what waits goes on waiting for the next one.
+//!
+//! One change is made at a time, since each may free the place of the next. What commands want to change meanwhile is put off.
+
+use std::collections::BTreeSet;
 
 use hpvm_engine::devices::due::is_in_firmware;
 use hpvm_engine::devices::{Bench, DeviceError, Performed};
-use hpvm_model::chain;
-use hpvm_plan::record::{Occasion, Outcome};
+use hpvm_model::{PciSlot, chain};
+use hpvm_plan::command_line::adapter_id;
+use hpvm_plan::record::{self, Occasion, Outcome, Pending};
+use hpvm_qmp::client::Client;
+use hpvm_qmp::command::Cont;
 
 use super::*;
 
 /// Where the owner stands with it.
 #[derive(Default)]
 pub(super) struct DueChanges {
-    is_under_way: bool,
+    under_way: Option<Round>,
     /// There was a reset while something else was changed.
     missed: bool,
+    /// What was tried since the last reset. It is not tried again, also when what came of it cannot be noted.
+    tried: BTreeSet<u64>,
+    /// Requests for other changes, which have their turn after it.
+    put_off: Vec<Asked>,
+    /// What is to be put in order after the worker before us.
+    inherited: Option<Inherited>,
+}
+
+struct Round {
+    occasion: Occasion,
+    /// The change that is being made.
+    seq: Option<u64>,
+}
+
+/// How a worker before us may have left QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inherited {
+    /// With nodes that nobody has.
+    Nodes,
+    /// The same, and the guest held, while something was plugged in.
+    HeldGuest,
+}
+
+impl DueChanges {
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    pub(super) fn put_off(&mut self, asked: Asked) {
+        self.put_off.push(asked);
+    }
+
+    pub(super) fn is_making(&self, seq: u64) -> bool {
+        self.under_way.as_ref().is_some_and(|round| round.seq == Some(seq))
+    }
+
+    /// To be put in order when what is due has been made.
+    pub(super) fn inherit(&mut self, inherited: Inherited) {
+        self.inherited = Some(inherited);
+    }
 }
 
 impl Driver {
     pub(super) fn after_reset(&mut self) {
         self.make_due(Occasion::Reset);
-        if !self.due.is_under_way {
+        if !self.due.is_under_way() {
             self.look_at_devices();
         }
     }
 
-    /// Makes what is due. Meanwhile no command changes anything.
+    /// Makes what is due.
     pub(super) fn make_due(&mut self, occasion: Occasion) {
-        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
-        else {
+        if self.monitor.client().is_none() {
             return;
+        }
+        let is_reset = occasion == Occasion::Reset;
+        if is_reset {
+            self.due.tried.clear();
+        }
+        if self.next_due(occasion).is_none() && self.due.inherited.is_none() {
+            return;
+        }
+        if self.changes.is_some() || self.due.is_under_way() {
+            self.due.missed |= is_reset;
+            return;
+        }
+        self.due.under_way = Some(Round { occasion, seq: None });
+        self.feed(Input::ChangeBegun);
+        self.make_next_due();
+    }
+
+    fn next_due(&self, occasion: Occasion) -> Option<Pending> {
+        let known = self.recorded.machine.as_ref().ok()?;
+        let due = known.file.machine().due(occasion);
+        due.into_iter().find(|pending| !self.due.tried.contains(&pending.seq))
+    }
+
+    fn make_next_due(&mut self) {
+        let occasion = self.due.under_way.as_ref().map(|round| round.occasion);
+        let next = occasion.and_then(|occasion| self.next_due(occasion));
+        let news = self.monitor.news();
+        let (Some(round), Some(client), Ok(known)) =
+            (&mut self.due.under_way, self.monitor.client().cloned(), &self.recorded.machine)
+        else {
+            return self.due_over();
         };
         let machine = known.file.machine().clone();
-        let due = machine.due(occasion);
-        if due.is_empty() {
-            return;
+        if let Some(pending) = next {
+            let is_first = round.seq.replace(pending.seq).is_none();
+            let leaves = matches!(pending.change, DeviceChange::Detach { .. });
+            let needs_look = occasion == Some(Occasion::Reset) && (is_first || leaves);
+            spawn_local(async move {
+                let made = make(&client, &machine, &pending, needs_look).await;
+                let _ = news.send(made).await;
+            });
+        } else if let Some(inherited) = self.due.inherited.take() {
+            spawn_local(async move {
+                put_in_order(&client, &machine, inherited).await;
+                let _ = news.send(News::DueOver).await;
+            });
+        } else {
+            self.due_over();
         }
-        if self.changes.is_some() || self.due.is_under_way {
-            self.due.missed |= occasion == Occasion::Reset;
-            return;
-        }
-        self.due.is_under_way = true;
-        self.feed(Input::ChangeBegun);
-        let news = self.monitor.news();
-        spawn_local(async move {
-            // An event that lay about for long tells of a guest whose system has its disks again.
-            if occasion == Occasion::PlaceFree || is_in_firmware(&client).await {
-                let (_none, mut happenings) = mpsc::channel(1);
-                let mut bench = Bench::of(&client, &machine, &mut happenings);
-                for pending in due {
-                    let result = bench.perform_prepared(pending.seq, &pending.change).await;
-                    let _ = news.send(News::DueMade { seq: pending.seq, result }).await;
-                }
-            }
-            let _ = news.send(News::DueOver).await;
-        });
     }
 
     pub(super) fn due_made(&mut self, seq: u64, result: Result<Performed, DeviceError>) {
+        self.due.tried.insert(seq);
         self.settle(
             seq,
             match result {
@@ -67,11 +138,25 @@ impl Driver {
         if let Ok(known) = &self.recorded.machine {
             self.zeros.keep_those_of(known.file.machine());
         }
+        self.make_next_due();
+    }
+
+    /// The adapter that was in the way has left, and that is noted before the next one comes.
+    pub(super) fn due_place_free(&mut self, slot: PciSlot) {
+        self.let_go(&adapter_id(slot));
+        let known = self.recorded.machine.as_ref().ok();
+        match known.is_some_and(|known| known.file.machine().is_leaving(slot)) {
+            true => self.due_over(),
+            false => self.make_next_due(),
+        }
     }
 
     pub(super) fn due_over(&mut self) {
-        self.due.is_under_way = false;
+        self.due.under_way = None;
         self.feed(Input::ChangeOver);
+        for asked in std::mem::take(&mut self.due.put_off) {
+            self.requested(asked);
+        }
         self.look_at_devices();
         self.make_missed();
     }
@@ -82,4 +167,38 @@ impl Driver {
             self.make_due(Occasion::Reset);
         }
     }
+}
+
+/// Makes one change. News of a reset may be old, and what is made at one may take until the guest has a system again, which
+/// then keeps its disks.
+async fn make(
+    client: &Client,
+    machine: &record::Machine,
+    pending: &Pending,
+    needs_look: bool,
+) -> News {
+    if needs_look && !is_in_firmware(client).await {
+        return News::DueOver;
+    }
+    let (_none, mut happenings) = mpsc::channel(1);
+    let mut bench = Bench::of(client, machine, &mut happenings);
+    if let DeviceChange::Attach { slot, .. } = pending.change
+        && machine.is_leaving(slot)
+    {
+        return match bench.until_adapter_left(slot).await {
+            true => News::DuePlaceFree { slot },
+            false => News::DueOver,
+        };
+    }
+    let result = bench.perform_prepared(pending.seq, &pending.change).await;
+    News::DueMade { seq: pending.seq, result }
+}
+
+async fn put_in_order(client: &Client, machine: &record::Machine, inherited: Inherited) {
+    if inherited == Inherited::HeldGuest {
+        // One that runs runs on.
+        let _ = client.execute(&Cont {}).await;
+    }
+    let (_none, mut happenings) = mpsc::channel(1);
+    Bench::of(client, machine, &mut happenings).close_strays().await;
 }

@@ -9,7 +9,7 @@ use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_engine::{devices, last_words};
 use hpvm_host::process::Signal;
 use hpvm_model::{Occupant, chain};
-use hpvm_plan::record::{self, Due};
+use hpvm_plan::record::{self, Occasion};
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
 
@@ -144,6 +144,8 @@ impl Driver {
         self.feed(Input::ChangeOver);
         self.ask_status();
         self.make_missed();
+        // What only waits for a place may have found it meanwhile.
+        self.make_due(Occasion::PlaceFree);
     }
 
     pub(super) fn step_over(&mut self, seq: u64, result: Result<Performed, DeviceError>) {
@@ -154,10 +156,10 @@ impl Driver {
                 let ms = held.as_millis();
                 format!("device change {seq} is done; the guest stood still for {ms} ms for it")
             }
-            Ok(Performed::Asked) => match changes.due() {
-                Due::Now => format!("device change {seq} waits for the guest to let go"),
-                Due::NextReset => format!("device change {seq} waits for the guest's next reset"),
-            },
+            Ok(Performed::Asked) => format!("device change {seq} waits for the guest to let go"),
+            Ok(Performed::Prepared) => {
+                format!("device change {seq} waits for the guest's next reset")
+            }
             Err(DeviceError::Waits(reason)) => format!("device change {seq} waits: {reason}"),
             Err(error) => format!("device change {seq} failed: {}", chain(error)),
         });

@@ -63,6 +63,10 @@ impl Requests {
 
 impl Driver {
     pub(super) fn requested(&mut self, asked: Asked) {
+        let changes = matches!(asked.request, Request::Change { .. } | Request::AtReset { .. });
+        if changes && self.due.is_under_way() {
+            return self.due.put_off(asked);
+        }
         let ticket = self.requests.ticket(Asker::Control(asked.replies.clone()));
         let ask = match asked.request {
             Request::Ping => Ask::Ping,

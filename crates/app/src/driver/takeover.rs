@@ -4,18 +4,24 @@
 use hpvm_engine::devices::Bench;
 use hpvm_engine::devices::present::{self, Present, Repair};
 use hpvm_host::process::PidFd;
-use hpvm_model::{PciSlot, chain};
+use hpvm_model::{AdapterKind, PciSlot, chain};
 use hpvm_plan::command_line::adapter_id;
 use hpvm_plan::command_line::network::nic_id;
-use hpvm_plan::record::{AdapterPresence, Attached, Occasion, Outcome};
+use hpvm_plan::record::{AdapterPresence, Attached, Occasion, Outcome, Pending};
 use hpvm_qmp::command::{Cont, DeviceDel};
 
+use super::due::Inherited;
 use super::*;
 
 /// What a worker before us added only in part.
 enum HalfDone {
     Attach(PciSlot, AdapterPresence, Vec<Attached>),
     Nic(PciSlot),
+}
+
+/// Whether the guest is held while a change is made.
+fn holds_guest(pending: &Pending) -> bool {
+    matches!(pending.change, DeviceChange::Attach { kind: AdapterKind::Scsi, .. })
 }
 
 /// What a guest was asked to let go.
@@ -62,7 +68,11 @@ impl Driver {
 
     pub(super) fn repair(&mut self, present: &Present) {
         let Ok(known) = &self.recorded.machine else { return };
-        for repair in present::repairs(known.file.machine(), present) {
+        let inherits = std::mem::take(&mut self.inherits);
+        let may_be_held = inherits && known.file.machine().pending.iter().any(holds_guest);
+        let repairs = present::repairs(known.file.machine(), present);
+        let undoes = repairs.iter().any(|repair| matches!(repair, Repair::Undo { .. }));
+        for repair in repairs {
             match repair {
                 // A change under way settles itself.
                 Repair::Settle { seq, .. }
@@ -71,7 +81,7 @@ impl Driver {
                 | Repair::AskAgainForNic { seq, .. }
                 | Repair::UndoNic { seq, .. }
                     if self.is_under_way(seq) => {}
-                Repair::Gone { .. } | Repair::GoneNic { .. } if self.changes.is_some() => {}
+                Repair::Gone { .. } | Repair::GoneNic { .. } if self.is_anything_under_way() => {}
                 Repair::Settle { seq, outcome } => self.settle(seq, outcome),
                 Repair::AskAgain { slot, .. } => {
                     self.monitor.tell(DeviceDel { id: adapter_id(slot) });
@@ -92,6 +102,11 @@ impl Driver {
                     self.note(DeviceChange::UnplugNic { slot });
                 }
             }
+        }
+        if inherits {
+            // Undoing lets the guest go on by itself.
+            let is_held = may_be_held && !undoes;
+            self.due.inherit(if is_held { Inherited::HeldGuest } else { Inherited::Nodes });
         }
         self.make_due(Occasion::PlaceFree);
     }
@@ -164,7 +179,12 @@ impl Driver {
     }
 
     fn is_under_way(&self, seq: u64) -> bool {
-        self.changes.as_ref().is_some_and(|changes| changes.is_under_way(seq))
+        let of_command = self.changes.as_ref().is_some_and(|changes| changes.is_under_way(seq));
+        of_command || self.due.is_making(seq)
+    }
+
+    fn is_anything_under_way(&self) -> bool {
+        self.changes.is_some() || self.due.is_under_way()
     }
 
     /// Takes away in QEMU what served the device that left.

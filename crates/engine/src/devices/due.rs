@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 use hpvm_model::StorageAddress;
-use hpvm_plan::command_line::{adapter_id, device_id, layer_id, node_id};
+use hpvm_plan::command_line::{adapter_at, device_id, layer_id, node_id};
+use hpvm_plan::guest_path::Function;
 use hpvm_plan::record::{AdapterPresence, Attached, DeviceChange, Machine};
 use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{DeviceDel, ReadRegisters};
 use hpvm_qmp::{Occupant, deadline};
 
 use super::media::is_node_of;
-use super::{Attach, Bench, DeviceError, Performed, present};
+use super::present::{self, Present};
+use super::{Attach, Bench, DeviceError, Performed};
 
 /// The nodes that are open already and in no device yet.
 pub(super) fn spared(machine: &Machine) -> BTreeSet<String> {
@@ -53,10 +55,11 @@ impl Bench<'_> {
                 return Err(error);
             }
         }
-        Ok(Performed::Asked)
+        Ok(Performed::Prepared)
     }
 
-    /// Makes a change that was prepared.
+    /// Makes a change that was prepared. What an adapter is to come with had to be told before it was known whether it would be
+    /// there.
     pub async fn perform_prepared(
         &mut self,
         seq: u64,
@@ -64,8 +67,9 @@ impl Bench<'_> {
     ) -> Result<Performed, DeviceError> {
         match change {
             DeviceChange::Detach { address, .. } => self.leave(*address).await,
-            DeviceChange::Attach { slot, kind, adapter, devices } => {
-                let attach = Attach { seq, slot: *slot, kind: *kind, adapter: *adapter, devices };
+            DeviceChange::Attach { slot, kind, devices, .. } => {
+                let adapter = self.machine.presence(*slot);
+                let attach = Attach { seq, slot: *slot, kind: *kind, adapter, devices };
                 self.attach_prepared(&attach).await
             }
             _ => Ok(Performed::Done),
@@ -87,18 +91,29 @@ impl Bench<'_> {
         Ok(Performed::Done)
     }
 
+    /// What a worker that died over it has plugged in already is taken as it is.
     async fn attach_prepared(&mut self, attach: &Attach<'_>) -> Result<Performed, DeviceError> {
-        if attach.adapter == AdapterPresence::New {
-            // The old one leaves at the same reset.
-            self.until_absent(&adapter_id(attach.slot), deadline::DEVICE_DELETED).await;
+        let mut present = present::ask(self.client).await?;
+        let is_there = |present: &Present, function| {
+            present.devices.contains(&adapter_at(attach.slot, function))
+        };
+        if attach.adapter == AdapterPresence::New && !is_there(&present, Function::First) {
+            // Of the old one the second function may leave last.
+            let second = adapter_at(attach.slot, Function::Second);
+            self.until_absent(&second, deadline::DEVICE_DELETED).await;
+            present = present::ask(self.client).await?;
         }
-        let present = present::ask(self.client).await?;
-        let mut addresses = attach.devices.iter().map(|attached| attached.device.address);
-        if let Some(address) = addresses.find(|at| present.devices.contains(&device_id(*at))) {
+        let is_taken = |attached: &&Attached| {
+            let id = device_id(attached.device.address);
+            let is_ours = present.media.get(&id) == attach.node_of(attached).as_ref();
+            self.machine.device_at(attached.device.address).is_some()
+                || present.devices.contains(&id) && !is_ours
+        };
+        if let Some(taken) = attach.devices.iter().find(is_taken) {
             self.let_media_go(attach.seq, attach.devices).await;
-            return Err(DeviceError::StillThere(address));
+            return Err(DeviceError::StillThere(taken.device.address));
         }
-        let plugged = self.plug_as_needed(attach).await;
+        let plugged = self.plug_as_needed(attach, &present).await;
         if plugged.is_err() {
             self.spare_no_more(attach.seq, attach.devices);
             self.undo_attach(attach.slot, attach.adapter, attach.devices).await;

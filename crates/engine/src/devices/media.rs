@@ -1,5 +1,6 @@
 //! Media of a running guest: nodes and descriptors behind its devices, and the trays of its drives.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use hpvm_plan::command_line::{
 use hpvm_plan::record::Attached;
 use hpvm_qmp::answer::BlockDevice;
 use hpvm_qmp::command::{
-    AddFd, BlockdevAdd, BlockdevDel, CloseTray, InsertMedium, OpenTray, QueryBlock, QueryNodes,
-    RemoveFd, RemoveMedium,
+    AddFd, BlockdevAdd, BlockdevDel, CloseTray, InsertMedium, OpenTray, QueryBlock, QueryFdsets,
+    QueryNodes, RemoveFd, RemoveMedium,
 };
 use hpvm_qmp::{Error as QmpError, Happening};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -184,15 +185,41 @@ impl Bench<'_> {
         let _ = self.try_discard(|name| name.starts_with(&prefix)).await;
     }
 
+    /// Closes what nobody has: media of devices that did not come or have left while nobody saw to it. To be called while
+    /// nothing is changed. Best effort.
+    pub async fn close_strays(&mut self) {
+        let _ = self.try_close_strays().await;
+    }
+
+    async fn try_close_strays(&mut self) -> Result<(), QmpError> {
+        let in_use = self.media_in_use().await?;
+        let nodes = self.client.execute(&QueryNodes { flat: true }).await?;
+        let nodes: BTreeSet<String> = nodes.into_iter().filter_map(|node| node.node_name).collect();
+        let is_stray = |name: &&String| {
+            layer_place(name).is_none() && !in_use.contains(*name) && !self.spared.contains(*name)
+        };
+        let strays = nodes.iter().filter(is_stray).filter_map(|name| place_of(name));
+        for address in strays.collect::<BTreeSet<StorageAddress>>() {
+            self.discard_unused_media(address).await;
+        }
+        // A descriptor that came and from which no node was opened.
+        for set in self.client.execute(&QueryFdsets {}).await? {
+            let mut names = set.fds.iter().filter_map(|fd| fd.opaque.as_deref());
+            if names.any(|name| place_of(name).is_some() && !nodes.contains(name)) {
+                self.client.execute(&RemoveFd { fdset_id: set.fdset_id }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn media_in_use(&mut self) -> Result<BTreeSet<String>, QmpError> {
+        let devices = self.client.execute(&QueryBlock {}).await?;
+        Ok(devices.into_iter().filter_map(|device| device.inserted?.node_name).collect())
+    }
+
     async fn try_discard(&mut self, wanted: impl Fn(&str) -> bool) -> Result<Discarded, QmpError> {
         let mut discarded = Discarded::All;
-        let in_use: Vec<String> = self
-            .client
-            .execute(&QueryBlock {})
-            .await?
-            .into_iter()
-            .filter_map(|device| device.inserted?.node_name)
-            .collect();
+        let in_use = self.media_in_use().await?;
         let mut nodes = self.client.execute(&QueryNodes { flat: true }).await?;
         // What lies under another node is in use until that one is gone.
         nodes.sort_by_cached_key(|node| node.node_name.as_deref().and_then(layer_place));
@@ -233,6 +260,13 @@ pub(super) fn is_node_of(name: &str, address: StorageAddress) -> bool {
     name.strip_prefix(&place).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
+/// The place of the device that a node was made for.
+fn place_of(name: &str) -> Option<StorageAddress> {
+    let mut numbers = name.strip_prefix("medium-")?.split('-');
+    let [bus, device, target] = [numbers.next()?, numbers.next()?, numbers.next()?];
+    format!("{bus},{device},{target}").parse().ok()
+}
+
 /// The descriptor set behind a node. Of a format QEMU names the file by a description, of which what lies under it is a part
 /// too.
 fn fdset_of(file: &str) -> Option<i64> {
@@ -246,6 +280,15 @@ fn fdset_of(file: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_tells_the_place_of_its_device() {
+        let address: StorageAddress = "1,5,12".parse().unwrap();
+        for name in [node_id(address, 0), node_id(address, 7), layer_id(address, 2)] {
+            assert_eq!(place_of(&name), Some(address), "{name}");
+        }
+        assert_eq!(place_of("copy-1-5-12"), None);
+    }
 
     #[test]
     fn a_descriptor_is_found_in_either_name_of_a_file() {

@@ -92,8 +92,10 @@ impl Present {
         let is_made = match change {
             DeviceChange::Detach { address, .. } => !self.devices.contains(&device_id(*address)),
             DeviceChange::Attach { devices, .. } => devices.iter().all(|attached| {
-                let address = attached.device.address;
-                self.media.get(&device_id(address)) == Some(&node_id(address, seq))
+                let id = device_id(attached.device.address);
+                let store = attached.device.backing.store();
+                let node = store.map(|_| node_id(attached.device.address, seq));
+                self.devices.contains(&id) && self.media.get(&id) == node.as_ref()
             }),
             _ => false,
         };

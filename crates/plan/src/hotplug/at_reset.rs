@@ -25,10 +25,12 @@ impl Difference<'_> {
         })
     }
 
-    /// A device that leaves at the next reset.
+    /// A device that leaves at the next reset. Where only its removal waits, that goes on.
     pub(super) fn leaves_at_reset(&self, address: StorageAddress, why: String) -> Planned {
         let detach = DeviceChange::Detach { address, consent: Consent::Given };
-        let is_told = self.is_told(address) || self.machine.is_leaving(address.slot);
+        let machine = self.machine;
+        let leaves = machine.leaves_at_reset(address) && machine.comes_at_reset(address).is_none();
+        let is_told = self.is_told(address) || leaves || machine.is_leaving(address.slot);
         let told = (!is_told).then_some(detach);
         Planned { place: Place::Storage(address), when: When::NextReset { told, why } }
     }
@@ -61,18 +63,15 @@ impl Difference<'_> {
 
     /// Whether what waits for the reset at this address is what is wanted.
     fn is_told(&self, address: StorageAddress) -> bool {
-        let comes = self.machine.comes_at_reset(address).unwrap_or_default();
-        let wanted = self.coming.iter().find(|device| device.address == address);
-        let is_all = comes.iter().all(|comes| self.coming.contains(&&comes.device));
-        let is_it = match wanted {
-            Some(_) => !comes.is_empty(),
-            None => comes.is_empty() && self.machine.leaves_at_reset(address),
-        };
-        is_it && is_all
+        let comes = self.machine.comes_at_reset(address).map(|attached| &attached.device);
+        match self.coming.iter().find(|device| device.address == address) {
+            Some(wanted) => comes == Some(*wanted),
+            None => comes.is_none() && self.machine.leaves_at_reset(address),
+        }
     }
 
     /// Takes back what waits for the reset and is not wanted so, or is made now. What a change that is made now settles by
-    /// itself needs none of it.
+    /// itself needs none of it. It comes after what leaves now: a removal that is refused has taken nothing back.
     pub(super) fn take_backs(
         &self,
         spared: &BTreeSet<StorageAddress>,

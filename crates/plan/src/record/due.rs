@@ -2,7 +2,7 @@
 //! system has a disk then. It stands in the journal, so it outlives the worker that was told; a new start makes it void,
 //! since its machine is the configuration.
 
-use hpvm_model::StorageAddress;
+use hpvm_model::{AdapterKind, PciSlot, StorageAddress};
 use serde::{Deserialize, Serialize};
 
 use super::{AdapterPresence, Attached, DeviceChange, Machine};
@@ -41,26 +41,57 @@ pub enum Occasion {
     PlaceFree,
 }
 
+/// What may be made at once goes before what first has to leave; what comes to a place that stays taken is tried last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    PlaceIsFree,
+    Leaves,
+    AdapterLeaves,
+    PlaceIsTaken,
+}
+
 impl Machine {
-    /// What is to be made now, in this order.
+    /// What is to be made now, in this order. What is made changes what may be made next, so the first is made, and this is
+    /// asked again.
     #[must_use]
     pub fn due(&self, occasion: Occasion) -> Vec<Pending> {
         let waits = self.waiting();
-        waits
+        let mut due: Vec<Pending> = waits
             .filter(|pending| occasion == Occasion::Reset || self.finds_its_place(&pending.change))
             .cloned()
-            .collect()
+            .collect();
+        due.sort_by_key(|pending| self.turn_of(&pending.change));
+        due
+    }
+
+    fn turn_of(&self, change: &DeviceChange) -> Turn {
+        match change {
+            DeviceChange::Attach { slot, .. } if self.is_leaving(*slot) => Turn::AdapterLeaves,
+            DeviceChange::Attach { devices, .. } if self.are_free(devices) => Turn::PlaceIsFree,
+            DeviceChange::Attach { .. } => Turn::PlaceIsTaken,
+            _ => Turn::Leaves,
+        }
+    }
+
+    fn are_free(&self, devices: &[Attached]) -> bool {
+        devices.iter().all(|comes| self.device_at(comes.device.address).is_none())
     }
 
     /// A guest sees what comes to a live AVIO adapter, and with a new one; on a live VIO adapter it looks only when it boots.
     fn finds_its_place(&self, change: &DeviceChange) -> bool {
-        let DeviceChange::Attach { slot, adapter, devices, kind } = change else { return false };
-        let is_free = devices.iter().all(|comes| self.device_at(comes.device.address).is_none());
-        let is_seen = match adapter {
-            AdapterPresence::New => self.adapter_in(*slot).is_none(),
-            AdapterPresence::Present => *kind == hpvm_model::AdapterKind::AvioStor,
-        };
-        is_free && is_seen
+        let DeviceChange::Attach { slot, devices, kind, .. } = change else { return false };
+        let is_seen =
+            self.presence(*slot) == AdapterPresence::New || *kind == AdapterKind::AvioStor;
+        self.are_free(devices) && is_seen && !self.is_leaving(*slot)
+    }
+
+    /// Whether what comes to a slot now has to bring its adapter.
+    #[must_use]
+    pub fn presence(&self, slot: PciSlot) -> AdapterPresence {
+        match self.adapter_in(slot) {
+            Some(_) => AdapterPresence::Present,
+            None => AdapterPresence::New,
+        }
     }
 
     /// The changes that wait for a reset.
@@ -78,13 +109,38 @@ impl Machine {
         self.waiting_at(address).any(|p| matches!(p.change, DeviceChange::Detach { .. }))
     }
 
-    /// What comes in the same change as the device that is to be at this address from the next reset on, that one among it.
+    /// The device that is to be at this address from the next reset on.
     #[must_use]
-    pub fn comes_at_reset(&self, address: StorageAddress) -> Option<&[Attached]> {
-        self.waiting_at(address).find_map(|pending| match &pending.change {
-            DeviceChange::Attach { devices, .. } => Some(devices.as_slice()),
+    pub fn comes_at_reset(&self, address: StorageAddress) -> Option<&Attached> {
+        self.coming().find(|attached| attached.device.address == address)
+    }
+
+    /// What waited in this machine as it was earlier, waits no more and was not made either.
+    #[must_use]
+    pub fn waits_no_more(&self, earlier: &Machine) -> Vec<DeviceChange> {
+        let is_lost = |attached: &Attached| {
+            let address = attached.device.address;
+            self.comes_at_reset(address).is_none() && self.device_at(address) != Some(attached)
+        };
+        let lost = earlier.waiting().filter_map(|pending| match &pending.change {
+            DeviceChange::Attach { slot, kind, adapter, devices } => {
+                let devices = devices.iter().filter(|comes| is_lost(comes)).cloned();
+                let devices: Vec<Attached> = devices.collect();
+                let (slot, kind, adapter) = (*slot, *kind, *adapter);
+                (!devices.is_empty()).then_some(DeviceChange::Attach {
+                    slot,
+                    kind,
+                    adapter,
+                    devices,
+                })
+            }
+            DeviceChange::Detach { address, .. } => {
+                let stays = self.device_at(*address) == earlier.device_at(*address);
+                (stays && !self.leaves_at_reset(*address)).then(|| pending.change.clone())
+            }
             _ => None,
-        })
+        });
+        lost.collect()
     }
 
     /// All devices whose stores the guest's engine has open: those in the machine, and those that come at its next reset.
@@ -100,9 +156,21 @@ impl Machine {
         })
     }
 
-    /// Nothing waits there any more.
+    /// Nothing waits there any more. What was to come beside it waits on.
     pub(super) fn take_back(&mut self, address: StorageAddress) {
-        self.pending.retain(|p| p.due == Due::Now || !p.change.is_at(address));
+        let waiting = self.pending.iter_mut().filter(|pending| pending.due == Due::NextReset);
+        for pending in waiting {
+            if let DeviceChange::Attach { devices, .. } = &mut pending.change {
+                devices.retain(|attached| attached.device.address != address);
+            }
+        }
+        self.pending.retain(|pending| {
+            let is_there = match &pending.change {
+                DeviceChange::Attach { devices, .. } => devices.is_empty(),
+                change => change.is_at(address),
+            };
+            pending.due == Due::Now || !is_there
+        });
     }
 
     /// Devices that have left have nothing to wait for.
@@ -115,7 +183,8 @@ impl Machine {
 }
 
 impl DeviceChange {
-    fn is_at(&self, place: StorageAddress) -> bool {
+    /// Whether it is about the device at this address, and not about its adapter.
+    pub(crate) fn is_at(&self, place: StorageAddress) -> bool {
         match self {
             DeviceChange::Attach { devices, .. } => {
                 devices.iter().any(|attached| attached.device.address == place)
