@@ -48,6 +48,7 @@ plays! {
     adding_to_a_running_guest_dies_at_every_step: scenes::ATTACH,
     changing_a_device_of_a_running_guest_dies_at_every_step: scenes::EXCHANGE,
     exchanging_at_a_reset_dies_at_every_step: scenes::EXCHANGE_AT_RESET,
+    taking_back_what_waits_dies_at_every_step: scenes::TAKE_BACK,
     taking_from_a_running_guest_dies_at_every_step: scenes::DETACH,
     clone_dies_at_every_step: scenes::CLONE,
     clone_over_a_file_dies_at_every_step: scenes::CLONE_OVER,

@@ -4,6 +4,7 @@
 //! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests.
 
 mod agent;
+mod at_reset;
 mod attached;
 mod both_kinds;
 mod clone;
@@ -88,6 +89,7 @@ macro_rules! tests {
 const SUBJECTS: &[&[Test]] = &[
     both_kinds::lans::TESTS,
     agent::TESTS,
+    at_reset::TESTS,
     attached::TESTS,
     commands::TESTS,
     clone::TESTS,

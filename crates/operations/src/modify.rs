@@ -282,8 +282,8 @@ impl Drop for Named<'_> {
 }
 
 /// Takes back what of a change was made before a part of it failed: the way from the machine as it is now to the
-/// configuration as it stays, beside what waited already. What cannot be taken back now waits for the next start and is shown
-/// so.
+/// configuration as it stays, beside what waited already, which waits again. What cannot be taken back now waits for the next
+/// start and is shown so.
 fn go_back(host: &VmHost, running: &Machine, before: &GuestConfig) {
     let Some(machine) = host.machine(before) else { return };
     let Ok(facts) = host.facts(before, None) else { return };
@@ -292,6 +292,7 @@ fn go_back(host: &VmHost, running: &Machine, before: &GuestConfig) {
     let planned = hotplug::plan_beside(&waiting, &machine, before, &facts, &live, force);
     // The refusal that led here is the one to tell.
     let _ = ask_guest(host, before, &changes_now(&planned), Due::Now);
+    at_reset::note_again(host, before, running);
 }
 
 fn changes_now(planned: &[Planned]) -> Vec<DeviceChange> {

@@ -199,8 +199,7 @@ fn with_boot_disk(why: Why, config: &GuestConfig, presence: &Presence) -> Why {
 
 /// What the guest was asked for and has not done is no trouble, and may be what somebody wonders about.
 fn with_waiting(mut why: Why, config: &GuestConfig, machine: Option<&Machine>) -> Why {
-    let is_asked = |machine: &&Machine| !machine.pending.is_empty();
-    let Some(machine) = machine.filter(is_asked) else { return why };
+    let Some(machine) = machine else { return why };
     let waits = waiting(config, machine).into_iter().filter_map(|change| match change.effect {
         Effect::NextReset(reason) => {
             Some(format!("{}, {} to {}, {reason}", change.field, change.from, change.to))

@@ -85,12 +85,30 @@ pub(super) const EXCHANGE_AT_RESET: Scene = Scene {
     command: &["hpvmmodify", "-P", "web", "-m", "disk:scsi:0,5,0:file:{root}/later.img"],
     steps: &["modify.applied", "modify.committed", "modify.noted"],
     then: EITHER,
-    is_done: |host| {
-        guest(host, "web").is_some_and(|web| {
-            web.storage.iter().any(|device| device.backing.path.ends_with("/later.img"))
-        })
-    },
+    is_done: |host| has_disk(host, "later.img") && waits_for_reset(host),
 };
+
+/// The disk is to stay after all.
+pub(super) const TAKE_BACK: Scene = Scene {
+    prepare: |host| {
+        (EXCHANGE_AT_RESET.prepare)(host);
+        let later = EXCHANGE_AT_RESET.command_on(host);
+        host.ok(&later.iter().map(String::as_str).collect::<Vec<_>>());
+    },
+    command: &["hpvmmodify", "-P", "web", "-m", "disk:scsi:0,5,0:file:{root}/used.img"],
+    steps: &["modify.applied", "modify.committed"],
+    then: EITHER,
+    is_done: |host| has_disk(host, "used.img") && !waits_for_reset(host),
+};
+
+fn has_disk(host: &VmHost, file: &str) -> bool {
+    let web = guest(host, "web");
+    web.is_some_and(|web| web.storage.iter().any(|disk| disk.backing.path.ends_with(file)))
+}
+
+fn waits_for_reset(host: &VmHost) -> bool {
+    host.ok(&["hpvmstatus", "-P", "web", "--json"]).contains("\"next_reset\"")
+}
 
 pub(super) const DETACH: Scene = Scene {
     prepare: start_with_drive,

@@ -2,13 +2,14 @@
 //! done at a reset that nobody wants any more. What it was not told, since this command died before, waits for the next start,
 //! or until it is asked for again.
 
-use hpvm_model::{Problem, StorageAddress};
+use hpvm_model::{GuestConfig, Problem, StorageAddress};
 use hpvm_plan::difference::{self, Effect};
 use hpvm_plan::hotplug::{Planned, When};
 use hpvm_plan::record::{Consent, DeviceChange, Due, Machine};
 use hpvm_registry::Step;
 
 use super::{Modified, ask_guest};
+use crate::Refusal;
 use crate::vm_host::VmHost;
 
 /// Tells the worker what was planned so, and what turned out to have to wait, each with the reason.
@@ -30,19 +31,41 @@ pub(super) fn note(
         return;
     }
     let after = modified.after.clone();
-    if let Err(refusal) = ask_guest(host, &after, &told, Due::NextReset) {
-        let places: Vec<StorageAddress> = told.iter().flat_map(places).collect();
-        // A disk must not leave at the reset when nothing takes its place then.
-        let back: Vec<DeviceChange> =
-            places.iter().map(|address| DeviceChange::TakeBack { address: *address }).collect();
-        let _ = ask_guest(host, &after, &back, Due::Now);
-        let why = format!("the running guest could not be told: {refusal}");
-        for address in places {
-            show(modified, address, &Effect::NextStart(why.clone()));
+    let places: Vec<StorageAddress> = told.iter().flat_map(places).collect();
+    match tell(host, &after, told) {
+        Ok(()) => Step::ModifyNoted.reached(),
+        Err(refusal) => {
+            // A disk must not leave at the reset when nothing takes its place then.
+            let back: Vec<DeviceChange> =
+                places.iter().map(|address| DeviceChange::TakeBack { address: *address }).collect();
+            let _ = ask_guest(host, &after, &back, Due::Now);
+            let why = format!("the running guest could not be told: {refusal}");
+            for address in places {
+                show(modified, address, &Effect::NextStart(why.clone()));
+            }
+            modified.problems.push(Problem::warning(after.name.as_str(), why));
         }
-        modified.problems.push(Problem::warning(after.name.as_str(), why));
     }
-    Step::ModifyNoted.reached();
+}
+
+/// Tells the worker again what waited before a change that failed, and waits no more.
+pub(super) fn note_again(host: &VmHost, config: &GuestConfig, before: &Machine) {
+    let Some(machine) = host.machine(config) else { return };
+    let lost = machine.waits_no_more(before);
+    if !lost.is_empty() {
+        // What cannot be told waits for the next start and is shown so; the refusal that led here is the one to tell.
+        let _ = tell(host, config, lost);
+    }
+}
+
+/// What comes is told before what it takes the place of: cut off between the two, nothing leaves.
+fn tell(
+    host: &VmHost,
+    config: &GuestConfig,
+    mut changes: Vec<DeviceChange>,
+) -> Result<(), Refusal> {
+    changes.sort_by_key(|change| !matches!(change, DeviceChange::Attach { .. }));
+    ask_guest(host, config, &changes, Due::NextReset).map(drop)
 }
 
 fn told(planned: &Planned) -> Option<DeviceChange> {

@@ -1,0 +1,170 @@
+//! What waits for a guest's reset, from the side of the commands, on the scripted engine: what becomes of it when they fail, die
+//! or want something else.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hpvm_app::snapshot::Agent;
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::devices::holds;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    an_exchange_whose_command_dies_is_told_by_the_next,
+    a_refused_command_leaves_what_waited,
+    a_command_that_fails_tells_again_what_waited,
+    what_becomes_of_one_of_two_is_no_matter_of_the_other,
+    whoever_asks_is_told_of_a_store_that_comes,
+];
+
+const BOUND: Duration = Duration::from_secs(20);
+const SIGABRT: i32 = 6;
+
+/// A running guest with two disks on one adapter, which have just been used.
+struct Waits {
+    host: VmHost,
+    adapter: &'static str,
+}
+
+impl Waits {
+    fn on(adapter: &'static str, behaviour: &str) -> Waits {
+        let mut host = VmHost::new(Engine::Fake);
+        host.engine_behaves(&format!("idle=1000,{behaviour}"));
+        let waits = Waits { host, adapter };
+        let [first, second] = [waits.disk(0, "first"), waits.disk(1, "second")];
+        waits.host.create("web", "512M", &[first, second]);
+        waits.host.ok(&["hpvmstart", "-P", "web"]);
+        waits
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.host.path(&format!("{name}.img"))
+    }
+
+    fn disk(&self, target: u8, name: &str) -> String {
+        if !self.file(name).exists() {
+            let _made = self.host.disk(&format!("{name}.img"), 1 << 20);
+        }
+        format!("disk:{}:0,1,{target}:file:{}", self.adapter, self.file(name).display())
+    }
+
+    fn exchange(&self, target: u8, name: &str) -> Vec<String> {
+        ["hpvmmodify", "-P", "web", "-m", &self.disk(target, name)].map(str::to_owned).to_vec()
+    }
+
+    fn ok(&self, line: &[String]) -> String {
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let outcome = self.host.run(&line);
+        assert!(outcome.status.success(), "{outcome}");
+        outcome.stderr
+    }
+
+    fn refused(&self, line: &[String]) -> String {
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let outcome = self.host.run(&line);
+        assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+        outcome.stderr
+    }
+
+    /// How many exchanges and removals are shown to wait for the reset.
+    fn waiting(&self) -> usize {
+        let shown = self.host.ok(&["hpvmstatus", "-P", "web", "--json"]);
+        shown.matches("\"next_reset\"").count()
+    }
+
+    fn shown(&self) -> String {
+        let shown = self.host.ok(&["hpvmstatus", "-P", "web"]);
+        shown.split_once("[Waiting for Next Start]").map_or(String::new(), |(_, rest)| rest.into())
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        holds(&self.host, &self.file(name))
+    }
+}
+
+/// What the guest was not told waits for its next start, and nothing of it is open.
+fn an_exchange_whose_command_dies_is_told_by_the_next() {
+    for (step, told) in [("modify.applied", 0), ("modify.committed", 0), ("modify.noted", 1)] {
+        let mut guest = Waits::on("scsi", "boot=os");
+        let exchange = guest.exchange(0, "later");
+        guest.host.environment("HPVM_ABORT_AT", step);
+        let line: Vec<&str> = exchange.iter().map(String::as_str).collect();
+        let killed = guest.host.run(&line);
+        guest.host.without_environment("HPVM_ABORT_AT");
+        assert_eq!(killed.status.signal(), Some(SIGABRT), "{killed}");
+        assert_eq!((guest.waiting(), guest.holds("later")), (told, told == 1), "{step}");
+
+        guest.ok(&exchange);
+        assert_eq!((guest.waiting(), guest.holds("later")), (1, true), "after {step}");
+        assert!(guest.holds("first"));
+    }
+}
+
+/// The guest's agent answers by now, and says that the disk is used.
+fn a_refused_command_leaves_what_waited() {
+    let guest = Waits::on("avio_stor", "boot=os:6000,agent=busy:/data is mounted");
+    let exchange = guest.exchange(1, "later");
+    let told = guest.ok(&exchange);
+    assert!(told.contains("waits for the guest's next reset: the disk had I/O"), "{told}");
+    let before = guest.shown();
+    assert!(before.contains("waits for the guest's next reset since"), "{before}");
+
+    wait_until(BOUND, "the agent to answer", || {
+        matches!(guest.host.snapshot(1).map(|s| s.agent), Some(Agent::Answers { .. }))
+    });
+    let refused = guest.refused(&exchange);
+    assert!(refused.contains("/data is mounted"), "{refused}");
+    assert_eq!(guest.shown(), before, "and since when");
+    assert!(guest.holds("later") && guest.holds("second"));
+}
+
+/// One disk is to stay after all, which was done when another one could not come.
+fn a_command_that_fails_tells_again_what_waited() {
+    let guest = Waits::on("avio_stor", "boot=os,fail=device_add:no room for it");
+    guest.ok(&guest.exchange(1, "later"));
+    let mut stays = guest.exchange(1, "second");
+    stays.extend(["-a".to_owned(), guest.disk(2, "third")]);
+    let refused = guest.refused(&stays);
+    assert!(refused.contains("no room for it"), "{refused}");
+    assert_eq!((guest.waiting(), guest.holds("later")), (1, true), "{}", guest.shown());
+    assert!(!guest.holds("third"));
+
+    guest.ok(&guest.exchange(1, "second"));
+    assert_eq!((guest.shown().as_str(), guest.holds("later")), ("", false));
+}
+
+/// Both are exchanged with their adapter, which the guest does not let go.
+fn what_becomes_of_one_of_two_is_no_matter_of_the_other() {
+    let guest = Waits::on("scsi", "boot=os,delete=never");
+    let mut both = guest.exchange(0, "later-first");
+    both.extend(["-m".to_owned(), guest.disk(1, "later-second")]);
+    guest.ok(&both);
+    assert_eq!(guest.waiting(), 2, "{}", guest.shown());
+
+    guest.ok(&guest.exchange(0, "another"));
+    assert_eq!(guest.waiting(), 2, "{}", guest.shown());
+    for (file, is_held) in [("later-first", false), ("another", true), ("later-second", true)] {
+        assert_eq!(guest.holds(file), is_held, "{file}");
+    }
+    // What waits is no obstacle to saying it again.
+    guest.ok(&guest.exchange(1, "later-second"));
+    assert_eq!((guest.waiting(), guest.holds("later-second")), (2, true));
+}
+
+/// It is open in the guest's QEMU, and the guest will have it as it is opened now.
+fn whoever_asks_is_told_of_a_store_that_comes() {
+    let guest = Waits::on("scsi", "boot=os");
+    guest.ok(&guest.exchange(0, "later"));
+    let file = guest.file("later");
+    let path = file.display().to_string();
+    let longer = guest.host.run(&["hpvmdevmgmt", "-S", "2M", &path]);
+    assert!(longer.stderr.contains("the running guest 'web' sees the new size"), "{longer}");
+    std::fs::remove_file(&file).expect("it is there");
+    for ask in [&["hpvm", "why", "-P", "web"][..], &["hpvm", "doctor"]] {
+        let said = guest.host.run(ask).stdout;
+        assert!(said.contains(&format!("{path} is not there any more")), "{said}");
+    }
+}
