@@ -74,10 +74,18 @@ pub struct Keeper {
 const END_BOUND: Duration = Duration::from_secs(1);
 
 impl Keeper {
-    /// Kills a keeper and what it started. It is stopped before, so that it starts nobody meanwhile.
+    /// Kills a keeper and what it started. It is stopped before, so that it starts nobody meanwhile; whatever fails then, it
+    /// does not stay so.
     pub fn end(&self) -> io::Result<()> {
-        let deadline = Instant::now() + END_BOUND;
         self.pidfd.signal(Signal::STOP)?;
+        let ended = self.end_children();
+        self.pidfd.signal(Signal::KILL)?;
+        self.pidfd.wait_exit(END_BOUND)?;
+        ended
+    }
+
+    fn end_children(&self) -> io::Result<()> {
+        let deadline = Instant::now() + END_BOUND;
         let runs = || process::start_time(self.pid).map(|start| process::life(self.pid, start));
         while runs() == Some(Life::Alive) && Instant::now() < deadline {
             pause_for(Duration::from_millis(1));
@@ -86,8 +94,7 @@ impl Keeper {
             child.signal(Signal::KILL)?;
             child.wait_exit(END_BOUND)?;
         }
-        self.pidfd.signal(Signal::KILL)?;
-        self.pidfd.wait_exit(END_BOUND).map(drop)
+        Ok(())
     }
 }
 
