@@ -6,14 +6,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hpvm_app::snapshot::Agent;
+use hpvm_host::process::Signal;
+use hpvm_plan::record::{DeviceChange, Machine, Pending};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::devices::holds;
+use crate::hostile::worker;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_exchange_whose_command_dies_is_told_by_the_next,
+    half_an_exchange_takes_nothing_away,
     a_refused_command_leaves_what_waited,
     a_command_that_fails_tells_again_what_waited,
     what_becomes_of_one_of_two_is_no_matter_of_the_other,
@@ -80,6 +84,12 @@ impl Waits {
         shown.split_once("[Waiting for Next Start]").map_or(String::new(), |(_, rest)| rest.into())
     }
 
+    fn machine(&self) -> Machine {
+        let record = self.host.path("var/opt/hpvm/guests/web/boot.record");
+        let text = std::fs::read_to_string(record).expect("a boot record");
+        Machine::read(&text).expect("a boot record")
+    }
+
     fn holds(&self, name: &str) -> bool {
         holds(&self.host, &self.file(name))
     }
@@ -101,6 +111,29 @@ fn an_exchange_whose_command_dies_is_told_by_the_next() {
         assert_eq!((guest.waiting(), guest.holds("later")), (1, true), "after {step}");
         assert!(guest.holds("first"));
     }
+}
+
+/// Whoever of command and worker dies first: what leaves is told last, so nothing leaves for which nothing comes.
+fn half_an_exchange_takes_nothing_away() {
+    let guest = Waits::on("scsi", "boot=os,slow=blockdev-add:1500");
+    let exchange = guest.exchange(0, "later");
+    let line: Vec<&str> = exchange.iter().map(String::as_str).collect();
+    let mut command = guest.host.command(&line).spawn().expect("hpvmmodify");
+    wait_until(BOUND, "it to be told", || guest.machine().waiting().next().is_some());
+    let worker = worker(&guest.host);
+    command.kill().expect("it is ours");
+    worker.signal(Signal::KILL).expect("it lives");
+    command.wait().expect("it is ours");
+    wait_until(BOUND, "the next worker", || {
+        guest.host.snapshot(1).is_some_and(|snapshot| snapshot.adoptions == 1)
+    });
+    let machine = guest.machine();
+    let leaves = |pending: &Pending| matches!(pending.change, DeviceChange::Detach { .. });
+    assert!(!machine.waiting().any(leaves), "{:?}", machine.pending);
+
+    guest.ok(&exchange);
+    assert_eq!((guest.waiting(), guest.holds("later")), (1, true), "{}", guest.shown());
+    assert!(guest.machine().waiting().any(leaves));
 }
 
 /// The guest's agent answers by now, and says that the disk is used.

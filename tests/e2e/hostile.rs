@@ -136,7 +136,7 @@ fn a_worker_stopped_by_a_signal_is_not_waited_for() {
     host.ok(&["hpvmstart", "-P", "web"]);
 }
 
-fn worker(host: &VmHost) -> PidFd {
+pub(crate) fn worker(host: &VmHost) -> PidFd {
     let holders = image_lock::holders(&host.run_dir(1).join("lock"), &ALL_BYTES).unwrap();
     let worker = holders.iter().find(|holder| holder.program == "hpvmapp").expect("a worker");
     PidFd::open_number(worker.pid).unwrap().expect("it lives")

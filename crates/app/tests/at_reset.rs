@@ -139,6 +139,24 @@ fn what_waits_for_the_place_of_an_adapter_comes_however_late_that_leaves() {
     }
 }
 
+/// An emulated adapter with many targets has two functions, and the second leaves last.
+#[test]
+fn what_waits_for_the_place_of_an_adapter_waits_for_all_of_it() {
+    let guest = Guest::fake("boot=os,delete=3500,second=1500");
+    let disks = ["0,2,0", "0,2,9"];
+    let disks = disks.map(|place| known(guest.device(DeviceKind::Disk, AdapterKind::Scsi, place)));
+    let storage = disks.to_vec();
+    let guest = guest.with(|record| record.storage = storage).start();
+    guest.until_os();
+    let comes = [other(&guest, &disks[0], "0,0,1"), other(&guest, &disks[1], "0,0,2")];
+    let slot = disks[0].device.address.slot;
+    guest.ask(&Request::change(vec![DeviceChange::DetachAdapter { slot }]));
+    noted(&guest, vec![attach(AdapterPresence::New, comes.to_vec())], &comes);
+    guest.wait("it to be over", || guest.machine().pending.is_empty());
+    let has = |comes: &Attached| guest.machine().device_at(comes.device.address) == Some(comes);
+    assert!(comes.iter().all(has), "{}", guest.story());
+}
+
 /// What is made at a reset may take until the guest has its system again, which keeps what it has by then.
 #[test]
 fn a_system_that_is_up_before_all_is_made_keeps_its_disks() {

@@ -106,6 +106,7 @@ fn present(devices: &[&str], media: &[(&str, &str)]) -> Present {
             .iter()
             .map(|(id, node)| ((*id).to_owned(), (*node).to_owned()))
             .collect::<BTreeMap<_, _>>(),
+        nodes: media.iter().map(|(_, node)| (*node).to_owned()).collect(),
     }
 }
 
@@ -118,6 +119,42 @@ fn pending(change: &DeviceChange, storage: Vec<Attached>) -> Machine {
         due: Due::Now,
     });
     machine
+}
+
+/// A drive that comes without a medium in the place of a disk is known by that.
+#[test]
+fn what_waits_for_a_reset_is_seen_to_be_made() {
+    let disk = attached(DeviceKind::Disk, "0,1,0", "/a");
+    let mut drive = attached(DeviceKind::Dvd, "0,1,0", "/srv");
+    drive.device.backing = Backing::new(StorageType::Null, "/srv");
+    let later = attached(DeviceKind::Disk, "0,1,0", "/b");
+    for (comes, before, after) in [
+        (drive, &[("device-0-1-0", "medium-0-1-0")][..], &[][..]),
+        (later, &[("device-0-1-0", "medium-0-1-0")], &[("device-0-1-0", "medium-0-1-0-1")]),
+    ] {
+        let mut machine = Machine::new(record(vec![disk.clone()]));
+        let (kind, adapter) = (AdapterKind::AvioStor, AdapterPresence::Present);
+        let attach = DeviceChange::Attach { slot: slot(), kind, adapter, devices: vec![comes] };
+        let (address, consent) = (disk.device.address, Consent::Given);
+        for (seq, change) in [(1, attach), (2, DeviceChange::Detach { address, consent })] {
+            let (at, due) = (String::new(), Due::NextReset);
+            machine.replay(JournalLine::Asked { seq, at, change, due });
+        }
+        let devices = ["adapter-0-1", "device-0-1-0"];
+        let has_store = machine.comes_at_reset(address).unwrap().device.backing.store().is_some();
+        let mut prepared = present(&devices, before);
+        // Never opened, it can never come, and what is to leave for it stays.
+        let void = |seq| {
+            let outcome = Outcome::Failed(hpvm_engine::devices::present::REPLACED.into());
+            Repair::Settle { seq, outcome }
+        };
+        let expected = if has_store { vec![void(1), void(2)] } else { Vec::new() };
+        assert_eq!(repairs(&machine, &prepared), expected);
+        prepared.nodes.insert("medium-0-1-0-1".into());
+        assert_eq!(repairs(&machine, &prepared), []);
+        let made = Repair::Settle { seq: 1, outcome: Outcome::Done };
+        assert_eq!(repairs(&machine, &present(&devices, after)), [made]);
+    }
 }
 
 #[test]

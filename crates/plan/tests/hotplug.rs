@@ -584,6 +584,9 @@ fn half_an_exchange_takes_nothing_away() {
     tell(&mut machine, &comes.cloned().collect::<Vec<_>>());
     assert_eq!(machine.waiting().count(), 1);
     let address = machine.storage[1].device.address;
+    let again = changes(&machine, &wanted, Some(3), Force::No);
+    assert!(matches!(at_reset(&again[0]), Some(DeviceChange::Detach { .. })), "{again:?}");
+    assert_eq!((again.len(), at_reset(&again[1])), (2, None), "the same command tells the rest");
     reset(&mut machine);
     assert_eq!(machine.device_at(address).map(|a| a.device.backing.path.as_str()), Some("/b"));
     assert_eq!(waiting(&guest(&wanted), &machine).len(), 1, "and is shown to wait for the start");

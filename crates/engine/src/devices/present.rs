@@ -9,18 +9,19 @@ use hpvm_plan::command_line::{adapter_id, device_id, node_id};
 use hpvm_plan::record::{AdapterPresence, Attached, DeviceChange, Due, Machine, Outcome, Pending};
 use hpvm_qmp::Error as QmpError;
 use hpvm_qmp::client::Client;
-use hpvm_qmp::command::{QomList, QueryBlock};
+use hpvm_qmp::command::{QomList, QueryBlock, QueryNodes};
 
 use super::media;
 
 /// Why a change has failed that was begun under another worker.
 pub const REPLACED: &str = "hpvmapp was replaced before it was done";
 
-/// Devices by their ids, and the node in each that has a medium.
+/// Devices by their ids, the node in each that has a medium, and all nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Present {
     pub devices: BTreeSet<String>,
     pub media: BTreeMap<String, String>,
+    pub nodes: BTreeSet<String>,
 }
 
 /// What to do about a difference.
@@ -54,7 +55,10 @@ pub async fn ask(client: &Client) -> Result<Present, QmpError> {
         let id = media::device_named(&device.qdev?)?.to_owned();
         Some((id, device.inserted?.node_name?))
     });
-    Ok(Present { devices, media: media.collect() })
+    let media = media.collect();
+    let nodes = client.execute(&QueryNodes { flat: true }).await?;
+    let nodes = nodes.into_iter().filter_map(|node| node.node_name).collect();
+    Ok(Present { devices, media, nodes })
 }
 
 /// Compares; the order of the repairs is that of the journal.
@@ -62,7 +66,7 @@ pub async fn ask(client: &Client) -> Result<Present, QmpError> {
 pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
     let judge = |pending: &Pending| match pending.due {
         Due::Now => Some(present.judge(pending.seq, &pending.change)),
-        Due::NextReset => present.judge_waiting(pending.seq, &pending.change),
+        Due::NextReset => present.judge_waiting(machine, pending),
     };
     let mut repairs: Vec<Repair> = machine.pending.iter().filter_map(judge).collect();
     let is_spoken_for = |attached: &Attached| {
@@ -87,9 +91,12 @@ pub fn repairs(machine: &Machine, present: &Present) -> Vec<Repair> {
 }
 
 impl Present {
-    /// What waits for a reset waits on, unless it has been made.
-    fn judge_waiting(&self, seq: u64, change: &DeviceChange) -> Option<Repair> {
-        let is_made = match change {
+    /// What waits for a reset waits on, unless it has been made, or cannot be since nobody opened what is to come: then what is
+    /// there stays.
+    fn judge_waiting(&self, machine: &Machine, pending: &Pending) -> Option<Repair> {
+        let seq = pending.seq;
+        let settle = |outcome| Some(Repair::Settle { seq, outcome });
+        let is_made = match &pending.change {
             DeviceChange::Detach { address, .. } => !self.devices.contains(&device_id(*address)),
             DeviceChange::Attach { devices, .. } => devices.iter().all(|attached| {
                 let id = device_id(attached.device.address);
@@ -99,7 +106,23 @@ impl Present {
             }),
             _ => false,
         };
-        is_made.then_some(Repair::Settle { seq, outcome: Outcome::Done })
+        let is_void = || match &pending.change {
+            DeviceChange::Detach { address, .. } => {
+                machine.waiting_at(*address).any(|beside| self.lacks_store_of(beside))
+            }
+            _ => self.lacks_store_of(pending),
+        };
+        match is_made {
+            true => settle(Outcome::Done),
+            false if is_void() => settle(Outcome::Failed(REPLACED.into())),
+            false => None,
+        }
+    }
+
+    fn lacks_store_of(&self, pending: &Pending) -> bool {
+        let DeviceChange::Attach { devices, .. } = &pending.change else { return false };
+        let mut stored = devices.iter().filter(|a| a.device.backing.store().is_some());
+        stored.any(|a| !self.nodes.contains(&node_id(a.device.address, pending.seq)))
     }
 
     fn judge(&self, seq: u64, change: &DeviceChange) -> Repair {

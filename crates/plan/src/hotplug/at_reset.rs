@@ -25,13 +25,14 @@ impl Difference<'_> {
         })
     }
 
-    /// A device that leaves at the next reset. Where only its removal waits, that goes on.
+    /// A device that leaves at the next reset. Where only its removal waits, that goes on; where only what takes its place does,
+    /// a command died before it told the rest.
     pub(super) fn leaves_at_reset(&self, address: StorageAddress, why: String) -> Planned {
         let detach = DeviceChange::Detach { address, consent: Consent::Given };
         let machine = self.machine;
-        let leaves = machine.leaves_at_reset(address) && machine.comes_at_reset(address).is_none();
-        let is_told = self.is_told(address) || leaves || machine.is_leaving(address.slot);
-        let told = (!is_told).then_some(detach);
+        let is_wanted = self.is_told(address) || machine.comes_at_reset(address).is_none();
+        let is_told = machine.leaves_at_reset(address) && is_wanted;
+        let told = (!is_told && !machine.is_leaving(address.slot)).then_some(detach);
         Planned { place: Place::Storage(address), when: When::NextReset { told, why } }
     }
 

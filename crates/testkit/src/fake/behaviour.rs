@@ -5,6 +5,7 @@
 //! | `boot` | `os`, `os:MS`, `firmware` | an OS takes over MS after each reset, or never | `os` (at once) |
 //! | `powerdown` | `off`, `off:MS`, `ignore` | what the OS does when the button is pressed | `off` |
 //! | `delete` | `MS`, `never` | when the OS lets go of an adapter. Firmware lets go at the next reset | 20 |
+//! | `second` | `MS` | the second function of an adapter leaves so long after the first | 0 |
 //! | `slow` | `COMMAND:MS` | this answer comes late; all others are held up too, as in QEMU | |
 //! | `hang` | `COMMAND` | this and everything after it is never answered | |
 //! | `fail` | `COMMAND:TEXT` | refused with this description | |
@@ -35,6 +36,7 @@ pub struct Behaviour {
     pub boot: Boot,
     pub power_button: PowerButton,
     pub delete: Delete,
+    pub second: Duration,
     pub slow: BTreeMap<String, Duration>,
     pub hang: BTreeSet<String>,
     pub fail: BTreeMap<String, String>,
@@ -86,6 +88,7 @@ impl Default for Behaviour {
             boot: Boot::OsAfter(Duration::ZERO),
             power_button: PowerButton::OffAfter(Duration::ZERO),
             delete: Delete::After(Duration::from_millis(20)),
+            second: Duration::ZERO,
             slow: BTreeMap::new(),
             hang: BTreeSet::new(),
             fail: BTreeMap::new(),
@@ -131,6 +134,7 @@ impl Behaviour {
             "powerdown" => self.power_button = power_button(value)?,
             "delete" if value == "never" => self.delete = Delete::Never,
             "delete" => self.delete = Delete::After(milliseconds(value)?),
+            "second" => self.second = milliseconds(value)?,
             "slow" => {
                 let (command, delay) = pair(value)?;
                 self.slow.insert(command.into(), milliseconds(delay)?);

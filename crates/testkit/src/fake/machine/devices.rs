@@ -142,8 +142,11 @@ impl Machine {
         self.devices.retain(|device| device.id != id);
         self.event("DEVICE_DELETED", Some(json!({ "device": id, "path": path })));
         // The slot is switched off as a whole.
-        for other in others.iter().filter(|other| *other != id) {
-            self.let_go(other);
+        for other in others.into_iter().filter(|other| other != id) {
+            match self.behaviour.second {
+                Duration::ZERO => self.let_go(&other),
+                delay => self.after(delay, Later::DeviceGone { id: other }),
+            }
         }
     }
 
