@@ -64,6 +64,22 @@ fn refused_of_a_station() {
     host.set("HPVMACADDRFRAMES", "0");
     host.ok(&["hpvmstart", "-P", "one"]);
     host.ok(&["hpvmcreate", "-P", "two", "-a", STATION]);
+    nobody_is_refused_an_address_of_his_own(&mut host);
+}
+
+/// A NIC of a running guest that moves to another switch of the same LAN, where the guest answers for it itself.
+fn nobody_is_refused_an_address_of_his_own(host: &mut VmHost) {
+    host.set("HPVMACADDRFRAMES", "3");
+    pair("lan1", "far1");
+    let _answering = Answering::start("far1", |mac| mac[..5] == [0x56, 0xa1, 0xb2, 0xc3, 0xd4]);
+    host.ok(&["hpvmnet", "-c", "-S", "sw2", "-n", "lan1"]);
+    let foreign = "network:lan:0,5,0x56a1b2c3d4e7:vswitch:sw2";
+    let refusal = host.refused(&["hpvmmodify", "-P", "one", "-a", foreign]);
+    assert!(
+        refusal.contains("belongs to a station on the LAN of virtual switch 'sw2'"),
+        "{refusal}"
+    );
+    host.ok(&["hpvmmodify", "-P", "one", "-m", "network:lan:0,1:vswitch:sw2"]);
 }
 
 fn a_trunk_is_asked_for_in_its_vlans() {
