@@ -117,7 +117,7 @@ pub fn apply(
     for device in request.devices.iter().filter_map(DeviceRequest::modified) {
         modify(&mut next, device)?;
     }
-    nics::settle(&mut next, &request.nics, network)?;
+    nics::settle(&mut next, running, &request.nics, network)?;
     nics::add(&mut next, running, &request.nics, Placed::Yes, network, random)?;
     let added = || request.devices.iter().filter_map(DeviceRequest::added);
     if !request.layers.is_empty() && added().filter(|s| is_image(s)).count() != 1 {

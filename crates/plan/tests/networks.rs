@@ -95,6 +95,23 @@ fn a_nic_is_changed_and_deleted_by_its_place_its_address_or_its_switch() {
     assert!(after(&two, vec![by_switch], &network).unwrap_err().contains("several NICs"));
 }
 
+/// A command that was killed left the NIC in the machine alone, which hpvmstatus shows; it is taken away by what that prints.
+#[test]
+fn a_nic_that_only_the_running_guest_has_can_be_deleted() {
+    let config = networked(&[LAN]);
+    let machine = Machine::new(record(&networked(&[LAN, AVIO])));
+    let delete = |text| {
+        let nics = vec![ask(text, StatementForm::Delete)];
+        let request = Request { nics, ..Request::default() };
+        apply(&config, Some(&machine), &request, &networks(&config), &mut || 7)
+    };
+    let next = delete(AVIO).unwrap();
+    assert_eq!(texts(&next), texts(&config));
+    let slot = machine.nics[1].nic.slot;
+    assert_eq!(one_now(&machine, &next), DeviceChange::UnplugNic { slot });
+    delete("network:avio_lan:0,2:vswitch:sw9").unwrap_err();
+}
+
 #[test]
 fn ports_are_made_for_nics_and_disks_never_get_their_slots() {
     let config = networked(&["network:lan:2,5,0x56e9e3096a22:vswitch:sw1:portid:1"]);

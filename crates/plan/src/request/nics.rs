@@ -19,12 +19,17 @@ pub enum NicRequest {
 /// What leaves and what changes, before anything new is placed.
 pub(super) fn settle(
     config: &mut GuestConfig,
+    running: Option<&Machine>,
     requests: &[NicRequest],
     network: &NetworkFacts,
 ) -> Result<(), RequestError> {
     for request in requests {
         if let NicRequest::Delete(statement) = request {
-            let index = find(config, statement)?;
+            let index = match find(config, statement) {
+                Ok(index) => index,
+                Err(_) if is_in_machine_alone(running, statement) => continue,
+                Err(error) => return Err(error),
+            };
             if !statement.describes(&config.nics[index]) {
                 return Err(RequestError::OtherThanSaid(config.nics[index].to_string()));
             }
@@ -37,6 +42,13 @@ pub(super) fn settle(
         }
     }
     Ok(())
+}
+
+/// A command that was killed may have left a NIC in the running guest. To take away what the configuration has not is all that
+/// is to be done then.
+fn is_in_machine_alone(running: Option<&Machine>, statement: &NicStatement) -> bool {
+    let is_meant = |nic: &Nic| statement.names(nic) && statement.describes(nic);
+    running.is_some_and(|machine| machine.nics.iter().any(|attached| is_meant(&attached.nic)))
 }
 
 /// Whether a new NIC has its place already: those go before everything that looks for one.
