@@ -54,6 +54,11 @@ fn a_disk_that_is_taken_away_is_explained() {
     assert!(screen.first.is_some_and(|ask| ask.starts_with("move the file back")));
     let doctor = host.run(&["hpvm", "doctor"]);
     assert!(doctor.stdout.contains("web.img is not there any more"), "{doctor}");
+    fs::copy(host.path("elsewhere"), host.path("web.img")).expect("another file in its place");
+    let screen = Screen::of(&host, "replaced");
+    assert!(screen.first.is_some_and(|ask| ask.starts_with("move what is at ")));
+    let doctor = host.run(&["hpvm", "doctor"]);
+    assert!(doctor.stdout.contains("web.img is another file now"), "{doctor}");
     fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
     follow(&host, &screen.next);
 }

@@ -129,10 +129,10 @@ fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Re
         findings.push(Finding { text, cure });
     }
     if let Some(machine) = host.machine(config) {
-        let missing = surroundings::missing_files(&machine).into_iter();
-        findings.extend(missing.map(|path| Finding {
-            text: format!("of guest '{name}': {}", surroundings::missing_file(&path)),
-            cure: Cure::Tell(surroundings::file_back(&path)),
+        let displaced = surroundings::displaced_files(&machine).into_iter();
+        findings.extend(displaced.map(|file| Finding {
+            text: format!("of guest '{name}': {}", file.cause()),
+            cure: Cure::Tell(file.cure()),
         }));
     }
     if !presence.is_on()

@@ -1,11 +1,12 @@
 //! What went wrong around a guest that runs on by itself: a switch was halted or killed under it, the file of a disk was taken
 //! away. Told by `hpvm why`, and of disks by the doctor.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
-use hpvm_model::{GuestConfig, Remedy, StorageDevice, SwitchNumber, SwitchState, Vswitch};
+use hpvm_model::{FileIdentity, GuestConfig, Remedy, SwitchNumber, SwitchState, Vswitch};
 use hpvm_plan::facts::FileFact;
-use hpvm_plan::record::Machine;
+use hpvm_plan::record::{Attached, Machine};
 use hpvm_registry::SwitchSelector;
 
 use crate::VmHost;
@@ -30,10 +31,10 @@ pub(crate) fn troubles(host: &VmHost, config: &GuestConfig) -> Vec<Trouble> {
     });
     let mut troubles: Vec<Trouble> =
         switches.filter_map(|switch| of_switch(host, &switch)).collect();
-    troubles.extend(missing_files(&machine).into_iter().map(|path| Trouble {
-        cause: missing_file(&path),
+    troubles.extend(displaced_files(&machine).into_iter().map(|file| Trouble {
+        cause: file.cause(),
         remedy: Remedy {
-            ask: Some(file_back(&path)),
+            ask: Some(file.cure()),
             command: format!("hpvmstatus -P {}", config.name),
         },
     }));
@@ -61,20 +62,61 @@ fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
     Some(Trouble { cause, remedy: Remedy { ask, command } })
 }
 
-/// Files that the machine has as disks, or will have at its next reset, and that are not under their names any more.
-pub(crate) fn missing_files(machine: &Machine) -> Vec<String> {
-    let devices = || machine.held().map(|attached| &attached.device);
-    let paths: BTreeSet<&str> = devices().flat_map(StorageDevice::stores).collect();
-    let files = Stores::look_at(paths).files.into_iter();
-    files.filter_map(|(path, fact)| (fact == FileFact::Missing).then_some(path)).collect()
+/// A file that the machine has as a disk, or will have at its next reset, and that is no more under its name.
+pub(crate) struct Displaced {
+    path: String,
+    by: Displacement,
 }
 
-pub(crate) fn missing_file(path: &str) -> String {
-    format!("{path} is not there any more; the guest goes on with what it has open, until it ends")
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Displacement {
+    Nothing,
+    AnotherFile,
 }
 
-pub(crate) fn file_back(path: &str) -> String {
-    format!(
-        "move the file back to {path}; if it was deleted, save what is on the disk from within the guest before that ends"
-    )
+pub(crate) fn displaced_files(machine: &Machine) -> Vec<Displaced> {
+    let opened: BTreeMap<&str, Option<FileIdentity>> = machine.held().flat_map(opened).collect();
+    let files = Stores::look_at(opened.keys().copied()).files.into_iter();
+    files
+        .filter_map(|(path, fact)| {
+            let before = opened.get(path.as_str()).copied().flatten();
+            let by = match (fact.identity(), before) {
+                _ if fact == FileFact::Missing => Displacement::Nothing,
+                (Some(now), Some(before)) if now != before => Displacement::AnotherFile,
+                _ => return None,
+            };
+            Some(Displaced { path, by })
+        })
+        .collect()
+}
+
+/// What was opened for a device, by its paths.
+fn opened(attached: &Attached) -> impl Iterator<Item = (&str, Option<FileIdentity>)> {
+    let layers = attached.layers.iter().map(|layer| layer.identity);
+    let identities = iter::once(attached.identity).chain(layers);
+    let backings = attached.device.backings().zip(identities);
+    backings.filter_map(|(backing, identity)| Some((backing.store()?, identity)))
+}
+
+impl Displaced {
+    pub(crate) fn cause(&self) -> String {
+        let is = match self.by {
+            Displacement::Nothing => "not there any more",
+            Displacement::AnotherFile => "another file now",
+        };
+        format!("{} is {is}; the guest goes on with what it has open, until it ends", self.path)
+    }
+
+    pub(crate) fn cure(&self) -> String {
+        let path = &self.path;
+        let how = match self.by {
+            Displacement::Nothing => format!("move the file back to {path}"),
+            Displacement::AnotherFile => {
+                format!("move what is at {path} now aside, and the guest's file back")
+            }
+        };
+        format!(
+            "{how}; if it was deleted, save what is on the disk from within the guest before that ends"
+        )
+    }
 }
