@@ -262,9 +262,8 @@ pub enum ProgramError {
 
 /// Finds a program of ours such as `hpvmkeeper`: in `../lbin` as installed, else beside the running program as built.
 pub fn program(name: &str) -> Result<PathBuf, ProgramError> {
-    let own = fs::read_link("/proc/self/exe").map_err(ProgramError::OwnPath)?;
-    let folder = own.parent().unwrap_or(Path::new("/"));
-    let mut places = vec![folder.join("../lbin"), folder.to_owned()];
+    let folder = own_folder().map_err(ProgramError::OwnPath)?;
+    let mut places = vec![folder.join("../lbin"), folder.clone()];
     if folder.ends_with("deps") {
         // Cargo puts programs of tests one folder below the others.
         places.push(folder.join(".."));
@@ -282,8 +281,13 @@ pub fn program(name: &str) -> Result<PathBuf, ProgramError> {
 /// A folder beside that of the running program, as `make install` puts them.
 #[must_use]
 pub fn installed(folder: &str) -> Option<PathBuf> {
-    let own = fs::read_link("/proc/self/exe").ok()?;
-    own.parent()?.parent()?.join(folder).canonicalize().ok()
+    own_folder().ok()?.parent()?.join(folder).canonicalize().ok()
+}
+
+/// The running program's.
+fn own_folder() -> io::Result<PathBuf> {
+    let own = fs::read_link("/proc/self/exe")?;
+    Ok(own.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
 /// Makes a folder that everybody may read, 0755 whatever the umask. One that is there stays as it is.
