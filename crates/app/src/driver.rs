@@ -303,7 +303,6 @@ impl Driver {
             News::CopyHeld(held) => self.copy_held(held),
             News::Copied { ticket, result, left } => self.copied(ticket, result, left),
             News::CopyTakenBack(result) => self.copy_taken_back(result),
-            News::StoresAsked => self.look_at_stores(),
             News::Reservations { answers } => self.reservations_asked(answers),
         }
     }

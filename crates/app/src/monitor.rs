@@ -83,8 +83,6 @@ pub(crate) enum News {
     },
     /// What became of a copy that a worker before us may have left.
     CopyTakenBack(Result<copying::Left, Error>),
-    /// It is time to look which stores have answered.
-    StoresAsked,
     /// Whether the reservation helper did.
     Reservations {
         answers: bool,

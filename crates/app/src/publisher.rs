@@ -1,5 +1,5 @@
 //! Publishes the status snapshot: a new file renamed into place when something changes, and the heartbeat written into
-//! it once a second. Readers take both without asking us. What somebody else did to the file is noticed at the next beat,
+//! it at each beat. Readers take both without asking us. What somebody else did to the file is noticed at the next beat,
 //! and the snapshot is to be published again.
 
 use std::fs::File;

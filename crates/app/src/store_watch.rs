@@ -19,9 +19,9 @@ use hpvm_model::{DeviceKind, FileIdentity, StorageAddress};
 use hpvm_plan::record::{Attached, Machine};
 use rustix::fs::{Advice, fadvise};
 
-/// A read that takes longer is left unanswered for all a guest can tell: with the second between two reads, and before the
-/// third one is over, it is told.
-pub(crate) const LATE: Duration = Duration::from_millis(900);
+/// A read that is under way for so long at a beat has not come back since the beat before: with the time between two reads
+/// that is told within two seconds of the first request that a guest is left with.
+const LATE: Duration = Duration::from_millis(800);
 const STACK_BYTES: usize = 128 << 10;
 /// As large and aligned as any block device wants a read past the host's memory.
 const READ_BYTES: usize = 4096;
@@ -101,10 +101,6 @@ impl StoreWatch {
         stores_of(attached).any(|store| store.path == path).then_some(attached.device.kind)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.stores.is_empty()
-    }
-
     pub(crate) fn has(&self, address: StorageAddress, path: &str) -> bool {
         self.stores.iter().any(|store| (store.address, store.path.as_str()) == (address, path))
     }
@@ -130,12 +126,6 @@ impl StoreWatch {
     pub(crate) fn silent(&self) -> Vec<(StorageAddress, String)> {
         let late = self.stores.iter().filter(|store| store.is_late());
         late.map(|store| (store.address, store.path.clone())).collect()
-    }
-
-    /// Tells later, when asked, whether there are any.
-    pub(crate) fn any_silent(&self) -> impl Fn() -> bool + use<> {
-        let stores = self.stores.clone();
-        move || stores.iter().any(|store| store.is_late())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is done each second, whether or not anything happens: the heartbeat, the question whether QEMU still answers, and a
+//! What is done at each beat, whether or not anything happens: the heartbeat, the question whether QEMU still answers, and a
 //! look at what nobody tells.
 
 use std::time::Duration;
@@ -12,17 +12,18 @@ use super::Driver;
 use crate::machine::Input;
 use crate::monitor::News;
 
-/// The heartbeat, and the question whether QEMU still answers.
-pub(super) const BEAT: Duration = Duration::from_secs(1);
-/// A question unanswered for so long means that QEMU hangs.
-const SILENCE: Duration = Duration::from_secs(2);
+/// The heartbeat, and the question whether QEMU still answers. All that is looked at regularly is looked at then: an idle
+/// worker costs what it costs to wake it.
+pub(super) const BEAT: Duration = Duration::from_millis(900);
+/// A question unanswered at the second beat after it means that QEMU hangs.
+const SILENCE: Duration = Duration::from_millis(1_700);
 /// A QEMU that comes up may take longer for its first word.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// What costs more than a beat is done every so many beats.
 const BEATS_PER_CARE: u64 = 10;
 /// A keeper on a host that is short of everything may need a moment to tell that QEMU has ended, and how.
 const BEATS_UNTOLD_MAX: u32 = 3;
-/// Who runs in the guest is looked at every second at first, later every so many.
+/// Who runs in the guest is looked at every beat at first, later every so many.
 const OCCUPANT_BEATS_MAX: u64 = 10;
 
 /// Where the owner stands between one beat and the next.

@@ -3,7 +3,6 @@
 use hpvm_app::snapshot::SilentStore;
 
 use super::*;
-use crate::store_watch::LATE;
 
 impl Driver {
     /// Of what came after the guest's start the worker that was handed it looked alone.
@@ -16,25 +15,15 @@ impl Driver {
         }
     }
 
-    /// Reads a little of each store, and looks soon after who has not answered.
+    /// Looks who has not answered since the beat before, then reads a little of each store.
     pub(super) fn watch_stores(&mut self) {
-        let Ok(known) = &self.recorded.machine else { return };
-        self.store_watch.beat(known.file.machine());
-        if self.store_watch.is_empty() && self.silent_stores.is_empty() {
-            return;
+        self.look_at_stores();
+        if let Ok(known) = &self.recorded.machine {
+            self.store_watch.beat(known.file.machine());
         }
-        let (any_silent, news) = (self.store_watch.any_silent(), self.monitor.news());
-        let any_told = !self.silent_stores.is_empty();
-        // The owner is not woken for nothing.
-        spawn_local(async move {
-            tokio::time::sleep(LATE).await;
-            if any_told || any_silent() {
-                let _ = news.send(News::StoresAsked).await;
-            }
-        });
     }
 
-    pub(super) fn look_at_stores(&mut self) {
+    fn look_at_stores(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
         let silent = self.store_watch.silent();
         let mut changed = Vec::new();
