@@ -731,26 +731,33 @@ fn one_of_eight_starts_gets_the_disk() {
     assert_eq!(on, 1, "{told}");
 }
 
-/// 2 ms are allowed for what the device database costs a create; four times that tells a flat price from a growing one.
+/// 2 ms are allowed for what the device database costs a create; four times that tells a flat price from a growing one. Both
+/// VM Hosts have their turns one after the other, so that what else the machine does slows both.
 fn judging_is_as_quick_with_ten_thousand_entries() {
     const BOUND: Duration = Duration::from_millis(8);
-    let host = VmHost::new(Engine::Fake);
-    let disk = host.disk("disk.img", 1 << 20);
-    let images = host.path("images");
-    fs::create_dir(&images).expect("a folder");
-    let images = images.display().to_string();
-    let choosing = format!("dvd:avio_stor:0,4,0:null:{images}");
-    let line = ["hpvmcreate", "-P", "new", "-a", &disk_on(&disk), "-a", &choosing, "-s"];
-    let quickest = || {
-        let took = (0..20).map(|_| {
-            let begun = Instant::now();
-            host.ok(&line);
-            begun.elapsed()
-        });
-        took.min().expect("some")
+    const TURNS: usize = 20;
+    let (few, many) = (VmHost::new(Engine::Fake), VmHost::new(Engine::Fake));
+    for host in [&few, &many] {
+        host.disk("disk.img", 1 << 20);
+        fs::create_dir(host.path("images")).expect("a folder");
+        host.ok(&["hpvmcreate", "-P", "web"]);
+    }
+    put_ten_thousand_entries(&many);
+    let took = |host: &VmHost| {
+        let disk = disk_on(&host.path("disk.img"));
+        let choosing = format!("dvd:avio_stor:0,4,0:null:{}", host.path("images").display());
+        let begun = Instant::now();
+        host.ok(&["hpvmcreate", "-P", "new", "-a", &disk, "-a", &choosing, "-s"]);
+        begun.elapsed()
     };
-    host.ok(&["hpvmcreate", "-P", "web"]);
-    let few = quickest();
+    let turns = (0..TURNS).map(|_| (took(&few), took(&many)));
+    let (few, many) = turns.reduce(|(a, b), (c, d)| (a.min(c), b.min(d))).expect("some");
+    assert!(many < few + BOUND, "with none {few:?}, with ten thousand {many:?}");
+    println!("hpvmcreate -s: with no entries {few:?}, with ten thousand {many:?}");
+}
+
+fn put_ten_thousand_entries(host: &VmHost) {
+    let images = host.path("images").display().to_string();
     let path = host.path("var/opt/hpvm/hpvm.db");
     let mut registry = Registry::open(&path, Access::ReadWrite).expect("the registry");
     let change = registry.change().expect("a change");
@@ -773,7 +780,4 @@ fn judging_is_as_quick_with_ten_thousand_entries() {
         change.put_entry(&entry).expect("an entry");
     }
     change.commit().expect("a commit");
-    let many = quickest();
-    assert!(many < few + BOUND, "with none {few:?}, with ten thousand {many:?}");
-    println!("hpvmcreate -s: with no entries {few:?}, with ten thousand {many:?}");
 }
