@@ -736,18 +736,19 @@ fn one_of_eight_starts_gets_the_disk() {
 fn judging_is_as_quick_with_ten_thousand_entries() {
     const BOUND: Duration = Duration::from_millis(8);
     const TURNS: usize = 20;
-    let (few, many) = (VmHost::new(Engine::Fake), VmHost::new(Engine::Fake));
-    for host in [&few, &many] {
-        host.disk("disk.img", 1 << 20);
+    let prepare = || {
+        let host = VmHost::new(Engine::Fake);
+        let disk = disk_on(&host.disk("disk.img", 1 << 20));
         fs::create_dir(host.path("images")).expect("a folder");
         host.ok(&["hpvmcreate", "-P", "web"]);
-    }
-    put_ten_thousand_entries(&many);
-    let took = |host: &VmHost| {
-        let disk = disk_on(&host.path("disk.img"));
+        (host, disk)
+    };
+    let (few, many) = (prepare(), prepare());
+    put_ten_thousand_entries(&many.0);
+    let took = |(host, disk): &(VmHost, String)| {
         let choosing = format!("dvd:avio_stor:0,4,0:null:{}", host.path("images").display());
         let begun = Instant::now();
-        host.ok(&["hpvmcreate", "-P", "new", "-a", &disk, "-a", &choosing, "-s"]);
+        host.ok(&["hpvmcreate", "-P", "new", "-a", disk, "-a", &choosing, "-s"]);
         begun.elapsed()
     };
     let turns = (0..TURNS).map(|_| (took(&few), took(&many)));

@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hpvm_guesthost::{GuestHost, Payload, Ran};
+use hpvm_testkit::processors;
 use hpvm_testkit::vm_host::{program, repository};
 
 use crate::Test;
@@ -55,6 +56,7 @@ impl Turn {
     #[track_caller]
     pub(crate) fn take() -> Turn {
         let mut booted = BOOTED.lock().unwrap_or_else(PoisonError::into_inner);
+        processors::take();
         if matches!(*booted, Booted::NotYet) {
             *booted = boot();
         }

@@ -147,17 +147,21 @@ const SUBJECTS: &[&[Test]] = &[
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // Real guests are emulated: more of them at a time than processors would only make each slower than its bounds.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    let conclusion = libtest_mimic::run(&arguments, spread(of(SUBJECTS), of(guest_host::TESTS)));
+    // As many tests with emulated guests as there are processors, and one of those that mostly wait.
+    arguments.test_threads = arguments.test_threads.or(Some(3));
+    let tests = spread(mixed(SUBJECTS), mixed(guest_host::TESTS));
+    let conclusion = libtest_mimic::run(&arguments, tests);
     pool::end();
     guest_host::end();
     report::slowest(10);
     conclusion.exit();
 }
 
-fn of(subjects: &[&[Test]]) -> Vec<Trial> {
-    subjects.iter().copied().flatten().map(|(name, test)| trial(name, *test)).collect()
+/// The first test of each subject, then the second of each, and so on: those with guests are among those without.
+fn mixed(subjects: &[&[Test]]) -> Vec<Trial> {
+    let rounds = subjects.iter().map(|tests| tests.len()).max().unwrap_or(0);
+    let round = |n| subjects.iter().filter_map(move |tests: &&[Test]| tests.get(n));
+    (0..rounds).flat_map(round).map(|(name, test)| trial(name, *test)).collect()
 }
 
 /// Tests of which one runs at a time come evenly among the others: one after the other they would leave a processor idle.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use hpvm_testkit::guest::Console;
+use hpvm_testkit::processors;
 use hpvm_testkit::vm_host::{Engine, VmHost, repository};
 
 /// A VM Host with one running Linux guest, `pool`, number 1, whose shell waits at its console.
@@ -22,6 +23,7 @@ static IDLE: Mutex<Vec<Running>> = Mutex::new(Vec::new());
 impl Leased {
     /// A guest at its shell: an idle one, or one that is booted now.
     pub(crate) fn take() -> Leased {
+        processors::take();
         let idle = IDLE.lock().expect("no test panics while it holds the pool").pop();
         Leased { running: Some(idle.unwrap_or_else(boot)) }
     }

@@ -2,6 +2,7 @@
 
 pub mod fake;
 pub mod guest;
+pub mod processors;
 pub mod vm_host;
 pub mod wait;
 

@@ -16,6 +16,7 @@ use hpvm_guesthost::KeptOff;
 use hpvm_host::process::PidFd;
 use rustix::process::Signal;
 
+use crate::processors;
 use crate::wait::wait_until;
 
 /// No command takes longer, and a test that waits longer has failed.
@@ -77,6 +78,9 @@ impl VmHost {
     }
 
     fn in_folder(folder: tempfile::TempDir, user: Option<u32>, engine: Engine) -> VmHost {
+        if engine == Engine::Real {
+            processors::take();
+        }
         let root = match user {
             Some(_) => folder.path().join(".local/share/hpvm"),
             None => folder.path().to_owned(),
