@@ -17,6 +17,7 @@ use crate::loop_device::LoopDevice;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_image_that_a_program_has_locked_is_refused_with_its_name,
+    what_a_program_has_by_another_name_is_refused_with_its_name,
     a_device_that_a_guest_of_another_vm_host_has_is_refused_with_its_name,
     a_device_that_a_program_has_for_itself_is_refused_with_its_name,
 ];
@@ -32,6 +33,26 @@ fn an_image_that_a_program_has_locked_is_refused_with_its_name() {
     refused_to_both(&host, &disk("file", &image), &told);
     drop(daemon);
     given_to_both(&host, &disk("file", &image));
+}
+
+/// The file under a loop device, the loop device on a file, and another loop device on the same file have one disk's bytes.
+fn what_a_program_has_by_another_name_is_refused_with_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("theirs.img");
+    File::create(&file).and_then(|file| file.set_len(1 << 20)).expect("a file");
+    let (one, other) = (LoopDevice::on(&file, &[]), LoopDevice::on(&file, &[]));
+    for (theirs, storage, ours) in [
+        (&*file, "disk", one.path()),
+        (one.path(), "file", &file),
+        (one.path(), "disk", other.path()),
+    ] {
+        let host = with_off_and_on(storage, |_| ours.to_owned());
+        let daemon = StorageDaemon::of(theirs, &host.path("nbd"));
+        let told = format!("process {} (qemu-storage-da) has a lock on it", daemon.0.id());
+        refused_to_both(&host, &disk(storage, ours), &told);
+        drop(daemon);
+        given_to_both(&host, &disk(storage, ours));
+    }
 }
 
 fn a_device_that_a_guest_of_another_vm_host_has_is_refused_with_its_name() {
@@ -114,7 +135,8 @@ struct StorageDaemon(Child);
 
 impl StorageDaemon {
     fn of(image: &Path, socket: &Path) -> StorageDaemon {
-        let node = format!("driver=file,node-name=a,filename={}", image.display());
+        let driver = if image.starts_with("/dev") { "host_device" } else { "file" };
+        let node = format!("driver={driver},node-name=a,filename={}", image.display());
         let server = format!("addr.type=unix,addr.path={}", socket.display());
         let child = Command::new("qemu-storage-daemon")
             .args(["--blockdev", &node, "--nbd-server", &server])

@@ -2,6 +2,7 @@
 
 mod tree;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use hpvm_host::block::{Access, Blocks, Identifier, Kind, Lead, Medium, Places, Store};
@@ -346,6 +347,32 @@ fn a_store_is_related_to_all_that_has_its_bytes_whichever_is_asked_about() {
         assert_eq!(related.contains(&tree.store("loop1p2")), !is_part, "{one}");
         assert!(!related.contains(&tree.store("loop2")), "{one}");
     }
+}
+
+/// A lock is seen by the name alone under which it was taken.
+#[test]
+fn every_other_name_of_bytes_behind_loop_devices_is_known() {
+    let mut tree = loop_on_file_on_lvm();
+    tree.attached("loop3", "/dev/loop0");
+    let stores = ["/var/image", "/dev/loop0", "/dev/loop1", "/dev/loop0p1", "/dev/loop3"];
+    let store = |path: &str| tree.lead(path).store().expect("a store");
+    for one in stores {
+        let doubles = tree.read_around(&[one]).loop_doubles(store(one));
+        let mut expected: BTreeSet<Store> = stores.iter().map(|other| store(other)).collect();
+        expected.remove(&store(one));
+        // A part of the whole, and what lies on the whole: neither is looked for from the other.
+        match one {
+            "/dev/loop0p1" => expected.remove(&store("/dev/loop3")),
+            "/dev/loop3" => expected.remove(&store("/dev/loop0p1")),
+            _ => false,
+        };
+        assert_eq!(doubles, expected, "{one}");
+    }
+    for apart in ["/dev/loop2", "/dev/mapper/vg0-my--guest", "/dev/sda"] {
+        let doubles = tree.read_around(&[apart]).loop_doubles(store(apart));
+        assert!(!doubles.contains(&store("/dev/loop2")), "{apart}: {doubles:?}");
+    }
+    assert!(tree.read_around(&["/dev/loop2"]).loop_doubles(store("/dev/loop2")).is_empty());
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Collects what a start may depend on: locks of other programs, room on the disks, firmware variables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hpvm_host::answers;
 use hpvm_host::image_lock::{self, ALL_BYTES};
 use hpvm_host::lock::pause_for;
 use hpvm_model::{Bytes, DeviceKind, GuestConfig};
@@ -23,15 +24,34 @@ pub(crate) fn locked_elsewhere(
         sharers.is_some_and(|sharers| sharers.iter().any(|sharer| sharer.holds_it))
     };
     let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
-    disks
-        .filter_map(|device| device.backing.store())
-        // Nothing else can be asked, nor answers.
-        .filter(|path| {
-            matches!(facts.files.get(*path), Some(FileFact::Regular { .. } | FileFact::Block(_)))
-        })
-        .filter(|path| !is_ours(path) && stays_locked(Path::new(path)))
-        .map(|path| (path.to_owned(), holders(Path::new(path))))
-        .collect()
+    let stores = disks.filter_map(|device| device.backing.store());
+    locked(stores.filter(|path| !is_ours(path)), facts)
+}
+
+/// Those of these disks that a program has locked, and which program. It is seen by the path that the program uses alone, so
+/// every path to a disk's bytes is looked at.
+pub(crate) fn locked<'a>(
+    disks: impl IntoIterator<Item = &'a str>,
+    facts: &HostFacts,
+) -> BTreeMap<String, String> {
+    // Nothing else can be asked, nor answers.
+    let can_be_asked = |path: &&str| {
+        matches!(facts.files.get(*path), Some(FileFact::Regular { .. } | FileFact::Block(_)))
+    };
+    let disks: Vec<&str> = disks.into_iter().filter(can_be_asked).collect();
+    let doubles = |disk: &str| facts.doubles.get(disk).into_iter().flatten();
+    // A double may lie anywhere; the disks themselves answered a moment ago.
+    let asked: BTreeSet<&String> = disks.iter().flat_map(|disk| doubles(disk)).collect();
+    let questions = asked.iter().map(|path| (PathBuf::from(path), stays_locked));
+    let answers = answers::all_about(questions).into_iter().zip(asked);
+    let locked: BTreeSet<&String> =
+        answers.filter(|(answer, _)| *answer == Some(true)).map(|(_, path)| path).collect();
+    let lock_on = |disk: &'a str| {
+        let double = || doubles(disk).find(|double| locked.contains(double)).map(Path::new);
+        let own = Some(Path::new(disk)).filter(|own| stays_locked(own));
+        Some((disk.to_owned(), holders(own.or_else(double)?)))
+    };
+    disks.into_iter().filter_map(lock_on).collect()
 }
 
 fn stays_locked(image: &Path) -> bool {
@@ -46,7 +66,7 @@ fn stays_locked(image: &Path) -> bool {
 }
 
 /// Who has locked it, as far as that can be seen.
-pub(crate) fn holders(image: &Path) -> String {
+fn holders(image: &Path) -> String {
     let holders = image_lock::holders(image, &ALL_BYTES).unwrap_or_default();
     let shown: Vec<String> =
         holders.iter().map(|h| format!("process {} ({})", h.pid, h.program)).collect();

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
 use hpvm_host::optical::{self, Disc};
@@ -95,6 +95,25 @@ impl Stores {
                 .then(|| (path.clone(), uses.iter().map(ToString::to_string).collect()))
         };
         self.leads.iter().filter_map(uses).collect()
+    }
+
+    /// By what other paths the bytes of some stores are found, through loop devices.
+    pub(crate) fn doubles(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let dev = Places::default().dev;
+        let paths = |double| match double {
+            Store::File(_) => self.blocks.attached_paths(double).map(Path::to_owned).collect(),
+            Store::Device(number) => {
+                let device = self.blocks.device(number).into_iter();
+                device.map(|device| dev.join(device.kernel_name())).collect::<Vec<PathBuf>>()
+            }
+        };
+        let doubles = |(path, lead): (&String, &Lead)| {
+            let doubles = self.blocks.loop_doubles(lead.store()?).into_iter().flat_map(paths);
+            let doubles = doubles.map(|double| double.to_string_lossy().into_owned());
+            let doubles: BTreeSet<String> = doubles.collect();
+            (!doubles.is_empty()).then(|| (path.clone(), doubles))
+        };
+        self.leads.iter().filter_map(doubles).collect()
     }
 
     /// The stores of a configuration that not everybody may have, which is every one but images of dvds; with each its other names

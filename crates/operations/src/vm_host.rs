@@ -244,6 +244,7 @@ impl VmHost {
             memory_total: Bytes(hpvm_host::facts::memory_total()),
             limits: self.conf.limits()?,
             used_by_host: stores.used_by_host(),
+            doubles: stores.doubles(),
             registered,
             files: stores.files,
             sharers,

@@ -2,7 +2,7 @@
 
 pub mod network;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use hpvm_model::FileIdentity;
 use hpvm_model::limits::LimitsTable;
@@ -306,6 +306,8 @@ pub struct HostFacts {
     pub limits: LimitsTable,
     /// Backing files of the configuration (and of the one before), by path.
     pub files: BTreeMap<String, FileFact>,
+    /// By what other paths bytes of some of them are found: the file under a loop device, and loop devices on either.
+    pub doubles: BTreeMap<String, BTreeSet<String>>,
     /// What the VM Host itself does with some of them, a clause each, by path.
     pub used_by_host: BTreeMap<String, Vec<String>>,
     /// What the device database says of them, by path; of most it says nothing.

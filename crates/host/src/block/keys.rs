@@ -52,6 +52,11 @@ impl Keys {
         (!partitions.is_empty()).then_some((whole, partitions.as_slice()))
     }
 
+    /// Whether it is a loop device on something, or a part of one.
+    pub(super) fn is_attached(&self, number: DeviceNumber) -> bool {
+        self.key.get(&number).is_some_and(|key| matches!(key.whole, Whole::AttachedTo(_)))
+    }
+
     /// All names of this thing, itself among them.
     pub(super) fn faces(&self, store: Store) -> Vec<Store> {
         let Store::Device(number) = store else { return vec![store] };

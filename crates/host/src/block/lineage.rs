@@ -44,6 +44,20 @@ impl Blocks {
         under
     }
 
+    /// What else leads to bytes of a store by way of a loop device: the file under it, other loop devices on that file, loop
+    /// devices on the store itself, and parts of them. Who locks one of these has locked none of the others.
+    #[must_use]
+    pub fn loop_doubles(&self, store: Store) -> BTreeSet<Store> {
+        let mut doubles = self.bearers(store);
+        doubles.extend(self.closure(&self.keys.faces(store), Self::over));
+        doubles.remove(&store);
+        doubles.retain(|double| match double {
+            Store::File(_) => true,
+            Store::Device(number) => self.keys.is_attached(*number),
+        });
+        doubles
+    }
+
     /// A store by all its names, with all that lies under and on it. Who has the store for himself has all these.
     #[must_use]
     pub fn related(&self, store: Store) -> BTreeSet<Store> {

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use hpvm_host::image_lock;
 use hpvm_model::{
     Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType,
     StoreRole,
@@ -97,10 +96,10 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
                 let text = format!("'{path}' exists and is not empty; -F has it overwritten");
                 problems.push(error(path, text));
             }
-            problems.extend(locked(path));
+            problems.extend(locked(path, facts));
         }
         (Some(FileFact::Block(block)), _) => {
-            problems.extend(locked(path));
+            problems.extend(locked(path, facts));
             let wanted = size(&plain_file(Path::new(&work.from.path)), facts, &work.from.path);
             if block.size < wanted {
                 problems.push(error(
@@ -126,12 +125,10 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
     problems
 }
 
-fn locked(path: &str) -> Option<Problem> {
-    let is_locked = image_lock::is_locked(Path::new(path)).unwrap_or(false);
-    is_locked.then(|| {
-        let holders = look::holders(Path::new(path));
-        error(path, format!("'{path}' is in use outside this VM Host: {holders} has a lock on it"))
-    })
+fn locked(path: &str, facts: &HostFacts) -> Option<Problem> {
+    let (_, holders) = look::locked([path], facts).pop_first()?;
+    let text = format!("'{path}' is in use outside this VM Host: {holders} has a lock on it");
+    Some(error(path, text))
 }
 
 fn no_folder(path: &str) -> Option<Problem> {

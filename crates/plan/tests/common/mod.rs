@@ -101,6 +101,7 @@ pub fn host(config: &GuestConfig) -> HostFacts {
         memory_total: Bytes(64 << 30),
         limits: LimitsTable::Host,
         files: files.collect(),
+        doubles: BTreeMap::new(),
         used_by_host: BTreeMap::new(),
         registered: BTreeMap::new(),
         sharers: BTreeMap::new(),
