@@ -6,9 +6,11 @@ use std::sync::Barrier;
 use std::thread;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::Test;
+use crate::guest_processes::process;
 use crate::networks::SOUND;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -17,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_cannot_be_written_beside_the_registry_keeps_no_rule_from_the_process,
     what_the_process_was_not_told_the_next_boot_tells_it,
     what_the_process_cannot_write_down_it_does_not_do,
+    a_process_that_does_not_answer_is_named_with_the_cure_and_holds_up_no_stop,
 ];
 
 const COMMANDS: usize = 16;
@@ -113,6 +116,37 @@ fn what_the_process_cannot_write_down_it_does_not_do() {
     assert_eq!(rules_of_the_process(&host)["isolation"], "off", "{}", ports(&host));
     host.ok(&["hpvmnet", "-S", "localnet", "-b"]);
     assert_eq!(rules_of_the_process(&host)["isolation"], "on", "{}", ports(&host));
+}
+
+/// What it could not be told is not changed, and a guest is off without it.
+fn a_process_that_does_not_answer_is_named_with_the_cure_and_holds_up_no_stop() {
+    let host = with_a_guest();
+    let switch = process(&host, "hpvmnetd").expect("it runs");
+    switch.signal(Signal::STOP);
+    let silent = "virtual switch 'localnet' did not answer within 2 s";
+    for line in [&["-h", "-F"][..], &["-u", "portid:1:isolated:on"]] {
+        let line = [&["hpvmnet", "-S", "localnet"], line].concat();
+        let refusal = host.refused(&line);
+        assert!(refusal.contains(silent) && !refusal.contains("is changed"), "{refusal}");
+    }
+    let told = [
+        format!("(hpvmnetd, {}) does not answer", switch.pid),
+        format!("kill -CONT {}", switch.pid),
+    ];
+    for line in [&["hpvm", "doctor"][..], &["hpvm", "why", "web"]] {
+        let said = host.run(line);
+        assert!(told.iter().all(|words| said.stdout.contains(words)), "{said}");
+    }
+    let stopped = host.run(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    assert!(stopped.status.success(), "{stopped}");
+    assert!(stopped.stderr.contains(&format!("could be cleared away: {silent}")), "{stopped}");
+    assert_eq!(host.state("web"), "Off");
+    switch.signal(Signal::CONT);
+    let again = host.run(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    assert!(again.status.success() && !again.stderr.contains("WARNING"), "{again}");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+    assert!(process(&host, "hpvmnetd").is_none(), "nobody has a port of it");
+    host.ok(&["hpvmnet", "-S", "localnet", "-h", "-F"]);
 }
 
 /// A guest that runs on port 1 of localnet.

@@ -178,7 +178,7 @@ fn exit_statuses(entry: &Entry) -> Vec<(&'static str, &'static str)> {
         ),
         _ => (
             "Done; warnings may have been told.",
-            "Refused, failed, or answered with no; nothing changed.",
+            "Refused, failed, or answered with no; nothing changed but what was told.",
         ),
     };
     let mut statuses =

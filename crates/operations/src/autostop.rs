@@ -74,7 +74,7 @@ fn end(config: &GuestConfig, actor: &Actor, at_most: Duration) -> Result<Ended, 
         false => stop(&mut host, actor, config, How::Graceful { at_most }, &mut |_| {}),
     };
     let why = match asked {
-        Ok(Stopped::Now | Stopped::WasOff) => return Ok(Ended::ByItself),
+        Ok(Stopped { .. }) => return Ok(Ended::ByItself),
         Err(interrupted @ Refusal::Interrupted { .. }) => return Err(interrupted),
         // What else could be tried is tried here.
         Err(Refusal::NotStopped { why, .. }) => why.to_string(),

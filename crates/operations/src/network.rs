@@ -10,6 +10,7 @@ pub(crate) mod mtu;
 pub mod nat;
 pub mod ports;
 mod runner;
+pub(crate) mod silence;
 pub mod switches;
 pub(crate) mod text;
 pub mod view;
@@ -34,7 +35,9 @@ pub enum SwitchRefused {
         "guests run on virtual switch '{0}', see `hpvmnet -S {0}`; stop them or move them to another switch with `hpvmmodify -m network:…`"
     )]
     Running(SwitchName),
-    #[error("virtual switch '{name}' did not answer within {seconds} s; its log {log} tells more")]
+    #[error(
+        "virtual switch '{name}' did not answer within {seconds} s; `hpvm doctor` and its log {log} tell more"
+    )]
     NotUp { name: SwitchName, seconds: u64, log: String },
     #[error("the keeper of virtual switch '{name}' could not be started")]
     Keeper { name: SwitchName, source: hpvm_host::launch::LaunchError },

@@ -8,7 +8,7 @@ use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_host::dying_memory::DyingMemory;
 use hpvm_host::names::run_folder;
-use hpvm_model::{GuestConfig, NicKind, chain};
+use hpvm_model::{GuestConfig, NicKind, Problem, chain};
 use hpvm_registry::{Operation, Outcome, Step};
 
 use crate::company;
@@ -29,11 +29,34 @@ const HARD_BOUND: Duration = Duration::from_secs(30);
 /// The same when the guest is known not to answer.
 const HARD_BOUND_HANGING: Duration = Duration::from_secs(2);
 
-/// What came of it.
+/// What came of it: the guest is off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    pub before: Before,
+    /// Something of the guest that could not be cleared away.
+    pub left: Option<Problem>,
+}
+
+/// How the guest was before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    Now,
-    WasOff,
+pub enum Before {
+    On,
+    Off,
+}
+
+impl Stopped {
+    /// A guest is off whatever is left of it.
+    fn after(before: Before, config: &GuestConfig, cleared: Result<(), Refusal>) -> Stopped {
+        let name = &config.name;
+        let left = cleared.err().map(|refusal| {
+            let text = format!(
+                "the guest is off, and not all it had could be cleared away: {}; `hpvmstop -P {name}` clears the rest once that can be done",
+                chain(&refusal)
+            );
+            Problem::warning(name.as_str(), text)
+        });
+        Stopped { before, left }
+    }
 }
 
 /// Stops a guest; `progress` gets a sentence now and then.
@@ -52,8 +75,8 @@ pub fn stop(
             Some(pid) => stop_lost(host, actor, config, how, pid, progress),
             None => {
                 let cleared = supervise::clear(host, config);
-                keep_record(host, &actor.outcome(config, &cleared), progress);
-                cleared.map(|()| Stopped::WasOff)
+                keep_record(host, &actor.outcome(config, &Ok(())), progress);
+                Ok(Stopped::after(Before::Off, config, cleared))
             }
         };
     }
@@ -83,17 +106,18 @@ pub fn stop(
         (result, _) => result,
     };
     let record = actor.outcome(config, &result);
+    let mut cleared = Ok(());
     if result.is_ok() {
         Step::StopEnded.reached();
         let right = claim.into_right_to_clear(host, actor, config);
         // Whoever was let in between may have started it.
         if right.is_some() && !host.presence(config.number).is_on() {
-            supervise::clear(host, config)?;
+            cleared = supervise::clear(host, config);
         }
         Step::StopCleaned.reached();
     }
     keep_record(host, &record, progress);
-    result.map(|()| Stopped::Now)
+    result.map(|()| Stopped::after(Before::On, config, cleared))
 }
 
 /// The guest is off, or it is not, whether or not that can be written down.
@@ -122,7 +146,7 @@ fn stop_lost(
         How::Graceful { .. } => Err(Refusal::Lost { name: config.name.clone(), pid }),
     };
     keep_record(host, &actor.outcome(config, &result), progress);
-    result.map(|()| Stopped::Now)
+    result.map(|()| Stopped::after(Before::On, config, Ok(())))
 }
 
 fn ask(

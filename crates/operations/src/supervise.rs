@@ -106,9 +106,11 @@ pub fn clear(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
 
 /// The guest's ports of virtual switches, and the sockets that led to them.
 fn close_ports(host: &VmHost, number: hpvm_model::GuestNumber) -> Result<(), Refusal> {
-    ports::close_all(host, number)?;
+    // A switch that does not answer keeps its port, and nothing else.
+    let closed = ports::close_all(host, number);
     let folder = host.root.run_dir(number.get()).join(run_folder::NETWORK);
-    removal::folder(&folder).map_err(Refusal::file("remove", folder))
+    removal::folder(&folder).map_err(Refusal::file("remove", folder))?;
+    closed
 }
 
 /// Removes all that `/run` has of a guest that is gone.

@@ -1,4 +1,4 @@
-//! What went wrong around a guest that runs on by itself: a switch was halted or killed under it, the file of a disk was taken
+//! What went wrong around a guest that runs on by itself: a switch was halted or killed under it, or does not answer, the file of a disk was taken
 //! away. Told by `hpvm why`, and of disks by the doctor.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use hpvm_registry::SwitchSelector;
 
 use crate::VmHost;
 use crate::network::nat::{self, NatView};
+use crate::network::silence::{self, Silence};
 use crate::network::status;
 use crate::stores::Stores;
 
@@ -43,6 +44,10 @@ pub(crate) fn troubles(host: &VmHost, config: &GuestConfig) -> Vec<Trouble> {
 
 fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
     let name = &switch.name;
+    if let Some(Silence { cause, cure }) = silence::of(host, switch) {
+        let remedy = Remedy { ask: Some(cure), command: format!("hpvmnet -S {name}") };
+        return Some(Trouble { cause, remedy });
+    }
     let mut ask = None;
     let cause = if switch.state == SwitchState::Halted {
         format!("virtual switch '{name}' is halted, so NICs on it have no link")

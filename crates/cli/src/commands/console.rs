@@ -14,7 +14,7 @@ use hpvm_console::session::{self, Chatter, End, GuestPower, Options};
 use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, chain};
 use hpvm_operations::start::{Started, start};
-use hpvm_operations::stop::{How, Stopped, stop};
+use hpvm_operations::stop::{Before, How, stop};
 use hpvm_operations::{Mode, Refusal, VmHost};
 use hpvm_registry::Access;
 
@@ -106,9 +106,9 @@ impl session::Guest for ConsoleGuest<'_> {
                 Started::WasOn => "the power is on already".into(),
                 _ => "the power is on".into(),
             }),
-            PowerVerb::Off => off(&mut host).map(|stopped| match stopped {
-                Stopped::WasOff => "the power is off already".into(),
-                Stopped::Now => "the power is off".into(),
+            PowerVerb::Off => off(&mut host).map(|stopped| match stopped.before {
+                Before::Off => "the power is off already".into(),
+                Before::On => "the power is off".into(),
             }),
             PowerVerb::Cycle => {
                 off(&mut host)?;

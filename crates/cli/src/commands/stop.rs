@@ -9,7 +9,7 @@ use crate::output::print;
 use hpvm_host::signals;
 use hpvm_model::GuestConfig;
 use hpvm_operations::VmHost;
-use hpvm_operations::stop::{How, Stopped, stop};
+use hpvm_operations::stop::{Before, How, stop};
 
 use super::{agreed, catch_interruptions, refused};
 
@@ -102,7 +102,10 @@ impl Stop {
         };
         let stopped = stop(host, &actor, config, how, &mut progress)
             .or_else(|refusal| refused(&config.name, refusal))?;
-        if stopped == Stopped::WasOff {
+        if let Some(left) = &stopped.left {
+            context.say.warning(Some(&config.name), &left.text);
+        }
+        if stopped.before == Before::Off {
             say.note(&format!("Guest '{}' is off already", config.name));
         }
         Ok(())

@@ -1,10 +1,11 @@
-//! Virtual switches that the doctor looks at: those that guests run on while nobody runs them, and the texts that a lost
-//! registry would be rebuilt from.
+//! Virtual switches that the doctor looks at: those that guests run on while nobody runs them, or whose process does not answer,
+//! and the texts that a lost registry would be rebuilt from.
 
 use hpvm_model::Vswitch;
 
 use super::{Cure, Finding};
 use crate::network::nat::{self, NatView};
+use crate::network::silence::{self, Silence};
 use crate::network::text::{self, Text};
 use crate::network::view::ShownState;
 use crate::{Refusal, VmHost};
@@ -16,6 +17,8 @@ pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), 
             let text = format!("guests run on virtual switch '{name}', and its process was killed");
             let cure = Cure::Tell(format!("hpvmnet -S {name} -b"));
             findings.push(Finding { text, cure });
+        } else if let Some(Silence { cause, cure }) = silence::of(host, &view.switch) {
+            findings.push(Finding { text: cause, cure: Cure::Tell(cure) });
         } else if let Some(now) = nat::of(host, &view.switch) {
             findings.extend(without_nat(&view.switch, &now));
         }

@@ -34,10 +34,9 @@ pub(crate) fn close_all(host: &VmHost, guest: GuestNumber) -> Result<(), Refusal
             status.ports.is_empty() || status.ports.iter().any(|port| port.number == guest)
         })
     };
-    for switch in switches.into_iter().filter(has_some) {
-        Runner::claim(host, switch.number)?.detach(guest, None)?;
-    }
-    Ok(())
+    let close = |switch: Vswitch| Runner::claim(host, switch.number)?.detach(guest, None);
+    // One that does not answer keeps no other's port.
+    switches.into_iter().filter(has_some).map(close).fold(Ok(()), Result::and)
 }
 
 /// Takes ports that their guests have given up and nobody took from them: a guest that let a NIC go long after it was asked,

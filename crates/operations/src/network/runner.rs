@@ -40,7 +40,7 @@ use crate::{Refusal, VmHost};
 /// A process comes up in some milliseconds; a start that needs it is refused after this.
 const UP_BOUND: Duration = Duration::from_secs(2);
 /// A request is done in some milliseconds; one that meets a process on its way back waits for that.
-const ASK_BOUND: Duration = Duration::from_secs(2);
+pub(super) const ASK_BOUND: Duration = Duration::from_secs(2);
 /// A process gives way once it has lived two seconds, and the next comes up like any other.
 const RENEWAL_BOUND: Duration = Duration::from_secs(4);
 const BUSY_BOUND: Duration = Duration::from_secs(10);
@@ -88,6 +88,11 @@ impl<'a> Runner<'a> {
         let turn = Turn::take(&host.root, number)?;
         let switch = turn.switch(&host.registry)?;
         Ok(turn.runner(host, switch))
+    }
+
+    /// The turn without the switch, for a command that is about to change that.
+    pub(super) fn into_turn(self) -> Turn {
+        Turn { number: self.switch.number, folder: self.folder, busy: self._busy }
     }
 
     pub(crate) fn runs(&self) -> bool {

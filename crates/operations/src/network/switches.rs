@@ -130,7 +130,10 @@ fn alter<'a>(
     mode: Mode,
     edit: impl FnOnce(&mut Vswitch, &[Vswitch]) -> Result<Vec<Problem>, Refusal>,
 ) -> Result<Altered<'a>, Refusal> {
-    let turn = Turn::take(&host.root, named(host, selector)?.number)?;
+    let runner = Runner::claim(host, named(host, selector)?.number)?;
+    // What its process could not be told is not changed.
+    runner.tell(&Request::Ping)?;
+    let turn = runner.into_turn();
     let change = host.begin()?;
     let before = turn.switch(&change)?;
     let mut switch = before.clone();
