@@ -2,11 +2,11 @@
 //! it goes QEMU lets all of it go.
 
 use std::fs;
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hpvm_testkit::vm_host::VmHost;
+use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
@@ -17,6 +17,7 @@ use crate::refusals::refused;
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_image_over_others_comes_to_a_running_guest_and_goes,
     what_cannot_lie_under_an_image_is_refused,
+    an_image_that_cannot_be_used_is_told_when_it_is_named,
 ];
 
 /// A store with a text, an image over it, and an image over that.
@@ -86,14 +87,16 @@ fn an_image_over_others_comes_to_a_running_guest_and_goes() {
         assert!(fs::read(file).expect("a layer") == unwritten, "{} was written", file.display());
     }
     // A layer that QEMU cannot open: what came before it goes again, and the guest keeps what it has.
-    let garbage = guest.host().disk("garbage.img", 1 << 20);
-    let head = fs::OpenOptions::new().write(true).open(&garbage);
-    head.and_then(|mut file| file.write_all(b"QFI\xfb\0\0\0\x63")).expect("a head of version 99");
+    let garbage = guest.host().path("garbage.img");
+    make_image(&garbage);
+    let file = fs::OpenOptions::new().write(true).open(&garbage);
+    // The first of its extensions, behind the header proper, is longer than the cluster.
+    file.and_then(|file| file.write_all_at(&[0xff; 8], 112)).expect("an extension of no use");
     let garbage = format!("qcow2:{}", garbage.display());
     let disk = chain.statement("avio_stor:0,5,0");
     let add = ["hpvmmodify", "-P", "pool", "-a", &disk, "--layer", &garbage, "--layer", &base];
     let said = refused(guest.host(), &add);
-    assert!(said.contains("Unsupported qcow2 version 99"), "{said}");
+    assert!(said.contains("extension too large"), "{said}");
     assert!(!chain.is_held(guest.host()));
 }
 
@@ -130,4 +133,31 @@ fn what_cannot_lie_under_an_image_is_refused() {
     }
     host.ok(&["hpvmdevmgmt", "-d", &format!("rdev:{}", kept.display())]);
     fs::remove_dir_all(kept).expect("the folder");
+}
+
+fn an_image_that_cannot_be_used_is_told_when_it_is_named() {
+    let host = VmHost::new(Engine::Fake);
+    let image = host.path("image.qcow2");
+    make_image(&image);
+    let statement = |storage: &str| format!("disk:avio_stor:0,0,0:{storage}:{}", image.display());
+    let [disk, raw] = ["qcow2", "file"].map(statement);
+    host.ok(&["hpvmcreate", "-P", "good", "-r", "64M", "-a", &disk]);
+    host.ok(&["hpvmmodify", "-P", "good", "-d", &disk]);
+    let warned = host.run(&["hpvmmodify", "-P", "good", "-a", &raw]);
+    assert!(warned.status.success(), "{warned}");
+    assert!(warned.stderr.contains("holds a qcow2 image"), "{warned}");
+    let quiet = host.run(&["hpvmmodify", "-P", "good", "-r", "128M"]);
+    assert!(quiet.status.success() && quiet.stderr.is_empty(), "it was not named: {quiet}");
+    let file = fs::OpenOptions::new().write(true).open(&image).expect("the image");
+    file.write_all_at(&[0, 0, 0, 9], 4).expect("another version");
+    let refused = host.refused(&["hpvmcreate", "-P", "bad", "-r", "64M", "-a", &disk]);
+    let told = format!("the image '{}' cannot be used: it is of version 9", image.display());
+    assert!(refused.contains(&told), "{refused}");
+    assert!(!host.ok(&["hpvmstatus"]).contains("bad"), "nothing was made");
+}
+
+fn make_image(path: &Path) {
+    let create = ["create", "-q", "-f", "qcow2"];
+    let made = Command::new("qemu-img").args(create).arg(path).arg("1M").status();
+    assert!(made.expect("qemu-img").success());
 }

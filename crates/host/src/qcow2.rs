@@ -1,5 +1,5 @@
-//! Images in QEMU's qcow2 format that hold nothing yet, alone or over another store. Called by hpvmclone for linked clones, and
-//! for copies that QEMU fills.
+//! Images in QEMU's qcow2 format: what the header of one says (`header`), and images that hold nothing yet, alone or over
+//! another store. Those are made by hpvmclone for linked clones, and for copies that QEMU fills.
 //! An image is laid out as QEMU's docs/interop/qcow2.txt (version 3) says, in clusters of 64 KiB:
 //!
 //! ```text
@@ -11,11 +11,15 @@
 //!
 //! The name of what lies below stands there for people and their tools; hpvm tells QEMU itself and reads no name.
 
+pub mod header;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+pub use header::{Below, Head, Header, HeaderFault, head};
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 const CLUSTER_BITS: u32 = 16;

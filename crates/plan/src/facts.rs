@@ -118,10 +118,19 @@ pub enum Ending {
 }
 
 /// What a file's head says it is. Nobody concludes from it what a store is to be; only what was said of it can be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    Qcow2,
+    Qcow2(Below),
+    /// An image that QEMU would not open: a clause that says why, with the image as its subject.
+    Unusable(String),
     Other,
+}
+
+/// Whether an image's header names a file on which the image is built. What that is, only the configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    Nothing,
+    Named,
 }
 
 /// Whether we may write to a file.

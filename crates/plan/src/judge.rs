@@ -60,6 +60,13 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
     let is_standing = |f: &Finding| standing.iter().any(|s| s.item == f.item && s.text == f.text);
     let mut problems: Vec<Problem> = Vec::new();
     let mut found = findings(config, facts);
+    match purpose {
+        Purpose::Change { before } => stores::images_as_raw(config, before, facts, &mut found),
+        Purpose::ChangeOfRunning { before } => {
+            stores::images_as_raw(config, Some(before), facts, &mut found);
+        }
+        Purpose::Start => {}
+    }
     if let Purpose::ChangeOfRunning { before } = purpose {
         network::comes(config, before, facts, &mut found);
     }

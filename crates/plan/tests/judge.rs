@@ -122,7 +122,7 @@ fn an_image_is_one_and_a_file_ends_with_a_block() {
         assert_eq!(found, problems(&config, &at_start, Purpose::Start), "{statement}");
         found.into_iter().next()
     };
-    let (raw, image) = (Content::Other, Content::Qcow2);
+    let (raw, image) = (Content::Other, Content::Qcow2(Below::Nothing));
     let odd = file(Ending::WithinBlock, raw);
     let refused = is_refused("disk:scsi:0,0,0:file:/s", &odd).unwrap();
     assert!(refused.text.contains("12641280 bytes"), "{refused:?}");
@@ -131,7 +131,58 @@ fn an_image_is_one_and_a_file_ends_with_a_block() {
     let refused = is_refused("disk:scsi:0,0,0:qcow2:/s", &odd).unwrap();
     assert!(refused.text.contains("no qcow2 image; its storage type is file"), "{refused:?}");
     assert_eq!(is_refused("disk:scsi:0,0,0:qcow2:/s", &file(Ending::WithinBlock, image)), None);
-    assert_eq!(is_refused("disk:scsi:0,0,0:file:/s", &file(Ending::WithBlock, image)), None);
+}
+
+/// A guest may have written an image into a raw disk that it has: only whoever names such a file for a disk is told.
+#[test]
+fn an_image_named_as_a_raw_disk_is_a_warning_to_whoever_names_it() {
+    let (raw, other) = ("disk:scsi:0,0,0:file:/s", "dvd:scsi:0,0,1:file:/s");
+    let (before, none) = (guest(&[raw]), guest(&[]));
+    let mut facts = host(&before);
+    let fact = |content| match regular(5, 1 << 20) {
+        FileFact::Regular { identity, size, writable, cache, ending, .. } => {
+            FileFact::Regular { identity, size, writable, cache, ending, content }
+        }
+        other => other,
+    };
+    let told = |after: &GuestConfig, facts: &HostFacts, purpose| lines(after, facts, purpose);
+    for content in [Content::Qcow2(Below::Named), Content::Unusable("it is old".into())] {
+        facts.files.insert("/s".into(), fact(content));
+        for purpose in [
+            CREATE,
+            Purpose::Change { before: Some(&none) },
+            Purpose::ChangeOfRunning { before: &none },
+        ] {
+            let said = told(&before, &facts, purpose);
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(said[0].starts_with("WARNING: '/s' holds a qcow2 image"), "{said:?}");
+        }
+        let unnamed = Purpose::Change { before: Some(&before) };
+        assert_eq!(told(&before, &facts, unnamed), Vec::<String>::new());
+        let started = HostFacts { start: Some(ready()), ..facts.clone() };
+        assert_eq!(told(&before, &started, Purpose::Start), Vec::<String>::new());
+        assert_eq!(told(&guest(&[other]), &facts, CREATE), Vec::<String>::new());
+    }
+    facts.files.insert("/s".into(), fact(Content::Other));
+    assert_eq!(told(&before, &facts, CREATE), Vec::<String>::new());
+}
+
+#[test]
+fn an_image_that_could_never_be_used_is_refused_in_its_own_words() {
+    let config = guest(&["disk:scsi:0,0,0:qcow2:/s"]);
+    let mut facts = host(&config);
+    let mut said = |content| {
+        let Some(FileFact::Regular { content: of, .. }) = facts.files.get_mut("/s") else {
+            panic!("a file")
+        };
+        *of = content;
+        lines(&config, &facts, CREATE)
+    };
+    assert_eq!(said(Content::Qcow2(Below::Nothing)), Vec::<String>::new());
+    let refused = said(Content::Unusable("it is of version 9".into()));
+    assert_eq!(refused, ["ERROR: the image '/s' cannot be used: it is of version 9"]);
+    let refused = said(Content::Qcow2(Below::Named));
+    assert!(refused[0].starts_with("ERROR: '/s' needs a backing file"), "{refused:?}");
 }
 
 /// Settles 86.

@@ -8,7 +8,7 @@ use hpvm_model::{
     StoreRole,
 };
 use hpvm_plan::clone::{Design, How, Place, Work};
-use hpvm_plan::facts::{Content, Ending, FileFact, HostFacts, Sharer, Writable};
+use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Sharer, Writable};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::record::Cache;
 
@@ -178,7 +178,7 @@ pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
         let identity = FileIdentity { device: u64::MAX, inode: number };
         let (writable, cache) = (Writable::Yes, Cache::Page);
         let content = match work.to.storage {
-            StorageType::Qcow2 => Content::Qcow2,
+            StorageType::Qcow2 => Content::Qcow2(Below::Nothing),
             _ => Content::Other,
         };
         let ending = Ending::WithBlock;

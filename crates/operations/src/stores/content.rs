@@ -5,9 +5,10 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use hpvm_host::{durable, qcow2};
+use hpvm_host::durable;
+use hpvm_host::qcow2::{self, Head, Header};
 use hpvm_model::Bytes;
-use hpvm_plan::facts::{Content, Ending, FILE_BLOCK_BYTES};
+use hpvm_plan::facts::{Below, Content, Ending, FILE_BLOCK_BYTES};
 use hpvm_plan::growth::node_bytes;
 use hpvm_plan::record::Cache;
 use rustix::fs::OFlags;
@@ -17,10 +18,11 @@ const BLOCK_BYTES_MIN: u64 = 512;
 
 /// What cannot be read is called no other thing than it was said to be: whoever opens it says why.
 pub(crate) fn content(path: &Path) -> Content {
-    let size = durable::open_regular(path).and_then(|file| qcow2::disk_size(&file));
-    match size {
-        Ok(None) => Content::Other,
-        Ok(Some(_)) | Err(_) => Content::Qcow2,
+    match durable::open_regular(path).and_then(|file| qcow2::head(&file)) {
+        Ok(Head::Other) => Content::Other,
+        Ok(Head::Unusable(fault)) => Content::Unusable(fault.to_string()),
+        Ok(Head::Image(Header { below: qcow2::Below::Named })) => Content::Qcow2(Below::Named),
+        Ok(Head::Image(_)) | Err(_) => Content::Qcow2(Below::Nothing),
     }
 }
 
@@ -61,20 +63,29 @@ fn block_bytes(file: &File) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use hpvm_host::qcow2::{Base, Format};
+
     use super::*;
 
     #[test]
     fn an_image_is_known_by_its_head() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
-        for (bytes, is) in [(&b""[..], Content::Other), (&[0; 512], Content::Other)] {
+        let short = Content::Unusable("it ends after 4 bytes, within its header".into());
+        for (bytes, is) in
+            [(&b""[..], Content::Other), (&[0; 512], Content::Other), (b"QFI\xfb", short)]
+        {
             std::fs::write(&path, bytes).unwrap();
             assert_eq!(content(&path), is);
         }
         let file = File::create(&path).unwrap();
         qcow2::write_empty(&file, 1 << 20).unwrap();
-        assert_eq!(content(&path), Content::Qcow2);
-        assert_eq!(content(&folder.path().join("missing")), Content::Qcow2);
+        assert_eq!(content(&path), Content::Qcow2(Below::Nothing));
+        assert_eq!(content(&folder.path().join("missing")), Content::Qcow2(Below::Nothing));
+        let base = Base { path: &path, format: Format::Qcow2, size: 1 << 20 };
+        let over = folder.path().join("over");
+        qcow2::write_overlay(&File::create(&over).unwrap(), &base).unwrap();
+        assert_eq!(content(&over), Content::Qcow2(Below::Named));
     }
 
     /// Whatever the file system under the tests is: what it says must hold for reading a file of that length.

@@ -7,8 +7,8 @@ use hpvm_model::{Backing, Bytes, DeviceKind, GuestConfig, StorageDevice, Storage
 
 use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
 use crate::facts::{
-    BlockFact, BlockKind, Content, Ending, FILE_BLOCK_BYTES, FileFact, FileIdentity, HostFacts,
-    Peripheral, Sharer, Standing, Tenancy, Writable,
+    Below, BlockFact, BlockKind, Content, Ending, FILE_BLOCK_BYTES, FileFact, FileIdentity,
+    HostFacts, Peripheral, Sharer, Standing, Tenancy, Writable,
 };
 use crate::record::Sharing;
 
@@ -68,7 +68,7 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
                     .ask(format!("make {path} readable again"), start),
             ),
             FileFact::Regular { content, .. } if *storage == StorageType::Qcow2 => {
-                all.extend(no_image(path, *content));
+                all.extend(no_image(path, content));
             }
             FileFact::Regular { .. } if *storage == StorageType::File => {}
             FileFact::Block(block) if matches!(storage, StorageType::Disk | StorageType::Lv) => {
@@ -135,7 +135,8 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
             ));
         }
         (FileFact::Regular { size, writable, content, .. }, StorageType::Qcow2) => {
-            all.extend(no_image(path, *content));
+            all.extend(no_image(path, content));
+            all.extend(not_alone(device, content));
             all.extend(not_writable(config, device, facts, *writable));
             all.extend(too_small(device, *size));
         }
@@ -290,9 +291,54 @@ fn too_small(device: &StorageDevice, size: Bytes) -> Option<Finding> {
     )))
 }
 
-fn no_image(path: &str, content: Content) -> Option<Finding> {
-    (content == Content::Other)
-        .then(|| never(path, format!("'{path}' is no qcow2 image; its storage type is file")))
+fn no_image(path: &str, content: &Content) -> Option<Finding> {
+    let text = match content {
+        Content::Qcow2(_) => return None,
+        Content::Unusable(why) => format!("the image '{path}' cannot be used: {why}"),
+        Content::Other => format!("'{path}' is no qcow2 image; its storage type is file"),
+    };
+    Some(never(path, text))
+}
+
+/// What an image's header names could be anything: QEMU is told what lies below by the configuration, or nothing does.
+fn not_alone(device: &StorageDevice, content: &Content) -> Option<Finding> {
+    let path = &device.backing.path;
+    let is_over_unknown = *content == Content::Qcow2(Below::Named) && device.layers.is_empty();
+    is_over_unknown.then(|| {
+        let text = format!(
+            "'{path}' needs a backing file, and an image given to a guest has to stand alone, unless --layer says what lies below; `qemu-img convert -O qcow2` makes a copy that does"
+        );
+        never(path, text)
+    })
+}
+
+/// Disks that come with this change, raw, on files that hold an image: told, since the one who names such a file has most likely
+/// mistaken its type. Of those there were, a guest may have written that into its disk.
+pub(super) fn images_as_raw(
+    config: &GuestConfig,
+    before: Option<&GuestConfig>,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    let was_there = |device: &StorageDevice| {
+        before.is_some_and(|before| before.storage.iter().any(|b| b.backing == device.backing))
+    };
+    let raw = (DeviceKind::Disk, StorageType::File);
+    let comes = config
+        .storage
+        .iter()
+        .filter(|device| (device.kind, device.backing.storage) == raw && !was_there(device));
+    for path in comes.map(|device| &device.backing.path) {
+        if let Some(FileFact::Regular {
+            content: Content::Qcow2(_) | Content::Unusable(_), ..
+        }) = facts.files.get(path)
+        {
+            all.push(note(
+                path,
+                format!("'{path}' holds a qcow2 image, and storage type file gives the guest the image itself as its disk: what it writes destroys the image; storage type qcow2 gives it the disk that is in it"),
+            ));
+        }
+    }
 }
 
 /// QEMU neither writes to a file that ends within a block nor makes it longer.

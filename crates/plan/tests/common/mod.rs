@@ -82,18 +82,26 @@ pub fn attached(device: &StorageDevice, identity: Option<FileIdentity>) -> Attac
     Attached { device: device.clone(), identity, access, cache, sharing, layers: Vec::new() }
 }
 
-/// A file that is good for every use: its head, that of an image, counts where it is said to be one.
+/// A file that is good for every use but as an image.
 pub fn regular(inode: u64, size: u64) -> FileFact {
+    file_with(inode, size, Content::Other)
+}
+
+fn file_with(inode: u64, size: u64, content: Content) -> FileFact {
     let (identity, size) = (FileIdentity { device: 1, inode }, Bytes(size));
     let (writable, cache) = (Writable::Yes, Cache::Page);
-    let (ending, content) = (Ending::WithBlock, Content::Qcow2);
+    let ending = Ending::WithBlock;
     FileFact::Regular { identity, size, writable, cache, ending, content }
 }
 
 /// A host on which every file of the configuration exists and is good.
 pub fn host(config: &GuestConfig) -> HostFacts {
     let files = config.storage.iter().zip(100..).filter_map(|(device, inode)| {
-        device.backing.store().map(|path| (path.to_owned(), regular(inode, 1 << 30)))
+        let content = match device.backing.storage {
+            StorageType::Qcow2 => Content::Qcow2(Below::Nothing),
+            _ => Content::Other,
+        };
+        device.backing.store().map(|path| (path.to_owned(), file_with(inode, 1 << 30, content)))
     });
     HostFacts {
         processors: 4,
