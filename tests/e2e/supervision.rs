@@ -1,6 +1,7 @@
 //! Whoever is killed or hangs, the guest runs on, or its end is told with the reason, and no other command waits.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use hpvm_app::client;
@@ -21,11 +22,29 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_qemu_that_is_killed_is_told_with_the_reason,
     a_qemu_that_stands_still_delays_nobody_and_is_shown,
     a_supervisor_that_stands_still_harms_nobody,
+    a_start_that_neither_qemu_nor_worker_lives_through_leaves_a_guest_that_is_off,
     a_hard_stop_ends_a_guest_past_whoever_hangs,
     a_host_boot_starts_what_starts_with_it,
     a_console_that_is_killed_leaves_its_guest_running,
     a_console_session_outlives_the_guests_power,
 ];
+
+/// Nothing shows a guest that does not run as running, not for a moment after the start was refused.
+fn a_start_that_neither_qemu_nor_worker_lives_through_leaves_a_guest_that_is_off() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.install();
+    host.engine_after("exit 3");
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let worker = host.path("opt/hpvm/lbin/hpvmapp");
+    fs::remove_file(&worker).expect("the program goes");
+    fs::write(&worker, "#!/bin/sh\nexit 1\n").expect("another in its place");
+    fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).expect("it may be run");
+    host.refused(&["hpvmstart", "-P", "web"]);
+    assert_eq!(host.state("web"), "Off");
+    let stopped = host.run(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    assert!(stopped.status.success(), "{stopped}");
+    assert!(process(&host, "hpvmkeeper").is_none(), "nobody is left");
+}
 
 const SUPERVISORS: [&str; 2] = ["hpvmapp", "hpvmkeeper"];
 /// A guest is supervised again within this time.

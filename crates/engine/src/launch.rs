@@ -43,6 +43,8 @@ const READY_BOUND: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 /// Until keeper and worker of the run before are gone, which they are within milliseconds of QEMU's end.
 const PREDECESSOR_BOUND: Duration = Duration::from_secs(5);
+/// Until keeper and worker of a start that failed are gone: a tenth of a second where no worker lives.
+const FAILED_BOUND: Duration = Duration::from_secs(1);
 
 /// What could not be done on the way to a running guest.
 #[derive(Debug, thiserror::Error)]
@@ -254,8 +256,12 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
 }
 
 fn wait_for_predecessor(folder: &Path) -> Result<(), LaunchError> {
+    wait_for_end(folder, PREDECESSOR_BOUND)
+}
+
+fn wait_for_end(folder: &Path, bound: Duration) -> Result<(), LaunchError> {
     let Ok(lock) = File::open(folder.join(run_folder::LOCK)) else { return Ok(()) };
-    let deadline = Instant::now() + PREDECESSOR_BOUND;
+    let deadline = Instant::now() + bound;
     while Supervision::by(&lock) != Supervision::None {
         if Instant::now() >= deadline {
             return Err(LaunchError::Predecessor);
@@ -379,6 +385,8 @@ fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), Launch
             Some(("running", _)) => return Ok(()),
             _ if count == 0 => {
                 let reason = text.trim().strip_prefix("failed").map(|r| r.trim().to_owned());
+                // Until then it looks as if the guest ran. Whoever lives on is for the next command to tell of.
+                let _ = wait_for_end(&places.run_dir, FAILED_BOUND);
                 return Err(LaunchError::Engine(last_words(places).or(reason).unwrap_or_else(
                     || "its supervisor ended before it answered; the guest's log tells more".into(),
                 )));

@@ -4,8 +4,6 @@
 const LIFE_GOOD_MS: u64 = 2_000;
 /// So many quick ends in a row, and it is tried seldom.
 const QUICK_ENDS_MAX: u32 = 5;
-/// So many more, a minute's worth, and none will live to write down how QEMU ended.
-const HOPELESS_ENDS_MAX: u32 = QUICK_ENDS_MAX + 6;
 const PAUSE_FIRST_MS: u64 = 10;
 const PAUSE_HOPELESS_MS: u64 = 10_000;
 
@@ -37,11 +35,6 @@ impl Restarts {
             _ => Next::GivingUpFor(PAUSE_HOPELESS_MS),
         }
     }
-
-    /// Whether a keeper without QEMU would only go on for ever.
-    pub(crate) fn is_hopeless(&self) -> bool {
-        self.quick_ends >= HOPELESS_ENDS_MAX
-    }
 }
 
 #[cfg(test)]
@@ -63,13 +56,7 @@ mod tests {
                 Next::GivingUpFor(10_000)
             ]
         );
-        assert!(!restarts.is_hopeless());
-        for _ in 6..11 {
-            restarts.ended(5);
-        }
-        assert!(restarts.is_hopeless());
         assert_eq!(restarts.ended(2_000), Next::After(0));
-        assert!(!restarts.is_hopeless());
         assert_eq!(restarts.ended(1_999), Next::After(0));
         assert_eq!(restarts.ended(1_999), Next::After(10));
     }

@@ -19,6 +19,8 @@ pub(crate) struct Supervisor {
     worker: Worker,
     /// A worker said that all is written.
     finished: bool,
+    /// QEMU is gone, and no worker lives to write down how it ended.
+    hopeless: bool,
     app: Program,
     /// What a worker gets besides its own: the link at the front, the engine's pidfd, and once what only the first one gets.
     app_more: Vec<Mapping>,
@@ -50,6 +52,7 @@ impl Supervisor {
             engine,
             worker: Worker::Waits { until_ms: 0 },
             finished: false,
+            hopeless: false,
             app: description.app,
             app_more,
             lasting,
@@ -61,7 +64,7 @@ impl Supervisor {
         })
     }
 
-    /// Until QEMU is gone and a worker has written everything, or none has managed to for a minute.
+    /// Until QEMU is gone and a worker has written everything, or none lives to.
     pub(crate) fn run(mut self) -> io::Result<()> {
         loop {
             self.collect();
@@ -73,7 +76,7 @@ impl Supervisor {
                 self.log.say(|line| line.push(last));
                 return Ok(());
             }
-            if self.restarts.is_hopeless() && self.engine.status().is_some() {
+            if self.hopeless {
                 self.log.say(|line| {
                     line.push("no worker lives to write down how the guest ended; its keeper ends");
                 });
@@ -102,7 +105,19 @@ impl Supervisor {
         }
         if engine_ended {
             self.tell_end();
+            // However often it failed before: one that lives now writes down how QEMU ended.
+            if let Worker::Waits { .. } = self.worker {
+                self.worker = Worker::Waits { until_ms: now_ms() };
+            }
         }
+    }
+
+    /// When a worker that lived so long, or none, is followed by the next. With QEMU gone the lock would only say that the guest
+    /// runs: there is nothing to wait for.
+    fn next(&mut self, lived_ms: u64) -> Next {
+        let next = self.restarts.ended(lived_ms);
+        self.hopeless |= matches!(next, Next::GivingUpFor(_)) && self.engine.status().is_some();
+        next
     }
 
     fn worker_ended(&mut self, status: u32) {
@@ -116,7 +131,7 @@ impl Supervisor {
             return;
         }
         self.finished = false;
-        let next = self.restarts.ended(now.saturating_sub(since_ms));
+        let next = self.next(now.saturating_sub(since_ms));
         let (Next::After(pause_ms) | Next::GivingUpFor(pause_ms)) = next;
         self.worker = Worker::Waits { until_ms: now + pause_ms };
         self.log.say(|line| {
@@ -125,6 +140,7 @@ impl Supervisor {
             line.push(", ");
             push_ending(line, status);
             match next {
+                _ if self.hopeless => line.push(" as often before"),
                 Next::After(_) => line.push("; starting it again"),
                 Next::GivingUpFor(_) => {
                     line.push(match self.engine.exists() {
@@ -156,7 +172,7 @@ impl Supervisor {
                 }
             }
             Err(error) => {
-                let (Next::After(pause_ms) | Next::GivingUpFor(pause_ms)) = self.restarts.ended(0);
+                let (Next::After(pause_ms) | Next::GivingUpFor(pause_ms)) = self.next(0);
                 self.worker = Worker::Waits { until_ms: since_ms + pause_ms };
                 self.log.say(|line| {
                     line.push("no worker can be started: error ");

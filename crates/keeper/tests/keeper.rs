@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{BOUND, Part, Stage, descriptors, eventually, some_fd, status_field};
 use hpvm_host::launch::Launch;
@@ -116,6 +116,27 @@ fn five_quick_ends_give_up_for_ten_seconds() {
         log.lines().filter(|line| line.contains("unsupervised")).map(seconds_of_day).collect();
     let waited = (times[1] - times[0]).rem_euclid(86_400);
     assert!((9..=12).contains(&waited), "waited {waited} s\n{log}");
+}
+
+/// The lock would say that the guest runs for as long as the keeper waited.
+#[test]
+fn with_qemu_gone_no_worker_is_waited_for_that_does_not_live() {
+    for qemu in ["exit 3;", ""] {
+        let mut stage = Stage::new();
+        let worker = stage.shell(Part::Worker, "exit 1;", None);
+        let engine = stage.shell(Part::Qemu, qemu, None);
+        stage.start(stage.furnished(Launch::starting(&engine, &worker)));
+        if qemu.is_empty() {
+            eventually("giving up", || stage.log().contains("unsupervised").then_some(()));
+            stage.tell(Part::Qemu, "exit 3");
+        }
+        let since = Instant::now();
+        assert_eq!(stage.keeper_status(), 0);
+        // A tenth of the pause between two attempts, and room for a busy machine.
+        assert!(since.elapsed() < Duration::from_secs(5), "{}", stage.log());
+        let log = stage.log();
+        assert!(log.contains("ended with status 3") && log.contains("no worker lives"), "{log}");
+    }
 }
 
 #[test]
