@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_start_that_waits_for_its_turn_changes_nothing,
     an_interrupted_hard_stop_goes_on,
     a_change_under_way_is_made_in_full,
+    a_change_is_made_in_full_though_its_worker_is_killed,
     a_question_is_no_shelter,
     who_waits_for_the_registry_changes_nothing,
     what_an_interrupted_command_says_is_true,
@@ -192,6 +193,33 @@ fn a_change_under_way_is_made_in_full() {
     let shown = host.ok(&["hpvmstatus", "-P", "web"]);
     assert!(shown.contains("more.img") && !shown.contains("Waiting for Next Start"), "{shown}");
     assert_eq!(last_outcome(&host), Outcome::Done);
+    assert_sound(&host);
+}
+
+/// The next worker finds out what was done, and is asked for the rest.
+fn a_change_is_made_in_full_though_its_worker_is_killed() {
+    let host = created("slow=device_add:500,slow=device_del:500");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    let disk = host.disk("more.img", 1 << 20);
+    let statement = format!("disk:avio_stor:0,2,0:file:{}", disk.display());
+    let record = host.path("var/opt/hpvm/guests/web/boot.record");
+    let asked = || {
+        let text = fs::read_to_string(&record).expect("a boot record");
+        text.matches("\"asked\"").count()
+    };
+    for (verb, has_it) in [("-a", true), ("-d", false)] {
+        let before = asked();
+        let modify = Running::of(&host, &["hpvmmodify", "-P", "web", verb, &statement, "-F"]);
+        wait_until(BOUND, "the guest is asked", || asked() > before);
+        process(&host, "hpvmapp").expect("a worker").kill();
+        let (code, said) = modify.ends();
+        assert_eq!(code, Some(0), "{verb}: {said}");
+        let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+        assert_eq!(shown.contains("more.img"), has_it, "{shown}");
+        assert!(!shown.contains("Waiting for Next Start"), "{shown}");
+        assert_eq!(last_outcome(&host), Outcome::Done);
+    }
     assert_sound(&host);
 }
 

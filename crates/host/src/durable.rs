@@ -15,7 +15,7 @@ use crate::removal;
 
 mod replaced;
 
-pub use replaced::Replaced;
+pub use replaced::{Prepared, Replaced};
 
 /// Which step on which file failed.
 #[derive(Debug, thiserror::Error)]

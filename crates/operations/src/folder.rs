@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::durable::{self, Batch, DurableError, Replaced};
+use hpvm_host::durable::{self, Batch, DurableError, Prepared, Replaced};
 use hpvm_host::names::guest_folder;
 use hpvm_host::paths::Root;
 use hpvm_host::removal;
@@ -92,8 +92,13 @@ impl Folder {
 
     /// The same for a change that may still fail: it goes back until it is kept, whether or not there is room.
     pub fn exchange_identity(&self, config: &GuestConfig) -> Result<Replaced, DurableError> {
+        self.prepare_identity(config)?.put()
+    }
+
+    /// Writes beside its place what a lost registry would be rebuilt from, so that there is room for it later.
+    pub fn prepare_identity(&self, config: &GuestConfig) -> Result<Prepared, DurableError> {
         let text = portable::write(config);
-        Replaced::file(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
+        Prepared::beside(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
     }
 
     /// Writes the texts for people: what runs, and what the next start will have when that differs.

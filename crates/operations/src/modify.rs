@@ -3,6 +3,7 @@
 //! `at_reset`, or for the next start, which needs no record: it is where configuration and running machine differ.
 
 mod at_reset;
+mod settled;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,6 +14,7 @@ use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{ChangeResult, Reply, Request as Ask};
 use hpvm_app::snapshot::Agent;
 use hpvm_engine::media::{self, Wanted};
+use hpvm_host::durable::Prepared;
 use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_host::users::Ids;
@@ -134,7 +136,12 @@ fn attempt(
         return Ok(modified);
     }
     unless_interrupted()?;
-    carry_out(host, actor, &mut modified, running.as_ref(), &planned)?;
+    let (before, after) = (modified.before.clone(), modified.after.clone());
+    let mut plan_anew = |host: &VmHost, machine: &Machine| {
+        let changes = of_running(host, machine, (&before, &after), request, &facts, force);
+        Ok(changes?.planned)
+    };
+    carry_out(host, actor, &mut modified, running.as_ref(), &planned, &mut plan_anew)?;
     if running.is_some() && !request.nics.is_empty() {
         modified.problems.extend(forwards::problems(host, &modified.after));
         modified.problems.extend(mtu::of_comers(host, &modified.before, &modified.after));
@@ -194,12 +201,21 @@ fn carry_out(
     modified: &mut Modified,
     running: Option<&Machine>,
     planned: &[Planned],
+    plan_anew: &mut settled::Plan<'_>,
 ) -> Result<(), Refusal> {
     let (before, after) = (&modified.before.clone(), &modified.after.clone());
     let now = changes_now(planned);
-    let stored = ask_guest(host, after, &now, Due::Now).and_then(|taken| {
+    // Without room for it the guest is not asked.
+    let identity = host.folder(after).prepare_identity(after)?;
+    let taken = match ask_guest(host, after, &now, Due::Now) {
+        Err(refusal) if settled::is_unsettled(&refusal) => {
+            settled::make_the_rest(host, after, (running, &now), refusal, plan_anew)
+        }
+        asked => asked,
+    };
+    let stored = taken.and_then(|taken| {
         Step::ModifyApplied.reached();
-        store(host, actor, before, after)?;
+        store(host, actor, (before, after), identity)?;
         Ok(taken)
     });
     match stored {
@@ -233,11 +249,11 @@ fn carry_out(
 fn store(
     host: &mut VmHost,
     actor: &Actor,
-    before: &GuestConfig,
-    after: &GuestConfig,
+    (before, after): (&GuestConfig, &GuestConfig),
+    identity: Prepared,
 ) -> Result<(), Refusal> {
     let facts = host.facts(after, None)?;
-    let (root, folder) = (host.root.clone(), host.folder(after));
+    let root = host.root.clone();
     // From here on nobody else can take the new name.
     let change = host.registry.change()?;
     match change.number_of(&after.name)? {
@@ -253,7 +269,7 @@ fn store(
         Step::RenameLinked.reached();
     }
     // Goes back to what it was unless it is kept.
-    let identity = folder.exchange_identity(after)?;
+    let identity = identity.put()?;
     change.update(after, &identities(&facts))?;
     devdb::keep_identities(&change, after, &facts, devdb::Keeping::FilesToo)?;
     devdb::forget_unused(&change, before)?;
@@ -419,6 +435,11 @@ fn ask_guest(
     let mut patience = Patience::default();
     let mut goes_on = || patience.goes_on();
     let reply = match client::change(&control, &ask, &descriptors, CHANGE_BOUND, &mut goes_on) {
+        Err(error @ ClientError::Closed) => {
+            // What it has done, the next worker knows.
+            ports.leave();
+            return Err(error.into());
+        }
         Err(ClientError::Interrupted(_) | ClientError::Deadline(_)) => {
             // A NIC that the guest may be taking at this moment needs its port.
             ports.leave();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{DurableError, create_file, discard, failed, leaving, rename, replace_file, sibling};
+use super::{DurableError, create_file, discard, failed, rename, replace_file, sibling};
 
 /// Goes back when dropped. What cannot go back then is found by whoever compares it with what it stands for.
 #[derive(Debug)]
@@ -29,18 +29,46 @@ enum Before {
     Gone,
 }
 
+/// A file that lies beside the place it is to have, with all the room that it takes there. It goes when dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Prepared {
+    fresh: Fresh,
+    /// Until the file has its place this puts back what is there.
+    replaced: Replaced,
+}
+
+/// A name that nothing is left under.
+#[derive(Debug)]
+struct Fresh(PathBuf);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Prepared {
+    /// Makes the file and gives what is there its second name: what may fail for want of room.
+    pub fn beside(path: &Path, content: &[u8], mode: u32) -> Result<Prepared, DurableError> {
+        let fresh = Fresh(sibling(path));
+        discard(&fresh.0)?;
+        create_file(&fresh.0, content, mode)?;
+        let before = Before::of(path)?;
+        Ok(Prepared { fresh, replaced: Replaced { path: path.to_owned(), mode, before } })
+    }
+
+    /// Puts it in its place.
+    pub fn put(self) -> Result<Replaced, DurableError> {
+        rename(&self.fresh.0, &self.replaced.path)?;
+        Ok(self.replaced)
+    }
+}
+
 impl Replaced {
     /// Puts a file in its place as [`replace_file`] does.
     pub fn file(path: &Path, content: &[u8], mode: u32) -> Result<Replaced, DurableError> {
-        let fresh = sibling(path);
-        discard(&fresh)?;
-        let replaced = create_file(&fresh, content, mode).and_then(|_| {
-            let before = Before::of(path)?;
-            let replaced = Replaced { path: path.to_owned(), mode, before };
-            rename(&fresh, path)?;
-            Ok(replaced)
-        });
-        replaced.inspect_err(leaving(&fresh))
+        Prepared::beside(path, content, mode)?.put()
     }
 
     /// From now on nothing goes back.
@@ -111,6 +139,12 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("there"), b"first");
         Replaced::file(&path, b"third", 0o644).expect("replaced").keep();
         assert_eq!(std::fs::read(&path).expect("there"), b"third");
+        let prepared = Prepared::beside(&path, b"fourth", 0o644).expect("made");
+        assert_eq!(std::fs::read(&path).expect("there"), b"third");
+        drop(prepared);
+        let prepared = Prepared::beside(&path, b"fourth", 0o644).expect("made");
+        prepared.put().expect("replaced").keep();
+        assert_eq!(std::fs::read(&path).expect("there"), b"fourth");
         assert_eq!(names(folder.path()), ["guest.json"], "nothing is left beside it");
     }
 }
