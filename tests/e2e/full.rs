@@ -228,6 +228,7 @@ fn no_room_for_the_guests_folders() {
     cramped.mount("var/opt/hpvm/uuids", 8);
     cramped.inhabit();
     let host = &cramped.host;
+    host.ok(&["hpvmcreate", "-P", "fresh"]);
     let disk = host.disk("new.img", 1 << 20);
     let statement = format!("disk:avio_stor::file:{}", disk.display());
     cramped.fill("var/opt/hpvm/uuids");
@@ -251,6 +252,8 @@ fn no_room_for_the_guests_folders() {
     tells_of_no_room(&start_refused(host, "other"));
     let why = host.ok(&["hpvm", "why", "other"]);
     tells_of_no_room(&why);
+    // Its lock was never written before, and cannot be now.
+    host.ok(&["hpvmremove", "-P", "fresh", "-F", "--purge"]);
     cramped.make_room("var/opt/hpvm/uuids");
     host.ok(&["hpvmstart", "-P", "other"]);
     cramped.assert_sound();

@@ -192,7 +192,14 @@ impl Busy {
             step: "beginning".to_owned(),
         };
         let busy = Busy { lock, path: path.to_owned(), owner };
-        busy.publish()?;
+        match busy.publish() {
+            // The lock holds without it, and what is done now may be what makes room.
+            Err(BusyError::Write { source, .. }) if has_no_room(&source) => {
+                // The name of an earlier holder would mislead.
+                let _ = busy.lock.file().set_len(0);
+            }
+            published => published?,
+        }
         Ok(busy)
     }
 
@@ -209,6 +216,10 @@ impl Busy {
             .write_all_at(text.as_bytes(), 0)
             .map_err(|source| BusyError::Write { path: self.path.clone(), source })
     }
+}
+
+fn has_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Who holds a `busy` file now; `None` when nobody does.
