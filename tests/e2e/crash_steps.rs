@@ -430,7 +430,7 @@ fn leave_nothing(host: &VmHost) {
     assert!(state.iter().all(is_ours), "{state:?}");
     let run = names(host, "run/hpvm");
     let is_ours = |name: &String| {
-        ["accel", "qemu-version", "root", "mptsas1068.rom", "net"].contains(&name.as_str())
+        ["accel", "qemu-version", "root", "uids", "mptsas1068.rom", "net"].contains(&name.as_str())
     };
     assert!(run.iter().all(is_ours), "{run:?}");
 }

@@ -2,8 +2,9 @@
 //! that has a device for itself. Each is refused with the name and the number of the process, at a start, at a hot add, and to
 //! a copy that would replace it.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_a_program_has_by_another_name_is_refused_with_its_name,
     a_device_that_a_guest_of_another_vm_host_has_is_refused_with_its_name,
     a_device_that_a_program_has_for_itself_is_refused_with_its_name,
+    guests_of_two_vm_hosts_run_as_different_users,
 ];
 
 /// Four times what a program needs to take a lock on a quiet machine, and room for a busy one.
@@ -81,6 +83,25 @@ fn a_device_that_a_program_has_for_itself_is_refused_with_its_name() {
     refused_to_both(&host, &disk("disk", device.path()), &told);
     drop(held);
     given_to_both(&host, &disk("disk", device.path()));
+}
+
+/// Of one number, so that nothing else tells them apart; so do their workers and switches.
+fn guests_of_two_vm_hosts_run_as_different_users() {
+    let hosts = [VmHost::new(Engine::Fake), VmHost::new(Engine::Fake)];
+    let users = hosts.each_ref().map(|host| {
+        let nic = "network:lan:0,1:vswitch:localnet";
+        host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", nic]);
+        host.ok(&["hpvmstart", "-P", "web"]);
+        let user = |(pid, name): (i32, String)| {
+            let user = std::fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
+            (user != 0).then_some((name, user))
+        };
+        host.processes().into_iter().filter_map(user).collect::<BTreeMap<String, u32>>()
+    });
+    assert_eq!(users[0].keys().collect::<Vec<_>>(), ["fake-qemu", "hpvmapp", "hpvmnetd"]);
+    for (name, user) in &users[0] {
+        assert_ne!(Some(user), users[1].get(name), "{name}");
+    }
 }
 
 /// `off` has the disk that `make` gives, `on` runs without any, and `source` has one to copy.

@@ -74,12 +74,17 @@ struct Setting {
 pub struct Conf {
     settings: BTreeMap<String, Setting>,
     guest_images: PathBuf,
+    uid_base: u32,
 }
 
 impl Conf {
     /// Reads both files, of which neither must exist; the newer place wins.
     pub fn load(root: &Root) -> Result<Conf, ConfError> {
-        let mut conf = Conf { settings: BTreeMap::new(), guest_images: root.guest_images() };
+        let mut conf = Conf {
+            settings: BTreeMap::new(),
+            guest_images: root.guest_images(),
+            uid_base: root.uid_base().unwrap_or(UID_BASE),
+        };
         for path in [root.old_conf(), root.conf()] {
             if let Some(text) = read(&path)? {
                 conf.take(&text, &path);
@@ -217,7 +222,7 @@ impl Conf {
         const NAME: &str = "HPVMUIDBASE";
         const WANTED: &str = "a user id from 1000 to 4000000000";
         match self.number(NAME, WANTED)? {
-            None => Ok(UID_BASE),
+            None => Ok(self.uid_base),
             Some(base) if (1_000..=4_000_000_000).contains(&base) => Ok(base),
             Some(_) => Err(self.unfit(NAME, WANTED)),
         }

@@ -6,11 +6,16 @@
 //! ```text
 //! ROOT/run/hpvm      -> /run/hpvm-0123456789ab          a link, so that people find it
 //! /run/hpvm-…/root   -> ROOT                            the way back: tells whose folder it is
+//! /run/hpvm-…/uids   -> 17000000                        the first user id of what this root starts
 //! ```
+//!
+//! What runs as a user of its own is apart from what other roots run, so each has a range of user ids. It lasts as long as the run
+//! folder, in which all is that belongs to such a user: what is started later, and what goes on from before, agree.
 //!
 //! The link is the truth while both ends agree: an ordinary user may have `XDG_RUNTIME_DIR` in one session and not in the
 //! next, and both must see the same guests.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -202,6 +207,13 @@ impl Root {
         &self.run_id
     }
 
+    /// The first of the user ids of what this root starts, if it has a range of its own. `/` has none, and neither has a root
+    /// while it runs what an earlier version started.
+    #[must_use]
+    pub fn uid_base(&self) -> Option<u32> {
+        (!self.run_id.is_empty()).then(|| uid_base_of(&self.run)).flatten()
+    }
+
     /// Makes the folders that every guest shares. May run at any time, in any number of processes at once.
     pub fn ensure(&self) -> Result<(), RootError> {
         for folder in [self.uuids(), self.guests(), self.common()] {
@@ -238,6 +250,9 @@ impl Root {
     /// Two roots with the same hash must not share a folder; the first one has it.
     fn claim_run(&self) -> Result<(), RootError> {
         let back = self.run.join("root");
+        if geteuid().is_root() && !back.is_symlink() {
+            self.take_uids()?;
+        }
         match symlink(&self.prefix, &back) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -249,6 +264,42 @@ impl Root {
             Err(source) => Err(RootError::Link { path: back, source }),
         }
     }
+}
+
+/// User ids of what `/` starts begin at the first of these, those of other roots at a later one.
+const UID_RANGE: u32 = 1_000_000;
+/// Programs that take a user id for a number with a sign know no later ones.
+const UID_RANGES: u32 = i32::MAX.unsigned_abs() / UID_RANGE;
+const UIDS: &str = "uids";
+
+impl Root {
+    /// A range that no other root of this boot of the machine has.
+    fn take_uids(&self) -> Result<(), RootError> {
+        let others = self.run.parent().and_then(|folder| fs::read_dir(folder).ok());
+        let taken: BTreeSet<u32> = others
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| uid_base_of(&entry.path()))
+            .collect();
+        let own = 2..UID_RANGES;
+        let many = u64::from(own.end - own.start);
+        let first = fingerprint(self.prefix.as_os_str().as_bytes()) % many;
+        let nth = |n: u64| own.start + u32::try_from((first + n) % many).unwrap_or_default();
+        let mut bases = (0..many).map(|n| nth(n) * UID_RANGE);
+        let Some(base) = bases.find(|base| !taken.contains(base)) else { return Ok(()) };
+        let path = self.run.join(UIDS);
+        match symlink(base.to_string(), &path) {
+            Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+                Err(RootError::Link { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn uid_base_of(run: &Path) -> Option<u32> {
+    fs::read_link(run.join(UIDS)).ok()?.to_str()?.parse().ok()
 }
 
 /// Why a program of ours cannot be found.

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::thread;
 
+use hpvm_host::conf::Conf;
 use hpvm_host::paths::RootError;
 use hpvm_host::{Root, users};
 use tempfile::TempDir;
@@ -53,6 +54,36 @@ fn another_root_has_a_short_run_folder_linked_both_ways() {
         let mode = fs::metadata(&folder).expect("made").permissions().mode();
         assert_eq!(mode & 0o7777, 0o755, "{}", folder.display());
     }
+}
+
+/// What one starts may not touch what another started.
+#[test]
+fn each_root_has_user_ids_of_its_own_as_long_as_its_run_folder_is_there() {
+    if !users::is_root() {
+        return;
+    }
+    let [one, other, old] = [Scratch::new(), Scratch::new(), Scratch::new()];
+    let base = |scratch: &Scratch| {
+        scratch.root.ensure().expect("made");
+        scratch.root.uid_base()
+    };
+    let (first, second) = (base(&one).expect("a range"), base(&other).expect("a range"));
+    assert!(first >= 2_000_000 && first.abs_diff(second) >= 1_000_000, "{first} {second}");
+    assert_eq!(base(&one), Some(first), "it stays");
+    let conf = |scratch: &Scratch| Conf::load(&scratch.root).expect("read").uid_base();
+    assert_eq!(conf(&one).expect("an id"), first);
+    // What runs in a folder that an earlier version made has the ids of `/`.
+    fs::create_dir(old.root.run()).expect("a folder");
+    symlink(old.root.prefix(), old.root.run().join("root")).expect("a link");
+    assert_eq!(base(&old), None);
+    assert_eq!(conf(&old).expect("an id"), 1_000_000);
+    // A range that somebody has is nobody else's.
+    let range = fs::read_link(one.root.run().join("uids")).expect("a link");
+    fs::remove_dir_all(one.root.run()).expect("gone, as after a boot");
+    let taken = tempfile::tempdir_in(one.root.run().parent().expect("/run")).expect("a folder");
+    symlink(range, taken.path().join("uids")).expect("a link");
+    let moved = base(&one).expect("a range");
+    assert!(moved != first && moved != second, "{moved}");
 }
 
 #[test]
