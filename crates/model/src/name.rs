@@ -21,6 +21,8 @@ pub enum NameError {
     BadCharacter(String, String),
     #[error("'{0}' means a folder and cannot be a name")]
     Reserved(String),
+    #[error("the label '{0}' has {1} characters; the longest has {NAME_LENGTH_MAX}")]
+    LabelTooLong(String, usize),
     #[error("the label '{0}' has {1}; labels are made of A-Z a-z 0-9 - _ . and blanks")]
     BadLabelCharacter(String, String),
 }
@@ -77,7 +79,7 @@ impl FromStr for Label {
     fn from_str(text: &str) -> Result<Label, NameError> {
         let length = text.chars().count();
         if length > NAME_LENGTH_MAX {
-            return Err(NameError::TooLong(shown(text), length));
+            return Err(NameError::LabelTooLong(shown(text), length));
         }
         match text.chars().find(|c| !is_name_character(*c) && *c != ' ') {
             Some(bad) => Err(NameError::BadLabelCharacter(shown(text), spelled(bad))),
@@ -144,5 +146,7 @@ mod tests {
         assert!("the web server 1.0".parse::<Label>().is_ok());
         assert!("".parse::<Label>().is_ok());
         assert!("a\tb".parse::<Label>().is_err());
+        let long = "x".repeat(256).parse::<Label>().unwrap_err().to_string();
+        assert!(long.starts_with("the label '") && long.contains("256 characters"), "{long}");
     }
 }

@@ -6,7 +6,7 @@ use hpvm_app::protocol::{Denial, Reply, StopHow};
 use hpvm_app::snapshot::Ending;
 
 use super::graceful::Graceful;
-use super::{Action, Ask, Copy, Devices, Machine, State, Ticket};
+use super::{Action, Ask, Copy, Devices, Machine, Origin, State, Ticket};
 
 impl Machine {
     pub(super) fn asked(
@@ -72,6 +72,9 @@ impl Machine {
             _ if ask == Ask::Ping => None,
             State::Closing { .. } if is_stop => None,
             State::Closing { .. } => Some(Denial::Stopping),
+            State::Starting { origin: Origin::Adoption { .. } } if self.silent => {
+                Some(Denial::Unresponsive)
+            }
             State::Starting { .. } => Some(Denial::Starting),
             _ if self.silent => Some(Denial::Unresponsive),
             State::Stopping { .. } if !looks && !is_stop => Some(Denial::Stopping),

@@ -296,6 +296,20 @@ fn a_silent_engine_refuses_changes_but_not_its_end() {
     assert!(actions.contains(&Action::Kill));
 }
 
+/// To whoever takes it over too: it runs, and does not start.
+#[test]
+fn an_engine_that_was_silent_before_is_said_to_be() {
+    for (origin, reason) in [
+        (Origin::Adoption { phase: None, decided: None }, Denial::Unresponsive),
+        (Origin::Start, Denial::Starting),
+    ] {
+        let mut guest = Guest::new(origin);
+        guest.gets(Input::Silent);
+        let (change, _) = guest.asks(Ask::Change);
+        assert_eq!(guest.reply(change), Some(&Reply::Denied { reason }));
+    }
+}
+
 #[test]
 fn one_change_at_a_time() {
     let mut guest = Guest::with_os();

@@ -2,6 +2,8 @@
 //! The registry says what a switch is; when its process runs, that is told, and so are guests whose links come or go.
 
 use std::fs::File;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -280,7 +282,26 @@ fn exchange_wire(runner: &Runner<'_>) -> Option<Problem> {
 
 /// What is in the way of a switch's wire now, and may be gone when it is needed.
 fn problems(all: &[Vswitch], switch: &Vswitch) -> Vec<Problem> {
-    missing_interface(switch).into_iter().chain(shared_forwards(all, switch)).collect()
+    let shared = shared_forwards(all, switch);
+    missing_interface(switch).into_iter().chain(shared).chain(foreign_forwards(switch)).collect()
+}
+
+/// Forwards at addresses that this VM Host has not: one may come, and until then nobody can listen there.
+fn foreign_forwards(switch: &Vswitch) -> Vec<Problem> {
+    let is_ours = |address: Ipv4Addr| match UdpSocket::bind((address, 0)) {
+        Err(error) => error.kind() != ErrorKind::AddrNotAvailable,
+        Ok(_) => true,
+    };
+    let foreign = switch.forwards.iter().filter(|forward| !is_ours(*forward.host.ip()));
+    let problem = |forward: &Forward| {
+        let text = format!(
+            "port forward {forward} of virtual switch '{}' works only while this VM Host has the address {}, which it has not now",
+            switch.name,
+            forward.host.ip()
+        );
+        Problem::warning(switch.name.as_str(), text)
+    };
+    foreign.map(problem).collect()
 }
 
 /// Of two switches that want the same port of the VM Host, the one that runs first has it.
@@ -546,4 +567,26 @@ pub fn named(host: &VmHost, selector: &SwitchSelector) -> Result<Vswitch, Refusa
     };
     let found = host.registry.vswitch(selector)?;
     found.ok_or_else(|| SwitchRefused::Unknown(shown()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forward_at_an_address_of_another_machine_is_told() {
+        let number = SwitchNumber::new(3).expect("a number");
+        let mut switch = Vswitch::new(number, "nat1".parse().expect("a name"));
+        let told = |switch: &Vswitch| {
+            foreign_forwards(switch).into_iter().map(|problem| problem.text).collect::<Vec<_>>()
+        };
+        let forward = |text: &str| text.parse::<Forward>().expect("one");
+        switch.forwards =
+            vec![forward("tcp:2224:10.0.2.15:22"), forward("tcp:127.0.0.1:2225:10.0.2.15:22")];
+        assert_eq!(told(&switch), Vec::<String>::new());
+        // An address of nobody (RFC 5737).
+        switch.forwards.push(forward("udp:192.0.2.1:2226:10.0.2.15:22"));
+        let told = told(&switch);
+        assert!(told.len() == 1 && told[0].contains("the address 192.0.2.1,"), "{told:?}");
+    }
 }
