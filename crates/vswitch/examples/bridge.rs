@@ -3,12 +3,16 @@
 //! benchmark drives it.
 //!
 //! ```text
-//! cargo run --release -p hpvm-vswitch --example bridge -- SOCKET lan:SOCKET…
+//! cargo run --release -p hpvm-vswitch --example bridge -- SOCKET lan:SOCKET MAC@SOCKET portid:3:rate:1G,1G…
 //! ```
+//!
+//! A port has no rules, unless its guest's address is said: then it has a new guest's, by which nobody sends from another
+//! address. Whatever else `hpvmnet -u` can ask of ports may stand among the sockets.
 
 use std::error::Error;
 use std::os::unix::net::UnixListener;
 
+use hpvm_model::network::PortChange;
 use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard, SwitchState};
 use hpvm_vswitch::{Beginning, Clock, GuestMemory, Options, PortOptions, Switch};
 
@@ -20,19 +24,31 @@ fn main() -> Result<(), Box<dyn Error>> {
         beginning: Beginning::AtOnce,
     };
     let (switch, events) = Switch::start(options)?;
-    for (number, word) in (1u16..).zip(std::env::args().skip(1)) {
-        let (kind, path) = match word.strip_prefix("lan:") {
-            Some(path) => (NicKind::Lan, path),
+    let (changes, sockets): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|word| word.starts_with("portid:"));
+    let changes: Vec<PortChange> =
+        changes.iter().map(|word| word.parse()).collect::<Result<_, _>>()?;
+    for (number, word) in (1u16..).zip(&sockets) {
+        let (kind, word) = match word.strip_prefix("lan:") {
+            Some(rest) => (NicKind::Lan, rest),
             None => (NicKind::AvioLan, word.as_str()),
         };
-        let _ = std::fs::remove_file(path);
-        let rules = PortRules { spoof_guard: SpoofGuard::Off, ..PortRules::default() };
         let [high, low] = number.to_be_bytes();
+        let (mac, spoof_guard, path) = match word.split_once('@') {
+            Some((mac, path)) => (mac.parse()?, SpoofGuard::On, path),
+            None => (MacAddress::for_a_guest([0x52, 0, 0, 0, high, low]), SpoofGuard::Off, word),
+        };
+        let mut rules = PortRules { spoof_guard, ..PortRules::default() };
         let port = PortNumber::new(number).ok_or("too many sockets")?;
+        changes
+            .iter()
+            .filter(|change| change.port == port)
+            .for_each(|change| change.apply(&mut rules));
+        let _ = std::fs::remove_file(path);
         let options = PortOptions {
             kind,
             listener: UnixListener::bind(path)?,
-            mac: MacAddress::for_a_guest([0x52, 0, 0, 0, high, low]),
+            mac,
             features: None,
             memory: GuestMemory::Trusted,
             rules,

@@ -118,6 +118,7 @@ const ORDER: &[&str] = &[
     "virtual switch, 1518 B both",
     "virtual switch, one frame",
     "virtual switch, 8,191",
+    "virtual switch, ports",
     "virtual switch with",
     "one guest, AVIO, out",
     "one guest, AVIO, in",

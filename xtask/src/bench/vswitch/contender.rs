@@ -4,6 +4,7 @@
 //! folders, database and network namespace are their own. Another switch is one more function here.
 
 use std::fs::{self, File};
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,6 +24,12 @@ pub(super) const SMALL_DPDK: &str = "--no-huge --no-shconf --no-telemetry --no-p
 
 /// The processor that forwards; the generator has the first.
 const FORWARDER: &str = "1";
+
+/// From which the generator sends where a port's guest has one address: left and right, as `station` of `frames.c` has it.
+const STATIONS: [&str; 2] = ["0x020a00000000", "0x020b00000000"];
+
+/// Of a port that says nothing: all that a port can ask for. Its copies would go to the port after it.
+const RULES: [&str; 3] = ["portid:3:rate:1G,1G", "portid:3:addr:10.12.0.1", "portid:3:mirror:4"];
 
 /// All threads of our switch begin with the example's name.
 const OURS_FORWARDS: &str = "bridge";
@@ -53,12 +60,28 @@ pub(super) struct Contender {
 impl Contender {
     /// Our library in its shortest use: one switch, one forwarding thread.
     pub(super) fn ours(folder: &Path, name: &'static str, ports: usize) -> Result<Contender> {
-        let mut contender = Contender::new(folder, name, OURS_FORWARDS, ports)?;
+        let contender = Contender::new(folder, name, OURS_FORWARDS, ports)?;
+        let words = contender.sockets.iter().map(|socket| socket.display().to_string()).collect();
+        contender.bridged(words)
+    }
+
+    /// The same, with the rules of a new guest's port on the two that talk, beside one that has all there are.
+    pub(super) fn ours_with_rules(folder: &Path, name: &'static str) -> Result<Contender> {
+        let contender = Contender::new(folder, name, OURS_FORWARDS, 4)?;
+        let stations =
+            STATIONS.iter().map(|mac| format!("{mac}@")).chain(iter::repeat(String::new()));
+        let ports = stations.zip(&contender.sockets);
+        let ports = ports.map(|(station, socket)| format!("{station}{}", socket.display()));
+        let words = ports.chain(RULES.map(String::from)).collect();
+        contender.bridged(words)
+    }
+
+    fn bridged(mut self, words: Vec<String>) -> Result<Contender> {
         let mut command = Command::new("taskset");
-        command.args(["-c", FORWARDER]).arg(bridge()?).args(&contender.sockets);
-        contender.spawn(command)?;
-        contender.wait_until_it_listens()?;
-        Ok(contender)
+        command.args(["-c", FORWARDER]).arg(bridge()?).args(words);
+        self.spawn(command)?;
+        self.wait_until_it_listens()?;
+        Ok(self)
     }
 
     /// testpmd between two vhost ports: it takes frames here and puts them there, and looks at nothing.
