@@ -11,6 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <linux/perf_event.h>
+#include <sys/syscall.h>
+
 #include <rte_cycles.h>
 #include <rte_ethdev.h>
 #include <rte_memcpy.h>
@@ -20,6 +23,8 @@
 #define WARM_UP_MS 3
 #define ANSWER_S 20
 #define TRIPS_MAX 200000
+/* Of one switch. */
+#define FORWARDERS_MAX 256
 /* A loop that took longer was not running: something else had the processor. */
 #define HELD_UP_US 50
 
@@ -27,6 +32,8 @@ struct tally {
     uint64_t sent, received, cycles, held_up;
     /* For how long the switch's forwarding threads wanted to run and could not. */
     uint64_t waited_ns;
+    /* What these threads used of the processor, by its own counters; 0 where it has none that can be read. */
+    uint64_t used;
 };
 
 static uint64_t milliseconds_in_cycles(unsigned int milliseconds)
@@ -44,21 +51,36 @@ void halt(const struct contender *contender)
     kill(contender->pid, SIGSTOP);
 }
 
-/* How long the threads of a switch that run ahead of others have waited for a processor so far. Even they wait when the
- * kernel gives others their least share, and such a slice tells nothing about the switch. */
+/* The threads of a switch that run ahead of others. */
+static int forwarders(const struct contender *contender, pid_t *threads)
+{
+    char path[64];
+    struct dirent *task;
+    int count = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", contender->pid);
+    DIR *tasks = opendir(path);
+    while (tasks != NULL && count < FORWARDERS_MAX && (task = readdir(tasks)) != NULL) {
+        pid_t thread = atoi(task->d_name);
+        if (thread != 0 && sched_getscheduler(thread) == SCHED_RR)
+            threads[count++] = thread;
+    }
+    if (tasks != NULL)
+        closedir(tasks);
+    return count;
+}
+
+/* How long a switch's forwarding threads have waited for a processor so far. Even they wait when the kernel gives others
+ * their least share, and such a slice tells nothing about the switch. */
 static uint64_t waited_ns(const struct contender *contender)
 {
     char path[64];
     uint64_t sum = 0;
-    struct dirent *task;
+    pid_t threads[FORWARDERS_MAX];
+    int count = forwarders(contender, threads);
 
-    snprintf(path, sizeof(path), "/proc/%d/task", contender->pid);
-    DIR *tasks = opendir(path);
-    while (tasks != NULL && (task = readdir(tasks)) != NULL) {
-        int thread = atoi(task->d_name);
-        if (thread == 0 || sched_getscheduler(thread) != SCHED_RR)
-            continue;
-        snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", contender->pid, thread);
+    for (int i = 0; i < count; i++) {
+        snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", contender->pid, threads[i]);
         FILE *file = fopen(path, "r");
         unsigned long ran, waited;
         if (file != NULL && fscanf(file, "%lu %lu", &ran, &waited) == 2)
@@ -66,9 +88,48 @@ static uint64_t waited_ns(const struct contender *contender)
         if (file != NULL)
             fclose(file);
     }
-    if (tasks != NULL)
-        closedir(tasks);
     return sum;
+}
+
+/* The processor's counters of the cycles that a switch's forwarding threads use. */
+struct meters {
+    int descriptors[FORWARDERS_MAX];
+    int count;
+    bool is_whole;
+};
+
+static struct meters meters_open(const struct contender *contender)
+{
+    struct perf_event_attr cycles = {
+        .type = PERF_TYPE_HARDWARE, .size = sizeof(cycles), .config = PERF_COUNT_HW_CPU_CYCLES};
+    pid_t threads[FORWARDERS_MAX];
+    int count = forwarders(contender, threads);
+    struct meters meters = {.is_whole = count > 0};
+
+    for (int i = 0; i < count && meters.is_whole; i++) {
+        int descriptor = syscall(SYS_perf_event_open, &cycles, threads[i], -1, -1, PERF_FLAG_FD_CLOEXEC);
+        if (descriptor >= 0)
+            meters.descriptors[meters.count++] = descriptor;
+        else
+            meters.is_whole = false;
+    }
+    return meters;
+}
+
+static uint64_t meters_read(const struct meters *meters)
+{
+    uint64_t sum = 0, used;
+    for (int i = 0; i < meters->count && meters->is_whole; i++) {
+        if (read(meters->descriptors[i], &used, sizeof(used)) == sizeof(used))
+            sum += used;
+    }
+    return sum;
+}
+
+static void meters_close(const struct meters *meters)
+{
+    for (int i = 0; i < meters->count; i++)
+        close(meters->descriptors[i]);
 }
 
 static uint16_t send_burst(const struct contender *contender, const struct pattern *pattern,
@@ -252,6 +313,8 @@ static void print_line(const struct contender *contender, const struct pattern *
            nanoseconds(tally->held_up), tally->waited_ns);
     if (pattern->kind == PING_PONG)
         printf(" crossing_ns=%.1f", median_ns);
+    if (tally->used != 0)
+        printf(" cycles=%lu", tally->used);
     putchar('\n');
 }
 
@@ -259,15 +322,19 @@ void slice(const struct contender *contender, const struct pattern *pattern, con
            unsigned int round, unsigned int milliseconds)
 {
     struct tally tally = {0};
-    uint64_t cycles = milliseconds_in_cycles(milliseconds), waited;
+    uint64_t cycles = milliseconds_in_cycles(milliseconds), waited, used = 0;
     double median_ns = 0;
 
     resume(contender);
     pass_one(contender, LEFT, headers->bytes[LEFT][0], pattern->frame_bytes);
     if (pattern->kind == STREAM) {
+        struct meters meters = meters_open(contender);
         stream(contender, pattern, headers, milliseconds_in_cycles(WARM_UP_MS));
         waited = waited_ns(contender);
+        used = meters_read(&meters);
         tally = stream(contender, pattern, headers, cycles);
+        used = meters_read(&meters) - used;
+        meters_close(&meters);
     } else {
         drain(contender);
         waited = waited_ns(contender);
@@ -279,6 +346,7 @@ void slice(const struct contender *contender, const struct pattern *pattern, con
     /* The kernel adds to the time a thread waited when it runs again. */
     pass_one(contender, LEFT, headers->bytes[LEFT][0], pattern->frame_bytes);
     tally.waited_ns = waited_ns(contender) - waited;
+    tally.used = used;
     halt(contender);
     print_line(contender, pattern, round, &tally, median_ns);
 }

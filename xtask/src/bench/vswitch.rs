@@ -142,15 +142,18 @@ fn throughput(slices: &Slices, pattern: &str, what: &str, target: &'static str, 
     let ours = slices.ratio(pattern, OURS, LIMIT);
     let theirs = slices.ratio(pattern, OVS, LIMIT);
     let rate = slices.median(pattern, OURS);
-    // Of the processor's time stamp counter, which runs at one pace.
-    let cycles = slices.clock_hz / (rate * 1e6);
+    let cycles = match slices.cycles(pattern, OURS) {
+        Some(cycles) => format!("{cycles:.0} cycles"),
+        // Its time stamp counter runs at one pace, whatever that of the processor is.
+        None => format!("{:.0} TSC cycles", slices.clock_hz / (rate * 1e6)),
+    };
     let above = slices.ratio(pattern, OURS, OVS);
     Row {
         what: format!("virtual switch, {what}"),
         peer: format!("OVS-DPDK {}", spread(&theirs)),
         target,
         measured: format!(
-            "{} ({rate:.2} Mpps, {cycles:.0} TSC cycles a frame); {} of OVS-DPDK",
+            "{} ({rate:.2} Mpps, {cycles} a frame); {} of OVS-DPDK",
             spread(&ours),
             spread(&above)
         ),

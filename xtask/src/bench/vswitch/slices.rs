@@ -13,12 +13,18 @@ const HELD_UP_MAX: f64 = 0.05;
 #[derive(Debug)]
 pub(super) struct Slices {
     pub(super) clock_hz: f64,
-    figures: BTreeMap<(String, String), BTreeMap<u64, f64>>,
+    figures: BTreeMap<Place, BTreeMap<u64, f64>>,
+    /// Processor cycles a frame, where the processor's counters could be read.
+    cycles: BTreeMap<Place, Vec<f64>>,
 }
+
+/// A pattern and a switch.
+type Place = (String, String);
 
 impl Slices {
     pub(super) fn parse(lines: &str) -> Result<Slices> {
-        let mut slices = Slices { clock_hz: f64::NAN, figures: BTreeMap::new() };
+        let mut slices =
+            Slices { clock_hz: f64::NAN, figures: BTreeMap::new(), cycles: BTreeMap::new() };
         for line in lines.lines() {
             let (kind, words) = line.split_once(' ').unwrap_or((line, ""));
             let fields: BTreeMap<&str, &str> =
@@ -48,6 +54,10 @@ impl Slices {
         let name = |field: &str| fields.get(field).map(|word| (*word).to_owned());
         let place = name("pattern").zip(name("switch")).context("no pattern or switch")?;
         let round = number(fields, "round")? as u64;
+        if let Ok(cycles) = number(fields, "cycles") {
+            let frame = cycles / number(fields, "received")?;
+            self.cycles.entry(place.clone()).or_default().push(frame);
+        }
         self.figures.entry(place).or_default().insert(round, figure);
         Ok(())
     }
@@ -59,6 +69,12 @@ impl Slices {
 
     pub(super) fn median(&self, pattern: &str, switch: &str) -> f64 {
         self.of(pattern, switch).map(|(_, figure)| figure).collect::<Series>().median()
+    }
+
+    /// What a frame cost of the processor, by its own counters; `None` where nothing can be read of them.
+    pub(super) fn cycles(&self, pattern: &str, switch: &str) -> Option<f64> {
+        let cycles = self.cycles.get(&(pattern.to_owned(), switch.to_owned()))?;
+        Some(cycles.iter().copied().collect::<Series>().median())
     }
 
     /// One switch's figures over another's, round by round where both have one.
@@ -94,6 +110,14 @@ slice pattern=ping round=0 switch=a sent=9 received=9 ns=1000 held_up_ns=0 waite
         assert_eq!(slices.median("small", "a"), 100.0);
         assert_eq!(slices.ratio("small", "b", "a").median(), 0.5);
         assert_eq!(slices.median("ping", "a"), 440.5);
+    }
+
+    #[test]
+    fn cycles_are_told_of_slices_that_have_them() {
+        let slices = Slices::parse(LINES).unwrap();
+        assert_eq!(slices.cycles("small", "a"), None);
+        let counted = LINES.replace("waited_ns=0\n", "waited_ns=0 cycles=9000\n");
+        assert_eq!(Slices::parse(&counted).unwrap().cycles("small", "a"), Some(90.0));
     }
 
     #[test]
