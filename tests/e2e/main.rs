@@ -47,6 +47,7 @@ mod net_load;
 mod networks;
 mod one_owner;
 mod pool;
+mod ports_kept;
 mod power_cut;
 mod read_only_root;
 mod refusals;
@@ -134,6 +135,7 @@ const SUBJECTS: &[&[Test]] = &[
     net_load::TESTS,
     networks::TESTS,
     one_owner::TESTS,
+    ports_kept::TESTS,
     shared_disks::TESTS,
     server_entries::TESTS,
     sharing::TESTS,

@@ -1,7 +1,9 @@
 //! Ports of guests that start, run and end: each is there before QEMU looks for it, and goes when the guest has.
 
+use std::path::Path;
 use std::time::Duration;
 
+use hpvm_host::removal;
 use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch};
 use hpvm_plan::record::{AttachedNic, BootRecord, DeviceChange, Machine};
 use hpvm_registry::Selector;
@@ -131,9 +133,12 @@ impl<'a> Changing<'a> {
 
     fn detach(&self, attached: &AttachedNic) -> Result<(), Refusal> {
         match Runner::claim(self.host, attached.switch) {
-            Err(Refusal::Switch(SwitchRefused::Unknown(_))) => Ok(()),
-            claimed => claimed?.detach(self.config.number, Some(attached.nic.port)),
+            Err(Refusal::Switch(SwitchRefused::Unknown(_))) => {}
+            claimed => claimed?.detach(self.config.number, Some(attached.nic.port))?,
         }
+        // Nobody listens there now; what cannot be removed goes with the guest's folder.
+        let _ = removal::file(Path::new(&attached.socket));
+        Ok(())
     }
 }
 

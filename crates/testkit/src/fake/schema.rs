@@ -10,8 +10,8 @@ static RECORDED: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../../../qmp/schemas/qemu-10.0.json")).unwrap_or_default()
 });
 
-/// The command whose argument list is open: what a device takes is its own business.
-const OPEN: &str = "device_add";
+/// The commands whose argument lists are open: what a device takes is its own business, and a network's depends on its kind.
+const OPEN: [&str; 2] = ["device_add", "netdev_add"];
 
 /// Whether QEMU would let the command through to its own code.
 pub(super) fn judge(command: &str, arguments: &Map<String, Value>) -> Result<(), Refusal> {
@@ -28,7 +28,7 @@ pub(super) fn judge(command: &str, arguments: &Map<String, Value>) -> Result<(),
         }
     }
     match arguments.keys().find(|name| !known.contains_key(*name)) {
-        Some(name) if command != OPEN => {
+        Some(name) if !OPEN.contains(&command) => {
             Err(Refusal::generic(format!("Parameter '{name}' is unexpected")))
         }
         _ => Ok(()),
