@@ -414,6 +414,7 @@ fn rules_hold_on_running_ports() {
             a_trunk_has_tags(&mut scene, who, other);
             an_address_is_held_to(&mut scene, who, other);
             a_mirror_hears_both_ways(&mut scene, who, other);
+            what_a_guest_sends_beyond_its_rate_waits(&mut scene, who, other);
         }
         for (mac, place) in
             [("0x56a100000001", "1"), ("0x56a100000002", "2"), ("0x020707070707", "wire")]
@@ -485,6 +486,23 @@ fn a_mirror_hears_both_ways(scene: &mut Scene, who: Who, other: Who) {
     scene.change(&format!("portid:{}:mirror:none", who.port()));
     scene.says(who, Who::Station, 90);
     scene.says(Who::Station, other, 91);
+}
+
+/// Of 20 frames of 1,000 bytes 16,384 bytes come at once; the last waits until the 2,616 bytes between have gone at 10,000 a
+/// second. None is lost.
+fn what_a_guest_sends_beyond_its_rate_waits(scene: &mut Scene, who: Who, other: Who) {
+    const AT_LEAST: Duration = Duration::from_millis(260);
+    let before = scene.counters(who);
+    scene.change(&format!("portid:{}:rate:none,80K/16K", who.port()));
+    let began = Instant::now();
+    let sent = frame(other.mac(), who.mac(), 1000, 7);
+    (0..20).for_each(|_| scene.speaker(who).send(&sent));
+    (0..20).for_each(|_| assert!(scene.speaker(other).hear() == sent));
+    let took = began.elapsed();
+    assert!(took >= AT_LEAST, "{who:?}: {took:?}");
+    scene.change(&format!("portid:{}:rate:none", who.port()));
+    scene.says(who, other, 90);
+    assert_eq!(scene.counters(who)["out_discards"], before["out_discards"]);
 }
 
 /// Who claims buffers that its ring has no room for is not served any more, until it begins anew; the log tells it, and
