@@ -24,7 +24,8 @@ fn packet_sizes_are_compared() {
     apart(compared);
 }
 
-/// Settles 127: who starts is compared with the wire, who runs when the switch is booted anew, and who gets a NIC meanwhile.
+/// Settles 127: who starts is compared with the wire, or with the others, who runs when the switch is booted anew, and who gets
+/// a NIC meanwhile.
 fn compared() {
     let host = VmHost::new(Engine::Real);
     pair("lan0", "far0");
@@ -35,12 +36,11 @@ fn compared() {
     host.ok(&["hpvmcreate", "-P", "one", "-r", "512M", "-a", nics[0], "-a", nics[1]]);
     let started = host.run(&["hpvmstart", "-P", "one"]);
     assert!(started.status.success(), "{started}");
-    let words = "carries packets of 9000 bytes, and the guest takes 1500 for its NIC at 0,1;";
-    assert!(started.stderr.contains(words), "{started}");
+    let emulated = "carries packets of 9000 bytes, and guest one takes 1500 for its NIC at 0,1;";
+    assert!(started.stderr.contains(emulated), "{started}");
     assert!(!started.stderr.contains("NIC at 0,2"), "an AVIO NIC tells its guest: {started}");
 
     let booted = || host.run(&["hpvmnet", "-S", "sw1", "-b"]);
-    let emulated = "carries packets of 9000 bytes, and guest one takes 1500 for its NIC at 0,1;";
     assert!(booted().stderr.contains(emulated), "{}", booted());
     ip("link set lan0 mtu 1500");
     let avio = "carries packets of 1500 bytes, and guest one takes 9000 for its NIC at 0,2;";
@@ -60,13 +60,24 @@ fn running_it_is_compared_too(host: &VmHost) {
         changed.stderr
     };
     let added = changed("-a", "network:lan:0,4:vswitch:sw1");
-    let words = "carries packets of 9000 bytes, and the guest takes 1500 for its NIC at 0,4;";
+    let words = "carries packets of 9000 bytes, and guest one takes 1500 for its NIC at 0,4;";
     assert!(added.contains(words) && added.lines().count() == 1, "{added}");
     assert_eq!(changed("-a", "network:avio_lan:0,5:vswitch:sw1"), "");
     let moved = changed("-m", "network:avio_lan:0,5:vswitch:sw2");
     assert!(moved.contains("'sw2' is halted, so the NIC at 0,5 has no link"), "{moved}");
     assert!(!moved.contains("packets"), "it is alone there: {moved}");
+    who_starts_without_a_wire_is_compared(host);
     without_a_wire_guests_are_compared(&changed, &|| host.run(&["hpvmnet", "-S", "sw2", "-b"]));
+}
+
+fn who_starts_without_a_wire_is_compared(host: &VmHost) {
+    host.ok(&["hpvmcreate", "-P", "two", "-r", "64M", "-a", "network:lan:0,1:vswitch:sw2"]);
+    let started = host.run(&["hpvmstart", "-P", "two"]);
+    let words = "on virtual switch 'sw2' guest one takes packets of 9000 bytes for its NIC at 0,5, \
+                 and guest two no more than 1500 for its at 0,1; set MTU 1500 in guest one";
+    assert!(started.status.success() && started.stderr.contains(words), "{started}");
+    assert_eq!(started.stderr.matches("packets").count(), 1, "{started}");
+    host.ok(&["hpvmstop", "-P", "two", "-h", "-F"]);
 }
 
 /// One that takes 1500 bytes comes to one that was told 9000 elsewhere.

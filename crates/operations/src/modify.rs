@@ -144,7 +144,7 @@ fn attempt(
     carry_out(host, actor, &mut modified, running.as_ref(), &planned, &mut plan_anew)?;
     if running.is_some() && !request.nics.is_empty() {
         modified.problems.extend(forwards::problems(host, &modified.after));
-        modified.problems.extend(mtu::of_comers(host, &modified.before, &modified.after));
+        modified.problems.extend(mtu::of_comers(host, &modified.before.nics, &modified.after.nics));
     }
     Ok(modified)
 }

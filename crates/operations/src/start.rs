@@ -17,7 +17,7 @@ use hpvm_plan::record::{
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
-use crate::network::{forwards, ports};
+use crate::network::{forwards, mtu, ports};
 use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
@@ -94,6 +94,7 @@ pub fn start(
     }
     result?;
     found.extend(forwards::problems(host, &config));
+    found.extend(mtu::of_comers(host, &[], &config.nics));
     Ok(Started::Now(found))
 }
 

@@ -3,6 +3,7 @@
 
 pub mod boot_disk;
 mod network;
+pub mod packets;
 pub mod registered;
 mod stores;
 

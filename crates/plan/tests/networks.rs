@@ -290,7 +290,8 @@ fn a_guest_that_takes_another_packet_size_than_the_wire_has_is_told_of() {
         let problems = found(Some(mtu));
         let [problem] = &problems[..] else { panic!("{problems:?}") };
         assert_eq!(problem.severity, Severity::Warning);
-        let words = format!("packets of {mtu} bytes, and the guest takes 1500 for its NIC at 0,1;");
+        let words =
+            format!("packets of {mtu} bytes, and guest guest1 takes 1500 for its NIC at 0,1;");
         assert!(problem.text.contains(&words), "{problem:?}");
     }
 }

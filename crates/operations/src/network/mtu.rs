@@ -1,12 +1,12 @@
 //! Compares the longest packet that a switch's wire carries with what the guests that run on it take it to be; without a wire
-//! the guests are compared with each other. A switch that gets a wire or is booted does; a guest that starts, or gets a NIC, is
-//! compared with everything else that is known of it.
+//! the guests are compared with each other, also when one starts or gets a NIC there. Beside a wire the judge compares those.
 
-use hpvm_host::nic::Nic;
-use hpvm_model::{GuestConfig, Problem, Vswitch};
+use hpvm_host::nic;
+use hpvm_model::{GuestConfig, Nic, Problem, Vswitch};
+use hpvm_plan::judge::packets;
 use hpvm_plan::record::AttachedNic;
 
-use super::wire;
+use super::{runner, wire};
 use crate::{Refusal, VmHost};
 
 /// A NIC on the switch, and the running guest whose it is.
@@ -15,29 +15,26 @@ type Running<'a> = (&'a GuestConfig, &'a AttachedNic);
 /// The NICs whose guests take another size than the wire has now, which was changed or cannot be told to them; without a wire,
 /// another than the least.
 pub(super) fn problems(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, Refusal> {
-    let machines = host.machines()?;
+    let machines = host.machines_of(runner::guests_on(host, switch.number))?;
     let on_it: Vec<Running<'_>> = machines
         .iter()
         .flat_map(|(config, machine)| machine.nics.iter().map(move |attached| (config, attached)))
         .filter(|(_, attached)| attached.switch == switch.number)
         .collect();
-    Ok(match switch.wire.interface().and_then(wire::interface) {
+    Ok(match interface(switch) {
         Some(interface) => beside_the_wire(switch, &interface, &on_it),
         None => beside_each_other(switch, &on_it),
     })
 }
 
-/// The same for the switches without a wire to which NICs of a running guest came. A NIC that comes from another switch keeps the
-/// size that its guest was told there.
-pub(crate) fn of_comers(host: &VmHost, before: &GuestConfig, after: &GuestConfig) -> Vec<Problem> {
+/// The same for the switches without a wire to which NICs of a guest that runs now came. A NIC that comes from another switch
+/// keeps the size that its guest was told there.
+pub(crate) fn of_comers(host: &VmHost, before: &[Nic], after: &[Nic]) -> Vec<Problem> {
     let comes = |switch: &Vswitch| {
-        let mut nics = after.nics.iter().filter(|nic| !before.nics.contains(nic));
-        nics.any(|nic| nic.vswitch == switch.name)
+        after.iter().any(|nic| nic.vswitch == switch.name && !before.contains(nic))
     };
-    let is_meant = |switch: &&Vswitch| {
-        switch.wire.interface().and_then(wire::interface).is_none() && comes(switch)
-    };
-    // The change is made, and does not fail for what cannot be looked at.
+    let is_meant = |switch: &&Vswitch| comes(switch) && interface(switch).is_none();
+    // The guest runs, and does not fail for what cannot be looked at.
     let switches = host.registry.vswitches().unwrap_or_default();
     switches
         .iter()
@@ -46,20 +43,17 @@ pub(crate) fn of_comers(host: &VmHost, before: &GuestConfig, after: &GuestConfig
         .collect()
 }
 
-fn beside_the_wire(switch: &Vswitch, interface: &Nic, on_it: &[Running<'_>]) -> Vec<Problem> {
+fn interface(switch: &Vswitch) -> Option<nic::Nic> {
+    switch.wire.interface().and_then(wire::interface)
+}
+
+fn beside_the_wire(switch: &Vswitch, interface: &nic::Nic, on_it: &[Running<'_>]) -> Vec<Problem> {
     let carried = interface.mtu_bytes;
-    let others = on_it.iter().filter(|(_, nic)| u32::from(nic.mtu_in_guest()) != carried);
-    let told = others.map(|(config, attached)| {
-        let text = format!(
-            "the LAN of virtual switch '{}' carries packets of {carried} bytes, and guest {} takes {} for its NIC at {}; set MTU {carried} in the guest",
-            switch.name,
-            config.name,
-            attached.mtu_in_guest(),
-            attached.nic.slot
-        );
-        Problem::warning(interface.name.as_str(), text)
+    let told = on_it.iter().filter_map(|(config, attached)| {
+        let in_guest = attached.mtu_in_guest();
+        packets::beside_the_wire(&switch.name, carried, &config.name, &attached.nic, in_guest)
     });
-    told.collect()
+    told.map(|text| Problem::warning(interface.name.as_str(), text)).collect()
 }
 
 fn beside_each_other(switch: &Vswitch, on_it: &[Running<'_>]) -> Vec<Problem> {

@@ -4,6 +4,7 @@
 //! A process and its keeper that were both killed leave guests without a network. The next command that has anything to do
 //! with the switch starts it again, with the ports of all guests that run.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -178,8 +179,7 @@ impl<'a> Runner<'a> {
 
     /// What the process goes on with when it is started again.
     fn wanted(&self) -> Option<Wanted> {
-        let text = fs::read_to_string(self.folder.join(switch_folder::PORTS)).ok()?;
-        Wanted::read(&text).ok()
+        wanted(&self.folder)
     }
 
     /// Gives the running process the wire that the switch is to have.
@@ -412,6 +412,17 @@ pub(crate) fn status(host: &VmHost, number: u32) -> Option<Status> {
     let mut text = String::new();
     file.take(4 << 20).read_to_string(&mut text).ok()?;
     Status::read(&text)
+}
+
+/// The guests that have ports of a switch.
+pub(super) fn guests_on(host: &VmHost, switch: SwitchNumber) -> BTreeSet<GuestNumber> {
+    let wanted = wanted(&host.root.switch_dir(switch.get()));
+    wanted.into_iter().flat_map(|wanted| wanted.ports).map(|plug| plug.number).collect()
+}
+
+fn wanted(folder: &Path) -> Option<Wanted> {
+    let text = fs::read_to_string(folder.join(switch_folder::PORTS)).ok()?;
+    Wanted::read(&text).ok()
 }
 
 fn runs(folder: &Path) -> bool {

@@ -122,8 +122,16 @@ impl SwitchView {
 impl VmHost {
     /// The machines of all guests that run.
     pub(crate) fn machines(&self) -> Result<Vec<(GuestConfig, Machine)>, Refusal> {
+        self.machines_of(self.run_folders().into_iter().filter_map(GuestNumber::new))
+    }
+
+    /// Those of these guests that run.
+    pub(super) fn machines_of(
+        &self,
+        guests: impl IntoIterator<Item = GuestNumber>,
+    ) -> Result<Vec<(GuestConfig, Machine)>, Refusal> {
         let mut machines = Vec::new();
-        for number in self.run_folders().into_iter().filter_map(GuestNumber::new) {
+        for number in guests {
             if !self.presence(number).is_on() {
                 continue;
             }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use hpvm_model::limits::NICS_IN_MEMORY_MIN;
-use hpvm_model::{GuestConfig, MacAddress, Nic, NicKind, PciSlot, SwitchState};
+use hpvm_model::{GuestConfig, GuestName, MacAddress, Nic, NicKind, PciSlot, SwitchState};
 
-use super::{Finding, Findings, never, note, taken};
+use super::{Finding, Findings, never, note, packets, taken};
 use crate::facts::HostFacts;
 use crate::facts::network::{LanAnswer, MacHold, MacHolder, SwitchFact};
 
@@ -93,7 +93,7 @@ fn joined(
     }
     on_lan(nic, facts, all);
     if facts.start.is_some() {
-        in_use(nic, facts.network.attach(nic).mtu_in_guest(), switch, all);
+        in_use(&config.name, nic, facts.network.attach(nic).mtu_in_guest(), switch, all);
     }
 }
 
@@ -109,12 +109,18 @@ pub(super) fn comes(
         let is_it = |old: &&Nic| (old.slot, old.kind, old.mac) == (nic.slot, nic.kind, nic.mac);
         // The guest was told when it got the NIC, and is told no more.
         let told = before.nics.iter().find(is_it).unwrap_or(nic);
-        in_use(nic, facts.network.attach(told).mtu_in_guest(), switch, all);
+        in_use(&config.name, nic, facts.network.attach(told).mtu_in_guest(), switch, all);
     }
 }
 
 /// What the guest meets at its switch as soon as it uses the NIC, which it takes to carry so many bytes.
-fn in_use(nic: &Nic, mtu_in_guest: u16, switch: &SwitchFact, all: &mut Findings) {
+fn in_use(
+    guest: &GuestName,
+    nic: &Nic,
+    mtu_in_guest: u16,
+    switch: &SwitchFact,
+    all: &mut Findings,
+) {
     let vswitch = &nic.vswitch;
     if switch.state == SwitchState::Halted {
         let text =
@@ -127,11 +133,9 @@ fn in_use(nic: &Nic, mtu_in_guest: u16, switch: &SwitchFact, all: &mut Findings)
         );
         all.push(note(vswitch.as_str(), text));
     }
-    if let Some(carried) = switch.mtu.filter(|carried| *carried != mtu_in_guest) {
-        let text = format!(
-            "the LAN of virtual switch '{vswitch}' carries packets of {carried} bytes, and the guest takes {mtu_in_guest} for its NIC at {}; set MTU {carried} in the guest, or give it an avio_lan NIC, which tells it",
-            nic.slot
-        );
+    let differ =
+        |carried| packets::beside_the_wire(vswitch, u32::from(carried), guest, nic, mtu_in_guest);
+    if let Some(text) = switch.mtu.and_then(differ) {
         all.push(note(nic.to_string(), text));
     }
 }
