@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use hpvm_host::lock::pause_for;
 use hpvm_host::process::{PidFd, Signal};
 use hpvm_model::GuestConfig;
 use hpvm_registry::{Access, Outcome, Registry};
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
-use rustix::event::{Timespec, poll};
 
 use crate::Test;
 use crate::pool::image;
@@ -389,7 +389,7 @@ fn a_copy_killed_at_any_moment_leaves_nothing() {
             .command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy])
             .spawn()
             .expect("it starts");
-        pause(Duration::from_micros(moment_us));
+        pause_for(Duration::from_micros(moment_us));
         child.kill().expect("our own child");
         met += usize::from(!child.wait().expect("our own child").success());
         let doctor = host.run(&["hpvm", "doctor", "--repair"]);
@@ -498,10 +498,4 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
-}
-
-/// Until a moment drawn by lot.
-pub(crate) fn pause(time: Duration) {
-    let timeout = Timespec::try_from(time).unwrap_or_default();
-    let _ = poll(&mut [], Some(&timeout));
 }

@@ -5,13 +5,14 @@ use std::io::Read;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use hpvm_host::lock::pause_for;
 use hpvm_host::process::{PidFd, Signal};
 use hpvm_registry::{Access, Outcome, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{moments, next, pause, seed};
+use crate::clone::{moments, next, seed};
 use crate::guest_processes::process;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -313,7 +314,7 @@ fn what_an_interrupted_command_says_is_true() {
             let host = with_a_removed_guest();
             let before = content(&host);
             let command = Running::of(&host, line);
-            pause(Duration::from_micros(next(&mut random) % 30_000));
+            pause_for(Duration::from_micros(next(&mut random) % 30_000));
             command.process.signal(Signal::INT).expect("our own child, or ended");
             let (code, said) = command.ends();
             let now = content(&host);

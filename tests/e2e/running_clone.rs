@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_app::snapshot::Agent;
+use hpvm_host::lock::pause_for;
 use hpvm_host::process::{PidFd, Signal};
 use hpvm_plan::copying::is_of_copy;
 use hpvm_qmp::RunState;
@@ -18,7 +19,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{Mounted, fill, moments, next, nothing_is_left, on, pause, seed, with_web};
+use crate::clone::{Mounted, fill, moments, next, nothing_is_left, on, seed, with_web};
 use crate::guest_processes::process;
 use crate::pool::image;
 
@@ -51,7 +52,7 @@ fn engine_is_as_it_was(host: &VmHost) {
         if left.is_empty() {
             return;
         }
-        pause(Duration::from_millis(20));
+        pause_for(Duration::from_millis(20));
     }
     panic!("left in the engine: {left}");
 }
@@ -401,7 +402,7 @@ fn a_command_killed_at_any_moment_leaves_nothing() {
     let (slow, mut random, mut met) = (Slow::start(), seed, 0);
     for round in 0..moments() {
         let mut child = slow.clone();
-        pause(Duration::from_micros(next(&mut random) % 1_000_000));
+        pause_for(Duration::from_micros(next(&mut random) % 1_000_000));
         child.kill().expect("our own child");
         met += usize::from(!child.wait().expect("our own child").success());
         let doctor = slow.host.run(&["hpvm", "doctor", "--repair"]);

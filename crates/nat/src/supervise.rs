@@ -17,8 +17,9 @@ use std::process::{Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
+use hpvm_host::lock::pause_for;
 use hpvm_nat::descriptor;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid};
@@ -84,8 +85,7 @@ pub(crate) fn supervise(start: &Start) -> io::Result<ExitCode> {
             Next::End(status) => return Ok(ExitCode::from(status)),
             Next::Again(pause) => {
                 eprintln!("hpvmnat: {}; it is started again", how(status));
-                let pause = Timespec::try_from(pause).map_err(io::Error::other)?;
-                poll(&mut [], Some(&pause))?;
+                pause_for(pause);
                 quick_ends += 1;
             }
         }

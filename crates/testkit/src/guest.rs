@@ -9,8 +9,8 @@ use hpvm_app::snapshot::Snapshot;
 use hpvm_console::attachment::Attachment;
 use hpvm_console::door::{ClientFrame, ServerFrame, Want};
 use hpvm_guesthost::KeptOff;
+use hpvm_host::lock::pause_for;
 use hpvm_host::names::run_folder;
-use rustix::event::{Timespec, poll};
 
 /// The tiny guest's prompt, without the blank that follows.
 const PROMPT: &str = "hpvm-guest#";
@@ -129,7 +129,6 @@ impl Console {
                 _ => {}
             }
         }
-        let pause = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-        let _ = poll(&mut [], Some(&pause));
+        pause_for(Duration::from_millis(2));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use hpvm_host::lines::LINE_BYTES_MAX;
+use hpvm_host::lock::pause_for;
 use hpvm_host::{fdpass, users};
 use rustix::net::sockopt::socket_peercred;
 
@@ -36,7 +37,7 @@ pub(crate) fn serve(listener: &UnixListener, owner: &Sender<Input>) {
         match connection {
             Ok(connection) => converse(connection, owner),
             // No descriptors left, for a moment: a busy loop would make it worse.
-            Err(_) => wait(Duration::from_millis(100)),
+            Err(_) => pause_for(Duration::from_millis(100)),
         }
     }
 }
@@ -94,9 +95,4 @@ fn read_request(connection: &UnixStream) -> Option<Read> {
         Ok(request) => Some(Ok((request, descriptors))),
         Err(_) => Some(Err("the request is not understood by this version of hpvmnetd")),
     }
-}
-
-pub(crate) fn wait(pause: Duration) {
-    let timeout = rustix::event::Timespec::try_from(pause).unwrap_or_default();
-    let _ = rustix::event::poll(&mut [], Some(&timeout));
 }

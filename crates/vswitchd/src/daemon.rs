@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use hpvm_host::confine::{Confinement, Enforced};
-use hpvm_host::lock::ByteLock;
+use hpvm_host::lock::{ByteLock, pause_for};
 use hpvm_host::names::switch_folder;
 use hpvm_host::nic::LinkWatch;
 use hpvm_model::{PortNumber, WireNow, chain};
@@ -209,7 +209,7 @@ impl Daemon {
                         self.log.say("it ends; the keeper starts hpvmnetd as it is installed now");
                         self.wait_for_last_word();
                         // Frames pass until then. Who ends sooner is taken for one that cannot live.
-                        control::wait(LIFE_GOOD.saturating_sub(self.began.elapsed()));
+                        pause_for(LIFE_GOOD.saturating_sub(self.began.elapsed()));
                         std::process::exit(0);
                     }
                 },

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use hpvm_host::lock::{ByteLock, WORKER_BYTE};
+use hpvm_host::lock::{ByteLock, WORKER_BYTE, pause_for};
 use hpvm_host::names::switch_folder;
 use rustix::fs::{Mode, OFlags, openat, renameat};
 
@@ -47,8 +47,7 @@ impl Folder {
             if lock.is_some() || Instant::now() >= deadline {
                 return Ok(lock);
             }
-            let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-            let _ = rustix::event::poll(&mut [], Some(&pause));
+            pause_for(Duration::from_millis(5));
         }
     }
 

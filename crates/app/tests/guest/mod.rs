@@ -14,7 +14,7 @@ use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_app::snapshot::{Phase, Snapshot};
 use hpvm_engine::launch::{self, LaunchError, Milestones, Places};
-use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
+use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held, pause_for};
 use hpvm_host::process::{self, PidFd, Signal};
 use hpvm_model::{
     Accelerator, AdapterKind, Backing, Bytes, DeviceKind, DiskId, GuestNumber, GuestUuid, Memory,
@@ -278,8 +278,7 @@ pub fn signal(pid: i32, signal: Signal) {
 }
 
 pub fn pause() {
-    use rustix::event::{Timespec, poll};
-    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 }));
+    pause_for(Duration::from_millis(1));
 }
 
 impl Drop for Guest {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use hpvm_app::client;
 use hpvm_app::protocol::{CopiedState, Denial, Reply, Request};
 use hpvm_host::copy::{self, Progress};
+use hpvm_host::lock::pause_for;
 use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_host::signals;
 use hpvm_model::{Backing, FileIdentity, GuestConfig, GuestName, StorageType};
@@ -21,7 +22,6 @@ use hpvm_plan::copying::{DiskCopy, Target, writer};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::record::{Attached, Cache, Machine, Sharing};
 use hpvm_registry::Step;
-use rustix::event::{Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 
 use super::copies::{self, Copies, Stage};
@@ -33,7 +33,7 @@ use crate::{Refusal, VmHost, supervise};
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a copy of a command that was killed may take to go.
 const TAKEN_BACK: Duration = Duration::from_secs(20);
-const ASK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 const SECTOR_BYTES: u64 = 512;
 
 /// A running source, and what it writes of what is to be copied.
@@ -155,7 +155,7 @@ impl Running {
                 Ok(Reply::Denied { reason: Denial::Copying })
                     if Instant::now() < until && signals::interrupted().is_none() =>
                 {
-                    let _ = poll(&mut [], Some(&ASK_AGAIN));
+                    pause_for(ASK_AGAIN);
                 }
                 reply => return reply,
             }

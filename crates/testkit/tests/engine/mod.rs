@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
+use hpvm_host::lock::pause_for;
 use hpvm_qmp::blocking::Client;
 use hpvm_testkit::fake;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -123,7 +124,7 @@ pub(crate) fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
 
 /// Between two looks.
 pub(crate) fn pause() {
-    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }));
+    pause_for(Duration::from_millis(2));
 }
 
 const LINE: &str = "-name guest=g1,process=hpvm-1 -nodefaults -no-user-config -display none \
