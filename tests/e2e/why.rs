@@ -42,6 +42,8 @@ fn a_missing_disk_is_explained() {
     let screen = Screen::of(&host, "missing-disk");
     assert!(screen.first.is_some_and(|ask| ask.starts_with("put the file back")));
     fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
+    let over = Screen::of(&host, "over");
+    assert_eq!((over.first, over.next), (None, "hpvmstart -P web".to_owned()));
     follow(&host, &screen.next);
 }
 
@@ -89,16 +91,17 @@ fn too_little_memory_is_explained() {
 fn an_accelerator_that_does_not_work_is_explained() {
     let mut host = host_with_web(Engine::Fake);
     host.environment("HPVM_ACCEL", "kvm");
-    let start = match Path::new("/dev/kvm").exists() {
-        true => "unshare -m sh -c 'mount --bind /dev/null /dev/kvm && hpvmstart -P web'",
-        false => "hpvmstart -P web",
+    let without_kvm = |line: &str| match Path::new("/dev/kvm").exists() {
+        true => {
+            let hidden = "mount --bind /dev/null /dev/kvm";
+            typed(&host, &format!("unshare -m sh -c '{hidden} && {line}'"))
+        }
+        false => typed(&host, line),
     };
-    let start = typed(&host, start);
+    let start = without_kvm("hpvmstart -P web");
     assert_eq!(start.status.code(), Some(1), "{start}");
-    host.without_environment("HPVM_ACCEL");
-    let screen = Screen::of(&host, "kvm-unfit");
+    let screen = Screen::reading(&host, "kvm-unfit", &without_kvm("hpvm why web").stdout);
     assert_eq!(screen.first, None);
-    host.environment("HPVM_ACCEL", "kvm");
     follow(&host, &screen.next);
 }
 
@@ -272,14 +275,18 @@ impl Screen {
     /// Of the guest `web`, compared with the kept one.
     #[track_caller]
     fn of(host: &VmHost, name: &str) -> Screen {
-        let text = host.ok(&["hpvm", "why", "web"]);
+        Screen::reading(host, name, &host.ok(&["hpvm", "why", "web"]))
+    }
+
+    #[track_caller]
+    fn reading(host: &VmHost, name: &str, text: &str) -> Screen {
         let line = |start: &str| {
             text.lines()
                 .find_map(|line| line.strip_prefix(start))
                 .map(|line| line.trim().to_owned())
         };
         assert!(text.lines().count() < 24, "one screen: {text}");
-        let shown = golden::without_numbers(&golden::redacted(host, &text));
+        let shown = golden::without_numbers(&golden::redacted(host, text));
         golden::assert_kept(&format!("why/{name}"), &without_reason(&shown));
         let next = line("Next: ").unwrap_or_else(|| panic!("a next command: {text}"));
         for word in ["hpvmstop", "hpvmremove", "kill", " -d ", " -F"] {

@@ -93,10 +93,21 @@ fn subject(config: &GuestConfig) -> Subject {
 pub struct Failed {
     pub causes: Vec<String>,
     pub remedy: Option<Remedy>,
+    pub told_by: ToldBy,
+}
+
+/// Who told the causes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToldBy {
+    /// The judgement, which finds each of them again as long as it is there.
+    Judgement,
+    /// What was tried, and may fail again.
+    Trial,
 }
 
 const ASK: &str = "ask: ";
 const COMMAND: &str = "command: ";
+const JUDGED: &str = "judged:";
 
 impl Failed {
     #[must_use]
@@ -107,9 +118,10 @@ impl Failed {
                 Failed {
                     causes: errors().map(|p| p.text.clone()).collect(),
                     remedy: errors().find_map(|p| p.remedy.clone()),
+                    told_by: ToldBy::Judgement,
                 }
             }
-            other => Failed { causes: vec![chain(other)], remedy: None },
+            other => Failed { causes: vec![chain(other)], remedy: None, told_by: ToldBy::Trial },
         }
     }
 
@@ -121,18 +133,25 @@ impl Failed {
             lines.extend(ask.iter().map(|ask| format!("{ASK}{ask}")));
             lines.push(format!("{COMMAND}{command}"));
         }
+        if self.told_by == ToldBy::Judgement {
+            lines.push(JUDGED.to_owned());
+        }
         lines.join("\n")
     }
 
     #[must_use]
     pub fn from_text(text: &str) -> Failed {
-        let mut failed = Failed { causes: Vec::new(), remedy: None };
+        let mut failed = Failed { causes: Vec::new(), remedy: None, told_by: ToldBy::Trial };
         let mut asked = None;
         for line in text.lines() {
             if let Some(ask) = line.strip_prefix(ASK) {
                 asked = Some(ask.to_owned());
             } else if let Some(command) = line.strip_prefix(COMMAND) {
                 failed.remedy = Some(Remedy { ask: asked.take(), command: command.to_owned() });
+                // Earlier versions wrote no more of what was judged; of a trial there is no remedy.
+                failed.told_by = ToldBy::Judgement;
+            } else if line == JUDGED {
+                failed.told_by = ToldBy::Judgement;
             } else {
                 failed.causes.push(line.to_owned());
             }
@@ -150,20 +169,25 @@ mod tests {
         let remedy = |ask: Option<&str>| {
             Some(Remedy { ask: ask.map(str::to_owned), command: "hpvmstart -P web".into() })
         };
-        for remedy in [None, remedy(None), remedy(Some("put the file back"))] {
+        let check = |remedy, told_by| {
             let causes = vec!["the disk is gone".to_owned(), "so is the dvd".to_owned()];
-            let failed = Failed { causes, remedy };
+            let failed = Failed { causes, remedy, told_by };
             assert_eq!(Failed::from_text(&failed.to_text()), failed);
+        };
+        check(None, ToldBy::Trial);
+        for remedy in [None, remedy(None), remedy(Some("put the file back"))] {
+            check(remedy, ToldBy::Judgement);
         }
     }
 
     #[test]
     fn words_of_another_program_stay_one_cause() {
-        let failed = Failed { causes: vec!["QEMU said:\ncommand: rm -r /".into()], remedy: None };
-        let read = Failed::from_text(&failed.to_text());
-        assert_eq!(
-            read,
-            Failed { causes: vec!["QEMU said: command: rm -r /".into()], remedy: None }
-        );
+        let of = |cause: &str| Failed {
+            causes: vec![cause.into()],
+            remedy: None,
+            told_by: ToldBy::Trial,
+        };
+        let read = Failed::from_text(&of("QEMU said:\ncommand: rm -r /").to_text());
+        assert_eq!(read, of("QEMU said: command: rm -r /"));
     }
 }

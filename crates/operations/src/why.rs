@@ -13,11 +13,11 @@ use hpvm_plan::record::Machine;
 use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
-use crate::actor::Failed;
+use crate::actor::{Failed, ToldBy};
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::surroundings::{self, Trouble};
-use crate::{Refusal, VmHost, lost, lost_record};
+use crate::{Refusal, VmHost, console_media, lost, lost_record};
 
 /// So many operations back the last start is looked for.
 const RECENT_OPERATIONS: usize = 20;
@@ -213,8 +213,9 @@ fn with_waiting(mut why: Why, config: &GuestConfig, machine: Option<&Machine>) -
 fn off(host: &VmHost, config: &GuestConfig, presence: &Presence) -> Result<Why, Refusal> {
     let name = &config.name;
     let start = format!("hpvmstart -P {name}");
-    let facts = host.start_facts(config)?;
-    let found = problems(config, &facts, Purpose::Start);
+    // As a start takes it, with what was changed at the console.
+    let judged = console_media::seen(host, config.clone());
+    let found = problems(&judged, &host.start_facts(&judged)?, Purpose::Start);
     let errors: Vec<_> = found.iter().filter(|p| p.severity == Severity::Error).collect();
     if !errors.is_empty() {
         return Ok(Why {
@@ -302,13 +303,25 @@ fn last_failed_start(
     if since.is_some_and(|ended| ended > start.at) {
         return Ok(None);
     }
-    let Failed { causes, remedy } = Failed::from_text(text);
-    let again = || command(format!("hpvmstart -P {}", config.name));
-    Ok(Some(Why {
-        headline: format!("'{}' is off; its last start, at {}, failed", config.name, start.at),
-        causes,
-        remedy: remedy.or_else(again),
-    }))
+    Ok(Some(failed_start(&config.name, start.at, Failed::from_text(text))))
+}
+
+/// Of a guest that can start as far as the judgement tells.
+fn failed_start(name: &GuestName, at: Timestamp, failed: Failed) -> Why {
+    let Failed { causes, remedy: _, told_by } = failed;
+    let headline = format!("'{name}' is off; its last start, at {at}, failed");
+    let remedy = command(format!("hpvmstart -P {name}"));
+    match told_by {
+        ToldBy::Judgement => Why {
+            headline: format!(
+                "{headline}: {}. That is over; nothing prevents a start now",
+                causes.join("; and ")
+            ),
+            causes: Vec::new(),
+            remedy,
+        },
+        ToldBy::Trial => Why { headline, causes, remedy },
+    }
 }
 
 #[cfg(test)]
