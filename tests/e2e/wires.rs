@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_switch_follows_its_interface,
     a_switch_waits_for_its_interface,
     a_tap_that_was_deleted_is_had_again_by_a_boot,
+    a_tap_is_there_as_long_as_it_is_its_switch_s_wire,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -297,4 +298,58 @@ fn tap() {
     lab.wire_is("there");
     assert_eq!(lab.shown()[2], "Up");
     lab.end();
+}
+
+fn a_tap_is_there_as_long_as_it_is_its_switch_s_wire() {
+    apart(lasting_tap);
+}
+
+/// Its address and the VM Host's IP address on it outlive guests and halts. What the administrator made is never removed.
+fn lasting_tap() {
+    let host = VmHost::new(Engine::Fake);
+    let tap = |name: &str| nic::named(name).expect("the interfaces of this network");
+    host.ok(&["hpvmnet", "-c", "-S", "talk", "--wire", "tap:talk1"]);
+    assert_eq!(tap("talk1"), None, "a switch that is halted was never up");
+    host.ok(&["hpvmnet", "-S", "talk", "-b"]);
+    let first = tap("talk1").expect("it is there without a guest").mac;
+    ip(&format!("address add {SERVER}/24 dev talk1"));
+    let keeps_its_address = |after: &str| {
+        let now = tap("talk1").unwrap_or_else(|| panic!("no tap after {after}"));
+        assert_eq!(now.mac, first, "after {after}");
+        assert!(now.addresses.contains(&(SERVER.into(), 24)), "after {after}: {now:?}");
+    };
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan:0,1,0x56a100000001:vswitch:talk"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+    wait_until(BOUND, "nothing runs", || host.processes().is_empty());
+    keeps_its_address("a guest's run");
+    host.ok(&["hpvmnet", "-S", "talk", "-h", "-F"]);
+    host.ok(&["hpvmnet", "-S", "talk", "-b"]);
+    keeps_its_address("a halt");
+
+    host.ok(&["hpvmnet", "-S", "talk", "-C", "--wire", "none"]);
+    assert_eq!(tap("talk1"), None, "it is no wire any more");
+    host.ok(&["hpvmnet", "-S", "talk", "-C", "--wire", "tap:talk1"]);
+    assert_eq!(tap("talk1").expect("made anew").mac, first);
+    // As a boot of the VM Host leaves it.
+    ip("link del talk1");
+    let shown = host.ok(&["hpvmnet", "-S", "talk"]);
+    assert!(
+        shown.lines().any(|line| line.starts_with("talk ") && line.contains(" Down ")),
+        "{shown}"
+    );
+    host.ok(&["hpvm", "autostart"]);
+    assert_eq!(tap("talk1").expect("made anew").mac, first);
+
+    ip("tuntap add own1 mode tap");
+    host.ok(&["hpvmnet", "-S", "talk", "-C", "--wire", "tap:own1"]);
+    assert_eq!(tap("talk1"), None, "another is the wire");
+    host.ok(&["hpvmmodify", "-P", "one", "-d", "network:lan:0,1"]);
+    host.ok(&["hpvmnet", "-S", "talk", "-d", "-F"]);
+    assert!(tap("own1").is_some(), "the administrator's own stays");
+    host.ok(&["hpvmnet", "-c", "-S", "again", "--wire", "tap:talk1"]);
+    host.ok(&["hpvmnet", "-S", "again", "-b"]);
+    assert!(tap("talk1").is_some());
+    host.ok(&["hpvmnet", "-S", "again", "-d", "-F"]);
+    assert_eq!(tap("talk1"), None, "its switch is deleted");
 }

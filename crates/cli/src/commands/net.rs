@@ -58,7 +58,8 @@ pub struct Net {
     #[arg(conflicts_with_all = ["wire", "boot", "halt", "reset", "delete", "port_change"])]
     pub nic: Option<InterfaceName>,
 
-    /// With -c and -C: another wire: nat, tap:NAME for talk with the VM Host, or none
+    /// With -c and -C: another wire: nat, tap:NAME for talk with the VM Host, or none; the tap is made when the switch is booted,
+    /// keeps its MAC address, and gets its IP address from you (ip-address(8))
     #[arg(long, value_name = "WIRE", group = "what", requires = "deed", value_parser = wire_or_none)]
     #[arg(conflicts_with_all = ["boot", "halt", "reset", "delete", "port_change"])]
     pub wire: Option<Wire>,

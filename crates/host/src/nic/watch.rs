@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::message::{DELETED_LINK, DONE, ERROR, GET_LINK, LINK_BYTES, NEW_LINK, link, messages};
-use super::socket::{NetlinkError, open, request};
+use super::socket::{NetlinkError, everything, open};
 use super::{Nic, message};
 
 const GROUP_OF_LINKS: u32 = 1;
@@ -47,7 +47,7 @@ impl LinkWatch {
 
     /// Has every interface told as news, as it is now. A process that may open no socket any more looks anew so.
     pub fn ask_for_all(&self) -> Result<(), NetlinkError> {
-        send(&self.socket, &request(GET_LINK, LINK_BYTES), SendFlags::DONTWAIT)
+        send(&self.socket, &everything(GET_LINK, LINK_BYTES), SendFlags::DONTWAIT)
             .map(|_| ())
             .map_err(|error| NetlinkError::Follow(error.into()))
     }

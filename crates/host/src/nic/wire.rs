@@ -12,9 +12,13 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use hpvm_model::MacAddress;
 use nix::libc;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::socket::delete_link;
+use super::{NetlinkError, NicKind};
 
 /// What a burst from a fast card may wait in. The kernel takes the memory only while frames wait.
 const RECEIVE_BYTES: c_int = 8 * 1024 * 1024;
@@ -126,11 +130,53 @@ fn every_frame(index: u32) -> io::Result<libc::packet_mreq> {
 /// A tap, made if there is none of this name, and set up. It is gone with its last descriptor, unless somebody made it to
 /// stay (`ip tuntap`).
 pub fn tap(name: &str) -> Result<OwnedFd, WireError> {
+    made_tap(name, |_| Ok(()))
+}
+
+/// The same, but one that it makes has this address and stays until [`remove_tap`]: what else the administrator gives it, such
+/// as an IP address, outlives whoever has it open. One that is there is taken as it is.
+pub fn lasting_tap(name: &str, address: MacAddress) -> Result<OwnedFd, WireError> {
+    let is_there = super::named(name).map_or(true, |found| found.is_some());
+    made_tap(name, |tap| if is_there { Ok(()) } else { make_last(tap, address) })
+}
+
+/// Removes a tap of [`lasting_tap`]. Whatever else has the name by now, or another address, is somebody's.
+pub fn remove_tap(name: &str, address: MacAddress) -> Result<(), NetlinkError> {
+    match super::named(name)? {
+        Some(nic) if nic.kind == NicKind::Tap && nic.mac == Some(address) => delete_link(nic.index),
+        _ => Ok(()),
+    }
+}
+
+/// What is to be done to it before it is set up may be nothing.
+fn made_tap(
+    name: &str,
+    before_it_is_up: impl FnOnce(&OwnedFd) -> io::Result<()>,
+) -> Result<OwnedFd, WireError> {
     let request = request_for(name)?;
     let tap =
         open_tap(request).map_err(|source| WireError::Tap { name: name.to_owned(), source })?;
-    set_up(request).map_err(|source| WireError::SetUp { name: name.to_owned(), source })?;
+    before_it_is_up(&tap)
+        .and_then(|()| set_up(request))
+        .map_err(|source| WireError::SetUp { name: name.to_owned(), source })?;
     Ok(tap)
+}
+
+fn make_last(tap: &OwnedFd, address: MacAddress) -> io::Result<()> {
+    let mut data = [0; 14];
+    for (place, byte) in data.iter_mut().zip(address.bytes()) {
+        *place = byte.cast_signed();
+    }
+    let hardware = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
+    let request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_hwaddr: hardware },
+    };
+    // SAFETY: the kernel reads one request; the descriptor says which tap is meant.
+    checked(unsafe { libc::ioctl(tap.as_raw_fd(), libc::SIOCSIFHWADDR, &raw const request) })?;
+    let stays: libc::c_ulong = 1;
+    // SAFETY: the argument is a number.
+    checked(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST, stays) })
 }
 
 fn open_tap(mut request: libc::ifreq) -> io::Result<OwnedFd> {

@@ -99,6 +99,7 @@ pub fn change(
         let mut problems = Vec::new();
         if (&before.wire, &before.forwards) != (&after.wire, &after.forwards) {
             problems.extend(exchange_wire(runner));
+            problems.extend(drop_tap(runner.host, before, after));
             problems.extend(mtu::problems(runner.host, after)?);
         }
         runner.tell_changes()?;
@@ -273,11 +274,22 @@ fn collision(forwards: &[Forward]) -> Option<(Forward, Forward)> {
     None
 }
 
-/// Gives the running process the wire that the switch is to have. One that cannot be had is a warning: the guests run on
-/// without.
+/// Gives the running process the wire that the switch is to have; without a process there is a tap all the same, as long as the
+/// switch is up. One that cannot be had is a warning: the guests run on without.
 fn exchange_wire(runner: &Runner<'_>) -> Option<Problem> {
-    let refused = runner.runs().then(|| runner.exchange_wire().err()).flatten();
+    let refused = match (runner.runs(), runner.switch.state) {
+        (true, _) => runner.exchange_wire().err(),
+        (false, SwitchState::Up) => wire::keep_tap(runner.host, &runner.switch).err(),
+        (false, SwitchState::Halted) => None,
+    };
     refused.map(|refusal| Problem::warning(runner.switch.name.as_str(), chain(&refusal)))
+}
+
+/// A tap that was made for the switch goes with the wire that it was.
+fn drop_tap(host: &VmHost, before: &Vswitch, after: &Vswitch) -> Option<Problem> {
+    let gone = wire::made_tap(host, before).filter(|_| before.wire != after.wire)?;
+    let error = gone.remove().err()?;
+    Some(Problem::warning(before.wire.to_string(), chain(&error)))
 }
 
 /// What is in the way of a switch's wire now, and may be gone when it is needed.
@@ -393,18 +405,21 @@ fn carry_out(runner: &Runner<'_>) -> Result<Vec<Problem>, Refusal> {
     Ok(problems)
 }
 
-/// Starts again the processes of switches that guests run on and that nobody runs: both process and keeper were killed.
-/// Gives the switches that could not be started, and why.
+/// Starts again the processes of switches that guests run on and that nobody runs: both process and keeper were killed. The
+/// others that are up have their taps, which a boot of the host takes. Gives the switches that could not be started, and why.
 pub fn revive(host: &VmHost) -> Result<Vec<(SwitchName, Refusal)>, Refusal> {
     let mut left = Vec::new();
     for switch in host.registry.vswitches()? {
         let name = switch.name.clone();
-        if !has_running(host, &switch)? {
+        let is_used = has_running(host, &switch)?;
+        let has_tap = switch.state == SwitchState::Up && matches!(switch.wire, Wire::Tap(_));
+        if !is_used && !has_tap {
             continue;
         }
-        let revived = Runner::claim(host, switch.number).and_then(|runner| match runner.runs() {
-            true => Ok(()),
-            false => runner.ensure(),
+        let revived = Runner::claim(host, switch.number).and_then(|runner| match is_used {
+            true if runner.runs() => Ok(()),
+            true => runner.ensure(),
+            false => wire::keep_tap(host, &runner.switch),
         });
         left.extend(revived.err().map(|refusal| (name, refusal)));
     }
@@ -449,11 +464,13 @@ pub fn delete(
     if mode == Mode::DryRun {
         return Ok(switch);
     }
-    let root = host.root.clone();
+    let (root, tap) = (host.root.clone(), wire::made_tap(host, &switch));
     let change = host.begin()?;
     change.remove_vswitch(switch.number)?;
     change.record(&actor.done(None, None))?;
     text::remove(&root, &switch)?;
+    // Before the switch is forgotten, since nobody would know whose it was. What cannot be removed is in nobody's way.
+    let _ = tap.map_or(Ok(()), |tap| tap.remove());
     change.commit()?;
     Step::SwitchCommitted.reached();
     forget(host, &switch);

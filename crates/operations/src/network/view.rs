@@ -161,9 +161,7 @@ impl VmHost {
         let is_used = ports.iter().any(|port| port.active.is_some());
         let nic = switch.wire.interface().and_then(wire::interface);
         let has_wire = match switch.wire {
-            Wire::Nic(_) => nic.is_some(),
-            // It is made with the process.
-            Wire::Tap(_) => nic.is_some() || status.is_none(),
+            Wire::Nic(_) | Wire::Tap(_) => nic.is_some(),
             Wire::None | Wire::Nat => true,
         };
         let state = match switch.state {

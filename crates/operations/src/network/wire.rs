@@ -2,20 +2,21 @@
 //! needs rights that the switch's process has not.
 
 use std::error::Error;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hpvm_host::fingerprint;
 use hpvm_host::listen::listen;
 use hpvm_host::names::switch_folder;
-use hpvm_host::nic::{self, Nic};
+use hpvm_host::nic::{self, NetlinkError, Nic};
 use hpvm_host::paths::program;
 use hpvm_host::removal;
 use hpvm_host::signals::lift_limits;
 use hpvm_host::users;
-use hpvm_model::{InterfaceName, Vswitch, Wire};
+use hpvm_model::{InterfaceName, MacAddress, Vswitch, Wire};
 use hpvm_nat::control::{self, ControlError, Reply, Request};
 use hpvm_nat::{HostAccess, Places, Settings};
 use hpvm_vswitchd::wanted::WireKind;
@@ -58,7 +59,8 @@ pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
             }
         }
         Wire::Tap(name) => {
-            let descriptor = Some(nic::wire::tap(name.as_str()).map_err(failed)?);
+            let tap = nic::wire::lasting_tap(name.as_str(), tap_address(host, switch));
+            let descriptor = Some(tap.map_err(failed)?);
             Opened { kind: WireKind::Tap, interface: Some(name.clone()), descriptor }
         }
         Wire::Nat => {
@@ -66,6 +68,42 @@ pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
             Opened { kind: WireKind::Nat, ..NONE }
         }
     })
+}
+
+/// Makes a switch's tap if it has one, and it is not there: so it is there from the switch's boot on, and not from that of the
+/// first guest.
+pub(super) fn keep_tap(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
+    match &switch.wire {
+        Wire::Tap(name) if interface(name).is_none() => open(host, switch).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// A tap that was made for a switch. What has its name by now may be another.
+pub(super) struct MadeTap {
+    name: InterfaceName,
+    address: MacAddress,
+}
+
+/// The tap that was made for a switch, if its wire is one.
+pub(super) fn made_tap(host: &VmHost, switch: &Vswitch) -> Option<MadeTap> {
+    let Wire::Tap(name) = &switch.wire else { return None };
+    Some(MadeTap { name: name.clone(), address: tap_address(host, switch) })
+}
+
+impl MadeTap {
+    pub(super) fn remove(&self) -> Result<(), NetlinkError> {
+        nic::wire::remove_tap(self.name.as_str(), self.address)
+    }
+}
+
+/// The same at each boot, so that what goes by the address knows the tap again; and no other VM Host's, which may be on the same
+/// LAN by a bridge.
+fn tap_address(host: &VmHost, switch: &Vswitch) -> MacAddress {
+    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let whose = format!("{} {} {}", machine.trim(), host.root.run_id(), switch.number);
+    let [_, _, bytes @ ..] = fingerprint(whose.as_bytes()).to_be_bytes();
+    MacAddress::for_a_guest(bytes)
 }
 
 /// An interface as it is now.
