@@ -213,7 +213,7 @@ impl Menu {
         match media::choice(line, drives.len()) {
             Some(index) => self.go_on(wish.on(drives.swap_remove(index))),
             None if is_quit(line) => self.unchanged(),
-            None => vec![self.ask()],
+            None => vec![Action::Print(media::no_choice(line, drives.len())), self.ask()],
         }
     }
 
@@ -227,7 +227,7 @@ impl Menu {
                 self.go_on(Next::Change { drive: drive.address, image: Some(image.clone()) })
             }
             None if is_quit(line) => self.unchanged(),
-            None => vec![self.ask()],
+            None => vec![Action::Print(media::no_choice(line, drive.images.len())), self.ask()],
         }
     }
 

@@ -190,8 +190,9 @@ const COMMANDS: [(&str, &str); 7] = [
    CO - Console
 
    Shows what the guest printed last and connects to its console. Everything
-   typed goes to the guest, but Ctrl-B, which returns to the main menu. While
-   the guest is off, CO waits until it is switched on.
+   typed goes to the guest, but Ctrl-B, which returns to the main menu: that
+   key itself cannot be sent. While the guest is off, CO waits until it is
+   switched on.
 
 ",
     ),
@@ -227,7 +228,8 @@ const COMMANDS: [(&str, &str); 7] = [
 
          IN                            Choose from the images there are
          IN -filedvd FILE              Put this image in
-         IN -pcipath BUS DEV TGT …     Of several drives, that one
+         … -pcipath BUS DEV TGT        Of several drives, that one; before
+                                       -filedvd FILE or behind it
 
    The images come from the folder that the VM Host's administrator gave the
    drive. The medium stays in the drive until it is taken out or changed,
@@ -280,6 +282,7 @@ fn help_screens() {
         in_help(word, LIST);
     }
     in_help("help", SCREEN);
+    in_help("?", SCREEN);
     for (command, text) in COMMANDS {
         in_help(&command.to_lowercase(), text);
         check(&[&format!("he {command}")], &format!("{text}[web1] vMP> "));

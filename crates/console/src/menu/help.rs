@@ -75,8 +75,9 @@ const COMMANDS: [CommandHelp; 7] = [
    CO - Console
 
    Shows what the guest printed last and connects to its console. Everything
-   typed goes to the guest, but Ctrl-B, which returns to the main menu. While
-   the guest is off, CO waits until it is switched on.
+   typed goes to the guest, but Ctrl-B, which returns to the main menu: that
+   key itself cannot be sent. While the guest is off, CO waits until it is
+   switched on.
 
 ",
     },
@@ -115,7 +116,8 @@ const COMMANDS: [CommandHelp; 7] = [
 
          IN                            Choose from the images there are
          IN -filedvd FILE              Put this image in
-         IN -pcipath BUS DEV TGT …     Of several drives, that one
+         … -pcipath BUS DEV TGT        Of several drives, that one; before
+                                       -filedvd FILE or behind it
 
    The images come from the folder that the VM Host's administrator gave the
    drive. The medium stays in the drive until it is taken out or changed,
@@ -181,6 +183,7 @@ impl Topic {
             ("LIST", 2, Topic::List),
             ("TOPICS", 3, Topic::Topics),
             ("HELP", 3, Topic::Screen),
+            ("?", 1, Topic::Screen),
         ];
         let upper = word.to_uppercase();
         let command = COMMANDS.iter().position(|command| command.name == upper);

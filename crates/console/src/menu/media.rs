@@ -54,10 +54,10 @@ impl Wish {
                     wish.drive = Some(drive);
                     after
                 }
-                // A name may hold blanks, so it goes to the end of the line.
                 ("-filedvd", Verb::Insert) if !after.is_empty() => {
-                    wish.image = Some(after.join(" "));
-                    &[]
+                    let (name, after) = image(after);
+                    wish.image = Some(name);
+                    after
                 }
                 _ => return Err(MenuError::MediaOption { given: quoted(option) }),
             };
@@ -97,6 +97,17 @@ impl Wish {
             (Verb::Insert, None) => Next::WhichImage(drive),
         }
     }
+}
+
+/// A name may hold blanks, so it goes to the end of the line, or to the address of a drive that ends the line.
+fn image<'a>(words: &'a [&'a str]) -> (String, &'a [&'a str]) {
+    let is_end = |place: &usize| {
+        let [option, after @ ..] = &words[*place..] else { return false };
+        let whole = |after| address(after).is_ok_and(|(_, rest)| rest.is_empty());
+        option.eq_ignore_ascii_case("-pcipath") && whole(after)
+    };
+    let end = (1..words.len()).find(is_end).unwrap_or(words.len());
+    (words[..end].join(" "), &words[end..])
 }
 
 /// `bus dev tgt`, or `bus,dev,tgt` as hpvmstatus prints it.
@@ -139,6 +150,11 @@ pub(super) fn images_text(drive: &Drive) -> String {
 /// Names of files may hold what a terminal takes for commands.
 fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// The answer to a line that makes none.
+pub(super) fn no_choice(line: &str, count: usize) -> String {
+    format!("   '{}' is none of 1 to {count}; Q changes nothing.\n", quoted(line))
 }
 
 /// The choice a line makes among so many, counted from 1.

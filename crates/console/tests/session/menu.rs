@@ -194,6 +194,7 @@ fn asks_which_drive_and_image() {
    Which drive? "
     );
     session.types(b"3\r");
+    session.shows("   '3' is none of 1 to 2; Q changes nothing.\n");
     session.shows("Which drive? 1 to 2, or Q: ");
     session.types(b"2\r");
     session.shows("2\n");
@@ -237,6 +238,10 @@ fn media_by_one_command() {
     assert_eq!(said("ej -pcipath 0 4 0", b""), done("the drive at 0,4,0 is empty\n"));
     let put_in = "in -pcipath 0 4 1 -filedvd second disc.iso";
     assert_eq!(said(put_in, b""), done("the drive at 0,4,1 has second disc.iso\n"));
+    for address in ["0 4 1", "0,4,1"] {
+        let put_in = format!("in -filedvd second disc.iso -pcipath {address}");
+        assert_eq!(said(&put_in, b""), done("the drive at 0,4,1 has second disc.iso\n"));
+    }
     assert_eq!(said("in -pcipath 0 4 0 -filedvd none.iso", b"").0, Some(1));
     assert_eq!(said("ej -pcipath 0 9 0", b"").0, Some(1));
     assert_eq!(said("ej", b"").0, Some(1), "which of the two was not answered");
