@@ -3,6 +3,7 @@
 //! A folder may lie on a file system that does not answer, so it is looked at by a thread of its own, one at a time: the
 //! owner never waits, and a thread that hangs is the only one.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +26,19 @@ const STACK_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub(crate) struct ImageFolders {
     held: Arc<Vec<(String, OwnedFd)>>,
+    /// Those the machine was started with, held or not.
+    at_start: Arc<BTreeSet<String>>,
     is_looking: Arc<AtomicBool>,
 }
 
 impl ImageFolders {
-    pub(crate) fn new(held: Vec<(String, OwnedFd)>) -> ImageFolders {
-        ImageFolders { held: Arc::new(held), is_looking: Arc::default() }
+    pub(crate) fn new(held: Vec<(String, OwnedFd)>, machine: Option<&Machine>) -> ImageFolders {
+        let at_start = machine.map(drives::folders_at_start).unwrap_or_default();
+        ImageFolders {
+            held: Arc::new(held),
+            at_start: Arc::new(at_start),
+            is_looking: Arc::default(),
+        }
     }
 
     pub(crate) fn all(&self) -> Vec<BorrowedFd<'_>> {
@@ -133,7 +141,11 @@ impl ImageFolders {
     fn held(&self, path: &str) -> Result<BorrowedFd<'_>, String> {
         let held = self.held.iter().find(|(held, _)| held == path);
         held.map(|(_, folder)| folder.as_fd()).ok_or_else(|| {
-            format!("the guest was started without the folder '{path}': it is no folder, it came later, or something in it is restricted or kept for another use; choose from it after the next start, or use hpvmmodify -m")
+            let why = match self.at_start.contains(path) {
+                true => "something in it is restricted or kept for another use, or it was no folder when the guest was started",
+                false => "the drive came to the guest after its start, and can be used so from its next start on",
+            };
+            format!("nothing can be chosen from the folder '{path}': {why}; until then the VM Host's administrator puts an image in with hpvmmodify -m")
         })
     }
 }

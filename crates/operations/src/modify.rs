@@ -21,6 +21,7 @@ use hpvm_host::users::Ids;
 use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::command_line::shares_disks;
 use hpvm_plan::difference::{self, FieldChange};
+use hpvm_plan::drives;
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::growth::{Growth, growth};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
@@ -121,6 +122,9 @@ fn attempt(
         Some(machine) => of_running(host, machine, (&before, &after), request, &facts, force)?,
         None => Changes { fields: difference::fields(&before, &after, None), ..Changes::default() },
     };
+    if let Some(machine) = &running {
+        problems.extend(drives::folders_that_wait(&before, &after, machine, &planned));
+    }
     planned.extend(growth.planned);
     fields.extend(growth.fields);
     problems.extend(growth.problems);

@@ -7,9 +7,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use hpvm_model::{Backing, DeviceKind, GuestConfig, Problem, StorageDevice, StorageType};
+use hpvm_model::{
+    Backing, DeviceKind, GuestConfig, Problem, StorageAddress, StorageDevice, StorageType,
+};
 
 use crate::facts::FileIdentity;
+use crate::hotplug::{Place, Planned, When};
 use crate::record::{Access, Attached, Cache, ConsoleChange, Machine, Sharing};
 
 /// The folder of images that users of the console may choose from; `None` of what is no drive, and of a drive of the VM
@@ -26,7 +29,48 @@ pub fn folder(device: &StorageDevice) -> Option<&str> {
 /// All such folders of a machine, each once.
 #[must_use]
 pub fn folders(machine: &Machine) -> BTreeSet<String> {
-    machine.storage.iter().filter_map(|a| folder(&a.device)).map(str::to_owned).collect()
+    of_all(&machine.storage)
+}
+
+fn of_all(storage: &[Attached]) -> BTreeSet<String> {
+    storage.iter().filter_map(|a| folder(&a.device)).map(str::to_owned).collect()
+}
+
+/// What is to be told of drives that a change gives a running guest now, or gives another folder: its worker holds the folders
+/// of the machine as it was started, and can be given no other.
+#[must_use]
+pub fn folders_that_wait(
+    before: &GuestConfig,
+    after: &GuestConfig,
+    running: &Machine,
+    planned: &[Planned],
+) -> Vec<Problem> {
+    let waits = |at: StorageAddress| {
+        let is_later = |planned: &&Planned| !matches!(planned.when, When::Now(_));
+        planned.iter().filter(is_later).any(|planned| planned.place == Place::Storage(at))
+    };
+    let comes = |device: &&StorageDevice| {
+        device.backing.storage == StorageType::Null
+            && before.device_at(device.address) != Some(*device)
+            && !waits(device.address)
+    };
+    let (held, drives) = (folders_at_start(running), after.storage.iter().filter(comes));
+    drives
+        .filter_map(|drive| Some((drive, folder(drive)?)))
+        .filter(|(_, folder)| !held.contains(*folder))
+        .map(|(drive, folder)| {
+            let text = format!(
+                "users of the console choose from '{folder}' from the guest's next start on; until then put an image in with `hpvmmodify -m`"
+            );
+            Problem::warning(drive.address.to_string(), text)
+        })
+        .collect()
+}
+
+/// The folders of the machine as it was started.
+#[must_use]
+pub fn folders_at_start(machine: &Machine) -> BTreeSet<String> {
+    of_all(&machine.base.storage)
 }
 
 /// What is put into a drive.

@@ -4,8 +4,9 @@ mod common;
 
 use common::{device, guest, record};
 use hpvm_model::{Backing, GuestConfig};
-use hpvm_plan::drives::{Image, folder, folders, take_over, with_medium};
+use hpvm_plan::drives::{Image, folder, folders, folders_that_wait, take_over, with_medium};
 use hpvm_plan::facts::FileIdentity;
+use hpvm_plan::hotplug::{Place, Planned, When};
 use hpvm_plan::record::{ChangedBy, DeviceChange, Due, JournalLine, Machine, Outcome};
 use proptest::prelude::*;
 
@@ -45,6 +46,34 @@ fn the_folder_stays_whatever_comes_and_goes() {
     assert_eq!(folder(&device("disk:scsi:0,1,0:file:/isos/a.img")), None);
     let machine = Machine::new(record(&guest(&[DRIVE, "dvd:scsi:0,1,1:file:/isos/b.iso"])));
     assert_eq!(folders(&machine).into_iter().collect::<Vec<_>>(), ["/isos"]);
+}
+
+#[test]
+fn a_folder_that_comes_to_a_running_guest_waits_for_the_next_start() {
+    let before = guest(&[DRIVE]);
+    let machine = Machine::new(record(&before));
+    let told_beside = |devices: &[&str], planned: &[Planned]| -> Vec<(String, String)> {
+        let problems = folders_that_wait(&before, &guest(devices), &machine, planned);
+        problems.into_iter().map(|problem| (problem.item, problem.text)).collect()
+    };
+    let told = |devices: &[&str]| told_beside(devices, &[]);
+    let waits = |at: &str, folder: &str| {
+        let text = format!(
+            "users of the console choose from '{folder}' from the guest's next start on; until then put an image in with `hpvmmodify -m`"
+        );
+        vec![(at.to_owned(), text)]
+    };
+    assert_eq!(told(&[DRIVE]), []);
+    assert_eq!(told(&[DRIVE, "dvd:scsi:0,1,1:null:/more"]), waits("0,1,1", "/more"));
+    assert_eq!(told(&["dvd:scsi:0,1,0:null:/more"]), waits("0,1,0", "/more"));
+    assert_eq!(told(&[DRIVE, "dvd:scsi:0,1,1:null:/isos"]), [], "the worker holds that one");
+    assert_eq!(told(&[DRIVE, "dvd:scsi:0,1,1:file:/more/a.iso"]), [], "it has its medium");
+    let later = Planned {
+        place: Place::Storage("0,1,1".parse().unwrap()),
+        when: When::NextStart("there is no port".into()),
+    };
+    let waiting = told_beside(&[DRIVE, "dvd:scsi:0,1,1:null:/more"], &[later]);
+    assert_eq!(waiting, [], "so does the drive");
 }
 
 #[test]

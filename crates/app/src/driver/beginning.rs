@@ -157,7 +157,10 @@ impl Driver {
             agent: agent.transpose()?,
             agent_watch,
             console_log,
-            image_folders: ImageFolders::new(descriptors.image_folders),
+            image_folders: ImageFolders::new(
+                descriptors.image_folders,
+                recorded.machine.as_ref().ok().map(|known| known.file.machine()),
+            ),
             store_watch: watch_of(&recorded, descriptors.stores),
             silent_stores: Vec::new(),
             reservations: Helper::at(helper_socket),
