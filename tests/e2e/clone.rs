@@ -161,6 +161,7 @@ fn what_cannot_be_copied_is_refused() {
     let dvd = format!("dvd:avio_stor:0,1,1:file:{}", host.path("copy.img").display());
     for (words, reason) in [
         (vec!["-b", &nowhere], "there is no folder"),
+        (vec!["-b", &own], "belongs to guest 'web'"),
         (vec!["-b", &own, "-F"], "belongs to guest 'web'"),
         (vec!["-b", &qcow2], "a copy keeps the format"),
         (vec!["-b", &elsewhere], "no device at 0,5,0"),
@@ -175,6 +176,7 @@ fn what_cannot_be_copied_is_refused() {
         let outcome = host.run(&line);
         assert_eq!(outcome.status.code(), Some(1), "{outcome}");
         assert!(outcome.stderr.contains(reason), "{reason}: {outcome}");
+        assert!(!outcome.stderr.contains("-F has it overwritten"), "no way out: {outcome}");
         no_control_bytes(&outcome);
         nothing_is_left(&host, host.root());
     }
@@ -257,10 +259,10 @@ fn a_base_is_protected_by_removed_clones_too() {
     host.ok(&["hpvmclone", "-P", "web", "-N", "new", "--linked"]);
     host.ok(&["hpvmremove", "-P", "new", "-F"]);
     let report = host.refused(&["hpvmstart", "-P", "web"]);
-    assert!(report.contains("removed linked clone, which is still kept, 'new'"), "{report}");
+    assert!(report.contains("'new' (0,1,0), which was removed and is still kept, and"), "{report}");
     host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
     let report = host.refused(&["hpvmstart", "-P", "web"]);
-    assert!(report.contains("removed linked clone, which is still kept, 'new'"), "{report}");
+    assert!(report.contains("'new' (0,1,0), which was removed and is still kept, and"), "{report}");
     host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
     host.ok(&["hpvmstart", "-P", "web"]);
 }

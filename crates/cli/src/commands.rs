@@ -111,7 +111,7 @@ fn kept_guest(host: &VmHost, selector: &Selector) -> Result<RemovedGuest, Failur
         host.registry.removed()?.into_iter().filter(is_meant).collect();
     match (kept.pop(), kept.is_empty()) {
         (Some(guest), true) => Ok(guest),
-        (Some(_), false) => Err(Refusal::SeveralRemoved(selector.to_string()).into()),
-        (None, _) => Err(Refusal::NotRemoved(selector.to_string()).into()),
+        (Some(_), false) => Err(Refusal::SeveralRemoved(selector.shown()).into()),
+        (None, _) => Err(Refusal::NotRemoved(selector.shown()).into()),
     }
 }

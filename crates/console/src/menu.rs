@@ -384,12 +384,18 @@ fn is_quit(line: &str) -> bool {
 /// A word of the user, fit to be shown: control bytes spelled out, and not endless.
 fn quoted(word: &str) -> String {
     const SHOWN_CHARACTERS_MAX: usize = 40;
-    let mut shown: String =
-        word.chars().take(SHOWN_CHARACTERS_MAX).flat_map(char::escape_debug).collect();
+    let mut shown: String = word.chars().take(SHOWN_CHARACTERS_MAX).map(spelled).collect();
     if word.chars().count() > SHOWN_CHARACTERS_MAX {
         shown.push('…');
     }
     shown
+}
+
+fn spelled(letter: char) -> String {
+    match letter {
+        '\'' | '"' => letter.into(),
+        other => other.escape_debug().collect(),
+    }
 }
 
 pub(crate) fn capitalized(sentence: &str) -> String {

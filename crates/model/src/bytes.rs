@@ -110,8 +110,15 @@ impl Ratio {
 /// A text as it may stand in a message: control characters escaped, never longer than a line.
 #[must_use]
 pub fn shown(text: &str) -> String {
-    let escaped: String = text.chars().take(61).flat_map(char::escape_debug).collect();
+    let escaped: String = text.chars().take(61).map(spelled).collect();
     if text.chars().count() > 61 { format!("{escaped}…") } else { escaped }
+}
+
+fn spelled(c: char) -> String {
+    match c {
+        '\'' | '"' => c.into(),
+        other => other.escape_debug().collect(),
+    }
 }
 
 impl fmt::Display for Bytes {

@@ -96,6 +96,7 @@ fn spelled(c: char) -> String {
     match c {
         ' ' => "a blank".into(),
         '/' => "a '/'".into(),
+        '\'' => "an apostrophe".into(),
         c if c.is_control() => format!("the control character U+{:04X}", u32::from(c)),
         c => format!("the character '{c}'"),
     }
@@ -148,5 +149,7 @@ mod tests {
         assert!("a\tb".parse::<Label>().is_err());
         let long = "x".repeat(256).parse::<Label>().unwrap_err().to_string();
         assert!(long.starts_with("the label '") && long.contains("256 characters"), "{long}");
+        let error = "second's".parse::<Label>().unwrap_err().to_string();
+        assert!(error.contains("'second's' ") && error.contains("an apostrophe"), "{error}");
     }
 }

@@ -193,6 +193,7 @@ fn judge(
     facts.network.lan = lan;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
     let fields = difference::with_refusals(difference::created(&config), &problems);
+    let fields = difference::without_drawn(fields, None, &config, request);
     if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
         return Err(Refusal::Problems(problems));
     }

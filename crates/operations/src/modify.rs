@@ -129,6 +129,7 @@ fn attempt(
     fields.extend(growth.fields);
     problems.extend(growth.problems);
     let fields = difference::with_refusals(fields, &problems);
+    let fields = difference::without_drawn(fields, Some(&before), &after, request);
     let mut modified = Modified { before, after, problems, fields, pending: growth.notes };
     if mode == Mode::DryRun {
         return Ok(modified);

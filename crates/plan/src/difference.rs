@@ -7,6 +7,7 @@ use hpvm_model::{GuestConfig, Nic, PciSlot, Problem, Severity, StorageAddress, S
 
 use crate::hotplug::{Place, Planned, When};
 use crate::record::{DeviceChange, Machine, Pending};
+use crate::request::{NicRequest, Request};
 
 /// When a field's new value counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +144,27 @@ pub fn with_refusals(mut changes: Vec<FieldChange>, problems: &[Problem]) -> Vec
         } else {
             let (field, from, to) = (problem.item.clone(), NONE.into(), NONE.into());
             changes.push(FieldChange { field, from, to, effect: refused });
+        }
+    }
+    changes
+}
+
+/// The same without MAC addresses that were drawn for the change: made again, it draws others. What is left of a statement is
+/// one that has an address drawn.
+#[must_use]
+pub fn without_drawn(
+    mut changes: Vec<FieldChange>,
+    before: Option<&GuestConfig>,
+    after: &GuestConfig,
+    request: &Request,
+) -> Vec<FieldChange> {
+    let had: BTreeSet<_> = before.iter().flat_map(|config| &config.nics).map(|n| n.mac).collect();
+    let given: BTreeSet<_> = request.nics.iter().filter_map(NicRequest::mac).collect();
+    let drawn = |nic: &&Nic| !had.contains(&nic.mac) && !given.contains(&nic.mac);
+    for nic in after.nics.iter().filter(drawn) {
+        let whole = nic.to_string();
+        for change in changes.iter_mut().filter(|change| change.to == whole) {
+            change.to = nic.without_mac();
         }
     }
     changes

@@ -48,6 +48,10 @@ pub enum DeviceRequest {
 pub enum RequestError {
     #[error("the guest has no device at {0}; `hpvmstatus -P {1} -d` lists its devices")]
     NoDeviceAt(String, GuestName),
+    #[error(
+        "'{0}' was deleted and has not left the running guest yet; -d of it tries again, and -a of the same statement keeps it"
+    )]
+    Leaving(String),
     #[error("the guest has no device backed by '{0}'; `hpvmstatus -P {1} -d` lists its devices")]
     NoDeviceBacked(String, GuestName),
     #[error(
@@ -115,7 +119,7 @@ pub fn apply(
         }
     }
     for device in request.devices.iter().filter_map(DeviceRequest::modified) {
-        modify(&mut next, device)?;
+        modify(&mut next, running, device)?;
     }
     nics::settle(&mut next, running, &request.nics, network)?;
     nics::add(&mut next, running, &request.nics, Placed::Yes, network, random)?;
@@ -221,9 +225,19 @@ fn only_drive(config: &GuestConfig, statement: &Statement) -> Result<usize, Requ
     }
 }
 
-fn modify(config: &mut GuestConfig, statement: &Statement) -> Result<(), RequestError> {
+fn modify(
+    config: &mut GuestConfig,
+    running: Option<&Machine>,
+    statement: &Statement,
+) -> Result<(), RequestError> {
     let index = match statement.address {
-        Some(_) => find(config, statement)?,
+        Some(address) => {
+            let leaves = || waiting_removals(running?, config).find(|d| d.address == address);
+            match (find(config, statement), leaves()) {
+                (Err(_), Some(device)) => return Err(RequestError::Leaving(device.to_string())),
+                (found, _) => found?,
+            }
+        }
         None => only_drive(config, statement)?,
     };
     let device = &mut config.storage[index];

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::*;
 use hpvm_model::*;
 use hpvm_plan::clone::{CloneRequest, Disks, Inheritance, design};
-use hpvm_plan::difference::{Effect, created, fields, waiting, with_refusals};
+use hpvm_plan::difference::{Effect, created, fields, waiting, with_refusals, without_drawn};
 use hpvm_plan::facts::network::{LanAnswer, MacHold, MacHolder, NetworkFacts, PortHolder};
 use hpvm_plan::facts::{HostFacts, Provision, StartFacts};
 use hpvm_plan::hotplug::{Force, Live, Planned, When, plan};
@@ -70,6 +70,29 @@ fn a_nic_gets_the_lowest_place_and_port_and_an_address_of_its_own() {
             "network:avio_lan:0,4,0x020000000003:vswitch:sw1:portid:4",
         ]
     );
+}
+
+#[test]
+fn a_dry_run_shows_no_address_that_it_drew() {
+    let before = networked(&[LAN]);
+    let network = networks(&before);
+    let add = |text| ask(text, StatementForm::Add);
+    let nics = vec![
+        add("network:avio_lan:0,4:vswitch:sw1:portid:4"),
+        add("network:lan:0,5,0x52b2aef63e66:vswitch:sw1:portid:5"),
+    ];
+    let after = after(&before, nics.clone(), &network).unwrap();
+    let request = Request { nics, ..Request::default() };
+    let changes = without_drawn(fields(&before, &after, None), Some(&before), &after, &request);
+    let to: Vec<&str> = changes.iter().map(|change| change.to.as_str()).collect();
+    assert_eq!(
+        to,
+        [
+            "network:avio_lan:0,4:vswitch:sw1:portid:4",
+            "network:lan:0,5,0x52B2AEF63E66:vswitch:sw1:portid:5"
+        ]
+    );
+    add(to[0]);
 }
 
 #[test]
@@ -196,7 +219,7 @@ fn what_could_never_run_is_refused_with_a_way_out() {
     one(
         &[LAN, &AVIO.replace("52b2aef63e66", "56e9e3096a22")],
         nothing,
-        "is that of the NIC at 0,1",
+        "the NICs at 0,1 and 0,2 have one MAC address",
     );
     one(&[LAN, &AVIO.replace("portid:2", "portid:1")], nothing, "port 1 of virtual switch 'sw1'");
     let theirs: &dyn Fn(&mut NetworkFacts) = &|n| {

@@ -117,6 +117,11 @@ fn what_waits_to_leave_is_removed_once_more() {
     };
     let error = apply(&config, Some(&machine), &gone, &networks(&config), &mut || 99).unwrap_err();
     assert!(error.to_string().contains("no device at 0,0,3"), "{error}");
+    let there = statement("disk:avio_stor:0,0,1:file:/b", StatementForm::Modify);
+    let change = Request { devices: vec![DeviceRequest::Modify(there)], ..Request::default() };
+    let error = apply(&config, Some(&machine), &change, &networks(&config), &mut || 99);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("0,0,1:file:/b' was deleted and has not left"), "{error}");
 }
 
 /// Who mistypes an address loses no other device.

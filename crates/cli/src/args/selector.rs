@@ -32,6 +32,17 @@ pub enum StopTarget {
     All,
 }
 
+impl Selector {
+    /// The guest alone, however it was given.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Selector::Name(name) => name.to_string(),
+            Selector::Number(number) => number.to_string(),
+        }
+    }
+}
+
 impl From<Selector> for hpvm_registry::Selector {
     fn from(selector: Selector) -> hpvm_registry::Selector {
         match selector {

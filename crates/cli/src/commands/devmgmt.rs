@@ -165,9 +165,9 @@ impl Devmgmt {
             return self.tell(&shown_as::renamed(replacement, &guests, mode));
         } else {
             let done = repair::initialise(host, actor, mode)?;
-            let would = if mode == Mode::DryRun { "would be " } else { "" };
+            let would = if mode == Mode::DryRun { "that would be " } else { "" };
             return self.tell(&format!(
-                "devices {would}known: {}, entries {would}forgotten: {}\n",
+                "devices {would}new: {}, entries {would}forgotten: {}\n",
                 done.known, done.forgotten
             ));
         };

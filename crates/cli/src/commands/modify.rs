@@ -19,8 +19,8 @@ use super::{catch_interruptions, done, refused};
 ///
 /// What the running guest can take is applied now; the rest waits for its next start and is shown by hpvmstatus -P and -D
 /// until then. A change is applied in full or not at all. Devices that leave make room for those that come, in whatever
-/// order the options stand. A disk that waits to leave, or to be exchanged, does so at the guest's next reset, or when -d or -m,
-/// with -F or without, names it again.
+/// order the options stand. A disk that waits to leave does so at the guest's next reset, or when -d, with -F or without, names
+/// it again; -a of the same statement keeps it. One that waits to be exchanged is exchanged then, or when -m names it again.
 #[derive(Debug, clap::Parser)]
 pub struct Modify {
     #[command(flatten)]

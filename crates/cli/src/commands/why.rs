@@ -27,8 +27,10 @@ impl Perform for Why {
         let config = host.guest(&selector.into())?;
         let why = why(&host, &config)?;
         let mut text = format!("{}\n", why.headline);
+        // Of a guest that needs nothing these are no causes.
+        let word = if why.remedy.is_some() { "because" } else { "note:" };
         for cause in &why.causes {
-            text.push_str(&format!("  because {}\n", printable(cause)));
+            text.push_str(&format!("  {word} {}\n", printable(cause)));
         }
         if let Some(Remedy { ask, command }) = &why.remedy {
             if let Some(ask) = ask {

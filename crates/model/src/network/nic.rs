@@ -30,6 +30,13 @@ impl Nic {
         let mac = mac.to_string()[2..].to_ascii_uppercase();
         format!("network:{}:{slot},0x{mac}:vswitch:{vswitch}", kind.as_str())
     }
+
+    /// The whole statement of one like it that has its address drawn.
+    #[must_use]
+    pub fn without_mac(&self) -> String {
+        let Nic { kind, slot, vswitch, port, .. } = self;
+        format!("network:{}:{slot}:vswitch:{vswitch}:portid:{port}", kind.as_str())
+    }
 }
 
 /// The whole statement, with the port.

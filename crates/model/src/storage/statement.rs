@@ -29,7 +29,9 @@ pub enum StatementError {
         "'{0}' is no resource statement; write device:adapter:[bus,device,target]:storage:location, such as disk:avio_stor::file:/path"
     )]
     Malformed(String),
-    #[error("'{0}' is no virtual device; the devices are disk, dvd, tape, changer and burner")]
+    #[error(
+        "'{0}' is no virtual device; the devices are disk, dvd, tape, changer, burner and network"
+    )]
     Device(String),
     #[error(
         "hba devices share a Fibre Channel adapter by NPIV, which QEMU has not; give the LUNs as disks (disk:avio_stor::disk:/dev/disk/by-id/…)"

@@ -86,6 +86,11 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
     if work.how == How::Overlay(Place::Own) {
         return Vec::new();
     }
+    // Whatever else is wrong with it, it is no target.
+    let owned = owners(path, facts);
+    if !owned.is_empty() {
+        return owned;
+    }
     let mut problems = Vec::new();
     match (facts.files.get(path), work.to.storage) {
         (Some(FileFact::Missing) | None, StorageType::File | StorageType::Qcow2) => {
@@ -114,15 +119,17 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
         // Another kind of thing is told by the judgement of the clone.
         _ => {}
     }
-    let identity = facts.identity(path);
-    for Sharer { guest, address, .. } in
-        identity.and_then(|identity| facts.sharers.get(&identity)).into_iter().flatten()
-    {
-        let text =
-            format!("'{path}' belongs to guest '{guest}' ({address}) and is not overwritten");
-        problems.push(error(path, text));
-    }
     problems
+}
+
+/// Whose it is already.
+fn owners(path: &str, facts: &HostFacts) -> Vec<Problem> {
+    let identity = facts.identity(path);
+    let sharers = identity.and_then(|identity| facts.sharers.get(&identity)).into_iter().flatten();
+    let text = |Sharer { guest, address, .. }: &Sharer| {
+        format!("'{path}' belongs to guest '{guest}' ({address}) and is not overwritten")
+    };
+    sharers.map(|sharer| error(path, text(sharer))).collect()
 }
 
 fn locked(path: &str, facts: &HostFacts) -> Option<Problem> {

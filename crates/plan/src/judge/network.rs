@@ -30,8 +30,10 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             all.push(never(nic.to_string(), text));
         }
         if let Some(first) = macs.insert(nic.mac, nic) {
-            let text =
-                format!("MAC address {} is that of the NIC at {} already", nic.mac, first.slot);
+            let text = format!(
+                "the NICs at {} and {} have one MAC address, {}; give one of them another, or none to have one made",
+                first.slot, nic.slot, nic.mac
+            );
             all.push(never(nic.to_string(), text));
         }
         if let Some(holder) = facts.network.macs.get(&nic.mac) {

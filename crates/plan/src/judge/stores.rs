@@ -363,12 +363,12 @@ fn uneven(
 /// What a linked clone is built on is never written again while the clone is there.
 fn base_of_clone(path: &str, clone: &Sharer, standing: Standing) -> Finding {
     let Sharer { guest, address, .. } = clone;
-    let (which, way) = match standing {
-        Standing::Present => ("linked clone", "remove that clone for good"),
-        Standing::Removed => ("removed linked clone, which is still kept,", "purge that clone"),
+    let (kept, way) = match standing {
+        Standing::Present => ("", "remove that clone for good"),
+        Standing::Removed => (", which was removed and is still kept,", "purge that clone"),
     };
     let text = format!(
-        "'{path}' is the base of the {which} '{guest}' ({address}) and must not be written"
+        "'{path}' is the base of the linked clone '{guest}' ({address}){kept} and must not be written"
     );
     taken(path, text).ask(
         format!("if nobody needs '{guest}' any more, {way}"),

@@ -16,6 +16,16 @@ pub enum NicRequest {
     Delete(NicStatement),
 }
 
+impl NicRequest {
+    /// The MAC address that is asked for, if one is.
+    pub(crate) fn mac(&self) -> Option<MacAddress> {
+        let (NicRequest::Add(statement)
+        | NicRequest::Modify(statement)
+        | NicRequest::Delete(statement)) = self;
+        statement.mac
+    }
+}
+
 /// What leaves and what changes, before anything new is placed.
 pub(super) fn settle(
     config: &mut GuestConfig,
