@@ -44,13 +44,13 @@ build-demo:
 install: build install-built
 
 install-built:
-	install -d $(PRODUCT)/bin $(PRODUCT)/lbin $(COMMON) $(PRODUCT)/share/man/man1 $(PRODUCT)/share/completions $(PRODUCT)/share/doc/schema $(UNITS) $(RULES)
+	install -d $(PRODUCT)/bin $(PRODUCT)/lbin $(COMMON) $(PRODUCT)/share/man $(PRODUCT)/share/completions $(PRODUCT)/share/doc/schema $(UNITS) $(RULES)
 	$(INSTALL_PROGRAM) $(BUILT)/hpvm $(PRODUCT)/bin/
 	for command in $(COMMANDS); do ln -sf hpvm $(PRODUCT)/bin/$$command || exit 1; done
 	$(INSTALL_PROGRAM) $(BUILT)/hpvmkeeper $(BUILT)/hpvmapp $(BUILT)/hpvmnetd $(BUILT)/hpvmnat $(BUILT)/hpvmreserve $(PRODUCT)/lbin/
 	install -m 644 $(PRISTINE_NVRAM) $(COMMON)/nvram
 	if [ -e $(OPTION_ROM) ]; then install -m 644 $(OPTION_ROM) $(OPTION_ROM).copyright $(COMMON)/; fi
-	$(PRODUCT)/bin/hpvm man $(PRODUCT)/share/man/man1
+	$(PRODUCT)/bin/hpvm man $(PRODUCT)/share/man
 	$(PRODUCT)/bin/hpvm completions $(PRODUCT)/share/completions
 	install -m 644 README.md docs/*.md $(PRODUCT)/share/doc/
 	install -m 644 docs/schema/*.json $(PRODUCT)/share/doc/schema/

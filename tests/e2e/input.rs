@@ -579,6 +579,17 @@ fn an_hpvmconf_that_is_none() {
     fs::write(&conf, [&good[..], b"\xff\xfe\0 if then fi\n"].concat()).expect("hpvmconf");
     host.ok(&["hpvmstatus"]);
     before.assert_unchanged(&host, "an hpvmconf that is none");
+    // They are told of, each by the doctor, and once by a start.
+    let more = [&good[..], b"if then fi\nHPVMSTPO=30\n"].concat();
+    fs::write(&conf, more).expect("hpvmconf");
+    let told = host.run(&["hpvm", "doctor"]);
+    for fault in ["'if then fi' is no NAME=value", "HPVMSTPO is no tunable"] {
+        assert!(told.stdout.contains(fault), "{told}");
+    }
+    let started = host.run(&["hpvmstart", "-P", "web"]);
+    assert!(started.status.success(), "{started}");
+    assert_eq!(started.stderr.matches("if then fi").count(), 1, "{started}");
+    assert!(started.stderr.contains("1 more: `hpvm doctor`"), "{started}");
 }
 
 fn roots_that_are_none() {

@@ -85,6 +85,17 @@ fn not_cleared(context: &Context, name: &GuestName, refusal: &Refusal) {
     context.say.warning(None, &text);
 }
 
+/// Once, whatever is wrong in hpvmconf: for those commands that go by most of it.
+fn tell_conf_faults(context: &Context, host: &VmHost) {
+    let faults = host.conf_faults();
+    let Some((first, others)) = faults.split_first() else { return };
+    let more = match others.len() {
+        0 => String::new(),
+        count => format!("; {count} more: `hpvm doctor` lists them"),
+    };
+    context.say.warning(None, &format!("{first}{more}"));
+}
+
 /// What becomes of a question.
 fn agreed(answer: Answer) -> Result<(), Failure> {
     match answer {

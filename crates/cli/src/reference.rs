@@ -1,5 +1,6 @@
 //! Manual pages and completions, made from the tables of options. Called at installation only.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -7,10 +8,11 @@ use clap::{Arg, ArgAction, ArgGroup};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
+use hpvm_host::conf::{TUNABLES, Tunable};
 
 use crate::dispatch::{COMMANDS, Entry, Origin};
 
-/// A file to be written: its name and its content.
+/// A file to be written: its path in the folder and its content.
 pub(crate) type Page = (String, Vec<u8>);
 
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +26,13 @@ pub(crate) struct WriteError {
 pub(crate) fn write_all(folder: &Path, pages: &[Page]) -> Result<(), WriteError> {
     for (name, content) in pages {
         let path = folder.join(name);
-        std::fs::write(&path, content).map_err(|cause| WriteError { path, cause })?;
+        // The folder itself is the caller's to make.
+        let made = match path.parent() {
+            Some(section) if section != folder && folder.is_dir() => fs::create_dir_all(section),
+            _ => Ok(()),
+        };
+        made.and_then(|()| fs::write(&path, content))
+            .map_err(|cause| WriteError { path, cause })?;
     }
     Ok(())
 }
@@ -33,16 +41,42 @@ fn shown() -> impl Iterator<Item = &'static Entry> {
     COMMANDS.iter().filter(|entry| entry.origin != Origin::Hidden)
 }
 
-/// `hpvmcreate.1`, `hpvm-why.1`, …
+/// `man1/hpvmcreate.1`, `man1/hpvm-why.1`, …, `man5/hpvmconf.5`.
 pub(crate) fn manual_pages() -> io::Result<Vec<Page>> {
-    shown().map(|entry| Ok((format!("{}.1", entry.page()), manual_page(entry)?))).collect()
+    let commands =
+        shown().map(|entry| Ok((format!("man1/{}.1", entry.page()), manual_page(entry)?)));
+    commands.chain([Ok(("man5/hpvmconf.5".to_owned(), conf_page()?))]).collect()
+}
+
+const SOURCE: &str = concat!("hpvm ", env!("CARGO_PKG_VERSION"));
+const MANUAL: &str = "Virtual Machines";
+
+/// The tunables, by the table that they are read by.
+fn conf_page() -> io::Result<Vec<u8>> {
+    let mut roff = Roff::new();
+    roff.control("TH", ["hpvmconf", "5", "", SOURCE, MANUAL]);
+    roff.control("SH", ["NAME"]);
+    roff.text([roman("hpvmconf - tunables of hpvm")]);
+    roff.control("SH", ["DESCRIPTION"]);
+    roff.text([roman(
+        "/etc/opt/hpvm/hpvmconf and, from older times, /etc/rc.config.d/hpvmconf, both below HPVM_ROOT: NAME=value in a shell's syntax, one a line. The newer file wins. None of them has to exist. A value that cannot be stops the commands that need it, and these say in which line it is; hpvm doctor tells of all, and of lines that mean nothing.",
+    )]);
+    roff.control("SH", ["TUNABLES"]);
+    for Tunable { name, says, otherwise, .. } in TUNABLES {
+        roff.control("TP", []);
+        roff.text([bold(name)]);
+        let text = format!("{says} (if it is not set: {otherwise})");
+        roff.text([roman(text.replace('`', ""))]);
+    }
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([roman("hpvm-doctor(1), hpvmstart(1)")]);
+    let mut text = Vec::new();
+    roff.to_writer(&mut text)?;
+    Ok(text)
 }
 
 fn manual_page(entry: &Entry) -> io::Result<Vec<u8>> {
-    let page = Man::new(entry.options())
-        .title(entry.page())
-        .source(concat!("hpvm ", env!("CARGO_PKG_VERSION")))
-        .manual("Virtual Machines");
+    let page = Man::new(entry.options()).title(entry.page()).source(SOURCE).manual(MANUAL);
     let mut text = Vec::new();
     page.render_title(&mut text)?;
     page.render_name_section(&mut text)?;
@@ -61,7 +95,7 @@ fn synopsis_section(entry: &Entry) -> Roff {
 }
 
 /// As A.03.50 writes it: `{-P NAME | -p NUMBER} [-c NUMBER] [-a STATEMENT]... [-F]`.
-fn synopsis(options: &clap::Command) -> String {
+pub(crate) fn synopsis(options: &clap::Command) -> String {
     let groups: Vec<&ArgGroup> =
         options.get_groups().filter(|group| group.is_required_set()).collect();
     let member = |id: &clap::Id| options.get_arguments().find(|option| option.get_id() == id);
@@ -152,6 +186,7 @@ fn closing_sections(entry: &Entry) -> Roff {
     let others: Vec<String> = shown()
         .filter(|other| other.word != entry.word)
         .map(|other| format!("{}(1)", other.page()))
+        .chain(["hpvmconf(5)".to_owned()])
         .collect();
     roff.text([roman(others.join(", "))]);
     roff
@@ -243,7 +278,17 @@ mod tests {
                 assert!(text.contains(&long), "{name} does not tell {long}");
             }
         }
-        assert_eq!(pages[0].0, "hpvmcreate.1");
+        assert_eq!(pages[0].0, "man1/hpvmcreate.1");
+    }
+
+    #[test]
+    fn the_tunables_have_a_page() {
+        let pages = manual_pages().unwrap();
+        let page = pages.iter().find(|(name, _)| name == "man5/hpvmconf.5").unwrap();
+        for tunable in TUNABLES {
+            assert!(text(page).contains(&format!("\\fB{}\\fR", tunable.name)), "{}", tunable.name);
+        }
+        assert!(text(page).contains(".TH hpvmconf 5"));
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! The file belongs to a shell, so lines that are no assignment are passed over. A value is judged when it is asked for:
-//! a mistake in one tunable stops only the commands that need it.
+//! a mistake in one tunable stops only the commands that need it. [`Conf::faults`] tells them all.
+
+mod tunables;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,11 +20,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hpvm_model::SwitchName;
+use hpvm_model::bytes::shown;
 use hpvm_model::limits::LimitsTable;
 use rustix::fs::{Access, access};
 
 use crate::nic::probe::ROUNDS_MAX;
 use crate::paths::{self, Root};
+pub use tunables::{TUNABLES, Tunable};
 
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const PRISTINE_NVRAM: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -73,6 +77,8 @@ struct Setting {
 #[derive(Clone, Debug)]
 pub struct Conf {
     settings: BTreeMap<String, Setting>,
+    /// What in the files means nothing here.
+    idle: Vec<String>,
     guest_images: PathBuf,
     uid_base: u32,
 }
@@ -82,6 +88,7 @@ impl Conf {
     pub fn load(root: &Root) -> Result<Conf, ConfError> {
         let mut conf = Conf {
             settings: BTreeMap::new(),
+            idle: Vec::new(),
             guest_images: root.guest_images(),
             uid_base: root.uid_base().unwrap_or(UID_BASE),
         };
@@ -95,55 +102,77 @@ impl Conf {
 
     fn take(&mut self, text: &str, path: &Path) {
         for (index, line) in text.lines().enumerate() {
-            if let Some((name, value)) = assignment(line) {
-                let setting = Setting { value, path: path.to_owned(), line: index + 1 };
-                self.settings.insert(name.to_owned(), setting);
+            let number = index + 1;
+            match assignment(line) {
+                Some((name, value)) => {
+                    if !tunables::is_one(name) {
+                        let why = format!("{name} is no tunable of hpvm, see hpvmconf(5)");
+                        self.idle.push(format!("{}, line {number}: {why}", path.display()));
+                    }
+                    let setting = Setting { value, path: path.to_owned(), line: number };
+                    self.settings.insert(name.to_owned(), setting);
+                }
+                None if is_blank_or_comment(line) => {}
+                None => {
+                    let why = format!("'{}' is no NAME=value, and is passed over", shown(line));
+                    self.idle.push(format!("{}, line {number}: {why}", path.display()));
+                }
             }
         }
     }
 
+    /// All that is wrong in the files: lines that mean nothing, in their order, and values that cannot be.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let values = [
+            self.keep_removed_days().err(),
+            self.stop_bound().err(),
+            self.autostop_bound().err(),
+            self.mac_probe_rounds().err(),
+            self.nat_reachable().err(),
+            self.limits().err(),
+            self.uid_base().err(),
+            self.enabled().err(),
+        ];
+        let values = values.into_iter().flatten().map(|error| error.to_string());
+        self.idle.iter().cloned().chain(values).collect()
+    }
+
     /// Days for which the folder of a removed guest is kept.
     pub fn keep_removed_days(&self) -> Result<u32, ConfError> {
-        const NAME: &str = "HPVMKEEPREMOVED";
-        const WANTED: &str = "a number of days, 36500 at most";
-        match self.number(NAME, WANTED)? {
+        match self.number(&tunables::KEEP_REMOVED)? {
             None => Ok(KEEP_REMOVED_DAYS),
             Some(days) if days <= KEEP_REMOVED_DAYS_MAX => Ok(days),
-            Some(_) => Err(self.unfit(NAME, WANTED)),
+            Some(_) => Err(self.unfit(&tunables::KEEP_REMOVED)),
         }
     }
 
     /// How long a guest that is asked to shut down may take.
     pub fn stop_bound(&self) -> Result<Duration, ConfError> {
-        const NAME: &str = "HPVMSTOP";
-        const WANTED: &str = "a number of seconds from 1 to 3600";
-        match self.number(NAME, WANTED)? {
+        match self.number(&tunables::STOP)? {
             None => Ok(STOP_BOUND),
             Some(seconds @ 1..=STOP_SECONDS_MAX) => Ok(Duration::from_secs(seconds)),
-            Some(_) => Err(self.unfit(NAME, WANTED)),
+            Some(_) => Err(self.unfit(&tunables::STOP)),
         }
     }
 
     /// How long guests may take to shut down when the VM Host does; 0: they are not asked.
     pub fn autostop_bound(&self) -> Result<Duration, ConfError> {
-        const NAME: &str = "HPVMAUTOSTOP";
-        const WANTED: &str = "a number of seconds, 3600 at most";
-        match self.number(NAME, WANTED)? {
+        match self.number(&tunables::AUTOSTOP)? {
             None => Ok(AUTOSTOP_BOUND),
             Some(seconds) if seconds <= AUTOSTOP_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
-            Some(_) => Err(self.unfit(NAME, WANTED)),
+            Some(_) => Err(self.unfit(&tunables::AUTOSTOP)),
         }
     }
 
-    /// How often each MAC address is asked for on the LAN before a guest gets it; 0: never. Documents of the product spell the
-    /// name in two ways.
+    /// How often each MAC address is asked for on the LAN before a guest gets it; 0: never.
     pub fn mac_probe_rounds(&self) -> Result<u8, ConfError> {
-        const WANTED: &str = "a number of frames from 0 (no check) to 30";
-        for name in ["HPVMACADDRFRAMES", "HPVMMACADDRFRAMES"] {
-            match self.number::<u8>(name, WANTED)? {
+        let usual = tunables::MAC_FRAMES;
+        for tunable in [Tunable { name: tunables::MAC_FRAMES_TOO, ..usual }, usual] {
+            match self.number::<u8>(&tunable)? {
                 None => {}
                 Some(rounds) if rounds <= ROUNDS_MAX => return Ok(rounds),
-                Some(_) => return Err(self.unfit(name, WANTED)),
+                Some(_) => return Err(self.unfit(&tunable)),
             }
         }
         Ok(MAC_PROBE_ROUNDS)
@@ -152,36 +181,35 @@ impl Conf {
     /// The virtual switches with NAT whose guests reach services on this host's own loopback, which trust whoever is there. Named
     /// by the owner of hpvmconf, not by who may change switches.
     pub fn nat_reachable(&self) -> Result<Vec<SwitchName>, ConfError> {
-        const NAME: &str = "HPVMNATREACHABLE";
-        let names = self.text(NAME).unwrap_or_default().split_whitespace();
+        let names = self.text(&tunables::NAT_REACHABLE).unwrap_or_default().split_whitespace();
         let read: Result<Vec<SwitchName>, _> = names.map(str::parse).collect();
-        read.map_err(|_| self.unfit(NAME, "names of virtual switches, with blanks between"))
+        read.map_err(|_| self.unfit(&tunables::NAT_REACHABLE))
     }
 
     pub fn limits(&self) -> Result<LimitsTable, ConfError> {
-        match self.text("HPVMLIMITS") {
+        match self.text(&tunables::LIMITS) {
             None | Some("") => Ok(LimitsTable::Host),
             Some("A.03.50") => Ok(LimitsTable::A0350),
-            Some(_) => Err(self.unfit("HPVMLIMITS", "A.03.50, or not set")),
+            Some(_) => Err(self.unfit(&tunables::LIMITS)),
         }
     }
 
     /// The firmware's code.
     #[must_use]
     pub fn firmware(&self) -> PathBuf {
-        self.path("HPVMFIRMWARE").unwrap_or_else(|| PathBuf::from(FIRMWARE))
+        self.path(&tunables::FIRMWARE).unwrap_or_else(|| PathBuf::from(FIRMWARE))
     }
 
     /// Firmware variables as a new guest gets them.
     #[must_use]
     pub fn pristine_nvram(&self) -> PathBuf {
         let kit = || self.kit("nvram").unwrap_or_else(|| PathBuf::from(PRISTINE_NVRAM));
-        self.path("HPVMNVRAM").unwrap_or_else(kit)
+        self.path(&tunables::NVRAM).unwrap_or_else(kit)
     }
 
     /// The engine's program, looked for in `PATH` unless the tunable names its path.
     pub fn qemu(&self) -> Result<PathBuf, ConfError> {
-        let name = self.text("HPVMQEMU").filter(|name| !name.is_empty()).unwrap_or(QEMU);
+        let name = self.text(&tunables::QEMU).filter(|name| !name.is_empty()).unwrap_or(QEMU);
         if name.contains('/') {
             return Ok(PathBuf::from(name));
         }
@@ -193,7 +221,7 @@ impl Conf {
     pub fn scsi_rom(&self) -> PathBuf {
         const NAME: &str = "mptsas1068.rom";
         let kit = || self.kit(NAME).unwrap_or_else(|| self.guest_images.join(KIT).join(NAME));
-        self.path("HPVMSCSIROM").unwrap_or_else(kit)
+        self.path(&tunables::SCSI_ROM).unwrap_or_else(kit)
     }
 
     /// A file for all guests: this VM Host's own, else the one that was installed with the program that runs, which may serve
@@ -208,57 +236,53 @@ impl Conf {
     /// The option ROM that lets the firmware boot over a lan NIC.
     #[must_use]
     pub fn lan_rom(&self) -> PathBuf {
-        self.path("HPVMLANROM").unwrap_or_else(|| PathBuf::from(LAN_ROM))
+        self.path(&tunables::LAN_ROM).unwrap_or_else(|| PathBuf::from(LAN_ROM))
     }
 
     /// The program that makes reservations on shared disks for QEMU.
     #[must_use]
     pub fn reservation_helper(&self) -> PathBuf {
-        self.path("HPVMRESERVATIONHELPER").unwrap_or_else(|| PathBuf::from(RESERVATION_HELPER))
+        self.path(&tunables::RESERVATION_HELPER)
+            .unwrap_or_else(|| PathBuf::from(RESERVATION_HELPER))
     }
 
     /// Guests and their workers get user ids from here on.
     pub fn uid_base(&self) -> Result<u32, ConfError> {
-        const NAME: &str = "HPVMUIDBASE";
-        const WANTED: &str = "a user id from 1000 to 4000000000";
-        match self.number(NAME, WANTED)? {
+        match self.number(&tunables::UID_BASE)? {
             None => Ok(self.uid_base),
             Some(base) if (1_000..=4_000_000_000).contains(&base) => Ok(base),
-            Some(_) => Err(self.unfit(NAME, WANTED)),
+            Some(_) => Err(self.unfit(&tunables::UID_BASE)),
         }
     }
 
     /// Whether the product starts guests when the host boots.
     pub fn enabled(&self) -> Result<bool, ConfError> {
-        match self.text("HPVMENABLE") {
+        match self.text(&tunables::ENABLE) {
             None | Some("" | "1") => Ok(true),
             Some("0") => Ok(false),
-            Some(_) => Err(self.unfit("HPVMENABLE", "0 or 1")),
+            Some(_) => Err(self.unfit(&tunables::ENABLE)),
         }
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
-        Some(self.settings.get(name)?.value.as_str())
+    fn text(&self, tunable: &Tunable) -> Option<&str> {
+        Some(self.settings.get(tunable.name)?.value.as_str())
     }
 
-    fn number<N: FromStr>(
-        &self,
-        name: &'static str,
-        wanted: &'static str,
-    ) -> Result<Option<N>, ConfError> {
-        match self.text(name) {
+    fn number<N: FromStr>(&self, tunable: &Tunable) -> Result<Option<N>, ConfError> {
+        match self.text(tunable) {
             None | Some("") => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| self.unfit(name, wanted)),
+            Some(text) => text.parse().map(Some).map_err(|_| self.unfit(tunable)),
         }
     }
 
     /// A path as the administrator means it; one that is relative lies among the guest images.
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        let named = self.text(name).filter(|value| !value.is_empty())?;
+    fn path(&self, tunable: &Tunable) -> Option<PathBuf> {
+        let named = self.text(tunable).filter(|value| !value.is_empty())?;
         Some(self.guest_images.join(named))
     }
 
-    fn unfit(&self, name: &'static str, wanted: &'static str) -> ConfError {
+    fn unfit(&self, tunable: &Tunable) -> ConfError {
+        let Tunable { name, wanted, .. } = *tunable;
         let (value, path, line) = match self.settings.get(name) {
             Some(setting) => (setting.value.clone(), setting.path.clone(), setting.line),
             None => (String::new(), PathBuf::new(), 0),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hpvm_host::Root;
-use hpvm_host::conf::{Conf, ConfError};
+use hpvm_host::conf::{Conf, ConfError, TUNABLES, Tunable};
 use hpvm_model::limits::LimitsTable;
 use tempfile::TempDir;
 
@@ -141,14 +141,35 @@ fn what_is_no_hpvmconf_is_refused_or_harmless() {
 }
 
 #[test]
-fn every_tunable_is_documented() {
+fn the_table_of_tunables_is_that_of_the_documents() {
     let documented = include_str!("../../../docs/files.md");
-    let is_name = |text: &&str| {
-        text.starts_with("HPVM") && text.chars().all(|letter| letter.is_ascii_uppercase())
-    };
-    let names: Vec<&str> = include_str!("../src/conf.rs").split('"').filter(is_name).collect();
-    assert!(names.len() > 10, "{names:?}");
-    for name in names {
-        assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/files.md");
-    }
+    let rows: String = TUNABLES
+        .iter()
+        .map(|Tunable { name, says, otherwise, .. }| {
+            format!("| `{name}` | {says} | {otherwise} |\n")
+        })
+        .collect();
+    assert!(documented.contains(&rows), "docs/files.md should have\n{rows}");
+}
+
+#[test]
+fn all_that_is_wrong_is_told_with_its_place() {
+    let text = "HPVMSTOP=abc\n# good\nFOO=1\n\nblah blah\nexport HPVMACADDRFRAMES=31\nHPVMQEMU=x\n";
+    let (_folder, root) = root_with(text);
+    let file = root.conf().display().to_string();
+    let found = Conf::load(&root).expect("read").faults();
+    assert_eq!(
+        found,
+        [
+            format!("{file}, line 3: FOO is no tunable of hpvm, see hpvmconf(5)"),
+            format!("{file}, line 5: 'blah blah' is no NAME=value, and is passed over"),
+            format!(
+                "HPVMSTOP is 'abc' in {file}, line 1; it should be a number of seconds from 1 to 3600"
+            ),
+            format!(
+                "HPVMACADDRFRAMES is '31' in {file}, line 6; it should be a number of frames from 0 (no check) to 30"
+            ),
+        ]
+    );
+    assert_eq!(conf("HPVMKEEPREMOVED=3\n\n  # why\n").faults(), Vec::<String>::new());
 }

@@ -76,6 +76,7 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     findings.extend(places(host)?);
     switches::examine(host, &mut findings)?;
     operations(host, &mut findings)?;
+    tunables(host, &mut findings);
     provisions(host, &mut findings);
     lan_rom(host, &mut findings)?;
     Ok(findings)
@@ -375,6 +376,14 @@ fn operations(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal>
         }
     }
     Ok(())
+}
+
+/// What an administrator meant to say in hpvmconf and did not.
+fn tunables(host: &VmHost, findings: &mut Vec<Finding>) {
+    findings.extend(host.conf.faults().into_iter().map(|text| {
+        let cure = Cure::Tell("correct the line, or take it out".into());
+        Finding { text, cure }
+    }));
 }
 
 fn provisions(host: &VmHost, findings: &mut Vec<Finding>) {

@@ -92,6 +92,12 @@ impl VmHost {
         }
     }
 
+    /// All that is wrong in hpvmconf, line by line.
+    #[must_use]
+    pub fn conf_faults(&self) -> Vec<String> {
+        self.conf.faults()
+    }
+
     pub fn guest(&self, selector: &Selector) -> Result<GuestConfig, Refusal> {
         self.registry.guest(selector)?.ok_or_else(|| Refusal::NoGuest(shown(selector)))
     }

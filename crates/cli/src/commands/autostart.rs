@@ -12,7 +12,7 @@ use hpvm_operations::autostart::{Chore, PassedOver, autostart};
 use hpvm_operations::start::Started;
 use hpvm_registry::Access;
 
-use super::{mode, not_cleared, refused};
+use super::{mode, not_cleared, refused, tell_conf_faults};
 
 /// Start the guests that start with the VM Host
 ///
@@ -34,6 +34,7 @@ impl Perform for Autostart {
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason);
         let done = autostart(&mut host, &actor, mode(self.dry_run))?;
+        tell_conf_faults(context, &host);
         for (chore, refusal) in &done.undone {
             let text = format!("{}: {}", not_done(*chore), chain(refusal));
             context.say.warning(None, &text);

@@ -9,7 +9,7 @@ use crate::reference;
 /// Write the manual pages into a folder
 #[derive(Debug, clap::Parser)]
 pub struct Man {
-    /// An existing folder
+    /// An existing folder; man1 and man5 are made in it
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
 }

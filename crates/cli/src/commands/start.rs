@@ -10,7 +10,7 @@ use hpvm_operations::start::{Started, start};
 use hpvm_operations::{Refusal, VmHost};
 use hpvm_registry::Access;
 
-use super::{catch_interruptions, mode, refused};
+use super::{catch_interruptions, mode, refused, tell_conf_faults};
 
 /// Start a guest
 ///
@@ -49,6 +49,7 @@ impl Perform for Start {
             .or_else(|refusal| refused_start(context, &config.name, refusal))?;
         match started {
             Started::Now(problems) => {
+                tell_conf_faults(context, &host);
                 context.say.start_problems(&config.name, &problems);
                 say.note(&format!("Successful start initiation of guest '{}'", config.name));
                 Ok(())
