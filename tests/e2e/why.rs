@@ -30,6 +30,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     several_faults_have_one_way_out,
     a_guest_that_hangs_is_explained,
     a_boot_disk_without_a_driver_is_explained,
+    what_keeps_no_guest_from_starting_is_noted,
 ];
 
 /// Four times what an engine and its worker need on a quiet machine.
@@ -239,6 +240,13 @@ fn a_boot_disk_without_a_driver_is_explained() {
     let data = format!("disk:avio_stor:0,5,0:{more}");
     let said = host.run(&["hpvmmodify", "-P", "web", "-a", &data]);
     assert!(said.status.success() && !said.stderr.contains("boot disk"), "{said}");
+}
+
+fn what_keeps_no_guest_from_starting_is_noted() {
+    let host = VmHost::new(Engine::Fake);
+    let empty = format!("disk:avio_stor:0,0,0:file:{}", host.disk("empty.img", 0).display());
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &empty]);
+    Screen::of(&host, "noted");
 }
 
 /// `web`, number 1, off, with two disks and a dvd.

@@ -290,7 +290,7 @@ impl Drop for Draft<'_> {
     }
 }
 
-fn blank(name: &GuestName, uuid: GuestUuid) -> GuestConfig {
+pub(crate) fn blank(name: &GuestName, uuid: GuestUuid) -> GuestConfig {
     GuestConfig {
         uuid,
         // The number is given when the registry is ours to write; until then the least stands for it.

@@ -9,9 +9,9 @@ use hpvm_host::names::guest_folder;
 use hpvm_model::{GuestConfig, GuestName, Occupant, Problem, Remedy, Severity};
 use hpvm_plan::difference::{Effect, waiting};
 use hpvm_plan::judge::{Purpose, boot_disk, problems};
-use hpvm_plan::record::Machine;
+use hpvm_plan::record::{Attached, AttachedNic, Machine, NicBoot};
 use hpvm_registry::Outcome;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::actor::{Failed, ToldBy};
 use crate::lost_record::Loss;
@@ -29,6 +29,8 @@ pub struct Why {
     pub headline: String,
     /// What led there, nearest cause first.
     pub causes: Vec<String>,
+    /// What else there is to know, of which nothing led there.
+    pub notes: Vec<String>,
     /// What to do outside hpvm, if anything, and the command to type then.
     pub remedy: Option<Remedy>,
 }
@@ -42,9 +44,11 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
                 return Ok(without_record(config, loss));
             }
             let why = running(config, &presence, attention.as_ref(), *supervision);
-            let why = with_boot_disk(why, config, &presence);
-            let why = with_waiting(why, config, host.machine(config).as_ref());
-            Ok(with_surroundings(why, &config.name, &surroundings::troubles(host, config)))
+            let machine = host.machine(config);
+            let why = with_waiting(why, config, machine.as_ref());
+            let troubles = surroundings::troubles(host, config);
+            let why = with_surroundings(why, &config.name, &troubles);
+            Ok(with_firmware(why, config, &presence, machine.as_ref()))
         }
         Presence::Off { .. } => match lost::qemu_at_rest(host, config) {
             Some(pid) => Ok(out_of_reach(config, pid)),
@@ -53,13 +57,13 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
     }
 }
 
-/// A guest that is well itself may have lost what it needs. What keeps it from running comes first, and alone.
-fn with_surroundings(why: Why, name: &GuestName, troubles: &[Trouble]) -> Why {
-    if why.remedy.is_some() || troubles.is_empty() {
+/// A guest that is well itself may have lost what it needs. What keeps it from running comes first, and its way out alone.
+fn with_surroundings(mut why: Why, name: &GuestName, troubles: &[Trouble]) -> Why {
+    let causes: Vec<String> = troubles.iter().map(|trouble| trouble.cause.clone()).collect();
+    if why.remedy.is_some() || causes.is_empty() {
+        why.notes.extend(causes);
         return why;
     }
-    let mut causes: Vec<String> = troubles.iter().map(|trouble| trouble.cause.clone()).collect();
-    causes.extend(why.causes);
     let remedies = troubles.iter().map(|trouble| &trouble.remedy);
     let asks: Vec<&str> = remedies.clone().filter_map(|remedy| remedy.ask.as_deref()).collect();
     let mut commands: Vec<&str> = remedies.map(|remedy| remedy.command.as_str()).collect();
@@ -68,6 +72,7 @@ fn with_surroundings(why: Why, name: &GuestName, troubles: &[Trouble]) -> Why {
     Why {
         headline: format!("'{name}' runs, and lacks what it was given"),
         causes,
+        notes: why.notes,
         remedy: Some(Remedy {
             ask: (!asks.is_empty()).then(|| asks.join("; ")),
             command: commands.join(" && "),
@@ -80,6 +85,7 @@ fn out_of_reach(config: &GuestConfig, pid: i32) -> Why {
     Why {
         headline: format!("'{name}' runs, and nobody can reach it"),
         causes: vec![format!("its files in /run are gone or damaged; its QEMU is process {pid}")],
+        notes: Vec::new(),
         remedy: Some(Remedy {
             ask: Some("shut it down from within if that can be done".into()),
             command: format!("hpvmstop -P {name} -h -F && hpvmstart -P {name}"),
@@ -94,11 +100,13 @@ fn without_record(config: &GuestConfig, loss: Loss) -> Why {
         Loss::Mendable { why } => Why {
             headline,
             causes: vec![why, "only its worker still has its boot record".into()],
+            notes: Vec::new(),
             remedy: command("hpvm doctor --repair".into()),
         },
         Loss::Final { why } => Why {
             headline,
             causes: vec![why],
+            notes: Vec::new(),
             remedy: Some(Remedy {
                 ask: Some("choose a time at which the guest may be off for a moment".into()),
                 command: format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"),
@@ -128,6 +136,7 @@ fn running(
         (Some(attention @ Attention::NoRecord { .. }), _, _) => Why {
             headline: format!("'{name}' runs, and what machine it got is not known any more"),
             causes: vec![attention.to_string()],
+            notes: Vec::new(),
             remedy: Some(Remedy {
                 ask: Some("choose a time at which the guest may be off for a moment".into()),
                 command: format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"),
@@ -141,12 +150,14 @@ fn running(
             Why {
                 headline: format!("'{name}' runs and does not answer"),
                 causes: vec![attention.to_string()],
+                notes: Vec::new(),
                 remedy: Some(Remedy { ask, command: status }),
             }
         }
         (None, Some(reason), _) => Why {
             headline: format!("'{name}' runs and is held still"),
             causes: vec![reason],
+            notes: Vec::new(),
             remedy: Some(Remedy {
                 ask: Some("make room where its disks lie; it goes on by itself".into()),
                 command: status,
@@ -155,11 +166,13 @@ fn running(
         (None, None, Supervision::None) => Why {
             headline: format!("'{name}' runs, and nobody supervises it"),
             causes: vec!["its keeper and its worker were both killed".into()],
+            notes: Vec::new(),
             remedy: command(format!("hpvmstart -P {name}")),
         },
         (None, None, _) if stopping.is_some() => Why {
             headline: format!("'{name}' is on its way down and still runs"),
             causes: presence.health(),
+            notes: Vec::new(),
             remedy: Some(Remedy {
                 ask: Some(format!(
                     "wait until it is off, which `{status}` shows; or end it like a power cut"
@@ -175,25 +188,89 @@ fn running(
                     since.strftime("%Y-%m-%dT%H:%M:%SZ")
                 ),
             },
-            causes: presence.health(),
+            causes: Vec::new(),
+            notes: presence.health(),
             remedy: None,
         },
     }
 }
 
-/// A guest that is well itself and does not get beyond its firmware may have no driver for the disk it boots from.
-fn with_boot_disk(why: Why, config: &GuestConfig, presence: &Presence) -> Why {
-    let is_in_firmware = matches!(
-        presence.snapshot().map(|snapshot| &snapshot.phase),
-        Some(Phase::Running { occupant: Occupant::Firmware })
-    );
-    match boot_disk::no_driver(config) {
-        Some(missing) if is_in_firmware && why.remedy.is_none() => Why {
+/// A guest that does not get beyond its firmware.
+fn with_firmware(
+    mut why: Why,
+    config: &GuestConfig,
+    presence: &Presence,
+    machine: Option<&Machine>,
+) -> Why {
+    let snapshot = presence.snapshot().filter(|snapshot| {
+        matches!(snapshot.phase, Phase::Running { occupant: Occupant::Firmware })
+    });
+    let since = snapshot.and_then(|snapshot| snapshot.since.parse().ok());
+    let source = machine.map_or(Source::Some, Source::of);
+    let held = since.and_then(|since| held_in_firmware(config, source, since));
+    match held {
+        Some((cause, _)) if why.remedy.is_some() => {
+            why.notes.push(cause);
+            why
+        }
+        Some((cause, remedy)) => Why {
             headline: format!("'{}' runs and is in its firmware still", config.name),
-            causes: std::iter::once(missing.text).chain(why.causes).collect(),
-            remedy: Some(missing.remedy),
+            causes: vec![cause],
+            notes: why.notes,
+            remedy: Some(remedy),
         },
-        _ => why,
+        None => why,
+    }
+}
+
+/// It may have no driver for the disk it boots from, or nothing to boot from; what else keeps it is on its console.
+fn held_in_firmware(
+    config: &GuestConfig,
+    source: Source,
+    since: Timestamp,
+) -> Option<(String, Remedy)> {
+    let name = &config.name;
+    if let Some(missing) = boot_disk::no_driver(config) {
+        return Some((missing.text, missing.remedy));
+    }
+    if Timestamp::now().duration_since(since) < FIRMWARE_BOUND {
+        return None;
+    }
+    if source == Source::None {
+        let ask = format!(
+            "add a disk with a system (hpvmmodify -P {name} -a disk:…), or put a medium in (-m dvd:…)"
+        );
+        let cause = "it has nothing to boot from: no disk, and no medium in a drive".to_owned();
+        return Some((
+            cause,
+            Remedy { ask: Some(ask), command: format!("hpvmstatus -P {name} -d") },
+        ));
+    }
+    let cause = format!(
+        "nothing has booted since {since}: there may be no system that boots by UEFI, or somebody is in the firmware's menus"
+    );
+    let ask = Some("see what the firmware says: CO in the console's menu".to_owned());
+    Some((cause, Remedy { ask, command: format!("hpvmconsole -P {name}") }))
+}
+
+/// Firmware finds a system within seconds, and within a minute where an emulated processor is short of time.
+const FIRMWARE_BOUND: SignedDuration = SignedDuration::from_secs(90);
+
+/// Whether the firmware has a device on which a system could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Some,
+    None,
+}
+
+impl Source {
+    fn of(machine: &Machine) -> Source {
+        let holds = |attached: &Attached| attached.device.backing.store().is_some();
+        let boots = |attached: &AttachedNic| attached.boot == NicBoot::AfterDisks;
+        match machine.storage.iter().any(holds) || machine.nics.iter().any(boots) {
+            true => Source::Some,
+            false => Source::None,
+        }
     }
 }
 
@@ -206,7 +283,7 @@ fn with_waiting(mut why: Why, config: &GuestConfig, machine: Option<&Machine>) -
         }
         _ => None,
     });
-    why.causes.extend(waits);
+    why.notes.extend(waits);
     why
 }
 
@@ -221,27 +298,32 @@ fn off(host: &VmHost, config: &GuestConfig, presence: &Presence) -> Result<Why, 
         return Ok(Why {
             headline: format!("'{name}' is off and cannot start"),
             causes: errors.iter().map(|p| p.text.clone()).collect(),
+            notes: Vec::new(),
             remedy: Some(all_remedies(&errors, start)),
         });
     }
+    let notes: Vec<String> = found.iter().map(|p| p.text.clone()).collect();
     if let Some(failed) = last_failed_start(host, config, presence)? {
-        return Ok(failed);
+        return Ok(Why { notes, ..failed });
     }
     let ended = presence.ending();
     Ok(match ended {
         Some((when, how)) if how.is_failure() => Why {
             headline: format!("'{name}' is off since {when}: {how}"),
             causes: crash_causes(host, config, how),
+            notes,
             remedy: Some(Remedy { ask: crash_ask(how), command: start }),
         },
         Some((when, how)) => Why {
             headline: format!("'{name}' is off since {when}: {how}. Nothing prevents a start"),
             causes: Vec::new(),
+            notes,
             remedy: command(start),
         },
         None => Why {
             headline: format!("'{name}' is off. Nothing prevents a start"),
             causes: Vec::new(),
+            notes,
             remedy: command(start),
         },
     })
@@ -318,15 +400,19 @@ fn failed_start(name: &GuestName, at: Timestamp, failed: Failed) -> Why {
                 causes.join("; and ")
             ),
             causes: Vec::new(),
+            notes: Vec::new(),
             remedy,
         },
-        ToldBy::Trial => Why { headline, causes, remedy },
+        ToldBy::Trial => Why { headline, causes, notes: Vec::new(), remedy },
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hpvm_model::GuestUuid;
+
     use super::*;
+    use crate::create::blank;
 
     fn trouble(cause: &str, ask: Option<&str>, command: &str) -> Trouble {
         let remedy = Remedy { ask: ask.map(str::to_owned), command: command.to_owned() };
@@ -334,9 +420,28 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_that_is_long_in_its_firmware_is_told_why() {
+        let name: GuestName = "web".parse().expect("a name");
+        let config = blank(&name, GuestUuid(uuid::Uuid::nil()));
+        let now = Timestamp::now();
+        let long_ago = now - FIRMWARE_BOUND - FIRMWARE_BOUND;
+        assert_eq!(held_in_firmware(&config, Source::None, now), None);
+        let (cause, _) = held_in_firmware(&config, Source::None, long_ago).expect("a cause");
+        assert!(cause.contains("no disk, and no medium"), "{cause}");
+        let (cause, remedy) = held_in_firmware(&config, Source::Some, long_ago).expect("a cause");
+        assert!(cause.starts_with("nothing has booted since "), "{cause}");
+        assert_eq!(remedy.command, "hpvmconsole -P web");
+    }
+
+    #[test]
     fn what_a_running_guest_lacks_is_told_unless_it_does_not_run_well_itself() {
         let name: GuestName = "web".parse().expect("a name");
-        let well = Why { headline: "well".into(), causes: vec!["a note".into()], remedy: None };
+        let well = Why {
+            headline: "well".into(),
+            causes: Vec::new(),
+            notes: vec!["a note".into()],
+            remedy: None,
+        };
         let troubles = [
             trouble("the switch is halted", None, "hpvmnet -S a -b"),
             trouble("a is gone", Some("bring a"), "hpvmstatus -P web"),
@@ -344,7 +449,8 @@ mod tests {
         ];
         assert_eq!(with_surroundings(well.clone(), &name, &[]), well);
         let told = with_surroundings(well.clone(), &name, &troubles);
-        assert_eq!(told.causes, ["the switch is halted", "a is gone", "b is gone", "a note"]);
+        assert_eq!(told.causes, ["the switch is halted", "a is gone", "b is gone"]);
+        assert_eq!(told.notes, ["a note"]);
         assert_eq!(
             told.remedy,
             Some(Remedy {
@@ -352,7 +458,9 @@ mod tests {
                 command: "hpvmnet -S a -b && hpvmstatus -P web".into()
             })
         );
-        let held = Why { remedy: command("hpvmstatus -P web".into()), ..well };
-        assert_eq!(with_surroundings(held.clone(), &name, &troubles), held);
+        let held = Why { notes: Vec::new(), remedy: command("hpvmstatus -P web".into()), ..well };
+        let told = with_surroundings(held.clone(), &name, &troubles[..1]);
+        let notes = vec!["a note".to_owned(), "the switch is halted".to_owned()];
+        assert_eq!(told, Why { notes, ..held });
     }
 }

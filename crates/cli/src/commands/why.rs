@@ -27,10 +27,9 @@ impl Perform for Why {
         let config = host.guest(&selector.into())?;
         let why = why(&host, &config)?;
         let mut text = format!("{}\n", why.headline);
-        // Of a guest that needs nothing these are no causes.
-        let word = if why.remedy.is_some() { "because" } else { "note:" };
-        for cause in &why.causes {
-            text.push_str(&format!("  {word} {}\n", printable(cause)));
+        let told = why.causes.iter().map(|cause| ("because", cause));
+        for (word, sentence) in told.chain(why.notes.iter().map(|note| ("note:", note))) {
+            text.push_str(&format!("  {word} {}\n", printable(sentence)));
         }
         if let Some(Remedy { ask, command }) = &why.remedy {
             if let Some(ask) = ask {
