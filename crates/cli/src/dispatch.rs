@@ -3,7 +3,7 @@
 //!
 //! Only the called command's options are built, since building all of them would take longer than listing 1,000 guests.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction};
 use hpvm_operations::Actor;
@@ -12,6 +12,7 @@ use crate::commands;
 use crate::exit::Failure;
 use crate::messages::{Say, printable};
 use crate::output::print;
+use crate::reference::synopsis;
 use crate::usage;
 
 /// A command: its options, and what it does.
@@ -100,9 +101,11 @@ const fn entry<C: Perform>(word: &'static str, origin: Origin) -> Entry {
 }
 
 fn perform<C: Perform>(matches: &clap::ArgMatches, context: &Context) -> Result<(), Failure> {
-    C::from_arg_matches(matches)
-        .map_err(|error| usage::explain(&error, C::command().bin_name(context.say.command())))?
-        .perform(context)
+    let explained = |error| {
+        let options = C::command().bin_name(context.say.command());
+        usage::explain(&error, options, &context.command_line)
+    };
+    C::from_arg_matches(matches).map_err(explained)?.perform(context)
 }
 
 impl Entry {
@@ -164,7 +167,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> (String, Result<(),
     let word = arguments.get(1).map(|word| word.to_string_lossy().into_owned());
     match word.as_deref() {
         None => ("hpvm".into(), Err(which("say which command".into()))),
-        Some("--help" | "help") => ("hpvm".into(), print(&overview()).map_err(Failure::from)),
+        Some("help") if arguments.len() > 2 => ("hpvm".into(), help_on(&arguments[2])),
+        Some("--help" | "-h" | "help") => {
+            ("hpvm".into(), print(&overview()).map_err(Failure::from))
+        }
         Some("--version" | "-v") => ("hpvm".into(), print(&version()).map_err(Failure::from)),
         Some(word) => match COMMANDS.iter().find(|entry| entry.word == word) {
             Some(entry) => (entry.name(), call(entry, &arguments, 2)),
@@ -199,7 +205,7 @@ fn call(entry: &Entry, arguments: &[OsString], skip: usize) -> Result<(), Failur
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
             Ok(print(&error.to_string())?)
         }
-        Err(error) => Err(usage::explain(&error, options)),
+        Err(error) => Err(usage::explain(&error, options, &words)),
     }
 }
 
@@ -220,6 +226,16 @@ fn which(text: String) -> Failure {
     }
 }
 
+/// What `hpvm help status` prints, and `hpvm help hpvmstatus`.
+fn help_on(topic: &OsStr) -> Result<(), Failure> {
+    let word = topic.to_string_lossy();
+    let is_meant = |entry: &&Entry| entry.word == word || entry.name() == word;
+    match COMMANDS.iter().find(is_meant) {
+        Some(entry) => Ok(print(&entry.options().render_help().to_string())?),
+        None => Err(which(format!("'{}' is no command", printable(&word)))),
+    }
+}
+
 /// What `hpvm help` prints.
 fn overview() -> String {
     let mut text = String::from("Usage: hpvm COMMAND [OPTIONS]\n\nCommands:\n");
@@ -228,14 +244,15 @@ fn overview() -> String {
         text.push_str(&format!("  {:<10} {about}\n", entry.word));
     }
     text.push_str("\nThe first eleven are programs of their own too: hpvmcreate, hpvmmodify, …; so is gvsdmgr.\n");
-    text.push_str("`hpvm COMMAND --help` tells a command's options.\n");
+    text.push_str("`hpvm help COMMAND` tells a command's options.\n");
     text
 }
 
 /// One line on the options of a command.
 pub(crate) fn usage(word: &str) -> String {
     let entry = COMMANDS.iter().find(|entry| entry.word == word);
-    entry.map_or_else(String::new, |entry| format!("{}\n", entry.options().render_usage()))
+    let line = |entry: &Entry| format!("Usage: {} {}\n", entry.name(), synopsis(&entry.options()));
+    entry.map_or_else(String::new, line)
 }
 
 /// What `-v` prints.

@@ -4,34 +4,45 @@
 use std::error::Error as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use hpvm_model::GuestName;
 use hpvm_model::bytes::shown;
 
 use crate::exit::Failure;
 
-/// The failure for an error of clap's.
-pub(crate) fn explain(error: &clap::Error, options: clap::Command) -> Failure {
-    let text = sentence(error, &options);
+/// The failure for an error of clap's about these words.
+pub(crate) fn explain(error: &clap::Error, options: clap::Command, words: &[String]) -> Failure {
+    let text = sentence(error, &options, words);
     failure(text, options)
 }
 
+/// The sentence, and where the rest stands.
 pub(crate) fn failure(text: String, mut options: clap::Command) -> Failure {
-    Failure::Usage { text, synopsis: options.render_usage().to_string() }
+    let usage = options.render_usage();
+    let name = options.get_bin_name().unwrap_or_default();
+    Failure::Usage { text, synopsis: format!("{usage}; `{name} --help` tells what there is") }
 }
 
-fn sentence(error: &clap::Error, options: &clap::Command) -> String {
+fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> String {
     let argument = context(error, ContextKind::InvalidArg).unwrap_or_default();
     let spelled = spelled(&argument, options);
     match error.kind() {
+        ErrorKind::UnknownArgument if argument == "-h" => {
+            "'-h' is no option of this command; --help prints its options".to_owned()
+        }
+        ErrorKind::UnknownArgument if options.get_name() == "hpvmconsole" && takes_words(words) => {
+            format!(
+                "'{argument}' is no option of this command; a command of several words stands in quotes: -c 'pc -off'"
+            )
+        }
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
             let hint = context(error, ContextKind::SuggestedArg)
                 .map_or(String::new(), |similar| format!("; did you mean {similar}?"));
             format!("'{argument}' is no option of this command{hint}")
         }
         ErrorKind::UnknownArgument => {
-            let takes_guest = options.get_arguments().any(|option| option.get_short() == Some('P'));
-            let hint = match takes_guest {
-                true => "; -P names the guest",
-                false => "",
+            let hint = match takes_guest(options) && !names_guest(words) {
+                true => guest_hint(&argument),
+                false => String::new(),
             };
             format!("the argument '{argument}' has no meaning here{hint}")
         }
@@ -66,6 +77,31 @@ fn sentence(error: &clap::Error, options: &clap::Command) -> String {
             let first = text.lines().next().unwrap_or_default();
             first.trim_start_matches("error: ").to_owned()
         }
+    }
+}
+
+/// Whether a command for the console is given, which ends where a shell sees its end.
+fn takes_words(words: &[String]) -> bool {
+    words.iter().any(|word| word == "-c" || word == "--command")
+}
+
+fn takes_guest(options: &clap::Command) -> bool {
+    options.get_arguments().any(|option| option.get_short() == Some('P'))
+}
+
+fn names_guest(words: &[String]) -> bool {
+    let is_selector = |word: &String| {
+        ["-P", "-p"].iter().any(|letter| word.starts_with(letter))
+            || ["--name", "--number"].iter().any(|long| word.starts_with(long))
+    };
+    words.iter().any(is_selector)
+}
+
+/// Who forgot the letter, as commands that A.03.50 did not have let one do.
+fn guest_hint(argument: &str) -> String {
+    match argument.parse::<GuestName>() {
+        Ok(name) => format!("; did you mean -P {name}?"),
+        Err(_) => "; -P names the guest".to_owned(),
     }
 }
 

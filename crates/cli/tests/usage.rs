@@ -57,10 +57,20 @@ const WRONG: &[(&str, &str)] = &[
         "hpvmdevmgmt: ERROR: -S takes its values directly behind it: -S SIZE FILE",
     ),
     ("hpvmmodify -P g -F -s", "hpvmmodify: ERROR: -F and -s exclude each other"),
+    ("hpvmmodify -P g extra", "hpvmmodify: ERROR: the argument 'extra' has no meaning here"),
     (
-        "hpvmmodify -P g extra",
-        "hpvmmodify: ERROR: the argument 'extra' has no meaning here; -P names the guest",
+        "hpvmstatus web1",
+        "hpvmstatus: ERROR: the argument 'web1' has no meaning here; did you mean -P web1?",
     ),
+    (
+        "hpvmstart a/b",
+        "hpvmstart: ERROR: the argument 'a/b' has no meaning here; -P names the guest",
+    ),
+    (
+        "hpvmstart -h",
+        "hpvmstart: ERROR: '-h' is no option of this command; --help prints its options",
+    ),
+    ("hpvm help frobnicate", "hpvm: ERROR: 'frobnicate' is no command"),
     ("hpvmmodify -P g --force=yes", "hpvmmodify: ERROR: -F takes no value"),
     ("hpvmmodify -p 0", "hpvmmodify: ERROR: -p: '0' is no guest number; numbers are 1 to 99999"),
     (
@@ -196,4 +206,22 @@ fn the_steps_at_which_a_command_can_be_killed_are_listed() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.lines().any(|line| line == "create.committed"), "{text}");
     assert!(text.lines().all(|line| line.contains('.')), "{text}");
+}
+
+#[test]
+fn help_on_a_command_is_had_by_either_way() {
+    let printed = |program: &str, words: &[&str]| {
+        let words: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
+        let output = run(program, &words);
+        assert_eq!(output.status.code(), Some(0), "{program} {words:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let help = printed("hpvmstatus", &["--help"]);
+    assert!(help.contains("--name <NAME>"), "{help}");
+    assert_eq!(printed("hpvm", &["help", "status"]), help);
+    assert_eq!(printed("hpvm", &["help", "hpvmstatus"]), help);
+    assert_eq!(printed("hpvm", &["-h"]), printed("hpvm", &["help"]));
+    assert!(printed("hpvmhostrdev", &["-h"]).starts_with("Usage: hpvmhostrdev [-u] [-h] [-D]"));
+    let errors = String::from_utf8(run("hpvmstart", &[]).stderr).unwrap();
+    assert!(errors.ends_with("; `hpvmstart --help` tells what there is\n"), "{errors}");
 }
