@@ -7,7 +7,7 @@ use hpvm_model::{
     MacAddress, NicKind, PciSlot, PortNumber, PortRules, PortVlan, SpoofGuard, SwitchName,
     SwitchNumber, SwitchState, VlanId, Vswitch, Wire,
 };
-use hpvm_operations::network::nat::NatView;
+use hpvm_operations::network::nat::{Lease, NatView};
 use hpvm_operations::network::view::{PortState, PortView, ShownState, SwitchView, WireView};
 use hpvm_vswitchd::protocol::Station;
 use hpvm_vswitchd::status::{Counters, Discards, PortLink, PortNow};
@@ -271,9 +271,24 @@ fn a_nat_wire_tells_whether_it_is_there() {
     let [ssh, web] = ["tcp:2222:10.0.2.15:22", "tcp:8080:10.0.2.15:80"];
     let dead = |forward| format!("{forward} (does not work)");
     let forwards = vec![ssh.parse().unwrap()];
-    assert_eq!(shown(NatView::There { forwards }), ["up", ssh, &dead(web)]);
+    let there = NatView::There { forwards, leases: Vec::new() };
+    assert_eq!(shown(there), ["up", ssh, &dead(web)]);
     assert_eq!(shown(NatView::Gone), ["missing", &dead(ssh), &dead(web)]);
     assert_eq!(shown(NatView::AtRest), ["no guest runs on it", ssh, web]);
+}
+
+/// What a port forward leads to.
+#[test]
+fn a_port_tells_the_address_that_nat_gave_its_guest() {
+    let mut view = vlan02();
+    view.switch.wire = Wire::Nat;
+    let lease =
+        |mac_of: &str, address: &str| Lease { mac: mac(mac_of), address: address.parse().unwrap() };
+    let leases = vec![lease("0x56e9e3096a99", "10.0.2.16"), lease("0x56e9e3096a22", "10.0.2.15")];
+    view.wire = WireView::Nat(NatView::There { forwards: Vec::new(), leases });
+    let text = blocks::one(&view, Ports::All, Counting::Left);
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("by DHCP")).collect();
+    assert_eq!(lines, ["    IP Address by DHCP           : 10.0.2.15"], "{text}");
 }
 
 #[test]

@@ -65,6 +65,8 @@ const LIFELINE: i32 = 5;
 const WITNESS: i32 = 6;
 
 fn main() -> ExitCode {
+    // Started as /proc/self/exe, it would be listed as `exe`.
+    let _ = rustix::thread::set_name(c"hpvmnat");
     let mut arguments: Vec<String> = env::args().skip(1).collect();
     let part = arguments.first().filter(|first| [WORKER, STANDBY].contains(&first.as_str()));
     let part = part.cloned();

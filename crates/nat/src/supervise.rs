@@ -52,7 +52,6 @@ pub(crate) fn stand_by(start: &Start, witness: OwnedFd) -> io::Result<ExitCode> 
     // Without a bound: it may never be needed. Who ends in good order ends this process too.
     retry_on_intr(|| poll(&mut [PollFd::new(&witness, PollFlags::IN)], None))?;
     drop(witness);
-    let _ = rustix::thread::set_name(c"hpvmnat");
     eprintln!("hpvmnat: the outer process was killed; another takes its place");
     supervise(start)
 }

@@ -97,7 +97,7 @@ pub struct Net {
     #[arg(conflicts_with_all = ["create", "change", "boot", "halt", "reset", "delete", "port_change"])]
     pub port: Option<AskedPort>,
 
-    /// The counters of each port
+    /// The counters of each port; Inbound is what the guest receives, Outbound what it sends
     #[arg(short = 'A', long, requires = "which", conflicts_with = "deed")]
     pub statistics: bool,
 
@@ -105,7 +105,8 @@ pub struct Net {
     #[arg(short = 'z', long, requires = "statistics")]
     pub zero: bool,
 
-    /// Every field, as lines of key and value
+    /// Every field, as lines of key and value; of a port's rules those that differ from every port's: the spoof guard is on where
+    /// nothing is said of it
     #[arg(short = 'V', long, group = "layout")]
     pub verbose: bool,
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use hpvm_model::network::Rate;
 use hpvm_model::{Forward, GuestName, Isolation, PortNumber, SpoofGuard};
+use hpvm_operations::network::nat::{Lease, NatView};
 use hpvm_operations::network::view::{PortView, SwitchView, WireView};
 use hpvm_vswitchd::status::Counters;
 
@@ -45,6 +46,7 @@ pub fn one(switch: &SwitchView, ports: Ports, counting: Counting) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "Port Number                      : {}", port.port);
         push(&mut text, facts(port));
+        push(&mut text, leased(switch, port).map(|ip| ("    IP Address by DHCP           ", ip)));
         push(&mut text, rules(port));
         if counting == Counting::Shown {
             let counted = port.now.as_ref().map(|now| now.counters).unwrap_or_default();
@@ -66,6 +68,14 @@ fn forward(switch: &SwitchView, forward: &Forward) -> String {
         true => format!("{forward} (does not work)"),
         false => forward.to_string(),
     }
+}
+
+/// What the NAT gave the guest at the port.
+fn leased(switch: &SwitchView, port: &PortView) -> Option<String> {
+    let WireView::Nat(NatView::There { leases, .. }) = &switch.wire else { return None };
+    let now = port.now.as_ref()?;
+    let is_its = |lease: &&Lease| lease.mac == now.mac;
+    leases.iter().find(is_its).map(|lease| lease.address.to_string())
 }
 
 /// How what is behind the wire is, in words.

@@ -2,6 +2,7 @@
 
 use hpvm_host::names::switch_folder;
 use hpvm_model::{Forward, Vswitch, Wire};
+pub use hpvm_nat::control::Lease;
 use hpvm_nat::control::{self, Reply, Request};
 
 use crate::VmHost;
@@ -14,6 +15,8 @@ pub enum NatView {
     There {
         /// The port forwards that work.
         forwards: Vec<Forward>,
+        /// The guests that have an address of it.
+        leases: Vec<Lease>,
     },
     /// It was killed under the guests.
     Gone,
@@ -28,7 +31,7 @@ impl NatView {
     #[must_use]
     pub fn lacks(&self, forward: &Forward) -> bool {
         match self {
-            NatView::There { forwards } => !forwards.contains(forward),
+            NatView::There { forwards, .. } => !forwards.contains(forward),
             NatView::Gone | NatView::Silent => true,
             NatView::AtRest | NatView::Unknown => false,
         }
@@ -47,7 +50,9 @@ fn ask(host: &VmHost, switch: &Vswitch) -> NatView {
     }
     let asking = host.root.switch_dir(switch.number.get()).join(switch_folder::NAT_CONTROL);
     match control::ask(&asking, &Request::Status) {
-        Ok(Reply::Status(status)) => NatView::There { forwards: status.forwards },
+        Ok(Reply::Status(control::Status { forwards, leases, .. })) => {
+            NatView::There { forwards, leases }
+        }
         Err(error) if error.is_absence() => NatView::Gone,
         Err(error) if error.is_forbidden() => NatView::Unknown,
         Ok(_) | Err(_) => NatView::Silent,
