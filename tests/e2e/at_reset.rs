@@ -81,7 +81,7 @@ impl Waits {
 
     fn shown(&self) -> String {
         let shown = self.host.ok(&["hpvmstatus", "-P", "web"]);
-        shown.split_once("[Waiting for Next Start]").map_or(String::new(), |(_, rest)| rest.into())
+        shown.split_once("[Waiting for Next ").map_or(String::new(), |(_, rest)| rest.into())
     }
 
     fn machine(&self) -> Machine {

@@ -62,7 +62,7 @@ fn wait_to_read(console: &mut Console, port: &str, texts: &[&str]) {
 /// The part of the guest's status about what waits.
 fn waiting(host: &VmHost) -> String {
     let shown = host.ok(&["hpvmstatus", "-P", "vio"]);
-    shown.split_once("[Waiting for Next Start]").map_or(String::new(), |(_, rest)| rest.to_owned())
+    shown.split_once("[Waiting for Next ").map_or(String::new(), |(_, rest)| rest.to_owned())
 }
 
 /// Alone on its emulated adapter a disk is exchanged with that; one of several on a live adapter, when it may leave.

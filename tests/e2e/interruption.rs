@@ -192,7 +192,7 @@ fn a_change_under_way_is_made_in_full() {
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("hpvmmodify: interrupted; guest 'web' is changed already"), "{said}");
     let shown = host.ok(&["hpvmstatus", "-P", "web"]);
-    assert!(shown.contains("more.img") && !shown.contains("Waiting for Next Start"), "{shown}");
+    assert!(shown.contains("more.img") && !shown.contains("Waiting for Next"), "{shown}");
     assert_eq!(last_outcome(&host), Outcome::Done);
     assert_sound(&host);
 }

@@ -54,6 +54,16 @@ impl Recorded {
         }
     }
 
+    /// A change that is under way, as the log names it.
+    pub(crate) fn change(&self, seq: u64) -> String {
+        let pending = self.machine.as_ref().ok().and_then(|known| {
+            let pending = &known.file.machine().pending;
+            pending.iter().find(|pending| pending.seq == seq)
+        });
+        let words = pending.map_or_else(String::new, |p| format!(", {},", p.change.words()));
+        format!("device change {seq}{words}")
+    }
+
     pub(crate) fn devices(&self) -> Devices {
         match self.machine {
             Ok(_) => Devices::Known,

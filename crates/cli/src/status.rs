@@ -1,6 +1,6 @@
 //! What hpvmstatus prints, as pure functions from views to text; one file a layout. The layouts of A.03.50 are kept to the
 //! blank, since scripts cut them by column; what we add stands in sections of its own behind theirs:
-//! `[Run Details]` (since when, accelerator, health) and `[Waiting for Next Start]`, each only when it has content.
+//! `[Run Details]` (since when, accelerator, health) and `[Waiting for Next Start]` (`… Reset or Start]`), each only when it has content.
 //!
 //! Nothing here looks at the machine: `commands/status.rs` gathers, this prints.
 

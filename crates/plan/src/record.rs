@@ -273,6 +273,32 @@ pub enum DeviceChange {
 }
 
 impl DeviceChange {
+    /// What it does, in words for the guest's log: `removing 0,0,1`.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            DeviceChange::Attach { devices, .. } => {
+                let devices = devices.iter().map(|attached| attached.device.to_string());
+                format!("adding {}", devices.collect::<Vec<_>>().join(", "))
+            }
+            DeviceChange::Detach { address, .. } => format!("removing {address}"),
+            DeviceChange::DetachAdapter { slot } => format!("removing the adapter at {slot}"),
+            DeviceChange::Medium { attached, .. } => format!("changing to {}", attached.device),
+            DeviceChange::Grow { attached, .. } => format!("growing {}", attached.device),
+            DeviceChange::PlaceHolder { address, .. } => {
+                format!("changing the place holder at {address}")
+            }
+            DeviceChange::PlugNic { attached } => format!("adding {}", attached.nic),
+            DeviceChange::UnplugNic { slot } => format!("removing the NIC at {slot}"),
+            DeviceChange::MoveNic { attached } => format!("moving to {}", attached.nic),
+            DeviceChange::TakeBack { address } => format!("taking back what waits at {address}"),
+            DeviceChange::LinkNics { slots, .. } => {
+                let slots = slots.iter().map(ToString::to_string);
+                format!("the links of the NICs at {}", slots.collect::<Vec<_>>().join(" and "))
+            }
+        }
+    }
+
     /// The storage device it is about, when it is one.
     #[must_use]
     pub fn address(&self) -> Option<StorageAddress> {

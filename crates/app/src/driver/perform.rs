@@ -150,18 +150,17 @@ impl Driver {
 
     pub(super) fn step_over(&mut self, seq: u64, result: Result<Performed, DeviceError>) {
         let Some(changes) = &mut self.changes else { return };
+        let change = self.recorded.change(seq);
         self.log.say(&match &result {
-            Ok(Performed::Done) => format!("device change {seq} is done"),
+            Ok(Performed::Done) => format!("{change} is done"),
             Ok(Performed::DoneWhileHeld(held)) => {
                 let ms = held.as_millis();
-                format!("device change {seq} is done; the guest stood still for {ms} ms for it")
+                format!("{change} is done; the guest stood still for {ms} ms for it")
             }
-            Ok(Performed::Asked) => format!("device change {seq} waits for the guest to let go"),
-            Ok(Performed::Prepared) => {
-                format!("device change {seq} waits for the guest's next reset")
-            }
-            Err(DeviceError::Waits(reason)) => format!("device change {seq} waits: {reason}"),
-            Err(error) => format!("device change {seq} failed: {}", chain(error)),
+            Ok(Performed::Asked) => format!("{change} waits for the guest to let go"),
+            Ok(Performed::Prepared) => format!("{change} waits for the guest's next reset"),
+            Err(DeviceError::Waits(reason)) => format!("{change} waits: {reason}"),
+            Err(error) => format!("{change} failed: {}", chain(error)),
         });
         if let Ok(known) = &mut self.recorded.machine {
             changes.settle(&mut known.file, seq, result);

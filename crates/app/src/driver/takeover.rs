@@ -205,9 +205,10 @@ impl Driver {
     }
 
     pub(super) fn settle(&mut self, seq: u64, outcome: Outcome) {
+        let change = self.recorded.change(seq);
         self.log.say(&match &outcome {
-            Outcome::Done => format!("device change {seq} is done"),
-            Outcome::Failed(reason) => format!("device change {seq} failed: {reason}"),
+            Outcome::Done => format!("{change} is done"),
+            Outcome::Failed(reason) => format!("{change} failed: {reason}"),
         });
         if let Ok(known) = &mut self.recorded.machine
             && let Err(error) = known.file.settled(&now(), seq, outcome)

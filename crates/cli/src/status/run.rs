@@ -2,7 +2,7 @@
 
 use hpvm_app::snapshot::Agent;
 use hpvm_operations::view::GuestView;
-use hpvm_plan::difference::Effect;
+use hpvm_plan::difference::{Effect, FieldChange};
 
 use crate::messages::printable;
 use crate::table::Table;
@@ -49,7 +49,12 @@ pub(super) fn waiting_section(view: &GuestView) -> Option<String> {
     for change in &view.waiting {
         table.row([&change.field, &change.from, &change.to, reason(&change.effect)]);
     }
-    (!view.waiting.is_empty()).then(|| format!("[Waiting for Next Start]\n{}", table.render()))
+    let waits_for_reset = |change: &FieldChange| matches!(change.effect, Effect::NextReset(_));
+    let until = match view.waiting.iter().any(waits_for_reset) {
+        true => "Reset or Start",
+        false => "Start",
+    };
+    (!view.waiting.is_empty()).then(|| format!("[Waiting for Next {until}]\n{}", table.render()))
 }
 
 fn reason(effect: &Effect) -> &str {
