@@ -70,6 +70,10 @@ const WRONG: &[(&str, &str)] = &[
         "hpvmstart -h",
         "hpvmstart: ERROR: '-h' is no option of this command; --help prints its options",
     ),
+    (
+        "hpvmconsole -P g -c pc -off",
+        "hpvmconsole: ERROR: '-o' is no option of this command; a command of several words stands in quotes: -c 'pc -off'",
+    ),
     ("hpvm help frobnicate", "hpvm: ERROR: 'frobnicate' is no command"),
     ("hpvmmodify -P g --force=yes", "hpvmmodify: ERROR: -F takes no value"),
     ("hpvmmodify -p 0", "hpvmmodify: ERROR: -p: '0' is no guest number; numbers are 1 to 99999"),
@@ -206,6 +210,19 @@ fn the_steps_at_which_a_command_can_be_killed_are_listed() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.lines().any(|line| line == "create.committed"), "{text}");
     assert!(text.lines().all(|line| line.contains('.')), "{text}");
+}
+
+/// A slip in the name of a root is no VM Host without guests.
+#[test]
+fn a_root_that_is_not_there_is_told() {
+    let output = Command::new(env!("CARGO_BIN_EXE_hpvm"))
+        .arg0("hpvmstatus")
+        .env("HPVM_ROOT", "/nonexistent/root")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("HPVM_ROOT names /nonexistent/root, which is not there"), "{errors}");
 }
 
 #[test]

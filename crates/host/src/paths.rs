@@ -30,11 +30,17 @@ use rustix::process::geteuid;
 
 use crate::{durable, fingerprint, names};
 
+mod abandoned;
+
+pub use abandoned::{Abandoned, Sockets, abandoned};
+
 /// Why a VM Host's folders cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     #[error("HPVM_ROOT is empty; name a folder, or unset it")]
     Empty,
+    #[error("HPVM_ROOT names {}, which is not there; hpvmcreate makes a VM Host there", path.display())]
+    Absent { path: PathBuf },
     #[error("neither HPVM_ROOT, XDG_DATA_HOME nor HOME says where the VM Host lies; set one")]
     NoHome,
     #[error("the folder {} cannot be resolved", path.display())]
@@ -212,6 +218,15 @@ impl Root {
     #[must_use]
     pub fn uid_base(&self) -> Option<u32> {
         (!self.run_id.is_empty()).then(|| uid_base_of(&self.run)).flatten()
+    }
+
+    /// Refuses a folder that was named and is not there, for who only looks: a slip in its name would be a VM Host without
+    /// guests.
+    pub fn must_be_there(&self) -> Result<(), RootError> {
+        match std::env::var_os("HPVM_ROOT").is_none() || self.prefix.exists() {
+            true => Ok(()),
+            false => Err(RootError::Absent { path: self.prefix.clone() }),
+        }
     }
 
     /// Makes the folders that every guest shares. May run at any time, in any number of processes at once.

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use hpvm_host::lock::{self, Busy};
 use hpvm_host::names::guest_folder;
+use hpvm_host::paths::{self, Abandoned, Sockets};
 use hpvm_host::{durable, process, removal};
-use hpvm_model::{GuestConfig, GuestNumber, GuestUuid, Vswitch};
+use hpvm_model::{AdapterKind, GuestConfig, GuestNumber, GuestUuid, Vswitch};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{
     Access, Found, Registry, RemovedGuest, Selector, Step, SwitchSelector, portable,
@@ -78,6 +79,7 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     operations(host, &mut findings)?;
     tunables(host, &mut findings);
     provisions(host, &mut findings);
+    scsi_rom(host, &mut findings)?;
     lan_rom(host, &mut findings)?;
     Ok(findings)
 }
@@ -91,7 +93,20 @@ fn places(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     links(host, &guests, &mut findings);
     run_folders(host, &guests, &mut findings);
     half_made(host, &mut findings);
+    findings.extend(paths::abandoned().into_iter().map(abandoned));
     Ok(findings)
+}
+
+fn abandoned(folder: Abandoned) -> Finding {
+    let Abandoned { run, root, sockets } = folder;
+    let text = format!("{} is the run folder of {}, which is gone", run.display(), root.display());
+    match sockets {
+        Sockets::None => Finding { text, cure: Cure::Remove(run) },
+        Sockets::Some => {
+            let what = format!("see whether a guest runs there still: fuser {}/*/*", run.display());
+            Finding { text, cure: Cure::Tell(what) }
+        }
+    }
 }
 
 fn guest(host: &VmHost, config: &GuestConfig, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
@@ -397,6 +412,27 @@ fn provisions(host: &VmHost, findings: &mut Vec<Finding>) {
         let cure = Cure::Tell("install package ovmf or set HPVMFIRMWARE in hpvmconf".into());
         findings.push(Finding { text, cure });
     }
+}
+
+/// Asked for only where a guest has a scsi adapter, with which it does not start otherwise.
+fn scsi_rom(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
+    let rom = host.conf.scsi_rom();
+    let has_scsi = |config: &GuestConfig| {
+        config.storage.iter().any(|device| device.adapter == AdapterKind::Scsi)
+    };
+    if !matches!(stores::plain_file(&rom), hpvm_plan::facts::FileFact::Regular { .. })
+        && let Some(guest) = host.registry.all()?.iter().find(|config| has_scsi(config))
+    {
+        let text = format!(
+            "the firmware driver {} cannot be used, so guests with scsi adapters, such as '{}', do not start",
+            rom.display(),
+            guest.name
+        );
+        let cure =
+            Cure::Tell("install hpvm's own, or name the file in hpvmconf (HPVMSCSIROM)".into());
+        findings.push(Finding { text, cure });
+    }
+    Ok(())
 }
 
 /// Asked for only where a guest boots over a LAN: who has none of it needs no driver.

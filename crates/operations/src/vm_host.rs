@@ -56,8 +56,9 @@ impl Premises {
     /// Those of the environment.
     pub fn find(access: Access) -> Result<Premises, Refusal> {
         let root = Root::from_environment()?;
-        if access == Access::ReadWrite {
-            root.ensure()?;
+        match access {
+            Access::ReadWrite => root.ensure()?,
+            Access::ReadOnly => root.must_be_there()?,
         }
         let conf = Conf::load(&root)?;
         // An empty registry in its place would give the numbers and names of lost guests to others.
