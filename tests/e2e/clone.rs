@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_is_copied_with_its_holes,
     what_a03_50_wanted_beside_b_is_taken,
     what_cannot_be_copied_is_refused,
+    a_clone_that_starts_with_the_vm_host_is_told_of,
     nothing_is_copied_to_where_guests_may_have_nothing,
     a_dry_run_makes_nothing,
     a_linked_clone_keeps_its_base_as_it_is,
@@ -149,6 +150,16 @@ fn what_a03_50_wanted_beside_b_is_taken() {
     host.ok(&["hpvmclone", "-P", "web", "-N", "two", "-a", &elsewhere, "-b", &copied]);
     let two: Vec<String> = guest(&host, "two").storage.iter().map(ToString::to_string).collect();
     assert_eq!(two, ["dvd:avio_stor:0,1,1:null:/srv", &elsewhere]);
+}
+
+fn a_clone_that_starts_with_the_vm_host_is_told_of() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web", "-B", "auto"]);
+    let hint = "it starts with the VM Host, as its source does; `hpvmmodify -P new -B manual`";
+    let said = host.run(&["hpvmclone", "-P", "web", "-N", "new"]);
+    assert!(said.status.success() && said.stderr.contains(hint), "{said}");
+    let said = host.run(&["hpvmclone", "-P", "web", "-N", "asked", "-B", "auto"]);
+    assert!(said.status.success() && !said.stderr.contains("starts with"), "{said}");
 }
 
 fn what_cannot_be_copied_is_refused() {

@@ -206,7 +206,7 @@ fn a_sound_registry_survives_a_rebuild() {
     assert!(said.contains("The registry is sound. Rebuild it all the same?"), "{said}");
     host.ok(&["hpvm", "doctor", "--rebuild", "--dry-run"]);
     let told = host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
-    assert!(told.contains("with 2 guests, 1 removed guests that are kept"), "{told}");
+    assert!(told.contains("with 2 guests, 1 removed guest still kept"), "{told}");
     assert!(!told.contains("Not brought back"), "{told}");
     assert!(!host.ok(&["hpvmdevmgmt", "-l", "rdev:/media"]).is_empty());
     assert!(host.ok(&["hpvmstatus", "-e"]).contains("hpvmdevmgmt -a rdev:/media"));

@@ -494,6 +494,9 @@ fn a_file_that_went_away() {
     assert!(outcome.status.success(), "{outcome}");
     assert_eq!(outcome.stderr.matches("WARNING (web)").count(), 1, "{outcome}");
     let before = State::of(&host);
+    // A refusal has its own reason, and nothing before or behind it.
+    let said = refused(&host, &["hpvmmodify", "-P", "web", "-a", "disk:avio_stor::file:/none"]);
+    assert!(said.contains("/none") && !said.contains("WARNING"), "{said}");
     let said = start_refused(&host, "web");
     assert!(said.contains("does not exist"), "{said}");
     fs::create_dir(host.path("web.img")).expect("a folder");

@@ -44,7 +44,7 @@ fn a_lost_registry_knows_its_switches_again() {
 
     fs::remove_file(host.path("var/opt/hpvm/hpvm.db")).expect("the registry");
     let told = host.ok(&["hpvm", "doctor", "--rebuild"]);
-    assert!(told.contains("1 guests and the virtual switches localnet, nat2."), "{told}");
+    assert!(told.contains("1 guest and the virtual switches localnet, nat2."), "{told}");
     assert_eq!(shown(), before);
     assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
 

@@ -23,7 +23,7 @@ use hpvm_host::durable::Batch;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
 use hpvm_model::{
-    GuestConfig, GuestUuid, LanBoot, Nic, PortRules, Problem, Severity, SwitchNumber,
+    AutoStart, GuestConfig, GuestUuid, LanBoot, Nic, PortRules, Problem, Severity, SwitchNumber,
 };
 use hpvm_plan::clone::{CloneRequest, Design, How, Inheritance, Place, Work, design};
 use hpvm_plan::difference::{self, FieldChange};
@@ -128,6 +128,7 @@ impl Cloning<'_> {
             return Ok(Cloned { config, problems, fields, copied });
         };
         problems.extend(copies.moment().and_then(|moment| as_after_power_failure(&source, moment)));
+        problems.extend(starts_too(&design.config, asked));
         let _claims = self.claim_replaced(&source, &design, &replaced, force)?;
         let (config, copied) = self.make(&source, &design, (identities, &facts), copies)?;
         Ok(Cloned { config, problems, fields, copied })
@@ -323,6 +324,17 @@ fn is_on(host: &VmHost, source: &GuestConfig, design: &Design) -> Result<bool, R
         true => Err(Refusal::LinkOfRunning(source.name.clone())),
         false => Ok(true),
     }
+}
+
+/// Who clones a guest to try something does not expect the clone to be up after the next boot.
+fn starts_too(clone: &GuestConfig, asked: &CloneRequest) -> Option<Problem> {
+    (clone.auto_start == AutoStart::Auto && asked.request.auto_start.is_none()).then(|| {
+        let text = format!(
+            "it starts with the VM Host, as its source does; `hpvmmodify -P {} -B manual` leaves that to you",
+            clone.name
+        );
+        Problem::warning("start_attr", text)
+    })
 }
 
 fn as_after_power_failure(source: &GuestConfig, moment: &Moment) -> Option<Problem> {

@@ -25,7 +25,7 @@ use hpvm_plan::drives;
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::growth::{Growth, growth};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
-use hpvm_plan::judge::{Purpose, problems};
+use hpvm_plan::judge::{self, Purpose};
 use hpvm_plan::record::{AttachedNic, DeviceChange, Due, Machine};
 use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 use hpvm_registry::Step;
@@ -108,9 +108,12 @@ fn attempt(
         Some(_) => Purpose::ChangeOfRunning { before: &before },
         None => Purpose::Change { before: Some(&before) },
     };
-    let mut problems = problems(&after, &facts, purpose);
+    let mut problems = judge::problems(&after, &facts, purpose);
     problems.extend(refused);
     if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
+        // What was so before is told by changes that are made: here it would bury the reason.
+        let old = judge::problems(&before, &facts, Purpose::Change { before: Some(&before) });
+        problems.retain(|problem| !old.contains(problem));
         return Err(Refusal::Problems(problems));
     }
     if let Some(holder) = host.registry.number_of(&after.name)?

@@ -77,6 +77,16 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// For who follows the advice at this moment.
+    pub(crate) fn without_advice(&self) -> String {
+        match self {
+            RegistryError::Damaged { path, detail } => {
+                format!("the registry {} is damaged: {detail}", path.display())
+            }
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn damaged(path: &Path, detail: impl Into<String>) -> RegistryError {
         RegistryError::Damaged { path: path.to_owned(), detail: detail.into() }
     }

@@ -123,7 +123,7 @@ fn write(
 /// The old registry as any reader sees it.
 fn readable(path: &Path) -> Result<Registry, String> {
     match path.exists() {
-        true => Registry::open(path, Access::ReadOnly).map_err(|error| error.to_string()),
+        true => Registry::open(path, Access::ReadOnly).map_err(|error| error.without_advice()),
         false => Err("there is no old registry".into()),
     }
 }

@@ -61,7 +61,7 @@ impl Remembered {
         let mut remembered = Remembered::default();
         for part in Part::ALL {
             let read = match old {
-                Ok(old) => remembered.read(old, part).map_err(|error| error.to_string()),
+                Ok(old) => remembered.read(old, part).map_err(|error| error.without_advice()),
                 Err(why) => Err(why.clone()),
             };
             lost.extend(read.err().map(|why| Lost { part, why }));

@@ -109,9 +109,15 @@ fn told(rebuilt: &Rebuilt, mode: Mode) -> String {
         Mode::Apply => ("was made", "were taken", "Not brought back"),
         Mode::DryRun => ("would be made", "would be taken", "Would not be brought back"),
     };
-    let mut text = format!("The registry {made} anew with {} guests", rebuilt.guests.len());
+    let count = |number: usize, what: &str| match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    };
+    let guests = count(rebuilt.guests.len(), "guest");
+    let mut text = format!("The registry {made} anew with {guests}");
     if !rebuilt.removed.is_empty() {
-        text.push_str(&format!(", {} removed guests that are kept", rebuilt.removed.len()));
+        let removed = count(rebuilt.removed.len(), "removed guest");
+        text.push_str(&format!(", {removed} still kept"));
     }
     let names: Vec<&str> = rebuilt.switches.iter().map(SwitchName::as_str).collect();
     text.push_str(&match names.is_empty() {
@@ -125,8 +131,10 @@ fn told(rebuilt: &Rebuilt, mode: Mode) -> String {
             counts.0, counts.1
         ));
     }
-    for Lost { part, why } in &rebuilt.lost {
-        text.push_str(&format!("{lost}: {part}: {why}\n"));
+    // One damage may have taken several parts.
+    for same in rebuilt.lost.chunk_by(|one, other| one.why == other.why) {
+        let parts: Vec<String> = same.iter().map(|Lost { part, .. }| part.to_string()).collect();
+        text.push_str(&format!("{lost}: {}: {}\n", parts.join("; "), same[0].why));
     }
     if let Some(damaged) = &rebuilt.damaged {
         text.push_str(&format!("The old one is kept as {}.\n", damaged.display()));

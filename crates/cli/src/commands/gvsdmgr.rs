@@ -179,11 +179,14 @@ impl Perform for Gvsdmgr {
                 let question = format!(
                     "Reset {shown} of '{name}'? Requests under way fail, and are sent again."
                 );
+                let actor = context.actor(self.operation.reason);
                 // Of none of them the refusal is the answer.
                 if !self.force && !luns.is_empty() && mode == Mode::Apply {
+                    // Nobody is asked about what cannot be done.
+                    adapters::reset(&mut host, &actor, &config, &luns, Mode::DryRun)
+                        .or_else(|refusal| refused(&name, refusal))?;
                     agreed(context.say.ask(&question))?;
                 }
-                let actor = context.actor(self.operation.reason);
                 adapters::reset(&mut host, &actor, &config, &luns, mode)
                     .or_else(|refusal| refused(&name, refusal))?;
                 if mode == Mode::DryRun {
@@ -196,10 +199,13 @@ impl Perform for Gvsdmgr {
                     "Accept the device that '{}' leads to now as the disk {address} of '{name}'?",
                     id.name()
                 );
+                let actor = context.actor(self.operation.reason);
                 if !self.force && mode == Mode::Apply {
+                    let accept = Setting::AcceptIdentifier;
+                    entries::set(&mut host, &actor, &id, accept, Mode::DryRun)
+                        .or_else(|refusal| refused(&name, refusal))?;
                     agreed(context.say.ask(&question))?;
                 }
-                let actor = context.actor(self.operation.reason);
                 let Changed { before, after } =
                     entries::set(&mut host, &actor, &id, Setting::AcceptIdentifier, mode)
                         .or_else(|refusal| refused(&name, refusal))?;

@@ -59,11 +59,20 @@ impl Perform for Nvram {
         let actor = context.actor(self.operation.reason);
         let source = nvram::replace(&mut host, &actor, &config, from, mode(self.dry_run))
             .or_else(|refusal| refused(&config.name, refusal))?;
-        if self.dry_run {
-            let (name, source) = (&config.name, source.display().to_string());
-            let source = printable(&source);
-            print(&format!("the firmware variables of '{name}' would come from {source}\n"))?;
+        let (name, source) = (&config.name, source.display().to_string());
+        match self.dry_run {
+            true => {
+                let source = printable(&source);
+                Ok(print(&format!(
+                    "the firmware variables of '{name}' would come from {source}\n"
+                ))?)
+            }
+            false => {
+                context
+                    .say
+                    .note(&format!("the firmware variables of '{name}' are those of {source}"));
+                Ok(())
+            }
         }
-        Ok(())
     }
 }

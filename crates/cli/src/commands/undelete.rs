@@ -50,7 +50,8 @@ impl Perform for Undelete {
         let kept = kept_guest(&host, selector)?;
         let name = kept.config.name.clone();
         if self.dry_run {
-            return Ok(print(&list(std::slice::from_ref(&kept)))?);
+            let back = self.new_name.as_ref().unwrap_or(&name);
+            return Ok(print(&format!("guest '{name}' would be back as '{back}'\n"))?);
         }
         let actor = context.actor(self.operation.reason);
         let new_name = self.new_name.as_ref();
