@@ -139,7 +139,7 @@ impl Guest {
 
     pub fn start(self) -> Guest {
         if let Err(error) = self.try_start() {
-            panic!("no start: {error}\n{}", self.story());
+            panic!("no start: {}\n{}", hpvm_model::chain(&error), self.story());
         }
         self
     }
