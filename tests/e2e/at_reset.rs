@@ -143,7 +143,12 @@ fn a_refused_command_leaves_what_waited() {
     let told = guest.ok(&exchange);
     assert!(told.contains("waits for the guest's next reset: the disk had I/O"), "{told}");
     let before = guest.shown();
-    assert!(before.contains("waits for the guest's next reset since"), "{before}");
+    let since = "waits for the guest's next reset since 20";
+    assert!(before.contains(since), "{before}");
+    for option in ["-V", "--json"] {
+        let shown = guest.host.ok(&["hpvmstatus", "-P", "web", option]);
+        assert!(shown.contains(since), "{shown}");
+    }
 
     wait_until(BOUND, "the agent to answer", || {
         matches!(guest.host.snapshot(1).map(|s| s.agent), Some(Agent::Answers { .. }))
