@@ -217,7 +217,7 @@ fn to_be_given(host: &VmHost, path: &str) {
 }
 
 /// Every command looks at all loop devices, and so at what each is attached to. Its whole process is gone within the bound, with
-/// the thread that asked.
+/// all its locks, though the server lets nobody go who asked.
 fn a_loop_device_on_a_silent_store_holds_nobody_up() {
     let host = VmHost::new(Engine::Fake);
     let server = FileServer::over(host.path("far"), DISK_BYTES);
@@ -229,10 +229,13 @@ fn a_loop_device_on_a_silent_store_holds_nobody_up() {
     host.ok(&["hpvmcreate", "-P", "beside", "-r", "64M", "-a", &disk(&beside)]);
     host.ok(&["hpvmstart", "-P", "beside"]);
     host.ok(&["hpvmdevmgmt", "-a", &format!("gdev:{beside}")]);
-    let more = disk(&host.disk("more.img", DISK_BYTES).display().to_string());
+    let [more, third] = ["more.img", "third.img"]
+        .map(|name| disk(&host.disk(name, DISK_BYTES).display().to_string()));
+    host.ok(&["hpvmcreate", "-P", "third", "-r", "64M", "-a", &third]);
     let copy = |name: &str| disk(&host.path(name).display().to_string());
     let (beside, preserved) = (format!("gdev:{beside}"), "attr:PRESERVE=YES");
     server.leave_unanswered(|silence| &silence.looking);
+    server.leave_unanswered(|silence| &silence.interrupts);
     together(
         &host,
         &[
@@ -261,7 +264,7 @@ fn a_loop_device_on_a_silent_store_holds_nobody_up() {
             (&["hpvmdevmgmt", "-d", &format!("gdev:{far}")], 1),
             (&["hpvmclone", "-P", "web", "-N", "one", "-b", &copy("one.img")], 1),
             (&["hpvmclone", "-P", "more", "-N", "two", "-b", &copy("two.img")], 0),
-            (&["hpvmclone", "-P", "more", "-N", "three", "-b", &disk(&far)], 1),
+            (&["hpvmclone", "-P", "third", "-N", "three", "-b", &disk(&far)], 1),
             (&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &disk(&far)], 1),
             (&["hpvmhostrdev"], 0),
         ],

@@ -1,6 +1,9 @@
 //! Questions to the kernel that it may never answer, such as what a path leads to whose file system has lost its server. Called
 //! by whoever looks at or opens what backs a guest. A thread asks, which is left there when it does not come back: the end of
-//! the command ends it.
+//! the command ends it. Of a path on a file system that may have no server any more a process of its own asks first, since not
+//! every such server lets a thread of ours end.
+
+mod scout;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
+use crate::block;
+
 /// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
 pub const ANSWER_BOUND: Duration = Duration::from_secs(2);
 
 /// A question that took longer is late: its folder is asked for, for which there is time enough.
-const SOON: Duration = Duration::from_millis(250);
+pub const SOON: Duration = Duration::from_millis(250);
 
 /// A command that asks about one path several times waits for it once.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -28,9 +33,28 @@ fn given_up() -> MutexGuard<'static, BTreeMap<PathBuf, Instant>> {
     GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Remembers that nobody answered at a path.
-pub fn give_up(path: &Path) {
-    given_up().insert(path.to_owned(), Instant::now());
+/// A path whose answer is late. Its folder is asked beside it: what is given up, when no answer comes, is the folder where that
+/// is silent too, so that nobody waits for the same file system again by another name in it.
+#[derive(Debug)]
+pub struct Late {
+    path: PathBuf,
+    folder: Option<Receiver<()>>,
+}
+
+impl Late {
+    #[must_use]
+    pub fn at(path: &Path) -> Late {
+        Late { path: path.to_owned(), folder: asked_for_folder(path) }
+    }
+
+    /// Nobody answered in time. Gives what is remembered as silent.
+    pub fn give_up(self) -> PathBuf {
+        let Late { path, folder } = self;
+        let is_silent = folder.is_some_and(|folder| folder.try_recv().is_err());
+        let silent = path.parent().filter(|_| is_silent).unwrap_or(&path).to_owned();
+        given_up().insert(silent.clone(), Instant::now());
+        silent
+    }
 }
 
 /// Whether nobody answered at this path, or at a folder above it, a moment ago.
@@ -39,6 +63,12 @@ pub fn is_given_up(path: &Path) -> bool {
     let recent =
         |(silent, at): (&PathBuf, &Instant)| at.elapsed() < REMEMBERED && path.starts_with(silent);
     given_up().iter().any(recent)
+}
+
+/// Whether a thread of ours may ask at a path. Takes as long as the answer to that, and [`ANSWER_BOUND`] at most.
+#[must_use]
+pub fn may_be_asked(path: &Path) -> bool {
+    block::is_near(path) || scout::comes_back_from(path)
 }
 
 /// What is said of a path at which nobody answers.
@@ -61,34 +91,30 @@ pub fn about<T: Send + 'static>(
     all_about([(path.to_owned(), question)]).pop().flatten()
 }
 
-/// The same for many that are asked at once, in their order: all that are silent cost the wait for one. What is given up is the
-/// folder of a path where that is silent too, so that nobody waits for the same file system again by another name in it.
+/// The same for many that are asked at once, in their order: all that are silent cost the wait for one.
 pub fn all_about<T: Send + 'static>(
     questions: impl IntoIterator<Item = (PathBuf, impl FnOnce(&Path) -> T + Send + 'static)>,
 ) -> Vec<Option<T>> {
     let begun = questions.into_iter().map(|(path, question)| {
         let about = path.clone();
         let is_asked = !is_given_up(&path);
-        let answer = is_asked.then(|| asked(move || question(&about))).flatten();
+        let ask = move || may_be_asked(&about).then(|| question(&about));
+        let answer = is_asked.then(|| asked(ask)).flatten();
         (path, answer)
     });
-    let begun: Vec<(PathBuf, Option<Receiver<T>>)> = begun.collect();
+    let begun: Vec<(PathBuf, Option<Receiver<Option<T>>>)> = begun.collect();
     let (soon, deadline) = (Instant::now() + SOON, Instant::now() + ANSWER_BOUND);
     let first = begun.into_iter().map(|(path, answer)| {
-        let answered = answer.as_ref().and_then(|answer| until(soon, answer));
-        // Only of what is late the folder is asked for.
-        let late = answer.filter(|_| answered.is_none());
-        let folder = late.as_ref().and_then(|_| asked_for_folder(&path));
-        (path, answered, late, folder)
+        let answered = answer.as_ref().and_then(|answer| until(soon, answer)).flatten();
+        let late = answer.filter(|_| answered.is_none()).map(|answer| (answer, Late::at(&path)));
+        (answered, late)
     });
     let first: Vec<_> = first.collect();
-    let last = first.into_iter().map(|(path, answered, late, folder)| {
-        let Some(late) = late else { return answered };
-        let answered = until(deadline, &late);
+    let last = first.into_iter().map(|(answered, late)| {
+        let Some((answer, late)) = late else { return answered };
+        let answered = until(deadline, &answer).flatten();
         if answered.is_none() {
-            let is_silent = |folder: &Receiver<()>| folder.try_recv().is_err();
-            let above = path.parent().filter(|_| folder.as_ref().is_some_and(is_silent));
-            give_up(above.unwrap_or(&path));
+            late.give_up();
         }
         answered
     });
@@ -99,6 +125,9 @@ pub fn all_about<T: Send + 'static>(
 fn asked_for_folder(path: &Path) -> Option<Receiver<()>> {
     let folder = path.parent()?.to_owned();
     asked(move || {
+        if !may_be_asked(&folder) {
+            return;
+        }
         // Whatever it answers.
         let _ = statx(CWD, &folder, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
     })

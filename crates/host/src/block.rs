@@ -51,6 +51,7 @@ use hpvm_model::FileIdentity;
 pub use boot::Boot;
 pub use device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Medium};
 pub use expected::{Expected, Purpose};
+pub(crate) use far::is_near_now as is_near;
 pub use lead::{Character, FileLead, Lead, Store};
 pub use lineage::Lineage;
 pub use places::{Leads, Places};

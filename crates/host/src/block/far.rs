@@ -4,6 +4,8 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use super::lead::Lead;
@@ -92,6 +94,19 @@ impl<'places> Asker<'places> {
             mounts::mounts(&fs::read(self.places.proc.join("self/mountinfo")).unwrap_or_default())
         })
     }
+}
+
+/// Whether a path lies on a file system of this machine's own, as it is mounted now.
+pub(crate) fn is_near_now(path: &Path) -> bool {
+    /// A command looks at many paths, and what is mounted changes rarely.
+    const KNOWN_FOR: Duration = Duration::from_secs(1);
+    static KNOWN: Mutex<Option<(Instant, Vec<Mount>)>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.as_ref().is_none_or(|(at, _)| at.elapsed() > KNOWN_FOR) {
+        let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
+        *known = Some((Instant::now(), mounts::mounts(&text)));
+    }
+    known.as_ref().is_some_and(|(_, mounts)| is_near(mounts, path))
 }
 
 /// The last mount on the longest way is the one that is seen.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{mem, thread};
 
-use hpvm_host::answers::{self, ANSWER_BOUND};
+use hpvm_host::answers::{self, ANSWER_BOUND, Late, SOON};
 
 use super::way::{self, Way, Ways};
 
@@ -48,15 +48,15 @@ impl<T: Send + 'static> Asking<T> {
         let Asking { question, mut rest, mut answering } = self;
         let mut answers = Answers { folders: BTreeMap::new(), own: BTreeMap::new() };
         loop {
+            let (came, late) = answering.in_time(&rest);
             let mut asked = rest.into_iter();
-            for (answer, asked) in answering.in_time().into_iter().zip(&mut asked) {
+            for (answer, asked) in came.into_iter().zip(&mut asked) {
                 match answer {
                     Answer::Way(way) => drop(answers.folders.insert(asked.into_path(), way)),
                     Answer::Own(answer) => drop(answers.own.insert(asked.into_path(), answer)),
                 }
             }
-            let Some(silent) = asked.next().map(Question::into_path) else { return answers };
-            answers::give_up(Path::new(&silent));
+            let Some(silent) = late.map(Late::give_up) else { return answers };
             let is_elsewhere =
                 |question: &Question| !Path::new(question.path()).starts_with(&silent);
             rest = asked.filter(is_elsewhere).collect();
@@ -101,7 +101,6 @@ impl Question {
 /// A thread that asks one question after the other.
 #[derive(Debug)]
 struct Answering<T> {
-    questions: usize,
     progress: Arc<(Mutex<Progress<T>>, Condvar)>,
 }
 
@@ -122,6 +121,9 @@ impl<T: Send + 'static> Answering<T> {
             move || {
                 let (progress, all_asked) = &*progress;
                 for question in &questions {
+                    if !answers::may_be_asked(Path::new(question.path())) {
+                        return;
+                    }
                     let answer = question.ask(own);
                     let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
                     progress.answers.push(answer);
@@ -131,7 +133,7 @@ impl<T: Send + 'static> Answering<T> {
                 all_asked.notify_one();
             }
         };
-        let answering = Answering { questions: questions.len(), progress };
+        let answering = Answering { progress };
         if !questions.is_empty() && thread::Builder::new().spawn(ask).is_err() {
             // Without a thread nobody can tell, and the questions themselves have to be risked.
             answering.lock().answers = questions.iter().map(|question| question.ask(own)).collect();
@@ -139,18 +141,27 @@ impl<T: Send + 'static> Answering<T> {
         answering
     }
 
-    /// The answers up to the first that does not come in time.
-    fn in_time(&self) -> Vec<Answer<T>> {
+    /// The answers to these questions, up to the first that does not come in time, which is the other thing given.
+    fn in_time(&self, questions: &[Question]) -> (Vec<Answer<T>>, Option<Late>) {
+        let mut late: Option<(usize, Late)> = None;
         let mut progress = self.lock();
-        while progress.answers.len() < self.questions {
-            let left = ANSWER_BOUND.saturating_sub(progress.asked_at.elapsed());
-            if left.is_zero() {
+        while let Some(question) = questions.get(progress.answers.len()) {
+            let number = progress.answers.len();
+            let is_late = late.as_ref().is_some_and(|(late, _)| *late == number);
+            let bound = if is_late { ANSWER_BOUND } else { SOON };
+            let left = bound.saturating_sub(progress.asked_at.elapsed());
+            if left.is_zero() && is_late {
                 break;
+            }
+            if left.is_zero() {
+                late = Some((number, Late::at(Path::new(question.path()))));
+                continue;
             }
             let woken = self.progress.1.wait_timeout(progress, left);
             progress = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        mem::take(&mut progress.answers)
+        let silent = questions.get(progress.answers.len()).and(late).map(|(_, late)| late);
+        (mem::take(&mut progress.answers), silent)
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress<T>> {
