@@ -38,11 +38,11 @@ pub(crate) struct FileServer {
 }
 
 impl FileServer {
-    pub(crate) fn over(folder: PathBuf, file_bytes: u64) -> FileServer {
-        fs::create_dir(&folder).expect("a folder");
+    pub(crate) fn over(folder: &Path, file_bytes: u64) -> FileServer {
+        fs::create_dir(folder).expect("a folder");
         let silence = Arc::<Silence>::default();
         let told = Arc::clone(&silence);
-        let served = Served::over(&folder, move |request| answer(request, file_bytes, &told));
+        let served = Served::over(folder, move |request| answer(request, file_bytes, &told));
         let file = folder.join("disk.img");
         wait_until(BOUND, "it is served", || length(&file) == Some(file_bytes));
         FileServer { _served: served, file, silence }

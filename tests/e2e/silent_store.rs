@@ -220,7 +220,7 @@ fn to_be_given(host: &VmHost, path: &str) {
 /// all its locks, though the server lets nobody go who asked.
 fn a_loop_device_on_a_silent_store_holds_nobody_up() {
     let host = VmHost::new(Engine::Fake);
-    let server = FileServer::over(host.path("far"), DISK_BYTES);
+    let server = FileServer::over(&host.path("far"), DISK_BYTES);
     let far = server.file.display().to_string();
     let device = LoopDevice::on(&server.file, &[]);
     let disk = |path: &str| format!("disk:avio_stor:0,0,0:file:{path}");
@@ -295,7 +295,7 @@ fn together(host: &VmHost, commands: &[(&[&str], i32)]) {
 /// From the look at it to its opening no time passes, and yet it may hang just then.
 fn a_store_that_falls_silent_while_it_is_opened_ends_the_start() {
     let host = VmHost::new(Engine::Fake);
-    let server = FileServer::over(host.path("far"), DISK_BYTES);
+    let server = FileServer::over(&host.path("far"), DISK_BYTES);
     let disk = format!("disk:avio_stor:0,0,0:file:{}", server.file.display());
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
     server.leave_unanswered(|silence| &silence.opening);
@@ -312,7 +312,7 @@ fn a_store_that_falls_silent_while_it_is_opened_ends_the_start() {
 fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
     const DRIVE: &str = "dvd:avio_stor:0,1,0";
     let host = VmHost::new(Engine::Fake);
-    let server = FileServer::over(host.path("far"), DISK_BYTES);
+    let server = FileServer::over(&host.path("far"), DISK_BYTES);
     let far = server.file.display().to_string();
     let disk = format!("disk:avio_stor:0,0,0:file:{far}");
     host.ok(&["hpvmcreate", "-P", "base", "-r", "64M", "-a", &disk]);
@@ -370,7 +370,7 @@ fn the_last_of_many_disks_is_watched() {
         };
         (0..count).flat_map(statement).collect::<Vec<String>>()
     };
-    let servers = ["far", "farther"].map(|name| FileServer::over(host.path(name), DISK_BYTES));
+    let servers = ["far", "farther"].map(|name| FileServer::over(&host.path(name), DISK_BYTES));
     let line = |command: &[&str], disks: &[String]| {
         let disks: Vec<&str> = disks.iter().map(String::as_str).collect();
         host.ok(&[command, &disks].concat());
