@@ -51,10 +51,15 @@ pub(crate) fn manual_pages() -> io::Result<Vec<Page>> {
 const SOURCE: &str = concat!("hpvm ", env!("CARGO_PKG_VERSION"));
 const MANUAL: &str = "Virtual Machines";
 
+/// The line that makes a page's head and foot. Its date is empty, which is to be seen: roff's writer leaves an empty argument out,
+/// and each that follows takes the place of the one before.
+fn title(page: &str, section: u8) -> Vec<u8> {
+    format!(".TH {page} {section} \"\" \"{SOURCE}\" \"{MANUAL}\"\n").into_bytes()
+}
+
 /// The tunables, by the table that they are read by.
 fn conf_page() -> io::Result<Vec<u8>> {
     let mut roff = Roff::new();
-    roff.control("TH", ["hpvmconf", "5", "", SOURCE, MANUAL]);
     roff.control("SH", ["NAME"]);
     roff.text([roman("hpvmconf - tunables of hpvm")]);
     roff.control("SH", ["DESCRIPTION"]);
@@ -70,15 +75,14 @@ fn conf_page() -> io::Result<Vec<u8>> {
     }
     roff.control("SH", ["SEE ALSO"]);
     roff.text([roman("hpvm-doctor(1), hpvmstart(1)")]);
-    let mut text = Vec::new();
+    let mut text = title("hpvmconf", 5);
     roff.to_writer(&mut text)?;
     Ok(text)
 }
 
 fn manual_page(entry: &Entry) -> io::Result<Vec<u8>> {
-    let page = Man::new(entry.options()).title(entry.page()).source(SOURCE).manual(MANUAL);
-    let mut text = Vec::new();
-    page.render_title(&mut text)?;
+    let page = Man::new(entry.options());
+    let mut text = title(&entry.page(), 1);
     page.render_name_section(&mut text)?;
     synopsis_section(entry).to_writer(&mut text)?;
     page.render_description_section(&mut text)?;
@@ -288,7 +292,8 @@ mod tests {
         for tunable in TUNABLES {
             assert!(text(page).contains(&format!("\\fB{}\\fR", tunable.name)), "{}", tunable.name);
         }
-        assert!(text(page).contains(".TH hpvmconf 5"));
+        let head = format!(".TH hpvmconf 5 \"\" \"{SOURCE}\" \"{MANUAL}\"\n");
+        assert!(text(page).starts_with(&head));
     }
 
     #[test]
