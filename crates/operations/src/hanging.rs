@@ -116,7 +116,7 @@ pub(crate) fn settle(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal>
     ))
 }
 
-fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {
+pub(crate) fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration) -> bool {
     let deadline = Instant::now() + bound;
     while host.presence(config.number).is_on() {
         if Instant::now() >= deadline {

@@ -12,7 +12,7 @@ use hpvm_model::{GuestConfig, NicKind, Problem, chain};
 use hpvm_registry::{Operation, Outcome, Step};
 
 use crate::company;
-use crate::hanging::{Watch, past_worker, settle};
+use crate::hanging::{Watch, is_off_within, past_worker, settle};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::{Actor, Refusal, VmHost, lost, supervise};
@@ -28,6 +28,8 @@ pub enum How {
 const HARD_BOUND: Duration = Duration::from_secs(30);
 /// The same when the guest is known not to answer.
 const HARD_BOUND_HANGING: Duration = Duration::from_secs(2);
+/// A worker that could not write down the end has let go of the guest by then, and its keeper too.
+const LET_GO_BOUND: Duration = Duration::from_millis(500);
 
 /// What came of it: the guest is off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +113,7 @@ pub fn stop(
         Step::StopEnded.reached();
         let right = claim.into_right_to_clear(host, actor, config);
         // Whoever was let in between may have started it.
-        if right.is_some() && !host.presence(config.number).is_on() {
+        if right.is_some() && is_off_within(host, config, LET_GO_BOUND) {
             cleared = supervise::clear(host, config);
         }
         Step::StopCleaned.reached();
