@@ -19,6 +19,7 @@ mod takeover;
 mod trouble;
 mod verbs;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -125,6 +126,8 @@ struct Driver {
     takes_over: bool,
     /// The next look at the devices is the first after it.
     inherits: bool,
+    /// What it left half done is being undone. By a second undoing, whoever makes the change anew would lose it again.
+    undoing: BTreeSet<u64>,
     finished: bool,
 }
 

@@ -1,6 +1,7 @@
 //! How a worker begins: what it takes from its descriptors and from the worker before it, and what it gives up before it
 //! listens to anybody.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -179,6 +180,7 @@ impl Driver {
             trouble: Trouble::default(),
             takes_over: !before.is_first,
             inherits: false,
+            undoing: BTreeSet::new(),
             finished: false,
         };
         Ok((driver, Inbox { news, requests, verbs, events: None }))

@@ -120,11 +120,12 @@ impl Driver {
         }
     }
 
-    fn undo(&self, seq: u64, half_done: HalfDone) {
+    fn undo(&mut self, seq: u64, half_done: HalfDone) {
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
             return;
         };
+        self.undoing.insert(seq);
         let (machine, news) = (known.file.machine().clone(), self.monitor.news());
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
@@ -142,6 +143,7 @@ impl Driver {
     }
 
     pub(super) fn undone(&mut self, seq: u64) {
+        self.undoing.remove(&seq);
         self.settle(seq, Outcome::Failed(present::REPLACED.into()));
     }
 
@@ -180,7 +182,7 @@ impl Driver {
 
     fn is_under_way(&self, seq: u64) -> bool {
         let of_command = self.changes.as_ref().is_some_and(|changes| changes.is_under_way(seq));
-        of_command || self.due.is_making(seq)
+        of_command || self.due.is_making(seq) || self.undoing.contains(&seq)
     }
 
     fn is_anything_under_way(&self) -> bool {
