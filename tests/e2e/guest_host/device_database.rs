@@ -165,7 +165,7 @@ fn a_guest_starts_on_the_disk_it_was_given() {
     assert!(host.run(start).output.contains("another device"), "nobody has answered");
     host.ok(&format!("{replace} -f --reason 'it is back'; hpvmstatus -e | grep -q 'it is back'"));
     assert!(!host.run(start).output.contains("another device"));
-    host.ok("hpvmremove -P g -F --purge; test -z \"$(hpvmdevmgmt -l gdev)\"; rm /root/disk");
+    host.ok("hpvmremove -P g -F --purge; test -z \"$(hpvmdevmgmt -l gdev | grep /root/disk)\"; rm /root/disk");
 }
 
 /// Two hosts serve the same disk, and no multipath joins the two paths: who has one of them keeps others from the second, and
