@@ -165,7 +165,8 @@ fn a_usb_drive_is_attached_as_a_burner() {
 }
 
 /// A guest on such a drive runs, and firmware reads the disc; an empty drive is a drive without medium, told when the guest
-/// gets it and shown for as long as it is empty. Settles 45, 129.
+/// gets it, shown for as long as it is empty, and asked a few times a second at most. Ejected at the console it is taken from
+/// the guest, and hpvmmodify gives it back. Settles 45, 129.
 fn a_usb_drive_backs_a_dvd_with_and_without_a_disc() {
     let mut host = Turn::take();
     ok(
@@ -182,8 +183,21 @@ fn a_usb_drive_backs_a_dvd_with_and_without_a_disc() {
          hpvmstart -P g 2>&1 | grep -q "'/dev/sr0' has no medium"
          await in_firmware g
          hpvmstatus -P g | grep -q "'/dev/sr0', the drive behind the dvd at 0,0,0, has no medium"
+         status=/run/hpvm/$(hpvmstatus | awk '$1 == "g" { print $2 }')/status
+         beat() { head -n 1 $status | cut -c15- | sed 's/^0*//'; }
+         begun=$(beat) before=$(asked $drive)
+         later() { test $(beat) -ge $((begun + 5000)); }
+         await later
+         storm=$(($(asked $drive) - before))
+         test $storm -le 20 || { echo "$storm requests in 5 s"; exit 1; }
          sg_start --load $drive
          test "$(hpvmstatus -P g | grep -c 'has no medium')" = 0
+         in_firmware g
+         hpvmconsole -P g -q -c ej
+         hpvmstatus -P g -d | grep -q 'dvd:avio_stor:0,0,0:null:/dev/sr0'
+         refused 'hpvmmodify -m' hpvmconsole -P g -q -c 'in -filedvd sr0'
+         hpvmmodify -P g -m dvd:avio_stor:0,0,0:disk:/dev/sr0
+         hpvmstatus -P g -d | grep -q 'dvd:avio_stor:0,0,0:disk:/dev/sr0'
          in_firmware g
          hpvmstop -P g -F
          hpvmremove -P g -F --purge"#,

@@ -47,6 +47,7 @@ fn what_the_host_uses_is_listed_and_no_more() {
     let gone = host.ok("hpvmhostrdev -u");
     assert!(gone.lines().any(|line| line.starts_with("- rdev:")), "{gone}");
     what_the_table_names_is_the_hosts(&mut host);
+    what_units_and_crypttab_name_is_the_hosts(&mut host);
     host.ok("hpvmhostrdev -d; settled wipefs --quiet --all --force $(spare 0)");
 }
 
@@ -75,6 +76,34 @@ fn what_the_table_names_is_the_hosts(host: &mut Turn) {
          hpvmcreate -P other -a disk:avio_stor::disk:$(spare 0)-part2
          hpvmremove -P other -F --purge"
     ));
+}
+
+/// A partition that systemd mounts or swaps on, or cryptsetup opens, when the host starts.
+fn what_units_and_crypttab_name_is_the_hosts(host: &mut Turn) {
+    host.ok(
+        "refused() { ! said=$(hpvmcreate -P other -a disk:avio_stor::disk:$(spare 0)-part2 2>&1) && case \"$said\" in *\"$1\"*) ;; *) false ;; esac; }
+         given() { hpvmcreate -P other -a disk:avio_stor::disk:$(spare 0)-part2 && hpvmremove -P other -F --purge; }
+         unit=/etc/systemd/system/backup.mount
+         printf '[Mount]\nWhat=%s\nWhere=/backup\n[Install]\nWantedBy=multi-user.target\n' $(spare 0)-part2 >$unit
+         given
+         systemctl --quiet enable backup.mount
+         refused 'it is to be mounted at /backup, says backup.mount'
+         systemctl --quiet disable backup.mount
+         rm $unit
+         given
+         swap=$(systemd-escape --path --suffix=swap $(spare 0)-part2)
+         printf '[Swap]\nWhat=%s\n[Install]\nWantedBy=swap.target\n' $(spare 0)-part2 >\"/etc/systemd/system/$swap\"
+         systemctl --quiet enable \"$swap\"
+         refused 'is to be swap space, says '
+         systemctl --quiet disable \"$swap\"
+         rm \"/etc/systemd/system/$swap\"
+         given
+         cp /etc/crypttab /run/crypttab 2>/dev/null || : >/run/crypttab
+         echo box $(spare 0)-part2 none luks,noauto >>/etc/crypttab
+         refused 'it is to be opened as the encrypted volume box, says /etc/crypttab'
+         cp /run/crypttab /etc/crypttab
+         given",
+    );
 }
 
 /// Nobody says a word to hpvm between what is done to the disks and the look at the list.
