@@ -34,7 +34,8 @@ impl Blocks {
     #[must_use]
     pub fn read_all_with(places: &Places, files: &[Lead]) -> Self {
         let mut reader = Reader::new(places);
-        reader.asker.prepare(attached_paths(places));
+        let attached = attached_paths(places).into_iter();
+        reader.asker.prepare(attached.map(|(_, path)| path).collect());
         for file in files {
             reader.add_file(file);
         }
@@ -397,21 +398,20 @@ fn expected(asker: &Asker<'_>) -> Vec<(Named, Expected, Lead)> {
 
 /// The loop devices in use, by name, with what each is attached to.
 fn attached(asker: &Asker<'_>) -> Vec<(String, Backing)> {
-    asker.prepare(attached_paths(asker.places));
-    let backing = |name: String| {
-        let backing = sysfs::backing(asker, &asker.places.sysfs.join("block").join(&name))?;
-        Some((name, backing))
+    let paths = attached_paths(asker.places);
+    asker.prepare(paths.iter().map(|(_, path)| path.clone()).collect());
+    let backing = |(name, path): (String, PathBuf)| {
+        let answer = asker.answer(&path);
+        (name, Backing { path, answer })
     };
-    loops(asker.places).filter_map(backing).collect()
+    paths.into_iter().map(backing).collect()
 }
 
-fn attached_paths(places: &Places) -> Vec<PathBuf> {
-    let path = |name: String| sysfs::backing_path(&places.sysfs.join("block").join(name));
-    loops(places).filter_map(path).collect()
-}
-
-fn loops(places: &Places) -> impl Iterator<Item = String> {
-    sysfs::entries(&places.sysfs.join("block")).into_iter().filter(|name| name.starts_with("loop"))
+/// The same, with the paths alone.
+fn attached_paths(places: &Places) -> Vec<(String, PathBuf)> {
+    let folder = places.sysfs.join("block");
+    let names = sysfs::entries(&folder).into_iter().filter(|name| name.starts_with("loop"));
+    names.filter_map(|name| sysfs::backing_path(&folder.join(&name)).map(|p| (name, p))).collect()
 }
 
 /// A FUSE file system names as its source whatever its user likes.
