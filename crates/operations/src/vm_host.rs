@@ -2,6 +2,7 @@
 //! here.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,8 @@ use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::presence::{self, Presence};
 use crate::refusal::unless_interrupted;
+use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
-use crate::stores::{self, Stores};
 use crate::{Actor, Refusal, devdb, facts};
 
 /// How long a command waits for another one that is changing the same guest.
@@ -501,16 +502,15 @@ fn shown(selector: &Selector) -> String {
     }
 }
 
-fn provision(path: &std::path::Path) -> Provision {
-    let missing = match stores::plain_file(path) {
-        FileFact::Regular { size: Bytes(0), .. } => Some("it is empty".into()),
-        FileFact::Regular { .. } => None,
-        FileFact::Folder => Some("it is a folder".into()),
-        FileFact::Block(_) => Some("it is a block device".into()),
-        FileFact::Generic { .. } => Some("it is a SCSI device".into()),
-        FileFact::Special(what) => Some(format!("it is a {what}")),
-        FileFact::Missing => Some("it does not exist".into()),
-        FileFact::Unreadable(reason) => Some(reason),
+/// A file that comes with the host or with hpvm, and is only read.
+fn provision(path: &Path) -> Provision {
+    let missing = match durable::open_regular(path).and_then(|file| file.metadata()) {
+        Ok(found) if found.len() == 0 => Some("it is empty".into()),
+        Ok(_) => None,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Some("it does not exist".into())
+        }
+        Err(error) => Some(error.to_string()),
     };
     Provision { path: path.to_string_lossy().into_owned(), missing }
 }
