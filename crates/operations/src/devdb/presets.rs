@@ -32,31 +32,45 @@ const OWN_FILES: &str = "hpvm.db";
 
 #[derive(Debug)]
 pub(crate) struct Presets {
-    folders: Vec<(PathBuf, FileIdentity)>,
+    folders: Vec<HostFolder>,
     states: Vec<PathBuf>,
 }
 
+/// One that is there. A folder that is a link stands for what it leads to.
+#[derive(Debug)]
+struct HostFolder {
+    name: &'static str,
+    identity: FileIdentity,
+}
+
+impl HostFolder {
+    fn called(name: &'static str) -> Option<HostFolder> {
+        let metadata = fs::metadata(name).ok()?;
+        let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
+        Some(HostFolder { name, identity })
+    }
+
+    /// Looked for when it is told: most commands only compare.
+    fn real_path(&self) -> PathBuf {
+        fs::canonicalize(self.name).unwrap_or_else(|_| self.name.into())
+    }
+}
+
 impl Presets {
-    /// As they are on this machine now: a folder that is a link stands for what it leads to.
+    /// As they are on this machine now.
     pub(crate) fn of(root: &Root) -> Presets {
-        let there = |folder: &str| {
-            let metadata = fs::metadata(folder).ok()?;
-            let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
-            Some((fs::canonicalize(folder).ok()?, identity))
-        };
         let mut states = vec![PathBuf::from(STATE)];
         if root.state() != states[0] {
             states.push(root.state());
         }
-        Presets { folders: HOST_FOLDERS.into_iter().filter_map(there).collect(), states }
+        let folders = HOST_FOLDERS.into_iter().filter_map(HostFolder::called).collect();
+        Presets { folders, states }
     }
 
     /// The preset that is this very folder, by whatever name it was reached.
-    pub(crate) fn at(&self, folder: &str, identity: FileIdentity) -> Option<String> {
-        let is_it = |(path, known): &&(PathBuf, FileIdentity)| {
-            path == Path::new(folder) || *known == identity
-        };
-        self.folders.iter().find(is_it).map(|(path, _)| path.display().to_string())
+    pub(crate) fn at(&self, identity: FileIdentity) -> Option<String> {
+        let found = self.folders.iter().find(|folder| folder.identity == identity)?;
+        Some(found.real_path().display().to_string())
     }
 
     /// The part of hpvm's own state that a path lies in.
@@ -71,27 +85,27 @@ impl Presets {
 
     /// Those that lie below a folder, which is given as its real path; a state folder holds more than the state.
     pub(crate) fn below(&self, folder: &str) -> Vec<String> {
-        let folders = self.folders.iter().map(|(path, _)| path);
-        let inner = folders.filter(|path| *path != Path::new(folder));
-        let states = self.states.iter().filter(|state| state.exists());
+        let folders = self.folders.iter().map(HostFolder::real_path);
+        let inner = folders.filter(|path| path != Path::new(folder));
+        let states = self.states.iter().filter(|state| state.exists()).cloned();
         let below = inner.chain(states).filter(|path| path.starts_with(folder));
         below.map(|path| path.display().to_string()).collect()
     }
 
     /// Those on a file system, given by its device.
     pub(crate) fn on(&self, device: u64) -> Vec<String> {
-        let folders = self.folders.iter().filter(|(_, identity)| identity.device == device);
+        let folders = self.folders.iter().filter(|folder| folder.identity.device == device);
         let is_on = |state: &&PathBuf| fs::metadata(state).is_ok_and(|found| found.dev() == device);
-        let states = self.states.iter().filter(is_on);
-        let paths = folders.map(|(path, _)| path).chain(states);
+        let states = self.states.iter().filter(is_on).cloned();
+        let paths = folders.map(HostFolder::real_path).chain(states);
         paths.map(|path| path.display().to_string()).collect()
     }
 
     /// The outermost of them, for a list.
     pub(crate) fn names(&self) -> Vec<String> {
-        let folders = self.folders.iter().map(|(path, _)| path);
-        let mut names: Vec<String> =
-            folders.chain(&self.states).map(|path| path.display().to_string()).collect();
+        let folders = self.folders.iter().map(HostFolder::real_path);
+        let paths = folders.chain(self.states.iter().cloned());
+        let mut names: Vec<String> = paths.map(|path| path.display().to_string()).collect();
         names.sort();
         // On most machines /bin is a link into /usr, which says it all.
         names.dedup_by(|later, earlier| Path::new(later).starts_with(earlier));
@@ -141,9 +155,9 @@ mod tests {
         let presets = Presets::of(&Root::at(folder.path()).unwrap());
         let etc = fs::metadata("/etc").unwrap();
         let identity = FileIdentity { device: etc.dev(), inode: etc.ino() };
-        assert_eq!(presets.at("/mnt/elsewhere", identity), presets.at("/etc", identity));
+        assert_eq!(presets.at(identity), Some("/etc".into()));
         let own = fs::metadata(folder.path()).unwrap();
         let identity = FileIdentity { device: own.dev(), inode: own.ino() };
-        assert_eq!(presets.at(folder.path().to_str().unwrap(), identity), None);
+        assert_eq!(presets.at(identity), None);
     }
 }

@@ -54,7 +54,7 @@ fn by_folder(
                 false => Restriction::Below { folder: entry.id.name().to_owned() },
             };
         }
-        if let Some(folder) = presets.at(&spot.path, spot.identity) {
+        if let Some(folder) = presets.at(spot.identity) {
             return Restriction::HostFolder { folder };
         }
     }
