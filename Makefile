@@ -86,13 +86,14 @@ bench:
 	$(MAKE) build
 	$(CARGO) xtask bench
 
-# The end-to-end tests again and again, with ten times as many moments drawn by lot, until the time is over or one fails.
+# All end-to-end tests again and again, long ones too, with ten times as many moments drawn by lot, until the time is over or
+# one fails.
 soak: guests
 	$(CARGO) build --workspace --bins --locked
 	HPVM_FUZZ_SECONDS=60 $(CARGO) test --locked --package hpvm-vswitch --package hpvm-nat
 	end=$$(($$(date +%s) + $(SOAK_SECONDS))); rounds=0; \
 	while [ $$(date +%s) -lt $$end ]; do \
-		HPVM_SOAK=1 $(CARGO) test --locked --package hpvm-tests || exit 1; \
+		HPVM_SOAK=1 $(CARGO) test --locked --package hpvm-tests -- --include-ignored || exit 1; \
 		rounds=$$((rounds + 1)); echo "soak: $$rounds rounds passed"; \
 	done
 

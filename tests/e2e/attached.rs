@@ -14,7 +14,9 @@ use crate::Test;
 use crate::pool::image;
 use crate::scsi_server::{ScsiServer, done};
 
-pub(crate) const TESTS: &[Test] = crate::tests![a_guest_writes_a_tape_and_finds_a_changer];
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
+    a_guest_writes_a_tape_and_finds_a_changer,
+];
 
 /// A server with a tape as its unit 1 and a changer as unit 2.
 fn library(host: &VmHost) -> ScsiServer {

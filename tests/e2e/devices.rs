@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_boots_from_the_second_adapter_and_gets_both_while_it_runs,
     status_names_a_disk_as_firmware_and_guest_do,
     a_list_counts_what_the_running_guest_has,
+    ; long:
     disks_are_to_the_guest_what_they_were_said_to_be,
 ];
 

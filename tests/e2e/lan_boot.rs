@@ -14,8 +14,11 @@ use hpvm_testkit::wait::wait_until;
 use crate::Test;
 use crate::networks::SOUND;
 
-pub(crate) const TESTS: &[Test] =
-    crate::tests![firmware_boots_as_its_port_says, a_missing_driver_is_told_of];
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_missing_driver_is_told_of,
+    ; long:
+    firmware_boots_as_its_port_says,
+];
 
 /// A boot program runs after ten seconds, of which the firmware's own start takes most.
 const BOOT_BOUND: Duration = Duration::from_secs(60);

@@ -20,8 +20,9 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_address_of_a_station_is_refused,
     a_trunk_is_asked_for_in_its_vlans,
     a_made_address_that_somebody_has_is_made_anew,
-    a_lan_that_answers_for_all_is_told,
     so_many_frames_ask_as_were_wanted,
+    ; long:
+    a_lan_that_answers_for_all_is_told,
 ];
 
 const STATION: &str = "network:lan:0,1,0x56a1b2c3d4e5:vswitch:sw1";

@@ -1,7 +1,9 @@
 //! End to end: the programs as built, on VM Hosts of their own, with scripted engines where those can judge and real guests
 //! where only those can. Each module is a subject; each test is a function without arguments.
 //!
-//! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests.
+//! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests. Long tests, whose decisions are judged by others
+//! and which see that QEMU, firmware, kernels and systemd do as those say, run in `make soak`, and when they are asked for:
+//! `cargo test -p hpvm-tests -- --include-ignored FILTER`.
 
 mod agent;
 mod at_reset;
@@ -79,13 +81,28 @@ mod write_log;
 use libtest_mimic::{Arguments, Trial};
 
 /// A test by its name.
-pub(crate) type Test = (&'static str, fn());
+pub(crate) struct Test {
+    pub(crate) path: &'static str,
+    pub(crate) run: fn(),
+    pub(crate) is_long: bool,
+}
 
-/// Lists functions of a module as tests: `tests![creates, removes]`.
+/// Lists functions of a module as tests: `tests![creates, removes; long: lives]`.
 #[macro_export]
 macro_rules! tests {
-    ($($test:ident),* $(,)?) => {
-        &[$((concat!(module_path!(), "::", stringify!($test)), $test as fn())),*]
+    ($($test:ident),* $(,)? $(; long: $($long:ident),* $(,)?)?) => {
+        &[$($crate::test!($test, false),)* $($($crate::test!($long, true),)*)?]
+    };
+}
+
+#[macro_export]
+macro_rules! test {
+    ($test:ident, $is_long:literal) => {
+        $crate::Test {
+            path: concat!(module_path!(), "::", stringify!($test)),
+            run: $test,
+            is_long: $is_long,
+        }
     };
 }
 
@@ -165,7 +182,7 @@ fn main() {
 fn mixed(subjects: &[&[Test]]) -> Vec<Trial> {
     let rounds = subjects.iter().map(|tests| tests.len()).max().unwrap_or(0);
     let round = |n| subjects.iter().filter_map(move |tests: &&[Test]| tests.get(n));
-    (0..rounds).flat_map(round).map(|(name, test)| trial(name, *test)).collect()
+    (0..rounds).flat_map(round).map(trial).collect()
 }
 
 /// Tests of which one runs at a time come evenly among the others: one after the other they would leave a processor idle.
@@ -179,10 +196,11 @@ fn spread(others: Vec<Trial>, one_at_a_time: Vec<Trial>) -> Vec<Trial> {
     (0..all).filter_map(place).collect()
 }
 
-fn trial(path: &'static str, test: fn()) -> Trial {
+fn trial(&Test { path, run, is_long }: &Test) -> Trial {
     let name = path.split_once("::").map_or(path, |(_, name)| name);
-    Trial::test(name, move || {
-        report::timed(name, test);
+    let trial = Trial::test(name, move || {
+        report::timed(name, run);
         Ok(())
-    })
+    });
+    trial.with_ignored_flag(is_long)
 }

@@ -16,8 +16,9 @@ use crate::pool::image;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_medium_is_changed_at_the_console_and_by_command,
-    a_medium_of_the_console_stays_over_reset_and_restart,
     a_console_reaches_no_other_file,
+    ; long:
+    a_medium_of_the_console_stays_over_reset_and_restart,
 ];
 
 const DRIVE: &str = "dvd:avio_stor:0,4,0";

@@ -8,7 +8,9 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use crate::Test;
 use crate::pool::image;
 
-pub(crate) const TESTS: &[Test] = crate::tests![many_nics_fit_in_the_least_memory];
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
+    many_nics_fit_in_the_least_memory,
+];
 
 const BOUND: Duration = Duration::from_secs(20);
 

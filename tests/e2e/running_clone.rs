@@ -26,7 +26,6 @@ use crate::pool::image;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_running_guest_is_copied_and_told_how,
     disks_of_a_running_guest_are_not_linked,
-    two_disks_are_copied_at_one_moment,
     more_disks_hold_a_guest_no_longer,
     with_an_agent_file_systems_are_clean,
     images_of_a_running_guest_are_copied,
@@ -37,6 +36,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_interrupted_copy_leaves_the_guest_running,
     a_stop_does_not_wait_for_a_copy,
     no_room_harms_no_guest,
+    ; long:
+    two_disks_are_copied_at_one_moment,
 ];
 
 const BOUND: Duration = Duration::from_secs(30);

@@ -15,7 +15,9 @@ use crate::Test;
 use crate::pool::image;
 use crate::scsi_server::{ScsiServer, done};
 
-pub(crate) const TESTS: &[Test] = crate::tests![guests_reserve_a_disk_and_keep_each_other_out];
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
+    guests_reserve_a_disk_and_keep_each_other_out,
+];
 
 const MEMBERS: [&str; 2] = ["a", "b"];
 const DISK_BYTES: u64 = 8 << 20;

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_firmware_keeps_leaves_at_its_reset,
     a_changed_adapter_waits_beside_what_runs,
     what_finds_no_spare_port_waits_and_is_told,
+    ; long:
     the_shell_is_back_after_its_entry_was_removed,
 ];
 

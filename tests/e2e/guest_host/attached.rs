@@ -5,7 +5,7 @@
 use super::Turn;
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
     a_tape_and_a_changer_go_to_one_guest,
     what_a_program_has_open_is_refused,
     an_attached_device_comes_and_goes_while_the_guest_runs,

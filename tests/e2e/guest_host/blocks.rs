@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Turn;
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
     every_tree_of_block_devices_can_be_set_up,
     a_multipath_volume_is_a_disk_like_any_other,
 ];

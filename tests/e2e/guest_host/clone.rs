@@ -3,7 +3,7 @@
 use super::Turn;
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
     a_running_guest_is_copied_to_disks_and_volumes,
     file_systems_that_can_share_the_blocks_of_a_copy,
 ];

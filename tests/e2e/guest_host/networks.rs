@@ -4,7 +4,7 @@
 use super::Turn;
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
     wires_over_every_kind_of_interface,
     switches_over_bonds_and_vlans_outlive_their_parts,
     a_switch_comes_with_the_boot_and_outlives_units,

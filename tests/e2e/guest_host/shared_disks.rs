@@ -5,7 +5,7 @@
 use super::Turn;
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
     a_disk_is_shared_if_it_keeps_reservations_and_all_share_it,
     reservations_of_two_guests_keep_each_other_out,
 ];

@@ -3,8 +3,9 @@
 use super::{Turn, units};
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] =
-    crate::tests![a_shutdown_ends_all_guests_and_a_restart_of_units_none];
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
+    a_shutdown_ends_all_guests_and_a_restart_of_units_none,
+];
 
 /// One guest is started by hand from a session, one by the boot; there is no operating system in them, so that they are asked
 /// for as long as hpvmconf says and then ended by force. What they are told is in their logs after the boot.

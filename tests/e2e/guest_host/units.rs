@@ -5,8 +5,9 @@ use super::Turn;
 use crate::Test;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
-    a_boot_starts_auto_guests_and_a_restart_of_the_product_changes_none,
     a_guest_outlives_the_session_that_started_it,
+    ; long:
+    a_boot_starts_auto_guests_and_a_restart_of_the_product_changes_none,
 ];
 
 /// `state GUEST`, as hpvmstatus prints it; `engine GUEST`: the process number of its QEMU, which must live.
