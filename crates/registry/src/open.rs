@@ -14,7 +14,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::change::Change;
 use crate::error::{self, RegistryError};
-use crate::schema::{self, APPLICATION_ID, VERSION, named_beside};
+use crate::schema::{self, APPLICATION_ID, VERSION, named_beside, sync_folder_of};
 use crate::upgrade;
 
 /// The longest a command waits for others to finish their change. One takes some milliseconds.
@@ -248,6 +248,7 @@ fn make_folder_of(path: &Path) -> Result<(), RegistryError> {
 
 fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
     let failed = || RegistryError::sql("open", path);
+    let is_log_unused = log_length(path) == 0;
     let mut connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | no_mutex())
             .map_err(|e| failed()(e))?;
@@ -255,6 +256,11 @@ fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
     // SQLite opens for reading alone, in silence, what it may not write.
     if connection.is_readonly("main").map_err(|e| failed()(e))? {
         return Err(error::not_writable(path.to_owned()));
+    }
+    if is_log_unused {
+        // The look just made it, perhaps. SQLite is built not to sync its name with the first commit of each connection: whoever
+        // finds a log that somebody has written to knows that its name was safe before.
+        sync_folder_of(path)?;
     }
     prepare_for_changes(&connection).map_err(|e| failed()(e))?;
     if version < VERSION {
