@@ -174,12 +174,12 @@ fn stuck(host: &mut VmHost, name: &str, seconds: u32, why: &str) {
     assert!(host.state(name).starts_with("On"), "it runs on");
 }
 
-/// A VM Host with a guest of two processors that boots from avio_stor.
+/// A VM Host with a guest that boots from avio_stor.
 fn linux_guest(name: &str) -> VmHost {
     let host = VmHost::new(Engine::Real);
     let disk = host.copy_of(&image("test-cloud"), "disk.img");
     let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
-    host.ok(&["hpvmcreate", "-P", name, "-O", "linux", "-c", "2", "-r", "512M", "-a", &disk]);
+    host.ok(&["hpvmcreate", "-P", name, "-O", "linux", "-r", "512M", "-a", &disk]);
     host
 }
 
