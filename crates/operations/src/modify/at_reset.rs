@@ -8,7 +8,8 @@ use hpvm_plan::hotplug::{Planned, When};
 use hpvm_plan::record::{Consent, DeviceChange, Due, Machine};
 use hpvm_registry::Step;
 
-use super::{Modified, ask_guest};
+use super::Modified;
+use super::ask::ask_guest;
 use crate::Refusal;
 use crate::vm_host::VmHost;
 

@@ -9,10 +9,11 @@ use hpvm_host::lock::pause_for;
 use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_model::GuestConfig;
-use hpvm_plan::hotplug::Planned;
 use hpvm_plan::record::{DeviceChange, Due, Machine};
 
-use super::{Taken, ask_guest, changes_now};
+use super::ask::{Taken, ask_guest};
+use super::changes_now;
+use super::decide::Change;
 use crate::Refusal;
 use crate::network::ports::Changing;
 use crate::vm_host::VmHost;
@@ -22,29 +23,26 @@ use crate::vm_host::VmHost;
 const SETTLED_BOUND: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What is to be done with a machine as it is.
-pub(super) type Plan<'a> = dyn FnMut(&VmHost, &Machine) -> Result<Vec<Planned>, Refusal> + 'a;
-
 /// Whether the worker died while it made a change.
 pub(super) fn is_unsettled(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Worker(ClientError::Closed))
 }
 
-/// Has the rest of these changes made, which `plan` finds for the machine as the next worker knows it. Without such a worker the
-/// refusal is what there is to tell.
+/// Has the rest made: what the change wants of the machine as the next worker knows it. Without such a worker the refusal is what
+/// there is to tell.
 pub(super) fn make_the_rest(
     host: &VmHost,
-    after: &GuestConfig,
-    (running, changes): (Option<&Machine>, &[DeviceChange]),
+    change: &Change<'_>,
+    asked: &[DeviceChange],
     refusal: Refusal,
-    plan: &mut Plan<'_>,
 ) -> Result<Taken, Refusal> {
-    let Some(machine) = settled(host, after, changes) else { return Err(refusal) };
-    let rest = changes_now(&plan(host, &machine)?);
+    let Change { after, running, .. } = change;
+    let Some(machine) = settled(host, after, asked) else { return Err(refusal) };
+    let rest = changes_now(&change.planned_on(host, &machine)?);
     let taken = ask_guest(host, after, &rest, Due::Now)?;
-    let gone = changes.iter().filter_map(|change| match change {
+    let gone = asked.iter().filter_map(|change| match change {
         DeviceChange::UnplugNic { slot } if machine.nic_in(*slot).is_none() => {
-            running?.nic_in(*slot).cloned()
+            running.as_ref()?.nic_in(*slot).cloned()
         }
         _ => None,
     });
