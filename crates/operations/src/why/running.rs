@@ -1,0 +1,269 @@
+//! A guest that runs, and may be well, held up, or without something that it needs.
+
+use hpvm_app::snapshot::Phase;
+use hpvm_model::{GuestConfig, GuestName, Occupant, Remedy};
+use hpvm_plan::difference::{Effect, waiting};
+use hpvm_plan::judge::boot_disk;
+use hpvm_plan::record::{Attached, AttachedNic, Machine, NicBoot};
+use jiff::{SignedDuration, Timestamp};
+
+use super::Why;
+use crate::VmHost;
+use crate::lost_record::Loss;
+use crate::presence::{Attention, Presence, Supervision};
+use crate::surroundings::{self, Trouble};
+
+pub(super) fn explain(
+    host: &VmHost,
+    config: &GuestConfig,
+    presence: &Presence,
+    attention: Option<&Attention>,
+    supervision: Supervision,
+) -> Why {
+    let why = match attention {
+        Some(attention) => in_need(&config.name, attention),
+        None => by_itself(&config.name, presence, supervision),
+    };
+    let machine = host.machine(config);
+    let why = with_waiting(why, config, machine.as_ref());
+    let troubles = surroundings::troubles(host, config);
+    let why = with_surroundings(why, &config.name, &troubles);
+    with_firmware(why, config, presence, machine.as_ref())
+}
+
+pub(super) fn out_of_reach(config: &GuestConfig, pid: i32) -> Why {
+    let name = &config.name;
+    Why::that(format!("'{name}' runs, and nobody can reach it"))
+        .because(format!("its files in /run are gone or damaged; its QEMU is process {pid}"))
+        .ask(
+            "shut it down from within if that can be done",
+            format!("hpvmstop -P {name} -h -F && hpvmstart -P {name}"),
+        )
+}
+
+pub(super) fn without_record(config: &GuestConfig, loss: Loss) -> Why {
+    let name = &config.name;
+    let told = Why::that(format!("'{name}' runs, and commands cannot tell what machine it got"));
+    match loss {
+        Loss::Mendable { why } => told
+            .because(why)
+            .because("only its worker still has its boot record")
+            .run("hpvm doctor --repair".into()),
+        Loss::Final { why } => told.because(why).start_anew(name),
+    }
+}
+
+fn in_need(name: &GuestName, attention: &Attention) -> Why {
+    let silent =
+        || Why::that(format!("'{name}' runs and does not answer")).because(attention.to_string());
+    let status = format!("hpvmstatus -P {name}");
+    match attention {
+        Attention::NoRecord { .. } => {
+            Why::that(format!("'{name}' runs, and what machine it got is not known any more"))
+                .because(attention.to_string())
+                .start_anew(name)
+        }
+        Attention::Stopped { pid } => {
+            silent().ask(format!("let it go on: kill -CONT {pid}"), status)
+        }
+        Attention::Unresponsive { .. } | Attention::Silent { .. } | Attention::Stores { .. } => {
+            silent().run(status)
+        }
+    }
+}
+
+/// As its phase tells, and who looks after it.
+fn by_itself(name: &GuestName, presence: &Presence, supervision: Supervision) -> Why {
+    let status = format!("hpvmstatus -P {name}");
+    match (presence.snapshot().map(|snapshot| &snapshot.phase), supervision) {
+        (Some(Phase::Paused { reason, .. }), _) => {
+            Why::that(format!("'{name}' runs and is held still"))
+                .because(reason)
+                .ask("make room where its disks lie; it goes on by itself", status)
+        }
+        (_, Supervision::None) => Why::that(format!("'{name}' runs, and nobody supervises it"))
+            .because("its keeper and its worker were both killed")
+            .run(format!("hpvmstart -P {name}")),
+        (Some(Phase::Stopping { .. }), _) => {
+            Why::that(format!("'{name}' is on its way down and still runs"))
+                .because_of(presence.health())
+                .ask(
+                    format!(
+                        "wait until it is off, which `{status}` shows; or end it like a power cut"
+                    ),
+                    format!("hpvmstop -P {name} -h -F"),
+                )
+        }
+        _ => Why::that(match presence.runs_since() {
+            None => format!("'{name}' is coming up; nothing is wrong with it"),
+            Some(since) => format!(
+                "'{name}' runs since {}; nothing is wrong with it",
+                since.strftime("%Y-%m-%dT%H:%M:%SZ")
+            ),
+        })
+        .noting(presence.health()),
+    }
+}
+
+/// What the guest was asked for and has not done is no trouble, and may be what somebody wonders about.
+fn with_waiting(mut why: Why, config: &GuestConfig, machine: Option<&Machine>) -> Why {
+    let Some(machine) = machine else { return why };
+    let waits = waiting(config, machine).into_iter().filter_map(|change| match change.effect {
+        Effect::NextReset(reason) => {
+            Some(format!("{}, {} to {}, {reason}", change.field, change.from, change.to))
+        }
+        _ => None,
+    });
+    why.notes.extend(waits);
+    why
+}
+
+/// A guest that is well itself may have lost what it needs. What keeps it from running comes first, and its way out alone.
+fn with_surroundings(mut why: Why, name: &GuestName, troubles: &[Trouble]) -> Why {
+    let causes: Vec<String> = troubles.iter().map(|trouble| trouble.cause.clone()).collect();
+    if why.remedy.is_some() || causes.is_empty() {
+        why.notes.extend(causes);
+        return why;
+    }
+    let remedies = troubles.iter().map(|trouble| &trouble.remedy);
+    let asks: Vec<&str> = remedies.clone().filter_map(|remedy| remedy.ask.as_deref()).collect();
+    let mut commands: Vec<&str> = remedies.map(|remedy| remedy.command.as_str()).collect();
+    // Two files have one last look.
+    commands.dedup();
+    let ask = (!asks.is_empty()).then(|| asks.join("; "));
+    Why::that(format!("'{name}' runs, and lacks what it was given"))
+        .because_of(causes)
+        .noting(why.notes)
+        .remedied(ask, commands.join(" && "))
+}
+
+/// A guest that does not get beyond its firmware.
+fn with_firmware(
+    mut why: Why,
+    config: &GuestConfig,
+    presence: &Presence,
+    machine: Option<&Machine>,
+) -> Why {
+    let snapshot = presence.snapshot().filter(|snapshot| {
+        matches!(snapshot.phase, Phase::Running { occupant: Occupant::Firmware })
+    });
+    let since = snapshot.and_then(|snapshot| snapshot.since.parse().ok());
+    let source = machine.map_or(Source::Some, Source::of);
+    let held = since.and_then(|since| held_in_firmware(config, source, since));
+    match held {
+        Some((cause, _)) if why.remedy.is_some() => {
+            why.notes.push(cause);
+            why
+        }
+        Some((cause, Remedy { ask, command })) => {
+            Why::that(format!("'{}' runs and is in its firmware still", config.name))
+                .because(cause)
+                .noting(why.notes)
+                .remedied(ask, command)
+        }
+        None => why,
+    }
+}
+
+/// It may have no driver for the disk it boots from, or nothing to boot from; what else keeps it is on its console.
+fn held_in_firmware(
+    config: &GuestConfig,
+    source: Source,
+    since: Timestamp,
+) -> Option<(String, Remedy)> {
+    let name = &config.name;
+    if let Some(missing) = boot_disk::no_driver(config) {
+        return Some((missing.text, missing.remedy));
+    }
+    if Timestamp::now().duration_since(since) < FIRMWARE_BOUND {
+        return None;
+    }
+    if source == Source::None {
+        let ask = format!(
+            "add a disk with a system (hpvmmodify -P {name} -a disk:…), or put a medium in (-m dvd:…)"
+        );
+        let cause = "it has nothing to boot from: no disk, and no medium in a drive".to_owned();
+        return Some((
+            cause,
+            Remedy { ask: Some(ask), command: format!("hpvmstatus -P {name} -d") },
+        ));
+    }
+    let cause = format!(
+        "nothing has booted since {since}: there may be no system that boots by UEFI, or somebody is in the firmware's menus"
+    );
+    let ask = Some("see what the firmware says: CO in the console's menu".to_owned());
+    Some((cause, Remedy { ask, command: format!("hpvmconsole -P {name}") }))
+}
+
+/// Firmware finds a system within seconds, and within a minute where an emulated processor is short of time.
+const FIRMWARE_BOUND: SignedDuration = SignedDuration::from_secs(90);
+
+/// Whether the firmware has a device on which a system could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Some,
+    None,
+}
+
+impl Source {
+    fn of(machine: &Machine) -> Source {
+        let holds = |attached: &Attached| attached.device.backing.store().is_some();
+        let boots = |attached: &AttachedNic| attached.boot == NicBoot::AfterDisks;
+        match machine.storage.iter().any(holds) || machine.nics.iter().any(boots) {
+            true => Source::Some,
+            false => Source::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hpvm_model::GuestUuid;
+
+    use super::*;
+    use crate::create::blank;
+
+    fn trouble(cause: &str, ask: Option<&str>, command: &str) -> Trouble {
+        let remedy = Remedy { ask: ask.map(str::to_owned), command: command.to_owned() };
+        Trouble { cause: cause.to_owned(), remedy }
+    }
+
+    #[test]
+    fn a_guest_that_is_long_in_its_firmware_is_told_why() {
+        let name: GuestName = "web".parse().expect("a name");
+        let config = blank(&name, GuestUuid(uuid::Uuid::nil()));
+        let now = Timestamp::now();
+        let long_ago = now - FIRMWARE_BOUND - FIRMWARE_BOUND;
+        assert_eq!(held_in_firmware(&config, Source::None, now), None);
+        let (cause, _) = held_in_firmware(&config, Source::None, long_ago).expect("a cause");
+        assert!(cause.contains("no disk, and no medium"), "{cause}");
+        let (cause, remedy) = held_in_firmware(&config, Source::Some, long_ago).expect("a cause");
+        assert!(cause.starts_with("nothing has booted since "), "{cause}");
+        assert_eq!(remedy.command, "hpvmconsole -P web");
+    }
+
+    #[test]
+    fn what_a_running_guest_lacks_is_told_unless_it_does_not_run_well_itself() {
+        let name: GuestName = "web".parse().expect("a name");
+        let well = Why::that("well".into()).noting(["a note".into()]);
+        let troubles = [
+            trouble("the switch is halted", None, "hpvmnet -S a -b"),
+            trouble("a is gone", Some("bring a"), "hpvmstatus -P web"),
+            trouble("b is gone", Some("bring b"), "hpvmstatus -P web"),
+        ];
+        assert_eq!(with_surroundings(well.clone(), &name, &[]), well);
+        let told = with_surroundings(well.clone(), &name, &troubles);
+        assert_eq!(told.causes, ["the switch is halted", "a is gone", "b is gone"]);
+        assert_eq!(told.notes, ["a note"]);
+        assert_eq!(
+            told.remedy,
+            Some(Remedy {
+                ask: Some("bring a; bring b".into()),
+                command: "hpvmnet -S a -b && hpvmstatus -P web".into()
+            })
+        );
+        let held = Why::that("held".into()).run("hpvmstatus -P web".into());
+        let told = with_surroundings(held.clone(), &name, &troubles[..1]);
+        assert_eq!(told, held.noting(["the switch is halted".into()]));
+    }
+}
