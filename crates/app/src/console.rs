@@ -68,11 +68,20 @@ pub(crate) struct Console {
 
 impl Console {
     /// Begins with the end of the console log, so that a session sees what was before this worker.
-    pub(crate) fn new(guest: &str, log: Rc<ConsoleLog>) -> Console {
+    pub(crate) fn new(guest: &str, log: ConsoleLog) -> Console {
         let mut history = History::new(HISTORY_BYTES);
         history.push(&log.tail(HISTORY_BYTES));
         let fanout = Fanout::new(guest, "On", history);
-        Console { fanout: Rc::new(RefCell::new(fanout)), changed: Rc::new(Notify::new()), log }
+        Console {
+            fanout: Rc::new(RefCell::new(fanout)),
+            changed: Rc::new(Notify::new()),
+            log: Rc::new(log),
+        }
+    }
+
+    /// Keeps the log within its bound. What cannot be cut now is tried again.
+    pub(crate) fn bound_log(&self) {
+        let _ = self.log.bound();
     }
 
     /// Runs the console until the runtime ends.

@@ -9,6 +9,7 @@ mod copying;
 mod counters;
 mod crash;
 mod due;
+mod engine;
 mod links;
 mod perform;
 mod pulse;
@@ -19,22 +20,19 @@ mod takeover;
 mod trouble;
 mod verbs;
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::Duration;
 
 use hpvm_app::protocol::{Denial, Reply};
-use hpvm_app::snapshot::{self, Crash, Phase, Process, SilentStore};
+use hpvm_app::snapshot::{self, Crash, Phase, SilentStore};
 use hpvm_console::door::DriveAddress;
 use hpvm_console::fanout::{SessionId, VerbAsked};
 use hpvm_host::confine::ConfineError;
 use hpvm_host::keeper_link::{FromKeeper, ToKeeper};
 use hpvm_host::launch;
-use hpvm_host::process::{self, PidFd};
 use hpvm_model::{DeviceKind, StorageDevice};
 use hpvm_plan::command_line::AGENT_PORT;
 use hpvm_plan::record::{Consent, DeviceChange};
@@ -48,7 +46,6 @@ use crate::agent::Agent;
 use crate::agent::watch::Watch;
 use crate::changes::Changes;
 use crate::console::Console;
-use crate::console_log::ConsoleLog;
 use crate::control::Asked;
 use crate::descriptors::{Descriptors, Missing};
 use crate::guest_log::{GuestLog, now};
@@ -64,10 +61,12 @@ use crate::wires::Wires;
 
 use counters::Zeros;
 use due::DueChanges;
+use engine::Engine;
 use links::Links;
 use pulse::{BEAT, Pulse};
 use requests::{Asker, Requests};
 use reservations::Helper;
+use takeover::Takeover;
 use trouble::Trouble;
 
 pub(crate) use verbs::OpenedImage;
@@ -98,20 +97,16 @@ struct Driver {
     publisher: Publisher,
     log: GuestLog,
     recorded: Recorded,
-    qemu: Process,
-    /// `None` when it had ended before its keeper came.
-    qemu_held: Option<PidFd>,
+    engine: Engine,
     console: Console,
     /// `None`: the machine has no channel for one.
     agent: Option<Agent>,
     agent_watch: Watch,
-    console_log: Rc<ConsoleLog>,
     image_folders: ImageFolders,
     store_watch: StoreWatch,
     silent_stores: Vec<SilentStore>,
     zeros: Zeros,
     reservations: Helper,
-    qemu_log: File,
     ready: Option<File>,
     shown: Shown,
     requests: Requests,
@@ -120,14 +115,8 @@ struct Driver {
     links: Links,
     wires: Wires,
     pulse: Pulse,
-    oom_kills: u64,
     trouble: Trouble,
-    /// A worker before us may have left things half done.
-    takes_over: bool,
-    /// The next look at the devices is the first after it.
-    inherits: bool,
-    /// What it left half done is being undone. By a second undoing, whoever makes the change anew would lose it again.
-    undoing: BTreeSet<u64>,
+    takeover: Takeover,
     finished: bool,
 }
 
@@ -192,7 +181,7 @@ impl Driver {
         if let Some(reason) = self.recorded.damage() {
             self.log.say(&format!("the guest is supervised without its boot record: {reason}"));
         }
-        if self.takes_over {
+        if self.takeover.is_due() {
             self.tell_what_is_unwatched();
         }
         self.publish();
@@ -248,9 +237,7 @@ impl Driver {
         match message {
             FromKeeper::Engine { .. } | FromKeeper::Kept { .. } | FromKeeper::AllKept => {}
             FromKeeper::Exited { wait_status, oom_kills } => {
-                let before = self.oom_kills.min(oom_kills);
-                let oom_kills = crash::OomKills { before, now: process::oom_kills().ok() };
-                self.engine_ended(crash::judge(wait_status, oom_kills));
+                self.engine_ended(self.engine.judge(wait_status, oom_kills));
             }
         }
     }
@@ -260,11 +247,7 @@ impl Driver {
         self.ask_status();
         self.look_for_agent();
         self.show_links();
-        if std::mem::take(&mut self.takes_over) {
-            self.inherits = true;
-            self.look_at_devices();
-            self.take_copies_back();
-        }
+        self.take_over();
     }
 
     fn news(&mut self, news: News) {

@@ -1,13 +1,13 @@
 //! How a worker begins: what it takes from its descriptors and from the worker before it, and what it gives up before it
 //! listens to anybody.
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::rc::Rc;
 
 use hpvm_app::snapshot::{self, Phase, Process, Snapshot};
+use hpvm_console::fanout::VerbAsked;
 use hpvm_host::confine::{Confinement, Enforced};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
@@ -15,23 +15,25 @@ use hpvm_host::process;
 use hpvm_model::StorageAddress;
 use hpvm_plan::record::AgentChannel;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::counters::Zeros;
 use super::due::DueChanges;
+use super::engine::Engine;
 use super::links::Links;
 use super::pulse::Pulse;
 use super::requests::Requests;
 use super::reservations::Helper;
+use super::takeover::Takeover;
 use super::trouble::Trouble;
 use super::{Driver, Failure, Inbox, Keeper, Shown};
 use crate::agent::Agent;
 use crate::agent::watch::Watch;
 use crate::console::Console;
 use crate::console_log::ConsoleLog;
-use crate::control;
+use crate::control::{self, Asked};
 use crate::descriptors::Descriptors;
 use crate::guest_log::{GuestLog, now};
 use crate::image_folders::ImageFolders;
@@ -58,15 +60,6 @@ fn watch_of(recorded: &Recorded, stores: Vec<(StorageAddress, File)>) -> StoreWa
     watch
 }
 
-/// What names QEMU for this boot of the host. A worker that a confined keeper started sees nothing of it in /proc, and knows
-/// its start time from the worker before.
-fn name_process(pid: i32, known: Option<Process>) -> Process {
-    match process::start_time(pid) {
-        Some(start_time) => Process { pid, start_time },
-        None => known.unwrap_or(Process { pid, start_time: 0 }),
-    }
-}
-
 /// What a worker before us left, from which this one goes on.
 struct Before {
     snapshot: Option<Snapshot>,
@@ -75,6 +68,25 @@ struct Before {
 }
 
 impl Before {
+    /// Reads the boot record, and what the worker before us published of the same QEMU in the same boot of the host.
+    fn read(record: File, publisher: &Publisher, pid: i32, is_first: bool) -> (Recorded, Before) {
+        let snapshot = publisher.previous().filter(|s| s.qemu.pid == pid);
+        let called = std::env::args().nth(1).unwrap_or_default();
+        let recorded = Recorded::read(record, snapshot.as_ref(), &called);
+        let snapshot = snapshot.filter(|s| s.boot_id == recorded.boot_id);
+        (recorded, Before { snapshot, is_first })
+    }
+
+    /// What names QEMU for this boot of the host. A worker that a confined keeper started sees nothing of it in /proc, and
+    /// knows its start time from the worker before.
+    fn process(&self, pid: i32) -> Process {
+        match (process::start_time(pid), &self.snapshot) {
+            (Some(start_time), _) => Process { pid, start_time },
+            (None, Some(snapshot)) => snapshot.qemu,
+            (None, None) => Process { pid, start_time: 0 },
+        }
+    }
+
     fn origin(&self) -> Origin {
         match self.is_first {
             true => Origin::Start,
@@ -107,6 +119,24 @@ impl Before {
     }
 }
 
+/// Has commands and console sessions heard.
+fn serve(
+    (control, door): (std::os::unix::net::UnixListener, std::os::unix::net::UnixListener),
+    console: &Console,
+    run_folder: OwnedFd,
+) -> io::Result<(Receiver<Asked>, Receiver<VerbAsked>)> {
+    let listener = |listener: std::os::unix::net::UnixListener| {
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener)
+    };
+    let (control, door) = (listener(control)?, listener(door)?);
+    let (requests_in, requests) = mpsc::channel(MESSAGES_WAITING);
+    let (verbs_in, verbs) = mpsc::channel(MESSAGES_WAITING);
+    spawn_local(control::serve(control, requests_in));
+    console.serve(door, run_folder, verbs_in);
+    Ok((requests, verbs))
+}
+
 impl Driver {
     pub(super) fn new(
         descriptors: Descriptors,
@@ -115,72 +145,47 @@ impl Driver {
         is_child: bool,
     ) -> Result<(Driver, Inbox), Failure> {
         let folder = || descriptors.run_folder.try_clone().map_err(Failure::Sockets);
-        let listener = |listener: std::os::unix::net::UnixListener| {
-            listener.set_nonblocking(true)?;
-            UnixListener::from_std(listener)
-        };
         let publisher = Publisher::new(folder()?);
         // The publisher keeps the folder that the path goes through.
-        let helper_socket = within(&publisher.folder(), run_folder::RESERVATIONS);
-        let previous = publisher.previous().filter(|s| s.qemu.pid == pid);
-        let called = std::env::args().nth(1).unwrap_or_default();
-        let recorded = Recorded::read(descriptors.record, previous.as_ref(), &called);
-        let boot_id = recorded.boot_id.clone();
-        let before = Before {
-            snapshot: previous.filter(|s| s.boot_id == boot_id),
-            is_first: is_child && descriptors.ready.is_some(),
-        };
-        let qemu = name_process(pid, before.snapshot.as_ref().map(|snapshot| snapshot.qemu));
-        let console_log = Rc::new(ConsoleLog::new(descriptors.console_log));
-        let console = Console::new(&recorded.name, Rc::clone(&console_log));
+        let reservations = Helper::at(within(&publisher.folder(), run_folder::RESERVATIONS));
+        let is_first = is_child && descriptors.ready.is_some();
+        let (recorded, before) = Before::read(descriptors.record, &publisher, pid, is_first);
+        let console = Console::new(&recorded.name, ConsoleLog::new(descriptors.console_log));
+        let sockets = (descriptors.control, descriptors.door);
+        let (requests, verbs) = serve(sockets, &console, folder()?).map_err(Failure::Sockets)?;
         let (news_in, news) = mpsc::channel(MESSAGES_WAITING);
-        let (requests_in, requests) = mpsc::channel(MESSAGES_WAITING);
-        let (verbs_in, verbs) = mpsc::channel(MESSAGES_WAITING);
-        let control = listener(descriptors.control).map_err(Failure::Sockets)?;
-        let door = listener(descriptors.door).map_err(Failure::Sockets)?;
-        let monitor = Monitor::new(folder()?, news_in);
-        let agent = (recorded.agent() == AgentChannel::Present).then(|| folder().map(Agent::new));
-        let agent_watch = Watch::new(before.agent(recorded.agent()));
-        spawn_local(control::serve(control, requests_in));
-        console.serve(door, folder()?, verbs_in);
-        let wires = Wires::new(&folder()?);
+        let has_channel = recorded.agent() == AgentChannel::Present;
         let driver = Driver {
             machine: Machine::new(before.origin(), recorded.devices()),
             began: Instant::now(),
             link,
             keeper: Keeper::new(descriptors.keeper_program, descriptors.launch),
-            monitor,
+            monitor: Monitor::new(folder()?, news_in),
             publisher,
             log: GuestLog::new(descriptors.log),
-            qemu,
-            qemu_held: descriptors.qemu,
+            engine: Engine::new(before.process(pid), descriptors.qemu, descriptors.qemu_log),
             console,
-            agent: agent.transpose()?,
-            agent_watch,
-            console_log,
+            agent: has_channel.then(|| folder().map(Agent::new)).transpose()?,
+            agent_watch: Watch::new(before.agent(recorded.agent())),
             image_folders: ImageFolders::new(
                 descriptors.image_folders,
                 recorded.machine.as_ref().ok().map(|known| known.file.machine()),
             ),
             store_watch: watch_of(&recorded, descriptors.stores),
             silent_stores: Vec::new(),
-            reservations: Helper::at(helper_socket),
-            recorded,
+            reservations,
             zeros: Zeros::of(before.snapshot.as_ref().filter(|_| !before.is_first)),
-            qemu_log: descriptors.qemu_log,
             ready: descriptors.ready,
-            shown: before.shown(boot_id),
+            shown: before.shown(recorded.boot_id.clone()),
+            recorded,
             requests: Requests::default(),
             changes: None,
             due: DueChanges::default(),
             links: Links::default(),
-            wires,
+            wires: Wires::new(&folder()?),
             pulse: Pulse::default(),
-            oom_kills: process::oom_kills().unwrap_or(u64::MAX),
             trouble: Trouble::default(),
-            takes_over: !before.is_first,
-            inherits: false,
-            undoing: BTreeSet::new(),
+            takeover: Takeover::new(!before.is_first),
             finished: false,
         };
         Ok((driver, Inbox { news, requests, verbs, events: None }))

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use hpvm_app::protocol::Reply;
 use hpvm_app::snapshot::{Crash, Extent, Phase, Snapshot};
-use hpvm_engine::devices::{DeviceError, Performed};
-use hpvm_engine::{devices, last_words};
-use hpvm_host::process::Signal;
+use hpvm_engine::devices::{self, DeviceError, Performed};
 use hpvm_model::{Occupant, chain};
 use hpvm_plan::record::{self, Occasion};
 use hpvm_qmp::client::Client;
@@ -62,7 +60,7 @@ impl Driver {
             silent_stores: self.silent_stores.clone(),
             zeros: self.zeros.all().to_vec(),
             record_damage: self.recorded.damage().cloned(),
-            qemu: self.qemu,
+            qemu: self.engine.process(),
             accelerator: self.recorded.accelerator.clone(),
             extent: self
                 .recorded
@@ -96,13 +94,13 @@ impl Driver {
     fn kill(&mut self) {
         if self.keeper.lives {
             self.link.send(ToKeeper::Kill);
-        } else if let Some(qemu) = &self.qemu_held {
-            let _ = qemu.signal(Signal::KILL);
+        } else {
+            self.engine.kill();
         }
     }
 
     pub(super) fn engine_ended(&mut self, crash: Crash) {
-        let words = last_words::read(&self.qemu_log).unwrap_or_default();
+        let words = self.engine.last_words();
         if !words.is_empty() && self.machine.decided().is_none() {
             self.log.say(&format!("QEMU said last: {words}"));
         }
@@ -126,11 +124,10 @@ impl Driver {
 
     fn next_step(&mut self) {
         let Some(mut changes) = self.changes.take() else { return };
-        let uptime = self.uptime();
         let means = Means {
             client: self.monitor.client(),
             agent: self.agent.as_ref(),
-            uptime,
+            uptime: self.engine.age(),
             news: self.monitor.news(),
         };
         if let Ok(known) = &mut self.recorded.machine
@@ -179,16 +176,11 @@ impl Driver {
             let error = "the guest does not answer".into();
             return self.reply(ticket, Reply::Failed { error });
         };
-        let (machine, uptime) = (known.file.machine().clone(), self.uptime());
+        let (machine, uptime) = (known.file.machine().clone(), self.engine.age());
         spawn_local(async move {
             let disks = look_at_disks(&client, &machine, uptime).await;
             let _ = news.send(News::Idle(ticket, disks)).await;
         });
-    }
-
-    /// How long QEMU has been running.
-    fn uptime(&self) -> Duration {
-        process::age(self.qemu.start_time)
     }
 
     pub(super) fn idle_known(&mut self, ticket: Ticket, answer: Result<Disks, hpvm_qmp::Error>) {

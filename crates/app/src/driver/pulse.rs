@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use hpvm_app::snapshot::{Crash, Phase};
-use hpvm_host::process::{self, PidFd};
 use hpvm_qmp::command::{QueryStatus, ReadRegisters};
 use tokio::time::Instant;
 
@@ -92,10 +91,8 @@ impl Driver {
             self.monitor.ask(ReadRegisters {}, News::Registers);
         }
         if self.pulse.beats.is_multiple_of(BEATS_PER_CARE) {
-            // Seen often, the count tells our own QEMU's end from that of others.
-            self.oom_kills = process::oom_kills().unwrap_or(self.oom_kills);
-            // What cannot be cut now is tried again.
-            let _ = self.console_log.bound();
+            self.engine.count_oom_kills();
+            self.console.bound_log();
             if !self.wires.is_told() {
                 self.show_links();
             }
@@ -108,8 +105,7 @@ impl Driver {
 
     /// The keeper tells how QEMU ended, at once. One that hangs tells nothing, and must not make a dead guest look alive.
     fn watch_end(&mut self) {
-        let has_ended = |qemu: &PidFd| qemu.wait_exit(Duration::ZERO).unwrap_or(false);
-        if !self.qemu_held.as_ref().is_some_and(has_ended) {
+        if !self.engine.has_ended() {
             return;
         }
         self.pulse.beats_untold += 1;

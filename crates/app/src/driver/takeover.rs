@@ -1,9 +1,10 @@
 //! What is left behind and what comes late: a dead keeper, changes of a worker before us, adapters that a guest lets go
 //! long after it was asked.
 
+use std::collections::BTreeSet;
+
 use hpvm_engine::devices::Bench;
 use hpvm_engine::devices::present::{self, Present, Repair};
-use hpvm_host::process::PidFd;
 use hpvm_model::{AdapterKind, PciSlot, chain};
 use hpvm_plan::command_line::adapter_id;
 use hpvm_plan::command_line::network::nic_id;
@@ -12,6 +13,26 @@ use hpvm_qmp::command::{Cont, DeviceDel};
 
 use super::due::Inherited;
 use super::*;
+
+/// What is still to be seen to of a worker before us.
+pub(super) struct Takeover {
+    /// It may have left things half done, which QEMU has not been asked about.
+    is_due: bool,
+    /// The next look at the devices is the first after it.
+    inherits: bool,
+    /// What it left half done is being undone. By a second undoing, whoever makes the change anew would lose it again.
+    undoing: BTreeSet<u64>,
+}
+
+impl Takeover {
+    pub(super) fn new(is_due: bool) -> Takeover {
+        Takeover { is_due, inherits: false, undoing: BTreeSet::new() }
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.is_due
+    }
+}
 
 /// What a worker before us added only in part.
 enum HalfDone {
@@ -36,14 +57,11 @@ impl Driver {
         if std::mem::replace(&mut self.keeper.lives, false) {
             self.log.say("the keeper is gone");
         }
-        // Held since the beginning: what stands in /proc may be withheld from us by now.
-        let lives = |qemu: &&PidFd| qemu.wait_exit(Duration::ZERO).is_ok_and(|ended| !ended);
-        let Some(qemu) = self.qemu_held.as_ref().filter(lives) else {
-            return self.engine_ended(Crash::Unseen);
-        };
+        let Some(qemu) = self.engine.alive() else { return self.engine_ended(Crash::Unseen) };
         let Some(program) = &self.keeper.program else { return };
         let folder = self.publisher.folder();
-        match successor::start(program, &self.keeper.launch, folder, self.qemu.pid, qemu) {
+        let pid = self.engine.process().pid;
+        match successor::start(program, &self.keeper.launch, folder, pid, qemu) {
             Ok(()) => {
                 self.log.say("started its successor; the next worker takes over");
                 // Nothing is said to the old keeper or to those who wait: their connections end with us.
@@ -53,6 +71,15 @@ impl Driver {
                 let error = chain(&error);
                 self.tell_trouble(&format!("no successor of the keeper can be started: {error}"));
             }
+        }
+    }
+
+    /// Once QEMU answers, if anything is left to do.
+    pub(super) fn take_over(&mut self) {
+        if std::mem::take(&mut self.takeover.is_due) {
+            self.takeover.inherits = true;
+            self.look_at_devices();
+            self.take_copies_back();
         }
     }
 
@@ -68,7 +95,7 @@ impl Driver {
 
     pub(super) fn repair(&mut self, present: &Present) {
         let Ok(known) = &self.recorded.machine else { return };
-        let inherits = std::mem::take(&mut self.inherits);
+        let inherits = std::mem::take(&mut self.takeover.inherits);
         let may_be_held = inherits && known.file.machine().pending.iter().any(holds_guest);
         let repairs = present::repairs(known.file.machine(), present);
         let undoes = repairs.iter().any(|repair| matches!(repair, Repair::Undo { .. }));
@@ -125,7 +152,7 @@ impl Driver {
         else {
             return;
         };
-        self.undoing.insert(seq);
+        self.takeover.undoing.insert(seq);
         let (machine, news) = (known.file.machine().clone(), self.monitor.news());
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
@@ -143,7 +170,7 @@ impl Driver {
     }
 
     pub(super) fn undone(&mut self, seq: u64) {
-        self.undoing.remove(&seq);
+        self.takeover.undoing.remove(&seq);
         self.settle(seq, Outcome::Failed(present::REPLACED.into()));
     }
 
@@ -182,7 +209,7 @@ impl Driver {
 
     fn is_under_way(&self, seq: u64) -> bool {
         let of_command = self.changes.as_ref().is_some_and(|changes| changes.is_under_way(seq));
-        of_command || self.due.is_making(seq) || self.undoing.contains(&seq)
+        of_command || self.due.is_making(seq) || self.takeover.undoing.contains(&seq)
     }
 
     fn is_anything_under_way(&self) -> bool {
