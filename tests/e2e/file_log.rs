@@ -262,84 +262,101 @@ impl Log {
     fn answer(&mut self, request: &Request<'_>) -> Result<Reply, i32> {
         let Request { asked, node, body } = *request;
         Ok(Reply::With(match asked {
-            opcode::LOOKUP => {
-                let found = self.named(node, name_in(body, 0))?;
-                self.now.attributes(found).entry()
-            }
             opcode::GETATTR => self.now.attributes(node).answer(),
             opcode::SETATTR => {
                 self.set_attributes(node, body);
                 self.now.attributes(node).answer()
             }
+            opcode::LOOKUP
+            | opcode::LINK
+            | opcode::UNLINK
+            | opcode::RMDIR
+            | opcode::RENAME
+            | opcode::RENAME2 => self.answer_of_names(request)?,
+            opcode::SYMLINK | opcode::MKDIR | opcode::CREATE => self.made(request)?,
             opcode::READLINK => match &self.now.node(node).content {
                 Content::Link(target) => target.clone(),
                 _ => return Err(ENOENT),
             },
-            opcode::SYMLINK => {
-                let name = name_in(body, 0);
-                let target = name_in(body, name.len() + 1).to_vec();
-                let made = self.make(node, name, Content::Link(target), 0o777)?;
-                self.now.attributes(made).entry()
-            }
-            opcode::MKDIR => {
-                let folder = Content::Folder(BTreeMap::new());
-                let made = self.make(node, name_in(body, 8), folder, number(body, 0))?;
-                self.now.attributes(made).entry()
-            }
-            opcode::CREATE => {
-                let file = Content::File(Vec::new());
-                let made = self.make(node, name_in(body, 16), file, number(body, 4))?;
-                [self.now.attributes(made).entry(), opened()].concat()
-            }
-            opcode::LINK => {
-                let (other, name) = (long(body, 0), name_in(body, 8));
-                self.must_be_free(node, name)?;
-                self.did(Event::Named(node, vec![(name.to_vec(), Some(other))]));
-                self.now.attributes(other).entry()
-            }
-            opcode::UNLINK | opcode::RMDIR => {
-                let name = name_in(body, 0);
-                let gone = self.named(node, name)?;
-                if matches!(&self.now.node(gone).content, Content::Folder(n) if !n.is_empty()) {
-                    return Err(ENOTEMPTY);
-                }
-                self.did(Event::Named(node, vec![(name.to_vec(), None)]));
-                Vec::new()
-            }
-            opcode::RENAME => self.rename(node, long(body, 0), &body[8..])?,
-            // Only where the name is free; nobody here exchanges two names.
-            opcode::RENAME2 if number(body, 8) == 1 => {
-                let names = &body[16..];
-                let new = name_in(names, name_in(names, 0).len() + 1);
-                self.must_be_free(long(body, 0), new)?;
-                self.rename(node, long(body, 0), names)?
-            }
             opcode::OPEN | opcode::OPENDIR => opened(),
-            opcode::READ => {
-                let (at, size) = (length(long(body, 8)), number(body, 16) as usize);
-                let file = self.now.file(node);
-                let at = at.min(file.len());
-                file[at..file.len().min(at + size)].to_vec()
-            }
+            opcode::READ => self.read(node, length(long(body, 8)), number(body, 16) as usize),
+            opcode::READDIR => self.listed(node, length(long(body, 8)), number(body, 16) as usize),
             opcode::WRITE => {
                 let (at, size) = (length(long(body, 8)), number(body, 16));
                 let bytes = body[40..40 + size as usize].to_vec();
                 self.did(Event::Wrote(node, at, bytes));
                 words(&[size, 0])
             }
-            opcode::READDIR => self.listed(node, length(long(body, 8)), number(body, 16) as usize),
-            opcode::STATFS => {
-                let counts = [ROOM; 5].map(u64::to_le_bytes).concat();
-                [counts, words(&[4096, 255, 4096, 0, 0, 0, 0, 0, 0, 0])].concat()
-            }
             opcode::FSYNC | opcode::FSYNCDIR => {
                 self.did(Event::Synced(node));
                 Vec::new()
+            }
+            opcode::STATFS => {
+                let counts = [ROOM; 5].map(u64::to_le_bytes).concat();
+                [counts, words(&[4096, 255, 4096, 0, 0, 0, 0, 0, 0, 0])].concat()
             }
             opcode::RELEASE | opcode::RELEASEDIR | opcode::FLUSH => Vec::new(),
             opcode::INTERRUPT => return Ok(Reply::Never),
             _ => return Err(ENOSYS),
         }))
+    }
+
+    /// What looks for, gives, takes or changes a name in a folder.
+    fn answer_of_names(&mut self, request: &Request<'_>) -> Result<Vec<u8>, i32> {
+        let Request { asked, node: folder, body } = *request;
+        match asked {
+            opcode::LOOKUP => {
+                let found = self.named(folder, name_in(body, 0))?;
+                Ok(self.now.attributes(found).entry())
+            }
+            opcode::LINK => {
+                let (other, name) = (long(body, 0), name_in(body, 8));
+                self.must_be_free(folder, name)?;
+                self.did(Event::Named(folder, vec![(name.to_vec(), Some(other))]));
+                Ok(self.now.attributes(other).entry())
+            }
+            opcode::UNLINK | opcode::RMDIR => {
+                let name = name_in(body, 0);
+                let gone = self.named(folder, name)?;
+                if matches!(&self.now.node(gone).content, Content::Folder(n) if !n.is_empty()) {
+                    return Err(ENOTEMPTY);
+                }
+                self.did(Event::Named(folder, vec![(name.to_vec(), None)]));
+                Ok(Vec::new())
+            }
+            opcode::RENAME => self.rename(folder, long(body, 0), &body[8..]),
+            // Only where the name is free; nobody here exchanges two names.
+            opcode::RENAME2 if number(body, 8) == 1 => {
+                let names = &body[16..];
+                let new = name_in(names, name_in(names, 0).len() + 1);
+                self.must_be_free(long(body, 0), new)?;
+                self.rename(folder, long(body, 0), names)
+            }
+            _ => Err(ENOSYS),
+        }
+    }
+
+    /// A new link, folder or file; that one is opened at once.
+    fn made(&mut self, request: &Request<'_>) -> Result<Vec<u8>, i32> {
+        let Request { asked, node: folder, body } = *request;
+        let (name, mode, content) = match asked {
+            opcode::SYMLINK => {
+                let name = name_in(body, 0);
+                let target = name_in(body, name.len() + 1).to_vec();
+                (name, 0o777, Content::Link(target))
+            }
+            opcode::MKDIR => (name_in(body, 8), number(body, 0), Content::Folder(BTreeMap::new())),
+            _ => (name_in(body, 16), number(body, 4), Content::File(Vec::new())),
+        };
+        let made = self.make(folder, name, content, mode)?;
+        let entry = self.now.attributes(made).entry();
+        Ok(if asked == opcode::CREATE { [entry, opened()].concat() } else { entry })
+    }
+
+    fn read(&mut self, node: u64, at: usize, size: usize) -> Vec<u8> {
+        let file = self.now.file(node);
+        let at = at.min(file.len());
+        file[at..file.len().min(at + size)].to_vec()
     }
 
     fn named(&mut self, folder: u64, name: &[u8]) -> Result<u64, i32> {
