@@ -5,10 +5,10 @@ use std::str::FromStr;
 use hpvm_model::bytes::shown;
 use hpvm_model::entry::Setting;
 use hpvm_model::storage::AddressError;
-use hpvm_model::{EntryId, EntryType, GuestName, PciSlot, StorageAddress};
+use hpvm_model::{EntryId, EntryType, GuestConfig, GuestName, PciSlot, StorageAddress};
 use hpvm_operations::adapters::{self, Adapter, LunState};
 use hpvm_operations::devdb::entries::{self, Changed};
-use hpvm_operations::{Mode, VmHost};
+use hpvm_operations::{Actor, Mode, VmHost};
 use hpvm_registry::Access;
 
 use crate::args::{GuestArgument, Operation};
@@ -147,90 +147,125 @@ enum NotThere {
 impl Perform for Gvsdmgr {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         let changes = matches!(self.verb, Verb::ClearStat | Verb::Bdr | Verb::ReplaceDsk);
-        let mode = mode(self.dry_run);
-        let access = match changes && mode == Mode::Apply {
+        let access = match changes && mode(self.dry_run) == Mode::Apply {
             true => Access::ReadWrite,
             false => Access::ReadOnly,
         };
         let mut host = VmHost::open(access)?;
         let config = host.guest(&self.guest.0.clone().into())?;
-        let name = config.name.clone();
+        let name = &config.name;
         if self.verb == Verb::Bdr && self.qualifier.is_none() {
-            return Err(NotThere::Unsaid).about(&name);
+            return Err(NotThere::Unsaid).about(name);
         }
-        let chosen = self.chosen(adapters::adapters(&host, &config), &name).about(&name)?;
+        let chosen = self.chosen(adapters::adapters(&host, &config), name).about(name)?;
         let shape = self.qualifier.map_or(luns::Shape::Adapters, |_| luns::Shape::Luns);
-        match self.verb {
-            Verb::ClearStat => {
-                let actor = context.actor(self.operation.reason);
-                let luns = running(&chosen);
-                let counted = listed(&luns);
-                adapters::clear(&mut host, &actor, &config, luns, mode)
-                    .or_else(|refusal| refused(&name, refusal))?;
-                match counted {
-                    _ if mode == Mode::Apply => {}
-                    Some(luns) => print(&format!("{luns} would be counted from zero\n"))?,
-                    None => print(NOTHING)?,
-                }
-            }
-            Verb::Bdr => {
-                let luns = running(&chosen);
-                let shown = listed(&luns).unwrap_or_default();
-                let question = format!(
-                    "Reset {shown} of '{name}'? Requests under way fail, and are sent again."
-                );
-                let actor = context.actor(self.operation.reason);
-                // Of none of them the refusal is the answer.
-                if !self.force && !luns.is_empty() && mode == Mode::Apply {
-                    // Nobody is asked about what cannot be done.
-                    adapters::reset(&mut host, &actor, &config, &luns, Mode::DryRun)
-                        .or_else(|refusal| refused(&name, refusal))?;
-                    agreed(context.say.ask(&question))?;
-                }
-                adapters::reset(&mut host, &actor, &config, &luns, mode)
-                    .or_else(|refusal| refused(&name, refusal))?;
-                if mode == Mode::DryRun {
-                    print(&format!("{shown} would be reset\n"))?;
-                }
-            }
-            Verb::ReplaceDsk => {
-                let (address, id) = self.one_disk(&chosen).about(&name)?;
-                let question = format!(
-                    "Accept the device that '{}' leads to now as the disk {address} of '{name}'?",
-                    id.name()
-                );
-                let actor = context.actor(self.operation.reason);
-                if !self.force && mode == Mode::Apply {
-                    let accept = Setting::AcceptIdentifier;
-                    entries::set(&mut host, &actor, &id, accept, Mode::DryRun)
-                        .or_else(|refusal| refused(&name, refusal))?;
-                    agreed(context.say.ask(&question))?;
-                }
-                let Changed { before, after } =
-                    entries::set(&mut host, &actor, &id, Setting::AcceptIdentifier, mode)
-                        .or_else(|refusal| refused(&name, refusal))?;
-                if mode == Mode::DryRun {
-                    print(&shown_as::change(before.as_ref(), after.as_ref(), mode))?;
-                }
-            }
+        let text = match self.verb {
+            Verb::ClearStat => self.clear(context, &mut host, &config, &chosen)?,
+            Verb::Bdr => self.reset(context, &mut host, &config, &chosen)?,
+            Verb::ReplaceDsk => self.accept(context, &mut host, name, &chosen)?,
             Verb::GetStat => {
                 let statistics = adapters::statistics(&host, &config, chosen)
-                    .or_else(|refusal| refused(&name, refusal))?;
-                let text = match self.json {
+                    .or_else(|refusal| refused(name, refusal))?;
+                match self.json {
                     true => luns::statistics_json(&statistics)?,
                     false => luns::statistics(&statistics, shape),
-                };
-                print(&text)?;
+                }
             }
-            Verb::GetInfo => {
-                let text = match self.json {
-                    true => luns::information_json(&chosen)?,
-                    false => luns::information(&chosen, shape),
-                };
-                print(&text)?;
-            }
+            Verb::GetInfo => match self.json {
+                true => luns::information_json(&chosen)?,
+                false => luns::information(&chosen, shape),
+            },
+        };
+        Ok(print(&text)?)
+    }
+}
+
+/// What changes something gives what is to be printed: of a change that was made nothing, of a dry run what would be.
+impl Gvsdmgr {
+    fn clear(
+        &self,
+        context: &Context,
+        host: &mut VmHost,
+        config: &GuestConfig,
+        chosen: &[Adapter],
+    ) -> Result<String, Failure> {
+        let (mode, actor) = (mode(self.dry_run), self.actor(context));
+        let luns = running(chosen);
+        let counted = listed(&luns);
+        adapters::clear(host, &actor, config, luns, mode)
+            .or_else(|refusal| refused(&config.name, refusal))?;
+        Ok(match (mode, counted) {
+            (Mode::Apply, _) => String::new(),
+            (Mode::DryRun, Some(luns)) => format!("{luns} would be counted from zero\n"),
+            (Mode::DryRun, None) => NOTHING.into(),
+        })
+    }
+
+    fn reset(
+        &self,
+        context: &Context,
+        host: &mut VmHost,
+        config: &GuestConfig,
+        chosen: &[Adapter],
+    ) -> Result<String, Failure> {
+        let (name, actor) = (&config.name, self.actor(context));
+        let luns = running(chosen);
+        let shown = listed(&luns).unwrap_or_default();
+        let mut reset = |mode| {
+            adapters::reset(host, &actor, config, &luns, mode)
+                .or_else(|refusal| refused(name, refusal))
+        };
+        // Of none of them the refusal is the answer.
+        if self.asks() && !luns.is_empty() {
+            reset(Mode::DryRun)?;
+            let question =
+                format!("Reset {shown} of '{name}'? Requests under way fail, and are sent again.");
+            agreed(context.say.ask(&question))?;
         }
-        Ok(())
+        let mode = mode(self.dry_run);
+        reset(mode)?;
+        Ok(match mode {
+            Mode::Apply => String::new(),
+            Mode::DryRun => format!("{shown} would be reset\n"),
+        })
+    }
+
+    fn accept(
+        &self,
+        context: &Context,
+        host: &mut VmHost,
+        name: &GuestName,
+        chosen: &[Adapter],
+    ) -> Result<String, Failure> {
+        let (address, id) = self.one_disk(chosen).about(name)?;
+        let actor = self.actor(context);
+        let mut accept = |mode| {
+            entries::set(host, &actor, &id, Setting::AcceptIdentifier, mode)
+                .or_else(|refusal| refused(name, refusal))
+        };
+        if self.asks() {
+            accept(Mode::DryRun)?;
+            let question = format!(
+                "Accept the device that '{}' leads to now as the disk {address} of '{name}'?",
+                id.name()
+            );
+            agreed(context.say.ask(&question))?;
+        }
+        let mode = mode(self.dry_run);
+        let Changed { before, after } = accept(mode)?;
+        Ok(match mode {
+            Mode::Apply => String::new(),
+            Mode::DryRun => shown_as::change(before.as_ref(), after.as_ref(), mode),
+        })
+    }
+
+    /// Whether somebody is asked first, once it is known that it can be done.
+    fn asks(&self) -> bool {
+        !self.force && mode(self.dry_run) == Mode::Apply
+    }
+
+    fn actor(&self, context: &Context) -> Actor {
+        context.actor(self.operation.reason.clone())
     }
 }
 
