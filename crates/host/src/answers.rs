@@ -8,7 +8,7 @@ mod scout;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::block;
 pub const ANSWER_BOUND: Duration = Duration::from_secs(2);
 
 /// A question that took longer is late: its folder is asked for, for which there is time enough.
-pub const SOON: Duration = Duration::from_millis(250);
+const SOON: Duration = Duration::from_millis(250);
 
 /// A command that asks about one path several times waits for it once.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -33,25 +33,46 @@ fn given_up() -> MutexGuard<'static, BTreeMap<PathBuf, Instant>> {
     GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A path whose answer is late. Its folder is asked beside it: what is given up, when no answer comes, is the folder where that
-/// is silent too, so that nobody waits for the same file system again by another name in it.
+/// The wait for an answer at a path. One that is late has the folder asked beside it: what is given up, when no answer comes, is
+/// the folder where that is silent too, so that nobody waits for the same file system again by another name in it.
 #[derive(Debug)]
-pub struct Late {
-    path: PathBuf,
+pub struct Wait<'a> {
+    path: &'a Path,
+    asked_at: Instant,
+    /// Once it is late.
+    late: Option<Late>,
+}
+
+#[derive(Debug)]
+struct Late {
+    /// The folder's answer; `None`: it cannot be asked.
     folder: Option<Receiver<()>>,
 }
 
-impl Late {
+impl<'a> Wait<'a> {
     #[must_use]
-    pub fn at(path: &Path) -> Late {
-        Late { path: path.to_owned(), folder: asked_for_folder(path) }
+    pub fn since(asked_at: Instant, path: &'a Path) -> Wait<'a> {
+        Wait { path, asked_at, late: None }
+    }
+
+    /// How long to wait from now: until the answer is late, and when it is, until nobody waits any more (`None`).
+    pub fn left(&mut self) -> Option<Duration> {
+        let waited = self.asked_at.elapsed();
+        let left = |bound: Duration| bound.checked_sub(waited).filter(|left| !left.is_zero());
+        if self.late.is_none() {
+            if let Some(left) = left(SOON) {
+                return Some(left);
+            }
+            self.late = Some(Late { folder: asked_for_folder(self.path) });
+        }
+        left(ANSWER_BOUND)
     }
 
     /// Nobody answered in time. Gives what is remembered as silent.
     pub fn give_up(self) -> PathBuf {
-        let Late { path, folder } = self;
+        let folder = self.late.and_then(|late| late.folder);
         let is_silent = folder.is_some_and(|folder| folder.try_recv().is_err());
-        let silent = path.parent().filter(|_| is_silent).unwrap_or(&path).to_owned();
+        let silent = self.path.parent().filter(|_| is_silent).unwrap_or(self.path).to_owned();
         given_up().insert(silent.clone(), Instant::now());
         silent
     }
@@ -95,30 +116,44 @@ pub fn about<T: Send + 'static>(
 pub fn all_about<T: Send + 'static>(
     questions: impl IntoIterator<Item = (PathBuf, impl FnOnce(&Path) -> T + Send + 'static)>,
 ) -> Vec<Option<T>> {
-    let begun = questions.into_iter().map(|(path, question)| {
-        let about = path.clone();
-        let is_asked = !is_given_up(&path);
-        let ask = move || may_be_asked(&about).then(|| question(&about));
-        let answer = is_asked.then(|| asked(ask)).flatten();
-        (path, answer)
-    });
-    let begun: Vec<(PathBuf, Option<Receiver<Option<T>>>)> = begun.collect();
-    let (soon, deadline) = (Instant::now() + SOON, Instant::now() + ANSWER_BOUND);
-    let first = begun.into_iter().map(|(path, answer)| {
-        let answered = answer.as_ref().and_then(|answer| until(soon, answer)).flatten();
-        let late = answer.filter(|_| answered.is_none()).map(|answer| (answer, Late::at(&path)));
-        (answered, late)
-    });
-    let first: Vec<_> = first.collect();
-    let last = first.into_iter().map(|(answered, late)| {
-        let Some((answer, late)) = late else { return answered };
-        let answered = until(deadline, &answer).flatten();
-        if answered.is_none() {
-            late.give_up();
+    let (sender, told) = channel();
+    let (mut paths, mut asked) = (Vec::new(), Vec::new());
+    for (number, (path, question)) in questions.into_iter().enumerate() {
+        let (about, sender) = (path.clone(), sender.clone());
+        let ask = move || {
+            let answer = may_be_asked(&about).then(|| question(&about));
+            // Who asked may have given up.
+            let _ = sender.send((number, answer));
+        };
+        if !is_given_up(&path) && thread::Builder::new().spawn(ask).is_ok() {
+            asked.push(number);
         }
-        answered
-    });
-    last.collect()
+        paths.push(path);
+    }
+    // The threads have it alone: when all have ended, nobody answers any more.
+    drop(sender);
+    let now = Instant::now();
+    let waits = asked.into_iter().map(|number| (number, Wait::since(now, &paths[number])));
+    let mut waits: BTreeMap<usize, Wait<'_>> = waits.collect();
+    let mut answers: Vec<Option<T>> = paths.iter().map(|_| None).collect();
+    while !waits.is_empty() {
+        let left = waits.values_mut().map(Wait::left).min().flatten();
+        // What came before the time was over counts, whenever we look.
+        match told.recv_timeout(left.unwrap_or_default()) {
+            Ok((number, Some(answer))) => {
+                answers[number] = Some(answer);
+                waits.remove(&number);
+            }
+            // It could not ask, which its wait tells.
+            Ok((_, None)) => {}
+            Err(RecvTimeoutError::Timeout) if left.is_some() => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    for wait in waits.into_values() {
+        wait.give_up();
+    }
+    answers
 }
 
 /// Whether the folder of a path answers now, whatever the kernel remembers of it.

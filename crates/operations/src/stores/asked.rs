@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{mem, thread};
 
-use hpvm_host::answers::{self, ANSWER_BOUND, Late, SOON};
+use hpvm_host::answers::{self, Wait};
 
 use super::way::{self, Way, Ways};
 
@@ -48,7 +48,8 @@ impl<T: Send + 'static> Asking<T> {
         let Asking { question, mut rest, mut answering } = self;
         let mut answers = Answers { folders: BTreeMap::new(), own: BTreeMap::new() };
         loop {
-            let (came, late) = answering.in_time(&rest);
+            let (came, silent) = answering.in_time(&rest);
+            let silent = silent.map(Wait::give_up);
             let mut asked = rest.into_iter();
             for (answer, asked) in came.into_iter().zip(&mut asked) {
                 match answer {
@@ -56,7 +57,7 @@ impl<T: Send + 'static> Asking<T> {
                     Answer::Own(answer) => drop(answers.own.insert(asked.into_path(), answer)),
                 }
             }
-            let Some(silent) = late.map(Late::give_up) else { return answers };
+            let Some(silent) = silent else { return answers };
             let is_elsewhere =
                 |question: &Question| !Path::new(question.path()).starts_with(&silent);
             rest = asked.filter(is_elsewhere).collect();
@@ -141,27 +142,23 @@ impl<T: Send + 'static> Answering<T> {
         answering
     }
 
-    /// The answers to these questions, up to the first that does not come in time, which is the other thing given.
-    fn in_time(&self, questions: &[Question]) -> (Vec<Answer<T>>, Option<Late>) {
-        let mut late: Option<(usize, Late)> = None;
+    /// The answers to these questions, up to the first that does not come in time, the wait for which is the other thing given.
+    fn in_time<'q>(&self, questions: &'q [Question]) -> (Vec<Answer<T>>, Option<Wait<'q>>) {
         let mut progress = self.lock();
-        while let Some(question) = questions.get(progress.answers.len()) {
+        loop {
             let number = progress.answers.len();
-            let is_late = late.as_ref().is_some_and(|(late, _)| *late == number);
-            let bound = if is_late { ANSWER_BOUND } else { SOON };
-            let left = bound.saturating_sub(progress.asked_at.elapsed());
-            if left.is_zero() && is_late {
-                break;
+            let Some(question) = questions.get(number) else {
+                return (mem::take(&mut progress.answers), None);
+            };
+            let mut wait = Wait::since(progress.asked_at, Path::new(question.path()));
+            while progress.answers.len() == number {
+                let Some(left) = wait.left() else {
+                    return (mem::take(&mut progress.answers), Some(wait));
+                };
+                let woken = self.progress.1.wait_timeout(progress, left);
+                progress = woken.unwrap_or_else(PoisonError::into_inner).0;
             }
-            if left.is_zero() {
-                late = Some((number, Late::at(Path::new(question.path()))));
-                continue;
-            }
-            let woken = self.progress.1.wait_timeout(progress, left);
-            progress = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let silent = questions.get(progress.answers.len()).and(late).map(|(_, late)| late);
-        (mem::take(&mut progress.answers), silent)
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress<T>> {
@@ -171,6 +168,8 @@ impl<T: Send + 'static> Answering<T> {
 
 #[cfg(test)]
 mod tests {
+    use hpvm_host::answers::ANSWER_BOUND;
+
     use super::*;
 
     /// A path's own answer, which some paths never give.
