@@ -207,7 +207,7 @@ fn go_back(host: &VmHost, running: &Machine, before: &GuestConfig) {
     let Ok(facts) = host.facts(before, None) else { return };
     let waiting = still_waiting(running, before, before);
     let (live, force) = (Live::default(), Force::Yes);
-    let planned = hotplug::plan_beside(&waiting, &machine, before, &facts, &live, force);
+    let planned = hotplug::plan(&waiting, &machine, before, &facts, &live, force);
     // The refusal that led here is the one to tell.
     let _ = ask_guest(host, before, &changes_now(&planned), Due::Now);
     at_reset::note_again(host, before, running);

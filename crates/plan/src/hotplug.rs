@@ -87,23 +87,11 @@ pub enum When {
     NextStart(String),
 }
 
-/// Everything in which the running machine differs from the configuration. Removals come before additions, since an
-/// address must be free before it is taken.
+/// Everything in which the running machine differs from the configuration, beside devices of the machine that are `waiting` for a
+/// reset or the next start and of which this change says nothing: they stay. Removals come before additions, since an address
+/// must be free before it is taken.
 #[must_use]
 pub fn plan(
-    machine: &Machine,
-    config: &GuestConfig,
-    facts: &HostFacts,
-    live: &Live,
-    force: Force,
-) -> Vec<Planned> {
-    plan_beside(&BTreeSet::new(), machine, config, facts, live, force)
-}
-
-/// The same, beside devices of the machine that wait for a reset or the next start and of which this change says nothing: they
-/// stay.
-#[must_use]
-pub fn plan_beside(
     waiting: &BTreeSet<StorageAddress>,
     machine: &Machine,
     config: &GuestConfig,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::*;
 use hpvm_model::*;
 use hpvm_plan::difference::{Effect, again, waiting};
-use hpvm_plan::hotplug::{Agent, Force, Live, Planned, When, plan, plan_beside, waiting_removals};
+use hpvm_plan::hotplug::{Agent, Force, Live, Planned, When, plan, waiting_removals};
 use hpvm_plan::placement::{SPARE_PORTS, place, ports};
 use hpvm_plan::record::*;
 use proptest::prelude::*;
@@ -24,7 +24,12 @@ fn changes(machine: &Machine, wanted: &[&str], idle: Option<u64>, force: Force) 
         .filter_map(|a| idle.map(|seconds| (a.device.address, Duration::from_secs(seconds))));
     let wanted = guest(wanted);
     let live = Live { idle: idle.collect(), ..Live::default() };
-    plan(machine, &wanted, &host(&wanted), &live, force)
+    alone(machine, &wanted, &live, force)
+}
+
+/// A change beside which nothing waits.
+fn alone(machine: &Machine, wanted: &GuestConfig, live: &Live, force: Force) -> Vec<Planned> {
+    plan(&BTreeSet::new(), machine, wanted, &host(wanted), live, force)
 }
 
 /// What the machine is once a change is made.
@@ -124,7 +129,7 @@ fn what_waits_to_leave_is_left_alone_until_it_is_named() {
         let wanted = guest(keep);
         let waiting = waiting.into_iter().collect();
         let live = Live::default();
-        let planned = plan_beside(&waiting, &machine, &wanted, &host(&wanted), &live, Force::Yes);
+        let planned = plan(&waiting, &machine, &wanted, &host(&wanted), &live, Force::Yes);
         assert_eq!(planned.len(), left, "{planned:?}");
         assert!(planned.iter().all(|p| matches!(now(p), DeviceChange::Detach { .. })));
     }
@@ -151,7 +156,7 @@ fn one_of_several_leaves_by_consent_of_an_agent() {
     let consents = |force| {
         let live = Live { agent: Agent::Answers, ..Live::default() };
         let keep = guest(&["disk:avio_stor:0,0,0:file:/a"]);
-        let planned = plan(&machine, &keep, &host(&keep), &live, force);
+        let planned = alone(&machine, &keep, &live, force);
         let consent = |planned: &Planned| match now(planned) {
             DeviceChange::Detach { consent, .. } => *consent,
             other => panic!("{other:?}"),
@@ -176,7 +181,7 @@ fn a_shared_disk_leaves_by_no_consent_of_an_agent() {
     let idle = [(address, Duration::from_secs(1000))].into();
     let live = Live { agent: Agent::Answers, idle, ..Live::default() };
     let keep = guest(&["disk:avio_stor:0,0,0:file:/a"]);
-    let leaves = |force| plan(&machine, &keep, &host(&keep), &live, force);
+    let leaves = |force| alone(&machine, &keep, &live, force);
     assert!(reason(&leaves(Force::No)[0]).contains("cannot be asked"));
     let forced = DeviceChange::Detach { address, consent: Consent::Given };
     assert_eq!(*now(&leaves(Force::Yes)[0]), forced);
@@ -546,7 +551,7 @@ fn one_of_several_that_come_with_an_adapter_is_taken_back_alone() {
     let other = ["disk:scsi:0,0,0:file:/e", both[1]];
     let (config, live) = (guest(&other), Live::default());
     let beside = BTreeSet::from([second]);
-    let planned = plan_beside(&beside, &machine, &config, &host(&config), &live, Force::No);
+    let planned = plan(&beside, &machine, &config, &host(&config), &live, Force::No);
     let back = DeviceChange::TakeBack { address: first };
     assert_eq!(planned.iter().filter(|p| p.when == When::Now(back.clone())).count(), 1);
     take_all(&mut machine, &planned);
@@ -668,7 +673,7 @@ proptest! {
     fn a_plan_leads_to_the_configuration(before in any_guest(), after in any_guest(), forced: bool) {
         let force = if forced { Force::Yes } else { Force::No };
         let mut machine = Machine::new(record(&before));
-        let planned = plan(&machine, &after, &host(&after), &Live::default(), force);
+        let planned = alone(&machine, &after, &Live::default(), force);
         for (planned, seq) in planned.iter().zip(1..) {
             if let When::Now(change) = &planned.when {
                 if let DeviceChange::Attach { slot, adapter, .. } = change {
@@ -704,7 +709,7 @@ proptest! {
         let mut machine = Machine::new(record(&before));
         let mut planned = Vec::new();
         for wanted in [&between, &after] {
-            planned = plan(&machine, wanted, &host(wanted), &Live::default(), Force::No);
+            planned = alone(&machine, wanted, &Live::default(), Force::No);
             take_all(&mut machine, &planned);
             tell(&mut machine, &planned);
         }

@@ -339,7 +339,11 @@ fn a_port_in_use_keeps_others_from_running_and_from_nothing_else() {
 }
 
 fn planned(machine: &Machine, wanted: &GuestConfig) -> Vec<Planned> {
-    plan(machine, wanted, &host(wanted), &Live::default(), Force::No)
+    plan_with(machine, wanted, &host(wanted))
+}
+
+fn plan_with(machine: &Machine, wanted: &GuestConfig, facts: &HostFacts) -> Vec<Planned> {
+    plan(&BTreeSet::new(), machine, wanted, facts, &Live::default(), Force::No)
 }
 
 fn one_now(machine: &Machine, wanted: &GuestConfig) -> DeviceChange {
@@ -367,7 +371,7 @@ fn a_nic_changes_its_switch_without_leaving() {
     let moved = networked(&[&AVIO.replace("sw1", "sw2")]);
     let mut facts = host(&moved);
     facts.network.features = 1;
-    let planned = plan(&machine, &moved, &facts, &Live::default(), Force::No);
+    let planned = plan_with(&machine, &moved, &facts);
     let When::Now(DeviceChange::MoveNic { attached }) = &planned[0].when else {
         panic!("{planned:?}")
     };

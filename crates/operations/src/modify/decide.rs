@@ -168,7 +168,7 @@ impl<'a> Change<'a> {
         let mut waiting = still_waiting(machine, before, after);
         waiting.retain(|address| !again.contains(address) && !named.contains(address));
         let live = live(host, after, machine, &named)?;
-        let planned = hotplug::plan_beside(&waiting, machine, after, facts, &live, self.force);
+        let planned = hotplug::plan(&waiting, machine, after, facts, &live, self.force);
         let mut fields = difference::fields(before, after, Some((machine, &planned)));
         let is_told_above = |at: &StorageAddress| before.device_at(*at) != after.device_at(*at);
         let again = again.into_iter().chain(named.iter().copied()).filter(|at| !is_told_above(at));
