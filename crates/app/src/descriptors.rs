@@ -3,25 +3,13 @@
 //! They are copied and the numbers stay open: a successor keeper is given what stands there.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
 use hpvm_engine::worker_fd;
-use hpvm_host::launch::inherited;
+use hpvm_host::inherited::{self, Missing, inherited};
 use hpvm_host::process::PidFd;
 use hpvm_model::StorageAddress;
-use rustix::io::fcntl_dupfd_cloexec;
-
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "descriptor {number} ({what}) did not come from the keeper; hpvmapp is started by hpvmkeeper, not by hand"
-)]
-pub(crate) struct Missing {
-    number: i32,
-    what: &'static str,
-    source: io::Error,
-}
 
 #[derive(Debug)]
 pub(crate) struct Descriptors {
@@ -65,7 +53,7 @@ fn stores() -> Vec<(StorageAddress, File)> {
 }
 
 /// Above every number that a keeper is started with.
-fn out_of_the_way() -> i32 {
+fn behind_all() -> i32 {
     (worker_fd::FIRST_STORE..)
         .zip(named(worker_fd::STORE))
         .map(|(number, _)| number + 1)
@@ -78,11 +66,8 @@ impl Descriptors {
     pub(crate) fn take() -> Result<Descriptors, Missing> {
         let ready = inherited(worker_fd::READY).ok().map(File::from);
         let qemu = inherited(worker_fd::QEMU).ok().map(PidFd::from);
-        let keeper_program = inherited(worker_fd::KEEPER_PROGRAM)
-            .ok()
-            .and_then(|held| fcntl_dupfd_cloexec(held, out_of_the_way()).ok());
-        let take =
-            |number, what| inherited(number).map_err(|source| Missing { number, what, source });
+        let keeper_program = inherited::keeper_program(worker_fd::KEEPER_PROGRAM, behind_all());
+        let take = |number, what| inherited::from_keeper("hpvmapp", number, what);
         Ok(Descriptors {
             link: take(worker_fd::LINK, "the link to the keeper")?,
             launch: take(worker_fd::LAUNCH, "the launch description")?,

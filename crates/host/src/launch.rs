@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::Signal;
 
+use crate::inherited::inherited;
 use crate::lock::pause_for;
 use crate::paths;
 use crate::process::{self, Life, PidFd};
@@ -347,13 +347,4 @@ fn numbers(value: &[u8]) -> Option<(&[u8], RawFd)> {
 
 fn copy_of(number: RawFd) -> Result<OwnedFd, LaunchError> {
     inherited(number).map_err(|source| LaunchError::Lost { number, source })
-}
-
-/// A copy of the descriptor that this process was started with at a number; the number itself stays as it is. To be
-/// called before anything else is opened, which would take the numbers that are free.
-#[allow(unsafe_code)]
-pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the number is only looked up by the kernel, in one call that copies what is there or says that nothing is.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    Ok(fcntl_dupfd_cloexec(borrowed.as_fd(), FIRST)?)
 }

@@ -20,6 +20,7 @@ pub mod fdpass;
 pub mod fingerprint;
 pub mod generic;
 pub mod image_lock;
+pub mod inherited;
 pub mod keeper_link;
 pub mod launch;
 pub mod lines;

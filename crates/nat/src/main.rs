@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use std::{env, io};
 
 use hpvm_host::confine::{ConfineError, Enforced, internet};
-use hpvm_host::launch::inherited;
+use hpvm_host::inherited::inherited;
 use hpvm_nat::{Settings, SettingsError, descriptor};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -18,7 +18,7 @@ use std::process::{Command, ExitCode};
 use std::{env, io};
 
 use hpvm_host::confine::{ConfineError, Enforced, reservations};
-use hpvm_host::launch::inherited;
+use hpvm_host::inherited::inherited;
 use hpvm_reserve::{Settings, SettingsError, descriptor};
 use rustix::process::setsid;
 

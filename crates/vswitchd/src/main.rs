@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hpvm_host::confine::ConfineError;
+use hpvm_host::inherited::Missing;
 use hpvm_host::nic::LinkNews;
 use hpvm_vswitch::{Event, SwitchError};
 use hpvm_vswitchd::wanted::Unreadable;
@@ -53,10 +54,8 @@ enum Input {
 /// Why the process ends other than by having done its work. The keeper starts it again.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error(
-        "descriptor {number} ({what}) did not come from the keeper; hpvmnetd is started by hpvmkeeper, not by hand"
-    )]
-    Missing { number: i32, what: &'static str, source: std::io::Error },
+    #[error(transparent)]
+    Missing(#[from] Missing),
     #[error("'{0}' is no argument of hpvmnetd")]
     Argument(String),
     #[error("another process runs this switch")]

@@ -5,11 +5,8 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
-use hpvm_host::launch::inherited;
+use hpvm_host::inherited::{self, Missing, inherited};
 use hpvm_vswitchd::fds;
-use rustix::io::fcntl_dupfd_cloexec;
-
-use crate::Failure;
 
 pub(super) struct Descriptors {
     pub(super) link: OwnedFd,
@@ -24,14 +21,10 @@ pub(super) struct Descriptors {
 
 impl Descriptors {
     /// To be called first of all: what is opened before takes the numbers of those that did not come.
-    pub(super) fn take() -> Result<Descriptors, Failure> {
+    pub(super) fn take() -> Result<Descriptors, Missing> {
         let ready = inherited(fds::READY).ok().map(File::from);
-        let keeper_program = inherited(fds::KEEPER_PROGRAM)
-            .ok()
-            .and_then(|held| fcntl_dupfd_cloexec(held, fds::BEHIND_ALL).ok());
-        let take = |number, what| {
-            inherited(number).map_err(|source| Failure::Missing { number, what, source })
-        };
+        let keeper_program = inherited::keeper_program(fds::KEEPER_PROGRAM, fds::BEHIND_ALL);
+        let take = |number, what| inherited::from_keeper("hpvmnetd", number, what);
         Ok(Descriptors {
             link: take(fds::LINK, "the link to the keeper")?,
             launch: take(fds::LAUNCH, "the launch description")?,
