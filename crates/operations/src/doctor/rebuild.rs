@@ -39,10 +39,10 @@ pub fn condition(root: &Root) -> Result<Condition, Refusal> {
 /// Makes the registry anew. A guest that has no link was removed and is kept.
 pub fn rebuild(root: &Root, actor: &Actor, mode: Mode) -> Result<Rebuilt, Refusal> {
     root.ensure()?;
-    let found: Vec<Found> = super::entries(&root.uuids())
+    let found: Vec<Found> = super::places::entries(&root.uuids())
         .into_iter()
-        .filter_map(|(_, path)| super::identity(&path))
-        .map(|config| super::found(root, config))
+        .filter_map(|(_, path)| super::found::identity(&path))
+        .map(|config| super::found::found(root, config))
         .collect();
     let switches = text::all(root).into_iter().filter_map(|(.., text)| match text {
         Text::Switch(switch) => Some(switch),

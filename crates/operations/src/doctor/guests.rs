@@ -1,0 +1,98 @@
+//! Guests that the registry knows: whether each still has what it needs, and whether somebody looks after one that runs.
+
+use hpvm_host::lock;
+use hpvm_host::names::guest_folder;
+use hpvm_model::GuestConfig;
+use hpvm_registry::Selector;
+
+use super::found::identity;
+use super::{Cure, Finding};
+use crate::lost_record::Loss;
+use crate::presence::{Attention, Presence, Supervision};
+use crate::{Refusal, VmHost, lost, lost_record, surroundings};
+
+pub(super) fn examine(
+    host: &VmHost,
+    config: &GuestConfig,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Refusal> {
+    let folder = host.folder(config);
+    let name = &config.name;
+    if !folder.path().is_dir() {
+        let text = format!("the folder of guest '{name}', {}, is gone", folder.path().display());
+        let cure = Cure::Tell(format!("bring {} back from a backup", folder.path().display()));
+        findings.push(Finding { text, cure });
+        return Ok(());
+    }
+    if has_lost_identity(host, config)? {
+        let text = format!(
+            "{} does not say what the registry says",
+            folder.file(guest_folder::IDENTITY).display()
+        );
+        findings.push(Finding { text, cure: Cure::Identity(config.clone()) });
+    }
+    let presence = host.presence(config.number);
+    if let Presence::On { supervision: Supervision::None, .. } = presence {
+        let text = format!("guest '{name}' runs and nobody supervises it");
+        findings.push(Finding { text, cure: Cure::Adopt(config.clone()) });
+    }
+    if let Presence::On { attention: Some(attention @ Attention::NoRecord { .. }), .. } = &presence
+    {
+        let cure = Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"));
+        findings.push(Finding { text: format!("guest '{name}' runs: {attention}"), cure });
+    }
+    let loss = lost_record::look(host, config, &presence);
+    findings.extend(loss.map(|loss| lost_record(config, loss)));
+    if let Some(pid) = lost::qemu_at_rest(host, config) {
+        let text = format!(
+            "guest '{name}' runs as process {pid}, and its files in /run are gone or damaged"
+        );
+        let cure = Cure::Tell(format!("shut it down from within, or: hpvmstop -P {name} -h -F"));
+        findings.push(Finding { text, cure });
+    }
+    if let Some(machine) = host.machine(config) {
+        let displaced = surroundings::displaced_files(&machine).into_iter();
+        findings.extend(displaced.map(|file| Finding {
+            text: format!("of guest '{name}': {}", file.cause()),
+            cure: Cure::Tell(file.cure()),
+        }));
+    }
+    if !presence.is_on()
+        && let Some(damage) = crate::nvram::damage(host, config)
+    {
+        let text = format!("the firmware variables of guest '{name}' cannot be used: {damage}");
+        let cure = Cure::Tell(format!("hpvm nvram -P {name} --restore"));
+        findings.push(Finding { text, cure });
+    }
+    Ok(())
+}
+
+fn lost_record(config: &GuestConfig, loss: Loss) -> Finding {
+    let name = &config.name;
+    match loss {
+        Loss::Mendable { why } => Finding {
+            text: format!(
+                "the boot record of guest '{name}', which runs, is lost, and its worker still has it: {why}"
+            ),
+            cure: Cure::MendRecord(config.clone()),
+        },
+        Loss::Final { why } => Finding {
+            text: format!("the boot record of guest '{name}', which runs, is lost: {why}"),
+            cure: Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}")),
+        },
+    }
+}
+
+/// Whether the text says something else than the registry, and no command is just changing both.
+fn has_lost_identity(host: &VmHost, config: &GuestConfig) -> Result<bool, Refusal> {
+    let folder = host.folder(config);
+    let said = identity(folder.path()).map(without_ports);
+    Ok(said.as_ref() != Some(&without_ports(config.clone()))
+        && matches!(lock::owner(&folder.file(guest_folder::BUSY)), Ok(None))
+        && host.registry.guest(&Selector::Uuid(config.uuid))?.as_ref() == Some(config))
+}
+
+/// Ports grow at each start and are not worth rebuilding the text for.
+fn without_ports(config: GuestConfig) -> GuestConfig {
+    GuestConfig { ports: Vec::new(), ..config }
+}
