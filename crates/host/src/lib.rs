@@ -38,6 +38,7 @@ pub mod qcow2;
 pub mod qemu_version;
 pub mod removal;
 pub mod reservations;
+pub mod restarts;
 pub mod signals;
 pub mod stdio;
 pub mod supervision;

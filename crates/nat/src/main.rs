@@ -28,11 +28,12 @@ use std::{env, io};
 
 use hpvm_host::confine::{ConfineError, Enforced, internet};
 use hpvm_host::inherited::inherited;
+use hpvm_host::restarts::STARTED_WRONGLY;
 use hpvm_nat::{Settings, SettingsError, descriptor};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::service::{End, Service, ServiceError, Sockets};
-use crate::supervise::{STARTED_WRONGLY, Start, stand_by, supervise};
+use crate::supervise::{Start, stand_by, supervise};
 
 /// Each connection of a guest is a descriptor, and some memory.
 const DESCRIPTORS_MAX: u64 = 2048;

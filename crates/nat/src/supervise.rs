@@ -14,10 +14,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use command_fds::{CommandFdExt, FdMapping};
 use hpvm_host::lock::pause_for;
+use hpvm_host::restarts::{QuickEnds, SETTLED, STARTED_WRONGLY};
 use hpvm_nat::descriptor;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
@@ -25,20 +26,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid};
 
 use crate::{LIFELINE, STANDBY, WITNESS, WORKER};
-
-/// A worker that lived so long counts as new.
-const SETTLED: Duration = Duration::from_secs(2);
-/// How long is waited before each start, after so many quick ends in a row; then always the last.
-const PAUSES_MS: [u64; 5] = [0, 10, 20, 40, 10_000];
-/// How a worker ends that was started wrongly: as often as it is tried.
-pub(crate) const STARTED_WRONGLY: u8 = 2;
-
-/// What follows from how a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    End(u8),
-    Again(Duration),
-}
 
 /// What each process of a `hpvmnat` is started with.
 pub(crate) struct Start {
@@ -59,7 +46,7 @@ pub(crate) fn stand_by(start: &Start, witness: OwnedFd) -> io::Result<ExitCode> 
 /// Runs until a worker has ended because it should.
 pub(crate) fn supervise(start: &Start) -> io::Result<ExitCode> {
     let mut standby = Standby::new()?;
-    let mut quick_ends = 0;
+    let mut quick_ends = QuickEnds::default();
     loop {
         standby.ensure(start);
         let began = Instant::now();
@@ -77,34 +64,22 @@ pub(crate) fn supervise(start: &Start) -> io::Result<ExitCode> {
             }
         };
         drop(lifeline);
-        if began.elapsed() >= SETTLED {
-            quick_ends = 0;
+        let life = began.elapsed();
+        if let Some(ours) = as_it_should(status.code()) {
+            return Ok(ExitCode::from(ours));
         }
-        match next(status.code(), quick_ends) {
-            Next::End(status) => return Ok(ExitCode::from(status)),
-            Next::Again(pause) => {
-                eprintln!("hpvmnat: {}; it is started again", how(status));
-                pause_for(pause);
-                quick_ends += 1;
-            }
-        }
+        eprintln!("hpvmnat: the worker ended by itself ({status}); it is started again");
+        pause_for(quick_ends.pause_after(life));
     }
 }
 
-/// `code` is none for a worker that was killed.
-fn next(code: Option<i32>, quick_ends: usize) -> Next {
+/// How we end too, after a worker that ended so. `code` is none for one that was killed.
+fn as_it_should(code: Option<i32>) -> Option<u8> {
     match code {
-        Some(0) => Next::End(0),
-        Some(code) if code == i32::from(STARTED_WRONGLY) => Next::End(STARTED_WRONGLY),
-        _ => {
-            let pause_ms = PAUSES_MS[quick_ends.min(PAUSES_MS.len() - 1)];
-            Next::Again(Duration::from_millis(pause_ms))
-        }
+        Some(0) => Some(0),
+        Some(code) if code == i32::from(STARTED_WRONGLY) => Some(STARTED_WRONGLY),
+        _ => None,
     }
-}
-
-fn how(status: ExitStatus) -> String {
-    format!("the worker ended by itself ({status})")
 }
 
 impl Start {
@@ -175,10 +150,7 @@ mod tests {
 
     #[test]
     fn who_should_end_ends_and_who_should_not_is_started_again() {
-        assert_eq!(next(Some(0), 3), Next::End(0));
-        assert_eq!(next(Some(2), 0), Next::End(2));
-        assert_eq!(next(None, 0), Next::Again(Duration::ZERO));
-        assert_eq!(next(Some(1), 3), Next::Again(Duration::from_millis(40)));
-        assert_eq!(next(None, 4000), Next::Again(Duration::from_secs(10)));
+        let ends = [Some(0), Some(2), Some(1), None];
+        assert_eq!(ends.map(as_it_should), [Some(0), Some(2), None, None]);
     }
 }

@@ -19,10 +19,11 @@ use std::{env, io};
 
 use hpvm_host::confine::{ConfineError, Enforced, reservations};
 use hpvm_host::inherited::inherited;
+use hpvm_host::restarts::STARTED_WRONGLY;
 use hpvm_reserve::{Settings, SettingsError, descriptor};
 use rustix::process::setsid;
 
-use crate::supervise::{STARTED_WRONGLY, say, supervise};
+use crate::supervise::{say, supervise};
 
 /// Why it did not work.
 #[derive(Debug, thiserror::Error)]

@@ -7,18 +7,12 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use hpvm_host::process::PidFd;
+use hpvm_host::restarts::{QuickEnds, STARTED_WRONGLY};
 use hpvm_reserve::descriptor;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::HELPER;
-
-/// A helper that lived so long counts as new.
-const SETTLED: Duration = Duration::from_secs(2);
-/// How long is waited before each start, after so many quick ends in a row; then always the last.
-const PAUSES_MS: [u64; 5] = [0, 10, 20, 40, 10_000];
-/// How one ends that was started wrongly: as often as it is tried.
-pub(crate) const STARTED_WRONGLY: u8 = 2;
 
 /// A line of the guest's log.
 pub(crate) fn say(sentence: &str) {
@@ -32,7 +26,7 @@ pub(crate) fn supervise(
     lifeline: &OwnedFd,
     settings: &[String],
 ) -> io::Result<()> {
-    let mut quick_ends = 0;
+    let mut quick_ends = QuickEnds::default();
     loop {
         let began = Instant::now();
         let mut helper = start(socket, settings)?;
@@ -41,19 +35,12 @@ pub(crate) fn supervise(
             say("the reservation helper was started wrongly, and is not started again");
             return Ok(());
         }
-        if began.elapsed() >= SETTLED {
-            quick_ends = 0;
-        }
+        let pause = quick_ends.pause_after(began.elapsed());
         say(&format!("the reservation helper ended by itself ({how}); it is started again"));
-        if is_readable(lifeline, pause(quick_ends))? {
+        if is_readable(lifeline, pause)? {
             return Ok(());
         }
-        quick_ends += 1;
     }
-}
-
-fn pause(quick_ends: usize) -> Duration {
-    Duration::from_millis(PAUSES_MS[quick_ends.min(PAUSES_MS.len() - 1)])
 }
 
 /// How the helper ended; `None`: the guest did, and the helper with it.
@@ -98,16 +85,4 @@ fn start(socket: &OwnedFd, settings: &[String]) -> io::Result<Child> {
         .fd_mappings(vec![mapping])
         .map_err(io::Error::other)?
         .spawn()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quick_ends_are_answered_more_and_more_slowly() {
-        assert_eq!(pause(0), Duration::ZERO);
-        assert_eq!(pause(3), Duration::from_millis(40));
-        assert_eq!(pause(4_000), Duration::from_secs(10));
-    }
 }
