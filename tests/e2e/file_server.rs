@@ -11,6 +11,7 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::fuse::{
     Attributes, EINTR, ENOENT, ENOSYS, ROOT, Reply, Request, Served, long, number, opcode, opened,
+    words,
 };
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -25,14 +26,16 @@ pub(crate) struct Silence {
     pub(crate) looking: AtomicBool,
     /// To read from it.
     pub(crate) reading: AtomicBool,
+    /// To write to it, until [`FileServer::take_writes`].
+    pub(crate) writing: AtomicBool,
     /// That who asked was killed meanwhile, and wants no answer any more. Network file systems of the kernel let such a process
     /// go, and so does a server that answers this; many servers do not.
     pub(crate) interrupts: AtomicBool,
 }
 
-/// A folder with the file `disk.img`, full of zeros.
+/// A folder with the file `disk.img`, full of zeros whatever is written to it.
 pub(crate) struct FileServer {
-    _served: Served,
+    served: Served,
     pub(crate) file: PathBuf,
     pub(crate) silence: Arc<Silence>,
 }
@@ -45,11 +48,17 @@ impl FileServer {
         let served = Served::over(folder, move |request| answer(request, file_bytes, &told));
         let file = folder.join("disk.img");
         wait_until(BOUND, "it is served", || length(&file) == Some(file_bytes));
-        FileServer { _served: served, file, silence }
+        FileServer { served, file, silence }
     }
 
     pub(crate) fn leave_unanswered(&self, what: impl FnOnce(&Silence) -> &AtomicBool) {
         what(&self.silence).store(true, Ordering::SeqCst);
+    }
+
+    /// Answers what was written meanwhile, and from now on.
+    pub(crate) fn take_writes(&self) {
+        self.silence.writing.store(false, Ordering::SeqCst);
+        self.served.let_go();
     }
 }
 
@@ -81,6 +90,13 @@ fn answer(request: &Request<'_>, file_bytes: u64, silence: &Silence) -> Reply {
             let (offset, size) = (long(body, 8), u64::from(number(body, 16)));
             let there = file_bytes.saturating_sub(offset).min(size);
             Reply::With(vec![0; usize::try_from(there).expect("a short read")])
+        }
+        opcode::WRITE => {
+            let written = words(&[number(body, 16), 0]);
+            match silence.writing.load(Ordering::SeqCst) {
+                true => Reply::Held(written),
+                false => Reply::With(written),
+            }
         }
         opcode::RELEASE | opcode::FLUSH => Reply::With(Vec::new()),
         _ => Reply::Error(ENOSYS),

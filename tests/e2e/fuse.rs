@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 /// Of a request: its length, what is asked, its number, of which node; then who asks, which nobody here wants to know.
 const HEAD_BYTES: usize = 40;
@@ -65,12 +66,16 @@ pub(crate) enum Reply {
     Error(i32),
     /// To another request, which this one is about.
     ErrorOf(u64, i32),
+    /// This, once [`Served::let_go`] is called.
+    Held(Vec<u8>),
     Never,
 }
 
 /// A folder that a test serves, until it is dropped.
 pub(crate) struct Served {
     folder: PathBuf,
+    device: File,
+    held: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Served {
@@ -86,8 +91,19 @@ impl Served {
         let ours = device.try_clone().expect("its descriptor");
         let mounted = mount.arg(folder).stdin(device).status().expect("mount");
         assert!(mounted.success(), "{mounted}");
-        std::thread::spawn(move || serve(ours, &mut answer));
-        Served { folder: folder.to_owned() }
+        let device = ours.try_clone().expect("its descriptor");
+        let held = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let holding = Arc::clone(&held);
+        std::thread::spawn(move || serve(ours, &holding, &mut answer));
+        Served { folder: folder.to_owned(), device, held }
+    }
+
+    /// Sends the answers that were held back.
+    pub(crate) fn let_go(&self) {
+        for answer in self.held.lock().expect("nobody panics over it").drain(..) {
+            // Who asked may be gone.
+            let _ = (&self.device).write(&answer);
+        }
     }
 }
 
@@ -98,7 +114,11 @@ impl Drop for Served {
     }
 }
 
-fn serve(mut device: File, answer: &mut impl FnMut(&Request<'_>) -> Reply) {
+fn serve(
+    mut device: File,
+    held: &Mutex<Vec<Vec<u8>>>,
+    answer: &mut impl FnMut(&Request<'_>) -> Reply,
+) {
     let mut request = vec![0; REQUEST_BYTES];
     while let Ok(length) = device.read(&mut request) {
         let Some((head, body)) = request[..length].split_at_checked(HEAD_BYTES) else { return };
@@ -111,6 +131,10 @@ fn serve(mut device: File, answer: &mut impl FnMut(&Request<'_>) -> Reply) {
                 Reply::With(answer) => bytes(own, 0, &answer),
                 Reply::Error(error) => bytes(own, error, &[]),
                 Reply::ErrorOf(other, error) => bytes(other, error, &[]),
+                Reply::Held(answer) => {
+                    held.lock().expect("nobody panics over it").push(bytes(own, 0, &answer));
+                    continue;
+                }
                 Reply::Never => continue,
             },
         };

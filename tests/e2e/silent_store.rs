@@ -14,11 +14,12 @@ use rustix::process::Signal;
 use crate::Test;
 use crate::file_server::FileServer;
 use crate::loop_device::LoopDevice;
-use crate::pool::image;
+use crate::pool::{Leased, image};
 use crate::served::Served;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_store_that_hangs_is_shown_and_holds_nobody_up,
+    a_store_that_answers_reads_alone_is_shown,
     a_file_system_that_hangs_holds_no_change_up,
     a_loop_device_on_a_silent_store_holds_nobody_up,
     a_store_that_falls_silent_while_it_is_opened_ends_the_start,
@@ -107,6 +108,43 @@ fn a_store_that_hangs_is_shown_and_holds_nobody_up() {
     assert!(guest_log(&host).contains("stopped (hard)"), "{}", guest_log(&host));
     host.ok(&["hpvmstart", "-P", "web"]);
     host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+}
+
+/// As that of a frozen file system, or of a pool that is full and waits for room.
+fn a_store_that_answers_reads_alone_is_shown() {
+    let mut guest = Leased::take();
+    let server = FileServer::over(&guest.host().path("far"), DISK_BYTES);
+    let disk = format!("disk:avio_stor:0,1,0:file:{}", server.file.display());
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &disk]);
+    guest.console().run("until test -b /dev/sdb; do sleep 0.1; done");
+    let write = "dd if=/dev/zero of=/dev/sdb count=1 oflag=direct 2>&-";
+    guest.console().run(write);
+    guest.host().wait_for_state("pool", "On (OS)", BOUND);
+
+    server.leave_unanswered(|silence| &silence.writing);
+    let left = Instant::now();
+    guest.console().run(&format!("{write} & true"));
+    let host = guest.host();
+    wait_until(BOUND, "it is published", || {
+        host.snapshot(1).is_some_and(|snapshot| !snapshot.silent_stores.is_empty())
+    });
+    let took = left.elapsed();
+    println!("shown after {took:?}");
+    assert!(took <= 4 * SHOWN_WITHIN, "shown after {took:?}");
+    assert_eq!(host.state("pool"), "On (ATTN)");
+    let store = format!("'{}', which backs the disk at 0,1,0", server.file.display());
+    let told = format!("{store}, does not answer");
+    for look in [&["hpvmstatus", "-P", "pool"][..], &["hpvmstatus", "-P", "pool", "-e"]] {
+        let shown = answered(host, look, 0).stdout;
+        assert!(shown.contains(&told), "{shown}");
+    }
+
+    server.take_writes();
+    host.wait_for_state("pool", "On (OS)", BOUND);
+    let events = host.ok(&["hpvmstatus", "-P", "pool", "-e"]);
+    assert!(events.contains(&format!("{store}, answers again")), "{events}");
+    guest.console().run("wait");
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &disk]);
 }
 
 /// A file system whose server never answers, over a folder: as one whose server is out of reach.

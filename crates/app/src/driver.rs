@@ -56,6 +56,7 @@ use crate::machine::{Action, Ask, Input, Machine, Ticket};
 use crate::monitor::{Monitor, News, next_notice};
 use crate::publisher::Publisher;
 use crate::recorded::Recorded;
+use crate::request_watch::RequestWatch;
 use crate::store_watch::StoreWatch;
 use crate::successor;
 use crate::wires::Wires;
@@ -105,6 +106,7 @@ struct Driver {
     agent_watch: Watch,
     image_folders: ImageFolders,
     store_watch: StoreWatch,
+    request_watch: RequestWatch,
     silent_stores: Vec<SilentStore>,
     zeros: Zeros,
     reservations: Helper,
@@ -255,10 +257,10 @@ impl Driver {
         match news {
             News::Connected(..) => {}
             News::Status(answer) => {
-                self.pulse.answered();
                 if let Ok(status) = answer {
                     self.feed(Input::Status(status.status));
                 }
+                self.answered();
             }
             News::Registers(Ok(registers)) => {
                 self.feed(Input::Seen(registers.occupant()));
@@ -267,6 +269,7 @@ impl Driver {
             News::Registers(Err(_)) | News::Button(Err(_)) => {}
             News::Idle(ticket, answer) => self.idle_known(ticket, answer),
             News::Counted(ticket, told) => self.counted(ticket, told),
+            News::Requests(told) => self.requests_told(told),
             News::Present(answer) => {
                 if let Ok(present) = answer {
                     self.repair(&present);

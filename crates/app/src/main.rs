@@ -26,6 +26,7 @@ mod machine;
 mod monitor;
 mod publisher;
 mod recorded;
+mod request_watch;
 mod store_watch;
 mod successor;
 mod wires;

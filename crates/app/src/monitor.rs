@@ -10,11 +10,12 @@ use hpvm_console::door::Drive;
 use hpvm_console::fanout::SessionId;
 use hpvm_engine::copying;
 use hpvm_engine::devices::present::Present;
+use hpvm_engine::devices::requests::RequestQueue;
 use hpvm_engine::devices::{DeviceError, Performed};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
 use hpvm_model::{PciSlot, StorageAddress};
-use hpvm_qmp::answer::{BlockCounters, Chardev, Status};
+use hpvm_qmp::answer::{BlockCounters, Chardev, Status, VirtQueue};
 use hpvm_qmp::client::{Client, Events, Notice};
 use hpvm_qmp::occupant::Registers;
 use hpvm_qmp::{Command, Error, PowerButton};
@@ -45,6 +46,8 @@ pub(crate) enum News {
     Button(Result<PowerButton, Error>),
     Idle(Ticket, Result<Disks, Error>),
     Counted(Ticket, Result<Vec<(StorageAddress, BlockCounters)>, Error>),
+    /// How the guest's requests stand.
+    Requests(Result<Vec<(RequestQueue, VirtQueue)>, Error>),
     Present(Result<Present, Error>),
     Changed {
         seq: u64,

@@ -94,14 +94,23 @@ pub enum Agent {
     Silent { since: String },
 }
 
-/// A backing store that left a read unanswered.
+/// A backing store by the device that it backs, or lies under.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SilentStore {
-    /// Of the device that it backs, or lies under.
+pub struct DeviceStore {
     pub address: StorageAddress,
     #[serde(default = "disk")]
     pub kind: DeviceKind,
     pub path: String,
+}
+
+/// A backing store that left a request unanswered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentStore {
+    #[serde(flatten)]
+    store: DeviceStore,
+    /// It may be one of these as well: the requests of an adapter's disks are counted together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    or: Vec<DeviceStore>,
     /// RFC 3339.
     pub since: String,
 }
@@ -111,10 +120,43 @@ fn disk() -> DeviceKind {
     DeviceKind::Disk
 }
 
+impl Display for DeviceStore {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let DeviceStore { address, kind, path } = self;
+        write!(f, "'{path}', which backs the {} at {address}", kind.as_str())
+    }
+}
+
+impl SilentStore {
+    /// It is not known which of them it is; `None` where there are none.
+    #[must_use]
+    pub fn one_of(stores: Vec<DeviceStore>, since: String) -> Option<SilentStore> {
+        let mut stores = stores.into_iter();
+        Some(SilentStore { store: stores.next()?, or: stores.collect(), since })
+    }
+
+    /// All that it may be.
+    pub fn stores(&self) -> impl Iterator<Item = &DeviceStore> {
+        std::iter::once(&self.store).chain(&self.or)
+    }
+
+    /// Whether it is known to be one of these, and no more.
+    #[must_use]
+    pub fn is(&self, stores: &[DeviceStore]) -> bool {
+        self.stores().eq(stores)
+    }
+
+    /// Whether it backs, or lies under, the device at an address for certain.
+    #[must_use]
+    pub fn is_of(&self, address: StorageAddress) -> bool {
+        self.or.is_empty() && self.store.address == address
+    }
+}
+
 impl Display for SilentStore {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let SilentStore { address, kind, path, .. } = self;
-        write!(f, "'{path}', which backs the {} at {address}", kind.as_str())
+        self.store.fmt(f)?;
+        self.or.iter().try_for_each(|other| write!(f, ", or {other}"))
     }
 }
 

@@ -1,9 +1,10 @@
 //! Whether what backs the guest's disks and drives answers, and what lies under it. Called by the owner once a beat.
 //!
-//! QEMU tells nothing of a request that is left unanswered, neither by an event nor by its counters, so a few bytes of each
-//! store are read beside it, through a descriptor of our own and past the memory of the VM Host. One thread reads store after
-//! store; one that does not come back is left with its store, and another thread goes on with the others. So a store that
-//! hangs costs one thread, and stores that answer cost one short read a beat.
+//! QEMU tells nothing of a request that is left unanswered, neither by an event nor by the counters of its disks, so a few
+//! bytes of each store are read beside it, through a descriptor of our own and past the memory of the VM Host. One thread
+//! reads store after store; one that does not come back is left with its store, and another thread goes on with the others.
+//! So a store that hangs costs one thread, and stores that answer cost one short read a beat. What answers reads and nothing
+//! else shows in the guest's requests, see [`crate::request_watch`].
 
 use std::fs::File;
 use std::num::NonZeroU64;
@@ -19,9 +20,9 @@ use hpvm_model::{DeviceKind, FileIdentity, StorageAddress};
 use hpvm_plan::record::{Attached, Machine};
 use rustix::fs::{Advice, fadvise};
 
-/// A read that is under way for so long at a beat has not come back since the beat before: with the time between two reads
-/// that is told within two seconds of the first request that a guest is left with.
-const LATE: Duration = Duration::from_millis(800);
+/// What is under way for so long at a beat has not come back since the beat before: with the time between two beats that is
+/// told within two seconds of the first request that a guest is left with.
+pub(crate) const LATE: Duration = Duration::from_millis(800);
 const STACK_BYTES: usize = 128 << 10;
 /// As large and aligned as any block device wants a read past the host's memory.
 const READ_BYTES: usize = 4096;

@@ -21,6 +21,7 @@ pub mod grow;
 mod media;
 mod nics;
 pub mod present;
+pub mod requests;
 
 pub(crate) use media::names;
 

@@ -87,7 +87,7 @@ pub fn adapters(host: &VmHost, config: &GuestConfig) -> Vec<Adapter> {
         .map(|attached| {
             let address = attached.device.address;
             let silent = silent.filter(|_| is_on).unwrap_or_default();
-            let silent = silent.iter().find(|store| store.address == address);
+            let silent = silent.iter().find(|store| store.is_of(address));
             let state = match silent {
                 Some(store) => LunState::Silent { since: store.since.clone() },
                 None => LunState::Online,

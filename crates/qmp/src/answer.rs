@@ -24,6 +24,16 @@ pub struct PrManager {
     pub connected: bool,
 }
 
+/// A queue between the guest's driver and a virtio device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VirtQueue {
+    /// How many requests the device has taken from it and not answered.
+    pub inuse: u32,
+    /// How many it has answered, from 0 again after 65,535.
+    pub used_idx: u16,
+}
+
 /// What the machine as a whole is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]

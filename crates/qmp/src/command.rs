@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::answer::{
     AddedFd, BlockDevice, BlockNode, BlockStats, Chardev, Done, FdSet, Job, PciBus, PrManager,
-    QomProperty, QomValue, Status, Version,
+    QomProperty, QomValue, Status, Version, VirtQueue,
 };
 use crate::deadline;
 use crate::occupant::Registers;
@@ -82,6 +82,8 @@ commands! {
     QueryBlock: "query-block" => Vec<BlockDevice>;
     QueryNodes: "query-named-block-nodes" => Vec<BlockNode>;
     QueryBlockstats: "query-blockstats" => Vec<BlockStats>;
+    // Asked at each beat: an answer that comes later tells nothing any more.
+    QueryVirtQueue: "x-query-virtio-queue-status" => VirtQueue, within 3 s;
     QueryPci: "query-pci" => Vec<PciBus>;
     QueryChardev: "query-chardev" => Vec<Chardev>;
     QomList: "qom-list" => Vec<QomProperty>;
@@ -296,6 +298,14 @@ pub struct QueryNodes {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct QueryBlockstats {}
+
+/// How one queue between the guest's driver and a virtio device stands. QEMU answers from its main loop, whatever becomes of
+/// the requests; by the command's name it promises no later version to have it.
+#[derive(Clone, Debug, Serialize)]
+pub struct QueryVirtQueue {
+    pub path: String,
+    pub queue: u16,
+}
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct QueryPci {}

@@ -94,6 +94,7 @@ fn commands() -> Vec<(&'static str, Value)> {
         one(&command::QueryBlock {}),
         one(&command::QueryNodes { flat: true }),
         one(&command::QueryBlockstats {}),
+        one(&command::QueryVirtQueue { path: "/machine".into(), queue: 2 }),
         one(&command::QueryPci {}),
         one(&command::QueryChardev {}),
         one(&command::QomList { path: "/".into() }),
@@ -148,6 +149,7 @@ fn each_answer_is_read_as_qemu_gives_it() {
     reads::<Vec<answer::BlockDevice>>(&answer("query-block"));
     reads::<Vec<answer::BlockNode>>(&answer("query-named-block-nodes"));
     reads::<Vec<answer::BlockStats>>(&answer("query-blockstats"));
+    reads::<answer::VirtQueue>(&answer("x-query-virtio-queue-status"));
     reads::<Vec<answer::PciBus>>(&answer("query-pci"));
     reads::<Vec<answer::Job>>(&answer("query-jobs"));
     reads::<Vec<answer::Chardev>>(&answer("query-chardev"));

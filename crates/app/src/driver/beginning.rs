@@ -42,6 +42,7 @@ use crate::machine::{Machine, Origin};
 use crate::monitor::Monitor;
 use crate::publisher::Publisher;
 use crate::recorded::Recorded;
+use crate::request_watch::RequestWatch;
 use crate::store_watch::StoreWatch;
 use crate::wires::Wires;
 
@@ -172,6 +173,7 @@ impl Driver {
                 recorded.machine.as_ref().ok().map(|known| known.file.machine()),
             ),
             store_watch: watch_of(&recorded, descriptors.stores),
+            request_watch: RequestWatch::default(),
             silent_stores: Vec::new(),
             reservations,
             zeros: Zeros::of(before.snapshot.as_ref().filter(|_| !before.is_first)),

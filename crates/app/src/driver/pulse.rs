@@ -29,8 +29,10 @@ const OCCUPANT_BEATS_MAX: u64 = 10;
 #[derive(Default)]
 pub(super) struct Pulse {
     beats: u64,
-    /// When the state was asked for; cleared by the answer.
+    /// When QEMU was asked for something; cleared by the answer.
     asked_at: Option<Instant>,
+    /// The state is asked for as soon as that is answered.
+    wants_status: bool,
     looks: Looks,
     /// For so many beats QEMU has ended and its keeper has not said so.
     beats_untold: u32,
@@ -129,15 +131,37 @@ impl Driver {
                 }
             }
             Some(_) => {}
-            None => self.ask_status(),
+            None => self.ask(),
         }
+    }
+
+    /// How the guest's requests stand tells that QEMU answers as well. The state of a guest that runs is told by events, and asked
+    /// now and then all the same.
+    fn ask(&mut self) {
+        if !self.look_at_requests() {
+            return self.ask_status();
+        }
+        self.pulse.asked_at = Some(Instant::now());
+        self.pulse.wants_status |= self.pulse.beats.is_multiple_of(BEATS_PER_CARE);
     }
 
     /// One question at a time: a QEMU that hangs must not find a queue when it wakes.
     pub(super) fn ask_status(&mut self) {
-        if self.pulse.asked_at.is_none() {
-            self.pulse.asked_at = Some(Instant::now());
-            self.monitor.ask(QueryStatus {}, News::Status);
+        match self.pulse.asked_at {
+            Some(_) => self.pulse.wants_status = true,
+            None => {
+                self.pulse.asked_at = Some(Instant::now());
+                self.pulse.wants_status = false;
+                self.monitor.ask(QueryStatus {}, News::Status);
+            }
+        }
+    }
+
+    /// What QEMU was asked has its answer.
+    pub(super) fn answered(&mut self) {
+        self.pulse.answered();
+        if self.pulse.wants_status {
+            self.ask_status();
         }
     }
 }

@@ -1,8 +1,14 @@
 //! Stores that do not answer: noticed, told and forgotten.
 
-use hpvm_app::snapshot::SilentStore;
+use hpvm_app::snapshot::{DeviceStore, SilentStore};
+use hpvm_engine::devices::requests::{self, RequestQueue};
+use hpvm_model::PciSlot;
+use hpvm_plan::record;
+use hpvm_qmp::answer::VirtQueue;
 
 use super::*;
+use crate::request_watch::watched_adapters;
+use crate::store_watch::LATE;
 
 impl Driver {
     /// Of what came after the guest's start the worker that was handed it looked alone.
@@ -23,30 +29,66 @@ impl Driver {
         }
     }
 
+    /// Asks QEMU how the guest's requests stand, if the guest runs and QEMU tells it; says whether it did.
+    pub(super) fn look_at_requests(&mut self) -> bool {
+        match self.shown.phase {
+            Phase::Running { .. } => {}
+            // What QEMU itself holds still waits for nothing.
+            Phase::Starting | Phase::Paused { .. } => {
+                self.request_watch.forget();
+                return false;
+            }
+            Phase::Stopping { .. } | Phase::Ended { .. } => return false,
+        }
+        let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
+        else {
+            return false;
+        };
+        let machine = known.file.machine();
+        let adapters = watched_adapters(machine);
+        if self.machine.is_silent() || !self.request_watch.begin_look(&adapters) {
+            return false;
+        }
+        let (vcpus, news) = (machine.base.vcpus, self.monitor.news());
+        spawn_local(async move {
+            let told = requests::standing(&client, &adapters, vcpus).await;
+            let _ = news.send(News::Requests(told)).await;
+        });
+        true
+    }
+
+    pub(super) fn requests_told(
+        &mut self,
+        told: Result<Vec<(RequestQueue, VirtQueue)>, hpvm_qmp::Error>,
+    ) {
+        if let Ok(told) = told {
+            self.request_watch.looked(&told, std::time::Instant::now(), LATE);
+        }
+        if self.machine.is_silent() {
+            // It had hung, and says what has become of the guest meanwhile.
+            self.ask_status();
+        }
+        self.answered();
+        self.look_at_stores();
+    }
+
     fn look_at_stores(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
-        let silent = self.store_watch.silent();
+        let machine = known.file.machine();
+        let silences = self.silences(machine);
         let mut changed = Vec::new();
-        self.silent_stores.retain(|store| {
-            let stays = silent.contains(&(store.address, store.path.clone()));
+        self.silent_stores.retain(|told| {
+            let stays = silences.iter().any(|silence| told.is(silence));
             if !stays {
-                changed.push(match self.store_watch.has(store.address, &store.path) {
-                    true => format!("{store}, answers again; it did not since {}", store.since),
-                    false => format!("{store}, is of no use to the guest any more"),
-                });
+                changed.extend(farewell(told, &silences, machine));
             }
             stays
         });
-        for (address, path) in silent {
-            let is_told = |store: &SilentStore| (store.address, &store.path) == (address, &path);
-            // Of a store that comes at the next reset the guest wants nothing yet.
-            let Some(kind) = StoreWatch::kind_of(known.file.machine(), address, &path) else {
-                continue;
-            };
-            if self.silent_stores.iter().any(is_told) {
+        for silence in silences {
+            if self.silent_stores.iter().any(|told| told.is(&silence)) {
                 continue;
             }
-            let store = SilentStore { address, kind, path, since: now() };
+            let Some(store) = SilentStore::one_of(silence, now()) else { continue };
             changed.push(format!("{store}, does not answer"));
             self.silent_stores.push(store);
         }
@@ -61,4 +103,45 @@ impl Driver {
         let silent = silent.collect::<Vec<_>>().join(" and ");
         self.feed(Input::Stores(Some(silent).filter(|silent| !silent.is_empty())));
     }
+
+    /// What does not answer: a store that was read in vain, and one of all that are on an adapter whose requests wait.
+    fn silences(&self, machine: &record::Machine) -> Vec<Vec<DeviceStore>> {
+        // Of a store that comes at the next reset the guest wants nothing yet.
+        let unread = self.store_watch.silent().into_iter().filter_map(|(address, path)| {
+            let kind = StoreWatch::kind_of(machine, address, &path)?;
+            Some(DeviceStore { address, kind, path })
+        });
+        let unread: Vec<DeviceStore> = unread.collect();
+        let is_explained = |slot: &PciSlot| unread.iter().any(|store| store.address.slot == *slot);
+        let waiting = self.request_watch.silent().filter(|slot| !is_explained(slot));
+        let of_adapters = waiting.map(|slot| stores_on(machine, slot));
+        let of_adapters: Vec<_> = of_adapters.collect();
+        unread.into_iter().map(|store| vec![store]).chain(of_adapters).collect()
+    }
+}
+
+fn stores_on(machine: &record::Machine, slot: PciSlot) -> Vec<DeviceStore> {
+    let stores = machine.devices_in(slot).filter_map(|attached| {
+        let StorageDevice { address, kind, backing, .. } = &attached.device;
+        let path = backing.store()?.to_owned();
+        Some(DeviceStore { address: *address, kind: *kind, path })
+    });
+    stores.collect()
+}
+
+/// What is said of a silence that is over; nothing where it is only known better now.
+fn farewell(
+    told: &SilentStore,
+    silences: &[Vec<DeviceStore>],
+    machine: &record::Machine,
+) -> Option<String> {
+    let is_there =
+        |store: &DeviceStore| StoreWatch::kind_of(machine, store.address, &store.path).is_some();
+    if silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent)) {
+        return None;
+    }
+    Some(match told.stores().any(is_there) {
+        true => format!("{told}, answers again; it did not since {}", told.since),
+        false => format!("{told}, is of no use to the guest any more"),
+    })
 }
