@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_store_that_answers_reads_alone_is_shown,
     a_file_system_that_hangs_holds_no_change_up,
     a_loop_device_on_a_silent_store_holds_nobody_up,
-    a_store_that_falls_silent_while_it_is_opened_ends_the_start,
+    a_store_that_falls_silent_while_it_is_opened_ends_the_command,
     what_backs_a_drive_or_lies_under_a_disk_is_watched_too,
     the_last_of_many_disks_is_watched,
 ];
@@ -330,20 +330,31 @@ fn together(host: &VmHost, commands: &[(&[&str], i32)]) {
     });
 }
 
-/// From the look at it to its opening no time passes, and yet it may hang just then.
-fn a_store_that_falls_silent_while_it_is_opened_ends_the_start() {
+/// From the look at it to its opening no time passes, and yet it may hang just then, or for those alone who would write. The
+/// command is gone within the bound, with all its locks, though the server lets nobody go who asked.
+fn a_store_that_falls_silent_while_it_is_opened_ends_the_command() {
     let host = VmHost::new(Engine::Fake);
     let server = FileServer::over(&host.path("far"), DISK_BYTES);
     let disk = format!("disk:avio_stor:0,0,0:file:{}", server.file.display());
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
+    host.ok(&["hpvmcreate", "-P", "beside", "-r", "64M"]);
+    host.ok(&["hpvmstart", "-P", "beside"]);
     server.leave_unanswered(|silence| &silence.opening);
-    let refused = answered(&host, &["hpvmstart", "-P", "web"], 1);
+    server.leave_unanswered(|silence| &silence.interrupts);
     let told = format!(
         "cannot open '{}': its file system has not answered for 2 s",
         server.file.display()
     );
-    assert!(refused.stderr.contains(&told), "{refused}");
+    for command in [&["hpvmstart", "-P", "web"][..], &["hpvmmodify", "-P", "beside", "-a", &disk]] {
+        let refused = answered(&host, command, 1);
+        assert!(refused.stderr.contains(&told), "{refused}");
+    }
+    let extend = ["hpvmdevmgmt", "-S", "16M", &server.file.display().to_string()];
+    let refused = answered(&host, &extend, 1);
+    assert!(refused.stderr.contains("has not answered for 2 s"), "{refused}");
     assert_eq!(host.state("web"), "Off");
+    host.ok(&["hpvmmodify", "-P", "web", "-d", &disk]);
+    host.ok(&["hpvmstart", "-P", "web"]);
 }
 
 /// A store under a linked clone's disk, and the image in a drive, which was put in while the guest ran.

@@ -80,6 +80,16 @@ impl Wanted {
     }
 
     fn open(&self, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+        let path = Path::new(self.path());
+        let comes_back = match self {
+            Wanted::Store(attached) if attached.access == Access::ReadWrite => {
+                answers::may_be_written(path)
+            }
+            _ => answers::may_be_asked(path),
+        };
+        if !comes_back {
+            return Err(MediaError::file("open", self.path())(answers::silent()));
+        }
         match self {
             Wanted::Store(attached) => open(attached, ids),
             Wanted::Beside(attached) => Ok(open_beside(attached, OFlags::empty())?.into()),

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
 
 use crate::block;
 
@@ -89,7 +89,13 @@ pub fn is_given_up(path: &Path) -> bool {
 /// Whether a thread of ours may ask at a path. Takes as long as the answer to that, and [`ANSWER_BOUND`] at most.
 #[must_use]
 pub fn may_be_asked(path: &Path) -> bool {
-    block::is_near(path) || scout::comes_back_from(path)
+    block::is_near(path) || scout::comes_back_from(path, OFlags::RDONLY)
+}
+
+/// Whether a thread of ours may open a path to write there: a server that lets everybody read may keep such a one.
+#[must_use]
+pub fn may_be_written(path: &Path) -> bool {
+    block::is_near(path) || scout::comes_back_from(path, OFlags::RDWR)
 }
 
 /// What is said of a path at which nobody answers.

@@ -13,15 +13,16 @@ use std::path::Path;
 
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 use super::ANSWER_BOUND;
 
-/// Whether all that is asked of a path is answered in time, whatever the answers are. Where no process can be had, that is not
-/// known, and the question itself has to be risked.
-pub(super) fn comes_back_from(path: &Path) -> bool {
+/// Whether all that is asked of a path is answered in time, whatever the answers are; a file is opened as it will be (`flags`).
+/// Where no process can be had, that is not known, and the question itself has to be risked.
+pub(super) fn comes_back_from(path: &Path, flags: OFlags) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return true };
-    sent_to(&path).is_none_or(has_come_back)
+    sent_to(&path, flags.bits().cast_signed()).is_none_or(has_come_back)
 }
 
 fn has_come_back(scout: Pid) -> bool {
@@ -38,18 +39,18 @@ fn has_come_back(scout: Pid) -> bool {
     is_back
 }
 
-fn sent_to(path: &CStr) -> Option<Pid> {
+fn sent_to(path: &CStr, opening: libc::c_int) -> Option<Pid> {
     // SAFETY: the child makes system calls only, and ends; nothing of what other threads of ours had under way is touched in it.
     let child = unsafe { libc::fork() };
     match child {
-        0 => look(path),
+        0 => look(path, opening),
         1.. => Pid::from_raw(child),
         _ => None,
     }
 }
 
 /// In the child: what a look at a store asks, then the end.
-fn look(path: &CStr) -> ! {
+fn look(path: &CStr, opening: libc::c_int) -> ! {
     // SAFETY: plain system calls on memory of this function, which outlives them.
     unsafe {
         // Whoever waits for the end of what we print is not to wait for this one, and no lock is to be held by it.
@@ -59,7 +60,7 @@ fn look(path: &CStr) -> ! {
         libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, wanted, &raw mut found);
         // What is no file may have to be waited for, or have something happen, when it is opened.
         if u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFREG {
-            let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+            let file = libc::open(path.as_ptr(), opening | libc::O_CLOEXEC);
             let mut byte = 0_u8;
             libc::pread(file, (&raw mut byte).cast(), 1, 0);
         }
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn whatever_is_there_it_comes_back() {
         for path in ["/proc/self/status", "/dev/null", "/nowhere/at/all", "/"] {
-            assert!(comes_back_from(Path::new(path)), "{path}");
+            assert!(comes_back_from(Path::new(path), OFlags::RDWR), "{path}");
         }
     }
 }

@@ -204,7 +204,10 @@ fn extended(path: &Path, judged: &Metadata, size: Bytes, room: Room) -> Result<(
     let at_once = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let mut options = OpenOptions::new();
     options.write(true).custom_flags(at_once);
-    let file = asked(path, move |path| options.open(path));
+    let file = asked(path, move |path| match answers::may_be_written(path) {
+        true => options.open(path),
+        false => Err(answers::silent()),
+    });
     let file = file.map_err(Refusal::file("extend", path))?;
     let opened = file.metadata().map_err(Refusal::file("extend", path))?;
     same_file(path, Some(judged), Some(&opened))?;
