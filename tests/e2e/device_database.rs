@@ -225,7 +225,9 @@ fn entries_come_and_go_with_guests() {
     assert_eq!(list(), of_web);
     assert_eq!(host.ok(&["hpvmdevmgmt", "-l", "gdev:depend:web"]), of_web);
     assert!(refused(&host, &["hpvmdevmgmt", "-l", "gdev:depend:db"]).contains("no guest 'db'"));
-    assert!(refused(&host, &["hpvmdevmgmt", "-l", "all:nope"]).contains("-l all"));
+    for absent in ["all:nope", "gdev:/nope"] {
+        assert!(refused(&host, &["hpvmdevmgmt", "-l", absent]).contains("-l all"));
+    }
     let said = refused(&host, &["hpvmdevmgmt", "-d", &entry("gdev", &one)]);
     assert!(said.contains("hpvmmodify -P GUEST -d") && said.contains("guest 'web'"), "{said}");
     let said = refused(&host, &["hpvmdevmgmt", "-d", "all:depend:web"]);

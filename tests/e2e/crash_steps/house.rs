@@ -179,7 +179,7 @@ pub(super) const DEVMGMT: Scene = Scene {
     command: &["hpvmdevmgmt", "-a", "rdev:/media"],
     steps: &["devmgmt.committed"],
     then: EITHER,
-    is_done: |host| !host.ok(&["hpvmdevmgmt", "-l", "rdev:/media"]).is_empty(),
+    is_done: |host| host.run(&["hpvmdevmgmt", "-l", "rdev:/media"]).status.success(),
 };
 
 pub(super) const DEVMGMT_MODIFY: Scene = Scene {

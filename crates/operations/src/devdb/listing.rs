@@ -54,12 +54,10 @@ pub fn list(host: &VmHost, listing: &Listing) -> Result<Vec<Line>, Refusal> {
     Ok(lines)
 }
 
-/// A list without a line is an answer where there could be one.
+/// A list without a line is an answer to who asks which ones there are, and none to who asks for one by its name.
 fn mistaken(host: &VmHost, filter: &Filter) -> Result<(), Refusal> {
     match filter {
-        Filter::Name(name) if !name.starts_with('/') => {
-            Err(EntryRefused::NoName(name.clone()).into())
-        }
+        Filter::Name(name) => Err(EntryRefused::NoName(name.clone()).into()),
         Filter::Dependent(guest)
             if !host.registry.all()?.iter().any(|config| config.name.as_str() == guest) =>
         {
