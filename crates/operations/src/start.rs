@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-use hpvm_engine::launch::{self, Milestones, Places};
+use hpvm_engine::launch::{self, LaunchError, Milestones, Places};
 use hpvm_engine::reservations;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, fingerprint};
@@ -22,7 +22,7 @@ use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
 use crate::vm_host::{VmHost, identities};
-use crate::{Actor, Mode, Refusal, claims, console_media, devdb, lost};
+use crate::{Actor, Mode, Refusal, claims, console_media, devdb, facts, lost};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -83,7 +83,8 @@ pub fn start(
     };
     Step::StartClaimed.reached();
     let result = launch(host, &config, &facts, machine_type)
-        .map_err(|refusal| refusal.leaving(|| Left::Starting(config.name.clone())));
+        .map_err(|refusal| refusal.leaving(|| Left::Starting(config.name.clone())))
+        .map_err(|refusal| with_holders(refusal, &config, facts));
     let record = actor.outcome(&config, &result);
     Step::StartRunning.reached();
     // The guest runs, or it does not, whether or not that can be written down.
@@ -96,6 +97,18 @@ pub fn start(
     found.extend(forwards::problems(host, &config));
     found.extend(mtu::of_comers(host, &[], &config.nics));
     Ok(Started::Now(found))
+}
+
+/// QEMU tells that it got no lock on a disk, and not who has it: a guest of another VM Host, say, started since the look.
+fn with_holders(refusal: Refusal, config: &GuestConfig, mut facts: HostFacts) -> Refusal {
+    if !matches!(refusal, Refusal::Launch(LaunchError::Engine(_))) {
+        return refusal;
+    }
+    facts.locked = facts::locked_elsewhere(config, &facts);
+    match facts.locked.is_empty() {
+        true => refusal,
+        false => Refusal::Problems(problems(config, &facts, Purpose::Start)),
+    }
 }
 
 /// The machine type of earlier starts; none of a guest that never ran.
