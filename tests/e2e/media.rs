@@ -17,6 +17,7 @@ use crate::pool::image;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_medium_is_changed_at_the_console_and_by_command,
     a_console_reaches_no_other_file,
+    a_drive_of_the_vm_host_is_given_back_as_hpvmmodify_does,
     ; long:
     a_medium_of_the_console_stays_over_reset_and_restart,
 ];
@@ -200,4 +201,22 @@ fn a_console_reaches_no_other_file() {
     assert!(!listed.stdout.contains("anybody"), "{listed}");
     assert!(!listed.stdout.contains("out.iso"), "{listed}");
     assert_eq!(rig.statements(), before);
+}
+
+/// Of a drive that was ejected at the console the statement says null. This one has left the VM Host meanwhile.
+fn a_drive_of_the_vm_host_is_given_back_as_hpvmmodify_does() {
+    let host = VmHost::new(Engine::Fake);
+    let drive = format!("{DRIVE}:null:/dev/drive-that-left");
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &drive]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let at_console =
+        |command: &str| host.refused(&["hpvmconsole", "-P", "web", "-q", "-c", command]);
+    let given = at_console("in");
+    let by_command =
+        host.refused(&["hpvmmodify", "-P", "web", "-m", &drive.replace("null", "disk")]);
+    let why = "the dvd's block device '/dev/drive-that-left' does not exist";
+    assert!(given.contains(why) && by_command.contains(why), "{given}{by_command}");
+    let refused = at_console("in -filedvd disc.iso");
+    assert!(refused.contains("is the VM Host's own and takes no image"), "{refused}");
+    assert!(host.ok(&["hpvmstatus", "-P", "web", "-d"]).contains(&drive));
 }

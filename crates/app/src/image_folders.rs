@@ -21,6 +21,7 @@ use tokio::time::timeout;
 /// A folder of thousands of files is read in milliseconds.
 const LOOK_BOUND: Duration = Duration::from_secs(5);
 const STACK_BYTES: usize = 256 << 10;
+const OF_HOST: &str = "this drive belongs to the VM Host, whose administrator changes it";
 
 /// Clones share the folders.
 #[derive(Clone, Debug)]
@@ -96,7 +97,7 @@ impl ImageFolders {
         let folder = drives::folder(device);
         let listed = match folder {
             Some(path) => self.list(path),
-            None => Err("this drive belongs to the VM Host, whose administrator changes it".into()),
+            None => Err(OF_HOST.into()),
         };
         let (mut images, mut trouble) = match listed {
             Ok(images) => (images, None),
@@ -129,8 +130,7 @@ impl ImageFolders {
     }
 
     fn open_image(&self, drive: &StorageDevice, name: &str) -> Result<(Image, OwnedFd), String> {
-        let path = drives::folder(drive)
-            .ok_or("this drive belongs to the VM Host, whose administrator changes it")?;
+        let path = drives::folder(drive).ok_or(OF_HOST)?;
         let within = name.strip_prefix(path).map_or(name, |rest| rest.trim_start_matches('/'));
         let (file, metadata) = media_folder::open(self.held(path)?, within)
             .map_err(|error| hpvm_model::chain(&error))?;

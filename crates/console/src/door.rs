@@ -93,7 +93,7 @@ pub struct Drive {
     pub address: DriveAddress,
     /// What is in it: a path of the VM Host.
     pub medium: Option<String>,
-    /// Where images for it are; `None` when the VM Host's administrator allows no choice.
+    /// Where images for it are; `None` of a drive of the VM Host itself.
     pub folder: Option<String>,
     /// Why there are no images to choose from, or not all.
     pub trouble: Option<String>,
@@ -372,6 +372,12 @@ impl std::fmt::Display for DriveAddress {
 }
 
 impl Drive {
+    /// Whether it is a drive of the VM Host itself, and no place for images.
+    #[must_use]
+    pub fn is_hosts(&self) -> bool {
+        self.folder.is_none()
+    }
+
     /// Images that find no room in a frame are left out; the sender says so in [`Drive::trouble`], see [`Drive::fitting`].
     fn payload(&self) -> Vec<u8> {
         let mut payload = self.address.code().to_vec();

@@ -19,7 +19,7 @@ mod media;
 
 use std::fmt;
 
-use crate::door::{Drive, MediumRequest};
+use crate::door::{Drive, DriveAddress, MediumRequest};
 use media::{Next, Wish};
 
 /// What the session is to do, in order.
@@ -38,6 +38,8 @@ pub enum Action {
     LookAtDrives,
     /// Ask for another medium in a drive, and tell what became of it.
     Medium(MediumRequest),
+    /// Give the guest a drive of the VM Host back, and tell what became of it.
+    GiveBack(DriveAddress),
     /// Tell that what was asked cannot be done, and why.
     Fail(String),
     /// Show this prompt and feed the next line. Always the last action.
@@ -193,6 +195,7 @@ impl Menu {
         self.dialogue = Dialogue::None;
         let action = match next {
             Next::Change { drive, image } => Action::Medium(MediumRequest { drive, image }),
+            Next::GiveBack(drive) => Action::GiveBack(drive),
             Next::Nothing(why) => Action::Print(format!("\n   {}.\n\n", capitalized(&why))),
             Next::Impossible(why) => Action::Fail(why),
             Next::WhichDrive { wish, drives } => {

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::attachment::{DoorFailure, request_drives, request_medium};
-use crate::door::{Drive, MediumRequest};
+use crate::door::{Drive, DriveAddress, MediumRequest};
 use crate::menu::{Action, Menu, PowerVerb, capitalized};
 use crate::terminal::{Line, Mode, Terminal};
 use console::Left;
@@ -42,6 +42,12 @@ pub trait Guest {
     /// # Errors
     /// When the verb was refused or failed.
     fn power(&mut self, verb: PowerVerb) -> Result<String, String>;
+
+    /// Gives the guest the drive of the VM Host back that was ejected there, with the caller's rights, or says why not.
+    ///
+    /// # Errors
+    /// When that was refused or failed.
+    fn give_back(&mut self, drive: DriveAddress) -> Result<(), String>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +221,11 @@ impl Session<'_> {
                         return Ok(Performed::Over(end));
                     }
                 }
+                Action::GiveBack(drive) => {
+                    if let Some(end) = self.give_back(drive)? {
+                        return Ok(Performed::Over(end));
+                    }
+                }
                 Action::Fail(why) if self.one_command => {
                     return Ok(Performed::Over(End::Failed(why)));
                 }
@@ -295,13 +306,27 @@ impl Session<'_> {
             Some(image) => format!("the drive at {} has {image}", request.drive),
             None => format!("the drive at {} is empty", request.drive),
         };
-        match self.at_the_door(|stream| request_medium(stream, request, MEDIA_PATIENCE))? {
-            Ok(_) if self.one_command => self.terminal.print(&format!("{done}\n")),
-            Ok(_) => self.terminal.print(&format!("\n   {}.\n\n", capitalized(&done))),
-            Err(why) if self.one_command => return Ok(Some(End::Failed(why))),
-            Err(why) => self.terminal.print(&format!("\n   {}.\n\n", capitalized(&why))),
+        let changed = self.at_the_door(|stream| request_medium(stream, request, MEDIA_PATIENCE))?;
+        Ok(self.tell(changed.map(|_| done)))
+    }
+
+    fn give_back(&mut self, drive: DriveAddress) -> Result<Option<End>, SessionError> {
+        self.terminal.drain()?;
+        let guest = &mut *self.guest;
+        let given = self.terminal.lend(|| guest.give_back(drive))?;
+        Ok(self.tell(given.map(|()| format!("the drive at {drive} is the VM Host's again"))))
+    }
+
+    /// Tells what was done, or why not; the session is over when that was all it was for and it failed.
+    fn tell(&mut self, outcome: Result<String, String>) -> Option<End> {
+        match outcome {
+            Ok(done) if self.one_command => self.terminal.print(&format!("{done}\n")),
+            Err(why) if self.one_command => return Some(End::Failed(why)),
+            Ok(text) | Err(text) => {
+                self.terminal.print(&format!("\n   {}.\n\n", capitalized(&text)));
+            }
         }
-        Ok(None)
+        None
     }
 
     fn read_line(&mut self) -> Result<Read, SessionError> {

@@ -1,5 +1,6 @@
 //! The vMP menu: every screen word by word, and no line that confuses it.
 
+use hpvm_console::door::{Drive, DriveAddress};
 use hpvm_console::menu::{Action, Menu, PowerVerb};
 use proptest::prelude::*;
 
@@ -31,6 +32,7 @@ fn shown(actions: &[Action]) -> String {
         Action::Power(verb) => format!("<pc {verb}>"),
         Action::LookAtDrives => "<drives>".into(),
         Action::Medium(request) => format!("<medium {request:?}>"),
+        Action::GiveBack(drive) => format!("<give back {drive}>"),
         Action::Fail(why) => format!("<{why}>"),
         Action::Exit => "<exit>".into(),
     });
@@ -103,6 +105,27 @@ fn power_dialogue() {
     check(&["cm", "pc", "on", "yes"], "<pc on>[web1] vMP:CM> ");
     for way in [&["pc", "q"][..], &["pc", ""], &["pc", "off", ""], &["pc", "off", "no"]] {
         check(way, "   Nothing was changed.\n\n[web1] vMP> ");
+    }
+}
+
+/// A drive of the VM Host is given back whole, once it was ejected, and takes no image.
+#[test]
+fn a_drive_of_the_vm_host_is_given_back() {
+    let answer = |line: &str, medium: Option<&str>| {
+        let mut menu = Menu::new("web1");
+        menu.feed(line);
+        shown(&menu.drives(Ok(vec![Drive {
+            address: DriveAddress { bus: 0, device: 1, target: 0 },
+            medium: medium.map(str::to_owned),
+            folder: None,
+            trouble: None,
+            images: Vec::new(),
+        }])))
+    };
+    assert_eq!(answer("in", None), "<give back 0,1,0>[web1] vMP> ");
+    for (line, medium) in [("in -filedvd sr0", None), ("in", Some("/dev/sr0"))] {
+        let said = answer(line, medium);
+        assert!(said.starts_with("<the drive at 0,1,0 is the VM Host's own"), "{said}");
     }
 }
 
@@ -234,6 +257,9 @@ const COMMANDS: [(&str, &str); 7] = [
    The images come from the folder that the VM Host's administrator gave the
    drive. The medium stays in the drive until it is taken out or changed,
    also when the guest restarts or is stopped and started.
+
+   A drive of the VM Host itself takes no images: IN gives it back to the
+   guest after EJ.
 
 ",
     ),

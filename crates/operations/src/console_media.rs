@@ -5,9 +5,12 @@ use std::fs::OpenOptions;
 
 use hpvm_engine::record_file;
 use hpvm_host::names::guest_folder;
-use hpvm_model::{DeviceKind, GuestConfig, Problem};
+use hpvm_model::{DeviceKind, GuestConfig, Problem, StorageAddress};
 use hpvm_plan::drives::{self, TakenOver};
+use hpvm_plan::hotplug::Force;
+use hpvm_plan::request::{DeviceRequest, Request};
 
+use crate::modify::{Modified, modify};
 use crate::vm_host::{VmHost, identities};
 use crate::{Actor, Mode, Refusal};
 
@@ -45,6 +48,20 @@ pub(crate) fn take_over(
     // mark that cannot be made ends the command before that.
     mark(host, &config, taken.through_seq)?;
     Ok((taken.config, taken.refused))
+}
+
+/// Gives a running guest the drive of the VM Host back that was ejected at the console, as hpvmmodify does. `None`: no drive
+/// of the VM Host was ejected there.
+pub fn give_back(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    address: StorageAddress,
+) -> Option<Result<Modified, Refusal>> {
+    let machine = host.machine(config)?;
+    let drive = drives::given_back(&machine.device_at(address)?.device)?;
+    let request = Request { devices: vec![DeviceRequest::Modify(drive)], ..Request::default() };
+    Some(modify(host, actor, config, &request, Force::No, Mode::Apply))
 }
 
 fn keep(

@@ -11,7 +11,7 @@ pub mod autostop;
 mod claims;
 pub mod clone;
 mod company;
-mod console_media;
+pub mod console_media;
 pub mod create;
 pub mod devdb;
 pub mod doctor;

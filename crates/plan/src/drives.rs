@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use hpvm_model::{
-    Backing, DeviceKind, GuestConfig, Problem, StorageAddress, StorageDevice, StorageType,
+    Backing, DeviceKind, GuestConfig, Problem, Statement, StorageAddress, StorageDevice,
+    StorageType,
 };
 
 use crate::facts::FileIdentity;
@@ -16,14 +17,34 @@ use crate::hotplug::{Place, Planned, When};
 use crate::record::{Access, Attached, Cache, ConsoleChange, Machine, Sharing};
 
 /// The folder of images that users of the console may choose from; `None` of what is no drive, and of a drive of the VM
-/// Host itself.
+/// Host itself, which is empty once it was ejected.
 #[must_use]
 pub fn folder(device: &StorageDevice) -> Option<&str> {
     match (device.kind, device.backing.storage) {
+        (DeviceKind::Dvd, StorageType::Null) if is_device(&device.backing.path) => None,
         (DeviceKind::Dvd, StorageType::Null) => Some(&device.backing.path),
         (DeviceKind::Dvd, StorageType::File) => Path::new(&device.backing.path).parent()?.to_str(),
         _ => None,
     }
+}
+
+/// By the place alone: whether a drive is there now decides nothing.
+fn is_device(path: &str) -> bool {
+    let path = Path::new(path);
+    path.starts_with("/dev") && !path.starts_with("/dev/shm")
+}
+
+/// How a guest is given back the drive of the VM Host that it has had; `None` of any other device, and of one that has it.
+#[must_use]
+pub fn given_back(drive: &StorageDevice) -> Option<Statement> {
+    let Backing { storage, path } = &drive.backing;
+    let is_emptied = drive.kind == DeviceKind::Dvd && *storage == StorageType::Null;
+    (is_emptied && is_device(path)).then(|| Statement {
+        kind: drive.kind,
+        adapter: drive.adapter,
+        address: Some(drive.address),
+        backing: Some(Backing::new(StorageType::Disk, path)),
+    })
 }
 
 /// All such folders of a machine, each once.

@@ -4,7 +4,9 @@ mod common;
 
 use common::{device, guest, record};
 use hpvm_model::{Backing, GuestConfig};
-use hpvm_plan::drives::{Image, folder, folders, folders_that_wait, take_over, with_medium};
+use hpvm_plan::drives::{
+    Image, folder, folders, folders_that_wait, given_back, take_over, with_medium,
+};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::hotplug::{Place, Planned, When};
 use hpvm_plan::record::{ChangedBy, DeviceChange, Due, JournalLine, Machine, Outcome};
@@ -144,7 +146,7 @@ fn only_what_the_console_lets_choose_is_taken_over() {
     }
 }
 
-/// A drive of the VM Host, which the console only empties.
+/// A drive of the VM Host, which the console empties and has given back.
 #[test]
 fn an_emptied_drive_of_the_vm_host_is_taken_over() {
     let config = guest(&["dvd:scsi:0,1,0:disk:/dev/sr0"]);
@@ -152,6 +154,13 @@ fn an_emptied_drive_of_the_vm_host_is_taken_over() {
     let taken = take_over(&config, &machine).unwrap();
     assert_eq!(drive_of(&taken.config), "dvd:scsi:0,1,0:null:/dev/sr0");
     assert_eq!(taken.refused, []);
+    let emptied = &taken.config.storage[0];
+    assert_eq!(folder(emptied), None, "nothing in it can be chosen");
+    let back = given_back(emptied).and_then(|statement| statement.backing);
+    assert_eq!(back.as_ref(), Some(&config.storage[0].backing));
+    for other in [DRIVE, "dvd:scsi:0,1,0:null:/dev/shm/isos", "dvd:scsi:0,1,0:disk:/dev/sr0"] {
+        assert_eq!(given_back(&device(other)), None, "{other}");
+    }
 }
 
 /// A record written before the console could change anything.

@@ -166,7 +166,7 @@ fn a_usb_drive_is_attached_as_a_burner() {
 
 /// A guest on such a drive runs, and firmware reads the disc; an empty drive is a drive without medium, told when the guest
 /// gets it, shown for as long as it is empty, and asked a few times a second at most. Ejected at the console it is taken from
-/// the guest, and hpvmmodify gives it back. Settles 45, 129.
+/// the guest, and given back there. Settles 45, 129.
 fn a_usb_drive_backs_a_dvd_with_and_without_a_disc() {
     let mut host = Turn::take();
     ok(
@@ -195,8 +195,8 @@ fn a_usb_drive_backs_a_dvd_with_and_without_a_disc() {
          in_firmware g
          hpvmconsole -P g -q -c ej
          hpvmstatus -P g -d | grep -q 'dvd:avio_stor:0,0,0:null:/dev/sr0'
-         refused 'hpvmmodify -m' hpvmconsole -P g -q -c 'in -filedvd sr0'
-         hpvmmodify -P g -m dvd:avio_stor:0,0,0:disk:/dev/sr0
+         refused 'takes no image' hpvmconsole -P g -q -c 'in -filedvd sr0'
+         hpvmconsole -P g -q -c in
          hpvmstatus -P g -d | grep -q 'dvd:avio_stor:0,0,0:disk:/dev/sr0'
          in_firmware g
          hpvmstop -P g -F

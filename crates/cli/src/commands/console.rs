@@ -9,10 +9,12 @@ use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 use crate::{output, usage};
 use clap::CommandFactory;
+use hpvm_console::door::DriveAddress;
 use hpvm_console::menu::PowerVerb;
 use hpvm_console::session::{self, Chatter, End, GuestPower, Options};
 use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, chain};
+use hpvm_operations::console_media;
 use hpvm_operations::start::{Started, start};
 use hpvm_operations::stop::{Before, How, stop};
 use hpvm_operations::{Mode, Refusal, VmHost};
@@ -93,14 +95,8 @@ impl session::Guest for ConsoleGuest<'_> {
         let off = |host: &mut VmHost| {
             stop(host, &actor, &self.config, How::Hard, &mut |_| {}).map_err(|e| chain(&e))
         };
-        let on = |host: &mut VmHost| {
-            start(host, &actor, &self.config, Mode::Apply).map_err(|refusal| match refusal {
-                Refusal::Problems(problems) => {
-                    problems.iter().map(|p| p.text.as_str()).collect::<Vec<_>>().join("; ")
-                }
-                other => chain(&other),
-            })
-        };
+        let on =
+            |host: &mut VmHost| start(host, &actor, &self.config, Mode::Apply).map_err(in_a_line);
         match verb {
             PowerVerb::On => on(&mut host).map(|started| match started {
                 Started::WasOn => "the power is on already".into(),
@@ -115,5 +111,23 @@ impl session::Guest for ConsoleGuest<'_> {
                 on(&mut host).map(|_| "the power was cycled".into())
             }
         }
+    }
+
+    fn give_back(&mut self, drive: DriveAddress) -> Result<(), String> {
+        let none = || format!("no drive of this VM Host was ejected at {drive}");
+        let address = drive.to_string().parse().map_err(|_| none())?;
+        let mut host = VmHost::open(Access::ReadWrite).map_err(|e| chain(&e))?;
+        let actor = self.context.actor(None);
+        let given = console_media::give_back(&mut host, &actor, &self.config, address);
+        given.ok_or_else(none)?.map(drop).map_err(in_a_line)
+    }
+}
+
+fn in_a_line(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::Problems(problems) => {
+            problems.iter().map(|p| p.text.as_str()).collect::<Vec<_>>().join("; ")
+        }
+        other => chain(&other),
     }
 }

@@ -123,6 +123,9 @@ const COMMANDS: [CommandHelp; 7] = [
    drive. The medium stays in the drive until it is taken out or changed,
    also when the guest restarts or is stopped and started.
 
+   A drive of the VM Host itself takes no images: IN gives it back to the
+   guest after EJ.
+
 ",
     },
     CommandHelp {

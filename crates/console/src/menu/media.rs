@@ -23,6 +23,8 @@ enum Verb {
 pub(super) enum Next {
     /// Ask for the medium to be changed.
     Change { drive: DriveAddress, image: Option<String> },
+    /// Ask for the drive of the VM Host to be given back.
+    GiveBack(DriveAddress),
     /// Ask the user which of these drives.
     WhichDrive { wish: Wish, drives: Vec<Drive> },
     /// Ask the user which image of this drive.
@@ -89,6 +91,12 @@ impl Wish {
                 Next::Nothing(format!("the drive at {address} is empty already"))
             }
             (Verb::Eject, _) => Next::Change { drive: address, image: None },
+            (Verb::Insert, None) if drive.is_hosts() && drive.medium.is_none() => {
+                Next::GiveBack(address)
+            }
+            (Verb::Insert, _) if drive.is_hosts() => Next::Impossible(format!(
+                "the drive at {address} is the VM Host's own and takes no image; IN alone gives it back once it was ejected, and hpvmmodify -m puts an image in its place"
+            )),
             (Verb::Insert, Some(image)) => Next::Change { drive: address, image: Some(image) },
             (Verb::Insert, None) if drive.images.is_empty() => {
                 let none = || format!("there is no image to choose for the drive at {address}");

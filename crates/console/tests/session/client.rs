@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io, process};
 
+use hpvm_console::door::DriveAddress;
 use hpvm_console::menu::PowerVerb;
 use hpvm_console::session::{Chatter, End, Guest, GuestPower, Options, run};
 
@@ -103,6 +104,10 @@ impl Guest for FolderGuest {
         fs::write(self.path("power"), power).expect("power");
         append(&self.path("verbs"), "done\n");
         Ok(format!("Guest '{GUEST}' is {power}."))
+    }
+
+    fn give_back(&mut self, drive: DriveAddress) -> Result<(), String> {
+        Err(format!("no drive at {drive} was ejected"))
     }
 }
 
