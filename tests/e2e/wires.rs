@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,14 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::guest_processes::process;
+use crate::networks::SOUND;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_switch_follows_its_interface,
     a_switch_waits_for_its_interface,
     a_tap_that_was_deleted_is_had_again_by_a_boot,
     a_tap_is_there_as_long_as_it_is_its_switch_s_wire,
+    a_tap_that_a_command_left_when_it_died_is_removed,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -352,4 +355,56 @@ fn lasting_tap() {
     assert!(tap("talk1").is_some());
     host.ok(&["hpvmnet", "-S", "again", "-d", "-F"]);
     assert_eq!(tap("talk1"), None, "its switch is deleted");
+}
+
+fn a_tap_that_a_command_left_when_it_died_is_removed() {
+    apart(left_tap);
+}
+
+/// By the doctor, by the same command typed again, which also has the running process hear of the wire, by a boot, and with the
+/// switch.
+fn left_tap() {
+    const SIGABRT: i32 = 6;
+    let mut host = VmHost::new(Engine::Fake);
+    let tap = |name: &str| nic::named(name).expect("the interfaces of this network");
+    let wire = |wire| ["hpvmnet", "-S", "talk", "-C", "--wire", wire];
+    host.ok(&["hpvmnet", "-c", "-S", "talk"]);
+    host.ok(&["hpvmnet", "-S", "talk", "-b"]);
+    let dies = |host: &mut VmHost| {
+        host.ok(&wire("tap:talk1"));
+        host.environment("HPVM_ABORT_AT", "vswitch.committed");
+        let killed = host.run(&wire("tap:talk2"));
+        host.without_environment("HPVM_ABORT_AT");
+        assert_eq!(killed.status.signal(), Some(SIGABRT), "{killed}");
+        assert!(tap("talk1").is_some() && tap("talk2").is_none(), "it died before it did anything");
+    };
+
+    dies(&mut host);
+    let told = host.run(&["hpvm", "doctor"]);
+    let left = "the tap talk1 was made for virtual switch 'talk' and is its wire no more";
+    assert!(told.stdout.contains(left), "{told}");
+    assert!(tap("talk1").is_some(), "who only looks removes nothing");
+    let repaired = host.run(&["hpvm", "doctor", "--repair"]);
+    assert!(repaired.stdout.contains("removed talk1"), "{repaired}");
+    assert_eq!(tap("talk1"), None);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+
+    dies(&mut host);
+    host.ok(&["hpvmnet", "-S", "talk", "-b"]);
+    assert!(tap("talk1").is_none() && tap("talk2").is_some(), "a boot");
+
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan:0,1,0x56a100000001:vswitch:talk"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    dies(&mut host);
+    host.ok(&wire("tap:talk2"));
+    assert!(tap("talk1").is_none() && tap("talk2").is_some(), "the same again");
+    let ports = fs::read_to_string(host.path("run/hpvm/net/2/ports")).expect("what it has");
+    assert!(ports.contains("talk2"), "the process has it: {ports}");
+    host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+    wait_until(BOUND, "nothing runs", || host.processes().is_empty());
+
+    dies(&mut host);
+    host.ok(&["hpvmmodify", "-P", "one", "-d", "network:lan:0,1"]);
+    host.ok(&["hpvmnet", "-S", "talk", "-d", "-F"]);
+    assert_eq!(tap("talk1"), None, "with the switch");
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use hpvm_host::lock::Busy;
 use hpvm_host::removal;
-use hpvm_model::{GuestConfig, Vswitch};
+use hpvm_model::{GuestConfig, SwitchNumber, Vswitch};
 use hpvm_registry::{Access, Found, Registry, RemovedGuest, Selector, Step, SwitchSelector};
 
 pub use rebuild::{Condition, condition, rebuild};
@@ -24,6 +24,7 @@ pub use rebuild::{Condition, condition, rebuild};
 use crate::clone::interrupted;
 use crate::folder;
 use crate::network::text;
+use crate::network::wire::MadeTap;
 use crate::{Actor, Refusal, VmHost, lost_record, supervise};
 
 /// One thing found.
@@ -45,6 +46,8 @@ pub enum Cure {
     Identity(GuestConfig),
     /// The text of a virtual switch.
     SwitchText(Box<Vswitch>),
+    /// A tap that was made for a virtual switch and is its wire no more.
+    Tap(SwitchNumber, MadeTap),
     /// A virtual switch that the registry does not know, by its text.
     EnterSwitch(Box<Vswitch>),
     /// A guest that the registry does not know and that may have been removed, by its folder.
@@ -127,6 +130,7 @@ pub fn repair(
             text::write(&host.root, &switch)?;
             format!("wrote the text of virtual switch '{}'", switch.name)
         }
+        Cure::Tap(switch, tap) => switches::remove(host, *switch, tap)?,
         Cure::EnterSwitch(switch) => {
             let change = host.registry.change()?;
             change.enter_vswitch(switch)?;

@@ -9,12 +9,12 @@ pub mod links;
 pub(crate) mod mtu;
 pub mod nat;
 pub mod ports;
-mod runner;
+pub(crate) mod runner;
 pub(crate) mod silence;
 pub mod switches;
 pub(crate) mod text;
 pub mod view;
-mod wire;
+pub(crate) mod wire;
 
 pub(crate) use self::runner::status;
 use hpvm_model::{Forward, NatSubnet, SwitchName};
@@ -49,6 +49,8 @@ pub enum SwitchRefused {
     Untold { name: SwitchName, letter: char, source: Box<crate::Refusal> },
     #[error("the network interfaces of this VM Host cannot be read")]
     Interfaces(#[source] hpvm_host::nic::NetlinkError),
+    #[error("the tap {name} cannot be removed; root may")]
+    Tap { name: String, source: hpvm_host::nic::NetlinkError },
     #[error("virtual switch '{name}' cannot have that wire")]
     Wire { name: SwitchName, source: hpvm_host::nic::wire::WireError },
     #[error("virtual switch '{name}' cannot have that wire: {source}")]

@@ -1,13 +1,16 @@
 //! Virtual switches that the doctor looks at: those that guests run on while nobody runs them, or whose process does not answer,
-//! and the texts that a lost registry would be rebuilt from.
+//! the taps that are left of wires they had, and the texts that a lost registry would be rebuilt from.
 
-use hpvm_model::Vswitch;
+use hpvm_model::{SwitchNumber, Vswitch};
 
 use super::{Cure, Finding};
+use crate::network::SwitchRefused;
 use crate::network::nat::{self, NatView};
+use crate::network::runner::Runner;
 use crate::network::silence::{self, Silence};
 use crate::network::text::{self, Text};
 use crate::network::view::ShownState;
+use crate::network::wire::{self, MadeTap};
 use crate::{Refusal, VmHost};
 
 pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
@@ -23,7 +26,40 @@ pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), 
             findings.extend(without_nat(&view.switch, &now));
         }
     }
+    taps(host, findings)?;
     texts(host, findings)
+}
+
+/// What a command leaves that gives a switch another wire and is ended before it removes the one before.
+fn taps(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
+    for switch in host.registry.vswitches()? {
+        // Without a look at the interfaces nothing is known to be left.
+        let left = wire::left_taps(host, &switch).unwrap_or_default();
+        findings.extend(left.into_iter().map(|tap| Finding {
+            text: format!(
+                "the tap {} was made for virtual switch '{}' and is its wire no more",
+                tap.name, switch.name
+            ),
+            cure: Cure::Tap(switch.number, tap),
+        }));
+    }
+    Ok(())
+}
+
+/// Removes a tap that is left of a wire the switch had, unless it is its wire again; gives what was done. Nobody gives the switch
+/// another wire meanwhile.
+pub(super) fn remove(
+    host: &VmHost,
+    number: SwitchNumber,
+    tap: &MadeTap,
+) -> Result<String, Refusal> {
+    let runner = Runner::claim(host, number)?;
+    let left = wire::left_taps(host, &runner.switch).map_err(SwitchRefused::Interfaces)?;
+    if !left.contains(tap) {
+        return Ok(format!("{} is gone or in use by now", tap.name));
+    }
+    tap.remove()?;
+    Ok(format!("removed {}", tap.name))
 }
 
 fn without_nat(switch: &Vswitch, now: &NatView) -> Option<Finding> {

@@ -171,10 +171,25 @@ impl<'a> Runner<'a> {
     /// Whether the process holds the tap that the switch is to have, and that is still there: another interface may have its
     /// name by now. Nobody gets a tap a second time.
     pub(crate) fn has_tap(&self) -> bool {
-        let Wire::Tap(name) = &self.switch.wire else { return false };
         let wire = fs::read_to_string(self.folder.join(switch_folder::WIRE)).unwrap_or_default();
-        self.wanted().is_some_and(|w| w.wire == WireKind::Tap && w.interface.as_ref() == Some(name))
+        matches!(self.switch.wire, Wire::Tap(_))
+            && self.wanted().is_some_and(|wanted| self.has_wire_of(&wanted))
             && WireNow::read(&wire) == WireNow::There
+    }
+
+    /// Whether the process, if it runs, was told of the wire that the switch is to have.
+    pub(super) fn was_told_wire(&self) -> bool {
+        self.wanted().is_none_or(|wanted| self.has_wire_of(&wanted))
+    }
+
+    fn has_wire_of(&self, wanted: &Wanted) -> bool {
+        let (kind, interface) = match &self.switch.wire {
+            Wire::None => (WireKind::None, None),
+            Wire::Nic(name) => (WireKind::Packets, Some(name)),
+            Wire::Tap(name) => (WireKind::Tap, Some(name)),
+            Wire::Nat => (WireKind::Nat, None),
+        };
+        (wanted.wire, wanted.interface.as_ref()) == (kind, interface)
     }
 
     /// What the process goes on with when it is started again.

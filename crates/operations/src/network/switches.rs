@@ -97,11 +97,13 @@ pub fn change(
     altered.told(|runner, before| {
         let after = &runner.switch;
         let mut problems = Vec::new();
-        if (&before.wire, &before.forwards) != (&after.wire, &after.forwards) {
+        // Whoever asked for this wire before may have been ended before the process had it.
+        let is_untold = request.wire.is_some() && !runner.was_told_wire();
+        if (&before.wire, &before.forwards) != (&after.wire, &after.forwards) || is_untold {
             problems.extend(exchange_wire(runner));
-            problems.extend(drop_tap(runner.host, before, after));
             problems.extend(mtu::problems(runner.host, after)?);
         }
+        problems.extend(wire::remove_left_taps(runner.host, after));
         runner.tell_changes()?;
         Ok(problems)
     })
@@ -285,13 +287,6 @@ fn exchange_wire(runner: &Runner<'_>) -> Option<Problem> {
     refused.map(|refusal| Problem::warning(runner.switch.name.as_str(), chain(&refusal)))
 }
 
-/// A tap that was made for the switch goes with the wire that it was.
-fn drop_tap(host: &VmHost, before: &Vswitch, after: &Vswitch) -> Option<Problem> {
-    let gone = wire::made_tap(host, before).filter(|_| before.wire != after.wire)?;
-    let error = gone.remove().err()?;
-    Some(Problem::warning(before.wire.to_string(), chain(&error)))
-}
-
 /// What is in the way of a switch's wire now, and may be gone when it is needed.
 fn problems(all: &[Vswitch], switch: &Vswitch) -> Vec<Problem> {
     let shared = shared_forwards(all, switch);
@@ -386,6 +381,7 @@ fn carry_out(runner: &Runner<'_>) -> Result<Vec<Problem>, Refusal> {
     if switch.state == SwitchState::Up && !runner.has_tap() {
         problems.extend(exchange_wire(runner));
     }
+    problems.extend(wire::remove_left_taps(host, switch));
     if switch.state == SwitchState::Up {
         // Before frames come: a guest that answers without a link is heard a second later.
         problems.extend(links::show(host, switch, Link::Up)?);
@@ -464,13 +460,15 @@ pub fn delete(
     if mode == Mode::DryRun {
         return Ok(switch);
     }
-    let (root, tap) = (host.root.clone(), wire::made_tap(host, &switch));
+    let (root, taps) = (host.root.clone(), wire::made_taps(host, &switch).unwrap_or_default());
     let change = host.begin()?;
     change.remove_vswitch(switch.number)?;
     change.record(&actor.done(None, None))?;
     text::remove(&root, &switch)?;
-    // Before the switch is forgotten, since nobody would know whose it was. What cannot be removed is in nobody's way.
-    let _ = tap.map_or(Ok(()), |tap| tap.remove());
+    // Before the switch is forgotten, since nobody would know whose they were. What cannot be removed is in nobody's way.
+    for tap in taps {
+        let _ = tap.remove();
+    }
     change.commit()?;
     Step::SwitchCommitted.reached();
     forget(host, &switch);

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use hpvm_host::fingerprint;
 use hpvm_host::listen::listen;
 use hpvm_host::names::switch_folder;
-use hpvm_host::nic::{self, NetlinkError, Nic};
+use hpvm_host::nic::{self, NetlinkError, Nic, NicKind};
 use hpvm_host::paths::program;
 use hpvm_host::removal;
 use hpvm_host::signals::lift_limits;
 use hpvm_host::users;
-use hpvm_model::{InterfaceName, MacAddress, Vswitch, Wire};
+use hpvm_model::{InterfaceName, MacAddress, Problem, Vswitch, Wire, chain};
 use hpvm_nat::control::{self, ControlError, Reply, Request};
 use hpvm_nat::{HostAccess, Places, Settings};
 use hpvm_vswitchd::wanted::WireKind;
@@ -80,20 +80,41 @@ pub(super) fn keep_tap(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
 }
 
 /// A tap that was made for a switch. What has its name by now may be another.
-pub(super) struct MadeTap {
-    name: InterfaceName,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeTap {
+    pub name: String,
     address: MacAddress,
 }
 
-/// The tap that was made for a switch, if its wire is one.
-pub(super) fn made_tap(host: &VmHost, switch: &Vswitch) -> Option<MadeTap> {
-    let Wire::Tap(name) = &switch.wire else { return None };
-    Some(MadeTap { name: name.clone(), address: tap_address(host, switch) })
+/// All taps that were made for a switch: its wire, if that is one, and what is left of another that it had.
+pub(super) fn made_taps(host: &VmHost, switch: &Vswitch) -> Result<Vec<MadeTap>, NetlinkError> {
+    let address = tap_address(host, switch);
+    let all = nic::all()?.into_iter();
+    let made = all.filter(|nic| nic.kind == NicKind::Tap && nic.mac == Some(address));
+    Ok(made.map(|nic| MadeTap { name: nic.name, address }).collect())
+}
+
+/// Those that are its wire no more: whoever gave the switch another was ended before these were removed.
+pub(crate) fn left_taps(host: &VmHost, switch: &Vswitch) -> Result<Vec<MadeTap>, NetlinkError> {
+    let mut made = made_taps(host, switch)?;
+    if let Wire::Tap(wire) = &switch.wire {
+        made.retain(|tap| tap.name != wire.as_str());
+    }
+    Ok(made)
+}
+
+/// Removes the taps that were made for a switch and are its wire no more; gives what is in the way.
+pub(super) fn remove_left_taps(host: &VmHost, switch: &Vswitch) -> Option<Problem> {
+    // Without a look at the interfaces nothing is known to be left.
+    let left = left_taps(host, switch).unwrap_or_default();
+    let refused = left.iter().try_for_each(MadeTap::remove).err()?;
+    Some(Problem::warning(switch.name.as_str(), chain(&refused)))
 }
 
 impl MadeTap {
-    pub(super) fn remove(&self) -> Result<(), NetlinkError> {
-        nic::wire::remove_tap(self.name.as_str(), self.address)
+    pub(crate) fn remove(&self) -> Result<(), SwitchRefused> {
+        let removed = nic::wire::remove_tap(&self.name, self.address);
+        removed.map_err(|source| SwitchRefused::Tap { name: self.name.clone(), source })
     }
 }
 
@@ -181,7 +202,7 @@ fn ask(switch: &Vswitch, asking: &Path, request: &Request) -> Result<Option<Repl
 }
 
 fn refused(switch: &Vswitch, error: &dyn Error) -> Refusal {
-    SwitchRefused::Nat { name: switch.name.clone(), why: hpvm_model::chain(error) }.into()
+    SwitchRefused::Nat { name: switch.name.clone(), why: chain(error) }.into()
 }
 
 fn socket(host: &VmHost, switch: &Vswitch, name: &str) -> PathBuf {
