@@ -18,6 +18,7 @@ use crate::networks::SOUND;
 pub(crate) const TESTS: &[Test] = crate::tests![
     changes_of_one_switch_at_once_are_all_kept,
     a_switch_is_renamed_while_its_guests_change,
+    several_rules_are_given_at_once_also_to_a_port_that_no_guest_has,
     what_cannot_be_written_beside_the_registry_keeps_no_rule_from_the_process,
     what_the_process_was_not_told_the_next_boot_tells_it,
     what_the_process_cannot_write_down_it_does_not_do,
@@ -74,6 +75,43 @@ fn a_switch_is_renamed_while_its_guests_change() {
         let shown = host.ok(&["hpvmstatus", "-P", "web", "-V"]);
         assert!(shown.contains(&format!("round {round}")), "{shown}");
         assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND, "guest.json has both");
+    }
+}
+
+/// All of them or none, each thing of a port once. A wrong number would otherwise go unnoticed.
+fn several_rules_are_given_at_once_also_to_a_port_that_no_guest_has() {
+    let host = with_a_guest();
+    let twice = ["portid:1:vlanid:7", "portid:9:vlanid:8", "portid:9:trunk:8,9"];
+    let line = |rules: &[&str], others: &[&str]| {
+        let rules = rules.iter().flat_map(|rule| ["-u", *rule]);
+        let line = ["hpvmnet", "-S", "localnet"].into_iter().chain(rules);
+        let line: Vec<&str> = line.chain(others.iter().copied()).collect();
+        host.run(&line)
+    };
+    let refused = line(&twice, &[]);
+    assert_eq!(refused.status.code(), Some(1), "{refused}");
+    let words = "vlanid or trunk of port 9 of virtual switch 'localnet' is given more than once";
+    assert!(refused.stderr.contains(words), "{refused}");
+    assert_eq!(rules_of_the_process(&host)["vlan"], "none", "none of them is made");
+
+    let rules = ["portid:1:vlanid:7", "portid:1:spoof:off", "portid:9:vlanid:8"];
+    let dry = line(&rules, &["--dry-run"]);
+    assert_eq!(dry.stdout, "virtual switch 'localnet' would be changed\n");
+    let made = line(&rules, &[]);
+    assert!(made.status.success(), "{made}");
+    let note = "hpvmnet: no guest has port 9 of virtual switch 'localnet'; the next one that gets it has these rules\n";
+    assert_eq!(made.stderr, note, "and nothing is said of port 1");
+    let has = rules_of_the_process(&host);
+    assert_eq!((&has["vlan"]["untagged"], &has["spoof_guard"]), (&7.into(), &"off".into()));
+    for quiet in [line(&rules, &["-Q"]), line(&["portid:9:vlanid:none"], &[])] {
+        assert!(quiet.status.success() && quiet.stderr.is_empty(), "{quiet}");
+    }
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    for dry in [
+        line(&["portid:1:vlanid:7"], &["--dry-run"]),
+        host.run(&["hpvmnet", "-S", "sw1", "-C", "-N", "sw1", "--wire", "none", "--dry-run"]),
+    ] {
+        assert_eq!(dry.stdout, "Nothing would change.\n", "{dry}");
     }
 }
 

@@ -79,6 +79,10 @@ pub enum SwitchRefused {
         "port {port} of virtual switch '{name}' is not in use; `hpvmnet -S {name}` lists those that are"
     )]
     UnusedPort { name: SwitchName, port: hpvm_model::PortNumber },
+    #[error(
+        "{what} of port {port} of virtual switch '{name}' is given more than once; give it once"
+    )]
+    AskedTwice { name: SwitchName, port: hpvm_model::PortNumber, what: &'static str },
     #[error("virtual switch '{0}' has no guest that runs on it, so there is nothing to show")]
     NotRunning(SwitchName),
 }

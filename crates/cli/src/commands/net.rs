@@ -5,9 +5,11 @@ use std::str::FromStr;
 
 use clap::ArgGroup;
 use hpvm_model::network::{PortChange, SwitchError};
-use hpvm_model::{Forward, InterfaceName, PortNumber, SwitchName, SwitchNumber, SwitchState, Wire};
+use hpvm_model::{
+    Forward, InterfaceName, PortNumber, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire,
+};
 use hpvm_operations::network::switches::{self, Changed, SwitchRequest};
-use hpvm_operations::network::view::SwitchView;
+use hpvm_operations::network::view::{PortState, SwitchView};
 use hpvm_operations::network::{SwitchRefused, ports};
 use hpvm_operations::{Mode, Refusal, VmHost};
 use hpvm_plan::hotplug::Force;
@@ -15,6 +17,7 @@ use hpvm_registry::{Access, SwitchSelector};
 
 use crate::args::Operation;
 use crate::dispatch::{Context, Perform, version};
+use crate::dry_run::NOTHING;
 use crate::exit::Failure;
 use crate::output::print;
 use crate::switch::{Counting, Ports, blocks, interfaces, json, list, machine, macs, xml};
@@ -88,9 +91,10 @@ pub struct Net {
 
     /// Change a port: portid:N:vlanid:{ID|none}, …:trunk:LIST, …:rate:IN[/BURST],OUT[/BURST], …:spoof:{on|off},
     /// …:addr:IP,…, …:mirror:{PORT|none}, …:isolated:{on|off},
-    /// …:lanboot:{dhcp|none|ADDRESS/PREFIX[,gateway=IP],server=IP,file=NAME}
+    /// …:lanboot:{dhcp|none|ADDRESS/PREFIX[,gateway=IP],server=IP,file=NAME}; may be repeated, all are made or none. A port that
+    /// no guest has yet keeps its rules for whoever gets it
     #[arg(short = 'u', long, value_name = "CHANGE", group = "deed", requires = "which")]
-    pub port_change: Option<PortChange>,
+    pub port_change: Vec<PortChange>,
 
     /// One port, or all
     #[arg(short = 'p', long, value_name = "PORT|all", requires = "which")]
@@ -230,7 +234,7 @@ impl Net {
             || self.halt
             || self.reset
             || self.delete
-            || self.port_change.is_some()
+            || !self.port_change.is_empty()
     }
 
     fn request(&self) -> SwitchRequest {
@@ -267,29 +271,59 @@ impl Net {
         let switch = switches::named(&host, selector)?;
         let actor = context.actor(self.operation.reason.clone());
         let (host, mode) = (&mut host, self.mode());
-        let changed = match &self.port_change {
-            Some(change) => switches::change_port(host, &actor, selector, change, mode),
-            None if self.boot => switches::set_state(host, &actor, selector, SwitchState::Up, mode),
-            None if self.halt => {
+        let changed = match self.port_change.as_slice() {
+            [] if self.boot => switches::set_state(host, &actor, selector, SwitchState::Up, mode),
+            [] if self.halt => {
                 self.confirm(context, "Halt", &switch.name)?;
                 switches::set_state(host, &actor, selector, SwitchState::Halted, mode)
             }
-            None if self.reset => {
+            [] if self.reset => {
                 self.confirm(context, "Reset", &switch.name)?;
                 switches::reset(host, &actor, selector, mode)
             }
-            None if self.delete => {
+            [] if self.delete => {
                 let force = if self.force { Force::Yes } else { Force::No };
                 let checked = switches::delete(host, &actor, selector, force, Mode::DryRun);
                 self.recorded(host, context, checked)?;
                 self.confirm(context, "Delete", &switch.name)?;
-                switches::delete(host, &actor, selector, force, mode)
-                    .map(|switch| Changed { switch, problems: Vec::new() })
+                switches::delete(host, &actor, selector, force, mode).map(|switch| Changed {
+                    before: None,
+                    switch,
+                    problems: Vec::new(),
+                })
             }
-            None => switches::change(host, &actor, selector, &self.request(), mode),
+            [] => switches::change(host, &actor, selector, &self.request(), mode),
+            changes => switches::change_ports(host, &actor, selector, changes, mode),
         };
-        self.tell(context, &self.recorded(host, context, changed)?);
+        let changed = self.recorded(host, context, changed)?;
+        self.tell(context, &changed);
+        match mode {
+            Mode::Apply => self.tell_free_ports(context, host, &changed.switch),
+            // What is booted or halted is told so anew, whatever it is.
+            Mode::DryRun if !(self.boot || self.halt || self.reset) && changed.is_nothing() => {
+                return Ok(print(NOTHING)?);
+            }
+            Mode::DryRun => {}
+        }
         self.done(&switch.name, if self.delete { "deleted" } else { "changed" })
+    }
+
+    /// Rules may come before the guest, and a wrong number is easily typed.
+    fn tell_free_ports(&self, context: &Context, host: &VmHost, switch: &Vswitch) {
+        if self.port_change.is_empty() || self.quiet {
+            return;
+        }
+        // The rules are made, whether or not it can be seen whose they are.
+        let mut views = host.switches().unwrap_or_default();
+        views.retain(|view| view.switch.number == switch.number);
+        let is_asked = |port: PortNumber| self.port_change.iter().any(|asked| asked.port == port);
+        let ports = views.iter().flat_map(|view| &view.ports);
+        for free in ports.filter(|port| port.state == PortState::Free && is_asked(port.port)) {
+            context.say.note(&format!(
+                "no guest has port {} of virtual switch '{}'; the next one that gets it has these rules",
+                free.port, switch.name
+            ));
+        }
     }
 
     fn done(&self, name: &SwitchName, what: &str) -> Result<(), Failure> {

@@ -69,6 +69,22 @@ impl PortChange {
     }
 }
 
+impl PortRule {
+    /// What it sets, as it is typed. The VLANs of a port are one thing, in two words.
+    #[must_use]
+    pub fn what(&self) -> &'static str {
+        match self {
+            PortRule::Vlan(_) => "vlanid or trunk",
+            PortRule::Rates { .. } => "rate",
+            PortRule::Spoof(_) => "spoof",
+            PortRule::Addresses(_) => "addr",
+            PortRule::Mirror(_) => "mirror",
+            PortRule::Isolation(_) => "isolated",
+            PortRule::LanBoot(_) => "lanboot",
+        }
+    }
+}
+
 const NONE: &str = "none";
 
 impl FromStr for PortChange {

@@ -1,6 +1,7 @@
 //! What an administrator does to virtual switches: create, change, boot, halt, reset, delete, and the rules of their ports.
 //! The registry says what a switch is; when its process runs, that is told, and so are guests whose links come or go.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -40,8 +41,19 @@ pub struct SwitchRequest {
 /// What came of it.
 #[derive(Clone, Debug)]
 pub struct Changed {
+    /// `None` of a switch that is made.
+    pub before: Option<Vswitch>,
+    /// In a dry run, as it would be.
     pub switch: Vswitch,
     pub problems: Vec<Problem>,
+}
+
+impl Changed {
+    /// Whether the switch is as it was.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.before.as_ref() == Some(&self.switch)
+    }
 }
 
 /// Makes a switch. It is halted until it is booted.
@@ -61,14 +73,14 @@ pub fn create(
     let mut problems = problems(&others, &switch);
     change.insert_vswitch(&switch)?;
     if mode == Mode::DryRun {
-        return Ok(Changed { switch, problems });
+        return Ok(Changed { before: None, switch, problems });
     }
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
     let written = keep_text(host, switch.number).err();
     problems.extend(written.map(|refusal| unwritten(switch.name.as_str(), &refusal)));
-    Ok(Changed { switch, problems })
+    Ok(Changed { before: None, switch, problems })
 }
 
 /// Changes a switch's name or wire. NICs of guests name it anew, and its guests hear from outside through the new wire.
@@ -172,7 +184,7 @@ impl Altered<'_> {
             }));
             problems.extend(told.map_err(|refusal| untold(&runner.switch, refusal))?);
         }
-        Ok(Changed { switch: runner.switch, problems })
+        Ok(Changed { before: Some(before), switch: runner.switch, problems })
     }
 }
 
@@ -482,21 +494,34 @@ fn forget(host: &VmHost, switch: &Vswitch) {
     let _ = removal::file(&host.root.switch_log(number));
 }
 
-/// Changes the rules of a port, now and for every guest that has it later.
-pub fn change_port(
+/// Changes the rules of ports, now and for every guest that has them later.
+pub fn change_ports(
     host: &mut VmHost,
     actor: &Actor,
     selector: &SwitchSelector,
-    asked: &PortChange,
+    asked: &[PortChange],
     mode: Mode,
 ) -> Result<Changed, Refusal> {
     let altered = alter(host, actor, selector, mode, |switch, _| {
-        let mut rules = switch.rules(asked.port);
-        asked.apply(&mut rules);
-        switch.set_rules(asked.port, rules);
+        if let Some((port, what)) = asked_twice(asked) {
+            let name = switch.name.clone();
+            return Err(SwitchRefused::AskedTwice { name, port, what }.into());
+        }
+        for change in asked {
+            let mut rules = switch.rules(change.port);
+            change.apply(&mut rules);
+            switch.set_rules(change.port, rules);
+        }
         Ok(Vec::new())
     })?;
     altered.told(|runner, _| runner.tell_changes().map(|()| Vec::new()))
+}
+
+/// A port of which one thing is asked more than once: nobody knows which of the two is meant.
+fn asked_twice(asked: &[PortChange]) -> Option<(PortNumber, &'static str)> {
+    let mut seen = BTreeSet::new();
+    let keys = asked.iter().map(|change| (change.port, change.rule.what()));
+    keys.into_iter().find(|key| !seen.insert(*key))
 }
 
 /// Begins the counters of a port, or of all, anew.
