@@ -1,5 +1,5 @@
 //! Changes of a running guest's NICs that come to nothing: its engine refuses a part of them, or a switch does not come up.
-//! Ports, configuration and traffic are as before. The test speaks for the guests.
+//! Ports, configuration and traffic are as before. One that is made is seen at once. The test speaks for the guests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,6 +21,7 @@ use crate::refusals::stored;
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_a_guest_does_not_take_leaves_its_ports,
     a_switch_that_does_not_come_up_leaves_the_ports_of_others,
+    a_nic_that_moved_is_seen_at_its_port_when_the_command_returns,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -69,6 +70,28 @@ fn a_switch_that_does_not_come_up_leaves_the_ports_of_others() {
     fs::rename(&good, &program).expect("put back");
     scene.host.ok(&["hpvmmodify", "-P", "one", "-m", MOVES]);
     assert_ne!(scene.ports(), scene.before.ports, "what can be made is");
+    scene.end();
+}
+
+/// Its engine connects again soon, as QEMU does; one that does not keeps the command no longer than it takes to be sure.
+fn a_nic_that_moved_is_seen_at_its_port_when_the_command_returns() {
+    let mut scene = Scene::new(VmHost::new(Engine::Fake));
+    let state = |host: &VmHost, switch: &str, port: &str| {
+        let shown = host.ok(&["hpvmnet", "-S", switch]);
+        let line = shown.lines().find(|line| line.split_whitespace().next() == Some(port));
+        line.and_then(|line| line.split_whitespace().nth(1)).map(str::to_owned)
+    };
+    let Scene { host, one, .. } = &mut scene;
+    let ports = host.path("run/hpvm/net/2/ports");
+    let has_it = || fs::read_to_string(&ports).is_ok_and(|text| text.contains("\"port\":7"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| one.follows(has_it));
+        host.ok(&["hpvmmodify", "-P", "one", "-m", MOVES_WITHIN]);
+        assert_eq!(state(host, "sw1", "7").as_deref(), Some("Active"));
+    });
+    scene.host.ok(&["hpvmmodify", "-P", "one", "-m", MOVES]);
+    assert_eq!(state(&scene.host, "sw2", "1").as_deref(), Some("Down"), "its engine does not come");
+    scene.one.connects_again();
     scene.end();
 }
 
@@ -182,6 +205,13 @@ impl Speaker {
     fn connects_again(&mut self) {
         // Of a port that is gone there is nothing to end.
         let _ = self.stream.shutdown(Shutdown::Both);
+        self.stream = connect(&self.place);
+    }
+
+    /// Connects once more when it is sent away, and not to the port that it had.
+    fn follows(&mut self, is_other_there: impl Fn() -> bool) {
+        while self.stream.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+        wait_until(BOUND, "the new port listens", is_other_there);
         self.stream = connect(&self.place);
     }
 

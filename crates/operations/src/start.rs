@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
+use std::time::Instant;
 
 use hpvm_engine::launch::{self, LaunchError, Milestones, Places};
 use hpvm_engine::reservations;
@@ -140,6 +141,8 @@ fn launch(
         let _ = ports::close_all(host, config.number);
     }
     started?;
+    // Before it ran QEMU looked for its ports, so there is nothing to wait for.
+    ports::wait_until_seen(host, &record.nics, Instant::now());
     // The texts are for people; the next change writes them again.
     let machine = hpvm_plan::record::Machine::new(record);
     let _ = host.folder(config).write_texts(config, Some(&machine));

@@ -1,12 +1,17 @@
 //! Ports of guests that start, run and end: each is there before QEMU looks for it, and goes when the guest has.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hpvm_host::lock::pause_for;
+use hpvm_host::names::switch_folder;
 use hpvm_host::removal;
 use hpvm_model::{GuestConfig, GuestNumber, PortNumber, Vswitch};
 use hpvm_plan::record::{AttachedNic, BootRecord, DeviceChange, Machine};
 use hpvm_registry::Selector;
+use hpvm_vswitchd::client;
+use hpvm_vswitchd::protocol::Request;
+use hpvm_vswitchd::status::PortLink;
 
 use super::SwitchRefused;
 use super::runner::Runner;
@@ -73,6 +78,32 @@ fn has_port(host: &VmHost, config: &GuestConfig, switch: &Vswitch, port: PortNum
     })
 }
 
+/// A QEMU that was sent away connects again after 50 ms. One that takes longer is shown as it is.
+const CONNECTED_BOUND: Duration = Duration::from_millis(500);
+
+/// Waits until the switches have published that QEMU is connected with these NICs, so that who looks next sees them there: what
+/// nobody asks for is published once a second only. One look is taken in any case.
+pub(crate) fn wait_until_seen(host: &VmHost, nics: &[AttachedNic], deadline: Instant) {
+    const LOOK: Duration = Duration::from_millis(5);
+    for attached in nics {
+        let number = attached.switch.get();
+        let control = host.root.switch_dir(number).join(switch_folder::CONTROL);
+        let is_connected = || {
+            let status = super::status(host, number);
+            let now = status.as_ref().and_then(|status| status.port(attached.nic.port));
+            now.is_some_and(|now| now.link != PortLink::Absent)
+        };
+        while !is_connected() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let asked = client::ask(&control, &Request::Publish, &[], left.max(LOOK));
+            if asked.is_err() || is_connected() || left.is_zero() {
+                break;
+            }
+            pause_for(LOOK);
+        }
+    }
+}
+
 /// The ports of a running guest while its devices change: new ones are there before the guest is asked, and go again unless
 /// the change is kept.
 pub(crate) struct Changing<'a> {
@@ -116,10 +147,16 @@ impl<'a> Changing<'a> {
         Ok(changing)
     }
 
-    /// The guest has taken the changes; `gone` are NICs that it let go.
+    /// The guest has taken the changes; `gone` are NICs that it let go. Those that came are seen at their ports, if they come
+    /// soon.
     pub(crate) fn keep(mut self, gone: &[AttachedNic]) -> Result<(), Refusal> {
-        self.undo.clear();
-        gone.iter().try_for_each(|attached| self.detach(attached))
+        let came = std::mem::take(&mut self.undo).into_iter().map(|undo| match undo {
+            Undo::Close(new) | Undo::Open { new, .. } => new,
+        });
+        let came: Vec<AttachedNic> = came.collect();
+        gone.iter().try_for_each(|attached| self.detach(attached))?;
+        wait_until_seen(self.host, &came, Instant::now() + CONNECTED_BOUND);
+        Ok(())
     }
 
     /// It is not known what the guest takes. Ports that it turns out not to have are taken away by [`tidy`].
