@@ -839,7 +839,12 @@ const ASK: &[(&[&str], &str)] = &[
     (&["hpvmstop", "-P", "other"], "Stop the virtual machine 'other'? [n/y]:"),
     (&["hpvmstop", "-P", "other", "-g"], "Stop the virtual machine 'other'? [n/y]:"),
     (&["hpvmstop", "-a"], "Stop the virtual machine 'other'? [n/y]:"),
+    (&["hpvmnet", "-S", "localnet", "-h"], "Halt the vswitch 'localnet'? [n]:"),
 ];
+
+/// As hpvmconsole says it.
+const UNANSWERED: &str =
+    ": the input ended before the question was answered; nothing was changed\n";
 
 /// End of file means no: nothing is done, and the exit status says so.
 fn questions_that_nobody_answers() {
@@ -849,7 +854,7 @@ fn questions_that_nobody_answers() {
         for outcome in [host.run(line), through_shell(&host, line, "<&-")] {
             assert_eq!(outcome.status.code(), Some(1), "{outcome}");
             assert!(outcome.stderr.contains(question), "{outcome}");
-            assert!(outcome.stderr.ends_with(": nobody answered, which means no\n"), "{outcome}");
+            assert!(outcome.stderr.ends_with(UNANSWERED), "{outcome}");
             assert_eq!(outcome.stderr.lines().count(), 2, "{outcome}");
             no_control_bytes(&outcome);
         }
@@ -873,6 +878,8 @@ fn answers_that_are_no_yes() {
         }
     }
     before.assert_unchanged(&host, "answers that are no yes");
+    let noise = host.run_with_input(&["hpvmremove", "-P", "web"], b"maybe\nmaybe\nmaybe\nyes\n");
+    assert!(noise.stderr.ends_with("neither by y nor by n; nothing was changed\n"), "{noise}");
     let outcome = host.run_with_input(&["hpvmremove", "-P", "web"], b"maybe\nYes\n");
     assert!(outcome.status.success(), "{outcome}");
     assert!(!host.ok(&["hpvmstatus"]).contains("web"));

@@ -98,10 +98,17 @@ fn tell_conf_faults(context: &Context, host: &VmHost) {
 
 /// What becomes of a question.
 fn agreed(answer: Answer) -> Result<(), Failure> {
-    match answer {
-        Answer::Yes => Ok(()),
-        Answer::No => done("nothing was changed").and(Err(Failure::Said)),
-    }
+    let why = match answer {
+        Answer::Yes => return Ok(()),
+        Answer::No => None,
+        Answer::None => Some("the input ended before the question was answered"),
+        Answer::Noise => Some("the question was answered neither by y nor by n"),
+    };
+    done("nothing was changed")?;
+    Err(match why {
+        Some(why) => Failure::refused(format!("{why}; nothing was changed")),
+        None => Failure::Said,
+    })
 }
 
 /// Problems are told one by one, everything else as one sentence about the guest.

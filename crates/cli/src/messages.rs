@@ -33,6 +33,10 @@ pub enum Volume {
 pub enum Answer {
     Yes,
     No,
+    /// The input ended before, or whoever was asked interrupted the command.
+    None,
+    /// What came was neither, as often as it was asked.
+    Noise,
 }
 
 impl Say {
@@ -96,7 +100,7 @@ impl Say {
         write_stderr(&line(&self.command, severity, guest, text));
     }
 
-    /// Asks until the answer is understood. End of file, and nothing but noise, mean no.
+    /// Asks until the answer is understood.
     #[must_use]
     pub fn ask(&self, question: &str) -> Answer {
         self.ask_with(question, "n/y")
@@ -116,12 +120,11 @@ impl Say {
                 Some(None) => {}
                 None => {
                     write_stderr("\n");
-                    self.line(None, None, "nobody answered, which means no");
-                    return Answer::No;
+                    return Answer::None;
                 }
             }
         }
-        Answer::No
+        Answer::Noise
     }
 }
 

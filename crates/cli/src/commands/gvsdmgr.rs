@@ -220,7 +220,7 @@ impl Gvsdmgr {
             reset(Mode::DryRun)?;
             let question =
                 format!("Reset {shown} of '{name}'? Requests under way fail, and are sent again.");
-            agreed(context.say.ask(&question))?;
+            agreed(context.say.ask(&question)).about(name)?;
         }
         let mode = mode(self.dry_run);
         reset(mode)?;
@@ -249,7 +249,7 @@ impl Gvsdmgr {
                 "Accept the device that '{}' leads to now as the disk {address} of '{name}'?",
                 id.name()
             );
-            agreed(context.say.ask(&question))?;
+            agreed(context.say.ask(&question)).about(name)?;
         }
         let mode = mode(self.dry_run);
         let Changed { before, after } = accept(mode)?;

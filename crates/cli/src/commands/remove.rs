@@ -2,7 +2,7 @@
 
 use crate::args::{Operation, Selector};
 use crate::dispatch::{Context, Perform};
-use crate::exit::Failure;
+use crate::exit::{About, Failure};
 use crate::output::print;
 use hpvm_model::chain;
 use hpvm_operations::remove::{Keep, purge_due, purge_removed, remove};
@@ -52,7 +52,7 @@ impl Perform for Remove {
         let keep = if self.purge { Keep::Nothing } else { Keep::AsConfigured };
         let question = format!("Remove the virtual machine '{}'?", config.name);
         if !self.force && !self.dry_run {
-            agreed(context.say.ask(&question))?;
+            agreed(context.say.ask(&question)).about(&config.name)?;
         }
         let removed = remove(&mut host, &actor, &config, keep, mode(self.dry_run))
             .or_else(|refusal| refused(&config.name, refusal))?;
@@ -94,7 +94,7 @@ impl Remove {
         }
         let question = format!("Remove for good what is kept of '{name}'?");
         if !self.force {
-            agreed(context.say.ask(&question))?;
+            agreed(context.say.ask(&question)).about(name)?;
         }
         purge_removed(host, actor, &kept)?;
         done(&format!("what was kept of guest '{name}' is removed already"))

@@ -3,7 +3,7 @@
 use crate::args::{Operation, StopTarget};
 use crate::dispatch::{Context, Perform};
 use crate::dry_run::NOTHING;
-use crate::exit::Failure;
+use crate::exit::{About, Failure};
 use crate::messages::Volume;
 use crate::output::print;
 use hpvm_host::signals;
@@ -89,7 +89,7 @@ impl Stop {
         }
         let question = format!("Stop the virtual machine '{}'?", config.name);
         if !self.force && host.runs(config) {
-            agreed(context.say.ask(&question))?;
+            agreed(context.say.ask(&question)).about(&config.name)?;
         }
         let how = match self.graceful {
             true => How::Graceful { at_most: host.conf.stop_bound()? },
