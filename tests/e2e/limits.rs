@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     the_documented_options_are_those_of_the_programs,
     a_dry_run_says_field_by_field,
     a_dry_run_changes_nothing,
+    who_asks_for_what_is_so_already_is_told,
     a_guest_is_renamed_off_and_running,
     every_changing_command_leaves_its_record,
     the_texts_say_what_a_guest_has_and_will_have,
@@ -342,7 +343,10 @@ fn a_dry_run_says_field_by_field() {
     assert!(row(&table, "storage 0,0,0").ends_with("now"), "{table}");
     let outcome = host.run(&[&line[..], &["-a", bad]].concat());
     assert_eq!(outcome.status.code(), Some(1), "{outcome}");
-    assert!(row(&outcome.stdout, "storage 0,5,0").contains("refused: "), "{outcome}");
+    assert!(row(&outcome.stdout, "storage 0,5,0").ends_with(" refused"), "{outcome}");
+    let why = outcome.stderr.lines().filter(|line| line.contains("'/nowhere'"));
+    assert_eq!(why.count(), 1, "the reason is said once: {outcome}");
+    assert!(!outcome.stdout.contains("'/nowhere'"), "{outcome}");
     let outcome = host.run(&[&line[..], &["-a", bad, "--json"]].concat());
     assert_eq!(outcome.status.code(), Some(1), "{outcome}");
     let json: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
@@ -355,6 +359,23 @@ fn a_dry_run_says_field_by_field() {
     assert_eq!(when("vcpus"), "next_start");
     assert_eq!(when("storage 0,5,0"), "refused");
     before.assert_unchanged(&host, "dry runs");
+}
+
+/// In one line, and it is no failure.
+fn who_asks_for_what_is_so_already_is_told() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web", "-c", "2", "-l", "shop"]);
+    let line = ["hpvmmodify", "-P", "web", "-c", "2", "-l", "shop"];
+    let said = "hpvmmodify: nothing to change: guest 'web' is so already\n";
+    for state in ["Off", "On (OS)"] {
+        host.wait_for_state("web", state, UP);
+        let same = host.run(&line);
+        assert!(same.status.success() && same.stdout.is_empty(), "{same}");
+        assert_eq!(same.stderr, said, "{state}");
+        host.ok(&["hpvmstart", "-P", "web"]);
+    }
+    let other = host.run(&["hpvmmodify", "-P", "web", "-c", "2", "-l", "site"]);
+    assert!(other.status.success() && other.stderr.is_empty(), "{other}");
 }
 
 /// Beside those of the scenes of `crash_steps`, of which there is one for each kind of change.

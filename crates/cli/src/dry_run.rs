@@ -37,7 +37,8 @@ pub fn table(changes: &[FieldChange]) -> String {
             Effect::Now => "now".to_owned(),
             Effect::NextReset(reason) => format!("next reset: {reason}"),
             Effect::NextStart(reason) => format!("next start: {reason}"),
-            Effect::Refused(reason) => format!("refused: {reason}"),
+            // Why, the errors beside the table say.
+            Effect::Refused(_) => "refused".to_owned(),
         };
         table.row([&change.field, &change.from, &change.to, &when]);
     }
@@ -108,6 +109,7 @@ mod tests {
             change("label", "", "web server", Effect::Now),
             change("vcpus", "1", "2", Effect::NextStart("the guest runs".into())),
             change("storage 0,0,1", "-", "disk:scsi:0,0,1:file:/a\u{1b}b", Effect::Now),
+            change("/d1", "-", "-", Effect::Refused("there is no such file".into())),
         ]
     }
 
@@ -121,6 +123,7 @@ Field         From To                             When
 label              web server                     now
 vcpus         1    2                              next start: the guest runs
 storage 0,0,1 -    disk:scsi:0,0,1:file:/a\\u{1b}b now
+/d1           -    -                              refused
 "
         );
         assert_eq!(table(&[]), "Nothing would change.\n");
@@ -132,6 +135,7 @@ storage 0,0,1 -    disk:scsi:0,0,1:file:/a\\u{1b}b now
         assert_eq!(document["changes"][1]["when"], "next_start");
         assert_eq!(document["changes"][1]["reason"], "the guest runs");
         assert_eq!(document["changes"][2]["to"], "disk:scsi:0,0,1:file:/a\u{1b}b");
+        assert_eq!(document["changes"][3]["reason"], "there is no such file");
     }
 
     #[test]

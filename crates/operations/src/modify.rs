@@ -35,6 +35,14 @@ pub struct Modified {
     pub pending: Vec<String>,
 }
 
+impl Modified {
+    /// Whether the guest is as it was, and nothing waits.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.before == self.after && self.fields.is_empty() && self.pending.is_empty()
+    }
+}
+
 /// Changes the guest as asked.
 pub fn modify(
     host: &mut VmHost,

@@ -73,6 +73,9 @@ impl Perform for Modify {
             dry_run::print_out(&modified.fields, self.undertaking.json)?;
             return dry_run::verdict(&modified.problems);
         }
+        if modified.is_nothing() {
+            context.say.note(&format!("nothing to change: guest '{}' is so already", config.name));
+        }
         for sentence in waiting(&modified) {
             context.say.warning(Some(&modified.after.name), &sentence);
         }
