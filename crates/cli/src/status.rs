@@ -1,6 +1,7 @@
 //! What hpvmstatus prints, as pure functions from views to text; one file a layout. The layouts of A.03.50 are kept to the
-//! blank, since scripts cut them by column; what we add stands in sections of its own behind theirs:
-//! `[Run Details]` (since when, accelerator, health) and `[Waiting for Next Start]` (`… Reset or Start]`), each only when it has content.
+//! blank, since scripts cut them by column, but where a name is longer than its column; what we add stands in sections of its
+//! own behind theirs: `[Run Details]` (since when, accelerator, health) and `[Waiting for Next Start]` (`… Reset or Start]`),
+//! each only when it has content.
 //!
 //! Nothing here looks at the machine: `commands/status.rs` gathers, this prints.
 
@@ -17,7 +18,7 @@ pub mod verbose;
 pub mod xml;
 
 use hpvm_model::cpu::TenthsPercent;
-use hpvm_model::{Bytes, DeviceKind, Memory, Nic, StorageDevice, Vcpus};
+use hpvm_model::{Bytes, DeviceKind, GuestName, Memory, Nic, StorageDevice, Vcpus};
 use hpvm_operations::view::GuestView;
 
 use hpvm_operations::processor_use::ProcessorUse;
@@ -89,6 +90,13 @@ impl Shown<'_> {
         // Drives are read by all guests, and nobody takes them for anything else.
         if is_disk && is_read_only { Access::ReadOnly } else { Access::ReadWrite }
     }
+}
+
+/// The column of names as A.03.50 prints it. A longer name makes it wider for all lines, so that they stay in their columns.
+const NAME_COLUMN: usize = 20;
+
+fn name_column<'a>(names: impl Iterator<Item = &'a GuestName>) -> usize {
+    names.map(|name| name.as_str().len()).max().unwrap_or_default().max(NAME_COLUMN)
 }
 
 /// Memory that A.03.50 set aside for each guest, and that tables still have a column for.

@@ -211,6 +211,34 @@ fn the_list() {
     assert_data_eq!(list::render([].into_iter()), golden("list-empty.txt"));
 }
 
+/// The other tables here have a guest whose name is longer, and a column as wide.
+#[test]
+fn names_that_fit_their_column_leave_it_as_a03_50_has_it() {
+    let views = [running(), empty()];
+    assert_eq!(
+        list::render(views.iter().map(listed)),
+        "\
+[Virtual Machines]
+Virtual Machine Name VM #  OS Type State     #VCPUs #Devs #Nets Memory  Runsysid
+==================== ===== ======= ========= ====== ===== ===== ======= ========
+web1                     1 LINUX   On (OS)        4     2     0 1536 MB        0
+empty                    8 UNKNOWN Off            1     0     0    2 GB        0
+"
+    );
+    let used = views.iter().map(|view| (now(view), ProcessorUse::default()));
+    let text = entitlements::all(&used.collect::<Vec<_>>());
+    assert_eq!(
+        text.lines().skip(2).collect::<Vec<_>>(),
+        [
+            "                                                      Percent       Cumulative",
+            "Virtual Machine Name VM #  #VCPUs Entitlement Maximum   Usage            Usage",
+            "==================== ===== ====== =========== ======= ======= ================",
+            "web1                     1      2       12.5%   50.0%    0.0%                0",
+            "empty                    8      1       10.0%  100.0%    0.0%                0",
+        ]
+    );
+}
+
 #[test]
 fn one_guest_in_sections() {
     assert_data_eq!(sections::render(&now(&running())), golden("running.txt"));

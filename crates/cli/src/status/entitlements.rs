@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hpvm_operations::processor_use::{Lately, ProcessorUse};
 
-use super::Shown;
+use super::{Shown, name_column};
 
 /// What one vCPU used between two looks, as it is shown.
 struct Recent {
@@ -53,19 +53,21 @@ impl Recent {
 /// All guests.
 #[must_use]
 pub fn all(guests: &[(Shown<'_>, ProcessorUse)]) -> String {
-    let mut text = String::from(
+    let width = name_column(guests.iter().map(|(guest, _)| &guest.view.config.name));
+    let mut text = format!(
         "[Virtual Machine Resource Entitlement]\n\
-         [Virtual CPU entitlement]\n                                                      \
-         Percent       Cumulative\n\
-         Virtual Machine Name VM #  #VCPUs Entitlement Maximum   Usage            Usage\n\
-         ==================== ===== ====== =========== ======= ======= ================\n",
+         [Virtual CPU entitlement]\n\
+         {:width$}                                  Percent       Cumulative\n\
+         {:<width$} VM #  #VCPUs Entitlement Maximum   Usage            Usage\n\
+         {:=<width$} ===== ====== =========== ======= ======= ================\n",
+        "", "Virtual Machine Name", ""
     );
     for (guest, usage) in guests {
         let config = &guest.view.config;
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:<20} {:>5} {}",
+            "{:<width$} {:>5} {}",
             config.name,
             config.number.get(),
             columns(guest, usage)

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use hpvm_model::{GuestName, GuestNumber, Memory, OsFamily, RunState, Vcpus};
 use hpvm_registry::GuestSummary;
 
+use super::name_column;
+
 /// What a line needs: little enough to be read for thousands of guests at once.
 #[derive(Clone, Debug)]
 pub struct Listed<'a> {
@@ -35,24 +37,28 @@ impl<'a> Listed<'a> {
     }
 }
 
-const HEAD: &str = "\
-[Virtual Machines]
-Virtual Machine Name VM #  OS Type State     #VCPUs #Devs #Nets Memory  Runsysid
-==================== ===== ======= ========= ====== ===== ===== ======= ========
-";
-const LINE_BYTES: usize = 81;
+/// Without the name.
+const COLUMNS_BYTES: usize = 61;
 
 #[must_use]
-pub fn render<'a>(guests: impl ExactSizeIterator<Item = Listed<'a>>) -> String {
-    let mut text = String::with_capacity(HEAD.len() + guests.len() * LINE_BYTES);
-    text.push_str(HEAD);
+pub fn render<'a>(guests: impl ExactSizeIterator<Item = Listed<'a>> + Clone) -> String {
+    let width = name_column(guests.clone().map(|guest| guest.name));
+    let mut text = String::with_capacity((guests.len() + 3) * (width + COLUMNS_BYTES));
+    // Writing to a string cannot fail.
+    let _ = write!(
+        text,
+        "[Virtual Machines]\n\
+         {:<width$} VM #  OS Type State     #VCPUs #Devs #Nets Memory  Runsysid\n\
+         {:=<width$} ===== ======= ========= ====== ===== ===== ======= ========\n",
+        "Virtual Machine Name", ""
+    );
     for guest in guests {
         let Listed { name, number, os, state, vcpus, storage_devices, nics, memory } = guest;
         let (number, vcpus) = (number.get(), vcpus.get());
-        // Writing to a string cannot fail. This VM Host is its only server.
+        // This VM Host is its only server.
         let _ = writeln!(
             text,
-            "{name:<20} {number:>5} {os:<7} {state:<9} {vcpus:>6} {storage_devices:>5} {nics:>5} {memory:>7} {:>8}",
+            "{name:<width$} {number:>5} {os:<7} {state:<9} {vcpus:>6} {storage_devices:>5} {nics:>5} {memory:>7} {:>8}",
             0
         );
     }

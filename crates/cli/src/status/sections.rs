@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use hpvm_model::{Nic, StorageDevice};
 
-use super::{Moment, RESERVED_MEMORY, Shown, run};
+use super::{Moment, RESERVED_MEMORY, Shown, name_column, run};
 use crate::messages::printable;
 
 pub(super) const ADMINISTRATORS: &str = "\
@@ -46,11 +46,14 @@ pub fn render(guest: &Shown<'_>) -> String {
 
 fn details(guest: &Shown<'_>) -> String {
     let config = &guest.view.config;
+    let width = name_column(std::iter::once(&config.name));
     format!(
         "[Virtual Machine Details]\n\
-         Virtual Machine Name VM #  OS Type State\n\
-         ==================== ===== ======= ========\n\
-         {:<20} {:>5} {:<7} {}\n",
+         {:<width$} VM #  OS Type State\n\
+         {:=<width$} ===== ======= ========\n\
+         {:<width$} {:>5} {:<7} {}\n",
+        "Virtual Machine Name",
+        "",
         config.name,
         config.number.get(),
         config.os.family,
