@@ -131,7 +131,9 @@ fn a_disk_is_copied_with_its_holes() {
         }
         let done = host.run(&line);
         assert!(done.status.success(), "{done}");
-        assert_eq!(done.stderr, "hpvmclone: Virtual storage cloned successfully.\n");
+        let named = format!("hpvmclone: the device at 0,1,0 is copied to {}\n", copy.display());
+        let said = format!("{named}hpvmclone: Virtual storage cloned successfully.\n");
+        assert_eq!(done.stderr, said);
         let blocks = |path: &Path| fs::metadata(path).expect("a file").blocks();
         assert_eq!(blocks(&copy), blocks(&host.path("web.img")), "holes are kept");
         assert_eq!(fs::read(&copy).unwrap(), fs::read(host.path("web.img")).unwrap());

@@ -278,6 +278,8 @@ fn progress_is_told_on_a_terminal() {
     let mut session = Terminal::of(host.command(&line));
     session.expect(&format!("\r\x1b[Khpvmclone: {}: ", host.path("web.img").display()));
     session.expect(" of 256 MB");
-    session.expect("\r\x1b[Khpvmclone: Virtual storage cloned successfully.");
+    let copied = format!("is copied to {}\r\n", host.path("copy.img").display());
+    session.expect(&format!("\r\x1b[Khpvmclone: the device at 0,1,0 {copied}"));
+    session.expect("hpvmclone: Virtual storage cloned successfully.");
     assert_eq!(session.ended(), Some(0));
 }

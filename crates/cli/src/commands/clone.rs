@@ -1,7 +1,7 @@
 //! hpvmclone: makes a guest after another, with its disks kept, copied or linked.
 
 use hpvm_model::{GuestName, Statement};
-use hpvm_operations::clone::{Cloned, clone};
+use hpvm_operations::clone::{Cloned, Copied, clone};
 use hpvm_operations::{Mode, VmHost};
 use hpvm_plan::clone::{CloneRequest, Disks, How, Inheritance};
 use hpvm_plan::hotplug::Force;
@@ -104,9 +104,11 @@ impl Perform for Clone {
     }
 }
 
-/// In the words of A.03.50, once for each device.
+/// In the words of A.03.50, once for each device; which it was stands where that printed the records of dd.
 fn tell_copies(context: &Context, cloned: &Cloned) {
-    for _ in cloned.copied.iter().filter(|copied| copied.how == How::Copy) {
+    for copied in cloned.copied.iter().filter(|copied| copied.how == How::Copy) {
+        let Copied { address, to, .. } = copied;
+        context.say.note(&format!("the device at {address} is copied to {}", to.path));
         context.say.note("Virtual storage cloned successfully.");
     }
 }
