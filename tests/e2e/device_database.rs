@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hpvm_model::{Attributes, Bytes, EntryId, EntryType, Origin, StoreIdentity};
 use hpvm_registry::{Access, Entry, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
+use serde_json::Value;
 
 use crate::Test;
 use crate::loop_device::LoopDevice;
@@ -223,6 +224,9 @@ fn entries_come_and_go_with_guests() {
     };
     let of_web = line(&one, ",PRESERVE=YES", "web") + &line(&other, "", "web");
     assert_eq!(list(), of_web);
+    let json: Value =
+        serde_json::from_str(&host.ok(&["hpvmdevmgmt", "-l", "gdev", "--json"])).expect("JSON");
+    assert_eq!(json["entries"][1]["size_bytes"], 1 << 20, "{json}");
     assert_eq!(host.ok(&["hpvmdevmgmt", "-l", "gdev:depend:web"]), of_web);
     assert!(refused(&host, &["hpvmdevmgmt", "-l", "gdev:depend:db"]).contains("no guest 'db'"));
     for absent in ["all:nope", "gdev:/nope"] {

@@ -148,7 +148,7 @@ struct Shown {
     dependents: Vec<String>,
     /// World-wide name, serial number or uuid with its kind.
     identifier: Option<String>,
-    /// Of a block device.
+    /// Of a block device or a file; null of an image, which says itself what its disk has, and where nobody answers.
     size_bytes: Option<u64>,
     /// Why hpvmhostrdev made the entry.
     reason: Option<String>,
@@ -167,7 +167,7 @@ impl From<&Line> for Shown {
                 .collect(),
             dependents: line.dependents.clone(),
             identifier: identity.and_then(|identity| identity.identifier.clone()),
-            size_bytes: identity.map(|identity| identity.size.0),
+            size_bytes: line.size.map(|size| size.0),
             reason: line.reason.clone(),
         }
     }
@@ -189,6 +189,7 @@ mod tests {
                 identifier: Some("wwid:naa.5000c500a1b2c3d4".into()),
                 size: Bytes(1 << 30),
             }),
+            size: Some(Bytes(1 << 30)),
             reason: None,
         };
         let used = Line {
@@ -197,6 +198,7 @@ mod tests {
             attributes: vec![("AUTORDEV", "YES".into())],
             dependents: Vec::new(),
             identity: None,
+            size: None,
             reason: Some("it is mounted at /".into()),
         };
         vec![disk, used]

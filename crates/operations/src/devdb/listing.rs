@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hpvm_model::entry::{AttributeName, EntryTypes, Filter, Listing};
-use hpvm_model::{Choice, EntryId, EntryType, FileIdentity, Origin, StoreIdentity};
-use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, Peripheral};
+use hpvm_model::{Bytes, Choice, EntryId, EntryType, FileIdentity, Origin, StoreIdentity};
+use hpvm_plan::facts::{BlockFact, BlockKind, Content, FileFact, Peripheral};
 use hpvm_registry::Entry;
 
 use super::dependents::{self, Dependent};
@@ -27,6 +27,9 @@ pub struct Line {
     /// Guests, each once.
     pub dependents: Vec<String>,
     pub identity: Option<StoreIdentity>,
+    /// Of the device, or of the file as it is now; `None` of an image, which says itself what its disk has, and where nobody
+    /// answers.
+    pub size: Option<Bytes>,
     /// Why hpvmhostrdev made it.
     pub reason: Option<String>,
 }
@@ -68,6 +71,12 @@ fn mistaken(host: &VmHost, filter: &Filter) -> Result<(), Refusal> {
 }
 
 impl Line {
+    /// Of what has no more to it.
+    fn bare(id: EntryId, attributes: Vec<(&'static str, String)>) -> Line {
+        let (aliases, dependents) = (Vec::new(), Vec::new());
+        Line { id, aliases, attributes, dependents, identity: None, size: None, reason: None }
+    }
+
     fn passes(&self, filter: &Filter) -> bool {
         match filter {
             Filter::None => true,
@@ -162,12 +171,14 @@ impl<'a> Group<'a> {
         let kept = self.entries.iter().find_map(|entry| entry.identity.clone());
         let guests: BTreeSet<&str> =
             self.dependents.iter().chain(&self.choosing).map(|d| d.guest.as_str()).collect();
+        let identity = kept.or_else(|| Trail::of(name, stores).identity);
         Some(Line {
             id: EntryId::new(EntryType::Guest, name).ok()?,
             aliases: aliases.into_iter().map(str::to_owned).collect(),
             attributes,
             dependents: guests.into_iter().map(str::to_owned).collect(),
-            identity: kept.or_else(|| Trail::of(name, stores).identity),
+            size: size(identity.as_ref(), name, stores),
+            identity,
             reason: None,
         })
     }
@@ -187,6 +198,15 @@ fn found(of: EntryType, path: &str, stores: &Stores) -> Vec<(&'static str, Strin
         ("EXIST", exists.to_owned()),
         ("DEVTYPE", kind(fact).to_owned()),
     ]
+}
+
+/// What a device had when its identity was kept, else what the path leads to has now.
+fn size(identity: Option<&StoreIdentity>, path: &str, stores: &Stores) -> Option<Bytes> {
+    identity.map(|identity| identity.size).or_else(|| match stores.files.get(path)? {
+        FileFact::Regular { size, content: Content::Other, .. }
+        | FileFact::Block(BlockFact { size, .. }) => Some(*size),
+        _ => None,
+    })
 }
 
 fn kind(fact: &FileFact) -> &'static str {
@@ -218,8 +238,7 @@ fn restrictions(host: &VmHost, entries: &[Entry]) -> Vec<Line> {
         let mut attributes = found(EntryType::Restricted, folder, &stores);
         attributes.push(("PRESET", "YES".to_owned()));
         let id = EntryId::new(EntryType::Restricted, folder).ok()?;
-        let (aliases, dependents, identity, reason) = (Vec::new(), Vec::new(), None, None);
-        Some(Line { id, aliases, attributes, dependents, identity, reason })
+        Some(Line::bare(id, attributes))
     }));
     lines
 }
@@ -232,12 +251,10 @@ fn restriction(entry: &Entry, stores: &Stores) -> Line {
     attributes.extend(says(given.allow_guests == Choice::Yes, "ALLOW", "GUEST"));
     attributes.extend(says(given.preserve == Choice::Yes, "PRESERVE", "YES"));
     Line {
-        id: entry.id.clone(),
-        aliases: Vec::new(),
-        attributes,
-        dependents: Vec::new(),
+        size: size(entry.identity.as_ref(), entry.id.name(), stores),
         identity: entry.identity.clone(),
         reason: entry.reason.clone(),
+        ..Line::bare(entry.id.clone(), attributes)
     }
 }
 
@@ -253,8 +270,7 @@ fn servers(entries: &[Entry]) -> Vec<Line> {
         let is_kept = |entry: &Entry| entry.id == id && entry.attributes.preserve == Choice::Yes;
         let kept = entries.iter().any(is_kept);
         attributes.extend(kept.then(|| yes_or_no(AttributeName::Preserve, true)));
-        let (aliases, dependents, identity, reason) = (Vec::new(), Vec::new(), None, None);
-        Line { id, aliases, attributes, dependents, identity, reason }
+        Line::bare(id, attributes)
     };
     names.into_iter().map(line).collect()
 }
