@@ -47,6 +47,9 @@ const LARGE_BOTH_WAYS: &str = "large-both-ways";
 const PING_PONG: &str = "ping-pong";
 const MANY_FLOWS: &str = "many-flows";
 
+/// Of a row of which nothing is left to compare.
+const NOTHING: &str = "– (nothing was measured: in no round had the generator and both that are compared their processors for 19 parts in 20 of a slice)";
+
 pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     if let Some(missing) = contender::missing()? {
         eprintln!("  {missing}: `sudo scripts/install-deps bench-switch`, and run this as root");
@@ -148,7 +151,7 @@ fn throughput(slices: &Slices, pattern: &str, what: &str, target: &'static str, 
         None => format!("{:.0} TSC cycles", slices.clock_hz / (rate * 1e6)),
     };
     let above = slices.ratio(pattern, OURS, OVS);
-    Row {
+    let row = Row {
         what: format!("virtual switch, {what}"),
         peer: format!("OVS-DPDK {}", spread(&theirs)),
         target,
@@ -158,33 +161,32 @@ fn throughput(slices: &Slices, pattern: &str, what: &str, target: &'static str, 
             spread(&above)
         ),
         verdict: Verdict::of(ours.median() >= share && above.quantile(0.1) > 1.0),
-    }
+    };
+    if_measured(&[&ours, &theirs, &above], row)
 }
 
 fn latency(slices: &Slices) -> Row {
     let ours = slices.ratio(PING_PONG, OURS, LIMIT);
     let theirs = slices.ratio(PING_PONG, OVS, LIMIT);
     let [own, limit] = [OURS, LIMIT].map(|switch| slices.median(PING_PONG, switch) / 1000.0);
-    Row {
+    let row = Row {
         what: "virtual switch, one frame at a time, median of a crossing".into(),
         peer: format!("OVS-DPDK {}", spread(&theirs)),
         target: "1.1 of testpmd",
         measured: format!("{} ({own:.2} µs, testpmd {limit:.2} µs)", spread(&ours)),
         verdict: Verdict::of(ours.median() <= 1.1 && ours.median() < theirs.median()),
-    }
+    };
+    if_measured(&[&ours, &theirs], row)
 }
 
 /// What many flows and many ports leave of the speed with one flow and two ports.
 fn flatness(slices: &Slices) -> Row {
-    let share = |switch: &str| {
-        let [many, one] =
-            [MANY_FLOWS, SMALL].map(|pattern| slices.ratio(pattern, switch, LIMIT).median());
-        many / one
-    };
-    let (flows, theirs) = (share(OURS), share(OVS));
+    let of_limit = |switch| [MANY_FLOWS, SMALL].map(|pattern| slices.ratio(pattern, switch, LIMIT));
+    let (of_ours, of_theirs) = (of_limit(OURS), of_limit(OVS));
+    let [flows, theirs] = [&of_ours, &of_theirs].map(|[many, one]| many.median() / one.median());
     let ports = slices.ratio(SMALL, OURS_WITH_MANY_PORTS, OURS);
     let above = slices.ratio(MANY_FLOWS, OURS, OVS);
-    Row {
+    let row = Row {
         what: "virtual switch, 8,191 flows between 1,000 addresses; 102 ports, one talks".into(),
         peer: format!("OVS-DPDK {theirs:.2} with the flows"),
         target: "0.9 of one flow and two ports",
@@ -194,20 +196,36 @@ fn flatness(slices: &Slices) -> Row {
             spread(&above)
         ),
         verdict: Verdict::of(flows >= 0.9 && ports.median() >= 0.9 && above.quantile(0.1) > 1.0),
-    }
+    };
+    let both = of_ours.iter().chain(&of_theirs);
+    if_measured(&both.chain([&ports, &above]).collect::<Vec<_>>(), row)
 }
 
 /// What is left of the speed without rules.
 fn rules(slices: &Slices) -> Row {
     let [small, large] =
         [SMALL, LARGE].map(|pattern| slices.ratio(pattern, OURS_WITH_RULES, OURS_WITHOUT_RULES));
-    Row {
+    let row = Row {
         what: "virtual switch, ports with a new guest's rules, beside one with addresses, rates and a mirror"
             .into(),
         peer: String::new(),
         target: "0.95 of ports without rules",
         measured: format!("64 B {}; 1518 B {}", spread(&small), spread(&large)),
         verdict: Verdict::of(small.median().min(large.median()) >= 0.95),
+    };
+    if_measured(&[&small, &large], row)
+}
+
+/// The row, if each of its comparisons has a round left.
+fn if_measured(compared: &[&Series], row: Row) -> Row {
+    match compared.iter().any(|series| series.is_empty()) {
+        true => Row {
+            peer: String::new(),
+            measured: NOTHING.into(),
+            verdict: Verdict::Unmeasured,
+            ..row
+        },
+        false => row,
     }
 }
 
@@ -232,6 +250,21 @@ mod tests {
             line(SMALL, switch, small) + &line(LARGE, switch, large)
         });
         Slices::parse(&lines.concat()).unwrap()
+    }
+
+    #[test]
+    fn a_comparison_without_a_round_is_no_figure() {
+        let nothing = Slices::parse("clock hz=2600000000\n").unwrap();
+        let rows = [
+            throughput(&nothing, SMALL, "64 B", "0.85", 0.85),
+            latency(&nothing),
+            flatness(&nothing),
+            rules(&nothing),
+        ];
+        for row in rows {
+            assert!(row.verdict == Verdict::Unmeasured, "{}", row.line());
+            assert!(row.line().contains(NOTHING) && !row.line().contains("NaN"), "{}", row.line());
+        }
     }
 
     #[test]
