@@ -374,6 +374,73 @@ fn a_change_cut_short_by_a_kill_is_settled_by_the_next_worker() {
     assert!(was_undone, "{reply:?}\n{}", guest.story());
 }
 
+/// A NIC at 0,1, on a switch that there is not.
+fn nic(guest: &Guest, kind: NicKind) -> AttachedNic {
+    AttachedNic {
+        nic: Nic {
+            kind,
+            slot: PciSlot::new(0, 1).unwrap(),
+            mac: MacAddress::new([0x56, 0xa1, 0, 0, 0, 1]),
+            vswitch: "sw1".parse().unwrap(),
+            port: PortNumber::new(1).unwrap(),
+        },
+        switch: SwitchNumber::new(2).unwrap(),
+        socket: guest.path("port").display().to_string(),
+        features: None,
+        mtu: None,
+        link: Link::Up,
+        boot: NicBoot::No,
+    }
+}
+
+/// Adds a NIC and kills the worker when QEMU has done a command of that and before it has said so; gives guest and NIC once the
+/// next worker has settled it.
+fn nic_cut_short(kind: NicKind, at: &str) -> (Guest, AttachedNic) {
+    let guest = Guest::fake(&format!("slow={at}:1500")).start();
+    guest.until_os();
+    let attached = nic(&guest, kind);
+    let request = Request::change(vec![DeviceChange::PlugNic { attached: attached.clone() }]);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| guest.try_ask(&request, &[]));
+        let done = format!("{at} is done");
+        guest.wait("QEMU to be there", || guest.story().contains(&done));
+        signal(guest.worker().unwrap(), Signal::KILL);
+        assert!(asking.join().unwrap().is_err(), "nobody was left to answer");
+    });
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("the change to be settled", || guest.machine().pending.is_empty());
+    (guest, attached)
+}
+
+/// The names of what came of it are free again, in the record and in QEMU.
+fn is_taken_out(kind: NicKind, at: &str) {
+    let (guest, attached) = nic_cut_short(kind, at);
+    assert_eq!(guest.machine().nics, [], "{}", guest.story());
+    let request = Request::change(vec![DeviceChange::PlugNic { attached: attached.clone() }]);
+    let done = Reply::Changed { results: vec![ChangeResult::Done] };
+    assert_eq!(guest.ask(&request), done, "{}", guest.story());
+    assert_eq!(guest.machine().nics, [attached]);
+}
+
+#[test]
+fn a_nic_whose_worker_died_before_it_came_is_taken_out() {
+    is_taken_out(NicKind::Lan, "netdev_add");
+}
+
+#[test]
+fn an_avio_nic_whose_worker_died_before_it_came_is_taken_out() {
+    is_taken_out(NicKind::AvioLan, "netdev_add");
+}
+
+#[test]
+fn a_nic_that_came_before_its_worker_died_stays() {
+    let (guest, attached) = nic_cut_short(NicKind::Lan, "device_add");
+    assert_eq!(guest.machine().nics, std::slice::from_ref(&attached), "{}", guest.story());
+    let away = Request::change(vec![DeviceChange::UnplugNic { slot: attached.nic.slot }]);
+    let done = Reply::Changed { results: vec![ChangeResult::Done] };
+    assert_eq!(guest.ask(&away), done, "{}", guest.story());
+}
+
 #[test]
 fn a_dvd_gets_another_medium_and_none() {
     let guest = Guest::fake("");

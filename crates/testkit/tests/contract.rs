@@ -155,6 +155,7 @@ fn play(program: &str) -> Vec<String> {
     mirrors(&mut play);
     disk(&mut play);
     drive(&mut play);
+    nics(&mut play);
     adapter_in_firmware(&mut play);
     run_states(&mut play);
     monitors(&mut play, &engine);
@@ -381,6 +382,51 @@ fn drive(play: &mut Play) {
         let name = inserted.node_name.as_deref().unwrap_or_default();
         json!([name.starts_with("#block"), inserted.file, inserted.driver, inserted.read_only])
     });
+}
+
+/// A NIC comes to a switch that nobody has connected yet, and what is behind it goes without it.
+fn nics(play: &mut Play) {
+    let unix = json!({ "type": "unix", "path": "/nowhere/switch" });
+    let socket = json!({ "addr": { "type": "unix", "data": { "path": "/nowhere/rings" } },
+        "server": false, "reconnect-ms": 50 });
+    let stream = NetdevAdd(
+        [("type", json!("stream")), ("id", json!("net")), ("server", json!(false))]
+            .into_iter()
+            .chain([("reconnect-ms", json!(50)), ("addr", unix)])
+            .collect(),
+    );
+    let rings = ChardevAdd(
+        [("id", json!("rings")), ("backend", json!({ "type": "socket", "data": socket }))]
+            .into_iter()
+            .collect(),
+    );
+    let vhost_user = |chardev: &str| {
+        let texts = [("type", "vhost-user"), ("id", "other"), ("chardev", chardev)];
+        NetdevAdd(texts.into_iter().collect())
+    };
+    let nic = |id: &str, netdev: &str| {
+        let place = [("driver", "e1000"), ("id", id), ("bus", "port-0-1"), ("romfile", "")];
+        DeviceAdd(place.into_iter().chain([("netdev", netdev)]).collect())
+    };
+    let link = |name: &str, up| SetLink { name: name.into(), up };
+    play.send(&NetdevDel { id: "net".into() });
+    play.send(&ChardevRemove { id: "rings".into() });
+    play.send(&link("nic", true));
+    play.send(&vhost_user("rings"));
+    play.send(&nic("nic", "net"));
+    play.send(&stream);
+    play.send(&stream);
+    play.send(&rings);
+    play.send(&rings);
+    play.send(&nic("nic", "net"));
+    play.send(&nic("second", "net"));
+    play.send(&link("nic", false));
+    play.send(&link("net", true));
+    play.see(&QueryChardev {}, |chardevs| json!(chardevs.iter().any(|c| c.label == "rings")));
+    for _ in 0..2 {
+        play.send(&ChardevRemove { id: "rings".into() });
+        play.send(&NetdevDel { id: "net".into() });
+    }
 }
 
 /// Firmware lets nothing go: the adapter and its id stay until the next reset.

@@ -47,6 +47,9 @@ pub(super) enum Start {
 pub(super) struct CommandLine {
     pub fds: Vec<PassedFd>,
     pub chardevs: Vec<Chardev>,
+    /// Those that QEMU connects to by their path: a NIC's on a switch.
+    pub nic_sockets: Vec<String>,
+    pub netdevs: Vec<Map<String, Value>>,
     /// Chardevs that speak QMP.
     pub monitors: Vec<String>,
     pub serial: Option<String>,
@@ -106,7 +109,8 @@ impl CommandLine {
             }
             "-blockdev" => self.nodes.push(properties(value, None)?),
             "-device" => self.devices.push(properties(value, Some("driver"))?),
-            "-chardev" => self.chardevs.extend(chardev(&properties(value, Some("backend"))?)?),
+            "-chardev" => self.chardev(&properties(value, Some("backend"))?)?,
+            "-netdev" => self.netdevs.push(properties(value, Some("type"))?),
             "-mon" => {
                 let monitor = properties(value, Some("chardev"))?;
                 if text(&monitor, "mode") != Some("control") {
@@ -135,6 +139,23 @@ impl CommandLine {
         Ok(())
     }
 
+    /// All that there are, in the order of their sort.
+    pub(super) fn chardev_ids(&self) -> impl Iterator<Item = String> {
+        let passed = self.chardevs.iter().map(|chardev| &chardev.id);
+        passed.chain(&self.nic_sockets).cloned()
+    }
+
+    fn chardev(&mut self, properties: &Map<String, Value>) -> anyhow::Result<()> {
+        if text(properties, "backend") != Some("socket") {
+            bail!("only sockets are known here");
+        }
+        match text(properties, "path") {
+            Some(_) => self.nic_sockets.push(required(properties, "id")?.to_owned()),
+            None => self.chardevs.push(passed_socket(properties)?),
+        }
+        Ok(())
+    }
+
     fn machine(&mut self, machine: &Map<String, Value>) {
         let flash = ["pflash0", "pflash1"].into_iter().filter_map(|key| text(machine, key));
         self.flash.extend(flash.map(str::to_owned));
@@ -149,23 +170,16 @@ fn passed_fd(properties: &Map<String, Value>) -> anyhow::Result<PassedFd> {
     })
 }
 
-/// `None`: a socket that QEMU connects to by its path, a NIC's on a switch. No frame comes out of this QEMU.
-fn chardev(properties: &Map<String, Value>) -> anyhow::Result<Option<Chardev>> {
-    if text(properties, "backend") != Some("socket") {
-        bail!("only sockets are known here");
-    }
-    if text(properties, "path").is_some() {
-        return Ok(None);
-    }
+fn passed_socket(properties: &Map<String, Value>) -> anyhow::Result<Chardev> {
     let log = text(properties, "logfile").map(|path| {
         path.strip_prefix("/dev/fdset/").context("only a descriptor set is known as logfile")
     });
-    Ok(Some(Chardev {
+    Ok(Chardev {
         id: required(properties, "id")?.to_owned(),
         fd: required(properties, "fd")?.parse().context("fd")?,
         is_listening: text(properties, "server") == Some("on"),
         log_set: log.transpose()?.map(str::parse).transpose()?,
-    }))
+    })
 }
 
 fn text<'a>(properties: &'a Map<String, Value>, key: &str) -> Option<&'a str> {

@@ -13,6 +13,7 @@ mod block;
 mod devices;
 mod jobs;
 mod life;
+mod networks;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -25,6 +26,7 @@ use super::human;
 use block::{FdSet, Node};
 use devices::Device;
 use jobs::Job;
+use networks::Netdev;
 
 /// QEMU's no.
 #[derive(Debug)]
@@ -91,6 +93,7 @@ pub(super) struct Machine {
     nameless_nodes: u64,
     /// By their ids, in the order of the line.
     chardevs: Vec<String>,
+    netdevs: Vec<Netdev>,
     effects: Vec<Effect>,
 }
 
@@ -134,12 +137,13 @@ impl Machine {
             jobs: Vec::new(),
             nameless_nodes: 100,
             chardevs: Vec::new(),
+            netdevs: Vec::new(),
             effects: Vec::new(),
         }
     }
 
-    pub(super) fn know_chardevs(&mut self, ids: impl Iterator<Item = String>) {
-        self.chardevs = ids.collect();
+    pub(super) fn know_chardevs(&mut self, ids: Vec<String>) {
+        self.chardevs = ids;
     }
 
     /// The socket behind the agent's port.
@@ -198,6 +202,11 @@ impl Machine {
             "blockdev-insert-medium" => self.insert_medium(&arguments),
             "blockdev-change-medium" => self.change_medium(&arguments),
             "eject" => self.eject(&arguments),
+            "chardev-add" => self.add_chardev(&arguments),
+            "chardev-remove" => self.remove_chardev(&arguments),
+            "netdev_add" => self.add_netdev(&arguments),
+            "netdev_del" => self.delete_netdev(&arguments),
+            "set_link" => self.set_link(&arguments),
             "query-chardev" => Ok(self.query_chardev()),
             "query-pci" => Ok(self.query_pci()),
             "qom-list" => self.qom_list(&arguments),

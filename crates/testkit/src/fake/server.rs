@@ -98,12 +98,16 @@ enum Source {
 
 impl Server {
     fn build(line: CommandLine, behaviour: Behaviour, signals: SignalFd) -> anyhow::Result<Server> {
+        let chardevs: Vec<String> = line.chardev_ids().collect();
         let mut machine = Machine::new(behaviour.clone(), line.flash, line.stays_after_shutdown);
         for passed in line.fds {
             let fd = inherited(passed.fd).with_context(|| format!("-add-fd fd={}", passed.fd))?;
             machine.put_fd(Some(passed.set), passed.opaque, fd);
         }
-        machine.know_chardevs(line.chardevs.iter().map(|chardev| chardev.id.clone()));
+        machine.know_chardevs(chardevs);
+        for netdev in line.netdevs {
+            plug(&mut machine, "netdev_add", &netdev)?;
+        }
         for node in line.nodes {
             plug(&mut machine, "blockdev-add", &node)?;
         }
@@ -249,6 +253,8 @@ impl Server {
         self.carry_out();
         match self.behaviour.slow.get(&command) {
             Some(delay) => {
+                // Who waits for this moment finds it in the log.
+                eprintln!("qemu-system-x86_64: {command} is done and not answered yet (fake)");
                 let due = Instant::now() + *delay;
                 self.busy_until = Some(due);
                 self.set_timer(due, Due::Answer { monitor: index, line });
@@ -435,13 +441,18 @@ mod tests {
             let Ok(Start::Machine(line)) = command_line::parse(&arguments) else {
                 panic!("{}", path.display());
             };
+            let chardevs: Vec<String> = line.chardev_ids().collect();
             let mut machine = Machine::new(Behaviour::default(), line.flash, true);
-            machine.know_chardevs(line.chardevs.into_iter().map(|chardev| chardev.id));
+            machine.know_chardevs(chardevs);
             for passed in line.fds {
                 let fd = File::open("/dev/null").expect("a file").into();
                 machine.put_fd(Some(passed.set), passed.opaque, fd);
             }
-            for (command, list) in [("blockdev-add", line.nodes), ("device_add", line.devices)] {
+            for (command, list) in [
+                ("netdev_add", line.netdevs),
+                ("blockdev-add", line.nodes),
+                ("device_add", line.devices),
+            ] {
                 for properties in list {
                     plug(&mut machine, command, &properties).expect("as QEMU takes it");
                 }

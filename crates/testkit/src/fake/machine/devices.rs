@@ -19,6 +19,8 @@ pub(super) struct Device {
     tray: Tray,
     /// The socket behind a serial port.
     chardev: Option<String>,
+    /// What a NIC sends over.
+    netdev: Option<String>,
     /// PCI device and function, where given.
     place: Option<String>,
     /// The guest was asked to let it go.
@@ -75,6 +77,8 @@ impl Machine {
         let target = arguments.number("scsi-id");
         let node = arguments.optional_text("drive").map(str::to_owned);
         let place = arguments.optional_text("addr").map(str::to_owned);
+        let netdev = arguments.optional_text("netdev").map(str::to_owned);
+        self.check_netdev(driver, netdev.as_deref())?;
         self.check_place(driver, *kind, bus, target, function(place.as_deref()))?;
         self.check_medium(driver, *kind, node.as_deref())?;
         let chardev = arguments.optional_text("chardev").map(str::to_owned);
@@ -91,6 +95,7 @@ impl Machine {
             node,
             tray: if *kind == Kind::Drive { Tray::Closed } else { Tray::None },
             chardev,
+            netdev,
             place,
             is_leaving: false,
         });
@@ -321,6 +326,10 @@ impl Machine {
         self.device(id).map_err(|_| Refusal::no_device(path))
     }
 
+    pub(super) fn has_nic(&self, id: &str) -> bool {
+        self.device(id).is_ok_and(|device| device.netdev.is_some())
+    }
+
     fn block_devices(&self) -> impl Iterator<Item = &Device> {
         self.devices.iter().filter(|device| matches!(device.kind, Kind::Disk | Kind::Drive))
     }
@@ -376,6 +385,19 @@ impl Machine {
             return Err(Refusal::generic(text));
         }
         Ok(())
+    }
+
+    fn check_netdev(&self, driver: &str, netdev: Option<&str>) -> Result<(), Refusal> {
+        let Some(id) = netdev else { return Ok(()) };
+        let refuse =
+            |why: String| Err(Refusal::generic(format!("Property '{driver}.netdev' {why}")));
+        if !self.has_netdev(id) {
+            return refuse(format!("can't find value '{id}'"));
+        }
+        match self.devices.iter().any(|device| device.netdev.as_deref() == netdev) {
+            true => refuse(format!("can't take value '{id}', it's in use")),
+            false => Ok(()),
+        }
     }
 
     /// The removable drive a command names.
