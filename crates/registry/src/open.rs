@@ -69,6 +69,7 @@ pub struct State(i64);
 
 impl Registry {
     pub fn open(path: &Path, access: Access) -> Result<Registry, RegistryError> {
+        let path = &target_of(path);
         match (look(path)?, access) {
             (None, Access::ReadOnly) => Registry::without_file(path),
             (None, Access::ReadWrite) => {
@@ -216,6 +217,13 @@ impl Registry {
     }
 }
 
+/// Where a link of the administrator's leads, whether there is a file or not: what SQLite keeps beside the file is beside that.
+pub(crate) fn target_of(path: &Path) -> PathBuf {
+    let Ok(next) = fs::read_link(path) else { return path.to_owned() };
+    let next = || path.parent().unwrap_or(Path::new(".")).join(next);
+    fs::canonicalize(path).unwrap_or_else(|_| next())
+}
+
 /// What is at the path, if it can be a registry at all. SQLite would take an empty file for an empty database.
 fn look(path: &Path) -> Result<Option<FileIdentity>, RegistryError> {
     match fs::metadata(path) {
@@ -248,7 +256,6 @@ fn make_folder_of(path: &Path) -> Result<(), RegistryError> {
 
 fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
     let failed = || RegistryError::sql("open", path);
-    let is_log_unused = log_length(path) == 0;
     let mut connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | no_mutex())
             .map_err(|e| failed()(e))?;
@@ -257,9 +264,12 @@ fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
     if connection.is_readonly("main").map_err(|e| failed()(e))? {
         return Err(error::not_writable(path.to_owned()));
     }
-    if is_log_unused {
-        // The look just made it, perhaps. SQLite is built not to sync its name with the first commit of each connection: whoever
-        // finds a log that somebody has written to knows that its name was safe before.
+    // The copy that an upgrade keeps has a journal; whoever goes back to it works with a log again, as all that is said below does.
+    connection.pragma_update(None, "journal_mode", "wal").map_err(|e| failed()(e))?;
+    // SQLite is built not to sync the log's name with the first commit of each connection. Whoever finds the log empty, new or
+    // not, syncs the name before he writes; so the name of one that is not empty is safe. Nobody empties it: writers leave it as it
+    // is when they close, and what `empty_log` moved stays in it. While we have the file open nobody takes it away.
+    if log_length(path) == 0 {
         sync_folder_of(path)?;
     }
     prepare_for_changes(&connection).map_err(|e| failed()(e))?;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::change::Change;
 use crate::error::RegistryError;
 use crate::guest::{Identities, RemovedGuest};
-use crate::open::{Access, Registry};
+use crate::open::{Access, Registry, target_of};
 use crate::remembered::{Lost, Remembered};
 use crate::schema::{Fresh, named_beside, sync_folder_of};
 use crate::step::Step;
@@ -88,9 +88,8 @@ pub fn rehearse(
 
 /// A link of the administrator's stays; its target is what is replaced, if that can have been a registry.
 fn place_of(path: &Path) -> Result<PathBuf, RegistryError> {
-    let Ok(target) = fs::canonicalize(path) else { return Ok(path.to_owned()) };
-    let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
-    if is_link && !target.is_file() {
+    let target = target_of(path);
+    if target != path && target.exists() && !target.is_file() {
         let what =
             format!("it is a link to {}, which is no plain file; remove it", target.display());
         return Err(RegistryError::damaged(path, what));

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -52,6 +52,42 @@ fn odd_paths_are_paths() {
     let path = place.folder.path().join("a b?mode=memory#c%41é");
     add(&mut Registry::open(&path, Access::ReadWrite).unwrap(), &guest(1));
     assert_eq!(open_and_read(&path, Access::ReadOnly).unwrap(), 1);
+}
+
+/// As an upgrade keeps one, which is a file with a journal.
+#[test]
+fn who_goes_back_to_a_copy_works_with_a_log_again() {
+    let mode = |path: &Path| {
+        let connection = Connection::open(path).unwrap();
+        connection.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0)).unwrap()
+    };
+    let place = Place::new();
+    let kept = place.folder.path().join("kept.db");
+    add(&mut Registry::open(&place.path(), Access::ReadWrite).unwrap(), &guest(1));
+    let copied = Connection::open(place.path()).unwrap();
+    copied.execute("VACUUM INTO ?1", [kept.to_str().unwrap()]).unwrap();
+    assert_eq!(mode(&kept), "delete");
+    add(&mut Registry::open(&kept, Access::ReadWrite).unwrap(), &guest(2));
+    assert_eq!(mode(&kept), "wal");
+    assert_eq!(open_and_read(&kept, Access::ReadOnly).unwrap(), 2);
+}
+
+#[test]
+fn a_link_is_followed_to_where_the_log_is() {
+    let place = Place::new();
+    let (elsewhere, link) = (place.folder.path().join("elsewhere"), place.path());
+    fs::create_dir(&elsewhere).unwrap();
+    let target = elsewhere.join("real.db");
+    add(&mut Registry::open(&target, Access::ReadWrite).unwrap(), &guest(1));
+    symlink(&target, &link).unwrap();
+    add(&mut Registry::open(&link, Access::ReadWrite).unwrap(), &guest(2));
+    assert_eq!(open_and_read(&target, Access::ReadOnly).unwrap(), 2);
+    fs::remove_file(&target).unwrap();
+    let error = open_and_read(&link, Access::ReadWrite).unwrap_err();
+    assert!(error.to_string().contains("only its log is left"), "{error}");
+    fs::remove_file(elsewhere.join("real.db-wal")).unwrap();
+    add(&mut Registry::open(&link, Access::ReadWrite).unwrap(), &guest(1));
+    assert_eq!(open_and_read(&target, Access::ReadOnly).unwrap(), 1, "made where the link leads");
 }
 
 #[test]
