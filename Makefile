@@ -1,5 +1,5 @@
 # make demo     from a fresh Debian 12 to a guest that runs, in ./.demo
-# make test     everything that tests need, then all tests
+# make test     everything that tests need, then all tests but the long ones, which make soak runs too
 # make check-demo   the demo on a minimal Debian 12, as root and as a user with sudo for apt-get alone, each twice in its time
 # make build, install, bench, soak, lint, clean
 #

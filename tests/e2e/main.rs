@@ -80,7 +80,7 @@ mod write_log;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// A test by its name.
+/// A test, and by what it is called.
 pub(crate) struct Test {
     pub(crate) path: &'static str,
     pub(crate) run: fn(),
@@ -91,12 +91,12 @@ pub(crate) struct Test {
 #[macro_export]
 macro_rules! tests {
     ($($test:ident),* $(,)? $(; long: $($long:ident),* $(,)?)?) => {
-        &[$($crate::test!($test, false),)* $($($crate::test!($long, true),)*)?]
+        &[$($crate::listed_test!($test, false),)* $($($crate::listed_test!($long, true),)*)?]
     };
 }
 
 #[macro_export]
-macro_rules! test {
+macro_rules! listed_test {
     ($test:ident, $is_long:literal) => {
         $crate::Test {
             path: concat!(module_path!(), "::", stringify!($test)),

@@ -246,7 +246,7 @@ impl Driver {
     }
 
     fn connected(&mut self) {
-        self.pulse.answered();
+        self.pulse.forget_question();
         self.ask_status();
         self.look_for_agent();
         self.show_links();
@@ -269,7 +269,7 @@ impl Driver {
             News::Registers(Err(_)) | News::Button(Err(_)) => {}
             News::Idle(ticket, answer) => self.idle_known(ticket, answer),
             News::Counted(ticket, told) => self.counted(ticket, told),
-            News::Requests(told) => self.requests_told(told),
+            News::Requests { look, told } => self.requests_told(look, told),
             News::Present(answer) => {
                 if let Ok(present) = answer {
                     self.repair(&present);

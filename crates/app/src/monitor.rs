@@ -46,8 +46,11 @@ pub(crate) enum News {
     Button(Result<PowerButton, Error>),
     Idle(Ticket, Result<Disks, Error>),
     Counted(Ticket, Result<Vec<(StorageAddress, BlockCounters)>, Error>),
-    /// How the guest's requests stand.
-    Requests(Result<Vec<(RequestQueue, VirtQueue)>, Error>),
+    /// How the guest's requests stood at a look.
+    Requests {
+        look: u64,
+        told: Result<Vec<(RequestQueue, VirtQueue)>, Error>,
+    },
     Present(Result<Present, Error>),
     Changed {
         seq: u64,

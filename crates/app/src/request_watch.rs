@@ -16,11 +16,21 @@ use hpvm_qmp::answer::VirtQueue;
 
 #[derive(Debug, Default)]
 pub(crate) struct RequestWatch {
+    /// How many looks were begun.
+    looks: u64,
     asked: Vec<PciSlot>,
     /// QEMU told nothing of all these when it was asked.
     untold: Vec<PciSlot>,
     waiting: BTreeMap<RequestQueue, Waiting>,
     silent: BTreeSet<PciSlot>,
+}
+
+/// What QEMU told at a look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) queues: &'a [(RequestQueue, VirtQueue)],
+    /// It did so at once. One that stood still itself until then has left requests unanswered that no store did.
+    pub(crate) is_prompt: bool,
 }
 
 /// Requests of a queue that were taken and not answered.
@@ -33,28 +43,32 @@ struct Waiting {
 }
 
 impl RequestWatch {
-    /// Whether to ask about these adapters; otherwise nothing is known of any.
-    pub(crate) fn begin_look(&mut self, adapters: &[PciSlot]) -> bool {
-        let begins = self.untold != adapters;
-        match begins {
-            true => adapters.clone_into(&mut self.asked),
-            false => self.forget(),
+    /// The number of the look at these adapters, if QEMU is to be asked; otherwise nothing is known of any.
+    pub(crate) fn begin_look(&mut self, adapters: &[PciSlot]) -> Option<u64> {
+        if adapters.is_empty() || self.untold == adapters {
+            self.forget();
+            return None;
         }
-        begins
+        adapters.clone_into(&mut self.asked);
+        self.looks += 1;
+        Some(self.looks)
+    }
+
+    /// What comes of an earlier one comes too late.
+    pub(crate) fn last_look(&self) -> u64 {
+        self.looks
     }
 
     /// What the look brought. Requests that wait for so long (`late`) are left unanswered.
-    pub(crate) fn looked(
-        &mut self,
-        told: &[(RequestQueue, VirtQueue)],
-        now: Instant,
-        late: Duration,
-    ) {
-        self.untold = if told.is_empty() { self.asked.clone() } else { Vec::new() };
-        let waiting = told.iter().filter(|(_, state)| state.inuse > 0).map(|(queue, state)| {
+    pub(crate) fn looked(&mut self, told: Told<'_>, now: Instant, late: Duration) {
+        let Told { queues, is_prompt } = told;
+        self.untold = if queues.is_empty() { self.asked.clone() } else { Vec::new() };
+        let taken = queues.iter().filter(|(_, state)| state.inuse > 0);
+        let waiting = taken.map(|(queue, state)| {
             let answered = state.used_idx;
             let before = self.waiting.get(queue).filter(|before| before.answered == answered);
-            (*queue, Waiting { answered, since: before.map_or(now, |before| before.since) })
+            let since = before.filter(|_| is_prompt).map_or(now, |before| before.since);
+            (*queue, Waiting { answered, since })
         });
         self.waiting = waiting.collect();
         let silent = self.waiting.iter().filter(|(_, waiting)| now - waiting.since >= late);
@@ -91,17 +105,21 @@ mod tests {
 
     const LATE: Duration = Duration::from_millis(800);
 
+    fn prompt(queues: &[(RequestQueue, VirtQueue)]) -> Told<'_> {
+        Told { queues, is_prompt: true }
+    }
+
     /// One look after the other, 900 ms apart: what each queue of one adapter has taken and not answered, and how many it has
     /// answered. Gives whether the adapter is silent after each.
     fn silent_after<const N: usize>(looks: [&[(u32, u16)]; N]) -> [bool; N] {
         let adapter = PciSlot::new(0, 1).unwrap();
         let (mut watch, mut now) = (RequestWatch::default(), Instant::now());
         looks.map(|queues| {
-            assert!(watch.begin_look(&[adapter]));
+            assert!(watch.begin_look(&[adapter]).is_some());
             let told = (2..).zip(queues).map(|(number, &(inuse, used_idx))| {
                 (RequestQueue { adapter, number }, VirtQueue { inuse, used_idx })
             });
-            watch.looked(&told.collect::<Vec<_>>(), now, LATE);
+            watch.looked(prompt(&told.collect::<Vec<_>>()), now, LATE);
             now += Duration::from_millis(900);
             watch.silent().eq([adapter])
         })
@@ -133,11 +151,12 @@ mod tests {
     fn nobody_is_asked_in_vain() {
         let [one, other] = [1, 2].map(|device| PciSlot::new(0, device).unwrap());
         let mut watch = RequestWatch::default();
-        assert!(!watch.begin_look(&[]));
-        assert!(watch.begin_look(&[one]));
-        watch.looked(&[], Instant::now(), LATE);
-        assert!(!watch.begin_look(&[one]));
-        assert!(watch.begin_look(&[one, other]), "it may tell of the new one");
+        assert_eq!(watch.begin_look(&[]), None);
+        assert_eq!(watch.begin_look(&[one]), Some(1));
+        watch.looked(prompt(&[]), Instant::now(), LATE);
+        assert_eq!(watch.begin_look(&[one]), None);
+        assert_eq!(watch.begin_look(&[]), None);
+        assert_eq!(watch.begin_look(&[one, other]), Some(2), "it may tell of the new one");
     }
 
     /// Two looks that QEMU answered at once, since it had hung, are no time.
@@ -147,10 +166,13 @@ mod tests {
         let told = [(RequestQueue { adapter, number: 2 }, VirtQueue { inuse: 1, used_idx: 7 })];
         let (mut watch, now) = (RequestWatch::default(), Instant::now());
         for after in [0, 50] {
-            watch.looked(&told, now + Duration::from_millis(after), LATE);
+            watch.looked(prompt(&told), now + Duration::from_millis(after), LATE);
             assert_eq!(watch.silent().count(), 0);
         }
-        watch.looked(&told, now + LATE, LATE);
+        // It stood still itself until then.
+        watch.looked(Told { is_prompt: false, ..prompt(&told) }, now + LATE, LATE);
+        assert_eq!(watch.silent().count(), 0);
+        watch.looked(prompt(&told), now + 2 * LATE, LATE);
         assert!(watch.silent().eq([adapter]));
         watch.forget();
         assert_eq!(watch.silent().count(), 0);

@@ -20,9 +20,9 @@ use hpvm_model::{DeviceKind, FileIdentity, StorageAddress};
 use hpvm_plan::record::{Attached, Machine};
 use rustix::fs::{Advice, fadvise};
 
-/// What is under way for so long at a beat has not come back since the beat before: with the time between two beats that is
-/// told within two seconds of the first request that a guest is left with.
-pub(crate) const LATE: Duration = Duration::from_millis(800);
+/// What is under way for so long at a beat has not come back since the beat before, the one of which may have come late and the
+/// other early: with the time between two beats that is told within two seconds of the first request that a guest is left with.
+pub(crate) const LATE: Duration = Duration::from_millis(700);
 const STACK_BYTES: usize = 128 << 10;
 /// As large and aligned as any block device wants a read past the host's memory.
 const READ_BYTES: usize = 4096;

@@ -43,11 +43,11 @@ pub trait Guest {
     /// When the verb was refused or failed.
     fn power(&mut self, verb: PowerVerb) -> Result<String, String>;
 
-    /// Gives the guest the drive of the VM Host back that was ejected there, with the caller's rights, or says why not.
+    /// Gives the guest the drive of the VM Host back that was ejected there, with the caller's rights; tells what came of it.
     ///
     /// # Errors
     /// When that was refused or failed.
-    fn give_back(&mut self, drive: DriveAddress) -> Result<(), String>;
+    fn give_back(&mut self, drive: DriveAddress) -> Result<String, String>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -314,7 +314,7 @@ impl Session<'_> {
         self.terminal.drain()?;
         let guest = &mut *self.guest;
         let given = self.terminal.lend(|| guest.give_back(drive))?;
-        Ok(self.tell(given.map(|()| format!("the drive at {drive} is the VM Host's again"))))
+        Ok(self.tell(given))
     }
 
     /// Tells what was done, or why not; the session is over when that was all it was for and it failed.

@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::fcntl_dupfd_cloexec;
 
-/// Behind the streams and the first that each of these programs is handed.
-const FIRST: RawFd = 4;
+use crate::launch::FIRST;
 
 /// What the keeper was to hand over.
 #[derive(Debug, thiserror::Error)]

@@ -24,9 +24,10 @@ use crate::paths;
 use crate::process::{self, Life, PidFd};
 use crate::users::Ids;
 
-/// The launch description's number in the keeper; the others follow.
+/// The launch description's number in the keeper.
 const DESCRIPTION: RawFd = 3;
-const FIRST: RawFd = 4;
+/// Where what else is handed over begins, behind the streams and what tells its receiver what it is for.
+pub(crate) const FIRST: RawFd = DESCRIPTION + 1;
 
 /// Why no keeper was started.
 #[derive(Debug, thiserror::Error)]

@@ -11,11 +11,13 @@ use super::Driver;
 use crate::machine::Input;
 use crate::monitor::News;
 
-/// The heartbeat, and the question whether QEMU still answers. All that is looked at regularly is looked at then: an idle
-/// worker costs what it costs to wake it.
+/// The heartbeat, and the question whether QEMU still answers. All that is looked at regularly is looked at then, so that an
+/// idle worker is woken as seldom as can be; of a guest that runs QEMU is asked about each of its request queues.
 pub(super) const BEAT: Duration = Duration::from_millis(900);
 /// A question unanswered at the second beat after it means that QEMU hangs.
 const SILENCE: Duration = Duration::from_millis(1_700);
+/// One that takes longer for an answer stood still meanwhile, or hardly ran.
+const AT_ONCE: Duration = Duration::from_millis(400);
 /// A QEMU that comes up may take longer for its first word.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// What costs more than a beat is done every so many beats.
@@ -33,6 +35,8 @@ pub(super) struct Pulse {
     asked_at: Option<Instant>,
     /// The state is asked for as soon as that is answered.
     wants_status: bool,
+    /// The beat at which it is asked for again, if nothing wants it before.
+    status_due: u64,
     looks: Looks,
     /// For so many beats QEMU has ended and its keeper has not said so.
     beats_untold: u32,
@@ -40,8 +44,13 @@ pub(super) struct Pulse {
 
 impl Pulse {
     /// QEMU answered, or another one does from now on.
-    pub(super) fn answered(&mut self) {
+    pub(super) fn forget_question(&mut self) {
         self.asked_at = None;
+    }
+
+    /// Whether QEMU answered what it was asked as a QEMU does that runs.
+    pub(super) fn was_answered_at_once(&self) -> bool {
+        self.asked_at.is_some_and(|at| at.elapsed() < AT_ONCE)
     }
 
     /// The guest begins anew, so who runs in it is looked at as often as at first.
@@ -142,7 +151,7 @@ impl Driver {
             return self.ask_status();
         }
         self.pulse.asked_at = Some(Instant::now());
-        self.pulse.wants_status |= self.pulse.beats.is_multiple_of(BEATS_PER_CARE);
+        self.pulse.wants_status |= self.pulse.beats >= self.pulse.status_due;
     }
 
     /// One question at a time: a QEMU that hangs must not find a queue when it wakes.
@@ -152,6 +161,7 @@ impl Driver {
             None => {
                 self.pulse.asked_at = Some(Instant::now());
                 self.pulse.wants_status = false;
+                self.pulse.status_due = self.pulse.beats + BEATS_PER_CARE;
                 self.monitor.ask(QueryStatus {}, News::Status);
             }
         }
@@ -159,7 +169,7 @@ impl Driver {
 
     /// What QEMU was asked has its answer.
     pub(super) fn answered(&mut self) {
-        self.pulse.answered();
+        self.pulse.forget_question();
         if self.pulse.wants_status {
             self.ask_status();
         }

@@ -7,7 +7,7 @@ use hpvm_plan::record;
 use hpvm_qmp::answer::VirtQueue;
 
 use super::*;
-use crate::request_watch::watched_adapters;
+use crate::request_watch::{Told, watched_adapters};
 use crate::store_watch::LATE;
 
 impl Driver {
@@ -40,35 +40,47 @@ impl Driver {
             }
             Phase::Stopping { .. } | Phase::Ended { .. } => return false,
         }
+        if self.machine.is_silent() {
+            // It answers nobody, so it is no store that does not.
+            self.request_watch.forget();
+            return false;
+        }
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
             return false;
         };
         let machine = known.file.machine();
         let adapters = watched_adapters(machine);
-        if self.machine.is_silent() || !self.request_watch.begin_look(&adapters) {
-            return false;
-        }
+        let Some(look) = self.request_watch.begin_look(&adapters) else { return false };
         let (vcpus, news) = (machine.base.vcpus, self.monitor.news());
         spawn_local(async move {
             let told = requests::standing(&client, &adapters, vcpus).await;
-            let _ = news.send(News::Requests(told)).await;
+            let _ = news.send(News::Requests { look, told }).await;
         });
         true
     }
 
     pub(super) fn requests_told(
         &mut self,
+        look: u64,
         told: Result<Vec<(RequestQueue, VirtQueue)>, hpvm_qmp::Error>,
     ) {
-        if let Ok(told) = told {
-            self.request_watch.looked(&told, std::time::Instant::now(), LATE);
+        if look != self.request_watch.last_look() {
+            return;
         }
-        if self.machine.is_silent() {
-            // It had hung, and says what has become of the guest meanwhile.
+        match told {
+            Ok(told) => {
+                let told = Told { queues: &told, is_prompt: self.pulse.was_answered_at_once() };
+                self.request_watch.looked(told, std::time::Instant::now(), LATE);
+            }
+            Err(_) => self.request_watch.forget(),
+        }
+        let had_hung = self.machine.is_silent();
+        self.answered();
+        if had_hung {
+            // It says what has become of the guest meanwhile.
             self.ask_status();
         }
-        self.answered();
         self.look_at_stores();
     }
 

@@ -113,13 +113,16 @@ impl session::Guest for ConsoleGuest<'_> {
         }
     }
 
-    fn give_back(&mut self, drive: DriveAddress) -> Result<(), String> {
+    fn give_back(&mut self, drive: DriveAddress) -> Result<String, String> {
         let none = || format!("no drive of this VM Host was ejected at {drive}");
         let address = drive.to_string().parse().map_err(|_| none())?;
         let mut host = VmHost::open(Access::ReadWrite).map_err(|e| chain(&e))?;
         let actor = self.context.actor(None);
         let given = console_media::give_back(&mut host, &actor, &self.config, address);
-        given.ok_or_else(none)?.map(drop).map_err(in_a_line)
+        let given = given.ok_or_else(none)?.map_err(in_a_line)?;
+        let problems = given.problems.into_iter().map(|problem| problem.text);
+        let done = format!("the guest has the VM Host's drive at {drive} again");
+        Ok([done].into_iter().chain(problems).chain(given.pending).collect::<Vec<_>>().join("; "))
     }
 }
 

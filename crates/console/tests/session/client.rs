@@ -106,7 +106,7 @@ impl Guest for FolderGuest {
         Ok(format!("Guest '{GUEST}' is {power}."))
     }
 
-    fn give_back(&mut self, drive: DriveAddress) -> Result<(), String> {
+    fn give_back(&mut self, drive: DriveAddress) -> Result<String, String> {
         Err(format!("no drive at {drive} was ejected"))
     }
 }

@@ -472,7 +472,8 @@ pub fn delete(
     if mode == Mode::DryRun {
         return Ok(switch);
     }
-    let (root, taps) = (host.root.clone(), wire::made_taps(host, &switch).unwrap_or_default());
+    let taps = wire::made_taps(host, &switch).map_err(SwitchRefused::Interfaces)?;
+    let root = host.root.clone();
     let change = host.begin()?;
     change.remove_vswitch(switch.number)?;
     change.record(&actor.done(None, None))?;

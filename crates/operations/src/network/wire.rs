@@ -103,12 +103,12 @@ pub(crate) fn left_taps(host: &VmHost, switch: &Vswitch) -> Result<Vec<MadeTap>,
     Ok(made)
 }
 
-/// Removes the taps that were made for a switch and are its wire no more; gives what is in the way.
-pub(super) fn remove_left_taps(host: &VmHost, switch: &Vswitch) -> Option<Problem> {
+/// Removes the taps that were made for a switch and are its wire no more; gives what is in the way, of each.
+pub(super) fn remove_left_taps(host: &VmHost, switch: &Vswitch) -> Vec<Problem> {
     // Without a look at the interfaces nothing is known to be left.
     let left = left_taps(host, switch).unwrap_or_default();
-    let refused = left.iter().try_for_each(MadeTap::remove).err()?;
-    Some(Problem::warning(switch.name.as_str(), chain(&refused)))
+    let refused = left.iter().filter_map(|tap| tap.remove().err());
+    refused.map(|refused| Problem::warning(switch.name.as_str(), chain(&refused))).collect()
 }
 
 impl MadeTap {
