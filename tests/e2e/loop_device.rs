@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+use hpvm_testkit::wait::wait_until;
+
+const DETACHED_BOUND: Duration = Duration::from_secs(20);
 
 /// A loop device on a file, detached in the end.
 pub(crate) struct LoopDevice(PathBuf);
@@ -38,6 +43,10 @@ impl LoopDevice {
     /// Puts another file behind its name.
     pub(crate) fn exchange(&self, file: &Path) {
         self.losetup("--detach");
+        // The kernel lets a device go when the last who has it open closes it, which may be another test's look at all devices.
+        let name = self.0.file_name().expect("a device");
+        let attached = Path::new("/sys/block").join(name).join("loop/backing_file");
+        wait_until(DETACHED_BOUND, "the loop device is free", || !attached.exists());
         self.attach(file);
     }
 

@@ -13,6 +13,8 @@ use rustix::io::Errno;
 
 /// An answer longer than this is none.
 const ANSWER_BYTES_MAX: usize = 256;
+/// Whoever writes more without ending the line answers no question.
+const LINE_BYTES_MAX: usize = 64 << 10;
 const TRIES_MAX: usize = 3;
 
 /// Speaks for one command.
@@ -196,21 +198,22 @@ fn write_stderr(text: &str) {
 
 /// One line, read byte by byte: what follows belongs to the next command that shares the descriptor. `None` at the end.
 fn read_line(input: impl AsFd) -> Option<String> {
+    let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
     let mut line = Vec::new();
     let mut byte = [0u8; 1];
-    loop {
+    for _ in 0..LINE_BYTES_MAX {
         if !is_readable(&input) {
             return None;
         }
         match rustix::io::retry_on_intr(|| rustix::io::read(&input, &mut byte)) {
-            Ok(1) if byte[0] == b'\n' => break,
+            Ok(1) if byte[0] == b'\n' => return Some(text(&line)),
             Ok(1) if line.len() < ANSWER_BYTES_MAX => line.push(byte[0]),
             Ok(1) => {}
             Ok(_) | Err(_) if line.is_empty() => return None,
-            Ok(_) | Err(_) => break,
+            Ok(_) | Err(_) => return Some(text(&line)),
         }
     }
-    Some(String::from_utf8_lossy(&line).into_owned())
+    None
 }
 
 /// Waits for something to read, or the end; `false` when the command was interrupted before.
@@ -274,6 +277,8 @@ mod tests {
         assert_eq!(read_line(&reader).as_deref(), Some(""));
         assert_eq!(read_line(&reader).as_deref(), Some("n"), "a last line needs no end");
         assert_eq!(read_line(&reader), None);
+        let endless = std::fs::File::open("/dev/zero").unwrap();
+        assert_eq!(read_line(&endless), None, "whoever never ends the line");
     }
 
     #[test]
