@@ -54,6 +54,7 @@ pub struct Net {
 
     /// With -C: rename it; guests keep their ports
     #[arg(short = 'N', long, value_name = "NAME", group = "what", requires = "change")]
+    #[arg(conflicts_with_all = ["create", "boot", "halt", "reset", "delete", "port_change"])]
     pub new_name: Option<SwitchName>,
 
     /// With -c and -C: the network interface that is the wire, by its name; a number N means lanN
@@ -106,7 +107,7 @@ pub struct Net {
     pub statistics: bool,
 
     /// With -A: begin the counters anew after showing them
-    #[arg(short = 'z', long, requires = "statistics")]
+    #[arg(short = 'z', long, requires = "statistics", conflicts_with = "deed")]
     pub zero: bool,
 
     /// Every field, as lines of key and value; of a port's rules those that differ from every port's: the spoof guard is on where

@@ -75,6 +75,8 @@ fn unknown_folder(
 ) -> Result<Finding, Refusal> {
     let shown = path.display();
     let has_run = path.join(guest_folder::BOOT_RECORD).exists();
+    // Written last: what has it may be whole, and only the registry may have lost it.
+    let is_whole = has_run || path.join(guest_folder::CONFIG_CURRENT).exists();
     let Some(config) = identity(&path) else {
         let text = format!("{shown} belongs to no guest: its creation or removal was interrupted");
         return Ok(match has_run {
@@ -101,7 +103,7 @@ fn unknown_folder(
     let contradicts = |other: &&&GuestConfig| {
         other.number == config.number || is_live && other.name == config.name
     };
-    Ok(match (known.iter().find(contradicts), has_run) {
+    Ok(match (known.iter().find(contradicts), is_whole) {
         (None, _) => Finding {
             text: format!("the registry does not know guest '{name}', whose folder is {shown}"),
             cure: Cure::Enter(Box::new(found)),
