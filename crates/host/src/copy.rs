@@ -23,6 +23,8 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
+pub(crate) mod spliced;
+
 /// What one writer reads and writes at a time: large enough for the disk, small enough to stop soon.
 const PIECE_BYTES: u64 = 1 << 20;
 /// Requests in flight.
@@ -317,6 +319,10 @@ impl Direct<'_> {
         let before = fcntl_getfl(file).ok();
         let set = before.filter(|flags| fcntl_setfl(file, *flags | OFlags::DIRECT).is_ok());
         Direct { file, before: set }
+    }
+
+    fn is_set(&self) -> bool {
+        self.before.is_some()
     }
 }
 

@@ -11,6 +11,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::copy::spliced;
 use crate::removal;
 
 mod replaced;
@@ -205,7 +206,9 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<File, DurableErr
 fn write_copy(from: &Path, to: &Path, mode: u32) -> Result<File, DurableError> {
     let mut source = open_regular(from).map_err(failed("open", from))?;
     let mut file = create(to, mode)?;
-    io::copy(&mut source, &mut file).map_err(failed("write", to))?;
+    if spliced::copy(&source, &file).is_err() {
+        io::copy(&mut source, &mut file).map_err(failed("write", to))?;
+    }
     Ok(file)
 }
 
