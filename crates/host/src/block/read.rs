@@ -44,7 +44,8 @@ impl Blocks {
             listed.iter().filter_map(|number| number.parse().ok()).collect();
         for number in &listed {
             if let Some(name) = sysfs::name(&places.sysfs, *number) {
-                reader.numbers.insert(name, *number);
+                reader.numbers.insert(name.clone(), *number);
+                reader.names.insert(*number, name);
             }
         }
         for number in listed {
@@ -108,6 +109,8 @@ struct Reader<'places> {
     btrfs: Vec<Vec<DeviceNumber>>,
     /// Numbers by name, where they are known beforehand.
     numbers: BTreeMap<String, DeviceNumber>,
+    /// The names of devices that are still to be read, where they are.
+    names: BTreeMap<DeviceNumber, String>,
     visited: BTreeSet<(Store, Direction)>,
 }
 
@@ -120,6 +123,7 @@ impl<'places> Reader<'places> {
             mounts: read_mounts(&places.proc),
             btrfs: read_btrfs(&places.sysfs),
             numbers: BTreeMap::new(),
+            names: BTreeMap::new(),
             visited: BTreeSet::new(),
         };
         reader.note_mounts();
@@ -205,7 +209,10 @@ impl<'places> Reader<'places> {
             Some(number) => Some(*number),
             None => sysfs::number(&self.places.sysfs, name),
         };
-        let Some(found) = sysfs::read(&self.asker, number, named) else { return };
+        let name = self.names.remove(&number);
+        let name = name.or_else(|| sysfs::name(&self.places.sysfs, number));
+        let found = name.and_then(|name| sysfs::read(&self.asker, number, name, named));
+        let Some(found) = found else { return };
         if let Some(backing) = &found.backing {
             self.note_loop(number, backing);
         }

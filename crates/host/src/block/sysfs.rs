@@ -14,8 +14,8 @@ use super::device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Med
 use super::far::{Answer, Asker};
 use super::lead::{Character, Lead};
 
-/// What sysfs gives for one value at most (a page).
-const VALUE_BYTES_MAX: u64 = 4096;
+/// What sysfs gives for one value at most, and at once (a page; Documentation/filesystems/sysfs.rst, 'Attributes').
+const VALUE_BYTES_MAX: usize = 4096;
 
 /// More entries than any folder of sysfs has; a hostile tree shall not fill our memory.
 const ENTRIES_MAX: usize = 65_536;
@@ -58,18 +58,20 @@ pub(super) fn name(sysfs: &Path, number: DeviceNumber) -> Option<String> {
     Some(target.file_name()?.to_str()?.to_owned())
 }
 
-/// Reads a device. `named` tells the number of another device by its name.
+/// Reads the device of this number and name. `named` tells the number of another device by its name.
 pub(super) fn read(
     asker: &Asker<'_>,
     number: DeviceNumber,
+    name: String,
     named: impl Fn(&str) -> Option<DeviceNumber>,
 ) -> Option<Found> {
-    let sysfs = &asker.places.sysfs;
-    let folder = folder(sysfs, number);
-    let name = name(sysfs, number)?;
+    let folder = folder(&asker.places.sysfs, number);
     let entries: BTreeSet<String> = entries(&folder).into_iter().collect();
     let size_sectors: u64 = value(&folder.join("size"))?;
     let has = |entry: &str| entries.contains(entry);
+    let is_set = |entry: &str| has(entry) && value(&folder.join(entry)).is_some_and(|n: u32| n > 0);
+    let block_bytes =
+        || if has("queue") { value(&folder.join("queue/logical_block_size")) } else { None };
     let backing = if has("loop") { backing(asker, &folder) } else { None };
     let lead = backing.as_ref().and_then(|backing| backing.answer.lead());
     let kind = kind(&folder, &name, number, has, lead);
@@ -83,15 +85,9 @@ pub(super) fn read(
     let device = Device {
         number,
         size_bytes: size_sectors.saturating_mul(SECTOR_BYTES),
-        access: match value::<u32>(&folder.join("ro")) {
-            Some(1..) => Access::ReadOnly,
-            _ => Access::ReadWrite,
-        },
-        medium: match value::<u32>(&folder.join("removable")) {
-            Some(1..) => Medium::Removable,
-            _ => Medium::Fixed,
-        },
-        block_bytes: value(&folder.join("queue/logical_block_size")).unwrap_or(BLOCK_BYTES_DEFAULT),
+        access: if is_set("ro") { Access::ReadOnly } else { Access::ReadWrite },
+        medium: if is_set("removable") { Medium::Removable } else { Medium::Fixed },
+        block_bytes: block_bytes().unwrap_or(BLOCK_BYTES_DEFAULT),
         identifier: if is_partition { None } else { identifier(&folder, has) },
         partitions: if is_partition { Vec::new() } else { numbers(partitions.cloned().collect()) },
         slaves: tied("slaves"),
@@ -140,7 +136,11 @@ fn identifier(folder: &Path, has: impl Fn(&str) -> bool) -> Option<Identifier> {
     None.or_else(|| own("device", "device/wwid").map(Identifier::Wwid))
         .or_else(|| own("wwid", "wwid").map(Identifier::Wwid))
         .or_else(|| own("device", "device/serial").map(Identifier::Serial))
-        .or_else(|| unit_serial(&folder.join("device/vpd_pg80")).map(Identifier::Serial))
+        .or_else(|| {
+            has("device")
+                .then(|| unit_serial(&folder.join("device/vpd_pg80")))?
+                .map(Identifier::Serial)
+        })
         .or_else(|| own("serial", "serial").map(Identifier::Serial))
         .or_else(|| own("dm", "dm/uuid").map(Identifier::Mapped))
         .or_else(|| own("md", "md/uuid").map(Identifier::Raid))
@@ -215,9 +215,9 @@ fn text(path: &Path) -> Option<String> {
 }
 
 fn bytes(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(VALUE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    let mut page = [0; VALUE_BYTES_MAX];
+    let length = File::open(path).ok()?.read(&mut page).ok()?;
+    Some(page[..length].to_vec())
 }
 
 #[cfg(test)]
