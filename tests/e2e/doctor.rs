@@ -26,6 +26,9 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_that_nobody_supervises_is_taken_over,
     a_lost_registry_is_refused_and_rebuilt,
     a_damaged_registry_is_refused_and_rebuilt,
+    a_registry_without_its_log_is_refused_and_repaired,
+    an_older_registry_is_refused_and_rebuilt,
+    a_guest_that_the_registry_lost_keeps_its_number,
     a_sound_registry_survives_a_rebuild,
     a_running_guest_the_registry_does_not_know_is_made_known,
     a_running_guest_without_a_folder_is_told_of,
@@ -163,6 +166,82 @@ fn a_damaged_registry_is_refused_and_rebuilt() {
         let db = host.path("var/opt/hpvm/hpvm.db");
         fs::write(&db, b"this was a registry".repeat(1000)).expect("the registry is damaged");
     });
+}
+
+fn a_registry_without_its_log_is_refused_and_repaired() {
+    let host = host_with_guests();
+    host.ok(&["hpvmstart", "-P", "full"]);
+    let engine = host.snapshot(number(&host, "full")).expect("it runs").qemu;
+    host.ok(&["hpvmremove", "-P", "old", "-F"]);
+    let before = Known::to(&host);
+    fs::remove_file(host.path("var/opt/hpvm/hpvm.db-wal")).expect("the log is lost");
+    for line in [&["hpvmstatus"][..], &["hpvmstart", "-P", "web"], &["hpvmcreate", "-P", "new"]] {
+        let said = host.refused(line);
+        assert!(said.contains("hpvm doctor --rebuild"), "{}: {said}", line.join(" "));
+    }
+    let told = host.run(&["hpvm", "doctor"]);
+    assert!(told.stdout.contains("the registry does not know guest"), "{told}");
+    assert!(told.stdout.ends_with("is lost\n  next: hpvm doctor --repair\n"), "{told}");
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(Known::to(&host), before);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    assert_eq!(host.snapshot(number(&host, "full")).map(|s| s.qemu), Some(engine));
+}
+
+/// Some guests are in the file, and the others were in the log alone.
+fn an_older_registry_is_refused_and_rebuilt() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "first"]);
+    move_log(&host);
+    host.ok(&["hpvmcreate", "-P", "second"]);
+    host.ok(&["hpvmcreate", "-P", "third"]);
+    let before = Known::to(&host);
+    fs::write(host.path("var/opt/hpvm/hpvm.db-wal"), "").expect("the log is emptied");
+    assert_eq!(Known::to(&host).guests.len(), 1, "an older registry");
+    for line in [&["hpvmstatus"][..], &["hpvmcreate", "-P", "new"], &["hpvmnet"]] {
+        let said = host.refused(line);
+        let told = "does not know guest 'second', nor 1 more, whose folder is there";
+        assert!(said.contains(told) && said.contains("hpvm doctor --rebuild"), "{said}");
+    }
+    host.ok(&["hpvm", "doctor", "--rebuild"]);
+    assert_eq!(Known::to(&host), before);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    // A log that others moved to the file is no loss.
+    move_log(&host);
+    host.ok(&["hpvmstatus"]);
+}
+
+/// As the sqlite3 shell does at its end.
+fn move_log(host: &VmHost) {
+    let registry = rusqlite::Connection::open(host.path("var/opt/hpvm/hpvm.db")).expect("it");
+    let moved = registry.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+    assert_eq!(moved, Ok(0), "all of it");
+}
+
+fn a_guest_that_the_registry_lost_keeps_its_number() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "first"]);
+    host.ok(&["hpvmcreate", "-P", "second"]);
+    host.ok(&["hpvmstart", "-P", "second"]);
+    let lost = number(&host, "second");
+    forget(&host, "second");
+    host.ok(&["hpvmcreate", "-P", "third"]);
+    assert_eq!(number(&host, "third"), lost + 1);
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(host.state("second"), "On (EFI)");
+    host.ok(&["hpvmstop", "-P", "second", "-F"]);
+    // Of no guest at all nothing is shown while there are folders of some.
+    for name in ["first", "second", "third"] {
+        forget(&host, name);
+    }
+    for line in [&["hpvmstatus"][..], &["hpvmstatus", "-P", "first"], &["hpvmcreate", "-P", "new"]]
+    {
+        let said = host.refused(line);
+        assert!(said.contains("does not know guest 'first', nor 2 more"), "{said}");
+    }
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    host.ok(&["hpvmcreate", "-P", "new"]);
+    assert_eq!(number(&host, "new"), lost + 2);
 }
 
 /// Whatever the registry loses, the folders bring back: every guest with every field, removed ones as removed, while a guest

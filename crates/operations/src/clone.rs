@@ -37,7 +37,7 @@ use self::copies::Copies;
 pub use self::copies::{Copied, Stage};
 use self::running::{Moment, Running};
 use crate::claims::{self, Claims};
-use crate::create::serial_number;
+use crate::create::{next_number, serial_number};
 use crate::folder::{self, Folder};
 use crate::network::{lan, switches};
 use crate::refusal::unless_interrupted;
@@ -258,7 +258,7 @@ impl Cloning<'_> {
         if let Some(number) = change.number_of(&design.config.name)? {
             return Err(Refusal::NameTaken { name: design.config.name.clone(), number });
         }
-        let number = change.next_number()?;
+        let number = next_number(&change, &root)?;
         let mut config = GuestConfig { number, ..design.config.clone() };
         if config.serial_number.is_empty() {
             config.serial_number = serial_number(number);

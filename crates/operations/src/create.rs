@@ -20,7 +20,7 @@ use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::stores::Looking;
 use crate::vm_host::{Premises, VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, devdb};
+use crate::{Actor, Mode, Refusal, devdb, forgotten};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -70,7 +70,8 @@ fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
     let looking = order.look();
     let Judged { config, problems, fields, .. } = judge(host, order, looking, Mode::DryRun)?;
-    let config = numbered(config, host.begin()?.next_number()?);
+    let root = host.root.clone();
+    let config = numbered(config, next_number(&host.begin()?, &root)?);
     Ok(Created { config, problems, fields })
 }
 
@@ -125,10 +126,11 @@ fn carry_out<'scope, 'a>(
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
     let (looking, files) = begin();
     let Judged { config, problems, fields, facts } = judge(host, order, looking, Mode::Apply)?;
+    let root = host.root.clone();
     let change = host.begin()?;
     // Looked at again when nobody else can take it.
     refuse_taken(order.name, change.number_of(order.name)?)?;
-    let config = numbered(config, change.next_number()?);
+    let config = numbered(config, next_number(&change, &root)?);
     // It waits for this, or has failed, which it tells below.
     let _ = decided.send(config.clone());
     let prepared = prepare(&change, order.actor, &config, &facts);
@@ -198,6 +200,15 @@ fn judge(
         return Err(Refusal::Problems(problems));
     }
     Ok(Judged { config, problems, fields, facts })
+}
+
+/// The number for a new guest. One whose run folder is there is left alone: where the registry lost a guest, that may run.
+pub(crate) fn next_number(change: &Change<'_>, root: &Root) -> Result<GuestNumber, Refusal> {
+    let highest = change.highest_number()?;
+    if highest.is_none() {
+        forgotten::refuse_held(root, change)?;
+    }
+    Ok(change.next_number(highest, |number| root.run_dir(number.get()).exists())?)
 }
 
 fn numbered(config: GuestConfig, number: GuestNumber) -> GuestConfig {

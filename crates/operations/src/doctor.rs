@@ -23,9 +23,10 @@ pub use rebuild::{Condition, condition, rebuild};
 
 use crate::clone::interrupted;
 use crate::folder;
+use crate::forgotten::{self, Forgotten};
 use crate::network::text;
 use crate::network::wire::MadeTap;
-use crate::{Actor, Refusal, VmHost, lost_record, supervise};
+use crate::{Actor, Mode, Refusal, VmHost, lost_record, supervise};
 
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,12 +59,17 @@ pub enum Cure {
     MendRecord(GuestConfig),
     /// An operation that nobody will finish.
     Settle(Box<hpvm_registry::RecordedOperation>),
+    /// A registry that has lost its log: a rebuild.
+    Rebuild,
     /// The administrator's to do; the command or the deed.
     Tell(String),
 }
 
-/// Looks at everything.
+/// Looks at everything; of a registry that has lost its log at that alone, since nothing else can be judged by it.
 pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
+    if let Some(forgotten) = forgotten(host)? {
+        return Ok(vec![Finding { text: forgotten.to_string(), cure: Cure::Rebuild }]);
+    }
     let mut findings = Vec::new();
     for sentence in host.registry.check()? {
         let cure = Cure::Tell("hpvm doctor --rebuild".into());
@@ -79,6 +85,16 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     Ok(findings)
 }
 
+fn forgotten(host: &VmHost) -> Result<Option<Forgotten>, Refusal> {
+    if !host.registry.has_empty_log() {
+        return Ok(None);
+    }
+    match forgotten::refuse(&host.root, &host.registry) {
+        Err(Refusal::RegistryBehind(forgotten)) => Ok(Some(forgotten)),
+        other => other.map(|()| None),
+    }
+}
+
 fn operations(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
     for recorded in host.registry.unfinished()? {
         if interrupted::was_interrupted(host, &recorded) {
@@ -89,7 +105,8 @@ fn operations(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Repairs one finding; gives what was done, or `None` when it is the administrator's to do.
+/// Repairs one finding; gives what was done, or `None` when it is the administrator's to do. After a rebuild there is everything to
+/// be looked at.
 pub fn repair(
     host: &mut VmHost,
     actor: &Actor,
@@ -150,10 +167,18 @@ pub fn repair(
             interrupted::settle(host, recorded)?;
             "brought it to its end, or took back what it had made".into()
         }
+        Cure::Rebuild => made_anew(host, actor)?,
         Cure::Tell(_) => return Ok(None),
     };
     Step::DoctorCleaned.reached();
     Ok(Some(done))
+}
+
+fn made_anew(host: &mut VmHost, actor: &Actor) -> Result<String, Refusal> {
+    let rebuilt = rebuild(&host.root, actor, Mode::Apply)?;
+    host.registry = Registry::open(&host.root.db(), Access::ReadWrite)?;
+    let guests = rebuilt.guests.len() + rebuilt.removed.len();
+    Ok(format!("made the registry anew from the folders of guests, of which there are {guests}"))
 }
 
 /// Leaves the record of repairs, which failed if one of them did. They are done, whether or not that can be written down.

@@ -130,6 +130,18 @@ pub fn any(root: &Root) -> bool {
     names.into_iter().any(|entry| entry.path().join(guest_folder::IDENTITY).is_file())
 }
 
+/// What a folder says about the guest it belongs to.
+pub(crate) fn identity(folder: &Path) -> Option<GuestConfig> {
+    portable::read(&std::fs::read_to_string(folder.join(guest_folder::IDENTITY)).ok()?).ok()
+}
+
+/// Whether it has what is written last: such a folder may be whole, and only the registry may have lost it.
+pub(crate) fn may_be_whole(folder: &Path) -> bool {
+    [guest_folder::BOOT_RECORD, guest_folder::CONFIG_CURRENT]
+        .iter()
+        .any(|name| folder.join(name).exists())
+}
+
 /// Points `guests/NAME` at the guest's folder, wherever it led.
 pub fn link(root: &Root, name: &GuestName, uuid: GuestUuid) -> Result<(), DurableError> {
     durable::replace_symlink(&target(uuid), &root.guest_link(name.as_str()))

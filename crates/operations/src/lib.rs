@@ -17,6 +17,7 @@ pub mod devdb;
 pub mod doctor;
 mod facts;
 pub mod folder;
+pub mod forgotten;
 mod hanging;
 pub(crate) mod lost;
 mod lost_record;

@@ -21,6 +21,7 @@ use hpvm_registry::RegistryError;
 use crate::adapters::ResetError;
 use crate::devdb::disk_file::DiskRefused;
 use crate::devdb::entries::EntryRefused;
+use crate::forgotten::Forgotten;
 use crate::network::SwitchRefused;
 
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +126,8 @@ pub enum Refusal {
         .0.display()
     )]
     RegistryLost(PathBuf),
+    #[error("{0}; `hpvm doctor --rebuild` makes it again from the guests' folders")]
+    RegistryBehind(Forgotten),
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// Asked to end by a signal; what is left is told.

@@ -104,6 +104,7 @@ impl VmHost {
             false => GuestLine { summary, state: RunState::Off },
         };
         let mut lines: Vec<GuestLine> = self.registry.list()?.into_iter().map(line).collect();
+        self.unless_forgotten(lines.len())?;
         self.find_lost(&mut lines);
         Ok(lines)
     }
@@ -187,6 +188,7 @@ impl VmHost {
     /// All guests, complete.
     pub fn views(&self) -> Result<Vec<GuestView>, Refusal> {
         let configs = self.registry.all()?;
+        self.unless_forgotten(configs.len())?;
         let read_only = ReadOnly::of(&self.registry, &configs);
         let view = |config| self.view_with(config, read_only.as_ref());
         Ok(configs.into_iter().map(view).collect())

@@ -31,7 +31,7 @@ use crate::presence::{self, Presence};
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
-use crate::{Actor, Refusal, devdb, facts};
+use crate::{Actor, Refusal, devdb, facts, forgotten};
 
 /// How long a command waits for another one that is changing the same guest.
 pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(30);
@@ -70,6 +70,14 @@ impl Premises {
     }
 
     pub(crate) fn open(self) -> Result<VmHost, Refusal> {
+        let host = self.open_as_it_is()?;
+        if host.registry.has_empty_log() {
+            forgotten::refuse(&host.root, &host.registry)?;
+        }
+        Ok(host)
+    }
+
+    fn open_as_it_is(self) -> Result<VmHost, Refusal> {
         let Premises { root, conf, access } = self;
         let registry = Registry::open(&root.db(), access)?;
         let boot_id =
@@ -82,6 +90,11 @@ impl VmHost {
     /// Opens the VM Host of the environment.
     pub fn open(access: Access) -> Result<VmHost, Refusal> {
         Premises::find(access)?.open()
+    }
+
+    /// For who finds out what is wrong with it.
+    pub fn open_to_examine(access: Access) -> Result<VmHost, Refusal> {
+        Premises::find(access)?.open_as_it_is()
     }
 
     /// For a command that ends guests: it must do so too where nothing can be written any more.
@@ -101,7 +114,16 @@ impl VmHost {
     }
 
     pub fn guest(&self, selector: &Selector) -> Result<GuestConfig, Refusal> {
-        self.registry.guest(selector)?.ok_or_else(|| Refusal::NoGuest(shown(selector)))
+        if let Some(guest) = self.registry.guest(selector)? {
+            return Ok(guest);
+        }
+        self.unless_forgotten(self.registry.list()?.len())?;
+        Err(Refusal::NoGuest(shown(selector)))
+    }
+
+    /// Refuses to show that there is no guest where there are folders of some.
+    pub(crate) fn unless_forgotten(&self, guests_count: usize) -> Result<(), Refusal> {
+        if guests_count == 0 { forgotten::refuse(&self.root, &self.registry) } else { Ok(()) }
     }
 
     pub fn guest_numbered(&self, number: GuestNumber) -> Result<GuestConfig, Refusal> {

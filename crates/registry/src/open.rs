@@ -110,6 +110,13 @@ impl Registry {
         Ok(change)
     }
 
+    /// Whether there is nothing in its log, where the latest changes are. After the first change of a new registry that is so
+    /// only where the log was lost, or where others than we have moved all of it to the file.
+    #[must_use]
+    pub fn has_empty_log(&self) -> bool {
+        log_length(&self.path) == 0
+    }
+
     /// The state that is seen now: another one once somebody else has committed something (SQLite, PRAGMA data_version).
     pub fn state(&self) -> Result<State, RegistryError> {
         self.connection

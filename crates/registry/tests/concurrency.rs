@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Place, add, files, guest, name, number, operation, player, role};
+use common::{Place, add, files, guest, name, next_number, number, operation, player, role};
 use hpvm_model::{GuestConfig, GuestUuid, Label};
 use hpvm_registry::{Access, Outcome, Registry, RegistryError, Selector};
 use jiff::Timestamp;
@@ -66,7 +66,7 @@ fn create(path: &Path, name_text: &str) {
     let mut registry = Registry::open(path, Access::ReadWrite).unwrap();
     let change = registry.change().unwrap();
     let mut new = guest(1);
-    new.number = change.next_number().unwrap();
+    new.number = next_number(&change);
     new.uuid = GuestUuid(uuid::Uuid::new_v4());
     new.name = name(name_text);
     change.insert(&new, &files(&new)).unwrap();

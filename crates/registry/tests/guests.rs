@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Place, add, files, guest, name, number, operation};
+use common::{Place, add, files, guest, name, next_number, number, operation};
 use hpvm_model::Entitlement;
 use hpvm_registry::{
     FileIdentity, Identities, OperationId, Outcome, Owner, RegistryError, Selector,
@@ -98,15 +98,29 @@ fn numbers_grow_and_gaps_are_used_last() {
     add(&mut registry, &guest(1));
     add(&mut registry, &guest(7));
     let change = registry.change().unwrap();
-    assert_eq!(change.next_number().unwrap(), number(8));
+    assert_eq!(next_number(&change), number(8));
     change.remove(number(7), Timestamp::MAX).unwrap();
-    assert_eq!(change.next_number().unwrap(), number(8));
+    assert_eq!(next_number(&change), number(8));
     change.purge(number(7)).unwrap();
-    assert_eq!(change.next_number().unwrap(), number(2));
+    assert_eq!(next_number(&change), number(2));
     change.insert(&guest(99_999), &Identities::new()).unwrap();
-    assert_eq!(change.next_number().unwrap(), number(2));
+    assert_eq!(next_number(&change), number(2));
     change.insert(&guest(2), &Identities::new()).unwrap();
-    assert_eq!(change.next_number().unwrap(), number(3));
+    assert_eq!(next_number(&change), number(3));
+}
+
+#[test]
+fn a_number_that_something_holds_is_not_given_out() {
+    let place = Place::new();
+    let mut registry = place.open();
+    add(&mut registry, &guest(2));
+    let change = registry.change().unwrap();
+    let (highest, held) = (change.highest_number().unwrap(), [number(3), number(4)]);
+    assert_eq!(change.next_number(highest, |n| held.contains(&n)).unwrap(), number(5));
+    change.insert(&guest(99_999), &Identities::new()).unwrap();
+    let highest = change.highest_number().unwrap();
+    assert_eq!(change.next_number(highest, |n| n == number(1)).unwrap(), number(3));
+    assert!(matches!(change.next_number(highest, |_| true), Err(RegistryError::NoNumber)));
 }
 
 #[test]

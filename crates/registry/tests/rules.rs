@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Place, files, guest, name, number};
+use common::{Place, files, guest, name, next_number, number};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 use hpvm_registry::{Change, RegistryError, Selector};
 use jiff::Timestamp;
@@ -125,7 +125,7 @@ fn perform(action: &Action, change: &Change<'_>, model: &mut Model) {
 }
 
 fn insert(change: &Change<'_>, model: &mut Model, name: usize) {
-    let number = change.next_number().unwrap();
+    let number = next_number(change);
     assert_eq!(number, model.next_number());
     let config = new_guest(model, number, name);
     let result = change.insert(&config, &files(&config));

@@ -1,23 +1,16 @@
 //! What a folder tells of the guest it belongs to, where the registry tells nothing.
 
-use std::path::Path;
-
 use hpvm_host::durable;
 use hpvm_host::names::guest_folder;
 use hpvm_model::GuestConfig;
 use hpvm_plan::record::Machine;
-use hpvm_registry::{Found, RemovedGuest, portable};
+use hpvm_registry::{Found, RemovedGuest};
 
 use crate::folder::{self, Folder};
 use crate::stores::Stores;
 
 /// A guest without a link is kept a week from the rebuild on when nobody knows any more when it was removed.
 const KEEP_FOUND: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
-
-/// What a folder says about the guest it belongs to.
-pub(super) fn identity(folder: &Path) -> Option<GuestConfig> {
-    portable::read(&std::fs::read_to_string(folder.join(guest_folder::IDENTITY)).ok()?).ok()
-}
 
 /// The guest as the registry will know it.
 pub(super) fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {

@@ -5,8 +5,8 @@ use hpvm_host::names::guest_folder;
 use hpvm_model::GuestConfig;
 use hpvm_registry::Selector;
 
-use super::found::identity;
 use super::{Cure, Finding};
+use crate::folder::identity;
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::{Refusal, VmHost, lost, lost_record, surroundings};

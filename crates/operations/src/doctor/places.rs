@@ -9,10 +9,10 @@ use hpvm_host::process;
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 use hpvm_registry::Found;
 
-use super::found::{found, identity};
+use super::found::found;
 use super::{Cure, Finding};
 use crate::presence::Presence;
-use crate::{Refusal, VmHost, folder};
+use crate::{Refusal, VmHost, folder, forgotten};
 
 /// Looks at what lies where guests have their files: all that a repair may remove.
 pub(super) fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
@@ -75,9 +75,8 @@ fn unknown_folder(
 ) -> Result<Finding, Refusal> {
     let shown = path.display();
     let has_run = path.join(guest_folder::BOOT_RECORD).exists();
-    // Written last: what has it may be whole, and only the registry may have lost it.
-    let is_whole = has_run || path.join(guest_folder::CONFIG_CURRENT).exists();
-    let Some(config) = identity(&path) else {
+    let is_whole = folder::may_be_whole(&path);
+    let Some(config) = folder::identity(&path) else {
         let text = format!("{shown} belongs to no guest: its creation or removal was interrupted");
         return Ok(match has_run {
             false => Finding { text, cure: Cure::Remove(path) },
@@ -94,7 +93,7 @@ fn unknown_folder(
         });
     };
     let name = &config.name;
-    if was_removed(host, config.uuid)? {
+    if forgotten::was_removed(&host.registry, config.uuid)? {
         let text = format!("{shown} is left of the removed guest '{name}'");
         return Ok(Finding { text, cure: Cure::Remove(path) });
     }
@@ -120,12 +119,6 @@ fn unknown_folder(
             cure: Cure::Tell(format!("move {shown} to another place if nobody misses it")),
         },
     })
-}
-
-/// Whether the last thing the registry remembers of this guest is its removal.
-fn was_removed(host: &VmHost, uuid: GuestUuid) -> Result<bool, Refusal> {
-    let last = host.registry.operations(Some(uuid), 1)?;
-    Ok(last.iter().any(|o| o.operation.before.is_some() && o.operation.after.is_none()))
 }
 
 fn links(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {

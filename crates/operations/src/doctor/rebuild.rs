@@ -5,7 +5,7 @@ use hpvm_host::Root;
 use hpvm_registry::{Access, Found, Rebuilt, Registry, RegistryError, rehearse};
 
 use crate::network::text::{self, Text};
-use crate::{Actor, Mode, Refusal};
+use crate::{Actor, Mode, Refusal, folder, forgotten};
 
 /// What state a registry is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Condition {
     Missing,
     Sound,
     Damaged,
+    /// Sound, and older than the guests' folders: its log was lost.
+    Behind,
 }
 
 /// Looks at the registry as a rebuild would find it. One that is merely out of reach, or a newer hpvm's, is refused: a rebuild
@@ -23,13 +25,18 @@ pub fn condition(root: &Root) -> Result<Condition, Refusal> {
     if std::fs::symlink_metadata(&path).is_err() {
         return Ok(Condition::Missing);
     }
-    let findings = Registry::open(&path, Access::ReadOnly).and_then(|registry| {
+    let examined = Registry::open(&path, Access::ReadOnly).and_then(|registry| {
         registry.all()?;
         registry.removed()?;
-        registry.check()
+        registry.check().map(|findings| (registry, findings))
     });
-    match findings {
-        Ok(findings) if findings.is_empty() => Ok(Condition::Sound),
+    match examined {
+        Ok((registry, findings)) if findings.is_empty() => {
+            Ok(match registry.has_empty_log() && forgotten::look(root, &registry)?.is_some() {
+                false => Condition::Sound,
+                true => Condition::Behind,
+            })
+        }
         Ok(_) => Ok(Condition::Damaged),
         Err(RegistryError::Damaged { .. } | RegistryError::Sql { .. }) => Ok(Condition::Damaged),
         Err(error) => Err(error.into()),
@@ -41,7 +48,7 @@ pub fn rebuild(root: &Root, actor: &Actor, mode: Mode) -> Result<Rebuilt, Refusa
     root.ensure()?;
     let found: Vec<Found> = super::places::entries(&root.uuids())
         .into_iter()
-        .filter_map(|(_, path)| super::found::identity(&path))
+        .filter_map(|(_, path)| folder::identity(&path))
         .map(|config| super::found::found(root, config))
         .collect();
     let switches = text::all(root).into_iter().filter_map(|(.., text)| match text {

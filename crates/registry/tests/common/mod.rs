@@ -9,7 +9,9 @@ use hpvm_model::{
     GuestName, GuestNumber, GuestUuid, MacAddress, Memory, Nic, NicKind, OsType, PciSlot,
     PortNumber, Runnable, StorageAddress, StorageDevice, StorageType, Vcpus,
 };
-use hpvm_registry::{Access, FileIdentity, Identities, Operation, Outcome, Registry, Subject};
+use hpvm_registry::{
+    Access, Change, FileIdentity, Identities, Operation, Outcome, Registry, Subject,
+};
 use jiff::Timestamp;
 
 /// A folder for one test's registry; gone afterwards.
@@ -41,6 +43,11 @@ pub(crate) fn name(text: &str) -> GuestName {
 
 pub(crate) fn number(number: u32) -> GuestNumber {
     GuestNumber::new(number).unwrap()
+}
+
+/// The number for a new guest where nothing holds one.
+pub(crate) fn next_number(change: &Change<'_>) -> GuestNumber {
+    change.next_number(change.highest_number().unwrap(), |_| false).unwrap()
 }
 
 /// A guest with every field filled and four devices, each field another for another number.

@@ -1,0 +1,80 @@
+//! Guests that the registry does not know, although their folders are there. It has lost its log, where the latest changes are,
+//! and what is left is an older registry, or one without guests: by that no guest may be shown, and no number given out, since
+//! that of a guest that runs would be among them.
+//!
+//! Looked for only where the log is empty, or no guest is known; so it costs nothing anywhere else.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use hpvm_host::Root;
+use hpvm_model::{GuestName, GuestUuid};
+use hpvm_registry::{Access, Registry};
+
+use crate::{Refusal, folder};
+
+/// What a registry has forgotten.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the registry does not know guest '{guest}'{}, whose folder is there: what was in its log, {}-wal, is lost",
+    match .others { 0 => String::new(), more => format!(", nor {more} more") },
+    .registry.display()
+)]
+pub struct Forgotten {
+    registry: PathBuf,
+    /// The first.
+    guest: GuestName,
+    others: usize,
+}
+
+/// Refuses to go on with a registry that has forgotten guests. One in the making has its folder before the registry knows it,
+/// and whoever makes it holds the registry: so the registry is held for a second look, where it can be.
+pub(crate) fn refuse(root: &Root, registry: &Registry) -> Result<(), Refusal> {
+    let Some(forgotten) = look(root, registry)? else { return Ok(()) };
+    match Registry::open(&root.db(), Access::ReadWrite) {
+        Ok(mut gate) => refuse_held(root, &*gate.change()?),
+        Err(_) => Err(Refusal::RegistryBehind(forgotten)),
+    }
+}
+
+/// The same for who holds the registry.
+pub(crate) fn refuse_held(root: &Root, registry: &Registry) -> Result<(), Refusal> {
+    look(root, registry)?.map_or(Ok(()), |forgotten| Err(Refusal::RegistryBehind(forgotten)))
+}
+
+/// Whether the last thing the registry remembers of this guest is its removal.
+pub(crate) fn was_removed(registry: &Registry, uuid: GuestUuid) -> Result<bool, Refusal> {
+    let last = registry.operations(Some(uuid), 1)?;
+    Ok(last.iter().any(|o| o.operation.before.is_some() && o.operation.after.is_none()))
+}
+
+pub(crate) fn look(root: &Root, registry: &Registry) -> Result<Option<Forgotten>, Refusal> {
+    let names = std::fs::read_dir(root.uuids()).into_iter().flatten().flatten();
+    let uuids = names.filter_map(|entry| entry.file_name().to_str()?.parse::<GuestUuid>().ok());
+    let mut unknown: BTreeSet<GuestUuid> = uuids.collect();
+    if unknown.is_empty() {
+        return Ok(None);
+    }
+    for guest in registry.list()? {
+        unknown.remove(&guest.uuid);
+    }
+    for removed in registry.removed()? {
+        unknown.remove(&removed.config.uuid);
+    }
+    let mut guests = Vec::new();
+    for uuid in unknown {
+        let path = root.guest_dir(&uuid.to_string());
+        let said = folder::may_be_whole(&path).then(|| folder::identity(&path)).flatten();
+        if let Some(config) = said
+            && !was_removed(registry, config.uuid)?
+        {
+            guests.push((config.number, config.name));
+        }
+    }
+    guests.sort();
+    let mut guests = guests.into_iter();
+    Ok(guests.next().map(|(_, guest)| {
+        let (registry, others) = (registry.path().to_owned(), guests.len());
+        Forgotten { registry, guest, others }
+    }))
+}
