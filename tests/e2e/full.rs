@@ -19,6 +19,7 @@ use crate::refusals::{State, no_control_bytes, refused, start_refused};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     no_room_for_the_registry,
+    a_removal_makes_room_where_none_is_left,
     no_room_for_the_guests_folders,
     little_room_is_enough_for_a_change_or_for_none_of_it,
     no_room_for_a_guests_log,
@@ -221,6 +222,20 @@ fn little_room_is_enough_for_a_change_or_for_none_of_it() {
     assert!(done > 0 && refusals > 0, "{done} changes were made and {refusals} refused");
     cramped.make_room("var/opt/hpvm");
     cramped.assert_sound();
+}
+
+fn a_removal_makes_room_where_none_is_left() {
+    let mut cramped = Cramped::new();
+    cramped.mount("var/opt/hpvm", 4);
+    for name in ["web", "kept"] {
+        cramped.host.ok(&["hpvmcreate", "-P", name]);
+    }
+    cramped.fill("var/opt/hpvm");
+    let host = &cramped.host;
+    tells_of_no_room(&refused(host, &["hpvmcreate", "-P", "new"]));
+    host.ok(&["hpvmremove", "-P", "kept", "-F"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+    host.ok(&["hpvmcreate", "-P", "new"]);
 }
 
 fn no_room_for_the_guests_folders() {

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use hpvm_model::{GuestName, GuestNumber, GuestUuid, MacAddress, SwitchName, SwitchNumber};
 use rusqlite::ErrorCode;
-use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
+use rustix::io::Errno;
 
 use crate::open::BUSY_BOUND;
+use crate::schema::named_beside;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -43,6 +45,16 @@ pub enum RegistryError {
     Busy { path: PathBuf },
     #[error("no permission for the registry {}; run this as its owner or as root", path.display())]
     Permission { path: PathBuf },
+    #[error(
+        "{file} is immutable or may only grow, so the registry cannot be changed; `chattr -i -a {file}` takes that away",
+        file = .0.display()
+    )]
+    Immutable(PathBuf),
+    #[error(
+        "{} is no file, and the registry has its log there; move what is there to another place, and see what `hpvm doctor` says",
+        .0.display()
+    )]
+    NoLog(PathBuf),
     #[error("the registry {} was rebuilt by another command just now; try again", path.display())]
     Replaced { path: PathBuf },
     #[error("cannot {action} {}", path.display())]
@@ -146,10 +158,9 @@ fn sqlite_text(error: &rusqlite::Error) -> String {
 
 /// Writing was refused: by the mount, or by the file's rights.
 pub(crate) fn not_writable(path: PathBuf) -> RegistryError {
-    if is_mounted_read_only(&path) {
-        RegistryError::ReadOnlyFileSystem { path }
-    } else {
-        RegistryError::Permission { path }
+    match is_mounted_read_only(&path) {
+        true => RegistryError::ReadOnlyFileSystem { path },
+        false => not_permitted(path),
     }
 }
 
@@ -160,10 +171,22 @@ fn cannot_open(action: &'static str, path: PathBuf, source: rusqlite::Error) -> 
         Ok(_) if is_mounted_read_only(&path) => RegistryError::ReadOnlyFileSystem { path },
         Ok(_) if is_full(&path) => RegistryError::Full { path },
         // The file itself can be read: what SQLite could not open is a log beside it.
-        Ok(_) if source.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
-            RegistryError::Permission { path }
-        }
+        Ok(_) if source.sqlite_error_code() == Some(ErrorCode::CannotOpen) => not_permitted(path),
         Ok(_) => RegistryError::Sql { action, path, source: Box::new(source) },
+    }
+}
+
+/// Rights are the usual reason, and not the only one.
+fn not_permitted(path: PathBuf) -> RegistryError {
+    let beside = ["-wal", "-shm"].map(|suffix| named_beside(&path, suffix));
+    if let Some(log) = beside.iter().find(|log| log.exists() && !log.is_file()) {
+        return RegistryError::NoLog(log.clone());
+    }
+    // Whose rights do not suffice gets EACCES (access(2), ioctl_iflags(2)).
+    let is_immutable = |file: &PathBuf| access(file, Access::WRITE_OK) == Err(Errno::PERM);
+    match std::iter::once(&path).chain(&beside).find(|file| is_immutable(file)) {
+        Some(file) => RegistryError::Immutable(file.clone()),
+        None => RegistryError::Permission { path },
     }
 }
 

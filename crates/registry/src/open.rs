@@ -1,7 +1,7 @@
 //! Opening the registry: what is there, whether it is ours, and how to read it where nothing can be written.
 
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hpvm_model::FileIdentity;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::change::Change;
 use crate::error::{self, RegistryError};
@@ -33,6 +34,9 @@ const LOG_PAGES_MAX: i64 = 64;
 const NOTED_PAGES_MAX: i64 = 512;
 /// The log keeps the room it once took, so that syncing it need not extend it; after a large change it gives some back.
 const LOG_BYTES_KEPT: i64 = 4 << 20;
+/// Room that a new log takes at once: where none is left on the file system, what takes things away, and so makes room, can be
+/// written all the same. Twice what the log is let grow to, since it may be anywhere within that by then.
+const LOG_BYTES_RESERVED: u64 = 512 << 10;
 
 /// What the registry is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,6 +281,7 @@ fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
     // not, syncs the name before he writes; so the name of one that is not empty is safe. Nobody empties it: writers leave it as it
     // is when they close, and what `empty_log` moved stays in it. While we have the file open nobody takes it away.
     if log_length(path) == 0 {
+        reserve_log(path);
         sync_folder_of(path)?;
     }
     prepare_for_changes(&connection).map_err(|e| failed()(e))?;
@@ -284,6 +289,14 @@ fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
         upgrade::upgrade(&connection, path)?;
     }
     Ok(connection)
+}
+
+/// What cannot be had now is missed only when there is no room later.
+fn reserve_log(path: &Path) {
+    let log = File::options().write(true).open(named_beside(path, "-wal"));
+    // Its length stays: a log is empty until something is in it.
+    let reserve = |log| fallocate(log, FallocateFlags::KEEP_SIZE, 0, LOG_BYTES_RESERVED);
+    let _ = log.map(reserve);
 }
 
 fn prepare_for_changes(connection: &Connection) -> rusqlite::Result<()> {

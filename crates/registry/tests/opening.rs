@@ -357,6 +357,51 @@ fn a_full_file_system_loses_nothing() {
     assert_eq!(open_and_read(&path, Access::ReadOnly).unwrap(), listed + 1);
 }
 
+/// Who removes a guest makes room.
+#[test]
+fn a_full_file_system_takes_a_removal() {
+    let Some(mount) = Mount::new() else { return };
+    let path = mount.path();
+    let mut registry = Registry::open(&path, Access::ReadWrite).unwrap();
+    (1..=3).for_each(|n| add(&mut registry, &guest(n)));
+    drop(registry);
+    let _ = fs::write(mount.point.path().join("filler"), vec![1; 2 << 20]);
+    let mut registry = Registry::open(&path, Access::ReadWrite).unwrap();
+    for n in 1..=3 {
+        let change = registry.change().unwrap();
+        change.remove(number(n), Timestamp::now()).unwrap();
+        change.purge(number(n)).unwrap();
+        change.commit().unwrap();
+    }
+    assert_eq!(open_and_read(&path, Access::ReadOnly).unwrap(), 0);
+}
+
+/// Nobody is told to get rights that he has.
+#[test]
+fn what_keeps_root_from_writing_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (place, _) = settled(1);
+    let path = place.path();
+    let log = place.folder.path().join("hpvm.db-wal");
+    let _ = fs::remove_file(&log);
+    fs::create_dir(&log).unwrap();
+    let error = open_and_read(&path, Access::ReadWrite).unwrap_err();
+    assert!(matches!(&error, RegistryError::NoLog(at) if *at == log), "{error:?}");
+    fs::remove_dir(&log).unwrap();
+    let change = |flag: &str| {
+        let status = Command::new("chattr").arg(flag).arg(&path).status().unwrap();
+        assert!(status.success(), "the temporary folder is on a file system with such flags");
+    };
+    change("+i");
+    let error = open_and_read(&path, Access::ReadWrite).map(drop);
+    change("-i");
+    let error = error.unwrap_err();
+    assert!(matches!(&error, RegistryError::Immutable(at) if *at == path), "{error:?}");
+    assert_eq!(open_and_read(&path, Access::ReadWrite).unwrap(), 1);
+}
+
 /// Adds guests until one finds no room.
 fn fill_by_inserting(path: &Path) -> RegistryError {
     (2..1000)
