@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hpvm_host::nic;
 use hpvm_netlab::{Guest, Hub, SocketHandle, apart, ip, wait_until_up};
+use hpvm_registry::{Access, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
@@ -23,6 +24,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_tap_that_was_deleted_is_had_again_by_a_boot,
     a_tap_is_there_as_long_as_it_is_its_switch_s_wire,
     a_tap_that_a_command_left_when_it_died_is_removed,
+    a_tap_has_one_switch,
+    a_tap_that_another_program_has_is_missed,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -355,6 +358,68 @@ fn lasting_tap() {
     assert!(tap("talk1").is_some());
     host.ok(&["hpvmnet", "-S", "again", "-d", "-F"]);
     assert_eq!(tap("talk1"), None, "its switch is deleted");
+}
+
+fn a_tap_has_one_switch() {
+    apart(one_tap);
+}
+
+fn one_tap() {
+    let host = VmHost::new(Engine::Fake);
+    let wire = ["--wire", "tap:talk1"];
+    host.ok(&[&["hpvmnet", "-c", "-S", "sw1"], &wire[..]].concat());
+    host.ok(&["hpvmnet", "-c", "-S", "sw2"]);
+    let both = |host: &VmHost| {
+        let path = host.path("var/opt/hpvm/hpvm.db");
+        let mut registry = Registry::open(&path, Access::ReadWrite).expect("the registry");
+        let mut switches = registry.vswitches().expect("the switches");
+        switches[2].wire = switches[1].wire.clone();
+        let change = registry.change().expect("a change");
+        change.update_vswitch(&switches[2]).expect("one tap for both");
+        change.commit().expect("a commit");
+    };
+    let taken = "talk1 is the wire of virtual switch 'sw1', and a tap has one switch";
+    for line in [&["-c", "-S", "sw3"][..], &["-S", "sw2", "-C"]] {
+        let refusal = host.refused(&[&["hpvmnet"], line, &wire[..]].concat());
+        assert!(refusal.contains(taken), "{refusal}");
+    }
+    // As an earlier version let it be.
+    both(&host);
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    let refusal = host.refused(&["hpvmnet", "-S", "sw2", "-b"]);
+    assert!(refusal.contains(taken), "{refusal}");
+    host.ok(&["hpvmnet", "-S", "sw1", "-h", "-F"]);
+    host.ok(&["hpvmnet", "-S", "sw2", "-b"]);
+}
+
+fn a_tap_that_another_program_has_is_missed() {
+    apart(taken_tap);
+}
+
+fn taken_tap() {
+    let host = VmHost::new(Engine::Fake);
+    let taken = nic::wire::tap("talk0").expect("a tap of ours");
+    let state = |host: &VmHost| {
+        let list = host.ok(&["hpvmnet", "-S", "sw1"]);
+        let line = list.lines().find(|line| line.starts_with("sw1 ")).map(str::to_owned);
+        line.expect("a line").split_whitespace().nth(2).expect("a state").to_owned()
+    };
+    let wire = || fs::read_to_string(host.path("run/hpvm/net/2/wire")).expect("it is told");
+    host.ok(&["hpvmnet", "-c", "-S", "sw1", "--wire", "tap:talk0"]);
+    let booted = host.run(&["hpvmnet", "-S", "sw1", "-b"]);
+    assert!(booted.status.success(), "{booted}");
+    assert!(booted.stderr.contains("the tap talk0 is in use by another program"), "{booted}");
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan:0,1,0x56a100000001:vswitch:sw1"]);
+    let started = host.run(&["hpvmstart", "-P", "one"]);
+    assert!(started.status.success(), "{started}");
+    let words = "virtual switch 'sw1' has no wire, since its tap:talk0 could not be had";
+    assert!(started.stderr.contains(words), "{started}");
+    assert_eq!((wire().trim(), state(&host).as_str()), ("missing", "Down"));
+    drop(taken);
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    assert_eq!((wire().trim(), state(&host).as_str()), ("there", "Up"));
+    host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+    wait_until(BOUND, "nothing runs", || host.processes().is_empty());
 }
 
 fn a_tap_that_a_command_left_when_it_died_is_removed() {

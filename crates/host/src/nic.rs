@@ -13,7 +13,7 @@ pub mod wire;
 use std::fs;
 use std::net::IpAddr;
 
-use hpvm_model::MacAddress;
+use hpvm_model::{MacAddress, SwitchName};
 
 use message::{Address, Link};
 pub use socket::{NetlinkError, Recording};
@@ -78,6 +78,8 @@ pub enum Unfit {
     Tap(String),
     #[error("{0} is no tap; name one that is, or give an interface by -n")]
     NoTap(String),
+    #[error("{0} is the wire of virtual switch '{1}', and a tap has one switch; choose another")]
+    Taken(String, SwitchName),
     #[error("{0} is a name that hpvmnet would take for another; rename the interface")]
     Unnamable(String),
 }

@@ -18,7 +18,7 @@ use hpvm_plan::record::{
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
-use crate::network::{forwards, mtu, ports};
+use crate::network::{forwards, mtu, ports, wire};
 use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
@@ -97,6 +97,7 @@ pub fn start(
     result?;
     found.extend(forwards::problems(host, &config));
     found.extend(mtu::of_comers(host, &[], &config.nics));
+    found.extend(wire::missing_taps(host, &[], &config.nics));
     Ok(Started::Now(found))
 }
 

@@ -42,12 +42,13 @@ const FOUR_SWITCHES: &str = "
 const LISTED: &str = r#"
     hpvmnet --interfaces >/run/interfaces
     for wanted in 'part0 nic .* - - part0 is a part of bond0; use bond0' 'bond0 bond up .* bond0 sw1' \
-        'trunk0.5 vlan up .* trunk0.5 sw2' 'host0 tap .* tap:host0 sw4' 'lo loopback .* - - .*'; do
+        'trunk0.5 vlan up .* trunk0.5 sw2' 'host0 tap .* - sw4 host0 is the wire of virtual switch .sw4., .*' 'lo loopback .* - - .*'; do
         tr --squeeze-repeats ' ' </run/interfaces | sed 's/^part0 veth/part0 nic/' | grep -qx "$wanted"
     done
     tail -n +3 /run/interfaces | while read -r name kind link mtu speed mac wire switches why; do
         case $wire in
-        -) said=$(hpvmnet -c -S new -n $name --dry-run 2>&1) && { echo "$name is taken"; exit 1; }
+        -) asked="-n $name"; [ $kind = tap ] && asked="--wire tap:$name"
+            said=$(hpvmnet -c -S new $asked --dry-run 2>&1) && { echo "$name is taken"; exit 1; }
             case $said in *"$why") ;; *) echo "$name: $said"; exit 1 ;; esac ;;
         tap:*) hpvmnet -c -S new --wire $wire --dry-run ;;
         *) hpvmnet -c -S new -n $wire --dry-run ;;

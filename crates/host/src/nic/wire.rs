@@ -45,6 +45,8 @@ pub enum WireError {
         "the tap {name} cannot be had; root may make one, others use one that root made for them"
     )]
     Tap { name: String, source: io::Error },
+    #[error("the tap {0} is in use by another program; end that, or have another tap")]
+    TapInUse(String),
     #[error("the tap {name} cannot be set up")]
     SetUp { name: String, source: io::Error },
 }
@@ -154,8 +156,10 @@ fn made_tap(
     before_it_is_up: impl FnOnce(&OwnedFd) -> io::Result<()>,
 ) -> Result<OwnedFd, WireError> {
     let request = request_for(name)?;
-    let tap =
-        open_tap(request).map_err(|source| WireError::Tap { name: name.to_owned(), source })?;
+    let tap = open_tap(request).map_err(|source| match source.kind() {
+        io::ErrorKind::ResourceBusy => WireError::TapInUse(name.to_owned()),
+        _ => WireError::Tap { name: name.to_owned(), source },
+    })?;
     before_it_is_up(&tap)
         .and_then(|()| set_up(request))
         .map_err(|source| WireError::SetUp { name: name.to_owned(), source })?;

@@ -20,7 +20,7 @@ use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 
 use super::Modified;
 use crate::claims::{self, Claims};
-use crate::network::{forwards, lan, mtu};
+use crate::network::{forwards, lan, mtu, wire};
 use crate::vm_host::{VmHost, random};
 use crate::{Mode, Refusal, devdb, facts};
 
@@ -156,6 +156,7 @@ impl<'a> Change<'a> {
         }
         let mut problems = forwards::problems(host, &self.after);
         problems.extend(mtu::of_comers(host, &self.before.nics, &self.after.nics));
+        problems.extend(wire::missing_taps(host, &self.before.nics, &self.after.nics));
         problems
     }
 

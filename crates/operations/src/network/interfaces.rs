@@ -2,7 +2,7 @@
 //! with the answer that hpvmnet gives who names one.
 
 use hpvm_host::nic::{self, Nic, NicKind, Unfit};
-use hpvm_model::{InterfaceName, SwitchName, Wire};
+use hpvm_model::{InterfaceName, SwitchName, Vswitch, Wire};
 
 use super::SwitchRefused;
 use crate::{Refusal, VmHost};
@@ -13,7 +13,7 @@ pub struct InterfaceView {
     pub nic: Nic,
     /// In million bits a second; `None` when nobody knows.
     pub speed_mbit: Option<u32>,
-    /// The wire that a switch has with it.
+    /// The wire that another switch would have with it.
     pub wire: Result<Wire, Unfit>,
     /// The switches that have it, in order of number.
     pub switches: Vec<SwitchName>,
@@ -24,13 +24,16 @@ impl VmHost {
     pub fn interfaces(&self) -> Result<Vec<InterfaceView>, Refusal> {
         let switches = self.registry.vswitches()?;
         let view = |nic: Nic| {
-            let its = switches.iter().filter(|switch| {
-                switch.wire.interface().is_some_and(|its| its.as_str() == nic.name)
-            });
+            let its: Vec<&Vswitch> = switches
+                .iter()
+                .filter(|switch| {
+                    switch.wire.interface().is_some_and(|its| its.as_str() == nic.name)
+                })
+                .collect();
             InterfaceView {
                 speed_mbit: nic::speed_mbit(&nic.name),
-                wire: wire(&nic),
-                switches: its.map(|switch| switch.name.clone()).collect(),
+                wire: wire(&nic).and_then(|wire| unless_taken(wire, &its)),
+                switches: its.iter().map(|switch| switch.name.clone()).collect(),
                 nic,
             }
         };
@@ -46,5 +49,13 @@ fn wire(nic: &Nic) -> Result<Wire, Unfit> {
     match nic.kind {
         NicKind::Tap => nic.fit_for_tap().map(|()| Wire::Tap(name)),
         _ => nic.fit_for_wire().map(|()| Wire::Nic(name)),
+    }
+}
+
+/// A tap has one switch, other interfaces any number.
+fn unless_taken(wire: Wire, its: &[&Vswitch]) -> Result<Wire, Unfit> {
+    match (&wire, its.iter().find(|switch| switch.wire == wire)) {
+        (Wire::Tap(tap), Some(switch)) => Err(Unfit::Taken(tap.to_string(), switch.name.clone())),
+        _ => Ok(wire),
     }
 }

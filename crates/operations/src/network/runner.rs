@@ -109,7 +109,7 @@ impl<'a> Runner<'a> {
         let plugs = self.plugs_of_running()?;
         let Vswitch { number, name, state, .. } = &self.switch;
         let mut wanted = Wanted::new(*number, name.clone(), *state);
-        let wire = self.wire_or_none();
+        let wire = self.wire_as_can_be();
         (wanted.wire, wanted.interface) = (wire.kind, wire.interface.clone());
         let mut sockets = Vec::new();
         for (plug, attached, ids) in plugs {
@@ -158,38 +158,27 @@ impl<'a> Runner<'a> {
     }
 
     /// Opens the wire; what is in the way is told in the switch's log, since guests start without a wire all the same.
-    fn wire_or_none(&self) -> Opened {
+    fn wire_as_can_be(&self) -> Opened {
         wire::open(self.host, &self.switch).unwrap_or_else(|refusal| {
             if let Ok(mut log) = self.log() {
                 let now = jiff::Timestamp::now();
                 let _ = writeln!(log, "{now:.3} {}", hpvm_model::chain(&refusal));
             }
-            wire::NONE
+            Opened::nothing_of(&self.switch)
         })
     }
 
     /// Whether the process holds the tap that the switch is to have, and that is still there: another interface may have its
     /// name by now. Nobody gets a tap a second time.
     pub(crate) fn has_tap(&self) -> bool {
-        let wire = fs::read_to_string(self.folder.join(switch_folder::WIRE)).unwrap_or_default();
         matches!(self.switch.wire, Wire::Tap(_))
-            && self.wanted().is_some_and(|wanted| self.has_wire_of(&wanted))
-            && WireNow::read(&wire) == WireNow::There
+            && self.wanted().is_some_and(|wanted| has_wire(&wanted, &self.switch))
+            && wire_now(&self.folder) == WireNow::There
     }
 
     /// Whether the process, if it runs, was told of the wire that the switch is to have.
     pub(super) fn was_told_wire(&self) -> bool {
-        self.wanted().is_none_or(|wanted| self.has_wire_of(&wanted))
-    }
-
-    fn has_wire_of(&self, wanted: &Wanted) -> bool {
-        let (kind, interface) = match &self.switch.wire {
-            Wire::None => (WireKind::None, None),
-            Wire::Nic(name) => (WireKind::Packets, Some(name)),
-            Wire::Tap(name) => (WireKind::Tap, Some(name)),
-            Wire::Nat => (WireKind::Nat, None),
-        };
-        (wanted.wire, wanted.interface.as_ref()) == (kind, interface)
+        self.wanted().is_none_or(|wanted| has_wire(&wanted, &self.switch))
     }
 
     /// What the process goes on with when it is started again.
@@ -433,6 +422,28 @@ pub(crate) fn status(host: &VmHost, number: u32) -> Option<Status> {
 pub(super) fn guests_on(host: &VmHost, switch: SwitchNumber) -> BTreeSet<GuestNumber> {
     let wanted = wanted(&host.root.switch_dir(switch.get()));
     wanted.into_iter().flat_map(|wanted| wanted.ports).map(|plug| plug.number).collect()
+}
+
+fn has_wire(wanted: &Wanted, switch: &Vswitch) -> bool {
+    let (kind, interface) = match &switch.wire {
+        Wire::None => (WireKind::None, None),
+        Wire::Nic(name) => (WireKind::Packets, Some(name)),
+        Wire::Tap(name) => (WireKind::Tap, Some(name)),
+        Wire::Nat => (WireKind::Nat, None),
+    };
+    (wanted.wire, wanted.interface.as_ref()) == (kind, interface)
+}
+
+/// Whether the process of a switch runs without the tap that is its wire.
+pub(crate) fn lacks_tap(host: &VmHost, switch: &Vswitch) -> bool {
+    let folder = host.root.switch_dir(switch.number.get());
+    matches!(switch.wire, Wire::Tap(_)) && runs(&folder) && wire_now(&folder) == WireNow::Missing
+}
+
+/// What the process says of its wire. One that says nothing has nothing to complain of.
+fn wire_now(folder: &Path) -> WireNow {
+    let text = fs::read_to_string(folder.join(switch_folder::WIRE));
+    text.map_or(WireNow::There, |text| WireNow::read(&text))
 }
 
 fn wanted(folder: &Path) -> Option<Wanted> {

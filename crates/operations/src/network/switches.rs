@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hpvm_host::lines::Connection;
 use hpvm_host::lock::Busy;
+use hpvm_host::nic::Unfit;
 use hpvm_host::{removal, signals};
 use hpvm_model::network::PortChange;
 use hpvm_model::{
@@ -64,11 +65,12 @@ pub fn create(
     request: &SwitchRequest,
     mode: Mode,
 ) -> Result<Changed, Refusal> {
-    let others = host.registry.vswitches()?;
     let change = host.begin()?;
+    let others = change.vswitches()?;
     let mut switch = Vswitch::new(change.next_switch_number()?, name.clone());
     apply(&mut switch, request);
     fits(&switch)?;
+    has_tap_alone(&switch, &others)?;
     lead_to_guests(&switch.name, request)?;
     let mut problems = problems(&others, &switch);
     change.insert_vswitch(&switch)?;
@@ -103,6 +105,9 @@ pub fn change(
         let before = switch.clone();
         apply(switch, request);
         fits(switch)?;
+        if request.wire.is_some() {
+            has_tap_alone(switch, all)?;
+        }
         lead_to_guests(&switch.name, request)?;
         Ok(dropped_forwards(&before, switch).into_iter().chain(problems(all, switch)).collect())
     })?;
@@ -247,6 +252,22 @@ fn fits(switch: &Vswitch) -> Result<(), Refusal> {
     fit.map_err(|source| SwitchRefused::Unfit { name: name(), source }.into())
 }
 
+/// Refuses a tap that is the wire of another of these switches: only one process can have it.
+fn has_tap_alone<'a>(
+    switch: &Vswitch,
+    all: impl IntoIterator<Item = &'a Vswitch>,
+) -> Result<(), Refusal> {
+    let Wire::Tap(tap) = &switch.wire else { return Ok(()) };
+    let mut others = all.into_iter().filter(|other| other.number != switch.number);
+    match others.find(|other| other.wire == switch.wire) {
+        None => Ok(()),
+        Some(other) => {
+            let source = Unfit::Taken(tap.to_string(), other.name.clone());
+            Err(SwitchRefused::Unfit { name: switch.name.clone(), source }.into())
+        }
+    }
+}
+
 /// Refuses new port forwards to addresses that no guest has. Older ones keep nobody from changing something else.
 fn lead_to_guests(name: &SwitchName, request: &SwitchRequest) -> Result<(), Refusal> {
     // The one network that there is behind a NAT wire.
@@ -363,6 +384,10 @@ pub fn set_state(
 ) -> Result<Changed, Refusal> {
     let altered = alter(host, actor, selector, mode, |switch, all| {
         switch.state = state;
+        if state == SwitchState::Up {
+            // Of two that have one from before, the first that is up has it.
+            has_tap_alone(switch, all.iter().filter(|other| other.state == SwitchState::Up))?;
+        }
         Ok(problems(all, switch))
     })?;
     altered.told(|runner, _| carry_out(runner))

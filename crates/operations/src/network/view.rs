@@ -15,7 +15,7 @@ use hpvm_vswitchd::protocol::Request;
 use hpvm_vswitchd::status::{PortLink, PortNow, Status};
 
 use super::nat::{self, NatView};
-use super::runner::{Runner, status};
+use super::runner::{self, Runner, status};
 use super::wire;
 use crate::{Refusal, VmHost};
 
@@ -159,7 +159,11 @@ impl VmHost {
         let status = status(self, switch.number.get());
         let ports = ports(&switch, rows, machines, status.as_ref());
         let is_used = ports.iter().any(|port| port.active.is_some());
-        let nic = switch.wire.interface().and_then(wire::interface);
+        // A tap that its process could not have may be there all the same, as somebody else's.
+        let nic = match runner::lacks_tap(self, &switch) {
+            true => None,
+            false => switch.wire.interface().and_then(wire::interface),
+        };
         let has_wire = match switch.wire {
             Wire::Nic(_) | Wire::Tap(_) => nic.is_some(),
             Wire::None | Wire::Nat => true,

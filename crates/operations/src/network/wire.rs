@@ -16,12 +16,12 @@ use hpvm_host::paths::program;
 use hpvm_host::removal;
 use hpvm_host::signals::lift_limits;
 use hpvm_host::users;
-use hpvm_model::{InterfaceName, MacAddress, Problem, Vswitch, Wire, chain};
+use hpvm_model::{InterfaceName, MacAddress, Nic as NicConfig, Problem, Vswitch, Wire, chain};
 use hpvm_nat::control::{self, ControlError, Reply, Request};
 use hpvm_nat::{HostAccess, Places, Settings};
 use hpvm_vswitchd::wanted::WireKind;
 
-use super::SwitchRefused;
+use super::{SwitchRefused, runner};
 use crate::{Refusal, VmHost};
 
 /// hpvmnat ends within milliseconds of being asked to.
@@ -36,6 +36,18 @@ pub(super) struct Opened {
 }
 
 pub(super) const NONE: Opened = Opened { kind: WireKind::None, interface: None, descriptor: None };
+
+impl Opened {
+    /// What a switch has whose wire cannot be opened: a tap that is missing, and of the others none.
+    pub(super) fn nothing_of(switch: &Vswitch) -> Opened {
+        match &switch.wire {
+            Wire::Tap(name) => {
+                Opened { kind: WireKind::Tap, interface: Some(name.clone()), descriptor: None }
+            }
+            Wire::None | Wire::Nic(_) | Wire::Nat => NONE,
+        }
+    }
+}
 
 /// Opens what a switch is to have. An interface that is not there now is no error: the switch's process waits for it.
 pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
@@ -70,13 +82,37 @@ pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
     })
 }
 
-/// Makes a switch's tap if it has one, and it is not there: so it is there from the switch's boot on, and not from that of the
-/// first guest.
+/// Makes a switch's tap if it has one: so it is there from the switch's boot on, and not from that of the first guest. One that
+/// is there is opened once, which tells whether it can be had.
 pub(super) fn keep_tap(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
     match &switch.wire {
-        Wire::Tap(name) if interface(name).is_none() => open(host, switch).map(drop),
+        Wire::Tap(_) => open(host, switch).map(drop),
         _ => Ok(()),
     }
+}
+
+/// Of switches to which NICs of a guest that runs now came, those whose tap could not be had.
+pub(crate) fn missing_taps(
+    host: &VmHost,
+    before: &[NicConfig],
+    after: &[NicConfig],
+) -> Vec<Problem> {
+    let comes = |switch: &Vswitch| {
+        after.iter().any(|nic| nic.vswitch == switch.name && !before.contains(nic))
+    };
+    // The guest runs, and does not fail for what cannot be looked at.
+    let mut switches = host.registry.vswitches().unwrap_or_default();
+    switches.retain(|switch| comes(switch) && runner::lacks_tap(host, switch));
+    let problem = |switch: &Vswitch| {
+        let name = &switch.name;
+        let text = format!(
+            "virtual switch '{name}' has no wire, since its {} could not be had: its log {} tells why, and `hpvmnet -S {name} -b` tries again",
+            switch.wire,
+            host.root.switch_log(switch.number.get()).display()
+        );
+        Problem::warning(name.as_str(), text)
+    };
+    switches.iter().map(problem).collect()
 }
 
 /// A tap that was made for a switch. What has its name by now may be another.
@@ -180,7 +216,7 @@ pub(super) fn end_nat(host: &VmHost, switch: &Vswitch) {
         if Instant::now() >= deadline {
             return;
         }
-        super::runner::pause();
+        runner::pause();
         answer = control::ask(&asking, &Request::Status);
     }
     for name in [switch_folder::NAT_CONTROL, switch_folder::NAT] {
