@@ -138,8 +138,12 @@ fn what_the_process_was_not_told_the_next_boot_tells_it() {
     assert!(!died.status.success(), "{died}");
     host.without_environment("HPVM_ABORT_AT");
     assert_eq!(rules_of_the_process(&host)["isolation"], "off", "{}", ports(&host));
+    let told = host.run(&["hpvm", "doctor"]);
+    let finding = "virtual switch 'localnet' does not have all as the registry says: the rules of port 1\n  next: hpvmnet -S localnet -b\n";
+    assert!(told.stdout.contains(finding), "{told}");
     host.ok(&["hpvmnet", "-S", "localnet", "-b"]);
     assert_eq!(rules_of_the_process(&host)["isolation"], "on", "{}", ports(&host));
+    assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
 }
 
 /// The command says so, and the process goes on as its successor would.

@@ -1,12 +1,12 @@
-//! Virtual switches that the doctor looks at: those that guests run on while nobody runs them, or whose process does not answer,
-//! the taps that are left of wires they had, and the texts that a lost registry would be rebuilt from.
+//! Virtual switches that the doctor looks at: those that guests run on while nobody runs them, or whose process does not answer
+//! or was not told of a change, the taps that are left of wires they had, and the texts that a lost registry would be rebuilt from.
 
-use hpvm_model::{SwitchNumber, Vswitch};
+use hpvm_model::{SwitchNumber, SwitchState, Vswitch};
 
 use super::{Cure, Finding};
 use crate::network::SwitchRefused;
 use crate::network::nat::{self, NatView};
-use crate::network::runner::Runner;
+use crate::network::runner::{self, Runner};
 use crate::network::silence::{self, Silence};
 use crate::network::text::{self, Text};
 use crate::network::view::ShownState;
@@ -22,12 +22,30 @@ pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), 
             findings.push(Finding { text, cure });
         } else if let Some(Silence { cause, cure }) = silence::of(host, &view.switch) {
             findings.push(Finding { text: cause, cure: Cure::Tell(cure) });
-        } else if let Some(now) = nat::of(host, &view.switch) {
-            findings.extend(without_nat(&view.switch, &now));
+        } else {
+            findings.extend(untold(host, &view.switch)?);
+            let now = nat::of(host, &view.switch);
+            findings.extend(now.and_then(|now| without_nat(&view.switch, &now)));
         }
     }
     taps(host, findings)?;
     texts(host, findings)
+}
+
+fn untold(host: &VmHost, switch: &Vswitch) -> Result<Option<Finding>, Refusal> {
+    let untold = runner::untold(host, switch)?;
+    let letter = match switch.state {
+        SwitchState::Up => 'b',
+        SwitchState::Halted => 'h',
+    };
+    let name = &switch.name;
+    Ok((!untold.is_empty()).then(|| Finding {
+        text: format!(
+            "the process of virtual switch '{name}' does not have all as the registry says: {}",
+            untold.join(", ")
+        ),
+        cure: Cure::Tell(format!("hpvmnet -S {name} -{letter}")),
+    }))
 }
 
 /// What a command leaves that gives a switch another wire and is ended before it removes the one before.

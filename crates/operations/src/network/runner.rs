@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use hpvm_host::launch::{Launch, LaunchError, Program};
 use hpvm_host::listen::{self, listen};
-use hpvm_host::lock::{Busy, pause_for};
+use hpvm_host::lock::{self, Busy, pause_for};
 use hpvm_host::names::switch_folder;
 use hpvm_host::paths::{hold, make_public_folder, program};
 use hpvm_host::signals::lift_limits;
@@ -422,6 +422,30 @@ pub(crate) fn status(host: &VmHost, number: u32) -> Option<Status> {
 pub(super) fn guests_on(host: &VmHost, switch: SwitchNumber) -> BTreeSet<GuestNumber> {
     let wanted = wanted(&host.root.switch_dir(switch.get()));
     wanted.into_iter().flat_map(|wanted| wanted.ports).map(|plug| plug.number).collect()
+}
+
+/// What the process of a switch has otherwise than the registry, in words: the command that changed it was ended before it told
+/// the process. A switch that a command is at is left alone.
+pub(crate) fn untold(host: &VmHost, switch: &Vswitch) -> Result<Vec<String>, Refusal> {
+    let folder = host.root.switch_dir(switch.number.get());
+    let is_at_rest = matches!(lock::owner(&folder.join(switch_folder::BUSY)), Ok(None));
+    let Some(wanted) = wanted(&folder).filter(|_| is_at_rest && runs(&folder)) else {
+        return Ok(Vec::new());
+    };
+    // Whoever had it was told what the registry says by then.
+    if host.registry.vswitch(&SwitchSelector::Number(switch.number))?.as_ref() != Some(switch) {
+        return Ok(Vec::new());
+    }
+    let own = [
+        (wanted.name == switch.name, "its name"),
+        (wanted.state == switch.state, "its state"),
+        (has_wire(&wanted, switch), "its wire"),
+    ];
+    let mut untold: Vec<String> =
+        own.into_iter().filter(|(is_told, _)| !is_told).map(|(_, what)| what.into()).collect();
+    let ports = wanted.ports.iter().filter(|plug| plug.rules != switch.rules(plug.port));
+    untold.extend(ports.map(|plug| format!("the rules of port {}", plug.port)));
+    Ok(untold)
 }
 
 fn has_wire(wanted: &Wanted, switch: &Vswitch) -> bool {
