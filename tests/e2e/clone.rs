@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_is_copied_with_its_holes,
     what_a03_50_wanted_beside_b_is_taken,
     what_cannot_be_copied_is_refused,
+    two_copies_are_two_files,
     a_clone_that_starts_with_the_vm_host_is_told_of,
     nothing_is_copied_to_where_guests_may_have_nothing,
     a_dry_run_makes_nothing,
@@ -205,6 +206,30 @@ fn what_cannot_be_copied_is_refused() {
     ] {
         assert_eq!(host.run(line).status.code(), Some(2), "{line:?}");
     }
+}
+
+/// By whatever names, and whether or not it is there yet: told before anything is written.
+fn two_copies_are_two_files() {
+    let host = with_web();
+    let second = |path: &Path| format!("disk:avio_stor:0,2,0:file:{}", path.display());
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &second(&host.disk("data.img", MIB))]);
+    let here = host.path("here");
+    fs::create_dir(&here).expect("a folder");
+    std::os::unix::fs::symlink("here", host.path("way")).expect("a link");
+    let copies = [on(&here.join("copy.img"), "file"), second(&host.path("way/copy.img"))];
+    let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &copies[0], "-b", &copies[1]];
+    let is_refused = |line: &[&str]| {
+        let refusal = host.refused(line);
+        let words =
+            format!("is the same file as '{}', which gets", here.join("copy.img").display());
+        assert!(refusal.contains(&words), "{refusal}");
+        assert_eq!(refusal.matches("ERROR").count(), 1, "{refusal}");
+    };
+    is_refused(&line);
+    is_refused(&[&line[..], &["-F"]].concat());
+    nothing_is_left(&host, &here);
+    fs::write(here.join("copy.img"), "").expect("a file");
+    is_refused(&line);
 }
 
 /// What is restricted gets no copy, by whatever way it is reached, although nothing is there yet.

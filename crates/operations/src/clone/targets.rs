@@ -1,6 +1,8 @@
 //! What may be copied, and to where: judged before the first byte is written. Whether the clone can run with it is judged
 //! with everything else.
 
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hpvm_model::{
@@ -50,7 +52,52 @@ pub(super) fn judge(
         let layers = device.map_or(&[][..], |device| &device.layers);
         problems.extend(half_copy(work, layers, &design.config.name));
     }
+    problems.extend(doubles(&design.work, facts));
     Ok(problems)
+}
+
+/// Two copies that would be one file, by two names. What the clone's judgement sees are files that are to be made, each another.
+fn doubles(work: &[Work], facts: &HostFacts) -> Vec<Problem> {
+    let mut seen: Vec<(Target<'_>, &Work)> = Vec::new();
+    let mut problems = Vec::new();
+    for work in work.iter().filter(|work| work.how != How::Overlay(Place::Own)) {
+        let path = &work.to.path;
+        let Some(target) = Target::of(path, facts) else { continue };
+        match seen.iter().find(|(other, _)| *other == target) {
+            Some((_, other)) if other.to.path != *path => problems.push(error(
+                path,
+                format!(
+                    "'{path}' is the same file as '{}', which gets the copy for {}; name another",
+                    other.to.path, other.address
+                ),
+            )),
+            _ => seen.push((target, work)),
+        }
+    }
+    problems
+}
+
+/// A file that gets a copy, whatever leads to it.
+#[derive(PartialEq, Eq)]
+enum Target<'a> {
+    There(FileIdentity),
+    ToBeMade { folder: FileIdentity, name: &'a OsStr },
+}
+
+impl Target<'_> {
+    fn of<'a>(path: &'a str, facts: &HostFacts) -> Option<Target<'a>> {
+        match facts.files.get(path) {
+            Some(FileFact::Regular { identity, .. }) => Some(Target::There(*identity)),
+            Some(FileFact::Missing) | None => {
+                let path = Path::new(path);
+                let folder = path.parent()?.metadata().ok()?;
+                let folder = FileIdentity { device: folder.dev(), inode: folder.ino() };
+                Some(Target::ToBeMade { folder, name: path.file_name()? })
+            }
+            // Devices are seen by the clone's judgement.
+            _ => None,
+        }
+    }
 }
 
 /// What is read must be there, and nobody may be writing it.
