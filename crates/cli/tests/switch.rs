@@ -145,29 +145,27 @@ Number  State        Adaptor  VLANID   Reserved VMs
     );
 }
 
-/// Whatever is long, nothing is cut and nothing runs into what follows it.
+/// Whatever is long, nothing is cut and each value stands under its heading.
 #[test]
-fn a_long_value_moves_its_line_and_stays_one_word() {
+fn a_long_value_widens_its_column() {
     let mut view = vlan02();
     view.switch.name = "switch-of-the-test-laboratory".parse().unwrap();
     view.switch.wire = Wire::Tap("hpvmtap1".parse().unwrap());
     view.ports[0].active = Some("guest-of-the-test-laboratory".parse().unwrap());
+    assert_data_eq!(
+        list::render(&[localnet(), view.clone()]),
+        str![[r#"
+Name                          Number State   Mode      NamePPA      MAC Address    IP Address
+============================= ====== ======= ========= ============ ============== ===============
+localnet                           1 Up      Shared                 N/A            N/A
+switch-of-the-test-laboratory      2 Up      Shared    tap:hpvmtap1 0x0017a4112233 192.168.1.12
+
+"#]]
+    );
     let text = list::one(&view, Ports::All);
     let words = |number: usize| -> Vec<&str> {
         text.lines().nth(number).unwrap().split_whitespace().collect()
     };
-    assert_eq!(
-        words(2),
-        [
-            "switch-of-the-test-laboratory",
-            "2",
-            "Up",
-            "Shared",
-            "tap:hpvmtap1",
-            "0x0017a4112233",
-            "192.168.1.12"
-        ]
-    );
     let guest = "guest-of-the-test-laboratory";
     assert_eq!(words(8), ["1", "Active", "avio_lan", "none", "2", guest]);
     assert_eq!(words(10), ["9", "Free", "trunk", "0"]);

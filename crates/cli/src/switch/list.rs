@@ -1,7 +1,7 @@
 //! `hpvmnet`: one line a switch; with `-S` that of one, and a line for each of its ports.
 //!
-//! A value that is longer than its column of A.03.50 is never cut and never runs into the next: it moves the rest of its line,
-//! as in hpvmstatus. No value has a blank, so who counts words and not columns reads every line.
+//! The columns are those of A.03.50 as long as all values fit, since scripts cut them there. A longer value is never cut: its
+//! column grows for all lines.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ use hpvm_operations::network::view::SwitchView;
 
 use super::{MODE, Ports, ip, mac, vlan_short, wire};
 
-const HEAD: &str = "\
-Name     Number State   Mode      NamePPA  MAC Address    IP Address
-======== ====== ======= ========= ======== ============== ===============
-";
+const HEAD: [&str; 7] = ["Name", "Number", "State", "Mode", "NamePPA", "MAC Address", "IP Address"];
+const WIDTHS: [usize; 7] = [8, 6, 7, 9, 8, 14, 15];
+/// Numbers stand at the right.
+const NUMBER: usize = 1;
 const PORTS_HEAD: &str = "
 [Port Configuration Details]
 Port    Port         Port     Untagged Number of    Active VM
@@ -22,21 +22,41 @@ Number  State        Adaptor  VLANID   Reserved VMs
 
 #[must_use]
 pub fn render(switches: &[SwitchView]) -> String {
-    let mut text = HEAD.to_owned();
-    for switch in switches {
-        let line = format!(
-            "{:<8} {:>6} {:<7} {MODE:<9} {:<8} {:<14} {:<15}",
-            switch.switch.name,
-            switch.switch.number,
-            switch.state.as_str(),
-            wire(switch),
-            mac(switch),
-            ip(switch),
-        );
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}", line.trim_end());
+    let cells = |view: &SwitchView| {
+        [
+            view.switch.name.to_string(),
+            view.switch.number.to_string(),
+            view.state.as_str().to_owned(),
+            MODE.to_owned(),
+            wire(view),
+            mac(view),
+            ip(view),
+        ]
+    };
+    let rows: Vec<[String; 7]> = switches.iter().map(cells).collect();
+    let mut widths = WIDTHS;
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
     }
+    let mut text = line(&HEAD, &widths, None);
+    text.push_str(&line(&widths.map(|width| "=".repeat(width)), &widths, None));
+    rows.iter().for_each(|row| text.push_str(&line(row, &widths, Some(NUMBER))));
     text
+}
+
+fn line(cells: &[impl AsRef<str>; 7], widths: &[usize; 7], right: Option<usize>) -> String {
+    let mut line = String::new();
+    for (place, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let cell = cell.as_ref();
+        // Writing to a string cannot fail.
+        let _ = match right == Some(place) {
+            true => write!(line, "{cell:>width$} "),
+            false => write!(line, "{cell:<width$} "),
+        };
+    }
+    format!("{}\n", line.trim_end())
 }
 
 #[must_use]
