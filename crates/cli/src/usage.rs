@@ -50,7 +50,7 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
             Some(cause) => format!("{}: {cause}", letter(&spelled)),
             None => format!("the value of {} is not understood", letter(&spelled)),
         },
-        ErrorKind::ArgumentConflict => match context(error, ContextKind::PriorArg) {
+        ErrorKind::ArgumentConflict => match given_before(error, options, words) {
             Some(prior) if prior == argument => format!("{} is given twice", letter(&spelled)),
             Some(prior) => {
                 let prior = self::spelled(&prior, options);
@@ -103,6 +103,37 @@ fn guest_hint(argument: &str) -> String {
         Ok(name) => format!("; did you mean -P {name}?"),
         Err(_) => "; -P names the guest".to_owned(),
     }
+}
+
+/// The option that another cannot stand with. Of a group clap names all there are; the one that was typed is meant.
+fn given_before(error: &clap::Error, options: &clap::Command, words: &[String]) -> Option<String> {
+    let ContextValue::Strings(group) = error.get(ContextKind::PriorArg)? else {
+        return context(error, ContextKind::PriorArg);
+    };
+    group.iter().find(|option| is_typed(option, options, words)).or(group.first()).cloned()
+}
+
+/// Whether an option, as clap spells it, is among the words: `--boot`, `--boot=…`, `-b`, `-bVALUE`, or behind letters of others
+/// that take no value.
+fn is_typed(option: &str, options: &clap::Command, words: &[String]) -> bool {
+    let Some(long) = option.split(' ').next().and_then(|option| option.strip_prefix("--")) else {
+        return false;
+    };
+    let known = || options.get_arguments();
+    let letter = known().find(|known| known.get_long() == Some(long)).and_then(|o| o.get_short());
+    let has_value = |letter: char| {
+        let option = known().find(|known| known.get_short() == Some(letter));
+        option.is_some_and(|option| option.get_action().takes_values())
+    };
+    words.iter().any(|word| match (word.strip_prefix("--"), word.strip_prefix('-')) {
+        (Some(typed), _) => typed.split('=').next() == Some(long),
+        (None, Some(letters)) => {
+            let own = letters.chars().position(|typed| Some(typed) == letter);
+            let value = letters.chars().position(has_value);
+            own.is_some_and(|own| value.is_none_or(|value| own <= value))
+        }
+        (None, None) => false,
+    })
 }
 
 fn context(error: &clap::Error, kind: ContextKind) -> Option<String> {

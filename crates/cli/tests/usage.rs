@@ -115,6 +115,8 @@ const WRONG: &[(&str, &str)] = &[
     ("hpvmstop -g", "hpvmstop: ERROR: -P NAME or -p NUMBER or -a is missing"),
     ("hpvmstop -P g -a", "hpvmstop: ERROR: -P and -a exclude each other"),
     ("hpvmstatus -X -M", "hpvmstatus: ERROR: -X and -M exclude each other"),
+    ("hpvmnet -Scable -b --json", "hpvmnet: ERROR: --json and -b exclude each other"),
+    ("hpvmnet -S x -uportid:1:vlanid:7 -X", "hpvmnet: ERROR: -X and -u exclude each other"),
     ("hpvmstatus -d", "hpvmstatus: ERROR: -P NAME or -p NUMBER is missing"),
     ("hpvm frobnicate", "hpvm: ERROR: 'frobnicate' is no command"),
     ("hpvm", "hpvm: ERROR: say which command"),
