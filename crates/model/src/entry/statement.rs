@@ -18,10 +18,12 @@ pub enum EntryError {
         "'{0}' is no type of entry; the types are gdev, rdev and server, and all means each of them"
     )]
     ListedType(String),
-    #[error("no entry in a list has an attribute '{name}'; those there are: {}", LISTED.join(", "))]
+    #[error("no entry in a list has an attribute '{name}'; those there are: {}", LISTED.map(|(name, _)| name).join(", "))]
     ListedAttribute { name: String },
     #[error("'{0}=' says not which value; write {0}=VALUE, such as {0}=YES")]
     ListedValue(String),
+    #[error("no entry in a list has {name}={value}; {name} is one of {}", .values.join(", "))]
+    NoListedValue { name: &'static str, value: String, values: &'static [&'static str] },
     #[error("'{0}' names no entry; write TYPE:NAME, such as gdev:/path")]
     Malformed(String),
     #[error("'{0}' is no absolute path; the names of gdev and rdev entries begin with '/'")]
@@ -50,11 +52,20 @@ pub enum EntryError {
     ServerReplacement,
 }
 
-/// The attributes that a list shows, whether they can be changed or not.
-const LISTED: [&str; 10] = [
-    "CONFIG", "EXIST", "DEVTYPE", "SHARE", "READONLY", "PRESERVE", "USAGE", "PRESET", "AUTORDEV",
-    "ALLOW",
+/// The attributes that a list shows, whether they can be changed or not, and what each can be.
+const LISTED: [(&str, &[&str]); 10] = [
+    ("CONFIG", &["gdev", "rdev", "server"]),
+    ("EXIST", YES_OR_NO),
+    ("DEVTYPE", &["FILE", "DIR", "LV", "DVD", "DISK", "TAPE", "CHANGER", "BURNER", "UNKNOWN"]),
+    ("SHARE", YES_OR_NO),
+    ("READONLY", YES_OR_NO),
+    ("PRESERVE", YES_OR_NO),
+    ("USAGE", &["DISK", "DVD", "TAPE", "CHANGER", "BURNER"]),
+    ("PRESET", YES_OR_NO),
+    ("AUTORDEV", YES_OR_NO),
+    ("ALLOW", &["GUEST"]),
 ];
+const YES_OR_NO: &[&str] = &["YES", "NO"];
 
 fn attributes_of(of: EntryType) -> String {
     let names = AttributeName::ALL.into_iter().filter(|name| name.belongs_to(of));
@@ -257,7 +268,7 @@ pub enum Filter {
     None,
     Name(String),
     Dependent(String),
-    /// Any attribute as the list prints it, in capital letters.
+    /// Any attribute as the list prints it.
     Attribute {
         name: String,
         value: String,
@@ -290,11 +301,14 @@ impl FromStr for Listing {
 }
 
 fn attribute_filter(name: &str, value: &str) -> Result<Filter, EntryError> {
-    let known = LISTED.into_iter().find(|known| known.eq_ignore_ascii_case(name));
-    let name = known.ok_or_else(|| EntryError::ListedAttribute { name: shown(name) })?.to_owned();
-    match value.is_empty() {
-        true => Err(EntryError::ListedValue(name)),
-        false => Ok(Filter::Attribute { name, value: value.to_ascii_uppercase() }),
+    let known = LISTED.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    let (name, values) = known.ok_or_else(|| EntryError::ListedAttribute { name: shown(name) })?;
+    if value.is_empty() {
+        return Err(EntryError::ListedValue(name.to_owned()));
+    }
+    match values.iter().find(|known| known.eq_ignore_ascii_case(value)) {
+        Some(value) => Ok(Filter::Attribute { name: name.to_owned(), value: (*value).to_owned() }),
+        None => Err(EntryError::NoListedValue { name, value: shown(value), values }),
     }
 }
 
@@ -408,6 +422,11 @@ mod tests {
                 EntryTypes::One(EntryType::Restricted),
                 Filter::Attribute { name: "AUTORDEV".into(), value: "YES".into() },
             ),
+            (
+                "all:config=GDEV",
+                EntryTypes::All,
+                Filter::Attribute { name: "CONFIG".into(), value: "gdev".into() },
+            ),
         ] {
             assert_eq!(text.parse(), Ok(Listing { types, filter }), "{text}");
         }
@@ -419,6 +438,8 @@ mod tests {
         for (text, words) in [
             ("foo", "gdev, rdev and server, and all"),
             ("gdev:FOO=NO", "those there are: CONFIG, EXIST, DEVTYPE, SHARE"),
+            ("gdev:SHARE=MAYBE", "SHARE=MAYBE; SHARE is one of YES, NO"),
+            ("all:devtype=floppy", "DEVTYPE=floppy; DEVTYPE is one of FILE, DIR"),
             ("gdev:share=", "SHARE=VALUE"),
             ("gdev:web1.img", "no absolute path"),
             ("server:a b", "no name of a VM Host"),
