@@ -97,6 +97,8 @@ fn several_rules_are_given_at_once_also_to_a_port_that_no_guest_has() {
     let rules = ["portid:1:vlanid:7", "portid:1:spoof:off", "portid:9:vlanid:8"];
     let dry = line(&rules, &["--dry-run"]);
     assert_eq!(dry.stdout, "virtual switch 'localnet' would be changed\n");
+    let would = "hpvmnet: no guest has port 9 of virtual switch 'localnet'; the next one that gets it would have these rules\n";
+    assert_eq!((dry.status.code(), dry.stderr.as_str()), (Some(0), would), "{dry}");
     let made = line(&rules, &[]);
     assert!(made.status.success(), "{made}");
     let note = "hpvmnet: no guest has port 9 of virtual switch 'localnet'; the next one that gets it has these rules\n";
@@ -113,6 +115,15 @@ fn several_rules_are_given_at_once_also_to_a_port_that_no_guest_has() {
     ] {
         assert_eq!(dry.stdout, "Nothing would change.\n", "{dry}");
     }
+    for (switch, deed, state) in [("localnet", "-b", "up"), ("sw1", "-h", "halted")] {
+        let dry = host.run(&["hpvmnet", "-S", switch, deed, "--dry-run"]);
+        let says = format!(
+            "virtual switch '{switch}' is {state} already; whoever was not told so would be\n"
+        );
+        assert_eq!(dry.stdout, says, "{dry}");
+    }
+    let dry = host.run(&["hpvmnet", "-S", "sw1", "-b", "--dry-run"]);
+    assert_eq!(dry.stdout, "virtual switch 'sw1' would be booted\n", "{dry}");
 }
 
 /// A port that is to be isolated is, though `/var` takes no text; and the doctor writes it later.

@@ -9,6 +9,7 @@ pub mod links;
 pub(crate) mod mtu;
 pub mod nat;
 pub mod ports;
+pub mod rules;
 pub(crate) mod runner;
 pub(crate) mod silence;
 pub mod switches;

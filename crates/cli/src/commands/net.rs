@@ -9,8 +9,8 @@ use hpvm_model::{
     Forward, InterfaceName, PortNumber, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire,
 };
 use hpvm_operations::network::switches::{self, Changed, SwitchRequest};
-use hpvm_operations::network::view::{PortState, SwitchView};
-use hpvm_operations::network::{SwitchRefused, ports};
+use hpvm_operations::network::view::SwitchView;
+use hpvm_operations::network::{SwitchRefused, ports, rules};
 use hpvm_operations::{Mode, Refusal, VmHost};
 use hpvm_plan::hotplug::Force;
 use hpvm_registry::{Access, SwitchSelector};
@@ -294,35 +294,45 @@ impl Net {
                 })
             }
             [] => switches::change(host, &actor, selector, &self.request(), mode),
-            changes => switches::change_ports(host, &actor, selector, changes, mode),
+            changes => rules::change(host, &actor, selector, changes, mode),
         };
         let changed = self.recorded(host, context, changed)?;
         self.tell(context, &changed);
+        self.tell_free_ports(context, host, &changed);
+        // What is reset is so anew, whatever it is.
         match mode {
-            Mode::Apply => self.tell_free_ports(context, host, &changed.switch),
-            // What is booted or halted is told so anew, whatever it is.
-            Mode::DryRun if !(self.boot || self.halt || self.reset) && changed.is_nothing() => {
-                return Ok(print(NOTHING)?);
+            Mode::DryRun if changed.is_nothing() && (self.boot || self.halt) => {
+                self.is_so(&changed)
             }
-            Mode::DryRun => {}
+            Mode::DryRun if changed.is_nothing() && !self.reset => Ok(print(NOTHING)?),
+            _ => self.done(&switch.name, if self.delete { "deleted" } else { "changed" }),
         }
-        self.done(&switch.name, if self.delete { "deleted" } else { "changed" })
+    }
+
+    /// A boot or a halt of what is booted or halted makes good what another command was ended before.
+    fn is_so(&self, changed: &Changed) -> Result<(), Failure> {
+        let Vswitch { name, state, .. } = &changed.switch;
+        let text = format!(
+            "virtual switch '{name}' is {} already; whoever was not told so would be\n",
+            state.as_str()
+        );
+        if self.quiet { Ok(()) } else { Ok(print(&text)?) }
     }
 
     /// Rules may come before the guest, and a wrong number is easily typed.
-    fn tell_free_ports(&self, context: &Context, host: &VmHost, switch: &Vswitch) {
+    fn tell_free_ports(&self, context: &Context, host: &VmHost, changed: &Changed) {
         if self.port_change.is_empty() || self.quiet {
             return;
         }
+        let has = match self.mode() {
+            Mode::Apply => "has",
+            Mode::DryRun => "would have",
+        };
         // The rules are made, whether or not it can be seen whose they are.
-        let mut views = host.switches().unwrap_or_default();
-        views.retain(|view| view.switch.number == switch.number);
-        let is_asked = |port: PortNumber| self.port_change.iter().any(|asked| asked.port == port);
-        let ports = views.iter().flat_map(|view| &view.ports);
-        for free in ports.filter(|port| port.state == PortState::Free && is_asked(port.port)) {
+        for port in rules::waiting(host, changed, &self.port_change).unwrap_or_default() {
             context.say.note(&format!(
-                "no guest has port {} of virtual switch '{}'; the next one that gets it has these rules",
-                free.port, switch.name
+                "no guest has port {port} of virtual switch '{}'; the next one that gets it {has} these rules",
+                changed.switch.name
             ));
         }
     }

@@ -1,7 +1,6 @@
-//! What an administrator does to virtual switches: create, change, boot, halt, reset, delete, and the rules of their ports.
+//! What an administrator does to virtual switches: create, change, boot, halt, reset, delete.
 //! The registry says what a switch is; when its process runs, that is told, and so are guests whose links come or go.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -14,7 +13,6 @@ use hpvm_host::lines::Connection;
 use hpvm_host::lock::Busy;
 use hpvm_host::nic::Unfit;
 use hpvm_host::{removal, signals};
-use hpvm_model::network::PortChange;
 use hpvm_model::{
     Forward, GuestConfig, GuestName, InterfaceName, PortNumber, Problem, SwitchName, SwitchNumber,
     SwitchState, Vswitch, Wire, chain,
@@ -135,7 +133,7 @@ fn hold_guests(host: &VmHost, actor: &Actor, name: &SwitchName) -> Result<Vec<Bu
 }
 
 /// A switch that the registry has as it is to be, in the turn of the command that changes it; in a dry run, as it would be.
-struct Altered<'a> {
+pub(super) struct Altered<'a> {
     runner: Runner<'a>,
     before: Vswitch,
     /// They name it anew.
@@ -145,7 +143,7 @@ struct Altered<'a> {
 }
 
 /// Changes what the registry says of a switch. `edit` gets it as it is in the turn of this command, and all there are.
-fn alter<'a>(
+pub(super) fn alter<'a>(
     host: &'a mut VmHost,
     actor: &Actor,
     selector: &SwitchSelector,
@@ -174,7 +172,7 @@ fn alter<'a>(
 
 impl Altered<'_> {
     /// Has the process and the guests told, which matters to traffic, and then written what a lost registry is rebuilt from.
-    fn told(
+    pub(super) fn told(
         self,
         tell: impl FnOnce(&Runner<'_>, &Vswitch) -> Result<Vec<Problem>, Refusal>,
     ) -> Result<Changed, Refusal> {
@@ -518,36 +516,6 @@ fn forget(host: &VmHost, switch: &Vswitch) {
     let number = switch.number.get();
     let _ = removal::folder(&host.root.switch_dir(number));
     let _ = removal::file(&host.root.switch_log(number));
-}
-
-/// Changes the rules of ports, now and for every guest that has them later.
-pub fn change_ports(
-    host: &mut VmHost,
-    actor: &Actor,
-    selector: &SwitchSelector,
-    asked: &[PortChange],
-    mode: Mode,
-) -> Result<Changed, Refusal> {
-    let altered = alter(host, actor, selector, mode, |switch, _| {
-        if let Some((port, what)) = asked_twice(asked) {
-            let name = switch.name.clone();
-            return Err(SwitchRefused::AskedTwice { name, port, what }.into());
-        }
-        for change in asked {
-            let mut rules = switch.rules(change.port);
-            change.apply(&mut rules);
-            switch.set_rules(change.port, rules);
-        }
-        Ok(Vec::new())
-    })?;
-    altered.told(|runner, _| runner.tell_changes().map(|()| Vec::new()))
-}
-
-/// A port of which one thing is asked more than once: nobody knows which of the two is meant.
-fn asked_twice(asked: &[PortChange]) -> Option<(PortNumber, &'static str)> {
-    let mut seen = BTreeSet::new();
-    let keys = asked.iter().map(|change| (change.port, change.rule.what()));
-    keys.into_iter().find(|key| !seen.insert(*key))
 }
 
 /// Begins the counters of a port, or of all, anew.

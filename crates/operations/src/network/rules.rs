@@ -1,0 +1,60 @@
+//! The rules of a switch's ports, which they keep whoever has them: changed by `hpvmnet -u`.
+
+use std::collections::BTreeSet;
+
+use hpvm_model::PortNumber;
+use hpvm_model::network::PortChange;
+use hpvm_registry::SwitchSelector;
+
+use super::SwitchRefused;
+use super::switches::{Changed, alter};
+use super::view::PortState;
+use crate::{Actor, Mode, Refusal, VmHost};
+
+/// Changes the rules of ports, now and for every guest that has them later.
+pub fn change(
+    host: &mut VmHost,
+    actor: &Actor,
+    selector: &SwitchSelector,
+    asked: &[PortChange],
+    mode: Mode,
+) -> Result<Changed, Refusal> {
+    let altered = alter(host, actor, selector, mode, |switch, _| {
+        if let Some((port, what)) = asked_twice(asked) {
+            let name = switch.name.clone();
+            return Err(SwitchRefused::AskedTwice { name, port, what }.into());
+        }
+        for change in asked {
+            let mut rules = switch.rules(change.port);
+            change.apply(&mut rules);
+            switch.set_rules(change.port, rules);
+        }
+        Ok(Vec::new())
+    })?;
+    altered.told(|runner, _| runner.tell_changes().map(|()| Vec::new()))
+}
+
+/// A port of which one thing is asked more than once: nobody knows which of the two is meant.
+fn asked_twice(asked: &[PortChange]) -> Option<(PortNumber, &'static str)> {
+    let mut seen = BTreeSet::new();
+    let keys = asked.iter().map(|change| (change.port, change.rule.what()));
+    keys.into_iter().find(|key| !seen.insert(*key))
+}
+
+/// Those of the ports that were asked for that have rules after a change, and no guest: a wrong number is easily typed.
+pub fn waiting(
+    host: &VmHost,
+    changed: &Changed,
+    asked: &[PortChange],
+) -> Result<Vec<PortNumber>, Refusal> {
+    let views = host.switches()?.into_iter();
+    let ports = views.filter(|view| view.switch.number == changed.switch.number);
+    let used: BTreeSet<PortNumber> = ports
+        .flat_map(|view| view.ports)
+        .filter(|port| port.state != PortState::Free)
+        .map(|port| port.port)
+        .collect();
+    let asked: BTreeSet<PortNumber> = asked.iter().map(|change| change.port).collect();
+    let has_rules = |port: &PortNumber| changed.switch.ports.contains_key(port);
+    Ok(asked.into_iter().filter(|port| has_rules(port) && !used.contains(port)).collect())
+}
