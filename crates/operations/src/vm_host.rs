@@ -525,7 +525,7 @@ fn shown(selector: &Selector) -> String {
 }
 
 /// A file that comes with the host or with hpvm, and is only read.
-fn provision(path: &Path) -> Provision {
+pub(crate) fn provision(path: &Path) -> Provision {
     let missing = match durable::open_regular(path).and_then(|file| file.metadata()) {
         Ok(found) if found.len() == 0 => Some("it is empty".into()),
         Ok(_) => None,

@@ -1,9 +1,11 @@
 //! What the VM Host has to have for its guests, and what hpvmconf says of that.
 
+use std::path::Path;
+
 use hpvm_model::{AdapterKind, GuestConfig};
 
 use super::{Cure, Finding};
-use crate::stores;
+use crate::vm_host::provision;
 use crate::{Refusal, VmHost};
 
 pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
@@ -27,11 +29,16 @@ fn engine_and_firmware(host: &VmHost, findings: &mut Vec<Finding>) {
         findings.push(Finding { text: format!("QEMU cannot be used: {reason}"), cure });
     }
     let firmware = host.conf.firmware();
-    if !matches!(stores::plain_file(&firmware), hpvm_plan::facts::FileFact::Regular { .. }) {
+    if is_missing(&firmware) {
         let text = format!("the firmware {} cannot be used", firmware.display());
         let cure = Cure::Tell("install package ovmf or set HPVMFIRMWARE in hpvmconf".into());
         findings.push(Finding { text, cure });
     }
+}
+
+/// As a start sees it.
+fn is_missing(file: &Path) -> bool {
+    provision(file).missing.is_some()
 }
 
 /// Asked for only where a guest has a scsi adapter, with which it does not start otherwise.
@@ -40,7 +47,7 @@ fn scsi_rom(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
     let has_scsi = |config: &GuestConfig| {
         config.storage.iter().any(|device| device.adapter == AdapterKind::Scsi)
     };
-    if !matches!(stores::plain_file(&rom), hpvm_plan::facts::FileFact::Regular { .. })
+    if is_missing(&rom)
         && let Some(guest) = host.registry.all()?.iter().find(|config| has_scsi(config))
     {
         let text = format!(
@@ -61,8 +68,7 @@ fn lan_rom(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
     let booted_over = switches.iter().flat_map(|switch| switch.ports.values());
     let is_wanted = booted_over.into_iter().any(|rules| rules.lan_boot.is_some());
     let rom = host.conf.lan_rom();
-    if is_wanted && !matches!(stores::plain_file(&rom), hpvm_plan::facts::FileFact::Regular { .. })
-    {
+    if is_wanted && is_missing(&rom) {
         let text = format!(
             "the firmware driver {} cannot be used, so guests cannot boot over lan NICs",
             rom.display()

@@ -93,13 +93,17 @@ pub(crate) fn wait_until_seen(host: &VmHost, nics: &[AttachedNic], deadline: Ins
             let now = status.as_ref().and_then(|status| status.port(attached.nic.port));
             now.is_some_and(|now| now.link != PortLink::Absent)
         };
-        while !is_connected() {
+        let mut is_seen = is_connected();
+        while !is_seen {
             let left = deadline.saturating_duration_since(Instant::now());
             let asked = client::ask(&control, &Request::Publish, &[], left.max(LOOK));
-            if asked.is_err() || is_connected() || left.is_zero() {
+            is_seen = is_connected();
+            if asked.is_err() || left.is_zero() {
                 break;
             }
-            pause_for(LOOK);
+            if !is_seen {
+                pause_for(LOOK);
+            }
         }
     }
 }
