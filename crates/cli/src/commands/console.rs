@@ -13,7 +13,7 @@ use hpvm_console::door::DriveAddress;
 use hpvm_console::menu::PowerVerb;
 use hpvm_console::session::{self, Chatter, End, GuestPower, Options};
 use hpvm_host::names::run_folder;
-use hpvm_model::{GuestConfig, chain};
+use hpvm_model::{GuestConfig, PciSlot, StorageAddress, chain};
 use hpvm_operations::console_media;
 use hpvm_operations::start::{Started, start};
 use hpvm_operations::stop::{Before, How, stop};
@@ -115,7 +115,9 @@ impl session::Guest for ConsoleGuest<'_> {
 
     fn give_back(&mut self, drive: DriveAddress) -> Result<String, String> {
         let none = || format!("no drive of this VM Host was ejected at {drive}");
-        let address = drive.to_string().parse().map_err(|_| none())?;
+        let DriveAddress { bus, device, target } = drive;
+        let slot = PciSlot::new(bus, device).map_err(|_| none())?;
+        let address = StorageAddress { slot, target };
         let mut host = VmHost::open(Access::ReadWrite).map_err(|e| chain(&e))?;
         let actor = self.context.actor(None);
         let given = console_media::give_back(&mut host, &actor, &self.config, address);

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -24,8 +25,45 @@ struct Setup {
     /// How many frames came from the wire that hold more than one segment.
     long_segments: Arc<AtomicU64>,
     guest: Guest,
+    _switch: OnePort,
+}
+
+/// A switch with a wire and one port.
+pub(crate) struct OnePort {
+    /// Where the port listens.
+    pub(crate) place: PathBuf,
     _switch: Switch,
     _folder: tempfile::TempDir,
+}
+
+impl OnePort {
+    pub(crate) fn start(
+        wire: impl Wire + 'static,
+        kind: NicKind,
+        memory: GuestMemory,
+        rules: PortRules,
+    ) -> OnePort {
+        let options = Options {
+            name: "sw".into(),
+            state: SwitchState::Up,
+            clock: Clock::Monotonic,
+            beginning: Beginning::AtOnce,
+        };
+        let (switch, _events) = Switch::start(options).expect("a switch");
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("port");
+        let port = PortOptions {
+            kind,
+            listener: UnixListener::bind(&place).expect("a socket"),
+            mac: MacAddress::new(mac(1).0),
+            features: None,
+            memory,
+            rules,
+        };
+        switch.add_port(PortNumber::new(1).expect("a port"), port).expect("a port");
+        switch.attach_wire(WireOptions::Device(Box::new(wire))).expect("a wire");
+        OnePort { place, _switch: switch, _folder: folder }
+    }
 }
 
 /// A wire, and what came over it.
@@ -65,30 +103,12 @@ fn set_up(wire: impl Wire + 'static, address: Ipv4Addr) -> Setup {
 
 fn set_up_with(wire: impl Wire + 'static, address: Ipv4Addr, rules: PortRules) -> Setup {
     let long_segments = Arc::new(AtomicU64::new(0));
-    let wire = Box::new(Watched { wire, long_segments: Arc::clone(&long_segments) });
-    let options = Options {
-        name: "sw".into(),
-        state: SwitchState::Up,
-        clock: Clock::Monotonic,
-        beginning: Beginning::AtOnce,
-    };
-    let (switch, _events) = Switch::start(options).expect("a switch");
-    let folder = tempfile::tempdir().expect("a folder");
-    let place = folder.path().join("port");
-    let port = PortOptions {
-        kind: NicKind::Lan,
-        listener: UnixListener::bind(&place).expect("a socket"),
-        mac: MacAddress::new(mac(1).0),
-        features: None,
-        memory: GuestMemory::Trusted,
-        rules,
-    };
-    switch.add_port(PortNumber::new(1).expect("a port"), port).expect("a port");
-    switch.attach_wire(WireOptions::Device(wire)).expect("a wire");
-    let hub = Hub::new(UnixStream::connect(place).expect("the port listens"));
+    let wire = Watched { wire, long_segments: Arc::clone(&long_segments) };
+    let switch = OnePort::start(wire, NicKind::Lan, GuestMemory::Trusted, rules);
+    let hub = Hub::new(UnixStream::connect(&switch.place).expect("the port listens"));
     let mut guest = Guest::new(&hub, 1);
     guest.use_address(address, 24, None);
-    Setup { long_segments, guest, _switch: switch, _folder: folder }
+    Setup { long_segments, guest, _switch: switch }
 }
 
 /// Sends back what it gets, and in between much at once, so that segments grow long.

@@ -6,17 +6,13 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Instant;
 
 use hpvm_host::nic;
-use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, PortVlan, SwitchState, VlanId};
+use hpvm_model::{MacAddress, NicKind, PortRules, PortVlan, VlanId};
 use hpvm_netlab::{ip, mac, pair};
-use hpvm_vswitch::{
-    Beginning, Clock, GuestMemory, OffloadHeader, Options, PacketWire, PortOptions, Switch,
-    TapWire, Wire, WireOptions,
-};
+use hpvm_vswitch::{GuestMemory, OffloadHeader, PacketWire, TapWire, Wire};
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
@@ -24,7 +20,7 @@ use rustix::fs::{Mode, OFlags, open};
 use crate::guest::{Driver, Guest, LINUX, PATIENCE};
 use crate::packets::socket;
 use crate::segment::{Ip, Segment, Transport, Verified, fill_checksum, verified};
-use crate::switched::{bonded, tagged};
+use crate::switched::{OnePort, bonded, tagged};
 
 /// As much as one long segment takes, and as a kernel takes before it has answered.
 const DATA_BYTES: usize = 60_000;
@@ -157,27 +153,10 @@ fn talk(
     let address = own.with_dashes().replace('-', ":");
     ip(&format!("neighbour add 198.18.{number}.9 lladdr {address} dev {interface}"));
     let address = nic::named(interface).expect("told").expect("there").mac;
-    let options = Options {
-        name: "sw".into(),
-        state: SwitchState::Up,
-        clock: Clock::Monotonic,
-        beginning: Beginning::AtOnce,
-    };
-    let (switch, _events) = Switch::start(options).expect("a switch");
-    let folder = tempfile::tempdir().expect("a folder");
-    let place = folder.path().join("port");
-    let port = PortOptions {
-        kind: NicKind::AvioLan,
-        listener: UnixListener::bind(&place).expect("a socket"),
-        mac: own,
-        features: None,
-        memory: GuestMemory::Sealed,
-        rules: PortRules { vlan, ..PortRules::default() },
-    };
-    switch.add_port(PortNumber::new(1).expect("a port"), port).expect("a port");
-    switch.attach_wire(WireOptions::Device(Box::new(wire))).expect("a wire");
+    let rules = PortRules { vlan, ..PortRules::default() };
+    let switch = OnePort::start(wire, NicKind::AvioLan, GuestMemory::Sealed, rules);
     let mut connection = Connection {
-        guest: Guest::connect(&place, Driver { features, ..Driver::LINUX }),
+        guest: Guest::connect(&switch.place, Driver { features, ..Driver::LINUX }),
         to: address.expect("Ethernet").bytes(),
         ip: Ip::V4([[198, 18, number, 9], kernel.octets()]),
         ports: [50_000, echo(kernel)],
