@@ -150,6 +150,7 @@ fn play(program: &str) -> Vec<String> {
     let mut engine = Engine::start(program, "boot=firmware");
     let mut play = Play { client: engine.connect(), record: Vec::new() };
     look_around(&mut play);
+    request_queues(&mut play);
     mistakes(&mut play);
     descriptors_and_nodes(&mut play);
     mirrors(&mut play);
@@ -196,6 +197,20 @@ fn look_around(play: &mut Play) {
         let seen = stats.iter().map(|s| (&s.qdev, &s.node_name, s.stats.idle_time_ns));
         json!(seen.collect::<Vec<_>>())
     });
+}
+
+/// What firmware asks for is its own business; it waits for nothing yet.
+fn request_queues(play: &mut Play) {
+    for (path, queue) in [
+        ("adapter-0-0/virtio-backend", 2),
+        ("adapter-0-0/virtio-backend", 3),
+        ("adapter-0-0/virtio-backend", 9_999),
+        ("adapter-0-0", 2),
+        ("zz/virtio-backend", 2),
+    ] {
+        let path = format!("/machine/peripheral/{path}");
+        play.see(&QueryVirtQueue { path, queue }, |queue| json!(queue.inuse));
+    }
 }
 
 /// A command with any name and arguments.

@@ -22,6 +22,8 @@
 //! | | `busy:TEXT` | it uses every disk, and says so | |
 //! | | `cannot` | it may not run programs, nor hold file systems | |
 //! | | `silent`, `junk` | it reads and says nothing; it writes without end and never an answer | |
+//! | `requests` | `busy` | the guest uses its AVIO disks all the time, and is answered | it rests |
+//! | | `stuck:MS` | MS after the start it uses them, and is never answered until it is reset | |
 //! | `text` | `TEXT` | the console's last line when the OS is up | `login: ` |
 //!
 //! A key may come several times where that has a meaning (`slow`, `hang`, `fail`).
@@ -50,7 +52,15 @@ pub struct Behaviour {
     pub off: Option<Duration>,
     pub reboot: Option<Duration>,
     pub agent: Agent,
+    pub requests: Requests,
     pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requests {
+    None,
+    Answered,
+    StuckAfter(Duration),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +92,15 @@ pub enum Agent {
     Junk,
 }
 
+impl Requests {
+    pub(super) fn stick_after(self) -> Option<Duration> {
+        match self {
+            Requests::StuckAfter(delay) => Some(delay),
+            Requests::None | Requests::Answered => None,
+        }
+    }
+}
+
 impl Default for Behaviour {
     fn default() -> Behaviour {
         Behaviour {
@@ -102,6 +121,7 @@ impl Default for Behaviour {
             off: None,
             reboot: None,
             agent: Agent::None,
+            requests: Requests::None,
             text: "login: ".into(),
         }
     }
@@ -156,6 +176,7 @@ impl Behaviour {
             "off" => self.off = Some(milliseconds(value)?),
             "reboot" => self.reboot = Some(milliseconds(value)?),
             "agent" => self.agent = agent(value)?,
+            "requests" => self.requests = requests(value)?,
             "text" => self.text = value.into(),
             _ => bail!("unknown key"),
         }
@@ -189,6 +210,14 @@ fn agent(value: &str) -> anyhow::Result<Agent> {
         None if value == "silent" => Agent::Silent,
         None if value == "junk" => Agent::Junk,
         _ => bail!("answers, busy:TEXT, cannot, silent or junk"),
+    })
+}
+
+fn requests(value: &str) -> anyhow::Result<Requests> {
+    Ok(match value.split_once(':') {
+        Some(("stuck", delay)) => Requests::StuckAfter(milliseconds(delay)?),
+        None if value == "busy" => Requests::Answered,
+        _ => bail!("busy or stuck:MS"),
     })
 }
 
@@ -227,6 +256,7 @@ mod tests {
             "delete=soon",
             "powerdown=off:x",
             "agent=busy",
+            "requests=stuck",
         ] {
             assert!(Behaviour::parse(text).is_err(), "{text}");
         }

@@ -55,6 +55,7 @@ pub(super) struct CommandLine {
     pub serial: Option<String>,
     pub nodes: Vec<Map<String, Value>>,
     pub devices: Vec<Map<String, Value>>,
+    pub processors: Option<i64>,
     /// Block nodes of the firmware's two flash devices.
     pub flash: Vec<String>,
     /// Whether processors wait for `cont`.
@@ -126,6 +127,10 @@ impl CommandLine {
             "-action" => {
                 let actions = properties(value, None)?;
                 self.stays_after_shutdown = text(&actions, "shutdown") == Some("pause");
+            }
+            "-smp" => {
+                let count = value.split(',').next().unwrap_or_default();
+                self.processors = Some(count.parse().context("a number of processors")?);
             }
             "-m" => {
                 let size = value.split(',').next().unwrap_or_default().trim_start_matches("size=");

@@ -14,6 +14,7 @@ mod devices;
 mod jobs;
 mod life;
 mod networks;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -27,6 +28,7 @@ use block::{FdSet, Node};
 use devices::Device;
 use jobs::Job;
 use networks::Netdev;
+use requests::Requests;
 
 /// QEMU's no.
 #[derive(Debug)]
@@ -66,6 +68,7 @@ pub(super) enum Later {
     Completed { id: String },
     Crash,
     Eats,
+    RequestsStick,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +97,8 @@ pub(super) struct Machine {
     /// By their ids, in the order of the line.
     chardevs: Vec<String>,
     netdevs: Vec<Netdev>,
+    processors: i64,
+    requests: Requests,
     effects: Vec<Effect>,
 }
 
@@ -138,8 +143,14 @@ impl Machine {
             nameless_nodes: 100,
             chardevs: Vec::new(),
             netdevs: Vec::new(),
+            processors: 1,
+            requests: Requests::default(),
             effects: Vec::new(),
         }
+    }
+
+    pub(super) fn know_processors(&mut self, count: i64) {
+        self.processors = count;
     }
 
     pub(super) fn know_chardevs(&mut self, ids: Vec<String>) {
@@ -208,6 +219,7 @@ impl Machine {
             "netdev_del" => self.delete_netdev(&arguments),
             "set_link" => self.set_link(&arguments),
             "query-chardev" => Ok(self.query_chardev()),
+            "x-query-virtio-queue-status" => self.query_queue(&arguments),
             "query-pci" => Ok(self.query_pci()),
             "qom-list" => self.qom_list(&arguments),
             "qom-get" => self.qom_get(&arguments),

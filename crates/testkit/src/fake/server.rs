@@ -104,6 +104,7 @@ impl Server {
             let fd = inherited(passed.fd).with_context(|| format!("-add-fd fd={}", passed.fd))?;
             machine.put_fd(Some(passed.set), passed.opaque, fd);
         }
+        machine.know_processors(line.processors.unwrap_or(1));
         machine.know_chardevs(chardevs);
         for netdev in line.netdevs {
             plug(&mut machine, "netdev_add", &netdev)?;

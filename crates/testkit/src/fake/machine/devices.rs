@@ -326,6 +326,12 @@ impl Machine {
         self.device(id).map_err(|_| Refusal::no_device(path))
     }
 
+    /// Whether the inner half of a virtio adapter of disks is at this path.
+    pub(super) fn is_virtio_disk_adapter(&self, path: &str) -> bool {
+        let outer = path.strip_suffix("/virtio-backend").and_then(|path| self.at_path(path).ok());
+        outer.is_some_and(|adapter| adapter.driver == "virtio-scsi-pci")
+    }
+
     pub(super) fn has_nic(&self, id: &str) -> bool {
         self.device(id).is_ok_and(|device| device.netdev.is_some())
     }

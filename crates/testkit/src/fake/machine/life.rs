@@ -16,6 +16,7 @@ impl Machine {
             (behaviour.eat, Later::Eats),
             (behaviour.off, Later::SwitchesOff { boot: 0 }),
             (behaviour.reboot, Later::Reboots),
+            (behaviour.requests.stick_after(), Later::RequestsStick),
         ];
         for (delay, later) in own_doing {
             if let Some(delay) = delay {
@@ -40,6 +41,7 @@ impl Machine {
             Later::Completed { id } => self.completed(&id),
             Later::Crash => std::process::abort(),
             Later::Eats => eat(),
+            Later::RequestsStick => self.requests.stick(),
         }
     }
 
@@ -107,6 +109,7 @@ impl Machine {
         let agent_listened = self.agent_listens();
         self.os_runs = false;
         self.button_pressed = false;
+        self.requests.end();
         self.event("RESET", Some(json!({ "guest": guest, "reason": reason })));
         if agent_listened {
             self.agent_port_moves(false);
