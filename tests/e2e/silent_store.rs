@@ -360,7 +360,8 @@ fn a_store_that_falls_silent_while_it_is_opened_ends_the_command() {
 /// A store under a linked clone's disk, and the image in a drive, which was put in while the guest ran.
 fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
     const DRIVE: &str = "dvd:avio_stor:0,1,0";
-    let host = VmHost::new(Engine::Fake);
+    let mut host = VmHost::new(Engine::Fake);
+    host.engine_behaves("requests=busy");
     let server = FileServer::over(&host.path("far"), DISK_BYTES);
     let far = server.file.display().to_string();
     let disk = format!("disk:avio_stor:0,0,0:file:{far}");
@@ -404,7 +405,8 @@ fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
 
 /// Of many disks each is watched, those that the guest starts with and those that one command adds while it runs.
 fn the_last_of_many_disks_is_watched() {
-    let host = VmHost::new(Engine::Fake);
+    let mut host = VmHost::new(Engine::Fake);
+    host.engine_behaves("requests=busy");
     let disks = |bus: u32, count: u32, last: &FileServer| {
         let statement = |n: u32| {
             let file = if n + 1 == count {

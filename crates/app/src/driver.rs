@@ -108,6 +108,8 @@ struct Driver {
     store_watch: StoreWatch,
     request_watch: RequestWatch,
     silent_stores: Vec<SilentStore>,
+    /// When stores are read whose turn it is; QEMU is asked which of them are in use.
+    reads_due: Option<Instant>,
     zeros: Zeros,
     reservations: Helper,
     ready: Option<File>,
@@ -190,8 +192,8 @@ impl Driver {
         self.publish();
         let mut next_beat = Instant::now() + BEAT;
         while !self.finished {
-            let wake =
-                self.machine.wake_at().map_or(next_beat, |at| next_beat.min(self.began + at));
+            let own = self.machine.wake_at().map(|at| self.began + at);
+            let wake = own.into_iter().chain(self.reads_due).fold(next_beat, Instant::min);
             tokio::select! {
                 message = self.link.receive(), if self.keeper.lives => match message {
                     Some(message) => self.keeper_said(message),
@@ -221,6 +223,7 @@ impl Driver {
                         next_beat = Instant::now() + BEAT;
                         self.beat();
                     }
+                    self.read_stores_if_due();
                     self.feed(Input::Tick);
                 }
             }
@@ -309,6 +312,7 @@ impl Driver {
             }
             Happening::Reset(_) => {
                 self.pulse.guest_was_reset();
+                self.request_watch.guest_was_reset();
                 self.feed(Input::Reset);
             }
             Happening::Stopped | Happening::Resumed => self.ask_status(),

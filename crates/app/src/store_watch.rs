@@ -1,9 +1,10 @@
-//! Whether what backs the guest's disks and drives answers, and what lies under it. Called by the owner once a beat.
+//! Whether what backs the guest's disks and drives answers, and what lies under it. Called by the owner once a beat,
+//! for what the guest may want something of.
 //!
 //! QEMU tells nothing of a request that is left unanswered, neither by an event nor by the counters of its disks, so a few
-//! bytes of each store are read beside it, through a descriptor of our own and past the memory of the VM Host. One thread
+//! bytes of a store are read beside it, through a descriptor of our own and past the memory of the VM Host. One thread
 //! reads store after store; one that does not come back is left with its store, and another thread goes on with the others.
-//! So a store that hangs costs one thread, and stores that answer cost one short read a beat. What answers reads and nothing
+//! So a store that hangs costs one thread, and stores that answer cost one short read a beat while they are in use. What answers reads and nothing
 //! else shows in the guest's requests, see [`crate::request_watch`].
 
 use std::fs::File;
@@ -106,15 +107,16 @@ impl StoreWatch {
         self.stores.iter().any(|store| (store.address, store.path.as_str()) == (address, path))
     }
 
-    /// Gives up stores that the guest's engine has no more, then reads each of the others.
-    pub(crate) fn beat(&mut self, machine: &Machine) {
+    /// Gives up stores that the guest's engine has no more, then reads each of the others that are wanted, by their addresses.
+    pub(crate) fn read(&mut self, machine: &Machine, is_wanted: impl Fn(StorageAddress) -> bool) {
         self.stores.retain(|store| store.is_of(machine));
-        let (asked, free): (Vec<_>, Vec<_>) =
-            self.stores.iter().cloned().partition(|store| store.is_asked());
-        if !asked.is_empty() {
+        if self.stores.iter().any(|store| store.is_asked()) {
             // Its thread ends when its read comes back, whenever that is.
             self.reader = None;
         }
+        let wanted =
+            self.stores.iter().filter(|store| !store.is_asked() && is_wanted(store.address));
+        let free: Vec<_> = wanted.cloned().collect();
         if free.is_empty() {
             return;
         }
@@ -195,7 +197,7 @@ fn start_reader() -> Option<Sender<Vec<Arc<Store>>>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs;
     use std::os::unix::fs::OpenOptionsExt;
     use std::path::Path;
@@ -240,7 +242,7 @@ mod tests {
         }
     }
 
-    fn disk(path: &Path) -> Attached {
+    pub(crate) fn disk(path: &Path) -> Attached {
         File::create(path).unwrap();
         let (storage, path) = (StorageType::File, path.to_str().unwrap());
         let device = StorageDevice {
@@ -256,7 +258,7 @@ mod tests {
         Attached { device, identity, access, cache, sharing, layers: Vec::new() }
     }
 
-    fn machine(storage: Vec<Attached>) -> Machine {
+    pub(crate) fn machine(storage: Vec<Attached>) -> Machine {
         Machine::new(BootRecord {
             format: FORMAT,
             uuid: GuestUuid(uuid::Uuid::from_u128(7)),
@@ -308,13 +310,13 @@ mod tests {
             let (at, due) = (String::new(), Due::NextReset);
             machine.replay(JournalLine::Asked { seq, at, change, due });
         }
-        watch.beat(&machine);
+        watch.read(&machine, |_| true);
         assert!(watch.has(address, path), "it comes");
         for seq in [2, 1] {
             let (at, outcome) = (String::new(), Outcome::Done);
             machine.replay(JournalLine::Settled { seq, at, outcome });
         }
-        watch.beat(&machine);
+        watch.read(&machine, |_| true);
         assert!(watch.has(address, path), "it has come");
         assert_eq!(StoreWatch::kind_of(&machine, address, path), Some(DeviceKind::Disk));
         watch.add_all([&after], [(address, File::open(&before.device.backing.path).unwrap())]);

@@ -175,6 +175,7 @@ impl Driver {
             store_watch: watch_of(&recorded, descriptors.stores),
             request_watch: RequestWatch::default(),
             silent_stores: Vec::new(),
+            reads_due: None,
             reservations,
             zeros: Zeros::of(before.snapshot.as_ref().filter(|_| !before.is_first)),
             ready: descriptors.ready,

@@ -33,6 +33,8 @@ pub(super) struct Pulse {
     beats: u64,
     /// When QEMU was asked for something; cleared by the answer.
     asked_at: Option<Instant>,
+    /// At this beat, how the guest's requests stand.
+    is_looking: bool,
     /// The state is asked for as soon as that is answered.
     wants_status: bool,
     /// The beat at which it is asked for again, if nothing wants it before.
@@ -46,6 +48,16 @@ impl Pulse {
     /// QEMU answered, or another one does from now on.
     pub(super) fn forget_question(&mut self) {
         self.asked_at = None;
+    }
+
+    /// Whether it is asked how the guest's requests stand.
+    pub(super) fn is_looking(&self) -> bool {
+        self.is_looking
+    }
+
+    /// Whether this beat is one of the few at which more is done.
+    pub(super) fn is_for_care(&self) -> bool {
+        self.beats.is_multiple_of(BEATS_PER_CARE)
     }
 
     /// Whether QEMU answered what it was asked as a QEMU does that runs.
@@ -101,7 +113,7 @@ impl Driver {
         if self.machine.wants_occupant() && self.pulse.looks.are_due_at(self.pulse.beats) {
             self.monitor.ask(ReadRegisters {}, News::Registers);
         }
-        if self.pulse.beats.is_multiple_of(BEATS_PER_CARE) {
+        if self.pulse.is_for_care() {
             self.engine.count_oom_kills();
             self.console.bound_log();
             if !self.wires.is_told() {
@@ -127,6 +139,7 @@ impl Driver {
     }
 
     fn watch_answers(&mut self) {
+        self.pulse.is_looking = false;
         let patience = match self.shown.phase {
             Phase::Starting => FIRST_WORD,
             _ => SILENCE,
@@ -147,7 +160,8 @@ impl Driver {
     /// How the guest's requests stand tells that QEMU answers as well. The state of a guest that runs is told by events, and asked
     /// now and then all the same.
     fn ask(&mut self) {
-        if !self.look_at_requests() {
+        self.pulse.is_looking = self.look_at_requests();
+        if !self.pulse.is_looking {
             return self.ask_status();
         }
         self.pulse.asked_at = Some(Instant::now());

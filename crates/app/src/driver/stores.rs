@@ -1,14 +1,20 @@
 //! Stores that do not answer: noticed, told and forgotten.
 
+use std::collections::BTreeSet;
+
 use hpvm_app::snapshot::{DeviceStore, SilentStore};
 use hpvm_engine::devices::requests::{self, RequestQueue};
-use hpvm_model::PciSlot;
+use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_plan::record;
 use hpvm_qmp::answer::VirtQueue;
 
 use super::*;
-use crate::request_watch::{Told, watched_adapters};
+use crate::request_watch::Told;
 use crate::store_watch::LATE;
+
+/// How long reads wait for QEMU to tell which stores are in use. What is read then is late by the next beat all the same, if it
+/// does not come back.
+const TOLD_WITHIN: Duration = Duration::from_millis(100);
 
 impl Driver {
     /// Of what came after the guest's start the worker that was handed it looked alone.
@@ -21,37 +27,59 @@ impl Driver {
         }
     }
 
-    /// Looks who has not answered since the beat before, then reads a little of each store.
+    /// Looks who has not answered since the beat before, then reads a little of each store; of those that the guest wants
+    /// nothing of, when QEMU has told which these are.
     pub(super) fn watch_stores(&mut self) {
         self.look_at_stores();
+        match self.pulse.is_looking() {
+            true => self.reads_due = Some(Instant::now() + TOLD_WITHIN),
+            false => self.read_stores(|_| true),
+        }
+    }
+
+    /// Reads stores, if it is time to, whatever QEMU has told by then.
+    pub(super) fn read_stores_if_due(&mut self) {
+        if self.reads_due.is_some_and(|due| due <= Instant::now()) {
+            self.read_stores(|_| true);
+        }
+    }
+
+    fn read_stores(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) {
+        self.reads_due = None;
         if let Ok(known) = &self.recorded.machine {
-            self.store_watch.beat(known.file.machine());
+            self.store_watch.read(known.file.machine(), is_wanted);
         }
     }
 
     /// Asks QEMU how the guest's requests stand, if the guest runs and QEMU tells it; says whether it did.
     pub(super) fn look_at_requests(&mut self) -> bool {
-        match self.shown.phase {
-            Phase::Running { .. } => {}
-            // What QEMU itself holds still waits for nothing.
-            Phase::Starting | Phase::Paused { .. } => {
-                self.request_watch.forget();
-                return false;
-            }
-            Phase::Stopping { .. } | Phase::Ended { .. } => return false,
-        }
         if self.machine.is_silent() {
             // It answers nobody, so it is no store that does not.
-            self.request_watch.forget();
+            self.request_watch.nothing_told();
             return false;
         }
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
+            self.request_watch.nothing_told();
             return false;
         };
         let machine = known.file.machine();
-        let adapters = watched_adapters(machine);
-        let Some(look) = self.request_watch.begin_look(&adapters) else { return false };
+        let adapters = self.request_watch.adapters(machine);
+        match self.shown.phase {
+            Phase::Running { .. } => {}
+            // What QEMU itself holds still waits for nothing. What was silent before may come back.
+            Phase::Starting | Phase::Paused { .. } => {
+                self.request_watch.nothing_told();
+                if self.request_watch.silent().next().is_none() {
+                    return false;
+                }
+            }
+            Phase::Stopping { .. } | Phase::Ended { .. } => return false,
+        }
+        if adapters.is_empty() {
+            return false;
+        }
+        let look = self.request_watch.begin_look();
         let (vcpus, news) = (machine.base.vcpus, self.monitor.news());
         spawn_local(async move {
             let told = requests::standing(&client, &adapters, vcpus).await;
@@ -70,10 +98,12 @@ impl Driver {
         }
         match told {
             Ok(told) => {
-                let told = Told { queues: &told, is_prompt: self.pulse.was_answered_at_once() };
+                let runs = matches!(self.shown.phase, Phase::Running { .. });
+                let time_counts = runs && self.pulse.was_answered_at_once();
+                let told = Told { queues: &told, time_counts };
                 self.request_watch.looked(told, std::time::Instant::now(), LATE);
             }
-            Err(_) => self.request_watch.forget(),
+            Err(error) => self.request_watch.refused(&error),
         }
         let had_hung = self.machine.is_silent();
         self.answered();
@@ -82,6 +112,20 @@ impl Driver {
             self.ask_status();
         }
         self.look_at_stores();
+        if self.reads_due.is_some() {
+            let resting = self.resting_adapters();
+            self.read_stores(|address| !resting.contains(&address.slot));
+        }
+    }
+
+    /// Of these the guest wants nothing, so that nothing of it is left unanswered; now and then they are read all the same.
+    fn resting_adapters(&self) -> Vec<PciSlot> {
+        let (false, Ok(known)) = (self.pulse.is_for_care(), &self.recorded.machine) else {
+            return Vec::new();
+        };
+        let slots: BTreeSet<PciSlot> =
+            known.file.machine().held().map(|attached| attached.device.address.slot).collect();
+        slots.into_iter().filter(|slot| self.request_watch.rests(*slot)).collect()
     }
 
     fn look_at_stores(&mut self) {
