@@ -1,10 +1,7 @@
 //! What waits for a guest's reset, on the fake engine: noted, shown, kept over the death of its worker, made, taken back.
 
-mod guest;
-
 use std::fs::File;
 
-use guest::{Guest, open, signal};
 use hpvm_app::protocol::*;
 use hpvm_app::snapshot::Phase;
 use hpvm_host::process::Signal;
@@ -13,6 +10,8 @@ use hpvm_plan::record::*;
 use hpvm_qmp::RunState;
 use hpvm_qmp::blocking::Client;
 use hpvm_qmp::command::QueryStatus;
+
+use crate::guest::{Guest, open, signal};
 
 fn attach(adapter: AdapterPresence, devices: Vec<Attached>) -> DeviceChange {
     let StorageDevice { address, adapter: kind, .. } = devices[0].device;

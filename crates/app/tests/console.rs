@@ -1,15 +1,14 @@
 //! The console's door with its guest, on the fake engine.
 
-mod guest;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use guest::{Guest, PATIENCE, signal};
 use hpvm_app::snapshot::*;
 use hpvm_console::door::*;
 use hpvm_host::process::Signal;
+
+use crate::guest::{Guest, PATIENCE, signal};
 
 /// A session at the door, as raw as can be.
 struct Session {

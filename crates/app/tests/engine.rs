@@ -1,16 +1,15 @@
 //! The worker on QEMU itself, with firmware and no operating system: that the fake engine did not lie.
 
-mod guest;
-
 use std::time::{Duration, Instant};
 
-use guest::{Guest, open, signal};
 use hpvm_app::protocol::*;
 use hpvm_app::snapshot::*;
 use hpvm_host::process::Signal;
 use hpvm_host::users::{self, Ids};
 use hpvm_model::*;
 use hpvm_plan::record::*;
+
+use crate::guest::{Guest, open, signal};
 
 fn done() -> Reply {
     Reply::Changed { results: vec![ChangeResult::Done] }

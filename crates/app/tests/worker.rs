@@ -1,13 +1,10 @@
 //! The worker with its keeper, on the fake engine: real processes, real signals, no machine.
 
-mod guest;
-
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use guest::{Guest, PATIENCE, open, signal};
 use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::*;
 use hpvm_app::snapshot::*;
@@ -16,6 +13,8 @@ use hpvm_model::*;
 use hpvm_plan::record::*;
 use hpvm_qmp::blocking::Client as Rescue;
 use hpvm_qmp::command::{Cont, Stop, SystemReset};
+
+use crate::guest::{Guest, PATIENCE, open, signal};
 
 fn ended(how: Ending) -> Phase {
     Phase::Ended { how }

@@ -1,5 +1,4 @@
 //! A guest of a test: started as hpvmstart starts one, with its keeper and its worker, and ended when it is dropped.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -26,12 +25,12 @@ use hpvm_plan::record::{
 };
 
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Guest {
+pub(crate) struct Guest {
     folder: tempfile::TempDir,
-    pub record: BootRecord,
-    pub places: Places,
+    pub(crate) record: BootRecord,
+    pub(crate) places: Places,
 }
 
 struct Quiet;
@@ -39,7 +38,7 @@ impl Milestones for Quiet {}
 
 impl Guest {
     /// On the fake engine, with the behaviour its documentation lists.
-    pub fn fake(behaviour: &str) -> Guest {
+    pub(crate) fn fake(behaviour: &str) -> Guest {
         let guest = Guest::new("/bin/false");
         let engine = guest.path("engine");
         let fake = hpvm_host::paths::program("fake-qemu").expect("built with the test kit");
@@ -52,7 +51,7 @@ impl Guest {
     }
 
     /// On QEMU itself, with firmware and no operating system.
-    pub fn real() -> Guest {
+    pub(crate) fn real() -> Guest {
         let guest = Guest::new("/usr/bin/qemu-system-x86_64");
         fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", guest.path("nvram")).unwrap();
         guest.with(|record| record.firmware_code = "/usr/share/OVMF/OVMF_CODE_4M.fd".into())
@@ -111,17 +110,17 @@ impl Guest {
         Guest { folder, record, places }
     }
 
-    pub fn with(mut self, change: impl FnOnce(&mut BootRecord)) -> Guest {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut BootRecord)) -> Guest {
         change(&mut self.record);
         self
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Makes a file and the device that it backs.
-    pub fn device(&self, kind: DeviceKind, adapter: AdapterKind, address: &str) -> Attached {
+    pub(crate) fn device(&self, kind: DeviceKind, adapter: AdapterKind, address: &str) -> Attached {
         let path = self.path(&format!("medium-{address}"));
         File::create(&path).and_then(|file| file.set_len(1 << 20)).unwrap();
         let address: StorageAddress = address.parse().unwrap();
@@ -133,11 +132,11 @@ impl Guest {
         Attached { device, identity: None, access, cache, sharing, layers: Vec::new() }
     }
 
-    pub fn try_start(&self) -> Result<(), LaunchError> {
+    pub(crate) fn try_start(&self) -> Result<(), LaunchError> {
         launch::start(&self.record, &self.places, &mut Quiet)
     }
 
-    pub fn start(self) -> Guest {
+    pub(crate) fn start(self) -> Guest {
         if let Err(error) = self.try_start() {
             panic!("no start: {}\n{}", hpvm_model::chain(&error), self.story());
         }
@@ -145,7 +144,7 @@ impl Guest {
     }
 
     /// Everything that was written about it.
-    pub fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         let read = |name| fs::read_to_string(self.path(name)).unwrap_or_default();
         format!(
             "--- log\n{}--- QEMU\n{}--- record\n{}--- status\n{}",
@@ -156,19 +155,19 @@ impl Guest {
         )
     }
 
-    pub fn snapshot(&self) -> Option<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
         let text = fs::read_to_string(self.places.run_dir.join("status")).ok()?;
         Snapshot::from_file(&text).map(|(_, snapshot)| snapshot)
     }
 
-    pub fn beat(&self) -> u64 {
+    pub(crate) fn beat(&self) -> u64 {
         let text = fs::read_to_string(self.places.run_dir.join("status")).unwrap_or_default();
         Snapshot::from_file(&text).map_or(0, |(beat, _)| beat)
     }
 
     /// Waits until the snapshot is as wanted; gives it and how long it took.
     #[track_caller]
-    pub fn until(&self, wanted: impl Fn(&Snapshot) -> bool) -> (Snapshot, Duration) {
+    pub(crate) fn until(&self, wanted: impl Fn(&Snapshot) -> bool) -> (Snapshot, Duration) {
         let began = Instant::now();
         let mut found = None;
         self.wait("the snapshot to be as wanted", || {
@@ -179,17 +178,17 @@ impl Guest {
     }
 
     #[track_caller]
-    pub fn until_phase(&self, phase: &Phase) -> Duration {
+    pub(crate) fn until_phase(&self, phase: &Phase) -> Duration {
         self.until(|snapshot| snapshot.phase == *phase).1
     }
 
     #[track_caller]
-    pub fn until_os(&self) {
+    pub(crate) fn until_os(&self) {
         self.until_phase(&Phase::Running { occupant: Occupant::Os });
     }
 
     #[track_caller]
-    pub fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let began = Instant::now();
         while !is_so() {
             assert!(began.elapsed() < PATIENCE, "waited for {what}\n{}", self.story());
@@ -197,32 +196,36 @@ impl Guest {
         }
     }
 
-    pub fn held(&self, byte: u64) -> bool {
+    pub(crate) fn held(&self, byte: u64) -> bool {
         File::open(self.places.run_dir.join("lock"))
             .is_ok_and(|lock| is_held(&lock, byte).unwrap_or(false))
     }
 
     /// Waits until keeper and worker are gone.
     #[track_caller]
-    pub fn until_gone(&self) {
+    pub(crate) fn until_gone(&self) {
         self.wait("keeper and worker to end", || {
             !self.held(KEEPER_BYTE) && !self.held(WORKER_BYTE)
         });
     }
 
-    pub fn try_ask(&self, request: &Request, media: &[File]) -> Result<Reply, client::ClientError> {
+    pub(crate) fn try_ask(
+        &self,
+        request: &Request,
+        media: &[File],
+    ) -> Result<Reply, client::ClientError> {
         let control = self.places.run_dir.join("control");
         let media: Vec<BorrowedFd<'_>> = media.iter().map(|file| file.as_fd()).collect();
         client::ask(&control, request, &media, PATIENCE, &mut |_| {})
     }
 
     #[track_caller]
-    pub fn ask(&self, request: &Request) -> Reply {
+    pub(crate) fn ask(&self, request: &Request) -> Reply {
         self.ask_with(request, &[])
     }
 
     #[track_caller]
-    pub fn ask_with(&self, request: &Request, media: &[File]) -> Reply {
+    pub(crate) fn ask_with(&self, request: &Request, media: &[File]) -> Reply {
         match self.try_ask(request, media) {
             Ok(reply) => reply,
             Err(error) => panic!("{error}\n{}", self.story()),
@@ -230,7 +233,7 @@ impl Guest {
     }
 
     /// The replies to a raw line.
-    pub fn ask_raw(&self, line: &str) -> String {
+    pub(crate) fn ask_raw(&self, line: &str) -> String {
         let mut stream = UnixStream::connect(self.places.run_dir.join("control")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(line.as_bytes()).unwrap();
@@ -240,21 +243,21 @@ impl Guest {
     }
 
     #[track_caller]
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         assert_eq!(self.ask(&Request::Stop { how: StopHow::Hard }), Reply::Done);
     }
 
     /// The machine as the boot record tells it.
-    pub fn machine(&self) -> Machine {
+    pub(crate) fn machine(&self) -> Machine {
         Machine::read(&fs::read_to_string(self.path("boot.record")).unwrap()).unwrap()
     }
 
-    pub fn qemu(&self) -> i32 {
+    pub(crate) fn qemu(&self) -> i32 {
         self.snapshot().expect("a snapshot").qemu.pid
     }
 
     /// The worker, by its program and the guest's name behind it; folders of images may follow.
-    pub fn worker(&self) -> Option<i32> {
+    pub(crate) fn worker(&self) -> Option<i32> {
         let wanted = format!("{}\0{}\0", self.places.worker.display(), self.record.name);
         fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -264,7 +267,7 @@ impl Guest {
     }
 
     /// The keeper: the worker's parent.
-    pub fn keeper(&self) -> i32 {
+    pub(crate) fn keeper(&self) -> i32 {
         let worker = self.worker().expect("a worker");
         let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
@@ -272,12 +275,12 @@ impl Guest {
     }
 }
 
-pub fn signal(pid: i32, signal: Signal) {
+pub(crate) fn signal(pid: i32, signal: Signal) {
     let held = PidFd::open_number(pid).unwrap().expect("it lives");
     held.signal(signal).unwrap();
 }
 
-pub fn pause() {
+pub(crate) fn pause() {
     pause_for(Duration::from_millis(1));
 }
 
@@ -304,6 +307,6 @@ impl Guest {
     }
 }
 
-pub fn open(path: impl AsRef<Path>) -> File {
+pub(crate) fn open(path: impl AsRef<Path>) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }

@@ -1,0 +1,7 @@
+//! The worker and its keeper as processes of their own. One program for all of it: most of these tests wait, and wait together.
+
+mod at_reset;
+mod console;
+mod engine;
+mod guest;
+mod worker;
