@@ -74,10 +74,11 @@ guests:
 	$(CARGO) xtask scsi-target
 	$(CARGO) xtask guest-host
 
-# The programs are built first: the end-to-end tests of crate hpvm-tests run them from target/debug.
+# All is built at once, so that no processor waits: the programs too, which the end-to-end tests of crate hpvm-tests run from
+# target/debug.
 test: guests
 	$(CARGO) fetch --locked
-	$(CARGO) build --workspace --bins --locked
+	$(CARGO) build --workspace --bins --tests --locked
 	$(CARGO) test --workspace --locked
 
 bench:
