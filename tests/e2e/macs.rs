@@ -114,19 +114,25 @@ fn made_anew() {
     let host = VmHost::new(Engine::Fake);
     pair("lan0", "far0");
     host.ok(&["hpvmnet", "-c", "-S", "sw1", "-n", "lan0"]);
-    // Somebody has whatever is asked for first, and nothing else.
-    let first = Arc::new(Mutex::new(None));
-    let answering = Answering::start("far0", {
-        let first = Arc::clone(&first);
-        move |mac| *first.lock().expect("sound").get_or_insert(mac) == mac
-    });
-    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan:0,1:vswitch:sw1"]);
-    let taken = first.lock().expect("sound").expect("somebody was asked");
-    let taken: Vec<String> = taken.iter().map(|byte| format!("{byte:02x}")).collect();
-    let shown = host.ok(&["hpvmstatus", "-P", "one"]);
-    assert!(!shown.contains(&taken.join("-")), "{taken:?}: {shown}");
-    // The one that was drawn first, the one the guest has, and for each of these two one that nobody has.
-    assert_eq!(answering.asked().len(), 4, "{:x?}", answering.asked());
+    let made: [(&str, &[&str]); 2] = [
+        ("one", &["hpvmcreate", "-P", "one", "-a", "network:lan:0,1:vswitch:sw1"]),
+        ("two", &["hpvmclone", "-P", "one", "-N", "two"]),
+    ];
+    for (name, line) in made {
+        // Somebody has whatever is asked for first, and nothing else.
+        let first = Arc::new(Mutex::new(None));
+        let answering = Answering::start("far0", {
+            let first = Arc::clone(&first);
+            move |mac| *first.lock().expect("sound").get_or_insert(mac) == mac
+        });
+        host.ok(line);
+        let taken = first.lock().expect("sound").expect("somebody was asked");
+        let taken: Vec<String> = taken.iter().map(|byte| format!("{byte:02x}")).collect();
+        let shown = host.ok(&["hpvmstatus", "-P", name]);
+        assert!(!shown.contains(&taken.join("-")), "{taken:?}: {shown}");
+        // The one that was drawn first, the one the guest has, and for each of these two one that nobody has.
+        assert_eq!(answering.asked().len(), 4, "{:x?}", answering.asked());
+    }
 }
 
 fn a_lan_that_answers_for_all_is_told() {
