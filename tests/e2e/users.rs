@@ -1,4 +1,4 @@
-//! Ordinary users: one has a VM Host of his own, without any right of root's, and changes nothing of another's.
+//! Ordinary users: one has a VM Host of his own with NAT for its guests, without any right of root's, and changes nothing of another's.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -27,15 +27,22 @@ fn an_ordinary_user_has_a_vm_host_of_his_own() {
     let disk = host.disk("web.img", 1 << 20);
     chown(&disk, Some(USER), Some(USER)).expect("it is the user's");
     let statement = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
-    host.ok(&["hpvmcreate", "-P", "web", "-r", "128M", "-a", &statement]);
+    host.ok(&["hpvmnet", "-c", "-S", "net1", "--wire", "nat"]);
+    host.ok(&["hpvmnet", "-S", "net1", "-b"]);
+    let nic = "network:avio_lan::vswitch:net1";
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "128M", "-a", &statement, "-a", nic]);
     host.ok(&["hpvmconsole", "-P", "web", "-q", "-c", "pc -on"]);
     assert_eq!(host.state("web"), "On (EFI)");
+    wait_until(BOUND, "its port is served", || {
+        let ports = host.ok(&["hpvmnet", "-S", "net1"]);
+        ports.contains("1       Active       avio_lan none     1            web\n")
+    });
     let processes = host.processes();
     for (pid, name) in &processes {
         let owner = fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
         assert_eq!(owner, USER, "{name}");
     }
-    for name in ["hpvmkeeper", "hpvmapp", "hpvm-1"] {
+    for name in ["hpvmkeeper", "hpvmapp", "hpvm-1", "hpvmnetd", "hpvmnat"] {
         assert!(processes.iter().any(|(_, its)| its == name), "{name} in {processes:?}");
     }
 
