@@ -59,7 +59,6 @@ fn outlive() {
     assert_eq!(given & (NEW_FEATURES | LOGS_ALL), LOGS_ALL, "{given:#x}");
     both_are_served(&host, &mut guests);
 
-    links_follow(&host, &mut guests);
     traffic_goes_on(&host, &mut guests, given);
     guests.talk(&host);
     a_port_waits_for_the_version_it_needs(&host, &mut guests.vio);
@@ -118,15 +117,6 @@ fn both_are_served(host: &VmHost, guests: &mut BothKinds) {
     }
     let counted = host.ok(&["hpvmnet", "-S", "sw1", "-p", "2", "-A"]);
     assert!(!counted.contains("Outbound Unicast Pkts (local): 0\n"), "{counted}");
-}
-
-fn links_follow(host: &VmHost, guests: &mut BothKinds) {
-    host.ok(&["hpvmnet", "-S", "sw1", "-h", "-F"]);
-    guests.each().into_iter().for_each(|guest| guest.wait_for_carrier("eth0", "0"));
-    assert!(guests.avio.misses(FIRST, VIO));
-    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
-    guests.each().into_iter().for_each(|guest| guest.wait_for_carrier("eth0", "1"));
-    guests.talk(host);
 }
 
 /// A port that was given more than the older version has is down under that one, while the others go on, and comes back with

@@ -4,7 +4,8 @@
 //!
 //! A switch that is back at once was never gone for an emulated NIC, whether it was halted, lost its wire or died: the guest
 //! would lose half a second more while the card agrees with the other end on a speed (QEMU, hw/net/e1000x_common.c), and two
-//! seconds more when its driver had noticed (Linux looks every other second, e1000_main.c).
+//! seconds more when its driver had noticed: Linux looks every other second, and the card's interrupt does not make it look
+//! sooner, since the work that it asks for waits already (e1000_main.c). Neither can be had shorter from outside the guest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
