@@ -24,8 +24,8 @@ fn packet_sizes_are_compared() {
     apart(compared);
 }
 
-/// Settles 127: who starts is compared with the wire, or with the others, who runs when the switch is booted anew, and who gets
-/// a NIC meanwhile.
+/// Settles 127: who starts is compared with the wire, or with the others, who runs when the switch is booted anew or gets
+/// another wire, and who gets a NIC meanwhile.
 fn compared() {
     let host = VmHost::new(Engine::Real);
     pair("lan0", "far0");
@@ -68,6 +68,7 @@ fn running_it_is_compared_too(host: &VmHost) {
     assert!(!moved.contains("packets"), "it is alone there: {moved}");
     who_starts_without_a_wire_is_compared(host);
     without_a_wire_guests_are_compared(&changed, &|| host.run(&["hpvmnet", "-S", "sw2", "-b"]));
+    another_wire_is_compared(host, &changed);
 }
 
 fn who_starts_without_a_wire_is_compared(host: &VmHost) {
@@ -93,4 +94,27 @@ fn without_a_wire_guests_are_compared(
     assert!(told.status.success() && told.stderr.contains(words), "{told}");
     changed("-m", "network:avio_lan:0,5:vswitch:sw1");
     assert_eq!(booted().stderr, "", "who is left is of one size");
+}
+
+/// NAT among them, which carries what Ethernet does.
+fn another_wire_is_compared(host: &VmHost, changed: &dyn Fn(&str, &str) -> String) {
+    let words = |switch: &str, nic: &str| {
+        format!(
+            "the LAN of virtual switch '{switch}' carries packets of 1500 bytes, and guest one takes 9000 for its NIC at {nic}; set MTU 1500 in the guest\n"
+        )
+    };
+    let is_told = |told: &str, switch: &str, nics: &[&str]| {
+        let all = nics.iter().all(|nic| told.contains(&words(switch, nic)));
+        assert!(all && told.matches("packets").count() == nics.len(), "{told}");
+    };
+    pair("lan1", "far1");
+    for wire in [["-n", "lan1"], ["--wire", "nat"]] {
+        let given = host.run(&["hpvmnet", "-C", "-S", "sw1", wire[0], wire[1]]);
+        assert!(given.status.success(), "{given}");
+        is_told(&given.stderr, "sw1", &["0,2", "0,5"]);
+    }
+    let back = host.run(&["hpvmnet", "-C", "-S", "sw1", "-n", "lan0"]);
+    assert!(back.status.success() && !back.stderr.contains("NIC at 0,2"), "{back}");
+    assert_eq!(host.run(&["hpvmnet", "-C", "-S", "sw2", "--wire", "nat"]).stderr, "");
+    is_told(&changed("-m", "network:avio_lan:0,5:vswitch:sw2"), "sw2", &["0,5"]);
 }

@@ -80,15 +80,17 @@ fn fact(switch: &Vswitch, others: &[&NicRow], running: &BTreeSet<GuestNumber>) -
         let holder = PortHolder { guest: row.guest.clone(), runs: running.contains(&row.number) };
         held.entry(row.nic.port).or_default().push(holder);
     }
-    let interface = switch.wire.interface();
-    let nic = interface.and_then(wire::interface);
-    let missing = interface.filter(|_| matches!(switch.wire, Wire::Nic(_)) && nic.is_none());
+    let carried = wire::carried(&switch.wire);
+    let missing = match &switch.wire {
+        Wire::Nic(name) if carried.is_none() => Some(name),
+        _ => None,
+    };
     SwitchFact {
         number: switch.number,
         state: switch.state,
         features: None,
         wire_missing: missing.map(|name| format!("there is no network interface {name}")),
-        mtu: nic.and_then(|nic| u16::try_from(nic.mtu_bytes).ok()),
+        mtu: carried.and_then(|bytes| u16::try_from(bytes).ok()),
         held,
         ruled: switch.ports.keys().copied().collect(),
         booted_over: booted_over(switch),

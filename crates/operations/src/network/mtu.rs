@@ -1,8 +1,7 @@
 //! Compares the longest packet that a switch's wire carries with what the guests that run on it take it to be; without a wire
 //! the guests are compared with each other, also when one starts or gets a NIC there. Beside a wire the judge compares those.
 
-use hpvm_host::nic;
-use hpvm_model::{GuestConfig, Nic, Problem, Vswitch};
+use hpvm_model::{GuestConfig, InterfaceName, Nic, Problem, Vswitch};
 use hpvm_plan::judge::packets;
 use hpvm_plan::record::AttachedNic;
 
@@ -21,8 +20,8 @@ pub(super) fn problems(host: &VmHost, switch: &Vswitch) -> Result<Vec<Problem>, 
         .flat_map(|(config, machine)| machine.nics.iter().map(move |attached| (config, attached)))
         .filter(|(_, attached)| attached.switch == switch.number)
         .collect();
-    Ok(match interface(switch) {
-        Some(interface) => beside_the_wire(switch, &interface, &on_it),
+    Ok(match wire::carried(&switch.wire) {
+        Some(carried) => beside_the_wire(switch, carried, &on_it),
         None => beside_each_other(switch, &on_it),
     })
 }
@@ -33,7 +32,7 @@ pub(crate) fn of_comers(host: &VmHost, before: &[Nic], after: &[Nic]) -> Vec<Pro
     let comes = |switch: &Vswitch| {
         after.iter().any(|nic| nic.vswitch == switch.name && !before.contains(nic))
     };
-    let is_meant = |switch: &&Vswitch| comes(switch) && interface(switch).is_none();
+    let is_meant = |switch: &&Vswitch| comes(switch) && wire::carried(&switch.wire).is_none();
     // The guest runs, and does not fail for what cannot be looked at.
     let switches = host.registry.vswitches().unwrap_or_default();
     switches
@@ -43,17 +42,13 @@ pub(crate) fn of_comers(host: &VmHost, before: &[Nic], after: &[Nic]) -> Vec<Pro
         .collect()
 }
 
-fn interface(switch: &Vswitch) -> Option<nic::Nic> {
-    switch.wire.interface().and_then(wire::interface)
-}
-
-fn beside_the_wire(switch: &Vswitch, interface: &nic::Nic, on_it: &[Running<'_>]) -> Vec<Problem> {
-    let carried = interface.mtu_bytes;
+fn beside_the_wire(switch: &Vswitch, carried: u32, on_it: &[Running<'_>]) -> Vec<Problem> {
     let told = on_it.iter().filter_map(|(config, attached)| {
         let in_guest = attached.mtu_in_guest();
         packets::beside_the_wire(&switch.name, carried, &config.name, &attached.nic, in_guest)
     });
-    told.map(|text| Problem::warning(interface.name.as_str(), text)).collect()
+    let subject = switch.wire.interface().map_or(switch.name.as_str(), InterfaceName::as_str);
+    told.map(|text| Problem::warning(subject, text)).collect()
 }
 
 fn beside_each_other(switch: &Vswitch, on_it: &[Running<'_>]) -> Vec<Problem> {

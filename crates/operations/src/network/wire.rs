@@ -168,6 +168,16 @@ pub(super) fn interface(name: &InterfaceName) -> Option<Nic> {
     nic::named(name.as_str()).ok().flatten()
 }
 
+/// The longest packet that a wire carries now, in bytes; `None` without one, and while it is not there.
+pub(super) fn carried(wire: &Wire) -> Option<u32> {
+    match wire {
+        Wire::None => None,
+        Wire::Nic(name) | Wire::Tap(name) => interface(name).map(|nic| nic.mtu_bytes),
+        // What hpvmnat is started with, and tells by DHCP.
+        Wire::Nat => Some(Settings::default().mtu.into()),
+    }
+}
+
 /// Starts the process that does NAT, or has the one that runs keep the forwards there are to be.
 fn start_nat(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
     let asking = socket(host, switch, switch_folder::NAT_CONTROL);
