@@ -648,10 +648,28 @@ fn a_loop_device_is_known_by_its_file() {
     device.grow();
     runs_once();
     device.exchange(&other);
-    let said = refused(&host, &["hpvmstart", "-P", "web"]);
-    assert!(said.contains("is another device than the one the guest was given"), "{said}");
+    // Nor is it given to a guest that runs, or overwritten.
+    let own = disk_on(&host.disk("own.img", 1 << 20)).replace("::", ":0,0,0:");
+    host.ok(&["hpvmcreate", "-P", "runs", "-r", "64M", "-a", &own]);
+    host.ok(&["hpvmstart", "-P", "runs"]);
+    let comes = ["hpvmmodify", "-P", "runs", "-a", &device.disk()];
+    let copied = device.disk().replace("::", ":0,0,0:");
+    let copied = ["hpvmclone", "-P", "runs", "-N", "copy", "-b", &copied];
     let accept = format!("gdev:{}:attr:IDENTIFIER=ACCEPT", device.path().display());
+    let told = "is another device than the one the guest was given";
+    let said = refused(&host, &["hpvmstart", "-P", "web"]);
+    assert!(said.contains(told), "{said}");
+    for command in [&comes[..], &copied] {
+        let said = host.run(command);
+        assert_eq!(said.status.code(), Some(1), "{said}");
+        let told: Vec<&str> = said.stderr.lines().filter(|line| line.contains(told)).collect();
+        assert!(matches!(told[..], [line] if line.contains("ERROR")), "{said}");
+    }
+    let listed = host.ok(&["hpvmstatus", "-P", "runs", "-d"]);
+    assert!(!listed.contains(&device.path().display().to_string()), "{listed}");
     host.ok(&["hpvmdevmgmt", "-m", &accept]);
+    host.ok(&comes);
+    host.ok(&["hpvmstop", "-P", "runs", "-h", "-F"]);
     runs_once();
 }
 

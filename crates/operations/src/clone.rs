@@ -184,7 +184,10 @@ impl Cloning<'_> {
         found.extend(variables(host, &source));
         found.extend(same);
         let standing = Purpose::Change { before: Some(&source) };
-        found.extend(problems(&design.config, &facts, standing));
+        let of_clone = problems(&design.config, &facts, standing);
+        let is_told = |problem: &Problem| found.iter().any(|told| told.text == problem.text);
+        let of_clone: Vec<Problem> = of_clone.into_iter().filter(|p| !is_told(p)).collect();
+        found.extend(of_clone);
         found.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
         let fields = difference::fields(&source, &design.config, None);
         let fields = difference::with_refusals(fields, &found);

@@ -35,7 +35,7 @@ enum Weight {
     Never,
     /// With this it cannot run now.
     NotNow,
-    /// Another running guest has it, so it can neither run with it nor take it on.
+    /// It can neither run with it now nor take it on, as what another running guest has.
     Taken,
     /// It runs, and may surprise.
     Note,

@@ -12,6 +12,7 @@ use hpvm_model::{
 use hpvm_plan::clone::{Design, How, Place, Work};
 use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Sharer, Writable};
 use hpvm_plan::hotplug::Force;
+use hpvm_plan::judge::registered::overwritten;
 use hpvm_plan::record::Cache;
 
 use super::running::Running;
@@ -49,6 +50,7 @@ pub(super) fn judge(
         problems.extend(target(work, facts, force));
         problems.extend(base(work, source, design));
         let device = design.config.device_at(work.address);
+        problems.extend(device.and_then(|device| overwritten(&design.config, device, facts)));
         let layers = device.map_or(&[][..], |device| &device.layers);
         problems.extend(half_copy(work, layers, &design.config.name));
     }

@@ -2,11 +2,11 @@
 //! a device that is not the one it was.
 
 use hpvm_model::{
-    AdapterKind, Backing, Choice, DeviceKind, EntryId, EntryType, GuestConfig, Likeness,
-    StorageDevice, StorageType, StoreIdentity,
+    AdapterKind, Backing, Choice, DeviceKind, EntryId, EntryType, GuestConfig, Likeness, Problem,
+    Severity, StorageDevice, StorageType, StoreIdentity,
 };
 
-use super::{Finding, Findings, never, not_now, note};
+use super::{Finding, Findings, never, note, taken};
 use crate::drives;
 use crate::facts::{
     FileFact, HostFacts, NotToChoose, OtherNames, Registered, Reservations, Restriction,
@@ -148,5 +148,19 @@ pub(super) fn another_device(
     let entry = EntryId::new(EntryType::Guest, path).ok()?;
     let accept = format!("hpvmdevmgmt -m {entry}:attr:IDENTIFIER=ACCEPT");
     let ask = format!("make sure that {path} is the right disk for {}", config.name);
-    Some(not_now(path, text).ask(ask, accept))
+    Some(taken(path, text).ask(ask, accept))
+}
+
+/// The same of a device that a copy would overwrite, where it is not the one that is known by its path.
+#[must_use]
+pub fn overwritten(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    facts: &HostFacts,
+) -> Option<Problem> {
+    let path = &device.backing.path;
+    let Some(FileFact::Block(_)) = facts.files.get(path) else { return None };
+    let Finding { item, text, remedy, .. } =
+        another_device(config, device, facts.registered.get(path)?)?;
+    Some(Problem { severity: Severity::Error, item, text, remedy })
 }
