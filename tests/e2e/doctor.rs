@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_that_nobody_supervises_is_taken_over,
     a_lost_registry_is_refused_and_rebuilt,
     a_damaged_registry_is_refused_and_rebuilt,
-    a_registry_without_its_log_is_refused_and_repaired,
+    a_registry_without_its_log_is_refused_and_rebuilt,
     an_older_registry_is_refused_and_rebuilt,
     a_guest_that_the_registry_lost_keeps_its_number,
     a_sound_registry_survives_a_rebuild,
@@ -168,7 +168,7 @@ fn a_damaged_registry_is_refused_and_rebuilt() {
     });
 }
 
-fn a_registry_without_its_log_is_refused_and_repaired() {
+fn a_registry_without_its_log_is_refused_and_rebuilt() {
     let host = host_with_guests();
     host.ok(&["hpvmstart", "-P", "full"]);
     let engine = host.snapshot(number(&host, "full")).expect("it runs").qemu;
@@ -181,8 +181,8 @@ fn a_registry_without_its_log_is_refused_and_repaired() {
     }
     let told = host.run(&["hpvm", "doctor"]);
     assert!(told.stdout.contains("the registry does not know guest"), "{told}");
-    assert!(told.stdout.ends_with("is lost\n  next: hpvm doctor --repair\n"), "{told}");
-    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert!(told.stdout.ends_with("is lost\n  next: hpvm doctor --rebuild\n"), "{told}");
+    host.ok(&["hpvm", "doctor", "--rebuild"]);
     assert_eq!(Known::to(&host), before);
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
     assert_eq!(host.snapshot(number(&host, "full")).map(|s| s.qemu), Some(engine));

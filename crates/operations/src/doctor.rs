@@ -26,7 +26,7 @@ use crate::folder;
 use crate::forgotten::{self, Forgotten};
 use crate::network::text;
 use crate::network::wire::MadeTap;
-use crate::{Actor, Mode, Refusal, VmHost, lost_record, supervise};
+use crate::{Actor, Refusal, VmHost, lost_record, supervise};
 
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +59,6 @@ pub enum Cure {
     MendRecord(GuestConfig),
     /// An operation that nobody will finish.
     Settle(Box<hpvm_registry::RecordedOperation>),
-    /// A registry that has lost its log: a rebuild.
-    Rebuild,
     /// The administrator's to do; the command or the deed.
     Tell(String),
 }
@@ -68,7 +66,9 @@ pub enum Cure {
 /// Looks at everything; of a registry that has lost its log at that alone, since nothing else can be judged by it.
 pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     if let Some(forgotten) = forgotten(host)? {
-        return Ok(vec![Finding { text: forgotten.to_string(), cure: Cure::Rebuild }]);
+        // What a rebuild leaves out is for the administrator to read.
+        let cure = Cure::Tell("hpvm doctor --rebuild".into());
+        return Ok(vec![Finding { text: forgotten.to_string(), cure }]);
     }
     let mut findings = Vec::new();
     for sentence in host.registry.check()? {
@@ -105,8 +105,7 @@ fn operations(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Repairs one finding; gives what was done, or `None` when it is the administrator's to do. After a rebuild there is everything to
-/// be looked at.
+/// Repairs one finding; gives what was done, or `None` when it is the administrator's to do.
 pub fn repair(
     host: &mut VmHost,
     actor: &Actor,
@@ -167,18 +166,10 @@ pub fn repair(
             interrupted::settle(host, recorded)?;
             "brought it to its end, or took back what it had made".into()
         }
-        Cure::Rebuild => made_anew(host, actor)?,
         Cure::Tell(_) => return Ok(None),
     };
     Step::DoctorCleaned.reached();
     Ok(Some(done))
-}
-
-fn made_anew(host: &mut VmHost, actor: &Actor) -> Result<String, Refusal> {
-    let rebuilt = rebuild(&host.root, actor, Mode::Apply)?;
-    host.registry = Registry::open(&host.root.db(), Access::ReadWrite)?;
-    let guests = rebuilt.guests.len() + rebuilt.removed.len();
-    Ok(format!("made the registry anew from the folders of guests, of which there are {guests}"))
 }
 
 /// Leaves the record of repairs, which failed if one of them did. They are done, whether or not that can be written down.

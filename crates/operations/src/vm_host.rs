@@ -97,12 +97,14 @@ impl VmHost {
         Premises::find(access)?.open_as_it_is()
     }
 
-    /// For a command that ends guests: it must do so too where nothing can be written any more.
+    /// For a command that ends guests: it must do so too where nothing can be written any more, and where the registry does not
+    /// know all of them.
     pub fn open_to_end_guests() -> Result<VmHost, Refusal> {
         match VmHost::open(Access::ReadWrite) {
             Err(Refusal::Registry(RegistryError::ReadOnlyFileSystem { .. })) => {
                 VmHost::open(Access::ReadOnly)
             }
+            Err(Refusal::RegistryBehind(_)) => VmHost::open_to_examine(Access::ReadWrite),
             opened => opened,
         }
     }

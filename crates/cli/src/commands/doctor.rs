@@ -1,7 +1,5 @@
 //! hpvm doctor: looks for leftovers and damage, explains them, and removes them when asked.
 
-use std::collections::VecDeque;
-
 use crate::args::Operation;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
@@ -56,20 +54,17 @@ impl Perform for Doctor {
         }
         let access = if repairs { Access::ReadWrite } else { Access::ReadOnly };
         let mut host = VmHost::open_to_examine(access)?;
-        let mut findings = VecDeque::from(examine(&host)?);
+        let findings = examine(&host)?;
         if findings.is_empty() {
             return Ok(print("Nothing to complain of.\n")?);
         }
         let actor = context.actor(self.operation.reason);
         let (mut text, mut left, mut cured, mut failed) = (String::new(), 0, false, None);
-        while let Some(finding) = findings.pop_front() {
+        for finding in findings {
             let done = match repairs {
                 true => repair(&mut host, &actor, &finding),
                 false => Ok(None),
             };
-            if finding.cure == Cure::Rebuild && matches!(done, Ok(Some(_))) {
-                findings.extend(examine(&host)?);
-            }
             let would_be_repaired =
                 self.repair && self.dry_run && !matches!(finding.cure, Cure::Tell(_));
             left += u32::from(!matches!(done, Ok(Some(_))) && !would_be_repaired);

@@ -381,8 +381,9 @@ pub fn set_state(
     mode: Mode,
 ) -> Result<Changed, Refusal> {
     let altered = alter(host, actor, selector, mode, |switch, all| {
+        let was_halted = switch.state != SwitchState::Up;
         switch.state = state;
-        if state == SwitchState::Up {
+        if state == SwitchState::Up && was_halted {
             // Of two that have one from before, the first that is up has it.
             has_tap_alone(switch, all.iter().filter(|other| other.state == SwitchState::Up))?;
         }
