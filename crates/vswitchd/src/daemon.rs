@@ -35,12 +35,12 @@ use crate::edition::{Edition, what_to_be};
 use crate::folder::Folder;
 use crate::link::Link;
 use crate::log::{Log, News};
+use crate::pace::{Found, Pace};
 use crate::uplink::Uplink;
 use crate::{Failure, FromKeeper, Input, successor};
 
-/// What commands did not ask for is published so often at most, and only when it changed: guests make as many events as they
-/// like. As often an hpvmnat is looked for that is not there.
-const BEAT: Duration = Duration::from_secs(1);
+/// Whoever asked for our end takes its answer within that.
+const LAST_WORD_BOUND: Duration = Duration::from_secs(1);
 
 /// The keeper takes a process that lived so long for a good one, and starts the next at once.
 const LIFE_GOOD: Duration = Duration::from_secs(2);
@@ -208,9 +208,14 @@ impl Daemon {
             self.wanted.name,
             self.wanted.ports.len()
         ));
-        let mut next_beat = Instant::now() + BEAT;
+        let mut pace = Pace::from(Instant::now());
         loop {
-            match self.inputs.recv_timeout(next_beat.saturating_duration_since(Instant::now())) {
+            let input =
+                self.inputs.recv_timeout(pace.due().saturating_duration_since(Instant::now()));
+            if input.is_ok() {
+                pace.hurry();
+            }
+            match input {
                 Ok(Input::Asked(asked)) => match self.answer(*asked)? {
                     Next::GoOn => {}
                     Next::End => {
@@ -240,25 +245,27 @@ impl Daemon {
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             self.tell_wire();
-            if Instant::now() >= next_beat {
-                self.beat();
-                next_beat = Instant::now() + BEAT;
+            if Instant::now() >= pace.due() {
+                let found = self.look();
+                pace.looked(Instant::now(), found);
             }
         }
     }
 
-    fn beat(&mut self) {
-        if self.awaits_nat {
+    fn look(&mut self) -> Found {
+        let awaited_nat = self.awaits_nat;
+        if awaited_nat {
             self.resume_wire();
         }
-        self.publish();
+        let found = self.publish();
         self.log.cut();
+        if awaited_nat { Found::News } else { found }
     }
 
     /// Until whoever asked for the end has his answer.
     fn wait_for_last_word(&self) {
         loop {
-            match self.inputs.recv_timeout(BEAT) {
+            match self.inputs.recv_timeout(LAST_WORD_BOUND) {
                 Ok(Input::Answered) | Err(_) => return,
                 Ok(_) => {}
             }
@@ -310,14 +317,20 @@ impl Daemon {
     }
 
     /// Writes the status when it is another than the last one. Its text is made then only: with many idle ports it is most of
-    /// what a beat would cost.
-    fn publish(&mut self) {
+    /// what a look would cost.
+    fn publish(&mut self) -> Found {
         let status = self.status();
-        let is_new = self.published.as_ref() != Some(&status);
-        if is_new && self.folder.replace(switch_folder::STATUS, &status.to_text()).is_ok() {
+        let found = match self.published.as_ref() == Some(&status) {
+            true => Found::Nothing,
+            false => Found::News,
+        };
+        if found == Found::News
+            && self.folder.replace(switch_folder::STATUS, &status.to_text()).is_ok()
+        {
             self.published = Some(status);
         }
         self.tell_wire();
+        found
     }
 
     fn status(&self) -> Status {

@@ -15,6 +15,7 @@ mod edition;
 mod folder;
 mod link;
 mod log;
+mod pace;
 mod successor;
 mod uplink;
 

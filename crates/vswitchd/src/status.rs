@@ -1,5 +1,6 @@
 //! What a switch publishes of itself, in the file `status` of its run folder, replaced by rename: before a command gets its
-//! answer, else once a second at most, and only when something changed. Whether the writer lives, readers see from the lock.
+//! answer, else once a second at most, every four after a while without news, and only when something changed. Whether the
+//! writer lives, readers see from the lock.
 
 use hpvm_model::{
     GuestName, GuestNumber, MacAddress, NicKind, PciSlot, PortNumber, SwitchName, SwitchNumber,
