@@ -86,6 +86,11 @@ const GROUPS: &[Group] = &[
         measure: vswitch::measure,
     },
     Group {
+        name: "vswitch-idle",
+        what: "the processes of a virtual switch with NAT whose ports are idle",
+        measure: vswitch::product::measure,
+    },
+    Group {
         name: "vswitch-guests",
         what: "guests on a virtual switch and on taps in turn, with each other and with their host",
         measure: vswitch::real::measure,
