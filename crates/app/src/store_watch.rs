@@ -4,8 +4,8 @@
 //! QEMU tells nothing of a request that is left unanswered, neither by an event nor by the counters of its disks, so a few
 //! bytes of a store are read beside it, through a descriptor of our own and past the memory of the VM Host. One thread
 //! reads store after store; one that does not come back is left with its store, and another thread goes on with the others.
-//! So a store that hangs costs one thread, and stores that answer cost one short read a beat while they are in use. What answers reads and nothing
-//! else shows in the guest's requests, see [`crate::request_watch`].
+//! So a store that hangs costs one thread, and stores that answer cost one short read a beat while they are in use. What
+//! answers reads and nothing else shows in the guest's requests, see [`crate::request_watch`].
 
 use std::fs::File;
 use std::num::NonZeroU64;

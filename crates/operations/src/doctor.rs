@@ -65,7 +65,7 @@ pub enum Cure {
 
 /// Looks at everything; of a registry that has lost its log at that alone, since nothing else can be judged by it.
 pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
-    if let Some(forgotten) = forgotten(host)? {
+    if let Some(forgotten) = lost_with_log(host)? {
         // What a rebuild leaves out is for the administrator to read.
         let cure = Cure::Tell("hpvm doctor --rebuild".into());
         return Ok(vec![Finding { text: forgotten.to_string(), cure }]);
@@ -85,7 +85,8 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     Ok(findings)
 }
 
-fn forgotten(host: &VmHost) -> Result<Option<Forgotten>, Refusal> {
+/// The guests that a registry whose log is empty has forgotten, if it has.
+fn lost_with_log(host: &VmHost) -> Result<Option<Forgotten>, Refusal> {
     if !host.registry.has_empty_log() {
         return Ok(None);
     }

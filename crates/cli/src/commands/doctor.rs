@@ -60,9 +60,9 @@ impl Perform for Doctor {
         }
         let actor = context.actor(self.operation.reason);
         let (mut text, mut left, mut cured, mut failed) = (String::new(), 0, false, None);
-        for finding in findings {
+        for finding in &findings {
             let done = match repairs {
-                true => repair(&mut host, &actor, &finding),
+                true => repair(&mut host, &actor, finding),
                 false => Ok(None),
             };
             let would_be_repaired =

@@ -133,14 +133,11 @@ fn identifier(folder: &Path, has: impl Fn(&str) -> bool) -> Option<Identifier> {
     let own = |entry: &str, file: &str| {
         if has(entry) { text(&folder.join(file)).filter(|text| !text.is_empty()) } else { None }
     };
+    let unit = || if has("device") { unit_serial(&folder.join("device/vpd_pg80")) } else { None };
     None.or_else(|| own("device", "device/wwid").map(Identifier::Wwid))
         .or_else(|| own("wwid", "wwid").map(Identifier::Wwid))
         .or_else(|| own("device", "device/serial").map(Identifier::Serial))
-        .or_else(|| {
-            has("device")
-                .then(|| unit_serial(&folder.join("device/vpd_pg80")))?
-                .map(Identifier::Serial)
-        })
+        .or_else(|| unit().map(Identifier::Serial))
         .or_else(|| own("serial", "serial").map(Identifier::Serial))
         .or_else(|| own("dm", "dm/uuid").map(Identifier::Mapped))
         .or_else(|| own("md", "md/uuid").map(Identifier::Raid))
