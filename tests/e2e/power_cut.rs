@@ -1,7 +1,8 @@
 //! The power of the VM Host is cut at any moment of commands that make, copy, rename, change and remove what it has. The folder
 //! of its state is a file system that remembers what was done to it, and what was synced. Of each moment just before something
-//! is synced there is a VM Host that has of all the rest nothing; at some, drawn by lot, it has the names, or the contents, or of
-//! each file and folder what the lot says. So a sync that is missing anywhere is missed here, however little a real file system needs it.
+//! is synced there are three VM Hosts: one has of all the rest nothing, one the names, one the contents; at some, drawn by lot,
+//! one has of each file and folder what the lot says. So a sync that is missing anywhere is missed here, however little a real
+//! file system needs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -146,15 +147,11 @@ fn cuts(events: &[Event], told: &[Told], seed: u64) -> Vec<Cut> {
     let mut random = seed;
     let mut drawn = || {
         let moment = moments[next(&mut random) as usize % moments.len()];
-        let kept = match next(&mut random) % 3 {
-            0 => Kept::Names,
-            1 => Kept::Contents,
-            _ => Kept::Drawn(next(&mut random)),
-        };
-        (moment, kept)
+        (moment, Kept::Drawn(next(&mut random)))
     };
     let drawn: Vec<_> = (0..DRAWN).map(|_| drawn()).collect();
-    let chosen = moments.iter().map(|&moment| (moment, Kept::Nothing)).chain(drawn);
+    let whole = [Kept::Nothing, Kept::Names, Kept::Contents];
+    let chosen = moments.iter().flat_map(|&moment| whole.map(|kept| (moment, kept))).chain(drawn);
     let mut seen = BTreeSet::new();
     let cut = |(moment, kept)| {
         let tree = Tree::after_cut(&events[..moment], keeping(kept));

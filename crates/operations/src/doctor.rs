@@ -91,7 +91,9 @@ fn lost_with_log(host: &VmHost) -> Result<Option<Forgotten>, Refusal> {
         return Ok(None);
     }
     match forgotten::refuse(&host.root, &host.registry) {
-        Err(Refusal::RegistryBehind(forgotten)) => Ok(Some(forgotten)),
+        Err(Refusal::RegistryBehind(forgotten)) => {
+            Ok(Some(forgotten).filter(|forgotten| !forgotten.may_be_unfinished))
+        }
         other => other.map(|()| None),
     }
 }

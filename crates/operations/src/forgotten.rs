@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use hpvm_host::Root;
+use hpvm_host::names::guest_folder;
 use hpvm_model::{GuestName, GuestUuid};
 use hpvm_registry::{Access, Registry};
 
@@ -25,6 +26,9 @@ pub struct Forgotten {
     /// The first.
     guest: GuestName,
     others: usize,
+    /// It is the only one, has never run, and the registry knows of no other: as well the first one of all, cut off while it was
+    /// made. Then nothing older can be meant, and a repair makes it known.
+    pub(crate) may_be_unfinished: bool,
 }
 
 /// Refuses to go on with a registry that has forgotten guests. One in the making has its folder before the registry knows it,
@@ -55,12 +59,14 @@ pub(crate) fn look(root: &Root, registry: &Registry) -> Result<Option<Forgotten>
     if unknown.is_empty() {
         return Ok(None);
     }
-    for guest in registry.list()? {
+    let (known, removed) = (registry.list()?, registry.removed()?);
+    for guest in &known {
         unknown.remove(&guest.uuid);
     }
-    for removed in registry.removed()? {
+    for removed in &removed {
         unknown.remove(&removed.config.uuid);
     }
+    let mut has_any_run = false;
     let mut guests = Vec::new();
     for uuid in unknown {
         let path = root.guest_dir(&uuid.to_string());
@@ -68,6 +74,7 @@ pub(crate) fn look(root: &Root, registry: &Registry) -> Result<Option<Forgotten>
         if let Some(config) = said
             && !was_removed(registry, config.uuid)?
         {
+            has_any_run |= path.join(guest_folder::BOOT_RECORD).exists();
             guests.push((config.number, config.name));
         }
     }
@@ -75,6 +82,7 @@ pub(crate) fn look(root: &Root, registry: &Registry) -> Result<Option<Forgotten>
     let mut guests = guests.into_iter();
     Ok(guests.next().map(|(_, guest)| {
         let (registry, others) = (registry.path().to_owned(), guests.len());
-        Forgotten { registry, guest, others }
+        let is_only_one = others == 0 && known.is_empty() && removed.is_empty();
+        Forgotten { registry, guest, others, may_be_unfinished: is_only_one && !has_any_run }
     }))
 }
