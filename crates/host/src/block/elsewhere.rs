@@ -3,7 +3,6 @@
 //! Called through [`Places::other_paths`] by whoever compares a path with folders: a bind mount ends the way upwards, and what
 //! lies above the folder that was bound is seen from another mount alone. The decision is pure.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::mounts::{self, Mount};
@@ -14,8 +13,8 @@ impl Places {
     /// sees, since it is this process that follows the path.
     #[must_use]
     pub fn other_paths(&self, path: &Path, mount: u64) -> Vec<PathBuf> {
-        let table = fs::read(self.proc.join("self/mountinfo")).unwrap_or_default();
-        other_paths(&mounts::mounts(&table), path, mount)
+        let mounts = mounts::of_process(&self.proc, "self").unwrap_or_default();
+        other_paths(&mounts, path, mount)
     }
 }
 

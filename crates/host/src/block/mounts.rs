@@ -2,6 +2,8 @@
 //!
 //! Called by `read`. It knows the format (filesystems/proc.rst, section 3.5; mm/swapfile.c, swap_show), not what a line means.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::device::DeviceNumber;
@@ -23,6 +25,14 @@ pub(super) struct Mount {
 
 /// Options whose value is a second device of a file system: XFS, ext4, reiserfs.
 const DEVICE_OPTIONS: [&[u8]; 4] = [b"logdev", b"rtdev", b"journal_path", b"jdev"];
+
+/// The mounts that a process sees. For each piece of such a table that is read the kernel makes it anew, so there is room for a
+/// large one.
+pub(super) fn of_process(proc: &Path, process: &str) -> io::Result<Vec<Mount>> {
+    let mut text = Vec::with_capacity(32 << 10);
+    File::open(proc.join(process).join("mountinfo"))?.read_to_end(&mut text)?;
+    Ok(mounts(&text))
+}
 
 pub(super) fn mounts(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n').filter_map(mount).collect()

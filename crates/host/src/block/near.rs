@@ -1,6 +1,5 @@
 //! Which paths lie on file systems that answer. Called before a thread of ours asks at a path, by `answers` and by `far`.
 
-use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,8 +19,8 @@ pub(crate) fn is_near(path: &Path) -> bool {
     static KNOWN: Mutex<Option<(Instant, Vec<Mount>)>> = Mutex::new(None);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if known.as_ref().is_none_or(|(at, _)| at.elapsed() > KNOWN_FOR) {
-        let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
-        *known = Some((Instant::now(), mounts::mounts(&text)));
+        let mounts = mounts::of_process(Path::new("/proc"), "self").unwrap_or_default();
+        *known = Some((Instant::now(), mounts));
     }
     known.as_ref().is_some_and(|(_, mounts)| is_on_near(mounts, path))
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use super::boot;
 use super::device::{Device, DeviceNumber, Identifier, Kind, Mapping};
@@ -17,7 +18,7 @@ use super::keys::{self, Keys};
 use super::lead::{FileLead, Lead, Store};
 use super::mounts::{self, Mount};
 use super::places::Places;
-use super::sysfs::Backing;
+use super::sysfs::Found;
 use super::{Blocks, sysfs};
 
 /// More devices than a host has; a hostile tree shall not fill our memory.
@@ -42,14 +43,10 @@ impl Blocks {
         let listed = sysfs::entries(&places.sysfs.join("dev/block"));
         let listed: Vec<DeviceNumber> =
             listed.iter().filter_map(|number| number.parse().ok()).collect();
-        for number in &listed {
-            if let Some(name) = sysfs::name(&places.sysfs, *number) {
-                reader.numbers.insert(name.clone(), *number);
-                reader.names.insert(*number, name);
-            }
-        }
-        for number in listed {
-            reader.add(number);
+        let named = |number| Some((number, sysfs::name(&places.sysfs, number)?));
+        let named: Vec<(DeviceNumber, String)> = listed.into_iter().filter_map(named).collect();
+        for found in read_each(&places.sysfs, &named) {
+            reader.take_in(found);
         }
         reader.finish()
     }
@@ -93,6 +90,12 @@ impl Blocks {
     }
 }
 
+/// What a loop device is attached to, and the path that the kernel remembers it by.
+struct Backing {
+    path: PathBuf,
+    answer: Answer,
+}
+
 /// Which way a store's relations are followed. What lies under something that lies over is always read too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Direction {
@@ -107,10 +110,6 @@ struct Reader<'places> {
     mounts: Vec<Mount>,
     /// The members of each btrfs file system in use.
     btrfs: Vec<Vec<DeviceNumber>>,
-    /// Numbers by name, where they are known beforehand.
-    numbers: BTreeMap<String, DeviceNumber>,
-    /// The names of devices that are still to be read, where they are.
-    names: BTreeMap<DeviceNumber, String>,
     visited: BTreeSet<(Store, Direction)>,
 }
 
@@ -122,8 +121,6 @@ impl<'places> Reader<'places> {
             blocks: Blocks::default(),
             mounts: read_mounts(&places.proc),
             btrfs: read_btrfs(&places.sysfs),
-            numbers: BTreeMap::new(),
-            names: BTreeMap::new(),
             visited: BTreeSet::new(),
         };
         reader.note_mounts();
@@ -201,20 +198,27 @@ impl<'places> Reader<'places> {
     }
 
     fn add(&mut self, number: DeviceNumber) {
-        let devices = &self.blocks.devices;
-        if devices.contains_key(&number) || devices.len() >= DEVICES_MAX {
+        if self.blocks.devices.contains_key(&number) {
             return;
         }
-        let named = |name: &str| match self.numbers.get(name) {
-            Some(number) => Some(*number),
-            None => sysfs::number(&self.places.sysfs, name),
-        };
-        let name = self.names.remove(&number);
-        let name = name.or_else(|| sysfs::name(&self.places.sysfs, number));
-        let found = name.and_then(|name| sysfs::read(&self.asker, number, name, named));
-        let Some(found) = found else { return };
-        if let Some(backing) = &found.backing {
-            self.note_loop(number, backing);
+        let sysfs = &self.places.sysfs;
+        let Some(name) = sysfs::name(sysfs, number) else { return };
+        if let Some(found) = sysfs::read(sysfs, number, name, |name| sysfs::number(sysfs, name)) {
+            self.take_in(found);
+        }
+    }
+
+    fn take_in(&mut self, mut found: Found) {
+        if self.blocks.devices.len() >= DEVICES_MAX {
+            return;
+        }
+        let number = found.device.number;
+        if let Some(path) = found.backing {
+            let backing = Backing { answer: self.asker.answer(&path), path };
+            if let Kind::Loop { backing: store } = &mut found.device.kind {
+                *store = backing.answer.lead().and_then(Lead::store);
+            }
+            self.note_loop(number, &backing);
         }
         self.blocks.devices.insert(number, found.device);
     }
@@ -378,11 +382,39 @@ impl<'places> Reader<'places> {
     }
 }
 
+/// Reads these devices. Of many on as many threads as there are processors, since each takes the kernel some dozen calls.
+fn read_each(sysfs: &Path, named: &[(DeviceNumber, String)]) -> Vec<Found> {
+    /// What a thread reads while another one starts.
+    const WORTH_A_THREAD: usize = 32;
+    let numbers: BTreeMap<&str, DeviceNumber> =
+        named.iter().map(|(number, name)| (name.as_str(), *number)).collect();
+    let number = |name: &str| match numbers.get(name) {
+        Some(number) => Some(*number),
+        // It came after the list was made.
+        None => sysfs::number(sysfs, name),
+    };
+    let read = |share: &[(DeviceNumber, String)]| -> Vec<Found> {
+        let found = share.iter().map(|(n, name)| sysfs::read(sysfs, *n, name.clone(), number));
+        found.flatten().collect()
+    };
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let share = named.len().div_ceil(processors).max(WORTH_A_THREAD);
+    thread::scope(|scope| {
+        let mut shares = named.chunks(share);
+        let own = shares.next().unwrap_or_default();
+        let others: Vec<_> = shares.map(|share| scope.spawn(|| read(share))).collect();
+        let own = read(own);
+        let join = |thread: thread::ScopedJoinHandle<'_, Vec<Found>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        own.into_iter().chain(others.into_iter().flat_map(join)).collect()
+    })
+}
+
 /// The mounts of the host's first process, which are the host's own; another's are a container's.
 pub(super) fn read_mounts(proc: &Path) -> Vec<Mount> {
-    let table = fs::read(proc.join("1/mountinfo"));
-    let table = table.or_else(|_| fs::read(proc.join("self/mountinfo")));
-    mounts::mounts(&table.unwrap_or_default())
+    let mounts = mounts::of_process(proc, "1").or_else(|_| mounts::of_process(proc, "self"));
+    mounts.unwrap_or_default()
 }
 
 /// What the host swaps on.

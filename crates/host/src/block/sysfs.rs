@@ -1,18 +1,20 @@
 //! Reads one device's folder in sysfs.
 //!
 //! Called by `read` and `record`. Each value has its own file, any of which may be missing, vanish or hold nonsense: the
-//! value is then absent, never an error. A folder is listed once, and only what it has is opened.
+//! value is then absent, never an error. A folder is opened and listed once, and only what it has is opened.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
+use rustix::path::Arg;
+
 use super::device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Medium};
-use super::far::{Answer, Asker};
-use super::lead::{Character, Lead};
+use super::lead::Character;
 
 /// What sysfs gives for one value at most, and at once (a page; Documentation/filesystems/sysfs.rst, 'Attributes').
 const VALUE_BYTES_MAX: usize = 4096;
@@ -26,16 +28,10 @@ const SECTOR_BYTES: u64 = 512;
 /// The unit of a device that does not tell its own.
 const BLOCK_BYTES_DEFAULT: u32 = 512;
 
-/// A device, and what it is attached to when it is a loop device.
+/// A device, and the path that the kernel remembers what it is attached to by when it is a loop device.
 pub(super) struct Found {
     pub(super) device: Device,
-    pub(super) backing: Option<Backing>,
-}
-
-/// What a loop device is attached to, and the path that the kernel remembers it by.
-pub(super) struct Backing {
-    pub(super) path: PathBuf,
-    pub(super) answer: Answer,
+    pub(super) backing: Option<PathBuf>,
 }
 
 /// The link that leads to a device's folder.
@@ -45,11 +41,7 @@ pub(super) fn folder(sysfs: &Path, number: DeviceNumber) -> PathBuf {
 
 /// The number of the device with this name in sysfs.
 pub(super) fn number(sysfs: &Path, name: &str) -> Option<DeviceNumber> {
-    number_in(&sysfs.join("class/block").join(name))
-}
-
-fn number_in(folder: &Path) -> Option<DeviceNumber> {
-    text(&folder.join("dev"))?.parse().ok()
+    value(CWD, sysfs.join("class/block").join(name).join("dev"))
 }
 
 /// The device's name, from the link to its folder.
@@ -60,68 +52,55 @@ pub(super) fn name(sysfs: &Path, number: DeviceNumber) -> Option<String> {
 
 /// Reads the device of this number and name. `named` tells the number of another device by its name.
 pub(super) fn read(
-    asker: &Asker<'_>,
+    sysfs: &Path,
     number: DeviceNumber,
     name: String,
     named: impl Fn(&str) -> Option<DeviceNumber>,
 ) -> Option<Found> {
-    let folder = folder(&asker.places.sysfs, number);
-    let entries: BTreeSet<String> = entries(&folder).into_iter().collect();
-    let size_sectors: u64 = value(&folder.join("size"))?;
-    let has = |entry: &str| entries.contains(entry);
-    let is_set = |entry: &str| has(entry) && value(&folder.join(entry)).is_some_and(|n: u32| n > 0);
-    let block_bytes =
-        || if has("queue") { value(&folder.join("queue/logical_block_size")) } else { None };
-    let backing = if has("loop") { backing(asker, &folder) } else { None };
-    let lead = backing.as_ref().and_then(|backing| backing.answer.lead());
-    let kind = kind(&folder, &name, number, has, lead);
+    let folder = Folder::open(&folder(sysfs, number))?;
+    let size_sectors: u64 = folder.value("size")?;
+    let block_bytes = || folder.value_in("queue", "queue/logical_block_size");
+    let kind = kind(&folder, &name, number);
     let is_partition = matches!(kind, Kind::Partition { .. });
     let numbers = |names: Vec<String>| names.iter().filter_map(|name| named(name)).collect();
-    let tied = |entry: &str| {
-        if has(entry) { numbers(self::entries(&folder.join(entry))) } else { Vec::new() }
-    };
     // The partitions of a disk are folders in it that begin with its name.
-    let partitions = entries.iter().filter(|entry| **entry != name && entry.starts_with(&name));
+    let is_part = |entry: &&String| **entry != name && entry.starts_with(&name);
+    let parts = || folder.entries.iter().filter(is_part).cloned().collect();
     let device = Device {
         number,
         size_bytes: size_sectors.saturating_mul(SECTOR_BYTES),
-        access: if is_set("ro") { Access::ReadOnly } else { Access::ReadWrite },
-        medium: if is_set("removable") { Medium::Removable } else { Medium::Fixed },
+        access: if folder.is_set("ro") { Access::ReadOnly } else { Access::ReadWrite },
+        medium: if folder.is_set("removable") { Medium::Removable } else { Medium::Fixed },
         block_bytes: block_bytes().unwrap_or(BLOCK_BYTES_DEFAULT),
-        identifier: if is_partition { None } else { identifier(&folder, has) },
-        partitions: if is_partition { Vec::new() } else { numbers(partitions.cloned().collect()) },
-        slaves: tied("slaves"),
-        holders: tied("holders"),
+        identifier: if is_partition { None } else { folder.identifier() },
+        partitions: if is_partition { Vec::new() } else { numbers(parts()) },
+        slaves: numbers(folder.list("slaves")),
+        holders: numbers(folder.list("holders")),
         kind,
         name,
     };
-    Some(Found { device, backing })
+    Some(Found { device, backing: folder.backing() })
 }
 
-fn kind(
-    folder: &Path,
-    name: &str,
-    number: DeviceNumber,
-    has: impl Fn(&str) -> bool,
-    backing: Option<&Lead>,
-) -> Kind {
+/// The kind, but for what a loop device is attached to.
+fn kind(folder: &Folder, name: &str, number: DeviceNumber) -> Kind {
     let partition = || {
-        let of = number_in(&folder.join(".."))?;
-        Some(Kind::Partition { of, number: value(&folder.join("partition"))? })
+        let (of, number) = (folder.value("../dev")?, folder.value("partition")?);
+        Some(Kind::Partition { of, number })
     };
-    if has("partition") {
+    if folder.has("partition") {
         return partition().unwrap_or(Kind::Disk);
     }
-    if has("dm") {
-        let name = text(&folder.join("dm/name")).unwrap_or_default();
-        let uuid = text(&folder.join("dm/uuid")).unwrap_or_default();
+    if folder.has("dm") {
+        let name = folder.text("dm/name").unwrap_or_default();
+        let uuid = folder.text("dm/uuid").unwrap_or_default();
         let mapping = Mapping::of(&name, &uuid);
         return Kind::Mapped { name, mapping };
     }
     // Major numbers of Documentation/admin-guide/devices.txt; zram's is given out at run time.
     match number.major {
-        _ if has("md") => Kind::Raid,
-        7 => Kind::Loop { backing: backing.and_then(Lead::store) },
+        _ if folder.has("md") => Kind::Raid,
+        7 => Kind::Loop { backing: None },
         11 => Kind::Optical,
         1 => Kind::Memory,
         _ if name.starts_with("zram") => Kind::Memory,
@@ -129,46 +108,88 @@ fn kind(
     }
 }
 
-fn identifier(folder: &Path, has: impl Fn(&str) -> bool) -> Option<Identifier> {
-    let own = |entry: &str, file: &str| {
-        if has(entry) { text(&folder.join(file)).filter(|text| !text.is_empty()) } else { None }
-    };
-    let unit = || if has("device") { unit_serial(&folder.join("device/vpd_pg80")) } else { None };
-    None.or_else(|| own("device", "device/wwid").map(Identifier::Wwid))
-        .or_else(|| own("wwid", "wwid").map(Identifier::Wwid))
-        .or_else(|| own("device", "device/serial").map(Identifier::Serial))
-        .or_else(|| unit().map(Identifier::Serial))
-        .or_else(|| own("serial", "serial").map(Identifier::Serial))
-        .or_else(|| own("dm", "dm/uuid").map(Identifier::Mapped))
-        .or_else(|| own("md", "md/uuid").map(Identifier::Raid))
-        .or_else(|| if has("loop") { attached(folder) } else { None })
+/// A device's folder. What is in it is opened from there: the way to it is long, and there are many devices.
+struct Folder {
+    opened: OwnedFd,
+    entries: BTreeSet<String>,
 }
 
-fn attached(folder: &Path) -> Option<Identifier> {
-    let path = backing_path(folder)?.to_string_lossy().replace(char::is_control, "?");
-    Some(Identifier::Attached { path, offset: value(&folder.join("loop/offset")).unwrap_or(0) })
+impl Folder {
+    fn open(path: &Path) -> Option<Folder> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(CWD, path, flags, Mode::empty()).ok()?;
+        let entries = names(Dir::read_from(&opened).ok()?).collect();
+        Some(Folder { opened, entries })
+    }
+
+    fn has(&self, entry: &str) -> bool {
+        self.entries.contains(entry)
+    }
+
+    fn value<T: std::str::FromStr>(&self, path: &str) -> Option<T> {
+        value(&self.opened, path)
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        text(&self.opened, path)
+    }
+
+    fn value_in<T: std::str::FromStr>(&self, entry: &str, path: &str) -> Option<T> {
+        if self.has(entry) { self.value(path) } else { None }
+    }
+
+    fn is_set(&self, entry: &str) -> bool {
+        self.value_in(entry, entry).is_some_and(|n: u32| n > 0)
+    }
+
+    fn list(&self, entry: &str) -> Vec<String> {
+        if self.has(entry) { entries_at(&self.opened, entry) } else { Vec::new() }
+    }
+
+    fn identifier(&self) -> Option<Identifier> {
+        let own = |entry: &str, path: &str| {
+            if self.has(entry) { self.text(path).filter(|text| !text.is_empty()) } else { None }
+        };
+        let page = || bytes(&self.opened, "device/vpd_pg80");
+        let unit = || if self.has("device") { unit_serial(&page()?) } else { None };
+        None.or_else(|| own("device", "device/wwid").map(Identifier::Wwid))
+            .or_else(|| own("wwid", "wwid").map(Identifier::Wwid))
+            .or_else(|| own("device", "device/serial").map(Identifier::Serial))
+            .or_else(|| unit().map(Identifier::Serial))
+            .or_else(|| own("serial", "serial").map(Identifier::Serial))
+            .or_else(|| own("dm", "dm/uuid").map(Identifier::Mapped))
+            .or_else(|| own("md", "md/uuid").map(Identifier::Raid))
+            .or_else(|| self.attached())
+    }
+
+    fn attached(&self) -> Option<Identifier> {
+        let path = self.backing()?.to_string_lossy().replace(char::is_control, "?");
+        Some(Identifier::Attached { path, offset: self.value("loop/offset").unwrap_or(0) })
+    }
+
+    fn backing(&self) -> Option<PathBuf> {
+        if self.has("loop") { backing_at(&self.opened, "loop/backing_file") } else { None }
+    }
 }
 
 /// The serial number of a SCSI device that has no world-wide name, as QEMU's have none (SPC-4, 7.8.18: page code at 1, length
 /// at 2, then ASCII).
-fn unit_serial(page: &Path) -> Option<String> {
+fn unit_serial(page: &[u8]) -> Option<String> {
     const PAGE: u8 = 0x80;
-    let page = bytes(page)?;
-    let [_, PAGE, high, low, text @ ..] = page.as_slice() else { return None };
+    let [_, PAGE, high, low, text @ ..] = page else { return None };
     let length = usize::from(u16::from_be_bytes([*high, *low])).min(text.len());
     let serial = String::from_utf8_lossy(&text[..length]);
     let serial = serial.trim_matches([' ', '\0']).replace(char::is_control, "?");
     (!serial.is_empty()).then_some(serial)
 }
 
-pub(super) fn backing(asker: &Asker<'_>, folder: &Path) -> Option<Backing> {
-    let path = backing_path(folder)?;
-    let answer = asker.answer(&path);
-    Some(Backing { path, answer })
+/// The path that the kernel remembers what a loop device is attached to by.
+pub(super) fn backing_path(folder: &Path) -> Option<PathBuf> {
+    backing_at(CWD, folder.join("loop/backing_file"))
 }
 
-pub(super) fn backing_path(folder: &Path) -> Option<PathBuf> {
-    let bytes = bytes(&folder.join("loop/backing_file"))?;
+fn backing_at(folder: impl AsFd, path: impl Arg) -> Option<PathBuf> {
+    let bytes = bytes(folder, path)?;
     let path = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     (!path.is_empty() && !path.contains(&0)).then(|| PathBuf::from(OsStr::from_bytes(path)))
 }
@@ -188,32 +209,45 @@ pub(super) fn character(sysfs: &Path, number: DeviceNumber) -> Character {
         });
         self::number(sysfs, &name?)
     };
-    let peripheral = value(&folder.join("device/type"));
+    let peripheral = value(CWD, folder.join("device/type"));
     Character { number, subsystem, block: behind(), peripheral }
 }
 
 /// The names in a folder, sorted; empty when it cannot be read.
 pub(super) fn entries(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten().take(ENTRIES_MAX);
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    entries_at(CWD, folder)
+}
+
+fn entries_at(folder: impl AsFd, path: impl Arg) -> Vec<String> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat(folder, path, flags, Mode::empty());
+    let listed = opened.and_then(Dir::new).into_iter().flat_map(names);
+    let mut names: Vec<String> = listed.collect();
     names.sort_unstable();
     names
 }
 
-fn value<T: std::str::FromStr>(path: &Path) -> Option<T> {
-    text(path)?.parse().ok()
+/// What a folder has, but itself and the one above.
+fn names(folder: Dir) -> impl Iterator<Item = String> {
+    let entries = folder
+        .filter_map(|entry| String::from_utf8(entry.ok()?.file_name().to_bytes().into()).ok());
+    entries.filter(|name| name != "." && name != "..").take(ENTRIES_MAX)
+}
+
+fn value<T: std::str::FromStr>(folder: impl AsFd, path: impl Arg) -> Option<T> {
+    text(folder, path)?.parse().ok()
 }
 
 /// A value as text that can be printed.
-fn text(path: &Path) -> Option<String> {
-    let bytes = bytes(path)?;
+fn text(folder: impl AsFd, path: impl Arg) -> Option<String> {
+    let bytes = bytes(folder, path)?;
     Some(String::from_utf8_lossy(&bytes).trim().replace(char::is_control, "?"))
 }
 
-fn bytes(path: &Path) -> Option<Vec<u8>> {
+fn bytes(folder: impl AsFd, path: impl Arg) -> Option<Vec<u8>> {
     let mut page = [0; VALUE_BYTES_MAX];
-    let length = File::open(path).ok()?.read(&mut page).ok()?;
+    let opened = openat(folder, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let length = rustix::io::read(opened, &mut page).ok()?;
     Some(page[..length].to_vec())
 }
 
@@ -247,8 +281,6 @@ mod tests {
 
     #[test]
     fn a_serial_number_is_as_long_as_its_page_says() {
-        let folder = tempfile::tempdir().unwrap();
-        let page = folder.path().join("vpd_pg80");
         for (content, serial) in [
             (&b"\0\x80\0\x06spare7"[..], Some("spare7")),
             (b"\0\x80\0\x08  spare7junk", Some("spare7")),
@@ -258,9 +290,7 @@ mod tests {
             (b"\0\x80", None),
             (b"", None),
         ] {
-            fs::write(&page, content).unwrap();
-            assert_eq!(unit_serial(&page).as_deref(), serial, "{content:?}");
+            assert_eq!(unit_serial(content).as_deref(), serial, "{content:?}");
         }
-        assert_eq!(unit_serial(&folder.path().join("none")), None);
     }
 }
