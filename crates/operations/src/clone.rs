@@ -23,7 +23,7 @@ use hpvm_host::durable::Batch;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
 use hpvm_model::{
-    AutoStart, GuestConfig, GuestUuid, LanBoot, Nic, PortRules, Problem, Severity, SwitchNumber,
+    AutoStart, GuestConfig, LanBoot, Nic, PortRules, Problem, Severity, SwitchNumber,
 };
 use hpvm_plan::clone::{CloneRequest, Design, How, Inheritance, Place, Work, design};
 use hpvm_plan::difference::{self, FieldChange};
@@ -41,8 +41,8 @@ use crate::create::{next_number, serial_number};
 use crate::folder::{self, Folder};
 use crate::network::{lan, switches};
 use crate::refusal::unless_interrupted;
-use crate::vm_host::{VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, company, devdb, facts, lost};
+use crate::vm_host::{VmHost, identities};
+use crate::{Actor, Mode, Refusal, company, devdb, facts, lost, random};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -143,7 +143,7 @@ impl Cloning<'_> {
         let host = &mut *self.host;
         // Read again under the lock: another command may have changed it since.
         let source = host.guest_numbered(source.number)?;
-        let uuid = GuestUuid(uuid::Uuid::new_v4());
+        let uuid = random::uuid();
         let folder = Folder::of(&host.root, uuid);
         let own_image = |address| {
             let path = folder.file(&guest_folder::image(address));
@@ -164,7 +164,7 @@ impl Cloning<'_> {
             None,
             network,
             |made: &Design| &made.config,
-            |network| Ok(design(&source, asked, uuid, &own_image, network, &mut random)?),
+            |network| Ok(design(&source, asked, uuid, &own_image, network, &mut random::bits)?),
         )?;
         let is_on = !design.work.is_empty() && is_on(host, &source, &design)?;
         if let Some(holder) = host.registry.number_of(&asked.name)? {

@@ -18,9 +18,9 @@ use hpvm_registry::{Change, Step};
 
 use crate::folder::{self, Folder};
 use crate::network::lan;
-use crate::stores::Looking;
-use crate::vm_host::{Premises, VmHost, identities, random};
-use crate::{Actor, Mode, Refusal, devdb, forgotten};
+use crate::stores::{Looking, StartLooking};
+use crate::vm_host::{Premises, VmHost, identities};
+use crate::{Actor, Mode, Refusal, devdb, forgotten, random};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub fn create(
     request: &Request,
     mode: Mode,
 ) -> Result<Created, Refusal> {
-    let order = Order { actor, name, request, uuid: GuestUuid(uuid::Uuid::new_v4()) };
+    let order = Order { actor, name, request, uuid: random::uuid() };
     match mode {
         Mode::Apply => apply_order(premises, &order),
         Mode::DryRun => try_order(&mut premises.open()?, &order),
@@ -56,19 +56,20 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Begins to look at the stores that the guest is to have.
-    fn look(&self) -> Looking {
+    /// The look at the stores that the guest is to have, and what begins it.
+    fn look(&self) -> (Looking, StartLooking) {
         let added = self.request.devices.iter().filter_map(|device| match device {
             DeviceRequest::Add(statement) => statement.backing.as_ref(),
             DeviceRequest::Modify(_) | DeviceRequest::Delete(_) => None,
         });
-        Looking::at(added.chain(&self.request.layers).map(|backing| backing.path.as_str()))
+        Looking::prepare(added.chain(&self.request.layers).map(|backing| backing.path.as_str()))
     }
 }
 
 fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
-    let looking = order.look();
+    let (looking, start) = order.look();
+    start.begin();
     let Judged { config, problems, fields, .. } = judge(host, order, looking, Mode::DryRun)?;
     let root = host.root.clone();
     let config = numbered(config, next_number(&host.begin()?, &root)?);
@@ -76,16 +77,22 @@ fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
 }
 
 /// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
-/// needs its number while the registry prepares what it commits after them; then both sync what is left. The thread that looks
-/// comes before: the first one shares our processor until we wait for it, and the files are to have another.
+/// needs its number while the registry prepares what it commits after them; then both sync what is left. The thread of the files
+/// starts the one that looks, since it has time enough to.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
     let (root, pristine) = (premises.root.clone(), premises.conf.pristine_nvram());
     std::thread::scope(|scope| {
         let (decided, decision) = mpsc::sync_channel(1);
         let (tell, told) = mpsc::sync_channel(2);
         let (root, pristine, uuid) = (&root, &pristine, order.uuid);
-        let make = move || Draft::make(root, uuid, pristine, &decision, &tell);
-        let begin = || (order.look(), scope.spawn(make));
+        let begin = || {
+            let (looking, start) = order.look();
+            let make = move || {
+                start.begin();
+                Draft::make(root, uuid, pristine, &decision, &tell)
+            };
+            (looking, scope.spawn(make))
+        };
         // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before
         // the registry was asked.
         if root.guest_link(order.name.as_str()).is_symlink() {
@@ -189,7 +196,7 @@ fn judge(
         None,
         network,
         |made| made,
-        |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random)?),
+        |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random::bits)?),
     )?;
     let mut facts = host.facts_of_new(&config, looking.stores_of(&config))?;
     facts.network.lan = lan;

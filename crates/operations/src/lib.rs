@@ -26,6 +26,7 @@ pub mod network;
 pub mod nvram;
 pub mod presence;
 pub mod processor_use;
+mod random;
 pub mod refusal;
 pub mod remove;
 pub mod start;

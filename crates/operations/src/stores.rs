@@ -23,7 +23,7 @@ use hpvm_plan::facts::{
 };
 use hpvm_registry::Registry;
 
-use self::asked::{Answers, Asking};
+use self::asked::{Answers, Asking, Start};
 use self::way::{Way, Ways};
 use crate::Refusal;
 
@@ -151,6 +151,8 @@ impl Stores {
     }
 }
 
+pub(crate) type StartLooking = Start<(Option<Way>, FileFact)>;
+
 /// A look at stores that was begun, and goes on beside whoever wants to know.
 #[derive(Debug)]
 pub(crate) struct Looking {
@@ -161,9 +163,16 @@ pub(crate) struct Looking {
 impl Looking {
     /// At these paths.
     pub(crate) fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Looking {
+        let (looking, start) = Looking::prepare(paths);
+        start.begin();
+        looking
+    }
+
+    /// The same, once the other thing given begins.
+    pub(crate) fn prepare<'a>(paths: impl IntoIterator<Item = &'a str>) -> (Looking, StartLooking) {
         let paths = paths.into_iter().map(str::to_owned).collect();
-        let asking = Asking::begin(&paths, |path| (Way::to(path), plain_file(path)));
-        Looking { paths, asking }
+        let (asking, start) = Asking::prepare(&paths, |path| (Way::to(path), plain_file(path)));
+        (Looking { paths, asking }, start)
     }
 
     /// What was seen of a configuration's stores, which is looked for anew if it has others.

@@ -539,11 +539,6 @@ pub(crate) fn provision(path: &Path) -> Provision {
     Provision { path: path.to_string_lossy().into_owned(), missing }
 }
 
-/// 64 random bits from the kernel.
-pub(crate) fn random() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0 ^ uuid::Uuid::new_v4().as_u64_pair().1
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Place, add, files, guest, name, next_number, number, operation, player, role};
+use common::{
+    Place, add, files, guest, name, next_number, number, operation, player, random, role,
+};
 use hpvm_model::{GuestConfig, GuestUuid, Label};
 use hpvm_registry::{Access, Outcome, Registry, RegistryError, Selector};
 use jiff::Timestamp;
@@ -67,7 +69,7 @@ fn create(path: &Path, name_text: &str) {
     let change = registry.change().unwrap();
     let mut new = guest(1);
     new.number = next_number(&change);
-    new.uuid = GuestUuid(uuid::Uuid::new_v4());
+    new.uuid = GuestUuid(uuid::Uuid::from_u64_pair(random(), random()));
     new.name = name(name_text);
     change.insert(&new, &files(&new)).unwrap();
     change.record(&operation(&new, Outcome::Done)).unwrap();

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 
-use common::{Place, add, files, guest, number, player, role};
+use common::{Place, add, files, guest, number, player, random, role};
 use hpvm_model::GuestConfig;
 use hpvm_registry::{Access, Registry, Selector};
 
@@ -125,7 +125,8 @@ fn generation_in(line: &str) -> u64 {
 fn a_killed_writer_leaves_the_old_state_or_the_new_one() {
     let place = place_with_guests();
     // How many commits each writer lives for, at least.
-    let lives = uuid::Uuid::new_v4().into_bytes().map(|byte| byte % 12);
+    let bytes = [random(), random()].map(u64::to_ne_bytes).concat();
+    let lives: Vec<u8> = bytes.into_iter().map(|byte| byte % 12).collect();
     println!("lives {lives:?}");
     for life in lives {
         let mut writer = Player::start("generations", &place);

@@ -21,8 +21,8 @@ use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 use super::Modified;
 use crate::claims::{self, Claims};
 use crate::network::{forwards, lan, mtu, wire};
-use crate::vm_host::{VmHost, random};
-use crate::{Mode, Refusal, devdb, facts};
+use crate::vm_host::VmHost;
+use crate::{Mode, Refusal, devdb, facts, random};
 
 const IDLE_BOUND: Duration = Duration::from_secs(5);
 
@@ -68,7 +68,7 @@ impl<'a> Change<'a> {
             running.as_ref(),
             network,
             |after| after,
-            |network| Ok(apply(&before, running.as_ref(), request, network, &mut random)?),
+            |network| Ok(apply(&before, running.as_ref(), request, network, &mut random::bits)?),
         )?;
         let claims = match (mode, &running) {
             (Mode::Apply, Some(machine)) => {

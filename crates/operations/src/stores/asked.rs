@@ -14,11 +14,7 @@ use super::way::{self, Way, Ways};
 /// Some paths that a thread is asking about: where their folders lead, and a question about each. The folders are asked
 /// first: one may answer where what lies in it does not, and where none does there is nothing more to ask.
 #[derive(Debug)]
-pub(super) struct Asking<T> {
-    question: fn(&Path) -> T,
-    rest: Vec<Question>,
-    answering: Answering<T>,
-}
+pub(super) struct Asking<T>(Arc<Asked<T>>);
 
 /// The answers that came in time, by path.
 pub(super) struct Answers<T> {
@@ -34,34 +30,61 @@ impl<T> Answers<T> {
 }
 
 impl<T: Send + 'static> Asking<T> {
-    pub(super) fn begin(paths: &BTreeSet<String>, question: fn(&Path) -> T) -> Asking<T> {
+    pub(super) fn begin(paths: &BTreeSet<String>, own: fn(&Path) -> T) -> Asking<T> {
+        let (asking, start) = Asking::prepare(paths, own);
+        start.begin();
+        asking
+    }
+
+    /// The same, once the other thing given begins: where somebody has more time than we for the start of a thread.
+    pub(super) fn prepare(paths: &BTreeSet<String>, own: fn(&Path) -> T) -> (Asking<T>, Start<T>) {
         let folders: BTreeSet<&str> = paths.iter().filter_map(|path| way::folder(path)).collect();
         let folders = folders.into_iter().map(|path| Question::Way(path.to_owned()));
         let asked = folders.chain(paths.iter().cloned().map(Question::Own));
         let is_asked = |question: &Question| !answers::is_given_up(Path::new(question.path()));
-        let rest: Vec<Question> = asked.filter(is_asked).collect();
-        Asking { question, answering: Answering::begin(&rest, question), rest }
+        let asked = Arc::new(Asked::new(asked.filter(is_asked).collect(), own));
+        (Asking(Arc::clone(&asked)), Start(asked))
     }
 
     /// Waits until all have answered, or have not in time.
     pub(super) fn answers(self) -> Answers<T> {
-        let Asking { question, mut rest, mut answering } = self;
+        let Asking(mut asked) = self;
         let mut answers = Answers { folders: BTreeMap::new(), own: BTreeMap::new() };
         loop {
-            let (came, silent) = answering.in_time(&rest);
+            let (came, silent) = asked.in_time();
             let silent = silent.map(Wait::give_up);
-            let mut asked = rest.into_iter();
-            for (answer, asked) in came.into_iter().zip(&mut asked) {
+            let mut questions = asked.questions.iter();
+            for (answer, question) in came.into_iter().zip(&mut questions) {
+                let path = question.path().to_owned();
                 match answer {
-                    Answer::Way(way) => drop(answers.folders.insert(asked.into_path(), way)),
-                    Answer::Own(answer) => drop(answers.own.insert(asked.into_path(), answer)),
+                    Answer::Way(way) => drop(answers.folders.insert(path, way)),
+                    Answer::Own(answer) => drop(answers.own.insert(path, answer)),
                 }
             }
             let Some(silent) = silent else { return answers };
             let is_elsewhere =
-                |question: &Question| !Path::new(question.path()).starts_with(&silent);
-            rest = asked.filter(is_elsewhere).collect();
-            answering = Answering::begin(&rest, question);
+                |question: &&Question| !Path::new(question.path()).starts_with(&silent);
+            let rest = questions.filter(is_elsewhere).cloned().collect();
+            asked = Arc::new(Asked::new(rest, asked.own));
+            Start(Arc::clone(&asked)).begin();
+        }
+    }
+}
+
+/// Questions that wait for the thread that puts them.
+#[must_use]
+pub(crate) struct Start<T>(Arc<Asked<T>>);
+
+impl<T: Send + 'static> Start<T> {
+    pub(crate) fn begin(self) {
+        let Start(asked) = self;
+        let ask = {
+            let asked = Arc::clone(&asked);
+            move || asked.ask()
+        };
+        if !asked.questions.is_empty() && thread::Builder::new().spawn(ask).is_err() {
+            // Without a thread nobody can tell, and the questions themselves have to be risked.
+            asked.ask();
         }
     }
 }
@@ -86,11 +109,6 @@ impl Question {
         path
     }
 
-    fn into_path(self) -> String {
-        let (Question::Way(path) | Question::Own(path)) = self;
-        path
-    }
-
     fn ask<T>(&self, own: fn(&Path) -> T) -> Answer<T> {
         match self {
             Question::Way(path) => Answer::Way(Way::to(Path::new(path))),
@@ -99,10 +117,13 @@ impl Question {
     }
 }
 
-/// A thread that asks one question after the other.
+/// Questions that a thread puts one after the other.
 #[derive(Debug)]
-struct Answering<T> {
-    progress: Arc<(Mutex<Progress<T>>, Condvar)>,
+struct Asked<T> {
+    questions: Vec<Question>,
+    own: fn(&Path) -> T,
+    progress: Mutex<Progress<T>>,
+    all_asked: Condvar,
 }
 
 /// How far it has come.
@@ -113,41 +134,32 @@ struct Progress<T> {
     asked_at: Instant,
 }
 
-impl<T: Send + 'static> Answering<T> {
-    fn begin(questions: &[Question], own: fn(&Path) -> T) -> Answering<T> {
+impl<T> Asked<T> {
+    fn new(questions: Vec<Question>, own: fn(&Path) -> T) -> Asked<T> {
         let begun = Progress { answers: Vec::new(), asked_at: Instant::now() };
-        let progress = Arc::new((Mutex::new(begun), Condvar::new()));
-        let ask = {
-            let (progress, questions) = (Arc::clone(&progress), questions.to_vec());
-            move || {
-                let (progress, all_asked) = &*progress;
-                for question in &questions {
-                    if !answers::may_be_asked(Path::new(question.path())) {
-                        return;
-                    }
-                    let answer = question.ask(own);
-                    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-                    progress.answers.push(answer);
-                    progress.asked_at = Instant::now();
-                }
-                // Once, not for each answer: the two would take turns on one processor.
-                all_asked.notify_one();
-            }
-        };
-        let answering = Answering { progress };
-        if !questions.is_empty() && thread::Builder::new().spawn(ask).is_err() {
-            // Without a thread nobody can tell, and the questions themselves have to be risked.
-            answering.lock().answers = questions.iter().map(|question| question.ask(own)).collect();
-        }
-        answering
+        Asked { questions, own, progress: Mutex::new(begun), all_asked: Condvar::new() }
     }
 
-    /// The answers to these questions, up to the first that does not come in time, the wait for which is the other thing given.
-    fn in_time<'q>(&self, questions: &'q [Question]) -> (Vec<Answer<T>>, Option<Wait<'q>>) {
+    fn ask(&self) {
+        for question in &self.questions {
+            if !answers::may_be_asked(Path::new(question.path())) {
+                return;
+            }
+            let answer = question.ask(self.own);
+            let mut progress = self.lock();
+            progress.answers.push(answer);
+            progress.asked_at = Instant::now();
+        }
+        // Once, not for each answer: the two would take turns on one processor.
+        self.all_asked.notify_one();
+    }
+
+    /// The answers, up to the first that does not come in time, the wait for which is the other thing given.
+    fn in_time(&self) -> (Vec<Answer<T>>, Option<Wait<'_>>) {
         let mut progress = self.lock();
         loop {
             let number = progress.answers.len();
-            let Some(question) = questions.get(number) else {
+            let Some(question) = self.questions.get(number) else {
                 return (mem::take(&mut progress.answers), None);
             };
             let mut wait = Wait::since(progress.asked_at, Path::new(question.path()));
@@ -155,14 +167,14 @@ impl<T: Send + 'static> Answering<T> {
                 let Some(left) = wait.left() else {
                     return (mem::take(&mut progress.answers), Some(wait));
                 };
-                let woken = self.progress.1.wait_timeout(progress, left);
+                let woken = self.all_asked.wait_timeout(progress, left);
                 progress = woken.unwrap_or_else(PoisonError::into_inner).0;
             }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress<T>> {
-        self.progress.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 
 use hpvm_model::{
@@ -35,6 +36,11 @@ impl Place {
     pub(crate) fn reader(&self) -> Registry {
         Registry::open(&self.path(), Access::ReadOnly).unwrap()
     }
+}
+
+/// Of the standard library's hash tables, each of which has another key.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 pub(crate) fn name(text: &str) -> GuestName {

@@ -1,0 +1,19 @@
+//! What nobody can guess, from the kernel.
+
+use hpvm_model::GuestUuid;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+pub(crate) fn uuid() -> GuestUuid {
+    GuestUuid(uuid::Builder::from_random_bytes(bytes()).into_uuid())
+}
+
+pub(crate) fn bits() -> u64 {
+    u64::from_ne_bytes(bytes())
+}
+
+/// So few come whole and at once (getrandom(2)).
+fn bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    while getrandom(&mut bytes, GetRandomFlags::empty()) != Ok(N) {}
+    bytes
+}
