@@ -221,7 +221,9 @@ fn what_could_never_run_is_refused_with_a_way_out() {
         nothing,
         "the NICs at 0,1 and 0,2 have one MAC address",
     );
-    one(&[LAN, &AVIO.replace("portid:2", "portid:1")], nothing, "port 1 of virtual switch 'sw1'");
+    let shared = [LAN, &AVIO.replace("portid:2", "portid:1")];
+    one(&shared, nothing, "port 1 of virtual switch 'sw1'");
+    assert_eq!(found(&networked(&shared), nothing).len(), 1, "told once");
     let theirs: &dyn Fn(&mut NetworkFacts) = &|n| {
         n.macs.insert("0x56e9e3096a22".parse().unwrap(), held_by_other(MacHold::Resting));
     };

@@ -123,8 +123,14 @@ impl FromStr for PortChange {
 }
 
 fn read_addresses(list: &str) -> Result<Vec<IpAddr>, PortChangeError> {
-    let read = |one: &str| one.parse().map_err(|_| PortChangeError::Address(shown(list)));
-    list.split(',').map(read).collect()
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for one in list.split(',') {
+        let address = one.parse().map_err(|_| PortChangeError::Address(shown(list)))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
 }
 
 fn read_rates(text: &str) -> Result<PortRule, PortChangeError> {
@@ -190,7 +196,7 @@ mod tests {
             "portid:7:vlanid:20",
             "portid:7:rate:100M/64K,1G",
             "portid:7:spoof:off",
-            "portid:7:addr:192.0.2.7,2001:db8::7",
+            "portid:7:addr:192.0.2.7,2001:db8::7,192.0.2.7",
             "portid:7:mirror:9",
             "portid:7:isolated:on",
             "portid:7:lanboot:dhcp",
@@ -202,7 +208,7 @@ mod tests {
         assert_eq!((into.bits_per_second, into.burst_bytes), (100_000_000, 65_536));
         assert_eq!((out.bits_per_second, out.burst_bytes), (1_000_000_000, 1_250_000));
         assert_eq!(changed.spoof_guard, SpoofGuard::Off);
-        assert_eq!(changed.addresses.len(), 2);
+        assert_eq!(changed.addresses.len(), 2, "each once");
         assert_eq!(changed.mirror, PortNumber::new(9));
         let trunk = rules(&["portid:7:trunk:10,20-29"]).vlan;
         assert_eq!(trunk, PortVlan::Trunk("10,20-29".parse().unwrap()));

@@ -81,7 +81,8 @@ fn joined(
 ) {
     let Nic { vswitch, port, .. } = nic;
     let same = |other: &&Nic| (&other.vswitch, other.port) == (vswitch, *port);
-    if config.nics.iter().filter(same).count() > 1 {
+    // Told once, of the later one.
+    if config.nics.iter().find(same).is_some_and(|first| first.slot != nic.slot) {
         let text = format!("port {port} of virtual switch '{vswitch}' is given to two NICs");
         all.push(never(nic.to_string(), text));
     }
