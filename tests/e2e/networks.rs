@@ -1,13 +1,15 @@
 //! Virtual switches and the guests that have ports on them: hpvmnet's tables and refusals.
 
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
+use rustix::process::Signal;
 use snapbox::assert_data_eq;
 
 use crate::Test;
+use crate::guest_processes::process;
 use crate::lan::end;
 use crate::shell::typed;
 
@@ -17,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_cannot_be_is_refused,
     a_refused_command_asks_nothing_and_writes_nothing,
     a_capture_ends_with_the_next_and_with_its_port,
+    what_is_asked_of_a_killed_switch_names_the_cure,
     forwards_come_and_go_and_one_port_is_shown_alone,
     guests_reserve_ports,
     a_running_guest_shows_the_name_that_its_switch_has,
@@ -144,6 +147,19 @@ fn what_cannot_be_is_refused() {
         (&["hpvmnet", "-S", "sw1", "-p", "7"], "port 7 of virtual switch 'sw1' is not in use"),
         (&["hpvmnet", "-S", "sw1", "--macs"], "has no guest that runs on it"),
         (&["hpvmnet", "-S", "sw1", "-p", "all", "--capture", "f"], "name it by its number"),
+        (
+            &[
+                "hpvmnet",
+                "-S",
+                "nat1",
+                "-C",
+                "--forward",
+                "none",
+                "--forward",
+                "tcp:2222:10.0.2.15:22",
+            ],
+            "--forward none removes all port forwards; give it alone",
+        ),
         (&["hpvmnet", "-c", "-S", "sw2", "-n", "lo"], "lo is this machine's loopback"),
         (&["hpvmnet", "-c", "-S", "sw2", "--wire", "tap:lo"], "lo is this machine's loopback"),
         (
@@ -208,7 +224,7 @@ fn a_capture_ends_with_the_next_and_with_its_port() {
         let file = host.path(name);
         let shown = file.display().to_string();
         let line = ["hpvmnet", "-S", "localnet", "-p", "1", "--capture", &shown];
-        let command = host.command(&line).spawn().expect("it runs");
+        let command = host.command(&line).stderr(Stdio::piped()).spawn().expect("it runs");
         let has_begun = || std::fs::metadata(&file).is_ok_and(|file| file.len() > 0);
         wait_until(SETTLE_BOUND, "the capture has begun", has_begun);
         command
@@ -217,15 +233,46 @@ fn a_capture_ends_with_the_next_and_with_its_port() {
     let mut first = begin("first.pcap");
     let mut second = begin("second.pcap");
     wait_until(SETTLE_BOUND, "the first has ended", || ended(&mut first));
+    assert!(said(first).contains("first.pcap has no later frames of port 1: another capture"));
     // By now its end has been noticed.
     host.ok(&["hpvmnet", "-S", "localnet", "-A"]);
     assert!(!ended(&mut second));
     end(&mut second);
+    assert_eq!(said(second), "", "whoever ends it himself is told nothing");
     let full = host.refused(&["hpvmnet", "-S", "localnet", "-p", "1", "--capture", "/dev/full"]);
     assert!(full.contains("of virtual switch 'localnet' has ended: No space left"), "{full}");
     let mut third = begin("third.pcap");
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     wait_until(SETTLE_BOUND, "the third has ended", || ended(&mut third));
+    assert!(said(third).contains("its guest has left it"));
+}
+
+/// Nobody is left to answer, and the guest runs on.
+fn what_is_asked_of_a_killed_switch_names_the_cure() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:avio_lan::vswitch:localnet:portid:1"]);
+    host.ok(&["hpvmstart", "-P", "one"]);
+    let switch = process(&host, "hpvmnetd").expect("the switch runs");
+    let keeper = switch.parent();
+    // Switch and keeper bring each other back, unless one is stopped before the other is killed.
+    switch.signal(Signal::STOP);
+    keeper.kill();
+    switch.kill();
+    let file = host.path("one.pcap").display().to_string();
+    let macs = ["hpvmnet", "-S", "localnet", "--macs"];
+    for line in [&macs[..], &["hpvmnet", "-S", "localnet", "-p", "1", "--capture", &file]] {
+        let refusal = host.refused(line);
+        let words = "the process of virtual switch 'localnet' was killed, and guests run on it; `hpvmnet -S localnet -b` starts it again";
+        assert!(refusal.contains(words), "{line:?}: {refusal}");
+    }
+    host.ok(&["hpvmnet", "-S", "localnet", "-b"]);
+    host.ok(&macs);
+}
+
+/// What a command that has ended told.
+fn said(command: Child) -> String {
+    let output = command.wait_with_output().expect("it has ended");
+    String::from_utf8(output.stderr).expect("text")
 }
 
 /// Port forwards are replaced as a whole, and removed by name; each layout shows the port that is asked for alone.

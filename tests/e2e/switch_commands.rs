@@ -105,7 +105,14 @@ fn several_rules_are_given_at_once_also_to_a_port_that_no_guest_has() {
     assert_eq!(made.stderr, note, "and nothing is said of port 1");
     let has = rules_of_the_process(&host);
     assert_eq!((&has["vlan"]["untagged"], &has["spoof_guard"]), (&7.into(), &"off".into()));
-    for quiet in [line(&rules, &["-Q"]), line(&["portid:9:vlanid:none"], &[])] {
+    let mirrored = line(&["portid:1:mirror:9"], &[]);
+    let note = "hpvmnet: no guest has port 9 of virtual switch 'localnet'; what is mirrored there gets lost until one has\n";
+    assert_eq!(mirrored.stderr, note, "and nothing is said of port 1");
+    for quiet in [
+        line(&rules, &["-Q"]),
+        line(&["portid:9:vlanid:none"], &[]),
+        line(&["portid:1:mirror:none"], &[]),
+    ] {
         assert!(quiet.status.success() && quiet.stderr.is_empty(), "{quiet}");
     }
     host.ok(&["hpvmnet", "-c", "-S", "sw1"]);

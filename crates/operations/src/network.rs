@@ -86,4 +86,8 @@ pub enum SwitchRefused {
     AskedTwice { name: SwitchName, port: hpvm_model::PortNumber, what: &'static str },
     #[error("virtual switch '{0}' has no guest that runs on it, so there is nothing to show")]
     NotRunning(SwitchName),
+    #[error(
+        "the process of virtual switch '{0}' was killed, and guests run on it; `hpvmnet -S {0} -b` starts it again"
+    )]
+    Killed(SwitchName),
 }

@@ -8,7 +8,7 @@ use hpvm_model::network::{PortChange, SwitchError};
 use hpvm_model::{
     Forward, InterfaceName, PortNumber, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire,
 };
-use hpvm_operations::network::switches::{self, Changed, SwitchRequest};
+use hpvm_operations::network::switches::{self, Captured, Changed, EndedBy, SwitchRequest};
 use hpvm_operations::network::view::SwitchView;
 use hpvm_operations::network::{SwitchRefused, ports, rules};
 use hpvm_operations::{Mode, Refusal, VmHost};
@@ -238,17 +238,20 @@ impl Net {
             || !self.port_change.is_empty()
     }
 
-    fn request(&self) -> SwitchRequest {
+    fn request(&self) -> Result<SwitchRequest, Failure> {
+        if self.forward.len() > 1 && self.forward.contains(&AskedForward::None) {
+            return Err(NoneAmongForwards.into());
+        }
         let nic = self.nic.clone().map(Wire::Nic);
         let forwards = self.forward.iter().filter_map(|asked| match asked {
             AskedForward::None => None,
             AskedForward::One(forward) => Some(*forward),
         });
-        SwitchRequest {
+        Ok(SwitchRequest {
             name: self.new_name.clone(),
             wire: nic.or_else(|| self.wire.clone()),
             forwards: (!self.forward.is_empty()).then(|| forwards.collect()),
-        }
+        })
     }
 
     fn mode(&self) -> Mode {
@@ -260,7 +263,7 @@ impl Net {
         catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone());
-        let request = self.request();
+        let request = self.request()?;
         let made = switches::create(&mut host, &actor, name, &request, self.mode());
         self.tell(context, &self.recorded(&mut host, context, made)?);
         self.done(name, "made")
@@ -293,7 +296,7 @@ impl Net {
                     problems: Vec::new(),
                 })
             }
-            [] => switches::change(host, &actor, selector, &self.request(), mode),
+            [] => switches::change(host, &actor, selector, &self.request()?, mode),
             changes => rules::change(host, &actor, selector, changes, mode),
         };
         let changed = self.recorded(host, context, changed)?;
@@ -332,6 +335,13 @@ impl Net {
         for port in rules::waiting(host, changed, &self.port_change).unwrap_or_default() {
             context.say.note(&format!(
                 "no guest has port {port} of virtual switch '{}'; the next one that gets it {has} these rules",
+                changed.switch.name
+            ));
+        }
+        let unheard = rules::unheard_mirrors(host, changed, &self.port_change).unwrap_or_default();
+        for port in unheard {
+            context.say.note(&format!(
+                "no guest has port {port} of virtual switch '{}'; what is mirrored there gets lost until one has",
                 changed.switch.name
             ));
         }
@@ -453,6 +463,10 @@ impl Net {
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("--forward none removes all port forwards; give it alone, or only those there are to be")]
+struct NoneAmongForwards;
+
 /// A file holds the frames of one port.
 #[derive(Debug, thiserror::Error)]
 #[error("--capture takes the frames of one port; name it by its number, -p NUMBER")]
@@ -467,9 +481,16 @@ fn capture(
     path: &Path,
 ) -> Result<(), Failure> {
     catch_interruptions();
-    if let Some(lost @ 1..) = switches::capture(host, selector, port, path)? {
-        let file = path.display();
+    let Captured { lost, ended_by } = switches::capture(host, selector, port, path)?;
+    let file = path.display();
+    if let Some(lost @ 1..) = lost {
         let text = format!("{lost} frames are not in {file}: they came faster than it was written");
+        context.say.warning(None, &text);
+    }
+    if ended_by == EndedBy::Switch {
+        let text = format!(
+            "{file} has no later frames of port {port}: another capture of it has begun, its guest has left it, or the switch's process has gone"
+        );
         context.say.warning(None, &text);
     }
     Ok(())

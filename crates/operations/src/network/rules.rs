@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use hpvm_model::PortNumber;
-use hpvm_model::network::PortChange;
+use hpvm_model::network::{PortChange, PortRule};
 use hpvm_registry::SwitchSelector;
 
 use super::SwitchRefused;
@@ -47,14 +47,30 @@ pub fn waiting(
     changed: &Changed,
     asked: &[PortChange],
 ) -> Result<Vec<PortNumber>, Refusal> {
-    let views = host.switches()?.into_iter();
-    let ports = views.filter(|view| view.switch.number == changed.switch.number);
-    let used: BTreeSet<PortNumber> = ports
-        .flat_map(|view| view.ports)
-        .filter(|port| port.state != PortState::Free)
-        .map(|port| port.port)
-        .collect();
+    let used = used(host, changed)?;
     let asked: BTreeSet<PortNumber> = asked.iter().map(|change| change.port).collect();
     let has_rules = |port: &PortNumber| changed.switch.ports.contains_key(port);
     Ok(asked.into_iter().filter(|port| has_rules(port) && !used.contains(port)).collect())
+}
+
+/// Ports that frames are to be copied to from now on, and that no guest has.
+pub fn unheard_mirrors(
+    host: &VmHost,
+    changed: &Changed,
+    asked: &[PortChange],
+) -> Result<BTreeSet<PortNumber>, Refusal> {
+    let used = used(host, changed)?;
+    let mirror = |change: &PortChange| match change.rule {
+        PortRule::Mirror(to) => to,
+        _ => None,
+    };
+    Ok(asked.iter().filter_map(mirror).filter(|port| !used.contains(port)).collect())
+}
+
+/// Ports that guests have or keep.
+fn used(host: &VmHost, changed: &Changed) -> Result<BTreeSet<PortNumber>, Refusal> {
+    let views = host.switches()?.into_iter();
+    let ports = views.filter(|view| view.switch.number == changed.switch.number);
+    let used = ports.flat_map(|view| view.ports).filter(|port| port.state != PortState::Free);
+    Ok(used.map(|port| port.port).collect())
 }

@@ -533,7 +533,10 @@ pub fn clear(
 pub fn stations(host: &VmHost, selector: &SwitchSelector) -> Result<Vec<Station>, Refusal> {
     let runner = Runner::claim(host, named(host, selector)?.number)?;
     if !runner.runs() {
-        return Err(SwitchRefused::NotRunning(runner.switch.name).into());
+        let is_used = has_running(host, &runner.switch)?;
+        let name = runner.switch.name;
+        let refused = if is_used { SwitchRefused::Killed } else { SwitchRefused::NotRunning };
+        return Err(refused(name).into());
     }
     match runner.ask(&Request::Macs, &[])?.reply {
         Reply::Macs { mut stations } => {
@@ -544,6 +547,22 @@ pub fn stations(host: &VmHost, selector: &SwitchSelector) -> Result<Vec<Station>
     }
 }
 
+/// A capture that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Captured {
+    /// How many frames are not in it, if the switch says so.
+    pub lost: Option<u64>,
+    pub ended_by: EndedBy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    /// Whoever runs the command.
+    Asker,
+    /// Another capture of the port has begun, its guest has left it, or the process has gone.
+    Switch,
+}
+
 /// Bytes kept of each frame of a capture: all of it.
 const SNAP_BYTES: u32 = 1 << 18;
 
@@ -551,14 +570,17 @@ const SNAP_BYTES: u32 = 1 << 18;
 const LAST_FRAMES_BOUND: Duration = Duration::from_secs(10);
 
 /// Has the frames of a port written to a file, until whoever runs the command interrupts it or the switch ends it. A file that
-/// is there is replaced, but not for a capture that is refused. Returns how many frames are not in it, if the switch says so.
+/// is there is replaced, but not for a capture that is refused.
 pub fn capture(
     host: &VmHost,
     selector: &SwitchSelector,
     port: PortNumber,
     path: &Path,
-) -> Result<Option<u64>, Refusal> {
+) -> Result<Captured, Refusal> {
     let runner = Runner::claim(host, named(host, selector)?.number)?;
+    if !runner.runs() && has_running(host, &runner.switch)? {
+        return Err(SwitchRefused::Killed(runner.switch.name).into());
+    }
     if runner.status().is_none_or(|status| status.port(port).is_none()) {
         return Err(SwitchRefused::NoPort { name: runner.switch.name, port }.into());
     }
@@ -573,25 +595,34 @@ pub fn capture(
     // Others may ask meanwhile.
     drop(runner);
     // A capture may be over before it is told to be done.
+    let mut ended_by = EndedBy::Switch;
     if reply == Reply::Done {
-        wait_for_end(&connection);
+        ended_by = wait_for_end(&connection);
         reply = connection.hear(LAST_FRAMES_BOUND).unwrap_or(reply);
     }
     match reply {
         Reply::CaptureOver { failure: Some(why), .. } => {
             Err(SwitchRefused::Capture { name, port, why }.into())
         }
-        Reply::CaptureOver { lost, .. } => Ok(Some(lost)),
+        Reply::CaptureOver { lost, .. } => Ok(Captured { lost: Some(lost), ended_by }),
         // Its process has gone, or is of a version that does not say.
-        _ => Ok(None),
+        _ => Ok(Captured { lost: None, ended_by }),
     }
 }
 
 /// Until the switch says that a capture is over, or whoever runs the command interrupts it; then no more is wanted of it.
-fn wait_for_end(connection: &Connection) {
+fn wait_for_end(connection: &Connection) -> EndedBy {
     const LOOK: Duration = Duration::from_millis(100);
-    while signals::interrupted().is_none() && !connection.has_more(LOOK).unwrap_or(true) {}
+    let ended_by = loop {
+        if signals::interrupted().is_some() {
+            break EndedBy::Asker;
+        }
+        if connection.has_more(LOOK).unwrap_or(true) {
+            break EndedBy::Switch;
+        }
+    };
     let _ = connection.say_no_more();
+    ended_by
 }
 
 /// The switch that is meant.
