@@ -356,6 +356,18 @@ fn a_running_guest_shows_the_name_that_its_switch_has() {
     host.ok(&["hpvmnet", "-S", "sw2", "-b"]);
     let why = host.ok(&["hpvm", "why", "-P", "one"]);
     assert!(why.contains("nothing is wrong with it"), "{why}");
+    // Without a wire, which a halted one does not miss.
+    let rewired = host.run(&["hpvmnet", "-S", "sw2", "-C", "-n", "no0"]);
+    assert!(
+        rewired.status.success() && rewired.stderr.contains("no network interface no0"),
+        "{rewired}"
+    );
+    let words = "because virtual switch 'sw2' has no wire now, since no0 is not there, so NICs on it have no link";
+    wait_until(SETTLE_BOUND, "the wire is missed", || {
+        host.ok(&["hpvm", "why", "-P", "one"]).contains(words)
+    });
+    let halted = host.run(&["hpvmnet", "-S", "sw2", "-h", "-F"]);
+    assert_eq!((halted.status.code(), halted.stderr.as_str()), (Some(0), ""));
 }
 
 /// A port's rules go with the NIC that is cloned: a guest of a VLAN has no clone outside of it.

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 
-use hpvm_model::{FileIdentity, GuestConfig, Remedy, SwitchNumber, SwitchState, Vswitch};
+use hpvm_model::{FileIdentity, GuestConfig, Remedy, SwitchNumber, SwitchState, Vswitch, Wire};
 use hpvm_plan::facts::FileFact;
 use hpvm_plan::record::{Attached, Machine};
 use hpvm_registry::SwitchSelector;
 
 use crate::VmHost;
 use crate::network::nat::{self, NatView};
+use crate::network::runner;
 use crate::network::silence::{self, Silence};
 use crate::network::status;
 use crate::stores::Stores;
@@ -48,22 +49,33 @@ fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
         let remedy = Remedy { ask: Some(cure), command: format!("hpvmnet -S {name}") };
         return Some(Trouble { cause, remedy });
     }
-    let mut ask = None;
+    let (mut ask, mut command) = (None, format!("hpvmnet -S {name} -b"));
     let cause = if switch.state == SwitchState::Halted {
         format!("virtual switch '{name}' is halted, so NICs on it have no link")
     } else if status(host, switch.number.get()).is_none() {
         format!("the process of virtual switch '{name}' was killed, so NICs on it have no link")
     } else {
-        match nat::of(host, switch)? {
-            NatView::Gone => format!("the NAT of virtual switch '{name}' was killed"),
-            NatView::Silent => {
+        match nat::of(host, switch) {
+            Some(NatView::Gone) => format!("the NAT of virtual switch '{name}' was killed"),
+            Some(NatView::Silent) => {
                 ask = Some("end hpvmnat, the process that does it".to_owned());
                 format!("the NAT of virtual switch '{name}' does not answer")
             }
-            NatView::AtRest | NatView::There { .. } | NatView::Unknown => return None,
+            None if runner::lacks_wire(host, switch) => {
+                if let Wire::Nic(interface) = &switch.wire {
+                    let other = format!("`hpvmnet -S {name} -C -n INTERFACE`");
+                    ask =
+                        Some(format!("bring back interface {interface}, or name another: {other}"));
+                    command = "hpvmnet --interfaces".to_owned();
+                }
+                let wire = &switch.wire;
+                format!(
+                    "virtual switch '{name}' has no wire now, since {wire} is not there, so NICs on it have no link"
+                )
+            }
+            None | Some(NatView::AtRest | NatView::There { .. } | NatView::Unknown) => return None,
         }
     };
-    let command = format!("hpvmnet -S {name} -b");
     Some(Trouble { cause, remedy: Remedy { ask, command } })
 }
 

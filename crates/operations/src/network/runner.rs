@@ -458,10 +458,16 @@ fn has_wire(wanted: &Wanted, switch: &Vswitch) -> bool {
     (wanted.wire, wanted.interface.as_ref()) == (kind, interface)
 }
 
-/// Whether the process of a switch runs without the tap that is its wire.
-pub(crate) fn lacks_tap(host: &VmHost, switch: &Vswitch) -> bool {
+/// Whether the process of a switch runs without the interface that is its wire.
+pub(crate) fn lacks_wire(host: &VmHost, switch: &Vswitch) -> bool {
     let folder = host.root.switch_dir(switch.number.get());
-    matches!(switch.wire, Wire::Tap(_)) && runs(&folder) && wire_now(&folder) == WireNow::Missing
+    let has_interface = switch.wire.interface().is_some();
+    has_interface && runs(&folder) && wire_now(&folder) == WireNow::Missing
+}
+
+/// The same of a tap.
+pub(super) fn lacks_tap(host: &VmHost, switch: &Vswitch) -> bool {
+    matches!(switch.wire, Wire::Tap(_)) && lacks_wire(host, switch)
 }
 
 /// What the process says of its wire. One that says nothing has nothing to complain of.

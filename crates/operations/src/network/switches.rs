@@ -387,7 +387,8 @@ pub fn set_state(
             // Of two that have one from before, the first that is up has it.
             has_tap_alone(switch, all.iter().filter(|other| other.state == SwitchState::Up))?;
         }
-        Ok(problems(all, switch))
+        // A halted one needs no wire.
+        Ok(if state == SwitchState::Up { problems(all, switch) } else { Vec::new() })
     })?;
     altered.told(|runner, _| carry_out(runner))
 }
