@@ -309,6 +309,7 @@ impl Driver {
             Happening::Shutdown(shutdown) => {
                 let reason = &shutdown.reason;
                 self.log.say(&format!("QEMU was told to end: {reason}"));
+                self.monitor.qemu_ends();
             }
             Happening::Reset(_) => {
                 self.pulse.guest_was_reset();

@@ -405,6 +405,9 @@ impl Machine {
         });
         actions.push(Action::Log(match &how {
             Ending::StoppedHard => "the guest is stopped hard".into(),
+            Ending::StoppedGracefully | Ending::PoweredOff => {
+                "the guest has switched itself off".into()
+            }
             how => how.to_string(),
         }));
         actions.push(Action::Publish);

@@ -17,6 +17,7 @@ use hpvm_host::paths::within;
 use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_qmp::answer::{BlockCounters, Chardev, Status, VirtQueue};
 use hpvm_qmp::client::{Client, Events, Notice};
+use hpvm_qmp::command::Quit;
 use hpvm_qmp::occupant::Registers;
 use hpvm_qmp::{Command, Error, PowerButton};
 use tokio::sync::mpsc;
@@ -95,9 +96,21 @@ pub(crate) enum News {
     },
 }
 
+/// How far QEMU is on its way out. It is asked nothing behind the command that ends it: one that comes while it takes its monitor
+/// down can be its death by a signal (10.0.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    NotTold,
+    /// Over this connection.
+    Told,
+    /// It said so itself.
+    Begun,
+}
+
 #[derive(Debug)]
 pub(crate) struct Monitor {
     client: Option<Client>,
+    end: End,
     path: PathBuf,
     news: mpsc::Sender<News>,
     /// Keeps the folder that the path goes through.
@@ -107,7 +120,8 @@ pub(crate) struct Monitor {
 impl Monitor {
     pub(crate) fn new(run_folder: OwnedFd, news: mpsc::Sender<News>) -> Monitor {
         let path = within(&run_folder, run_folder::MONITOR);
-        let monitor = Monitor { client: None, path, news, _run_folder: run_folder };
+        let monitor =
+            Monitor { client: None, end: End::NotTold, path, news, _run_folder: run_folder };
         monitor.connect();
         monitor
     }
@@ -128,16 +142,32 @@ impl Monitor {
 
     pub(crate) fn connected(&mut self, client: Client) {
         self.client = Some(client);
+        if self.end == End::Told {
+            self.end = End::NotTold;
+        }
     }
 
     pub(crate) fn lost(&mut self) {
-        if self.client.take().is_some() {
+        if self.client.take().is_some() && self.end != End::Begun {
             self.connect();
         }
     }
 
+    /// Tells QEMU to end, unless it was told.
+    pub(crate) fn end_qemu(&mut self) {
+        if self.client().is_some() {
+            self.tell(Quit {});
+            self.end = End::Told;
+        }
+    }
+
+    /// QEMU said that it ends.
+    pub(crate) fn qemu_ends(&mut self) {
+        self.end = End::Begun;
+    }
+
     pub(crate) fn client(&self) -> Option<&Client> {
-        self.client.as_ref()
+        self.client.as_ref().filter(|_| self.end == End::NotTold)
     }
 
     pub(crate) fn news(&self) -> mpsc::Sender<News> {
@@ -153,7 +183,7 @@ impl Monitor {
     where
         C: Command + 'static,
     {
-        let Some(client) = self.client.clone() else { return false };
+        let Some(client) = self.client().cloned() else { return false };
         let news = self.news.clone();
         spawn_local(async move {
             let answer = client.execute(&command).await;
@@ -164,7 +194,7 @@ impl Monitor {
 
     /// Asks for something whose outcome shows by itself.
     pub(crate) fn tell<C: Command + 'static>(&self, command: C) {
-        let Some(client) = self.client.clone() else { return };
+        let Some(client) = self.client().cloned() else { return };
         spawn_local(async move {
             let _ = client.execute(&command).await;
         });

@@ -191,6 +191,17 @@ fn a_guest_that_goes_along_is_stopped_gracefully() {
     assert_eq!(guest.snapshot().unwrap().phase, ended(Ending::StoppedGracefully));
 }
 
+/// QEMU may take its time for its end, and is not asked anything meanwhile.
+#[test]
+fn a_qemu_that_was_told_to_end_is_left_alone() {
+    let guest = Guest::fake("end=1200").start();
+    guest.until_os();
+    assert_eq!(guest.ask(&graceful(15)), Reply::Done);
+    assert_eq!(guest.snapshot().unwrap().phase, ended(Ending::StoppedGracefully));
+    let story = guest.story();
+    assert!(story.contains("ended with status 0"), "{story}");
+}
+
 #[test]
 fn a_guest_without_an_os_says_so() {
     let guest = Guest::fake("boot=firmware").start();

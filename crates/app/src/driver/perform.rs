@@ -9,7 +9,7 @@ use hpvm_engine::devices::{self, DeviceError, Performed};
 use hpvm_model::{Occupant, chain};
 use hpvm_plan::record::{self, Occasion};
 use hpvm_qmp::client::Client;
-use hpvm_qmp::command::{Cont, Quit, ReadPowerButton, SystemPowerdown};
+use hpvm_qmp::command::{Cont, ReadPowerButton, SystemPowerdown};
 
 use super::*;
 use crate::changes::Means;
@@ -27,7 +27,7 @@ impl Driver {
                 self.monitor.ask(ReadPowerButton {}, News::Button);
             }
             Action::Continue => self.monitor.tell(Cont {}),
-            Action::Quit => self.monitor.tell(Quit {}),
+            Action::Quit => self.monitor.end_qemu(),
             Action::Kill => self.kill(),
             Action::BeginChange(ticket) => self.begin_changes(ticket),
             Action::BeginCopy(ticket) => self.begin_copy(ticket),

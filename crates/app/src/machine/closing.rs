@@ -9,7 +9,7 @@ use super::{Action, Ticket};
 
 /// QEMU that was killed and has not ended by then was perhaps not ours to kill: it is asked as well.
 const END_ASK: Duration = Duration::from_millis(30);
-/// QEMU that was told to end and has not is told again, harder.
+/// QEMU that was told to end and has not is told again, harder; by its monitor only where it cannot have heard it.
 const END_AGAIN: Duration = Duration::from_millis(150);
 /// An orderly end may still write for so long before it is cut short.
 const ORDERLY_BOUND: Duration = Duration::from_secs(5);

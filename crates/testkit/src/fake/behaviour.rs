@@ -13,6 +13,7 @@
 //! | `greet` | `MS` | start takes this long | 0 |
 //! | `refuse` | `TEXT` | ends at the start, with this on standard error and status 1 | |
 //! | `crash` | `MS` | aborts so long after the start | |
+//! | `end` | `MS` | takes so long for its end when it was told to end, and aborts when it hears anything more meanwhile: QEMU may | 0 |
 //! | `eat` | `MS` | takes memory from so long after the start on, until it is killed or has 256 MiB | |
 //! | `complete` | `MS` | a mirror that is told to complete has done so so long after | 0 |
 //! | `mirror` | `MS` | a mirror has copied all so long after it began | 0 |
@@ -46,6 +47,7 @@ pub struct Behaviour {
     pub greet: Duration,
     pub refuse: Option<String>,
     pub crash: Option<Duration>,
+    pub end: Duration,
     pub eat: Option<Duration>,
     pub mirror: Duration,
     pub complete: Duration,
@@ -115,6 +117,7 @@ impl Default for Behaviour {
             greet: Duration::ZERO,
             refuse: None,
             crash: None,
+            end: Duration::ZERO,
             eat: None,
             mirror: Duration::ZERO,
             complete: Duration::ZERO,
@@ -170,6 +173,7 @@ impl Behaviour {
             "greet" => self.greet = milliseconds(value)?,
             "refuse" => self.refuse = Some(value.into()),
             "crash" => self.crash = Some(milliseconds(value)?),
+            "end" => self.end = milliseconds(value)?,
             "eat" => self.eat = Some(milliseconds(value)?),
             "mirror" => self.mirror = milliseconds(value)?,
             "complete" => self.complete = milliseconds(value)?,

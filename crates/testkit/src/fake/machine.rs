@@ -67,6 +67,7 @@ pub(super) enum Later {
     Mirrored { id: String },
     Completed { id: String },
     Crash,
+    Ends,
     Eats,
     RequestsStick,
 }
@@ -77,6 +78,8 @@ enum State {
     Running,
     Paused,
     Shutdown,
+    /// Told to end, and at it.
+    Ending,
 }
 
 #[derive(Debug)]
@@ -178,6 +181,9 @@ impl Machine {
         arguments: &Map<String, Value>,
         fd: Option<OwnedFd>,
     ) -> Answer {
+        if self.state == State::Ending {
+            std::process::abort();
+        }
         let arguments = Arguments(arguments);
         match command {
             "qmp_capabilities" => Err(Refusal {

@@ -1,5 +1,7 @@
 //! The guest's life: start, stop, reset, power button, the end.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Answer, Effect, Later, Machine, Refusal, State, done};
@@ -40,6 +42,7 @@ impl Machine {
             Later::Mirrored { id } => self.mirrored(&id),
             Later::Completed { id } => self.completed(&id),
             Later::Crash => std::process::abort(),
+            Later::Ends => self.effects.push(Effect::Exit),
             Later::Eats => eat(),
             Later::RequestsStick => self.requests.stick(),
         }
@@ -50,7 +53,7 @@ impl Machine {
             State::Prelaunch => "prelaunch",
             State::Running => "running",
             State::Paused => "paused",
-            State::Shutdown => "shutdown",
+            State::Shutdown | State::Ending => "shutdown",
         };
         json!({ "status": status, "running": self.state == State::Running })
     }
@@ -75,7 +78,7 @@ impl Machine {
     pub(super) fn cont(&mut self) -> Answer {
         match self.state {
             State::Running => {}
-            State::Shutdown => {
+            State::Shutdown | State::Ending => {
                 return Err(Refusal::generic("Resetting the Virtual Machine is required"));
             }
             State::Paused => {
@@ -94,7 +97,13 @@ impl Machine {
 
     pub(super) fn quit(&mut self) -> Answer {
         self.event("SHUTDOWN", Some(json!({ "guest": false, "reason": "host-qmp-quit" })));
-        self.effects.push(Effect::Exit);
+        match self.behaviour.end {
+            Duration::ZERO => self.effects.push(Effect::Exit),
+            end => {
+                self.state = State::Ending;
+                self.after(end, Later::Ends);
+            }
+        }
         done()
     }
 
