@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_command_that_fails_tells_again_what_waited,
     what_becomes_of_one_of_two_is_no_matter_of_the_other,
     whoever_asks_is_told_of_a_store_that_comes,
+    what_waits_to_leave_comes_nowhere_else,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -205,4 +206,26 @@ fn whoever_asks_is_told_of_a_store_that_comes() {
         let said = guest.host.run(ask).stdout;
         assert!(said.contains(&format!("{path} is not there any more")), "{said}");
     }
+}
+
+/// QEMU would refuse it, and only when the disk has left whose place it was to take.
+fn what_waits_to_leave_comes_nowhere_else() {
+    let guest = Waits::on("avio_stor", "boot=os");
+    let line = |words: &[&str]| -> Vec<String> {
+        [&["hpvmmodify", "-P", "web"], words].concat().into_iter().map(str::to_owned).collect()
+    };
+    let told = guest.ok(&line(&["-d", "disk:avio_stor:0,1,1"]));
+    assert!(told.contains("waits for the guest's next reset"), "{told}");
+    let before = guest.machine();
+    let elsewhere = format!("disk:avio_stor:0,2,0:file:{}", guest.file("second").display());
+    for change in [guest.exchange(0, "second"), line(&["-a", &elsewhere])] {
+        for change in [[change.clone(), vec!["-s".into()]].concat(), change] {
+            let said = guest.refused(&change);
+            assert!(said.contains("is the running guest's at 0,1,1 until it has left"), "{said}");
+            assert_eq!(guest.machine(), before, "nothing was asked of it");
+        }
+    }
+    guest.ok(&line(&["-F", "-d", "disk:avio_stor:0,1,1"]));
+    guest.ok(&line(&["-a", &elsewhere]));
+    assert!(guest.holds("second"));
 }

@@ -8,7 +8,7 @@ mod decide;
 mod settled;
 
 use hpvm_host::durable::Prepared;
-use hpvm_model::{GuestConfig, Problem};
+use hpvm_model::{GuestConfig, Problem, Severity};
 use hpvm_plan::difference::FieldChange;
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
 use hpvm_plan::record::{DeviceChange, Due, Machine};
@@ -77,6 +77,9 @@ fn attempt(
     let Decision { mut modified, planned } = change.decide(host, problems)?;
     if mode == Mode::DryRun {
         return Ok(modified);
+    }
+    if modified.problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return Err(Refusal::Problems(modified.problems));
     }
     if planned.is_empty() && change.keeps_all() {
         // Nothing to do is done all the same, and by somebody.

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use hpvm_model::{GuestConfig, Nic, PciSlot, Problem, Severity, StorageAddress, StorageDevice};
+use hpvm_model::{
+    GuestConfig, Memory, Nic, PciSlot, Problem, Severity, StorageAddress, StorageDevice, Vcpus,
+};
 
 use crate::hotplug::{Place, Planned, When};
 use crate::record::{DeviceChange, Machine, Pending};
@@ -31,28 +33,31 @@ pub struct FieldChange {
 }
 
 const NONE: &str = "-";
-/// Why a field waits that [`Counts::AtNextStart`].
+/// Why a field of [`fixed`] waits.
 const FIXED: &str = "the running guest keeps what it was started with";
 
-/// When a new value counts for a guest that runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Counts {
-    AtOnce,
-    AtNextStart,
+/// All fields but the devices.
+fn scalars(config: &GuestConfig) -> [(&'static str, String); 8] {
+    let [vcpus, memory] = fixed(config.vcpus, config.memory);
+    [
+        ("name", config.name.to_string()),
+        ("label", config.label.to_string()),
+        ("os_type", config.os.to_string()),
+        vcpus,
+        memory,
+        ("entitlement", config.entitlement.to_string()),
+        ("start_attr", config.auto_start.to_string()),
+        ("runnable_status", config.runnable.to_string()),
+    ]
 }
 
-/// All fields but the devices.
-fn scalars(config: &GuestConfig) -> [(&'static str, String, Counts); 8] {
-    [
-        ("name", config.name.to_string(), Counts::AtOnce),
-        ("label", config.label.to_string(), Counts::AtOnce),
-        ("os_type", config.os.to_string(), Counts::AtOnce),
-        ("vcpus", config.vcpus.to_string(), Counts::AtNextStart),
-        ("memory", config.memory.to_string(), Counts::AtNextStart),
-        ("entitlement", config.entitlement.to_string(), Counts::AtOnce),
-        ("start_attr", config.auto_start.to_string(), Counts::AtOnce),
-        ("runnable_status", config.runnable.to_string(), Counts::AtOnce),
-    ]
+/// Those of them that a guest keeps as long as it runs; all others count at once.
+fn fixed(vcpus: Vcpus, memory: Memory) -> [(&'static str, String); 2] {
+    [("vcpus", vcpus.to_string()), ("memory", memory.to_string())]
+}
+
+fn kept_by(machine: &Machine) -> [(&'static str, String); 2] {
+    fixed(machine.base.vcpus, machine.base.memory)
 }
 
 /// All fields in which `after` differs from `before`. `running` is the machine the guest runs on, `planned` what
@@ -64,11 +69,13 @@ pub fn fields(
     running: Option<(&Machine, &[Planned])>,
 ) -> Vec<FieldChange> {
     let mut changes = Vec::new();
-    for ((field, from, _), (_, to, counts)) in scalars(before).into_iter().zip(scalars(after)) {
+    let kept: Vec<_> = running.into_iter().flat_map(|(machine, _)| kept_by(machine)).collect();
+    for ((field, from), (_, to)) in scalars(before).into_iter().zip(scalars(after)) {
         if from != to {
-            let effect = match (running, counts) {
-                (Some(_), Counts::AtNextStart) => Effect::NextStart(FIXED.into()),
-                _ => Effect::Now,
+            let is_kept = |(name, value): &(&str, String)| *name == field && *value != to;
+            let effect = match kept.iter().any(is_kept) {
+                true => Effect::NextStart(FIXED.into()),
+                false => Effect::Now,
             };
             changes.push(FieldChange { field: field.into(), from, to, effect });
         }
@@ -113,7 +120,7 @@ pub fn again(
 /// All fields of a guest that is to be created.
 #[must_use]
 pub fn created(config: &GuestConfig) -> Vec<FieldChange> {
-    let scalar = |(field, to, _): (&str, String, Counts)| FieldChange {
+    let scalar = |(field, to): (&str, String)| FieldChange {
         field: field.into(),
         from: NONE.into(),
         to,
@@ -227,9 +234,10 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
             waits.push(FieldChange { field: field.into(), from, to, effect });
         }
     };
-    let fixed = || Effect::NextStart(FIXED.to_owned());
-    field("vcpus", machine.base.vcpus.to_string(), config.vcpus.to_string(), fixed());
-    field("memory", machine.base.memory.to_string(), config.memory.to_string(), fixed());
+    let wanted = fixed(config.vcpus, config.memory);
+    for ((name, has), (_, wanted)) in kept_by(machine).into_iter().zip(wanted) {
+        field(name, has, wanted, Effect::NextStart(FIXED.to_owned()));
+    }
     for attached in &machine.storage {
         let address = attached.device.address;
         let to = config.device_at(address);

@@ -8,6 +8,7 @@
 //! has left.
 
 mod at_reset;
+mod held;
 mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,8 @@ use hpvm_model::{
 use crate::facts::HostFacts;
 use crate::guest_path;
 use crate::record::{AdapterPresence, Attached, ChangedBy, Consent, DeviceChange, Machine};
+
+pub use held::held_elsewhere;
 
 /// How long a disk must have had no I/O before it leaves alone.
 pub const QUIET: Duration = Duration::from_secs(10);

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use common::*;
 use hpvm_model::*;
-use hpvm_plan::difference::{Effect, again, waiting};
-use hpvm_plan::hotplug::{Agent, Force, Live, Planned, When, plan, waiting_removals};
+use hpvm_plan::difference::{Effect, again, fields, waiting};
+use hpvm_plan::hotplug::{
+    Agent, Force, Live, Planned, When, held_elsewhere, plan, waiting_removals,
+};
 use hpvm_plan::placement::{SPARE_PORTS, place, ports};
 use hpvm_plan::record::*;
 use proptest::prelude::*;
@@ -143,6 +145,52 @@ fn what_waits_to_leave_is_left_alone_until_it_is_named() {
     let forced = changes(&machine, &all[..1], Some(3), Force::Yes);
     assert_eq!(again(&named, &wanted, &machine, &forced)[0].effect, Effect::Now);
     assert_eq!(waiting_removals(&machine, &wanted).count(), 1);
+}
+
+/// What waits to leave a place is not free for another one: an exchange would take the old disk away before QEMU says so.
+#[test]
+fn a_store_that_the_guest_has_still_comes_nowhere_else() {
+    let before = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let mut machine = running(&before);
+    let address = machine.storage[1].device.address;
+    for (wanted, waits, force, is_refused) in [
+        (&["disk:avio_stor:0,0,0:file:/b"][..], true, Force::No, true),
+        (&["disk:avio_stor:0,0,0:file:/b"], true, Force::Yes, true),
+        (&["disk:avio_stor:0,0,0:file:/b"], false, Force::No, true),
+        (&["disk:avio_stor:0,0,0:file:/b"], false, Force::Yes, false),
+        (&[before[0], "disk:avio_stor:0,1,0:file:/b"], true, Force::No, true),
+        (&[before[0], "disk:avio_stor:0,1,0:file:/b"], false, Force::Yes, false),
+        (&[before[0], "disk:avio_stor:0,1,0:file:/c"], true, Force::No, false),
+        (&[before[0], "dvd:avio_stor:0,1,0:file:/b"], true, Force::No, true),
+        (&before, true, Force::No, false),
+    ] {
+        let wanted = guest(wanted);
+        let facts = host(&wanted);
+        machine.storage[1].identity = facts.identity("/b");
+        let waiting = waits.then_some(address).into_iter().collect();
+        let planned = plan(&waiting, &machine, &wanted, &facts, &Live::default(), force);
+        let problems = held_elsewhere(&wanted.name, &machine, &planned);
+        assert_eq!(!problems.is_empty(), is_refused, "{planned:?} {problems:?}");
+        assert!(problems.iter().all(|p| p.text.contains("is the running guest's at 0,0,1")));
+    }
+}
+
+/// A change back to what the guest runs with waits for nothing.
+#[test]
+fn what_the_guest_runs_with_counts_at_once() {
+    let mut before = guest(&[]);
+    let machine = Machine::new(record(&before));
+    let has = before.clone();
+    before.vcpus = Vcpus::try_from(1).unwrap();
+    before.memory = Memory::at_least(Bytes(1 << 30)).unwrap();
+    let effects = |from: &GuestConfig, to: &GuestConfig| {
+        let rows = fields(from, to, Some((&machine, &[])));
+        rows.into_iter().map(|row| row.effect).collect::<Vec<_>>()
+    };
+    assert_eq!(effects(&before, &has), [Effect::Now, Effect::Now]);
+    let waits = |effect: &Effect| matches!(effect, Effect::NextStart(_));
+    assert!(effects(&has, &before).iter().all(waits));
+    assert_eq!((waiting(&has, &machine).len(), waiting(&before, &machine).len()), (0, 2));
 }
 
 /// An agent is asked even when the disk was quiet, since a quiet disk may be mounted; by force nobody is asked.
