@@ -13,6 +13,7 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::clone::{moments, next, seed};
+use crate::doctor::kill_supervisors;
 use crate::guest_processes::process;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -197,7 +198,7 @@ fn a_change_under_way_is_made_in_full() {
     assert_sound(&host);
 }
 
-/// The next worker finds out what was done, and is asked for the rest.
+/// The next worker finds out what was done, and is asked for the rest; where its keeper has died too, the command brings both.
 fn a_change_is_made_in_full_though_its_worker_is_killed() {
     let host = created("slow=device_add:500,slow=device_del:500");
     host.ok(&["hpvmstart", "-P", "web"]);
@@ -209,11 +210,18 @@ fn a_change_is_made_in_full_though_its_worker_is_killed() {
         let text = fs::read_to_string(&record).expect("a boot record");
         text.matches("\"asked\"").count()
     };
-    for (verb, has_it) in [("-a", true), ("-d", false)] {
+    let kill_worker = |host: &VmHost| process(host, "hpvmapp").expect("a worker").kill();
+    let kill_both = |host: &VmHost| assert_eq!(kill_supervisors(host), 2);
+    for (verb, has_it, kill) in [
+        ("-a", true, &kill_worker as &dyn Fn(&VmHost)),
+        ("-d", false, &kill_worker),
+        ("-a", true, &kill_both),
+        ("-d", false, &kill_both),
+    ] {
         let before = asked();
         let modify = Running::of(&host, &["hpvmmodify", "-P", "web", verb, &statement, "-F"]);
         wait_until(BOUND, "the guest is asked", || asked() > before);
-        process(&host, "hpvmapp").expect("a worker").kill();
+        kill(&host);
         let (code, said) = modify.ends();
         assert_eq!(code, Some(0), "{verb}: {said}");
         let shown = host.ok(&["hpvmstatus", "-P", "web"]);

@@ -14,9 +14,9 @@ use hpvm_plan::record::{DeviceChange, Due, Machine};
 use super::ask::{Taken, ask_guest};
 use super::changes_now;
 use super::decide::Change;
-use crate::Refusal;
 use crate::network::ports::Changing;
 use crate::vm_host::VmHost;
+use crate::{Refusal, supervise};
 
 /// A keeper starts the next worker at once, and that looks at the machine within some hundred milliseconds. What was half made
 /// it takes back, which takes as long as any step. What a guest was asked to let go may never be settled.
@@ -58,6 +58,8 @@ fn settled(host: &VmHost, config: &GuestConfig, changes: &[DeviceChange]) -> Opt
     let mut known = None;
     while Instant::now() < deadline && signals::interrupted().is_none() {
         let left = deadline.saturating_duration_since(Instant::now());
+        // Its keeper may have died with it: then nobody else brings the next one.
+        let _ = supervise::adopt(host, config);
         // A worker that only begins denies it.
         if let Ok(Reply::Idle { .. }) = client::ask(&control, &Ask::Idle, &[], left, &mut |_| {}) {
             known = host.machine(config);
