@@ -59,6 +59,9 @@ fn changes_are_refused_and_looks_are_not() {
     ] {
         let outcome = read_only(&host, line);
         assert!(outcome.status.success(), "what only looks still works: {outcome}");
+        if line.contains(&"why") {
+            assert!(outcome.stdout.contains("read-only file system"), "{outcome}");
+        }
     }
     before.assert_unchanged(&host, "looking");
 }

@@ -131,7 +131,9 @@ pub enum Denial {
         "its disks are being copied for another command, or are still let go by the last copy; try again in a moment"
     )]
     Copying,
-    #[error("the guest does not answer")]
+    #[error(
+        "the guest does not answer; `hpvm why` tells what it hangs on, and `hpvmstop -h` ends it all the same"
+    )]
     Unresponsive,
     #[error(
         "the guest's boot record cannot be used, so its devices are not known; stopping and starting it makes a new one"

@@ -9,7 +9,8 @@ use hpvm_host::answers;
 use hpvm_host::image_lock::{self, ALL_BYTES};
 use hpvm_host::lock::pause_for;
 use hpvm_model::{Bytes, DeviceKind, GuestConfig};
-use hpvm_plan::facts::{FileFact, FullFolder, HostFacts};
+use hpvm_plan::facts::{FileFact, HostFacts, Shut, ShutFolder};
+use rustix::fs::StatVfsMountFlags;
 
 /// Engines that are just ending keep their locks so long.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
@@ -76,20 +77,22 @@ fn holders(image: &Path) -> String {
 /// What a start writes: the boot record, the previous variables, the first lines of the logs.
 const ROOM_NEEDED: Bytes = Bytes(1 << 20);
 
-/// Those of these folders whose file system has no room.
-pub(crate) fn full(folders: &[&Path]) -> Vec<FullFolder> {
-    let is_full = |folder: &&&Path| {
-        rustix::fs::statvfs(**folder).is_ok_and(|system| {
-            let room = system.f_bavail.saturating_mul(system.f_frsize);
-            room < ROOM_NEEDED.0 || system.f_files > 0 && system.f_favail == 0
-        })
+/// Those of these folders whose file system takes nothing.
+pub(crate) fn shut(folders: &[&Path]) -> Vec<ShutFolder> {
+    let why = |folder: &Path| {
+        let system = rustix::fs::statvfs(folder).ok()?;
+        let room = system.f_bavail.saturating_mul(system.f_frsize);
+        match room < ROOM_NEEDED.0 || system.f_files > 0 && system.f_favail == 0 {
+            _ if system.f_flag.contains(StatVfsMountFlags::RDONLY) => Some(Shut::ReadOnly),
+            true => Some(Shut::Full { needed: ROOM_NEEDED }),
+            false => None,
+        }
     };
-    let full = folders.iter().filter(is_full);
-    full.map(|folder| FullFolder {
-        path: folder.to_string_lossy().into_owned(),
-        needed: ROOM_NEEDED,
-    })
-    .collect()
+    let shut = |folder: &&Path| {
+        let path = folder.to_string_lossy().into_owned();
+        why(folder).map(|why| ShutFolder { path, why })
+    };
+    folders.iter().filter_map(shut).collect()
 }
 
 /// A guest's firmware variables: there, as large as the pristine copy, and beginning as a firmware volume does.

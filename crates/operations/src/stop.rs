@@ -127,10 +127,7 @@ fn keep_record(host: &mut VmHost, record: &Operation, progress: &mut dyn FnMut(&
     if let Err(error) = host.registry.record(record)
         && record.outcome == Outcome::Done
     {
-        progress(&format!(
-            "the guest is stopped, but this could not be recorded: {}",
-            chain(&error)
-        ));
+        progress(&format!("the guest is off, but this could not be recorded: {}", chain(&error)));
     }
 }
 

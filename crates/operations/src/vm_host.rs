@@ -334,7 +334,7 @@ impl VmHost {
             ),
             lan_rom: provision(&self.conf.lan_rom()),
             reservation_helper: provision(&self.conf.reservation_helper()),
-            full: facts::full(&[self.folder(config).path(), self.root.run()]),
+            shut: facts::shut(&[self.folder(config).path(), self.root.run()]),
         });
         Ok(facts)
     }

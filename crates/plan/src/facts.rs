@@ -124,6 +124,8 @@ pub enum Content {
     /// An image that QEMU would not open: a clause that says why, with the image as its subject.
     Unusable(String),
     Other,
+    /// Its head could not be read, so nobody knows: whoever opens it says why.
+    Unread,
 }
 
 /// Whether an image's header names a file on which the image is built. What that is, only the configuration says.
@@ -295,15 +297,21 @@ pub struct StartFacts {
     pub lan_rom: Provision,
     /// The program that makes reservations for guests.
     pub reservation_helper: Provision,
-    /// Folders of the guest that have no room left.
-    pub full: Vec<FullFolder>,
+    /// Folders of the guest in which nothing can be written.
+    pub shut: Vec<ShutFolder>,
 }
 
-/// A folder a start writes to, on a file system that has no room.
+/// A folder a start writes to, on a file system that takes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FullFolder {
+pub struct ShutFolder {
     pub path: String,
-    pub needed: Bytes,
+    pub why: Shut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shut {
+    Full { needed: Bytes },
+    ReadOnly,
 }
 
 /// Everything a decision may depend on.

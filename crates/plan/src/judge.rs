@@ -14,7 +14,7 @@ use hpvm_model::{
     Severity,
 };
 
-use crate::facts::{FullFolder, HostFacts, Provision, StartFacts};
+use crate::facts::{HostFacts, Provision, Shut, ShutFolder, StartFacts};
 use crate::record::{NicBoot, Sharing};
 
 /// What the problems are wanted for.
@@ -104,7 +104,7 @@ fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
     scsi_adapters(config, facts, &mut all);
     if let Some(start) = &facts.start {
         provisions(config, facts, start, &mut all);
-        room(config, start, &mut all);
+        shut(config, start, &mut all);
     }
     all
 }
@@ -335,16 +335,19 @@ fn locked(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     }
 }
 
-/// What there is no room for.
-fn room(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
-    let command = start_command(config);
-    for FullFolder { path, needed } in &start.full {
-        all.push(
-            not_now(
-                path,
+/// Where nothing can be written.
+fn shut(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
+    for ShutFolder { path, why } in &start.shut {
+        let (text, ask) = match why {
+            Shut::Full { needed } => (
                 format!("no room is left where '{path}' lies; a start needs {needed} there"),
-            )
-            .ask(format!("make room on the file system of {path}"), command.clone()),
-        );
+                format!("make room on the file system of {path}"),
+            ),
+            Shut::ReadOnly => (
+                format!("'{path}' is on a read-only file system, and a start writes there"),
+                format!("see what made the file system of {path} read-only, and mount it writable"),
+            ),
+        };
+        all.push(not_now(path, text).ask(ask, start_command(config)));
     }
 }

@@ -163,8 +163,25 @@ fn an_image_named_as_a_raw_disk_is_a_warning_to_whoever_names_it() {
         assert_eq!(told(&before, &started, Purpose::Start), Vec::<String>::new());
         assert_eq!(told(&guest(&[other]), &facts, CREATE), Vec::<String>::new());
     }
-    facts.files.insert("/s".into(), fact(Content::Other));
-    assert_eq!(told(&before, &facts, CREATE), Vec::<String>::new());
+    for content in [Content::Other, Content::Unread] {
+        facts.files.insert("/s".into(), fact(content));
+        assert_eq!(told(&before, &facts, CREATE), Vec::<String>::new());
+    }
+}
+
+/// Whoever means an image names the wrong storage type.
+#[test]
+fn an_empty_drive_that_names_a_file_is_a_warning() {
+    for (statement, count) in [("dvd:scsi:0,0,0:null:/s", 1), ("disk:scsi:0,0,0:null:/s", 0)] {
+        let config = guest(&[statement]);
+        let mut facts = host(&config);
+        facts.files.insert("/s".into(), regular(5, 1 << 20));
+        let said = lines(&config, &facts, CREATE);
+        assert_eq!(said.len(), count, "{said:?}");
+        assert!(said.iter().all(|line| line.starts_with("WARNING: '/s' is a file")), "{said:?}");
+        facts.files.insert("/s".into(), FileFact::Folder);
+        assert_eq!(lines(&config, &facts, CREATE), Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -178,7 +195,9 @@ fn an_image_that_could_never_be_used_is_refused_in_its_own_words() {
         *of = content;
         lines(&config, &facts, CREATE)
     };
-    assert_eq!(said(Content::Qcow2(Below::Nothing)), Vec::<String>::new());
+    for usable in [Content::Qcow2(Below::Nothing), Content::Unread] {
+        assert_eq!(said(usable), Vec::<String>::new());
+    }
     let refused = said(Content::Unusable("it is of version 9".into()));
     assert_eq!(refused, ["ERROR: the image '/s' cannot be used: it is of version 9"]);
     let refused = said(Content::Qcow2(Below::Named));
@@ -344,13 +363,16 @@ fn every_lack_of_the_host_names_a_way_out() {
         accelerator: Err("no vmx or svm".into()),
         firmware: lack("/fw"),
         nvram: lack("/nvram"),
-        full: vec![FullFolder { path: "/g".into(), needed: Bytes(1 << 20) }],
+        shut: vec![
+            ShutFolder { path: "/g".into(), why: Shut::Full { needed: Bytes(1 << 20) } },
+            ShutFolder { path: "/h".into(), why: Shut::ReadOnly },
+        ],
         ..ready()
     };
     let mut facts = HostFacts { start: Some(start), option_rom: lack("/rom"), ..host(&config) };
     facts.locked = [("/a".into(), "process 7 (qemu-nbd)".into())].into();
     let found = problems(&config, &facts, Purpose::Start);
-    assert_eq!(found.len(), 7);
+    assert_eq!(found.len(), 8);
     assert!(found.iter().all(|p| p.severity == Severity::Error && p.remedy.is_some()));
     (facts.start, facts.locked) = (None, BTreeMap::new());
     let said = lines(&config, &facts, CREATE);

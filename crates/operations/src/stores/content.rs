@@ -16,13 +16,13 @@ use rustix::io::Errno;
 
 const BLOCK_BYTES_MIN: u64 = 512;
 
-/// What cannot be read is called no other thing than it was said to be: whoever opens it says why.
 pub(crate) fn content(path: &Path) -> Content {
     match durable::open_regular(path).and_then(|file| qcow2::head(&file)) {
         Ok(Head::Other) => Content::Other,
         Ok(Head::Unusable(fault)) => Content::Unusable(fault.to_string()),
         Ok(Head::Image(Header { below: qcow2::Below::Named })) => Content::Qcow2(Below::Named),
-        Ok(Head::Image(_)) | Err(_) => Content::Qcow2(Below::Nothing),
+        Ok(Head::Image(_)) => Content::Qcow2(Below::Nothing),
+        Err(_) => Content::Unread,
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
         let file = File::create(&path).unwrap();
         qcow2::write_empty(&file, 1 << 20).unwrap();
         assert_eq!(content(&path), Content::Qcow2(Below::Nothing));
-        assert_eq!(content(&folder.path().join("missing")), Content::Qcow2(Below::Nothing));
+        assert_eq!(content(&folder.path().join("missing")), Content::Unread);
         let base = Base { path: &path, format: Format::Qcow2, size: 1 << 20 };
         let over = folder.path().join("over");
         qcow2::write_overlay(&File::create(&over).unwrap(), &base).unwrap();

@@ -105,12 +105,16 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
 
 fn place_holder(device: &StorageDevice, facts: &HostFacts, all: &mut Findings) {
     let path = &device.backing.path;
-    if facts.files.get(path) == Some(&FileFact::Missing) {
-        all.push(note(
-            path,
-            format!("'{path}' does not exist; it is only a place holder, and the device is empty"),
-        ));
-    }
+    let text = match (facts.files.get(path), device.kind) {
+        (Some(FileFact::Missing), _) => {
+            format!("'{path}' does not exist; it is only a place holder, and the device is empty")
+        }
+        (Some(FileFact::Regular { .. }), DeviceKind::Dvd) => format!(
+            "'{path}' is a file, and storage type null takes the folder of such files, so the drive stays empty; storage type file puts it in"
+        ),
+        _ => return,
+    };
+    all.push(note(path, text));
 }
 
 /// Whether a backing store is there and what its storage type says.
@@ -293,7 +297,7 @@ fn too_small(device: &StorageDevice, size: Bytes) -> Option<Finding> {
 
 fn no_image(path: &str, content: &Content) -> Option<Finding> {
     let text = match content {
-        Content::Qcow2(_) => return None,
+        Content::Qcow2(_) | Content::Unread => return None,
         Content::Unusable(why) => format!("the image '{path}' cannot be used: {why}"),
         Content::Other => format!("'{path}' is no qcow2 image; its storage type is file"),
     };

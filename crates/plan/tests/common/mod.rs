@@ -170,6 +170,6 @@ pub fn ready() -> StartFacts {
         nvram: provision("/nvram"),
         lan_rom: provision("/lan-rom"),
         reservation_helper: provision("/helper"),
-        full: Vec::new(),
+        shut: Vec::new(),
     }
 }
