@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_lost_registry_is_refused_and_rebuilt,
     a_damaged_registry_is_refused_and_rebuilt,
     a_registry_without_its_log_is_refused_and_rebuilt,
+    a_first_guest_whose_creation_was_cut_off_is_made_known,
     an_older_registry_is_refused_and_rebuilt,
     a_guest_that_the_registry_lost_keeps_its_number,
     a_sound_registry_survives_a_rebuild,
@@ -209,6 +210,23 @@ fn an_older_registry_is_refused_and_rebuilt() {
     // A log that others moved to the file is no loss.
     move_log(&host);
     host.ok(&["hpvmstatus"]);
+}
+
+/// As a power cut leaves it: the folder is there, and the commit is not. Nothing older can be meant, so a repair does.
+fn a_first_guest_whose_creation_was_cut_off_is_made_known() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "first"]);
+    let before = Known::to(&host);
+    fs::write(host.path("var/opt/hpvm/hpvm.db-wal"), "").expect("the log is emptied");
+    for line in [&["hpvmstatus"][..], &["hpvmcreate", "-P", "new"], &["hpvmstart", "-P", "first"]] {
+        let said = host.refused(line);
+        let told = "does not know guest 'first', whose folder is there: its creation was cut off";
+        assert!(said.contains(told), "{said}");
+        assert!(said.ends_with("`hpvm doctor --repair` makes it known\n"), "{said}");
+    }
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(Known::to(&host).guests, before.guests);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 
 /// As the sqlite3 shell does at its end.

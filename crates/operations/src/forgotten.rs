@@ -17,8 +17,9 @@ use crate::{Refusal, folder};
 /// What a registry has forgotten.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the registry does not know guest '{guest}'{}, whose folder is there: what was in its log, {}-wal, is lost",
+    "the registry does not know guest '{guest}'{}, whose folder is there: {}what was in its log, {}-wal, is lost",
     match .others { 0 => String::new(), more => format!(", nor {more} more") },
+    if *.may_be_unfinished { "its creation was cut off, or " } else { "" },
     .registry.display()
 )]
 pub struct Forgotten {
@@ -29,6 +30,15 @@ pub struct Forgotten {
     /// It is the only one, has never run, and the registry knows of no other: as well the first one of all, cut off while it was
     /// made. Then nothing older can be meant, and a repair makes it known.
     pub(crate) may_be_unfinished: bool,
+}
+
+impl Forgotten {
+    pub(crate) fn remedy(&self) -> &'static str {
+        match self.may_be_unfinished {
+            true => "`hpvm doctor --repair` makes it known",
+            false => "`hpvm doctor --rebuild` makes the registry again from the guests' folders",
+        }
+    }
 }
 
 /// Refuses to go on with a registry that has forgotten guests. One in the making has its folder before the registry knows it,

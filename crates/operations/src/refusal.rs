@@ -126,7 +126,7 @@ pub enum Refusal {
         .0.display()
     )]
     RegistryLost(PathBuf),
-    #[error("{0}; `hpvm doctor --rebuild` makes it again from the guests' folders")]
+    #[error("{}; {}", .0, .0.remedy())]
     RegistryBehind(Forgotten),
     #[error(transparent)]
     Registry(#[from] RegistryError),
