@@ -140,6 +140,7 @@ fn tells_of_no_room(said: &str) {
 #[track_caller]
 fn succeeded(outcome: &Outcome) {
     assert!(outcome.status.success(), "{outcome}");
+    outcome.assert_prompt();
     no_control_bytes(outcome);
 }
 
@@ -205,6 +206,7 @@ fn little_room_is_enough_for_a_change_or_for_none_of_it() {
         let before = identity().expect("what the guest is");
         let label = format!("with {blocks} blocks free");
         let changed = host.run(&["hpvmmodify", "-P", "web", "-l", &label]);
+        changed.assert_prompt();
         let after = identity().expect("what the guest is");
         if changed.status.success() {
             done += 1;
