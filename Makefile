@@ -1,7 +1,8 @@
 # make demo     from a fresh Debian 12 to a guest that runs, in ./.demo
-# make test     everything that tests need, then all tests but the long ones, which make soak runs too
+# make test     everything that tests need, then all tests but the long ones
+# make soak     the demo from nothing, and all tests again and again
 # make check-demo   the demo on a minimal Debian 12, as root and as a user with sudo for apt-get alone, each twice in its time
-# make build, install, bench, soak, lint, clean
+# make build, install, bench, lint, clean
 #
 # install puts the product below DESTDIR/HPVM_ROOT (both empty: the machine itself).
 
@@ -88,8 +89,8 @@ bench:
 	$(CARGO) xtask bench
 
 # All end-to-end tests again and again, long ones too, with ten times as many moments drawn by lot, until the time is over or
-# one fails.
-soak: guests
+# one fails. Before that what takes packages from the network: the demo on a fresh Debian.
+soak: guests check-demo
 	$(CARGO) build --workspace --bins --locked
 	HPVM_FUZZ_SECONDS=60 $(CARGO) test --locked --package hpvm-vswitch --package hpvm-nat
 	end=$$(($$(date +%s) + $(SOAK_SECONDS))); rounds=0; \

@@ -35,6 +35,8 @@ macro_rules! plays {
             readers_see_the_old_or_the_new_state,
             a_real_guest_outlives_commands_that_die,
             $($test),*
+            ; long:
+            a_real_guest_outlives_all_changes_that_die,
         ];
         $(fn $test() {
             play(&$scene);
@@ -116,7 +118,21 @@ fn every_kind_of_change_has_a_scene() {
 
 /// With a QEMU that only its firmware runs on: what the scripted engine says of commands that die is true of the real one.
 fn a_real_guest_outlives_commands_that_die() {
-    for scene in [&scenes::START, &scenes::STOP, &scenes::ATTACH, &scenes::RENAME_RUNNING] {
+    play_on_qemu(&[scenes::START, scenes::STOP, scenes::ATTACH, scenes::RENAME_RUNNING]);
+}
+
+fn a_real_guest_outlives_all_changes_that_die() {
+    play_on_qemu(&[
+        scenes::EXCHANGE,
+        scenes::EXCHANGE_AT_RESET,
+        scenes::TAKE_BACK,
+        scenes::DETACH,
+        scenes::CLONE_RUNNING,
+    ]);
+}
+
+fn play_on_qemu(scenes: &[Scene]) {
+    for scene in scenes {
         for step in scene.steps {
             let _playing = Playing::of(scene, step, Then::Again);
             kill_at(Engine::Real, scene, step, Then::Again);
