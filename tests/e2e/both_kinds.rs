@@ -1,11 +1,11 @@
-//! Two running guests, one with a NIC of each kind, for the tests of what real guests do on virtual switches. To boot them takes
-//! longer than most of what there is to see, so one boot serves all that can be seen one after the other: [`lans`] has what a
-//! network is to its guests, [`lives`] what becomes of it when its switch is halted, killed and replaced.
+//! Two running guests, one with a NIC of each kind, for what real guests do on virtual switches. To boot them takes longer than
+//! most of what there is to see, so one boot serves all of it, one after the other: [`lans`] has what a network is to its guests,
+//! [`lives`] what becomes of it when its switch is halted, killed and replaced.
 
 mod across;
 mod jumbo;
-pub(crate) mod lans;
-pub(crate) mod lives;
+mod lans;
+mod lives;
 mod load;
 mod nat;
 mod replacing;
@@ -14,11 +14,16 @@ mod transfer;
 
 use std::time::{Duration, Instant};
 
+use hpvm_netlab::{answer_names, apart};
 use hpvm_testkit::guest::Console;
-use hpvm_testkit::vm_host::VmHost;
+use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
+use crate::networks::SOUND;
 use crate::pool::image;
+use crate::{Test, media};
+
+pub(crate) const TESTS: &[Test] = crate::tests![guests_use_their_lans_and_outlive_their_switches];
 
 const BOUND: Duration = Duration::from_secs(20);
 /// The guests' numbers, which are those of their ports and the last bytes of their addresses too.
@@ -30,6 +35,28 @@ const HOST: u32 = 100;
 const FIRST: u32 = 9;
 /// So many questions get an answer where there is a way.
 const PINGS: u32 = 5;
+
+fn guests_use_their_lans_and_outlive_their_switches() {
+    apart(|| {
+        answer_names();
+        let mut host = VmHost::new(Engine::Real);
+        host.install();
+        lives::install(&host, lives::Version::Older);
+        let mut guests = lans::start_without_wire(&host);
+        let given = lives::features_at_first(&host);
+        lans::use_lans(&host, &mut guests);
+        lives::outlive_their_switch(&host, &mut guests, given);
+        rules::a_changed_address_is_refused(&host, &mut guests.avio);
+        lans::a_nic_moves_to_another_switch(&host);
+        // These two run, and whoever needs two guests on one VM Host finds them here.
+        let BothKinds { vio, avio } = &mut guests;
+        media::an_image_is_shared(&host, [("vio", &mut vio.console), ("avio", &mut avio.console)]);
+        guests.stop(&host);
+        let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
+        assert!(ports.contains("Reserved     avio_lan none     1\n"), "{ports}");
+        assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND);
+    });
+}
 
 struct BothKinds {
     vio: Guest,

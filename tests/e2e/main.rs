@@ -107,7 +107,7 @@ macro_rules! listed_test {
 }
 
 const SUBJECTS: &[&[Test]] = &[
-    both_kinds::lans::TESTS,
+    both_kinds::TESTS,
     agent::TESTS,
     at_reset::TESTS,
     attached::TESTS,
@@ -127,7 +127,6 @@ const SUBJECTS: &[&[Test]] = &[
     layers::TESTS,
     failing_store::TESTS,
     flush::TESTS,
-    both_kinds::lives::TESTS,
     growth::TESTS,
     guests::TESTS,
     hidden_ways::TESTS,

@@ -3,47 +3,29 @@
 
 use std::fs;
 
-use hpvm_netlab::{answer_names, apart, ip, wait_until_up};
-use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_netlab::{ip, wait_until_up};
+use hpvm_testkit::vm_host::VmHost;
 use hpvm_testkit::wait::wait_until;
 
 use super::{BOUND, BothKinds, FIRST, HOST, PINGS, across, jumbo, load, make, nat, rules, told};
-use crate::{Test, media};
-
-pub(crate) const TESTS: &[Test] = crate::tests![guests_use_their_lans];
 
 /// What the wires carry. The guests' first NICs, which were made while there was no wire, take 1500.
 const LONG: u32 = 9000;
 
-fn guests_use_their_lans() {
-    apart(use_lans);
-}
-
 /// Settles 17, 70, 117, 126.
-fn use_lans() {
-    answer_names();
-    let host = VmHost::new(Engine::Real);
-    let mut guests = start_without_wire(&host);
-    the_wire_goes_and_comes(&host, &mut guests);
-    rules::a_capture_has_what_passes(&host, &mut guests.avio);
-    rules::vlans_part(&host, &mut guests);
-    load::whole_frames_pass_and_nothing_hangs(&mut guests);
-    across::two_switches_are_one_lan(&host, &mut guests);
-    jumbo::long_packets_pass(&host, &mut guests);
-    nat::guests_reach_the_world(&host, &mut guests);
-    nics_go(&host, &mut guests);
-    rules::a_changed_address_is_refused(&host, &mut guests.avio);
-    a_nic_moves_to_another_switch(&host);
-    // These two run, and whoever needs two guests on one VM Host finds them here.
-    let BothKinds { vio, avio } = &mut guests;
-    media::an_image_is_shared(&host, [("vio", &mut vio.console), ("avio", &mut avio.console)]);
-    guests.stop(&host);
-    let ports = host.ok(&["hpvmnet", "-S", "localnet"]);
-    assert!(ports.contains("Reserved     avio_lan none     1\n"), "{ports}");
+pub(super) fn use_lans(host: &VmHost, guests: &mut BothKinds) {
+    the_wire_goes_and_comes(host, guests);
+    rules::a_capture_has_what_passes(host, &mut guests.avio);
+    rules::vlans_part(host, guests);
+    load::whole_frames_pass_and_nothing_hangs(guests);
+    across::two_switches_are_one_lan(host, guests);
+    jumbo::long_packets_pass(host, guests);
+    nat::guests_reach_the_world(host, guests);
+    nics_go(host, guests);
 }
 
 /// Guests start all the same, one while the switch is halted and one while its interface is missing.
-fn start_without_wire(host: &VmHost) -> BothKinds {
+pub(super) fn start_without_wire(host: &VmHost) -> BothKinds {
     let made = host.run(&["hpvmnet", "-c", "-S", "sw1", "-n", "wire0"]);
     assert!(made.stderr.contains("has no wire until there is"), "{made}");
     make(host);
@@ -102,7 +84,7 @@ fn nics_go(host: &VmHost, guests: &mut BothKinds) {
 }
 
 /// Another switch under the same card, and the card that is to replace it at the next start.
-fn a_nic_moves_to_another_switch(host: &VmHost) {
+pub(super) fn a_nic_moves_to_another_switch(host: &VmHost) {
     let ports = || host.ok(&["hpvmnet", "-S", "localnet"]);
     host.ok(&["hpvmmodify", "-P", "vio", "-m", "network:lan:0,1:vswitch:localnet"]);
     assert!(ports().contains("            vio\n"), "{}", ports());
