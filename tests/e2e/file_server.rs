@@ -24,9 +24,9 @@ pub(crate) struct Silence {
     pub(crate) opening: AtomicBool,
     /// To look at it, and whether it is there.
     pub(crate) looking: AtomicBool,
-    /// To read from it.
+    /// To read from it, until [`FileServer::answer_again`].
     pub(crate) reading: AtomicBool,
-    /// To write to it, until [`FileServer::take_writes`].
+    /// To write to it, until then too.
     pub(crate) writing: AtomicBool,
     /// That who asked was killed meanwhile, and wants no answer any more. Network file systems of the kernel let such a process
     /// go, and so does a server that answers this; many servers do not.
@@ -55,8 +55,9 @@ impl FileServer {
         what(&self.silence).store(true, Ordering::SeqCst);
     }
 
-    /// Answers what was written meanwhile, and from now on.
-    pub(crate) fn take_writes(&self) {
+    /// Answers what was read and written meanwhile, and from now on.
+    pub(crate) fn answer_again(&self) {
+        self.silence.reading.store(false, Ordering::SeqCst);
         self.silence.writing.store(false, Ordering::SeqCst);
         self.served.let_go();
     }
@@ -71,7 +72,6 @@ fn answer(request: &Request<'_>, file_bytes: u64, silence: &Silence) -> Reply {
     let is_left = match asked {
         opcode::OPEN => silence.opening.load(Ordering::SeqCst) && number(body, 0) & 0b11 != 0,
         opcode::LOOKUP | opcode::GETATTR => silence.looking.load(Ordering::SeqCst),
-        opcode::READ => silence.reading.load(Ordering::SeqCst),
         opcode::INTERRUPT => silence.interrupts.load(Ordering::SeqCst),
         _ => false,
     };
@@ -89,17 +89,19 @@ fn answer(request: &Request<'_>, file_bytes: u64, silence: &Silence) -> Reply {
         opcode::READ => {
             let (offset, size) = (long(body, 8), u64::from(number(body, 16)));
             let there = file_bytes.saturating_sub(offset).min(size);
-            Reply::With(vec![0; usize::try_from(there).expect("a short read")])
+            let read = vec![0; usize::try_from(there).expect("a short read")];
+            held_if(&silence.reading, read)
         }
-        opcode::WRITE => {
-            let written = words(&[number(body, 16), 0]);
-            match silence.writing.load(Ordering::SeqCst) {
-                true => Reply::Held(written),
-                false => Reply::With(written),
-            }
-        }
+        opcode::WRITE => held_if(&silence.writing, words(&[number(body, 16), 0])),
         opcode::RELEASE | opcode::FLUSH => Reply::With(Vec::new()),
         _ => Reply::Error(ENOSYS),
+    }
+}
+
+fn held_if(silence: &AtomicBool, answer: Vec<u8>) -> Reply {
+    match silence.load(Ordering::SeqCst) {
+        true => Reply::Held(answer),
+        false => Reply::With(answer),
     }
 }
 

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use hpvm_qmp::RunState;
+use hpvm_qmp::blocking::Client;
+use hpvm_qmp::command::QueryStatus;
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -19,12 +22,14 @@ use crate::served::Served;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_store_that_hangs_is_shown_and_holds_nobody_up,
+    storage_is_left_alone_beside_a_silent_store,
     a_store_that_answers_reads_alone_is_shown,
     a_file_system_that_hangs_holds_no_change_up,
     a_loop_device_on_a_silent_store_holds_nobody_up,
     a_store_that_falls_silent_while_it_is_opened_ends_the_command,
     what_backs_a_drive_or_lies_under_a_disk_is_watched_too,
     the_last_of_many_disks_is_watched,
+    a_store_that_nobody_has_noticed_yet_holds_nobody_up,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -33,81 +38,191 @@ const DISK_BYTES: u64 = 8 << 20;
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 /// A command waits for a silent store once, for two seconds, or not at all.
 const COMMAND_WITHIN: Duration = Duration::from_secs(5);
-
+/// The first one that would change storage: until five seconds of silence are over, beside those two, with room for a busy machine.
+const PATIENCE_WITHIN: Duration = Duration::from_secs(12);
 /// A hard stop that the store holds up says so after three seconds, four times that with room for a busy machine.
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 
 /// Settles 136.
 fn a_store_that_hangs_is_shown_and_holds_nobody_up() {
-    let host = VmHost::new(Engine::Real);
-    let content = host.disk("content.img", DISK_BYTES);
-    let node = format!("driver=file,node-name=content,filename={}", content.display());
-    let served = Served::new(&host, &[(vec![node], "content", DISK_BYTES)]);
-    let path = served.paths[0].display();
-    let boot = host.copy_of(&image("test-cloud"), "boot.img");
-    let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
-    let disk = format!("disk:avio_stor:0,0,1:file:{path}");
-    let create = ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &boot, "-a", &disk];
-    host.ok(&create);
-    host.ok(&["hpvmstart", "-P", "web"]);
-    let mut console = Console::attach(&host.run_dir(1));
-    console.wait_for_shell();
-    let log = || host.ok(&["hpvmstatus", "-P", "web", "-V"]) + &guest_log(&host);
-    assert!(!log().contains("does not answer"));
+    let mut beside = Beside::start();
+    beside.falls_silent(4096);
+    beside.is_shown();
+    beside.looks_are_answered();
+    beside.answers_again();
+    beside.falls_silent(8192);
+    beside.stops_all_the_same();
+}
 
-    served.signal(Signal::STOP);
-    let stopped = Instant::now();
-    console.run("for d in sda sdb; do dd if=/dev/$d of=/dev/null count=1 skip=4096 2>&- & done");
-    wait_until(BOUND, "it is published", || {
-        host.snapshot(1).is_some_and(|snapshot| !snapshot.silent_stores.is_empty())
-    });
-    let took = stopped.elapsed();
-    assert!(took <= SHOWN_WITHIN, "shown after {took:?}");
-    assert_eq!(host.state("web"), "On (ATTN)");
-    let told = format!("'{path}', which backs the disk at 0,0,1, does not answer");
-    assert!(host.ok(&["hpvmstatus", "-P", "web"]).contains(&told));
-    let events = host.ok(&["hpvmstatus", "-P", "web", "-e"]);
-    assert!(events.contains(&told), "{events}");
+/// A running guest with a disk that may fall silent, beside the one that it booted from.
+struct Beside {
+    host: VmHost,
+    served: Served,
+    console: Console,
+    /// The store that may fall silent.
+    path: String,
+}
 
-    for command in [
-        &["hpvmstatus"][..],
-        &["hpvmstatus", "-P", "web", "-V"],
-        &["hpvmmodify", "-P", "web", "-l", "changed meanwhile"],
-        &["hpvmconsole", "-P", "web", "-q", "-c", "he"],
-        &["hpvm", "why", "web"],
-    ] {
-        answered(&host, command, 0);
+impl Beside {
+    fn start() -> Beside {
+        let host = VmHost::new(Engine::Real);
+        let content = host.disk("content.img", DISK_BYTES);
+        let node = format!("driver=file,node-name=content,filename={}", content.display());
+        let served = Served::new(&host, &[(vec![node], "content", DISK_BYTES)]);
+        let path = served.paths[0].display().to_string();
+        let boot = host.copy_of(&image("test-cloud"), "boot.img");
+        let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
+        let disk = format!("disk:avio_stor:0,0,1:file:{path}");
+        let create = ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M"];
+        host.ok(&[&create[..], &["-a", &boot, "-a", &disk]].concat());
+        host.ok(&["hpvmstart", "-P", "web"]);
+        let mut console = Console::attach(&host.run_dir(1));
+        console.wait_for_shell();
+        let log = host.ok(&["hpvmstatus", "-P", "web", "-V"]) + &guest_log(&host);
+        assert!(!log.contains("does not answer"), "{log}");
+        Beside { host, served, console, path }
     }
 
-    served.signal(Signal::CONT);
-    host.wait_for_state("web", "On (OS)", BOUND);
-    assert!(guest_log(&host).contains("which backs the disk at 0,0,1, answers again"));
-
-    served.signal(Signal::STOP);
-    host.wait_for_state("web", "On (ATTN)", BOUND);
-    console.run("dd if=/dev/sdb of=/dev/null count=1 skip=8192 2>&- & dd if=/dev/sda of=/dev/null count=1 skip=8192 2>&- & true");
-    // The kernel ends no process before its requests came back; that is told, and not waited for. Who asks again hears it too.
-    let mut line = String::new();
-    for asked in ["first", "again"] {
-        let began = Instant::now();
-        let stop = host.run(&["hpvmstop", "-P", "web", "-h", "-F"]);
-        let took = began.elapsed();
-        println!("{asked}: after {took:?}: {}", stop.stderr);
-        assert!(took < STOP_WITHIN, "the stop took {took:?}");
-        assert_eq!(stop.status.code(), Some(1), "{stop}");
-        assert_eq!(stop.stderr.lines().count(), 1, "{stop}");
-        line = stop.stderr;
-        let told =
-            format!("before its requests come back from '{path}', which backs the disk at 0,0,1");
-        assert!(line.contains(&told), "{line}");
-        assert_eq!(host.state("web"), "On (ATTN)", "what holds it is still shown");
+    /// The guest reads from both of its disks, and the silence is shown in time.
+    fn falls_silent(&mut self, block: u32) {
+        self.served.signal(Signal::STOP);
+        let stopped = Instant::now();
+        let read = format!("dd if=/dev/$d of=/dev/null count=1 skip={block} 2>&-");
+        // Of a file that it has not looked at for a second the kernel asks the server first, and the whole QEMU waits for that.
+        self.console.type_in(&format!("for d in sda sdb; do {read} & done\n"));
+        wait_until(BOUND, "it is published", || {
+            self.host.snapshot(1).is_some_and(|snapshot| !snapshot.silent_stores.is_empty())
+        });
+        let took = stopped.elapsed();
+        assert!(took <= SHOWN_WITHIN, "shown after {took:?}");
+        assert_eq!(self.host.state("web"), "On (ATTN)");
     }
-    assert!(line.contains("ends by itself"), "{line}");
-    served.signal(Signal::CONT);
-    host.wait_for_state("web", "Off", BOUND);
-    assert!(guest_log(&host).contains("stopped (hard)"), "{}", guest_log(&host));
-    host.ok(&["hpvmstart", "-P", "web"]);
-    host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+
+    fn answers_again(&self) {
+        self.served.signal(Signal::CONT);
+        self.host.wait_for_state("web", "On (OS)", BOUND);
+        assert!(guest_log(&self.host).contains("which backs the disk at 0,0,1, answers again"));
+    }
+
+    fn is_shown(&self) {
+        let told = format!("'{}', which backs the disk at 0,0,1, does not answer", self.path);
+        assert!(self.host.ok(&["hpvmstatus", "-P", "web"]).contains(&told));
+        let events = self.host.ok(&["hpvmstatus", "-P", "web", "-e"]);
+        assert!(events.contains(&told), "{events}");
+    }
+
+    fn looks_are_answered(&self) {
+        for command in [
+            &["hpvmstatus"][..],
+            &["hpvmstatus", "-P", "web", "-V"],
+            &["hpvmmodify", "-P", "web", "-l", "changed meanwhile"],
+            &["hpvmconsole", "-P", "web", "-q", "-c", "he"],
+            &["hpvm", "why", "web"],
+        ] {
+            answered(&self.host, command, 0);
+        }
+    }
+
+    /// The kernel ends no process before its requests came back; that is told, and not waited for. Who asks again hears it too.
+    fn stops_all_the_same(self) {
+        let host = &self.host;
+        let mut line = String::new();
+        for asked in ["first", "again"] {
+            let stop = ended(host, &["hpvmstop", "-P", "web", "-h", "-F"], STOP_WITHIN);
+            println!("{asked}: {}", stop.stderr);
+            assert_eq!(stop.status.code(), Some(1), "{stop}");
+            assert_eq!(stop.stderr.lines().count(), 1, "{stop}");
+            line = stop.stderr;
+            let path = &self.path;
+            let told = format!(
+                "before its requests come back from '{path}', which backs the disk at 0,0,1"
+            );
+            assert!(line.contains(&told), "{line}");
+            assert_eq!(host.state("web"), "On (ATTN)", "what holds it is still shown");
+        }
+        assert!(line.contains("ends by itself"), "{line}");
+        self.served.signal(Signal::CONT);
+        host.wait_for_state("web", "Off", BOUND);
+        assert!(guest_log(host).contains("stopped (hard)"), "{}", guest_log(host));
+        host.ok(&["hpvmstart", "-P", "web"]);
+        host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    }
+}
+
+/// Settles 136: QEMU would wait for the silent store, and the guest and the command with it. All is done when it answers.
+fn storage_is_left_alone_beside_a_silent_store() {
+    let mut guest = Leased::take();
+    let server = FileServer::over(&guest.host().path("beside"), DISK_BYTES);
+    let far = server.file.display().to_string();
+    let disk = format!("disk:avio_stor:0,1,0:file:{far}");
+    for name in ["one.iso", "other.iso", "near.img"] {
+        let _path = guest.host().disk(name, DISK_BYTES);
+    }
+    let drive = format!("{DRIVE}:file:{}", guest.host().path("one.iso").display());
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &disk, "-a", &drive]);
+    guest.console().run("until test -b /dev/sdb; do sleep 0.1; done");
+
+    server.leave_unanswered(|silence| &silence.writing);
+    guest.console().run("dd if=/dev/zero of=/dev/sdb count=1 oflag=direct 2>&- & true");
+    let host = guest.host();
+    host.wait_for_state("pool", "On (ATTN)", BOUND);
+    answered(host, &["hpvm", "gvsdmgr", "get_stat", "-P", "pool", "-q", "lun=all"], 0);
+    let mut bound = PATIENCE_WITHIN;
+    for command in storage_commands(host, &disk) {
+        is_left_alone(
+            &mut guest,
+            &command,
+            &format!("'{far}', which backs the disk at 0,1,0"),
+            bound,
+        );
+        bound = COMMAND_WITHIN;
+    }
+
+    server.answer_again();
+    guest.host().wait_for_state("pool", "On (OS)", BOUND);
+    for command in storage_commands(guest.host(), &disk) {
+        guest.host().ok(&words(&command));
+    }
+    guest.console().run("until test -b /dev/sdc && ! test -b /dev/sdb; do sleep 0.1; done");
+    let near = format!("disk:avio_stor:0,2,0:file:{}", guest.host().path("near.img").display());
+    let other = format!("{DRIVE}:file:{}", guest.host().path("other.iso").display());
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &near, "-d", &other]);
+    guest.host().ok(&["hpvmremove", "-P", "copy", "-F", "--purge"]);
+}
+
+const DRIVE: &str = "dvd:avio_stor:0,4,0";
+
+/// Each changes or copies storage of the pool's guest: at last its disk that may be silent leaves by force.
+fn storage_commands(host: &VmHost, disk: &str) -> Vec<Vec<String>> {
+    let file = |name: &str| format!("file:{}", host.path(name).display());
+    let copy = format!("disk:avio_stor:0,0,0:{}", file("copy.img"));
+    let near = format!("disk:avio_stor:0,2,0:{}", file("near.img"));
+    let other = format!("{DRIVE}:{}", file("other.iso"));
+    let commands = [
+        &["hpvmmodify", "-P", "pool", "-a", &near][..],
+        &["hpvmconsole", "-P", "pool", "-q", "-c", "ej"],
+        &["hpvmmodify", "-P", "pool", "-m", &other],
+        &["hpvmclone", "-P", "pool", "-N", "copy", "-b", &copy],
+        &["hpvmmodify", "-P", "pool", "-F", "-d", disk],
+    ];
+    commands.map(|command| command.iter().map(|word| (*word).to_owned()).collect()).into()
+}
+
+fn words(command: &[String]) -> Vec<&str> {
+    command.iter().map(String::as_str).collect()
+}
+
+/// The command says which store is silent and what to do, and the guest and its QEMU go on.
+#[track_caller]
+fn is_left_alone(guest: &mut Leased, command: &[String], silent: &str, within: Duration) {
+    let refused = ended(guest.host(), &words(command), within);
+    assert_eq!(refused.status.code(), Some(1), "{refused}");
+    let said = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(said.contains(silent) && said.contains("try again when that answers"), "{refused}");
+    let rescue = guest.host().run_dir(1).join("rescue");
+    let mut rescue = Client::connect(&rescue).expect("QEMU answers");
+    assert_eq!(rescue.execute(&QueryStatus {}).expect("told").status, RunState::Running);
+    guest.console().run("true");
 }
 
 /// As that of a frozen file system, or of a pool that is full and waits for room.
@@ -139,7 +254,7 @@ fn a_store_that_answers_reads_alone_is_shown() {
         assert!(shown.contains(&told), "{shown}");
     }
 
-    server.take_writes();
+    server.answer_again();
     host.wait_for_state("pool", "On (OS)", BOUND);
     let events = host.ok(&["hpvmstatus", "-P", "pool", "-e"]);
     assert!(events.contains(&format!("{store}, answers again")), "{events}");
@@ -217,12 +332,18 @@ fn a_file_system_that_hangs_holds_no_change_up() {
 /// Runs a command, which takes no longer than it may beside a silent store, and ends so.
 #[track_caller]
 fn answered(host: &VmHost, command: &[&str], status: i32) -> Outcome {
+    let outcome = ended(host, command, COMMAND_WITHIN);
+    assert_eq!(outcome.status.code(), Some(status), "{outcome}");
+    outcome
+}
+
+#[track_caller]
+fn ended(host: &VmHost, command: &[&str], within: Duration) -> Outcome {
     let began = Instant::now();
     let outcome = host.run(command);
     let took = began.elapsed();
     println!("{took:?}: {outcome}");
-    assert_eq!(outcome.status.code(), Some(status), "{outcome}");
-    assert!(took < COMMAND_WITHIN, "{command:?} took {took:?}");
+    assert!(took < within, "{command:?} took {took:?}: {outcome}");
     outcome
 }
 
@@ -399,8 +520,15 @@ fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
     let clone = answered(&host, &["hpvmclone", "-P", "base", "-N", "copy", "-b", &copy], 1);
     assert!(clone.stderr.contains("has not answered for 2 s"), "{clone}");
     // What is in the drive no more is of no interest any more.
-    host.ok(&["hpvmmodify", "-P", "reader", "-m", &empty]);
+    let eject = ["hpvmmodify", "-P", "reader", "-m", &empty];
+    let left = answered(&host, &eject, 1);
+    assert!(left.stderr.contains(&format!("'{far}', which backs the dvd at 0,1,0")), "{left}");
+    server.answer_again();
     host.wait_for_state("reader", "On (OS)", BOUND);
+    host.ok(&eject);
+    server.leave_unanswered(|silence| &silence.reading);
+    host.wait_for_state("linked", "On (ATTN)", BOUND);
+    assert_eq!(host.state("reader"), "On (OS)");
 }
 
 /// Of many disks each is watched, those that the guest starts with and those that one command adds while it runs.
@@ -438,6 +566,39 @@ fn the_last_of_many_disks_is_watched() {
         );
         wait_until(BOUND, "it is shown", || host.ok(&["hpvmstatus", "-P", "web"]).contains(&told));
     }
+}
+
+/// Of a disk that the guest does not use a silence is noticed late, and by whoever is about to change something. One that only
+/// hesitates fails no command.
+fn a_store_that_nobody_has_noticed_yet_holds_nobody_up() {
+    let host = VmHost::new(Engine::Fake);
+    let server = FileServer::over(&host.path("far"), DISK_BYTES);
+    let far = server.file.display().to_string();
+    let disk = format!("disk:avio_stor:0,0,0:file:{far}");
+    let near = format!("disk:avio_stor:0,1,0:file:{}", host.disk("near", 4096).display());
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    let comes = ["hpvmmodify", "-P", "web", "-a", &near];
+    let told = format!("'{far}', which backs the disk at 0,0,0");
+
+    server.leave_unanswered(|silence| &silence.reading);
+    let refused = ended(&host, &comes, PATIENCE_WITHIN);
+    assert_eq!(refused.status.code(), Some(1), "{refused}");
+    assert!(refused.stderr.contains(&told), "{refused}");
+    server.answer_again();
+    host.wait_for_state("web", "On (OS)", BOUND);
+
+    server.leave_unanswered(|silence| &silence.reading);
+    std::thread::scope(|scope| {
+        let comes = scope.spawn(|| host.run(&comes));
+        let waits =
+            || guest_log(&host).matches(&format!("a request waits for {told}")).count() == 2;
+        wait_until(BOUND, "the command to wait", waits);
+        server.answer_again();
+        let comes = comes.join().expect("it ends");
+        assert!(comes.status.success(), "{comes}");
+    });
 }
 
 fn guest_log(host: &VmHost) -> String {

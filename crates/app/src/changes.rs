@@ -106,6 +106,16 @@ impl Changes {
         true
     }
 
+    /// Whether QEMU may wait for any store of the guest with the next step.
+    pub(crate) fn needs_stores(&self) -> bool {
+        self.queue.front().is_some_and(DeviceChange::touches_stores)
+    }
+
+    /// Whether the next step is put off.
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.under_way.is_none()
+    }
+
     fn next_that_need_not_wait(&mut self) -> Option<DeviceChange> {
         loop {
             let change = self.queue.pop_front()?;
@@ -173,7 +183,7 @@ impl Changes {
         self.results
     }
 
-    fn fail(&mut self, error: String) {
+    pub(crate) fn fail(&mut self, error: String) {
         self.results.push(ChangeResult::Failed { error });
         let skipped = self.queue.drain(..).map(|_| ChangeResult::Skipped);
         self.results.extend(skipped);

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hpvm_app::protocol::{Denial, Reply};
-use hpvm_app::snapshot::{self, Crash, Phase, SilentStore};
+use hpvm_app::snapshot::{self, Crash, Phase};
 use hpvm_console::door::DriveAddress;
 use hpvm_console::fanout::{SessionId, VerbAsked};
 use hpvm_host::confine::ConfineError;
@@ -56,8 +56,6 @@ use crate::machine::{Action, Ask, Input, Machine, Ticket};
 use crate::monitor::{Monitor, News, next_notice};
 use crate::publisher::Publisher;
 use crate::recorded::Recorded;
-use crate::request_watch::RequestWatch;
-use crate::store_watch::StoreWatch;
 use crate::successor;
 use crate::wires::Wires;
 
@@ -68,6 +66,7 @@ use links::Links;
 use pulse::{BEAT, Pulse};
 use requests::{Asker, Requests};
 use reservations::Helper;
+use stores::Stores;
 use takeover::Takeover;
 use trouble::Trouble;
 
@@ -105,11 +104,7 @@ struct Driver {
     agent: Option<Agent>,
     agent_watch: Watch,
     image_folders: ImageFolders,
-    store_watch: StoreWatch,
-    request_watch: RequestWatch,
-    silent_stores: Vec<SilentStore>,
-    /// When stores are read whose turn it is; QEMU is asked which of them are in use.
-    reads_due: Option<Instant>,
+    stores: Stores,
     zeros: Zeros,
     reservations: Helper,
     ready: Option<File>,
@@ -189,11 +184,12 @@ impl Driver {
         if self.takeover.is_due() {
             self.tell_what_is_unwatched();
         }
+        self.tell_machine_of_stores();
         self.publish();
         let mut next_beat = Instant::now() + BEAT;
         while !self.finished {
             let own = self.machine.wake_at().map(|at| self.began + at);
-            let wake = own.into_iter().chain(self.reads_due).fold(next_beat, Instant::min);
+            let wake = own.into_iter().chain(self.stores.wake_at()).fold(next_beat, Instant::min);
             tokio::select! {
                 message = self.link.receive(), if self.keeper.lives => match message {
                     Some(message) => self.keeper_said(message),
@@ -224,6 +220,7 @@ impl Driver {
                         self.beat();
                     }
                     self.read_stores_if_due();
+                    self.go_on_when_read();
                     self.feed(Input::Tick);
                 }
             }
@@ -313,7 +310,7 @@ impl Driver {
             }
             Happening::Reset(_) => {
                 self.pulse.guest_was_reset();
-                self.request_watch.guest_was_reset();
+                self.stores.requests.guest_was_reset();
                 self.feed(Input::Reset);
             }
             Happening::Stopped | Happening::Resumed => self.ask_status(),

@@ -40,6 +40,8 @@ pub(crate) use pause::Pause;
 const SPACE_RETRY: Duration = Duration::from_secs(5);
 /// A guest that runs for so long after a try has space again.
 const SPACE_BELIEVED: Duration = Duration::from_millis(900);
+/// What needs all stores waits for so long from when one falls silent: a store that only hesitates fails no command.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Names a request whose asker waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,8 +80,8 @@ pub(crate) enum Input {
     CopyHolds,
     /// The copy that was begun is over.
     CopyOver,
-    /// What backs disks and does not answer, in words; `None`: all of it answers.
-    Stores(Option<String>),
+    /// `None`: all that backs disks answers.
+    Stores(Option<Silence>),
     /// Only time has passed.
     Tick,
 }
@@ -91,8 +93,41 @@ pub(crate) enum Ask {
     Stop(StopHow),
     Idle,
     Counters,
+    /// With which QEMU opens, closes or drains a store.
     Change,
+    ChangeWithoutStores,
     Copy,
+}
+
+impl Ask {
+    /// Whether QEMU may wait for any store of the guest with it, and the guest with QEMU.
+    fn needs_stores(self) -> bool {
+        matches!(self, Ask::Idle | Ask::Change | Ask::Copy)
+    }
+
+    fn changes(self) -> bool {
+        matches!(self, Ask::Change | Ask::ChangeWithoutStores)
+    }
+}
+
+/// Stores that do not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Silence {
+    /// Which they are, for people.
+    pub(crate) words: String,
+    /// When the first of them fell silent.
+    pub(crate) since: Duration,
+}
+
+impl Silence {
+    fn bound(&self) -> Duration {
+        self.since + STORE_PATIENCE
+    }
+
+    /// Why something is not done that was put off for it; `None`: it may still be over in a moment.
+    pub(crate) fn denial(&self, now: Duration) -> Option<Denial> {
+        (now >= self.bound()).then(|| Denial::SilentStore { store: self.words.clone() })
+    }
 }
 
 /// Something to do.
@@ -160,7 +195,9 @@ pub(crate) struct Machine {
     silent: bool,
     changing: bool,
     copy: Copy,
-    silent_stores: Option<String>,
+    silent_stores: Option<Silence>,
+    /// Requests that wait until all stores answer, or for so long.
+    put_off: Vec<(Ticket, Ask)>,
 }
 
 /// Whether disks and firmware variables are being copied.
@@ -186,6 +223,7 @@ impl Machine {
             changing: false,
             copy,
             silent_stores: None,
+            put_off: Vec::new(),
         }
     }
 
@@ -236,11 +274,13 @@ impl Machine {
 
     /// When time alone leads to something next.
     pub(crate) fn wake_at(&self) -> Option<Duration> {
-        match &self.state {
+        let of_stop = match &self.state {
             State::Closing { closing, .. } => Some(closing.wake_at()),
             State::Stopping { graceful, .. } => Some(graceful.wake_at()),
             _ => None,
-        }
+        };
+        let silence = self.silent_stores.as_ref().filter(|_| !self.put_off.is_empty());
+        of_stop.into_iter().chain(silence.map(Silence::bound)).min()
     }
 
     pub(crate) fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
@@ -275,8 +315,14 @@ impl Machine {
             Input::ChangeOver => self.changing = false,
             Input::CopyHolds => self.copy = Copy::Holds,
             Input::CopyOver => self.copy = Copy::None,
-            Input::Stores(silent) => self.silent_stores = silent,
-            Input::Tick => self.tick(now, &mut actions),
+            Input::Stores(silent) => {
+                self.silent_stores = silent;
+                self.judge_put_off(now, &mut actions);
+            }
+            Input::Tick => {
+                self.judge_put_off(now, &mut actions);
+                self.tick(now, &mut actions);
+            }
         }
         actions
     }
@@ -482,6 +528,9 @@ impl Machine {
         self.state = State::Ended { how };
         actions.push(Action::Publish);
         actions.append(&mut told);
+        for (ticket, _) in self.put_off.drain(..) {
+            requests::deny(ticket, Denial::Ended, actions);
+        }
         actions.push(Action::Finish);
     }
 
@@ -511,7 +560,8 @@ impl Machine {
                 }
             }
             State::Closing { closing, .. } => {
-                closing.tick(now, self.silent_stores.as_deref(), actions);
+                let silent_stores = self.silent_stores.as_ref();
+                closing.tick(now, silent_stores.map(|silence| silence.words.as_str()), actions);
             }
             State::Starting { .. } | State::Running { .. } | State::Ended { .. } => {}
         }

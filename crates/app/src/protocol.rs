@@ -114,7 +114,7 @@ pub enum CopiedState {
 }
 
 /// Why a request is refused without being tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Denial {
     #[error("the guest is starting; try again in a moment")]
@@ -135,6 +135,11 @@ pub enum Denial {
         "the guest does not answer; `hpvm why` tells what it hangs on, and `hpvmstop -h` ends it all the same"
     )]
     Unresponsive,
+    /// What QEMU does with any of its disks may wait for this one, and the guest with it.
+    #[error(
+        "QEMU, and the guest with it, would wait for {store}; try again when that answers, or end the guest with `hpvmstop -h`"
+    )]
+    SilentStore { store: String },
     #[error(
         "the guest's boot record cannot be used, so its devices are not known; stopping and starting it makes a new one"
     )]

@@ -10,9 +10,9 @@
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use hpvm_engine::media;
@@ -35,8 +35,13 @@ const COMING_BOUND: Duration = Duration::from_secs(150);
 #[derive(Debug, Default)]
 pub(crate) struct StoreWatch {
     stores: Vec<Arc<Store>>,
-    reader: Option<Sender<Vec<Arc<Store>>>>,
+    reader: Option<Sender<Round>>,
+    /// The one that was begun last, as long as its reader is at it.
+    round: Weak<Vec<Arc<Store>>>,
 }
+
+/// What is read, one store after the other.
+type Round = Arc<Vec<Arc<Store>>>;
 
 #[derive(Debug)]
 struct Store {
@@ -120,9 +125,16 @@ impl StoreWatch {
         if free.is_empty() {
             return;
         }
+        let round = Arc::new(free);
+        self.round = Arc::downgrade(&round);
         // Without a thread nothing is told this time, and the next beat tries again.
         let reader = self.reader.take().or_else(start_reader);
-        self.reader = reader.filter(|reader| reader.send(free).is_ok());
+        self.reader = reader.filter(|reader| reader.send(round).is_ok());
+    }
+
+    /// Whether each store that was asked for something has answered.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.round.strong_count() == 0 && !self.stores.iter().any(|store| store.is_asked())
     }
 
     /// What has not answered for too long, by path, with the device that it backs or lies under.
@@ -185,8 +197,8 @@ impl Store {
     }
 }
 
-fn start_reader() -> Option<Sender<Vec<Arc<Store>>>> {
-    let (sender, rounds): (_, Receiver<Vec<Arc<Store>>>) = channel();
+fn start_reader() -> Option<Sender<Round>> {
+    let (sender, rounds): (_, Receiver<Round>) = channel();
     let read = move || {
         for round in rounds {
             round.iter().for_each(|store| store.ask());

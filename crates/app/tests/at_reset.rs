@@ -13,12 +13,12 @@ use hpvm_qmp::command::QueryStatus;
 
 use crate::guest::{Guest, open, signal};
 
-fn attach(adapter: AdapterPresence, devices: Vec<Attached>) -> DeviceChange {
+pub(crate) fn attach(adapter: AdapterPresence, devices: Vec<Attached>) -> DeviceChange {
     let StorageDevice { address, adapter: kind, .. } = devices[0].device;
     DeviceChange::Attach { slot: address.slot, kind, adapter, devices }
 }
 
-fn media_of(attached: &Attached) -> Vec<File> {
+pub(crate) fn media_of(attached: &Attached) -> Vec<File> {
     vec![open(&attached.device.backing.path)]
 }
 
@@ -94,20 +94,20 @@ fn with_both_kinds(behaviour: &str) -> (Guest, [Attached; 3]) {
     (guest, disks)
 }
 
-fn known(mut disk: Attached) -> Attached {
+pub(crate) fn known(mut disk: Attached) -> Attached {
     disk.identity =
         hpvm_engine::media::identity(&std::fs::metadata(&disk.device.backing.path).unwrap());
     disk
 }
 
 /// What is to take the place of a disk.
-fn other(guest: &Guest, disk: &Attached, place: &str) -> Attached {
+pub(crate) fn other(guest: &Guest, disk: &Attached, place: &str) -> Attached {
     let mut other = guest.device(DeviceKind::Disk, disk.device.adapter, place);
     other.device.address = disk.device.address;
     known(other)
 }
 
-fn noted(guest: &Guest, changes: Vec<DeviceChange>, comes: &[Attached]) {
+pub(crate) fn noted(guest: &Guest, changes: Vec<DeviceChange>, comes: &[Attached]) {
     let results = vec![ChangeResult::Pending; changes.len()];
     let media: Vec<File> = comes.iter().flat_map(media_of).collect();
     let reply = guest.ask_with(&Request::AtReset { changes, watched: Vec::new() }, &media);
@@ -221,7 +221,7 @@ fn what_is_taken_back_leaves_the_others_waiting() {
     assert_eq!(guest.machine().comes_at_reset(comes[1].device.address), Some(&comes[1]));
 }
 
-fn is_open_in(pid: i32, path: &str) -> bool {
+pub(crate) fn is_open_in(pid: i32, path: &str) -> bool {
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let mut files = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
     files.any(|file| file.as_os_str() == path)

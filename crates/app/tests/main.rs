@@ -4,4 +4,5 @@ mod at_reset;
 mod console;
 mod engine;
 mod guest;
+mod silent_stores;
 mod worker;

@@ -26,6 +26,7 @@ use super::links::Links;
 use super::pulse::Pulse;
 use super::requests::Requests;
 use super::reservations::Helper;
+use super::stores::Stores;
 use super::takeover::Takeover;
 use super::trouble::Trouble;
 use super::{Driver, Failure, Inbox, Keeper, Shown};
@@ -42,8 +43,6 @@ use crate::machine::{Machine, Origin};
 use crate::monitor::Monitor;
 use crate::publisher::Publisher;
 use crate::recorded::Recorded;
-use crate::request_watch::RequestWatch;
-use crate::store_watch::StoreWatch;
 use crate::wires::Wires;
 
 const MESSAGES_WAITING: usize = 16;
@@ -51,15 +50,6 @@ const MESSAGES_WAITING: usize = 16;
 /// What a worker still opens by path, and the worker after it: the count of processes killed for memory, the name of this
 /// boot of the host, and users' names.
 const READABLE: &[&str] = &["/proc/vmstat", "/proc/sys/kernel/random/boot_id", "/etc/passwd"];
-
-/// Without a record nobody knows which device a store is of.
-fn watch_of(recorded: &Recorded, stores: Vec<(StorageAddress, File)>) -> StoreWatch {
-    let mut watch = StoreWatch::default();
-    if let Ok(known) = &recorded.machine {
-        watch.add_all(known.file.machine().held(), stores);
-    }
-    watch
-}
 
 /// What a worker before us left, from which this one goes on.
 struct Before {
@@ -96,6 +86,15 @@ impl Before {
                 decided: self.snapshot.as_ref().and_then(|snapshot| snapshot.decided.clone()),
             },
         }
+    }
+
+    /// The stores that the worker before us was given too, and what it said of them. Without a record nobody knows which device
+    /// a store is of.
+    fn stores(&self, recorded: &Recorded, files: Vec<(StorageAddress, File)>) -> Stores {
+        let Ok(known) = &recorded.machine else { return Stores::default() };
+        let snapshot = self.snapshot.as_ref().filter(|_| !self.is_first);
+        let silent = snapshot.map(|snapshot| snapshot.silent_stores.clone());
+        Stores::of(known.file.machine(), files, silent.unwrap_or_default())
     }
 
     fn agent(&self, channel: AgentChannel) -> snapshot::Agent {
@@ -172,10 +171,7 @@ impl Driver {
                 descriptors.image_folders,
                 recorded.machine.as_ref().ok().map(|known| known.file.machine()),
             ),
-            store_watch: watch_of(&recorded, descriptors.stores),
-            request_watch: RequestWatch::default(),
-            silent_stores: Vec::new(),
-            reads_due: None,
+            stores: before.stores(&recorded, descriptors.stores),
             reservations,
             zeros: Zeros::of(before.snapshot.as_ref().filter(|_| !before.is_first)),
             ready: descriptors.ready,

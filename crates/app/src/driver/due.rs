@@ -1,6 +1,9 @@
 //! What waits for the guest's reset, and is made when one comes: no operating system has a disk then. A reset that nobody saw,
 //! since the worker was being replaced or stood still, passes: what waits goes on waiting for the next one.
 //!
+//! Nothing of it is made while a store is silent: QEMU would wait for that one, and the guest with it. What comes as soon as it
+//! finds its place comes when all answer; what waits for a reset, at the next one if this one is long past.
+//!
 //! One change is made at a time, since each may free the place of the next. What commands want to change meanwhile is put off.
 
 use std::collections::BTreeSet;
@@ -36,7 +39,7 @@ struct Round {
 }
 
 /// How a worker before us may have left QEMU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Inherited {
     /// With nodes that nobody has.
     Nodes,
@@ -59,7 +62,7 @@ impl DueChanges {
 
     /// To be put in order when what is due has been made.
     pub(super) fn inherit(&mut self, inherited: Inherited) {
-        self.inherited = Some(inherited);
+        self.inherited = self.inherited.max(Some(inherited));
     }
 }
 
@@ -83,7 +86,8 @@ impl Driver {
         if self.next_due(occasion).is_none() && self.due.inherited.is_none() {
             return;
         }
-        if self.changes.is_some() || self.due.is_under_way() {
+        // Who looks at the devices when all stores answer comes back for what is not due at a reset.
+        if self.changes.is_some() || self.due.is_under_way() || !self.stores.may_be_touched() {
             self.due.missed |= is_reset;
             return;
         }
@@ -101,6 +105,10 @@ impl Driver {
     fn make_next_due(&mut self) {
         let occasion = self.due.under_way.as_ref().map(|round| round.occasion);
         let next = occasion.and_then(|occasion| self.next_due(occasion));
+        if (next.is_some() || self.due.inherited.is_some()) && !self.stores.may_be_touched() {
+            self.due.missed |= occasion == Some(Occasion::Reset);
+            return self.due_over();
+        }
         let news = self.monitor.news();
         let (Some(round), Some(client), Ok(known)) =
             (&mut self.due.under_way, self.monitor.client().cloned(), &self.recorded.machine)

@@ -57,7 +57,7 @@ impl Driver {
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
             notes: self.trouble.last.iter().cloned().chain(reserving).collect(),
-            silent_stores: self.silent_stores.clone(),
+            silent_stores: self.stores.silent().cloned().collect(),
             zeros: self.zeros.all().to_vec(),
             record_damage: self.recorded.damage().cloned(),
             qemu: self.engine.process(),
@@ -122,8 +122,17 @@ impl Driver {
         }
     }
 
-    fn next_step(&mut self) {
+    /// Begins the next step, unless QEMU would wait for a silent store with it: whoever watches stores comes again then.
+    pub(super) fn next_step(&mut self) {
         let Some(mut changes) = self.changes.take() else { return };
+        if changes.needs_stores()
+            && let Some(silence) = self.stores.silence()
+        {
+            match silence.denial(self.began.elapsed()) {
+                Some(reason) => changes.fail(reason.to_string()),
+                None => return self.changes = Some(changes),
+            }
+        }
         let means = Means {
             client: self.monitor.client(),
             agent: self.agent.as_ref(),

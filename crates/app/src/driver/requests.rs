@@ -63,6 +63,13 @@ impl Requests {
 
 impl Driver {
     pub(super) fn requested(&mut self, asked: Asked) {
+        match touches_stores(&asked.request) {
+            true => self.when_stores_are_read(|driver| driver.has_turn(asked)),
+            false => self.has_turn(asked),
+        }
+    }
+
+    fn has_turn(&mut self, asked: Asked) {
         let changes = matches!(asked.request, Request::Change { .. } | Request::AtReset { .. });
         if changes && self.due.is_under_way() {
             return self.due.put_off(asked);
@@ -106,10 +113,14 @@ impl Driver {
         let stores = descriptors.split_off(media.min(descriptors.len()));
         let devices = changes.iter().flat_map(DeviceChange::media);
         let stores = stores.into_iter().map(std::fs::File::from);
-        self.store_watch.add_all(devices, watched.into_iter().zip(stores));
+        self.stores.watch.add_all(devices, watched.into_iter().zip(stores));
         let payload = Payload { changes, due, descriptors, peer: Some(peer) };
+        let ask = match payload.changes.iter().any(DeviceChange::touches_stores) {
+            true => Ask::Change,
+            false => Ask::ChangeWithoutStores,
+        };
         self.requests.payloads.insert(ticket, payload);
-        Ask::Change
+        ask
     }
 
     pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {
@@ -129,6 +140,7 @@ impl Driver {
 
     /// The guest has ended and that is published: everybody who still waits hears it, then the keeper.
     pub(super) async fn farewell(&mut self) {
+        self.do_next();
         let waiting: Vec<Ticket> = self.requests.askers.keys().copied().collect();
         for ticket in waiting {
             let error = "the guest has ended in the meantime".into();
@@ -147,6 +159,17 @@ impl Driver {
         })
         .await;
         self.link.send(ToKeeper::Finished);
+    }
+}
+
+/// Whether QEMU may wait for any store of the guest with it.
+fn touches_stores(request: &Request) -> bool {
+    match request {
+        Request::Idle | Request::Copy { .. } => true,
+        Request::Change { changes, .. } | Request::AtReset { changes, .. } => {
+            changes.iter().any(DeviceChange::touches_stores)
+        }
+        Request::Ping | Request::Stop { .. } | Request::Counters { .. } => false,
     }
 }
 

@@ -1,6 +1,8 @@
-//! Stores that do not answer: noticed, told and forgotten.
+//! Stores that do not answer: noticed, told and forgotten; and what is put off for them, since QEMU opens, closes, drains and
+//! looks at no store without waiting for all of the guest's, and the guest waits with it.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 
 use hpvm_app::snapshot::{DeviceStore, SilentStore};
 use hpvm_engine::devices::requests::{self, RequestQueue};
@@ -9,18 +11,100 @@ use hpvm_plan::record;
 use hpvm_qmp::answer::VirtQueue;
 
 use super::*;
-use crate::request_watch::Told;
-use crate::store_watch::LATE;
+use crate::changes::Changes;
+use crate::machine::Silence;
+use crate::request_watch::{RequestWatch, Told};
+use crate::store_watch::{LATE, StoreWatch};
 
 /// How long reads wait for QEMU to tell which stores are in use. What is read then is late by the next beat all the same, if it
 /// does not come back.
 const TOLD_WITHIN: Duration = Duration::from_millis(100);
+/// For so many beats with an answer of QEMU a worker that takes over believes the one before it, whatever it has not seen itself
+/// by then: a store is read at the first of them, and requests are known to wait at the second at the earliest.
+const BELIEVED_BEATS: u32 = 4;
+
+/// How long what touches stores waits for a read of each: those that do not answer are known by then, and the others may be many.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+/// Between two looks whether they have been read.
+const READ_LOOK: Duration = Duration::from_millis(2);
+
+/// What is done when each store has answered, or one is known not to.
+type Next = Box<dyn FnOnce(&mut Driver)>;
+
+/// What backs the guest's disks and drives.
+#[derive(Default)]
+pub(super) struct Stores {
+    pub(super) watch: StoreWatch,
+    pub(super) requests: RequestWatch,
+    silent: Vec<Silent>,
+    /// For so many beats to come what the worker before us told of them is believed.
+    believed_beats: u32,
+    /// When stores are read whose turn it is; QEMU is asked which of them are in use.
+    reads_due: Option<Instant>,
+    /// Something is left to do when all of them answer.
+    was_put_off: bool,
+    /// What waits for a read of each, until then.
+    next: Vec<Next>,
+    read_bound: Option<Instant>,
+}
+
+struct Silent {
+    store: SilentStore,
+    /// By the driver's clock.
+    since: Duration,
+}
+
+impl Stores {
+    /// Of a guest that a worker before us may have told `silent` stores of.
+    pub(super) fn of(
+        machine: &record::Machine,
+        files: Vec<(StorageAddress, File)>,
+        silent: Vec<SilentStore>,
+    ) -> Stores {
+        let mut watch = StoreWatch::default();
+        watch.add_all(machine.held(), files);
+        let believed_beats = if silent.is_empty() { 0 } else { BELIEVED_BEATS };
+        let silent = silent.into_iter().map(|store| Silent { store, since: Duration::ZERO });
+        Stores { watch, silent: silent.collect(), believed_beats, ..Stores::default() }
+    }
+
+    pub(super) fn silent(&self) -> impl Iterator<Item = &SilentStore> {
+        self.silent.iter().map(|silent| &silent.store)
+    }
+
+    /// `None`: all of them answer.
+    pub(super) fn silence(&self) -> Option<Silence> {
+        let words =
+            |store: &SilentStore| format!("{store} and has not answered since {}", store.since);
+        let since = self.silent.iter().map(|silent| silent.since).min()?;
+        let words = self.silent().map(words).collect::<Vec<_>>().join(" and ");
+        Some(Silence { words, since })
+    }
+
+    /// Whether QEMU may be asked for what touches a store. If not, whoever asked is put off: the devices are looked at when all
+    /// stores answer.
+    pub(super) fn may_be_touched(&mut self) -> bool {
+        self.was_put_off |= !self.silent.is_empty();
+        self.silent.is_empty()
+    }
+
+    /// Whether somebody was put off, who has his turn now.
+    pub(super) fn was_put_off(&mut self) -> bool {
+        std::mem::take(&mut self.was_put_off)
+    }
+
+    /// When somebody is to look at them again.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let look = self.read_bound.map(|_| Instant::now() + READ_LOOK);
+        self.reads_due.into_iter().chain(look).min()
+    }
+}
 
 impl Driver {
     /// Of what came after the guest's start the worker that was handed it looked alone.
     pub(super) fn tell_what_is_unwatched(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
-        for (address, path) in self.store_watch.unwatched(known.file.machine().held()) {
+        for (address, path) in self.stores.watch.unwatched(known.file.machine().held()) {
             self.log.say(&format!(
                 "'{path}' at {address} is not watched any more: who was handed it when it came has ended, so nobody is told when it does not answer"
             ));
@@ -30,24 +114,64 @@ impl Driver {
     /// Looks who has not answered since the beat before, then reads a little of each store; of those that the guest wants
     /// nothing of, when QEMU has told which these are.
     pub(super) fn watch_stores(&mut self) {
+        if !self.machine.is_silent() {
+            self.stores.believed_beats = self.stores.believed_beats.saturating_sub(1);
+        }
         self.look_at_stores();
+        if self.changes.as_ref().is_some_and(Changes::is_put_off) {
+            self.next_step();
+        }
         match self.pulse.is_looking() {
-            true => self.reads_due = Some(Instant::now() + TOLD_WITHIN),
+            true => self.stores.reads_due = Some(Instant::now() + TOLD_WITHIN),
             false => self.read_stores(|_| true),
         }
     }
 
     /// Reads stores, if it is time to, whatever QEMU has told by then.
     pub(super) fn read_stores_if_due(&mut self) {
-        if self.reads_due.is_some_and(|due| due <= Instant::now()) {
+        if self.stores.reads_due.is_some_and(|due| due <= Instant::now()) {
             self.read_stores(|_| true);
         }
     }
 
+    /// Before QEMU is asked for what touches stores, each is read once: one of which the guest has wanted nothing may be silent, and
+    /// nobody has noticed.
+    pub(super) fn when_stores_are_read(&mut self, next: impl FnOnce(&mut Driver) + 'static) {
+        self.stores.next.push(Box::new(next));
+        if self.stores.read_bound.is_none() && self.stores.silent.is_empty() {
+            self.stores.read_bound = Some(Instant::now() + READ_WITHIN);
+            self.read_stores(|_| true);
+        }
+        self.go_on_when_read();
+    }
+
+    pub(super) fn go_on_when_read(&mut self) {
+        if self.stores.next.is_empty() {
+            return;
+        }
+        let is_late = !self.stores.watch.silent().is_empty();
+        let waits = self.stores.read_bound.is_some_and(|bound| Instant::now() < bound);
+        if waits && !is_late && !self.stores.watch.has_answered() {
+            return;
+        }
+        if is_late {
+            self.look_at_stores();
+        }
+        self.do_next();
+    }
+
+    /// Whether or not they have been read.
+    pub(super) fn do_next(&mut self) {
+        self.stores.read_bound = None;
+        for next in std::mem::take(&mut self.stores.next) {
+            next(self);
+        }
+    }
+
     fn read_stores(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) {
-        self.reads_due = None;
+        self.stores.reads_due = None;
         if let Ok(known) = &self.recorded.machine {
-            self.store_watch.read(known.file.machine(), is_wanted);
+            self.stores.watch.read(known.file.machine(), is_wanted);
         }
     }
 
@@ -55,22 +179,22 @@ impl Driver {
     pub(super) fn look_at_requests(&mut self) -> bool {
         if self.machine.is_silent() {
             // It answers nobody, so it is no store that does not.
-            self.request_watch.nothing_told();
+            self.stores.requests.nothing_told();
             return false;
         }
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
-            self.request_watch.nothing_told();
+            self.stores.requests.nothing_told();
             return false;
         };
         let machine = known.file.machine();
-        let adapters = self.request_watch.adapters(machine);
+        let adapters = self.stores.requests.adapters(machine);
         match self.shown.phase {
             Phase::Running { .. } => {}
             // What QEMU itself holds still waits for nothing. What was silent before may come back.
             Phase::Starting | Phase::Paused { .. } => {
-                self.request_watch.nothing_told();
-                if self.request_watch.silent().next().is_none() {
+                self.stores.requests.nothing_told();
+                if self.stores.requests.silent().next().is_none() {
                     return false;
                 }
             }
@@ -79,7 +203,7 @@ impl Driver {
         if adapters.is_empty() {
             return false;
         }
-        let look = self.request_watch.begin_look();
+        let look = self.stores.requests.begin_look();
         let (vcpus, news) = (machine.base.vcpus, self.monitor.news());
         spawn_local(async move {
             let told = requests::standing(&client, &adapters, vcpus).await;
@@ -93,7 +217,7 @@ impl Driver {
         look: u64,
         told: Result<Vec<(RequestQueue, VirtQueue)>, hpvm_qmp::Error>,
     ) {
-        if look != self.request_watch.last_look() {
+        if look != self.stores.requests.last_look() {
             return;
         }
         match told {
@@ -101,9 +225,9 @@ impl Driver {
                 let runs = matches!(self.shown.phase, Phase::Running { .. });
                 let time_counts = runs && self.pulse.was_answered_at_once();
                 let told = Told { queues: &told, time_counts };
-                self.request_watch.looked(told, std::time::Instant::now(), LATE);
+                self.stores.requests.looked(told, std::time::Instant::now(), LATE);
             }
-            Err(error) => self.request_watch.refused(&error),
+            Err(error) => self.stores.requests.refused(&error),
         }
         let had_hung = self.machine.is_silent();
         self.answered();
@@ -112,7 +236,7 @@ impl Driver {
             self.ask_status();
         }
         self.look_at_stores();
-        if self.reads_due.is_some() {
+        if self.stores.reads_due.is_some() {
             let resting = self.resting_adapters();
             self.read_stores(|address| !resting.contains(&address.slot));
         }
@@ -125,51 +249,64 @@ impl Driver {
         };
         let slots: BTreeSet<PciSlot> =
             known.file.machine().held().map(|attached| attached.device.address.slot).collect();
-        slots.into_iter().filter(|slot| self.request_watch.rests(*slot)).collect()
+        slots.into_iter().filter(|slot| self.stores.requests.rests(*slot)).collect()
     }
 
     fn look_at_stores(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
         let machine = known.file.machine();
         let silences = self.silences(machine);
+        let is_believed = self.stores.believed_beats > 0;
+        let before = std::mem::take(&mut self.stores.silent);
         let mut changed = Vec::new();
-        self.silent_stores.retain(|told| {
-            let stays = silences.iter().any(|silence| told.is(silence));
-            if !stays {
-                changed.extend(farewell(told, &silences, machine));
-            }
-            stays
+        let (mut silent, gone): (Vec<Silent>, Vec<Silent>) = before.into_iter().partition(|told| {
+            let is_seen = silences.iter().any(|silence| told.store.is(silence));
+            is_seen || is_believed && is_unknown(&told.store, &silences, machine)
         });
+        changed.extend(gone.iter().filter_map(|told| farewell(&told.store, &silences, machine)));
         for silence in silences {
-            if self.silent_stores.iter().any(|told| told.is(&silence)) {
+            if silent.iter().any(|told| told.store.is(&silence)) {
                 continue;
             }
+            // Which of several it is may be known only now.
+            let known = gone.iter().filter(|told| told.store.stores().any(|s| silence.contains(s)));
+            let since = known.map(|told| told.since).min().unwrap_or_else(|| self.began.elapsed());
             let Some(store) = SilentStore::one_of(silence, now()) else { continue };
             changed.push(format!("{store}, does not answer"));
-            self.silent_stores.push(store);
+            silent.push(Silent { store, since });
         }
+        self.stores.silent = silent;
         if changed.is_empty() {
             return;
         }
         changed.iter().for_each(|sentence| self.log.say(sentence));
         self.publish();
-        let silent = self.silent_stores.iter();
-        let silent =
-            silent.map(|store| format!("{store} and has not answered since {}", store.since));
-        let silent = silent.collect::<Vec<_>>().join(" and ");
-        self.feed(Input::Stores(Some(silent).filter(|silent| !silent.is_empty())));
+        let all_answer = self.stores.silent.is_empty();
+        if all_answer {
+            self.look_after_silence();
+        }
+        self.tell_machine_of_stores();
+        if all_answer {
+            self.make_missed();
+        }
+    }
+
+    /// What commands wait for begins when all of them answer.
+    pub(super) fn tell_machine_of_stores(&mut self) {
+        let silence = self.stores.silence();
+        self.feed(Input::Stores(silence));
     }
 
     /// What does not answer: a store that was read in vain, and one of all that are on an adapter whose requests wait.
     fn silences(&self, machine: &record::Machine) -> Vec<Vec<DeviceStore>> {
         // Of a store that comes at the next reset the guest wants nothing yet.
-        let unread = self.store_watch.silent().into_iter().filter_map(|(address, path)| {
+        let unread = self.stores.watch.silent().into_iter().filter_map(|(address, path)| {
             let kind = StoreWatch::kind_of(machine, address, &path)?;
             Some(DeviceStore { address, kind, path })
         });
         let unread: Vec<DeviceStore> = unread.collect();
         let is_explained = |slot: &PciSlot| unread.iter().any(|store| store.address.slot == *slot);
-        let waiting = self.request_watch.silent().filter(|slot| !is_explained(slot));
+        let waiting = self.stores.requests.silent().filter(|slot| !is_explained(slot));
         let of_adapters = waiting.map(|slot| stores_on(machine, slot));
         let of_adapters: Vec<_> = of_adapters.collect();
         unread.into_iter().map(|store| vec![store]).chain(of_adapters).collect()
@@ -185,18 +322,31 @@ fn stores_on(machine: &record::Machine, slot: PciSlot) -> Vec<DeviceStore> {
     stores.collect()
 }
 
+/// Whether nothing is seen of stores that a worker before us told of, which the guest still has.
+fn is_unknown(
+    told: &SilentStore,
+    silences: &[Vec<DeviceStore>],
+    machine: &record::Machine,
+) -> bool {
+    let is_seen =
+        silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent));
+    !is_seen && told.stores().any(|store| is_there(store, machine))
+}
+
+fn is_there(store: &DeviceStore, machine: &record::Machine) -> bool {
+    StoreWatch::kind_of(machine, store.address, &store.path).is_some()
+}
+
 /// What is said of a silence that is over; nothing where it is only known better now.
 fn farewell(
     told: &SilentStore,
     silences: &[Vec<DeviceStore>],
     machine: &record::Machine,
 ) -> Option<String> {
-    let is_there =
-        |store: &DeviceStore| StoreWatch::kind_of(machine, store.address, &store.path).is_some();
     if silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent)) {
         return None;
     }
-    Some(match told.stores().any(is_there) {
+    Some(match told.stores().any(|store| is_there(store, machine)) {
         true => format!("{told}, answers again; it did not since {}", told.since),
         false => format!("{told}, is of no use to the guest any more"),
     })

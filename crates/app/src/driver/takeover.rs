@@ -74,17 +74,44 @@ impl Driver {
         }
     }
 
-    /// Once QEMU answers, if anything is left to do.
+    /// Once QEMU answers, if anything is left to do. QEMU looks at each of its stores for it.
     pub(super) fn take_over(&mut self) {
-        if std::mem::take(&mut self.takeover.is_due) {
-            self.takeover.inherits = true;
-            self.look_at_devices();
-            self.take_copies_back();
+        if !self.takeover.is_due {
+            return;
+        }
+        if !self.stores.may_be_touched() {
+            return self.let_held_guest_go_on();
+        }
+        self.takeover.is_due = false;
+        self.takeover.inherits = true;
+        self.look_at_devices();
+        self.take_copies_back();
+    }
+
+    /// The worker before us may have died while it held the guest for a change. That is put in order when all stores answer, and
+    /// the guest needs not wait for it.
+    fn let_held_guest_go_on(&self) {
+        let Ok(known) = &self.recorded.machine else { return };
+        if known.file.machine().pending.iter().any(holds_guest) {
+            self.monitor.tell(Cont {});
         }
     }
 
-    /// Compares record and engine when events may have been missed.
+    /// Has what was put off for silent stores found: all of them answer.
+    pub(super) fn look_after_silence(&mut self) {
+        if self.stores.was_put_off() {
+            match self.takeover.is_due {
+                true => self.take_over(),
+                false => self.look_at_devices(),
+            }
+        }
+    }
+
+    /// Compares record and engine when events may have been missed. QEMU looks at each of its stores for that.
     pub(super) fn look_at_devices(&mut self) {
+        if !self.stores.may_be_touched() {
+            return;
+        }
         let Some(client) = self.monitor.client().cloned() else { return };
         let news = self.monitor.news();
         spawn_local(async move {
@@ -94,6 +121,9 @@ impl Driver {
     }
 
     pub(super) fn repair(&mut self, present: &Present) {
+        if !self.stores.may_be_touched() {
+            return;
+        }
         let Ok(known) = &self.recorded.machine else { return };
         let inherits = std::mem::take(&mut self.takeover.inherits);
         let may_be_held = inherits && known.file.machine().pending.iter().any(holds_guest);
@@ -218,6 +248,9 @@ impl Driver {
 
     /// Takes away in QEMU what served the device that left.
     fn discard(&mut self, leaving: Leaving) {
+        if matches!(leaving, Leaving::Adapter(_)) && !self.stores.may_be_touched() {
+            return self.due.inherit(Inherited::Nodes);
+        }
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
             return;

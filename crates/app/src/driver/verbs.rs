@@ -101,12 +101,13 @@ impl Driver {
         let (image, descriptor) = image.unzip();
         let attached = drives::with_medium(&device, image.as_ref());
         if let Some(watched) = descriptor.as_ref().and_then(|image| image.try_clone().ok()) {
-            self.store_watch.add(drive, &attached.device.backing.path, watched.into());
+            self.stores.watch.add(drive, &attached.device.backing.path, watched.into());
         }
         let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
         let descriptors = descriptor.into_iter().collect();
         let payload = Payload { changes: vec![change], descriptors, ..Payload::default() };
         self.requests.payloads.insert(ticket, payload);
-        self.feed(Input::Asked { ticket, ask: Ask::Change });
+        let ask = Ask::Change;
+        self.when_stores_are_read(move |driver| driver.feed(Input::Asked { ticket, ask }));
     }
 }

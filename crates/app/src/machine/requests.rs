@@ -19,16 +19,37 @@ impl Machine {
         if let Ask::Stop(StopHow::Hard) = ask {
             return self.hard_stop(now, ticket, actions);
         }
-        if let Some(reason) = self.why_not(ask) {
+        if let Some(reason) = self.why_not(now, ask) {
             return deny(ticket, reason, actions);
         }
+        match &self.silent_stores {
+            Some(silence) if ask.needs_stores() => {
+                actions.push(Action::Log(format!("a request waits for {}", silence.words)));
+                self.put_off.push((ticket, ask));
+            }
+            _ => self.begin(now, ticket, ask, actions),
+        }
+    }
+
+    /// Whether what waits for stores may begin, or waits no longer.
+    pub(super) fn judge_put_off(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        for (ticket, ask) in std::mem::take(&mut self.put_off) {
+            match self.why_not(now, ask) {
+                Some(reason) => deny(ticket, reason, actions),
+                None if self.silent_stores.is_some() => self.put_off.push((ticket, ask)),
+                None => self.begin(now, ticket, ask, actions),
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Duration, ticket: Ticket, ask: Ask, actions: &mut Vec<Action>) {
         match ask {
             Ask::Ping | Ask::Stop(StopHow::Hard) => {
                 actions.push(Action::Reply(ticket, Reply::Done));
             }
             Ask::Idle => actions.push(Action::ReadIdle(ticket)),
             Ask::Counters => actions.push(Action::ReadCounters(ticket)),
-            Ask::Change => {
+            Ask::Change | Ask::ChangeWithoutStores => {
                 self.changing = true;
                 actions.push(Action::BeginChange(ticket));
             }
@@ -63,9 +84,11 @@ impl Machine {
     }
 
     /// The one place that says which request is refused in which state.
-    fn why_not(&self, ask: Ask) -> Option<Denial> {
+    fn why_not(&self, now: Duration, ask: Ask) -> Option<Denial> {
         let looks = matches!(ask, Ask::Idle | Ask::Counters);
-        let needs_devices = looks || matches!(ask, Ask::Change | Ask::Copy);
+        let needs_devices = looks || ask.changes() || ask == Ask::Copy;
+        let silence = self.silent_stores.as_ref().filter(|_| ask.needs_stores());
+        let silent_store = silence.and_then(|silence| silence.denial(now));
         let is_stop = matches!(ask, Ask::Stop(_));
         match &self.state {
             State::Ended { .. } => Some(Denial::Ended),
@@ -76,10 +99,12 @@ impl Machine {
                 Some(Denial::Unresponsive)
             }
             State::Starting { .. } => Some(Denial::Starting),
-            _ if self.silent => Some(Denial::Unresponsive),
+            _ if silent_store.is_some() => silent_store,
+            // A QEMU that waits for a store answers when that does.
+            _ if self.silent && silence.is_none() => Some(Denial::Unresponsive),
             State::Stopping { .. } if !looks && !is_stop => Some(Denial::Stopping),
             _ if self.devices == Devices::Unknown && needs_devices => Some(Denial::NoRecord),
-            _ if ask == Ask::Change && self.changing => Some(Denial::Busy),
+            _ if ask.changes() && self.changing => Some(Denial::Busy),
             _ if ask == Ask::Copy && self.copy != Copy::None => Some(Denial::Copying),
             State::Running { .. } | State::Paused { .. } | State::Stopping { .. } => None,
         }

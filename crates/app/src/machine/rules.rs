@@ -296,6 +296,106 @@ fn a_silent_engine_refuses_changes_but_not_its_end() {
     assert!(actions.contains(&Action::Kill));
 }
 
+const FAR: &str = "'/far', which backs the disk at 0,0,1 and has not answered since 07:00";
+const TOUCHES_STORES: [Ask; 3] = [Ask::Idle, Ask::Change, Ask::Copy];
+
+fn silence(since: Duration) -> Option<Silence> {
+    Some(Silence { words: FAR.into(), since })
+}
+
+fn silent_store() -> Reply {
+    Reply::Denied { reason: Denial::SilentStore { store: FAR.into() } }
+}
+
+/// From what QEMU does with any disk it may not come back before that one answers. A store that hesitates fails nobody.
+#[test]
+fn what_touches_stores_waits_for_a_silent_one_and_is_denied_when_that_lasts() {
+    for ask in TOUCHES_STORES {
+        let mut guest = Guest::with_os();
+        guest.gets(Input::Stores(silence(guest.now)));
+        assert_eq!(guest.machine.wake_at(), None);
+        let (first, actions) = guest.asks(ask);
+        assert!(matches!(actions[..], [Action::Log(_)]), "{actions:?}");
+        guest.after(4);
+        assert_eq!(guest.reply(first), None);
+        assert_eq!(guest.machine.wake_at(), Some(STORE_PATIENCE), "it is not forgotten");
+        guest.after(1);
+        assert_eq!(guest.reply(first), Some(&silent_store()));
+        assert_eq!(guest.machine.wake_at(), None);
+        let (late, actions) = guest.asks(ask);
+        assert_eq!(actions, [Action::Reply(late, silent_store())], "nobody waits for it again");
+    }
+}
+
+#[test]
+fn what_waited_for_a_store_begins_when_it_answers() {
+    let begins: [fn(Ticket) -> Action; 3] =
+        [Action::ReadIdle, Action::BeginChange, Action::BeginCopy];
+    for (ask, begins) in TOUCHES_STORES.into_iter().zip(begins) {
+        let mut guest = Guest::with_os();
+        guest.gets(Input::Stores(silence(guest.now)));
+        let (waits, _) = guest.asks(ask);
+        guest.after(4);
+        assert_eq!(guest.gets(Input::Stores(None)), [begins(waits)]);
+        assert_eq!(guest.after(5), [], "once");
+    }
+}
+
+/// Which store it is, is told of a QEMU too that waits for it.
+#[test]
+fn an_engine_that_waits_for_a_store_is_waited_for_as_long() {
+    for answers in [false, true] {
+        let mut guest = Guest::with_os();
+        guest.gets(Input::Stores(silence(guest.now)));
+        guest.gets(Input::Silent);
+        let (waits, _) = guest.asks(Ask::Change);
+        assert_eq!(guest.reply(waits), None);
+        if answers {
+            guest.gets(Input::Status(RunState::Running));
+            assert_eq!(guest.gets(Input::Stores(None)), [Action::BeginChange(waits)]);
+        } else {
+            guest.after(5);
+            assert_eq!(guest.reply(waits), Some(&silent_store()));
+        }
+    }
+}
+
+/// One that fell silent later has its time too.
+#[test]
+fn the_store_that_is_silent_for_the_longest_counts() {
+    let mut guest = Guest::with_os();
+    guest.gets(Input::Stores(silence(guest.now)));
+    let (waits, _) = guest.asks(Ask::Change);
+    guest.after(4);
+    guest.gets(Input::Stores(silence(guest.now)));
+    guest.after(4);
+    assert_eq!(guest.reply(waits), None);
+    guest.after(1);
+    assert_eq!(guest.reply(waits), Some(&silent_store()));
+}
+
+#[test]
+fn what_touches_no_store_waits_for_none() {
+    let mut guest = Guest::with_os();
+    guest.gets(Input::Stores(silence(guest.now)));
+    guest.after(60);
+    let (change, actions) = guest.asks(Ask::ChangeWithoutStores);
+    assert_eq!(actions, [Action::BeginChange(change)]);
+    let (counters, actions) = guest.asks(Ask::Counters);
+    assert_eq!(actions, [Action::ReadCounters(counters)]);
+    assert!(guest.asks(GRACEFUL).1.contains(&Action::PressButton));
+    assert!(guest.asks(HARD).1.contains(&Action::Kill));
+}
+
+#[test]
+fn who_waits_for_a_store_hears_of_the_guests_end() {
+    let mut guest = Guest::with_os();
+    guest.gets(Input::Stores(silence(guest.now)));
+    let (waits, _) = guest.asks(Ask::Change);
+    guest.exits();
+    assert_eq!(guest.reply(waits), Some(&Reply::Denied { reason: Denial::Ended }));
+}
+
 /// To whoever takes it over too: it runs, and does not start.
 #[test]
 fn an_engine_that_was_silent_before_is_said_to_be() {
@@ -373,6 +473,7 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         Just(Ask::Idle),
         Just(Ask::Counters),
         Just(Ask::Change),
+        Just(Ask::ChangeWithoutStores),
         Just(Ask::Copy),
     ]
 }
@@ -403,6 +504,8 @@ fn any_input() -> impl Strategy<Value = Option<Input>> {
         2 => Just(Some(Input::ChangeOver)),
         1 => Just(Some(Input::CopyHolds)),
         2 => Just(Some(Input::CopyOver)),
+        2 => (0u64..20).prop_map(|s| Some(Input::Stores(silence(Duration::from_secs(s))))),
+        1 => Just(Some(Input::Stores(None))),
         // Time passes.
         8 => Just(None),
     ]

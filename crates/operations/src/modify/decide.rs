@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hpvm_app::client;
-use hpvm_app::protocol::{Reply, Request as Ask};
+use hpvm_app::protocol::{Denial, Reply, Request as Ask};
 use hpvm_app::snapshot::Agent;
 use hpvm_host::names::run_folder;
 use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
@@ -24,7 +24,8 @@ use crate::network::{forwards, lan, mtu, wire};
 use crate::vm_host::VmHost;
 use crate::{Mode, Refusal, devdb, facts, random};
 
-const IDLE_BOUND: Duration = Duration::from_secs(5);
+/// The worker waits for a store that hesitates before it says so.
+const IDLE_BOUND: Duration = Duration::from_secs(10);
 
 /// A change as it is asked for, and the facts it is decided upon.
 pub(super) struct Change<'a> {
@@ -244,6 +245,7 @@ fn live(
             idle: idle_ms.into_iter().map(|(a, ms)| (a, Duration::from_millis(ms))).collect(),
             agent: agent(host, machine),
         }),
+        Reply::Denied { reason: reason @ Denial::SilentStore { .. } } => Err(reason.into()),
         // Without an answer nothing is known to be quiet, and what is not quiet waits.
         _ => Ok(Live::default()),
     }

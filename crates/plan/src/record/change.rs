@@ -87,6 +87,24 @@ impl DeviceChange {
         }
     }
 
+    /// Whether QEMU opens, closes or drains a store for it, which may wait for any store of the guest.
+    #[must_use]
+    pub fn touches_stores(&self) -> bool {
+        match self {
+            DeviceChange::Attach { .. }
+            | DeviceChange::Detach { .. }
+            | DeviceChange::DetachAdapter { .. }
+            | DeviceChange::Medium { .. }
+            | DeviceChange::Grow { .. }
+            | DeviceChange::TakeBack { .. } => true,
+            DeviceChange::PlaceHolder { .. }
+            | DeviceChange::PlugNic { .. }
+            | DeviceChange::UnplugNic { .. }
+            | DeviceChange::MoveNic { .. }
+            | DeviceChange::LinkNics { .. } => false,
+        }
+    }
+
     /// The devices whose stores come as descriptors with it, in order.
     pub fn media(&self) -> impl Iterator<Item = &Attached> {
         let devices = match self {

@@ -25,11 +25,13 @@
 //! | | `silent`, `junk` | it reads and says nothing; it writes without end and never an answer | |
 //! | `requests` | `busy` | the guest uses its AVIO disks all the time, and is answered | it rests |
 //! | | `stuck:MS` | MS after the start it uses them, and is never answered until it is reset | |
+//! | | `stuck-while:PATH` | while this file is there it is not answered, and what touches a store waits, with all others, as in QEMU | |
 //! | `text` | `TEXT` | the console's last line when the OS is up | `login: ` |
 //!
 //! A key may come several times where that has a meaning (`slow`, `hang`, `fail`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -58,11 +60,12 @@ pub struct Behaviour {
     pub text: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requests {
     None,
     Answered,
     StuckAfter(Duration),
+    StuckWhile(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,11 +98,16 @@ pub enum Agent {
 }
 
 impl Requests {
-    pub(super) fn stick_after(self) -> Option<Duration> {
+    pub(super) fn stick_after(&self) -> Option<Duration> {
         match self {
-            Requests::StuckAfter(delay) => Some(delay),
-            Requests::None | Requests::Answered => None,
+            Requests::StuckAfter(delay) => Some(*delay),
+            Requests::None | Requests::Answered | Requests::StuckWhile(_) => None,
         }
+    }
+
+    /// Whether a store leaves them unanswered, for as long as somebody outside wants it.
+    pub(super) fn are_stuck(&self) -> bool {
+        matches!(self, Requests::StuckWhile(file) if file.exists())
     }
 }
 
@@ -220,8 +228,9 @@ fn agent(value: &str) -> anyhow::Result<Agent> {
 fn requests(value: &str) -> anyhow::Result<Requests> {
     Ok(match value.split_once(':') {
         Some(("stuck", delay)) => Requests::StuckAfter(milliseconds(delay)?),
+        Some(("stuck-while", path)) => Requests::StuckWhile(path.into()),
         None if value == "busy" => Requests::Answered,
-        _ => bail!("busy or stuck:MS"),
+        _ => bail!("busy, stuck:MS or stuck-while:PATH"),
     })
 }
 

@@ -27,6 +27,9 @@ use agent::AgentPort;
 use console::Console;
 use monitor::{Monitor, Request};
 
+/// Between two looks whether a store answers again.
+const STORE_LOOK: Duration = Duration::from_millis(10);
+
 /// Runs the machine until something ends it.
 pub(super) fn serve(line: CommandLine, behaviour: Behaviour) -> anyhow::Result<()> {
     if let Some(text) = &behaviour.refuse {
@@ -249,6 +252,9 @@ impl Server {
             self.hangs = true;
             return;
         }
+        while touches_stores(&command) && self.behaviour.requests.are_stuck() {
+            let _ = poll(&mut [], Some(&timespec(STORE_LOOK)));
+        }
         let answer = message.and_then(|message| self.answer(index, &command, &message, fd));
         let line = answer_line(answer, id);
         self.carry_out();
@@ -324,6 +330,13 @@ impl Server {
         self.timers_set += 1;
         self.timers.push(Timer { due, number: self.timers_set, what });
     }
+}
+
+/// What QEMU does not come back from before all of its guest's requests do.
+fn touches_stores(command: &str) -> bool {
+    let others = ["stop", "device_add", "device_del", "block_resize", "eject"];
+    let looks = ["query-block", "query-named-block-nodes"];
+    command.starts_with("blockdev-") || others.contains(&command) || looks.contains(&command)
 }
 
 /// The arguments of a message that has the members of a command and no others.

@@ -42,6 +42,7 @@ impl Machine {
             self.requests.answered = self.requests.answered.wrapping_add(1);
         }
         let Requests { taken, answered } = self.requests;
+        let taken = taken + u32::from(self.behaviour.requests.are_stuck());
         Ok(json!({
             "name": "virtio-scsi", "queue-index": number, "inuse": taken,
             "vring-num": 128, "vring-num-default": 128, "vring-align": 4096,
