@@ -16,6 +16,7 @@ use rustix::process::Signal;
 
 use crate::Test;
 use crate::file_server::FileServer;
+use crate::guest_processes::process;
 use crate::loop_device::LoopDevice;
 use crate::pool::{Leased, image};
 use crate::served::Served;
@@ -531,7 +532,8 @@ fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
     assert_eq!(host.state("reader"), "On (OS)");
 }
 
-/// Of many disks each is watched, those that the guest starts with and those that one command adds while it runs.
+/// Of many disks each is watched, those that the guest starts with and those that one command adds while it runs; by the next
+/// supervisors too.
 fn the_last_of_many_disks_is_watched() {
     let mut host = VmHost::new(Engine::Fake);
     host.engine_behaves("requests=busy");
@@ -558,6 +560,13 @@ fn the_last_of_many_disks_is_watched() {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", BOUND);
     line(&["hpvmmodify", "-P", "web"], &disks(1, 150, &servers[1]));
+    for (name, adoptions) in [("hpvmapp", 1), ("hpvmkeeper", 2), ("hpvmapp", 3)] {
+        process(&host, name).expect("it lives").kill();
+        let is_followed = || host.snapshot(1).is_some_and(|s| s.adoptions == adoptions);
+        wait_until(BOUND, "the next worker is there", is_followed);
+        host.wait_for_state("web", "On (OS)", BOUND);
+    }
+    assert!(!guest_log(&host).contains("is not watched"), "{}", guest_log(&host));
     for (server, device) in servers.iter().zip(["0,2,49", "1,1,49"]) {
         server.leave_unanswered(|silence| &silence.reading);
         let told = format!(

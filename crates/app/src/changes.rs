@@ -2,6 +2,7 @@
 //! with QEMU runs beside it as a task.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(crate) struct Payload {
     pub(crate) changes: Vec<DeviceChange>,
     pub(crate) due: Due,
     pub(crate) descriptors: VecDeque<OwnedFd>,
+    /// What comes, opened to see whether it answers.
+    pub(crate) stores: Vec<(StorageAddress, File)>,
     /// Of a command, which may give up.
     pub(crate) peer: Option<Peer>,
 }
@@ -62,7 +65,7 @@ pub(crate) struct Changes {
 impl Changes {
     /// `None`: not as many descriptors came as the changes name media and layers.
     pub(crate) fn new(ticket: Ticket, payload: Payload) -> Option<Changes> {
-        let Payload { changes, due, descriptors, peer } = payload;
+        let Payload { changes, due, descriptors, peer, .. } = payload;
         let named: usize = changes.iter().map(DeviceChange::descriptors).sum();
         (named == descriptors.len()).then(|| Changes {
             ticket,

@@ -165,7 +165,7 @@ pub(crate) async fn work(descriptors: Descriptors) -> Result<(), Failure> {
     let link = link.map_err(Failure::Sockets)?;
     let (pid, is_child) = loop {
         match link.receive().await {
-            Some(FromKeeper::Engine { pid, is_child }) => break (pid, is_child),
+            Some((FromKeeper::Engine { pid, is_child }, _)) => break (pid, is_child),
             Some(_) => {}
             None => return Err(Failure::NoKeeper),
         }
@@ -181,9 +181,6 @@ impl Driver {
         if let Some(reason) = self.recorded.damage() {
             self.log.say(&format!("the guest is supervised without its boot record: {reason}"));
         }
-        if self.takeover.is_due() {
-            self.tell_what_is_unwatched();
-        }
         self.tell_machine_of_stores();
         self.publish();
         let mut next_beat = Instant::now() + BEAT;
@@ -192,7 +189,7 @@ impl Driver {
             let wake = own.into_iter().chain(self.stores.wake_at()).fold(next_beat, Instant::min);
             tokio::select! {
                 message = self.link.receive(), if self.keeper.lives => match message {
-                    Some(message) => self.keeper_said(message),
+                    Some((message, beside)) => self.keeper_said(message, beside),
                     None => self.keeper_died(),
                 },
                 Some(news) = inbox.news.recv() => match news {
@@ -236,9 +233,11 @@ impl Driver {
         }
     }
 
-    fn keeper_said(&mut self, message: FromKeeper) {
+    fn keeper_said(&mut self, message: FromKeeper, beside: Option<OwnedFd>) {
         match message {
-            FromKeeper::Engine { .. } | FromKeeper::Kept { .. } | FromKeeper::AllKept => {}
+            FromKeeper::Engine { .. } => {}
+            FromKeeper::Kept { tag } => self.store_kept(tag, beside),
+            FromKeeper::AllKept => self.all_stores_kept(),
             FromKeeper::Exited { wait_status, oom_kills } => {
                 self.engine_ended(self.engine.judge(wait_status, oom_kills));
             }

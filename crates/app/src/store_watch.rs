@@ -7,13 +7,14 @@
 //! So a store that hangs costs one thread, and stores that answer cost one short read a beat while they are in use. What
 //! answers reads and nothing else shows in the guest's requests, see [`crate::request_watch`].
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hpvm_engine::media;
 use hpvm_host::process::boottime_ms;
@@ -29,8 +30,8 @@ const STACK_BYTES: usize = 128 << 10;
 const READ_BYTES: usize = 4096;
 /// The kernel keeps files in parts as large as this at most (a huge page), and forgets only whole ones.
 const CACHED_PART_BYTES: Option<NonZeroU64> = NonZeroU64::new(2 << 20);
-/// What comes to the guest is watched before the guest has it; by then it has it, or it waits for a reset, or never gets it.
-const COMING_BOUND: Duration = Duration::from_secs(150);
+/// The link to a keeper has room for so many descriptors, and some messages, when the next worker begins.
+const KEPT_MAX: usize = 250;
 
 #[derive(Debug, Default)]
 pub(crate) struct StoreWatch {
@@ -38,6 +39,9 @@ pub(crate) struct StoreWatch {
     reader: Option<Sender<Round>>,
     /// The one that was begun last, as long as its reader is at it.
     round: Weak<Vec<Arc<Store>>>,
+    last_tag: u32,
+    /// What the keeper holds for the workers to come.
+    kept: BTreeSet<u32>,
 }
 
 /// What is read, one store after the other.
@@ -48,19 +52,38 @@ struct Store {
     address: StorageAddress,
     path: String,
     file: File,
-    added_at: Instant,
-    has_come: AtomicBool,
+    /// Under which the keeper is to hold it, if it came to the running guest. Those of the start each worker is given anyway.
+    tag: Option<u32>,
     /// When the read began that has not come back, in milliseconds since the host booted; 0: none is under way.
     asked_ms: AtomicU64,
 }
 
 impl StoreWatch {
-    /// Watches the stores of these devices too, and what lies under them: the files of each follow each other, under its
-    /// address. A file that is none of them, since the device has another one by now, is of no use.
+    /// Watches the stores that the guest started with, as far as its devices have them still.
+    pub(crate) fn of<'a>(
+        devices: impl IntoIterator<Item = &'a Attached>,
+        files: impl IntoIterator<Item = (StorageAddress, File)>,
+    ) -> StoreWatch {
+        let mut watch = StoreWatch::default();
+        watch.put_all(devices, files, |_| None);
+        watch
+    }
+
+    /// Watches the stores of these devices too, which are coming, and what lies under them: the files of each follow each other,
+    /// under its address. A file that is none of them, since the device has another one by now, is of no use.
     pub(crate) fn add_all<'a>(
         &mut self,
         devices: impl IntoIterator<Item = &'a Attached>,
         files: impl IntoIterator<Item = (StorageAddress, File)>,
+    ) {
+        self.put_all(devices, files, |watch| Some(watch.next_tag()));
+    }
+
+    fn put_all<'a>(
+        &mut self,
+        devices: impl IntoIterator<Item = &'a Attached>,
+        files: impl IntoIterator<Item = (StorageAddress, File)>,
+        tag: impl Fn(&mut StoreWatch) -> Option<u32>,
     ) {
         let mut stores: Vec<KnownStore<'a>> = devices.into_iter().flat_map(stores_of).collect();
         for (address, file) in files {
@@ -70,9 +93,50 @@ impl StoreWatch {
             };
             if let Some(place) = stores.iter().position(is_it) {
                 let path = stores.remove(place).path;
-                self.add(address, path, file);
+                let tag = tag(self);
+                self.put(address, path, file, tag);
             }
         }
+    }
+
+    fn next_tag(&mut self) -> u32 {
+        self.last_tag = self.last_tag.wrapping_add(1);
+        self.last_tag
+    }
+
+    /// Watches what the keeper held for a worker before us: the first store that is this one and is not watched yet.
+    pub(crate) fn add_kept<'a>(
+        &mut self,
+        devices: impl IntoIterator<Item = &'a Attached>,
+        tag: u32,
+        file: File,
+    ) {
+        self.kept.insert(tag);
+        self.last_tag = self.last_tag.max(tag);
+        let is_it = |store: &KnownStore<'_>| {
+            store.identity.is_some_and(|identity| media::is(&file, identity))
+                && !self.has(store.address, store.path)
+        };
+        let found = devices.into_iter().flat_map(stores_of).find(is_it);
+        if let Some(KnownStore { address, path, .. }) = found {
+            self.put(address, path, file, Some(tag));
+        }
+    }
+
+    /// What the keeper holds, or is to hold, for the workers to come.
+    pub(crate) fn to_be_kept(&self) -> impl Iterator<Item = (u32, &File)> {
+        self.stores.iter().filter_map(|store| Some((store.tag?, &store.file))).take(KEPT_MAX)
+    }
+
+    /// Has the keeper hold what has come, as far as it takes it, and release what is watched no more.
+    pub(crate) fn tell_keeper(&mut self, keep: impl Fn(u32, &File) -> bool, release: impl Fn(u32)) {
+        let wanted: BTreeSet<u32> = self.to_be_kept().map(|(tag, _)| tag).collect();
+        self.kept.difference(&wanted).copied().for_each(release);
+        let come = self.to_be_kept().filter(|(tag, _)| !self.kept.contains(tag));
+        let come: Vec<u32> =
+            come.filter(|(tag, file)| keep(*tag, file)).map(|(tag, _)| tag).collect();
+        self.kept.retain(|tag| wanted.contains(tag));
+        self.kept.extend(come);
     }
 
     /// The devices of which something is not watched, by the paths of that.
@@ -85,17 +149,20 @@ impl StoreWatch {
         stores.filter(|(address, path)| !self.has(*address, path)).collect()
     }
 
-    /// Watches a store of a device.
-    pub(crate) fn add(&mut self, address: StorageAddress, path: &str, file: File) {
+    fn put(&mut self, address: StorageAddress, path: &str, file: File, tag: Option<u32>) {
         self.stores.retain(|store| (store.address, store.path.as_str()) != (address, path));
         self.stores.push(Arc::new(Store {
             address,
             path: path.to_owned(),
             file,
-            added_at: Instant::now(),
-            has_come: AtomicBool::new(false),
+            tag,
             asked_ms: AtomicU64::new(0),
         }));
+    }
+
+    /// Gives up what the guest's engine has no more, and nobody brings.
+    pub(crate) fn keep_those_of(&mut self, machine: &Machine) {
+        self.stores.retain(|store| store.is_of(machine));
     }
 
     /// Of the device of the machine that has this store.
@@ -112,9 +179,8 @@ impl StoreWatch {
         self.stores.iter().any(|store| (store.address, store.path.as_str()) == (address, path))
     }
 
-    /// Gives up stores that the guest's engine has no more, then reads each of the others that are wanted, by their addresses.
-    pub(crate) fn read(&mut self, machine: &Machine, is_wanted: impl Fn(StorageAddress) -> bool) {
-        self.stores.retain(|store| store.is_of(machine));
+    /// Reads each store that is wanted, by its address.
+    pub(crate) fn read(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) {
         if self.stores.iter().any(|store| store.is_asked()) {
             // Its thread ends when its read comes back, whenever that is.
             self.reader = None;
@@ -164,12 +230,10 @@ fn stores_of(attached: &Attached) -> impl Iterator<Item = KnownStore<'_>> {
 }
 
 impl Store {
-    /// Whether the guest's engine has it, or is just getting it.
+    /// Whether the guest's engine has it.
     fn is_of(&self, machine: &Machine) -> bool {
         let mut stores = machine.held().flat_map(stores_of);
-        let has = stores.any(|store| (store.address, store.path) == (self.address, &self.path));
-        self.has_come.fetch_or(has, Ordering::Relaxed);
-        has || !self.has_come.load(Ordering::Relaxed) && self.added_at.elapsed() < COMING_BOUND
+        stores.any(|store| (store.address, store.path) == (self.address, &self.path))
     }
 
     fn is_asked(&self) -> bool {
@@ -210,6 +274,7 @@ fn start_reader() -> Option<Sender<Round>> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::cell::RefCell;
     use std::fs;
     use std::os::unix::fs::OpenOptionsExt;
     use std::path::Path;
@@ -241,8 +306,7 @@ pub(crate) mod tests {
             address: "0,0,1".parse().unwrap(),
             path: path.to_str().unwrap().to_owned(),
             file,
-            added_at: Instant::now(),
-            has_come: AtomicBool::new(true),
+            tag: None,
             asked_ms: AtomicU64::new(0),
         };
         for _ in 0..2 {
@@ -307,8 +371,6 @@ pub(crate) mod tests {
         let mut watch = StoreWatch::default();
         let path = after.device.backing.path.as_str();
         watch.add_all([&after], [(address, File::open(path).unwrap())]);
-        let Some(store) = watch.stores.first_mut().and_then(Arc::get_mut) else { panic!("none") };
-        store.added_at = store.added_at.checked_sub(2 * COMING_BOUND).unwrap();
 
         let slot = address.slot;
         let comes = DeviceChange::Attach {
@@ -322,19 +384,83 @@ pub(crate) mod tests {
             let (at, due) = (String::new(), Due::NextReset);
             machine.replay(JournalLine::Asked { seq, at, change, due });
         }
-        watch.read(&machine, |_| true);
+        watch.keep_those_of(&machine);
         assert!(watch.has(address, path), "it comes");
         for seq in [2, 1] {
             let (at, outcome) = (String::new(), Outcome::Done);
             machine.replay(JournalLine::Settled { seq, at, outcome });
         }
-        watch.read(&machine, |_| true);
+        watch.keep_those_of(&machine);
         assert!(watch.has(address, path), "it has come");
         assert_eq!(StoreWatch::kind_of(&machine, address, path), Some(DeviceKind::Disk));
         watch.add_all([&after], [(address, File::open(&before.device.backing.path).unwrap())]);
         let watched = &watch.stores[0].file;
         assert!(media::is(watched, after.identity.unwrap()), "and not the disk before it");
         assert_eq!(watch.unwatched(machine.held()), []);
+    }
+
+    /// What a watch has its keeper do, by tags.
+    fn told(watch: &mut StoreWatch, takes: bool) -> Vec<(u32, &'static str)> {
+        let told = RefCell::new(Vec::new());
+        let keep = |tag, _: &File| {
+            told.borrow_mut().push((tag, "keep"));
+            takes
+        };
+        watch.tell_keeper(keep, |tag| told.borrow_mut().push((tag, "release")));
+        told.into_inner()
+    }
+
+    fn file(disk: &Attached) -> (StorageAddress, File) {
+        (disk.device.address, File::open(&disk.device.backing.path).unwrap())
+    }
+
+    #[test]
+    fn the_keeper_holds_what_came_to_the_running_guest_and_nothing_that_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let [started, mut comes] = ["one", "other"].map(|name| disk(&folder.path().join(name)));
+        comes.device.address.target += 1;
+        let mut machine = machine(vec![started.clone()]);
+        let mut watch = StoreWatch::of(machine.held(), [file(&started)]);
+        assert_eq!(told(&mut watch, true), []);
+        watch.add_all([&comes], [file(&comes)]);
+        machine.storage.push(comes.clone());
+        let [(tag, "keep")] = told(&mut watch, false)[..] else { panic!("not kept") };
+        assert_eq!(told(&mut watch, true), [(tag, "keep")], "when there is room again");
+        assert_eq!(told(&mut watch, true), []);
+
+        // The next worker is given both, in whatever way.
+        let mut next = StoreWatch::of(machine.held(), [file(&started)]);
+        assert_eq!(next.unwatched(machine.held()).len(), 1);
+        next.add_kept(machine.held(), tag, file(&comes).1);
+        assert_eq!(next.unwatched(machine.held()), []);
+        assert_eq!(told(&mut next, true), [], "it is held already");
+        next.add_all([&comes], [file(&comes)]);
+        let [(before, "release"), (after, "keep")] = told(&mut next, true)[..] else {
+            panic!("not replaced")
+        };
+        assert!(before == tag && after > tag, "{before} and {after}");
+        machine.storage.clear();
+        next.keep_those_of(&machine);
+        assert_eq!(told(&mut next, true), [(after, "release")]);
+        next.add_kept(machine.held(), tag, file(&comes).1);
+        assert_eq!(told(&mut next, true), [(tag, "release")], "its device has gone meanwhile");
+    }
+
+    #[test]
+    fn no_more_is_kept_than_the_next_worker_can_be_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder.path().join("disk"));
+        let disks: Vec<Attached> = (0..=u8::try_from(KEPT_MAX).unwrap())
+            .map(|number| {
+                let mut disk = disk.clone();
+                disk.device.address.target = number;
+                disk
+            })
+            .collect();
+        let mut watch = StoreWatch::default();
+        watch.add_all(&disks, disks.iter().map(file));
+        assert_eq!(told(&mut watch, true).len(), KEPT_MAX);
+        assert_eq!(told(&mut watch, true), []);
     }
 
     /// A hung server is not covered up by what its client remembers.

@@ -22,21 +22,26 @@ pub(crate) enum SuccessorError {
     Lock(#[source] io::Error),
     #[error("QEMU's process cannot be held")]
     Qemu(#[source] io::Error),
+    #[error("a store that was kept cannot be handed on")]
+    Kept(#[source] io::Error),
     #[error(transparent)]
     Launch(#[from] LaunchError),
 }
 
-/// Starts `keeper` for the QEMU that runs.
-pub(crate) fn start(
+/// Starts `keeper` for the QEMU that runs, with what the dead one `kept`.
+pub(crate) fn start<'a>(
     keeper: &Path,
     launch: &OwnedFd,
     run_folder: impl AsFd,
-    pid: i32,
-    qemu: &PidFd,
+    (pid, qemu): (i32, &PidFd),
+    kept: impl Iterator<Item = (u32, &'a File)>,
 ) -> Result<(), SuccessorError> {
     let held = qemu.as_fd().try_clone_to_owned().map_err(SuccessorError::Qemu)?;
     let mut successor = Launch::successor(launch.as_fd(), pid, held.into())?;
     successor.lock(lock_file(run_folder).map_err(SuccessorError::Lock)?);
+    for (tag, fd) in kept {
+        successor.kept_fd(fd.try_clone().map_err(SuccessorError::Kept)?, tag);
+    }
     successor.spawn(keeper)?;
     Ok(())
 }

@@ -274,7 +274,45 @@ fn the_next_worker_watches_no_store_that_the_guest_has_no_more() {
             disk.device.backing.path, disk.device.address
         ))
     };
-    assert!(told(&comes) && !told(&second) && !told(&first), "{}", guest.story());
+    guest.wait("it to be told", || told(&comes));
+    assert!(!told(&second) && !told(&first), "{}", guest.story());
+    let notes = || guest.snapshot().unwrap().notes;
+    guest.wait("it to be shown", || notes().len() == 1);
+    guest.ask(&Request::change(vec![detach(comes.device.address)]));
+    assert_eq!(notes(), [] as [String; 0], "it has left");
+}
+
+/// Whoever looks after the guest by then, and no longer than the guest has it.
+#[test]
+fn what_came_to_the_running_guest_is_watched_by_all_workers() {
+    let (guest, [first, ..]) = with_both_kinds("boot=os");
+    guest.until_os();
+    let comes = other(&guest, &first, "0,0,0");
+    let path = comes.device.backing.path.clone();
+    let changes =
+        vec![detach(first.device.address), attach(AdapterPresence::Present, vec![comes.clone()])];
+    let mut brought = media_of(&comes);
+    brought.push(File::open(&path).unwrap());
+    let request = Request::Change { changes, watched: vec![comes.device.address] };
+    let reply = guest.ask_with(&request, &brought);
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done; 2] }, "{}", guest.story());
+    guest.wait("the keeper to have it", || is_open_in(guest.keeper(), &path));
+    for (adoptions, of_keeper) in [(1, false), (2, true), (3, false)] {
+        let ends = if of_keeper { guest.keeper() } else { guest.worker().unwrap() };
+        signal(ends, Signal::KILL);
+        guest.until(|snapshot| snapshot.adoptions == adoptions);
+        guest.until_os();
+        guest.wait("it to have it", || {
+            guest.worker().is_some_and(|worker| is_open_in(worker, &path))
+        });
+        assert!(is_open_in(guest.keeper(), &path), "and its keeper");
+    }
+    let before = guest.beat();
+    guest.wait("the heart to beat", || guest.beat() > before);
+    assert!(!guest.story().contains("is not watched"), "{}", guest.story());
+    guest.ask(&Request::change(vec![detach(comes.device.address)]));
+    assert!(!is_open_in(guest.worker().unwrap(), &path), "it has left");
+    guest.wait("the keeper to close it", || !is_open_in(guest.keeper(), &path));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Descriptors that a worker has its keeper hold, so that the next worker goes on with them: a virtual switch's listening
-//! sockets and its wire. Each has a tag of the worker's choice, which means nothing here.
+//! sockets and its wire, the stores that came to a running guest. Each has a tag of the worker's choice, which means nothing
+//! here.
 
 use crate::sys::{Fd, close_fd};
 

@@ -10,8 +10,8 @@ use crate::log::{Log, push_ending};
 use crate::program::{Mapping, Program};
 use crate::restarts::{Next, Restarts};
 use crate::sys::{
-    Fd, POLLIN, Pid, Received, Wanted, close_fd, drain, ended_child, link, now_ms, receive_message,
-    send_descriptor, send_message, settle, wait_for,
+    Fd, POLLIN, Pid, Received, Room, Wanted, close_fd, drain, ended_child, link, now_ms,
+    receive_message, send_descriptor, send_message, settle, wait_for,
 };
 
 pub(crate) struct Supervisor {
@@ -167,9 +167,8 @@ impl Supervisor {
                     let is_child = self.engine.is_child();
                     self.tell(ToWorker::Engine { pid: self.engine.pid, is_child });
                     self.tell_end();
-                } else {
-                    self.hand_over();
                 }
+                self.hand_over();
             }
             Err(error) => {
                 let (Next::After(pause_ms) | Next::GivingUpFor(pause_ms)) = self.next(0);
@@ -239,11 +238,13 @@ impl Supervisor {
         }
     }
 
-    /// Gives a worker without QEMU what is kept for it, in packets that the link has room for.
+    /// Gives a worker what is kept for it, in packets. Beside QEMU nobody is waited for: a worker goes without what its link has
+    /// no room for.
     fn hand_over(&self) {
         let Worker::Runs { link: Some(link), .. } = self.worker else { return };
+        let room = if self.engine.exists() { Room::Now } else { Room::AwaitedFor };
         for (tag, fd) in self.kept.iter() {
-            send_descriptor(link, &ToWorker::Kept { tag }.bytes(), fd);
+            send_descriptor(link, &ToWorker::Kept { tag }.bytes(), fd, room);
         }
         self.tell(ToWorker::AllKept);
     }

@@ -289,9 +289,21 @@ pub(crate) fn send_message(fd: Fd, message: &[u8; 16]) {
     unsafe { send(fd, message.as_ptr().cast(), message.len(), MSG_DONTWAIT | MSG_NOSIGNAL) };
 }
 
-/// Sends a message with a descriptor. It waits for room: a worker begins by reading what is kept for it, and one that ends
-/// ends the wait.
-pub(crate) fn send_descriptor(fd: Fd, message: &[u8; 16], passed: Fd) {
+/// Where a link may be full.
+#[derive(Clone, Copy)]
+pub(crate) enum Room {
+    /// The message is lost then.
+    Now,
+    /// A worker begins by reading what is kept for it, and one that ends ends the wait.
+    AwaitedFor,
+}
+
+/// Sends a message with a descriptor.
+pub(crate) fn send_descriptor(fd: Fd, message: &[u8; 16], passed: Fd, room: Room) {
+    let flags = match room {
+        Room::Now => MSG_DONTWAIT | MSG_NOSIGNAL,
+        Room::AwaitedFor => MSG_NOSIGNAL,
+    };
     let mut bytes = *message;
     let mut buffer = Buffer { start: bytes.as_mut_ptr().cast(), length: bytes.len() };
     let mut rights = Rights {
@@ -303,7 +315,7 @@ pub(crate) fn send_descriptor(fd: Fd, message: &[u8; 16], passed: Fd) {
     };
     let header = header(&mut buffer, &mut rights);
     // SAFETY: the header leads to a buffer and a control message of ours, which live until the call returns.
-    unsafe { sendmsg(fd, &raw const header, MSG_NOSIGNAL) };
+    unsafe { sendmsg(fd, &raw const header, flags) };
 }
 
 fn header(buffer: &mut Buffer, rights: &mut Rights) -> MessageHeader {

@@ -402,7 +402,7 @@ fn a_worker_without_an_engine_is_given_what_is_kept_each_time() {
     const ALL_KEPT: u32 = 7;
     const RELEASE: &str = r"printf '\6\0\0\0\14\0\0\0\0\0\0\0\0\0\0\0' >&3; exit 0";
     let mut stage = Stage::new();
-    let mut launch = stage.furnished(Launch::alone(&stage.worker(None)));
+    let mut launch = stage.furnished(Launch::alone(&stage.worker_alone()));
     launch.kept_fd(stage.open("listener"), 12);
     stage.start(launch);
     assert_eq!(stage.heard(1)[0], (KEPT, 12, 0));

@@ -92,9 +92,10 @@ impl Before {
     /// a store is of.
     fn stores(&self, recorded: &Recorded, files: Vec<(StorageAddress, File)>) -> Stores {
         let Ok(known) = &recorded.machine else { return Stores::default() };
-        let snapshot = self.snapshot.as_ref().filter(|_| !self.is_first);
-        let silent = snapshot.map(|snapshot| snapshot.silent_stores.clone());
-        Stores::of(known.file.machine(), files, silent.unwrap_or_default())
+        match &self.snapshot {
+            _ if self.is_first => Stores::first(known.file.machine(), files),
+            before => Stores::next(known.file.machine(), files, before.as_ref()),
+        }
     }
 
     fn agent(&self, channel: AgentChannel) -> snapshot::Agent {

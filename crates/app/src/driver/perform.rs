@@ -49,14 +49,13 @@ impl Driver {
             self.shown.unresponsive_since = None;
         }
         self.shown.phase = phase;
-        let reserving = self.reservations.note(&self.recorded.name);
         let snapshot = Snapshot {
             boot_id: self.shown.boot_id.clone(),
             phase: self.shown.phase.clone(),
             since: self.shown.since.clone(),
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
-            notes: self.trouble.last.iter().cloned().chain(reserving).collect(),
+            notes: self.notes().collect(),
             silent_stores: self.stores.silent().cloned().collect(),
             zeros: self.zeros.all().to_vec(),
             record_damage: self.recorded.damage().cloned(),
@@ -78,6 +77,12 @@ impl Driver {
             self.log.say(&format!("the status cannot be published: {error}"));
         }
         self.console.set_state(state_words(&self.shown.phase));
+    }
+
+    fn notes(&self) -> impl Iterator<Item = String> {
+        let reserving = self.reservations.note(&self.recorded.name);
+        let trouble = self.trouble.last.iter().cloned().chain(reserving);
+        trouble.chain(self.stores.unwatched_in_words())
     }
 
     fn started(&mut self, outcome: &Result<(), String>) {
@@ -108,13 +113,17 @@ impl Driver {
     }
 
     fn begin_changes(&mut self, ticket: Ticket) {
-        let payload = self.requests.payloads.remove(&ticket).unwrap_or_default();
+        let mut payload = self.requests.payloads.remove(&ticket).unwrap_or_default();
+        let devices = payload.changes.iter().flat_map(DeviceChange::media);
+        self.stores.watch.add_all(devices, std::mem::take(&mut payload.stores));
+        self.tell_keeper_of_stores();
         match Changes::new(ticket, payload) {
             Some(changes) => {
                 self.changes = Some(changes);
                 self.next_step();
             }
             None => {
+                self.forget_stores();
                 let error = "the request does not bring one descriptor for each medium".into();
                 self.reply(ticket, Reply::Failed { error });
                 self.feed(Input::ChangeOver);
@@ -146,6 +155,7 @@ impl Driver {
             return;
         }
         let ticket = changes.ticket;
+        self.forget_stores();
         self.reply(ticket, Reply::Changed { results: changes.into_results() });
         self.feed(Input::ChangeOver);
         self.ask_status();

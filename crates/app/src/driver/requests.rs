@@ -1,6 +1,7 @@
 //! Requests under way, of commands and of console sessions: who waits for the replies, and what came with each.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -111,10 +112,8 @@ impl Driver {
     ) -> Ask {
         let media = changes.iter().map(DeviceChange::descriptors).sum::<usize>();
         let stores = descriptors.split_off(media.min(descriptors.len()));
-        let devices = changes.iter().flat_map(DeviceChange::media);
-        let stores = stores.into_iter().map(std::fs::File::from);
-        self.stores.watch.add_all(devices, watched.into_iter().zip(stores));
-        let payload = Payload { changes, due, descriptors, peer: Some(peer) };
+        let stores = watched.into_iter().zip(stores.into_iter().map(File::from)).collect();
+        let payload = Payload { changes, due, descriptors, stores, peer: Some(peer) };
         let ask = match payload.changes.iter().any(DeviceChange::touches_stores) {
             true => Ask::Change,
             false => Ask::ChangeWithoutStores,

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::fd::AsFd;
 
-use hpvm_app::snapshot::{DeviceStore, SilentStore};
+use hpvm_app::snapshot::{DeviceStore, SilentStore, Snapshot};
 use hpvm_engine::devices::requests::{self, RequestQueue};
 use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_plan::record;
@@ -46,6 +47,12 @@ pub(super) struct Stores {
     /// What waits for a read of each, until then.
     next: Vec<Next>,
     read_bound: Option<Instant>,
+    /// The keeper has said what it holds of them for us, so it is one that gives it to the next worker too.
+    are_kept: bool,
+    /// By the next beat all that was kept for us has come.
+    begins: bool,
+    /// Those of which nobody gave us a descriptor.
+    unwatched: Vec<(StorageAddress, String)>,
 }
 
 struct Silent {
@@ -55,17 +62,34 @@ struct Silent {
 }
 
 impl Stores {
-    /// Of a guest that a worker before us may have told `silent` stores of.
-    pub(super) fn of(
+    /// Of a guest that starts.
+    pub(super) fn first(machine: &record::Machine, files: Vec<(StorageAddress, File)>) -> Stores {
+        Stores { watch: StoreWatch::of(machine.held(), files), ..Stores::default() }
+    }
+
+    /// Of a guest that a worker before us looked after, which published this.
+    pub(super) fn next(
         machine: &record::Machine,
         files: Vec<(StorageAddress, File)>,
-        silent: Vec<SilentStore>,
+        before: Option<&Snapshot>,
     ) -> Stores {
-        let mut watch = StoreWatch::default();
-        watch.add_all(machine.held(), files);
-        let believed_beats = if silent.is_empty() { 0 } else { BELIEVED_BEATS };
+        let silent = before.map(|snapshot| snapshot.silent_stores.clone()).unwrap_or_default();
         let silent = silent.into_iter().map(|store| Silent { store, since: Duration::ZERO });
-        Stores { watch, silent: silent.collect(), believed_beats, ..Stores::default() }
+        Stores {
+            silent: silent.collect(),
+            believed_beats: BELIEVED_BEATS,
+            begins: true,
+            ..Stores::first(machine, files)
+        }
+    }
+
+    /// For people.
+    pub(super) fn unwatched_in_words(&self) -> impl Iterator<Item = String> {
+        self.unwatched.iter().map(|(address, path)| {
+            format!(
+                "'{path}' at {address} is not watched until the guest's next start, so nobody is told when it does not answer"
+            )
+        })
     }
 
     pub(super) fn silent(&self) -> impl Iterator<Item = &SilentStore> {
@@ -101,14 +125,64 @@ impl Stores {
 }
 
 impl Driver {
-    /// Of what came after the guest's start the worker that was handed it looked alone.
-    pub(super) fn tell_what_is_unwatched(&mut self) {
-        let Ok(known) = &self.recorded.machine else { return };
-        for (address, path) in self.stores.watch.unwatched(known.file.machine().held()) {
-            self.log.say(&format!(
-                "'{path}' at {address} is not watched any more: who was handed it when it came has ended, so nobody is told when it does not answer"
-            ));
+    /// What a worker before us was handed when it came to the guest.
+    pub(super) fn store_kept(&mut self, tag: u32, store: Option<OwnedFd>) {
+        match (&self.recorded.machine, store) {
+            (Ok(known), Some(store)) => {
+                self.stores.watch.add_kept(known.file.machine().held(), tag, store.into());
+            }
+            _ => self.link.send(ToKeeper::Release { tag }),
         }
+    }
+
+    /// From here on tags are ours to give.
+    pub(super) fn all_stores_kept(&mut self) {
+        self.stores.are_kept = true;
+        self.tell_keeper_of_stores();
+    }
+
+    /// What the keeper is to hold from now on, and what no longer.
+    pub(super) fn tell_keeper_of_stores(&mut self) {
+        if !self.stores.are_kept {
+            return;
+        }
+        let link = &self.link;
+        self.stores.watch.tell_keeper(
+            |tag, store| link.keep(tag, store.as_fd()).is_ok(),
+            |tag| link.send(ToKeeper::Release { tag }),
+        );
+    }
+
+    /// Closes, here and in the keeper, what the guest has no more. No change is under way that brings something.
+    pub(super) fn forget_stores(&mut self) {
+        let Ok(known) = &self.recorded.machine else { return };
+        let machine = known.file.machine();
+        self.stores.watch.keep_those_of(machine);
+        let stays = |store: &(StorageAddress, String)| {
+            let (address, path) = store;
+            StoreWatch::kind_of(machine, *address, path).is_some()
+                && !self.stores.watch.has(*address, path)
+        };
+        let before = self.stores.unwatched.len();
+        self.stores.unwatched.retain(stays);
+        let is_told = self.stores.unwatched.len() == before;
+        self.tell_keeper_of_stores();
+        if !is_told {
+            self.publish();
+        }
+    }
+
+    /// Of what nobody has a descriptor of by now, nobody is given one before the guest's next start.
+    fn look_for_unwatched(&mut self) {
+        let Ok(known) = &self.recorded.machine else { return };
+        let unwatched = self.stores.watch.unwatched(known.file.machine().held());
+        self.stores.unwatched =
+            unwatched.into_iter().map(|(address, path)| (address, path.to_owned())).collect();
+        if self.stores.unwatched.is_empty() {
+            return;
+        }
+        self.stores.unwatched_in_words().for_each(|sentence| self.log.say(&sentence));
+        self.publish();
     }
 
     /// Looks who has not answered since the beat before, then reads a little of each store; of those that the guest wants
@@ -116,6 +190,9 @@ impl Driver {
     pub(super) fn watch_stores(&mut self) {
         if !self.machine.is_silent() {
             self.stores.believed_beats = self.stores.believed_beats.saturating_sub(1);
+        }
+        if std::mem::take(&mut self.stores.begins) {
+            self.look_for_unwatched();
         }
         self.look_at_stores();
         if self.changes.as_ref().is_some_and(Changes::is_put_off) {
@@ -170,9 +247,7 @@ impl Driver {
 
     fn read_stores(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) {
         self.stores.reads_due = None;
-        if let Ok(known) = &self.recorded.machine {
-            self.stores.watch.read(known.file.machine(), is_wanted);
-        }
+        self.stores.watch.read(is_wanted);
     }
 
     /// Asks QEMU how the guest's requests stand, if the guest runs and QEMU tells it; says whether it did.

@@ -28,10 +28,6 @@ impl Takeover {
     pub(super) fn new(is_due: bool) -> Takeover {
         Takeover { is_due, inherits: false, undoing: BTreeSet::new() }
     }
-
-    pub(super) fn is_due(&self) -> bool {
-        self.is_due
-    }
 }
 
 /// What a worker before us added only in part.
@@ -61,7 +57,8 @@ impl Driver {
         let Some(program) = &self.keeper.program else { return };
         let folder = self.publisher.folder();
         let pid = self.engine.process().pid;
-        match successor::start(program, &self.keeper.launch, folder, pid, qemu) {
+        let kept = self.stores.watch.to_be_kept();
+        match successor::start(program, &self.keeper.launch, folder, (pid, qemu), kept) {
             Ok(()) => {
                 self.log.say("started its successor; the next worker takes over");
                 // Nothing is said to the old keeper or to those who wait: their connections end with us.
@@ -276,6 +273,9 @@ impl Driver {
             && let Err(error) = known.file.settled(&now(), seq, outcome)
         {
             self.log.say(&format!("it cannot be noted: {}", chain(&error)));
+        }
+        if self.changes.is_none() {
+            self.forget_stores();
         }
         self.publish();
     }

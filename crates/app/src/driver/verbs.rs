@@ -100,12 +100,11 @@ impl Driver {
         };
         let (image, descriptor) = image.unzip();
         let attached = drives::with_medium(&device, image.as_ref());
-        if let Some(watched) = descriptor.as_ref().and_then(|image| image.try_clone().ok()) {
-            self.stores.watch.add(drive, &attached.device.backing.path, watched.into());
-        }
+        let watched = descriptor.as_ref().and_then(|image| image.try_clone().ok());
+        let stores = watched.into_iter().map(|image| (drive, image.into())).collect();
         let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
         let descriptors = descriptor.into_iter().collect();
-        let payload = Payload { changes: vec![change], descriptors, ..Payload::default() };
+        let payload = Payload { changes: vec![change], descriptors, stores, ..Payload::default() };
         self.requests.payloads.insert(ticket, payload);
         let ask = Ask::Change;
         self.when_stores_are_read(move |driver| driver.feed(Input::Asked { ticket, ask }));

@@ -76,12 +76,21 @@ impl Stage {
         self.shell(Part::Qemu, "", ids)
     }
 
-    /// Notes each message of the link as a line of hexadecimal digits, the first before it takes orders.
+    /// Notes each message of the link as a line of hexadecimal digits, the first before it takes orders. That all was handed over
+    /// that is kept for it is of no interest here.
     pub(crate) fn worker(&self, ids: Option<Ids>) -> Program {
+        self.hearing("case $line in 07*) hear; return;; esac;", ids)
+    }
+
+    /// The same of one without QEMU, which notes that as well.
+    pub(crate) fn worker_alone(&self) -> Program {
+        self.hearing("", None)
+    }
+
+    fn hearing(&self, judge: &str, ids: Option<Ids>) -> Program {
         let folder = self.folder.path().display();
-        let hear = format!(
-            "hear() {{ dd bs=16 count=1 status=none <&3 | od -An -v -w16 -tx1 | tr -d ' ' >>{folder}/heard; }}; hear; "
-        );
+        let next = "line=$(dd bs=16 count=1 status=none <&3 | od -An -v -w16 -tx1 | tr -d ' ');";
+        let hear = format!("hear() {{ {next} {judge} echo $line >>{folder}/heard; }}; hear; ");
         self.shell(Part::Worker, &hear, ids)
     }
 
