@@ -134,7 +134,10 @@ fn an_attached_device_comes_and_goes_while_the_guest_runs() {
          test "$(holds)" = 1
          hpvmmodify -P g -a changer:avio_stor:0,1,0:attach:$changer
          test "$(holds)" = 2
+         resets() { iscsiadm --mode session --stats | awk '/tmfcmd_pdus/ { sum += $2 } END { print sum + 0 }'; }
+         before=$(resets)
          hpvm gvsdmgr bdr -P g -q lun=0,1,1 -f
+         test "$(resets)" -gt $before
          hpvm gvsdmgr bdr -P g -D 0,0 -q lun=all -f
          refused 'Reset 0,1,1' hpvm gvsdmgr bdr -P g -q lun=0,1,1 </dev/null
          in_firmware g
