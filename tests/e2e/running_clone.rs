@@ -94,10 +94,7 @@ fn a_running_guest_is_copied_and_told_how() {
             assert_eq!(said.stderr.matches("at one moment").count(), told.iter().count(), "{said}");
             assert!(said.stderr.contains(told.unwrap_or_default()), "{said}");
             assert_eq!(fs::read(&copy).unwrap(), fs::read(host.path("web.img")).unwrap());
-            let variables = |name: &str| {
-                fs::read(host.path("var/opt/hpvm/guests").join(name).join("nvram")).expect("there")
-            };
-            assert_eq!(variables("web"), variables(name));
+            assert_eq!(variables(&host, "web"), variables(&host, name));
             engine_is_as_it_was(&host);
         }
         host.wait_for_state("web", "On (OS)", BOUND);
@@ -116,6 +113,10 @@ fn disks_of_a_running_guest_are_not_linked() {
     nothing_is_left(&host, host.root());
     // The configuration alone can be had.
     host.ok(&["hpvmclone", "-P", "web", "-N", "new"]);
+}
+
+fn variables(host: &VmHost, name: &str) -> Vec<u8> {
+    fs::read(host.path("var/opt/hpvm/guests").join(name).join("nvram")).expect("variables")
 }
 
 /// Writes a number to the first disk, then to the second, then the next one, for ever.
@@ -173,6 +174,7 @@ fn two_disks_are_copied_at_one_moment() {
         let blocks = |path: &Path| fs::metadata(path).expect("a disk").blocks();
         // QEMU copies by 64 KiB.
         assert!(blocks(&b) <= blocks(&other) + 1024, "holes are kept: {}", blocks(&b));
+        assert!(variables(&host, "web") == variables(&host, &name), "of another guest");
         engine_is_as_it_was(&host);
     }
     let held = held_ms(&host);
