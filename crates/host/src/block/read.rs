@@ -6,9 +6,8 @@
 //! read, so the price does not grow with the host.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::{fs, panic, thread};
 
 use super::boot;
 use super::device::{Device, DeviceNumber, Identifier, Kind, Mapping};
@@ -402,12 +401,19 @@ fn read_each(sysfs: &Path, named: &[(DeviceNumber, String)]) -> Vec<Found> {
     thread::scope(|scope| {
         let mut shares = named.chunks(share);
         let own = shares.next().unwrap_or_default();
-        let others: Vec<_> = shares.map(|share| scope.spawn(|| read(share))).collect();
-        let own = read(own);
-        let join = |thread: thread::ScopedJoinHandle<'_, Vec<Found>>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        // Who gets no thread reads that share itself.
+        let read = &read;
+        let begin = |share| {
+            let thread = thread::Builder::new().spawn_scoped(scope, move || read(share));
+            (share, thread.ok())
         };
-        own.into_iter().chain(others.into_iter().flat_map(join)).collect()
+        let others: Vec<_> = shares.map(begin).collect();
+        let own = read(own);
+        let others = others.into_iter().flat_map(|(share, thread)| match thread {
+            Some(thread) => thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)),
+            None => read(share),
+        });
+        own.into_iter().chain(others).collect()
     })
 }
 
