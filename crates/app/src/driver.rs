@@ -53,7 +53,7 @@ use crate::guest_log::{GuestLog, now};
 use crate::image_folders::ImageFolders;
 use crate::link::Link;
 use crate::machine::{Action, Ask, Input, Machine, Ticket};
-use crate::monitor::{Monitor, News, next_notice};
+use crate::monitor::{Journal, Monitor, News, next_notice};
 use crate::publisher::Publisher;
 use crate::recorded::Recorded;
 use crate::successor;
@@ -269,9 +269,9 @@ impl Driver {
             News::Idle(ticket, answer) => self.idle_known(ticket, answer),
             News::Counted(ticket, told) => self.counted(ticket, told),
             News::Requests { look, told } => self.requests_told(look, told),
-            News::Present(answer) => {
+            News::Present { journal, answer } => {
                 if let Ok(present) = answer {
-                    self.repair(&present);
+                    self.looked(journal, &present);
                 }
             }
             News::Changed { seq, result } => self.step_over(seq, result),

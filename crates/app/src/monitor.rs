@@ -38,6 +38,13 @@ pub(crate) struct Disks {
     pub(crate) size_bytes: Vec<(StorageAddress, u64)>,
 }
 
+/// How many changes were ever asked for, and how many of them are not settled: other figures tell of another machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Journal {
+    pub(crate) asked: u64,
+    pub(crate) unsettled: usize,
+}
+
 /// What came of something that was asked before.
 #[derive(Debug)]
 pub(crate) enum News {
@@ -52,7 +59,11 @@ pub(crate) enum News {
         look: u64,
         told: Result<Vec<(RequestQueue, VirtQueue)>, Error>,
     },
-    Present(Result<Present, Error>),
+    /// What the machine had at a look, and how the journal stood when it began.
+    Present {
+        journal: Journal,
+        answer: Result<Present, Error>,
+    },
     Changed {
         seq: u64,
         result: Result<Performed, DeviceError>,

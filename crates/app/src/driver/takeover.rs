@@ -110,14 +110,28 @@ impl Driver {
             return;
         }
         let Some(client) = self.monitor.client().cloned() else { return };
-        let news = self.monitor.news();
+        let (news, journal) = (self.monitor.news(), self.journal());
         spawn_local(async move {
-            let present = present::ask(&client).await;
-            let _ = news.send(News::Present(present)).await;
+            let answer = present::ask(&client).await;
+            let _ = news.send(News::Present { journal, answer }).await;
         });
     }
 
-    pub(super) fn repair(&mut self, present: &Present) {
+    fn journal(&self) -> Journal {
+        let Ok(known) = &self.recorded.machine else { return Journal::default() };
+        let machine = known.file.machine();
+        Journal { asked: machine.next_seq, unsettled: machine.pending.len() }
+    }
+
+    /// What a change brought while the look was taken may be missing in it: then it is taken anew.
+    pub(super) fn looked(&mut self, journal: Journal, present: &Present) {
+        match journal == self.journal() {
+            true => self.repair(present),
+            false => self.look_at_devices(),
+        }
+    }
+
+    fn repair(&mut self, present: &Present) {
         if !self.stores.may_be_touched() {
             return;
         }
