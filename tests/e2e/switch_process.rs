@@ -19,6 +19,7 @@ use crate::networks::SOUND;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_start_is_refused_whose_switch_does_not_come_up,
+    a_guest_starts_with_the_vm_host_although_its_switch_is_slow,
     a_hundred_ports_outlive_their_process,
 ];
 
@@ -63,6 +64,34 @@ fn a_start_is_refused_whose_switch_does_not_come_up() {
     }
     fs::rename(&good, &place).expect("put back");
     host.ok(&["hpvmstart", "-P", "one"]);
+    host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
+}
+
+/// The first process of a boot is too slow, the next one is not.
+fn a_guest_starts_with_the_vm_host_although_its_switch_is_slow() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.install();
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+    let nic = ["-a", "network:lan::vswitch:sw1"];
+    host.ok(&[&["hpvmcreate", "-P", "one", "-r", "64M", "-B", "auto"][..], &nic].concat());
+    let place = host.path("opt/hpvm/lbin/hpvmnetd");
+    let good = host.path("opt/hpvm/lbin/hpvmnetd.good");
+    fs::rename(&place, &good).expect("put aside");
+    let seen = host.path("seen");
+    fs::create_dir(&seen).expect("a folder");
+    fs::set_permissions(&seen, fs::Permissions::from_mode(0o777))
+        .expect("the switch's user writes there");
+    let (good, first) = (good.display(), seen.join("first"));
+    let slow_once = format!(
+        "#!/bin/sh\nmkdir '{}' 2>/dev/null && exec sleep 1000\nexec '{good}' \"$@\"\n",
+        first.display()
+    );
+    fs::write(&place, slow_once).expect("written");
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("it may be run");
+    println!("{}", host.ok(&["hpvm", "autostart"]));
+    assert!(first.exists(), "the slow one was tried");
+    assert_ne!(host.state("one"), "Off");
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
 }
 

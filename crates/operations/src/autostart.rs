@@ -2,12 +2,13 @@
 //! is listed, guests made with `-B auto` are started, and removed guests that are over their time are cleared. A guest that
 //! was started since the host's boot is left as it is, running or ended, so that a restart of the product changes no guest.
 
+use hpvm_engine::launch::LaunchError;
 use hpvm_model::{AutoStart, Choice, GuestConfig, GuestName, SwitchName};
 use hpvm_plan::record::Machine;
 
 use crate::devdb::host_devices::{Scan, update};
-use crate::network::ports;
 use crate::network::switches::revive;
+use crate::network::{SwitchRefused, ports};
 use crate::presence::Presence;
 use crate::remove::{self, Cleared};
 use crate::start::{Started, start};
@@ -50,11 +51,12 @@ pub enum Chore {
     Purge,
 }
 
-/// Starts what is to be started. One guest that cannot start does not keep the others off.
+/// Starts what is to be started. One guest that cannot start does not keep the others off; one whose switch did not come up in
+/// time is tried once more after them.
 pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autostarted, Refusal> {
     let enabled = host.conf.enabled()?;
     let (mut guests, mut switches, mut cleared) = (Vec::new(), Vec::new(), Vec::new());
-    let mut passed_over = Vec::new();
+    let (mut passed_over, mut waits) = (Vec::new(), Vec::new());
     let mut undone = Vec::new();
     let mut done = |chore, result: Result<(), Refusal>| {
         undone.extend(result.err().map(|refusal| (chore, refusal)));
@@ -86,13 +88,29 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
         match (enabled, was_started(host, &config)) {
             (false, _) => passed_over.push((summary.name, PassedOver::Disabled)),
             (true, true) => passed_over.push((summary.name, PassedOver::StartedBefore)),
-            (true, false) => guests.push((summary.name, start(host, actor, &config, mode))),
+            (true, false) => {
+                let started = start(host, actor, &config, mode);
+                if started.as_ref().is_err_and(lacks_switch) {
+                    waits.push((guests.len(), config));
+                }
+                guests.push((summary.name, started));
+            }
         }
+    }
+    // While all else came up with the VM Host, a switch's process may have been slow.
+    for (place, config) in waits {
+        guests[place].1 = start(host, actor, &config, mode);
     }
     if mode == Mode::Apply {
         done(Chore::Purge, remove::purge_due(host, actor).map(|all| cleared = all));
     }
     Ok(Autostarted { guests, passed_over, switches, cleared, undone })
+}
+
+/// Whether it did not start since the process of a switch was not up in time.
+fn lacks_switch(refusal: &Refusal) -> bool {
+    let Refusal::Launch(LaunchError::Ports(refusal)) = refusal else { return false };
+    matches!(refusal.downcast_ref(), Some(Refusal::Switch(SwitchRefused::NotUp { .. })))
 }
 
 /// Nothing depends on the list but what was read of devices at rest, so guests start without it too.

@@ -26,8 +26,7 @@ pub(super) struct Mount {
 /// Options whose value is a second device of a file system: XFS, ext4, reiserfs.
 const DEVICE_OPTIONS: [&[u8]; 4] = [b"logdev", b"rtdev", b"journal_path", b"jdev"];
 
-/// The mounts that a process sees. For each piece of such a table that is read the kernel makes it anew, so there is room for a
-/// large one.
+/// The mounts that a process sees. For each piece of the table that is read the kernel makes it anew, so small ones cost more.
 pub(super) fn of_process(proc: &Path, process: &str) -> io::Result<Vec<Mount>> {
     let mut text = Vec::with_capacity(32 << 10);
     File::open(proc.join(process).join("mountinfo"))?.read_to_end(&mut text)?;
