@@ -257,6 +257,7 @@ impl Driver {
             News::Connected(..) => {}
             News::Status(answer) => {
                 if let Ok(status) = answer {
+                    self.stores.qemu_answered();
                     self.feed(Input::Status(status.status));
                 }
                 self.answered();

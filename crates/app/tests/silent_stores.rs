@@ -55,13 +55,18 @@ impl Beside {
     /// Whoever looks, sees it silent, and QEMU and its guest go on.
     #[track_caller]
     fn goes_on(&self, beats: u32) {
+        self.stays_silent(beats);
+        self.never_hung();
+    }
+
+    #[track_caller]
+    fn stays_silent(&self, beats: u32) {
         for _ in 0..beats {
             let before = self.guest.beat();
             self.guest.wait("the heart to beat", || self.guest.beat() > before);
             let snapshot = self.guest.snapshot().unwrap();
             assert!(!snapshot.silent_stores.is_empty(), "{}", self.guest.story());
         }
-        self.never_hung();
     }
 
     #[track_caller]
@@ -145,6 +150,22 @@ fn the_next_worker_knows_which_store_is_silent() {
     assert!(matches!(beside.guest.ask(&Request::Idle), Reply::Idle { .. }));
     let told = beside.guest.story().matches("answers again").count();
     assert_eq!(told, 1, "{}", beside.guest.story());
+}
+
+/// Which requests wait QEMU alone can tell: until it has, what the worker before knew holds, and QEMU is asked for nothing else.
+#[test]
+fn the_next_worker_knows_it_however_late_qemu_answers() {
+    let beside = Beside::start("boot=os");
+    beside.falls_silent();
+    let guest = &beside.guest;
+    signal(guest.qemu(), Signal::STOP);
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1 && snapshot.unresponsive_since.is_some());
+    signal(guest.qemu(), Signal::CONT);
+    guest.until(|snapshot| snapshot.unresponsive_since.is_none());
+    beside.stays_silent(6);
+    let hung = guest.story().matches("QEMU does not answer").count();
+    assert_eq!(hung, 1, "it was stopped once: {}", guest.story());
 }
 
 /// The guest lets an adapter go beside a silent store, long after it was asked to. What was on it is closed, and what waits for

@@ -40,6 +40,8 @@ pub(super) struct Stores {
     silent: Vec<Silent>,
     /// For so many beats to come what the worker before us told of them is believed.
     believed_beats: u32,
+    /// QEMU has answered since the last beat.
+    has_qemu_answered: bool,
     /// When stores are read whose turn it is; QEMU is asked which of them are in use.
     reads_due: Option<Instant>,
     /// Something is left to do when all of them answer.
@@ -94,6 +96,10 @@ impl Stores {
 
     pub(super) fn silent(&self) -> impl Iterator<Item = &SilentStore> {
         self.silent.iter().map(|silent| &silent.store)
+    }
+
+    pub(super) fn qemu_answered(&mut self) {
+        self.has_qemu_answered = true;
     }
 
     /// `None`: all of them answer.
@@ -188,7 +194,7 @@ impl Driver {
     /// Looks who has not answered since the beat before, then reads a little of each store; of those that the guest wants
     /// nothing of, when QEMU has told which these are.
     pub(super) fn watch_stores(&mut self) {
-        if !self.machine.is_silent() {
+        if std::mem::take(&mut self.stores.has_qemu_answered) {
             self.stores.believed_beats = self.stores.believed_beats.saturating_sub(1);
         }
         if std::mem::take(&mut self.stores.begins) {
@@ -297,6 +303,7 @@ impl Driver {
         }
         match told {
             Ok(told) => {
+                self.stores.qemu_answered();
                 let runs = matches!(self.shown.phase, Phase::Running { .. });
                 let time_counts = runs && self.pulse.was_answered_at_once();
                 let told = Told { queues: &told, time_counts };
