@@ -217,6 +217,12 @@ struct KnownStore<'a> {
     identity: Option<FileIdentity>,
 }
 
+/// All devices whose stores the guest's engine has open, and those that a change under way brings: a worker that died of it left
+/// them there perhaps.
+pub(crate) fn held_or_brought(machine: &Machine) -> impl Iterator<Item = &Attached> {
+    machine.held().chain(machine.pending.iter().flat_map(|pending| pending.change.media()))
+}
+
 /// The store of a device and what lies under it.
 fn stores_of(attached: &Attached) -> impl Iterator<Item = KnownStore<'_>> {
     let address = attached.device.address;
@@ -230,9 +236,9 @@ fn stores_of(attached: &Attached) -> impl Iterator<Item = KnownStore<'_>> {
 }
 
 impl Store {
-    /// Whether the guest's engine has it.
+    /// Whether the guest's engine has it, or may.
     fn is_of(&self, machine: &Machine) -> bool {
-        let mut stores = machine.held().flat_map(stores_of);
+        let mut stores = held_or_brought(machine).flat_map(stores_of);
         stores.any(|store| (store.address, store.path) == (self.address, &self.path))
     }
 
@@ -444,6 +450,32 @@ pub(crate) mod tests {
         assert_eq!(told(&mut next, true), [(after, "release")]);
         next.add_kept(machine.held(), tag, file(&comes).1);
         assert_eq!(told(&mut next, true), [(tag, "release")], "its device has gone meanwhile");
+    }
+
+    /// The worker that brought it died of that, so nobody knows whether the guest has it.
+    #[test]
+    fn what_may_have_come_is_watched_until_that_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let comes = disk(&folder.path().join("disk"));
+        for (outcome, stays) in [(Outcome::Done, true), (Outcome::Failed("no".into()), false)] {
+            let mut machine = machine(Vec::new());
+            let change = DeviceChange::Attach {
+                slot: comes.device.address.slot,
+                kind: AdapterKind::AvioStor,
+                adapter: AdapterPresence::Present,
+                devices: vec![comes.clone()],
+            };
+            let (seq, at, due) = (1, String::new(), Due::Now);
+            machine.replay(JournalLine::Asked { seq, at: at.clone(), change, due });
+            let mut watch = StoreWatch::default();
+            watch.add_kept(held_or_brought(&machine), 1, file(&comes).1);
+            watch.keep_those_of(&machine);
+            assert_eq!(told(&mut watch, true), []);
+            machine.replay(JournalLine::Settled { seq, at, outcome });
+            watch.keep_those_of(&machine);
+            assert_eq!(told(&mut watch, true).is_empty(), stays);
+            assert_eq!(watch.has(comes.device.address, &comes.device.backing.path), stays);
+        }
     }
 
     #[test]

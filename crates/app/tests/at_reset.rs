@@ -315,6 +315,44 @@ fn what_came_to_the_running_guest_is_watched_by_all_workers() {
     guest.wait("the keeper to close it", || !is_open_in(guest.keeper(), &path));
 }
 
+/// The next worker finds out late that the guest has it.
+#[test]
+fn what_a_dying_worker_brought_is_watched_or_said_not_to_be() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| a_dying_worker_brings(true));
+        scope.spawn(|| a_dying_worker_brings(false));
+    });
+}
+
+fn a_dying_worker_brings(is_watched: bool) {
+    let (guest, _) = with_both_kinds("boot=os,slow=device_add:3000");
+    guest.until_os();
+    let comes = known(guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,2"));
+    let path = comes.device.backing.path.clone();
+    let mut brought = media_of(&comes);
+    if is_watched {
+        brought.push(File::open(&path).unwrap());
+    }
+    let watched = brought.iter().skip(1).map(|_| comes.device.address).collect();
+    let changes = vec![attach(AdapterPresence::Present, vec![comes.clone()])];
+    let request = Request::Change { changes, watched };
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| guest.try_ask(&request, &brought));
+        guest.wait("QEMU to have it", || guest.story().contains("device_add is done"));
+        signal(guest.worker().unwrap(), Signal::KILL);
+        assert!(asking.join().unwrap().is_err(), "nobody was left to answer");
+    });
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("the change to be settled", || guest.machine().pending.is_empty());
+    assert_eq!(guest.machine().device_at(comes.device.address), Some(&comes));
+    let before = guest.beat();
+    guest.wait("the heart to beat", || guest.beat() > before);
+    for process in [guest.worker().unwrap(), guest.keeper()] {
+        assert_eq!(is_open_in(process, &path), is_watched, "{}", guest.story());
+    }
+    assert_eq!(guest.snapshot().unwrap().notes.len(), usize::from(!is_watched));
+}
+
 #[test]
 fn what_waits_for_the_reset_is_taken_back_or_made_earlier() {
     let (guest, address, other) = with_two_disks("boot=os");

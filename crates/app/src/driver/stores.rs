@@ -15,7 +15,7 @@ use super::*;
 use crate::changes::Changes;
 use crate::machine::Silence;
 use crate::request_watch::{RequestWatch, Told};
-use crate::store_watch::{LATE, StoreWatch};
+use crate::store_watch::{LATE, StoreWatch, held_or_brought};
 
 /// How long reads wait for QEMU to tell which stores are in use. What is read then is late by the next beat all the same, if it
 /// does not come back.
@@ -135,7 +135,8 @@ impl Driver {
     pub(super) fn store_kept(&mut self, tag: u32, store: Option<OwnedFd>) {
         match (&self.recorded.machine, store) {
             (Ok(known), Some(store)) => {
-                self.stores.watch.add_kept(known.file.machine().held(), tag, store.into());
+                let devices = held_or_brought(known.file.machine());
+                self.stores.watch.add_kept(devices, tag, store.into());
             }
             _ => self.link.send(ToKeeper::Release { tag }),
         }
@@ -182,13 +183,23 @@ impl Driver {
     fn look_for_unwatched(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
         let unwatched = self.stores.watch.unwatched(known.file.machine().held());
+        let told: BTreeSet<String> = self.stores.unwatched_in_words().collect();
         self.stores.unwatched =
             unwatched.into_iter().map(|(address, path)| (address, path.to_owned())).collect();
-        if self.stores.unwatched.is_empty() {
+        let untold: Vec<_> =
+            self.stores.unwatched_in_words().filter(|words| !told.contains(words)).collect();
+        if untold.is_empty() {
             return;
         }
-        self.stores.unwatched_in_words().for_each(|sentence| self.log.say(&sentence));
+        untold.iter().for_each(|sentence| self.log.say(sentence));
         self.publish();
+    }
+
+    /// What the worker before us was bringing is the guest's by now, or it is not.
+    pub(super) fn look_for_unwatched_again(&mut self) {
+        if !self.stores.begins {
+            self.look_for_unwatched();
+        }
     }
 
     /// Looks who has not answered since the beat before, then reads a little of each store; of those that the guest wants

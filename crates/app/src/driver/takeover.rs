@@ -172,6 +172,7 @@ impl Driver {
             }
         }
         if inherits {
+            self.look_for_unwatched_again();
             // Undoing lets the guest go on by itself.
             let is_held = may_be_held && !undoes;
             self.due.inherit(if is_held { Inherited::HeldGuest } else { Inherited::Nodes });
