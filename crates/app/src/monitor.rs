@@ -107,21 +107,11 @@ pub(crate) enum News {
     },
 }
 
-/// How far QEMU is on its way out. It is asked nothing behind the command that ends it: one that comes while it takes its monitor
-/// down can be its death by a signal (10.0.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    NotTold,
-    /// Over this connection.
-    Told,
-    /// It said so itself.
-    Begun,
-}
-
 #[derive(Debug)]
 pub(crate) struct Monitor {
     client: Option<Client>,
-    end: End,
+    /// QEMU said so itself.
+    ends: bool,
     path: PathBuf,
     news: mpsc::Sender<News>,
     /// Keeps the folder that the path goes through.
@@ -131,8 +121,7 @@ pub(crate) struct Monitor {
 impl Monitor {
     pub(crate) fn new(run_folder: OwnedFd, news: mpsc::Sender<News>) -> Monitor {
         let path = within(&run_folder, run_folder::MONITOR);
-        let monitor =
-            Monitor { client: None, end: End::NotTold, path, news, _run_folder: run_folder };
+        let monitor = Monitor { client: None, ends: false, path, news, _run_folder: run_folder };
         monitor.connect();
         monitor
     }
@@ -152,33 +141,35 @@ impl Monitor {
     }
 
     pub(crate) fn connected(&mut self, client: Client) {
-        self.client = Some(client);
-        if self.end == End::Told {
-            self.end = End::NotTold;
+        if self.ends {
+            client.be_done();
         }
+        self.client = Some(client);
     }
 
     pub(crate) fn lost(&mut self) {
-        if self.client.take().is_some() && self.end != End::Begun {
+        if self.client.take().is_some() && !self.ends {
             self.connect();
         }
     }
 
-    /// Tells QEMU to end, unless it was told.
-    pub(crate) fn end_qemu(&mut self) {
-        if self.client().is_some() {
-            self.tell(Quit {});
-            self.end = End::Told;
-        }
+    /// Tells QEMU to end, unless it was told. It is asked nothing behind that, by no task.
+    pub(crate) fn end_qemu(&self) {
+        let Some(client) = self.client().cloned() else { return };
+        client.be_done();
+        spawn_local(async move {
+            let _ = client.execute_last(&Quit {}).await;
+        });
     }
 
     /// QEMU said that it ends.
     pub(crate) fn qemu_ends(&mut self) {
-        self.end = End::Begun;
+        self.ends = true;
+        self.client.iter().for_each(Client::be_done);
     }
 
     pub(crate) fn client(&self) -> Option<&Client> {
-        self.client.as_ref().filter(|_| self.end == End::NotTold)
+        self.client.as_ref().filter(|client| !client.is_done())
     }
 
     pub(crate) fn news(&self) -> mpsc::Sender<News> {

@@ -17,7 +17,7 @@ use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ const LINES_AT_ONCE: usize = 64;
 pub struct Client {
     requests: mpsc::Sender<Request>,
     next_id: Arc<AtomicU64>,
+    is_done: Arc<AtomicBool>,
     end: Arc<OnceLock<End>>,
 }
 
@@ -98,7 +99,8 @@ impl Client {
             greeted: Some(greeted),
         };
         tokio::spawn(driver.run(end.clone()));
-        let client = Client { requests, next_id: Arc::new(AtomicU64::new(1)), end };
+        let (next_id, is_done) = (Arc::new(AtomicU64::new(1)), Arc::default());
+        let client = Client { requests, next_id, is_done, end };
         match timeout_at(until, greeting).await {
             Ok(Ok(_greeting)) => {}
             Ok(Err(_)) => return Err(client.ended()),
@@ -133,6 +135,24 @@ impl Client {
         self.begin(command, None, C::DEADLINE).await
     }
 
+    /// From here on nothing more is sent but a last command, by no clone. A QEMU that takes its monitor down may die by a signal of
+    /// what it hears meanwhile (10.0.2).
+    pub fn be_done(&self) {
+        self.is_done.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody is done with the connection.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Relaxed)
+    }
+
+    /// Sends a command behind which nothing more is sent, and behind what was sent before.
+    pub async fn execute_last<C: Command>(&self, command: &C) -> Result<C::Answer, Error> {
+        self.be_done();
+        self.submit(command, None, C::DEADLINE).await?.answer().await
+    }
+
     async fn perform<C: Command>(
         &self,
         command: &C,
@@ -143,6 +163,18 @@ impl Client {
     }
 
     async fn begin<C: Command>(
+        &self,
+        command: &C,
+        fd: Option<OwnedFd>,
+        after: Duration,
+    ) -> Result<Sent<C>, Error> {
+        if self.is_done() {
+            return Err(self.ended());
+        }
+        self.submit(command, fd, after).await
+    }
+
+    async fn submit<C: Command>(
         &self,
         command: &C,
         fd: Option<OwnedFd>,

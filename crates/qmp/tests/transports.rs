@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hpvm_qmp::client::{Client, Events, Notice};
-use hpvm_qmp::command::{AddFd, QueryStatus, QueryVersion, Stop};
+use hpvm_qmp::command::{AddFd, QueryStatus, QueryVersion, Quit, Stop};
 use hpvm_qmp::{Class, Error, RunState, blocking};
 use rustix::io::Errno;
 use rustix::net::{
@@ -111,6 +111,32 @@ fn tokio_a_late_answer_is_never_taken_for_the_next() {
         let status = client.execute(&QueryStatus {}).await.expect("answered");
         assert_eq!(status.status, RunState::Running);
         assert!(matches!(events.next().await, Some(Notice::Event(e)) if e.name == "STOP"));
+    });
+    script.join().expect("script");
+}
+
+#[test]
+fn tokio_nothing_goes_behind_the_last_command() {
+    let (stream, script) = peer(|peer| {
+        peer.greet();
+        let status = peer.hear("query-status");
+        let quit = peer.hear("quit");
+        peer.say(&format!(r#"{{"return": {{}}, "id": {quit}}}"#));
+        peer.say(&format!(
+            r#"{{"return": {{"status": "running", "running": true}}, "id": {status}}}"#
+        ));
+        let mut rest = String::new();
+        let _ = peer.lines.read_to_string(&mut rest);
+        assert_eq!(rest, "", "somebody asked on");
+    });
+    run(async {
+        let (client, _events) = client(stream).await.expect("greeted");
+        let other = client.clone();
+        let before = other.send(&QueryStatus {}).await.expect("sent");
+        client.execute_last(&Quit {}).await.expect("answered");
+        assert_eq!(before.answer().await.expect("answered").status, RunState::Running);
+        assert!(matches!(other.execute(&QueryVersion {}).await, Err(Error::Closed)));
+        assert!(matches!(client.execute(&QueryVersion {}).await, Err(Error::Closed)));
     });
     script.join().expect("script");
 }
