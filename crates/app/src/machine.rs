@@ -297,6 +297,10 @@ impl Machine {
                 self.silent = true;
                 actions.push(Action::Publish);
                 actions.push(Action::Log("QEMU does not answer".into()));
+                // It may hang in the end that it was told to make.
+                if let Some(how) = self.decided_before() {
+                    self.close(now, how, Vec::new(), &mut actions);
+                }
             }
             Input::Silent => {}
             Input::PoweredOff => self.powered_off(now, &mut actions),
