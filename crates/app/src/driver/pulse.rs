@@ -109,6 +109,7 @@ impl Driver {
         self.watch_answers();
         self.watch_stores();
         self.watch_reservations();
+        self.look_if_owed();
         self.greet_agent();
         if self.machine.wants_occupant() && self.pulse.looks.are_due_at(self.pulse.beats) {
             self.monitor.ask(ReadRegisters {}, News::Registers);

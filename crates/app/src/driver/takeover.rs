@@ -9,6 +9,7 @@ use hpvm_model::{AdapterKind, PciSlot, chain};
 use hpvm_plan::command_line::adapter_id;
 use hpvm_plan::command_line::network::nic_id;
 use hpvm_plan::record::{AdapterPresence, Attached, Occasion, Outcome, Pending};
+use hpvm_qmp::Error;
 use hpvm_qmp::command::{Cont, DeviceDel};
 
 use super::due::Inherited;
@@ -20,13 +21,15 @@ pub(super) struct Takeover {
     is_due: bool,
     /// The next look at the devices is the first after it.
     inherits: bool,
+    /// A look at the devices got no answer.
+    owes_look: bool,
     /// What it left half done is being undone. By a second undoing, whoever makes the change anew would lose it again.
     undoing: BTreeSet<u64>,
 }
 
 impl Takeover {
     pub(super) fn new(is_due: bool) -> Takeover {
-        Takeover { is_due, inherits: false, undoing: BTreeSet::new() }
+        Takeover { is_due, inherits: false, owes_look: false, undoing: BTreeSet::new() }
     }
 }
 
@@ -73,7 +76,7 @@ impl Driver {
 
     /// Once QEMU answers, if anything is left to do. QEMU looks at each of its stores for it.
     pub(super) fn take_over(&mut self) {
-        if !self.takeover.is_due {
+        if !self.takeover.is_due || self.monitor.client().is_none() {
             return;
         }
         if !self.stores.may_be_touched() {
@@ -109,7 +112,10 @@ impl Driver {
         if !self.stores.may_be_touched() {
             return;
         }
-        let Some(client) = self.monitor.client().cloned() else { return };
+        let Some(client) = self.monitor.client().cloned() else {
+            self.takeover.owes_look = true;
+            return;
+        };
         let (news, journal) = (self.monitor.news(), self.journal());
         spawn_local(async move {
             let answer = present::ask(&client).await;
@@ -123,11 +129,20 @@ impl Driver {
         Journal { asked: machine.next_seq, unsettled: machine.pending.len() }
     }
 
-    /// What a change brought while the look was taken may be missing in it: then it is taken anew.
-    pub(super) fn looked(&mut self, journal: Journal, present: &Present) {
-        match journal == self.journal() {
-            true => self.repair(present),
-            false => self.look_at_devices(),
+    /// What a change brought while the look was taken may be missing in it: then it is taken anew. One that got no answer is taken
+    /// again when QEMU answers.
+    pub(super) fn looked(&mut self, journal: Journal, answer: &Result<Present, Error>) {
+        match answer {
+            Ok(present) if journal == self.journal() => self.repair(present),
+            Ok(_) => self.look_at_devices(),
+            Err(_) => self.takeover.owes_look = true,
+        }
+    }
+
+    pub(super) fn look_if_owed(&mut self) {
+        if self.takeover.owes_look && !self.machine.is_silent() {
+            self.takeover.owes_look = false;
+            self.look_at_devices();
         }
     }
 
