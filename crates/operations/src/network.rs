@@ -1,6 +1,7 @@
 //! Virtual switches and guests' NICs: what is known of them for decisions, the processes that run switches, and what an
 //! administrator does to them.
 
+pub mod capture;
 mod facts;
 pub(crate) mod forwards;
 pub mod interfaces;

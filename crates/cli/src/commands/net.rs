@@ -8,7 +8,8 @@ use hpvm_model::network::{PortChange, SwitchError};
 use hpvm_model::{
     Forward, InterfaceName, PortNumber, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire,
 };
-use hpvm_operations::network::switches::{self, Captured, Changed, EndedBy, SwitchRequest};
+use hpvm_operations::network::capture::{self, Captured, EndedBy};
+use hpvm_operations::network::switches::{self, Changed, SwitchRequest};
 use hpvm_operations::network::view::SwitchView;
 use hpvm_operations::network::{SwitchRefused, ports, rules};
 use hpvm_operations::{Mode, Refusal, VmHost};
@@ -481,7 +482,7 @@ fn capture(
     path: &Path,
 ) -> Result<(), Failure> {
     catch_interruptions();
-    let Captured { lost, ended_by } = switches::capture(host, selector, port, path)?;
+    let Captured { lost, ended_by } = capture::capture(host, selector, port, path)?;
     let file = path.display();
     if let Some(lost @ 1..) = lost {
         let text = format!("{lost} frames are not in {file}: they came faster than it was written");
