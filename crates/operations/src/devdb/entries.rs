@@ -15,7 +15,7 @@ use hpvm_registry::{Change, Entry, Step};
 
 use super::dependents::{self, Dependent, told};
 use super::presets::Presets;
-use super::registered::{real_path, restriction_of};
+use super::registered::{file_identity_of, real_path, restriction_of};
 use super::trail::Trail;
 use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
@@ -191,11 +191,6 @@ fn fresh(id: &EntryId) -> Entry {
 /// The device a path leads to now.
 pub(super) fn identity_of(path: &str) -> Option<StoreIdentity> {
     Trail::of(path, &Stores::look_at([path])).identity
-}
-
-/// The file a path leads to now.
-fn file_identity_of(path: &str) -> Option<StoreIdentity> {
-    Stores::look_at([path]).file_identity(path)
 }
 
 fn require_path(id: &EntryId) -> Result<(), Refusal> {

@@ -33,6 +33,10 @@ pub(crate) fn registered(
         let restriction = restriction(&trail, &restricting, &presets);
         let mut known = of_store(&host.registry, own, path, &trail, restriction)?;
         known.found = trail.identity.clone().or_else(|| stores.file_identity(path));
+        if is_shrunk_file(&known) {
+            // What is written down may be younger than the look: `hpvmdevmgmt -S` may have extended the file in between.
+            known.found = file_identity_of(path);
+        }
         if let (Some(namesakes), Restriction::None) = (&trail.namesakes, &known.restriction) {
             known.other_names = other_names(&host.registry, &presets, namesakes)?;
         }
@@ -42,6 +46,20 @@ pub(crate) fn registered(
         Ok((path.clone(), known))
     };
     trails.into_iter().map(known).collect()
+}
+
+fn is_shrunk_file(known: &Registered) -> bool {
+    let found = known.found.as_ref().filter(|found| found.is_of_file());
+    known
+        .kept
+        .as_ref()
+        .zip(found)
+        .is_some_and(|(kept, found)| kept.compare(found) == Likeness::Shrunk)
+}
+
+/// The file a path leads to now.
+pub(super) fn file_identity_of(path: &str) -> Option<StoreIdentity> {
+    Stores::look_at([path]).file_identity(path)
 }
 
 /// Whether guests may have what a trail leads to.
@@ -277,4 +295,41 @@ pub(crate) fn forget_unused(change: &Change<'_>, before: &GuestConfig) -> Result
 pub(super) fn real_path(path: &str) -> String {
     let real = answers::about(Path::new(path), |path| fs::canonicalize(path)).and_then(Result::ok);
     real.map_or_else(|| path.to_owned(), |real| real.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use hpvm_host::conf::Conf;
+    use hpvm_host::paths::Root;
+    use hpvm_registry::Access;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_grew_after_the_look_is_not_smaller_than_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path()).unwrap();
+        let conf = Conf::load(&root).unwrap();
+        let registry = Registry::open(&root.db(), Access::ReadWrite).unwrap();
+        let mut host = VmHost { root, conf, registry, boot_id: String::new() };
+        let disk = folder.path().join("disk.img");
+        let path = disk.to_str().unwrap();
+        let sized = |bytes| fs::File::create(&disk).and_then(|file| file.set_len(bytes)).unwrap();
+        let (small, large) = (1 << 20, 2 << 20);
+
+        sized(small);
+        let before = Stores::look_at([path]);
+        sized(large);
+        let identity = Some(StoreIdentity::of_file(Bytes(large)));
+        let id = EntryId::new(EntryType::Guest, path).unwrap();
+        let change = host.registry.change().unwrap();
+        change.put_entry(&Entry { identity, ..Entry::by_hand(id, path.to_owned()) }).unwrap();
+        change.commit().unwrap();
+        let found = |stores| registered(&host, None, stores).unwrap()[path].found.clone();
+        assert_eq!(found(&before), Some(StoreIdentity::of_file(Bytes(large))));
+
+        sized(small);
+        let shrunk = Some(StoreIdentity::of_file(Bytes(small)));
+        assert_eq!(found(&Stores::look_at([path])), shrunk, "what did shrink is told");
+    }
 }
