@@ -10,6 +10,7 @@ CARGO ?= cargo
 DESTDIR ?=
 HPVM_ROOT ?=
 SOAK_SECONDS ?= 3600
+IMAGE_MAKER = target/debug/image-maker
 
 # rustup's place, which a shell without login does not have in PATH.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -26,7 +27,7 @@ OPTION_ROM = .cache/images/mptsas1068.rom
 BUILT ?= target/release
 INSTALL_PROGRAM ?= install -m 755
 
-.PHONY: build build-demo install install-built demo check-demo test guests bench soak lint clean
+.PHONY: build build-demo install install-built demo check-demo test guests tools images programs bench soak lint clean
 
 # hpvm has the C library built in: a command's time is mostly its start, and loading libraries a fifth of that.
 # Its relocations are packed, since each page of them is read then.
@@ -65,21 +66,33 @@ check-demo:
 	scripts/check-fresh
 	scripts/check-fresh --user
 
-# What the tests boot; each is instant when the cache has it.
-guests:
-	scripts/install-deps test
-	$(CARGO) xtask test-guest
-	$(CARGO) xtask test-guest --kernel full
-	$(CARGO) xtask test-guest --agent
-	$(CARGO) xtask option-rom
-	$(CARGO) xtask scsi-target
-	$(CARGO) xtask guest-host
+# What the tests boot.
+guests: tools
+	$(MAKE) images
 
-# All is built at once, so that no processor waits: the programs too, which the end-to-end tests of crate hpvm-tests run from
-# target/debug.
-test: guests
-	$(CARGO) fetch --locked
+# The link stays what it is when the build of all programs puts another in its place.
+tools:
+	scripts/install-deps test
+	$(CARGO) build --locked --package xtask
+	ln -f target/debug/xtask $(IMAGE_MAKER)
+
+# Each is instant when the cache has it.
+images:
+	$(IMAGE_MAKER) test-guest
+	$(IMAGE_MAKER) test-guest --kernel full
+	$(IMAGE_MAKER) test-guest --agent
+	$(IMAGE_MAKER) option-rom
+	$(IMAGE_MAKER) scsi-target
+	$(IMAGE_MAKER) guest-host
+
+# The programs too, which the end-to-end tests of crate hpvm-tests run from target/debug.
+programs:
 	$(CARGO) build --workspace --bins --tests --locked
+
+# Images and programs are made at once, so that no processor waits: one unpacks packages while the other compiles.
+test: tools
+	$(CARGO) fetch --locked
+	$(MAKE) --jobs=2 images programs
 	$(CARGO) test --workspace --locked
 
 bench:
