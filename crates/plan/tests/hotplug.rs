@@ -175,6 +175,29 @@ fn a_store_that_the_guest_has_still_comes_nowhere_else() {
     }
 }
 
+/// The same disk by the same rules as if another guest had it still.
+#[test]
+fn a_shared_disk_comes_elsewhere_while_it_waits_to_leave() {
+    use Sharing::{Alone, Reserved};
+    let mut machine = running(&["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"]);
+    let wanted = guest(&["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,1,0:file:/b"]);
+    let facts = host(&wanted);
+    machine.storage[1].identity = facts.identity("/b");
+    let waiting = BTreeSet::from([machine.storage[1].device.address]);
+    for (has, comes) in [(Reserved, Reserved), (Alone, Reserved), (Reserved, Alone)] {
+        machine.storage[1].sharing = has;
+        let live = Live::default();
+        let mut planned = plan(&waiting, &machine, &wanted, &facts, &live, Force::No);
+        for planned in &mut planned {
+            if let When::Now(DeviceChange::Attach { devices, .. }) = &mut planned.when {
+                devices.iter_mut().for_each(|comer| comer.sharing = comes);
+            }
+        }
+        let problems = held_elsewhere(&wanted.name, &machine, &planned);
+        assert_eq!(problems.is_empty(), has == comes, "{planned:?} {problems:?}");
+    }
+}
+
 /// A change back to what the guest runs with waits for nothing.
 #[test]
 fn what_the_guest_runs_with_counts_at_once() {

@@ -3,10 +3,11 @@
 use hpvm_model::{GuestName, Problem};
 
 use super::{Planned, When};
-use crate::record::{Access, Attached, DeviceChange, Machine};
+use crate::record::{Access, Attached, DeviceChange, Machine, Sharing};
 
 /// What is wrong with changes by which a store would come that the guest has elsewhere, from where it does not leave before: QEMU
-/// opens no store twice that is written, and would say so only when what the store was to replace has left.
+/// opens no store twice that is written, and would say so only when what the store was to replace has left. A shared disk it does
+/// open again.
 #[must_use]
 pub fn held_elsewhere(guest: &GuestName, machine: &Machine, planned: &[Planned]) -> Vec<Problem> {
     let told = planned.iter().filter_map(|planned| match &planned.when {
@@ -27,6 +28,7 @@ fn is_same(has: &Attached, comer: &Attached) -> bool {
         && has.identity == comer.identity
         && has.device.address != comer.device.address
         && (has.access, comer.access) != (Access::ReadOnly, Access::ReadOnly)
+        && (has.sharing, comer.sharing) != (Sharing::Reserved, Sharing::Reserved)
 }
 
 fn leaves_now(has: &Attached, planned: &[Planned]) -> bool {
