@@ -300,9 +300,9 @@ impl Driver {
         match happening {
             Happening::Shutdown(shutdown) if shutdown.guest => self.feed(Input::PoweredOff),
             Happening::Shutdown(shutdown) => {
-                let reason = &shutdown.reason;
-                self.log.say(&format!("QEMU was told to end: {reason}"));
                 self.monitor.qemu_ends();
+                let (reason, words) = (shutdown.reason.clone(), self.engine.words_of_signal());
+                self.feed(Input::ToldToEnd(Crash::Told { reason, words }));
             }
             Happening::Reset(_) => {
                 self.pulse.guest_was_reset();

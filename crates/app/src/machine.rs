@@ -7,7 +7,7 @@
 //!     │        held by  ▼  │ goes on                   │   │ (here and in Running)
 //!     │        engine  Paused                          │
 //!     │                 │                              │
-//!     │   guest powers off, or stop -h: how it ends is decided
+//!     │   guest powers off, stop -h, QEMU was told to end: how it ends is decided
 //!     ├─────────────────┴──────────► Closing ◄─────────┘
 //!     │                                 │
 //!     │ QEMU ends (from any state)      │ QEMU ends
@@ -57,6 +57,8 @@ pub(crate) enum Input {
     /// The guest switched itself off.
     PoweredOff,
     Reset,
+    /// QEMU says that it ends, and why.
+    ToldToEnd(Crash),
     /// A disk could not be written; the engine holds the guest.
     NoSpace,
     /// Who was seen to run in the guest.
@@ -293,18 +295,21 @@ impl Machine {
         }
         match input {
             Input::Status(status) => self.status(now, &status, &mut actions),
-            Input::Silent if !self.silent => {
-                self.silent = true;
-                actions.push(Action::Publish);
-                actions.push(Action::Log("QEMU does not answer".into()));
+            // It is on its way out, and answers nobody any more.
+            Input::Silent if matches!(self.state, State::Closing { .. }) => {}
+            Input::Silent => match self.decided_before() {
                 // It may hang in the end that it was told to make.
-                if let Some(how) = self.decided_before() {
-                    self.close(now, how, Vec::new(), &mut actions);
+                Some(how) => self.close(now, how, Vec::new(), &mut actions),
+                None if self.silent => {}
+                None => {
+                    self.silent = true;
+                    actions.push(Action::Publish);
+                    actions.push(Action::Log("QEMU does not answer".into()));
                 }
-            }
-            Input::Silent => {}
+            },
             Input::PoweredOff => self.powered_off(now, &mut actions),
             Input::Reset => self.reset(now, &mut actions),
+            Input::ToldToEnd(cause) => self.told_to_end(now, cause, &mut actions),
             Input::NoSpace => self.pause(now, Pause::NoSpace, &mut actions),
             Input::Seen(Occupant::Os) => self.os_seen(&mut actions),
             Input::Seen(Occupant::Firmware) => {}
@@ -436,6 +441,20 @@ impl Machine {
         }
     }
 
+    /// By somebody else, or by us, which is known already. A start that is ended so has failed, which is told when it has ended.
+    fn told_to_end(&mut self, now: Duration, cause: Crash, actions: &mut Vec<Action>) {
+        let waiting = match &self.state {
+            State::Starting { origin: Origin::Start }
+            | State::Closing { .. }
+            | State::Ended { .. } => return,
+            State::Stopping { graceful, .. } => graceful.askers_with(&lost(&cause)),
+            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => Vec::new(),
+        };
+        let how = self.decided_before().unwrap_or(Ending::Crashed { cause });
+        self.silent = false;
+        self.close(now, how, waiting, actions);
+    }
+
     /// From here on QEMU is on its way out and the reason is known.
     ///
     /// A guest that shut down may wait for QEMU to write out what it holds. A hard stop does not: disks are raw files, so
@@ -513,8 +532,7 @@ impl Machine {
             }
             State::Starting { origin: Origin::Adoption { decided: Some(how), .. } } => how,
             State::Stopping { graceful, .. } => {
-                let error = format!("{crash} while the guest was shutting down");
-                graceful.answer(&Reply::Failed { error }, actions);
+                graceful.answer(&lost(crash), actions);
                 ended
             }
             State::Closing { closing, .. } => {
@@ -587,6 +605,11 @@ impl Origin {
             _ => Occupant::Firmware,
         }
     }
+}
+
+/// To who waited for the guest's own end.
+fn lost(crash: &Crash) -> Reply {
+    Reply::Failed { error: format!("{crash} while the guest was shutting down") }
 }
 
 fn not_stopped(why: NotStopped) -> String {

@@ -215,6 +215,11 @@ pub enum Crash {
     },
     /// Killed while the kernel was out of memory.
     OutOfMemory,
+    /// It was told to end, by none of us, and ends in order: how, in QEMU's own name for it, and what it said of that.
+    Told {
+        reason: String,
+        words: String,
+    },
     /// Nobody was left to see how.
     Unseen,
 }
@@ -270,6 +275,10 @@ impl std::fmt::Display for Crash {
             Crash::OutOfMemory => {
                 f.write_str("QEMU was killed because the VM Host ran out of memory")
             }
+            Crash::Told { reason, words } if words.is_empty() => {
+                write!(f, "QEMU was told to end from outside ({reason})")
+            }
+            Crash::Told { words, .. } => write!(f, "QEMU was told to end from outside: {words}"),
             Crash::Unseen => f.write_str("QEMU ended while nobody was left to see how"),
         }
     }

@@ -202,6 +202,32 @@ fn a_qemu_that_was_told_to_end_is_left_alone() {
     assert!(story.contains("ended with status 0"), "{story}");
 }
 
+/// By a signal of somebody else it ends in order too. Who takes over meanwhile knows why it ends.
+#[test]
+fn a_qemu_that_somebody_ends_by_a_signal_is_on_its_way_out() {
+    let is_followed = |is_followed: bool| {
+        let guest = Guest::fake("end=4000").start();
+        guest.until_os();
+        signal(guest.qemu(), Signal::TERM);
+        let words = format!("terminating on signal 15 from pid {} (fake)", std::process::id());
+        let cause = Crash::Told { reason: "host-signal".into(), words };
+        let decided = Some(Ending::Crashed { cause: cause.clone() });
+        let stopping = Phase::Stopping { occupant: Occupant::Os };
+        guest.until(|snapshot| snapshot.phase == stopping && snapshot.decided == decided);
+        if is_followed {
+            signal(guest.worker().unwrap(), Signal::KILL);
+            guest.until(|snapshot| snapshot.adoptions == 1 && snapshot.phase == stopping);
+        }
+        guest.until_phase(&crashed(cause));
+        let story = guest.story();
+        assert!(!story.contains("does not answer"), "{story}");
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| is_followed(false));
+        scope.spawn(|| is_followed(true));
+    });
+}
+
 #[test]
 fn a_guest_without_an_os_says_so() {
     let guest = Guest::fake("boot=firmware").start();

@@ -56,6 +56,12 @@ impl Engine {
         last_words::read(&self.log).unwrap_or_default()
     }
 
+    /// Which signal it ends by, and whose.
+    pub(super) fn words_of_signal(&self) -> String {
+        let words = self.last_words();
+        if words.starts_with("terminating on signal") { words } else { String::new() }
+    }
+
     /// Seen often, the count tells our own QEMU's end from that of others.
     pub(super) fn count_oom_kills(&mut self) {
         self.oom_kills = process::oom_kills().unwrap_or(self.oom_kills);

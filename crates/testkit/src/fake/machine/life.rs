@@ -96,7 +96,17 @@ impl Machine {
     }
 
     pub(super) fn quit(&mut self) -> Answer {
-        self.event("SHUTDOWN", Some(json!({ "guest": false, "reason": "host-qmp-quit" })));
+        self.end("host-qmp-quit");
+        done()
+    }
+
+    /// A signal asked QEMU to end.
+    pub(in crate::fake) fn terminate(&mut self) {
+        self.end("host-signal");
+    }
+
+    fn end(&mut self, reason: &str) {
+        self.event("SHUTDOWN", Some(json!({ "guest": false, "reason": reason })));
         match self.behaviour.end {
             Duration::ZERO => self.effects.push(Effect::Exit),
             end => {
@@ -104,13 +114,6 @@ impl Machine {
                 self.after(end, Later::Ends);
             }
         }
-        done()
-    }
-
-    /// A signal asked QEMU to end.
-    pub(in crate::fake) fn terminate(&mut self) {
-        self.event("SHUTDOWN", Some(json!({ "guest": false, "reason": "host-signal" })));
-        self.effects.push(Effect::Exit);
     }
 
     pub(super) fn reset(&mut self, reason: &str, guest: bool) -> Answer {
