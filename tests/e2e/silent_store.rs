@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hpvm_qmp::RunState;
 use hpvm_qmp::blocking::Client;
-use hpvm_qmp::command::QueryStatus;
+use hpvm_qmp::command::{QueryStatus, SystemReset};
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -31,6 +31,10 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_backs_a_drive_or_lies_under_a_disk_is_watched_too,
     the_last_of_many_disks_is_watched,
     a_store_that_nobody_has_noticed_yet_holds_nobody_up,
+    a_supervisor_reads_each_store_before_it_looks_at_devices,
+    a_store_that_waits_for_a_reset_is_watched_too,
+    the_next_supervisor_leaves_qemu_alone_beside_a_silent_store,
+    a_qemu_that_somebody_ends_beside_a_silent_store_is_said_to_end,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -608,6 +612,147 @@ fn a_store_that_nobody_has_noticed_yet_holds_nobody_up() {
         let comes = comes.join().expect("it ends");
         assert!(comes.status.success(), "{comes}");
     });
+}
+
+/// After a reset of the guest, and when it takes over: this QEMU would hang as soon as it is asked, and does when that has been
+/// made up for.
+fn a_supervisor_reads_each_store_before_it_looks_at_devices() {
+    let is_reset = |host: &VmHost| {
+        let mut rescue = Client::connect(&host.run_dir(1).join("rescue")).expect("QEMU answers");
+        rescue.execute(&SystemReset {}).expect("it is reset");
+    };
+    let is_followed = |host: &VmHost| {
+        process(host, "hpvmapp").expect("it lives").kill();
+        let is_followed = || host.snapshot(1).is_some_and(|snapshot| snapshot.adoptions == 1);
+        wait_until(BOUND, "the next supervisor", is_followed);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| reads_each_store_before(is_reset));
+        scope.spawn(|| reads_each_store_before(is_followed));
+    });
+}
+
+fn reads_each_store_before(happens: impl Fn(&VmHost)) {
+    let mut host = VmHost::new(Engine::Fake);
+    host.engine_behaves("hang=query-block");
+    let server = FileServer::over(&host.path("far"), DISK_BYTES);
+    let disk = format!("disk:avio_stor:0,0,0:file:{}", server.file.display());
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    server.leave_unanswered(|silence| &silence.reading);
+    happens(&host);
+    host.wait_for_state("web", "On (ATTN)", BOUND);
+    let silent = format!("'{}', which backs the disk at 0,0,0", server.file.display());
+    let refused = ended(&host, &["hpvmmodify", "-P", "web", "-d", &disk], PATIENCE_WITHIN);
+    assert!(refused.stderr.contains(&silent), "{refused}");
+    answered(&host, &["hpvmconsole", "-P", "web", "-q", "-c", "he"], 0);
+    assert!(!guest_log(&host).contains("QEMU does not answer"), "{}", guest_log(&host));
+    server.answer_again();
+    let looks = || guest_log(&host).contains("QEMU does not answer");
+    wait_until(BOUND, "QEMU to be asked", looks);
+}
+
+/// QEMU has it open from when it is told, and looks at it with all the others.
+fn a_store_that_waits_for_a_reset_is_watched_too() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.engine_behaves("boot=os:1000");
+    let server = FileServer::over(&host.path("far"), DISK_BYTES);
+    let far = format!("disk:scsi:0,0,1:file:{}", server.file.display());
+    let near = |name: &str| host.disk(name, 4096).display().to_string();
+    let disks = ["0,0,0", "0,0,1"].map(|at| format!("disk:scsi:{at}:file:{}", near(at)));
+    let other = format!("disk:avio_stor:0,1,0:file:{}", near("other"));
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disks[0], "-a", &disks[1]]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    host.ok(&["hpvmmodify", "-P", "web", "-m", &far]);
+    let has_come = || guest_log(&host).contains(&format!("adding {far}, is done"));
+    let resets = || {
+        let mut rescue = Client::connect(&host.run_dir(1).join("rescue")).expect("QEMU answers");
+        let before = guest_log(&host).matches("the guest restarts").count();
+        rescue.execute(&SystemReset {}).expect("it is reset");
+        let restarts = || guest_log(&host).matches("the guest restarts").count() > before;
+        wait_until(BOUND, "the guest to restart", restarts);
+    };
+
+    server.leave_unanswered(|silence| &silence.reading);
+    resets();
+    host.wait_for_state("web", "On (ATTN)", BOUND);
+    let told = format!("'{}', which backs the disk at 0,0,1", server.file.display());
+    let refused = ended(&host, &["hpvmmodify", "-P", "web", "-a", &other], PATIENCE_WITHIN);
+    assert!(refused.stderr.contains(&told), "{refused}");
+    assert!(!has_come(), "{}", guest_log(&host));
+
+    server.answer_again();
+    host.wait_for_state("web", "On (OS)", BOUND);
+    resets();
+    wait_until(BOUND, "it comes", has_come);
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &other]);
+}
+
+/// The store falls silent, and at once the supervisor is replaced.
+fn the_next_supervisor_leaves_qemu_alone_beside_a_silent_store() {
+    let mut guest = Leased::take();
+    let server = FileServer::over(&guest.host().path("followed"), DISK_BYTES);
+    let far = format!("disk:avio_stor:0,1,0:file:{}", server.file.display());
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &far]);
+    // It has looked at the new disk by then: a request of its own that FUSE leaves unanswered may hold QEMU.
+    guest.console().run("until dd if=/dev/sdb of=/dev/null bs=1M 2>&-; do sleep 0.1; done");
+    let host = guest.host();
+    let near = host.disk("near.img", DISK_BYTES).display().to_string();
+    let near = format!("disk:avio_stor:0,2,0:file:{near}");
+    let adoptions = || host.snapshot(1).map(|snapshot| snapshot.adoptions);
+    let before = adoptions().expect("a snapshot");
+
+    server.leave_unanswered(|silence| &silence.reading);
+    process(host, "hpvmapp").expect("it lives").kill();
+    let killed = Instant::now();
+    wait_until(BOUND, "the next supervisor", || adoptions() == Some(before + 1));
+    let took = killed.elapsed();
+    println!("supervised after {took:?}");
+    assert!(took <= SHOWN_WITHIN, "supervised after {took:?}");
+    host.wait_for_state("pool", "On (ATTN)", BOUND);
+    println!("silence shown after {:?}", killed.elapsed());
+    let silent = format!("'{}', which backs the disk at 0,1,0", server.file.display());
+    for look in [
+        &["hpvmstatus", "-P", "pool"][..],
+        &["hpvmconsole", "-P", "pool", "-q", "-c", "he"],
+        &["hpvm", "why", "pool"],
+    ] {
+        answered(host, look, 0);
+    }
+    let comes = ["hpvmmodify", "-P", "pool", "-a", &near].map(str::to_owned);
+    guest.attach_again();
+    guest.console().expect("HPVM GUEST READY", BOUND);
+    is_left_alone(&mut guest, &comes, &silent, PATIENCE_WITHIN);
+
+    server.answer_again();
+    let host = guest.host();
+    host.wait_for_state("pool", "On (OS)", BOUND);
+    host.ok(&words(&comes));
+    assert!(!guest_log(host).contains("QEMU does not answer"), "{}", guest_log(host));
+    host.ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &far, "-d", &near]);
+}
+
+/// What QEMU holds it cannot write out before the store answers.
+fn a_qemu_that_somebody_ends_beside_a_silent_store_is_said_to_end() {
+    let mut beside = Beside::start();
+    beside.falls_silent(4096);
+    process(&beside.host, "hpvm-1").expect("it lives").signal(Signal::TERM);
+    let host = &beside.host;
+    let told = format!(
+        "QEMU was told to end from outside: terminating on signal 15 from pid {}",
+        std::process::id()
+    );
+    wait_until(BOUND, "it is said to end", || {
+        host.ok(&["hpvmstatus", "-P", "web"]).contains(&told)
+    });
+    assert!(guest_log(host).contains(&told), "{}", guest_log(host));
+    println!("{}", host.ok(&["hpvmstatus", "-P", "web"]));
+    beside.served.signal(Signal::CONT);
+    host.wait_for_state("web", "Off", BOUND);
+    let log = guest_log(host);
+    assert!(!log.contains("QEMU does not answer"), "{log}");
 }
 
 fn guest_log(host: &VmHost) -> String {

@@ -10,7 +10,7 @@ use hpvm_app::protocol::ChangeResult;
 use hpvm_engine::devices::{Bench, DeviceError, Performed};
 use hpvm_engine::record_file::RecordFile;
 use hpvm_model::{PciSlot, StorageAddress, chain};
-use hpvm_plan::record::{self, DeviceChange, Due, Machine, Outcome};
+use hpvm_plan::record::{self, Attached, DeviceChange, Due, Machine, Outcome};
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::Client;
 use tokio::sync::mpsc;
@@ -112,6 +112,11 @@ impl Changes {
     /// Whether QEMU may wait for any store of the guest with the next step.
     pub(crate) fn needs_stores(&self) -> bool {
         self.queue.front().is_some_and(DeviceChange::touches_stores)
+    }
+
+    /// What has not been brought yet.
+    pub(crate) fn media(&self) -> impl Iterator<Item = &Attached> {
+        self.queue.iter().flat_map(DeviceChange::media)
     }
 
     /// Whether the next step is put off.

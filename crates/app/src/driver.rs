@@ -270,7 +270,7 @@ impl Driver {
             News::Idle(ticket, answer) => self.idle_known(ticket, answer),
             News::Counted(ticket, told) => self.counted(ticket, told),
             News::Requests { look, told } => self.requests_told(look, told),
-            News::Present { journal, answer } => self.looked(journal, &answer),
+            News::Present { journal, answer } => self.looked(journal, answer),
             News::Changed { seq, result } => self.step_over(seq, result),
             News::Undone { seq } => self.undone(seq),
             News::DueMade { seq, result } => self.due_made(seq, result),

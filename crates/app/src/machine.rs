@@ -43,6 +43,9 @@ const SPACE_BELIEVED: Duration = Duration::from_millis(900);
 /// What needs all stores waits for so long from when one falls silent: a store that only hesitates fails no command.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What counts on the guest's devices waits for so long until they are known to be what they seem.
+const ORDER_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Names a request whose asker waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ticket(pub(crate) u64);
@@ -82,6 +85,8 @@ pub(crate) enum Input {
     CopyHolds,
     /// The copy that was begun is over.
     CopyOver,
+    /// What a worker before us left half done is known, and undone.
+    InOrder,
     /// `None`: all that backs disks answers.
     Stores(Option<Silence>),
     /// Only time has passed.
@@ -109,6 +114,11 @@ impl Ask {
 
     fn changes(self) -> bool {
         matches!(self, Ask::Change | Ask::ChangeWithoutStores)
+    }
+
+    /// Whether it counts on the devices that the guest is known to have.
+    fn needs_order(self) -> bool {
+        self.changes() || matches!(self, Ask::Idle | Ask::Copy)
     }
 }
 
@@ -198,8 +208,17 @@ pub(crate) struct Machine {
     changing: bool,
     copy: Copy,
     silent_stores: Option<Silence>,
-    /// Requests that wait until all stores answer, or for so long.
-    put_off: Vec<(Ticket, Ask)>,
+    /// A worker before us may have left devices half changed.
+    inherits: bool,
+    put_off: Vec<PutOff>,
+}
+
+/// A request that waits until all stores answer, and what the worker before left is in order; or for so long.
+#[derive(Debug)]
+struct PutOff {
+    ticket: Ticket,
+    ask: Ask,
+    since: Duration,
 }
 
 /// Whether disks and firmware variables are being copied.
@@ -214,9 +233,9 @@ enum Copy {
 impl Machine {
     pub(crate) fn new(origin: Origin, devices: Devices) -> Machine {
         // Until it is taken back there may be one of the worker before.
-        let copy = match origin {
-            Origin::Start => Copy::None,
-            Origin::Adoption { .. } => Copy::UnderWay,
+        let (copy, inherits) = match origin {
+            Origin::Start => (Copy::None, false),
+            Origin::Adoption { .. } => (Copy::UnderWay, true),
         };
         Machine {
             state: State::Starting { origin },
@@ -225,6 +244,7 @@ impl Machine {
             changing: false,
             copy,
             silent_stores: None,
+            inherits,
             put_off: Vec::new(),
         }
     }
@@ -281,8 +301,8 @@ impl Machine {
             State::Stopping { graceful, .. } => Some(graceful.wake_at()),
             _ => None,
         };
-        let silence = self.silent_stores.as_ref().filter(|_| !self.put_off.is_empty());
-        of_stop.into_iter().chain(silence.map(Silence::bound)).min()
+        let of_put_off = self.put_off.iter().map(|waits| self.bound_of(waits));
+        of_stop.into_iter().chain(of_put_off).min()
     }
 
     pub(crate) fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
@@ -324,6 +344,10 @@ impl Machine {
             Input::ChangeOver => self.changing = false,
             Input::CopyHolds => self.copy = Copy::Holds,
             Input::CopyOver => self.copy = Copy::None,
+            Input::InOrder => {
+                self.inherits = false;
+                self.judge_put_off(now, &mut actions);
+            }
             Input::Stores(silent) => {
                 self.silent_stores = silent;
                 self.judge_put_off(now, &mut actions);
@@ -550,8 +574,8 @@ impl Machine {
         self.state = State::Ended { how };
         actions.push(Action::Publish);
         actions.append(&mut told);
-        for (ticket, _) in self.put_off.drain(..) {
-            requests::deny(ticket, Denial::Ended, actions);
+        for waits in self.put_off.drain(..) {
+            requests::deny(waits.ticket, Denial::Ended, actions);
         }
         actions.push(Action::Finish);
     }

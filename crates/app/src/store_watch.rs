@@ -13,7 +13,7 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use hpvm_engine::media;
@@ -37,8 +37,6 @@ const KEPT_MAX: usize = 250;
 pub(crate) struct StoreWatch {
     stores: Vec<Arc<Store>>,
     reader: Option<Sender<Round>>,
-    /// The one that was begun last, as long as its reader is at it.
-    round: Weak<Vec<Arc<Store>>>,
     last_tag: u32,
     /// What the keeper holds for the workers to come.
     kept: BTreeSet<u32>,
@@ -47,13 +45,30 @@ pub(crate) struct StoreWatch {
 /// What is read, one store after the other.
 type Round = Arc<Vec<Arc<Store>>>;
 
+/// Reads that were begun together.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// As long as its reader is at it.
+    round: Weak<Vec<Arc<Store>>>,
+    /// Those that had a read under way already.
+    others: Vec<Arc<Store>>,
+}
+
+impl Reading {
+    /// Whether each of these stores has answered.
+    pub(crate) fn is_over(&self) -> bool {
+        self.round.strong_count() == 0 && !self.others.iter().any(|store| store.is_asked())
+    }
+}
+
 #[derive(Debug)]
 struct Store {
     address: StorageAddress,
     path: String,
     file: File,
-    /// Under which the keeper is to hold it, if it came to the running guest. Those of the start each worker is given anyway.
-    tag: Option<u32>,
+    /// Under which the keeper is to hold it, if it came to the running guest: given when the keeper is told of it, by when all
+    /// tags of workers before us are known. Those of the start each worker is given anyway.
+    tag: Option<OnceLock<u32>>,
     /// When the read began that has not come back, in milliseconds since the host booted; 0: none is under way.
     asked_ms: AtomicU64,
 }
@@ -65,7 +80,7 @@ impl StoreWatch {
         files: impl IntoIterator<Item = (StorageAddress, File)>,
     ) -> StoreWatch {
         let mut watch = StoreWatch::default();
-        watch.put_all(devices, files, |_| None);
+        watch.put_all(devices, files, || None);
         watch
     }
 
@@ -76,14 +91,14 @@ impl StoreWatch {
         devices: impl IntoIterator<Item = &'a Attached>,
         files: impl IntoIterator<Item = (StorageAddress, File)>,
     ) {
-        self.put_all(devices, files, |watch| Some(watch.next_tag()));
+        self.put_all(devices, files, || Some(OnceLock::new()));
     }
 
     fn put_all<'a>(
         &mut self,
         devices: impl IntoIterator<Item = &'a Attached>,
         files: impl IntoIterator<Item = (StorageAddress, File)>,
-        tag: impl Fn(&mut StoreWatch) -> Option<u32>,
+        tag: impl Fn() -> Option<OnceLock<u32>>,
     ) {
         let mut stores: Vec<KnownStore<'a>> = devices.into_iter().flat_map(stores_of).collect();
         for (address, file) in files {
@@ -93,15 +108,9 @@ impl StoreWatch {
             };
             if let Some(place) = stores.iter().position(is_it) {
                 let path = stores.remove(place).path;
-                let tag = tag(self);
-                self.put(address, path, file, tag);
+                self.put(address, path, file, tag());
             }
         }
-    }
-
-    fn next_tag(&mut self) -> u32 {
-        self.last_tag = self.last_tag.wrapping_add(1);
-        self.last_tag
     }
 
     /// Watches what the keeper held for a worker before us: the first store that is this one and is not watched yet.
@@ -119,20 +128,31 @@ impl StoreWatch {
         };
         let found = devices.into_iter().flat_map(stores_of).find(is_it);
         if let Some(KnownStore { address, path, .. }) = found {
-            self.put(address, path, file, Some(tag));
+            self.put(address, path, file, Some(tag.into()));
         }
     }
 
-    /// What the keeper holds, or is to hold, for the workers to come.
-    pub(crate) fn to_be_kept(&self) -> impl Iterator<Item = (u32, &File)> {
-        self.stores.iter().filter_map(|store| Some((store.tag?, &store.file))).take(KEPT_MAX)
+    /// What the keeper holds, or is to hold, for the workers to come. What was held for us has come, or is lost.
+    pub(crate) fn to_be_kept(&mut self) -> impl Iterator<Item = (u32, &File)> {
+        for tag in self.stores.iter().filter_map(|store| store.tag.as_ref()) {
+            tag.get_or_init(|| {
+                self.last_tag = self.last_tag.wrapping_add(1);
+                self.last_tag
+            });
+        }
+        self.tagged()
+    }
+
+    fn tagged(&self) -> impl Iterator<Item = (u32, &File)> {
+        let tagged = |store: &'_ Arc<Store>| store.tag.as_ref()?.get().copied();
+        self.stores.iter().filter_map(move |s| Some((tagged(s)?, &s.file))).take(KEPT_MAX)
     }
 
     /// Has the keeper hold what has come, as far as it takes it, and release what is watched no more.
     pub(crate) fn tell_keeper(&mut self, keep: impl Fn(u32, &File) -> bool, release: impl Fn(u32)) {
         let wanted: BTreeSet<u32> = self.to_be_kept().map(|(tag, _)| tag).collect();
         self.kept.difference(&wanted).copied().for_each(release);
-        let come = self.to_be_kept().filter(|(tag, _)| !self.kept.contains(tag));
+        let come = self.tagged().filter(|(tag, _)| !self.kept.contains(tag));
         let come: Vec<u32> =
             come.filter(|(tag, file)| keep(*tag, file)).map(|(tag, _)| tag).collect();
         self.kept.retain(|tag| wanted.contains(tag));
@@ -149,7 +169,7 @@ impl StoreWatch {
         stores.filter(|(address, path)| !self.has(*address, path)).collect()
     }
 
-    fn put(&mut self, address: StorageAddress, path: &str, file: File, tag: Option<u32>) {
+    fn put(&mut self, address: StorageAddress, path: &str, file: File, tag: Option<OnceLock<u32>>) {
         self.stores.retain(|store| (store.address, store.path.as_str()) != (address, path));
         self.stores.push(Arc::new(Store {
             address,
@@ -165,14 +185,15 @@ impl StoreWatch {
         self.stores.retain(|store| store.is_of(machine));
     }
 
-    /// Of the device of the machine that has this store.
-    pub(crate) fn kind_of(
-        machine: &Machine,
+    /// Of the device among these that has this store.
+    pub(crate) fn kind_of<'a>(
+        devices: impl IntoIterator<Item = &'a Attached>,
         address: StorageAddress,
         path: &str,
     ) -> Option<DeviceKind> {
-        let attached = machine.device_at(address)?;
-        stores_of(attached).any(|store| store.path == path).then_some(attached.device.kind)
+        let mut there = devices.into_iter().filter(|attached| attached.device.address == address);
+        let found = there.find(|a| stores_of(a).any(|store| store.path == path))?;
+        Some(found.device.kind)
     }
 
     pub(crate) fn has(&self, address: StorageAddress, path: &str) -> bool {
@@ -180,27 +201,21 @@ impl StoreWatch {
     }
 
     /// Reads each store that is wanted, by its address.
-    pub(crate) fn read(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) {
+    pub(crate) fn read(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) -> Reading {
+        let wanted = self.stores.iter().filter(|store| is_wanted(store.address)).cloned();
+        let (others, free): (Vec<_>, Vec<_>) = wanted.partition(|store| store.is_asked());
         if self.stores.iter().any(|store| store.is_asked()) {
             // Its thread ends when its read comes back, whenever that is.
             self.reader = None;
         }
-        let wanted =
-            self.stores.iter().filter(|store| !store.is_asked() && is_wanted(store.address));
-        let free: Vec<_> = wanted.cloned().collect();
-        if free.is_empty() {
-            return;
-        }
         let round = Arc::new(free);
-        self.round = Arc::downgrade(&round);
-        // Without a thread nothing is told this time, and the next beat tries again.
-        let reader = self.reader.take().or_else(start_reader);
-        self.reader = reader.filter(|reader| reader.send(round).is_ok());
-    }
-
-    /// Whether each store that was asked for something has answered.
-    pub(crate) fn has_answered(&self) -> bool {
-        self.round.strong_count() == 0 && !self.stores.iter().any(|store| store.is_asked())
+        let reading = Reading { round: Arc::downgrade(&round), others };
+        if !round.is_empty() {
+            // Without a thread nothing is told this time, and the next beat tries again.
+            let reader = self.reader.take().or_else(start_reader);
+            self.reader = reader.filter(|reader| reader.send(round).is_ok());
+        }
+        reading
     }
 
     /// What has not answered for too long, by path, with the device that it backs or lies under.
@@ -398,7 +413,7 @@ pub(crate) mod tests {
         }
         watch.keep_those_of(&machine);
         assert!(watch.has(address, path), "it has come");
-        assert_eq!(StoreWatch::kind_of(&machine, address, path), Some(DeviceKind::Disk));
+        assert_eq!(StoreWatch::kind_of(machine.held(), address, path), Some(DeviceKind::Disk));
         watch.add_all([&after], [(address, File::open(&before.device.backing.path).unwrap())]);
         let watched = &watch.stores[0].file;
         assert!(media::is(watched, after.identity.unwrap()), "and not the disk before it");
@@ -450,6 +465,23 @@ pub(crate) mod tests {
         assert_eq!(told(&mut next, true), [(after, "release")]);
         next.add_kept(machine.held(), tag, file(&comes).1);
         assert_eq!(told(&mut next, true), [(tag, "release")], "its device has gone meanwhile");
+    }
+
+    /// A command may bring a store before the keeper has told all that it holds.
+    #[test]
+    fn a_tag_is_no_other_stores_however_late_the_keeper_tells_of_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let [kept, mut comes] = ["one", "other"].map(|name| disk(&folder.path().join(name)));
+        comes.device.address.target += 1;
+        let mut machine = machine(vec![kept.clone()]);
+        let mut watch = StoreWatch::default();
+        watch.add_all([&comes], [file(&comes)]);
+        machine.storage.push(comes.clone());
+        watch.add_kept(machine.held(), 1, file(&kept).1);
+        assert_eq!(told(&mut watch, true), [(2, "keep")]);
+        machine.storage.pop();
+        watch.keep_those_of(&machine);
+        assert_eq!(told(&mut watch, true), [(2, "release")]);
     }
 
     /// The worker that brought it died of that, so nobody knows whether the guest has it.

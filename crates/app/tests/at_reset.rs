@@ -310,7 +310,8 @@ fn what_came_to_the_running_guest_is_watched_by_all_workers() {
     let before = guest.beat();
     guest.wait("the heart to beat", || guest.beat() > before);
     assert!(!guest.story().contains("is not watched"), "{}", guest.story());
-    guest.ask(&Request::change(vec![detach(comes.device.address)]));
+    let reply = guest.ask(&Request::change(vec![detach(comes.device.address)]));
+    assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
     assert!(!is_open_in(guest.worker().unwrap(), &path), "it has left");
     guest.wait("the keeper to close it", || !is_open_in(guest.keeper(), &path));
 }

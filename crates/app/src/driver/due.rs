@@ -52,6 +52,11 @@ impl DueChanges {
         self.under_way.is_some()
     }
 
+    /// Whether something is still to be made, or put in order.
+    pub(super) fn is_anything_left(&self) -> bool {
+        self.under_way.is_some() || self.inherited.is_some()
+    }
+
     pub(super) fn put_off(&mut self, asked: Asked) {
         self.put_off.push(asked);
     }
@@ -103,6 +108,10 @@ impl Driver {
     }
 
     fn make_next_due(&mut self) {
+        self.when_stores_are_read(Driver::begin_next_due);
+    }
+
+    fn begin_next_due(&mut self) {
         let occasion = self.due.under_way.as_ref().map(|round| round.occasion);
         let next = occasion.and_then(|occasion| self.next_due(occasion));
         if (next.is_some() || self.due.inherited.is_some()) && !self.stores.may_be_touched() {
@@ -165,6 +174,7 @@ impl Driver {
         for asked in std::mem::take(&mut self.due.put_off) {
             self.requested(asked);
         }
+        self.tell_if_in_order();
         self.look_at_devices();
         self.make_missed();
     }

@@ -131,9 +131,19 @@ impl Driver {
         }
     }
 
-    /// Begins the next step, unless QEMU would wait for a silent store with it: whoever watches stores comes again then.
+    /// Begins the next step when all stores have answered that it may have to do with, what it brings among them.
     pub(super) fn next_step(&mut self) {
-        let Some(mut changes) = self.changes.take() else { return };
+        match self.changes.as_ref().is_some_and(Changes::needs_stores) {
+            true => self.when_stores_are_read(Driver::begin_step),
+            false => self.begin_step(),
+        }
+    }
+
+    /// Not if QEMU would wait for a silent store with it: whoever watches stores comes again then.
+    fn begin_step(&mut self) {
+        let Some(mut changes) = self.changes.take_if(|changes| changes.is_put_off()) else {
+            return;
+        };
         if changes.needs_stores()
             && let Some(silence) = self.stores.silence()
         {

@@ -8,14 +8,14 @@ use std::os::fd::AsFd;
 use hpvm_app::snapshot::{DeviceStore, SilentStore, Snapshot};
 use hpvm_engine::devices::requests::{self, RequestQueue};
 use hpvm_model::{PciSlot, StorageAddress};
-use hpvm_plan::record;
+use hpvm_plan::record::{self, Attached};
 use hpvm_qmp::answer::VirtQueue;
 
 use super::*;
 use crate::changes::Changes;
 use crate::machine::Silence;
 use crate::request_watch::{RequestWatch, Told};
-use crate::store_watch::{LATE, StoreWatch, held_or_brought};
+use crate::store_watch::{LATE, Reading, StoreWatch, held_or_brought};
 
 /// How long reads wait for QEMU to tell which stores are in use. What is read then is late by the next beat all the same, if it
 /// does not come back.
@@ -24,8 +24,9 @@ const TOLD_WITHIN: Duration = Duration::from_millis(100);
 /// by then: a store is read at the first of them, and requests are known to wait at the second at the earliest.
 const BELIEVED_BEATS: u32 = 4;
 
-/// How long what touches stores waits for a read of each: those that do not answer are known by then, and the others may be many.
-const READ_WITHIN: Duration = Duration::from_secs(1);
+/// How long what touches stores waits for a read of each: one that does not answer is known long before, and those that do may
+/// be many.
+const READ_WITHIN: Duration = Duration::from_secs(3);
 /// Between two looks whether they have been read.
 const READ_LOOK: Duration = Duration::from_millis(2);
 
@@ -46,9 +47,10 @@ pub(super) struct Stores {
     reads_due: Option<Instant>,
     /// Something is left to do when all of them answer.
     was_put_off: bool,
-    /// What waits for a read of each, until then.
+    /// What waits for a read of each.
     next: Vec<Next>,
-    read_bound: Option<Instant>,
+    /// That read, and how long it is waited for.
+    reading: Option<(Reading, Instant)>,
     /// The keeper has said what it holds of them for us, so it is one that gives it to the next worker too.
     are_kept: bool,
     /// By the next beat all that was kept for us has come.
@@ -102,6 +104,11 @@ impl Stores {
         self.has_qemu_answered = true;
     }
 
+    /// Whether all has come that is held of them for us.
+    pub(super) fn are_given(&self) -> bool {
+        self.are_kept || !self.begins
+    }
+
     /// `None`: all of them answer.
     pub(super) fn silence(&self) -> Option<Silence> {
         let words =
@@ -125,7 +132,7 @@ impl Stores {
 
     /// When somebody is to look at them again.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let look = self.read_bound.map(|_| Instant::now() + READ_LOOK);
+        let look = self.reading.as_ref().map(|_| Instant::now() + READ_LOOK);
         self.reads_due.into_iter().chain(look).min()
     }
 }
@@ -146,6 +153,7 @@ impl Driver {
     pub(super) fn all_stores_kept(&mut self) {
         self.stores.are_kept = true;
         self.tell_keeper_of_stores();
+        self.take_over();
     }
 
     /// What the keeper is to hold from now on, and what no longer.
@@ -167,7 +175,7 @@ impl Driver {
         self.stores.watch.keep_those_of(machine);
         let stays = |store: &(StorageAddress, String)| {
             let (address, path) = store;
-            StoreWatch::kind_of(machine, *address, path).is_some()
+            StoreWatch::kind_of(machine.held(), *address, path).is_some()
                 && !self.stores.watch.has(*address, path)
         };
         let before = self.stores.unwatched.len();
@@ -210,6 +218,7 @@ impl Driver {
         }
         if std::mem::take(&mut self.stores.begins) {
             self.look_for_unwatched();
+            self.take_over();
         }
         self.look_at_stores();
         if self.changes.as_ref().is_some_and(Changes::is_put_off) {
@@ -232,9 +241,10 @@ impl Driver {
     /// nobody has noticed.
     pub(super) fn when_stores_are_read(&mut self, next: impl FnOnce(&mut Driver) + 'static) {
         self.stores.next.push(Box::new(next));
-        if self.stores.read_bound.is_none() && self.stores.silent.is_empty() {
-            self.stores.read_bound = Some(Instant::now() + READ_WITHIN);
-            self.read_stores(|_| true);
+        if self.stores.reading.is_none() && self.stores.silent.is_empty() {
+            self.stores.reads_due = None;
+            let reading = self.stores.watch.read(|_| true);
+            self.stores.reading = Some((reading, Instant::now() + READ_WITHIN));
         }
         self.go_on_when_read();
     }
@@ -243,20 +253,19 @@ impl Driver {
         if self.stores.next.is_empty() {
             return;
         }
-        let is_late = !self.stores.watch.silent().is_empty();
-        let waits = self.stores.read_bound.is_some_and(|bound| Instant::now() < bound);
-        if waits && !is_late && !self.stores.watch.has_answered() {
-            return;
-        }
-        if is_late {
+        if !self.stores.watch.silent().is_empty() {
             self.look_at_stores();
         }
-        self.do_next();
+        let waits =
+            |(reading, until): &(Reading, Instant)| !reading.is_over() && Instant::now() < *until;
+        if !self.stores.silent.is_empty() || !self.stores.reading.as_ref().is_some_and(waits) {
+            self.do_next();
+        }
     }
 
     /// Whether or not they have been read.
     pub(super) fn do_next(&mut self) {
-        self.stores.read_bound = None;
+        self.stores.reading = None;
         for next in std::mem::take(&mut self.stores.next) {
             next(self);
         }
@@ -264,7 +273,7 @@ impl Driver {
 
     fn read_stores(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) {
         self.stores.reads_due = None;
-        self.stores.watch.read(is_wanted);
+        let _ = self.stores.watch.read(is_wanted);
     }
 
     /// Asks QEMU how the guest's requests stand, if the guest runs and QEMU tells it; says whether it did.
@@ -347,16 +356,17 @@ impl Driver {
 
     fn look_at_stores(&mut self) {
         let Ok(known) = &self.recorded.machine else { return };
-        let machine = known.file.machine();
-        let silences = self.silences(machine);
-        let is_believed = self.stores.believed_beats > 0;
         let before = std::mem::take(&mut self.stores.silent);
+        let machine = known.file.machine();
+        let devices = self.backed(machine);
+        let silences = self.silences(machine, &devices);
+        let is_believed = self.stores.believed_beats > 0;
         let mut changed = Vec::new();
         let (mut silent, gone): (Vec<Silent>, Vec<Silent>) = before.into_iter().partition(|told| {
             let is_seen = silences.iter().any(|silence| told.store.is(silence));
-            is_seen || is_believed && is_unknown(&told.store, &silences, machine)
+            is_seen || is_believed && is_unknown(&told.store, &silences, &devices)
         });
-        changed.extend(gone.iter().filter_map(|told| farewell(&told.store, &silences, machine)));
+        changed.extend(gone.iter().filter_map(|told| farewell(&told.store, &silences, &devices)));
         for silence in silences {
             if silent.iter().any(|told| told.store.is(&silence)) {
                 continue;
@@ -390,11 +400,16 @@ impl Driver {
         self.feed(Input::Stores(silence));
     }
 
+    /// Whose stores QEMU has open, may have, or is about to open.
+    fn backed<'a>(&'a self, machine: &'a record::Machine) -> Vec<&'a Attached> {
+        let coming = self.changes.iter().flat_map(Changes::media);
+        held_or_brought(machine).chain(coming).collect()
+    }
+
     /// What does not answer: a store that was read in vain, and one of all that are on an adapter whose requests wait.
-    fn silences(&self, machine: &record::Machine) -> Vec<Vec<DeviceStore>> {
-        // Of a store that comes at the next reset the guest wants nothing yet.
+    fn silences(&self, machine: &record::Machine, devices: &[&Attached]) -> Vec<Vec<DeviceStore>> {
         let unread = self.stores.watch.silent().into_iter().filter_map(|(address, path)| {
-            let kind = StoreWatch::kind_of(machine, address, &path)?;
+            let kind = StoreWatch::kind_of(devices.iter().copied(), address, &path)?;
             Some(DeviceStore { address, kind, path })
         });
         let unread: Vec<DeviceStore> = unread.collect();
@@ -416,30 +431,26 @@ fn stores_on(machine: &record::Machine, slot: PciSlot) -> Vec<DeviceStore> {
 }
 
 /// Whether nothing is seen of stores that a worker before us told of, which the guest still has.
-fn is_unknown(
-    told: &SilentStore,
-    silences: &[Vec<DeviceStore>],
-    machine: &record::Machine,
-) -> bool {
+fn is_unknown(told: &SilentStore, silences: &[Vec<DeviceStore>], devices: &[&Attached]) -> bool {
     let is_seen =
         silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent));
-    !is_seen && told.stores().any(|store| is_there(store, machine))
+    !is_seen && told.stores().any(|store| is_there(store, devices))
 }
 
-fn is_there(store: &DeviceStore, machine: &record::Machine) -> bool {
-    StoreWatch::kind_of(machine, store.address, &store.path).is_some()
+fn is_there(store: &DeviceStore, devices: &[&Attached]) -> bool {
+    StoreWatch::kind_of(devices.iter().copied(), store.address, &store.path).is_some()
 }
 
 /// What is said of a silence that is over; nothing where it is only known better now.
 fn farewell(
     told: &SilentStore,
     silences: &[Vec<DeviceStore>],
-    machine: &record::Machine,
+    devices: &[&Attached],
 ) -> Option<String> {
     if silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent)) {
         return None;
     }
-    Some(match told.stores().any(|store| is_there(store, machine)) {
+    Some(match told.stores().any(|store| is_there(store, devices)) {
         true => format!("{told}, answers again; it did not since {}", told.since),
         false => format!("{told}, is of no use to the guest any more"),
     })

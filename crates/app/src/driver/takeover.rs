@@ -74,8 +74,15 @@ impl Driver {
         }
     }
 
-    /// Once QEMU answers, if anything is left to do. QEMU looks at each of its stores for it.
+    /// Once QEMU answers and what is held of stores for us has come, if anything is left to do. QEMU looks at each of its stores
+    /// for it.
     pub(super) fn take_over(&mut self) {
+        if self.takeover.is_due && self.stores.are_given() {
+            self.when_stores_are_read(Driver::begin_takeover);
+        }
+    }
+
+    fn begin_takeover(&mut self) {
         if !self.takeover.is_due || self.monitor.client().is_none() {
             return;
         }
@@ -84,7 +91,7 @@ impl Driver {
         }
         self.takeover.is_due = false;
         self.takeover.inherits = true;
-        self.look_at_devices();
+        self.begin_look();
         self.take_copies_back();
     }
 
@@ -109,6 +116,10 @@ impl Driver {
 
     /// Compares record and engine when events may have been missed. QEMU looks at each of its stores for that.
     pub(super) fn look_at_devices(&mut self) {
+        self.when_stores_are_read(Driver::begin_look);
+    }
+
+    fn begin_look(&mut self) {
         if !self.stores.may_be_touched() {
             return;
         }
@@ -129,12 +140,12 @@ impl Driver {
         Journal { asked: machine.next_seq, unsettled: machine.pending.len() }
     }
 
-    /// What a change brought while the look was taken may be missing in it: then it is taken anew. One that got no answer is taken
-    /// again when QEMU answers.
-    pub(super) fn looked(&mut self, journal: Journal, answer: &Result<Present, Error>) {
+    /// One that got no answer is taken again when QEMU answers.
+    pub(super) fn looked(&mut self, journal: Journal, answer: Result<Present, Error>) {
         match answer {
-            Ok(present) if journal == self.journal() => self.repair(present),
-            Ok(_) => self.look_at_devices(),
+            Ok(present) => {
+                self.when_stores_are_read(move |driver| driver.repair(journal, &present));
+            }
             Err(_) => self.takeover.owes_look = true,
         }
     }
@@ -146,11 +157,21 @@ impl Driver {
         }
     }
 
-    fn repair(&mut self, present: &Present) {
+    /// What a change brought since the look was begun may be missing in it: then it is taken anew.
+    fn repair(&mut self, journal: Journal, present: &Present) {
         if !self.stores.may_be_touched() {
+            if self.takeover.inherits {
+                self.let_held_guest_go_on();
+            }
             return;
         }
-        let Ok(known) = &self.recorded.machine else { return };
+        if journal != self.journal() {
+            return self.look_at_devices();
+        }
+        let Ok(known) = &self.recorded.machine else {
+            self.takeover.inherits = false;
+            return;
+        };
         let inherits = std::mem::take(&mut self.takeover.inherits);
         let may_be_held = inherits && known.file.machine().pending.iter().any(holds_guest);
         let repairs = present::repairs(known.file.machine(), present);
@@ -193,6 +214,7 @@ impl Driver {
             self.due.inherit(if is_held { Inherited::HeldGuest } else { Inherited::Nodes });
         }
         self.make_due(Occasion::PlaceFree);
+        self.tell_if_in_order();
     }
 
     /// Writes down what has happened without anybody having asked.
@@ -229,6 +251,15 @@ impl Driver {
     pub(super) fn undone(&mut self, seq: u64) {
         self.takeover.undoing.remove(&seq);
         self.settle(seq, Outcome::Failed(present::REPLACED.into()));
+        self.tell_if_in_order();
+    }
+
+    /// The machine has what came while it was not known what a worker before us left half done.
+    pub(super) fn tell_if_in_order(&mut self) {
+        let Takeover { is_due, inherits, undoing, .. } = &self.takeover;
+        if !is_due && !inherits && undoing.is_empty() && !self.due.is_anything_left() {
+            self.feed(Input::InOrder);
+        }
     }
 
     /// The guest let go of something, perhaps long after it was asked.
@@ -275,7 +306,19 @@ impl Driver {
 
     /// Takes away in QEMU what served the device that left.
     fn discard(&mut self, leaving: Leaving) {
-        if matches!(leaving, Leaving::Adapter(_)) && !self.stores.may_be_touched() {
+        match leaving {
+            Leaving::Adapter(_) => {
+                self.when_stores_are_read(move |driver| driver.begin_discard(leaving));
+            }
+            Leaving::Nic(_) => self.begin_discard(leaving),
+        }
+    }
+
+    /// What a command brings meanwhile to the same place would be taken for what is left.
+    fn begin_discard(&mut self, leaving: Leaving) {
+        if matches!(leaving, Leaving::Adapter(_))
+            && (self.changes.is_some() || !self.stores.may_be_touched())
+        {
             return self.due.inherit(Inherited::Nodes);
         }
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)

@@ -6,7 +6,9 @@ use hpvm_app::protocol::{Denial, Reply, StopHow};
 use hpvm_app::snapshot::Ending;
 
 use super::graceful::Graceful;
-use super::{Action, Ask, Copy, Devices, Machine, Origin, State, Ticket};
+use super::{
+    Action, Ask, Copy, Devices, Machine, ORDER_PATIENCE, Origin, PutOff, Silence, State, Ticket,
+};
 
 impl Machine {
     pub(super) fn asked(
@@ -22,24 +24,44 @@ impl Machine {
         if let Some(reason) = self.why_not(now, ask) {
             return deny(ticket, reason, actions);
         }
-        match &self.silent_stores {
-            Some(silence) if ask.needs_stores() => {
-                actions.push(Action::Log(format!("a request waits for {}", silence.words)));
-                self.put_off.push((ticket, ask));
+        if let Some(silence) = self.silent_stores.as_ref().filter(|_| ask.needs_stores()) {
+            actions.push(Action::Log(format!("a request waits for {}", silence.words)));
+        }
+        self.begin_or_put_off(now, PutOff { ticket, ask, since: now }, actions);
+    }
+
+    /// Whether what waits may begin, or waits no longer.
+    pub(super) fn judge_put_off(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        for waits in std::mem::take(&mut self.put_off) {
+            match self.why_not(now, waits.ask) {
+                Some(reason) => deny(waits.ticket, reason, actions),
+                None => self.begin_or_put_off(now, waits, actions),
             }
-            _ => self.begin(now, ticket, ask, actions),
         }
     }
 
-    /// Whether what waits for stores may begin, or waits no longer.
-    pub(super) fn judge_put_off(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        for (ticket, ask) in std::mem::take(&mut self.put_off) {
-            match self.why_not(now, ask) {
-                Some(reason) => deny(ticket, reason, actions),
-                None if self.silent_stores.is_some() => self.put_off.push((ticket, ask)),
-                None => self.begin(now, ticket, ask, actions),
-            }
+    fn begin_or_put_off(&mut self, now: Duration, waits: PutOff, actions: &mut Vec<Action>) {
+        let PutOff { ticket, ask, since } = waits;
+        let waits_for_stores = ask.needs_stores() && self.silent_stores.is_some();
+        let waits_for_order = self.waits_for_order(ask);
+        if !waits_for_stores && !waits_for_order {
+            self.begin(now, ticket, ask, actions);
+        } else if waits_for_order && now >= since + ORDER_PATIENCE {
+            deny(ticket, Denial::Busy, actions);
+        } else {
+            self.put_off.push(PutOff { ticket, ask, since });
         }
+    }
+
+    /// Beside a silent store nothing is put in order, and NICs need not wait for that.
+    fn waits_for_order(&self, ask: Ask) -> bool {
+        ask.needs_order() && self.inherits && self.silent_stores.is_none()
+    }
+
+    /// When it waits no longer.
+    pub(super) fn bound_of(&self, waits: &PutOff) -> Duration {
+        let of_order = waits.since + ORDER_PATIENCE;
+        self.silent_stores.as_ref().map_or(of_order, Silence::bound)
     }
 
     fn begin(&mut self, now: Duration, ticket: Ticket, ask: Ask, actions: &mut Vec<Action>) {
@@ -104,6 +126,8 @@ impl Machine {
             _ if self.silent && silence.is_none() => Some(Denial::Unresponsive),
             State::Stopping { .. } if !looks && !is_stop => Some(Denial::Stopping),
             _ if self.devices == Devices::Unknown && needs_devices => Some(Denial::NoRecord),
+            // What is being made then puts in order what it waits for.
+            _ if self.waits_for_order(ask) => None,
             _ if ask.changes() && self.changing => Some(Denial::Busy),
             _ if ask == Ask::Copy && self.copy != Copy::None => Some(Denial::Copying),
             State::Running { .. } | State::Paused { .. } | State::Stopping { .. } => None,

@@ -468,6 +468,96 @@ fn an_adopted_guest_keeps_its_occupant() {
     assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Os });
 }
 
+fn told() -> Crash {
+    Crash::Told { reason: "host-signal".into(), words: String::new() }
+}
+
+/// Somebody sent QEMU a signal. It writes out what it holds, and answers nobody meanwhile.
+#[test]
+fn a_qemu_that_somebody_told_to_end_is_on_its_way_out() {
+    let mut guest = Guest::with_os();
+    guest.gets(Input::ToldToEnd(told()));
+    assert_eq!(guest.machine.phase(), Phase::Stopping { occupant: Occupant::Os });
+    assert_eq!(guest.gets(Input::Silent), []);
+    assert!(!guest.machine.is_silent());
+    let (_, actions) = guest.asks(HARD);
+    assert!(actions.contains(&Action::Kill));
+    guest.exits();
+    let how = Ending::Crashed { cause: told() };
+    assert_eq!(guest.machine.phase(), Phase::Ended { how });
+}
+
+#[test]
+fn who_waits_for_a_guests_own_end_hears_that_qemu_was_told_to_end() {
+    let mut guest = Guest::with_os();
+    let (ticket, _) = guest.asks(GRACEFUL);
+    guest.gets(Input::ToldToEnd(told()));
+    assert_eq!(guest.reply(ticket), None);
+    guest.exits();
+    assert!(matches!(guest.reply(ticket), Some(Reply::Failed { error }) if error.contains("told")));
+}
+
+/// What we told it ourselves it says too.
+#[test]
+fn a_qemu_that_says_it_ends_changes_nothing_that_was_decided() {
+    let mut guest = Guest::with_os();
+    guest.gets(Input::PoweredOff);
+    assert_eq!(guest.gets(Input::ToldToEnd(told())), []);
+    assert_eq!(guest.machine.decided(), Some(&Ending::PoweredOff));
+    let mut guest = Guest::new(Origin::Start);
+    assert_eq!(guest.gets(Input::ToldToEnd(told())), []);
+    guest.exits();
+    assert!(matches!(guest.machine.phase(), Phase::Ended { how: Ending::FailedToStart { .. } }));
+}
+
+const NEEDS_ORDER: [Ask; 3] = [Ask::Idle, Ask::Change, Ask::ChangeWithoutStores];
+
+fn adopted() -> Guest {
+    let phase = Some(Phase::Running { occupant: Occupant::Os });
+    let mut guest = Guest::new(Origin::Adoption { phase, decided: None });
+    guest.gets(Input::Status(RunState::Running));
+    guest
+}
+
+/// What is judged before by what the record says may be judged by what is not so.
+#[test]
+fn what_counts_on_devices_waits_until_they_are_in_order() {
+    for ask in NEEDS_ORDER {
+        let mut guest = adopted();
+        let (counters, actions) = guest.asks(Ask::Counters);
+        assert_eq!(actions, [Action::ReadCounters(counters)]);
+        let (_, actions) = guest.asks(ask);
+        assert_eq!(actions, []);
+        assert_eq!(guest.machine.wake_at(), Some(ORDER_PATIENCE));
+        guest.gets(Input::ChangeBegun);
+        guest.after(9);
+        guest.gets(Input::ChangeOver);
+        assert_eq!(guest.gets(Input::InOrder).len(), 1);
+        let (_, actions) = guest.asks(Ask::Idle);
+        assert_eq!(actions.len(), 1, "at once from then on");
+
+        let mut guest = adopted();
+        let (waits, _) = guest.asks(ask);
+        guest.after(10);
+        assert_eq!(guest.reply(waits), Some(&Reply::Denied { reason: Denial::Busy }));
+        assert_eq!(guest.machine.wake_at(), None);
+    }
+}
+
+/// That is not done beside a silent store, and not before the store answers anything is begun that counts on it.
+#[test]
+fn what_waited_for_a_store_waits_for_order_too() {
+    let mut guest = adopted();
+    guest.gets(Input::Stores(silence(guest.now)));
+    let (waits, _) = guest.asks(Ask::Change);
+    let (nics, actions) = guest.asks(Ask::ChangeWithoutStores);
+    assert_eq!(actions, [Action::BeginChange(nics)]);
+    guest.gets(Input::ChangeOver);
+    guest.after(4);
+    assert_eq!(guest.gets(Input::Stores(None)), []);
+    assert_eq!(guest.gets(Input::InOrder), [Action::BeginChange(waits)]);
+}
+
 fn any_ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         Just(Ask::Ping),
@@ -498,6 +588,8 @@ fn any_input() -> impl Strategy<Value = Option<Input>> {
         6 => any_status().prop_map(|status| Some(Input::Status(status))),
         2 => Just(Some(Input::Silent)),
         1 => Just(Some(Input::PoweredOff)),
+        1 => Just(Some(Input::ToldToEnd(told()))),
+        2 => Just(Some(Input::InOrder)),
         3 => Just(Some(Input::Reset)),
         2 => Just(Some(Input::NoSpace)),
         2 => Just(Some(Input::Seen(Occupant::Os))),
@@ -528,9 +620,11 @@ proptest! {
             guest.machine.devices = Devices::Unknown;
         }
         let mut asked: Vec<(Ticket, Ask)> = Vec::new();
+        let mut in_order = !adopted;
         for (input, seconds) in inputs {
             let was_ended = matches!(guest.machine.phase(), Phase::Ended { .. });
             let was_decided = guest.machine.decided().cloned();
+            in_order |= input == Some(Input::InOrder);
             guest.now += Duration::from_secs(seconds);
             let actions = match input.clone() {
                 None => guest.gets(Input::Tick),
@@ -549,6 +643,9 @@ proptest! {
                 let ends = actions.contains(&Action::Kill) || was_decided == Some(Ending::StoppedHard);
                 prop_assert!(was_ended || ends, "a hard stop that does nothing: {actions:?}");
             }
+            let begins = |a: &Action| matches!(a, Action::BeginChange(_) | Action::BeginCopy(_) | Action::ReadIdle(_));
+            let stores_answer = guest.machine.silent_stores.is_none();
+            prop_assert!(in_order || !stores_answer || !actions.iter().any(begins), "judged too early: {actions:?}");
             if input == Some(Input::Reset) {
                 let stops = |a: &Action| matches!(a, Action::Quit | Action::Kill | Action::Finish);
                 prop_assert!(!actions.iter().any(stops), "a restart stopped the guest: {actions:?}");
