@@ -160,18 +160,25 @@ fn storage_is_left_alone_beside_a_silent_store() {
     let server = FileServer::over(&guest.host().path("beside"), DISK_BYTES);
     let far = server.file.display().to_string();
     let disk = format!("disk:avio_stor:0,1,0:file:{far}");
-    for name in ["one.iso", "other.iso", "near.img"] {
+    for name in ["one.iso", "other.iso", "near.img", "scsi.img", "grows.img"] {
         let _path = guest.host().disk(name, DISK_BYTES);
     }
+    let grows = guest.host().path("grows.img");
     let drive = format!("{DRIVE}:file:{}", guest.host().path("one.iso").display());
+    let grown = format!("{GROWS}:file:{}", grows.display());
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &disk, "-a", &drive]);
     guest.console().run("until test -b /dev/sdb; do sleep 0.1; done");
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &grown]);
+    let longer = File::options().write(true).open(&grows);
+    longer.and_then(|file| file.set_len(2 * DISK_BYTES)).expect("a longer disk");
 
     server.leave_unanswered(|silence| &silence.writing);
     guest.console().run("dd if=/dev/zero of=/dev/sdb count=1 oflag=direct 2>&- & true");
     let host = guest.host();
     host.wait_for_state("pool", "On (ATTN)", BOUND);
     answered(host, &["hpvm", "gvsdmgr", "get_stat", "-P", "pool", "-q", "lun=all"], 0);
+    // What it does it does to devices of the VM Host, and asks QEMU nothing.
+    answered(host, &["hpvm", "gvsdmgr", "bdr", "-P", "pool", "-q", "lun=0,1,0", "-f"], 1);
     let mut bound = PATIENCE_WITHIN;
     for command in storage_commands(host, &disk) {
         is_left_alone(
@@ -191,11 +198,15 @@ fn storage_is_left_alone_beside_a_silent_store() {
     guest.console().run("until test -b /dev/sdc && ! test -b /dev/sdb; do sleep 0.1; done");
     let near = format!("disk:avio_stor:0,2,0:file:{}", guest.host().path("near.img").display());
     let other = format!("{DRIVE}:file:{}", guest.host().path("other.iso").display());
-    guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &near, "-d", &other]);
+    let scsi = format!("{SCSI}:file:{}", guest.host().path("scsi.img").display());
+    let leave = ["-d", &near, "-d", &other, "-d", &grown, "-d", &scsi];
+    guest.host().ok(&[&["hpvmmodify", "-P", "pool", "-F"][..], &leave].concat());
     guest.host().ok(&["hpvmremove", "-P", "copy", "-F", "--purge"]);
 }
 
 const DRIVE: &str = "dvd:avio_stor:0,4,0";
+const GROWS: &str = "disk:avio_stor:0,6,0";
+const SCSI: &str = "disk:scsi:0,5,0";
 
 /// Each changes or copies storage of the pool's guest: at last its disk that may be silent leaves by force.
 fn storage_commands(host: &VmHost, disk: &str) -> Vec<Vec<String>> {
@@ -203,10 +214,14 @@ fn storage_commands(host: &VmHost, disk: &str) -> Vec<Vec<String>> {
     let copy = format!("disk:avio_stor:0,0,0:{}", file("copy.img"));
     let near = format!("disk:avio_stor:0,2,0:{}", file("near.img"));
     let other = format!("{DRIVE}:{}", file("other.iso"));
+    let grown = format!("{GROWS}:{}", file("grows.img"));
+    let scsi = format!("{SCSI}:{}", file("scsi.img"));
     let commands = [
         &["hpvmmodify", "-P", "pool", "-a", &near][..],
         &["hpvmconsole", "-P", "pool", "-q", "-c", "ej"],
         &["hpvmmodify", "-P", "pool", "-m", &other],
+        &["hpvmmodify", "-P", "pool", "-m", &grown],
+        &["hpvmmodify", "-P", "pool", "-a", &scsi],
         &["hpvmclone", "-P", "pool", "-N", "copy", "-b", &copy],
         &["hpvmmodify", "-P", "pool", "-F", "-d", disk],
     ];

@@ -214,7 +214,7 @@ pub(crate) struct Machine {
 }
 
 /// A request that waits until all stores answer, and what the worker before left is in order; or for so long.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct PutOff {
     ticket: Ticket,
     ask: Ask,

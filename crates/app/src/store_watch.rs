@@ -133,7 +133,7 @@ impl StoreWatch {
     }
 
     /// What the keeper holds, or is to hold, for the workers to come. What was held for us has come, or is lost.
-    pub(crate) fn to_be_kept(&mut self) -> impl Iterator<Item = (u32, &File)> {
+    pub(crate) fn for_next_workers(&mut self) -> impl Iterator<Item = (u32, &File)> {
         for tag in self.stores.iter().filter_map(|store| store.tag.as_ref()) {
             tag.get_or_init(|| {
                 self.last_tag = self.last_tag.wrapping_add(1);
@@ -150,7 +150,7 @@ impl StoreWatch {
 
     /// Has the keeper hold what has come, as far as it takes it, and release what is watched no more.
     pub(crate) fn tell_keeper(&mut self, keep: impl Fn(u32, &File) -> bool, release: impl Fn(u32)) {
-        let wanted: BTreeSet<u32> = self.to_be_kept().map(|(tag, _)| tag).collect();
+        let wanted: BTreeSet<u32> = self.for_next_workers().map(|(tag, _)| tag).collect();
         self.kept.difference(&wanted).copied().for_each(release);
         let come = self.tagged().filter(|(tag, _)| !self.kept.contains(tag));
         let come: Vec<u32> =

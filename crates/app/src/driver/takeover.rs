@@ -60,7 +60,7 @@ impl Driver {
         let Some(program) = &self.keeper.program else { return };
         let folder = self.publisher.folder();
         let pid = self.engine.process().pid;
-        let kept = self.stores.watch.to_be_kept();
+        let kept = self.stores.watch.for_next_workers();
         match successor::start(program, &self.keeper.launch, folder, (pid, qemu), kept) {
             Ok(()) => {
                 self.log.say("started its successor; the next worker takes over");
