@@ -61,8 +61,9 @@ fn a_store_that_hangs_is_shown_and_holds_nobody_up() {
 
 /// A running guest with a disk that may fall silent, beside the one that it booted from.
 struct Beside {
-    host: VmHost,
+    /// Goes first: the folder of its file is the host's.
     served: Served,
+    host: VmHost,
     console: Console,
     /// The store that may fall silent.
     path: String,
@@ -85,7 +86,7 @@ impl Beside {
         console.wait_for_shell();
         let log = host.ok(&["hpvmstatus", "-P", "web", "-V"]) + &guest_log(&host);
         assert!(!log.contains("does not answer"), "{log}");
-        Beside { host, served, console, path }
+        Beside { served, host, console, path }
     }
 
     /// The guest reads from both of its disks, and the silence is shown in time.
