@@ -15,6 +15,7 @@ use hpvm_testkit::wait::wait_until;
 
 const BOUND: Duration = Duration::from_secs(20);
 const TARGET: &str = "iqn.2026-11.hpvm:devices";
+const LIBRARIES: [&str; 3] = ["ld-linux-x86-64.so.2", "libc.so.6", "libpthread.so.0"];
 
 /// A server without units.
 pub(crate) struct ScsiServer {
@@ -87,6 +88,21 @@ impl ScsiServer {
             open_to_all(path);
         }
         host.set("HPVMQEMU", &script.to_string_lossy());
+    }
+
+    /// A disk that is an archive: files of the server's folder, and the libraries that a program among them needs and the
+    /// guest has not.
+    pub(crate) fn tools(&self, host: &VmHost, files: &[&str]) -> PathBuf {
+        for name in LIBRARIES {
+            let library = Path::new("/lib/x86_64-linux-gnu").join(name);
+            fs::copy(library, self.folder.join(name)).expect("a library of this machine");
+        }
+        let archive = host.path("tools.img");
+        let mut tar = Command::new("tar");
+        tar.arg("--create").arg("--file").arg(&archive).arg("--directory").arg(&self.folder);
+        tar.args(files).args(LIBRARIES);
+        done("tar", tar);
+        archive
     }
 
     fn obey(&self, words: &str) {

@@ -3,8 +3,6 @@
 //! `guest_host::shared_disks`.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use hpvm_model::{AdapterKind, Backing, DeviceKind, DiskId, StorageDevice, StorageType};
 use hpvm_plan::record::{Access, Attached, Cache, Sharing};
@@ -13,7 +11,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
 use crate::pool::image;
-use crate::scsi_server::{ScsiServer, done};
+use crate::scsi_server::ScsiServer;
 
 pub(crate) const TESTS: &[Test] = crate::tests![; long:
     guests_reserve_a_disk_and_keep_each_other_out,
@@ -36,21 +34,6 @@ fn shared(address: &str) -> Attached {
     }
 }
 
-/// A disk that is an archive: the program that reserves, and the libraries it needs, which the guest has not.
-fn tools(host: &VmHost, server: &ScsiServer) -> String {
-    let libraries = ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"];
-    for library in libraries.map(Path::new) {
-        let name = library.file_name().expect("a name");
-        fs::copy(library, server.folder.join(name)).expect("a library of this machine");
-    }
-    let archive = host.path("tools.img");
-    let mut tar = Command::new("tar");
-    tar.arg("--create").arg("--file").arg(&archive).arg("--directory").arg(&server.folder);
-    tar.args(["sg_persist", "libsgutils2-1.46.so.2", "ld-linux-x86-64.so.2", "libc.so.6"]);
-    done("tar", tar);
-    archive.display().to_string()
-}
-
 /// Finds the shared disk and unpacks the tools. `reserve WORDS`: one command to the disk. `write BYTE`: whether the disk took
 /// a block of it. `first`: its first byte.
 const FUNCTIONS: &str = r#"cd /tmp; node() { ls /sys/class/scsi_device/*:0:$1:0/device/block; }; until node 1 && node 2; do usleep 20000; done >/dev/null 2>&1; disk=/dev/$(node 1); tar -x -f /dev/$(node 2); reserve() { ./ld-linux-x86-64.so.2 --library-path . ./sg_persist --no-inquiry "$@" $disk >said 2>&1; echo $?; }; write() { head -c 4096 /dev/zero | tr '\0' $1 | dd of=$disk bs=4096 conv=fsync 2>/dev/null; echo $?; }; first() { echo 3 >/proc/sys/vm/drop_caches; head -c 1 $disk; echo; }; echo ready"#;
@@ -69,7 +52,7 @@ fn guests_reserve_a_disk_and_keep_each_other_out() {
     let disk = fs::File::create(server.folder.join("disk")).expect("a file for the disk");
     disk.set_len(DISK_BYTES).expect("room for the disk");
     server.add(1, "--device-type disk", "disk");
-    let tools = tools(&host, &server);
+    let tools = server.tools(&host, &["sg_persist", "libsgutils2-1.46.so.2"]);
     let options = MEMBERS.map(|guest| (guest, server.options(&shared("0,0,1"), 1, guest)));
     server.give(&mut host, &options);
     for guest in MEMBERS {

@@ -1,9 +1,10 @@
 //! `cargo xtask scsi-target`: a server of SCSI devices for tests, and QEMU's driver for them.
 //!
-//! Small machines have no SCSI devices to give to a guest. tgt serves disks, tapes and changers by iSCSI on the loopback
-//! interface, and QEMU's iscsi driver, which Debian has in a package of its own, hands them to a guest as it would a device of
-//! the machine. sg_persist is for the guest, to reserve a disk. Installed, tgt would start a service of the machine; so the files are unpacked into an archive that a test
-//! unpacks where it wants them. Their libraries come with QEMU but for the one that is in the archive.
+//! Small machines have no SCSI devices to give to a guest. tgt serves disks, tapes, changers and burners by iSCSI on the
+//! loopback interface, and QEMU's iscsi driver, which Debian has in a package of its own, hands them to a guest as it would a
+//! device of the machine. sg_persist, to reserve a disk, and cdrskin, to burn a disc, are for the guest. Installed, tgt would
+//! start a service of the machine; so the files are unpacked into an archive that a test unpacks where it wants them. What
+//! they are linked with and is not in the archive comes with QEMU.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,11 @@ use crate::tool::{output, perform, phase, tool};
 const RECIPE: &str = include_str!("scsi_target.rs");
 const QUICK: Duration = Duration::from_secs(60);
 
+const PACKAGES: [&str; 6] =
+    ["tgt", "libiscsi7", "sg3-utils", "libsgutils2-1.46-2", "cdrskin", "libburn4"];
+
 /// What is in the archive, by its name there, and where the packages have it.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 9] = [
     ("tgtd", "usr/sbin/tgtd"),
     ("tgtadm", "usr/sbin/tgtadm"),
     ("tgtimg", "usr/sbin/tgtimg"),
@@ -27,13 +31,15 @@ const FILES: [(&str, &str); 7] = [
     ("libiscsi.so.7", "usr/lib/x86_64-linux-gnu/libiscsi.so.7"),
     ("sg_persist", "usr/bin/sg_persist"),
     ("libsgutils2-1.46.so.2", "usr/lib/x86_64-linux-gnu/libsgutils2-1.46.so.2"),
+    ("cdrskin", "usr/bin/cdrskin"),
+    ("libburn.so.4", "usr/lib/x86_64-linux-gnu/libburn.so.4"),
 ];
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if !arguments.is_empty() {
         bail!("usage: cargo xtask scsi-target");
     }
-    let mut versions = apt::versions(&["tgt", "libiscsi7", "sg3-utils", "libsgutils2-1.46-2"])?;
+    let mut versions = apt::versions(&PACKAGES)?;
     // QEMU loads no module but those of its own build.
     versions.insert("qemu-block-extra".into(), installed("qemu-system-x86")?);
     let named = versions.iter().flat_map(|(package, version)| [package.as_str(), version]);
