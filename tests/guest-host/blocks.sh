@@ -10,10 +10,12 @@
 #   multipath_disk   a disk of scsi_debug seen by two ways, as mpatha; mpatha-part1 mounted at /srv/multipath
 #   iscsi_disk       a disk of tgt by iSCSI on the loopback interface, with its sg node
 #   shared_disk      a disk of tgt seen by two sessions, each with an initiator of its own; /run/shared-disk has both names
-#   library          a tape drive and a media changer of tgt, in the same way; neither it nor shared_disk is part of all_blocks
+#   library          a tape drive, a media changer and a burner with a blank disc of tgt, in the same way; neither it nor
+#                    shared_disk is part of all_blocks
 #
 # `two_ways` serves a disk by two hosts, for multipath_disk or without multipath; `modprobe --remove scsi_debug` ends it.
-# `generic TYPE` prints the sg node of the one SCSI device of that type (1 tape, 5 optical, 8 changer).
+# `generic TYPE` prints the sg node of the one SCSI device of that type (1 tape, 5 optical, 8 changer), `burner` that of the
+# library's, beside which the guest-host has a drive on USB.
 #
 # spare7 is nobody's. Waits end with the bound of the script that calls.
 
@@ -221,17 +223,20 @@ library() {
     mkdir -p /var/lib/library
     tgtimg --op new --device-type tape --barcode TAPE --size 64 --type data --file /var/lib/library/tape >/dev/null
     truncate --size=1k /var/lib/library/changer
+    truncate --size=0 /var/lib/library/disc
     systemctl start tgt.service iscsid.service
     tgtadm --lld iscsi --op new --mode target --tid 2 --targetname iqn.2026-11.hpvm:library
     tgtadm --lld iscsi --op new --mode logicalunit --tid 2 --lun 1 --device-type tape --bstype ssc \
         --backing-store /var/lib/library/tape
     tgtadm --lld iscsi --op new --mode logicalunit --tid 2 --lun 2 --device-type changer \
         --backing-store /var/lib/library/changer
+    tgtadm --lld iscsi --op new --mode logicalunit --tid 2 --lun 3 --device-type cd --backing-store /var/lib/library/disc
     tgtadm --lld iscsi --op bind --mode target --tid 2 --initiator-address ALL
     iscsiadm --mode discovery --type sendtargets --portal 127.0.0.1 >/dev/null
     iscsiadm --mode node --login >/dev/null
     await generic 1 >/dev/null
     await generic 8 >/dev/null
+    await burner >/dev/null
     udevadm settle
 }
 
@@ -245,6 +250,10 @@ library_gone() {
 generic() {
     node=$(grep --line-regexp --files-with-matches "$1" /sys/class/scsi_generic/*/device/type) &&
         node=${node#/sys/class/scsi_generic/} && echo "/dev/${node%%/*}"
+}
+
+burner() {
+    lsscsi --generic | grep VIRTUAL-CDROM | grep --only-matching '/dev/sg[0-9]*'
 }
 
 all_blocks() {

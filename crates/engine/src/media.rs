@@ -6,11 +6,14 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use hpvm_host::answers;
 use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places};
+use hpvm_host::generic::{self, Doors};
+use hpvm_host::lock::pause_for;
 use hpvm_host::openers::{Opener, disk_and_partitions, openers};
 use hpvm_host::users::Ids;
-use hpvm_host::{answers, generic};
 use hpvm_model::{DeviceKind, StorageAddress, StorageType};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache, Sharing};
@@ -175,13 +178,26 @@ fn door(attached: &Attached, metadata: &Metadata, ids: Option<Ids>) -> Result<Ow
     let path = &*attached.device.backing.path;
     let (places, number) = (Places::default(), DeviceNumber::from_raw(metadata.rdev()));
     let doors = generic::doors(&places.sysfs, number);
-    let opener = || generic::opener(&places.proc, &doors);
     if attached.sharing != Sharing::WithHost
-        && let Some(Opener { pid, name }) = opener()
+        && let Some(Opener { pid, name }) = who_stays(&places.proc, &doors)
     {
         return Err(MediaError::Opened { path: path.to_owned(), program: name, pid });
     }
     generic::door(Path::new(path), number, ids).map_err(MediaError::file("open", path))
+}
+
+/// udev opens a drive for a moment when a disc was put in or taken out; a program that uses it has it for longer.
+const PASSING: Duration = Duration::from_millis(300);
+
+fn who_stays(proc: &Path, doors: &Doors) -> Option<Opener> {
+    let until = Instant::now() + PASSING;
+    loop {
+        let opener = generic::opener(proc, doors)?;
+        if Instant::now() >= until {
+            return Some(opener);
+        }
+        pause_for(PASSING / 10);
+    }
 }
 
 /// What QEMU is told lies below an image, so that it does not follow the name there.

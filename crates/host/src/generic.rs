@@ -18,12 +18,24 @@ use crate::block::DeviceNumber;
 use crate::openers::{Opener, openers};
 use crate::users::Ids;
 
-/// The numbers of the character devices that lead to the same SCSI device as this generic node, itself among them: for a
-/// tape `st0` and `nst0`, for a changer `sch0` (Linux, drivers/scsi: each is a child of the SCSI device in sysfs).
+/// The devices by which programs have one SCSI device.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Doors {
+    /// For a tape `st0` and `nst0`, for a changer `sch0`, and the generic node (Linux, drivers/scsi: each is a child of the
+    /// SCSI device in sysfs).
+    characters: BTreeSet<DeviceNumber>,
+    /// For a drive of optical media `sr0`.
+    blocks: BTreeSet<DeviceNumber>,
+}
+
+/// What leads to the same SCSI device as this generic node, itself among it.
 #[must_use]
-pub fn doors(sysfs: &Path, number: DeviceNumber) -> BTreeSet<DeviceNumber> {
+pub fn doors(sysfs: &Path, number: DeviceNumber) -> Doors {
     let device = sysfs.join("dev/char").join(number.to_string()).join("device");
-    nodes_of(&device).into_iter().chain([number]).collect()
+    Doors {
+        characters: nodes_of(&device).into_iter().chain([number]).collect(),
+        blocks: numbers_in(&device.join("block")).collect(),
+    }
 }
 
 /// The numbers of the character devices that lead to the same SCSI device as this block device, such as a drive of optical
@@ -34,18 +46,26 @@ pub fn doors_of_block(sysfs: &Path, number: DeviceNumber) -> BTreeSet<DeviceNumb
 }
 
 fn nodes_of(device: &Path) -> BTreeSet<DeviceNumber> {
-    let classes = ["scsi_generic", "scsi_tape", "scsi_changer"].map(|class| device.join(class));
-    let nodes = classes.iter().filter_map(|class| fs::read_dir(class).ok()).flatten().flatten();
-    let numbers = nodes.filter_map(|node| {
-        fs::read_to_string(node.path().join("dev")).ok()?.trim().parse::<DeviceNumber>().ok()
-    });
-    numbers.collect()
+    let classes = ["scsi_generic", "scsi_tape", "scsi_changer"];
+    classes.iter().flat_map(|class| numbers_in(&device.join(class))).collect()
 }
 
-/// A program other than this one that has one of these character devices open, as far as we may look.
+fn numbers_in(class: &Path) -> impl Iterator<Item = DeviceNumber> + use<> {
+    let nodes = fs::read_dir(class).into_iter().flatten().flatten();
+    nodes.filter_map(|node| {
+        fs::read_to_string(node.path().join("dev")).ok()?.trim().parse::<DeviceNumber>().ok()
+    })
+}
+
+/// A program other than this one that has one of these open, as far as we may look.
 #[must_use]
-pub fn opener(proc: &Path, doors: &BTreeSet<DeviceNumber>) -> Option<Opener> {
-    openers(proc, FileType::CharacterDevice, doors).into_iter().next()
+pub fn opener(proc: &Path, doors: &Doors) -> Option<Opener> {
+    let of_kind = |kind, devices: &BTreeSet<DeviceNumber>| {
+        (!devices.is_empty()).then(|| openers(proc, kind, devices)).into_iter().flatten()
+    };
+    of_kind(FileType::CharacterDevice, &doors.characters)
+        .chain(of_kind(FileType::BlockDevice, &doors.blocks))
+        .next()
 }
 
 /// A descriptor that leads to the character device of this number and is not open itself (`O_PATH`): who has it opens the
@@ -104,12 +124,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tape_has_several_doors() {
+    fn a_device_has_several_doors() {
         let folder = tempfile::tempdir().expect("a folder");
         let device = folder.path().join("devices/1:0:0:1");
-        for (node, number) in
-            [("scsi_generic/sg9", "21:9"), ("scsi_tape/st0", "9:0"), ("scsi_tape/nst0", "9:128")]
-        {
+        for (node, number) in [
+            ("scsi_generic/sg9", "21:9"),
+            ("scsi_tape/st0", "9:0"),
+            ("scsi_tape/nst0", "9:128"),
+            ("block/sr0", "11:0"),
+        ] {
             fs::create_dir_all(device.join(node)).expect("made");
             fs::write(device.join(node).join("dev"), format!("{number}\n")).expect("written");
         }
@@ -117,10 +140,14 @@ mod tests {
         fs::create_dir_all(&node).expect("made");
         symlink(&device, node.join("device")).expect("linked");
         let found = doors(folder.path(), "21:9".parse().expect("a number"));
-        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["9:0", "9:128", "21:9"]);
+        let named = |numbers: &BTreeSet<DeviceNumber>| {
+            numbers.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&found.characters), ["9:0", "9:128", "21:9"]);
+        assert_eq!(named(&found.blocks), ["11:0"]);
         let alone = doors(folder.path(), "21:3".parse().expect("a number"));
-        assert_eq!(alone.len(), 1, "what sysfs does not know is itself");
+        assert_eq!(named(&alone.characters), ["21:3"], "what sysfs does not know is itself");
+        assert!(alone.blocks.is_empty());
         let block = folder.path().join("dev/block/11:0");
         fs::create_dir_all(&block).expect("made");
         symlink(&device, block.join("device")).expect("linked");
@@ -140,8 +167,9 @@ mod tests {
         let proc = tempfile::tempdir().expect("a folder");
         let pid = child.id();
         symlink(format!("/proc/{pid}"), proc.path().join(pid.to_string())).expect("linked");
-        let found = opener(proc.path(), &BTreeSet::from([null]));
-        let other = opener(proc.path(), &BTreeSet::from(["21:77".parse().expect("a number")]));
+        let by = |number| Doors { characters: BTreeSet::from([number]), blocks: BTreeSet::new() };
+        let found = opener(proc.path(), &by(null));
+        let other = opener(proc.path(), &by("21:77".parse().expect("a number")));
         child.kill().and_then(|()| child.wait().map(drop)).expect("it ends");
         assert_eq!(found, Some(Opener { pid: pid.cast_signed(), name: "sleep".into() }));
         assert_eq!(other, None);

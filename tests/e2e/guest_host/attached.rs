@@ -1,4 +1,4 @@
-//! SCSI devices of the VM Host that guests command themselves: a tape and a changer, found, refused where they must not go,
+//! SCSI devices of the VM Host that guests command themselves: a tape, a changer and a burner, found, refused where they must not go,
 //! and given to one guest up to its firmware. What a guest's operating system does with them is seen in `attached` beside
 //! this folder, on a machine that need not have them.
 
@@ -6,7 +6,7 @@ use super::Turn;
 use crate::Test;
 
 pub(crate) const TESTS: &[Test] = crate::tests![; long:
-    a_tape_and_a_changer_go_to_one_guest,
+    a_tape_a_changer_and_a_burner_go_to_one_guest,
     what_a_program_has_open_is_refused,
     an_attached_device_comes_and_goes_while_the_guest_runs,
     a_usb_drive_is_attached_as_a_burner,
@@ -14,7 +14,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![; long:
 ];
 
 /// `refused WORDS COMMAND…`: it must be refused, with these words. `status NAME`, `engine NAME`: state and QEMU of a guest.
-/// `asked NODE`: how many requests its device was sent.
+/// `asked NODE`: how many requests its device was sent. `disc_of NODE`: the block device of a drive.
 const FUNCTIONS: &str = r#"
 refused() {
     words=$1; shift
@@ -26,7 +26,8 @@ in_firmware() { test "$(state "$1")" = 'On (EFI)'; }
 engine() { sed -n 's/.*"qemu":{"pid":\([0-9]*\).*/\1/p' "/run/hpvm/$(hpvmstatus | awk "\$1 == \"$1\" { print \$2 }")/status"; }
 asked() { printf '%d\n' "$(cat "/sys/class/scsi_generic/${1#/dev/}/device/iorequest_cnt")"; }
 was_asked() { test "$(asked "$1")" -gt "$2"; }
-tape=$(generic 1 || true) changer=$(generic 8 || true)
+tape=$(generic 1 || true) changer=$(generic 8 || true) burner=$(burner || true)
+disc_of() { echo "/dev/$(ls "/sys/class/scsi_generic/${1#/dev/}/device/block")"; }
 "#;
 
 #[track_caller]
@@ -34,7 +35,7 @@ fn ok(host: &mut Turn, commands: &str) -> String {
     host.ok(&format!("{FUNCTIONS}\n{commands}"))
 }
 
-fn a_tape_and_a_changer_go_to_one_guest() {
+fn a_tape_a_changer_and_a_burner_go_to_one_guest() {
     let mut host = Turn::take();
     host.ok("library");
     ok(
@@ -43,22 +44,29 @@ fn a_tape_and_a_changer_go_to_one_guest() {
          refused 'is a tape and cannot be attached as a changer' create changer:scsi::attach:$tape
          refused 'is a changer and cannot be attached as a tape' create tape:scsi::attach:$changer
          refused 'is a changer and cannot be attached as a burner' create burner:avio_stor::attach:$changer
+         refused 'is a drive of optical media and cannot be attached as a tape' create tape:scsi::attach:$burner
+         refused 'its storage type is attach' create dvd:scsi::disk:$burner
+         refused 'is a block device' create burner:scsi::attach:$(disc_of $burner)
          refused 'type 0x00' create tape:scsi::attach:$(lsscsi --generic | awk '/spare|QEMU HARDDISK/ { print $NF; exit }')
          refused 'its storage type is attach' create disk:scsi::disk:$tape
          refused 'is a character device' create tape:scsi::attach:/dev/nst0"#,
     );
     ok(
         &mut host,
-        r#"hpvmcreate -P g -r 64M -a tape:scsi::attach:$tape -a changer:avio_stor::attach:$changer
+        r#"hpvmcreate -P g -r 64M -a tape:scsi::attach:$tape -a changer:avio_stor::attach:$changer -a burner:avio_stor::attach:$burner
          refused 'only images of dvds are shared' hpvmdevmgmt -m gdev:$tape:attr:SHARE=YES
+         refused 'only images of dvds are shared' hpvmdevmgmt -m gdev:$burner:attr:SHARE=YES
          mknod /root/another-node c $(stat -c '0x%t 0x%T' $tape)
          hpvmcreate -P other -r 64M -a tape:scsi::attach:/root/another-node 2>&1 | grep -q "'g' (0,0,0)"
-         before="$(asked $changer)"
+         hpvmcreate -P burning -r 64M -a burner:scsi::attach:$burner 2>&1 | grep -q "'g' (0,1,1)"
+         before="$(asked $changer)" before_burner="$(asked $burner)"
          node=$(stat -c '%U %G %a' $changer)
          hpvmstart -P g
          await in_firmware g
          await was_asked $changer $before
+         await was_asked $burner $before_burner
          refused "in use by the running guest 'g'" hpvmstart -P other
+         refused "in use by the running guest 'g'" hpvmstart -P burning
          test "$(stat -c '%U %G %a' $changer)" = "$node"
          test -z "$(find /dev -name '.hpvm*')"
          test $(stat -c %u /proc/$(engine g)) -ge 1000000
@@ -66,12 +74,17 @@ fn a_tape_and_a_changer_go_to_one_guest() {
          hpvmstart -P other
          await in_firmware other
          refused "in use by the running guest 'other'" hpvmstart -P g
-         hpvmstop -P other -F"#,
+         hpvmstop -P other -F
+         before_burner="$(asked $burner)"
+         hpvmstart -P burning
+         await in_firmware burning
+         await was_asked $burner $before_burner
+         hpvmstop -P burning -F"#,
     );
-    host.ok("rm /root/another-node; hpvmremove -P g -F --purge; hpvmremove -P other -F --purge; library_gone");
+    host.ok("rm /root/another-node; for guest in g other burning; do hpvmremove -P $guest -F --purge; done; library_gone");
 }
 
-/// The tape driver's nodes lead to the same device as the generic one.
+/// The nodes of the drivers for tapes and for optical media lead to the same device as the generic one.
 fn what_a_program_has_open_is_refused() {
     let mut host = Turn::take();
     host.ok("library");
@@ -92,6 +105,19 @@ fn what_a_program_has_open_is_refused() {
          hpvmdevmgmt -d rdev:$tape
          refused 'is in use' hpvmstart -P g
          exec 9>&-
+         hpvmstart -P g
+         hpvmstop -P g -F
+         hpvmremove -P g -F --purge"#,
+    );
+    ok(
+        &mut host,
+        r#"hpvmcreate -P g -r 64M -a burner:avio_stor::attach:$burner
+         exec 9<$(disc_of $burner)
+         sleep 100 & sleeper=$!
+         exec 9<&-
+         refused "sleep (process $sleeper) of this VM Host has the device open" hpvmstart -P g
+         kill $sleeper
+         wait $sleeper || true
          hpvmstart -P g
          hpvmstop -P g -F
          hpvmremove -P g -F --purge"#,
