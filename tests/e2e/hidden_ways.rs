@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_the_host_mounts_on_demand_is_the_hosts,
     another_name_of_a_file_is_warned_of,
     what_is_given_away_is_given_though_the_host_has_it,
+    an_image_is_a_guests_while_the_host_only_reads_it,
 ];
 
 /// A real guest without a system comes to its firmware.
@@ -59,6 +60,7 @@ fn assert_kept(host: &VmHost, statement: &str, why: &str) {
 fn with_running_guest(host: &VmHost) {
     host.ok(&["hpvmcreate", "-P", "runs", "-r", "64M"]);
     host.ok(&["hpvmstart", "-P", "runs"]);
+    host.wait_for_state("runs", "On (OS)", UP);
 }
 
 fn a_loop_device_is_restricted_as_its_file_is() {
@@ -388,4 +390,41 @@ fn what_is_given_away_is_given_though_the_host_has_it() {
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     host.ok(&["hpvmdevmgmt", "-d", &format!("{entry}:attr:ALLOW")]);
     assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("is restricted"));
+}
+
+/// What is mounted to be written is no image for a guest to read, nor is it extended.
+fn an_image_is_a_guests_while_the_host_only_reads_it() {
+    let host = VmHost::new(Engine::Fake);
+    with_running_guest(&host);
+    let (file, at) = (host.disk("image.iso", 1 << 20), host.path("mounted"));
+    fs::create_dir(&at).expect("a folder");
+    let run = |program: &str, words: &[&str], paths: &[&Path]| {
+        let done = Command::new(program).args(words).args(paths).status();
+        assert!(done.expect("it runs").success(), "{program} {words:?}");
+    };
+    run("mkfs.ext4", &["-q"], &[&file]);
+    let device = LoopDevice::on(&file, &[]);
+    let dvd = format!("dvd:avio_stor::file:{}", file.display());
+    let create = ["hpvmcreate", "-P", "reads", "-r", "64M", "-a", &dvd];
+    let add = ["hpvmmodify", "-P", "runs", "-a", &dvd];
+
+    run("mount", &[], &[device.path(), &at]);
+    let before = State::of(&host);
+    let refusals = [&create[..], &add].map(|line| refused(&host, line));
+    let shown = file.display().to_string();
+    let grown = refused(&host, &["hpvmdevmgmt", "-S", "2M", &shown]);
+    run("umount", &[], &[&at]);
+    let why = format!("which is mounted at {}", at.display());
+    for said in refusals {
+        assert!(said.contains("is not given to a guest") && said.contains(&why), "{said}");
+    }
+    assert!(grown.contains("stays as it is") && grown.contains(&why), "{grown}");
+    before.assert_unchanged(&host, "commands that were refused");
+
+    run("mount", &["-o", "ro"], &[device.path(), &at]);
+    let read = [&create[..], &add].map(|line| host.run(line));
+    run("umount", &[], &[&at]);
+    for told in read {
+        assert!(told.status.success() && told.stderr.is_empty(), "{told}");
+    }
 }

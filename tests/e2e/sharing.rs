@@ -9,6 +9,7 @@ use std::time::Duration;
 use hpvm_testkit::vm_host::{Engine, VmHost, program};
 
 use crate::Test;
+use crate::loop_device::LoopDevice;
 use crate::refusals::{State, refused};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_path_that_leads_elsewhere_by_now_is_judged_anew,
     one_file_is_used_once_in_a_guest,
     images_of_dvds_are_shared_freely,
+    what_a_running_guest_writes_to_is_no_image,
     an_image_that_another_engine_has_is_left_alone,
 ];
 
@@ -233,6 +235,45 @@ fn images_of_dvds_are_shared_freely() {
     start(&host, "fourth");
     let added = host.run(&["hpvmmodify", "-P", "fourth", "-a", &dvd_on(&image)]);
     assert!(added.status.success() && added.stderr.is_empty(), "{added}");
+}
+
+/// Nor is what a running guest reads as an image another's disk.
+fn what_a_running_guest_writes_to_is_no_image() {
+    let host = with_first(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "runs", "-r", "64M"]);
+    start(&host, "first");
+    start(&host, "runs");
+    let loop_device = LoopDevice::on(&host.path("shared.img"), &[]);
+    for way in ways(&host) {
+        let made = host.run(&["hpvmcreate", "-P", "reads", "-r", "64M", "-a", &dvd_on(&way)]);
+        let warned = "in use by the running guest 'first' (0,0,0)";
+        assert!(made.status.success() && made.stderr.contains(warned), "{made}");
+        let before = State::of(&host);
+        for line in [
+            &["hpvmstart", "-P", "reads"][..],
+            &["hpvmstart", "-P", "reads", "-s"],
+            &["hpvmmodify", "-P", "runs", "-a", &dvd_on(&way)],
+            &["hpvmmodify", "-P", "runs", "-a", &dvd_on(&way), "-s"],
+        ] {
+            let told = host.run(line);
+            assert_eq!(told.status.code(), Some(1), "{told}");
+            assert!(format!("{told}").contains(warned), "{told}");
+            before.assert_unchanged(&host, &line.join(" "));
+        }
+        let why = host.ok(&["hpvm", "why", "reads"]);
+        assert!(why.contains("wait until 'first' is stopped"), "{why}");
+        host.ok(&["hpvmstop", "-P", "first", "-F"]);
+        start(&host, "reads");
+        for disk in [disk_on(&way), loop_device.disk()] {
+            let told = refused(&host, &["hpvmmodify", "-P", "runs", "-a", &disk]);
+            assert!(told.contains("in use by the running guest 'reads'"), "{told}");
+        }
+        let told = host.run(&["hpvmstart", "-P", "first"]);
+        assert!(told.stderr.contains("in use by the running guest 'reads'"), "{told}");
+        host.ok(&["hpvmstop", "-P", "reads", "-F"]);
+        host.ok(&["hpvmremove", "-P", "reads", "-F", "--purge"]);
+        start(&host, "first");
+    }
 }
 
 /// A guest of another VM Host has the image, in a real engine, which locks it.

@@ -60,12 +60,19 @@ pub use probe::{DeviceProbe, Probe, ProbeError};
 pub use signature::{Signature, signatures};
 pub use uses::{Fact, Step, StepKind, Use};
 
+/// Where a file system is mounted, and whether it is only read there.
+#[derive(Clone, Debug)]
+struct MountPoint {
+    at: PathBuf,
+    is_read_only: bool,
+}
+
 /// What was read of this VM Host's block devices at one moment. All questions to it are answered from memory.
 #[derive(Clone, Debug, Default)]
 pub struct Blocks {
     devices: BTreeMap<DeviceNumber, Device>,
     /// Where a device's file system is mounted: `/` before all else, then the mount of the file system's root.
-    mounted: BTreeMap<DeviceNumber, PathBuf>,
+    mounted: BTreeMap<DeviceNumber, MountPoint>,
     /// Members of btrfs file systems in use, with where they are mounted when it is known.
     btrfs: BTreeMap<DeviceNumber, Option<PathBuf>>,
     swap: BTreeSet<Store>,

@@ -12,14 +12,14 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store};
+use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store, Use};
 use hpvm_host::optical::{self, Disc};
 use hpvm_host::{answers, generic, reservations};
 use hpvm_model::{
     Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType, StoreIdentity,
 };
 use hpvm_plan::facts::{
-    BlockFact, BlockKind, FileFact, FileIdentity, Peripheral, Reservations, Writable,
+    BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Peripheral, Reservations, Writable,
 };
 use hpvm_registry::Registry;
 
@@ -88,13 +88,20 @@ impl Stores {
     }
 
     /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
-    pub(crate) fn used_by_host(&self) -> BTreeMap<String, Vec<String>> {
+    pub(crate) fn used_by_host(&self) -> BTreeMap<String, Vec<HostUse>> {
+        let told =
+            |host: &Use| HostUse { what: host.to_string(), is_read_only: host.is_read_only() };
         let uses = |(path, lead): (&String, &Lead)| {
             let uses = self.blocks.uses(lead.store()?);
-            (!uses.is_empty())
-                .then(|| (path.clone(), uses.iter().map(ToString::to_string).collect()))
+            (!uses.is_empty()).then(|| (path.clone(), uses.iter().map(told).collect()))
         };
         self.leads.iter().filter_map(uses).collect()
+    }
+
+    /// What the VM Host does with what one path leads to, in words.
+    pub(crate) fn used_for(&self, path: &str) -> Option<String> {
+        let uses = self.used_by_host().remove(path)?;
+        Some(uses.into_iter().map(|host| host.what).collect::<Vec<_>>().join("; "))
     }
 
     /// By what other paths the bytes of some stores are found, through loop devices.
@@ -122,7 +129,21 @@ impl Stores {
         &self,
         config: &GuestConfig,
     ) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
-        let devices = config.storage.iter().filter(|device| !device.is_shared_freely());
+        self.related(config.storage.iter().filter(|device| !device.is_shared_freely()))
+    }
+
+    /// The images of dvds of a configuration, with each the same.
+    pub(crate) fn images(
+        &self,
+        config: &GuestConfig,
+    ) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
+        self.related(config.storage.iter().filter(|device| device.is_shared_freely()))
+    }
+
+    fn related<'a>(
+        &self,
+        devices: impl Iterator<Item = &'a StorageDevice>,
+    ) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
         let related = |path: &str| {
             let identity = self.files.get(path)?.identity()?;
             let mut related = BTreeSet::from([identity]);

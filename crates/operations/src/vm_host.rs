@@ -352,8 +352,9 @@ impl VmHost {
         accel::choose(self.root.run()).map_err(|e| chain(&e))
     }
 
-    /// Other guests that have one of these stores, or one that overlaps it, by our store. Images of dvds are shared freely
-    /// and claim nothing.
+    /// Other guests that have one of these stores, or one that overlaps it, by our store. Images of dvds are shared freely, and
+    /// have nobody but guests that run and write to them: what is configured twice is told of the disk, since an image may be
+    /// that of all guests.
     fn sharers(
         &self,
         config: &GuestConfig,
@@ -361,11 +362,19 @@ impl VmHost {
         stores: &Stores,
     ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
         let mut claims = BTreeMap::new();
-        let exclusive = stores.exclusive(config);
-        if exclusive.is_empty() {
+        let (exclusive, images) = (stores.exclusive(config), stores.images(config));
+        if exclusive.is_empty() && images.is_empty() {
             return Ok(claims);
         }
         let held = self.held_by_running(own)?;
+        for (identity, related) in images {
+            let seen = related.iter().filter_map(|store| held.get(store)).flatten();
+            let writers: Vec<Sharer> =
+                seen.map(|h| h.by(Way::Other)).filter(Sharer::writes).collect();
+            if !writers.is_empty() {
+                claims.insert(identity, writers);
+            }
+        }
         for (identity, related) in exclusive {
             let way =
                 |store: &FileIdentity| if *store == identity { Way::Same } else { Way::Other };
@@ -389,7 +398,7 @@ impl VmHost {
         Ok(claims)
     }
 
-    /// The stores that running guests have for themselves, whatever their configuration says by now: a disk that was taken
+    /// The stores that running guests have, whatever their configuration says by now: a disk that was taken
     /// away is theirs until the guest lets it go.
     fn held_by_running(
         &self,
@@ -402,8 +411,8 @@ impl VmHost {
             if !self.presence(number).is_on() {
                 continue;
             }
-            for Held { identity, address, role, sharing } in self.held_by(&other) {
-                let holder = Holder { guest: other.name.clone(), address, role, sharing };
+            for Held { identity, address, role, is_image, sharing } in self.held_by(&other) {
+                let holder = Holder { guest: other.name.clone(), address, role, is_image, sharing };
                 found.entry(identity).or_default().push(holder);
             }
         }
@@ -413,31 +422,39 @@ impl VmHost {
     /// Of a guest whose boot record cannot be used, what is configured is the nearest to what it has.
     fn held_by(&self, running: &GuestConfig) -> Vec<Held> {
         match self.boot_record(running) {
-            Ok(machine) => {
-                let own = machine.held().filter(|a| !a.device.is_shared_freely());
-                own.flat_map(|attached| {
+            Ok(machine) => machine
+                .held()
+                .flat_map(|attached| {
                     let layers = attached.layers.iter().map(|l| (l.identity, StoreRole::Layer));
                     let stores = std::iter::once((attached.identity, StoreRole::Store));
                     let (address, sharing) = (attached.device.address, attached.sharing);
+                    let is_image = attached.device.is_shared_freely();
                     let held = move |(identity, role): (Option<FileIdentity>, _)| {
-                        Some(Held { identity: identity?, address, role, sharing })
+                        Some(Held { identity: identity?, address, role, is_image, sharing })
                     };
                     stores.chain(layers).filter_map(held)
                 })
-                .collect()
-            }
+                .collect(),
             Err(_) => {
-                let own = || running.storage.iter().filter(|d| !d.is_shared_freely());
-                let inodes = Inodes::at(own().flat_map(StorageDevice::stores));
+                let inodes = Inodes::at(running.storage.iter().flat_map(StorageDevice::stores));
                 let identity = |path: &str| inodes.of(path);
-                own()
+                running
+                    .storage
+                    .iter()
                     .flat_map(|device| {
                         let layers =
                             device.layers.iter().map(|l| (l.path.as_str(), StoreRole::Layer));
                         let store = device.backing.store().map(|path| (path, StoreRole::Store));
                         let (address, sharing) = (device.address, Sharing::Alone);
+                        let is_image = device.is_shared_freely();
                         let held = move |(path, role)| {
-                            Some(Held { identity: identity(path)?, address, role, sharing })
+                            Some(Held {
+                                identity: identity(path)?,
+                                address,
+                                role,
+                                is_image,
+                                sharing,
+                            })
                         };
                         store.into_iter().chain(layers).filter_map(held)
                     })
@@ -452,6 +469,7 @@ struct Held {
     identity: FileIdentity,
     address: StorageAddress,
     role: StoreRole,
+    is_image: bool,
     sharing: Sharing,
 }
 
@@ -460,6 +478,7 @@ struct Holder {
     guest: GuestName,
     address: StorageAddress,
     role: StoreRole,
+    is_image: bool,
     sharing: Sharing,
 }
 
@@ -487,6 +506,7 @@ impl Holder {
             address: self.address,
             holds_it: true,
             role: self.role,
+            is_image: self.is_image,
             standing: Standing::Present,
             tenancy: way.tenancy(self.sharing),
         }
@@ -500,6 +520,7 @@ fn configured(other: hpvm_registry::Sharer, way: Way) -> Sharer {
         address: other.address,
         holds_it: false,
         role: other.role,
+        is_image: is_shared_freely(other.kind, other.storage),
         standing: match other.removed {
             true => Standing::Removed,
             false => Standing::Present,

@@ -142,6 +142,15 @@ pub enum Writable {
     No,
 }
 
+/// Something that the VM Host does with a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostUse {
+    /// A clause: `it is swap space`.
+    pub what: String,
+    /// It only reads, and so may a guest.
+    pub is_read_only: bool,
+}
+
 /// Another guest has the same file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sharer {
@@ -150,9 +159,19 @@ pub struct Sharer {
     /// It runs now and has the file open.
     pub holds_it: bool,
     pub role: StoreRole,
+    /// An image of a dvd, which it reads and no more.
+    pub is_image: bool,
     /// Whether it exists or was removed and is still kept.
     pub standing: Standing,
     pub tenancy: Tenancy,
+}
+
+impl Sharer {
+    /// It runs, and may write to the store at any moment.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.holds_it && self.role == StoreRole::Store && !self.is_image
+    }
 }
 
 /// Whether another guest lets others to a store that it has.
@@ -326,7 +345,7 @@ pub struct HostFacts {
     /// By what other paths bytes of some of them are found: the file under a loop device, and loop devices on either.
     pub doubles: BTreeMap<String, BTreeSet<String>>,
     /// What the VM Host itself does with some of them, a clause each, by path.
-    pub used_by_host: BTreeMap<String, Vec<String>>,
+    pub used_by_host: BTreeMap<String, Vec<HostUse>>,
     /// What the device database says of them, by path; of most it says nothing.
     pub registered: BTreeMap<String, Registered>,
     /// Other guests' claims, by identity of our store: they have it, or one that overlaps it.

@@ -248,6 +248,7 @@ fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() 
             address,
             holds_it,
             role: StoreRole::Store,
+            is_image: false,
             standing: Standing::Present,
             tenancy: Tenancy::Alone,
         };

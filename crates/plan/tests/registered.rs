@@ -73,11 +73,33 @@ fn what_was_restricted_after_the_guest_got_it_only_warns_until_the_start() {
     assert!(said[0].starts_with("WARNING: '/d' is restricted"), "{said:?}");
 }
 
+fn swap() -> HostUse {
+    HostUse { what: "it is swap space".into(), is_read_only: false }
+}
+
+/// What is read is no secret, and what is written may be one, whoever looks.
+#[test]
+fn an_image_that_the_host_writes_to_is_no_guests() {
+    let mounted = HostUse { what: "it is mounted read-only at /m".into(), is_read_only: true };
+    for (resource, uses, refused) in [
+        ("dvd:scsi:0,0,0:file:/d", vec![mounted.clone()], None),
+        ("dvd:scsi:0,0,0:file:/d", vec![mounted.clone(), swap()], Some(": it is swap space")),
+        ("disk:scsi:0,0,0:file:/d", vec![mounted], Some(": it is mounted read-only at /m")),
+    ] {
+        let config = guest(&[resource]);
+        let mut facts = host(&config);
+        facts.used_by_host.insert(PATH.into(), uses);
+        let found = problems(&config, &facts, CREATE);
+        assert_eq!(found.len(), usize::from(refused.is_some()), "{found:?}");
+        assert!(refused.is_none_or(|words| found[0].text.ends_with(words)), "{found:?}");
+    }
+}
+
 #[test]
 fn only_an_entry_that_says_so_gives_away_what_the_host_uses() {
     let config = guest(&["disk:scsi:0,0,0:file:/d"]);
     let mut facts = host(&config);
-    facts.used_by_host.insert(PATH.into(), vec!["it is swap space".into()]);
+    facts.used_by_host.insert(PATH.into(), vec![swap()]);
     assert_eq!(problems(&config, &facts, CREATE)[0].severity, Severity::Error);
     facts.registered.insert(PATH.into(), restricted(Restriction::Lifted { name: "/d".into() }));
     let found = problems(&config, &facts, CREATE);

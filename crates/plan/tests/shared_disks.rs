@@ -36,6 +36,7 @@ fn sharer(holds_it: bool, tenancy: Tenancy) -> Sharer {
         address: "0,0,0".parse().expect("an address"),
         holds_it,
         role: StoreRole::Store,
+        is_image: false,
         standing: Standing::Present,
         tenancy,
     }

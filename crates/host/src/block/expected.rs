@@ -21,9 +21,24 @@ const TABLE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
     Mount(PathBuf),
+    MountReadOnly(PathBuf),
     Swap,
     /// As an encrypted volume of this name.
     Open(String),
+}
+
+impl Purpose {
+    /// A mount of this type with these options. The file system of optical media is only read.
+    pub(super) fn mount<'a>(
+        at: PathBuf,
+        kind: &[u8],
+        mut options: impl Iterator<Item = &'a [u8]>,
+    ) -> Purpose {
+        match kind == b"iso9660" || options.any(|option| option == b"ro") {
+            true => Purpose::MountReadOnly(at),
+            false => Purpose::Mount(at),
+        }
+    }
 }
 
 /// What a device is kept for, and who says so.
@@ -38,6 +53,9 @@ impl fmt::Display for Expected {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.purpose {
             Purpose::Mount(at) => write!(out, "is to be mounted at {}", names::shown(at))?,
+            Purpose::MountReadOnly(at) => {
+                write!(out, "is to be mounted read-only at {}", names::shown(at))?;
+            }
             Purpose::Swap => out.write_str("is to be swap space")?,
             Purpose::Open(name) => {
                 let name = names::shown(Path::new(name));

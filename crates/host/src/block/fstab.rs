@@ -18,12 +18,13 @@ fn line(line: &[u8]) -> Option<Line> {
     // What begins with two slashes is on a server. What a bind mount shows is a folder, whatever file system that is in.
     let is_bind = |option: &[u8]| matches!(option, b"bind" | b"rbind");
     let is_other = source.starts_with(b"#") || source.starts_with(b"//");
-    if is_other || options.split(|byte| *byte == b',').any(is_bind) {
+    let options = || options.split(|byte| *byte == b',');
+    if is_other || options().any(is_bind) {
         return None;
     }
     let purpose = match *kind {
         b"swap" => Purpose::Swap,
-        _ => Purpose::Mount(names::unescaped(at)),
+        kind => Purpose::mount(names::unescaped(at), kind, options()),
     };
     Some(Line { named: named(&names::unescaped(source))?, purpose })
 }
@@ -55,6 +56,8 @@ mod tests {
                 "content /dev/disk/by-uuid/ABCD-12",
                 at("/boot/efi"),
             ),
+            ("/srv/a.iso /a iso9660 loop", "path /srv/a.iso", Purpose::MountReadOnly("/a".into())),
+            ("/dev/sdb /b ext4 noauto,ro", "path /dev/sdb", Purpose::MountReadOnly("/b".into())),
             ("LABEL=\"x\" /x ext4", "content /dev/disk/by-label/x", at("/x")),
             ("LABEL=my\\040disk /x ext4", r"content /dev/disk/by-label/my\x20disk", at("/x")),
             ("PARTUUID=0a-b none swap sw", "content /dev/disk/by-partuuid/0a-b", Purpose::Swap),

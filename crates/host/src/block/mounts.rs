@@ -19,6 +19,8 @@ pub(super) struct Mount {
     pub(super) root: PathBuf,
     pub(super) at: PathBuf,
     pub(super) file_system: String,
+    /// Nothing is written to the file system, by whatever mount.
+    pub(super) is_read_only: bool,
     /// Paths below /dev that the mount names: source, external journal, and the like.
     pub(super) devices: Vec<PathBuf>,
 }
@@ -51,7 +53,8 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let devices = sources.chain(options.split(|byte| *byte == b',').filter_map(second_device));
     let devices = devices.map(names::unescaped).filter(|path| path.starts_with("/dev"));
     let devices = devices.collect();
-    Some(Mount { id, number, root, at, file_system, devices })
+    let is_read_only = options.split(|byte| *byte == b',').any(|option| option == b"ro");
+    Some(Mount { id, number, root, at, file_system, is_read_only, devices })
 }
 
 fn second_device(option: &[u8]) -> Option<&[u8]> {
@@ -91,6 +94,10 @@ mod tests {
         assert_eq!((mount.id, mount.number.to_string()), (36, "98:0".to_owned()));
         assert_eq!((mount.root.to_str(), mount.at.to_str()), (Some("/mnt1"), Some("/mnt 2")));
         assert_eq!(mount.devices, [Path::new("/dev/root")]);
+        assert!(!mount.is_read_only);
+        let image =
+            b"37 35 7:0 / /srv rw,relatime - iso9660 /dev/loop0 ro,nojoliet,blocksize=2048\n";
+        assert!(mounts(image)[0].is_read_only, "whatever the mount says of itself");
     }
 
     #[test]

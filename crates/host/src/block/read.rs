@@ -18,7 +18,7 @@ use super::lead::{FileLead, Lead, Store};
 use super::mounts::{self, Mount};
 use super::places::Places;
 use super::sysfs::Found;
-use super::{Blocks, sysfs};
+use super::{Blocks, MountPoint, sysfs};
 
 /// More devices than a host has; a hostile tree shall not fill our memory.
 const DEVICES_MAX: usize = 100_000;
@@ -147,8 +147,12 @@ impl<'places> Reader<'places> {
                 *kept = if mounts::better(mount, kept) { mount } else { kept };
             }
         }
+        let point = |mount: &Mount| {
+            let Mount { at, is_read_only, .. } = mount;
+            MountPoint { at: at.clone(), is_read_only: *is_read_only }
+        };
         self.blocks.mounted =
-            best.into_iter().map(|(number, mount)| (number, mount.at.clone())).collect();
+            best.into_iter().map(|(number, mount)| (number, point(mount))).collect();
         for (position, set) in self.btrfs.iter().enumerate() {
             let at = best_btrfs.get(&position).map(|mount| mount.at.clone());
             self.blocks.btrfs.extend(set.iter().map(|number| (*number, at.clone())));

@@ -66,7 +66,7 @@ fn text(folder: &Path, name: &str, link: &Path) -> Option<Vec<u8>> {
 /// What a unit's text says; `None` where it names no device.
 pub(super) fn line(text: &[u8]) -> Option<Line> {
     let text = String::from_utf8_lossy(text).replace("\\\n", " ");
-    let (mut what, mut at, mut options, mut section) = (None, "", "", "");
+    let (mut what, mut at, mut kind, mut options, mut section) = (None, "", "", "", "");
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             section = name;
@@ -75,19 +75,21 @@ pub(super) fn line(text: &[u8]) -> Option<Line> {
         match (section, key.trim_end()) {
             ("Mount" | "Swap", "What") => what = Some((section, value.trim())),
             ("Mount", "Where") => at = value.trim(),
+            ("Mount", "Type") => kind = value.trim(),
             ("Mount", "Options") => options = value.trim(),
             _ => {}
         }
     }
     let (section, what) = what?;
     // As in /etc/fstab: what begins with two slashes is on a server, and what a bind mount shows is a folder.
-    let is_bind = |option: &str| matches!(option.trim(), "bind" | "rbind");
-    if what.starts_with("//") || options.split(',').any(is_bind) {
+    let is_bind = |option: &str| matches!(option, "bind" | "rbind");
+    let options = || options.split(',').map(str::trim);
+    if what.starts_with("//") || options().any(is_bind) {
         return None;
     }
     let purpose = match section {
         "Swap" => Purpose::Swap,
-        _ => Purpose::Mount(plain(at)?.into()),
+        _ => Purpose::mount(plain(at)?.into(), kind.as_bytes(), options().map(str::as_bytes)),
     };
     Some(Line { named: named(Path::new(&plain(what)?))?, purpose })
 }

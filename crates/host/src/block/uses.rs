@@ -20,11 +20,11 @@ use std::path::PathBuf;
 
 use super::boot::Boot;
 use super::device::{Device, Kind, Mapping};
-use super::expected::Expected;
+use super::expected::{Expected, Purpose};
 use super::lead::Store;
 use super::probe::{Probe, ProbeError};
 use super::signature::{self, Signature};
-use super::{Blocks, DeviceNumber, names};
+use super::{Blocks, DeviceNumber, MountPoint, names};
 
 /// How many devices between a store and its use are named.
 const NAMED_MAX: usize = 3;
@@ -62,6 +62,7 @@ pub enum StepKind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fact {
     Mounted(PathBuf),
+    MountedReadOnly(PathBuf),
     Swap,
     /// A member of a btrfs file system in use; where it is mounted, when that is known.
     Btrfs(Option<PathBuf>),
@@ -213,8 +214,9 @@ impl Blocks {
 
     fn fact(&self, store: Store) -> Option<Fact> {
         if let Store::Device(number) = store {
-            if let Some(at) = self.mounted.get(&number) {
-                return Some(Fact::Mounted(at.clone()));
+            if let Some(MountPoint { at, is_read_only }) = self.mounted.get(&number) {
+                let fact = if *is_read_only { Fact::MountedReadOnly } else { Fact::Mounted };
+                return Some(fact(at.clone()));
             }
             if let Some(at) = self.btrfs.get(&number) {
                 return Some(Fact::Btrfs(at.clone()));
@@ -361,6 +363,18 @@ impl Tree {
 }
 
 impl Use {
+    /// Whether a guest that only reads has nothing to fear, and nothing to see but what all may: an image that is looked into.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        match &self.fact {
+            Fact::MountedReadOnly(_) => true,
+            Fact::Expected(Expected { purpose, .. }) => {
+                matches!(purpose, Purpose::MountReadOnly(_))
+            }
+            _ => false,
+        }
+    }
+
     fn is_in_group(&self, wanted: &str) -> bool {
         self.steps
             .iter()
@@ -439,6 +453,9 @@ impl fmt::Display for Fact {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mounted(at) => write!(out, "is mounted at {}", names::shown(at)),
+            Self::MountedReadOnly(at) => {
+                write!(out, "is mounted read-only at {}", names::shown(at))
+            }
             Self::Swap => out.write_str("is swap space"),
             Self::Btrfs(Some(at)) => {
                 write!(out, "is a member of the btrfs file system mounted at {}", names::shown(at))

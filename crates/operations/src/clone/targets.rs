@@ -7,7 +7,6 @@ use std::path::Path;
 
 use hpvm_model::{
     Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType,
-    StoreRole,
 };
 use hpvm_plan::clone::{Design, How, Place, Work};
 use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Sharer, Writable};
@@ -111,8 +110,8 @@ fn read(work: &Work, others: &HostFacts) -> Vec<Problem> {
             format!("'{path}', which is to be copied, {}", state(others, path)),
         )];
     };
-    let writes = |sharer: &&Sharer| sharer.holds_it && sharer.role == StoreRole::Store;
-    let writers = others.sharers.get(&identity).into_iter().flatten().filter(writes);
+    let sharers = others.sharers.get(&identity).into_iter().flatten();
+    let writers = sharers.filter(|sharer| sharer.writes());
     let text = |Sharer { guest, address, .. }: &Sharer| {
         format!(
             "'{path}' is in use by the running guest '{guest}' ({address}); stop that guest first"

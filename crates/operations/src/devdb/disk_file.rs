@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use hpvm_engine::media;
 use hpvm_host::{answers, durable};
 use hpvm_model::{Bytes, StorageType};
-use hpvm_plan::facts::FILE_BLOCK_BYTES;
+use hpvm_plan::facts::{FILE_BLOCK_BYTES, Restriction};
 use hpvm_registry::Step;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
@@ -56,6 +56,8 @@ pub enum DiskRefused {
     NoName(PathBuf),
     #[error("'{}' lies where guests may have nothing, so a disk would be of no use there: {why}", path.display())]
     Restricted { path: PathBuf, why: String },
+    #[error("'{}' is in use by this VM Host and stays as it is: {uses}", path.display())]
+    Used { path: PathBuf, uses: String },
     #[error("'{}' is a qcow2 image ({user}), whose size is in its content", path.display())]
     Qcow2 { path: PathBuf, user: String },
 }
@@ -163,16 +165,22 @@ fn extension(path: &Path, have: u64, size: Bytes) -> Result<Made, DiskRefused> {
     }
 }
 
-/// What is restricted is not made, nor is the inside of an image touched.
+/// What is restricted is not made, nor is what the host uses touched, or the inside of an image.
 fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
     let shown = path.to_string_lossy();
     let is_there = asked(path, |path| path.try_exists()).unwrap_or(false);
     let there = if is_there { path } else { path.parent().unwrap_or(Path::new("/")) };
     let there = there.to_string_lossy();
-    let trail = Trail::of(&there, &Stores::look_at([&*there]));
+    let stores = Stores::look_at([&*there]);
+    let trail = Trail::of(&there, &stores);
     let presets = Presets::of(&host.root);
-    if let Some(why) = restriction_of(&host.registry, &trail, &presets)?.why() {
+    let restriction = restriction_of(&host.registry, &trail, &presets)?;
+    if let Some(why) = restriction.why() {
         return Err(DiskRefused::Restricted { path: path.to_owned(), why }.into());
+    }
+    let is_lifted = matches!(restriction, Restriction::Lifted { .. });
+    if let Some(uses) = stores.used_for(&there).filter(|_| is_there && !is_lifted) {
+        return Err(DiskRefused::Used { path: path.to_owned(), uses }.into());
     }
     let users = dependents::of(host, &shown)?;
     let image = users.iter().find(|user| user.store.storage == StorageType::Qcow2);

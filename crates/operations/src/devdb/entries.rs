@@ -213,8 +213,7 @@ fn fit_for_guests(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {
     if let Restriction::Lifted { .. } = restriction {
         return Ok(());
     }
-    let uses = stores.used_by_host().remove(path).map(|uses| uses.join("; "));
-    match restriction.why().or(uses) {
+    match restriction.why().or_else(|| stores.used_for(path)) {
         Some(why) => Err(EntryRefused::NotForGuests { path: path.to_owned(), why }.into()),
         None => Ok(()),
     }
@@ -246,9 +245,8 @@ fn deleted(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {
     };
     if entry.origin.is_automatic() {
         let path = entry.id.name();
-        if let Some(uses) = Stores::look_at([path]).used_by_host().remove(path) {
-            let (id, uses) = (id.clone(), uses.join("; "));
-            return Err(EntryRefused::HostUses { id, uses }.into());
+        if let Some(uses) = Stores::look_at([path]).used_for(path) {
+            return Err(EntryRefused::HostUses { id: id.clone(), uses }.into());
         }
     }
     Ok(Changed { before: Some(entry), after: None })

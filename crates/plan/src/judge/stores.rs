@@ -89,10 +89,7 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
             )));
         }
         let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
-        let writer = sharers
-            .into_iter()
-            .flatten()
-            .find(|sharer| sharer.holds_it && sharer.role == StoreRole::Store);
+        let writer = sharers.into_iter().flatten().find(|sharer| sharer.writes());
         if let Some(Sharer { guest, address, .. }) = writer {
             let text = format!(
                 "'{path}', on which the disk {} is built, is in use by the running guest '{guest}' ({address})",
@@ -165,12 +162,15 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
     }
 }
 
-/// A guest that writes to what the host itself uses destroys both. An image is only read.
+/// A guest that writes to what the host itself uses destroys both, and one that reads it learns what is not its own. An image
+/// that the host only reads is no secret.
 fn used_by_host(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
     let path = &device.backing.path;
-    let uses = facts.used_by_host.get(path)?;
     let is_image = device.kind == DeviceKind::Dvd && device.backing.storage == StorageType::File;
-    (!is_image).then(|| {
+    let uses = facts.used_by_host.get(path).into_iter().flatten();
+    let uses: Vec<&str> =
+        uses.filter(|host| !is_image || !host.is_read_only).map(|host| &*host.what).collect();
+    (!uses.is_empty()).then(|| {
         let uses = uses.join("; ");
         if let Some(name) = registered::lifted_by(path, facts) {
             return note(
@@ -400,7 +400,7 @@ fn shared_disk(path: &str, sharer: &Sharer) -> Finding {
     }
 }
 
-/// Images of dvds are read only and shared freely; a disk is shared if all who have it share it; anything else is one
+/// Images of dvds are read only and shared freely, with whoever reads them too; a disk is shared if all who have it share it; anything else is one
 /// running guest's.
 fn shared(
     config: &GuestConfig,
@@ -411,7 +411,7 @@ fn shared(
 ) {
     let path = &device.backing.path;
     for sharer in sharers.into_iter().flatten() {
-        let Sharer { guest, address, holds_it, role, standing, tenancy } = sharer;
+        let Sharer { guest, address, holds_it, role, standing, tenancy, .. } = sharer;
         if *role == StoreRole::Layer {
             all.push(base_of_clone(path, sharer, *standing));
             continue;
