@@ -221,6 +221,10 @@ impl Menu {
     }
 
     fn image_chosen(&mut self, drive: &Drive, line: &str) -> Vec<Action> {
+        // A file may be called `q`, and is chosen by its number.
+        if is_quit(line) {
+            return self.unchanged();
+        }
         let image = match media::choice(line, drive.images.len()) {
             Some(index) => Some(&drive.images[index]),
             None => drive.images.iter().find(|image| *image == line),
@@ -229,7 +233,6 @@ impl Menu {
             Some(image) => {
                 self.go_on(Next::Change { drive: drive.address, image: Some(image.clone()) })
             }
-            None if is_quit(line) => self.unchanged(),
             None => vec![Action::Print(media::no_choice(line, drive.images.len())), self.ask()],
         }
     }

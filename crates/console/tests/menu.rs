@@ -129,6 +129,30 @@ fn a_drive_of_the_vm_host_is_given_back() {
     }
 }
 
+/// Whatever the files are called, one can leave with nothing done, and have each by its number.
+#[test]
+fn a_file_called_q_does_not_take_the_place_of_quitting() {
+    let answer = |line: &str| {
+        let mut menu = Menu::new("web1");
+        menu.feed("in");
+        menu.drives(Ok(vec![Drive {
+            address: DriveAddress { bus: 0, device: 1, target: 0 },
+            medium: None,
+            folder: Some("/isos".into()),
+            trouble: None,
+            images: ["q", "Q", "quit", "1", "a.iso"].map(str::to_owned).to_vec(),
+        }]));
+        shown(&menu.feed(line))
+    };
+    for quits in ["q", "Q", "quit", ""] {
+        assert_eq!(answer(quits), "   Nothing was changed.\n\n[web1] vMP> ", "{quits:?}");
+    }
+    for (line, image) in [("1", "q"), ("2", "Q"), ("3", "quit"), ("4", "1"), ("a.iso", "a.iso")] {
+        let said = answer(line);
+        assert!(said.contains(&format!("image: Some({image:?})")), "{said}");
+    }
+}
+
 #[test]
 fn what_is_no_command_is_said_with_what_there_is() {
     check(
