@@ -12,6 +12,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_firmware_keeps_leaves_at_its_reset,
+    what_was_asked_of_the_guest_is_told_by_why,
     a_changed_adapter_waits_beside_what_runs,
     what_finds_no_spare_port_waits_and_is_told,
     ; long:
@@ -53,6 +54,36 @@ fn what_firmware_keeps_leaves_at_its_reset() {
     console.expect(SHELL, FIRMWARE_BOUND);
     host.ok(&["hpvmmodify", "-P", "box", "-a", &statement]);
     assert_eq!(waiting(&host, "box"), None, "its place is free at once");
+}
+
+/// What only waits for the next start is nothing that the guest would do, and `hpvm why` leaves it out.
+fn what_was_asked_of_the_guest_is_told_by_why() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.engine_behaves("boot=os,delete=never");
+    let disk = host.disk("data.img", 1 << 20);
+    let statement = format!("disk:avio_stor:0,5,0:file:{}", disk.display());
+    let nic = "network:avio_lan:0,6:vswitch:localnet";
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &statement, "-a", nic]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let why = || host.ok(&["hpvm", "why", "web"]);
+    let told = |why: &str| why.matches("asked of the guest since 20").count();
+    host.ok(&["hpvmmodify", "-P", "web", "-c", "2"]);
+    assert!(waiting(&host, "web").is_some_and(|shown| shown.contains("vcpus")));
+    assert_eq!(told(&why()), 0);
+
+    host.ok(&["hpvmmodify", "-P", "web", "-d", "disk:avio_stor:0,5,0"]);
+    let said = why();
+    let asked = format!("storage 0,5,0, {statement} to -, asked of the guest since 20");
+    assert!(said.contains(&asked) && said.contains("which has not done so yet"), "{said}");
+    assert!(!said.contains("vcpus"), "{said}");
+    host.ok(&["hpvmmodify", "-P", "web", "-d", "network:avio_lan:0,6"]);
+    assert_eq!(told(&why()), 2, "{}", why());
+    let shown = host.ok(&["hpvmstatus", "-P", "web", "--json"]);
+    assert_eq!(shown.matches("\"next_start\"").count(), 3, "{shown}");
+
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    assert_eq!(told(&why()), 0);
 }
 
 /// Each adapter that comes takes a port, and there are as many to spare as were promised.

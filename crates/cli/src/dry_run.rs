@@ -36,7 +36,7 @@ pub fn table(changes: &[FieldChange]) -> String {
         let when = match &change.effect {
             Effect::Now => "now".to_owned(),
             Effect::NextReset(reason) => format!("next reset: {reason}"),
-            Effect::NextStart(reason) => format!("next start: {reason}"),
+            Effect::Asked(reason) | Effect::NextStart(reason) => format!("next start: {reason}"),
             // Why, the errors beside the table say.
             Effect::Refused(_) => "refused".to_owned(),
         };
@@ -86,7 +86,9 @@ impl From<&FieldChange> for Change {
         let (when, reason) = match &change.effect {
             Effect::Now => (When::Now, None),
             Effect::NextReset(reason) => (When::NextReset, Some(reason.clone())),
-            Effect::NextStart(reason) => (When::NextStart, Some(reason.clone())),
+            Effect::Asked(reason) | Effect::NextStart(reason) => {
+                (When::NextStart, Some(reason.clone()))
+            }
             Effect::Refused(reason) => (When::Refused, Some(reason.clone())),
         };
         let FieldChange { field, from, to, .. } = change.clone();

@@ -17,6 +17,8 @@ pub enum Effect {
     Now,
     /// At the guest's next reset, or its next start when that comes first, and why not now.
     NextReset(String),
+    /// When the guest does what it was asked for, or at its next start when that comes first, and since when it was asked.
+    Asked(String),
     /// At the next start, and why not now.
     NextStart(String),
     /// Not at all, and why.
@@ -260,17 +262,17 @@ pub fn waiting(config: &GuestConfig, machine: &Machine) -> Vec<FieldChange> {
     for attached in machine.nics.iter().filter(|a| config.nic_in(a.nic.slot) != Some(&a.nic)) {
         let slot = attached.nic.slot;
         let to = config.nic_in(slot).map_or(NONE.to_owned(), ToString::to_string);
-        let reason = Effect::NextStart(pending_nic_reason(machine, slot));
-        field(&Place::Nic(slot).to_string(), attached.nic.to_string(), to, reason);
+        let effect = nic_waits_for(machine, slot);
+        field(&Place::Nic(slot).to_string(), attached.nic.to_string(), to, effect);
     }
     for nic in config.nics.iter().filter(|nic| machine.nic_in(nic.slot).is_none()) {
-        let reason = Effect::NextStart(pending_nic_reason(machine, nic.slot));
-        field(&Place::Nic(nic.slot).to_string(), NONE.to_owned(), nic.to_string(), reason);
+        let effect = nic_waits_for(machine, nic.slot);
+        field(&Place::Nic(nic.slot).to_string(), NONE.to_owned(), nic.to_string(), effect);
     }
     waits
 }
 
-fn pending_nic_reason(machine: &Machine, slot: PciSlot) -> String {
+fn nic_waits_for(machine: &Machine, slot: PciSlot) -> Effect {
     let is_about = |change: &DeviceChange| match change {
         DeviceChange::UnplugNic { slot: s } => *s == slot,
         DeviceChange::PlugNic { attached } => attached.nic.slot == slot,
@@ -291,12 +293,12 @@ fn waits_for(machine: &Machine, address: StorageAddress) -> Effect {
         DeviceChange::DetachAdapter { slot } => *slot == address.slot,
         change => change.is_at(address),
     });
-    Effect::NextStart(asked_since(asked))
+    asked_since(asked)
 }
 
-fn asked_since(asked: Option<&Pending>) -> String {
+fn asked_since(asked: Option<&Pending>) -> Effect {
     match asked {
-        Some(pending) => format!("asked of the guest since {}", pending.since),
-        None => "waits for the next start".into(),
+        Some(pending) => Effect::Asked(format!("asked of the guest since {}", pending.since)),
+        None => Effect::NextStart("waits for the next start".into()),
     }
 }

@@ -89,7 +89,7 @@ fn waiting(modified: &Modified) -> Vec<String> {
         Effect::NextReset(reason) => {
             Some(format!("{}: waits for the guest's next reset: {reason}", change.field))
         }
-        Effect::NextStart(reason) => {
+        Effect::Asked(reason) | Effect::NextStart(reason) => {
             Some(format!("{}: waits for the next start: {reason}", change.field))
         }
         Effect::Now | Effect::Refused(_) => None,

@@ -60,6 +60,9 @@ pub(super) fn waiting_section(view: &GuestView) -> Option<String> {
 fn reason(effect: &Effect) -> &str {
     match effect {
         Effect::Now => "",
-        Effect::NextReset(reason) | Effect::NextStart(reason) | Effect::Refused(reason) => reason,
+        Effect::NextReset(reason)
+        | Effect::Asked(reason)
+        | Effect::NextStart(reason)
+        | Effect::Refused(reason) => reason,
     }
 }

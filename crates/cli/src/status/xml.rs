@@ -48,9 +48,10 @@ fn guest(shown: &Shown<'_>) -> String {
     for change in &shown.view.waiting {
         let why = match &change.effect {
             Effect::Now => "",
-            Effect::NextReset(reason) | Effect::NextStart(reason) | Effect::Refused(reason) => {
-                reason
-            }
+            Effect::NextReset(reason)
+            | Effect::Asked(reason)
+            | Effect::NextStart(reason)
+            | Effect::Refused(reason) => reason,
         };
         elements.push(format!(
             "<waiting field=\"{}\" from=\"{}\" to=\"{}\" why=\"{}\"/>",

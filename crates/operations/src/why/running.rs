@@ -112,7 +112,11 @@ fn with_waiting(mut why: Why, config: &GuestConfig, machine: Option<&Machine>) -
         Effect::NextReset(reason) => {
             Some(format!("{}, {} to {}, {reason}", change.field, change.from, change.to))
         }
-        _ => None,
+        Effect::Asked(since) => Some(format!(
+            "{}, {} to {}, {since}, which has not done so yet",
+            change.field, change.from, change.to
+        )),
+        Effect::Now | Effect::NextStart(_) | Effect::Refused(_) => None,
     });
     why.notes.extend(waits);
     why
