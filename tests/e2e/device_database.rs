@@ -276,11 +276,15 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert_eq!(size(), 1_610_612_736);
     assert!(made.contains("1610612736 bytes"), "{made}");
     assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
-    for junk in ["1.5", "2", "1.5GX", "-1G", "0G", "0.1G", "1G1M", "12345K", ""] {
-        refused(&host, &["hpvmdevmgmt", "-S", junk, &shown]);
+    for junk in ["1.5", "2", "1.5GX", "-1G", "0G", "0.1G", "1G1M", ""] {
+        let said = refused(&host, &["hpvmdevmgmt", "-S", junk, &shown]);
+        assert!(said.contains("Usage: hpvmdevmgmt"), "{junk:?}: {said}");
         assert_eq!(size(), 1_610_612_736, "{junk:?}");
     }
-    let said = refused(&host, &["hpvmdevmgmt", "-S", "1G", &shown]);
+    // These are sizes, and none for this disk.
+    let said = host.refused(&["hpvmdevmgmt", "-S", "12345K", &shown]);
+    assert!(said.contains("no multiple of 4096"), "{said}");
+    let said = host.refused(&["hpvmdevmgmt", "-S", "1G", &shown]);
     assert!(said.contains("never made smaller"), "{said}");
     host.ok(&["hpvmdevmgmt", "-S", "1537M", &shown, "--dry-run"]);
     assert_eq!(size(), 1_610_612_736);

@@ -56,6 +56,20 @@ const WRONG: &[(&str, &str)] = &[
         "hpvmdevmgmt -S 10M --preallocate d.img",
         "hpvmdevmgmt: ERROR: -S takes its values directly behind it: -S SIZE FILE",
     ),
+    (
+        "hpvmdevmgmt -S 10X d.img",
+        "hpvmdevmgmt: ERROR: -S: '10X' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
+    ),
+    (
+        "hpvmdevmgmt -S 1e3M d.img --dry-run",
+        "hpvmdevmgmt: ERROR: -S: '1e3M' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
+    ),
+    (
+        "hpvmdevmgmt -S 4095 d.img",
+        "hpvmdevmgmt: ERROR: -S: '4095' has no unit; write 4095M or 4095G",
+    ),
+    ("hpvmdevmgmt -S 0 d.img", "hpvmdevmgmt: ERROR: -S: a disk of no bytes is none"),
+    ("hpvmdevmgmt -S 0G d.img", "hpvmdevmgmt: ERROR: -S: a disk of no bytes is none"),
     ("hpvmmodify -P g -F -s", "hpvmmodify: ERROR: -F and -s exclude each other"),
     ("hpvmmodify -P g extra", "hpvmmodify: ERROR: the argument 'extra' has no meaning here"),
     (

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ArgGroup;
-use hpvm_model::bytes::{Bytes, SizeError, shown};
+use clap::{ArgGroup, CommandFactory};
+use hpvm_model::bytes::{Bytes, MIB, SizeError, shown};
 use hpvm_model::entry::{AttributeName, Deletion, EntryError, Listing, Replacement, Setting};
 use hpvm_model::{Choice, EntryId, Severity};
-use hpvm_operations::devdb::disk_file::{self, Made, Room};
+use hpvm_operations::devdb::disk_file::{self, DiskRefused, Made, Room};
 use hpvm_operations::devdb::entries::{self, Changed};
 use hpvm_operations::devdb::{listing, repair, replace, running};
 use hpvm_operations::{Actor, Mode, Refusal, VmHost};
@@ -18,6 +18,7 @@ use crate::entries as shown_as;
 use crate::exit::Failure;
 use crate::messages::printable;
 use crate::output::print;
+use crate::usage;
 
 use super::{catch_interruptions, done, mode};
 
@@ -136,11 +137,11 @@ impl Perform for Devmgmt {
             let flaws = repair::flaws(&VmHost::open(Access::ReadOnly)?)?;
             return Ok(print(&shown_as::script(&flaws))?);
         }
-        let size = self.size.as_deref().map(disk).transpose()?;
+        let disk = self.size.as_deref().map(|words| disk(words, context)).transpose()?;
         catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone());
-        match size {
+        match disk {
             Some((size, path)) => self.make_disk(context, &mut host, &actor, size, &path),
             None => self.change(context, &mut host, &actor),
         }?;
@@ -248,28 +249,47 @@ fn whole(refusal: Refusal) -> Failure {
     }
 }
 
+/// Why a text is no size of a disk.
 #[derive(Debug, thiserror::Error)]
-enum DiskError {
+enum DiskSizeError {
     #[error("'{0}' has no unit; write {0}M or {0}G")]
     Unit(String),
     #[error(transparent)]
     Size(#[from] SizeError),
-    #[error("the path '{0}' cannot be made absolute")]
-    Path(String, #[source] std::io::Error),
+    #[error(transparent)]
+    Refused(#[from] DiskRefused),
 }
 
-/// Size and path of `-S`.
-fn disk(words: &[String]) -> Result<(Bytes, PathBuf), DiskError> {
-    let [size, path] = words else {
-        return Err(DiskError::Unit(String::new()));
+#[derive(Debug, thiserror::Error)]
+#[error("the path '{path}' cannot be made absolute")]
+struct PathError {
+    path: String,
+    source: std::io::Error,
+}
+
+/// Size and path of `-S`. clap sees two words alike, so what is no size is found here.
+fn disk(words: &[String], context: &Context) -> Result<(Bytes, PathBuf), Failure> {
+    let wrong = |text: String| {
+        let options = Devmgmt::command().bin_name(context.say.command());
+        usage::failure(format!("-S: {text}"), options)
     };
-    // Without a letter one would take it for bytes, another for megabytes.
-    if size.chars().all(|c| c.is_ascii_digit() || c == '.') && !size.is_empty() {
-        return Err(DiskError::Unit(shown(size)));
-    }
-    let size = Bytes::parse(size, 1)?;
-    let path = std::path::absolute(path).map_err(|source| DiskError::Path(shown(path), source))?;
+    let [size, path] = words else { return Err(wrong("size and file are missing".into())) };
+    let size = disk_size(size).map_err(|error| wrong(error.to_string()))?;
+    let path =
+        std::path::absolute(path).map_err(|source| PathError { path: shown(path), source })?;
     Ok((size, path))
+}
+
+fn disk_size(text: &str) -> Result<Bytes, DiskSizeError> {
+    let size = Bytes::parse(text, MIB)?;
+    if size.0 == 0 {
+        return Err(DiskRefused::Zero.into());
+    }
+    // Without a letter one would take it for bytes, another for megabytes.
+    match text.ends_with(|c: char| c.is_ascii_alphabetic()) {
+        true => Ok(size),
+        false => Err(DiskSizeError::Unit(shown(text))),
+    }
 }
 
 #[cfg(test)]
@@ -277,8 +297,7 @@ mod tests {
     use super::*;
 
     fn read(size: &str) -> Result<u64, String> {
-        let words = [size.to_owned(), "/d".to_owned()];
-        disk(&words).map(|(size, _)| size.0).map_err(|error| error.to_string())
+        disk_size(size).map(|size| size.0).map_err(|error| error.to_string())
     }
 
     /// Settles 78: sizes are taken as written, or refused.
@@ -290,5 +309,8 @@ mod tests {
             assert!(read(junk).is_err(), "{junk:?}");
         }
         assert!(read("2048").unwrap_err().contains("2048M"));
+        for none in ["0", "0.0", "0M", "0K"] {
+            assert_eq!(read(none), Err("a disk of no bytes is none".into()), "{none:?}");
+        }
     }
 }
