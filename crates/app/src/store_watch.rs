@@ -50,14 +50,14 @@ type Round = Arc<Vec<Arc<Store>>>;
 pub(crate) struct Reading {
     /// As long as its reader is at it.
     round: Weak<Vec<Arc<Store>>>,
-    /// Those that had a read under way already.
-    others: Vec<Arc<Store>>,
+    /// All that were wanted: those that another reader was at, now or when its turn came, this one passed over.
+    stores: Vec<Arc<Store>>,
 }
 
 impl Reading {
     /// Whether each of these stores has answered.
     pub(crate) fn is_over(&self) -> bool {
-        self.round.strong_count() == 0 && !self.others.iter().any(|store| store.is_asked())
+        self.round.strong_count() == 0 && !self.stores.iter().any(|store| store.is_asked())
     }
 }
 
@@ -202,14 +202,15 @@ impl StoreWatch {
 
     /// Reads each store that is wanted, by its address.
     pub(crate) fn read(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) -> Reading {
-        let wanted = self.stores.iter().filter(|store| is_wanted(store.address)).cloned();
-        let (others, free): (Vec<_>, Vec<_>) = wanted.partition(|store| store.is_asked());
+        let wanted = self.stores.iter().filter(|store| is_wanted(store.address));
+        let stores: Vec<_> = wanted.cloned().collect();
+        let free = stores.iter().filter(|store| !store.is_asked()).cloned().collect();
         if self.stores.iter().any(|store| store.is_asked()) {
             // Its thread ends when its read comes back, whenever that is.
             self.reader = None;
         }
         let round = Arc::new(free);
-        let reading = Reading { round: Arc::downgrade(&round), others };
+        let reading = Reading { round: Arc::downgrade(&round), stores };
         if !round.is_empty() {
             // Without a thread nothing is told this time, and the next beat tries again.
             let reader = self.reader.take().or_else(start_reader);

@@ -353,8 +353,7 @@ impl VmHost {
     }
 
     /// Other guests that have one of these stores, or one that overlaps it, by our store. Images of dvds are shared freely, and
-    /// have nobody but guests that run and write to them: what is configured twice is told of the disk, since an image may be
-    /// that of all guests.
+    /// have nobody but guests that run and write to them: who is configured with one may be every guest there is.
     fn sharers(
         &self,
         config: &GuestConfig,

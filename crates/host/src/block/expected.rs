@@ -28,13 +28,14 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// A mount of this type with these options. The file system of optical media is only read.
+    /// A mount of this type, or of one of these, with these options. The file system of optical media is only read.
     pub(super) fn mount<'a>(
         at: PathBuf,
         kind: &[u8],
         mut options: impl Iterator<Item = &'a [u8]>,
     ) -> Purpose {
-        match kind == b"iso9660" || options.any(|option| option == b"ro") {
+        let mut kinds = kind.split(|byte| *byte == b',');
+        match kinds.any(|kind| kind == b"iso9660") || options.any(|option| option == b"ro") {
             true => Purpose::MountReadOnly(at),
             false => Purpose::Mount(at),
         }
@@ -47,6 +48,13 @@ pub struct Expected {
     pub purpose: Purpose,
     /// A table by its path, a unit by its name.
     pub says: String,
+}
+
+impl Expected {
+    /// Nothing is written then.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self.purpose, Purpose::MountReadOnly(_))
+    }
 }
 
 impl fmt::Display for Expected {

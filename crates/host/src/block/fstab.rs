@@ -56,7 +56,11 @@ mod tests {
                 "content /dev/disk/by-uuid/ABCD-12",
                 at("/boot/efi"),
             ),
-            ("/srv/a.iso /a iso9660 loop", "path /srv/a.iso", Purpose::MountReadOnly("/a".into())),
+            (
+                "/srv/a.iso /a udf,iso9660 loop",
+                "path /srv/a.iso",
+                Purpose::MountReadOnly("/a".into()),
+            ),
             ("/dev/sdb /b ext4 noauto,ro", "path /dev/sdb", Purpose::MountReadOnly("/b".into())),
             ("LABEL=\"x\" /x ext4", "content /dev/disk/by-label/x", at("/x")),
             ("LABEL=my\\040disk /x ext4", r"content /dev/disk/by-label/my\x20disk", at("/x")),

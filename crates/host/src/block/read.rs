@@ -174,7 +174,11 @@ impl<'places> Reader<'places> {
                 Named::Path(_) => &mut self.blocks.expected,
                 Named::Content(_) => &mut self.blocks.labelled,
             };
-            noted.entry(store).or_insert(expected);
+            let first = noted.entry(store).or_insert_with(|| expected.clone());
+            // Who writes counts more than who was named first and reads.
+            if first.is_read_only() {
+                *first = expected;
+            }
         }
     }
 

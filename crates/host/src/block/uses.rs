@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use super::boot::Boot;
 use super::device::{Device, Kind, Mapping};
-use super::expected::{Expected, Purpose};
+use super::expected::Expected;
 use super::lead::Store;
 use super::probe::{Probe, ProbeError};
 use super::signature::{self, Signature};
@@ -215,8 +215,13 @@ impl Blocks {
     fn fact(&self, store: Store) -> Option<Fact> {
         if let Store::Device(number) = store {
             if let Some(MountPoint { at, is_read_only }) = self.mounted.get(&number) {
-                let fact = if *is_read_only { Fact::MountedReadOnly } else { Fact::Mounted };
-                return Some(fact(at.clone()));
+                let at = at.clone();
+                let writing = self.expected.get(&store).filter(|said| !said.is_read_only());
+                return Some(match writing {
+                    Some(said) if *is_read_only => Fact::Expected(said.clone()),
+                    _ if *is_read_only => Fact::MountedReadOnly(at),
+                    _ => Fact::Mounted(at),
+                });
             }
             if let Some(at) = self.btrfs.get(&number) {
                 return Some(Fact::Btrfs(at.clone()));
@@ -368,9 +373,7 @@ impl Use {
     pub fn is_read_only(&self) -> bool {
         match &self.fact {
             Fact::MountedReadOnly(_) => true,
-            Fact::Expected(Expected { purpose, .. }) => {
-                matches!(purpose, Purpose::MountReadOnly(_))
-            }
+            Fact::Expected(expected) => expected.is_read_only(),
             _ => false,
         }
     }
