@@ -25,6 +25,20 @@ pub enum Effect {
     Refused(String),
 }
 
+impl Effect {
+    /// Why not now, or not at all; nothing where it is now.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Effect::Now => "",
+            Effect::NextReset(reason)
+            | Effect::Asked(reason)
+            | Effect::NextStart(reason)
+            | Effect::Refused(reason) => reason,
+        }
+    }
+}
+
 /// One field that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldChange {

@@ -47,7 +47,7 @@ pub(super) fn details_section(view: &GuestView) -> Option<String> {
 pub(super) fn waiting_section(view: &GuestView) -> Option<String> {
     let mut table = Table::new(["Field", "Now", "Next Start", "Why"]);
     for change in &view.waiting {
-        table.row([&change.field, &change.from, &change.to, reason(&change.effect)]);
+        table.row([&change.field, &change.from, &change.to, change.effect.reason()]);
     }
     let waits_for_reset = |change: &FieldChange| matches!(change.effect, Effect::NextReset(_));
     let until = match view.waiting.iter().any(waits_for_reset) {
@@ -55,14 +55,4 @@ pub(super) fn waiting_section(view: &GuestView) -> Option<String> {
         false => "Start",
     };
     (!view.waiting.is_empty()).then(|| format!("[Waiting for Next {until}]\n{}", table.render()))
-}
-
-fn reason(effect: &Effect) -> &str {
-    match effect {
-        Effect::Now => "",
-        Effect::NextReset(reason)
-        | Effect::Asked(reason)
-        | Effect::NextStart(reason)
-        | Effect::Refused(reason) => reason,
-    }
 }

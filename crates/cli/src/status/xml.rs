@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use hpvm_model::bytes::{GIB, MIB};
 use hpvm_model::{Bytes, Nic, RunState, StorageDevice};
-use hpvm_plan::difference::Effect;
 use hpvm_plan::record::Access;
 
 use super::{RESERVED_MEMORY, Shown};
@@ -46,13 +45,7 @@ fn guest(shown: &Shown<'_>) -> String {
     elements.extend(shown.storage.iter().map(|device| storage(shown, device)));
     elements.extend(shown.nics.iter().map(|nic| network(nic)));
     for change in &shown.view.waiting {
-        let why = match &change.effect {
-            Effect::Now => "",
-            Effect::NextReset(reason)
-            | Effect::Asked(reason)
-            | Effect::NextStart(reason)
-            | Effect::Refused(reason) => reason,
-        };
+        let why = change.effect.reason();
         elements.push(format!(
             "<waiting field=\"{}\" from=\"{}\" to=\"{}\" why=\"{}\"/>",
             escaped(&change.field),

@@ -400,8 +400,8 @@ fn shared_disk(path: &str, sharer: &Sharer) -> Finding {
     }
 }
 
-/// Images of dvds are read only and shared freely, with whoever reads them too; a disk is shared if all who have it share it; anything else is one
-/// running guest's.
+/// Images of dvds are read only and shared freely, with whoever reads them too; a disk is shared if all who have it share it;
+/// anything else is one running guest's.
 fn shared(
     config: &GuestConfig,
     device: &StorageDevice,
