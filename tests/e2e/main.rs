@@ -1,7 +1,7 @@
 //! End to end: the programs as built, on VM Hosts of their own, with scripted engines where those can judge and real guests
 //! where only those can. Each module is a subject; each test is a function without arguments.
 //!
-//! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests. Long tests, whose decisions are judged by others
+//! `cargo test -p hpvm-tests [FILTER]`. The run ends with the ten slowest tests and with why any failed. Long tests, whose decisions are judged by others
 //! and which see that QEMU, firmware, kernels and systemd do as those say, run in `make soak`, and when they are asked for:
 //! `cargo test -p hpvm-tests -- --include-ignored FILTER`.
 
@@ -174,6 +174,7 @@ fn main() {
     pool::end();
     guest_host::end();
     report::slowest(10);
+    report::failures();
     conclusion.exit();
 }
 

@@ -56,6 +56,7 @@ const GUEST_HOST: Debian<'static> = Debian {
             "/etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf",
             include_str!("guest_host/autologin.conf"),
         ),
+        ("/etc/systemd/system.conf.d/patient.conf", include_str!("guest_host/patient.conf")),
         ("/etc/multipath.conf", include_str!("guest_host/multipath.conf")),
     ],
     customize: include_str!("guest_host/customize"),

@@ -6,6 +6,10 @@
 //! would lose half a second more while the card agrees with the other end on a speed (QEMU, hw/net/e1000x_common.c), and two
 //! seconds more when its driver had noticed: Linux looks every other second, and the card's interrupt does not make it look
 //! sooner, since the work that it asks for waits already (e1000_main.c). Neither can be had shorter from outside the guest.
+//!
+//! Nor was a switch gone for an AVIO NIC that was halted and is back at once: with its link a guest forgets who has which
+//! address, and where it asks while nobody forwards, it asks again a second later (Linux, net/core/neighbour.c). A wire that
+//! is lost it is shown at once, so that a guest with another way takes that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,19 +31,28 @@ pub(super) struct Links {
     leaving: BTreeMap<PciSlot, u32>,
 }
 
+/// What there is behind a NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    Network,
+    /// A switch whose wire carries nothing.
+    Switch,
+    /// A halted switch, or none. Of an AVIO NIC that lost its switch QEMU has taken the link down, and sets it up again.
+    Nothing,
+}
+
 /// At this beat, one to two seconds later, a link goes that does not go at once.
 const GONE_BEATS: u32 = 2;
 
 impl Links {
     /// What the guest is to be shown now; `None`: what it was shown before.
-    fn judge(&mut self, slot: PciSlot, kind: NicKind, wanted: LinkState) -> Option<LinkState> {
-        if wanted == LinkState::Up {
+    fn judge(&mut self, slot: PciSlot, kind: NicKind, behind: Behind) -> Option<LinkState> {
+        if behind == Behind::Network {
             self.leaving.remove(&slot);
             self.up.insert(slot);
             return Some(LinkState::Up);
         }
-        // QEMU has taken down the link of an AVIO NIC that lost its switch, and sets it up again when it is back.
-        let at_once = kind == NicKind::AvioLan && !self.broken.contains(&slot);
+        let at_once = kind == NicKind::AvioLan && behind == Behind::Switch;
         if self.up.contains(&slot) && !at_once {
             self.leaving.entry(slot).or_insert(0);
             return None;
@@ -99,14 +112,14 @@ impl Driver {
     fn show_link(&mut self, slot: PciSlot) {
         let Ok(known) = &self.recorded.machine else { return };
         let Some(attached) = known.file.machine().nic_in(slot) else { return };
-        let is_forwarding = attached.link == LinkState::Up;
+        let is_forwarding = attached.link == LinkState::Up && !self.links.broken.contains(&slot);
         let has_wire = self.wires.of(attached.switch) == WireNow::There;
-        let is_broken = self.links.broken.contains(&slot);
-        let wanted = match is_forwarding && has_wire && !is_broken {
-            true => LinkState::Up,
-            false => LinkState::Down,
+        let behind = match (is_forwarding, has_wire) {
+            (true, true) => Behind::Network,
+            (true, false) => Behind::Switch,
+            (false, _) => Behind::Nothing,
         };
-        if let Some(shown) = self.links.judge(slot, attached.nic.kind, wanted) {
+        if let Some(shown) = self.links.judge(slot, attached.nic.kind, behind) {
             self.monitor.tell(SetLink { name: nic_id(slot), up: shown == LinkState::Up });
         }
     }
@@ -124,49 +137,51 @@ mod tests {
 
     fn with_link(kind: NicKind) -> Links {
         let mut links = Links::default();
-        assert_eq!(links.judge(slot(), kind, LinkState::Up), Some(LinkState::Up));
+        assert_eq!(links.judge(slot(), kind, Behind::Network), Some(LinkState::Up));
         links
     }
 
     #[test]
-    fn a_switch_that_is_back_at_once_was_never_gone_for_an_emulated_nic() {
+    fn a_switch_that_is_back_at_once_was_never_gone() {
         for kind in BOTH {
             let mut links = with_link(kind);
-            let shown = links.judge(slot(), kind, LinkState::Down);
-            assert_eq!(shown, (kind == NicKind::AvioLan).then_some(LinkState::Down), "{kind:?}");
+            assert_eq!(links.judge(slot(), kind, Behind::Nothing), None, "{kind:?}");
             assert_eq!(links.beat(), []);
-            assert_eq!(links.judge(slot(), kind, LinkState::Up), Some(LinkState::Up));
+            assert_eq!(links.judge(slot(), kind, Behind::Network), Some(LinkState::Up));
             assert_eq!([links.beat(), links.beat(), links.beat()], [vec![], vec![], vec![]]);
         }
     }
 
     #[test]
-    fn a_link_goes_when_its_time_has_come_however_often_it_is_judged() {
-        let mut links = with_link(NicKind::Lan);
-        assert_eq!(links.judge(slot(), NicKind::Lan, LinkState::Down), None);
-        assert_eq!(links.beat(), []);
-        assert_eq!(links.judge(slot(), NicKind::Lan, LinkState::Down), None);
-        assert_eq!(links.beat(), [slot()]);
-        let down = Some(LinkState::Down);
-        assert_eq!(links.judge(slot(), NicKind::Lan, LinkState::Down), down);
-        assert_eq!(links.judge(slot(), NicKind::Lan, LinkState::Down), down, "and stays");
-        assert_eq!(links.beat(), []);
+    fn a_lost_wire_is_shown_to_an_avio_nic_at_once() {
+        for kind in BOTH {
+            let shown = with_link(kind).judge(slot(), kind, Behind::Switch);
+            assert_eq!(shown, (kind == NicKind::AvioLan).then_some(LinkState::Down), "{kind:?}");
+        }
     }
 
     #[test]
-    fn a_broken_socket_may_be_connected_again_at_once() {
+    fn a_link_goes_when_its_time_has_come_however_often_it_is_judged() {
         for kind in BOTH {
             let mut links = with_link(kind);
-            links.broken.insert(slot());
-            assert_eq!(links.judge(slot(), kind, LinkState::Down), None);
+            assert_eq!(links.judge(slot(), kind, Behind::Nothing), None);
+            assert_eq!(links.beat(), []);
+            assert_eq!(links.judge(slot(), kind, Behind::Nothing), None);
+            assert_eq!(links.beat(), [slot()]);
+            let down = Some(LinkState::Down);
+            assert_eq!(links.judge(slot(), kind, Behind::Nothing), down);
+            assert_eq!(links.judge(slot(), kind, Behind::Nothing), down, "and stays");
+            assert_eq!(links.beat(), []);
         }
     }
 
     #[test]
     fn a_guest_that_starts_and_a_worker_that_takes_over_show_what_is() {
         for kind in BOTH {
-            let shown = Links::default().judge(slot(), kind, LinkState::Down);
-            assert_eq!(shown, Some(LinkState::Down), "{kind:?}");
+            for behind in [Behind::Switch, Behind::Nothing] {
+                let shown = Links::default().judge(slot(), kind, behind);
+                assert_eq!(shown, Some(LinkState::Down), "{kind:?}");
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{Refusal, VmHost};
 const LINK_BOUND: Duration = Duration::from_secs(5);
 /// A guest takes so long to see that it has a link, emulated on a busy machine. What it sends before is lost, and a question for
 /// somebody's address is asked again after a second only (Linux, net/core/neighbour.c).
-const SEEN_WITHIN: Duration = Duration::from_millis(50);
+const SEEN_WITHIN: Duration = Duration::from_millis(100);
 /// So many guests are told at a time: one after the other the last of many would see its link late.
 const TOLD_AT_ONCE: usize = 64;
 
