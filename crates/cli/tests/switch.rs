@@ -28,7 +28,15 @@ fn switch(number: u32, name: &str) -> Vswitch {
 fn localnet() -> SwitchView {
     let switch = Vswitch { state: SwitchState::Up, ..switch(1, "localnet") };
     let wire = WireView::None;
-    SwitchView { switch, state: ShownState::Up, mac: None, ip: None, wire, ports: Vec::new() }
+    SwitchView {
+        switch,
+        state: ShownState::Up,
+        mac: None,
+        ip: None,
+        wire,
+        wire_discards: None,
+        ports: Vec::new(),
+    }
 }
 
 /// With a wire, a port in use, one that is reserved, one with rules alone.
@@ -107,7 +115,8 @@ fn vlan02() -> SwitchView {
     let mac = Some(mac("0x0017a4112233"));
     let ip = "192.168.1.12".parse().ok();
     let wire = WireView::Here { carrier: Carrier::Up, mtu_bytes: 9000, speed_mbit: Some(1000) };
-    SwitchView { switch, state: ShownState::Up, mac, ip, wire, ports }
+    let wire_discards = Some(Discards { no_room: 2, malformed: 1, ..Discards::default() });
+    SwitchView { switch, state: ShownState::Up, mac, ip, wire, wire_discards, ports }
 }
 
 #[test]
@@ -184,8 +193,6 @@ Port Number                      : 1
     Untagged VlanId              : none
     Reserved VMs                 : avio_vm,other
     Adaptor                      : avio_lan
-    Mac Address                  : 0x56e9e3096a22
-    Mac Address in use           : 0x56e9e3096a23
     Inbound Octets               : 32714
     Inbound Unicast Pkts (wire)  : 197
     Inbound Unicast Pkts (local) : 23
@@ -204,6 +211,8 @@ Port Number                      : 1
     Discards: malformed          : 6
     Discards: halted             : 12
     Discards: never forwarded    : 27
+    Mac Address                  : 0x56e9e3096a22
+    Mac Address in use           : 0x56e9e3096a23
 
 "#]]
     );

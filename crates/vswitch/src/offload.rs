@@ -6,7 +6,7 @@
 use crate::avio::Put;
 use crate::features::Offloads;
 use crate::frame::View;
-use crate::packet::{self, IPV4, IPV6, TCP, Transport};
+use crate::packet::{self, IPV4, IPV6, Network, TCP, Transport, UDP};
 use crate::wire::OffloadHeader;
 
 /// What a frame needs and a receiver takes, as masks: a frame passes as it is when it needs nothing that is not taken.
@@ -14,12 +14,15 @@ pub(crate) const CHECKSUM: u8 = 1;
 const SEGMENTS_IPV4: u8 = 2;
 const SEGMENTS_IPV6: u8 = 4;
 const SEGMENTS_ECN: u8 = 8;
+/// Nobody takes these: no driver was offered them, and older kernels know no such header.
+const SEGMENTS_UDP: u8 = 16;
 
 /// Into so many pieces a frame is cut at most. Linux makes fewer than 750 of 64 KiB by itself (its shortest are of 88 bytes,
 /// `TCP_MIN_MSS`); a byte apiece would keep everybody's switch busy.
 const PIECES_MAX: u32 = 1024;
 const TCP_CHECKSUM_OFFSET: u16 = 16;
 const UDP_CHECKSUM_OFFSET: u16 = 6;
+const UDP_HEADER_BYTES: usize = 8;
 const TCP_FIN: u8 = 0x01;
 const TCP_PUSH: u8 = 0x08;
 const TCP_CONGESTION_REDUCED: u8 = 0x80;
@@ -46,21 +49,22 @@ pub(crate) fn judge(header: &OffloadHeader, head: &[u8], octets: u32) -> Option<
     if header.gso_type == OffloadHeader::GSO_NONE {
         return Some(needs);
     }
-    let (ethertype, bit) = match header.gso_type & !OffloadHeader::GSO_ECN {
-        OffloadHeader::GSO_TCP_IPV4 => (IPV4, SEGMENTS_IPV4),
-        OffloadHeader::GSO_TCP_IPV6 => (IPV6, SEGMENTS_IPV6),
+    let (network, transport) = packet::transport(head)?;
+    let (bit, checksum_offset) = match (header.gso_type, network.ethertype, transport.protocol) {
+        (OffloadHeader::GSO_UDP, IPV4 | IPV6, UDP) => (SEGMENTS_UDP, UDP_CHECKSUM_OFFSET),
+        (gso, ethertype, TCP) => match (gso & !OffloadHeader::GSO_ECN, ethertype) {
+            (OffloadHeader::GSO_TCP_IPV4, IPV4) => (SEGMENTS_IPV4, TCP_CHECKSUM_OFFSET),
+            (OffloadHeader::GSO_TCP_IPV6, IPV6) => (SEGMENTS_IPV6, TCP_CHECKSUM_OFFSET),
+            _ => return None,
+        },
         _ => return None,
     };
-    let (network, transport) = packet::transport(head)?;
-    let starts = usize::from(header.checksum_start) == transport.start;
-    let whole = network.ethertype == ethertype
-        && transport.protocol == TCP
-        && !transport.later_fragment
+    let whole = !transport.later_fragment
         && header.segment_size > 0
         && header.flags & OffloadHeader::NEEDS_CHECKSUM != 0
-        && starts
-        && header.checksum_offset == TCP_CHECKSUM_OFFSET
-        && tcp_header_bytes(head, transport)
+        && usize::from(header.checksum_start) == transport.start
+        && header.checksum_offset == checksum_offset
+        && data_start(head, transport)
             .and_then(|bytes| octets.checked_sub(bytes as u32))
             .is_some_and(|data| data.div_ceil(header.segment_size.into()) <= PIECES_MAX);
     if header.gso_type & OffloadHeader::GSO_ECN != 0 {
@@ -69,11 +73,15 @@ pub(crate) fn judge(header: &OffloadHeader, head: &[u8], octets: u32) -> Option<
     whole.then_some(needs | bit)
 }
 
-/// Where TCP's data begin.
-fn tcp_header_bytes(head: &[u8], transport: Transport) -> Option<usize> {
-    let words = usize::from(head.get(transport.start + 12)? >> 4);
-    let end = transport.start + 4 * words;
-    (words >= 5 && head.len() >= end).then_some(end)
+/// Where the data of TCP or UDP begin.
+fn data_start(head: &[u8], transport: Transport) -> Option<usize> {
+    let header_bytes = match transport.protocol {
+        UDP => UDP_HEADER_BYTES,
+        _ => 4 * usize::from(head.get(transport.start + 12)? >> 4),
+    };
+    let end = transport.start + header_bytes;
+    let is_whole = transport.protocol == UDP || header_bytes >= 20;
+    (is_whole && head.len() >= end).then_some(end)
 }
 
 /// Does for a receiver what it does not take, in memory of its own.
@@ -98,6 +106,7 @@ impl Finisher {
         let gso = match header.gso_type & !OffloadHeader::GSO_ECN {
             OffloadHeader::GSO_TCP_IPV4 => SEGMENTS_IPV4,
             OffloadHeader::GSO_TCP_IPV6 => SEGMENTS_IPV6,
+            OffloadHeader::GSO_UDP => SEGMENTS_UDP,
             _ => 0,
         };
         let ecn = header.gso_type & OffloadHeader::GSO_ECN != 0 && takes & SEGMENTS_ECN == 0;
@@ -110,7 +119,7 @@ impl Finisher {
         hand_on(&plain(&self.whole)).map(drop)
     }
 
-    /// Cuts a long TCP segment as a network card would: the headers before each piece, with length, identification,
+    /// Cuts long TCP and UDP segments as a network card would: the headers before each piece, with length, identification,
     /// sequence number, flags and checksums of its own.
     fn segments<E>(
         &mut self,
@@ -118,11 +127,8 @@ impl Finisher {
         mut hand_on: impl FnMut(&View<'_>) -> Result<Put, E>,
     ) -> Result<(), E> {
         let Some((network, transport)) = packet::transport(&self.whole) else { return Ok(()) };
-        let Some(data) = tcp_header_bytes(&self.whole, transport) else { return Ok(()) };
+        let Some(data) = data_start(&self.whole, transport) else { return Ok(()) };
         let (headers, payload) = self.whole.split_at(data);
-        let tcp = transport.start;
-        let sequence = number(headers, tcp + 4);
-        let flags = headers[tcp + 13];
         let identification = packet::word(headers, network.start + 4).unwrap_or(0);
         let size = usize::from(header.segment_size);
         let count = payload.len().div_ceil(size).max(1);
@@ -140,30 +146,53 @@ impl Finisher {
                     let own = identification.wrapping_add(index as u16);
                     put_word(segment, network.start + 4, own);
                     put_word(segment, network.start + 10, 0);
-                    let sum = checksum(&segment[network.start..tcp]);
+                    let sum = checksum(&segment[network.start..transport.start]);
                     put_word(segment, network.start + 10, sum);
                 }
                 _ => put_word(segment, network.start + 4, network_bytes - 40),
             }
-            let at = sequence.wrapping_add(from as u32);
-            segment[tcp + 4..tcp + 8].copy_from_slice(&at.to_be_bytes());
-            let mut own_flags = flags;
-            if index + 1 < count {
-                own_flags &= !(TCP_FIN | TCP_PUSH);
-            }
-            if index > 0 {
-                own_flags &= !TCP_CONGESTION_REDUCED;
-            }
-            segment[tcp + 13] = own_flags;
+            let checksum_offset = match transport.protocol {
+                UDP => {
+                    let bytes = (segment.len() - transport.start) as u16;
+                    put_word(segment, transport.start + 4, bytes);
+                    UDP_CHECKSUM_OFFSET
+                }
+                _ => {
+                    let place = Place { from: from as u32, is_last: index + 1 == count };
+                    place.put_into(&mut segment[transport.start..]);
+                    TCP_CHECKSUM_OFFSET
+                }
+            };
             // The sender put the sum of the pseudo header there, with the whole length; ours is made anew.
-            let pseudo = pseudo_sum(segment, network.ethertype, network.start, tcp);
-            put_word(segment, tcp + usize::from(TCP_CHECKSUM_OFFSET), fold(pseudo));
-            fill_checksum(segment, tcp as u16, TCP_CHECKSUM_OFFSET);
+            let pseudo = pseudo_sum(segment, network, transport);
+            let start = transport.start;
+            put_word(segment, start + usize::from(checksum_offset), fold(pseudo));
+            fill_checksum(segment, start as u16, checksum_offset);
             if hand_on(&plain(segment))? != Put::Done {
                 break;
             }
         }
         Ok(())
+    }
+}
+
+/// Where in the whole a piece of a TCP segment is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    from: u32,
+    is_last: bool,
+}
+
+impl Place {
+    fn put_into(self, tcp: &mut [u8]) {
+        let sequence = number(tcp, 4).wrapping_add(self.from);
+        tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+        if !self.is_last {
+            tcp[13] &= !(TCP_FIN | TCP_PUSH);
+        }
+        if self.from > 0 {
+            tcp[13] &= !TCP_CONGESTION_REDUCED;
+        }
     }
 }
 
@@ -187,13 +216,13 @@ fn fill_checksum(frame: &mut [u8], start: u16, offset: u16) {
 }
 
 /// The sum over addresses, protocol and length (RFC 9293, 3.1; RFC 8200, 8.1).
-fn pseudo_sum(segment: &[u8], ethertype: u16, network: usize, tcp: usize) -> u64 {
-    let addresses = match ethertype {
-        IPV4 => network + 12..network + 20,
-        _ => network + 8..network + 40,
+fn pseudo_sum(segment: &[u8], network: Network, transport: Transport) -> u64 {
+    let addresses = match network.ethertype {
+        IPV4 => network.start + 12..network.start + 20,
+        _ => network.start + 8..network.start + 40,
     };
-    let length = (segment.len() - tcp) as u64;
-    sum(&segment[addresses], u64::from(TCP) + length)
+    let length = (segment.len() - transport.start) as u64;
+    sum(&segment[addresses], u64::from(transport.protocol) + length)
 }
 
 /// Adds big-endian words, the last one filled up with zero (RFC 1071), to a sum.
@@ -255,7 +284,8 @@ mod tests {
         frame
             .extend([0, 1, 0, 2, 0xff, 0xff, 0xff, 0xf0, 0, 0, 0, 0, 0x50, 0x99, 1, 0, 0, 0, 0, 0]);
         frame.extend(data);
-        let pseudo = fold(pseudo_sum(&frame, ethertype, network, tcp));
+        let (of_network, of_transport) = packet::transport(&frame).expect("TCP");
+        let pseudo = fold(pseudo_sum(&frame, of_network, of_transport));
         put_word(&mut frame, tcp + 16, pseudo);
         let header = OffloadHeader {
             flags: OffloadHeader::NEEDS_CHECKSUM,
@@ -285,7 +315,72 @@ mod tests {
         assert_eq!((finished, pieces), (Ok(()), 5));
     }
 
+    /// Lengths and checksums are those of the piece.
+    fn assert_is_sound(piece: &[u8], network: usize, transport: usize) {
+        let (of_network, of_transport) = packet::transport(piece).expect("as before");
+        let pseudo = pseudo_sum(piece, of_network, of_transport);
+        assert_eq!(fold(pseudo + sum(&piece[transport..], 0)), 0xffff, "the transport's checksum");
+        let length = |at: usize| packet::word(piece, at).map(usize::from);
+        if of_network.ethertype == IPV4 {
+            assert_eq!(fold(sum(&piece[network..transport], 0)), 0xffff, "IPv4's checksum");
+            assert_eq!(length(network + 2), Some(piece.len() - network));
+        } else {
+            assert_eq!(length(network + 4), Some(piece.len() - transport));
+        }
+        if of_transport.protocol == UDP {
+            assert_eq!(length(transport + 4), Some(piece.len() - transport));
+        }
+    }
+
+    /// As a kernel hands several datagrams at once to a packet socket.
+    fn udp_frame(ethertype: u16, tag: bool, data: &[u8]) -> (Vec<u8>, OffloadHeader, usize) {
+        let (mut frame, tcp, network) = tcp_frame(ethertype, tag, &[]);
+        let start = usize::from(tcp.checksum_start);
+        frame.truncate(start);
+        let (protocol_at, length_at, ip_bytes) = match ethertype {
+            IPV4 => (network + 9, network + 2, 20),
+            _ => (network + 6, network + 4, 0),
+        };
+        frame[protocol_at] = UDP;
+        let length = (UDP_HEADER_BYTES + data.len()) as u16;
+        put_word(&mut frame, length_at, ip_bytes + length);
+        frame.extend([0, 1, 0, 2]);
+        frame.extend(length.to_be_bytes());
+        frame.extend([0, 0]);
+        frame.extend(data);
+        let header = OffloadHeader {
+            gso_type: OffloadHeader::GSO_UDP,
+            header_length: (start + UDP_HEADER_BYTES) as u16,
+            checksum_offset: UDP_CHECKSUM_OFFSET,
+            ..tcp
+        };
+        (frame, header, network)
+    }
+
     proptest! {
+        #[test]
+        fn datagrams_that_were_handed_over_at_once_are_parted(
+            data in prop::collection::vec(any::<u8>(), 1..5000),
+            size in 5u16..1500, v6: bool, tag: bool,
+        ) {
+            let (frame, mut header, network) = udp_frame(if v6 { IPV6 } else { IPV4 }, tag, &data);
+            header.segment_size = size;
+            let needs = judge(&header, &frame[..frame.len().min(128)], frame.len() as u32);
+            prop_assert_eq!(needs, Some(CHECKSUM | SEGMENTS_UDP));
+            let (start, mut datagrams) = (usize::from(header.checksum_start), Vec::new());
+            let all = mask(Offloads::all());
+            prop_assert_eq!(needs.unwrap_or(0) & !all, SEGMENTS_UDP, "not even a wire takes them");
+            let finished = Finisher::default().finish(&View { header, ..plain(&frame) }, all, |piece| {
+                assert_eq!(piece.header, OffloadHeader::default());
+                assert_is_sound(piece.head, network, start);
+                datagrams.push(piece.head[start + UDP_HEADER_BYTES..].to_vec());
+                Ok::<_, ()>(Put::Done)
+            });
+            prop_assert_eq!(finished, Ok(()));
+            let expected: Vec<Vec<u8>> = data.chunks(size.into()).map(<[u8]>::to_vec).collect();
+            prop_assert_eq!(datagrams, expected);
+        }
+
         #[test]
         fn what_was_cut_is_whole_again(
             data in prop::collection::vec(any::<u8>(), 0..5000),
@@ -304,14 +399,7 @@ mod tests {
                 let bytes = piece.head;
                 assert_eq!(piece.header, OffloadHeader::default());
                 assert!(bytes.len() <= tcp + 20 + usize::from(size));
-                let sum_of_all = pseudo_sum(bytes, ethertype, network, tcp) + sum(&bytes[tcp..], 0);
-                assert_eq!(fold(sum_of_all), 0xffff, "TCP's checksum");
-                if ethertype == IPV4 {
-                    assert_eq!(fold(sum(&bytes[network..tcp], 0)), 0xffff, "IPv4's checksum");
-                    assert_eq!(packet::word(bytes, network + 2).map(usize::from), Some(bytes.len() - network));
-                } else {
-                    assert_eq!(packet::word(bytes, network + 4).map(usize::from), Some(bytes.len() - tcp));
-                }
+                assert_is_sound(bytes, network, tcp);
                 let at = number(bytes, tcp + 4).wrapping_sub(0xffff_fff0) as usize;
                 assert_eq!(at, gathered.len());
                 gathered.extend_from_slice(&bytes[tcp + 20..]);
@@ -327,10 +415,11 @@ mod tests {
 
         #[test]
         fn no_header_makes_the_judge_or_the_finisher_panic(
-            head in prop::collection::vec(any::<u8>(), 14..200), bytes: [u8; 10], likely: bool,
+            head in prop::collection::vec(any::<u8>(), 14..200), bytes: [u8; 10], likely: bool, udp: bool,
         ) {
             let mut header = OffloadHeader::from_bytes(bytes);
-            let (frame, true_header, _) = tcp_frame(IPV4, false, &head);
+            let made = if udp { udp_frame } else { tcp_frame };
+            let (frame, true_header, _) = made(IPV4, false, &head);
             let frame = if likely { frame } else { head };
             if likely {
                 header = OffloadHeader { segment_size: header.segment_size, gso_type: header.gso_type, ..true_header };

@@ -17,7 +17,8 @@ pub(crate) enum Membership {
     Plain(u16),
     /// Tagged frames of the VLANs whose bits are set.
     Trunk(Box<[u64; 64]>),
-    /// Untagged frames as such, and tagged ones of every VLAN: a wire.
+    /// Untagged frames as such, and tagged ones of every VLAN that a tag can name: a wire. VLAN 0 stays within the switch,
+    /// since beyond it its tag would say a priority and no VLAN.
     All,
 }
 
@@ -78,6 +79,7 @@ impl Membership {
                 }
                 true
             }
+            Membership::All if domain == 0 => return None,
             Membership::All => domain != UNTAGGED,
         };
         Some(match (tag, tagged) {
@@ -154,6 +156,15 @@ mod tests {
                     prop_assert_eq!(after(edit, tag, domain), None);
                     prop_assert_eq!(own(&to), Some(domain));
                 }
+            }
+        }
+
+        #[test]
+        fn beyond_a_wire_a_frame_is_in_its_vlan_or_not_there(from in rule(), tag in prop::option::of(any::<u16>())) {
+            let Some(domain) = Membership::of(&from).admit(tag) else { return Ok(()) };
+            match Membership::All.emit(domain, tag) {
+                Some(edit) => prop_assert_eq!(Membership::All.admit(after(edit, tag, domain)), Some(domain)),
+                None => prop_assert_eq!(domain, 0),
             }
         }
 

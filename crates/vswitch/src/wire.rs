@@ -55,7 +55,9 @@ impl OffloadHeader {
     pub const GSO_NONE: u8 = 0;
     pub const GSO_TCP_IPV4: u8 = 1;
     pub const GSO_TCP_IPV6: u8 = 4;
-    /// Beside one of the two above.
+    /// Datagrams of one length over either: no virtio driver of ours is given it, but a kernel gives it to a packet socket.
+    pub const GSO_UDP: u8 = 5;
+    /// Beside one of the two of TCP.
     pub const GSO_ECN: u8 = 0x80;
 
     #[must_use]

@@ -356,6 +356,7 @@ impl Daemon {
             state: self.wanted.state,
             features: Some(self.edition.features),
             ports: ports.collect(),
+            wire_discards: self.switch.wire_counters().discards,
         }
     }
 }

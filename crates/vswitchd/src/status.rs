@@ -18,6 +18,9 @@ pub struct Status {
     #[serde(default)]
     pub features: Option<u64>,
     pub ports: Vec<PortNow>,
+    /// What was lost at the wire. The reasons of a frame that came in by it are those of one that a guest sends.
+    #[serde(default)]
+    pub wire_discards: Discards,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

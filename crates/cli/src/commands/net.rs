@@ -29,8 +29,8 @@ use super::{agreed, catch_interruptions, done, mode};
 ///
 /// Without options, one line a switch; with -S or -s that of one, and its ports. A switch is made with -c, halted, and
 /// forwards once it is booted with -b. Guests get ports by hpvmcreate and hpvmmodify: -a network:lan::vswitch:NAME. While a
-/// switch is halted, or while its process is replaced, its guests run on and see their links go down; traffic goes on by
-/// itself when it is back. The switch localnet always exists.
+/// switch is halted, its guests run on, and see their links go down after one to two seconds; traffic goes on by itself when it
+/// is back, as while its process is replaced. The switch localnet always exists.
 #[derive(Debug, clap::Parser)]
 #[command(group = ArgGroup::new("which").multiple(false))]
 #[command(group = ArgGroup::new("what").multiple(true))]
@@ -120,8 +120,8 @@ pub struct Net {
     #[arg(short = 'v', long, group = "layout", conflicts_with = "which")]
     pub version: bool,
 
-    /// XML
-    #[arg(short = 'X', long, group = "layout")]
+    /// XML, without counters
+    #[arg(short = 'X', long, group = "layout", conflicts_with = "statistics")]
     pub xml: bool,
 
     /// One line a switch, fields between colons
@@ -137,7 +137,7 @@ pub struct Net {
     pub interfaces: bool,
 
     /// Where the switch knows MAC addresses to be
-    #[arg(long, group = "layout", requires = "which")]
+    #[arg(long, group = "layout", requires = "which", conflicts_with_all = ["port", "statistics"])]
     pub macs: bool,
 
     /// Write the frames of the port to a file that tcpdump and Wireshark read, until interrupted

@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 
 use hpvm_model::network::Rate;
 use hpvm_model::{Forward, GuestName, Isolation, PortNumber, SpoofGuard};
-use hpvm_operations::network::nat::{Lease, NatView};
 use hpvm_operations::network::view::{PortView, SwitchView, WireView};
-use hpvm_vswitchd::status::Counters;
+use hpvm_vswitchd::status::{Counters, Discards};
 
 use super::{Counting, Ports, ip, mac, vlan, wire};
 
@@ -41,17 +40,20 @@ pub fn one(switch: &SwitchView, ports: Ports, counting: Counting) -> String {
             &mut text,
             forwards.map(|f| ("Port Forward                     ", forward(switch, f))),
         );
+        if counting == Counting::Shown {
+            push(&mut text, lost_at_wire(&switch.wire_discards.unwrap_or_default()));
+        }
     }
     for port in ports.of(switch) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "Port Number                      : {}", port.port);
         push(&mut text, facts(port));
-        push(&mut text, leased(switch, port).map(|ip| ("    IP Address by DHCP           ", ip)));
-        push(&mut text, rules(port));
         if counting == Counting::Shown {
             let counted = port.now.as_ref().map(|now| now.counters).unwrap_or_default();
             push(&mut text, counters(&counted));
         }
+        push(&mut text, addresses(switch, port));
+        push(&mut text, rules(port));
     }
     text
 }
@@ -68,14 +70,6 @@ fn forward(switch: &SwitchView, forward: &Forward) -> String {
         true => format!("{forward} (does not work)"),
         false => forward.to_string(),
     }
-}
-
-/// What the NAT gave the guest at the port.
-fn leased(switch: &SwitchView, port: &PortView) -> Option<String> {
-    let WireView::Nat(NatView::There { leases, .. }) = &switch.wire else { return None };
-    let now = port.now.as_ref()?;
-    let is_its = |lease: &&Lease| lease.mac == now.mac;
-    leases.iter().find(is_its).map(|lease| lease.address.to_string())
 }
 
 /// How what is behind the wire is, in words.
@@ -95,9 +89,10 @@ fn or_none(text: String) -> String {
     if text.is_empty() { "none".into() } else { text }
 }
 
-fn facts(port: &PortView) -> Vec<(&'static str, String)> {
+/// As A.03.50 has them.
+fn facts(port: &PortView) -> [(&'static str, String); 5] {
     let names: Vec<&str> = port.reserved.iter().map(GuestName::as_str).collect();
-    let mut facts = vec![
+    [
         ("    Port State                   ", port.state.as_str().to_owned()),
         (
             "    Active VM                    ",
@@ -109,13 +104,31 @@ fn facts(port: &PortView) -> Vec<(&'static str, String)> {
             "    Adaptor                      ",
             port.adaptor.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
         ),
-    ];
+    ]
+}
+
+fn addresses(switch: &SwitchView, port: &PortView) -> Vec<(&'static str, String)> {
+    let mut addresses = Vec::new();
     if let Some(now) = &port.now {
-        facts.push(("    Mac Address                  ", now.mac.to_string()));
+        addresses.push(("    Mac Address                  ", now.mac.to_string()));
         let other = now.source.filter(|source| *source != now.mac);
-        facts.extend(other.map(|mac| ("    Mac Address in use           ", mac.to_string())));
+        addresses.extend(other.map(|mac| ("    Mac Address in use           ", mac.to_string())));
     }
-    facts
+    let leased = switch.leased(port).map(|ip| ip.to_string());
+    addresses.extend(leased.map(|ip| ("    IP Address by DHCP           ", ip)));
+    addresses
+}
+
+/// Frames that came, and that were to go.
+fn lost_at_wire(discards: &Discards) -> [(&'static str, String); 2] {
+    let Discards { no_room, rate, spoofed, vlan, malformed, halted, filtered } = discards;
+    [
+        (
+            "Inbound Discards at the Wire     ",
+            (spoofed + vlan + malformed + halted + filtered).to_string(),
+        ),
+        ("Outbound Discards at the Wire    ", (no_room + rate).to_string()),
+    ]
 }
 
 /// Those that differ from what every port has.

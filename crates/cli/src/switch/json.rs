@@ -48,6 +48,9 @@ struct Switch {
     forwards: Vec<String>,
     /// Those of them that do not work, though guests run on the switch.
     forwards_missing: Vec<String>,
+    /// Frames that were lost at the wire: by `no_room` those that were to go, by all other reasons those that came. Absent
+    /// when the switch does not run.
+    wire_discards: Option<Discards>,
     ports: Vec<Port>,
 }
 
@@ -66,6 +69,8 @@ struct Port {
     rules: Rules,
     /// Absent when no running guest has the port, or its switch does not run.
     now: Option<Now>,
+    /// What NAT gave the guest at the port by DHCP.
+    dhcp_address: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -155,13 +160,14 @@ impl From<&SwitchView> for Switch {
             ip_address: view.ip.map(|ip| ip.to_string()),
             forwards: switch.forwards.iter().map(ToString::to_string).collect(),
             forwards_missing: view.forwards_missing().map(ToString::to_string).collect(),
-            ports: view.ports.iter().map(Port::from).collect(),
+            wire_discards: view.wire_discards.as_ref().map(Discards::from),
+            ports: view.ports.iter().map(|port| Port::of(view, port)).collect(),
         }
     }
 }
 
-impl From<&PortView> for Port {
-    fn from(view: &PortView) -> Port {
+impl Port {
+    fn of(switch: &SwitchView, view: &PortView) -> Port {
         Port {
             number: view.port.number(),
             state: view.state.as_str().to_owned(),
@@ -171,6 +177,7 @@ impl From<&PortView> for Port {
             active: view.active.as_ref().map(ToString::to_string),
             rules: Rules::from(&view.rules),
             now: view.now.as_ref().map(Now::from),
+            dhcp_address: switch.leased(view).map(|address| address.to_string()),
         }
     }
 }
@@ -208,9 +215,22 @@ impl From<&PortNow> for Now {
     }
 }
 
+impl From<&status::Discards> for Discards {
+    fn from(discards: &status::Discards) -> Discards {
+        Discards {
+            no_room: discards.no_room,
+            rate: discards.rate,
+            spoofed: discards.spoofed,
+            vlan: discards.vlan,
+            malformed: discards.malformed,
+            halted: discards.halted,
+            filtered: discards.filtered,
+        }
+    }
+}
+
 impl From<&status::Counters> for Counters {
     fn from(counted: &status::Counters) -> Counters {
-        let discards = &counted.discards;
         Counters {
             in_octets: counted.in_octets,
             in_unicast_wire: counted.in_unicast_wire,
@@ -225,15 +245,7 @@ impl From<&status::Counters> for Counters {
             out_non_unicast_wire: counted.out_other_wire,
             out_non_unicast_local: counted.out_other_local,
             out_discards: counted.out_discards,
-            discards: Discards {
-                no_room: discards.no_room,
-                rate: discards.rate,
-                spoofed: discards.spoofed,
-                vlan: discards.vlan,
-                malformed: discards.malformed,
-                halted: discards.halted,
-                filtered: discards.filtered,
-            },
+            discards: Discards::from(&counted.discards),
         }
     }
 }

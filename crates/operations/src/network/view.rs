@@ -12,9 +12,9 @@ use hpvm_model::{
 use hpvm_plan::record::Machine;
 use hpvm_registry::{NicRow, Selector};
 use hpvm_vswitchd::protocol::Request;
-use hpvm_vswitchd::status::{PortLink, PortNow, Status};
+use hpvm_vswitchd::status::{Discards, PortLink, PortNow, Status};
 
-use super::nat::{self, NatView};
+use super::nat::{self, Lease, NatView};
 use super::runner::{self, Runner, status};
 use super::wire;
 use crate::{Refusal, VmHost};
@@ -29,6 +29,8 @@ pub struct SwitchView {
     pub ip: Option<IpAddr>,
     /// What is behind the wire as it is at this moment.
     pub wire: WireView,
+    /// What its process has lost there.
+    pub wire_discards: Option<Discards>,
     /// Ports that a guest has or reserves, or that have rules, in order.
     pub ports: Vec<PortView>,
 }
@@ -117,6 +119,15 @@ impl SwitchView {
         let forwards = self.switch.forwards.iter();
         forwards.filter(move |forward| now.is_some_and(|now| now.lacks(forward)))
     }
+
+    /// The address that NAT gave the guest at a port by DHCP.
+    #[must_use]
+    pub fn leased(&self, port: &PortView) -> Option<IpAddr> {
+        let WireView::Nat(NatView::There { leases, .. }) = &self.wire else { return None };
+        let now = port.now.as_ref()?;
+        let is_its = |lease: &&Lease| lease.mac == now.mac;
+        leases.iter().find(is_its).map(|lease| lease.address.into())
+    }
 }
 
 impl VmHost {
@@ -191,6 +202,7 @@ impl VmHost {
                 },
             },
             ip: nic.as_ref().and_then(|nic| nic.addresses.first()).map(|(ip, _)| *ip),
+            wire_discards: status.map(|status| status.wire_discards),
             switch,
             state,
             ports,

@@ -93,7 +93,7 @@ impl Wire for PacketWire {
                 null_mut(),
             )
         };
-        let Ok(received) = usize::try_from(received) else { return nothing_or_gone() };
+        let Ok(received) = usize::try_from(received) else { return nothing_or_gone(slots) };
         for (slot, head) in slots.iter_mut().zip(&heads[..received]) {
             fill(slot, head);
         }
@@ -147,11 +147,16 @@ fn no_message() -> libc::mmsghdr {
 }
 
 /// After a receive that failed. An interface that is not set up says so once, and may be set up again; one that was removed
-/// says the same, and the caller hears of that by rtnetlink.
-fn nothing_or_gone() -> io::Result<usize> {
+/// says the same, and the caller hears of that by rtnetlink. A frame for whose offload the kernel has no header is lost (Linux
+/// before 6.2: UDP segments), and what is behind it is there.
+fn nothing_or_gone(slots: &mut [WireSlot]) -> io::Result<usize> {
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN) => Ok(0),
+        Some(libc::EINVAL) => {
+            let lost = slots.first_mut().map(|slot| slot.fill(0, None));
+            Ok(usize::from(lost.is_some()))
+        }
         _ => Err(error),
     }
 }

@@ -29,6 +29,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_frame_too_long_is_lost_alone", packets::too_long),
     ("a_guest_talks_over_an_interface", switched::over_an_interface),
     ("a_guest_talks_with_the_host_over_a_tap", switched::over_a_tap),
+    ("datagrams_that_come_at_once_reach_a_guest", switched::datagrams_at_once),
     ("a_kernel_and_a_guest_leave_work_to_each_other", undone::between_kernel_and_guest),
     ("a_kernel_finishes_what_a_guest_left", undone::finished_on_the_way),
     ("a_link_that_was_down_goes_on", links::down_and_up),

@@ -2,8 +2,8 @@
 //! the guest's stack takes neither: what comes through was finished on the way.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::BorrowedFd;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use hpvm_vswitch::{
     Beginning, Clock, GuestMemory, OffloadHeader, Offloads, Options, PacketWire, PortOptions,
     Switch, TapWire, Wire, WireFrame, WireOptions, WireSlot,
 };
+
+use nix::libc;
 
 use crate::packets::socket;
 
@@ -217,4 +219,53 @@ pub(crate) fn in_a_vlan() {
     let wire = PacketWire::new(socket("both0"));
     let mut setup = set_up_with(wire, Ipv4Addr::new(192, 0, 6, 9), rules);
     talk(&mut setup, server(Ipv4Addr::new(192, 0, 6, 1)));
+}
+
+/// Several datagrams that a kernel hands over at once come one by one. One that has no words for them (Linux before 6.2) loses
+/// them, and them alone.
+pub(crate) fn datagrams_at_once() {
+    const PIECE_BYTES: usize = 1000;
+    let (host, own) = (Ipv4Addr::new(192, 0, 8, 1), Ipv4Addr::new(192, 0, 8, 9));
+    pair("dgram0", "dgram1");
+    ip(&format!("address add {host}/24 dev dgram1"));
+    let mut setup = set_up(PacketWire::new(socket("dgram0")), own);
+    let hears = setup.guest.udp_socket(4000);
+    let sender = UdpSocket::bind((host, 0)).expect("a port");
+    let hear = |guest: &mut Guest| {
+        guest.until("a datagram", |guest| {
+            let (data, _) = guest.udp(hears).recv().ok()?;
+            Some(data.to_vec())
+        })
+    };
+    sender.send_to(b"first", (own, 4000)).expect("sent");
+    assert_eq!(hear(&mut setup.guest), b"first");
+
+    send_in_pieces(&sender, PIECE_BYTES);
+    let data: Vec<u8> = (0..5500u32).map(|at| (at % 251) as u8).collect();
+    sender.send_to(&data, (own, 4000)).expect("sent");
+    send_in_pieces(&sender, 0);
+    sender.send_to(b"last", (own, 4000)).expect("sent");
+    let came: Vec<Vec<u8>> = std::iter::repeat_with(|| hear(&mut setup.guest))
+        .take_while(|datagram| datagram != b"last")
+        .collect();
+    let handed_over = setup.long_segments.load(Ordering::Relaxed) > 0;
+    println!("the kernel hands them over at once: {handed_over}");
+    let pieces = data.chunks(PIECE_BYTES).map(<[u8]>::to_vec).filter(|_| handed_over);
+    assert_eq!(came, pieces.collect::<Vec<_>>());
+}
+
+/// Has the kernel cut what is sent from now on (udp(7), UDP_SEGMENT); 0: no more.
+fn send_in_pieces(sender: &UdpSocket, bytes: usize) {
+    let bytes = bytes as libc::c_int;
+    // SAFETY: the option is a number, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            sender.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
