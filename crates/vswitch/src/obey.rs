@@ -216,20 +216,17 @@ impl Forwarder {
     fn macs(&self) -> Vec<MacEntry> {
         let place = |place: PlaceIndex| PortNumber::new(place).map_or(Place::Wire, Place::Port);
         let listed = self.table.list(self.now_seconds()).into_iter();
-        let mut entries: Vec<MacEntry> = listed
-            .map(|listed| MacEntry {
-                mac: address(listed.station.address()),
-                vlan: vlan::name(listed.station.domain()),
-                place: place(listed.place),
-                origin: match listed.age_seconds {
-                    Some(seconds) => {
-                        MacOrigin::Learned { age: std::time::Duration::from_secs(seconds.into()) }
-                    }
-                    None => MacOrigin::Configured,
-                },
-            })
-            .collect();
-        entries.sort_unstable_by_key(|entry| (entry.place, entry.vlan, entry.mac));
-        entries
+        let entries = listed.map(|listed| MacEntry {
+            mac: address(listed.station.address()),
+            vlan: vlan::name(listed.station.domain()),
+            place: place(listed.place),
+            origin: match listed.age_seconds {
+                Some(seconds) => {
+                    MacOrigin::Learned { age: std::time::Duration::from_secs(seconds.into()) }
+                }
+                None => MacOrigin::Configured,
+            },
+        });
+        entries.collect()
     }
 }

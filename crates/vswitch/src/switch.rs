@@ -267,7 +267,10 @@ impl Switch {
 
     /// The table of MAC addresses, without what has aged.
     pub fn macs(&self) -> Result<Vec<MacEntry>, SwitchError> {
-        self.0.commands.ask(Command::Macs)
+        let mut entries = self.0.commands.ask(Command::Macs)?;
+        // Here, where no frame waits for it.
+        entries.sort_unstable_by_key(|entry| (entry.place, entry.vlan, entry.mac));
+        Ok(entries)
     }
 
     /// Begins to capture a port's frames, in place of a capture that runs.

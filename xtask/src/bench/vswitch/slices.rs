@@ -79,8 +79,13 @@ impl Slices {
 
     /// One switch's figures over another's, round by round where both have one.
     pub(super) fn ratio(&self, pattern: &str, switch: &str, other: &str) -> Series {
-        let others: BTreeMap<u64, f64> = self.of(pattern, other).collect();
-        let pairs = self.of(pattern, switch);
+        self.between([pattern, switch], [pattern, other])
+    }
+
+    /// The same of any two patterns of switches.
+    pub(super) fn between(&self, one: [&str; 2], other: [&str; 2]) -> Series {
+        let others: BTreeMap<u64, f64> = self.of(other[0], other[1]).collect();
+        let pairs = self.of(one[0], one[1]);
         pairs.filter_map(|(round, figure)| Some(figure / others.get(&round)?)).collect()
     }
 }
