@@ -12,6 +12,7 @@ use hpvm_model::GuestConfig;
 use hpvm_registry::{Access, Outcome, Registry};
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::pool::image;
@@ -429,9 +430,15 @@ fn a_copy_killed_at_any_moment_leaves_nothing() {
             .command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy])
             .spawn()
             .expect("it starts");
+        // Each second moment counts from where the copy has begun, so that enough of them meet it.
+        if round % 2 == 0 {
+            wait_until(COPYING, "the copy begins", || is_copying(&host));
+        }
         pause_for(Duration::from_micros(moment_us));
+        let is_met = is_copying(&host);
         child.kill().expect("our own child");
-        met += usize::from(!child.wait().expect("our own child").success());
+        let has_failed = !child.wait().expect("our own child").success();
+        met += usize::from(is_met && has_failed);
         let doctor = host.run(&["hpvm", "doctor", "--repair"]);
         assert!(doctor.status.success(), "seed {seed}, round {round}: {doctor}");
         if registry(&host).all().expect("the guests").len() == 2 {
@@ -447,22 +454,25 @@ fn a_copy_killed_at_any_moment_leaves_nothing() {
     assert!(met > 0, "seed {seed}: none was met in its middle");
 }
 
+/// Until a copy has begun.
+const COPYING: Duration = Duration::from_secs(10);
+
+/// Whether the copy is begun, or done.
+fn is_copying(host: &VmHost) -> bool {
+    let mut names = fs::read_dir(host.root()).unwrap().flatten().map(|entry| entry.file_name());
+    names.any(|name| name.to_string_lossy().starts_with(".copy.img."))
+        || host.path("copy.img").exists()
+}
+
 /// On a busy machine the copy may be there before the signal: then it is tried again.
 fn an_interrupted_copy_leaves_nothing() {
     let (host, copy) = with_slow_copy();
-    let is_copying = || {
-        fs::read_dir(host.root())
-            .unwrap()
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with(".copy.img."))
-            || host.path("copy.img").exists()
-    };
     for _ in 0..10 {
         let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
         let child = command.stdin(Stdio::null()).spawn().expect("it starts");
         let process =
             PidFd::open_number(i32::try_from(child.id()).unwrap()).unwrap().expect("it lives");
-        hpvm_testkit::wait::wait_until(Duration::from_secs(10), "the copy begins", is_copying);
+        wait_until(COPYING, "the copy begins", || is_copying(&host));
         process.signal(Signal::INT).expect("a signal to our own child");
         assert!(process.wait_exit(Duration::from_secs(2)).unwrap(), "Ctrl-C is answered");
         let outcome = child.wait_with_output().expect("our own child");
@@ -488,7 +498,7 @@ fn a_file_that_became_a_guests_meanwhile_is_not_replaced() {
         fs::write(&path, "db's").expect("a file");
         let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy, "-F"]);
         let child = command.stdin(Stdio::null()).spawn().expect("it starts");
-        hpvm_testkit::wait::wait_until(Duration::from_secs(10), "the copy begins", is_copying);
+        wait_until(COPYING, "the copy begins", is_copying);
         host.run(&["hpvmcreate", "-P", "db", "-r", "64M", "-a", &copy]);
         host.run(&["hpvmstart", "-P", "db"]);
         let outcome = child.wait_with_output().expect("our own child");

@@ -205,7 +205,9 @@ fn only_a_reason_gives_away_what_is_restricted() {
         .expect("the override is on record");
     assert!(allowed.operation.command_line.contains("ALLOW=GUEST"), "{allowed:?}");
     host.ok(&["hpvmdevmgmt", "-d", &format!("{folder}:attr:ALLOW")]);
-    assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("is restricted"));
+    for force in [&["hpvmstart", "-P", "web"][..], &["hpvmstart", "-P", "web", "-F"]] {
+        assert!(host.refused(force).contains("is restricted"));
+    }
 }
 
 fn entries_come_and_go_with_guests() {

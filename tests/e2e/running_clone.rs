@@ -379,15 +379,18 @@ impl Slow {
     }
 
     fn until_it_copies(&self) {
-        wait_until(BOUND, "the copy begins", || {
-            if self.copy.exists() {
-                return true;
-            }
-            let names = fs::read_dir(self.host.root()).expect("the root").flatten();
-            let ours = |name: &str| name.starts_with(".copy.img.");
-            let mut fresh = names.filter(|entry| ours(&entry.file_name().to_string_lossy()));
-            fresh.any(|entry| entry.metadata().is_ok_and(|copy| copy.blocks() > 0))
-        });
+        wait_until(BOUND, "the copy begins", || self.is_copying());
+    }
+
+    /// Whether the copy is begun, or done.
+    fn is_copying(&self) -> bool {
+        if self.copy.exists() {
+            return true;
+        }
+        let names = fs::read_dir(self.host.root()).expect("the root").flatten();
+        let ours = |name: &str| name.starts_with(".copy.img.");
+        let mut fresh = names.filter(|entry| ours(&entry.file_name().to_string_lossy()));
+        fresh.any(|entry| entry.metadata().is_ok_and(|copy| copy.blocks() > 0))
     }
 
     #[track_caller]
@@ -408,9 +411,16 @@ fn a_command_killed_at_any_moment_leaves_nothing() {
     let (slow, mut random, mut met) = (Slow::start(), seed, 0);
     for round in 0..moments() {
         let mut child = slow.clone();
-        pause_for(Duration::from_micros(next(&mut random) % 1_000_000));
+        let moment = Duration::from_micros(next(&mut random) % 1_000_000);
+        // Each second moment counts from where the copy has begun, so that enough of them meet it.
+        if round % 2 == 0 {
+            slow.until_it_copies();
+        }
+        pause_for(moment);
+        let is_met = slow.is_copying();
         child.kill().expect("our own child");
-        met += usize::from(!child.wait().expect("our own child").success());
+        let has_failed = !child.wait().expect("our own child").success();
+        met += usize::from(is_met && has_failed);
         let doctor = slow.host.run(&["hpvm", "doctor", "--repair"]);
         assert!(doctor.status.success(), "seed {seed}, round {round}: {doctor}");
         slow.runs_on();

@@ -131,9 +131,13 @@ impl Entry {
         self.name().replace(' ', "-")
     }
 
-    /// Its options as clap has them. clap's own `-h` and `-V` are off: A.03.50 gave these letters other meanings.
+    /// Its options as clap has them. clap's own `-h` and `-V` are off: A.03.50 gave these letters other meanings, but in its
+    /// tool.
     #[must_use]
     pub fn options(&self) -> clap::Command {
+        let help =
+            Arg::new("help").long("help").action(ArgAction::HelpShort).help("Print this help");
+        let help = if self.origin == Origin::Tool { help.short('h') } else { help };
         (self.options)()
             .name(self.page())
             .bin_name(self.name())
@@ -141,7 +145,7 @@ impl Entry {
             .disable_version_flag(true)
             .disable_help_subcommand(true)
             .mut_args(flags_may_be_repeated)
-            .arg(Arg::new("help").long("help").action(ArgAction::HelpShort).help("Print this help"))
+            .arg(help)
     }
 }
 

@@ -42,6 +42,8 @@ fn what_the_host_uses_is_listed_and_no_more() {
     let said = host.run("hpvmdevmgmt -d rdev:$(readlink -f $(spare 0)-part1) 2>&1");
     assert!(said.status == 1 && said.output.contains("is swap space"), "{}", said.output);
     host.ok("mkswap --quiet $(spare 0)-part2; swapon $(spare 0)-part2");
+    let told = host.ok("hpvmhostrdev -u 2>&1");
+    assert!(told.contains("WARNING (g): it has") && told.contains("`hpvmdevmgmt -r`"), "{told}");
     let script = host.ok("hpvmdevmgmt -r");
     assert!(script.contains("guest 'g' has") && script.contains("hpvmmodify -P g -d"), "{script}");
     host.ok("swapoff $(spare 0)-part2; swapoff $(spare 0)-part1");

@@ -3,6 +3,7 @@
 use clap::ArgGroup;
 use hpvm_model::Choice;
 use hpvm_operations::devdb::host_devices::{Scan, clear, restore, set_at_start, update};
+use hpvm_operations::devdb::repair::withheld_stores;
 use hpvm_operations::{Mode, VmHost};
 use hpvm_registry::Access;
 
@@ -86,6 +87,12 @@ impl Perform for Hostrdev {
             update(&mut host, &actor, scan, mode)?
         };
         print(&entries::update(&update))?;
+        if !update.added.is_empty() {
+            for (guest, text) in withheld_stores(&host)? {
+                let text = format!("it {text}; `hpvmdevmgmt -r` tells what to do");
+                context.say.warning(Some(&guest), &text);
+            }
+        }
         told(mode)
     }
 }

@@ -101,10 +101,12 @@ impl Presets {
         paths.map(|path| path.display().to_string()).collect()
     }
 
-    /// The outermost of them, for a list.
+    /// The outermost of them, for a list; of a state folder what is hpvm's own.
     pub(crate) fn names(&self) -> Vec<String> {
         let folders = self.folders.iter().map(HostFolder::real_path);
-        let paths = folders.chain(self.states.iter().cloned());
+        let own = OWN_FOLDERS.into_iter().chain([OWN_FILES]);
+        let states = self.states.iter().flat_map(|state| own.clone().map(|own| state.join(own)));
+        let paths = folders.chain(states);
         let mut names: Vec<String> = paths.map(|path| path.display().to_string()).collect();
         names.sort();
         // On most machines /bin is a link into /usr, which says it all.

@@ -4,8 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use hpvm_model::{EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice};
-use hpvm_plan::facts::{FileFact, Restriction};
+use hpvm_model::{
+    Backing, EntryId, EntryType, GuestConfig, GuestName, Likeness, Origin, StorageDevice,
+};
+use hpvm_plan::facts::{FileFact, HostFacts, Restriction};
 use hpvm_registry::{Entry, Step};
 
 use super::dependents::{self, Dependent, told};
@@ -76,15 +78,14 @@ fn way_out(entry: &Entry, dependents: &[Dependent]) -> (Vec<String>, Decision) {
 }
 
 /// `told_of` are paths that lead nowhere and have an entry, which was told.
-fn flaws_of<'a>(
+fn flaws_of(
     host: &VmHost,
-    config: &'a GuestConfig,
+    config: &GuestConfig,
     told_of: &BTreeSet<String>,
 ) -> Result<Vec<Flaw>, Refusal> {
     let facts = host.facts(config, None)?;
     let mut flaws = Vec::new();
-    let named = |device: &'a StorageDevice| device.backings().map(move |b| (device, b));
-    for (device, backing) in config.storage.iter().flat_map(named) {
+    for (device, backing) in stores(config) {
         let (guest, path) = (&config.name, &*backing.path);
         let is_missing = facts.files.get(path) == Some(&FileFact::Missing);
         if is_missing && !device.is_place_holder() && !told_of.contains(path) {
@@ -103,17 +104,39 @@ fn flaws_of<'a>(
             let command = words(&["hpvmdevmgmt", "-m", &accept.unwrap_or_default()]);
             flaws.push(Flaw { text, command, decision: Decision::Administrators });
         }
-        let is_lifted = matches!(known.restriction, Restriction::Lifted { .. });
-        let is_restricted = known.restriction.why().is_some();
-        if is_restricted || (!is_lifted && facts.used_by_host.contains_key(path)) {
-            let text = format!(
-                "guest '{guest}' has '{path}', which is restricted or used by this VM Host, and cannot start"
-            );
+        if is_withheld(&facts, path) {
+            let text = format!("guest '{guest}' {}", withheld(path));
             let command = words(&["hpvmmodify", "-P", guest.as_str(), "-d", &device.to_string()]);
             flaws.push(Flaw { text, command, decision: Decision::Administrators });
         }
     }
     Ok(flaws)
+}
+
+/// What keeps guests from their stores now, each store of a guest for itself.
+pub fn withheld_stores(host: &VmHost) -> Result<Vec<(GuestName, String)>, Refusal> {
+    let mut all = Vec::new();
+    for config in host.registry.all()? {
+        let facts = host.facts(&config, None)?;
+        let paths: BTreeSet<&str> = stores(&config).map(|(_, backing)| &*backing.path).collect();
+        let kept_from = paths.into_iter().filter(|path| is_withheld(&facts, path));
+        all.extend(kept_from.map(|path| (config.name.clone(), withheld(path))));
+    }
+    Ok(all)
+}
+
+fn is_withheld(facts: &HostFacts, path: &str) -> bool {
+    let Some(known) = facts.registered.get(path) else { return false };
+    let is_lifted = matches!(known.restriction, Restriction::Lifted { .. });
+    known.restriction.why().is_some() || !is_lifted && facts.used_by_host.contains_key(path)
+}
+
+fn withheld(path: &str) -> String {
+    format!("has '{path}', which is restricted or used by this VM Host, and cannot start")
+}
+
+fn stores(config: &GuestConfig) -> impl Iterator<Item = (&StorageDevice, &Backing)> {
+    config.storage.iter().flat_map(|device| device.backings().map(move |b| (device, b)))
 }
 
 fn words(words: &[&str]) -> Vec<String> {
