@@ -1,5 +1,6 @@
 //! The rows about clones: hpvmclone, `cp`, `qemu-img convert` and, where libvirt is there, `virsh vol-clone` copy the same disk
-//! in turn, each until the copy is on the disk; then clones of it that share its blocks, and linked ones.
+//! in turn, each until the copy is on the disk; then clones of it that share its blocks, and linked ones, in turn with the tools
+//! that make the copies alone.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -55,12 +56,15 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     is_same_with_holes(&disk, &copy)?;
     drop(peer);
     let [on_xfs, on_btrfs] = KINDS.map(|kind| by_reflink(effort, &house, &disk, kind));
-    let mut linked = Series::default();
+    let [mut linked, mut overlay] = [(); 2].map(|()| Series::default());
     for turn in 0..=effort.runs(31) {
         let name = format!("linked{turn}");
         let took = house.time(&["hpvmclone", "-P", "source", "-N", &name, "--linked"])?;
+        let create = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"];
+        let image = copied_by(&[&["qemu-img"][..], &create].concat(), &disk, &copy)?;
         if turn > 0 {
             linked.push(took);
+            overlay.push(image);
         }
     }
     Ok(vec![
@@ -80,7 +84,7 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
         on_btrfs?,
         Row {
             what: "the same by `--linked`".into(),
-            peer: String::new(),
+            peer: format!("`qemu-img create -b` and sync of the image alone {overlay}"),
             target: "15 ms",
             measured: linked.to_string(),
             verdict: Verdict::of(linked.median() <= AT_ONCE_MS),
@@ -100,16 +104,18 @@ fn is_same_with_holes(disk: &Path, copy: &Path) -> Result<()> {
 
 /// The whole command, on a file system where a copy shares its disk's blocks.
 fn by_reflink(effort: &Effort, house: &House, disk: &Path, kind: &str) -> Result<Row> {
-    let row = |measured: String, verdict| Row {
+    let row = |peer, measured: String, verdict| Row {
         what: format!("the same by reflink ({kind}), the whole command"),
-        peer: String::new(),
+        peer,
         target: "15 ms",
         measured,
         verdict,
     };
     let system = match SharingFileSystem::in_folder(&house.root, kind)? {
         Ok(system) => system,
-        Err(Lacking(reason)) => return Ok(row(format!("– ({reason})"), Verdict::Unmeasured)),
+        Err(Lacking(reason)) => {
+            return Ok(row(String::new(), format!("– ({reason})"), Verdict::Unmeasured));
+        }
     };
     let source = system.mount.join("source.img");
     timed(Command::new("cp").arg("--sparse=always").args([disk, &source]))?;
@@ -117,19 +123,21 @@ fn by_reflink(effort: &Effort, house: &House, disk: &Path, kind: &str) -> Result
     let sharing = format!("on-{kind}");
     house.run(&["hpvmcreate", "-P", &sharing, "-a", &at(&source)])?;
     let copy = system.mount.join("copy.img");
-    let mut series = Series::default();
+    let [mut series, mut cp] = [(); 2].map(|()| Series::default());
     for turn in 0..=effort.runs(31) {
+        let by_cp = copied_by(&["cp", "--reflink=always"], &source, &copy)?;
         quiet(&copy)?;
         let name = format!("{kind}{turn}");
         let took = house.time(&["hpvmclone", "-P", &sharing, "-N", &name, "-b", &at(&copy)])?;
         house.run(&["hpvmremove", "-P", &name, "-F", "--purge"])?;
         if turn > 0 {
             series.push(took);
+            cp.push(by_cp);
         }
     }
     is_same_with_holes(&source, &copy)?;
     let verdict = Verdict::of(series.median() <= AT_ONCE_MS);
-    Ok(row(series.to_string(), verdict))
+    Ok(row(format!("`cp --reflink` and sync of the copy alone {cp}"), series.to_string(), verdict))
 }
 
 /// Data in pieces of 16 MiB with holes of 48 MiB between them, like a disk that is in use.
