@@ -299,6 +299,10 @@ impl Driver {
         }
         match happening {
             Happening::Shutdown(shutdown) if shutdown.guest => self.feed(Input::PoweredOff),
+            Happening::Shutdown(shutdown) if shutdown.is_by_monitor() => {
+                self.monitor.qemu_ends();
+                self.feed(Input::ToldToQuit);
+            }
             Happening::Shutdown(shutdown) => {
                 self.monitor.qemu_ends();
                 let (reason, words) = (shutdown.reason.clone(), self.engine.words_of_signal());

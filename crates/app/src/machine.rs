@@ -60,8 +60,10 @@ pub(crate) enum Input {
     /// The guest switched itself off.
     PoweredOff,
     Reset,
-    /// QEMU says that it ends, and why.
+    /// QEMU says that it ends by somebody's signal.
     ToldToEnd(Crash),
+    /// QEMU says that it ends since one of its monitors was told so.
+    ToldToQuit,
     /// A disk could not be written; the engine holds the guest.
     NoSpace,
     /// Who was seen to run in the guest.
@@ -330,6 +332,7 @@ impl Machine {
             Input::PoweredOff => self.powered_off(now, &mut actions),
             Input::Reset => self.reset(now, &mut actions),
             Input::ToldToEnd(cause) => self.told_to_end(now, cause, &mut actions),
+            Input::ToldToQuit => self.told_to_quit(now, &mut actions),
             Input::NoSpace => self.pause(now, Pause::NoSpace, &mut actions),
             Input::Seen(Occupant::Os) => self.os_seen(&mut actions),
             Input::Seen(Occupant::Firmware) => {}
@@ -465,18 +468,36 @@ impl Machine {
         }
     }
 
-    /// By somebody else, or by us, which is known already. A start that is ended so has failed, which is told when it has ended.
+    /// By somebody else; what we decided holds.
     fn told_to_end(&mut self, now: Duration, cause: Crash, actions: &mut Vec<Action>) {
-        let waiting = match &self.state {
-            State::Starting { origin: Origin::Start }
-            | State::Closing { .. }
-            | State::Ended { .. } => return,
-            State::Stopping { graceful, .. } => graceful.askers_with(&lost(&cause)),
-            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => Vec::new(),
+        let (how, waiting) = match &self.state {
+            State::Closing { .. } | State::Ended { .. } => return,
+            State::Starting { origin: Origin::Start } => {
+                (Ending::FailedToStart { error: cause.to_string() }, Vec::new())
+            }
+            State::Stopping { graceful, .. } => {
+                let waiting = graceful.askers_with(&lost(&cause));
+                (Ending::Crashed { cause }, waiting)
+            }
+            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
+                let how = self.decided_before().unwrap_or(Ending::Crashed { cause });
+                (how, Vec::new())
+            }
         };
-        let how = self.decided_before().unwrap_or(Ending::Crashed { cause });
         self.silent = false;
         self.close(now, how, waiting, actions);
+    }
+
+    /// If not by us, by a hard stop that took us for hanging: nobody else uses the second monitor.
+    fn told_to_quit(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if matches!(self.state, State::Closing { .. } | State::Ended { .. }) {
+            return;
+        }
+        self.silent = false;
+        match self.decided_before() {
+            Some(how) => self.close(now, how, Vec::new(), actions),
+            None => self.end_hard(now, Vec::new(), actions),
+        }
     }
 
     /// From here on QEMU is on its way out and the reason is known.
@@ -560,6 +581,10 @@ impl Machine {
                 ended
             }
             State::Closing { closing, .. } => {
+                // Whoever waits for the start is told when it has come to its end.
+                if let Ending::FailedToStart { error } = &closing.how {
+                    actions.push(Action::Started(Err(error.clone())));
+                }
                 for (ticket, reply) in closing.waiting {
                     actions.push(Action::Reply(ticket, reply));
                 }

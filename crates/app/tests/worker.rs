@@ -12,7 +12,7 @@ use hpvm_host::process::Signal;
 use hpvm_model::*;
 use hpvm_plan::record::*;
 use hpvm_qmp::blocking::Client as Rescue;
-use hpvm_qmp::command::{Cont, Stop, SystemReset};
+use hpvm_qmp::command::{Cont, Quit, Stop, SystemReset};
 
 use crate::guest::{Guest, PATIENCE, open, signal};
 
@@ -226,6 +226,17 @@ fn a_qemu_that_somebody_ends_by_a_signal_is_on_its_way_out() {
         scope.spawn(|| is_followed(false));
         scope.spawn(|| is_followed(true));
     });
+}
+
+/// As by a hard stop that took the worker for hanging.
+#[test]
+fn a_qemu_that_is_told_to_quit_past_its_worker_was_stopped_hard() {
+    let guest = Guest::fake("end=4000").start();
+    guest.until_os();
+    let mut rescue = Rescue::connect(&guest.places.run_dir.join("rescue")).unwrap();
+    rescue.execute(&Quit {}).unwrap();
+    guest.until_phase(&ended(Ending::StoppedHard));
+    assert!(!guest.story().contains("from outside"), "{}", guest.story());
 }
 
 #[test]

@@ -143,16 +143,25 @@ impl Machine {
                     actions.push(Action::Kill);
                 }
             }
-            State::Stopping { graceful, .. } => {
-                let text = "the guest was stopped hard in the meantime".into();
-                let mut waiting = graceful.askers_with(&Reply::Already { text });
-                waiting.push((ticket, Reply::Done));
-                self.close(now, Ending::StoppedHard, waiting, actions);
-            }
-            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
-                self.close(now, Ending::StoppedHard, vec![(ticket, Reply::Done)], actions);
-            }
+            State::Starting { .. }
+            | State::Running { .. }
+            | State::Paused { .. }
+            | State::Stopping { .. } => self.end_hard(now, vec![(ticket, Reply::Done)], actions),
         }
+    }
+
+    /// It wins over a graceful stop under way.
+    pub(super) fn end_hard(
+        &mut self,
+        now: Duration,
+        mut waiting: Vec<(Ticket, Reply)>,
+        actions: &mut Vec<Action>,
+    ) {
+        if let State::Stopping { graceful, .. } = &self.state {
+            let text = "the guest was stopped hard in the meantime".into();
+            waiting.extend(graceful.askers_with(&Reply::Already { text }));
+        }
+        self.close(now, Ending::StoppedHard, waiting, actions);
     }
 }
 

@@ -503,11 +503,34 @@ fn a_qemu_that_says_it_ends_changes_nothing_that_was_decided() {
     let mut guest = Guest::with_os();
     guest.gets(Input::PoweredOff);
     assert_eq!(guest.gets(Input::ToldToEnd(told())), []);
+    assert_eq!(guest.gets(Input::ToldToQuit), []);
     assert_eq!(guest.machine.decided(), Some(&Ending::PoweredOff));
+}
+
+/// Whoever waits for the start hears it when QEMU is gone, which does not hang in its end for ever.
+#[test]
+fn a_start_that_somebody_ends_has_failed_once_qemu_is_gone() {
     let mut guest = Guest::new(Origin::Start);
-    assert_eq!(guest.gets(Input::ToldToEnd(told())), []);
-    guest.exits();
-    assert!(matches!(guest.machine.phase(), Phase::Ended { how: Ending::FailedToStart { .. } }));
+    let actions = guest.gets(Input::ToldToEnd(told()));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Started(_))), "{actions:?}");
+    assert_eq!(guest.after(5), [Action::Quit, Action::Kill]);
+    let (error, actions) = (told().to_string(), guest.exits());
+    assert!(actions.contains(&Action::Started(Err(error.clone()))), "{actions:?}");
+    assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::FailedToStart { error } });
+}
+
+/// It has it from the second monitor, which a hard stop alone uses that finds a worker hanging.
+#[test]
+fn a_qemu_that_quits_without_being_told_by_us_was_stopped_hard() {
+    for asks in [false, true] {
+        let mut guest = Guest::with_os();
+        let waits = asks.then(|| guest.asks(GRACEFUL).0);
+        assert!(guest.gets(Input::ToldToQuit).contains(&Action::Kill));
+        guest.exits();
+        assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::StoppedHard });
+        let answer = waits.map(|ticket| guest.reply(ticket));
+        assert!(matches!(answer, None | Some(Some(Reply::Already { .. }))), "{answer:?}");
+    }
 }
 
 const NEEDS_ORDER: [Ask; 3] = [Ask::Idle, Ask::Change, Ask::ChangeWithoutStores];
@@ -589,6 +612,7 @@ fn any_input() -> impl Strategy<Value = Option<Input>> {
         2 => Just(Some(Input::Silent)),
         1 => Just(Some(Input::PoweredOff)),
         1 => Just(Some(Input::ToldToEnd(told()))),
+        1 => Just(Some(Input::ToldToQuit)),
         2 => Just(Some(Input::InOrder)),
         3 => Just(Some(Input::Reset)),
         2 => Just(Some(Input::NoSpace)),
