@@ -41,10 +41,10 @@ const SPACE_RETRY: Duration = Duration::from_secs(5);
 /// A guest that runs for so long after a try has space again.
 const SPACE_BELIEVED: Duration = Duration::from_millis(900);
 /// What needs all stores waits for so long from when one falls silent: a store that only hesitates fails no command.
-const STORE_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What counts on the guest's devices waits for so long until they are known to be what they seem.
-const ORDER_PATIENCE: Duration = Duration::from_secs(10);
+/// What counts on the guest's devices waits for so long until they are known to be what they seem, and stay so.
+pub(crate) const ORDER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Names a request whose asker waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,7 +79,7 @@ pub(crate) enum Input {
         ticket: Ticket,
         ask: Ask,
     },
-    /// A change is begun that nobody asks for now: it had waited.
+    /// Changes are begun that nobody asks for now, since they had waited. What counts on the guest's devices waits for their end.
     ChangeBegun,
     /// The change that was begun is over.
     ChangeOver,
@@ -207,7 +207,7 @@ pub(crate) struct Machine {
     devices: Devices,
     /// QEMU has not answered since its last query.
     silent: bool,
-    changing: bool,
+    changing: Changing,
     copy: Copy,
     silent_stores: Option<Silence>,
     /// A worker before us may have left devices half changed.
@@ -215,12 +215,22 @@ pub(crate) struct Machine {
     put_off: Vec<PutOff>,
 }
 
-/// A request that waits until all stores answer, and what the worker before left is in order; or for so long.
+/// A request that waits until all stores answer and devices are in order; or for so long.
 #[derive(Clone, Copy, Debug)]
 struct PutOff {
     ticket: Ticket,
     ask: Ask,
     since: Duration,
+}
+
+/// Whether devices are being changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changing {
+    No,
+    /// As somebody asked, who waits.
+    AsAsked,
+    /// As it was due.
+    AsDue,
 }
 
 /// Whether disks and firmware variables are being copied.
@@ -243,7 +253,7 @@ impl Machine {
             state: State::Starting { origin },
             devices,
             silent: false,
-            changing: false,
+            changing: Changing::No,
             copy,
             silent_stores: None,
             inherits,
@@ -303,7 +313,7 @@ impl Machine {
             State::Stopping { graceful, .. } => Some(graceful.wake_at()),
             _ => None,
         };
-        let of_put_off = self.put_off.iter().map(|waits| self.bound_of(waits));
+        let of_put_off = self.put_off.iter().filter_map(|waits| self.bound_of(waits));
         of_stop.into_iter().chain(of_put_off).min()
     }
 
@@ -343,8 +353,11 @@ impl Machine {
             }
             Input::Exited { crash, words } => self.exited(&crash, words, &mut actions),
             Input::Asked { ticket, ask } => self.asked(now, ticket, ask, &mut actions),
-            Input::ChangeBegun => self.changing = true,
-            Input::ChangeOver => self.changing = false,
+            Input::ChangeBegun => self.changing = Changing::AsDue,
+            Input::ChangeOver => {
+                self.changing = Changing::No;
+                self.judge_put_off(now, &mut actions);
+            }
             Input::CopyHolds => self.copy = Copy::Holds,
             Input::CopyOver => self.copy = Copy::None,
             Input::InOrder => {
@@ -379,7 +392,7 @@ impl Machine {
             RunState::Prelaunch => {}
             held => {
                 // What holds the guest for an instant is no pause.
-                if !self.changing && self.copy != Copy::Holds {
+                if self.changing == Changing::No && self.copy != Copy::Holds {
                     self.pause(now, Pause::of(held), actions);
                 }
             }
@@ -608,7 +621,10 @@ impl Machine {
     fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
         match &mut self.state {
             State::Paused { reason, tried_at, .. } => {
-                if reason.may_pass() && now >= *tried_at + SPACE_RETRY && !self.changing {
+                if reason.may_pass()
+                    && now >= *tried_at + SPACE_RETRY
+                    && self.changing == Changing::No
+                {
                     *tried_at = now;
                     actions.push(Action::Continue);
                 }
