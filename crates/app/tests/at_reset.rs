@@ -96,6 +96,24 @@ pub(crate) fn what_leaves_at_the_reset(kind: DeviceKind) -> (Guest, StorageAddre
     (guest, address)
 }
 
+/// A reset that comes before it is known what the worker before left half done is made up for.
+#[test]
+fn what_is_due_while_a_worker_takes_over_is_made_after_that() {
+    let guest = Guest::fake("boot=firmware,slow=qom-list:1500");
+    let places = ["0,1,0", "0,1,1"];
+    let disks = places.map(|at| guest.device(DeviceKind::Disk, AdapterKind::AvioStor, at));
+    let address = disks[1].device.address;
+    let guest = guest.with(|record| record.storage = disks.into()).start();
+    guest.until_phase(&Phase::Running { occupant: Occupant::Firmware });
+    noted(&guest, vec![detach(address)], &[]);
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.wait("the next worker's look", || guest.story().contains("qom-list is done"));
+    let mut rescue = Client::connect(&guest.places.run_dir.join("rescue")).unwrap();
+    rescue.execute(&SystemReset {}).unwrap();
+    guest.wait("it to leave", || guest.machine().device_at(address).is_none());
+    guest.wait("it to be over", || guest.machine().pending.is_empty());
+}
+
 /// Each hears what has become of the guest.
 #[test]
 fn who_waits_for_what_is_due_hears_of_the_guests_end() {
