@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     one_file_is_used_once_in_a_guest,
     images_of_dvds_are_shared_freely,
     what_a_running_guest_writes_to_is_no_image,
+    what_a_running_guest_only_reads_is_an_image_all_the_same,
     an_image_that_another_engine_has_is_left_alone,
 ];
 
@@ -274,6 +275,17 @@ fn what_a_running_guest_writes_to_is_no_image() {
         host.ok(&["hpvmremove", "-P", "reads", "-F", "--purge"]);
         start(&host, "first");
     }
+}
+
+/// A disk that may not be written is nobody's alone for those who read too.
+fn what_a_running_guest_only_reads_is_an_image_all_the_same() {
+    let host = with_first(Engine::Fake);
+    let image = host.path("shared.img");
+    host.ok(&["hpvmdevmgmt", "-m", &format!("gdev:{}:attr:READONLY=YES", image.display())]);
+    start(&host, "first");
+    let made = host.run(&["hpvmcreate", "-P", "reads", "-r", "64M", "-a", &dvd_on(&image)]);
+    assert!(made.status.success() && made.stderr.is_empty(), "{made}");
+    start(&host, "reads");
 }
 
 /// A guest of another VM Host has the image, in a real engine, which locks it.

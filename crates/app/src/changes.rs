@@ -119,8 +119,8 @@ impl Changes {
         self.queue.iter().flat_map(DeviceChange::media)
     }
 
-    /// Whether the next step is put off.
-    pub(crate) fn is_put_off(&self) -> bool {
+    /// Whether none is under way; the next one waits for its stores.
+    pub(crate) fn is_between_steps(&self) -> bool {
         self.under_way.is_none()
     }
 

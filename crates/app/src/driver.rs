@@ -185,6 +185,7 @@ impl Driver {
         self.publish();
         let mut next_beat = Instant::now() + BEAT;
         while !self.finished {
+            self.go_on_when_read();
             let own = self.machine.wake_at().map(|at| self.began + at);
             let wake = own.into_iter().chain(self.stores.wake_at()).fold(next_beat, Instant::min);
             tokio::select! {
@@ -217,10 +218,13 @@ impl Driver {
                         self.beat();
                     }
                     self.read_stores_if_due();
-                    self.go_on_when_read();
                     self.feed(Input::Tick);
                 }
             }
+        }
+        // Who asked too late hears that too.
+        while let Ok(asked) = inbox.requests.try_recv() {
+            self.requested(asked);
         }
         self.farewell().await;
     }
@@ -299,6 +303,10 @@ impl Driver {
         }
         match happening {
             Happening::Shutdown(shutdown) if shutdown.guest => self.feed(Input::PoweredOff),
+            Happening::Shutdown(shutdown) if shutdown.is_by_monitor() => {
+                self.monitor.qemu_ends();
+                self.feed(Input::ToldToQuit);
+            }
             Happening::Shutdown(shutdown) => {
                 self.monitor.qemu_ends();
                 let (reason, words) = (shutdown.reason.clone(), self.engine.words_of_signal());

@@ -41,10 +41,10 @@ const SPACE_RETRY: Duration = Duration::from_secs(5);
 /// A guest that runs for so long after a try has space again.
 const SPACE_BELIEVED: Duration = Duration::from_millis(900);
 /// What needs all stores waits for so long from when one falls silent: a store that only hesitates fails no command.
-const STORE_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What counts on the guest's devices waits for so long until they are known to be what they seem.
-const ORDER_PATIENCE: Duration = Duration::from_secs(10);
+/// What counts on the guest's devices waits for so long until they are known to be what they seem, and stay so.
+pub(crate) const ORDER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Names a request whose asker waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,8 +60,10 @@ pub(crate) enum Input {
     /// The guest switched itself off.
     PoweredOff,
     Reset,
-    /// QEMU says that it ends, and why.
+    /// QEMU says that it ends by somebody's signal.
     ToldToEnd(Crash),
+    /// QEMU says that it ends since one of its monitors was told so.
+    ToldToQuit,
     /// A disk could not be written; the engine holds the guest.
     NoSpace,
     /// Who was seen to run in the guest.
@@ -77,7 +79,7 @@ pub(crate) enum Input {
         ticket: Ticket,
         ask: Ask,
     },
-    /// A change is begun that nobody asks for now: it had waited.
+    /// Changes are begun that nobody asks for now, since they had waited. What counts on the guest's devices waits for their end.
     ChangeBegun,
     /// The change that was begun is over.
     ChangeOver,
@@ -205,7 +207,7 @@ pub(crate) struct Machine {
     devices: Devices,
     /// QEMU has not answered since its last query.
     silent: bool,
-    changing: bool,
+    changing: Changing,
     copy: Copy,
     silent_stores: Option<Silence>,
     /// A worker before us may have left devices half changed.
@@ -213,12 +215,22 @@ pub(crate) struct Machine {
     put_off: Vec<PutOff>,
 }
 
-/// A request that waits until all stores answer, and what the worker before left is in order; or for so long.
+/// A request that waits until all stores answer and devices are in order; or for so long.
 #[derive(Clone, Copy, Debug)]
 struct PutOff {
     ticket: Ticket,
     ask: Ask,
     since: Duration,
+}
+
+/// Whether devices are being changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changing {
+    No,
+    /// As somebody asked, who waits.
+    AsAsked,
+    /// As it was due.
+    AsDue,
 }
 
 /// Whether disks and firmware variables are being copied.
@@ -241,7 +253,7 @@ impl Machine {
             state: State::Starting { origin },
             devices,
             silent: false,
-            changing: false,
+            changing: Changing::No,
             copy,
             silent_stores: None,
             inherits,
@@ -301,7 +313,7 @@ impl Machine {
             State::Stopping { graceful, .. } => Some(graceful.wake_at()),
             _ => None,
         };
-        let of_put_off = self.put_off.iter().map(|waits| self.bound_of(waits));
+        let of_put_off = self.put_off.iter().filter_map(|waits| self.bound_of(waits));
         of_stop.into_iter().chain(of_put_off).min()
     }
 
@@ -330,6 +342,7 @@ impl Machine {
             Input::PoweredOff => self.powered_off(now, &mut actions),
             Input::Reset => self.reset(now, &mut actions),
             Input::ToldToEnd(cause) => self.told_to_end(now, cause, &mut actions),
+            Input::ToldToQuit => self.told_to_quit(now, &mut actions),
             Input::NoSpace => self.pause(now, Pause::NoSpace, &mut actions),
             Input::Seen(Occupant::Os) => self.os_seen(&mut actions),
             Input::Seen(Occupant::Firmware) => {}
@@ -340,8 +353,11 @@ impl Machine {
             }
             Input::Exited { crash, words } => self.exited(&crash, words, &mut actions),
             Input::Asked { ticket, ask } => self.asked(now, ticket, ask, &mut actions),
-            Input::ChangeBegun => self.changing = true,
-            Input::ChangeOver => self.changing = false,
+            Input::ChangeBegun => self.changing = Changing::AsDue,
+            Input::ChangeOver => {
+                self.changing = Changing::No;
+                self.judge_put_off(now, &mut actions);
+            }
             Input::CopyHolds => self.copy = Copy::Holds,
             Input::CopyOver => self.copy = Copy::None,
             Input::InOrder => {
@@ -376,7 +392,7 @@ impl Machine {
             RunState::Prelaunch => {}
             held => {
                 // What holds the guest for an instant is no pause.
-                if !self.changing && self.copy != Copy::Holds {
+                if self.changing == Changing::No && self.copy != Copy::Holds {
                     self.pause(now, Pause::of(held), actions);
                 }
             }
@@ -465,18 +481,36 @@ impl Machine {
         }
     }
 
-    /// By somebody else, or by us, which is known already. A start that is ended so has failed, which is told when it has ended.
+    /// By somebody else; what we decided holds.
     fn told_to_end(&mut self, now: Duration, cause: Crash, actions: &mut Vec<Action>) {
-        let waiting = match &self.state {
-            State::Starting { origin: Origin::Start }
-            | State::Closing { .. }
-            | State::Ended { .. } => return,
-            State::Stopping { graceful, .. } => graceful.askers_with(&lost(&cause)),
-            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => Vec::new(),
+        let (how, waiting) = match &self.state {
+            State::Closing { .. } | State::Ended { .. } => return,
+            State::Starting { origin: Origin::Start } => {
+                (Ending::FailedToStart { error: cause.to_string() }, Vec::new())
+            }
+            State::Stopping { graceful, .. } => {
+                let waiting = graceful.askers_with(&lost(&cause));
+                (Ending::Crashed { cause }, waiting)
+            }
+            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
+                let how = self.decided_before().unwrap_or(Ending::Crashed { cause });
+                (how, Vec::new())
+            }
         };
-        let how = self.decided_before().unwrap_or(Ending::Crashed { cause });
         self.silent = false;
         self.close(now, how, waiting, actions);
+    }
+
+    /// If not by us, by a hard stop that took us for hanging: nobody else uses the second monitor.
+    fn told_to_quit(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if matches!(self.state, State::Closing { .. } | State::Ended { .. }) {
+            return;
+        }
+        self.silent = false;
+        match self.decided_before() {
+            Some(how) => self.close(now, how, Vec::new(), actions),
+            None => self.end_hard(now, Vec::new(), actions),
+        }
     }
 
     /// From here on QEMU is on its way out and the reason is known.
@@ -560,6 +594,10 @@ impl Machine {
                 ended
             }
             State::Closing { closing, .. } => {
+                // Whoever waits for the start is told when it has come to its end.
+                if let Ending::FailedToStart { error } = &closing.how {
+                    actions.push(Action::Started(Err(error.clone())));
+                }
                 for (ticket, reply) in closing.waiting {
                     actions.push(Action::Reply(ticket, reply));
                 }
@@ -583,7 +621,10 @@ impl Machine {
     fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
         match &mut self.state {
             State::Paused { reason, tried_at, .. } => {
-                if reason.may_pass() && now >= *tried_at + SPACE_RETRY && !self.changing {
+                if reason.may_pass()
+                    && now >= *tried_at + SPACE_RETRY
+                    && self.changing == Changing::No
+                {
                     *tried_at = now;
                     actions.push(Action::Continue);
                 }

@@ -1,6 +1,8 @@
 //! The control protocol: one JSON value per line each way over `run/NUMBER/control`; the descriptors a request names ride
 //! with its line by SCM_RIGHTS. The worker answers any number of [`Reply::Progress`] and [`Reply::Copying`], then exactly one other reply.
 
+use std::time::Duration;
+
 use hpvm_model::StorageAddress;
 use hpvm_plan::copying::DiskCopy;
 use hpvm_plan::record::DeviceChange;
@@ -43,6 +45,10 @@ pub enum Request {
     /// told twice a second at least how far it is.
     Copy { disks: Vec<DiskCopy> },
 }
+
+/// Within this a worker begins what it was asked for or says why not, though its guest's devices have to be put in order first and
+/// a store falls silent then.
+pub const BEGINS_WITHIN: Duration = Duration::from_secs(21);
 
 impl Request {
     /// A change without stores to be watched.
@@ -125,7 +131,7 @@ pub enum Denial {
     Stopping,
     #[error("the guest has ended")]
     Ended,
-    #[error("another change of this guest is being made")]
+    #[error("another change of this guest is being made; try again in a moment")]
     Busy,
     #[error(
         "its disks are being copied for another command, or are still let go by the last copy; try again in a moment"

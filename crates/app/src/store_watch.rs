@@ -12,7 +12,7 @@ use std::fs::File;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ type Round = Arc<Vec<Arc<Store>>>;
 pub(crate) struct Reading {
     /// As long as its reader is at it.
     round: Weak<Vec<Arc<Store>>>,
+    /// The same round, where there was no thread that could read: it is never over.
+    untaken: Option<Round>,
     /// All that were wanted: those that another reader was at, now or when its turn came, this one passed over.
     stores: Vec<Arc<Store>>,
 }
@@ -57,7 +59,8 @@ pub(crate) struct Reading {
 impl Reading {
     /// Whether each of these stores has answered.
     pub(crate) fn is_over(&self) -> bool {
-        self.round.strong_count() == 0 && !self.stores.iter().any(|store| store.is_asked())
+        let is_read = self.untaken.is_none() && self.round.strong_count() == 0;
+        is_read && !self.stores.iter().any(|store| store.is_asked())
     }
 }
 
@@ -209,14 +212,21 @@ impl StoreWatch {
             // Its thread ends when its read comes back, whenever that is.
             self.reader = None;
         }
-        let round = Arc::new(free);
-        let reading = Reading { round: Arc::downgrade(&round), stores };
-        if !round.is_empty() {
-            // Without a thread nothing is told this time, and the next beat tries again.
-            let reader = self.reader.take().or_else(start_reader);
-            self.reader = reader.filter(|reader| reader.send(round).is_ok());
+        let round: Round = Arc::new(free);
+        let begun = Arc::downgrade(&round);
+        let untaken = Some(round).filter(|round| !round.is_empty());
+        let untaken = untaken.and_then(|round| self.hand_over(round));
+        Reading { round: begun, untaken, stores }
+    }
+
+    /// Gives the round back where no thread could be made: nothing is told this time, and the next beat tries again.
+    fn hand_over(&mut self, round: Round) -> Option<Round> {
+        let Some(reader) = self.reader.take().or_else(start_reader) else { return Some(round) };
+        match reader.send(round) {
+            Ok(()) => self.reader = Some(reader),
+            Err(SendError(round)) => return Some(round),
         }
-        reading
+        None
     }
 
     /// What has not answered for too long, by path, with the device that it backs or lies under.
@@ -526,6 +536,21 @@ pub(crate) mod tests {
         watch.add_all(&disks, disks.iter().map(file));
         assert_eq!(told(&mut watch, true).len(), KEPT_MAX);
         assert_eq!(told(&mut watch, true), []);
+    }
+
+    /// Whoever waits for it goes on when he has waited for as long as he may.
+    #[test]
+    fn what_no_thread_reads_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder.path().join("disk"));
+        let mut watch = StoreWatch::of([&disk], [file(&disk)]);
+        let (no_thread, _) = channel();
+        watch.reader = Some(no_thread);
+        assert!(!watch.read(|_| true).is_over());
+        let reading = watch.read(|_| true);
+        while !reading.is_over() {
+            std::thread::yield_now();
+        }
     }
 
     /// A hung server is not covered up by what its client remembers.

@@ -1,6 +1,8 @@
 //! What waits for a guest's reset, on the fake engine: noted, shown, kept over the death of its worker, made, taken back.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 use hpvm_app::protocol::*;
 use hpvm_app::snapshot::Phase;
@@ -9,7 +11,7 @@ use hpvm_model::*;
 use hpvm_plan::record::*;
 use hpvm_qmp::RunState;
 use hpvm_qmp::blocking::Client;
-use hpvm_qmp::command::QueryStatus;
+use hpvm_qmp::command::{QueryStatus, SystemReset};
 
 use crate::guest::{Guest, open, signal};
 
@@ -77,6 +79,55 @@ fn a_reset_that_is_heard_of_late_lets_nothing_go() {
     let nothing = Request::change(vec![DeviceChange::TakeBack { address: elsewhere }]);
     guest.wait("the look to be over", || matches!(guest.ask(&nothing), Reply::Changed { .. }));
     assert_eq!((guest.machine().storage.len(), guest.machine().pending.len()), (2, 1));
+}
+
+/// A guest and the device that leaves it, which QEMU has done and has not said yet.
+pub(crate) fn what_leaves_at_the_reset(kind: DeviceKind) -> (Guest, StorageAddress) {
+    let guest = Guest::fake("boot=firmware,slow=device_del:2000");
+    let stays = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
+    let leaves = guest.device(kind, AdapterKind::AvioStor, "0,1,1");
+    let address = leaves.device.address;
+    let guest = guest.with(|record| record.storage = vec![stays, leaves]).start();
+    guest.until_phase(&Phase::Running { occupant: Occupant::Firmware });
+    noted(&guest, vec![detach(address)], &[]);
+    let mut rescue = Client::connect(&guest.places.run_dir.join("rescue")).unwrap();
+    rescue.execute(&SystemReset {}).unwrap();
+    guest.wait("it to leave", || guest.story().contains("device_del is done"));
+    (guest, address)
+}
+
+/// A reset that comes before it is known what the worker before left half done is made up for.
+#[test]
+fn what_is_due_while_a_worker_takes_over_is_made_after_that() {
+    let guest = Guest::fake("boot=firmware,slow=qom-list:1500");
+    let places = ["0,1,0", "0,1,1"];
+    let disks = places.map(|at| guest.device(DeviceKind::Disk, AdapterKind::AvioStor, at));
+    let address = disks[1].device.address;
+    let guest = guest.with(|record| record.storage = disks.into()).start();
+    guest.until_phase(&Phase::Running { occupant: Occupant::Firmware });
+    noted(&guest, vec![detach(address)], &[]);
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.wait("the next worker's look", || guest.story().contains("qom-list is done"));
+    let mut rescue = Client::connect(&guest.places.run_dir.join("rescue")).unwrap();
+    rescue.execute(&SystemReset {}).unwrap();
+    guest.wait("it to leave", || guest.machine().device_at(address).is_none());
+    guest.wait("it to be over", || guest.machine().pending.is_empty());
+}
+
+/// Each hears what has become of the guest.
+#[test]
+fn who_waits_for_what_is_due_hears_of_the_guests_end() {
+    let (guest, _) = what_leaves_at_the_reset(DeviceKind::Disk);
+    let nothing = DeviceChange::TakeBack { address: "0,2,0".parse().unwrap() };
+    let line = serde_json::to_string(&Request::change(vec![nothing])).unwrap() + "\n";
+    let mut waits = UnixStream::connect(guest.places.run_dir.join("control")).unwrap();
+    waits.write_all(line.as_bytes()).unwrap();
+    assert_eq!(guest.ask(&Request::Ping), Reply::Done, "it is heard by now");
+    signal(guest.qemu(), Signal::KILL);
+    let mut reply = String::new();
+    waits.read_to_string(&mut reply).unwrap();
+    let reply: Reply = serde_json::from_str(&reply).unwrap();
+    assert_eq!(reply, Reply::Denied { reason: Denial::Ended }, "{}", guest.story());
 }
 
 /// The disks of a guest with two on one AVIO adapter and one alone on an emulated one; its record knows their files again.

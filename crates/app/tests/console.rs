@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use hpvm_app::snapshot::*;
 use hpvm_console::door::*;
 use hpvm_host::process::Signal;
+use hpvm_model::{DeviceKind, StorageAddress};
 
+use crate::at_reset::what_leaves_at_the_reset;
 use crate::guest::{Guest, PATIENCE, signal};
 
 /// A session at the door, as raw as can be.
@@ -131,6 +133,19 @@ fn a_session_that_reads_nothing_delays_nobody() {
     let began = Instant::now();
     guest.stop();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+/// It leaves at the reset, and QEMU is at it.
+#[test]
+fn who_wants_something_of_a_drive_that_goes_before_his_turn_is_told() {
+    let (guest, address) = what_leaves_at_the_reset(DeviceKind::Dvd);
+    let mut session = Session::enter(&guest, Want::Write);
+    let StorageAddress { slot, target } = address;
+    let drive = DriveAddress { bus: slot.bus(), device: slot.device(), target };
+    session.say(&ClientFrame::Medium(MediumRequest { drive, image: None }));
+    let answer = session.until(|_, frame| matches!(frame, ServerFrame::Answer(_)));
+    let gone = format!("the guest has no drive at {address}");
+    assert_eq!(answer, ServerFrame::Answer(Err(gone)), "{}", guest.story());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use hpvm_host::process::Signal;
 use hpvm_model::*;
 use hpvm_plan::record::*;
 use hpvm_qmp::blocking::Client as Rescue;
-use hpvm_qmp::command::{Cont, Stop, SystemReset};
+use hpvm_qmp::command::{Cont, Quit, Stop, SystemReset};
 
 use crate::guest::{Guest, PATIENCE, open, signal};
 
@@ -226,6 +226,34 @@ fn a_qemu_that_somebody_ends_by_a_signal_is_on_its_way_out() {
         scope.spawn(|| is_followed(false));
         scope.spawn(|| is_followed(true));
     });
+}
+
+/// It hangs in its end, and whoever waits for the start hears that it has failed.
+#[test]
+fn a_qemu_that_somebody_ends_by_a_signal_while_it_starts_is_killed() {
+    let guest = Guest::fake("slow=query-status:3000,end=60000");
+    std::thread::scope(|scope| {
+        let starts = scope.spawn(|| guest.try_start());
+        let (snapshot, _) = guest.until(|snapshot| snapshot.phase == Phase::Starting);
+        guest.wait("QEMU to be asked", || guest.story().contains("query-status is done"));
+        signal(snapshot.qemu.pid, Signal::TERM);
+        let error = starts.join().unwrap().expect_err("it was ended").to_string();
+        assert!(error.contains("terminating on signal 15"), "{error}\n{}", guest.story());
+    });
+    let Phase::Ended { how } = guest.snapshot().unwrap().phase else { panic!() };
+    assert!(matches!(how, Ending::FailedToStart { .. }), "{how:?}");
+    guest.until_gone();
+}
+
+/// As by a hard stop that took the worker for hanging.
+#[test]
+fn a_qemu_that_is_told_to_quit_past_its_worker_was_stopped_hard() {
+    let guest = Guest::fake("end=4000").start();
+    guest.until_os();
+    let mut rescue = Rescue::connect(&guest.places.run_dir.join("rescue")).unwrap();
+    rescue.execute(&Quit {}).unwrap();
+    guest.until_phase(&ended(Ending::StoppedHard));
+    assert!(!guest.story().contains("from outside"), "{}", guest.story());
 }
 
 #[test]

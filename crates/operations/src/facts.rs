@@ -9,7 +9,7 @@ use hpvm_host::answers;
 use hpvm_host::image_lock::{self, ALL_BYTES};
 use hpvm_host::lock::pause_for;
 use hpvm_model::{Bytes, DeviceKind, GuestConfig};
-use hpvm_plan::facts::{FileFact, HostFacts, Shut, ShutFolder};
+use hpvm_plan::facts::{FileFact, HostFacts, Sharer, Shut, ShutFolder};
 use rustix::fs::StatVfsMountFlags;
 
 /// Engines that are just ending keep their locks so long.
@@ -22,7 +22,7 @@ pub(crate) fn locked_elsewhere(
 ) -> BTreeMap<String, String> {
     let is_ours = |path: &str| {
         let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
-        sharers.is_some_and(|sharers| sharers.iter().any(|sharer| sharer.holds_it))
+        sharers.is_some_and(|sharers| sharers.iter().any(Sharer::holds_it))
     };
     let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
     let stores = disks.filter_map(|device| device.backing.store());

@@ -12,15 +12,15 @@ use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{
-    GuestConfig, GuestName, GuestNumber, StorageAddress, StorageDevice, StorageType, StoreRole,
-    chain, is_shared_freely,
+    DeviceKind, GuestConfig, GuestName, GuestNumber, StorageAddress, StorageDevice, StorageType,
+    StoreRole, chain, is_shared_freely,
 };
 use hpvm_plan::facts::network::NetworkFacts;
 use hpvm_plan::facts::{
     Engine, FileFact, FileIdentity, HostFacts, Provision, Restriction, Sharer, Standing,
     StartFacts, Tenancy,
 };
-use hpvm_plan::record::{Machine, Sharing};
+use hpvm_plan::record::{self, Machine, Sharing};
 use hpvm_registry::{
     Access, Change, Identities, Registry, RegistryError, Selector, SwitchSelector,
 };
@@ -410,8 +410,8 @@ impl VmHost {
             if !self.presence(number).is_on() {
                 continue;
             }
-            for Held { identity, address, role, is_image, sharing } in self.held_by(&other) {
-                let holder = Holder { guest: other.name.clone(), address, role, is_image, sharing };
+            for Held { identity, address, role, access, sharing } in self.held_by(&other) {
+                let holder = Holder { guest: other.name.clone(), address, role, access, sharing };
                 found.entry(identity).or_default().push(holder);
             }
         }
@@ -427,9 +427,9 @@ impl VmHost {
                     let layers = attached.layers.iter().map(|l| (l.identity, StoreRole::Layer));
                     let stores = std::iter::once((attached.identity, StoreRole::Store));
                     let (address, sharing) = (attached.device.address, attached.sharing);
-                    let is_image = attached.device.is_shared_freely();
-                    let held = move |(identity, role): (Option<FileIdentity>, _)| {
-                        Some(Held { identity: identity?, address, role, is_image, sharing })
+                    let held = move |(identity, role): (Option<FileIdentity>, StoreRole)| {
+                        let access = access(role, attached.access);
+                        Some(Held { identity: identity?, address, role, access, sharing })
                     };
                     stores.chain(layers).filter_map(held)
                 })
@@ -445,15 +445,13 @@ impl VmHost {
                             device.layers.iter().map(|l| (l.path.as_str(), StoreRole::Layer));
                         let store = device.backing.store().map(|path| (path, StoreRole::Store));
                         let (address, sharing) = (device.address, Sharing::Alone);
-                        let is_image = device.is_shared_freely();
+                        let own = match device.kind {
+                            DeviceKind::Dvd => record::Access::ReadOnly,
+                            _ => record::Access::ReadWrite,
+                        };
                         let held = move |(path, role)| {
-                            Some(Held {
-                                identity: identity(path)?,
-                                address,
-                                role,
-                                is_image,
-                                sharing,
-                            })
+                            let (identity, access) = (identity(path)?, access(role, own));
+                            Some(Held { identity, address, role, access, sharing })
                         };
                         store.into_iter().chain(layers).filter_map(held)
                     })
@@ -463,12 +461,20 @@ impl VmHost {
     }
 }
 
+/// What a guest does with a store in this role, of a device with which it may do so much.
+fn access(role: StoreRole, of_device: record::Access) -> record::Access {
+    match role {
+        StoreRole::Layer => record::Access::ReadOnly,
+        StoreRole::Store => of_device,
+    }
+}
+
 /// A store that a running guest has.
 struct Held {
     identity: FileIdentity,
     address: StorageAddress,
     role: StoreRole,
-    is_image: bool,
+    access: record::Access,
     sharing: Sharing,
 }
 
@@ -477,7 +483,7 @@ struct Holder {
     guest: GuestName,
     address: StorageAddress,
     role: StoreRole,
-    is_image: bool,
+    access: record::Access,
     sharing: Sharing,
 }
 
@@ -503,9 +509,8 @@ impl Holder {
         Sharer {
             guest: self.guest.clone(),
             address: self.address,
-            holds_it: true,
+            held_for: Some(self.access),
             role: self.role,
-            is_image: self.is_image,
             standing: Standing::Present,
             tenancy: way.tenancy(self.sharing),
         }
@@ -517,9 +522,8 @@ fn configured(other: hpvm_registry::Sharer, way: Way) -> Sharer {
     Sharer {
         guest: other.guest,
         address: other.address,
-        holds_it: false,
+        held_for: None,
         role: other.role,
-        is_image: is_shared_freely(other.kind, other.storage),
         standing: match other.removed {
             true => Standing::Removed,
             false => Standing::Present,

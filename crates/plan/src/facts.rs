@@ -156,21 +156,25 @@ pub struct HostUse {
 pub struct Sharer {
     pub guest: GuestName,
     pub address: StorageAddress,
-    /// It runs now and has the file open.
-    pub holds_it: bool,
+    /// It runs now and has the file open for this.
+    pub held_for: Option<Access>,
     pub role: StoreRole,
-    /// An image of a dvd, which it reads and no more.
-    pub is_image: bool,
     /// Whether it exists or was removed and is still kept.
     pub standing: Standing,
     pub tenancy: Tenancy,
 }
 
 impl Sharer {
+    /// It runs now and has the file open.
+    #[must_use]
+    pub fn holds_it(&self) -> bool {
+        self.held_for.is_some()
+    }
+
     /// It runs, and may write to the store at any moment.
     #[must_use]
     pub fn writes(&self) -> bool {
-        self.holds_it && self.role == StoreRole::Store && !self.is_image
+        self.held_for == Some(Access::ReadWrite)
     }
 }
 

@@ -9,6 +9,7 @@ use hpvm_model::limits::LimitsTable;
 use hpvm_model::*;
 use hpvm_plan::facts::*;
 use hpvm_plan::judge::{Purpose, problems};
+use hpvm_plan::record::Access;
 
 const CREATE: Purpose<'static> = Purpose::Change { before: None };
 
@@ -246,9 +247,8 @@ fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() 
         let sharer = Sharer {
             guest: "other".parse().unwrap(),
             address,
-            holds_it,
+            held_for: holds_it.then_some(Access::ReadWrite),
             role: StoreRole::Store,
-            is_image: false,
             standing: Standing::Present,
             tenancy: Tenancy::Alone,
         };

@@ -7,7 +7,7 @@ use hpvm_model::*;
 use hpvm_plan::command_line::{Handle, arguments, json, node_properties};
 use hpvm_plan::facts::*;
 use hpvm_plan::judge::{Purpose, problems};
-use hpvm_plan::record::{BootRecord, Cache, Sharing};
+use hpvm_plan::record::{Access, BootRecord, Cache, Sharing};
 use proptest::prelude::*;
 
 const PATH: &str = "/dev/sda";
@@ -34,9 +34,8 @@ fn sharer(holds_it: bool, tenancy: Tenancy) -> Sharer {
     Sharer {
         guest: "other".parse().expect("a name"),
         address: "0,0,0".parse().expect("an address"),
-        holds_it,
+        held_for: holds_it.then_some(Access::ReadWrite),
         role: StoreRole::Store,
-        is_image: false,
         standing: Standing::Present,
         tenancy,
     }

@@ -99,6 +99,14 @@ pub struct Shutdown {
     pub reason: String,
 }
 
+impl Shutdown {
+    /// QEMU was told so at one of its monitors.
+    #[must_use]
+    pub fn is_by_monitor(&self) -> bool {
+        self.reason == "host-qmp-quit"
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reset {
     pub guest: bool,

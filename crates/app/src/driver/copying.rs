@@ -9,6 +9,10 @@ use crate::copying::{Copier, Holder, Unmade};
 
 impl Driver {
     pub(super) fn begin_copy(&mut self, ticket: Ticket) {
+        if self.stores.silence().is_some() {
+            self.feed(Input::CopyOver);
+            return self.feed(Input::Asked { ticket, ask: Ask::Copy });
+        }
         let wanted = self.requests.copies.remove(&ticket);
         let client = self.monitor.client().cloned();
         let (Some(wanted), Some(client), Ok(known)) = (wanted, client, &self.recorded.machine)

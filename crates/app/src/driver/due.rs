@@ -4,7 +4,8 @@
 //! Nothing of it is made while a store is silent: QEMU would wait for that one, and the guest with it. What comes as soon as it
 //! finds its place comes when all answer; what waits for a reset, at the next one if this one is long past.
 //!
-//! One change is made at a time, since each may free the place of the next. What commands want to change meanwhile is put off.
+//! One change is made at a time, since each may free the place of the next. What commands want meanwhile waits, see
+//! [`Input::ChangeBegun`]. So does what is due, as long as it is not known and undone what a worker before us left half done.
 
 use std::collections::BTreeSet;
 
@@ -26,8 +27,6 @@ pub(super) struct DueChanges {
     missed: bool,
     /// What was tried since the last reset. It is not tried again, also when what came of it cannot be noted.
     tried: BTreeSet<u64>,
-    /// Requests for other changes, which have their turn after it.
-    put_off: Vec<Asked>,
     /// What is to be put in order after the worker before us.
     inherited: Option<Inherited>,
 }
@@ -55,10 +54,6 @@ impl DueChanges {
     /// Whether something is still to be made, or put in order.
     pub(super) fn is_anything_left(&self) -> bool {
         self.under_way.is_some() || self.inherited.is_some()
-    }
-
-    pub(super) fn put_off(&mut self, asked: Asked) {
-        self.put_off.push(asked);
     }
 
     pub(super) fn is_making(&self, seq: u64) -> bool {
@@ -91,8 +86,9 @@ impl Driver {
         if self.next_due(occasion).is_none() && self.due.inherited.is_none() {
             return;
         }
-        // Who looks at the devices when all stores answer comes back for what is not due at a reset.
-        if self.changes.is_some() || self.due.is_under_way() || !self.stores.may_be_touched() {
+        // Who ends what is in the way comes back, and who looks at the devices when all stores answer.
+        if self.is_anything_under_way() || !self.takeover.is_over() || !self.stores.may_be_touched()
+        {
             self.due.missed |= is_reset;
             return;
         }
@@ -170,16 +166,15 @@ impl Driver {
 
     pub(super) fn due_over(&mut self) {
         self.due.under_way = None;
-        self.feed(Input::ChangeOver);
-        for asked in std::mem::take(&mut self.due.put_off) {
-            self.requested(asked);
-        }
-        self.tell_if_in_order();
-        self.look_at_devices();
         self.make_missed();
+        if !self.due.is_under_way() {
+            self.tell_if_in_order();
+            self.feed(Input::ChangeOver);
+            self.look_at_devices();
+        }
     }
 
-    /// A reset that came while something was changed, if it was not long ago.
+    /// What is due at a reset that came while something else had to be done, if that was not long ago.
     pub(super) fn make_missed(&mut self) {
         if std::mem::take(&mut self.due.missed) {
             self.make_due(Occasion::Reset);

@@ -30,8 +30,12 @@ impl Driver {
             Action::Quit => self.monitor.end_qemu(),
             Action::Kill => self.kill(),
             Action::BeginChange(ticket) => self.begin_changes(ticket),
-            Action::BeginCopy(ticket) => self.begin_copy(ticket),
-            Action::ReadIdle(ticket) => self.read_idle(ticket),
+            Action::BeginCopy(ticket) => {
+                self.when_stores_are_read(move |driver| driver.begin_copy(ticket));
+            }
+            Action::ReadIdle(ticket) => {
+                self.when_stores_are_read(move |driver| driver.read_idle(ticket));
+            }
             Action::ReadCounters(ticket) => self.read_counters(ticket),
             Action::AfterReset => self.after_reset(),
             Action::Finish => self.finished = true,
@@ -113,18 +117,25 @@ impl Driver {
     }
 
     fn begin_changes(&mut self, ticket: Ticket) {
-        let mut payload = self.requests.payloads.remove(&ticket).unwrap_or_default();
-        let devices = payload.changes.iter().flat_map(DeviceChange::media);
-        self.stores.watch.add_all(devices, std::mem::take(&mut payload.stores));
-        self.tell_keeper_of_stores();
-        match Changes::new(ticket, payload) {
-            Some(changes) => {
+        let begun = match self.requests.media.remove(&ticket) {
+            Some(medium) => self.payload_of(medium),
+            None => Ok(self.requests.payloads.remove(&ticket).unwrap_or_default()),
+        };
+        let begun = begun.and_then(|mut payload| {
+            let devices = payload.changes.iter().flat_map(DeviceChange::media);
+            self.stores.watch.add_all(devices, std::mem::take(&mut payload.stores));
+            self.tell_keeper_of_stores();
+            Changes::new(ticket, payload).ok_or_else(|| {
+                "the request does not bring one descriptor for each medium".to_owned()
+            })
+        });
+        match begun {
+            Ok(changes) => {
                 self.changes = Some(changes);
                 self.next_step();
             }
-            None => {
+            Err(error) => {
                 self.forget_stores();
-                let error = "the request does not bring one descriptor for each medium".into();
                 self.reply(ticket, Reply::Failed { error });
                 self.feed(Input::ChangeOver);
             }
@@ -133,15 +144,17 @@ impl Driver {
 
     /// Begins the next step when all stores have answered that it may have to do with, what it brings among them.
     pub(super) fn next_step(&mut self) {
-        match self.changes.as_ref().is_some_and(Changes::needs_stores) {
-            true => self.when_stores_are_read(Driver::begin_step),
-            false => self.begin_step(),
+        let between = self.changes.as_ref().filter(|changes| changes.is_between_steps());
+        match between.map(Changes::needs_stores) {
+            Some(true) => self.when_stores_are_read(Driver::begin_step),
+            Some(false) => self.begin_step(),
+            None => {}
         }
     }
 
     /// Not if QEMU would wait for a silent store with it: whoever watches stores comes again then.
-    fn begin_step(&mut self) {
-        let Some(mut changes) = self.changes.take_if(|changes| changes.is_put_off()) else {
+    pub(super) fn begin_step(&mut self) {
+        let Some(mut changes) = self.changes.take_if(|changes| changes.is_between_steps()) else {
             return;
         };
         if changes.needs_stores()
@@ -149,7 +162,10 @@ impl Driver {
         {
             match silence.denial(self.began.elapsed()) {
                 Some(reason) => changes.fail(reason.to_string()),
-                None => return self.changes = Some(changes),
+                None => {
+                    self.log.say(&format!("a request waits for {}", silence.words));
+                    return self.changes = Some(changes);
+                }
             }
         }
         let means = Means {
@@ -199,6 +215,9 @@ impl Driver {
     }
 
     fn read_idle(&mut self, ticket: Ticket) {
+        if self.stores.silence().is_some() {
+            return self.feed(Input::Asked { ticket, ask: Ask::Idle });
+        }
         let news = self.monitor.news();
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {

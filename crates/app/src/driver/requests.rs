@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Driver;
+use super::verbs::Medium;
 use crate::changes::Payload;
 use crate::control::{Asked, Peer};
 use crate::copying::Wanted;
@@ -37,6 +38,8 @@ pub(super) struct Requests {
     /// Connections on which the last word is on its way.
     answered: Vec<mpsc::Sender<Reply>>,
     pub(super) payloads: HashMap<Ticket, Payload>,
+    /// Of console sessions, of which no payload is made before their turn.
+    pub(super) media: HashMap<Ticket, Medium>,
     pub(super) copies: HashMap<Ticket, Wanted>,
     /// Whose counters begin anew.
     pub(super) from_zero: HashMap<Ticket, Vec<StorageAddress>>,
@@ -57,6 +60,7 @@ impl Requests {
             self.answered.push(replies);
         }
         self.payloads.remove(&ticket);
+        self.media.remove(&ticket);
         self.copies.remove(&ticket);
         self.from_zero.remove(&ticket);
     }
@@ -64,17 +68,6 @@ impl Requests {
 
 impl Driver {
     pub(super) fn requested(&mut self, asked: Asked) {
-        match touches_stores(&asked.request) {
-            true => self.when_stores_are_read(|driver| driver.has_turn(asked)),
-            false => self.has_turn(asked),
-        }
-    }
-
-    fn has_turn(&mut self, asked: Asked) {
-        let changes = matches!(asked.request, Request::Change { .. } | Request::AtReset { .. });
-        if changes && self.due.is_under_way() {
-            return self.due.put_off(asked);
-        }
         let ticket = self.requests.ticket(Asker::Control(asked.replies.clone()));
         let ask = match asked.request {
             Request::Ping => Ask::Ping,
@@ -139,7 +132,6 @@ impl Driver {
 
     /// The guest has ended and that is published: everybody who still waits hears it, then the keeper.
     pub(super) async fn farewell(&mut self) {
-        self.do_next();
         let waiting: Vec<Ticket> = self.requests.askers.keys().copied().collect();
         for ticket in waiting {
             let error = "the guest has ended in the meantime".into();
@@ -158,17 +150,6 @@ impl Driver {
         })
         .await;
         self.link.send(ToKeeper::Finished);
-    }
-}
-
-/// Whether QEMU may wait for any store of the guest with it.
-fn touches_stores(request: &Request) -> bool {
-    match request {
-        Request::Idle | Request::Copy { .. } => true,
-        Request::Change { changes, .. } | Request::AtReset { changes, .. } => {
-            changes.iter().any(DeviceChange::touches_stores)
-        }
-        Request::Ping | Request::Stop { .. } | Request::Counters { .. } => false,
     }
 }
 

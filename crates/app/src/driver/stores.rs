@@ -1,10 +1,11 @@
 //! Stores that do not answer: noticed, told and forgotten; and what is put off for them, since QEMU opens, closes, drains and
 //! looks at no store without waiting for all of the guest's, and the guest waits with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::AsFd;
 
+use hpvm_app::protocol::BEGINS_WITHIN;
 use hpvm_app::snapshot::{DeviceStore, SilentStore, Snapshot};
 use hpvm_engine::devices::requests::{self, RequestQueue};
 use hpvm_model::{PciSlot, StorageAddress};
@@ -13,7 +14,7 @@ use hpvm_qmp::answer::VirtQueue;
 
 use super::*;
 use crate::changes::Changes;
-use crate::machine::Silence;
+use crate::machine::{ORDER_PATIENCE, STORE_PATIENCE, Silence};
 use crate::request_watch::{RequestWatch, Told};
 use crate::store_watch::{LATE, Reading, StoreWatch, held_or_brought};
 
@@ -27,11 +28,29 @@ const BELIEVED_BEATS: u32 = 4;
 /// How long what touches stores waits for a read of each: one that does not answer is known long before, and those that do may
 /// be many.
 const READ_WITHIN: Duration = Duration::from_secs(3);
+/// Whoever asks waits longer than for all that he may wait for here: order, reads, a silence that these show, and reads once more.
+const _: () = assert!(
+    ORDER_PATIENCE.as_secs() + STORE_PATIENCE.as_secs() + 2 * READ_WITHIN.as_secs()
+        <= BEGINS_WITHIN.as_secs()
+);
 /// Between two looks whether they have been read.
 const READ_LOOK: Duration = Duration::from_millis(2);
 
 /// What is done when each store has answered, or one is known not to.
 type Next = Box<dyn FnOnce(&mut Driver)>;
+
+/// What waits for a read of each store that was begun for it: one that was begun before may lack what it brings.
+struct Waiting {
+    reading: Reading,
+    until: Instant,
+    next: Next,
+}
+
+impl Waiting {
+    fn is_over(&self) -> bool {
+        self.reading.is_over() || Instant::now() >= self.until
+    }
+}
 
 /// What backs the guest's disks and drives.
 #[derive(Default)]
@@ -47,10 +66,8 @@ pub(super) struct Stores {
     reads_due: Option<Instant>,
     /// Something is left to do when all of them answer.
     was_put_off: bool,
-    /// What waits for a read of each.
-    next: Vec<Next>,
-    /// That read, and how long it is waited for.
-    reading: Option<(Reading, Instant)>,
+    /// What waits for a read of each, in the order in which it came.
+    waiting: VecDeque<Waiting>,
     /// The keeper has said what it holds of them for us, so it is one that gives it to the next worker too.
     are_kept: bool,
     /// By the next beat all that was kept for us has come.
@@ -130,9 +147,14 @@ impl Stores {
         std::mem::take(&mut self.was_put_off)
     }
 
+    /// Whether what waits first is to wait no longer: beside a silent store it is not done anyway.
+    fn is_next_read(&self) -> bool {
+        !self.silent.is_empty() || self.waiting.front().is_some_and(Waiting::is_over)
+    }
+
     /// When somebody is to look at them again.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let look = self.reading.as_ref().map(|_| Instant::now() + READ_LOOK);
+        let look = self.waiting.front().map(|_| Instant::now() + READ_LOOK);
         self.reads_due.into_iter().chain(look).min()
     }
 }
@@ -221,8 +243,10 @@ impl Driver {
             self.take_over();
         }
         self.look_at_stores();
-        if self.changes.as_ref().is_some_and(Changes::is_put_off) {
-            self.next_step();
+        let silence = self.stores.silence();
+        if silence.is_some_and(|silence| silence.denial(self.began.elapsed()).is_some()) {
+            // What is put off for it waits no longer.
+            self.begin_step();
         }
         match self.pulse.is_looking() {
             true => self.stores.reads_due = Some(Instant::now() + TOLD_WITHIN),
@@ -238,36 +262,23 @@ impl Driver {
     }
 
     /// Before QEMU is asked for what touches stores, each is read once: one of which the guest has wanted nothing may be silent, and
-    /// nobody has noticed.
+    /// nobody has noticed. What is done then looks itself whether all answer.
     pub(super) fn when_stores_are_read(&mut self, next: impl FnOnce(&mut Driver) + 'static) {
-        self.stores.next.push(Box::new(next));
-        if self.stores.reading.is_none() && self.stores.silent.is_empty() {
-            self.stores.reads_due = None;
-            let reading = self.stores.watch.read(|_| true);
-            self.stores.reading = Some((reading, Instant::now() + READ_WITHIN));
-        }
-        self.go_on_when_read();
+        self.stores.reads_due = None;
+        let reading = self.stores.watch.read(|_| true);
+        let (until, next) = (Instant::now() + READ_WITHIN, Box::new(next));
+        self.stores.waiting.push_back(Waiting { reading, until, next });
     }
 
+    /// Called by the loop alone, so that nothing of it is done in the middle of something else, or after the guest's end.
     pub(super) fn go_on_when_read(&mut self) {
-        if self.stores.next.is_empty() {
-            return;
-        }
-        if !self.stores.watch.silent().is_empty() {
+        if !self.stores.waiting.is_empty() && !self.stores.watch.silent().is_empty() {
             self.look_at_stores();
         }
-        let waits =
-            |(reading, until): &(Reading, Instant)| !reading.is_over() && Instant::now() < *until;
-        if !self.stores.silent.is_empty() || !self.stores.reading.as_ref().is_some_and(waits) {
-            self.do_next();
-        }
-    }
-
-    /// Whether or not they have been read.
-    pub(super) fn do_next(&mut self) {
-        self.stores.reading = None;
-        for next in std::mem::take(&mut self.stores.next) {
-            next(self);
+        while self.stores.is_next_read()
+            && let Some(waiting) = self.stores.waiting.pop_front()
+        {
+            (waiting.next)(self);
         }
     }
 
@@ -391,6 +402,7 @@ impl Driver {
         self.tell_machine_of_stores();
         if all_answer {
             self.make_missed();
+            self.next_step();
         }
     }
 

@@ -31,6 +31,11 @@ impl Takeover {
     pub(super) fn new(is_due: bool) -> Takeover {
         Takeover { is_due, inherits: false, owes_look: false, undoing: BTreeSet::new() }
     }
+
+    /// Whether it is known what was left half done, and undone.
+    pub(super) fn is_over(&self) -> bool {
+        !self.is_due && !self.inherits && self.undoing.is_empty()
+    }
 }
 
 /// What a worker before us added only in part.
@@ -46,7 +51,7 @@ fn holds_guest(pending: &Pending) -> bool {
 
 /// What a guest was asked to let go.
 enum Leaving {
-    Adapter(PciSlot),
+    Adapter,
     Nic(PciSlot),
 }
 
@@ -213,8 +218,7 @@ impl Driver {
             let is_held = may_be_held && !undoes;
             self.due.inherit(if is_held { Inherited::HeldGuest } else { Inherited::Nodes });
         }
-        self.make_due(Occasion::PlaceFree);
-        self.tell_if_in_order();
+        self.go_on_if_over();
     }
 
     /// Writes down what has happened without anybody having asked.
@@ -251,13 +255,19 @@ impl Driver {
     pub(super) fn undone(&mut self, seq: u64) {
         self.takeover.undoing.remove(&seq);
         self.settle(seq, Outcome::Failed(present::REPLACED.into()));
+        self.go_on_if_over();
+    }
+
+    /// What has waited for it has its turn.
+    fn go_on_if_over(&mut self) {
+        self.make_missed();
+        self.make_due(Occasion::PlaceFree);
         self.tell_if_in_order();
     }
 
     /// The machine has what came while it was not known what a worker before us left half done.
     pub(super) fn tell_if_in_order(&mut self) {
-        let Takeover { is_due, inherits, undoing, .. } = &self.takeover;
-        if !is_due && !inherits && undoing.is_empty() && !self.due.is_anything_left() {
+        if self.takeover.is_over() && !self.due.is_anything_left() {
             self.feed(Input::InOrder);
         }
     }
@@ -266,7 +276,10 @@ impl Driver {
     pub(super) fn let_go(&mut self, id: &str) {
         if let Some((seq, leaving)) = self.leaving(id) {
             self.settle(seq, Outcome::Done);
-            self.discard(leaving);
+            match leaving {
+                Leaving::Adapter => self.due.inherit(Inherited::Nodes),
+                Leaving::Nic(slot) => self.discard_nic(slot),
+            }
             self.make_due(Occasion::PlaceFree);
         }
     }
@@ -284,7 +297,7 @@ impl Driver {
             DeviceChange::DetachAdapter { slot }
                 if adapter_id(*slot) == id && !self.is_under_way(pending.seq) =>
             {
-                Some((pending.seq, Leaving::Adapter(*slot)))
+                Some((pending.seq, Leaving::Adapter))
             }
             DeviceChange::UnplugNic { slot }
                 if nic_id(*slot) == id && !self.is_under_way(pending.seq) =>
@@ -300,27 +313,12 @@ impl Driver {
         of_command || self.due.is_making(seq) || self.takeover.undoing.contains(&seq)
     }
 
-    fn is_anything_under_way(&self) -> bool {
+    pub(super) fn is_anything_under_way(&self) -> bool {
         self.changes.is_some() || self.due.is_under_way()
     }
 
-    /// Takes away in QEMU what served the device that left.
-    fn discard(&mut self, leaving: Leaving) {
-        match leaving {
-            Leaving::Adapter(_) => {
-                self.when_stores_are_read(move |driver| driver.begin_discard(leaving));
-            }
-            Leaving::Nic(_) => self.begin_discard(leaving),
-        }
-    }
-
-    /// What a command brings meanwhile to the same place would be taken for what is left.
-    fn begin_discard(&mut self, leaving: Leaving) {
-        if matches!(leaving, Leaving::Adapter(_))
-            && (self.changes.is_some() || !self.stores.may_be_touched())
-        {
-            return self.due.inherit(Inherited::Nodes);
-        }
+    /// Takes away in QEMU what served a NIC that left.
+    fn discard_nic(&self, slot: PciSlot) {
         let (Some(client), Ok(known)) = (self.monitor.client().cloned(), &self.recorded.machine)
         else {
             return;
@@ -328,11 +326,7 @@ impl Driver {
         let machine = known.file.machine().clone();
         spawn_local(async move {
             let (_none, mut happenings) = mpsc::channel(1);
-            let mut bench = Bench::of(&client, &machine, &mut happenings);
-            match leaving {
-                Leaving::Adapter(slot) => bench.discard_media_in(slot).await,
-                Leaving::Nic(slot) => bench.discard_nic(slot).await,
-            }
+            Bench::of(&client, &machine, &mut happenings).discard_nic(slot).await;
         });
     }
 

@@ -2,7 +2,6 @@
 
 use hpvm_console::door::{Drive, MediumRequest};
 use hpvm_console::fanout::Verb;
-use hpvm_model::StorageAddress;
 use hpvm_plan::drives::{self, Image};
 use hpvm_plan::record::ChangedBy;
 
@@ -14,9 +13,17 @@ use crate::image_folders::drive_address;
 #[derive(Debug)]
 pub(crate) struct OpenedImage {
     pub(crate) ticket: Ticket,
-    pub(crate) drive: StorageAddress,
+    pub(crate) drive: StorageDevice,
     pub(crate) user: String,
     pub(crate) opened: Result<(Image, OwnedFd), String>,
+}
+
+/// What a user puts into a drive, or nothing.
+pub(super) struct Medium {
+    /// As it was when he asked.
+    drive: StorageDevice,
+    user: String,
+    image: Option<(Image, OwnedFd)>,
 }
 
 impl Driver {
@@ -49,17 +56,16 @@ impl Driver {
 
     fn medium_asked(&mut self, session: SessionId, user: String, request: MediumRequest) {
         let ticket = self.requests.ticket(Asker::Session(session));
-        let device = match self.drive(request.drive) {
-            Ok(device) => device,
+        let drive = match self.drive(request.drive) {
+            Ok(drive) => drive,
             Err(error) => return self.reply(ticket, Reply::Failed { error }),
         };
-        let drive = device.address;
         let Some(name) = request.image else {
-            return self.change_medium(ticket, user, drive, None);
+            return self.change_medium(ticket, Medium { drive, user, image: None });
         };
         let (folders, news) = (self.image_folders.clone(), self.monitor.news());
         spawn_local(async move {
-            let opened = folders.open(&device, &name).await;
+            let opened = folders.open(&drive, &name).await;
             let opened = OpenedImage { ticket, drive, user, opened };
             let _ = news.send(News::ImageOpened(opened)).await;
         });
@@ -80,33 +86,30 @@ impl Driver {
     pub(super) fn image_opened(&mut self, opened: OpenedImage) {
         let OpenedImage { ticket, drive, user, opened } = opened;
         match opened {
-            Ok(image) => self.change_medium(ticket, user, drive, Some(image)),
+            Ok(image) => self.change_medium(ticket, Medium { drive, user, image: Some(image) }),
             Err(error) => self.reply(ticket, Reply::Failed { error }),
         }
     }
 
     /// From here on it is a change like a command's, but for whose it is.
-    fn change_medium(
-        &mut self,
-        ticket: Ticket,
-        user: String,
-        drive: StorageAddress,
-        image: Option<(Image, OwnedFd)>,
-    ) {
-        // The drive may have gone while its image was opened.
-        let device = match self.drive(drive_address(drive)) {
-            Ok(device) => device,
-            Err(error) => return self.reply(ticket, Reply::Failed { error }),
-        };
+    fn change_medium(&mut self, ticket: Ticket, medium: Medium) {
+        self.requests.media.insert(ticket, medium);
+        self.feed(Input::Asked { ticket, ask: Ask::Change });
+    }
+
+    /// What a user wants of a drive, which may have gone, or got another folder, before his turn came.
+    pub(super) fn payload_of(&self, medium: Medium) -> Result<Payload, String> {
+        let Medium { drive, user, image } = medium;
         let (image, descriptor) = image.unzip();
-        let attached = drives::with_medium(&device, image.as_ref());
+        let attached = drives::with_medium(&drive, image.as_ref());
+        let (now, address) = (self.drive(drive_address(drive.address))?, drive.address);
+        if drives::with_medium(&now, image.as_ref()) != attached {
+            return Err(format!("the drive at {address} is another one by now"));
+        }
         let watched = descriptor.as_ref().and_then(|image| image.try_clone().ok());
-        let stores = watched.into_iter().map(|image| (drive, image.into())).collect();
-        let change = DeviceChange::Medium { attached, by: ChangedBy::Console { user } };
+        let stores = watched.into_iter().map(|image| (address, image.into())).collect();
+        let changes = vec![DeviceChange::Medium { attached, by: ChangedBy::Console { user } }];
         let descriptors = descriptor.into_iter().collect();
-        let payload = Payload { changes: vec![change], descriptors, stores, ..Payload::default() };
-        self.requests.payloads.insert(ticket, payload);
-        let ask = Ask::Change;
-        self.when_stores_are_read(move |driver| driver.feed(Input::Asked { ticket, ask }));
+        Ok(Payload { changes, descriptors, stores, ..Payload::default() })
     }
 }

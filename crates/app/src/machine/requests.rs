@@ -7,7 +7,8 @@ use hpvm_app::snapshot::Ending;
 
 use super::graceful::Graceful;
 use super::{
-    Action, Ask, Copy, Devices, Machine, ORDER_PATIENCE, Origin, PutOff, Silence, State, Ticket,
+    Action, Ask, Changing, Copy, Devices, Machine, ORDER_PATIENCE, Origin, PutOff, Silence, State,
+    Ticket,
 };
 
 impl Machine {
@@ -55,13 +56,15 @@ impl Machine {
 
     /// Beside a silent store nothing is put in order, and NICs need not wait for that.
     fn waits_for_order(&self, ask: Ask) -> bool {
-        ask.needs_order() && self.inherits && self.silent_stores.is_none()
+        let is_disorder = self.inherits && self.silent_stores.is_none();
+        ask.needs_order() && (is_disorder || self.changing == Changing::AsDue)
     }
 
     /// When it waits no longer.
-    pub(super) fn bound_of(&self, waits: &PutOff) -> Duration {
-        let of_order = waits.since + ORDER_PATIENCE;
-        self.silent_stores.as_ref().map_or(of_order, Silence::bound)
+    pub(super) fn bound_of(&self, waits: &PutOff) -> Option<Duration> {
+        let silence = self.silent_stores.as_ref().filter(|_| waits.ask.needs_stores());
+        let of_order = self.waits_for_order(waits.ask).then(|| waits.since + ORDER_PATIENCE);
+        silence.map(Silence::bound).into_iter().chain(of_order).min()
     }
 
     fn begin(&mut self, now: Duration, ticket: Ticket, ask: Ask, actions: &mut Vec<Action>) {
@@ -72,7 +75,7 @@ impl Machine {
             Ask::Idle => actions.push(Action::ReadIdle(ticket)),
             Ask::Counters => actions.push(Action::ReadCounters(ticket)),
             Ask::Change | Ask::ChangeWithoutStores => {
-                self.changing = true;
+                self.changing = Changing::AsAsked;
                 actions.push(Action::BeginChange(ticket));
             }
             Ask::Copy => {
@@ -126,9 +129,8 @@ impl Machine {
             _ if self.silent && silence.is_none() => Some(Denial::Unresponsive),
             State::Stopping { .. } if !looks && !is_stop => Some(Denial::Stopping),
             _ if self.devices == Devices::Unknown && needs_devices => Some(Denial::NoRecord),
-            // What is being made then puts in order what it waits for.
             _ if self.waits_for_order(ask) => None,
-            _ if ask.changes() && self.changing => Some(Denial::Busy),
+            _ if ask.changes() && self.changing != Changing::No => Some(Denial::Busy),
             _ if ask == Ask::Copy && self.copy != Copy::None => Some(Denial::Copying),
             State::Running { .. } | State::Paused { .. } | State::Stopping { .. } => None,
         }
@@ -143,16 +145,25 @@ impl Machine {
                     actions.push(Action::Kill);
                 }
             }
-            State::Stopping { graceful, .. } => {
-                let text = "the guest was stopped hard in the meantime".into();
-                let mut waiting = graceful.askers_with(&Reply::Already { text });
-                waiting.push((ticket, Reply::Done));
-                self.close(now, Ending::StoppedHard, waiting, actions);
-            }
-            State::Starting { .. } | State::Running { .. } | State::Paused { .. } => {
-                self.close(now, Ending::StoppedHard, vec![(ticket, Reply::Done)], actions);
-            }
+            State::Starting { .. }
+            | State::Running { .. }
+            | State::Paused { .. }
+            | State::Stopping { .. } => self.end_hard(now, vec![(ticket, Reply::Done)], actions),
         }
+    }
+
+    /// It wins over a graceful stop under way.
+    pub(super) fn end_hard(
+        &mut self,
+        now: Duration,
+        mut waiting: Vec<(Ticket, Reply)>,
+        actions: &mut Vec<Action>,
+    ) {
+        if let State::Stopping { graceful, .. } = &self.state {
+            let text = "the guest was stopped hard in the meantime".into();
+            waiting.extend(graceful.askers_with(&Reply::Already { text }));
+        }
+        self.close(now, Ending::StoppedHard, waiting, actions);
     }
 }
 

@@ -388,12 +388,30 @@ fn what_touches_no_store_waits_for_none() {
 }
 
 #[test]
-fn who_waits_for_a_store_hears_of_the_guests_end() {
-    let mut guest = Guest::with_os();
-    guest.gets(Input::Stores(silence(guest.now)));
-    let (waits, _) = guest.asks(Ask::Change);
-    guest.exits();
-    assert_eq!(guest.reply(waits), Some(&Reply::Denied { reason: Denial::Ended }));
+fn who_waits_for_his_turn_hears_of_the_guests_end() {
+    for waits_for in [|| Input::Stores(silence(Duration::ZERO)), || Input::ChangeBegun] {
+        let mut guest = Guest::with_os();
+        guest.gets(waits_for());
+        let (waits, _) = guest.asks(Ask::Change);
+        guest.exits();
+        assert_eq!(guest.reply(waits), Some(&Reply::Denied { reason: Denial::Ended }));
+    }
+}
+
+/// What is due is made by QEMU, which may hang: nobody waits for that for ever, beside a silent store or not.
+#[test]
+fn what_is_due_is_waited_for_within_bounds() {
+    for silence in [None, silence(Duration::ZERO)] {
+        let mut guest = Guest::with_os();
+        guest.gets(Input::ChangeBegun);
+        let (waits, _) = guest.asks(Ask::ChangeWithoutStores);
+        guest.gets(Input::Stores(silence));
+        guest.after(9);
+        assert_eq!(guest.machine.wake_at(), Some(ORDER_PATIENCE));
+        guest.after(1);
+        assert_eq!(guest.reply(waits), Some(&Reply::Denied { reason: Denial::Busy }));
+        assert_eq!(guest.machine.wake_at(), None);
+    }
 }
 
 /// To whoever takes it over too: it runs, and does not start.
@@ -423,9 +441,12 @@ fn one_change_at_a_time() {
     assert_eq!(actions, [Action::BeginChange(third)]);
     guest.gets(Input::ChangeOver);
     guest.gets(Input::ChangeBegun);
-    let (fourth, _) = guest.asks(Ask::Change);
-    let denied = Reply::Denied { reason: Denial::Busy };
-    assert_eq!(guest.reply(fourth), Some(&denied), "what had waited is being made");
+    for ask in NEEDS_ORDER {
+        guest.asks(ask);
+        assert_eq!(guest.done.last(), Some(&Action::BeginChange(third)), "what had waited is made");
+    }
+    let begun = guest.gets(Input::ChangeOver);
+    assert!(matches!(begun[..], [Action::ReadIdle(_), Action::BeginChange(_), Action::Reply(..)]));
 }
 
 #[test]
@@ -503,11 +524,34 @@ fn a_qemu_that_says_it_ends_changes_nothing_that_was_decided() {
     let mut guest = Guest::with_os();
     guest.gets(Input::PoweredOff);
     assert_eq!(guest.gets(Input::ToldToEnd(told())), []);
+    assert_eq!(guest.gets(Input::ToldToQuit), []);
     assert_eq!(guest.machine.decided(), Some(&Ending::PoweredOff));
+}
+
+/// Whoever waits for the start hears it when QEMU is gone, which does not hang in its end for ever.
+#[test]
+fn a_start_that_somebody_ends_has_failed_once_qemu_is_gone() {
     let mut guest = Guest::new(Origin::Start);
-    assert_eq!(guest.gets(Input::ToldToEnd(told())), []);
-    guest.exits();
-    assert!(matches!(guest.machine.phase(), Phase::Ended { how: Ending::FailedToStart { .. } }));
+    let actions = guest.gets(Input::ToldToEnd(told()));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Started(_))), "{actions:?}");
+    assert_eq!(guest.after(5), [Action::Quit, Action::Kill]);
+    let (error, actions) = (told().to_string(), guest.exits());
+    assert!(actions.contains(&Action::Started(Err(error.clone()))), "{actions:?}");
+    assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::FailedToStart { error } });
+}
+
+/// It has it from the second monitor, which a hard stop alone uses that finds a worker hanging.
+#[test]
+fn a_qemu_that_quits_without_being_told_by_us_was_stopped_hard() {
+    for asks in [false, true] {
+        let mut guest = Guest::with_os();
+        let waits = asks.then(|| guest.asks(GRACEFUL).0);
+        assert!(guest.gets(Input::ToldToQuit).contains(&Action::Kill));
+        guest.exits();
+        assert_eq!(guest.machine.phase(), Phase::Ended { how: Ending::StoppedHard });
+        let answer = waits.map(|ticket| guest.reply(ticket));
+        assert!(matches!(answer, None | Some(Some(Reply::Already { .. }))), "{answer:?}");
+    }
 }
 
 const NEEDS_ORDER: [Ask; 3] = [Ask::Idle, Ask::Change, Ask::ChangeWithoutStores];
@@ -589,6 +633,7 @@ fn any_input() -> impl Strategy<Value = Option<Input>> {
         2 => Just(Some(Input::Silent)),
         1 => Just(Some(Input::PoweredOff)),
         1 => Just(Some(Input::ToldToEnd(told()))),
+        1 => Just(Some(Input::ToldToQuit)),
         2 => Just(Some(Input::InOrder)),
         3 => Just(Some(Input::Reset)),
         2 => Just(Some(Input::NoSpace)),
@@ -620,11 +665,16 @@ proptest! {
             guest.machine.devices = Devices::Unknown;
         }
         let mut asked: Vec<(Ticket, Ask)> = Vec::new();
-        let mut in_order = !adopted;
+        let (mut in_order, mut is_due_made) = (!adopted, false);
         for (input, seconds) in inputs {
             let was_ended = matches!(guest.machine.phase(), Phase::Ended { .. });
             let was_decided = guest.machine.decided().cloned();
             in_order |= input == Some(Input::InOrder);
+            is_due_made = match input {
+                Some(Input::ChangeBegun) => true,
+                Some(Input::ChangeOver) => false,
+                _ => is_due_made,
+            };
             guest.now += Duration::from_secs(seconds);
             let actions = match input.clone() {
                 None => guest.gets(Input::Tick),
@@ -646,6 +696,7 @@ proptest! {
             let begins = |a: &Action| matches!(a, Action::BeginChange(_) | Action::BeginCopy(_) | Action::ReadIdle(_));
             let stores_answer = guest.machine.silent_stores.is_none();
             prop_assert!(in_order || !stores_answer || !actions.iter().any(begins), "judged too early: {actions:?}");
+            prop_assert!(!is_due_made || !actions.iter().any(begins), "begun beside what was due: {actions:?}");
             if input == Some(Input::Reset) {
                 let stops = |a: &Action| matches!(a, Action::Quit | Action::Kill | Action::Finish);
                 prop_assert!(!actions.iter().any(stops), "a restart stopped the guest: {actions:?}");

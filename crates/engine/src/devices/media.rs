@@ -180,7 +180,7 @@ impl Bench<'_> {
     }
 
     /// The same for everything that was on an adapter; called once the guest has let it go.
-    pub async fn discard_media_in(&mut self, slot: PciSlot) {
+    pub(super) async fn discard_media_in(&mut self, slot: PciSlot) {
         let prefix = format!("medium-{}-{}-", slot.bus(), slot.device());
         let _ = self.try_discard(|name| name.starts_with(&prefix)).await;
     }

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hpvm_app::client;
-use hpvm_app::protocol::{Denial, Reply, Request as Ask};
+use hpvm_app::client::{self, ClientError};
+use hpvm_app::protocol::{BEGINS_WITHIN, Denial, Reply, Request as Ask};
 use hpvm_app::snapshot::Agent;
 use hpvm_host::names::run_folder;
+use hpvm_host::signals;
 use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::drives;
@@ -21,11 +22,12 @@ use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 use super::Modified;
 use crate::claims::{self, Claims};
 use crate::network::{forwards, lan, mtu, wire};
+use crate::refusal::Left;
 use crate::vm_host::VmHost;
-use crate::{Mode, Refusal, devdb, facts, random};
+use crate::{Mode, Refusal, devdb, facts, random, supervise};
 
-/// The worker waits for a store that hesitates before it says so.
-const IDLE_BOUND: Duration = Duration::from_secs(10);
+/// Until the worker has begun or said why not, and QEMU has looked at its disks.
+const IDLE_BOUND: Duration = BEGINS_WITHIN.saturating_add(Duration::from_secs(10));
 
 /// A change as it is asked for, and the facts it is decided upon.
 pub(super) struct Change<'a> {
@@ -238,14 +240,20 @@ fn live(
     if named.is_empty() && !machine.storage.iter().any(|a| leaves(a.device.address)) {
         return Ok(Live::default());
     }
+    supervise::awake(host, after)?;
     let control = host.root.run_dir(after.number.get()).join(run_folder::CONTROL);
-    match client::ask(&control, &Ask::Idle, &[], IDLE_BOUND, &mut |_| {})? {
+    let mut goes_on =
+        || signals::interrupted().map_or(Ok(()), |i| Err(ClientError::Interrupted(i)));
+    let idle = client::ask_while(&control, &Ask::Idle, &[], IDLE_BOUND, &mut |_| {}, &mut goes_on);
+    match idle.map_err(|error| Refusal::from(error).leaving(|| Left::AsItWas))? {
         Reply::Idle { idle_ms, size_bytes } => Ok(Live {
             sizes: size_bytes.into_iter().collect(),
             idle: idle_ms.into_iter().map(|(a, ms)| (a, Duration::from_millis(ms))).collect(),
             agent: agent(host, machine),
         }),
-        Reply::Denied { reason: reason @ Denial::SilentStore { .. } } => Err(reason.into()),
+        Reply::Denied { reason: reason @ (Denial::SilentStore { .. } | Denial::Busy) } => {
+            Err(reason.into())
+        }
         // Without an answer nothing is known to be quiet, and what is not quiet waits.
         _ => Ok(Live::default()),
     }

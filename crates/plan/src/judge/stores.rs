@@ -383,8 +383,8 @@ fn base_of_clone(path: &str, clone: &Sharer, standing: Standing) -> Finding {
 /// Nobody shares a disk in silence. A disk keeps apart who comes by different paths and nobody else (SPC-4, 5.13.1: a
 /// reservation is of an I_T nexus).
 fn shared_disk(path: &str, sharer: &Sharer) -> Finding {
-    let Sharer { guest, address, holds_it, tenancy, .. } = sharer;
-    let whom = if *holds_it { "the running guest" } else { "the guest" };
+    let Sharer { guest, address, tenancy, .. } = sharer;
+    let whom = if sharer.holds_it() { "the running guest" } else { "the guest" };
     let shared = format!("'{path}' is shared with {whom} '{guest}' ({address})");
     match tenancy {
         Tenancy::SharedBySamePath => note(
@@ -411,7 +411,7 @@ fn shared(
 ) {
     let path = &device.backing.path;
     for sharer in sharers.into_iter().flatten() {
-        let Sharer { guest, address, holds_it, role, standing, tenancy, .. } = sharer;
+        let Sharer { guest, address, role, standing, tenancy, .. } = sharer;
         if *role == StoreRole::Layer {
             all.push(base_of_clone(path, sharer, *standing));
             continue;
@@ -420,7 +420,7 @@ fn shared(
             all.push(shared_disk(path, sharer));
             continue;
         }
-        all.push(if *holds_it {
+        all.push(if sharer.holds_it() {
             taken(path, format!("'{path}' is in use by the running guest '{guest}' ({address})"))
                 .ask(
                     format!("wait until '{guest}' is stopped or has given the {} up", device.kind.as_str()),
