@@ -8,6 +8,8 @@ use std::time::Duration;
 use hpvm_app::snapshot::Agent;
 use hpvm_host::process::Signal;
 use hpvm_plan::record::{DeviceChange, Machine, Pending};
+use hpvm_qmp::blocking::Client as Rescue;
+use hpvm_qmp::command::SystemReset;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
@@ -23,6 +25,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_becomes_of_one_of_two_is_no_matter_of_the_other,
     whoever_asks_is_told_of_a_store_that_comes,
     what_waits_to_leave_comes_nowhere_else,
+    what_a_live_adapter_is_given_comes_at_the_reset,
+    what_a_leaving_adapter_is_given_comes_with_the_next_one,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -56,8 +60,21 @@ impl Waits {
         format!("disk:{}:0,1,{target}:file:{}", self.adapter, self.file(name).display())
     }
 
+    fn modify(&self, words: &[&str]) -> Vec<String> {
+        [&["hpvmmodify", "-P", "web"], words].concat().into_iter().map(str::to_owned).collect()
+    }
+
+    /// Resets the guest, and waits until nothing waits for that.
+    fn reset(&self) {
+        let mut rescue =
+            Rescue::connect(&self.host.run_dir(1).join("rescue")).expect("the second monitor");
+        rescue.execute(&SystemReset {}).expect("a reset");
+        wait_until(BOUND, "what was due to be made", || self.machine().pending.is_empty());
+        assert_eq!(self.shown(), "");
+    }
+
     fn exchange(&self, target: u8, name: &str) -> Vec<String> {
-        ["hpvmmodify", "-P", "web", "-m", &self.disk(target, name)].map(str::to_owned).to_vec()
+        self.modify(&["-m", &self.disk(target, name)])
     }
 
     fn ok(&self, line: &[String]) -> String {
@@ -211,9 +228,7 @@ fn whoever_asks_is_told_of_a_store_that_comes() {
 /// QEMU would refuse it, and only when the disk has left whose place it was to take.
 fn what_waits_to_leave_comes_nowhere_else() {
     let guest = Waits::on("avio_stor", "boot=os");
-    let line = |words: &[&str]| -> Vec<String> {
-        [&["hpvmmodify", "-P", "web"], words].concat().into_iter().map(str::to_owned).collect()
-    };
+    let line = |words: &[&str]| guest.modify(words);
     let told = guest.ok(&line(&["-d", "disk:avio_stor:0,1,1"]));
     assert!(told.contains("waits for the guest's next reset"), "{told}");
     let before = guest.machine();
@@ -228,4 +243,55 @@ fn what_waits_to_leave_comes_nowhere_else() {
     guest.ok(&line(&["-F", "-d", "disk:avio_stor:0,1,1"]));
     guest.ok(&line(&["-a", &elsewhere]));
     assert!(guest.holds("second"));
+}
+
+/// An emulated adapter: the guest would not see it before. Settles 81.
+fn what_a_live_adapter_is_given_comes_at_the_reset() {
+    let mut guest = Waits::on("scsi", "boot=os:3000");
+    guest.host.wait_for_state("web", "On (OS)", BOUND);
+    let joins = guest.disk(2, "joins");
+    let (add, delete) = (guest.modify(&["-a", &joins]), guest.modify(&["-d", &joins]));
+    let told = guest.ok(&add);
+    let waits = "storage 0,1,2: waits for the guest's next reset: a running guest never sees";
+    assert!(told.contains(waits), "{told}");
+    assert!(guest.shown().contains("waits for the guest's next reset since 20"));
+    assert_eq!((guest.waiting(), guest.holds("joins")), (1, true), "{}", guest.shown());
+    let luns = ["hpvm", "gvsdmgr", "get_info", "-P", "web", "-q", "lun=all"];
+    assert!(guest.host.ok(&luns).contains("OFFLINE until the next reset of the guest"));
+    guest.ok(&delete);
+    assert_eq!((guest.shown().as_str(), guest.holds("joins")), ("", false));
+
+    // A command that dies has told nobody; the next one does.
+    guest.host.environment("HPVM_ABORT_AT", "modify.committed");
+    let line: Vec<&str> = add.iter().map(String::as_str).collect();
+    let killed = guest.host.run(&line);
+    guest.host.without_environment("HPVM_ABORT_AT");
+    assert_eq!(killed.status.signal(), Some(SIGABRT), "{killed}");
+    assert_eq!((guest.waiting(), guest.holds("joins")), (0, false));
+    guest.ok(&guest.modify(&["-l", "another label"]));
+    assert_eq!((guest.waiting(), guest.holds("joins")), (1, true), "{}", guest.shown());
+
+    guest.reset();
+    assert!(guest.holds("first") && guest.holds("second") && guest.holds("joins"));
+}
+
+/// A disk, and another medium in a drive. Settles 137.
+fn what_a_leaving_adapter_is_given_comes_with_the_next_one() {
+    let guest = Waits::on("avio_stor", "boot=os,delete=never");
+    let drive = |name: &str| guest.disk(3, name).replacen("disk:", "dvd:", 1);
+    guest.ok(&guest.modify(&["-a", &drive("disc")]));
+    let all = [guest.disk(0, "first"), guest.disk(1, "second"), drive("disc")];
+    let line: Vec<&str> = all.iter().flat_map(|disk| ["-d", disk]).collect();
+    guest.ok(&guest.modify(&line));
+    assert!(guest.shown().contains("asked of the guest since 20"), "{}", guest.shown());
+
+    let told = guest.ok(&guest.modify(&["-a", &guest.disk(2, "joins"), "-a", &drive("other")]));
+    for place in ["0,1,2", "0,1,3"] {
+        let waits = format!("{place}: waits for the guest's next reset: the guest was asked to");
+        assert!(told.contains(&waits), "{told}");
+    }
+    assert_eq!(guest.waiting(), 2, "{}", guest.shown());
+    guest.reset();
+    assert!(guest.holds("joins") && guest.holds("other"));
+    wait_until(BOUND, "what has left to be closed", || !guest.holds("disc"));
 }

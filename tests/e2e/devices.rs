@@ -221,14 +221,29 @@ fn a_scsi_adapter_comes_with_its_disk_and_goes() {
     console.run("echo written over scsi | dd of=/dev/sdb conv=sync,fsync");
     assert_eq!(text_of(&files[0]), "written over scsi");
 
-    // A target that comes later would never be seen; it waits, and says so.
+    // A target that comes later would not be seen before the guest is reset; it waits for that, and says so.
     let outcome = host.run(&["hpvmmodify", "-P", "vio", "-a", &disks[1]]);
     assert!(outcome.status.success(), "{outcome}");
-    assert!(outcome.stderr.contains("never sees a new target"), "{outcome}");
+    let told = "0,5,1: waits for the guest's next reset: a running guest never sees a new target";
+    assert!(outcome.stderr.contains(told), "{outcome}");
+    let shown = host.ok(&["hpvmstatus", "-P", "vio"]);
+    assert!(shown.contains("waits for the guest's next reset since 20"), "{shown}");
     host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[1]]);
+    let shown = host.ok(&["hpvmstatus", "-P", "vio"]);
+    assert!(!shown.contains("[Waiting for Next ") && !holds(&host, &files[1]), "{shown}");
+
+    // When the adapter leaves with what it has, it comes with another one.
+    host.ok(&["hpvmmodify", "-P", "vio", "-a", &disks[1]]);
     host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[0]]);
-    wait_gone(&mut console, "sdb");
-    assert_eq!(text_of(&files[0]), "written over scsi");
+    wait_until(SEEN_BOUND, "the adapter has left and come", || !holds(&host, &files[0]));
+    let disk = disk_behind(&mut console, "disk:scsi:0,5,1");
+    console.run(&format!("echo written later | dd of=/dev/{disk} conv=sync,fsync"));
+    assert_eq!(
+        [&files[0], &files[1]].map(|file| text_of(file)),
+        ["written over scsi", "written later"]
+    );
+    host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[1]]);
+    wait_gone(&mut console, &disk);
 }
 
 /// While an emulated adapter comes with its disk the guest stands still, and its log says for how long.

@@ -1,5 +1,5 @@
-//! Disks of a running guest that are exchanged for others, at once or at its next reset, and one that leaves then. Steps of a
-//! test of `devices`, whose guest has both adapters and is reset anyhow.
+//! Disks of a running guest that are exchanged for others, at once or at its next reset, and those that leave or come then. Steps
+//! of a test of `devices`, whose guest has both adapters and is reset anyhow.
 
 use std::fs;
 use std::path::PathBuf;
@@ -88,6 +88,7 @@ const GOES: Disk = Disk("avio_stor:1,1,2", AVIO, "goes");
 const STAYS: Disk = Disk("avio_stor:1,1,0", AVIO, "avio-new");
 const LATER: [Disk; 2] =
     [Disk("avio_stor:1,1,1", AVIO, "avio-later"), Disk("scsi:1,0,1", VIO, "vio-later")];
+const JOINS: Disk = Disk("scsi:1,0,2", VIO, "joins");
 
 /// What the guest uses, or would not see, waits for its reset, is shown since when, and can be taken back. Settles 81.
 pub(crate) fn until_the_reset(host: &VmHost, console: &mut Console) {
@@ -105,25 +106,28 @@ pub(crate) fn until_the_reset(host: &VmHost, console: &mut Console) {
         let told = format!("storage {place}: waits for the guest's next reset: the disk had I/O");
         assert!(gone.stderr.contains(&told), "{gone}");
     }
-    change(host, "-a", &[STAYS]);
+    let joins = change(host, "-a", &[STAYS, JOINS]);
+    let told = "storage 1,0,2: waits for the guest's next reset: a running guest never sees";
+    assert!(joins.stderr.contains(told), "{joins}");
     let shown = waiting(host);
     let since = shown.matches("waits for the guest's next reset since 20").count();
-    assert_eq!(since, 3, "one that is wanted again waits no more: {shown}");
+    assert_eq!(since, 4, "one that is wanted again waits no more: {shown}");
     let json = host.ok(&["hpvmstatus", "-P", "vio", "--json"]);
-    assert_eq!(json.matches("\"next_reset\"").count(), 3, "{json}");
+    assert_eq!(json.matches("\"next_reset\"").count(), 4, "{json}");
     let why = host.ok(&["hpvm", "why", "-P", "vio"]);
     assert!(why.contains("waits for the guest's next reset since 20"), "{why}");
 
     // What has nothing to do with it changes nothing of it, and the new stores are the guest's.
     host.ok(&["hpvmmodify", "-P", "vio", "-l", "another label"]);
     assert_eq!(waiting(host), shown);
-    assert!(LATER.iter().all(|disk| holds(host, &disk.file(host))));
+    assert!(LATER.iter().chain([&JOINS]).all(|disk| holds(host, &disk.file(host))));
     assert_eq!(read(console, AVIO), ["avio-new", "beside", "goes"]);
+    assert_eq!(read(console, VIO), ["fixed", "vio-before"]);
 }
 
 pub(crate) fn after_the_reset(host: &VmHost, console: &mut Console) {
     wait_to_read(console, AVIO, &["avio-later", "avio-new"]);
-    wait_to_read(console, VIO, &["fixed", "vio-later"]);
+    wait_to_read(console, VIO, &["fixed", "joins", "vio-later"]);
     assert_eq!(waiting(host), "");
     for old in ["goes", "beside", "vio-before"] {
         assert!(!holds(host, &host.path(&format!("{old}.img"))), "{old}");

@@ -135,6 +135,7 @@ fn state(state: &LunState) -> String {
         LunState::Silent { since } => {
             format!("SILENT, its backing store does not answer since {since}")
         }
+        LunState::NextReset => "OFFLINE until the next reset of the guest".into(),
         LunState::NextStart => "OFFLINE until the next start of the guest".into(),
         LunState::Off => "OFFLINE".into(),
     }
@@ -216,7 +217,7 @@ struct ShownLun {
     /// The adapter, as `lspci -P` prints it in the guest.
     guest_pci_path: String,
     efi_path: String,
-    /// online, silent, next_start or off.
+    /// online, silent, next_reset, next_start or off.
     state: &'static str,
     /// What backs it does not answer since, RFC 3339.
     silent_since: Option<String>,
@@ -262,6 +263,7 @@ fn shown_lun(lun: &Lun, counted: &[Counted]) -> ShownLun {
     let (state, silent_since) = match &lun.state {
         LunState::Online => ("online", None),
         LunState::Silent { since } => ("silent", Some(since.clone())),
+        LunState::NextReset => ("next_reset", None),
         LunState::NextStart => ("next_start", None),
         LunState::Off => ("off", None),
     };

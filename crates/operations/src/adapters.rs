@@ -46,6 +46,8 @@ pub enum LunState {
     Online,
     /// The same, and what backs it has not answered since, RFC 3339.
     Silent { since: String },
+    /// The running guest gets it at its next reset.
+    NextReset,
     /// The running guest gets it with its next start.
     NextStart,
     /// The guest is off.
@@ -75,7 +77,7 @@ impl Statistics {
     }
 }
 
-/// The adapters of a guest with all that is behind them: those of the running machine, and what the next start brings.
+/// The adapters of a guest with all that is behind them: those of the running machine, and what its next reset or start brings.
 #[must_use]
 pub fn adapters(host: &VmHost, config: &GuestConfig) -> Vec<Adapter> {
     let machine = host.machine(config);
@@ -96,13 +98,19 @@ pub fn adapters(host: &VmHost, config: &GuestConfig) -> Vec<Adapter> {
             Lun { device: attached.device.clone(), naa, state }
         })
         .collect();
-    let state = if is_on { LunState::NextStart } else { LunState::Off };
+    let comes_at_reset =
+        |at| machine.as_ref().is_some_and(|machine| machine.comes_at_reset(at).is_some());
+    let state = |at| match is_on {
+        true if comes_at_reset(at) => LunState::NextReset,
+        true => LunState::NextStart,
+        false => LunState::Off,
+    };
     let has = |luns: &[Lun], address| luns.iter().any(|lun: &Lun| lun.device.address == address);
     for device in &config.storage {
         if !has(&luns, device.address) {
             let sharing = Sharing::to_come(device.kind, device.backing.storage);
             let naa = guest_path::naa(device, sharing);
-            luns.push(Lun { device: device.clone(), naa, state: state.clone() });
+            luns.push(Lun { device: device.clone(), naa, state: state(device.address) });
         }
     }
     luns.sort_by_key(|lun| lun.device.address);

@@ -2,10 +2,10 @@
 //! for its next start.
 //!
 //! The rules come from what QEMU really does. A new disk is seen on a live AVIO adapter and on a VIO adapter that comes
-//! with it, never on a live VIO adapter. A SCSI device leaves without the guest being asked by the engine, so one of
-//! several leaves when the agent in the guest lets it go or, without an agent, when it was quiet, else at the next reset;
-//! the last one takes its adapter along, and there the guest is asked. A disk that takes another one's place comes when that
-//! has left.
+//! with it; on a live VIO adapter it is seen only when the guest boots, so it comes at the next reset. A SCSI device leaves
+//! without the guest being asked by the engine, so one of several leaves when the agent in the guest lets it go or, without an
+//! agent, when it was quiet, else at the next reset; the last one takes its adapter along, and there the guest is asked. A
+//! disk that takes another one's place comes when that has left, and what is to be on an adapter that leaves, with the next one.
 
 mod at_reset;
 mod held;
@@ -20,7 +20,7 @@ use hpvm_model::{
 };
 
 use crate::facts::HostFacts;
-use crate::guest_path;
+use crate::guest_path::{self, Function};
 use crate::record::{AdapterPresence, Attached, ChangedBy, Consent, DeviceChange, Machine};
 
 pub use held::held_elsewhere;
@@ -137,8 +137,10 @@ struct Difference<'a> {
 impl<'a> Difference<'a> {
     fn between(machine: &'a Machine, config: &'a GuestConfig) -> Difference<'a> {
         let is_medium_change = |now: &StorageDevice, wanted: &StorageDevice| {
+            // The drive goes with its adapter, and comes again with what it is to have.
             now.kind == DeviceKind::Dvd
                 && (now.kind, now.adapter, now.id) == (wanted.kind, wanted.adapter, wanted.id)
+                && !machine.is_leaving(now.address.slot)
         };
         let mut difference =
             Difference { machine, leaving: Vec::new(), coming: Vec::new(), changing: Vec::new() };
@@ -165,13 +167,10 @@ impl<'a> Difference<'a> {
     fn media(&self, facts: &HostFacts) -> Vec<Planned> {
         let change = |device: &&StorageDevice| Planned {
             place: Place::Storage(device.address),
-            when: match self.waits_for_adapter(device.address.slot) {
-                Some(reason) => When::NextStart(reason),
-                None => When::Now(DeviceChange::Medium {
-                    attached: facts.attach(device),
-                    by: ChangedBy::Command,
-                }),
-            },
+            when: When::Now(DeviceChange::Medium {
+                attached: facts.attach(device),
+                by: ChangedBy::Command,
+            }),
         };
         self.changing.iter().map(change).collect()
     }
@@ -245,7 +244,8 @@ impl<'a> Difference<'a> {
             device.address.slot == slot
                 && device.adapter == AdapterKind::AvioStor
                 && !device.is_place_holder()
-                && self.why_not_now(device).is_none()
+                && self.why_at_start(device).is_none()
+                && self.why_at_reset(device).is_none()
         })
     }
 
@@ -261,7 +261,7 @@ impl<'a> Difference<'a> {
         let mut planned: Vec<Planned> = Vec::new();
         for device in &self.coming {
             let attached = facts.attach(device);
-            if let Some(why) = why_at_reset(removals, device.address) {
+            if let Some(why) = why_it_waits(removals, device.address) {
                 self.comes_at_reset(&mut planned, attached, why);
                 continue;
             }
@@ -274,11 +274,15 @@ impl<'a> Difference<'a> {
                 });
                 continue;
             }
-            if let Some(reason) = self.why_not_now(device) {
+            if let Some(reason) = self.why_at_start(device) {
                 planned.push(Planned {
                     place: Place::Storage(device.address),
                     when: When::NextStart(reason),
                 });
+                continue;
+            }
+            if let Some(why) = self.why_at_reset(device) {
+                self.comes_at_reset(&mut planned, attached, why);
                 continue;
             }
             add_to(&mut planned, self.presence(device.address.slot), attached);
@@ -294,7 +298,8 @@ impl<'a> Difference<'a> {
         }
     }
 
-    fn why_not_now(&self, device: &StorageDevice) -> Option<String> {
+    /// Why a device comes at the next start and not before.
+    fn why_at_start(&self, device: &StorageDevice) -> Option<String> {
         let slot = device.address.slot;
         if self.machine.device_at(device.address).is_some() && !self.is_exchange(device.address) {
             return Some(format!("{} is in use by the running guest", device.address));
@@ -311,15 +316,35 @@ impl<'a> Difference<'a> {
             return Some(format!("{slot} has a NIC now"));
         }
         match self.machine.adapter_in(slot) {
-            None => None,
-            Some(AdapterKind::AvioStor) if device.adapter == AdapterKind::AvioStor => {
-                self.waits_for_adapter(slot)
+            Some(other) if other != device.adapter => {
+                Some(format!("{slot} has an {} adapter now", other.as_str()))
             }
-            Some(AdapterKind::Scsi) if device.adapter == AdapterKind::Scsi => {
-                (!self.adapter_goes(slot)).then(|| never_sees(slot))
-            }
-            Some(other) => Some(format!("{slot} has an {} adapter now", other.as_str())),
+            _ => self.lacks_half_for(device).then(|| {
+                format!("the second half of the scsi adapter at {slot}, for targets from 8 on, comes only with the first")
+            }),
         }
+    }
+
+    /// Whether a device needs a function that the adapter in its slot has not, and that stays.
+    fn lacks_half_for(&self, device: &StorageDevice) -> bool {
+        let StorageAddress { slot, target } = device.address;
+        let half = |target| guest_path::place(device.adapter, target).0;
+        self.machine.adapter_in(slot).is_some()
+            && half(target) == Function::Second
+            && !self.machine.is_leaving(slot)
+            && !self.adapter_goes(slot)
+            && !self
+                .machine
+                .devices_in(slot)
+                .any(|has| half(has.device.address.target) == half(target))
+    }
+
+    /// Why a device that needs no start comes at the next reset at the latest.
+    fn why_at_reset(&self, device: &StorageDevice) -> Option<String> {
+        let slot = device.address.slot;
+        let joins_vio = self.machine.adapter_in(slot) == Some(AdapterKind::Scsi);
+        self.waits_for_adapter(slot)
+            .or_else(|| (joins_vio && !self.adapter_goes(slot)).then(|| never_sees(slot)))
     }
 }
 
@@ -346,7 +371,7 @@ fn never_sees(slot: PciSlot) -> String {
 }
 
 /// Why what is at an address stays until the next reset, and what takes its place with it.
-fn why_at_reset(removals: &[Planned], address: StorageAddress) -> Option<String> {
+fn why_it_waits(removals: &[Planned], address: StorageAddress) -> Option<String> {
     removals.iter().find_map(|planned| match &planned.when {
         When::NextReset { why, .. } if planned.place == Place::Storage(address) => {
             Some(why.clone())

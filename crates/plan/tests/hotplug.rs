@@ -97,6 +97,11 @@ fn a_disk_on_a_live_vio_adapter_waits_and_on_a_new_one_comes_with_it() {
     assert_eq!(planned.len(), 2);
     assert!(reason(&planned[0]).contains("never sees"));
     assert!(matches!(
+        at_reset(&planned[0]),
+        Some(DeviceChange::Attach { adapter: AdapterPresence::Present, devices, .. })
+            if devices.len() == 1
+    ));
+    assert!(matches!(
         now(&planned[1]),
         DeviceChange::Attach { adapter: AdapterPresence::New, devices, .. } if devices.len() == 2
     ));
@@ -721,6 +726,87 @@ fn what_follows_an_adapter_comes_when_that_has_left() {
     assert_eq!(machine.due(Occasion::PlaceFree).len(), 1, "{:?}", machine.pending);
     reset(&mut machine);
     assert_eq!(waiting(&guest(&["disk:scsi:0,0,0:file:/c"]), &machine), []);
+}
+
+/// It is told once, shown since when, taken back by who wants it no more, and comes at the reset, or before with a new adapter.
+#[test]
+fn what_joins_a_live_vio_adapter_waits_for_the_reset() {
+    let before = ["disk:scsi:0,0,0:file:/a"];
+    let wanted = [before[0], "disk:scsi:0,0,1:file:/b"];
+    let mut machine = running(&before);
+    let address = guest(&wanted).storage[1].address;
+    let planned = changes(&machine, &wanted, None, Force::No);
+    tell(&mut machine, &planned);
+    let shown = waiting(&guest(&wanted), &machine);
+    assert!(
+        matches!(&shown[..], [row] if row.effect.reason().contains("reset since time 1")),
+        "{shown:?}"
+    );
+    assert!(machine.comes_at_reset(address).is_some(), "its store is the guest's already");
+    let again = changes(&machine, &wanted, None, Force::No);
+    assert_eq!(again.iter().map(at_reset).collect::<Vec<_>>(), [None]);
+    assert_eq!(machine.due(Occasion::PlaceFree), [], "the guest would not see it");
+
+    let mut kept = machine.clone();
+    let planned = changes(&machine, &before, None, Force::No);
+    assert_eq!(planned.iter().map(now).collect::<Vec<_>>(), [&DeviceChange::TakeBack { address }]);
+    take_all(&mut kept, &planned);
+    assert_eq!(kept.held().count(), 1);
+
+    // What is there leaves, and its adapter with it.
+    let mut alone = machine.clone();
+    let (last, live) = (guest(&wanted[1..]), Live::default());
+    let spared = BTreeSet::from([address]);
+    let planned = plan(&spared, &alone, &last, &host(&last), &live, Force::No);
+    take_all(&mut alone, &planned);
+    assert_eq!((alone.storage.len(), alone.due(Occasion::PlaceFree).len()), (0, 1));
+
+    reset(&mut machine);
+    assert_eq!(waiting(&guest(&wanted), &machine), []);
+}
+
+/// What is wanted on an adapter that the guest was asked to let go comes with the next one there, a drive with its new medium.
+#[test]
+fn what_is_wanted_on_a_leaving_adapter_comes_when_that_has_left() {
+    let has = "dvd:avio_stor:0,0,0:file:/iso/x";
+    for wanted in ["dvd:avio_stor:0,0,0:file:/iso/y", "disk:avio_stor:0,0,1:file:/b"] {
+        let mut machine = running(&[has]);
+        let change = DeviceChange::DetachAdapter { slot: machine.storage[0].device.address.slot };
+        machine.replay(JournalLine::Asked { seq: 1, at: "t".into(), change, due: Due::Now });
+        let planned = changes(&machine, &[wanted], None, Force::No);
+        let comes = planned.last().expect("it comes");
+        assert!(reason(comes).contains("was asked to let the adapter at 0,0 go"), "{planned:?}");
+        tell(&mut machine, &planned);
+        let shown = waiting(&guest(&[wanted]), &machine);
+        let is_shown = shown.iter().any(|row| {
+            row.to == wanted
+                && matches!(&row.effect, Effect::NextReset(why) if why.contains("since time 2"))
+        });
+        assert!(is_shown, "{shown:?}");
+        assert_eq!(machine.due(Occasion::PlaceFree), []);
+        let (at, outcome) = (String::new(), Outcome::Done);
+        machine.replay(JournalLine::Settled { seq: 1, at, outcome });
+        assert_eq!(machine.due(Occasion::PlaceFree).len(), 1, "{:?}", machine.pending);
+        reset(&mut machine);
+        assert_eq!(waiting(&guest(&[wanted]), &machine), []);
+    }
+}
+
+/// QEMU adds no function to a device that is there.
+#[test]
+fn the_second_half_of_an_adapter_comes_with_the_first() {
+    let joined = |before: &[&str], comes: &str| {
+        let wanted = [before, &[comes]].concat();
+        changes(&running(before), &wanted, None, Force::No).remove(0)
+    };
+    let (first, second) = ("disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,9:file:/b");
+    let waits = joined(&[first], "disk:scsi:0,0,8:file:/c");
+    assert!(
+        matches!(&waits.when, When::NextStart(why) if why.contains("second half")),
+        "{waits:?}"
+    );
+    assert!(at_reset(&joined(&[first, second], "disk:scsi:0,0,8:file:/c")).is_some());
+    assert!(at_reset(&joined(&[second], "disk:scsi:0,0,7:file:/c")).is_some());
 }
 
 /// Settles 139: an attached tape never shares the adapter of a disk, and the other way round.

@@ -1,4 +1,4 @@
-//! hpvmmodify: changes a guest, now where the running guest can take it and at the next start where it cannot.
+//! hpvmmodify: changes a guest, now where the running guest can take it and at its next reset or start where it cannot.
 
 use hpvm_model::GuestName;
 use hpvm_operations::modify::{Modified, modify};
@@ -17,10 +17,11 @@ use super::{catch_interruptions, done, refused};
 
 /// Change a guest
 ///
-/// What the running guest can take is applied now; the rest waits for its next start and is shown by hpvmstatus -P and -D
-/// until then. A change is applied in full or not at all. Devices that leave make room for those that come, in whatever
+/// What the running guest can take is applied now; the rest waits for its next reset or start and is shown by hpvmstatus -P and
+/// -D until then. A change is applied in full or not at all. Devices that leave make room for those that come, in whatever
 /// order the options stand. A disk that waits to leave does so at the guest's next reset, or when -d, with -F or without, names
-/// it again; -a of the same statement keeps it. One that waits to be exchanged is exchanged then, or when -m names it again.
+/// it again; -a of the same statement keeps it. One that waits to be exchanged is exchanged then, or when -m names it again. One
+/// that is added and would not be seen before comes then too; -d takes it back.
 #[derive(Debug, clap::Parser)]
 pub struct Modify {
     #[command(flatten)]

@@ -23,7 +23,7 @@ const RESET_BOUND: Duration = Duration::from_secs(60);
 /// Why a LUN is not reset.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
-    #[error("the running guest has none of these LUNs yet; its next start brings them")]
+    #[error("the running guest has none of these LUNs yet; its next reset or start brings them")]
     NoneThere,
     #[error("the running guest has no LUN at {0}")]
     NotThere(StorageAddress),

@@ -1,6 +1,6 @@
-//! What of a change waits for the running guest's reset: its worker is told when the configuration is kept, so that nothing is
-//! done at a reset that nobody wants any more. What it was not told, since this command died before, waits for the next start,
-//! or until it is asked for again.
+//! What of a change waits for the running guest's reset, disks that leave and disks that come: its worker is told when the
+//! configuration is kept, so that nothing is done at a reset that nobody wants any more. What it was not told, since this command
+//! died before, waits for the next start, or until it is asked for again; what is only to come, until the next change of the guest.
 
 use hpvm_model::{GuestConfig, Problem, StorageAddress};
 use hpvm_plan::difference::{self, Effect};

@@ -1,6 +1,6 @@
-//! What of a difference waits for the guest's next reset: a disk that nobody could let go, and a disk that is exchanged for
-//! another one at its address. A worker is told once; what it knows already is not told again, and what is wanted otherwise
-//! by now is taken back first.
+//! What of a difference waits for the guest's next reset: a disk that nobody could let go, a disk that is exchanged for another
+//! one at its address, and one whose adapter is not ready for it. A worker is told once; what it knows already is not told
+//! again, and what is wanted otherwise by now is taken back first.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,8 @@ impl Difference<'_> {
         Planned { place: Place::Storage(address), when: When::NextReset { told, why } }
     }
 
-    /// A device that comes when the one in its place has left. Those of one new adapter come together.
+    /// A device that comes when the one in its place has left, or its adapter is ready for it. Those of one new adapter come
+    /// together.
     pub(super) fn comes_at_reset(
         &self,
         planned: &mut Vec<Planned>,

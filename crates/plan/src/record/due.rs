@@ -1,6 +1,6 @@
-//! What of a running guest waits for its next reset: a disk that nobody could let go, and what takes its place. No operating
-//! system has a disk then. It stands in the journal, so it outlives the worker that was told; a new start makes it void,
-//! since its machine is the configuration.
+//! What of a running guest waits for its next reset: a disk that nobody could let go, what takes its place, and one that the
+//! guest would not see before. No operating system has a disk then. It stands in the journal, so it outlives the worker that
+//! was told; a new start makes it void, since its machine is the configuration.
 
 use hpvm_model::{AdapterKind, PciSlot, StorageAddress};
 use serde::{Deserialize, Serialize};
