@@ -67,8 +67,7 @@ check-demo:
 	scripts/check-fresh --user
 
 # What the tests boot.
-guests: tools
-	$(MAKE) images
+guests: images
 
 # The link stays what it is when the build of all programs puts another in its place.
 tools:
@@ -77,7 +76,7 @@ tools:
 	ln -f target/debug/xtask $(IMAGE_MAKER)
 
 # Each is instant when the cache has it.
-images:
+images: tools
 	$(IMAGE_MAKER) test-guest
 	$(IMAGE_MAKER) test-guest --kernel full
 	$(IMAGE_MAKER) test-guest --agent
@@ -86,11 +85,11 @@ images:
 	$(IMAGE_MAKER) guest-host
 
 # The programs too, which the end-to-end tests of crate hpvm-tests run from target/debug.
-programs:
+programs: tools
 	$(CARGO) build --workspace --bins --tests --locked
 
 # Images and programs are made at once, so that no processor waits: one unpacks packages while the other compiles.
-test: tools
+test:
 	$(CARGO) fetch --locked
 	$(MAKE) --jobs=2 images programs
 	$(CARGO) test --workspace --locked
