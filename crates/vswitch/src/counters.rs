@@ -110,21 +110,29 @@ impl Cells {
             in_unicast_local: cell(Counter::InUnicastLocal),
             in_other_wire: cell(Counter::InOtherWire),
             in_other_local: cell(Counter::InOtherLocal),
-            in_discards: discards.no_room + discards.rate,
+            in_discards: discards.inbound(),
             out_octets: cell(Counter::OutOctets),
             out_unicast_wire: cell(Counter::OutUnicastWire),
             out_unicast_local: cell(Counter::OutUnicastLocal),
             out_other: cell(Counter::OutOther),
             out_other_wire: cell(Counter::OutOtherWire),
             out_other_local: cell(Counter::OutOtherLocal),
-            out_discards: discards.out(),
+            out_discards: discards.outbound(),
             discards,
         }
     }
 }
 
 impl Discards {
-    fn out(&self) -> u64 {
+    /// Those on the way in.
+    #[must_use]
+    pub fn inbound(&self) -> u64 {
+        self.no_room + self.rate
+    }
+
+    /// Those on the way out.
+    #[must_use]
+    pub fn outbound(&self) -> u64 {
         self.spoofed + self.vlan + self.malformed + self.halted + self.filtered
     }
 }
@@ -149,14 +157,14 @@ impl Counters {
             in_unicast_local: self.in_unicast_local.wrapping_sub(zero.in_unicast_local),
             in_other_wire: self.in_other_wire.wrapping_sub(zero.in_other_wire),
             in_other_local: self.in_other_local.wrapping_sub(zero.in_other_local),
-            in_discards: discards.no_room + discards.rate,
+            in_discards: discards.inbound(),
             out_octets: self.out_octets.wrapping_sub(zero.out_octets),
             out_unicast_wire: self.out_unicast_wire.wrapping_sub(zero.out_unicast_wire),
             out_unicast_local: self.out_unicast_local.wrapping_sub(zero.out_unicast_local),
             out_other: self.out_other.wrapping_sub(zero.out_other),
             out_other_wire: self.out_other_wire.wrapping_sub(zero.out_other_wire),
             out_other_local: self.out_other_local.wrapping_sub(zero.out_other_local),
-            out_discards: discards.out(),
+            out_discards: discards.outbound(),
             discards,
         }
     }
