@@ -146,8 +146,8 @@ impl Changes {
         }
     }
 
-    pub(crate) fn is_under_way(&self, seq: u64) -> bool {
-        self.under_way.as_ref().is_some_and(|(number, _)| *number == seq)
+    pub(crate) fn under_way(&self) -> Option<u64> {
+        self.under_way.as_ref().map(|(seq, _)| *seq)
     }
 
     /// Notes what became of the step. What comes after a failure is not tried.

@@ -254,6 +254,7 @@ impl Driver {
         self.look_for_agent();
         self.show_links();
         self.take_over();
+        self.due_over_if_qemu_was_missing();
     }
 
     fn news(&mut self, news: News) {

@@ -38,11 +38,14 @@ pub(crate) struct Disks {
     pub(crate) size_bytes: Vec<(StorageAddress, u64)>,
 }
 
-/// How many changes were ever asked for, and how many of them are not settled: other figures tell of another machine.
+/// How many changes were ever asked for, how many of them are not settled, and the one that is being made: other figures tell
+/// of another machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Journal {
     pub(crate) asked: u64,
     pub(crate) unsettled: usize,
+    /// What waits for a reset when it is over was brought by it, and is not settled.
+    pub(crate) under_way: Option<u64>,
 }
 
 /// What came of something that was asked before.
@@ -169,7 +172,7 @@ impl Monitor {
     }
 
     pub(crate) fn client(&self) -> Option<&Client> {
-        self.client.as_ref().filter(|client| !client.is_done())
+        self.client.as_ref().filter(|client| !client.is_done() && !client.is_ended())
     }
 
     pub(crate) fn news(&self) -> mpsc::Sender<News> {

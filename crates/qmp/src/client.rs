@@ -147,6 +147,12 @@ impl Client {
         self.is_done.load(Ordering::Relaxed)
     }
 
+    /// Whether QEMU, or an error, has ended the connection.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
+
     /// Sends a command behind which nothing more is sent, and behind what was sent before.
     pub async fn execute_last<C: Command>(&self, command: &C) -> Result<C::Answer, Error> {
         self.be_done();

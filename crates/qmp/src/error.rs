@@ -30,6 +30,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether nothing can be asked through the connection any more.
+    #[must_use]
+    pub fn ends_connection(&self) -> bool {
+        matches!(self, Error::Closed | Error::Broken { .. })
+    }
+
     /// The refusal, when QEMU did answer.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {

@@ -29,6 +29,8 @@ pub(super) struct DueChanges {
     tried: BTreeSet<u64>,
     /// What is to be put in order after the worker before us.
     inherited: Option<Inherited>,
+    /// It is over, but for QEMU, which has closed the connection.
+    waits_for_qemu: bool,
 }
 
 struct Round {
@@ -141,13 +143,12 @@ impl Driver {
 
     pub(super) fn due_made(&mut self, seq: u64, result: Result<Performed, DeviceError>) {
         self.due.tried.insert(seq);
-        self.settle(
-            seq,
-            match result {
-                Ok(_) => Outcome::Done,
-                Err(error) => Outcome::Failed(chain(&error)),
-            },
-        );
+        match result {
+            Ok(_) => self.settle(seq, Outcome::Done),
+            // Whether it was made is seen when QEMU is, if it has not ended.
+            Err(DeviceError::Engine(error)) if error.ends_connection() => {}
+            Err(error) => self.settle(seq, Outcome::Failed(chain(&error))),
+        }
         if let Ok(known) = &self.recorded.machine {
             self.zeros.keep_those_of(known.file.machine());
         }
@@ -164,13 +165,24 @@ impl Driver {
         }
     }
 
+    /// Whoever waits for it has his turn, or hears of the guest's end if that is why QEMU cannot be asked.
     pub(super) fn due_over(&mut self) {
+        self.due.waits_for_qemu = self.monitor.client().is_none();
+        if self.due.waits_for_qemu {
+            return;
+        }
         self.due.under_way = None;
         self.make_missed();
         if !self.due.is_under_way() {
             self.tell_if_in_order();
             self.feed(Input::ChangeOver);
             self.look_at_devices();
+        }
+    }
+
+    pub(super) fn due_over_if_qemu_was_missing(&mut self) {
+        if self.due.waits_for_qemu {
+            self.due_over();
         }
     }
 

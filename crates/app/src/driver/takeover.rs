@@ -14,6 +14,7 @@ use hpvm_qmp::command::{Cont, DeviceDel};
 
 use super::due::Inherited;
 use super::*;
+use crate::changes::Changes;
 
 /// What is still to be seen to of a worker before us.
 pub(super) struct Takeover {
@@ -142,7 +143,8 @@ impl Driver {
     fn journal(&self) -> Journal {
         let Ok(known) = &self.recorded.machine else { return Journal::default() };
         let machine = known.file.machine();
-        Journal { asked: machine.next_seq, unsettled: machine.pending.len() }
+        let under_way = self.changes.as_ref().and_then(Changes::under_way);
+        Journal { asked: machine.next_seq, unsettled: machine.pending.len(), under_way }
     }
 
     /// One that got no answer is taken again when QEMU answers.
@@ -309,8 +311,8 @@ impl Driver {
     }
 
     fn is_under_way(&self, seq: u64) -> bool {
-        let of_command = self.changes.as_ref().is_some_and(|changes| changes.is_under_way(seq));
-        of_command || self.due.is_making(seq) || self.takeover.undoing.contains(&seq)
+        let of_command = self.changes.as_ref().and_then(Changes::under_way);
+        of_command == Some(seq) || self.due.is_making(seq) || self.takeover.undoing.contains(&seq)
     }
 
     pub(super) fn is_anything_under_way(&self) -> bool {
