@@ -11,6 +11,7 @@ mod guest;
 mod lan;
 mod ovs;
 pub(super) mod product;
+mod race;
 pub(super) mod real;
 mod slices;
 

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use hpvm_model::MacAddress;
 use serde_json::Value;
 
 use super::console::Console;
@@ -47,14 +48,6 @@ pub(super) struct Guest {
 pub(super) enum Direction {
     Out,
     In,
-}
-
-/// What one run of iperf3 brought.
-#[derive(Clone, Copy)]
-pub(super) struct Transfer {
-    pub(super) bits_per_second: f64,
-    pub(super) bytes: f64,
-    pub(super) sent_again: f64,
 }
 
 impl Model {
@@ -173,6 +166,11 @@ impl Guest {
         format!("10.{network}.0.{}", self.number)
     }
 
+    pub(super) fn mac(&self, model: Model) -> Option<MacAddress> {
+        let nic = self.nics.iter().find(|nic| nic.model == model)?;
+        Some(MacAddress::new(nic.mac(self.number)))
+    }
+
     pub(super) fn engine(&self) -> i32 {
         self.engine
     }
@@ -182,25 +180,25 @@ impl Guest {
         self.console.run("iperf3 -s -D >/dev/null").map(drop)
     }
 
-    /// Sends to an address where iperf3 listens, or has it send here, for some seconds; tells what arrived.
-    pub(super) fn transfer(
+    /// Begins to send to where iperf3 listens, or to have it send here, for some seconds.
+    pub(super) fn begin_transfer(
         &mut self,
-        address: &str,
+        (address, port): (&str, u16),
         direction: Direction,
         seconds: u64,
-    ) -> Result<Transfer> {
+    ) -> Result<()> {
         let reverse = if direction == Direction::In { "-R" } else { "" };
-        let text = self.console.run(&format!("iperf3 -J {reverse} -t {seconds} -c {address}"))?;
+        let line =
+            format!("{{ iperf3 -J {reverse} -t {seconds} -c {address} -p {port} >/tmp/told & }}");
+        self.console.run(&line).map(drop)
+    }
+
+    /// Waits until it is over; tells how many segments had to be sent again.
+    pub(super) fn end_transfer(&mut self) -> Result<f64> {
+        let text = self.console.run("wait; cat /tmp/told")?;
         let json = text.find('{').zip(text.rfind('}')).map(|(begin, end)| &text[begin..=end]);
         let answer: Value = serde_json::from_str(json.context("iperf3 printed no JSON")?)?;
-        let field = |sum: &str, name: &str| {
-            let field = answer["end"][sum][name].as_f64();
-            field.with_context(|| format!("iperf3 tells no {name}: {answer}"))
-        };
-        Ok(Transfer {
-            bits_per_second: field("sum_received", "bits_per_second")?,
-            bytes: field("sum_received", "bytes")?,
-            sent_again: field("sum_sent", "retransmits")?,
-        })
+        let again = answer["end"]["sum_sent"]["retransmits"].as_f64();
+        again.with_context(|| format!("iperf3 tells nothing of what was sent again: {answer}"))
     }
 }

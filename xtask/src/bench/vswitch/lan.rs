@@ -71,14 +71,17 @@ impl Iperf {
         Ok(Iperf { tree })
     }
 
-    /// Serves whoever of this namespace asks.
-    pub(super) fn serve(&self) -> Result<Server> {
-        let log = File::create(self.tree.join("log"))?;
+    /// Serves whoever of this namespace asks at a port.
+    pub(super) fn serve(&self, port: u16) -> Result<Server> {
+        let log_path = self.tree.join(format!("log-{port}"));
+        let log = File::create(&log_path)?;
         let mut command = Command::new(self.tree.join("usr/bin/iperf3"));
-        command.args(["-s", "--forceflush"]).env("LD_LIBRARY_PATH", self.tree.join(LIBRARIES));
+        command
+            .args(["-s", "--forceflush", "-p", &port.to_string()])
+            .env("LD_LIBRARY_PATH", self.tree.join(LIBRARIES));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let server = Server(command.spawn().context("starting iperf3")?);
-        let said = || std::fs::read_to_string(self.tree.join("log")).unwrap_or_default();
+        let server = Server { child: command.spawn().context("starting iperf3")?, port };
+        let said = || std::fs::read_to_string(&log_path).unwrap_or_default();
         wait_until("iperf3 listens", || {
             said().contains("listening") || !process::is_alive(server.pid())
         })?;
@@ -87,17 +90,20 @@ impl Iperf {
     }
 }
 
-pub(super) struct Server(Child);
+pub(super) struct Server {
+    child: Child,
+    pub(super) port: u16,
+}
 
 impl Server {
     pub(super) fn pid(&self) -> i32 {
-        i32::try_from(self.0.id()).unwrap_or_default()
+        i32::try_from(self.child.id()).unwrap_or_default()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

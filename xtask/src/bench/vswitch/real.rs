@@ -1,28 +1,30 @@
-//! Rows about real guests: iperf3 between two of them and between one and its host, on a virtual switch of hpvm and on taps in
-//! turn, by AVIO and by VIO.
+//! Rows about real guests: iperf3 between two of them and between one and its host, on a virtual switch of hpvm and on taps, in
+//! slices by turns, by AVIO and by VIO.
 //!
 //! The switch is the product's own process, with its keeper, and so are the guests on it; those on taps have a QEMU with the
 //! same command line. What a gigabyte costs is the processor time of all that carry it: the guests' QEMUs, the switch, the
 //! host's iperf3, and the kernel's threads for what interrupts leave. What interrupts do at once counts for whom they met.
 
-use std::time::Duration;
+use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
 use super::guest::{Direction, Guest, Model, Nic, on_switch, on_taps};
 use super::lan::{self, Iperf, apart};
+use super::race::{Brought, Meter, Transfer, race};
 use crate::bench::house::House;
 use crate::bench::report::{Row, Verdict};
 use crate::bench::statistics::Series;
 use crate::bench::{Effort, process};
 
-/// Many short runs pair better than few long ones: the machine changes its pace each second.
-const SECONDS: u64 = 1;
 const SWITCH: &str = "sw1";
 /// The switch's wire, and the tap of a guest that has the host alone.
 const WIRE: &str = "wire0";
 /// The last byte of the host's addresses.
 const HOST: u8 = 100;
+/// Where iperf3 listens in guests.
+const GUEST_SERVER: u16 = 5201;
 
 /// Networks, by the second byte of their addresses: of the switch and its wire, and of taps.
 const AVIO: u8 = 1;
@@ -49,7 +51,7 @@ pub(in crate::bench) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     apart(|| {
         let mut world = World::new(&house, &iperf)?;
         let mut ways = Ways::default();
-        for _ in 0..effort.runs(21) {
+        for _ in 0..effort.runs(15) {
             ways.take(&mut world)?;
         }
         Ok(ways.rows())
@@ -60,8 +62,10 @@ pub(in crate::bench) fn measure(effort: &Effort) -> Result<Vec<Row>> {
 struct World {
     switched: [Guest; 2],
     on_taps: [Guest; 2],
-    server: lan::Server,
+    /// The host's, for each of the two that race.
+    servers: [lan::Server; 2],
     switch: i32,
+    run_folder: PathBuf,
     /// The kernel's threads that do what interrupts leave.
     interrupts: Vec<i32>,
 }
@@ -93,14 +97,76 @@ impl World {
         let mut world = World {
             switched,
             on_taps,
-            server: iperf.serve()?,
+            servers: [iperf.serve(GUEST_SERVER)?, iperf.serve(GUEST_SERVER + 1)?],
             switch: switch.context("the switch does not run")?,
+            run_folder: switch_folder(house)?,
             interrupts: process::all().iter().filter_map(named("ksoftirqd/")).collect(),
         };
         world.switched[1].serve()?;
         world.on_taps[1].serve()?;
         Ok(world)
     }
+
+    /// A guest on the switch and one with a tap talk to the host.
+    fn with_host(&mut self, direction: Direction) -> Result<[Brought; 2]> {
+        let [guest, _] = &mut self.switched;
+        let [on_tap, _] = &mut self.on_taps;
+        let [server, other_server] = &self.servers;
+        let meter = Meter::of_port(&self.run_folder, guest, Model::Avio, direction)?;
+        let tap = Nic { model: Model::Avio, network: OWN_TAP }.tap(1);
+        let mut transfers = [
+            Transfer {
+                carriers: vec![guest.engine(), self.switch, server.pid()],
+                guest,
+                server: (host(AVIO), server.port),
+                direction,
+                meter,
+            },
+            Transfer {
+                carriers: vec![on_tap.engine(), other_server.pid()],
+                guest: on_tap,
+                server: (host(OWN_TAP), other_server.port),
+                direction,
+                meter: Meter::Tap { name: tap, direction },
+            },
+        ];
+        race(&mut transfers, &self.interrupts)
+    }
+
+    /// Two guests on the switch, and two on taps of a bridge, talk to each other.
+    fn between(&mut self, model: Model) -> Result<[Brought; 2]> {
+        let (network, tap_network) = match model {
+            Model::Avio => (AVIO, AVIO_TAPS),
+            Model::Vio => (VIO, VIO_TAPS),
+        };
+        let ([from, to], [from_tap, to_tap]) = (&mut self.switched, &mut self.on_taps);
+        let meter = Meter::of_port(&self.run_folder, to, model, Direction::In)?;
+        let tap = Nic { model, network: tap_network }.tap(2);
+        let mut transfers = [
+            Transfer {
+                carriers: vec![from.engine(), to.engine(), self.switch],
+                guest: from,
+                server: (to.address(network), GUEST_SERVER),
+                direction: Direction::Out,
+                meter,
+            },
+            Transfer {
+                carriers: vec![from_tap.engine(), to_tap.engine()],
+                guest: from_tap,
+                server: (to_tap.address(tap_network), GUEST_SERVER),
+                direction: Direction::Out,
+                meter: Meter::Tap { name: tap, direction: Direction::In },
+            },
+        ];
+        race(&mut transfers, &self.interrupts)
+    }
+}
+
+/// Of the one that runs.
+fn switch_folder(house: &House) -> Result<PathBuf> {
+    let folders = fs::read_dir(house.root.join("run/hpvm/net"))?.flatten();
+    let mut running = folders.map(|entry| entry.path()).filter(|path| path.join("status").exists());
+    running.next().context("the switch has no run folder")
 }
 
 /// The host's address on a network.
@@ -122,30 +188,17 @@ struct Ways {
 }
 
 impl Ways {
-    /// Takes all ways once, those that are compared one after the other.
+    /// Has all race once.
     fn take(&mut self, world: &mut World) -> Result<()> {
-        let World { switched, on_taps, server, switch, interrupts } = world;
-        let with_host = |way: &mut Way, guest: &mut Guest, network, direction, switch: &[i32]| {
-            let carriers = [&[guest.engine(), server.pid()], &interrupts[..], switch].concat();
-            way.add(guest, &host(network), direction, &carriers)
-        };
-        let (ours, none) = (&[*switch][..], &[][..]);
         for (direction, wire, tap) in [
             (Direction::Out, &mut self.to_wire, &mut self.to_tap),
             (Direction::In, &mut self.from_wire, &mut self.from_tap),
         ] {
-            with_host(wire, &mut switched[0], AVIO, direction, ours)?;
-            with_host(tap, &mut on_taps[0], OWN_TAP, direction, none)?;
+            add_both([wire, tap], world.with_host(direction)?);
         }
-        let between = |way: &mut Way, guests: &mut [Guest; 2], network, switch: &[i32]| {
-            let [from, to] = guests;
-            let carriers = [&[from.engine(), to.engine()], &interrupts[..], switch].concat();
-            way.add(from, &to.address(network), Direction::Out, &carriers)
-        };
-        between(&mut self.avio, switched, AVIO, ours)?;
-        between(&mut self.avio_taps, on_taps, AVIO_TAPS, none)?;
-        between(&mut self.vio, switched, VIO, ours)?;
-        between(&mut self.vio_taps, on_taps, VIO_TAPS, none)
+        add_both([&mut self.avio, &mut self.avio_taps], world.between(Model::Avio)?);
+        add_both([&mut self.vio, &mut self.vio_taps], world.between(Model::Vio)?);
+        Ok(())
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -183,8 +236,8 @@ impl Ways {
     }
 
     fn avio_over_vio(&self) -> Row {
-        let (rate, time) = self.avio.over(&self.vio);
-        let (theirs, their_time) = self.avio_taps.over(&self.vio_taps);
+        let (rate, time) = self.avio.over_next(&self.vio);
+        let (theirs, their_time) = self.avio_taps.over_next(&self.vio_taps);
         let (vio, _) = self.vio.over(&self.vio_taps);
         let less = |time: &Series| 100.0 * (1.0 - time.median());
         Row {
@@ -211,52 +264,51 @@ impl Ways {
     }
 }
 
-/// What one way brought, run by run.
+fn add_both(ways: [&mut Way; 2], brought: [Brought; 2]) {
+    ways.into_iter().zip(brought).for_each(|(way, brought)| way.races.push(brought));
+}
+
+/// What one way brought, race by race.
 #[derive(Default)]
 struct Way {
-    gigabits_per_second: Vec<f64>,
-    processor_s_per_gigabyte: Vec<f64>,
-    sent_again: Vec<f64>,
+    races: Vec<Brought>,
 }
 
 impl Way {
-    /// Sends for some seconds; `carriers` are all processes that have to do with it.
-    fn add(
-        &mut self,
-        guest: &mut Guest,
-        address: &str,
-        direction: Direction,
-        carriers: &[i32],
-    ) -> Result<()> {
-        let used = || {
-            let used = carriers.iter().map(|pid| process::processor_time(*pid)).sum::<Duration>();
-            used.as_secs_f64()
-        };
-        let before = used();
-        let transfer = guest.transfer(address, direction, SECONDS)?;
-        let spent = used() - before;
-        self.gigabits_per_second.push(transfer.bits_per_second / 1e9);
-        self.processor_s_per_gigabyte.push(spent / (transfer.bytes / 1e9));
-        self.sent_again.push(transfer.sent_again);
-        Ok(())
+    fn rates(&self) -> impl Iterator<Item = f64> {
+        self.races.iter().flat_map(|race| &race.gigabits_per_second).copied()
+    }
+
+    fn times(&self) -> impl Iterator<Item = f64> {
+        self.races.iter().flat_map(|race| &race.processor_s_per_gigabyte).copied()
     }
 
     /// Medians in words.
     fn words(&self) -> String {
-        let [rate, time, again] =
-            [&self.gigabits_per_second, &self.processor_s_per_gigabyte, &self.sent_again]
-                .map(|figures| figures.iter().copied().collect::<Series>().median());
+        let (rate, time) = (median(self.rates()), median(self.times()));
+        let again = median(self.races.iter().map(|race| race.sent_again));
         format!("{rate:.2} Gbit/s, {time:.1} CPU s/GB, {again:.0} segments sent again")
     }
 
-    /// This way's rate over another's, and the same of the processor time of a gigabyte, run by run.
+    /// This way's rate over that of whom it raced with, and the same of the processor time of a gigabyte, slice by slice.
     fn over(&self, other: &Way) -> (Series, Series) {
-        let ratio = |one: &[f64], other: &[f64]| {
-            one.iter().zip(other).map(|(one, other)| one / other).collect()
-        };
+        let ratio = |(one, other): (f64, f64)| one / other;
         (
-            ratio(&self.gigabits_per_second, &other.gigabits_per_second),
-            ratio(&self.processor_s_per_gigabyte, &other.processor_s_per_gigabyte),
+            self.rates().zip(other.rates()).map(ratio).collect(),
+            self.times().zip(other.times()).map(ratio).collect(),
         )
     }
+
+    /// The same of a way with which it did not race, by the medians of the races that followed each other.
+    fn over_next(&self, other: &Way) -> (Series, Series) {
+        let ratio = |figures: fn(&Brought) -> &[f64]| {
+            let of = |race: &Brought| median(figures(race).iter().copied());
+            self.races.iter().zip(&other.races).map(|(one, other)| of(one) / of(other)).collect()
+        };
+        (ratio(|race| &race.gigabits_per_second), ratio(|race| &race.processor_s_per_gigabyte))
+    }
+}
+
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    figures.collect::<Series>().median()
 }

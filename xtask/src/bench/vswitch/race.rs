@@ -1,0 +1,155 @@
+//! Two transfers that race: each has the machine for a slice in turn, while all that carry the other are stopped. A machine of
+//! few processors may change its pace each second, which whole runs one after the other would not survive.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use hpvm_model::MacAddress;
+use hpvm_vswitchd::client;
+use hpvm_vswitchd::protocol::Request;
+use hpvm_vswitchd::status::Status;
+use rustix::process::Signal;
+
+use super::guest::{Direction, Guest, Model};
+use crate::bench::process::{self, pause, wait_until};
+
+/// Well below the shortest time after which TCP sends again (Linux, TCP_RTO_MIN, 200 ms).
+const SLICE: Duration = Duration::from_millis(100);
+/// Pairs of slices in a race.
+const PAIRS: usize = 10;
+/// Of each transfer: longer than both begin and the slices take.
+const SECONDS: u64 = 6;
+/// What has to arrive before a transfer is under way.
+const BEGUN_BYTES: u64 = 1 << 20;
+const ANSWER_BOUND: Duration = Duration::from_secs(10);
+
+/// Where the bytes of a transfer are counted, as whoever receives them in the end, or sends them first, gets or gives them.
+pub(super) enum Meter {
+    /// A guest's port of a switch with this run folder.
+    Port { switch: PathBuf, mac: MacAddress, direction: Direction },
+    /// A guest's tap. What it sends is what the interface receives.
+    Tap { name: String, direction: Direction },
+}
+
+impl Meter {
+    /// Of a guest on a switch with this run folder.
+    pub(super) fn of_port(
+        switch: &Path,
+        guest: &Guest,
+        model: Model,
+        direction: Direction,
+    ) -> Result<Meter> {
+        let mac = guest.mac(model).context("the guest has no such NIC")?;
+        Ok(Meter::Port { switch: switch.to_owned(), mac, direction })
+    }
+
+    fn bytes(&self) -> Result<u64> {
+        match self {
+            Meter::Port { switch, mac, direction } => {
+                client::ask(&switch.join("control"), &Request::Publish, &[], ANSWER_BOUND)?;
+                let status = Status::read(&fs::read_to_string(switch.join("status"))?);
+                let status = status.context("the switch's status cannot be read")?;
+                let port = status.ports.iter().find(|port| port.mac == *mac);
+                let counters = port.context("the switch has no such port")?.counters;
+                Ok(match direction {
+                    Direction::In => counters.in_octets,
+                    Direction::Out => counters.out_octets,
+                })
+            }
+            Meter::Tap { name, direction } => {
+                let text = fs::read_to_string("/proc/thread-self/net/dev")?;
+                let line = text.lines().find_map(|line| {
+                    let (interface, figures) = line.split_once(':')?;
+                    (interface.trim() == name).then_some(figures)
+                });
+                let mut figures = line.context("there is no such tap")?.split_whitespace();
+                let bytes = figures.nth(match direction {
+                    Direction::Out => 0,
+                    Direction::In => 8,
+                });
+                bytes.and_then(|bytes| bytes.parse().ok()).context("the tap counts no bytes")
+            }
+        }
+    }
+}
+
+/// One of the two.
+pub(super) struct Transfer<'a> {
+    /// Who runs iperf3's client, and where it finds the server.
+    pub(super) guest: &'a mut Guest,
+    pub(super) server: (String, u16),
+    pub(super) direction: Direction,
+    /// All processes that have to do with it alone.
+    pub(super) carriers: Vec<i32>,
+    pub(super) meter: Meter,
+}
+
+/// What a transfer brought in its slices, one of each pair; and what it sent again in all.
+#[derive(Default)]
+pub(super) struct Brought {
+    pub(super) gigabits_per_second: Vec<f64>,
+    pub(super) processor_s_per_gigabyte: Vec<f64>,
+    pub(super) sent_again: f64,
+}
+
+/// Has two transfers race. `shared` are processes that work for both, each in its time.
+pub(super) fn race(transfers: &mut [Transfer<'_>; 2], shared: &[i32]) -> Result<[Brought; 2]> {
+    let began: Vec<u64> =
+        transfers.iter().map(|transfer| transfer.meter.bytes()).collect::<Result<_>>()?;
+    for Transfer { guest, server: (address, port), direction, .. } in transfers.iter_mut() {
+        guest.begin_transfer((address, *port), *direction, SECONDS)?;
+    }
+    for (transfer, began) in transfers.iter().zip(began) {
+        let has_begun = || transfer.meter.bytes().is_ok_and(|bytes| bytes > began + BEGUN_BYTES);
+        wait_until("the transfer is under way", has_begun)?;
+    }
+    let mut brought = [Brought::default(), Brought::default()];
+    {
+        let _held: Vec<Held> = transfers.iter().map(|transfer| Held::new(transfer)).collect();
+        for pair in 0..PAIRS {
+            // What the first leaves behind meets each of them as often.
+            let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
+            for which in order {
+                slice(&transfers[which], shared, &mut brought[which])?;
+            }
+        }
+    }
+    for (transfer, brought) in transfers.iter_mut().zip(&mut brought) {
+        brought.sent_again = transfer.guest.end_transfer()?;
+    }
+    Ok(brought)
+}
+
+fn slice(transfer: &Transfer<'_>, shared: &[i32], brought: &mut Brought) -> Result<()> {
+    let used = || {
+        let pids = transfer.carriers.iter().chain(shared);
+        pids.map(|pid| process::processor_time(*pid)).sum::<Duration>()
+    };
+    transfer.carriers.iter().for_each(|pid| process::signal(*pid, Signal::CONT));
+    let (bytes, time, processor) = (transfer.meter.bytes()?, Instant::now(), used());
+    pause(SLICE);
+    let bytes = (transfer.meter.bytes()? - bytes) as f64;
+    let (time, processor) = (time.elapsed().as_secs_f64(), (used() - processor).as_secs_f64());
+    transfer.carriers.iter().for_each(|pid| process::signal(*pid, Signal::STOP));
+    brought.gigabits_per_second.push(bytes * 8.0 / time / 1e9);
+    brought.processor_s_per_gigabyte.push(processor / (bytes / 1e9));
+    Ok(())
+}
+
+/// Stopped processes, which go on when this goes.
+struct Held(Vec<i32>);
+
+impl Held {
+    fn new(transfer: &Transfer<'_>) -> Held {
+        transfer.carriers.iter().for_each(|pid| process::signal(*pid, Signal::STOP));
+        Held(transfer.carriers.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pid| process::signal(*pid, Signal::CONT));
+    }
+}
