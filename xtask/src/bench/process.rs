@@ -94,6 +94,30 @@ pub(super) fn processor_time(pid: i32) -> Duration {
         .map_or(Duration::ZERO, Duration::from)
 }
 
+/// What all processors have done since the machine began (proc_stat(5), `cpu`), in ticks.
+#[derive(Clone, Copy)]
+pub(super) struct Ticks {
+    stolen: u64,
+    all: u64,
+}
+
+impl Ticks {
+    pub(super) fn now() -> Result<Ticks> {
+        let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+        let line = text.lines().next().context("/proc/stat is empty")?;
+        // What guests had is in what users had.
+        let figures = line.split_whitespace().skip(1).take(8);
+        let figures: Vec<u64> = figures.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Ticks { stolen: *figures.last().unwrap_or(&0), all: figures.iter().sum() })
+    }
+
+    /// The share that went to others of the machine's own host, so that nobody here had it.
+    pub(super) fn stolen_since(self, before: Ticks) -> f64 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        self.stolen.saturating_sub(before.stolen) as f64 / all as f64
+    }
+}
+
 /// What a process keeps in memory, in KiB: its share of all it has mapped, and what it alone has written.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Memory {

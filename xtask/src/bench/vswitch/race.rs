@@ -13,7 +13,7 @@ use hpvm_vswitchd::status::Status;
 use rustix::process::Signal;
 
 use super::guest::{Direction, Guest, Model};
-use crate::bench::process::{self, pause, wait_until};
+use crate::bench::process::{self, Ticks, pause, wait_until};
 
 /// Well below the shortest time after which TCP sends again (Linux, TCP_RTO_MIN, 200 ms).
 const SLICE: Duration = Duration::from_millis(100);
@@ -23,6 +23,8 @@ const PAIRS: usize = 10;
 const SECONDS: u64 = 6;
 /// What has to arrive before a transfer is under way.
 const BEGUN_BYTES: u64 = 1 << 20;
+/// Share of the processors' time in a slice that may have been taken away by the machine's own host.
+const STOLEN_MAX: f64 = 0.05;
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
 /// Where the bytes of a transfer are counted, as whoever receives them in the end, or sends them first, gets or gives them.
@@ -86,12 +88,18 @@ pub(super) struct Transfer<'a> {
     pub(super) meter: Meter,
 }
 
-/// What a transfer brought in its slices, one of each pair; and what it sent again in all.
+/// What a transfer brought: in its slices, one of each pair, and what it sent again in all.
 #[derive(Default)]
 pub(super) struct Brought {
-    pub(super) gigabits_per_second: Vec<f64>,
-    pub(super) processor_s_per_gigabyte: Vec<f64>,
+    /// `None`: in this one the machine's own host had its processors elsewhere, which tells nothing about the transfer.
+    pub(super) slices: Vec<Option<Slice>>,
     pub(super) sent_again: f64,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Slice {
+    pub(super) gigabits_per_second: f64,
+    pub(super) processor_s_per_gigabyte: f64,
 }
 
 /// Has two transfers race. `shared` are processes that work for both, each in its time.
@@ -112,7 +120,7 @@ pub(super) fn race(transfers: &mut [Transfer<'_>; 2], shared: &[i32]) -> Result<
             // What the first leaves behind meets each of them as often.
             let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
             for which in order {
-                slice(&transfers[which], shared, &mut brought[which])?;
+                brought[which].slices.push(slice(&transfers[which], shared)?);
             }
         }
     }
@@ -122,20 +130,23 @@ pub(super) fn race(transfers: &mut [Transfer<'_>; 2], shared: &[i32]) -> Result<
     Ok(brought)
 }
 
-fn slice(transfer: &Transfer<'_>, shared: &[i32], brought: &mut Brought) -> Result<()> {
+fn slice(transfer: &Transfer<'_>, shared: &[i32]) -> Result<Option<Slice>> {
     let used = || {
         let pids = transfer.carriers.iter().chain(shared);
         pids.map(|pid| process::processor_time(*pid)).sum::<Duration>()
     };
     transfer.carriers.iter().for_each(|pid| process::signal(*pid, Signal::CONT));
-    let (bytes, time, processor) = (transfer.meter.bytes()?, Instant::now(), used());
+    let (bytes, before) = (transfer.meter.bytes()?, Ticks::now()?);
+    let (time, processor) = (Instant::now(), used());
     pause(SLICE);
-    let bytes = (transfer.meter.bytes()? - bytes) as f64;
     let (time, processor) = (time.elapsed().as_secs_f64(), (used() - processor).as_secs_f64());
+    let gigabytes = (transfer.meter.bytes()? - bytes) as f64 / 1e9;
     transfer.carriers.iter().for_each(|pid| process::signal(*pid, Signal::STOP));
-    brought.gigabits_per_second.push(bytes * 8.0 / time / 1e9);
-    brought.processor_s_per_gigabyte.push(processor / (bytes / 1e9));
-    Ok(())
+    let slice = Slice {
+        gigabits_per_second: gigabytes * 8.0 / time,
+        processor_s_per_gigabyte: processor / gigabytes,
+    };
+    Ok((Ticks::now()?.stolen_since(before) < STOLEN_MAX).then_some(slice))
 }
 
 /// Stopped processes, which go on when this goes.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use super::guest::{Direction, Guest, Model, Nic, on_switch, on_taps};
 use super::lan::{self, Iperf, apart};
-use super::race::{Brought, Meter, Transfer, race};
+use super::race::{Brought, Meter, Slice, Transfer, race};
 use crate::bench::house::House;
 use crate::bench::report::{Row, Verdict};
 use crate::bench::statistics::Series;
@@ -54,6 +54,7 @@ pub(in crate::bench) fn measure(effort: &Effort) -> Result<Vec<Row>> {
         for _ in 0..effort.runs(15) {
             ways.take(&mut world)?;
         }
+        ways.tell_what_counts();
         Ok(ways.rows())
     })
 }
@@ -201,6 +202,21 @@ impl Ways {
         Ok(())
     }
 
+    fn tell_what_counts(&self) {
+        let raced = [
+            (&self.to_wire, &self.to_tap),
+            (&self.from_wire, &self.from_tap),
+            (&self.avio, &self.avio_taps),
+            (&self.vio, &self.vio_taps),
+        ];
+        let count = |way: &Way| way.races.iter().map(|race| race.slices.len()).sum::<usize>();
+        let all: usize = raced.iter().map(|(one, _)| count(one)).sum();
+        let pairs: usize = raced.iter().map(|(one, other)| one.pairs(other).count()).sum();
+        eprintln!(
+            "  {pairs} of {all} pairs of slices count; in the others the processors were taken away"
+        );
+    }
+
     fn rows(&self) -> Vec<Row> {
         let beside = |what: &str, ours: &Way, peer: &str, theirs: &Way| {
             let (rate, time) = ours.over(theirs);
@@ -275,40 +291,46 @@ struct Way {
 }
 
 impl Way {
-    fn rates(&self) -> impl Iterator<Item = f64> {
-        self.races.iter().flat_map(|race| &race.gigabits_per_second).copied()
-    }
-
-    fn times(&self) -> impl Iterator<Item = f64> {
-        self.races.iter().flat_map(|race| &race.processor_s_per_gigabyte).copied()
-    }
-
     /// Medians in words.
     fn words(&self) -> String {
-        let (rate, time) = (median(self.rates()), median(self.times()));
-        let again = median(self.races.iter().map(|race| race.sent_again));
+        let (rate, time) = medians(self.races.iter().flat_map(|race| &race.slices).flatten());
+        let again = self.races.iter().map(|race| race.sent_again).collect::<Series>().median();
         format!("{rate:.2} Gbit/s, {time:.1} CPU s/GB, {again:.0} segments sent again")
+    }
+
+    /// Slices of a pair that both count.
+    fn pairs<'a>(&'a self, other: &'a Way) -> impl Iterator<Item = (Slice, Slice)> + Clone + 'a {
+        let [one, other] =
+            [self, other].map(|way| way.races.iter().flat_map(|race| race.slices.iter().copied()));
+        one.zip(other).filter_map(|(one, other)| one.zip(other))
     }
 
     /// This way's rate over that of whom it raced with, and the same of the processor time of a gigabyte, slice by slice.
     fn over(&self, other: &Way) -> (Series, Series) {
-        let ratio = |(one, other): (f64, f64)| one / other;
+        let pairs = self.pairs(other);
         (
-            self.rates().zip(other.rates()).map(ratio).collect(),
-            self.times().zip(other.times()).map(ratio).collect(),
+            pairs.clone().map(|(a, b)| a.gigabits_per_second / b.gigabits_per_second).collect(),
+            pairs.map(|(a, b)| a.processor_s_per_gigabyte / b.processor_s_per_gigabyte).collect(),
         )
     }
 
     /// The same of a way with which it did not race, by the medians of the races that followed each other.
     fn over_next(&self, other: &Way) -> (Series, Series) {
-        let ratio = |figures: fn(&Brought) -> &[f64]| {
-            let of = |race: &Brought| median(figures(race).iter().copied());
-            self.races.iter().zip(&other.races).map(|(one, other)| of(one) / of(other)).collect()
-        };
-        (ratio(|race| &race.gigabits_per_second), ratio(|race| &race.processor_s_per_gigabyte))
+        let of = |race: &Brought| medians(race.slices.iter().flatten());
+        let races = self.races.iter().zip(&other.races);
+        let ratios: Vec<(f64, f64)> = races
+            .map(|(one, other)| (of(one), of(other)))
+            .map(|(one, other)| (one.0 / other.0, one.1 / other.1))
+            // Of some races no slice may be left.
+            .filter(|(rate, time)| rate.is_finite() && time.is_finite())
+            .collect();
+        (ratios.iter().map(|(rate, _)| *rate).collect(), ratios.iter().map(|(_, t)| *t).collect())
     }
 }
 
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    figures.collect::<Series>().median()
+/// Of the rates, and of the processor times of a gigabyte.
+fn medians<'a>(slices: impl Iterator<Item = &'a Slice> + Clone) -> (f64, f64) {
+    let rates = slices.clone().map(|slice| slice.gigabits_per_second);
+    let times = slices.map(|slice| slice.processor_s_per_gigabyte);
+    (rates.collect::<Series>().median(), times.collect::<Series>().median())
 }
