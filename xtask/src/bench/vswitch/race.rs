@@ -115,7 +115,7 @@ pub(super) fn race(transfers: &mut [Transfer<'_>; 2], shared: &[i32]) -> Result<
     }
     let mut brought = [Brought::default(), Brought::default()];
     {
-        let _held: Vec<Held> = transfers.iter().map(|transfer| Held::new(transfer)).collect();
+        let _held = transfers.each_ref().map(|transfer| Held::new(&transfer.carriers));
         for pair in 0..PAIRS {
             // What the first leaves behind meets each of them as often.
             let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
@@ -135,13 +135,13 @@ fn slice(transfer: &Transfer<'_>, shared: &[i32]) -> Result<Option<Slice>> {
         let pids = transfer.carriers.iter().chain(shared);
         pids.map(|pid| process::processor_time(*pid)).sum::<Duration>()
     };
-    transfer.carriers.iter().for_each(|pid| process::signal(*pid, Signal::CONT));
+    signal_all(&transfer.carriers, Signal::CONT);
     let (bytes, before) = (transfer.meter.bytes()?, Ticks::now()?);
     let (time, processor) = (Instant::now(), used());
     pause(SLICE);
     let (time, processor) = (time.elapsed().as_secs_f64(), (used() - processor).as_secs_f64());
     let gigabytes = (transfer.meter.bytes()? - bytes) as f64 / 1e9;
-    transfer.carriers.iter().for_each(|pid| process::signal(*pid, Signal::STOP));
+    signal_all(&transfer.carriers, Signal::STOP);
     let slice = Slice {
         gigabits_per_second: gigabytes * 8.0 / time,
         processor_s_per_gigabyte: processor / gigabytes,
@@ -149,18 +149,22 @@ fn slice(transfer: &Transfer<'_>, shared: &[i32]) -> Result<Option<Slice>> {
     Ok((Ticks::now()?.stolen_since(before) < STOLEN_MAX).then_some(slice))
 }
 
-/// Stopped processes, which go on when this goes.
-struct Held(Vec<i32>);
+/// Stopped, and going on when this goes.
+struct Held<'a>(&'a [i32]);
 
-impl Held {
-    fn new(transfer: &Transfer<'_>) -> Held {
-        transfer.carriers.iter().for_each(|pid| process::signal(*pid, Signal::STOP));
-        Held(transfer.carriers.clone())
+impl<'a> Held<'a> {
+    fn new(carriers: &'a [i32]) -> Held<'a> {
+        signal_all(carriers, Signal::STOP);
+        Held(carriers)
     }
 }
 
-impl Drop for Held {
+impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.iter().for_each(|pid| process::signal(*pid, Signal::CONT));
+        signal_all(self.0, Signal::CONT);
     }
+}
+
+fn signal_all(pids: &[i32], signal: Signal) {
+    pids.iter().for_each(|pid| process::signal(*pid, signal));
 }

@@ -321,8 +321,8 @@ impl Way {
         let ratios: Vec<(f64, f64)> = races
             .map(|(one, other)| (of(one), of(other)))
             .map(|(one, other)| (one.0 / other.0, one.1 / other.1))
-            // Of some races no slice may be left.
-            .filter(|(rate, time)| rate.is_finite() && time.is_finite())
+            // Of some races no slice may be left. One that stood still counts.
+            .filter(|(rate, time)| !rate.is_nan() && !time.is_nan())
             .collect();
         (ratios.iter().map(|(rate, _)| *rate).collect(), ratios.iter().map(|(_, t)| *t).collect())
     }
