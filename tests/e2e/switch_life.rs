@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::Test;
+use crate::guest_processes::Process;
 use crate::networks::SOUND;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -82,34 +83,23 @@ fn a_nat_that_is_silent_gets_no_second_one() {
 /// One that does not answer lives, and has its sockets and its ports: guests start without a wire until it has ended.
 fn nat_is_silent() {
     let host = with_a_guest_on_nat();
-    let nats = || {
-        // The one that works, and the one that stands by, are started by /proc/self/exe.
-        let is_nat = |name: &str| ["hpvmnat", "exe"].contains(&name);
-        let all = host.processes().into_iter().filter(|(_, name)| is_nat(name));
-        all.filter_map(|(pid, _)| PidFd::open_number(pid).ok().flatten()).collect::<Vec<_>>()
-    };
-    let signal = |to: &[PidFd], signal| {
-        to.iter().for_each(|nat| assert!(nat.signal(signal).expect("our own process")));
-    };
+    let nats = || host.running("hpvmnat");
     let all = "one that works, one that would start it again, and one that would follow that";
     wait_until(BOUND, all, || nats().len() == 3);
-    let silent = nats();
-    signal(&silent, Signal::STOP);
+    let silent: Vec<Process> = nats().into_iter().map(Process::open).collect();
+    silent.iter().for_each(|nat| nat.signal(Signal::STOP));
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     host.ok(&["hpvmstart", "-P", "one"]);
     let log = fs::read_to_string(host.path("var/opt/hpvm/common/vswitch-2.log")).expect("a log");
     assert!(log.contains("the NAT of virtual switch 'nat1' fails: "), "{log}");
     assert_eq!(nats().len(), 3, "no other was started");
     // It does then what it was asked.
-    signal(&silent, Signal::CONT);
+    silent.iter().for_each(|nat| nat.signal(Signal::CONT));
     wait_until(BOUND, "it ends", || nats().is_empty());
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     host.ok(&["hpvmstart", "-P", "one"]);
     wait_until(BOUND, all, || nats().len() == 3);
-    // Stopped first, so that none is left to start another.
-    let killed = nats();
-    signal(&killed, Signal::STOP);
-    signal(&killed, Signal::KILL);
+    host.end_program("hpvmnat");
     wait_until(BOUND, "all are gone", || nats().is_empty());
     let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);
     assert!(shown.contains("Wire Link                        : missing\n"), "{shown}");

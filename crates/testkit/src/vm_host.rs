@@ -1,7 +1,7 @@
 //! A VM Host of a test's own: a folder under HPVM_ROOT, commands run in it with a bound, everything ended and removed when
 //! it is dropped, also when the test failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -328,31 +328,25 @@ impl VmHost {
 impl VmHost {
     /// Ends every process of this VM Host. A test that takes a file system away calls it before.
     pub fn end_processes(&self) {
-        // Worker, keeper and switch bring each other back, so none may run on while another is ended.
-        let mut stopped = BTreeMap::new();
-        loop {
-            let left = self.processes_and_children();
-            let new = left.into_iter().filter(|pid| !stopped.contains_key(pid));
-            let new: Vec<(i32, PidFd)> =
-                new.filter_map(|pid| Some((pid, PidFd::open_number(pid).ok()??))).collect();
-            if new.is_empty() {
-                break;
-            }
-            for (pid, process) in new {
-                let _ = process.signal(Signal::STOP);
-                stopped.insert(pid, process);
-            }
-        }
-        for process in stopped.values() {
-            let _ = process.signal(Signal::KILL);
-        }
-        for process in stopped.values() {
-            let _ = process.wait_exit(Duration::from_secs(2));
-        }
+        end_all(|| self.processes_and_children());
     }
 
+    /// Ends every process that runs this program.
+    pub fn end_program(&self, program: &str) {
+        end_all(|| self.running(program));
+    }
+
+    /// Every process that runs this program, also one that has just been born and is listed under another name.
+    #[must_use]
+    pub fn running(&self, program: &str) -> BTreeSet<i32> {
+        let runs_it = |pid: &i32| {
+            let link = fs::read_link(format!("/proc/{pid}/exe"));
+            link.is_ok_and(|link| link.file_name().is_some_and(|name| name == program))
+        };
+        self.processes_and_children().into_iter().filter(runs_it).collect()
+    }
     /// With those that were just born and have nothing open yet.
-    fn processes_and_children(&self) -> Vec<i32> {
+    fn processes_and_children(&self) -> BTreeSet<i32> {
         let own: Vec<i32> = self.processes().into_iter().map(|(pid, _)| pid).collect();
         let children = own.iter().flat_map(|pid| {
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -361,6 +355,30 @@ impl VmHost {
         let children: Vec<String> = children.collect();
         let children = children.iter().flat_map(|all| all.split_whitespace());
         own.iter().copied().chain(children.filter_map(|pid| pid.parse().ok())).collect()
+    }
+}
+
+/// Ends those that bring each other back: none may run on while another is ended, so all are stopped first.
+fn end_all(living: impl Fn() -> BTreeSet<i32>) {
+    let mut stopped = BTreeMap::new();
+    loop {
+        let left = living();
+        let new = left.into_iter().filter(|pid| !stopped.contains_key(pid));
+        let new: Vec<(i32, PidFd)> =
+            new.filter_map(|pid| Some((pid, PidFd::open_number(pid).ok()??))).collect();
+        if new.is_empty() {
+            break;
+        }
+        for (pid, process) in new {
+            let _ = process.signal(Signal::STOP);
+            stopped.insert(pid, process);
+        }
+    }
+    for process in stopped.values() {
+        let _ = process.signal(Signal::KILL);
+    }
+    for process in stopped.values() {
+        let _ = process.wait_exit(Duration::from_secs(2));
     }
 }
 

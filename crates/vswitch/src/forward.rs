@@ -47,8 +47,9 @@ const QUIET_ROUNDS_MAX: u32 = 2_000;
 const NANOSECONDS: u64 = 1_000_000_000;
 /// In this time of a switch that begins with all its ports together, QEMUs come back: they try every 50 ms.
 const COMING_NS: u64 = 75_000_000;
-/// A guest sees in this time that its link is back, emulated on a busy machine.
-const LINK_SEEN_NS: u64 = 50_000_000;
+/// A guest sees in this time that its link is back, emulated on a busy machine. What it answers before is lost with its question
+/// for the neighbour's address, which it asks again only after a second.
+const LINK_SEEN_NS: u64 = 80_000_000;
 
 /// A port to be.
 pub(crate) struct NewPort {

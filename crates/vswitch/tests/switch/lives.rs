@@ -66,10 +66,10 @@ fn a_switch_that_goes_on_has_frames_wait_for_whoever_comes_back() {
     let mut vio = net.vio(3, open_rules());
     let answer = frame(mac(1), mac(3), 80, 2);
     vio.send(&answer);
-    at(123);
+    at(153);
     assert_eq!((late.try_receive(), avio.try_receive()), (None, None));
     assert_eq!(net.counters(1).out_other, 0);
-    at(124);
+    at(154);
     assert_eq!(late.receive().frame, asked);
     assert_eq!(avio.receive().frame, answer);
     // Whoever comes later has nobody wait.
