@@ -97,8 +97,21 @@ impl BothKinds {
 
     #[track_caller]
     fn talk(&mut self, host: &VmHost) {
-        for (guest, other) in [(&mut self.avio, VIO), (&mut self.vio, AVIO)] {
-            assert!(guest.reaches(FIRST, other, PINGS), "{}", told(host));
+        for [asking, asked] in [[AVIO, VIO], [VIO, AVIO]] {
+            if !self.guest(asking).reaches(FIRST, asked, PINGS) {
+                let [asking, asked] = [asking, asked].map(|number| self.guest(number).network());
+                panic!(
+                    "no answer\nof who asks:\n{asking}\nof who is asked:\n{asked}\n{}",
+                    told(host)
+                );
+            }
+        }
+    }
+
+    fn guest(&mut self, number: u32) -> &mut Guest {
+        match number {
+            VIO => &mut self.vio,
+            _ => &mut self.avio,
         }
     }
 
@@ -144,6 +157,11 @@ impl Guest {
             "i=100; until {there} || [ $i = 0 ]; do i=$((i-1)); sleep 0.1; done; {there}; echo $?"
         );
         assert_eq!(self.run(&line), "0", "{interface} does not come");
+    }
+
+    /// Its interfaces, addresses and neighbours, as it knows them.
+    fn network(&mut self) -> String {
+        self.run("ip address; ip route; ip neigh; grep . /sys/class/net/eth*/carrier")
     }
 
     /// Whether a station answers one of so many questions.

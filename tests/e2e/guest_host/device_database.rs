@@ -4,11 +4,10 @@
 use super::Turn;
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
     what_the_host_uses_is_listed_and_no_more,
     device_events_keep_the_list_current,
     a_signature_counts_where_no_guest_has_the_device,
-    ; long:
     a_guest_starts_on_the_disk_it_was_given,
     two_paths_to_one_disk_are_one_disk,
 ];

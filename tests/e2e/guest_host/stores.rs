@@ -3,8 +3,10 @@
 use super::{Turn, units};
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] =
-    crate::tests![every_kind_of_store_is_used_directly, a_volume_that_falls_silent_is_shown,];
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
+    every_kind_of_store_is_used_directly,
+    a_volume_that_falls_silent_is_shown,
+];
 
 /// `direct STORE`: whether the engine of guest 'direct' has the store open past the memory of the host (O_DIRECT, 040000), each
 /// time it has.

@@ -4,9 +4,8 @@
 use super::Turn;
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = crate::tests![
+pub(crate) const TESTS: &[Test] = crate::tests![; long:
     a_guest_outlives_the_session_that_started_it,
-    ; long:
     a_boot_starts_auto_guests_and_a_restart_of_the_product_changes_none,
 ];
 
