@@ -13,13 +13,16 @@ use hpvm_testkit::wait::wait_until;
 use super::lives::{Version, features, install, switch_process};
 use super::{AVIO, BOUND, BothKinds, FIRST, HOST, VIO, told};
 
-/// What traffic may take from the switch's return on, beside what the machine kept the guest from it.
+/// What traffic takes from the switch's return on, beside what the machine kept the guest from it: half of all times.
 const RESUMED_WITHIN: Duration = Duration::from_millis(200);
-/// The same where an emulated NIC was shown that it has no link: half a second in QEMU's card, two in Linux's driver.
-const LINK_BACK_WITHIN: Duration = Duration::from_secs(3);
-/// Between link and frames a guest that was shown a link has as long to see it (`LINK_SEEN_NS` of the switch). One that the
-/// machine kept from that longer asks for its neighbour's address in vain, and once more after a second.
-const LINK_SEEN_WITHIN: Duration = Duration::from_millis(80);
+/// And each time.
+const RESUMED_AT_MOST: Duration = RESUMED_WITHIN.saturating_mul(4);
+/// The same where an emulated NIC was shown that it has no link: half a second in QEMU's card, and two in Linux's driver, which
+/// looks every two and may look too early.
+const LINK_BACK_WITHIN: Duration = Duration::from_secs(5);
+/// Between link and frames a guest that was shown a link has 80 ms to see it (`LINK_SEEN_NS` of the switch). One that the machine
+/// kept from that, which two stretches of so long do, asks for its neighbour's address in vain, and once more after a second.
+const KEPT_FROM_SEEING: Duration = Duration::from_millis(40);
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// And after a kill, from that on.
 const KILL_OVER_WITHIN: Duration = Duration::from_secs(2);
@@ -65,11 +68,18 @@ pub(super) fn traffic_goes_on(host: &VmHost, guests: &mut BothKinds, given: u64)
     let asked = start(host, guests);
     links_follow(host, guests, &asked);
     for replacing in [Replacing::Boot, Replacing::Reset, Replacing::Kill] {
+        let mut beside = Vec::new();
         for round in 0..ROUNDS {
             install(host, [Version::Newer, Version::Older][round % 2]);
-            replaced(host, replacing, &asked);
+            let passed = replaced(host, replacing, &asked);
+            beside.extend(
+                passed.map(|Passed { resumed, kept_off }| resumed.saturating_sub(kept_off)),
+            );
             assert_eq!(features(host, 2, AVIO), given, "exactly what it was given first");
         }
+        beside.sort();
+        let median = beside[beside.len() / 2];
+        assert!(median <= RESUMED_WITHIN, "{replacing:?}: {beside:?}");
     }
     drop(asked);
     for (name, kind) in [("vio", "lan"), ("avio", "avio_lan")] {
@@ -126,7 +136,7 @@ fn links_follow(host: &VmHost, guests: &mut BothKinds, asked: &[Asked; 2]) {
 }
 
 /// One round.
-fn replaced(host: &VmHost, replacing: Replacing, asked: &[Asked; 2]) {
+fn replaced(host: &VmHost, replacing: Replacing, asked: &[Asked; 2]) -> [Passed; 2] {
     let from = Instant::now();
     let back = match replacing {
         Replacing::Boot => back_after(host, IS_UP, || {
@@ -139,22 +149,23 @@ fn replaced(host: &VmHost, replacing: Replacing, asked: &[Asked; 2]) {
         Replacing::Kill => back_after(host, RUNS, || switch_process(host, 2).kill()),
     };
     println!("{replacing:?}: back after {:?}", back - from);
-    for guest in asked {
+    asked.each_ref().map(|guest| {
         let passed = guest.passed(host, from, back);
         passed.assert_soon();
         let took = back - from + passed.resumed;
         assert!(replacing != Replacing::Kill || took < KILL_OVER_WITHIN, "{took:?}");
-    }
+        passed
+    })
 }
 
 impl Passed {
     fn assert_soon(&self) {
         let Passed { resumed, kept_off } = *self;
-        let asked_again = match kept_off > LINK_SEEN_WITHIN {
+        let asked_again = match kept_off > KEPT_FROM_SEEING {
             true => ASKED_AGAIN_AFTER,
             false => Duration::ZERO,
         };
-        assert!(resumed <= RESUMED_WITHIN + kept_off + asked_again, "{resumed:?} {kept_off:?}");
+        assert!(resumed <= RESUMED_AT_MOST + kept_off + asked_again, "{resumed:?} {kept_off:?}");
     }
 }
 
