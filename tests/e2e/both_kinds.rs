@@ -167,7 +167,7 @@ impl Guest {
     /// Whether a station answers one of so many questions.
     #[track_caller]
     fn reaches(&mut self, network: u32, station: u32, questions: u32) -> bool {
-        self.pings("-W 1", &format!("10.{network}.0.{station}"), questions)
+        self.pings("-W 3", &format!("10.{network}.0.{station}"), questions)
     }
 
     /// The same with options of ping, and for any address.
