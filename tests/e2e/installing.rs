@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hpvm_testkit::vm_host::{Outcome, repository};
+use hpvm_testkit::write_script;
 
 use crate::Test;
 
@@ -19,12 +20,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 /// Where a shell finds the plain tools it uses.
 const TOOLS: [&str; 9] = ["sh", "sed", "cut", "sort", "head", "dirname", "grep", "id", "cat"];
 
-fn program(folder: &Path, name: &str, text: &str) {
-    let path = folder.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a program");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it may be run");
-}
-
 /// Settles 9: neither a Rust that is not there nor one that is too old lets a package be asked for.
 fn a_machine_that_is_too_old_is_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -35,11 +30,14 @@ fn a_machine_that_is_too_old_is_left_alone() {
     }
     let touched = folder.path().join("touched");
     for changer in ["apt-get", "sudo", "dpkg-query"] {
-        program(folder.path(), changer, &format!("echo {changer} >>{}", touched.display()));
+        write_script(
+            &folder.path().join(changer),
+            &format!("echo {changer} >>{}", touched.display()),
+        );
     }
     for cargo in [None, Some("cargo 1.60.0 (d1fd9fe2c 2022-03-01)")] {
         if let Some(version) = cargo {
-            program(folder.path(), "cargo", &format!("echo '{version}'"));
+            write_script(&folder.path().join("cargo"), &format!("echo '{version}'"));
         }
         let mut command = Command::new("/bin/sh");
         command.arg(repository().join("scripts/install-deps")).arg("demo").env_clear();

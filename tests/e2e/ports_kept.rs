@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
+use hpvm_testkit::write_script;
 use serde_json::Value;
 
 use crate::Test;
@@ -56,8 +56,7 @@ fn a_switch_that_does_not_come_up_leaves_the_ports_of_others() {
     let program = scene.host.path("opt/hpvm/lbin/hpvmnetd");
     let good = program.with_extension("good");
     fs::rename(&program, &good).expect("put aside");
-    fs::write(&program, "#!/bin/sh\nexit 3\n").expect("written");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it may be run");
+    write_script(&program, "exit 3");
     for change in [
         &["-a", COMES_ELSEWHERE][..],
         &["-m", MOVES],

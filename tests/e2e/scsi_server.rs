@@ -12,6 +12,7 @@ use hpvm_plan::command_line::{Value, device_properties, json, node_id};
 use hpvm_plan::record::Attached;
 use hpvm_testkit::vm_host::{Outcome, VmHost, repository};
 use hpvm_testkit::wait::wait_until;
+use hpvm_testkit::write_script;
 
 const BOUND: Duration = Duration::from_secs(20);
 const TARGET: &str = "iqn.2026-11.hpvm:devices";
@@ -78,13 +79,13 @@ impl ScsiServer {
         let cases = guests.iter().map(|(guest, options)| {
             format!("case \" $* \" in *' -name guest={guest},'*) set -- \"$@\" {options} ;; esac\n")
         });
-        let text = format!(
-            "#!/bin/sh\nexport QEMU_MODULE_DIR={0} LD_LIBRARY_PATH={0}\n{1}exec qemu-system-x86_64 \"$@\"\n",
+        let commands = format!(
+            "export QEMU_MODULE_DIR={0} LD_LIBRARY_PATH={0}\n{1}exec qemu-system-x86_64 \"$@\"",
             self.folder.display(),
             cases.collect::<String>()
         );
-        fs::write(&script, text).expect("a script");
-        for path in [host.root(), &self.folder, &script] {
+        write_script(&script, &commands);
+        for path in [host.root(), &self.folder] {
             open_to_all(path);
         }
         host.set("HPVMQEMU", &script.to_string_lossy());

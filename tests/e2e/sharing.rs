@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, VmHost, program};
+use hpvm_testkit::write_script;
 
 use crate::Test;
 use crate::loop_device::LoopDevice;
@@ -173,11 +174,8 @@ fn a_disk_not_yet_let_go_is_in_use() {
     let mut host = VmHost::new(Engine::Fake);
     let engine = host.path("stubborn");
     let fake = program("fake-qemu");
-    let script = format!("#!/bin/sh\nHPVM_FAKE_QEMU=delete=never exec {} \"$@\"\n", fake.display());
-    fs::write(&engine, script).expect("a script");
-    for path in [host.root(), &engine] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("all may start it");
-    }
+    write_script(&engine, &format!("HPVM_FAKE_QEMU=delete=never exec {} \"$@\"", fake.display()));
+    fs::set_permissions(host.root(), fs::Permissions::from_mode(0o755)).expect("all may start it");
     host.set("HPVMQEMU", &engine.to_string_lossy());
     let disk = host.disk("shared.img", 1 << 20);
     for name in ["first", "second"] {

@@ -1,7 +1,6 @@
 //! Whoever is killed or hangs, the guest runs on, or its end is told with the reason, and no other command waits.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use hpvm_app::client;
@@ -9,6 +8,7 @@ use hpvm_app::protocol::{Reply, Request};
 use hpvm_host::process::PidFd;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
+use hpvm_testkit::write_script;
 use rustix::process::Signal;
 
 use crate::Test;
@@ -36,9 +36,7 @@ fn a_start_that_neither_qemu_nor_worker_lives_through_leaves_a_guest_that_is_off
     host.engine_after("exit 3");
     host.ok(&["hpvmcreate", "-P", "web"]);
     let worker = host.path("opt/hpvm/lbin/hpvmapp");
-    fs::remove_file(&worker).expect("the program goes");
-    fs::write(&worker, "#!/bin/sh\nexit 1\n").expect("another in its place");
-    fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).expect("it may be run");
+    write_script(&worker, "exit 1");
     host.refused(&["hpvmstart", "-P", "web"]);
     assert_eq!(host.state("web"), "Off");
     let stopped = host.run(&["hpvmstop", "-P", "web", "-h", "-F"]);

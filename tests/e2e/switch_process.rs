@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hpvm_netlab::{Card, apart};
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, program};
 use hpvm_testkit::wait::wait_until;
+use hpvm_testkit::write_script;
 
 use crate::Test;
 use crate::guest_processes::process;
@@ -50,8 +51,7 @@ fn a_start_is_refused_whose_switch_does_not_come_up() {
     let good = host.path("opt/hpvm/lbin/hpvmnetd.good");
     fs::rename(&place, &good).expect("put aside");
     for bad in ["exec sleep 1000", "exit 3"] {
-        fs::write(&place, format!("#!/bin/sh\n{bad}\n")).expect("written");
-        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("it may be run");
+        write_script(&place, bad);
         let began = Instant::now();
         let refusal = host.refused(&["hpvmstart", "-P", "one"]);
         let took = began.elapsed();
@@ -83,12 +83,9 @@ fn a_guest_starts_with_the_vm_host_although_its_switch_is_slow() {
     fs::set_permissions(&seen, fs::Permissions::from_mode(0o777))
         .expect("the switch's user writes there");
     let (good, first) = (good.display(), seen.join("first"));
-    let slow_once = format!(
-        "#!/bin/sh\nmkdir '{}' 2>/dev/null && exec sleep 1000\nexec '{good}' \"$@\"\n",
-        first.display()
-    );
-    fs::write(&place, slow_once).expect("written");
-    fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("it may be run");
+    let slow_once =
+        format!("mkdir '{}' 2>/dev/null && exec sleep 1000\nexec '{good}' \"$@\"", first.display());
+    write_script(&place, &slow_once);
     println!("{}", host.ok(&["hpvm", "autostart"]));
     assert!(first.exists(), "the slow one was tried");
     assert_ne!(host.state("one"), "Off");

@@ -80,16 +80,11 @@ fn parse(answer: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn program(folder: &Path, script: &str) -> PathBuf {
         let path = folder.join("qemu");
-        let fresh = folder.join("qemu.new");
-        fs::write(&fresh, format!("#!/bin/sh\n{script}\n")).expect("written");
-        fs::set_permissions(&fresh, PermissionsExt::from_mode(0o755)).expect("made a program");
-        fs::rename(&fresh, &path).expect("renamed");
+        hpvm_testkit::write_script(&path, script);
         path
     }
 

@@ -3,7 +3,9 @@
 pub mod fake;
 pub mod guest;
 pub mod processors;
+pub mod script;
 pub mod vm_host;
 pub mod wait;
 
+pub use script::write_script;
 pub use vm_host::{Engine, Outcome, VmHost};

@@ -17,6 +17,7 @@ use hpvm_host::process::PidFd;
 use rustix::process::Signal;
 
 use crate::processors;
+use crate::script::write_script;
 use crate::wait::wait_until;
 
 /// No command takes longer, and a test that waits longer has failed.
@@ -125,15 +126,9 @@ impl VmHost {
     /// an engine runs as the guest's own user.
     pub fn engine_after(&mut self, commands: &str) {
         let engine = self.path("engine");
-        let text =
-            format!("#!/bin/sh\n{commands}\nexec {} \"$@\"\n", program("fake-qemu").display());
-        // Written beside and renamed: a script that is open for writing cannot be run.
-        let fresh = self.path("engine.new");
-        fs::write(&fresh, text).expect("the script is written");
-        for (path, mode) in [(self.root(), 0o711), (&fresh, 0o755)] {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it may be run");
-        }
-        fs::rename(&fresh, &engine).expect("the script is in place");
+        fs::set_permissions(self.root(), fs::Permissions::from_mode(0o711)).expect("it may be run");
+        let fake = program("fake-qemu");
+        write_script(&engine, &format!("{commands}\nexec {} \"$@\"", fake.display()));
         self.set("HPVMQEMU", &engine.to_string_lossy());
     }
 
@@ -160,11 +155,7 @@ impl VmHost {
         if !real.exists() {
             place(&program(name), &real);
         }
-        let fresh = lbin.join(format!("{name}.new"));
-        let text = format!("#!/bin/sh\nexec {} {arguments}\n", real.display());
-        fs::write(&fresh, text).expect("the script is written");
-        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).expect("it may be run");
-        fs::rename(&fresh, lbin.join(name)).expect("the script is in place");
+        write_script(&lbin.join(name), &format!("exec {} {arguments}", real.display()));
     }
 
     /// Gives later commands an environment variable.

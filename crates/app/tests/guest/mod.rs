@@ -1,5 +1,6 @@
 //! A guest of a test: started as hpvmstart starts one, with its keeper and its worker, and ended when it is dropped.
 
+use hpvm_testkit::write_script;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -43,10 +44,8 @@ impl Guest {
         let engine = guest.path("engine");
         let fake = hpvm_host::paths::program("fake-qemu").expect("built with the test kit");
         // The keeper hands no environment on.
-        let script =
-            format!("#!/bin/sh\nHPVM_FAKE_QEMU='{behaviour}' exec {} \"$@\"\n", fake.display());
-        fs::write(&engine, script).unwrap();
-        fs::set_permissions(&engine, PermissionsExt::from_mode(0o755)).unwrap();
+        let commands = format!("HPVM_FAKE_QEMU='{behaviour}' exec {} \"$@\"", fake.display());
+        write_script(&engine, &commands);
         guest.with(|record| record.engine.program = engine.display().to_string())
     }
 
