@@ -2,12 +2,11 @@
 //! and at hot-add while the other runs, however the file is reached. Images of dvds are shared freely.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hpvm_testkit::vm_host::{Engine, VmHost, program};
-use hpvm_testkit::write_script;
+use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
 use crate::loop_device::LoopDevice;
@@ -172,11 +171,7 @@ fn a_disk_hot_added_is_in_use() {
 /// What the running guest was asked to let go is in no configuration any more, and still in use.
 fn a_disk_not_yet_let_go_is_in_use() {
     let mut host = VmHost::new(Engine::Fake);
-    let engine = host.path("stubborn");
-    let fake = program("fake-qemu");
-    write_script(&engine, &format!("HPVM_FAKE_QEMU=delete=never exec {} \"$@\"", fake.display()));
-    fs::set_permissions(host.root(), fs::Permissions::from_mode(0o755)).expect("all may start it");
-    host.set("HPVMQEMU", &engine.to_string_lossy());
+    host.engine_behaves("delete=never");
     let disk = host.disk("shared.img", 1 << 20);
     for name in ["first", "second"] {
         host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&disk)]);

@@ -3,7 +3,7 @@
 pub mod fake;
 pub mod guest;
 pub mod processors;
-pub mod script;
+mod script;
 pub mod vm_host;
 pub mod wait;
 

@@ -336,6 +336,7 @@ impl VmHost {
         };
         self.processes_and_children().into_iter().filter(runs_it).collect()
     }
+
     /// With those that were just born and have nothing open yet.
     fn processes_and_children(&self) -> BTreeSet<i32> {
         let own: Vec<i32> = self.processes().into_iter().map(|(pid, _)| pid).collect();

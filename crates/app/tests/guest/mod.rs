@@ -1,6 +1,5 @@
 //! A guest of a test: started as hpvmstart starts one, with its keeper and its worker, and ended when it is dropped.
 
-use hpvm_testkit::write_script;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,6 +23,7 @@ use hpvm_plan::facts::Engine;
 use hpvm_plan::record::{
     Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine, Sharing,
 };
+use hpvm_testkit::write_script;
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
