@@ -182,7 +182,9 @@ impl Service {
 
     fn read_switch(&mut self) {
         let Some((mut stream, mut incoming)) = self.switch.take() else { return };
-        match incoming.read_from(&mut stream, |frame| self.guest_sent(frame)) {
+        let read = incoming.read_from(&mut stream, |frame| self.guest_sent(frame));
+        self.slirp.send_waiting();
+        match read {
             Ok(()) => self.switch = Some((stream, incoming)),
             Err(broken) => self.lose_switch(&broken),
         }

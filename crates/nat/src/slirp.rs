@@ -12,7 +12,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr::{NonNull, null};
+use std::ptr::{NonNull, null, null_mut};
 use std::time::{Duration, Instant};
 
 use hpvm_model::{Forward, NatSubnet, Transport};
@@ -70,6 +70,15 @@ impl Slirp {
         let Ok(length) = c_int::try_from(frame.len()) else { return };
         // SAFETY: the frame is copied during the call, and it has this length.
         unsafe { ffi::slirp_input(self.raw.as_ptr(), frame.as_ptr(), length) };
+    }
+
+    /// Sends what waited for a frame of a guest's, such as one that tells its address; by itself libslirp does after a wait alone.
+    pub(crate) fn send_waiting(&mut self) {
+        const NOBODY_WAITED: c_int = 1;
+        // SAFETY: without a wait `get_revents` is not called, so it needs no vector.
+        unsafe {
+            ffi::slirp_pollfds_poll(self.raw.as_ptr(), NOBODY_WAITED, get_revents, null_mut());
+        }
     }
 
     /// Listens on the VM Host for a guest.

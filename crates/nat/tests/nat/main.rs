@@ -25,6 +25,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_connection_survives_the_switch", cases::connections::switch_comes_back),
     ("guests_of_a_whole_switch_get_out_and_reach_each_other", cases::switched::guests),
     ("forwards_come_and_go", cases::forwards::come_and_go),
+    ("a_guest_that_is_silent_gets_its_first_datagram", cases::forwards::first_datagram),
     ("a_forward_that_cannot_be_is_refused_with_the_reason", cases::forwards::refused),
     ("nonsense_ends_nothing", cases::hostile::nonsense),
     ("nonsense_that_was_kept_ends_nothing", cases::hostile::kept_nonsense),

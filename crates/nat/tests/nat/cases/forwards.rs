@@ -42,6 +42,14 @@ pub(crate) fn come_and_go() {
     assert!(nat.status().forwards.is_empty());
 }
 
+/// Who has spoken to nobody yet is asked for its card first, and what is for it waits so long and no longer.
+pub(crate) fn first_datagram() {
+    let port = free_port();
+    let udp = forward(&format!("udp:127.0.0.1:{port}:10.0.2.15:53"));
+    let nat = Nat::start(Settings { forwards: vec![udp], ..Settings::default() });
+    exchange_datagrams(&mut Guest::booted(&Hub::new(nat.connect()), 1), port);
+}
+
 /// Somebody on the host asks, the guest answers.
 fn talk(guest: &mut Guest, host_port: u16, guest_port: u16) {
     let listening = guest.listen(guest_port);
