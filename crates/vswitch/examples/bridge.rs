@@ -17,6 +17,11 @@ use hpvm_model::{MacAddress, NicKind, PortNumber, PortRules, SpoofGuard, SwitchS
 use hpvm_vswitch::{Beginning, Clock, GuestMemory, Options, PortOptions, Switch};
 
 fn main() -> Result<(), Box<dyn Error>> {
+    serve(std::env::args().skip(1))
+}
+
+/// Serves as these words say, until the program ends.
+pub(crate) fn serve(words: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
     let options = Options {
         name: "bridge".into(),
         state: SwitchState::Up,
@@ -25,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (switch, events) = Switch::start(options)?;
     let (changes, sockets): (Vec<String>, Vec<String>) =
-        std::env::args().skip(1).partition(|word| word.starts_with("portid:"));
+        words.partition(|word| word.starts_with("portid:"));
     let changes: Vec<PortChange> =
         changes.iter().map(|word| word.parse()).collect::<Result<_, _>>()?;
     for (number, word) in (1u16..).zip(&sockets) {

@@ -19,6 +19,7 @@
 //! Beside it the cases' numbers are changed at random for HPVM_FUZZ_SECONDS; HPVM_FUZZ_SEED repeats a run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -278,36 +279,117 @@ fn after(fault: Option<RingFault>) -> Option<RingFault> {
         RingFault::Writable => Some(RingFault::ReadOnly),
         RingFault::ReadOnly => Some(RingFault::Empty),
         RingFault::Empty => Some(RingFault::Header { length }),
-        // The next test's, and nobody's but the host's.
+        // The next tests', and nobody's but the host's.
         RingFault::Header { .. } | RingFault::Place | RingFault::Descriptors => None,
     }
 }
 
-/// Where rings lie is said by the guest's hypervisor, who has it from the driver.
+/// Where rings lie is said by the guest's hypervisor, who has it from the driver. The three parts have sizes of their own
+/// (virtio 1.2, 2.7), and each ends in turn a little beyond memory, or begins where there is none.
 #[test]
 fn rings_that_lie_nowhere_lose_their_port() {
     let mut scene = Scene::new();
     let case = &corpus()[0];
     let mut guest = scene.hostile(case);
-    let user = |offset: usize| guest.memory.user(offset);
-    let used = user(RECEIVE + USED);
-    let wrong = [(user(BYTES) - 16, used), (user(RECEIVE), user(BYTES)), (u64::MAX - 15, used)];
-    let available = user(RECEIVE + AVAILABLE);
-    for (descriptors, used) in wrong {
-        let rings = VringConfigData {
-            queue_max_size: SIZE,
-            queue_size: SIZE,
-            flags: 0,
-            desc_table_addr: descriptors,
-            used_ring_addr: used,
-            avail_ring_addr: available,
-            log_addr: None,
-        };
-        guest.frontend.set_vring_addr(0, &rings).expect("an answer");
+    let [descriptors, available, used] = parts(&guest, 0);
+    let (end, entries) = (guest.memory.user(BYTES), u64::from(SIZE));
+    let wrong = [
+        [end - 16 * entries + 16, available, used],
+        [u64::MAX - 15, available, used],
+        [descriptors, end - (6 + 2 * entries) + 2, used],
+        [descriptors, end, used],
+        [descriptors, u64::MAX - 1, used],
+        [descriptors, available, end - (8 + 8 * entries) + 4],
+        [descriptors, available, end],
+        [descriptors, available, u64::MAX - 3],
+    ];
+    for parts in wrong {
+        guest.frontend.set_vring_addr(0, &place(parts)).expect("an answer");
         scene.net.wait_for(&Event::Lost { port: port(1), fault: RingFault::Place });
         scene.others_talk();
         comes_back(&mut scene, &mut guest, case);
     }
+}
+
+/// A hypervisor's addresses are aligned as they must be, and its memory begins in the midst of a word.
+#[test]
+fn rings_that_are_not_aligned_lose_their_port() {
+    let mut scene = Scene::new();
+    let case = &corpus()[0];
+    let mut guest = scene.hostile(case);
+    let regions = guest.memory.regions();
+    for (part, skew) in [(0, 4), (1, 1), (2, 2)] {
+        let mut skewed = guest.memory.regions();
+        skewed[1].userspace_addr -= skew;
+        guest.frontend.set_mem_table(&skewed).expect("a table");
+        let mut lie = parts(&guest, 0);
+        lie[part] = parts(&guest, BYTES / 2)[part];
+        guest.frontend.set_vring_addr(0, &place(lie)).expect("an answer");
+        scene.net.wait_for(&Event::Lost { port: port(1), fault: RingFault::Place });
+        scene.others_talk();
+        guest.frontend.set_mem_table(&regions).expect("a table");
+        comes_back(&mut scene, &mut guest, case);
+    }
+}
+
+/// Table, available and used of the first ring, so far behind where they are.
+fn parts(guest: &Guest, behind: usize) -> [u64; 3] {
+    [0, AVAILABLE, USED].map(|part| guest.memory.user(RECEIVE + part + behind))
+}
+
+fn place([descriptors, available, used]: [u64; 3]) -> VringConfigData {
+    VringConfigData {
+        queue_max_size: SIZE,
+        queue_size: SIZE,
+        flags: 0,
+        desc_table_addr: descriptors,
+        used_ring_addr: used,
+        avail_ring_addr: available,
+        log_addr: None,
+    }
+}
+
+/// A hypervisor that asks for what no driver has is sent away, and the next is served.
+#[test]
+fn rings_that_no_driver_has_lose_their_peer() {
+    let mut scene = Scene::new();
+    let sizes = [0, 3, u32::from(SIZE) + 1, 65_536, 65_536 + u32::from(SIZE)];
+    for size in sizes {
+        is_sent_away(&mut scene, |guest| set_size(guest, size));
+    }
+    for (part, skew) in [(0, 8), (1, 1), (2, 2)] {
+        is_sent_away(&mut scene, |guest| {
+            let mut odd = parts(guest, 0);
+            odd[part] += skew;
+            guest.frontend.set_vring_addr(0, &place(odd)).expect_err("no such ring");
+        });
+    }
+}
+
+fn is_sent_away(scene: &mut Scene, by: impl Fn(&Guest)) {
+    let case = &corpus()[0];
+    let guest = scene.hostile(case);
+    by(&guest);
+    let refused = |event: &Event| matches!(event, Event::Refused { .. });
+    scene.net.wait_until("refusal", refused);
+    scene.net.wait_for(&Event::Disconnected { port: port(1) });
+    scene.others_talk();
+    drop(guest);
+    let mut next = scene.hostile(case);
+    comes_back(scene, &mut next, case);
+    drop(next);
+    scene.net.wait_for(&Event::Disconnected { port: port(1) });
+}
+
+/// Of the first ring (vhost-user, VHOST_USER_SET_VRING_NUM), in a number that the crate's own function has no room for.
+fn set_size(guest: &Guest, size: u32) {
+    const SET_VRING_NUM: u32 = 8;
+    const VERSION: u32 = 1;
+    let request: Vec<u8> =
+        [SET_VRING_NUM, VERSION, 8, 0, size].into_iter().flat_map(u32::to_le_bytes).collect();
+    // SAFETY: the connection is open as long as the guest lives.
+    let socket = unsafe { BorrowedFd::borrow_raw(guest.frontend.as_raw_fd()) };
+    assert_eq!(rustix::io::write(socket, &request), Ok(request.len()));
 }
 
 /// After a reset the driver begins anew, and everything passes again.

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+mod bridge;
 mod counting;
 mod forwarding;
 mod guest;

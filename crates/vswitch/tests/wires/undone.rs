@@ -1,10 +1,10 @@
 //! What an AVIO guest leaves to be done, a kernel finishes, and what a kernel leaves, the guest's driver gets or the switch
-//! finishes: over a packet socket and a tap, with TCP of the kernel's own at the other end.
+//! finishes: over a packet socket and a tap, with TCP and UDP of the kernel's own at the other end, over IPv4 and IPv6.
 //!
 //! The guest is a driver of rings and as much of TCP (RFC 9293) as one connection without losses needs.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::Instant;
@@ -25,6 +25,9 @@ use crate::switched::{OnePort, bonded, tagged};
 /// As much as one long segment takes, and as a kernel takes before it has answered.
 const DATA_BYTES: usize = 60_000;
 const SEGMENT_BYTES: u16 = 1000;
+const DATAGRAM_BYTES: usize = 1001;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 const CSUM: u64 = 1 << 0;
 const GUEST_CSUM: u64 = 1 << 1;
 const GUEST_TSO: u64 = 1 << 7 | 1 << 8 | 1 << 9;
@@ -84,8 +87,9 @@ fn talk_in_vlan(
     features: u64,
     vlan: PortVlan,
 ) {
-    let long = talk(wire, interface, number, features, vlan);
-    assert_eq!(long > 0, features & GUEST_TSO != 0, "{long} long segments at {features:#x}");
+    for long in talk(wire, interface, number, features, vlan) {
+        assert_eq!(long > 0, features & GUEST_TSO != 0, "{long} long segments at {features:#x}");
+    }
 }
 
 fn untagged(vlan: u16) -> PortVlan {
@@ -104,7 +108,7 @@ pub(crate) fn finished_on_the_way() {
         thread::spawn(move || cable(&ends));
         let wire = PacketWire::new(socket(&names[0]));
         let long = talk(wire, &names[1], 20 + number, features, PortVlan::None);
-        assert_eq!(long, 0, "what comes is finished");
+        assert_eq!(long, [0, 0], "what comes is finished");
     }
 }
 
@@ -139,38 +143,52 @@ fn cable(ends: &[OwnedFd; 2]) {
     }
 }
 
-/// Data go to the kernel behind `interface` and come back as they went. Returns how many long segments came.
+/// Data go to the kernel behind `interface` and come back as they went. Returns how many long segments came over IPv4 and over
+/// IPv6.
 fn talk(
     wire: impl Wire + 'static,
     interface: &str,
     number: u8,
     features: u64,
     vlan: PortVlan,
-) -> u32 {
+) -> [u32; 2] {
     let kernel = Ipv4Addr::new(198, 18, number, 1);
+    let [own6, kernel6] =
+        [9, 1].map(|last| Ipv6Addr::new(0xfd00, 0, 0, number.into(), 0, 0, 0, last));
     ip(&format!("address add {kernel}/24 dev {interface}"));
+    ip(&format!("address add {kernel6}/64 dev {interface} nodad"));
     let own = MacAddress::new(mac(1).0);
     let address = own.with_dashes().replace('-', ":");
-    ip(&format!("neighbour add 198.18.{number}.9 lladdr {address} dev {interface}"));
+    for neighbour in [format!("198.18.{number}.9"), own6.to_string()] {
+        ip(&format!("neighbour add {neighbour} lladdr {address} dev {interface}"));
+    }
     let address = nic::named(interface).expect("told").expect("there").mac;
+    let to = address.expect("Ethernet").bytes();
     let rules = PortRules { vlan, ..PortRules::default() };
     let switch = OnePort::start(wire, NicKind::AvioLan, GuestMemory::Sealed, rules);
-    let mut connection = Connection {
-        guest: Guest::connect(&switch.place, Driver { features, ..Driver::LINUX }),
-        to: address.expect("Ethernet").bytes(),
-        ip: Ip::V4([[198, 18, number, 9], kernel.octets()]),
-        ports: [50_000, echo(kernel)],
-        next: 0,
-        came: 0,
-        long_segments: 0,
-    };
+    let mut guest = Guest::connect(&switch.place, Driver { features, ..Driver::LINUX });
     let data: Vec<u8> = (0..DATA_BYTES).map(|at| (at * 7 % 251) as u8).collect();
-    assert!(connection.echoed(&data) == data, "the bytes came back as they went");
-    connection.long_segments
+    let families = [
+        (Ip::V4([[198, 18, number, 9], kernel.octets()]), IpAddr::V4(kernel)),
+        (Ip::V6([own6.octets(), kernel6.octets()]), IpAddr::V6(kernel6)),
+    ];
+    families.map(|(ip, kernel)| {
+        let (next, came, long_segments) = (0, 0, 0);
+        let guest = &mut guest;
+        let ports = [50_000, echo(kernel)];
+        let mut connection = Connection { guest, to, ip, ports, next, came, long_segments };
+        assert!(connection.echoed(&data) == data, "the bytes came back as they went, {ip:?}");
+        let long = connection.long_segments;
+        connection.ports[1] = echo_datagram(kernel);
+        let datagram = &data[..DATAGRAM_BYTES];
+        connection.transmit(Transport::Udp, datagram);
+        assert!(connection.receive(UDP).data == datagram, "it came back as it went, {ip:?}");
+        long
+    })
 }
 
 /// Sends back what it gets, all of it at once so that segments grow long.
-fn echo(address: Ipv4Addr) -> u16 {
+fn echo(address: IpAddr) -> u16 {
     let listener = TcpListener::bind((address, 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();
     thread::spawn(move || {
@@ -182,8 +200,20 @@ fn echo(address: Ipv4Addr) -> u16 {
     port
 }
 
-struct Connection {
-    guest: Guest,
+/// The same of one datagram.
+fn echo_datagram(address: IpAddr) -> u16 {
+    let socket = UdpSocket::bind((address, 0)).expect("a port");
+    let port = socket.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        let mut data = [0; DATAGRAM_BYTES];
+        let (count, from) = socket.recv_from(&mut data).expect("a guest");
+        socket.send_to(&data[..count], from).expect("sent");
+    });
+    port
+}
+
+struct Connection<'a> {
+    guest: &'a mut Guest,
     to: [u8; 6],
     ip: Ip,
     ports: [u16; 2],
@@ -194,10 +224,10 @@ struct Connection {
     long_segments: u32,
 }
 
-impl Connection {
+impl Connection<'_> {
     fn echoed(&mut self, data: &[u8]) -> Vec<u8> {
         self.send(SYN, &[]);
-        let Transport::Tcp { sequence, flags, .. } = self.receive().transport else {
+        let Transport::Tcp { sequence, flags, .. } = self.receive(TCP).transport else {
             panic!("no TCP");
         };
         assert_eq!(flags & (SYN | ACK), SYN | ACK, "the kernel listens");
@@ -210,7 +240,7 @@ impl Connection {
         }
         let mut came = Vec::new();
         while came.len() < data.len() {
-            let Verified { transport, data } = self.receive();
+            let Verified { transport, data } = self.receive(TCP);
             let Transport::Tcp { sequence, .. } = transport else { panic!("no TCP") };
             if sequence == self.came && !data.is_empty() {
                 self.came = sequence.wrapping_add(data.len() as u32);
@@ -222,8 +252,13 @@ impl Connection {
     }
 
     fn send(&mut self, flags: u8, data: &[u8]) {
-        let Connection { to, ip, ports, next, came, .. } = *self;
-        let transport = Transport::Tcp { sequence: next, acknowledged: came, flags };
+        let (sequence, acknowledged) = (self.next, self.came);
+        self.transmit(Transport::Tcp { sequence, acknowledged, flags }, data);
+        self.next = self.next.wrapping_add(data.len() as u32 + u32::from(flags & SYN != 0));
+    }
+
+    fn transmit(&mut self, transport: Transport, data: &[u8]) {
+        let Connection { to, ip, ports, .. } = *self;
         let segment = Segment { to, from: mac(1).0, ip, transport, ports, data };
         if self.guest.driver.features & CSUM != 0 {
             let (header, frame) = segment.unfinished(SEGMENT_BYTES);
@@ -231,17 +266,15 @@ impl Connection {
         } else {
             self.guest.send(&segment.finished());
         }
-        self.next = next.wrapping_add(data.len() as u32 + u32::from(flags & SYN != 0));
     }
 
-    /// The next segment of the connection, verified; what it leaves undone the driver has agreed to.
-    fn receive(&mut self) -> Verified {
+    /// The next of a protocol between the two ports, verified; what it leaves undone the driver has agreed to.
+    fn receive(&mut self, protocol: u8) -> Verified {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let received = self.guest.receive();
             let (header, mut frame) = (OffloadHeader::from_bytes(received.header), received.frame);
-            let is_tcp = frame[..6] == mac(1).0 && frame[12..14] == [8, 0] && frame[23] == 6;
-            if !is_tcp {
+            if !self.is_answer(&frame, protocol) {
                 continue;
             }
             let features = self.guest.driver.features;
@@ -255,6 +288,18 @@ impl Connection {
             }
             return verified(&frame);
         }
-        panic!("no segment within {PATIENCE:?}");
+        panic!("nothing of protocol {protocol} within {PATIENCE:?}");
+    }
+
+    fn is_answer(&self, frame: &[u8], protocol: u8) -> bool {
+        let (ethertype, protocol_at, ports_at) = match self.ip {
+            Ip::V4(_) => ([8, 0], 23, 34),
+            Ip::V6(_) => ([0x86, 0xdd], 20, 54),
+        };
+        let [own, theirs] = self.ports.map(u16::to_be_bytes);
+        frame[..6] == mac(1).0
+            && frame[12..14] == ethertype
+            && frame[protocol_at] == protocol
+            && frame.get(ports_at..ports_at + 4) == Some(&[theirs, own].concat())
     }
 }
