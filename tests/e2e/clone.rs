@@ -15,6 +15,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
+use crate::loop_device::LoopDevice;
 use crate::pool::image;
 use crate::refusals::no_control_bytes;
 
@@ -26,6 +27,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     two_copies_are_two_files,
     a_clone_that_starts_with_the_vm_host_is_told_of,
     nothing_is_copied_to_where_guests_may_have_nothing,
+    a_device_that_guests_may_not_have_is_not_told_to_be_too_small,
     a_dry_run_makes_nothing,
     a_linked_clone_keeps_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
@@ -251,6 +253,22 @@ fn nothing_is_copied_to_where_guests_may_have_nothing() {
     }
 }
 
+/// Who made it larger would be refused still.
+fn a_device_that_guests_may_not_have_is_not_told_to_be_too_small() {
+    let host = with_web();
+    host.ok(&["hpvmmodify", "-P", "web", "-d", "dvd:avio_stor:0,1,1"]);
+    let device = LoopDevice::on(&host.disk("behind.img", MIB), &[]);
+    let copy = on(device.path(), "disk");
+    let line = ["hpvmclone", "-P", "web", "-N", "new", "-F", "-b", &copy];
+    let too_small = "has 1048576 bytes, and";
+    let said = host.refused(&line);
+    assert!(said.contains(too_small), "{said}");
+    host.ok(&["hpvmdevmgmt", "-a", &format!("rdev:{}", device.path().display())]);
+    let said = host.refused(&line);
+    assert!(said.contains("restrict") && !said.contains(too_small), "{said}");
+    nothing_is_left(&host, host.root());
+}
+
 fn a_dry_run_makes_nothing() {
     let host = with_web();
     let copy = on(&host.path("copy.img"), "file");
@@ -411,7 +429,7 @@ pub(crate) fn next(random: &mut u64) -> u64 {
 }
 
 /// A copy that takes long enough to be met in its middle.
-fn with_slow_copy() -> (VmHost, String) {
+pub(crate) fn with_slow_copy() -> (VmHost, String) {
     let host = VmHost::new(Engine::Fake);
     fill(&host.disk("web.img", 512 * MIB), 512);
     host.ok(&["hpvmcreate", "-P", "web", "-a", &on(&host.path("web.img"), "file")]);
@@ -455,7 +473,7 @@ fn a_copy_killed_at_any_moment_leaves_nothing() {
 }
 
 /// Until a copy has begun.
-const COPYING: Duration = Duration::from_secs(10);
+pub(crate) const COPYING: Duration = Duration::from_secs(10);
 
 /// Whether the copy is begun, or done.
 fn is_copying(host: &VmHost) -> bool {
@@ -464,28 +482,41 @@ fn is_copying(host: &VmHost) -> bool {
         || host.path("copy.img").exists()
 }
 
-/// On a busy machine the copy may be there before the signal: then it is tried again.
-fn an_interrupted_copy_leaves_nothing() {
-    let (host, copy) = with_slow_copy();
+/// Gives a clone Ctrl-C once its copy has begun, and what it says to that. On a busy machine the copy may be there before the
+/// signal: then it is tried again, after what `anew` does.
+pub(crate) fn interrupted(
+    host: &VmHost,
+    copy: &str,
+    answers_within: Duration,
+    has_begun: impl Fn() -> bool,
+    anew: impl Fn(),
+) -> String {
     for _ in 0..10 {
-        let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+        let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", copy]);
         let child = command.stdin(Stdio::null()).spawn().expect("it starts");
-        let process =
-            PidFd::open_number(i32::try_from(child.id()).unwrap()).unwrap().expect("it lives");
-        wait_until(COPYING, "the copy begins", || is_copying(&host));
+        let number = i32::try_from(child.id()).expect("a number");
+        let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
+        wait_until(COPYING, "the copy begins", &has_begun);
         process.signal(Signal::INT).expect("a signal to our own child");
-        assert!(process.wait_exit(Duration::from_secs(2)).unwrap(), "Ctrl-C is answered");
+        assert!(process.wait_exit(answers_within).expect("waited"), "Ctrl-C is answered");
         let outcome = child.wait_with_output().expect("our own child");
-        let said = String::from_utf8_lossy(&outcome.stderr);
-        if guest_names(&host).len() == 1 {
+        if guest_names(host) == ["web"] {
+            let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
             assert_eq!(outcome.status.code(), Some(130), "{said}");
-            assert!(said.contains("interrupted; nothing was changed"), "{said}");
-            return nothing_is_left(&host, host.root());
+            return said;
         }
         host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
-        fs::remove_file(host.path("copy.img")).expect("the copy");
+        anew();
     }
     panic!("none of ten was met in its middle");
+}
+
+fn an_interrupted_copy_leaves_nothing() {
+    let (host, copy) = with_slow_copy();
+    let anew = || fs::remove_file(host.path("copy.img")).expect("the copy");
+    let said = interrupted(&host, &copy, Duration::from_secs(2), || is_copying(&host), anew);
+    assert!(said.contains("interrupted; nothing was changed"), "{said}");
+    nothing_is_left(&host, host.root());
 }
 
 /// A copy may be there before the file is a guest's: then it is tried again.
@@ -517,7 +548,7 @@ fn a_file_that_became_a_guests_meanwhile_is_not_replaced() {
     panic!("none of ten was met in its middle");
 }
 
-fn guest_names(host: &VmHost) -> Vec<String> {
+pub(crate) fn guest_names(host: &VmHost) -> Vec<String> {
     registry(host).all().expect("the guests").into_iter().map(|g| g.name.to_string()).collect()
 }
 

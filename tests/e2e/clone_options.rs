@@ -1,5 +1,6 @@
 //! hpvmclone with each of its options: what the clone is then, field by field, and what somebody at a terminal sees meanwhile.
 
+use std::path::Path;
 use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
@@ -14,6 +15,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     every_option_of_a_linked_clone_at_once,
     a_clone_like_its_source_takes_its_place,
     progress_is_told_on_a_terminal,
+    a_store_in_use_is_told_once,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -282,4 +284,21 @@ fn progress_is_told_on_a_terminal() {
     session.expect(&format!("\r\x1b[Khpvmclone: the device at 0,1,0 {copied}"));
     session.expect("hpvmclone: Virtual storage cloned successfully.");
     assert_eq!(session.ended(), Some(0));
+}
+
+/// Whatever else would be wrong with the clone follows from that.
+fn a_store_in_use_is_told_once() {
+    let host = VmHost::new(Engine::Fake);
+    let [own, other] = ["own.img", "other.img"].map(|name| host.disk(name, MIB));
+    let disk = |at: &str, path: &Path| format!("disk:avio_stor:{at}:file:{}", path.display());
+    let (one, two) = (disk("0,0,0", &own), disk("0,0,1", &other));
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &one, "-a", &two]);
+    let onto = disk("0,0,0", &other);
+    let said = host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-b", &onto]);
+    let told: Vec<&str> = said.lines().collect();
+    let expected = format!(
+        "hpvmclone: ERROR (new): '{}' belongs to guest 'web' (0,0,1) and is not overwritten",
+        other.display()
+    );
+    assert_eq!(told, [expected], "{said}");
 }

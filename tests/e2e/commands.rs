@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::Duration;
 
 use hpvm_host::process::{PidFd, start_time};
@@ -82,12 +81,7 @@ fn a_guest_runs_from_a_folder_that_only_root_may_enter() {
 
 /// Kills the guest's keeper or worker, whichever `role` names.
 fn kill(host: &VmHost, role: &str) {
-    let is_role = |pid: i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
-        Path::new(&*String::from_utf8_lossy(first)).ends_with(role)
-    };
-    let pid = host.processes().into_iter().map(|(pid, _)| pid).find(|pid| is_role(*pid));
+    let pid = host.running(role).pop_first();
     let pid = pid.unwrap_or_else(|| panic!("{role} runs: {:?}", host.processes()));
     let start_time = start_time(pid).expect("it lives");
     let process = PidFd::open(pid, start_time).unwrap().expect("it lives");

@@ -124,7 +124,10 @@ fn a_folder_in_use_is_not_restricted() {
     for name in ["web", "db"] {
         host.ok(&["hpvmremove", "-P", name, "-F"]);
     }
-    host.ok(&["hpvmdevmgmt", "-a", &entry("rdev", &host.path("kept"))]);
+    host.ok(&["hpvmdevmgmt", "-a", &entry("gdev", &host.path("kept"))]);
+    let added = host.run(&["hpvmdevmgmt", "-a", &entry("rdev", &host.path("kept"))]);
+    let overruled = format!("there is {} too, which stays", entry("gdev", &host.path("kept")));
+    assert!(added.status.success() && added.stderr.contains(&overruled), "{added}");
     // A guest that was removed and comes back is told at its start.
     host.ok(&["hpvm", "undelete", "-P", "web"]);
     assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("is restricted"));
@@ -259,6 +262,12 @@ fn what_guests_have_is_renamed_in_all_of_them() {
     assert!(said.contains("while guests that have it run") && said.contains("'db'"), "{said}");
     before.assert_unchanged(&host, "a renaming that was refused");
     host.ok(&["hpvmstop", "-P", "db", "-F"]);
+    let other = host.disk("other.img", 1 << 20);
+    let said = host.refused(&["hpvmdevmgmt", "-n", &format!("{rename},{}", other.display())]);
+    assert!(said.contains("new.img") && said.contains("other.img"), "{said}");
+    let alias = host.path("alias.img");
+    symlink(&new, &alias).expect("a link");
+    let rename = format!("{rename},{}", alias.display());
     let told = host.run(&["hpvmdevmgmt", "-n", &rename, "-V"]);
     assert!(told.status.success() && told.stdout.contains("also in web, db"), "{told}");
     for name in ["web", "db"] {
@@ -302,6 +311,20 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert!(blocks(&full) >= 1 << 20, "the room is taken");
     assert!(blocks(&path) < 1 << 20, "and without that it is not");
     assert!(refused(&host, &["hpvmdevmgmt", "-S", "1M", "/dev/null"]).contains("no regular file"));
+    let nowhere = host.path("none/disk.img").display().to_string();
+    for dry in [&["--dry-run"][..], &[]] {
+        let said = host.refused(&[&["hpvmdevmgmt", "-S", "1M", &nowhere], dry].concat());
+        assert!(said.contains("there is no folder") && !said.contains("os error"), "{said}");
+    }
+    let said = refused(&host, &["hpvmdevmgmt", "-S", "1M", "/dev/hpvm-test-disk"]);
+    assert!(said.contains("among the nodes of devices"), "{said}");
+    let huge = host.path("huge.img");
+    let all = ["hpvmdevmgmt", "-S", "8191P", &huge.display().to_string(), "--preallocate"];
+    let said = refused(&host, &all);
+    assert!(said.contains("choose a smaller size") && !said.contains("os error"), "{said}");
+    assert!(!huge.exists());
+    let json = ["hpvmdevmgmt", "-S", "1M", &shown, "--json"];
+    assert!(refused(&host, &json).contains("exclude each other"));
     let two_lines = host.path("new\nline.img").display().to_string();
     let said = refused(&host, &["hpvmdevmgmt", "-S", "1M", &two_lines]);
     assert!(said.contains("no statement could name"), "{said}");
@@ -384,6 +407,10 @@ fn what_is_restricted_is_chosen_from_no_folder() {
     assert!(choose(&secret).status.success(), "it is like any other now");
     let said = refused(&host, &["hpvmdevmgmt", "-a", &restrict]);
     assert!(said.contains("guest 'web' uses"), "{said}");
+    let said = refused(&host, &["hpvmdevmgmt", "-a", &entry("rdev", &open)]);
+    let chosen =
+        format!("the console of guest 'web' may choose images from folder '{}'", folder.display());
+    assert!(said.contains(&chosen) && !said.contains("uses"), "{said}");
 }
 
 /// The same of what is kept for disks; and a folder's entry depends on the drives whose users choose from it, whatever is in
@@ -404,13 +431,16 @@ fn what_is_kept_for_disks_is_chosen_from_no_folder() {
 
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &choosing]);
     let said = refused(&host, &["hpvmdevmgmt", "-m", &kept]);
-    assert!(said.contains("cannot be kept for a disk: guest 'web' uses"), "{said}");
+    assert!(
+        said.contains("cannot be kept for a disk: the console of guest 'web' may choose"),
+        "{said}"
+    );
     host.ok(&["hpvmdevmgmt", "-a", &folder]);
     host.ok(&["hpvmstart", "-P", "web"]);
     let put_in = format!("in -filedvd {}", iso.display());
     host.ok(&["hpvmconsole", "-P", "web", "-q", "-c", &put_in]);
     let said = refused(&host, &["hpvmdevmgmt", "-m", &kept]);
-    assert!(said.contains("guest 'web' uses"), "{said}");
+    assert!(said.contains("the console of guest 'web' may choose"), "{said}");
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     // The next command takes over what the console did.
     host.ok(&["hpvmmodify", "-P", "web", "-l", "has a medium"]);

@@ -138,11 +138,10 @@ fn a_guest_that_nobody_supervises_is_taken_over() {
 
 /// Of every guest; gives how many there were.
 pub(crate) fn kill_supervisors(host: &VmHost) -> usize {
-    let supervisors: Vec<PidFd> = host
-        .processes()
-        .iter()
-        .filter(|(_, name)| name == "hpvmkeeper" || name == "hpvmapp")
-        .filter_map(|(pid, _)| PidFd::open_number(*pid).ok().flatten())
+    let supervisors: Vec<PidFd> = ["hpvmkeeper", "hpvmapp"]
+        .into_iter()
+        .flat_map(|program| host.running(program))
+        .filter_map(|pid| PidFd::open_number(pid).ok().flatten())
         .collect();
     // Held still first, so that none replaces another.
     for signal in [Signal::STOP, Signal::KILL] {

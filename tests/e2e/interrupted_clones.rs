@@ -1,20 +1,24 @@
-//! What a killed hpvmclone left, and what became of it before the next command comes: files that are others' by now stay, and
-//! nobody is kept from starting by what is not his.
+//! What a killed or interrupted hpvmclone left, and what became of it before the next command comes: files that are others' by
+//! now stay, and nobody is kept from starting by what is not his.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
-use crate::clone::{Mounted, on};
+use crate::clone::{COPYING, Mounted, guest_names, interrupted, on, with_slow_copy};
+use crate::loop_device::LoopDevice;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_copy_outlives_the_clone_it_was_made_for,
     a_copy_that_another_guest_has_stays,
     a_copy_takes_no_place_that_another_guest_has,
     what_cannot_be_settled_keeps_only_its_own_guest,
+    a_device_that_an_interrupted_copy_overwrote_is_told,
+    a_killed_copy_to_a_device_is_made_anew,
 ];
 
 const NOTHING: &str = "Nothing to complain of.\n";
@@ -29,8 +33,12 @@ fn with_web() -> VmHost {
 
 /// Kills a clone that copies to `copy` at a step.
 fn killed_at(host: &mut VmHost, step: &str, copy: &Path) {
+    killed_with(host, step, &on(copy, "file"));
+}
+
+fn killed_with(host: &mut VmHost, step: &str, copy: &str) {
     host.environment("HPVM_ABORT_AT", step);
-    let killed = host.run(&["hpvmclone", "-P", "web", "-N", "new", "-F", "-b", &on(copy, "file")]);
+    let killed = host.run(&["hpvmclone", "-P", "web", "-N", "new", "-F", "-b", copy]);
     host.without_environment("HPVM_ABORT_AT");
     assert_eq!(killed.status.code(), None, "{step} was not reached: {killed}");
 }
@@ -109,4 +117,37 @@ fn remount(folder: &Path, access: &str) {
     let option = format!("remount,{access}");
     let status = Command::new("mount").args(["-o", &option]).arg(folder).status();
     assert!(status.expect("mount runs").success(), "{} becomes {access}", folder.display());
+}
+
+/// A device has its name all the time, so that what was written stays: whoever gives the copy up hears of it.
+fn a_device_that_an_interrupted_copy_overwrote_is_told() {
+    let (host, _) = with_slow_copy();
+    let behind = host.disk("behind.img", 512 << 20);
+    let device = LoopDevice::on(&behind, &[]);
+    let is_written = || fs::metadata(&behind).is_ok_and(|file| file.blocks() > 0);
+    // Without blocks again, by which the next copy is seen to begin.
+    let anew = || drop(host.disk("behind.img", 512 << 20));
+    let copy = on(device.path(), "disk");
+    // A device is written out when it is closed.
+    let said = interrupted(&host, &copy, COPYING, is_written, anew);
+    let left = format!("the content of '{}' is partly overwritten", device.path().display());
+    assert!(said.contains("the clone was not made") && said.contains(&left), "{said}");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_killed_copy_to_a_device_is_made_anew() {
+    let mut host = with_web();
+    let behind = host.disk("behind.img", 1 << 20);
+    let device = LoopDevice::on(&behind, &[]);
+    let copy = on(device.path(), "disk");
+    for step in ["clone.recorded", "clone.copied"] {
+        killed_with(&mut host, step, &copy);
+        let doctor = host.run(&["hpvm", "doctor", "--repair"]);
+        assert!(doctor.status.success(), "{step}: {doctor}");
+        assert_eq!(guest_names(&host), ["web"], "{step}");
+        assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING, "{step}");
+    }
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+    assert_eq!(fs::read(device.path()).expect("the device"), vec![7; 1 << 20]);
+    host.ok(&["hpvmstart", "-P", "new"]);
 }

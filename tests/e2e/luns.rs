@@ -127,6 +127,9 @@ fn adapters_and_luns_are_told_of_whether_the_guest_runs_or_not() {
     }
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", BOUND);
+    let same = host.run(&["gvsdmgr", "replace_dsk", "-P", "web", "-q", "lun=0,1,0"]);
+    assert!(same.status.success() && same.stderr.contains("nothing to accept"), "{same}");
+    assert!(!same.stderr.contains("Accept the device"), "nobody is asked: {same}");
     let adapter = gvsdmgr(&host, "get_info", &["-D", "0,1"]);
     assert_eq!(value(&adapter, "State of HBA"), "ONLINE");
     assert_eq!(value(&adapter, "PCI Device ID"), "0x1048");

@@ -47,11 +47,10 @@ fn an_ordinary_user_has_a_vm_host_of_his_own() {
     }
 
     let engine = host.snapshot(1).expect("it runs").qemu;
-    let workers = || host.processes().into_iter().filter(|(_, name)| name == "hpvmapp");
-    let (first, _) = workers().next().expect("a worker");
+    let first = host.running("hpvmapp").pop_first().expect("a worker");
     let worker = PidFd::open_number(first).expect("a pidfd").expect("it runs");
     worker.signal(Signal::KILL).expect("a signal to our own process");
-    wait_until(BOUND, "another worker", || workers().any(|(pid, _)| pid != first));
+    wait_until(BOUND, "another worker", || host.running("hpvmapp").iter().any(|pid| *pid != first));
     wait_until(BOUND, "it has the guest", || host.state("web") == "On (EFI)");
     assert_eq!(host.snapshot(1).expect("it runs").qemu, engine, "the guest ran on");
     host.ok(&["hpvmmodify", "-P", "web", "-l", "mine"]);

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction};
+use hpvm_model::quoted;
 use hpvm_operations::Actor;
 
 use crate::commands;
@@ -41,14 +42,6 @@ impl Context {
         let words: Vec<String> = self.command_line.iter().map(|word| quoted(word)).collect();
         words.join(" ")
     }
-}
-
-pub(crate) fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Where a command comes from.

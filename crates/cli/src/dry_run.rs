@@ -35,8 +35,8 @@ pub fn table(changes: &[FieldChange]) -> String {
     for change in changes {
         let when = match &change.effect {
             Effect::Now => "now".to_owned(),
-            Effect::NextReset(reason) => format!("next reset: {reason}"),
-            Effect::Asked(reason) | Effect::NextStart(reason) => format!("next start: {reason}"),
+            Effect::NextReset(reason) | Effect::Asked(reason) => format!("next reset: {reason}"),
+            Effect::NextStart(reason) => format!("next start: {reason}"),
             // Why, the errors beside the table say.
             Effect::Refused(_) => "refused".to_owned(),
         };
@@ -85,10 +85,10 @@ impl From<&FieldChange> for Change {
     fn from(change: &FieldChange) -> Change {
         let (when, reason) = match &change.effect {
             Effect::Now => (When::Now, None),
-            Effect::NextReset(reason) => (When::NextReset, Some(reason.clone())),
-            Effect::Asked(reason) | Effect::NextStart(reason) => {
-                (When::NextStart, Some(reason.clone()))
+            Effect::NextReset(reason) | Effect::Asked(reason) => {
+                (When::NextReset, Some(reason.clone()))
             }
+            Effect::NextStart(reason) => (When::NextStart, Some(reason.clone())),
             Effect::Refused(reason) => (When::Refused, Some(reason.clone())),
         };
         let FieldChange { field, from, to, .. } = change.clone();
@@ -110,6 +110,7 @@ mod tests {
         vec![
             change("label", "", "web server", Effect::Now),
             change("vcpus", "1", "2", Effect::NextStart("the guest runs".into())),
+            change("storage 0,1,0", "-", "-", Effect::Asked("asked".into())),
             change("storage 0,0,1", "-", "disk:scsi:0,0,1:file:/a\u{1b}b", Effect::Now),
             change("/d1", "-", "-", Effect::Refused("there is no such file".into())),
         ]
@@ -124,6 +125,7 @@ Field         From To                             When
 ============= ==== ============================== ==========================
 label              web server                     now
 vcpus         1    2                              next start: the guest runs
+storage 0,1,0 -    -                              next reset: asked
 storage 0,0,1 -    disk:scsi:0,0,1:file:/a\\u{1b}b now
 /d1           -    -                              refused
 "
@@ -136,8 +138,9 @@ storage 0,0,1 -    disk:scsi:0,0,1:file:/a\\u{1b}b now
         let document: serde_json::Value = serde_json::from_str(&json(&changes()).unwrap()).unwrap();
         assert_eq!(document["changes"][1]["when"], "next_start");
         assert_eq!(document["changes"][1]["reason"], "the guest runs");
-        assert_eq!(document["changes"][2]["to"], "disk:scsi:0,0,1:file:/a\u{1b}b");
-        assert_eq!(document["changes"][3]["reason"], "there is no such file");
+        assert_eq!(document["changes"][2]["when"], "next_reset");
+        assert_eq!(document["changes"][3]["to"], "disk:scsi:0,0,1:file:/a\u{1b}b");
+        assert_eq!(document["changes"][4]["reason"], "there is no such file");
     }
 
     #[test]

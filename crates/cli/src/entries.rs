@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use hpvm_model::entry::{Replacement, escaped};
-use hpvm_model::{Attributes, Choice};
+use hpvm_model::{Attributes, Choice, quoted};
 use hpvm_operations::Mode;
 use hpvm_operations::devdb::host_devices::Update;
 use hpvm_operations::devdb::listing::Line;
@@ -12,7 +12,6 @@ use hpvm_operations::devdb::repair::{Decision, Flaw};
 use hpvm_registry::Entry;
 use serde::Serialize;
 
-use crate::dispatch::quoted;
 use crate::messages::printable;
 
 /// `NAME[,ALIAS...]:ATTR=VALUE,…:DEPENDENT,…:IDENTIFIER`, an entry a line. When asked for, a line below says why it is there.

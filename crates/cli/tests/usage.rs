@@ -58,15 +58,15 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "hpvmdevmgmt -S 10X d.img",
-        "hpvmdevmgmt: ERROR: -S: '10X' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
+        "hpvmdevmgmt: ERROR: -S: '10X' is not a size; write a number with K, M, G, T or P, such as 2048M, 2G or 1.5G",
     ),
     (
         "hpvmdevmgmt -S 1e3M d.img --dry-run",
-        "hpvmdevmgmt: ERROR: -S: '1e3M' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
+        "hpvmdevmgmt: ERROR: -S: '1e3M' is not a size; write a number with K, M, G, T or P, such as 2048M, 2G or 1.5G",
     ),
     (
         "hpvmdevmgmt -S 4095 d.img",
-        "hpvmdevmgmt: ERROR: -S: '4095' has no unit; write 4095M or 4095G",
+        "hpvmdevmgmt: ERROR: -S: '4095' has no unit; the units are K, M, G, T and P: write 4095M or 4095G",
     ),
     ("hpvmdevmgmt -S 0 d.img", "hpvmdevmgmt: ERROR: -S: a disk of no bytes is none"),
     ("hpvmdevmgmt -S 0G d.img", "hpvmdevmgmt: ERROR: -S: a disk of no bytes is none"),
@@ -97,7 +97,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "hpvmcreate -P g -r 1X",
-        "hpvmcreate: ERROR: -r: '1X' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G",
+        "hpvmcreate: ERROR: -r: '1X' is not a size; write a number with K, M, G, T or P, such as 2048M, 2G or 1.5G",
     ),
     (
         "hpvmcreate -P g -a disk:scsi:0,0,15:file:/x",

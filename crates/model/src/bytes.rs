@@ -18,9 +18,9 @@ pub struct Bytes(pub u64);
 /// Why a text is no size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
-    #[error("'{0}' is not a size; write a number with M or G, such as 2048M, 2G or 1.5G")]
+    #[error("'{0}' is not a size; write a number with K, M, G, T or P, such as 2048M, 2G or 1.5G")]
     Malformed(String),
-    #[error("'{0}' is not a whole number of bytes; write it in M or G with fewer decimals")]
+    #[error("'{0}' is not a whole number of bytes; write it in a smaller unit, without decimals")]
     Inexact(String),
     #[error("'{0}' is larger than any machine; the largest size is 8191P")]
     TooLarge(String),

@@ -14,6 +14,7 @@ pub mod name;
 pub mod network;
 pub mod os;
 pub mod problem;
+pub mod shell;
 pub mod state;
 pub mod storage;
 
@@ -32,6 +33,7 @@ pub use network::{
 };
 pub use os::{OsFamily, OsType};
 pub use problem::{Problem, Remedy, Severity};
+pub use shell::quoted;
 pub use state::{Occupant, RunState};
 pub use storage::{
     AdapterKind, Backing, DeviceKind, DiskId, FileIdentity, PciSlot, Statement, StatementForm,

@@ -55,6 +55,28 @@ pub struct Cloned {
     pub copied: Vec<Copied>,
 }
 
+/// What is left to tell: what else would be wrong with a store that gets no copy follows from that.
+fn untold(found: &[Problem], config: &GuestConfig, of_clone: Vec<Problem>) -> Vec<Problem> {
+    let refused = refused(found, config);
+    let is_told = |problem: &Problem| {
+        refused.contains(&problem.item) || found.iter().any(|told| told.text == problem.text)
+    };
+    of_clone.into_iter().filter(|problem| !is_told(problem)).collect()
+}
+
+/// What errors are about: of a device the statement and the store, whichever of them the error names.
+fn refused(found: &[Problem], config: &GuestConfig) -> BTreeSet<String> {
+    let errors = found.iter().filter(|problem| problem.severity == Severity::Error);
+    let mut items: BTreeSet<String> = errors.map(|error| error.item.clone()).collect();
+    for device in &config.storage {
+        let names = [device.to_string(), device.backing.path.clone()];
+        if names.iter().any(|name| items.contains(name)) {
+            items.extend(names);
+        }
+    }
+    items
+}
+
 /// Makes a clone of `source` as asked. `watch` is told how far the copies are.
 pub fn clone(
     host: &mut VmHost,
@@ -185,9 +207,10 @@ impl Cloning<'_> {
         found.extend(same);
         let standing = Purpose::Change { before: Some(&source) };
         let of_clone = problems(&design.config, &facts, standing);
-        let is_told = |problem: &Problem| found.iter().any(|told| told.text == problem.text);
-        let of_clone: Vec<Problem> = of_clone.into_iter().filter(|p| !is_told(p)).collect();
+        let of_clone = untold(&found, &design.config, of_clone);
         found.extend(of_clone);
+        let refused = refused(&found, &design.config);
+        found.extend(targets::too_small(&design, &facts, &refused));
         found.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
         let fields = difference::fields(&source, &design.config, None);
         let fields = difference::with_refusals(fields, &found);

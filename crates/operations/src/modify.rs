@@ -31,6 +31,8 @@ pub struct Modified {
     pub problems: Vec<Problem>,
     /// Field by field, and when it counts.
     pub fields: Vec<FieldChange>,
+    /// Those of them that are disks of a running guest, which is shown more of their stores.
+    pub grown: Vec<FieldChange>,
     /// What the guest was asked to let go and has not let go yet.
     pub pending: Vec<String>,
 }

@@ -17,7 +17,7 @@ pub enum Effect {
     Now,
     /// At the guest's next reset, or its next start when that comes first, and why not now.
     NextReset(String),
-    /// When the guest does what it was asked for, or at its next start when that comes first, and since when it was asked.
+    /// When the guest does what it was asked for, at its next reset at the latest, and since when it was asked.
     Asked(String),
     /// At the next start, and why not now.
     NextStart(String),

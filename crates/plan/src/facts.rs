@@ -5,10 +5,11 @@ pub mod network;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use hpvm_model::FileIdentity;
+use hpvm_model::entry::escaped;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::{
     Accelerator, Backing, Bytes, Choice, DeviceKind, GuestName, StorageAddress, StorageDevice,
-    StorageType, StoreIdentity, StoreRole,
+    StorageType, StoreIdentity, StoreRole, quoted,
 };
 use serde::{Deserialize, Serialize};
 
@@ -275,7 +276,8 @@ impl Restriction {
             }
             Restriction::Hidden => "its path leads where only another process, or an open descriptor, leads (a link of /proc such as root, cwd or fd/3); name it by a path of this VM Host".into(),
             Restriction::Signature { name, reason } => format!(
-                "{reason}, as hpvmhostrdev read when no guest had it; if that is of no use any more, `hpvmdevmgmt -d rdev:{name}` lifts it"
+                "{reason}, as hpvmhostrdev read when no guest had it; if that is of no use any more, `hpvmdevmgmt -d {}` lifts it",
+                quoted(&format!("rdev:{}", escaped(name)))
             ),
         })
     }

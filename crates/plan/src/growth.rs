@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use hpvm_model::{
-    AdapterKind, Bytes, DeviceKind, GuestConfig, Problem, StorageAddress, StorageType,
+    AdapterKind, Bytes, DeviceKind, GuestConfig, Problem, StorageAddress, StorageType, quoted,
 };
 
 use crate::difference::{Effect, FieldChange, device_field};
@@ -69,9 +69,10 @@ impl Growth {
         // everybody else while the guest runs, and reads when the guest starts.
         if device.backing.storage == StorageType::Qcow2 {
             return self.notes.push(format!(
-                "the disk at {} has {}, as its image says, and can be made larger while the guest is off: qemu-img resize '{path}' SIZE",
+                "the disk at {} has {}, as its image says, and can be made larger while the guest is off: `qemu-img resize {} SIZE`",
                 device.address,
-                Bytes(shown)
+                Bytes(shown),
+                quoted(path)
             ));
         }
         let bytes = node_bytes(store);

@@ -7,11 +7,11 @@ pub mod packets;
 pub mod registered;
 mod stores;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use hpvm_model::{
     AdapterKind, Bytes, Entitlement, GuestConfig, NicKind, PciSlot, Problem, Remedy, Runnable,
-    Severity,
+    Severity, StorageAddress, StorageDevice,
 };
 
 use crate::facts::{HostFacts, Provision, Shut, ShutFolder, StartFacts};
@@ -52,21 +52,18 @@ struct Finding {
 /// All problems of `config`, each once, errors first.
 #[must_use]
 pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -> Vec<Problem> {
-    let standing = match purpose {
-        Purpose::Change { before: Some(before) } | Purpose::ChangeOfRunning { before } => {
-            findings(before, facts)
-        }
-        Purpose::Change { before: None } | Purpose::Start => Vec::new(),
+    let before = match purpose {
+        Purpose::Change { before } => before,
+        Purpose::ChangeOfRunning { before } => Some(before),
+        Purpose::Start => None,
     };
+    let standing = before.map_or_else(Vec::new, |before| findings(before, facts));
     let is_standing = |f: &Finding| standing.iter().any(|s| s.item == f.item && s.text == f.text);
     let mut problems: Vec<Problem> = Vec::new();
     let mut found = findings(config, facts);
-    match purpose {
-        Purpose::Change { before } => stores::images_as_raw(config, before, facts, &mut found),
-        Purpose::ChangeOfRunning { before } => {
-            stores::images_as_raw(config, Some(before), facts, &mut found);
-        }
-        Purpose::Start => {}
+    if purpose != Purpose::Start {
+        stores::images_as_raw(config, before, facts, &mut found);
+        stores::folders_of_no_drive(config, before, facts, &mut found);
     }
     if let Purpose::ChangeOfRunning { before } = purpose {
         network::comes(config, before, facts, &mut found);
@@ -223,14 +220,14 @@ fn places(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
             format!("{} devices are more than the {most} a guest can have", config.storage.len()),
         ));
     }
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<StorageAddress, &StorageDevice> = BTreeMap::new();
     let mut adapters: BTreeMap<PciSlot, AdapterKind> = BTreeMap::new();
     for device in &config.storage {
         let address = device.address;
-        if !seen.insert(address) {
+        if let Some(first) = seen.insert(address, device) {
             all.push(never(
                 device.to_string(),
-                format!("address {address} is given to two devices"),
+                format!("address {address} is given to two devices; {first} has it already"),
             ));
         }
         let adapter = *adapters.entry(address.slot).or_insert(device.adapter);

@@ -83,7 +83,7 @@ fn an_image_is_made_larger_while_its_guest_is_off() {
         let growth = named(image, 8 * MIB, regular(5, length * MIB));
         assert_eq!((offered(&growth), growth.problems.len()), (None, 0));
         assert!(growth.notes[0].contains("has 8 MB, as its image says"), "{:?}", growth.notes);
-        assert!(growth.notes[0].contains("qemu-img resize '/a' SIZE"), "{:?}", growth.notes);
+        assert!(growth.notes[0].contains("`qemu-img resize /a SIZE`"), "{:?}", growth.notes);
     }
     let other = named("disk:avio_stor:0,0,0:qcow2:/a", 8 * MIB, regular(6, 8 * MIB));
     assert!(other.problems[0].text.contains("another file"), "{:?}", other.problems);

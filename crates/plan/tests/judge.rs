@@ -181,7 +181,14 @@ fn an_empty_drive_that_names_a_file_is_a_warning() {
         assert_eq!(said.len(), count, "{said:?}");
         assert!(said.iter().all(|line| line.starts_with("WARNING: '/s' is a file")), "{said:?}");
         facts.files.insert("/s".into(), FileFact::Folder);
-        assert_eq!(lines(&config, &facts, CREATE), Vec::<String>::new());
+        let said = lines(&config, &facts, CREATE);
+        assert_eq!(said.len(), 1 - count, "{said:?}");
+        let refused = "ERROR: '/s' is a folder, which only a dvd can have: dvd:scsi::null:/s;";
+        assert!(said.iter().all(|line| line.starts_with(refused)), "{said:?}");
+        let had = Purpose::Change { before: Some(&config) };
+        assert_eq!(lines(&config, &facts, had), Vec::<String>::new());
+        let start = HostFacts { start: Some(ready()), ..facts };
+        assert_eq!(lines(&config, &start, Purpose::Start), Vec::<String>::new());
     }
 }
 
@@ -219,7 +226,10 @@ fn an_empty_file_is_one_warning() {
 #[test]
 fn one_place_takes_one_device_and_one_slot_one_kind_of_adapter() {
     let double = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,0:file:/b"]);
-    assert!(lines(&double, &host(&double), CREATE)[0].contains("two devices"));
+    assert!(
+        lines(&double, &host(&double), CREATE)[0]
+            .contains("two devices; disk:scsi:0,0,0:file:/a has it")
+    );
     let mixed = guest(&["disk:scsi:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"]);
     assert!(lines(&mixed, &host(&mixed), CREATE)[0].contains("bus,device of its own"));
 }
@@ -303,11 +313,11 @@ fn one_device_too_many_is_told_with_the_bound() {
 #[test]
 fn a_boot_disk_without_a_driver_in_the_guest_is_told() {
     let avio = ["dvd:avio_stor:0,0,0:null:/", "disk:avio_stor:0,0,1:file:/a"];
-    let alone = ["disk:avio_stor:0,2,7:file:/a", "dvd:scsi:0,4,0:null:/"];
+    let alone = ["disk:avio_stor:0,2,7:file:/it's a", "dvd:scsi:0,4,0:null:/"];
     let scsi_first = ["disk:scsi:0,0,0:file:/a", "disk:avio_stor:0,1,0:file:/b"];
     for (os, statements, way_out) in [
         ("windows:2022", &avio, Some("-d disk:avio_stor:0,0,1:file:/a -a disk:scsi::file:/a")),
-        ("hpux", &alone, Some("-m disk:scsi:0,2,7:file:/a")),
+        ("hpux", &alone, Some(r"-m 'disk:scsi:0,2,7:file:/it'\''s a'")),
         ("linux", &avio, None),
         ("unknown", &avio, None),
         ("windows", &scsi_first, None),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, CommandFactory};
 use hpvm_model::bytes::{Bytes, MIB, SizeError, shown};
 use hpvm_model::entry::{AttributeName, Deletion, EntryError, Listing, Replacement, Setting};
-use hpvm_model::{Choice, EntryId, Severity};
+use hpvm_model::{Choice, EntryId, EntryType, Severity, quoted};
 use hpvm_operations::devdb::disk_file::{self, DiskRefused, Made, Room};
 use hpvm_operations::devdb::entries::{self, Changed};
 use hpvm_operations::devdb::{listing, repair, replace, running};
@@ -13,7 +13,7 @@ use hpvm_operations::{Actor, Mode, Refusal, VmHost};
 use hpvm_registry::Access;
 
 use crate::args::Operation;
-use crate::dispatch::{Context, Perform, quoted, version};
+use crate::dispatch::{Context, Perform, version};
 use crate::entries as shown_as;
 use crate::exit::Failure;
 use crate::messages::printable;
@@ -72,7 +72,7 @@ pub struct Devmgmt {
     #[arg(short = 'r', long)]
     pub repair_script: bool,
 
-    /// Make a file of exactly this size, a multiple of 4096 bytes, or extend it; a size has a letter, such as 512M or 1.5G
+    /// Make a file of exactly this size, a multiple of 4096 bytes, or extend it; a size has a letter (K, M, G, T or P), such as 512M or 1.5G
     #[arg(short = 'S', long, num_args = 2, value_names = ["SIZE", "FILE"])]
     pub size: Option<Vec<String>>,
 
@@ -85,7 +85,7 @@ pub struct Devmgmt {
     pub verbose: bool,
 
     /// With -S: take the room on the file system now, not when the guest writes
-    #[arg(long, requires = "size")]
+    #[arg(long, requires = "size", conflicts_with_all = OTHERS_THAN_SIZE)]
     pub preallocate: bool,
 
     /// Check only: print what would be done
@@ -93,19 +93,25 @@ pub struct Devmgmt {
     pub dry_run: bool,
 
     /// With -l: as JSON, after docs/schema/devices.json
-    #[arg(long, requires = "list")]
+    #[arg(long, requires = "list", conflicts_with_all = OTHERS_THAN_LIST)]
     pub json: bool,
 
     #[command(flatten)]
     pub operation: Operation,
 }
 
+/// Of the tasks, those with which an option of one of them means nothing: clap asks for no other task than the one there is.
+const OTHERS_THAN_SIZE: [&str; 8] =
+    ["add", "delete", "modify", "rename", "list", "initialize", "repair_script", "version"];
+const OTHERS_THAN_LIST: [&str; 8] =
+    ["add", "delete", "modify", "rename", "initialize", "repair_script", "size", "version"];
+
 /// Why a text is no entry to be added.
 #[derive(Debug, thiserror::Error)]
 enum AddError {
     #[error(transparent)]
     Entry(#[from] EntryError),
-    #[error("an attribute is given to an entry that is there: first -a {entry}, then -m {}", shown(.text))]
+    #[error("an attribute is given to an entry that is there: first -a {}, then -m {}", quoted(&.entry.to_string()), quoted(&shown(.text)))]
     Attribute { entry: EntryId, text: String },
 }
 
@@ -174,7 +180,21 @@ impl Devmgmt {
         };
         let Changed { before, after } = changed?;
         self.tell_who_waits(context, host)?;
+        self.tell_what_is_overruled(context, host)?;
         self.tell(&shown_as::change(before.as_ref(), after.as_ref(), mode))
+    }
+
+    /// Who restricts what an entry keeps for guests may have mistaken the path.
+    fn tell_what_is_overruled(&self, context: &Context, host: &VmHost) -> Result<(), Failure> {
+        let Some(id) = self.add.as_ref().filter(|id| id.entry == EntryType::Restricted) else {
+            return Ok(());
+        };
+        if let Some(known) = entries::overruled(host, id)? {
+            context.say.note(&format!(
+                "there is {known} too, which stays with its attributes; no guest is given the device as long as {id} is there"
+            ));
+        }
+        Ok(())
     }
 
     /// Whether a disk may be written is settled when a guest starts.
@@ -252,7 +272,7 @@ fn whole(refusal: Refusal) -> Failure {
 /// Why a text is no size of a disk.
 #[derive(Debug, thiserror::Error)]
 enum DiskSizeError {
-    #[error("'{0}' has no unit; write {0}M or {0}G")]
+    #[error("'{0}' has no unit; the units are K, M, G, T and P: write {0}M or {0}G")]
     Unit(String),
     #[error(transparent)]
     Size(#[from] SizeError),

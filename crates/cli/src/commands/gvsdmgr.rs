@@ -243,8 +243,19 @@ impl Gvsdmgr {
             entries::set(host, &actor, &id, Setting::AcceptIdentifier, mode)
                 .or_else(|refusal| refused(name, refusal))
         };
+        let tried = accept(Mode::DryRun);
+        if tried.as_ref().is_ok_and(|changed| !changed.accepts_another()) {
+            context.say.note(&format!(
+                "'{}' leads to the disk that {address} of '{name}' was given; there is nothing to accept",
+                id.name()
+            ));
+            return Ok(match mode(self.dry_run) {
+                Mode::Apply => String::new(),
+                Mode::DryRun => NOTHING.into(),
+            });
+        }
         if self.asks() {
-            accept(Mode::DryRun)?;
+            tried?;
             let question = format!(
                 "Accept the device that '{}' leads to now as the disk {address} of '{name}'?",
                 id.name()

@@ -3,7 +3,7 @@
 use hpvm_model::GuestName;
 use hpvm_operations::modify::{Modified, modify};
 use hpvm_operations::{Mode, VmHost};
-use hpvm_plan::difference::Effect;
+use hpvm_plan::difference::{Effect, FieldChange};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::request::Request;
 use hpvm_registry::Access;
@@ -77,6 +77,9 @@ impl Perform for Modify {
         if modified.is_nothing() {
             context.say.note(&format!("nothing to change: guest '{}' is so already", config.name));
         }
+        for FieldChange { field, from, to, .. } in &modified.grown {
+            context.say.note(&format!("{field}: {to} now, {from} before"));
+        }
         for sentence in waiting(&modified) {
             context.say.warning(Some(&modified.after.name), &sentence);
         }
@@ -87,10 +90,10 @@ impl Perform for Modify {
 /// What the administrator asked for and does not have yet.
 fn waiting(modified: &Modified) -> Vec<String> {
     let later = modified.fields.iter().filter_map(|change| match &change.effect {
-        Effect::NextReset(reason) => {
+        Effect::NextReset(reason) | Effect::Asked(reason) => {
             Some(format!("{}: waits for the guest's next reset: {reason}", change.field))
         }
-        Effect::Asked(reason) | Effect::NextStart(reason) => {
+        Effect::NextStart(reason) => {
             Some(format!("{}: waits for the next start: {reason}", change.field))
         }
         Effect::Now | Effect::Refused(_) => None,

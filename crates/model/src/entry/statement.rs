@@ -46,6 +46,10 @@ pub enum EntryError {
     Attribute { name: String, of: EntryType },
     #[error("{}={value} means nothing; write {}={right}", name.as_str(), name.as_str())]
     Value { name: AttributeName, value: String, right: &'static str },
+    #[error(
+        "ALLOW={0} would give it to '{0}' alone, and an entry names no single guest: write ALLOW=GUEST, with the word GUEST as it stands here, and any guest may have it"
+    )]
+    AllowedByName(String),
     #[error("'{0}' replaces nothing; write gdev:OLD:NEW or rdev:OLD:NEW with absolute paths")]
     NoReplacement(String),
     #[error("a VM Host's entry has no path that could be replaced")]
@@ -159,7 +163,8 @@ impl Setting {
                 Setting::Usage(kind.map_err(|_| wrong("DISK, DVD, TAPE, CHANGER or BURNER"))?)
             }
             AttributeName::Allow if value.eq_ignore_ascii_case("GUEST") => Setting::AllowGuests,
-            AttributeName::Allow => return Err(wrong("GUEST")),
+            AttributeName::Allow if value.is_empty() => return Err(wrong("GUEST")),
+            AttributeName::Allow => return Err(EntryError::AllowedByName(shown(value))),
             AttributeName::Identifier if value.eq_ignore_ascii_case("ACCEPT") => {
                 Setting::AcceptIdentifier
             }
@@ -368,7 +373,8 @@ mod tests {
             ("gdev:/a:attr:SHAER=YES", "those are SHARE, PRESERVE, READONLY, USAGE, IDENTIFIER"),
             ("gdev:/a:attr:AUTORDEV=YES", "no attribute that can be changed"),
             ("rdev:/a:attr:SHARE=YES", "those are PRESERVE, ALLOW"),
-            ("rdev:/a:attr:ALLOW=HOST", "ALLOW=GUEST"),
+            ("rdev:/a:attr:ALLOW=", "write ALLOW=GUEST"),
+            ("rdev:/a:attr:ALLOW=web1", "to 'web1' alone, and an entry names no single guest"),
             ("xdev:/a:attr:SHARE=YES", "gdev, rdev and server"),
             ("gdev:a:attr:SHARE=YES", "absolute path"),
             ("gdev:/a", "TYPE:NAME:attr:"),

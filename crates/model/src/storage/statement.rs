@@ -59,8 +59,8 @@ pub enum StatementError {
     ControlCharacter(String),
     #[error("the location '{0}' is longer than 4095 bytes")]
     PathTooLong(String),
-    #[error("the location is missing; write what backs the device, such as file:/path")]
-    LocationMissing,
+    #[error("the location is missing; write what backs the device, such as {0}")]
+    LocationMissing(&'static str),
     #[error(
         "-m needs the device's address, as `hpvmstatus -d` prints it; only the one dvd of a guest goes without"
     )]
@@ -107,7 +107,7 @@ impl Statement {
     fn require(&self, form: StatementForm) -> Result<(), StatementError> {
         match (form, self.address, &self.backing) {
             (StatementForm::Add | StatementForm::Modify, _, None) => {
-                Err(StatementError::LocationMissing)
+                Err(StatementError::LocationMissing(example(self.kind, self.kind.stores()[0])))
             }
             // Most guests have one drive, and then it is clear which one is meant.
             (StatementForm::Modify, None, _) if self.kind != DeviceKind::Dvd => {
@@ -179,7 +179,9 @@ fn parse_backing(
     if !kind.stores().contains(&storage) {
         return Err(StatementError::Store { kind, storage });
     }
-    let location = location.filter(|l| !l.is_empty()).ok_or(StatementError::LocationMissing)?;
+    let location = location
+        .filter(|l| !l.is_empty())
+        .ok_or_else(|| StatementError::LocationMissing(example(kind, storage)))?;
     if !location.starts_with('/') {
         return Err(StatementError::RelativePath(shown(location)));
     }
@@ -190,6 +192,18 @@ fn parse_backing(
         return Err(StatementError::ControlCharacter(shown(location)));
     }
     Ok(Backing::new(storage, location))
+}
+
+/// A backing of this type.
+fn example(kind: DeviceKind, storage: StorageType) -> &'static str {
+    match (storage, kind) {
+        (StorageType::Null, DeviceKind::Dvd) => "null:/folder, a folder of images to choose from",
+        (StorageType::Null, _) => "null:/path, which need not exist",
+        (StorageType::Attach, _) => "attach:/dev/sg0",
+        (StorageType::Lv, _) => "lv:/dev/group/volume",
+        (StorageType::Qcow2, _) => "qcow2:/path",
+        (StorageType::File | StorageType::Disk, _) => "file:/path",
+    }
 }
 
 #[cfg(test)]
@@ -223,7 +237,10 @@ mod tests {
             ("disk:ide::file:/x", "adapter"),
             ("disk:scsi::disk/dev/rdsk/x", "storage type"),
             ("disk:scsi::file:x", "absolute"),
-            ("disk:scsi::file:", "location"),
+            ("disk:scsi::file:", "such as file:/path"),
+            ("dvd:scsi::null:", "such as null:/folder, a folder of images"),
+            ("dvd:scsi::null", "such as null:/folder, a folder of images"),
+            ("tape:scsi", "such as attach:/dev/sg0"),
             ("disk:scsi::file:/a\nb", "control"),
             ("disk:scsi::npiv:/dev/fcd0", "storage type"),
             ("dvd:scsi::lv:/dev/vg/l", "it takes disk, file or null"),
@@ -276,16 +293,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_statement_panics(text in "\\PC{0,60}") {
+        fn no_statement_panics(text in "(disk|dvd|tape|hba|network|serial|x)?:?(scsi|avio_stor|aviostor|lan)?:?\\PC{0,30}(:file:|:null:|:attach:|:lv)?\\PC{0,20}") {
             for form in [StatementForm::Add, StatementForm::Modify, StatementForm::Delete] {
                 let _ = Statement::parse(&text, form);
             }
         }
 
         #[test]
-        fn what_is_printed_can_be_given_back(bus in 0u8..7, device in 0u8..8, target in 0u8..8, path in "/[ -~]{0,30}", kind in 0usize..5, store in 0usize..6, vio: bool, random: u64) {
+        fn what_is_printed_can_be_given_back(bus in 0u8..7, device in 0u8..8, any_target in 0u8..128, path in "/[ -~]{0,30}", kind in 0usize..5, store in 0usize..6, vio: bool, random: u64) {
             prop_assume!((bus, device) != (0, 3));
             let kind = DeviceKind::ALL[kind];
+            // The second VIO adapter behind an address has 8 to 14.
+            let target = if vio { any_target % 15 } else { any_target };
             let device = StorageDevice {
                 kind,
                 adapter: if vio { AdapterKind::Scsi } else { AdapterKind::AvioStor },

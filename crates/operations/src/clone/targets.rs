@@ -1,6 +1,7 @@
 //! What may be copied, and to where: judged before the first byte is written. Whether the clone can run with it is judged
 //! with everything else.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -54,6 +55,9 @@ pub(super) fn judge(
         problems.extend(half_copy(work, layers, &design.config.name));
     }
     problems.extend(doubles(&design.work, facts));
+    // A store that is named for several devices has one owner.
+    let mut told = BTreeSet::new();
+    problems.retain(|problem| told.insert(problem.text.clone()));
     Ok(problems)
 }
 
@@ -151,23 +155,30 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
             }
             problems.extend(locked(path, facts));
         }
-        (Some(FileFact::Block(block)), _) => {
-            problems.extend(locked(path, facts));
-            let wanted = size(&plain_file(Path::new(&work.from.path)), facts, &work.from.path);
-            if block.size < wanted {
-                problems.push(error(
-                    path,
-                    format!(
-                        "'{path}' has {} bytes, and {} to be copied there has {}",
-                        block.size.0, work.from.path, wanted.0
-                    ),
-                ));
-            }
-        }
+        (Some(FileFact::Block(_)), _) => problems.extend(locked(path, facts)),
         // Another kind of thing is told by the judgement of the clone.
         _ => {}
     }
     problems
+}
+
+/// Devices that are too small for their copies, but for those that are refused anyhow.
+pub(super) fn too_small(
+    design: &Design,
+    facts: &HostFacts,
+    refused: &BTreeSet<String>,
+) -> Vec<Problem> {
+    let too_small = |Work { from, to, .. }: &Work| {
+        let Some(FileFact::Block(block)) = facts.files.get(&to.path) else { return None };
+        let wanted = size(&plain_file(Path::new(&from.path)), facts, &from.path);
+        let text = format!(
+            "'{}' has {} bytes, and {} to be copied there has {}",
+            to.path, block.size.0, from.path, wanted.0
+        );
+        (block.size < wanted).then(|| error(&to.path, text))
+    };
+    let copies = design.work.iter().filter(|work| work.how != How::Overlay(Place::Own));
+    copies.filter(|work| !refused.contains(&work.to.path)).filter_map(too_small).collect()
 }
 
 /// Whose it is already.

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use hpvm_model::{
-    Backing, FileIdentity, GuestConfig, GuestName, StorageDevice, StorageType, StoreRole,
-};
+use hpvm_model::{Backing, FileIdentity, GuestConfig, GuestName, StorageDevice, StorageType};
 use hpvm_plan::drives;
 
 use super::trail::Trail;
@@ -20,29 +18,52 @@ pub struct Dependent {
     pub device: StorageDevice,
     /// The backing of the device, or a layer under that.
     pub store: Backing,
-    pub role: StoreRole,
+    pub tie: Tie,
+}
+
+/// What ties a guest's device to the thing it depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tie {
+    /// It is its backing.
+    Store,
+    /// It lies under its backing.
+    Layer,
+    /// It can be put into the drive: users of the guest's console may choose it from a folder.
+    Choice,
 }
 
 impl Dependent {
     fn of(guest: &GuestName, device: &StorageDevice) -> Vec<Dependent> {
-        let roles = std::iter::once(StoreRole::Store).chain(std::iter::repeat(StoreRole::Layer));
-        let dependent = |(store, role): (&Backing, StoreRole)| Dependent {
+        let ties = std::iter::once(Tie::Store).chain(std::iter::repeat(Tie::Layer));
+        let dependent = |(store, tie): (&Backing, Tie)| Dependent {
             guest: guest.clone(),
             device: device.clone(),
             store: store.clone(),
-            role,
+            tie,
         };
-        device.backings().zip(roles).map(dependent).collect()
+        device.backings().zip(ties).map(dependent).collect()
+    }
+
+    /// The same drive, as one whose users may choose another medium.
+    fn by_choice(&self) -> Dependent {
+        Dependent { tie: Tie::Choice, ..self.clone() }
     }
 }
 
 impl fmt::Display for Dependent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let uses = match self.role {
-            StoreRole::Store => "uses",
-            StoreRole::Layer => "builds on",
-        };
-        write!(f, "guest '{}' {uses} '{}' ({})", self.guest, self.store.path, self.device)
+        let Dependent { guest, device, store, tie } = self;
+        match tie {
+            Tie::Store => write!(f, "guest '{guest}' uses '{}' ({device})", store.path),
+            Tie::Layer => write!(f, "guest '{guest}' builds on '{}' ({device})", store.path),
+            Tie::Choice => {
+                let folder = drives::folder(device).unwrap_or(&store.path);
+                write!(
+                    f,
+                    "the console of guest '{guest}' may choose images from folder '{folder}' ({device})"
+                )
+            }
+        }
     }
 }
 
@@ -90,9 +111,13 @@ pub(super) fn concerned(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Ref
     let concerned: BTreeMap<&str, bool> =
         paths.iter().map(|path| (*path, is_concerned(path))).collect();
     let chooses: BTreeSet<usize> = choosing_among(host, &all, &wanted)?;
-    let is_meant =
-        |index: usize| concerned[all[index].store.path.as_str()] || chooses.contains(&index);
-    Ok((0..all.len()).filter(|index| is_meant(*index)).map(|index| all[index].clone()).collect())
+    let found = all.iter().enumerate().filter_map(|(index, dependent)| {
+        match concerned[dependent.store.path.as_str()] {
+            true => Some(dependent.clone()),
+            false => chooses.contains(&index).then(|| dependent.by_choice()),
+        }
+    });
+    Ok(found.collect())
 }
 
 /// The drives whose users choose from a folder above what lies at this path, now or at the next start.
@@ -100,7 +125,7 @@ pub(super) fn choosing(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refu
     let all = all(host)?;
     let trail = Trail::of(path, &Stores::look_at([path]));
     let chooses = choosing_among(host, &all, &trail)?;
-    Ok(chooses.into_iter().map(|index| all[index].clone()).collect())
+    Ok(chooses.into_iter().map(|index| all[index].by_choice()).collect())
 }
 
 fn choosing_among(

@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,14 @@ pub enum DiskRefused {
     Smaller { path: PathBuf, have: u64, asked: u64 },
     #[error("'{}' is no regular file, and only files are made", .0.display())]
     NoFile(PathBuf),
+    #[error("there is no folder '{}' for '{}'; make it first, or name another", path.parent().unwrap_or(path).display(), path.display())]
+    NoFolder { path: PathBuf },
+    #[error("'{}' would be a file among the nodes of devices, in the VM Host's memory and gone with its next boot; name a folder on a disk", .0.display())]
+    AmongDevices(PathBuf),
+    #[error("the file system of '{}' has no files of {size}; choose a smaller size, or a folder on another file system", path.display())]
+    TooLarge { path: PathBuf, size: Bytes },
+    #[error("the file system of '{}' has no room for {size}; make room there, or choose a smaller size or another folder", path.display())]
+    NoRoom { path: PathBuf, size: Bytes },
     #[error("'{}' is another file than a moment ago, and stays as it is", .0.display())]
     Exchanged(PathBuf),
     #[error("'{}' has control characters or is no text, so no statement could name the disk", .0.display())]
@@ -102,6 +110,7 @@ fn attempt(
         return Err(DiskRefused::NoName(path.to_owned()).into());
     }
     let found = regular_file(path)?;
+    in_a_folder_for_disks(path)?;
     // Whoever gives the file to a guest, or extends it too, waits until it has its size.
     let _claims = match mode {
         Mode::Apply => Some(claims::hold(host, found.as_ref().and_then(media::identity))?),
@@ -130,7 +139,28 @@ fn regular_file(path: &Path) -> Result<Option<Metadata>, Refusal> {
     match asked(path, |path| std::fs::metadata(path)) {
         Ok(found) if found.is_file() => Ok(Some(found)),
         Ok(_) => Err(DiskRefused::NoFile(path.to_owned()).into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // In what is no folder nothing is either; that is told next.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(Refusal::file("look at", path)(error)),
+    }
+}
+
+/// A name below /dev that nobody made yet is a node mistyped.
+fn in_a_folder_for_disks(path: &Path) -> Result<(), Refusal> {
+    let folder = asked(path.parent().unwrap_or(Path::new("/")), |folder| {
+        folder.canonicalize().map(|real| (real.is_dir(), real))
+    });
+    match folder {
+        Ok((true, real)) if real.starts_with("/dev") && !real.starts_with("/dev/shm") => {
+            Err(DiskRefused::AmongDevices(path.to_owned()).into())
+        }
+        Ok((true, _)) => Ok(()),
+        Ok((false, _)) => Err(DiskRefused::NoFolder { path: path.to_owned() }.into()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(DiskRefused::NoFolder { path: path.to_owned() }.into())
+        }
         Err(error) => Err(Refusal::file("look at", path)(error)),
     }
 }
@@ -230,15 +260,19 @@ fn grown(
     room: Room,
     action: &'static str,
 ) -> Result<(), Refusal> {
-    let failed = || Refusal::file(action, path);
-    let have = file.metadata().map_err(|e| failed()(e))?.len();
+    let failed = |error: io::Error| match error.kind() {
+        ErrorKind::FileTooLarge => DiskRefused::TooLarge { path: path.to_owned(), size }.into(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            DiskRefused::NoRoom { path: path.to_owned(), size }.into()
+        }
+        _ => Refusal::file(action, path)(error),
+    };
+    let have = file.metadata().map_err(failed)?.len();
     extension(path, have, size)?;
-    if room == Room::Now
-        && let Err(error) = reserved(file, have, size)
-    {
-        return Err(failed()(error.into()));
+    if room == Room::Now {
+        reserved(file, have, size).map_err(|error| failed(error.into()))?;
     }
-    file.set_len(size.0).and_then(|()| file.sync_all()).map_err(|e| failed()(e))
+    file.set_len(size.0).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 /// Takes the room behind the end too, or none of it. The length, which says what a guest may have, stays.

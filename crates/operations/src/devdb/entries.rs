@@ -6,8 +6,8 @@ use std::path::Path;
 use hpvm_host::reservations::{self, Keeps};
 use hpvm_model::entry::{AttributeName, Deletion, Setting};
 use hpvm_model::{
-    AdapterKind, Choice, DeviceKind, EntryId, EntryType, Origin, StorageDevice, StorageType,
-    StoreIdentity,
+    AdapterKind, Choice, DeviceKind, EntryId, EntryType, Likeness, Origin, StorageDevice,
+    StorageType, StoreIdentity, quoted,
 };
 use hpvm_plan::facts::{FileFact, Reservations, Restriction};
 use hpvm_plan::judge::registered::ONE_PATH_OF_SEVERAL;
@@ -47,7 +47,7 @@ pub enum EntryRefused {
     #[error("this VM Host uses {id} now, and it stays restricted until it does not: {uses}")]
     HostUses { id: EntryId, uses: String },
     #[error(
-        "{0} is restricted without an entry, since it is this VM Host's own; `hpvmdevmgmt -m {0}:attr:ALLOW=GUEST --reason TEXT` would give it away"
+        "{} is restricted without an entry, since it is this VM Host's own; `hpvmdevmgmt -m {} --reason TEXT` would give it away", .0, giving_away(.0)
     )]
     Preset(EntryId),
     #[error("'{path}' cannot be marked SHARE=YES: {why}")]
@@ -77,8 +77,13 @@ fn known_as(id: &EntryId, known: &EntryId) -> String {
     if id == known { String::new() } else { format!(", as {known}") }
 }
 
+fn giving_away(id: &EntryId) -> String {
+    quoted(&format!("{id}:attr:ALLOW=GUEST"))
+}
+
 fn commands(dependents: &[Dependent]) -> String {
-    let command = |d: &Dependent| format!("`hpvmmodify -P {} -d {}`", d.guest, d.device);
+    let command =
+        |d: &Dependent| format!("`hpvmmodify -P {} -d {}`", d.guest, quoted(&d.device.to_string()));
     dependents.iter().map(command).collect::<Vec<_>>().join(", ")
 }
 
@@ -87,6 +92,18 @@ fn commands(dependents: &[Dependent]) -> String {
 pub struct Changed {
     pub before: Option<Entry>,
     pub after: Option<Entry>,
+}
+
+impl Changed {
+    /// Whether another device is accepted than the one that is known; the first of an entry is.
+    #[must_use]
+    pub fn accepts_another(&self) -> bool {
+        let identity = |entry: &Option<Entry>| entry.as_ref()?.identity.clone();
+        match (identity(&self.before), identity(&self.after)) {
+            (Some(kept), Some(found)) => kept.compare(&found) != Likeness::Same,
+            _ => true,
+        }
+    }
 }
 
 /// Adds an entry made by hand.
@@ -250,6 +267,12 @@ fn deleted(host: &VmHost, id: &EntryId) -> Result<Changed, Refusal> {
         }
     }
     Ok(Changed { before: Some(entry), after: None })
+}
+
+/// The gdev entry beside an rdev entry of the same thing: it stays, and counts for nothing as long as that is there.
+pub fn overruled(host: &VmHost, restricted: &EntryId) -> Result<Option<EntryId>, Refusal> {
+    let Ok(id) = EntryId::new(EntryType::Guest, restricted.name()) else { return Ok(None) };
+    Ok(host.registry.entry(&id, &real_path(id.name()))?.map(|entry| entry.id))
 }
 
 /// What this VM Host is called in the list.

@@ -199,6 +199,6 @@ fn waiting_text(change: &DeviceChange) -> String {
         DeviceChange::LinkNics { .. } => "the links of its NICs".into(),
     };
     format!(
-        "the guest was asked to let {what} go and has not done so yet; it goes when the guest lets it, at its next start at the latest"
+        "the guest was asked to let {what} go and has not done so yet; it goes when the guest lets it, at its next reset at the latest"
     )
 }

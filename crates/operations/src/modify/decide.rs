@@ -130,12 +130,13 @@ impl<'a> Change<'a> {
             problems.extend(hotplug::held_elsewhere(&after.name, machine, &planned));
         }
         planned.extend(growth.planned);
-        fields.extend(growth.fields);
+        fields.extend(growth.fields.iter().cloned());
         problems.extend(growth.problems);
         let fields = difference::with_refusals(fields, &problems);
         let fields = difference::without_drawn(fields, Some(before), after, self.request);
         let (before, after) = (before.clone(), after.clone());
-        let modified = Modified { before, after, problems, fields, pending: growth.notes };
+        let (grown, pending) = (growth.fields, growth.notes);
+        let modified = Modified { before, after, problems, fields, grown, pending };
         Ok(Decision { modified, planned })
     }
 

@@ -1,7 +1,7 @@
 //! Asks the LAN behind a switch whether somebody there has the MAC address that a guest is to get. Creating, changing, cloning
 //! and starting a guest do; what follows from an answer is decided with everything else that is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hpvm_host::nic::probe::{self, Question, Verdict};
 use hpvm_model::{GuestConfig, MacAddress, Nic, PortVlan, SwitchName, VlanId, Wire, chain};
@@ -88,7 +88,8 @@ fn answer(verdict: Verdict) -> Option<LanAnswer> {
 
 /// Has a configuration made, and once more with other addresses as long as the LAN has those that were drawn. An address that
 /// was asked for stays as it is, and its answer is that of the LAN. NICs that the guest has already are not asked for; nor are
-/// those of a running guest that go to another switch, since they would answer themselves where the LANs are one.
+/// those of a running guest that go to another switch, since they would answer themselves where the LANs are one, nor addresses
+/// of which the VM Host knows itself who has them.
 pub(crate) fn made_apart<T>(
     host: &VmHost,
     before: &[Nic],
@@ -97,10 +98,12 @@ pub(crate) fn made_apart<T>(
     config_of: impl Fn(&T) -> &GuestConfig,
     mut make: impl FnMut(&NetworkFacts) -> Result<T, Refusal>,
 ) -> Result<(T, Answers), Refusal> {
+    let known: BTreeSet<MacAddress> = network.macs.keys().copied().collect();
     let is_new = |nic: &&Nic| {
         let answers = |attached: &AttachedNic| attached.nic.mac == nic.mac;
         !before.iter().any(|old| (&old.vswitch, old.mac) == (&nic.vswitch, nic.mac))
             && !running.is_some_and(|machine| machine.nics.iter().any(answers))
+            && !known.contains(&nic.mac)
     };
     let mut draws = 1;
     loop {

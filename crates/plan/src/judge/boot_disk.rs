@@ -1,7 +1,7 @@
 //! Whether a guest's system can be expected to find the disk it boots from. Called by `problems` of a configuration, and by
 //! `hpvm why` of a guest that stays in its firmware. What is on the disk it does not know: the OS type alone tells.
 
-use hpvm_model::{AdapterKind, DeviceKind, GuestConfig, OsFamily, Remedy, StorageDevice};
+use hpvm_model::{AdapterKind, DeviceKind, GuestConfig, OsFamily, Remedy, StorageDevice, quoted};
 
 use super::{Finding, Findings, note};
 
@@ -48,8 +48,14 @@ fn move_to_scsi(config: &GuestConfig, disk: &StorageDevice) -> String {
         config.storage.iter().filter(|other| other.address.slot == address.slot).count() == 1;
     let store = format!("{}:{}", backing.storage.as_str(), backing.path);
     match has_slot_alone && address.target <= AdapterKind::Scsi.target_max() {
-        true => format!("hpvmmodify -P {name} -m disk:scsi:{address}:{store}"),
-        false => format!("hpvmmodify -P {name} -d {disk} -a disk:scsi::{store}"),
+        true => {
+            let moved = format!("disk:scsi:{address}:{store}");
+            format!("hpvmmodify -P {name} -m {}", quoted(&moved))
+        }
+        false => {
+            let (old, new) = (disk.to_string(), format!("disk:scsi::{store}"));
+            format!("hpvmmodify -P {name} -d {} -a {}", quoted(&old), quoted(&new))
+        }
     }
 }
 

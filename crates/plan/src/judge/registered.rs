@@ -3,7 +3,7 @@
 
 use hpvm_model::{
     AdapterKind, Backing, Choice, DeviceKind, EntryId, EntryType, GuestConfig, Likeness, Problem,
-    Severity, StorageDevice, StorageType, StoreIdentity,
+    Severity, StorageDevice, StorageType, StoreIdentity, quoted,
 };
 
 use super::{Finding, Findings, never, note, taken};
@@ -44,9 +44,11 @@ pub(super) fn may_have_restricted_name(
         return None;
     }
     let OtherNames { names, file, folders } = facts.registered.get(path)?.other_names.as_ref()?;
+    let folders: Vec<String> = folders.iter().map(|folder| quoted(folder)).collect();
     let text = format!(
-        "'{path}' leads to a file with {names} names (hard links), and what guests are kept from may be one of them: `find {} -xdev -samefile {file}` tells; where it finds one, give the guest a copy",
-        folders.join(" ")
+        "'{path}' leads to a file with {names} names (hard links), and what guests are kept from may be one of them: `find {} -xdev -samefile {}` tells; where it finds one, give the guest a copy",
+        folders.join(" "),
+        quoted(file)
     );
     Some(note(path, text))
 }
@@ -146,7 +148,7 @@ pub(super) fn another_device(
         found.size
     );
     let entry = EntryId::new(EntryType::Guest, path).ok()?;
-    let accept = format!("hpvmdevmgmt -m {entry}:attr:IDENTIFIER=ACCEPT");
+    let accept = format!("hpvmdevmgmt -m {}", quoted(&format!("{entry}:attr:IDENTIFIER=ACCEPT")));
     let ask = format!("make sure that {path} is the right disk for {}", config.name);
     Some(taken(path, text).ask(ask, accept))
 }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use hpvm_model::{Backing, Bytes, DeviceKind, GuestConfig, StorageDevice, StorageType, StoreRole};
+use hpvm_model::{
+    Backing, Bytes, DeviceKind, GuestConfig, StorageDevice, StorageType, StoreRole, quoted,
+};
 
 use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
 use crate::facts::{
@@ -324,14 +326,9 @@ pub(super) fn images_as_raw(
     facts: &HostFacts,
     all: &mut Findings,
 ) {
-    let was_there = |device: &StorageDevice| {
-        before.is_some_and(|before| before.storage.iter().any(|b| b.backing == device.backing))
-    };
     let raw = (DeviceKind::Disk, StorageType::File);
-    let comes = config
-        .storage
-        .iter()
-        .filter(|device| (device.kind, device.backing.storage) == raw && !was_there(device));
+    let comes =
+        comers(config, before).filter(|device| (device.kind, device.backing.storage) == raw);
     for path in comes.map(|device| &device.backing.path) {
         if let Some(FileFact::Regular {
             content: Content::Qcow2(_) | Content::Unusable(_), ..
@@ -343,6 +340,36 @@ pub(super) fn images_as_raw(
             ));
         }
     }
+}
+
+/// Place holders that come with this change and name a folder: only a drive has something to choose from there.
+pub(super) fn folders_of_no_drive(
+    config: &GuestConfig,
+    before: Option<&GuestConfig>,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    for device in comers(config, before).filter(|device| device.is_place_holder()) {
+        let path = &device.backing.path;
+        if facts.files.get(path) == Some(&FileFact::Folder) {
+            all.push(never(
+                path,
+                format!("'{path}' is a folder, which only a dvd can have: dvd:{}::null:{path}; a disk of storage type null is a place holder", device.adapter.as_str()),
+            ));
+        }
+    }
+}
+
+/// What the guest did not have before, at any address.
+fn comers<'a>(
+    config: &'a GuestConfig,
+    before: Option<&'a GuestConfig>,
+) -> impl Iterator<Item = &'a StorageDevice> {
+    config.storage.iter().filter(move |device| {
+        let was_there =
+            |before: &GuestConfig| before.storage.iter().any(|b| b.backing == device.backing);
+        !before.is_some_and(was_there)
+    })
 }
 
 /// QEMU neither writes to a file that ends within a block nor makes it longer.
@@ -360,7 +387,7 @@ fn uneven(
             "'{path}' has {} bytes, which is no whole number of blocks of its file system; extended to {next} bytes it can be a disk",
             size.0
         );
-        never(path, text).run(format!("hpvmdevmgmt -S {}K {path}", next >> 10))
+        never(path, text).run(format!("hpvmdevmgmt -S {}K {}", next >> 10, quoted(path)))
     })
 }
 
