@@ -267,7 +267,7 @@ fn a_host_boot_starts_what_starts_with_it() {
         host.ok(&["hpvmstart", "-P", name]);
     }
 
-    power_cut(&host);
+    host.end_processes();
     for number in [1, 2] {
         let now = host.snapshot(number).expect("a snapshot").boot_id;
         let name = ["auto", "manual"][number as usize - 1];
@@ -285,21 +285,6 @@ fn a_host_boot_starts_what_starts_with_it() {
     host.ok(&["hpvmstart", "-P", "manual"]);
     let doctor = host.run(&["hpvm", "doctor"]);
     assert!(doctor.status.success(), "{doctor}");
-}
-
-/// Ends everything of a VM Host at once.
-fn power_cut(host: &VmHost) {
-    let all: Vec<PidFd> = host
-        .processes()
-        .into_iter()
-        .filter_map(|(pid, _)| PidFd::open_number(pid).ok().flatten())
-        .collect();
-    for signal in [Signal::STOP, Signal::KILL] {
-        for process in &all {
-            process.signal(signal).expect("a signal to our own process");
-        }
-    }
-    wait_until(SETTLE_BOUND, "everything has ended", || host.processes().is_empty());
 }
 
 fn a_console_that_is_killed_leaves_its_guest_running() {

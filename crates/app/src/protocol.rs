@@ -174,7 +174,7 @@ pub enum NotStopped {
 #[serde(rename_all = "snake_case", tag = "result")]
 pub enum ChangeResult {
     Done,
-    /// Asked of the guest, which has not let go yet; it happens when it does, at the next start at the latest. Or noted: it
+    /// Asked of the guest, which has not let go yet; it happens when it does, at the next reset at the latest. Or noted: it
     /// happens at the guest's next reset.
     Pending,
     Failed {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hpvm_app::protocol::*;
+use hpvm_app::snapshot::*;
 use hpvm_host::process::Signal;
 use hpvm_model::*;
 use hpvm_plan::command_line::node_id;
 use hpvm_plan::record::*;
 use hpvm_qmp::blocking::Client as Rescue;
-use hpvm_qmp::command::QueryNodes;
+use hpvm_qmp::command::{Cont, QueryNodes, Stop, SystemReset};
 
 use crate::at_reset::{attach, known, noted, other};
 use crate::guest::{Guest, signal};
@@ -214,4 +215,45 @@ fn place_is_found(worker_ends: Option<Signal>) {
     guest.until_os();
     assert_eq!(guest.machine().pending, [], "{}", guest.story());
     beside.never_hung();
+}
+
+/// A store hangs what the guest asked for. Whatever QEMU does meanwhile, nobody is told that it answers before it does.
+#[test]
+fn a_silence_lasts_while_the_guest_is_held_and_while_qemu_hangs() {
+    let guest = Guest::fake("requests=stuck:1");
+    let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,0,1");
+    let guest = guest.with(|record| record.storage.push(disk)).start();
+    let (_, took) = guest.until(|snapshot| !snapshot.silent_stores.is_empty());
+    println!("shown after {took:?}");
+    let log = || fs::read_to_string(guest.path("log")).unwrap();
+    let told = "which backs the disk at 0,0,1, answers again";
+    let heart_beats = || {
+        for _ in 0..2 {
+            let before = guest.beat();
+            guest.wait("the heart to beat", || guest.beat() > before);
+            assert_eq!(guest.snapshot().unwrap().silent_stores.len(), 1, "{}", guest.story());
+        }
+    };
+    let mut rescue = Rescue::connect(&guest.places.run_dir.join("rescue")).unwrap();
+
+    rescue.execute(&Stop {}).unwrap();
+    guest.until(|snapshot| matches!(snapshot.phase, Phase::Paused { .. }));
+    heart_beats();
+    rescue.execute(&Cont {}).unwrap();
+    guest.until(|snapshot| matches!(snapshot.phase, Phase::Running { .. }));
+    heart_beats();
+
+    signal(guest.qemu(), Signal::STOP);
+    guest.until(|snapshot| snapshot.unresponsive_since.is_some());
+    heart_beats();
+    signal(guest.qemu(), Signal::CONT);
+    guest.until(|snapshot| snapshot.unresponsive_since.is_none());
+    heart_beats();
+    assert!(!log().contains(told), "{}", guest.story());
+
+    // Nothing is under way then.
+    rescue.execute(&SystemReset {}).unwrap();
+    guest.until(|snapshot| snapshot.silent_stores.is_empty());
+    assert!(log().contains(told), "{}", guest.story());
+    guest.stop();
 }

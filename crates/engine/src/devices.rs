@@ -4,7 +4,7 @@
 //! | change | sequence |
 //! | --- | --- |
 //! | attach | `add-fd`, `blockdev-add` for each medium, what lies under an image before it; then `device_add` of adapter and devices. A new VIO adapter is scanned by the guest once, when it comes: the guest is held meanwhile |
-//! | detach one | `device_del`, which a SCSI device obeys at once, so the caller has the guest's consent; then its node and descriptor |
+//! | detach one | `device_del`, which a SCSI device obeys at once, so the caller has the guest's consent; the guest is held for a moment if QEMU does not get to the rest; then its node and descriptor |
 //! | detach an adapter | `device_del`, which asks the guest; `DEVICE_DELETED` may come much later, see [`Performed::Asked`] |
 //! | a longer store | its length read from our own descriptor, `block_resize`, never down; see [`grow`] |
 //! | the first shared disk | `object-add` of the reservation manager before all that; it stays |
@@ -49,6 +49,9 @@ use present::Present;
 
 /// How long an administrator waits for a guest to let an adapter go; a guest that listens takes 0.2 s.
 const LET_GO: Duration = Duration::from_secs(3);
+
+/// How long QEMU takes to take a device apart if nothing keeps it: it waits 50 ms for more such work.
+const TAKEN_APART: Duration = Duration::from_millis(200);
 
 /// Between two looks at a device on its way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -218,7 +221,7 @@ impl Bench<'_> {
         attach: &Attach<'_>,
         present: &Present,
     ) -> Result<Performed, DeviceError> {
-        if self.client.execute(&QueryStatus {}).await?.status != RunState::Running {
+        if !self.runs().await? {
             return self.plug(attach, present).await.map(|()| Performed::Done);
         }
         let held_at = Instant::now();
@@ -303,11 +306,32 @@ impl Bench<'_> {
     async fn detach(&mut self, address: StorageAddress) -> Result<Performed, DeviceError> {
         let id = device_id(address);
         self.client.execute(&DeviceDel { id: id.clone() }).await?;
-        if self.until_deleted(&id, deadline::DEVICE_DELETED).await != Deletion::Done {
+        if !self.until_taken_apart(&id).await? {
             return Err(DeviceError::StillThere(address));
         }
         self.discard_unused_media(address).await;
         Ok(Performed::Done)
+    }
+
+    /// Waits until QEMU has taken a SCSI device apart, which the guest has lost already. It does so when each emulated processor
+    /// has come out of the guest's code; one that takes no interruption, as in early firmware or in a kernel that hangs, only
+    /// comes out when the guest is held, which takes well under a millisecond. `false`: it has not.
+    async fn until_taken_apart(&mut self, id: &str) -> Result<bool, DeviceError> {
+        let until = Instant::now() + deadline::DEVICE_DELETED;
+        while self.until_deleted(id, TAKEN_APART).await != Deletion::Done {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            if self.runs().await? {
+                self.client.execute(&Stop {}).await?;
+                self.client.execute(&Cont {}).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn runs(&self) -> Result<bool, DeviceError> {
+        Ok(self.client.execute(&QueryStatus {}).await?.status == RunState::Running)
     }
 
     async fn detach_adapter(&mut self, slot: PciSlot) -> Result<Performed, DeviceError> {

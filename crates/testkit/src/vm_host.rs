@@ -323,16 +323,24 @@ impl VmHost {
     }
 
     /// Ends every process that runs this program.
+    ///
+    /// # Panics
+    ///
+    /// When others take their places again and again.
     pub fn end_program(&self, program: &str) {
         end_all(|| self.running(program));
+        let left = described(&self.running(program));
+        assert!(left.is_empty(), "these are there still, or again: {left:#?}");
     }
 
     /// Every process that runs this program, also one that has just been born and is listed under another name.
     #[must_use]
     pub fn running(&self, program: &str) -> BTreeSet<i32> {
         let runs_it = |pid: &i32| {
-            let link = fs::read_link(format!("/proc/{pid}/exe"));
-            link.is_ok_and(|link| link.file_name().is_some_and(|name| name == program))
+            let link = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            let name = link.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            // A program that was replaced is called so.
+            name.strip_suffix(" (deleted)").unwrap_or(name) == program
         };
         self.processes_and_children().into_iter().filter(runs_it).collect()
     }
@@ -350,8 +358,15 @@ impl VmHost {
     }
 }
 
-/// Ends those that bring each other back: none may run on while another is ended, so all are stopped first.
+/// Ends those that bring each other back: none may run on while another is ended, so all are stopped first. One that was being
+/// born meanwhile, and goes on in their place, is ended with its own.
 fn end_all(living: impl Fn() -> BTreeSet<i32>) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while end_once(&living) && Instant::now() < deadline {}
+}
+
+/// Whether there were any.
+fn end_once(living: impl Fn() -> BTreeSet<i32>) -> bool {
     let mut stopped = BTreeMap::new();
     loop {
         let left = living();
@@ -372,6 +387,20 @@ fn end_all(living: impl Fn() -> BTreeSet<i32>) {
     for process in stopped.values() {
         let _ = process.wait_exit(Duration::from_secs(2));
     }
+    !stopped.is_empty()
+}
+
+fn described(processes: &BTreeSet<i32>) -> Vec<String> {
+    let read = |pid: &i32, name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+    let line = |pid| {
+        let stat = read(pid, "stat").unwrap_or_default();
+        format!(
+            "{} {}",
+            stat.trim_end(),
+            read(pid, "cmdline").unwrap_or_default().replace('\0', " ")
+        )
+    };
+    processes.iter().map(line).collect()
 }
 
 impl Drop for VmHost {

@@ -37,10 +37,15 @@ fn what_the_host_uses_is_listed_and_no_more() {
     // Where there is no udev the partition table says it.
     let said = host.run("unshare --mount sh -c 'mount -t tmpfs none /run/udev; exec hpvmcreate -P other -a disk:avio_stor::disk:/dev/vda2' 2>&1");
     assert!(said.status == 1 && said.output.contains(efi), "{}", said.output);
-    host.ok("hpvmmodify -P g -l changed 2>&1 | grep -q restricted && exit 1; hpvmdevmgmt -r | grep -q 'nothing to repair'");
+    let said = host.ok("hpvmmodify -P g -l changed 2>&1");
+    assert!(!said.contains("restricted"), "{said}");
+    let script = host.ok("hpvmdevmgmt -r");
+    assert!(script.contains("nothing to repair"), "{script}");
     let said = host.run("hpvmdevmgmt -d rdev:$(readlink -f $(spare 0)-part1) 2>&1");
     assert!(said.status == 1 && said.output.contains("is swap space"), "{}", said.output);
     host.ok("mkswap --quiet $(spare 0)-part2; swapon $(spare 0)-part2");
+    let said = host.run("hpvmstart -P g -F 2>&1");
+    assert!(said.status == 1 && said.output.contains("in use by this VM Host"), "{}", said.output);
     let told = host.ok("hpvmhostrdev -u 2>&1");
     assert!(told.contains("WARNING (g): it has") && told.contains("`hpvmdevmgmt -r`"), "{told}");
     let script = host.ok("hpvmdevmgmt -r");

@@ -28,7 +28,7 @@ grown() { hpvmmodify -P direct --dry-run -m $volume 2>&1 | grep 'storage 0,0,1 s
 test -z "$(grown)"
 lvextend --quiet --size 48M /dev/plain/volume >/dev/null
 test "$(grown)" = 'storage 0,0,1 size 32 MB 48 MB now'
-test -z "$(hpvmmodify -P direct -m $volume 2>&1 >/dev/null)"
+test "$(hpvmmodify -P direct -m $volume 2>&1)" = 'hpvmmodify: storage 0,0,1 size: 48 MB now, 32 MB before'
 test -z "$(grown)"
 lvreduce --quiet --force --yes --size 40M /dev/plain/volume >/dev/null 2>&1
 for again in first second; do

@@ -34,7 +34,8 @@ fn a_boot_starts_auto_guests_and_a_restart_of_the_product_changes_none() {
          systemctl enable --quiet hpvm.service",
     );
     host.reboot();
-    assert_eq!(ok(&mut host, "systemctl is-active hpvm.service"), "active");
+    let is_active = "systemctl is-active hpvm.service || { journalctl --no-pager --unit=hpvm.service; exit 1; }";
+    assert_eq!(ok(&mut host, is_active), "active");
     assert_eq!(ok(&mut host, "state auto; state manual"), "On (EFI)\nOff");
     let engine = ok(&mut host, "engine auto");
     let group = ok(&mut host, "cat /proc/$(engine auto)/cgroup");

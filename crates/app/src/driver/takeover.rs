@@ -45,9 +45,10 @@ enum HalfDone {
     Nic(PciSlot),
 }
 
-/// Whether the guest is held while a change is made.
+/// Whether the guest may be held while a change is made.
 fn holds_guest(pending: &Pending) -> bool {
-    matches!(pending.change, DeviceChange::Attach { kind: AdapterKind::Scsi, .. })
+    use DeviceChange::{Attach, Detach};
+    matches!(pending.change, Attach { kind: AdapterKind::Scsi, .. } | Detach { .. })
 }
 
 /// What a guest was asked to let go.

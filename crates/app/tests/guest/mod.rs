@@ -56,6 +56,18 @@ impl Guest {
         guest.with(|record| record.firmware_code = "/usr/share/OVMF/OVMF_CODE_4M.fd".into())
     }
 
+    /// The same with firmware that turns interruptions off and then does nothing, for ever.
+    pub(crate) fn hung() -> Guest {
+        const CLI_AND_JUMP_TO_ITSELF: [u8; 3] = [0xfa, 0xeb, 0xfe];
+        const RESET_VECTOR: usize = 0x1_0000 - 16;
+        let guest = Guest::real();
+        let mut code = vec![0; 0x1_0000];
+        code[RESET_VECTOR..][..3].copy_from_slice(&CLI_AND_JUMP_TO_ITSELF);
+        fs::write(guest.path("code"), code).unwrap();
+        let code = guest.path("code").display().to_string();
+        guest.with(|record| record.firmware_code = code)
+    }
+
     fn new(engine: &str) -> Guest {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::Builder::new().prefix("hpvm-w").tempdir().unwrap();
