@@ -10,6 +10,7 @@ mod load;
 mod nat;
 mod replacing;
 mod rules;
+mod streams;
 mod transfer;
 
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ fn guests_use_their_lans_and_outlive_their_switches() {
         let given = lives::features_at_first(&host);
         lans::use_lans(&host, &mut guests);
         lives::outlive_their_switch(&host, &mut guests, given);
-        rules::a_changed_address_is_refused(&host, &mut guests.avio);
+        rules::changed_addresses_are_refused(&host, &mut guests);
         lans::a_nic_moves_to_another_switch(&host);
         // These two run, and whoever needs two guests on one VM Host finds them here.
         let BothKinds { vio, avio } = &mut guests;

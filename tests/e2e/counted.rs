@@ -15,14 +15,16 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Test;
+use crate::guest_processes::process;
 use crate::networks::SOUND;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     every_counter_is_shown_and_cleared,
     rules_hold_on_running_ports,
+    rules_hold_in_the_processes_to_come,
     a_guest_that_writes_nonsense_loses_its_port_alone,
 ];
 
@@ -32,6 +34,7 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 const LINK: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
 const STATION: [u8; 6] = [0x02, 7, 7, 7, 7, 7];
 const VLAN: u16 = 10;
+const OTHER_VLAN: u16 = 20;
 const HEADER_BYTES: usize = 10;
 
 /// A switch over `wire0` with a `lan` NIC at its port 1, an `avio_lan` NIC at port 2, and a station beyond the wire.
@@ -81,7 +84,11 @@ fn frame(to: [u8; 6], from: [u8; 6], bytes: usize, mark: u8) -> Vec<u8> {
 }
 
 fn tagged(frame: &[u8]) -> Vec<u8> {
-    let [high, low] = VLAN.to_be_bytes();
+    tagged_as(VLAN, frame)
+}
+
+fn tagged_as(vlan: u16, frame: &[u8]) -> Vec<u8> {
+    let [high, low] = vlan.to_be_bytes();
     [&frame[..12], &[0x81, 0x00, high, low], &frame[12..]].concat()
 }
 
@@ -146,6 +153,13 @@ fn hear_at_the_wire(socket: &OwnedFd, waiting: &mut VecDeque<Vec<u8>>) {
     }
 }
 
+/// A connection as QEMU has it.
+fn lan_port(host: &VmHost) -> UnixStream {
+    let stream = UnixStream::connect(host.run_dir(1).join("net/0-1")).expect("the port listens");
+    stream.set_read_timeout(Some(BOUND)).expect("a timeout");
+    stream
+}
+
 impl Scene {
     fn new() -> Scene {
         fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("of this network");
@@ -159,10 +173,9 @@ impl Scene {
         let (lan, avio) = (nic("lan", 1), nic("avio_lan", 2));
         host.ok(&["hpvmcreate", "-P", "one", "-r", "64M", "-a", &lan, "-a", &avio]);
         host.ok(&["hpvmstart", "-P", "one"]);
-        let socket = |slot: &str| host.run_dir(1).join("net").join(slot);
-        let stream = UnixStream::connect(socket("0-1")).expect("the port listens");
-        stream.set_read_timeout(Some(BOUND)).expect("a timeout");
-        let card = Card::plug_in(&socket("0-2")).expect("the switch agrees");
+        let stream = lan_port(&host);
+        let card = host.run_dir(1).join("net/0-2");
+        let card = Card::plug_in(&card).expect("the switch agrees");
         let far = nic::named("far0").expect("told").expect("there");
         let far = nic::wire::packets(&far).expect("root of this network may");
         let speakers = [
@@ -200,6 +213,13 @@ impl Scene {
         assert_eq!(self.speaker(to).hear(), sent, "{who:?} to {to:?}");
     }
 
+    /// At the next process of the switch, as QEMU does; that one begins once it has everybody.
+    fn connect_again(&mut self) {
+        *self.speaker(Who::Lan) = Speaker::Lan(lan_port(&self.host));
+        let Speaker::Avio(card) = self.speaker(Who::Avio) else { panic!("a card") };
+        wait_until(BOUND, "the card is served again", || card.plug_in_again().is_ok());
+    }
+
     fn change(&self, rules: &str) {
         self.host.ok(&["hpvmnet", "-S", "sw1", "-u", rules]);
     }
@@ -217,8 +237,8 @@ impl Scene {
         counters.unwrap_or_else(|| panic!("no counters in {text}")).clone()
     }
 
-    /// How many of `sent` frames that the other port sends to this one got there, once all are counted as that or as
-    /// discarded for `reason`.
+    /// How many of `sent` frames that others send to this port got there, once all are counted as that or as discarded for
+    /// `reason`.
     fn arrived(&self, who: Who, before: &Value, sent: u64, reason: &str) -> u64 {
         let mut arrived = 0;
         wait_until(BOUND, &format!("{sent} frames are counted"), || {
@@ -228,7 +248,7 @@ impl Scene {
                     |value: &Value| value.pointer(at).and_then(Value::as_u64).expect("one");
                 number(&now) - number(before)
             };
-            arrived = more("/in_unicast_local");
+            arrived = more("/in_unicast_local") + more("/in_unicast_wire");
             arrived + more(&format!("/discards/{reason}")) == sent
         });
         arrived
@@ -248,6 +268,7 @@ fn every_counter_is_shown_and_cleared() {
             let wanted = traffic(&mut scene, who, other);
             are_shown(&scene.host, who, &wanted);
         }
+        what_the_wire_loses_is_shown(&mut scene);
         scene.end();
     });
 }
@@ -407,6 +428,50 @@ fn are_shown(host: &VmHost, who: Who, wanted: &[u64; 18]) {
     assert_eq!(shown(&host.ok(&line)), pairs(&[0; 18]), "{who:?}");
 }
 
+/// Frames that the interface does not take, and from outside those that no switch takes, with others before and behind.
+fn what_the_wire_loses_is_shown(scene: &mut Scene) {
+    /// The interface's MTU is 1,500.
+    const TOO_LONG: usize = 1515;
+    let told = |host: &VmHost, more: &[&str]| {
+        host.ok(&[&["hpvmnet", "-S", "sw1", "-A"][..], more].concat())
+    };
+    let shown = |text: &str| {
+        ["Inbound", "Outbound"].map(|way| {
+            let key = format!("{way} Discards at the Wire");
+            let line = text.lines().find(|line| line.starts_with(&key)).expect("a line");
+            line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok()).expect("one")
+        })
+    };
+    // It is not known since the switch was halted.
+    scene.says_to_all(Who::Station, 60);
+    told(&scene.host, &["-z"]);
+    assert_eq!(shown(&told(&scene.host, &[])), [0, 0]);
+    for (who, times) in [(Who::Lan, 2), (Who::Avio, 3)] {
+        let long = frame(STATION, who.mac(), TOO_LONG, 0);
+        scene.says(who, Who::Station, TOO_LONG - 1);
+        (0..times).for_each(|_| scene.speaker(who).send(&long));
+        scene.says(who, Who::Station, TOO_LONG - 1);
+    }
+    let refused = [
+        (4, frame(LINK, STATION, 60, 0)), // From a group.
+        (6, frame(Who::Lan.mac(), BROADCAST, 60, 0)),
+    ];
+    for (times, frame) in refused {
+        (0..times).for_each(|_| scene.speaker(Who::Station).send(&frame));
+    }
+    scene.says(Who::Station, Who::Lan, 60);
+    scene.says(Who::Station, Who::Avio, 60);
+    // A batch is counted after its frames are there.
+    wait_until(BOUND, "all are counted", || shown(&told(&scene.host, &[])) == [10, 5]);
+    let told_json: Value = serde_json::from_str(&told(&scene.host, &["--json"])).expect("JSON");
+    let reasons = json!({
+        "no_room": 5, "rate": 0, "spoofed": 0, "vlan": 0, "malformed": 6, "halted": 0, "filtered": 4,
+    });
+    assert_eq!(told_json["vswitches"][0]["wire_discards"], reasons);
+    assert_eq!(shown(&told(&scene.host, &["-z"])), [10, 5], "shown, then cleared");
+    assert_eq!(shown(&told(&scene.host, &[])), [0, 0]);
+}
+
 fn rules_hold_on_running_ports() {
     apart(|| {
         let mut scene = Scene::new();
@@ -450,31 +515,35 @@ fn a_trunk_has_tags(scene: &mut Scene, who: Who, other: Who) {
 }
 
 fn an_address_is_held_to(scene: &mut Scene, who: Who, other: Who) {
-    let from = |source: &str| {
-        let mut frame = frame(other.mac(), who.mac(), 60, 0);
-        match source.parse().expect("an address") {
-            IpAddr::V4(source) => {
-                frame[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
-                frame[26..30].copy_from_slice(&source.octets());
-            }
-            IpAddr::V6(source) => {
-                frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
-                // Of six bytes, which no protocol has (59; RFC 8200, 4.7).
-                frame[18..21].copy_from_slice(&[0, 6, 59]);
-                frame[22..38].copy_from_slice(&source.octets());
-            }
-        }
-        frame
-    };
     for (own, others) in [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")] {
+        let [own_frame, others_frame] =
+            [own, others].map(|source| packet(other.mac(), who, source));
         scene.change(&format!("portid:{}:addr:{own}", who.port()));
-        scene.speaker(who).send(&from(others));
-        scene.speaker(who).send(&from(own));
-        assert_eq!(scene.speaker(other).hear(), from(own));
+        scene.speaker(who).send(&others_frame);
+        scene.speaker(who).send(&own_frame);
+        assert_eq!(scene.speaker(other).hear(), own_frame);
         scene.change(&format!("portid:{}:addr:none", who.port()));
-        scene.speaker(who).send(&from(others));
-        assert_eq!(scene.speaker(other).hear(), from(others));
+        scene.speaker(who).send(&others_frame);
+        assert_eq!(scene.speaker(other).hear(), others_frame);
     }
+}
+
+/// A packet from this IP address.
+fn packet(to: [u8; 6], who: Who, source: &str) -> Vec<u8> {
+    let mut frame = frame(to, who.mac(), 60, 0);
+    match source.parse().expect("an address") {
+        IpAddr::V4(source) => {
+            frame[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+            frame[26..30].copy_from_slice(&source.octets());
+        }
+        IpAddr::V6(source) => {
+            frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+            // Of six bytes, which no protocol has (59; RFC 8200, 4.7).
+            frame[18..21].copy_from_slice(&[0, 6, 59]);
+            frame[22..38].copy_from_slice(&source.octets());
+        }
+    }
+    frame
 }
 
 fn a_mirror_hears_both_ways(scene: &mut Scene, who: Who, other: Who) {
@@ -503,6 +572,80 @@ fn what_a_guest_sends_beyond_its_rate_waits(scene: &mut Scene, who: Who, other: 
     scene.change(&format!("portid:{}:rate:none", who.port()));
     scene.says(who, other, 90);
     assert_eq!(scene.counters(who)["out_discards"], before["out_discards"]);
+}
+
+/// Of a process that follows one that was killed, and of the one that `hpvmnet -r` starts.
+fn rules_hold_in_the_processes_to_come() {
+    apart(|| {
+        let mut scene = Scene::new();
+        for number in ["1", "2"] {
+            for rule in [
+                &format!("vlanid:{VLAN}")[..],
+                "isolated:on",
+                &format!("addr:10.0.0.{number}"),
+                "rate:8K/16K,none",
+            ] {
+                scene.change(&format!("portid:{number}:{rule}"));
+            }
+        }
+        scene.change("portid:2:spoof:off");
+        all_rules_hold(&mut scene, 1);
+
+        let killed = process(&scene.host, "hpvmnetd").expect("the switch runs");
+        killed.kill();
+        wait_until(BOUND, "another process", || process(&scene.host, "hpvmnetd").is_some());
+        scene.connect_again();
+        all_rules_hold(&mut scene, 2);
+
+        scene.host.ok(&["hpvmnet", "-S", "sw1", "-r", "-F"]);
+        scene.connect_again();
+        all_rules_hold(&mut scene, 3);
+
+        for number in [1, 2] {
+            scene.change(&format!("portid:{number}:isolated:off"));
+            scene.change(&format!("portid:{number}:rate:none"));
+        }
+        let own = frame(BROADCAST, Who::Lan.mac(), 60, 4);
+        scene.speaker(Who::Lan).send(&own);
+        assert_eq!(scene.speaker(Who::Avio).hear(), own, "it was isolation that kept them apart");
+        scene.end();
+    });
+}
+
+/// Both ports are in [`VLAN`], isolated, have an IP address and a rate; of the second nobody guards whose addresses it sends
+/// from. Whoever hears a frame did not hear what was sent before it.
+fn all_rules_hold(scene: &mut Scene, mark: u8) {
+    for (who, ip) in [(Who::Lan, "10.0.0.1"), (Who::Avio, "10.0.0.2")] {
+        let others = [
+            frame(BROADCAST, [0x56, 0xa1, 9, 9, 9, 9], 60, mark),
+            packet(BROADCAST, who, "10.0.0.9"),
+        ];
+        for others in others {
+            scene.speaker(who).send(&others);
+            if who == Who::Avio {
+                assert_eq!(scene.speaker(Who::Station).hear(), others, "{mark}");
+            }
+        }
+        for own in [packet(BROADCAST, who, ip), frame(BROADCAST, who.mac(), 60, mark)] {
+            scene.speaker(who).send(&own);
+            assert_eq!(scene.speaker(Who::Station).hear(), own, "{who:?} {mark}");
+        }
+    }
+    // Neither hears the other, nor other VLANs.
+    let all = frame(BROADCAST, STATION, 60, mark);
+    let station = scene.speaker(Who::Station);
+    station.send(&frame(BROADCAST, STATION, 90, mark));
+    station.send(&tagged_as(OTHER_VLAN, &frame(BROADCAST, STATION, 91, mark)));
+    station.send(&tagged(&all));
+    for who in [Who::Lan, Who::Avio] {
+        assert_eq!(scene.speaker(who).hear(), all, "{who:?} {mark}");
+        let before = scene.counters(who);
+        let one = frame(who.mac(), STATION, 1000, mark);
+        (0..40).for_each(|_| scene.speaker(Who::Station).send(&tagged(&one)));
+        let through = scene.arrived(who, &before, 40, "rate");
+        assert!(through < 28, "{through} of 40 frames are within the rate of {who:?} {mark}");
+        (0..through).for_each(|_| assert!(scene.speaker(who).hear() == one));
+    }
 }
 
 /// Who claims buffers that its ring has no room for is not served any more, until it begins anew; the log tells it, and

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_trunk_is_asked_for_in_its_vlans,
     a_made_address_that_somebody_has_is_made_anew,
     so_many_frames_ask_as_were_wanted,
+    an_address_of_another_guest_is_refused_and_nobody_asked,
     ; long:
     a_lan_that_answers_for_all_is_told,
 ];
@@ -184,6 +185,34 @@ fn many_frames() {
         [0, 1, 3, 5].map(|number| asked.get(&[0x56, 0xa1, 0, 0, 0, number]).copied().unwrap_or(0))
     };
     wait_until(Duration::from_secs(10), "all frames are seen", || asked() == [0, 1, 3, 5]);
+}
+
+fn an_address_of_another_guest_is_refused_and_nobody_asked() {
+    apart(of_another_guest);
+}
+
+/// When a guest is made, changed and cloned: the VM Host knows itself who has it.
+fn of_another_guest() {
+    let host = VmHost::new(Engine::Fake);
+    pair("lan0", "far0");
+    host.ok(&["hpvmnet", "-c", "-S", "sw1", "-n", "lan0"]);
+    let nic = |number: u8| format!("network:lan:0,1,0x56a10000000{number}:vswitch:sw1");
+    host.ok(&["hpvmcreate", "-P", "one", "-a", &nic(1)]);
+    host.ok(&["hpvmcreate", "-P", "two"]);
+    let listening = Answering::start("far0", |_| false);
+    let add = ["hpvmmodify", "-P", "two", "-a", &nic(1)];
+    let clone = ["hpvmclone", "-P", "two", "-N", "four", "-a", &nic(1)];
+    for line in [&["hpvmcreate", "-P", "three", "-a", &nic(1)][..], &add, &clone] {
+        let refusal = host.refused(line);
+        assert!(
+            refusal.contains("MAC address 0x56a100000001 belongs to a NIC of guest one;"),
+            "{refusal}"
+        );
+    }
+    host.ok(&["hpvmmodify", "-P", "two", "-a", &nic(2)]);
+    let asked = |number| listening.asked().get(&[0x56, 0xa1, 0, 0, 0, number]).copied();
+    wait_until(Duration::from_secs(10), "what is asked is seen", || asked(2) == Some(3));
+    assert_eq!(asked(1), None);
 }
 
 /// The addresses that frames were sent to, and how many TEST commands (IEEE 802.2, 5.4.1.2.2) were among them: one a round.

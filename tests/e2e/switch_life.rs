@@ -1,17 +1,17 @@
 //! What a virtual switch outlives: that the registry is lost, and that something else has what its wire wants.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use hpvm_host::process::PidFd;
-use hpvm_netlab::apart;
+use hpvm_netlab::{Guest, Hub, SocketHandle, apart};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Test;
 use crate::guest_processes::Process;
@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_forward_whose_port_is_taken_is_told,
     a_nat_that_is_silent_gets_no_second_one,
     a_busy_switch_finds_its_nat_again,
+    forwards_change_while_a_guest_runs,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -71,9 +72,15 @@ fn with_a_guest_on_nat() -> VmHost {
     let host = VmHost::new(Engine::Fake);
     host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
     host.ok(&["hpvmnet", "-S", "nat1", "-b"]);
-    host.ok(&["hpvmcreate", "-P", "one", "-a", "network:lan::vswitch:nat1"]);
+    let nic = "network:lan:0,1,0x56a100000001:vswitch:nat1";
+    host.ok(&["hpvmcreate", "-P", "one", "-a", nic]);
     host.ok(&["hpvmstart", "-P", "one"]);
     host
+}
+
+fn all_run(host: &VmHost) {
+    let all = "one that works, one that would start it again, and one that would follow that";
+    wait_until(BOUND, all, || host.running("hpvmnat").len() == 3);
 }
 
 fn a_nat_that_is_silent_gets_no_second_one() {
@@ -84,8 +91,7 @@ fn a_nat_that_is_silent_gets_no_second_one() {
 fn nat_is_silent() {
     let host = with_a_guest_on_nat();
     let nats = || host.running("hpvmnat");
-    let all = "one that works, one that would start it again, and one that would follow that";
-    wait_until(BOUND, all, || nats().len() == 3);
+    all_run(&host);
     let silent: Vec<Process> = nats().into_iter().map(Process::open).collect();
     silent.iter().for_each(|nat| nat.signal(Signal::STOP));
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
@@ -98,9 +104,8 @@ fn nat_is_silent() {
     wait_until(BOUND, "it ends", || nats().is_empty());
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
     host.ok(&["hpvmstart", "-P", "one"]);
-    wait_until(BOUND, all, || nats().len() == 3);
+    all_run(&host);
     host.end_program("hpvmnat");
-    wait_until(BOUND, "all are gone", || nats().is_empty());
     let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);
     assert!(shown.contains("Wire Link                        : missing\n"), "{shown}");
     let why = host.ok(&["hpvm", "why", "-P", "one"]);
@@ -137,7 +142,7 @@ fn forward_is_told() {
 
     // The owner of the VM Host alone lets guests reach its loopback.
     let host_access = |host: &VmHost| {
-        let (pid, _) = host.processes().into_iter().find(|(_, name)| name == "hpvmnat")?;
+        let pid = host.running("hpvmnat").pop_first()?;
         let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
         arguments.split('\0').find(|argument| argument.starts_with("host:")).map(str::to_owned)
     };
@@ -175,6 +180,88 @@ fn nat_is_found_again() {
         let status = nat_says(&host);
         pid(&status).is_some_and(|pid| pid != before) && status.contains("\"connected\":true")
     });
+}
+
+fn forwards_change_while_a_guest_runs() {
+    apart(forwards_change);
+}
+
+/// The NAT that runs has the forwards of the last command, and no other.
+fn forwards_change() {
+    const PORT: u16 = 7053;
+    let host = with_a_guest_on_nat();
+    let line = UnixStream::connect(host.run_dir(1).join("net/0-1")).expect("the port listens");
+    let mut guest = Guest::booted(&Hub::new(line), 1);
+    all_run(&host);
+    let before = host.running("hpvmnat");
+    let [udp, tcp] = ["udp", "tcp"].map(|kind| format!("{kind}:127.0.0.1:{PORT}:10.0.2.15:53"));
+    let has = |forwards: &[&str]| {
+        let mut line = vec!["hpvmnet", "-S", "nat1", "-C"];
+        let asked = if forwards.is_empty() { &["none"] } else { forwards };
+        line.extend(asked.iter().flat_map(|forward| ["--forward", forward]));
+        host.ok(&line);
+        let status: Value = serde_json::from_str(&nat_says(&host)).expect("a status");
+        assert_eq!(status["status"]["forwards"], json!(forwards));
+        let shown = host.ok(&["hpvmnet", "-S", "nat1", "-V"]);
+        let shown = shown.lines().filter(|line| line.starts_with("Port Forward"));
+        let shown: Vec<&str> =
+            shown.filter_map(|line| line.split_once(": ")).map(|l| l.1).collect();
+        assert_eq!(shown, forwards);
+    };
+    let datagrams = guest.udp_socket(53);
+
+    has(&[&udp]);
+    let asking = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    asking.connect((Ipv4Addr::LOCALHOST, PORT)).expect("an address");
+    asking.set_read_timeout(Some(BOUND)).expect("a bound");
+    by_datagram(&mut guest, datagrams, &asking);
+    is_refused(TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)));
+    has(&[&udp, &tcp]);
+    by_datagram(&mut guest, datagrams, &asking);
+    by_stream(&mut guest, PORT);
+    has(&[&tcp]);
+    by_stream(&mut guest, PORT);
+    asking.send(b"ask").expect("sent");
+    is_refused(asking.recv(&mut [0; 16]));
+    has(&[]);
+    is_refused(TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)));
+    has(&[&udp]);
+    by_datagram(&mut guest, datagrams, &asking);
+    assert_eq!(host.running("hpvmnat"), before, "it is the same NAT");
+}
+
+#[track_caller]
+fn is_refused<T: std::fmt::Debug>(outcome: io::Result<T>) {
+    assert_eq!(outcome.expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
+}
+
+/// Somebody on the VM Host asks, and the guest answers.
+fn by_datagram(guest: &mut Guest, socket: SocketHandle, asking: &UdpSocket) {
+    asking.send(b"ask").expect("sent");
+    let from = guest.until("the datagram reaches the guest", |guest| {
+        let (bytes, from) = guest.udp(socket).recv().ok()?;
+        (bytes == b"ask").then_some(from.endpoint)
+    });
+    guest.udp(socket).send_slice(b"answer", from).expect("sent");
+    guest.until("the answer is sent", |guest| (guest.udp(socket).send_queue() == 0).then_some(()));
+    let mut answer = [0; 16];
+    let count = asking.recv(&mut answer).expect("an answer");
+    assert_eq!(&answer[..count], b"answer");
+}
+
+fn by_stream(guest: &mut Guest, port: u16) {
+    let listening = guest.listen(53);
+    let mut asking = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the NAT listens");
+    asking.set_read_timeout(Some(BOUND)).expect("a bound");
+    guest.until("the guest is called", |guest| guest.tcp(listening).may_send().then_some(()));
+    guest.tcp(listening).send_slice(b"answer").expect("sent");
+    guest.tcp(listening).close();
+    guest.until("the answer is sent", |guest| {
+        (guest.tcp(listening).send_queue() == 0).then_some(())
+    });
+    let mut answer = [0; 6];
+    asking.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"answer");
 }
 
 /// The answer to `status`; empty when nobody gives one.

@@ -62,7 +62,7 @@ const AT_BOOT_FULL: [&str; 1] = ["mptsas"];
 const ON_DEMAND: [&str; 6] =
     ["virtio_net", "virtio_balloon", "virtio_console", "virtio_rng", "pvpanic_pci", "isofs"];
 /// The last is what ext4 asks the kernel for, which no table of dependencies names.
-const ON_DEMAND_FULL: [&str; 4] = ["e1000", "st", "ext4", "crc32c_generic"];
+const ON_DEMAND_FULL: [&str; 5] = ["e1000", "8021q", "st", "ext4", "crc32c_generic"];
 const AT_BOOT_AGENT: [&str; 1] = ["virtio_console"];
 const AT_BOOT_NET: [&str; 2] = ["virtio_net", "e1000"];
 const AT_BOOT_LOAD: [&str; 3] = ["mptsas", "virtio_blk", "sym53c8xx"];

@@ -17,6 +17,7 @@ pub(super) fn use_lans(host: &VmHost, guests: &mut BothKinds) {
     the_wire_goes_and_comes(host, guests);
     rules::a_capture_has_what_passes(host, &mut guests.avio);
     rules::vlans_part(host, guests);
+    rules::trunks_carry_vlans(host, guests);
     load::whole_frames_pass_and_nothing_hangs(guests);
     across::two_switches_are_one_lan(host, guests);
     jumbo::long_packets_pass(host, guests);

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::replacing::traffic_goes_on;
+use super::streams::streams_go_on;
 use super::transfer::with_the_host;
 use super::{AVIO, BOUND, BothKinds, FIRST, Guest, HOST, VIO, told};
 use crate::guest_processes::{Process, process};
@@ -43,13 +44,14 @@ pub(super) fn outlive_their_switch(host: &VmHost, guests: &mut BothKinds, given:
     the_wire_becomes_a_tap(host, guests);
     both_are_served(host, guests);
     traffic_goes_on(host, guests, given);
+    streams_go_on(host, guests);
     guests.talk(host);
     a_port_waits_for_the_version_it_needs(host, &mut guests.vio);
     what_another_version_wrote_is_kept(host);
     guests.talk(host);
     guests_boot_while_nobody_is_there(host, guests);
     assert_eq!(features(host, 2, AVIO), given, "the guest's driver may take no other than before");
-    // Of the addresses that were given by hand one is to change.
+    // The guests are to change the addresses that were given by hand.
     ip("neighbour flush dev hpvmtap1 nud permanent");
 }
 

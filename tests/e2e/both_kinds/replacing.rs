@@ -39,13 +39,31 @@ const IS_UP: &str = "virtual switch sw1 is up";
 const RUNS: &str = "virtual switch sw1 runs with ";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Replacing {
+pub(super) enum Replacing {
     /// `hpvmnet -h`, then `-b`
     Boot,
     /// `hpvmnet -r`
     Reset,
     /// `kill -9`, after which the keeper starts what is installed.
     Kill,
+}
+
+impl Replacing {
+    pub(super) const ALL: [Replacing; 3] = [Replacing::Boot, Replacing::Reset, Replacing::Kill];
+
+    /// Gives the moment of the switch's return.
+    pub(super) fn perform(self, host: &VmHost) -> Instant {
+        match self {
+            Replacing::Boot => back_after(host, IS_UP, || {
+                host.ok(&["hpvmnet", "-S", "sw1", "-h", "-F"]);
+                host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
+            }),
+            Replacing::Reset => back_after(host, RUNS, || {
+                host.ok(&["hpvmnet", "-S", "sw1", "-r", "-F"]);
+            }),
+            Replacing::Kill => back_after(host, RUNS, || switch_process(host, 2).kill()),
+        }
+    }
 }
 
 /// A guest that is asked all the time.
@@ -67,7 +85,7 @@ struct Passed {
 pub(super) fn traffic_goes_on(host: &VmHost, guests: &mut BothKinds, given: u64) {
     let asked = start(host, guests);
     links_follow(host, guests, &asked);
-    for replacing in [Replacing::Boot, Replacing::Reset, Replacing::Kill] {
+    for replacing in Replacing::ALL {
         let mut beside = Vec::new();
         for round in 0..ROUNDS {
             install(host, [Version::Newer, Version::Older][round % 2]);
@@ -138,16 +156,7 @@ fn links_follow(host: &VmHost, guests: &mut BothKinds, asked: &[Asked; 2]) {
 /// One round.
 fn replaced(host: &VmHost, replacing: Replacing, asked: &[Asked; 2]) -> [Passed; 2] {
     let from = Instant::now();
-    let back = match replacing {
-        Replacing::Boot => back_after(host, IS_UP, || {
-            host.ok(&["hpvmnet", "-S", "sw1", "-h", "-F"]);
-            host.ok(&["hpvmnet", "-S", "sw1", "-b"]);
-        }),
-        Replacing::Reset => back_after(host, RUNS, || {
-            host.ok(&["hpvmnet", "-S", "sw1", "-r", "-F"]);
-        }),
-        Replacing::Kill => back_after(host, RUNS, || switch_process(host, 2).kill()),
-    };
+    let back = replacing.perform(host);
     println!("{replacing:?}: back after {:?}", back - from);
     asked.each_ref().map(|guest| {
         let passed = guest.passed(host, from, back);

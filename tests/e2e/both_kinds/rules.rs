@@ -6,11 +6,12 @@ use std::path::Path;
 use hpvm_testkit::vm_host::VmHost;
 use hpvm_testkit::wait::wait_until;
 
-use super::{AVIO, BOUND, BothKinds, FIRST, Guest, HOST, PINGS, VIO};
+use super::transfer::between_guests;
+use super::{AVIO, BOUND, BothKinds, FIRST, Guest, HOST, PINGS, VIO, told};
 use crate::lan::end;
 
-/// The address that a guest gives itself.
-const OTHER: &str = "02:11:22:33:44:55";
+/// The addresses that the guests give themselves.
+const OTHERS: [&str; 2] = ["02:11:22:33:44:54", "02:11:22:33:44:55"];
 
 /// A ping of the VM Host, in a capture of the guest's port.
 pub(super) fn a_capture_has_what_passes(host: &VmHost, avio: &mut Guest) {
@@ -85,26 +86,88 @@ pub(super) fn vlans_part(host: &VmHost, guests: &mut BothKinds) {
     assert!(avio.reaches(FIRST, VIO, PINGS) && avio.reaches(FIRST, HOST, PINGS));
 }
 
+/// VLANs, and the networks in them. The last is not of the trunk.
+const VLANS: [(u32, u32); 3] = [(10, 1), (20, 2), (30, 3)];
+
+/// A guest that tags its frames reaches each VLAN of its trunk and no other, by TCP too, whose segments its NIC leaves to others.
+pub(super) fn trunks_carry_vlans(host: &VmHost, guests: &mut BothKinds) {
+    let BothKinds { vio, avio } = guests;
+    a_trunk_carries_vlans(host, avio, vio);
+    a_trunk_carries_vlans(host, vio, avio);
+}
+
+fn a_trunk_carries_vlans(host: &VmHost, tagging: &mut Guest, plain: &mut Guest) {
+    let rule = |guest: &Guest, rule: &str| {
+        host.ok(&["hpvmnet", "-S", "sw1", "-u", &format!("portid:{}:{rule}", guest.number)]);
+    };
+    rule(tagging, "trunk:10,20");
+    tagging.run("modprobe 8021q");
+    for (vlan, network) in VLANS {
+        tagging.run(&format!("vconfig add eth0 {vlan}"));
+        tagging.address(&format!("eth0.{vlan}"), network);
+        plain.address("eth0", network);
+    }
+    let [(first, in_first), (second, in_second), (foreign, in_foreign)] = VLANS;
+    rule(plain, &format!("vlanid:{first}"));
+    assert!(tagging.reaches(in_first, plain.number, PINGS), "{}", told(host));
+    assert!(plain.reaches(in_first, tagging.number, PINGS), "{}", told(host));
+    assert!(tagging.misses(in_second, plain.number) && plain.misses(FIRST, tagging.number));
+    between_guests(tagging, plain, in_first, 2);
+    between_guests(plain, tagging, in_first, 2);
+    rule(plain, &format!("vlanid:{second}"));
+    assert!(plain.reaches(in_second, tagging.number, PINGS), "{}", told(host));
+    assert!(tagging.misses(in_first, plain.number), "it has left");
+    rule(plain, &format!("vlanid:{foreign}"));
+    assert!(tagging.misses(in_foreign, plain.number), "it is not of the trunk");
+    for (vlan, network) in VLANS {
+        tagging.run(&format!("vconfig rem eth0.{vlan}"));
+        let number = plain.number;
+        plain.run(&format!("ip address del 10.{network}.0.{number}/24 dev eth0"));
+    }
+    for guest in [&*tagging, &*plain] {
+        rule(guest, "vlanid:none");
+    }
+    assert!(tagging.reaches(FIRST, plain.number, PINGS), "{}", told(host));
+}
+
 /// Whoever changes a guest's address is not heard until that is allowed, and seen at once.
-pub(super) fn a_changed_address_is_refused(host: &VmHost, avio: &mut Guest) {
+pub(super) fn changed_addresses_are_refused(host: &VmHost, guests: &mut BothKinds) {
+    let BothKinds { vio, avio } = guests;
+    for ((guest, name), (other, address)) in
+        [(vio, "vio"), (avio, "avio")].into_iter().zip([AVIO, VIO].into_iter().zip(OTHERS))
+    {
+        a_changed_address_is_refused(host, (guest, name), other, address);
+    }
+}
+
+fn a_changed_address_is_refused(
+    host: &VmHost,
+    (guest, name): (&mut Guest, &str),
+    other: u32,
+    address: &str,
+) {
+    let number = guest.number;
     let in_use = |line: &[&str]| {
         let shown = host.ok(line);
         let line = shown.lines().find(|line| line.contains("Mac Address in use"));
         line.map(|line| line.rsplit(':').next().unwrap_or_default().trim().to_lowercase())
     };
-    let of_port = ["hpvmnet", "-S", "sw1", "-p", "2", "-A"];
-    let of_guest = ["hpvmstatus", "-P", "avio", "-V"];
-    assert_eq!((in_use(&of_port), in_use(&of_guest)), (None, None));
-    avio.run(&format!("ifconfig eth0 down; ifconfig eth0 hw ether {OTHER}"));
-    avio.run("ifconfig eth0 10.9.0.2 netmask 255.255.255.0 up");
-    assert!(avio.misses(FIRST, VIO));
+    let port = number.to_string();
+    let of_port = ["hpvmnet", "-S", "sw1", "-p", &port, "-A"];
+    let of_guest = ["hpvmstatus", "-P", name, "-V"];
+    assert_eq!((in_use(&of_port), in_use(&of_guest)), (None, None), "{name}");
+    guest.run(&format!("ifconfig eth0 down; ifconfig eth0 hw ether {address}"));
+    guest.run(&format!("ifconfig eth0 10.9.0.{number} netmask 255.255.255.0 up"));
+    // An emulated card has its link a while later, and sends nothing before.
+    guest.wait_for_carrier("eth0", "1");
+    assert!(guest.misses(FIRST, other), "{name}");
     let counted = host.ok(&of_port);
     assert!(!counted.contains("Discards: spoofed            : 0\n"), "{counted}");
-    let other =
-        |prefix: &str, between: &str| Some(prefix.to_owned() + &OTHER.replace(':', between));
-    assert_eq!(in_use(&of_port), other("0x", ""));
-    assert_eq!(in_use(&of_guest), other("", "-"));
-    host.ok(&["hpvmnet", "-S", "sw1", "-u", "portid:2:spoof:off"]);
-    assert!(avio.reaches(FIRST, VIO, PINGS), "{}", host.ok(&of_port));
-    assert!(avio.reaches(FIRST, HOST, PINGS));
+    let written =
+        |prefix: &str, between: &str| Some(prefix.to_owned() + &address.replace(':', between));
+    assert_eq!(in_use(&of_port), written("0x", ""), "{name}");
+    assert_eq!(in_use(&of_guest), written("", "-"), "{name}");
+    host.ok(&["hpvmnet", "-S", "sw1", "-u", &format!("portid:{number}:spoof:off")]);
+    assert!(guest.reaches(FIRST, other, PINGS), "{name}: {}", host.ok(&of_port));
+    assert!(guest.reaches(FIRST, HOST, PINGS), "{name}");
 }

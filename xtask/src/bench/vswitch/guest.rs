@@ -188,9 +188,16 @@ impl Guest {
         seconds: u64,
     ) -> Result<()> {
         let reverse = if direction == Direction::In { "-R" } else { "" };
-        let line =
-            format!("{{ iperf3 -J {reverse} -t {seconds} -c {address} -p {port} >/tmp/told & }}");
+        // A server in a guest closes its socket after each transfer for a moment, in which whoever comes is refused.
+        let line = format!(
+            "{{ for attempt in 1 2 3 4 5 6 7 8; do iperf3 -J {reverse} -t {seconds} -c {address} -p {port} >/tmp/told && break; usleep 200000; done & }}"
+        );
         self.console.run(&line).map(drop)
+    }
+
+    /// What iperf3 printed up to now.
+    pub(super) fn told(&mut self) -> Result<String> {
+        self.console.run("cat /tmp/told")
     }
 
     /// Waits until it is over; tells how many segments had to be sent again.

@@ -109,9 +109,10 @@ pub(super) fn race(transfers: &mut [Transfer<'_>; 2], shared: &[i32]) -> Result<
     for Transfer { guest, server: (address, port), direction, .. } in transfers.iter_mut() {
         guest.begin_transfer((address, *port), *direction, SECONDS)?;
     }
-    for (transfer, began) in transfers.iter().zip(began) {
-        let has_begun = || transfer.meter.bytes().is_ok_and(|bytes| bytes > began + BEGUN_BYTES);
-        wait_until("the transfer is under way", has_begun)?;
+    for (Transfer { guest, server, meter, .. }, began) in transfers.iter_mut().zip(began) {
+        let has_begun = || meter.bytes().is_ok_and(|bytes| bytes > began + BEGUN_BYTES);
+        wait_until("the transfer is under way", has_begun)
+            .with_context(|| format!("to {server:?}: iperf3 said {:?}", guest.told()))?;
     }
     let mut brought = [Brought::default(), Brought::default()];
     {
