@@ -29,7 +29,7 @@
 #define HELD_UP_US 50
 
 struct tally {
-    uint64_t sent, received, cycles, held_up;
+    uint64_t sent, received, offered, cycles, held_up;
     /* For how long the switch's forwarding threads wanted to run and could not. */
     uint64_t waited_ns;
     /* What these threads used of the processor, by its own counters; 0 where it has none that can be read. */
@@ -195,6 +195,7 @@ static struct tally stream(const struct contender *contender, const struct patte
 
     while (now - begin < cycles) {
         for (int from = LEFT; from < pattern->ways; from++) {
+            tally.offered += BURST;
             tally.sent += send_burst(contender, pattern, headers, from);
             tally.received += receive_burst(contender, pattern, 1 - from);
         }
@@ -308,8 +309,8 @@ static double nanoseconds(uint64_t cycles)
 static void print_line(const struct contender *contender, const struct pattern *pattern, unsigned int round,
                        const struct tally *tally, double median_ns)
 {
-    printf("slice pattern=%s round=%u switch=%s sent=%lu received=%lu ns=%.0f held_up_ns=%.0f waited_ns=%lu",
-           pattern->name, round, contender->name, tally->sent, tally->received, nanoseconds(tally->cycles),
+    printf("slice pattern=%s round=%u switch=%s offered=%lu sent=%lu received=%lu ns=%.0f held_up_ns=%.0f waited_ns=%lu",
+           pattern->name, round, contender->name, tally->offered, tally->sent, tally->received, nanoseconds(tally->cycles),
            nanoseconds(tally->held_up), tally->waited_ns);
     if (pattern->kind == PING_PONG)
         printf(" crossing_ns=%.1f", median_ns);

@@ -16,6 +16,10 @@ impl Series {
         self.0.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
