@@ -120,11 +120,7 @@ impl Slices {
             .collect()
     }
 
-    fn pairs(
-        &self,
-        one: [&str; 2],
-        other: [&str; 2],
-    ) -> impl Iterator<Item = (Figure, Figure)> {
+    fn pairs(&self, one: [&str; 2], other: [&str; 2]) -> impl Iterator<Item = (Figure, Figure)> {
         let others: BTreeMap<u64, Figure> = self.of(other[0], other[1]).collect();
         let ones = self.of(one[0], one[1]);
         ones.filter_map(move |(round, figure)| Some((figure, *others.get(&round)?)))
