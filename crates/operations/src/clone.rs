@@ -296,6 +296,10 @@ impl Cloning<'_> {
         copies.make_own_images(&design.work, &mut batch)?;
         copies.place(&mut batch)?;
         batch.sync()?;
+        // Whoever finds what tells which guest it is finds all of the guest.
+        let mut batch = Batch::default();
+        made.names(&mut batch)?;
+        batch.sync()?;
         Step::ClonePlaced.reached();
         identities.extend(copies.identities());
         change.insert_like(source.number, &config, &identities)?;
@@ -429,6 +433,10 @@ impl Made<'_> {
         Step::CloneFolder.reached();
         self.folder.make_nvram(variables, batch)?;
         Step::CloneNvram.reached();
+        Ok(())
+    }
+
+    fn names(&self, batch: &mut Batch) -> Result<(), Refusal> {
         self.folder.make_identity(self.config, batch)?;
         Ok(self.folder.make_link(self.root, self.config, batch)?)
     }
