@@ -13,14 +13,6 @@ pub struct Memory {
     pub swap_free: u64,
 }
 
-/// The host's processors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Processors {
-    pub online: u32,
-    /// 0 where the host does not say.
-    pub mhz: u32,
-}
-
 pub fn memory() -> io::Result<Memory> {
     parse_memory(&fs::read_to_string("/proc/meminfo")?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemTotal in /proc/meminfo"))
@@ -33,11 +25,15 @@ pub fn memory_total() -> u64 {
     info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
-pub fn processors() -> io::Result<Processors> {
+/// How many processors are online.
+pub fn processors() -> io::Result<u32> {
     let online = parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/online")?);
-    let online = online.unwrap_or(1);
-    let mhz = parse_mhz(&first_processor()?).unwrap_or(0);
-    Ok(Processors { online, mhz })
+    Ok(online.unwrap_or(1))
+}
+
+/// MHz of one of them; 0 where the host does not say. The kernel takes its time to tell.
+pub fn processor_mhz() -> io::Result<u32> {
+    Ok(parse_mhz(&first_processor()?).unwrap_or(0))
 }
 
 /// What /proc/cpuinfo tells of the first processor: a page holds it, and of a large host the whole takes milliseconds.
@@ -99,7 +95,7 @@ mod tests {
         let memory = memory().expect("/proc/meminfo");
         assert!(memory.total >= memory.available && memory.available > 0);
         assert_eq!(memory_total(), memory.total);
-        assert!(processors().expect("/sys").online >= 1);
+        assert!(processors().expect("/sys") >= 1);
     }
 
     #[test]

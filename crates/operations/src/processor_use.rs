@@ -50,7 +50,7 @@ impl VmHost {
             pause_for(MOMENT);
         }
         let (after, within) = (look(), since.elapsed());
-        let processors = hpvm_host::facts::processors().map_or(1, |found| found.online);
+        let processors = hpvm_host::facts::processors().unwrap_or(1);
         let looks = running.into_iter().zip(before.into_iter().zip(after));
         let uses = looks.map(|(qemu, looks)| match (qemu, looks) {
             (None, _) => ProcessorUse::default(),

@@ -196,8 +196,8 @@ impl VmHost {
 
     /// The VM Host itself.
     pub fn server(&self) -> Result<HostView, Refusal> {
-        let processors =
-            hpvm_host::facts::processors().map_err(Refusal::file("read", "/proc/cpuinfo"))?;
+        let processors = hpvm_host::facts::processors()
+            .map_err(Refusal::file("read", "/sys/devices/system/cpu/online"))?;
         let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
         let limits = self.conf.limits()?;
         let (accelerator, accelerator_reason) = match self.accelerator() {
@@ -206,22 +206,22 @@ impl VmHost {
         };
         let families = [OsFamily::Hpux, OsFamily::Windows, OsFamily::Linux];
         Ok(HostView {
-            processor_mhz: processors.mhz,
+            processor_mhz: self.processor_mhz(),
             memory_total_mib: memory.total >> 20,
             memory_available_mib: memory.available >> 20,
             swap_available_mib: memory.swap_free >> 20,
-            processors: processors.online,
+            processors,
             accelerator,
             accelerator_reason,
             engine: self.engine(),
-            vcpus_max: families.map(|f| limits.limits(f).vcpus_max.min(processors.online)),
+            vcpus_max: families.map(|f| limits.limits(f).vcpus_max.min(processors)),
         })
     }
 
     /// MHz of one processor, by which entitlements are shown; 0 when the machine does not say.
     #[must_use]
     pub fn processor_mhz(&self) -> u32 {
-        hpvm_host::facts::processors().map_or(0, |processors| processors.mhz)
+        hpvm_host::facts::processor_mhz().unwrap_or(0)
     }
 
     /// The guest's log; a guest that never ran has none.

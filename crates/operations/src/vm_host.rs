@@ -12,8 +12,8 @@ use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, accel, conf::Conf, durable, process, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{
-    DeviceKind, GuestConfig, GuestName, GuestNumber, StorageAddress, StorageDevice, StorageType,
-    StoreRole, chain, is_shared_freely,
+    DeviceKind, Entitlement, GuestConfig, GuestName, GuestNumber, StorageAddress, StorageDevice,
+    StorageType, StoreRole, chain, is_shared_freely,
 };
 use hpvm_plan::facts::network::NetworkFacts;
 use hpvm_plan::facts::{
@@ -268,11 +268,18 @@ impl VmHost {
                 known.restriction = Restriction::None;
             }
         }
-        let processors =
-            hpvm_host::facts::processors().map_err(Refusal::file("read", "/proc/cpuinfo"))?;
+        let processors = hpvm_host::facts::processors()
+            .map_err(Refusal::file("read", "/sys/devices/system/cpu/online"))?;
+        let processor_mhz = match config.entitlement {
+            Entitlement::Percent { .. } => None,
+            Entitlement::Mhz { .. } => {
+                let mhz = hpvm_host::facts::processor_mhz();
+                Some(mhz.map_err(Refusal::file("read", "/proc/cpuinfo"))?)
+            }
+        };
         Ok(HostFacts {
-            processors: processors.online,
-            processor_mhz: processors.mhz,
+            processors,
+            processor_mhz,
             memory_total: Bytes(hpvm_host::facts::memory_total()),
             limits: self.conf.limits()?,
             used_by_host: stores.used_by_host(),

@@ -343,7 +343,8 @@ pub enum Shut {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     pub processors: u32,
-    pub processor_mhz: u32,
+    /// `None`: nothing is given in MHz.
+    pub processor_mhz: Option<u32>,
     pub memory_total: Bytes,
     pub limits: LimitsTable,
     /// Backing files of the configuration (and of the one before), by path.

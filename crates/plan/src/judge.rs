@@ -160,14 +160,15 @@ fn processors(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
             .run(format!("hpvmmodify -P {} -c {host}", config.name)),
         );
     }
-    if let Entitlement::Mhz { entitled, maximum } = config.entitlement {
+    if let (Entitlement::Mhz { entitled, maximum }, Some(host)) =
+        (config.entitlement, facts.processor_mhz)
+    {
         let most = maximum.unwrap_or(entitled).max(entitled);
-        if most > facts.processor_mhz {
+        if most > host {
             all.push(never(
                 "entitlement",
                 format!(
-                    "an entitlement of {most} MHz is more than the {} MHz of one processor of this VM Host",
-                    facts.processor_mhz
+                    "an entitlement of {most} MHz is more than the {host} MHz of one processor of this VM Host"
                 ),
             ));
         }

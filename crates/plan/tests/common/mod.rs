@@ -105,7 +105,7 @@ pub fn host(config: &GuestConfig) -> HostFacts {
     });
     HostFacts {
         processors: 4,
-        processor_mhz: 2600,
+        processor_mhz: Some(2600),
         memory_total: Bytes(64 << 30),
         limits: LimitsTable::Host,
         files: files.collect(),
