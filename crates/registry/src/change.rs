@@ -1,15 +1,15 @@
 //! A change: everything in it happens at its commit, or nothing does. It holds the one write lock of the registry, so what
 //! it reads stays true until then.
 
-use std::collections::BTreeSet;
 use std::ops::Deref;
 
 use hpvm_model::{Entitlement, GuestConfig, GuestName, GuestNumber, StorageDevice};
 use jiff::Timestamp;
+use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use rusqlite::{OptionalExtension, named_params, params};
 
 use crate::error::RegistryError;
-use crate::guest::{Identities, number, parsed, stored};
+use crate::guest::{Identities, parsed, stored};
 use crate::open::{Registry, Written};
 
 /// A change under way. All reading functions of [`Registry`] see it; dropping it undoes it.
@@ -29,35 +29,6 @@ impl Change<'_> {
     /// The caller has begun the transaction.
     pub(crate) fn begun(registry: &Registry) -> Change<'_> {
         Change { registry }
-    }
-
-    /// The highest number that an existing or kept guest has; `None` without any.
-    pub fn highest_number(&self) -> Result<Option<GuestNumber>, RegistryError> {
-        let highest = self
-            .connection
-            .query_row("SELECT max(number) FROM guest", [], |row| row.get::<_, Option<u32>>(0));
-        Ok(highest.map_err(self.failed("find a number"))?.and_then(GuestNumber::new))
-    }
-
-    /// The number for a new guest: one more than the highest, so that a number means one guest for as long as possible; when that
-    /// would be too high, the lowest free one. One that something still holds is nobody's, whatever the registry knows.
-    pub fn next_number(
-        &self,
-        highest: Option<GuestNumber>,
-        is_held: impl Fn(GuestNumber) -> bool,
-    ) -> Result<GuestNumber, RegistryError> {
-        let from = |first: u32| (first..).map_while(GuestNumber::new);
-        let next = highest.map_or(1, |highest| highest.get().saturating_add(1));
-        if let Some(number) = from(next).find(|number| !is_held(*number)) {
-            return Ok(number);
-        }
-        let taken: BTreeSet<GuestNumber> = self
-            .rows("SELECT number FROM guest", [], |row| number(row, 0))
-            .map_err(self.failed("find a number"))?
-            .into_iter()
-            .collect();
-        let is_free = |number: &GuestNumber| !taken.contains(number) && !is_held(*number);
-        from(1).find(is_free).ok_or(RegistryError::NoNumber)
     }
 
     /// Adds a guest.
@@ -84,7 +55,6 @@ impl Change<'_> {
         files: &Identities,
     ) -> Result<(), RegistryError> {
         self.require_free_name(&guest.name, guest.number)?;
-        self.require_free_identity(guest)?;
         let sql =
             "INSERT INTO guest (number, uuid, name, label, serial_number, os_family, os_version,
                  vcpus, entitlement_unit, entitled, entitled_max, memory_bytes, auto_start,
@@ -92,9 +62,14 @@ impl Change<'_> {
              VALUES (:number, :uuid, :name, :label, :serial_number, :os_family, :os_version,
                  :vcpus, :unit, :entitled, :maximum, :memory, :auto_start,
                  :runnable, :devices, :nics, :now)";
-        self.store(sql, guest)
-            .and_then(|_| self.store_parts(guest, files))
-            .map_err(self.failed("add a guest"))
+        let failed = |error: rusqlite::Error| match error.sqlite_extended_error_code() {
+            Some(SQLITE_CONSTRAINT_PRIMARYKEY | SQLITE_CONSTRAINT_UNIQUE) => {
+                RegistryError::IdentityTaken { number: guest.number, uuid: guest.uuid }
+            }
+            _ => self.failed("add a guest")(error),
+        };
+        self.store(sql, guest).map_err(failed)?;
+        self.store_parts(guest, files).map_err(self.failed("add a guest"))
     }
 
     /// Replaces the configuration of the guest with the same number and UUID.
@@ -195,20 +170,6 @@ impl Change<'_> {
                 Err(RegistryError::NameTaken { name: name.clone(), number })
             }
             _ => Ok(()),
-        }
-    }
-
-    fn require_free_identity(&self, guest: &GuestConfig) -> Result<(), RegistryError> {
-        let sql = "SELECT number FROM guest WHERE number = ?1 OR uuid = ?2 LIMIT 1";
-        let key = params![guest.number.get(), guest.uuid.0.into_bytes()];
-        let holder = self
-            .connection
-            .query_row(sql, key, |row| number(row, 0))
-            .optional()
-            .map_err(self.failed("add a guest"))?;
-        match holder {
-            Some(_) => Err(RegistryError::IdentityTaken { number: guest.number, uuid: guest.uuid }),
-            None => Ok(()),
         }
     }
 
