@@ -215,7 +215,7 @@ fn is_kept_by_loop(path: &str) -> bool {
     let places = Places::default();
     let Ok(lead @ Lead::File(_)) = places.lead(Path::new(path)) else { return false };
     let (store, leads) = (lead.store(), [lead]);
-    if Blocks::are_plain_files(&places, &leads) {
+    if Blocks::are_plain_files(&leads, || Blocks::in_use(&places)) {
         return false;
     }
     let blocks = Blocks::read_around(&places, &leads);

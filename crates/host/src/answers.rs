@@ -86,6 +86,11 @@ pub fn is_given_up(path: &Path) -> bool {
     given_up().iter().any(recent)
 }
 
+/// Reads what tells whether a thread of ours may ask, where there is the time to.
+pub fn prepare() {
+    block::know_mounts();
+}
+
 /// Whether a thread of ours may ask at a path. Takes as long as the answer to that, and [`ANSWER_BOUND`] at most.
 #[must_use]
 pub fn may_be_asked(path: &Path) -> bool {

@@ -54,7 +54,7 @@ pub use device::{Access, Device, DeviceNumber, Identifier, Kind, Mapping, Medium
 pub use expected::{Expected, Purpose};
 pub use lead::{Character, FileLead, Lead, Store};
 pub use lineage::Lineage;
-pub(crate) use near::is_near;
+pub(crate) use near::{is_near, know_mounts};
 pub use places::{Leads, Places};
 pub use probe::{DeviceProbe, Probe, ProbeError};
 pub use signature::{Signature, signatures};

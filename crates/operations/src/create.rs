@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use hpvm_host::Root;
-use hpvm_host::durable::{Batch, DurableError};
+use hpvm_host::durable::Batch;
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
     Problem, Runnable, Severity, Vcpus,
@@ -18,7 +18,7 @@ use hpvm_registry::{Change, Step};
 
 use crate::folder::{self, Folder};
 use crate::network::lan;
-use crate::stores::{Looking, StartLooking};
+use crate::stores::{HostOwned, Looking};
 use crate::vm_host::{Premises, VmHost, identities};
 use crate::{Actor, Mode, Refusal, devdb, forgotten, random};
 
@@ -56,40 +56,42 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// The look at the stores that the guest is to have, and what begins it.
-    fn look(&self) -> (Looking, StartLooking) {
+    /// Begins to look at the stores that the guest is to have.
+    fn look(&self) -> Looking {
         let added = self.request.devices.iter().filter_map(|device| match device {
             DeviceRequest::Add(statement) => statement.backing.as_ref(),
             DeviceRequest::Modify(_) | DeviceRequest::Delete(_) => None,
         });
-        Looking::prepare(added.chain(&self.request.layers).map(|backing| backing.path.as_str()))
+        Looking::at(added.chain(&self.request.layers).map(|backing| backing.path.as_str()))
     }
 }
 
 fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
-    let (looking, start) = order.look();
-    start.begin();
-    let Judged { config, problems, fields, .. } = judge(host, order, looking, Mode::DryRun)?;
+    let looking = order.look();
+    let Judged { config, problems, fields, .. } =
+        judge(host, order, looking, Mode::DryRun, |_| Ok(()))?;
     let root = host.root.clone();
     let config = numbered(config, next_number(&host.begin()?, &root)?);
     Ok(Created { config, problems, fields })
 }
 
-/// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
-/// needs its number while the registry prepares what it commits after them; then both sync what is left. The thread of the files
-/// starts the one that looks, since it has time enough to.
+/// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, also what
+/// tells which guest it is, with the number that it will have if nobody else makes one just now.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
     let (root, pristine) = (premises.root.clone(), premises.conf.pristine_nvram());
     std::thread::scope(|scope| {
-        let (decided, decision) = mpsc::sync_channel(1);
-        let (tell, told) = mpsc::sync_channel(2);
+        let (tell_guest, guest) = mpsc::sync_channel(2);
+        let (tell_synced, synced) = mpsc::sync_channel(1);
         let (root, pristine, uuid) = (&root, &pristine, order.uuid);
         let begin = || {
-            let (looking, start) = order.look();
+            let (looking, tell_owned) = order.look().shared();
             let make = move || {
-                start.begin();
-                Draft::make(root, uuid, pristine, &decision, &tell)
+                if let Some(tell) = tell_owned {
+                    // Who waits for it may have given up.
+                    let _ = tell.send(HostOwned::look(root));
+                }
+                Draft::make(root, uuid, pristine, &guest, &tell_synced)
             };
             (looking, scope.spawn(make))
         };
@@ -97,12 +99,12 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
         // the registry was asked.
         if root.guest_link(order.name.as_str()).is_symlink() {
             let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, begin, &decided, &told);
+            let created = carry_out(&mut host, order, begin, &tell_guest, &synced);
             concluded(host, order.actor, created)
         } else {
             let begun = begin();
             let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, || begun, &decided, &told);
+            let created = carry_out(&mut host, order, || begun, &tell_guest, &synced);
             concluded(host, order.actor, created)
         }
     })
@@ -120,36 +122,53 @@ fn concluded(
 }
 
 /// What goes on beside the command: the look at the guest's stores, and the making of its files.
-type Begun<'scope, 'a> =
-    (Looking, std::thread::ScopedJoinHandle<'scope, Result<Draft<'a>, Refusal>>);
+type Begun<'scope> = (Looking, std::thread::ScopedJoinHandle<'scope, Result<Draft, Refusal>>);
 
-fn carry_out<'scope, 'a>(
+fn carry_out<'scope>(
     host: &mut VmHost,
     order: &Order<'_>,
-    begin: impl FnOnce() -> Begun<'scope, 'a>,
-    decided: &mpsc::SyncSender<GuestConfig>,
-    told: &mpsc::Receiver<Told>,
+    begin: impl FnOnce() -> Begun<'scope>,
+    tell_guest: &mpsc::SyncSender<GuestConfig>,
+    synced: &mpsc::Receiver<()>,
 ) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
     let (looking, files) = begin();
-    let Judged { config, problems, fields, facts } = judge(host, order, looking, Mode::Apply)?;
+    // There is room for this and for the next; who does not take them has failed, which it tells below.
+    let expect = |config: &GuestConfig| {
+        let highest = host.registry.highest_number()?;
+        let number = host.registry.next_number(highest, |_| false)?;
+        let _ = tell_guest.send(numbered(config.clone(), number));
+        Ok(())
+    };
+    let Judged { config, problems, fields, facts } =
+        judge(host, order, looking, Mode::Apply, expect)?;
     let root = host.root.clone();
     let change = host.begin()?;
     // Looked at again when nobody else can take it.
     refuse_taken(order.name, change.number_of(order.name)?)?;
     let config = numbered(config, next_number(&change, &root)?);
-    // It waits for this, or has failed, which it tells below.
-    let _ = decided.send(config.clone());
-    let prepared = prepare(&change, order.actor, &config, &facts);
-    let committed = synced(told).map(|synced| -> Result<(), Refusal> {
-        synced?;
-        prepared?;
-        Ok(change.commit()?)
+    let _ = tell_guest.send(config.clone());
+    let linked =
+        prepare(&change, order.actor, &config, &facts).and_then(|()| Link::make(&root, &config));
+    // Who does not tell that all is synced has failed just now.
+    let is_synced = synced.recv().is_ok();
+    let files = || files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let link = match linked {
+        Ok(link) => link,
+        Err(refusal) => {
+            // The registry is held until nothing is left that another command could take for a guest.
+            drop(files());
+            return Err(refusal);
+        }
+    };
+    let committed = is_synced.then(|| {
+        Step::CreateLink.reached();
+        change.commit()
     });
-    let draft = files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    // Who did not tell that all is synced has failed just now.
+    let draft = files()?;
     committed.transpose()?;
     draft.keep();
+    link.keep();
     Step::CreateCommitted.reached();
     Ok(Created { config, problems, fields })
 }
@@ -157,21 +176,6 @@ fn carry_out<'scope, 'a>(
 fn refuse_taken(name: &GuestName, holder: Option<GuestNumber>) -> Result<(), Refusal> {
     let taken = |number| Err(Refusal::NameTaken { name: name.clone(), number });
     holder.map_or(Ok(()), taken)
-}
-
-/// How far the files are.
-enum Told {
-    /// All are written; this half is for the other to sync.
-    Written(Batch),
-    /// The own half is on the disk.
-    Synced,
-}
-
-/// Syncs the half that is left to do, and waits until both are. `None`: the files have failed.
-fn synced(told: &mpsc::Receiver<Told>) -> Option<Result<(), DurableError>> {
-    let Ok(Told::Written(half)) = told.recv() else { return None };
-    let synced = half.sync();
-    told.recv().is_ok().then_some(synced)
 }
 
 /// A guest that may be made, but for its number; in a dry run also one that may not.
@@ -182,11 +186,13 @@ struct Judged {
     facts: HostFacts,
 }
 
+/// `expect` is told the guest that may come of it before it is judged.
 fn judge(
     host: &VmHost,
     order: &Order<'_>,
     looking: Looking,
     mode: Mode,
+    expect: impl FnOnce(&GuestConfig) -> Result<(), Refusal>,
 ) -> Result<Judged, Refusal> {
     let Order { name, request, uuid, .. } = *order;
     let network = host.network_for(request, None)?;
@@ -198,6 +204,7 @@ fn judge(
         |made| made,
         |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random::bits)?),
     )?;
+    expect(&config)?;
     let mut facts = host.facts_of_new(&config, looking.stores_of(&config))?;
     facts.network.lan = lan;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
@@ -235,59 +242,44 @@ fn prepare(
     Ok(())
 }
 
-/// What was made for a guest the registry does not know yet: goes again unless it is kept.
-struct Draft<'a> {
-    root: &'a Root,
+/// The folder of a guest that the registry does not know yet: goes again unless it is kept.
+struct Draft {
     folder: Folder,
-    uuid: GuestUuid,
-    /// The name that leads to the folder, once it does.
-    linked: Option<GuestName>,
     is_kept: bool,
 }
 
-impl<'a> Draft<'a> {
-    /// Makes all files, each on the disk: first those that every guest has, then, when it is decided that there will be a
-    /// guest, those that tell which, of which half is left to the caller to sync. Where there will be none, the draft is as good
-    /// as any to be dropped.
+impl Draft {
+    /// Makes all files, each on the disk: first those that every guest has, then those that tell which, when that is likely,
+    /// and they count when it is decided. Where there will be no guest, the draft is as good as any to be dropped.
     fn make(
-        root: &'a Root,
+        root: &Root,
         uuid: GuestUuid,
         pristine: &Path,
-        decision: &mpsc::Receiver<GuestConfig>,
-        tell: &mpsc::SyncSender<Told>,
-    ) -> Result<Draft<'a>, Refusal> {
-        let folder = Folder::draft_of(root, uuid);
-        let mut draft = Draft { root, folder, uuid, linked: None, is_kept: false };
-        let mut batch = Batch::default();
-        draft.folder.make()?;
+        guest: &mpsc::Receiver<GuestConfig>,
+        synced: &mpsc::SyncSender<()>,
+    ) -> Result<Draft, Refusal> {
+        let folder = Folder::of(root, uuid);
+        let mut identity = folder.make_draft()?;
+        let draft = Draft { folder, is_kept: false };
+        let Draft { folder, .. } = &draft;
         Step::CreateFolder.reached();
-        draft.folder.make_nvram(pristine, &mut batch)?;
+        let mut batch = Batch::default();
+        folder.make_nvram(pristine, &mut batch)?;
         Step::CreateNvram.reached();
+        folder.sync_name(&mut batch);
         batch.sync()?;
-        let Ok(config) = decision.recv() else { return Ok(draft) };
-        draft.complete(&config, tell)?;
+        let Ok(likely) = guest.recv() else { return Ok(draft) };
+        folder.write_identity(&mut identity, &likely)?;
+        Step::CreateIdentity.reached();
+        let Ok(decided) = guest.recv() else { return Ok(draft) };
+        folder.write_identity(&mut identity, &decided)?;
+        folder.put_identity(identity)?;
+        // There is room for it; who does not take it has failed.
+        let _ = synced.send(());
         // The texts are for people; a guest without them is whole, and the next change writes them. They go with a draft that
         // is not kept.
-        let _ = draft.folder.write_texts(&config, None);
+        let _ = folder.write_texts(&decided, None);
         Ok(draft)
-    }
-
-    fn complete(
-        &mut self,
-        config: &GuestConfig,
-        tell: &mpsc::SyncSender<Told>,
-    ) -> Result<(), Refusal> {
-        let mut batch = Batch::default();
-        self.folder.settle(self.root, self.uuid)?;
-        self.folder.make_identity(config, &mut batch)?;
-        self.linked = Some(config.name.clone());
-        self.folder.make_link(self.root, config, &mut batch)?;
-        Step::CreateLink.reached();
-        // There is room for both; who does not take them has failed.
-        let _ = tell.send(Told::Written(batch.split_off()));
-        batch.sync()?;
-        let _ = tell.send(Told::Synced);
-        Ok(())
     }
 
     fn keep(mut self) {
@@ -295,16 +287,42 @@ impl<'a> Draft<'a> {
     }
 }
 
-impl Drop for Draft<'_> {
+impl Drop for Draft {
     fn drop(&mut self) {
-        if self.is_kept {
-            return;
+        if !self.is_kept {
+            // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
+            let _ = self.folder.remove();
         }
-        // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-        if let Some(name) = &self.linked {
-            let _ = folder::unlink(self.root, name, self.uuid);
+    }
+}
+
+/// The name that leads to the folder of such a guest: goes again unless it is kept.
+struct Link<'a> {
+    root: &'a Root,
+    name: GuestName,
+    uuid: GuestUuid,
+    is_kept: bool,
+}
+
+impl<'a> Link<'a> {
+    /// Makes it, for good.
+    fn make(root: &'a Root, config: &GuestConfig) -> Result<Link<'a>, Refusal> {
+        let GuestConfig { name, uuid, .. } = config;
+        let link = Link { root, name: name.clone(), uuid: *uuid, is_kept: false };
+        folder::link(root, name, *uuid)?;
+        Ok(link)
+    }
+
+    fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Link<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            let _ = folder::unlink(self.root, &self.name, self.uuid);
         }
-        let _ = self.folder.remove();
     }
 }
 

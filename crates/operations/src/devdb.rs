@@ -17,6 +17,7 @@ mod restriction;
 pub mod running;
 mod trail;
 
+pub(crate) use presets::Presets;
 pub(crate) use registered::{
     Keeping, forget_unused, has_to_keep, keep_identities, keep_length, registered, withheld_folders,
 };

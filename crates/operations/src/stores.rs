@@ -11,7 +11,9 @@ use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
+use hpvm_host::Root;
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store, Use};
 use hpvm_host::optical::{self, Disc};
 use hpvm_host::{answers, generic, reservations};
@@ -23,9 +25,10 @@ use hpvm_plan::facts::{
 };
 use hpvm_registry::Registry;
 
-use self::asked::{Answers, Asking, Start};
+use self::asked::{Answers, Asking};
 use self::way::{Way, Ways};
 use crate::Refusal;
+use crate::devdb::Presets;
 
 /// The stores of some configurations.
 #[derive(Debug, Default)]
@@ -34,6 +37,8 @@ pub(crate) struct Stores {
     leads: BTreeMap<String, Lead>,
     ways: BTreeMap<String, Ways>,
     pub(crate) blocks: Blocks,
+    /// Where they were looked at beside the stores.
+    pub(crate) presets: Option<Presets>,
 }
 
 impl Stores {
@@ -172,28 +177,45 @@ impl Stores {
     }
 }
 
-pub(crate) type StartLooking = Start<(Option<Way>, FileFact)>;
-
 /// A look at stores that was begun, and goes on beside whoever wants to know.
 #[derive(Debug)]
 pub(crate) struct Looking {
     paths: BTreeSet<String>,
     asking: Asking<(Option<Way>, FileFact)>,
+    /// What somebody else looks for.
+    owned: Option<mpsc::Receiver<HostOwned>>,
+}
+
+/// What the VM Host has itself, whatever stores are asked about.
+#[derive(Debug)]
+pub(crate) struct HostOwned {
+    in_use: BTreeSet<Store>,
+    presets: Presets,
+}
+
+impl HostOwned {
+    pub(crate) fn look(root: &Root) -> HostOwned {
+        answers::prepare();
+        let in_use = Blocks::in_use(&Places::default());
+        HostOwned { in_use, presets: Presets::whole(root) }
+    }
 }
 
 impl Looking {
     /// At these paths.
     pub(crate) fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Looking {
-        let (looking, start) = Looking::prepare(paths);
-        start.begin();
-        looking
+        let paths = paths.into_iter().map(str::to_owned).collect();
+        let asking = Asking::begin(&paths, |path| (Way::to(path), plain_file(path)));
+        Looking { paths, asking, owned: None }
     }
 
-    /// The same, once the other thing given begins.
-    pub(crate) fn prepare<'a>(paths: impl IntoIterator<Item = &'a str>) -> (Looking, StartLooking) {
-        let paths = paths.into_iter().map(str::to_owned).collect();
-        let (asking, start) = Asking::prepare(&paths, |path| (Way::to(path), plain_file(path)));
-        (Looking { paths, asking }, start)
+    /// Somebody else, who has the time, looks for what the VM Host has; where nothing is looked at, nobody needs to.
+    pub(crate) fn shared(self) -> (Looking, Option<mpsc::Sender<HostOwned>>) {
+        if self.paths.is_empty() {
+            return (self, None);
+        }
+        let (tell, owned) = mpsc::channel();
+        (Looking { owned: Some(owned), ..self }, Some(tell))
     }
 
     /// What was seen of a configuration's stores, which is looked for anew if it has others.
@@ -206,15 +228,22 @@ impl Looking {
 
     /// What was seen, of those stores that answered in time.
     fn stores(self) -> Stores {
-        let Looking { paths, asking } = self;
-        let Looked { mut facts, mut ways } = Looked::of(&paths, asking.answers());
+        let Looking { paths, asking, owned } = self;
+        if paths.is_empty() {
+            return Stores::default();
+        }
+        let answers = asking.answers();
         let places = Places::default();
-        let leads = leads(&places, facts.keys());
+        let owned = owned.and_then(|owned| owned.recv().ok());
+        let (in_use, presets) = owned.map(|owned| (owned.in_use, owned.presets)).unzip();
+        let in_use = || in_use.unwrap_or_else(|| Blocks::in_use(&places));
+        let leads = leads(&places, answers.own.keys());
         let starts: Vec<Lead> = leads.values().cloned().collect();
-        let blocks = match Blocks::are_plain_files(&places, &starts) {
+        let blocks = match Blocks::are_plain_files(&starts, in_use) {
             true => Blocks::default(),
             false => Blocks::read_around(&places, &starts),
         };
+        let Looked { mut facts, mut ways } = Looked::of(&paths, answers);
         ways.extend(ways_under(&blocks, &starts));
         let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
             (None, _) => FileFact::Unreadable(answers::silence()),
@@ -222,7 +251,7 @@ impl Looking {
             (Some(fact), _) => fact,
         };
         let files = paths.iter().map(|path| (path.clone(), fact(path))).collect();
-        Stores { files, leads, ways, blocks }
+        Stores { files, leads, ways, blocks, presets }
     }
 }
 

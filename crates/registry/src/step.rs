@@ -37,9 +37,11 @@ macro_rules! steps {
 }
 
 steps! {
-    /// The guest's folder is there, empty.
+    /// The guest's folder is there, with who makes it.
     CreateFolder = "create.folder",
     CreateNvram = "create.nvram",
+    /// What tells which guest it is lies beside its place.
+    CreateIdentity = "create.identity",
     /// Folder and link are complete and synced; the registry does not know the guest yet.
     CreateLink = "create.link",
     CreateCommitted = "create.committed",

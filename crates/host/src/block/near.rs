@@ -1,7 +1,7 @@
 //! Which paths lie on file systems that answer. Called before a thread of ours asks at a path, by `answers` and by `far`.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::mounts::{self, Mount};
@@ -12,17 +12,28 @@ const NEAR: [&str; 18] = [
     "jfs", "ntfs3", "squashfs", "tmpfs", "udf", "vfat", "xfs", "zfs",
 ];
 
+/// The mounts, and when they were read: a command looks at many paths, and what is mounted changes rarely.
+static KNOWN: Mutex<Option<(Instant, Vec<Mount>)>> = Mutex::new(None);
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+
 /// Whether a path lies on a file system of this machine's own, as it is mounted now.
 pub(crate) fn is_near(path: &Path) -> bool {
-    /// A command looks at many paths, and what is mounted changes rarely.
-    const KNOWN_FOR: Duration = Duration::from_secs(1);
-    static KNOWN: Mutex<Option<(Instant, Vec<Mount>)>> = Mutex::new(None);
+    let known = known_mounts();
+    known.as_ref().is_some_and(|(_, mounts)| is_on_near(mounts, path))
+}
+
+fn known_mounts() -> MutexGuard<'static, Option<(Instant, Vec<Mount>)>> {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if known.as_ref().is_none_or(|(at, _)| at.elapsed() > KNOWN_FOR) {
         let mounts = mounts::of_process(Path::new("/proc"), "self").unwrap_or_default();
         *known = Some((Instant::now(), mounts));
     }
-    known.as_ref().is_some_and(|(_, mounts)| is_on_near(mounts, path))
+    known
+}
+
+/// Reads what [`is_near`] needs.
+pub(crate) fn know_mounts() {
+    drop(known_mounts());
 }
 
 /// The last mount on the longest way is the one that is seen.

@@ -50,18 +50,22 @@ impl Blocks {
         reader.finish()
     }
 
-    /// Whether these leads are files and nothing else: neither swap space, nor what the VM Host will use, nor attached to a loop device. Quick, since the
-    /// disks of most guests are such files, and of those nothing more need be known.
+    /// Whether these leads are files and nothing else. Quick, since the disks of most guests are such files, and of those nothing
+    /// more need be known than that the VM Host itself does not have them: see [`Blocks::in_use`].
+    pub fn are_plain_files(leads: &[Lead], in_use: impl FnOnce() -> BTreeSet<Store>) -> bool {
+        let stores: BTreeSet<Store> = leads.iter().filter_map(Lead::store).collect();
+        stores.iter().all(|store| matches!(store, Store::File(_)))
+            && (stores.is_empty() || stores.is_disjoint(&in_use()))
+    }
+
+    /// What the VM Host swaps on, will use, or has attached to a loop device.
     #[must_use]
-    pub fn are_plain_files(places: &Places, leads: &[Lead]) -> bool {
-        let wanted: BTreeSet<Store> = leads.iter().filter_map(Lead::store).collect();
-        let is_wanted = |lead: &Lead| lead.store().is_some_and(|store| wanted.contains(&store));
+    pub fn in_use(places: &Places) -> BTreeSet<Store> {
         let asker = Asker::new(places);
-        let is_attached = |backing: &Backing| backing.answer.lead().is_some_and(is_wanted);
-        wanted.iter().all(|store| matches!(store, Store::File(_)))
-            && !attached(&asker).iter().any(|(_, backing)| is_attached(backing))
-            && !swaps(&asker).iter().any(is_wanted)
-            && !expected(&asker).iter().any(|(.., lead)| is_wanted(lead))
+        let attached = attached(&asker).into_iter().filter_map(|(_, b)| b.answer.lead().cloned());
+        let expected = expected(&asker).into_iter().map(|(.., lead)| lead);
+        let leads = attached.chain(swaps(&asker)).chain(expected);
+        leads.filter_map(|lead| lead.store()).collect()
     }
 
     /// Reads the stores that these leads are, and what hangs together with them.

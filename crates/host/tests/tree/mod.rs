@@ -204,7 +204,7 @@ impl Tree {
     /// What hangs together with the devices and files at these paths.
     pub fn are_plain_files(&self, paths: &[&str]) -> bool {
         let leads: Vec<Lead> = paths.iter().map(|path| self.lead(path)).collect();
-        Blocks::are_plain_files(&self.places(), &leads)
+        Blocks::are_plain_files(&leads, || Blocks::in_use(&self.places()))
     }
 
     pub fn read_around(&self, paths: &[&str]) -> Blocks {

@@ -1,6 +1,7 @@
 //! The folders that are the VM Host's own and restricted without anybody saying so. They are real paths of this machine,
 //! whatever HPVM_ROOT says; only hpvm's own state has one below each root.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,18 +42,19 @@ pub(crate) struct Presets {
 struct HostFolder {
     name: &'static str,
     identity: FileIdentity,
+    /// Looked for when it is told: most commands only compare.
+    real: OnceCell<PathBuf>,
 }
 
 impl HostFolder {
     fn called(name: &'static str) -> Option<HostFolder> {
         let metadata = fs::metadata(name).ok()?;
         let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
-        Some(HostFolder { name, identity })
+        Some(HostFolder { name, identity, real: OnceCell::new() })
     }
 
-    /// Looked for when it is told: most commands only compare.
-    fn real_path(&self) -> PathBuf {
-        fs::canonicalize(self.name).unwrap_or_else(|_| self.name.into())
+    fn real_path(&self) -> &Path {
+        self.real.get_or_init(|| fs::canonicalize(self.name).unwrap_or_else(|_| self.name.into()))
     }
 }
 
@@ -65,6 +67,15 @@ impl Presets {
         }
         let folders = HOST_FOLDERS.into_iter().filter_map(HostFolder::called).collect();
         Presets { folders, states }
+    }
+
+    /// The same, with all that may be asked of them later, for a thread that has the time.
+    pub(crate) fn whole(root: &Root) -> Presets {
+        let presets = Presets::of(root);
+        for folder in &presets.folders {
+            folder.real_path();
+        }
+        presets
     }
 
     /// The preset that is this very folder, by whatever name it was reached.
@@ -86,8 +97,8 @@ impl Presets {
     /// Those that lie below a folder, which is given as its real path; a state folder holds more than the state.
     pub(crate) fn below(&self, folder: &str) -> Vec<String> {
         let folders = self.folders.iter().map(HostFolder::real_path);
-        let inner = folders.filter(|path| path != Path::new(folder));
-        let states = self.states.iter().filter(|state| state.exists()).cloned();
+        let inner = folders.filter(|path| *path != Path::new(folder));
+        let states = self.states.iter().filter(|state| state.exists()).map(PathBuf::as_path);
         let below = inner.chain(states).filter(|path| path.starts_with(folder));
         below.map(|path| path.display().to_string()).collect()
     }
@@ -96,14 +107,14 @@ impl Presets {
     pub(crate) fn on(&self, device: u64) -> Vec<String> {
         let folders = self.folders.iter().filter(|folder| folder.identity.device == device);
         let is_on = |state: &&PathBuf| fs::metadata(state).is_ok_and(|found| found.dev() == device);
-        let states = self.states.iter().filter(is_on).cloned();
+        let states = self.states.iter().filter(is_on).map(PathBuf::as_path);
         let paths = folders.map(HostFolder::real_path).chain(states);
         paths.map(|path| path.display().to_string()).collect()
     }
 
     /// The outermost of them, for a list; of a state folder what is hpvm's own.
     pub(crate) fn names(&self) -> Vec<String> {
-        let folders = self.folders.iter().map(HostFolder::real_path);
+        let folders = self.folders.iter().map(|folder| folder.real_path().to_owned());
         let own = OWN_FOLDERS.into_iter().chain([OWN_FILES]);
         let states = self.states.iter().flat_map(|state| own.clone().map(|own| state.join(own)));
         let paths = folders.chain(states);

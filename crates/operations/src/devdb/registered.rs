@@ -25,12 +25,22 @@ pub(crate) fn registered(
     own: Option<&GuestConfig>,
     stores: &Stores,
 ) -> Result<BTreeMap<String, Registered>, Refusal> {
-    let presets = Presets::of(&host.root);
+    if stores.files.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let looked_at;
+    let presets = match &stores.presets {
+        Some(presets) => presets,
+        None => {
+            looked_at = Presets::of(&host.root);
+            &looked_at
+        }
+    };
     let trails: Vec<(&String, Trail)> =
         stores.files.keys().map(|path| (path, Trail::of(path, stores))).collect();
     let restricting = restricting(&host.registry, trails.iter().map(|(_, trail)| trail))?;
     let known = |(path, trail): (&String, Trail)| {
-        let restriction = restriction(&trail, &restricting, &presets);
+        let restriction = restriction(&trail, &restricting, presets);
         let mut known = of_store(&host.registry, own, path, &trail, restriction)?;
         known.found = trail.identity.clone().or_else(|| stores.file_identity(path));
         if is_shrunk_file(&known) {
@@ -38,10 +48,10 @@ pub(crate) fn registered(
             known.found = file_identity_of(path);
         }
         if let (Some(namesakes), Restriction::None) = (&trail.namesakes, &known.restriction) {
-            known.other_names = other_names(&host.registry, &presets, namesakes)?;
+            known.other_names = other_names(&host.registry, presets, namesakes)?;
         }
         if stores.files.get(path) == Some(&FileFact::Folder) {
-            known.not_to_choose = not_to_choose(&host.registry, &presets, &trail.own.paths)?;
+            known.not_to_choose = not_to_choose(&host.registry, presets, &trail.own.paths)?;
         }
         Ok((path.clone(), known))
     };

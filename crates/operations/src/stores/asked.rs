@@ -31,19 +31,13 @@ impl<T> Answers<T> {
 
 impl<T: Send + 'static> Asking<T> {
     pub(super) fn begin(paths: &BTreeSet<String>, own: fn(&Path) -> T) -> Asking<T> {
-        let (asking, start) = Asking::prepare(paths, own);
-        start.begin();
-        asking
-    }
-
-    /// The same, once the other thing given begins: where somebody has more time than we for the start of a thread.
-    pub(super) fn prepare(paths: &BTreeSet<String>, own: fn(&Path) -> T) -> (Asking<T>, Start<T>) {
         let folders: BTreeSet<&str> = paths.iter().filter_map(|path| way::folder(path)).collect();
         let folders = folders.into_iter().map(|path| Question::Way(path.to_owned()));
         let asked = folders.chain(paths.iter().cloned().map(Question::Own));
         let is_asked = |question: &Question| !answers::is_given_up(Path::new(question.path()));
         let asked = Arc::new(Asked::new(asked.filter(is_asked).collect(), own));
-        (Asking(Arc::clone(&asked)), Start(asked))
+        asked.begin();
+        Asking(asked)
     }
 
     /// Waits until all have answered, or have not in time.
@@ -66,25 +60,7 @@ impl<T: Send + 'static> Asking<T> {
                 |question: &&Question| !Path::new(question.path()).starts_with(&silent);
             let rest = questions.filter(is_elsewhere).cloned().collect();
             asked = Arc::new(Asked::new(rest, asked.own));
-            Start(Arc::clone(&asked)).begin();
-        }
-    }
-}
-
-/// Questions that wait for the thread that puts them.
-#[must_use]
-pub(crate) struct Start<T>(Arc<Asked<T>>);
-
-impl<T: Send + 'static> Start<T> {
-    pub(crate) fn begin(self) {
-        let Start(asked) = self;
-        let ask = {
-            let asked = Arc::clone(&asked);
-            move || asked.ask()
-        };
-        if !asked.questions.is_empty() && thread::Builder::new().spawn(ask).is_err() {
-            // Without a thread nobody can tell, and the questions themselves have to be risked.
-            asked.ask();
+            asked.begin();
         }
     }
 }
@@ -138,6 +114,19 @@ impl<T> Asked<T> {
     fn new(questions: Vec<Question>, own: fn(&Path) -> T) -> Asked<T> {
         let begun = Progress { answers: Vec::new(), asked_at: Instant::now() };
         Asked { questions, own, progress: Mutex::new(begun), all_asked: Condvar::new() }
+    }
+
+    /// Has a thread put them.
+    fn begin(self: &Arc<Self>)
+    where
+        T: Send + 'static,
+    {
+        let asked = Arc::clone(self);
+        let ask = move || asked.ask();
+        if !self.questions.is_empty() && thread::Builder::new().spawn(ask).is_err() {
+            // Without a thread nobody can tell, and the questions themselves have to be risked.
+            self.ask();
+        }
     }
 
     fn ask(&self) {
