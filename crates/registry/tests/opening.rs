@@ -270,13 +270,18 @@ impl Mount {
         self.point.path().join("hpvm.db")
     }
 
+    /// A process that a test beside this one has just forked has our files open until it executes its program, and as long the
+    /// file system is busy.
     fn remount(&self, option: &str) {
-        let status = Command::new("mount")
-            .args(["-o", &format!("remount,{option}")])
-            .arg(self.point.path())
-            .status()
-            .unwrap();
-        assert!(status.success());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let remounted = || {
+            let mut mount = Command::new("mount");
+            mount.args(["-o", &format!("remount,{option}")]).arg(self.point.path());
+            mount.status().unwrap().success()
+        };
+        while !remounted() {
+            assert!(Instant::now() < deadline, "it cannot be mounted {option}");
+        }
     }
 }
 
