@@ -100,6 +100,10 @@ impl Session<'_> {
         if let Link::Open { attachment, .. } | Link::Greeting { attachment, .. } = console.link {
             attachment.detach();
         }
+        if self.terminal.input_is_terminal() && !matches!(left, Left::CtrlB) {
+            // Keys for a guest that is gone are no commands for the menu.
+            self.terminal.use_input(self.terminal.input().len());
+        }
         if self.terminal.output_is_terminal() {
             self.terminal.pass(console.screen.undo().as_bytes());
         }
@@ -213,6 +217,10 @@ impl Session<'_> {
             Link::Greeting { .. } | Link::Calling { .. } | Link::Open { history: Some(_), .. }
                 if !typed_by_hand => {}
             Link::AwaitingPower { .. } if !typed_by_hand && ctrl_b.is_none() => {}
+            // Nor is a key lost that a person types while the worker is reached; but what was typed at a guest that is
+            // off is not for its firmware.
+            Link::Greeting { .. } | Link::Calling { .. }
+                if ctrl_b.is_none() && !console.told_off => {}
             Link::Open { attachment, keyboard, .. } => {
                 // What comes from a file or a pipe waits there until the guest takes it; keys cannot be made to wait,
                 // since Ctrl-B may be behind them.
@@ -367,6 +375,7 @@ impl Session<'_> {
                     Keyboard::Yours | Keyboard::Free => {}
                 }
                 console.link = Link::Open { attachment, keyboard, history: Some(Vec::new()) };
+                console.told_off = false;
             }
             // A second welcome says nothing new.
             other => console.link = other,
