@@ -47,8 +47,6 @@ fn leftovers_of_every_kind_are_found_explained_and_cleaned() {
     let state = |below: &str| host.path("var/opt/hpvm").join(below);
     let dead = number_of_the_dead();
     fs::create_dir(state("uuids").join(LOST)).expect("a folder of no guest");
-    let identity = format!("{LOST}/.guest.json.{dead}.1.new");
-    fs::write(state("uuids").join(identity), "{").expect("who made it was killed");
     symlink(format!("../uuids/{LOST}"), state("guests/ghost")).expect("a link of no guest");
     fs::remove_file(state("guests/web")).expect("a link is lost");
     fs::remove_file(state("guests/old")).expect("a link is lost");
@@ -246,7 +244,6 @@ fn a_guest_that_the_registry_lost_keeps_its_number() {
     forget(&host, "second");
     host.ok(&["hpvmcreate", "-P", "third"]);
     assert_eq!(number(&host, "third"), lost + 1);
-    // That a folder has been told which number was likely stays without a trace.
     let identity = fs::read_to_string(folder(&host, "third").join("guest.json")).expect("a text");
     assert!(identity.contains(&format!("\"number\": {},", lost + 1)), "{identity}");
     host.ok(&["hpvm", "doctor", "--repair"]);

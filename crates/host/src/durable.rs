@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -104,38 +104,6 @@ impl Batch {
         // A hint: without it the sync writes everything itself.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         self.files.push((path.to_owned(), file));
-    }
-}
-
-/// A file that is to have its name once it has its content: until then its name tells who is at work in the folder.
-#[derive(Debug)]
-#[must_use]
-pub struct Promised {
-    name: OsString,
-    file: File,
-}
-
-impl Promised {
-    /// Makes it, empty, where `path` is to be.
-    pub fn beside(path: &Path, mode: u32) -> Result<Promised, DurableError> {
-        let fresh = sibling(path);
-        let file = create(&fresh, mode)?;
-        Ok(Promised { name: fresh.file_name().unwrap_or_default().to_owned(), file })
-    }
-
-    /// Gives what is to be `path` this content, on the disk, instead of what it has.
-    pub fn write(&self, path: &Path, content: &[u8]) -> Result<(), DurableError> {
-        let write = || {
-            self.file.set_len(0)?;
-            self.file.write_all_at(content, 0)?;
-            self.file.sync_all()
-        };
-        write().map_err(failed("write", path))
-    }
-
-    /// Gives it its name, for good, in the folder where it was promised, whatever that is called by now.
-    pub fn put(self, path: &Path) -> Result<(), DurableError> {
-        rename(&path.with_file_name(self.name), path)
     }
 }
 

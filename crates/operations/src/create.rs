@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use hpvm_host::Root;
-use hpvm_host::durable::Batch;
+use hpvm_host::durable::{Batch, DurableError};
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
     Problem, Runnable, Severity, Vcpus,
@@ -69,20 +69,19 @@ impl Order<'_> {
 fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
     let looking = order.look();
-    let Judged { config, problems, fields, .. } =
-        judge(host, order, looking, Mode::DryRun, |_| Ok(()))?;
+    let Judged { config, problems, fields, .. } = judge(host, order, looking, Mode::DryRun)?;
     let root = host.root.clone();
     let config = numbered(config, next_number(&host.begin()?, &root)?);
     Ok(Created { config, problems, fields })
 }
 
-/// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, also what
-/// tells which guest it is, with the number that it will have if nobody else makes one just now.
+/// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
+/// needs its number while the registry prepares what it commits after them.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
     let (root, pristine) = (premises.root.clone(), premises.conf.pristine_nvram());
     std::thread::scope(|scope| {
-        let (tell_guest, guest) = mpsc::sync_channel(2);
-        let (tell_synced, synced) = mpsc::sync_channel(1);
+        let (decide, decision) = mpsc::sync_channel(1);
+        let (tell, told) = mpsc::sync_channel(0);
         let (root, pristine, uuid) = (&root, &pristine, order.uuid);
         let begin = || {
             let (looking, tell_owned) = order.look().shared();
@@ -91,7 +90,7 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
                     // Who waits for it may have given up.
                     let _ = tell.send(HostOwned::look(root));
                 }
-                Draft::make(root, uuid, pristine, &guest, &tell_synced)
+                Draft::make(root, uuid, pristine, &decision, &tell)
             };
             (looking, scope.spawn(make))
         };
@@ -99,12 +98,12 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
         // the registry was asked.
         if root.guest_link(order.name.as_str()).is_symlink() {
             let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, begin, &tell_guest, &synced);
+            let created = carry_out(&mut host, order, begin, decide, told);
             concluded(host, order.actor, created)
         } else {
             let begun = begin();
             let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, || begun, &tell_guest, &synced);
+            let created = carry_out(&mut host, order, || begun, decide, told);
             concluded(host, order.actor, created)
         }
     })
@@ -128,42 +127,35 @@ fn carry_out<'scope>(
     host: &mut VmHost,
     order: &Order<'_>,
     begin: impl FnOnce() -> Begun<'scope>,
-    tell_guest: &mpsc::SyncSender<GuestConfig>,
-    synced: &mpsc::Receiver<()>,
+    decide: mpsc::SyncSender<GuestConfig>,
+    told: mpsc::Receiver<Told>,
 ) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
     let (looking, files) = begin();
-    // There is room for this and for the next; who does not take them has failed, which it tells below.
-    let expect = |config: &GuestConfig| {
-        let highest = host.registry.highest_number()?;
-        let number = host.registry.next_number(highest, |_| false)?;
-        let _ = tell_guest.send(numbered(config.clone(), number));
-        Ok(())
-    };
-    let Judged { config, problems, fields, facts } =
-        judge(host, order, looking, Mode::Apply, expect)?;
+    let Judged { config, problems, fields, facts } = judge(host, order, looking, Mode::Apply)?;
     let root = host.root.clone();
     let change = host.begin()?;
     // Looked at again when nobody else can take it.
     refuse_taken(order.name, change.number_of(order.name)?)?;
     let config = numbered(config, next_number(&change, &root)?);
-    let _ = tell_guest.send(config.clone());
+    // It waits for this, or has failed, which it tells below.
+    let _ = decide.send(config.clone());
     let linked =
         prepare(&change, order.actor, &config, &facts).and_then(|()| Link::make(&root, &config));
-    // Who does not tell that all is synced has failed just now.
-    let is_synced = synced.recv().is_ok();
     let files = || files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let link = match linked {
-        Ok(link) => link,
+    let (link, names) = match linked {
+        Ok(linked) => linked,
         Err(refusal) => {
             // The registry is held until nothing is left that another command could take for a guest.
+            drop(told);
             drop(files());
             return Err(refusal);
         }
     };
-    let committed = is_synced.then(|| {
+    let committed = synced(names, &told).map(|synced| -> Result<(), Refusal> {
+        synced?;
         Step::CreateLink.reached();
-        change.commit()
+        Ok(change.commit()?)
     });
     let draft = files()?;
     committed.transpose()?;
@@ -186,13 +178,11 @@ struct Judged {
     facts: HostFacts,
 }
 
-/// `expect` is told the guest that may come of it before it is judged.
 fn judge(
     host: &VmHost,
     order: &Order<'_>,
     looking: Looking,
     mode: Mode,
-    expect: impl FnOnce(&GuestConfig) -> Result<(), Refusal>,
 ) -> Result<Judged, Refusal> {
     let Order { name, request, uuid, .. } = *order;
     let network = host.network_for(request, None)?;
@@ -204,7 +194,6 @@ fn judge(
         |made| made,
         |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random::bits)?),
     )?;
-    expect(&config)?;
     let mut facts = host.facts_of_new(&config, looking.stores_of(&config))?;
     facts.network.lan = lan;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
@@ -242,6 +231,21 @@ fn prepare(
     Ok(())
 }
 
+/// How far the files are. Who tells it goes on when it is heard, so that both sync at the same time.
+enum Told {
+    /// The folder has its name, and nothing of the guest's own is synced yet.
+    Named,
+    /// All that is in it is on the disk.
+    Synced,
+}
+
+/// Syncs what names the guest's folder, and waits until what is in it is synced too. `None`: the files have failed.
+fn synced(names: Batch, told: &mpsc::Receiver<Told>) -> Option<Result<(), DurableError>> {
+    told.recv().ok()?;
+    let synced = names.sync();
+    told.recv().is_ok().then_some(synced)
+}
+
 /// The folder of a guest that the registry does not know yet: goes again unless it is kept.
 struct Draft {
     folder: Folder,
@@ -249,36 +253,34 @@ struct Draft {
 }
 
 impl Draft {
-    /// Makes all files, each on the disk: first those that every guest has, then those that tell which, when that is likely,
-    /// and they count when it is decided. Where there will be no guest, the draft is as good as any to be dropped.
+    /// Makes all files, each on the disk: first those that every guest has, then, when it is decided that there will be a
+    /// guest, what tells which. Where there will be none, the draft is as good as any to be dropped.
     fn make(
         root: &Root,
         uuid: GuestUuid,
         pristine: &Path,
-        guest: &mpsc::Receiver<GuestConfig>,
-        synced: &mpsc::SyncSender<()>,
+        decision: &mpsc::Receiver<GuestConfig>,
+        tell: &mpsc::SyncSender<Told>,
     ) -> Result<Draft, Refusal> {
-        let folder = Folder::of(root, uuid);
-        let mut identity = folder.make_draft()?;
-        let draft = Draft { folder, is_kept: false };
-        let Draft { folder, .. } = &draft;
+        let mut draft = Draft { folder: Folder::draft_of(root, uuid), is_kept: false };
+        let folder = &mut draft.folder;
+        folder.make()?;
         Step::CreateFolder.reached();
         let mut batch = Batch::default();
         folder.make_nvram(pristine, &mut batch)?;
         Step::CreateNvram.reached();
-        folder.sync_name(&mut batch);
         batch.sync()?;
-        let Ok(likely) = guest.recv() else { return Ok(draft) };
-        folder.write_identity(&mut identity, &likely)?;
-        Step::CreateIdentity.reached();
-        let Ok(decided) = guest.recv() else { return Ok(draft) };
-        folder.write_identity(&mut identity, &decided)?;
-        folder.put_identity(identity)?;
-        // There is room for it; who does not take it has failed.
-        let _ = synced.send(());
+        let Ok(config) = decision.recv() else { return Ok(draft) };
+        let mut batch = Batch::default();
+        folder.settle(root, uuid)?;
+        folder.make_identity(&config, &mut batch)?;
+        // Who does not hear it has failed.
+        let Ok(()) = tell.send(Told::Named) else { return Ok(draft) };
+        batch.sync()?;
+        let Ok(()) = tell.send(Told::Synced) else { return Ok(draft) };
         // The texts are for people; a guest without them is whole, and the next change writes them. They go with a draft that
         // is not kept.
-        let _ = folder.write_texts(&decided, None);
+        let _ = folder.write_texts(&config, None);
         Ok(draft)
     }
 
@@ -305,12 +307,13 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// Makes it, for good.
-    fn make(root: &'a Root, config: &GuestConfig) -> Result<Link<'a>, Refusal> {
+    /// Makes it, and gives what is to be synced for it to stay.
+    fn make(root: &'a Root, config: &GuestConfig) -> Result<(Link<'a>, Batch), Refusal> {
         let GuestConfig { name, uuid, .. } = config;
         let link = Link { root, name: name.clone(), uuid: *uuid, is_kept: false };
-        folder::link(root, name, *uuid)?;
-        Ok(link)
+        let mut names = Batch::default();
+        Folder::of(root, *uuid).make_link(root, config, &mut names)?;
+        Ok((link, names))
     }
 
     fn keep(mut self) {

@@ -116,7 +116,7 @@ pub fn repair(
 ) -> Result<Option<String>, Refusal> {
     let done = match &finding.cure {
         Cure::Remove(path) => {
-            // Whoever makes a guest holds the registry from before its folder tells which guest it is until that is known.
+            // Whoever makes a guest holds the registry from before its folder has the guest's name until it is known.
             let mut gate = Registry::open(&host.root.db(), Access::ReadWrite)?;
             let _held = gate.change()?;
             if !places::examine(host)?.contains(finding) {

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::durable::{self, Batch, DurableError, Prepared, Promised, Replaced};
+use hpvm_host::durable::{self, Batch, DurableError, Prepared, Replaced};
 use hpvm_host::names::guest_folder;
 use hpvm_host::paths::Root;
 use hpvm_host::removal;
@@ -24,6 +24,12 @@ impl Folder {
         Folder { path: root.guest_dir(&uuid.to_string()) }
     }
 
+    /// The same while nobody knows whether there will be a guest: under a name that tells who makes it.
+    #[must_use]
+    pub fn draft_of(root: &Root, uuid: GuestUuid) -> Folder {
+        Folder { path: durable::sibling(Folder::of(root, uuid).path()) }
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -39,39 +45,12 @@ impl Folder {
         durable::create_folder(&self.path, 0o755)
     }
 
-    /// Makes it for a guest that there may never be. Until it has an identity, a name tells who makes it: its own, and then the
-    /// one that the identity has until it is put in its place.
-    pub fn make_draft(&self) -> Result<Identity, DurableError> {
-        let draft = Folder { path: durable::sibling(&self.path) };
-        draft.make()?;
-        let named = || {
-            let file = Promised::beside(&draft.file(guest_folder::IDENTITY), 0o644)?;
-            durable::swap_name(&draft.path, &self.path)?;
-            Ok(Identity { file, written: String::new() })
-        };
-        named().inspect_err(|_| {
-            // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-            let _ = draft.remove();
-        })
-    }
-
-    /// Writes the identity of a draft, on the disk, unless it is what was written before.
-    pub fn write_identity(
-        &self,
-        identity: &mut Identity,
-        config: &GuestConfig,
-    ) -> Result<(), DurableError> {
-        let text = portable::write(config);
-        if text != identity.written {
-            identity.file.write(&self.file(guest_folder::IDENTITY), text.as_bytes())?;
-            identity.written = text;
-        }
+    /// Gives a draft the guest's own name, which is safe once the identity is.
+    pub fn settle(&mut self, root: &Root, uuid: GuestUuid) -> Result<(), DurableError> {
+        let Folder { path } = Folder::of(root, uuid);
+        durable::swap_name(&self.path, &path)?;
+        self.path = path;
         Ok(())
-    }
-
-    /// Makes a guest's folder of a draft.
-    pub fn put_identity(&self, identity: Identity) -> Result<(), DurableError> {
-        identity.file.put(&self.file(guest_folder::IDENTITY))
     }
 
     /// Gives the guest its firmware variables, from the pristine copy.
@@ -79,8 +58,8 @@ impl Folder {
         batch.copy_file(pristine, &self.file(guest_folder::NVRAM), 0o600)
     }
 
-    /// Writes what a lost registry would be rebuilt from, in a folder just made; its own name, and those of all that is in it,
-    /// are synced with it.
+    /// Writes what a lost registry would be rebuilt from, in a folder just made; the names of all that is in it are synced
+    /// with it.
     pub fn make_identity(
         &self,
         config: &GuestConfig,
@@ -88,22 +67,17 @@ impl Folder {
     ) -> Result<(), DurableError> {
         let text = portable::write(config);
         batch.names_in(&self.path);
-        self.sync_name(batch);
         batch.create_file(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
     }
 
-    /// Its own name is to be safe with the rest of a batch.
-    pub fn sync_name(&self, batch: &mut Batch) {
-        batch.names_in(self.path.parent().unwrap_or(Path::new("/")));
-    }
-
-    /// Points `guests/NAME` at this folder.
+    /// Points `guests/NAME` at this folder, whose own name is synced with it.
     pub fn make_link(
         &self,
         root: &Root,
         config: &GuestConfig,
         batch: &mut Batch,
     ) -> Result<(), DurableError> {
+        batch.names_in(self.path.parent().unwrap_or(Path::new("/")));
         batch.replace_symlink(&target(config.uuid), &root.guest_link(config.name.as_str()))
     }
 
@@ -148,13 +122,6 @@ impl Folder {
     pub fn remove(&self) -> io::Result<()> {
         removal::folder(&self.path)
     }
-}
-
-/// What a lost registry would be rebuilt from, of a guest that is being made.
-#[must_use]
-pub struct Identity {
-    file: Promised,
-    written: String,
 }
 
 /// Whether there is the folder of any guest.

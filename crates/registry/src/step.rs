@@ -37,11 +37,9 @@ macro_rules! steps {
 }
 
 steps! {
-    /// The guest's folder is there, with who makes it.
+    /// The guest's folder is there, empty.
     CreateFolder = "create.folder",
     CreateNvram = "create.nvram",
-    /// What tells which guest it is lies beside its place.
-    CreateIdentity = "create.identity",
     /// Folder and link are complete and synced; the registry does not know the guest yet.
     CreateLink = "create.link",
     CreateCommitted = "create.committed",

@@ -34,7 +34,7 @@ impl Scene {
 pub(super) const CREATE: Scene = Scene {
     prepare: |_| {},
     command: &["hpvmcreate", "-P", "new", "-O", "linux", "-c", "1", "-r", "512M", "-l", "fresh"],
-    steps: &["create.folder", "create.nvram", "create.identity", "create.link", "create.committed"],
+    steps: &["create.folder", "create.nvram", "create.link", "create.committed"],
     then: EITHER,
     is_done: |host| host.path("var/opt/hpvm/guests/new/nvram").exists() && is_listed(host, "new"),
 };

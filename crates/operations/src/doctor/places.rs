@@ -48,8 +48,7 @@ fn folders(
     let known: Vec<&GuestConfig> = guests.iter().chain(kept).collect();
     for (name, path) in entries(&host.root.uuids()) {
         let uuid = name.parse::<GuestUuid>().ok();
-        let is_known = known.iter().any(|config| Some(config.uuid) == uuid);
-        if maker(&name).is_some() || is_known || is_draft(&path) {
+        if maker(&name).is_some() || known.iter().any(|config| Some(config.uuid) == uuid) {
             continue;
         }
         findings.push(match uuid {
@@ -190,30 +189,15 @@ fn run_folders(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding
     }
 }
 
-/// Whether a folder is that of a guest which a process that lives is making.
-fn is_draft(folder: &Path) -> bool {
-    let identity = format!(".{}.", guest_folder::IDENTITY);
-    let is_identity = |name: &str| name.starts_with(&identity) && maker(name).is_some_and(lives);
-    !folder.join(guest_folder::IDENTITY).exists()
-        && entries(folder).iter().any(|(name, _)| is_identity(name))
-}
-
-fn lives(pid: i32) -> bool {
-    process::start_time(pid).is_some()
-}
-
-/// Files under the name they have while they are made, whose maker is gone. Those in a folder that goes go with it.
+/// Files under the name they have while they are made, whose maker is gone.
 fn half_made(host: &VmHost, findings: &mut Vec<Finding>) {
-    let goes = |path: &Path| {
-        findings.iter().any(|finding| matches!(&finding.cure, Cure::Remove(gone) if gone == path))
-    };
-    let guests = entries(&host.root.uuids()).into_iter().map(|(_, path)| path);
-    let mut folders: Vec<PathBuf> = guests.filter(|path| !goes(path)).collect();
+    let mut folders: Vec<PathBuf> =
+        entries(&host.root.uuids()).into_iter().map(|(_, path)| path).collect();
     folders.extend(host.root.db().parent().map(Path::to_owned));
     folders.extend([host.root.uuids(), host.root.guests(), host.root.common()]);
     folders.push(host.root.run().to_owned());
     for (name, path) in folders.iter().flat_map(|folder| entries(folder)) {
-        if maker(&name).is_some_and(|pid| !lives(pid)) {
+        if maker(&name).is_some_and(|pid| process::start_time(pid).is_none()) {
             let text = format!("{} was never finished: who made it was killed", path.display());
             findings.push(Finding { text, cure: Cure::Remove(path) });
         }
