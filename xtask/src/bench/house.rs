@@ -168,6 +168,10 @@ pub(super) fn release(name: &str) -> Result<PathBuf> {
 pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
+    pub(super) fn on_disk(purpose: &str) -> Result<Folder> {
+        fresh_folder(purpose).map(Folder)
+    }
+
     /// In the memory of the machine, where that has a place for files.
     pub(super) fn in_memory(purpose: &str) -> Result<Folder> {
         let [disk, memory] = places();
