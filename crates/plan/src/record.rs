@@ -99,8 +99,8 @@ impl AvioService {
     /// - a thread over the processor, two queues each: 0.73 times, 21% more; 0.65, 56% more; 0.97, 10% more;
     /// - two queues over one, served by the processor: 1.51 times, 36% less; 2.46, 61% less; 1.12, 13% less.
     ///
-    /// Those stores were in memory. With stores on the disk and a processor to spare (30 Nov 2026, a guest of one, beside the
-    /// processor's 1.07 times VIO, 1.22, 1.01): the main loop 1.04, 0.99, 0.96; a thread 0.91, 0.91, 0.95, whether it polls or not.
+    /// Those stores were in memory. With stores on the disk and a processor to spare (30 Nov 2026, a guest of one), over the
+    /// processor, in the same order: the main loop 0.97, 0.80, 0.97 times; a thread 0.94, 0.76, 0.97, whether it polls or not.
     ///
     /// Leaving a guest on KVM costs so much that its processor should be back at once, and what is then done elsewhere should
     /// not wait for the main loop, which every emulated device and the monitor hold up (reasoned; no KVM to measure on).
