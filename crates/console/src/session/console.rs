@@ -82,6 +82,8 @@ struct Console {
     screen: Screen,
     take_over: TakeOver,
     told_off: bool,
+    /// As far as is known.
+    may_type: bool,
     warned_of_loss: bool,
     input_ended: Option<Instant>,
     last_output: Instant,
@@ -101,8 +103,10 @@ impl Session<'_> {
             attachment.detach();
         }
         if self.terminal.input_is_terminal() && !matches!(left, Left::CtrlB) {
-            // Keys for a guest that is gone are no commands for the menu.
-            self.terminal.use_input(self.terminal.input().len());
+            // Keys for a guest that is gone are no commands for the menu, but those behind a Ctrl-B are.
+            let input = self.terminal.input();
+            let keys = input.iter().position(|byte| *byte == CTRL_B).unwrap_or(input.len());
+            self.terminal.use_input(keys);
         }
         if self.terminal.output_is_terminal() {
             self.terminal.pass(console.screen.undo().as_bytes());
@@ -217,10 +221,13 @@ impl Session<'_> {
             Link::Greeting { .. } | Link::Calling { .. } | Link::Open { history: Some(_), .. }
                 if !typed_by_hand => {}
             Link::AwaitingPower { .. } if !typed_by_hand && ctrl_b.is_none() => {}
-            // Nor is a key lost that a person types while the worker is reached; but what was typed at a guest that is
-            // off is not for its firmware.
+            // Nor is what a person types while a worker is known to be sought; but what was typed at a guest that is off
+            // is not for its firmware, and what somebody typed who watches is for nobody.
             Link::Greeting { .. } | Link::Calling { .. }
-                if ctrl_b.is_none() && !console.told_off => {}
+                if ctrl_b.is_none()
+                    && !console.told_off
+                    && console.may_type
+                    && length < UNSENT_BYTES_MAX => {}
             Link::Open { attachment, keyboard, .. } => {
                 // What comes from a file or a pipe waits there until the guest takes it; keys cannot be made to wait,
                 // since Ctrl-B may be behind them.
@@ -374,8 +381,9 @@ impl Session<'_> {
                     }
                     Keyboard::Yours | Keyboard::Free => {}
                 }
-                console.link = Link::Open { attachment, keyboard, history: Some(Vec::new()) };
+                console.may_type = may_type(&keyboard);
                 console.told_off = false;
+                console.link = Link::Open { attachment, keyboard, history: Some(Vec::new()) };
             }
             // A second welcome says nothing new.
             other => console.link = other,
@@ -413,6 +421,7 @@ impl Session<'_> {
     fn keyboard_changed(&mut self, console: &mut Console, now: Keyboard) {
         let Link::Open { keyboard, .. } = &mut console.link else { return };
         let before = std::mem::replace(keyboard, now.clone());
+        console.may_type = may_type(&now);
         match (before, now) {
             // The first key took it, as its owner expects.
             (Keyboard::Free, Keyboard::Yours) => {}
@@ -438,6 +447,7 @@ impl Console {
             screen: Screen::default(),
             take_over: TakeOver::default(),
             told_off: false,
+            may_type: true,
             warned_of_loss: false,
             input_ended: None,
             last_output: now,
@@ -474,6 +484,10 @@ impl Link {
             Link::Calling { .. } | Link::AwaitingPower { .. } => None,
         }
     }
+}
+
+fn may_type(keyboard: &Keyboard) -> bool {
+    matches!(keyboard, Keyboard::Yours | Keyboard::Free)
 }
 
 /// Sends what was typed, if this session may type; else says why not.
