@@ -98,12 +98,12 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
         // the registry was asked.
         if root.guest_link(order.name.as_str()).is_symlink() {
             let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, begin, decide, told);
+            let created = carry_out(&mut host, order, begin, &decide, told);
             concluded(host, order.actor, created)
         } else {
             let begun = begin();
             let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, || begun, decide, told);
+            let created = carry_out(&mut host, order, || begun, &decide, told);
             concluded(host, order.actor, created)
         }
     })
@@ -127,7 +127,7 @@ fn carry_out<'scope>(
     host: &mut VmHost,
     order: &Order<'_>,
     begin: impl FnOnce() -> Begun<'scope>,
-    decide: mpsc::SyncSender<GuestConfig>,
+    decide: &mpsc::SyncSender<GuestConfig>,
     told: mpsc::Receiver<Told>,
 ) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
@@ -140,11 +140,12 @@ fn carry_out<'scope>(
     let config = numbered(config, next_number(&change, &root)?);
     // It waits for this, or has failed, which it tells below.
     let _ = decide.send(config.clone());
-    let linked =
-        prepare(&change, order.actor, &config, &facts).and_then(|()| Link::make(&root, &config));
+    let whole = prepare(&change, order.actor, &config, &facts)
+        .and_then(|()| Link::make(&root, &config))
+        .and_then(|(link, names)| Ok((link, synced(names, &told)?)));
     let files = || files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let (link, names) = match linked {
-        Ok(linked) => linked,
+    let (link, is_synced) = match whole {
+        Ok(whole) => whole,
         Err(refusal) => {
             // The registry is held until nothing is left that another command could take for a guest.
             drop(told);
@@ -152,13 +153,14 @@ fn carry_out<'scope>(
             return Err(refusal);
         }
     };
-    let committed = synced(names, &told).map(|synced| -> Result<(), Refusal> {
-        synced?;
+    let committed = if is_synced {
         Step::CreateLink.reached();
-        Ok(change.commit()?)
-    });
+        change.commit()
+    } else {
+        Ok(())
+    };
     let draft = files()?;
-    committed.transpose()?;
+    committed?;
     draft.keep();
     link.keep();
     Step::CreateCommitted.reached();
@@ -239,11 +241,13 @@ enum Told {
     Synced,
 }
 
-/// Syncs what names the guest's folder, and waits until what is in it is synced too. `None`: the files have failed.
-fn synced(names: Batch, told: &mpsc::Receiver<Told>) -> Option<Result<(), DurableError>> {
-    told.recv().ok()?;
-    let synced = names.sync();
-    told.recv().is_ok().then_some(synced)
+/// Syncs what names the guest's folder, and waits until what is in it is synced too. False: the files have failed.
+fn synced(names: Batch, told: &mpsc::Receiver<Told>) -> Result<bool, DurableError> {
+    if told.recv().is_err() {
+        return Ok(false);
+    }
+    names.sync()?;
+    Ok(told.recv().is_ok())
 }
 
 /// The folder of a guest that the registry does not know yet: goes again unless it is kept.

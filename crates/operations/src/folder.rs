@@ -45,7 +45,7 @@ impl Folder {
         durable::create_folder(&self.path, 0o755)
     }
 
-    /// Gives a draft the guest's own name, which is safe once the identity is.
+    /// Gives a draft the guest's own name, which is safe once the link is.
     pub fn settle(&mut self, root: &Root, uuid: GuestUuid) -> Result<(), DurableError> {
         let Folder { path } = Folder::of(root, uuid);
         durable::swap_name(&self.path, &path)?;

@@ -189,10 +189,13 @@ fn run_folders(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding
     }
 }
 
-/// Files under the name they have while they are made, whose maker is gone.
+/// Files under the name they have while they are made, whose maker is gone. Those in a folder that goes go with it.
 fn half_made(host: &VmHost, findings: &mut Vec<Finding>) {
-    let mut folders: Vec<PathBuf> =
-        entries(&host.root.uuids()).into_iter().map(|(_, path)| path).collect();
+    let goes = |path: &Path| {
+        findings.iter().any(|finding| matches!(&finding.cure, Cure::Remove(gone) if gone == path))
+    };
+    let guests = entries(&host.root.uuids()).into_iter().map(|(_, path)| path);
+    let mut folders: Vec<PathBuf> = guests.filter(|path| !goes(path)).collect();
     folders.extend(host.root.db().parent().map(Path::to_owned));
     folders.extend([host.root.uuids(), host.root.guests(), host.root.common()]);
     folders.push(host.root.run().to_owned());
