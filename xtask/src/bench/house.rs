@@ -168,13 +168,15 @@ pub(super) fn release(name: &str) -> Result<PathBuf> {
 pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
+    /// Where no system has files in memory.
     pub(super) fn on_disk(purpose: &str) -> Result<Folder> {
-        fresh_folder(purpose).map(Folder)
+        let [_, disk, _] = places();
+        fresh_folder_in(&disk, purpose).map(Folder)
     }
 
     /// In the memory of the machine, where that has a place for files.
     pub(super) fn in_memory(purpose: &str) -> Result<Folder> {
-        let [disk, memory] = places();
+        let [disk, _, memory] = places();
         fresh_folder_in(if memory.is_dir() { &memory } else { &disk }, purpose).map(Folder)
     }
 }
@@ -185,9 +187,9 @@ impl Drop for Folder {
     }
 }
 
-/// Where benchmarks make folders: on the disk, and in memory.
-fn places() -> [PathBuf; 2] {
-    [std::env::temp_dir(), "/dev/shm".into()]
+/// Where benchmarks make folders: wherever, on the disk, and in memory.
+fn places() -> [PathBuf; 3] {
+    [std::env::temp_dir(), "/var/tmp".into(), "/dev/shm".into()]
 }
 
 /// An empty folder whose name tells which process made it.

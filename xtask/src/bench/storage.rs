@@ -235,7 +235,7 @@ impl Turns {
             measured: format!(
                 "{ratio} ({avio:.0} and {vio:.0} a second, {ours:.0} and {theirs:.0} µs)"
             ),
-            // Judged as it is printed: where the disk is the limit, both come to the same.
+            // Requests as they are printed: where the disk is the limit, both come to the same.
             verdict: Verdict::of(ratio.requests >= 0.995 && ratio.processor <= processor_max),
         }
     }
