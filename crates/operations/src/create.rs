@@ -86,9 +86,9 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
         let begin = || {
             let (looking, tell_owned) = order.look().shared();
             let make = move || {
-                if let Some(tell) = tell_owned {
+                if let Some(tell_owned) = tell_owned {
                     // Who waits for it may have given up.
-                    let _ = tell.send(HostOwned::look(root));
+                    let _ = tell_owned.send(HostOwned::look(root));
                 }
                 Draft::make(root, uuid, pristine, &decision, &tell)
             };
@@ -153,12 +153,7 @@ fn carry_out<'scope>(
             return Err(refusal);
         }
     };
-    let committed = if is_synced {
-        Step::CreateLink.reached();
-        change.commit()
-    } else {
-        Ok(())
-    };
+    let committed = if is_synced { change.commit() } else { Ok(()) };
     let draft = files()?;
     committed?;
     draft.keep();
@@ -281,6 +276,7 @@ impl Draft {
         // Who does not hear it has failed.
         let Ok(()) = tell.send(Told::Named) else { return Ok(draft) };
         batch.sync()?;
+        Step::CreateLink.reached();
         let Ok(()) = tell.send(Told::Synced) else { return Ok(draft) };
         // The texts are for people; a guest without them is whole, and the next change writes them. They go with a draft that
         // is not kept.

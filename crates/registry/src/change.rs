@@ -1,6 +1,7 @@
 //! A change: everything in it happens at its commit, or nothing does. It holds the one write lock of the registry, so what
 //! it reads stays true until then.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 
 use hpvm_model::{Entitlement, GuestConfig, GuestName, GuestNumber, StorageDevice};
@@ -9,7 +10,7 @@ use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use rusqlite::{OptionalExtension, named_params, params};
 
 use crate::error::RegistryError;
-use crate::guest::{Identities, parsed, stored};
+use crate::guest::{Identities, number, parsed, stored};
 use crate::open::{Registry, Written};
 
 /// A change under way. All reading functions of [`Registry`] see it; dropping it undoes it.
@@ -29,6 +30,35 @@ impl Change<'_> {
     /// The caller has begun the transaction.
     pub(crate) fn begun(registry: &Registry) -> Change<'_> {
         Change { registry }
+    }
+
+    /// The highest number that an existing or kept guest has; `None` without any.
+    pub fn highest_number(&self) -> Result<Option<GuestNumber>, RegistryError> {
+        let highest = self
+            .connection
+            .query_row("SELECT max(number) FROM guest", [], |row| row.get::<_, Option<u32>>(0));
+        Ok(highest.map_err(self.failed("find a number"))?.and_then(GuestNumber::new))
+    }
+
+    /// The number for a new guest: one more than the highest, so that a number means one guest for as long as possible; when that
+    /// would be too high, the lowest free one. One that something still holds is nobody's, whatever the registry knows.
+    pub fn next_number(
+        &self,
+        highest: Option<GuestNumber>,
+        is_held: impl Fn(GuestNumber) -> bool,
+    ) -> Result<GuestNumber, RegistryError> {
+        let from = |first: u32| (first..).map_while(GuestNumber::new);
+        let next = highest.map_or(1, |highest| highest.get().saturating_add(1));
+        if let Some(number) = from(next).find(|number| !is_held(*number)) {
+            return Ok(number);
+        }
+        let taken: BTreeSet<GuestNumber> = self
+            .rows("SELECT number FROM guest", [], |row| number(row, 0))
+            .map_err(self.failed("find a number"))?
+            .into_iter()
+            .collect();
+        let is_free = |number: &GuestNumber| !taken.contains(number) && !is_held(*number);
+        from(1).find(is_free).ok_or(RegistryError::NoNumber)
     }
 
     /// Adds a guest.

@@ -1,6 +1,6 @@
 //! Guests as rows: the values that go in and come out, and the questions that readers ask.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use hpvm_model::cpu::TenthsPercent;
@@ -116,36 +116,6 @@ impl Registry {
                 statement.query_row([name.as_str()], |row| number(row, 0)).optional()
             })
             .map_err(self.failed("read a guest"))
-    }
-
-    /// The highest number that an existing or kept guest has; `None` without any.
-    pub fn highest_number(&self) -> Result<Option<GuestNumber>, RegistryError> {
-        let highest = self
-            .connection
-            .prepare_cached("SELECT max(number) FROM guest")
-            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, Option<u32>>(0)));
-        Ok(highest.map_err(self.failed("find a number"))?.and_then(GuestNumber::new))
-    }
-
-    /// The number for a new guest: one more than the highest, so that a number means one guest for as long as possible; when that
-    /// would be too high, the lowest free one. One that something still holds is nobody's, whatever the registry knows.
-    pub fn next_number(
-        &self,
-        highest: Option<GuestNumber>,
-        is_held: impl Fn(GuestNumber) -> bool,
-    ) -> Result<GuestNumber, RegistryError> {
-        let from = |first: u32| (first..).map_while(GuestNumber::new);
-        let next = highest.map_or(1, |highest| highest.get().saturating_add(1));
-        if let Some(number) = from(next).find(|number| !is_held(*number)) {
-            return Ok(number);
-        }
-        let taken: BTreeSet<GuestNumber> = self
-            .rows("SELECT number FROM guest", [], |row| number(row, 0))
-            .map_err(self.failed("find a number"))?
-            .into_iter()
-            .collect();
-        let is_free = |number: &GuestNumber| !taken.contains(number) && !is_held(*number);
-        from(1).find(is_free).ok_or(RegistryError::NoNumber)
     }
 
     /// All guests, complete, in order of number.

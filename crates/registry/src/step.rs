@@ -40,7 +40,7 @@ steps! {
     /// The guest's folder is there, empty.
     CreateFolder = "create.folder",
     CreateNvram = "create.nvram",
-    /// Folder and link are complete and synced; the registry does not know the guest yet.
+    /// Folder and link are complete; the registry does not know the guest yet.
     CreateLink = "create.link",
     CreateCommitted = "create.committed",
     /// The record says what is copied where; nothing is yet.

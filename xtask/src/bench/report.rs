@@ -81,7 +81,7 @@ impl Table {
         let day = day(old).filter(|before| day(&self.machine) != Some(before));
         let kept = old.lines().filter(kept).map(|line| as_of(day, line));
         let mut lines: Vec<String> = kept.chain(self.lines.iter().cloned()).collect();
-        lines.sort_by_key(|line| ORDER.iter().position(|begin| subject(line).starts_with(begin)));
+        lines.sort_by_key(|line| place(line));
         format!("{HEAD}{}\n\n{}\n", lines.join("\n"), self.machine)
     }
 

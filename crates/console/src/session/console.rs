@@ -67,7 +67,6 @@ enum Link {
     },
     Open {
         attachment: Attachment,
-        keyboard: Keyboard,
         /// What came of the history, until it is complete.
         history: Option<Vec<u8>>,
     },
@@ -82,8 +81,8 @@ struct Console {
     screen: Screen,
     take_over: TakeOver,
     told_off: bool,
-    /// As far as is known.
-    may_type: bool,
+    /// As it was told last, also while another worker is sought.
+    keyboard: Keyboard,
     warned_of_loss: bool,
     input_ended: Option<Instant>,
     last_output: Instant,
@@ -221,14 +220,14 @@ impl Session<'_> {
             Link::Greeting { .. } | Link::Calling { .. } | Link::Open { history: Some(_), .. }
                 if !typed_by_hand => {}
             Link::AwaitingPower { .. } if !typed_by_hand && ctrl_b.is_none() => {}
-            // Nor is what a person types while a worker is known to be sought; but what was typed at a guest that is off
-            // is not for its firmware, and what somebody typed who watches is for nobody.
+            // What a person types while the worker is sought waits too. But what was typed at a guest that is off is not for
+            // its firmware, and what somebody typed who watches is for nobody.
             Link::Greeting { .. } | Link::Calling { .. }
                 if ctrl_b.is_none()
                     && !console.told_off
-                    && console.may_type
+                    && may_type(&console.keyboard)
                     && length < UNSENT_BYTES_MAX => {}
-            Link::Open { attachment, keyboard, .. } => {
+            Link::Open { attachment, .. } => {
                 // What comes from a file or a pipe waits there until the guest takes it; keys cannot be made to wait,
                 // since Ctrl-B may be behind them.
                 let room = UNSENT_BYTES_MAX.saturating_sub(attachment.unsent());
@@ -242,7 +241,8 @@ impl Session<'_> {
                     (false, true) => wanted,
                     (false, false) => sent,
                 });
-                let not_sent = send_keys(&mut console.take_over, attachment, keyboard, keys);
+                let not_sent =
+                    send_keys(&mut console.take_over, attachment, &console.keyboard, keys);
                 if leaves {
                     return Some(Left::CtrlB);
                 }
@@ -371,8 +371,8 @@ impl Session<'_> {
     fn welcome(&mut self, console: &mut Console, welcome: Welcome) {
         match std::mem::replace(&mut console.link, Link::calling(Instant::now())) {
             Link::Greeting { attachment, .. } => {
-                let keyboard = welcome.keyboard;
-                match &keyboard {
+                console.keyboard = welcome.keyboard;
+                match &console.keyboard {
                     Keyboard::HeldBy(user) => self.chat(&format!(
                         "({user} has the keyboard, you watch. Ctrl-E c f takes it over.)\n"
                     )),
@@ -381,9 +381,8 @@ impl Session<'_> {
                     }
                     Keyboard::Yours | Keyboard::Free => {}
                 }
-                console.may_type = may_type(&keyboard);
                 console.told_off = false;
-                console.link = Link::Open { attachment, keyboard, history: Some(Vec::new()) };
+                console.link = Link::Open { attachment, history: Some(Vec::new()) };
             }
             // A second welcome says nothing new.
             other => console.link = other,
@@ -419,9 +418,8 @@ impl Session<'_> {
     }
 
     fn keyboard_changed(&mut self, console: &mut Console, now: Keyboard) {
-        let Link::Open { keyboard, .. } = &mut console.link else { return };
-        let before = std::mem::replace(keyboard, now.clone());
-        console.may_type = may_type(&now);
+        let Link::Open { .. } = console.link else { return };
+        let before = std::mem::replace(&mut console.keyboard, now.clone());
         match (before, now) {
             // The first key took it, as its owner expects.
             (Keyboard::Free, Keyboard::Yours) => {}
@@ -447,7 +445,7 @@ impl Console {
             screen: Screen::default(),
             take_over: TakeOver::default(),
             told_off: false,
-            may_type: true,
+            keyboard: Keyboard::Free,
             warned_of_loss: false,
             input_ended: None,
             last_output: now,
