@@ -19,6 +19,7 @@ use crate::terminal::Terminal;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_supervisor_that_is_killed_is_replaced,
     a_guest_whose_supervisors_are_both_killed_is_taken_over,
+    a_qemu_that_stands_still_without_supervisors_delays_nobody,
     a_qemu_that_is_killed_is_told_with_the_reason,
     a_qemu_that_stands_still_delays_nobody_and_is_shown,
     a_supervisor_that_stands_still_harms_nobody,
@@ -114,25 +115,58 @@ fn a_supervisor_that_is_killed_is_replaced() {
     }
 }
 
+/// Both are gone: neither could replace the other, for both stood still first.
+#[track_caller]
+fn kill_both(host: &VmHost, order: [&str; 2]) {
+    let victims = order.map(|name| supervisor(host, name));
+    victims.iter().for_each(|victim| victim.signal(Signal::STOP));
+    victims.iter().for_each(Process::kill);
+    assert!(SUPERVISORS.iter().all(|name| process(host, name).is_none()));
+}
+
 fn a_guest_whose_supervisors_are_both_killed_is_taken_over() {
     let mut guest = Leased::take();
     let before = Before::of(&guest);
-    for order in [["hpvmapp", "hpvmkeeper"], ["hpvmkeeper", "hpvmapp"]] {
+    type Command = fn(&mut Leased);
+    let commands: [Command; 3] = [
+        |guest| _ = guest.host().state("pool"),
+        |guest| {
+            let why = guest.host().ok(&["hpvm", "why", "pool"]);
+            assert!(why.contains("nothing is wrong"), "{why}");
+        },
+        |guest| {
+            let shown = guest.host().ok(&["hpvmconsole", "-P", "pool", "-q", "-c", "co"]);
+            assert!(shown.contains("HPVM GUEST READY"), "{shown}");
+        },
+    ];
+    let orders = [["hpvmapp", "hpvmkeeper"], ["hpvmkeeper", "hpvmapp"]];
+    for (command, order) in commands.into_iter().zip(orders.into_iter().cycle()) {
         let uptime = uptime(&mut guest);
-        // Both stand still first, so that neither replaces the other.
-        let victims = order.map(|name| supervisor(guest.host(), name));
-        victims.iter().for_each(|victim| victim.signal(Signal::STOP));
-        victims.iter().for_each(Process::kill);
-        assert!(SUPERVISORS.iter().all(|name| process(guest.host(), name).is_none()));
-
-        assert_eq!(guest.host().state("pool"), before.state);
+        kill_both(guest.host(), order);
+        command(&mut guest);
         wait_until(REPLACED_BOUND, "the command before has led to supervision", || {
             is_supervised(guest.host())
         });
         assert_runs_on(&mut guest, &before, uptime);
-        let why = guest.host().ok(&["hpvm", "why", "pool"]);
-        assert!(why.contains("nothing is wrong"), "{why}");
     }
+}
+
+/// Who takes it over does not wait for it.
+fn a_qemu_that_stands_still_without_supervisors_delays_nobody() {
+    let guest = Leased::take();
+    let host = guest.host();
+    let qemu = host.qemu(1).expect("it runs");
+    let go_on = Continued(&qemu);
+    qemu.signal(Signal::STOP).expect("a signal");
+    kill_both(host, SUPERVISORS);
+    let since = Instant::now();
+    assert_eq!(host.state("pool"), "On (ATTN)");
+    let took = since.elapsed();
+    assert!(took < UNDISTURBED, "the list took {took:?}");
+    assert!(SUPERVISORS.iter().all(|name| process(host, name).is_some()));
+    drop(go_on);
+    host.wait_for_state("pool", "On (OS)", SETTLE_BOUND);
+    assert!(is_supervised(host));
 }
 
 /// A guest that has nothing but its firmware: enough where no operating system is needed.

@@ -43,6 +43,8 @@ const READY_BOUND: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 /// Until keeper and worker of the run before are gone, which they are within milliseconds of QEMU's end.
 const PREDECESSOR_BOUND: Duration = Duration::from_secs(5);
+/// Until keeper and worker that were just started have their locks, which they do within milliseconds.
+const SUPERVISED_BOUND: Duration = Duration::from_secs(5);
 /// Until keeper and worker of a start that failed are gone: a tenth of a second where no worker lives.
 const FAILED_BOUND: Duration = Duration::from_secs(1);
 
@@ -63,6 +65,10 @@ pub enum LaunchError {
     Keeper(#[from] KeeperError),
     #[error("the processes of the guest's last run have not ended yet; try again in a moment")]
     Predecessor,
+    #[error(
+        "those who are to supervise the guest have not come up yet; it runs on, and the next command tries again"
+    )]
+    NotSupervised,
     #[error("QEMU of an earlier start still runs; `hpvm why` tells what to do")]
     EngineRuns,
     #[error(transparent)]
@@ -144,11 +150,18 @@ pub fn start(
     launch.app_once_fd(ours, worker_fd::READY);
     launch.spawn(&places.keeper)?;
     milestones.kept();
-    wait_until_ready(ready, places)
+    wait_until_ready(ready, places, READY_BOUND)
 }
 
-/// Gives a running QEMU that nobody supervises a keeper and a worker.
-pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result<(), LaunchError> {
+/// Gives a running QEMU that nobody supervises a keeper and a worker. For so long QEMU may take to tell them how the guest is:
+/// one that does not is supervised all the same.
+pub fn adopt(
+    name: &GuestName,
+    pid: i32,
+    qemu: PidFd,
+    patience: Duration,
+    places: &Places,
+) -> Result<(), LaunchError> {
     lift_limits();
     // A record that cannot be read is no reason to leave the guest alone.
     let held = std::fs::read_to_string(record_path(places))
@@ -160,7 +173,15 @@ pub fn adopt(name: &GuestName, pid: i32, qemu: PidFd, places: &Places) -> Result
     let (ready, ours) = io::pipe().map_err(failed("make a pipe for", &places.run_dir))?;
     launch.app_once_fd(ours, worker_fd::READY);
     launch.spawn(&places.keeper)?;
-    wait_until_ready(ready, places)
+    match wait_until_ready(ready, places, patience) {
+        Err(LaunchError::Deadline) => {
+            match wait_until(&places.run_dir, Supervision::Full, SUPERVISED_BOUND) {
+                true => Ok(()),
+                false => Err(LaunchError::NotSupervised),
+            }
+        }
+        told => told,
+    }
 }
 
 fn worker(name: &GuestName, held: &Held, places: &Places) -> Program {
@@ -256,20 +277,26 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
 }
 
 fn wait_for_predecessor(folder: &Path) -> Result<(), LaunchError> {
-    wait_for_end(folder, PREDECESSOR_BOUND)
+    match wait_until(folder, Supervision::None, PREDECESSOR_BOUND) {
+        true => Ok(()),
+        false => Err(LaunchError::Predecessor),
+    }
 }
 
-fn wait_for_end(folder: &Path, bound: Duration) -> Result<(), LaunchError> {
-    let Ok(lock) = File::open(folder.join(run_folder::LOCK)) else { return Ok(()) };
+/// Whether it came to that in time.
+fn wait_until(folder: &Path, wanted: Supervision, bound: Duration) -> bool {
+    let Ok(lock) = File::open(folder.join(run_folder::LOCK)) else {
+        return wanted == Supervision::None;
+    };
     let deadline = Instant::now() + bound;
-    while Supervision::by(&lock) != Supervision::None {
+    while Supervision::by(&lock) != wanted {
         if Instant::now() >= deadline {
-            return Err(LaunchError::Predecessor);
+            return false;
         }
         // A held lock cannot be waited for without taking it, so it is looked at again, a millisecond apart.
         pause_for(Duration::from_millis(1));
     }
-    Ok(())
+    true
 }
 
 fn engine_descriptors(
@@ -359,8 +386,12 @@ fn worker_descriptors(launch: &mut Launch, held: Held, places: &Places) -> Resul
 }
 
 /// The worker writes `running`, or `failed` and why, and closes the pipe.
-fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), LaunchError> {
-    let deadline = Instant::now() + READY_BOUND;
+fn wait_until_ready(
+    mut ready: PipeReader,
+    places: &Places,
+    bound: Duration,
+) -> Result<(), LaunchError> {
+    let deadline = Instant::now() + bound;
     let mut said = Vec::new();
     let mut buffer = [0; 512];
     loop {
@@ -386,7 +417,7 @@ fn wait_until_ready(mut ready: PipeReader, places: &Places) -> Result<(), Launch
             _ if count == 0 => {
                 let reason = text.trim().strip_prefix("failed").map(|r| r.trim().to_owned());
                 // Until then it looks as if the guest ran. Whoever lives on is for the next command to tell of.
-                let _ = wait_for_end(&places.run_dir, FAILED_BOUND);
+                let _ = wait_until(&places.run_dir, Supervision::None, FAILED_BOUND);
                 return Err(LaunchError::Engine(last_words(places).or(reason).unwrap_or_else(
                     || "its supervisor ended before it answered; the guest's log tells more".into(),
                 )));

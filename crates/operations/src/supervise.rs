@@ -16,11 +16,13 @@ use hpvm_model::GuestConfig;
 use hpvm_plan::command_line::shares_disks;
 
 use crate::network::ports;
-use crate::presence::{Presence, Supervision};
+use crate::presence::{Attention, Presence, Supervision};
 use crate::{Refusal, VmHost, devdb, lost, stores};
 
 /// A worker that lives answers a ping within milliseconds, whatever QEMU does.
 const AWAKE_BOUND: Duration = Duration::from_secs(2);
+/// A QEMU that is not stopped says within milliseconds how its guest is; commands about others do not wait for one that hangs.
+const ANSWER_BOUND: Duration = Duration::from_secs(2);
 
 /// Where a guest's things lie and as whom its processes run.
 pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
@@ -55,14 +57,19 @@ pub(crate) fn lock_ids(host: &VmHost, ids: Option<Ids>) -> Result<Option<Ids>, R
 /// Gives a running guest that nobody supervises a keeper and a worker. Fine when it has them, or is off, by now. Nothing of
 /// the guest's boot record is needed for it: one that cannot be used is no reason to leave the guest alone.
 pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
-    let Presence::On { snapshot: Some(snapshot), supervision: Supervision::None, .. } =
+    let Presence::On { snapshot: Some(snapshot), supervision: Supervision::None, attention } =
         host.presence(config.number)
     else {
         return Ok(());
     };
     let Some(qemu) = lost::hold(host, config, snapshot.qemu)? else { return Ok(()) };
+    let patience = match attention {
+        Some(Attention::Stopped { .. }) => Duration::ZERO,
+        _ => ANSWER_BOUND,
+    };
     let _lodging = host.lodging();
-    Ok(launch::adopt(&config.name, snapshot.qemu.pid, qemu, &places(host, config)?)?)
+    let (pid, places) = (snapshot.qemu.pid, places(host, config)?);
+    Ok(launch::adopt(&config.name, pid, qemu, patience, &places)?)
 }
 
 /// Starts the reservation helper of a running guest again that has shared disks and none that answers.

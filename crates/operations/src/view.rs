@@ -2,8 +2,10 @@
 //! next start. Tables, XML and JSON are made from these values alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hpvm_app::snapshot::{Agent, Ending, Extent};
+use hpvm_host::lock::BusyError;
 use hpvm_host::names::guest_folder;
 use hpvm_model::{
     GuestConfig, GuestName, GuestNumber, MacAddress, Nic, OsFamily, PciSlot, RunState,
@@ -246,8 +248,7 @@ impl VmHost {
     pub fn adopt_orphans(&self) -> Result<Vec<(GuestName, Refusal)>, Refusal> {
         let mut left = Vec::new();
         for number in self.run_folders().into_iter().filter_map(GuestNumber::new) {
-            let presence = self.presence(number);
-            if matches!(presence, Presence::On { supervision: Supervision::None, .. })
+            if self.is_orphan(number)
                 && let Some(config) = self.registry.guest(&Selector::Number(number))?
                 && let Err(refusal) = self.adopt(&config)
             {
@@ -257,10 +258,25 @@ impl VmHost {
         Ok(left)
     }
 
+    /// Takes a guest over that runs and that nobody supervises.
+    pub fn adopt_orphan(&self, config: &GuestConfig) -> Result<(), Refusal> {
+        if self.is_orphan(config.number) { self.adopt(config) } else { Ok(()) }
+    }
+
+    fn is_orphan(&self, number: GuestNumber) -> bool {
+        matches!(self.presence(number), Presence::On { supervision: Supervision::None, .. })
+    }
+
     fn adopt(&self, config: &GuestConfig) -> Result<(), Refusal> {
         let actor = Actor::new("hpvm", String::new(), None);
-        let _busy = self.busy(config, &actor)?;
-        supervise::adopt(self, config)
+        match self.busy_within(config, &actor, Duration::ZERO) {
+            // Whoever changes the guest takes it over himself.
+            Err(BusyError::Held { .. } | BusyError::HeldByUnknown { .. }) => Ok(()),
+            busy => {
+                let _busy = busy?;
+                supervise::adopt(self, config)
+            }
+        }
     }
 }
 

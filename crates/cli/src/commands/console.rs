@@ -81,6 +81,8 @@ impl session::Guest for ConsoleGuest<'_> {
         if self.state() == GuestPower::Off {
             return Ok(None);
         }
+        // Who may not take the guest over waits at its door until somebody does.
+        let _ = self.host.adopt_orphan(&self.config);
         let door = self.host.root.run_dir(self.config.number.get()).join(run_folder::DOOR);
         UnixStream::connect(door).map(Some)
     }
