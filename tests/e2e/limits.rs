@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     who_asks_for_what_is_so_already_is_told,
     a_guest_is_renamed_off_and_running,
     every_changing_command_leaves_its_record,
+    what_is_refused_at_once_leaves_its_record_too,
     the_texts_say_what_a_guest_has_and_will_have,
     many_commands_at_once,
     as_many_devices_as_a_guest_can_have_start,
@@ -539,6 +540,36 @@ fn every_changing_command_leaves_its_record() {
     host.ok(&["hpvmstatus", "-V"]);
     host.ok(&["hpvm", "why", "other"]);
     assert_eq!(export(&host)["operations"], before);
+}
+
+/// Before anything was looked at: for what stands in hpvmconf, or since the guest is out of everybody's reach.
+fn what_is_refused_at_once_leaves_its_record_too() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M"]);
+    let mut refused: Vec<String> = Vec::new();
+    let mut refuse = |host: &VmHost, line: &[&str]| {
+        host.refused(line);
+        refused.push(line.join(" "));
+    };
+    host.set("HPVMKEEPREMOVED", "soon");
+    refuse(&host, &["hpvmremove", "-P", "web", "-F"]);
+    host.set("HPVMKEEPREMOVED", "7");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    refuse(&host, &["hpvmremove", "-P", "web", "-F", "--purge"]);
+    fs::remove_dir_all(host.run_dir(1)).expect("nobody reaches it any more");
+    for line in [
+        ["hpvmstart", "-P", "web"].as_slice(),
+        &["hpvmremove", "-P", "web", "-F"],
+        &["hpvmstop", "-P", "web", "-g", "-F"],
+    ] {
+        refuse(&host, line);
+    }
+    host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    let export = export(&host);
+    let failed = export["operations"].as_array().expect("a list").iter();
+    let failed = failed.filter(|record| record["result"] == "failed");
+    let recorded: Vec<&Value> = failed.map(|record| &record["command_line"]).collect();
+    assert_eq!(recorded, refused.iter().collect::<Vec<_>>());
 }
 
 const PROCESSES: usize = 8;

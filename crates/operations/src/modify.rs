@@ -54,7 +54,6 @@ pub fn modify(
     force: Force,
     mode: Mode,
 ) -> Result<Modified, Refusal> {
-    let _busy = host.busy(config, actor)?;
     let result = attempt(host, actor, config, request, force, mode);
     match mode {
         Mode::Apply => host.record_failure(actor, Some(config), result),
@@ -70,6 +69,7 @@ fn attempt(
     force: Force,
     mode: Mode,
 ) -> Result<Modified, Refusal> {
+    let _busy = host.busy(config, actor)?;
     // Read again under the lock: another command may have changed it since.
     let before = host.guest_numbered(config.number)?;
     let (before, refused) = console_media::take_over(host, actor, before, mode)?;

@@ -34,16 +34,27 @@ pub fn remove(
     keep: Keep,
     mode: Mode,
 ) -> Result<Removed, Refusal> {
+    let removed = attempt(host, actor, config, keep, mode);
+    match mode {
+        Mode::Apply => host.record_failure(actor, Some(config), removed),
+        Mode::DryRun => removed,
+    }
+}
+
+fn attempt(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    keep: Keep,
+    mode: Mode,
+) -> Result<Removed, Refusal> {
     let _busy = host.busy(config, actor)?;
     let config = host.guest_numbered(config.number)?;
-    let may_go = match host.presence(config.number).is_on() {
-        true => Err(Refusal::Running(config.name.clone())),
-        false if keep == Keep::Nothing => unless_needed(&host.registry, &host.root, &config),
-        false => Ok(()),
-    };
-    match mode {
-        Mode::Apply => host.record_failure(actor, Some(&config), may_go)?,
-        Mode::DryRun => may_go?,
+    if host.presence(config.number).is_on() {
+        return Err(Refusal::Running(config.name));
+    }
+    if keep == Keep::Nothing {
+        unless_needed(&host.registry, &host.root, &config)?;
     }
     lost::refuse(host, &config)?;
     let days = match keep {
@@ -79,13 +90,18 @@ pub fn remove(
     Ok(Removed { kept_until })
 }
 
-/// Removes what is left of a removed guest, for good. The registry forgets it first: a folder without a guest is found by
-/// `hpvm doctor`, a guest without its folder would be broken.
+/// Removes what is left of a removed guest, for good.
 pub fn purge_removed(
     host: &mut VmHost,
     actor: &Actor,
     removed: &RemovedGuest,
 ) -> Result<(), Refusal> {
+    let purged = purge_kept(host, actor, removed);
+    host.record_failure(actor, Some(&removed.config), purged)
+}
+
+/// The registry forgets it first: a folder without a guest is found by `hpvm doctor`, a guest without its folder would be broken.
+fn purge_kept(host: &mut VmHost, actor: &Actor, removed: &RemovedGuest) -> Result<(), Refusal> {
     let root = host.root.clone();
     let change = host.begin()?;
     purge(&change, &root, &removed.config)?;
@@ -133,10 +149,13 @@ pub fn purge_due(host: &mut VmHost, actor: &Actor) -> Result<Vec<Cleared>, Refus
         if signals::interrupted().is_some() {
             break;
         }
-        match purge_removed(host, actor, &removed) {
+        match purge_kept(host, actor, &removed) {
             // Its time comes when nobody needs it.
             Err(Refusal::Needed { .. }) => {}
-            result => cleared.push((removed.config.name, result)),
+            purged => {
+                let purged = host.record_failure(actor, Some(&removed.config), purged);
+                cleared.push((removed.config.name, purged));
+            }
         }
     }
     Ok(cleared)

@@ -43,6 +43,19 @@ pub fn start(
     config: &GuestConfig,
     mode: Mode,
 ) -> Result<Started, Refusal> {
+    let started = attempt(host, actor, config, mode);
+    match mode {
+        Mode::Apply => host.record_failure(actor, Some(config), started),
+        Mode::DryRun => started,
+    }
+}
+
+fn attempt(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    mode: Mode,
+) -> Result<Started, Refusal> {
     let unsettled = interrupted::settle_before(host, config, mode)?;
     let _busy = host.busy(config, actor)?;
     let config = host.guest_numbered(config.number)?;
@@ -69,7 +82,7 @@ pub fn start(
         return Ok(Started::Judged(found));
     }
     if found.iter().any(|p| p.severity == Severity::Error) {
-        return host.record_failure(actor, Some(&config), Err(Refusal::Problems(found)));
+        return Err(Refusal::Problems(found));
     }
     let machine_type = match earlier_machine_type(host, &config) {
         Ok(earlier) => earlier,
@@ -83,18 +96,16 @@ pub fn start(
         }
     };
     Step::StartClaimed.reached();
-    let result = launch(host, &config, &facts, machine_type)
+    launch(host, &config, &facts, machine_type)
         .map_err(|refusal| refusal.leaving(|| Left::Starting(config.name.clone())))
-        .map_err(|refusal| with_holders(refusal, &config, facts));
-    let record = actor.outcome(&config, &result);
+        .map_err(|refusal| with_holders(refusal, &config, facts))?;
     Step::StartRunning.reached();
-    // The guest runs, or it does not, whether or not that can be written down.
-    if let (Ok(()), Err(error)) = (&result, host.registry.record(&record)) {
+    // The guest runs, whether or not that can be written down.
+    if let Err(error) = host.registry.record(&actor.outcome(&config, &Ok(()))) {
         let text =
             format!("the guest runs, but its start could not be recorded: {}", chain(&error));
         found.push(Problem::warning("registry", text));
     }
-    result?;
     found.extend(forwards::problems(host, &config));
     found.extend(mtu::of_comers(host, &[], &config.nics));
     found.extend(wire::missing_taps(host, &[], &config.nics));

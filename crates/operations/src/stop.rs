@@ -9,7 +9,7 @@ use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_host::dying_memory::DyingMemory;
 use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, NicKind, Problem, chain};
-use hpvm_registry::{Operation, Outcome, Step};
+use hpvm_registry::{Operation, Step};
 
 use crate::company;
 use crate::hanging::{Watch, is_off_within, past_worker, settle};
@@ -69,6 +69,17 @@ pub fn stop(
     how: How,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Stopped, Refusal> {
+    let stopped = attempt(host, actor, config, how, progress);
+    host.record_failure(actor, Some(config), stopped)
+}
+
+fn attempt(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    how: How,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Stopped, Refusal> {
     let claim = company::claim(host, actor, config, progress)?;
     unless_interrupted()?;
     let presence = host.presence(config.number);
@@ -77,7 +88,7 @@ pub fn stop(
             Some(pid) => stop_lost(host, actor, config, how, pid, progress),
             None => {
                 let cleared = supervise::clear(host, config);
-                keep_record(host, &actor.outcome(config, &Ok(())), progress);
+                keep_record(host, &done(actor, config), progress);
                 Ok(Stopped::after(Before::Off, config, cleared))
             }
         };
@@ -97,36 +108,36 @@ pub fn stop(
     };
     let result = ask(host, config, how, hard_bound, progress);
     Step::StopAsked.reached();
-    let result = match (result, how) {
-        (Err(refusal @ Refusal::Interrupted { .. }), _) => Err(refusal),
+    match (result, how) {
+        (Err(refusal @ Refusal::Interrupted { .. }), _) => return Err(refusal),
         // A worker that was killed over its answer cannot tell that the guest ended; /run does.
-        (Err(Refusal::Worker(_)), _) if !host.presence(config.number).is_on() => Ok(()),
+        (Err(Refusal::Worker(_)), _) if !host.presence(config.number).is_on() => {}
         // A hard stop ends the guest whatever its worker does.
         (Err(Refusal::Worker(_) | Refusal::Denied(_) | Refusal::StopFailed(_)), How::Hard) => {
-            past_worker(host, config).and_then(|()| settle(host, config))
+            past_worker(host, config).and_then(|()| settle(host, config))?;
         }
-        (result, _) => result,
-    };
-    let record = actor.outcome(config, &result);
-    let mut cleared = Ok(());
-    if result.is_ok() {
-        Step::StopEnded.reached();
-        let right = claim.into_right_to_clear(host, actor, config);
-        // Whoever was let in between may have started it.
-        if right.is_some() && is_off_within(host, config, LET_GO_BOUND) {
-            cleared = supervise::clear(host, config);
-        }
-        Step::StopCleaned.reached();
+        (result, _) => result?,
     }
+    let record = done(actor, config);
+    Step::StopEnded.reached();
+    let mut cleared = Ok(());
+    let right = claim.into_right_to_clear(host, actor, config);
+    // Whoever was let in between may have started it.
+    if right.is_some() && is_off_within(host, config, LET_GO_BOUND) {
+        cleared = supervise::clear(host, config);
+    }
+    Step::StopCleaned.reached();
     keep_record(host, &record, progress);
-    result.map(|()| Stopped::after(Before::On, config, cleared))
+    Ok(Stopped::after(Before::On, config, cleared))
 }
 
-/// The guest is off, or it is not, whether or not that can be written down.
+fn done(actor: &Actor, config: &GuestConfig) -> Operation {
+    actor.outcome(config, &Ok(()))
+}
+
+/// The guest is off, whether or not that can be written down.
 fn keep_record(host: &mut VmHost, record: &Operation, progress: &mut dyn FnMut(&str)) {
-    if let Err(error) = host.registry.record(record)
-        && record.outcome == Outcome::Done
-    {
+    if let Err(error) = host.registry.record(record) {
         progress(&format!("the guest is off, but this could not be recorded: {}", chain(&error)));
     }
 }
@@ -140,12 +151,12 @@ fn stop_lost(
     pid: i32,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Stopped, Refusal> {
-    let result = match how {
-        How::Hard => lost::end(host, config, pid),
-        How::Graceful { .. } => Err(Refusal::Lost { name: config.name.clone(), pid }),
-    };
-    keep_record(host, &actor.outcome(config, &result), progress);
-    result.map(|()| Stopped::after(Before::On, config, Ok(())))
+    match how {
+        How::Hard => lost::end(host, config, pid)?,
+        How::Graceful { .. } => return Err(lost::refusal(config, pid)),
+    }
+    keep_record(host, &done(actor, config), progress);
+    Ok(Stopped::after(Before::On, config, Ok(())))
 }
 
 fn ask(
