@@ -42,11 +42,12 @@ pub struct Undelete {
 
 impl Perform for Undelete {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
         let Some(GuestArgument(selector)) = &self.guest else {
+            let host = VmHost::open(Access::ReadOnly)?;
             return Ok(print(&list(&host.registry.removed()?))?);
         };
+        catch_interruptions();
+        let mut host = VmHost::open(Access::ReadWrite)?;
         let kept = kept_guest(&host, selector)?;
         let name = kept.config.name.clone();
         if self.dry_run {
