@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rusqlite::Connection;
@@ -14,7 +15,8 @@ use rusqlite::config::DbConfig;
 use rustix::process::Signal;
 
 use crate::Test;
-use crate::pool::Leased;
+use crate::guest_processes::process;
+use crate::pool::{Leased, image};
 use crate::refusals::{State, no_control_bytes, refused, start_refused};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -25,6 +27,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     no_room_for_a_guests_log,
     no_room_in_run,
     no_room_for_a_disk,
+    no_room_for_anything_around_a_real_guest,
 ];
 
 const UP: Duration = Duration::from_secs(20);
@@ -38,7 +41,11 @@ struct Cramped {
 
 impl Cramped {
     fn new() -> Cramped {
-        Cramped { host: VmHost::new(Engine::Fake), mounts: Vec::new() }
+        Cramped::on(Engine::Fake)
+    }
+
+    fn on(engine: Engine) -> Cramped {
+        Cramped { host: VmHost::new(engine), mounts: Vec::new() }
     }
 
     /// Mounts an empty file system of so many MiB at a folder below the root.
@@ -381,4 +388,43 @@ fn no_room_for_a_disk() {
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", device]);
     guest.console().run(&format!("until [ $({disks}) = {count} ]; do sleep 0.2; done"));
     drop(mounted);
+}
+
+/// QEMU itself writes logs in the guest's folder. What has no room there is lost to their readers, and the guest does not notice.
+fn no_room_for_anything_around_a_real_guest() {
+    const FULL: [&str; 2] = ["var/opt/hpvm", "run/hpvm"];
+    let mut cramped = Cramped::on(Engine::Real);
+    // The first command makes the folder; the next finds an empty file system there, as after a boot.
+    cramped.host.ok(&["hpvmstatus"]);
+    cramped.host.ok(&["hpvmcreate", "-P", "first", "-r", "64M"]);
+    cramped.host.ok(&["hpvmremove", "-P", "first", "-F", "--purge"]);
+    cramped.mount("var/opt/hpvm", 16);
+    cramped.mount("run/hpvm", 4);
+    let host = &cramped.host;
+    let disk = host.copy_of(&image("test-cloud"), "web.img");
+    host.create("web", "512M", &[format!("disk:avio_stor:0,0,0:file:{}", disk.display())]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    FULL.iter().for_each(|below| cramped.fill(below));
+
+    assert_eq!(console.run("dmesg | wc -l | grep -c ."), "1");
+    assert_eq!(host.state("web"), "On (OS)");
+    tells_of_no_room(&refused(host, &["hpvmmodify", "-P", "web", "-l", "x"]));
+    // Supervised again without a byte to write it down.
+    let worker = process(host, "hpvmapp").expect("a worker");
+    worker.kill();
+    wait_until(UP, "another worker", || process(host, "hpvmapp").is_some());
+    let mut console = Console::attach(&host.run_dir(1));
+    console.type_in("\n");
+    assert_eq!(console.run("echo here"), "here");
+    succeeded(&host.run(&["hpvmstop", "-P", "web", "-g", "-F"]));
+    assert_eq!(host.state("web"), "Off");
+
+    FULL.iter().for_each(|below| cramped.make_room(below));
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
 }
