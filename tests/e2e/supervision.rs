@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request};
+use hpvm_host::lock::pause_for;
 use hpvm_host::process::PidFd;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -12,6 +13,8 @@ use hpvm_testkit::write_script;
 use rustix::process::Signal;
 
 use crate::Test;
+use crate::clone::{moments, next, seed};
+use crate::devices;
 use crate::guest_processes::{Process, process};
 use crate::pool::Leased;
 use crate::terminal::Terminal;
@@ -19,6 +22,7 @@ use crate::terminal::Terminal;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_supervisor_that_is_killed_is_replaced,
     a_guest_whose_supervisors_are_both_killed_is_taken_over,
+    supervisors_killed_at_any_moment_are_replaced,
     a_qemu_that_stands_still_without_supervisors_delays_nobody,
     a_qemu_that_is_killed_is_told_with_the_reason,
     a_qemu_that_stands_still_delays_nobody_and_is_shown,
@@ -149,6 +153,44 @@ fn a_guest_whose_supervisors_are_both_killed_is_taken_over() {
         });
         assert_runs_on(&mut guest, &before, uptime);
     }
+}
+
+/// Each may be about to replace the other when it is killed itself. What came while the guest ran is known to whoever is next.
+fn supervisors_killed_at_any_moment_are_replaced() {
+    const REPLACEMENT_US: u64 = 150_000;
+    /// A keeper whose workers were all killed at once starts the next one after ten seconds.
+    const LULL_BOUND: Duration = Duration::from_secs(20);
+    let seed = seed();
+    let mut random = seed;
+    let mut guest = Leased::take();
+    let file = guest.host().disk("late.img", 8 << 20);
+    let disk = format!("disk:avio_stor:0,6,0:file:{}", file.display());
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &disk]);
+    devices::wait_for(guest.console(), "sdb");
+    let before = Before::of(&guest);
+    let uptime = uptime(&mut guest);
+    for round in 0..moments() {
+        let host = guest.host();
+        for step in 0..2 {
+            let name = SUPERVISORS[usize::from(next(&mut random).is_multiple_of(2))];
+            if let Some(victim) = process(host, name) {
+                victim.signal_if_alive(Signal::KILL);
+            }
+            if step == 0 {
+                pause_for(Duration::from_micros(next(&mut random) % REPLACEMENT_US));
+            }
+        }
+        let what = format!("seed {seed}, round {round}: it is supervised");
+        wait_until(LULL_BOUND, &what, || host.state("pool") == before.state && is_supervised(host));
+        for name in SUPERVISORS {
+            let what = format!("seed {seed}, round {round}: {name} runs once");
+            wait_until(SETTLE_BOUND, &what, || host.running(name).len() == 1);
+        }
+        assert_eq!(Before::of(&guest), before, "seed {seed}, round {round}");
+    }
+    assert_runs_on(&mut guest, &before, uptime);
+    guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &disk]);
+    devices::wait_gone(guest.console(), "sdb");
 }
 
 /// Who takes it over does not wait for it.

@@ -11,6 +11,7 @@ use hpvm_host::launch::{Launch, LaunchError};
 use hpvm_host::lock::{ByteLock, WORKER_BYTE};
 use hpvm_host::names::run_folder;
 use hpvm_host::process::PidFd;
+use hpvm_host::supervision;
 use rustix::fs::{Mode, OFlags, openat};
 
 /// The worker before us may still be on its way out.
@@ -18,7 +19,7 @@ const LOCK_BOUND: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SuccessorError {
-    #[error("the guest's lock file cannot be opened")]
+    #[error("the guest's lock file cannot be opened and locked")]
     Lock(#[source] io::Error),
     #[error("QEMU's process cannot be held")]
     Qemu(#[source] io::Error),
@@ -38,7 +39,9 @@ pub(crate) fn start<'a>(
 ) -> Result<(), SuccessorError> {
     let held = qemu.as_fd().try_clone_to_owned().map_err(SuccessorError::Qemu)?;
     let mut successor = Launch::successor(launch.as_fd(), pid, held.into())?;
-    successor.lock(lock_file(run_folder).map_err(SuccessorError::Lock)?);
+    let lock = lock_file(run_folder).map_err(SuccessorError::Lock)?;
+    supervision::hold_for_next_keeper(&lock).map_err(SuccessorError::Lock)?;
+    successor.lock(lock);
     for (tag, fd) in kept {
         successor.kept_fd(fd.try_clone().map_err(SuccessorError::Kept)?, tag);
     }

@@ -34,11 +34,7 @@ pub struct ByteLock {
 impl ByteLock {
     /// Locks one byte through an open description of its own, opened for writing. `None`: another has it.
     pub fn try_acquire(file: File, byte: u64) -> io::Result<Option<ByteLock>> {
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&write_lock(byte)?)) {
-            Ok(_) => Ok(Some(ByteLock { file })),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(try_hold(&file, byte)?.then_some(ByteLock { file }))
     }
 
     /// Locks one byte of a file, which is made when it is missing, waiting for its holder at most `bound`. `None`: another has
@@ -74,6 +70,15 @@ fn open_or_make(path: &Path) -> io::Result<File> {
         file.set_permissions(Permissions::from_mode(OWNERS_ALONE))?;
     }
     Ok(file)
+}
+
+/// Locks one byte through an open description, for whoever has a copy of it. False: another has it.
+pub(crate) fn try_hold(file: &File, byte: u64) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&write_lock(byte)?)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether anybody holds a byte, other than through this very description. A descriptor for reading is enough.

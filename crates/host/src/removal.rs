@@ -9,9 +9,22 @@ pub fn file(path: &Path) -> io::Result<()> {
     gone(fs::remove_file(path))
 }
 
+/// How often somebody may put a file into a folder that is being emptied: who waits for a guest's lock makes it where it is missing.
+const ATTEMPTS_MAX: u32 = 100;
+
 /// Removes a folder and everything in it.
 pub fn folder(path: &Path) -> io::Result<()> {
-    gone(fs::remove_dir_all(path))
+    let mut attempts = 1;
+    loop {
+        match fs::remove_dir_all(path) {
+            Err(error)
+                if error.kind() == ErrorKind::DirectoryNotEmpty && attempts < ATTEMPTS_MAX =>
+            {
+                attempts += 1;
+            }
+            removed => return gone(removed),
+        }
+    }
 }
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {

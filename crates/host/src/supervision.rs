@@ -8,14 +8,17 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
 use crate::durable;
-use crate::lock::{KEEPER_BYTE, WORKER_BYTE, is_held};
+use crate::lock::{KEEPER_BYTE, WORKER_BYTE, is_held, pause_for, try_hold};
 use crate::users::Ids;
 
 const MODE: u32 = 0o640;
+/// A hundred times what the kernel takes to end a keeper that it has killed.
+const DYING_BOUND: Duration = Duration::from_millis(200);
 
 /// Who of the two lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,16 @@ impl Supervision {
     pub fn at(path: &Path) -> io::Result<Supervision> {
         durable::open_regular(path).map(|lock| Supervision::by(&lock))
     }
+}
+
+/// Locks the keeper's byte for the next keeper, which gets this very description: nobody may find that both are gone, and start
+/// others, until it has come. A keeper that has just died holds it for a moment; one that does not let go is waited for by the next.
+pub fn hold_for_next_keeper(lock: &File) -> io::Result<()> {
+    let deadline = Instant::now() + DYING_BOUND;
+    while !try_hold(lock, KEEPER_BYTE)? && Instant::now() < deadline {
+        pause_for(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Opens the file for who is about to start the two, and makes it theirs: its user opens it once more, since each holder needs a

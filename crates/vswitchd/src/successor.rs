@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use hpvm_host::launch::{Launch, LaunchError};
+use hpvm_host::supervision;
 
 use crate::folder::Folder;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SuccessorError {
-    #[error("the switch's lock file cannot be opened")]
+    #[error("the switch's lock file cannot be opened and locked")]
     Lock(#[source] io::Error),
     #[error("a socket that was kept cannot be handed on")]
     Kept(#[source] io::Error),
@@ -26,7 +27,9 @@ pub(crate) fn start<'a>(
     kept: impl Iterator<Item = (u32, &'a OwnedFd)>,
 ) -> Result<(), SuccessorError> {
     let mut successor = Launch::successor_alone(launch.as_fd())?;
-    successor.lock(folder.lock_file().map_err(SuccessorError::Lock)?);
+    let lock = folder.lock_file().map_err(SuccessorError::Lock)?;
+    supervision::hold_for_next_keeper(&lock).map_err(SuccessorError::Lock)?;
+    successor.lock(lock);
     for (tag, fd) in kept {
         successor.kept_fd(fd.try_clone().map_err(SuccessorError::Kept)?, tag);
     }
