@@ -14,6 +14,7 @@ mod house;
 mod listing;
 mod loaded;
 mod machine;
+mod orphans;
 mod peer;
 mod plugged;
 mod process;
@@ -116,6 +117,9 @@ impl Effort {
 }
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    if let [orphans::WORD, ..] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return orphans::keep(&arguments[1..]);
+    }
     let (flags, names): (Vec<&str>, Vec<&str>) =
         arguments.iter().map(String::as_str).partition(|word| word.starts_with('-'));
     if let Some(unknown) = flags.iter().find(|flag| !["--quick", "--write"].contains(flag)) {

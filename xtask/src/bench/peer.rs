@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use super::house;
 use super::process::{self, timed};
+use super::{house, orphans};
 
 /// Gives the daemon its own folders and a /dev without kvm, which on a machine where KVM opens but does not work would
 /// make it ask QEMU anew, for half a minute, each time a domain is defined.
@@ -40,7 +40,8 @@ const POOL: &str = "bench";
 
 pub(super) struct Peer {
     folder: PathBuf,
-    daemon: Child,
+    /// The parent of the daemon, and of what the daemon lets go.
+    parent: Child,
 }
 
 impl Peer {
@@ -58,19 +59,19 @@ impl Peer {
         let own = "stdio_handler = \"file\"\nuser = \"root\"\ngroup = \"root\"\n";
         fs::write(folder.join("etc/qemu.conf"), own)?;
         let log = File::create(folder.join("daemon.log"))?;
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", NAMESPACE]).arg(&folder).process_group(0);
-        let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let peer = Peer { folder, daemon };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench", orphans::WORD, "unshare", "--mount", "sh", "-c", NAMESPACE]);
+        command.arg(&folder).process_group(0);
+        let parent = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let peer = Peer { folder, parent };
         process::wait_until("libvirtd answers", || peer.virsh(&["uri"]).is_ok())?;
         // Asks QEMU what it can, which is kept.
         peer.virsh(&["domcapabilities"])?;
         Ok(Some(peer))
     }
 
-    /// The daemon, which the shell that began became.
     pub(super) fn daemon(&self) -> Result<i32> {
-        Ok(i32::try_from(self.daemon.id())?)
+        number_in(&self.folder.join("pid"))
     }
 
     fn command(&self, line: &[&str]) -> Command {
@@ -142,9 +143,7 @@ impl Peer {
 
     /// QEMU of a domain.
     pub(super) fn qemu(&self, name: &str) -> Result<i32> {
-        let path = self.folder.join(format!("run/qemu/{name}.pid"));
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {path:?}"))?;
-        Ok(text.trim().parse()?)
+        number_in(&self.folder.join(format!("run/qemu/{name}.pid")))
     }
 
     fn description(&self, name: &str, disk: &Path) -> String {
@@ -178,20 +177,28 @@ impl Peer {
     }
 }
 
+fn number_in(path: &Path) -> Result<i32> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path:?}"))?;
+    Ok(text.trim().parse()?)
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         let pids = fs::read_dir(self.folder.join("run/qemu")).into_iter().flatten().flatten();
         let domains: Vec<i32> = pids
             .filter(|entry| entry.path().extension().is_some_and(|e| e == "pid"))
             .filter(|entry| !entry.file_name().to_string_lossy().starts_with("driver"))
-            .filter_map(|entry| fs::read_to_string(entry.path()).ok()?.trim().parse().ok())
+            .filter_map(|entry| number_in(&entry.path()).ok())
             .collect();
         process::end(&domains, Signal::KILL);
-        if let Ok(pid) = i32::try_from(self.daemon.id()) {
-            process::end(&[pid], Signal::TERM);
-            process::end(&[pid], Signal::KILL);
+        match self.daemon() {
+            Ok(pid) => {
+                [Signal::TERM, Signal::KILL].iter().for_each(|how| process::end(&[pid], *how));
+            }
+            // It has not come up.
+            Err(_) => drop(self.parent.kill()),
         }
-        let _ = self.daemon.wait();
+        let _ = self.parent.wait();
         house::remove(&self.folder);
     }
 }
