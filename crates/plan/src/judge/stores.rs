@@ -282,7 +282,7 @@ fn not_writable(
     let is_written = device.kind == DeviceKind::Disk && !facts.is_read_only(path);
     (writable == Writable::No && is_written).then(|| {
         let text = format!(
-            "'{path}' may not be written, and a disk is written unless its gdev entry says READONLY=YES"
+            "'{path}' may not be written, and a disk is; where guests are only to read it, `hpvmdevmgmt -m gdev:{path}:attr:READONLY=YES` says so, after `-a gdev:{path}` if it has no entry yet"
         );
         never(path, text).ask(format!("make {path} writable"), start_command(config))
     })
