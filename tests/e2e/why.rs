@@ -113,12 +113,19 @@ fn damaged_firmware_variables_are_explained() {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     let good = fs::read(&nvram).expect("the variables");
-    fs::write(&nvram, vec![0xff; good.len()]).expect("the variables are damaged");
-    host.refused(&["hpvmstart", "-P", "web"]);
-    let screen = Screen::of(&host, "bad-nvram");
-    assert_eq!(screen.first, None);
-    follow(&host, &screen.next);
-    assert!(fs::read(&nvram).expect("the variables") == good, "the last good variables are back");
+    let mut behind_the_head = good.clone();
+    behind_the_head[100..64_000].fill(0x5a);
+    for (screen, damaged) in
+        [("bad-nvram", vec![0xff; good.len()]), ("bad-variables", behind_the_head)]
+    {
+        fs::write(&nvram, damaged).expect("the variables are damaged");
+        host.refused(&["hpvmstart", "-P", "web"]);
+        let screen = Screen::of(&host, screen);
+        assert_eq!(screen.first, None);
+        follow(&host, &screen.next);
+        assert!(fs::read(&nvram).expect("the variables") == good, "the last good ones are back");
+        end(&host);
+    }
 }
 
 fn a_crash_is_explained() {
