@@ -229,8 +229,6 @@ fn a_guest_that_hangs_is_explained() {
 /// A guest that waits in its firmware for a disk which its system cannot reach. The way out needs a start, and no more.
 fn a_boot_disk_without_a_driver_is_explained() {
     let host = host_with_web(Engine::Fake);
-    let more = format!("file:{}", host.path("more.img").display());
-    host.ok(&["hpvmmodify", "-P", "web", "-d", "disk:avio_stor:0,0,1"]);
     let said = host.run(&["hpvmmodify", "-P", "web", "-O", "windows:2022"]);
     assert!(said.status.success(), "{said}");
     assert!(said.stderr.contains("WARNING (web): the boot disk 0,0,0 is on avio_stor"), "{said}");
@@ -238,13 +236,16 @@ fn a_boot_disk_without_a_driver_is_explained() {
     host.wait_for_state("web", "On (EFI)", BOUND);
     let screen = Screen::of(&host, "no-boot-driver");
     assert!(screen.first.is_some_and(|ask| ask.contains("vioscsi")));
+    let devices = host.ok(&["hpvmstatus", "-P", "web", "-d"]);
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     assert!(typed(&host, &screen.next).status.success(), "{}", screen.next);
     let said = host.run(&["hpvmstart", "-P", "web"]);
     assert!(said.status.success() && !said.stderr.contains("boot disk"), "{said}");
     assert!(host.ok(&["hpvm", "why", "web"]).contains("nothing is wrong with it"));
+    let moved = devices.replace("disk:avio_stor:0,0,", "disk:scsi:0,0,");
+    assert_eq!(host.ok(&["hpvmstatus", "-P", "web", "-d"]), moved, "both disks, in their order");
     // What is no boot disk may be on either adapter.
-    let data = format!("disk:avio_stor:0,5,0:{more}");
+    let data = format!("disk:avio_stor:0,5,0:file:{}", host.disk("data.img", 1 << 20).display());
     let said = host.run(&["hpvmmodify", "-P", "web", "-a", &data]);
     assert!(said.status.success() && !said.stderr.contains("boot disk"), "{said}");
 }
