@@ -114,6 +114,14 @@ fn pipes_in_the_place_of_files_hold_nobody_up() {
     make_pipe(&status);
     promptly(&host, &["hpvmstatus"]);
     promptly(&host, &["hpvmstop", "-P", "web", "-hF"]);
+    let folder = host.path("var/opt/hpvm/guests/web");
+    for name in ["log", "guest.json"] {
+        fs::remove_file(folder.join(name)).unwrap();
+        make_pipe(&folder.join(name));
+    }
+    let said = host.refused(&["hpvmstatus", "-P", "web", "-e"]);
+    assert!(said.contains("it is no regular file"), "{said}");
+    host.run(&["hpvm", "doctor"]).assert_prompt();
     let conf = host.path("etc/opt/hpvm/hpvmconf");
     fs::remove_file(&conf).unwrap();
     make_pipe(&conf);

@@ -305,9 +305,5 @@ fn keep_good_nvram(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
 }
 
 fn same_content(one: &Path, other: &Path) -> bool {
-    let content = |path| {
-        let mut content = Vec::new();
-        durable::open_regular(path)?.read_to_end(&mut content).map(|_| content)
-    };
-    matches!((content(one), content(other)), (Ok(a), Ok(b)) if a == b)
+    matches!((durable::read_regular(one), durable::read_regular(other)), (Ok(a), Ok(b)) if a == b)
 }
