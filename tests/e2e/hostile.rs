@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_that_run_forgot_is_started_no_second_time,
     what_hpvm_did_not_make_stays,
     pipes_in_the_place_of_files_hold_nobody_up,
+    what_stands_in_the_place_of_firmware_variables_holds_nobody_up,
     a_worker_stopped_by_a_signal_is_not_waited_for,
     the_callers_umask_opens_and_closes_nothing,
     an_absurd_time_to_keep_removed_guests_is_refused,
@@ -113,11 +114,45 @@ fn pipes_in_the_place_of_files_hold_nobody_up() {
     make_pipe(&status);
     promptly(&host, &["hpvmstatus"]);
     promptly(&host, &["hpvmstop", "-P", "web", "-hF"]);
+    let folder = host.path("var/opt/hpvm/guests/web");
+    for name in ["log", "guest.json"] {
+        fs::remove_file(folder.join(name)).unwrap();
+        make_pipe(&folder.join(name));
+    }
+    let said = host.refused(&["hpvmstatus", "-P", "web", "-e"]);
+    assert!(said.contains("it is no regular file"), "{said}");
+    host.run(&["hpvm", "doctor"]).assert_prompt();
     let conf = host.path("etc/opt/hpvm/hpvmconf");
     fs::remove_file(&conf).unwrap();
     make_pipe(&conf);
     let said = host.refused(&["hpvmstatus"]);
     assert!(said.contains("is no file"), "{said}");
+}
+
+/// Told as any other damage, and mended by the command that is named.
+fn what_stands_in_the_place_of_firmware_variables_holds_nobody_up() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let nvram = host.path("var/opt/hpvm/guests/web/nvram");
+    let good = fs::read(&nvram).unwrap();
+    let pipe = make_pipe as fn(&Path);
+    let device = |path: &Path| symlink("/dev/zero", path).unwrap();
+    let folder = |path: &Path| fs::create_dir(path).unwrap();
+    for put in [pipe, device, folder] {
+        fs::remove_file(&nvram).unwrap();
+        put(&nvram);
+        let why = promptly(&host, &["hpvm", "why", "web"]);
+        assert!(why.contains("Next:  hpvm nvram -P web --restore && hpvmstart -P web"), "{why}");
+        for command in [&["hpvm", "nvram", "-P", "web"][..], &["hpvmstart", "-P", "web"]] {
+            let said = host.refused(command);
+            assert!(said.contains("cannot be used: it is no regular file"), "{said}");
+        }
+        promptly(&host, &["hpvmstatus"]);
+        host.run(&["hpvm", "doctor"]).assert_prompt();
+        promptly(&host, &["hpvm", "nvram", "-P", "web", "--restore"]);
+        assert!(fs::read(&nvram).unwrap() == good);
+    }
+    promptly(&host, &["hpvmstart", "-P", "web"]);
 }
 
 fn a_worker_stopped_by_a_signal_is_not_waited_for() {

@@ -736,7 +736,8 @@ fn a_registry_of_a_newer_version() {
     let ours: i64 = version(None);
     let before = State::of(&host);
     version(Some(ours + 98));
-    for line in NEED_THE_REGISTRY {
+    let rebuild = ["hpvm", "doctor", "--rebuild", "-F"];
+    for line in NEED_THE_REGISTRY.iter().copied().chain([&rebuild[..]]) {
         let said = refused(&host, line);
         assert!(said.contains(&format!("version {}", ours + 98)), "{said}");
         assert!(said.contains("newer hpvm"), "{said}");

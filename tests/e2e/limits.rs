@@ -435,6 +435,9 @@ fn a_guest_is_renamed_off_and_running() {
     host.ok(&["hpvmcreate", "-P", "old", "-r", "64M"]);
     let target = |name: &str| fs::read_link(host.path(&format!("var/opt/hpvm/guests/{name}"))).ok();
     let folder = target("old").expect("a link");
+    let config = stored(&host, "old");
+    let uuid = config["uuid"].as_str().expect("a uuid");
+    assert_eq!(folder.to_str(), Some(format!("../uuids/{uuid}").as_str()));
     host.ok(&["hpvmmodify", "-P", "old", "-N", "new"]);
     assert_eq!((target("old"), target("new").as_ref()), (None, Some(&folder)));
     refused(&host, &["hpvmstatus", "-P", "old"]);

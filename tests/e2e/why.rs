@@ -113,12 +113,19 @@ fn damaged_firmware_variables_are_explained() {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     let good = fs::read(&nvram).expect("the variables");
-    fs::write(&nvram, vec![0xff; good.len()]).expect("the variables are damaged");
-    host.refused(&["hpvmstart", "-P", "web"]);
-    let screen = Screen::of(&host, "bad-nvram");
-    assert_eq!(screen.first, None);
-    follow(&host, &screen.next);
-    assert!(fs::read(&nvram).expect("the variables") == good, "the last good variables are back");
+    let mut behind_the_head = good.clone();
+    behind_the_head[100..64_000].fill(0x5a);
+    for (screen, damaged) in
+        [("bad-nvram", vec![0xff; good.len()]), ("bad-variables", behind_the_head)]
+    {
+        fs::write(&nvram, damaged).expect("the variables are damaged");
+        host.refused(&["hpvmstart", "-P", "web"]);
+        let screen = Screen::of(&host, screen);
+        assert_eq!(screen.first, None);
+        follow(&host, &screen.next);
+        assert!(fs::read(&nvram).expect("the variables") == good, "the last good ones are back");
+        end(&host);
+    }
 }
 
 fn a_crash_is_explained() {
@@ -222,8 +229,6 @@ fn a_guest_that_hangs_is_explained() {
 /// A guest that waits in its firmware for a disk which its system cannot reach. The way out needs a start, and no more.
 fn a_boot_disk_without_a_driver_is_explained() {
     let host = host_with_web(Engine::Fake);
-    let more = format!("file:{}", host.path("more.img").display());
-    host.ok(&["hpvmmodify", "-P", "web", "-d", "disk:avio_stor:0,0,1"]);
     let said = host.run(&["hpvmmodify", "-P", "web", "-O", "windows:2022"]);
     assert!(said.status.success(), "{said}");
     assert!(said.stderr.contains("WARNING (web): the boot disk 0,0,0 is on avio_stor"), "{said}");
@@ -231,13 +236,16 @@ fn a_boot_disk_without_a_driver_is_explained() {
     host.wait_for_state("web", "On (EFI)", BOUND);
     let screen = Screen::of(&host, "no-boot-driver");
     assert!(screen.first.is_some_and(|ask| ask.contains("vioscsi")));
+    let devices = host.ok(&["hpvmstatus", "-P", "web", "-d"]);
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
     assert!(typed(&host, &screen.next).status.success(), "{}", screen.next);
     let said = host.run(&["hpvmstart", "-P", "web"]);
     assert!(said.status.success() && !said.stderr.contains("boot disk"), "{said}");
     assert!(host.ok(&["hpvm", "why", "web"]).contains("nothing is wrong with it"));
+    let moved = devices.replace("disk:avio_stor:0,0,", "disk:scsi:0,0,");
+    assert_eq!(host.ok(&["hpvmstatus", "-P", "web", "-d"]), moved, "both disks, in their order");
     // What is no boot disk may be on either adapter.
-    let data = format!("disk:avio_stor:0,5,0:{more}");
+    let data = format!("disk:avio_stor:0,5,0:file:{}", host.disk("data.img", 1 << 20).display());
     let said = host.run(&["hpvmmodify", "-P", "web", "-a", &data]);
     assert!(said.status.success() && !said.stderr.contains("boot disk"), "{said}");
 }

@@ -1,15 +1,16 @@
 //! Collects what a start may depend on: locks of other programs, room on the disks, firmware variables.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hpvm_host::answers;
 use hpvm_host::image_lock::{self, ALL_BYTES};
 use hpvm_host::lock::pause_for;
+use hpvm_host::{answers, durable};
 use hpvm_model::{Bytes, DeviceKind, GuestConfig};
-use hpvm_plan::facts::{FileFact, HostFacts, Sharer, Shut, ShutFolder};
+use hpvm_plan::facts::{FileFact, HostFacts, Provision, Sharer, Shut, ShutFolder};
+use hpvm_plan::nvram;
 use rustix::fs::StatVfsMountFlags;
 
 /// Engines that are just ending keep their locks so long.
@@ -95,36 +96,30 @@ pub(crate) fn shut(folders: &[&Path]) -> Vec<ShutFolder> {
     folders.iter().filter_map(shut).collect()
 }
 
-/// A guest's firmware variables: there, as large as the pristine copy, and beginning as a firmware volume does.
-pub(crate) fn nvram(path: &Path, pristine: &Path) -> hpvm_plan::facts::Provision {
-    let missing = match nvram_damage(path, pristine) {
-        Ok(damage) => damage.map(str::to_owned),
-        Err(error) => Some(error.to_string()),
-    };
-    hpvm_plan::facts::Provision { path: path.to_string_lossy().into_owned(), missing }
+/// A guest's firmware variables: there, as large as the pristine copy, and such as firmware takes.
+pub(crate) fn nvram(path: &Path, pristine: &Path) -> Provision {
+    let missing = nvram_damage(path, pristine).unwrap_or_else(|error| Some(error.to_string()));
+    Provision { path: path.to_string_lossy().into_owned(), missing }
 }
 
-/// Offset and value of the signature of a firmware volume header (UEFI PI 1.8, volume 3, 3.2.1).
-const VOLUME_SIGNATURE: (usize, &[u8]) = (40, b"_FVH");
+/// QEMU takes no larger flash for firmware and variables together.
+const NVRAM_BYTES_MAX: u64 = 8 << 20;
 
 /// What is wrong with firmware variables, if anything.
-pub(crate) fn nvram_damage(path: &Path, pristine: &Path) -> std::io::Result<Option<&'static str>> {
-    use std::io::Read;
-    let file = match std::fs::File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some("it does not exist")),
+fn nvram_damage(path: &Path, pristine: &Path) -> io::Result<Option<String>> {
+    let file = match durable::open_regular(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(Some("it does not exist".into()));
+        }
         other => other?,
     };
     let size = file.metadata()?.len();
-    if let Ok(wanted) = std::fs::metadata(pristine)
-        && wanted.len() != size
-    {
-        return Ok(Some("its size is not that of firmware variables"));
+    let is_odd = std::fs::metadata(pristine).is_ok_and(|wanted| wanted.len() != size);
+    if is_odd || size > NVRAM_BYTES_MAX {
+        return Ok(Some("its size is not that of firmware variables".into()));
     }
-    let mut head = Vec::new();
-    file.take(64).read_to_end(&mut head)?;
-    let (offset, signature) = VOLUME_SIGNATURE;
-    if head.get(offset..offset + signature.len()) != Some(signature) {
-        return Ok(Some("its content is damaged"));
-    }
-    Ok(None)
+    let mut content = Vec::new();
+    file.take(NVRAM_BYTES_MAX).read_to_end(&mut content)?;
+    let damage = nvram::check(&content).err();
+    Ok(damage.map(|damage| format!("its content is damaged: {damage}")))
 }

@@ -132,7 +132,8 @@ pub fn any(root: &Root) -> bool {
 
 /// What a folder says about the guest it belongs to.
 pub(crate) fn identity(folder: &Path) -> Option<GuestConfig> {
-    portable::read(&std::fs::read_to_string(folder.join(guest_folder::IDENTITY)).ok()?).ok()
+    let identity = durable::read_regular(&folder.join(guest_folder::IDENTITY)).ok()?;
+    portable::read(std::str::from_utf8(&identity).ok()?).ok()
 }
 
 /// Whether it has what is written last: such a folder may be whole, and only the registry may have lost it.

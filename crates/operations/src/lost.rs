@@ -5,12 +5,12 @@
 //! The firmware variables tell: QEMU holds a byte of them as long as it lives. So they tell of any guest which process is its
 //! QEMU, whatever its worker says.
 
-use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
 use hpvm_app::snapshot::Process;
+use hpvm_host::durable;
 use hpvm_host::engines::Marked;
 use hpvm_host::image_lock;
 use hpvm_host::lock::{self, ENGINE_BYTE};
@@ -83,7 +83,8 @@ pub(crate) fn suspects(host: &VmHost) -> Marked {
 }
 
 fn is_held(nvram: &Path) -> bool {
-    File::open(nvram).is_ok_and(|nvram| lock::is_held(&nvram, ENGINE_BYTE).unwrap_or(false))
+    durable::open_regular(nvram)
+        .is_ok_and(|nvram| lock::is_held(&nvram, ENGINE_BYTE).unwrap_or(false))
 }
 
 /// Refuses what may not happen to a running guest.

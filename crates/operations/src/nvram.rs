@@ -4,8 +4,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::durable;
 use hpvm_host::names::guest_folder;
+use hpvm_host::{durable, removal};
 use hpvm_model::GuestConfig;
 use hpvm_registry::Step;
 
@@ -81,9 +81,17 @@ fn exchange(
     recorded
 }
 
-/// A second name, so that the guest is never without variables.
+/// A second name, so that the guest is never without variables. A folder in their place, which takes none, moves.
 fn keep_damaged(nvram: &Path, damaged: &Path) -> Result<(), Refusal> {
-    for done in [std::fs::remove_file(damaged), std::fs::hard_link(nvram, damaged)] {
+    let removed = match damaged.is_dir() {
+        true => removal::folder(damaged),
+        false => removal::file(damaged),
+    };
+    let kept = match nvram.is_dir() {
+        true => std::fs::rename(nvram, damaged),
+        false => std::fs::hard_link(nvram, damaged),
+    };
+    for done in [removed, kept] {
         match done {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(Refusal::file("keep the damaged variables as", damaged)(error));

@@ -316,5 +316,5 @@ fn keep_good_nvram(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
 }
 
 fn same_content(one: &Path, other: &Path) -> bool {
-    matches!((std::fs::read(one), std::fs::read(other)), (Ok(a), Ok(b)) if a == b)
+    matches!((durable::read_regular(one), durable::read_regular(other)), (Ok(a), Ok(b)) if a == b)
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hpvm_app::snapshot::{Agent, Ending, Extent};
+use hpvm_host::durable;
 use hpvm_host::lock::BusyError;
 use hpvm_host::names::guest_folder;
 use hpvm_model::{
@@ -229,7 +230,7 @@ impl VmHost {
     /// The guest's log; a guest that never ran has none.
     pub fn guest_log(&self, config: &GuestConfig) -> Result<Vec<u8>, Refusal> {
         let log = self.folder(config).file(guest_folder::LOG);
-        match std::fs::read(&log) {
+        match durable::read_regular(&log) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             other => other.map_err(Refusal::file("read", log)),
         }

@@ -197,20 +197,33 @@ fn memory(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
         let text = format!(
             "{memory} of memory are more than the {total} of this VM Host, so the guest cannot start"
         );
-        all.push(not_now("memory", text).run(smaller_memory(config, facts.memory_total)));
+        all.push(smaller_memory(not_now("memory", text), config, facts, facts.memory_total));
     } else if let Some(start) = &facts.start
         && memory > start.memory_available
     {
         let available = Bytes(start.memory_available.as_mib() << 20);
         let text =
             format!("{memory} of memory are not free now: this VM Host has {available} available");
-        all.push(not_now("memory", text).run(smaller_memory(config, start.memory_available)));
+        all.push(smaller_memory(not_now("memory", text), config, facts, start.memory_available));
     }
 }
 
-fn smaller_memory(config: &GuestConfig, available: Bytes) -> String {
-    let fits = (available.as_mib() / 64 / 2).max(1) * 64;
-    format!("hpvmmodify -P {} -r {fits}M", config.name)
+/// Half of what there is, or more where the guest needs more.
+fn smaller_memory(
+    finding: Finding,
+    config: &GuestConfig,
+    facts: &HostFacts,
+    available: Bytes,
+) -> Finding {
+    let limits = facts.limits.limits(config.os.family);
+    let needed = limits.memory_min_with_nics(config.nics.len());
+    if available < needed {
+        let ask = format!("free memory on this VM Host, or give it more: the guest needs {needed}");
+        return finding.ask(ask, start_command(config));
+    }
+    let half = available.as_mib() / 2 / 64 * 64;
+    let fits = half.max(needed.as_mib());
+    finding.run(format!("hpvmmodify -P {} -r {fits}M", config.name))
 }
 
 fn places(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {

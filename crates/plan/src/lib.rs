@@ -13,6 +13,7 @@ pub mod growth;
 pub mod guest_path;
 pub mod hotplug;
 pub mod judge;
+pub mod nvram;
 pub mod placement;
 pub mod record;
 pub mod request;

@@ -315,9 +315,18 @@ fn a_boot_disk_without_a_driver_in_the_guest_is_told() {
     let avio = ["dvd:avio_stor:0,0,0:null:/", "disk:avio_stor:0,0,1:file:/a"];
     let alone = ["disk:avio_stor:0,2,7:file:/it's a", "dvd:scsi:0,4,0:null:/"];
     let scsi_first = ["disk:scsi:0,0,0:file:/a", "disk:avio_stor:0,1,0:file:/b"];
+    let beyond = ["disk:avio_stor:0,0,9:file:/a", "disk:avio_stor:0,0,15:file:/b"];
     for (os, statements, way_out) in [
-        ("windows:2022", &avio, Some("-d disk:avio_stor:0,0,1:file:/a -a disk:scsi::file:/a")),
+        ("windows:2022", &avio, Some("-m dvd:scsi:0,0,0:null:/ -m disk:scsi:0,0,1:file:/a")),
         ("hpux", &alone, Some(r"-m 'disk:scsi:0,2,7:file:/it'\''s a'")),
+        (
+            "windows",
+            &beyond,
+            Some(
+                "-d disk:avio_stor:0,0,9:file:/a -a disk:scsi:0,0,0:file:/a \
+                 -d disk:avio_stor:0,0,15:file:/b -a disk:scsi:0,0,1:file:/b",
+            ),
+        ),
         ("linux", &avio, None),
         ("unknown", &avio, None),
         ("windows", &scsi_first, None),
@@ -348,6 +357,38 @@ fn memory_that_is_not_free_refuses_the_start_only() {
     assert_eq!(found[0].severity, Severity::Error);
     assert_eq!(found[0].remedy.as_ref().unwrap().command, "hpvmmodify -P guest1 -r 512M");
     assert_eq!(problems(&config, &host(&config), CREATE), []);
+}
+
+/// As large as is wise, and never so small that hpvmmodify refuses it.
+#[test]
+fn a_smaller_memory_that_is_named_is_enough_for_the_guest() {
+    for (os, available_mib, way_out) in [
+        ("linux", 2000, "hpvmmodify -P guest1 -r 960M"),
+        ("linux", 900, "hpvmmodify -P guest1 -r 512M"),
+        ("windows", 512, "hpvmmodify -P guest1 -r 512M"),
+        ("linux", 511, "hpvmstart -P guest1"),
+        ("unknown", 511, "hpvmmodify -P guest1 -r 192M"),
+        ("unknown", 100, "hpvmmodify -P guest1 -r 64M"),
+        ("unknown", 63, "hpvmstart -P guest1"),
+    ] {
+        let config = GuestConfig { os: os.parse().unwrap(), ..guest(&[]) };
+        let available = Bytes(available_mib << 20);
+        let short_now = HostFacts {
+            start: Some(StartFacts { memory_available: available, ..ready() }),
+            ..host(&config)
+        };
+        let short_ever = HostFacts { memory_total: available, ..host(&config) };
+        for facts in [short_now, short_ever] {
+            let found = problems(&config, &facts, Purpose::Start);
+            let remedy = found[0].remedy.as_ref().expect("a way out");
+            assert_eq!(remedy.command, way_out, "{os} {available_mib}");
+            assert_eq!(remedy.ask.is_some(), way_out.starts_with("hpvmstart"), "{remedy:?}");
+            let Some((_, size)) = way_out.split_once(" -r ") else { continue };
+            let memory = size.parse::<bytes::AskedMemory>().unwrap().memory;
+            let smaller = GuestConfig { memory, ..config.clone() };
+            assert_eq!(problems(&smaller, &facts, Purpose::Start), [], "{os} {available_mib}");
+        }
+    }
 }
 
 /// A running guest does not get what a program that is no guest of ours has; what it has already is not asked about.

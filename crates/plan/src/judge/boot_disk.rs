@@ -1,7 +1,10 @@
 //! Whether a guest's system can be expected to find the disk it boots from. Called by `problems` of a configuration, and by
 //! `hpvm why` of a guest that stays in its firmware. What is on the disk it does not know: the OS type alone tells.
 
-use hpvm_model::{AdapterKind, DeviceKind, GuestConfig, OsFamily, Remedy, StorageDevice, quoted};
+use hpvm_model::{
+    AdapterKind, Backing, DeviceKind, GuestConfig, OsFamily, Remedy, StorageAddress, StorageDevice,
+    quoted,
+};
 
 use super::{Finding, Findings, note};
 
@@ -41,22 +44,24 @@ pub fn no_driver(config: &GuestConfig) -> Option<NoDriver<'_>> {
     })
 }
 
-/// Where the disk has its bus,device for itself it stays at its address.
+/// All on its adapter moves with it, so that it stays the first disk, and to the same addresses where scsi has them.
 fn move_to_scsi(config: &GuestConfig, disk: &StorageDevice) -> String {
-    let (name, address, backing) = (&config.name, disk.address, &disk.backing);
-    let has_slot_alone =
-        config.storage.iter().filter(|other| other.address.slot == address.slot).count() == 1;
-    let store = format!("{}:{}", backing.storage.as_str(), backing.path);
-    match has_slot_alone && address.target <= AdapterKind::Scsi.target_max() {
-        true => {
-            let moved = format!("disk:scsi:{address}:{store}");
-            format!("hpvmmodify -P {name} -m {}", quoted(&moved))
+    let slot = disk.address.slot;
+    let target_max = AdapterKind::Scsi.target_max();
+    let moved = || config.storage.iter().filter(|device| device.address.slot == slot);
+    let keep_addresses = moved().all(|device| device.address.target <= target_max);
+    let options = moved().zip(0..).map(|(device, target)| {
+        let (kind, Backing { storage, path }) = (device.kind.as_str(), &device.backing);
+        let to =
+            |address: &str| quoted(&format!("{kind}:scsi:{address}:{}:{path}", storage.as_str()));
+        let old = quoted(&device.to_string());
+        match keep_addresses {
+            true => format!("-m {}", to(&device.address.to_string())),
+            false if target > target_max => format!("-d {old} -a {}", to("")),
+            false => format!("-d {old} -a {}", to(&StorageAddress { slot, target }.to_string())),
         }
-        false => {
-            let (old, new) = (disk.to_string(), format!("disk:scsi::{store}"));
-            format!("hpvmmodify -P {name} -d {} -a {}", quoted(&old), quoted(&new))
-        }
-    }
+    });
+    format!("hpvmmodify -P {} {}", config.name, options.collect::<Vec<_>>().join(" "))
 }
 
 /// Linux has had one for as long as it has been a guest anywhere; of a system that nobody named nothing is known.
