@@ -476,7 +476,7 @@ fn a_copy_killed_at_any_moment_leaves_nothing() {
 pub(crate) const COPYING: Duration = Duration::from_secs(10);
 
 /// Whether the copy is begun, or done.
-fn is_copying(host: &VmHost) -> bool {
+pub(crate) fn is_copying(host: &VmHost) -> bool {
     let mut names = fs::read_dir(host.root()).unwrap().flatten().map(|entry| entry.file_name());
     names.any(|name| name.to_string_lossy().starts_with(".copy.img."))
         || host.path("copy.img").exists()

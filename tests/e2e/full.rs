@@ -1,6 +1,7 @@
 //! A full disk, a real one, for the registry, a guest's folder, its log, /run and a disk's image, each in turn. What cannot be
 //! done is refused with a clear error; nothing is lost; what runs goes on; and all works again when there is room.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_removal_makes_room_where_none_is_left,
     no_room_for_the_guests_folders,
     little_room_is_enough_for_a_change_or_for_none_of_it,
+    little_room_is_enough_for_a_clone_or_for_none_of_it,
     no_room_for_a_guests_log,
     no_room_in_run,
     no_room_for_a_disk,
@@ -100,6 +102,20 @@ impl Cramped {
         drop(file);
         let room = rustix::fs::statvfs(&path).expect("a file system").f_bavail;
         assert_eq!(room, 0, "{} is not full", path.display());
+    }
+
+    /// Takes all but so many blocks.
+    fn fill_but(&self, below: &str, blocks: u64) {
+        self.fill(below);
+        let filler = fs::OpenOptions::new().write(true).open(self.host.path(below).join(FILLER));
+        let filler = filler.expect("the filler");
+        let length = filler.metadata().expect("its size").len();
+        filler.set_len(length - blocks * 4096).expect("so much room");
+    }
+
+    /// What tells which guests there are.
+    fn folders(&self) -> [Vec<OsString>; 2] {
+        ["uuids", "guests"].map(|name| names(&self.host.path("var/opt/hpvm").join(name)))
     }
 
     fn make_room(&self, below: &str) {
@@ -204,15 +220,10 @@ fn little_room_is_enough_for_a_change_or_for_none_of_it() {
     cramped.mount("var/opt/hpvm", 16);
     cramped.inhabit();
     let host = &cramped.host;
-    cramped.fill("var/opt/hpvm");
-    let filler = host.path("var/opt/hpvm").join(FILLER);
     let identity = || fs::read_to_string(host.path("var/opt/hpvm/guests/web/guest.json"));
     let (mut done, mut refusals) = (0, 0);
     for blocks in 0..24 {
-        let file = fs::OpenOptions::new().write(true).open(&filler).expect("the filler");
-        let length = file.metadata().expect("its size").len();
-        file.set_len(length - blocks * 4096).expect("so much room");
-        drop(file);
+        cramped.fill_but("var/opt/hpvm", blocks);
         let before = identity().expect("what the guest is");
         let label = format!("with {blocks} blocks free");
         let changed = host.run(&["hpvmmodify", "-P", "web", "-l", &label]);
@@ -229,10 +240,8 @@ fn little_room_is_enough_for_a_change_or_for_none_of_it() {
         let doctor = host.run(&["hpvm", "doctor"]);
         assert!(doctor.status.success(), "{label}: {changed}{doctor}");
         cramped.make_room("var/opt/hpvm");
-        cramped.fill("var/opt/hpvm");
     }
     assert!(done > 0 && refusals > 0, "{done} changes were made and {refusals} refused");
-    cramped.make_room("var/opt/hpvm");
     cramped.assert_sound();
 }
 
@@ -284,6 +293,65 @@ fn no_room_for_the_guests_folders() {
     cramped.make_room("var/opt/hpvm/uuids");
     host.ok(&["hpvmstart", "-P", "other"]);
     cramped.assert_sound();
+}
+
+/// Whether the folder, the variables or the registry get no room, what goes elsewhere is whole or is not there.
+fn little_room_is_enough_for_a_clone_or_for_none_of_it() {
+    let mut cramped = Cramped::new();
+    cramped.mount("var/opt/hpvm", 4);
+    cramped.mount("var/opt/hpvm/uuids", 8);
+    cramped.inhabit();
+    let host = &cramped.host;
+    fs::create_dir(host.path("elsewhere")).expect("a folder");
+    let copy = host.path("elsewhere/copy");
+    let statement = |storage: &str| format!("disk:avio_stor:0,0,0:{storage}:{}", copy.display());
+    let (file, image) = (statement("file"), statement("qcow2"));
+    let kinds = [
+        (None, vec!["-b", &file]),
+        (Some("old"), vec!["-F", "-b", &file]),
+        (None, vec!["--linked", "-b", &image]),
+    ];
+    for (below, free) in [("var/opt/hpvm", 8..24), ("var/opt/hpvm/uuids", 126..142)] {
+        let (mut done, mut refusals) = (0, 0);
+        for (blocks, (before, words)) in free.zip(kinds.iter().cycle()) {
+            let _ = fs::remove_file(&copy);
+            if let Some(content) = before {
+                fs::write(&copy, content).expect("a file");
+            }
+            cramped.empty_log();
+            cramped.fill_but(below, blocks);
+            let folders = cramped.folders();
+            let line = [&["hpvmclone", "-P", "web", "-N", "new"][..], words].concat();
+            let cloned = host.run(&line);
+            cloned.assert_prompt();
+            if cloned.status.success() {
+                done += 1;
+                cramped.make_room(below);
+                host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+            } else {
+                refusals += 1;
+                tells_of_no_room(&cloned.stderr);
+                assert_eq!(cramped.folders(), folders, "{blocks} blocks: {cloned}");
+                assert_eq!(
+                    names(&host.path("elsewhere")).len(),
+                    usize::from(before.is_some()),
+                    "{cloned}"
+                );
+                assert_eq!(fs::read_to_string(&copy).ok().as_deref(), *before, "{cloned}");
+                cramped.make_room(below);
+            }
+        }
+        assert!(done > 0 && refusals > 0, "{below}: {done} were made and {refusals} refused");
+    }
+    cramped.assert_sound();
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+fn names(folder: &Path) -> Vec<OsString> {
+    let names = fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.file_name());
+    let mut names: Vec<OsString> = names.filter(|name| name != FILLER).collect();
+    names.sort();
+    names
 }
 
 /// A guest needs no log to run.

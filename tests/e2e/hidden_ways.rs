@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::shell::typed;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_loop_device_is_restricted_as_its_file_is,
     a_loop_device_on_the_hosts_own_files_is_the_hosts,
+    the_hosts_own_files_are_the_hosts_wherever_they_lie,
     a_folder_with_a_file_under_a_loop_device_is_in_use,
     what_is_mounted_once_more_is_restricted_as_before,
     what_another_process_leads_to_is_restricted_or_refused,
@@ -109,6 +111,46 @@ fn a_loop_device_on_the_hosts_own_files_is_the_hosts() {
             refused(&host, &["hpvmdevmgmt", "-a", &format!("gdev:{}", device.path().display())]);
         assert!(said.contains(why), "{said}");
     }
+}
+
+/// The state is a link to where there is more room, and the guests' folders are one to elsewhere again.
+fn the_hosts_own_files_are_the_hosts_wherever_they_lie() {
+    let host = VmHost::new(Engine::Fake);
+    let (state, there, apart) =
+        (host.path("var/opt/hpvm"), host.path("srv/there"), host.path("srv/apart"));
+    for folder in [&there, &apart, &host.path("var/opt")] {
+        fs::create_dir_all(folder).expect("a folder");
+    }
+    symlink(&there, &state).expect("a link");
+    symlink(&apart, there.join("uuids")).expect("a link");
+    with_running_guest(&host);
+    let of_state = format!("{} is a folder of this VM Host itself", state.display());
+    let folder = fs::canonicalize(state.join("guests/runs")).expect("the guest's folder");
+    assert!(folder.starts_with(&apart), "{}", folder.display());
+    for path in [
+        there.join("hpvm.db"),
+        state.join("hpvm.db"),
+        folder.join("nvram"),
+        state.join("guests/runs/nvram"),
+        there.join("common/claims"),
+    ] {
+        assert_kept(&host, &format!("disk:avio_stor::file:{}", path.display()), &of_state);
+    }
+    for folder in [&host.path("srv"), &there, &apart] {
+        let choosing = format!("dvd:scsi::null:{}", folder.display());
+        refused(&host, &["hpvmcreate", "-P", "new", "-a", &choosing]);
+    }
+    fs::create_dir(there.join("ISO-images")).expect("a folder");
+    let image = host.disk("srv/there/ISO-images/disk.img", 1 << 20);
+    host.ok(&[
+        "hpvmcreate",
+        "-P",
+        "new",
+        "-a",
+        &format!("disk:avio_stor::file:{}", image.display()),
+    ]);
+    host.ok(&["hpvmclone", "-P", "new", "-N", "linked", "--linked"]);
+    host.ok(&["hpvmstart", "-P", "linked"]);
 }
 
 /// The refusal of a restriction lists who has a loop device on a file below the folder.

@@ -18,7 +18,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_copy_takes_no_place_that_another_guest_has,
     what_cannot_be_settled_keeps_only_its_own_guest,
     a_device_that_an_interrupted_copy_overwrote_is_told,
-    a_killed_copy_to_a_device_is_made_anew,
+    a_copy_over_another_killed_at_every_step_makes_a_whole_clone_or_none,
 ];
 
 const NOTHING: &str = "Nothing to complain of.\n";
@@ -135,19 +135,38 @@ fn a_device_that_an_interrupted_copy_overwrote_is_told() {
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 
-fn a_killed_copy_to_a_device_is_made_anew() {
+/// What is there is overwritten when the clone is sure to be made, but for a device, which has one name.
+fn a_copy_over_another_killed_at_every_step_makes_a_whole_clone_or_none() {
     let mut host = with_web();
-    let behind = host.disk("behind.img", 1 << 20);
-    let device = LoopDevice::on(&behind, &[]);
-    let copy = on(device.path(), "disk");
-    for step in ["clone.recorded", "clone.copied"] {
-        killed_with(&mut host, step, &copy);
-        let doctor = host.run(&["hpvm", "doctor", "--repair"]);
-        assert!(doctor.status.success(), "{step}: {doctor}");
-        assert_eq!(guest_names(&host), ["web"], "{step}");
-        assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING, "{step}");
+    let device = LoopDevice::on(&host.disk("behind.img", 1 << 20), &[]);
+    let file = host.disk("copy.img", 1 << 20);
+    for (path, storage) in [(device.path(), "disk"), (&*file, "file")] {
+        let holds = |content: u8| fs::read(path).expect("it is there") == vec![content; 1 << 20];
+        for (step, is_made) in [
+            ("clone.recorded", false),
+            ("clone.copied", false),
+            ("clone.folder", false),
+            ("clone.nvram", false),
+            ("clone.placed", true),
+            ("clone.committed", true),
+            ("clone.settled", true),
+        ] {
+            fs::write(path, vec![9; 1 << 20]).expect("another's content");
+            killed_with(&mut host, step, &on(path, storage));
+            let doctor = host.run(&["hpvm", "doctor", "--repair"]);
+            assert!(doctor.status.success(), "{step}: {doctor}");
+            assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING, "{step}");
+            assert_eq!(unfinished(host.root()), Vec::<PathBuf>::new(), "{step}");
+            let made = &["web", "new"][..if is_made { 2 } else { 1 }];
+            assert_eq!(guest_names(&host), made, "{step}");
+            if is_made {
+                assert!(holds(7), "{step}: {} is the copy", path.display());
+                host.ok(&["hpvmstart", "-P", "new"]);
+                host.ok(&["hpvmstop", "-P", "new", "-F"]);
+                host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+            } else {
+                assert!(holds(9) || storage == "disk", "{step}: {} is as it was", path.display());
+            }
+        }
     }
-    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
-    assert_eq!(fs::read(device.path()).expect("the device"), vec![7; 1 << 20]);
-    host.ok(&["hpvmstart", "-P", "new"]);
 }

@@ -8,6 +8,7 @@
 mod agent;
 mod at_reset;
 mod attached;
+mod beside_clones;
 mod both_kinds;
 mod clone;
 mod clone_options;
@@ -117,6 +118,7 @@ const SUBJECTS: &[&[Test]] = &[
     foreign_users::TESTS,
     running_clone::TESTS,
     interrupted_clones::TESTS,
+    beside_clones::TESTS,
     company::TESTS,
     counted::TESTS,
     interruption::TESTS,

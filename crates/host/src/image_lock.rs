@@ -1,6 +1,7 @@
 //! Whether another program keeps QEMU from a disk image, and which. QEMU marks what it does with an image, and what it allows
 //! others to do, by read locks on single bytes of it (OFD locks, which belong to an open description). Called before a start
-//! and by `hpvm why`; it takes no lock itself, so it disturbs nobody.
+//! and by `hpvm why`, which take no lock themselves, so they disturb nobody; and by hpvmclone, which keeps writers from what it
+//! copies.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -9,11 +10,14 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::lock::is_held;
+use crate::lock::{is_held, share};
 
-/// The bytes that stand in the way of a disk to be written: somebody writes it (the 2nd of those for uses, from 100 on), or
-/// allows nobody to read or to write it (the 1st and 2nd of those for what is not shared, from 200 on).
-const IN_THE_WAY: [u64; 3] = [101, 200, 201];
+/// Somebody reads it, or writes it (the 1st and 2nd of those for uses, from 100 on).
+const READ: u64 = 100;
+const WRITTEN: u64 = 101;
+/// Nobody else may read it, or write it (the 1st and 2nd of those for what is not shared, from 200 on).
+const NO_READERS: u64 = 200;
+const NO_WRITERS: u64 = 201;
 
 /// A process that has a lock on the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +29,28 @@ pub struct Holder {
 
 /// Whether a disk could not be opened to be written because another program has it.
 pub fn is_locked(image: &Path) -> io::Result<bool> {
+    is_any_held(image, &[WRITTEN, NO_READERS, NO_WRITERS])
+}
+
+/// Whether another program writes a disk, or has it for itself.
+pub fn is_written(image: &Path) -> io::Result<bool> {
+    is_any_held(image, &[WRITTEN, NO_READERS])
+}
+
+/// Keeps every QEMU from opening a disk to write it, for as long as this description of it is open. Who writes it already is
+/// seen by [`is_written`] afterwards.
+pub fn keep_writers_out(disk: &File) -> io::Result<()> {
+    share(disk, NO_WRITERS)
+}
+
+/// Whether nobody has a disk but who keeps writers out of it so: a QEMU that reads it says that too.
+pub fn is_copied(image: &Path) -> io::Result<bool> {
+    Ok(is_any_held(image, &[NO_WRITERS])? && !is_any_held(image, &[READ, WRITTEN, NO_READERS])?)
+}
+
+fn is_any_held(image: &Path, bytes: &[u64]) -> io::Result<bool> {
     let file = File::open(image)?;
-    for byte in IN_THE_WAY {
+    for &byte in bytes {
         if is_held(&file, byte)? {
             return Ok(true);
         }
@@ -107,15 +131,32 @@ mod tests {
         };
         assert!(holders(ALL_BYTES).is_empty());
         let file = File::options().read(true).write(true).open(&image).unwrap();
-        let held = crate::lock::ByteLock::try_acquire(file, IN_THE_WAY[0]).unwrap();
-        assert!(is_locked(&image).unwrap());
+        let held = crate::lock::ByteLock::try_acquire(file, WRITTEN).unwrap();
+        assert!(is_locked(&image).unwrap() && is_written(&image).unwrap());
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(holders(ALL_BYTES), [own]);
-        assert_eq!(holders(IN_THE_WAY[0]..=IN_THE_WAY[0]), [own]);
+        assert_eq!(holders(WRITTEN..=WRITTEN), [own]);
         assert!(holders(0..=0).is_empty(), "who reads the image is not who runs the guest");
         assert!(is_held_by(own, &image, &ALL_BYTES).unwrap());
         assert!(!is_held_by(1, &image, &ALL_BYTES).unwrap());
         drop(held);
         assert!(!is_locked(&image).unwrap());
+    }
+
+    #[test]
+    fn who_only_reads_keeps_writers_out_and_no_readers() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        fs::write(&image, [0; 512]).unwrap();
+        let readers = [File::open(&image).unwrap(), File::open(&image).unwrap()];
+        for reader in &readers {
+            keep_writers_out(reader).unwrap();
+        }
+        assert!(is_locked(&image).unwrap() && !is_written(&image).unwrap());
+        assert!(is_copied(&image).unwrap());
+        crate::lock::share(&readers[0], READ).unwrap();
+        assert!(!is_copied(&image).unwrap(), "a QEMU has it");
+        drop(readers);
+        assert!(!is_locked(&image).unwrap() && !is_copied(&image).unwrap());
     }
 }

@@ -74,7 +74,7 @@ fn open_or_make(path: &Path) -> io::Result<File> {
 
 /// Locks one byte through an open description, for whoever has a copy of it. False: another has it.
 pub(crate) fn try_hold(file: &File, byte: u64) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&write_lock(byte)?)) {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock_on(byte, libc::F_WRLCK)?)) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(error) => Err(error.into()),
@@ -83,14 +83,20 @@ pub(crate) fn try_hold(file: &File, byte: u64) -> io::Result<bool> {
 
 /// Whether anybody holds a byte, other than through this very description. A descriptor for reading is enough.
 pub fn is_held(file: &File, byte: u64) -> io::Result<bool> {
-    let mut answer = write_lock(byte)?;
+    let mut answer = lock_on(byte, libc::F_WRLCK)?;
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut answer))?;
     Ok(i32::from(answer.l_type) != libc::F_UNLCK)
 }
 
-fn write_lock(byte: u64) -> io::Result<libc::flock> {
+/// Holds a byte beside others who do so, as long as the description is open. A descriptor for reading is enough.
+pub(crate) fn share(file: &File, byte: u64) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock_on(byte, libc::F_RDLCK)?))?;
+    Ok(())
+}
+
+fn lock_on(byte: u64, kind: i32) -> io::Result<libc::flock> {
     Ok(libc::flock {
-        l_type: i16::try_from(libc::F_WRLCK).map_err(|_| ErrorKind::InvalidInput)?,
+        l_type: i16::try_from(kind).map_err(|_| ErrorKind::InvalidInput)?,
         l_whence: i16::try_from(libc::SEEK_SET).map_err(|_| ErrorKind::InvalidInput)?,
         l_start: i64::try_from(byte).map_err(|_| ErrorKind::InvalidInput)?,
         l_len: 1,

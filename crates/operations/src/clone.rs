@@ -2,11 +2,13 @@
 //! copied or linked.
 //!
 //! ```text
-//!  judge ─► record 'running' ─► copy each store under a name of its own ─► claim what is replaced, judge that again ─►
-//!      registry is ours: folder, variables, link, copies placed, all synced ─► commit ─► other names go ─► record 'done'
+//!  claim what is read, judge, keep writers from it ─► record 'running' ─► copy each store under a name of its own ─►
+//!      claim what is overwritten, judge that again ─► registry is ours: folder, variables, link, copies placed, all synced ─►
+//!      commit ─► other names go ─► record 'done'
 //! ```
 //!
-//! The registry is not held while gigabytes are copied; the source's `busy` lock is, so that nobody starts or changes it.
+//! The registry is not held while gigabytes are copied; the source's `busy` lock is, so that nobody starts or changes it,
+//! and so are locks on what is read, so that no guest that shares it writes it, and block devices that get copies.
 //! A process that dies before the commit leaves a record that goes on and files named after it: [`interrupted`] undoes
 //! them. After the commit the clone is whole, and what is left to do is done there too.
 
@@ -33,14 +35,14 @@ use hpvm_plan::hotplug::Force;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Identities, OperationId, Owner, Step, SwitchSelector};
 
-use self::copies::Copies;
 pub use self::copies::{Copied, Stage};
+use self::copies::{Copies, Sources};
 use self::running::{Moment, Running};
 use crate::claims::{self, Claims};
 use crate::create::{next_number, serial_number};
 use crate::folder::{self, Folder};
 use crate::network::{lan, switches};
-use crate::refusal::unless_interrupted;
+use crate::refusal::{Left, unless_interrupted};
 use crate::vm_host::{VmHost, identities};
 use crate::{Actor, Mode, Refusal, company, devdb, facts, lost, random};
 
@@ -131,40 +133,46 @@ impl Cloning<'_> {
         force: Force,
         mode: Mode,
     ) -> Result<Cloned, Refusal> {
+        // Read again under the lock: another command may have changed it since.
+        let source = self.host.guest_numbered(source.number)?;
+        // Until others see that it is read, no guest comes to it.
+        let claims = match mode {
+            Mode::Apply if asked.reads_stores() => Some(claims::claim(self.host, &source)?),
+            _ => None,
+        };
         let judged = self.judge(source, asked, force)?;
         let is_refused = judged.problems.iter().any(|p| p.severity == Severity::Error);
         if mode == Mode::Apply && is_refused {
             return Err(Refusal::Problems(judged.problems));
         }
-        let copies = match mode {
-            Mode::DryRun => None,
-            Mode::Apply => {
-                unless_interrupted()?;
-                Some(self.copy(&judged)?)
-            }
-        };
+        if mode == Mode::DryRun {
+            let Judged { design, problems, fields, .. } = judged;
+            return Ok(Cloned { config: design.config, problems, fields, copied: Vec::new() });
+        }
+        unless_interrupted()?;
+        let Judged { design, running, facts, .. } = &judged;
+        let sources = Sources::open(&design.work, running.as_ref(), facts)?;
+        drop(claims);
+        let copies = self.copy(&judged, &sources)?;
         let Judged { source, design, identities, replaced, facts, mut problems, fields, .. } =
             judged;
-        let Some(copies) = copies else {
-            let (config, copied) = (design.config, Vec::new());
-            return Ok(Cloned { config, problems, fields, copied });
-        };
         problems.extend(copies.moment().and_then(|moment| as_after_power_failure(&source, moment)));
         problems.extend(starts_too(&design.config, asked));
-        let _claims = self.claim_replaced(&source, &design, &replaced, force)?;
-        let (config, copied) = self.make(&source, &design, (identities, &facts), copies)?;
+        let _claims = self
+            .claim_overwritten(&source, &design, &replaced, force)
+            .map_err(|refusal| after_overwriting(&design, refusal))?;
+        let made = self.make(&source, &design, (identities, &facts), (copies, &sources));
+        let (config, copied) = made?;
         Ok(Cloned { config, problems, fields, copied })
     }
 
     fn judge(
         &mut self,
-        source: &GuestConfig,
+        source: GuestConfig,
         asked: &CloneRequest,
         force: Force,
     ) -> Result<Judged, Refusal> {
         let host = &mut *self.host;
-        // Read again under the lock: another command may have changed it since.
-        let source = host.guest_numbered(source.number)?;
         let uuid = random::uuid();
         let folder = Folder::of(&host.root, uuid);
         let own_image = |address| {
@@ -221,30 +229,34 @@ impl Cloning<'_> {
         Ok(Judged { source, design, identities, replaced, facts, problems, fields, running })
     }
 
-    /// From here on no guest starts with the files that the copies replace; one may have got one of them since they were judged.
-    fn claim_replaced(
+    /// From here on no guest starts with what the copies overwrite; one may have got some of it since that was judged.
+    fn claim_overwritten(
         &self,
         source: &GuestConfig,
         design: &Design,
         replaced: &Identities,
         force: Force,
-    ) -> Result<Claims, Refusal> {
-        let claims = claims::hold(self.host, replaced.values().copied())?;
-        if !replaced.is_empty() {
-            let facts = self.host.facts(&design.config, Some(source))?;
-            let is_replaced = |work: &&Work| replaced.contains_key(&work.to.path);
-            let work = design.work.iter().filter(is_replaced);
-            let problems: Vec<Problem> =
-                work.flat_map(|work| targets::target(work, &facts, force)).collect();
-            if !problems.is_empty() {
-                return Err(Refusal::Problems(problems));
-            }
+    ) -> Result<Option<Claims>, Refusal> {
+        let is_overwritten =
+            |work: &&Work| replaced.contains_key(&work.to.path) || copies::is_device(&work.to);
+        let overwritten: Vec<&Work> = design.work.iter().filter(is_overwritten).collect();
+        if overwritten.is_empty() {
+            return Ok(None);
         }
-        Ok(claims)
+        let mut config = design.config.clone();
+        config.storage.retain(|device| overwritten.iter().any(|work| work.to == device.backing));
+        let claims = claims::claim(self.host, &config)?;
+        let facts = self.host.facts(&design.config, Some(source))?;
+        let problems: Vec<Problem> =
+            overwritten.iter().flat_map(|work| targets::target(work, &facts, force)).collect();
+        match problems.is_empty() {
+            true => Ok(Some(claims)),
+            false => Err(Refusal::Problems(problems)),
+        }
     }
 
     /// Copies what is asked for; a record of it stands before the first byte is written.
-    fn copy(&mut self, judged: &Judged) -> Result<Copies, Refusal> {
+    fn copy(&mut self, judged: &Judged, sources: &Sources) -> Result<Copies, Refusal> {
         let design = &judged.design;
         if design.work.iter().any(|work| work.how != How::Overlay(Place::Own)) {
             let pid = i32::try_from(std::process::id()).unwrap_or_default();
@@ -256,7 +268,7 @@ impl Cloning<'_> {
             Step::CloneRecorded.reached();
         }
         let Judged { replaced, running, .. } = judged;
-        let copies = Copies::make(&design.work, replaced, running.as_ref(), self.watch)?;
+        let copies = Copies::make(&design.work, sources, replaced, running.as_ref(), self.watch)?;
         Step::CloneCopied.reached();
         Ok(copies)
     }
@@ -267,7 +279,7 @@ impl Cloning<'_> {
         source: &GuestConfig,
         design: &Design,
         (mut identities, facts): (Identities, &HostFacts),
-        mut copies: Copies,
+        (mut copies, sources): (Copies, &Sources),
     ) -> Result<(GuestConfig, Vec<Copied>), Refusal> {
         let root = self.host.root.clone();
         let variables = match copies.moment() {
@@ -293,7 +305,7 @@ impl Cloning<'_> {
         let made = Made { folder: &folder, root: &root, config: &config, kept: false };
         let mut batch = Batch::default();
         made.files(&variables, &mut batch)?;
-        copies.make_own_images(&design.work, &mut batch)?;
+        copies.make_own_images(&design.work, sources, &mut batch)?;
         copies.place(&mut batch)?;
         batch.sync()?;
         // Whoever finds what tells which guest it is finds all of the guest.
@@ -353,6 +365,23 @@ fn is_on(host: &VmHost, source: &GuestConfig, design: &Design) -> Result<bool, R
     match design.work.iter().any(|work| matches!(work.how, How::Overlay(_))) {
         true => Err(Refusal::LinkOfRunning(source.name.clone())),
         false => Ok(true),
+    }
+}
+
+/// A refusal that comes when devices have been copied to, with what that leaves.
+fn after_overwriting(design: &Design, refusal: Refusal) -> Refusal {
+    let devices = design.work.iter().map(|work| &work.to).filter(|to| copies::is_device(to));
+    let mut left = devices.map(|to| (to.path.clone(), Left::Overwritten(to.path.clone())));
+    match refusal {
+        Refusal::Problems(mut problems) => {
+            problems.extend(left.map(|(path, left)| Problem::warning(path, left.to_string())));
+            Refusal::Problems(problems)
+        }
+        Refusal::Interrupted { interruption, left: nothing } => {
+            let left = left.next().map_or(nothing, |(_, left)| left);
+            Refusal::Interrupted { interruption, left }
+        }
+        other => other,
     }
 }
 

@@ -5,11 +5,11 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hpvm_host::image_lock::{self, ALL_BYTES};
+use hpvm_host::image_lock::{self, ALL_BYTES, Holder};
 use hpvm_host::lock::pause_for;
 use hpvm_host::{answers, durable};
 use hpvm_model::{Bytes, DeviceKind, GuestConfig};
-use hpvm_plan::facts::{FileFact, HostFacts, Provision, Sharer, Shut, ShutFolder};
+use hpvm_plan::facts::{FileFact, HostFacts, Lock, Provision, Sharer, Shut, ShutFolder};
 use hpvm_plan::nvram;
 use rustix::fs::StatVfsMountFlags;
 
@@ -20,14 +20,23 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) fn locked_elsewhere(
     config: &GuestConfig,
     facts: &HostFacts,
-) -> BTreeMap<String, String> {
+    aim: Aim,
+) -> BTreeMap<String, Lock> {
     let is_ours = |path: &str| {
         let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
         sharers.is_some_and(|sharers| sharers.iter().any(Sharer::holds_it))
     };
     let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
     let stores = disks.filter_map(|device| device.backing.store());
-    locked(stores.filter(|path| !is_ours(path)), facts)
+    locked(stores.filter(|path| !is_ours(path)), facts, aim)
+}
+
+/// What is to be done with a disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Aim {
+    Write,
+    /// Beside others who read it.
+    Read,
 }
 
 /// Those of these disks that a program has locked, and which program. It is seen by the path that the program uses alone, so
@@ -35,7 +44,12 @@ pub(crate) fn locked_elsewhere(
 pub(crate) fn locked<'a>(
     disks: impl IntoIterator<Item = &'a str>,
     facts: &HostFacts,
-) -> BTreeMap<String, String> {
+    aim: Aim,
+) -> BTreeMap<String, Lock> {
+    let stays_locked: fn(&Path) -> bool = match aim {
+        Aim::Write => |image| stays(image, image_lock::is_locked),
+        Aim::Read => |image| stays(image, image_lock::is_written),
+    };
     // Nothing else can be asked, nor answers.
     let can_be_asked = |path: &&str| {
         matches!(facts.files.get(*path), Some(FileFact::Regular { .. } | FileFact::Block(_)))
@@ -56,9 +70,9 @@ pub(crate) fn locked<'a>(
     disks.into_iter().filter_map(lock_on).collect()
 }
 
-fn stays_locked(image: &Path) -> bool {
+fn stays(image: &Path, locked: fn(&Path) -> io::Result<bool>) -> bool {
     let deadline = Instant::now() + LOCK_PATIENCE;
-    while image_lock::is_locked(image).unwrap_or(false) {
+    while locked(image).unwrap_or(false) {
         if Instant::now() >= deadline {
             return true;
         }
@@ -68,11 +82,15 @@ fn stays_locked(image: &Path) -> bool {
 }
 
 /// Who has locked it, as far as that can be seen.
-fn holders(image: &Path) -> String {
+fn holders(image: &Path) -> Lock {
     let holders = image_lock::holders(image, &ALL_BYTES).unwrap_or_default();
-    let shown: Vec<String> =
-        holders.iter().map(|h| format!("process {} ({})", h.pid, h.program)).collect();
-    if shown.is_empty() { "another user's process".into() } else { shown.join(", ") }
+    let named =
+        |name: &dyn Fn(&Holder) -> String| holders.iter().map(name).collect::<Vec<_>>().join(", ");
+    match image_lock::is_copied(image) {
+        _ if holders.is_empty() => Lock::Outside { who: "another user's process".into() },
+        Ok(true) => Lock::Copying { who: named(&|h| format!("hpvmclone (process {})", h.pid)) },
+        _ => Lock::Outside { who: named(&|h| format!("process {} ({})", h.pid, h.program)) },
+    }
 }
 
 /// What a start writes: the boot record, the previous variables, the first lines of the logs.

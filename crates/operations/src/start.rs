@@ -18,6 +18,7 @@ use hpvm_plan::record::{
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
+use crate::facts::Aim;
 use crate::network::{forwards, mtu, ports, wire};
 use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
@@ -117,7 +118,7 @@ fn with_holders(refusal: Refusal, config: &GuestConfig, mut facts: HostFacts) ->
     if !matches!(refusal, Refusal::Launch(LaunchError::Engine(_))) {
         return refusal;
     }
-    facts.locked = facts::locked_elsewhere(config, &facts);
+    facts.locked = facts::locked_elsewhere(config, &facts, Aim::Write);
     match facts.locked.is_empty() {
         true => refusal,
         false => Refusal::Problems(problems(config, &facts, Purpose::Start)),

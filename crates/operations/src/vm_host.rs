@@ -25,6 +25,7 @@ use hpvm_registry::{
     Access, Change, Identities, Registry, RegistryError, Selector, SwitchSelector,
 };
 
+use crate::facts::Aim;
 use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::presence::{self, Presence};
@@ -328,7 +329,7 @@ impl VmHost {
     pub fn start_facts(&self, config: &GuestConfig) -> Result<HostFacts, Refusal> {
         let mut facts = self.facts(config, None)?;
         facts.network.lan = lan::ask(self, &config.nics)?;
-        facts.locked = facts::locked_elsewhere(config, &facts);
+        facts.locked = facts::locked_elsewhere(config, &facts, Aim::Write);
         let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
         facts.start = Some(StartFacts {
             memory_available: Bytes(memory.available),

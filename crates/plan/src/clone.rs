@@ -33,6 +33,14 @@ pub struct CloneRequest {
     pub serial_number: Inheritance,
 }
 
+impl CloneRequest {
+    /// Whether something of the source's stores is copied, or linked.
+    #[must_use]
+    pub fn reads_stores(&self) -> bool {
+        !self.copies.is_empty() || self.disks == Disks::Linked
+    }
+}
+
 /// Whether a clone gets something of its own, or is like its source in it: `new` or `same`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Inheritance {

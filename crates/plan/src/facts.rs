@@ -179,6 +179,37 @@ impl Sharer {
     }
 }
 
+/// Who keeps a disk from being used, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// It has it, and is none of this VM Host's guests.
+    Outside { who: String },
+    /// It is a clone that reads it.
+    Copying { who: String },
+}
+
+impl Lock {
+    #[must_use]
+    pub fn who(&self) -> &str {
+        match self {
+            Lock::Outside { who } | Lock::Copying { who } => who,
+        }
+    }
+
+    /// What that means for the disk at a path.
+    #[must_use]
+    pub fn on(&self, path: &str) -> String {
+        match self {
+            Lock::Outside { who } => {
+                format!("'{path}' is in use outside this VM Host: {who} has a lock on it")
+            }
+            Lock::Copying { who } => {
+                format!("'{path}' is being copied by {who}, and nobody may write it meanwhile")
+            }
+        }
+    }
+}
+
 /// Whether another guest lets others to a store that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tenancy {
@@ -360,9 +391,8 @@ pub struct HostFacts {
     pub network: network::NetworkFacts,
     /// The firmware's driver of scsi adapters.
     pub option_rom: Provision,
-    /// Disks that a program outside this VM Host keeps from being used, and which program. Looked for at a start, and of what
-    /// a running guest is to get.
-    pub locked: BTreeMap<String, String>,
+    /// Disks that a program keeps from being used. Looked for at a start, and of what a running guest is to get.
+    pub locked: BTreeMap<String, Lock>,
     /// Present when a start is judged.
     pub start: Option<StartFacts>,
 }

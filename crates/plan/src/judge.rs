@@ -336,13 +336,12 @@ fn scsi_adapters(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     }
 }
 
-/// What programs that are no guests of ours have locked.
+/// What programs that are no guests have locked.
 fn locked(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     for path in config.storage.iter().filter_map(|device| device.backing.store()) {
-        let Some(holder) = facts.locked.get(path) else { continue };
-        let text = format!("'{path}' is in use outside this VM Host: {holder} has a lock on it");
-        let ask = format!("wait until {holder} has ended or given {path} up");
-        all.push(taken(path, text).ask(ask, start_command(config)));
+        let Some(lock) = facts.locked.get(path) else { continue };
+        let ask = format!("wait until {} has ended or given {path} up", lock.who());
+        all.push(taken(path, lock.on(path)).ask(ask, start_command(config)));
     }
 }
 

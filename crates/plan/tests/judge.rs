@@ -397,7 +397,7 @@ fn a_disk_that_another_program_has_is_refused_to_a_running_guest() {
     let before = guest(&["disk:scsi:0,0,0:file:/a"]);
     let after = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"]);
     let mut facts = host(&after);
-    facts.locked = [("/b".into(), "process 7 (qemu-nbd)".into())].into();
+    facts.locked = [("/b".into(), Lock::Outside { who: "process 7 (qemu-nbd)".into() })].into();
     let said = lines(&after, &facts, Purpose::ChangeOfRunning { before: &before });
     assert_eq!(
         said,
@@ -422,7 +422,7 @@ fn every_lack_of_the_host_names_a_way_out() {
         ..ready()
     };
     let mut facts = HostFacts { start: Some(start), option_rom: lack("/rom"), ..host(&config) };
-    facts.locked = [("/a".into(), "process 7 (qemu-nbd)".into())].into();
+    facts.locked = [("/a".into(), Lock::Outside { who: "process 7 (qemu-nbd)".into() })].into();
     let found = problems(&config, &facts, Purpose::Start);
     assert_eq!(found.len(), 8);
     assert!(found.iter().all(|p| p.severity == Severity::Error && p.remedy.is_some()));

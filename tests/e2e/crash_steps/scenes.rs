@@ -146,8 +146,31 @@ pub(super) const CLONE: Scene = Scene {
     is_done: |host| is_listed(host, "new") && is_copied(host),
 };
 
-/// A copy into a file that is there and empty.
-pub(super) const CLONE_OVER: Scene = Scene { prepare: |host| drop(host.disk(COPY, 0)), ..CLONE };
+/// Two copies, one into a file that is there and empty.
+pub(super) const CLONE_OF_TWO: Scene = Scene {
+    prepare: |host| {
+        drop(host.disk(COPY, 0));
+        fs::write(host.disk("second.img", 1 << 20), vec![7; 1 << 20]).expect("content");
+        let disk = format!("disk:avio_stor:0,2,0:file:{}", host.path("second.img").display());
+        host.ok(&["hpvmmodify", "-P", "web", "-a", &disk]);
+    },
+    command: &[
+        "hpvmclone",
+        "-P",
+        "web",
+        "-N",
+        "new",
+        "-b",
+        "disk:avio_stor:0,1,0:file:{root}/copy.img",
+        "-b",
+        "disk:avio_stor:0,2,0:file:{root}/second-copy.img",
+    ],
+    is_done: |host| {
+        let second = ["second.img", "second-copy.img"].map(|name| fs::read(host.path(name)).ok());
+        (CLONE.is_done)(host) && second[0] == second[1]
+    },
+    ..CLONE
+};
 
 /// A copy of what the guest writes meanwhile.
 pub(super) const CLONE_RUNNING: Scene = Scene {
@@ -182,10 +205,30 @@ pub(super) const LINKED: Scene = Scene {
     },
 };
 
+/// With an image that lies elsewhere.
+pub(super) const LINKED_ELSEWHERE: Scene = Scene {
+    command: &[
+        "hpvmclone",
+        "-P",
+        "web",
+        "-N",
+        "new",
+        "--linked",
+        "-b",
+        "disk:avio_stor:0,1,0:qcow2:{root}/copy.img",
+    ],
+    is_done: |host| is_listed(host, "new") && host.path(COPY).is_file() && has_one_name_each(host),
+    ..CLONE
+};
+
 /// The copy is whole, and has no other name any more.
 fn is_copied(host: &VmHost) -> bool {
     let whole = fs::read(host.path("web.img")).ok() == fs::read(host.path(COPY)).ok();
-    whole && !names(host, "").iter().any(|name| name.ends_with(".new"))
+    whole && has_one_name_each(host)
+}
+
+fn has_one_name_each(host: &VmHost) -> bool {
+    !names(host, "").iter().any(|name| name.ends_with(".new"))
 }
 
 pub(super) const RENAME: Scene = Scene {

@@ -2,6 +2,7 @@
 //! their places when the clone is about to be known, and taken away again if it never is. A block device has no other
 //! name: it is written in its place.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::ControlFlow;
@@ -11,16 +12,20 @@ use std::path::{Path, PathBuf};
 use hpvm_engine::media::{self, MediaError};
 use hpvm_host::copy::{self, Progress};
 use hpvm_host::durable::{self, Batch};
+use hpvm_host::image_lock;
 use hpvm_host::qcow2::{self, Base, Format};
 use hpvm_host::signals;
 use hpvm_model::{Backing, FileIdentity, StorageAddress, StorageType};
 use hpvm_plan::clone::{How, Place, Work};
+use hpvm_plan::facts::HostFacts;
 use hpvm_plan::record::AttachedLayer;
 use hpvm_registry::Identities;
 use rustix::fs::OFlags;
 
 use super::running::{Moment, Running};
+use super::targets;
 use crate::Refusal;
+use crate::facts::{Aim, locked};
 use crate::refusal::Left;
 
 /// How far which copy is.
@@ -39,10 +44,47 @@ pub struct Copied {
     pub how: How,
 }
 
+/// What is read, and by no guest written until this is dropped. What a running source writes is none of it.
+#[derive(Debug)]
+pub(super) struct Sources(BTreeMap<String, File>);
+
+impl Sources {
+    pub(super) fn open(
+        work: &[Work],
+        running: Option<&Running>,
+        facts: &HostFacts,
+    ) -> Result<Sources, Refusal> {
+        let mut opened = BTreeMap::new();
+        for Work { from, .. } in work {
+            if running.is_some_and(|running| running.writer(from).is_some()) {
+                continue;
+            }
+            let file = open_source(from)?;
+            // Where the file system has no locks, QEMU takes none either.
+            let _ = image_lock::keep_writers_out(&file);
+            opened.insert(from.path.clone(), file);
+        }
+        let written = locked(opened.keys().map(String::as_str), facts, Aim::Read);
+        match written.is_empty() {
+            true => Ok(Sources(opened)),
+            false => Err(Refusal::Problems(
+                written.iter().map(|(path, lock)| targets::written_elsewhere(path, lock)).collect(),
+            )),
+        }
+    }
+
+    fn of(&self, work: &Work) -> Result<&File, Refusal> {
+        let path = &work.from.path;
+        self.0.get(path).ok_or_else(|| Refusal::file("read", path)(io::ErrorKind::NotFound.into()))
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     /// What lay where files are made, when that was judged.
     replaced: Identities,
+    /// Block devices that get copies, by path, for us alone until the clone is known.
+    devices: BTreeMap<String, File>,
     fresh: Vec<Fresh>,
     done: Vec<Copied>,
     /// Whether the clone is known, so that nothing goes any more.
@@ -67,11 +109,16 @@ impl Copies {
     /// Makes all but the images in the clone's own folder, which is not there yet.
     pub(super) fn make(
         work: &[Work],
+        sources: &Sources,
         replaced: &Identities,
         running: Option<&Running>,
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<Copies, Refusal> {
         let mut copies = Copies::over(replaced.clone());
+        // All before the first byte is written: while one is, nobody takes another.
+        for Work { to, .. } in work.iter().filter(|work| is_device(&work.to)) {
+            copies.devices.insert(to.path.clone(), open_target(to)?);
+        }
         let mut written = Vec::new();
         for work in work.iter().filter(|work| work.how != How::Overlay(Place::Own)) {
             if let Some(writer) = running.and_then(|running| running.writer(&work.from)) {
@@ -79,9 +126,11 @@ impl Copies {
                 continue;
             }
             match work.how {
-                How::Copy if is_device(&work.to) => copy_to_device(work, watch)?,
-                How::Copy => copies.copy_to_file(work, watch)?,
-                How::Overlay(_) => copies.lay_over(work)?,
+                How::Copy if is_device(&work.to) => {
+                    copies.copy_to_device(work, sources.of(work)?, watch)?;
+                }
+                How::Copy => copies.copy_to_file(work, sources.of(work)?, watch)?,
+                How::Overlay(_) => copies.lay_over(work, sources.of(work)?)?,
             }
             copies.add(work);
         }
@@ -108,21 +157,36 @@ impl Copies {
         self.done.push(Copied { address, to, how });
     }
 
+    fn copy_to_device(
+        &self,
+        work: &Work,
+        source: &File,
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<(), Refusal> {
+        let target = self.device(&work.to)?;
+        let left = || Left::Overwritten(work.to.path.clone());
+        copy(source, target, work, watch).map_err(|error| failed(work, left(), error))
+    }
+
     fn copy_to_file(
         &mut self,
         work: &Work,
+        source: &File,
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<(), Refusal> {
-        let source = open_source(&work.from)?;
         let place = self.begin(&work.to)?;
         let (_, target) = self.fresh(place)?;
-        copy(&source, target, work, watch).map_err(|error| failed(work, Left::AsItWas, error))
+        copy(source, target, work, watch).map_err(|error| failed(work, Left::AsItWas, error))
     }
 
-    fn lay_over(&mut self, work: &Work) -> Result<(), Refusal> {
-        let base = open_source(&work.from)?;
+    fn lay_over(&mut self, work: &Work, base: &File) -> Result<(), Refusal> {
         let place = self.begin(&work.to)?;
-        write_image(self.fresh(place)?.1, &base, work)
+        write_image(self.fresh(place)?.1, base, work)
+    }
+
+    pub(super) fn device(&self, to: &Backing) -> Result<&File, Refusal> {
+        let not_opened = || Refusal::file("write", &to.path)(io::ErrorKind::NotFound.into());
+        self.devices.get(&to.path).ok_or_else(not_opened)
     }
 
     /// Makes the file that is to be `to`, through links if `to` is one; gives its place among the fresh ones.
@@ -147,13 +211,14 @@ impl Copies {
     pub(super) fn make_own_images(
         &mut self,
         work: &[Work],
+        sources: &Sources,
         batch: &mut Batch,
     ) -> Result<(), Refusal> {
         for work in work.iter().filter(|work| work.how == How::Overlay(Place::Own)) {
-            let base = open_source(&work.from)?;
+            let base = sources.of(work)?;
             let path = Path::new(&work.to.path);
             let image = durable::create(path, 0o600)?;
-            write_image(&image, &base, work)?;
+            write_image(&image, base, work)?;
             self.own.insert(work.to.path.clone(), identity(&image, path)?);
             batch.include(path, image);
             self.add(work);
@@ -292,20 +357,13 @@ fn open(options: &mut OpenOptions, flags: OFlags, path: &str) -> Result<File, Re
 }
 
 /// A device is opened for us alone, as for a guest.
-pub(super) fn open_target(to: &Backing) -> Result<File, Refusal> {
+fn open_target(to: &Backing) -> Result<File, Refusal> {
     let flags = OFlags::NONBLOCK | OFlags::EXCL;
     open(OpenOptions::new().read(true).write(true), flags, &to.path)
 }
 
 pub(super) fn is_device(to: &Backing) -> bool {
     matches!(to.storage, StorageType::Disk | StorageType::Lv)
-}
-
-fn copy_to_device(work: &Work, watch: &mut dyn FnMut(&Stage<'_>)) -> Result<(), Refusal> {
-    let source = open_source(&work.from)?;
-    let target = open_target(&work.to)?;
-    let left = || Left::Overwritten(work.to.path.clone());
-    copy(&source, &target, work, watch).map_err(|error| failed(work, left(), error))
 }
 
 fn copy(

@@ -209,8 +209,7 @@ struct Opened {
 enum Kept {
     /// The file's place among the fresh ones.
     Fresh(usize),
-    /// Open for us alone.
-    Device(File),
+    Device(Backing),
 }
 
 impl Opened {
@@ -223,9 +222,10 @@ impl Opened {
         let from = copies::open_source(&work.from)?;
         let size = copy::size(&from).map_err(Refusal::file("look at", &work.from.path))?;
         let (target, path, given) = if copies::is_device(&work.to) {
-            let device = device(work, size, watch)?;
-            let given = given(&device, Path::new(&work.to.path))?;
-            (Kept::Device(device), PathBuf::from(&work.to.path), given)
+            let device = copies.device(&work.to)?;
+            zero_behind(device, work, size, watch)?;
+            let given = given(device, Path::new(&work.to.path))?;
+            (Kept::Device(work.to.clone()), PathBuf::from(&work.to.path), given)
         } else {
             let place = copies.begin(&work.to)?;
             let (path, file) = copies.fresh(place)?;
@@ -248,7 +248,9 @@ impl Opened {
     fn finish(self, copies: &Copies) -> Result<(), Refusal> {
         drop(self.given);
         match self.target {
-            Kept::Device(device) => device.sync_all().map_err(Refusal::file("sync", &self.path)),
+            Kept::Device(to) => {
+                copies.device(&to)?.sync_all().map_err(Refusal::file("sync", &self.path))
+            }
             // QEMU writes whole sectors.
             Kept::Fresh(place) if self.copy.target.storage != StorageType::Qcow2 => {
                 let (path, file) = copies.fresh(place)?;
@@ -259,13 +261,16 @@ impl Opened {
     }
 }
 
-/// The device, for us alone; what lies behind the source's end is zeroed.
-fn device(work: &Work, size: u64, watch: &mut dyn FnMut(&Stage<'_>)) -> Result<File, Refusal> {
-    let device = copies::open_target(&work.to)?;
+/// Zeroes of a device what lies behind the source's end.
+fn zero_behind(
+    device: &File,
+    work: &Work,
+    size: u64,
+    watch: &mut dyn FnMut(&Stage<'_>),
+) -> Result<(), Refusal> {
     let mut look = |progress| copies::look(work, progress, watch);
-    copy::zero_from(&device, size.next_multiple_of(SECTOR_BYTES), &mut look)
-        .map_err(|error| copies::failed(work, Left::Overwritten(work.to.path.clone()), error))?;
-    Ok(device)
+    copy::zero_from(device, size.next_multiple_of(SECTOR_BYTES), &mut look)
+        .map_err(|error| copies::failed(work, Left::Overwritten(work.to.path.clone()), error))
 }
 
 /// A file opened for QEMU, past the memory of the VM Host where that can be.

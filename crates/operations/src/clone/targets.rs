@@ -10,12 +10,13 @@ use hpvm_model::{
     Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType,
 };
 use hpvm_plan::clone::{Design, How, Place, Work};
-use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Sharer, Writable};
+use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Lock, Sharer, Writable};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::judge::registered::overwritten;
 use hpvm_plan::record::Cache;
 
 use super::running::Running;
+use crate::facts::Aim;
 use crate::stores::plain_file;
 use crate::{Refusal, VmHost, facts as look};
 
@@ -38,15 +39,11 @@ pub(super) fn judge(
     still
         .storage
         .retain(|device| running.is_none_or(|running| running.writer(&device.backing).is_none()));
-    let locked = look::locked_elsewhere(&still, &others);
+    let locked = look::locked_elsewhere(&still, &others, Aim::Read);
     for work in &design.work {
         problems.extend(read(work, &others));
-        if let Some(holder) = locked.get(&work.from.path) {
-            problems.push(error(&work.from.path, format!(
-                "'{}' is in use outside this VM Host: {holder} has a lock on it, and its content may change while it is read",
-                work.from.path
-            )));
-        }
+        let path = &work.from.path;
+        problems.extend(locked.get(path).map(|lock| written_elsewhere(path, lock)));
         problems.extend(target(work, facts, force));
         problems.extend(base(work, source, design));
         let device = design.config.device_at(work.address);
@@ -192,9 +189,12 @@ fn owners(path: &str, facts: &HostFacts) -> Vec<Problem> {
 }
 
 fn locked(path: &str, facts: &HostFacts) -> Option<Problem> {
-    let (_, holders) = look::locked([path], facts).pop_first()?;
-    let text = format!("'{path}' is in use outside this VM Host: {holders} has a lock on it");
-    Some(error(path, text))
+    let (_, lock) = look::locked([path], facts, Aim::Write).pop_first()?;
+    Some(error(path, lock.on(path)))
+}
+
+pub(super) fn written_elsewhere(path: &str, lock: &Lock) -> Problem {
+    error(path, format!("{}, and its content may change while it is read", lock.on(path)))
 }
 
 fn no_folder(path: &str) -> Option<Problem> {

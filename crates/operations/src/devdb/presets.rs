@@ -34,7 +34,46 @@ const OWN_FILES: &str = "hpvm.db";
 #[derive(Debug)]
 pub(crate) struct Presets {
     folders: Vec<HostFolder>,
-    states: Vec<PathBuf>,
+    states: Vec<State>,
+}
+
+/// A state folder. It and the folders in it that are hpvm's own may be links, or mounts.
+#[derive(Debug)]
+struct State {
+    path: PathBuf,
+    /// None while it is not there.
+    identity: Option<FileIdentity>,
+    own: Vec<FileIdentity>,
+}
+
+impl State {
+    fn at(path: PathBuf) -> State {
+        let own = OWN_FOLDERS.iter().filter_map(|name| identity(&path.join(name)));
+        State { identity: identity(&path), own: own.collect(), path }
+    }
+
+    /// The real paths of what lies below a folder, given as its real path: the whole, which is more than the state, and what of
+    /// the state lies apart from it.
+    fn below(&self, folder: &Path) -> Vec<PathBuf> {
+        let whole = fs::canonicalize(&self.path).ok();
+        let own = OWN_FOLDERS.iter().filter_map(|name| fs::canonicalize(self.path.join(name)).ok());
+        let is_apart = |own: &PathBuf| {
+            own != folder && whole.as_ref().is_none_or(|whole| !own.starts_with(whole))
+        };
+        let apart: Vec<PathBuf> = own.filter(is_apart).collect();
+        whole.into_iter().chain(apart).filter(|path| path.starts_with(folder)).collect()
+    }
+}
+
+fn identity(path: &Path) -> Option<FileIdentity> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// Whether what lies so below a state folder is hpvm's own.
+fn is_own(below: &Path) -> bool {
+    let first = below.components().next().and_then(|first| first.as_os_str().to_str());
+    first.is_some_and(|first| OWN_FOLDERS.contains(&first) || first.starts_with(OWN_FILES))
 }
 
 /// One that is there. A folder that is a link stands for what it leads to.
@@ -48,8 +87,7 @@ struct HostFolder {
 
 impl HostFolder {
     fn called(name: &'static str) -> Option<HostFolder> {
-        let metadata = fs::metadata(name).ok()?;
-        let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
+        let identity = identity(Path::new(name))?;
         Some(HostFolder { name, identity, real: OnceCell::new() })
     }
 
@@ -66,7 +104,7 @@ impl Presets {
             states.push(root.state());
         }
         let folders = HOST_FOLDERS.into_iter().filter_map(HostFolder::called).collect();
-        Presets { folders, states }
+        Presets { folders, states: states.into_iter().map(State::at).collect() }
     }
 
     /// The same, with all that may be asked of them later, for a thread that has the time.
@@ -87,27 +125,36 @@ impl Presets {
     /// The part of hpvm's own state that a path lies in.
     pub(crate) fn state_of(&self, path: &str) -> Option<String> {
         self.states.iter().find_map(|state| {
-            let below = Path::new(path).strip_prefix(state).ok()?;
-            let first = below.components().next()?.as_os_str().to_str()?;
-            let is_own = OWN_FOLDERS.contains(&first) || first.starts_with(OWN_FILES);
-            is_own.then(|| state.display().to_string())
+            let below = Path::new(path).strip_prefix(&state.path).ok()?;
+            is_own(below).then(|| state.path.display().to_string())
         })
+    }
+
+    /// The same of what lies so below this very folder, by whatever name it was reached.
+    pub(crate) fn state_at(&self, identity: FileIdentity, below: &Path) -> Option<String> {
+        let is_of = |state: &&State| {
+            state.own.contains(&identity) || state.identity == Some(identity) && is_own(below)
+        };
+        self.states.iter().find(is_of).map(|state| state.path.display().to_string())
     }
 
     /// Those that lie below a folder, which is given as its real path; a state folder holds more than the state.
     pub(crate) fn below(&self, folder: &str) -> Vec<String> {
+        let folder = Path::new(folder);
         let folders = self.folders.iter().map(HostFolder::real_path);
-        let inner = folders.filter(|path| *path != Path::new(folder));
-        let states = self.states.iter().filter(|state| state.exists()).map(PathBuf::as_path);
-        let below = inner.chain(states).filter(|path| path.starts_with(folder));
+        let inner = folders.filter(|path| *path != folder && path.starts_with(folder));
+        let states = self.states.iter().flat_map(|state| state.below(folder));
+        let below = inner.map(Path::to_owned).chain(states);
         below.map(|path| path.display().to_string()).collect()
     }
 
     /// Those on a file system, given by its device.
     pub(crate) fn on(&self, device: u64) -> Vec<String> {
         let folders = self.folders.iter().filter(|folder| folder.identity.device == device);
-        let is_on = |state: &&PathBuf| fs::metadata(state).is_ok_and(|found| found.dev() == device);
-        let states = self.states.iter().filter(is_on).map(PathBuf::as_path);
+        let is_on = |state: &&State| {
+            state.identity.iter().chain(&state.own).any(|folder| folder.device == device)
+        };
+        let states = self.states.iter().filter(is_on).map(|state| state.path.as_path());
         let paths = folders.map(HostFolder::real_path).chain(states);
         paths.map(|path| path.display().to_string()).collect()
     }
@@ -116,7 +163,9 @@ impl Presets {
     pub(crate) fn names(&self) -> Vec<String> {
         let folders = self.folders.iter().map(|folder| folder.real_path().to_owned());
         let own = OWN_FOLDERS.into_iter().chain([OWN_FILES]);
-        let states = self.states.iter().flat_map(|state| own.clone().map(|own| state.join(own)));
+        let of_state =
+            |state: &State| own.clone().map(|own| state.path.join(own)).collect::<Vec<_>>();
+        let states = self.states.iter().flat_map(of_state);
         let paths = folders.chain(states);
         let mut names: Vec<String> = paths.map(|path| path.display().to_string()).collect();
         names.sort();
@@ -144,6 +193,32 @@ mod tests {
             assert_eq!(own(below), None, "{below}");
         }
         assert!(presets.state_of("/var/opt/hpvm/common/x").is_some(), "whatever the root");
+    }
+
+    /// Whoever has more room elsewhere moves the state there, or a part of it.
+    #[test]
+    fn state_that_lies_elsewhere_is_known_by_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = fs::canonicalize(folder.path()).unwrap();
+        let root = Root::at(&base.join("root")).unwrap();
+        let (there, apart) = (base.join("there"), base.join("apart"));
+        fs::create_dir_all(there.join("guests")).unwrap();
+        fs::create_dir_all(&apart).unwrap();
+        fs::create_dir_all(root.state().parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&there, root.state()).unwrap();
+        std::os::unix::fs::symlink(&apart, there.join("uuids")).unwrap();
+        let presets = Presets::of(&root);
+        let at = |folder: &Path, below: &str| {
+            presets.state_at(identity(folder).unwrap(), Path::new(below))
+        };
+        let state = Some(root.state().display().to_string());
+        for below in ["hpvm.db", "hpvm.db-wal", "guests/web", "common"] {
+            assert_eq!(at(&there, below), state, "{below}");
+        }
+        assert_eq!(at(&apart, "x/nvram"), state);
+        assert_eq!((at(&there, "ISO-images/a.iso"), at(&base, "there/hpvm.db")), (None, None));
+        let below = presets.below(base.to_str().unwrap());
+        assert_eq!(below, [&there, &apart].map(|path| path.display().to_string()));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Which restriction holds for a store. The nearest decides: an entry of the store itself, then of what has its bytes, then
 //! of the folders above it, one after the other. Pure.
 
+use std::path::Path;
+
 use hpvm_model::{Choice, Origin};
 use hpvm_plan::facts::Restriction;
 use hpvm_registry::Entry;
@@ -54,7 +56,9 @@ fn by_folder(
                 false => Restriction::Below { folder: entry.id.name().to_owned() },
             };
         }
-        if let Some(folder) = presets.at(spot.identity) {
+        let below = Path::new(real_path).strip_prefix(&spot.path).unwrap_or(Path::new(""));
+        let of_state = || presets.state_at(spot.identity, below);
+        if let Some(folder) = presets.at(spot.identity).or_else(of_state) {
             return Restriction::HostFolder { folder };
         }
     }

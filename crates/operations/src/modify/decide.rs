@@ -21,6 +21,7 @@ use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 
 use super::Modified;
 use crate::claims::{self, Claims};
+use crate::facts::Aim;
 use crate::network::{forwards, lan, mtu, wire};
 use crate::refusal::Left;
 use crate::vm_host::VmHost;
@@ -82,7 +83,8 @@ impl<'a> Change<'a> {
         let mut facts = host.facts(&after, Some(&before))?;
         facts.network.lan = lan;
         if let Some(machine) = &running {
-            facts.locked = facts::locked_elsewhere(&what_is_new(machine, &after, &facts), &facts);
+            let new = what_is_new(machine, &after, &facts);
+            facts.locked = facts::locked_elsewhere(&new, &facts, Aim::Write);
         }
         Ok(Change { before, after, running, request, force, facts, _claims: claims })
     }

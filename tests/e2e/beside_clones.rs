@@ -1,0 +1,106 @@
+//! What becomes of commands that want a store which hpvmclone reads or overwrites at that moment.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use hpvm_host::process::{PidFd, Signal};
+use hpvm_testkit::vm_host::VmHost;
+use hpvm_testkit::wait::wait_until;
+
+use crate::Test;
+use crate::clone::{COPYING, guest_names, is_copying, on, with_slow_copy};
+use crate::loop_device::LoopDevice;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    what_is_copied_is_given_to_no_other_guest_meanwhile,
+    a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile,
+];
+
+/// Holds a clone still while it copies its largest disk, for what `meanwhile` does with its number, and lets it go on. On a busy
+/// machine the copy may be there before: then it is tried again.
+fn held_in_the_middle(host: &VmHost, line: &[&str], meanwhile: impl Fn(u32)) -> Output {
+    for _ in 0..10 {
+        let child = host.command(line).stdin(Stdio::null()).spawn().expect("it starts");
+        let number = i32::try_from(child.id()).expect("a number");
+        let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
+        wait_until(COPYING, "the copy begins", || is_copying(host));
+        process.signal(Signal::STOP).expect("a signal to our own child");
+        let is_met = !host.path("copy.img").exists() && is_copying(host);
+        if is_met {
+            meanwhile(child.id());
+        }
+        process.signal(Signal::CONT).expect("a signal to our own child");
+        let outcome = child.wait_with_output().expect("our own child");
+        if is_met {
+            return outcome;
+        }
+        host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+        fs::remove_file(host.path("copy.img")).expect("the copy");
+    }
+    panic!("none of ten was met in its middle");
+}
+
+/// Nobody would tell that the copy is torn. Others may read it, too.
+fn what_is_copied_is_given_to_no_other_guest_meanwhile() {
+    let (host, copy) = with_slow_copy();
+    host.ok(&["hpvmclone", "-P", "web", "-N", "twin"]);
+    host.ok(&["hpvmcreate", "-P", "runs", "-r", "64M"]);
+    host.ok(&["hpvmstart", "-P", "runs"]);
+    let disk = on(&host.path("web.img"), "file");
+    let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &copy];
+    let outcome = held_in_the_middle(&host, &line, |clone| {
+        let told = format!("is being copied by hpvmclone (process {clone})");
+        for refused in [
+            &["hpvmstart", "-P", "twin"][..],
+            &["hpvmmodify", "-P", "runs", "-a", &disk],
+            &["hpvmmodify", "-P", "runs", "-a", &disk, "-F"],
+        ] {
+            let said = host.refused(refused);
+            assert!(said.contains(&told), "{told}: {said}");
+        }
+        host.ok(&["hpvmclone", "-P", "twin", "-N", "linked", "--linked"]);
+    });
+    assert!(outcome.status.success(), "{outcome:?}");
+    assert!(fs::read(host.path("copy.img")).unwrap() == fs::read(host.path("web.img")).unwrap());
+    host.ok(&["hpvmremove", "-P", "linked", "-F", "--purge"]);
+    host.ok(&["hpvmstart", "-P", "twin"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+/// Neither the one that has its copy nor the one whose copy is to come. Whose they become meanwhile keeps them, though not their
+/// content.
+fn a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile() {
+    let (host, copy) = with_slow_copy();
+    let at = |address: &str, storage: &str, path: &Path| {
+        format!("disk:avio_stor:{address}:{storage}:{}", path.display())
+    };
+    for (name, address) in [("first.img", "0,0,0"), ("last.img", "0,2,0")] {
+        let disk = at(address, "file", &host.disk(name, 1 << 20));
+        host.ok(&["hpvmmodify", "-P", "web", "-a", &disk]);
+    }
+    let [first, last] = ["a", "b"].map(|name| LoopDevice::on(&host.disk(name, 1 << 20), &[]));
+    let (to_first, to_last) = (at("0,0,0", "disk", first.path()), at("0,2,0", "disk", last.path()));
+    let copies = ["-b", &to_first, "-b", &copy, "-b", &to_last];
+    let line = [&["hpvmclone", "-P", "web", "-N", "new"][..], &copies].concat();
+    let guests = [("one", &first), ("two", &last)];
+    let outcome = held_in_the_middle(&host, &line, |clone| {
+        let told = format!("(process {clone}) has it open for itself");
+        for (name, device) in guests {
+            host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &device.disk()]);
+            let said = host.refused(&["hpvmstart", "-P", name]);
+            assert!(said.contains(&told), "{told}: {said}");
+        }
+    });
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    assert_eq!(outcome.status.code(), Some(1), "{said}");
+    for (name, device) in guests {
+        let path = device.path().display();
+        assert!(said.contains(&format!("'{path}' belongs to guest '{name}'")), "{said}");
+        assert!(said.contains(&format!("'{path}' is partly overwritten")), "{said}");
+        host.ok(&["hpvmstart", "-P", name]);
+    }
+    assert_eq!(guest_names(&host), ["web", "one", "two"]);
+    assert!(!is_copying(&host), "nothing is left of the other copy");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
