@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use hpvm_host::removal;
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -205,7 +206,7 @@ fn no_room_for_the_registry() {
     succeeded(&started);
     tells_of_no_room(&started.stderr);
     host.wait_for_state("other", "On (OS)", UP);
-    fs::remove_dir_all(host.run_dir(1)).expect("nobody reaches it any more");
+    removal::folder(&host.run_dir(1)).expect("nobody reaches it any more");
     let ended = host.run(&["hpvmstop", "-P", "other", "-hF"]);
     succeeded(&ended);
     tells_of_no_room(&ended.stderr);

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hpvm_cli::dispatch::COMMANDS;
+use hpvm_host::removal;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost, repository};
 use serde_json::Value;
 
@@ -559,11 +560,12 @@ fn what_is_refused_at_once_leaves_its_record_too() {
     host.set("HPVMKEEPREMOVED", "7");
     host.ok(&["hpvmstart", "-P", "web"]);
     refuse(&host, &["hpvmremove", "-P", "web", "-F", "--purge"]);
-    fs::remove_dir_all(host.run_dir(1)).expect("nobody reaches it any more");
+    removal::folder(&host.run_dir(1)).expect("nobody reaches it any more");
     for line in [
         ["hpvmstart", "-P", "web"].as_slice(),
         &["hpvmremove", "-P", "web", "-F"],
         &["hpvmstop", "-P", "web", "-g", "-F"],
+        &["hpvm", "nvram", "-P", "web", "--reset"],
     ] {
         refuse(&host, line);
     }

@@ -55,6 +55,8 @@ const REPLACED_BOUND: Duration = Duration::from_secs(2);
 const SETTLE_BOUND: Duration = Duration::from_secs(10);
 /// What a command may take that has nothing to do with a guest that hangs.
 const UNDISTURBED: Duration = Duration::from_secs(2);
+/// And one that has an engine of its own come up, or end, on a machine that is busy.
+const POWERED: Duration = Duration::from_secs(10);
 
 /// What must be the same before and after a supervisor was killed.
 #[derive(Debug, PartialEq)]
@@ -144,7 +146,8 @@ fn a_guest_whose_supervisors_are_both_killed_is_taken_over() {
         },
     ];
     let orders = [["hpvmapp", "hpvmkeeper"], ["hpvmkeeper", "hpvmapp"]];
-    for (command, order) in commands.into_iter().zip(orders.into_iter().cycle()) {
+    let each = commands.into_iter().flat_map(|command| orders.map(|order| (command, order)));
+    for (command, order) in each {
         let uptime = uptime(&mut guest);
         kill_both(guest.host(), order);
         command(&mut guest);
@@ -159,7 +162,7 @@ fn a_guest_whose_supervisors_are_both_killed_is_taken_over() {
 fn supervisors_killed_at_any_moment_are_replaced() {
     const REPLACEMENT_US: u64 = 150_000;
     /// A keeper whose workers were all killed at once starts the next one after ten seconds.
-    const LULL_BOUND: Duration = Duration::from_secs(20);
+    const LULL_BOUND: Duration = Duration::from_secs(30);
     let seed = seed();
     let mut random = seed;
     let mut guest = Leased::take();
@@ -175,18 +178,19 @@ fn supervisors_killed_at_any_moment_are_replaced() {
             let name = SUPERVISORS[usize::from(next(&mut random).is_multiple_of(2))];
             if let Some(victim) = process(host, name) {
                 victim.signal_if_alive(Signal::KILL);
+                wait_until(SETTLE_BOUND, "it has ended", || !victim.lives());
             }
             if step == 0 {
+                // The moment is what is drawn by lot: nothing is waited for.
                 pause_for(Duration::from_micros(next(&mut random) % REPLACEMENT_US));
             }
         }
-        let what = format!("seed {seed}, round {round}: it is supervised");
-        wait_until(LULL_BOUND, &what, || host.state("pool") == before.state && is_supervised(host));
-        for name in SUPERVISORS {
-            let what = format!("seed {seed}, round {round}: {name} runs once");
-            wait_until(SETTLE_BOUND, &what, || host.running(name).len() == 1);
-        }
-        assert_eq!(Before::of(&guest), before, "seed {seed}, round {round}");
+        let what = format!("seed {seed}, round {round}: one of each supervises it as it was");
+        wait_until(LULL_BOUND, &what, || {
+            is_supervised(host)
+                && SUPERVISORS.iter().all(|name| host.running(name).len() == 1)
+                && Before::of(&guest) == before
+        });
     }
     assert_runs_on(&mut guest, &before, uptime);
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &disk]);
@@ -195,7 +199,7 @@ fn supervisors_killed_at_any_moment_are_replaced() {
 
 /// Who takes it over does not wait for it.
 fn a_qemu_that_stands_still_without_supervisors_delays_nobody() {
-    let guest = Leased::take();
+    let mut guest = Leased::take();
     let host = guest.host();
     let qemu = host.qemu(1).expect("it runs");
     let go_on = Continued(&qemu);
@@ -209,6 +213,7 @@ fn a_qemu_that_stands_still_without_supervisors_delays_nobody() {
     drop(go_on);
     host.wait_for_state("pool", "On (OS)", SETTLE_BOUND);
     assert!(is_supervised(host));
+    guest.attach_again();
 }
 
 /// A guest that has nothing but its firmware: enough where no operating system is needed.
@@ -237,23 +242,25 @@ fn a_qemu_that_is_killed_is_told_with_the_reason() {
 /// Commands about other guests, and the list, take no longer than usual.
 #[track_caller]
 fn assert_undisturbed(host: &VmHost) {
-    for line in [
-        ["hpvmstatus", "-V"].as_slice(),
-        &["hpvmcreate", "-P", "other", "-r", "64M"],
-        &["hpvmmodify", "-P", "other", "-l", "x"],
-        &["hpvmstart", "-P", "other"],
-        &["hpvmconsole", "-P", "other", "-q", "-c", "he"],
-        &["hpvmstop", "-P", "other", "-h", "-F"],
-        &["hpvmremove", "-P", "other", "-F", "--purge"],
-        &["hpvm", "autostart"],
-        &["hpvm", "doctor"],
-    ] {
+    let changes: [(&[&str], Duration); 9] = [
+        (&["hpvmstatus", "-V"], UNDISTURBED),
+        (&["hpvmcreate", "-P", "other", "-r", "64M"], UNDISTURBED),
+        (&["hpvmmodify", "-P", "other", "-l", "x"], UNDISTURBED),
+        (&["hpvmstart", "-P", "other"], POWERED),
+        (&["hpvmconsole", "-P", "other", "-q", "-c", "he"], UNDISTURBED),
+        (&["hpvmstop", "-P", "other", "-h", "-F"], POWERED),
+        (&["hpvmremove", "-P", "other", "-F", "--purge"], UNDISTURBED),
+        (&["hpvm", "autostart"], UNDISTURBED),
+        (&["hpvm", "doctor"], UNDISTURBED),
+    ];
+    for (line, bound) in changes {
         let since = Instant::now();
-        // The doctor may well find something.
         let outcome = host.run(line);
         let took = since.elapsed();
-        assert!(outcome.status.success() || line.contains(&"doctor"), "{outcome}");
-        assert!(took < UNDISTURBED, "{line:?} took {took:?}");
+        // What the doctor finds is the guest that hangs.
+        let is_finding = line.contains(&"doctor") && outcome.status.code() == Some(1);
+        assert!(outcome.status.success() || is_finding, "{outcome}");
+        assert!(took < bound, "{line:?} took {took:?}");
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn start<'a>(
     let held = qemu.as_fd().try_clone_to_owned().map_err(SuccessorError::Qemu)?;
     let mut successor = Launch::successor(launch.as_fd(), pid, held.into())?;
     let lock = lock_file(run_folder).map_err(SuccessorError::Lock)?;
-    supervision::hold_for_next_keeper(&lock).map_err(SuccessorError::Lock)?;
+    let _ = supervision::hold_for_next_keeper(&lock).map_err(SuccessorError::Lock)?;
     successor.lock(lock);
     for (tag, fd) in kept {
         successor.kept_fd(fd.try_clone().map_err(SuccessorError::Kept)?, tag);

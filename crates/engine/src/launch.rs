@@ -175,7 +175,7 @@ pub fn adopt(
     launch.spawn(&places.keeper)?;
     match wait_until_ready(ready, places, patience) {
         Err(LaunchError::Deadline) => {
-            match wait_until(&places.run_dir, Supervision::Full, SUPERVISED_BOUND) {
+            match wait_for_supervision(&places.run_dir, Supervision::Full, SUPERVISED_BOUND) {
                 true => Ok(()),
                 false => Err(LaunchError::NotSupervised),
             }
@@ -277,14 +277,14 @@ fn prepare_run_folder(places: &Places) -> Result<(), LaunchError> {
 }
 
 fn wait_for_predecessor(folder: &Path) -> Result<(), LaunchError> {
-    match wait_until(folder, Supervision::None, PREDECESSOR_BOUND) {
+    match wait_for_supervision(folder, Supervision::None, PREDECESSOR_BOUND) {
         true => Ok(()),
         false => Err(LaunchError::Predecessor),
     }
 }
 
 /// Whether it came to that in time.
-fn wait_until(folder: &Path, wanted: Supervision, bound: Duration) -> bool {
+fn wait_for_supervision(folder: &Path, wanted: Supervision, bound: Duration) -> bool {
     let Ok(lock) = File::open(folder.join(run_folder::LOCK)) else {
         return wanted == Supervision::None;
     };
@@ -417,7 +417,7 @@ fn wait_until_ready(
             _ if count == 0 => {
                 let reason = text.trim().strip_prefix("failed").map(|r| r.trim().to_owned());
                 // Until then it looks as if the guest ran. Whoever lives on is for the next command to tell of.
-                let _ = wait_until(&places.run_dir, Supervision::None, FAILED_BOUND);
+                let _ = wait_for_supervision(&places.run_dir, Supervision::None, FAILED_BOUND);
                 return Err(LaunchError::Engine(last_words(places).or(reason).unwrap_or_else(
                     || "its supervisor ended before it answered; the guest's log tells more".into(),
                 )));

@@ -72,7 +72,7 @@ fn open_or_make(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Locks one byte through an open description, for whoever has a copy of it. False: another has it.
+/// Locks one byte through an open description, for as long as anybody has a descriptor of it. False: another has the byte.
 pub(crate) fn try_hold(file: &File, byte: u64) -> io::Result<bool> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&lock_on(byte, libc::F_WRLCK)?)) {
         Ok(_) => Ok(true),

@@ -49,13 +49,17 @@ impl Supervision {
 }
 
 /// Locks the keeper's byte for the next keeper, which gets this very description: nobody may find that both are gone, and start
-/// others, until it has come. A keeper that has just died holds it for a moment; one that does not let go is waited for by the next.
-pub fn hold_for_next_keeper(lock: &File) -> io::Result<()> {
+/// others, until it has come. A keeper that has just died holds it for a moment. False: one does not let go, and the next keeper
+/// waits for it.
+pub fn hold_for_next_keeper(lock: &File) -> io::Result<bool> {
     let deadline = Instant::now() + DYING_BOUND;
-    while !try_hold(lock, KEEPER_BYTE)? && Instant::now() < deadline {
+    loop {
+        let is_held = try_hold(lock, KEEPER_BYTE)?;
+        if is_held || Instant::now() >= deadline {
+            return Ok(is_held);
+        }
         pause_for(Duration::from_millis(1));
     }
-    Ok(())
 }
 
 /// Opens the file for who is about to start the two, and makes it theirs: its user opens it once more, since each holder needs a

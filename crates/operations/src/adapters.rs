@@ -165,7 +165,9 @@ fn ask(
 ) -> Result<Vec<Counted>, Refusal> {
     match host.presence(config.number) {
         Presence::Off { .. } => return Err(Refusal::NotRunning(config.name.clone())),
-        Presence::On { supervision: Supervision::None, .. } => supervise::adopt(host, config)?,
+        Presence::On { supervision: Supervision::None, .. } => {
+            supervise::adopt(host, config, supervise::TO_ASK)?;
+        }
         Presence::On { .. } => {}
     }
     supervise::awake(host, config)?;

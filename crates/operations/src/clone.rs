@@ -22,6 +22,7 @@ use std::path::Path;
 
 use hpvm_app::protocol::CopiedState;
 use hpvm_host::durable::Batch;
+use hpvm_host::lock::Busy;
 use hpvm_host::names::guest_folder;
 use hpvm_host::process;
 use hpvm_model::{
@@ -89,13 +90,8 @@ pub fn clone(
     mode: Mode,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> Result<Cloned, Refusal> {
-    let unsettled = interrupted::settle_before(host, source, mode)?;
-    let _busy = company::claim_to_copy(host, actor, source)?;
-    let mut cloning = Cloning { host, actor, operation: None, watch };
-    let mut result = cloning.attempt(source, asked, force, mode);
-    if let Ok(cloned) = &mut result {
-        cloned.problems.extend(unsettled);
-    }
+    let mut cloning = Cloning { host, actor, busy: None, operation: None, watch };
+    let result = cloning.undertake(source, asked, force, mode);
     match mode {
         Mode::Apply => cloning.record_end(source, result),
         Mode::DryRun => result,
@@ -106,6 +102,8 @@ pub fn clone(
 struct Cloning<'a> {
     host: &'a mut VmHost,
     actor: &'a Actor,
+    /// The right to read the source, kept until the end is recorded.
+    busy: Option<Busy>,
     /// The record that says that it goes on, once there is one.
     operation: Option<OperationId>,
     watch: &'a mut dyn FnMut(&Stage<'_>),
@@ -126,6 +124,20 @@ struct Judged {
 }
 
 impl Cloning<'_> {
+    fn undertake(
+        &mut self,
+        source: &GuestConfig,
+        asked: &CloneRequest,
+        force: Force,
+        mode: Mode,
+    ) -> Result<Cloned, Refusal> {
+        let unsettled = interrupted::settle_before(self.host, source, mode)?;
+        self.busy = Some(company::claim_to_copy(self.host, self.actor, source)?);
+        let mut cloned = self.attempt(source, asked, force, mode)?;
+        cloned.problems.extend(unsettled);
+        Ok(cloned)
+    }
+
     fn attempt(
         &mut self,
         source: &GuestConfig,

@@ -158,7 +158,7 @@ pub fn repair(
         }
         Cure::Adopt(config) => {
             let _busy = host.busy(config, actor)?;
-            supervise::adopt(host, config)?;
+            supervise::adopt(host, config, supervise::TO_LOOK)?;
             format!("took '{}' over", config.name)
         }
         Cure::MendRecord(config) => {

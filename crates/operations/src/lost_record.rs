@@ -92,5 +92,5 @@ pub(crate) fn mend(host: &VmHost, actor: &Actor, config: &GuestConfig) -> Result
     for one in &supervisors {
         one.wait_exit(KILL_BOUND).map_err(failed())?;
     }
-    supervise::adopt(host, config)
+    supervise::adopt(host, config, supervise::TO_ASK)
 }

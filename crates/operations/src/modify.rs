@@ -100,7 +100,7 @@ fn running(host: &mut VmHost, config: &GuestConfig) -> Result<Option<Machine>, R
         Presence::Off { .. } => Ok(None),
         Presence::On { supervision, .. } => {
             if supervision == Supervision::None {
-                supervise::adopt(host, config)?;
+                supervise::adopt(host, config, supervise::TO_ASK)?;
             }
             host.boot_record(config).map(Some)
         }

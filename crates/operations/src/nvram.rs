@@ -34,6 +34,20 @@ pub fn replace(
     from: From,
     mode: Mode,
 ) -> Result<PathBuf, Refusal> {
+    let replaced = attempt(host, actor, config, from, mode);
+    match mode {
+        Mode::Apply => host.record_failure(actor, Some(config), replaced),
+        Mode::DryRun => replaced,
+    }
+}
+
+fn attempt(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    from: From,
+    mode: Mode,
+) -> Result<PathBuf, Refusal> {
     let _busy = host.busy(config, actor)?;
     if host.presence(config.number).is_on() {
         return Err(Refusal::Running(config.name.clone()));
@@ -52,12 +66,11 @@ pub fn replace(
         return Ok(source);
     }
     let damaged = folder.file(guest_folder::NVRAM_DAMAGED);
-    let result = exchange(host, actor, config, &source, (&nvram, &damaged));
-    host.record_failure(actor, Some(config), result)?;
+    exchange(host, actor, config, &source, (&nvram, &damaged))?;
     Ok(source)
 }
 
-/// New variables and the record of it, or neither.
+/// New variables and the record of it, or neither; only a folder in their place does not come back to it.
 fn exchange(
     host: &mut VmHost,
     actor: &Actor,

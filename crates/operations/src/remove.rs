@@ -152,10 +152,8 @@ pub fn purge_due(host: &mut VmHost, actor: &Actor) -> Result<Vec<Cleared>, Refus
         match purge_kept(host, actor, &removed) {
             // Its time comes when nobody needs it.
             Err(Refusal::Needed { .. }) => {}
-            purged => {
-                let purged = host.record_failure(actor, Some(&removed.config), purged);
-                cleared.push((removed.config.name, purged));
-            }
+            // What could not go is told by the command, and tried again by the next.
+            purged => cleared.push((removed.config.name, purged)),
         }
     }
     Ok(cleared)

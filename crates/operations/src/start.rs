@@ -61,7 +61,7 @@ fn attempt(
     let _busy = host.busy(config, actor)?;
     let config = host.guest_numbered(config.number)?;
     if let Presence::On { .. } = host.presence(config.number) {
-        supervise::adopt(host, &config)?;
+        supervise::adopt(host, &config, supervise::TO_ASK)?;
         supervise::mend_reservations(host, &config)?;
         if mode == Mode::Apply {
             // It runs, whether or not that can be written down.

@@ -94,8 +94,12 @@ fn attempt(
         };
     }
     if let Presence::On { supervision: Supervision::None, .. } = presence {
-        let adopted = supervise::adopt(host, config);
         // A hard stop ends the guest, supervised or not.
+        let patience = match how {
+            How::Hard => supervise::TO_LOOK,
+            How::Graceful { .. } => supervise::TO_ASK,
+        };
+        let adopted = supervise::adopt(host, config, patience);
         if how != How::Hard {
             adopted.map_err(|refusal| refusal.leaving(|| Left::AsItWas))?;
         }

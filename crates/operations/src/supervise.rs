@@ -21,8 +21,11 @@ use crate::{Refusal, VmHost, devdb, lost, stores};
 
 /// A worker that lives answers a ping within milliseconds, whatever QEMU does.
 const AWAKE_BOUND: Duration = Duration::from_secs(2);
-/// A QEMU that is not stopped says within milliseconds how its guest is; commands about others do not wait for one that hangs.
-const ANSWER_BOUND: Duration = Duration::from_secs(2);
+/// For who only looks: a QEMU that is not stopped says within milliseconds how its guest is, and others do not wait for one that
+/// hangs.
+pub(crate) const TO_LOOK: Duration = Duration::from_secs(2);
+/// For who asks something of the guest: of one that nobody knows yet nothing is to be had. A VM Host under load may need it.
+pub(crate) const TO_ASK: Duration = Duration::from_secs(30);
 
 /// Where a guest's things lie and as whom its processes run.
 pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
@@ -55,8 +58,9 @@ pub(crate) fn lock_ids(host: &VmHost, ids: Option<Ids>) -> Result<Option<Ids>, R
 }
 
 /// Gives a running guest that nobody supervises a keeper and a worker. Fine when it has them, or is off, by now. Nothing of
-/// the guest's boot record is needed for it: one that cannot be used is no reason to leave the guest alone.
-pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+/// the guest's boot record is needed for it: one that cannot be used is no reason to leave the guest alone. So long is waited
+/// until its QEMU tells how it is.
+pub fn adopt(host: &VmHost, config: &GuestConfig, patience: Duration) -> Result<(), Refusal> {
     let Presence::On { snapshot: Some(snapshot), supervision: Supervision::None, attention } =
         host.presence(config.number)
     else {
@@ -65,7 +69,7 @@ pub fn adopt(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let Some(qemu) = lost::hold(host, config, snapshot.qemu)? else { return Ok(()) };
     let patience = match attention {
         Some(Attention::Stopped { .. }) => Duration::ZERO,
-        _ => ANSWER_BOUND,
+        _ => patience,
     };
     let _lodging = host.lodging();
     let (pid, places) = (snapshot.qemu.pid, places(host, config)?);

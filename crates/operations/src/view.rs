@@ -271,11 +271,11 @@ impl VmHost {
     fn adopt(&self, config: &GuestConfig) -> Result<(), Refusal> {
         let actor = Actor::new("hpvm", String::new(), None);
         match self.busy_within(config, &actor, Duration::ZERO) {
-            // Whoever changes the guest takes it over himself.
+            // Whoever is at it takes it over first if he needs that, and else the next command does.
             Err(BusyError::Held { .. } | BusyError::HeldByUnknown { .. }) => Ok(()),
             busy => {
                 let _busy = busy?;
-                supervise::adopt(self, config)
+                supervise::adopt(self, config, supervise::TO_LOOK)
             }
         }
     }

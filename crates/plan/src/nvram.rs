@@ -23,8 +23,9 @@ pub enum Damage {
     Variable { at: usize },
 }
 
-/// Reads as edk2's `ValidateFvHeader` (OvmfPkg/VirtNorFlashDxe/VirtNorFlashFvb.c), and what is half written as its
-/// MdeModulePkg/Universal/Variable/RuntimeDxe/VariableParsing.c.
+/// The head as edk2 reads it (OvmfPkg/QemuFlashFvbServicesRuntimeDxe/FwBlockService.c), and what is half written as its
+/// MdeModulePkg/Universal/Variable/RuntimeDxe/VariableParsing.c. Firmware takes a chain of variables that leads nowhere for one
+/// that ends, and the rest is lost without a word: that it does not is asked here.
 pub fn check(flash: &[u8]) -> Result<(), Damage> {
     let volume = volume(flash).ok_or(Damage::Volume)?;
     let store = store(flash, &volume).ok_or(Damage::Store)?;

@@ -28,7 +28,7 @@ pub(crate) fn start<'a>(
 ) -> Result<(), SuccessorError> {
     let mut successor = Launch::successor_alone(launch.as_fd())?;
     let lock = folder.lock_file().map_err(SuccessorError::Lock)?;
-    supervision::hold_for_next_keeper(&lock).map_err(SuccessorError::Lock)?;
+    let _ = supervision::hold_for_next_keeper(&lock).map_err(SuccessorError::Lock)?;
     successor.lock(lock);
     for (tag, fd) in kept {
         successor.kept_fd(fd.try_clone().map_err(SuccessorError::Kept)?, tag);

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::process::{self, timed};
 use super::{house, orphans};
@@ -195,8 +195,8 @@ impl Drop for Peer {
             Ok(pid) => {
                 [Signal::TERM, Signal::KILL].iter().for_each(|how| process::end(&[pid], *how));
             }
-            // It has not come up.
-            Err(_) => drop(self.parent.kill()),
+            // It has not come up: the parent leads the group of all that may be on its way.
+            Err(_) => drop(kill_process_group(Pid::from_child(&self.parent), Signal::KILL)),
         }
         let _ = self.parent.wait();
         house::remove(&self.folder);

@@ -81,7 +81,7 @@ impl session::Guest for ConsoleGuest<'_> {
         if self.state() == GuestPower::Off {
             return Ok(None);
         }
-        // Who may not take the guest over waits at its door until somebody does.
+        // Where it cannot be taken over, its door stays shut until somebody can.
         let _ = self.host.adopt_orphan(&self.config);
         let door = self.host.root.run_dir(self.config.number.get()).join(run_folder::DOOR);
         UnixStream::connect(door).map(Some)

@@ -25,7 +25,7 @@ impl Perform for Why {
         let host = VmHost::open(Access::ReadOnly)?;
         let GuestArgument(selector) = self.guest;
         let config = host.guest(&selector.into())?;
-        // Who may not take the guest over is told that nobody supervises it.
+        // Where it cannot be taken over, it is told that nobody supervises it.
         let _ = host.adopt_orphan(&config);
         let why = why(&host, &config)?;
         let mut text = format!("{}\n", why.headline);

@@ -70,7 +70,7 @@ impl Running {
         facts: &HostFacts,
     ) -> Result<Running, Refusal> {
         if let Presence::On { supervision: Supervision::None, .. } = host.presence(source.number) {
-            supervise::adopt(host, source)?;
+            supervise::adopt(host, source, supervise::TO_ASK)?;
         }
         supervise::awake(host, source)?;
         let paths = source.storage.iter().filter_map(|device| device.backing.store());

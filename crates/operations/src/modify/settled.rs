@@ -59,7 +59,7 @@ fn settled(host: &VmHost, config: &GuestConfig, changes: &[DeviceChange]) -> Opt
     while Instant::now() < deadline && signals::interrupted().is_none() {
         let left = deadline.saturating_duration_since(Instant::now());
         // Its keeper may have died with it: then nobody else brings the next one.
-        let _ = supervise::adopt(host, config);
+        let _ = supervise::adopt(host, config, supervise::TO_ASK);
         // A worker that only begins denies it.
         if let Ok(Reply::Idle { .. }) = client::ask(&control, &Ask::Idle, &[], left, &mut |_| {}) {
             known = host.machine(config);

@@ -281,8 +281,10 @@ fn not_writable(
     let path = &device.backing.path;
     let is_written = device.kind == DeviceKind::Disk && !facts.is_read_only(path);
     (writable == Writable::No && is_written).then(|| {
+        let (entry, attribute) =
+            (quoted(&format!("gdev:{path}")), quoted(&format!("gdev:{path}:attr:READONLY=YES")));
         let text = format!(
-            "'{path}' may not be written, and a disk is; where guests are only to read it, `hpvmdevmgmt -m gdev:{path}:attr:READONLY=YES` says so, after `-a gdev:{path}` if it has no entry yet"
+            "'{path}' may not be written, and a disk is; where guests are only to read it, `hpvmdevmgmt -a {entry}` makes an entry for it and `hpvmdevmgmt -m {attribute}` says so"
         );
         never(path, text).ask(format!("make {path} writable"), start_command(config))
     })
