@@ -9,7 +9,8 @@
 //!   such partitions and it lies on a disk of which the VM Host uses another.
 //! - That a partition or a loop device of it exists is no use.
 //! - A partition is also used when its disk is used as a whole. A volume is not used because its group has others that are.
-//! - Another name of the same bytes counts as the store: a second path, another loop device on the same file.
+//! - Another name of the same bytes counts as the store: a second path, a loop device on it, another on the same file. It counts
+//!   too for what was made of the one, through any number of them.
 //!
 //! Signatures and claims are asked for separately: they open the device, and a signature may be a guest's own work. So may the
 //! label or the UUID be by which these name a device (`labels`).
@@ -20,11 +21,11 @@ use std::path::PathBuf;
 
 use super::boot::Boot;
 use super::device::{Device, Kind, Mapping};
-use super::expected::Expected;
+use super::expected::{Expected, Purpose};
 use super::lead::Store;
 use super::probe::{Probe, ProbeError};
 use super::signature::{self, Signature};
-use super::{Blocks, DeviceNumber, MountPoint, names};
+use super::{Blocks, DeviceNumber, MountPoint, keys, names};
 
 /// How many devices between a store and its use are named.
 const NAMED_MAX: usize = 3;
@@ -85,15 +86,21 @@ impl Blocks {
     pub fn uses(&self, store: Store) -> Vec<Use> {
         let faces = self.keys.faces(store);
         let mut found = BTreeSet::new();
-        self.climb(&faces, |_| false, &mut found);
-        // From below, the store itself is no use of what it is made of.
+        // A loop device on another face is reached from there.
+        let starts =
+            faces.iter().filter(|face| **face != store && !self.is_loop_on(**face, &faces));
+        let starts: Vec<Store> = [store].into_iter().chain(starts.copied()).collect();
+        self.climb(&starts, |_| false, &mut found);
+        // From below, the store itself is no use of what it is made of, nor is another volume of its group.
         let below = self.closure(&[store], Self::under);
-        let barred = |store: Store| below.contains(&store) || faces.contains(&store);
-        let doors: Vec<Store> = faces.iter().flat_map(|face| self.bytes_of(*face)).collect();
-        if !doors.is_empty() {
-            self.climb(&doors, barred, &mut found);
-        }
-        for whole in faces.iter().flat_map(|face| self.wholes(*face)) {
+        let group = self.group(store);
+        let barred = |other: Store| {
+            let is_sibling = group.is_some() && self.group(other) == group;
+            is_sibling || below.contains(&other) || faces.contains(&other)
+        };
+        let ground = self.ground(&faces);
+        self.climb(&ground.doors, barred, &mut found);
+        for whole in ground.wholes {
             self.use_as_a_whole(whole, barred, &mut found);
         }
         found.into_iter().collect()
@@ -200,15 +207,81 @@ impl Blocks {
         }
     }
 
-    /// What a store is only another door to: the paths of a multipath volume, the file or device under a loop device.
-    fn bytes_of(&self, store: Store) -> Vec<Store> {
-        let Store::Device(number) = store else { return Vec::new() };
-        match self.devices.get(&number) {
-            Some(Device { kind: Kind::Loop { backing }, .. }) => backing.iter().copied().collect(),
-            Some(device) if device.is_multipath() => {
-                device.slaves.iter().map(|path| Store::Device(*path)).collect()
+    /// What some faces of a store stand on, where its bytes can be found by other names.
+    fn ground(&self, faces: &[Store]) -> Ground {
+        let mut kept = BTreeSet::new();
+        let mut reached = BTreeSet::new();
+        let mut todo: Vec<(Store, Extent)> =
+            faces.iter().map(|face| (*face, Extent::All)).collect();
+        while let Some((store, extent)) = todo.pop() {
+            if !reached.insert((store, extent)) {
+                continue;
             }
-            _ => Vec::new(),
+            let Store::Device(number) = store else { continue };
+            let Some(device) = self.devices.get(&number) else { continue };
+            if let Some((whole, _)) = keys::part(device) {
+                if kept.contains(&store) {
+                    kept.insert(Store::Device(whole));
+                }
+                todo.extend(self.wholes(store).into_iter().map(|whole| (whole, Extent::Part)));
+            } else if let Kind::Loop { backing } = device.kind {
+                let faces = backing.into_iter().flat_map(|backing| self.keys.faces(backing));
+                todo.extend(faces.map(|face| (face, extent)));
+            } else {
+                let (slaves, extent) = match device.is_multipath() {
+                    true => (self.under(store), extent),
+                    false => {
+                        let slaves = self.under(store);
+                        kept.extend(slaves.iter().flat_map(|slave| self.kept_by(device, *slave)));
+                        (slaves, Extent::All)
+                    }
+                };
+                let faces = slaves.into_iter().flat_map(|slave| self.keys.faces(slave));
+                todo.extend(faces.map(|face| (face, extent)));
+            }
+        }
+        let found = |wanted| {
+            let found = reached.iter().filter(move |(_, extent)| *extent == wanted);
+            found.map(|(store, _)| *store).filter(|store| !kept.contains(store))
+        };
+        let doors: Vec<Store> = found(Extent::All).filter(|store| !faces.contains(store)).collect();
+        let wholes = found(Extent::Part).filter(|store| !faces.contains(store)).collect();
+        Ground { doors, wholes }
+    }
+
+    /// What a volume has for itself when it is made of this: with the encrypted volume goes the file that is to be opened as
+    /// one, and a loop device on what does not answer is nobody's.
+    fn kept_by(&self, volume: &Device, slave: Store) -> Vec<Store> {
+        let Store::Device(number) = slave else { return Vec::new() };
+        if self.silent.contains(&number) {
+            return Vec::new();
+        }
+        let mut kept = vec![slave];
+        if let Kind::Mapped { mapping: Mapping::Encrypted, .. } = volume.kind
+            && let Some(Device { kind: Kind::Loop { backing: Some(file) }, .. }) =
+                self.devices.get(&number)
+            && let Some(Fact::Expected(Expected { purpose: Purpose::Open(_), .. })) =
+                self.fact(*file)
+        {
+            kept.push(*file);
+        }
+        kept
+    }
+
+    fn is_loop_on(&self, store: Store, some: &[Store]) -> bool {
+        let Store::Device(number) = store else { return false };
+        match self.devices.get(&number).map(|device| &device.kind) {
+            Some(Kind::Loop { backing: Some(backing) }) => some.contains(backing),
+            _ => false,
+        }
+    }
+
+    /// The volume group that a volume is of.
+    fn group(&self, store: Store) -> Option<&str> {
+        let Store::Device(number) = store else { return None };
+        match &self.devices.get(&number)?.kind {
+            Kind::Mapped { mapping: Mapping::Volume { group, .. }, .. } => Some(group),
+            _ => None,
         }
     }
 
@@ -304,6 +377,23 @@ impl Blocks {
         });
         free.map(|device| (tree.steps(self, Store::Device(device.number)), device)).collect()
     }
+}
+
+/// Where a store's bytes can be found by other names. What its volumes were made of is not among these: the kernel keeps that
+/// for them, and what else lies there they share.
+struct Ground {
+    /// Files under loop devices, paths of multipath volumes, and what has the same bytes as something that was made a volume of.
+    doors: Vec<Store>,
+    /// What one of these is a part of.
+    wholes: Vec<Store>,
+}
+
+/// How much of something has to do with a store that lies on it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Extent {
+    All,
+    /// A partition of it, or anything that lies on one of its partitions.
+    Part,
 }
 
 /// What lies on some stores, nearest first, and how each was reached.
