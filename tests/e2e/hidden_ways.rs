@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_folder_with_a_file_under_a_loop_device_is_in_use,
     a_loop_device_hides_nothing_that_the_host_uses,
     a_loop_device_hides_nothing_that_another_guest_has,
+    the_journal_of_a_file_system_elsewhere_is_the_hosts,
     what_a_loop_device_shows_of_a_disk_may_be_given_away_alone,
     what_is_mounted_once_more_is_restricted_as_before,
     what_another_process_leads_to_is_restricted_or_refused,
@@ -200,6 +201,38 @@ fn a_loop_device_hides_nothing_that_another_guest_has() {
         host.ok(&["hpvmstop", "-P", &owner, "-F"]);
         host.wait_for_state(&owner, "Off", UP);
     }
+}
+
+/// No mount names it, nor anything that lies on it.
+fn the_journal_of_a_file_system_elsewhere_is_the_hosts() {
+    let host = VmHost::new(Engine::Fake);
+    with_running_guest(&host);
+    let [journal, data] =
+        ["journal.img", "data.img"].map(|name| LoopDevice::on(&host.disk(name, 16 << 20), &[]));
+    let make = |program: &str, words: &[&str], device: &LoopDevice| {
+        let made = Command::new(program).arg("-q").args(words).arg(device.path()).status();
+        assert!(made.expect("it runs").success(), "{program} {words:?}");
+    };
+    make("mke2fs", &["-O", "journal_dev"], &journal);
+    make("mkfs.ext4", &["-J", &format!("device={}", journal.path().display())], &data);
+    let at = host.path("mounted");
+    fs::create_dir(&at).expect("a folder");
+    let mounted = HostMount::of(data.path(), &at);
+    let why = "it is the journal of a mounted file system";
+    let before = State::of(&host);
+    for line in [
+        &["hpvmcreate", "-P", "new", "-a", &journal.disk(), "-F"][..],
+        &["hpvmmodify", "-P", "runs", "-a", &journal.disk(), "-F"],
+    ] {
+        let said = refused(&host, line);
+        assert!(said.contains("is in use by this VM Host") && said.contains(why), "{said}");
+    }
+    before.assert_unchanged(&host, "commands that were refused");
+    let listed = host.ok(&["hpvm", "hostrdev", "--dry-run", "--update"]);
+    let entry = format!("+ rdev:{}: {why}", journal.path().display());
+    assert!(listed.contains(&entry), "{listed}");
+    drop(mounted);
+    host.ok(&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &journal.disk()]);
 }
 
 /// The administrator gives away some bytes of a disk, by a loop device on them, and not the disk.

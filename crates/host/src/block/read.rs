@@ -128,6 +128,7 @@ impl<'places> Reader<'places> {
         };
         reader.note_mounts();
         reader.note_swap();
+        reader.blocks.journals = read_journals(places);
         reader.note_expected();
         reader
     }
@@ -334,6 +335,7 @@ impl<'places> Reader<'places> {
     /// devices on files, of which there can be many, are left out: what they lie on is mounted itself.
     fn follow_host(&mut self) {
         let mounted = self.blocks.mounted.keys().chain(self.blocks.btrfs.keys());
+        let mounted = mounted.chain(&self.blocks.journals);
         let mounted = mounted.filter(|number| number.major != 7).map(|n| Store::Device(*n));
         let used = mounted.chain(self.blocks.swap.iter().copied());
         let used = used.chain(self.blocks.expected.keys().copied());
@@ -486,6 +488,13 @@ fn blocks_named(places: &Places, mount: &Mount) -> Vec<DeviceNumber> {
         _ => None,
     });
     numbers.collect()
+}
+
+/// The journals of mounted file systems that are devices of their own (fs/jbd2/journal.c, jbd2_journal_init_dev). The others are
+/// called by their file system's device and an inode number.
+fn read_journals(places: &Places) -> BTreeSet<DeviceNumber> {
+    let names = sysfs::entries(&places.proc.join("fs/jbd2"));
+    names.iter().filter_map(|name| sysfs::number(&places.sysfs, name)).collect()
 }
 
 fn read_btrfs(sysfs: &Path) -> Vec<Vec<DeviceNumber>> {

@@ -4,7 +4,7 @@
 //!
 //! - A store is used when it is mounted, is swap space or belongs to a file system in use; when the same is true of
 //!   something that lies on it; or when a volume was made of it, even one that nobody uses yet.
-//! - It is used too when /etc/fstab, /etc/crypttab or an enabled unit of systemd names it, by a path, whether it is in use now or
+//! - It is used too when /etc/fstab, /etc/crypttab, an enabled unit of systemd or the table of ZFS's pools names it, by a path, whether it is in use now or
 //!   not, and when machines are started from
 //!   such partitions and it lies on a disk of which the VM Host uses another.
 //! - That a partition or a loop device of it exists is no use.
@@ -21,11 +21,11 @@ use std::path::PathBuf;
 
 use super::boot::Boot;
 use super::device::{Device, Kind, Mapping};
-use super::expected::{Expected, Purpose};
+use super::expected::Expected;
 use super::lead::Store;
 use super::probe::{Probe, ProbeError};
 use super::signature::{self, Signature};
-use super::{Blocks, DeviceNumber, MountPoint, keys, names};
+use super::{Blocks, DeviceNumber, MountPoint, names};
 
 /// How many devices between a store and its use are named.
 const NAMED_MAX: usize = 3;
@@ -67,7 +67,9 @@ pub enum Fact {
     Swap,
     /// A member of a btrfs file system in use; where it is mounted, when that is known.
     Btrfs(Option<PathBuf>),
-    /// /etc/fstab, /etc/crypttab or a unit of systemd says what it is for.
+    /// The journal of a mounted file system that lies elsewhere.
+    Journal,
+    /// /etc/fstab, /etc/crypttab, a unit of systemd or the table of ZFS's pools says what it is for.
     Expected(Expected),
     /// Machines are started from such partitions, and it lies on a disk that the VM Host uses.
     Boot(Boot),
@@ -93,9 +95,9 @@ impl Blocks {
         self.climb(&starts, |_| false, &mut found);
         // From below, the store itself is no use of what it is made of, nor is another volume of its group.
         let below = self.closure(&[store], Self::under);
-        let group = self.group(store);
+        let groups: BTreeSet<&str> = below.iter().filter_map(|under| self.group(*under)).collect();
         let barred = |other: Store| {
-            let is_sibling = group.is_some() && self.group(other) == group;
+            let is_sibling = self.group(other).is_some_and(|group| groups.contains(group));
             is_sibling || below.contains(&other) || faces.contains(&other)
         };
         let ground = self.ground(&faces);
@@ -207,67 +209,6 @@ impl Blocks {
         }
     }
 
-    /// What some faces of a store stand on, where its bytes can be found by other names.
-    fn ground(&self, faces: &[Store]) -> Ground {
-        let mut kept = BTreeSet::new();
-        let mut reached = BTreeSet::new();
-        let mut todo: Vec<(Store, Extent)> =
-            faces.iter().map(|face| (*face, Extent::All)).collect();
-        while let Some((store, extent)) = todo.pop() {
-            if !reached.insert((store, extent)) {
-                continue;
-            }
-            let Store::Device(number) = store else { continue };
-            let Some(device) = self.devices.get(&number) else { continue };
-            if let Some((whole, _)) = keys::part(device) {
-                if kept.contains(&store) {
-                    kept.insert(Store::Device(whole));
-                }
-                todo.extend(self.wholes(store).into_iter().map(|whole| (whole, Extent::Part)));
-            } else if let Kind::Loop { backing } = device.kind {
-                let faces = backing.into_iter().flat_map(|backing| self.keys.faces(backing));
-                todo.extend(faces.map(|face| (face, extent)));
-            } else {
-                let (slaves, extent) = match device.is_multipath() {
-                    true => (self.under(store), extent),
-                    false => {
-                        let slaves = self.under(store);
-                        kept.extend(slaves.iter().flat_map(|slave| self.kept_by(device, *slave)));
-                        (slaves, Extent::All)
-                    }
-                };
-                let faces = slaves.into_iter().flat_map(|slave| self.keys.faces(slave));
-                todo.extend(faces.map(|face| (face, extent)));
-            }
-        }
-        let found = |wanted| {
-            let found = reached.iter().filter(move |(_, extent)| *extent == wanted);
-            found.map(|(store, _)| *store).filter(|store| !kept.contains(store))
-        };
-        let doors: Vec<Store> = found(Extent::All).filter(|store| !faces.contains(store)).collect();
-        let wholes = found(Extent::Part).filter(|store| !faces.contains(store)).collect();
-        Ground { doors, wholes }
-    }
-
-    /// What a volume has for itself when it is made of this: with the encrypted volume goes the file that is to be opened as
-    /// one, and a loop device on what does not answer is nobody's.
-    fn kept_by(&self, volume: &Device, slave: Store) -> Vec<Store> {
-        let Store::Device(number) = slave else { return Vec::new() };
-        if self.silent.contains(&number) {
-            return Vec::new();
-        }
-        let mut kept = vec![slave];
-        if let Kind::Mapped { mapping: Mapping::Encrypted, .. } = volume.kind
-            && let Some(Device { kind: Kind::Loop { backing: Some(file) }, .. }) =
-                self.devices.get(&number)
-            && let Some(Fact::Expected(Expected { purpose: Purpose::Open(_), .. })) =
-                self.fact(*file)
-        {
-            kept.push(*file);
-        }
-        kept
-    }
-
     fn is_loop_on(&self, store: Store, some: &[Store]) -> bool {
         let Store::Device(number) = store else { return false };
         match self.devices.get(&number).map(|device| &device.kind) {
@@ -285,7 +226,7 @@ impl Blocks {
         }
     }
 
-    fn fact(&self, store: Store) -> Option<Fact> {
+    pub(super) fn fact(&self, store: Store) -> Option<Fact> {
         if let Store::Device(number) = store {
             if let Some(MountPoint { at, is_read_only }) = self.mounted.get(&number) {
                 let at = at.clone();
@@ -298,6 +239,9 @@ impl Blocks {
             }
             if let Some(at) = self.btrfs.get(&number) {
                 return Some(Fact::Btrfs(at.clone()));
+            }
+            if self.journals.contains(&number) {
+                return Some(Fact::Journal);
             }
             if self.silent.contains(&number) {
                 return Some(Fact::Silent);
@@ -315,8 +259,8 @@ impl Blocks {
 
     /// What the kernel has in use, itself or what lies on it, or the tables name: all that is known before `boot` is.
     pub(super) fn used(&self) -> BTreeSet<Store> {
-        let devices =
-            self.mounted.keys().chain(self.btrfs.keys()).map(|number| Store::Device(*number));
+        let devices = self.mounted.keys().chain(self.btrfs.keys()).chain(&self.journals);
+        let devices = devices.map(|number| Store::Device(*number));
         let files = self.swap.iter().chain(self.expected.keys()).copied();
         let is_held = |device: &&Device| {
             !device.slaves.is_empty() && self.holds(Store::Device(device.number))
@@ -377,23 +321,6 @@ impl Blocks {
         });
         free.map(|device| (tree.steps(self, Store::Device(device.number)), device)).collect()
     }
-}
-
-/// Where a store's bytes can be found by other names. What its volumes were made of is not among these: the kernel keeps that
-/// for them, and what else lies there they share.
-struct Ground {
-    /// Files under loop devices, paths of multipath volumes, and what has the same bytes as something that was made a volume of.
-    doors: Vec<Store>,
-    /// What one of these is a part of.
-    wholes: Vec<Store>,
-}
-
-/// How much of something has to do with a store that lies on it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Extent {
-    All,
-    /// A partition of it, or anything that lies on one of its partitions.
-    Part,
 }
 
 /// What lies on some stores, nearest first, and how each was reached.
@@ -554,6 +481,7 @@ impl fmt::Display for Fact {
                 write!(out, "is a member of the btrfs file system mounted at {}", names::shown(at))
             }
             Self::Btrfs(None) => out.write_str("is a member of a btrfs file system in use"),
+            Self::Journal => out.write_str("is the journal of a mounted file system"),
             Self::Expected(expected) => expected.fmt(out),
             Self::Boot(boot) => boot.fmt(out),
             Self::Held => out.write_str("is in use"),
