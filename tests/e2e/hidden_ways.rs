@@ -11,7 +11,7 @@ use std::time::Duration;
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 
 use crate::Test;
-use crate::loop_device::LoopDevice;
+use crate::loop_device::{LoopDevice, Partition};
 use crate::refusals::{State, refused, refused_by};
 use crate::shell::typed;
 
@@ -20,6 +20,10 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_loop_device_on_the_hosts_own_files_is_the_hosts,
     the_hosts_own_files_are_the_hosts_wherever_they_lie,
     a_folder_with_a_file_under_a_loop_device_is_in_use,
+    a_loop_device_hides_nothing_that_the_host_uses,
+    a_loop_device_hides_nothing_that_another_guest_has,
+    the_journal_of_a_file_system_elsewhere_is_the_hosts,
+    what_a_loop_device_shows_of_a_disk_may_be_given_away_alone,
     what_is_mounted_once_more_is_restricted_as_before,
     what_another_process_leads_to_is_restricted_or_refused,
     what_the_host_mounts_on_demand_is_the_hosts,
@@ -169,6 +173,152 @@ fn a_folder_with_a_file_under_a_loop_device_is_in_use() {
     fs::create_dir(host.path("other")).expect("a folder");
     host.ok(&["hpvmdevmgmt", "-a", &entry("rdev", &host.path("other"))]);
     host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+}
+
+/// A disk with a partition, and what loop devices make of them.
+fn a_loop_device_hides_nothing_that_the_host_uses() {
+    let host = VmHost::new(Engine::Fake);
+    with_running_guest(&host);
+    let disk = LoopDevice::on(&host.disk("disk.img", 16 << 20), &[]);
+    let part = Partition::of(&disk, host.path("part"));
+    let once_more = LoopDevice::on(disk.path(), &[]);
+    let part_once_more = Partition::of(&once_more, host.path("part-once-more"));
+    let on_part = LoopDevice::on(part.path(), &[]);
+    let twice = LoopDevice::on(on_part.path(), &[]);
+    let elsewhere = LoopDevice::on(disk.path(), &["--offset", "1048576"]);
+    let ways: Vec<String> = [
+        disk.path(),
+        part.path(),
+        once_more.path(),
+        part_once_more.path(),
+        on_part.path(),
+        twice.path(),
+        elsewhere.path(),
+    ]
+    .map(|path| format!("disk:avio_stor::disk:{}", path.display()))
+    .into();
+    let made = Command::new("mkfs.ext4").arg("-q").arg(part.path()).status();
+    assert!(made.expect("mkfs runs").success());
+    let at = host.path("mounted");
+    fs::create_dir(&at).expect("a folder");
+    let mounted = HostMount::of(part.path(), &at);
+    let before = State::of(&host);
+    for way in &ways {
+        for line in [
+            &["hpvmcreate", "-P", "new", "-a", way, "-F"][..],
+            &["hpvmmodify", "-P", "runs", "-a", way, "-F"],
+        ] {
+            let said = refused(&host, line);
+            let why = format!("is mounted at {}", at.display());
+            assert!(said.contains("is in use by this VM Host") && said.contains(&why), "{said}");
+        }
+    }
+    before.assert_unchanged(&host, "commands that were refused");
+    drop(mounted);
+    for way in &ways {
+        host.ok(&["hpvmcreate", "-P", "new", "-r", "64M", "-a", way]);
+        host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    }
+}
+
+fn a_loop_device_hides_nothing_that_another_guest_has() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = LoopDevice::on(&host.disk("disk.img", 16 << 20), &[]);
+    let part = Partition::of(&disk, host.path("part"));
+    let once_more = LoopDevice::on(disk.path(), &[]);
+    let part_once_more = Partition::of(&once_more, host.path("part-once-more"));
+    let twice = LoopDevice::on(once_more.path(), &[]);
+    let ways = [part.path(), once_more.path(), part_once_more.path(), twice.path()];
+    for (number, way) in ways.iter().enumerate() {
+        let statement = format!("disk:avio_stor::disk:{}", way.display());
+        host.ok(&["hpvmcreate", "-P", &format!("g{number}"), "-r", "64M", "-a", &statement]);
+    }
+    for first in 0..ways.len() {
+        let owner = format!("g{first}");
+        host.ok(&["hpvmstart", "-P", &owner]);
+        for other in (0..ways.len()).filter(|other| *other != first) {
+            let said = host.refused(&["hpvmstart", "-P", &format!("g{other}")]);
+            assert!(said.contains(&format!("in use by the running guest '{owner}'")), "{said}");
+        }
+        host.ok(&["hpvmstop", "-P", &owner, "-F"]);
+        host.wait_for_state(&owner, "Off", UP);
+    }
+}
+
+/// No mount names it, nor anything that lies on it.
+fn the_journal_of_a_file_system_elsewhere_is_the_hosts() {
+    let host = VmHost::new(Engine::Fake);
+    with_running_guest(&host);
+    let [journal, data] =
+        ["journal.img", "data.img"].map(|name| LoopDevice::on(&host.disk(name, 16 << 20), &[]));
+    let make = |program: &str, words: &[&str], device: &LoopDevice| {
+        let made = Command::new(program).arg("-q").args(words).arg(device.path()).status();
+        assert!(made.expect("it runs").success(), "{program} {words:?}");
+    };
+    make("mke2fs", &["-O", "journal_dev"], &journal);
+    make("mkfs.ext4", &["-J", &format!("device={}", journal.path().display())], &data);
+    let at = host.path("mounted");
+    fs::create_dir(&at).expect("a folder");
+    let mounted = HostMount::of(data.path(), &at);
+    let why = "it is the journal of a mounted file system";
+    let before = State::of(&host);
+    for line in [
+        &["hpvmcreate", "-P", "new", "-a", &journal.disk(), "-F"][..],
+        &["hpvmmodify", "-P", "runs", "-a", &journal.disk(), "-F"],
+    ] {
+        let said = refused(&host, line);
+        assert!(said.contains("is in use by this VM Host") && said.contains(why), "{said}");
+    }
+    before.assert_unchanged(&host, "commands that were refused");
+    let listed = host.ok(&["hpvm", "hostrdev", "--dry-run", "--update"]);
+    let entry = format!("+ rdev:{}: {why}", journal.path().display());
+    assert!(listed.contains(&entry), "{listed}");
+    drop(mounted);
+    host.ok(&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &journal.disk()]);
+}
+
+/// The administrator gives away some bytes of a disk, by a loop device on them, and not the disk.
+fn what_a_loop_device_shows_of_a_disk_may_be_given_away_alone() {
+    let host = VmHost::new(Engine::Fake);
+    with_running_guest(&host);
+    let disk = LoopDevice::on(&host.disk("disk.img", 4 << 20), &[]);
+    let options = ["--offset", "1048576", "--sizelimit", "1048576"];
+    let some = LoopDevice::on(disk.path(), &options);
+    let beside = LoopDevice::on(disk.path(), &[]);
+    for device in [&disk, &some] {
+        host.ok(&["hpvmdevmgmt", "-a", &entry("rdev", device.path())]);
+    }
+    let allow = format!("{}:attr:ALLOW=GUEST", entry("rdev", some.path()));
+    host.ok(&["hpvmdevmgmt", "-m", &allow, "--reason", "a test"]);
+    for kept in [&disk, &beside] {
+        assert_kept(&host, &kept.disk(), &disk.path().display().to_string());
+    }
+    host.ok(&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &some.disk()]);
+    host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    // What nobody said of the disk, nobody said of the rest of it.
+    host.ok(&["hpvmdevmgmt", "-d", &entry("rdev", disk.path())]);
+    host.ok(&["hpvmdevmgmt", "-d", &format!("{}:attr:ALLOW", entry("rdev", some.path()))]);
+    for way in [&disk, &some, &beside] {
+        assert_kept(&host, &way.disk(), &some.path().display().to_string());
+    }
+}
+
+/// A mount that the VM Host's first process sees.
+struct HostMount(PathBuf);
+
+impl HostMount {
+    fn of(device: &Path, at: &Path) -> HostMount {
+        let done = Command::new("mount").args([device, at]).status();
+        assert!(done.expect("mount runs").success());
+        HostMount(at.to_owned())
+    }
+}
+
+impl Drop for HostMount {
+    fn drop(&mut self) {
+        let done = Command::new("umount").arg(&self.0).status();
+        assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
 }
 
 /// A command line as a shell runs it that has mounts of its own.

@@ -1,4 +1,4 @@
-//! Loop devices of this machine's kernel on a test's files.
+//! Loop devices of this machine's kernel on a test's files, and partitions of them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -65,4 +65,39 @@ impl Drop for LoopDevice {
     fn drop(&mut self) {
         self.losetup("--detach");
     }
+}
+
+/// The first partition of a loop device but for its first MiB, under a name of its own.
+pub(crate) struct Partition<'device> {
+    of: &'device LoopDevice,
+    node: PathBuf,
+}
+
+impl Partition<'_> {
+    pub(crate) fn of<'device>(of: &'device LoopDevice, node: PathBuf) -> Partition<'device> {
+        let name = of.0.file_name().and_then(|name| name.to_str()).expect("a device");
+        let size = std::fs::read_to_string(format!("/sys/block/{name}/size")).expect("a size");
+        let sectors: u64 = size.trim().parse().expect("a number");
+        run(Command::new("addpart").arg(&of.0).args(["1", "2048", &(sectors - 2048).to_string()]));
+        let number = std::fs::read_to_string(format!("/sys/block/{name}/{name}p1/dev"));
+        let number = number.expect("a partition");
+        let (major, minor) = number.trim().split_once(':').expect("a number");
+        run(Command::new("mknod").arg(&node).args(["b", major, minor]));
+        Partition { of, node }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.node
+    }
+}
+
+impl Drop for Partition<'_> {
+    fn drop(&mut self) {
+        run(Command::new("delpart").arg(&self.of.0).arg("1"));
+    }
+}
+
+fn run(command: &mut Command) {
+    let done = command.status();
+    assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking(), "{command:?}");
 }

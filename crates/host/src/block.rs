@@ -19,8 +19,8 @@
 //! ABI/testing/sysfs-block and sysfs-block-device, ABI/testing/sysfs-block-dm (`dm/name`, `dm/uuid`), ABI/testing/sysfs-dev
 //! (`/sys/dev/block/MAJOR:MINOR`), ABI/testing/sysfs-block-loop (`loop/backing_file`), admin-guide/md.rst (`md/uuid`),
 //! filesystems/proc.rst section 3.5 (`mountinfo`), and where the ABI files say nothing the drivers: drivers/scsi/scsi_sysfs.c
-//! and drivers/nvme/host/sysfs.c (`wwid`, `serial`), fs/btrfs/sysfs.c (`/sys/fs/btrfs/UUID/devices`). What is neither mounted
-//! nor swapped on now is in /etc/fstab (`fstab`), /etc/crypttab (`crypttab`) or a unit of systemd (`units`), or has the type of what a machine boots from (`boot`). Everything there may vanish while it is read, and is then passed over.
+//! and drivers/nvme/host/sysfs.c (`wwid`, `serial`), fs/btrfs/sysfs.c (`/sys/fs/btrfs/UUID/devices`), fs/jbd2/journal.c (`/proc/fs/jbd2`). What is neither mounted
+//! nor swapped on now is in /etc/fstab (`fstab`), /etc/crypttab (`crypttab`), a unit of systemd (`units`) or the table of ZFS's pools (`zpool`), or has the type of what a machine boots from (`boot`). Everything there may vanish while it is read, and is then passed over.
 
 mod boot;
 mod crypttab;
@@ -29,6 +29,7 @@ mod elsewhere;
 mod expected;
 mod far;
 mod fstab;
+mod ground;
 mod keys;
 mod lead;
 mod lineage;
@@ -43,6 +44,7 @@ mod signature;
 mod sysfs;
 mod units;
 mod uses;
+mod zpool;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -76,6 +78,8 @@ pub struct Blocks {
     /// Members of btrfs file systems in use, with where they are mounted when it is known.
     btrfs: BTreeMap<DeviceNumber, Option<PathBuf>>,
     swap: BTreeSet<Store>,
+    /// Devices that have but the journal of a file system elsewhere.
+    journals: BTreeSet<DeviceNumber>,
     /// What /etc/fstab, /etc/crypttab and systemd's units name by a path that is the device's own.
     expected: BTreeMap<Store, Expected>,
     /// What they name by what is written on the device.

@@ -2,24 +2,10 @@
 
 mod tree;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use hpvm_host::block::{Access, Blocks, Identifier, Kind, Lead, Medium, Places, Store};
-use tree::{Tree, plain};
-
-fn said(blocks: &Blocks, store: Store) -> Vec<String> {
-    blocks.uses(store).iter().map(ToString::to_string).collect()
-}
-
-/// Asserts what is said of a device, from reading everything and from reading around it.
-#[track_caller]
-fn check(tree: &Tree, device: &str, expected: &[&str]) {
-    let store = tree.store(device);
-    assert_eq!(said(&tree.read_all(), store), expected, "{device}, all read");
-    let path = format!("/dev/{}", device.replace('!', "/"));
-    assert_eq!(said(&tree.read_around(&[&path]), store), expected, "{device}, read around");
-}
+use tree::{Tree, check, check_overlap, loop_on_file_on_lvm, lvm_on_raid_on_crypt, plain, said};
 
 fn used(tree: &Tree) -> Vec<String> {
     let blocks = tree.read_all();
@@ -28,17 +14,6 @@ fn used(tree: &Tree) -> Vec<String> {
         used.iter().map(|(number, _)| blocks.device(*number).expect("read").name.clone()).collect();
     names.sort();
     names
-}
-
-#[track_caller]
-fn check_overlap(tree: &Tree, one: &str, other: &str, expected: bool) {
-    let (first, second) = (tree.lead(one), tree.lead(other));
-    let (a, b) = (first.store().expect("a store"), second.store().expect("a store"));
-    let all = Blocks::read_all_with(&tree.places(), &[first, second]);
-    for blocks in [all, tree.read_around(&[one, other])] {
-        assert_eq!(blocks.overlap(a, b), expected, "{one} and {other}");
-        assert_eq!(blocks.overlap(b, a), expected, "{other} and {one}");
-    }
 }
 
 #[test]
@@ -105,23 +80,6 @@ fn the_identifier_is_the_best_there_is() {
         let found = device.identifier.as_ref().map(ToString::to_string);
         assert_eq!(found.as_deref(), identifier, "{disk}");
     }
-}
-
-/// Two disks, encrypted, mirrored; volume group vg0 on the mirror with the host's root and a volume for a guest.
-fn lvm_on_raid_on_crypt() -> Tree {
-    let mut tree = Tree::new();
-    for (disk, partition, mapped, name) in
-        [("sda", "sda2", "dm-0", "luks-a"), ("sdb", "sdb2", "dm-1", "luks-b")]
-    {
-        tree.disk(disk);
-        tree.partition(disk, 2, partition);
-        tree.mapped(mapped, name, &format!("CRYPT-LUKS2-{name}"), &[partition]);
-    }
-    tree.raid("md0", &["dm-0", "dm-1"]);
-    tree.mapped("dm-2", "vg0-root", "LVM-1", &["md0"]);
-    tree.mapped("dm-3", "vg0-my--guest", "LVM-2", &["md0"]);
-    tree.mount("dm-2", "/");
-    tree
 }
 
 #[test]
@@ -296,143 +254,6 @@ fn a_swap_file_is_used_wherever_it_lies() {
     check_overlap(&tree, "/home/image", "/dev/sda2", false);
 }
 
-/// A file on a volume, attached to a loop device with a partition.
-fn loop_on_file_on_lvm() -> Tree {
-    let mut tree = lvm_on_raid_on_crypt();
-    tree.file_on("/var/image", "dm-2");
-    tree.attached("loop0", "/var/image");
-    tree.attached("loop1", "/var/image");
-    tree.partition("loop0", 1, "loop0p1");
-    tree.disk("loop2");
-    tree
-}
-
-#[test]
-fn a_loop_device_lies_on_its_file_and_the_file_on_its_disks() {
-    let tree = loop_on_file_on_lvm();
-    check_overlap(&tree, "/dev/loop0", "/var/image", true);
-    check_overlap(&tree, "/dev/loop0p1", "/dev/sdb", true);
-    check_overlap(&tree, "/dev/loop0", "/dev/loop1", true);
-    check_overlap(&tree, "/dev/loop0", "/dev/loop2", false);
-    check_overlap(&tree, "/dev/loop0", "/dev/mapper/vg0-my--guest", false);
-    let file = tree.lead("/var/image").store().expect("a store");
-    let blocks = tree.read_around(&["/var/image"]);
-    let loops = [tree.number("loop0"), tree.number("loop1")];
-    assert_eq!(blocks.loops_on(file), loops);
-    let lineage = blocks.lineage(tree.store("loop0p1"));
-    assert!(lineage.under.contains(&file) && lineage.under.contains(&tree.store("sda")));
-    assert!(blocks.lineage(file).over.contains(&tree.store("loop0p1")));
-    // What is said of the file is said of what lies on it; what is said of the file's disk is not.
-    let bearers = blocks.bearers(tree.store("loop0p1"));
-    assert!(bearers.contains(&file) && !bearers.contains(&tree.store("sda")));
-    let paths: Vec<&Path> = blocks.attached_paths(file).collect();
-    assert_eq!(paths, [Path::new("/var/image")]);
-}
-
-/// Whoever compares two guests reads around the stores of the one and has but the names of the other's.
-#[test]
-fn a_store_is_related_to_all_that_has_its_bytes_whichever_is_asked_about() {
-    let mut tree = loop_on_file_on_lvm();
-    tree.partition("loop1", 1, "loop1p1");
-    tree.partition("loop1", 2, "loop1p2");
-    let stores = ["/var/image", "/dev/loop0", "/dev/loop1", "/dev/loop0p1", "/dev/loop1p1"];
-    for one in stores {
-        let store = tree.lead(one).store().expect("a store");
-        let related = tree.read_around(&[one]).related(store);
-        for other in stores {
-            let other_store = tree.lead(other).store().expect("a store");
-            assert!(related.contains(&other_store), "{other} is not known to be {one}'s");
-        }
-        let is_part = ["/dev/loop0p1", "/dev/loop1p1"].contains(&one);
-        assert_eq!(related.contains(&tree.store("loop1p2")), !is_part, "{one}");
-        assert!(!related.contains(&tree.store("loop2")), "{one}");
-    }
-}
-
-/// A lock is seen by the name alone under which it was taken.
-#[test]
-fn every_other_name_of_bytes_behind_loop_devices_is_known() {
-    let mut tree = loop_on_file_on_lvm();
-    tree.attached("loop3", "/dev/loop0");
-    let stores = ["/var/image", "/dev/loop0", "/dev/loop1", "/dev/loop0p1", "/dev/loop3"];
-    let store = |path: &str| tree.lead(path).store().expect("a store");
-    for one in stores {
-        let doubles = tree.read_around(&[one]).loop_doubles(store(one));
-        let mut expected: BTreeSet<Store> = stores.iter().map(|other| store(other)).collect();
-        expected.remove(&store(one));
-        // A part of the whole, and what lies on the whole: neither is looked for from the other.
-        match one {
-            "/dev/loop0p1" => expected.remove(&store("/dev/loop3")),
-            "/dev/loop3" => expected.remove(&store("/dev/loop0p1")),
-            _ => false,
-        };
-        assert_eq!(doubles, expected, "{one}");
-    }
-    for apart in ["/dev/loop2", "/dev/mapper/vg0-my--guest", "/dev/sda"] {
-        let doubles = tree.read_around(&[apart]).loop_doubles(store(apart));
-        assert!(!doubles.contains(&store("/dev/loop2")), "{apart}: {doubles:?}");
-    }
-    assert!(tree.read_around(&["/dev/loop2"]).loop_doubles(store("/dev/loop2")).is_empty());
-}
-
-#[test]
-fn a_partition_is_used_when_another_loop_device_on_its_file_is() {
-    let mut tree = loop_on_file_on_lvm();
-    tree.partition("loop1", 1, "loop1p1");
-    tree.mount("loop1p1", "/mnt");
-    check(&tree, "loop0p1", &["it is mounted at /mnt"]);
-}
-
-#[test]
-fn a_file_is_used_when_its_loop_device_is() {
-    let mut tree = loop_on_file_on_lvm();
-    let file = tree.lead("/var/image").store().expect("a store");
-    assert_eq!(said(&tree.read_around(&["/var/image"]), file), [""; 0]);
-    check(&tree, "loop0", &[]);
-    tree.mount("loop0p1", "/mnt");
-    let use_of_file = "its partition loop0p1 by way of loop0 is mounted at /mnt";
-    assert_eq!(said(&tree.read_around(&["/var/image"]), file), [use_of_file]);
-    check(&tree, "loop1", &["its partition loop0p1 is mounted at /mnt"]);
-    check(&tree, "loop0p1", &["it is mounted at /mnt"]);
-}
-
-#[test]
-fn a_file_is_plain_until_the_host_makes_more_of_it() {
-    let mut tree = loop_on_file_on_lvm();
-    tree.file_on("/var/plain", "dm-2");
-    tree.file_on("/var/swap", "dm-2");
-    tree.swap("/var/swap");
-    assert!(tree.are_plain_files(&[]));
-    assert!(tree.are_plain_files(&["/var/plain"]));
-    for other in ["/var/image", "/var/swap", "/dev/loop2", "/dev/sda"] {
-        assert!(!tree.are_plain_files(&["/var/plain", other]), "{other}");
-    }
-}
-
-#[test]
-fn a_loop_device_that_something_was_made_of_keeps_its_file() {
-    let mut tree = loop_on_file_on_lvm();
-    let file = tree.lead("/var/image").store().expect("a store");
-    tree.raid("md7", &["loop1"]);
-    assert_eq!(
-        said(&tree.read_around(&["/var/image"]), file),
-        ["md7 is built on it by way of loop1"]
-    );
-    check(&tree, "loop0", &["md7 is built on it"]);
-}
-
-#[test]
-fn a_loop_device_on_a_disk_counts_as_the_disk() {
-    let mut tree = plain();
-    tree.attached("loop0", "/dev/sda2");
-    tree.attached("loop1", "/gone (deleted)");
-    check(&tree, "sda2", &[]);
-    tree.mount("loop0", "/mnt");
-    check(&tree, "sda2", &["loop0 is attached to it, which is mounted at /mnt"]);
-    check(&tree, "loop1", &[]);
-    check_overlap(&tree, "/dev/loop0", "/dev/sda", true);
-}
-
 #[test]
 fn all_members_of_a_btrfs_file_system_are_used() {
     let mut tree = Tree::new();
@@ -457,6 +278,26 @@ fn all_members_of_a_btrfs_file_system_are_used() {
     check_overlap(&tree, "/data/sub/image", "/dev/sda", true);
     check_overlap(&tree, "/data/sub/image", "/dev/sdc", true);
     check_overlap(&tree, "/data/sub/image", "/dev/sdd", false);
+}
+
+/// Of a file system with a journal elsewhere no mount names that, nor is it anybody's holder.
+#[test]
+fn the_journal_of_a_file_system_is_used() {
+    let mut tree = plain();
+    for disk in ["sdb", "sdc"] {
+        tree.disk(disk);
+    }
+    tree.partition("sdb", 8, "sdb8");
+    tree.mapped("dm-0", "vg0-log", "LVM-1", &["sdc"]);
+    for name in ["sda1-8", "sdb8", "dm-0", "gone"] {
+        tree.journal(name);
+    }
+    check(&tree, "sda2", &[]);
+    check(&tree, "sdb8", &["it is the journal of a mounted file system"]);
+    check(&tree, "sdb", &["its partition sdb8 is the journal of a mounted file system"]);
+    check(&tree, "dm-0", &["it is the journal of a mounted file system"]);
+    let volume = "whose volume log is the journal of a mounted file system";
+    check(&tree, "sdc", &[&format!("volume group vg0 (LVM) lies on it, {volume}")]);
 }
 
 #[test]
@@ -515,6 +356,19 @@ fn deep_chains_and_circles_come_to_an_end() {
     let blocks = tree.read_all();
     assert_eq!(blocks.host_used().len(), 151);
     assert!(blocks.overlap(tree.store("dm-0"), tree.store("dm-100")));
+    let mut tree = plain();
+    let mut below = "sda1".to_owned();
+    for number in 0..300 {
+        let name = format!("loop{number}");
+        tree.attached(&name, &format!("/dev/{below}"));
+        below = name;
+    }
+    check(&tree, "loop299", &["it is mounted at /"]);
+    check_overlap(&tree, "/dev/loop299", "/dev/sda", true);
+    tree.attached("loop300", "/dev/loop301");
+    tree.attached("loop301", "/dev/loop300");
+    tree.partition("loop300", 1, "loop300p1");
+    check(&tree, "loop300p1", &[]);
 }
 
 #[test]
@@ -538,6 +392,8 @@ fn a_recording_says_what_the_host_says() {
     tree.partition_type("sda7", "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
     tree.partition("sdb", 8, "sdb8");
     tree.expects("/dev/sdb8 /backup ext4 noauto 0 0");
+    tree.journal("sda3");
+    tree.pool("/dev/sdb2");
     let folder = tempfile::tempdir().expect("a folder");
     let copy = folder.path().join("copy");
     hpvm_host::block::record::record(&tree.places(), &copy).expect("recorded");

@@ -194,3 +194,17 @@ fn what_the_table_names_by_its_content_is_asked_for_by_itself() {
         !tree.read_all().host_used().iter().any(|(n, _)| Store::Device(*n) == tree.store("sdb"))
     );
 }
+
+#[test]
+fn a_member_of_an_imported_pool_is_the_hosts() {
+    let mut tree = plain();
+    tree.disk("sdb");
+    tree.partition("sdb", 1, "sdb1");
+    tree.partition("sdb", 9, "sdb9");
+    tree.link("/dev/disk/by-id/wwn-1-part1", "sdb1");
+    tree.pool("/dev/disk/by-id/wwn-1-part1");
+    let says = "is a member of a ZFS pool of this VM Host, says /etc/zfs/zpool.cache";
+    check(&tree, "sdb1", &[&format!("it {says}")]);
+    check(&tree, "sdb", &[&format!("its partition sdb1 {says}")]);
+    check(&tree, "sdb9", &[]);
+}

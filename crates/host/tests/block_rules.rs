@@ -191,6 +191,10 @@ fn varied() -> Tree {
     tree.mapped("dm-2", "vg-root", "LVM-1", &["md0"]);
     tree.file_on("/image", "dm-2");
     tree.attached("loop0", "/image");
+    tree.attached("loop1", "/dev/sda");
+    tree.partition("loop1", 1, "loop1p1");
+    tree.attached("loop2", "/dev/loop1p1");
+    tree.mapped("dm-3", "x", "", &["loop2"]);
     tree.mount("dm-2", "/");
     tree.mount("loop0", "/mnt");
     tree.swap("/dev/sdb1");
@@ -213,6 +217,40 @@ proptest! {
             prop_assert_eq!(!uses.is_empty(), host.is_used(device), "{}: {:?}", name, uses);
             let around = tree.read_around(&[&format!("/dev/{name}")]);
             prop_assert_eq!(around.uses(store), uses, "{} read around", name);
+        }
+    }
+
+    /// Nothing hides a use, and nothing makes one: neither loop devices nor what is made of one.
+    #[test]
+    fn what_leads_to_a_device_is_used_just_when_the_device_is(host in host(), picked in any::<prop::sample::Index>()) {
+        let device = picked.index(host.made.len());
+        let mut tree = host.tree();
+        let mut ways = vec!["loop0", "loop1"];
+        tree.attached("loop0", &format!("/dev/{}", name(&host, device)));
+        tree.attached("loop1", "/dev/loop0");
+        if let Made::Partition { of } = host.made[device] {
+            tree.attached("loop2", &format!("/dev/{}", name(&host, of)));
+            tree.partition("loop2", u32::try_from(device).expect("small"), "loop2p");
+            ways.push("loop2p");
+        }
+        let lies_on = |one: usize, other| one == other || host.all_under(one).contains(&other);
+        for way in &ways {
+            let around = tree.read_around(&[&format!("/dev/{way}")]);
+            let related = around.related(tree.store(way));
+            prop_assert_eq!(!around.uses(tree.store(way)).is_empty(), host.is_used(device), "{}", way);
+            for other in 0..host.made.len() {
+                let found = related.contains(&tree.store(&name(&host, other)));
+                let expected = lies_on(device, other) || lies_on(other, device);
+                prop_assert_eq!(found, expected, "{} and {}", way, name(&host, other));
+            }
+        }
+        tree.mapped("dm-0", "x", "", &ways[ways.len() - 1..]);
+        let all = tree.read_all();
+        for way in ways.iter().chain(&["dm-0"]) {
+            let around = tree.read_around(&[&format!("/dev/{way}")]).uses(tree.store(way));
+            let is_used = *way != "dm-0" || host.is_used(device);
+            prop_assert_eq!(!around.is_empty(), is_used, "{} on {}", way, name(&host, device));
+            prop_assert_eq!(around, all.uses(tree.store(way)), "{}", way);
         }
     }
 
@@ -244,7 +282,7 @@ proptest! {
             fs::write(&all[index.index(all.len())], bytes).expect("written");
         }
         ask_everything(&tree, &Blocks::read_all(&places));
-        let starts = ["/dev/sda", "/dev/dm-0", "/dev/loop0", "/image"];
+        let starts = ["/dev/sda", "/dev/dm-0", "/dev/loop0", "/dev/dm-3", "/image"];
         let leads: Vec<_> =
             starts.iter().filter_map(|path| places.lead(Path::new(path)).ok()).collect();
         ask_everything(&tree, &Blocks::read_around(&places, &leads));

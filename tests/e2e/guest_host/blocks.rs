@@ -63,6 +63,12 @@ const KINDS_OF_NAMES: &[&str] = &[
     "/dev/mapper/safe2 ",
     "/dev/mapper/mpatha ",
     "/dev/mapper/mpatha-part1 ",
+    "/dev/loop20 ",
+    "/dev/loop20p1 ",
+    "/dev/loop22 ",
+    "/dev/loop23 ",
+    "/dev/mapper/loop20-way1 ",
+    "/dev/mapper/over-loop ",
     "/dev/block/253:",
     "/dev/disk/by-path/",
     "/dev/disk/by-uuid/",
@@ -78,8 +84,26 @@ const KINDS_OF_NAMES: &[&str] = &[
 ];
 
 /// What the guest-host does not use: the array that cannot run is there, and has nothing; its member is in use.
-const FREE_DEVICES: &str = "$(spare 6) $(spare 7) /dev/stack/free /dev/mapper/mpatha-part2 $(disk_of IET) /dev/vdb \
+const FREE_DEVICES: &str = "/dev/loop24 $(spare 6) $(spare 7) /dev/stack/free /dev/mapper/mpatha-part2 $(disk_of IET) /dev/vdb \
      /dev/sr0 /dev/$(sed -n 's/^\\(md[^ ]*\\) : inactive.*/\\1/p' /proc/mdstat)";
+
+/// What loop devices and device-mapper make of disks, partitions and volumes that are used, and of one that is free.
+const DETOURS: &str = "
+    losetup --partscan /dev/loop20 /dev/vda
+    losetup /dev/loop21 /dev/vda1
+    losetup /dev/loop22 /dev/loop21
+    losetup /dev/loop23 /dev/mapper/mpatha-part1
+    losetup /dev/loop24 /dev/stack/free
+    dmsetup create over-loop --table \"0 $(blockdev --getsz /dev/loop22) linear /dev/loop22 0\"
+    kpartx -a -p -way /dev/loop20
+    udevadm settle";
+const DETOURS_GONE: &str = "
+    kpartx -d -p -way /dev/loop20
+    udevadm settle
+    dmsetup remove --retry over-loop
+    losetup --detach /dev/loop22
+    losetup --detach /dev/loop20 /dev/loop21 /dev/loop23 /dev/loop24
+    udevadm settle";
 
 /// Shell functions. `names` prints `NAME ` of every block device that is not free, by every node and link; `refused_as_used`
 /// reads these and tells which are given to a guest, by which command, or refused for another reason. Several are asked for
@@ -146,6 +170,7 @@ const OTHER_WAYS: &str = r#"
 const FREE: &[&str] = &[
     "disk:avio_stor::lv:/dev/stack/free",
     "disk:avio_stor::disk:/dev/mapper/stack-free",
+    "disk:avio_stor::disk:/dev/loop24",
     "disk:avio_stor::disk:$(spare 7)",
 ];
 
@@ -155,6 +180,7 @@ fn what_the_host_uses_is_refused(host: &mut Turn) {
     let asking = ASKING.replace("FREE", FREE_DEVICES);
     host.ok("mknod /root/another-node b $(stat -c '0x%t 0x%T' /dev/vda1)");
     host.ok("ln -s /dev/vda1 /root/a-link; ln -s a-link /root/link-to-a-link");
+    host.ok(DETOURS);
     host.ok("hpvmcreate -P runs -r 64M && hpvmstart -P runs");
     let names = host.ok(&format!("{asking}\nnames | tee /run/names"));
     for kind in KINDS_OF_NAMES {
@@ -178,6 +204,7 @@ fn what_the_host_uses_is_refused(host: &mut Turn) {
         ));
     }
     host.ok("hpvmstop -P runs -F && hpvmremove -P runs -F --purge");
+    host.ok(DETOURS_GONE);
     host.ok("rm /root/another-node /root/a-link /root/link-to-a-link /run/names");
 }
 

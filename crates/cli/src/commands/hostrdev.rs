@@ -18,7 +18,7 @@ use super::{catch_interruptions, done, mode};
 /// List what the VM Host itself uses as restricted
 ///
 /// Adds an rdev entry with AUTORDEV=YES for each device that holds a file system, swap space, a volume or a member of one that
-/// this VM Host uses, that /etc/fstab, /etc/crypttab or an enabled mount or swap unit of systemd names, or that firmware starts it from, and removes those that it made when that is over. Entries made by hand stay as they are, and so do
+/// this VM Host uses, that /etc/fstab, /etc/crypttab, an enabled mount or swap unit of systemd or the list of ZFS's pools names, or that firmware starts it from, and removes those that it made when that is over. Entries made by hand stay as they are, and so do
 /// those of which somebody said something (PRESERVE, ALLOW). Without options it also reads the devices that no guest has,
 /// and restricts those that say they belong to something else. `hpvm autostart` runs it with -u.
 ///

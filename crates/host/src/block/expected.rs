@@ -1,7 +1,7 @@
 //! What the VM Host mounts, swaps on and opens when it is asked to, whether it does so now or not: what /etc/fstab, /etc/crypttab
-//! and the enabled units of systemd name.
+//! and the enabled units of systemd name, and the pools that ZFS imports.
 //!
-//! Called by `read` and `record`. The formats are `fstab`'s, `crypttab`'s and `units`'; how all of them name a device is here.
+//! Called by `read` and `record`. The formats are `fstab`'s, `crypttab`'s, `units`' and `zpool`'s; how all of them name a device is here.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::places::Places;
-use super::{crypttab, fstab, names, units};
+use super::{crypttab, fstab, names, units, zpool};
 
 /// More than any host has.
 pub(super) const LINES_MAX: usize = 4096;
@@ -25,6 +25,8 @@ pub enum Purpose {
     Swap,
     /// As an encrypted volume of this name.
     Open(String),
+    /// As a member of a pool of ZFS.
+    Pool,
 }
 
 impl Purpose {
@@ -65,6 +67,7 @@ impl fmt::Display for Expected {
                 write!(out, "is to be mounted read-only at {}", names::shown(at))?;
             }
             Purpose::Swap => out.write_str("is to be swap space")?,
+            Purpose::Pool => out.write_str("is a member of a ZFS pool of this VM Host")?,
             Purpose::Open(name) => {
                 let name = names::shown(Path::new(name));
                 write!(out, "is to be opened as the encrypted volume {name}")?;
@@ -109,6 +112,8 @@ pub(super) fn all(places: &Places) -> Vec<(Named, Expected)> {
     let crypttab = crypttab::lines(&table(&places.crypttab).unwrap_or_default());
     let mut all: Vec<_> = said("/etc/fstab", fstab).collect();
     all.extend(said("/etc/crypttab", crypttab));
+    let pools = zpool::lines(&table(&places.zpool).unwrap_or_default());
+    all.extend(said("/etc/zfs/zpool.cache", pools));
     for (name, text) in units::enabled(&places.units) {
         all.extend(said(&name, units::line(&text).into_iter().collect()));
     }

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use super::device::{Kind, Mapping};
+use super::device::Kind;
 use super::lead::Store;
-use super::{Blocks, DeviceNumber};
+use super::{Blocks, DeviceNumber, keys};
 
-/// Everything a store hangs together with, itself and its other names left out.
+/// Everything a store hangs together with, itself left out. Its other names are on both sides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lineage {
     pub under: BTreeSet<Store>,
@@ -25,16 +25,26 @@ impl Blocks {
             under: self.closure(&faces, Self::under),
             over: self.closure(&faces, Self::over),
         };
-        for face in &faces {
-            lineage.under.remove(face);
-            lineage.over.remove(face);
-        }
+        lineage.under.remove(&store);
+        lineage.over.remove(&store);
         lineage
     }
 
     /// What a store lies on, without what files lie on: a file is not its file system's disk, which may well be the VM Host's.
+    /// Loop devices are among these where it lies on them itself: one that is beside it may have but a part of the bytes.
     #[must_use]
     pub fn bearers(&self, store: Store) -> BTreeSet<Store> {
+        let mut own = BTreeSet::new();
+        let mut todo = vec![store];
+        while let Some(over) = todo.pop() {
+            todo.extend(self.under(over).into_iter().filter(|under| own.insert(*under)));
+        }
+        let mut bearers = self.under_by_all_names(store);
+        bearers.retain(|bearer| own.contains(bearer) || !self.keys.is_attached(*bearer));
+        bearers
+    }
+
+    fn under_by_all_names(&self, store: Store) -> BTreeSet<Store> {
         let mut under = self.lineage(store).under;
         let is_file = |store: &Store| matches!(store, Store::File(_));
         let files: Vec<Store> = under.iter().copied().chain([store]).filter(is_file).collect();
@@ -44,17 +54,18 @@ impl Blocks {
         under
     }
 
-    /// What else leads to bytes of a store by way of a loop device: the file under it, other loop devices on that file, loop
+    /// What else leads to bytes of a store by way of a loop device: what lies under it, other loop devices on that, loop
     /// devices on the store itself, and parts of them. Who locks one of these has locked none of the others.
     #[must_use]
     pub fn loop_doubles(&self, store: Store) -> BTreeSet<Store> {
-        let mut doubles = self.bearers(store);
+        let mut doubles = self.under_by_all_names(store);
         doubles.extend(self.closure(&self.keys.faces(store), Self::over));
         doubles.remove(&store);
-        doubles.retain(|double| match double {
-            Store::File(_) => true,
-            Store::Device(number) => self.keys.is_attached(*number),
-        });
+        if !self.keys.is_attached(store) {
+            let leads_through =
+                |double: &Store| matches!(double, Store::File(_)) || self.keys.is_attached(*double);
+            doubles.retain(leads_through);
+        }
         doubles
     }
 
@@ -126,16 +137,7 @@ impl Blocks {
     pub(super) fn wholes(&self, store: Store) -> Vec<Store> {
         let Store::Device(number) = store else { return Vec::new() };
         let Some(device) = self.devices.get(&number) else { return Vec::new() };
-        let whole = match device.kind {
-            Kind::Partition { of, .. } => of,
-            Kind::Mapped { mapping: Mapping::Partition { .. }, .. } => {
-                match device.slaves.first() {
-                    Some(of) => *of,
-                    None => return Vec::new(),
-                }
-            }
-            _ => return Vec::new(),
-        };
+        let Some((whole, _)) = keys::part(device) else { return Vec::new() };
         let mut wholes = self.keys.faces(Store::Device(whole));
         if let Some(volume) = self.devices.get(&whole).filter(|device| device.is_multipath()) {
             wholes.extend(volume.slaves.iter().map(|path| Store::Device(*path)));

@@ -6,6 +6,7 @@
 //! sys/  proc/     the files that were read, and the links between them
 //! fstab           /etc/fstab
 //! crypttab        /etc/crypttab
+//! zpool.cache     /etc/zfs/zpool.cache
 //! units/          the enabled units of systemd
 //! udev/           what udev wrote of each device
 //! leads           one path a line and what it led to there: `block 8:1 PATH` or `file DEVICE INODE MOUNT PATH`
@@ -31,6 +32,8 @@ pub struct Places {
     pub fstab: PathBuf,
     /// That of encrypted volumes.
     pub crypttab: PathBuf,
+    /// That of the pools that ZFS imports when the machine starts.
+    pub zpool: PathBuf,
     /// The administrator's units of systemd.
     pub units: PathBuf,
     /// udev's records, a file `bMAJOR:MINOR` for each device.
@@ -54,6 +57,7 @@ impl Default for Places {
             dev: "/dev".into(),
             fstab: "/etc/fstab".into(),
             crypttab: "/etc/crypttab".into(),
+            zpool: "/etc/zfs/zpool.cache".into(),
             units: "/etc/systemd/system".into(),
             udev: "/run/udev/data".into(),
             leads: Leads::Live,
@@ -71,6 +75,7 @@ impl Places {
             dev: folder.join("dev"),
             fstab: folder.join("fstab"),
             crypttab: folder.join("crypttab"),
+            zpool: folder.join("zpool.cache"),
             units: folder.join("units"),
             udev: folder.join("udev"),
             leads: Leads::Recorded(leads.split(|byte| *byte == b'\n').filter_map(parse).collect()),

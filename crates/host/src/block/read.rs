@@ -128,6 +128,7 @@ impl<'places> Reader<'places> {
         };
         reader.note_mounts();
         reader.note_swap();
+        reader.blocks.journals = read_journals(places);
         reader.note_expected();
         reader
     }
@@ -265,7 +266,7 @@ impl<'places> Reader<'places> {
                 self.add(number);
             }
             todo.extend(self.blocks.under(store).into_iter().map(|s| (s, Direction::Under)));
-            todo.extend(self.twins(store).into_iter().map(|s| (s, Direction::Under)));
+            todo.extend(self.faces_by_loop(store));
             if direction == Direction::Over {
                 todo.extend(
                     self.blocks.named_over(store).into_iter().map(|s| (s, Direction::Over)),
@@ -275,35 +276,33 @@ impl<'places> Reader<'places> {
         }
     }
 
-    /// The loop devices that have the same bytes as this one.
-    fn twins(&self, store: Store) -> Vec<Store> {
+    /// What loop devices make the same as a store, wherever it lies: those on a device, and of a loop device all that is on
+    /// what it is attached to.
+    fn faces_by_loop(&self, store: Store) -> Vec<(Store, Direction)> {
         let Store::Device(number) = store else { return Vec::new() };
-        match self.blocks.devices.get(&number).map(|device| &device.kind) {
-            Some(Kind::Loop { backing: Some(backing) }) => {
-                self.blocks.loops_on(*backing).iter().map(|twin| Store::Device(*twin)).collect()
-            }
-            _ => Vec::new(),
+        let mut faces: Vec<(Store, Direction)> = Vec::new();
+        if let Some(Device { kind: Kind::Loop { backing }, .. }) = self.blocks.devices.get(&number)
+        {
+            faces.extend(backing.iter().map(|backing| (*backing, Direction::Over)));
         }
+        let loops = self.blocks.loops_on(store).iter();
+        faces.extend(loops.map(|number| (Store::Device(*number), Direction::Under)));
+        faces
     }
 
-    /// What else tells whether a store is used: what else is done with the paths of a multipath volume and with the file
-    /// under a loop device, and what holds the whole of which it is a part.
+    /// What else tells whether a store is used: what else is done with the paths of a multipath volume, and what holds the
+    /// whole of which it is a part.
     fn beside(&mut self, store: Store) -> Vec<(Store, Direction)> {
         let Store::Device(number) = store else { return Vec::new() };
-        let Some(device) = self.blocks.devices.get(&number) else { return Vec::new() };
-        match device.kind {
-            Kind::Loop { backing } => {
-                backing.into_iter().map(|store| (store, Direction::Over)).collect()
-            }
-            _ if device.is_multipath() => {
+        match self.blocks.devices.get(&number) {
+            Some(device) if device.is_multipath() => {
                 device.slaves.iter().map(|path| (Store::Device(*path), Direction::Over)).collect()
             }
             _ => self.beside_whole(store),
         }
     }
 
-    /// What holds the whole, and its other parts: a machine may be started from one where another is used. For a loop device
-    /// all that is on its file: the same part of another one is the same bytes.
+    /// What holds the whole, and its other parts: a machine may be started from one where another is used.
     fn beside_whole(&mut self, part: Store) -> Vec<(Store, Direction)> {
         let mut beside = Vec::new();
         for whole in self.blocks.wholes(part) {
@@ -311,9 +310,6 @@ impl<'places> Reader<'places> {
             self.add(number);
             let Some(disk) = self.blocks.devices.get(&number) else { continue };
             let (parts, holders) = (disk.partitions.clone(), disk.holders.clone());
-            if let Kind::Loop { backing: Some(backing) } = disk.kind {
-                beside.push((backing, Direction::Over));
-            }
             beside.extend(parts.iter().map(|part| (Store::Device(*part), Direction::Over)));
             beside
                 .extend(holders.iter().map(|holder| (Store::Device(*holder), self.side(*holder))));
@@ -336,12 +332,15 @@ impl<'places> Reader<'places> {
     }
 
     /// Reads what the host mounts and swaps on, down to its disks, to find other paths to a disk that was asked about. Loop
-    /// devices, of which there can be many, are left out: what they lie on is mounted itself.
+    /// devices on files, of which there can be many, are left out: what they lie on is mounted itself.
     fn follow_host(&mut self) {
         let mounted = self.blocks.mounted.keys().chain(self.blocks.btrfs.keys());
+        let mounted = mounted.chain(&self.blocks.journals);
         let mounted = mounted.filter(|number| number.major != 7).map(|n| Store::Device(*n));
         let used = mounted.chain(self.blocks.swap.iter().copied());
         let used = used.chain(self.blocks.expected.keys().copied());
+        let is_device = |store: &&Store| matches!(store, Store::Device(_));
+        let used = used.chain(self.blocks.loops.keys().filter(is_device).copied());
         let used = used.map(|store| (store, Direction::Under)).collect();
         self.follow(used);
     }
@@ -353,20 +352,27 @@ impl<'places> Reader<'places> {
         self.blocks
     }
 
-    /// Looks at the types of partitions that nothing uses on disks of which something is used.
+    /// Looks at the types of partitions that nothing uses on disks of which another is used. One that a loop device leads to may
+    /// be used by that way alone.
     fn note_boot(&mut self) {
         let Blocks { devices, keys, .. } = &self.blocks;
         let used = self.blocks.used();
         let place = |number: &DeviceNumber| keys.place(*number);
         let is_used = |number: &&DeviceNumber| used.contains(&Store::Device(**number));
-        let disks: BTreeSet<_> =
-            devices.keys().filter(is_used).filter_map(place).map(|(disk, _)| disk).collect();
+        let places: BTreeSet<_> = devices.keys().filter(is_used).filter_map(place).collect();
+        let is_beside_used = |(disk, own): (&keys::Whole, &[u32])| {
+            let on_disk = places.range((disk, &[][..])..).take_while(|(other, _)| *other == disk);
+            on_disk.take(2).any(|(_, other)| *other != own)
+        };
+        let has_loop = |number: &DeviceNumber| {
+            keys.faces(Store::Device(*number)).iter().any(|face| keys.is_attached(*face))
+        };
         let is_beside = |number: &&DeviceNumber| {
-            !is_used(number) && place(number).is_some_and(|(disk, _)| disks.contains(disk))
+            (!is_used(number) || has_loop(number)) && place(number).is_some_and(is_beside_used)
         };
         let boot = |number: &DeviceNumber| {
             let partition = devices.get(number)?;
-            let (disk, entry) = keys::part(devices, partition)?;
+            let (disk, entry) = keys::part(partition)?;
             Some((*number, boot::of(self.places, partition, devices.get(&disk)?, entry)?))
         };
         let found = devices.keys().filter(is_beside).filter_map(boot).collect();
@@ -482,6 +488,13 @@ fn blocks_named(places: &Places, mount: &Mount) -> Vec<DeviceNumber> {
         _ => None,
     });
     numbers.collect()
+}
+
+/// The journals of mounted file systems that are devices of their own (fs/jbd2/journal.c, jbd2_journal_init_dev). The others are
+/// called by their file system's device and an inode number.
+fn read_journals(places: &Places) -> BTreeSet<DeviceNumber> {
+    let names = sysfs::entries(&places.proc.join("fs/jbd2"));
+    names.iter().filter_map(|name| sysfs::number(&places.sysfs, name)).collect()
 }
 
 fn read_btrfs(sysfs: &Path) -> Vec<Vec<DeviceNumber>> {

@@ -100,10 +100,15 @@ fn tables(places: &Places, folder: &Path) -> io::Result<Vec<PathBuf>> {
         write(&folder.join("proc/swaps"), &table)?;
         paths.extend(mounts::swaps(&table));
     }
-    for (table, name) in [(&places.fstab, "fstab"), (&places.crypttab, "crypttab")] {
+    for (table, name) in
+        [(&places.fstab, "fstab"), (&places.crypttab, "crypttab"), (&places.zpool, "zpool.cache")]
+    {
         if let Ok(table) = fs::read(table) {
             write(&folder.join(name), &table)?;
         }
+    }
+    for name in sysfs::entries(&places.proc.join("fs/jbd2")) {
+        write(&folder.join("proc/fs/jbd2").join(name), b"")?;
     }
     for (name, text) in units::enabled(&places.units) {
         let units = folder.join("units");

@@ -4,12 +4,13 @@
 //!
 //! - A store is used when it is mounted, is swap space or belongs to a file system in use; when the same is true of
 //!   something that lies on it; or when a volume was made of it, even one that nobody uses yet.
-//! - It is used too when /etc/fstab, /etc/crypttab or an enabled unit of systemd names it, by a path, whether it is in use now or
+//! - It is used too when /etc/fstab, /etc/crypttab, an enabled unit of systemd or the table of ZFS's pools names it, by a path, whether it is in use now or
 //!   not, and when machines are started from
 //!   such partitions and it lies on a disk of which the VM Host uses another.
 //! - That a partition or a loop device of it exists is no use.
 //! - A partition is also used when its disk is used as a whole. A volume is not used because its group has others that are.
-//! - Another name of the same bytes counts as the store: a second path, another loop device on the same file.
+//! - Another name of the same bytes counts as the store: a second path, a loop device on it, another on the same file. It counts
+//!   too for what was made of the one, through any number of them.
 //!
 //! Signatures and claims are asked for separately: they open the device, and a signature may be a guest's own work. So may the
 //! label or the UUID be by which these name a device (`labels`).
@@ -66,7 +67,9 @@ pub enum Fact {
     Swap,
     /// A member of a btrfs file system in use; where it is mounted, when that is known.
     Btrfs(Option<PathBuf>),
-    /// /etc/fstab, /etc/crypttab or a unit of systemd says what it is for.
+    /// The journal of a mounted file system that lies elsewhere.
+    Journal,
+    /// /etc/fstab, /etc/crypttab, a unit of systemd or the table of ZFS's pools says what it is for.
     Expected(Expected),
     /// Machines are started from such partitions, and it lies on a disk that the VM Host uses.
     Boot(Boot),
@@ -85,15 +88,21 @@ impl Blocks {
     pub fn uses(&self, store: Store) -> Vec<Use> {
         let faces = self.keys.faces(store);
         let mut found = BTreeSet::new();
-        self.climb(&faces, |_| false, &mut found);
-        // From below, the store itself is no use of what it is made of.
+        // A loop device on another face is reached from there.
+        let starts =
+            faces.iter().filter(|face| **face != store && !self.is_loop_on(**face, &faces));
+        let starts: Vec<Store> = [store].into_iter().chain(starts.copied()).collect();
+        self.climb(&starts, |_| false, &mut found);
+        // From below, the store itself is no use of what it is made of, nor is another volume of its group.
         let below = self.closure(&[store], Self::under);
-        let barred = |store: Store| below.contains(&store) || faces.contains(&store);
-        let doors: Vec<Store> = faces.iter().flat_map(|face| self.bytes_of(*face)).collect();
-        if !doors.is_empty() {
-            self.climb(&doors, barred, &mut found);
-        }
-        for whole in faces.iter().flat_map(|face| self.wholes(*face)) {
+        let groups: BTreeSet<&str> = below.iter().filter_map(|under| self.group(*under)).collect();
+        let barred = |other: Store| {
+            let is_sibling = self.group(other).is_some_and(|group| groups.contains(group));
+            is_sibling || below.contains(&other) || faces.contains(&other)
+        };
+        let ground = self.ground(&faces);
+        self.climb(&ground.doors, barred, &mut found);
+        for whole in ground.wholes {
             self.use_as_a_whole(whole, barred, &mut found);
         }
         found.into_iter().collect()
@@ -200,19 +209,24 @@ impl Blocks {
         }
     }
 
-    /// What a store is only another door to: the paths of a multipath volume, the file or device under a loop device.
-    fn bytes_of(&self, store: Store) -> Vec<Store> {
-        let Store::Device(number) = store else { return Vec::new() };
-        match self.devices.get(&number) {
-            Some(Device { kind: Kind::Loop { backing }, .. }) => backing.iter().copied().collect(),
-            Some(device) if device.is_multipath() => {
-                device.slaves.iter().map(|path| Store::Device(*path)).collect()
-            }
-            _ => Vec::new(),
+    fn is_loop_on(&self, store: Store, some: &[Store]) -> bool {
+        let Store::Device(number) = store else { return false };
+        match self.devices.get(&number).map(|device| &device.kind) {
+            Some(Kind::Loop { backing: Some(backing) }) => some.contains(backing),
+            _ => false,
         }
     }
 
-    fn fact(&self, store: Store) -> Option<Fact> {
+    /// The volume group that a volume is of.
+    fn group(&self, store: Store) -> Option<&str> {
+        let Store::Device(number) = store else { return None };
+        match &self.devices.get(&number)?.kind {
+            Kind::Mapped { mapping: Mapping::Volume { group, .. }, .. } => Some(group),
+            _ => None,
+        }
+    }
+
+    pub(super) fn fact(&self, store: Store) -> Option<Fact> {
         if let Store::Device(number) = store {
             if let Some(MountPoint { at, is_read_only }) = self.mounted.get(&number) {
                 let at = at.clone();
@@ -225,6 +239,9 @@ impl Blocks {
             }
             if let Some(at) = self.btrfs.get(&number) {
                 return Some(Fact::Btrfs(at.clone()));
+            }
+            if self.journals.contains(&number) {
+                return Some(Fact::Journal);
             }
             if self.silent.contains(&number) {
                 return Some(Fact::Silent);
@@ -242,8 +259,8 @@ impl Blocks {
 
     /// What the kernel has in use, itself or what lies on it, or the tables name: all that is known before `boot` is.
     pub(super) fn used(&self) -> BTreeSet<Store> {
-        let devices =
-            self.mounted.keys().chain(self.btrfs.keys()).map(|number| Store::Device(*number));
+        let devices = self.mounted.keys().chain(self.btrfs.keys()).chain(&self.journals);
+        let devices = devices.map(|number| Store::Device(*number));
         let files = self.swap.iter().chain(self.expected.keys()).copied();
         let is_held = |device: &&Device| {
             !device.slaves.is_empty() && self.holds(Store::Device(device.number))
@@ -464,6 +481,7 @@ impl fmt::Display for Fact {
                 write!(out, "is a member of the btrfs file system mounted at {}", names::shown(at))
             }
             Self::Btrfs(None) => out.write_str("is a member of a btrfs file system in use"),
+            Self::Journal => out.write_str("is the journal of a mounted file system"),
             Self::Expected(expected) => expected.fmt(out),
             Self::Boot(boot) => boot.fmt(out),
             Self::Held => out.write_str("is in use"),

@@ -131,6 +131,19 @@ impl Tree {
         self.write("crypttab", &format!("{line}\n"));
     }
 
+    /// The table of ZFS's pools, with one member.
+    pub fn pool(&self, path: &str) {
+        let length = u32::try_from(path.len()).expect("short").to_be_bytes();
+        let name = b"\0\0\0\x04path\0\0\0\x09\0\0\0\x01";
+        let table = [&name[..], &length, path.as_bytes(), &[0; 4]].concat();
+        fs::write(self.path().join("zpool.cache"), table).expect("written");
+    }
+
+    /// A journal in use, as the kernel lists it.
+    pub fn journal(&self, name: &str) {
+        self.write(&format!("proc/fs/jbd2/{name}"), "");
+    }
+
     /// A unit of systemd that a target wants.
     pub fn wants(&self, unit: &str, text: &str) {
         self.write(&format!("units/{unit}"), text);
@@ -266,5 +279,57 @@ pub fn plain() -> Tree {
     tree.mount("sda1", "/home");
     tree.mount("sda1", "/");
     tree.swap("/dev/sda3");
+    tree
+}
+
+pub fn said(blocks: &Blocks, store: Store) -> Vec<String> {
+    blocks.uses(store).iter().map(ToString::to_string).collect()
+}
+
+/// Asserts what is said of a device, from reading everything and from reading around it.
+#[track_caller]
+pub fn check(tree: &Tree, device: &str, expected: &[&str]) {
+    let store = tree.store(device);
+    assert_eq!(said(&tree.read_all(), store), expected, "{device}, all read");
+    let path = format!("/dev/{}", device.replace('!', "/"));
+    assert_eq!(said(&tree.read_around(&[&path]), store), expected, "{device}, read around");
+}
+
+#[track_caller]
+pub fn check_overlap(tree: &Tree, one: &str, other: &str, expected: bool) {
+    let (first, second) = (tree.lead(one), tree.lead(other));
+    let (a, b) = (first.store().expect("a store"), second.store().expect("a store"));
+    let all = Blocks::read_all_with(&tree.places(), &[first, second]);
+    for blocks in [all, tree.read_around(&[one, other])] {
+        assert_eq!(blocks.overlap(a, b), expected, "{one} and {other}");
+        assert_eq!(blocks.overlap(b, a), expected, "{other} and {one}");
+    }
+}
+
+/// Two disks, encrypted, mirrored; volume group vg0 on the mirror with the host's root and a volume for a guest.
+pub fn lvm_on_raid_on_crypt() -> Tree {
+    let mut tree = Tree::new();
+    for (disk, partition, mapped, name) in
+        [("sda", "sda2", "dm-0", "luks-a"), ("sdb", "sdb2", "dm-1", "luks-b")]
+    {
+        tree.disk(disk);
+        tree.partition(disk, 2, partition);
+        tree.mapped(mapped, name, &format!("CRYPT-LUKS2-{name}"), &[partition]);
+    }
+    tree.raid("md0", &["dm-0", "dm-1"]);
+    tree.mapped("dm-2", "vg0-root", "LVM-1", &["md0"]);
+    tree.mapped("dm-3", "vg0-my--guest", "LVM-2", &["md0"]);
+    tree.mount("dm-2", "/");
+    tree
+}
+
+/// A file on a volume, attached to a loop device with a partition.
+pub fn loop_on_file_on_lvm() -> Tree {
+    let mut tree = lvm_on_raid_on_crypt();
+    tree.file_on("/var/image", "dm-2");
+    tree.attached("loop0", "/var/image");
+    tree.attached("loop1", "/var/image");
+    tree.partition("loop0", 1, "loop0p1");
+    tree.disk("loop2");
     tree
 }

@@ -44,7 +44,8 @@ pub(crate) struct Trail {
     pub(crate) own: Names,
     /// What it lies on: a restriction there holds for it too.
     pub(crate) under: Names,
-    /// What lies on it: a restriction there holds for it too, since it has those bytes.
+    /// What lies on it, and other names of it and of what it lies on: a restriction there holds for it too, since it has those
+    /// bytes.
     pub(crate) over: Names,
     /// The store, which may itself be a folder, if it is there, and the folders above it, nearest first.
     pub(crate) way: Vec<Spot>,
@@ -97,8 +98,8 @@ impl Trail {
     fn relations(&mut self, store: Store, stores: &Stores) {
         let lineage = stores.blocks.lineage(store);
         self.own.add(store, stores);
-        for over in &lineage.over {
-            self.over.add(*over, stores);
+        for other in lineage.over.union(&stores.blocks.loop_doubles(store)) {
+            self.over.add(*other, stores);
         }
         for under in stores.blocks.bearers(store) {
             self.under.add(under, stores);
