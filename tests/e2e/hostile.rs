@@ -149,6 +149,8 @@ fn what_stands_in_the_place_of_firmware_variables_holds_nobody_up() {
         }
         promptly(&host, &["hpvmstatus"]);
         host.run(&["hpvm", "doctor"]).assert_prompt();
+        let would = promptly(&host, &["hpvm", "nvram", "-P", "web", "--restore", "--dry-run"]);
+        assert!(would.contains("there is no good copy of its own"), "it never ran: {would}");
         promptly(&host, &["hpvm", "nvram", "-P", "web", "--restore"]);
         assert!(fs::read(&nvram).unwrap() == good);
     }

@@ -228,17 +228,38 @@ fn the_steps_at_which_a_command_can_be_killed_are_listed() {
     assert!(text.lines().all(|line| line.contains('.')), "{text}");
 }
 
-/// A slip in the name of a root is no VM Host without guests.
+/// A slip in the name of a root is no VM Host without guests, nor does it become one.
 #[test]
 fn a_root_that_is_not_there_is_told() {
-    let output = Command::new(env!("CARGO_BIN_EXE_hpvm"))
-        .arg0("hpvmstatus")
-        .env("HPVM_ROOT", "/nonexistent/root")
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{errors}");
-    assert!(errors.contains("HPVM_ROOT names /nonexistent/root, which is not there"), "{errors}");
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    let told = format!("HPVM_ROOT names {}, which is not there", root.display());
+    let lines: [(&str, &[&str]); 12] = [
+        ("hpvmstatus", &[]),
+        ("hpvmcreate", &["-P", "web", "--dry-run"]),
+        ("hpvmmodify", &["-P", "web", "-l", "x"]),
+        ("hpvmclone", &["-P", "web", "-N", "twin"]),
+        ("hpvmstart", &["-P", "web"]),
+        ("hpvmstop", &["-a", "-F"]),
+        ("hpvmremove", &["-P", "web", "-F"]),
+        ("hpvmnet", &["-S", "sw1", "-d"]),
+        ("hpvmdevmgmt", &["-a", "server:db"]),
+        ("hpvmhostrdev", &["--dry-run"]),
+        ("hpvm", &["undelete", "-P", "web"]),
+        ("hpvm", &["doctor", "--rebuild", "-F"]),
+    ];
+    for (command, words) in lines {
+        let output = Command::new(env!("CARGO_BIN_EXE_hpvm"))
+            .arg0(command)
+            .args(words)
+            .env("HPVM_ROOT", &root)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command} {words:?}: {errors}");
+        assert!(errors.contains(&told), "{command} {words:?}: {errors}");
+        assert!(!root.exists(), "{command} {words:?} made it");
+    }
 }
 
 #[test]

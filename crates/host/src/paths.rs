@@ -220,8 +220,8 @@ impl Root {
         (!self.run_id.is_empty()).then(|| uid_base_of(&self.run)).flatten()
     }
 
-    /// Refuses a folder that was named and is not there, for who only looks: a slip in its name would be a VM Host without
-    /// guests.
+    /// Refuses a folder that was named and is not there, for who makes no first guest or switch: a slip in its name would be a VM
+    /// Host without any.
     pub fn must_be_there(&self) -> Result<(), RootError> {
         match std::env::var_os("HPVM_ROOT").is_none() || self.prefix.exists() {
             true => Ok(()),

@@ -26,14 +26,22 @@ pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
         .missing
 }
 
-/// Replaces the variables of a guest that is off; gives the file they come from.
+/// Where variables come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub path: PathBuf,
+    /// What came of the wish: the last good ones may be asked for, and there be none.
+    pub from: From,
+}
+
+/// Replaces the variables of a guest that is off; gives what they come from.
 pub fn replace(
     host: &mut VmHost,
     actor: &Actor,
     config: &GuestConfig,
     from: From,
     mode: Mode,
-) -> Result<PathBuf, Refusal> {
+) -> Result<Source, Refusal> {
     let replaced = attempt(host, actor, config, from, mode);
     match mode {
         Mode::Apply => host.record_failure(actor, Some(config), replaced),
@@ -47,7 +55,7 @@ fn attempt(
     config: &GuestConfig,
     from: From,
     mode: Mode,
-) -> Result<PathBuf, Refusal> {
+) -> Result<Source, Refusal> {
     let _busy = host.busy(config, actor)?;
     if host.presence(config.number).is_on() {
         return Err(Refusal::Running(config.name.clone()));
@@ -59,14 +67,14 @@ fn attempt(
     let pristine = host.conf.pristine_nvram();
     let is_good = |path| facts::nvram(path, &pristine).missing.is_none();
     let source = match from {
-        From::LastGood if is_good(&previous) => previous,
-        From::LastGood | From::Pristine => pristine,
+        From::LastGood if is_good(&previous) => Source { path: previous, from },
+        From::LastGood | From::Pristine => Source { path: pristine, from: From::Pristine },
     };
     if mode == Mode::DryRun {
         return Ok(source);
     }
     let damaged = folder.file(guest_folder::NVRAM_DAMAGED);
-    exchange(host, actor, config, &source, (&nvram, &damaged))?;
+    exchange(host, actor, config, &source.path, (&nvram, &damaged))?;
     Ok(source)
 }
 

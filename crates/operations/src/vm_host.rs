@@ -55,12 +55,21 @@ pub struct Premises {
 }
 
 impl Premises {
+    /// Those of the environment, which are made where there are none.
+    pub fn found() -> Result<Premises, Refusal> {
+        Premises::at(Root::from_environment()?, Access::ReadWrite)
+    }
+
     /// Those of the environment.
     pub fn find(access: Access) -> Result<Premises, Refusal> {
         let root = Root::from_environment()?;
-        match access {
-            Access::ReadWrite => root.ensure()?,
-            Access::ReadOnly => root.must_be_there()?,
+        root.must_be_there()?;
+        Premises::at(root, access)
+    }
+
+    fn at(root: Root, access: Access) -> Result<Premises, Refusal> {
+        if access == Access::ReadWrite {
+            root.ensure()?;
         }
         let conf = Conf::load(&root)?;
         // An empty registry in its place would give the numbers and names of lost guests to others.
@@ -91,6 +100,11 @@ impl VmHost {
     /// Opens the VM Host of the environment.
     pub fn open(access: Access) -> Result<VmHost, Refusal> {
         Premises::find(access)?.open()
+    }
+
+    /// For a command that may be the first one on a VM Host.
+    pub fn open_or_found() -> Result<VmHost, Refusal> {
+        Premises::found()?.open()
     }
 
     /// For who finds out what is wrong with it.

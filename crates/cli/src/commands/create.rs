@@ -47,7 +47,10 @@ impl Perform for Create {
             context.say.warning(Some(&self.name), &warning);
         }
         let mode = self.undertaking.mode();
-        let premises = Premises::find(Access::ReadWrite)?;
+        let premises = match mode {
+            Mode::Apply => Premises::found()?,
+            Mode::DryRun => Premises::find(Access::ReadWrite)?,
+        };
         let actor = context.actor(self.undertaking.operation.reason);
         let request = self.settings.with(self.options.request());
         let created = create(premises, &actor, &self.name, &request, mode)

@@ -12,13 +12,13 @@ use super::{mode, refused};
 
 /// Check a guest's firmware variables, and restore or reset them
 ///
-/// Without options it tells whether they are good. Changes need the guest to be off.
+/// Without options it tells whether they can be used. Changes need the guest to be off.
 #[derive(Debug, clap::Parser)]
 pub struct Nvram {
     #[command(flatten)]
     pub guest: GuestArgument,
 
-    /// Bring back the last copy that was good at a start
+    /// Bring back the last copy that was good at a start; where there is none, begin anew
     #[arg(long, conflicts_with = "reset")]
     pub restore: bool,
 
@@ -42,13 +42,14 @@ impl Perform for Nvram {
         let config = host.guest(&self.guest.0.clone().into())?;
         if !is_change {
             return match nvram::damage(&host, &config) {
-                None => {
-                    Ok(print(&format!("the firmware variables of '{}' are good\n", config.name))?)
-                }
+                None => Ok(print(&format!(
+                    "the firmware variables of '{}' can be used\n",
+                    config.name
+                ))?),
                 Some(damage) => {
                     let name = &config.name;
                     let text = format!(
-                        "the firmware variables cannot be used: {damage}; `hpvm nvram -P {name} --restore` brings the last good ones back"
+                        "the firmware variables cannot be used: {damage}; `hpvm nvram -P {name} --restore` brings the last good ones back, or new ones where there are none"
                     );
                     context.say.error(Some(name), &text);
                     Err(Failure::Said)
@@ -59,18 +60,21 @@ impl Perform for Nvram {
         let actor = context.actor(self.operation.reason);
         let source = nvram::replace(&mut host, &actor, &config, from, mode(self.dry_run))
             .or_else(|refusal| refused(&config.name, refusal))?;
-        let (name, source) = (&config.name, source.display().to_string());
+        let (name, path) = (&config.name, source.path.display().to_string());
+        let lost = match source.from == from {
+            true => "",
+            false => "; there is no good copy of its own, and its boot entries are lost",
+        };
         match self.dry_run {
             true => {
-                let source = printable(&source);
-                Ok(print(&format!(
-                    "the firmware variables of '{name}' would come from {source}\n"
-                ))?)
+                let path = printable(&path);
+                let text =
+                    format!("the firmware variables of '{name}' would come from {path}{lost}\n");
+                Ok(print(&text)?)
             }
             false => {
-                context
-                    .say
-                    .note(&format!("the firmware variables of '{name}' are those of {source}"));
+                let text = format!("the firmware variables of '{name}' are those of {path}{lost}");
+                context.say.note(&text);
                 Ok(())
             }
         }

@@ -45,6 +45,7 @@ pub fn condition(root: &Root) -> Result<Condition, Refusal> {
 
 /// Makes the registry anew. A guest that has no link was removed and is kept.
 pub fn rebuild(root: &Root, actor: &Actor, mode: Mode) -> Result<Rebuilt, Refusal> {
+    root.must_be_there()?;
     root.ensure()?;
     let found: Vec<Found> = super::places::entries(&root.uuids())
         .into_iter()
