@@ -24,13 +24,14 @@ fn held_in_the_middle(host: &VmHost, line: &[&str], meanwhile: impl Fn(u32)) -> 
         let child = host.command(line).stdin(Stdio::null()).spawn().expect("it starts");
         let number = i32::try_from(child.id()).expect("a number");
         let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
+        let still = Still(process);
         wait_until(COPYING, "the copy begins", || is_copying(host));
-        process.signal(Signal::STOP).expect("a signal to our own child");
+        still.0.signal(Signal::STOP).expect("a signal to our own child");
         let is_met = !host.path("copy.img").exists() && is_copying(host);
         if is_met {
             meanwhile(child.id());
         }
-        process.signal(Signal::CONT).expect("a signal to our own child");
+        drop(still);
         let outcome = child.wait_with_output().expect("our own child");
         if is_met {
             return outcome;
@@ -39,6 +40,16 @@ fn held_in_the_middle(host: &VmHost, line: &[&str], meanwhile: impl Fn(u32)) -> 
         fs::remove_file(host.path("copy.img")).expect("the copy");
     }
     panic!("none of ten was met in its middle");
+}
+
+/// A clone that goes on in the end, and ends when the test fails.
+struct Still(PidFd);
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        let signal = if std::thread::panicking() { Signal::KILL } else { Signal::CONT };
+        let _ = self.0.signal(signal);
+    }
 }
 
 /// Nobody would tell that the copy is torn. Others may read it, too.
@@ -85,12 +96,18 @@ fn a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile() {
     let line = [&["hpvmclone", "-P", "web", "-N", "new"][..], &copies].concat();
     let guests = [("one", &first), ("two", &last)];
     let outcome = held_in_the_middle(&host, &line, |clone| {
-        let told = format!("(process {clone}) has it open for itself");
+        let told = format!("is being overwritten by hpvmclone (process {clone})");
+        let torn = at("0,0,0", "file", &host.path("torn.img"));
         for (name, device) in guests {
             host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &device.disk()]);
-            let said = host.refused(&["hpvmstart", "-P", name]);
-            assert!(said.contains(&told), "{told}: {said}");
+            // Who only reads does not ask for the device for himself.
+            let copy = ["hpvmclone", "-P", name, "-N", "torn", "-b", &torn];
+            for refused in [&["hpvmstart", "-P", name][..], &copy] {
+                let said = host.refused(refused);
+                assert!(said.contains(&told), "{told}: {said}");
+            }
         }
+        assert!(!host.path("torn.img").exists());
     });
     let said = String::from_utf8_lossy(&outcome.stderr);
     assert_eq!(outcome.status.code(), Some(1), "{said}");

@@ -486,13 +486,14 @@ pub(crate) fn is_copying(host: &VmHost) -> bool {
 /// signal: then it is tried again, after what `anew` does.
 pub(crate) fn interrupted(
     host: &VmHost,
-    copy: &str,
+    copies: &[&str],
     answers_within: Duration,
     has_begun: impl Fn() -> bool,
     anew: impl Fn(),
 ) -> String {
     for _ in 0..10 {
-        let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", copy]);
+        let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new"]);
+        command.args(copies.iter().flat_map(|copy| ["-b", copy]));
         let child = command.stdin(Stdio::null()).spawn().expect("it starts");
         let number = i32::try_from(child.id()).expect("a number");
         let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
@@ -514,7 +515,7 @@ pub(crate) fn interrupted(
 fn an_interrupted_copy_leaves_nothing() {
     let (host, copy) = with_slow_copy();
     let anew = || fs::remove_file(host.path("copy.img")).expect("the copy");
-    let said = interrupted(&host, &copy, Duration::from_secs(2), || is_copying(&host), anew);
+    let said = interrupted(&host, &[&copy], Duration::from_secs(2), || is_copying(&host), anew);
     assert!(said.contains("interrupted; nothing was changed"), "{said}");
     nothing_is_left(&host, host.root());
 }

@@ -312,9 +312,15 @@ fn little_room_is_enough_for_a_clone_or_for_none_of_it() {
         (Some("old"), vec!["-F", "-b", &file]),
         (None, vec!["--linked", "-b", &image]),
     ];
-    for (below, free) in [("var/opt/hpvm", 8..24), ("var/opt/hpvm/uuids", 126..142)] {
-        let (mut done, mut refusals) = (0, 0);
-        for (blocks, (before, words)) in free.zip(kinds.iter().cycle()) {
+    // As large as those of each guest.
+    let variables = fs::metadata(host.path("var/opt/hpvm/guests/web/nvram")).expect("variables");
+    let variables = variables.len().div_ceil(4096);
+    let around_variables = variables.saturating_sub(8)..variables + 16;
+    for (below, free) in [("var/opt/hpvm", 8..32), ("var/opt/hpvm/uuids", around_variables)] {
+        let mut counts = [(0, 0); 3];
+        let order = kinds.iter().zip(0..).cycle();
+        for (blocks, ((before, words), kind)) in free.zip(order) {
+            let (done, refusals): &mut (u32, u32) = &mut counts[kind];
             let _ = fs::remove_file(&copy);
             if let Some(content) = before {
                 fs::write(&copy, content).expect("a file");
@@ -326,11 +332,11 @@ fn little_room_is_enough_for_a_clone_or_for_none_of_it() {
             let cloned = host.run(&line);
             cloned.assert_prompt();
             if cloned.status.success() {
-                done += 1;
+                *done += 1;
                 cramped.make_room(below);
                 host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
             } else {
-                refusals += 1;
+                *refusals += 1;
                 tells_of_no_room(&cloned.stderr);
                 assert_eq!(cramped.folders(), folders, "{blocks} blocks: {cloned}");
                 assert_eq!(
@@ -342,7 +348,10 @@ fn little_room_is_enough_for_a_clone_or_for_none_of_it() {
                 cramped.make_room(below);
             }
         }
-        assert!(done > 0 && refusals > 0, "{below}: {done} were made and {refusals} refused");
+        for ((_, words), (done, refusals)) in kinds.iter().zip(counts) {
+            let counted = format!("{below}, {words:?}: {done} were made and {refusals} refused");
+            assert!(done > 0 && refusals > 0, "{counted}");
+        }
     }
     cramped.assert_sound();
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");

@@ -9,7 +9,7 @@ use std::process::Command;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
-use crate::clone::{COPYING, Mounted, guest_names, interrupted, on, with_slow_copy};
+use crate::clone::{COPYING, Mounted, guest_names, interrupted, is_copying, on, with_slow_copy};
 use crate::loop_device::LoopDevice;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -18,6 +18,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_copy_takes_no_place_that_another_guest_has,
     what_cannot_be_settled_keeps_only_its_own_guest,
     a_device_that_an_interrupted_copy_overwrote_is_told,
+    devices_overwritten_before_a_later_copy_is_interrupted_are_told,
+    a_device_overwritten_before_a_later_copy_fails_is_told,
     a_copy_over_another_killed_at_every_step_makes_a_whole_clone_or_none,
 ];
 
@@ -129,9 +131,50 @@ fn a_device_that_an_interrupted_copy_overwrote_is_told() {
     let anew = || drop(host.disk("behind.img", 512 << 20));
     let copy = on(device.path(), "disk");
     // A device is written out when it is closed.
-    let said = interrupted(&host, &copy, COPYING, is_written, anew);
+    let said = interrupted(&host, &[&copy], COPYING, is_written, anew);
     let left = format!("the content of '{}' is partly overwritten", device.path().display());
     assert!(said.contains("the clone was not made") && said.contains(&left), "{said}");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn at(address: &str, storage: &str, path: &Path) -> String {
+    format!("disk:avio_stor:{address}:{storage}:{}", path.display())
+}
+
+fn devices_overwritten_before_a_later_copy_is_interrupted_are_told() {
+    let (host, slow) = with_slow_copy();
+    let addresses = ["0,0,0", "0,0,1"];
+    let devices = addresses.map(|address| {
+        let disk = at(address, "file", &host.disk(&format!("{address}.img"), 1 << 20));
+        host.ok(&["hpvmmodify", "-P", "web", "-a", &disk]);
+        LoopDevice::on(&host.disk(&format!("behind-{address}.img"), 1 << 20), &[])
+    });
+    let [first, second] = [0, 1].map(|n| at(addresses[n], "disk", devices[n].path()));
+    let anew = || fs::remove_file(host.path("copy.img")).expect("the copy");
+    let copies = [&*first, &second, &slow];
+    let said = interrupted(&host, &copies, COPYING, || is_copying(&host), anew);
+    let [first, second] = devices.each_ref().map(|device| device.path().display());
+    let left = format!("the content of '{first}', '{second}' is partly overwritten");
+    assert!(said.contains("the clone was not made") && said.contains(&left), "{said}");
+    assert!(!is_copying(&host), "nothing is left of the other copy");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_device_overwritten_before_a_later_copy_fails_is_told() {
+    let host = with_web();
+    let disk = at("0,0,0", "file", &host.disk("first.img", 1 << 20));
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &disk]);
+    let device = LoopDevice::on(&host.disk("behind.img", 1 << 20), &[]);
+    let folder = host.path("full");
+    fs::create_dir(&folder).expect("a folder");
+    let _mounted = Mounted::at(&folder);
+    fs::write(folder.join("filler"), vec![1; 8 << 20]).expect_err("it is full");
+    let copies = [at("0,0,0", "disk", device.path()), on(&folder.join("copy.img"), "file")];
+    let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &copies[0], "-b", &copies[1]];
+    let said = host.refused(&line);
+    let left = format!("the content of '{}' is partly overwritten", device.path().display());
+    assert!(said.contains("No space left on device") && said.contains(&left), "{said}");
+    assert_eq!(guest_names(&host), ["web"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 

@@ -21,6 +21,7 @@ use hpvm_testkit::wait::wait_until;
 use crate::Test;
 use crate::clone::{Mounted, fill, moments, next, nothing_is_left, on, seed, with_web};
 use crate::guest_processes::process;
+use crate::loop_device::LoopDevice;
 use crate::pool::image;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -29,6 +30,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     more_disks_hold_a_guest_no_longer,
     with_an_agent_file_systems_are_clean,
     images_of_a_running_guest_are_copied,
+    a_disk_of_a_running_guest_is_copied_to_a_device,
     a_command_killed_at_any_moment_leaves_nothing,
     a_worker_killed_in_the_middle_leaves_nothing,
     a_worker_killed_while_it_holds_the_guest_leaves_it_running,
@@ -330,6 +332,25 @@ fn images_of_a_running_guest_are_copied() {
         .output();
     assert!(same.expect("qemu-img").status.success());
     engine_is_as_it_was(&host);
+}
+
+/// Its engine has it to write, and nobody else; what lies behind the copy becomes zeroes.
+fn a_disk_of_a_running_guest_is_copied_to_a_device() {
+    let host = VmHost::new(Engine::Real);
+    let disk = host.disk("web.img", 64 * MIB);
+    fill(&disk, 64);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "512M", "-a", &on(&disk, "file")]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let behind = host.disk("behind.img", 65 * MIB);
+    fill(&behind, 65);
+    let device = LoopDevice::on(&behind, &[]);
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-b", &on(device.path(), "disk")]);
+    let mut wanted = fs::read(&disk).expect("the disk");
+    wanted.resize(65 << 20, 0);
+    assert!(fs::read(device.path()).expect("the device") == wanted);
+    engine_is_as_it_was(&host);
+    host.ok(&["hpvmstart", "-P", "new"]);
+    host.ok(&["hpvmstop", "-P", "new", "-F"]);
 }
 
 /// A guest in its firmware whose disk takes long enough to be copied to be met in the middle.

@@ -1,7 +1,7 @@
 //! Whether another program keeps QEMU from a disk image, and which. QEMU marks what it does with an image, and what it allows
 //! others to do, by read locks on single bytes of it (OFD locks, which belong to an open description). Called before a start
 //! and by `hpvm why`, which take no lock themselves, so they disturb nobody; and by hpvmclone, which keeps writers from what it
-//! copies.
+//! copies, and everybody from what it overwrites.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::lock::{is_held, share};
+use crate::lock::{is_held, release, share};
 
 /// Somebody reads it, or writes it (the 1st and 2nd of those for uses, from 100 on).
 const READ: u64 = 100;
@@ -43,15 +43,37 @@ pub fn keep_writers_out(disk: &File) -> io::Result<()> {
     share(disk, NO_WRITERS)
 }
 
+/// Keeps everybody from a disk that is written through this description, until it is closed or [`let_others_in`]. False:
+/// another has it, and nobody is kept from it.
+pub fn keep_others_out(disk: &File) -> io::Result<bool> {
+    for byte in [WRITTEN, NO_WRITERS] {
+        share(disk, byte)?;
+    }
+    let is_others = is_one_held(disk, &[WRITTEN, NO_READERS, NO_WRITERS])?;
+    if is_others {
+        let_others_in(disk)?;
+    }
+    Ok(!is_others)
+}
+
+/// Ends what [`keep_others_out`] began.
+pub fn let_others_in(disk: &File) -> io::Result<()> {
+    [WRITTEN, NO_WRITERS].into_iter().try_for_each(|byte| release(disk, byte))
+}
+
 /// Whether nobody has a disk but who keeps writers out of it so: a QEMU that reads it says that too.
 pub fn is_copied(image: &Path) -> io::Result<bool> {
     Ok(is_any_held(image, &[NO_WRITERS])? && !is_any_held(image, &[READ, WRITTEN, NO_READERS])?)
 }
 
 fn is_any_held(image: &Path, bytes: &[u64]) -> io::Result<bool> {
-    let file = File::open(image)?;
+    is_one_held(&File::open(image)?, bytes)
+}
+
+/// Whether one of these bytes is held through another description than this one.
+fn is_one_held(disk: &File, bytes: &[u64]) -> io::Result<bool> {
     for &byte in bytes {
-        if is_held(&file, byte)? {
+        if is_held(disk, byte)? {
             return Ok(true);
         }
     }
@@ -158,5 +180,21 @@ mod tests {
         assert!(!is_copied(&image).unwrap(), "a QEMU has it");
         drop(readers);
         assert!(!is_locked(&image).unwrap() && !is_copied(&image).unwrap());
+    }
+
+    #[test]
+    fn who_overwrites_meets_neither_readers_nor_writers() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        fs::write(&image, [0; 512]).unwrap();
+        let [one, other] = [File::open(&image).unwrap(), File::open(&image).unwrap()];
+        assert!(keep_others_out(&one).unwrap());
+        assert!(is_written(&image).unwrap(), "a reader sees it");
+        assert!(!keep_others_out(&other).unwrap());
+        let_others_in(&one).unwrap();
+        assert!(!is_locked(&image).unwrap(), "who was refused keeps nothing");
+        keep_writers_out(&one).unwrap();
+        assert!(!keep_others_out(&other).unwrap(), "it is read");
+        assert!(!is_written(&image).unwrap());
     }
 }

@@ -94,6 +94,12 @@ pub(crate) fn share(file: &File, byte: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets go of a byte that is held through this description.
+pub(crate) fn release(file: &File, byte: u64) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock_on(byte, libc::F_UNLCK)?))?;
+    Ok(())
+}
+
 fn lock_on(byte: u64, kind: i32) -> io::Result<libc::flock> {
     Ok(libc::flock {
         l_type: i16::try_from(kind).map_err(|_| ErrorKind::InvalidInput)?,

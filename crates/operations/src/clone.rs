@@ -165,17 +165,28 @@ impl Cloning<'_> {
         let Judged { design, running, facts, .. } = &judged;
         let sources = Sources::open(&design.work, running.as_ref(), facts)?;
         drop(claims);
-        let copies = self.copy(&judged, &sources)?;
-        let Judged { source, design, identities, replaced, facts, mut problems, fields, .. } =
-            judged;
+        let mut copies = Copies::over(judged.replaced.clone());
+        let made = self.copy_and_make(&judged, &sources, &mut copies, force);
+        let (config, copied) =
+            made.map_err(|refusal| after_overwriting(copies.overwritten_in_vain(), refusal))?;
+        let Judged { source, mut problems, fields, .. } = judged;
         problems.extend(copies.moment().and_then(|moment| as_after_power_failure(&source, moment)));
-        problems.extend(starts_too(&design.config, asked));
-        let _claims = self
-            .claim_overwritten(&source, &design, &replaced, force)
-            .map_err(|refusal| after_overwriting(&design, refusal))?;
-        let made = self.make(&source, &design, (identities, &facts), (copies, &sources));
-        let (config, copied) = made?;
+        problems.extend(starts_too(&config, asked));
         Ok(Cloned { config, problems, fields, copied })
+    }
+
+    /// All that is done.
+    fn copy_and_make(
+        &mut self,
+        judged: &Judged,
+        sources: &Sources,
+        copies: &mut Copies,
+        force: Force,
+    ) -> Result<(GuestConfig, Vec<Copied>), Refusal> {
+        self.copy(judged, sources, copies)?;
+        let Judged { source, design, replaced, .. } = judged;
+        let _claims = self.claim_overwritten(source, design, replaced, force)?;
+        self.make(judged, sources, copies)
     }
 
     fn judge(
@@ -268,8 +279,13 @@ impl Cloning<'_> {
     }
 
     /// Copies what is asked for; a record of it stands before the first byte is written.
-    fn copy(&mut self, judged: &Judged, sources: &Sources) -> Result<Copies, Refusal> {
-        let design = &judged.design;
+    fn copy(
+        &mut self,
+        judged: &Judged,
+        sources: &Sources,
+        copies: &mut Copies,
+    ) -> Result<(), Refusal> {
+        let Judged { design, running, .. } = judged;
         if design.work.iter().any(|work| work.how != How::Overlay(Place::Own)) {
             let pid = i32::try_from(std::process::id()).unwrap_or_default();
             let start_time = process::start_time(pid).unwrap_or_default();
@@ -279,20 +295,19 @@ impl Cloning<'_> {
             change.commit()?;
             Step::CloneRecorded.reached();
         }
-        let Judged { replaced, running, .. } = judged;
-        let copies = Copies::make(&design.work, sources, replaced, running.as_ref(), self.watch)?;
+        copies.make(&design.work, sources, running.as_ref(), self.watch)?;
         Step::CloneCopied.reached();
-        Ok(copies)
+        Ok(())
     }
 
     /// Makes the clone known with all that belongs to it.
     fn make(
         &mut self,
-        source: &GuestConfig,
-        design: &Design,
-        (mut identities, facts): (Identities, &HostFacts),
-        (mut copies, sources): (Copies, &Sources),
+        judged: &Judged,
+        sources: &Sources,
+        copies: &mut Copies,
     ) -> Result<(GuestConfig, Vec<Copied>), Refusal> {
+        let Judged { source, design, facts, .. } = judged;
         let root = self.host.root.clone();
         let variables = match copies.moment() {
             Some(moment) => moment.variables(),
@@ -325,6 +340,7 @@ impl Cloning<'_> {
         made.names(&mut batch)?;
         batch.sync()?;
         Step::ClonePlaced.reached();
+        let mut identities = judged.identities.clone();
         identities.extend(copies.identities());
         change.insert_like(source.number, &config, &identities)?;
         let ruled = keep_port_rules(&change, source, &config)?;
@@ -380,20 +396,23 @@ fn is_on(host: &VmHost, source: &GuestConfig, design: &Design) -> Result<bool, R
     }
 }
 
-/// A refusal that comes when devices have been copied to, with what that leaves.
-fn after_overwriting(design: &Design, refusal: Refusal) -> Refusal {
-    let devices = design.work.iter().map(|work| &work.to).filter(|to| copies::is_device(to));
-    let mut left = devices.map(|to| (to.path.clone(), Left::Overwritten(to.path.clone())));
+/// A refusal with what it leaves of these devices, to which something was copied.
+fn after_overwriting(devices: Vec<String>, refusal: Refusal) -> Refusal {
+    if devices.is_empty() {
+        return refusal;
+    }
     match refusal {
         Refusal::Problems(mut problems) => {
-            problems.extend(left.map(|(path, left)| Problem::warning(path, left.to_string())));
+            problems.extend(devices.into_iter().map(|path| {
+                let left = Left::Overwritten(vec![path.clone()]);
+                Problem::warning(path, left.to_string())
+            }));
             Refusal::Problems(problems)
         }
-        Refusal::Interrupted { interruption, left: nothing } => {
-            let left = left.next().map_or(nothing, |(_, left)| left);
-            Refusal::Interrupted { interruption, left }
+        Refusal::Interrupted { interruption, .. } => {
+            Refusal::Interrupted { interruption, left: Left::Overwritten(devices) }
         }
-        other => other,
+        other => Refusal::NotCloned { why: other.into(), overwritten: devices },
     }
 }
 

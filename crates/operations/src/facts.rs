@@ -82,16 +82,25 @@ fn stays(image: &Path, locked: fn(&Path) -> io::Result<bool>) -> bool {
 }
 
 /// Who has locked it, as far as that can be seen.
-fn holders(image: &Path) -> Lock {
+pub(crate) fn holders(image: &Path) -> Lock {
     let holders = image_lock::holders(image, &ALL_BYTES).unwrap_or_default();
     let named =
         |name: &dyn Fn(&Holder) -> String| holders.iter().map(name).collect::<Vec<_>>().join(", ");
+    if holders.is_empty() {
+        return Lock::Outside { who: "another user's process".into() };
+    }
+    if !holders.iter().all(|holder| CLONES.contains(&holder.program.as_str())) {
+        return Lock::Outside { who: named(&|h| format!("process {} ({})", h.pid, h.program)) };
+    }
+    let who = named(&|h| format!("hpvmclone (process {})", h.pid));
     match image_lock::is_copied(image) {
-        _ if holders.is_empty() => Lock::Outside { who: "another user's process".into() },
-        Ok(true) => Lock::Copying { who: named(&|h| format!("hpvmclone (process {})", h.pid)) },
-        _ => Lock::Outside { who: named(&|h| format!("process {} ({})", h.pid, h.program)) },
+        Ok(true) => Lock::Copying { who },
+        _ => Lock::Overwriting { who },
     }
 }
+
+/// The program of hpvmclone, by its names.
+const CLONES: [&str; 2] = ["hpvm", "hpvmclone"];
 
 /// What a start writes: the boot record, the previous variables, the first lines of the logs.
 const ROOM_NEEDED: Bytes = Bytes(1 << 20);

@@ -12,7 +12,7 @@ use hpvm_host::listen::ListenError;
 use hpvm_host::lock::BusyError;
 use hpvm_host::paths::{ProgramError, RootError};
 use hpvm_host::signals::{self, Interruption};
-use hpvm_model::{GuestName, GuestNumber, Problem};
+use hpvm_model::{GuestName, GuestNumber, Problem, chain};
 use hpvm_plan::clone::CloneError;
 use hpvm_plan::record::RecordError;
 use hpvm_plan::request::RequestError;
@@ -119,8 +119,11 @@ pub enum Refusal {
         "the guest is running and writes its disks, while what a linked clone lies over must only be read: stop it first with `hpvmstop -P {0}`, or copy its disks with -b"
     )]
     LinkOfRunning(GuestName),
-    #[error("the disks of the running guest '{name}' could not be copied: {error}{}", .left.as_ref().map(|l| format!("; {l}")).unwrap_or_default())]
-    CopyOfRunning { name: GuestName, error: String, left: Option<Left> },
+    #[error("the disks of the running guest '{name}' could not be copied: {error}")]
+    CopyOfRunning { name: GuestName, error: String },
+    /// Why there is no clone, though devices have been copied to.
+    #[error("{}; the content of '{}' is partly overwritten", chain(.why), .overwritten.join("', '"))]
+    NotCloned { why: Box<Refusal>, overwritten: Vec<String> },
     #[error(
         "the registry {} is gone, and folders of guests are there; `hpvm doctor --rebuild` makes it again from them",
         .0.display()
@@ -164,8 +167,8 @@ pub enum Left {
         "guest '{0}' goes on with the part of the change that it is at, and begins no other; `hpvmstatus -P {0}` shows what it has, and the same command again makes the rest"
     )]
     Changing(GuestName),
-    #[error("the clone was not made; the content of '{0}' is partly overwritten")]
-    Overwritten(String),
+    #[error("the clone was not made; the content of '{}' is partly overwritten", .0.join("', '"))]
+    Overwritten(Vec<String>),
     #[error("guest '{0}' goes on starting; `hpvmstatus -P {0}` shows it")]
     Starting(GuestName),
     #[error("guest '{0}' is being stopped all the same; `hpvmstatus -P {0}` shows it")]

@@ -186,13 +186,15 @@ pub enum Lock {
     Outside { who: String },
     /// It is a clone that reads it.
     Copying { who: String },
+    /// It is a clone that is to have it.
+    Overwriting { who: String },
 }
 
 impl Lock {
     #[must_use]
     pub fn who(&self) -> &str {
         match self {
-            Lock::Outside { who } | Lock::Copying { who } => who,
+            Lock::Outside { who } | Lock::Copying { who } | Lock::Overwriting { who } => who,
         }
     }
 
@@ -206,6 +208,7 @@ impl Lock {
             Lock::Copying { who } => {
                 format!("'{path}' is being copied by {who}, and nobody may write it meanwhile")
             }
+            Lock::Overwriting { who } => format!("'{path}' is being overwritten by {who}"),
         }
     }
 }

@@ -15,7 +15,7 @@ use hpvm_host::durable::{self, Batch};
 use hpvm_host::image_lock;
 use hpvm_host::qcow2::{self, Base, Format};
 use hpvm_host::signals;
-use hpvm_model::{Backing, FileIdentity, StorageAddress, StorageType};
+use hpvm_model::{Backing, FileIdentity, Problem, StorageAddress, StorageType};
 use hpvm_plan::clone::{How, Place, Work};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::record::AttachedLayer;
@@ -25,7 +25,7 @@ use rustix::fs::OFlags;
 use super::running::{Moment, Running};
 use super::targets;
 use crate::Refusal;
-use crate::facts::{Aim, locked};
+use crate::facts::{Aim, holders, locked};
 use crate::refusal::Left;
 
 /// How far which copy is.
@@ -85,6 +85,8 @@ pub(super) struct Copies {
     replaced: Identities,
     /// Block devices that get copies, by path, for us alone until the clone is known.
     devices: BTreeMap<String, File>,
+    /// The paths of those of which something is written already.
+    overwritten: Vec<String>,
     fresh: Vec<Fresh>,
     done: Vec<Copied>,
     /// Whether the clone is known, so that nothing goes any more.
@@ -108,16 +110,15 @@ struct Fresh {
 impl Copies {
     /// Makes all but the images in the clone's own folder, which is not there yet.
     pub(super) fn make(
+        &mut self,
         work: &[Work],
         sources: &Sources,
-        replaced: &Identities,
         running: Option<&Running>,
         watch: &mut dyn FnMut(&Stage<'_>),
-    ) -> Result<Copies, Refusal> {
-        let mut copies = Copies::over(replaced.clone());
+    ) -> Result<(), Refusal> {
         // All before the first byte is written: while one is, nobody takes another.
         for Work { to, .. } in work.iter().filter(|work| is_device(&work.to)) {
-            copies.devices.insert(to.path.clone(), open_target(to)?);
+            self.devices.insert(to.path.clone(), open_target(to)?);
         }
         let mut written = Vec::new();
         for work in work.iter().filter(|work| work.how != How::Overlay(Place::Own)) {
@@ -127,22 +128,24 @@ impl Copies {
             }
             match work.how {
                 How::Copy if is_device(&work.to) => {
-                    copies.copy_to_device(work, sources.of(work)?, watch)?;
+                    self.copy_to_device(work, sources.of(work)?, watch)?;
                 }
-                How::Copy => copies.copy_to_file(work, sources.of(work)?, watch)?,
-                How::Overlay(_) => copies.lay_over(work, sources.of(work)?)?,
+                How::Copy => self.copy_to_file(work, sources.of(work)?, watch)?,
+                How::Overlay(_) => self.lay_over(work, sources.of(work)?)?,
             }
-            copies.add(work);
+            self.add(work);
         }
         // Last, so that what the guest goes on writing is behind the clone by as little as can be.
         if let Some(running) = running.filter(|_| !written.is_empty()) {
-            copies.moment = Some(running.copy(&mut copies, &written, watch)?);
+            self.moment = Some(running.copy(self, &written, watch)?);
         }
-        Ok(copies)
+        // Nothing is written any more, and whether another has a lock on them is asked once more.
+        work.iter().for_each(|work| self.let_others_in(&work.to));
+        Ok(())
     }
 
-    /// None yet.
-    fn over(replaced: Identities) -> Copies {
+    /// None yet; `replaced` is what lies in the places of files.
+    pub(super) fn over(replaced: Identities) -> Copies {
         let mut copies = Copies::default();
         copies.replaced = replaced;
         copies
@@ -157,15 +160,35 @@ impl Copies {
         self.done.push(Copied { address, to, how });
     }
 
+    /// Something of the store is written from now on. A file's is its own until the clone is known.
+    pub(super) fn overwrite(&mut self, to: &Backing) {
+        if is_device(to) && !self.overwritten.contains(&to.path) {
+            self.overwritten.push(to.path.clone());
+        }
+    }
+
+    /// The devices that are not as they were, though there is no clone that has them.
+    pub(super) fn overwritten_in_vain(&self) -> Vec<String> {
+        let paths = self.overwritten.iter().filter(|_| !self.kept);
+        paths.cloned().collect()
+    }
+
+    /// Others may open it who take locks, as QEMU does; it stays open for us alone.
+    pub(super) fn let_others_in(&self, to: &Backing) {
+        if let Some(device) = self.devices.get(&to.path) {
+            // Where it has no locks, none was taken.
+            let _ = image_lock::let_others_in(device);
+        }
+    }
+
     fn copy_to_device(
-        &self,
+        &mut self,
         work: &Work,
         source: &File,
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<(), Refusal> {
-        let target = self.device(&work.to)?;
-        let left = || Left::Overwritten(work.to.path.clone());
-        copy(source, target, work, watch).map_err(|error| failed(work, left(), error))
+        self.overwrite(&work.to);
+        copy(source, self.device(&work.to)?, work, watch).map_err(|error| failed(work, error))
     }
 
     fn copy_to_file(
@@ -176,7 +199,7 @@ impl Copies {
     ) -> Result<(), Refusal> {
         let place = self.begin(&work.to)?;
         let (_, target) = self.fresh(place)?;
-        copy(source, target, work, watch).map_err(|error| failed(work, Left::AsItWas, error))
+        copy(source, target, work, watch).map_err(|error| failed(work, error))
     }
 
     fn lay_over(&mut self, work: &Work, base: &File) -> Result<(), Refusal> {
@@ -255,7 +278,7 @@ impl Copies {
     }
 
     /// The clone is known: its files keep one name each.
-    pub(super) fn settle(mut self) -> Result<Vec<Copied>, Refusal> {
+    pub(super) fn settle(&mut self) -> Result<Vec<Copied>, Refusal> {
         self.kept = true;
         for made in &self.fresh {
             settle(&made.fresh, &made.path)?;
@@ -356,10 +379,18 @@ fn open(options: &mut OpenOptions, flags: OFlags, path: &str) -> Result<File, Re
     }
 }
 
-/// A device is opened for us alone, as for a guest.
+/// A device is opened for us alone, as for a guest. Who only reads it does not meet that, but locks.
 fn open_target(to: &Backing) -> Result<File, Refusal> {
     let flags = OFlags::NONBLOCK | OFlags::EXCL;
-    open(OpenOptions::new().read(true).write(true), flags, &to.path)
+    let device = open(OpenOptions::new().read(true).write(true), flags, &to.path)?;
+    // Where it has no locks, QEMU takes none either.
+    match image_lock::keep_others_out(&device).unwrap_or(true) {
+        true => Ok(device),
+        false => {
+            let lock = holders(Path::new(&to.path));
+            Err(Refusal::Problems(vec![Problem::error(to.path.clone(), lock.on(&to.path))]))
+        }
+    }
 }
 
 pub(super) fn is_device(to: &Backing) -> bool {
@@ -387,10 +418,10 @@ pub(super) fn look(
     }
 }
 
-pub(super) fn failed(work: &Work, left: Left, error: io::Error) -> Refusal {
+pub(super) fn failed(work: &Work, error: io::Error) -> Refusal {
     match signals::interrupted() {
         Some(interruption) if error.kind() == io::ErrorKind::Interrupted => {
-            Refusal::Interrupted { interruption, left }
+            Refusal::Interrupted { interruption, left: Left::AsItWas }
         }
         _ => {
             Refusal::Copy { from: work.from.path.clone(), to: work.to.path.clone(), source: error }

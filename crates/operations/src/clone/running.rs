@@ -112,9 +112,14 @@ impl Running {
         let descriptors: Vec<BorrowedFd<'_>> =
             opened.iter().map(|opened| opened.given.as_fd()).chain([given.as_fd()]).collect();
         let disks = opened.iter().map(|opened| opened.copy).collect();
+        // QEMU locks what it writes itself.
+        work.iter().for_each(|(work, _)| copies.let_others_in(&work.to));
         let reply = self.ask(&Request::Copy { disks }, &descriptors, &what(work), watch);
         drop(descriptors);
-        let state = self.judge(reply, work)?;
+        if !matches!(reply, Ok(Reply::Denied { .. })) {
+            work.iter().for_each(|(work, _)| copies.overwrite(&work.to));
+        }
+        let state = self.judge(reply)?;
         for opened in opened {
             opened.finish(copies)?;
         }
@@ -162,26 +167,17 @@ impl Running {
         }
     }
 
-    fn judge(
-        &self,
-        reply: Result<Reply, client::ClientError>,
-        work: &[(&Work, &Attached)],
-    ) -> Result<CopiedState, Refusal> {
-        let left = work.iter().find(|(work, _)| copies::is_device(&work.to));
-        let left = left.map(|(work, _)| Left::Overwritten(work.to.path.clone()));
-        let failed = |error: String, left: Option<Left>| match signals::interrupted() {
-            Some(interruption) => {
-                let left = left.unwrap_or(Left::AsItWas);
-                Refusal::Interrupted { interruption, left }
-            }
-            None => Refusal::CopyOfRunning { name: self.name.clone(), error, left },
+    fn judge(&self, reply: Result<Reply, client::ClientError>) -> Result<CopiedState, Refusal> {
+        let failed = |error: String| match signals::interrupted() {
+            Some(interruption) => Refusal::Interrupted { interruption, left: Left::AsItWas },
+            None => Refusal::CopyOfRunning { name: self.name.clone(), error },
         };
         match reply {
             Ok(Reply::Copied { state }) => Ok(state),
-            Ok(Reply::Denied { reason }) => Err(failed(reason.to_string(), None)),
-            Ok(Reply::Failed { error }) => Err(failed(error, left)),
+            Ok(Reply::Denied { reason }) => Err(failed(reason.to_string())),
+            Ok(Reply::Failed { error }) => Err(failed(error)),
             Ok(_) => Err(Refusal::Worker(client::ClientError::Malformed)),
-            Err(error) => Err(failed(hpvm_model::chain(&error), left)),
+            Err(error) => Err(failed(hpvm_model::chain(&error))),
         }
     }
 }
@@ -222,9 +218,8 @@ impl Opened {
         let from = copies::open_source(&work.from)?;
         let size = copy::size(&from).map_err(Refusal::file("look at", &work.from.path))?;
         let (target, path, given) = if copies::is_device(&work.to) {
-            let device = copies.device(&work.to)?;
-            zero_behind(device, work, size, watch)?;
-            let given = given(device, Path::new(&work.to.path))?;
+            zero_behind(copies, work, size, watch)?;
+            let given = given(copies.device(&work.to)?, Path::new(&work.to.path))?;
             (Kept::Device(work.to.clone()), PathBuf::from(&work.to.path), given)
         } else {
             let place = copies.begin(&work.to)?;
@@ -263,14 +258,19 @@ impl Opened {
 
 /// Zeroes of a device what lies behind the source's end.
 fn zero_behind(
-    device: &File,
+    copies: &mut Copies,
     work: &Work,
     size: u64,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> Result<(), Refusal> {
+    let failed = |error| copies::failed(work, error);
+    let end = size.next_multiple_of(SECTOR_BYTES);
+    if copy::size(copies.device(&work.to)?).map_err(failed)? <= end {
+        return Ok(());
+    }
+    copies.overwrite(&work.to);
     let mut look = |progress| copies::look(work, progress, watch);
-    copy::zero_from(device, size.next_multiple_of(SECTOR_BYTES), &mut look)
-        .map_err(|error| copies::failed(work, Left::Overwritten(work.to.path.clone()), error))
+    copy::zero_from(copies.device(&work.to)?, end, &mut look).map_err(failed)
 }
 
 /// A file opened for QEMU, past the memory of the VM Host where that can be.
