@@ -158,7 +158,10 @@ impl Cloning<'_> {
             return Err(Refusal::Problems(judged.problems));
         }
         if mode == Mode::DryRun {
-            let Judged { design, problems, fields, .. } = judged;
+            let Judged { source, design, mut problems, fields, .. } = judged;
+            if !is_refused {
+                problems.extend(targets::bases(&source, &design, mode));
+            }
             return Ok(Cloned { config: design.config, problems, fields, copied: Vec::new() });
         }
         unless_interrupted()?;
@@ -170,6 +173,7 @@ impl Cloning<'_> {
             judged;
         problems.extend(copies.moment().and_then(|moment| as_after_power_failure(&source, moment)));
         problems.extend(starts_too(&design.config, asked));
+        problems.extend(targets::bases(&source, &design, mode));
         let _claims = self
             .claim_overwritten(&source, &design, &replaced, force)
             .map_err(|refusal| after_overwriting(&design, refusal))?;
@@ -222,6 +226,7 @@ impl Cloning<'_> {
         let mut found = targets::judge(host, (&source, running.as_ref()), &design, &facts, force)?;
         let mut replaced = identities(&facts);
         replaced.retain(|path, _| is_made(&design, path));
+        found.extend(targets::unshareable(host, &source, &design, &facts));
         targets::expect(&design, &mut facts);
         found.extend(variables(host, &source));
         found.extend(same);
