@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     nothing_is_copied_to_where_guests_may_have_nothing,
     a_device_that_guests_may_not_have_is_not_told_to_be_too_small,
     a_dry_run_makes_nothing,
+    a_dry_run_shows_no_address_that_it_drew,
     a_linked_clone_keeps_its_base_as_it_is,
     a_linked_disk_is_not_shared,
     a_clone_that_is_not_made_leaves_its_base_as_it_is,
@@ -277,6 +278,17 @@ fn a_dry_run_makes_nothing() {
     let shown = host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy, "-s"]);
     assert!(shown.contains(&copy), "{shown}");
     nothing_is_left(&host, host.root());
+}
+
+/// The clone would get another.
+fn a_dry_run_shows_no_address_that_it_drew() {
+    let host = with_web();
+    host.ok(&["hpvmmodify", "-P", "web", "-a", "network:avio_lan:0,6:vswitch:localnet"]);
+    let clone = ["hpvmclone", "-P", "web", "-N", "new"];
+    let shown = host.ok(&[&clone[..], &["--dry-run"]].concat());
+    host.ok(&clone);
+    let drawn = guest(&host, "new").nics.remove(0).without_mac();
+    assert!(shown.contains(&format!(" {drawn} ")), "{shown}");
 }
 
 /// Its image lies in the guest's own folder, where no other guest gets anything.

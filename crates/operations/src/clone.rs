@@ -239,6 +239,8 @@ impl Cloning<'_> {
         found.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
         let fields = difference::fields(&source, &design.config, None);
         let fields = difference::with_refusals(fields, &found);
+        let fields =
+            difference::without_drawn(fields, Some(&source), &design.config, &asked.request);
         let identities = known(&design, &facts);
         // Of a file that will be another one nothing is written down yet; its first start does it.
         facts.registered.retain(|path, _| !is_made(&design, path));
