@@ -29,7 +29,10 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     nothing_is_copied_to_where_guests_may_have_nothing,
     a_device_that_guests_may_not_have_is_not_told_to_be_too_small,
     a_dry_run_makes_nothing,
+    a_dry_run_shows_no_address_that_it_drew,
     a_linked_clone_keeps_its_base_as_it_is,
+    a_linked_disk_is_not_shared,
+    a_clone_that_is_not_made_leaves_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
     a_base_is_not_purged_with_the_guest_it_was_made_for,
     the_device_database_knows_what_clones_are_built_on,
@@ -275,6 +278,62 @@ fn a_dry_run_makes_nothing() {
     let shown = host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy, "-s"]);
     assert!(shown.contains(&copy), "{shown}");
     nothing_is_left(&host, host.root());
+}
+
+/// The clone would get another.
+fn a_dry_run_shows_no_address_that_it_drew() {
+    let host = with_web();
+    host.ok(&["hpvmmodify", "-P", "web", "-a", "network:avio_lan:0,6:vswitch:localnet"]);
+    let clone = ["hpvmclone", "-P", "web", "-N", "new"];
+    let shown = host.ok(&[&clone[..], &["--dry-run"]].concat());
+    host.ok(&clone);
+    let drawn = guest(&host, "new").nics.remove(0).without_mac();
+    assert!(shown.contains(&format!(" {drawn} ")), "{shown}");
+}
+
+/// Its image lies in the guest's own folder, where no other guest gets anything.
+fn a_linked_disk_is_not_shared() {
+    let host = with_web();
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "--linked"]);
+    let clone = ["hpvmclone", "-P", "new", "-N", "third"];
+    for more in [&["--dry-run"][..], &[]] {
+        let said = host.refused(&[&clone[..], more].concat());
+        for told in ["is that guest's alone", "--linked", "-b disk:avio_stor:0,1,0:qcow2:/PATH"] {
+            assert!(said.contains(told), "{said}");
+        }
+        assert!(!said.contains("WARNING"), "{said}");
+        assert_eq!(registry(&host).all().expect("the guests").len(), 2, "none is made");
+    }
+    let copy = on(&host.path("copy.qcow2"), "qcow2");
+    for (name, way) in
+        [("a", &["--linked"][..]), ("b", &["-b", &copy]), ("c", &["-d", "disk:avio_stor:0,1,0"])]
+    {
+        host.ok(&[&["hpvmclone", "-P", "new", "-N", name], way].concat());
+        host.ok(&["hpvmstart", "-P", name]);
+        host.ok(&["hpvmstop", "-P", name, "-F"]);
+    }
+}
+
+/// What would follow from it is told as such, and what does not follow is not told.
+fn a_clone_that_is_not_made_leaves_its_base_as_it_is() {
+    let host = with_web();
+    let taken = host.path("taken.qcow2");
+    fs::write(&taken, "something").expect("a file");
+    let clone = ["hpvmclone", "-P", "web", "-N", "new", "--linked"];
+    let copy = on(&taken, "qcow2");
+    let onto_taken = [&clone[..], &["-b", &copy]].concat();
+    for line in [&onto_taken[..], &[&onto_taken[..], &["--dry-run"]].concat()] {
+        let said = host.refused(line);
+        assert!(said.contains("exists and is not empty"), "{said}");
+        assert!(!said.contains("only read"), "{said}");
+    }
+    let said = host.run(&[&clone[..], &["--dry-run"]].concat());
+    assert!(said.status.success(), "{said}");
+    assert!(
+        said.stderr.contains("web.img' would be only read from then on: 'web' could"),
+        "{said}"
+    );
+    host.ok(&["hpvmstart", "-P", "web"]);
 }
 
 fn a_linked_clone_keeps_its_base_as_it_is() {

@@ -158,7 +158,10 @@ impl Cloning<'_> {
             return Err(Refusal::Problems(judged.problems));
         }
         if mode == Mode::DryRun {
-            let Judged { design, problems, fields, .. } = judged;
+            let Judged { source, design, mut problems, fields, .. } = judged;
+            if !is_refused {
+                problems.extend(targets::bases(&source, &design, mode));
+            }
             return Ok(Cloned { config: design.config, problems, fields, copied: Vec::new() });
         }
         unless_interrupted()?;
@@ -169,9 +172,10 @@ impl Cloning<'_> {
         let made = self.copy_and_make(&judged, &sources, &mut copies, force);
         let (config, copied) =
             made.map_err(|refusal| after_overwriting(copies.overwritten_in_vain(), refusal))?;
-        let Judged { source, mut problems, fields, .. } = judged;
+        let Judged { source, design, mut problems, fields, .. } = judged;
         problems.extend(copies.moment().and_then(|moment| as_after_power_failure(&source, moment)));
         problems.extend(starts_too(&config, asked));
+        problems.extend(targets::bases(&source, &design, mode));
         Ok(Cloned { config, problems, fields, copied })
     }
 
@@ -233,6 +237,7 @@ impl Cloning<'_> {
         let mut found = targets::judge(host, (&source, running.as_ref()), &design, &facts, force)?;
         let mut replaced = identities(&facts);
         replaced.retain(|path, _| is_made(&design, path));
+        found.extend(targets::unshareable(host, &source, &design, &facts));
         targets::expect(&design, &mut facts);
         found.extend(variables(host, &source));
         found.extend(same);
@@ -245,6 +250,8 @@ impl Cloning<'_> {
         found.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
         let fields = difference::fields(&source, &design.config, None);
         let fields = difference::with_refusals(fields, &found);
+        let fields =
+            difference::without_drawn(fields, Some(&source), &design.config, &asked.request);
         let identities = known(&design, &facts);
         // Of a file that will be another one nothing is written down yet; its first start does it.
         facts.registered.retain(|path, _| !is_made(&design, path));

@@ -324,7 +324,7 @@ impl VmHost {
     }
 
     /// Images that hpvmclone made: in the guest's own folder to be written, in any guest's to lie under one and be read.
-    fn own_images<'a>(&self, config: &'a GuestConfig) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn own_images<'a>(&self, config: &'a GuestConfig) -> impl Iterator<Item = &'a str> {
         let folder = self.folder(config).path().to_owned();
         let linked = || config.storage.iter().filter(|device| !device.layers.is_empty());
         let own = folder.clone();
@@ -547,7 +547,7 @@ fn configured(other: hpvm_registry::Sharer, way: Way) -> Sharer {
         held_for: None,
         role: other.role,
         standing: match other.removed {
-            true => Standing::Removed,
+            true => Standing::Removed { number: other.number, images_over: other.images_over },
             false => Standing::Present,
         },
         tenancy: way.tenancy(sharing),

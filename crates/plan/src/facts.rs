@@ -8,8 +8,8 @@ pub use hpvm_model::FileIdentity;
 use hpvm_model::entry::escaped;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::{
-    Accelerator, Backing, Bytes, Choice, DeviceKind, GuestName, StorageAddress, StorageDevice,
-    StorageType, StoreIdentity, StoreRole, quoted,
+    Accelerator, Backing, Bytes, Choice, DeviceKind, GuestName, GuestNumber, StorageAddress,
+    StorageDevice, StorageType, StoreIdentity, StoreRole, quoted,
 };
 use serde::{Deserialize, Serialize};
 
@@ -227,7 +227,11 @@ pub enum Tenancy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Present,
-    Removed,
+    /// By its number nobody else is meant. So many images of its disk lie over the store.
+    Removed {
+        number: GuestNumber,
+        images_over: u32,
+    },
 }
 
 /// What the device database says of a store, by what its path leads to.

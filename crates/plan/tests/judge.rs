@@ -247,6 +247,38 @@ fn a_file_is_used_once_in_a_guest_unless_both_are_dvds() {
     assert_eq!(same(&dvds), Vec::<String>::new());
 }
 
+/// What is kept of removed clones is purged from the top, unless a clone that is there makes that useless.
+#[test]
+fn no_linked_clone_that_is_there_is_to_be_removed() {
+    let config = guest(&["disk:scsi:0,0,0:file:/a"]);
+    let mut facts = HostFacts { start: Some(ready()), ..host(&config) };
+    let identity = facts.identity("/a").unwrap();
+    let clone = |name: &str, standing| Sharer {
+        guest: name.parse().unwrap(),
+        address: "0,0,0".parse().unwrap(),
+        held_for: None,
+        role: StoreRole::Layer,
+        standing,
+        tenancy: Tenancy::Alone,
+    };
+    let kept = |number, images_over| Standing::Removed {
+        number: GuestNumber::new(number).unwrap(),
+        images_over,
+    };
+    let commands = |facts: &HostFacts| -> Vec<String> {
+        let found = problems(&config, facts, Purpose::Start);
+        found.into_iter().map(|problem| problem.remedy.expect("a way out").command).collect()
+    };
+    let mut sharers =
+        vec![clone("low", kept(2, 1)), clone("top", kept(9, 3)), clone("mid", kept(3, 2))];
+    facts.sharers.insert(identity, sharers.clone());
+    let purges = [9, 3, 2].map(|number| format!("hpvmremove -p {number} --purge"));
+    assert_eq!(commands(&facts), purges);
+    sharers.push(clone("there", Standing::Present));
+    facts.sharers.insert(identity, sharers);
+    assert_eq!(commands(&facts), ["hpvmstart -P guest1"; 4]);
+}
+
 #[test]
 fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() {
     let config = guest(&["disk:scsi:0,0,0:file:/a"]);

@@ -67,6 +67,8 @@ pub struct Sharer {
     pub role: StoreRole,
     /// Removed and still kept: only of a layer, on which such a guest goes on to depend.
     pub removed: bool,
+    /// How many images of the device lie over it: none over a store.
+    pub images_over: u32,
 }
 
 const COLUMNS: &str = "number, uuid, name, label, serial_number, os_family, os_version, vcpus, \
@@ -172,10 +174,10 @@ impl Registry {
         let asked = (inode, device, except.map(GuestNumber::get));
         let of_this_file = "file_inode = ?1 AND file_device = ?2 AND guest IS NOT ?3";
         let stores = format!(
-            "SELECT guest, bus, device, target, kind, storage FROM device WHERE {of_this_file}"
+            "SELECT guest, bus, device, target, kind, storage, 0 FROM device WHERE {of_this_file}"
         );
         let layers = format!(
-            "SELECT guest, bus, device, target, 'disk', storage FROM layer WHERE {of_this_file}"
+            "SELECT guest, bus, device, target, 'disk', storage, place + 1 FROM layer WHERE {of_this_file}"
         );
         // Nearly always nobody has it, and a statement that joins or sorts takes longer to prepare than all else here.
         let mut sharers = self
@@ -200,16 +202,25 @@ impl Registry {
         parameters: P,
     ) -> rusqlite::Result<Vec<Sharer>> {
         let found = self.rows(sql, parameters, |row| {
-            Ok((number(row, 0)?, address(row, 1)?, parsed(row, 4)?, parsed(row, 5)?))
+            Ok((number(row, 0)?, address(row, 1)?, parsed(row, 4)?, parsed(row, 5)?, row.get(6)?))
         })?;
         let mut sharers = Vec::new();
-        for (number, address, kind, storage) in found {
+        for (number, address, kind, storage, images_over) in found {
             let (guest, removed): (GuestName, bool) = self
                 .connection
                 .prepare_cached("SELECT name, removed_at IS NOT NULL FROM guest WHERE number = ?1")?
                 .query_row([number.get()], |row| Ok((parsed(row, 0)?, row.get(1)?)))?;
             if role == StoreRole::Layer || !removed {
-                sharers.push(Sharer { guest, number, address, kind, storage, role, removed });
+                sharers.push(Sharer {
+                    guest,
+                    number,
+                    address,
+                    kind,
+                    storage,
+                    role,
+                    removed,
+                    images_over,
+                });
             }
         }
         Ok(sharers)

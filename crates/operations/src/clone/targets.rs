@@ -18,7 +18,7 @@ use hpvm_plan::record::Cache;
 use super::running::Running;
 use crate::facts::Aim;
 use crate::stores::plain_file;
-use crate::{Refusal, VmHost, facts as look};
+use crate::{Mode, Refusal, VmHost, facts as look};
 
 /// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
 pub(super) fn judge(
@@ -45,11 +45,8 @@ pub(super) fn judge(
         let path = &work.from.path;
         problems.extend(locked.get(path).map(|lock| written_elsewhere(path, lock)));
         problems.extend(target(work, facts, force));
-        problems.extend(base(work, source, design));
         let device = design.config.device_at(work.address);
         problems.extend(device.and_then(|device| overwritten(&design.config, device, facts)));
-        let layers = device.map_or(&[][..], |device| &device.layers);
-        problems.extend(half_copy(work, layers, &design.config.name));
     }
     problems.extend(doubles(&design.work, facts));
     // A store that is named for several devices has one owner.
@@ -203,23 +200,70 @@ fn no_folder(path: &str) -> Option<Problem> {
         .then(|| error(path, format!("there is no folder {} for '{path}'", folder.display())))
 }
 
-/// Who links a guest's disks cannot start it any more; better told now than then.
-fn base(work: &Work, source: &GuestConfig, design: &Design) -> Option<Problem> {
-    let text = format!(
-        "'{}' is only read from now on: '{}' cannot be started while its linked clone '{}' is there",
-        work.from.path, source.name, design.config.name
-    );
-    matches!(work.how, How::Overlay(_)).then(|| Problem::warning(work.from.path.clone(), text))
+/// Images that are their guest's alone, and which the clone would share: it could never start.
+pub(super) fn unshareable(
+    host: &VmHost,
+    source: &GuestConfig,
+    design: &Design,
+    facts: &HostFacts,
+) -> Vec<Problem> {
+    let own: BTreeSet<&str> = host.own_images(source).collect();
+    let is_refused = |path: &str| {
+        facts.registered.get(path).is_some_and(|known| known.restriction.why().is_some())
+    };
+    let devices = design.config.storage.iter().filter(|device| {
+        let path = device.backing.path.as_str();
+        own.contains(path) && is_refused(path)
+    });
+    devices
+        .map(|device| {
+            let Backing { storage, path } = &device.backing;
+            let text = format!(
+                "'{path}' lies in the folder of '{}' and is that guest's alone; --linked gives '{}' an image over it, and -b disk:{}:{}:{}:/PATH a copy",
+                source.name, design.config.name, device.adapter.as_str(), device.address, storage.as_str(),
+            );
+            error(path, text)
+        })
+        .collect()
+}
+
+/// What can only be read once the clone is there; better told then than when another guest cannot start for it.
+pub(super) fn bases(source: &GuestConfig, design: &Design, mode: Mode) -> Vec<Problem> {
+    let told = design.work.iter().filter_map(|work| {
+        let device = design.config.device_at(work.address);
+        let layers = device.map_or(&[][..], |device| &device.layers);
+        base(work, source, design, mode)
+            .or_else(|| half_copy(work, layers, &design.config.name, mode))
+    });
+    told.collect()
+}
+
+/// Who links a guest's disks cannot start it any more.
+fn base(work: &Work, source: &GuestConfig, design: &Design, mode: Mode) -> Option<Problem> {
+    let (from, source, clone) = (&work.from.path, &source.name, &design.config.name);
+    let text = match mode {
+        Mode::Apply => format!(
+            "'{from}' is only read from now on: '{source}' cannot be started while its linked clone '{clone}' is there"
+        ),
+        Mode::DryRun => format!(
+            "'{from}' would be only read from then on: '{source}' could not be started while its linked clone '{clone}' is there"
+        ),
+    };
+    matches!(work.how, How::Overlay(_)).then(|| Problem::warning(from.clone(), text))
 }
 
 /// A copy of an image over another is over that other too, which then serves two.
-fn half_copy(work: &Work, layers: &[Backing], clone: &GuestName) -> Option<Problem> {
+fn half_copy(work: &Work, layers: &[Backing], clone: &GuestName, mode: Mode) -> Option<Problem> {
     let below: Vec<String> = layers.iter().map(|layer| format!("'{}'", layer.path)).collect();
-    let text = format!(
-        "the copy has what '{}' has itself, and builds on {} too, which is only read from now on: a guest with that as a disk cannot be started while '{clone}' is there",
-        work.from.path,
-        below.join(" on "),
-    );
+    let (from, below) = (&work.from.path, below.join(" on "));
+    let text = match mode {
+        Mode::Apply => format!(
+            "the copy has what '{from}' has itself, and builds on {below} too, which is only read from now on: a guest with that as a disk cannot be started while '{clone}' is there"
+        ),
+        Mode::DryRun => format!(
+            "the copy would have what '{from}' has itself, and build on {below} too, which would be only read from then on: a guest with that as a disk could not be started while '{clone}' is there"
+        ),
+    };
     (work.how == How::Copy && !layers.is_empty())
         .then(|| Problem::warning(work.to.path.clone(), text))
 }
@@ -276,11 +320,15 @@ mod tests {
         let address = "0,0,0".parse().unwrap();
         let copy = Work { address, from, to, how: How::Copy };
         let clone = "new".parse().unwrap();
-        assert_eq!(half_copy(&copy, &[], &clone), None, "it stands alone");
+        assert_eq!(half_copy(&copy, &[], &clone, Mode::Apply), None, "it stands alone");
         let base = [Backing::new(StorageType::File, "/vm/base")];
-        let told = half_copy(&copy, &base, &clone).unwrap().text;
+        let told = half_copy(&copy, &base, &clone, Mode::Apply).unwrap().text;
         assert!(told.contains("builds on '/vm/base' too"), "{told}");
         let linked = Work { how: How::Overlay(Place::Own), ..copy };
-        assert_eq!(half_copy(&linked, &base, &clone), None, "--linked has its own warning");
+        assert_eq!(
+            half_copy(&linked, &base, &clone, Mode::Apply),
+            None,
+            "--linked has its own warning"
+        );
     }
 }

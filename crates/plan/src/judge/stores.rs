@@ -1,6 +1,7 @@
 //! What is wrong with the backing stores of a configuration: whether each is what its storage type says, and who else has
 //! it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use hpvm_model::{
@@ -44,6 +45,7 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
         let sharing = facts.sharing(device);
         shared(config, device, sharing, facts.sharers.get(&identity), all);
     }
+    bases_of_clones(config, facts, all);
     for device in &config.storage {
         layers(config, device, facts, all);
     }
@@ -393,20 +395,44 @@ fn uneven(
     })
 }
 
-/// What a linked clone is built on is never written again while the clone is there.
-fn base_of_clone(path: &str, clone: &Sharer, standing: Standing) -> Finding {
-    let Sharer { guest, address, .. } = clone;
-    let (kept, way) = match standing {
-        Standing::Present => ("", "remove that clone for good"),
-        Standing::Removed => (", which was removed and is still kept,", "purge that clone"),
-    };
-    let text = format!(
-        "'{path}' is the base of the linked clone '{guest}' ({address}){kept} and must not be written"
-    );
-    taken(path, text).ask(
-        format!("if nobody needs '{guest}' any more, {way}"),
-        format!("hpvmremove -P {guest} --purge"),
-    )
+/// What linked clones are built on is never written again while they are there. What is kept of removed ones can be purged, the
+/// uppermost first, since it lies over the others; but that is of no use while another clone is there, which is its owner's.
+fn bases_of_clones(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
+    let devices =
+        config.storage.iter().filter(|device| device.backing.storage != StorageType::Null);
+    let mut clones: Vec<(&str, &Sharer)> = devices
+        .flat_map(|device| {
+            let path = device.backing.path.as_str();
+            let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
+            sharers.into_iter().flatten().map(move |sharer| (path, sharer))
+        })
+        .filter(|(_, sharer)| sharer.role == StoreRole::Layer)
+        .collect();
+    clones.sort_by_key(|(_, clone)| match clone.standing {
+        Standing::Present => None,
+        Standing::Removed { images_over, .. } => Some(Reverse(images_over)),
+    });
+    let some_are_there = clones.iter().any(|(_, clone)| clone.standing == Standing::Present);
+    for (path, Sharer { guest, address, standing, .. }) in clones {
+        let kept = match standing {
+            Standing::Present => "",
+            Standing::Removed { .. } => ", which was removed and is still kept,",
+        };
+        let text = format!(
+            "'{path}' is the base of the linked clone '{guest}' ({address}){kept} and must not be written"
+        );
+        let found = taken(path, text);
+        all.push(match standing {
+            Standing::Removed { number, .. } if !some_are_there => found.ask(
+                format!("if nobody needs '{guest}' any more, purge what is kept of it"),
+                format!("hpvmremove -p {number} --purge"),
+            ),
+            _ => found.ask(
+                format!("wait until no linked clone is built on '{path}' any more, or give '{}' a copy of it or another disk", config.name),
+                start_command(config),
+            ),
+        });
+    }
 }
 
 /// Nobody shares a disk in silence. A disk keeps apart who comes by different paths and nobody else (SPC-4, 5.13.1: a
@@ -440,9 +466,9 @@ fn shared(
 ) {
     let path = &device.backing.path;
     for sharer in sharers.into_iter().flatten() {
-        let Sharer { guest, address, role, standing, tenancy, .. } = sharer;
+        let Sharer { guest, address, role, tenancy, .. } = sharer;
+        // What lies under another's disk is no disk of its own.
         if *role == StoreRole::Layer {
-            all.push(base_of_clone(path, sharer, *standing));
             continue;
         }
         if sharing == Sharing::Reserved && *tenancy != Tenancy::Alone {
