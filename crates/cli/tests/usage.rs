@@ -239,15 +239,20 @@ fn the_steps_at_which_a_command_can_be_killed_are_listed() {
 
 /// A slip in the name of a root is no VM Host without guests.
 #[test]
-fn a_root_that_is_not_there_is_told() {
-    let output = Command::new(env!("CARGO_BIN_EXE_hpvm"))
-        .arg0("hpvmstatus")
-        .env("HPVM_ROOT", "/nonexistent/root")
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{errors}");
-    assert!(errors.contains("HPVM_ROOT names /nonexistent/root, which is not there"), "{errors}");
+fn a_root_that_is_no_folder_is_told() {
+    for (root, told) in [
+        ("/nonexistent/root", "HPVM_ROOT names /nonexistent/root, which is not there"),
+        ("/etc/passwd", "HPVM_ROOT names /etc/passwd, which is no folder"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_hpvm"))
+            .arg0("hpvmstatus")
+            .env("HPVM_ROOT", root)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.contains(told), "{errors}");
+    }
 }
 
 #[test]
