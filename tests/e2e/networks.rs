@@ -323,13 +323,17 @@ fn guests_reserve_ports() {
     let row = "vswitch   lan        sw2        3         0   1   0 56-e9-e3-09-6a-22\n";
     assert!(shown.contains(row), "{shown}");
     let statements = host.ok(&["hpvmstatus", "-P", "one", "-d"]);
-    assert!(statements.contains("network:lan:0,1,0x56E9E3096A22:vswitch:sw2\n"), "{statements}");
+    let statement = "network:lan:0,1,0x56E9E3096A22:vswitch:sw2:portid:3";
+    assert!(statements.contains(&format!("{statement}\n")), "{statements}");
+    host.ok(&["hpvmmodify", "-P", "one", "-d", statement]);
+    host.ok(&["hpvmmodify", "-P", "one", "-a", statement]);
+    assert_eq!(host.ok(&["hpvmstatus", "-P", "one", "-d"]), statements, "the very same NIC");
     assert_eq!(host.ok(&["hpvm", "doctor"]), SOUND, "guest.json has the new name too");
     let refusal = host.run_with_input(&["hpvmnet", "-S", "sw2", "-d"], b"y\n");
     assert!(refusal.stderr.contains("in use by one, two"), "{refusal}");
     host.ok(&["hpvmmodify", "-P", "one", "-m", "network:avio_lan:0,1:vswitch:localnet"]);
     let statements = host.ok(&["hpvmstatus", "-P", "one", "-d"]);
-    assert!(statements.contains("network:avio_lan:0,1,0x56E9E3096A22:vswitch:localnet\n"));
+    assert!(statements.contains("network:avio_lan:0,1,0x56E9E3096A22:vswitch:localnet:portid:1\n"));
     host.ok(&["hpvmmodify", "-P", "one", "-d", "network:avio_lan:0,1"]);
     assert!(!host.ok(&["hpvmstatus", "-P", "one", "-d"]).contains("network:"));
 }

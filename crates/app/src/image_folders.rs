@@ -96,7 +96,7 @@ impl ImageFolders {
     fn drive(&self, device: &StorageDevice) -> Drive {
         let folder = drives::folder(device);
         let listed = match folder {
-            Some(path) => self.list(path),
+            Some(path) => self.list(device, path),
             None => Err(OF_HOST.into()),
         };
         let (mut images, mut trouble) = match listed {
@@ -120,8 +120,8 @@ impl ImageFolders {
         }
     }
 
-    fn list(&self, path: &str) -> Result<Vec<String>, String> {
-        let images = media_folder::images(self.held(path)?)
+    fn list(&self, drive: &StorageDevice, path: &str) -> Result<Vec<String>, String> {
+        let images = media_folder::images(self.held(drive, path)?)
             .map_err(|error| format!("the folder '{path}' cannot be read by the guest's worker: {error}; it needs to be readable by everyone"))?;
         match images.is_empty() {
             true => Err(format!("there is no image in '{path}' that could be put in")),
@@ -132,20 +132,21 @@ impl ImageFolders {
     fn open_image(&self, drive: &StorageDevice, name: &str) -> Result<(Image, OwnedFd), String> {
         let path = drives::folder(drive).ok_or(OF_HOST)?;
         let within = name.strip_prefix(path).map_or(name, |rest| rest.trim_start_matches('/'));
-        let (file, metadata) = media_folder::open(self.held(path)?, within)
+        let (file, metadata) = media_folder::open(self.held(drive, path)?, within)
             .map_err(|error| hpvm_model::chain(&error))?;
         let identity = identity(&metadata).ok_or("it is no image")?;
         Ok((Image { name: within.to_owned(), identity }, file))
     }
 
-    fn held(&self, path: &str) -> Result<BorrowedFd<'_>, String> {
+    fn held(&self, drive: &StorageDevice, path: &str) -> Result<BorrowedFd<'_>, String> {
         let held = self.held.iter().find(|(held, _)| held == path);
         held.map(|(_, folder)| folder.as_fd()).ok_or_else(|| {
             let why = match self.at_start.contains(path) {
                 true => "something in it is restricted or kept for another use, or it was no folder when the guest was started",
                 false => "the drive came to the guest after its start, and can be used so from its next start on",
             };
-            format!("nothing can be chosen from the folder '{path}': {why}; until then the VM Host's administrator puts an image in with hpvmmodify -m")
+            let (adapter, address) = (drive.adapter.as_str(), drive.address);
+            format!("nothing can be chosen from the folder '{path}': {why}; until then the VM Host's administrator puts an image in with `hpvmmodify -P GUEST -m dvd:{adapter}:{address}:file:IMAGE`")
         })
     }
 }

@@ -81,7 +81,12 @@ impl Say {
 
     /// Each problem of a change, once, in the order given.
     pub fn problems(&self, guest: &GuestName, problems: &[Problem]) {
-        for problem in problems {
+        let is_said = |n: usize| {
+            let says_it =
+                |p: &Problem| (p.severity, &p.text) == (problems[n].severity, &problems[n].text);
+            problems[..n].iter().any(says_it)
+        };
+        for (_, problem) in problems.iter().enumerate().filter(|(n, _)| !is_said(*n)) {
             self.line(Some(problem.severity), Some(guest), &problem.text);
         }
     }

@@ -34,8 +34,17 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
                 "'{argument}' is no option of this command; a command of several words stands in quotes: -c 'pc -off'"
             )
         }
+        // clap names its first letter alone.
+        ErrorKind::UnknownArgument if is_negative(&argument) => {
+            let typed = words.iter().find(|word| word.starts_with(&argument));
+            let typed = typed.map_or(argument, |word| shown(word));
+            format!("'{typed}' is neither an option nor a value; numbers and sizes have no sign")
+        }
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            // Of words that begin otherwise one was not mistyped for the other.
+            let is_near = |similar: &String| similar.get(..3) == argument.get(..3);
             let hint = context(error, ContextKind::SuggestedArg)
+                .filter(is_near)
                 .map_or(String::new(), |similar| format!("; did you mean {similar}?"));
             format!("'{argument}' is no option of this command{hint}")
         }
@@ -78,6 +87,10 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
             first.trim_start_matches("error: ").to_owned()
         }
     }
+}
+
+fn is_negative(argument: &str) -> bool {
+    argument.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Whether a command for the console is given, which ends where a shell sees its end.

@@ -115,7 +115,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "hpvm gvsdmgr get_info -P g -D 0,3",
-        "gvsdmgr: ERROR: -D: there is no adapter at '0,3'; `hpvmstatus -d` shows where a guest has some",
+        "gvsdmgr: ERROR: -D: there is no adapter at '0,3'; `hpvmstatus -P NAME -d` shows where a guest has some",
     ),
     (
         "hpvmclone -P g -N h -b disk:avio_stor::file:/x",
@@ -124,6 +124,15 @@ const WRONG: &[(&str, &str)] = &[
     (
         "hpvmdevmgmt -a gdev:/x:attr:SHARE=YES",
         "hpvmdevmgmt: ERROR: -a: an attribute is given to an entry that is there: first -a gdev:/x, then -m gdev:/x:attr:SHARE=YES",
+    ),
+    ("hpvm undelete --list --json", "hpvm undelete: ERROR: '--json' is no option of this command"),
+    (
+        "hpvmmodify -P g -r -5G",
+        "hpvmmodify: ERROR: '-5G' is neither an option nor a value; numbers and sizes have no sign",
+    ),
+    (
+        "hpvmcreate -P g -a disk:scsi:file:/x",
+        "hpvmcreate: ERROR: -a: the address bus,device,target is missing, which may be empty; write disk:scsi::file:…",
     ),
     ("hpvm undelete --list -N x", "hpvm undelete: ERROR: --list and -N exclude each other"),
     ("hpvmstop -g", "hpvmstop: ERROR: -P NAME or -p NUMBER or -a is missing"),
@@ -260,6 +269,18 @@ fn a_root_that_is_not_there_is_told() {
         assert!(errors.contains(&told), "{command} {words:?}: {errors}");
         assert!(!root.exists(), "{command} {words:?} made it");
     }
+}
+
+#[test]
+fn a_root_that_is_no_folder_is_told() {
+    let output = Command::new(env!("CARGO_BIN_EXE_hpvm"))
+        .arg0("hpvmstatus")
+        .env("HPVM_ROOT", "/etc/passwd")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("HPVM_ROOT names /etc/passwd, which is no folder"), "{errors}");
 }
 
 #[test]

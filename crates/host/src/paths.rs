@@ -41,6 +41,8 @@ pub enum RootError {
     Empty,
     #[error("HPVM_ROOT names {}, which is not there; hpvmcreate makes a VM Host there", path.display())]
     Absent { path: PathBuf },
+    #[error("HPVM_ROOT names {}, which is no folder; name the folder of a VM Host, or unset it", path.display())]
+    NamesNoFolder { path: PathBuf },
     #[error("neither HPVM_ROOT, XDG_DATA_HOME nor HOME says where the VM Host lies; set one")]
     NoHome,
     #[error("the folder {} cannot be resolved", path.display())]
@@ -74,9 +76,18 @@ impl Root {
     pub fn from_environment() -> Result<Root, RootError> {
         match std::env::var_os("HPVM_ROOT") {
             Some(named) if named.is_empty() => Err(RootError::Empty),
-            Some(named) => Root::at(Path::new(&named)),
+            Some(named) => Root::named(Path::new(&named)),
             None if geteuid().is_root() => Root::at(Path::new("/")),
             None => Root::at(&data_home()?.join("hpvm")),
+        }
+    }
+
+    fn named(path: &Path) -> Result<Root, RootError> {
+        match fs::metadata(path) {
+            Ok(metadata) if !metadata.is_dir() => {
+                Err(RootError::NamesNoFolder { path: path.to_owned() })
+            }
+            _ => Root::at(path),
         }
     }
 

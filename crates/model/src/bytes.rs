@@ -189,7 +189,9 @@ impl FromStr for AskedMemory {
     type Err = SizeError;
     fn from_str(text: &str) -> Result<AskedMemory, SizeError> {
         let asked = Ratio::parse(text, MIB)?.rounded_up(text)?;
-        Ok(AskedMemory { given: shown(text), asked, memory: Memory::at_least(asked)? })
+        let unit = if text.ends_with(|c: char| c.is_ascii_digit()) { " MB" } else { "" };
+        let given = format!("{}{unit}", shown(text));
+        Ok(AskedMemory { given, asked, memory: Memory::at_least(asked)? })
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Refusal {
         "a guest called '{name}' exists by now (number {number}); bring this one back under another name with -N NEWNAME"
     )]
     NameTakenSince { name: GuestName, number: GuestNumber },
-    #[error("the guest is running; stop it first with `hpvmstop -P {0}`")]
+    #[error("the guest is running; stop it first with `hpvmstop -P {0} -g`")]
     Running(GuestName),
     #[error(
         "its QEMU (process {pid}) runs, though its files in /run are gone or damaged and nobody can reach it; shut it down from within, \
@@ -116,7 +116,7 @@ pub enum Refusal {
     #[error(transparent)]
     Clone(#[from] CloneError),
     #[error(
-        "the guest is running and writes its disks, while what a linked clone lies over must only be read: stop it first with `hpvmstop -P {0}`, or copy its disks with -b"
+        "the guest is running and writes its disks, while what a linked clone lies over must only be read: stop it first with `hpvmstop -P {0} -g`, or copy its disks with -b"
     )]
     LinkOfRunning(GuestName),
     #[error("the disks of the running guest '{name}' could not be copied: {error}")]

@@ -80,8 +80,10 @@ pub fn folders_that_wait(
         .filter_map(|drive| Some((drive, folder(drive)?)))
         .filter(|(_, folder)| !held.contains(*folder))
         .map(|(drive, folder)| {
+            let (adapter, address) = (drive.adapter.as_str(), drive.address);
             let text = format!(
-                "users of the console choose from '{folder}' from the guest's next start on; until then put an image in with `hpvmmodify -m`"
+                "users of the console choose from '{folder}' from the guest's next start on; until then put an image in with `hpvmmodify -P {} -m dvd:{adapter}:{address}:file:IMAGE`",
+                after.name
             );
             Problem::warning(drive.address.to_string(), text)
         })

@@ -404,7 +404,7 @@ fn alone(attached: &Attached, live: &Live, force: Force) -> Result<DeviceChange,
 pub fn name_for_agent(attached: &Attached) -> Result<u64, String> {
     guest_path::naa(&attached.device, attached.sharing).ok_or_else(|| {
         format!(
-            "the guest knows the shared disk at {} by the disk's own name, so its agent cannot be asked whether it is in use; stop using it in the guest and force it",
+            "the guest knows the shared disk at {} by the disk's own name, so its agent cannot be asked whether it is in use; stop using it in the guest and force it with -F",
             attached.device.address
         )
     })
@@ -417,7 +417,7 @@ pub fn why_not_quiet(idle: Option<Duration>) -> Option<String> {
     match idle {
         Some(idle) if idle >= QUIET => None,
         Some(idle) => Some(format!(
-            "the disk had I/O {} s ago, and the guest might lose what it has not written yet; stop using it and try again after {} s, or force it",
+            "the disk had I/O {} s ago, and the guest might lose what it has not written yet; stop using it and try again after {} s, or force it with -F",
             idle.as_secs(),
             QUIET.as_secs()
         )),

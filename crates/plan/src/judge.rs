@@ -57,13 +57,14 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
         Purpose::ChangeOfRunning { before } => Some(before),
         Purpose::Start => None,
     };
-    let standing = before.map_or_else(Vec::new, |before| findings(before, facts));
+    let standing = before.map_or_else(Vec::new, |before| findings(before, Some(before), facts));
     let is_standing = |f: &Finding| standing.iter().any(|s| s.item == f.item && s.text == f.text);
     let mut problems: Vec<Problem> = Vec::new();
-    let mut found = findings(config, facts);
+    let mut found = findings(config, before, facts);
     if purpose != Purpose::Start {
         stores::images_as_raw(config, before, facts, &mut found);
         stores::folders_of_no_drive(config, before, facts, &mut found);
+        least_cycles(config, before, facts, &mut found);
     }
     if let Purpose::ChangeOfRunning { before } = purpose {
         network::comes(config, before, facts, &mut found);
@@ -89,12 +90,13 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
     problems
 }
 
-fn findings(config: &GuestConfig, facts: &HostFacts) -> Vec<Finding> {
+fn findings(config: &GuestConfig, before: Option<&GuestConfig>, facts: &HostFacts) -> Vec<Finding> {
     let mut all = Vec::new();
     processors(config, facts, &mut all);
     memory(config, facts, &mut all);
     places(config, facts, &mut all);
     stores::judge(config, facts, &mut all);
+    stores::used_twice(config, before, facts, &mut all);
     boot_disk::judge(config, &mut all);
     locked(config, facts, &mut all);
     network::judge(config, facts, &mut all);
@@ -172,6 +174,31 @@ fn processors(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
                 ),
             ));
         }
+    }
+}
+
+/// Judged when it is given: the same guest may come to a faster VM Host.
+fn least_cycles(
+    config: &GuestConfig,
+    before: Option<&GuestConfig>,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    let is_given = before.is_none_or(|before| before.entitlement != config.entitlement);
+    let (Entitlement::Mhz { entitled, .. }, Some(host), true) =
+        (config.entitlement, facts.processor_mhz, is_given)
+    else {
+        return;
+    };
+    let share = u64::from(Entitlement::MINIMUM.0) * u64::from(host);
+    let least = share.div_ceil(u64::from(Entitlement::FULL.0));
+    if u64::from(entitled) < least {
+        all.push(never(
+            "entitlement",
+            format!(
+                "an entitlement of {entitled} MHz is below the least of 5%, which is {least} MHz of the {host} MHz of one processor of this VM Host"
+            ),
+        ));
     }
 }
 

@@ -61,7 +61,7 @@ fn a_folder_that_comes_to_a_running_guest_waits_for_the_next_start() {
     let told = |devices: &[&str]| told_beside(devices, &[]);
     let waits = |at: &str, folder: &str| {
         let text = format!(
-            "users of the console choose from '{folder}' from the guest's next start on; until then put an image in with `hpvmmodify -m`"
+            "users of the console choose from '{folder}' from the guest's next start on; until then put an image in with `hpvmmodify -P guest1 -m dvd:scsi:{at}:file:IMAGE`"
         );
         vec![(at.to_owned(), text)]
     };

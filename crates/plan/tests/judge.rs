@@ -280,6 +280,22 @@ fn no_linked_clone_that_is_there_is_to_be_removed() {
 }
 
 #[test]
+fn who_gives_a_store_a_second_time_is_told_where_it_is_already() {
+    let before = guest(&["disk:scsi:0,0,4:file:/a"]);
+    let after = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,4:file:/a"]);
+    let facts = host(&after);
+    let of_change = lines(&after, &facts, Purpose::Change { before: Some(&before) });
+    assert!(of_change[0].contains("'/a' backs 0,0,4 already"), "{of_change:?}");
+    let of_new = lines(&after, &facts, CREATE);
+    assert!(of_new[0].contains("'/a' backs both 0,0,0 and 0,0,4"), "{of_new:?}");
+    let unchanged = lines(&after, &facts, Purpose::Change { before: Some(&after) });
+    assert!(
+        unchanged[0].starts_with("WARNING") && unchanged[0].contains("0,0,0 already"),
+        "{unchanged:?}"
+    );
+}
+
+#[test]
 fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() {
     let config = guest(&["disk:scsi:0,0,0:file:/a"]);
     let mut facts = HostFacts { start: Some(ready()), ..host(&config) };
@@ -307,6 +323,23 @@ fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() 
         let kept = problems(&config, &facts, Purpose::ChangeOfRunning { before: &config });
         assert_eq!(kept[0].severity, Severity::Warning, "it was there before");
     }
+}
+
+#[test]
+fn an_entitlement_has_the_same_least_in_cycles() {
+    let mut config = guest(&[]);
+    let facts = HostFacts { processor_mhz: Some(2601), ..host(&config) };
+    let mut told = |cycles: &str| {
+        config.entitlement = Entitlement::parse_cycles(cycles).unwrap();
+        lines(&config, &facts, CREATE)
+    };
+    assert!(told("130:800")[0].contains("least of 5%, which is 131 MHz of the 2601 MHz"));
+    assert_eq!(told("131"), Vec::<String>::new());
+    assert!(told("131:2602")[0].contains("more than the 2601 MHz"));
+    config.entitlement = Entitlement::parse_cycles("130").unwrap();
+    let slower = GuestConfig { label: "of a slower VM Host".parse().unwrap(), ..config.clone() };
+    let change = Purpose::Change { before: Some(&config) };
+    assert_eq!(lines(&slower, &facts, change), Vec::<String>::new());
 }
 
 /// Settles 33: maxima follow the host, and the table of A.03.50 comes back on request.

@@ -101,7 +101,9 @@ pub enum QualifierError {
     Malformed(String),
     #[error("'{0}' is no adapter; write BUS,DEVICE, such as 0,1")]
     Adapter(String),
-    #[error("there is no adapter at '{text}'; `hpvmstatus -d` shows where a guest has some")]
+    #[error(
+        "there is no adapter at '{text}'; `hpvmstatus -P NAME -d` shows where a guest has some"
+    )]
     NoAdapter { text: String, source: AddressError },
 }
 

@@ -6,7 +6,7 @@ use crate::exit::{About, Failure};
 use crate::output::print;
 use hpvm_model::chain;
 use hpvm_operations::remove::{Keep, purge_due, purge_removed, remove};
-use hpvm_operations::{Actor, Refusal, VmHost};
+use hpvm_operations::{Actor, Mode, Refusal, VmHost};
 use hpvm_registry::Access;
 
 use super::{
@@ -52,6 +52,9 @@ impl Perform for Remove {
         let keep = if self.purge { Keep::Nothing } else { Keep::AsConfigured };
         let question = format!("Remove the virtual machine '{}'?", config.name);
         if !self.force && !self.dry_run {
+            // Nobody is asked about what is refused anyway.
+            remove(&mut host, &actor, &config, keep, Mode::DryRun)
+                .or_else(|refusal| refused(&config.name, refusal))?;
             agreed(context.say.ask(&question)).about(&config.name)?;
         }
         let removed = remove(&mut host, &actor, &config, keep, mode(self.dry_run))

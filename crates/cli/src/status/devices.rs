@@ -10,7 +10,7 @@ pub fn render(guest: &Shown<'_>) -> String {
         .iter()
         .map(|device| format!("{}\n", printable(&device.to_string())))
         .collect();
-    let networks: String = guest.nics.iter().map(|nic| format!("{}\n", nic.statement())).collect();
+    let networks: String = guest.nics.iter().map(|nic| format!("{nic}\n")).collect();
     format!(
         "[Virtual Machine Devices]\n\n\
          [Storage Interface Details]\n{storage}\n\

@@ -95,7 +95,7 @@ impl Wish {
                 Next::GiveBack(address)
             }
             (Verb::Insert, _) if drive.is_hosts() => Next::Impossible(format!(
-                "the drive at {address} is the VM Host's own and takes no image; IN alone gives it back once it was ejected, and hpvmmodify -m puts an image in its place"
+                "the drive at {address} is the VM Host's own and takes no image; IN alone gives it back once it was ejected, and `hpvmmodify -P GUEST -m dvd:ADAPTER:{address}:file:IMAGE` puts an image in its place"
             )),
             (Verb::Insert, Some(image)) => Next::Change { drive: address, image: Some(image) },
             (Verb::Insert, None) if drive.images.is_empty() => {

@@ -51,6 +51,8 @@ pub enum StatementError {
     Store { kind: DeviceKind, storage: StorageType },
     #[error(transparent)]
     Address(#[from] AddressError),
+    #[error("the address bus,device,target is missing, which may be empty; write {0}:…")]
+    AddressLeftOut(String),
     #[error("target {target} does not exist on {}; its targets are 0 to {}", adapter.as_str(), adapter.target_max())]
     Target { adapter: AdapterKind, target: u8 },
     #[error("'{0}' is no absolute path; locations begin with '/'")]
@@ -62,10 +64,12 @@ pub enum StatementError {
     #[error("the location is missing; write what backs the device, such as {0}")]
     LocationMissing(&'static str),
     #[error(
-        "-m needs the device's address, as `hpvmstatus -d` prints it; only the one dvd of a guest goes without"
+        "-m needs the device's address, as `hpvmstatus -P NAME -d` prints it; only a dvd may be named without, where the guest has just one"
     )]
     AddressMissing,
-    #[error("-d needs the device's address or its backing store, as `hpvmstatus -d` prints them")]
+    #[error(
+        "-d needs the device's address or its backing store, as `hpvmstatus -P NAME -d` prints them"
+    )]
     NothingNamed,
     #[error(
         "'{0}' is no layer; write storage:location, such as file:/path, with storage type disk, lv, file or qcow2"
@@ -91,6 +95,13 @@ impl Statement {
         let adapter = parse_adapter(adapter)?;
         let address = match rest.first() {
             None | Some(&"") => None,
+            Some(storage) if storage.parse::<StorageType>().is_ok() => {
+                return Err(StatementError::AddressLeftOut(format!(
+                    "{}:{}::{storage}",
+                    kind.as_str(),
+                    adapter.as_str()
+                )));
+            }
             Some(address) => Some(parse_address(address, adapter)?),
         };
         let backing = match rest.get(1..).unwrap_or_default() {
@@ -237,6 +248,7 @@ mod tests {
             ("disk:ide::file:/x", "adapter"),
             ("disk:scsi::disk/dev/rdsk/x", "storage type"),
             ("disk:scsi::file:x", "absolute"),
+            ("disk:aviostor:file:/x", "write disk:avio_stor::file:…"),
             ("disk:scsi::file:", "such as file:/path"),
             ("dvd:scsi::null:", "such as null:/folder, a folder of images"),
             ("dvd:scsi::null", "such as null:/folder, a folder of images"),

@@ -16,7 +16,6 @@ use crate::facts::{
 use crate::record::Sharing;
 
 pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
-    let mut seen: BTreeMap<FileIdentity, &StorageDevice> = BTreeMap::new();
     for device in &config.storage {
         let path = &device.backing.path;
         if device.backing.storage == StorageType::Null {
@@ -33,21 +32,46 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             registered::judge(config, device, facts, all);
         }
         let Some(identity) = facts.identity(path) else { continue };
-        if let Some(first) = seen.insert(identity, device)
-            && !(first.is_shared_freely() && device.is_shared_freely())
-        {
-            let text = format!(
-                "'{path}' backs {} already; a backing store is used once in a guest",
-                first.address
-            );
-            all.push(never(device.to_string(), text));
-        }
         let sharing = facts.sharing(device);
         shared(config, device, sharing, facts.sharers.get(&identity), all);
     }
     bases_of_clones(config, facts, all);
     for device in &config.storage {
         layers(config, device, facts, all);
+    }
+}
+
+/// Whoever has a store already is named to who comes, wherever in the guest that is.
+pub(super) fn used_twice(
+    config: &GuestConfig,
+    before: Option<&GuestConfig>,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    let had_it = |device: &StorageDevice| {
+        let had = before.and_then(|before| before.device_at(device.address));
+        had.is_some_and(|had| had.backing == device.backing)
+    };
+    let (had, come): (Vec<_>, Vec<_>) = config.storage.iter().partition(|device| had_it(device));
+    let mut users: BTreeMap<FileIdentity, &StorageDevice> = BTreeMap::new();
+    for device in had.into_iter().chain(come) {
+        let path = &device.backing.path;
+        let stored = device.backing.storage != StorageType::Null;
+        let Some(identity) = stored.then(|| facts.identity(path)).flatten() else { continue };
+        let first = *users.entry(identity).or_insert(device);
+        if std::ptr::eq(first, device) || first.is_shared_freely() && device.is_shared_freely() {
+            continue;
+        }
+        let (first_at, at) = (first.address, device.address);
+        let text = match had_it(first) {
+            true => format!(
+                "'{path}' backs {first_at} already; a backing store is used once in a guest"
+            ),
+            false => format!(
+                "'{path}' backs both {first_at} and {at}; a backing store is used once in a guest"
+            ),
+        };
+        all.push(never(device.to_string(), text));
     }
 }
 
