@@ -179,7 +179,7 @@ fn every_option_of_a_linked_clone_at_once() {
         "-N",
         "new",
         "-E",
-        "100:200",
+        "1000:1500",
         "-B",
         "manual",
         "-a",
@@ -203,7 +203,7 @@ fn every_option_of_a_linked_clone_at_once() {
     let own = format!("disk:avio_stor:0,2,0:qcow2:{}", own.join("disk-0-2-0.qcow2").display());
     let over = |name: &str| json!([{"storage": "file", "path": host.path(name)}]);
     let entitled = &new["entitlement"]["given"];
-    assert_eq!((entitled, &new["start"]), (&json!("100 MHz:200 MHz"), &json!("manual")));
+    assert_eq!((entitled, &new["start"]), (&json!("1000 MHz:1500 MHz"), &json!("manual")));
     let configured = &without_identities(new.clone())["configured"];
     assert_eq!(
         configured,

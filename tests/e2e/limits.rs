@@ -208,8 +208,8 @@ fn entitlements_are_kept_as_given() {
         ("a", "-e", "12.5", "12.5%"),
         ("b", "-e", "5", "5.0%"),
         ("c", "-e", "20:50", "20.0%:50.0%"),
-        ("d", "-E", "100", "100 MHz"),
-        ("e", "-E", "100:500", "100 MHz:500 MHz"),
+        ("d", "-E", "1000", "1000 MHz"),
+        ("e", "-E", "1000:1500", "1000 MHz:1500 MHz"),
     ] {
         let outcome = host.run(&["hpvmcreate", "-P", name, letter, given]);
         warned_once(&outcome, "nothing enforces it yet");
@@ -560,6 +560,7 @@ fn what_is_refused_at_once_leaves_its_record_too() {
     host.set("HPVMKEEPREMOVED", "7");
     host.ok(&["hpvmstart", "-P", "web"]);
     refuse(&host, &["hpvmremove", "-P", "web", "-F", "--purge"]);
+    refuse(&host, &["hpvmremove", "-P", "web"]);
     removal::folder(&host.run_dir(1)).expect("nobody reaches it any more");
     for line in [
         ["hpvmstart", "-P", "web"].as_slice(),

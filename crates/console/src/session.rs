@@ -289,7 +289,7 @@ impl Session<'_> {
         Ok(match self.guest.connect() {
             Ok(Some(stream)) => ask(stream).unwrap_or_else(|failure| Err(failure.to_string())),
             Ok(None) => Err(format!(
-                "guest '{name}' is off; `hpvmmodify -P {name} -m dvd:scsi:0,1,0:file:IMAGE` changes the medium it will start with, and `hpvmstatus -P {name} -d` shows its drives"
+                "guest '{name}' is off; `hpvmmodify -P {name} -m dvd:ADAPTER:BUS,DEVICE,TARGET:file:IMAGE` changes the medium it will start with, and `hpvmstatus -P {name} -d` shows its drives"
             )),
             Err(error) => Err(format!("the worker of guest '{name}' cannot be reached: {error}")),
         })

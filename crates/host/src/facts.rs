@@ -31,9 +31,17 @@ pub fn processors() -> io::Result<u32> {
     Ok(online.unwrap_or(1))
 }
 
-/// MHz of one of them; 0 where the host does not say. The kernel takes its time to tell.
+/// MHz of one of them; 0 where the host does not say. What it can do, where its clock goes up and down; without that the clock of
+/// now, which the kernel takes its time to tell.
 pub fn processor_mhz() -> io::Result<u32> {
-    Ok(parse_mhz(&first_processor()?).unwrap_or(0))
+    let khz = |name: &str| {
+        let text = fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cpufreq/{name}"));
+        text.ok()?.trim().parse::<u32>().ok()
+    };
+    match khz("base_frequency").or_else(|| khz("cpuinfo_max_freq")) {
+        Some(khz) => Ok(khz / 1000),
+        None => Ok(parse_mhz(&first_processor()?).unwrap_or(0)),
+    }
 }
 
 /// What /proc/cpuinfo tells of the first processor: a page holds it, and of a large host the whole takes milliseconds.

@@ -39,7 +39,7 @@ pub use abandoned::{Abandoned, Sockets, abandoned};
 pub enum RootError {
     #[error("HPVM_ROOT is empty; name a folder, or unset it")]
     Empty,
-    #[error("HPVM_ROOT names {}, which is not there; hpvmcreate makes a VM Host there", path.display())]
+    #[error("HPVM_ROOT names {}, which is not there; its first hpvmcreate or hpvmnet -c, and no dry run of them, makes a VM Host there", path.display())]
     Absent { path: PathBuf },
     #[error("HPVM_ROOT names {}, which is no folder; name the folder of a VM Host, or unset it", path.display())]
     NamesNoFolder { path: PathBuf },

@@ -480,7 +480,7 @@ fn variables(host: &VmHost, source: &GuestConfig) -> Option<Problem> {
     let reason = facts::nvram(&path, &host.conf.pristine_nvram()).missing?;
     let path = path.to_string_lossy().into_owned();
     let text = format!(
-        "the firmware variables '{path}' of '{0}' cannot be copied: {reason}; `hpvm nvram -P {0} --restore` brings good ones back",
+        "the firmware variables '{path}' of '{0}' cannot be copied: {reason}; `hpvm nvram -P {0} --restore` brings good ones back, or new ones where there are none",
         source.name
     );
     Some(Problem::error(path, text))

@@ -206,7 +206,7 @@ impl VmHost {
 
     /// Leaves the record of a change that was refused or failed, and passes the outcome on. `config` is the guest it was
     /// about, if there is one. Where not even the record can be written, the refusal is still the thing to tell.
-    pub(crate) fn record_failure<T>(
+    pub fn record_failure<T>(
         &mut self,
         actor: &Actor,
         config: Option<&GuestConfig>,

@@ -184,12 +184,15 @@ fn least_cycles(
     facts: &HostFacts,
     all: &mut Findings,
 ) {
-    let is_given = before.is_none_or(|before| before.entitlement != config.entitlement);
-    let (Entitlement::Mhz { entitled, .. }, Some(host), true) =
-        (config.entitlement, facts.processor_mhz, is_given)
+    let (Entitlement::Mhz { entitled, .. }, Some(host)) = (config.entitlement, facts.processor_mhz)
     else {
         return;
     };
+    // Whoever changes the maximum alone has not given it.
+    let had = before.map(|before| before.entitlement);
+    if matches!(had, Some(Entitlement::Mhz { entitled: before, .. }) if before == entitled) {
+        return;
+    }
     let share = u64::from(Entitlement::MINIMUM.0) * u64::from(host);
     let least = share.div_ceil(u64::from(Entitlement::FULL.0));
     if u64::from(entitled) < least {

@@ -53,7 +53,8 @@ impl Perform for Remove {
         let question = format!("Remove the virtual machine '{}'?", config.name);
         if !self.force && !self.dry_run {
             // Nobody is asked about what is refused anyway.
-            remove(&mut host, &actor, &config, keep, Mode::DryRun)
+            let would = remove(&mut host, &actor, &config, keep, Mode::DryRun);
+            host.record_failure(&actor, Some(&config), would)
                 .or_else(|refusal| refused(&config.name, refusal))?;
             agreed(context.say.ask(&question)).about(&config.name)?;
         }

@@ -253,5 +253,8 @@ fn media_by_one_command() {
     let output = off.with_input(&["--command", "ej"], b"");
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("-m dvd:scsi:0,1,0:file:IMAGE` changes the medium"), "{said}");
+    assert!(
+        said.contains("-m dvd:ADAPTER:BUS,DEVICE,TARGET:file:IMAGE` changes the medium"),
+        "{said}"
+    );
 }
