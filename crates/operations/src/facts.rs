@@ -141,8 +141,8 @@ fn nvram_damage(path: &Path, pristine: &Path) -> io::Result<Option<String>> {
         other => other?,
     };
     let size = file.metadata()?.len();
-    let is_odd = std::fs::metadata(pristine).is_ok_and(|wanted| wanted.len() != size);
-    if is_odd || size > NVRAM_BYTES_MAX {
+    let has_other_size = std::fs::metadata(pristine).is_ok_and(|wanted| wanted.len() != size);
+    if has_other_size || size > NVRAM_BYTES_MAX {
         return Ok(Some("its size is not that of firmware variables".into()));
     }
     let mut content = Vec::new();

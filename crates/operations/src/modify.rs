@@ -55,10 +55,7 @@ pub fn modify(
     mode: Mode,
 ) -> Result<Modified, Refusal> {
     let result = attempt(host, actor, config, request, force, mode);
-    match mode {
-        Mode::Apply => host.record_failure(actor, Some(config), result),
-        Mode::DryRun => result,
-    }
+    host.record_failure_in(mode, actor, config, result)
 }
 
 fn attempt(

@@ -43,10 +43,7 @@ pub fn replace(
     mode: Mode,
 ) -> Result<Source, Refusal> {
     let replaced = attempt(host, actor, config, from, mode);
-    match mode {
-        Mode::Apply => host.record_failure(actor, Some(config), replaced),
-        Mode::DryRun => replaced,
-    }
+    host.record_failure_in(mode, actor, config, replaced)
 }
 
 fn attempt(

@@ -35,10 +35,7 @@ pub fn remove(
     mode: Mode,
 ) -> Result<Removed, Refusal> {
     let removed = attempt(host, actor, config, keep, mode);
-    match mode {
-        Mode::Apply => host.record_failure(actor, Some(config), removed),
-        Mode::DryRun => removed,
-    }
+    host.record_failure_in(mode, actor, config, removed)
 }
 
 fn attempt(

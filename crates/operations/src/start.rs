@@ -45,10 +45,7 @@ pub fn start(
     mode: Mode,
 ) -> Result<Started, Refusal> {
     let started = attempt(host, actor, config, mode);
-    match mode {
-        Mode::Apply => host.record_failure(actor, Some(config), started),
-        Mode::DryRun => started,
-    }
+    host.record_failure_in(mode, actor, config, started)
 }
 
 fn attempt(

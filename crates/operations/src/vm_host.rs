@@ -32,7 +32,7 @@ use crate::presence::{self, Presence};
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
-use crate::{Actor, Refusal, devdb, facts, forgotten};
+use crate::{Actor, Mode, Refusal, devdb, facts, forgotten};
 
 /// How long a command waits for another one that is changing the same guest.
 pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(30);
@@ -55,9 +55,12 @@ pub struct Premises {
 }
 
 impl Premises {
-    /// Those of the environment, which are made where there are none.
-    pub fn found() -> Result<Premises, Refusal> {
-        Premises::at(Root::from_environment()?, Access::ReadWrite)
+    /// Those of the environment, which are made where there are none; a dry run makes none.
+    pub fn found(mode: Mode) -> Result<Premises, Refusal> {
+        match mode {
+            Mode::Apply => Premises::at(Root::from_environment()?, Access::ReadWrite),
+            Mode::DryRun => Premises::find(Access::ReadWrite),
+        }
     }
 
     /// Those of the environment.
@@ -103,8 +106,8 @@ impl VmHost {
     }
 
     /// For a command that may be the first one on a VM Host.
-    pub fn open_or_found() -> Result<VmHost, Refusal> {
-        Premises::found()?.open()
+    pub fn open_or_found(mode: Mode) -> Result<VmHost, Refusal> {
+        Premises::found(mode)?.open()
     }
 
     /// For who finds out what is wrong with it.
@@ -219,6 +222,20 @@ impl VmHost {
             let _ = self.registry.record(&actor.failed(config, refusal));
         }
         result
+    }
+
+    /// The same of what may be a dry run, which leaves no record.
+    pub(crate) fn record_failure_in<T>(
+        &mut self,
+        mode: Mode,
+        actor: &Actor,
+        config: &GuestConfig,
+        result: Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        match mode {
+            Mode::Apply => self.record_failure(actor, Some(config), result),
+            Mode::DryRun => result,
+        }
     }
 
     /// The boot record of a guest: what it runs on, or ran on last. Its switches have the names they have now, since a rename

@@ -3,7 +3,6 @@
 use hpvm_model::GuestName;
 use hpvm_operations::create::create;
 use hpvm_operations::{Mode, Premises};
-use hpvm_registry::Access;
 
 use crate::args::{GuestOptions, GuestSettings, Undertaking};
 use crate::dispatch::{Context, Perform};
@@ -47,10 +46,7 @@ impl Perform for Create {
             context.say.warning(Some(&self.name), &warning);
         }
         let mode = self.undertaking.mode();
-        let premises = match mode {
-            Mode::Apply => Premises::found()?,
-            Mode::DryRun => Premises::find(Access::ReadWrite)?,
-        };
+        let premises = Premises::found(mode)?;
         let actor = context.actor(self.undertaking.operation.reason);
         let request = self.settings.with(self.options.request());
         let created = create(premises, &actor, &self.name, &request, mode)

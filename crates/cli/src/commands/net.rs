@@ -262,10 +262,7 @@ impl Net {
     fn create(&self, context: &Context) -> Result<(), Failure> {
         let Some(name) = &self.name else { return Err(Failure::Said) };
         catch_interruptions();
-        let mut host = match self.mode() {
-            Mode::Apply => VmHost::open_or_found()?,
-            Mode::DryRun => VmHost::open(Access::ReadWrite)?,
-        };
+        let mut host = VmHost::open_or_found(self.mode())?;
         let actor = context.actor(self.operation.reason.clone());
         let request = self.request()?;
         let made = switches::create(&mut host, &actor, name, &request, self.mode());
