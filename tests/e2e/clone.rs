@@ -15,6 +15,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
+use crate::chance::{Met, Moments};
 use crate::loop_device::LoopDevice;
 use crate::pool::image;
 use crate::refusals::no_control_bytes;
@@ -467,26 +468,6 @@ fn clones_of_real_guests_boot() {
     assert!(fs::read(&disk).expect("the disk") == before, "the base is untouched");
 }
 
-/// From which the moments of a test are drawn by lot; said, so that they can be drawn again.
-pub(crate) fn seed() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let seed = u64::from(std::process::id()) << 20 | now.tv_nsec.unsigned_abs() & 0xf_ffff;
-    println!("seed {seed}");
-    seed
-}
-
-/// How many moments drawn by lot a test meets: more of them in `make soak`.
-pub(crate) fn moments() -> u32 {
-    if std::env::var_os("HPVM_SOAK").is_some() { 50 } else { 5 }
-}
-
-/// The next number after a seed (Knuth, MMIX).
-pub(crate) fn next(random: &mut u64) -> u64 {
-    *random =
-        random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    *random >> 33
-}
-
 /// A copy that takes long enough to be met in its middle.
 pub(crate) fn with_slow_copy() -> (VmHost, String) {
     let host = VmHost::new(Engine::Fake);
@@ -497,27 +478,27 @@ pub(crate) fn with_slow_copy() -> (VmHost, String) {
 }
 
 fn a_copy_killed_at_any_moment_leaves_nothing() {
-    let seed = seed();
     let (host, copy) = with_slow_copy();
-    let mut random = seed;
-    let mut met = 0;
-    for round in 0..moments() {
-        let moment_us = next(&mut random) % 400_000;
+    let mut moments = Moments::within(Duration::from_millis(400));
+    while let Some(moment) = moments.next() {
         let mut child = host
             .command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy])
             .spawn()
             .expect("it starts");
         // Each second moment counts from where the copy has begun, so that enough of them meet it.
-        if round % 2 == 0 {
+        if moments.round().is_multiple_of(2) {
             wait_until(COPYING, "the copy begins", || is_copying(&host));
         }
-        pause_for(Duration::from_micros(moment_us));
-        let is_met = is_copying(&host);
+        pause_for(moment);
+        let has_begun = is_copying(&host);
         child.kill().expect("our own child");
-        let has_failed = !child.wait().expect("our own child").success();
-        met += usize::from(is_met && has_failed);
+        moments.was(match child.wait().expect("our own child").success() {
+            true => Met::AfterItsEnd,
+            false if has_begun => Met::AtWork,
+            false => Met::BeforeItsWork,
+        });
         let doctor = host.run(&["hpvm", "doctor", "--repair"]);
-        assert!(doctor.status.success(), "seed {seed}, round {round}: {doctor}");
+        assert!(doctor.status.success(), "{moments}: {doctor}");
         if registry(&host).all().expect("the guests").len() == 2 {
             assert_eq!(
                 fs::read(host.path("copy.img")).unwrap(),
@@ -528,7 +509,6 @@ fn a_copy_killed_at_any_moment_leaves_nothing() {
         }
         nothing_is_left(&host, host.root());
     }
-    assert!(met > 0, "seed {seed}: none was met in its middle");
 }
 
 /// Until a copy has begun.

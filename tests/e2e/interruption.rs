@@ -12,7 +12,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{moments, next, seed};
+use crate::chance::{Met, Moments};
 use crate::doctor::kill_supervisors;
 use crate::guest_processes::process;
 
@@ -314,19 +314,17 @@ fn who_waits_for_the_registry_changes_nothing() {
 
 /// At whatever moment a signal comes: what is said of what is left is what is left, and nothing is half done.
 fn what_an_interrupted_command_says_is_true() {
-    let seed = seed();
-    let mut random = seed;
-    let mut heard = 0;
     for (line, done) in CHANGES {
-        for round in 0..moments() {
+        let mut moments = Moments::within(Duration::from_millis(30));
+        while let Some(moment) = moments.next() {
             let host = with_a_removed_guest();
             let before = content(&host);
             let command = Running::of(&host, line);
-            pause_for(Duration::from_micros(next(&mut random) % 30_000));
+            pause_for(moment);
             command.process.signal(Signal::INT).expect("our own child, or ended");
             let (code, said) = command.ends();
             let now = content(&host);
-            let told = || format!("seed {seed}, round {round}, {line:?}: {code:?} {said}");
+            let told = || format!("{moments}, {line:?}: {code:?} {said}");
             match code {
                 // Ended before it caught signals, which is before it does anything.
                 None => assert_eq!(now, before, "{}", told()),
@@ -340,12 +338,15 @@ fn what_an_interrupted_command_says_is_true() {
                 }
                 _ => panic!("{}", told()),
             }
-            heard += usize::from(code == Some(130));
             let doctor = host.run(&["hpvm", "doctor"]);
             assert!(doctor.status.success(), "{}: {doctor}", told());
+            moments.was(match code {
+                None => Met::BeforeItsWork,
+                Some(130) => Met::AtWork,
+                _ => Met::AfterItsEnd,
+            });
         }
     }
-    assert!(heard > 0, "seed {seed}: no signal met a command at work");
 }
 
 /// `nohup` and a shell's background work by ignoring a signal.

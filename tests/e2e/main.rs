@@ -10,6 +10,7 @@ mod at_reset;
 mod attached;
 mod beside_clones;
 mod both_kinds;
+mod chance;
 mod clone;
 mod clone_options;
 mod commands;

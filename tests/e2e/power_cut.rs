@@ -13,7 +13,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use serde_json::Value;
 
 use crate::Test;
-use crate::clone::{next, seed};
+use crate::chance::Lot;
 use crate::file_log::{Event, FileLog, Tree, Unsynced};
 use crate::refusals::export;
 
@@ -56,7 +56,7 @@ struct Told {
 }
 
 fn what_was_told_is_done_survives_a_power_cut() {
-    let (seed, host) = (seed(), VmHost::new(Engine::Fake));
+    let (mut lot, host) = (Lot::new(), VmHost::new(Engine::Fake));
     let state = host.path("var/opt/hpvm");
     fs::create_dir_all(&state).expect("a folder");
     let (events, ends) = {
@@ -77,7 +77,7 @@ fn what_was_told_is_done_survives_a_power_cut() {
         (log.events(), ends)
     };
     let told: Vec<Told> = ends.iter().map(|&end| Told::by(&host, &events[..end])).collect();
-    let cuts = cuts(&events, &told, seed);
+    let cuts = cuts(&events, &told, &mut lot);
     println!("{} power cuts", cuts.len());
     assert!(cuts.len() >= 4 * COMMANDS.len(), "{} cuts: each command syncs", cuts.len());
     cuts.iter().for_each(|cut| cut.is_survived(&host, &told));
@@ -137,18 +137,14 @@ struct Cut {
 }
 
 /// One of each content, at most.
-fn cuts(events: &[Event], told: &[Told], seed: u64) -> Vec<Cut> {
+fn cuts(events: &[Event], told: &[Told], lot: &mut Lot) -> Vec<Cut> {
     let ends: BTreeSet<usize> = told.iter().map(|told| told.events_count).collect();
     let syncs = (0..events.len()).filter(|&n| matches!(events[n], Event::Synced(_)));
     let begun = told[0].events_count;
     let moments: BTreeSet<usize> =
         syncs.filter(|&n| n >= begun).chain(ends.iter().copied()).collect();
     let moments: Vec<usize> = moments.into_iter().collect();
-    let mut random = seed;
-    let mut drawn = || {
-        let moment = moments[next(&mut random) as usize % moments.len()];
-        (moment, Kept::Drawn(next(&mut random)))
-    };
+    let mut drawn = || (moments[lot.index(moments.len())], Kept::Drawn(lot.another_seed()));
     let drawn: Vec<_> = (0..DRAWN).map(|_| drawn()).collect();
     let whole = [Kept::Nothing, Kept::Names, Kept::Contents];
     let chosen = moments.iter().flat_map(|&moment| whole.map(|kept| (moment, kept))).chain(drawn);
@@ -159,8 +155,7 @@ fn cuts(events: &[Event], told: &[Told], seed: u64) -> Vec<Cut> {
         let is_between = ends.contains(&moment);
         let mut hasher = DefaultHasher::new();
         (tree.image(&is_left_out), done, is_between).hash(&mut hasher);
-        let what =
-            format!("seed {seed}: after {moment} of {} deeds, keeping {kept:?}", events.len());
+        let what = format!("{lot}: after {moment} of {} deeds, keeping {kept:?}", events.len());
         seen.insert(hasher.finish()).then_some(Cut { what, tree, done, is_between })
     };
     chosen.filter_map(cut).collect()
@@ -168,13 +163,13 @@ fn cuts(events: &[Event], told: &[Told], seed: u64) -> Vec<Cut> {
 
 /// How many of the things done to a node are there that were not synced.
 fn keeping(kept: Kept) -> impl FnMut(Unsynced, usize) -> usize {
-    let mut random = 0;
-    if let Kept::Drawn(seed) = kept {
-        random = seed;
-    }
+    let mut lot = match kept {
+        Kept::Drawn(seed) => Lot::of(seed),
+        _ => Lot::of(0),
+    };
     move |what, count| match (kept, what) {
         (Kept::Names, Unsynced::Names) | (Kept::Contents, Unsynced::Content) => count,
-        (Kept::Drawn(_), _) => next(&mut random) as usize % (count + 1),
+        (Kept::Drawn(_), _) => lot.index(count + 1),
         _ => 0,
     }
 }

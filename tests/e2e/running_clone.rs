@@ -19,7 +19,8 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{Mounted, fill, moments, next, nothing_is_left, on, seed, with_web};
+use crate::chance::{Met, Moments};
+use crate::clone::{Mounted, fill, nothing_is_left, on, with_web};
 use crate::guest_processes::process;
 use crate::loop_device::LoopDevice;
 use crate::pool::image;
@@ -428,22 +429,24 @@ fn end(child: Child) -> (Option<i32>, String) {
 }
 
 fn a_command_killed_at_any_moment_leaves_nothing() {
-    let seed = seed();
-    let (slow, mut random, mut met) = (Slow::start(), seed, 0);
-    for round in 0..moments() {
+    let slow = Slow::start();
+    let mut moments = Moments::within(Duration::from_secs(1));
+    while let Some(moment) = moments.next() {
         let mut child = slow.clone();
-        let moment = Duration::from_micros(next(&mut random) % 1_000_000);
         // Each second moment counts from where the copy has begun, so that enough of them meet it.
-        if round % 2 == 0 {
+        if moments.round().is_multiple_of(2) {
             slow.until_it_copies();
         }
         pause_for(moment);
-        let is_met = slow.is_copying();
+        let has_begun = slow.is_copying();
         child.kill().expect("our own child");
-        let has_failed = !child.wait().expect("our own child").success();
-        met += usize::from(is_met && has_failed);
+        moments.was(match child.wait().expect("our own child").success() {
+            true => Met::AfterItsEnd,
+            false if has_begun => Met::AtWork,
+            false => Met::BeforeItsWork,
+        });
         let doctor = slow.host.run(&["hpvm", "doctor", "--repair"]);
-        assert!(doctor.status.success(), "seed {seed}, round {round}: {doctor}");
+        assert!(doctor.status.success(), "{moments}: {doctor}");
         slow.runs_on();
         if slow.copy.exists() {
             slow.host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
@@ -451,7 +454,6 @@ fn a_command_killed_at_any_moment_leaves_nothing() {
         }
         nothing_is_left(&slow.host, slow.host.root());
     }
-    assert!(met > 0, "seed {seed}: none was met in its middle");
 }
 
 fn a_worker_killed_in_the_middle_leaves_nothing() {

@@ -13,7 +13,7 @@ use hpvm_testkit::write_script;
 use rustix::process::Signal;
 
 use crate::Test;
-use crate::clone::{moments, next, seed};
+use crate::chance::{Lot, rounds};
 use crate::devices;
 use crate::guest_processes::{Process, process};
 use crate::pool::Leased;
@@ -160,11 +160,10 @@ fn a_guest_whose_supervisors_are_both_killed_is_taken_over() {
 
 /// Each may be about to replace the other when it is killed itself. What came while the guest ran is known to whoever is next.
 fn supervisors_killed_at_any_moment_are_replaced() {
-    const REPLACEMENT_US: u64 = 150_000;
+    const REPLACEMENT: Duration = Duration::from_millis(150);
     /// A keeper whose workers were all killed at once starts the next one after ten seconds.
     const LULL_BOUND: Duration = Duration::from_secs(30);
-    let seed = seed();
-    let mut random = seed;
+    let mut lot = Lot::new();
     let mut guest = Leased::take();
     let file = guest.host().disk("late.img", 8 << 20);
     let disk = format!("disk:avio_stor:0,6,0:file:{}", file.display());
@@ -172,20 +171,20 @@ fn supervisors_killed_at_any_moment_are_replaced() {
     devices::wait_for(guest.console(), "sdb");
     let before = Before::of(&guest);
     let uptime = uptime(&mut guest);
-    for round in 0..moments() {
+    for round in 0..rounds() {
         let host = guest.host();
         for step in 0..2 {
-            let name = SUPERVISORS[usize::from(next(&mut random).is_multiple_of(2))];
+            let name = SUPERVISORS[lot.index(SUPERVISORS.len())];
             if let Some(victim) = process(host, name) {
                 victim.signal_if_alive(Signal::KILL);
                 wait_until(SETTLE_BOUND, "it has ended", || !victim.lives());
             }
             if step == 0 {
                 // The moment is what is drawn by lot: nothing is waited for.
-                pause_for(Duration::from_micros(next(&mut random) % REPLACEMENT_US));
+                pause_for(lot.within(REPLACEMENT));
             }
         }
-        let what = format!("seed {seed}, round {round}: one of each supervises it as it was");
+        let what = format!("{lot}, round {round}: one of each supervises it as it was");
         wait_until(LULL_BOUND, &what, || {
             is_supervised(host)
                 && SUPERVISORS.iter().all(|name| host.running(name).len() == 1)
