@@ -34,7 +34,7 @@ impl Blocks {
     #[must_use]
     pub fn read_all_with(places: &Places, files: &[Lead]) -> Self {
         let mut reader = Reader::new(places);
-        let attached = attached_paths(places).into_iter();
+        let attached = sysfs::attached(&places.sysfs).into_iter();
         reader.asker.prepare(attached.map(|(_, path)| path).collect());
         for file in files {
             reader.add_file(file);
@@ -461,20 +461,13 @@ fn expected(asker: &Asker<'_>) -> Vec<(Named, Expected, Lead)> {
 
 /// The loop devices in use, by name, with what each is attached to.
 fn attached(asker: &Asker<'_>) -> Vec<(String, Backing)> {
-    let paths = attached_paths(asker.places);
+    let paths = sysfs::attached(&asker.places.sysfs);
     asker.prepare(paths.iter().map(|(_, path)| path.clone()).collect());
     let backing = |(name, path): (String, PathBuf)| {
         let answer = asker.answer(&path);
         (name, Backing { path, answer })
     };
     paths.into_iter().map(backing).collect()
-}
-
-/// The same, with the paths alone.
-fn attached_paths(places: &Places) -> Vec<(String, PathBuf)> {
-    let folder = places.sysfs.join("block");
-    let names = sysfs::entries(&folder).into_iter().filter(|name| name.starts_with("loop"));
-    names.filter_map(|name| sysfs::backing_path(&folder.join(&name)).map(|p| (name, p))).collect()
 }
 
 /// A FUSE file system names as its source whatever its user likes.

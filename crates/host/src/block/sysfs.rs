@@ -188,6 +188,20 @@ pub(super) fn backing_path(folder: &Path) -> Option<PathBuf> {
     backing_at(CWD, folder.join("loop/backing_file"))
 }
 
+/// The loop devices that are attached to something, by name, with the paths that the kernel remembers that by. Most hosts have
+/// some that are not, and to ask each through the link in `/sys/block` takes a multiple of this.
+pub(super) fn attached(sysfs: &Path) -> Vec<(String, PathBuf)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let virtual_devices = sysfs.join("devices/virtual/block");
+    let Ok(folder) = openat(CWD, &virtual_devices, flags, Mode::empty()) else { return Vec::new() };
+    let names = entries(&virtual_devices).into_iter().filter(|name| name.starts_with("loop"));
+    let attached = |name: String| {
+        let path = backing_at(&folder, format!("{name}/loop/backing_file"))?;
+        Some((name, path))
+    };
+    names.filter_map(attached).collect()
+}
+
 fn backing_at(folder: impl AsFd, path: impl Arg) -> Option<PathBuf> {
     let bytes = bytes(folder, path)?;
     let path = bytes.strip_suffix(b"\n").unwrap_or(&bytes);

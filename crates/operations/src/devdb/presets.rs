@@ -55,13 +55,12 @@ impl State {
     /// The real paths of what lies below a folder, given as its real path: the whole, which is more than the state, and what of
     /// the state lies apart from it.
     fn below(&self, folder: &Path) -> Vec<PathBuf> {
-        let whole = fs::canonicalize(&self.path).ok();
-        let own = OWN_FOLDERS.iter().filter_map(|name| fs::canonicalize(self.path.join(name)).ok());
-        let is_apart = |own: &PathBuf| {
-            own != folder && whole.as_ref().is_none_or(|whole| !own.starts_with(whole))
-        };
+        let Ok(whole) = fs::canonicalize(&self.path) else { return Vec::new() };
+        let links = OWN_FOLDERS.iter().map(|name| whole.join(name)).filter(|own| own.is_symlink());
+        let own = links.filter_map(|link| fs::canonicalize(link).ok());
+        let is_apart = |own: &PathBuf| own != folder && !own.starts_with(&whole);
         let apart: Vec<PathBuf> = own.filter(is_apart).collect();
-        whole.into_iter().chain(apart).filter(|path| path.starts_with(folder)).collect()
+        [whole].into_iter().chain(apart).filter(|path| path.starts_with(folder)).collect()
     }
 }
 
