@@ -16,9 +16,10 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
+use crate::devdb::Presets;
 use crate::folder::{self, Folder};
 use crate::network::lan;
-use crate::stores::{HostOwned, Looking};
+use crate::stores::{InUse, Looking};
 use crate::vm_host::{Premises, VmHost, identities};
 use crate::{Actor, Mode, Refusal, devdb, forgotten, random};
 
@@ -84,11 +85,11 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
         let (tell, told) = mpsc::sync_channel(0);
         let (root, pristine, uuid) = (&root, &pristine, order.uuid);
         let begin = || {
-            let (looking, tell_owned) = order.look().shared();
+            let (looking, tell_in_use) = order.look().shared();
             let make = move || {
-                if let Some(tell_owned) = tell_owned {
+                if let Some(tell_in_use) = tell_in_use {
                     // Who waits for it may have given up.
-                    let _ = tell_owned.send(HostOwned::look(root));
+                    let _ = tell_in_use.send(InUse::look());
                 }
                 Draft::make(root, uuid, pristine, &decision, &tell)
             };
@@ -191,7 +192,11 @@ fn judge(
         |made| made,
         |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random::bits)?),
     )?;
-    let mut facts = host.facts_of_new(&config, looking.stores_of(&config))?;
+    // In the time that the stores take to answer.
+    let presets = looking.begun().then(|| Presets::whole(&host.root));
+    let mut stores = looking.stores_of(&config);
+    stores.presets = presets;
+    let mut facts = host.facts_of_new(&config, stores)?;
     facts.network.lan = lan;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
     let fields = difference::with_refusals(difference::created(&config), &problems);

@@ -13,7 +13,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use hpvm_host::Root;
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store, Use};
 use hpvm_host::optical::{self, Disc};
 use hpvm_host::{answers, generic, reservations};
@@ -183,21 +182,17 @@ pub(crate) struct Looking {
     paths: BTreeSet<String>,
     asking: Asking<(Option<Way>, FileFact)>,
     /// What somebody else looks for.
-    owned: Option<mpsc::Receiver<HostOwned>>,
+    in_use: Option<mpsc::Receiver<InUse>>,
 }
 
-/// What the VM Host has itself, whatever stores are asked about.
+/// What the VM Host uses itself, whatever stores are asked about.
 #[derive(Debug)]
-pub(crate) struct HostOwned {
-    in_use: BTreeSet<Store>,
-    presets: Presets,
-}
+pub(crate) struct InUse(BTreeSet<Store>);
 
-impl HostOwned {
-    pub(crate) fn look(root: &Root) -> HostOwned {
+impl InUse {
+    pub(crate) fn look() -> InUse {
         answers::prepare();
-        let in_use = Blocks::in_use(&Places::default());
-        HostOwned { in_use, presets: Presets::whole(root) }
+        InUse(Blocks::in_use(&Places::default()))
     }
 }
 
@@ -206,16 +201,21 @@ impl Looking {
     pub(crate) fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Looking {
         let paths = paths.into_iter().map(str::to_owned).collect();
         let asking = Asking::begin(&paths, |path| (Way::to(path), plain_file(path)));
-        Looking { paths, asking, owned: None }
+        Looking { paths, asking, in_use: None }
     }
 
-    /// Somebody else, who has the time, looks for what the VM Host has; where nothing is looked at, nobody needs to.
-    pub(crate) fn shared(self) -> (Looking, Option<mpsc::Sender<HostOwned>>) {
-        if self.paths.is_empty() {
+    /// Whether anything is looked at.
+    pub(crate) fn begun(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
+    /// Somebody else, who has the time, looks for what the VM Host uses; where nothing is looked at, nobody needs to.
+    pub(crate) fn shared(self) -> (Looking, Option<mpsc::Sender<InUse>>) {
+        if !self.begun() {
             return (self, None);
         }
-        let (tell, owned) = mpsc::channel();
-        (Looking { owned: Some(owned), ..self }, Some(tell))
+        let (tell, in_use) = mpsc::channel();
+        (Looking { in_use: Some(in_use), ..self }, Some(tell))
     }
 
     /// What was seen of a configuration's stores, which is looked for anew if it has others.
@@ -228,15 +228,14 @@ impl Looking {
 
     /// What was seen, of those stores that answered in time.
     fn stores(self) -> Stores {
-        let Looking { paths, asking, owned } = self;
+        let Looking { paths, asking, in_use } = self;
         if paths.is_empty() {
             return Stores::default();
         }
         let answers = asking.answers();
         let places = Places::default();
-        let owned = owned.and_then(|owned| owned.recv().ok());
-        let (in_use, presets) = owned.map(|owned| (owned.in_use, owned.presets)).unzip();
-        let in_use = || in_use.unwrap_or_else(|| Blocks::in_use(&places));
+        let in_use = in_use.and_then(|in_use| in_use.recv().ok());
+        let in_use = || in_use.map_or_else(|| Blocks::in_use(&places), |InUse(stores)| stores);
         let leads = leads(&places, answers.own.keys());
         let starts: Vec<Lead> = leads.values().cloned().collect();
         let blocks = match Blocks::are_plain_files(&starts, in_use) {
@@ -251,7 +250,7 @@ impl Looking {
             (Some(fact), _) => fact,
         };
         let files = paths.iter().map(|path| (path.clone(), fact(path))).collect();
-        Stores { files, leads, ways, blocks, presets }
+        Stores { files, leads, ways, blocks, presets: None }
     }
 }
 
