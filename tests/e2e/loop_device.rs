@@ -32,12 +32,11 @@ impl LoopDevice {
         self.losetup("--set-capacity");
     }
 
-    /// One whose name nobody is given who looks for a free one, as long as some others are.
+    /// One whose name nobody is given who looks for a free one, as long as some others are. The kernel keeps each device that it
+    /// once made, so there are few such names.
     pub(crate) fn of_its_own(file: &Path) -> LoopDevice {
-        let device =
-            LoopDevice(PathBuf::from(format!("/dev/loop{}", 100 + std::process::id() % 900)));
-        device.attach(file);
-        device
+        let mut names = (16..32).map(|number| PathBuf::from(format!("/dev/loop{number}")));
+        names.find(|name| attach(name, file)).map(LoopDevice).expect("one of sixteen is free")
     }
 
     /// Puts another file behind its name.
@@ -47,18 +46,18 @@ impl LoopDevice {
         let name = self.0.file_name().expect("a device");
         let attached = Path::new("/sys/block").join(name).join("loop/backing_file");
         wait_until(DETACHED_BOUND, "the loop device is free", || !attached.exists());
-        self.attach(file);
-    }
-
-    fn attach(&self, file: &Path) {
-        let made = Command::new("losetup").arg(&self.0).arg(file).output().expect("losetup runs");
-        assert!(made.status.success(), "{made:?}");
+        assert!(attach(&self.0, file), "nobody else takes it");
     }
 
     fn losetup(&self, option: &str) {
         let done = Command::new("losetup").arg(option).arg(&self.0).status();
         assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
+}
+
+fn attach(name: &Path, file: &Path) -> bool {
+    let made = Command::new("losetup").arg(name).arg(file).output().expect("losetup runs");
+    made.status.success()
 }
 
 impl Drop for LoopDevice {
