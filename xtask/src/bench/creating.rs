@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::Effort;
 use super::house::House;
 use super::peer::Peer;
+use super::process::rest;
 use super::report::{Row, Verdict};
 use super::statistics::Series;
 
@@ -17,7 +18,9 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Row>> {
     let (mut ours, mut theirs) = (Series::default(), Series::default());
     for n in 0..=effort.runs(31) {
         let disk = house.empty_disk(&format!("first-{n}"))?;
+        rest();
         let took = house.create_full(&format!("created{n}"), n, &disk)?;
+        rest();
         let defined =
             peer.as_ref().map(|peer| peer.define(&format!("defined{n}"), &disk)).transpose()?;
         // The first of each makes folders and registry, or asks QEMU what it can.

@@ -43,6 +43,25 @@ pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) -> Result<Duratio
     Ok(begin.elapsed())
 }
 
+/// Waits until nobody else has wanted a processor for a moment, so that a command does not pay for what the one before left to
+/// others; for a second at most, on a machine that never rests.
+pub(super) fn rest() {
+    const BOUND: Duration = Duration::from_secs(1);
+    const LOOKS: u32 = 10;
+    let begin = Instant::now();
+    let mut quiet = 0;
+    while quiet < LOOKS && begin.elapsed() < BOUND {
+        pause(Duration::from_millis(1));
+        quiet = if runnable() == Some(1) { quiet + 1 } else { 0 };
+    }
+}
+
+/// How many want a processor now, with us (proc(5), /proc/loadavg).
+fn runnable() -> Option<u32> {
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    load.split(' ').nth(3)?.split_once('/')?.0.parse().ok()
+}
+
 pub(super) fn pause(time: Duration) {
     if let Ok(time) = Timespec::try_from(time) {
         // Without descriptors it can but end early, by a signal.
