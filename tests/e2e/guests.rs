@@ -7,6 +7,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use hpvm_qmp::blocking::Client as Rescue;
+use hpvm_qmp::command::SystemReset;
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -20,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_that_powers_itself_off_is_off_and_its_nvram_can_be_restored,
     a_graceful_stop_says_where_it_got_stuck,
     a_reboot_inside_the_guest_is_no_stop,
+    a_disk_that_came_while_the_guest_ran_is_booted_from,
     the_console_has_many_readers_and_one_writer,
     a_guest_runs_confined,
 ];
@@ -193,6 +196,24 @@ fn a_reboot_inside_the_guest_is_no_stop() {
     guest.host().wait_for_state("pool", "On (OS)", SETTLE_BOUND);
     assert_eq!(guest.host().snapshot(1).expect("it runs").qemu, qemu);
     assert_eq!(Seen::of(guest.console(), "sda"), seen);
+}
+
+fn a_disk_that_came_while_the_guest_ran_is_booted_from() {
+    let boots = |adapter: &str, system: &str| {
+        let host = VmHost::new(Engine::Real);
+        let file = host.copy_of(&image(system), "boot.img");
+        let data = host.disk("data.img", 1 << 20);
+        host.create("late", "512M", &[format!("disk:avio_stor:0,6,0:file:{}", data.display())]);
+        host.ok(&["hpvmstart", "-P", "late"]);
+        let disk = format!("disk:{adapter}:0,1,0:file:{}", file.display());
+        host.ok(&["hpvmmodify", "-P", "late", "-a", &disk]);
+        let mut console = Console::attach(&host.run_dir(1));
+        let rescue = Rescue::connect(&host.run_dir(1).join("rescue"));
+        rescue.expect("the second monitor").execute(&SystemReset {}).expect("a reset");
+        console.wait_for_shell();
+    };
+    boots("avio_stor", "test-cloud");
+    boots("scsi", "test-full");
 }
 
 fn the_console_has_many_readers_and_one_writer() {

@@ -66,7 +66,7 @@ impl ScsiServer {
     /// The options of QEMU that put unit `lun` into the place of what backs a device; to the server the guest is `initiator`.
     pub(crate) fn options(&self, attached: &Attached, lun: u8, initiator: &str) -> String {
         let node = node_id(attached.device.address, 0);
-        let properties = device_properties(attached, Some(&node), None);
+        let properties = device_properties(attached, Some(&node));
         let properties = json(&Value::Group(properties));
         let portal = format!("portal=127.0.0.1:{},target={TARGET},lun={lun}", self.port);
         let source = format!("transport=tcp,initiator-name=iqn.2026-11.hpvm:{initiator}");

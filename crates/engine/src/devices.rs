@@ -241,7 +241,7 @@ impl Bench<'_> {
         }
         for attached in attach.devices.iter().filter(|a| !a.device.is_place_holder()) {
             let node = attach.node_of(attached);
-            let wanted = device_properties(attached, node.as_deref(), None);
+            let wanted = device_properties(attached, node.as_deref());
             self.add_missing(present, &wanted).await?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 //! lies; which descriptor is which is decided here once, for the line and for the one who opens them. What is at guest
 //! addresses is also told to a QEMU that runs, from the same lists of properties.
 
+mod boot_order;
 mod machine;
 mod names;
 pub mod network;
@@ -105,8 +106,8 @@ pub fn arguments(record: &BootRecord) -> Vec<String> {
     if let (true, Some(socket)) = (shares_disks(&record.storage), &record.reservations) {
         line.option("-object", properties_text(&reservation_manager(socket)));
     }
-    let disks = storage::devices(&mut line, record);
-    network::nics(&mut line, record, disks + 1);
+    storage::devices(&mut line, record);
+    network::nics(&mut line, record);
     line.option("-action", "shutdown=pause,panic=pause,reboot=reset");
     line.option("-msg", "timestamp=on");
     line.0

@@ -81,10 +81,13 @@ fn a_guest_that_boots_over_its_nics() {
     assert_eq!(slots.map(|slot| device(&record, slot)), ["", "", ""]);
     record.nics[1].boot = NicBoot::AfterDisks;
     record.nics[2].boot = NicBoot::AfterDisks;
-    assert_eq!(slots.map(|slot| device(&record, slot)), ["", ",bootindex=2", ",bootindex=3"]);
+    assert_eq!(
+        slots.map(|slot| device(&record, slot)),
+        ["", ",bootindex=30000", ",bootindex=30001"]
+    );
     record.lan_rom = Some(OptionRom { path: "/run/hpvm/e1000.rom".into(), digest: "00".into() });
-    let last = "/run/hpvm/e1000.rom,bootindex=3";
-    assert_eq!(slots.map(|slot| device(&record, slot)), ["", ",bootindex=2", last]);
+    let last = "/run/hpvm/e1000.rom,bootindex=30001";
+    assert_eq!(slots.map(|slot| device(&record, slot)), ["", ",bootindex=30000", last]);
 }
 
 const NICS: [&str; 2] = [

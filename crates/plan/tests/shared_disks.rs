@@ -107,7 +107,7 @@ fn the_guest_commands_a_shared_disk_and_its_helper_reserves() {
     assert_eq!(said, [
         "pr-manager-helper,id=reservations,path=/run/hpvm/7/reservations".to_owned(),
         "driver=host_device,node-name=medium-0-0-1,discard=unmap,pr-manager=reservations,filename=/dev/fdset/17,cache.direct=on,aio=io_uring".into(),
-        format!("scsi-block,id={id},share-rw=on,drive=medium-0-0-1,bootindex=1"),
+        format!("scsi-block,id={id},share-rw=on,drive=medium-0-0-1,bootindex=10001"),
     ]);
     let node = node_properties(&attached, "n", Handle { set: 5, number: 5 });
     let node = json(&hpvm_plan::command_line::Value::Group(node));

@@ -4,7 +4,7 @@
 
 use hpvm_model::{MacAddress, NicKind, PciSlot};
 
-use super::{Line, Property, Value, port_id, properties_text};
+use super::{Line, Property, Value, boot_order, port_id, properties_text};
 use crate::record::{AttachedNic, BootRecord, NicBoot, OptionRom};
 
 /// Between two tries to connect again, in milliseconds. A switch that comes back is to be heard within 200.
@@ -13,9 +13,8 @@ const RECONNECT_MS: u64 = 50;
 /// some milliseconds is sent more than QEMU's 256 in that time.
 const RING_SIZE: u64 = 1024;
 
-/// `boot_index`: of the first NIC over which the firmware boots.
-pub(super) fn nics(line: &mut Line, record: &BootRecord, boot_index: usize) {
-    let mut boot_indices = boot_index..;
+pub(super) fn nics(line: &mut Line, record: &BootRecord) {
+    let mut boot_indices = boot_order::of_nics();
     for attached in &record.nics {
         if attached.nic.kind == NicKind::AvioLan {
             let socket = attached.socket.replace(',', ",,");
@@ -84,7 +83,7 @@ pub fn netdev_properties(attached: &AttachedNic) -> Vec<Property> {
 #[derive(Clone, Copy, Debug)]
 pub struct Boot<'a> {
     /// Its place among what is tried.
-    pub index: usize,
+    pub index: u64,
     /// The firmware's driver of a `lan` NIC; an `avio_lan` has one in the firmware.
     pub lan_rom: Option<&'a OptionRom>,
 }
@@ -107,7 +106,7 @@ pub fn nic_properties(attached: &AttachedNic, boot: Option<Boot<'_>>) -> Vec<Pro
         ("romfile", Value::text(romfile(attached, boot))),
     ];
     if let Some(Boot { index, .. }) = boot {
-        properties.push(("bootindex", Value::Number(index as u64)));
+        properties.push(("bootindex", Value::Number(index)));
     }
     if attached.nic.kind == NicKind::AvioLan {
         properties.push(("rx_queue_size", Value::Number(RING_SIZE)));

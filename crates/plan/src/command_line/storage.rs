@@ -4,8 +4,8 @@ use hpvm_model::{AdapterKind, DeviceKind, PciSlot, StorageDevice};
 
 use super::property::properties_text;
 use super::{
-    Descriptor, Handle, Line, Property, Role, Value, adapter_at, adapter_id, descriptors,
-    device_id, json, layer_properties, node_id, node_properties, port_id,
+    Descriptor, Handle, Line, Property, Role, Value, adapter_at, adapter_id, boot_order,
+    descriptors, device_id, json, layer_properties, node_id, node_properties, port_id,
 };
 use crate::guest_path::{self, Function};
 use crate::record::{Attached, AvioService, BootRecord, Sharing};
@@ -13,13 +13,10 @@ use crate::record::{Attached, AvioService, BootRecord, Sharing};
 /// The thread of the AVIO adapters: there from the start, for those plugged in later too.
 pub(super) const AVIO_THREAD: &str = "avio";
 
-/// Returns how many devices the firmware tries to boot from, by their numbers from 1.
-pub(super) fn devices(line: &mut Line, record: &BootRecord) -> usize {
+pub(super) fn devices(line: &mut Line, record: &BootRecord) {
     let fds = descriptors(record);
     let mut adapters: Vec<PciSlot> = Vec::new();
-    let mut boot_index = 0;
     for attached in record.storage.iter().filter(|a| !a.device.is_place_holder()) {
-        boot_index += 1;
         let device = &attached.device;
         if !adapters.contains(&device.address.slot) {
             adapters.push(device.address.slot);
@@ -41,9 +38,8 @@ pub(super) fn devices(line: &mut Line, record: &BootRecord) -> usize {
             }
             line.option("-blockdev", node_text(attached, fd));
         }
-        line.option("-device", device_text(attached, Some(boot_index)));
+        line.option("-device", device_text(attached));
     }
-    boot_index
 }
 
 /// A layer has a node of its own, made before the one above it.
@@ -69,10 +65,10 @@ fn blockdev_text(properties: Vec<Property>) -> String {
     }
 }
 
-fn device_text(attached: &Attached, boot_index: Option<usize>) -> String {
+fn device_text(attached: &Attached) -> String {
     let node = node_id(attached.device.address, 0);
     let node = attached.device.backing.store().map(|_| node.as_str());
-    properties_text(&device_properties(attached, node, boot_index))
+    properties_text(&device_properties(attached, node))
 }
 
 /// Properties of the `device_add` of each adapter that these devices need at a slot: one, and a second function of it for
@@ -131,11 +127,7 @@ fn adapter_properties(slot: PciSlot, kind: AdapterKind, record: &BootRecord) -> 
 
 /// Properties of the SCSI device at an address.
 #[must_use]
-pub fn device_properties(
-    attached: &Attached,
-    node: Option<&str>,
-    boot_index: Option<usize>,
-) -> Vec<Property> {
+pub fn device_properties(attached: &Attached, node: Option<&str>) -> Vec<Property> {
     let device = &attached.device;
     let driver = match (device.kind, attached.sharing) {
         (DeviceKind::Disk, Sharing::Alone | Sharing::WithHost) => "scsi-hd",
@@ -165,9 +157,7 @@ pub fn device_properties(
     if let Some(node) = node {
         properties.push(("drive", Value::text(node)));
     }
-    if let Some(index) = boot_index {
-        properties.push(("bootindex", Value::Number(index as u64)));
-    }
+    properties.push(("bootindex", Value::Number(boot_order::of_device(device.address))));
     properties
 }
 
