@@ -174,10 +174,18 @@ impl Copies {
     }
 
     /// Others may open it who take locks, as QEMU does; it stays open for us alone.
-    pub(super) fn let_others_in(&self, to: &Backing) {
+    fn let_others_in(&self, to: &Backing) {
         if let Some(device) = self.devices.get(&to.path) {
             // Where it has no locks, none was taken.
             let _ = image_lock::let_others_in(device);
+        }
+    }
+
+    /// Others are kept from it by another description, which is QEMU's.
+    pub(super) fn hand_over(&self, to: &Backing, given: &File) {
+        if let Some(device) = self.devices.get(&to.path) {
+            // Where it has no locks, none was taken.
+            let _ = image_lock::hand_over(device, given);
         }
     }
 

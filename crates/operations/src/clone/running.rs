@@ -112,8 +112,7 @@ impl Running {
         let descriptors: Vec<BorrowedFd<'_>> =
             opened.iter().map(|opened| opened.given.as_fd()).chain([given.as_fd()]).collect();
         let disks = opened.iter().map(|opened| opened.copy).collect();
-        // QEMU locks what it writes itself.
-        work.iter().for_each(|(work, _)| copies.let_others_in(&work.to));
+        opened.iter().for_each(|opened| opened.hand_over(copies));
         let reply = self.ask(&Request::Copy { disks }, &descriptors, &what(work), watch);
         drop(descriptors);
         if !matches!(reply, Ok(Reply::Denied { .. })) {
@@ -237,6 +236,14 @@ impl Opened {
         let copy = DiskCopy { address: source.device.address, target: target_kind };
         copies.add(work);
         Ok(Opened { path, copy, given, target, size })
+    }
+
+    /// From here on what QEMU gets keeps others from a device, QEMU excepted; for how long it may still have to wait for its
+    /// turn, nobody knows.
+    fn hand_over(&self, copies: &Copies) {
+        if let Kept::Device(to) = &self.target {
+            copies.hand_over(to, &self.given);
+        }
     }
 
     /// QEMU is through with it.
