@@ -33,6 +33,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     images_of_a_running_guest_are_copied,
     a_disk_of_a_running_guest_is_copied_to_a_device,
     a_device_that_gets_a_running_guests_disk_is_given_to_nobody,
+    only_a_device_that_may_be_written_is_told_to_be,
     a_command_killed_at_any_moment_leaves_nothing,
     a_worker_killed_in_the_middle_leaves_nothing,
     a_worker_killed_while_it_holds_the_guest_leaves_it_running,
@@ -410,6 +411,20 @@ fn a_device_that_gets_a_running_guests_disk_is_given_to_nobody() {
         fs::remove_file(&steps).expect("the steps");
     }
     panic!("none of ten was met at both");
+}
+
+/// An engine that refuses to begin has written nothing; one that fails at the end has.
+fn only_a_device_that_may_be_written_is_told_to_be() {
+    for (refused, wanted) in [("blockdev-add", 0), ("blockdev-mirror", 0), ("stop", 1)] {
+        let mut host = with_web();
+        host.engine_behaves(&format!("fail={refused}:not today"));
+        host.ok(&["hpvmstart", "-P", "web"]);
+        let device = LoopDevice::on(&host.disk("device.img", 64 * MIB), &[]);
+        let statement = on(device.path(), "disk");
+        let said = host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
+        assert!(said.contains("not today"), "{said}");
+        assert_eq!(said.matches("partly overwritten").count(), wanted, "{refused}: {said}");
+    }
 }
 
 /// A process that goes on in the end.

@@ -115,7 +115,7 @@ impl Running {
         opened.iter().for_each(|opened| opened.hand_over(copies));
         let reply = self.ask(&Request::Copy { disks }, &descriptors, &what(work), watch);
         drop(descriptors);
-        if !matches!(reply, Ok(Reply::Denied { .. })) {
+        if may_be_written(&reply) {
             work.iter().for_each(|(work, _)| copies.overwrite(&work.to));
         }
         let state = self.judge(reply)?;
@@ -174,11 +174,20 @@ impl Running {
         match reply {
             Ok(Reply::Copied { state }) => Ok(state),
             Ok(Reply::Denied { reason }) => Err(failed(reason.to_string())),
-            Ok(Reply::Failed { error }) => Err(failed(error)),
+            Ok(Reply::Failed { error } | Reply::NotBegun { error }) => Err(failed(error)),
             Ok(_) => Err(Refusal::Worker(client::ClientError::Malformed)),
             Err(error) => Err(failed(hpvm_model::chain(&error))),
         }
     }
+}
+
+/// Whether QEMU may have begun to write what it was given, by what came of that.
+fn may_be_written(reply: &Result<Reply, client::ClientError>) -> bool {
+    let was_not = matches!(
+        reply,
+        Ok(Reply::Denied { .. } | Reply::NotBegun { .. }) | Err(client::ClientError::Connect(_))
+    );
+    !was_not
 }
 
 /// For who watches.
