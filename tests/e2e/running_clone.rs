@@ -28,6 +28,7 @@ use crate::pool::image;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_running_guest_is_copied_and_told_how,
     disks_of_a_running_guest_are_not_linked,
+    no_link_to_a_running_guests_own_image_is_proposed,
     more_disks_hold_a_guest_no_longer,
     with_an_agent_file_systems_are_clean,
     images_of_a_running_guest_are_copied,
@@ -118,6 +119,26 @@ fn disks_of_a_running_guest_are_not_linked() {
     nothing_is_left(&host, host.root());
     // The configuration alone can be had.
     host.ok(&["hpvmclone", "-P", "web", "-N", "new"]);
+}
+
+/// An image that is its guest's alone gets a copy; as long as the guest runs nothing else is proposed.
+fn no_link_to_a_running_guests_own_image_is_proposed() {
+    let host = VmHost::new(Engine::Real);
+    let disk = host.disk("web.img", MIB);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "512M", "-a", &on(&disk, "file")]);
+    host.ok(&["hpvmclone", "-P", "web", "-N", "own", "--linked"]);
+    let clone = ["hpvmclone", "-P", "own", "-N", "new"];
+    assert!(host.refused(&clone).contains("--linked gives 'new'"), "it is off");
+    host.ok(&["hpvmstart", "-P", "own"]);
+    let said = host.refused(&clone);
+    let proposed = "-b disk:avio_stor:0,1,0:qcow2:/PATH";
+    assert!(!said.contains("--linked") && said.contains(proposed), "{said}");
+    let copy = host.path("copy.qcow2");
+    let typed = proposed.replace("/PATH", &copy.to_string_lossy());
+    let mut line = clone.to_vec();
+    line.extend(typed.split(' '));
+    host.ok(&line);
+    assert!(copy.exists());
 }
 
 fn variables(host: &VmHost, name: &str) -> Vec<u8> {
