@@ -16,6 +16,7 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::chance::{Met, Moments};
+use crate::layers::image_over;
 use crate::loop_device::LoopDevice;
 use crate::pool::image;
 use crate::refusals::no_control_bytes;
@@ -36,6 +37,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_clone_that_is_not_made_leaves_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
     a_base_is_not_purged_with_the_guest_it_was_made_for,
+    what_is_kept_of_clones_can_be_purged_in_the_order_that_is_told,
     the_device_database_knows_what_clones_are_built_on,
     clones_of_real_guests_boot,
     a_copy_killed_at_any_moment_leaves_nothing,
@@ -381,6 +383,39 @@ fn a_base_is_protected_by_removed_clones_too() {
     let report = host.refused(&["hpvmstart", "-P", "web"]);
     assert!(report.contains("'new' (0,1,0), which was removed and is still kept, and"), "{report}");
     host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+/// `a` has more images over one disk than `b` has over the other, and `b` lies over an image of `a`.
+fn what_is_kept_of_clones_can_be_purged_in_the_order_that_is_told() {
+    let host = with_web();
+    let second = host.disk("second.img", MIB);
+    let second = format!("disk:avio_stor:0,2,0:file:{}", second.display());
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &second]);
+    host.ok(&["hpvmclone", "-P", "web", "-N", "a", "--linked"]);
+    let (base, middle, top) =
+        (host.path("web.img"), host.path("middle.qcow2"), host.path("top.qcow2"));
+    image_over(&base, "raw", &middle);
+    image_over(&middle, "qcow2", &top);
+    let below = [format!("qcow2:{}", middle.display()), format!("file:{}", base.display())];
+    let first = "disk:avio_stor:0,1,0";
+    host.ok(&["hpvmmodify", "-P", "a", "-d", first]);
+    let image = on(&top, "qcow2");
+    let layers = ["--layer", &below[0], "--layer", &below[1]];
+    host.ok(&[&["hpvmmodify", "-P", "a", "-a", &image][..], &layers].concat());
+    host.ok(&["hpvmclone", "-P", "a", "-N", "b", "--linked", "-d", first]);
+    host.ok(&["hpvmremove", "-P", "b", "-F"]);
+    host.ok(&["hpvmremove", "-P", "a", "-F"]);
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let told = host.run(&["hpvm", "why", "web"]).stdout;
+    let purges = told.match_indices("hpvmremove -p ").map(|(place, _)| &told[place..]);
+    let mut purges: Vec<Vec<&str>> =
+        purges.map(|line| line.split([' ', '`', '\n']).take(4).collect()).collect();
+    purges.dedup();
+    assert_eq!(purges.len(), 2, "{told}");
+    for purge in purges {
+        host.ok(&[&purge[..], &["-F"]].concat());
+    }
     host.ok(&["hpvmstart", "-P", "web"]);
 }
 

@@ -54,7 +54,7 @@ impl Chain {
     }
 }
 
-fn image_over(below: &Path, format: &str, image: &Path) {
+pub(crate) fn image_over(below: &Path, format: &str, image: &Path) {
     let made = Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
         .args([below, image])

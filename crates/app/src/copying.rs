@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hpvm_agent::freeze::{Frozen, Held};
 use hpvm_app::protocol::{CopiedState, Reply};
-use hpvm_engine::copying::{CopyError, Copying, Stage, abandon};
+use hpvm_engine::copying::{CopyError, Copying, Stage, Targets, abandon};
 use hpvm_model::chain;
 use hpvm_plan::copying::DiskCopy;
 use hpvm_plan::record::Machine;
@@ -53,6 +53,9 @@ pub(crate) struct Copier {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unmade {
+    /// Before anything was written.
+    #[error(transparent)]
+    Begin(CopyError),
     #[error(transparent)]
     Copy(#[from] CopyError),
     #[error("whoever asked for it gave up")]
@@ -72,8 +75,12 @@ impl Copier {
         let client = self.client.clone();
         let mut descriptors = std::mem::take(&mut self.wanted.descriptors).into_iter();
         let disks = std::mem::take(&mut self.wanted.disks);
-        let begun = Copying::begin(&client, &self.machine, &disks, &mut descriptors).await;
-        let copying = begun?;
+        let mut copying = Copying::by(&client);
+        let begun = copying.begin(&self.machine, &disks, &mut descriptors).await;
+        begun.map_err(|error| match copying.targets() {
+            Targets::AsTheyWere => Unmade::Begin(error),
+            Targets::PerhapsWritten => Unmade::Copy(error),
+        })?;
         self.until_it_keeps_up(&copying).await?;
         self.end(&copying).await
     }

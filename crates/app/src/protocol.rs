@@ -80,6 +80,8 @@ pub enum Reply {
     Denied { reason: Denial },
     /// Tried and failed; the state is as told.
     Failed { error: String },
+    /// A copy that failed before any of its targets was written.
+    NotBegun { error: String },
     /// A graceful stop that did not end the guest.
     NotStopped { why: NotStopped },
     /// The engine is killed, and the kernel does not let it go before these answer: their paths, in words.

@@ -91,6 +91,15 @@ pub enum Stage {
 pub struct Copying<'a> {
     client: &'a Client,
     parts: Vec<Part>,
+    targets: Targets,
+}
+
+/// What the targets are, if a copy fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Targets {
+    AsTheyWere,
+    /// QEMU began to write one, or never said that it did not.
+    PerhapsWritten,
 }
 
 /// Whether the guest is to be held.
@@ -110,28 +119,37 @@ struct Part {
 }
 
 impl<'a> Copying<'a> {
+    /// Nothing is copied yet.
+    #[must_use]
+    pub fn by(client: &'a Client) -> Copying<'a> {
+        Copying { client, parts: Vec::new(), targets: Targets::AsTheyWere }
+    }
+
     /// Begins to copy; `descriptors` are those of the disks' targets, in order, then that of the firmware variables'. After
     /// an error, as after the end, [`abandon`] takes away what is there.
     pub async fn begin(
-        client: &'a Client,
+        &mut self,
         machine: &Machine,
         disks: &[DiskCopy],
         descriptors: &mut dyn ExactSizeIterator<Item = OwnedFd>,
-    ) -> Result<Copying<'a>, CopyError> {
+    ) -> Result<(), CopyError> {
         if descriptors.len() != disks.len() + 1 {
             return Err(CopyError::Descriptors);
         }
         // What a worker before us could not take away would be in the way.
-        abandon(client).await?;
-        let mut copying = Copying { client, parts: Vec::new() };
+        abandon(self.client).await?;
         for (copy, descriptor) in disks.iter().zip(&mut *descriptors) {
-            copying.disk(machine, copy, descriptor).await?;
+            self.disk(machine, copy, descriptor).await?;
         }
         let descriptor = descriptors.next().ok_or(CopyError::Descriptors)?;
         let part = Part { id: NVRAM_COPY.into(), what: "the firmware variables".into() };
         let source = (NVRAM_NODE.into(), MirrorSync::Full);
-        copying.mirror(part, source, descriptor, &nvram_properties).await?;
-        Ok(copying)
+        self.mirror(part, source, descriptor, &nvram_properties).await
+    }
+
+    #[must_use]
+    pub fn targets(&self) -> Targets {
+        self.targets
     }
 
     async fn disk(
@@ -179,7 +197,11 @@ impl<'a> Copying<'a> {
             auto_finalize: false,
             auto_dismiss: false,
         };
-        self.client.execute(&mirror).await?;
+        let began = self.client.execute(&mirror).await;
+        if !matches!(began, Err(QmpError::Refused { .. })) {
+            self.targets = Targets::PerhapsWritten;
+        }
+        began?;
         self.parts.push(part);
         Ok(())
     }

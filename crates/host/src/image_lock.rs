@@ -46,14 +46,23 @@ pub fn keep_writers_out(disk: &File) -> io::Result<()> {
 /// Keeps everybody from a disk that is written through this description, until it is closed or [`let_others_in`]. False:
 /// another has it, and nobody is kept from it.
 pub fn keep_others_out(disk: &File) -> io::Result<bool> {
-    for byte in [WRITTEN, NO_WRITERS] {
-        share(disk, byte)?;
-    }
+    lock_for_writing(disk)?;
     let is_others = is_one_held(disk, &[WRITTEN, NO_READERS, NO_WRITERS])?;
     if is_others {
         let_others_in(disk)?;
     }
     Ok(!is_others)
+}
+
+/// Has another description of the disk keep everybody out instead of this one, which did: the one that QEMU gets to write it
+/// by. QEMU's own locks join those of its description, where those of another would be in its way, and end them too.
+pub fn hand_over(disk: &File, to: &File) -> io::Result<()> {
+    lock_for_writing(to)?;
+    let_others_in(disk)
+}
+
+fn lock_for_writing(disk: &File) -> io::Result<()> {
+    [WRITTEN, NO_WRITERS].into_iter().try_for_each(|byte| share(disk, byte))
 }
 
 /// Ends what [`keep_others_out`] began.
@@ -96,7 +105,12 @@ pub fn holders(image: &Path, bytes: &RangeInclusive<u64>) -> io::Result<Vec<Hold
     Ok(holders.collect())
 }
 
-/// Whether this process is one of them.
+/// The same of who writes it.
+pub fn writers(image: &Path) -> io::Result<Vec<Holder>> {
+    holders(image, &(WRITTEN..=WRITTEN))
+}
+
+/// Whether this process has a lock on some of these bytes.
 pub fn is_held_by(pid: i32, image: &Path, bytes: &RangeInclusive<u64>) -> io::Result<bool> {
     Ok(has_lock(pid, &fs::metadata(image)?, bytes))
 }
@@ -160,7 +174,7 @@ mod tests {
         assert!(is_locked(&image).unwrap() && is_written(&image).unwrap());
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(holders(ALL_BYTES).contains(&own));
-        assert!(holders(WRITTEN..=WRITTEN).contains(&own));
+        assert!(writers(&image).unwrap().iter().any(|writer| writer.pid == own));
         assert!(holders(0..=0).is_empty(), "who reads the image is not who runs the guest");
         assert!(is_held_by(own, &image, &ALL_BYTES).unwrap());
         assert!(!is_held_by(1, &image, &ALL_BYTES).unwrap());
@@ -204,5 +218,21 @@ mod tests {
         keep_writers_out(&one).unwrap();
         assert!(!keep_others_out(&other).unwrap(), "it is read");
         assert!(!is_written(&image).unwrap());
+    }
+
+    #[test]
+    fn another_description_keeps_others_out_instead() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        fs::write(&image, [0; 512]).unwrap();
+        let [one, other] = [File::open(&image).unwrap(), File::open(&image).unwrap()];
+        assert!(keep_others_out(&one).unwrap());
+        hand_over(&one, &other).unwrap();
+        assert!(is_locked(&image).unwrap() && is_written(&image).unwrap());
+        assert!(!is_one_held(&other, &[WRITTEN, NO_READERS, NO_WRITERS]).unwrap(), "by it alone");
+        drop(one);
+        assert!(is_written(&image).unwrap());
+        drop(other);
+        assert!(!is_locked(&image).unwrap());
     }
 }

@@ -36,8 +36,8 @@ use hpvm_plan::hotplug::Force;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Identities, OperationId, Owner, Step, SwitchSelector};
 
+use self::copies::{BeingKnown, Copies, Sources};
 pub use self::copies::{Copied, Stage};
-use self::copies::{Copies, Sources};
 use self::running::{Moment, Running};
 use crate::claims::{self, Claims};
 use crate::create::{next_number, serial_number};
@@ -327,6 +327,8 @@ impl Cloning<'_> {
             true => self.host.registry.change()?,
             false => self.host.begin()?,
         };
+        let being_known = BeingKnown(copies);
+        let copies = &mut *being_known.0;
         if let Some(number) = change.number_of(&design.config.name)? {
             return Err(Refusal::NameTaken { name: design.config.name.clone(), number });
         }

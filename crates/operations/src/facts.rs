@@ -83,16 +83,26 @@ fn stays(image: &Path, locked: fn(&Path) -> io::Result<bool>) -> bool {
 
 /// Who has locked it, as far as that can be seen.
 pub(crate) fn holders(image: &Path) -> Lock {
+    let named = |holders: &[Holder], name: &dyn Fn(&Holder) -> String| {
+        holders.iter().map(name).collect::<Vec<_>>().join(", ")
+    };
+    let clones = |clones: &[Holder]| named(clones, &|h| format!("hpvmclone (process {})", h.pid));
+    let is_clone = |holder: &Holder| CLONES.contains(&holder.program.as_str());
+    // Nobody writes beside it but the QEMU of a running source, and for it.
+    let mut writers = image_lock::writers(image).unwrap_or_default();
+    writers.retain(is_clone);
+    if !writers.is_empty() {
+        return Lock::Overwriting { who: clones(&writers) };
+    }
     let holders = image_lock::holders(image, &ALL_BYTES).unwrap_or_default();
-    let named =
-        |name: &dyn Fn(&Holder) -> String| holders.iter().map(name).collect::<Vec<_>>().join(", ");
     if holders.is_empty() {
         return Lock::Outside { who: "another user's process".into() };
     }
-    if !holders.iter().all(|holder| CLONES.contains(&holder.program.as_str())) {
-        return Lock::Outside { who: named(&|h| format!("process {} ({})", h.pid, h.program)) };
+    if !holders.iter().all(is_clone) {
+        let who = named(&holders, &|h| format!("process {} ({})", h.pid, h.program));
+        return Lock::Outside { who };
     }
-    let who = named(&|h| format!("hpvmclone (process {})", h.pid));
+    let who = clones(&holders);
     match image_lock::is_copied(image) {
         Ok(true) => Lock::Copying { who },
         _ => Lock::Overwriting { who },

@@ -5,7 +5,7 @@
 use hpvm_engine::media;
 use hpvm_host::{Root, signals};
 use hpvm_model::{GuestConfig, GuestName, GuestUuid};
-use hpvm_registry::{Change, Registry, RemovedGuest, Step};
+use hpvm_registry::{Change, Registry, RemovedGuest, Sharer, Step};
 use jiff::{Timestamp, ToSpan};
 
 use crate::folder::{self, Folder};
@@ -114,17 +114,28 @@ fn purge(change: &Change<'_>, root: &Root, config: &GuestConfig) -> Result<(), R
     devdb::forget_unused(change, config)
 }
 
-/// Refuses while a disk of another guest, existing or kept, lies over an image in this guest's folder, or is one.
+/// Refuses while it is needed.
 fn unless_needed(registry: &Registry, root: &Root, config: &GuestConfig) -> Result<(), Refusal> {
+    match needed_by(registry, root, config)?.into_iter().next() {
+        Some(by) => Err(Refusal::Needed { name: config.name.clone(), by: by.guest }),
+        None => Ok(()),
+    }
+}
+
+/// Other guests, existing or kept, of which a disk lies over an image in this guest's folder, or is one.
+pub(crate) fn needed_by(
+    registry: &Registry,
+    root: &Root,
+    config: &GuestConfig,
+) -> Result<Vec<Sharer>, Refusal> {
     let folder = Folder::of(root, config.uuid);
+    let mut needed_by = Vec::new();
     for entry in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
         let metadata = entry.metadata().map_err(Refusal::file("look at", entry.path()))?;
         let Some(identity) = media::identity(&metadata) else { continue };
-        if let Some(by) = registry.sharers(&identity, Some(config.number))?.into_iter().next() {
-            return Err(Refusal::Needed { name: config.name.clone(), by: by.guest });
-        }
+        needed_by.extend(registry.sharers(&identity, Some(config.number))?);
     }
-    Ok(())
+    Ok(needed_by)
 }
 
 fn remove_folder(host: &VmHost, uuid: GuestUuid) -> Result<(), Refusal> {

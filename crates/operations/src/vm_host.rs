@@ -17,7 +17,7 @@ use hpvm_model::{
 };
 use hpvm_plan::facts::network::NetworkFacts;
 use hpvm_plan::facts::{
-    Engine, FileFact, FileIdentity, HostFacts, Provision, Restriction, Sharer, Standing,
+    Engine, FileFact, FileIdentity, HostFacts, Kept, Provision, Restriction, Sharer, Standing,
     StartFacts, Tenancy,
 };
 use hpvm_plan::record::{self, Machine, Sharing};
@@ -32,7 +32,7 @@ use crate::presence::{self, Presence};
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
-use crate::{Actor, Mode, Refusal, devdb, facts, forgotten};
+use crate::{Actor, Mode, Refusal, devdb, facts, forgotten, remove};
 
 /// How long a command waits for another one that is changing the same guest.
 pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(30);
@@ -421,11 +421,10 @@ impl VmHost {
             let mut sharers: Vec<Sharer> = related.iter().flat_map(as_seen).collect();
             for store in &related {
                 for other in self.registry.sharers(store, own)? {
-                    let is_known = sharers
-                        .iter()
-                        .any(|known| known.guest == other.guest && known.role == other.role);
+                    let is_known = sharers.iter().any(|known| is_of(known, &other));
                     if !is_shared_freely(other.kind, other.storage) && !is_known {
-                        sharers.push(configured(other, way(store)));
+                        let standing = self.standing(&other)?;
+                        sharers.push(configured(other, standing, way(store)));
                     }
                 }
             }
@@ -434,6 +433,18 @@ impl VmHost {
             }
         }
         Ok(claims)
+    }
+
+    fn standing(&self, sharer: &hpvm_registry::Sharer) -> Result<Standing, Refusal> {
+        if !sharer.removed {
+            return Ok(Standing::Present);
+        }
+        let needed_by = match self.registry.removed_guest(sharer.number)? {
+            Some(kept) => remove::needed_by(&self.registry, &self.root, &kept.config)?,
+            None => Vec::new(),
+        };
+        let needed_by = needed_by.into_iter().map(|by| by.number).collect();
+        Ok(Standing::Removed(Kept { number: sharer.number, needed_by }))
     }
 
     /// The stores that running guests have, whatever their configuration says by now: a disk that was taken
@@ -556,17 +567,23 @@ impl Holder {
     }
 }
 
-fn configured(other: hpvm_registry::Sharer, way: Way) -> Sharer {
+/// A guest of that name may be there beside others that had it and were removed.
+fn is_of(known: &Sharer, other: &hpvm_registry::Sharer) -> bool {
+    let is_the_guest = match &known.standing {
+        Standing::Removed(kept) => kept.number == other.number,
+        Standing::Present => known.guest == other.guest && !other.removed,
+    };
+    is_the_guest && known.role == other.role
+}
+
+fn configured(other: hpvm_registry::Sharer, standing: Standing, way: Way) -> Sharer {
     let sharing = Sharing::to_come(other.kind, other.storage);
     Sharer {
         guest: other.guest,
         address: other.address,
         held_for: None,
         role: other.role,
-        standing: match other.removed {
-            true => Standing::Removed { number: other.number, images_over: other.images_over },
-            false => Standing::Present,
-        },
+        standing,
         tenancy: way.tenancy(sharing),
     }
 }

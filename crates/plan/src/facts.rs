@@ -224,14 +224,29 @@ pub enum Tenancy {
 }
 
 /// Whether a guest can be started, or only be brought back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     Present,
-    /// By its number nobody else is meant. So many images of its disk lie over the store.
-    Removed {
-        number: GuestNumber,
-        images_over: u32,
-    },
+    Removed(Kept),
+}
+
+impl Standing {
+    #[must_use]
+    pub fn kept(&self) -> Option<&Kept> {
+        match self {
+            Standing::Present => None,
+            Standing::Removed(kept) => Some(kept),
+        }
+    }
+}
+
+/// What is kept of a guest that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// By that nobody else is meant.
+    pub number: GuestNumber,
+    /// The guests with disks that lie over images in its folder: before them it cannot be purged.
+    pub needed_by: Vec<GuestNumber>,
 }
 
 /// What the device database says of a store, by what its path leads to.

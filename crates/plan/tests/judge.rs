@@ -261,22 +261,28 @@ fn no_linked_clone_that_is_there_is_to_be_removed() {
         standing,
         tenancy: Tenancy::Alone,
     };
-    let kept = |number, images_over| Standing::Removed {
-        number: GuestNumber::new(number).unwrap(),
-        images_over,
+    let kept = |number, needed_by: &[u32]| {
+        let numbers = needed_by.iter().map(|number| GuestNumber::new(*number).unwrap());
+        let number = GuestNumber::new(number).unwrap();
+        Standing::Removed(Kept { number, needed_by: numbers.collect() })
     };
     let commands = |facts: &HostFacts| -> Vec<String> {
         let found = problems(&config, facts, Purpose::Start);
         found.into_iter().map(|problem| problem.remedy.expect("a way out").command).collect()
     };
-    let mut sharers =
-        vec![clone("low", kept(2, 1)), clone("top", kept(9, 3)), clone("mid", kept(3, 2))];
+    let sharers = vec![
+        clone("low", kept(2, &[3, 9])),
+        clone("top", kept(9, &[])),
+        clone("mid", kept(3, &[9])),
+    ];
     facts.sharers.insert(identity, sharers.clone());
     let purges = [9, 3, 2].map(|number| format!("hpvmremove -p {number} --purge"));
     assert_eq!(commands(&facts), purges);
-    sharers.push(clone("there", Standing::Present));
-    facts.sharers.insert(identity, sharers);
-    assert_eq!(commands(&facts), ["hpvmstart -P guest1"; 4]);
+    for (name, stays) in [("there", Standing::Present), ("needed", kept(4, &[5]))] {
+        let more = vec![clone(name, stays)];
+        facts.sharers.insert(identity, [&sharers[..], &more].concat());
+        assert_eq!(commands(&facts), ["hpvmstart -P guest1"; 4], "{name}");
+    }
 }
 
 #[test]

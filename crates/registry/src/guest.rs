@@ -67,8 +67,6 @@ pub struct Sharer {
     pub role: StoreRole,
     /// Removed and still kept: only of a layer, on which such a guest goes on to depend.
     pub removed: bool,
-    /// How many images of the device lie over it: none over a store.
-    pub images_over: u32,
 }
 
 const COLUMNS: &str = "number, uuid, name, label, serial_number, os_family, os_version, vcpus, \
@@ -158,6 +156,15 @@ impl Registry {
             .map_err(self.failed("read the removed guests"))
     }
 
+    /// One of those, by its number.
+    pub fn removed_guest(
+        &self,
+        number: GuestNumber,
+    ) -> Result<Option<RemovedGuest>, RegistryError> {
+        let found = self.kept("removed_at IS NOT NULL AND number = ?1", [number.get()]);
+        Ok(found.map_err(self.failed("read a removed guest"))?.pop())
+    }
+
     /// The removed guests whose time is over.
     pub fn due(&self, now: Timestamp) -> Result<Vec<RemovedGuest>, RegistryError> {
         let filter = "removed_at IS NOT NULL AND keep_until <= ?1 ORDER BY keep_until, number";
@@ -174,10 +181,10 @@ impl Registry {
         let asked = (inode, device, except.map(GuestNumber::get));
         let of_this_file = "file_inode = ?1 AND file_device = ?2 AND guest IS NOT ?3";
         let stores = format!(
-            "SELECT guest, bus, device, target, kind, storage, 0 FROM device WHERE {of_this_file}"
+            "SELECT guest, bus, device, target, kind, storage FROM device WHERE {of_this_file}"
         );
         let layers = format!(
-            "SELECT guest, bus, device, target, 'disk', storage, place + 1 FROM layer WHERE {of_this_file}"
+            "SELECT guest, bus, device, target, 'disk', storage FROM layer WHERE {of_this_file}"
         );
         // Nearly always nobody has it, and a statement that joins or sorts takes longer to prepare than all else here.
         let mut sharers = self
@@ -202,25 +209,16 @@ impl Registry {
         parameters: P,
     ) -> rusqlite::Result<Vec<Sharer>> {
         let found = self.rows(sql, parameters, |row| {
-            Ok((number(row, 0)?, address(row, 1)?, parsed(row, 4)?, parsed(row, 5)?, row.get(6)?))
+            Ok((number(row, 0)?, address(row, 1)?, parsed(row, 4)?, parsed(row, 5)?))
         })?;
         let mut sharers = Vec::new();
-        for (number, address, kind, storage, images_over) in found {
+        for (number, address, kind, storage) in found {
             let (guest, removed): (GuestName, bool) = self
                 .connection
                 .prepare_cached("SELECT name, removed_at IS NOT NULL FROM guest WHERE number = ?1")?
                 .query_row([number.get()], |row| Ok((parsed(row, 0)?, row.get(1)?)))?;
             if role == StoreRole::Layer || !removed {
-                sharers.push(Sharer {
-                    guest,
-                    number,
-                    address,
-                    kind,
-                    storage,
-                    role,
-                    removed,
-                    images_over,
-                });
+                sharers.push(Sharer { guest, number, address, kind, storage, role, removed });
             }
         }
         Ok(sharers)

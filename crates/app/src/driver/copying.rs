@@ -18,7 +18,7 @@ impl Driver {
         let (Some(wanted), Some(client), Ok(known)) = (wanted, client, &self.recorded.machine)
         else {
             let error = "the guest does not answer".into();
-            self.reply(ticket, Reply::Failed { error });
+            self.reply(ticket, Reply::NotBegun { error });
             return self.feed(Input::CopyOver);
         };
         let machine = known.file.machine().clone();
@@ -58,7 +58,10 @@ impl Driver {
             Err(unmade) => {
                 let error = chain(&unmade);
                 self.log.say(&format!("they are not copied: {error}"));
-                Reply::Failed { error }
+                match unmade {
+                    Unmade::Begin(_) => Reply::NotBegun { error },
+                    Unmade::Copy(_) | Unmade::GivenUp => Reply::Failed { error },
+                }
             }
         };
         if let Some(reason) = left {

@@ -166,7 +166,7 @@ fn in_words(reply: Reply) -> Result<String, String> {
         Reply::Done => Ok("done".into()),
         Reply::Already { text } | Reply::Progress { text } => Ok(text),
         Reply::Denied { reason } => Err(reason.to_string()),
-        Reply::Failed { error } => Err(error),
+        Reply::Failed { error } | Reply::NotBegun { error } => Err(error),
         Reply::NotStopped { why } => Err(why.to_string()),
         Reply::Held { by } => Err(format!("killed, and held by {by} until that answers")),
         Reply::Changed { results } => {

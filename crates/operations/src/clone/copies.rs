@@ -174,10 +174,18 @@ impl Copies {
     }
 
     /// Others may open it who take locks, as QEMU does; it stays open for us alone.
-    pub(super) fn let_others_in(&self, to: &Backing) {
+    fn let_others_in(&self, to: &Backing) {
         if let Some(device) = self.devices.get(&to.path) {
             // Where it has no locks, none was taken.
             let _ = image_lock::let_others_in(device);
+        }
+    }
+
+    /// Others are kept from it by another description, which is QEMU's.
+    pub(super) fn hand_over(&self, to: &Backing, given: &File) {
+        if let Some(device) = self.devices.get(&to.path) {
+            // Where it has no locks, none was taken.
+            let _ = image_lock::hand_over(device, given);
         }
     }
 
@@ -277,6 +285,17 @@ impl Copies {
         named.chain(given).chain(self.own.clone()).collect()
     }
 
+    /// Without a clone that is known nothing stays that was made for it.
+    fn take_back(&mut self) {
+        if self.kept {
+            return;
+        }
+        for made in self.fresh.drain(..) {
+            // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
+            let _ = undo(&made.fresh, &made.path);
+        }
+    }
+
     /// The clone is known: its files keep one name each.
     pub(super) fn settle(&mut self) -> Result<Vec<Copied>, Refusal> {
         self.kept = true;
@@ -315,13 +334,16 @@ impl Fresh {
 
 impl Drop for Copies {
     fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-        for made in &self.fresh {
-            let _ = undo(&made.fresh, &made.path);
-        }
+        self.take_back();
+    }
+}
+
+/// Copies that are being made known. If that fails they go with it, while whoever tries still has what keeps others from them.
+pub(super) struct BeingKnown<'a>(pub(super) &'a mut Copies);
+
+impl Drop for BeingKnown<'_> {
+    fn drop(&mut self) {
+        self.0.take_back();
     }
 }
 
@@ -463,6 +485,23 @@ fn write_image(image: &File, base: &File, work: &Work) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_made_known_goes_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.img");
+        let mut copies = Copies::over(Identities::new());
+        let being_known = BeingKnown(&mut copies);
+        being_known.0.begin(&Backing::new(StorageType::File, path.to_str().unwrap())).unwrap();
+        being_known.0.place(&mut Batch::default()).unwrap();
+        assert!(path.exists());
+        drop(being_known);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        // What has the name after that is another's.
+        std::fs::write(&path, "another's").unwrap();
+        drop(copies);
+        assert!(path.exists());
+    }
 
     /// Another clone's disk, or a guest's.
     #[test]

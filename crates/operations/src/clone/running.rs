@@ -112,11 +112,10 @@ impl Running {
         let descriptors: Vec<BorrowedFd<'_>> =
             opened.iter().map(|opened| opened.given.as_fd()).chain([given.as_fd()]).collect();
         let disks = opened.iter().map(|opened| opened.copy).collect();
-        // QEMU locks what it writes itself.
-        work.iter().for_each(|(work, _)| copies.let_others_in(&work.to));
+        opened.iter().for_each(|opened| opened.hand_over(copies));
         let reply = self.ask(&Request::Copy { disks }, &descriptors, &what(work), watch);
         drop(descriptors);
-        if !matches!(reply, Ok(Reply::Denied { .. })) {
+        if may_be_written(&reply) {
             work.iter().for_each(|(work, _)| copies.overwrite(&work.to));
         }
         let state = self.judge(reply)?;
@@ -175,11 +174,20 @@ impl Running {
         match reply {
             Ok(Reply::Copied { state }) => Ok(state),
             Ok(Reply::Denied { reason }) => Err(failed(reason.to_string())),
-            Ok(Reply::Failed { error }) => Err(failed(error)),
+            Ok(Reply::Failed { error } | Reply::NotBegun { error }) => Err(failed(error)),
             Ok(_) => Err(Refusal::Worker(client::ClientError::Malformed)),
             Err(error) => Err(failed(hpvm_model::chain(&error))),
         }
     }
+}
+
+/// Whether QEMU may have begun to write what it was given, by what came of that.
+fn may_be_written(reply: &Result<Reply, client::ClientError>) -> bool {
+    let was_not = matches!(
+        reply,
+        Ok(Reply::Denied { .. } | Reply::NotBegun { .. }) | Err(client::ClientError::Connect(_))
+    );
+    !was_not
 }
 
 /// For who watches.
@@ -237,6 +245,14 @@ impl Opened {
         let copy = DiskCopy { address: source.device.address, target: target_kind };
         copies.add(work);
         Ok(Opened { path, copy, given, target, size })
+    }
+
+    /// From here on what QEMU gets keeps others from a device, QEMU excepted; for how long it may still have to wait for its
+    /// turn, nobody knows.
+    fn hand_over(&self, copies: &Copies) {
+        if let Kept::Device(to) = &self.target {
+            copies.hand_over(to, &self.given);
+        }
     }
 
     /// QEMU is through with it.

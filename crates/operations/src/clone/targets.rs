@@ -215,12 +215,18 @@ pub(super) fn unshareable(
         let path = device.backing.path.as_str();
         own.contains(path) && is_refused(path)
     });
+    let clone = &design.config.name;
+    // What lies under an image is only read, while a guest that runs writes it.
+    let linked = match host.presence(source.number).is_on() {
+        true => String::new(),
+        false => format!("--linked gives '{clone}' an image over it, and "),
+    };
     devices
         .map(|device| {
             let Backing { storage, path } = &device.backing;
             let text = format!(
-                "'{path}' lies in the folder of '{}' and is that guest's alone; --linked gives '{}' an image over it, and -b disk:{}:{}:{}:/PATH a copy",
-                source.name, design.config.name, device.adapter.as_str(), device.address, storage.as_str(),
+                "'{path}' lies in the folder of '{}' and is that guest's alone; {linked}-b disk:{}:{}:{}:/PATH gives '{clone}' a copy",
+                source.name, device.adapter.as_str(), device.address, storage.as_str(),
             );
             error(path, text)
         })

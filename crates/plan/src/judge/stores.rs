@@ -1,17 +1,17 @@
 //! What is wrong with the backing stores of a configuration: whether each is what its storage type says, and who else has
 //! it.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use hpvm_model::{
-    Backing, Bytes, DeviceKind, GuestConfig, StorageDevice, StorageType, StoreRole, quoted,
+    Backing, Bytes, DeviceKind, GuestConfig, GuestNumber, StorageDevice, StorageType, StoreRole,
+    quoted,
 };
 
 use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
 use crate::facts::{
     Below, BlockFact, BlockKind, Content, Ending, FILE_BLOCK_BYTES, FileFact, FileIdentity,
-    HostFacts, Peripheral, Sharer, Standing, Tenancy, Writable,
+    HostFacts, Kept, Peripheral, Sharer, Standing, Tenancy, Writable,
 };
 use crate::record::Sharing;
 
@@ -419,8 +419,8 @@ fn uneven(
     })
 }
 
-/// What linked clones are built on is never written again while they are there. What is kept of removed ones can be purged, the
-/// uppermost first, since it lies over the others; but that is of no use while another clone is there, which is its owner's.
+/// What linked clones are built on is never written again while they are there. What is kept of removed ones can be purged, each
+/// once nothing lies over its images any more; but that is of no use while another clone stays, which is its owner's.
 fn bases_of_clones(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     let devices =
         config.storage.iter().filter(|device| device.backing.storage != StorageType::Null);
@@ -432,22 +432,25 @@ fn bases_of_clones(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) 
         })
         .filter(|(_, sharer)| sharer.role == StoreRole::Layer)
         .collect();
-    clones.sort_by_key(|(_, clone)| match clone.standing {
-        Standing::Present => None,
-        Standing::Removed { images_over, .. } => Some(Reverse(images_over)),
-    });
-    let some_are_there = clones.iter().any(|(_, clone)| clone.standing == Standing::Present);
+    let kept: Vec<&Kept> = clones.iter().filter_map(|(_, clone)| clone.standing.kept()).collect();
+    let purges = purges(&kept);
+    let turn = |clone: &Sharer| {
+        let kept = clone.standing.kept()?;
+        purges.iter().position(|number| *number == kept.number)
+    };
+    clones.sort_by_key(|(_, clone)| (clone.standing.kept().is_some(), turn(clone)));
+    let some_stay = clones.iter().any(|(_, clone)| turn(clone).is_none());
     for (path, Sharer { guest, address, standing, .. }) in clones {
         let kept = match standing {
             Standing::Present => "",
-            Standing::Removed { .. } => ", which was removed and is still kept,",
+            Standing::Removed(_) => ", which was removed and is still kept,",
         };
         let text = format!(
             "'{path}' is the base of the linked clone '{guest}' ({address}){kept} and must not be written"
         );
         let found = taken(path, text);
         all.push(match standing {
-            Standing::Removed { number, .. } if !some_are_there => found.ask(
+            Standing::Removed(Kept { number, .. }) if !some_stay => found.ask(
                 format!("if nobody needs '{guest}' any more, purge what is kept of it"),
                 format!("hpvmremove -p {number} --purge"),
             ),
@@ -457,6 +460,18 @@ fn bases_of_clones(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) 
             ),
         });
     }
+}
+
+/// Those of them that can be purged, one after the other.
+fn purges(kept: &[&Kept]) -> Vec<GuestNumber> {
+    let mut purged: Vec<GuestNumber> = Vec::new();
+    let can_be = |kept: &Kept, purged: &[GuestNumber]| {
+        !purged.contains(&kept.number) && kept.needed_by.iter().all(|over| purged.contains(over))
+    };
+    while let Some(next) = kept.iter().find(|kept| can_be(kept, &purged)) {
+        purged.push(next.number);
+    }
+    purged
 }
 
 /// Nobody shares a disk in silence. A disk keeps apart who comes by different paths and nobody else (SPC-4, 5.13.1: a
