@@ -373,7 +373,8 @@ impl VmHost {
         machine: &Machine,
     ) -> Result<HostFacts, Refusal> {
         let mut start = self.means_of_start(config)?;
-        start.memory_available.0 += machine.base.memory.bytes().0;
+        let memory = start.memory_available.0.saturating_add(machine.base.memory.bytes().0);
+        start.memory_available = Bytes(memory);
         start.accelerator = Ok(machine.base.accelerator);
         start.nvram.missing = nvram::lasting_damage(self, config);
         Ok(HostFacts { start: Some(start), ..self.facts(config, None)? })

@@ -67,7 +67,7 @@ pub(super) fn examine(
     Ok(())
 }
 
-/// What guests that are off have as disks and media and is not there. Stores that do not answer are waited for together.
+/// What guests that are off have as disks and media and is not there. Of stores that do not answer in time nothing is told.
 pub(super) fn missing_stores(host: &VmHost, mut configs: Vec<GuestConfig>) -> Vec<Finding> {
     configs.retain(|config| !host.presence(config.number).is_on());
     let configs: Vec<GuestConfig> =
@@ -79,12 +79,13 @@ pub(super) fn missing_stores(host: &VmHost, mut configs: Vec<GuestConfig>) -> Ve
         let name = &config.name;
         for device in &config.storage {
             let (kind, address) = (device.kind.as_str(), device.address);
-            findings.extend(device.stores().filter(|path| missing.contains(*path)).map(|path| Finding {
-                text: format!(
+            for path in device.stores().filter(|path| missing.contains(*path)) {
+                let text = format!(
                     "guest '{name}' cannot start: '{path}', which its {kind} at {address} needs, does not exist"
-                ),
-                cure: Cure::Note(format!("put it back at {path}, or see what `hpvm why {name}` says")),
-            }));
+                );
+                let what = format!("put it back at {path}, or see what `hpvm why {name}` says");
+                findings.push(Finding { text, cure: Cure::Note(what) });
+            }
         }
     }
     findings
