@@ -262,6 +262,11 @@ fn a_loop_device_on_a_guests_own_disk_is_not_hot_added() {
     host.ok(&["hpvmstart", "-P", "first"]);
     let said = refused(&host, &["hpvmmodify", "-P", "first", "-a", &attached.disk()]);
     assert!(said.contains("shared.img', which backs 0,0,0 already"), "{said}");
+    let elsewhere = format!("disk:avio_stor:0,1,0:disk:{}", attached.path().display());
+    let own = disk_on(&host.path("shared.img")).replace("::", ":0,0,0:");
+    let moved = ["hpvmmodify", "-P", "first", "-d", &own, "-a", &elsewhere];
+    let said = refused(&host, &moved);
+    assert!(said.contains("is the running guest's at 0,0,0 until it has left"), "{said}");
 }
 
 /// Another file came behind a device's name since it was configured.
