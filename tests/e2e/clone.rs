@@ -17,7 +17,7 @@ use hpvm_testkit::wait::wait_until;
 use crate::Test;
 use crate::chance::{Met, Moments};
 use crate::layers::image_over;
-use crate::loop_device::LoopDevice;
+use crate::loop_device::{LoopDevice, Partition};
 use crate::pool::image;
 use crate::refusals::no_control_bytes;
 
@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_a03_50_wanted_beside_b_is_taken,
     what_cannot_be_copied_is_refused,
     two_copies_are_two_files,
+    two_copies_share_no_bytes,
     a_clone_that_starts_with_the_vm_host_is_told_of,
     nothing_is_copied_to_where_guests_may_have_nothing,
     a_device_that_guests_may_not_have_is_not_told_to_be_too_small,
@@ -239,6 +240,40 @@ fn two_copies_are_two_files() {
     nothing_is_left(&host, &here);
     fs::write(here.join("copy.img"), "").expect("a file");
     is_refused(&line);
+}
+
+/// Nor do they by way of a loop device or a partition, in whichever order they are named.
+fn two_copies_share_no_bytes() {
+    let host = with_web();
+    let second =
+        |path: &Path, storage| format!("disk:avio_stor:0,2,0:{storage}:{}", path.display());
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &second(&host.disk("data.img", MIB), "file")]);
+    let file = host.disk("target.img", 80 * MIB);
+    fill(&file, 3);
+    let content = fs::read(&file).expect("the target");
+    let one = LoopDevice::on(&file, &[]);
+    let other = LoopDevice::on(&file, &[]);
+    let over = LoopDevice::on(other.path(), &[]);
+    let part = Partition::of(&one, host.path("part"));
+    let targets = [
+        (file.as_path(), "file"),
+        (one.path(), "disk"),
+        (other.path(), "disk"),
+        (over.path(), "disk"),
+        (part.path(), "disk"),
+    ];
+    for (first, its_storage) in targets {
+        for (again, storage) in targets.iter().filter(|(path, _)| *path != first) {
+            let copies = [on(first, its_storage), second(again, storage)];
+            let line =
+                ["hpvmclone", "-P", "web", "-N", "new", "-b", &copies[0], "-b", &copies[1], "-F"];
+            let refusal = host.refused(&line);
+            let words = format!("shares bytes with '{}', which gets the copy", first.display());
+            assert!(refusal.contains(&words), "{refusal}");
+            assert_eq!(refusal.matches("ERROR").count(), 1, "{refusal}");
+        }
+    }
+    assert!(fs::read(&file).expect("the target") == content, "it was written");
 }
 
 /// What is restricted gets no copy, by whatever way it is reached, although nothing is there yet.

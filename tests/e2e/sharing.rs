@@ -4,12 +4,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
-use crate::loop_device::LoopDevice;
+use crate::loop_device::{LoopDevice, Partition};
 use crate::refusals::{State, refused};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -20,6 +21,9 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_not_yet_let_go_is_in_use,
     a_path_that_leads_elsewhere_by_now_is_judged_anew,
     one_file_is_used_once_in_a_guest,
+    bytes_are_used_once_in_a_guest,
+    a_loop_device_on_a_guests_own_disk_is_not_hot_added,
+    a_guest_that_has_bytes_twice_already_is_not_started,
     images_of_dvds_are_shared_freely,
     what_a_running_guest_writes_to_is_no_image,
     what_a_running_guest_only_reads_is_an_image_all_the_same,
@@ -213,6 +217,74 @@ fn one_file_is_used_once_in_a_guest() {
         refused(&host, &["hpvmmodify", "-P", "first", "-a", &dvd_on(way)]);
         before.assert_unchanged(&host, &way.display().to_string());
     }
+}
+
+/// Whatever leads to them: loop devices on one file and on each other, the file itself, a part of it, a layer.
+fn bytes_are_used_once_in_a_guest() {
+    let host = with_first(Engine::Fake);
+    let file = host.disk("file.img", 4 << 20);
+    let one = LoopDevice::on(&file, &[]);
+    let other = LoopDevice::on(&file, &[]);
+    let over = LoopDevice::on(other.path(), &[]);
+    let part = Partition::of(&one, host.path("part"));
+    let on_part = format!("disk:avio_stor::disk:{}", part.path().display());
+    let disks = [disk_on(&file), one.disk(), other.disk(), over.disk(), on_part];
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .args([&file, &host.path("over.qcow2")])
+        .status();
+    assert!(made.expect("qemu-img runs").success());
+    let create = ["hpvmcreate", "-P", "new", "-r", "64M"];
+    let before = State::of(&host);
+    for disk in &disks {
+        for again in disks.iter().filter(|again| *again != disk) {
+            let said = refused(&host, &[&create[..], &["-a", disk, "-a", again]].concat());
+            assert!(said.contains("shares bytes with"), "{said}");
+        }
+    }
+    let image = refused(&host, &[&create[..], &["-a", &dvd_on(&file), "-a", &one.disk()]].concat());
+    assert!(image.contains("shares bytes with"), "{image}");
+
+    let linked = format!("disk:avio_stor::qcow2:{}", host.path("over.qcow2").display());
+    let layer = format!("file:{}", file.display());
+    let line = ["-a", &linked, "--layer", &layer, "-a", &over.disk()];
+    let said = refused(&host, &[&create[..], &line].concat());
+    assert!(said.contains("is built, is the guest's disk at 0,0,1 too, which would"), "{said}");
+    before.assert_unchanged(&host, "commands that were refused");
+
+    host.ok(&[&create[..], &["-a", &dvd_on(&file), "-a", &dvd_on(&file)]].concat());
+    start(&host, "new");
+}
+
+fn a_loop_device_on_a_guests_own_disk_is_not_hot_added() {
+    let host = with_first(Engine::Real);
+    let attached = LoopDevice::on(&host.path("shared.img"), &[]);
+    host.ok(&["hpvmstart", "-P", "first"]);
+    let said = refused(&host, &["hpvmmodify", "-P", "first", "-a", &attached.disk()]);
+    assert!(said.contains("shared.img', which backs 0,0,0 already"), "{said}");
+    let elsewhere = format!("disk:avio_stor:0,1,0:disk:{}", attached.path().display());
+    let own = disk_on(&host.path("shared.img")).replace("::", ":0,0,0:");
+    let moved = ["hpvmmodify", "-P", "first", "-d", &own, "-a", &elsewhere];
+    let said = refused(&host, &moved);
+    assert!(said.contains("is the running guest's at 0,0,0 until it has left"), "{said}");
+}
+
+/// Another file came behind a device's name since it was configured.
+fn a_guest_that_has_bytes_twice_already_is_not_started() {
+    let host = with_first(Engine::Real);
+    let attached = LoopDevice::of_its_own(&host.disk("own.img", 1 << 20));
+    host.ok(&["hpvmmodify", "-P", "first", "-a", &attached.disk()]);
+    attached.exchange(&host.path("shared.img"));
+    let said = refused(&host, &["hpvmstart", "-P", "first"]);
+    let told = format!("'{}' for 0,0,1 shares bytes with", attached.path().display());
+    assert!(said.contains(&told), "{said}");
+    let judged = host.run(&["hpvmstart", "-P", "first", "-s"]);
+    assert!(judged.status.code() == Some(1) && format!("{judged}").contains(&told), "{judged}");
+    let remove = format!("disk:avio_stor:0,0,1:disk:{}", attached.path().display());
+    let why = host.ok(&["hpvm", "why", "first"]);
+    assert!(why.contains(&format!("`hpvmmodify -P first -d {remove}`")), "{why}");
+    host.ok(&["hpvmmodify", "-P", "first", "-d", &remove]);
+    host.ok(&["hpvmstart", "-P", "first"]);
 }
 
 fn images_of_dvds_are_shared_freely() {

@@ -127,13 +127,28 @@ impl Stores {
         self.leads.iter().filter_map(doubles).collect()
     }
 
+    /// Those of these stores that share bytes, each with all the others that it shares some with.
+    pub(crate) fn overlaps(&self) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
+        let stores = self.related(self.files.keys().map(String::as_str));
+        let mut overlaps: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (one, related) in &stores {
+            let others = related.iter().filter(|other| *other != one);
+            for other in others.filter(|other| stores.contains_key(other)) {
+                overlaps.entry(*one).or_default().insert(*other);
+                overlaps.entry(*other).or_default().insert(*one);
+            }
+        }
+        overlaps
+    }
+
     /// The stores of a configuration that not everybody may have, which is every one but images of dvds; with each its other names
     /// and all that lies under and on it, which then is nobody else's either.
     pub(crate) fn exclusive(
         &self,
         config: &GuestConfig,
     ) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
-        self.related(config.storage.iter().filter(|device| !device.is_shared_freely()))
+        let devices = config.storage.iter().filter(|device| !device.is_shared_freely());
+        self.related(devices.flat_map(StorageDevice::stores))
     }
 
     /// The images of dvds of a configuration, with each the same.
@@ -141,12 +156,13 @@ impl Stores {
         &self,
         config: &GuestConfig,
     ) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
-        self.related(config.storage.iter().filter(|device| device.is_shared_freely()))
+        let devices = config.storage.iter().filter(|device| device.is_shared_freely());
+        self.related(devices.flat_map(StorageDevice::stores))
     }
 
     fn related<'a>(
         &self,
-        devices: impl Iterator<Item = &'a StorageDevice>,
+        paths: impl Iterator<Item = &'a str>,
     ) -> BTreeMap<FileIdentity, BTreeSet<FileIdentity>> {
         let related = |path: &str| {
             let identity = self.files.get(path)?.identity()?;
@@ -157,7 +173,7 @@ impl Stores {
             }
             Some((identity, related))
         };
-        devices.flat_map(StorageDevice::stores).filter_map(related).collect()
+        paths.filter_map(related).collect()
     }
 
     /// The generic nodes of a drive of optical media: a guest to which one is attached has the drive.

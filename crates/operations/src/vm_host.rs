@@ -316,6 +316,7 @@ impl VmHost {
             limits: self.conf.limits()?,
             used_by_host: stores.used_by_host(),
             doubles: stores.doubles(),
+            overlaps: stores.overlaps(),
             registered,
             files: stores.files,
             sharers,

@@ -404,6 +404,8 @@ pub struct HostFacts {
     pub files: BTreeMap<String, FileFact>,
     /// By what other paths bytes of some of them are found: the file under a loop device, and loop devices on either.
     pub doubles: BTreeMap<String, BTreeSet<String>>,
+    /// Those of them that share bytes with others, each with all of these: one lies under the other, or both are one thing.
+    pub overlaps: BTreeMap<FileIdentity, BTreeSet<FileIdentity>>,
     /// What the VM Host itself does with some of them, a clause each, by path.
     pub used_by_host: BTreeMap<String, Vec<HostUse>>,
     /// What the device database says of them, by path; of most it says nothing.
@@ -423,6 +425,12 @@ impl HostFacts {
     #[must_use]
     pub fn identity(&self, path: &str) -> Option<FileIdentity> {
         self.files.get(path)?.identity()
+    }
+
+    /// Whether two stores are one, or share bytes.
+    #[must_use]
+    pub fn overlap(&self, one: FileIdentity, other: FileIdentity) -> bool {
+        one == other || self.overlaps.get(&one).is_some_and(|others| others.contains(&other))
     }
 
     /// Whether guests may read a disk and not write it.

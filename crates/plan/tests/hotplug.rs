@@ -174,10 +174,28 @@ fn a_store_that_the_guest_has_still_comes_nowhere_else() {
         machine.storage[1].identity = facts.identity("/b");
         let waiting = waits.then_some(address).into_iter().collect();
         let planned = plan(&waiting, &machine, &wanted, &facts, &Live::default(), force);
-        let problems = held_elsewhere(&wanted.name, &machine, &planned);
+        let problems = held_elsewhere(&wanted.name, &machine, &planned, &facts);
         assert_eq!(!problems.is_empty(), is_refused, "{planned:?} {problems:?}");
         assert!(problems.iter().all(|p| p.text.contains("is the running guest's at 0,0,1")));
     }
+}
+
+#[test]
+fn nor_do_its_bytes_by_another_way() {
+    let mut machine = running(&["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"]);
+    let both = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,1,0:file:/loop"];
+    let wanted = guest(&both);
+    let mut facts = host(&wanted);
+    let (has, comes) = (FileIdentity { device: 1, inode: 7 }, facts.identity("/loop").unwrap());
+    machine.storage[1].identity = Some(has);
+    let waiting = BTreeSet::from([machine.storage[1].device.address]);
+    let planned = plan(&waiting, &machine, &wanted, &facts, &Live::default(), Force::No);
+    assert_eq!(held_elsewhere(&wanted.name, &machine, &planned, &facts), []);
+    facts.overlaps = [(has, [comes].into()), (comes, [has].into())].into();
+    let problems = held_elsewhere(&wanted.name, &machine, &planned, &facts);
+    assert!(problems[0].text.contains("'/loop' is the running guest's at 0,0,1"), "{problems:?}");
+    let leaves = plan(&BTreeSet::new(), &machine, &wanted, &facts, &Live::default(), Force::Yes);
+    assert_eq!(held_elsewhere(&wanted.name, &machine, &leaves, &facts), problems);
 }
 
 /// The same disk by the same rules as if another guest had it still.
@@ -198,7 +216,7 @@ fn a_shared_disk_comes_elsewhere_while_it_waits_to_leave() {
                 devices.iter_mut().for_each(|comer| comer.sharing = comes);
             }
         }
-        let problems = held_elsewhere(&wanted.name, &machine, &planned);
+        let problems = held_elsewhere(&wanted.name, &machine, &planned, &facts);
         assert_eq!(problems.is_empty(), has == comes, "{planned:?} {problems:?}");
     }
 }

@@ -302,6 +302,72 @@ fn who_gives_a_store_a_second_time_is_told_where_it_is_already() {
 }
 
 #[test]
+fn bytes_are_used_once_in_a_guest_whatever_leads_to_them() {
+    let (file, attached) = ("disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,4:file:/loop");
+    let sharing = |config: &GuestConfig| {
+        let mut facts = host(config);
+        let stores = ["/a", "/loop"].map(|path| facts.identity(path).unwrap());
+        let [one, other] = stores;
+        facts.overlaps = [(one, [other].into()), (other, [one].into())].into();
+        facts
+    };
+    let both = guest(&[file, attached]);
+    let facts = sharing(&both);
+    let of_new = lines(&both, &facts, CREATE);
+    let told = "'/loop' for 0,0,4 shares bytes with '/a' for 0,0,0; a backing store is used";
+    assert!(of_new[0].starts_with("ERROR") && of_new[0].contains(told), "{of_new:?}");
+
+    let before = guest(&[attached]);
+    let comes = Purpose::ChangeOfRunning { before: &before };
+    let of_change = lines(&both, &facts, comes);
+    let told = "'/a' shares bytes with '/loop', which backs 0,0,4 already";
+    assert!(of_change[0].starts_with("ERROR") && of_change[0].contains(told), "{of_change:?}");
+
+    let old = HostFacts { start: Some(ready()), ..facts };
+    let of_start = problems(&both, &old, Purpose::Start);
+    assert_eq!(of_start[0].severity, Severity::Error);
+    let ask = of_start[0].remedy.as_ref().and_then(|remedy| remedy.ask.as_ref());
+    assert!(ask.unwrap().contains(&format!("hpvmmodify -P guest1 -d {attached}")), "{ask:?}");
+    let unchanged = lines(&both, &old, Purpose::Change { before: Some(&both) });
+    assert!(unchanged.iter().all(|line| line.starts_with("WARNING")), "{unchanged:?}");
+
+    let mut layered = guest(&["disk:scsi:0,0,2:qcow2:/over", file, attached]);
+    layered.storage.retain(|device| device.backing.path != "/a");
+    layered.storage[0].layers = vec![Backing::new(StorageType::File, "/a")];
+    let mut facts = sharing(&guest(&[file, attached]));
+    facts.files.insert("/over".into(), regular(7, 1 << 30));
+    let of_layer = lines(&layered, &facts, CREATE);
+    let told = "'/a', on which the disk 0,0,2 is built, is the guest's disk at 0,0,4 too";
+    assert!(of_layer.iter().any(|line| line.contains(told)), "{of_layer:?}");
+}
+
+#[test]
+fn images_are_read_twice_and_a_shared_disk_is_had_by_two_paths() {
+    let overlapping = |config: &GuestConfig| {
+        let mut facts = host(config);
+        let stores = config.storage.iter().map(|d| facts.identity(&d.backing.path).unwrap());
+        let [one, other] = stores.collect::<Vec<_>>().try_into().unwrap();
+        facts.overlaps = [(one, [other].into()), (other, [one].into())].into();
+        facts
+    };
+    let twice = |config: &GuestConfig, facts: &HostFacts| {
+        lines(config, facts, CREATE).iter().any(|line| line.contains("shares bytes"))
+    };
+    let images = guest(&["dvd:scsi:0,0,0:file:/i", "dvd:scsi:0,0,4:file:/i2"]);
+    assert!(!twice(&images, &overlapping(&images)));
+    let written = guest(&["dvd:scsi:0,0,0:file:/i", "disk:scsi:0,0,4:disk:/dev/loop1"]);
+    assert!(twice(&written, &overlapping(&written)));
+    let paths = guest(&["disk:scsi:0,0,0:disk:/dev/sda", "disk:scsi:0,0,4:disk:/dev/sdb"]);
+    let mut facts = overlapping(&paths);
+    assert!(twice(&paths, &facts));
+    for path in ["/dev/sda", "/dev/sdb"] {
+        let share = Registered { share: Choice::Yes, ..Registered::default() };
+        facts.registered.insert(path.into(), share);
+    }
+    assert!(!twice(&paths, &facts));
+}
+
+#[test]
 fn another_guests_file_warns_when_configured_and_refuses_while_the_other_runs() {
     let config = guest(&["disk:scsi:0,0,0:file:/a"]);
     let mut facts = HostFacts { start: Some(ready()), ..host(&config) };

@@ -55,21 +55,25 @@ pub(super) fn judge(
     Ok(problems)
 }
 
-/// Two copies that would be one file, by two names. What the clone's judgement sees are files that are to be made, each another.
+/// Two copies that would be one file or write the same bytes, by two names. What the clone's judgement sees are files that are to
+/// be made, each another.
 fn doubles(work: &[Work], facts: &HostFacts) -> Vec<Problem> {
     let mut seen: Vec<(Target<'_>, &Work)> = Vec::new();
     let mut problems = Vec::new();
     for work in work.iter().filter(|work| work.how != How::Overlay(Place::Own)) {
         let path = &work.to.path;
         let Some(target) = Target::of(path, facts) else { continue };
-        match seen.iter().find(|(other, _)| *other == target) {
-            Some((_, other)) if other.to.path != *path => problems.push(error(
-                path,
-                format!(
-                    "'{path}' is the same file as '{}', which gets the copy for {}; name another",
-                    other.to.path, other.address
-                ),
-            )),
+        match seen.iter().find(|(other, _)| other.overlaps(&target, facts)) {
+            Some((same, other)) if other.to.path != *path => {
+                let how = if *same == target { "is the same file as" } else { "shares bytes with" };
+                problems.push(error(
+                    path,
+                    format!(
+                        "'{path}' {how} '{}', which gets the copy for {}; name another",
+                        other.to.path, other.address
+                    ),
+                ));
+            }
             _ => seen.push((target, work)),
         }
     }
@@ -84,17 +88,24 @@ enum Target<'a> {
 }
 
 impl Target<'_> {
+    fn overlaps(&self, other: &Target<'_>, facts: &HostFacts) -> bool {
+        match (self, other) {
+            (Target::There(one), Target::There(other)) => facts.overlap(*one, *other),
+            _ => self == other,
+        }
+    }
+
     fn of<'a>(path: &'a str, facts: &HostFacts) -> Option<Target<'a>> {
         match facts.files.get(path) {
             Some(FileFact::Regular { identity, .. }) => Some(Target::There(*identity)),
+            Some(FileFact::Block(block)) => Some(Target::There(block.identity)),
             Some(FileFact::Missing) | None => {
                 let path = Path::new(path);
                 let folder = path.parent()?.metadata().ok()?;
                 let folder = FileIdentity { device: folder.dev(), inode: folder.ino() };
                 Some(Target::ToBeMade { folder, name: path.file_name()? })
             }
-            // Devices are seen by the clone's judgement.
-            _ => None,
+            Some(_) => None,
         }
     }
 }

@@ -16,7 +16,7 @@ use hpvm_plan::facts::HostFacts;
 use hpvm_plan::growth::{Growth, growth};
 use hpvm_plan::hotplug::{self, Force, Live, Planned};
 use hpvm_plan::judge::{self, Purpose};
-use hpvm_plan::record::Machine;
+use hpvm_plan::record::{Attached, Machine};
 use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 
 use super::Modified;
@@ -129,7 +129,7 @@ impl<'a> Change<'a> {
         };
         if let Some(machine) = running {
             problems.extend(drives::folders_that_wait(before, after, machine, &planned));
-            problems.extend(hotplug::held_elsewhere(&after.name, machine, &planned));
+            problems.extend(hotplug::held_elsewhere(&after.name, machine, &planned, &self.facts));
         }
         planned.extend(growth.planned);
         fields.extend(growth.fields.iter().cloned());
@@ -214,7 +214,8 @@ fn what_is_new(machine: &Machine, after: &GuestConfig, facts: &HostFacts) -> Gue
     let mut comes = what_comes(machine, after);
     comes.storage.retain(|device| {
         let identity = device.backing.store().and_then(|path| facts.identity(path));
-        !machine.held().any(|has| has.identity.is_some() && has.identity == identity)
+        let stores = |has: &Attached| has.identity.zip(identity);
+        !machine.held().filter_map(stores).any(|(has, comes)| facts.overlap(has, comes))
     });
     comes
 }

@@ -55,24 +55,49 @@ pub(super) fn used_twice(
     let (had, come): (Vec<_>, Vec<_>) = config.storage.iter().partition(|device| had_it(device));
     let mut users: BTreeMap<FileIdentity, &StorageDevice> = BTreeMap::new();
     for device in had.into_iter().chain(come) {
-        let path = &device.backing.path;
-        let stored = device.backing.storage != StorageType::Null;
-        let Some(identity) = stored.then(|| facts.identity(path)).flatten() else { continue };
-        let first = *users.entry(identity).or_insert(device);
-        if std::ptr::eq(first, device) || first.is_shared_freely() && device.is_shared_freely() {
+        let Some(path) = device.backing.store() else { continue };
+        let Some(identity) = facts.identity(path) else { continue };
+        let others = facts.overlaps.get(&identity).into_iter().flatten();
+        let users_of_it = std::iter::once(&identity).chain(others).filter_map(|s| users.get(s));
+        let mut refusing = users_of_it.filter(|user| !may_both_have(user, device, facts));
+        let Some(&first) = refusing.next() else {
+            users.entry(identity).or_insert(device);
             continue;
-        }
-        let (first_at, at) = (first.address, device.address);
-        let text = match had_it(first) {
-            true => format!(
-                "'{path}' backs {first_at} already; a backing store is used once in a guest"
-            ),
-            false => format!(
-                "'{path}' backs both {first_at} and {at}; a backing store is used once in a guest"
-            ),
         };
-        all.push(never(device.to_string(), text));
+        let (first_path, first_at, at) = (&first.backing.path, first.address, device.address);
+        let twice = match (facts.identity(first_path) == Some(identity), had_it(first)) {
+            (true, true) => format!("'{path}' backs {first_at} already"),
+            (true, false) => format!("'{path}' backs both {first_at} and {at}"),
+            (false, true) => {
+                format!("'{path}' shares bytes with '{first_path}', which backs {first_at} already")
+            }
+            (false, false) => {
+                format!("'{path}' for {at} shares bytes with '{first_path}' for {first_at}")
+            }
+        };
+        let text = format!("{twice}; a backing store is used once in a guest");
+        all.push(
+            never(device.to_string(), text)
+                .ask(one_too_many(config, device), start_command(config)),
+        );
     }
+}
+
+/// Who only reads images keeps nobody from them, and two paths to a shared disk are two to the disk.
+fn may_both_have(one: &StorageDevice, other: &StorageDevice, facts: &HostFacts) -> bool {
+    let is_shared = |device| facts.sharing(device) == Sharing::Reserved;
+    let identity = |device: &StorageDevice| facts.identity(&device.backing.path);
+    one.is_shared_freely() && other.is_shared_freely()
+        || is_shared(one) && is_shared(other) && identity(one) != identity(other)
+}
+
+/// Which of two devices goes is the owner's to say; the command names one.
+fn one_too_many(config: &GuestConfig, device: &StorageDevice) -> String {
+    format!(
+        "take one of the two from the guest (`hpvmmodify -P {} -d {}`), or give it another store",
+        config.name,
+        quoted(&device.to_string())
+    )
 }
 
 /// What lies under an image must be there and be a guest's to read, and nobody may write to it.
@@ -104,17 +129,19 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
             }
             other => all.push(never(path, wrong_type(path, other, *storage))),
         }
-        let own = facts.identity(path).and_then(|identity| {
-            config
-                .storage
-                .iter()
-                .find(|other| facts.identity(&other.backing.path) == Some(identity))
-        });
+        let is_of_layer = |other: &&StorageDevice| {
+            let store = other.backing.store().and_then(|path| facts.identity(path));
+            let stores = facts.identity(path).zip(store);
+            stores.is_some_and(|(layer, store)| facts.overlap(layer, store))
+        };
+        let mut writers = config.storage.iter().filter(|other| !other.is_shared_freely());
+        let own = writers.find(is_of_layer);
         if let Some(own) = own {
-            all.push(never(path, format!(
+            let text = format!(
                 "'{path}', on which the disk {} is built, is the guest's disk at {} too, which would write to it",
                 device.address, own.address
-            )));
+            );
+            all.push(never(path, text).ask(one_too_many(config, own), start_command(config)));
         }
         let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
         let writer = sharers.into_iter().flatten().find(|sharer| sharer.writes());

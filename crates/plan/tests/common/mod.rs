@@ -110,6 +110,7 @@ pub fn host(config: &GuestConfig) -> HostFacts {
         limits: LimitsTable::Host,
         files: files.collect(),
         doubles: BTreeMap::new(),
+        overlaps: BTreeMap::new(),
         used_by_host: BTreeMap::new(),
         registered: BTreeMap::new(),
         sharers: BTreeMap::new(),
