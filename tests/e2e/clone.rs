@@ -404,7 +404,12 @@ fn a_base_is_not_purged_with_the_guest_it_was_made_for() {
     host.ok(&["hpvmremove", "-P", "new", "-F"]);
     is_there(&host);
     host.set("HPVMKEEPREMOVED", "");
-    assert!(host.refused(&purge).contains("a disk of 'third' lies in its folder"));
+    let asking = ["hpvmremove", "-P", "new", "--purge"];
+    for line in [&purge[..], &[&purge[..], &["--dry-run"]].concat(), &asking] {
+        let said = host.refused(line);
+        assert!(said.contains("a disk of 'third' lies in its folder"), "{said}");
+        assert!(!said.contains("[n/y]"), "nobody is asked about what is refused anyway: {said}");
+    }
     host.ok(&["hpvm", "autostart"]);
     is_there(&host);
     host.ok(&["hpvmstart", "-P", "third"]);

@@ -303,6 +303,10 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert_eq!(size(), 1537 << 20);
     let apart = ["hpvmdevmgmt", "-S", "1538M", "--preallocate", &shown];
     assert!(refused(&host, &apart).contains("directly behind it: -S SIZE FILE"));
+    fs::create_dir(host.path("disks")).expect("a folder");
+    let mut from_there = host.command(&["hpvmdevmgmt", "-S", "1M", "--", "-web.img"]);
+    let made = from_there.current_dir(host.path("disks")).status().expect("it runs");
+    assert!(made.success() && host.path("disks/-web.img").is_file());
 
     let full = host.path("full.img");
     let shown = full.display().to_string();

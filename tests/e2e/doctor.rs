@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     leftovers_of_every_kind_are_found_explained_and_cleaned,
     what_others_made_is_left_alone,
     a_repair_that_fails_keeps_no_other_from_being_made,
+    a_disk_that_is_missing_is_noted,
     what_a_command_is_changing_is_not_complained_of,
     a_guest_that_nobody_supervises_is_taken_over,
     a_lost_registry_is_refused_and_rebuilt,
@@ -106,6 +107,25 @@ fn a_repair_that_fails_keeps_no_other_from_being_made() {
         assert!(state("guests/ghost").symlink_metadata().is_err(), "{told}");
     }
     host.ok(&["hpvm", "doctor", "--repair"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+/// Nothing of the VM Host's own is wrong, and nothing can be repaired.
+fn a_disk_that_is_missing_is_noted() {
+    let host = host_with_guests();
+    let disk = host.path("second.img");
+    fs::rename(&disk, host.path("elsewhere")).expect("the disk is moved");
+    for line in [&["hpvm", "doctor"][..], &["hpvm", "doctor", "--repair"]] {
+        let told = host.ok(line);
+        let sentence = format!(
+            "guest 'full' cannot start: '{}', which its disk at 0,2,3 needs, does not exist",
+            disk.display()
+        );
+        assert!(told.starts_with(&sentence), "{told}");
+        assert!(told.ends_with("`hpvm why full` says\n") && told.lines().count() == 2, "{told}");
+    }
+    host.refused(&["hpvmstart", "-P", "full"]);
+    fs::rename(host.path("elsewhere"), &disk).expect("the disk is back");
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 

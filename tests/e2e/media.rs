@@ -185,6 +185,7 @@ fn a_console_reaches_no_other_file() {
     let all = Permissions::from_mode(0o666);
     fs::set_permissions(rig.folder.join("anybody.iso"), all).expect("a mode");
     symlink("../secret", rig.folder.join("out.iso")).expect("a link");
+    fs::hard_link(rig.host.path("boot.img"), rig.folder.join("disk.iso")).expect("its own disk");
     let refused = |file: &str| {
         let command = format!("in -filedvd {file}");
         rig.host.refused(&["hpvmconsole", "-P", "web", "-q", "-c", &command])
@@ -195,11 +196,13 @@ fn a_console_reaches_no_other_file() {
         assert!(said.contains("leads out of the folder of images"), "{said}");
     }
     assert!(refused("anybody.iso").contains("may be written by everyone"));
+    assert!(refused("disk.iso").contains("is a disk that a guest, or another program, writes to"));
     assert!(refused("none.iso").contains("there is no 'none.iso'"));
     let listed = rig.host.run_with_input(&["hpvmconsole", "-P", "web", "-c", "in"], b"q\n");
     assert!(listed.stdout.contains("first.iso"), "{listed}");
-    assert!(!listed.stdout.contains("anybody"), "{listed}");
-    assert!(!listed.stdout.contains("out.iso"), "{listed}");
+    for never in ["anybody", "out.iso", "disk.iso"] {
+        assert!(!listed.stdout.contains(never), "{listed}");
+    }
     assert_eq!(rig.statements(), before);
 }
 

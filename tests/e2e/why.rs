@@ -18,6 +18,7 @@ use crate::{Test, golden};
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_missing_disk_is_explained,
     a_disk_that_is_taken_away_is_explained,
+    what_a_running_guest_could_not_start_with_again_is_explained,
     a_taken_disk_is_explained,
     too_little_memory_is_explained,
     an_accelerator_that_does_not_work_is_explained,
@@ -64,6 +65,31 @@ fn a_disk_that_is_taken_away_is_explained() {
     let doctor = host.run(&["hpvm", "doctor"]);
     assert!(doctor.stdout.contains("web.img is another file now"), "{doctor}");
     fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
+    follow(&host, &screen.next);
+}
+
+/// The guest is well, and what keeps it from starting is told while there is time to mend it.
+fn what_a_running_guest_could_not_start_with_again_is_explained() {
+    let mut host = host_with_web(Engine::Fake);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-x", "runnable_status=disabled"]);
+    let screen = Screen::of(&host, "runs-and-is-disabled");
+    assert_eq!(screen.first, None);
+    follow(&host, &screen.next);
+    let nvram = host.path("var/opt/hpvm/guests/web/nvram");
+    let good = fs::read(&nvram).expect("the variables");
+    fs::write(&nvram, "damaged").expect("the variables are damaged");
+    host.set("HPVMFIRMWARE", &host.path("OVMF_CODE.fd").to_string_lossy());
+    let screen = Screen::of(&host, "runs-and-lacks-firmware");
+    assert!(screen.first.is_some_and(|ask| ask.contains("HPVMFIRMWARE")));
+    fs::rename(host.path("web.img"), host.path("elsewhere")).expect("the disk is moved");
+    let told = host.ok(&["hpvm", "why", "web"]);
+    assert!(told.contains("because") && told.contains("web.img is not there any more"), "{told}");
+    assert!(told.contains("note: it could not start again: the firmware '"), "{told}");
+    assert_eq!(told.matches("web.img").count(), 2, "it is told once, and its way out: {told}");
+    fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
+    fs::write(&nvram, good).expect("the variables");
+    fs::copy("/usr/share/OVMF/OVMF_CODE_4M.fd", host.path("OVMF_CODE.fd")).expect("the firmware");
     follow(&host, &screen.next);
 }
 

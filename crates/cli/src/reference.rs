@@ -112,8 +112,9 @@ pub(crate) fn synopsis(options: &clap::Command) -> String {
         let members: Vec<String> = group.get_args().filter_map(member).map(typed).collect();
         format!("{{{}}}", members.join(" | "))
     }));
-    let others = options.get_arguments().filter(|option| !is_in_group(option));
-    for option in others.filter(|option| !verbs.contains(option)) {
+    let others = options.get_arguments().filter(|option| !option.is_hide_set());
+    let others = others.filter(|option| !is_in_group(option) && !verbs.contains(option));
+    for option in others {
         parts.push(match (option.is_required_set(), option.get_action()) {
             (true, _) => typed(option),
             (false, ArgAction::Append) => format!("[{}]...", typed(option)),

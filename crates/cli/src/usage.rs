@@ -48,13 +48,16 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
                 .map_or(String::new(), |similar| format!("; did you mean {similar}?"));
             format!("'{argument}' is no option of this command{hint}")
         }
-        ErrorKind::UnknownArgument => {
-            let hint = match takes_guest(options) && !names_guest(words) {
-                true => guest_hint(&argument),
-                false => String::new(),
-            };
-            format!("the argument '{argument}' has no meaning here{hint}")
-        }
+        ErrorKind::UnknownArgument => match cut_short(options, words) {
+            Some(option) => values_apart(&option),
+            None => {
+                let hint = match takes_guest(options) && !names_guest(words) {
+                    true => guest_hint(&argument),
+                    false => String::new(),
+                };
+                format!("{}{hint}", means_nothing(&argument))
+            }
+        },
         ErrorKind::ValueValidation => match error.source() {
             Some(cause) => format!("{}: {cause}", letter(&spelled)),
             None => format!("the value of {} is not understood", letter(&spelled)),
@@ -67,9 +70,7 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
             }
             None => format!("{} cannot stand with the other options", letter(&spelled)),
         },
-        ErrorKind::WrongNumberOfValues => {
-            format!("{} takes its values directly behind it: {spelled}", letter(&spelled))
-        }
+        ErrorKind::WrongNumberOfValues => values_apart(&spelled),
         ErrorKind::InvalidValue => match (given(error), choices(error)) {
             (Some(given), Some(choices)) => {
                 format!("'{given}' is no {}; there are {choices}", value_name(&spelled))
@@ -87,6 +88,30 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
             first.trim_start_matches("error: ").to_owned()
         }
     }
+}
+
+pub(crate) fn means_nothing(argument: &str) -> String {
+    format!("the argument '{argument}' has no meaning here")
+}
+
+/// Of an option that was given fewer values than it takes.
+pub(crate) fn values_apart(spelled: &str) -> String {
+    format!("{} takes its values directly behind it: {spelled}", letter(spelled))
+}
+
+/// The option that takes several values and was given fewer, before the next option or in its own word.
+fn cut_short(options: &clap::Command, words: &[String]) -> Option<String> {
+    options.get_arguments().find_map(|option| {
+        let names = option.get_value_names().filter(|names| names.len() > 1)?;
+        let (letter, long) =
+            (format!("-{}", option.get_short()?), format!("--{}", option.get_long()?));
+        let at =
+            words.iter().position(|word| word.starts_with(&letter) || word.starts_with(&long))?;
+        let stands_alone = words[at] == letter || words[at] == long;
+        let given = words[at + 1..].iter().take_while(|word| !word.starts_with('-')).count();
+        let is_whole = stands_alone && given >= names.len();
+        (!is_whole).then(|| format!("{letter} {}", names.join(" ")))
+    })
 }
 
 fn is_negative(argument: &str) -> bool {

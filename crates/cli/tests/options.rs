@@ -26,7 +26,7 @@ fn in_the_tables() -> BTreeSet<Row> {
             let options = entry.options();
             let rows: Vec<Row> = options
                 .get_arguments()
-                .filter(|option| option.get_long() != Some("help"))
+                .filter(|option| !option.is_positional() && option.get_long() != Some("help"))
                 .flat_map(|option| {
                     let long = option.get_long().expect("every option has a long name").to_owned();
                     let letters = option.get_short_and_visible_aliases().unwrap_or_default();

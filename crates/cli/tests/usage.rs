@@ -57,6 +57,18 @@ const WRONG: &[(&str, &str)] = &[
         "hpvmdevmgmt: ERROR: -S takes its values directly behind it: -S SIZE FILE",
     ),
     (
+        "hpvmdevmgmt -S 10M",
+        "hpvmdevmgmt: ERROR: -S takes its values directly behind it: -S SIZE FILE",
+    ),
+    (
+        "hpvmdevmgmt -S 10M d.img e.img",
+        "hpvmdevmgmt: ERROR: the argument 'e.img' has no meaning here",
+    ),
+    (
+        "hpvmdevmgmt -S 10M d.img -- e.img",
+        "hpvmdevmgmt: ERROR: the argument 'e.img' has no meaning here",
+    ),
+    (
         "hpvmdevmgmt -S 10X d.img",
         "hpvmdevmgmt: ERROR: -S: '10X' is not a size; write a number with K, M, G, T or P, such as 2048M, 2G or 1.5G",
     ),

@@ -34,7 +34,12 @@ pub fn is_locked(image: &Path) -> io::Result<bool> {
 
 /// Whether another program writes a disk, or has it for itself.
 pub fn is_written(image: &Path) -> io::Result<bool> {
-    is_any_held(image, &[WRITTEN, NO_READERS])
+    has_writer(&File::open(image)?)
+}
+
+/// The same of one that is open.
+pub fn has_writer(disk: &File) -> io::Result<bool> {
+    is_one_held(disk, &[WRITTEN, NO_READERS])
 }
 
 /// Keeps every QEMU from opening a disk to write it, for as long as this description of it is open. Who writes it already is

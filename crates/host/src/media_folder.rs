@@ -3,7 +3,8 @@
 //!
 //! Nothing leads out of the folder: links, `..` and absolute names are followed by the kernel within it only
 //! (openat2(2), `RESOLVE_BENEATH`). A file that everybody may write to is not offered: nobody could say what a guest boots
-//! from it. What is no regular file is never opened, since opening alone may move a tape or wait for a pipe.
+//! from it. Nor is a disk that a guest writes to, which QEMU would refuse. What is no regular file is never opened, since
+//! opening alone may move a tape or wait for a pipe.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -12,6 +13,8 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
+
+use crate::image_lock;
 
 /// More entries of a folder are not looked at.
 pub const ENTRIES_MAX: usize = 4096;
@@ -31,11 +34,13 @@ pub enum ImageError {
     NoFile(String),
     #[error("'{0}' may be written by everyone, so nobody can say what is in it; chmod o-w it")]
     WritableByAll(String),
+    #[error("'{0}' is a disk that a guest, or another program, writes to")]
+    Written(String),
     #[error("'{name}' cannot be opened by the guest's worker; it needs to be readable by everyone")]
     Open { name: String, source: io::Error },
 }
 
-/// The names in a folder that lead to images, sorted.
+/// The names in a folder that lead to images which [`open`] gives, sorted.
 pub fn images(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(folder, ".", flags, Mode::empty())?;
@@ -44,7 +49,7 @@ pub fn images(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
         let entry = entry?;
         // A name that is no text could not be typed.
         let Ok(name) = entry.file_name().to_str() else { continue };
-        if !name.starts_with('.') && look(folder, name).is_ok() {
+        if !name.starts_with('.') && open(folder, name).is_ok() {
             names.push(name.to_owned());
         }
     }
@@ -62,6 +67,10 @@ pub fn open(folder: BorrowedFd<'_>, name: &str) -> Result<(OwnedFd, Metadata), I
     let file = File::from(beneath(folder, name, OFlags::RDONLY | OFlags::NONBLOCK)?);
     // Between the look and the opening somebody may have exchanged it.
     let metadata = check(name, &file)?;
+    // Where the file system has no locks nobody can tell.
+    if image_lock::has_writer(&file).unwrap_or(false) {
+        return Err(ImageError::Written(name.to_owned()));
+    }
     Ok((file.into(), metadata))
 }
 

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use hpvm_host::image_lock;
 use hpvm_host::media_folder::{ImageError, images, open};
 
 /// A folder with everything that may lie in one, and a secret beside it.
@@ -43,6 +44,17 @@ fn folder() -> (tempfile::TempDir, File) {
 #[test]
 fn images_are_regular_files_that_not_everybody_writes() {
     let (_place, folder) = folder();
+    assert_eq!(images(folder.as_fd()).unwrap(), ["a disc.iso", "b.iso", "link.iso"]);
+}
+
+#[test]
+fn a_disk_that_somebody_writes_to_is_no_image_meanwhile() {
+    let (place, folder) = folder();
+    let disk = File::open(place.path().join("images/b.iso")).expect("the disk");
+    assert!(image_lock::keep_others_out(&disk).expect("a lock"));
+    assert_eq!(images(folder.as_fd()).unwrap(), ["a disc.iso", "link.iso"]);
+    assert!(matches!(open(folder.as_fd(), "b.iso"), Err(ImageError::Written(_))));
+    image_lock::let_others_in(&disk).expect("no lock");
     assert_eq!(images(folder.as_fd()).unwrap(), ["a disc.iso", "b.iso", "link.iso"]);
 }
 

@@ -61,6 +61,8 @@ pub enum Cure {
     Settle(Box<hpvm_registry::RecordedOperation>),
     /// The administrator's to do; the command or the deed.
     Tell(String),
+    /// The same, where nothing of the VM Host's own is wrong.
+    Note(String),
 }
 
 /// Looks at everything; of a registry that has lost its log at that alone, since nothing else can be judged by it.
@@ -75,9 +77,11 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
         let cure = Cure::Tell("hpvm doctor --rebuild".into());
         findings.push(Finding { text: format!("the registry is damaged: {sentence}"), cure });
     }
-    for config in &host.registry.all()? {
+    let configs = host.registry.all()?;
+    for config in &configs {
         guests::examine(host, config, &mut findings)?;
     }
+    findings.extend(guests::missing_stores(host, configs));
     findings.extend(places::examine(host)?);
     switches::examine(host, &mut findings)?;
     operations(host, &mut findings)?;
@@ -169,7 +173,7 @@ pub fn repair(
             interrupted::settle(host, recorded)?;
             "brought it to its end, or took back what it had made".into()
         }
-        Cure::Tell(_) => return Ok(None),
+        Cure::Tell(_) | Cure::Note(_) => return Ok(None),
     };
     Step::DoctorCleaned.reached();
     Ok(Some(done))

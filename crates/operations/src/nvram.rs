@@ -3,7 +3,9 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use hpvm_host::lock::pause_for;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, removal};
 use hpvm_model::GuestConfig;
@@ -24,6 +26,19 @@ pub enum From {
 pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
     facts::nvram(&host.folder(config).file(guest_folder::NVRAM), &host.conf.pristine_nvram())
         .missing
+}
+
+/// Firmware that is writing its variables anew writes some of them within this time.
+const REWRITTEN_WITHIN: Duration = Duration::from_millis(500);
+
+/// The same of a guest that runs: what its firmware is just writing anew is no damage.
+pub(crate) fn lasting_damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
+    let nvram = host.folder(config).file(guest_folder::NVRAM);
+    let written_at = || std::fs::metadata(&nvram).and_then(|found| found.modified()).ok();
+    let before = written_at();
+    damage(host, config)?;
+    pause_for(REWRITTEN_WITHIN);
+    damage(host, config).filter(|_| written_at() == before)
 }
 
 /// Where variables come from.

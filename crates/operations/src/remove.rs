@@ -92,9 +92,13 @@ pub fn purge_removed(
     host: &mut VmHost,
     actor: &Actor,
     removed: &RemovedGuest,
+    mode: Mode,
 ) -> Result<(), Refusal> {
-    let purged = purge_kept(host, actor, removed);
-    host.record_failure(actor, Some(&removed.config), purged)
+    let purged = match mode {
+        Mode::Apply => purge_kept(host, actor, removed),
+        Mode::DryRun => unless_needed(&host.registry, &host.root, &removed.config),
+    };
+    host.record_failure_in(mode, actor, &removed.config, purged)
 }
 
 /// The registry forgets it first: a folder without a guest is found by `hpvm doctor`, a guest without its folder would be broken.

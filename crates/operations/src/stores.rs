@@ -314,6 +314,19 @@ fn ways_under(blocks: &Blocks, starts: &[Lead]) -> BTreeMap<String, Ways> {
     paths.into_iter().map(ways).collect()
 }
 
+/// Those of these paths at which nothing is; nobody knows that of those that do not answer in time.
+pub(crate) fn missing<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    let paths = paths.into_iter().map(str::to_owned).collect();
+    let asking =
+        Asking::begin(&paths, |path| std::fs::metadata(path).is_err_and(|e| is_absence(&e)));
+    let missing = asking.answers().own.into_iter().filter(|(_, is_missing)| *is_missing);
+    missing.map(|(path, _)| path).collect()
+}
+
+fn is_absence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
 /// What these paths lead to, of those that answer in time.
 pub(crate) fn leads_in_time<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<Lead> {
     let paths = paths.into_iter().map(str::to_owned).collect();
@@ -357,9 +370,7 @@ pub(crate) fn plain_file(path: &Path) -> FileFact {
 fn file(path: &Path, blocks: &Blocks) -> FileFact {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return FileFact::Missing;
-        }
+        Err(error) if is_absence(&error) => return FileFact::Missing,
         Err(error) => return FileFact::Unreadable(error.to_string()),
     };
     let kind = metadata.file_type();

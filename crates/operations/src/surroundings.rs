@@ -23,9 +23,13 @@ pub(crate) struct Trouble {
     pub(crate) remedy: Remedy,
 }
 
-/// All that is wrong around a running guest. What cannot be looked at is not wrong.
-pub(crate) fn troubles(host: &VmHost, config: &GuestConfig) -> Vec<Trouble> {
-    let Some(machine) = host.machine(config) else { return Vec::new() };
+/// All that is wrong around a running guest, with these of its files. What cannot be looked at is not wrong.
+pub(crate) fn troubles(
+    host: &VmHost,
+    config: &GuestConfig,
+    machine: &Machine,
+    displaced: &[Displaced],
+) -> Vec<Trouble> {
     let numbers: BTreeSet<SwitchNumber> = machine.nics.iter().map(|a| a.switch).collect();
     let switches = numbers.into_iter().filter_map(|number| {
         let found = host.registry.vswitch(&SwitchSelector::Number(number));
@@ -33,7 +37,7 @@ pub(crate) fn troubles(host: &VmHost, config: &GuestConfig) -> Vec<Trouble> {
     });
     let mut troubles: Vec<Trouble> =
         switches.filter_map(|switch| of_switch(host, &switch)).collect();
-    troubles.extend(displaced_files(&machine).into_iter().map(|file| Trouble {
+    troubles.extend(displaced.iter().map(|file| Trouble {
         cause: file.cause(),
         remedy: Remedy {
             ask: Some(file.cure()),
@@ -81,7 +85,7 @@ fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
 
 /// A file that the machine has as a disk, or will have at its next reset, and that is no more under its name.
 pub(crate) struct Displaced {
-    path: String,
+    pub(crate) path: String,
     by: Displacement,
 }
 

@@ -32,7 +32,7 @@ use crate::presence::{self, Presence};
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
-use crate::{Actor, Mode, Refusal, devdb, facts, forgotten};
+use crate::{Actor, Mode, Refusal, devdb, facts, forgotten, nvram};
 
 /// How long a command waits for another one that is changing the same guest.
 pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(30);
@@ -361,8 +361,27 @@ impl VmHost {
         let mut facts = self.facts(config, None)?;
         facts.network.lan = lan::ask(self, &config.nics)?;
         facts.locked = facts::locked_elsewhere(config, &facts, Aim::Write);
+        facts.start = Some(self.means_of_start(config)?);
+        Ok(facts)
+    }
+
+    /// The same of a guest that runs on this machine, for a start once it has ended: what it has is free then. Which accelerator
+    /// it gets is for whoever starts it to say. No LAN is asked for its addresses, since it answers itself.
+    pub(crate) fn next_start_facts(
+        &self,
+        config: &GuestConfig,
+        machine: &Machine,
+    ) -> Result<HostFacts, Refusal> {
+        let mut start = self.means_of_start(config)?;
+        start.memory_available.0 += machine.base.memory.bytes().0;
+        start.accelerator = Ok(machine.base.accelerator);
+        start.nvram.missing = nvram::lasting_damage(self, config);
+        Ok(HostFacts { start: Some(start), ..self.facts(config, None)? })
+    }
+
+    fn means_of_start(&self, config: &GuestConfig) -> Result<StartFacts, Refusal> {
         let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
-        facts.start = Some(StartFacts {
+        Ok(StartFacts {
             memory_available: Bytes(memory.available),
             engine: self.engine(),
             accelerator: self.accelerator().map(|choice| choice.accelerator),
@@ -374,8 +393,7 @@ impl VmHost {
             lan_rom: provision(&self.conf.lan_rom()),
             reservation_helper: provision(&self.conf.reservation_helper()),
             shut: facts::shut(&[self.folder(config).path(), self.root.run()]),
-        });
-        Ok(facts)
+        })
     }
 
     /// The engine of this host, or what is wrong with it.

@@ -49,7 +49,7 @@ struct Finding {
     remedy: Option<Remedy>,
 }
 
-/// All problems of `config`, each once, errors first.
+/// All problems of `config`, each once, errors first; of a change those alone of what it changes.
 #[must_use]
 pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -> Vec<Problem> {
     let before = match purpose {
@@ -59,6 +59,9 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
     };
     let standing = before.map_or_else(Vec::new, |before| findings(before, Some(before), facts));
     let is_standing = |f: &Finding| standing.iter().any(|s| s.item == f.item && s.text == f.text);
+    let is_told = |f: &Finding| {
+        before.is_none_or(|before| !is_standing(f) || changes(before, config, &f.item))
+    };
     let mut problems: Vec<Problem> = Vec::new();
     let mut found = findings(config, before, facts);
     if purpose != Purpose::Start {
@@ -69,7 +72,7 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
     if let Purpose::ChangeOfRunning { before } = purpose {
         network::comes(config, before, facts, &mut found);
     }
-    for finding in found {
+    for finding in found.into_iter().filter(is_told) {
         let severity = match (purpose, finding.weight) {
             (Purpose::Change { .. }, Weight::Never)
             | (Purpose::ChangeOfRunning { .. }, Weight::Never | Weight::Taken)
@@ -88,6 +91,19 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
     }
     problems.sort_by_key(|p| std::cmp::Reverse(p.severity));
     problems
+}
+
+/// Whether a change concerns what a finding is about. A clone is another guest, and all of it is new.
+fn changes(before: &GuestConfig, after: &GuestConfig, item: &str) -> bool {
+    let is_about = |device: &StorageDevice| {
+        let mut backings = device.backings();
+        device.to_string() == item || backings.any(|backing| backing.path == item)
+    };
+    let mut devices = after.storage.iter();
+    let mut nics = after.nics.iter().filter(|nic| !before.nics.contains(nic));
+    before.uuid != after.uuid
+        || devices.any(|now| before.device_at(now.address) != Some(now) && is_about(now))
+        || nics.any(|nic| nic.to_string() == item || nic.vswitch.as_str() == item)
 }
 
 fn findings(config: &GuestConfig, before: Option<&GuestConfig>, facts: &HostFacts) -> Vec<Finding> {

@@ -70,7 +70,7 @@ fn what_was_restricted_after_the_guest_got_it_only_warns_until_the_start() {
     let before = guest(&["disk:scsi:0,0,0:file:/d"]);
     let known = restricted(Restriction::Entry { name: "/d".into() });
     let purpose = Purpose::Change { before: Some(&before) };
-    let said = said_of("disk:scsi:0,0,0:file:/d", known, purpose);
+    let said = said_of("disk:avio_stor:0,0,0:file:/d", known, purpose);
     assert!(said[0].starts_with("WARNING: '/d' is restricted"), "{said:?}");
 }
 

@@ -61,6 +61,7 @@ const LIKE_A_SCENE: &[Left] = &[
         kinds: &["list", "repair-script", "version", "verbose"],
         why: "only looks",
     },
+    Left { commands: &["hpvmdevmgmt"], kinds: &["file"], why: "is that of --size, behind `--`" },
     Left {
         commands: &["hpvmdevmgmt"],
         kinds: &["preallocate"],

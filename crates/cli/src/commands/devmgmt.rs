@@ -72,9 +72,13 @@ pub struct Devmgmt {
     #[arg(short = 'r', long)]
     pub repair_script: bool,
 
-    /// Make a file of exactly this size, a multiple of 4096 bytes, or extend it; a size has a letter (K, M, G, T or P), such as 512M or 1.5G
-    #[arg(short = 'S', long, num_args = 2, value_names = ["SIZE", "FILE"])]
+    /// Make a file of exactly this size, a multiple of 4096 bytes, or extend it; a size has a letter (K, M, G, T or P), such as 512M or 1.5G. `--` stands before a FILE that begins with -
+    #[arg(short = 'S', long, num_args = 1..=2, value_names = ["SIZE", "FILE"])]
     pub size: Option<Vec<String>>,
+
+    /// The FILE of -S, where `--` stands before it
+    #[arg(last = true, hide = true, requires = "size", conflicts_with_all = OTHERS_THAN_SIZE)]
+    pub file: Option<String>,
 
     /// Say which version this is
     #[arg(short = 'v', long)]
@@ -143,7 +147,9 @@ impl Perform for Devmgmt {
             let flaws = repair::flaws(&VmHost::open(Access::ReadOnly)?)?;
             return Ok(print(&shown_as::script(&flaws))?);
         }
-        let disk = self.size.as_deref().map(|words| disk(words, context)).transpose()?;
+        let words = self.size.iter().flatten().chain(&self.file).map(String::as_str);
+        let words = self.size.is_some().then(|| words.collect::<Vec<_>>());
+        let disk = words.map(|words| disk(&words, context)).transpose()?;
         catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone());
@@ -288,13 +294,17 @@ struct PathError {
 }
 
 /// Size and path of `-S`. clap sees two words alike, so what is no size is found here.
-fn disk(words: &[String], context: &Context) -> Result<(Bytes, PathBuf), Failure> {
-    let wrong = |text: String| {
-        let options = Devmgmt::command().bin_name(context.say.command());
-        usage::failure(format!("-S: {text}"), options)
+fn disk(words: &[&str], context: &Context) -> Result<(Bytes, PathBuf), Failure> {
+    let options = || Devmgmt::command().bin_name(context.say.command());
+    let (size, path) = match words {
+        [size, path] => (size, path),
+        [_, _, more, ..] => {
+            return Err(usage::failure(usage::means_nothing(&shown(more)), options()));
+        }
+        _ => return Err(usage::failure(usage::values_apart("-S SIZE FILE"), options())),
     };
-    let [size, path] = words else { return Err(wrong("size and file are missing".into())) };
-    let size = disk_size(size).map_err(|error| wrong(error.to_string()))?;
+    let wrong = |error: DiskSizeError| usage::failure(format!("-S: {error}"), options());
+    let size = disk_size(size).map_err(wrong)?;
     let path =
         std::path::absolute(path).map_err(|source| PathError { path: shown(path), source })?;
     Ok((size, path))

@@ -17,6 +17,8 @@ use super::{agreed, mode};
 /// Find leftovers and damage, and repair them when asked
 ///
 /// Compares the registry, the folders of the guests, what lies in /run and what runs. Without options it changes nothing.
+/// A disk or medium that a guest needs and that is not there is told too; as nothing of hpvm's own is wrong then, the exit
+/// status stays 0.
 ///
 /// --rebuild is for a registry that is lost or damaged; of a sound one it asks first. The device database, the record of what was
 /// done and the times of removals are in no folder: they are taken over from the old registry as far as that can be read, and
@@ -65,14 +67,15 @@ impl Perform for Doctor {
                 true => repair(&mut host, &actor, finding),
                 false => Ok(None),
             };
-            let would_be_repaired =
-                self.repair && self.dry_run && !matches!(finding.cure, Cure::Tell(_));
-            left += u32::from(!matches!(done, Ok(Some(_))) && !would_be_repaired);
+            let can_be_repaired = !matches!(finding.cure, Cure::Tell(_) | Cure::Note(_));
+            let would_be_repaired = self.repair && self.dry_run && can_be_repaired;
+            let is_over = matches!(done, Ok(Some(_))) || matches!(finding.cure, Cure::Note(_));
+            left += u32::from(!is_over && !would_be_repaired);
             let what = match (&done, &finding.cure) {
                 (Ok(Some(done)), _) => format!("repaired: {done}"),
                 // The others are repaired all the same.
                 (Err(refusal), _) => format!("not repaired: {}", chain(refusal)),
-                (Ok(None), Cure::Tell(command)) => format!("next: {command}"),
+                (Ok(None), Cure::Tell(command) | Cure::Note(command)) => format!("next: {command}"),
                 (Ok(None), _) if would_be_repaired => "would be repaired".into(),
                 (Ok(None), _) => "next: hpvm doctor --repair".into(),
             };

@@ -93,14 +93,17 @@ impl Remove {
     ) -> Result<(), Failure> {
         let kept = kept_guest(host, &self.guest)?;
         let name = &kept.config.name;
+        if !self.force && !self.dry_run {
+            // Nobody is asked about what is refused anyway.
+            let would = purge_removed(host, actor, &kept, Mode::DryRun);
+            host.record_failure(actor, Some(&kept.config), would).about(name)?;
+            let question = format!("Remove for good what is kept of '{name}'?");
+            agreed(context.say.ask(&question)).about(name)?;
+        }
+        purge_removed(host, actor, &kept, mode(self.dry_run)).about(name)?;
         if self.dry_run {
             return Ok(print(&format!("what is kept of '{name}' would be removed for good\n"))?);
         }
-        let question = format!("Remove for good what is kept of '{name}'?");
-        if !self.force {
-            agreed(context.say.ask(&question)).about(name)?;
-        }
-        purge_removed(host, actor, &kept)?;
         done(&format!("what was kept of guest '{name}' is removed already"))
     }
 }

@@ -2,14 +2,14 @@
 
 use hpvm_host::lock;
 use hpvm_host::names::guest_folder;
-use hpvm_model::GuestConfig;
+use hpvm_model::{GuestConfig, StorageDevice};
 use hpvm_registry::Selector;
 
 use super::{Cure, Finding};
 use crate::folder::identity;
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
-use crate::{Refusal, VmHost, lost, lost_record, surroundings};
+use crate::{Refusal, VmHost, console_media, lost, lost_record, stores, surroundings};
 
 pub(super) fn examine(
     host: &VmHost,
@@ -65,6 +65,29 @@ pub(super) fn examine(
         findings.push(Finding { text, cure });
     }
     Ok(())
+}
+
+/// What guests that are off have as disks and media and is not there. Stores that do not answer are waited for together.
+pub(super) fn missing_stores(host: &VmHost, mut configs: Vec<GuestConfig>) -> Vec<Finding> {
+    configs.retain(|config| !host.presence(config.number).is_on());
+    let configs: Vec<GuestConfig> =
+        configs.into_iter().map(|config| console_media::seen(host, config)).collect();
+    let devices = configs.iter().flat_map(|config| &config.storage);
+    let missing = stores::missing(devices.flat_map(StorageDevice::stores));
+    let mut findings = Vec::new();
+    for config in &configs {
+        let name = &config.name;
+        for device in &config.storage {
+            let (kind, address) = (device.kind.as_str(), device.address);
+            findings.extend(device.stores().filter(|path| missing.contains(*path)).map(|path| Finding {
+                text: format!(
+                    "guest '{name}' cannot start: '{path}', which its {kind} at {address} needs, does not exist"
+                ),
+                cure: Cure::Note(format!("put it back at {path}, or see what `hpvm why {name}` says")),
+            }));
+        }
+    }
+    findings
 }
 
 fn lost_record(config: &GuestConfig, loss: Loss) -> Finding {

@@ -104,9 +104,6 @@ impl<'a> Change<'a> {
         let mut problems = judge::problems(after, facts, purpose);
         problems.extend(already);
         if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
-            // What was so before is told by changes that are made: here it would bury the reason.
-            let old = judge::problems(before, facts, Purpose::Change { before: Some(before) });
-            problems.retain(|problem| !old.contains(problem));
             return Err(Refusal::Problems(problems));
         }
         match host.registry.number_of(&after.name)? {

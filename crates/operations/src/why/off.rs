@@ -53,6 +53,18 @@ pub(super) fn explain(
 
 /// One way out of all these problems: what to do outside hpvm, then one line to type that ends with the start.
 fn all_remedies(errors: &[&Problem], start: String) -> Remedy {
+    let (asks, mut commands) = remedies(errors, &start);
+    // A start in another environment, such as `HPVM_ACCEL=tcg hpvmstart`, is the start.
+    commands.sort_by_key(|command| command.ends_with(&start));
+    if !commands.last().is_some_and(|command| command.ends_with(&start)) {
+        commands.push(start);
+    }
+    let ask = (!asks.is_empty()).then(|| asks.join("; "));
+    Remedy { ask, command: commands.join(" && ") }
+}
+
+/// What to do about problems outside hpvm, and the commands beside the start, each once.
+pub(super) fn remedies(errors: &[&Problem], start: &str) -> (Vec<String>, Vec<String>) {
     let (mut asks, mut commands) = (Vec::new(), Vec::new());
     for error in errors {
         let Some(Remedy { ask, command }) = &error.remedy else {
@@ -65,13 +77,7 @@ fn all_remedies(errors: &[&Problem], start: String) -> Remedy {
             commands.push(command.clone());
         }
     }
-    // A start in another environment, such as `HPVM_ACCEL=tcg hpvmstart`, is the start.
-    commands.sort_by_key(|command| command.ends_with(&start));
-    if !commands.last().is_some_and(|command| command.ends_with(&start)) {
-        commands.push(start);
-    }
-    let ask = (!asks.is_empty()).then(|| asks.join("; "));
-    Remedy { ask, command: commands.join(" && ") }
+    (asks, commands)
 }
 
 fn crash_causes(host: &VmHost, config: &GuestConfig, how: &Ending) -> Vec<String> {

@@ -1,17 +1,17 @@
 //! A guest that runs, and may be well, held up, or without something that it needs.
 
 use hpvm_app::snapshot::Phase;
-use hpvm_model::{GuestConfig, GuestName, Occupant, Remedy};
+use hpvm_model::{GuestConfig, GuestName, Occupant, Problem, Remedy, Severity};
 use hpvm_plan::difference::{Effect, waiting};
-use hpvm_plan::judge::boot_disk;
+use hpvm_plan::judge::{Purpose, boot_disk, problems};
 use hpvm_plan::record::{Attached, AttachedNic, Machine, NicBoot};
 use jiff::{SignedDuration, Timestamp};
 
-use super::Why;
-use crate::VmHost;
+use super::{Why, off};
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::surroundings::{self, Trouble};
+use crate::{VmHost, console_media};
 
 pub(super) fn explain(
     host: &VmHost,
@@ -24,11 +24,52 @@ pub(super) fn explain(
         Some(attention) => in_need(&config.name, attention),
         None => by_itself(&config.name, presence, supervision),
     };
-    let machine = host.machine(config);
-    let why = with_waiting(why, config, machine.as_ref());
-    let troubles = surroundings::troubles(host, config);
+    let Some(machine) = host.machine(config) else {
+        return with_firmware(why, config, presence, None);
+    };
+    let why = with_waiting(why, config, &machine);
+    let displaced = surroundings::displaced_files(&machine);
+    let troubles = surroundings::troubles(host, config, &machine, &displaced);
     let why = with_surroundings(why, &config.name, &troubles);
-    with_firmware(why, config, presence, machine.as_ref())
+    let why = with_firmware(why, config, presence, Some(&machine));
+    let mut errors = errors_of_next_start(host, config, &machine);
+    // It is told already what becomes of these when the guest ends.
+    errors.retain(|error| displaced.iter().all(|file| file.path != error.item));
+    with_next_start(why, &config.name, &errors)
+}
+
+/// What would refuse a start of the guest, once it has ended. Whoever cannot be asked now refuses nothing.
+fn errors_of_next_start(host: &VmHost, config: &GuestConfig, machine: &Machine) -> Vec<Problem> {
+    // As a start takes it, with what was changed at the console.
+    let judged = console_media::seen(host, config.clone());
+    let Ok(facts) = host.next_start_facts(&judged, machine) else { return Vec::new() };
+    let mut found = problems(&judged, &facts, Purpose::Start);
+    found.retain(|problem| problem.severity == Severity::Error);
+    found
+}
+
+/// What the guest itself does comes first: that it could not start again matters once it ends.
+fn with_next_start(mut why: Why, name: &GuestName, errors: &[Problem]) -> Why {
+    if errors.is_empty() {
+        return why;
+    }
+    let texts = errors.iter().map(|error| error.text.clone());
+    if why.remedy.is_some() {
+        why.notes.extend(texts.map(|text| format!("it could not start again: {text}")));
+        return why;
+    }
+    let start = format!("hpvmstart -P {name}");
+    let (mut asks, commands) = off::remedies(&errors.iter().collect::<Vec<_>>(), &start);
+    // A guest that runs is given no other variables.
+    let waits = |command: &String| command.starts_with("hpvm nvram ");
+    let (then, now): (Vec<String>, Vec<String>) = commands.into_iter().partition(waits);
+    asks.extend(then.iter().map(|command| format!("once the guest has ended, `{command}`")));
+    let ask = (!asks.is_empty()).then(|| asks.join("; "));
+    let commands = now.into_iter().chain([format!("hpvm why -P {name}")]);
+    Why::that(format!("'{name}' runs, but could not start again if it ended now"))
+        .because_of(texts)
+        .noting(why.notes)
+        .remedied(ask, commands.collect::<Vec<_>>().join(" && "))
 }
 
 pub(super) fn out_of_reach(config: &GuestConfig, pid: i32) -> Why {
@@ -106,8 +147,7 @@ fn by_itself(name: &GuestName, presence: &Presence, supervision: Supervision) ->
 }
 
 /// What the guest was asked for and has not done is no trouble, and may be what somebody wonders about.
-fn with_waiting(mut why: Why, config: &GuestConfig, machine: Option<&Machine>) -> Why {
-    let Some(machine) = machine else { return why };
+fn with_waiting(mut why: Why, config: &GuestConfig, machine: &Machine) -> Why {
     let waits = waiting(config, machine).into_iter().filter_map(|change| match change.effect {
         Effect::NextReset(reason) => {
             Some(format!("{}, {} to {}, {reason}", change.field, change.from, change.to))
