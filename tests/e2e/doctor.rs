@@ -32,6 +32,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_older_registry_is_refused_and_rebuilt,
     a_guest_that_the_registry_lost_keeps_its_number,
     a_sound_registry_survives_a_rebuild,
+    a_rebuild_names_each_guest_that_it_cannot_bring_back,
+    a_rebuild_takes_no_draft_for_a_guest,
     a_running_guest_the_registry_does_not_know_is_made_known,
     a_running_guest_without_a_folder_is_told_of,
     a_repair_takes_no_guest_in_the_making_for_a_leftover,
@@ -331,6 +333,43 @@ fn a_sound_registry_survives_a_rebuild() {
     assert_eq!(host.ok(&["hpvm", "undelete", "--list"]), kept);
     assert_eq!(Known::to(&host), before);
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_rebuild_names_each_guest_that_it_cannot_bring_back() {
+    let host = host_with_guests();
+    let (web, elsewhere) = (folder(&host, "web"), host.path("elsewhere"));
+    let before = Known::to(&host);
+    fs::rename(&web, &elsewhere).expect("the folder is moved");
+    let loss = |how: &str| {
+        format!(
+            "Guest 'web' (number 1) {how} brought back: its folder {} is missing.",
+            web.display()
+        )
+    };
+    let said = host.refused(&["hpvm", "doctor", "--rebuild"]);
+    assert!(said.contains(&loss("would not be")) && said.contains("Rebuild it"), "{said}");
+    let told = host.ok(&["hpvm", "doctor", "--rebuild", "--dry-run"]);
+    assert!(told.contains(&loss("would not be")), "{told}");
+    assert_eq!(Known::to(&host), before, "nothing was changed");
+    let told = host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
+    assert!(told.contains("with 2 guests") && told.contains(&loss("was not")), "{told}");
+    let kept = told.split_once("The old one is kept as ").expect("where it is").1;
+    let kept = kept.lines().next().expect("a line").trim_end_matches('.');
+    let kept = Registry::open(Path::new(kept), Access::ReadOnly).expect("the old registry");
+    assert_eq!(kept.all().expect("its guests"), before.guests);
+}
+
+/// What an interrupted creation leaves has a guest's text, and another name.
+fn a_rebuild_takes_no_draft_for_a_guest() {
+    let host = host_with_guests();
+    let web = folder(&host, "web");
+    let name = web.file_name().expect("a name").to_str().expect("a text");
+    let draft = web.with_file_name(format!(".{name}.{}.0.new", number_of_the_dead()));
+    forget(&host, "web");
+    fs::rename(&web, &draft).expect("the folder gets a draft's name");
+    let told = host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
+    assert!(told.contains("with 2 guests") && !told.contains("still kept"), "{told}");
+    assert_eq!(host.state("web"), "");
 }
 
 fn a_running_guest_the_registry_does_not_know_is_made_known() {
