@@ -19,9 +19,15 @@ pub(super) fn examine(
     let folder = host.folder(config);
     let name = &config.name;
     if !folder.path().is_dir() {
-        let text = format!("the folder of guest '{name}', {}, is gone", folder.path().display());
-        let cure = Cure::Tell(format!("bring {} back from a backup", folder.path().display()));
-        findings.push(Finding { text, cure });
+        let shown = folder.path().display();
+        let text = format!("the folder of guest '{name}', {shown}, is gone");
+        let cure = match folder.is_missing() && !host.presence(config.number).is_on() {
+            true => format!(
+                "bring {shown} back from a backup, or remove the guest: hpvmremove -P {name}"
+            ),
+            false => format!("bring {shown} back from a backup"),
+        };
+        findings.push(Finding { text, cure: Cure::Tell(cure) });
         return Ok(());
     }
     if has_lost_identity(host, config)? {

@@ -1,5 +1,7 @@
 //! A guest that runs, and may be well, held up, or without something that it needs.
 
+use std::path::Path;
+
 use hpvm_app::snapshot::Phase;
 use hpvm_model::{GuestConfig, GuestName, Occupant, Problem, Remedy, Severity};
 use hpvm_plan::difference::{Effect, waiting};
@@ -79,6 +81,19 @@ pub(super) fn out_of_reach(config: &GuestConfig, pid: i32) -> Why {
         .ask(
             "shut it down from within if that can be done",
             format!("hpvmstop -P {name} -h -F && hpvmstart -P {name}"),
+        )
+}
+
+pub(super) fn without_folder(name: &GuestName, folder: &Path, health: Vec<String>) -> Why {
+    let shown = folder.display();
+    Why::that(format!("'{name}' runs, but could not start again if it ended now"))
+        .because(format!("its folder {shown} is missing"))
+        .noting(health)
+        .ask(
+            format!(
+                "bring {shown} back from a backup; if there is none, give the guest up: hpvmstop -P {name} -g && hpvmremove -P {name}"
+            ),
+            format!("hpvm why -P {name}"),
         )
 }
 
