@@ -47,6 +47,10 @@ pub(super) fn examine(
         let cure = Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"));
         findings.push(Finding { text: format!("guest '{name}' runs: {attention}"), cure });
     }
+    if let Presence::On { attention: Some(Attention::WorkerStopped { pid }), .. } = presence {
+        let text = format!("the worker of guest '{name}', process {pid}, is stopped by a signal");
+        findings.push(Finding { text, cure: Cure::Tell(format!("kill -CONT {pid}")) });
+    }
     let loss = lost_record::look(host, config, &presence);
     findings.extend(loss.map(|loss| lost_record(config, loss)));
     if let Some(pid) = lost::qemu_at_rest(host, config) {

@@ -119,7 +119,7 @@ fn in_need(name: &GuestName, attention: &Attention) -> Why {
                 .because(attention.to_string())
                 .start_anew(name)
         }
-        Attention::Stopped { pid } => {
+        Attention::Stopped { pid } | Attention::WorkerStopped { pid } => {
             silent().ask(format!("let it go on: kill -CONT {pid}"), status)
         }
         Attention::Unresponsive { .. } | Attention::Silent { .. } | Attention::Stores { .. } => {
