@@ -32,6 +32,10 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_older_registry_is_refused_and_rebuilt,
     a_guest_that_the_registry_lost_keeps_its_number,
     a_sound_registry_survives_a_rebuild,
+    a_rebuild_names_each_guest_that_it_cannot_bring_back,
+    a_rebuild_takes_no_draft_for_a_guest,
+    a_guest_without_its_folder_is_told_of_and_removed,
+    a_running_guest_without_its_folder_is_not_removed,
     a_running_guest_the_registry_does_not_know_is_made_known,
     a_running_guest_without_a_folder_is_told_of,
     a_repair_takes_no_guest_in_the_making_for_a_leftover,
@@ -330,6 +334,111 @@ fn a_sound_registry_survives_a_rebuild() {
     assert!(host.ok(&["hpvmstatus", "-e"]).contains("hpvmdevmgmt -a rdev:/media"));
     assert_eq!(host.ok(&["hpvm", "undelete", "--list"]), kept);
     assert_eq!(Known::to(&host), before);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_rebuild_names_each_guest_that_it_cannot_bring_back() {
+    let host = host_with_guests();
+    let (web, elsewhere) = (folder(&host, "web"), host.path("elsewhere"));
+    let before = Known::to(&host);
+    fs::rename(&web, &elsewhere).expect("the folder is moved");
+    let loss = |how: &str| {
+        format!(
+            "Guest 'web' (number 1) {how} brought back: its folder {} is missing.",
+            web.display()
+        )
+    };
+    let said = host.refused(&["hpvm", "doctor", "--rebuild"]);
+    assert!(said.contains(&loss("would not be")) && said.contains("Rebuild it"), "{said}");
+    let told = host.ok(&["hpvm", "doctor", "--rebuild", "--dry-run"]);
+    assert!(told.contains(&loss("would not be")), "{told}");
+    assert_eq!(Known::to(&host), before, "nothing was changed");
+    let told = host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
+    assert!(told.contains("with 2 guests") && told.contains(&loss("was not")), "{told}");
+    let kept = told.split_once("The old one is kept as ").expect("where it is").1;
+    let kept = kept.lines().next().expect("a line").trim_end_matches('.');
+    let kept = Registry::open(Path::new(kept), Access::ReadOnly).expect("the old registry");
+    assert_eq!(kept.all().expect("its guests"), before.guests);
+}
+
+/// What an interrupted creation leaves has a guest's text, and another name.
+fn a_rebuild_takes_no_draft_for_a_guest() {
+    let host = host_with_guests();
+    let web = folder(&host, "web");
+    let name = web.file_name().expect("a name").to_str().expect("a text");
+    let draft = web.with_file_name(format!(".{name}.{}.0.new", number_of_the_dead()));
+    forget(&host, "web");
+    fs::rename(&web, &draft).expect("the folder gets a draft's name");
+    let told = host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
+    assert!(told.contains("with 2 guests") && !told.contains("still kept"), "{told}");
+    assert_eq!(host.state("web"), "");
+}
+
+fn a_guest_without_its_folder_is_told_of_and_removed() {
+    let host = host_with_guests();
+    let told_by = |lines: &[&[&str]], path: &Path| {
+        for line in lines {
+            let said = host.refused(line);
+            let cause = format!("its folder {} is missing; bring it back", path.display());
+            assert!(said.contains(&cause) && said.contains("`hpvmremove -P "), "{said}");
+        }
+    };
+    let elsewhere = host.path("elsewhere");
+    for (name, options) in [("web", &[][..]), ("full", &["--purge"])] {
+        let path = folder(&host, name);
+        fs::rename(&path, &elsewhere).expect("the folder is moved");
+        let commands: [&[&str]; 5] = [
+            &["hpvmstart", "-P", name],
+            &["hpvmstop", "-P", name, "-F"],
+            &["hpvmmodify", "-P", name, "-c", "2"],
+            &["hpvmclone", "-P", name, "-N", "twin"],
+            &["hpvm", "nvram", "-P", name, "--restore"],
+        ];
+        told_by(&commands, &path);
+        let why = host.ok(&["hpvm", "why", name]);
+        assert!(why.contains(&format!("its folder {} is missing", path.display())), "{why}");
+        assert!(why.contains("hpvmremove -P ") && !why.contains("nvram"), "{why}");
+        let told = host.run(&["hpvm", "doctor"]).stdout;
+        assert!(told.contains(&format!("or remove the guest: hpvmremove -P {name}")), "{told}");
+        // With the folder back it is the guest it was.
+        fs::rename(&elsewhere, &path).expect("the folder is back");
+        host.ok(&["hpvmstart", "-P", name]);
+        host.ok(&["hpvmstop", "-P", name, "-F"]);
+        fs::remove_dir_all(&path).expect("the folder is lost");
+        let run = host.path(&format!("run/hpvm/{}", number(&host, name)));
+        assert!(run.exists(), "of its last run something is left");
+        let said = host.refused(&[&["hpvmremove", "-P", name][..], options].concat());
+        assert!(said.contains("nothing of it can be kept"), "{said}");
+        host.ok(&[&["hpvmremove", "-P", name, "-F"][..], options].concat());
+        assert!(!run.exists(), "{} is gone", run.display());
+        assert_eq!(host.state(name), "");
+        assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    }
+    assert_eq!(Known::to(&host).removed, [], "nothing is kept");
+}
+
+fn a_running_guest_without_its_folder_is_not_removed() {
+    let host = host_with_guests();
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let engine = host.snapshot(number(&host, "web")).expect("it runs").qemu;
+    let path = folder(&host, "web");
+    fs::remove_dir_all(&path).expect("the folder is lost");
+    for options in [&[][..], &["--purge"]] {
+        let said = host.refused(&[&["hpvmremove", "-P", "web", "-F"][..], options].concat());
+        assert!(said.contains("the guest is running; stop it first"), "{said}");
+    }
+    let why = host.ok(&["hpvm", "why", "web"]);
+    assert!(why.contains("its folder ") && !why.contains("nvram"), "{why}");
+    assert_eq!(host.snapshot(number(&host, "web")).map(|s| s.qemu), Some(engine));
+    // Nor is one of which /run tells nothing.
+    let run = host.path(&format!("run/hpvm/{}", number(&host, "web")));
+    let hidden = host.path("hidden");
+    fs::rename(&run, &hidden).expect("its files in /run are moved");
+    let said = host.refused(&["hpvmremove", "-P", "web", "-F", "--purge"]);
+    assert!(said.contains(&format!("its QEMU (process {}) runs", engine.pid)), "{said}");
+    fs::rename(&hidden, &run).expect("its files in /run are back");
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 

@@ -166,6 +166,14 @@ fn a_worker_stopped_by_a_signal_is_not_waited_for() {
     wait_until(Duration::from_secs(30), "the silence is noticed", || {
         host.state("web") == "On (ATTN)"
     });
+    let way_out = format!("kill -CONT {}", worker_pid(&host));
+    let why = promptly(&host, &["hpvm", "why", "web"]);
+    assert!(why.contains(&format!("First: let it go on: {way_out}\n")), "{why}");
+    let told = host.run(&["hpvm", "doctor"]);
+    assert!(
+        told.stdout.contains(&format!("is stopped by a signal\n  next: {way_out}\n")),
+        "{told}"
+    );
     host.refused(&["hpvmmodify", "-P", "web", "-a", &disk]);
     host.refused(&["hpvmstop", "-P", "web", "-gF"]);
     promptly(&host, &["hpvmstop", "-P", "web", "-hF"]);
@@ -174,9 +182,12 @@ fn a_worker_stopped_by_a_signal_is_not_waited_for() {
 }
 
 pub(crate) fn worker(host: &VmHost) -> PidFd {
+    PidFd::open_number(worker_pid(host)).unwrap().expect("it lives")
+}
+
+fn worker_pid(host: &VmHost) -> i32 {
     let holders = image_lock::holders(&host.run_dir(1).join("lock"), &ALL_BYTES).unwrap();
-    let worker = holders.iter().find(|holder| holder.program == "hpvmapp").expect("a worker");
-    PidFd::open_number(worker.pid).unwrap().expect("it lives")
+    holders.iter().find(|holder| holder.program == "hpvmapp").expect("a worker").pid
 }
 
 /// The status is the worker's, which may be lost to its guest: it could name any process of the VM Host.

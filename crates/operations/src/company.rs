@@ -22,6 +22,8 @@ pub(crate) enum Claim {
     Joined,
     /// A clone is copying its disks. Once it has failed, what is left of the guest is ours to clear.
     Past,
+    /// Its folder is gone while it runs, and its lock with it. What is left is whoever's to clear.
+    NoFolder,
     /// Nobody can write its lock, nor whatever else a start or a change of it needs. What is left is whoever's to clear.
     ReadOnly,
 }
@@ -57,6 +59,9 @@ pub(crate) fn claim(
             {
                 return Ok(Claim::ReadOnly);
             }
+            Err(BusyError::Gone { .. }) if host.presence(config.number).is_on() => {
+                return Ok(Claim::NoFolder);
+            }
             Err(error) => error,
         };
         if let BusyError::Held { owner } = &error
@@ -77,7 +82,7 @@ pub(crate) fn claim(
         }
         let is_held = matches!(error, BusyError::Held { .. } | BusyError::HeldByUnknown { .. });
         if !is_held || Instant::now() >= deadline {
-            return Err(error.into());
+            return Err(host.not_busy(config, error));
         }
         wait = LOOK_AGAIN;
     }
@@ -111,7 +116,7 @@ impl Claim {
             Claim::Joined => return None,
             // Whoever has it instead clears, or starts the guest.
             Claim::Past => Some(host.busy_within(config, actor, FAILS_WITHIN).ok()?),
-            Claim::ReadOnly => None,
+            Claim::ReadOnly | Claim::NoFolder => None,
         };
         Some(RightToClear { _busy: busy })
     }

@@ -40,6 +40,12 @@ impl Folder {
         self.path.join(name)
     }
 
+    /// Whether nothing is there. A folder that cannot be looked at is not missing.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self.path.try_exists(), Ok(false))
+    }
+
     /// Makes the folder itself; it must not be there yet.
     pub fn make(&self) -> Result<(), DurableError> {
         durable::create_folder(&self.path, 0o755)
@@ -127,7 +133,10 @@ impl Folder {
 /// Whether there is the folder of any guest.
 pub fn any(root: &Root) -> bool {
     let names = std::fs::read_dir(root.uuids()).into_iter().flatten().flatten();
-    names.into_iter().any(|entry| entry.path().join(guest_folder::IDENTITY).is_file())
+    names.into_iter().any(|entry| {
+        let is_guests = entry.file_name().to_str().is_some_and(|n| n.parse::<GuestUuid>().is_ok());
+        is_guests && entry.path().join(guest_folder::IDENTITY).is_file()
+    })
 }
 
 /// What a folder says about the guest it belongs to.

@@ -1,6 +1,7 @@
 //! A hard stop past a worker that hangs. Called by the stop: [`Watch`] tells that the worker asked hangs, [`past_worker`] ends
 //! QEMU without it, and [`settle`] waits until that is known to all.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hpvm_app::client::ClientError;
@@ -129,7 +130,12 @@ pub(crate) fn is_off_within(host: &VmHost, config: &GuestConfig, bound: Duration
 
 /// The processes of this program that have a lock of the guest's supervision.
 pub(crate) fn supervisors(host: &VmHost, config: &GuestConfig, program: &str) -> Vec<Holder> {
-    let lock = host.root.run_dir(config.number.get()).join(run_folder::LOCK);
+    supervisors_at(&host.root.run_dir(config.number.get()), program)
+}
+
+/// The same of the guest with this run folder.
+pub(crate) fn supervisors_at(run_dir: &Path, program: &str) -> Vec<Holder> {
+    let lock = run_dir.join(run_folder::LOCK);
     let mut holders = image_lock::holders(&lock, &(KEEPER_BYTE..=WORKER_BYTE)).unwrap_or_default();
     holders.retain(|holder| holder.program == program);
     holders

@@ -95,6 +95,22 @@ pub(crate) fn refuse(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal>
     }
 }
 
+/// The same for a guest whose folder is gone, and its variables with it: its QEMU has the guest's mark still.
+pub(crate) fn refuse_without_folder(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    let number = config.number.get();
+    if !suspects(host).has(number) {
+        return Ok(());
+    }
+    let engines = host.root.engines();
+    let byte = u64::from(number)..=u64::from(number);
+    let holders =
+        image_lock::holders(&engines, &byte).map_err(Refusal::file("look who holds", engines))?;
+    match holders.first() {
+        Some(holder) => Err(Refusal::RunsWithoutFolder { pid: holder.pid }),
+        None => Ok(()),
+    }
+}
+
 /// How it is, and what can be done about it.
 pub(crate) fn refusal(config: &GuestConfig, pid: i32) -> Refusal {
     Refusal::Lost { name: config.name.clone(), pid }

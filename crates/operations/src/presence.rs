@@ -1,4 +1,5 @@
-//! Whether a guest runs, told from `/run` alone: its lock, its status snapshot and, when nobody supervises it, its process.
+//! Whether a guest runs, told from `/run` alone: its lock, its status snapshot and, when nobody supervises it or its worker is
+//! silent, its processes.
 //! Nobody is asked, so a guest that hangs delays no reader.
 
 use std::io::Read;
@@ -13,6 +14,8 @@ use hpvm_host::process::{self, Life};
 pub use hpvm_host::supervision::Supervision;
 use hpvm_model::{Occupant, RunState};
 use jiff::Timestamp;
+
+use crate::hanging::{self, WORKER};
 
 /// A guest as `/run` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,10 @@ pub enum Attention {
     Stopped { pid: i32 },
     #[error("the guest's worker gave no sign of life for {seconds} s")]
     Silent { seconds: u64 },
+    #[error(
+        "the guest's worker (process {pid}) is stopped by a signal; `kill -CONT {pid}` lets it go on"
+    )]
+    WorkerStopped { pid: i32 },
     #[error("{}", silent(stores))]
     Stores { stores: Vec<SilentStore> },
     #[error(
@@ -54,7 +61,7 @@ pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
         (Some((_, snapshot)), Supervision::None) => orphan(snapshot, boot_id),
         (None, Supervision::None) => Presence::Off { last: None },
         (Some((beat_ms, snapshot)), _) => {
-            let attention = attention(&snapshot, beat_ms);
+            let attention = attention(run_dir, &snapshot, beat_ms);
             Presence::On { snapshot: Some(snapshot), supervision, attention }
         }
         (None, _) => Presence::On { snapshot: None, supervision, attention: None },
@@ -94,7 +101,7 @@ fn orphan(snapshot: Snapshot, boot_id: &str) -> Presence {
     }
 }
 
-fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<Attention> {
+fn attention(run_dir: &Path, snapshot: &Snapshot, beat_ms: u64) -> Option<Attention> {
     if process::life(snapshot.qemu.pid, snapshot.qemu.start_time) == Life::Stopped {
         return Some(Attention::Stopped { pid: snapshot.qemu.pid });
     }
@@ -103,12 +110,25 @@ fn attention(snapshot: &Snapshot, beat_ms: u64) -> Option<Attention> {
     }
     let age_ms = process::boottime_ms().saturating_sub(beat_ms);
     match age_ms > BEAT_STALE_MS {
-        true => Some(Attention::Silent { seconds: age_ms / 1000 }),
+        true => Some(match stopped_worker(run_dir) {
+            Some(pid) => Attention::WorkerStopped { pid },
+            None => Attention::Silent { seconds: age_ms / 1000 },
+        }),
         false if !snapshot.silent_stores.is_empty() => {
             Some(Attention::Stores { stores: snapshot.silent_stores.clone() })
         }
         false => no_record(snapshot),
     }
+}
+
+/// Only root, and the user who runs the guest, can tell.
+fn stopped_worker(run_dir: &Path) -> Option<i32> {
+    let is_stopped = |pid: i32| {
+        let start_time = process::start_time(pid);
+        start_time.is_some_and(|time| process::life(pid, time) == Life::Stopped)
+    };
+    let mut workers = hanging::supervisors_at(run_dir, WORKER).into_iter().map(|worker| worker.pid);
+    workers.find(|pid| is_stopped(*pid))
 }
 
 fn silent(stores: &[SilentStore]) -> String {

@@ -45,6 +45,15 @@ pub enum Refusal {
     )]
     Lost { name: GuestName, pid: i32 },
     #[error(
+        "its folder {} is missing; bring it back from a backup, or remove the guest with `hpvmremove -P {name}`",
+        path.display()
+    )]
+    NoFolder { name: GuestName, path: PathBuf },
+    #[error(
+        "its QEMU (process {pid}) runs, though its folder and its files in /run are gone; shut it down from within, or end that process"
+    )]
+    RunsWithoutFolder { pid: i32 },
+    #[error(
         "'{name}' cannot be removed for good: a disk of '{by}' lies in its folder; remove '{by}' for good first, with `hpvmremove -P {by} --purge`"
     )]
     Needed { name: GuestName, by: GuestName },

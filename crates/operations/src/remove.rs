@@ -26,7 +26,7 @@ pub struct Removed {
     pub kept_until: Option<Timestamp>,
 }
 
-/// Removes a guest that is off.
+/// Removes a guest that is off. Of one whose folder is gone there is nothing to keep.
 pub fn remove(
     host: &mut VmHost,
     actor: &Actor,
@@ -45,18 +45,25 @@ fn attempt(
     keep: Keep,
     mode: Mode,
 ) -> Result<Removed, Refusal> {
-    let _busy = host.busy(config, actor)?;
+    let busy = match host.busy(config, actor) {
+        Ok(busy) => Some(busy),
+        Err(Refusal::NoFolder { .. }) => None,
+        Err(refusal) => return Err(refusal),
+    };
     let config = host.guest_numbered(config.number)?;
     if host.presence(config.number).is_on() {
         return Err(Refusal::Running(config.name));
+    }
+    if busy.is_none() {
+        lost::refuse_without_folder(host, &config)?;
     }
     if keep == Keep::Nothing {
         unless_needed(&host.registry, &host.root, &config)?;
     }
     lost::refuse(host, &config)?;
     let days = match keep {
-        Keep::AsConfigured => host.conf.keep_removed_days()?,
-        Keep::Nothing => 0,
+        Keep::AsConfigured if busy.is_some() => host.conf.keep_removed_days()?,
+        Keep::AsConfigured | Keep::Nothing => 0,
     };
     let until = Timestamp::now() + (i64::from(days) * 24).hours();
     if mode == Mode::DryRun {

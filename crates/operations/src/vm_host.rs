@@ -167,7 +167,20 @@ impl VmHost {
 
     /// The right to change one guest; others are told who has it.
     pub fn busy(&self, config: &GuestConfig, actor: &Actor) -> Result<Busy, Refusal> {
-        Ok(self.busy_within(config, actor, BUSY_BOUND)?)
+        self.busy_within(config, actor, BUSY_BOUND).map_err(|error| self.not_busy(config, error))
+    }
+
+    /// A guest's lock goes with its folder: that of a guest that still exists was lost.
+    pub(crate) fn not_busy(&self, config: &GuestConfig, error: BusyError) -> Refusal {
+        let folder = self.folder(config);
+        let exists = || matches!(self.registry.guest(&Selector::Uuid(config.uuid)), Ok(Some(_)));
+        match error {
+            BusyError::Gone { .. } if folder.is_missing() && exists() => {
+                let path = folder.path().to_owned();
+                Refusal::NoFolder { name: config.name.clone(), path }
+            }
+            error => error.into(),
+        }
     }
 
     /// The same for who does not wait as long.

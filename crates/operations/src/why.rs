@@ -25,7 +25,11 @@ pub struct Why {
 /// Explains one guest.
 pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
     let presence = host.presence(config.number);
+    let folder = host.folder(config);
     match &presence {
+        Presence::On { .. } if folder.is_missing() => {
+            Ok(running::without_folder(&config.name, folder.path(), presence.health()))
+        }
         Presence::On { attention, supervision, .. } => {
             if let Some(loss) = lost_record::look(host, config, &presence) {
                 return Ok(running::without_record(config, loss));
@@ -35,6 +39,7 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
         }
         Presence::Off { .. } => match lost::qemu_at_rest(host, config) {
             Some(pid) => Ok(running::out_of_reach(config, pid)),
+            None if folder.is_missing() => Ok(off::without_folder(&config.name, folder.path())),
             None => off::explain(host, config, &presence),
         },
     }

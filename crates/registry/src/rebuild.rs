@@ -32,6 +32,8 @@ pub struct Rebuilt {
     /// Those that were removed and are kept.
     pub removed: Vec<GuestNumber>,
     pub switches: Vec<SwitchName>,
+    /// Those that the old registry knows and that were not found.
+    pub unfound: Vec<GuestConfig>,
     /// Those that contradict one that came before.
     pub skipped: Vec<Skipped>,
     /// Entries of the device database that were taken over from the old registry.
@@ -103,12 +105,17 @@ fn write(
     switches: impl IntoIterator<Item = Vswitch>,
 ) -> Result<(Fresh, Rebuilt), RegistryError> {
     let mut lost = Vec::new();
-    let remembered = Remembered::of(&readable(path), &mut lost);
+    let old = readable(path);
+    let remembered = Remembered::of(&old, &mut lost);
+    let found: Vec<Found> = found.into_iter().collect();
+    let mut unfound = old.ok().and_then(|old| old.all().ok()).unwrap_or_default();
+    unfound.retain(|guest| found.iter().all(|found| found.config().uuid != guest.uuid));
     let mut rebuilt = Rebuilt {
         damaged: None,
         guests: Vec::new(),
         removed: Vec::new(),
         switches: Vec::new(),
+        unfound,
         skipped: Vec::new(),
         entries_count: remembered.entries.len(),
         operations_count: remembered.operations.len(),
@@ -187,6 +194,13 @@ impl Found {
                 Found::Removed(RemovedGuest { config, removed_at, keep_until }, files)
             }
             existing => existing,
+        }
+    }
+
+    fn config(&self) -> &GuestConfig {
+        match self {
+            Found::Guest(config, _) => config,
+            Found::Removed(removed, _) => &removed.config,
         }
     }
 

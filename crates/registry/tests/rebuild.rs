@@ -91,6 +91,19 @@ fn each_kind_of_wreck_is_put_aside() {
     }
 }
 
+#[test]
+fn a_guest_that_only_the_old_registry_knows_is_named() {
+    let place = Place::new();
+    {
+        let mut registry = place.open();
+        add(&mut registry, &guest(1));
+        add(&mut registry, &guest(2));
+    }
+    assert_eq!(rehearse(&place.path(), [found(2)], []).unwrap().unfound, [guest(1)]);
+    let rebuilt = rebuild(&place.path(), [found(2)], []).unwrap();
+    assert_eq!((rebuilt.unfound, place.reader().all().unwrap()), (vec![guest(1)], vec![guest(2)]));
+}
+
 /// A link may lead anywhere, to a device of the VM Host too: what is no registry is not put aside.
 #[test]
 fn what_a_link_leads_to_is_left_alone_unless_it_is_a_file() {

@@ -6,9 +6,11 @@ use crate::exit::Failure;
 use crate::messages::printable;
 use crate::output::{must_be_open, print};
 use hpvm_host::Root;
-use hpvm_model::{SwitchName, chain};
+use hpvm_model::{GuestConfig, SwitchName, chain};
 use hpvm_operations::VmHost;
-use hpvm_operations::doctor::{Condition, Cure, condition, examine, rebuild, record, repair};
+use hpvm_operations::doctor::{
+    Condition, Cure, condition, examine, rebuild, record, repair, why_unfound,
+};
 use hpvm_operations::{Actor, Mode};
 use hpvm_registry::{Access, Lost, Rebuilt};
 
@@ -22,7 +24,8 @@ use super::{agreed, mode};
 ///
 /// --rebuild is for a registry that is lost or damaged; of a sound one it asks first. The device database, the record of what was
 /// done and the times of removals are in no folder: they are taken over from the old registry as far as that can be read, and
-/// what cannot is told. The old registry is kept under another name.
+/// what cannot is told. The old registry is kept under another name. A guest that it knows and whose folder is missing is not
+/// brought back: that is asked first.
 #[derive(Debug, clap::Parser)]
 pub struct Doctor {
     /// Repair what was found
@@ -98,19 +101,48 @@ impl Doctor {
         let condition = condition(&root)?;
         let mode = mode(self.dry_run);
         must_be_open()?;
-        if condition == Condition::Sound && mode == Mode::Apply && !self.force {
-            agreed(context.say.ask("The registry is sound. Rebuild it all the same?"))?;
-        }
         let actor: Actor = context.actor(self.operation.reason);
+        if mode == Mode::Apply && !self.force {
+            let would = rebuild(&root, &actor, Mode::DryRun)?;
+            if let Some(question) = question(&root, condition, &would.unfound) {
+                agreed(context.say.ask(&question))?;
+            }
+        }
         let rebuilt = rebuild(&root, &actor, mode)?;
-        Ok(print(&told(&rebuilt, mode))?)
+        Ok(print(&told(&root, &rebuilt, mode))?)
     }
 }
 
-fn told(rebuilt: &Rebuilt, mode: Mode) -> String {
-    let (made, taken, lost) = match mode {
-        Mode::Apply => ("was made", "were taken", "Not brought back"),
-        Mode::DryRun => ("would be made", "would be taken", "Would not be brought back"),
+/// What has to be agreed to before, if anything.
+fn question(root: &Root, condition: Condition, unfound: &[GuestConfig]) -> Option<String> {
+    let is_sound = condition == Condition::Sound;
+    if !is_sound && unfound.is_empty() {
+        return None;
+    }
+    let mut text = String::new();
+    for config in unfound {
+        text.push_str(&format!("{} ", loss(root, config, "would not be brought back")));
+    }
+    if is_sound {
+        text.push_str("The registry is sound. ");
+    }
+    Some(text + "Rebuild it all the same?")
+}
+
+fn loss(root: &Root, config: &GuestConfig, lost: &str) -> String {
+    let GuestConfig { name, number, .. } = config;
+    format!("Guest '{name}' (number {number}) {lost}: {}.", why_unfound(root, config))
+}
+
+fn told(root: &Root, rebuilt: &Rebuilt, mode: Mode) -> String {
+    let (made, taken, lost, not_brought) = match mode {
+        Mode::Apply => ("was made", "were taken", "Not brought back", "was not brought back"),
+        Mode::DryRun => (
+            "would be made",
+            "would be taken",
+            "Would not be brought back",
+            "would not be brought back",
+        ),
     };
     let count = |number: usize, what: &str| match number {
         1 => format!("1 {what}"),
@@ -133,6 +165,9 @@ fn told(rebuilt: &Rebuilt, mode: Mode) -> String {
             "From the old one {taken} over {} entries of the device database and {} records of what was done.\n",
             counts.0, counts.1
         ));
+    }
+    for config in &rebuilt.unfound {
+        text.push_str(&format!("{}\n", loss(root, config, not_brought)));
     }
     // One damage may have taken several parts.
     for same in rebuilt.lost.chunk_by(|one, other| one.why == other.why) {

@@ -17,6 +17,7 @@ use super::{
 ///
 /// The guest must be off. Its folder is kept for HPVMKEEPREMOVED (7 days unless hpvmconf says otherwise), and until then
 /// "hpvm undelete" brings the guest back with number and uuid. Files that back its disks are never touched.
+/// Of a guest whose folder is missing nothing is kept.
 #[derive(Debug, clap::Parser)]
 pub struct Remove {
     #[command(flatten)]
@@ -50,7 +51,10 @@ impl Perform for Remove {
             found => found?,
         };
         let keep = if self.purge { Keep::Nothing } else { Keep::AsConfigured };
-        let question = format!("Remove the virtual machine '{}'?", config.name);
+        let mut question = format!("Remove the virtual machine '{}'?", config.name);
+        if host.folder(&config).is_missing() {
+            question.insert_str(0, "Its folder is missing, so nothing of it can be kept. ");
+        }
         if !self.force && !self.dry_run {
             // Nobody is asked about what is refused anyway.
             let would = remove(&mut host, &actor, &config, keep, Mode::DryRun);

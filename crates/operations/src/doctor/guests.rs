@@ -19,9 +19,15 @@ pub(super) fn examine(
     let folder = host.folder(config);
     let name = &config.name;
     if !folder.path().is_dir() {
-        let text = format!("the folder of guest '{name}', {}, is gone", folder.path().display());
-        let cure = Cure::Tell(format!("bring {} back from a backup", folder.path().display()));
-        findings.push(Finding { text, cure });
+        let shown = folder.path().display();
+        let text = format!("the folder of guest '{name}', {shown}, is gone");
+        let cure = match folder.is_missing() && !host.presence(config.number).is_on() {
+            true => format!(
+                "bring {shown} back from a backup, or remove the guest: hpvmremove -P {name}"
+            ),
+            false => format!("bring {shown} back from a backup"),
+        };
+        findings.push(Finding { text, cure: Cure::Tell(cure) });
         return Ok(());
     }
     if has_lost_identity(host, config)? {
@@ -40,6 +46,10 @@ pub(super) fn examine(
     {
         let cure = Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"));
         findings.push(Finding { text: format!("guest '{name}' runs: {attention}"), cure });
+    }
+    if let Presence::On { attention: Some(Attention::WorkerStopped { pid }), .. } = presence {
+        let text = format!("the worker of guest '{name}', process {pid}, is stopped by a signal");
+        findings.push(Finding { text, cure: Cure::Tell(format!("kill -CONT {pid}")) });
     }
     let loss = lost_record::look(host, config, &presence);
     findings.extend(loss.map(|loss| lost_record(config, loss)));

@@ -2,10 +2,13 @@
 //! not tell. Asks first what state the old one is in: what is sound is better left.
 
 use hpvm_host::Root;
+use hpvm_host::names::guest_folder;
+use hpvm_model::{GuestConfig, GuestUuid};
 use hpvm_registry::{Access, Found, Rebuilt, Registry, RegistryError, rehearse};
 
+use crate::folder::{self, Folder};
 use crate::network::text::{self, Text};
-use crate::{Actor, Mode, Refusal, folder, forgotten};
+use crate::{Actor, Mode, Refusal, forgotten};
 
 /// What state a registry is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +46,23 @@ pub fn condition(root: &Root) -> Result<Condition, Refusal> {
     }
 }
 
+/// Why a guest that the old registry knows is not found in any folder.
+#[must_use]
+pub fn why_unfound(root: &Root, config: &GuestConfig) -> String {
+    let folder = Folder::of(root, config.uuid);
+    match folder.is_missing() {
+        true => format!("its folder {} is missing", folder.path().display()),
+        false => format!("{} is unusable", folder.file(guest_folder::IDENTITY).display()),
+    }
+}
+
 /// Makes the registry anew. A guest that has no link was removed and is kept.
 pub fn rebuild(root: &Root, actor: &Actor, mode: Mode) -> Result<Rebuilt, Refusal> {
     root.must_be_there()?;
     root.ensure()?;
     let found: Vec<Found> = super::places::entries(&root.uuids())
         .into_iter()
+        .filter(|(name, _)| name.parse::<GuestUuid>().is_ok())
         .filter_map(|(_, path)| folder::identity(&path))
         .map(|config| super::found::found(root, config))
         .collect();

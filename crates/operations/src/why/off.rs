@@ -1,6 +1,7 @@
 //! A guest that is off: what keeps it from starting, or how it ended.
 
 use std::fs::File;
+use std::path::Path;
 
 use hpvm_app::snapshot::{Crash, Ending};
 use hpvm_engine::last_words;
@@ -49,6 +50,19 @@ pub(super) fn explain(
         (None, None) => Why::that(format!("'{name}' is off. Nothing prevents a start")).run(start),
     };
     Ok(why.noting(found.into_iter().map(|problem| problem.text)))
+}
+
+/// Without its folder a guest has nothing that a start could be judged by.
+pub(super) fn without_folder(name: &GuestName, folder: &Path) -> Why {
+    let shown = folder.display();
+    Why::that(format!("'{name}' is off and cannot start"))
+        .because(format!("its folder {shown} is missing"))
+        .ask(
+            format!(
+                "bring {shown} back from a backup; if there is none, give the guest up: hpvmremove -P {name}"
+            ),
+            format!("hpvmstart -P {name}"),
+        )
 }
 
 /// One way out of all these problems: what to do outside hpvm, then one line to type that ends with the start.

@@ -1,5 +1,7 @@
 //! A guest that runs, and may be well, held up, or without something that it needs.
 
+use std::path::Path;
+
 use hpvm_app::snapshot::Phase;
 use hpvm_model::{GuestConfig, GuestName, Occupant, Problem, Remedy, Severity};
 use hpvm_plan::difference::{Effect, waiting};
@@ -82,6 +84,19 @@ pub(super) fn out_of_reach(config: &GuestConfig, pid: i32) -> Why {
         )
 }
 
+pub(super) fn without_folder(name: &GuestName, folder: &Path, health: Vec<String>) -> Why {
+    let shown = folder.display();
+    Why::that(format!("'{name}' runs, but could not start again if it ended now"))
+        .because(format!("its folder {shown} is missing"))
+        .noting(health)
+        .ask(
+            format!(
+                "bring {shown} back from a backup; if there is none, give the guest up: hpvmstop -P {name} -g && hpvmremove -P {name}"
+            ),
+            format!("hpvm why -P {name}"),
+        )
+}
+
 pub(super) fn without_record(config: &GuestConfig, loss: Loss) -> Why {
     let name = &config.name;
     let told = Why::that(format!("'{name}' runs, and commands cannot tell what machine it got"));
@@ -104,7 +119,7 @@ fn in_need(name: &GuestName, attention: &Attention) -> Why {
                 .because(attention.to_string())
                 .start_anew(name)
         }
-        Attention::Stopped { pid } => {
+        Attention::Stopped { pid } | Attention::WorkerStopped { pid } => {
             silent().ask(format!("let it go on: kill -CONT {pid}"), status)
         }
         Attention::Unresponsive { .. } | Attention::Silent { .. } | Attention::Stores { .. } => {
