@@ -4,7 +4,8 @@
 //! ```text
 //!  begin     add-fd, blockdev-add, blockdev-mirror, for each      the guest runs, and what it writes goes to both
 //!  look      query-jobs, until each mirror keeps up
-//!  end       stop, block-job-cancel for each, query-jobs ─► all are complete ─► cont, job-finalize for each
+//!  end       stop, block-job-cancel for each, query-jobs ─► all are complete ─► job-finalize of the variables, cont,
+//!                                                                                job-finalize of each disk
 //!  abandon   whatever of it there is, goes
 //! ```
 //!
@@ -12,8 +13,9 @@
 //! next write fails and the guest does not go on. The guest stands still from `stop` to `cont`; what each
 //! mirror leaves is what its disk was at `stop`. What is between the two is sent at once, and costs QEMU next to nothing for
 //! each disk: a complete mirror holds the I/O of its disk, and only when it is told so is it taken out of the way between the
-//! two, which takes milliseconds for each. Jobs, nodes and descriptors are found by
-//! their names, so that a worker that follows one that was killed in the middle takes away what that left.
+//! two, which takes milliseconds for each. The mirror of the variables is, before `cont`: a guest that writes them waits
+//! inside QEMU with all of QEMU, which then would never hear that the mirror is to go. Jobs, nodes and descriptors are found
+//! by their names, so that a worker that follows one that was killed in the middle takes away what that left.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -228,14 +230,24 @@ impl<'a> Copying<'a> {
         };
         let began = Instant::now();
         let complete = self.complete(runs).await;
+        let (variables, disks): (Vec<&Part>, Vec<&Part>) =
+            self.parts.iter().partition(|part| part.id == NVRAM_COPY);
+        let mut leaves = Vec::new();
+        match complete {
+            Ok(()) => {
+                for Part { id, .. } in variables {
+                    leaves.push(self.client.send(&JobFinalize { id: id.clone() }).await);
+                }
+            }
+            Err(_) => give_up_variables(self.client).await,
+        }
         let cont = match runs {
             // Also after a stop that was not answered: it may have happened.
             Runs::Yes => Some(self.client.send(&Cont {}).await?),
             Runs::No => None,
         };
         // In the same breath: each holds the I/O of its disk until it may end.
-        let mut leaves = Vec::new();
-        for Part { id, .. } in self.parts.iter().filter(|_| complete.is_ok()) {
+        for Part { id, .. } in disks.into_iter().filter(|_| complete.is_ok()) {
             leaves.push(self.client.send(&JobFinalize { id: id.clone() }).await);
         }
         if let Some(cont) = cont {
@@ -372,7 +384,15 @@ pub async fn take_back(client: &Client) -> Result<Left, QmpError> {
     let jobs = client.execute(&QueryJobs {}).await?;
     let is_held = client.execute(&QueryStatus {}).await?.status == RunState::Paused;
     if is_held && jobs.iter().any(|job| is_of_copy(&job.id)) {
+        give_up_variables(client).await;
         client.execute(&Cont {}).await?;
     }
     abandon(client).await
+}
+
+/// Has the mirror of the variables hold nothing any more, if there is one, before the guest goes on.
+async fn give_up_variables(client: &Client) {
+    let cancel = BlockJobCancel { device: NVRAM_COPY.into(), force: true };
+    // Refused where there is none, or where it has ended.
+    let _ = client.execute(&cancel).await;
 }
