@@ -35,9 +35,10 @@ STATIC = -C target-feature=+crt-static -C relocation-model=pie -C link-arg=-Wl,-
 
 BESIDE = --package hpvm-keeper --package hpvm-app --package hpvm-vswitchd --package hpvm-nat --package hpvm-reserve
 
+# hpvm-linker puts the functions side by side that commands call.
 build:
-	$(CARGO) build --release --locked $(BESIDE)
-	$(CARGO) rustc --release --locked --package hpvm-cli --bin hpvm -- $(STATIC)
+	$(CARGO) build --release --locked $(BESIDE) --package hpvm-linker
+	$(CARGO) rustc --release --locked --package hpvm-cli --bin hpvm -- $(STATIC) -C linker=$(CURDIR)/target/release/hpvm-linker
 
 # All that the demo runs, in target/demo: in less than half the time, and commands that take a little longer. The disk of its
 # guest is made meanwhile, which mostly waits for the network, and tells at its end what it did.
