@@ -44,6 +44,12 @@ impl Series {
     pub(super) fn over(&self, other: &Series) -> Series {
         Series(self.0.iter().zip(&other.0).map(|(one, two)| one - two).collect())
     }
+
+    /// This series as shares of another that was taken in turn with it, pair by pair: a machine that becomes slower meanwhile
+    /// does so for both.
+    pub(super) fn of(&self, other: &Series) -> Series {
+        Series(self.0.iter().zip(&other.0).map(|(one, two)| one / two).collect())
+    }
 }
 
 impl FromIterator<f64> for Series {
@@ -89,6 +95,12 @@ mod tests {
         let difference = series(&[10, 200, 30]).over(&series(&[9, 190, 25]));
         assert_eq!(difference.median(), 5.0);
         assert_eq!(difference.least(), 1.0);
+    }
+
+    #[test]
+    fn shares_are_taken_pair_by_pair() {
+        let share = series(&[10, 40, 30]).of(&series(&[100, 200, 60]));
+        assert_eq!((share.median(), share.least()), (0.2, 0.1));
     }
 
     #[test]
