@@ -628,6 +628,10 @@ fn a_store_that_nobody_has_noticed_yet_holds_nobody_up() {
         let comes = comes.join().expect("it ends");
         assert!(comes.status.success(), "{comes}");
     });
+
+    // Only devices of the VM Host are reset, and what lies there is no device.
+    server.leave_unanswered(|silence| &silence.looking);
+    answered(&host, &["hpvm", "gvsdmgr", "bdr", "-P", "web", "-q", "lun=0,0,0", "-f"], 1);
 }
 
 /// After a reset of the guest, and when it takes over: this QEMU would hang as soon as it is asked, and does when that has been

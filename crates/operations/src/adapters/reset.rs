@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hpvm_engine::media;
 use hpvm_host::block::DeviceNumber;
-use hpvm_host::generic;
+use hpvm_host::{answers, generic};
 use hpvm_model::{GuestConfig, GuestName, StorageAddress};
 use hpvm_plan::record::Attached;
 use rustix::fs::OFlags;
@@ -88,8 +88,10 @@ fn open(attached: &Attached, guest: &GuestName) -> Result<(PathBuf, File), Reset
     let address = attached.device.address;
     let emulated = || ResetError::Emulated { address, guest: guest.clone() };
     let path = PathBuf::from(attached.device.backing.store().ok_or_else(emulated)?);
-    let found = std::fs::metadata(&path);
-    if !found.is_ok_and(|metadata| leads_to_scsi(&metadata)) {
+    // A file whose file system does not answer is no device.
+    let is_scsi =
+        |path: &Path| std::fs::metadata(path).is_ok_and(|metadata| leads_to_scsi(&metadata));
+    if !answers::about(&path, is_scsi).unwrap_or(false) {
         return Err(emulated());
     }
     let at_once = OFlags::NONBLOCK.bits().cast_signed();
