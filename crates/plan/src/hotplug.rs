@@ -3,9 +3,10 @@
 //!
 //! The rules come from what QEMU really does. A new disk is seen on a live AVIO adapter and on a VIO adapter that comes
 //! with it; on a live VIO adapter it is seen only when the guest boots, so it comes at the next reset. A SCSI device leaves
-//! without the guest being asked by the engine, so one of several leaves when the agent in the guest lets it go or, without an
-//! agent, when it was quiet, else at the next reset; the last one takes its adapter along, and there the guest is asked. A
-//! disk that takes another one's place comes when that has left, and what is to be on an adapter that leaves, with the next one.
+//! without the guest being asked by the engine, so a disk leaves when the agent in the guest lets it go or, without an agent, when
+//! it was quiet, else at the next reset; the last one takes its adapter along, for which the guest is asked, but not for what it
+//! has not written. A disk that takes another one's place comes when that has left, and what is to be on an adapter that leaves,
+//! with the next one.
 
 mod at_reset;
 mod held;
@@ -102,11 +103,11 @@ pub fn plan(
     live: &Live,
     force: Force,
 ) -> Vec<Planned> {
-    let mut difference = Difference::between(machine, config);
+    let mut difference = Difference::between(machine, config, live, force);
     difference.leaving.retain(|attached| !waiting.contains(&attached.device.address));
     difference.coming.retain(|device| !waiting.contains(&device.address));
     let mut planned = difference.media(facts);
-    planned.extend(difference.removals(live, force));
+    planned.extend(difference.removals());
     let additions = difference.additions(facts, &planned);
     let made: Vec<Planned> = planned.iter().chain(&additions).cloned().collect();
     planned.extend(difference.take_backs(waiting, &made));
@@ -126,6 +127,8 @@ pub fn waiting_removals<'a>(
 
 struct Difference<'a> {
     machine: &'a Machine,
+    live: &'a Live,
+    force: Force,
     /// In the machine and no longer wanted as it is.
     leaving: Vec<&'a Attached>,
     /// Wanted and not in the machine.
@@ -135,15 +138,20 @@ struct Difference<'a> {
 }
 
 impl<'a> Difference<'a> {
-    fn between(machine: &'a Machine, config: &'a GuestConfig) -> Difference<'a> {
+    fn between(
+        machine: &'a Machine,
+        config: &'a GuestConfig,
+        live: &'a Live,
+        force: Force,
+    ) -> Difference<'a> {
         let is_medium_change = |now: &StorageDevice, wanted: &StorageDevice| {
             // The drive goes with its adapter, and comes again with what it is to have.
             now.kind == DeviceKind::Dvd
                 && (now.kind, now.adapter, now.id) == (wanted.kind, wanted.adapter, wanted.id)
                 && !machine.is_leaving(now.address.slot)
         };
-        let mut difference =
-            Difference { machine, leaving: Vec::new(), coming: Vec::new(), changing: Vec::new() };
+        let (leaving, coming, changing) = (Vec::new(), Vec::new(), Vec::new());
+        let mut difference = Difference { machine, live, force, leaving, coming, changing };
         for attached in &machine.storage {
             match config.device_at(attached.device.address) {
                 Some(wanted) if *wanted == attached.device => {}
@@ -181,37 +189,42 @@ impl<'a> Difference<'a> {
         })
     }
 
-    fn removals(&self, live: &Live, force: Force) -> Vec<Planned> {
+    fn removals(&self) -> Vec<Planned> {
         let mut planned = Vec::new();
-        let mut adapters_done: Vec<PciSlot> = Vec::new();
+        let mut adapters = BTreeMap::new();
         for attached in &self.leaving {
             let address = attached.device.address;
+            let place = Place::Storage(address);
             if attached.device.is_place_holder() {
                 let change = DeviceChange::PlaceHolder { address, now: None };
-                planned.push(Planned { place: Place::Storage(address), when: When::Now(change) });
-            } else if let Some(waits) = self.why_it_stays(address) {
+                planned.push(Planned { place, when: When::Now(change) });
+                continue;
+            }
+            if let Some(waits) = self.why_it_stays(attached) {
                 planned.push(waits);
-            } else if self.whole_adapter_leaves(address.slot) {
-                if !adapters_done.contains(&address.slot) {
-                    adapters_done.push(address.slot);
-                    let change = DeviceChange::DetachAdapter { slot: address.slot };
-                    planned
-                        .push(Planned { place: Place::Storage(address), when: When::Now(change) });
-                }
-            } else {
-                planned.push(match alone(attached, live, force) {
-                    Ok(change) => {
-                        Planned { place: Place::Storage(address), when: When::Now(change) }
-                    }
-                    Err(why) => self.leaves_at_reset(address, why),
-                });
+                continue;
+            }
+            let goes_with_adapter = self.whole_adapter_leaves(address.slot);
+            if goes_with_adapter {
+                adapters.entry(address.slot).or_insert(place);
+            }
+            match self.alone(attached) {
+                // What the guest is asked for with the adapter it is not asked for before.
+                Ok(DeviceChange::Detach { consent: Consent::Given, .. }) if goes_with_adapter => {}
+                Ok(change) => planned.push(Planned { place, when: When::Now(change) }),
+                Err(why) => planned.push(self.leaves_at_reset(address, why)),
             }
         }
+        planned.extend(adapters.into_iter().map(|(slot, place)| Planned {
+            place,
+            when: When::Now(DeviceChange::DetachAdapter { slot }),
+        }));
         planned
     }
 
     /// Why a device cannot leave now, whoever consents.
-    fn why_it_stays(&self, address: StorageAddress) -> Option<Planned> {
+    fn why_it_stays(&self, attached: &Attached) -> Option<Planned> {
+        let address = attached.device.address;
         let place = Place::Storage(address);
         let waits = |reason| Planned { place, when: When::NextStart(reason) };
         if let Some(reason) = self.waits_for_replacement(address) {
@@ -225,16 +238,41 @@ impl<'a> Difference<'a> {
             });
         }
         let is_vio = self.machine.adapter_in(address.slot) == Some(AdapterKind::Scsi);
-        (is_exchange && is_vio && !self.whole_adapter_leaves(address.slot))
-            .then(|| self.leaves_at_reset(address, never_sees(address.slot)))
+        (is_exchange && is_vio && !self.whole_adapter_leaves(address.slot)).then(|| {
+            let never_sees = || never_sees(address.slot);
+            let why = self.alone(attached).err().unwrap_or_else(never_sees);
+            self.leaves_at_reset(address, why)
+        })
     }
 
+    /// Linux lets an adapter go at once, and with it what it has not written to a disk there: so each disk is one that may leave.
     fn whole_adapter_leaves(&self, slot: PciSlot) -> bool {
         let nothing_stays = self.machine.devices_in(slot).all(|attached| {
             let address = attached.device.address;
-            self.leaving.contains(&attached) && self.waits_for_replacement(address).is_none()
+            self.leaving.contains(&attached)
+                && self.waits_for_replacement(address).is_none()
+                && self.alone(attached).is_ok()
         });
         nothing_stays && !self.is_joined(slot)
+    }
+
+    /// One device: a dvd has nothing to lose. A disk leaves when -F was given, the agent is asked where there is one, and
+    /// otherwise the disk must have been quiet. The error is why it stays.
+    fn alone(&self, attached: &Attached) -> Result<DeviceChange, String> {
+        let StorageDevice { kind, address, backing, .. } = &attached.device;
+        let now = |consent| Ok(DeviceChange::Detach { address: *address, consent });
+        let has_nothing_to_lose = *kind != DeviceKind::Disk || backing.storage == StorageType::Null;
+        if has_nothing_to_lose || self.force == Force::Yes {
+            return now(Consent::Given);
+        }
+        if self.live.agent == Agent::Answers {
+            name_for_agent(attached)?;
+            return now(Consent::OfAgent);
+        }
+        match why_not_quiet(self.live.idle.get(address).copied()) {
+            None => now(Consent::Given),
+            Some(reason) => Err(reason),
+        }
     }
 
     /// Whether a device comes now to the adapter that the guest has there: it would leave with that. To an emulated one none
@@ -378,25 +416,6 @@ fn why_it_waits(removals: &[Planned], address: StorageAddress) -> Option<String>
         }
         _ => None,
     })
-}
-
-/// One device of several: a dvd has nothing to lose. A disk leaves when -F was given, the agent is asked where there is one,
-/// and otherwise the disk must have been quiet. The error is why it stays.
-fn alone(attached: &Attached, live: &Live, force: Force) -> Result<DeviceChange, String> {
-    let StorageDevice { kind, address, backing, .. } = &attached.device;
-    let now = |consent| Ok(DeviceChange::Detach { address: *address, consent });
-    let has_nothing_to_lose = *kind != DeviceKind::Disk || backing.storage == StorageType::Null;
-    if has_nothing_to_lose || force == Force::Yes {
-        return now(Consent::Given);
-    }
-    if live.agent == Agent::Answers {
-        name_for_agent(attached)?;
-        return now(Consent::OfAgent);
-    }
-    match why_not_quiet(live.idle.get(address).copied()) {
-        None => now(Consent::Given),
-        Some(reason) => Err(reason),
-    }
 }
 
 /// The number by which the agent in the guest is asked to let a disk go, or why it cannot be asked: such a disk may be mounted,

@@ -296,12 +296,33 @@ fn an_older_boot_record_has_no_agent() {
     ));
 }
 
+/// Where an agent is, it lets the disks go first. Without one the guest lets the adapter go with all that it has not written, so
+/// the disks have to be quiet.
 #[test]
 fn the_last_one_takes_its_adapter_along() {
-    let machine = running(&["disk:avio_stor:0,0,0:file:/a", "disk:scsi:0,1,0:file:/b"]);
-    let planned = changes(&machine, &["disk:avio_stor:0,0,0:file:/a"], Some(0), Force::No);
-    assert_eq!(planned.len(), 1);
-    assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }));
+    let stays = "disk:avio_stor:0,0,0:file:/a";
+    let machine = running(&[stays, "disk:scsi:0,1,0:file:/b"]);
+    for (idle, force) in [(Some(10), Force::No), (Some(0), Force::Yes), (None, Force::Yes)] {
+        let planned = changes(&machine, &[stays], idle, force);
+        assert_eq!(planned.len(), 1);
+        assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }));
+    }
+    for idle in [Some(0), None] {
+        let planned = changes(&machine, &[stays], idle, Force::No);
+        assert!(matches!(at_reset(&planned[0]), Some(DeviceChange::Detach { .. })), "{planned:?}");
+    }
+    let live = Live { agent: Agent::Answers, ..Live::default() };
+    let planned = alone(&machine, &guest(&[stays]), &live, Force::No);
+    assert!(
+        matches!(
+            planned.iter().map(now).collect::<Vec<_>>()[..],
+            [
+                DeviceChange::Detach { consent: Consent::OfAgent, .. },
+                DeviceChange::DetachAdapter { .. }
+            ]
+        ),
+        "{planned:?}"
+    );
 }
 
 /// What comes to an adapter in the same command would go with it, at once or when the guest lets it go.
@@ -329,7 +350,7 @@ fn an_adapter_that_is_joined_stays() {
         ("disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"),
         ("disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:null:/b"),
     ] {
-        let planned = changes(&running(&[before]), &[after], Some(0), Force::No);
+        let planned = changes(&running(&[before]), &[after], Some(10), Force::No);
         assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }), "{planned:?}");
     }
 }
@@ -491,6 +512,8 @@ fn a_disk_is_exchanged_when_it_may_leave() {
 fn a_disk_on_an_emulated_adapter_is_exchanged_with_it_or_at_the_reset() {
     let machine = running(&["disk:scsi:0,0,0:file:/a"]);
     let planned = changes(&machine, &["disk:scsi:0,0,0:file:/c"], Some(0), Force::No);
+    assert!(planned.iter().all(|p| reason(p).contains("0 s ago")), "{planned:?}");
+    let planned = changes(&machine, &["disk:scsi:0,0,0:file:/c"], Some(10), Force::No);
     assert!(
         matches!(
             planned.iter().map(now).collect::<Vec<_>>()[..],
@@ -775,7 +798,7 @@ fn what_joins_a_live_vio_adapter_waits_for_the_reset() {
     let mut alone = machine.clone();
     let (last, live) = (guest(&wanted[1..]), Live::default());
     let spared = BTreeSet::from([address]);
-    let planned = plan(&spared, &alone, &last, &host(&last), &live, Force::No);
+    let planned = plan(&spared, &alone, &last, &host(&last), &live, Force::Yes);
     take_all(&mut alone, &planned);
     assert_eq!((alone.storage.len(), alone.due(Occasion::PlaceFree).len()), (0, 1));
 
