@@ -380,18 +380,23 @@ fn why_it_waits(removals: &[Planned], address: StorageAddress) -> Option<String>
     })
 }
 
-/// One device of several: a dvd has nothing to lose. A disk leaves when -F was given, the agent is asked where there is one,
-/// and otherwise the disk must have been quiet. The error is why it stays.
+/// One device of several leaves when -F was given. The guest is asked for a dvd, which it may have locked in, and for a disk if
+/// an agent answers; otherwise the disk must have been quiet. The error is why it stays.
 fn alone(attached: &Attached, live: &Live, force: Force) -> Result<DeviceChange, String> {
     let StorageDevice { kind, address, backing, .. } = &attached.device;
     let now = |consent| Ok(DeviceChange::Detach { address: *address, consent });
-    let has_nothing_to_lose = *kind != DeviceKind::Disk || backing.storage == StorageType::Null;
-    if has_nothing_to_lose || force == Force::Yes {
+    if force == Force::Yes {
+        return now(Consent::Given);
+    }
+    if *kind == DeviceKind::Dvd {
+        return now(Consent::OfGuest);
+    }
+    if *kind != DeviceKind::Disk || backing.storage == StorageType::Null {
         return now(Consent::Given);
     }
     if live.agent == Agent::Answers {
         name_for_agent(attached)?;
-        return now(Consent::OfAgent);
+        return now(Consent::OfGuest);
     }
     match why_not_quiet(live.idle.get(address).copied()) {
         None => now(Consent::Given),
