@@ -16,6 +16,7 @@ use crate::pool::image;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_medium_is_changed_at_the_console_and_by_command,
+    a_drive_in_use_is_taken_by_force_alone,
     a_console_reaches_no_other_file,
     a_drive_of_the_vm_host_is_given_back_as_hpvmmodify_does,
     ; long:
@@ -143,6 +144,34 @@ fn a_medium_is_changed_at_the_console_and_by_command() {
     rig.console.run("exec 7<&-");
     rig.at_console("ej");
     assert_eq!(rig.host.snapshot(1).expect("it runs").qemu, engine);
+}
+
+/// One beside another device, which the engine could take without a word to the guest.
+fn a_drive_in_use_is_taken_by_force_alone() {
+    let mut rig = Rig::new();
+    let beside =
+        format!("disk:avio_stor:0,4,1:file:{}", rig.host.disk("beside", 1 << 20).display());
+    rig.host.ok(&["hpvmmodify", "-P", "web", "-a", &beside]);
+    rig.at_console("in -filedvd first.iso");
+    let delete = ["hpvmmodify", "-P", "web", "-d", DRIVE];
+    for force in [&[][..], &["-F"]] {
+        rig.console.run("exec 7</dev/sr0");
+        let kept = rig.host.refused(&delete);
+        assert!(kept.contains("keeps the tray of 0,4,0 locked"), "{kept}");
+        assert!(kept.contains("force it with -F"), "{kept}");
+        assert_eq!(rig.disc(), "the first");
+        if force.is_empty() {
+            rig.console.run("exec 7<&-");
+        }
+        rig.host.ok(&[&delete[..], force].concat());
+        assert_eq!(rig.console.run("ls -d /sys/block/sr0 2>/dev/null; echo gone"), "gone");
+        let back = format!("{DRIVE}:file:{}", rig.image("first.iso"));
+        rig.host.ok(&["hpvmmodify", "-P", "web", "-a", &back]);
+        assert_eq!(
+            rig.console.run("until head -n 1 /dev/sr? 2>/dev/null; do :; done"),
+            "the first"
+        );
+    }
 }
 
 /// Settles 48, 146.

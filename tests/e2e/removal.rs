@@ -12,6 +12,7 @@ use crate::refusals::{export, refused, stored};
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_number_is_not_given_again_while_kept,
     a_removed_guest_comes_back_as_it_was,
+    a_removed_guest_without_its_folder_does_not_come_back,
     a_purged_guest_is_gone,
     a_number_is_free_only_when_nothing_in_run_has_it,
     removed_guests_are_kept_as_long_as_configured,
@@ -72,6 +73,33 @@ fn a_removed_guest_comes_back_as_it_was() {
     assert!(host.path("var/opt/hpvm/guests/web/nvram").exists(), "the link is back");
     assert!(!host.ok(&["hpvm", "undelete", "--list"]).contains("web"));
     host.ok(&["hpvmstart", "-P", "web"]);
+}
+
+/// The registry and the links stay as they are; once the folder is back, so is the guest.
+fn a_removed_guest_without_its_folder_does_not_come_back() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let uuid = stored(&host, "web")["uuid"].as_str().expect("uuid").to_owned();
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    let (folder, away) = (host.path(&format!("var/opt/hpvm/uuids/{uuid}")), host.path("away"));
+    fs::rename(&folder, &away).expect("it is moved");
+    for line in
+        [&["hpvm", "undelete", "-P", "web"][..], &["hpvm", "undelete", "-P", "web", "--dry-run"]]
+    {
+        let said = refused(&host, line);
+        let told = format!("its folder {} is missing", folder.display());
+        assert!(said.contains(&told) && said.contains("`hpvmremove -p 1 --purge`"), "{said}");
+        assert!(fs::symlink_metadata(host.path("var/opt/hpvm/guests/web")).is_err());
+        assert!(host.ok(&["hpvm", "undelete", "--list"]).contains("web"));
+    }
+    fs::rename(&away, &folder).expect("it is moved back");
+    host.ok(&["hpvm", "undelete", "-P", "web"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    fs::rename(&folder, &away).expect("it is moved");
+    host.ok(&["hpvmremove", "-p", "1", "--purge", "-F"]);
+    assert!(!host.ok(&["hpvm", "undelete", "--list"]).contains("web"));
 }
 
 fn a_purged_guest_is_gone() {

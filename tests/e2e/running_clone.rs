@@ -11,6 +11,7 @@ use hpvm_app::snapshot::Agent;
 use hpvm_host::lock::pause_for;
 use hpvm_host::process::{PidFd, Signal};
 use hpvm_plan::copying::is_of_copy;
+use hpvm_plan::nvram;
 use hpvm_qmp::RunState;
 use hpvm_qmp::blocking::Client;
 use hpvm_qmp::command::{QueryFdsets, QueryJobs, QueryNodes, QueryStatus};
@@ -31,6 +32,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     no_link_to_a_running_guests_own_image_is_proposed,
     more_disks_hold_a_guest_no_longer,
     with_an_agent_file_systems_are_clean,
+    a_guest_that_writes_its_variables_meanwhile_goes_on,
     images_of_a_running_guest_are_copied,
     a_disk_of_a_running_guest_is_copied_to_a_device,
     a_device_that_gets_a_running_guests_disk_is_given_to_nobody,
@@ -313,6 +315,47 @@ fn with_an_agent_file_systems_are_clean() {
     engine_is_as_it_was(&host);
     let shown = console.run_within("echo x > /mnt/after && sync && echo written", BOUND);
     assert_eq!(shown, "written", "what was left frozen would not be");
+}
+
+/// Writes a number to one of its firmware variables, then the next one, for ever.
+const WRITING: &str = "(n=10000000; while :; do n=$((n+1)); \
+    printf \"\\007\\000\\000\\000$n\" > $VARIABLE || break; done; echo FAILED > /tmp/failed) & true";
+
+/// The last number among firmware variables, which come one after the other.
+fn number_among(variables: &[u8]) -> u64 {
+    let numbers = variables.windows(8).filter_map(|digits| {
+        std::str::from_utf8(digits).ok()?.parse().ok().filter(|number| *number > 10_000_000)
+    });
+    numbers.max().unwrap_or(0)
+}
+
+/// Whoever holds the variables at that moment would hold QEMU with the guest, and be held by it.
+fn a_guest_that_writes_its_variables_meanwhile_goes_on() {
+    let host = VmHost::new(Engine::Real);
+    let boot = host.copy_of(&image("test-cloud"), "web.img");
+    host.create("web", "512M", &[on(&boot, "file")]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut console = Console::attach(&host.run_dir(1));
+    console.wait_for_shell();
+    // A name of the kind that anybody may write.
+    console.run("VARIABLE=/sys/firmware/efi/efivars/n-cfc8fc79-be2e-4ddc-97f0-9f98bfe298a0");
+    let mounted = console.run("modprobe efivarfs && mount -t efivarfs x /sys/firmware/efi/efivars");
+    assert_eq!(mounted, "");
+    console.run(WRITING);
+    let written = || number_among(&variables(&host, "web"));
+    wait_until(BOUND, "the guest writes", || written() > 0);
+    for round in 0..5 {
+        let (name, before) = (format!("new{round}"), written());
+        let copy = on(&host.path(&format!("{name}.img")), "file");
+        host.ok(&["hpvmclone", "-P", "web", "-N", &name, "-b", &copy]);
+        let copied = variables(&host, &name);
+        assert_eq!(nvram::check(&copied), Ok(()), "{name}");
+        let number = number_among(&copied);
+        assert!((before..=written()).contains(&number), "{before}, {number}, {}", written());
+        wait_until(BOUND, "the guest writes on", || written() > number + 3);
+        engine_is_as_it_was(&host);
+    }
+    assert_eq!(console.run("cat /tmp/failed 2>/dev/null; echo answers"), "answers");
 }
 
 /// An image of its own, and one over another, which its copy is over too.

@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_qemu_that_stands_still_without_supervisors_delays_nobody,
     a_qemu_that_is_killed_is_told_with_the_reason,
     a_qemu_that_stands_still_delays_nobody_and_is_shown,
+    a_qemu_that_stands_still_is_told_of_for_any_device,
     a_supervisor_that_stands_still_harms_nobody,
     a_start_that_neither_qemu_nor_worker_lives_through_leaves_a_guest_that_is_off,
     a_hard_stop_ends_a_guest_past_whoever_hangs,
@@ -276,6 +277,31 @@ fn a_qemu_that_stands_still_delays_nobody_and_is_shown() {
     assert!(why.contains("kill -CONT"), "{why}");
     drop(go_on);
     host.wait_for_state("pool", "On (OS)", SETTLE_BOUND);
+}
+
+/// What comes and what leaves is refused alike, at once and when the silence is known, and nothing of it waits.
+fn a_qemu_that_stands_still_is_told_of_for_any_device() {
+    let host = VmHost::new(Engine::Fake);
+    let [stays, leaves, comes] = ["0,0,0", "0,0,1", "0,0,2"]
+        .map(|at| format!("disk:avio_stor:{at}:file:{}", host.disk(at, 4096).display()));
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &stays, "-a", &leaves]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", SETTLE_BOUND);
+    let qemu = host.qemu(1).expect("it runs");
+    let before = host.ok(&["hpvmstatus", "-P", "web", "-d", "-D"]);
+    let go_on = Continued(&qemu);
+    qemu.signal(Signal::STOP).expect("a signal");
+    for change in [["-d", &leaves], ["-d", &leaves], ["-a", &comes], ["-m", &leaves]] {
+        let refused = host.run(&[&["hpvmmodify", "-P", "web"][..], &change].concat());
+        let told = "hpvmmodify: ERROR (web): the guest does not answer; `hpvm why` tells";
+        assert_eq!(refused.status.code(), Some(1), "{refused}");
+        assert!(refused.stderr.starts_with(told), "{refused}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused}");
+    }
+    drop(go_on);
+    host.wait_for_state("web", "On (OS)", SETTLE_BOUND);
+    assert_eq!(host.ok(&["hpvmstatus", "-P", "web", "-d", "-D"]), before);
+    host.ok(&["hpvmmodify", "-P", "web", "-d", &leaves, "-F"]);
 }
 
 /// Lets a stopped process go on, also when the test fails.

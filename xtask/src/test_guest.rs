@@ -59,8 +59,15 @@ const AT_BOOT: [&str; 7] =
     ["button", "evdev", "sd_mod", "sr_mod", "sg", "virtio_pci", "virtio_scsi"];
 const AT_BOOT_FULL: [&str; 1] = ["mptsas"];
 /// In the initramfs for a `modprobe` of a test.
-const ON_DEMAND: [&str; 6] =
-    ["virtio_net", "virtio_balloon", "virtio_console", "virtio_rng", "pvpanic_pci", "isofs"];
+const ON_DEMAND: [&str; 7] = [
+    "virtio_net",
+    "virtio_balloon",
+    "virtio_console",
+    "virtio_rng",
+    "pvpanic_pci",
+    "isofs",
+    "efivarfs",
+];
 /// The last is what ext4 asks the kernel for, which no table of dependencies names.
 const ON_DEMAND_FULL: [&str; 5] = ["e1000", "8021q", "st", "ext4", "crc32c_generic"];
 const AT_BOOT_AGENT: [&str; 1] = ["virtio_console"];

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hpvm_app::protocol::ChangeResult;
 use hpvm_engine::devices::{Bench, DeviceError, Performed};
 use hpvm_engine::record_file::RecordFile;
-use hpvm_model::{PciSlot, StorageAddress, chain};
+use hpvm_model::{DeviceKind, PciSlot, StorageAddress, chain};
 use hpvm_plan::record::{self, Attached, DeviceChange, Due, Machine, Outcome};
 use hpvm_qmp::Happening;
 use hpvm_qmp::client::Client;
@@ -257,12 +257,17 @@ impl Step {
     }
 
     /// Most changes need none, or whoever planned them has it; at a reset nobody is asked.
-    async fn consent(&self, news: &mpsc::Sender<News>) -> Result<(), DeviceError> {
-        let (Due::Now, DeviceChange::Detach { address, consent: record::Consent::OfAgent }) =
+    async fn consent(&mut self, news: &mpsc::Sender<News>) -> Result<(), DeviceError> {
+        let (Due::Now, DeviceChange::Detach { address, consent: record::Consent::OfGuest }) =
             (self.due, &self.change)
         else {
             return Ok(());
         };
+        let attached = self.machine.device_at(*address);
+        if attached.is_some_and(|attached| attached.device.kind == DeviceKind::Dvd) {
+            let mut bench = Bench::of(&self.client, &self.machine, &mut self.happenings);
+            return bench.unlock(*address).await;
+        }
         let consent = Consent {
             agent: self.agent.as_ref(),
             client: &self.client,

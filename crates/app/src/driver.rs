@@ -264,6 +264,7 @@ impl Driver {
                 if let Ok(status) = answer {
                     self.stores.qemu_answered();
                     self.feed(Input::Status(status.status));
+                    self.look_who_runs();
                 }
                 self.answered();
             }
@@ -281,6 +282,7 @@ impl Driver {
             News::DueMade { seq, result } => self.due_made(seq, result),
             News::DuePlaceFree { slot } => self.due_place_free(slot),
             News::DueOver => self.due_over(),
+            News::DueTooLate => self.due_too_late(),
             News::Chardevs(Ok(chardevs)) => self.agent_found(&chardevs),
             News::Chardevs(Err(_)) => {}
             News::AgentGreeted(result) => {

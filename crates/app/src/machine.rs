@@ -212,6 +212,8 @@ pub(crate) struct Machine {
     silent_stores: Option<Silence>,
     /// A worker before us may have left devices half changed.
     inherits: bool,
+    /// That one saw an operating system, and we have not looked yet: the guest may have been reset in between.
+    is_os_of_before: bool,
     put_off: Vec<PutOff>,
 }
 
@@ -249,6 +251,7 @@ impl Machine {
             Origin::Start => (Copy::None, false),
             Origin::Adoption { .. } => (Copy::UnderWay, true),
         };
+        let is_os_of_before = origin.occupant() == Occupant::Os;
         Machine {
             state: State::Starting { origin },
             devices,
@@ -257,6 +260,7 @@ impl Machine {
             copy,
             silent_stores: None,
             inherits,
+            is_os_of_before,
             put_off: Vec::new(),
         }
     }
@@ -297,7 +301,7 @@ impl Machine {
             State::Running { occupant } | State::Stopping { occupant, .. } => occupant,
             _ => return false,
         };
-        *occupant == Occupant::Firmware && !self.silent
+        (*occupant == Occupant::Firmware || self.is_os_of_before) && !self.silent
     }
 
     /// Whether requests can be judged: a worker that takes over first learns how things are.
@@ -345,6 +349,9 @@ impl Machine {
             Input::ToldToQuit => self.told_to_quit(now, &mut actions),
             Input::NoSpace => self.pause(now, Pause::NoSpace, &mut actions),
             Input::Seen(Occupant::Os) => self.os_seen(&mut actions),
+            Input::Seen(Occupant::Firmware) if self.is_os_of_before => {
+                self.reset(now, &mut actions);
+            }
             Input::Seen(Occupant::Firmware) => {}
             Input::Button(button) => {
                 if let State::Stopping { graceful, .. } = &mut self.state {
@@ -553,6 +560,7 @@ impl Machine {
     }
 
     fn reset(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.is_os_of_before = false;
         match &mut self.state {
             State::Running { occupant } | State::Paused { occupant, .. } => {
                 *occupant = Occupant::Firmware;
@@ -570,6 +578,7 @@ impl Machine {
     }
 
     fn os_seen(&mut self, actions: &mut Vec<Action>) {
+        self.is_os_of_before = false;
         if let State::Running { occupant } | State::Stopping { occupant, .. } = &mut self.state
             && *occupant == Occupant::Firmware
         {

@@ -85,6 +85,8 @@ pub(crate) enum News {
     },
     /// All of them are over.
     DueOver,
+    /// The guest has its operating system again, and what is due is not made.
+    DueTooLate,
     Chardevs(Result<Vec<Chardev>, Error>),
     /// Whether the agent answered the question whether it does.
     AgentGreeted(Result<(), hpvm_agent::Error>),

@@ -23,7 +23,7 @@ pub(crate) fn with_agent(behaviour: &str) -> (Guest, StorageAddress) {
 /// Asks for the disk to leave with the agent's consent; how that went, and how long it took.
 fn leaves(guest: &Guest, address: StorageAddress) -> (ChangeResult, Duration) {
     let began = Instant::now();
-    let changes = vec![DeviceChange::Detach { address, consent: Consent::OfAgent }];
+    let changes = vec![DeviceChange::Detach { address, consent: Consent::OfGuest }];
     let reply = guest.ask(&Request::change(changes));
     let Reply::Changed { mut results } = reply else { panic!("{reply:?}\n{}", guest.story()) };
     (results.remove(0), began.elapsed())

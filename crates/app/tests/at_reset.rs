@@ -79,6 +79,26 @@ fn a_reset_that_is_heard_of_late_lets_nothing_go() {
     let nothing = Request::change(vec![DeviceChange::TakeBack { address: elsewhere }]);
     guest.wait("the look to be over", || matches!(guest.ask(&nothing), Reply::Changed { .. }));
     assert_eq!((guest.machine().storage.len(), guest.machine().pending.len()), (2, 1));
+    assert!(guest.story().contains("waits for the next one"), "{}", guest.story());
+}
+
+/// Nobody hears of it: the worker stands still, and dies without having gone on. The next one sees firmware where that had seen an
+/// operating system.
+#[test]
+fn a_reset_between_two_workers_is_made_use_of() {
+    let (guest, address, _) = with_two_disks("boot=os:6000");
+    guest.until_os();
+    noted(&guest, vec![detach(address)], &[]);
+    let worker = guest.worker().unwrap();
+    signal(worker, Signal::STOP);
+    let mut rescue = Client::connect(&guest.places.run_dir.join("rescue")).unwrap();
+    rescue.execute(&SystemReset {}).unwrap();
+    signal(worker, Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("it to leave", || guest.machine().device_at(address).is_none());
+    assert_eq!(guest.machine().pending, [], "{}", guest.story());
+    guest.until_phase(&Phase::Running { occupant: Occupant::Firmware });
+    guest.until_os();
 }
 
 /// A guest and the device that leaves it, which QEMU has done and has not said yet.

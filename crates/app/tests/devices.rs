@@ -76,7 +76,7 @@ fn what_follows_a_disk_that_has_to_wait_waits_with_it() {
     guest.until(|snapshot| matches!(snapshot.agent, Agent::Answers { .. }));
     let other = Attached { ..guest.machine().device_at(address).unwrap().clone() };
     let third = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,2,0");
-    let leaves = DeviceChange::Detach { address, consent: Consent::OfAgent };
+    let leaves = DeviceChange::Detach { address, consent: Consent::OfGuest };
     let changes = vec![
         leaves,
         attach("0,1", AdapterPresence::Present, vec![other.clone()]),

@@ -84,6 +84,10 @@ pub enum DeviceError {
         "the guest keeps the tray of {0} locked; unmount or eject the medium in the guest and try again"
     )]
     TrayLocked(StorageAddress),
+    #[error(
+        "the guest keeps the tray of {0} locked; unmount or eject the medium in the guest and try again, or force it with -F"
+    )]
+    DriveInUse(StorageAddress),
     #[error("the guest refuses to let the adapter at {0} go")]
     Refused(PciSlot),
     #[error(

@@ -51,22 +51,49 @@ pub struct Progress {
     pub whole: u64,
 }
 
+/// Where a copy goes.
+#[derive(Debug)]
+pub struct Target<'a> {
+    file: &'a File,
+    is_begun: AtomicBool,
+}
+
+impl Target<'_> {
+    /// Nothing is written yet.
+    #[must_use]
+    pub fn new(file: &File) -> Target<'_> {
+        Target { file, is_begun: AtomicBool::new(false) }
+    }
+
+    /// Whether it may be another than it was.
+    pub fn may_be_written(&self) -> bool {
+        self.is_begun.load(Ordering::Relaxed)
+    }
+
+    /// For who is about to write it.
+    fn written(&self) -> &File {
+        self.is_begun.store(true, Ordering::Relaxed);
+        self.file
+    }
+}
+
 /// Copies `source` to `target` and returns when what was written is on the disk. A copy that shares blocks has nothing of its
-/// own but its length and where they are: that is synced by the caller, with the name it gives to it. The target is an empty file or a block device,
-/// opened to be read and written through a description of its own. `watch` is told how far it is ten times a second, and
-/// ends the copy with [`io::ErrorKind::Interrupted`].
+/// own but its length and where they are: that is synced by the caller, with the name it gives to it. The target is an empty
+/// file or a block device, opened to be read and written through a description of its own. `watch` is told how far it is
+/// before the first byte and ten times a second, and ends the copy with [`io::ErrorKind::Interrupted`].
 pub fn copy(
     source: &File,
-    target: &File,
+    target: &Target<'_>,
     watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> io::Result<How> {
-    let is_device = target.metadata()?.file_type().is_block_device();
+    let is_device = target.file.metadata()?.file_type().is_block_device();
+    go_on(watch(Progress { done: 0, whole: size(source)? }))?;
     let how = match is_device {
-        false if rustix::fs::ioctl_ficlone(target, source).is_ok() => return Ok(How::Shared),
+        false if rustix::fs::ioctl_ficlone(target.file, source).is_ok() => return Ok(How::Shared),
         false => write_file(source, target, watch)?,
         true => write_device(source, target, watch)?,
     };
-    target.sync_all()?;
+    target.file.sync_all()?;
     Ok(how)
 }
 
@@ -77,21 +104,21 @@ pub fn size(file: &File) -> io::Result<u64> {
 
 /// Zeroes a block device from a place on, in `watch`'s sight.
 pub fn zero_from(
-    target: &File,
+    target: &Target<'_>,
     begin: u64,
     watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let room = size(target)?;
+    let room = size(target.file)?;
     zero(target, begin..room.max(begin), watch, room)
 }
 
-fn write_file(source: &File, target: &File, watch: Watch<'_>) -> io::Result<How> {
+fn write_file(source: &File, target: &Target<'_>, watch: Watch<'_>) -> io::Result<How> {
     let whole = size(source)?;
     let data = data(source, whole)?;
-    target.set_len(whole)?;
+    target.written().set_len(whole)?;
     for extent in &data {
         // Reserved room can be written by all at once. Where it cannot be reserved, writing finds it.
-        match fallocate(target, FallocateFlags::KEEP_SIZE, extent.start, length(extent)) {
+        match fallocate(target.file, FallocateFlags::KEEP_SIZE, extent.start, length(extent)) {
             Err(Errno::NOSPC) => return Err(Errno::NOSPC.into()),
             _ => continue,
         }
@@ -99,12 +126,12 @@ fn write_file(source: &File, target: &File, watch: Watch<'_>) -> io::Result<How>
     let end = whole.next_multiple_of(BLOCK_BYTES);
     write_pieces(source, target, &data, end, watch)?;
     // The last block was written whole.
-    target.set_len(whole)?;
+    target.written().set_len(whole)?;
     Ok(How::Written)
 }
 
-fn write_device(source: &File, target: &File, watch: Watch<'_>) -> io::Result<How> {
-    let (whole, room) = (size(source)?, size(target)?);
+fn write_device(source: &File, target: &Target<'_>, watch: Watch<'_>) -> io::Result<How> {
+    let (whole, room) = (size(source)?, size(target.file)?);
     if room < whole {
         let text = format!("it has {room} bytes, and what is to be copied has {whole}");
         return Err(io::Error::new(io::ErrorKind::StorageFull, text));
@@ -158,11 +185,12 @@ fn length(extent: &Range<u64>) -> u64 {
 }
 
 /// The kernel lets the device forget the range if it can, and writes zeroes if not.
-fn zero(target: &File, hole: Range<u64>, watch: Watch<'_>, whole: u64) -> io::Result<()> {
+fn zero(target: &Target<'_>, hole: Range<u64>, watch: Watch<'_>, whole: u64) -> io::Result<()> {
     let mut at = hole.start;
     while at < hole.end {
         let step = ZEROED_BYTES.min(hole.end - at);
-        fallocate(target, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, at, step)?;
+        let zeroed = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        fallocate(target.written(), zeroed, at, step)?;
         at += step;
         go_on(watch(Progress { done: 0, whole }))?;
     }
@@ -179,12 +207,12 @@ fn go_on(flow: ControlFlow<()>) -> io::Result<()> {
 /// Writes what the source has data for. Nothing is written from `end` on.
 fn write_pieces(
     source: &File,
-    target: &File,
+    target: &Target<'_>,
     data: &[Range<u64>],
     end: u64,
     watch: Watch<'_>,
 ) -> io::Result<()> {
-    let _direct = Direct::set(target);
+    let _direct = Direct::set(target.file);
     let whole = data.iter().map(length).sum();
     let pieces = Mutex::new(pieces(data, end));
     let is_over = AtomicBool::new(false);
@@ -233,7 +261,7 @@ fn pieces(data: &[Range<u64>], end: u64) -> impl Iterator<Item = Range<u64>> {
 
 struct Writer<'a, I> {
     source: &'a File,
-    target: &'a File,
+    target: &'a Target<'a>,
     pieces: &'a Mutex<I>,
     /// One of the writers failed, or the copy was given up.
     is_over: &'a AtomicBool,
@@ -253,7 +281,7 @@ impl<I: Iterator<Item = Range<u64>>> Writer<'_, I> {
         while let Some(piece) = self.next() {
             let buffer = memory.of(length(&piece));
             let written = read_all(self.source, buffer, piece.start)
-                .and_then(|()| self.target.write_all_at(buffer, piece.start));
+                .and_then(|()| self.target.written().write_all_at(buffer, piece.start));
             if let Err(error) = written {
                 self.is_over.store(true, Ordering::Relaxed);
                 return Err(error);
@@ -332,5 +360,31 @@ impl Drop for Direct<'_> {
             // Best effort: the description ends with its owner.
             let _ = fcntl_setfl(self.file, flags);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is given up, or cannot be read, before the first byte is written leaves its target as it was.
+    #[test]
+    fn only_a_target_that_may_be_written_is_told_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("source");
+        std::fs::write(&path, [1; 5000]).unwrap();
+        let (read, not_read) =
+            (File::open(&path).unwrap(), File::options().write(true).open(&path));
+        let file = tempfile::tempfile_in(folder.path()).unwrap();
+        let target = Target::new(&file);
+        let error = copy(&read, &target, &mut |_| ControlFlow::Break(())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        let whole = 0..5000;
+        let (pieces, go_on) = (std::slice::from_ref(&whole), &mut |_| ControlFlow::Continue(()));
+        write_pieces(&not_read.unwrap(), &target, pieces, 5000, go_on).unwrap_err();
+        assert!(!target.may_be_written());
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        copy(&read, &target, go_on).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 5000);
     }
 }

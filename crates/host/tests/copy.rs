@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
-use hpvm_host::copy::{Progress, copy};
+use hpvm_host::copy::{Progress, Target, copy};
 use hpvm_host::qcow2::{Base, Format, disk_size, write_empty, write_overlay};
 use proptest::prelude::*;
 use rustix::fs::SeekFrom;
@@ -60,7 +60,7 @@ proptest! {
         let source = disk(&folder.path().join("source"), &data, length);
         source.sync_all().unwrap();
         let target = fresh(&folder.path().join("target"));
-        copy(&source, &target, &mut on).unwrap();
+        copy(&source, &Target::new(&target), &mut on).unwrap();
         prop_assert_eq!(target.metadata().unwrap().len(), length);
         prop_assert_eq!(map(&target), map(&source));
         let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
@@ -74,7 +74,7 @@ fn a_copy_of_nothing_takes_no_room() {
     for length in [0, 1, 4096, 64 * MIB] {
         let source = disk(&folder.path().join(format!("source{length}")), &[], length);
         let target = fresh(&folder.path().join(format!("target{length}")));
-        copy(&source, &target, &mut on).unwrap();
+        copy(&source, &Target::new(&target), &mut on).unwrap();
         let made = target.metadata().unwrap();
         assert_eq!((made.len(), made.blocks()), (length, 0));
     }
@@ -91,11 +91,8 @@ fn who_gives_up_is_obeyed() {
         seen.push(progress);
         ControlFlow::Break(())
     };
-    // A file system that shares blocks copies in one go, and nobody is asked.
-    match copy(&source, &target, &mut give_up) {
-        Err(error) => assert_eq!(error.kind(), io::ErrorKind::Interrupted),
-        Ok(how) => assert_eq!(how, hpvm_host::copy::How::Shared),
-    }
+    let given_up = copy(&source, &Target::new(&target), &mut give_up).unwrap_err();
+    assert_eq!(given_up.kind(), io::ErrorKind::Interrupted);
     assert!(seen.iter().all(|progress| progress.done < progress.whole), "{seen:?}");
 }
 

@@ -50,6 +50,11 @@ pub enum Refusal {
     )]
     NoFolder { name: GuestName, path: PathBuf },
     #[error(
+        "it cannot come back, since its folder {} is missing; bring that back from a backup, or forget the guest with `hpvmremove -p {number} --purge`",
+        path.display()
+    )]
+    NoKeptFolder { number: GuestNumber, path: PathBuf },
+    #[error(
         "its QEMU (process {pid}) runs, though its folder and its files in /run are gone; shut it down from within, or end that process"
     )]
     RunsWithoutFolder { pid: i32 },

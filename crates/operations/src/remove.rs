@@ -184,9 +184,10 @@ pub fn undelete(
     actor: &Actor,
     removed: &RemovedGuest,
     new_name: Option<&GuestName>,
+    mode: Mode,
 ) -> Result<GuestConfig, Refusal> {
-    let result = bring_back(host, actor, removed, new_name);
-    host.record_failure(actor, Some(&removed.config), result)
+    let result = bring_back(host, actor, removed, new_name, mode);
+    host.record_failure_in(mode, actor, &removed.config, result)
 }
 
 fn bring_back(
@@ -194,6 +195,7 @@ fn bring_back(
     actor: &Actor,
     removed: &RemovedGuest,
     new_name: Option<&GuestName>,
+    mode: Mode,
 ) -> Result<GuestConfig, Refusal> {
     let name = new_name.unwrap_or(&removed.config.name).clone();
     let root = host.root.clone();
@@ -203,6 +205,13 @@ fn bring_back(
         return Err(Refusal::NameTakenSince { name, number });
     }
     let config = GuestConfig { name, ..removed.config.clone() };
+    let folder = Folder::of(&root, config.uuid);
+    if !folder.path().is_dir() {
+        return Err(Refusal::NoKeptFolder { number: config.number, path: folder.path().into() });
+    }
+    if mode == Mode::DryRun {
+        return Ok(config);
+    }
     folder::link(&root, &config.name, config.uuid)?;
     Step::UndeleteLinked.reached();
     let brought = change

@@ -209,8 +209,7 @@ impl<'a> Difference<'a> {
                 adapters.entry(address.slot).or_insert(place);
             }
             match self.alone(attached) {
-                // What the guest is asked for with the adapter it is not asked for before.
-                Ok(DeviceChange::Detach { consent: Consent::Given, .. }) if goes_with_adapter => {}
+                Ok(change) if goes_with_adapter && !is_written_out(attached, &change) => {}
                 Ok(change) => planned.push(Planned { place, when: When::Now(change) }),
                 Err(why) => planned.push(self.leaves_at_reset(address, why)),
             }
@@ -256,18 +255,23 @@ impl<'a> Difference<'a> {
         nothing_stays && !self.is_joined(slot)
     }
 
-    /// One device: a dvd has nothing to lose. A disk leaves when -F was given, the agent is asked where there is one, and
-    /// otherwise the disk must have been quiet. The error is why it stays.
+    /// One device of several leaves when -F was given. The guest is asked for a dvd, which it may have locked in, and for a disk if
+    /// an agent answers; otherwise the disk must have been quiet. The error is why it stays.
     fn alone(&self, attached: &Attached) -> Result<DeviceChange, String> {
         let StorageDevice { kind, address, backing, .. } = &attached.device;
         let now = |consent| Ok(DeviceChange::Detach { address: *address, consent });
-        let has_nothing_to_lose = *kind != DeviceKind::Disk || backing.storage == StorageType::Null;
-        if has_nothing_to_lose || self.force == Force::Yes {
+        if self.force == Force::Yes {
+            return now(Consent::Given);
+        }
+        if *kind == DeviceKind::Dvd {
+            return now(Consent::OfGuest);
+        }
+        if *kind != DeviceKind::Disk || backing.storage == StorageType::Null {
             return now(Consent::Given);
         }
         if self.live.agent == Agent::Answers {
             name_for_agent(attached)?;
-            return now(Consent::OfAgent);
+            return now(Consent::OfGuest);
         }
         match why_not_quiet(self.live.idle.get(address).copied()) {
             None => now(Consent::Given),
@@ -406,6 +410,12 @@ fn add_to(planned: &mut Vec<Planned>, presence: AdapterPresence, attached: Attac
 
 fn never_sees(slot: PciSlot) -> String {
     format!("a running guest never sees a new target on the scsi adapter at {slot}")
+}
+
+/// Whether the guest's agent is asked for a disk before the guest is asked for the adapter.
+fn is_written_out(attached: &Attached, change: &DeviceChange) -> bool {
+    let is_asked = matches!(change, DeviceChange::Detach { consent: Consent::OfGuest, .. });
+    is_asked && attached.device.kind == DeviceKind::Disk
 }
 
 /// Why what is at an address stays until the next reset, and what takes its place with it.

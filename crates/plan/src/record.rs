@@ -253,8 +253,10 @@ pub enum Consent {
     /// Whoever planned the change made sure: the device was quiet, has nothing to lose, or is taken by force.
     #[default]
     Given,
-    /// The agent in the guest is asked to write out what it holds and to let the device go.
-    OfAgent,
+    /// The guest is asked: its agent to write out what it holds and to let a disk go, or by a request to open the tray of a
+    /// drive.
+    #[serde(rename = "of_agent")]
+    OfGuest,
 }
 
 /// Who changed a medium.

@@ -257,11 +257,7 @@ fn one_of_several_leaves_by_consent_of_an_agent() {
         };
         planned.iter().map(consent).collect::<Vec<_>>()
     };
-    assert_eq!(
-        consents(Force::No),
-        [Consent::OfAgent, Consent::Given],
-        "a dvd has nothing to lose"
-    );
+    assert_eq!(consents(Force::No), [Consent::OfGuest, Consent::OfGuest]);
     assert_eq!(consents(Force::Yes), [Consent::Given, Consent::Given]);
 }
 
@@ -317,7 +313,7 @@ fn the_last_one_takes_its_adapter_along() {
         matches!(
             planned.iter().map(now).collect::<Vec<_>>()[..],
             [
-                DeviceChange::Detach { consent: Consent::OfAgent, .. },
+                DeviceChange::Detach { consent: Consent::OfGuest, .. },
                 DeviceChange::DetachAdapter { .. }
             ]
         ),

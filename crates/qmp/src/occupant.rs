@@ -13,7 +13,8 @@
 //! So: privilege level 3, or paging on with the pointer in the upper half of the address space, is an operating system.
 //! Firmware runs identity-mapped at level 0; kernels of all usual systems, 32 bits or 64, live in the upper half. An
 //! operating system that runs identity-mapped at level 0 (a memory tester) passes for firmware. Once an OS was seen it
-//! stays until the next RESET event, since a moment in a firmware call means nothing.
+//! stays until the next RESET event, since a moment in a firmware call means nothing; only a worker that takes over, which may
+//! have missed the event, looks once more.
 //!
 //! The kernel shows up here about 2 s before it enables the power button: see [`crate::power_button`].
 //!

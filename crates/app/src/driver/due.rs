@@ -1,5 +1,6 @@
-//! What waits for the guest's reset, and is made when one comes: no operating system has a disk then. A reset that nobody saw,
-//! since the worker was being replaced or stood still, passes: what waits goes on waiting for the next one.
+//! What waits for the guest's reset, and is made when one comes: no operating system has a disk then. One that is heard of late,
+//! or found by the next worker, counts as long as firmware runs; when the operating system is back, it has passed, and what
+//! waits goes on waiting for the next one.
 //!
 //! Nothing of it is made while a store is silent: QEMU would wait for that one, and the guest with it. What comes as soon as it
 //! finds its place comes when all answer; what waits for a reset, at the next one if this one is long past.
@@ -165,6 +166,11 @@ impl Driver {
         }
     }
 
+    pub(super) fn due_too_late(&mut self) {
+        self.log.say("an operating system runs again: what waited for the guest's reset waits for the next one");
+        self.due_over();
+    }
+
     /// Whoever waits for it has his turn, or hears of the guest's end if that is why QEMU cannot be asked.
     pub(super) fn due_over(&mut self) {
         self.due.waits_for_qemu = self.monitor.client().is_none();
@@ -203,7 +209,7 @@ async fn make(
     needs_look: bool,
 ) -> News {
     if needs_look && !is_in_firmware(client).await {
-        return News::DueOver;
+        return News::DueTooLate;
     }
     let (_none, mut happenings) = mpsc::channel(1);
     let mut bench = Bench::of(client, machine, &mut happenings);

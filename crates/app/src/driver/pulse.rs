@@ -111,9 +111,7 @@ impl Driver {
         self.watch_reservations();
         self.look_if_owed();
         self.greet_agent();
-        if self.machine.wants_occupant() && self.pulse.looks.are_due_at(self.pulse.beats) {
-            self.monitor.ask(ReadRegisters {}, News::Registers);
-        }
+        self.look_who_runs();
         if self.pulse.is_for_care() {
             self.engine.count_oom_kills();
             self.console.bound_log();
@@ -124,6 +122,13 @@ impl Driver {
         match self.keeper.lives {
             true => self.watch_end(),
             false => self.keeper_died(),
+        }
+    }
+
+    /// Once a beat at the most. A worker that takes over does not wait for the beat: firmware may be through soon.
+    pub(super) fn look_who_runs(&mut self) {
+        if self.machine.wants_occupant() && self.pulse.looks.are_due_at(self.pulse.beats) {
+            self.monitor.ask(ReadRegisters {}, News::Registers);
         }
     }
 

@@ -181,6 +181,22 @@ fn an_adopted_guest_keeps_its_occupant() {
     assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Os });
 }
 
+#[test]
+fn a_reset_between_two_workers_is_found() {
+    let phase = Some(Phase::Running { occupant: Occupant::Os });
+    let mut guest = Guest::new(Origin::Adoption { phase, decided: None });
+    guest.gets(Input::Status(RunState::Running));
+    assert!(guest.machine.wants_occupant());
+    assert!(guest.gets(Input::Seen(Occupant::Firmware)).contains(&Action::AfterReset));
+    assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Firmware });
+    assert_eq!(guest.gets(Input::Seen(Occupant::Firmware)), []);
+    guest.gets(Input::Seen(Occupant::Os));
+    // What we saw ourselves stays: a moment in a firmware call means nothing.
+    assert!(!guest.machine.wants_occupant());
+    assert_eq!(guest.gets(Input::Seen(Occupant::Firmware)), []);
+    assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Os });
+}
+
 fn any_ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         Just(Ask::Ping),
@@ -217,6 +233,7 @@ fn any_input() -> impl Strategy<Value = Option<Input>> {
         3 => Just(Some(Input::Reset)),
         2 => Just(Some(Input::NoSpace)),
         2 => Just(Some(Input::Seen(Occupant::Os))),
+        1 => Just(Some(Input::Seen(Occupant::Firmware))),
         3 => (any::<bool>(), any::<bool>()).prop_map(|(e, p)| Some(button(e, p))),
         1 => Just(Some(Input::Exited { crash: Crash::Unseen, words: String::new() })),
         1 => Just(Some(Input::ChangeBegun)),
@@ -234,9 +251,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn the_rules_hold(inputs in prop::collection::vec((any_input(), 0u64..4), 0..60), adopted: bool, known: bool) {
+    fn the_rules_hold(inputs in prop::collection::vec((any_input(), 0u64..4), 0..60), adopted: bool, saw_os: bool, known: bool) {
         let origin = match adopted {
-            true => Origin::Adoption { phase: None, decided: None },
+            true => Origin::Adoption {
+                phase: saw_os.then_some(Phase::Running { occupant: Occupant::Os }),
+                decided: None,
+            },
             false => Origin::Start,
         };
         let mut guest = Guest::new(origin);

@@ -2,8 +2,8 @@
 
 use clap::ArgGroup;
 use hpvm_model::GuestName;
-use hpvm_operations::VmHost;
 use hpvm_operations::remove::undelete;
+use hpvm_operations::{Mode, VmHost};
 use hpvm_registry::{Access, RemovedGuest};
 
 use crate::args::{GuestArgument, Operation};
@@ -50,13 +50,15 @@ impl Perform for Undelete {
         let mut host = VmHost::open(Access::ReadWrite)?;
         let kept = kept_guest(&host, selector)?;
         let name = kept.config.name.clone();
-        if self.dry_run {
-            let back = self.new_name.as_ref().unwrap_or(&name);
-            return Ok(print(&format!("guest '{name}' would be back as '{back}'\n"))?);
-        }
+        let mode = if self.dry_run { Mode::DryRun } else { Mode::Apply };
         let actor = context.actor(self.operation.reason);
         let new_name = self.new_name.as_ref();
-        undelete(&mut host, &actor, &kept, new_name).or_else(|refusal| refused(&name, refusal))?;
+        let config = undelete(&mut host, &actor, &kept, new_name, mode)
+            .or_else(|refusal| refused(&name, refusal))?;
+        if mode == Mode::DryRun {
+            let back = config.name;
+            return Ok(print(&format!("guest '{name}' would be back as '{back}'\n"))?);
+        }
         done(&format!("guest '{name}' is back already"))
     }
 }

@@ -21,6 +21,8 @@ use super::{Bench, DeviceError, LOOK_AGAIN, Performed, properties};
 
 /// How long a guest that locked its tray is waited for: whoever asked is told within 5 s.
 const TRAY_BOUND: Duration = Duration::from_secs(4);
+/// The same for a drive that is to leave, for which the command has more to do. A guest that opens its tray does so at once.
+const UNLOCK_BOUND: Duration = Duration::from_secs(2);
 
 /// Which of the nodes that were meant are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +121,7 @@ impl Bench<'_> {
     ) -> Result<(), DeviceError> {
         let id = device_id(address);
         let old = self.drive(address).await?.inserted.and_then(|medium| medium.node_name);
-        self.open_tray(address).await?;
+        self.open_tray(address, TRAY_BOUND).await?;
         let mut exchanged = self.client.execute(&RemoveMedium { id: id.clone() }).await;
         if let (Ok(_), Some(node_name)) = (&exchanged, node) {
             let insert = InsertMedium { id: id.clone(), node_name };
@@ -145,11 +147,26 @@ impl Bench<'_> {
         found.ok_or(DeviceError::NoDevice(address))
     }
 
+    /// A guest that keeps the tray of a drive locked uses what is in it.
+    pub async fn unlock(&mut self, address: StorageAddress) -> Result<(), DeviceError> {
+        if !self.drive(address).await?.locked {
+            return Ok(());
+        }
+        self.open_tray(address, UNLOCK_BOUND).await.map_err(|error| match error {
+            DeviceError::TrayLocked(address) => DeviceError::DriveInUse(address),
+            other => other,
+        })
+    }
+
     /// A tray that the guest locked is asked for; the guest opens it when it has unmounted the medium.
-    async fn open_tray(&mut self, address: StorageAddress) -> Result<(), DeviceError> {
+    async fn open_tray(
+        &mut self,
+        address: StorageAddress,
+        bound: Duration,
+    ) -> Result<(), DeviceError> {
         let id = device_id(address);
         self.client.execute(&OpenTray { id: id.clone(), force: false }).await?;
-        let until = Instant::now() + TRAY_BOUND;
+        let until = Instant::now() + bound;
         while self.drive(address).await?.tray_open != Some(true) {
             let opened = |happening: &Happening| matches!(happening, Happening::TrayMoved(moved) if moved.id == id && moved.tray_open);
             loop {

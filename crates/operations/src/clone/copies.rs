@@ -160,7 +160,7 @@ impl Copies {
         self.done.push(Copied { address, to, how });
     }
 
-    /// Something of the store is written from now on. A file's is its own until the clone is known.
+    /// Something of the store may be written. A file's is its own until the clone is known.
     pub(super) fn overwrite(&mut self, to: &Backing) {
         if is_device(to) && !self.overwritten.contains(&to.path) {
             self.overwritten.push(to.path.clone());
@@ -195,8 +195,12 @@ impl Copies {
         source: &File,
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<(), Refusal> {
-        self.overwrite(&work.to);
-        copy(source, self.device(&work.to)?, work, watch).map_err(|error| failed(work, error))
+        let target = copy::Target::new(self.device(&work.to)?);
+        let copied = copy(source, &target, work, watch);
+        if target.may_be_written() {
+            self.overwrite(&work.to);
+        }
+        copied.map_err(|error| failed(work, error))
     }
 
     fn copy_to_file(
@@ -207,7 +211,7 @@ impl Copies {
     ) -> Result<(), Refusal> {
         let place = self.begin(&work.to)?;
         let (_, target) = self.fresh(place)?;
-        copy(source, target, work, watch).map_err(|error| failed(work, error))
+        copy(source, &copy::Target::new(target), work, watch).map_err(|error| failed(work, error))
     }
 
     fn lay_over(&mut self, work: &Work, base: &File) -> Result<(), Refusal> {
@@ -421,7 +425,7 @@ pub(super) fn is_device(to: &Backing) -> bool {
 
 fn copy(
     source: &File,
-    target: &File,
+    target: &copy::Target<'_>,
     work: &Work,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> io::Result<()> {

@@ -284,9 +284,13 @@ fn zero_behind(
     if copy::size(copies.device(&work.to)?).map_err(failed)? <= end {
         return Ok(());
     }
-    copies.overwrite(&work.to);
+    let target = copy::Target::new(copies.device(&work.to)?);
     let mut look = |progress| copies::look(work, progress, watch);
-    copy::zero_from(copies.device(&work.to)?, end, &mut look).map_err(failed)
+    let zeroed = copy::zero_from(&target, end, &mut look);
+    if target.may_be_written() {
+        copies.overwrite(&work.to);
+    }
+    zeroed.map_err(failed)
 }
 
 /// A file opened for QEMU, past the memory of the VM Host where that can be.

@@ -255,11 +255,9 @@ fn live(
             idle: idle_ms.into_iter().map(|(a, ms)| (a, Duration::from_millis(ms))).collect(),
             agent: agent(host, machine),
         }),
-        Reply::Denied { reason: reason @ (Denial::SilentStore { .. } | Denial::Busy) } => {
-            Err(reason.into())
-        }
-        // Without an answer nothing is known to be quiet, and what is not quiet waits.
-        _ => Ok(Live::default()),
+        Reply::Denied { reason } => Err(reason.into()),
+        // Its QEMU has not answered the worker: nothing could be told to such a guest either.
+        _ => Err(Denial::Unresponsive.into()),
     }
 }
 
