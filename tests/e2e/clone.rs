@@ -515,7 +515,13 @@ fn the_device_database_knows_what_clones_are_built_on() {
         let layers = guest(&host, name).storage.remove(0).layers;
         assert_eq!(layers.last().map(|layer| layer.path.as_str()), moved.to_str());
     }
-    host.ok(&["hpvmstart", "-P", "third"]);
+    for running in [false, true] {
+        if running {
+            host.ok(&["hpvmstart", "-P", "third"]);
+        }
+        let said = host.refused(&["hpvmdevmgmt", "-S", "1G", &moved.display().to_string()]);
+        assert!(said.contains("is only read, and stays as it is: guest 'new' builds"), "{said}");
+    }
     assert!(host.ok(&["hpvmdevmgmt", "-l", &format!("gdev:{middle}")]).contains(":new,third:"));
     host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
     let said = host.refused(&["hpvmdevmgmt", "-S", "1G", &middle]);

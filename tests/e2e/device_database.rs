@@ -334,6 +334,17 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert!(said.contains("no statement could name"), "{said}");
     let said = refused(&host, &["hpvmdevmgmt", "-a", "gdev:/dev/null"]);
     assert!(said.contains("a character device, which is nothing"), "{said}");
+    let (link, absent) = (host.path("link.img"), host.path("absent.img"));
+    symlink(&absent, &link).expect("a link");
+    let said = host.refused(&["hpvmdevmgmt", "-S", "1M", &link.display().to_string()]);
+    assert!(said.contains(&format!("is a link to '{}'", absent.display())), "{said}");
+    assert!(!absent.exists());
+    // An image of a dvd is as long as it is; that is no reason to refuse what changes nothing.
+    let image = host.disk("cd.iso", 1 << 20).display().to_string();
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &format!("dvd:scsi::file:{image}")]);
+    host.ok(&["hpvmdevmgmt", "-S", "1M", &image]);
+    let said = host.refused(&["hpvmdevmgmt", "-S", "2M", &image]);
+    assert!(said.contains("is only read, and stays as it is: guest 'web' uses"), "{said}");
 }
 
 fn of_many_sizes_at_once_the_largest_stays() {
