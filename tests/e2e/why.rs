@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     too_little_memory_is_explained,
     an_accelerator_that_does_not_work_is_explained,
     damaged_firmware_variables_are_explained,
+    firmware_variables_that_may_not_change_are_explained,
     a_crash_is_explained,
     an_engine_killed_for_memory_is_explained,
     a_full_disk_is_explained,
@@ -222,6 +223,35 @@ fn damaged_firmware_variables_are_explained() {
         follow(&host, &screen.next);
         assert!(fs::read(&nvram).expect("the variables") == good, "the last good ones are back");
         end(&host);
+    }
+}
+
+fn firmware_variables_that_may_not_change_are_explained() {
+    let host = host_with_web(Engine::Fake);
+    let nvram = host.path("var/opt/hpvm/guests/web/nvram");
+    let _mark = Immutable::marked(nvram);
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let text = host.ok(&["hpvm", "why", "web"]);
+    assert!(text.contains("is immutable or may only grow"), "{text}");
+    let lift = text.split('`').nth(1).expect("a command");
+    assert!(typed(&host, lift).status.success(), "{lift}");
+    follow(&host, "hpvmstart -P web");
+}
+
+/// A file that nobody can write or remove, until this is dropped.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    fn marked(path: PathBuf) -> Immutable {
+        let marked = Command::new("chattr").arg("+i").arg(&path).status().expect("chattr");
+        assert!(marked.success(), "{} is marked", path.display());
+        Immutable(path)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
     }
 }
 
