@@ -192,6 +192,8 @@ fn what_cannot_be_copied_is_refused() {
         (vec!["-b", &dvd], "no content that could be copied"),
         (vec!["-b", &copy, "-b", &copy], "named by -b twice"),
         (vec!["-b", &copy, "-m", &own], "-m and -b both name"),
+        (vec!["-d", &own, "-d", &own], "is named by -d twice"),
+        (vec!["-d", &elsewhere], "`hpvmstatus -P web -d` lists its devices"),
         (vec!["-b", &copy, "--linked"], "has to be of storage type qcow2"),
         (vec!["--linked", "-d", "disk:avio_stor:0,1,0"], "no disk that could be linked"),
     ] {
@@ -515,7 +517,13 @@ fn the_device_database_knows_what_clones_are_built_on() {
         let layers = guest(&host, name).storage.remove(0).layers;
         assert_eq!(layers.last().map(|layer| layer.path.as_str()), moved.to_str());
     }
-    host.ok(&["hpvmstart", "-P", "third"]);
+    for running in [false, true] {
+        if running {
+            host.ok(&["hpvmstart", "-P", "third"]);
+        }
+        let said = host.refused(&["hpvmdevmgmt", "-S", "1G", &moved.display().to_string()]);
+        assert!(said.contains("is only read, and stays as it is: guest 'new' builds"), "{said}");
+    }
     assert!(host.ok(&["hpvmdevmgmt", "-l", &format!("gdev:{middle}")]).contains(":new,third:"));
     host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
     let said = host.refused(&["hpvmdevmgmt", "-S", "1G", &middle]);

@@ -275,6 +275,24 @@ fn what_guests_have_is_renamed_in_all_of_them() {
         assert!(devices.contains("new.img") && !devices.contains("old.img"), "{devices}");
     }
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+
+    // A guest that was removed comes back with the file that it had.
+    host.ok(&["hpvmremove", "-P", "db", "-F"]);
+    let newest = host.path("newest.img");
+    fs::rename(&new, &newest).expect("the file moves");
+    let rename = format!("{}:{}", entry("gdev", &new), newest.display());
+    let told = host.ok(&["hpvmdevmgmt", "-n", &rename, "-V"]);
+    assert!(told.contains("also in web, db, which was removed"), "{told}");
+    // Where nobody else has it either.
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    fs::rename(&newest, &new).expect("the file moves back");
+    let rename = format!("{}:{}", entry("gdev", &newest), new.display());
+    let told = host.ok(&["hpvmdevmgmt", "-n", &rename, "-V"]);
+    assert!(told.contains("db, which was removed"), "{told}");
+    host.ok(&["hpvm", "undelete", "-P", "db"]);
+    host.ok(&["hpvmstart", "-P", "db"]);
+    let devices = host.ok(&["hpvmstatus", "-P", "db", "-d"]);
+    assert!(devices.contains("new.img"), "{devices}");
 }
 
 /// Settles 78: a disk of 1.5G has 1.5 GiB, the size made is told, and it is never made smaller.
@@ -334,6 +352,17 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert!(said.contains("no statement could name"), "{said}");
     let said = refused(&host, &["hpvmdevmgmt", "-a", "gdev:/dev/null"]);
     assert!(said.contains("a character device, which is nothing"), "{said}");
+    let (link, absent) = (host.path("link.img"), host.path("absent.img"));
+    symlink(&absent, &link).expect("a link");
+    let said = host.refused(&["hpvmdevmgmt", "-S", "1M", &link.display().to_string()]);
+    assert!(said.contains(&format!("is a link to '{}'", absent.display())), "{said}");
+    assert!(!absent.exists());
+    // An image of a dvd is as long as it is; that is no reason to refuse what changes nothing.
+    let image = host.disk("cd.iso", 1 << 20).display().to_string();
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &format!("dvd:scsi::file:{image}")]);
+    host.ok(&["hpvmdevmgmt", "-S", "1M", &image]);
+    let said = host.refused(&["hpvmdevmgmt", "-S", "2M", &image]);
+    assert!(said.contains("is only read, and stays as it is: guest 'web' uses"), "{said}");
 }
 
 fn of_many_sizes_at_once_the_largest_stays() {

@@ -3,6 +3,7 @@
 //! them anew.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,11 +19,14 @@ use crate::{Test, golden};
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_missing_disk_is_explained,
     a_disk_that_is_taken_away_is_explained,
+    a_disk_that_is_deleted_can_be_saved,
+    a_disk_that_is_cut_is_explained,
     what_a_running_guest_could_not_start_with_again_is_explained,
     a_taken_disk_is_explained,
     too_little_memory_is_explained,
     an_accelerator_that_does_not_work_is_explained,
     damaged_firmware_variables_are_explained,
+    firmware_variables_that_may_not_change_are_explained,
     a_crash_is_explained,
     an_engine_killed_for_memory_is_explained,
     a_full_disk_is_explained,
@@ -64,8 +68,75 @@ fn a_disk_that_is_taken_away_is_explained() {
     assert!(screen.first.is_some_and(|ask| ask.starts_with("move what is at ")));
     let doctor = host.run(&["hpvm", "doctor"]);
     assert!(doctor.stdout.contains("web.img is another file now"), "{doctor}");
+    assert!(health(&host).contains("web.img is another file now"));
     fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
     follow(&host, &screen.next);
+    assert_eq!(health(&host), "");
+}
+
+/// What the guest writes to a file without a name is lost with the guest, unless somebody does as he is told.
+fn a_disk_that_is_deleted_can_be_saved() {
+    let host = host_with_web(Engine::Fake);
+    let disk = host.path("web.img");
+    let content = |path: &Path| fs::read(path).expect("a disk")[..5].to_vec();
+    write_at_start(&disk, b"saved");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    fs::remove_file(&disk).expect("the disk is deleted");
+    let first = Screen::of(&host, "deleted").first.expect("what to do");
+    assert!(first.starts_with("before the guest is stopped, "), "{first}");
+    let asked = typed(&host, "yes n | head -n 1 | hpvmstop -P web");
+    assert!(asked.stderr.contains("web.img was deleted") && host.state("web") != "Off", "{asked}");
+
+    // It is no way out to make it anew.
+    let shown = disk.display().to_string();
+    let said = host.refused(&["hpvmdevmgmt", "-S", "1M", &shown]);
+    assert!(said.contains("guest 'web', which runs with the file that was there before"), "{said}");
+    assert!(!disk.exists());
+    write_at_start(&host.disk("web.img", 1 << 20), b"other");
+    let said = host.refused(&["hpvmdevmgmt", "-S", "2M", &shown]);
+    assert!(said.contains("`hpvm why web` says how to save that first"), "{said}");
+    let screen = Screen::of(&host, "deleted-and-replaced");
+    let first = screen.first.expect("what to do");
+    assert!(first.starts_with("move what is at "), "{first}");
+    assert!(health(&host).contains("until it ends, and then all of that is lost"));
+    fs::rename(&disk, host.path("aside.img")).expect("the other file is moved aside");
+    let commands: Vec<&str> = first.split('`').skip(1).step_by(2).collect();
+    let [keep, copy_back] = commands[..] else { panic!("two commands: {first}") };
+    let typed = typed(&host, &format!("{keep} && hpvmstop -P web -F && {copy_back}"));
+    assert!(typed.status.success(), "{typed}");
+    assert_eq!(
+        (content(&disk), content(&host.path("aside.img"))),
+        (b"saved".into(), b"other".into())
+    );
+    host.ok(&["hpvmstart", "-P", "web"]);
+    follow(&host, &screen.next);
+}
+
+/// The guest goes on as if it had all of it.
+fn a_disk_that_is_cut_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let disk = fs::File::options().write(true).open(host.path("web.img")).expect("the disk");
+    disk.set_len(64 << 10).expect("it is cut");
+    let screen = Screen::of(&host, "cut");
+    let first = screen.first.expect("what to do");
+    let told = "web.img has become shorter, 64 KB of 1 MB";
+    assert!(host.run(&["hpvm", "doctor"]).stdout.contains(told));
+    assert!(health(&host).contains(told), "{}", health(&host));
+    let grow = first.split('`').nth(1).expect("a command");
+    assert!(typed(&host, grow).status.success(), "{grow}");
+    follow(&host, &screen.next);
+}
+
+fn write_at_start(disk: &Path, bytes: &[u8]) {
+    let opened = fs::File::options().write(true).open(disk).expect("a disk");
+    opened.write_all_at(bytes, 0).expect("it is written");
+}
+
+/// What hpvmstatus says of how `web` is.
+fn health(host: &VmHost) -> String {
+    let status = host.ok(&["hpvmstatus", "-P", "web"]);
+    status.lines().filter(|line| line.starts_with("Health")).collect()
 }
 
 /// The guest is well, and what keeps it from starting is told while there is time to mend it.
@@ -152,6 +223,35 @@ fn damaged_firmware_variables_are_explained() {
         follow(&host, &screen.next);
         assert!(fs::read(&nvram).expect("the variables") == good, "the last good ones are back");
         end(&host);
+    }
+}
+
+fn firmware_variables_that_may_not_change_are_explained() {
+    let host = host_with_web(Engine::Fake);
+    let nvram = host.path("var/opt/hpvm/guests/web/nvram");
+    let _mark = Immutable::marked(nvram);
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let text = host.ok(&["hpvm", "why", "web"]);
+    assert!(text.contains("is immutable or may only grow"), "{text}");
+    let lift = text.split('`').nth(1).expect("a command");
+    assert!(typed(&host, lift).status.success(), "{lift}");
+    follow(&host, "hpvmstart -P web");
+}
+
+/// A file that nobody can write or remove, until this is dropped.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    fn marked(path: PathBuf) -> Immutable {
+        let marked = Command::new("chattr").arg("+i").arg(&path).status().expect("chattr");
+        assert!(marked.success(), "{} is marked", path.display());
+        Immutable(path)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
     }
 }
 

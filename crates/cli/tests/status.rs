@@ -486,6 +486,12 @@ mod on_a_vm_host {
         let root = vm_host(&[]);
         let errors = refusal(&hpvmstatus(&root, &["-P", "nobody"]));
         assert!(errors.contains("No Guest by that name or number") && errors.contains("nobody"));
+        // A name may be digits, and who means a number is told how to say so.
+        let root = vm_host(&[config(8, "web", &[]), config(9, "17", &[])]);
+        let errors = refusal(&hpvmstatus(&root, &["-P", "8"]));
+        assert!(errors.ends_with("number: '8'; -p 8 is guest 'web'\n"), "{errors}");
+        let errors = refusal(&hpvmstatus(&root, &["-p", "17"]));
+        assert!(errors.ends_with("number: '17'; -P 17 is guest number 9\n"), "{errors}");
     }
 
     #[test]

@@ -22,12 +22,12 @@ use hpvm_host::removal;
 use hpvm_host::signals::{self, Interruption, lift_limits};
 use hpvm_host::supervision::{self, Supervision};
 use hpvm_host::users::Ids;
-use hpvm_model::{GuestName, StorageAddress};
+use hpvm_model::{GuestName, StorageAddress, quoted};
 use hpvm_plan::command_line::{self, Role};
 use hpvm_plan::drives;
 use hpvm_plan::record::{BootRecord, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, OFlags, StatxAttributes, StatxFlags, statx};
 
 use crate::media::{self, MediaError, Wanted};
 use crate::reservations::{self, ReservationsError};
@@ -53,6 +53,11 @@ const FAILED_BOUND: Duration = Duration::from_secs(1);
 pub enum LaunchError {
     #[error("cannot {action} '{}'", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "'{}' is immutable or may only grow, and the guest's firmware writes it; `chattr -i -a {}` takes that away",
+        .0.display(), quoted(&.0.to_string_lossy())
+    )]
+    Immutable(PathBuf),
     #[error(transparent)]
     Media(#[from] MediaError),
     #[error(transparent)]
@@ -243,12 +248,22 @@ fn open_media(record: &BootRecord, places: &Places) -> Result<Vec<(Role, OwnedFd
 /// whatever becomes of `/run`, and no second QEMU is started over the first one's disks.
 fn claim_nvram(places: &Places) -> Result<OwnedFd, LaunchError> {
     let path = places.guest_dir.join(guest_folder::NVRAM);
-    let file = open(&path, read().write(true))?;
+    let file = open(&path, read().write(true)).map_err(|error| match is_immutable(&path) {
+        true => LaunchError::Immutable(path.clone()),
+        false => error,
+    })?;
     let kept: OwnedFd = file.try_clone().map_err(failed("open", &path))?.into();
     match ByteLock::try_acquire(file, ENGINE_BYTE).map_err(failed("lock", &path))? {
         Some(_) => Ok(kept),
         None => Err(LaunchError::EngineRuns),
     }
+}
+
+/// Not even root writes such a file, and is told no more than that it is not permitted.
+fn is_immutable(path: &Path) -> bool {
+    statx(CWD, path, AtFlags::empty(), StatxFlags::empty()).is_ok_and(|found| {
+        found.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
+    })
 }
 
 /// An empty folder that the worker may write to. What the last run left is told apart by nobody, so it goes.

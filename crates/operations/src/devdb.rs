@@ -19,5 +19,6 @@ mod trail;
 
 pub(crate) use presets::Presets;
 pub(crate) use registered::{
-    Keeping, forget_unused, has_to_keep, keep_identities, keep_length, registered, withheld_folders,
+    Keeping, forget_unused, has_to_keep, keep_identities, keep_length, kept_length, registered,
+    withheld_folders,
 };

@@ -15,6 +15,7 @@ use crate::company;
 use crate::hanging::{Watch, is_off_within, past_worker, settle};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
+use crate::surroundings::{Displaced, displaced_files};
 use crate::{Actor, Refusal, VmHost, lost, supervise};
 
 /// How a guest is asked to end.
@@ -59,6 +60,15 @@ impl Stopped {
         });
         Stopped { before, left }
     }
+}
+
+/// What is lost when a guest ends, a sentence each: it writes files that were deleted under it.
+#[must_use]
+pub fn losses(host: &VmHost, config: &GuestConfig) -> Vec<String> {
+    let machine = host.machine(config);
+    let displaced = machine.map(|machine| displaced_files(host, config, &machine));
+    let deleted = displaced.into_iter().flatten().filter(Displaced::is_deleted);
+    deleted.map(|file| file.cause()).collect()
 }
 
 /// Stops a guest; `progress` gets a sentence now and then.

@@ -8,7 +8,7 @@ pub(crate) mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -332,14 +332,19 @@ fn ways_under(blocks: &Blocks, starts: &[Lead]) -> BTreeMap<String, Ways> {
 
 /// Those of these paths at which nothing is; nobody knows that of those that do not answer in time.
 pub(crate) fn missing<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
-    let paths = paths.into_iter().map(str::to_owned).collect();
-    let asking =
-        Asking::begin(&paths, |path| std::fs::metadata(path).is_err_and(|e| is_absence(&e)));
-    let missing = asking.answers().own.into_iter().filter(|(_, is_missing)| *is_missing);
-    missing.map(|(path, _)| path).collect()
+    let found = found(paths).into_iter();
+    found.filter_map(|(path, found)| found.is_err_and(|e| is_absence(&e)).then_some(path)).collect()
 }
 
-fn is_absence(error: &std::io::Error) -> bool {
+/// What is at these paths, links followed, of those that answer in time.
+pub(crate) fn found<'a>(
+    paths: impl IntoIterator<Item = &'a str>,
+) -> BTreeMap<String, io::Result<Metadata>> {
+    let paths = paths.into_iter().map(str::to_owned).collect();
+    Asking::begin(&paths, |path| std::fs::metadata(path)).answers().own
+}
+
+pub(crate) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
@@ -395,7 +400,7 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
         kind if kind.is_fifo() => FileFact::Special("named pipe"),
         kind if kind.is_socket() => FileFact::Special("socket"),
         kind => match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
-            Err(error) => FileFact::Unreadable(std::io::Error::from(error).to_string()),
+            Err(error) => FileFact::Unreadable(io::Error::from(error).to_string()),
             Ok(()) if kind.is_block_device() => block(path, &metadata, blocks),
             Ok(()) if kind.is_char_device() => character(path),
             Ok(()) => regular(path, &metadata),

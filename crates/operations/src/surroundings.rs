@@ -1,20 +1,27 @@
 //! What went wrong around a guest that runs on by itself: a switch was halted or killed under it, or does not answer, the file of a disk was taken
-//! away. Told by `hpvm why`, and of disks by the doctor.
+//! away, or cut. Told by `hpvm why`, and of disks by the doctor and hpvmstatus too.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::{io, iter};
 
-use hpvm_model::{FileIdentity, GuestConfig, Remedy, SwitchNumber, SwitchState, Vswitch, Wire};
-use hpvm_plan::facts::FileFact;
+use hpvm_engine::media;
+use hpvm_host::answers;
+use hpvm_model::{
+    Bytes, DeviceKind, FileIdentity, GuestConfig, Remedy, StorageType, SwitchNumber, SwitchState,
+    Vswitch, Wire, quoted,
+};
+use hpvm_plan::facts::FILE_BLOCK_BYTES;
 use hpvm_plan::record::{Attached, Machine};
 use hpvm_registry::SwitchSelector;
 
-use crate::VmHost;
 use crate::network::nat::{self, NatView};
 use crate::network::runner;
 use crate::network::silence::{self, Silence};
 use crate::network::status;
-use crate::stores::Stores;
+use crate::{VmHost, devdb, lost, stores};
 
 /// One thing that is wrong, and the way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,61 +90,188 @@ fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
     Some(Trouble { cause, remedy: Remedy { ask, command } })
 }
 
-/// A file that the machine has as a disk, or will have at its next reset, and that is no more under its name.
+/// A file that the machine has as a disk, or will have at its next reset, and that is no more under its name, or no more as
+/// long as it was.
 pub(crate) struct Displaced {
     pub(crate) path: String,
-    by: Displacement,
+    how: Displacement,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Displacement {
+    Away { instead: Instead, own: Whereabouts },
+    Shorter { now: Bytes, before: Bytes },
+}
+
+/// What is under the file's name now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instead {
     Nothing,
     AnotherFile,
 }
 
-pub(crate) fn displaced_files(machine: &Machine) -> Vec<Displaced> {
-    let opened: BTreeMap<&str, Option<FileIdentity>> = machine.held().flat_map(opened).collect();
-    let files = Stores::look_at(opened.keys().copied()).files.into_iter();
-    files
-        .filter_map(|(path, fact)| {
-            let before = opened.get(path.as_str()).copied().flatten();
-            let by = match (fact.identity(), before) {
-                _ if fact == FileFact::Missing => Displacement::Nothing,
-                (Some(now), Some(before)) if now != before => Displacement::AnotherFile,
-                _ => return None,
-            };
-            Some(Displaced { path, by })
-        })
-        .collect()
+/// Where the guest's own file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Whereabouts {
+    Unknown,
+    Moved {
+        to: PathBuf,
+    },
+    /// It has no name, and is gone when nobody has it open any more.
+    Deleted {
+        descriptor: PathBuf,
+        /// By which descriptor a shell may keep it, another one for each file.
+        kept_as: usize,
+    },
 }
 
+/// What a device was given.
+struct Opened {
+    identity: Option<FileIdentity>,
+    /// How long it was, if it is a raw disk's file.
+    length: Option<Bytes>,
+}
+
+pub(crate) fn displaced_files(
+    host: &VmHost,
+    config: &GuestConfig,
+    machine: &Machine,
+) -> Vec<Displaced> {
+    // Lengths are asked for before the look: who extends a file does that before it is written down.
+    let opened: BTreeMap<&str, Opened> =
+        machine.held().flat_map(|attached| opened(host, attached)).collect();
+    let found = stores::found(opened.keys().copied());
+    let changed = found.into_iter().filter_map(|(path, found)| {
+        let opened = opened.get(path.as_str())?;
+        let how = displacement(opened, found)?;
+        Some((path, opened.identity, how))
+    });
+    let mut qemu = None;
+    let displaced = changed.enumerate().map(|(index, (path, identity, mut how))| {
+        if let (Displacement::Away { own, .. }, Some(identity)) = (&mut how, identity)
+            && let Some(pid) = *qemu.get_or_insert_with(|| lost::qemu(host, config))
+        {
+            let look = move || whereabouts(pid, identity, DESCRIPTORS_OF_SHELL + index);
+            *own = answers::in_time(look).unwrap_or(Whereabouts::Unknown);
+        }
+        Displaced { path, how }
+    });
+    displaced.collect()
+}
+
+/// A shell's own: its input and its outputs.
+const DESCRIPTORS_OF_SHELL: usize = 3;
+
 /// What was opened for a device, by its paths.
-fn opened(attached: &Attached) -> impl Iterator<Item = (&str, Option<FileIdentity>)> {
+fn opened<'a>(host: &VmHost, attached: &'a Attached) -> impl Iterator<Item = (&'a str, Opened)> {
+    let is_disk = attached.device.kind == DeviceKind::Disk;
     let layers = attached.layers.iter().map(|layer| layer.identity);
     let identities = iter::once(attached.identity).chain(layers);
     let backings = attached.device.backings().zip(identities);
-    backings.filter_map(|(backing, identity)| Some((backing.store()?, identity)))
+    backings.filter_map(move |(backing, identity)| {
+        let path = backing.store()?;
+        let is_raw_disk = is_disk && backing.storage == StorageType::File;
+        let length = is_raw_disk.then(|| devdb::kept_length(&host.registry, path)).flatten();
+        Some((path, Opened { identity, length }))
+    })
+}
+
+fn displacement(opened: &Opened, found: io::Result<Metadata>) -> Option<Displacement> {
+    let own = Whereabouts::Unknown;
+    let found = match found {
+        Ok(found) => found,
+        Err(error) if stores::is_absence(&error) => {
+            return Some(Displacement::Away { instead: Instead::Nothing, own });
+        }
+        Err(_) => return None,
+    };
+    let (now, before) = (media::identity(&found)?, opened.identity?);
+    if now != before {
+        return Some(Displacement::Away { instead: Instead::AnotherFile, own });
+    }
+    let (now, before) = (Bytes(found.len()), opened.length?);
+    (now < before).then_some(Displacement::Shorter { now, before })
+}
+
+/// As QEMU's descriptors tell whoever may see them.
+fn whereabouts(pid: i32, identity: FileIdentity, kept_as: usize) -> Whereabouts {
+    let own = |path: &Path| {
+        let file = fs::metadata(path).ok().filter(Metadata::is_file)?;
+        (media::identity(&file) == Some(identity)).then_some(file)
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut descriptors = descriptors.map(|entry| entry.path());
+    let Some((file, descriptor)) = descriptors.find_map(|path| Some((own(&path)?, path))) else {
+        return Whereabouts::Unknown;
+    };
+    if file.nlink() == 0 {
+        return Whereabouts::Deleted { descriptor, kept_as };
+    }
+    let name = fs::read_link(descriptor).ok().filter(|name| own(name).is_some());
+    name.map_or(Whereabouts::Unknown, |to| Whereabouts::Moved { to })
 }
 
 impl Displaced {
+    /// Whether what the guest writes to it goes with the guest.
+    pub(crate) fn is_deleted(&self) -> bool {
+        matches!(self.how, Displacement::Away { own: Whereabouts::Deleted { .. }, .. })
+    }
+
     pub(crate) fn cause(&self) -> String {
-        let is = match self.by {
-            Displacement::Nothing => "not there any more",
-            Displacement::AnotherFile => "another file now",
+        let path = &self.path;
+        let (instead, own) = match &self.how {
+            Displacement::Shorter { now, before } => {
+                return format!(
+                    "{path} has become shorter, {now} of {before}; the guest is not told, and what it had behind the end is lost"
+                );
+            }
+            Displacement::Away { instead, own } => (instead, own),
         };
-        format!("{} is {is}; the guest goes on with what it has open, until it ends", self.path)
+        let is = match (instead, own) {
+            (Instead::Nothing, Whereabouts::Deleted { .. }) => "was deleted",
+            (Instead::Nothing, _) => "is not there any more",
+            (Instead::AnotherFile, Whereabouts::Deleted { .. }) => {
+                "was deleted, and is another file now"
+            }
+            (Instead::AnotherFile, _) => "is another file now",
+        };
+        let end = if self.is_deleted() { ", and then all of that is lost" } else { "" };
+        format!("{path} {is}; the guest goes on with what it has open, until it ends{end}")
     }
 
     pub(crate) fn cure(&self) -> String {
         let path = &self.path;
-        let how = match self.by {
-            Displacement::Nothing => format!("move the file back to {path}"),
-            Displacement::AnotherFile => {
-                format!("move what is at {path} now aside, and the guest's file back")
+        let (instead, own) = match &self.how {
+            Displacement::Shorter { before, .. } => {
+                let kib = before.0.next_multiple_of(FILE_BLOCK_BYTES) >> 10;
+                return format!(
+                    "make it as long as before, `hpvmdevmgmt -S {kib}K {}`, and bring what was lost back from a backup",
+                    quoted(path)
+                );
             }
+            Displacement::Away { instead, own } => (instead, own),
         };
-        format!(
-            "{how}; if it was deleted, save what is on the disk from within the guest before that ends"
-        )
+        let aside = format!("move what is at {path} now aside");
+        let back = match instead {
+            Instead::Nothing => format!("move the file back to {path}"),
+            Instead::AnotherFile => format!("{aside}, and the guest's file back"),
+        };
+        match own {
+            Whereabouts::Unknown => format!(
+                "{back}; if it was deleted, save what is on the disk from within the guest before that ends"
+            ),
+            Whereabouts::Moved { to } => format!("{back}: it is {} now", to.display()),
+            Whereabouts::Deleted { descriptor, kept_as } => {
+                let first = match instead {
+                    Instead::Nothing => String::new(),
+                    Instead::AnotherFile => format!("{aside}; "),
+                };
+                format!(
+                    "{first}before the guest is stopped, have a shell keep its file, `exec {kept_as}<{}`, and once the guest is off have that shell copy it back, `cp --sparse=always /proc/self/fd/{kept_as} {}`",
+                    descriptor.display(),
+                    quoted(path)
+                )
+            }
+        }
     }
 }

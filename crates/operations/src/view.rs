@@ -19,6 +19,7 @@ use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selecto
 use crate::devdb::read_only::ReadOnly;
 use crate::network::status;
 use crate::presence::{Presence, Supervision};
+use crate::surroundings::{self, Displaced};
 use crate::{Actor, Refusal, VmHost, console_media, lost, lost_record, stores, supervise};
 
 /// One guest, complete.
@@ -154,7 +155,10 @@ impl VmHost {
         let last_ending = presence.ending().map(|(when, how)| (when.to_owned(), how.clone()));
         let mut health = presence.health();
         health.extend(lost.map(|pid| lost::refusal(&config, pid).to_string()));
-        if machine.is_none() {
+        if let Some(machine) = &machine {
+            let displaced = surroundings::displaced_files(self, &config, machine);
+            health.extend(displaced.iter().map(Displaced::cause));
+        } else {
             let loss = lost_record::look(self, &config, &presence);
             health.extend(loss.map(|loss| loss.sentence(&config)));
         }

@@ -138,7 +138,26 @@ impl VmHost {
             return Ok(guest);
         }
         self.unless_forgotten(self.registry.list()?.len())?;
-        Err(Refusal::NoGuest(shown(selector)))
+        Err(Refusal::NoGuest(match self.meant_otherwise(selector)? {
+            Some(hint) => format!("'{}'; {hint}", shown(selector)),
+            None => format!("'{}'", shown(selector)),
+        }))
+    }
+
+    /// Names may be digits, so a number is no name and a name no number; who mixed them up is told.
+    fn meant_otherwise(&self, selector: &Selector) -> Result<Option<String>, Refusal> {
+        let text = shown(selector);
+        let hint = |guest: GuestConfig| match selector {
+            Selector::Number(_) => format!("-P {text} is guest number {}", guest.number),
+            _ => format!("-p {text} is guest '{}'", guest.name),
+        };
+        let other = match selector {
+            Selector::Name(name) => name.as_str().parse().ok().map(Selector::Number),
+            Selector::Number(_) => text.parse().ok().map(Selector::Name),
+            Selector::Uuid(_) => None,
+        };
+        let found = other.map(|other| self.registry.guest(&other)).transpose()?.flatten();
+        Ok(found.map(hint))
     }
 
     /// Refuses to show that there is no guest where there are folders of some.

@@ -58,6 +58,8 @@ pub enum RequestError {
         "the guest has '{0}' there, which is not what -d says; give that statement, or its address without what backs it"
     )]
     OtherThanSaid(String),
+    #[error("'{0}' is named by -d twice; name it once")]
+    DeletedTwice(String),
     #[error("'{0}' backs several devices of the guest; name the one to delete by its address")]
     Ambiguous(String),
     #[error("guest '{0}' has no dvd; `hpvmmodify -a dvd:…` adds one")]
@@ -99,7 +101,6 @@ pub fn apply(
     random: &mut dyn FnMut() -> u64,
 ) -> Result<GuestConfig, RequestError> {
     let mut next = config.clone();
-    next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));
     next.label.clone_from(request.label.as_ref().unwrap_or(&config.label));
     next.os.clone_from(request.os.as_ref().unwrap_or(&config.os));
     next.vcpus = request.vcpus.unwrap_or(config.vcpus);
@@ -110,6 +111,10 @@ pub fn apply(
     // What leaves makes room for what comes, in whatever order the options stand.
     for device in request.devices.iter().filter_map(DeviceRequest::deleted) {
         match find(&next, device) {
+            Err(_) if find(config, device).is_ok() => {
+                let index = find(config, device)?;
+                return Err(RequestError::DeletedTwice(config.storage[index].to_string()));
+            }
             Ok(index) if device.describes(&next.storage[index]) => {
                 next.storage.remove(index);
             }
@@ -137,6 +142,8 @@ pub fn apply(
         add(&mut next, running, statement, layers, random)?;
     }
     nics::add(&mut next, running, &request.nics, Placed::No, network, random)?;
+    // Last: until then errors name the guest that there is.
+    next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));
     next.sort_devices();
     Ok(next)
 }

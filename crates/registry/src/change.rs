@@ -121,6 +121,18 @@ impl Change<'_> {
             .map_err(self.failed("change a guest"))
     }
 
+    /// Replaces the devices of a guest that was removed and is kept.
+    pub fn update_removed(
+        &self,
+        guest: &GuestConfig,
+        files: &Identities,
+    ) -> Result<(), RegistryError> {
+        self.removed_name(guest.number)?;
+        self.forget_parts(guest.number)
+            .and_then(|()| self.store_parts(guest, files))
+            .map_err(self.failed("change a removed guest"))
+    }
+
     /// Removes a guest. It is kept until then, or until it is purged: number and UUID stay taken, the name is free.
     pub fn remove(&self, number: GuestNumber, keep_until: Timestamp) -> Result<(), RegistryError> {
         self.remove_as_of(number, Timestamp::now(), keep_until)

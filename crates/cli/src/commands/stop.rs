@@ -9,7 +9,7 @@ use crate::output::print;
 use hpvm_host::signals;
 use hpvm_model::GuestConfig;
 use hpvm_operations::VmHost;
-use hpvm_operations::stop::{Before, How, stop};
+use hpvm_operations::stop::{Before, How, losses, stop};
 
 use super::{agreed, catch_interruptions, refused};
 
@@ -89,6 +89,10 @@ impl Stop {
         }
         let question = format!("Stop the virtual machine '{}'?", config.name);
         if !self.force && host.runs(config) {
+            for loss in losses(host, config) {
+                let text = format!("{loss}; `hpvm why {}` says how to save it", config.name);
+                context.say.warning(Some(&config.name), &text);
+            }
             agreed(context.say.ask(&question)).about(&config.name)?;
         }
         let how = match self.graceful {

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 
 use hpvm_engine::media;
 use hpvm_host::{answers, durable};
-use hpvm_model::{Bytes, StorageType};
+use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestName, StorageType};
 use hpvm_plan::facts::{FILE_BLOCK_BYTES, Restriction};
 use hpvm_registry::Step;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
-use super::dependents;
+use super::dependents::{self, Dependent, Tie};
 use super::presets::Presets;
 use super::registered::restriction_of;
+use super::running;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
 use crate::stores::Stores;
@@ -58,6 +59,8 @@ pub enum DiskRefused {
     TooLarge { path: PathBuf, size: Bytes },
     #[error("the file system of '{}' has no room for {size}; make room there, or choose a smaller size or another folder", path.display())]
     NoRoom { path: PathBuf, size: Bytes },
+    #[error("'{}' is a link to '{}', where nothing is; name the file itself, or take the link away", path.display(), to.display())]
+    LeadsNowhere { path: PathBuf, to: PathBuf },
     #[error("'{}' is another file than a moment ago, and stays as it is", .0.display())]
     Exchanged(PathBuf),
     #[error("'{}' has control characters or is no text, so no statement could name the disk", .0.display())]
@@ -68,6 +71,10 @@ pub enum DiskRefused {
     Used { path: PathBuf, uses: String },
     #[error("'{}' is a qcow2 image ({user}), whose size is in its content", path.display())]
     Qcow2 { path: PathBuf, user: String },
+    #[error("'{}' is only read, and stays as it is: {user}", path.display())]
+    OnlyRead { path: PathBuf, user: String },
+    #[error("'{}' is the place of a disk of guest '{guest}', which runs with the file that was there before; `hpvm why {guest}` says how to save that first", path.display())]
+    OfRunning { path: PathBuf, guest: GuestName },
 }
 
 /// Sees to it that there is a file of this size.
@@ -116,13 +123,17 @@ fn attempt(
         Mode::Apply => Some(claims::hold(host, found.as_ref().and_then(media::identity))?),
         Mode::DryRun => None,
     };
-    fit_for_guests(host, path)?;
+    let users = fit_for_guests(host, path)?;
     let now = regular_file(path)?;
     same_file(path, found.as_ref(), now.as_ref())?;
     let made = match &now {
         None => Made::New,
         Some(now) => extension(path, now.len(), size)?,
     };
+    if made != Made::AsItWas {
+        unless_only_read(path, &users)?;
+        unless_displaced(host, path, now.as_ref().and_then(media::identity))?;
+    }
     if mode == Mode::Apply && (made != Made::AsItWas || room == Room::Now) {
         unless_interrupted()?;
         match &now {
@@ -141,7 +152,10 @@ fn regular_file(path: &Path) -> Result<Option<Metadata>, Refusal> {
         Ok(_) => Err(DiskRefused::NoFile(path.to_owned()).into()),
         // In what is no folder nothing is either; that is told next.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(None)
+            match asked(path, |path| std::fs::read_link(path)) {
+                Ok(to) => Err(DiskRefused::LeadsNowhere { path: path.to_owned(), to }.into()),
+                Err(_) => Ok(None),
+            }
         }
         Err(error) => Err(Refusal::file("look at", path)(error)),
     }
@@ -195,8 +209,8 @@ fn extension(path: &Path, have: u64, size: Bytes) -> Result<Made, DiskRefused> {
     }
 }
 
-/// What is restricted is not made, nor is what the host uses touched, or the inside of an image.
-fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
+/// What is restricted is not made, nor is what the host uses touched, or the inside of an image. Gives who has the file.
+fn fit_for_guests(host: &VmHost, path: &Path) -> Result<Vec<Dependent>, Refusal> {
     let shown = path.to_string_lossy();
     let is_there = asked(path, |path| path.try_exists()).unwrap_or(false);
     let there = if is_there { path } else { path.parent().unwrap_or(Path::new("/")) };
@@ -218,8 +232,28 @@ fn fit_for_guests(host: &VmHost, path: &Path) -> Result<(), Refusal> {
         Some(user) => {
             Err(DiskRefused::Qcow2 { path: path.to_owned(), user: user.to_string() }.into())
         }
-        None => Ok(()),
+        None => Ok(users),
     }
+}
+
+/// What lies under a linked clone's disk does not make that longer, nor an image of a dvd.
+fn unless_only_read(path: &Path, users: &[Dependent]) -> Result<(), DiskRefused> {
+    let reads = |user: &&Dependent| user.tie == Tie::Layer || user.device.kind == DeviceKind::Dvd;
+    users.iter().find(reads).map_or(Ok(()), |user| {
+        Err(DiskRefused::OnlyRead { path: path.to_owned(), user: user.to_string() })
+    })
+}
+
+/// The disk that a running guest has is not the file that is made in its place.
+fn unless_displaced(host: &VmHost, path: &Path, now: Option<FileIdentity>) -> Result<(), Refusal> {
+    let shown = path.to_string_lossy();
+    let disks = running::disks(host, &shown)?.into_iter();
+    let mut displaced = disks
+        .filter(|(_, disk)| disk.device.backing.path == *shown)
+        .filter(|(_, disk)| disk.identity.is_some() && disk.identity != now);
+    displaced.next().map_or(Ok(()), |(guest, _)| {
+        Err(DiskRefused::OfRunning { path: path.to_owned(), guest }.into())
+    })
 }
 
 fn new(host: &VmHost, path: &Path, size: Bytes, room: Room) -> Result<(), Refusal> {

@@ -293,6 +293,13 @@ pub(crate) fn keep_length(
     Ok(())
 }
 
+/// How long a raw disk's file was when its guest got it, or has been made since; `None`: nobody wrote it down.
+pub(crate) fn kept_length(registry: &Registry, path: &str) -> Option<Bytes> {
+    let id = EntryId::new(EntryType::Guest, path).ok()?;
+    let entry = registry.entry(&id, path).ok()?.filter(|entry| entry.id == id)?;
+    entry.identity.filter(StoreIdentity::is_of_file).map(|kept| kept.size)
+}
+
 /// Forgets what only the devices that are gone kept alive.
 pub(crate) fn forget_unused(change: &Change<'_>, before: &GuestConfig) -> Result<(), Refusal> {
     for backing in before.storage.iter().flat_map(StorageDevice::backings) {

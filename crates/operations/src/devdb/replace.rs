@@ -1,5 +1,5 @@
-//! Gives an entry another name, and with it every guest that has the device by the old one: `hpvmdevmgmt -n`. All of it
-//! happens, or nothing.
+//! Gives an entry another name, and with it every guest that has the device by the old one, removed ones that are kept among
+//! them: `hpvmdevmgmt -n`. All of it happens, or nothing.
 
 use hpvm_host::durable::Replaced;
 use hpvm_host::lock::Busy;
@@ -7,7 +7,7 @@ use hpvm_model::entry::Replacement;
 use hpvm_model::{EntryId, EntryType, GuestConfig, Severity};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
-use hpvm_registry::{Change, Entry, Selector, Step};
+use hpvm_registry::{Change, Entry, RemovedGuest, Selector, Step};
 
 use super::dependents::{self, Dependent};
 use super::entries::{EntryRefused, identity_of};
@@ -23,7 +23,14 @@ struct Moved {
     after: GuestConfig,
     facts: HostFacts,
     folder: Folder,
+    standing: Standing,
     _busy: Busy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Present,
+    Removed,
 }
 
 /// A name that may be replaced.
@@ -44,7 +51,11 @@ pub fn replace(
         write(change, actor, judged.entry.as_ref(), &replacement.new[0], &judged.moved)
     };
     let names = |judged: Judged| {
-        judged.moved.into_iter().map(|moved| moved.after.name.to_string()).collect()
+        let name = |moved: Moved| match moved.standing {
+            Standing::Present => moved.after.name.to_string(),
+            Standing::Removed => format!("{}, which was removed", moved.after.name),
+        };
+        judged.moved.into_iter().map(name).collect()
     };
     match mode {
         Mode::DryRun => judge(host).map(names),
@@ -73,7 +84,11 @@ fn judged(host: &VmHost, actor: &Actor, replacement: &Replacement) -> Result<Jud
         return Err(EntryRefused::Exists { id: new.clone(), known: new.clone() }.into());
     }
     let moved = match old.entry {
-        EntryType::Guest => moved(host, actor, old, new)?,
+        EntryType::Guest => {
+            let mut all = moved(host, actor, old, new)?;
+            all.extend(moved_of_removed(host, actor, old, new)?);
+            all
+        }
         EntryType::Restricted => {
             refuse_restricting(host, new)?;
             Vec::new()
@@ -115,23 +130,50 @@ fn moved(
             running.push(dependent);
             continue;
         }
-        let mut after = before.clone();
-        let devices = after.storage.iter_mut();
-        let named = devices.flat_map(|d| std::iter::once(&mut d.backing).chain(&mut d.layers));
-        for backing in named.filter(|backing| backing.path == old.name()) {
-            new.name().clone_into(&mut backing.path);
-        }
+        let after = renamed(&before, old, new);
         let facts = host.facts(&after, Some(&before))?;
         let found = problems(&after, &facts, Purpose::Change { before: Some(&before) });
         if found.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(Refusal::Problems(found));
         }
-        moved.push(Moved { folder: host.folder(&after), before, after, facts, _busy: busy });
+        let (folder, standing) = (host.folder(&after), Standing::Present);
+        moved.push(Moved { before, after, facts, folder, standing, _busy: busy });
     }
     match running.is_empty() {
         true => Ok(moved),
         false => Err(EntryRefused::Running { id: old.clone(), dependents: running }.into()),
     }
+}
+
+/// The kept guests that have it: nobody judges them before they are brought back.
+fn moved_of_removed(
+    host: &VmHost,
+    actor: &Actor,
+    old: &EntryId,
+    new: &EntryId,
+) -> Result<Vec<Moved>, Refusal> {
+    let mut moved = Vec::new();
+    for RemovedGuest { config: before, .. } in host.registry.removed()? {
+        let after = renamed(&before, old, new);
+        if after == before {
+            continue;
+        }
+        let busy = host.busy(&before, actor)?;
+        let facts = host.facts(&after, None)?;
+        let (folder, standing) = (host.folder(&after), Standing::Removed);
+        moved.push(Moved { before, after, facts, folder, standing, _busy: busy });
+    }
+    Ok(moved)
+}
+
+fn renamed(config: &GuestConfig, old: &EntryId, new: &EntryId) -> GuestConfig {
+    let mut after = config.clone();
+    let devices = after.storage.iter_mut();
+    let named = devices.flat_map(|d| std::iter::once(&mut d.backing).chain(&mut d.layers));
+    for backing in named.filter(|backing| backing.path == old.name()) {
+        new.name().clone_into(&mut backing.path);
+    }
+    after
 }
 
 fn write(
@@ -145,7 +187,11 @@ fn write(
     let mut written = Vec::new();
     for moved in moved {
         written.push(moved.folder.exchange_identity(&moved.after)?);
-        change.update(&moved.after, &identities(&moved.facts))?;
+        let files = identities(&moved.facts);
+        match moved.standing {
+            Standing::Present => change.update(&moved.after, &files)?,
+            Standing::Removed => change.update_removed(&moved.after, &files)?,
+        }
         change.record(&actor.done(Some(&moved.before), Some(&moved.after)))?;
     }
     if let Some(old) = entry {
@@ -160,7 +206,8 @@ fn write(
         };
         change.put_entry(&entry)?;
     }
-    for moved in moved {
+    // What a removed guest had is anybody's.
+    for moved in moved.iter().filter(|moved| moved.standing == Standing::Present) {
         super::keep_identities(&change, &moved.after, &moved.facts, super::Keeping::FilesToo)?;
     }
     if moved.is_empty() {

@@ -61,7 +61,7 @@ pub(super) fn examine(
         findings.push(Finding { text, cure });
     }
     if let Some(machine) = host.machine(config) {
-        let displaced = surroundings::displaced_files(&machine).into_iter();
+        let displaced = surroundings::displaced_files(host, config, &machine).into_iter();
         findings.extend(displaced.map(|file| Finding {
             text: format!("of guest '{name}': {}", file.cause()),
             cure: Cure::Tell(file.cure()),

@@ -30,7 +30,7 @@ pub(super) fn explain(
         return with_firmware(why, config, presence, None);
     };
     let why = with_waiting(why, config, &machine);
-    let displaced = surroundings::displaced_files(&machine);
+    let displaced = surroundings::displaced_files(host, config, &machine);
     let troubles = surroundings::troubles(host, config, &machine, &displaced);
     let why = with_surroundings(why, &config.name, &troubles);
     let why = with_firmware(why, config, presence, Some(&machine));
