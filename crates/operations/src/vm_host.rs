@@ -76,7 +76,8 @@ impl Premises {
         }
         let conf = Conf::load(&root)?;
         // An empty registry in its place would give the numbers and names of lost guests to others.
-        if !root.db().exists() && folder::any(&root) {
+        let is_guests = |folder: &Folder| folder.file(guest_folder::IDENTITY).is_file();
+        if !root.db().exists() && folder::all(&root).values().any(is_guests) {
             return Err(Refusal::RegistryLost(root.db()));
         }
         Ok(Premises { root, conf, access })

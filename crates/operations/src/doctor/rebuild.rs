@@ -3,7 +3,7 @@
 
 use hpvm_host::Root;
 use hpvm_host::names::guest_folder;
-use hpvm_model::{GuestConfig, GuestUuid};
+use hpvm_model::GuestConfig;
 use hpvm_registry::{Access, Found, Rebuilt, Registry, RegistryError, rehearse};
 
 use crate::folder::{self, Folder};
@@ -60,10 +60,9 @@ pub fn why_unfound(root: &Root, config: &GuestConfig) -> String {
 pub fn rebuild(root: &Root, actor: &Actor, mode: Mode) -> Result<Rebuilt, Refusal> {
     root.must_be_there()?;
     root.ensure()?;
-    let found: Vec<Found> = super::places::entries(&root.uuids())
-        .into_iter()
-        .filter(|(name, _)| name.parse::<GuestUuid>().is_ok())
-        .filter_map(|(_, path)| folder::identity(&path))
+    let found: Vec<Found> = folder::all(root)
+        .values()
+        .filter_map(Folder::identity)
         .map(|config| super::found::found(root, config))
         .collect();
     let switches = text::all(root).into_iter().filter_map(|(.., text)| match text {
