@@ -135,6 +135,7 @@ const SUBJECTS: &[&[Test]] = &[
     hidden_ways::TESTS,
     supervision::TESTS,
     doctor::TESTS,
+    doctor::rebuild::TESTS,
     session::TESTS,
     waiting::TESTS,
     why::TESTS,
