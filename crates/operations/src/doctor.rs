@@ -19,7 +19,7 @@ use hpvm_host::removal;
 use hpvm_model::{GuestConfig, SwitchNumber, Vswitch};
 use hpvm_registry::{Access, Found, Registry, RemovedGuest, Selector, Step, SwitchSelector};
 
-pub use rebuild::{Condition, condition, rebuild, why_unfound};
+pub use rebuild::{Consent, Doubts, Rebuilding, rebuild, rehearse, why_unfound};
 
 use crate::clone::interrupted;
 use crate::folder;

@@ -9,6 +9,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use super::{Known, NOTHING, folder, forget, host_with_guests, number, number_of_the_dead};
 use crate::Test;
+use crate::terminal::Terminal;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_lost_registry_is_refused_and_rebuilt,
@@ -19,6 +20,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_that_the_registry_lost_keeps_its_number,
     a_sound_registry_survives_a_rebuild,
     a_rebuild_names_each_guest_that_it_cannot_bring_back,
+    what_changes_while_a_rebuild_asks_is_not_lost,
     a_rebuild_takes_no_draft_for_a_guest,
 ];
 
@@ -204,6 +206,35 @@ fn a_rebuild_names_each_guest_that_it_cannot_bring_back() {
     let kept = kept.lines().next().expect("a line").trim_end_matches('.');
     let kept = Registry::open(Path::new(kept), Access::ReadOnly).expect("the old registry");
     assert_eq!(kept.all().expect("its guests"), before.guests);
+}
+
+/// Whoever reads the question has time to bring a folder back, and others to make guests, or to lose more.
+fn what_changes_while_a_rebuild_asks_is_not_lost() {
+    let host = host_with_guests();
+    let folders = ["web", "full", "old"].map(|name| folder(&host, name));
+    let hide = |n: usize| fs::rename(&folders[n], host.path(&format!("hidden{n}")));
+    let show = |n: usize| fs::rename(host.path(&format!("hidden{n}")), &folders[n]);
+    let [web, full, old] = ["web", "full", "old"].map(|name| format!("Guest '{name}' (number"));
+    hide(0).expect("a folder is moved");
+    hide(1).expect("a folder is moved");
+    let mut terminal = Terminal::of(host.command(&["hpvm", "doctor", "--rebuild"]));
+    terminal.expect(&web);
+    terminal.expect(&full);
+    terminal.expect("Rebuild it all the same?");
+    show(0).expect("the folder is back");
+    hide(2).expect("another folder is moved");
+    host.ok(&["hpvmcreate", "-P", "new"]);
+    terminal.type_in("y\n");
+    // To the loss of this one nobody has agreed.
+    terminal.expect(&full);
+    terminal.expect(&old);
+    terminal.expect("Rebuild it all the same?");
+    show(1).expect("the folder is back");
+    terminal.type_in("y\n");
+    terminal.expect("with 3 guests");
+    assert_eq!(terminal.ended(), Some(0));
+    let names: Vec<String> = Known::to(&host).guests.iter().map(|g| g.name.to_string()).collect();
+    assert_eq!(names, ["web", "full", "new"]);
 }
 
 /// What an interrupted creation leaves has a guest's text, and another name.
