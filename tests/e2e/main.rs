@@ -163,6 +163,8 @@ const SUBJECTS: &[&[Test]] = &[
     sharing::TESTS,
     shutdown::TESTS,
     silent_store::TESTS,
+    silent_store::commands::TESTS,
+    silent_store::watched::TESTS,
     switch_commands::TESTS,
     switch_life::TESTS,
     switch_process::TESTS,
