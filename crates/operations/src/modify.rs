@@ -17,9 +17,10 @@ use hpvm_registry::Step;
 
 use self::ask::{Taken, ask_guest, is_under_way};
 use self::decide::{Change, Decision, still_waiting};
+use crate::facts::identities;
 use crate::presence::{Presence, Supervision};
 use crate::refusal::unless_interrupted;
-use crate::vm_host::{VmHost, identities};
+use crate::vm_host::VmHost;
 use crate::{Actor, Mode, Refusal, console_media, devdb, folder, supervise};
 
 /// What came of it.

@@ -19,11 +19,12 @@ use hpvm_registry::Step;
 
 use crate::clone::interrupted;
 use crate::facts::Aim;
+use crate::facts::identities;
 use crate::network::{forwards, mtu, ports, wire};
 use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
-use crate::vm_host::{VmHost, identities};
+use crate::vm_host::VmHost;
 use crate::{Actor, Mode, Refusal, claims, console_media, devdb, facts, lost};
 
 /// What came of it.

@@ -12,9 +12,9 @@ use hpvm_registry::{Change, Entry, Selector, Step};
 use super::dependents::{self, Dependent};
 use super::entries::{EntryRefused, identity_of};
 use super::registered::real_path;
+use crate::facts::identities;
 use crate::folder::Folder;
 use crate::stores::inodes::Inodes;
-use crate::vm_host::identities;
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// A guest before and after, and what its new configuration was judged by.
