@@ -67,9 +67,7 @@ fn attempt(
     force: Force,
     mode: Mode,
 ) -> Result<Modified, Refusal> {
-    let _busy = host.busy(config, actor)?;
-    // Read again under the lock: another command may have changed it since.
-    let before = host.guest_numbered(config.number)?;
+    let (_busy, before) = host.held(config, actor)?;
     let (before, refused) = console_media::take_over(host, actor, before, mode)?;
     let running = running(host, &before)?;
     let change = Change::asked_for(host, (before, running), request, force, mode)?;

@@ -56,8 +56,7 @@ fn attempt(
     mode: Mode,
 ) -> Result<Started, Refusal> {
     let unsettled = interrupted::settle_before(host, config, mode)?;
-    let _busy = host.busy(config, actor)?;
-    let config = host.guest_numbered(config.number)?;
+    let (_busy, config) = host.held(config, actor)?;
     if let Presence::On { .. } = host.presence(config.number) {
         supervise::adopt(host, &config, supervise::TO_ASK)?;
         supervise::mend_reservations(host, &config)?;

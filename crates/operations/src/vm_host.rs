@@ -153,6 +153,17 @@ impl VmHost {
         self.busy_within(config, actor, BUSY_BOUND).map_err(|error| self.not_busy(config, error))
     }
 
+    /// The same, and the guest as it is by then: another command may have changed it since it was read.
+    pub(crate) fn held(
+        &self,
+        config: &GuestConfig,
+        actor: &Actor,
+    ) -> Result<(Busy, GuestConfig), Refusal> {
+        let busy = self.busy(config, actor)?;
+        let now = self.registry.guest(&Selector::Uuid(config.uuid))?;
+        Ok((busy, now.ok_or_else(|| Refusal::NoGuest(config.name.to_string()))?))
+    }
+
     /// A guest's lock goes with its folder: that of a guest that still exists was lost.
     pub(crate) fn not_busy(&self, config: &GuestConfig, error: BusyError) -> Refusal {
         let folder = self.folder(config);

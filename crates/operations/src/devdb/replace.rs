@@ -108,9 +108,7 @@ fn moved(
     let mut running: Vec<Dependent> = Vec::new();
     for dependent in dependents {
         let config = host.guest(&Selector::Name(dependent.guest.clone()))?;
-        let busy = host.busy(&config, actor)?;
-        // Read again under the lock: another command may have changed it since.
-        let before = host.guest_numbered(config.number)?;
+        let (busy, before) = host.held(&config, actor)?;
         if host.presence(before.number).is_on() {
             running.push(dependent);
             continue;
