@@ -10,7 +10,9 @@ CARGO ?= cargo
 DESTDIR ?=
 HPVM_ROOT ?=
 SOAK_SECONDS ?= 3600
-IMAGE_MAKER = target/debug/image-maker
+# Where cargo builds.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+IMAGE_MAKER = $(TARGET)/debug/image-maker
 
 # rustup's place, which a shell without login does not have in PATH.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -24,7 +26,7 @@ PRISTINE_NVRAM ?= /usr/share/OVMF/OVMF_VARS_4M.fd
 OPTION_ROM = .cache/images/mptsas1068.rom
 
 # What install-built copies, and how.
-BUILT ?= target/release
+BUILT ?= $(TARGET)/release
 INSTALL_PROGRAM ?= install -m 755
 
 .PHONY: build build-demo demo-programs demo-disk install install-built demo check-demo test guests tools images programs bench soak lint clean
@@ -35,10 +37,10 @@ STATIC = -C target-feature=+crt-static -C relocation-model=pie -C link-arg=-Wl,-
 
 BESIDE = --package hpvm-keeper --package hpvm-app --package hpvm-vswitchd --package hpvm-nat --package hpvm-reserve
 
-# hpvm-linker puts the functions side by side that commands call.
+# hpvm-linker puts the functions side by side that commands call, and warns where it cannot.
 build:
 	$(CARGO) build --release --locked $(BESIDE) --package hpvm-linker
-	$(CARGO) rustc --release --locked --package hpvm-cli --bin hpvm -- $(STATIC) -C linker=$(CURDIR)/target/release/hpvm-linker
+	$(CARGO) rustc --release --locked --package hpvm-cli --bin hpvm -- $(STATIC) -W linker-messages -C linker="$(TARGET)/release/hpvm-linker"
 
 # All that the demo runs, in target/demo: in less than half the time, and commands that take a little longer. The disk of its
 # guest is made meanwhile, which mostly waits for the network, and tells at its end what it did.
@@ -51,7 +53,7 @@ demo-programs:
 
 demo-disk:
 	@mkdir -p .cache
-	@target/demo/xtask demo-image >.cache/demo-disk.log 2>&1 || { cat .cache/demo-disk.log; exit 1; }
+	@$(TARGET)/demo/xtask demo-image >.cache/demo-disk.log 2>&1 || { cat .cache/demo-disk.log; exit 1; }
 	@cat .cache/demo-disk.log
 
 install: build install-built
@@ -85,7 +87,7 @@ guests: images
 tools:
 	scripts/install-deps test
 	$(CARGO) build --locked --package xtask
-	ln -f target/debug/xtask $(IMAGE_MAKER)
+	ln -f $(TARGET)/debug/xtask $(IMAGE_MAKER)
 
 # Each is instant when the cache has it.
 images: tools

@@ -221,7 +221,7 @@ fn whoever_asks_is_told_of_a_store_that_comes() {
     std::fs::remove_file(&file).expect("it is there");
     for ask in [&["hpvm", "why", "-P", "web"][..], &["hpvm", "doctor"]] {
         let said = guest.host.run(ask).stdout;
-        assert!(said.contains(&format!("{path} is not there any more")), "{said}");
+        assert!(said.contains(&format!("{path} was deleted")), "{said}");
     }
 }
 
@@ -281,7 +281,8 @@ fn what_a_leaving_adapter_is_given_comes_with_the_next_one() {
     let drive = |name: &str| guest.disk(3, name).replacen("disk:", "dvd:", 1);
     guest.ok(&guest.modify(&["-a", &drive("disc")]));
     let all = [guest.disk(0, "first"), guest.disk(1, "second"), drive("disc")];
-    let line: Vec<&str> = all.iter().flat_map(|disk| ["-d", disk]).collect();
+    let each = all.iter().flat_map(|disk| ["-d", disk]);
+    let line: Vec<&str> = ["-F"].into_iter().chain(each).collect();
     let told = guest.ok(&guest.modify(&line));
     assert!(told.contains("when the guest lets it, at its next reset at the latest"), "{told}");
     assert!(guest.shown().contains("asked of the guest since 20"), "{}", guest.shown());

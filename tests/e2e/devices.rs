@@ -37,9 +37,10 @@ fn add(host: &VmHost, statement: &str) {
     host.ok(&["hpvmmodify", "-P", "pool", "-a", statement]);
 }
 
+/// Takes away what was used a moment ago, and has been written out.
 #[track_caller]
 fn delete(host: &VmHost, statement: &str) {
-    host.ok(&["hpvmmodify", "-P", "pool", "-d", statement]);
+    host.ok(&["hpvmmodify", "-P", "pool", "-F", "-d", statement]);
 }
 
 fn statement(place: &str, file: &Path) -> String {
@@ -234,7 +235,7 @@ fn a_scsi_adapter_comes_with_its_disk_and_goes() {
 
     // When the adapter leaves with what it has, it comes with another one.
     host.ok(&["hpvmmodify", "-P", "vio", "-a", &disks[1]]);
-    host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[0]]);
+    host.ok(&["hpvmmodify", "-P", "vio", "-F", "-d", &disks[0]]);
     wait_until(SEEN_BOUND, "the adapter has left and come", || !holds(&host, &files[0]));
     let disk = disk_behind(&mut console, "disk:scsi:0,5,1");
     console.run(&format!("echo written later | dd of=/dev/{disk} conv=sync,fsync"));
@@ -242,7 +243,7 @@ fn a_scsi_adapter_comes_with_its_disk_and_goes() {
         [&files[0], &files[1]].map(|file| text_of(file)),
         ["written over scsi", "written later"]
     );
-    host.ok(&["hpvmmodify", "-P", "vio", "-d", &disks[1]]);
+    host.ok(&["hpvmmodify", "-P", "vio", "-F", "-d", &disks[1]]);
     wait_gone(&mut console, &disk);
 }
 
@@ -252,7 +253,7 @@ fn held_for_a_moment(host: &VmHost, console: &mut Console) {
     for _ in 0..HELD_ROUNDS {
         host.ok(&["hpvmmodify", "-P", "vio", "-a", &disk]);
         wait_for(console, "sdb");
-        host.ok(&["hpvmmodify", "-P", "vio", "-d", &disk]);
+        host.ok(&["hpvmmodify", "-P", "vio", "-F", "-d", &disk]);
         wait_gone(console, "sdb");
         wait_until(SEEN_BOUND, "its place is free", || {
             !host.ok(&["hpvmstatus", "-P", "vio"]).contains("held.img")
@@ -295,7 +296,7 @@ fn a_guest_boots_from_the_second_adapter_and_gets_both_while_it_runs() {
         .collect();
     let line = |option: &'static str| {
         let words = disks.iter().flat_map(move |disk| [option, disk]);
-        ["hpvmmodify", "-P", "vio"].into_iter().chain(words).collect::<Vec<_>>()
+        ["hpvmmodify", "-P", "vio", "-F"].into_iter().chain(words).collect::<Vec<_>>()
     };
     for round in ["once", "again"] {
         host.ok(&line("-a"));

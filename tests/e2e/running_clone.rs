@@ -1,24 +1,26 @@
 //! hpvmclone of a running guest: its disks and firmware variables as they are at one moment, file systems clean where an agent
 //! answers; whoever is killed, interrupted or out of room, the guest runs on and nothing is left.
 
+mod slow;
+
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hpvm_app::snapshot::Agent;
 use hpvm_host::lock::pause_for;
 use hpvm_host::process::{PidFd, Signal};
-use hpvm_plan::copying::is_of_copy;
 use hpvm_plan::nvram;
 use hpvm_qmp::RunState;
 use hpvm_qmp::blocking::Client;
-use hpvm_qmp::command::{QueryFdsets, QueryJobs, QueryNodes, QueryStatus};
+use hpvm_qmp::command::QueryStatus;
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
+use self::slow::{Slow, end, engine_is_as_it_was, left_in_engine};
 use crate::Test;
 use crate::chance::{Met, Moments};
 use crate::clone::{Mounted, fill, nothing_is_left, on, with_web};
@@ -50,35 +52,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 
 const BOUND: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
-
-/// Nothing of a copy is in the guest's engine, and the guest is not held.
-#[track_caller]
-fn engine_is_as_it_was(host: &VmHost) {
-    let mut left = String::new();
-    let deadline = Instant::now() + BOUND;
-    while Instant::now() < deadline {
-        left = left_in_engine(host);
-        if left.is_empty() {
-            return;
-        }
-        pause_for(Duration::from_millis(20));
-    }
-    panic!("left in the engine: {left}");
-}
-
-fn left_in_engine(host: &VmHost) -> String {
-    let mut client = Client::connect(&host.run_dir(1).join("rescue")).expect("the second monitor");
-    let jobs = client.execute(&QueryJobs {}).expect("told");
-    let nodes = client.execute(&QueryNodes { flat: true }).expect("told");
-    let nodes = nodes.into_iter().filter_map(|node| node.node_name).filter(|name| is_of_copy(name));
-    let sets = client.execute(&QueryFdsets {}).expect("told");
-    let opaque = sets.into_iter().flat_map(|set| set.fds).filter_map(|fd| fd.opaque);
-    let opaque = opaque.filter(|name| is_of_copy(name));
-    let status = client.execute(&QueryStatus {}).expect("told").status;
-    let held = (status != RunState::Running).then(|| format!("the guest is {status}"));
-    let jobs = jobs.into_iter().map(|job| format!("job {}", job.id));
-    jobs.chain(nodes).chain(opaque).chain(held).collect::<Vec<_>>().join(", ")
-}
 
 /// With an agent, without one, and with one that may not hold file systems.
 fn a_running_guest_is_copied_and_told_how() {
@@ -511,80 +484,6 @@ fn has_socket(child: &Child) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten();
     let targets = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
     targets.into_iter().any(|target| target.to_string_lossy().starts_with("socket:"))
-}
-
-/// A guest in its firmware whose disk takes long enough to be copied to be met in the middle.
-struct Slow {
-    host: VmHost,
-    copy: PathBuf,
-}
-
-impl Slow {
-    fn start() -> Slow {
-        let host = VmHost::new(Engine::Real);
-        fill(&host.disk("web.img", 512 * MIB), 512);
-        host.create("web", "512M", &[on(&host.path("web.img"), "file")]);
-        host.ok(&["hpvmstart", "-P", "web"]);
-        let copy = host.path("copy.img");
-        Slow { host, copy }
-    }
-
-    fn clone(&self) -> Child {
-        let statement = on(&self.copy, "file");
-        let mut command =
-            self.host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
-        command.stdin(Stdio::null()).spawn().expect("it starts")
-    }
-
-    /// Interferes with a clone as soon as QEMU writes its copy; gives what became of the command. On a busy machine the copy may
-    /// be there first: then it is tried again.
-    fn in_the_middle(&self, interfere: impl Fn(&Child)) -> (Option<i32>, String) {
-        for _ in 0..10 {
-            let child = self.clone();
-            self.until_it_copies();
-            interfere(&child);
-            let (status, said) = end(child);
-            if status != Some(0) && !said.contains("is made already") {
-                return (status, said);
-            }
-            self.host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
-            fs::remove_file(&self.copy).expect("the copy");
-            wait_until(BOUND, "the guest is off or on", || {
-                matches!(self.host.state("web").as_str(), "Off" | "On (EFI)")
-            });
-            if self.host.state("web") == "Off" {
-                self.host.ok(&["hpvmstart", "-P", "web"]);
-            }
-        }
-        panic!("none of ten was met in its middle");
-    }
-
-    fn until_it_copies(&self) {
-        wait_until(BOUND, "the copy begins", || self.is_copying());
-    }
-
-    /// Whether the copy is begun, or done.
-    fn is_copying(&self) -> bool {
-        if self.copy.exists() {
-            return true;
-        }
-        let names = fs::read_dir(self.host.root()).expect("the root").flatten();
-        let ours = |name: &str| name.starts_with(".copy.img.");
-        let mut fresh = names.filter(|entry| ours(&entry.file_name().to_string_lossy()));
-        fresh.any(|entry| entry.metadata().is_ok_and(|copy| copy.blocks() > 0))
-    }
-
-    #[track_caller]
-    fn runs_on(&self) {
-        assert_eq!(self.host.state("web"), "On (EFI)");
-        engine_is_as_it_was(&self.host);
-    }
-}
-
-/// What a child said, once it has ended.
-fn end(child: Child) -> (Option<i32>, String) {
-    let output = child.wait_with_output().expect("our own child");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 fn a_command_killed_at_any_moment_leaves_nothing() {

@@ -1,9 +1,10 @@
-//! A backing store that stops answering: shown and logged within two seconds, and no command waits for it. The store is an
+//! A backing store that stops answering: shown and logged within two seconds, and no command waits for it. Here the store is an
 //! export of qemu-storage-daemon by FUSE, which a signal stops, as a server of files that hangs.
 
+pub(crate) mod commands;
+pub(crate) mod watched;
+
 use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use hpvm_qmp::RunState;
@@ -17,7 +18,6 @@ use rustix::process::Signal;
 use crate::Test;
 use crate::file_server::FileServer;
 use crate::guest_processes::process;
-use crate::loop_device::LoopDevice;
 use crate::pool::{Leased, image};
 use crate::served::Served;
 
@@ -25,14 +25,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_store_that_hangs_is_shown_and_holds_nobody_up,
     storage_is_left_alone_beside_a_silent_store,
     a_store_that_answers_reads_alone_is_shown,
-    a_file_system_that_hangs_holds_no_change_up,
-    a_loop_device_on_a_silent_store_holds_nobody_up,
-    a_store_that_falls_silent_while_it_is_opened_ends_the_command,
-    what_backs_a_drive_or_lies_under_a_disk_is_watched_too,
-    the_last_of_many_disks_is_watched,
     a_store_that_nobody_has_noticed_yet_holds_nobody_up,
     a_supervisor_reads_each_store_before_it_looks_at_devices,
-    a_store_that_waits_for_a_reset_is_watched_too,
     the_next_supervisor_leaves_qemu_alone_beside_a_silent_store;
     long: a_qemu_that_somebody_ends_beside_a_silent_store_is_said_to_end,
 ];
@@ -283,73 +277,6 @@ fn a_store_that_answers_reads_alone_is_shown() {
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &disk]);
 }
 
-/// A file system whose server never answers, over a folder: as one whose server is out of reach.
-struct Hung {
-    server: Child,
-    folder: PathBuf,
-}
-
-impl Hung {
-    fn over(folder: PathBuf) -> Hung {
-        let mount = "exec 3<>/dev/fuse; mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung \"$0\" && exec sleep 120";
-        let mut command = Command::new("sh");
-        let server = command.arg("-c").arg(mount).arg(&folder).spawn().expect("a shell");
-        let hung = Hung { server, folder };
-        let mounted = format!(" {} ", hung.folder.display());
-        wait_until(BOUND, "it is mounted", || {
-            fs::read_to_string("/proc/mounts").expect("mounts").contains(&mounted)
-        });
-        hung
-    }
-}
-
-impl Drop for Hung {
-    fn drop(&mut self) {
-        // Without its server all who wait for it are told that it is gone.
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        let _ = Command::new("umount").arg("--lazy").arg(&self.folder).status();
-    }
-}
-
-fn a_file_system_that_hangs_holds_no_change_up() {
-    let host = VmHost::new(Engine::Fake);
-    let folder = host.path("far");
-    fs::create_dir(&folder).expect("a folder");
-    let far = folder.join("far.img");
-    File::create(&far).and_then(|file| file.set_len(DISK_BYTES)).expect("a disk");
-    let far_path = far.display().to_string();
-    let far = format!("disk:avio_stor:0,0,0:file:{far_path}");
-    let near = host.disk("near.img", DISK_BYTES).display().to_string();
-    let kept = format!("gdev:{far_path}:attr:PRESERVE=YES");
-    let preserved = format!("gdev:{near}:attr:PRESERVE=YES");
-    let near = format!("disk:avio_stor:0,0,1:file:{near}");
-    host.ok(&["hpvmcreate", "-P", "web", "-a", &far]);
-    let made = folder.join("made.img").display().to_string();
-    let copy = format!("disk:avio_stor:0,0,0:file:{}", host.path("copy.img").display());
-    let hung = Hung::over(folder);
-    for (command, status) in [
-        (&["hpvmstatus", "-P", "web"][..], 0),
-        (&["hpvmstart", "-P", "web"], 1),
-        (&["hpvm", "why", "web"], 0),
-        (&["hpvm", "doctor"], 0),
-        (&["hpvmhostrdev"], 0),
-        (&["hpvmclone", "-P", "web", "-N", "copy", "-b", &copy], 1),
-        (&["hpvmdevmgmt", "-S", "8M", &made], 1),
-        (&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"], 0),
-        (&["hpvmmodify", "-P", "web", "-a", &near], 0),
-        (&["hpvmdevmgmt", "-l", "all"], 0),
-        (&["hpvmdevmgmt", "-m", &preserved], 0),
-        (&["hpvmdevmgmt", "-m", &kept], 0),
-        (&["hpvmmodify", "-P", "web", "-d", &far], 0),
-        (&["hpvmstart", "-P", "web"], 0),
-    ] {
-        answered(&host, command, status);
-    }
-    to_be_given(&host, &far_path);
-    drop(hung);
-}
-
 /// Runs a command, which takes no longer than it may beside a silent store, and ends so.
 #[track_caller]
 fn answered(host: &VmHost, command: &[&str], status: i32) -> Outcome {
@@ -393,207 +320,6 @@ fn to_be_given(host: &VmHost, path: &str) {
     ] {
         let outcome = answered(host, command, status);
         assert!(outcome.stderr.contains(silent), "{outcome}");
-    }
-}
-
-/// Every command looks at all loop devices, and so at what each is attached to. Its whole process is gone within the bound, with
-/// all its locks, though the server lets nobody go who asked.
-fn a_loop_device_on_a_silent_store_holds_nobody_up() {
-    let host = VmHost::new(Engine::Fake);
-    let server = FileServer::over(&host.path("far"), DISK_BYTES);
-    let far = server.file.display().to_string();
-    let device = LoopDevice::on(&server.file, &[]);
-    let disk = |path: &str| format!("disk:avio_stor:0,0,0:file:{path}");
-    let beside = host.disk("beside.img", DISK_BYTES).display().to_string();
-    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk(&far)]);
-    host.ok(&["hpvmcreate", "-P", "beside", "-r", "64M", "-a", &disk(&beside)]);
-    host.ok(&["hpvmstart", "-P", "beside"]);
-    host.ok(&["hpvmdevmgmt", "-a", &format!("gdev:{beside}")]);
-    let [more, third] = ["more.img", "third.img"]
-        .map(|name| disk(&host.disk(name, DISK_BYTES).display().to_string()));
-    host.ok(&["hpvmcreate", "-P", "third", "-r", "64M", "-a", &third]);
-    let copy = |name: &str| disk(&host.path(name).display().to_string());
-    let (beside, preserved) = (format!("gdev:{beside}"), "attr:PRESERVE=YES");
-    server.leave_unanswered(|silence| &silence.looking);
-    server.leave_unanswered(|silence| &silence.interrupts);
-    together(
-        &host,
-        &[
-            (&["hpvmcreate", "-P", "more", "-r", "64M", "-a", &more], 0),
-            (&["hpvmmodify", "-P", "beside", "-l", "changed meanwhile"], 0),
-            (&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"], 0),
-            (&["hpvmdevmgmt", "-m", &format!("{beside}:{preserved}")], 0),
-            (&["hpvmhostrdev", "-u"], 0),
-            (&["hpvm", "why", "web"], 0),
-        ],
-    );
-    together(
-        &host,
-        &[
-            (&["hpvmstatus"], 0),
-            (&["hpvmstatus", "-P", "web", "-V"], 0),
-            (&["hpvmdevmgmt", "-l", "all"], 0),
-            (&["hpvmdevmgmt", "-m", &format!("gdev:{far}:{preserved}")], 0),
-            (&["hpvmdevmgmt", "-d", &format!("{beside}:attr:PRESERVE")], 0),
-            (&["hpvm", "doctor"], 0),
-        ],
-    );
-    together(
-        &host,
-        &[
-            (&["hpvmdevmgmt", "-d", &format!("gdev:{far}")], 1),
-            (&["hpvmclone", "-P", "web", "-N", "one", "-b", &copy("one.img")], 1),
-            (&["hpvmclone", "-P", "more", "-N", "two", "-b", &copy("two.img")], 0),
-            (&["hpvmclone", "-P", "third", "-N", "three", "-b", &disk(&far)], 1),
-            (&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &disk(&far)], 1),
-            (&["hpvmhostrdev"], 0),
-        ],
-    );
-    together(
-        &host,
-        &[
-            (&["hpvmstart", "-P", "more"], 0),
-            (&["hpvm", "gvsdmgr", "get_info", "-P", "beside"], 0),
-            (&["hpvm", "gvsdmgr", "get_info", "-P", "web"], 0),
-        ],
-    );
-    // What it is attached to cannot be compared with anything.
-    let given = answered(&host, &["hpvmcreate", "-P", "new", "-a", &device.disk()], 1);
-    assert!(given.stderr.contains("does not answer, so nobody knows"), "{given}");
-}
-
-/// The same of several commands at once, since most of their time is the wait for what is silent.
-#[track_caller]
-fn together(host: &VmHost, commands: &[(&[&str], i32)]) {
-    std::thread::scope(|scope| {
-        for (command, status) in commands {
-            scope.spawn(move || answered(host, command, *status));
-        }
-    });
-}
-
-/// From the look at it to its opening no time passes, and yet it may hang just then, or for those alone who would write. The
-/// command is gone within the bound, with all its locks, though the server lets nobody go who asked.
-fn a_store_that_falls_silent_while_it_is_opened_ends_the_command() {
-    let host = VmHost::new(Engine::Fake);
-    let server = FileServer::over(&host.path("far"), DISK_BYTES);
-    let disk = format!("disk:avio_stor:0,0,0:file:{}", server.file.display());
-    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
-    host.ok(&["hpvmcreate", "-P", "beside", "-r", "64M"]);
-    host.ok(&["hpvmstart", "-P", "beside"]);
-    server.leave_unanswered(|silence| &silence.opening);
-    server.leave_unanswered(|silence| &silence.interrupts);
-    let told = format!(
-        "cannot open '{}': its file system has not answered for 2 s",
-        server.file.display()
-    );
-    for command in [&["hpvmstart", "-P", "web"][..], &["hpvmmodify", "-P", "beside", "-a", &disk]] {
-        let refused = answered(&host, command, 1);
-        assert!(refused.stderr.contains(&told), "{refused}");
-    }
-    let extend = ["hpvmdevmgmt", "-S", "16M", &server.file.display().to_string()];
-    let refused = answered(&host, &extend, 1);
-    assert!(refused.stderr.contains("has not answered for 2 s"), "{refused}");
-    assert_eq!(host.state("web"), "Off");
-    host.ok(&["hpvmmodify", "-P", "web", "-d", &disk]);
-    host.ok(&["hpvmstart", "-P", "web"]);
-}
-
-/// A store under a linked clone's disk, and the image in a drive, which was put in while the guest ran.
-fn what_backs_a_drive_or_lies_under_a_disk_is_watched_too() {
-    const DRIVE: &str = "dvd:avio_stor:0,1,0";
-    let mut host = VmHost::new(Engine::Fake);
-    host.engine_behaves("requests=busy");
-    let server = FileServer::over(&host.path("far"), DISK_BYTES);
-    let far = server.file.display().to_string();
-    let disk = format!("disk:avio_stor:0,0,0:file:{far}");
-    host.ok(&["hpvmcreate", "-P", "base", "-r", "64M", "-a", &disk]);
-    host.ok(&["hpvmclone", "-P", "base", "-N", "linked", "--linked"]);
-    let empty = format!("{DRIVE}:null:{}", host.path("discs").display());
-    fs::create_dir(host.path("discs")).expect("a folder");
-    host.ok(&["hpvmcreate", "-P", "reader", "-r", "64M", "-a", &empty]);
-    for guest in ["linked", "reader"] {
-        host.ok(&["hpvmstart", "-P", guest]);
-        host.wait_for_state(guest, "On (OS)", BOUND);
-    }
-    let image = format!("{DRIVE}:file:{far}");
-    host.ok(&["hpvmmodify", "-P", "reader", "-m", &image]);
-
-    server.leave_unanswered(|silence| &silence.reading);
-    for (guest, device) in [("linked", "disk at 0,0,0"), ("reader", "dvd at 0,1,0")] {
-        host.wait_for_state(guest, "On (ATTN)", BOUND);
-        let told = format!("'{far}', which backs the {device}, does not answer");
-        let shown = host.ok(&["hpvmstatus", "-P", guest]);
-        assert!(shown.contains(&told), "{shown}");
-    }
-    for command in [
-        &["hpvm", "gvsdmgr", "get_info", "-P", "linked"][..],
-        &["hpvm", "why", "linked"],
-        &["hpvm", "doctor"],
-        &["hpvmhostrdev"],
-    ] {
-        answered(&host, command, 0);
-    }
-    to_be_given(&host, &far);
-    let shared = format!("gdev:{far}:attr:SHARE=YES");
-    answered(&host, &["hpvmdevmgmt", "-m", &shared], 1);
-    let copy = format!("disk:avio_stor:0,0,0:file:{}", host.path("copy.img").display());
-    let clone = answered(&host, &["hpvmclone", "-P", "base", "-N", "copy", "-b", &copy], 1);
-    assert!(clone.stderr.contains("has not answered for 2 s"), "{clone}");
-    // What is in the drive no more is of no interest any more.
-    let eject = ["hpvmmodify", "-P", "reader", "-m", &empty];
-    let left = answered(&host, &eject, 1);
-    assert!(left.stderr.contains(&format!("'{far}', which backs the dvd at 0,1,0")), "{left}");
-    server.answer_again();
-    host.wait_for_state("reader", "On (OS)", BOUND);
-    host.ok(&eject);
-    server.leave_unanswered(|silence| &silence.reading);
-    host.wait_for_state("linked", "On (ATTN)", BOUND);
-    assert_eq!(host.state("reader"), "On (OS)");
-}
-
-/// Of many disks each is watched, those that the guest starts with and those that one command adds while it runs; by the next
-/// supervisors too.
-fn the_last_of_many_disks_is_watched() {
-    let mut host = VmHost::new(Engine::Fake);
-    host.engine_behaves("requests=busy");
-    let disks = |bus: u32, count: u32, last: &FileServer| {
-        let statement = |n: u32| {
-            let file = if n + 1 == count {
-                last.file.clone()
-            } else {
-                host.disk(&format!("{bus}-{n}"), 4096)
-            };
-            [
-                "-a".to_owned(),
-                format!("disk:avio_stor:{bus},{},{}:file:{}", n / 100, n % 100, file.display()),
-            ]
-        };
-        (0..count).flat_map(statement).collect::<Vec<String>>()
-    };
-    let servers = ["far", "farther"].map(|name| FileServer::over(&host.path(name), DISK_BYTES));
-    let line = |command: &[&str], disks: &[String]| {
-        let disks: Vec<&str> = disks.iter().map(String::as_str).collect();
-        host.ok(&[command, &disks].concat());
-    };
-    line(&["hpvmcreate", "-P", "web", "-r", "64M"], &disks(0, 250, &servers[0]));
-    host.ok(&["hpvmstart", "-P", "web"]);
-    host.wait_for_state("web", "On (OS)", BOUND);
-    line(&["hpvmmodify", "-P", "web"], &disks(1, 150, &servers[1]));
-    for (name, adoptions) in [("hpvmapp", 1), ("hpvmkeeper", 2), ("hpvmapp", 3)] {
-        process(&host, name).expect("it lives").kill();
-        let is_followed = || host.snapshot(1).is_some_and(|s| s.adoptions == adoptions);
-        wait_until(BOUND, "the next worker is there", is_followed);
-        host.wait_for_state("web", "On (OS)", BOUND);
-    }
-    assert!(!guest_log(&host).contains("is not watched"), "{}", guest_log(&host));
-    for (server, device) in servers.iter().zip(["0,2,49", "1,1,49"]) {
-        server.leave_unanswered(|silence| &silence.reading);
-        let told = format!(
-            "'{}', which backs the disk at {device}, does not answer",
-            server.file.display()
-        );
-        wait_until(BOUND, "it is shown", || host.ok(&["hpvmstatus", "-P", "web"]).contains(&told));
     }
 }
 
@@ -671,43 +397,6 @@ fn reads_each_store_before(happens: impl Fn(&VmHost)) {
     server.answer_again();
     let looks = || guest_log(&host).contains("QEMU does not answer");
     wait_until(BOUND, "QEMU to be asked", looks);
-}
-
-/// QEMU has it open from when it is told, and looks at it with all the others.
-fn a_store_that_waits_for_a_reset_is_watched_too() {
-    let mut host = VmHost::new(Engine::Fake);
-    host.engine_behaves("boot=os:1000");
-    let server = FileServer::over(&host.path("far"), DISK_BYTES);
-    let far = format!("disk:scsi:0,0,1:file:{}", server.file.display());
-    let near = |name: &str| host.disk(name, 4096).display().to_string();
-    let disks = ["0,0,0", "0,0,1"].map(|at| format!("disk:scsi:{at}:file:{}", near(at)));
-    let other = format!("disk:avio_stor:0,1,0:file:{}", near("other"));
-    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disks[0], "-a", &disks[1]]);
-    host.ok(&["hpvmstart", "-P", "web"]);
-    host.wait_for_state("web", "On (OS)", BOUND);
-    host.ok(&["hpvmmodify", "-P", "web", "-m", &far]);
-    let has_come = || guest_log(&host).contains(&format!("adding {far}, is done"));
-    let resets = || {
-        let mut rescue = Client::connect(&host.run_dir(1).join("rescue")).expect("QEMU answers");
-        let before = guest_log(&host).matches("the guest restarts").count();
-        rescue.execute(&SystemReset {}).expect("it is reset");
-        let restarts = || guest_log(&host).matches("the guest restarts").count() > before;
-        wait_until(BOUND, "the guest to restart", restarts);
-    };
-
-    server.leave_unanswered(|silence| &silence.reading);
-    resets();
-    host.wait_for_state("web", "On (ATTN)", BOUND);
-    let told = format!("'{}', which backs the disk at 0,0,1", server.file.display());
-    let refused = ended(&host, &["hpvmmodify", "-P", "web", "-a", &other], PATIENCE_WITHIN);
-    assert!(refused.stderr.contains(&told), "{refused}");
-    assert!(!has_come(), "{}", guest_log(&host));
-
-    server.answer_again();
-    host.wait_for_state("web", "On (OS)", BOUND);
-    resets();
-    wait_until(BOUND, "it comes", has_come);
-    host.ok(&["hpvmmodify", "-P", "web", "-a", &other]);
 }
 
 /// The store falls silent, and at once the supervisor is replaced.

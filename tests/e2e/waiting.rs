@@ -40,7 +40,7 @@ fn what_firmware_keeps_leaves_at_its_reset() {
     let mut console = Console::attach(&host.run_dir(1));
     console.expect(SHELL, FIRMWARE_BOUND);
 
-    let removed = host.run(&["hpvmmodify", "-P", "box", "-d", "disk:avio_stor:0,1,0"]);
+    let removed = host.run(&["hpvmmodify", "-P", "box", "-F", "-d", "disk:avio_stor:0,1,0"]);
     assert!(removed.status.success(), "{removed}");
     assert!(removed.stderr.contains("was asked to let the adapter at 0,1 go"), "{removed}");
     let shown = waiting(&host, "box").expect("it is shown");
@@ -71,7 +71,7 @@ fn what_was_asked_of_the_guest_is_told_by_why() {
     assert!(waiting(&host, "web").is_some_and(|shown| shown.contains("vcpus")));
     assert_eq!(told(&why()), 0);
 
-    host.ok(&["hpvmmodify", "-P", "web", "-d", "disk:avio_stor:0,5,0"]);
+    host.ok(&["hpvmmodify", "-P", "web", "-F", "-d", "disk:avio_stor:0,5,0"]);
     let said = why();
     let asked = format!("storage 0,5,0, {statement} to -, asked of the guest since 20");
     assert!(said.contains(&asked) && said.contains("which has not done so yet"), "{said}");

@@ -18,7 +18,7 @@ pub mod verbose;
 pub mod xml;
 
 use hpvm_model::cpu::TenthsPercent;
-use hpvm_model::{Bytes, DeviceKind, GuestName, Memory, Nic, StorageDevice, Vcpus};
+use hpvm_model::{Bytes, DeviceKind, GuestName, Memory, Nic, RunState, StorageDevice, Vcpus};
 use hpvm_operations::view::GuestView;
 
 use hpvm_operations::processor_use::ProcessorUse;
@@ -97,6 +97,15 @@ const NAME_COLUMN: usize = 20;
 
 fn name_column<'a>(names: impl Iterator<Item = &'a GuestName>) -> usize {
     names.map(|name| name.as_str().len()).max().unwrap_or_default().max(NAME_COLUMN)
+}
+
+/// Programs compare with exactly these words, in XML and in `-M` lines.
+fn state_word(state: RunState) -> &'static str {
+    match state {
+        RunState::Off => "Off",
+        RunState::On(_) | RunState::Attention => "On",
+        RunState::Invalid => "Invalid",
+    }
 }
 
 /// Memory that A.03.50 set aside for each guest, and that tables still have a column for.

@@ -39,6 +39,49 @@ fn localnet() -> SwitchView {
     }
 }
 
+/// Of each kind another number, so that none can be shown for another.
+const COUNTERS: Counters = Counters {
+    in_octets: 32_714,
+    in_unicast_wire: 197,
+    in_unicast_local: 23,
+    in_other_wire: 31,
+    in_other_local: 37,
+    in_discards: 9,
+    out_octets: 19_580,
+    out_unicast_wire: 241,
+    out_unicast_local: 43,
+    out_other: 11,
+    out_other_wire: 10,
+    out_other_local: 8,
+    out_discards: 50,
+    discards: Discards {
+        no_room: 4,
+        rate: 5,
+        spoofed: 2,
+        vlan: 3,
+        malformed: 6,
+        halted: 12,
+        filtered: 27,
+    },
+};
+
+/// A port whose guest sends from another address than it was given.
+fn port_in_use() -> PortNow {
+    PortNow {
+        port: port(1),
+        guest: "avio_vm".parse().unwrap(),
+        number: hpvm_model::GuestNumber::new(4).unwrap(),
+        slot: PciSlot::new(0, 1).unwrap(),
+        kind: NicKind::AvioLan,
+        mac: mac("0x56e9e3096a22"),
+        link: PortLink::Started,
+        source: Some(mac("0x56e9e3096a23")),
+        offered: None,
+        acknowledged: None,
+        counters: COUNTERS,
+    }
+}
+
 /// With a wire, a port in use, one that is reserved, one with rules alone.
 fn vlan02() -> SwitchView {
     let mut switch = switch(2, "vlan02");
@@ -50,43 +93,6 @@ fn vlan02() -> SwitchView {
         change.parse::<PortChange>().unwrap().apply(&mut guarded);
     }
     let vlan = PortVlan::Untagged(VlanId::new(120).unwrap());
-    let counters = Counters {
-        in_octets: 32_714,
-        in_unicast_wire: 197,
-        in_unicast_local: 23,
-        in_other_wire: 31,
-        in_other_local: 37,
-        in_discards: 9,
-        out_octets: 19_580,
-        out_unicast_wire: 241,
-        out_unicast_local: 43,
-        out_other: 11,
-        out_other_wire: 10,
-        out_other_local: 8,
-        out_discards: 50,
-        discards: Discards {
-            no_room: 4,
-            rate: 5,
-            spoofed: 2,
-            vlan: 3,
-            malformed: 6,
-            halted: 12,
-            filtered: 27,
-        },
-    };
-    let now = PortNow {
-        port: port(1),
-        guest: "avio_vm".parse().unwrap(),
-        number: hpvm_model::GuestNumber::new(4).unwrap(),
-        slot: PciSlot::new(0, 1).unwrap(),
-        kind: NicKind::AvioLan,
-        mac: mac("0x56e9e3096a22"),
-        link: PortLink::Started,
-        source: Some(mac("0x56e9e3096a23")),
-        offered: None,
-        acknowledged: None,
-        counters,
-    };
     let view = |number, state| PortView {
         port: port(number),
         state,
@@ -101,7 +107,7 @@ fn vlan02() -> SwitchView {
             adaptor: Some(NicKind::AvioLan),
             reserved: vec!["avio_vm".parse().unwrap(), "other".parse().unwrap()],
             active: Some("avio_vm".parse().unwrap()),
-            now: Some(now),
+            now: Some(port_in_use()),
             ..view(1, PortState::Active)
         },
         PortView {

@@ -29,15 +29,16 @@ pub(crate) fn functions_called(program: &Path) -> Result<Vec<String>> {
     let host = VmHost::new()?;
     let mut order = Vec::new();
     for line in COMMANDS {
-        let line = line.replace("DISKS", &host.0.to_string_lossy());
-        let mut command = Command::new(program);
-        command.args(line.split_whitespace()).env("HPVM_ROOT", &host.0);
+        let mut command = host.command(program);
+        let disks = host.0.to_string_lossy();
+        command.args(line.split_whitespace().map(|word| word.replace("DISKS", &disks)));
         order.extend(functions.called_by(&command).with_context(|| format!("hpvm {line}"))?);
     }
     Ok(order)
 }
 
-/// A folder that is HPVM_ROOT, with the disks of a guest.
+/// A folder that is HPVM_ROOT, with the disks of a guest, and with what hpvm takes for pristine firmware variables: where it is built
+/// there may be no firmware.
 struct VmHost(PathBuf);
 
 impl VmHost {
@@ -48,7 +49,22 @@ impl VmHost {
         for disk in ["first", "second", "image"] {
             File::create(host.0.join(disk))?.set_len(1 << 20)?;
         }
+        let conf = host.0.join("etc/rc.config.d");
+        fs::create_dir_all(&conf)?;
+        fs::write(conf.join("hpvmconf"), format!("HPVMNVRAM=\"{}/image\"\n", host.0.display()))?;
         Ok(host)
+    }
+
+    /// Whatever whoever builds has set for commands of his own does not count.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in
+            env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HPVM"))
+        {
+            command.env_remove(name);
+        }
+        command.env("HPVM_ROOT", &self.0);
+        command
     }
 }
 

@@ -41,10 +41,11 @@ pub use self::copies::{Copied, Stage};
 use self::running::{Moment, Running};
 use crate::claims::{self, Claims};
 use crate::create::{next_number, serial_number};
+use crate::facts::identities;
 use crate::folder::{self, Folder};
 use crate::network::{lan, switches};
 use crate::refusal::{Left, unless_interrupted};
-use crate::vm_host::{VmHost, identities};
+use crate::vm_host::VmHost;
 use crate::{Actor, Mode, Refusal, company, devdb, facts, lost, random};
 
 /// What came of it.
@@ -479,7 +480,7 @@ fn is_made(design: &Design, path: &str) -> bool {
 
 fn variables(host: &VmHost, source: &GuestConfig) -> Option<Problem> {
     let path = host.folder(source).file(guest_folder::NVRAM);
-    let reason = facts::nvram(&path, &host.conf.pristine_nvram()).missing?;
+    let reason = facts::variables(&path, &host.conf.pristine_nvram()).missing?;
     let path = path.to_string_lossy().into_owned();
     let text = format!(
         "the firmware variables '{path}' of '{0}' cannot be copied: {reason}; `hpvm nvram -P {0} --restore` brings good ones back, or new ones where there are none",

@@ -10,8 +10,9 @@ use hpvm_plan::drives::{self, TakenOver};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::request::{DeviceRequest, Request};
 
+use crate::facts::identities;
 use crate::modify::{Modified, modify};
-use crate::vm_host::{VmHost, identities};
+use crate::vm_host::VmHost;
 use crate::{Actor, Mode, Refusal};
 
 /// The configuration as the next command will find it, for who only shows it.

@@ -17,10 +17,11 @@ use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
 use crate::devdb::Presets;
+use crate::facts::identities;
 use crate::folder::{self, Folder};
 use crate::network::lan;
 use crate::stores::{InUse, Looking};
-use crate::vm_host::{Premises, VmHost, identities};
+use crate::vm_host::{Premises, VmHost};
 use crate::{Actor, Mode, Refusal, devdb, forgotten, random};
 
 /// What came of it.

@@ -17,8 +17,27 @@ mod restriction;
 pub mod running;
 mod trail;
 
+use hpvm_registry::Change;
+
+use crate::{Actor, Mode, Refusal, VmHost};
+
 pub(crate) use presets::Presets;
 pub(crate) use registered::{
     Keeping, forget_unused, has_to_keep, keep_identities, keep_length, kept_length, registered,
     withheld_folders,
 };
+
+/// Decides, then writes the change and its record, or leaves the record of a refusal.
+fn carry_out<T>(
+    host: &mut VmHost,
+    actor: &Actor,
+    mode: Mode,
+    write: fn(Change<'_>, &Actor, &T) -> Result<(), Refusal>,
+    decide: impl Fn(&VmHost) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    if mode == Mode::DryRun {
+        return decide(host);
+    }
+    let written = host.decide_and_write(decide, |change, decided| write(change, actor, decided));
+    host.record_failure(actor, None, written)
+}

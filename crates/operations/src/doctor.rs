@@ -14,12 +14,11 @@ mod switches;
 
 use std::path::{Path, PathBuf};
 
-use hpvm_host::lock::Busy;
 use hpvm_host::removal;
 use hpvm_model::{GuestConfig, SwitchNumber, Vswitch};
-use hpvm_registry::{Access, Found, Registry, RemovedGuest, Selector, Step, SwitchSelector};
+use hpvm_registry::{Access, Found, Registry, RemovedGuest, Step, SwitchSelector};
 
-pub use rebuild::{Condition, condition, rebuild, why_unfound};
+pub use rebuild::{Consent, Doubts, Rebuilding, rebuild, rehearse, why_unfound};
 
 use crate::clone::interrupted;
 use crate::folder;
@@ -134,12 +133,12 @@ pub fn repair(
             "made it known to the registry".into()
         }
         Cure::Link(config) => {
-            let (_busy, config) = held(host, actor, config)?;
+            let (_busy, config) = host.held(config, actor)?;
             folder::link(&host.root, &config.name, config.uuid)?;
             format!("made the link of '{}'", config.name)
         }
         Cure::Identity(config) => {
-            let (_busy, config) = held(host, actor, config)?;
+            let (_busy, config) = host.held(config, actor)?;
             host.folder(&config).replace_identity(&config)?;
             format!("wrote the identity of '{}'", config.name)
         }
@@ -186,12 +185,6 @@ pub fn record(host: &mut VmHost, actor: &Actor, failed: Option<&Refusal>) {
         None => actor.done(None, None),
     };
     let _ = host.registry.record(&operation);
-}
-
-/// The guest as the registry has it now, and nobody changes it.
-fn held(host: &VmHost, actor: &Actor, found: &GuestConfig) -> Result<(Busy, GuestConfig), Refusal> {
-    let busy = host.busy(found, actor)?;
-    Ok((busy, host.guest(&Selector::Uuid(found.uuid))?))
 }
 
 /// As a rebuild does it, for one guest.

@@ -1,162 +1,186 @@
-//! Collects what a start may depend on: locks of other programs, room on the disks, firmware variables.
+//! What decisions depend on: the host, the stores of a guest and who else has them, the networks, and for a start what it takes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind, Read};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod locks;
+mod provisions;
+mod sharers;
 
-use hpvm_host::image_lock::{self, ALL_BYTES, Holder};
-use hpvm_host::lock::pause_for;
-use hpvm_host::{answers, durable};
-use hpvm_model::{Bytes, DeviceKind, GuestConfig};
-use hpvm_plan::facts::{FileFact, HostFacts, Lock, Provision, Sharer, Shut, ShutFolder};
-use hpvm_plan::nvram;
-use rustix::fs::StatVfsMountFlags;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-/// Engines that are just ending keep their locks so long.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+use hpvm_host::names::guest_folder;
+use hpvm_host::{accel, qemu_version};
+use hpvm_model::bytes::Bytes;
+use hpvm_model::{Entitlement, GuestConfig, GuestNumber, StorageType, chain};
+use hpvm_plan::facts::network::NetworkFacts;
+use hpvm_plan::facts::{Engine, FileFact, HostFacts, Restriction, StartFacts};
+use hpvm_plan::record::Machine;
+use hpvm_registry::{Identities, RegistryError, Selector};
 
-/// Disks that another program has locked, and which. What a guest of this VM Host has is known without locks.
-pub(crate) fn locked_elsewhere(
-    config: &GuestConfig,
-    facts: &HostFacts,
-    aim: Aim,
-) -> BTreeMap<String, Lock> {
-    let is_ours = |path: &str| {
-        let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
-        sharers.is_some_and(|sharers| sharers.iter().any(Sharer::holds_it))
-    };
-    let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
-    let stores = disks.filter_map(|device| device.backing.store());
-    locked(stores.filter(|path| !is_ours(path)), facts, aim)
-}
+pub(crate) use locks::{Aim, holders, locked, locked_elsewhere};
+pub(crate) use provisions::{provision, variables};
 
-/// What is to be done with a disk.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Aim {
-    Write,
-    /// Beside others who read it.
-    Read,
-}
+use crate::network::lan;
+use crate::stores::Stores;
+use crate::{Refusal, VmHost, devdb, nvram};
 
-/// Those of these disks that a program has locked, and which program. It is seen by the path that the program uses alone, so
-/// every path to a disk's bytes is looked at.
-pub(crate) fn locked<'a>(
-    disks: impl IntoIterator<Item = &'a str>,
-    facts: &HostFacts,
-    aim: Aim,
-) -> BTreeMap<String, Lock> {
-    let stays_locked: fn(&Path) -> bool = match aim {
-        Aim::Write => |image| stays(image, image_lock::is_locked),
-        Aim::Read => |image| stays(image, image_lock::is_written),
-    };
-    // Nothing else can be asked, nor answers.
-    let can_be_asked = |path: &&str| {
-        matches!(facts.files.get(*path), Some(FileFact::Regular { .. } | FileFact::Block(_)))
-    };
-    let disks: Vec<&str> = disks.into_iter().filter(can_be_asked).collect();
-    let doubles = |disk: &str| facts.doubles.get(disk).into_iter().flatten();
-    // A double may lie anywhere; the disks themselves answered a moment ago.
-    let asked: BTreeSet<&String> = disks.iter().flat_map(|disk| doubles(disk)).collect();
-    let questions = asked.iter().map(|path| (PathBuf::from(path), stays_locked));
-    let answers = answers::all_about(questions).into_iter().zip(asked);
-    let locked: BTreeSet<&String> =
-        answers.filter(|(answer, _)| *answer == Some(true)).map(|(_, path)| path).collect();
-    let lock_on = |disk: &'a str| {
-        let double = || doubles(disk).find(|double| locked.contains(double)).map(Path::new);
-        let own = Some(Path::new(disk)).filter(|own| stays_locked(own));
-        Some((disk.to_owned(), holders(own.or_else(double)?)))
-    };
-    disks.into_iter().filter_map(lock_on).collect()
-}
+impl VmHost {
+    /// What a decision about `config` may depend on; `before` brings the files of the configuration it replaces.
+    pub fn facts(
+        &self,
+        config: &GuestConfig,
+        before: Option<&GuestConfig>,
+    ) -> Result<HostFacts, Refusal> {
+        let stores = Stores::look(std::iter::once(config).chain(before));
+        let own = || self.registry.guest(&Selector::Uuid(config.uuid));
+        self.facts_of(config, before, stores, own)
+    }
 
-fn stays(image: &Path, locked: fn(&Path) -> io::Result<bool>) -> bool {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    while locked(image).unwrap_or(false) {
-        if Instant::now() >= deadline {
-            return true;
+    /// The same about a guest that is not created yet, whose stores were looked at already.
+    pub(crate) fn facts_of_new(
+        &self,
+        config: &GuestConfig,
+        stores: Stores,
+    ) -> Result<HostFacts, Refusal> {
+        self.facts_of(config, None, stores, || Ok(None))
+    }
+
+    /// `own` is the guest as the registry has it.
+    fn facts_of(
+        &self,
+        config: &GuestConfig,
+        before: Option<&GuestConfig>,
+        stores: Stores,
+        own: impl FnOnce() -> Result<Option<GuestConfig>, RegistryError>,
+    ) -> Result<HostFacts, Refusal> {
+        let stores = stores.with_other_paths(&self.registry)?;
+        let _view = self.registry.view()?;
+        let own = own()?;
+        let sharers = self.sharers(config, own.as_ref().map(|own| own.number), &stores)?;
+        let mut registered = devdb::registered(self, own.as_ref(), &stores)?;
+        // The image of a linked clone's disk lies in the clone's own folder, and is the guest's as that folder is.
+        for path in self.own_images(config) {
+            if let Some(known) = registered.get_mut(path) {
+                known.restriction = Restriction::None;
+            }
         }
-        pause_for(Duration::from_millis(5));
+        let processors = hpvm_host::facts::processors()
+            .map_err(Refusal::file("read", "/sys/devices/system/cpu/online"))?;
+        let processor_mhz = match config.entitlement {
+            Entitlement::Percent { .. } => None,
+            Entitlement::Mhz { .. } => {
+                let mhz = hpvm_host::facts::processor_mhz();
+                Some(mhz.map_err(Refusal::file("read", "/proc/cpuinfo"))?)
+            }
+        };
+        Ok(HostFacts {
+            processors,
+            processor_mhz,
+            memory_total: Bytes(hpvm_host::facts::memory_total()),
+            limits: self.conf.limits()?,
+            used_by_host: stores.used_by_host(),
+            doubles: stores.doubles(),
+            overlaps: stores.overlaps(),
+            registered,
+            files: stores.files,
+            sharers,
+            network: self.network_of(config, before, own.as_ref().map(|own| own.number))?,
+            locked: BTreeMap::new(),
+            option_rom: provision(&self.conf.scsi_rom()),
+            start: None,
+        })
     }
-    false
-}
 
-/// Who has locked it, as far as that can be seen.
-pub(crate) fn holders(image: &Path) -> Lock {
-    let named = |holders: &[Holder], name: &dyn Fn(&Holder) -> String| {
-        holders.iter().map(name).collect::<Vec<_>>().join(", ")
-    };
-    let clones = |clones: &[Holder]| named(clones, &|h| format!("hpvmclone (process {})", h.pid));
-    let is_clone = |holder: &Holder| CLONES.contains(&holder.program.as_str());
-    // Nobody writes beside it but the QEMU of a running source, and for it.
-    let mut writers = image_lock::writers(image).unwrap_or_default();
-    writers.retain(is_clone);
-    if !writers.is_empty() {
-        return Lock::Overwriting { who: clones(&writers) };
-    }
-    let holders = image_lock::holders(image, &ALL_BYTES).unwrap_or_default();
-    if holders.is_empty() {
-        return Lock::Outside { who: "another user's process".into() };
-    }
-    if !holders.iter().all(is_clone) {
-        let who = named(&holders, &|h| format!("process {} ({})", h.pid, h.program));
-        return Lock::Outside { who };
-    }
-    let who = clones(&holders);
-    match image_lock::is_copied(image) {
-        Ok(true) => Lock::Copying { who },
-        _ => Lock::Overwriting { who },
-    }
-}
-
-/// The program of hpvmclone, by its names.
-const CLONES: [&str; 2] = ["hpvm", "hpvmclone"];
-
-/// What a start writes: the boot record, the previous variables, the first lines of the logs.
-const ROOM_NEEDED: Bytes = Bytes(1 << 20);
-
-/// Those of these folders whose file system takes nothing.
-pub(crate) fn shut(folders: &[&Path]) -> Vec<ShutFolder> {
-    let why = |folder: &Path| {
-        let system = rustix::fs::statvfs(folder).ok()?;
-        let room = system.f_bavail.saturating_mul(system.f_frsize);
-        match room < ROOM_NEEDED.0 || system.f_files > 0 && system.f_favail == 0 {
-            _ if system.f_flag.contains(StatVfsMountFlags::RDONLY) => Some(Shut::ReadOnly),
-            true => Some(Shut::Full { needed: ROOM_NEEDED }),
-            false => None,
+    /// The networks, where NICs are concerned: a guest without any costs no look at those of others.
+    fn network_of(
+        &self,
+        config: &GuestConfig,
+        before: Option<&GuestConfig>,
+        own: Option<GuestNumber>,
+    ) -> Result<NetworkFacts, Refusal> {
+        let has_nics = |config: &GuestConfig| !config.nics.is_empty();
+        match has_nics(config) || before.is_some_and(has_nics) {
+            true => self.network(own),
+            false => Ok(NetworkFacts::default()),
         }
-    };
-    let shut = |folder: &&Path| {
-        let path = folder.to_string_lossy().into_owned();
-        why(folder).map(|why| ShutFolder { path, why })
-    };
-    folders.iter().filter_map(shut).collect()
-}
-
-/// A guest's firmware variables: there, as large as the pristine copy, and such as firmware takes.
-pub(crate) fn nvram(path: &Path, pristine: &Path) -> Provision {
-    let missing = nvram_damage(path, pristine).unwrap_or_else(|error| Some(error.to_string()));
-    Provision { path: path.to_string_lossy().into_owned(), missing }
-}
-
-/// QEMU takes no larger flash for firmware and variables together.
-const NVRAM_BYTES_MAX: u64 = 8 << 20;
-
-/// What is wrong with firmware variables, if anything.
-fn nvram_damage(path: &Path, pristine: &Path) -> io::Result<Option<String>> {
-    let file = match durable::open_regular(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Some("it does not exist".into()));
-        }
-        other => other?,
-    };
-    let size = file.metadata()?.len();
-    let has_other_size = std::fs::metadata(pristine).is_ok_and(|wanted| wanted.len() != size);
-    if has_other_size || size > NVRAM_BYTES_MAX {
-        return Ok(Some("its size is not that of firmware variables".into()));
     }
-    let mut content = Vec::new();
-    file.take(NVRAM_BYTES_MAX).read_to_end(&mut content)?;
-    let damage = nvram::check(&content).err();
-    Ok(damage.map(|damage| format!("its content is damaged: {damage}")))
+
+    /// Images that hpvmclone made: in the guest's own folder to be written, in any guest's to lie under one and be read.
+    pub(crate) fn own_images<'a>(&self, config: &'a GuestConfig) -> impl Iterator<Item = &'a str> {
+        let folder = self.folder(config).path().to_owned();
+        let linked = || config.storage.iter().filter(|device| !device.layers.is_empty());
+        let own = folder.clone();
+        let stores = linked().filter_map(|device| device.backing.store());
+        let stores = stores.filter(move |path| Path::new(path).parent() == Some(&own));
+        let layers = linked().flat_map(|device| &device.layers);
+        let images = layers.filter(|layer| layer.storage == StorageType::Qcow2);
+        let paths = images.map(|layer| layer.path.as_str()).filter(move |path| {
+            let (path, folders) = (Path::new(path), folder.parent());
+            path.parent().and_then(Path::parent) == folders
+        });
+        stores.chain(paths)
+    }
+
+    /// The same, and what only a start depends on.
+    pub fn start_facts(&self, config: &GuestConfig) -> Result<HostFacts, Refusal> {
+        let mut facts = self.facts(config, None)?;
+        facts.network.lan = lan::ask(self, &config.nics)?;
+        facts.locked = locked_elsewhere(config, &facts, Aim::Write);
+        facts.start = Some(self.means_of_start(config)?);
+        Ok(facts)
+    }
+
+    /// The same of a guest that runs on this machine, for a start once it has ended: what it has is free then. Which accelerator
+    /// it gets is for whoever starts it to say. No LAN is asked for its addresses, since it answers itself.
+    pub(crate) fn next_start_facts(
+        &self,
+        config: &GuestConfig,
+        machine: &Machine,
+    ) -> Result<HostFacts, Refusal> {
+        let mut start = self.means_of_start(config)?;
+        let memory = start.memory_available.0.saturating_add(machine.base.memory.bytes().0);
+        start.memory_available = Bytes(memory);
+        start.accelerator = Ok(machine.base.accelerator);
+        start.nvram.missing = nvram::lasting_damage(self, config);
+        Ok(HostFacts { start: Some(start), ..self.facts(config, None)? })
+    }
+
+    fn means_of_start(&self, config: &GuestConfig) -> Result<StartFacts, Refusal> {
+        let memory = hpvm_host::facts::memory().map_err(Refusal::file("read", "/proc/meminfo"))?;
+        Ok(StartFacts {
+            memory_available: Bytes(memory.available),
+            engine: self.engine(),
+            accelerator: self.accelerator().map(|choice| choice.accelerator),
+            firmware: provision(&self.conf.firmware()),
+            nvram: provisions::variables(
+                &self.folder(config).file(guest_folder::NVRAM),
+                &self.conf.pristine_nvram(),
+            ),
+            lan_rom: provision(&self.conf.lan_rom()),
+            reservation_helper: provision(&self.conf.reservation_helper()),
+            shut: provisions::shut(&[self.folder(config).path(), self.root.run()]),
+        })
+    }
+
+    /// The engine of this host, or what is wrong with it.
+    pub fn engine(&self) -> Result<Engine, String> {
+        let program = self.conf.qemu().map_err(|e| e.to_string())?;
+        let version =
+            qemu_version::qemu_version(&program, self.root.run()).map_err(|e| chain(&e))?;
+        Ok(Engine { program: program.to_string_lossy().into_owned(), version })
+    }
+
+    /// The accelerator new guests get, and why.
+    pub fn accelerator(&self) -> Result<accel::Choice, String> {
+        accel::choose(self.root.run()).map_err(|e| chain(&e))
+    }
+}
+
+/// The identities of the files that were looked at, for the registry's index.
+pub(crate) fn identities(facts: &HostFacts) -> Identities {
+    identities_of(&facts.files)
+}
+
+pub(crate) fn identities_of(files: &BTreeMap<String, FileFact>) -> Identities {
+    let identity = |(path, fact): (&String, &FileFact)| Some((path.clone(), fact.identity()?));
+    files.iter().filter_map(identity).collect()
 }

@@ -1,6 +1,7 @@
 //! A guest's folder, `uuids/UUID`, and the link to it, `guests/NAME`. What is made here is synced before the registry says
 //! that the guest exists; what is removed goes after the registry forgot it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -124,32 +125,35 @@ impl Folder {
         durable::swap_file(&self.file(name), text.as_bytes(), 0o644).map_err(|error| error.source)
     }
 
+    /// What it says about the guest it belongs to.
+    pub(crate) fn identity(&self) -> Option<GuestConfig> {
+        let identity = durable::read_regular(&self.file(guest_folder::IDENTITY)).ok()?;
+        portable::read(std::str::from_utf8(&identity).ok()?).ok()
+    }
+
+    /// Whether it has what is written last: such a folder may be whole, and only the registry may have lost it.
+    pub(crate) fn may_be_whole(&self) -> bool {
+        [guest_folder::BOOT_RECORD, guest_folder::CONFIG_CURRENT]
+            .iter()
+            .any(|name| self.file(name).exists())
+    }
+
     /// Removes the folder and everything in it; fine when it is gone.
     pub fn remove(&self) -> io::Result<()> {
         removal::folder(&self.path)
     }
 }
 
-/// Whether there is the folder of any guest.
-pub fn any(root: &Root) -> bool {
-    let names = std::fs::read_dir(root.uuids()).into_iter().flatten().flatten();
-    names.into_iter().any(|entry| {
-        let is_guests = entry.file_name().to_str().is_some_and(|n| n.parse::<GuestUuid>().is_ok());
-        is_guests && entry.path().join(guest_folder::IDENTITY).is_file()
-    })
+/// The folders of guests, whether or not the registry knows them.
+pub(crate) fn all(root: &Root) -> BTreeMap<GuestUuid, Folder> {
+    let entries = std::fs::read_dir(root.uuids()).into_iter().flatten().flatten();
+    let uuids = entries.filter_map(|entry| owner(entry.file_name().to_str()?));
+    uuids.map(|uuid| (uuid, Folder::of(root, uuid))).collect()
 }
 
-/// What a folder says about the guest it belongs to.
-pub(crate) fn identity(folder: &Path) -> Option<GuestConfig> {
-    let identity = durable::read_regular(&folder.join(guest_folder::IDENTITY)).ok()?;
-    portable::read(std::str::from_utf8(&identity).ok()?).ok()
-}
-
-/// Whether it has what is written last: such a folder may be whole, and only the registry may have lost it.
-pub(crate) fn may_be_whole(folder: &Path) -> bool {
-    [guest_folder::BOOT_RECORD, guest_folder::CONFIG_CURRENT]
-        .iter()
-        .any(|name| folder.join(name).exists())
+/// The guest whose folder has this name in `uuids`. A uuid in any other writing is no name of ours.
+pub(crate) fn owner(name: &str) -> Option<GuestUuid> {
+    name.parse().ok().filter(|uuid: &GuestUuid| uuid.to_string() == name)
 }
 
 /// Points `guests/NAME` at the guest's folder, wherever it led.
@@ -238,5 +242,25 @@ mod tests {
         unlink(&root, &name, new).expect("it goes");
         unlink(&root, &name, new).expect("it is gone");
         assert!(root.guest_link("web").symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn a_folder_is_a_guests_by_its_uuid_as_hpvm_writes_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Root::at(folder.path()).expect("a root");
+        let uuid = GuestUuid(uuid::Uuid::from_u128(0xabc));
+        let written = uuid.to_string();
+        let others = [
+            written.to_uppercase(),
+            format!("{{{written}}}"),
+            written.replace('-', ""),
+            format!(".{written}.412.0.new"),
+            "lost+found".into(),
+        ];
+        for name in others.iter().chain([&written]) {
+            std::fs::create_dir_all(root.uuids().join(name)).expect("a folder");
+        }
+        let found: Vec<GuestUuid> = all(&root).into_keys().collect();
+        assert_eq!(found, [uuid]);
     }
 }

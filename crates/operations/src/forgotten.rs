@@ -4,7 +4,6 @@
 //!
 //! Looked for only where the log is empty, or no guest is known; so it costs nothing anywhere else.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use hpvm_host::Root;
@@ -63,9 +62,7 @@ pub(crate) fn was_removed(registry: &Registry, uuid: GuestUuid) -> Result<bool, 
 }
 
 pub(crate) fn look(root: &Root, registry: &Registry) -> Result<Option<Forgotten>, Refusal> {
-    let names = std::fs::read_dir(root.uuids()).into_iter().flatten().flatten();
-    let uuids = names.filter_map(|entry| entry.file_name().to_str()?.parse::<GuestUuid>().ok());
-    let mut unknown: BTreeSet<GuestUuid> = uuids.collect();
+    let mut unknown = folder::all(root);
     if unknown.is_empty() {
         return Ok(None);
     }
@@ -78,13 +75,12 @@ pub(crate) fn look(root: &Root, registry: &Registry) -> Result<Option<Forgotten>
     }
     let mut has_any_run = false;
     let mut guests = Vec::new();
-    for uuid in unknown {
-        let path = root.guest_dir(&uuid.to_string());
-        let said = folder::may_be_whole(&path).then(|| folder::identity(&path)).flatten();
+    for folder in unknown.into_values() {
+        let said = folder.may_be_whole().then(|| folder.identity()).flatten();
         if let Some(config) = said
             && !was_removed(registry, config.uuid)?
         {
-            has_any_run |= path.join(guest_folder::BOOT_RECORD).exists();
+            has_any_run |= folder.file(guest_folder::BOOT_RECORD).exists();
             guests.push((config.number, config.name));
         }
     }

@@ -17,9 +17,10 @@ use hpvm_registry::Step;
 
 use self::ask::{Taken, ask_guest, is_under_way};
 use self::decide::{Change, Decision, still_waiting};
+use crate::facts::identities;
 use crate::presence::{Presence, Supervision};
 use crate::refusal::unless_interrupted;
-use crate::vm_host::{VmHost, identities};
+use crate::vm_host::VmHost;
 use crate::{Actor, Mode, Refusal, console_media, devdb, folder, supervise};
 
 /// What came of it.
@@ -66,9 +67,7 @@ fn attempt(
     force: Force,
     mode: Mode,
 ) -> Result<Modified, Refusal> {
-    let _busy = host.busy(config, actor)?;
-    // Read again under the lock: another command may have changed it since.
-    let before = host.guest_numbered(config.number)?;
+    let (_busy, before) = host.held(config, actor)?;
     let (before, refused) = console_media::take_over(host, actor, before, mode)?;
     let running = running(host, &before)?;
     let change = Change::asked_for(host, (before, running), request, force, mode)?;

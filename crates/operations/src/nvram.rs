@@ -24,7 +24,7 @@ pub enum From {
 
 /// What is wrong with a guest's variables; `None`: nothing.
 pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
-    facts::nvram(&host.folder(config).file(guest_folder::NVRAM), &host.conf.pristine_nvram())
+    facts::variables(&host.folder(config).file(guest_folder::NVRAM), &host.conf.pristine_nvram())
         .missing
 }
 
@@ -77,7 +77,7 @@ fn attempt(
     let (nvram, previous) =
         (folder.file(guest_folder::NVRAM), folder.file(guest_folder::NVRAM_PREVIOUS));
     let pristine = host.conf.pristine_nvram();
-    let is_good = |path| facts::nvram(path, &pristine).missing.is_none();
+    let is_good = |path| facts::variables(path, &pristine).missing.is_none();
     let source = match from {
         From::LastGood if is_good(&previous) => Source { path: previous, from },
         From::LastGood | From::Pristine => Source { path: pristine, from: From::Pristine },

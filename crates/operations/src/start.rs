@@ -19,11 +19,12 @@ use hpvm_registry::Step;
 
 use crate::clone::interrupted;
 use crate::facts::Aim;
+use crate::facts::identities;
 use crate::network::{forwards, mtu, ports, wire};
 use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
-use crate::vm_host::{VmHost, identities};
+use crate::vm_host::VmHost;
 use crate::{Actor, Mode, Refusal, claims, console_media, devdb, facts, lost};
 
 /// What came of it.
@@ -55,8 +56,7 @@ fn attempt(
     mode: Mode,
 ) -> Result<Started, Refusal> {
     let unsettled = interrupted::settle_before(host, config, mode)?;
-    let _busy = host.busy(config, actor)?;
-    let config = host.guest_numbered(config.number)?;
+    let (_busy, config) = host.held(config, actor)?;
     if let Presence::On { .. } = host.presence(config.number) {
         supervise::adopt(host, &config, supervise::TO_ASK)?;
         supervise::mend_reservations(host, &config)?;

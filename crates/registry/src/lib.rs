@@ -41,7 +41,7 @@ pub use guest::{GuestSummary, Identities, RemovedGuest, Selector, Sharer};
 pub use hpvm_model::FileIdentity;
 pub use open::{Access, Registry, State};
 pub use operation::{Operation, OperationId, Outcome, Owner, RecordedOperation, Subject};
-pub use rebuild::{Found, Rebuilt, Skipped, rebuild, rehearse};
+pub use rebuild::{Found, Rebuild, Rebuilt, Skipped, Sources, rebuild, rehearse};
 pub use remembered::{Lost, Part};
 pub use step::{Step, UnknownStep};
 pub use view::View;

@@ -23,6 +23,21 @@ pub enum Found {
     Removed(RemovedGuest, Identities),
 }
 
+/// What a new registry is made of, beside what the old one knows.
+#[derive(Debug, Default)]
+pub struct Sources {
+    pub guests: Vec<Found>,
+    pub switches: Vec<Vswitch>,
+}
+
+/// How a rebuild ended.
+#[derive(Debug)]
+pub enum Rebuild {
+    Done(Rebuilt),
+    /// This is what it would have done; the old registry is in place.
+    NotWanted(Rebuilt),
+}
+
 /// What a rebuild did.
 #[derive(Debug)]
 pub struct Rebuilt {
@@ -50,23 +65,26 @@ pub struct Skipped {
     pub why: RegistryError,
 }
 
-/// Writes a new registry with these guests and virtual switches, and with what the old one knows beside them, and puts it in the
-/// place of whatever is at `path`, which becomes `PATH.damaged-TIME`. A crash at any point leaves the old one or the new one in
-/// place.
+/// Writes a new registry with what `look` finds, and with what the old one knows beside it, and puts it in the place of whatever
+/// is at `path`, which becomes `PATH.damaged-TIME`, if that `is_wanted`. A crash at any point leaves the old one or the new one
+/// in place.
 pub fn rebuild(
     path: &Path,
-    found: impl IntoIterator<Item = Found>,
-    switches: impl IntoIterator<Item = Vswitch>,
-) -> Result<Rebuilt, RegistryError> {
+    look: impl FnOnce() -> Sources,
+    is_wanted: impl FnOnce(&Rebuilt) -> bool,
+) -> Result<Rebuild, RegistryError> {
     let path = &place_of(path)?;
-    // A registry that is sound after all may be in use: its lock keeps others out until it is replaced, and who waited
-    // for it sees then that it was.
+    // A registry that is sound after all may be in use: its lock keeps others out from the look on until it is replaced, and
+    // who waited for it sees then that it was.
     let old = Registry::open_existing(path).ok();
     let _held = old.as_ref().and_then(|old| {
         old.empty_log();
         old.begin().ok()
     });
-    let (fresh, mut rebuilt) = write(path, found, switches)?;
+    let (fresh, mut rebuilt) = write(path, look())?;
+    if !is_wanted(&rebuilt) {
+        return Ok(Rebuild::NotWanted(rebuilt));
+    }
     Step::DoctorWritten.reached();
     rebuilt.damaged = put_aside(path)?;
     Step::DoctorSaved.reached();
@@ -75,17 +93,13 @@ pub fn rebuild(
     fresh.renamed();
     sync_folder_of(path)?;
     Step::DoctorReplaced.reached();
-    Ok(rebuilt)
+    Ok(Rebuild::Done(rebuilt))
 }
 
 /// What [`rebuild()`] would do. The new registry is written, and gone at the end.
-pub fn rehearse(
-    path: &Path,
-    found: impl IntoIterator<Item = Found>,
-    switches: impl IntoIterator<Item = Vswitch>,
-) -> Result<Rebuilt, RegistryError> {
+pub fn rehearse(path: &Path, sources: Sources) -> Result<Rebuilt, RegistryError> {
     let path = &place_of(path)?;
-    write(path, found, switches).map(|(_gone, rebuilt)| rebuilt)
+    write(path, sources).map(|(_gone, rebuilt)| rebuilt)
 }
 
 /// A link of the administrator's stays; its target is what is replaced, if that can have been a registry.
@@ -99,17 +113,12 @@ fn place_of(path: &Path) -> Result<PathBuf, RegistryError> {
     Ok(target)
 }
 
-fn write(
-    path: &Path,
-    found: impl IntoIterator<Item = Found>,
-    switches: impl IntoIterator<Item = Vswitch>,
-) -> Result<(Fresh, Rebuilt), RegistryError> {
+fn write(path: &Path, sources: Sources) -> Result<(Fresh, Rebuilt), RegistryError> {
     let mut lost = Vec::new();
     let old = readable(path);
     let remembered = Remembered::of(&old, &mut lost);
-    let found: Vec<Found> = found.into_iter().collect();
     let mut unfound = old.ok().and_then(|old| old.all().ok()).unwrap_or_default();
-    unfound.retain(|guest| found.iter().all(|found| found.config().uuid != guest.uuid));
+    unfound.retain(|guest| sources.guests.iter().all(|found| found.config().uuid != guest.uuid));
     let mut rebuilt = Rebuilt {
         damaged: None,
         guests: Vec::new(),
@@ -121,8 +130,7 @@ fn write(
         operations_count: remembered.operations.len(),
         lost,
     };
-    let fresh =
-        Fresh::write(path, |registry| fill(registry, found, switches, &remembered, &mut rebuilt))?;
+    let fresh = Fresh::write(path, |registry| fill(registry, sources, &remembered, &mut rebuilt))?;
     Ok((fresh, rebuilt))
 }
 
@@ -136,14 +144,13 @@ fn readable(path: &Path) -> Result<Registry, String> {
 
 fn fill(
     registry: &Registry,
-    found: impl IntoIterator<Item = Found>,
-    switches: impl IntoIterator<Item = Vswitch>,
+    sources: Sources,
     remembered: &Remembered,
     rebuilt: &mut Rebuilt,
 ) -> Result<(), RegistryError> {
     let change = registry.begin()?;
     remembered.restore(&change)?;
-    for switch in switches {
+    for switch in sources.switches {
         // Texts of two switches with one name were never those of one registry: the first is as good as the other.
         match change.enter_vswitch(&switch) {
             Ok(()) => rebuilt.switches.push(switch.name),
@@ -153,7 +160,7 @@ fn fill(
     }
     // Removed guests first: their names are free again by the time an existing guest wants one.
     let (removed, existing): (Vec<Found>, Vec<Found>) =
-        found.into_iter().partition(|found| matches!(found, Found::Removed(..)));
+        sources.guests.into_iter().partition(|found| matches!(found, Found::Removed(..)));
     let removed = removed.into_iter().map(|found| found.removed_as_in(remembered));
     for found in removed.chain(existing) {
         let known = match found {

@@ -4,18 +4,29 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::{Place, add, files, guest, name, number, player, role};
 use hpvm_model::Choice;
 use hpvm_registry::{
-    Access, Entry, Found, Outcome, Part, Registry, RegistryError, RemovedGuest, Step, portable,
-    rebuild, rehearse,
+    Access, Entry, Found, Outcome, Part, Rebuild, Rebuilt, Registry, RegistryError, RemovedGuest,
+    Sources, Step, portable, rebuild, rehearse,
 };
 use jiff::Timestamp;
 
 fn found(n: u32) -> Found {
     Found::Guest(guest(n), files(&guest(n)))
+}
+
+fn guests(guests: impl IntoIterator<Item = Found>) -> Sources {
+    Sources { guests: guests.into_iter().collect(), switches: Vec::new() }
+}
+
+fn rebuilt(path: &Path, found: impl IntoIterator<Item = Found>) -> Result<Rebuilt, RegistryError> {
+    match rebuild(path, || guests(found), |_| true)? {
+        Rebuild::Done(rebuilt) => Ok(rebuilt),
+        Rebuild::NotWanted(_) => unreachable!("it is"),
+    }
 }
 
 fn damaged_files(place: &Place) -> Vec<PathBuf> {
@@ -41,12 +52,8 @@ fn a_damaged_registry_is_replaced_and_kept() {
         removed_at: Timestamp::from_second(100).unwrap(),
         keep_until: Timestamp::from_second(200).unwrap(),
     };
-    let rebuilt = rebuild(
-        &place.path(),
-        [found(1), Found::Removed(removed.clone(), files(&removed.config)), found(3)],
-        [],
-    )
-    .unwrap();
+    let gone = Found::Removed(removed.clone(), files(&removed.config));
+    let rebuilt = rebuilt(&place.path(), [found(1), gone, found(3)]).unwrap();
     assert_eq!(rebuilt.guests, [number(1), number(3)]);
     assert_eq!(rebuilt.removed, [number(2)]);
     assert!(rebuilt.skipped.is_empty());
@@ -82,10 +89,10 @@ fn each_kind_of_wreck_is_put_aside() {
     for (wreck, left) in wrecks {
         let place = Place::new();
         wreck(&place);
-        rebuild(&place.path(), [found(1)], []).unwrap();
+        rebuilt(&place.path(), [found(1)]).unwrap();
         assert_eq!(damaged_files(&place).len(), left, "{:?}", damaged_files(&place));
         assert_eq!(place.reader().all().unwrap(), [guest(1)]);
-        rebuild(&place.path(), [found(2)], []).unwrap();
+        rebuilt(&place.path(), [found(2)]).unwrap();
         assert_eq!(place.reader().all().unwrap(), [guest(2)]);
         assert!(damaged_files(&place).len() > left);
     }
@@ -99,9 +106,35 @@ fn a_guest_that_only_the_old_registry_knows_is_named() {
         add(&mut registry, &guest(1));
         add(&mut registry, &guest(2));
     }
-    assert_eq!(rehearse(&place.path(), [found(2)], []).unwrap().unfound, [guest(1)]);
-    let rebuilt = rebuild(&place.path(), [found(2)], []).unwrap();
+    assert_eq!(rehearse(&place.path(), guests([found(2)])).unwrap().unfound, [guest(1)]);
+    let rebuilt = rebuilt(&place.path(), [found(2)]).unwrap();
     assert_eq!((rebuilt.unfound, place.reader().all().unwrap()), (vec![guest(1)], vec![guest(2)]));
+}
+
+#[test]
+fn a_rebuild_that_is_not_wanted_leaves_the_old_registry() {
+    let place = Place::new();
+    let mut registry = place.open();
+    add(&mut registry, &guest(1));
+    let rebuild = rebuild(&place.path(), || guests([]), |would| would.unfound.is_empty()).unwrap();
+    assert!(matches!(rebuild, Rebuild::NotWanted(would) if would.unfound == [guest(1)]));
+    assert_eq!(damaged_files(&place), Vec::<PathBuf>::new());
+    add(&mut registry, &guest(2));
+    assert_eq!(place.reader().all().unwrap(), [guest(1), guest(2)]);
+}
+
+/// So whatever is found is as the registry had it that is replaced.
+#[test]
+fn nobody_changes_the_old_registry_from_the_look_on() {
+    let place = Place::new();
+    let mut other = place.open();
+    add(&mut other, &guest(1));
+    other.hurry().unwrap();
+    let look = || {
+        assert!(matches!(other.change(), Err(RegistryError::Busy { .. })));
+        guests([found(1)])
+    };
+    rebuild(&place.path(), look, |_| true).unwrap();
 }
 
 /// A link may lead anywhere, to a device of the VM Host too: what is no registry is not put aside.
@@ -111,7 +144,7 @@ fn what_a_link_leads_to_is_left_alone_unless_it_is_a_file() {
     let pipe = place.path().with_file_name("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
     symlink(&pipe, place.path()).unwrap();
-    let refused = rebuild(&place.path(), [found(1)], []).unwrap_err().to_string();
+    let refused = rebuilt(&place.path(), [found(1)]).unwrap_err().to_string();
     assert!(refused.contains("which is no plain file"), "{refused}");
     assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
 }
@@ -123,12 +156,9 @@ fn contradicting_guests_are_named_and_the_first_is_kept() {
     twin.name = name("guest1");
     let mut double = guest(1);
     double.name = name("double");
-    let rebuilt = rebuild(
-        &place.path(),
-        [found(1), Found::Guest(twin.clone(), files(&twin)), Found::Guest(double, files(&twin))],
-        [],
-    )
-    .unwrap();
+    let found =
+        [found(1), Found::Guest(twin.clone(), files(&twin)), Found::Guest(double, files(&twin))];
+    let rebuilt = rebuilt(&place.path(), found).unwrap();
     assert_eq!(rebuilt.guests, [number(1)]);
     let [first, second] = &rebuilt.skipped[..] else { panic!("two") };
     assert_eq!(first.config, twin);
@@ -167,12 +197,12 @@ fn what_folders_do_not_know_comes_from_the_old_registry() {
     let (entry, removed) = with_memories(&place);
     let operations = place.reader().operations(None, 10).unwrap();
     let export = place.reader().export().unwrap();
-    let rehearsed = rehearse(&place.path(), [found(1)], []).unwrap();
+    let rehearsed = rehearse(&place.path(), guests([found(1)])).unwrap();
     assert_eq!((rehearsed.entries_count, rehearsed.operations_count), (1, 2));
     assert_eq!(place.reader().export().unwrap(), export);
     assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 3, "it, its log, its index");
 
-    let rebuilt = rebuild(&place.path(), [found(1), found_removed(2)], []).unwrap();
+    let rebuilt = rebuilt(&place.path(), [found(1), found_removed(2)]).unwrap();
     assert_eq!(rebuilt.lost, []);
     let registry = place.reader();
     assert_eq!(registry.entries().unwrap(), [entry]);
@@ -188,7 +218,7 @@ fn each_part_that_cannot_be_read_is_named_and_the_others_are_taken_over() {
     let raw = rusqlite::Connection::open(place.path()).unwrap();
     raw.execute_batch("UPDATE operation SET guest_name = '../x'").unwrap();
     drop(raw);
-    let rebuilt = rebuild(&place.path(), [found(1), found_removed(2)], []).unwrap();
+    let rebuilt = rebuilt(&place.path(), [found(1), found_removed(2)]).unwrap();
     let [lost] = &rebuilt.lost[..] else { panic!("{:?}", rebuilt.lost) };
     assert_eq!(lost.part, Part::Operations);
     assert_eq!((rebuilt.entries_count, rebuilt.operations_count), (1, 0));
@@ -200,7 +230,7 @@ fn who_had_the_old_file_open_is_told_instead_of_losing_a_change() {
     let place = Place::new();
     let mut registry = place.open();
     add(&mut registry, &guest(9));
-    rebuild(&place.path(), [found(1)], []).unwrap();
+    rebuilt(&place.path(), [found(1)]).unwrap();
     let error = registry.change().unwrap_err();
     assert!(matches!(error, RegistryError::Replaced { .. }), "{error:?}");
     // Its end must not take the new file's log away.
@@ -213,7 +243,7 @@ fn who_had_the_old_file_open_is_told_instead_of_losing_a_change() {
 #[test]
 fn play() {
     if let Some((_, path)) = role() {
-        rebuild(&path, [found(1), found(2)], []).unwrap();
+        rebuilt(&path, [found(1), found(2)]).unwrap();
     }
 }
 
@@ -227,7 +257,7 @@ fn a_rebuild_killed_at_any_step_can_be_done_again() {
         assert!(!status.success(), "nothing aborted at {step}");
         let between = Registry::open(&place.path(), Access::ReadOnly).unwrap().list();
         assert!(between.is_ok(), "{step}: {between:?}");
-        rebuild(&place.path(), [found(1), found(2)], []).unwrap();
+        rebuilt(&place.path(), [found(1), found(2)]).unwrap();
         assert_eq!(place.reader().all().unwrap(), [guest(1), guest(2)], "{step}");
     }
 }

@@ -9,12 +9,12 @@ use hpvm_host::Root;
 use hpvm_model::{GuestConfig, SwitchName, chain};
 use hpvm_operations::VmHost;
 use hpvm_operations::doctor::{
-    Condition, Cure, condition, examine, rebuild, record, repair, why_unfound,
+    Consent, Cure, Doubts, Rebuilding, examine, rebuild, record, rehearse, repair, why_unfound,
 };
 use hpvm_operations::{Actor, Mode};
 use hpvm_registry::{Access, Lost, Rebuilt};
 
-use super::{agreed, mode};
+use super::agreed;
 
 /// Find leftovers and damage, and repair them when asked
 ///
@@ -98,35 +98,35 @@ impl Perform for Doctor {
 impl Doctor {
     fn rebuild(self, context: &Context) -> Result<(), Failure> {
         let root = Root::from_environment()?;
-        let condition = condition(&root)?;
-        let mode = mode(self.dry_run);
         must_be_open()?;
+        if self.dry_run {
+            return Ok(print(&told(&root, &rehearse(&root)?, Mode::DryRun))?);
+        }
         let actor: Actor = context.actor(self.operation.reason);
-        if mode == Mode::Apply && !self.force {
-            let would = rebuild(&root, &actor, Mode::DryRun)?;
-            if let Some(question) = question(&root, condition, &would.unfound) {
-                agreed(context.say.ask(&question))?;
+        let mut consent = if self.force { Consent::ToAll } else { Consent::To(Doubts::default()) };
+        loop {
+            match rebuild(&root, &actor, &consent)? {
+                Rebuilding::Done(rebuilt) => {
+                    return Ok(print(&told(&root, &rebuilt, Mode::Apply))?);
+                }
+                Rebuilding::Doubtful(doubts) => {
+                    agreed(context.say.ask(&question(&root, &doubts)))?;
+                    consent = Consent::To(doubts);
+                }
             }
         }
-        let rebuilt = rebuild(&root, &actor, mode)?;
-        Ok(print(&told(&root, &rebuilt, mode))?)
     }
 }
 
-/// What has to be agreed to before, if anything.
-fn question(root: &Root, condition: Condition, unfound: &[GuestConfig]) -> Option<String> {
-    let is_sound = condition == Condition::Sound;
-    if !is_sound && unfound.is_empty() {
-        return None;
-    }
+fn question(root: &Root, Doubts { is_sound, unfound }: &Doubts) -> String {
     let mut text = String::new();
     for config in unfound {
         text.push_str(&format!("{} ", loss(root, config, "would not be brought back")));
     }
-    if is_sound {
+    if *is_sound {
         text.push_str("The registry is sound. ");
     }
-    Some(text + "Rebuild it all the same?")
+    text + "Rebuild it all the same?"
 }
 
 fn loss(root: &Root, config: &GuestConfig, lost: &str) -> String {

@@ -3,10 +3,10 @@
 
 use std::fmt::Write as _;
 
+use hpvm_model::Bytes;
 use hpvm_model::bytes::GIB;
-use hpvm_model::{Bytes, RunState};
 
-use super::{CONFIG_LABEL, CONFIG_VERSION, CONSOLE_TYPE, RESERVED_MEMORY, Shown};
+use super::{CONFIG_LABEL, CONFIG_VERSION, CONSOLE_TYPE, RESERVED_MEMORY, Shown, state_word};
 
 /// Programs look for this beginning, which the model name of -V has not.
 const MODEL: &str = "Integrity Virtual Machine";
@@ -35,7 +35,7 @@ fn line(guest: &Shown<'_>) -> String {
         CONFIG_LABEL.to_owned(),
         config.os.family.to_string(),
         config.os.version.clone().unwrap_or_default(),
-        state(guest.view.state).to_owned(),
+        state_word(guest.view.state).to_owned(),
         config.auto_start.to_string(),
         CONSOLE_TYPE.to_owned(),
         firmware.map(safe).unwrap_or_default(),
@@ -49,15 +49,6 @@ fn line(guest: &Shown<'_>) -> String {
         format!("{};{}", amount(guest.memory.bytes()), amount(RESERVED_MEMORY)),
     ];
     fields.join(":")
-}
-
-/// Programs compare with exactly these words.
-fn state(state: RunState) -> &'static str {
-    match state {
-        RunState::Off => "Off",
-        RunState::On(_) | RunState::Attention => "On",
-        RunState::Invalid => "Invalid",
-    }
 }
 
 /// Whole GB with the unit, anything else in KB without: the two forms that programs take.

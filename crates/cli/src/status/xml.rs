@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use hpvm_model::bytes::{GIB, MIB};
-use hpvm_model::{Bytes, Nic, RunState, StorageDevice};
+use hpvm_model::{Bytes, Nic, StorageDevice};
 use hpvm_plan::record::Access;
 
-use super::{RESERVED_MEMORY, Shown};
+use super::{RESERVED_MEMORY, Shown, state_word};
 
 #[must_use]
 pub fn render(guests: &[Shown<'_>]) -> String {
@@ -20,7 +20,7 @@ pub fn render(guests: &[Shown<'_>]) -> String {
 fn guest(shown: &Shown<'_>) -> String {
     let config = &shown.view.config;
     let mut elements = vec![
-        element("vm_state", state(shown.view.state)),
+        element("vm_state", state_word(shown.view.state)),
         element("vcpu_number", &shown.vcpus.to_string()),
         format!(
             "<memory>{}{}</memory>",
@@ -64,15 +64,6 @@ fn guest(shown: &Shown<'_>) -> String {
     }
     text.push_str("    </virtual_machine>\n");
     text
-}
-
-/// Programs compare with exactly these words; `run_state` tells more.
-fn state(state: RunState) -> &'static str {
-    match state {
-        RunState::Off => "Off",
-        RunState::On(_) | RunState::Attention => "On",
-        RunState::Invalid => "Invalid",
-    }
 }
 
 /// In GB where that is exact, else in MB: the two units there are.

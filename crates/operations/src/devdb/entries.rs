@@ -13,6 +13,7 @@ use hpvm_plan::facts::{FileFact, Reservations, Restriction};
 use hpvm_plan::judge::registered::ONE_PATH_OF_SEVERAL;
 use hpvm_registry::{Change, Entry, Step};
 
+use super::carry_out;
 use super::dependents::{self, Dependent, told};
 use super::presets::Presets;
 use super::registered::{file_identity_of, real_path, restriction_of};
@@ -108,7 +109,7 @@ impl Changed {
 
 /// Adds an entry made by hand.
 pub fn add(host: &mut VmHost, actor: &Actor, id: &EntryId, mode: Mode) -> Result<Changed, Refusal> {
-    carry_out(host, actor, mode, |host| added(host, id))
+    carry_out(host, actor, mode, write, |host| added(host, id))
 }
 
 /// Deletes an entry or an attribute.
@@ -118,7 +119,7 @@ pub fn delete(
     deletion: &Deletion,
     mode: Mode,
 ) -> Result<Changed, Refusal> {
-    carry_out(host, actor, mode, |host| match deletion {
+    carry_out(host, actor, mode, write, |host| match deletion {
         Deletion::Entry(id) => deleted(host, id),
         Deletion::Attribute(id, name) => cleared(host, id, *name),
         Deletion::Dependent { entry, dependent } => {
@@ -139,21 +140,7 @@ pub fn set(
     setting: Setting,
     mode: Mode,
 ) -> Result<Changed, Refusal> {
-    carry_out(host, actor, mode, |host| settled(host, actor, id, setting))
-}
-
-/// Decides, then writes the change and its record, or leaves the record of a refusal.
-fn carry_out(
-    host: &mut VmHost,
-    actor: &Actor,
-    mode: Mode,
-    decide: impl Fn(&VmHost) -> Result<Changed, Refusal>,
-) -> Result<Changed, Refusal> {
-    if mode == Mode::DryRun {
-        return decide(host);
-    }
-    let written = host.decide_and_write(decide, |change, changed| write(change, actor, changed));
-    host.record_failure(actor, None, written)
+    carry_out(host, actor, mode, write, |host| settled(host, actor, id, setting))
 }
 
 fn write(change: Change<'_>, actor: &Actor, changed: &Changed) -> Result<(), Refusal> {

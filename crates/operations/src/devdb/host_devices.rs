@@ -14,6 +14,7 @@ use hpvm_model::{
 };
 use hpvm_registry::{Change, Entry, Step};
 
+use super::carry_out;
 use super::trail::is_about;
 use crate::refusal::unless_interrupted;
 use crate::{Actor, Mode, Refusal, VmHost, stores};
@@ -69,7 +70,7 @@ impl Update {
 
 /// Brings the list up to date.
 pub fn update(host: &mut VmHost, actor: &Actor, scan: Scan, mode: Mode) -> Result<Update, Refusal> {
-    carry_out(host, actor, mode, |host| {
+    carry_out(host, actor, mode, write, |host| {
         let all = restrictions(host)?;
         let wanted = wanted(host, &all, scan)?;
         Ok(Update::between(&all, wanted))
@@ -78,12 +79,14 @@ pub fn update(host: &mut VmHost, actor: &Actor, scan: Scan, mode: Mode) -> Resul
 
 /// Removes the entries it made.
 pub fn clear(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Update, Refusal> {
-    carry_out(host, actor, mode, |host| Ok(Update::between(&restrictions(host)?, Vec::new())))
+    carry_out(host, actor, mode, write, |host| {
+        Ok(Update::between(&restrictions(host)?, Vec::new()))
+    })
 }
 
 /// Goes back to the list as it was before its last change, but for what was read on devices that guests have by now.
 pub fn restore(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Update, Refusal> {
-    carry_out(host, actor, mode, |host| {
+    carry_out(host, actor, mode, write, |host| {
         let (all, before) = (restrictions(host)?, host.registry.entries_before()?);
         let devices = Devices::look(host)?;
         let wanted = restored(&all, &before, &devices.free());
@@ -113,19 +116,6 @@ fn restrictions(host: &VmHost) -> Result<Vec<Entry>, Refusal> {
     let mut entries = host.registry.entries()?;
     entries.retain(|entry| entry.id.entry == EntryType::Restricted);
     Ok(entries)
-}
-
-fn carry_out(
-    host: &mut VmHost,
-    actor: &Actor,
-    mode: Mode,
-    decide: impl Fn(&VmHost) -> Result<Update, Refusal>,
-) -> Result<Update, Refusal> {
-    if mode == Mode::DryRun {
-        return decide(host);
-    }
-    let written = host.decide_and_write(decide, |change, update| write(change, actor, update));
-    host.record_failure(actor, None, written)
 }
 
 fn write(change: Change<'_>, actor: &Actor, update: &Update) -> Result<(), Refusal> {

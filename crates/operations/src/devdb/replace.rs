@@ -12,9 +12,9 @@ use hpvm_registry::{Change, Entry, RemovedGuest, Selector, Step};
 use super::dependents::{self, Dependent};
 use super::entries::{EntryRefused, identity_of};
 use super::registered::real_path;
+use crate::facts::identities;
 use crate::folder::Folder;
 use crate::stores::inodes::Inodes;
-use crate::vm_host::identities;
 use crate::{Actor, Mode, Refusal, VmHost};
 
 /// A guest before and after, and what its new configuration was judged by.
@@ -123,9 +123,7 @@ fn moved(
     let mut running: Vec<Dependent> = Vec::new();
     for dependent in dependents {
         let config = host.guest(&Selector::Name(dependent.guest.clone()))?;
-        let busy = host.busy(&config, actor)?;
-        // Read again under the lock: another command may have changed it since.
-        let before = host.guest_numbered(config.number)?;
+        let (busy, before) = host.held(&config, actor)?;
         if host.presence(before.number).is_on() {
             running.push(dependent);
             continue;

@@ -16,7 +16,7 @@ const KEEP_FOUND: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24
 pub(super) fn found(root: &hpvm_host::Root, config: GuestConfig) -> Found {
     let config = with_ports(root, config);
     let stores = Stores::look(std::iter::once(&config));
-    let identities = crate::vm_host::identities_of(&stores.files);
+    let identities = crate::facts::identities_of(&stores.files);
     if folder::leads_to(&root.guest_link(config.name.as_str()), config.uuid) {
         return Found::Guest(config, identities);
     }

@@ -6,7 +6,6 @@ use hpvm_model::{GuestConfig, StorageDevice};
 use hpvm_registry::Selector;
 
 use super::{Cure, Finding};
-use crate::folder::identity;
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::{Refusal, VmHost, console_media, lost, lost_record, stores, surroundings};
@@ -120,7 +119,7 @@ fn lost_record(config: &GuestConfig, loss: Loss) -> Finding {
 /// Whether the text says something else than the registry, and no command is just changing both.
 fn has_lost_identity(host: &VmHost, config: &GuestConfig) -> Result<bool, Refusal> {
     let folder = host.folder(config);
-    let said = identity(folder.path()).map(without_ports);
+    let said = folder.identity().map(without_ports);
     Ok(said.as_ref() != Some(&without_ports(config.clone()))
         && matches!(lock::owner(&folder.file(guest_folder::BUSY)), Ok(None))
         && host.registry.guest(&Selector::Uuid(config.uuid))?.as_ref() == Some(config))

@@ -11,8 +11,9 @@ use hpvm_registry::Found;
 
 use super::found::found;
 use super::{Cure, Finding};
+use crate::folder::{self, Folder};
 use crate::presence::Presence;
-use crate::{Refusal, VmHost, folder, forgotten};
+use crate::{Refusal, VmHost, forgotten};
 
 /// Looks at what lies where guests have their files: all that a repair may remove.
 pub(super) fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
@@ -47,12 +48,12 @@ fn folders(
 ) -> Result<(), Refusal> {
     let known: Vec<&GuestConfig> = guests.iter().chain(kept).collect();
     for (name, path) in entries(&host.root.uuids()) {
-        let uuid = name.parse::<GuestUuid>().ok();
+        let uuid = folder::owner(&name);
         if maker(&name).is_some() || known.iter().any(|config| Some(config.uuid) == uuid) {
             continue;
         }
         findings.push(match uuid {
-            Some(_) => unknown_folder(host, &known, path)?,
+            Some(uuid) => unknown_folder(host, &known, &Folder::of(&host.root, uuid))?,
             None => foreign(&path),
         });
     }
@@ -71,12 +72,12 @@ fn foreign(path: &Path) -> Finding {
 fn unknown_folder(
     host: &VmHost,
     known: &[&GuestConfig],
-    path: PathBuf,
+    folder: &Folder,
 ) -> Result<Finding, Refusal> {
-    let shown = path.display();
-    let has_run = path.join(guest_folder::BOOT_RECORD).exists();
-    let is_whole = folder::may_be_whole(&path);
-    let Some(config) = folder::identity(&path) else {
+    let (path, shown) = (folder.path().to_owned(), folder.path().display());
+    let has_run = folder.file(guest_folder::BOOT_RECORD).exists();
+    let is_whole = folder.may_be_whole();
+    let Some(config) = folder.identity() else {
         let text = format!("{shown} belongs to no guest: its creation or removal was interrupted");
         return Ok(match has_run {
             false => Finding { text, cure: Cure::Remove(path) },
@@ -224,7 +225,7 @@ fn maker(name: &str) -> Option<i32> {
     numbers(pid, count)
 }
 
-pub(super) fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
+fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut entries: Vec<(String, PathBuf)> = entries
         .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))

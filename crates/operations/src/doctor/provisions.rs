@@ -5,7 +5,7 @@ use std::path::Path;
 use hpvm_model::{AdapterKind, GuestConfig};
 
 use super::{Cure, Finding};
-use crate::vm_host::provision;
+use crate::facts::provision;
 use crate::{Refusal, VmHost};
 
 pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {

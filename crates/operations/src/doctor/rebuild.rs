@@ -3,16 +3,16 @@
 
 use hpvm_host::Root;
 use hpvm_host::names::guest_folder;
-use hpvm_model::{GuestConfig, GuestUuid};
-use hpvm_registry::{Access, Found, Rebuilt, Registry, RegistryError, rehearse};
+use hpvm_model::GuestConfig;
+use hpvm_registry::{Access, Rebuild, Rebuilt, Registry, RegistryError, Sources};
 
 use crate::folder::{self, Folder};
 use crate::network::text::{self, Text};
-use crate::{Actor, Mode, Refusal, forgotten};
+use crate::{Actor, Refusal, forgotten};
 
 /// What state a registry is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
+enum Condition {
     /// There is none.
     Missing,
     Sound,
@@ -23,7 +23,7 @@ pub enum Condition {
 
 /// Looks at the registry as a rebuild would find it. One that is merely out of reach, or a newer hpvm's, is refused: a rebuild
 /// would not help it.
-pub fn condition(root: &Root) -> Result<Condition, Refusal> {
+fn condition(root: &Root) -> Result<Condition, Refusal> {
     let path = root.db();
     if std::fs::symlink_metadata(&path).is_err() {
         return Ok(Condition::Missing);
@@ -56,26 +56,79 @@ pub fn why_unfound(root: &Root, config: &GuestConfig) -> String {
     }
 }
 
+/// What somebody has to agree to before a registry is replaced. By default there is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubts {
+    pub is_sound: bool,
+    /// The guests that only the old registry knows.
+    pub unfound: Vec<GuestConfig>,
+}
+
+impl Doubts {
+    fn of(condition: Condition, would: &Rebuilt) -> Doubts {
+        Doubts { is_sound: condition == Condition::Sound, unfound: would.unfound.clone() }
+    }
+
+    fn are_among(&self, others: &Doubts) -> bool {
+        let is_known = |guest: &GuestConfig| others.unfound.iter().any(|o| o.uuid == guest.uuid);
+        self.is_sound <= others.is_sound && self.unfound.iter().all(is_known)
+    }
+}
+
+/// What was agreed to.
+#[derive(Clone, Debug)]
+pub enum Consent {
+    To(Doubts),
+    ToAll,
+}
+
+/// How a rebuild ended.
+#[derive(Debug)]
+pub enum Rebuilding {
+    Done(Rebuilt),
+    /// Nothing was changed: these are to be agreed to first.
+    Doubtful(Doubts),
+}
+
 /// Makes the registry anew. A guest that has no link was removed and is kept.
-pub fn rebuild(root: &Root, actor: &Actor, mode: Mode) -> Result<Rebuilt, Refusal> {
+///
+/// What is found holds: the old registry is held meanwhile, and nobody is asked anything then. So who agreed comes again, and
+/// what it is by then is looked at anew, since guests may have been made, and folders brought back, while somebody thought.
+pub fn rebuild(root: &Root, actor: &Actor, consent: &Consent) -> Result<Rebuilding, Refusal> {
+    let condition = condition(root)?;
     root.must_be_there()?;
     root.ensure()?;
-    let found: Vec<Found> = super::places::entries(&root.uuids())
-        .into_iter()
-        .filter(|(name, _)| name.parse::<GuestUuid>().is_ok())
-        .filter_map(|(_, path)| folder::identity(&path))
-        .map(|config| super::found::found(root, config))
-        .collect();
+    let is_wanted = |would: &Rebuilt| match consent {
+        Consent::ToAll => true,
+        Consent::To(agreed) => Doubts::of(condition, would).are_among(agreed),
+    };
+    match hpvm_registry::rebuild(&root.db(), || sources(root), is_wanted)? {
+        Rebuild::NotWanted(would) => Ok(Rebuilding::Doubtful(Doubts::of(condition, &would))),
+        Rebuild::Done(rebuilt) => {
+            // The new registry is in place, whether or not that can be written down.
+            let _ = Registry::open(&root.db(), Access::ReadWrite)
+                .and_then(|mut registry| registry.record(&actor.done(None, None)));
+            Ok(Rebuilding::Done(rebuilt))
+        }
+    }
+}
+
+/// What [`rebuild()`] would do.
+pub fn rehearse(root: &Root) -> Result<Rebuilt, Refusal> {
+    condition(root)?;
+    root.must_be_there()?;
+    root.ensure()?;
+    Ok(hpvm_registry::rehearse(&root.db(), sources(root))?)
+}
+
+fn sources(root: &Root) -> Sources {
+    let said = folder::all(root).into_values().filter_map(|folder| folder.identity());
     let switches = text::all(root).into_iter().filter_map(|(.., text)| match text {
         Text::Switch(switch) => Some(switch),
         Text::Newer | Text::Malformed => None,
     });
-    if mode == Mode::DryRun {
-        return Ok(rehearse(&root.db(), found, switches)?);
+    Sources {
+        guests: said.map(|config| super::found::found(root, config)).collect(),
+        switches: switches.collect(),
     }
-    let rebuilt = hpvm_registry::rebuild(&root.db(), found, switches)?;
-    // The new registry is in place, whether or not that can be written down.
-    let _ = Registry::open(&root.db(), Access::ReadWrite)
-        .and_then(|mut registry| registry.record(&actor.done(None, None)));
-    Ok(rebuilt)
 }

@@ -1,0 +1,213 @@
+//! Who else has a guest's stores: other guests, by what they run with or are configured with.
+
+use std::collections::BTreeMap;
+
+use hpvm_model::{
+    DeviceKind, GuestConfig, GuestName, GuestNumber, StorageAddress, StorageDevice, StoreRole,
+    is_shared_freely,
+};
+use hpvm_plan::facts::{FileIdentity, Kept, Sharer, Standing, Tenancy};
+use hpvm_plan::record::{self, Sharing};
+use hpvm_registry::Selector;
+
+use crate::stores::Stores;
+use crate::stores::inodes::Inodes;
+use crate::{Refusal, VmHost, remove};
+
+impl VmHost {
+    /// Other guests that have one of these stores, or one that overlaps it, by our store. Images of dvds are shared freely, and
+    /// have nobody but guests that run and write to them: who is configured with one may be every guest there is.
+    pub(super) fn sharers(
+        &self,
+        config: &GuestConfig,
+        own: Option<GuestNumber>,
+        stores: &Stores,
+    ) -> Result<BTreeMap<FileIdentity, Vec<Sharer>>, Refusal> {
+        let mut claims = BTreeMap::new();
+        let (exclusive, images) = (stores.exclusive(config), stores.images(config));
+        if exclusive.is_empty() && images.is_empty() {
+            return Ok(claims);
+        }
+        let held = self.held_by_running(own)?;
+        for (identity, related) in images {
+            let seen = related.iter().filter_map(|store| held.get(store)).flatten();
+            let writers: Vec<Sharer> =
+                seen.map(|h| h.by(Way::Other)).filter(Sharer::writes).collect();
+            if !writers.is_empty() {
+                claims.insert(identity, writers);
+            }
+        }
+        for (identity, related) in exclusive {
+            let way =
+                |store: &FileIdentity| if *store == identity { Way::Same } else { Way::Other };
+            let as_seen =
+                |store| held.get(store).into_iter().flatten().map(move |h| h.by(way(store)));
+            let mut sharers: Vec<Sharer> = related.iter().flat_map(as_seen).collect();
+            for store in &related {
+                for other in self.registry.sharers(store, own)? {
+                    let is_known = sharers.iter().any(|known| is_of(known, &other));
+                    if !is_shared_freely(other.kind, other.storage) && !is_known {
+                        let standing = self.standing(&other)?;
+                        sharers.push(configured(other, standing, way(store)));
+                    }
+                }
+            }
+            if !sharers.is_empty() {
+                claims.insert(identity, sharers);
+            }
+        }
+        Ok(claims)
+    }
+
+    fn standing(&self, sharer: &hpvm_registry::Sharer) -> Result<Standing, Refusal> {
+        if !sharer.removed {
+            return Ok(Standing::Present);
+        }
+        let needed_by = match self.registry.removed_guest(sharer.number)? {
+            Some(kept) => remove::needed_by(&self.registry, &self.root, &kept.config)?,
+            None => Vec::new(),
+        };
+        let needed_by = needed_by.into_iter().map(|by| by.number).collect();
+        Ok(Standing::Removed(Kept { number: sharer.number, needed_by }))
+    }
+
+    /// The stores that running guests have, whatever their configuration says by now: a disk that was taken
+    /// away is theirs until the guest lets it go.
+    fn held_by_running(
+        &self,
+        own: Option<GuestNumber>,
+    ) -> Result<BTreeMap<FileIdentity, Vec<Holder>>, Refusal> {
+        let mut found: BTreeMap<FileIdentity, Vec<Holder>> = BTreeMap::new();
+        let numbers = self.run_folders().into_iter().filter_map(GuestNumber::new);
+        for number in numbers.filter(|number| Some(*number) != own) {
+            let Some(other) = self.registry.guest(&Selector::Number(number))? else { continue };
+            if !self.presence(number).is_on() {
+                continue;
+            }
+            for Held { identity, address, role, access, sharing } in self.held_by(&other) {
+                let holder = Holder { guest: other.name.clone(), address, role, access, sharing };
+                found.entry(identity).or_default().push(holder);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Of a guest whose boot record cannot be used, what is configured is the nearest to what it has.
+    fn held_by(&self, running: &GuestConfig) -> Vec<Held> {
+        match self.boot_record(running) {
+            Ok(machine) => machine
+                .held()
+                .flat_map(|attached| {
+                    let layers = attached.layers.iter().map(|l| (l.identity, StoreRole::Layer));
+                    let stores = std::iter::once((attached.identity, StoreRole::Store));
+                    let (address, sharing) = (attached.device.address, attached.sharing);
+                    let held = move |(identity, role): (Option<FileIdentity>, StoreRole)| {
+                        let access = access(role, attached.access);
+                        Some(Held { identity: identity?, address, role, access, sharing })
+                    };
+                    stores.chain(layers).filter_map(held)
+                })
+                .collect(),
+            Err(_) => {
+                let inodes = Inodes::at(running.storage.iter().flat_map(StorageDevice::stores));
+                let identity = |path: &str| inodes.of(path);
+                running
+                    .storage
+                    .iter()
+                    .flat_map(|device| {
+                        let layers =
+                            device.layers.iter().map(|l| (l.path.as_str(), StoreRole::Layer));
+                        let store = device.backing.store().map(|path| (path, StoreRole::Store));
+                        let (address, sharing) = (device.address, Sharing::Alone);
+                        let own = match device.kind {
+                            DeviceKind::Dvd => record::Access::ReadOnly,
+                            _ => record::Access::ReadWrite,
+                        };
+                        let held = move |(path, role)| {
+                            let (identity, access) = (identity(path)?, access(role, own));
+                            Some(Held { identity, address, role, access, sharing })
+                        };
+                        store.into_iter().chain(layers).filter_map(held)
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+/// What a guest does with a store in this role, of a device with which it may do so much.
+fn access(role: StoreRole, of_device: record::Access) -> record::Access {
+    match role {
+        StoreRole::Layer => record::Access::ReadOnly,
+        StoreRole::Store => of_device,
+    }
+}
+
+/// A store that a running guest has.
+struct Held {
+    identity: FileIdentity,
+    address: StorageAddress,
+    role: StoreRole,
+    access: record::Access,
+    sharing: Sharing,
+}
+
+/// The running guest that has a store.
+struct Holder {
+    guest: GuestName,
+    address: StorageAddress,
+    role: StoreRole,
+    access: record::Access,
+    sharing: Sharing,
+}
+
+/// Whether another guest's path to a disk is ours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Same,
+    Other,
+}
+
+impl Way {
+    fn tenancy(self, sharing: Sharing) -> Tenancy {
+        match (sharing, self) {
+            (Sharing::Alone | Sharing::WithHost, _) => Tenancy::Alone,
+            (Sharing::Reserved, Way::Same) => Tenancy::SharedBySamePath,
+            (Sharing::Reserved, Way::Other) => Tenancy::SharedByOtherPath,
+        }
+    }
+}
+
+impl Holder {
+    fn by(&self, way: Way) -> Sharer {
+        Sharer {
+            guest: self.guest.clone(),
+            address: self.address,
+            held_for: Some(self.access),
+            role: self.role,
+            standing: Standing::Present,
+            tenancy: way.tenancy(self.sharing),
+        }
+    }
+}
+
+/// A guest of that name may be there beside others that had it and were removed.
+fn is_of(known: &Sharer, other: &hpvm_registry::Sharer) -> bool {
+    let is_the_guest = match &known.standing {
+        Standing::Removed(kept) => kept.number == other.number,
+        Standing::Present => known.guest == other.guest && !other.removed,
+    };
+    is_the_guest && known.role == other.role
+}
+
+fn configured(other: hpvm_registry::Sharer, standing: Standing, way: Way) -> Sharer {
+    let sharing = Sharing::to_come(other.kind, other.storage);
+    Sharer {
+        guest: other.guest,
+        address: other.address,
+        held_for: None,
+        role: other.role,
+        standing,
+        tenancy: way.tenancy(sharing),
+    }
+}
