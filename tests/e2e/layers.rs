@@ -81,7 +81,7 @@ fn an_image_over_others_comes_to_a_running_guest_and_goes() {
         assert_eq!(console.run("head -n 1 /dev/sdb"), expected);
         expected = format!("written at {place}");
         console.run(&format!("echo {expected} | dd of=/dev/sdb conv=sync,fsync"));
-        guest.host().ok(&["hpvmmodify", "-P", "pool", "-d", &disk]);
+        guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &disk]);
         wait_gone(guest.console(), "sdb");
         let gone = || !chain.is_held(guest.host());
         wait_until(SEEN_BOUND, "QEMU has let the chain go", gone);

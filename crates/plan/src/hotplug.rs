@@ -17,7 +17,8 @@ use std::fmt;
 use std::time::Duration;
 
 use hpvm_model::{
-    AdapterKind, DeviceKind, GuestConfig, PciSlot, StorageAddress, StorageDevice, StorageType,
+    AdapterKind, DeviceKind, GuestConfig, PciSlot, Problem, StorageAddress, StorageDevice,
+    StorageType,
 };
 
 use crate::facts::HostFacts;
@@ -410,6 +411,43 @@ fn add_to(planned: &mut Vec<Planned>, presence: AdapterPresence, attached: Attac
 
 fn never_sees(slot: PciSlot) -> String {
     format!("a running guest never sees a new target on the scsi adapter at {slot}")
+}
+
+/// Of disks that leave, those of which nobody has the guest write out what it holds. That they were quiet says little: Linux keeps
+/// what is written for half a minute and more.
+#[must_use]
+pub fn not_written_out(machine: &Machine, planned: &[Planned], force: Force) -> Vec<Problem> {
+    let now = || {
+        planned.iter().filter_map(|planned| match &planned.when {
+            When::Now(change) => Some(change),
+            When::NextReset { .. } | When::NextStart(_) => None,
+        })
+    };
+    let leaves = |at: StorageAddress| {
+        now().any(|change| match change {
+            DeviceChange::Detach { address, .. } => *address == at,
+            DeviceChange::DetachAdapter { slot } => *slot == at.slot,
+            _ => false,
+        })
+    };
+    let is_asked_for = |at: StorageAddress| {
+        now().any(|change| {
+            matches!(change, DeviceChange::Detach { address, consent: Consent::OfGuest } if *address == at)
+        })
+    };
+    let disks = machine.storage.iter().map(|attached| &attached.device).filter(|device| {
+        device.kind == DeviceKind::Disk && device.backing.storage != StorageType::Null
+    });
+    disks
+        .filter(|disk| force == Force::No && leaves(disk.address) && !is_asked_for(disk.address))
+        .map(|disk| {
+            let at = disk.address;
+            let text = format!(
+                "no agent answers in the guest to write out what it still holds for the disk at {at}: that is lost, unless nothing there uses the disk any more (a file system is unmounted first)"
+            );
+            Problem::warning(at.to_string(), text)
+        })
+        .collect()
 }
 
 /// Whether the guest's agent is asked for a disk before the guest is asked for the adapter.

@@ -130,6 +130,7 @@ impl<'a> Change<'a> {
         if let Some(machine) = running {
             problems.extend(drives::folders_that_wait(before, after, machine, &planned));
             problems.extend(hotplug::held_elsewhere(&after.name, machine, &planned, &self.facts));
+            problems.extend(hotplug::not_written_out(machine, &planned, self.force));
         }
         planned.extend(growth.planned);
         fields.extend(growth.fields.iter().cloned());

@@ -11,7 +11,7 @@ use common::*;
 use hpvm_model::*;
 use hpvm_plan::difference::{Effect, again, fields, waiting};
 use hpvm_plan::hotplug::{
-    Agent, Force, Live, Planned, When, held_elsewhere, plan, waiting_removals,
+    Agent, Force, Live, Planned, When, held_elsewhere, not_written_out, plan, waiting_removals,
 };
 use hpvm_plan::placement::{SPARE_PORTS, place, ports};
 use hpvm_plan::record::*;
@@ -306,8 +306,12 @@ fn the_last_one_takes_its_adapter_along() {
         assert_eq!(planned.len(), 1);
         assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }));
     }
+    let told = |planned: &[Planned], force| not_written_out(&machine, planned, force).len();
+    let planned = changes(&machine, &[stays], Some(10), Force::No);
+    assert_eq!((told(&planned, Force::No), told(&planned, Force::Yes)), (1, 0));
     for idle in [Some(0), None] {
         let planned = changes(&machine, &[stays], idle, Force::No);
+        assert_eq!(told(&planned, Force::No), 0);
         assert!(matches!(at_reset(&planned[0]), Some(DeviceChange::Detach { .. })), "{planned:?}");
     }
     let live = Live { agent: Agent::Answers, ..Live::default() };
@@ -322,6 +326,7 @@ fn the_last_one_takes_its_adapter_along() {
         ),
         "{planned:?}"
     );
+    assert_eq!(told(&planned, Force::No), 0);
 }
 
 /// What comes to an adapter in the same command would go with it, at once or when the guest lets it go.
