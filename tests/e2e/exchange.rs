@@ -70,8 +70,9 @@ pub(crate) fn while_it_runs(host: &VmHost, console: &mut Console) {
     let old = Disk("scsi:0,4,0", VIO_ALONE, "vio-old");
     change(host, "-a", &[old]);
     wait_to_read(console, old.1, &["vio-old"]);
-    let outcome = change(host, "-m", &[Disk("scsi:0,4,0", VIO_ALONE, "vio-new")]);
-    assert!(!outcome.stderr.contains("WARNING"), "{outcome}");
+    let new = Disk("scsi:0,4,0", VIO_ALONE, "vio-new").statement(host);
+    let outcome = host.run(&["hpvmmodify", "-P", "vio", "-F", "-m", &new]);
+    assert!(outcome.status.success() && !outcome.stderr.contains("WARNING"), "{outcome}");
     wait_to_read(console, old.1, &["vio-new"]);
 
     let old = Disk("avio_stor:1,1,0", AVIO, "avio-old");

@@ -2,10 +2,11 @@
 //! qemu-storage-daemon by FUSE that fails what it is told to fail.
 
 use hpvm_testkit::vm_host::VmHost;
+use hpvm_testkit::wait::wait_until;
 use serde_json::Value;
 
 use crate::Test;
-use crate::devices::{wait_for, wait_gone};
+use crate::devices::{SEEN_BOUND, wait_for, wait_gone};
 use crate::pool::Leased;
 use crate::served::Served;
 
@@ -66,4 +67,6 @@ fn requests_that_fail_are_counted() {
     assert_eq!(failed(host), [0; 3]);
     host.ok(&["hpvmmodify", "-P", "pool", "-d", &disk, "-F"]);
     wait_gone(guest.console(), "sdb");
+    let is_shown = || guest.host().ok(&["hpvmstatus", "-P", "pool", "-d"]).contains(&disk);
+    wait_until(SEEN_BOUND, "QEMU has let it go", || !is_shown());
 }

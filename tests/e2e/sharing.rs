@@ -181,7 +181,7 @@ fn a_disk_not_yet_let_go_is_in_use() {
         host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&disk)]);
     }
     start(&host, "first");
-    let asked = host.run(&["hpvmmodify", "-P", "first", "-d", "disk:avio_stor:0,0,0"]);
+    let asked = host.run(&["hpvmmodify", "-P", "first", "-F", "-d", "disk:avio_stor:0,0,0"]);
     assert!(asked.status.success() && asked.stderr.contains("has not done so yet"), "{asked}");
     let outcome = host.run(&["hpvmstart", "-P", "second"]);
     assert_eq!(outcome.status.code(), Some(1), "{outcome}");
