@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_waits_to_leave_comes_nowhere_else,
     what_a_live_adapter_is_given_comes_at_the_reset,
     what_a_leaving_adapter_is_given_comes_with_the_next_one,
+    what_firmware_does_not_let_go_is_shown_to_leave_at_the_reset,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -243,6 +244,20 @@ fn what_waits_to_leave_comes_nowhere_else() {
     guest.ok(&line(&["-F", "-d", "disk:avio_stor:0,1,1"]));
     guest.ok(&line(&["-a", &elsewhere]));
     assert!(guest.holds("second"));
+}
+
+/// With the last disk leaves the adapter, of which the guest is asked: nothing that runs there answers.
+fn what_firmware_does_not_let_go_is_shown_to_leave_at_the_reset() {
+    for (boot, state, when) in
+        [("boot=firmware", "On (EFI)", "next_reset"), ("boot=os", "On (OS)", "now")]
+    {
+        let guest = Waits::on("avio_stor", boot);
+        guest.host.wait_for_state("web", state, BOUND);
+        let [first, second] = [guest.disk(0, "first"), guest.disk(1, "second")];
+        let words = ["hpvmmodify", "-P", "web", "-s", "--json", "-d", &first, "-d", &second];
+        let shown = guest.host.ok(&words);
+        assert_eq!(shown.matches(&format!("\"when\": \"{when}\"")).count(), 2, "{shown}");
+    }
 }
 
 /// An emulated adapter: the guest would not see it before. Settles 81.

@@ -1,4 +1,4 @@
-//! Two commands that stop one guest at a time, and a stop whose worker stands still.
+//! Two commands that stop one guest at a time, and a stop whose worker stands still. Several that give one guest another name.
 
 use std::fs;
 use std::thread;
@@ -19,6 +19,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_shutdown_of_the_host_ends_a_graceful_stop_at_once,
     a_second_hard_stop_has_the_outcome_of_the_first,
     a_hard_stop_goes_past_a_worker_that_was_just_stopped,
+    one_of_several_renames_is_made,
+    a_cycle_of_the_power_is_one_operation,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -156,4 +158,31 @@ fn a_hard_stop_goes_past_a_worker_that_was_just_stopped() {
     worker.signal_if_alive(Signal::CONT);
     assert_eq!(host.state("web"), "Off");
     wait_until(BOUND, "nothing of it runs", || host.processes().is_empty());
+}
+
+/// The others mean a guest that is not there any more, whether they come to look it up before or after.
+fn one_of_several_renames_is_made() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let done = thread::scope(|scope| {
+        let host = &host;
+        let rename = |new| move || host.run(&["hpvmmodify", "-P", "web", "-N", new]);
+        let begun = ["x1", "x2", "x3", "x4"].map(|new| scope.spawn(rename(new)));
+        begun.map(|one| one.join().expect("a rename"))
+    });
+    let (made, refused): (Vec<_>, Vec<_>) = done.iter().partition(|ran| ran.status.success());
+    assert_eq!(made.len(), 1, "{}", done.map(|ran| ran.to_string()).concat());
+    for refused in refused {
+        assert!(refused.stderr.contains("No Guest by that name or number: 'web'"), "{refused}");
+    }
+}
+
+fn a_cycle_of_the_power_is_one_operation() {
+    let host = running("powerdown=ignore");
+    host.ok(&["hpvmconsole", "-P", "web", "-q", "-c", "pc -cycle"]);
+    let registry = Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadOnly);
+    let done = registry.expect("the registry").operations(None, 10).expect("the operations");
+    let lines = done.iter().map(|recorded| recorded.operation.command_line.as_str());
+    let at_console = lines.filter(|line| line.starts_with("hpvmconsole")).count();
+    assert_eq!(at_console, 1, "{done:?}");
 }

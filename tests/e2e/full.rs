@@ -450,7 +450,8 @@ fn no_room_for_a_disk() {
     let is_held = |host: &VmHost| host.ok(&["hpvm", "why", "pool"]).contains("is held still");
     wait_until(Duration::from_secs(60), "the guest is held still", || is_held(guest.host()));
     let why = guest.host().ok(&["hpvm", "why", "pool"]);
-    assert!(why.contains("no space is left"), "{why}");
+    assert!(why.contains("no space is left for '") && why.contains("cramped"), "{why}");
+    assert_eq!(guest.host().state("pool"), "On (ATTN)");
     assert!(!why.contains("hpvmstop") && !why.contains(" -d "), "{why}");
     let shown = guest.host().ok(&["hpvmstatus", "-P", "pool"]);
     assert!(shown.contains("no space is left"), "{shown}");

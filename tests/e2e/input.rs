@@ -874,6 +874,7 @@ fn answers_that_are_no_yes() {
             let outcome = host.run_with_input(line, answer);
             assert_eq!(outcome.status.code(), Some(1), "{answer:?}: {outcome}");
             assert!(outcome.stderr.contains(question), "{outcome}");
+            assert!(outcome.stderr.ends_with("; nothing was changed\n"), "{outcome}");
             let shown = outcome.stderr.chars().any(|c| c.is_control() && c != '\n');
             assert!(!shown, "{:?}", outcome.stderr);
         }

@@ -60,7 +60,11 @@ Number  State        Adaptor  VLANID   Reserved VMs
     host.ok(&["hpvmnet", "-s", "2", "-b"]);
     assert!(host.ok(&["hpvmnet", "-S", "vlan02"]).contains("vlan02        2 Up      Shared"));
     let no = host.run_with_input(&["hpvmnet", "-S", "vlan02", "-h"], b"\n");
-    assert_eq!(no.stderr, "hpvmnet: Halt the vswitch 'vlan02'? [n]: ");
+    assert_eq!(
+        no.stderr,
+        "hpvmnet: Halt the vswitch 'vlan02'? [n]: \
+         hpvmnet: ERROR: the answer was no; nothing was changed\n"
+    );
     assert_eq!(no.status.code(), Some(1), "{no}");
     let yes = host.run_with_input(&["hpvmnet", "-S", "vlan02", "-h"], b"y\n");
     assert!(yes.status.success(), "{yes}");

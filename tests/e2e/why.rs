@@ -37,6 +37,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_boot_disk_without_a_driver_is_explained,
     what_keeps_no_guest_from_starting_is_noted,
     a_base_of_linked_clones_is_explained,
+    what_failed_last_with_a_guest_that_runs_is_explained,
 ];
 
 /// Four times what an engine and its worker need on a quiet machine.
@@ -412,6 +413,34 @@ fn a_base_of_linked_clones_is_explained() {
     follow(&host, &screen.next.replace("--purge", "--purge -F"));
     assert_eq!(host.state("l1"), "Off", "that is another guest");
     assert!(!host.ok(&["hpvm", "undelete", "--list"]).contains("l1"), "nothing is kept");
+}
+
+/// Until something of the kind goes well, or the guest runs anew.
+fn what_failed_last_with_a_guest_that_runs_is_explained() {
+    let mut host = host_with_web(Engine::Fake);
+    host.engine_behaves("powerdown=ignore");
+    host.set("HPVMSTOP", "1");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
+    let why = || host.ok(&["hpvm", "why", "web"]);
+    let missing = format!("disk:avio_stor:0,0,4:file:{}", host.path("missing.img").display());
+    host.refused(&["hpvmmodify", "-P", "web", "-a", &missing]);
+    let told = why();
+    assert!(told.contains("; what failed last, at "), "{told}");
+    assert!(told.contains(&format!("`hpvmmodify -P web -a {missing}`\n  because ")), "{told}");
+    assert!(told.ends_with("\nNext:  hpvmstatus -P web\n"), "{told}");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "now it goes well"]);
+    assert!(why().contains("nothing is wrong with it"));
+    host.refused(&["hpvmstop", "-P", "web", "-g", "-F"]);
+    let told = why();
+    assert!(told.contains("`hpvmstop -P web -g -F`\n  because "), "{told}");
+    assert!(
+        told.contains("did not react") && told.ends_with("\nNext:  hpvmstop -P web -g\n"),
+        "{told}"
+    );
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    assert!(why().contains("nothing is wrong with it"));
 }
 
 /// `web`, number 1, off, with two disks and a dvd.

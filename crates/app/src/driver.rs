@@ -322,7 +322,8 @@ impl Driver {
             }
             Happening::Stopped | Happening::Resumed => self.ask_status(),
             Happening::BlockIoError(error) if error.no_space == Some(true) => {
-                self.feed(Input::NoSpace);
+                let store = self.store_behind(&error.qom_path);
+                self.feed(Input::NoSpace(store));
             }
             Happening::BlockIoError(error) => {
                 let node = error.node_name.as_deref().unwrap_or("a disk");

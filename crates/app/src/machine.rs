@@ -64,8 +64,8 @@ pub(crate) enum Input {
     ToldToEnd(Crash),
     /// QEMU says that it ends since one of its monitors was told so.
     ToldToQuit,
-    /// A disk could not be written; the engine holds the guest.
-    NoSpace,
+    /// A disk could not be written; the engine holds the guest. Which store that is, in words.
+    NoSpace(Option<String>),
     /// Who was seen to run in the guest.
     Seen(Occupant),
     /// The power button was read.
@@ -347,7 +347,14 @@ impl Machine {
             Input::Reset => self.reset(now, &mut actions),
             Input::ToldToEnd(cause) => self.told_to_end(now, cause, &mut actions),
             Input::ToldToQuit => self.told_to_quit(now, &mut actions),
-            Input::NoSpace => self.pause(now, Pause::NoSpace, &mut actions),
+            Input::NoSpace(store) => {
+                let before = match &self.state {
+                    State::Paused { reason, .. } => reason,
+                    _ => &Pause::IoError,
+                };
+                let reason = before.without_space_for(store);
+                self.pause(now, reason, &mut actions);
+            }
             Input::Seen(Occupant::Os) => self.os_seen(&mut actions),
             Input::Seen(Occupant::Firmware) if self.is_os_of_before => {
                 self.reset(now, &mut actions);
@@ -430,7 +437,7 @@ impl Machine {
                 return;
             }
             // After a try it runs for an instant even if there is still no space.
-            State::Paused { reason: Pause::NoSpace, tried_at, .. }
+            State::Paused { reason: Pause::NoSpace { .. }, tried_at, .. }
                 if now < *tried_at + SPACE_BELIEVED =>
             {
                 return;

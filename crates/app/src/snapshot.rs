@@ -220,7 +220,7 @@ pub enum Crash {
         reason: String,
         words: String,
     },
-    /// Nobody was left to see how.
+    /// Its parent was not there to see how, and the kernel tells nobody else.
     Unseen,
 }
 
@@ -279,7 +279,9 @@ impl std::fmt::Display for Crash {
                 write!(f, "QEMU was told to end from outside ({reason})")
             }
             Crash::Told { words, .. } => write!(f, "QEMU was told to end from outside: {words}"),
-            Crash::Unseen => f.write_str("QEMU ended while nobody was left to see how"),
+            Crash::Unseen => f.write_str(
+                "QEMU ended; how is not known, since the keeper that started it was gone or stood still",
+            ),
         }
     }
 }

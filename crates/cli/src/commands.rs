@@ -100,15 +100,12 @@ fn tell_conf_faults(context: &Context, host: &VmHost) {
 fn agreed(answer: Answer) -> Result<(), Failure> {
     let why = match answer {
         Answer::Yes => return Ok(()),
-        Answer::No => None,
-        Answer::None => Some("the input ended before the question was answered"),
-        Answer::Noise => Some("the question was answered neither by y nor by n"),
+        Answer::No => "the answer was no",
+        Answer::None => "the input ended before the question was answered",
+        Answer::Noise => "the question was answered neither by y nor by n",
     };
     done("nothing was changed")?;
-    Err(match why {
-        Some(why) => Failure::refused(format!("{why}; nothing was changed")),
-        None => Failure::Said,
-    })
+    Err(Failure::refused(format!("{why}; nothing was changed")))
 }
 
 /// Problems are told one by one, everything else as one sentence about the guest.

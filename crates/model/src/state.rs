@@ -12,7 +12,8 @@ pub enum Occupant {
     Os,
 }
 
-/// The state column. `On (ATTN)` is a guest that runs and needs somebody: its engine or worker does not answer, say.
+/// The state column. `On (ATTN)` is a guest that runs and needs somebody: its engine or worker does not answer, say, or the engine
+/// holds it still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {

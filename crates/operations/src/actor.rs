@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use hpvm_host::users;
-use hpvm_model::{GuestConfig, Remedy, Severity, chain};
+use hpvm_model::{GuestConfig, GuestName, Remedy, Severity, chain};
 use hpvm_registry::{Operation, Outcome, Owner, Subject};
 use jiff::Timestamp;
 
@@ -19,12 +19,19 @@ pub struct Actor {
     pub line: String,
     pub reason: Option<String>,
     pub since: Instant,
+    /// What the guest at work was called by, if by its name: under another it is not meant.
+    pub called: Option<GuestName>,
 }
 
 impl Actor {
     #[must_use]
     pub fn new(command: &str, line: String, reason: Option<String>) -> Actor {
-        Actor { command: command.into(), line, reason, since: Instant::now() }
+        Actor { command: command.into(), line, reason, since: Instant::now(), called: None }
+    }
+
+    #[must_use]
+    pub fn calling(self, name: Option<&GuestName>) -> Actor {
+        Actor { called: name.cloned(), ..self }
     }
 
     /// The record of a change that was made.

@@ -8,8 +8,8 @@ mod decide;
 mod settled;
 
 use hpvm_host::durable::Prepared;
-use hpvm_model::{GuestConfig, Problem, Severity};
-use hpvm_plan::difference::FieldChange;
+use hpvm_model::{GuestConfig, Occupant, Problem, RunState, Severity};
+use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::hotplug::{self, Force, Live, Planned, When};
 use hpvm_plan::record::{DeviceChange, Due, Machine};
 use hpvm_plan::request::Request;
@@ -74,6 +74,10 @@ fn attempt(
     let problems = change.judge(host, refused, mode)?;
     let Decision { mut modified, planned } = change.decide(host, problems)?;
     if mode == Mode::DryRun {
+        let state = host.presence(modified.before.number).state();
+        if let (Some(machine), RunState::On(Occupant::Firmware)) = (&change.running, state) {
+            modified.fields = difference::in_firmware(modified.fields, machine, &planned);
+        }
         return Ok(modified);
     }
     if modified.problems.iter().any(|problem| problem.severity == Severity::Error) {

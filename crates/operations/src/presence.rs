@@ -167,9 +167,10 @@ impl Presence {
             Presence::On { attention: Some(_), .. } => RunState::Attention,
             Presence::On { snapshot: None, .. } => RunState::On(Occupant::Firmware),
             Presence::On { snapshot: Some(snapshot), .. } => match &snapshot.phase {
-                Phase::Running { occupant }
-                | Phase::Paused { occupant, .. }
-                | Phase::Stopping { occupant } => RunState::On(*occupant),
+                Phase::Running { occupant } | Phase::Stopping { occupant } => {
+                    RunState::On(*occupant)
+                }
+                Phase::Paused { .. } => RunState::Attention,
                 Phase::Starting => RunState::On(Occupant::Firmware),
                 Phase::Ended { .. } => RunState::Off,
             },
@@ -250,6 +251,18 @@ mod tests {
         });
         let snapshot = Some(serde_json::from_value(json).expect("a snapshot"));
         Presence::On { snapshot, supervision: Supervision::Full, attention: None }
+    }
+
+    #[test]
+    fn a_guest_that_is_held_needs_somebody() {
+        let mut guest = stopping_guest(None);
+        if let Presence::On { snapshot: Some(snapshot), .. } = &mut guest {
+            let reason = "no space is left".to_owned();
+            snapshot.phase = Phase::Paused { reason, occupant: Occupant::Os };
+        }
+        assert_eq!(guest.state(), RunState::Attention);
+        assert_eq!(guest.health(), ["paused: no space is left"]);
+        assert!(!guest.hangs(), "who stops it need not go past its worker");
     }
 
     #[test]

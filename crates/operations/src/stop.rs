@@ -15,8 +15,9 @@ use crate::company;
 use crate::hanging::{Watch, is_off_within, past_worker, settle};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
+use crate::start::{Started, start};
 use crate::surroundings::{Displaced, displaced_files};
-use crate::{Actor, Refusal, VmHost, lost, supervise};
+use crate::{Actor, Mode, Refusal, VmHost, lost, supervise};
 
 /// How a guest is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +80,22 @@ pub fn stop(
     how: How,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Stopped, Refusal> {
-    let stopped = attempt(host, actor, config, how, progress);
+    let stopped = attempt(host, actor, config, how, Recorded::Here, progress);
     host.record_failure(actor, Some(config), stopped)
+}
+
+/// Switches a guest off at once and on again, which is one operation: of the two it is the start that ends it.
+pub fn cycle(host: &mut VmHost, actor: &Actor, config: &GuestConfig) -> Result<Started, Refusal> {
+    let stopped = attempt(host, actor, config, How::Hard, Recorded::ByCaller, &mut |_| {});
+    host.record_failure(actor, Some(config), stopped)?;
+    start(host, actor, config, Mode::Apply)
+}
+
+/// Who leaves the record of a stop that went well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recorded {
+    Here,
+    ByCaller,
 }
 
 fn attempt(
@@ -88,17 +103,23 @@ fn attempt(
     actor: &Actor,
     config: &GuestConfig,
     how: How,
+    recorded: Recorded,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Stopped, Refusal> {
     let claim = company::claim(host, actor, config, progress)?;
+    host.unless_renamed(config, actor)?;
     unless_interrupted()?;
     let presence = host.presence(config.number);
     if !presence.is_on() {
         return match lost::qemu(host, config) {
-            Some(pid) => stop_lost(host, actor, config, how, pid, progress),
+            Some(pid) => {
+                stop_lost(host, config, how, pid)?;
+                keep_record(host, recorded, &done(actor, config), progress);
+                Ok(Stopped::after(Before::On, config, Ok(())))
+            }
             None => {
                 let cleared = supervise::clear(host, config);
-                keep_record(host, &done(actor, config), progress);
+                keep_record(host, recorded, &done(actor, config), progress);
                 Ok(Stopped::after(Before::Off, config, cleared))
             }
         };
@@ -141,7 +162,7 @@ fn attempt(
         cleared = supervise::clear(host, config);
     }
     Step::StopCleaned.reached();
-    keep_record(host, &record, progress);
+    keep_record(host, recorded, &record, progress);
     Ok(Stopped::after(Before::On, config, cleared))
 }
 
@@ -150,27 +171,26 @@ fn done(actor: &Actor, config: &GuestConfig) -> Operation {
 }
 
 /// The guest is off, whether or not that can be written down.
-fn keep_record(host: &mut VmHost, record: &Operation, progress: &mut dyn FnMut(&str)) {
+fn keep_record(
+    host: &mut VmHost,
+    recorded: Recorded,
+    record: &Operation,
+    progress: &mut dyn FnMut(&str),
+) {
+    if recorded == Recorded::ByCaller {
+        return;
+    }
     if let Err(error) = host.registry.record(record) {
         progress(&format!("the guest is off, but this could not be recorded: {}", chain(&error)));
     }
 }
 
 /// A guest that nobody can reach is not asked, only ended.
-fn stop_lost(
-    host: &mut VmHost,
-    actor: &Actor,
-    config: &GuestConfig,
-    how: How,
-    pid: i32,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Stopped, Refusal> {
+fn stop_lost(host: &VmHost, config: &GuestConfig, how: How, pid: i32) -> Result<(), Refusal> {
     match how {
-        How::Hard => lost::end(host, config, pid)?,
-        How::Graceful { .. } => return Err(lost::refusal(config, pid)),
+        How::Hard => lost::end(host, config, pid),
+        How::Graceful { .. } => Err(lost::refusal(config, pid)),
     }
-    keep_record(host, &done(actor, config), progress);
-    Ok(Stopped::after(Before::On, config, Ok(())))
 }
 
 fn ask(

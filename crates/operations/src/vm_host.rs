@@ -169,7 +169,24 @@ impl VmHost {
 
     /// The right to change one guest; others are told who has it.
     pub fn busy(&self, config: &GuestConfig, actor: &Actor) -> Result<Busy, Refusal> {
-        self.busy_within(config, actor, BUSY_BOUND).map_err(|error| self.not_busy(config, error))
+        let busy = self.busy_within(config, actor, BUSY_BOUND);
+        let busy = busy.map_err(|error| self.not_busy(config, error))?;
+        self.unless_renamed(config, actor)?;
+        Ok(busy)
+    }
+
+    /// Whoever had the right to change the guest before may have given it another name.
+    pub(crate) fn unless_renamed(
+        &self,
+        config: &GuestConfig,
+        actor: &Actor,
+    ) -> Result<(), Refusal> {
+        if actor.called.as_ref() != Some(&config.name)
+            || self.registry.number_of(&config.name)? == Some(config.number)
+        {
+            return Ok(());
+        }
+        Err(Refusal::NoGuest(config.name.to_string()))
     }
 
     /// The same, and the guest as it is by then: another command may have changed it since it was read.
@@ -300,18 +317,46 @@ fn shown(selector: &Selector) -> String {
 mod tests {
     use std::cell::Cell;
 
-    use hpvm_model::{EntryId, EntryType};
+    use hpvm_model::{EntryId, EntryType, GuestUuid};
     use hpvm_registry::Entry;
 
+    use hpvm_model::GuestName;
+    use hpvm_registry::Identities;
+
     use super::*;
+    use crate::create::blank;
+
+    fn empty_host(folder: &Path) -> VmHost {
+        let root = Root::at(folder).unwrap();
+        let conf = Conf::load(&root).unwrap();
+        let registry = Registry::open(&root.db(), Access::ReadWrite).unwrap();
+        VmHost { root, conf, registry, boot_id: String::new() }
+    }
+
+    #[test]
+    fn a_guest_that_got_another_name_is_not_meant_by_the_one_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut host = empty_host(folder.path());
+        let [web, site]: [GuestName; 2] = ["web", "site"].map(|name| name.parse().unwrap());
+        let had = blank(&web, GuestUuid(uuid::Uuid::nil()));
+        let has = GuestConfig { name: site.clone(), ..had.clone() };
+        let change = host.registry.change().unwrap();
+        change.insert(&has, &Identities::default()).unwrap();
+        change.commit().unwrap();
+        let actor = || Actor::new("hpvmmodify", String::new(), None);
+        let check = |config: &GuestConfig, name| {
+            host.unless_renamed(config, &actor().calling(name)).map_err(|e| e.to_string())
+        };
+        let none = "No Guest by that name or number: 'web'".to_owned();
+        assert_eq!(check(&had, Some(&web)), Err(none));
+        assert_eq!(check(&had, None), Ok(()), "who calls it by its number means it still");
+        assert_eq!(check(&has, Some(&site)), Ok(()));
+    }
 
     #[test]
     fn what_others_change_meanwhile_is_decided_upon_too() {
         let folder = tempfile::tempdir().unwrap();
-        let root = Root::at(folder.path()).unwrap();
-        let conf = Conf::load(&root).unwrap();
-        let registry = Registry::open(&root.db(), Access::ReadWrite).unwrap();
-        let mut host = VmHost { root, conf, registry, boot_id: String::new() };
+        let mut host = empty_host(folder.path());
         let entry = |name: &str| {
             Entry::by_hand(EntryId::new(EntryType::Restricted, name).unwrap(), name.into())
         };

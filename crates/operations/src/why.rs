@@ -1,6 +1,7 @@
 //! Why a guest does not start, or what failed last: one screen, with the next command to type. Nothing proposed here stops
 //! another guest or drops a device.
 
+mod attempts;
 mod off;
 mod running;
 
@@ -35,7 +36,8 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
                 return Ok(running::without_record(config, loss));
             }
             let attention = attention.as_ref();
-            Ok(running::explain(host, config, &presence, attention, *supervision))
+            let why = running::explain(host, config, &presence, attention, *supervision);
+            Ok(attempts::with_last_failure(why, host, config, &presence))
         }
         Presence::Off { .. } => match lost::qemu_at_rest(host, config) {
             Some(pid) => Ok(running::out_of_reach(config, pid)),
@@ -44,6 +46,9 @@ pub fn why(host: &VmHost, config: &GuestConfig) -> Result<Why, Refusal> {
         },
     }
 }
+
+/// So many operations back it is looked for what was tried.
+const RECENT_OPERATIONS: usize = 20;
 
 /// How the screen is built. What there is nothing of is not mentioned.
 impl Why {

@@ -51,6 +51,7 @@ pub struct FieldChange {
 const NONE: &str = "-";
 /// Why a field of [`fixed`] waits.
 const FIXED: &str = "the running guest keeps what it was started with";
+const IN_FIRMWARE: &str = "the guest is in its firmware, which lets nothing go";
 
 /// All fields but the devices.
 fn scalars(config: &GuestConfig) -> [(&'static str, String); 8] {
@@ -167,6 +168,30 @@ pub fn with_refusals(mut changes: Vec<FieldChange>, problems: &[Problem]) -> Vec
         } else {
             let (field, from, to) = (problem.item.clone(), NONE.into(), NONE.into());
             changes.push(FieldChange { field, from, to, effect: refused });
+        }
+    }
+    changes
+}
+
+/// The same of a guest in its firmware: what it is to be asked for now, it does at its next reset.
+#[must_use]
+pub fn in_firmware(
+    mut changes: Vec<FieldChange>,
+    machine: &Machine,
+    planned: &[Planned],
+) -> Vec<FieldChange> {
+    let let_go = |planned: &Planned| match &planned.when {
+        When::Now(DeviceChange::DetachAdapter { slot }) => machine
+            .devices_in(*slot)
+            .map(|attached| device_field(attached.device.address))
+            .collect(),
+        When::Now(DeviceChange::UnplugNic { slot }) => vec![Place::Nic(*slot).to_string()],
+        _ => Vec::new(),
+    };
+    let let_go: BTreeSet<String> = planned.iter().flat_map(let_go).collect();
+    for change in changes.iter_mut().filter(|change| change.effect == Effect::Now) {
+        if let_go.contains(&change.field) {
+            change.effect = Effect::Asked(IN_FIRMWARE.to_owned());
         }
     }
     changes

@@ -9,6 +9,7 @@ use hpvm_app::protocol::BEGINS_WITHIN;
 use hpvm_app::snapshot::{DeviceStore, SilentStore, Snapshot};
 use hpvm_engine::devices::requests::{self, RequestQueue};
 use hpvm_model::{PciSlot, StorageAddress};
+use hpvm_plan::command_line::device_id;
 use hpvm_plan::record::{self, Attached};
 use hpvm_qmp::answer::VirtQueue;
 
@@ -410,6 +411,19 @@ impl Driver {
     pub(super) fn tell_machine_of_stores(&mut self) {
         let silence = self.stores.silence();
         self.feed(Input::Stores(silence));
+    }
+
+    /// What backs a device by its place in QEMU, in words.
+    pub(super) fn store_behind(&self, qom_path: &str) -> Option<String> {
+        let machine = self.recorded.machine.as_ref().ok()?.file.machine();
+        let is_its = |attached: &&Attached| {
+            let id = device_id(attached.device.address);
+            qom_path.split('/').any(|part| part == id)
+        };
+        let StorageDevice { address, kind, backing, .. } =
+            &machine.storage.iter().find(is_its)?.device;
+        let path = backing.store()?.to_owned();
+        Some(DeviceStore { address: *address, kind: *kind, path }.to_string())
     }
 
     /// Whose stores QEMU has open, may have, or is about to open.

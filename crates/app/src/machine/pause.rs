@@ -6,8 +6,11 @@ use hpvm_qmp::RunState;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pause {
-    /// The host's file system is full. The guest goes on by itself when there is room.
-    NoSpace,
+    /// The host's file system is full. The guest goes on by itself when there is room. `stores` are those that are known to lie
+    /// there, in words.
+    NoSpace {
+        stores: Vec<String>,
+    },
     /// A disk failed in a way the engine told no more about.
     IoError,
     /// Somebody typed `stop` at a monitor.
@@ -29,19 +32,33 @@ impl Pause {
         }
     }
 
+    /// The same when one more store is known to have no space.
+    pub(crate) fn without_space_for(&self, store: Option<String>) -> Pause {
+        let mut stores = match self {
+            Pause::NoSpace { stores } => stores.clone(),
+            _ => Vec::new(),
+        };
+        stores.extend(store.filter(|store| !stores.contains(store)));
+        Pause::NoSpace { stores }
+    }
+
     /// Whether trying again may help. The engine holds a guest for a disk only when there is no space (its default
     /// `werror=enospc`), so an I/O error of an adopted guest is one too.
     pub(crate) fn may_pass(&self) -> bool {
-        matches!(self, Pause::NoSpace | Pause::IoError)
+        matches!(self, Pause::NoSpace { .. } | Pause::IoError)
     }
 }
 
 impl fmt::Display for Pause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Pause::NoSpace => f.write_str(
-                "no space is left where a disk's file lies; the guest goes on when there is some",
-            ),
+            Pause::NoSpace { stores } => {
+                let of = match stores.is_empty() {
+                    true => "where a disk's file lies".to_owned(),
+                    false => format!("for {}", stores.join(", and for ")),
+                };
+                write!(f, "no space is left {of}; the guest goes on when there is some")
+            }
             Pause::IoError => f.write_str(
                 "a disk cannot be written; the guest goes on when it can, see its log and the host's",
             ),

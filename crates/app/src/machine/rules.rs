@@ -135,13 +135,20 @@ fn a_guest_that_powers_off_ends_in_order() {
 #[test]
 fn a_guest_out_of_space_is_tried_again_and_believed_when_it_lasts() {
     let mut guest = Guest::with_os();
-    guest.gets(Input::NoSpace);
+    let no_space = |store: &str| Input::NoSpace(Some(store.into()));
+    let told = |guest: &Guest| {
+        let Phase::Paused { reason, .. } = guest.machine.phase() else { panic!("not paused") };
+        reason
+    };
+    guest.gets(no_space("'/a'"));
     guest.gets(Input::Status(RunState::IoError));
-    let Phase::Paused { reason, .. } = guest.machine.phase() else { panic!("not paused") };
-    assert!(reason.contains("no space"), "{reason}");
+    assert_eq!(told(&guest), "no space is left for '/a'; the guest goes on when there is some");
     assert_eq!(guest.after(5), [Action::Continue]);
     assert_eq!(guest.gets(Input::Status(RunState::Running)), [], "not believed at once");
-    assert_eq!(guest.gets(Input::NoSpace), [], "no line for each try");
+    assert_eq!(guest.gets(no_space("'/a'")), [], "no line for each try");
+    guest.gets(no_space("'/b'"));
+    assert!(told(&guest).starts_with("no space is left for '/a', and for '/b'; "));
+    assert_eq!(guest.gets(no_space("'/a'")), []);
     assert_eq!(guest.after(5), [Action::Continue]);
     guest.after(1);
     guest.gets(Input::Status(RunState::Running));
@@ -231,7 +238,7 @@ fn any_input() -> impl Strategy<Value = Option<Input>> {
         1 => Just(Some(Input::ToldToQuit)),
         2 => Just(Some(Input::InOrder)),
         3 => Just(Some(Input::Reset)),
-        2 => Just(Some(Input::NoSpace)),
+        2 => Just(Some(Input::NoSpace(None))),
         2 => Just(Some(Input::Seen(Occupant::Os))),
         1 => Just(Some(Input::Seen(Occupant::Firmware))),
         3 => (any::<bool>(), any::<bool>()).prop_map(|(e, p)| Some(button(e, p))),

@@ -33,6 +33,15 @@ pub enum StopTarget {
 }
 
 impl Selector {
+    /// The guest's name, if it was given by that.
+    #[must_use]
+    pub fn name(&self) -> Option<&GuestName> {
+        match self {
+            Selector::Name(name) => Some(name),
+            Selector::Number(_) => None,
+        }
+    }
+
     /// The guest alone, however it was given.
     #[must_use]
     pub fn shown(&self) -> String {

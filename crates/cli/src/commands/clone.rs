@@ -86,7 +86,8 @@ impl Perform for Clone {
             context.say.warning(Some(&self.new_name), &warning);
         }
         let force = if self.force { Force::Yes } else { Force::No };
-        let actor = context.actor(self.undertaking.operation.reason.clone());
+        let actor =
+            context.actor(self.undertaking.operation.reason.clone()).calling(self.guest.name());
         let mut line = ProgressLine::new(context.say.command());
         let cloned =
             clone(&mut host, &actor, &source, &self.request(), force, mode, &mut |stage| {

@@ -16,7 +16,7 @@ use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, PciSlot, StorageAddress, chain};
 use hpvm_operations::console_media;
 use hpvm_operations::start::{Started, start};
-use hpvm_operations::stop::{Before, How, stop};
+use hpvm_operations::stop::{Before, How, cycle, stop};
 use hpvm_operations::{Mode, Refusal, VmHost};
 use hpvm_registry::Access;
 
@@ -94,25 +94,24 @@ impl session::Guest for ConsoleGuest<'_> {
         };
         let mut host = opened.map_err(|e| chain(&e))?;
         let actor = self.context.actor(None);
-        let off = |host: &mut VmHost| {
-            stop(host, &actor, &self.config, How::Hard, &mut |_| {}).map_err(|e| chain(&e))
-        };
-        let on =
-            |host: &mut VmHost| start(host, &actor, &self.config, Mode::Apply).map_err(in_a_line);
-        match verb {
-            PowerVerb::On => on(&mut host).map(|started| match started {
-                Started::WasOn => "the power is on already".into(),
-                _ => "the power is on".into(),
-            }),
-            PowerVerb::Off => off(&mut host).map(|stopped| match stopped.before {
-                Before::Off => "the power is off already".into(),
-                Before::On => "the power is off".into(),
-            }),
-            PowerVerb::Cycle => {
-                off(&mut host)?;
-                on(&mut host).map(|_| "the power was cycled".into())
+        let (host, config) = (&mut host, &self.config);
+        let said = match verb {
+            PowerVerb::On => {
+                start(host, &actor, config, Mode::Apply).map(|started| match started {
+                    Started::WasOn => "the power is on already",
+                    _ => "the power is on",
+                })
             }
-        }
+            PowerVerb::Off => {
+                let stopped = stop(host, &actor, config, How::Hard, &mut |_| {});
+                stopped.map(|stopped| match stopped.before {
+                    Before::Off => "the power is off already",
+                    Before::On => "the power is off",
+                })
+            }
+            PowerVerb::Cycle => cycle(host, &actor, config).map(|_| "the power was cycled"),
+        };
+        said.map(str::to_owned).map_err(in_a_line)
     }
 
     fn give_back(&mut self, drive: DriveAddress) -> Result<String, String> {

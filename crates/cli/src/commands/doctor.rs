@@ -19,8 +19,8 @@ use super::agreed;
 /// Find leftovers and damage, and repair them when asked
 ///
 /// Compares the registry, the folders of the guests, what lies in /run and what runs. Without options it changes nothing.
-/// A disk or medium that a guest needs and that is not there is told too; as nothing of hpvm's own is wrong then, the exit
-/// status stays 0.
+/// The exit status is 1 when something of hpvm's own is left to mend, which with --repair is what could not be repaired. A disk
+/// or medium that a guest needs and that is not there is told too: that is its owner's, and alone it leaves the status at 0.
 ///
 /// --rebuild is for a registry that is lost or damaged; of a sound one it asks first. The device database, the record of what was
 /// done and the times of removals are in no folder: they are taken over from the old registry as far as that can be read, and

@@ -65,7 +65,8 @@ impl Perform for Modify {
             context.say.warning(Some(&config.name), &warning);
         }
         let force = if self.force { Force::Yes } else { Force::No };
-        let actor = context.actor(self.undertaking.operation.reason.clone());
+        let actor =
+            context.actor(self.undertaking.operation.reason.clone()).calling(self.guest.name());
         let request = self.request();
         let modified = modify(&mut host, &actor, &config, &request, force, mode)
             .or_else(|refusal| refused(&config.name, refusal))?;

@@ -57,7 +57,7 @@ impl Perform for Nvram {
             };
         }
         let from = if self.restore { nvram::From::LastGood } else { nvram::From::Pristine };
-        let actor = context.actor(self.operation.reason);
+        let actor = context.actor(self.operation.reason).calling(self.guest.0.name());
         let source = nvram::replace(&mut host, &actor, &config, from, mode(self.dry_run))
             .or_else(|refusal| refused(&config.name, refusal))?;
         let (name, path) = (&config.name, source.path.display().to_string());

@@ -43,7 +43,7 @@ impl Perform for Remove {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
-        let actor = context.actor(self.operation.reason.clone());
+        let actor = context.actor(self.operation.reason.clone()).calling(self.guest.name());
         let config = match host.guest(&self.guest.clone().into()) {
             Err(Refusal::NoGuest(_)) if self.purge => {
                 return self.purge_kept(context, &mut host, &actor);

@@ -42,7 +42,7 @@ impl Perform for Start {
         catch_interruptions();
         let mut host = VmHost::open(Access::ReadWrite)?;
         let config = host.guest(&self.guest.clone().into())?;
-        let actor = context.actor(self.operation.reason);
+        let actor = context.actor(self.operation.reason).calling(self.guest.name());
         let volume = if self.quiet { Volume::Quiet } else { Volume::Normal };
         let say = context.say.at(volume);
         let started = start(&mut host, &actor, &config, mode(self.dry_run))

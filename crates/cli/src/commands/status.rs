@@ -19,7 +19,7 @@ use crate::status::{
 /// Show guests and the VM Host
 ///
 /// Without options, one line a guest. State is Off, On (EFI) while the firmware runs, On (OS), or On (ATTN) when the guest
-/// does not answer. Tables have the columns of A.03.50. With -P, two sections may follow those of A.03.50: [Run Details]
+/// does not answer or is held still. Tables have the columns of A.03.50. With -P, two sections may follow those of A.03.50: [Run Details]
 /// (since when, accelerator, health, how the last run ended) and [Waiting for Next Start] (or Reset or Start); each is there only when it has
 /// something to say.
 ///

@@ -99,7 +99,11 @@ impl Stop {
             true => How::Graceful { at_most: host.conf.stop_bound()? },
             false => How::Hard,
         };
-        let actor = context.actor(self.operation.reason.clone());
+        let called = match &self.target {
+            StopTarget::Guest(selector) => selector.name(),
+            StopTarget::All => None,
+        };
+        let actor = context.actor(self.operation.reason.clone()).calling(called);
         let mut progress = |text: &str| match self.target {
             StopTarget::Guest(_) => say.note(text),
             StopTarget::All => say.note(&format!("guest '{}': {text}", config.name)),

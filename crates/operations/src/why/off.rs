@@ -11,13 +11,10 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
-use super::Why;
+use super::{RECENT_OPERATIONS, Why};
 use crate::actor::{Failed, ToldBy};
 use crate::presence::Presence;
 use crate::{Refusal, VmHost, console_media};
-
-/// So many operations back the last start is looked for.
-const RECENT_OPERATIONS: usize = 20;
 
 pub(super) fn explain(
     host: &VmHost,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::*;
 use hpvm_model::*;
-use hpvm_plan::difference::{Effect, again, fields, waiting};
+use hpvm_plan::difference::{Effect, again, fields, in_firmware, waiting};
 use hpvm_plan::hotplug::{
     Agent, Force, Live, Planned, When, held_elsewhere, not_written_out, plan, waiting_removals,
 };
@@ -240,6 +240,28 @@ fn what_the_guest_runs_with_counts_at_once() {
     let waits = |effect: &Effect| matches!(effect, Effect::NextStart(_));
     assert!(effects(&has, &before).iter().all(waits));
     assert_eq!((waiting(&has, &machine).len(), waiting(&before, &machine).len()), (0, 2));
+}
+
+/// What leaves without being asked for leaves there too.
+#[test]
+fn firmware_is_known_to_let_nothing_go() {
+    let statements = [
+        "disk:avio_stor:0,0,0:file:/a",
+        "disk:avio_stor:0,1,0:file:/b",
+        "disk:avio_stor:0,1,1:file:/c",
+        "disk:avio_stor:0,2,0:file:/d",
+        "disk:avio_stor:0,2,1:file:/e",
+    ];
+    let machine = running(&statements);
+    let (before, after) = (guest(&statements), guest(&[statements[0], statements[3]]));
+    let planned = alone(&machine, &after, &Live::default(), Force::Yes);
+    let in_os = fields(&before, &after, Some((&machine, &planned)));
+    assert!(in_os.iter().all(|field| field.effect == Effect::Now), "{in_os:?}");
+    let shown = in_firmware(in_os, &machine, &planned);
+    let when: Vec<(&str, &str)> =
+        shown.iter().map(|field| (field.field.as_str(), field.effect.reason())).collect();
+    let why = "the guest is in its firmware, which lets nothing go";
+    assert_eq!(when, [("storage 0,1,0", why), ("storage 0,1,1", why), ("storage 0,2,1", "")]);
 }
 
 /// An agent is asked even when the disk was quiet, since a quiet disk may be mounted; by force nobody is asked.
