@@ -563,6 +563,13 @@ fn a_file_that_became_shorter_is_not_used_until_that_is_accepted() {
         let said = refused(&host, &["hpvmstart", "-P", "web"]);
         let told = format!("is smaller than it was: it was file/{} ", was << 20);
         assert!(said.contains(&told), "{said}");
+        // Nor is half of it taken for the whole.
+        let copy = at(&disk.with_file_name("half.img"));
+        for of in [&["-b", &copy][..], &["--linked"]] {
+            let clone = [&["hpvmclone", "-P", "web", "-N", "half"], of].concat();
+            let said = refused(&host, &clone);
+            assert!(said.contains(&told) && said.contains(&accepted(&disk)), "{said}");
+        }
         let why = host.ok(&["hpvm", "why", "web"]);
         assert!(why.contains(&accepted(&disk)), "{why}");
         let flaws = host.ok(&["hpvmdevmgmt", "-r"]);
@@ -699,6 +706,12 @@ fn a_loop_device_is_known_by_its_file() {
     let told = "is another device than the one the guest was given";
     let said = refused(&host, &["hpvmstart", "-P", "web"]);
     assert!(said.contains(told), "{said}");
+    let another = disk_on(&host.path("another.img")).replace("::", ":0,0,0:");
+    for of in [&["-b", &another][..], &["--linked"]] {
+        let clone = [&["hpvmclone", "-P", "web", "-N", "copy"], of].concat();
+        let said = refused(&host, &clone);
+        assert!(said.contains(told) && said.contains(&accept), "{said}");
+    }
     for command in [&comes[..], &copied] {
         let said = host.run(command);
         assert_eq!(said.status.code(), Some(1), "{said}");

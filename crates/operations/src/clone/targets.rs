@@ -12,7 +12,7 @@ use hpvm_model::{
 use hpvm_plan::clone::{Design, How, Place, Work};
 use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Lock, Sharer, Writable};
 use hpvm_plan::hotplug::Force;
-use hpvm_plan::judge::registered::overwritten;
+use hpvm_plan::judge::registered::{copied, overwritten};
 use hpvm_plan::record::Cache;
 
 use super::running::Running;
@@ -42,6 +42,8 @@ pub(super) fn judge(
     let locked = look::locked_elsewhere(&still, &others, Aim::Read);
     for work in &design.work {
         problems.extend(read(work, &others));
+        let read_by_path = still.storage.iter().find(|device| device.backing == work.from);
+        problems.extend(read_by_path.and_then(|device| copied(source, device, &others)));
         let path = &work.from.path;
         problems.extend(locked.get(path).map(|lock| written_elsewhere(path, lock)));
         problems.extend(target(work, facts, force));
