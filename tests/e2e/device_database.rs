@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     the_hosts_own_folders_are_restricted_always,
     only_a_reason_gives_away_what_is_restricted,
     entries_come_and_go_with_guests,
+    an_image_that_replaces_a_disk_is_warned_of,
     what_guests_have_is_renamed_in_all_of_them,
     a_disk_file_has_the_size_that_was_written,
     of_many_sizes_at_once_the_largest_stays,
@@ -247,6 +248,24 @@ fn entries_come_and_go_with_guests() {
     assert_eq!(list(), "");
     let said = refused(&host, &["hpvmdevmgmt", "-d", &entry("gdev", &one)]);
     assert!(said.contains("there is no entry"), "{said}");
+}
+
+/// A new name of a disk is told what the disk itself would have been.
+fn an_image_that_replaces_a_disk_is_warned_of() {
+    let host = VmHost::new(Engine::Fake);
+    let (old, new) = (host.disk("old.img", 1 << 20), host.path("new.img"));
+    let image = fs::File::create(&new).expect("an image");
+    hpvm_host::qcow2::write_empty(&image, 1 << 20).expect("an image");
+    for name in ["web", "db"] {
+        host.run(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&old)]);
+    }
+    let rename = format!("{}:{}", entry("gdev", &old), new.display());
+    let said = host.run(&["hpvmdevmgmt", "-n", &rename]);
+    assert!(said.status.success(), "{said}");
+    for name in ["web", "db"] {
+        let told = format!("WARNING ({name}): '{}' holds a qcow2 image", new.display());
+        assert!(said.stderr.contains(&told), "{said}");
+    }
 }
 
 fn what_guests_have_is_renamed_in_all_of_them() {

@@ -4,7 +4,7 @@
 use hpvm_host::durable::Replaced;
 use hpvm_host::lock::Busy;
 use hpvm_model::entry::Replacement;
-use hpvm_model::{EntryId, EntryType, GuestConfig, Severity};
+use hpvm_model::{EntryId, EntryType, GuestConfig, GuestName, Problem, Severity};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Entry, Selector, Step};
@@ -22,8 +22,17 @@ struct Moved {
     before: GuestConfig,
     after: GuestConfig,
     facts: HostFacts,
+    /// What is to be known of the new name.
+    warnings: Vec<Problem>,
     folder: Folder,
     _busy: Busy,
+}
+
+/// A guest that has the device by the new name now, and what there is to know of that.
+#[derive(Clone, Debug)]
+pub struct Renamed {
+    pub guest: GuestName,
+    pub warnings: Vec<Problem>,
 }
 
 /// A name that may be replaced.
@@ -38,19 +47,20 @@ pub fn replace(
     actor: &Actor,
     replacement: &Replacement,
     mode: Mode,
-) -> Result<Vec<String>, Refusal> {
+) -> Result<Vec<Renamed>, Refusal> {
     let judge = |host: &VmHost| judged(host, actor, replacement);
     let write = |change: Change<'_>, judged: &Judged| {
         write(change, actor, judged.entry.as_ref(), &replacement.new[0], &judged.moved)
     };
-    let names = |judged: Judged| {
-        judged.moved.into_iter().map(|moved| moved.after.name.to_string()).collect()
+    let renamed = |judged: Judged| {
+        let guest = |moved: Moved| Renamed { guest: moved.after.name, warnings: moved.warnings };
+        judged.moved.into_iter().map(guest).collect()
     };
     match mode {
-        Mode::DryRun => judge(host).map(names),
+        Mode::DryRun => judge(host).map(renamed),
         Mode::Apply => {
             let replaced = host.decide_and_write(judge, write);
-            host.record_failure(actor, None, replaced).map(names)
+            host.record_failure(actor, None, replaced).map(renamed)
         }
     }
 }
@@ -122,11 +132,13 @@ fn moved(
             new.name().clone_into(&mut backing.path);
         }
         let facts = host.facts(&after, Some(&before))?;
-        let found = problems(&after, &facts, Purpose::Change { before: Some(&before) });
+        let mut found = problems(&after, &facts, Purpose::Change { before: Some(&before) });
         if found.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(Refusal::Problems(found));
         }
-        moved.push(Moved { folder: host.folder(&after), before, after, facts, _busy: busy });
+        found.retain(|problem| problem.item == new.name());
+        let (folder, warnings) = (host.folder(&after), found);
+        moved.push(Moved { folder, before, after, facts, warnings, _busy: busy });
     }
     match running.is_empty() {
         true => Ok(moved),
