@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     only_a_reason_gives_away_what_is_restricted,
     entries_come_and_go_with_guests,
     an_image_that_replaces_a_disk_is_warned_of,
+    hpvms_own_files_are_not_given_away_by_other_names,
     what_guests_have_is_renamed_in_all_of_them,
     a_disk_file_has_the_size_that_was_written,
     of_many_sizes_at_once_the_largest_stays,
@@ -265,6 +266,29 @@ fn an_image_that_replaces_a_disk_is_warned_of() {
     for name in ["web", "db"] {
         let told = format!("WARNING ({name}): '{}' holds a qcow2 image", new.display());
         assert!(said.stderr.contains(&told), "{said}");
+    }
+}
+
+/// The registry and a guest's variables are nobody's disk and no medium to read, by whatever name.
+fn hpvms_own_files_are_not_given_away_by_other_names() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = disk_on(&host.disk("web.img", 1 << 20));
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
+    let variables = fs::read_dir(host.path("var/opt/hpvm/uuids"))
+        .expect("the guests' folders")
+        .map(|folder| folder.expect("a folder").path().join("nvram"))
+        .next()
+        .expect("a guest");
+    for (number, own) in [(0, host.path("var/opt/hpvm/hpvm.db")), (1, variables)] {
+        let link = host.path(&format!("other-{number}.img"));
+        fs::hard_link(&own, &link).expect("another name");
+        let dvd = format!("dvd:avio_stor::file:{}", link.display());
+        for statement in [disk_on(&link), dvd] {
+            let said = refused(&host, &["hpvmmodify", "-P", "web", "-a", &statement]);
+            assert!(said.contains("is restricted") && said.contains("hard link"), "{said}");
+            assert!(said.contains(own.to_str().expect("text")), "{said}");
+        }
+        refused(&host, &["hpvmdevmgmt", "-a", &entry("gdev", &link)]);
     }
 }
 

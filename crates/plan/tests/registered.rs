@@ -32,6 +32,7 @@ fn what_is_restricted_is_no_guests() {
         (Restriction::Entry { name: name() }, "rdev:/x restricts it"),
         (Restriction::Below { folder: name() }, "rdev:/x restricts what lies below it"),
         (Restriction::HostFolder { folder: name() }, "/x is a folder of this VM Host itself"),
+        (Restriction::HostFile { file: name() }, "it is /x, a file of this VM Host itself"),
         (
             Restriction::Signature { name: name(), reason: "it holds swap space".into() },
             "it holds swap space, as hpvmhostrdev read",
@@ -121,14 +122,14 @@ fn a_file_that_may_have_a_restricted_name_is_told() {
     let folders = vec!["/etc".to_owned(), "/kept".to_owned()];
     let other_names = Some(OtherNames { names: 2, file: "/e f".into(), folders });
     let known = Registered { other_names, ..Registered::default() };
-    assert_eq!(said_of("dvd:scsi:0,0,0:file:/d", known.clone(), CREATE), [""; 0]);
-    let said = said_of("disk:scsi:0,0,0:file:/d", known, CREATE);
-    assert_eq!(
-        said,
-        [
-            "WARNING: '/d' leads to a file with 2 names (hard links), and what guests are kept from may be one of them: `find /etc /kept -xdev -samefile '/e f'` tells; where it finds one, give the guest a copy"
-        ]
-    );
+    for device in ["dvd:scsi:0,0,0:file:/d", "disk:scsi:0,0,0:file:/d"] {
+        assert_eq!(
+            said_of(device, known.clone(), CREATE),
+            [
+                "WARNING: '/d' leads to a file with 2 names (hard links), and what guests are kept from may be one of them: `find /etc /kept -xdev -samefile '/e f'` tells; where it finds one, give the guest a copy"
+            ]
+        );
+    }
 }
 
 #[test]

@@ -33,16 +33,12 @@ pub(super) fn restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Fi
     Some(never(path, format!("'{path}' is restricted and is not given to a guest: {why}")))
 }
 
-/// A hard link from a restricted folder is an ordinary file elsewhere; that it may be one is all that can be seen of it. Images
-/// of dvds, which many copy that way, are read and no more.
+/// A hard link from a restricted folder is an ordinary file elsewhere; that it may be one is all that can be seen of it.
 pub(super) fn may_have_restricted_name(
     device: &StorageDevice,
     facts: &HostFacts,
 ) -> Option<Finding> {
     let path = &device.backing.path;
-    if device.kind == DeviceKind::Dvd {
-        return None;
-    }
     let OtherNames { names, file, folders } = facts.registered.get(path)?.other_names.as_ref()?;
     let folders: Vec<String> = folders.iter().map(|folder| quoted(folder)).collect();
     let text = format!(
