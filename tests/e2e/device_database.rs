@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     entries_come_and_go_with_guests,
     an_image_that_replaces_a_disk_is_warned_of,
     hpvms_own_files_are_not_given_away_by_other_names,
+    a_link_that_leads_nowhere_is_no_place_for_a_disk,
     what_guests_have_is_renamed_in_all_of_them,
     a_disk_file_has_the_size_that_was_written,
     of_many_sizes_at_once_the_largest_stays,
@@ -249,6 +250,27 @@ fn entries_come_and_go_with_guests() {
     assert_eq!(list(), "");
     let said = refused(&host, &["hpvmdevmgmt", "-d", &entry("gdev", &one)]);
     assert!(said.contains("there is no entry"), "{said}");
+}
+
+/// Neither the link nor what it was meant to lead to is made or replaced in silence.
+fn a_link_that_leads_nowhere_is_no_place_for_a_disk() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = disk_on(&host.disk("web.img", 1 << 20));
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
+    let link = host.path("link.img");
+    symlink("nowhere.img", &link).expect("a link");
+    let copy = disk_on(&link).replace("::", ":0,0,0:");
+    let file = link.display().to_string();
+    for line in [
+        &["hpvmclone", "-P", "web", "-N", "copy", "-b", &copy][..],
+        &["hpvmdevmgmt", "-S", "1M", &file],
+    ] {
+        let said = refused(&host, line);
+        let to = host.path("nowhere.img");
+        let told = format!("is a symbolic link to '{}', where nothing is", to.display());
+        assert!(said.contains(&told), "{said}");
+        assert!(link.is_symlink() && !to.exists(), "{line:?}");
+    }
 }
 
 /// A new name of a disk is told what the disk itself would have been.

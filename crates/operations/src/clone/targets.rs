@@ -17,7 +17,7 @@ use hpvm_plan::record::Cache;
 
 use super::running::Running;
 use crate::facts::Aim;
-use crate::stores::plain_file;
+use crate::stores::{dangling, plain_file};
 use crate::{Mode, Refusal, VmHost, facts as look};
 
 /// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
@@ -153,7 +153,7 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
     let mut problems = Vec::new();
     match (facts.files.get(path), work.to.storage) {
         (Some(FileFact::Missing) | None, StorageType::File | StorageType::Qcow2) => {
-            problems.extend(no_folder(path));
+            problems.extend(no_folder(path).or_else(|| leads_nowhere(path)));
         }
         (Some(FileFact::Regular { size, .. }), _) => {
             if size.0 > 0 && force == Force::No {
@@ -211,6 +211,15 @@ fn no_folder(path: &str) -> Option<Problem> {
     let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
     (!folder.is_dir())
         .then(|| error(path, format!("there is no folder {} for '{path}'", folder.display())))
+}
+
+fn leads_nowhere(path: &str) -> Option<Problem> {
+    let to = dangling(Path::new(path))?;
+    let text = format!(
+        "'{path}' is a symbolic link to '{}', where nothing is; name that, or remove the link",
+        to.display()
+    );
+    Some(error(path, text))
 }
 
 /// Images that are their guest's alone, and which the clone would share: it could never start.
