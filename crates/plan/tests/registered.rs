@@ -117,6 +117,22 @@ fn only_an_entry_that_says_so_gives_away_what_the_host_uses() {
     assert_eq!(facts.attach(&config.storage[0]).sharing, Sharing::Alone);
 }
 
+/// Another storage type would not help.
+#[test]
+fn what_is_restricted_is_not_said_to_be_of_another_type() {
+    for statement in ["disk:scsi:0,0,0:qcow2:/d", "disk:scsi:0,0,0:disk:/d"] {
+        let known = restricted(Restriction::HostFolder { folder: "/etc".into() });
+        let said = said_of(statement, known, CREATE);
+        assert_eq!(
+            said,
+            [
+                "ERROR: '/d' is restricted and is not given to a guest: /etc is a folder of this VM Host itself"
+            ],
+            "{statement}"
+        );
+    }
+}
+
 #[test]
 fn a_file_that_may_have_a_restricted_name_is_told() {
     let folders = vec!["/etc".to_owned(), "/kept".to_owned()];
