@@ -505,7 +505,13 @@ fn the_device_database_knows_what_clones_are_built_on() {
     let restricted = host.refused(&["hpvmdevmgmt", "-a", &format!("rdev:{}", base.display())]);
     let user = format!("guest 'new' builds on '{}'", base.display());
     assert!(restricted.contains(&user) && restricted.contains("guest 'third'"), "{restricted}");
-    assert_eq!(host.ok(&["hpvmdevmgmt", "-r"]), "#!/bin/sh\n# nothing to repair\n");
+    let repair = || host.ok(&["hpvmdevmgmt", "-r"]);
+    assert_eq!(repair(), "#!/bin/sh\n# nothing to repair\n");
+    fs::rename(&base, &moved).expect("moved");
+    let cure = format!("# if that is right: hpvmdevmgmt -n gdev:{}:NEW\n", base.display());
+    assert_eq!(repair().matches(&cure).count(), repair().matches("if that is right").count());
+    assert!(repair().contains(&cure), "{}", repair());
+    fs::rename(&moved, &base).expect("moved back");
     host.ok(&["hpvmdevmgmt", "-a", &format!("gdev:{}", base.display())]);
     let said = host.refused(&["hpvmdevmgmt", "-d", &format!("gdev:{}", base.display())]);
     assert!(said.contains("has dependents") && said.contains(&user), "{said}");

@@ -23,6 +23,9 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     the_hosts_own_folders_are_restricted_always,
     only_a_reason_gives_away_what_is_restricted,
     entries_come_and_go_with_guests,
+    an_image_that_replaces_a_disk_is_warned_of,
+    hpvms_own_files_are_not_given_away_by_other_names,
+    a_link_that_leads_nowhere_is_no_place_for_a_disk,
     what_guests_have_is_renamed_in_all_of_them,
     a_disk_file_has_the_size_that_was_written,
     of_many_sizes_at_once_the_largest_stays,
@@ -249,6 +252,68 @@ fn entries_come_and_go_with_guests() {
     assert!(said.contains("there is no entry"), "{said}");
 }
 
+/// Neither the link nor what it was meant to lead to is made or replaced in silence.
+fn a_link_that_leads_nowhere_is_no_place_for_a_disk() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = disk_on(&host.disk("web.img", 1 << 20));
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
+    let link = host.path("link.img");
+    symlink("nowhere.img", &link).expect("a link");
+    let copy = disk_on(&link).replace("::", ":0,0,0:");
+    let file = link.display().to_string();
+    for line in [
+        &["hpvmclone", "-P", "web", "-N", "copy", "-b", &copy][..],
+        &["hpvmdevmgmt", "-S", "1M", &file],
+    ] {
+        let said = refused(&host, line);
+        let to = host.path("nowhere.img");
+        let told = format!("is a symbolic link to '{}', where nothing is", to.display());
+        assert!(said.contains(&told), "{said}");
+        assert!(link.is_symlink() && !to.exists(), "{line:?}");
+    }
+}
+
+/// A new name of a disk is told what the disk itself would have been.
+fn an_image_that_replaces_a_disk_is_warned_of() {
+    let host = VmHost::new(Engine::Fake);
+    let (old, new) = (host.disk("old.img", 1 << 20), host.path("new.img"));
+    let image = fs::File::create(&new).expect("an image");
+    hpvm_host::qcow2::write_empty(&image, 1 << 20).expect("an image");
+    for name in ["web", "db"] {
+        host.run(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&old)]);
+    }
+    let rename = format!("{}:{}", entry("gdev", &old), new.display());
+    let said = host.run(&["hpvmdevmgmt", "-n", &rename]);
+    assert!(said.status.success(), "{said}");
+    for name in ["web", "db"] {
+        let told = format!("WARNING ({name}): '{}' holds a qcow2 image", new.display());
+        assert!(said.stderr.contains(&told), "{said}");
+    }
+}
+
+/// The registry and a guest's variables are nobody's disk and no medium to read, by whatever name.
+fn hpvms_own_files_are_not_given_away_by_other_names() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = disk_on(&host.disk("web.img", 1 << 20));
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
+    let variables = fs::read_dir(host.path("var/opt/hpvm/uuids"))
+        .expect("the guests' folders")
+        .map(|folder| folder.expect("a folder").path().join("nvram"))
+        .next()
+        .expect("a guest");
+    for (number, own) in [(0, host.path("var/opt/hpvm/hpvm.db")), (1, variables)] {
+        let link = host.path(&format!("other-{number}.img"));
+        fs::hard_link(&own, &link).expect("another name");
+        let dvd = format!("dvd:avio_stor::file:{}", link.display());
+        for statement in [disk_on(&link), dvd] {
+            let said = refused(&host, &["hpvmmodify", "-P", "web", "-a", &statement]);
+            assert!(said.contains("is restricted") && said.contains("hard link"), "{said}");
+            assert!(said.contains(own.to_str().expect("text")), "{said}");
+        }
+        refused(&host, &["hpvmdevmgmt", "-a", &entry("gdev", &link)]);
+    }
+}
+
 fn what_guests_have_is_renamed_in_all_of_them() {
     let host = VmHost::new(Engine::Fake);
     let (old, new) = (host.disk("old.img", 1 << 20), host.disk("new.img", 1 << 20));
@@ -355,7 +420,7 @@ fn a_disk_file_has_the_size_that_was_written() {
     let (link, absent) = (host.path("link.img"), host.path("absent.img"));
     symlink(&absent, &link).expect("a link");
     let said = host.refused(&["hpvmdevmgmt", "-S", "1M", &link.display().to_string()]);
-    assert!(said.contains(&format!("is a link to '{}'", absent.display())), "{said}");
+    assert!(said.contains(&format!("is a symbolic link to '{}'", absent.display())), "{said}");
     assert!(!absent.exists());
     // An image of a dvd is as long as it is; that is no reason to refuse what changes nothing.
     let image = host.disk("cd.iso", 1 << 20).display().to_string();
@@ -592,6 +657,13 @@ fn a_file_that_became_shorter_is_not_used_until_that_is_accepted() {
         let said = refused(&host, &["hpvmstart", "-P", "web"]);
         let told = format!("is smaller than it was: it was file/{} ", was << 20);
         assert!(said.contains(&told), "{said}");
+        // Nor is half of it taken for the whole.
+        let copy = at(&disk.with_file_name("half.img"));
+        for of in [&["-b", &copy][..], &["--linked"]] {
+            let clone = [&["hpvmclone", "-P", "web", "-N", "half"], of].concat();
+            let said = refused(&host, &clone);
+            assert!(said.contains(&told) && said.contains(&accepted(&disk)), "{said}");
+        }
         let why = host.ok(&["hpvm", "why", "web"]);
         assert!(why.contains(&accepted(&disk)), "{why}");
         let flaws = host.ok(&["hpvmdevmgmt", "-r"]);
@@ -728,6 +800,12 @@ fn a_loop_device_is_known_by_its_file() {
     let told = "is another device than the one the guest was given";
     let said = refused(&host, &["hpvmstart", "-P", "web"]);
     assert!(said.contains(told), "{said}");
+    let another = disk_on(&host.path("another.img")).replace("::", ":0,0,0:");
+    for of in [&["-b", &another][..], &["--linked"]] {
+        let clone = [&["hpvmclone", "-P", "web", "-N", "copy"], of].concat();
+        let said = refused(&host, &clone);
+        assert!(said.contains(told) && said.contains(&accept), "{said}");
+    }
     for command in [&comes[..], &copied] {
         let said = host.run(command);
         assert_eq!(said.status.code(), Some(1), "{said}");

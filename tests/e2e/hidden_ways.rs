@@ -471,7 +471,8 @@ fn another_name_of_a_file_is_warned_of() {
     let hard = host.path("hard.img");
     fs::hard_link(&file, &hard).expect("a hard link");
     let device = LoopDevice::on(&hard, &[]);
-    for statement in [format!("disk:avio_stor::file:{}", hard.display()), device.disk()] {
+    let of_file = |kind| format!("{kind}:avio_stor::file:{}", hard.display());
+    for statement in [of_file("disk"), of_file("dvd"), device.disk()] {
         let made = host.run(&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &statement]);
         assert!(made.status.success(), "{made}");
         let warned = made.stderr.lines().find(|line| line.contains("WARNING")).expect("a warning");

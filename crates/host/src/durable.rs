@@ -11,6 +11,9 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
 use crate::copy::spliced;
 use crate::removal;
 
@@ -184,11 +187,23 @@ pub fn sync_folder(folder: &Path) -> Result<(), DurableError> {
 
 /// Opens a file to be read to its end. A pipe or a device, which may have none, is refused.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    let at_once = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).custom_flags(at_once).open(path)?;
+    let file = open_untouched(path, OFlags::empty())?;
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::other("it is no regular file")),
+    }
+}
+
+/// Opens a file to be read without noting when that was, where that is ours to say (open(2), O_NOATIME): on a file system that
+/// hangs, the note would hold up who reads what is in memory, and him who ends meanwhile. A pipe is not waited for.
+pub fn open_untouched(path: &Path, flags: OFlags) -> io::Result<File> {
+    let opened = |flags: OFlags| {
+        let flags = i32::try_from((flags | OFlags::NONBLOCK).bits()).unwrap_or_default();
+        OpenOptions::new().read(true).custom_flags(flags).open(path)
+    };
+    match opened(flags | OFlags::NOATIME) {
+        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => opened(flags),
+        other => other,
     }
 }
 

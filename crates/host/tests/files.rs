@@ -31,6 +31,42 @@ fn the_longest_name_a_file_system_takes_can_be_replaced() {
     assert_eq!(fs::read_link(&link).expect("a link"), Path::new("../b"));
 }
 
+/// To note when it was read, a file system that hangs would have to be waited for.
+#[test]
+fn an_own_file_is_read_without_a_note_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("image");
+    fs::write(&path, "content").expect("written");
+    let file = durable::open_regular(&path).expect("opened");
+    let flags = rustix::fs::fcntl_getfl(&file).expect("its flags");
+    assert!(flags.contains(rustix::fs::OFlags::NOATIME), "{flags:?}");
+    assert_eq!(durable::read_regular(&path).expect("read"), b"content");
+}
+
+/// Who is neither its owner nor privileged opens it as ever.
+#[test]
+fn the_file_of_another_user_is_read_all_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("image");
+    fs::write(&path, "content").expect("written");
+    for (path, mode) in [(folder.path(), 0o755), (&*path, 0o644)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("readable");
+    }
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Identities are a thread's own to the kernel.
+    let nobody = rustix::process::Uid::from_raw(65_534);
+    let read = thread::scope(|scope| {
+        let as_nobody = || {
+            rustix::thread::set_thread_uid(nobody).expect("another user");
+            durable::read_regular(&path)
+        };
+        scope.spawn(as_nobody).join().expect("a thread")
+    });
+    assert_eq!(read.expect("read"), b"content");
+}
+
 #[test]
 fn a_reader_sees_the_old_content_or_the_new() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -344,6 +344,13 @@ pub(crate) fn found<'a>(
     Asking::begin(&paths, |path| std::fs::metadata(path)).answers().own
 }
 
+/// Where a symbolic link leads at which nothing is; a file made by its name would lie there, or take the place of the link.
+pub(crate) fn dangling(link: &Path) -> Option<PathBuf> {
+    let to = std::fs::read_link(link).ok()?;
+    let is_dangling = std::fs::metadata(link).is_err_and(|error| is_absence(&error));
+    is_dangling.then(|| link.parent().unwrap_or(Path::new("/")).join(to))
+}
+
 pub(crate) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

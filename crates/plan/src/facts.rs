@@ -308,6 +308,8 @@ pub enum Restriction {
     Below { folder: String },
     /// It lies below a folder that is the VM Host's own.
     HostFolder { folder: String },
+    /// It is a file of the VM Host's own by another name (a hard link).
+    HostFile { file: String },
     /// hpvmhostrdev read on it that something else owns it.
     Signature { name: String, reason: String },
     /// Its path leads through what another process has, so nobody knows below which folders it lies.
@@ -326,6 +328,9 @@ impl Restriction {
             Restriction::Below { folder } => format!("rdev:{folder} restricts what lies below it"),
             Restriction::HostFolder { folder } => {
                 format!("{folder} is a folder of this VM Host itself")
+            }
+            Restriction::HostFile { file } => {
+                format!("it is {file}, a file of this VM Host itself, by another name (a hard link)")
             }
             Restriction::Hidden => "its path leads where only another process, or an open descriptor, leads (a link of /proc such as root, cwd or fd/3); name it by a path of this VM Host".into(),
             Restriction::Signature { name, reason } => format!(

@@ -119,8 +119,11 @@ pub fn apply(
                 next.storage.remove(index);
             }
             Ok(index) => return Err(RequestError::OtherThanSaid(next.storage[index].to_string())),
-            Err(_) if removed_again(config, running, device).is_some() => {}
-            Err(error) => return Err(error),
+            Err(error) => match removed_again(config, running, device) {
+                Some(leaving) if device.describes(leaving) => {}
+                Some(leaving) => return Err(RequestError::OtherThanSaid(leaving.to_string())),
+                None => return Err(error),
+            },
         }
     }
     for device in request.devices.iter().filter_map(DeviceRequest::modified) {
@@ -145,6 +148,8 @@ pub fn apply(
     // Last: until then errors name the guest that there is.
     next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));
     next.sort_devices();
+    // Last, since what was refused until here is told of the guest as it is called now.
+    next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));
     Ok(next)
 }
 
@@ -159,18 +164,19 @@ pub fn removals_again(
     deleted
         .filter(|statement| find(config, statement).is_err())
         .filter_map(|statement| removed_again(config, Some(running), statement))
+        .map(|device| device.address)
         .collect()
 }
 
 /// The one device that a statement means of those whose removal waits for the next start.
-fn removed_again(
-    config: &GuestConfig,
-    running: Option<&Machine>,
+fn removed_again<'a>(
+    config: &'a GuestConfig,
+    running: Option<&'a Machine>,
     statement: &Statement,
-) -> Option<StorageAddress> {
+) -> Option<&'a StorageDevice> {
     let mut named = waiting_removals(running?, config).filter(|device| statement.names(device));
     match (named.next(), named.next()) {
-        (Some(device), None) => Some(device.address),
+        (Some(device), None) => Some(device),
         _ => None,
     }
 }

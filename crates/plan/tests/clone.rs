@@ -62,6 +62,15 @@ fn without_more_all_is_kept_under_a_new_identity() {
     }
 }
 
+/// There is no clone yet whose devices could be listed.
+#[test]
+fn who_names_no_device_is_told_where_the_sources_are_listed() {
+    let asked = asked(&[], vec![delete("disk:avio_stor:0,0,5")], Disks::Kept);
+    let error = designed(&asked).unwrap_err().to_string();
+    let source = guest(&SOURCE).name;
+    assert!(error.contains(&format!("`hpvmstatus -P {source} -d`")), "{error}");
+}
+
 /// `-b` alone, with the `-d` of A.03.50, and with `-a` and `-d`: the same.
 #[test]
 fn a_copy_takes_its_place() {

@@ -32,6 +32,7 @@ fn what_is_restricted_is_no_guests() {
         (Restriction::Entry { name: name() }, "rdev:/x restricts it"),
         (Restriction::Below { folder: name() }, "rdev:/x restricts what lies below it"),
         (Restriction::HostFolder { folder: name() }, "/x is a folder of this VM Host itself"),
+        (Restriction::HostFile { file: name() }, "it is /x, a file of this VM Host itself"),
         (
             Restriction::Signature { name: name(), reason: "it holds swap space".into() },
             "it holds swap space, as hpvmhostrdev read",
@@ -116,19 +117,35 @@ fn only_an_entry_that_says_so_gives_away_what_the_host_uses() {
     assert_eq!(facts.attach(&config.storage[0]).sharing, Sharing::Alone);
 }
 
+/// Another storage type would not help.
+#[test]
+fn what_is_restricted_is_not_said_to_be_of_another_type() {
+    for statement in ["disk:scsi:0,0,0:qcow2:/d", "disk:scsi:0,0,0:disk:/d"] {
+        let known = restricted(Restriction::HostFolder { folder: "/etc".into() });
+        let said = said_of(statement, known, CREATE);
+        assert_eq!(
+            said,
+            [
+                "ERROR: '/d' is restricted and is not given to a guest: /etc is a folder of this VM Host itself"
+            ],
+            "{statement}"
+        );
+    }
+}
+
 #[test]
 fn a_file_that_may_have_a_restricted_name_is_told() {
     let folders = vec!["/etc".to_owned(), "/kept".to_owned()];
     let other_names = Some(OtherNames { names: 2, file: "/e f".into(), folders });
     let known = Registered { other_names, ..Registered::default() };
-    assert_eq!(said_of("dvd:scsi:0,0,0:file:/d", known.clone(), CREATE), [""; 0]);
-    let said = said_of("disk:scsi:0,0,0:file:/d", known, CREATE);
-    assert_eq!(
-        said,
-        [
-            "WARNING: '/d' leads to a file with 2 names (hard links), and what guests are kept from may be one of them: `find /etc /kept -xdev -samefile '/e f'` tells; where it finds one, give the guest a copy"
-        ]
-    );
+    for device in ["dvd:scsi:0,0,0:file:/d", "disk:scsi:0,0,0:file:/d"] {
+        assert_eq!(
+            said_of(device, known.clone(), CREATE),
+            [
+                "WARNING: '/d' leads to a file with 2 names (hard links), and what guests are kept from may be one of them: `find /etc /kept -xdev -samefile '/e f'` tells; where it finds one, give the guest a copy"
+            ]
+        );
+    }
 }
 
 #[test]

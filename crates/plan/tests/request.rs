@@ -117,6 +117,10 @@ fn what_waits_to_leave_is_removed_once_more() {
     };
     let error = apply(&config, Some(&machine), &gone, &networks(&config), &mut || 99).unwrap_err();
     assert!(error.to_string().contains("no device at 0,0,3"), "{error}");
+    let other = statement("disk:avio_stor:0,0,1:file:/c", StatementForm::Delete);
+    let other = Request { devices: vec![DeviceRequest::Delete(other)], ..Request::default() };
+    let error = apply(&config, Some(&machine), &other, &networks(&config), &mut || 99).unwrap_err();
+    assert!(error.to_string().contains("0,0,1:file:/b' there, which is not what"), "{error}");
     let there = statement("disk:avio_stor:0,0,1:file:/b", StatementForm::Modify);
     let change = Request { devices: vec![DeviceRequest::Modify(there)], ..Request::default() };
     let error = apply(&config, Some(&machine), &change, &networks(&config), &mut || 99);

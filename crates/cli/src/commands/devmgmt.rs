@@ -8,6 +8,7 @@ use hpvm_model::entry::{AttributeName, Deletion, EntryError, Listing, Replacemen
 use hpvm_model::{Choice, EntryId, EntryType, Severity, quoted};
 use hpvm_operations::devdb::disk_file::{self, DiskRefused, Made, Room};
 use hpvm_operations::devdb::entries::{self, Changed};
+use hpvm_operations::devdb::replace::{Renamed, Standing};
 use hpvm_operations::devdb::{listing, repair, replace, running};
 use hpvm_operations::{Actor, Mode, Refusal, VmHost};
 use hpvm_registry::Access;
@@ -174,7 +175,15 @@ impl Devmgmt {
         } else if let Some((id, setting)) = &self.modify {
             entries::set(host, actor, id, *setting, mode)
         } else if let Some(replacement) = &self.rename {
-            let guests = replace::replace(host, actor, replacement, mode).map_err(whole)?;
+            let renamed = replace::replace(host, actor, replacement, mode).map_err(whole)?;
+            for Renamed { guest, warnings, .. } in &renamed {
+                context.say.problems(guest, warnings);
+            }
+            let named = |Renamed { guest, standing, .. }: &Renamed| match standing {
+                Standing::Present => guest.to_string(),
+                Standing::Removed => format!("{guest}, which was removed"),
+            };
+            let guests: Vec<String> = renamed.iter().map(named).collect();
             return self.tell(&shown_as::renamed(replacement, &guests, mode));
         } else {
             let done = repair::initialise(host, actor, mode)?;

@@ -323,11 +323,7 @@ impl Fresh {
         match std::fs::hard_link(&self.fresh, &self.path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                match std::fs::metadata(&self.path) {
-                    Ok(_) => Err(Refusal::TargetChanged(self.path.clone())),
-                    // A link that leads nowhere is replaced itself.
-                    Err(_) => Ok(()),
-                }
+                Err(Refusal::TargetChanged(self.path.clone()))
             }
             // Some file systems have no second names.
             Err(error) if has_no_links(&error) => Ok(()),

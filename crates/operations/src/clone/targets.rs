@@ -12,12 +12,12 @@ use hpvm_model::{
 use hpvm_plan::clone::{Design, How, Place, Work};
 use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Lock, Sharer, Writable};
 use hpvm_plan::hotplug::Force;
-use hpvm_plan::judge::registered::overwritten;
+use hpvm_plan::judge::registered::{copied, overwritten};
 use hpvm_plan::record::Cache;
 
 use super::running::Running;
 use crate::facts::Aim;
-use crate::stores::plain_file;
+use crate::stores::{dangling, plain_file};
 use crate::{Mode, Refusal, VmHost, facts as look};
 
 /// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
@@ -42,6 +42,8 @@ pub(super) fn judge(
     let locked = look::locked_elsewhere(&still, &others, Aim::Read);
     for work in &design.work {
         problems.extend(read(work, &others));
+        let read_by_path = still.storage.iter().find(|device| device.backing == work.from);
+        problems.extend(read_by_path.and_then(|device| copied(source, device, &others)));
         let path = &work.from.path;
         problems.extend(locked.get(path).map(|lock| written_elsewhere(path, lock)));
         problems.extend(target(work, facts, force));
@@ -151,7 +153,7 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
     let mut problems = Vec::new();
     match (facts.files.get(path), work.to.storage) {
         (Some(FileFact::Missing) | None, StorageType::File | StorageType::Qcow2) => {
-            problems.extend(no_folder(path));
+            problems.extend(no_folder(path).or_else(|| leads_nowhere(path)));
         }
         (Some(FileFact::Regular { size, .. }), _) => {
             if size.0 > 0 && force == Force::No {
@@ -209,6 +211,15 @@ fn no_folder(path: &str) -> Option<Problem> {
     let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
     (!folder.is_dir())
         .then(|| error(path, format!("there is no folder {} for '{path}'", folder.display())))
+}
+
+fn leads_nowhere(path: &str) -> Option<Problem> {
+    let to = dangling(Path::new(path))?;
+    let text = format!(
+        "'{path}' is a symbolic link to '{}', where nothing is; name that, or remove the link",
+        to.display()
+    );
+    Some(error(path, text))
 }
 
 /// Images that are their guest's alone, and which the clone would share: it could never start.

@@ -20,7 +20,7 @@ use super::registered::restriction_of;
 use super::running;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
-use crate::stores::Stores;
+use crate::stores::{Stores, dangling};
 use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// Whether room on the file system is taken now or when the guest writes.
@@ -51,6 +51,8 @@ pub enum DiskRefused {
     Smaller { path: PathBuf, have: u64, asked: u64 },
     #[error("'{}' is no regular file, and only files are made", .0.display())]
     NoFile(PathBuf),
+    #[error("'{}' is a symbolic link to '{}', where nothing is; name that, or remove the link", link.display(), to.display())]
+    LeadsNowhere { link: PathBuf, to: PathBuf },
     #[error("there is no folder '{}' for '{}'; make it first, or name another", path.parent().unwrap_or(path).display(), path.display())]
     NoFolder { path: PathBuf },
     #[error("'{}' would be a file among the nodes of devices, in the VM Host's memory and gone with its next boot; name a folder on a disk", .0.display())]
@@ -59,8 +61,6 @@ pub enum DiskRefused {
     TooLarge { path: PathBuf, size: Bytes },
     #[error("the file system of '{}' has no room for {size}; make room there, or choose a smaller size or another folder", path.display())]
     NoRoom { path: PathBuf, size: Bytes },
-    #[error("'{}' is a link to '{}', where nothing is; name the file itself, or take the link away", path.display(), to.display())]
-    LeadsNowhere { path: PathBuf, to: PathBuf },
     #[error("'{}' is another file than a moment ago, and stays as it is", .0.display())]
     Exchanged(PathBuf),
     #[error("'{}' has control characters or is no text, so no statement could name the disk", .0.display())]
@@ -118,6 +118,11 @@ fn attempt(
     }
     let found = regular_file(path)?;
     in_a_folder_for_disks(path)?;
+    if found.is_none()
+        && let Ok(Some(to)) = asked(path, |path| Ok(dangling(path)))
+    {
+        return Err(DiskRefused::LeadsNowhere { link: path.to_owned(), to }.into());
+    }
     // Whoever gives the file to a guest, or extends it too, waits until it has its size.
     let _claims = match mode {
         Mode::Apply => Some(claims::hold(host, found.as_ref().and_then(media::identity))?),
@@ -152,10 +157,7 @@ fn regular_file(path: &Path) -> Result<Option<Metadata>, Refusal> {
         Ok(_) => Err(DiskRefused::NoFile(path.to_owned()).into()),
         // In what is no folder nothing is either; that is told next.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            match asked(path, |path| std::fs::read_link(path)) {
-                Ok(to) => Err(DiskRefused::LeadsNowhere { path: path.to_owned(), to }.into()),
-                Err(_) => Ok(None),
-            }
+            Ok(None)
         }
         Err(error) => Err(Refusal::file("look at", path)(error)),
     }

@@ -52,6 +52,20 @@ impl State {
         State { identity: identity(&path), own: own.collect(), path }
     }
 
+    /// The registry's files, and those that are kept for all guests and for each.
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let named = |folder: PathBuf| {
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+        };
+        let is_registry = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(OWN_FILES))
+        };
+        let registry = named(self.path.clone()).filter(is_registry);
+        let of_guests = named(self.path.join("uuids")).flat_map(named);
+        registry.chain(named(self.path.join("common"))).chain(of_guests)
+    }
+
     /// The real paths of what lies below a folder, given as its real path: the whole, which is more than the state, and what of
     /// the state lies apart from it.
     fn below(&self, folder: &Path) -> Vec<PathBuf> {
@@ -137,6 +151,11 @@ impl Presets {
         self.states.iter().find(is_of).map(|state| state.path.display().to_string())
     }
 
+    /// The file of hpvm's own state that this is. Only a file with several names is worth the look.
+    pub(crate) fn own_file(&self, file: FileIdentity) -> Option<PathBuf> {
+        self.states.iter().flat_map(State::files).find(|path| identity(path) == Some(file))
+    }
+
     /// Those that lie below a folder, which is given as its real path; a state folder holds more than the state.
     pub(crate) fn below(&self, folder: &str) -> Vec<String> {
         let folder = Path::new(folder);
@@ -192,6 +211,27 @@ mod tests {
             assert_eq!(own(below), None, "{below}");
         }
         assert!(presets.state_of("/var/opt/hpvm/common/x").is_some(), "whatever the root");
+    }
+
+    #[test]
+    fn a_file_of_the_state_is_known_by_its_other_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path()).unwrap();
+        fs::create_dir_all(root.state().join("uuids/x")).unwrap();
+        fs::create_dir_all(root.state().join("disks")).unwrap();
+        let presets = Presets::of(&root);
+        for (number, below, is_own) in [
+            (1, "hpvm.db", true),
+            (2, "hpvm.db-wal", true),
+            (3, "uuids/x/nvram", true),
+            (4, "disks/web.img", false),
+        ] {
+            let (file, link) = (root.state().join(below), folder.path().join(number.to_string()));
+            fs::write(&file, below).unwrap();
+            fs::hard_link(&file, &link).unwrap();
+            let found = presets.own_file(identity(&link).unwrap());
+            assert_eq!(found, is_own.then_some(file), "{below}");
+        }
     }
 
     /// Whoever has more room elsewhere moves the state there, or a part of it.

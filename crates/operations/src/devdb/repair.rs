@@ -89,8 +89,11 @@ fn flaws_of(
         let (guest, path) = (&config.name, &*backing.path);
         let is_missing = facts.files.get(path) == Some(&FileFact::Missing);
         if is_missing && !device.is_place_holder() && !told_of.contains(path) {
-            let text = format!("guest '{guest}' has '{path}', which leads nowhere");
-            let command = words(&["hpvmmodify", "-P", guest.as_str(), "-d", &device.to_string()]);
+            let remove = words(&["hpvmmodify", "-P", guest.as_str(), "-d", &device.to_string()]);
+            let (text, command) = match device.backing == *backing {
+                true => (format!("guest '{guest}' has '{path}', which leads nowhere"), remove),
+                false => under(guest, path),
+            };
             flaws.push(Flaw { text, command, decision: Decision::Administrators });
         }
         let Some(known) = facts.registered.get(path) else { continue };
@@ -111,6 +114,15 @@ fn flaws_of(
         }
     }
     Ok(flaws)
+}
+
+/// What a linked disk is built on is rather somewhere else than gone.
+fn under(guest: &GuestName, path: &str) -> (String, Vec<String>) {
+    let text = format!(
+        "guest '{guest}' builds on '{path}', which leads nowhere; NEW stands for where it is now"
+    );
+    let entry = EntryId::new(EntryType::Guest, path).map(|entry| format!("{entry}:NEW"));
+    (text, words(&["hpvmdevmgmt", "-n", &entry.unwrap_or_default()]))
 }
 
 /// What keeps guests from their stores now, each store of a guest for itself.

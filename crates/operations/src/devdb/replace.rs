@@ -4,7 +4,7 @@
 use hpvm_host::durable::Replaced;
 use hpvm_host::lock::Busy;
 use hpvm_model::entry::Replacement;
-use hpvm_model::{EntryId, EntryType, GuestConfig, Severity};
+use hpvm_model::{EntryId, EntryType, GuestConfig, GuestName, Problem, Severity};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Entry, RemovedGuest, Selector, Step};
@@ -22,15 +22,25 @@ struct Moved {
     before: GuestConfig,
     after: GuestConfig,
     facts: HostFacts,
+    /// What is to be known of the new name.
+    warnings: Vec<Problem>,
     folder: Folder,
     standing: Standing,
     _busy: Busy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+pub enum Standing {
     Present,
     Removed,
+}
+
+/// A guest that has the device by the new name now, and what there is to know of that.
+#[derive(Clone, Debug)]
+pub struct Renamed {
+    pub guest: GuestName,
+    pub standing: Standing,
+    pub warnings: Vec<Problem>,
 }
 
 /// A name that may be replaced.
@@ -45,23 +55,24 @@ pub fn replace(
     actor: &Actor,
     replacement: &Replacement,
     mode: Mode,
-) -> Result<Vec<String>, Refusal> {
+) -> Result<Vec<Renamed>, Refusal> {
     let judge = |host: &VmHost| judged(host, actor, replacement);
     let write = |change: Change<'_>, judged: &Judged| {
         write(change, actor, judged.entry.as_ref(), &replacement.new[0], &judged.moved)
     };
-    let names = |judged: Judged| {
-        let name = |moved: Moved| match moved.standing {
-            Standing::Present => moved.after.name.to_string(),
-            Standing::Removed => format!("{}, which was removed", moved.after.name),
+    let renamed = |judged: Judged| {
+        let guest = |Moved { after, standing, warnings, .. }: Moved| Renamed {
+            guest: after.name,
+            standing,
+            warnings,
         };
-        judged.moved.into_iter().map(name).collect()
+        judged.moved.into_iter().map(guest).collect()
     };
     match mode {
-        Mode::DryRun => judge(host).map(names),
+        Mode::DryRun => judge(host).map(renamed),
         Mode::Apply => {
             let replaced = host.decide_and_write(judge, write);
-            host.record_failure(actor, None, replaced).map(names)
+            host.record_failure(actor, None, replaced).map(renamed)
         }
     }
 }
@@ -130,12 +141,13 @@ fn moved(
         }
         let after = renamed(&before, old, new);
         let facts = host.facts(&after, Some(&before))?;
-        let found = problems(&after, &facts, Purpose::Change { before: Some(&before) });
+        let mut found = problems(&after, &facts, Purpose::Change { before: Some(&before) });
         if found.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(Refusal::Problems(found));
         }
-        let (folder, standing) = (host.folder(&after), Standing::Present);
-        moved.push(Moved { before, after, facts, folder, standing, _busy: busy });
+        found.retain(|problem| problem.item == new.name());
+        let (folder, standing, warnings) = (host.folder(&after), Standing::Present, found);
+        moved.push(Moved { folder, standing, before, after, facts, warnings, _busy: busy });
     }
     match running.is_empty() {
         true => Ok(moved),
@@ -158,8 +170,8 @@ fn moved_of_removed(
         }
         let busy = host.busy(&before, actor)?;
         let facts = host.facts(&after, None)?;
-        let (folder, standing) = (host.folder(&after), Standing::Removed);
-        moved.push(Moved { before, after, facts, folder, standing, _busy: busy });
+        let (folder, standing, warnings) = (host.folder(&after), Standing::Removed, Vec::new());
+        moved.push(Moved { folder, standing, before, after, facts, warnings, _busy: busy });
     }
     Ok(moved)
 }

@@ -1,5 +1,5 @@
 //! Which restriction holds for a store. The nearest decides: an entry of the store itself, then of what has its bytes, then
-//! of the folders above it, one after the other. Pure.
+//! of the folders above it, one after the other. Pure, but that a file with several names is looked for among hpvm's own.
 
 use std::path::Path;
 
@@ -38,7 +38,11 @@ pub(crate) fn restriction(trail: &Trail, entries: &[Entry], presets: &Presets) -
     // Whoever gives away the folders on one way has said nothing of those on another.
     let strictest = ways.iter().find(|found| found.why().is_some());
     let lifted = || ways.iter().find(|found| **found != Restriction::None);
-    strictest.or_else(lifted).cloned().unwrap_or_default()
+    let own_file = || {
+        let file = presets.own_file(trail.namesakes.as_ref()?.file.identity)?;
+        Some(Restriction::HostFile { file: file.display().to_string() })
+    };
+    strictest.cloned().or_else(own_file).or_else(|| lifted().cloned()).unwrap_or_default()
 }
 
 /// What the folders on one way say, the nearest first.

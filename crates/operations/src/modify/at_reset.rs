@@ -40,11 +40,14 @@ pub(super) fn note(
             let back: Vec<DeviceChange> =
                 places.iter().map(|address| DeviceChange::TakeBack { address: *address }).collect();
             let _ = ask_guest(host, &after, &back, Due::Now);
-            let why = format!("the running guest could not be told: {refusal}");
+            let why = format!("the running guest could not be told: {}", reason(&refusal));
+            let mut is_shown = false;
             for address in places {
-                show(modified, address, &Effect::NextStart(why.clone()));
+                is_shown |= show(modified, address, &Effect::NextStart(why.clone()));
             }
-            modified.problems.push(Problem::warning(after.name.as_str(), why));
+            if !is_shown {
+                modified.problems.push(Problem::warning(after.name.as_str(), why));
+            }
         }
     }
 }
@@ -106,8 +109,41 @@ fn places(change: &DeviceChange) -> Vec<StorageAddress> {
     }
 }
 
-fn show(modified: &mut Modified, address: StorageAddress, effect: &Effect) {
+/// Gives whether there is a row that shows it.
+fn show(modified: &mut Modified, address: StorageAddress, effect: &Effect) -> bool {
     let field = difference::device_field(address);
-    let rows = modified.fields.iter_mut().filter(|change| change.field == field);
-    rows.for_each(|change| change.effect = effect.clone());
+    let mut is_shown = false;
+    for change in modified.fields.iter_mut().filter(|change| change.field == field) {
+        change.effect = effect.clone();
+        is_shown = true;
+    }
+    is_shown
+}
+
+/// Without what a refusal says of the change as a whole: the configuration is kept by now.
+fn reason(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NotTaken(error) => error.clone(),
+        Refusal::Interrupted { .. } => "the command was interrupted".to_owned(),
+        Refusal::Late { seconds, .. } => format!("it did not take it within {seconds} s"),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refusal::Left;
+
+    #[test]
+    fn a_change_that_is_kept_is_not_said_to_be_none() {
+        for refusal in [
+            Refusal::NotTaken("the bus is full".into()),
+            Refusal::Late { seconds: 120, left: Left::AsItWas },
+        ] {
+            assert!(refusal.to_string().contains("nothing was changed"), "{refusal}");
+            let reason = reason(&refusal);
+            assert!(!reason.contains("nothing was changed"), "{reason}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! What the head and the end of a regular file say of its use as a disk. Called where stores are looked at; what follows from it
 //! is the judge's.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use hpvm_host::durable;
@@ -29,9 +29,7 @@ pub(crate) fn content(path: &Path) -> Content {
 /// How the file system lets a file be read past the memory of the host, and whether the file ends with a block of such
 /// reading, which only trying tells. A size that fits every file system costs no read.
 pub(crate) fn reading(path: &Path, size: Bytes) -> (Cache, Ending) {
-    let flags = OFlags::DIRECT | OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).unwrap_or_default();
-    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(path) else {
+    let Ok(file) = durable::open_untouched(path, OFlags::DIRECT) else {
         return (Cache::Page, Ending::WithBlock);
     };
     if size.0.is_multiple_of(FILE_BLOCK_BYTES) {
@@ -63,6 +61,9 @@ fn block_bytes(file: &File) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::OpenOptionsExt;
+
     use hpvm_host::qcow2::{Base, Format};
 
     use super::*;

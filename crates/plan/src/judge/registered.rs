@@ -33,16 +33,12 @@ pub(super) fn restricted(device: &StorageDevice, facts: &HostFacts) -> Option<Fi
     Some(never(path, format!("'{path}' is restricted and is not given to a guest: {why}")))
 }
 
-/// A hard link from a restricted folder is an ordinary file elsewhere; that it may be one is all that can be seen of it. Images
-/// of dvds, which many copy that way, are read and no more.
+/// A hard link from a restricted folder is an ordinary file elsewhere; that it may be one is all that can be seen of it.
 pub(super) fn may_have_restricted_name(
     device: &StorageDevice,
     facts: &HostFacts,
 ) -> Option<Finding> {
     let path = &device.backing.path;
-    if device.kind == DeviceKind::Dvd {
-        return None;
-    }
     let OtherNames { names, file, folders } = facts.registered.get(path)?.other_names.as_ref()?;
     let folders: Vec<String> = folders.iter().map(|folder| quoted(folder)).collect();
     let text = format!(
@@ -134,6 +130,14 @@ pub(super) fn another_device(
     device: &StorageDevice,
     known: &Registered,
 ) -> Option<Finding> {
+    let path = &device.backing.path;
+    let text = format!("{}; the guest starts once that is accepted", change(device, known)?);
+    let ask = format!("make sure that {path} is the right disk for {}", config.name);
+    Some(taken(path, text).ask(ask, accepting(path)?))
+}
+
+/// In what it is not the device it was, a sentence.
+fn change(device: &StorageDevice, known: &Registered) -> Option<String> {
     let found = known.found_behind(device.kind, device.backing.storage)?;
     let kept = known.kept.as_ref()?;
     let path = &device.backing.path;
@@ -143,14 +147,24 @@ pub(super) fn another_device(
         Likeness::Other => "is another device than the one the guest was given",
     };
     let StoreIdentity { size, .. } = kept;
-    let text = format!(
-        "'{path}' {changed}: it was {kept} ({size}) and is {found} ({}); the guest starts once that is accepted",
-        found.size
-    );
+    Some(format!("'{path}' {changed}: it was {kept} ({size}) and is {found} ({})", found.size))
+}
+
+fn accepting(path: &str) -> Option<String> {
     let entry = EntryId::new(EntryType::Guest, path).ok()?;
-    let accept = format!("hpvmdevmgmt -m {}", quoted(&format!("{entry}:attr:IDENTIFIER=ACCEPT")));
-    let ask = format!("make sure that {path} is the right disk for {}", config.name);
-    Some(taken(path, text).ask(ask, accept))
+    Some(format!("hpvmdevmgmt -m {}", quoted(&format!("{entry}:attr:IDENTIFIER=ACCEPT"))))
+}
+
+/// The same of a device that is to be copied, or linked: a copy of another device is none of the guest's disk.
+#[must_use]
+pub fn copied(source: &GuestConfig, device: &StorageDevice, facts: &HostFacts) -> Option<Problem> {
+    let path = &device.backing.path;
+    let (change, accept) = (change(device, facts.registered.get(path)?)?, accepting(path)?);
+    let text = format!(
+        "{change}; if {path} is the right disk for {}, `{accept}` accepts it, and then it is copied or linked",
+        source.name
+    );
+    Some(Problem::error(path.clone(), text))
 }
 
 /// The same of a device that a copy would overwrite, where it is not the one that is known by its path.

@@ -25,7 +25,12 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             continue;
         }
         let others = all.len();
-        store(config, device, facts, all);
+        let restricted = registered::restricted(device, facts);
+        match facts.identity(path).and(restricted) {
+            // What type it would be of is no matter then.
+            Some(restricted) => all.push(restricted),
+            None => store(config, device, facts, all),
+        }
         all.extend(used_by_host(device, facts));
         // What cannot back a device at all needs no further reason.
         if all[others..].iter().all(|finding| finding.weight != Weight::Never) {
