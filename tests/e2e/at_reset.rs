@@ -249,7 +249,7 @@ fn what_waits_to_leave_comes_nowhere_else() {
 /// With the last disk leaves the adapter, of which the guest is asked: nothing that runs there answers.
 fn what_firmware_does_not_let_go_is_shown_to_leave_at_the_reset() {
     for (boot, state, when) in
-        [("boot=firmware", "On (EFI)", "next_reset"), ("boot=os", "On (OS)", "now")]
+        [("boot=firmware", "On (EFI)", "next_reset"), ("boot=os,idle=60000", "On (OS)", "now")]
     {
         let guest = Waits::on("avio_stor", boot);
         guest.host.wait_for_state("web", state, BOUND);

@@ -40,7 +40,7 @@ fn what_firmware_keeps_leaves_at_its_reset() {
     let mut console = Console::attach(&host.run_dir(1));
     console.expect(SHELL, FIRMWARE_BOUND);
 
-    let removed = host.run(&["hpvmmodify", "-P", "box", "-F", "-d", "disk:avio_stor:0,1,0"]);
+    let removed = host.run(&["hpvmmodify", "-P", "box", "-d", "disk:avio_stor:0,1,0"]);
     assert!(removed.status.success(), "{removed}");
     assert!(removed.stderr.contains("was asked to let the adapter at 0,1 go"), "{removed}");
     let shown = waiting(&host, "box").expect("it is shown");

@@ -264,7 +264,9 @@ impl Driver {
                 if let Ok(status) = answer {
                     self.stores.qemu_answered();
                     self.feed(Input::Status(status.status));
-                    self.look_who_runs();
+                    if self.machine.doubts_occupant() {
+                        self.look_who_runs();
+                    }
                 }
                 self.answered();
             }

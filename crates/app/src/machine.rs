@@ -304,6 +304,11 @@ impl Machine {
         (*occupant == Occupant::Firmware || self.is_os_of_before) && !self.silent
     }
 
+    /// Whether that is known from a worker before us alone.
+    pub(crate) fn doubts_occupant(&self) -> bool {
+        self.is_os_of_before
+    }
+
     /// Whether requests can be judged: a worker that takes over first learns how things are.
     pub(crate) fn takes_requests(&self) -> bool {
         let takes_over = matches!(self.state, State::Starting { origin: Origin::Adoption { .. } });

@@ -38,6 +38,8 @@ pub struct Live {
     /// The size of each disk as the guest sees it, in bytes.
     pub sizes: BTreeMap<StorageAddress, u64>,
     pub agent: Agent,
+    /// No operating system runs, so nobody holds anything back from a disk.
+    pub in_firmware: bool,
 }
 
 /// Whether an agent in the guest answers, as far as is known.
@@ -209,8 +211,11 @@ impl<'a> Difference<'a> {
             if goes_with_adapter {
                 adapters.entry(address.slot).or_insert(place);
             }
-            match self.alone(attached) {
-                Ok(change) if goes_with_adapter && !is_written_out(attached, &change) => {}
+            let leaves = self.alone(attached);
+            if goes_with_adapter && !leaves.as_ref().is_ok_and(|c| is_written_out(attached, c)) {
+                continue;
+            }
+            match leaves {
                 Ok(change) => planned.push(Planned { place, when: When::Now(change) }),
                 Err(why) => planned.push(self.leaves_at_reset(address, why)),
             }
@@ -251,7 +256,7 @@ impl<'a> Difference<'a> {
             let address = attached.device.address;
             self.leaving.contains(&attached)
                 && self.waits_for_replacement(address).is_none()
-                && self.alone(attached).is_ok()
+                && (self.live.in_firmware || self.alone(attached).is_ok())
         });
         nothing_stays && !self.is_joined(slot)
     }
@@ -416,7 +421,15 @@ fn never_sees(slot: PciSlot) -> String {
 /// Of disks that leave, those of which nobody has the guest write out what it holds. That they were quiet says little: Linux keeps
 /// what is written for half a minute and more.
 #[must_use]
-pub fn not_written_out(machine: &Machine, planned: &[Planned], force: Force) -> Vec<Problem> {
+pub fn not_written_out(
+    machine: &Machine,
+    planned: &[Planned],
+    live: &Live,
+    force: Force,
+) -> Vec<Problem> {
+    if live.in_firmware || force == Force::Yes {
+        return Vec::new();
+    }
     let now = || {
         planned.iter().filter_map(|planned| match &planned.when {
             When::Now(change) => Some(change),
@@ -439,7 +452,7 @@ pub fn not_written_out(machine: &Machine, planned: &[Planned], force: Force) -> 
         device.kind == DeviceKind::Disk && device.backing.storage != StorageType::Null
     });
     disks
-        .filter(|disk| force == Force::No && leaves(disk.address) && !is_asked_for(disk.address))
+        .filter(|disk| leaves(disk.address) && !is_asked_for(disk.address))
         .map(|disk| {
             let at = disk.address;
             let text = format!(

@@ -9,7 +9,7 @@ use hpvm_app::protocol::{BEGINS_WITHIN, Denial, Reply, Request as Ask};
 use hpvm_app::snapshot::Agent;
 use hpvm_host::names::run_folder;
 use hpvm_host::signals;
-use hpvm_model::{DeviceKind, GuestConfig, Problem, Severity, StorageAddress};
+use hpvm_model::{DeviceKind, GuestConfig, Occupant, Problem, RunState, Severity, StorageAddress};
 use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::drives;
 use hpvm_plan::facts::HostFacts;
@@ -55,6 +55,7 @@ struct Steps {
     planned: Vec<Planned>,
     fields: Vec<FieldChange>,
     growth: Growth,
+    problems: Vec<Problem>,
 }
 
 impl<'a> Change<'a> {
@@ -123,14 +124,14 @@ impl<'a> Change<'a> {
         mut problems: Vec<Problem>,
     ) -> Result<Decision, Refusal> {
         let Change { before, after, running, .. } = self;
-        let Steps { mut planned, mut fields, growth } = match running {
+        let Steps { mut planned, mut fields, growth, problems: of_steps } = match running {
             Some(machine) => self.steps_of(host, machine)?,
             None => Steps { fields: difference::fields(before, after, None), ..Steps::default() },
         };
+        problems.extend(of_steps);
         if let Some(machine) = running {
             problems.extend(drives::folders_that_wait(before, after, machine, &planned));
             problems.extend(hotplug::held_elsewhere(&after.name, machine, &planned, &self.facts));
-            problems.extend(hotplug::not_written_out(machine, &planned, self.force));
         }
         planned.extend(growth.planned);
         fields.extend(growth.fields.iter().cloned());
@@ -184,7 +185,8 @@ impl<'a> Change<'a> {
         let again: BTreeSet<StorageAddress> = again.collect();
         fields.extend(difference::again(&again, after, machine, &planned));
         let growth = growth(machine, after, &named, facts, &live.sizes);
-        Ok(Steps { planned, fields, growth })
+        let problems = hotplug::not_written_out(machine, &planned, &live, self.force);
+        Ok(Steps { planned, fields, growth, problems })
     }
 }
 
@@ -255,6 +257,7 @@ fn live(
             sizes: size_bytes.into_iter().collect(),
             idle: idle_ms.into_iter().map(|(a, ms)| (a, Duration::from_millis(ms))).collect(),
             agent: agent(host, machine),
+            in_firmware: host.presence(after.number).state() == RunState::On(Occupant::Firmware),
         }),
         Reply::Denied { reason } => Err(reason.into()),
         // Its QEMU has not answered the worker: nothing could be told to such a guest either.

@@ -328,7 +328,9 @@ fn the_last_one_takes_its_adapter_along() {
         assert_eq!(planned.len(), 1);
         assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }));
     }
-    let told = |planned: &[Planned], force| not_written_out(&machine, planned, force).len();
+    let told = |planned: &[Planned], force| {
+        not_written_out(&machine, planned, &Live::default(), force).len()
+    };
     let planned = changes(&machine, &[stays], Some(10), Force::No);
     assert_eq!((told(&planned, Force::No), told(&planned, Force::Yes)), (1, 0));
     for idle in [Some(0), None] {
@@ -336,6 +338,10 @@ fn the_last_one_takes_its_adapter_along() {
         assert_eq!(told(&planned, Force::No), 0);
         assert!(matches!(at_reset(&planned[0]), Some(DeviceChange::Detach { .. })), "{planned:?}");
     }
+    let live = Live { in_firmware: true, ..Live::default() };
+    let planned = alone(&machine, &guest(&[stays]), &live, Force::No);
+    assert!(matches!(now(&planned[0]), DeviceChange::DetachAdapter { .. }), "nobody holds back");
+    assert_eq!(not_written_out(&machine, &planned, &live, Force::No), []);
     let live = Live { agent: Agent::Answers, ..Live::default() };
     let planned = alone(&machine, &guest(&[stays]), &live, Force::No);
     assert!(
