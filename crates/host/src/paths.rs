@@ -13,7 +13,8 @@
 //! folder, in which all is that belongs to such a user: what is started later, and what goes on from before, agree.
 //!
 //! The link is the truth while both ends agree: an ordinary user may have `XDG_RUNTIME_DIR` in one session and not in the
-//! next, and both must see the same guests.
+//! next, and both must see the same guests. So must another user, such as root, who may look at a VM Host whose guests run as
+//! somebody else's, and change it when none does.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -57,6 +58,8 @@ pub enum RootError {
         "{} belongs to user {owner}, not to user {wanted}; remove it, or use another HPVM_ROOT", path.display()
     )]
     Foreign { path: PathBuf, owner: u32, wanted: u32 },
+    #[error("guests of the VM Host in {} run as user {owner}'s; change it as that user, as by `sudo -u '#{owner}'`", prefix.display())]
+    RunByAnother { prefix: PathBuf, owner: u32 },
     #[error("{} is a link or a file and should be a folder; move it away", path.display())]
     NoFolder { path: PathBuf },
     #[error("{} is the run folder of {}; use another HPVM_ROOT", path.display(), other.display())]
@@ -262,9 +265,12 @@ impl Root {
         if self.run_id.is_empty() {
             return make_folders(&self.run);
         }
+        let link = self.prefix.join("run/hpvm");
+        if let Some(owner) = guests_owner(&link, &self.run) {
+            return Err(RootError::RunByAnother { prefix: self.prefix.clone(), owner });
+        }
         make_own_folder(&self.run)?;
         self.claim_run()?;
-        let link = self.prefix.join("run/hpvm");
         if fs::read_link(&link).is_ok_and(|target| target == self.run) {
             return Ok(());
         }
@@ -397,13 +403,25 @@ fn data_home() -> Result<PathBuf, RootError> {
         .ok_or(RootError::NoHome)
 }
 
-/// The run folder that link and back link agree on, if it is there and ours.
+/// The run folder that link and back link agree on, if it is there and ours, or has guests of another user's.
 fn agreed_run(prefix: &Path) -> Option<PathBuf> {
-    let run = fs::read_link(prefix.join("run/hpvm")).ok()?;
+    let link = prefix.join("run/hpvm");
+    let run = fs::read_link(&link).ok()?;
     let metadata = fs::symlink_metadata(&run).ok()?;
     let ours = metadata.is_dir() && metadata.uid() == geteuid().as_raw();
     let agreed = fs::read_link(run.join("root")).is_ok_and(|back| back == prefix);
-    (ours && agreed).then_some(run)
+    (agreed && (ours || guests_owner(&link, &run).is_some())).then_some(run)
+}
+
+/// The other user whose guests run there, who made the link to it as well: anybody could make a folder in its place.
+fn guests_owner(link: &Path, run: &Path) -> Option<u32> {
+    let owner = fs::symlink_metadata(run).ok().filter(|found| found.is_dir())?.uid();
+    let is_theirs = owner != geteuid().as_raw()
+        && fs::symlink_metadata(link).is_ok_and(|link| link.uid() == owner)
+        && fs::read_link(link).is_ok_and(|target| target == run);
+    let is_guests = |name: OsString| name.to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+    let mut found = is_theirs.then(|| fs::read_dir(run).ok()).flatten()?.flatten();
+    found.any(|entry| is_guests(entry.file_name())).then_some(owner)
 }
 
 /// Below what a new run folder goes. Sessions without a runtime folder (cron, su) get one in /tmp, checked for its owner.

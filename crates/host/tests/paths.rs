@@ -1,7 +1,7 @@
 //! Roots on a real file system: several side by side, made at once by many, and not taken over from others.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::thread;
 
@@ -124,6 +124,37 @@ fn a_run_folder_of_another_root_or_user_is_refused() {
         assert!(matches!(error, RootError::Foreign { owner: 12345, .. }));
         assert_eq!(fs::metadata(&run).expect("there").uid(), 12345);
     }
+}
+
+/// Root sees what an ordinary user has running, and leaves it alone.
+#[test]
+fn a_vm_host_is_seen_whoever_runs_its_guests_and_changed_by_nobody_else() {
+    if !users::is_root() {
+        return;
+    }
+    const USER: u32 = 12345;
+    let scratch = Scratch::new();
+    scratch.root.ensure().expect("made");
+    let prefix = scratch.root.prefix();
+    let (link, theirs) = (prefix.join("run/hpvm"), scratch.folder.path().join("theirs"));
+    fs::create_dir_all(theirs.join("7")).expect("a guest's folder");
+    symlink(prefix, theirs.join("root")).expect("a link");
+    fs::remove_file(&link).expect("removed");
+    symlink(&theirs, &link).expect("a link");
+    chown(&theirs, Some(USER), None).expect("given away");
+    let ours = Root::at(prefix).expect("a root");
+    assert_eq!(ours.run(), scratch.root.run(), "made by somebody else than the link");
+
+    lchown(&link, Some(USER), None).expect("given away");
+    let seen = Root::at(prefix).expect("a root");
+    assert_eq!(seen.run(), theirs);
+    let error = seen.ensure().expect_err("it is changed by whose it is");
+    assert!(matches!(error, RootError::RunByAnother { owner: USER, .. }), "{error}");
+
+    fs::remove_dir(theirs.join("7")).expect("removed");
+    let idle = Root::at(prefix).expect("a root");
+    idle.ensure().expect("no guest is in the way");
+    assert_eq!(idle.run(), scratch.root.run());
 }
 
 #[test]

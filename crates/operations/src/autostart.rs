@@ -76,7 +76,7 @@ pub fn autostart(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Autosta
         }
         let config = match host.guest_numbered(summary.number) {
             Ok(config) => config,
-            Err(Refusal::NoGuest(_)) => continue,
+            Err(Refusal::NoGuest { .. }) => continue,
             Err(refusal) => {
                 guests.push((summary.name, Err(refusal)));
                 continue;

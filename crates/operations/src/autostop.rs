@@ -40,7 +40,7 @@ pub fn autostop(
         match host.guest_numbered(line.summary.number) {
             Ok(config) => running.push(config),
             // Who ended and removed it meanwhile has done all there is to do.
-            Err(Refusal::NoGuest(_)) => {}
+            Err(Refusal::NoGuest { .. }) => {}
             Err(refusal) => guests.push((line.summary.name, Err(refusal))),
         }
     }

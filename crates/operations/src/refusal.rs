@@ -29,8 +29,8 @@ pub enum Refusal {
     /// The problems say it all; among them is at least one error.
     #[error("the configuration has problems")]
     Problems(Vec<Problem>),
-    #[error("No Guest by that name or number: {0}")]
-    NoGuest(String),
+    #[error("No Guest by that name or number: '{called}'{}", hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default())]
+    NoGuest { called: String, hint: Option<String> },
     #[error("a guest called '{name}' exists already (number {number}); choose another name")]
     NameTaken { name: GuestName, number: GuestNumber },
     #[error(

@@ -121,10 +121,7 @@ impl VmHost {
             return Ok(guest);
         }
         self.unless_forgotten(self.registry.list()?.len())?;
-        Err(Refusal::NoGuest(match self.meant_otherwise(selector)? {
-            Some(hint) => format!("'{}'; {hint}", shown(selector)),
-            None => format!("'{}'", shown(selector)),
-        }))
+        Err(Refusal::NoGuest { called: shown(selector), hint: self.meant_otherwise(selector)? })
     }
 
     /// Names may be digits, so a number is no name and a name no number; who mixed them up is told.
@@ -186,7 +183,7 @@ impl VmHost {
         {
             return Ok(());
         }
-        Err(Refusal::NoGuest(config.name.to_string()))
+        Err(no_guest(config))
     }
 
     /// The same, and the guest as it is by then: another command may have changed it since it was read.
@@ -197,7 +194,7 @@ impl VmHost {
     ) -> Result<(Busy, GuestConfig), Refusal> {
         let busy = self.busy(config, actor)?;
         let now = self.registry.guest(&Selector::Uuid(config.uuid))?;
-        Ok((busy, now.ok_or_else(|| Refusal::NoGuest(config.name.to_string()))?))
+        Ok((busy, now.ok_or_else(|| no_guest(config))?))
     }
 
     /// A guest's lock goes with its folder: that of a guest that still exists was lost.
@@ -313,15 +310,17 @@ fn shown(selector: &Selector) -> String {
     }
 }
 
+/// It was there a moment ago.
+fn no_guest(config: &GuestConfig) -> Refusal {
+    Refusal::NoGuest { called: config.name.to_string(), hint: None }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
-    use hpvm_model::{EntryId, EntryType, GuestUuid};
-    use hpvm_registry::Entry;
-
-    use hpvm_model::GuestName;
-    use hpvm_registry::Identities;
+    use hpvm_model::{EntryId, EntryType, GuestName, GuestUuid};
+    use hpvm_registry::{Entry, Identities};
 
     use super::*;
     use crate::create::blank;

@@ -45,7 +45,7 @@ impl Perform for Remove {
         let mut host = VmHost::open(Access::ReadWrite)?;
         let actor = context.actor(self.operation.reason.clone()).calling(self.guest.name());
         let config = match host.guest(&self.guest.clone().into()) {
-            Err(Refusal::NoGuest(_)) if self.purge => {
+            Err(Refusal::NoGuest { .. }) if self.purge => {
                 return self.purge_kept(context, &mut host, &actor);
             }
             found => found?,
