@@ -139,7 +139,7 @@ fn a_guest_whose_supervisors_are_both_killed_is_taken_over() {
         |guest| _ = guest.host().state("pool"),
         |guest| {
             let why = guest.host().ok(&["hpvm", "why", "pool"]);
-            assert!(why.contains("nothing is wrong"), "{why}");
+            assert!(why.starts_with("'pool' runs since 20"), "{why}");
         },
         |guest| {
             let shown = guest.host().ok(&["hpvmconsole", "-P", "pool", "-q", "-c", "co"]);
@@ -187,6 +187,8 @@ fn supervisors_killed_at_any_moment_are_replaced() {
         }
         let what = format!("{lot}, round {round}: one of each supervises it as it was");
         wait_until(LULL_BOUND, &what, || {
+            // Where the second was killed before the first was replaced, nobody is left, and a command takes it over.
+            let _ = host.state("pool");
             is_supervised(host)
                 && SUPERVISORS.iter().all(|name| host.running(name).len() == 1)
                 && Before::of(&guest) == before
