@@ -192,7 +192,7 @@ fn what_cannot_be_copied_is_refused() {
         (vec!["-b", &dvd], "no content that could be copied"),
         (vec!["-b", &copy, "-b", &copy], "named by -b twice"),
         (vec!["-b", &copy, "-m", &own], "-m and -b both name"),
-        (vec!["-d", &own, "-d", &own], "is named by -d twice"),
+        (vec!["-d", &own, "-d", &own], "both name 0,1,0; name it once"),
         (vec!["-d", &elsewhere], "`hpvmstatus -P web -d` lists its devices"),
         (vec!["-b", &copy, "--linked"], "has to be of storage type qcow2"),
         (vec!["--linked", "-d", "disk:avio_stor:0,1,0"], "no disk that could be linked"),

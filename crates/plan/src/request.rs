@@ -3,6 +3,7 @@
 //! room for a new one) ends here.
 
 mod nics;
+mod twice;
 
 use hpvm_model::{
     AutoStart, Backing, DiskId, Entitlement, GuestConfig, GuestName, Label, Memory, OsType,
@@ -58,8 +59,8 @@ pub enum RequestError {
         "the guest has '{0}' there, which is not what -d says; give that statement, or its address without what backs it"
     )]
     OtherThanSaid(String),
-    #[error("'{0}' is named by -d twice; name it once")]
-    DeletedTwice(String),
+    #[error("'{first}' and '{second}' both name {place}; name it once")]
+    NamedTwice { first: String, second: String, place: String },
     #[error("'{0}' backs several devices of the guest; name the one to delete by its address")]
     Ambiguous(String),
     #[error("guest '{0}' has no dvd; `hpvmmodify -a dvd:…` adds one")]
@@ -108,13 +109,10 @@ pub fn apply(
     next.memory = request.memory.unwrap_or(config.memory);
     next.auto_start = request.auto_start.unwrap_or(config.auto_start);
     next.runnable = request.runnable.unwrap_or(config.runnable);
+    twice::refuse(config, request)?;
     // What leaves makes room for what comes, in whatever order the options stand.
     for device in request.devices.iter().filter_map(DeviceRequest::deleted) {
         match find(&next, device) {
-            Err(_) if find(config, device).is_ok() => {
-                let index = find(config, device)?;
-                return Err(RequestError::DeletedTwice(config.storage[index].to_string()));
-            }
             Ok(index) if device.describes(&next.storage[index]) => {
                 next.storage.remove(index);
             }
@@ -145,8 +143,6 @@ pub fn apply(
         add(&mut next, running, statement, layers, random)?;
     }
     nics::add(&mut next, running, &request.nics, Placed::No, network, random)?;
-    // Last: until then errors name the guest that there is.
-    next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));
     next.sort_devices();
     // Last, since what was refused until here is told of the guest as it is called now.
     next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));

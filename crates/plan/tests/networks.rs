@@ -96,6 +96,36 @@ fn a_dry_run_shows_no_address_that_it_drew() {
 }
 
 #[test]
+fn one_command_names_a_nic_once() {
+    use StatementForm::{Add, Delete, Modify};
+    let config = networked(&[LAN, AVIO]);
+    for (first, second, refused) in [
+        (
+            ask("network:lan:0,1:vswitch:sw1", Modify),
+            ask("network:avio_lan:0,1:vswitch:sw2", Modify),
+            "'-m network:lan:0,1:vswitch:sw1' and '-m network:avio_lan:0,1:vswitch:sw2' both name 0,1; name it once",
+        ),
+        (
+            ask("network:lan:,,0x56e9e3096a22", Delete),
+            ask("network:lan:0,1:vswitch:sw2", Modify),
+            "'-d network:lan:,,0x56e9e3096a22' and '-m network:lan:0,1:vswitch:sw2' both name 0,1; name it once",
+        ),
+        (
+            ask("network:lan:0,1", Delete),
+            ask("network:lan:0,1", Delete),
+            "'-d network:lan:0,1' and '-d network:lan:0,1' both name 0,1; name it once",
+        ),
+        (
+            ask("network:lan:0,4:vswitch:sw1", Add),
+            ask("network:lan:0,4:vswitch:sw2", Add),
+            "'-a network:lan:0,4:vswitch:sw1' and '-a network:lan:0,4:vswitch:sw2' both name 0,4; name it once",
+        ),
+    ] {
+        assert_eq!(after(&config, vec![first, second], &networks(&config)), Err(refused.into()));
+    }
+}
+
+#[test]
 fn a_nic_is_changed_and_deleted_by_its_place_its_address_or_its_switch() {
     let config = networked(&[LAN, AVIO]);
     let network = networks(&config);

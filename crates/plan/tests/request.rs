@@ -169,3 +169,38 @@ fn the_only_drive_of_a_guest_is_meant_without_its_address() {
     assert!(refused(&two, "dvd:scsi::file:/x.iso").contains("0,1,0:null:/isos, dvd:scsi:0,1,1"));
     assert!(Statement::parse("disk:scsi::file:/x", StatementForm::Modify).is_err());
 }
+
+/// What stands later does not simply count: nobody would have written both.
+#[test]
+fn one_command_names_a_device_once() {
+    let add = |text: &str| DeviceRequest::Add(statement(text, StatementForm::Add));
+    let modify = |text: &str| DeviceRequest::Modify(statement(text, StatementForm::Modify));
+    let delete = |text: &str| DeviceRequest::Delete(statement(text, StatementForm::Delete));
+    let config = guest(&["disk:scsi:0,0,0:file:/a", "dvd:scsi:0,1,0:null:/isos"]);
+    for (devices, refused) in [
+        (
+            [modify("disk:scsi:0,0,0:file:/b"), modify("disk:avio_stor:0,0,0:file:/c")],
+            "'-m disk:scsi:0,0,0:file:/b' and '-m disk:avio_stor:0,0,0:file:/c' both name 0,0,0; name it once",
+        ),
+        (
+            [modify("dvd:scsi::file:/x"), modify("dvd:scsi:0,1,0:file:/y")],
+            "'-m dvd:scsi::file:/x' and '-m dvd:scsi:0,1,0:file:/y' both name 0,1,0; name it once",
+        ),
+        (
+            [add("disk:scsi:0,0,1:file:/b"), add("disk:scsi:0,0,1:file:/c")],
+            "'-a disk:scsi:0,0,1:file:/b' and '-a disk:scsi:0,0,1:file:/c' both name 0,0,1; name it once",
+        ),
+        (
+            [modify("disk:scsi:0,0,0:file:/b"), delete("disk:scsi::file:/a")],
+            "'-m disk:scsi:0,0,0:file:/b' and '-d disk:scsi::file:/a' both name 0,0,0; name it once",
+        ),
+        (
+            [delete("disk:scsi:0,0,0"), delete("disk:scsi::file:/a")],
+            "'-d disk:scsi:0,0,0' and '-d disk:scsi::file:/a' both name 0,0,0; name it once",
+        ),
+    ] {
+        assert_eq!(after(&config, devices.to_vec()), Err(refused.into()));
+    }
+    let replaced = [delete("disk:scsi::file:/a"), add("disk:avio_stor:0,0,0:file:/b")];
+    assert_eq!(after(&config, replaced.to_vec()).unwrap()[0], "disk:avio_stor:0,0,0:file:/b");
+}

@@ -141,6 +141,20 @@ impl NicStatement {
     }
 }
 
+impl fmt::Display for NicStatement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "network:{}:", self.kind.as_str())?;
+        match (self.slot, self.mac) {
+            (Some(slot), Some(mac)) => write!(f, "{slot},{mac}")?,
+            (Some(slot), None) => write!(f, "{slot}")?,
+            (None, Some(mac)) => write!(f, ",,{mac}")?,
+            (None, None) => {}
+        }
+        self.vswitch.as_ref().map_or(Ok(()), |vswitch| write!(f, ":vswitch:{vswitch}"))?;
+        self.port.map_or(Ok(()), |port| write!(f, ":portid:{port}"))
+    }
+}
+
 /// `bus,device`, `bus,device,mac` or `,,mac`; all empty is no place at all.
 fn parse_place(text: &str) -> Result<(Option<PciSlot>, Option<MacAddress>), NicStatementError> {
     let malformed = || NicStatementError::Place(shown(text));
@@ -189,12 +203,18 @@ mod tests {
         ] {
             let statement = add(text).unwrap();
             assert_eq!((statement.slot, statement.mac), place, "{text}");
+            assert_eq!(add(&statement.to_string()), Ok(statement.clone()), "{text}");
             assert_eq!(statement.vswitch.unwrap().as_str(), "sw-1", "{text}");
         }
         let port = add("network:lan::vswitch:sw:portid:8").unwrap().port;
         assert_eq!(port, PortNumber::new(8));
         for text in ["network:lan:0,1", "network:lan:0,1::", "network:lan:vswitch:sw"] {
-            assert!(NicStatement::parse(text, StatementForm::Delete).is_ok(), "{text}");
+            let read = NicStatement::parse(text, StatementForm::Delete).expect(text);
+            assert_eq!(
+                NicStatement::parse(&read.to_string(), StatementForm::Delete),
+                Ok(read),
+                "{text}"
+            );
         }
     }
 

@@ -1,6 +1,8 @@
 //! The grammar of storage statements. What belongs elsewhere (NICs, the console) is refused by name, so that nobody takes
 //! silence for success.
 
+use std::fmt;
+
 use super::{
     AdapterKind, AddressError, Backing, DeviceKind, StorageAddress, StorageDevice, StorageType,
 };
@@ -148,6 +150,16 @@ impl Statement {
     }
 }
 
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.kind.as_str(), self.adapter.as_str())?;
+        self.address.map_or(Ok(()), |address| write!(f, "{address}"))?;
+        let backing = self.backing.as_ref();
+        backing
+            .map_or(Ok(()), |Backing { storage, path }| write!(f, ":{}:{path}", storage.as_str()))
+    }
+}
+
 impl Backing {
     /// What lies under an image, as `--layer` takes it: `storage:location`.
     pub fn parse_layer(text: &str) -> Result<Backing, StatementError> {
@@ -234,9 +246,14 @@ mod tests {
         assert_eq!(s.backing, Some(Backing::new(StorageType::File, "/a:b c")));
         let s = add("dvd:aviostor:0,1,127:null:/iso").unwrap();
         assert_eq!(s.address.unwrap().to_string(), "0,1,127");
-        assert!(Statement::parse("disk:scsi:0,0,1", StatementForm::Delete).is_ok());
-        assert!(Statement::parse("disk:scsi:0,0,1::", StatementForm::Delete).is_ok());
-        assert!(Statement::parse("disk:scsi::file:/x", StatementForm::Delete).is_ok());
+        for (text, shown) in [
+            ("disk:scsi:0,0,1", "disk:scsi:0,0,1"),
+            ("disk:scsi:0,0,1::", "disk:scsi:0,0,1"),
+            ("disk:scsi::file:/x", "disk:scsi::file:/x"),
+        ] {
+            let read = Statement::parse(text, StatementForm::Delete).unwrap();
+            assert_eq!(read.to_string(), shown);
+        }
     }
 
     #[test]
@@ -326,6 +343,7 @@ mod tests {
                 id: DiskId::from_random(random),
             };
             let parsed = Statement::parse(&device.to_string(), StatementForm::Modify).unwrap();
+            prop_assert_eq!(parsed.to_string(), device.to_string());
             prop_assert!(parsed.names(&device));
             prop_assert_eq!(parsed.backing.as_ref(), Some(&device.backing));
         }

@@ -114,7 +114,7 @@ pub(crate) fn renew(
     Ok(())
 }
 
-fn find(config: &GuestConfig, statement: &NicStatement) -> Result<usize, RequestError> {
+pub(super) fn find(config: &GuestConfig, statement: &NicStatement) -> Result<usize, RequestError> {
     let mut named = config.nics.iter().enumerate().filter(|(_, nic)| statement.names(nic));
     match (named.next(), named.next()) {
         (Some((index, _)), None) => Ok(index),
