@@ -17,7 +17,7 @@ use crate::{Actor, Refusal, VmHost};
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// Nobody else changes it. What is left of the guest is ours to clear.
-    Own { busy: Busy },
+    Own { _busy: Busy },
     /// Another command is stopping it, and clears what is left.
     Joined,
     /// A clone is copying its disks. Once it has failed, what is left of the guest is ours to clear.
@@ -26,12 +26,6 @@ pub(crate) enum Claim {
     NoFolder,
     /// Nobody can write its lock, nor whatever else a start or a change of it needs. What is left is whoever's to clear.
     ReadOnly,
-}
-
-/// The right to clear what is left of a guest that has ended, held until dropped.
-#[derive(Debug)]
-pub(crate) struct RightToClear {
-    _busy: Option<Busy>,
 }
 
 /// What a holder's lock says when a stop need not wait for him.
@@ -53,7 +47,7 @@ pub(crate) fn claim(
     let mut wait = Duration::ZERO;
     loop {
         let error = match host.busy_within(config, actor, wait) {
-            Ok(busy) => return Ok(Claim::Own { busy: saying(busy, STOPPING) }),
+            Ok(busy) => return Ok(Claim::Own { _busy: saying(busy, STOPPING) }),
             Err(BusyError::Open { source, .. })
                 if source.kind() == ErrorKind::ReadOnlyFilesystem =>
             {
@@ -110,15 +104,16 @@ impl Claim {
         host: &VmHost,
         actor: &Actor,
         config: &GuestConfig,
-    ) -> Option<RightToClear> {
-        let busy = match self {
-            Claim::Own { busy } => Some(busy),
-            Claim::Joined => return None,
+    ) -> Option<Claim> {
+        match self {
+            Claim::Joined => None,
             // Whoever has it instead clears, or starts the guest.
-            Claim::Past => Some(host.busy_within(config, actor, FAILS_WITHIN).ok()?),
-            Claim::ReadOnly | Claim::NoFolder => None,
-        };
-        Some(RightToClear { _busy: busy })
+            Claim::Past => {
+                let busy = host.busy_within(config, actor, FAILS_WITHIN).ok()?;
+                Some(Claim::Own { _busy: busy })
+            }
+            Claim::Own { .. } | Claim::ReadOnly | Claim::NoFolder => Some(self),
+        }
     }
 }
 

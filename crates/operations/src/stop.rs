@@ -11,7 +11,7 @@ use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, NicKind, Problem, chain};
 use hpvm_registry::{Operation, Step};
 
-use crate::company;
+use crate::company::{self, Claim};
 use crate::hanging::{Watch, is_off_within, past_worker, settle};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
@@ -80,22 +80,33 @@ pub fn stop(
     how: How,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Stopped, Refusal> {
-    let stopped = attempt(host, actor, config, how, Recorded::Here, progress);
+    let ended = attempt(host, actor, config, how, progress);
+    let stopped = ended.map(|Ended { stopped, record, _claim }| {
+        // The guest is off, whether or not that can be written down.
+        if let Err(error) = host.registry.record(&record) {
+            let text =
+                format!("the guest is off, but this could not be recorded: {}", chain(&error));
+            progress(&text);
+        }
+        stopped
+    });
     host.record_failure(actor, Some(config), stopped)
 }
 
 /// Switches a guest off at once and on again, which is one operation: of the two it is the start that ends it.
 pub fn cycle(host: &mut VmHost, actor: &Actor, config: &GuestConfig) -> Result<Started, Refusal> {
-    let stopped = attempt(host, actor, config, How::Hard, Recorded::ByCaller, &mut |_| {});
-    host.record_failure(actor, Some(config), stopped)?;
+    let ended = attempt(host, actor, config, How::Hard, &mut |_| {}).map(drop);
+    host.record_failure(actor, Some(config), ended)?;
     start(host, actor, config, Mode::Apply)
 }
 
-/// Who leaves the record of a stop that went well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recorded {
-    Here,
-    ByCaller,
+/// A stop that went well.
+struct Ended {
+    stopped: Stopped,
+    /// As of the guest's end.
+    record: Operation,
+    /// Whoever starts the guest next waits until this one is recorded.
+    _claim: Option<Claim>,
 }
 
 fn attempt(
@@ -103,26 +114,21 @@ fn attempt(
     actor: &Actor,
     config: &GuestConfig,
     how: How,
-    recorded: Recorded,
     progress: &mut dyn FnMut(&str),
-) -> Result<Stopped, Refusal> {
+) -> Result<Ended, Refusal> {
     let claim = company::claim(host, actor, config, progress)?;
     host.unless_renamed(config, actor)?;
     unless_interrupted()?;
     let presence = host.presence(config.number);
     if !presence.is_on() {
-        return match lost::qemu(host, config) {
+        let stopped = match lost::qemu(host, config) {
             Some(pid) => {
                 stop_lost(host, config, how, pid)?;
-                keep_record(host, recorded, &done(actor, config), progress);
-                Ok(Stopped::after(Before::On, config, Ok(())))
+                Stopped::after(Before::On, config, Ok(()))
             }
-            None => {
-                let cleared = supervise::clear(host, config);
-                keep_record(host, recorded, &done(actor, config), progress);
-                Ok(Stopped::after(Before::Off, config, cleared))
-            }
+            None => Stopped::after(Before::Off, config, supervise::clear(host, config)),
         };
+        return Ok(Ended { stopped, record: done(actor, config), _claim: Some(claim) });
     }
     if let Presence::On { supervision: Supervision::None, .. } = presence {
         // A hard stop ends the guest, supervised or not.
@@ -156,33 +162,18 @@ fn attempt(
     let record = done(actor, config);
     Step::StopEnded.reached();
     let mut cleared = Ok(());
-    let right = claim.into_right_to_clear(host, actor, config);
+    let claim = claim.into_right_to_clear(host, actor, config);
     // Whoever was let in between may have started it.
-    if right.is_some() && is_off_within(host, config, LET_GO_BOUND) {
+    if claim.is_some() && is_off_within(host, config, LET_GO_BOUND) {
         cleared = supervise::clear(host, config);
     }
     Step::StopCleaned.reached();
-    keep_record(host, recorded, &record, progress);
-    Ok(Stopped::after(Before::On, config, cleared))
+    let stopped = Stopped::after(Before::On, config, cleared);
+    Ok(Ended { stopped, record, _claim: claim })
 }
 
 fn done(actor: &Actor, config: &GuestConfig) -> Operation {
     actor.outcome(config, &Ok(()))
-}
-
-/// The guest is off, whether or not that can be written down.
-fn keep_record(
-    host: &mut VmHost,
-    recorded: Recorded,
-    record: &Operation,
-    progress: &mut dyn FnMut(&str),
-) {
-    if recorded == Recorded::ByCaller {
-        return;
-    }
-    if let Err(error) = host.registry.record(record) {
-        progress(&format!("the guest is off, but this could not be recorded: {}", chain(&error)));
-    }
 }
 
 /// A guest that nobody can reach is not asked, only ended.
