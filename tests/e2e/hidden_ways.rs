@@ -485,6 +485,11 @@ fn another_name_of_a_file_is_warned_of() {
         let find = format!("find {kept} -xdev {file_of_guest}");
         let found = typed(&host, &find);
         assert!(found.stdout.contains(&file.display().to_string()), "{find}: {found}");
+        // Who changes something else is not told again; who starts the guest is.
+        let labelled = host.run(&["hpvmmodify", "-P", "new", "-l", "x"]);
+        assert!(labelled.status.success() && labelled.stderr.is_empty(), "{labelled}");
+        let judged = host.run(&["hpvmstart", "-P", "new", "-s"]);
+        assert!(judged.to_string().contains("a file with 2 names (hard links)"), "{judged}");
         host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
     }
     let single = host.disk("single.img", 1 << 20);

@@ -39,6 +39,8 @@ enum Weight {
     Taken,
     /// It runs, and may surprise.
     Note,
+    /// It may be that something is wrong, which nobody can see: told when it comes and at a start, and not at each change after.
+    Doubt,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +72,9 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
         network::comes(config, before, facts, &mut found);
     }
     for finding in found {
+        if finding.weight == Weight::Doubt && is_standing(&finding) {
+            continue;
+        }
         let severity = match (purpose, finding.weight) {
             (Purpose::Change { .. }, Weight::Never)
             | (Purpose::ChangeOfRunning { .. }, Weight::Never | Weight::Taken)
@@ -124,6 +129,10 @@ fn taken(item: impl Into<String>, text: String) -> Finding {
 
 fn note(item: impl Into<String>, text: String) -> Finding {
     Finding { weight: Weight::Note, item: item.into(), text, remedy: None }
+}
+
+fn doubt(item: impl Into<String>, text: String) -> Finding {
+    Finding { weight: Weight::Doubt, item: item.into(), text, remedy: None }
 }
 
 impl Finding {

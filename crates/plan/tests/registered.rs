@@ -148,6 +148,35 @@ fn a_file_that_may_have_a_restricted_name_is_told() {
     }
 }
 
+/// Nobody could make it go but by a copy, and a guest is changed often.
+#[test]
+fn that_a_file_may_have_a_restricted_name_is_told_when_it_comes_and_at_a_start() {
+    let before = guest(&["disk:scsi:0,0,0:file:/d"]);
+    let other_names = || Some(OtherNames { names: 2, file: "/d".into(), folders: Vec::new() });
+    let mut facts = host(&guest(&["disk:scsi:0,0,0:file:/d", "disk:scsi:0,0,1:file:/e"]));
+    for path in ["/d", "/e"] {
+        let known = Registered { other_names: other_names(), ..Registered::default() };
+        facts.registered.insert(path.into(), known);
+    }
+    let told = |config: &GuestConfig, purpose| {
+        let found = problems(config, &facts, purpose).into_iter();
+        let told = found.filter(|problem| problem.text.contains("hard links"));
+        told.map(|problem| problem.item).collect::<Vec<String>>()
+    };
+    let change = Purpose::Change { before: Some(&before) };
+    let of_running = Purpose::ChangeOfRunning { before: &before };
+    let relabelled = GuestConfig { label: "x".parse().unwrap(), ..before.clone() };
+    let added = guest(&["disk:scsi:0,0,0:file:/d", "disk:scsi:0,0,1:file:/e"]);
+    let exchanged = guest(&["disk:scsi:0,0,0:file:/e"]);
+    for purpose in [change, of_running] {
+        assert_eq!(told(&relabelled, purpose), [""; 0]);
+        assert_eq!(told(&added, purpose), ["/e"]);
+        assert_eq!(told(&exchanged, purpose), ["/e"]);
+    }
+    assert_eq!(told(&before, CREATE), ["/d"]);
+    assert_eq!(told(&relabelled, Purpose::Start), ["/d"]);
+}
+
 #[test]
 fn what_is_kept_for_a_dvd_is_no_disk() {
     let known = Registered { usage: Some(DeviceKind::Dvd), ..Registered::default() };

@@ -6,7 +6,7 @@ use hpvm_model::{
     Severity, StorageDevice, StorageType, StoreIdentity, quoted,
 };
 
-use super::{Finding, Findings, never, note, taken};
+use super::{Finding, Findings, doubt, never, taken};
 use crate::drives;
 use crate::facts::{
     FileFact, HostFacts, NotToChoose, OtherNames, Registered, Reservations, Restriction,
@@ -46,7 +46,7 @@ pub(super) fn may_have_restricted_name(
         folders.join(" "),
         quoted(file)
     );
-    Some(note(path, text))
+    Some(doubt(path, text))
 }
 
 /// Users of a guest's console choose from such a folder, and nobody asks the device database then.
