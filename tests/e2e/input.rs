@@ -273,6 +273,11 @@ fn addresses_that_are_taken_or_reserved() {
     let two = format!("disk:avio_stor:0,5,0:file:{}", other.display());
     refused(&host, &["hpvmmodify", "-P", "web", "-a", &one, "-a", &two]);
     refused(&host, &["hpvmcreate", "-P", "new", "-a", &one, "-a", &two]);
+    let exchanged = [&one, &two].map(|statement| statement.replace("0,5,0", "0,0,0"));
+    let [first, second] = &exchanged;
+    let said = refused(&host, &["hpvmmodify", "-P", "web", "-m", first, "-m", second]);
+    let both = format!("'-m {first}' and '-m {second}' both name 0,0,0; name it once");
+    assert!(said.contains(&both), "{said}");
     before.assert_unchanged(&host, "one address for two");
 }
 
