@@ -164,6 +164,18 @@ fn tells_of_no_room(said: &str) {
     assert!(is_told, "the reason is not told: {said}");
 }
 
+/// What `hpvm doctor` finds of no room in a folder, which it tells first.
+#[track_caller]
+fn complains_of_no_room(host: &VmHost, folder: &Path, of_others: &str) {
+    let at = fs::canonicalize(folder).expect("a folder").display().to_string();
+    let doctor = host.run(&["hpvm", "doctor"]);
+    assert_eq!(doctor.status.code(), Some(1), "{doctor}");
+    let told = format!(
+        "no room is left where '{at}' lies; hpvm needs 1 MB there\n  next: make room on the file system of {at}\n{of_others}"
+    );
+    assert_eq!(doctor.stdout, told, "{doctor}");
+}
+
 #[track_caller]
 fn succeeded(outcome: &Outcome) {
     assert!(outcome.status.success(), "{outcome}");
@@ -196,6 +208,7 @@ fn no_room_for_the_registry() {
         // The record of the running machine says what was tried and taken back, so it may grow.
         before.assert_unchanged_but(host, &line.join(" "), &["boot.record", "log"]);
     }
+    complains_of_no_room(host, &host.path("var/opt/hpvm"), "");
     assert_eq!(host.state("web"), "Off");
     assert_eq!(host.state("other"), "On (OS)");
     // No registry is needed to start and stop; where its record cannot be written, that is said.
@@ -238,8 +251,7 @@ fn little_room_is_enough_for_a_change_or_for_none_of_it() {
             tells_of_no_room(&changed.stderr);
             assert_eq!(before, after, "{label}: {changed}");
         }
-        let doctor = host.run(&["hpvm", "doctor"]);
-        assert!(doctor.status.success(), "{label}: {changed}{doctor}");
+        complains_of_no_room(host, &host.path("var/opt/hpvm"), "");
         cramped.make_room("var/opt/hpvm");
     }
     assert!(done > 0 && refusals > 0, "{done} changes were made and {refusals} refused");
@@ -289,6 +301,10 @@ fn no_room_for_the_guests_folders() {
     tells_of_no_room(&start_refused(host, "other"));
     let why = host.ok(&["hpvm", "why", "other"]);
     tells_of_no_room(&why);
+    let filler = host.path("var/opt/hpvm/uuids").join(FILLER);
+    let foreign =
+        format!("{} is not made by hpvm\n  next: move it to another place\n", filler.display());
+    complains_of_no_room(host, &host.path("var/opt/hpvm/uuids"), &foreign);
     // Its lock was never written before, and cannot be now.
     host.ok(&["hpvmremove", "-P", "fresh", "-F", "--purge"]);
     cramped.make_room("var/opt/hpvm/uuids");
@@ -406,6 +422,7 @@ fn no_room_in_run() {
     tells_of_no_room(&start_refused(host, "web"));
     tells_of_no_room(&start_refused(host, "spare"));
     before.assert_unchanged_but(host, "two starts that were refused", &["log", "boot.record"]);
+    complains_of_no_room(host, &host.path("run/hpvm"), "");
     assert_eq!(host.state("web"), "Off");
     assert_eq!(host.state("other"), "On (OS)");
     host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);

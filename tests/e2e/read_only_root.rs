@@ -66,7 +66,6 @@ fn changes_are_refused_and_looks_are_not() {
         &["hpvmdevmgmt", "-l", "all"],
         &["hpvmnet"],
         &["hpvm", "gvsdmgr", "get_info", "-P", "other"],
-        &["hpvm", "doctor"],
         &["hpvm", "nvram", "-P", "web"],
         &["hpvm", "undelete", "--list"],
         &["hpvm", "why", "web"],
@@ -77,6 +76,13 @@ fn changes_are_refused_and_looks_are_not() {
             assert!(outcome.stdout.contains("read-only file system"), "{outcome}");
         }
     }
+    let doctor = read_only(&host, &["hpvm", "doctor"]);
+    assert_eq!(doctor.status.code(), Some(1), "{doctor}");
+    let at = host.path("var/opt/hpvm").display().to_string();
+    let told = format!(
+        "'{at}' is on a read-only file system, and hpvm writes there\n  next: see what made the file system of {at} read-only, and mount it writable\n"
+    );
+    assert_eq!(doctor.stdout, told, "{doctor}");
     before.assert_unchanged(&host, "looking");
 }
 

@@ -10,6 +10,7 @@ mod guests;
 mod places;
 mod provisions;
 mod rebuild;
+mod room;
 mod switches;
 
 use std::path::{Path, PathBuf};
@@ -64,14 +65,15 @@ pub enum Cure {
     Note(String),
 }
 
-/// Looks at everything; of a registry that has lost its log at that alone, since nothing else can be judged by it.
+/// Looks at everything; where a registry has lost its log at nothing that would be judged by it.
 pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
+    let mut findings = room::examine(host);
     if let Some(forgotten) = lost_with_log(host)? {
         // What a rebuild leaves out is for the administrator to read.
         let cure = Cure::Tell("hpvm doctor --rebuild".into());
-        return Ok(vec![Finding { text: forgotten.to_string(), cure }]);
+        findings.push(Finding { text: forgotten.to_string(), cure });
+        return Ok(findings);
     }
-    let mut findings = Vec::new();
     for sentence in host.registry.check()? {
         let cure = Cure::Tell("hpvm doctor --rebuild".into());
         findings.push(Finding { text: format!("the registry is damaged: {sentence}"), cure });

@@ -17,7 +17,7 @@ use hpvm_plan::record::Machine;
 use hpvm_registry::{Identities, RegistryError, Selector};
 
 pub(crate) use locks::{Aim, holders, locked, locked_elsewhere};
-pub(crate) use provisions::{provision, variables};
+pub(crate) use provisions::{provision, shut, variables};
 
 use crate::network::lan;
 use crate::stores::Stores;
@@ -157,7 +157,7 @@ impl VmHost {
             ),
             lan_rom: provision(&self.conf.lan_rom()),
             reservation_helper: provision(&self.conf.reservation_helper()),
-            shut: provisions::shut(&[self.folder(config).path(), self.root.run()]),
+            shut: shut([self.folder(config).path(), self.root.run()]),
         })
     }
 

@@ -384,11 +384,39 @@ pub struct StartFacts {
     pub shut: Vec<ShutFolder>,
 }
 
-/// A folder a start writes to, on a file system that takes nothing.
+/// A folder that is to be written to, on a file system that takes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShutFolder {
     pub path: String,
     pub why: Shut,
+}
+
+impl ShutFolder {
+    /// What keeps `who` from writing there.
+    #[must_use]
+    pub fn lack(&self, who: &str) -> String {
+        let path = &self.path;
+        match self.why {
+            Shut::Full { needed } => {
+                format!("no room is left where '{path}' lies; {who} needs {needed} there")
+            }
+            Shut::ReadOnly => {
+                format!("'{path}' is on a read-only file system, and {who} writes there")
+            }
+        }
+    }
+
+    /// What the administrator does about it.
+    #[must_use]
+    pub fn way_out(&self) -> String {
+        let path = &self.path;
+        match self.why {
+            Shut::Full { .. } => format!("make room on the file system of {path}"),
+            Shut::ReadOnly => {
+                format!("see what made the file system of {path} read-only, and mount it writable")
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

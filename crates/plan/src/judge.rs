@@ -14,7 +14,7 @@ use hpvm_model::{
     Severity, StorageAddress, StorageDevice,
 };
 
-use crate::facts::{HostFacts, Provision, Shut, ShutFolder, StartFacts};
+use crate::facts::{HostFacts, Provision, StartFacts};
 use crate::record::{NicBoot, Sharing};
 
 /// What the problems are wanted for.
@@ -386,17 +386,8 @@ fn locked(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
 
 /// Where nothing can be written.
 fn shut(config: &GuestConfig, start: &StartFacts, all: &mut Findings) {
-    for ShutFolder { path, why } in &start.shut {
-        let (text, ask) = match why {
-            Shut::Full { needed } => (
-                format!("no room is left where '{path}' lies; a start needs {needed} there"),
-                format!("make room on the file system of {path}"),
-            ),
-            Shut::ReadOnly => (
-                format!("'{path}' is on a read-only file system, and a start writes there"),
-                format!("see what made the file system of {path} read-only, and mount it writable"),
-            ),
-        };
-        all.push(not_now(path, text).ask(ask, start_command(config)));
+    for folder in &start.shut {
+        let found = not_now(&folder.path, folder.lack("a start"));
+        all.push(found.ask(folder.way_out(), start_command(config)));
     }
 }

@@ -18,7 +18,8 @@ use super::agreed;
 
 /// Find leftovers and damage, and repair them when asked
 ///
-/// Compares the registry, the folders of the guests, what lies in /run and what runs. Without options it changes nothing.
+/// Compares the registry, the folders of the guests, what lies in /run and what runs, and looks whether those can be written.
+/// Without options it changes nothing.
 /// The exit status is 1 when something of hpvm's own is left to mend, which with --repair is what could not be repaired. A disk
 /// or medium that a guest needs and that is not there is told too: that is its owner's, and alone it leaves the status at 0.
 ///

@@ -22,25 +22,28 @@ pub(crate) fn provision(path: &Path) -> Provision {
     Provision { path: path.to_string_lossy().into_owned(), missing }
 }
 
-/// What a start writes: the boot record, the previous variables, the first lines of the logs.
+/// What a start writes: the boot record, the previous variables, the first lines of the logs. The registry's log takes half as
+/// much at once.
 const ROOM_NEEDED: Bytes = Bytes(1 << 20);
 
 /// Those of these folders whose file system takes nothing.
-pub(crate) fn shut(folders: &[&Path]) -> Vec<ShutFolder> {
+pub(crate) fn shut(folders: impl IntoIterator<Item = impl AsRef<Path>>) -> Vec<ShutFolder> {
     let why = |folder: &Path| {
         let system = rustix::fs::statvfs(folder).ok()?;
         let room = system.f_bavail.saturating_mul(system.f_frsize);
-        match room < ROOM_NEEDED.0 || system.f_files > 0 && system.f_favail == 0 {
+        // One without bounds, such as a ramfs, tells no numbers.
+        let is_full = system.f_blocks > 0 && room < ROOM_NEEDED.0;
+        match is_full || system.f_files > 0 && system.f_favail == 0 {
             _ if system.f_flag.contains(StatVfsMountFlags::RDONLY) => Some(Shut::ReadOnly),
             true => Some(Shut::Full { needed: ROOM_NEEDED }),
             false => None,
         }
     };
-    let shut = |folder: &&Path| {
+    let shut = |folder: &Path| {
         let path = folder.to_string_lossy().into_owned();
         why(folder).map(|why| ShutFolder { path, why })
     };
-    folders.iter().filter_map(shut).collect()
+    folders.into_iter().filter_map(|folder| shut(folder.as_ref())).collect()
 }
 
 /// A guest's firmware variables: there, as large as the pristine copy, and such as firmware takes.
