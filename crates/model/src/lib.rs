@@ -4,6 +4,7 @@
 //! types can only be made valid, so nobody checks it again.
 
 pub mod accelerator;
+pub mod article;
 pub mod bytes;
 pub mod causes;
 pub mod cpu;
@@ -19,6 +20,7 @@ pub mod state;
 pub mod storage;
 
 pub use accelerator::Accelerator;
+pub use article::with_article;
 pub use bytes::{Bytes, Memory};
 pub use causes::chain;
 pub use cpu::{Entitlement, Vcpus};

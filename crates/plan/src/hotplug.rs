@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use hpvm_model::{
     AdapterKind, DeviceKind, GuestConfig, PciSlot, Problem, StorageAddress, StorageDevice,
-    StorageType,
+    StorageType, with_article,
 };
 
 use crate::facts::HostFacts;
@@ -365,7 +365,7 @@ impl<'a> Difference<'a> {
         }
         match self.machine.adapter_in(slot) {
             Some(other) if other != device.adapter => {
-                Some(format!("{slot} has an {} adapter now", other.as_str()))
+                Some(format!("{slot} has {} adapter now", with_article(other.as_str())))
             }
             _ => self.lacks_half_for(device).then(|| {
                 format!("the second half of the scsi adapter at {slot}, for targets from 8 on, comes only with the first")

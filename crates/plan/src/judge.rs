@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use hpvm_model::{
     AdapterKind, Bytes, Entitlement, GuestConfig, NicKind, PciSlot, Problem, Remedy, Runnable,
-    Severity, StorageAddress, StorageDevice,
+    Severity, StorageAddress, StorageDevice, with_article,
 };
 
 use crate::facts::{HostFacts, Provision, StartFacts};
@@ -157,8 +157,8 @@ fn processors(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
         all.push(never(
             "vcpus",
             format!(
-                "{vcpus} vCPUs are more than the {max} that a {} guest can have",
-                config.os.family
+                "{vcpus} vCPUs are more than the {max} that {} guest can have",
+                with_article(config.os.family.as_str())
             ),
         ));
     } else if vcpus > facts.processors {
@@ -217,17 +217,17 @@ fn least_cycles(
 fn memory(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     let limits = facts.limits.limits(config.os.family);
     let memory = config.memory.bytes();
-    let family = config.os.family;
+    let guest = with_article(config.os.family.as_str());
     if memory < limits.memory_min {
         let text = format!(
-            "{memory} of memory are less than the {} that a {family} guest needs",
+            "{memory} of memory are less than the {} that {guest} guest needs",
             limits.memory_min
         );
         all.push(never("memory", text));
     }
     if memory > limits.memory_max {
         let text = format!(
-            "{memory} of memory are more than the {} that a {family} guest can have",
+            "{memory} of memory are more than the {} that {guest} guest can have",
             limits.memory_max
         );
         all.push(never("memory", text));
@@ -288,10 +288,10 @@ fn places(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
             all.push(never(
                 device.to_string(),
                 format!(
-                    "{} is the address of an {} adapter; a {} device needs a bus,device of its own",
+                    "{} is the address of {} adapter; {} device needs a bus,device of its own",
                     address.slot,
-                    adapter.as_str(),
-                    device.adapter.as_str()
+                    with_article(adapter.as_str()),
+                    with_article(device.adapter.as_str())
                 ),
             ));
         }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use hpvm_model::limits::NICS_IN_MEMORY_MIN;
-use hpvm_model::{GuestConfig, GuestName, MacAddress, Nic, NicKind, PciSlot, SwitchState};
+use hpvm_model::{
+    GuestConfig, GuestName, MacAddress, Nic, NicKind, PciSlot, SwitchState, with_article,
+};
 
 use super::{Finding, Findings, never, note, packets, taken};
 use crate::facts::HostFacts;
@@ -19,9 +21,9 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             all.push(never(
                 nic.to_string(),
                 format!(
-                    "{} is the address of an {} adapter; a NIC needs a bus,device of its own",
+                    "{} is the address of {} adapter; a NIC needs a bus,device of its own",
                     nic.slot,
-                    adapter.as_str()
+                    with_article(adapter.as_str())
                 ),
             ));
         }
