@@ -10,8 +10,11 @@ use crate::Test;
 use crate::input::{by_script, inhabited};
 use crate::refusals::{State, refused_by};
 
-pub(crate) const TESTS: &[Test] =
-    crate::tests![changes_are_refused_and_looks_are_not, guests_can_be_ended];
+pub(crate) const TESTS: &[Test] = crate::tests![
+    changes_are_refused_and_looks_are_not,
+    dry_runs_tell_what_they_tell_elsewhere,
+    guests_can_be_ended,
+];
 
 /// Runs a command where all below the root is read only, as on a file system that met an error.
 fn read_only(host: &VmHost, line: &[&str]) -> Outcome {
@@ -84,6 +87,52 @@ fn changes_are_refused_and_looks_are_not() {
     );
     assert_eq!(doctor.stdout, told, "{doctor}");
     before.assert_unchanged(&host, "looking");
+}
+
+/// What would become of a change can be told where none can be made.
+fn dry_runs_tell_what_they_tell_elsewhere() {
+    let host = inhabited();
+    // A disk there could not be written by any guest.
+    let statement = format!("dvd:avio_stor::file:{}", host.disk("new.img", 1 << 20).display());
+    let before = State::of(&host);
+    for line in [
+        &["hpvmcreate", "-P", "new", "-a", &statement, "-s"][..],
+        &["hpvmmodify", "-P", "web", "-N", "x", "-l", "x", "-s"],
+        &["hpvmmodify", "-P", "other", "-a", &statement, "-s"],
+        &["hpvmclone", "-P", "web", "-N", "new", "-s"],
+        &["hpvmremove", "-P", "web", "--purge", "--dry-run"],
+        &["hpvmremove", "-P", "gone", "--purge", "--dry-run"],
+        &["hpvm", "undelete", "-P", "gone", "--dry-run"],
+        &["hpvm", "nvram", "-P", "web", "--reset", "--dry-run"],
+        &["hpvmdevmgmt", "-a", "rdev:/media", "--dry-run"],
+        &["hpvmhostrdev", "-E", "--dry-run"],
+        &["hpvm", "autostart", "--dry-run"],
+    ] {
+        let told = read_only(&host, line);
+        assert!(told.status.success(), "{told}");
+        assert_eq!(told.stdout, host.ok(line), "{told}");
+        before.assert_unchanged(&host, &line.join(" "));
+    }
+    // A start would write, and what is tried on a switch is written before it is taken back.
+    for (line, reason) in [
+        (
+            &["hpvmstart", "-P", "web", "-s"][..],
+            "is on a read-only file system, and a start writes there",
+        ),
+        (
+            &["hpvmnet", "-c", "-S", "sw1", "--dry-run"],
+            "can be changed until it is mounted writable",
+        ),
+        (
+            &["hpvm", "doctor", "--rebuild", "--dry-run"],
+            "can be changed until it is mounted writable",
+        ),
+    ] {
+        let told = read_only(&host, line);
+        assert_eq!(told.status.code(), Some(1), "{told}");
+        assert!(told.to_string().contains(reason), "{told}");
+        before.assert_unchanged(&host, &line.join(" "));
+    }
 }
 
 /// Who cannot write any more must still be able to end what runs: by a command, at the console, and when the host goes down.

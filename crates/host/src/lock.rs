@@ -149,6 +149,10 @@ impl Owner {
 pub enum BusyError {
     #[error("the lock file {} cannot be opened", path.display())]
     Open { path: PathBuf, source: io::Error },
+    #[error(
+        "{} is on a read-only file system; nothing can be changed until it is mounted writable", path.display()
+    )]
+    ReadOnly { path: PathBuf },
     #[error("the lock file {} cannot be locked", path.display())]
     Lock { path: PathBuf, source: io::Error },
     #[error("the lock file {} cannot be written", path.display())]
@@ -257,6 +261,7 @@ pub fn owner(path: &Path) -> io::Result<Option<Owner>> {
 fn try_lock(path: &Path) -> Result<Option<ByteLock>, BusyError> {
     let file = open_or_make(path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => BusyError::Gone { path: path.to_owned() },
+        ErrorKind::ReadOnlyFilesystem => BusyError::ReadOnly { path: path.to_owned() },
         _ => BusyError::Open { path: path.to_owned(), source },
     })?;
     let failed = |source| BusyError::Lock { path: path.to_owned(), source };

@@ -133,7 +133,7 @@ impl Cloning<'_> {
         mode: Mode,
     ) -> Result<Cloned, Refusal> {
         let unsettled = interrupted::settle_before(self.host, source, mode)?;
-        self.busy = Some(company::claim_to_copy(self.host, self.actor, source)?);
+        self.busy = company::claim_to_copy(self.host, self.actor, source, mode)?;
         let mut cloned = self.attempt(source, asked, force, mode)?;
         cloned.problems.extend(unsettled);
         Ok(cloned)

@@ -3,7 +3,6 @@
 //! disks, perhaps for an hour: the clone fails. What the other does stands in the guest's lock, by whatever command. Called by
 //! the stop, and by the clone.
 
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use hpvm_host::lock::{Busy, BusyError};
@@ -11,7 +10,7 @@ use hpvm_model::GuestConfig;
 
 use crate::presence::{Presence, Supervision};
 use crate::vm_host::BUSY_BOUND;
-use crate::{Actor, Refusal, VmHost};
+use crate::{Actor, Mode, Refusal, VmHost};
 
 /// By what right a command stops a guest.
 #[derive(Debug)]
@@ -48,11 +47,7 @@ pub(crate) fn claim(
     loop {
         let error = match host.busy_within(config, actor, wait) {
             Ok(busy) => return Ok(Claim::Own { _busy: saying(busy, STOPPING) }),
-            Err(BusyError::Open { source, .. })
-                if source.kind() == ErrorKind::ReadOnlyFilesystem =>
-            {
-                return Ok(Claim::ReadOnly);
-            }
+            Err(BusyError::ReadOnly { .. }) => return Ok(Claim::ReadOnly),
             Err(BusyError::Gone { .. }) if host.presence(config.number).is_on() => {
                 return Ok(Claim::NoFolder);
             }
@@ -87,8 +82,9 @@ pub(crate) fn claim_to_copy(
     host: &VmHost,
     actor: &Actor,
     source: &GuestConfig,
-) -> Result<Busy, Refusal> {
-    Ok(saying(host.busy(source, actor)?, COPYING))
+    mode: Mode,
+) -> Result<Option<Busy>, Refusal> {
+    Ok(host.busy_in(mode, source, actor)?.map(|busy| saying(busy, COPYING)))
 }
 
 /// Whoever cannot read it waits for us, and that is all.

@@ -67,7 +67,7 @@ fn attempt(
     force: Force,
     mode: Mode,
 ) -> Result<Modified, Refusal> {
-    let (_busy, before) = host.held(config, actor)?;
+    let (_busy, before) = host.held_in(mode, config, actor)?;
     let (before, refused) = console_media::take_over(host, actor, before, mode)?;
     let running = running(host, &before)?;
     let change = Change::asked_for(host, (before, running), request, force, mode)?;

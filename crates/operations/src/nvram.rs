@@ -68,7 +68,7 @@ fn attempt(
     from: From,
     mode: Mode,
 ) -> Result<Source, Refusal> {
-    let _busy = host.busy(config, actor)?;
+    let _busy = host.busy_in(mode, config, actor)?;
     if host.presence(config.number).is_on() {
         return Err(Refusal::Running(config.name.clone()));
     }

@@ -45,16 +45,16 @@ fn attempt(
     keep: Keep,
     mode: Mode,
 ) -> Result<Removed, Refusal> {
-    let busy = match host.busy(config, actor) {
-        Ok(busy) => Some(busy),
-        Err(Refusal::NoFolder { .. }) => None,
+    let (_busy, has_folder) = match host.busy_in(mode, config, actor) {
+        Ok(busy) => (busy, true),
+        Err(Refusal::NoFolder { .. }) => (None, false),
         Err(refusal) => return Err(refusal),
     };
     let config = host.guest_numbered(config.number)?;
     if host.presence(config.number).is_on() {
         return Err(Refusal::Running(config.name));
     }
-    if busy.is_none() {
+    if !has_folder {
         lost::refuse_without_folder(host, &config)?;
     }
     if keep == Keep::Nothing {
@@ -62,7 +62,7 @@ fn attempt(
     }
     lost::refuse(host, &config)?;
     let days = match keep {
-        Keep::AsConfigured if busy.is_some() => host.conf.keep_removed_days()?,
+        Keep::AsConfigured if has_folder => host.conf.keep_removed_days()?,
         Keep::AsConfigured | Keep::Nothing => 0,
     };
     let until = Timestamp::now() + (i64::from(days) * 24).hours();

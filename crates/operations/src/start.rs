@@ -56,7 +56,7 @@ fn attempt(
     mode: Mode,
 ) -> Result<Started, Refusal> {
     let unsettled = interrupted::settle_before(host, config, mode)?;
-    let (_busy, config) = host.held(config, actor)?;
+    let (_busy, config) = host.held_in(mode, config, actor)?;
     if let Presence::On { .. } = host.presence(config.number) {
         supervise::adopt(host, &config, supervise::TO_ASK)?;
         supervise::mend_reservations(host, &config)?;

@@ -9,7 +9,9 @@ use hpvm_host::names::guest_folder;
 use hpvm_host::{Root, conf::Conf, durable, process};
 use hpvm_model::{GuestConfig, GuestNumber};
 use hpvm_plan::record::Machine;
-use hpvm_registry::{Access, Change, Registry, RegistryError, Selector, SwitchSelector};
+use hpvm_registry::{
+    Access, Change, Registry, RegistryError, Selector, SwitchSelector, is_mounted_read_only,
+};
 
 use crate::folder::{self, Folder};
 use crate::presence::{self, Presence};
@@ -41,8 +43,19 @@ impl Premises {
     pub fn found(mode: Mode) -> Result<Premises, Refusal> {
         match mode {
             Mode::Apply => Premises::at(Root::from_environment()?, Access::ReadWrite),
-            Mode::DryRun => Premises::find(Access::ReadWrite),
+            Mode::DryRun => Premises::find_in(mode),
         }
+    }
+
+    /// Those of the environment, for what may be a dry run: that looks also where nothing can be written.
+    fn find_in(mode: Mode) -> Result<Premises, Refusal> {
+        let root = Root::from_environment()?;
+        root.must_be_there()?;
+        let access = match mode {
+            Mode::DryRun if is_mounted_read_only(&root.db()) => Access::ReadOnly,
+            Mode::DryRun | Mode::Apply => Access::ReadWrite,
+        };
+        Premises::at(root, access)
     }
 
     /// Those of the environment.
@@ -86,6 +99,11 @@ impl VmHost {
     /// Opens the VM Host of the environment.
     pub fn open(access: Access) -> Result<VmHost, Refusal> {
         Premises::find(access)?.open()
+    }
+
+    /// For what may be a dry run.
+    pub fn open_in(mode: Mode) -> Result<VmHost, Refusal> {
+        Premises::find_in(mode)?.open()
     }
 
     /// For a command that may be the first one on a VM Host.
@@ -172,6 +190,19 @@ impl VmHost {
         Ok(busy)
     }
 
+    /// The same for what may be a dry run, which goes without where nobody can have it.
+    pub(crate) fn busy_in(
+        &self,
+        mode: Mode,
+        config: &GuestConfig,
+        actor: &Actor,
+    ) -> Result<Option<Busy>, Refusal> {
+        match self.busy(config, actor) {
+            Err(Refusal::Busy(BusyError::ReadOnly { .. })) if mode == Mode::DryRun => Ok(None),
+            busy => busy.map(Some),
+        }
+    }
+
     /// Whoever had the right to change the guest before may have given it another name.
     pub(crate) fn unless_renamed(
         &self,
@@ -186,15 +217,30 @@ impl VmHost {
         Err(no_guest(config))
     }
 
-    /// The same, and the guest as it is by then: another command may have changed it since it was read.
+    /// The right to change one guest, and the guest as it is by then: another command may have changed it since it was read.
     pub(crate) fn held(
         &self,
         config: &GuestConfig,
         actor: &Actor,
     ) -> Result<(Busy, GuestConfig), Refusal> {
         let busy = self.busy(config, actor)?;
+        Ok((busy, self.as_it_is(config)?))
+    }
+
+    /// The same for what may be a dry run.
+    pub(crate) fn held_in(
+        &self,
+        mode: Mode,
+        config: &GuestConfig,
+        actor: &Actor,
+    ) -> Result<(Option<Busy>, GuestConfig), Refusal> {
+        let busy = self.busy_in(mode, config, actor)?;
+        Ok((busy, self.as_it_is(config)?))
+    }
+
+    fn as_it_is(&self, config: &GuestConfig) -> Result<GuestConfig, Refusal> {
         let now = self.registry.guest(&Selector::Uuid(config.uuid))?;
-        Ok((busy, now.ok_or_else(|| no_guest(config))?))
+        now.ok_or_else(|| no_guest(config))
     }
 
     /// A guest's lock goes with its folder: that of a guest that still exists was lost.

@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 use rustix::io::Errno;
 
-use crate::open::BUSY_BOUND;
+use crate::open::{BUSY_BOUND, target_of};
 use crate::schema::named_beside;
 
 #[derive(Debug, thiserror::Error)]
@@ -190,8 +190,11 @@ fn not_permitted(path: PathBuf) -> RegistryError {
     }
 }
 
-pub(crate) fn is_mounted_read_only(path: &Path) -> bool {
-    folder_facts(path).is_some_and(|facts| facts.f_flag.contains(StatVfsMountFlags::RDONLY))
+/// Whether nothing can be written where a registry lies, or would lie.
+#[must_use]
+pub fn is_mounted_read_only(path: &Path) -> bool {
+    folder_facts(&target_of(path))
+        .is_some_and(|facts| facts.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn is_full(path: &Path) -> bool {

@@ -36,7 +36,7 @@ mod vswitch;
 
 pub use change::Change;
 pub use entry::{Entry, Keys};
-pub use error::RegistryError;
+pub use error::{RegistryError, is_mounted_read_only};
 pub use guest::{GuestSummary, Identities, RemovedGuest, Selector, Sharer};
 pub use hpvm_model::FileIdentity;
 pub use open::{Access, Registry, State};

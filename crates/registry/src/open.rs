@@ -89,7 +89,8 @@ impl Registry {
         }
     }
 
-    /// Begins a change. Waits for the change of another command to end, then keeps others waiting: be quick.
+    /// Begins a change. Waits for the change of another command to end, then keeps others waiting: be quick. Where the registry
+    /// was opened for reading, nobody is kept waiting, and the first that is written ends it.
     pub fn change(&mut self) -> Result<Change<'_>, RegistryError> {
         self.begin().and_then(|change| self.of_this_file(change))
     }
@@ -153,8 +154,13 @@ impl Registry {
         Ok(Change::begun(self))
     }
 
+    /// Who has it open for reading alone gets one state of it, for a change that is tried only: what he writes is refused.
     fn take_turn(&self) -> Result<(), RegistryError> {
-        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(self.failed("begin a change"))
+        let begin = match self.connection.is_readonly("main").map_err(self.failed("read"))? {
+            true => "BEGIN",
+            false => "BEGIN IMMEDIATE",
+        };
+        self.connection.execute_batch(begin).map_err(self.failed("begin a change"))
     }
 
     pub(crate) fn open_existing(path: &Path) -> Result<Registry, RegistryError> {

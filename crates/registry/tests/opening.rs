@@ -303,6 +303,14 @@ fn a_read_only_file_system_can_be_read() {
         assert_eq!(open_and_read(&path, Access::ReadOnly).unwrap(), guests);
         let error = open_and_read(&path, Access::ReadWrite).unwrap_err();
         assert!(matches!(error, RegistryError::ReadOnlyFileSystem { .. }), "{error:?}");
+        // A change can be tried as far as nothing is written.
+        let mut reader = Registry::open(&path, Access::ReadOnly).unwrap();
+        let tried = reader.change().unwrap();
+        assert_eq!(tried.list().unwrap().len(), guests);
+        let error = tried.insert(&guest(2), &files(&guest(2))).unwrap_err();
+        assert!(matches!(error, RegistryError::ReadOnlyFileSystem { .. }), "{error:?}");
+        drop(tried);
+        drop(reader);
         mount.remount("rw");
     };
     // What is in the log alone counts.

@@ -10,7 +10,6 @@ use hpvm_model::{GuestName, chain};
 use hpvm_operations::VmHost;
 use hpvm_operations::autostart::{Chore, PassedOver, autostart};
 use hpvm_operations::start::Started;
-use hpvm_registry::Access;
 
 use super::{mode, not_cleared, refused, tell_conf_faults};
 
@@ -31,7 +30,7 @@ pub struct Autostart {
 
 impl Perform for Autostart {
     fn perform(self, context: &Context) -> Result<(), Failure> {
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_in(mode(self.dry_run))?;
         let actor = context.actor(self.operation.reason);
         let done = autostart(&mut host, &actor, mode(self.dry_run))?;
         tell_conf_faults(context, &host);

@@ -5,7 +5,6 @@ use hpvm_operations::clone::{Cloned, Copied, clone};
 use hpvm_operations::{Mode, VmHost};
 use hpvm_plan::clone::{CloneRequest, Disks, How, Inheritance};
 use hpvm_plan::hotplug::Force;
-use hpvm_registry::Access;
 
 use crate::args::{ChangeOptions, CloneSettings, Selector, Undertaking, store_to_copy};
 use crate::dispatch::{Context, Perform};
@@ -80,7 +79,7 @@ impl Perform for Clone {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
         let mode = self.undertaking.mode();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_in(mode)?;
         let source = host.guest(&self.guest.clone().into())?;
         for warning in self.options.guest.warnings() {
             context.say.warning(Some(&self.new_name), &warning);

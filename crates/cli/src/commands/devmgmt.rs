@@ -152,7 +152,7 @@ impl Perform for Devmgmt {
         let words = self.size.is_some().then(|| words.collect::<Vec<_>>());
         let disk = words.map(|words| disk(&words, context)).transpose()?;
         catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_in(mode(self.dry_run))?;
         let actor = context.actor(self.operation.reason.clone());
         match disk {
             Some((size, path)) => self.make_disk(context, &mut host, &actor, size, &path),

@@ -5,7 +5,6 @@ use hpvm_model::Choice;
 use hpvm_operations::devdb::host_devices::{Scan, clear, restore, set_at_start, update};
 use hpvm_operations::devdb::repair::withheld_stores;
 use hpvm_operations::{Mode, VmHost};
-use hpvm_registry::Access;
 
 use crate::args::Operation;
 use crate::dispatch::{Context, Perform, usage};
@@ -66,7 +65,7 @@ impl Perform for Hostrdev {
             return Ok(print(&usage("hostrdev"))?);
         }
         catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_in(mode(self.dry_run))?;
         let actor = context.actor(self.operation.reason);
         let mode = mode(self.dry_run);
         if self.disable || self.enable {

@@ -6,7 +6,6 @@ use hpvm_operations::{Mode, VmHost};
 use hpvm_plan::difference::{Effect, FieldChange};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::request::Request;
-use hpvm_registry::Access;
 
 use crate::args::{ChangeOptions, GuestSettings, Selector, Undertaking};
 use crate::dispatch::{Context, Perform};
@@ -59,7 +58,7 @@ impl Perform for Modify {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
         let mode = self.undertaking.mode();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_in(mode)?;
         let config = host.guest(&self.guest.clone().into())?;
         for warning in self.options.guest.warnings() {
             context.say.warning(Some(&config.name), &warning);

@@ -272,7 +272,7 @@ impl Net {
 
     fn act(&self, context: &Context, selector: &SwitchSelector) -> Result<(), Failure> {
         catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_in(self.mode())?;
         let switch = switches::named(&host, selector)?;
         let actor = context.actor(self.operation.reason.clone());
         let (host, mode) = (&mut host, self.mode());

@@ -37,8 +37,10 @@ pub struct Nvram {
 impl Perform for Nvram {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         let is_change = self.restore || self.reset;
-        let access = if is_change { Access::ReadWrite } else { Access::ReadOnly };
-        let mut host = VmHost::open(access)?;
+        let mut host = match is_change {
+            true => VmHost::open_in(mode(self.dry_run))?,
+            false => VmHost::open(Access::ReadOnly)?,
+        };
         let config = host.guest(&self.guest.0.clone().into())?;
         if !is_change {
             return match nvram::damage(&host, &config) {

@@ -7,7 +7,6 @@ use crate::output::print;
 use hpvm_model::chain;
 use hpvm_operations::remove::{Keep, purge_due, purge_removed, remove};
 use hpvm_operations::{Actor, Mode, Refusal, VmHost};
-use hpvm_registry::Access;
 
 use super::{
     TO_THE_SECOND, agreed, catch_interruptions, done, kept_guest, mode, not_cleared, refused,
@@ -42,7 +41,7 @@ pub struct Remove {
 impl Perform for Remove {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_in(mode(self.dry_run))?;
         let actor = context.actor(self.operation.reason.clone()).calling(self.guest.name());
         let config = match host.guest(&self.guest.clone().into()) {
             Err(Refusal::NoGuest { .. }) if self.purge => {

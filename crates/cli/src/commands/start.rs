@@ -8,7 +8,6 @@ use crate::output::print;
 use hpvm_model::{GuestName, Severity};
 use hpvm_operations::start::{Started, start};
 use hpvm_operations::{Refusal, VmHost};
-use hpvm_registry::Access;
 
 use super::{catch_interruptions, mode, refused, tell_conf_faults};
 
@@ -40,7 +39,7 @@ pub struct Start {
 impl Perform for Start {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mut host = VmHost::open_in(mode(self.dry_run))?;
         let config = host.guest(&self.guest.clone().into())?;
         let actor = context.actor(self.operation.reason).calling(self.guest.name());
         let volume = if self.quiet { Volume::Quiet } else { Volume::Normal };

@@ -12,7 +12,7 @@ use crate::exit::Failure;
 use crate::output::print;
 use crate::table::Table;
 
-use super::{TO_THE_SECOND, catch_interruptions, done, kept_guest, refused};
+use super::{TO_THE_SECOND, catch_interruptions, done, kept_guest, mode, refused};
 
 /// Bring a removed guest back
 ///
@@ -47,10 +47,10 @@ impl Perform for Undelete {
             return Ok(print(&list(&host.registry.removed()?))?);
         };
         catch_interruptions();
-        let mut host = VmHost::open(Access::ReadWrite)?;
+        let mode = mode(self.dry_run);
+        let mut host = VmHost::open_in(mode)?;
         let kept = kept_guest(&host, selector)?;
         let name = kept.config.name.clone();
-        let mode = if self.dry_run { Mode::DryRun } else { Mode::Apply };
         let actor = context.actor(self.operation.reason);
         let new_name = self.new_name.as_ref();
         let config = undelete(&mut host, &actor, &kept, new_name, mode)
