@@ -344,11 +344,22 @@ pub(crate) fn found<'a>(
     Asking::begin(&paths, |path| std::fs::metadata(path)).answers().own
 }
 
-/// Where a symbolic link leads at which nothing is; a file made by its name would lie there, or take the place of the link.
-pub(crate) fn dangling(link: &Path) -> Option<PathBuf> {
-    let to = std::fs::read_link(link).ok()?;
-    let is_dangling = std::fs::metadata(link).is_err_and(|error| is_absence(&error));
-    is_dangling.then(|| link.parent().unwrap_or(Path::new("/")).join(to))
+/// A symbolic link at whose end nothing is; a file made by its name would lie there, or take the place of the link.
+#[derive(Debug, thiserror::Error)]
+#[error("'{}' is a symbolic link to '{}', where nothing is; name that, or remove the link", link.display(), to.display())]
+pub struct LeadsNowhere {
+    link: PathBuf,
+    to: PathBuf,
+}
+
+impl LeadsNowhere {
+    /// Whether a path is one.
+    pub(crate) fn is(link: &Path) -> Option<LeadsNowhere> {
+        let to = std::fs::read_link(link).ok()?;
+        let is_dangling = std::fs::metadata(link).is_err_and(|error| is_absence(&error));
+        let to = link.parent().unwrap_or(Path::new("/")).join(to);
+        is_dangling.then(|| LeadsNowhere { link: link.to_owned(), to })
+    }
 }
 
 pub(crate) fn is_absence(error: &io::Error) -> bool {

@@ -17,7 +17,7 @@ use hpvm_plan::record::Cache;
 
 use super::running::Running;
 use crate::facts::Aim;
-use crate::stores::{dangling, plain_file};
+use crate::stores::{LeadsNowhere, plain_file};
 use crate::{Mode, Refusal, VmHost, facts as look};
 
 /// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
@@ -214,12 +214,7 @@ fn no_folder(path: &str) -> Option<Problem> {
 }
 
 fn leads_nowhere(path: &str) -> Option<Problem> {
-    let to = dangling(Path::new(path))?;
-    let text = format!(
-        "'{path}' is a symbolic link to '{}', where nothing is; name that, or remove the link",
-        to.display()
-    );
-    Some(error(path, text))
+    LeadsNowhere::is(Path::new(path)).map(|link| error(path, link.to_string()))
 }
 
 /// Images that are their guest's alone, and which the clone would share: it could never start.
