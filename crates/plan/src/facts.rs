@@ -182,8 +182,10 @@ impl Sharer {
 /// Who keeps a disk from being used, and what for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lock {
-    /// It has it, and is none of this VM Host's guests.
-    Outside { who: String },
+    /// It is the engine of this guest, of which nothing else tells that it has the disk.
+    Guest { guest: GuestName, who: String },
+    /// It is none of this VM Host's guests.
+    Program { who: String },
     /// It is a clone that reads it.
     Copying { who: String },
     /// It is a clone that is to have it.
@@ -194,7 +196,10 @@ impl Lock {
     #[must_use]
     pub fn who(&self) -> &str {
         match self {
-            Lock::Outside { who } | Lock::Copying { who } | Lock::Overwriting { who } => who,
+            Lock::Guest { who, .. }
+            | Lock::Program { who }
+            | Lock::Copying { who }
+            | Lock::Overwriting { who } => who,
         }
     }
 
@@ -202,8 +207,11 @@ impl Lock {
     #[must_use]
     pub fn on(&self, path: &str) -> String {
         match self {
-            Lock::Outside { who } => {
-                format!("'{path}' is in use outside this VM Host: {who} has a lock on it")
+            Lock::Guest { guest, who } => {
+                format!("'{path}' is in use by guest '{guest}': its QEMU, {who}, has a lock on it")
+            }
+            Lock::Program { who } => {
+                format!("'{path}' is in use by another program: {who} has a lock on it")
             }
             Lock::Copying { who } => {
                 format!("'{path}' is being copied by {who}, and nobody may write it meanwhile")

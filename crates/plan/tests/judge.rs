@@ -534,12 +534,21 @@ fn a_disk_that_another_program_has_is_refused_to_a_running_guest() {
     let before = guest(&["disk:scsi:0,0,0:file:/a"]);
     let after = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"]);
     let mut facts = host(&after);
-    facts.locked = [("/b".into(), Lock::Outside { who: "process 7 (qemu-nbd)".into() })].into();
+    facts.locked = [("/b".into(), Lock::Program { who: "process 7 (qemu-nbd)".into() })].into();
     let said = lines(&after, &facts, Purpose::ChangeOfRunning { before: &before });
     assert_eq!(
         said,
-        ["ERROR: '/b' is in use outside this VM Host: process 7 (qemu-nbd) has a lock on it"]
+        ["ERROR: '/b' is in use by another program: process 7 (qemu-nbd) has a lock on it"]
     );
+    let (guest, who) = ("web".parse().unwrap(), "process 7".into());
+    facts.locked = [("/b".into(), Lock::Guest { guest, who })].into();
+    let found = problems(&after, &facts, Purpose::Start);
+    assert_eq!(
+        found[0].text,
+        "'/b' is in use by guest 'web': its QEMU, process 7, has a lock on it"
+    );
+    let ask = found[0].remedy.as_ref().and_then(|remedy| remedy.ask.as_deref());
+    assert!(ask.is_some_and(|ask| ask.contains("`hpvm why -P web`")), "{ask:?}");
     assert_eq!(lines(&before, &facts, Purpose::Start), Vec::<String>::new());
 }
 
@@ -559,7 +568,7 @@ fn every_lack_of_the_host_names_a_way_out() {
         ..ready()
     };
     let mut facts = HostFacts { start: Some(start), option_rom: lack("/rom"), ..host(&config) };
-    facts.locked = [("/a".into(), Lock::Outside { who: "process 7 (qemu-nbd)".into() })].into();
+    facts.locked = [("/a".into(), Lock::Program { who: "process 7 (qemu-nbd)".into() })].into();
     let found = problems(&config, &facts, Purpose::Start);
     assert_eq!(found.len(), 8);
     assert!(found.iter().all(|p| p.severity == Severity::Error && p.remedy.is_some()));

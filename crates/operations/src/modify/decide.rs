@@ -85,7 +85,7 @@ impl<'a> Change<'a> {
         facts.network.lan = lan;
         if let Some(machine) = &running {
             let new = what_is_new(machine, &after, &facts);
-            facts.locked = facts::locked_elsewhere(&new, &facts, Aim::Write);
+            facts.locked = facts::locked_elsewhere(host, &new, &facts, Aim::Write);
         }
         Ok(Change { before, after, running, request, force, facts, _claims: claims })
     }
