@@ -26,6 +26,7 @@ mod boot;
 mod crypttab;
 mod device;
 mod elsewhere;
+mod ending;
 mod expected;
 mod far;
 mod file_system;

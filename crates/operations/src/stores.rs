@@ -93,11 +93,15 @@ impl Stores {
 
     /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
     pub(crate) fn used_by_host(&self) -> BTreeMap<String, Vec<HostUse>> {
-        let told =
-            |host: &Use| HostUse { what: host.to_string(), is_read_only: host.is_read_only() };
+        let told = |host: &Use, path: &str| HostUse {
+            what: host.to_string(),
+            is_read_only: host.is_read_only(),
+            ended_by: host.ended_by(path),
+        };
         let uses = |(path, lead): (&String, &Lead)| {
             let uses = self.blocks.uses(lead.store()?);
-            (!uses.is_empty()).then(|| (path.clone(), uses.iter().map(told).collect()))
+            let told = uses.iter().map(|host| told(host, path)).collect();
+            (!uses.is_empty()).then(|| (path.clone(), told))
         };
         self.leads.iter().filter_map(uses).collect()
     }

@@ -150,6 +150,8 @@ pub struct HostUse {
     pub what: String,
     /// It only reads, and so may a guest.
     pub is_read_only: bool,
+    /// The commands that end it, in this order; none where there is more to it.
+    pub ended_by: Vec<String>,
 }
 
 /// Another guest has the same file.

@@ -76,13 +76,39 @@ fn what_was_restricted_after_the_guest_got_it_only_warns_until_the_start() {
 }
 
 fn swap() -> HostUse {
-    HostUse { what: "it is swap space".into(), is_read_only: false }
+    let (what, ended_by) = ("it is swap space".into(), vec!["swapoff /d".into()]);
+    HostUse { what, is_read_only: false, ended_by }
+}
+
+/// Each command once, and what both uses lie on behind both.
+#[test]
+fn what_the_host_uses_can_be_taken_from_it_by_one_line() {
+    let mounted = |at: &str, ended_by: &[&str]| {
+        let ended_by = ended_by.iter().map(|&command| command.to_owned()).collect();
+        HostUse { what: format!("it is mounted at {at}"), is_read_only: false, ended_by }
+    };
+    let volumes =
+        [("/a", ["umount /a", "vgchange -an v"]), ("/b", ["umount /b", "vgchange -an v"])];
+    let volumes = volumes.map(|(at, commands)| mounted(at, &commands));
+    for (uses, line) in [
+        (vec![swap()], Some("swapoff /d")),
+        (volumes.to_vec(), Some("umount /a && umount /b && vgchange -an v")),
+        (vec![swap(), mounted("/", &[])], None),
+    ] {
+        let config = guest(&["disk:scsi:0,0,0:file:/d"]);
+        let mut facts = host(&config);
+        facts.used_by_host.insert(PATH.into(), uses);
+        let remedy = problems(&config, &facts, Purpose::Start)[0].remedy.clone();
+        let ask = remedy.and_then(|remedy| remedy.ask);
+        assert_eq!(ask.as_ref().and_then(|ask| ask.split('`').nth(1)), line);
+    }
 }
 
 /// What is read is no secret, and what is written may be one, whoever looks.
 #[test]
 fn an_image_that_the_host_writes_to_is_no_guests() {
-    let mounted = HostUse { what: "it is mounted read-only at /m".into(), is_read_only: true };
+    let what = "it is mounted read-only at /m".into();
+    let mounted = HostUse { what, is_read_only: true, ended_by: vec!["umount /m".into()] };
     for (resource, uses, refused) in [
         ("dvd:scsi:0,0,0:file:/d", vec![mounted.clone()], None),
         ("dvd:scsi:0,0,0:file:/d", vec![mounted.clone(), swap()], Some(": it is swap space")),
