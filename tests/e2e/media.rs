@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_drive_in_use_is_taken_by_force_alone,
     a_console_reaches_no_other_file,
     a_drive_of_the_vm_host_is_given_back_as_hpvmmodify_does,
+    an_empty_drive_into_which_nothing_can_be_put_is_told_once,
     ; long:
     a_medium_of_the_console_stays_over_reset_and_restart,
 ];
@@ -251,4 +252,33 @@ fn a_drive_of_the_vm_host_is_given_back_as_hpvmmodify_does() {
     let refused = at_console("in -filedvd disc.iso");
     assert!(refused.contains("is the VM Host's own and takes no image"), "{refused}");
     assert!(host.ok(&["hpvmstatus", "-P", "web", "-d"]).contains(&drive));
+}
+
+/// When the guest is made and when it starts, with what to do.
+fn an_empty_drive_into_which_nothing_can_be_put_is_told_once() {
+    let host = VmHost::new(Engine::Fake);
+    let file = host.disk("file.iso", 1 << 20).display().to_string();
+    let (none, shut) = (host.path("none"), host.path("shut"));
+    fs::create_dir(&shut).expect("a folder");
+    fs::set_permissions(&shut, Permissions::from_mode(0o700)).expect("a mode");
+    let (none, shut) = (none.display().to_string(), shut.display().to_string());
+    for (name, path, why, next) in [
+        ("none", &none, "does not exist", format!("hpvmmodify -P none -m {DRIVE}:null:FOLDER")),
+        ("file", &file, "is a file", format!("hpvmmodify -P file -m {DRIVE}:file:{file}")),
+        ("shut", &shut, "cannot be read by", format!("chmod a+rx {shut}")),
+    ] {
+        let drive = format!("{DRIVE}:null:{path}");
+        let create = ["hpvmcreate", "-P", name, "-r", "64M", "-a", &drive];
+        for line in
+            [&create[..], &["hpvmmodify", "-P", name, "-r", "96M"], &["hpvmstart", "-P", name]]
+        {
+            let said = host.run(line);
+            assert!(said.status.success(), "{said}");
+            let told = format!("'{path}' {why}");
+            let all = format!("{}{}", said.stdout, said.stderr);
+            assert_eq!(all.matches(&told).count(), 1, "{said}");
+            assert!(all.contains(&next), "{said}");
+        }
+        host.ok(&["hpvmstop", "-P", name, "-F"]);
+    }
 }

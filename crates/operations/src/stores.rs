@@ -15,12 +15,13 @@ use std::sync::mpsc;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store, Use};
 use hpvm_host::optical::{self, Disc};
-use hpvm_host::{answers, generic, reservations};
+use hpvm_host::{answers, generic, reservations, users};
 use hpvm_model::{
     Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType, StoreIdentity,
 };
 use hpvm_plan::facts::{
-    BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Peripheral, Reservations, Writable,
+    BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Listing, Peripheral, Reservations,
+    Writable,
 };
 use hpvm_registry::Registry;
 
@@ -418,7 +419,7 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
     };
     let kind = metadata.file_type();
     match kind {
-        kind if kind.is_dir() => FileFact::Folder,
+        kind if kind.is_dir() => FileFact::Folder(listing(path, &metadata)),
         kind if kind.is_fifo() => FileFact::Special("named pipe"),
         kind if kind.is_socket() => FileFact::Special("socket"),
         kind => match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
@@ -428,6 +429,16 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
             Ok(()) => regular(path, &metadata),
         },
     }
+}
+
+fn listing(path: &Path, metadata: &Metadata) -> Listing {
+    const BY_ALL: u32 = 0o005;
+    let by_us = rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK;
+    let is_open = match users::is_root() {
+        true => metadata.mode() & BY_ALL == BY_ALL,
+        false => rustix::fs::access(path, by_us).is_ok(),
+    };
+    if is_open { Listing::Open } else { Listing::Closed }
 }
 
 fn regular(path: &Path, metadata: &Metadata) -> FileFact {

@@ -33,7 +33,7 @@ pub enum FileFact {
         identity: FileIdentity,
         peripheral: Peripheral,
     },
-    Folder,
+    Folder(Listing),
     /// Another device node, a socket or a pipe: the word that names it.
     Special(&'static str),
     Missing,
@@ -51,6 +51,13 @@ impl FileFact {
             _ => None,
         }
     }
+}
+
+/// Whether workers of guests, who are users of their own where root starts them, can see what a folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    Open,
+    Closed,
 }
 
 /// A block device.

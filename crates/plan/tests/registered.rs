@@ -15,7 +15,7 @@ const PATH: &str = "/d";
 fn said_of(statement: &str, known: Registered, purpose: Purpose<'_>) -> Vec<String> {
     let config = guest(&[statement]);
     let mut facts = host(&config);
-    facts.files.entry(PATH.into()).or_insert(FileFact::Folder);
+    facts.files.entry(PATH.into()).or_insert(FileFact::Folder(Listing::Open));
     facts.registered.insert(PATH.into(), known);
     let found = problems(&config, &facts, purpose);
     found.iter().map(|p| format!("{}: {}", p.severity, p.text)).collect()

@@ -50,7 +50,7 @@ pub(crate) fn registered(
         if let (Some(namesakes), Restriction::None) = (&trail.namesakes, &known.restriction) {
             known.other_names = other_names(&host.registry, presets, namesakes)?;
         }
-        if stores.files.get(path) == Some(&FileFact::Folder) {
+        if let Some(FileFact::Folder(_)) = stores.files.get(path) {
             known.not_to_choose = not_to_choose(&host.registry, presets, &trail.own.paths)?;
         }
         Ok((path.clone(), known))

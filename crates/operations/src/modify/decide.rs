@@ -130,7 +130,13 @@ impl<'a> Change<'a> {
         };
         problems.extend(of_steps);
         if let Some(machine) = running {
-            problems.extend(drives::folders_that_wait(before, after, machine, &planned));
+            problems.extend(drives::folders_that_wait(
+                before,
+                after,
+                machine,
+                &planned,
+                &self.facts,
+            ));
             problems.extend(hotplug::held_elsewhere(&after.name, machine, &planned, &self.facts));
         }
         planned.extend(growth.planned);

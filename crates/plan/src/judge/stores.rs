@@ -9,9 +9,10 @@ use hpvm_model::{
 };
 
 use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
+use crate::drives;
 use crate::facts::{
     Below, BlockFact, BlockKind, Content, Ending, FILE_BLOCK_BYTES, FileFact, FileIdentity,
-    HostFacts, HostUse, Kept, Peripheral, Sharer, Standing, Tenancy, Writable,
+    HostFacts, HostUse, Kept, Listing, Peripheral, Sharer, Standing, Tenancy, Writable,
 };
 use crate::record::Sharing;
 
@@ -19,8 +20,8 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
     for device in &config.storage {
         let path = &device.backing.path;
         if device.backing.storage == StorageType::Null {
-            place_holder(device, facts, all);
-            all.extend(registered::restricted(device, facts));
+            let restricted = registered::restricted(device, facts);
+            all.extend(restricted.or_else(|| place_holder(config, device, facts)));
             all.extend(registered::holds_other_than_images(device, facts));
             continue;
         }
@@ -160,18 +161,69 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
     }
 }
 
-fn place_holder(device: &StorageDevice, facts: &HostFacts, all: &mut Findings) {
+/// What keeps an empty drive, or nothing at all, from being what was meant. It keeps nobody from starting.
+fn place_holder(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    facts: &HostFacts,
+) -> Option<Finding> {
     let path = &device.backing.path;
-    let text = match (facts.files.get(path), device.kind) {
-        (Some(FileFact::Missing), _) => {
+    let fact = facts.files.get(path)?;
+    let text = match device.kind {
+        DeviceKind::Dvd => empty_for_good(config, device, fact)?,
+        _ if *fact == FileFact::Missing => {
             format!("'{path}' does not exist; it is only a place holder, and the device is empty")
         }
-        (Some(FileFact::Regular { .. }), DeviceKind::Dvd) => format!(
-            "'{path}' is a file, and storage type null takes the folder of such files, so the drive stays empty; storage type file puts it in"
-        ),
-        _ => return,
+        _ => return None,
     };
-    all.push(note(path, text));
+    Some(note(path, text))
+}
+
+/// Why nothing can be put into an empty drive at the console, and what to do.
+fn empty_for_good(config: &GuestConfig, device: &StorageDevice, fact: &FileFact) -> Option<String> {
+    let path = &device.backing.path;
+    let modify = |storage: &str, path: &str| {
+        let (name, adapter, address) = (&config.name, device.adapter.as_str(), device.address);
+        let statement = format!("dvd:{adapter}:{address}:{storage}:{path}");
+        format!("`hpvmmodify -P {name} -m {}`", quoted(&statement))
+    };
+    let what = match fact {
+        FileFact::Missing if drives::folder(device).is_none() => {
+            return Some(format!(
+                "'{path}' does not exist; the drive is empty until this VM Host has that device and it is put in at the console"
+            ));
+        }
+        FileFact::Missing => {
+            return Some(format!(
+                "'{path}' does not exist, so the drive is empty and nothing can be chosen for it; make that folder before the guest's next start, or name another: {}",
+                modify("null", "FOLDER")
+            ));
+        }
+        FileFact::Folder(Listing::Closed) => {
+            return Some(format!(
+                "'{path}' cannot be read by the guest's worker, so nothing can be chosen from it; `chmod a+rx {}` lets it",
+                quoted(path)
+            ));
+        }
+        FileFact::Regular { .. } => {
+            return Some(format!(
+                "'{path}' is a file, and storage type null takes the folder of such files, so the drive stays empty; storage type file puts it in: {}",
+                modify("file", path)
+            ));
+        }
+        FileFact::Folder(Listing::Open)
+        | FileFact::Block(BlockFact { kind: BlockKind::Optical | BlockKind::EmptyDrive, .. }) => {
+            return None;
+        }
+        FileFact::Block(_) => "is a block device and no drive of optical media".to_owned(),
+        FileFact::Generic { .. } => "is a generic SCSI device".to_owned(),
+        FileFact::Special(what) => format!("is a {what}"),
+        FileFact::Unreadable(reason) => format!("cannot be looked at ({reason})"),
+    };
+    Some(format!(
+        "'{path}' {what}, so the drive stays empty; name a folder of images: {}",
+        modify("null", "FOLDER")
+    ))
 }
 
 /// Whether a backing store is there and what its storage type says.
@@ -189,7 +241,7 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
             never(path, format!("the {kind}'s {noun} '{path}' cannot be used: {reason}"))
                 .ask(format!("make {path} readable again"), start),
         ),
-        (FileFact::Folder, StorageType::File) if device.kind == DeviceKind::Dvd => {
+        (FileFact::Folder(_), StorageType::File) if device.kind == DeviceKind::Dvd => {
             all.push(never(
                 path,
                 format!("'{path}' is a folder; a dvd with a folder of images is written dvd:{}::null:{path}", device.adapter.as_str()),
@@ -286,7 +338,7 @@ fn wrong_type(path: &str, fact: &FileFact, storage: StorageType) -> String {
         }
         FileFact::Block(_) => ("a block device", Some("disk")),
         FileFact::Generic { .. } => ("a generic SCSI device", Some("attach")),
-        FileFact::Folder => ("a folder", None),
+        FileFact::Folder(_) => ("a folder", None),
         FileFact::Special(what) => (*what, None),
         FileFact::Missing | FileFact::Unreadable(_) => ("nothing", None),
     };
@@ -434,7 +486,7 @@ pub(super) fn folders_of_no_drive(
 ) {
     for device in comers(config, before).filter(|device| device.is_place_holder()) {
         let path = &device.backing.path;
-        if facts.files.get(path) == Some(&FileFact::Folder) {
+        if let Some(FileFact::Folder(_)) = facts.files.get(path) {
             all.push(never(
                 path,
                 format!("'{path}' is a folder, which only a dvd can have: dvd:{}::null:{path}; a disk of storage type null is a place holder", device.adapter.as_str()),
