@@ -310,6 +310,8 @@ pub struct OtherNames {
 pub enum NotToChoose {
     /// Guests are kept from it.
     Restricted { name: String },
+    /// It is a file of the VM Host's own by another name (a hard link).
+    HostFile { name: String, file: String },
     /// It is kept for devices that are no dvds.
     OtherUse { name: String, usage: DeviceKind },
 }

@@ -61,6 +61,14 @@ fn a_folder_that_holds_what_is_restricted_is_not_to_be_chosen_from() {
     assert!(said[0].contains("rdev:/d/x restricts what lies below it"), "{said:?}");
     let said = said_of("disk:scsi:0,0,0:null:/d", known(), CREATE);
     assert!(said.len() == 1 && said[0].contains("which only a dvd can have"), "{said:?}");
+    let (name, file) = ("/d/x.iso".into(), "/var/opt/hpvm/hpvm.db".into());
+    let said =
+        said_of("dvd:scsi:0,0,0:null:/d", holds(NotToChoose::HostFile { name, file }), CREATE);
+    let told = "/d/x.iso is /var/opt/hpvm/hpvm.db, a file of this VM Host itself";
+    assert!(
+        said.len() == 1 && said[0].starts_with("ERROR: ") && said[0].contains(told),
+        "{said:?}"
+    );
     let known = holds(NotToChoose::OtherUse { name: "/d/x".into(), usage: DeviceKind::Disk });
     let said = said_of("dvd:scsi:0,0,0:null:/d", known, CREATE);
     assert!(said[0].contains("and gdev:/d/x below it says USAGE=DISK"), "{said:?}");

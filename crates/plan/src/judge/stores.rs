@@ -23,6 +23,7 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             let restricted = registered::restricted(device, facts);
             all.extend(restricted.or_else(|| place_holder(config, device, facts)));
             all.extend(registered::holds_other_than_images(device, facts));
+            all.extend(registered::may_have_restricted_name(device, facts));
             continue;
         }
         let others = all.len();
