@@ -4,6 +4,7 @@
 pub mod boot_disk;
 mod network;
 pub mod packets;
+mod place_holders;
 pub mod registered;
 mod stores;
 
