@@ -267,7 +267,10 @@ fn a_link_that_leads_nowhere_is_no_place_for_a_disk() {
     ] {
         let said = refused(&host, line);
         let to = host.path("nowhere.img");
-        let told = format!("is a symbolic link to '{}', where nothing is", to.display());
+        let told = format!(
+            "'{file}' is a symbolic link to '{}', where nothing is; name that, or remove the link",
+            to.display()
+        );
         assert!(said.contains(&told), "{said}");
         assert!(link.is_symlink() && !to.exists(), "{line:?}");
     }

@@ -1,9 +1,9 @@
-//! Disks that somebody outside this VM Host has: a program that locks images as QEMU does, a guest of another VM Host, a program
-//! that has a device for itself. Each is refused with the name and the number of the process, at a start, at a hot add, and to
-//! a copy that would replace it.
+//! Disks that somebody has who is no running guest as far as `/run` tells: a program that locks images as QEMU does, a guest of
+//! another VM Host, one of this that `/run` forgot, a program that has a device for itself. Each is refused with the name and the
+//! number of the process, at a start, at a hot add, and to a copy that would replace it.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_a_program_has_by_another_name_is_refused_with_its_name,
     a_device_that_a_guest_of_another_vm_host_has_is_refused_with_its_name,
     a_device_that_a_program_has_for_itself_is_refused_with_its_name,
+    a_disk_of_a_guest_that_run_forgot_is_refused_with_the_guests_name,
     guests_of_two_vm_hosts_run_as_different_users,
 ];
 
@@ -85,6 +86,25 @@ fn a_device_that_a_program_has_for_itself_is_refused_with_its_name() {
     given_to_both(&host, &disk("disk", device.path()));
 }
 
+/// Its process is all that is left to see of it, and whose that is the VM Host knows.
+fn a_disk_of_a_guest_that_run_forgot_is_refused_with_the_guests_name() {
+    let host = VmHost::new(Engine::Real);
+    let disk = disk("file", &host.disk("theirs.img", 1 << 20));
+    for name in ["first", "other"] {
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk]);
+    }
+    host.ok(&["hpvmstart", "-P", "first"]);
+    let pid = host.snapshot(1).expect("it runs").qemu.pid;
+    fs::remove_dir_all(host.run_dir(1)).expect("its run folder goes");
+    let said = host.refused(&["hpvmstart", "-P", "other"]);
+    let told = format!("is in use by guest 'first': its QEMU, process {pid}, has a lock on it");
+    assert!(said.contains(&told), "{said}");
+    let screen = host.ok(&["hpvm", "why", "other"]);
+    assert!(screen.contains(&told) && screen.contains("`hpvm why -P first`"), "{screen}");
+    host.ok(&["hpvmstop", "-P", "first", "-h", "-F"]);
+    host.ok(&["hpvmstart", "-P", "other"]);
+}
+
 /// Of one number, so that nothing else tells them apart; so do their workers and switches.
 fn guests_of_two_vm_hosts_run_as_different_users() {
     let hosts = [VmHost::new(Engine::Fake), VmHost::new(Engine::Fake)];
@@ -93,7 +113,7 @@ fn guests_of_two_vm_hosts_run_as_different_users() {
         host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", nic]);
         host.ok(&["hpvmstart", "-P", "web"]);
         let user = |(pid, name): (i32, String)| {
-            let user = std::fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
+            let user = fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
             (user != 0).then_some((name, user))
         };
         host.processes().into_iter().filter_map(user).collect::<BTreeMap<String, u32>>()

@@ -19,6 +19,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_drive_in_use_is_taken_by_force_alone,
     a_console_reaches_no_other_file,
     a_drive_of_the_vm_host_is_given_back_as_hpvmmodify_does,
+    a_folder_with_a_file_of_the_vm_hosts_own_gives_nothing,
+    an_empty_drive_into_which_nothing_can_be_put_is_told_once,
     ; long:
     a_medium_of_the_console_stays_over_reset_and_restart,
 ];
@@ -251,4 +253,69 @@ fn a_drive_of_the_vm_host_is_given_back_as_hpvmmodify_does() {
     let refused = at_console("in -filedvd disc.iso");
     assert!(refused.contains("is the VM Host's own and takes no image"), "{refused}");
     assert!(host.ok(&["hpvmstatus", "-P", "web", "-d"]).contains(&drive));
+}
+
+/// By a hard link it is a file like any other there, whose other name users of the console cannot see.
+fn a_folder_with_a_file_of_the_vm_hosts_own_gives_nothing() {
+    let host = VmHost::new(Engine::Fake);
+    let folder = host.path("images");
+    fs::create_dir(&folder).expect("a folder");
+    for name in ["first.iso", "other.iso"] {
+        fs::write(folder.join(name), "\0".repeat(128 * 1024)).expect("an image");
+    }
+    let first = format!("{DRIVE}:file:{}", folder.join("first.iso").display());
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &first]);
+    let own = host.path("var/opt/hpvm/guests/web/vmm_config.current");
+    let own = fs::canonicalize(own).expect("its configuration");
+    let link = folder.join("own.iso");
+    fs::hard_link(&own, &link).expect("another name");
+
+    let drive = format!("{DRIVE}:null:{}", folder.display());
+    let said = host.refused(&["hpvmcreate", "-P", "db", "-r", "64M", "-a", &drive]);
+    let told = format!("{} is {}, a file of this VM Host itself", link.display(), own.display());
+    assert!(said.contains(&told) && said.lines().count() == 1, "{said}");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    for image in ["own.iso", "other.iso"] {
+        let command = format!("in -filedvd {image}");
+        let said = host.refused(&["hpvmconsole", "-P", "web", "-q", "-c", &command]);
+        assert!(said.contains("nothing can be chosen from the folder"), "{said}");
+    }
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    host.wait_for_state("web", "Off", SEEN_BOUND);
+    fs::remove_file(&link).expect("the other name goes");
+    // Another name of what is no file of the VM Host's keeps nobody from it.
+    fs::hard_link(folder.join("other.iso"), host.path("kept.iso")).expect("another name");
+    host.ok(&["hpvmcreate", "-P", "db", "-r", "64M", "-a", &drive]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let listed = host.run_with_input(&["hpvmconsole", "-P", "web", "-c", "in"], b"q\n");
+    assert!(listed.stdout.contains("other.iso"), "{listed}");
+}
+
+/// When the guest is made and when it starts, with what to do.
+fn an_empty_drive_into_which_nothing_can_be_put_is_told_once() {
+    let host = VmHost::new(Engine::Fake);
+    let file = host.disk("file.iso", 1 << 20).display().to_string();
+    let (none, shut) = (host.path("none"), host.path("shut"));
+    fs::create_dir(&shut).expect("a folder");
+    fs::set_permissions(&shut, Permissions::from_mode(0o700)).expect("a mode");
+    let (none, shut) = (none.display().to_string(), shut.display().to_string());
+    for (name, path, why, next) in [
+        ("none", &none, "does not exist", format!("hpvmmodify -P none -m {DRIVE}:null:FOLDER")),
+        ("file", &file, "is a file", format!("hpvmmodify -P file -m {DRIVE}:file:{file}")),
+        ("shut", &shut, "cannot be read by", format!("chmod a+rx {shut}")),
+    ] {
+        let drive = format!("{DRIVE}:null:{path}");
+        let create = ["hpvmcreate", "-P", name, "-r", "64M", "-a", &drive];
+        for line in
+            [&create[..], &["hpvmmodify", "-P", name, "-r", "96M"], &["hpvmstart", "-P", name]]
+        {
+            let said = host.run(line);
+            assert!(said.status.success(), "{said}");
+            let told = format!("'{path}' {why}");
+            let all = format!("{}{}", said.stdout, said.stderr);
+            assert_eq!(all.matches(&told).count(), 1, "{said}");
+            assert!(all.contains(&next), "{said}");
+        }
+        host.ok(&["hpvmstop", "-P", name, "-F"]);
+    }
 }

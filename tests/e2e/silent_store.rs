@@ -117,10 +117,18 @@ impl Beside {
             &["hpvmstatus", "-P", "web", "-V"],
             &["hpvmmodify", "-P", "web", "-l", "changed meanwhile"],
             &["hpvmconsole", "-P", "web", "-q", "-c", "he"],
-            &["hpvm", "why", "web"],
         ] {
             answered(&self.host, command, 0);
         }
+        let screen = answered(&self.host, &["hpvm", "why", "web"], 0).stdout;
+        let told = format!(
+            "because '{}', which backs the disk at 0,0,1, does not answer since 2",
+            self.path
+        );
+        assert!(screen.contains(&told), "{screen}");
+        let ground = format!("mounted at {}, where '{}' lies", self.path, self.path);
+        assert!(screen.contains(&ground) && screen.contains("goes on by itself"), "{screen}");
+        assert!(screen.contains("Next:  hpvm why -P web"), "{screen}");
     }
 
     /// The kernel ends no process before its requests came back; that is told, and not waited for. Who asks again hears it too.

@@ -13,6 +13,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost, program};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
+use crate::loop_device::LoopDevice;
 use crate::shell::typed;
 use crate::{Test, golden};
 
@@ -31,6 +32,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_engine_killed_for_memory_is_explained,
     a_full_disk_is_explained,
     a_foreign_image_lock_is_explained,
+    a_disk_that_the_vm_host_uses_is_explained,
     missing_firmware_is_explained,
     several_faults_have_one_way_out,
     a_guest_that_hangs_is_explained,
@@ -317,6 +319,25 @@ fn a_foreign_image_lock_is_explained() {
     end(&host);
 }
 
+/// A loop device that is mounted says what to type for the file that it is attached to, which may then stay attached.
+fn a_disk_that_the_vm_host_uses_is_explained() {
+    let host = host_with_web(Engine::Fake);
+    let (disk, at) = (host.path("web.img"), host.path("inside"));
+    let made = Command::new("mkfs.ext4").args(["-q", "-O", "^has_journal"]).arg(&disk).status();
+    assert!(made.expect("mkfs runs").success());
+    let device = LoopDevice::on(&disk, &[]);
+    let _mount = Mounted::device(device.path(), &at);
+    host.refused(&["hpvmstart", "-P", "web"]);
+    let name = device.path().file_name().and_then(|name| name.to_str()).expect("a name");
+    let text = host.ok(&["hpvm", "why", "web"]).replace(name, "[LOOP]");
+    let screen = Screen::reading(&host, "used-by-host", &text);
+    let first = screen.first.expect("what to do");
+    let free = first.split('`').nth(1).expect("a command");
+    assert!(typed(&host, free).status.success(), "{free}");
+    follow(&host, &screen.next);
+    end(&host);
+}
+
 fn missing_firmware_is_explained() {
     let mut host = host_with_web(Engine::Fake);
     host.set("HPVMFIRMWARE", &host.path("OVMF_CODE.fd").to_string_lossy());
@@ -599,6 +620,12 @@ impl Mounted {
         mount.args(["-t", "tmpfs", "-o", &options, "hpvm-test"]).arg(path);
         assert!(mount.status().expect("mount").success());
         Mounted { path: path.to_owned() }
+    }
+
+    fn device(device: &Path, at: &Path) -> Mounted {
+        fs::create_dir(at).expect("a folder");
+        assert!(Command::new("mount").args([device, at]).status().expect("mount").success());
+        Mounted { path: at.to_owned() }
     }
 
     fn fill(&self) {

@@ -120,20 +120,32 @@ pub fn is_held_by(pid: i32, image: &Path, bytes: &RangeInclusive<u64>) -> io::Re
     Ok(has_lock(pid, &fs::metadata(image)?, bytes))
 }
 
+/// The bytes that this process has locks on.
+pub fn held_by(pid: i32, image: &Path) -> io::Result<Vec<RangeInclusive<u64>>> {
+    Ok(locks(pid, &fs::metadata(image)?).collect())
+}
+
+fn has_lock(pid: i32, image: &Metadata, bytes: &RangeInclusive<u64>) -> bool {
+    locks(pid, image).any(|locked| locked.start() <= bytes.end() && bytes.start() <= locked.end())
+}
+
 /// Two file systems may each have a file of that inode, and the kernel's word for the device is not always stat's: the
 /// descriptor itself tells which file it is.
-fn has_lock(pid: i32, image: &Metadata, bytes: &RangeInclusive<u64>) -> bool {
+fn locks(pid: i32, image: &Metadata) -> impl Iterator<Item = RangeInclusive<u64>> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
-    let is_of_image = |name: OsString| {
+    let (device, inode) = (image.dev(), image.ino());
+    let is_of_image = move |name: OsString| {
         fs::metadata(Path::new(&format!("/proc/{pid}/fd")).join(name))
-            .is_ok_and(|file| (file.dev(), file.ino()) == (image.dev(), image.ino()))
+            .is_ok_and(|file| (file.dev(), file.ino()) == (device, inode))
     };
-    descriptors.into_iter().any(|entry| {
+    descriptors.flat_map(move |entry| {
         let info = fs::read_to_string(entry.path()).unwrap_or_default();
-        let is_meant = |(inode, locked): (u64, RangeInclusive<u64>)| {
-            inode == image.ino() && locked.start() <= bytes.end() && bytes.start() <= locked.end()
-        };
-        info.lines().filter_map(locked).any(is_meant) && is_of_image(entry.file_name())
+        let mut found: Vec<_> = info.lines().filter_map(locked).collect();
+        found.retain(|(locked, _)| *locked == inode);
+        if !found.is_empty() && !is_of_image(entry.file_name()) {
+            found.clear();
+        }
+        found.into_iter().map(|(_, bytes)| bytes)
     })
 }
 
@@ -182,6 +194,7 @@ mod tests {
         assert!(writers(&image).unwrap().iter().any(|writer| writer.pid == own));
         assert!(holders(0..=0).is_empty(), "who reads the image is not who runs the guest");
         assert!(is_held_by(own, &image, &ALL_BYTES).unwrap());
+        assert_eq!(held_by(own, &image).unwrap(), [WRITTEN..=WRITTEN]);
         assert!(!is_held_by(1, &image, &ALL_BYTES).unwrap());
         drop(held);
         // A process that another test is starting has it, too, until it runs its program.

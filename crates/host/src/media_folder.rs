@@ -1,5 +1,6 @@
 //! A folder of images that somebody without rights on the VM Host chooses from: which files it offers, and one of them
-//! opened. Called by the worker, which was given the folder held open and reaches no other.
+//! opened. Called by the worker, which was given the folder held open and reaches no other. Which of its files have other names
+//! too is for the commands that judge it.
 //!
 //! Nothing leads out of the folder: links, `..` and absolute names are followed by the kernel within it only
 //! (openat2(2), `RESOLVE_BENEATH`). A file that everybody may write to is not offered: nobody could say what a guest boots
@@ -11,6 +12,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
+use std::path::Path;
+
+use hpvm_model::FileIdentity;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
@@ -42,6 +46,33 @@ pub enum ImageError {
 
 /// The names in a folder that lead to images which [`open`] gives, sorted.
 pub fn images(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+    let mut names = names(folder)?;
+    names.retain(|name| open(folder, name).is_ok());
+    Ok(names)
+}
+
+/// An image that has other names than the one in its folder (hard links).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namesake {
+    pub name: String,
+    pub names: u32,
+    pub identity: FileIdentity,
+}
+
+/// Those of a folder, whoever may read them, sorted by their names there.
+pub fn namesakes(folder: &Path) -> io::Result<Vec<Namesake>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    let namesake = |name: String| {
+        let metadata = look(folder.as_fd(), &name).ok()?;
+        let names = u32::try_from(metadata.nlink()).unwrap_or(u32::MAX);
+        let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
+        (names > 1).then_some(Namesake { name, names, identity })
+    };
+    Ok(names(folder.as_fd())?.into_iter().filter_map(namesake).collect())
+}
+
+fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(folder, ".", flags, Mode::empty())?;
     let mut names = Vec::new();
@@ -49,7 +80,7 @@ pub fn images(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
         let entry = entry?;
         // A name that is no text could not be typed.
         let Ok(name) = entry.file_name().to_str() else { continue };
-        if !name.starts_with('.') && open(folder, name).is_ok() {
+        if !name.starts_with('.') {
             names.push(name.to_owned());
         }
     }
@@ -74,9 +105,9 @@ pub fn open(folder: BorrowedFd<'_>, name: &str) -> Result<(OwnedFd, Metadata), I
     Ok((file.into(), metadata))
 }
 
-fn look(folder: BorrowedFd<'_>, name: &str) -> Result<(), ImageError> {
+fn look(folder: BorrowedFd<'_>, name: &str) -> Result<Metadata, ImageError> {
     let held = File::from(beneath(folder, name, OFlags::PATH)?);
-    check(name, &held).map(drop)
+    check(name, &held)
 }
 
 fn check(name: &str, file: &File) -> Result<Metadata, ImageError> {

@@ -421,3 +421,35 @@ fn this_machine_can_be_read() {
     assert_eq!(found.identity.inode, metadata);
     assert!(found.mount.is_some());
 }
+
+/// By what an administrator takes it from the VM Host, who knows whether that can do without it.
+#[test]
+fn what_the_host_uses_is_left_from_the_top_down() {
+    let mut tree = plain();
+    for disk in ["sdb", "sdc", "sdd"] {
+        tree.disk(disk);
+    }
+    tree.partition("sdb", 1, "sdb1");
+    tree.mapped("dm-0", "luks-a", "CRYPT-LUKS2-a", &["sdb1"]);
+    tree.raid("md0", &["dm-0", "sdc"]);
+    tree.mapped("dm-1", "vg0-data", "LVM-1", &["md0"]);
+    tree.mount("dm-1", "/srv/data");
+    tree.file_on("/srv/data/image", "dm-1");
+    tree.attached("loop0", "/srv/data/image");
+    tree.mount("loop0", "/mnt");
+    tree.mapped("dm-2", "old", "other", &["sdd"]);
+    tree.expects("/dev/sda2 /later ext4 defaults 0 0");
+    let blocks = tree.read_all();
+    let of = |path: &str| -> Vec<String> {
+        let store = tree.lead(path).store().expect("a store");
+        blocks.uses(store).iter().map(|found| found.ended_by(path).join(" && ")).collect()
+    };
+    let raid = "umount /srv/data && vgchange -an vg0 && mdadm --stop /dev/md0";
+    assert!(of("/dev/sdb").contains(&format!("{raid} && cryptsetup close luks-a")));
+    assert!(of("/dev/sdc").contains(&raid.to_owned()));
+    assert_eq!(of("/dev/sdd"), ["dmsetup remove old"]);
+    assert_eq!(of("/dev/sda3"), ["swapoff /dev/sda3"]);
+    assert_eq!(of("/srv/data/image"), ["umount /mnt"], "a loop device is no use");
+    assert_eq!(of("/dev/sda1"), [""], "it is the root");
+    assert_eq!(of("/dev/sda2"), [""], "a table says so");
+}

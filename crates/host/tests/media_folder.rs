@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use hpvm_host::image_lock;
-use hpvm_host::media_folder::{ImageError, images, open};
+use hpvm_host::media_folder::{ImageError, images, namesakes, open};
 
 /// A folder with everything that may lie in one, and a secret beside it.
 fn folder() -> (tempfile::TempDir, File) {
@@ -45,6 +45,25 @@ fn folder() -> (tempfile::TempDir, File) {
 fn images_are_regular_files_that_not_everybody_writes() {
     let (_place, folder) = folder();
     assert_eq!(images(folder.as_fd()).unwrap(), ["a disc.iso", "b.iso", "link.iso"]);
+}
+
+/// Also of those that the worker may not read, and of what a link within the folder leads to.
+#[test]
+fn images_with_other_names_are_told() {
+    let (place, folder) = folder();
+    let at = |name: &str| place.path().join("images").join(name);
+    for (of, other) in
+        [("b.iso", "../elsewhere"), ("older/c.iso", "../deeper"), (".hidden", ".too")]
+    {
+        fs::hard_link(at(of), at(other)).expect(of);
+    }
+    fs::hard_link(place.path().join("secret"), at("secret.iso")).expect("a secret");
+    fs::set_permissions(place.path().join("secret"), Permissions::from_mode(0o600)).expect("ours");
+    fs::hard_link(place.path().join("elsewhere"), place.path().join("third")).expect("a name");
+    let told = namesakes(&place.path().join("images")).unwrap();
+    let told: Vec<(&str, u32)> = told.iter().map(|image| (&*image.name, image.names)).collect();
+    assert_eq!(told, [("b.iso", 3), ("link.iso", 2), ("secret.iso", 2)]);
+    drop(folder);
 }
 
 #[test]

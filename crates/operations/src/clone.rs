@@ -167,7 +167,7 @@ impl Cloning<'_> {
         }
         unless_interrupted()?;
         let Judged { design, running, facts, .. } = &judged;
-        let sources = Sources::open(&design.work, running.as_ref(), facts)?;
+        let sources = Sources::open(self.host, &design.work, running.as_ref(), facts)?;
         drop(claims);
         let mut copies = Copies::over(judged.replaced.clone());
         let made = self.copy_and_make(&judged, &sources, &mut copies, force);
@@ -278,8 +278,10 @@ impl Cloning<'_> {
         config.storage.retain(|device| overwritten.iter().any(|work| work.to == device.backing));
         let claims = claims::claim(self.host, &config)?;
         let facts = self.host.facts(&design.config, Some(source))?;
-        let problems: Vec<Problem> =
-            overwritten.iter().flat_map(|work| targets::target(work, &facts, force)).collect();
+        let problems: Vec<Problem> = overwritten
+            .iter()
+            .flat_map(|work| targets::target(self.host, work, &facts, force))
+            .collect();
         match problems.is_empty() {
             true => Ok(Some(claims)),
             false => Err(Refusal::Problems(problems)),
@@ -303,7 +305,7 @@ impl Cloning<'_> {
             change.commit()?;
             Step::CloneRecorded.reached();
         }
-        copies.make(&design.work, sources, running.as_ref(), self.watch)?;
+        copies.make(self.host, &design.work, sources, running.as_ref(), self.watch)?;
         Step::CloneCopied.reached();
         Ok(())
     }

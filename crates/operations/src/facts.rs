@@ -124,7 +124,7 @@ impl VmHost {
     pub fn start_facts(&self, config: &GuestConfig) -> Result<HostFacts, Refusal> {
         let mut facts = self.facts(config, None)?;
         facts.network.lan = lan::ask(self, &config.nics)?;
-        facts.locked = locked_elsewhere(config, &facts, Aim::Write);
+        facts.locked = locked_elsewhere(self, config, &facts, Aim::Write);
         facts.start = Some(self.means_of_start(config)?);
         Ok(facts)
     }

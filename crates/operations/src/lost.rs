@@ -38,6 +38,20 @@ pub(crate) fn qemu(host: &VmHost, config: &GuestConfig) -> Option<i32> {
     holders.ok()?.first().map(|holder| holder.pid)
 }
 
+/// The guest whose QEMU a process is: its mark says which, and that it holds that guest's variables that it is so.
+pub(crate) fn guest_of(host: &VmHost, pid: i32) -> Option<GuestConfig> {
+    let marks = image_lock::held_by(pid, &host.root.engines()).ok()?;
+    let marked = |mark: RangeInclusive<u64>| {
+        let number = GuestNumber::new(u32::try_from(*mark.start()).ok()?)?;
+        host.guest_numbered(number).ok()
+    };
+    let is_its = |config: &GuestConfig| {
+        let nvram = host.folder(config).file(guest_folder::NVRAM);
+        image_lock::is_held_by(pid, &nvram, &ENGINE).unwrap_or(false)
+    };
+    marks.into_iter().filter_map(marked).find(is_its)
+}
+
 /// Takes hold of the process that the guest's worker published as its QEMU. `None`: it has ended. The worker is trusted with its
 /// guest alone, and could have written down any process: what is ended, or given to a keeper, is one that holds the variables.
 pub(crate) fn hold(

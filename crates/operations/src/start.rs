@@ -96,7 +96,7 @@ fn attempt(
     Step::StartClaimed.reached();
     launch(host, &config, &facts, machine_type)
         .map_err(|refusal| refusal.leaving(|| Left::Starting(config.name.clone())))
-        .map_err(|refusal| with_holders(refusal, &config, facts))?;
+        .map_err(|refusal| with_holders(host, refusal, &config, facts))?;
     Step::StartRunning.reached();
     // The guest runs, whether or not that can be written down.
     if let Err(error) = host.registry.record(&actor.outcome(&config, &Ok(()))) {
@@ -111,11 +111,16 @@ fn attempt(
 }
 
 /// QEMU tells that it got no lock on a disk, and not who has it: a guest of another VM Host, say, started since the look.
-fn with_holders(refusal: Refusal, config: &GuestConfig, mut facts: HostFacts) -> Refusal {
+fn with_holders(
+    host: &VmHost,
+    refusal: Refusal,
+    config: &GuestConfig,
+    mut facts: HostFacts,
+) -> Refusal {
     if !matches!(refusal, Refusal::Launch(LaunchError::Engine(_))) {
         return refusal;
     }
-    facts.locked = facts::locked_elsewhere(config, &facts, Aim::Write);
+    facts.locked = facts::locked_elsewhere(host, config, &facts, Aim::Write);
     match facts.locked.is_empty() {
         true => refusal,
         false => Refusal::Problems(problems(config, &facts, Purpose::Start)),

@@ -15,12 +15,13 @@ use std::sync::mpsc;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store, Use};
 use hpvm_host::optical::{self, Disc};
-use hpvm_host::{answers, generic, reservations};
+use hpvm_host::{answers, generic, reservations, users};
 use hpvm_model::{
     Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType, StoreIdentity,
 };
 use hpvm_plan::facts::{
-    BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Peripheral, Reservations, Writable,
+    BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Listing, Peripheral, Reservations,
+    Writable,
 };
 use hpvm_registry::Registry;
 
@@ -93,11 +94,15 @@ impl Stores {
 
     /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
     pub(crate) fn used_by_host(&self) -> BTreeMap<String, Vec<HostUse>> {
-        let told =
-            |host: &Use| HostUse { what: host.to_string(), is_read_only: host.is_read_only() };
+        let told = |host: &Use, path: &str| HostUse {
+            what: host.to_string(),
+            is_read_only: host.is_read_only(),
+            ended_by: host.ended_by(path),
+        };
         let uses = |(path, lead): (&String, &Lead)| {
             let uses = self.blocks.uses(lead.store()?);
-            (!uses.is_empty()).then(|| (path.clone(), uses.iter().map(told).collect()))
+            let told = uses.iter().map(|host| told(host, path)).collect();
+            (!uses.is_empty()).then(|| (path.clone(), told))
         };
         self.leads.iter().filter_map(uses).collect()
     }
@@ -344,11 +349,22 @@ pub(crate) fn found<'a>(
     Asking::begin(&paths, |path| std::fs::metadata(path)).answers().own
 }
 
-/// Where a symbolic link leads at which nothing is; a file made by its name would lie there, or take the place of the link.
-pub(crate) fn dangling(link: &Path) -> Option<PathBuf> {
-    let to = std::fs::read_link(link).ok()?;
-    let is_dangling = std::fs::metadata(link).is_err_and(|error| is_absence(&error));
-    is_dangling.then(|| link.parent().unwrap_or(Path::new("/")).join(to))
+/// A symbolic link at whose end nothing is; a file made by its name would lie there, or take the place of the link.
+#[derive(Debug, thiserror::Error)]
+#[error("'{}' is a symbolic link to '{}', where nothing is; name that, or remove the link", link.display(), to.display())]
+pub struct LeadsNowhere {
+    link: PathBuf,
+    to: PathBuf,
+}
+
+impl LeadsNowhere {
+    /// Whether a path is one.
+    pub(crate) fn is(link: &Path) -> Option<LeadsNowhere> {
+        let to = std::fs::read_link(link).ok()?;
+        let is_dangling = std::fs::metadata(link).is_err_and(|error| is_absence(&error));
+        let to = link.parent().unwrap_or(Path::new("/")).join(to);
+        is_dangling.then(|| LeadsNowhere { link: link.to_owned(), to })
+    }
 }
 
 pub(crate) fn is_absence(error: &io::Error) -> bool {
@@ -403,7 +419,7 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
     };
     let kind = metadata.file_type();
     match kind {
-        kind if kind.is_dir() => FileFact::Folder,
+        kind if kind.is_dir() => FileFact::Folder(listing(path, &metadata)),
         kind if kind.is_fifo() => FileFact::Special("named pipe"),
         kind if kind.is_socket() => FileFact::Special("socket"),
         kind => match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
@@ -413,6 +429,16 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
             Ok(()) => regular(path, &metadata),
         },
     }
+}
+
+fn listing(path: &Path, metadata: &Metadata) -> Listing {
+    const BY_ALL: u32 = 0o005;
+    let by_us = rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK;
+    let is_open = match users::is_root() {
+        true => metadata.mode() & BY_ALL == BY_ALL,
+        false => rustix::fs::access(path, by_us).is_ok(),
+    };
+    if is_open { Listing::Open } else { Listing::Closed }
 }
 
 fn regular(path: &Path, metadata: &Metadata) -> FileFact {

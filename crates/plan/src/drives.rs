@@ -12,7 +12,7 @@ use hpvm_model::{
     StorageType,
 };
 
-use crate::facts::FileIdentity;
+use crate::facts::{FileFact, FileIdentity, HostFacts};
 use crate::hotplug::{Place, Planned, When};
 use crate::record::{Access, Attached, Cache, ConsoleChange, Machine, Sharing};
 
@@ -65,6 +65,7 @@ pub fn folders_that_wait(
     after: &GuestConfig,
     running: &Machine,
     planned: &[Planned],
+    facts: &HostFacts,
 ) -> Vec<Problem> {
     let waits = |at: StorageAddress| {
         let is_later = |planned: &&Planned| !matches!(planned.when, When::Now(_));
@@ -79,6 +80,8 @@ pub fn folders_that_wait(
     drives
         .filter_map(|drive| Some((drive, folder(drive)?)))
         .filter(|(_, folder)| !held.contains(*folder))
+        // Of what is none more is wrong, which is told.
+        .filter(|(_, folder)| matches!(facts.files.get(*folder), Some(FileFact::Folder(_))))
         .map(|(drive, folder)| {
             let (adapter, address) = (drive.adapter.as_str(), drive.address);
             let text = format!(

@@ -33,7 +33,7 @@ pub enum FileFact {
         identity: FileIdentity,
         peripheral: Peripheral,
     },
-    Folder,
+    Folder(Listing),
     /// Another device node, a socket or a pipe: the word that names it.
     Special(&'static str),
     Missing,
@@ -51,6 +51,13 @@ impl FileFact {
             _ => None,
         }
     }
+}
+
+/// Whether workers of guests, who are users of their own where root starts them, can see what a folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    Open,
+    Closed,
 }
 
 /// A block device.
@@ -150,6 +157,8 @@ pub struct HostUse {
     pub what: String,
     /// It only reads, and so may a guest.
     pub is_read_only: bool,
+    /// The commands that end it, in this order; none where there is more to it.
+    pub ended_by: Vec<String>,
 }
 
 /// Another guest has the same file.
@@ -182,8 +191,10 @@ impl Sharer {
 /// Who keeps a disk from being used, and what for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lock {
-    /// It has it, and is none of this VM Host's guests.
-    Outside { who: String },
+    /// It is the engine of this guest, of which nothing else tells that it has the disk.
+    Guest { guest: GuestName, who: String },
+    /// It is none of this VM Host's guests.
+    Program { who: String },
     /// It is a clone that reads it.
     Copying { who: String },
     /// It is a clone that is to have it.
@@ -194,7 +205,10 @@ impl Lock {
     #[must_use]
     pub fn who(&self) -> &str {
         match self {
-            Lock::Outside { who } | Lock::Copying { who } | Lock::Overwriting { who } => who,
+            Lock::Guest { who, .. }
+            | Lock::Program { who }
+            | Lock::Copying { who }
+            | Lock::Overwriting { who } => who,
         }
     }
 
@@ -202,8 +216,11 @@ impl Lock {
     #[must_use]
     pub fn on(&self, path: &str) -> String {
         match self {
-            Lock::Outside { who } => {
-                format!("'{path}' is in use outside this VM Host: {who} has a lock on it")
+            Lock::Guest { guest, who } => {
+                format!("'{path}' is in use by guest '{guest}': its QEMU, {who}, has a lock on it")
+            }
+            Lock::Program { who } => {
+                format!("'{path}' is in use by another program: {who} has a lock on it")
             }
             Lock::Copying { who } => {
                 format!("'{path}' is being copied by {who}, and nobody may write it meanwhile")
@@ -293,6 +310,8 @@ pub struct OtherNames {
 pub enum NotToChoose {
     /// Guests are kept from it.
     Restricted { name: String },
+    /// It is a file of the VM Host's own by another name (a hard link).
+    HostFile { name: String, file: String },
     /// It is kept for devices that are no dvds.
     OtherUse { name: String, usage: DeviceKind },
 }

@@ -4,6 +4,7 @@
 pub mod boot_disk;
 mod network;
 pub mod packets;
+mod place_holders;
 pub mod registered;
 mod stores;
 
@@ -14,7 +15,7 @@ use hpvm_model::{
     Severity, StorageAddress, StorageDevice, with_article,
 };
 
-use crate::facts::{HostFacts, Provision, StartFacts};
+use crate::facts::{HostFacts, Lock, Provision, StartFacts};
 use crate::record::{NicBoot, Sharing};
 
 /// What the problems are wanted for.
@@ -379,7 +380,12 @@ fn scsi_adapters(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
 fn locked(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     for path in config.storage.iter().filter_map(|device| device.backing.store()) {
         let Some(lock) = facts.locked.get(path) else { continue };
-        let ask = format!("wait until {} has ended or given {path} up", lock.who());
+        let ask = match lock {
+            Lock::Guest { guest, .. } => format!(
+                "wait until '{guest}' has ended or given {path} up; `hpvm why -P {guest}` tells how it is"
+            ),
+            _ => format!("wait until {} has ended or given {path} up", lock.who()),
+        };
         all.push(taken(path, lock.on(path)).ask(ask, start_command(config)));
     }
 }

@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::{device, guest, record};
+use common::{device, guest, host, record};
 use hpvm_model::{Backing, GuestConfig};
 use hpvm_plan::drives::{
     Image, folder, folders, folders_that_wait, given_back, take_over, with_medium,
 };
-use hpvm_plan::facts::FileIdentity;
+use hpvm_plan::facts::{FileFact, FileIdentity, Listing};
 use hpvm_plan::hotplug::{Place, Planned, When};
 use hpvm_plan::record::{ChangedBy, DeviceChange, Due, JournalLine, Machine, Outcome};
 use proptest::prelude::*;
@@ -55,7 +55,12 @@ fn a_folder_that_comes_to_a_running_guest_waits_for_the_next_start() {
     let before = guest(&[DRIVE]);
     let machine = Machine::new(record(&before));
     let told_beside = |devices: &[&str], planned: &[Planned]| -> Vec<(String, String)> {
-        let problems = folders_that_wait(&before, &guest(devices), &machine, planned);
+        let after = guest(devices);
+        let mut facts = host(&after);
+        for folder in ["/isos", "/more"] {
+            facts.files.insert(folder.into(), FileFact::Folder(Listing::Open));
+        }
+        let problems = folders_that_wait(&before, &after, &machine, planned, &facts);
         problems.into_iter().map(|problem| (problem.item, problem.text)).collect()
     };
     let told = |devices: &[&str]| told_beside(devices, &[]);
@@ -70,6 +75,7 @@ fn a_folder_that_comes_to_a_running_guest_waits_for_the_next_start() {
     assert_eq!(told(&["dvd:scsi:0,1,0:null:/more"]), waits("0,1,0", "/more"));
     assert_eq!(told(&[DRIVE, "dvd:scsi:0,1,1:null:/isos"]), [], "the worker holds that one");
     assert_eq!(told(&[DRIVE, "dvd:scsi:0,1,1:file:/more/a.iso"]), [], "it has its medium");
+    assert_eq!(told(&[DRIVE, "dvd:scsi:0,1,1:null:/none"]), [], "it is told what is wrong there");
     let later = Planned {
         place: Place::Storage("0,1,1".parse().unwrap()),
         when: When::NextStart("there is no port".into()),

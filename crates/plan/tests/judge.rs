@@ -58,6 +58,41 @@ fn a_missing_place_holder_is_a_warning() {
     }
 }
 
+/// One line each, with what to do, and none keeps the guest from starting.
+#[test]
+fn an_empty_drive_into_which_nothing_can_be_put_is_a_warning() {
+    let sock = FileFact::Special("socket");
+    let shut = FileFact::Folder(Listing::Closed);
+    for (path, fact, why, remedy) in [
+        (
+            "/s",
+            FileFact::Missing,
+            "does not exist",
+            "hpvmmodify -P guest1 -m dvd:scsi:0,0,0:null:FOLDER",
+        ),
+        ("/dev/sr9", FileFact::Missing, "does not exist", "until this VM Host has that device"),
+        ("/s", regular(5, 1 << 20), "is a file", "hpvmmodify -P guest1 -m dvd:scsi:0,0,0:file:/s"),
+        ("/s", sock, "is a socket", "name a folder of images"),
+        (
+            "/s",
+            FileFact::Unreadable("it hangs".into()),
+            "cannot be looked at (it hangs)",
+            "name a folder of images",
+        ),
+        ("/s", shut, "cannot be read by the guest's worker", "chmod a+rx /s"),
+    ] {
+        let config = guest(&[&format!("dvd:scsi:0,0,0:null:{path}")]);
+        let mut facts = HostFacts { start: Some(ready()), ..host(&config) };
+        facts.files.insert(path.into(), fact);
+        for purpose in [CREATE, Purpose::Start] {
+            let said = lines(&config, &facts, purpose);
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(said[0].starts_with(&format!("WARNING: '{path}' {why}")), "{said:?}");
+            assert!(said[0].contains(remedy), "{said:?}");
+        }
+    }
+}
+
 /// Settles 140: what a storage type does not take is refused with the type that would be right.
 #[test]
 fn a_store_is_what_its_storage_type_says() {
@@ -80,7 +115,7 @@ fn a_store_is_what_its_storage_type_says() {
         ("disk:scsi:0,0,0:disk:/s", block(BlockKind::Optical), "optical media"),
         ("disk:scsi:0,0,0:disk:/s", block(BlockKind::EmptyDrive), "optical media"),
         ("dvd:scsi:0,0,0:disk:/s", block(BlockKind::Other), "no drive of optical media"),
-        ("dvd:scsi:0,0,0:file:/s", FileFact::Folder, "dvd:scsi::null:/s"),
+        ("dvd:scsi:0,0,0:file:/s", FileFact::Folder(Listing::Open), "dvd:scsi::null:/s"),
         ("disk:scsi:0,0,0:qcow2:/s", FileFact::Special("named pipe"), "is a named pipe"),
         ("tape:scsi:0,0,0:attach:/s", regular(1, 4096), "/dev/sg0"),
         ("tape:scsi:0,0,0:attach:/s", generic(Peripheral::Changer), "is a changer"),
@@ -180,7 +215,7 @@ fn an_empty_drive_that_names_a_file_is_a_warning() {
         let said = lines(&config, &facts, CREATE);
         assert_eq!(said.len(), count, "{said:?}");
         assert!(said.iter().all(|line| line.starts_with("WARNING: '/s' is a file")), "{said:?}");
-        facts.files.insert("/s".into(), FileFact::Folder);
+        facts.files.insert("/s".into(), FileFact::Folder(Listing::Open));
         let said = lines(&config, &facts, CREATE);
         assert_eq!(said.len(), 1 - count, "{said:?}");
         let refused = "ERROR: '/s' is a folder, which only a dvd can have: dvd:scsi::null:/s;";
@@ -534,12 +569,21 @@ fn a_disk_that_another_program_has_is_refused_to_a_running_guest() {
     let before = guest(&["disk:scsi:0,0,0:file:/a"]);
     let after = guest(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"]);
     let mut facts = host(&after);
-    facts.locked = [("/b".into(), Lock::Outside { who: "process 7 (qemu-nbd)".into() })].into();
+    facts.locked = [("/b".into(), Lock::Program { who: "process 7 (qemu-nbd)".into() })].into();
     let said = lines(&after, &facts, Purpose::ChangeOfRunning { before: &before });
     assert_eq!(
         said,
-        ["ERROR: '/b' is in use outside this VM Host: process 7 (qemu-nbd) has a lock on it"]
+        ["ERROR: '/b' is in use by another program: process 7 (qemu-nbd) has a lock on it"]
     );
+    let (guest, who) = ("web".parse().unwrap(), "process 7".into());
+    facts.locked = [("/b".into(), Lock::Guest { guest, who })].into();
+    let found = problems(&after, &facts, Purpose::Start);
+    assert_eq!(
+        found[0].text,
+        "'/b' is in use by guest 'web': its QEMU, process 7, has a lock on it"
+    );
+    let ask = found[0].remedy.as_ref().and_then(|remedy| remedy.ask.as_deref());
+    assert!(ask.is_some_and(|ask| ask.contains("`hpvm why -P web`")), "{ask:?}");
     assert_eq!(lines(&before, &facts, Purpose::Start), Vec::<String>::new());
 }
 
@@ -559,7 +603,7 @@ fn every_lack_of_the_host_names_a_way_out() {
         ..ready()
     };
     let mut facts = HostFacts { start: Some(start), option_rom: lack("/rom"), ..host(&config) };
-    facts.locked = [("/a".into(), Lock::Outside { who: "process 7 (qemu-nbd)".into() })].into();
+    facts.locked = [("/a".into(), Lock::Program { who: "process 7 (qemu-nbd)".into() })].into();
     let found = problems(&config, &facts, Purpose::Start);
     assert_eq!(found.len(), 8);
     assert!(found.iter().all(|p| p.severity == Severity::Error && p.remedy.is_some()));

@@ -15,7 +15,7 @@ const PATH: &str = "/d";
 fn said_of(statement: &str, known: Registered, purpose: Purpose<'_>) -> Vec<String> {
     let config = guest(&[statement]);
     let mut facts = host(&config);
-    facts.files.entry(PATH.into()).or_insert(FileFact::Folder);
+    facts.files.entry(PATH.into()).or_insert(FileFact::Folder(Listing::Open));
     facts.registered.insert(PATH.into(), known);
     let found = problems(&config, &facts, purpose);
     found.iter().map(|p| format!("{}: {}", p.severity, p.text)).collect()
@@ -61,6 +61,14 @@ fn a_folder_that_holds_what_is_restricted_is_not_to_be_chosen_from() {
     assert!(said[0].contains("rdev:/d/x restricts what lies below it"), "{said:?}");
     let said = said_of("disk:scsi:0,0,0:null:/d", known(), CREATE);
     assert!(said.len() == 1 && said[0].contains("which only a dvd can have"), "{said:?}");
+    let (name, file) = ("/d/x.iso".into(), "/var/opt/hpvm/hpvm.db".into());
+    let said =
+        said_of("dvd:scsi:0,0,0:null:/d", holds(NotToChoose::HostFile { name, file }), CREATE);
+    let told = "/d/x.iso is /var/opt/hpvm/hpvm.db, a file of this VM Host itself";
+    assert!(
+        said.len() == 1 && said[0].starts_with("ERROR: ") && said[0].contains(told),
+        "{said:?}"
+    );
     let known = holds(NotToChoose::OtherUse { name: "/d/x".into(), usage: DeviceKind::Disk });
     let said = said_of("dvd:scsi:0,0,0:null:/d", known, CREATE);
     assert!(said[0].contains("and gdev:/d/x below it says USAGE=DISK"), "{said:?}");
@@ -76,13 +84,39 @@ fn what_was_restricted_after_the_guest_got_it_only_warns_until_the_start() {
 }
 
 fn swap() -> HostUse {
-    HostUse { what: "it is swap space".into(), is_read_only: false }
+    let (what, ended_by) = ("it is swap space".into(), vec!["swapoff /d".into()]);
+    HostUse { what, is_read_only: false, ended_by }
+}
+
+/// Each command once, and what both uses lie on behind both.
+#[test]
+fn what_the_host_uses_can_be_taken_from_it_by_one_line() {
+    let mounted = |at: &str, ended_by: &[&str]| {
+        let ended_by = ended_by.iter().map(|&command| command.to_owned()).collect();
+        HostUse { what: format!("it is mounted at {at}"), is_read_only: false, ended_by }
+    };
+    let volumes =
+        [("/a", ["umount /a", "vgchange -an v"]), ("/b", ["umount /b", "vgchange -an v"])];
+    let volumes = volumes.map(|(at, commands)| mounted(at, &commands));
+    for (uses, line) in [
+        (vec![swap()], Some("swapoff /d")),
+        (volumes.to_vec(), Some("umount /a && umount /b && vgchange -an v")),
+        (vec![swap(), mounted("/", &[])], None),
+    ] {
+        let config = guest(&["disk:scsi:0,0,0:file:/d"]);
+        let mut facts = host(&config);
+        facts.used_by_host.insert(PATH.into(), uses);
+        let remedy = problems(&config, &facts, Purpose::Start)[0].remedy.clone();
+        let ask = remedy.and_then(|remedy| remedy.ask);
+        assert_eq!(ask.as_ref().and_then(|ask| ask.split('`').nth(1)), line);
+    }
 }
 
 /// What is read is no secret, and what is written may be one, whoever looks.
 #[test]
 fn an_image_that_the_host_writes_to_is_no_guests() {
-    let mounted = HostUse { what: "it is mounted read-only at /m".into(), is_read_only: true };
+    let what = "it is mounted read-only at /m".into();
+    let mounted = HostUse { what, is_read_only: true, ended_by: vec!["umount /m".into()] };
     for (resource, uses, refused) in [
         ("dvd:scsi:0,0,0:file:/d", vec![mounted.clone()], None),
         ("dvd:scsi:0,0,0:file:/d", vec![mounted.clone(), swap()], Some(": it is swap space")),

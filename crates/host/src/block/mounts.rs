@@ -19,6 +19,8 @@ pub(super) struct Mount {
     pub(super) root: PathBuf,
     pub(super) at: PathBuf,
     pub(super) file_system: String,
+    /// What it is said to be mounted from.
+    pub(super) source: PathBuf,
     /// Nothing is written to the file system, by whatever mount.
     pub(super) is_read_only: bool,
     /// Paths below /dev that the mount names: source, external journal, and the like.
@@ -53,8 +55,9 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let devices = sources.chain(options.split(|byte| *byte == b',').filter_map(second_device));
     let devices = devices.map(names::unescaped).filter(|path| path.starts_with("/dev"));
     let devices = devices.collect();
+    let source = names::unescaped(source);
     let is_read_only = options.split(|byte| *byte == b',').any(|option| option == b"ro");
-    Some(Mount { id, number, root, at, file_system, is_read_only, devices })
+    Some(Mount { id, number, root, at, file_system, source, is_read_only, devices })
 }
 
 fn second_device(option: &[u8]) -> Option<&[u8]> {

@@ -24,9 +24,9 @@ use rustix::fs::OFlags;
 
 use super::running::{Moment, Running};
 use super::targets;
-use crate::Refusal;
 use crate::facts::{Aim, holders, locked};
 use crate::refusal::Left;
+use crate::{Refusal, VmHost};
 
 /// How far which copy is.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,7 @@ pub(super) struct Sources(BTreeMap<String, File>);
 
 impl Sources {
     pub(super) fn open(
+        host: &VmHost,
         work: &[Work],
         running: Option<&Running>,
         facts: &HostFacts,
@@ -64,7 +65,7 @@ impl Sources {
             let _ = image_lock::keep_writers_out(&file);
             opened.insert(from.path.clone(), file);
         }
-        let written = locked(opened.keys().map(String::as_str), facts, Aim::Read);
+        let written = locked(host, opened.keys().map(String::as_str), facts, Aim::Read);
         match written.is_empty() {
             true => Ok(Sources(opened)),
             false => Err(Refusal::Problems(
@@ -111,6 +112,7 @@ impl Copies {
     /// Makes all but the images in the clone's own folder, which is not there yet.
     pub(super) fn make(
         &mut self,
+        host: &VmHost,
         work: &[Work],
         sources: &Sources,
         running: Option<&Running>,
@@ -118,7 +120,7 @@ impl Copies {
     ) -> Result<(), Refusal> {
         // All before the first byte is written: while one is, nobody takes another.
         for Work { to, .. } in work.iter().filter(|work| is_device(&work.to)) {
-            self.devices.insert(to.path.clone(), open_target(to)?);
+            self.devices.insert(to.path.clone(), open_target(host, to)?);
         }
         let mut written = Vec::new();
         for work in work.iter().filter(|work| work.how != How::Overlay(Place::Own)) {
@@ -402,14 +404,14 @@ fn open(options: &mut OpenOptions, flags: OFlags, path: &str) -> Result<File, Re
 }
 
 /// A device is opened for us alone, as for a guest. Who only reads it does not meet that, but locks.
-fn open_target(to: &Backing) -> Result<File, Refusal> {
+fn open_target(host: &VmHost, to: &Backing) -> Result<File, Refusal> {
     let flags = OFlags::NONBLOCK | OFlags::EXCL;
     let device = open(OpenOptions::new().read(true).write(true), flags, &to.path)?;
     // Where it has no locks, QEMU takes none either.
     match image_lock::keep_others_out(&device).unwrap_or(true) {
         true => Ok(device),
         false => {
-            let lock = holders(Path::new(&to.path));
+            let lock = holders(host, Path::new(&to.path));
             Err(Refusal::Problems(vec![Problem::error(to.path.clone(), lock.on(&to.path))]))
         }
     }

@@ -17,7 +17,7 @@ use hpvm_plan::record::Cache;
 
 use super::running::Running;
 use crate::facts::Aim;
-use crate::stores::{dangling, plain_file};
+use crate::stores::{LeadsNowhere, plain_file};
 use crate::{Mode, Refusal, VmHost, facts as look};
 
 /// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
@@ -39,14 +39,14 @@ pub(super) fn judge(
     still
         .storage
         .retain(|device| running.is_none_or(|running| running.writer(&device.backing).is_none()));
-    let locked = look::locked_elsewhere(&still, &others, Aim::Read);
+    let locked = look::locked_elsewhere(host, &still, &others, Aim::Read);
     for work in &design.work {
         problems.extend(read(work, &others));
         let read_by_path = still.storage.iter().find(|device| device.backing == work.from);
         problems.extend(read_by_path.and_then(|device| copied(source, device, &others)));
         let path = &work.from.path;
         problems.extend(locked.get(path).map(|lock| written_elsewhere(path, lock)));
-        problems.extend(target(work, facts, force));
+        problems.extend(target(host, work, facts, force));
         let device = design.config.device_at(work.address);
         problems.extend(device.and_then(|device| overwritten(&design.config, device, facts)));
     }
@@ -140,7 +140,7 @@ fn state(facts: &HostFacts, path: &str) -> String {
 }
 
 /// Whether a store may be written or replaced: judged before the copy, and once more before a file gives its place to it.
-pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Problem> {
+pub(super) fn target(host: &VmHost, work: &Work, facts: &HostFacts, force: Force) -> Vec<Problem> {
     let path = &work.to.path;
     if work.how == How::Overlay(Place::Own) {
         return Vec::new();
@@ -160,9 +160,9 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
                 let text = format!("'{path}' exists and is not empty; -F has it overwritten");
                 problems.push(error(path, text));
             }
-            problems.extend(locked(path, facts));
+            problems.extend(locked(host, path, facts));
         }
-        (Some(FileFact::Block(_)), _) => problems.extend(locked(path, facts)),
+        (Some(FileFact::Block(_)), _) => problems.extend(locked(host, path, facts)),
         // Another kind of thing is told by the judgement of the clone.
         _ => {}
     }
@@ -198,8 +198,8 @@ fn owners(path: &str, facts: &HostFacts) -> Vec<Problem> {
     sharers.map(|sharer| error(path, text(sharer))).collect()
 }
 
-fn locked(path: &str, facts: &HostFacts) -> Option<Problem> {
-    let (_, lock) = look::locked([path], facts, Aim::Write).pop_first()?;
+fn locked(host: &VmHost, path: &str, facts: &HostFacts) -> Option<Problem> {
+    let (_, lock) = look::locked(host, [path], facts, Aim::Write).pop_first()?;
     Some(error(path, lock.on(path)))
 }
 
@@ -214,12 +214,7 @@ fn no_folder(path: &str) -> Option<Problem> {
 }
 
 fn leads_nowhere(path: &str) -> Option<Problem> {
-    let to = dangling(Path::new(path))?;
-    let text = format!(
-        "'{path}' is a symbolic link to '{}', where nothing is; name that, or remove the link",
-        to.display()
-    );
-    Some(error(path, text))
+    LeadsNowhere::is(Path::new(path)).map(|link| error(path, link.to_string()))
 }
 
 /// Images that are their guest's alone, and which the clone would share: it could never start.

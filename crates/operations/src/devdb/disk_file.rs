@@ -20,7 +20,7 @@ use super::registered::restriction_of;
 use super::running;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
-use crate::stores::{Stores, dangling};
+use crate::stores::{LeadsNowhere, Stores};
 use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// Whether room on the file system is taken now or when the guest writes.
@@ -51,8 +51,8 @@ pub enum DiskRefused {
     Smaller { path: PathBuf, have: u64, asked: u64 },
     #[error("'{}' is no regular file, and only files are made", .0.display())]
     NoFile(PathBuf),
-    #[error("'{}' is a symbolic link to '{}', where nothing is; name that, or remove the link", link.display(), to.display())]
-    LeadsNowhere { link: PathBuf, to: PathBuf },
+    #[error(transparent)]
+    LeadsNowhere(LeadsNowhere),
     #[error("there is no folder '{}' for '{}'; make it first, or name another", path.parent().unwrap_or(path).display(), path.display())]
     NoFolder { path: PathBuf },
     #[error("'{}' would be a file among the nodes of devices, in the VM Host's memory and gone with its next boot; name a folder on a disk", .0.display())]
@@ -119,9 +119,9 @@ fn attempt(
     let found = regular_file(path)?;
     in_a_folder_for_disks(path)?;
     if found.is_none()
-        && let Ok(Some(to)) = asked(path, |path| Ok(dangling(path)))
+        && let Ok(Some(link)) = asked(path, |path| Ok(LeadsNowhere::is(path)))
     {
-        return Err(DiskRefused::LeadsNowhere { link: path.to_owned(), to }.into());
+        return Err(DiskRefused::LeadsNowhere(link).into());
     }
     // Whoever gives the file to a guest, or extends it too, waits until it has its size.
     let _claims = match mode {

@@ -361,7 +361,7 @@ fn shareable(path: &str, dependents: &[Dependent]) -> Result<(), Refusal> {
         return refused(format!("{rule}, and {}", told(&spoilt)));
     }
     match (fact, keeps_reservations) {
-        (FileFact::Regular { .. } | FileFact::Folder | FileFact::Missing, _) => Ok(()),
+        (FileFact::Regular { .. } | FileFact::Folder(_) | FileFact::Missing, _) => Ok(()),
         (FileFact::Generic { .. }, _) => refused(
             "tapes, changers and burners take the commands of one guest alone".into(),
         ),

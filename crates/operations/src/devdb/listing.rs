@@ -212,7 +212,7 @@ fn size(identity: Option<&StoreIdentity>, path: &str, stores: &Stores) -> Option
 fn kind(fact: &FileFact) -> &'static str {
     match fact {
         FileFact::Regular { .. } => "FILE",
-        FileFact::Folder => "DIR",
+        FileFact::Folder(_) => "DIR",
         FileFact::Block(BlockFact { kind: BlockKind::Volume, .. }) => "LV",
         FileFact::Block(BlockFact { kind: BlockKind::Optical | BlockKind::EmptyDrive, .. }) => {
             "DVD"

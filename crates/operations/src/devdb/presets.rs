@@ -2,6 +2,7 @@
 //! whatever HPVM_ROOT says; only hpvm's own state has one below each root.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -153,7 +154,17 @@ impl Presets {
 
     /// The file of hpvm's own state that this is. Only a file with several names is worth the look.
     pub(crate) fn own_file(&self, file: FileIdentity) -> Option<PathBuf> {
-        self.states.iter().flat_map(State::files).find(|path| identity(path) == Some(file))
+        self.own_file_among(&BTreeSet::from([file])).map(|(_, path)| path)
+    }
+
+    /// One of these that is such a file.
+    pub(crate) fn own_file_among(
+        &self,
+        files: &BTreeSet<FileIdentity>,
+    ) -> Option<(FileIdentity, PathBuf)> {
+        let own = self.states.iter().flat_map(State::files);
+        let mut known = own.filter_map(|path| Some((identity(&path)?, path)));
+        known.find(|(own, _)| files.contains(own))
     }
 
     /// Those that lie below a folder, which is given as its real path; a state folder holds more than the state.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use hpvm_host::answers;
+use hpvm_host::media_folder::{self, Namesake};
 use hpvm_model::{
     Bytes, Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice, StoreIdentity,
 };
@@ -14,7 +15,7 @@ use hpvm_registry::{Change, Entry, Keys, Registry};
 
 use super::presets::Presets;
 use super::restriction::{allows, restriction};
-use super::trail::{Namesakes, Trail};
+use super::trail::{Namesakes, Spot, Trail};
 use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
 use crate::{Refusal, VmHost};
@@ -50,8 +51,14 @@ pub(crate) fn registered(
         if let (Some(namesakes), Restriction::None) = (&trail.namesakes, &known.restriction) {
             known.other_names = other_names(&host.registry, presets, namesakes)?;
         }
-        if stores.files.get(path) == Some(&FileFact::Folder) {
-            known.not_to_choose = not_to_choose(&host.registry, presets, &trail.own.paths)?;
+        if let Some(FileFact::Folder(_)) = stores.files.get(path) {
+            let images = namesakes(path);
+            let names = &trail.own.paths;
+            known.not_to_choose = not_to_choose(&host.registry, presets, names, &images)?;
+            let is_given = known.restriction == Restriction::None && known.not_to_choose.is_none();
+            if let Some(image) = images.first().filter(|_| is_given) {
+                known.other_names = other_names(&host.registry, presets, image)?;
+            }
         }
         Ok((path.clone(), known))
     };
@@ -136,11 +143,25 @@ fn other_names(
     }))
 }
 
-/// Something below a folder, by any of its names, that nobody may put into a drive.
+/// The images of a folder that have other names, if it answers.
+fn namesakes(folder: &str) -> Vec<Namesakes> {
+    let found = answers::about(Path::new(folder), |folder| {
+        let images = media_folder::namesakes(folder).unwrap_or_default().into_iter();
+        let spot = |Namesake { name, names, identity }: Namesake| {
+            let path = folder.join(name).to_string_lossy().into_owned();
+            Namesakes { names, file: Spot { path, identity } }
+        };
+        images.map(spot).collect()
+    });
+    found.unwrap_or_default()
+}
+
+/// Something below a folder, by any of its names, that nobody may put into a drive, or one of these images in it.
 fn not_to_choose(
     registry: &Registry,
     presets: &Presets,
     names: &BTreeSet<String>,
+    images: &[Namesakes],
 ) -> Result<Option<NotToChoose>, Refusal> {
     for folder in names {
         let found = not_to_choose_below(registry, presets, folder)?;
@@ -148,7 +169,18 @@ fn not_to_choose(
             return Ok(found);
         }
     }
-    Ok(None)
+    Ok(own_file_in(presets, images))
+}
+
+fn own_file_in(presets: &Presets, images: &[Namesakes]) -> Option<NotToChoose> {
+    if images.is_empty() {
+        return None;
+    }
+    let files = images.iter().map(|image| image.file.identity).collect();
+    let (identity, own) = presets.own_file_among(&files)?;
+    let image = images.iter().find(|image| image.file.identity == identity)?;
+    let (name, file) = (image.file.path.clone(), own.display().to_string());
+    Some(NotToChoose::HostFile { name, file })
 }
 
 fn not_to_choose_below(
@@ -184,7 +216,7 @@ pub(crate) fn withheld_folders(
     let (presets, mut withheld) = (Presets::of(&host.root), BTreeSet::new());
     for folder in folders {
         let names = Trail::of(folder, &stores).own.paths;
-        if not_to_choose(&host.registry, &presets, &names)?.is_some() {
+        if not_to_choose(&host.registry, &presets, &names, &namesakes(folder))?.is_some() {
             withheld.insert(folder.to_owned());
         }
     }

@@ -11,11 +11,14 @@ use hpvm_host::lock::pause_for;
 use hpvm_model::{DeviceKind, GuestConfig};
 use hpvm_plan::facts::{FileFact, HostFacts, Lock, Sharer};
 
+use crate::{VmHost, lost};
+
 /// Engines that are just ending keep their locks so long.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Disks that another program has locked, and which. What a guest of this VM Host has is known without locks.
 pub(crate) fn locked_elsewhere(
+    host: &VmHost,
     config: &GuestConfig,
     facts: &HostFacts,
     aim: Aim,
@@ -26,7 +29,7 @@ pub(crate) fn locked_elsewhere(
     };
     let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
     let stores = disks.filter_map(|device| device.backing.store());
-    locked(stores.filter(|path| !is_ours(path)), facts, aim)
+    locked(host, stores.filter(|path| !is_ours(path)), facts, aim)
 }
 
 /// What is to be done with a disk.
@@ -40,6 +43,7 @@ pub(crate) enum Aim {
 /// Those of these disks that a program has locked, and which program. It is seen by the path that the program uses alone, so
 /// every path to a disk's bytes is looked at.
 pub(crate) fn locked<'a>(
+    host: &VmHost,
     disks: impl IntoIterator<Item = &'a str>,
     facts: &HostFacts,
     aim: Aim,
@@ -63,7 +67,7 @@ pub(crate) fn locked<'a>(
     let lock_on = |disk: &'a str| {
         let double = || doubles(disk).find(|double| locked.contains(double)).map(Path::new);
         let own = Some(Path::new(disk)).filter(|own| stays_locked(own));
-        Some((disk.to_owned(), holders(own.or_else(double)?)))
+        Some((disk.to_owned(), holders(host, own.or_else(double)?)))
     };
     disks.into_iter().filter_map(lock_on).collect()
 }
@@ -80,7 +84,7 @@ fn stays(image: &Path, locked: fn(&Path) -> io::Result<bool>) -> bool {
 }
 
 /// Who has locked it, as far as that can be seen.
-pub(crate) fn holders(image: &Path) -> Lock {
+pub(crate) fn holders(host: &VmHost, image: &Path) -> Lock {
     let named = |holders: &[Holder], name: &dyn Fn(&Holder) -> String| {
         holders.iter().map(name).collect::<Vec<_>>().join(", ")
     };
@@ -94,11 +98,15 @@ pub(crate) fn holders(image: &Path) -> Lock {
     }
     let holders = image_lock::holders(image, &ALL_BYTES).unwrap_or_default();
     if holders.is_empty() {
-        return Lock::Outside { who: "another user's process".into() };
+        return Lock::Program { who: "another user's process".into() };
+    }
+    let guest_of = |h: &Holder| Some((lost::guest_of(host, h.pid)?.name, h.pid));
+    if let Some((guest, pid)) = holders.iter().find_map(guest_of) {
+        return Lock::Guest { guest, who: format!("process {pid}") };
     }
     if !holders.iter().all(is_clone) {
         let who = named(&holders, &|h| format!("process {} ({})", h.pid, h.program));
-        return Lock::Outside { who };
+        return Lock::Program { who };
     }
     let who = clones(&holders);
     match image_lock::is_copied(image) {

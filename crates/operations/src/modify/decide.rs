@@ -85,7 +85,7 @@ impl<'a> Change<'a> {
         facts.network.lan = lan;
         if let Some(machine) = &running {
             let new = what_is_new(machine, &after, &facts);
-            facts.locked = facts::locked_elsewhere(&new, &facts, Aim::Write);
+            facts.locked = facts::locked_elsewhere(host, &new, &facts, Aim::Write);
         }
         Ok(Change { before, after, running, request, force, facts, _claims: claims })
     }
@@ -130,7 +130,13 @@ impl<'a> Change<'a> {
         };
         problems.extend(of_steps);
         if let Some(machine) = running {
-            problems.extend(drives::folders_that_wait(before, after, machine, &planned));
+            problems.extend(drives::folders_that_wait(
+                before,
+                after,
+                machine,
+                &planned,
+                &self.facts,
+            ));
             problems.extend(hotplug::held_elsewhere(&after.name, machine, &planned, &self.facts));
         }
         planned.extend(growth.planned);

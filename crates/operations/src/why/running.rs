@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use hpvm_app::snapshot::Phase;
-use hpvm_model::{GuestConfig, GuestName, Occupant, Problem, Remedy, Severity};
+use hpvm_app::snapshot::{DeviceStore, Phase, SilentStore};
+use hpvm_host::block::Places;
+use hpvm_model::{
+    Backing, GuestConfig, GuestName, Occupant, Problem, Remedy, Severity, StorageType,
+};
 use hpvm_plan::difference::{Effect, waiting};
 use hpvm_plan::judge::{Purpose, boot_disk, problems};
 use hpvm_plan::record::{Attached, AttachedNic, Machine, NicBoot};
@@ -22,11 +25,22 @@ pub(super) fn explain(
     attention: Option<&Attention>,
     supervision: Supervision,
 ) -> Why {
+    let machine = host.machine(config);
+    let silent = presence.snapshot().map_or(&[][..], |snapshot| &snapshot.silent_stores);
     let why = match attention {
+        Some(attention @ (Attention::Stores { .. } | Attention::Unresponsive { .. }))
+            if !silent.is_empty() =>
+        {
+            let why = without_answer(&config.name, silent, machine.as_ref());
+            match attention {
+                Attention::Unresponsive { .. } => why.because(attention.to_string()),
+                _ => why,
+            }
+        }
         Some(attention) => in_need(&config.name, attention),
         None => by_itself(&config.name, presence, supervision),
     };
-    let Some(machine) = host.machine(config) else {
+    let Some(machine) = machine else {
         return with_firmware(why, config, presence, None);
     };
     let why = with_waiting(why, config, &machine);
@@ -125,6 +139,43 @@ fn in_need(name: &GuestName, attention: &Attention) -> Why {
         Attention::Unresponsive { .. } | Attention::Silent { .. } | Attention::Stores { .. } => {
             silent().run(status)
         }
+    }
+}
+
+/// The guest waits for what is not its own, and nothing on it helps.
+fn without_answer(name: &GuestName, stores: &[SilentStore], machine: Option<&Machine>) -> Why {
+    let causes =
+        stores.iter().map(|store| format!("{store}, does not answer since {}", store.since));
+    let mut grounds: Vec<String> =
+        stores.iter().flat_map(SilentStore::stores).map(|store| ground(store, machine)).collect();
+    grounds.dedup();
+    Why::that(format!("'{name}' runs, and waits for storage that does not answer"))
+        .because_of(causes)
+        .ask(
+            format!(
+                "see what became of {}; once it answers, the guest goes on by itself",
+                grounds.join(" and of ")
+            ),
+            format!("hpvm why -P {name}"),
+        )
+}
+
+/// What a store lies on, as far as that is known without asking there.
+fn ground(store: &DeviceStore, machine: Option<&Machine>) -> String {
+    let path = &store.path;
+    let held = machine.into_iter().flat_map(Machine::held);
+    let mut stores = held.filter(|a| a.device.address == store.address).flat_map(|attached| {
+        let layers = attached.layers.iter().map(|layer| (&layer.backing, layer.identity));
+        std::iter::once((&attached.device.backing, attached.identity)).chain(layers)
+    });
+    let known = stores.find(|(backing, _)| backing.path == *path);
+    let file_system = known.and_then(|(_, file)| Places::default().file_system(file?.device));
+    match (known, file_system) {
+        (Some((Backing { storage: StorageType::Disk | StorageType::Lv, .. }, _)), _) => {
+            format!("the device '{path}', of which `dmesg` may tell more")
+        }
+        (_, Some(file_system)) => format!("{file_system}, where '{path}' lies"),
+        (_, None) => format!("what '{path}' lies on"),
     }
 }
 

@@ -41,8 +41,12 @@ pub(super) fn may_have_restricted_name(
     let path = &device.backing.path;
     let OtherNames { names, file, folders } = facts.registered.get(path)?.other_names.as_ref()?;
     let folders: Vec<String> = folders.iter().map(|folder| quoted(folder)).collect();
+    let what = match facts.files.get(path) {
+        Some(FileFact::Folder(_)) => "has an image",
+        _ => "leads to a file",
+    };
     let text = format!(
-        "'{path}' leads to a file with {names} names (hard links), and what guests are kept from may be one of them: `find {} -xdev -samefile {}` tells; where it finds one, give the guest a copy",
+        "'{path}' {what} with {names} names (hard links), and what guests are kept from may be one of them: `find {} -xdev -samefile {}` tells; where it finds one, give the guest a copy",
         folders.join(" "),
         quoted(file)
     );
@@ -59,6 +63,12 @@ pub(super) fn holds_other_than_images(
         NotToChoose::Restricted { name } => {
             (format!("rdev:{name} restricts what lies below it"), "nothing restricted")
         }
+        NotToChoose::HostFile { name, file } => (
+            format!(
+                "{name} is {file}, a file of this VM Host itself, by another name (a hard link)"
+            ),
+            "no file of the VM Host",
+        ),
         NotToChoose::OtherUse { name, usage } => {
             let usage = usage.as_str().to_ascii_uppercase();
             (format!("gdev:{name} below it says USAGE={usage}"), "nothing but images of dvds")

@@ -8,10 +8,12 @@ use hpvm_model::{
     quoted,
 };
 
-use super::{Finding, Findings, Weight, never, note, registered, start_command, taken};
+use super::{
+    Finding, Findings, Weight, never, note, place_holders, registered, start_command, taken,
+};
 use crate::facts::{
     Below, BlockFact, BlockKind, Content, Ending, FILE_BLOCK_BYTES, FileFact, FileIdentity,
-    HostFacts, Kept, Peripheral, Sharer, Standing, Tenancy, Writable,
+    HostFacts, HostUse, Kept, Peripheral, Sharer, Standing, Tenancy, Writable,
 };
 use crate::record::Sharing;
 
@@ -19,9 +21,10 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
     for device in &config.storage {
         let path = &device.backing.path;
         if device.backing.storage == StorageType::Null {
-            place_holder(device, facts, all);
-            all.extend(registered::restricted(device, facts));
+            let restricted = registered::restricted(device, facts);
+            all.extend(restricted.or_else(|| place_holders::judge(config, device, facts)));
             all.extend(registered::holds_other_than_images(device, facts));
+            all.extend(registered::may_have_restricted_name(device, facts));
             continue;
         }
         let others = all.len();
@@ -31,7 +34,7 @@ pub(super) fn judge(config: &GuestConfig, facts: &HostFacts, all: &mut Findings)
             Some(restricted) => all.push(restricted),
             None => store(config, device, facts, all),
         }
-        all.extend(used_by_host(device, facts));
+        all.extend(used_by_host(config, device, facts));
         // What cannot back a device at all needs no further reason.
         if all[others..].iter().all(|finding| finding.weight != Weight::Never) {
             registered::judge(config, device, facts, all);
@@ -113,7 +116,7 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
             StorageDevice { backing: backing.clone(), layers: Vec::new(), ..device.clone() };
         all.extend(registered::restricted(&alone, facts));
         all.extend(registered::may_have_restricted_name(&alone, facts));
-        all.extend(used_by_host(&alone, facts));
+        all.extend(used_by_host(config, &alone, facts));
         let known = facts.registered.get(path);
         all.extend(known.and_then(|known| registered::another_device(config, &alone, known)));
         match facts.files.get(path).unwrap_or(&FileFact::Missing) {
@@ -160,20 +163,6 @@ fn layers(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: 
     }
 }
 
-fn place_holder(device: &StorageDevice, facts: &HostFacts, all: &mut Findings) {
-    let path = &device.backing.path;
-    let text = match (facts.files.get(path), device.kind) {
-        (Some(FileFact::Missing), _) => {
-            format!("'{path}' does not exist; it is only a place holder, and the device is empty")
-        }
-        (Some(FileFact::Regular { .. }), DeviceKind::Dvd) => format!(
-            "'{path}' is a file, and storage type null takes the folder of such files, so the drive stays empty; storage type file puts it in"
-        ),
-        _ => return,
-    };
-    all.push(note(path, text));
-}
-
 /// Whether a backing store is there and what its storage type says.
 fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &mut Findings) {
     let StorageDevice { kind, backing, .. } = device;
@@ -189,7 +178,7 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
             never(path, format!("the {kind}'s {noun} '{path}' cannot be used: {reason}"))
                 .ask(format!("make {path} readable again"), start),
         ),
-        (FileFact::Folder, StorageType::File) if device.kind == DeviceKind::Dvd => {
+        (FileFact::Folder(_), StorageType::File) if device.kind == DeviceKind::Dvd => {
             all.push(never(
                 path,
                 format!("'{path}' is a folder; a dvd with a folder of images is written dvd:{}::null:{path}", device.adapter.as_str()),
@@ -224,25 +213,48 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
 
 /// A guest that writes to what the host itself uses destroys both, and one that reads it learns what is not its own. An image
 /// that the host only reads is no secret.
-fn used_by_host(device: &StorageDevice, facts: &HostFacts) -> Option<Finding> {
+fn used_by_host(
+    config: &GuestConfig,
+    device: &StorageDevice,
+    facts: &HostFacts,
+) -> Option<Finding> {
     let path = &device.backing.path;
     let is_image = device.kind == DeviceKind::Dvd && device.backing.storage == StorageType::File;
     let uses = facts.used_by_host.get(path).into_iter().flatten();
-    let uses: Vec<&str> =
-        uses.filter(|host| !is_image || !host.is_read_only).map(|host| &*host.what).collect();
-    (!uses.is_empty()).then(|| {
-        let uses = uses.join("; ");
+    let found: Vec<&HostUse> = uses.filter(|host| !is_image || !host.is_read_only).collect();
+    (!found.is_empty()).then(|| {
+        let uses = found.iter().map(|host| &*host.what).collect::<Vec<_>>().join("; ");
         if let Some(name) = registered::lifted_by(path, facts) {
             return note(
                 path,
                 format!("'{path}' is in use by this VM Host and given to the guest all the same, since rdev:{name} says ALLOW=GUEST: {uses}"),
             );
         }
-        never(
+        let finding = never(
             path,
             format!("'{path}' is in use by this VM Host and is not given to a guest: {uses}"),
-        )
+        );
+        match ended_by(&found) {
+            Some(commands) => finding.ask(
+                format!("if nobody on this VM Host needs it any more, `{commands}` sets {path} free"),
+                start_command(config),
+            ),
+            None => finding,
+        }
     })
+}
+
+/// One line that ends all of these uses, where commands do. What several of them lie on goes last.
+fn ended_by(uses: &[&HostUse]) -> Option<String> {
+    let mut commands: Vec<&str> = Vec::new();
+    for HostUse { ended_by, .. } in uses {
+        if ended_by.is_empty() {
+            return None;
+        }
+        commands.retain(|known| !ended_by.iter().any(|command| command == known));
+        commands.extend(ended_by.iter().map(String::as_str));
+    }
+    Some(commands.join(" && "))
 }
 
 fn noun(storage: StorageType) -> &'static str {
@@ -263,7 +275,7 @@ fn wrong_type(path: &str, fact: &FileFact, storage: StorageType) -> String {
         }
         FileFact::Block(_) => ("a block device", Some("disk")),
         FileFact::Generic { .. } => ("a generic SCSI device", Some("attach")),
-        FileFact::Folder => ("a folder", None),
+        FileFact::Folder(_) => ("a folder", None),
         FileFact::Special(what) => (*what, None),
         FileFact::Missing | FileFact::Unreadable(_) => ("nothing", None),
     };
@@ -411,7 +423,7 @@ pub(super) fn folders_of_no_drive(
 ) {
     for device in comers(config, before).filter(|device| device.is_place_holder()) {
         let path = &device.backing.path;
-        if facts.files.get(path) == Some(&FileFact::Folder) {
+        if let Some(FileFact::Folder(_)) = facts.files.get(path) {
             all.push(never(
                 path,
                 format!("'{path}' is a folder, which only a dvd can have: dvd:{}::null:{path}; a disk of storage type null is a place holder", device.adapter.as_str()),
