@@ -43,6 +43,7 @@ fn attached(kind: DeviceKind, address: &str) -> Attached {
     Attached {
         device: StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id },
         identity: None,
+        image_length: None,
         access: Access::ReadWrite,
         cache: Cache::Page,
         sharing: Sharing::Alone,

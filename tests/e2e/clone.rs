@@ -20,6 +20,7 @@ use crate::layers::image_over;
 use crate::loop_device::{LoopDevice, Partition};
 use crate::pool::image;
 use crate::refusals::no_control_bytes;
+use crate::shell::typed;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_clone_has_an_identity_of_its_own,
@@ -534,6 +535,20 @@ fn the_device_database_knows_what_clones_are_built_on() {
     host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
     let said = host.refused(&["hpvmdevmgmt", "-S", "1G", &middle]);
     assert!(said.contains("is a qcow2 image (guest 'third' builds on"), "{said}");
+
+    // Who may be brought back needs them too.
+    host.ok(&["hpvmstop", "-P", "third", "-F"]);
+    host.ok(&["hpvmremove", "-P", "third", "-F"]);
+    let extend = |path: &str| host.refused(&["hpvmdevmgmt", "-S", "1G", path]);
+    let kept = "guest 'third', which was removed and is still kept, builds on";
+    let said = extend(&middle);
+    assert!(said.contains(&format!("is a qcow2 image ({kept}")), "{said}");
+    let moved = moved.display().to_string();
+    let said = extend(&moved);
+    assert!(said.contains(&format!("is only read, and stays as it is: {kept}")), "{said}");
+    let purge = said.split('`').nth(1).expect("a command");
+    assert!(typed(&host, &format!("{purge} -F")).status.success(), "{purge}");
+    host.ok(&["hpvmdevmgmt", "-S", "1G", &moved]);
 }
 
 /// A copied and a linked one in turn, and the base is as it was.

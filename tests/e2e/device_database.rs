@@ -1,18 +1,20 @@
 //! The device database: what is restricted no guest gets, by whatever name; attributes count; disks' files have the size that
 //! was written; and one store has one owner, however many want it at once.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use hpvm_host::qcow2;
 use hpvm_model::{Attributes, Bytes, EntryId, EntryType, Origin, StoreIdentity};
 use hpvm_registry::{Access, Entry, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use serde_json::Value;
 
 use crate::Test;
+use crate::layers::image_over;
 use crate::loop_device::LoopDevice;
 use crate::refusals::{State, refused};
 use crate::shell::typed;
@@ -28,6 +30,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_link_that_leads_nowhere_is_no_place_for_a_disk,
     what_guests_have_is_renamed_in_all_of_them,
     a_disk_file_has_the_size_that_was_written,
+    an_images_file_is_no_size_of_its_disk,
     of_many_sizes_at_once_the_largest_stays,
     only_images_are_shared,
     what_is_restricted_is_chosen_from_no_folder,
@@ -431,6 +434,70 @@ fn a_disk_file_has_the_size_that_was_written() {
     host.ok(&["hpvmdevmgmt", "-S", "1M", &image]);
     let said = host.refused(&["hpvmdevmgmt", "-S", "2M", &image]);
     assert!(said.contains("is only read, and stays as it is: guest 'web' uses"), "{said}");
+}
+
+/// Its disk would be as large as before, and whoever asked would not know.
+fn an_images_file_is_no_size_of_its_disk() {
+    let host = VmHost::new(Engine::Fake);
+    let image = |name: &str| {
+        let path = host.path(name);
+        let empty = File::create(&path).expect("a file");
+        qcow2::write_empty(&empty, 8 << 20).expect("an image");
+        path
+    };
+    let disk_size =
+        |path: &Path| qcow2::disk_size(&File::open(path).expect("an image")).expect("it is read");
+    let size = |path: &Path| fs::metadata(path).expect("the file").len();
+    let refused = |path: &Path| {
+        let (before, shown) = (size(path), path.display().to_string());
+        let line = ["hpvmdevmgmt", "-S", "16M", &shown];
+        let said = host.refused(&line);
+        assert_eq!(host.refused(&[&line[..], &["--dry-run"]].concat()), said);
+        assert_eq!(size(path), before);
+        said
+    };
+    let extended = |path: &Path, insisting: &[&str]| {
+        let shown = path.display().to_string();
+        host.ok(&[&["hpvmdevmgmt", "-S", "16M", &shown][..], insisting].concat());
+        assert_eq!(size(path), 16 << 20);
+    };
+    let larger_as_told = |path: &Path, said: &str| {
+        let told = said.split('`').nth(1).expect("a command");
+        assert!(typed(&host, told).status.success(), "{told}");
+        assert_eq!(disk_size(path), Some(16 << 20));
+    };
+
+    let own = image("own.qcow2");
+    let on_own = format!("disk:avio_stor::qcow2:{}", own.display());
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &on_own]);
+    assert!(refused(&own).contains("is a qcow2 image (guest 'web' uses "));
+    host.ok(&["hpvmclone", "-P", "web", "-N", "over", "--linked"]);
+    let said = refused(&own);
+    assert!(said.contains("is a qcow2 image (guest 'over' builds on "), "{said}");
+    assert!(said.contains("only read") && !said.contains("qemu-img"), "{said}");
+    host.ok(&["hpvmremove", "-P", "over", "-F", "--purge"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    let said = refused(&own);
+    assert!(said.contains("guest 'web', which was removed and is still kept, uses "), "{said}");
+    larger_as_told(&own, &said);
+
+    let nobodys = image("nobodys.qcow2");
+    let said = refused(&nobodys);
+    assert!(said.contains("begins as a qcow2 image does") && said.contains("--raw"), "{said}");
+    larger_as_told(&nobodys, &said);
+    extended(&nobodys, &["--raw"]);
+
+    // Opening it would open what it names.
+    let naming = host.path("naming.qcow2");
+    image_over(&own, "qcow2", &naming);
+    let said = refused(&naming);
+    assert!(said.contains("none that a guest could have by itself, "), "{said}");
+    assert!(!said.contains("qemu-img") && said.contains("--raw"), "{said}");
+
+    // A guest has written this into its raw disk.
+    let raw = image("raw.img");
+    host.ok(&["hpvmcreate", "-P", "db", "-a", &disk_on(&raw)]);
+    extended(&raw, &[]);
 }
 
 fn of_many_sizes_at_once_the_largest_stays() {

@@ -22,6 +22,7 @@ use crate::{Test, golden};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     leftovers_of_every_kind_are_found_explained_and_cleaned,
+    what_a_killed_change_left_goes_with_the_next,
     what_others_made_is_left_alone,
     a_repair_that_fails_keeps_no_other_from_being_made,
     a_disk_that_is_missing_is_noted,
@@ -70,6 +71,17 @@ fn leftovers_of_every_kind_are_found_explained_and_cleaned() {
     for name in ["web", "full", "old"] {
         host.ok(&["hpvmstart", "-P", name]);
     }
+}
+
+fn what_a_killed_change_left_goes_with_the_next() {
+    let mut host = host_with_guests();
+    host.environment("HPVM_ABORT_AT", "modify.applied");
+    host.run(&["hpvmmodify", "-P", "web", "-l", "killed"]);
+    host.without_environment("HPVM_ABORT_AT");
+    let told = host.run(&["hpvm", "doctor"]);
+    assert!(told.stdout.contains("/.guest.json."), "there is something to remove: {told}");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "changed"]);
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 
 fn what_others_made_is_left_alone() {

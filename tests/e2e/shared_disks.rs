@@ -27,6 +27,7 @@ fn shared(address: &str) -> Attached {
     Attached {
         device: StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id },
         identity: None,
+        image_length: None,
         access: Access::ReadWrite,
         cache: Cache::Direct,
         sharing: Sharing::Reserved,

@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_that_is_taken_away_is_explained,
     a_disk_that_is_deleted_can_be_saved,
     a_disk_that_is_cut_is_explained,
+    a_linked_disk_that_is_cut_is_explained,
     what_a_running_guest_could_not_start_with_again_is_explained,
     a_taken_disk_is_explained,
     too_little_memory_is_explained,
@@ -129,6 +130,36 @@ fn a_disk_that_is_cut_is_explained() {
     let grow = first.split('`').nth(1).expect("a command");
     assert!(typed(&host, grow).status.success(), "{grow}");
     follow(&host, &screen.next);
+}
+
+/// What is lost of an image, or of what it is built on, no longer file brings back.
+fn a_linked_disk_that_is_cut_is_explained() {
+    let host = VmHost::new(Engine::Fake);
+    let base = host.disk("base.img", 1 << 20);
+    let device =
+        |storage: &str, path: &Path| format!("disk:avio_stor::{storage}:{}", path.display());
+    host.ok(&["hpvmcreate", "-P", "base", "-a", &device("file", &base)]);
+    let image = host.path("web.qcow2");
+    let named = format!("disk:avio_stor:0,0,0:qcow2:{}", image.display());
+    host.ok(&["hpvmclone", "-P", "base", "-N", "web", "--linked", "-b", &named]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    assert_eq!(health(&host), "");
+    for (name, file) in [("cut-base", base), ("cut-image", image)] {
+        let whole = fs::read(&file).expect("a file");
+        let opened = fs::File::options().write(true).open(&file).expect("a file");
+        opened.set_len(64 << 10).expect("it is cut");
+        let screen = Screen::of(&host, name);
+        let first = screen.first.expect("what to do");
+        assert!(
+            first.ends_with(&format!("bring {} back from a backup", file.display())),
+            "{first}"
+        );
+        let told = format!("{} has become shorter, 64 KB of ", file.display());
+        assert!(host.run(&["hpvm", "doctor"]).stdout.contains(&told));
+        assert!(health(&host).contains(&told), "{}", health(&host));
+        fs::write(&file, whole).expect("a file");
+        assert_eq!(health(&host), "");
+    }
 }
 
 fn write_at_start(disk: &Path, bytes: &[u8]) {

@@ -363,7 +363,15 @@ pub(crate) mod tests {
         };
         let identity = media::identity(&fs::metadata(path).unwrap());
         let (access, cache, sharing) = (Access::ReadWrite, Cache::Page, Sharing::Alone);
-        Attached { device, identity, access, cache, sharing, layers: Vec::new() }
+        Attached {
+            device,
+            identity,
+            image_length: None,
+            access,
+            cache,
+            sharing,
+            layers: Vec::new(),
+        }
     }
 
     pub(crate) fn machine(storage: Vec<Attached>) -> Machine {

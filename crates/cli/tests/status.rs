@@ -93,6 +93,7 @@ fn attached(device: StorageDevice) -> Attached {
     Attached {
         device,
         identity: None,
+        image_length: None,
         access: Access::ReadWrite,
         cache: Cache::Page,
         sharing: Sharing::Alone,

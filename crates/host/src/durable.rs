@@ -270,6 +270,16 @@ pub fn left_siblings(path: &Path, pid: u32) -> Vec<PathBuf> {
     entries.filter(|entry| is_one(&entry.file_name())).map(|entry| entry.path()).collect()
 }
 
+/// What the file under such a name was made for, and by which process.
+#[must_use]
+pub fn made_for(name: &str) -> Option<(&str, i32)> {
+    let made = name.strip_prefix('.')?.strip_suffix(SIBLING_END)?;
+    let (rest, count) = made.rsplit_once('.')?;
+    count.parse::<u32>().ok()?;
+    let (path, pid) = rest.rsplit_once('.')?;
+    Some((path, pid.parse().ok()?))
+}
+
 const SIBLING_END: &str = ".new";
 
 fn sibling_begin(path: &Path, pid: u32) -> OsString {

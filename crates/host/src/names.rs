@@ -19,6 +19,10 @@ pub mod guest_folder {
     pub const CONFIG_CURRENT: &str = "vmm_config.current";
     pub const CONFIG_NEXT: &str = "vmm_config.next";
 
+    /// What is made beside its place, and put there whole.
+    pub const REPLACED: [&str; 6] =
+        [IDENTITY, NVRAM, NVRAM_PREVIOUS, BOOT_RECORD, CONFIG_CURRENT, CONFIG_NEXT];
+
     /// The image of a linked clone's disk.
     #[must_use]
     pub fn image(address: hpvm_model::StorageAddress) -> String {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use hpvm_host::durable::{self, Batch, DurableError, Prepared, Replaced};
 use hpvm_host::names::guest_folder;
 use hpvm_host::paths::Root;
-use hpvm_host::removal;
+use hpvm_host::{process, removal};
 use hpvm_model::{GuestConfig, GuestName, GuestUuid};
 use hpvm_plan::record::Machine;
 use hpvm_registry::portable;
@@ -90,6 +90,7 @@ impl Folder {
 
     /// Writes anew, after a change, what a lost registry would be rebuilt from.
     pub fn replace_identity(&self, config: &GuestConfig) -> Result<(), DurableError> {
+        self.clear_unfinished();
         durable::replace_file(
             &self.file(guest_folder::IDENTITY),
             portable::write(config).as_bytes(),
@@ -104,8 +105,24 @@ impl Folder {
 
     /// Writes beside its place what a lost registry would be rebuilt from, so that there is room for it later.
     pub fn prepare_identity(&self, config: &GuestConfig) -> Result<Prepared, DurableError> {
+        self.clear_unfinished();
         let text = portable::write(config);
         Prepared::beside(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
+    }
+
+    /// Removes what commands that were killed left of files they were to put into their place. Copies of disks are not among
+    /// them: those may still be wanted. What cannot go now goes with the next change, or by `hpvm doctor --repair`.
+    fn clear_unfinished(&self) {
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            if let Some((path, pid)) = name.to_str().and_then(durable::made_for)
+                && guest_folder::REPLACED.contains(&path)
+                && process::start_time(pid).is_none()
+            {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Writes the texts for people: what runs, and what the next start will have when that differs.
@@ -242,6 +259,32 @@ mod tests {
         unlink(&root, &name, new).expect("it goes");
         unlink(&root, &name, new).expect("it is gone");
         assert!(root.guest_link("web").symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn what_commands_that_died_left_goes_with_the_next_change() {
+        let below = tempfile::tempdir().expect("a folder");
+        let folder = Folder { path: below.path().to_owned() };
+        let mut ended = std::process::Command::new("true").spawn().expect("true runs");
+        ended.wait().expect("our own child");
+        let name = |file: &str, pid: u32| format!(".{file}.{pid}.7.new");
+        let (dead, own) = (ended.id(), std::process::id());
+        let left = guest_folder::REPLACED.map(|file| name(file, dead));
+        let others = [
+            name("guest.json", own),
+            name("disk-0-0-0.qcow2", dead),
+            "guest.json".into(),
+            "console.log".into(),
+        ];
+        for made in left.iter().chain(&others) {
+            std::fs::write(folder.file(made), "some").expect("a file");
+        }
+        let config =
+            crate::create::blank(&"web".parse().expect("a name"), GuestUuid(uuid::Uuid::nil()));
+        let prepared = folder.prepare_identity(&config).expect("there is room");
+        assert!(left.iter().all(|left| !folder.file(left).exists()), "nobody finishes these");
+        assert!(others.iter().all(|other| folder.file(other).exists()), "these are not left over");
+        drop(prepared);
     }
 
     #[test]

@@ -100,7 +100,18 @@ pub(crate) struct Displaced {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Displacement {
     Away { instead: Instead, own: Whereabouts },
-    Shorter { now: Bytes, before: Bytes },
+    Shorter { now: Bytes, before: Length },
+}
+
+/// How long a file was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Length {
+    /// That of a guest's own raw disk, which it can be given again.
+    Disk(Bytes),
+    /// That of a raw disk under those of linked clones.
+    Base(Bytes),
+    /// An image's, when it was opened; it may have grown since.
+    Image(Bytes),
 }
 
 /// What is under the file's name now.
@@ -128,8 +139,8 @@ enum Whereabouts {
 /// What a device was given.
 struct Opened {
     identity: Option<FileIdentity>,
-    /// How long it was, if it is a raw disk's file.
-    length: Option<Bytes>,
+    /// If it is the file of a disk.
+    length: Option<Length>,
 }
 
 pub(crate) fn displaced_files(
@@ -164,14 +175,19 @@ const DESCRIPTORS_OF_SHELL: usize = 3;
 
 /// What was opened for a device, by its paths.
 fn opened<'a>(host: &VmHost, attached: &'a Attached) -> impl Iterator<Item = (&'a str, Opened)> {
-    let is_disk = attached.device.kind == DeviceKind::Disk;
-    let layers = attached.layers.iter().map(|layer| layer.identity);
-    let identities = iter::once(attached.identity).chain(layers);
-    let backings = attached.device.backings().zip(identities);
-    backings.filter_map(move |(backing, identity)| {
+    let Attached { device, identity, image_length, layers, .. } = attached;
+    let own = (*identity, *image_length);
+    let under = layers.iter().map(|layer| (layer.identity, layer.image_length));
+    let backings = device.backings().zip(iter::once(own).chain(under));
+    backings.enumerate().filter_map(move |(depth, (backing, (identity, image_length)))| {
         let path = backing.store()?;
-        let is_raw_disk = is_disk && backing.storage == StorageType::File;
-        let length = is_raw_disk.then(|| devdb::kept_length(&host.registry, path)).flatten();
+        let length = match (device.kind, backing.storage) {
+            (DeviceKind::Disk, StorageType::File) => {
+                let kept = devdb::kept_length(&host.registry, path);
+                kept.map(if depth == 0 { Length::Disk } else { Length::Base })
+            }
+            _ => image_length.map(Length::Image),
+        };
         Some((path, Opened { identity, length }))
     })
 }
@@ -190,7 +206,15 @@ fn displacement(opened: &Opened, found: io::Result<Metadata>) -> Option<Displace
         return Some(Displacement::Away { instead: Instead::AnotherFile, own });
     }
     let (now, before) = (Bytes(found.len()), opened.length?);
-    (now < before).then_some(Displacement::Shorter { now, before })
+    (now < before.bytes()).then_some(Displacement::Shorter { now, before })
+}
+
+impl Length {
+    fn bytes(self) -> Bytes {
+        match self {
+            Length::Disk(bytes) | Length::Base(bytes) | Length::Image(bytes) => bytes,
+        }
+    }
 }
 
 /// As QEMU's descriptors tell whoever may see them.
@@ -221,8 +245,10 @@ impl Displaced {
         let path = &self.path;
         let (instead, own) = match &self.how {
             Displacement::Shorter { now, before } => {
+                let least = if matches!(before, Length::Image(_)) { "at least " } else { "" };
+                let before = before.bytes();
                 return format!(
-                    "{path} has become shorter, {now} of {before}; the guest is not told, and what it had behind the end is lost"
+                    "{path} has become shorter, {now} of {least}{before}; the guest is not told, and what it had behind the end is lost"
                 );
             }
             Displacement::Away { instead, own } => (instead, own),
@@ -242,7 +268,12 @@ impl Displaced {
     pub(crate) fn cure(&self) -> String {
         let path = &self.path;
         let (instead, own) = match &self.how {
-            Displacement::Shorter { before, .. } => {
+            Displacement::Shorter { before: Length::Base(_) | Length::Image(_), .. } => {
+                return format!(
+                    "save what the guest can still read from within it, and once it is off bring {path} back from a backup"
+                );
+            }
+            Displacement::Shorter { before: Length::Disk(before), .. } => {
                 let kib = before.0.next_multiple_of(FILE_BLOCK_BYTES) >> 10;
                 return format!(
                     "make it as long as before, `hpvmdevmgmt -S {kib}K {}`, and bring what was lost back from a backup",

@@ -115,7 +115,15 @@ mod tests {
         let identity = Some(FileIdentity { device: 1, inode: 2 });
         let (access, cache) = (Access::ReadWrite, Cache::Direct);
         let sharing = Sharing::Alone;
-        Attached { device, identity, access, cache, sharing, layers: Vec::new() }
+        Attached {
+            device,
+            identity,
+            image_length: None,
+            access,
+            cache,
+            sharing,
+            layers: Vec::new(),
+        }
     }
 
     fn shown(properties: Vec<Property>) -> String {
@@ -144,7 +152,12 @@ mod tests {
         let alone = shown(target_properties(&image, target, 512, 9));
         assert!(alone.contains(r#""backing":null"#) && !alone.contains("size"), "{alone}");
         let backing = Backing::new(StorageType::File, "/srv/base.img");
-        image.layers.push(AttachedLayer { backing, identity: None, cache: Cache::Page });
+        image.layers.push(AttachedLayer {
+            backing,
+            identity: None,
+            image_length: None,
+            cache: Cache::Page,
+        });
         let over = shown(target_properties(&image, target, 512, 9));
         assert!(over.contains(r#""backing":"medium-0-1-0-layer0""#), "{over}");
     }

@@ -122,6 +122,7 @@ pub fn with_medium(device: &StorageDevice, image: Option<&Image>) -> Attached {
     Attached {
         device: StorageDevice { backing, ..device.clone() },
         identity: image.map(|image| image.identity),
+        image_length: None,
         access: Access::ReadOnly,
         cache: Cache::Page,
         sharing: Sharing::Alone,

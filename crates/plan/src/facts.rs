@@ -506,9 +506,10 @@ impl HostFacts {
             _ => Cache::Page,
         };
         let identity = fact.and_then(FileFact::identity);
+        let image_length = self.image_length(&device.backing);
         let layers = device.layers.iter().map(|backing| self.attach_layer(backing)).collect();
         let sharing = self.sharing(device);
-        Attached { device: device.clone(), identity, access, cache, sharing, layers }
+        Attached { device: device.clone(), identity, image_length, access, cache, sharing, layers }
     }
 
     /// A disk is shared because its entry says so, and for no other reason; with the VM Host for one reason, too.
@@ -531,6 +532,14 @@ impl HostFacts {
             _ => Cache::Page,
         };
         let identity = fact.and_then(FileFact::identity);
-        AttachedLayer { backing: backing.clone(), identity, cache }
+        let image_length = self.image_length(backing);
+        AttachedLayer { backing: backing.clone(), identity, image_length, cache }
+    }
+
+    fn image_length(&self, backing: &Backing) -> Option<Bytes> {
+        match (backing.storage, self.files.get(&backing.path)?) {
+            (StorageType::Qcow2, FileFact::Regular { size, .. }) => Some(*size),
+            _ => None,
+        }
     }
 }

@@ -10,8 +10,8 @@ mod due;
 use std::collections::BTreeMap;
 
 use hpvm_model::{
-    Accelerator, AdapterKind, Backing, DeviceKind, GuestName, GuestNumber, GuestUuid, Memory, Nic,
-    NicKind, PciSlot, StorageAddress, StorageDevice, StorageType, SwitchNumber, Vcpus,
+    Accelerator, AdapterKind, Backing, Bytes, DeviceKind, GuestName, GuestNumber, GuestUuid,
+    Memory, Nic, NicKind, PciSlot, StorageAddress, StorageDevice, StorageType, SwitchNumber, Vcpus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +118,9 @@ impl AvioService {
 pub struct Attached {
     pub device: StorageDevice,
     pub identity: Option<FileIdentity>,
+    /// Of an image: how long its file was. QEMU makes it longer, and never shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_length: Option<Bytes>,
     #[serde(default)]
     pub access: Access,
     #[serde(default)]
@@ -134,6 +137,9 @@ pub struct Attached {
 pub struct AttachedLayer {
     pub backing: Backing,
     pub identity: Option<FileIdentity>,
+    /// As of the device's own store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_length: Option<Bytes>,
     #[serde(default)]
     pub cache: Cache,
 }

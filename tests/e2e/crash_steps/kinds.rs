@@ -64,8 +64,8 @@ const LIKE_A_SCENE: &[Left] = &[
     Left { commands: &["hpvmdevmgmt"], kinds: &["file"], why: "is that of --size, behind `--`" },
     Left {
         commands: &["hpvmdevmgmt"],
-        kinds: &["preallocate"],
-        why: "the file is made in the same step, with room",
+        kinds: &["preallocate", "raw"],
+        why: "the file is made in the same step, with room, or whatever it begins with",
     },
     Left { commands: &["hpvmhostrdev"], kinds: &["usage"], why: "only looks" },
     Left {

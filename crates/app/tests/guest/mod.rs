@@ -140,7 +140,15 @@ impl Guest {
         let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
         let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
         let (cache, sharing) = (Cache::Page, Sharing::Alone);
-        Attached { device, identity: None, access, cache, sharing, layers: Vec::new() }
+        Attached {
+            device,
+            identity: None,
+            image_length: None,
+            access,
+            cache,
+            sharing,
+            layers: Vec::new(),
+        }
     }
 
     pub(crate) fn try_start(&self) -> Result<(), LaunchError> {

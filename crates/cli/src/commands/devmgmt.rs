@@ -6,7 +6,7 @@ use clap::{ArgGroup, CommandFactory};
 use hpvm_model::bytes::{Bytes, MIB, SizeError, shown};
 use hpvm_model::entry::{AttributeName, Deletion, EntryError, Listing, Replacement, Setting};
 use hpvm_model::{Choice, EntryId, EntryType, Severity, quoted};
-use hpvm_operations::devdb::disk_file::{self, DiskRefused, Made, Room};
+use hpvm_operations::devdb::disk_file::{self, DiskRefused, Made, Room, Unknown, Wanted};
 use hpvm_operations::devdb::entries::{self, Changed};
 use hpvm_operations::devdb::replace::{Renamed, Standing};
 use hpvm_operations::devdb::{listing, repair, replace, running};
@@ -92,6 +92,10 @@ pub struct Devmgmt {
     /// With -S: take the room on the file system now, not when the guest writes
     #[arg(long, requires = "size", conflicts_with_all = OTHERS_THAN_SIZE)]
     pub preallocate: bool,
+
+    /// With -S: FILE is a raw disk, though it begins as a qcow2 image does and no guest has it
+    #[arg(long, requires = "size", conflicts_with_all = OTHERS_THAN_SIZE)]
+    pub raw: bool,
 
     /// Check only: print what would be done
     #[arg(long, conflicts_with_all = ["list", "repair_script", "version"])]
@@ -181,7 +185,7 @@ impl Devmgmt {
             }
             let named = |Renamed { guest, standing, .. }: &Renamed| match standing {
                 Standing::Present => guest.to_string(),
-                Standing::Removed => format!("{guest}, which was removed"),
+                Standing::Removed { .. } => format!("{guest}, which was removed"),
             };
             let guests: Vec<String> = renamed.iter().map(named).collect();
             return self.tell(&shown_as::renamed(replacement, &guests, mode));
@@ -241,8 +245,9 @@ impl Devmgmt {
         path: &Path,
     ) -> Result<(), Failure> {
         let room = if self.preallocate { Room::Now } else { Room::WhenWritten };
+        let unknown = if self.raw { Unknown::Raw } else { Unknown::Undecided };
         let mode = mode(self.dry_run);
-        let made = disk_file::make(host, actor, path, size, room, mode)?;
+        let made = disk_file::make(host, actor, path, Wanted { size, room, unknown }, mode)?;
         let would = if mode == Mode::DryRun { "would be " } else { "" };
         let what = match made {
             Made::New => format!("{would}made"),

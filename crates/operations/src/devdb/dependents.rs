@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use hpvm_model::{Backing, FileIdentity, GuestConfig, GuestName, StorageDevice, StorageType};
+use hpvm_model::{
+    Backing, FileIdentity, GuestConfig, GuestName, GuestNumber, StorageDevice, StorageType,
+};
 use hpvm_plan::drives;
+use hpvm_registry::RemovedGuest;
 
 use super::trail::Trail;
 use crate::stores::Stores;
@@ -15,10 +18,18 @@ use crate::{Refusal, VmHost};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dependent {
     pub guest: GuestName,
+    pub standing: Standing,
     pub device: StorageDevice,
     /// The backing of the device, or a layer under that.
     pub store: Backing,
     pub tie: Tie,
+}
+
+/// Whether a guest is there, or can only be brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Present,
+    Removed { number: GuestNumber },
 }
 
 /// What ties a guest's device to the thing it depends on.
@@ -33,10 +44,11 @@ pub enum Tie {
 }
 
 impl Dependent {
-    fn of(guest: &GuestName, device: &StorageDevice) -> Vec<Dependent> {
+    fn of(guest: &GuestName, standing: Standing, device: &StorageDevice) -> Vec<Dependent> {
         let ties = std::iter::once(Tie::Store).chain(std::iter::repeat(Tie::Layer));
         let dependent = |(store, tie): (&Backing, Tie)| Dependent {
             guest: guest.clone(),
+            standing,
             device: device.clone(),
             store: store.clone(),
             tie,
@@ -52,10 +64,14 @@ impl Dependent {
 
 impl fmt::Display for Dependent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Dependent { guest, device, store, tie } = self;
+        let Dependent { guest, standing, device, store, tie } = self;
+        let kept = match standing {
+            Standing::Present => "",
+            Standing::Removed { .. } => ", which was removed and is still kept,",
+        };
         match tie {
-            Tie::Store => write!(f, "guest '{guest}' uses '{}' ({device})", store.path),
-            Tie::Layer => write!(f, "guest '{guest}' builds on '{}' ({device})", store.path),
+            Tie::Store => write!(f, "guest '{guest}'{kept} uses '{}' ({device})", store.path),
+            Tie::Layer => write!(f, "guest '{guest}'{kept} builds on '{}' ({device})", store.path),
             Tie::Choice => {
                 let folder = drives::folder(device).unwrap_or(&store.path);
                 write!(
@@ -78,9 +94,21 @@ pub(super) fn all(host: &VmHost) -> Result<Vec<Dependent>, Refusal> {
     for config in host.registry.all()? {
         let still = still_attached(host, &config);
         let devices = config.storage.iter().chain(&still);
-        all.extend(devices.flat_map(|device| Dependent::of(&config.name, device)));
+        let present = |device| Dependent::of(&config.name, Standing::Present, device);
+        all.extend(devices.flat_map(present));
     }
     Ok(all)
+}
+
+/// The devices of the guests that were removed and are kept.
+fn kept(host: &VmHost) -> Result<Vec<Dependent>, Refusal> {
+    let mut kept = Vec::new();
+    for RemovedGuest { config, .. } in host.registry.removed()? {
+        let standing = Standing::Removed { number: config.number };
+        let of = |device| Dependent::of(&config.name, standing, device);
+        kept.extend(config.storage.iter().flat_map(of));
+    }
+    Ok(kept)
 }
 
 fn still_attached(host: &VmHost, config: &GuestConfig) -> Vec<StorageDevice> {
@@ -167,9 +195,18 @@ pub(super) fn of_folder<'a>(
 
 /// Those that have this very thing, by whatever path; a path that leads nowhere is compared as it is written.
 pub(super) fn of(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
-    let all = all(host)?;
+    Ok(having(all(host)?, path))
+}
+
+/// The same, and after them those of guests that can only be brought back.
+pub(super) fn of_kept_too(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
+    let all = all(host)?.into_iter().chain(kept(host)?);
+    Ok(having(all.collect(), path))
+}
+
+fn having(all: Vec<Dependent>, path: &str) -> Vec<Dependent> {
     let inodes = Inodes::at(all.iter().map(|d| d.store.path.as_str()).chain([path]));
     let identity = inodes.of(path);
     let is_it = |other: &str| other == path || identity.is_some() && inodes.of(other) == identity;
-    Ok(all.into_iter().filter(|d| is_it(&d.store.path)).collect())
+    all.into_iter().filter(|d| is_it(&d.store.path)).collect()
 }

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use hpvm_engine::media;
 use hpvm_host::{answers, durable};
-use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestName, StorageType};
-use hpvm_plan::facts::{FILE_BLOCK_BYTES, Restriction};
+use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestName, StorageType, quoted};
+use hpvm_plan::facts::{Below, Content, FILE_BLOCK_BYTES, FileFact, Restriction};
 use hpvm_registry::Step;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
-use super::dependents::{self, Dependent, Tie};
+use super::dependents::{self, Dependent, Standing, Tie};
 use super::presets::Presets;
 use super::registered::restriction_of;
 use super::running;
@@ -22,6 +22,23 @@ use super::trail::Trail;
 use crate::refusal::unless_interrupted;
 use crate::stores::{LeadsNowhere, Stores};
 use crate::{Actor, Mode, Refusal, VmHost, claims};
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub size: Bytes,
+    pub room: Room,
+    pub unknown: Unknown,
+}
+
+/// What a file is that begins as an image does, and of which no guest says what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// Nobody can tell: a guest may have written that into its raw disk.
+    Undecided,
+    /// Whoever asks says so.
+    Raw,
+}
 
 /// Whether room on the file system is taken now or when the guest writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,29 +86,55 @@ pub enum DiskRefused {
     Restricted { path: PathBuf, why: String },
     #[error("'{}' is in use by this VM Host and stays as it is: {uses}", path.display())]
     Used { path: PathBuf, uses: String },
-    #[error("'{}' is a qcow2 image ({user}), whose size is in its content", path.display())]
-    Qcow2 { path: PathBuf, user: String },
-    #[error("'{}' is only read, and stays as it is: {user}", path.display())]
-    OnlyRead { path: PathBuf, user: String },
+    #[error("'{}' is a qcow2 image ({user}), whose size is in its content; `{}` makes the disk in it larger while the guest is off", path.display(), image_resize(path, *size))]
+    Qcow2 { path: PathBuf, user: Box<Dependent>, size: Bytes },
+    #[error("'{}' is a qcow2 image ({user}) that is only read, and stays as it is{}", path.display(), giving_up(.user))]
+    Qcow2OnlyRead { path: PathBuf, user: Box<Dependent> },
+    #[error("'{}' begins as a qcow2 image does, whose size is in its content, and no guest says what it is; if it is an image, {}, and if a guest wrote that into its raw disk, --raw extends it all the same", path.display(), if_image(path, *size, .content))]
+    PerhapsQcow2 { path: PathBuf, size: Bytes, content: Content },
+    #[error("'{}' is only read, and stays as it is: {user}{}", path.display(), giving_up(.user))]
+    OnlyRead { path: PathBuf, user: Box<Dependent> },
     #[error("'{}' is the place of a disk of guest '{guest}', which runs with the file that was there before; `hpvm why {guest}` says how to save that first", path.display())]
     OfRunning { path: PathBuf, guest: GuestName },
 }
 
-/// Sees to it that there is a file of this size.
+fn image_resize(path: &Path, size: Bytes) -> String {
+    format!("qemu-img resize -f qcow2 {} {}K", quoted(&path.to_string_lossy()), size.0 >> 10)
+}
+
+/// Whoever opens an image that names other files opens those too, and a guest may have named them.
+fn if_image(path: &Path, size: Bytes, content: &Content) -> String {
+    match content {
+        Content::Qcow2(Below::Nothing) => {
+            format!("`{}` makes the disk in it larger", image_resize(path, size))
+        }
+        _ => "it is none that a guest could have by itself".to_owned(),
+    }
+}
+
+fn giving_up(user: &Dependent) -> String {
+    match user.standing {
+        Standing::Present => String::new(),
+        Standing::Removed { number } => {
+            format!("; if nobody needs the guest any more, `hpvmremove -p {number} --purge`")
+        }
+    }
+}
+
+/// Sees to it that there is a file of the wanted size.
 pub fn make(
     host: &mut VmHost,
     actor: &Actor,
     path: &Path,
-    size: Bytes,
-    room: Room,
+    wanted: Wanted,
     mode: Mode,
 ) -> Result<Made, Refusal> {
-    let made = attempt(host, path, size, room, mode);
+    let made = attempt(host, path, wanted, mode);
     match (&made, mode) {
         (_, Mode::DryRun) | (Ok(Made::AsItWas), Mode::Apply) => made,
         (Ok(_), Mode::Apply) => {
             let change = host.registry.change()?;
-            super::keep_length(&change, &path.to_string_lossy(), Some(size))?;
+            super::keep_length(&change, &path.to_string_lossy(), Some(wanted.size))?;
             change.record(&actor.done(None, None))?;
             change.commit()?;
             made
@@ -100,13 +143,8 @@ pub fn make(
     }
 }
 
-fn attempt(
-    host: &VmHost,
-    path: &Path,
-    size: Bytes,
-    room: Room,
-    mode: Mode,
-) -> Result<Made, Refusal> {
+fn attempt(host: &VmHost, path: &Path, wanted: Wanted, mode: Mode) -> Result<Made, Refusal> {
+    let Wanted { size, room, .. } = wanted;
     if size.0 == 0 {
         return Err(DiskRefused::Zero.into());
     }
@@ -128,7 +166,13 @@ fn attempt(
         Mode::Apply => Some(claims::hold(host, found.as_ref().and_then(media::identity))?),
         Mode::DryRun => None,
     };
-    let users = fit_for_guests(host, path)?;
+    let users = dependents::of_kept_too(host, &path.to_string_lossy())?;
+    unless_image(path, size, &users)?;
+    let content = fit_for_guests(host, path)?;
+    let is_declared = users.iter().any(|user| user.store.store().is_some());
+    if !is_declared && wanted.unknown == Unknown::Undecided {
+        unless_like_an_image(path, size, content.as_ref())?;
+    }
     let now = regular_file(path)?;
     same_file(path, found.as_ref(), now.as_ref())?;
     let made = match &now {
@@ -211,9 +255,35 @@ fn extension(path: &Path, have: u64, size: Bytes) -> Result<Made, DiskRefused> {
     }
 }
 
-/// What is restricted is not made, nor is what the host uses touched, or the inside of an image. Gives who has the file.
-fn fit_for_guests(host: &VmHost, path: &Path) -> Result<Vec<Dependent>, Refusal> {
-    let shown = path.to_string_lossy();
+/// The end of an image's file is nothing to its disk.
+fn unless_image(path: &Path, size: Bytes, users: &[Dependent]) -> Result<(), DiskRefused> {
+    let mut images = users.iter().filter(|user| user.store.storage == StorageType::Qcow2);
+    let Some(first) = images.clone().next() else { return Ok(()) };
+    let (path, reader) = (path.to_owned(), images.find(|user| only_reads(user)));
+    let user = |user: &Dependent| Box::new(user.clone());
+    Err(match reader {
+        Some(reader) => DiskRefused::Qcow2OnlyRead { path, user: user(reader) },
+        None => DiskRefused::Qcow2 { path, user: user(first), size },
+    })
+}
+
+/// Content that a guest could have written decides nothing but that somebody is asked.
+fn unless_like_an_image(
+    path: &Path,
+    size: Bytes,
+    content: Option<&Content>,
+) -> Result<(), DiskRefused> {
+    match content {
+        Some(content @ (Content::Qcow2(_) | Content::Unusable(_))) => {
+            let (path, content) = (path.to_owned(), content.clone());
+            Err(DiskRefused::PerhapsQcow2 { path, size, content })
+        }
+        Some(Content::Other | Content::Unread) | None => Ok(()),
+    }
+}
+
+/// What is restricted is not made, nor is what the host uses touched. Gives what the file has in it, if there is one.
+fn fit_for_guests(host: &VmHost, path: &Path) -> Result<Option<Content>, Refusal> {
     let is_there = asked(path, |path| path.try_exists()).unwrap_or(false);
     let there = if is_there { path } else { path.parent().unwrap_or(Path::new("/")) };
     let there = there.to_string_lossy();
@@ -228,22 +298,21 @@ fn fit_for_guests(host: &VmHost, path: &Path) -> Result<Vec<Dependent>, Refusal>
     if let Some(uses) = stores.used_for(&there).filter(|_| is_there && !is_lifted) {
         return Err(DiskRefused::Used { path: path.to_owned(), uses }.into());
     }
-    let users = dependents::of(host, &shown)?;
-    let image = users.iter().find(|user| user.store.storage == StorageType::Qcow2);
-    match image {
-        Some(user) => {
-            Err(DiskRefused::Qcow2 { path: path.to_owned(), user: user.to_string() }.into())
-        }
-        None => Ok(users),
-    }
+    Ok(match stores.files.get(&*there) {
+        Some(FileFact::Regular { content, .. }) => Some(content.clone()),
+        _ => None,
+    })
 }
 
 /// What lies under a linked clone's disk does not make that longer, nor an image of a dvd.
 fn unless_only_read(path: &Path, users: &[Dependent]) -> Result<(), DiskRefused> {
-    let reads = |user: &&Dependent| user.tie == Tie::Layer || user.device.kind == DeviceKind::Dvd;
-    users.iter().find(reads).map_or(Ok(()), |user| {
-        Err(DiskRefused::OnlyRead { path: path.to_owned(), user: user.to_string() })
+    users.iter().find(|user| only_reads(user)).map_or(Ok(()), |user| {
+        Err(DiskRefused::OnlyRead { path: path.to_owned(), user: Box::new(user.clone()) })
     })
+}
+
+fn only_reads(user: &Dependent) -> bool {
+    user.tie == Tie::Layer || user.device.kind == DeviceKind::Dvd
 }
 
 /// The disk that a running guest has is not the file that is made in its place.

@@ -9,6 +9,7 @@ use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Entry, RemovedGuest, Selector, Step};
 
+pub use super::dependents::Standing;
 use super::dependents::{self, Dependent};
 use super::entries::{EntryRefused, identity_of};
 use super::registered::real_path;
@@ -27,12 +28,6 @@ struct Moved {
     folder: Folder,
     standing: Standing,
     _busy: Busy,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    Present,
-    Removed,
 }
 
 /// A guest that has the device by the new name now, and what there is to know of that.
@@ -170,7 +165,8 @@ fn moved_of_removed(
         }
         let busy = host.busy(&before, actor)?;
         let facts = host.facts(&after, None)?;
-        let (folder, standing, warnings) = (host.folder(&after), Standing::Removed, Vec::new());
+        let standing = Standing::Removed { number: before.number };
+        let (folder, warnings) = (host.folder(&after), Vec::new());
         moved.push(Moved { folder, standing, before, after, facts, warnings, _busy: busy });
     }
     Ok(moved)
@@ -200,7 +196,7 @@ fn write(
         let files = identities(&moved.facts);
         match moved.standing {
             Standing::Present => change.update(&moved.after, &files)?,
-            Standing::Removed => change.update_removed(&moved.after, &files)?,
+            Standing::Removed { .. } => change.update_removed(&moved.after, &files)?,
         }
         change.record(&actor.done(Some(&moved.before), Some(&moved.after)))?;
     }

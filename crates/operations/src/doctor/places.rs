@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hpvm_host::names::guest_folder;
 use hpvm_host::paths::{self, Abandoned, Sockets};
-use hpvm_host::process;
+use hpvm_host::{durable, process};
 use hpvm_model::{GuestConfig, GuestNumber, GuestUuid};
 use hpvm_registry::Found;
 
@@ -211,18 +211,12 @@ fn half_made(host: &VmHost, findings: &mut Vec<Finding>) {
 /// The process that makes a file, when its name says that it is not finished: `.NAME.PID.COUNT.new` of `host::durable`, and
 /// `hpvm.db.new-PID-COUNT` of the registry with the log beside it.
 fn maker(name: &str) -> Option<i32> {
-    let numbers = |pid: &str, count: &str| {
-        count.parse::<u32>().ok()?;
-        pid.parse::<i32>().ok()
-    };
     if let Some((_, made)) = name.split_once(".db.new-") {
         let (pid, rest) = made.split_once('-')?;
-        return numbers(pid, rest.split_once('-').map_or(rest, |(count, _)| count));
+        let count = rest.split_once('-').map_or(rest, |(count, _)| count);
+        return count.parse::<u32>().ok().and_then(|_| pid.parse().ok());
     }
-    let made = name.strip_prefix('.')?.strip_suffix(".new")?;
-    let (rest, count) = made.rsplit_once('.')?;
-    let (_, pid) = rest.rsplit_once('.')?;
-    numbers(pid, count)
+    durable::made_for(name).map(|(_, pid)| pid)
 }
 
 fn entries(folder: &Path) -> Vec<(String, PathBuf)> {

@@ -79,7 +79,15 @@ pub fn attached(device: &StorageDevice, identity: Option<FileIdentity>) -> Attac
         _ => Access::ReadWrite,
     };
     let (cache, sharing) = (Cache::Page, Sharing::Alone);
-    Attached { device: device.clone(), identity, access, cache, sharing, layers: Vec::new() }
+    Attached {
+        device: device.clone(),
+        identity,
+        image_length: None,
+        access,
+        cache,
+        sharing,
+        layers: Vec::new(),
+    }
 }
 
 /// A file that is good for every use but as an image.
