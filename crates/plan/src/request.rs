@@ -145,8 +145,6 @@ pub fn apply(
         add(&mut next, running, statement, layers, random)?;
     }
     nics::add(&mut next, running, &request.nics, Placed::No, network, random)?;
-    // Last: until then errors name the guest that there is.
-    next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));
     next.sort_devices();
     // Last, since what was refused until here is told of the guest as it is called now.
     next.name.clone_from(request.name.as_ref().unwrap_or(&config.name));
