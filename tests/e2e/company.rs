@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_shutdown_of_the_host_ends_a_graceful_stop_at_once,
     a_second_hard_stop_has_the_outcome_of_the_first,
     a_hard_stop_goes_past_a_worker_that_was_just_stopped,
+    a_worker_that_was_just_stopped_delays_no_change,
     one_of_several_renames_is_made,
     a_cycle_of_the_power_is_one_operation,
 ];
@@ -157,7 +158,25 @@ fn a_hard_stop_goes_past_a_worker_that_was_just_stopped() {
     assert!(qemu.wait_exit(Duration::ZERO).expect("a pidfd"), "QEMU has ended");
     worker.signal_if_alive(Signal::CONT);
     assert_eq!(host.state("web"), "Off");
+    let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+    assert!(shown.contains("stopped (hard)"), "{shown}");
     wait_until(BOUND, "nothing of it runs", || host.processes().is_empty());
+}
+
+/// Before anybody has noticed: the successor of the worker goes on with what that was asked.
+fn a_worker_that_was_just_stopped_delays_no_change() {
+    let host = running("powerdown=off");
+    let disk = format!("disk:avio_stor::file:{}", host.disk("comes.img", 1 << 20).display());
+    for line in [&["hpvmmodify", "-P", "web", "-a", &disk][..], &["hpvmstop", "-P", "web", "-gF"]] {
+        process(&host, "hpvmapp").expect("a worker").signal(Signal::STOP);
+        let since = Instant::now();
+        host.ok(line);
+        let took = since.elapsed();
+        assert!(took < AT_ONCE, "{line:?} took {took:?}");
+        println!("{line:?} past a stopped worker after {took:?}");
+    }
+    assert!(host.ok(&["hpvmstatus", "-P", "web", "-d"]).contains("comes.img"));
+    assert!(host.ok(&["hpvmstatus", "-P", "web"]).contains("stopped gracefully"));
 }
 
 /// The others mean a guest that is not there any more, whether they come to look it up before or after.

@@ -36,6 +36,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_is_restricted_is_chosen_from_no_folder,
     what_is_kept_for_disks_is_chosen_from_no_folder,
     a_read_only_disk_needs_no_right_to_write,
+    a_disk_is_read_only_by_any_name,
     a_read_only_disk_runs_on_the_real_engine,
     what_the_host_uses_is_listed_and_what_was_typed_stays,
     the_list_is_made_at_the_start_unless_told_otherwise,
@@ -639,6 +640,26 @@ fn a_read_only_disk_needs_no_right_to_write() {
     assert!(!next.contains("read-only"), "{next}");
     let record = fs::read_to_string(host.path("var/opt/hpvm/guests/web/boot.record"));
     assert!(record.expect("a boot record").contains(r#""access":"read_only""#));
+}
+
+/// What hpvmstatus tells is what a start makes of it: by a name that leads to the disk too.
+fn a_disk_is_read_only_by_any_name() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("disk.img", 1 << 20);
+    let link = host.path("link.img");
+    symlink(&disk, &link).expect("a link");
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&disk)]);
+    host.ok(&["hpvmcreate", "-P", "linked", "-a", &disk_on(&link)]);
+    host.ok(&["hpvmdevmgmt", "-m", &format!("{}:attr:READONLY=YES", entry("gdev", &disk))]);
+    for guest in ["web", "linked"] {
+        let shown = host.ok(&["hpvmstatus", "-P", guest, "-V"]);
+        assert!(shown.contains("Physical access       :read-only"), "{shown}");
+        host.ok(&["hpvmstart", "-P", guest]);
+        let record = host.path(&format!("var/opt/hpvm/guests/{guest}/boot.record"));
+        let record = fs::read_to_string(record).expect("a boot record");
+        assert!(record.contains(r#""access":"read_only""#), "{record}");
+        host.ok(&["hpvmstop", "-P", guest, "-F"]);
+    }
 }
 
 fn a_read_only_disk_runs_on_the_real_engine() {

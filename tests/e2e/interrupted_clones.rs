@@ -11,12 +11,15 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use crate::Test;
 use crate::clone::{COPYING, Mounted, guest_names, interrupted, is_copying, on, with_slow_copy};
 use crate::loop_device::LoopDevice;
+use crate::silent_store::answered;
+use crate::silent_store::commands::Hung;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_copy_outlives_the_clone_it_was_made_for,
     a_copy_that_another_guest_has_stays,
     a_copy_takes_no_place_that_another_guest_has,
     what_cannot_be_settled_keeps_only_its_own_guest,
+    what_lies_beside_a_silent_store_keeps_only_its_own_guest,
     a_device_that_an_interrupted_copy_overwrote_is_told,
     devices_overwritten_before_a_later_copy_is_interrupted_are_told,
     a_device_overwritten_before_a_later_copy_fails_is_told,
@@ -113,6 +116,29 @@ fn what_cannot_be_settled_keeps_only_its_own_guest() {
     host.ok(&["hpvmstart", "-P", "web"]);
     assert_eq!(unfinished(&folder), Vec::<PathBuf>::new());
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn what_lies_beside_a_silent_store_keeps_only_its_own_guest() {
+    let mut host = with_web();
+    let folder = host.path("copies");
+    fs::create_dir(&folder).expect("a folder");
+    let copy = folder.join("copy.img");
+    killed_at(&mut host, "clone.committed", &copy);
+    let left = unfinished(&folder);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let hung = Hung::over(folder);
+    let silent = "has not answered for 2 s";
+    for (command, status) in [
+        (&["hpvmstart", "-P", "new"][..], 1),
+        (&["hpvmstart", "-P", "web"], 0),
+        (&["hpvm", "doctor", "--repair"], 1),
+    ] {
+        let said = answered(&host, command, status);
+        assert!(said.stdout.contains(silent) || said.stderr.contains(silent), "{said}");
+    }
+    drop(hung);
+    host.ok(&["hpvmstart", "-P", "new"]);
+    is_settled(&host, &copy, 7);
 }
 
 fn remount(folder: &Path, access: &str) {

@@ -287,7 +287,7 @@ fn a_store_that_answers_reads_alone_is_shown() {
 
 /// Runs a command, which takes no longer than it may beside a silent store, and ends so.
 #[track_caller]
-fn answered(host: &VmHost, command: &[&str], status: i32) -> Outcome {
+pub(crate) fn answered(host: &VmHost, command: &[&str], status: i32) -> Outcome {
     let outcome = ended(host, command, COMMAND_WITHIN);
     assert_eq!(outcome.status.code(), Some(status), "{outcome}");
     outcome

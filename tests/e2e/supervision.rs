@@ -1,6 +1,7 @@
 //! Whoever is killed or hangs, the guest runs on, or its end is told with the reason, and no other command waits.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hpvm_app::client;
@@ -27,6 +28,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_qemu_that_is_killed_is_told_with_the_reason,
     a_qemu_that_stands_still_delays_nobody_and_is_shown,
     a_qemu_that_stands_still_is_told_of_for_any_device,
+    a_change_that_qemu_hears_late_leaves_nothing,
     a_supervisor_that_stands_still_harms_nobody,
     a_start_that_neither_qemu_nor_worker_lives_through_leaves_a_guest_that_is_off,
     a_hard_stop_ends_a_guest_past_whoever_hangs,
@@ -304,6 +306,29 @@ fn a_qemu_that_stands_still_is_told_of_for_any_device() {
     host.wait_for_state("web", "On (OS)", SETTLE_BOUND);
     assert_eq!(host.ok(&["hpvmstatus", "-P", "web", "-d", "-D"]), before);
     host.ok(&["hpvmmodify", "-P", "web", "-d", &leaves, "-F"]);
+}
+
+/// What QEMU took in after the change was given up is taken away from it.
+fn a_change_that_qemu_hears_late_leaves_nothing() {
+    let host = firmware_guest("late");
+    let comes = host.disk("comes.img", 1 << 20);
+    let qemu = host.qemu(1).expect("it runs");
+    let go_on = Continued(&qemu);
+    qemu.signal(Signal::STOP).expect("a signal");
+    let disk = format!("disk:avio_stor:0,0,9:file:{}", comes.display());
+    let refused = host.run(&["hpvmmodify", "-P", "late", "-a", &disk]);
+    assert_eq!(refused.status.code(), Some(1), "{refused}");
+    assert!(refused.stderr.contains("did not answer"), "{refused}");
+    drop(go_on);
+    let descriptors = PathBuf::from(format!("/proc/{}/fd", host.snapshot(1).expect("on").qemu.pid));
+    let has_it = || {
+        let open = fs::read_dir(&descriptors).expect("its descriptors").flatten();
+        open.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|path| path == comes)
+    };
+    host.wait_for_state("late", "On (EFI)", SETTLE_BOUND);
+    wait_until(SETTLE_BOUND, "QEMU has let the file go", || !has_it());
+    host.ok(&["hpvmmodify", "-P", "late", "-a", &disk]);
+    assert!(has_it());
 }
 
 /// Lets a stopped process go on, also when the test fails.

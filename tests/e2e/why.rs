@@ -53,6 +53,8 @@ fn a_missing_disk_is_explained() {
     let screen = Screen::of(&host, "missing-disk");
     assert!(screen.first.is_some_and(|ask| ask.starts_with("put the file back")));
     fs::rename(host.path("elsewhere"), host.path("web.img")).expect("the disk is back");
+    // What only speaks of a start is none.
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "see hpvmstart"]);
     let over = Screen::of(&host, "over");
     assert_eq!((over.first, over.next), (None, "hpvmstart -P web".to_owned()));
     follow(&host, &screen.next);

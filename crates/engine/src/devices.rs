@@ -107,6 +107,14 @@ pub enum DeviceError {
     StillThere(StorageAddress),
 }
 
+impl DeviceError {
+    /// Whether QEMU may still perform what it was asked for.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, DeviceError::Engine(QmpError::Deadline { .. }))
+    }
+}
+
 /// The connection to one guest's engine, and what the engine tells unasked while a change is made.
 #[derive(Debug)]
 pub struct Bench<'a> {
@@ -170,6 +178,8 @@ impl Bench<'_> {
         // Everything slow comes before the guest is held.
         let outcome = match self.add_media(attach, descriptors).await {
             Ok(()) => self.plug_as_needed(attach, &Present::default()).await,
+            // What QEMU takes in late is a stray, which is closed when it answers again.
+            Err(error) if error.is_unanswered() => return Err(error),
             Err(error) => Err(error),
         };
         if outcome.is_err() {

@@ -1,5 +1,5 @@
 //! When a process that ended against its will is started again. Called by the outer hpvmnat and hpvmreserve, which each keep one;
-//! hpvmkeeper, which depends on nothing, has the same rule by itself.
+//! hpvmkeeper, which depends on nothing, has the same rule by itself (`crates/keeper/src/restarts.rs`).
 
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ impl QuickEnds {
     pub fn pause_after(&mut self, life: Duration) -> Duration {
         if life >= SETTLED {
             self.0 = 0;
+            return Duration::ZERO;
         }
         let pause_ms = PAUSES_MS[self.0.min(PAUSES_MS.len() - 1)];
         self.0 += 1;
@@ -38,6 +39,6 @@ mod tests {
         let mut pauses = |life| [(); 6].map(|()| ends.pause_after(life).as_millis());
         assert_eq!(pauses(Duration::ZERO), [0, 10, 20, 40, 10_000, 10_000]);
         assert_eq!(pauses(SETTLED), [0; 6]);
-        assert_eq!(pauses(Duration::ZERO)[..2], [10, 20], "the last one counts too");
+        assert_eq!(pauses(Duration::ZERO)[..2], [0, 10], "a good life forgives");
     }
 }

@@ -234,6 +234,9 @@ pub enum Likeness {
 /// What stands for an identifier of a file: one that was restored is the same disk, whatever its inode.
 const FILE: &str = "file";
 
+/// How the text of a serial number begins, and that of a partition of what has one.
+pub const SERIAL: &str = "serial:";
+
 impl StoreIdentity {
     /// Of a file, by its length alone.
     #[must_use]
@@ -246,10 +249,11 @@ impl StoreIdentity {
         self.identifier.as_deref() == Some(FILE)
     }
 
-    /// What the device alone has.
+    /// What the device alone has, and finds it among others: a serial number may be several devices'.
     #[must_use]
-    pub fn own_identifier(&self) -> Option<&str> {
-        self.identifier.as_deref().filter(|_| !self.is_of_file())
+    pub fn unique_identifier(&self) -> Option<&str> {
+        let identifier = self.identifier.as_deref();
+        identifier.filter(|text| *text != FILE && !text.starts_with(SERIAL))
     }
 
     /// Compares what was kept (`self`) with what is found. Where there is no identifier only the size speaks.

@@ -67,9 +67,9 @@ pub fn autostop(
 
 fn end(config: &GuestConfig, actor: &Actor, at_most: Duration) -> Result<Ended, Refusal> {
     let mut host = VmHost::open_to_end_guests()?;
-    // What a QEMU held by a signal is asked, it does not hear.
-    let asked = match host.presence(config.number).hangs() {
-        true => Err(Refusal::StopFailed("its QEMU or its worker does not answer".into())),
+    // What a QEMU held by a signal is asked, it does not hear. A worker is replaced, or the stop says why not.
+    let asked = match host.presence(config.number).is_deaf() {
+        true => Err(Refusal::StopFailed("its QEMU does not answer".into())),
         false if at_most.is_zero() => Err(Refusal::StopFailed("it was not asked to".into())),
         false => stop(&mut host, actor, config, How::Graceful { at_most }, &mut |_| {}),
     };

@@ -1,5 +1,6 @@
-//! A hard stop past a worker that hangs. Called by the stop: [`Watch`] tells that the worker asked hangs, [`past_worker`] ends
-//! QEMU without it, and [`settle`] waits until that is known to all.
+//! Workers that hang. One that a signal holds is ended by whoever asks something of the guest, and its successor answers
+//! ([`end_stopped_worker`]). Past one that cannot be replaced a hard stop goes: [`Watch`] tells that the worker asked hangs,
+//! [`past_worker`] ends QEMU without it, and [`settle`] waits until that is known to all.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -50,27 +51,52 @@ impl Watch<'_> {
             .map_or(Ok(()), |interruption| Err(ClientError::Interrupted(interruption)))
     }
 
-    /// The same, and when the worker is held by a signal, or silent for longer than one that lives ever is.
-    pub(crate) fn hang(&mut self) -> Result<(), ClientError> {
+    /// The same, and when the worker is held by a signal.
+    pub(crate) fn standstill(&mut self) -> Result<(), ClientError> {
         self.interruption()?;
+        match self.is_stopped() {
+            true => Err(ClientError::Hangs),
+            false => Ok(()),
+        }
+    }
+
+    /// The same, and when the worker is silent for longer than one that lives ever is.
+    pub(crate) fn hang(&mut self) -> Result<(), ClientError> {
+        self.standstill()?;
         let waited_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let run_dir = self.host.root.run_dir(self.config.number.get());
         let silent_ms = match presence::last_beat(&run_dir) {
             Some(beat_ms) => process::boottime_ms().saturating_sub(beat_ms),
             None => waited_ms,
         };
-        if silent_ms >= SILENT_MS || self.is_stopped() {
-            return Err(ClientError::Hangs);
+        match silent_ms >= SILENT_MS {
+            true => Err(ClientError::Hangs),
+            false => Ok(()),
         }
-        Ok(())
     }
 
-    fn is_stopped(&mut self) -> bool {
+    pub(crate) fn is_stopped(&mut self) -> bool {
         if self.worker.is_none() {
             let worker = supervisors(self.host, self.config, WORKER).into_iter().next();
             self.worker = worker.and_then(|w| Some((w.pid, process::start_time(w.pid)?)));
         }
         self.worker.is_some_and(|(pid, start_time)| process::life(pid, start_time) == Life::Stopped)
+    }
+}
+
+/// Ends a worker that a signal holds, if its keeper lives, which starts the next one. That one knows of the guest what this one
+/// knew, and answers within a moment.
+pub(crate) fn end_stopped_worker(host: &VmHost, config: &GuestConfig) {
+    let is_in = |program, wanted: fn(Life) -> bool| {
+        let lives = |holder: &Holder| {
+            process::start_time(holder.pid).map(|started| process::life(holder.pid, started))
+        };
+        supervisors(host, config, program).iter().filter_map(lives).any(wanted)
+    };
+    if is_in(WORKER, |life| life == Life::Stopped) && is_in(KEEPER, |life| life == Life::Alive) {
+        for worker in hold_supervisors(host, config, WORKER) {
+            let _ = worker.signal(Signal::KILL);
+        }
     }
 }
 

@@ -85,7 +85,8 @@ fn orphan(snapshot: Snapshot, boot_id: &str) -> Presence {
     }
     match process::life(snapshot.qemu.pid, snapshot.qemu.start_time) {
         Life::Dead => {
-            let phase = Phase::Ended { how: Ending::Crashed { cause: Crash::Unseen } };
+            let unseen = Ending::Crashed { cause: Crash::Unseen };
+            let phase = Phase::Ended { how: snapshot.decided.clone().unwrap_or(unseen) };
             Presence::Off { last: Some(Snapshot { phase, ..snapshot }) }
         }
         Life::Stopped => Presence::On {
@@ -180,6 +181,16 @@ impl Presence {
     #[must_use]
     pub fn is_on(&self) -> bool {
         matches!(self, Presence::On { .. })
+    }
+
+    /// Whether QEMU is known not to answer.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        let attention = match self {
+            Presence::On { attention, .. } => attention,
+            Presence::Off { .. } => &None,
+        };
+        matches!(attention, Some(Attention::Unresponsive { .. } | Attention::Stopped { .. }))
     }
 
     /// Whether QEMU or the worker is known not to answer.

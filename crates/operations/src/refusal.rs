@@ -125,7 +125,7 @@ pub enum Refusal {
     Request(#[from] RequestError),
     #[error("cannot copy '{from}' to '{to}'")]
     Copy { from: String, to: String, source: std::io::Error },
-    #[error("'{}' is not what it was when the clone was begun, so it stays, and no clone was made", .0.display())]
+    #[error("'{}' is not what it was when the clone was begun, so it stays, and no clone was made; look whose it is, then clone again or name another", .0.display())]
     TargetChanged(PathBuf),
     #[error(transparent)]
     Clone(#[from] CloneError),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use hpvm_app::client;
+use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_host::dying_memory::DyingMemory;
 use hpvm_host::names::run_folder;
@@ -147,7 +147,13 @@ fn attempt(
         true => HARD_BOUND_HANGING,
         false => HARD_BOUND,
     };
-    let result = ask(host, config, how, hard_bound, progress);
+    let mut result = ask(host, config, how, hard_bound, progress);
+    if hangs_or_died(&result)
+        && host.presence(config.number).is_on()
+        && supervise::reach(host, config).is_ok()
+    {
+        result = ask(host, config, how, hard_bound, progress);
+    }
     Step::StopAsked.reached();
     match (result, how) {
         (Err(refusal @ Refusal::Interrupted { .. }), _) => return Err(refusal),
@@ -170,6 +176,11 @@ fn attempt(
     Step::StopCleaned.reached();
     let stopped = Stopped::after(Before::On, config, cleared);
     Ok(Ended { stopped, record, _claim: claim })
+}
+
+/// Then its successor ends the guest as it would have, and knows why it ended.
+fn hangs_or_died(result: &Result<(), Refusal>) -> bool {
+    matches!(result, Err(Refusal::Worker(ClientError::Hangs | ClientError::Closed)))
 }
 
 fn done(actor: &Actor, config: &GuestConfig) -> Operation {
@@ -202,7 +213,7 @@ fn ask(
     let mut watch = Watch::new(host, config);
     let mut goes_on = || match how {
         How::Hard => watch.hang(),
-        How::Graceful { .. } => watch.interruption(),
+        How::Graceful { .. } => watch.standstill(),
     };
     let left = || match how {
         How::Hard => Left::Stopping(config.name.clone()),
@@ -227,7 +238,7 @@ fn ask(
         Reply::NotStopped { why } => Err(Refusal::NotStopped { name: config.name.clone(), why }),
         Reply::Failed { error } => Err(Refusal::StopFailed(error)),
         Reply::Held { by } => Err(Refusal::HeldByStore { name: config.name.clone(), by }),
-        _ => Err(Refusal::Worker(client::ClientError::Malformed)),
+        _ => Err(Refusal::Worker(ClientError::Malformed)),
     }
 }
 

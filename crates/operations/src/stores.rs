@@ -1,5 +1,6 @@
 //! What the backing stores of guests are on this host: what each path leads to, what the VM Host itself does with it, and
-//! what hangs together with what. Collected once for each decision; the only place where operations look at stores.
+//! what hangs together with what. Collected once for each decision. Who looks at a store elsewhere, to write it or to find what
+//! was left beside it, asks through `hpvm_host::answers` too.
 
 mod asked;
 mod content;
@@ -406,8 +407,14 @@ fn identity_of(store: &Store) -> FileIdentity {
     }
 }
 
+/// Where paths lead, links followed, asked together. `None`: nowhere; of those that do not answer nothing is said.
+pub(crate) fn real_paths(paths: &BTreeSet<String>) -> BTreeMap<String, Option<String>> {
+    let real_path = |path: &Path| Some(path.canonicalize().ok()?.to_string_lossy().into_owned());
+    Asking::begin(paths, real_path).answers().own
+}
+
 /// What one path leads to, links followed, where it is no matter what the host does with block devices.
-pub(crate) fn plain_file(path: &Path) -> FileFact {
+fn plain_file(path: &Path) -> FileFact {
     file(path, &Blocks::default())
 }
 

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hpvm_app::client;
+use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::Request;
 use hpvm_engine::launch::{self, Places};
 use hpvm_engine::reservations;
+use hpvm_host::lock::pause_for;
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::program;
 use hpvm_host::removal;
@@ -17,10 +18,11 @@ use hpvm_plan::command_line::shares_disks;
 
 use crate::network::ports;
 use crate::presence::{Attention, Presence, Supervision};
-use crate::{Refusal, VmHost, devdb, lost, stores};
+use crate::{Refusal, VmHost, devdb, hanging, lost, stores};
 
 /// A worker that lives answers a ping within milliseconds, whatever QEMU does.
 const AWAKE_BOUND: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(10);
 /// For who only looks: a QEMU that is not stopped says within milliseconds how its guest is, and others do not wait for one that
 /// hangs.
 pub(crate) const TO_LOOK: Duration = Duration::from_secs(2);
@@ -96,11 +98,27 @@ pub(crate) fn provide_reservations(host: &VmHost, config: &GuestConfig) -> Resul
 
 /// A worker that gave no sign of life for seconds is asked for one first, so that nobody waits minutes for it.
 pub fn awake(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
-    if host.presence(config.number).hangs() {
-        let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
-        client::ask(&control, &Request::Ping, &[], AWAKE_BOUND, &mut |_| {})?;
+    match host.presence(config.number).hangs() {
+        true => reach(host, config),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// Until a worker of the guest answers: where a signal holds the one there is, the next one.
+pub(crate) fn reach(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+    hanging::end_stopped_worker(host, config);
+    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+    let deadline = Instant::now() + AWAKE_BOUND;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match client::ask(&control, &Request::Ping, &[], left, &mut |_| {}) {
+            // It has yet to listen.
+            Err(ClientError::Connect(_) | ClientError::Closed) if !left.is_zero() => {
+                pause_for(LOOK);
+            }
+            answer => return Ok(answer.map(|_| ())?),
+        }
+    }
 }
 
 /// Removes the sockets of a guest that has ended; fine when there are none. What its last run left to say stays until the

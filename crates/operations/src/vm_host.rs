@@ -276,7 +276,7 @@ impl VmHost {
     pub(crate) fn decide_and_write<T>(
         &mut self,
         decide: impl Fn(&VmHost) -> Result<T, Refusal>,
-        write: impl Fn(Change<'_>, &T) -> Result<(), Refusal>,
+        mut write: impl FnMut(Change<'_>, &T) -> Result<(), Refusal>,
     ) -> Result<T, Refusal> {
         let deadline = Instant::now() + UNDISTURBED_BOUND;
         loop {

@@ -44,12 +44,6 @@ impl Error {
             _ => None,
         }
     }
-
-    /// Whether the connection is of no more use.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        matches!(self, Error::Closed | Error::Broken { .. })
-    }
 }
 
 /// QEMU's own words on why not.

@@ -237,7 +237,7 @@ fn garbage_ends_the_connection_with_its_first_words() {
         peer.wait_for_end();
     }
     let told = |error: Error| {
-        assert!(error.is_final());
+        assert!(error.ends_connection());
         assert!(error.to_string().contains("(qemu) hello"), "{error}");
     };
     let (stream, handle) = peer(script);

@@ -19,13 +19,13 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 ];
 
 /// A file system whose server never answers, over a folder: as one whose server is out of reach.
-struct Hung {
+pub(crate) struct Hung {
     server: Child,
     folder: PathBuf,
 }
 
 impl Hung {
-    fn over(folder: PathBuf) -> Hung {
+    pub(crate) fn over(folder: PathBuf) -> Hung {
         let mount = "exec 3<>/dev/fuse; mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung \"$0\" && exec sleep 120";
         let mut command = Command::new("sh");
         let server = command.arg("-c").arg(mount).arg(&folder).spawn().expect("a shell");
@@ -62,6 +62,8 @@ fn a_file_system_that_hangs_holds_no_change_up() {
     host.ok(&["hpvmcreate", "-P", "web", "-a", &far]);
     let made = folder.join("made.img").display().to_string();
     let copy = format!("disk:avio_stor:0,0,0:file:{}", host.path("copy.img").display());
+    let device = LoopDevice::on(&host.disk("device.img", DISK_BYTES), &[]);
+    let copy_to_device = format!("disk:avio_stor:0,0,0:disk:{}", device.path().display());
     let hung = Hung::over(folder);
     for (command, status) in [
         (&["hpvmstatus", "-P", "web"][..], 0),
@@ -70,6 +72,7 @@ fn a_file_system_that_hangs_holds_no_change_up() {
         (&["hpvm", "doctor"], 0),
         (&["hpvmhostrdev"], 0),
         (&["hpvmclone", "-P", "web", "-N", "copy", "-b", &copy], 1),
+        (&["hpvmclone", "-P", "web", "-N", "copy", "-b", &copy_to_device], 1),
         (&["hpvmdevmgmt", "-S", "8M", &made], 1),
         (&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"], 0),
         (&["hpvmmodify", "-P", "web", "-a", &near], 0),

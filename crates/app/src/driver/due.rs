@@ -148,7 +148,12 @@ impl Driver {
             Ok(_) => self.settle(seq, Outcome::Done),
             // Whether it was made is seen when QEMU is, if it has not ended.
             Err(DeviceError::Engine(error)) if error.ends_connection() => {}
-            Err(error) => self.settle(seq, Outcome::Failed(chain(&error))),
+            Err(error) => {
+                if error.is_unanswered() {
+                    self.takeover.step_got_no_answer();
+                }
+                self.settle(seq, Outcome::Failed(chain(&error)));
+            }
         }
         if let Ok(known) = &self.recorded.machine {
             self.zeros.keep_those_of(known.file.machine());

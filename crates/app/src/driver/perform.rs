@@ -204,6 +204,9 @@ impl Driver {
             Err(DeviceError::Waits(reason)) => format!("{change} waits: {reason}"),
             Err(error) => format!("{change} failed: {}", chain(error)),
         });
+        if result.as_ref().is_err_and(DeviceError::is_unanswered) {
+            self.takeover.step_got_no_answer();
+        }
         if let Ok(known) = &mut self.recorded.machine {
             changes.settle(&mut known.file, seq, result);
             self.zeros.keep_those_of(known.file.machine());

@@ -24,13 +24,27 @@ pub(super) struct Takeover {
     inherits: bool,
     /// A look at the devices got no answer.
     owes_look: bool,
+    /// A step of a change got none, and QEMU may still perform it.
+    is_step_unanswered: bool,
     /// What it left half done is being undone. By a second undoing, whoever makes the change anew would lose it again.
     undoing: BTreeSet<u64>,
 }
 
 impl Takeover {
     pub(super) fn new(is_due: bool) -> Takeover {
-        Takeover { is_due, inherits: false, owes_look: false, undoing: BTreeSet::new() }
+        Takeover {
+            is_due,
+            inherits: false,
+            owes_look: false,
+            is_step_unanswered: false,
+            undoing: BTreeSet::new(),
+        }
+    }
+
+    /// What comes of it is put in order when QEMU answers again.
+    pub(super) fn step_got_no_answer(&mut self) {
+        self.is_step_unanswered = true;
+        self.owes_look = true;
     }
 
     /// Whether it is known what was left half done, and undone.
@@ -220,6 +234,9 @@ impl Driver {
             // Undoing lets the guest go on by itself.
             let is_held = may_be_held && !undoes;
             self.due.inherit(if is_held { Inherited::HeldGuest } else { Inherited::Nodes });
+        }
+        if std::mem::take(&mut self.takeover.is_step_unanswered) {
+            self.due.inherit(Inherited::Nodes);
         }
         self.go_on_if_over();
     }

@@ -19,6 +19,7 @@ impl Machine {
         ask: Ask,
         actions: &mut Vec<Action>,
     ) {
+        // Whatever else is under way.
         if let Ask::Stop(StopHow::Hard) = ask {
             return self.hard_stop(now, ticket, actions);
         }
@@ -69,9 +70,8 @@ impl Machine {
 
     fn begin(&mut self, now: Duration, ticket: Ticket, ask: Ask, actions: &mut Vec<Action>) {
         match ask {
-            Ask::Ping | Ask::Stop(StopHow::Hard) => {
-                actions.push(Action::Reply(ticket, Reply::Done));
-            }
+            Ask::Ping => actions.push(Action::Reply(ticket, Reply::Done)),
+            Ask::Stop(StopHow::Hard) => self.hard_stop(now, ticket, actions),
             Ask::Idle => actions.push(Action::ReadIdle(ticket)),
             Ask::Counters => actions.push(Action::ReadCounters(ticket)),
             Ask::Change | Ask::ChangeWithoutStores => {

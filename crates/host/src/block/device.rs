@@ -5,6 +5,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use hpvm_model::entry::SERIAL;
+
 use super::lead::Store;
 use super::names;
 
@@ -164,11 +166,23 @@ pub enum Identifier {
     Partition { of: Box<Identifier>, number: u32 },
 }
 
+impl Identifier {
+    /// Whether no other device has it.
+    #[must_use]
+    pub fn is_unique(&self) -> bool {
+        match self {
+            Self::Serial(_) => false,
+            Self::Partition { of, .. } => of.is_unique(),
+            Self::Wwid(_) | Self::Mapped(_) | Self::Raid(_) | Self::Attached { .. } => true,
+        }
+    }
+}
+
 impl fmt::Display for Identifier {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wwid(text) => write!(out, "wwid:{text}"),
-            Self::Serial(text) => write!(out, "serial:{text}"),
+            Self::Serial(text) => write!(out, "{SERIAL}{text}"),
             Self::Mapped(text) => write!(out, "dm:{text}"),
             Self::Raid(text) => write!(out, "md:{text}"),
             Self::Attached { path, offset: 0 } => write!(out, "loop:{path}"),

@@ -1,11 +1,11 @@
 //! Clones whose process died: undone when the clone was never known, ended when it is. What another guest has by now stays.
 //! Called by the next hpvmclone, by hpvmstart, and by `hpvm doctor --repair`.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use hpvm_engine::media;
-use hpvm_host::{durable, process, removal};
+use hpvm_host::{answers, durable, process, removal};
 use hpvm_model::{FileIdentity, GuestConfig, Problem, chain};
 use hpvm_registry::{Operation, Outcome, Owner, RecordedOperation, Registry, Selector};
 
@@ -50,16 +50,17 @@ pub(crate) fn was_interrupted(host: &VmHost, recorded: &RecordedOperation) -> bo
 }
 
 /// Brings one to its end and notes it. The registry is held, so that one command does it and nobody is given one of the
-/// files meanwhile.
+/// files meanwhile; what is to be found at a silent file system is asked for before.
 pub(crate) fn settle(host: &mut VmHost, recorded: &RecordedOperation) -> Result<(), Refusal> {
+    let left = left(&recorded.operation)?;
     let change = host.registry.change()?;
     if !change.unfinished()?.iter().any(|unfinished| unfinished.id == recorded.id) {
         return Ok(());
     }
     let operation = &recorded.operation;
     let fate = Fate::of(&change, recorded)?;
-    for left in left(operation) {
-        fate.settle(&change, &left)?;
+    for left in &left {
+        fate.settle(&change, left)?;
     }
     let (after, outcome) = match fate {
         Fate::Known(made) => (Some(*made), Outcome::Done),
@@ -125,7 +126,7 @@ impl Fate {
 }
 
 fn identity(path: &Path) -> Option<FileIdentity> {
-    media::identity(&std::fs::symlink_metadata(path).ok()?)
+    media::identity(&fs::symlink_metadata(path).ok()?)
 }
 
 /// A file that it left, and the path for which it was made.
@@ -134,17 +135,24 @@ struct Left {
     path: PathBuf,
 }
 
-fn left(operation: &Operation) -> Vec<Left> {
-    let Outcome::Running(Owner { pid, .. }) = operation.outcome else { return Vec::new() };
-    let Ok(pid) = u32::try_from(pid) else { return Vec::new() };
+/// What its process may have left, which is dead: nobody makes more of it.
+fn left(operation: &Operation) -> Result<Vec<Left>, Refusal> {
+    let Outcome::Running(Owner { pid, .. }) = operation.outcome else { return Ok(Vec::new()) };
+    let Ok(pid) = u32::try_from(pid) else { return Ok(Vec::new()) };
     let devices = operation.after.iter().flat_map(|config| &config.storage);
-    let paths = devices
-        .filter_map(|device| device.backing.store())
-        .map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| Path::new(path).to_owned()));
-    paths
-        .flat_map(|path| {
-            let fresh = durable::left_siblings(&path, pid);
-            fresh.into_iter().map(move |fresh| Left { fresh, path: path.clone() })
-        })
-        .collect()
+    let paths: Vec<PathBuf> =
+        devices.filter_map(|device| device.backing.store()).map(PathBuf::from).collect();
+    let look = |path: &PathBuf| (path.clone(), move |path: &Path| beside(path, pid));
+    let answers = answers::all_about(paths.iter().map(look));
+    let mut left = Vec::new();
+    for (path, found) in paths.iter().zip(answers) {
+        left.extend(found.ok_or_else(answers::silent).map_err(Refusal::file("look at", path))?);
+    }
+    Ok(left)
+}
+
+fn beside(path: &Path, pid: u32) -> Vec<Left> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let fresh = durable::left_siblings(&path, pid);
+    fresh.into_iter().map(|fresh| Left { fresh, path: path.clone() }).collect()
 }

@@ -17,7 +17,7 @@ use hpvm_plan::record::Cache;
 
 use super::running::Running;
 use crate::facts::Aim;
-use crate::stores::{LeadsNowhere, plain_file};
+use crate::stores::LeadsNowhere;
 use crate::{Mode, Refusal, VmHost, facts as look};
 
 /// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
@@ -177,9 +177,9 @@ pub(super) fn too_small(
 ) -> Vec<Problem> {
     let too_small = |Work { from, to, .. }: &Work| {
         let Some(FileFact::Block(block)) = facts.files.get(&to.path) else { return None };
-        let wanted = size(&plain_file(Path::new(&from.path)), facts, &from.path);
+        let wanted = size(facts, &from.path);
         let text = format!(
-            "'{}' has {} bytes, and {} to be copied there has {}",
+            "'{}' has {} bytes, and '{}' to be copied there has {}; name a larger device",
             to.path, block.size.0, from.path, wanted.0
         );
         (block.size < wanted).then(|| error(&to.path, text))
@@ -304,7 +304,7 @@ pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
             continue;
         }
         let size = match work.how {
-            How::Copy => size(&FileFact::Missing, facts, &work.from.path),
+            How::Copy => size(facts, &work.from.path),
             How::Overlay(_) => Bytes(DeviceKind::Disk.block_bytes()),
         };
         // Of no file system there is.
@@ -320,10 +320,11 @@ pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
     }
 }
 
-fn size(otherwise: &FileFact, facts: &HostFacts, path: &str) -> Bytes {
-    match facts.files.get(path).unwrap_or(otherwise) {
-        FileFact::Regular { size, .. } => *size,
-        FileFact::Block(block) => block.size,
+/// Nothing of what is no store, or does not answer: that is told by the look at what is read.
+fn size(facts: &HostFacts, path: &str) -> Bytes {
+    match facts.files.get(path) {
+        Some(FileFact::Regular { size, .. }) => *size,
+        Some(FileFact::Block(block)) => block.size,
         _ => Bytes(0),
     }
 }

@@ -78,7 +78,7 @@ pub enum DiskRefused {
     TooLarge { path: PathBuf, size: Bytes },
     #[error("the file system of '{}' has no room for {size}; make room there, or choose a smaller size or another folder", path.display())]
     NoRoom { path: PathBuf, size: Bytes },
-    #[error("'{}' is another file than a moment ago, and stays as it is", .0.display())]
+    #[error("'{}' is another file than a moment ago, and stays as it is; look whose it is, then try again", .0.display())]
     Exchanged(PathBuf),
     #[error("'{}' has control characters or is no text, so no statement could name the disk", .0.display())]
     NoName(PathBuf),

@@ -68,7 +68,7 @@ pub enum EntryRefused {
         if .0.is_empty() { ": nothing".to_owned() } else { format!(", and how it goes: {}", commands(.0)) }
     )]
     DependentsFollow(Vec<Dependent>),
-    #[error("{id} cannot be replaced while guests that have it run: {}", told(.dependents))]
+    #[error("{id} cannot be replaced while guests that have it run; stop them first with `hpvmstop -P GUEST -g`: {}", told(.dependents))]
     Running { id: EntryId, dependents: Vec<Dependent> },
     #[error("'{0}' and '{1}' do not lead to the same device, so one is no other name of the other")]
     NotSame(String, String),

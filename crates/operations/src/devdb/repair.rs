@@ -8,7 +8,7 @@ use hpvm_model::{
     Backing, EntryId, EntryType, GuestConfig, GuestName, Likeness, Origin, StorageDevice,
 };
 use hpvm_plan::facts::{FileFact, HostFacts, Restriction};
-use hpvm_registry::{Entry, Step};
+use hpvm_registry::{Change, Entry, Step};
 
 use super::dependents::{self, Dependent, told};
 use crate::stores::inodes::Inodes;
@@ -166,29 +166,42 @@ pub struct Initialised {
 
 /// Brings the entries that come with guests' devices up to date with the guests.
 pub fn initialise(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Initialised, Refusal> {
-    let guests = host.registry.all()?;
-    let mut facts = Vec::new();
-    for config in guests {
-        let found = host.facts(&config, None)?;
-        facts.push((config, found));
-    }
-    let change = host.begin()?;
-    let names = |change: &hpvm_registry::Change<'_>| -> Result<BTreeSet<String>, Refusal> {
+    let mut initialised = Initialised::default();
+    let written = host.decide_and_write(facts_of_all, |change, facts| {
+        initialised = update(&change, facts)?;
+        if mode == Mode::Apply {
+            change.record(&actor.done(None, None))?;
+            change.commit()?;
+            Step::DevmgmtCommitted.reached();
+        }
+        Ok(())
+    });
+    match mode {
+        Mode::DryRun => written?,
+        Mode::Apply => host.record_failure(actor, None, written)?,
+    };
+    Ok(initialised)
+}
+
+fn facts_of_all(host: &VmHost) -> Result<Vec<(GuestConfig, HostFacts)>, Refusal> {
+    let with_facts = |config: GuestConfig| host.facts(&config, None).map(|facts| (config, facts));
+    host.registry.all()?.into_iter().map(with_facts).collect()
+}
+
+fn update(
+    change: &Change<'_>,
+    guests: &[(GuestConfig, HostFacts)],
+) -> Result<Initialised, Refusal> {
+    let names = || -> Result<BTreeSet<String>, Refusal> {
         let with_identity = change.entries()?.into_iter().filter(|e| e.identity.is_some());
         Ok(with_identity.map(|entry| entry.id.to_string()).collect())
     };
-    let before = names(&change)?;
-    for (config, facts) in &facts {
-        super::keep_identities(&change, config, facts, super::Keeping::FilesToo)?;
+    let before = names()?;
+    for (config, facts) in guests {
+        super::keep_identities(change, config, facts, super::Keeping::FilesToo)?;
     }
-    let known = names(&change)?.difference(&before).count();
-    let done = Initialised { known, forgotten: change.delete_unused_entries()? };
-    if mode == Mode::Apply {
-        change.record(&actor.done(None, None))?;
-        change.commit()?;
-        Step::DevmgmtCommitted.reached();
-    }
-    Ok(done)
+    let known = names()?.difference(&before).count();
+    Ok(Initialised { known, forgotten: change.delete_unused_entries()? })
 }
 
 #[cfg(test)]

@@ -167,12 +167,13 @@ impl Names {
                 self.files.insert(FileIdentity::of_device(raw));
                 let Some(device) = stores.blocks.device(number) else { return };
                 self.paths.insert(format!("/dev/{}", device.kernel_name()));
-                let identifier = device.identifier.as_ref().map(ToString::to_string);
-                match identifier {
-                    Some(text) if is_serial(&text) => self.serials.insert(text),
-                    Some(text) => self.identifiers.insert(text),
-                    None => false,
-                };
+                if let Some(identifier) = &device.identifier {
+                    let names = match identifier.is_unique() {
+                        true => &mut self.identifiers,
+                        false => &mut self.serials,
+                    };
+                    names.insert(identifier.to_string());
+                }
             }
         }
     }
@@ -181,12 +182,8 @@ impl Names {
 /// Whether an entry is about the device of this identifier, whatever it is called now. Serial numbers and no identifier at
 /// all leave it to the name.
 pub(super) fn is_about(entry: &Entry, identifier: Option<&str>, name: &str) -> bool {
-    let known = entry.identity.as_ref().and_then(|known| known.identifier.as_deref());
-    let is_unique = known.is_some_and(|text| !is_serial(text));
-    known == identifier && (is_unique || entry.id.name() == name)
-}
-
-/// A serial number, which the parts of one NVMe drive share, or a partition of what has one.
-fn is_serial(identifier: &str) -> bool {
-    identifier.starts_with("serial:")
+    let known = entry.identity.as_ref();
+    let is_unique = known.is_some_and(|known| known.unique_identifier().is_some());
+    known.and_then(|known| known.identifier.as_deref()) == identifier
+        && (is_unique || entry.id.name() == name)
 }

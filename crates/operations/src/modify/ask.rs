@@ -15,6 +15,7 @@ use hpvm_model::{GuestConfig, StorageAddress};
 use hpvm_plan::command_line::shares_disks;
 use hpvm_plan::record::{AttachedNic, DeviceChange, Due, Machine};
 
+use crate::hanging::{self, Watch};
 use crate::network::ports::Changing;
 use crate::refusal::Left;
 use crate::vm_host::VmHost;
@@ -61,8 +62,14 @@ pub(super) fn ask_guest(
         Due::Now => Ask::Change { changes: changes.to_vec(), watched },
         Due::NextReset => Ask::AtReset { changes: changes.to_vec(), watched },
     };
-    let mut patience = Patience::default();
-    let mut goes_on = || patience.goes_on();
+    let (mut patience, mut watch) = (Patience::default(), Watch::new(host, config));
+    let mut goes_on = || {
+        if watch.is_stopped() {
+            // The answer ends with it, and its successor settles what it was at.
+            hanging::end_stopped_worker(host, config);
+        }
+        patience.goes_on()
+    };
     let reply = match client::change(&control, &ask, &descriptors, CHANGE_BOUND, &mut goes_on) {
         Err(error @ ClientError::Closed) => {
             // What it has done, the next worker knows.

@@ -56,7 +56,7 @@ fn last_failure(recent: impl Iterator<Item = Operation>, since: Timestamp) -> Op
 }
 
 /// `hpvmstop` of all its spellings: by its path, and as `hpvm stop`.
-fn command(line: &str) -> String {
+pub(super) fn command(line: &str) -> String {
     let mut words = line.split_whitespace();
     let program = words.next().and_then(|word| word.rsplit('/').next()).unwrap_or_default();
     match program {

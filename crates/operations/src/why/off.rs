@@ -11,6 +11,7 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
+use super::attempts::command;
 use super::{RECENT_OPERATIONS, Why};
 use crate::actor::{Failed, ToldBy};
 use crate::presence::Presence;
@@ -114,7 +115,7 @@ fn last_failed_start(
     presence: &Presence,
 ) -> Result<Option<Why>, Refusal> {
     let recent = host.registry.operations(Some(config.uuid), RECENT_OPERATIONS)?;
-    let is_start = |line: &str| line.contains("hpvmstart") || line.contains("hpvm start");
+    let is_start = |line: &str| matches!(&*command(line), "hpvmstart" | "hpvmautostart");
     let Some(start) = recent.into_iter().map(|r| r.operation).find(|o| is_start(&o.command_line))
     else {
         return Ok(None);
