@@ -97,6 +97,10 @@ const WRONG: &[(&str, &str)] = &[
         "hpvmstart: ERROR: '-h' is no option of this command; --help prints its options",
     ),
     (
+        "hpvmconsole -P g --command=",
+        "hpvmconsole: ERROR: -c: no command stands there; say which the console is to run, such as -c 'pc -off'",
+    ),
+    (
         "hpvmconsole -P g -c pc -off",
         "hpvmconsole: ERROR: '-o' is no option of this command; a command of several words stands in quotes: -c 'pc -off'",
     ),
