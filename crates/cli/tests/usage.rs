@@ -331,6 +331,22 @@ fn a_root_with_too_long_a_path_is_told() {
 }
 
 #[test]
+fn a_refused_guest_makes_no_vm_host() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("root");
+    let output = Command::new(env!("CARGO_BIN_EXE_hpvm"))
+        .arg0("hpvmcreate")
+        .args(["-P", "web", "-O", "hpux", "-r", "64M"])
+        .env("HPVM_ROOT", &root)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("64 MB of memory are less"), "{errors}");
+    assert!(!root.exists());
+}
+
+#[test]
 fn help_on_a_command_is_had_by_either_way() {
     let printed = |program: &str, words: &[&str]| {
         let words: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
