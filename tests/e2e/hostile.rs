@@ -264,7 +264,7 @@ fn a_guest_has_no_limits_of_a_shell() {
     let host = VmHost::new(Engine::Fake);
     host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
     host.ok(&["hpvmcreate", "-P", "web", "-a", "network:lan::vswitch:nat1"]);
-    let limits = "ulimit -S -t 900; ulimit -S -f 100000; ulimit -S -n 256";
+    let limits = "ulimit -S -t 900; ulimit -S -f 100000; ulimit -S -n 256; ulimit -S -u 900";
     let outcome = in_a_shell(&host, limits, "start -P web");
     assert!(outcome.status.success(), "{outcome}");
     let lifted = |pid: i32, limit: &str| {
@@ -279,6 +279,7 @@ fn a_guest_has_no_limits_of_a_shell() {
     for pid in [qemu, process("hpvmnetd"), process("hpvmnat")] {
         lifted(pid, "Max cpu time");
         lifted(pid, "Max file size");
+        lifted(pid, "Max processes");
     }
     lifted(process("hpvmnetd"), "Max open files");
     let outcome = in_a_shell(&host, "ulimit -S -f 0", "create -P other");
@@ -309,7 +310,7 @@ fn an_interrupted_stop_says_what_goes_on() {
 /// Runs `hpvm LINE` after `before` in one shell.
 fn in_a_shell(host: &VmHost, before: &str, line: &str) -> Outcome {
     let hpvm = host.command(&["hpvm"]);
-    let mut shell = Command::new("sh");
+    let mut shell = Command::new("bash");
     shell.args(["-c", &format!("{before}; exec \"$0\" {line}")]).arg(hpvm.get_program());
     shell.envs(hpvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

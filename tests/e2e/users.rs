@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hpvm_host::process::PidFd;
@@ -15,6 +17,7 @@ use crate::refusals::{State, refused_by};
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_ordinary_user_has_a_vm_host_of_his_own,
     an_ordinary_user_changes_nothing_of_another_ones,
+    limits_that_an_ordinary_user_cannot_lift_are_told,
 ];
 
 /// Nobody in particular: no name, no group, no home but the one the test gives.
@@ -62,6 +65,52 @@ fn an_ordinary_user_has_a_vm_host_of_his_own() {
     host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
     assert_eq!(host.processes(), [], "nothing is left running");
+}
+
+fn limits_that_an_ordinary_user_cannot_lift_are_told() {
+    let host = VmHost::of_user(USER, Engine::Real);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "128M"]);
+    let start = |before: &str, mode: &str| {
+        let command = host.command(&["hpvmstart"]);
+        let mut shell = Command::new("bash");
+        let script = format!("{before} && exec -a hpvmstart \"$0\" -P web {mode}");
+        shell.args(["-c", &script]).arg(command.get_program()).current_dir("/");
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell.uid(USER).gid(USER);
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Outcome::of(before, shell, b"")
+    };
+    for (limit, told) in [
+        ("ulimit -t 900", "(`ulimit -H -t`) allows the guest only 900 s of processor time"),
+        ("ulimit -f 2048", "(`ulimit -H -f`) allows the guest only 2 MB a file"),
+        ("ulimit -v 3145728", "(`ulimit -H -v`) allows the guest only 3 GB of address space"),
+        ("ulimit -d 1048576", "(`ulimit -H -d`) allows the guest only 1 GB of data"),
+        (
+            "ulimit -u 90",
+            "(`ulimit -H -u`) allows the guest only 90 of the user's processes and threads",
+        ),
+    ] {
+        let outcome = start(limit, "-s");
+        assert!(outcome.status.success(), "{outcome}");
+        assert!(
+            outcome.stderr.contains(told) && outcome.stderr.matches("item limits").count() == 1,
+            "{outcome}"
+        );
+    }
+    let outcome = start("ulimit -v 1048576", "");
+    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+    assert!(outcome.stderr.contains("`ulimit -H -v`"), "why its QEMU did not start: {outcome}");
+    let outcome = start("ulimit -S -u 90 && ulimit -S -t 900", "");
+    assert!(
+        outcome.status.success() && !outcome.stderr.contains("item limits"),
+        "it has what is allowed: {outcome}"
+    );
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
 }
 
 /// Whatever he types is refused with who may do it; what `pc -on` of the console does needs the same rights as hpvmstart.

@@ -112,6 +112,8 @@ fn agreed(answer: Answer) -> Result<(), Failure> {
 fn refused<T>(guest: &GuestName, refusal: Refusal) -> Result<T, Failure> {
     match refusal {
         Refusal::Problems(problems) => Err(Failure::Problems { guest: guest.clone(), problems }),
+        // Where the VM Host lies concerns no guest.
+        Refusal::Root(error) => Err(Refusal::Root(error).into()),
         other => Err(other).about(guest),
     }
 }

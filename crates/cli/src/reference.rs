@@ -253,7 +253,8 @@ fn completion(shell: Shell, mut options: clap::Command, program: &str) -> Page {
 
 /// `hpvm` with every command below it.
 fn whole() -> clap::Command {
-    let commands = shown().map(|entry| entry.options().name(entry.word).bin_name(entry.word));
+    let commands = shown()
+        .map(|entry| entry.options().name(entry.word).bin_name(format!("hpvm {}", entry.word)));
     clap::Command::new("hpvm").disable_help_subcommand(true).subcommands(commands)
 }
 
@@ -332,6 +333,42 @@ mod tests {
         assert!(text(modify).contains("--new-name"));
         let whole = pages.iter().find(|(name, _)| name == "hpvm.bash").unwrap();
         assert!(text(whole).contains("undelete"));
+    }
+
+    /// What bash offers for the last word of a line.
+    fn completed(folder: &Path, line: &[&str]) -> Vec<String> {
+        const COMPLETE: &str = r#"
+            . "$1"
+            shift
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+            "_$1" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            printf '%s\n' "${COMPREPLY[@]}"
+        "#;
+        let script = folder.join(format!("{}.bash", line[0]));
+        let shell =
+            Command::new("bash").args(["-c", COMPLETE, "bash"]).arg(script).args(line).output();
+        let shell = shell.unwrap();
+        assert!(shell.status.success(), "{}", String::from_utf8_lossy(&shell.stderr));
+        String::from_utf8(shell.stdout).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn bash_completes_the_options_of_each_command() {
+        let folder = tempfile::tempdir().unwrap();
+        write_all(folder.path(), &completions()).unwrap();
+        let completed = |line: &[&str]| completed(folder.path(), line);
+        assert_eq!(completed(&["hpvm", "do"]), ["doctor"]);
+        assert_eq!(completed(&["hpvm", "doctor", "--reb"]), ["--rebuild"]);
+        for entry in shown() {
+            let offered = completed(&["hpvm", entry.word, "-"]);
+            let options = entry.options();
+            for long in options.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(offered.contains(&format!("--{long}")), "{}: {offered:?}", entry.word);
+            }
+            if entry.is_program() {
+                assert_eq!(completed(&[&entry.name(), "-"]), offered);
+            }
+        }
     }
 
     #[test]

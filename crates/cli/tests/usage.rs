@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output};
 
 fn run(program: &str, arguments: &[&OsStr]) -> Output {
@@ -95,6 +96,10 @@ const WRONG: &[(&str, &str)] = &[
     (
         "hpvmstart -h",
         "hpvmstart: ERROR: '-h' is no option of this command; --help prints its options",
+    ),
+    (
+        "hpvmconsole -P g --command=",
+        "hpvmconsole: ERROR: -c: no command stands there; say which the console is to run, such as -c 'pc -off'",
     ),
     (
         "hpvmconsole -P g -c pc -off",
@@ -293,6 +298,52 @@ fn a_root_that_is_no_folder_is_told() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");
     assert!(errors.contains("HPVM_ROOT names /etc/passwd, which is no folder"), "{errors}");
+}
+
+/// Of 468 bytes all of a VM Host can be made and rebuilt, and of more nothing is begun.
+#[test]
+fn a_root_with_too_long_a_path_is_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().canonicalize().unwrap().join("a".repeat(200));
+    let rest = 468 - folder.as_os_str().len() - "//".len();
+    let of = |rest: usize| folder.join("b".repeat(200)).join("c".repeat(rest - 200));
+    let run = |root: &Path, line: &str| {
+        let (program, words) = words(line);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hpvm"));
+        command.arg0(program).args(words).env("HPVM_ROOT", root).output().unwrap()
+    };
+    let (longest, longer) = (of(rest), of(rest + 1));
+    for line in ["hpvmstatus", "hpvmcreate -P web", "hpvmnet -c -S sw1", "hpvm doctor --rebuild -F"]
+    {
+        let output = run(&longer, line);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {errors}");
+        let told = "the path of the VM Host's folder has 469 bytes and may have 468; let HPVM_ROOT";
+        assert!(errors.contains(told) && errors.lines().count() == 1, "{line}: {errors}");
+        assert!(!folder.exists(), "{line} made it");
+    }
+    for line in ["hpvmcreate -P web", "hpvm doctor --rebuild -F", "hpvmremove -P web -F"] {
+        let output = run(&longest, line);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {errors}");
+    }
+    std::fs::remove_dir_all(std::fs::read_link(longest.join("run/hpvm")).unwrap()).unwrap();
+}
+
+#[test]
+fn a_refused_guest_makes_no_vm_host() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("root");
+    let output = Command::new(env!("CARGO_BIN_EXE_hpvm"))
+        .arg0("hpvmcreate")
+        .args(["-P", "web", "-O", "hpux", "-r", "64M"])
+        .env("HPVM_ROOT", &root)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("64 MB of memory are less"), "{errors}");
+    assert!(!root.exists());
 }
 
 #[test]

@@ -44,6 +44,10 @@ pub enum RootError {
     Absent { path: PathBuf },
     #[error("HPVM_ROOT names {}, which is no folder; name the folder of a VM Host, or unset it", path.display())]
     NamesNoFolder { path: PathBuf },
+    #[error(
+        "the path of the VM Host's folder has {bytes} bytes and may have {PREFIX_BYTES_MAX}; let HPVM_ROOT name one with a shorter path"
+    )]
+    TooLong { bytes: usize },
     #[error("neither HPVM_ROOT, XDG_DATA_HOME nor HOME says where the VM Host lies; set one")]
     NoHome,
     #[error("the folder {} cannot be resolved", path.display())]
@@ -65,6 +69,10 @@ pub enum RootError {
     #[error("{} is the run folder of {}; use another HPVM_ROOT", path.display(), other.display())]
     Taken { path: PathBuf, other: PathBuf },
 }
+
+/// SQLite (`pager.c`) opens no database whose journal's path has more than 512 bytes, and the longest that it is given is that of
+/// a registry being made.
+const PREFIX_BYTES_MAX: usize = 512 - "/var/opt/hpvm/hpvm.db.new-4194304-99-journal".len();
 
 /// One VM Host's place in the file system. Cheap to clone; touches nothing until [`Root::ensure`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +108,10 @@ impl Root {
             .map_err(|source| RootError::Resolve { path: prefix.to_owned(), source })?;
         if prefix == Path::new("/") {
             return Ok(Root { prefix, run: PathBuf::from("/run/hpvm"), run_id: String::new() });
+        }
+        let bytes = prefix.as_os_str().len();
+        if bytes > PREFIX_BYTES_MAX {
+            return Err(RootError::TooLong { bytes });
         }
         let run_id = hash(&prefix);
         let run = agreed_run(&prefix).unwrap_or_else(|| run_base().join(format!("hpvm-{run_id}")));

@@ -79,8 +79,14 @@ fn is_ignored(signal: Signal) -> bool {
 }
 
 /// What a guest must not run into because somebody's shell does.
-const GUEST_LIMITS: [Resource; 5] =
-    [Resource::Cpu, Resource::Fsize, Resource::As, Resource::Data, Resource::Nofile];
+const GUEST_LIMITS: [Resource; 6] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::As,
+    Resource::Data,
+    Resource::Nproc,
+    Resource::Nofile,
+];
 
 /// Lifts the limits that our children would inherit as far as we may.
 pub fn lift_limits() {
@@ -93,6 +99,32 @@ pub fn lift_limits() {
         if !is_lifted {
             // Without the right to more, what is allowed has to do.
             let _ = setrlimit(resource, most);
+        }
+    }
+}
+
+/// Beyond what our children never get, `None` being no end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu_seconds: Option<u64>,
+    pub file_bytes: Option<u64>,
+    pub address_bytes: Option<u64>,
+    pub data_bytes: Option<u64>,
+    /// Processes and threads of the user's, all together.
+    pub processes: Option<u64>,
+}
+
+impl Limits {
+    /// Those that were not lifted, if all were that can be.
+    #[must_use]
+    pub fn left() -> Limits {
+        let most = |resource| getrlimit(resource).maximum;
+        Limits {
+            cpu_seconds: most(Resource::Cpu),
+            file_bytes: most(Resource::Fsize),
+            address_bytes: most(Resource::As),
+            data_bytes: most(Resource::Data),
+            processes: most(Resource::Nproc),
         }
     }
 }

@@ -14,7 +14,7 @@ use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
-use hpvm_registry::{Change, Step};
+use hpvm_registry::{Access, Change, Step};
 
 use crate::devdb::Presets;
 use crate::facts::identities;
@@ -36,7 +36,6 @@ pub struct Created {
 
 /// Creates a guest called `name` as asked, the rest by default.
 pub fn create(
-    premises: Premises,
     actor: &Actor,
     name: &GuestName,
     request: &Request,
@@ -44,8 +43,11 @@ pub fn create(
 ) -> Result<Created, Refusal> {
     let order = Order { actor, name, request, uuid: random::uuid() };
     match mode {
-        Mode::Apply => apply_order(premises, &order),
-        Mode::DryRun => try_order(&mut premises.open()?, &order),
+        Mode::Apply => {
+            let allow = |host: &VmHost| judge(host, &order, order.look(), mode).map(drop);
+            apply_order(Premises::found(allow)?, &order)
+        }
+        Mode::DryRun => try_order(&mut VmHost::open(Access::ReadWrite)?, &order),
     }
 }
 

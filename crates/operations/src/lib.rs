@@ -19,6 +19,7 @@ mod facts;
 pub mod folder;
 pub mod forgotten;
 mod hanging;
+mod limits;
 pub(crate) mod lost;
 mod lost_record;
 pub mod modify;

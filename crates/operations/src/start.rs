@@ -7,6 +7,7 @@ use std::time::Instant;
 use hpvm_engine::launch::{self, LaunchError, Milestones, Places};
 use hpvm_engine::reservations;
 use hpvm_host::names::guest_folder;
+use hpvm_host::signals::{Limits, lift_limits};
 use hpvm_host::{durable, fingerprint};
 use hpvm_model::{Accelerator, AdapterKind, GuestConfig, NicKind, Problem, Severity, chain};
 use hpvm_plan::facts::{Engine, HostFacts, StartFacts};
@@ -25,7 +26,7 @@ use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
 use crate::vm_host::VmHost;
-use crate::{Actor, Mode, Refusal, claims, console_media, devdb, facts, lost};
+use crate::{Actor, Mode, Refusal, claims, console_media, devdb, facts, limits, lost};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -76,6 +77,9 @@ fn attempt(
     let mut found = problems(&config, &facts, Purpose::Start);
     found.extend(unsettled);
     found.extend(refused);
+    lift_limits();
+    let limits = limits::problems(&config, &Limits::left());
+    found.extend(limits.iter().cloned());
     if mode == Mode::DryRun {
         return Ok(Started::Judged(found));
     }
@@ -96,7 +100,8 @@ fn attempt(
     Step::StartClaimed.reached();
     launch(host, &config, &facts, machine_type)
         .map_err(|refusal| refusal.leaving(|| Left::Starting(config.name.clone())))
-        .map_err(|refusal| with_holders(host, refusal, &config, facts))?;
+        .map_err(|refusal| with_holders(host, refusal, &config, facts))
+        .map_err(|refusal| with_limits(refusal, limits))?;
     Step::StartRunning.reached();
     // The guest runs, whether or not that can be written down.
     if let Err(error) = host.registry.record(&actor.outcome(&config, &Ok(()))) {
@@ -124,6 +129,17 @@ fn with_holders(
     match facts.locked.is_empty() {
         true => refusal,
         false => Refusal::Problems(problems(config, &facts, Purpose::Start)),
+    }
+}
+
+/// What a limit does to QEMU it tells as any other lack of threads or memory, if it can tell anything.
+fn with_limits(refusal: Refusal, limits: Vec<Problem>) -> Refusal {
+    match refusal {
+        Refusal::Launch(error) if !limits.is_empty() => {
+            let error = Problem::error("engine", chain(&error));
+            Refusal::Problems([vec![error], limits].concat())
+        }
+        other => other,
     }
 }
 

@@ -39,12 +39,17 @@ pub struct Premises {
 }
 
 impl Premises {
-    /// Those of the environment, which are made where there are none; a dry run makes none.
-    pub fn found(mode: Mode) -> Result<Premises, Refusal> {
-        match mode {
-            Mode::Apply => Premises::at(Root::from_environment()?, Access::ReadWrite),
-            Mode::DryRun => Premises::find_in(mode),
+    /// Those of the environment. Where there is no folder for them they are made once `allow`, which is shown a VM Host without
+    /// anything, does not refuse.
+    pub(crate) fn found(
+        allow: impl FnOnce(&VmHost) -> Result<(), Refusal>,
+    ) -> Result<Premises, Refusal> {
+        let root = Root::from_environment()?;
+        let has_registry = root.db().exists();
+        if !has_registry && !root.prefix().exists() {
+            allow(&Premises::at(root.clone(), Access::ReadOnly)?.open()?)?;
         }
+        Premises::of(root, Access::ReadWrite, has_registry)
     }
 
     /// Those of the environment, for what may be a dry run: that looks also where nothing can be written.
@@ -66,13 +71,19 @@ impl Premises {
     }
 
     fn at(root: Root, access: Access) -> Result<Premises, Refusal> {
+        let has_registry = root.db().exists();
+        Premises::of(root, access, has_registry)
+    }
+
+    fn of(root: Root, access: Access, has_registry: bool) -> Result<Premises, Refusal> {
         if access == Access::ReadWrite {
             root.ensure()?;
         }
         let conf = Conf::load(&root)?;
         // An empty registry in its place would give the numbers and names of lost guests to others.
         let is_guests = |folder: &Folder| folder.file(guest_folder::IDENTITY).is_file();
-        if !root.db().exists() && folder::all(&root).values().any(is_guests) {
+        // Asked again, since another command may have made one.
+        if !has_registry && !root.db().exists() && folder::all(&root).values().any(is_guests) {
             return Err(Refusal::RegistryLost(root.db()));
         }
         Ok(Premises { root, conf, access })
@@ -108,7 +119,10 @@ impl VmHost {
 
     /// For a command that may be the first one on a VM Host.
     pub fn open_or_found(mode: Mode) -> Result<VmHost, Refusal> {
-        Premises::found(mode)?.open()
+        match mode {
+            Mode::Apply => Premises::at(Root::from_environment()?, Access::ReadWrite)?.open(),
+            Mode::DryRun => VmHost::open_in(mode),
+        }
     }
 
     /// For who finds out what is wrong with it.

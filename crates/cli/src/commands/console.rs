@@ -30,12 +30,24 @@ pub struct Console {
     pub guest: Selector,
 
     /// Run one command of the console, such as "pc -off", and end
-    #[arg(short = 'c', long, value_name = "COMMAND")]
+    #[arg(short = 'c', long, value_name = "COMMAND", value_parser = one_command)]
     pub command: Option<String>,
 
     /// Nothing around the command's output
     #[arg(short = 'q', long)]
     pub quiet: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no command stands there; say which the console is to run, such as -c 'pc -off'")]
+struct NoCommand;
+
+/// A variable of a script that is empty is a mistake there, and no command.
+fn one_command(text: &str) -> Result<String, NoCommand> {
+    match text.trim().is_empty() {
+        true => Err(NoCommand),
+        false => Ok(text.to_owned()),
+    }
 }
 
 impl Perform for Console {

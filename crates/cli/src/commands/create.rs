@@ -1,8 +1,8 @@
 //! hpvmcreate: makes a guest.
 
 use hpvm_model::GuestName;
+use hpvm_operations::Mode;
 use hpvm_operations::create::create;
-use hpvm_operations::{Mode, Premises};
 
 use crate::args::{GuestOptions, GuestSettings, Undertaking};
 use crate::dispatch::{Context, Perform};
@@ -46,10 +46,9 @@ impl Perform for Create {
             context.say.warning(Some(&self.name), &warning);
         }
         let mode = self.undertaking.mode();
-        let premises = Premises::found(mode)?;
         let actor = context.actor(self.undertaking.operation.reason);
         let request = self.settings.with(self.options.request());
-        let created = create(premises, &actor, &self.name, &request, mode)
+        let created = create(&actor, &self.name, &request, mode)
             .or_else(|refusal| refused(&self.name, refusal))?;
         context.say.problems(&self.name, &created.problems);
         match mode {
