@@ -34,7 +34,7 @@ pub struct NicRow {
 
 impl Registry {
     pub(crate) fn has_networks(&self) -> bool {
-        self.version >= SINCE_VERSION
+        self.version.get() >= SINCE_VERSION
     }
 
     /// All virtual switches, in order of number. A registry from before there were any has the one that always exists.
