@@ -34,6 +34,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_running_guest_without_a_folder_is_told_of,
     a_repair_takes_no_guest_in_the_making_for_a_leftover,
     a_guest_that_is_long_in_the_making_is_no_leftover,
+    guests_that_come_and_go_are_not_complained_of,
+    a_purged_guest_is_not_brought_back_by_a_repair,
 ];
 
 /// Four times what keepers and workers need on a quiet machine.
@@ -326,6 +328,44 @@ fn a_guest_that_is_long_in_the_making_is_no_leftover() {
     });
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
     assert!(folder(&host, "made").join("nvram").is_file());
+}
+
+/// Makes a guest, removes it, brings it back and purges it, again and again beside what `meanwhile` does.
+fn beside_comings_and_goings(host: &VmHost, meanwhile: impl Fn() + Sync) {
+    const ROUNDS: usize = 12;
+    let come_and_go = || {
+        for _ in 0..ROUNDS {
+            host.ok(&["hpvmcreate", "-P", "brief"]);
+            host.ok(&["hpvmremove", "-P", "brief", "-F"]);
+            host.ok(&["hpvm", "undelete", "brief", "-N", "again"]);
+            host.ok(&["hpvmmodify", "-P", "again", "-N", "brief"]);
+            host.ok(&["hpvmremove", "-P", "brief", "-F"]);
+            host.ok(&["hpvmremove", "-P", "brief", "-F", "--purge"]);
+            assert_eq!(host.state("brief"), "", "it is gone for good");
+        }
+    };
+    std::thread::scope(|scope| {
+        let coming = scope.spawn(come_and_go);
+        while !coming.is_finished() {
+            std::thread::scope(|pair| {
+                pair.spawn(&meanwhile);
+                pair.spawn(&meanwhile);
+            });
+        }
+    });
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn guests_that_come_and_go_are_not_complained_of() {
+    let host = host_with_guests();
+    beside_comings_and_goings(&host, || assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING));
+}
+
+fn a_purged_guest_is_not_brought_back_by_a_repair() {
+    let host = host_with_guests();
+    let known = Known::to(&host);
+    beside_comings_and_goings(&host, || drop(host.run(&["hpvm", "doctor", "--repair"])));
+    assert_eq!(Known::to(&host), known);
 }
 
 /// `web`, plain; `full`, which has a value of its own in every field; `old`, which is there to be removed.

@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     roots_that_are_none,
     a_registry_that_is_no_database,
     a_registry_of_a_newer_version,
+    dry_runs_and_refusals_in_a_registry_of_an_older_version,
     output_that_nobody_can_get,
     repairs_that_nobody_can_read_of,
     questions_that_nobody_answers,
@@ -750,6 +751,44 @@ fn a_registry_of_a_newer_version() {
     assert_eq!(version(None), ours + 98, "it was not touched");
     version(Some(ours));
     before.assert_unchanged(&host, "the version came back");
+}
+
+fn dry_runs_and_refusals_in_a_registry_of_an_older_version() {
+    const WITHOUT_NETWORKS: &str = "DROP TABLE nic; DROP TABLE switch_port; DROP TABLE forward;
+        DROP TABLE vswitch; ALTER TABLE guest DROP COLUMN nic_count; PRAGMA user_version = 3;";
+    let host = inhabited();
+    let db = host.path("var/opt/hpvm/hpvm.db");
+    let version = || {
+        let connection = rusqlite::Connection::open(&db).expect("a database");
+        let version = connection.pragma_query_value(None, "user_version", |row| row.get(0));
+        version.map(|version: i64| version).expect("a number")
+    };
+    let ours = version();
+    let old = rusqlite::Connection::open(&db).and_then(|db| db.execute_batch(WITHOUT_NETWORKS));
+    old.expect("a registry as it was");
+    let nic = "network:avio_lan::vswitch:localnet";
+    let dry_runs: &[&[&str]] = &[
+        &["hpvmcreate", "-P", "new", "-a", nic, "--dry-run"],
+        &["hpvmmodify", "-P", "web", "-a", nic, "--dry-run"],
+        &["hpvmclone", "-P", "web", "-N", "twin", "--linked", "--dry-run"],
+        &["hpvmremove", "-P", "web", "--dry-run"],
+        &["hpvm", "undelete", "gone", "--dry-run"],
+        &["hpvmnet", "-c", "-S", "new", "--dry-run"],
+        &["hpvmdevmgmt", "-a", "rdev:/srv", "--dry-run"],
+        &["hpvmstart", "-P", "web", "--dry-run"],
+        &["hpvm", "doctor"],
+    ];
+    for line in dry_runs {
+        host.ok(line);
+        assert_eq!(version(), 3, "{line:?}");
+    }
+    refused(&host, &["hpvmmodify", "-P", "web", "-c", "4000"]);
+    assert_eq!(version(), 3);
+    let copy = host.path("var/opt/hpvm/hpvm.db.version-3");
+    assert!(!copy.exists());
+    host.ok(&["hpvmmodify", "-P", "web", "-a", nic]);
+    assert_eq!(version(), ours);
+    assert!(copy.exists());
 }
 
 fn output_that_nobody_can_get() {

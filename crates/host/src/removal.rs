@@ -27,6 +27,12 @@ pub fn folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes whatever is there.
+pub fn either(path: &Path) -> io::Result<()> {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    if is_folder { folder(path) } else { file(path) }
+}
+
 fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -2,8 +2,9 @@
 //! repairs it when asked. Every file of ours is named so that its owner can be told, so looking is enough.
 //!
 //! What may be a guest is never removed: a folder that says what guest it is and that nobody removed on purpose is made known
-//! to the registry again. What another command is making at this moment is left alone: a repair looks again while it keeps
-//! the registry, or the guest, from being changed.
+//! to the registry again. What another command is making or removing at this moment is left alone, and not told of: what is found
+//! is looked at again while the registry is kept from being changed. A repair decides anew while it keeps the registry, or the
+//! guest, from being changed.
 
 mod found;
 mod guests;
@@ -15,9 +16,10 @@ mod switches;
 
 use std::path::{Path, PathBuf};
 
+use hpvm_host::lock::Busy;
 use hpvm_host::removal;
 use hpvm_model::{GuestConfig, SwitchNumber, Vswitch};
-use hpvm_registry::{Access, Found, Registry, RemovedGuest, Step, SwitchSelector};
+use hpvm_registry::{Access, Found, Registry, RemovedGuest, Selector, Step, SwitchSelector};
 
 pub use rebuild::{Consent, Doubts, Rebuilding, rebuild, rehearse, why_unfound};
 
@@ -78,16 +80,45 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
         let cure = Cure::Tell("hpvm doctor --rebuild".into());
         findings.push(Finding { text: format!("the registry is damaged: {sentence}"), cure });
     }
+    let mut twice = Twice { host, may_hold: host.root.db().exists() };
     let configs = host.registry.all()?;
     for config in &configs {
-        guests::examine(host, config, &mut findings)?;
+        findings.extend(twice.seen(|| guests::examine(host, config.uuid))?);
     }
-    findings.extend(guests::missing_stores(host, configs));
-    findings.extend(places::examine(host)?);
+    findings.extend(guests::missing_stores(host, configs)?);
+    findings.extend(twice.seen(|| places::examine(host))?);
     switches::examine(host, &mut findings)?;
-    operations(host, &mut findings)?;
+    findings.extend(twice.seen(|| switches::texts(host))?);
+    findings.extend(twice.seen(|| operations(host))?);
     provisions::examine(host, &mut findings)?;
     Ok(findings)
+}
+
+/// Who looks again at what was found. A command that is just at it has changed a part when it is looked at first, and none or all
+/// when the registry is held.
+struct Twice<'a> {
+    host: &'a VmHost,
+    /// Not where nothing can be written, and no longer once somebody else has held the registry for too long.
+    may_hold: bool,
+}
+
+impl Twice<'_> {
+    fn seen(
+        &mut self,
+        look: impl Fn() -> Result<Vec<Finding>, Refusal>,
+    ) -> Result<Vec<Finding>, Refusal> {
+        let seen = look()?;
+        if seen.is_empty() {
+            return Ok(seen);
+        }
+        let open = || Registry::open(&self.host.root.db(), Access::ReadWrite).ok();
+        let mut gate = self.may_hold.then(open).flatten();
+        let held = gate.as_mut().and_then(|gate| gate.change().ok());
+        self.may_hold = held.is_some();
+        let mut again = look()?;
+        again.retain(|finding| seen.iter().any(|seen| seen.text == finding.text));
+        Ok(again)
+    }
 }
 
 /// The guests that a registry whose log is empty has forgotten, if it has.
@@ -103,17 +134,19 @@ fn lost_with_log(host: &VmHost) -> Result<Option<Forgotten>, Refusal> {
     }
 }
 
-fn operations(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), Refusal> {
+fn operations(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
+    let mut findings = Vec::new();
     for recorded in host.registry.unfinished()? {
         if interrupted::was_interrupted(host, &recorded) {
             let text = format!("`{}` was interrupted", recorded.operation.command_line);
             findings.push(Finding { text, cure: Cure::Settle(Box::new(recorded)) });
         }
     }
-    Ok(())
+    Ok(findings)
 }
 
-/// Repairs one finding; gives what was done, or `None` when it is the administrator's to do.
+/// Repairs one finding; gives what was done, or `None` when it is the administrator's to do. What was read before is true no more:
+/// each cure decides by what is there while nobody else can change it.
 pub fn repair(
     host: &mut VmHost,
     actor: &Actor,
@@ -130,17 +163,21 @@ pub fn repair(
             remove(path)?;
             format!("removed {}", path.display())
         }
-        Cure::Enter(found) => {
-            enter(host, found)?;
-            "made it known to the registry".into()
-        }
+        Cure::Enter(_) => match enter(host, finding)? {
+            true => "made it known to the registry".into(),
+            false => "it is known or gone by now".into(),
+        },
         Cure::Link(config) => {
-            let (_busy, config) = host.held(config, actor)?;
+            let Some((_busy, config)) = still(host, config, actor)? else {
+                return Ok(Some(removed(config)));
+            };
             folder::link(&host.root, &config.name, config.uuid)?;
             format!("made the link of '{}'", config.name)
         }
         Cure::Identity(config) => {
-            let (_busy, config) = host.held(config, actor)?;
+            let Some((_busy, config)) = still(host, config, actor)? else {
+                return Ok(Some(removed(config)));
+            };
             host.folder(&config).replace_identity(&config)?;
             format!("wrote the identity of '{}'", config.name)
         }
@@ -155,15 +192,15 @@ pub fn repair(
             format!("wrote the text of virtual switch '{}'", switch.name)
         }
         Cure::Tap(switch, tap) => switches::remove(host, *switch, tap)?,
-        Cure::EnterSwitch(switch) => {
-            let change = host.registry.change()?;
-            change.enter_vswitch(switch)?;
-            change.commit()?;
-            "made it known to the registry".into()
-        }
+        Cure::EnterSwitch(_) => match enter_switch(host, finding)? {
+            true => "made it known to the registry".into(),
+            false => "it is known or deleted by now".into(),
+        },
         Cure::Adopt(config) => {
-            let _busy = host.busy(config, actor)?;
-            supervise::adopt(host, config, supervise::TO_LOOK)?;
+            let Some((_busy, config)) = still(host, config, actor)? else {
+                return Ok(Some(removed(config)));
+            };
+            supervise::adopt(host, &config, supervise::TO_LOOK)?;
             format!("took '{}' over", config.name)
         }
         Cure::MendRecord(config) => {
@@ -189,21 +226,201 @@ pub fn record(host: &mut VmHost, actor: &Actor, failed: Option<&Refusal>) {
     let _ = host.registry.record(&operation);
 }
 
-/// As a rebuild does it, for one guest.
-fn enter(host: &mut VmHost, found: &Found) -> Result<(), Refusal> {
-    let change = host.registry.change()?;
-    match found {
-        Found::Guest(config, identities) => change.insert(config, identities)?,
+impl Finding {
+    /// The cure of the same, if that is found still.
+    fn now(&self, findings: Vec<Finding>) -> Option<Cure> {
+        findings.into_iter().find(|finding| finding.text == self.text).map(|finding| finding.cure)
+    }
+}
+
+/// The guest as it is now, and the right to change it; `None` when it was removed meanwhile.
+fn still(
+    host: &VmHost,
+    config: &GuestConfig,
+    actor: &Actor,
+) -> Result<Option<(Busy, GuestConfig)>, Refusal> {
+    match host.held(config, actor) {
+        Err(_) if host.registry.guest(&Selector::Uuid(config.uuid))?.is_none() => Ok(None),
+        held => held.map(Some),
+    }
+}
+
+fn removed(config: &GuestConfig) -> String {
+    format!("guest '{}' is removed by now", config.name)
+}
+
+/// As a rebuild does it, for one guest. False: it is not found any more.
+fn enter(host: &VmHost, finding: &Finding) -> Result<bool, Refusal> {
+    let mut gate = Registry::open(&host.root.db(), Access::ReadWrite)?;
+    let change = gate.change()?;
+    let Some(Cure::Enter(found)) = finding.now(places::examine(host)?) else { return Ok(false) };
+    match *found {
+        Found::Guest(config, identities) => change.insert(&config, &identities)?,
         Found::Removed(RemovedGuest { config, keep_until, .. }, identities) => {
-            change.insert(config, identities)?;
-            change.remove(config.number, *keep_until)?;
+            change.insert(&config, &identities)?;
+            change.remove(config.number, keep_until)?;
         }
     }
-    Ok(change.commit()?)
+    change.commit()?;
+    Ok(true)
+}
+
+/// The same for a virtual switch.
+fn enter_switch(host: &VmHost, finding: &Finding) -> Result<bool, Refusal> {
+    let mut gate = Registry::open(&host.root.db(), Access::ReadWrite)?;
+    let change = gate.change()?;
+    let Some(Cure::EnterSwitch(switch)) = finding.now(switches::texts(host)?) else {
+        return Ok(false);
+    };
+    change.enter_vswitch(&switch)?;
+    change.commit()?;
+    Ok(true)
 }
 
 fn remove(path: &Path) -> Result<(), Refusal> {
-    let is_folder = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    let removed = if is_folder { removal::folder(path) } else { removal::file(path) };
-    removed.map_err(Refusal::file("remove", path))
+    removal::either(path).map_err(Refusal::file("remove", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use hpvm_host::names::guest_folder;
+    use hpvm_host::{Root, conf::Conf};
+    use hpvm_model::GuestUuid;
+    use hpvm_registry::{Identities, RegistryError};
+
+    use super::*;
+    use crate::create::blank;
+    use crate::folder::Folder;
+
+    struct Place {
+        _folder: tempfile::TempDir,
+        host: VmHost,
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let folder = tempfile::tempdir().unwrap();
+            let root = Root::at(folder.path()).unwrap();
+            root.ensure().unwrap();
+            let conf = Conf::load(&root).unwrap();
+            let registry = Registry::open(&root.db(), Access::ReadWrite).unwrap();
+            let host = VmHost { root, conf, registry, boot_id: String::new() };
+            Place { _folder: folder, host }
+        }
+
+        /// The folder of a guest called `web`, with its link.
+        fn folder(&self) -> GuestConfig {
+            let config = blank(&"web".parse().unwrap(), GuestUuid(uuid::Uuid::from_u128(7)));
+            let folder = Folder::of(&self.host.root, config.uuid);
+            folder.make().unwrap();
+            folder.replace_identity(&config).unwrap();
+            folder::link(&self.host.root, &config.name, config.uuid).unwrap();
+            config
+        }
+
+        fn know(&mut self, config: &GuestConfig) {
+            let change = self.host.registry.change().unwrap();
+            change.insert(config, &Identities::new()).unwrap();
+            change.commit().unwrap();
+        }
+
+        fn record(&mut self, before: Option<&GuestConfig>, after: Option<&GuestConfig>) {
+            self.host.registry.record(&actor().done(before, after)).unwrap();
+        }
+
+        fn found(&self, word: &str) -> Vec<Finding> {
+            let mut found = places::examine(&self.host).unwrap();
+            found.extend(switches::texts(&self.host).unwrap());
+            found.retain(|finding| finding.text.contains(word));
+            found
+        }
+
+        fn repair(&mut self, finding: &Finding) -> String {
+            repair(&mut self.host, &actor(), finding).unwrap().expect("no administrator's deed")
+        }
+    }
+
+    fn actor() -> Actor {
+        Actor::new("hpvm doctor", String::new(), None)
+    }
+
+    #[test]
+    fn a_guest_that_was_purged_since_it_was_found_stays_so() {
+        let mut place = Place::new();
+        let config = place.folder();
+        let found = place.found("does not know guest 'web'").remove(0);
+        place.record(Some(&config), None);
+        assert_eq!(place.repair(&found), "it is known or gone by now");
+        assert_eq!(place.host.registry.all().unwrap(), []);
+        // Nor does a failure since then make it a guest that was lost.
+        let refused = Refusal::Running(config.name.clone());
+        place.host.registry.record(&actor().failed(Some(&config), &refused)).unwrap();
+        assert_eq!(place.found("does not know guest 'web'"), []);
+        place.record(None, Some(&config));
+        assert_eq!(place.repair(&found), "made it known to the registry");
+        assert_eq!(place.host.registry.all().unwrap(), [config]);
+        assert_eq!(place.repair(&found), "it is known or gone by now");
+    }
+
+    #[test]
+    fn a_switch_that_was_deleted_since_it_was_found_stays_so() {
+        let mut place = Place::new();
+        let switch = Vswitch::new(SwitchNumber::new(5).unwrap(), "lan".parse().unwrap());
+        text::write(&place.host.root, &switch).unwrap();
+        let found = place.found("does not know virtual switch 'lan'").remove(0);
+        text::remove(&place.host.root, &switch).unwrap();
+        assert_eq!(place.repair(&found), "it is known or deleted by now");
+        text::write(&place.host.root, &switch).unwrap();
+        assert_eq!(place.repair(&found), "made it known to the registry");
+        assert!(place.host.registry.vswitches().unwrap().contains(&switch));
+    }
+
+    #[test]
+    fn nothing_is_made_for_a_guest_that_was_removed_since() {
+        let mut place = Place::new();
+        let config = place.folder();
+        let link = place.host.root.guest_link("web");
+        std::fs::remove_file(&link).unwrap();
+        for cure in [Cure::Link(config.clone()), Cure::Identity(config.clone())] {
+            let text = String::new();
+            assert_eq!(place.repair(&Finding { text, cure }), "guest 'web' is removed by now");
+        }
+        assert!(link.symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn what_a_command_leaves_behind_on_its_way_is_not_told_of() {
+        let place = Place::new();
+        let config = place.folder();
+        let all = || place.found("web").len() + place.found(&config.uuid.to_string()).len();
+        let busy = place.host.folder(&config).file(guest_folder::BUSY);
+        let at_it = Busy::acquire(&busy, "hpvmremove", std::time::Duration::ZERO).unwrap();
+        assert_eq!(all(), 0);
+        drop(at_it);
+        assert_ne!(all(), 0);
+    }
+
+    #[test]
+    fn what_is_found_once_is_not_told_of_and_the_registry_is_held_for_the_second_look() {
+        let mut place = Place::new();
+        let config = place.folder();
+        place.know(&config);
+        let looks = Cell::new(0);
+        let finding = |text: &str| Finding { text: text.into(), cure: Cure::Tell(String::new()) };
+        let look = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                return Ok(vec![finding("lasting"), finding("passing")]);
+            }
+            let mut other = Registry::open(&place.host.root.db(), Access::ReadWrite)?;
+            other.hurry()?;
+            assert!(matches!(other.change().unwrap_err(), RegistryError::Busy { .. }));
+            Ok(vec![finding("lasting"), finding("other")])
+        };
+        let mut twice = Twice { host: &place.host, may_hold: true };
+        assert_eq!(twice.seen(look).unwrap(), [finding("lasting")]);
+        assert_eq!(twice.seen(|| Ok(Vec::new())).unwrap(), []);
+    }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use hpvm_host::durable::{self, Batch, DurableError, Prepared, Replaced};
 use hpvm_host::names::guest_folder;
 use hpvm_host::paths::Root;
-use hpvm_host::{process, removal};
+use hpvm_host::{lock, process, removal};
 use hpvm_model::{GuestConfig, GuestName, GuestUuid};
 use hpvm_plan::record::Machine;
 use hpvm_registry::portable;
@@ -155,8 +155,18 @@ impl Folder {
             .any(|name| self.file(name).exists())
     }
 
-    /// Removes the folder and everything in it; fine when it is gone.
+    /// Whether a command is at the guest.
+    pub(crate) fn is_being_changed(&self) -> bool {
+        matches!(lock::owner(&self.file(guest_folder::BUSY)), Ok(Some(_)))
+    }
+
+    /// Removes the folder and everything in it, last the lock, which tells that somebody is at it; fine when it is gone.
     pub fn remove(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if entry.file_name() != guest_folder::BUSY {
+                removal::either(&entry.path())?;
+            }
+        }
         removal::folder(&self.path)
     }
 }
@@ -194,6 +204,13 @@ fn target(uuid: GuestUuid) -> PathBuf {
 pub fn unlink(root: &Root, name: &GuestName, uuid: GuestUuid) -> io::Result<()> {
     let link = root.guest_link(name.as_str());
     if leads_to(&link, uuid) { removal::file(&link) } else { Ok(()) }
+}
+
+/// The folder of the guest that a link as [`link`] makes them leads to.
+pub(crate) fn led_to(root: &Root, link: &Path) -> Option<Folder> {
+    let led_to = std::fs::read_link(link).ok()?;
+    let uuid = owner(led_to.file_name()?.to_str()?)?;
+    Some(Folder::of(root, uuid))
 }
 
 /// Whether this is a link as [`link`] makes them.

@@ -55,10 +55,12 @@ pub(crate) fn refuse_held(root: &Root, registry: &Registry) -> Result<(), Refusa
     look(root, registry)?.map_or(Ok(()), |forgotten| Err(Refusal::RegistryBehind(forgotten)))
 }
 
-/// Whether the last thing the registry remembers of this guest is its removal.
+/// Whether the last change that the registry remembers of this guest is its removal. What failed since changed nothing.
 pub(crate) fn was_removed(registry: &Registry, uuid: GuestUuid) -> Result<bool, Refusal> {
-    let last = registry.operations(Some(uuid), 1)?;
-    Ok(last.iter().any(|o| o.operation.before.is_some() && o.operation.after.is_none()))
+    let operations = registry.operations(Some(uuid), usize::MAX)?;
+    let mut changes = operations.iter().map(|o| (&o.operation.before, &o.operation.after));
+    let last = changes.find(|(before, after)| before.is_some() || after.is_some());
+    Ok(matches!(last, Some((Some(_), None))))
 }
 
 pub(crate) fn look(root: &Root, registry: &Registry) -> Result<Option<Forgotten>, Refusal> {

@@ -68,7 +68,7 @@ fn held_by_worker(host: &VmHost, config: &GuestConfig) -> Option<String> {
 pub(crate) fn mend(host: &VmHost, actor: &Actor, config: &GuestConfig) -> Result<(), Refusal> {
     let _busy = host.busy(config, actor)?;
     let path = host.folder(config).file(guest_folder::BOOT_RECORD);
-    if host.boot_record(config).is_ok() {
+    if host.boot_record(config).is_ok() || !host.presence(config.number).is_on() {
         return Ok(());
     }
     let supervisors: Vec<PidFd> = [KEEPER, WORKER]

@@ -2,7 +2,10 @@
 //! and uuid until it is purged; its name is free at once. What the administrator named as backing store is touched by
 //! none of this.
 
+use std::time::Duration;
+
 use hpvm_engine::media;
+use hpvm_host::lock::Busy;
 use hpvm_host::{Root, signals};
 use hpvm_model::{GuestConfig, GuestName, GuestUuid};
 use hpvm_registry::{Change, Registry, RemovedGuest, Sharer, Step};
@@ -110,6 +113,7 @@ pub fn purge_removed(
 
 /// The registry forgets it first: a folder without a guest is found by `hpvm doctor`, a guest without its folder would be broken.
 fn purge_kept(host: &mut VmHost, actor: &Actor, removed: &RemovedGuest) -> Result<(), Refusal> {
+    let _at_it = at_it(host, actor, &removed.config);
     let root = host.root.clone();
     let change = host.begin()?;
     purge(&change, &root, &removed.config)?;
@@ -117,6 +121,12 @@ fn purge_kept(host: &mut VmHost, actor: &Actor, removed: &RemovedGuest) -> Resul
     change.commit()?;
     Step::PurgeCommitted.reached();
     remove_folder(host, removed.config.uuid)
+}
+
+/// Tells whoever looks that somebody is at a guest that is kept. Its state is the registry's to keep: where this cannot be told,
+/// nothing else is wrong.
+fn at_it(host: &VmHost, actor: &Actor, config: &GuestConfig) -> Option<Busy> {
+    host.busy_within(config, actor, Duration::ZERO).ok()
 }
 
 fn purge(change: &Change<'_>, root: &Root, config: &GuestConfig) -> Result<(), Refusal> {
@@ -198,6 +208,7 @@ fn bring_back(
     mode: Mode,
 ) -> Result<GuestConfig, Refusal> {
     let name = new_name.unwrap_or(&removed.config.name).clone();
+    let _at_it = at_it(host, actor, &removed.config);
     let root = host.root.clone();
     // From here on nobody else can take the name.
     let change = host.begin()?;

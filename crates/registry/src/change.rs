@@ -12,11 +12,14 @@ use rusqlite::{OptionalExtension, named_params, params};
 use crate::error::RegistryError;
 use crate::guest::{Identities, number, parsed, stored};
 use crate::open::{Registry, Written};
+use crate::upgrade;
 
 /// A change under way. All reading functions of [`Registry`] see it; dropping it undoes it.
 #[derive(Debug)]
 pub struct Change<'a> {
     registry: &'a Registry,
+    /// The version that the file has until this is committed, where that is an older one.
+    upgrades: Option<i64>,
 }
 
 impl Deref for Change<'_> {
@@ -27,9 +30,16 @@ impl Deref for Change<'_> {
 }
 
 impl Change<'_> {
-    /// The caller has begun the transaction.
-    pub(crate) fn begun(registry: &Registry) -> Change<'_> {
-        Change { registry }
+    /// The caller has begun the transaction. In it the tables are this version's, whatever the file has.
+    pub(crate) fn begun(registry: &Registry) -> Result<Change<'_>, RegistryError> {
+        let mut change = Change::as_it_is(registry);
+        change.upgrades = upgrade::upgrade(registry)?;
+        Ok(change)
+    }
+
+    /// The same with the tables that the file has.
+    pub(crate) fn as_it_is(registry: &Registry) -> Change<'_> {
+        Change { registry, upgrades: None }
     }
 
     /// The highest number that an existing or kept guest has; `None` without any.
@@ -186,9 +196,13 @@ impl Change<'_> {
         self.commit_as(Written::Change)
     }
 
-    pub(crate) fn commit_as(self, written: Written) -> Result<(), RegistryError> {
+    pub(crate) fn commit_as(mut self, written: Written) -> Result<(), RegistryError> {
+        if let Some(version) = self.upgrades {
+            upgrade::keep_copy(&self.path, version)?;
+        }
         // When it fails the transaction is still open, and the drop ends it.
         self.connection.execute_batch("COMMIT").map_err(self.failed("commit a change"))?;
+        self.upgrades = None;
         self.tidy_log(written);
         Ok(())
     }
@@ -332,6 +346,9 @@ impl Drop for Change<'_> {
         if !self.registry.connection.is_autocommit() {
             // Should this fail, the connection's end does the same.
             let _ = self.registry.connection.execute_batch("ROLLBACK");
+        }
+        if let Some(version) = self.upgrades {
+            self.registry.version.set(version);
         }
     }
 }

@@ -140,7 +140,7 @@ impl Registry {
         &self,
         folder: &str,
     ) -> Result<Option<(String, DeviceKind)>, RegistryError> {
-        if self.version < SINCE_VERSION {
+        if self.version.get() < SINCE_VERSION {
             return Ok(None);
         }
         let [after, before] = bounds_of_folder(folder);
@@ -159,7 +159,7 @@ impl Registry {
         path: &str,
         except: Option<hpvm_model::GuestNumber>,
     ) -> Result<bool, RegistryError> {
-        let layers = match self.version < LAYERS_SINCE_VERSION {
+        let layers = match self.version.get() < LAYERS_SINCE_VERSION {
             true => "",
             false => "UNION ALL SELECT guest FROM layer WHERE path = ?1",
         };
@@ -179,7 +179,7 @@ impl Registry {
 
     /// The entries hpvmhostrdev had before its last change.
     pub fn entries_before(&self) -> Result<Vec<Entry>, RegistryError> {
-        if self.version < SINCE_VERSION {
+        if self.version.get() < SINCE_VERSION {
             return Ok(Vec::new());
         }
         let sql = format!("SELECT {COLUMNS} FROM entry_backup ORDER BY type, name");
@@ -188,7 +188,7 @@ impl Registry {
 
     /// Whether hpvmhostrdev runs when the VM Host starts.
     pub fn hostrdev_at_start(&self) -> Result<Choice, RegistryError> {
-        if self.version < SINCE_VERSION {
+        if self.version.get() < SINCE_VERSION {
             return Ok(Choice::Yes);
         }
         let asked = self
@@ -209,7 +209,7 @@ impl Registry {
         filter: &str,
         parameters: P,
     ) -> Result<Vec<String>, RegistryError> {
-        if self.version < SINCE_VERSION {
+        if self.version.get() < SINCE_VERSION {
             return Ok(Vec::new());
         }
         let sql = format!("SELECT name FROM entry WHERE {filter}");
@@ -222,7 +222,7 @@ impl Registry {
         filter: &str,
         parameters: P,
     ) -> Result<Vec<Entry>, RegistryError> {
-        if self.version < SINCE_VERSION {
+        if self.version.get() < SINCE_VERSION {
             return Ok(Vec::new());
         }
         let sql = format!("SELECT {COLUMNS} FROM entry WHERE {filter}");

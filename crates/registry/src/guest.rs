@@ -190,7 +190,7 @@ impl Registry {
         let mut sharers = self
             .in_one_view(|| {
                 let mut sharers = self.sharers_by(StoreRole::Store, &stores, asked)?;
-                if self.version >= LAYERS_SINCE_VERSION {
+                if self.version.get() >= LAYERS_SINCE_VERSION {
                     sharers.extend(self.sharers_by(StoreRole::Layer, &layers, asked)?);
                 }
                 Ok(sharers)
@@ -302,7 +302,7 @@ impl Registry {
         sql: &str,
         parameters: P,
     ) -> rusqlite::Result<Vec<(GuestNumber, Layer)>> {
-        match self.version < LAYERS_SINCE_VERSION {
+        match self.version.get() < LAYERS_SINCE_VERSION {
             true => Ok(Vec::new()),
             false => self.rows(sql, parameters, layer),
         }

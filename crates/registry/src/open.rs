@@ -1,5 +1,6 @@
 //! Opening the registry: what is there, whether it is ours, and how to read it where nothing can be written.
 
+use std::cell::Cell;
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -16,7 +17,6 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::change::Change;
 use crate::error::{self, RegistryError};
 use crate::schema::{self, APPLICATION_ID, VERSION, named_beside, sync_folder_of};
-use crate::upgrade;
 
 /// The longest a command waits for others to finish their change. One takes some milliseconds.
 pub(crate) const BUSY_BOUND: Duration = Duration::from_secs(10);
@@ -63,8 +63,8 @@ pub struct Registry {
     pub(crate) path: PathBuf,
     /// The file that was opened; `None` when there was none to read.
     identity: Option<FileIdentity>,
-    /// Of the file's tables: a reader takes a file of an older version as it is.
-    pub(crate) version: i64,
+    /// Of the tables as they are seen: those of an older file stay as they are until the first change.
+    pub(crate) version: Cell<i64>,
 }
 
 /// What tells one state of an open registry from those that other commands make of it.
@@ -84,7 +84,7 @@ impl Registry {
             (Some(_), Access::ReadWrite) => Registry::open_existing(path),
             (identity, Access::ReadOnly) => {
                 let (connection, version) = open_readable(path)?;
-                Ok(Registry { connection, path: path.to_owned(), identity, version })
+                Ok(Registry::of(connection, path, identity, version))
             }
         }
     }
@@ -110,9 +110,15 @@ impl Registry {
             }
         }
         self.wait_by(keep_waiting)?;
-        let change = self.of_this_file(Change::begun(self))?;
+        let change = self.of_this_file(Change::begun(self)?)?;
         refuse()?;
         Ok(change)
+    }
+
+    /// A change of what all versions have alike: an older file stays of its version.
+    pub(crate) fn change_as_it_is(&mut self) -> Result<Change<'_>, RegistryError> {
+        self.take_turn()?;
+        self.of_this_file(Change::as_it_is(self))
     }
 
     /// Whether there is nothing in its log, where the latest changes are. After the first change of a new registry that is so
@@ -151,7 +157,7 @@ impl Registry {
     /// For a file that this process alone knows, or is about to replace.
     pub(crate) fn begin(&self) -> Result<Change<'_>, RegistryError> {
         self.take_turn()?;
-        Ok(Change::begun(self))
+        Change::begun(self)
     }
 
     /// Who has it open for reading alone gets one state of it, for a change that is tried only: what he writes is refused.
@@ -166,8 +172,8 @@ impl Registry {
     pub(crate) fn open_existing(path: &Path) -> Result<Registry, RegistryError> {
         // The name first: when the file is replaced in between, a change finds that out.
         let identity = look(path)?;
-        let connection = open_writable(path)?;
-        Ok(Registry { connection, path: path.to_owned(), identity, version: VERSION })
+        let (connection, version) = open_writable(path)?;
+        Ok(Registry::of(connection, path, identity, version))
     }
 
     /// Tables in an empty file at `path`; errors speak of `target`, which it is to become.
@@ -179,7 +185,7 @@ impl Registry {
                     Ok(connection)
                 })
                 .map_err(RegistryError::sql("create the tables", target))?;
-        Ok(Registry { connection, path: target.to_owned(), identity: None, version: VERSION })
+        Ok(Registry::of(connection, target, None, VERSION))
     }
 
     /// Keeps the log short, after a commit. Nothing depends on it: the log is as good as the file, and what fails now is
@@ -203,7 +209,7 @@ impl Registry {
             // is lost if a power cut takes that one.
             let _ = self.connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT);
             let _ = self.connection.pragma_update(None, "synchronous", "normal");
-            let _ = self.connection.pragma_update(None, "user_version", VERSION);
+            let _ = self.connection.pragma_update(None, "user_version", self.version.get());
             let _ = self.connection.pragma_update(None, "synchronous", "full");
         }
     }
@@ -231,7 +237,16 @@ impl Registry {
         let connection = Connection::open_in_memory().map_err(|e| failed()(e))?;
         schema::make_tables(&connection).map_err(|e| failed()(e))?;
         connection.pragma_update(None, "query_only", true).map_err(|e| failed()(e))?;
-        Ok(Registry { connection, path: path.to_owned(), identity: None, version: VERSION })
+        Ok(Registry::of(connection, path, None, VERSION))
+    }
+
+    fn of(
+        connection: Connection,
+        path: &Path,
+        identity: Option<FileIdentity>,
+        version: i64,
+    ) -> Registry {
+        Registry { connection, path: path.to_owned(), identity, version: Cell::new(version) }
     }
 }
 
@@ -272,7 +287,7 @@ fn make_folder_of(path: &Path) -> Result<(), RegistryError> {
     }
 }
 
-fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
+fn open_writable(path: &Path) -> Result<(Connection, i64), RegistryError> {
     let failed = || RegistryError::sql("open", path);
     let mut connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | no_mutex())
@@ -292,10 +307,7 @@ fn open_writable(path: &Path) -> Result<Connection, RegistryError> {
         sync_folder_of(path)?;
     }
     prepare_for_changes(&connection).map_err(|e| failed()(e))?;
-    if version < VERSION {
-        upgrade::upgrade(&connection, path)?;
-    }
-    Ok(connection)
+    Ok((connection, version))
 }
 
 /// What cannot be had now is missed only when there is no room later.

@@ -111,7 +111,7 @@ impl Registry {
     /// is on the disk with the next change at the latest, so that a power cut may take it away, as it takes the guest's run.
     pub fn record(&mut self, operation: &Operation) -> Result<OperationId, RegistryError> {
         self.at_ease(|registry| {
-            let change = registry.change()?;
+            let change = registry.change_as_it_is()?;
             let id = change.record(operation)?;
             change.commit_as(Written::Note)?;
             Ok(id)

@@ -1,39 +1,30 @@
-//! Brings a registry of an older version to this one: a copy is kept beside it, then all changes happen in one transaction.
-//! Called when a command opens the registry to change it; readers take the old file as it is.
+//! Brings a registry of an older version to this one, in the transaction of the first change: a copy is kept beside it before that
+//! is committed, and one that is not leaves the old file. Readers take it as it is.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rusqlite::Connection;
-
 use crate::error::RegistryError;
-use crate::open::open_for_reading;
+use crate::open::{Registry, open_for_reading};
 use crate::schema::{
     MODE, TABLES_OF_VERSION_2, TABLES_OF_VERSION_3, TABLES_OF_VERSION_4, VERSION, named_beside,
     sync_folder_of,
 };
 
-/// Upgrades unless another command was faster. A crash at any point leaves the old version, and perhaps a copy of it.
-pub(crate) fn upgrade(connection: &Connection, path: &Path) -> Result<(), RegistryError> {
-    let failed = || RegistryError::sql("upgrade", path);
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| failed()(e))?;
-    let upgraded = upgrade_locked(connection, path);
-    if upgraded.is_err() {
-        // Should this fail, the connection's end does the same.
-        let _ = connection.execute_batch("ROLLBACK");
+/// Makes the tables this version's, in a change that has begun. Gives the version that the file has until the commit, if that is
+/// an older one: another command may have been faster.
+pub(crate) fn upgrade(registry: &Registry) -> Result<Option<i64>, RegistryError> {
+    if registry.version.get() == VERSION {
+        return Ok(None);
     }
-    upgraded
-}
-
-fn upgrade_locked(connection: &Connection, path: &Path) -> Result<(), RegistryError> {
-    let failed = || RegistryError::sql("upgrade", path);
+    let connection = &registry.connection;
+    let failed = || registry.failed("upgrade");
     let found = connection
         .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
         .map_err(|e| failed()(e))?;
     if found < VERSION {
-        keep_copy(path, found)?;
         if found < 2 {
             connection.execute_batch(TABLES_OF_VERSION_2).map_err(|e| failed()(e))?;
         }
@@ -41,12 +32,13 @@ fn upgrade_locked(connection: &Connection, path: &Path) -> Result<(), RegistryEr
         connection.execute_batch(TABLES_OF_VERSION_4).map_err(|e| failed()(e))?;
         connection.pragma_update(None, "user_version", VERSION).map_err(|e| failed()(e))?;
     }
-    connection.execute_batch("COMMIT").map_err(|e| failed()(e))
+    registry.version.set(VERSION);
+    Ok((found < VERSION).then_some(found))
 }
 
 /// `hpvm.db.version-1`: for an older hpvm, should the administrator go back. Written by a reader of its own, while our lock
 /// keeps writers out.
-fn keep_copy(path: &Path, version: i64) -> Result<(), RegistryError> {
+pub(crate) fn keep_copy(path: &Path, version: i64) -> Result<(), RegistryError> {
     let kept = named_beside(path, &format!(".version-{version}"));
     let fresh = named_beside(path, &format!(".version-{version}-new"));
     let file_failed = || RegistryError::file("keep a copy of the registry as", &kept);

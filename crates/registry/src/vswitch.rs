@@ -3,7 +3,7 @@
 
 use hpvm_model::{
     Forward, GuestConfig, GuestName, GuestNumber, InterfaceName, MacAddress, Nic, PortNumber,
-    PortRules, SwitchName, SwitchNumber, Vswitch, Wire,
+    PortRules, SwitchName, SwitchNumber, SwitchState, Vswitch, Wire,
 };
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -34,13 +34,15 @@ pub struct NicRow {
 
 impl Registry {
     pub(crate) fn has_networks(&self) -> bool {
-        self.version >= SINCE_VERSION
+        self.version.get() >= SINCE_VERSION
     }
 
     /// All virtual switches, in order of number. A registry from before there were any has the one that always exists.
     pub fn vswitches(&self) -> Result<Vec<Vswitch>, RegistryError> {
         if !self.has_networks() {
-            return Ok(vec![Vswitch::new(SwitchNumber::LOCALNET, SwitchName::localnet())]);
+            // As an upgrade makes it.
+            let localnet = Vswitch::new(SwitchNumber::LOCALNET, SwitchName::localnet());
+            return Ok(vec![Vswitch { state: SwitchState::Up, ..localnet }]);
         }
         self.in_one_view(|| {
             let sql = "SELECT number, name, wire, interface, state FROM vswitch ORDER BY number";

@@ -5,11 +5,11 @@ mod common;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{Place, add, guest, number};
+use common::{Place, add, guest, number, operation};
 use hpvm_model::{
     Attributes, Bytes, Choice, DeviceKind, EntryId, EntryType, FileIdentity, Origin, StoreIdentity,
 };
-use hpvm_registry::{Entry, Keys, Registry};
+use hpvm_registry::{Entry, Keys, Outcome, Registry};
 use proptest::prelude::*;
 use rusqlite::Connection;
 
@@ -220,6 +220,7 @@ fn a_registry_of_version_1_is_upgraded_by_the_first_change_and_a_copy_is_kept() 
     let mut registry = place.open();
     assert_eq!(registry.all().unwrap(), [without_layers()]);
     put(&mut registry, &[of_guest("/dev/sdb")]);
+    assert_eq!(registry.entries().unwrap(), [of_guest("/dev/sdb")]);
     assert_eq!(registry.check().unwrap(), Vec::<String>::new());
     drop(registry);
     assert_eq!(version(&place.path()), 4);
@@ -233,8 +234,29 @@ fn a_registry_of_version_1_is_upgraded_by_the_first_change_and_a_copy_is_kept() 
     assert_eq!(kept, 1);
     let of = |path: &std::path::Path| fs::metadata(path).unwrap().modified().unwrap();
     let before = of(&copy);
-    drop(place.open());
+    put(&mut place.open(), &[of_guest("/dev/sdc")]);
     assert_eq!(of(&copy), before, "done once");
+}
+
+/// As a dry run's, and as the note of a refusal.
+#[test]
+fn what_changes_nothing_leaves_a_registry_of_version_1() {
+    let place = Place::new();
+    of_version_1(&place);
+    let mut registry = place.open();
+    let change = registry.change().unwrap();
+    change.put_entry(&of_guest("/dev/sdb")).unwrap();
+    change.update(&guest(1), &hpvm_registry::Identities::new()).unwrap();
+    assert_eq!(change.all().unwrap(), [guest(1)], "within it all is this version's");
+    assert_eq!(change.entries().unwrap(), [of_guest("/dev/sdb")]);
+    drop(change);
+    let recorded = registry.record(&operation(&without_layers(), Outcome::Done)).unwrap();
+    assert_eq!(registry.operations(None, 1).unwrap()[0].id, recorded);
+    assert_eq!(registry.all().unwrap(), [without_layers()]);
+    assert_eq!(registry.entries().unwrap(), []);
+    drop(registry);
+    assert_eq!(version(&place.path()), 1);
+    assert!(!place.path().with_file_name("hpvm.db.version-1").exists());
 }
 
 #[test]
@@ -244,12 +266,17 @@ fn an_upgrade_that_fails_leaves_version_1_and_is_done_by_the_next() {
     // The copy's place is taken by what cannot be replaced.
     let taken = place.path().with_file_name("hpvm.db.version-1");
     fs::create_dir_all(taken.join("full")).unwrap();
-    let error = Registry::open(&place.path(), hpvm_registry::Access::ReadWrite).unwrap_err();
+    let mut registry = place.open();
+    let change = registry.change().unwrap();
+    change.put_entry(&of_guest("/dev/sdb")).unwrap();
+    let error = change.commit().unwrap_err();
     assert!(error.to_string().contains("version-1"), "{error}");
     assert_eq!(version(&place.path()), 1);
     assert_eq!(place.reader().all().unwrap(), [without_layers()]);
+    assert_eq!(registry.all().unwrap(), [without_layers()]);
     fs::remove_dir_all(&taken).unwrap();
-    assert_eq!(place.open().entries().unwrap(), []);
+    put(&mut place.open(), &[of_guest("/dev/sdc")]);
+    assert_eq!(registry.change().unwrap().entries().unwrap(), [of_guest("/dev/sdc")]);
     assert_eq!(version(&place.path()), 4);
 }
 
@@ -259,7 +286,11 @@ fn many_upgrade_at_once_and_one_does_it() {
     of_version_1(&place);
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| assert_eq!(place.open().all().unwrap(), [without_layers()]));
+            scope.spawn(|| {
+                let mut registry = place.open();
+                assert_eq!(registry.all().unwrap(), [without_layers()]);
+                put(&mut registry, &[of_guest("/dev/sdb")]);
+            });
         }
     });
     assert_eq!(version(&place.path()), 4);
@@ -289,10 +320,10 @@ fn a_registry_of_version_2_gets_layers() {
     drop(old);
     assert_eq!(place.reader().all().unwrap(), [without_layers()], "readers take it as it is");
     let mut registry = place.open();
-    assert_eq!(version(&place.path()), 4);
     let change = registry.change().unwrap();
     change.update(&guest(1), &hpvm_registry::Identities::new()).unwrap();
     change.commit().unwrap();
+    assert_eq!(version(&place.path()), 4);
     assert_eq!(registry.all().unwrap(), [guest(1)]);
     assert_eq!(version(&place.path().with_file_name("hpvm.db.version-2")), 2);
 }

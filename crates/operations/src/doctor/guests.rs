@@ -2,7 +2,7 @@
 
 use hpvm_host::lock;
 use hpvm_host::names::guest_folder;
-use hpvm_model::{GuestConfig, StorageDevice};
+use hpvm_model::{GuestConfig, GuestUuid, StorageDevice};
 use hpvm_registry::Selector;
 
 use super::{Cure, Finding};
@@ -10,12 +10,11 @@ use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::{Refusal, VmHost, console_media, lost, lost_record, stores, surroundings};
 
-pub(super) fn examine(
-    host: &VmHost,
-    config: &GuestConfig,
-    findings: &mut Vec<Finding>,
-) -> Result<(), Refusal> {
+pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Refusal> {
+    let mut findings = Vec::new();
+    let Some(config) = &host.registry.guest(&Selector::Uuid(uuid))? else { return Ok(findings) };
     let folder = host.folder(config);
+    let is_being_changed = folder.is_being_changed();
     let name = &config.name;
     if !folder.path().is_dir() {
         let shown = folder.path().display();
@@ -27,7 +26,7 @@ pub(super) fn examine(
             false => format!("bring {shown} back from a backup"),
         };
         findings.push(Finding { text, cure: Cure::Tell(cure) });
-        return Ok(());
+        return Ok(findings);
     }
     if has_lost_identity(host, config)? {
         let text = format!(
@@ -37,7 +36,9 @@ pub(super) fn examine(
         findings.push(Finding { text, cure: Cure::Identity(config.clone()) });
     }
     let presence = host.presence(config.number);
-    if let Presence::On { supervision: Supervision::None, .. } = presence {
+    if let Presence::On { supervision: Supervision::None, .. } = presence
+        && !is_being_changed
+    {
         let text = format!("guest '{name}' runs and nobody supervises it");
         findings.push(Finding { text, cure: Cure::Adopt(config.clone()) });
     }
@@ -67,24 +68,35 @@ pub(super) fn examine(
         }));
     }
     if !presence.is_on()
+        && !is_being_changed
         && let Some(damage) = crate::nvram::damage(host, config)
     {
         let text = format!("the firmware variables of guest '{name}' cannot be used: {damage}");
         let cure = Cure::Tell(format!("hpvm nvram -P {name} --restore"));
         findings.push(Finding { text, cure });
     }
-    Ok(())
+    Ok(findings)
 }
 
-/// What guests that are off have as disks and media and is not there. Of stores that do not answer in time nothing is told.
-pub(super) fn missing_stores(host: &VmHost, mut configs: Vec<GuestConfig>) -> Vec<Finding> {
+/// What guests that are off have as disks and media and is not there. Of stores that do not answer in time nothing is told, nor of
+/// guests that were changed or removed since.
+pub(super) fn missing_stores(
+    host: &VmHost,
+    mut configs: Vec<GuestConfig>,
+) -> Result<Vec<Finding>, Refusal> {
     configs.retain(|config| !host.presence(config.number).is_on());
-    let configs: Vec<GuestConfig> =
-        configs.into_iter().map(|config| console_media::seen(host, config)).collect();
-    let devices = configs.iter().flat_map(|config| &config.storage);
+    let seen: Vec<GuestConfig> =
+        configs.iter().map(|config| console_media::seen(host, config.clone())).collect();
+    let devices = seen.iter().flat_map(|config| &config.storage);
     let missing = stores::missing(devices.flat_map(StorageDevice::stores));
     let mut findings = Vec::new();
-    for config in &configs {
+    for (known, config) in configs.iter().zip(&seen) {
+        let lacks = config.storage.iter().flat_map(StorageDevice::stores);
+        if !lacks.into_iter().any(|path| missing.contains(path))
+            || host.registry.guest(&Selector::Uuid(known.uuid))?.as_ref() != Some(known)
+        {
+            continue;
+        }
         let name = &config.name;
         for device in &config.storage {
             let (kind, address) = (device.kind.as_str(), device.address);
@@ -97,7 +109,7 @@ pub(super) fn missing_stores(host: &VmHost, mut configs: Vec<GuestConfig>) -> Ve
             }
         }
     }
-    findings
+    Ok(findings)
 }
 
 fn lost_record(config: &GuestConfig, loss: Loss) -> Finding {

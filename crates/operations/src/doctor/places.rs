@@ -52,8 +52,13 @@ fn folders(
         if maker(&name).is_some() || known.iter().any(|config| Some(config.uuid) == uuid) {
             continue;
         }
-        findings.push(match uuid {
-            Some(uuid) => unknown_folder(host, &known, &Folder::of(&host.root, uuid))?,
+        let folder = uuid.map(|uuid| Folder::of(&host.root, uuid));
+        // The registry forgets a guest before its folder goes.
+        if folder.as_ref().is_some_and(Folder::is_being_changed) {
+            continue;
+        }
+        findings.push(match folder {
+            Some(folder) => unknown_folder(host, &known, &folder)?,
             None => foreign(&path),
         });
     }
@@ -136,6 +141,8 @@ fn links(host: &VmHost, guests: &[GuestConfig], findings: &mut Vec<Finding>) {
             None if maker(&name).is_some() => {}
             None if entered.iter().any(|uuid| folder::leads_to(&path, *uuid)) => {}
             None if !folder::is_ours(&path) => findings.push(foreign(&path)),
+            // The registry forgets a name before it goes.
+            None if folder::led_to(&host.root, &path).is_some_and(|f| f.is_being_changed()) => {}
             None => {
                 let text = format!("{} is the name of no guest", path.display());
                 findings.push(Finding { text, cure: Cure::Remove(path) });

@@ -424,6 +424,12 @@ pub(super) fn guests_on(host: &VmHost, switch: SwitchNumber) -> BTreeSet<GuestNu
     wanted.into_iter().flat_map(|wanted| wanted.ports).map(|plug| plug.number).collect()
 }
 
+/// Whether a command is at the switch.
+pub(crate) fn is_being_changed(host: &VmHost, switch: &Vswitch) -> bool {
+    let folder = host.root.switch_dir(switch.number.get());
+    matches!(lock::owner(&folder.join(switch_folder::BUSY)), Ok(Some(_)))
+}
+
 /// What the process of a switch has otherwise than the registry, in words: the command that changed it was ended before it told
 /// the process. A switch that a command is at is left alone.
 pub(crate) fn untold(host: &VmHost, switch: &Vswitch) -> Result<Vec<String>, Refusal> {
