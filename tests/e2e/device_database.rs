@@ -147,6 +147,12 @@ fn the_hosts_own_folders_are_restricted_always() {
         let said = refused(&host, &["hpvmcreate", "-P", "new", "-a", &disk_on(path)]);
         assert!(said.contains("is a folder of this VM Host itself"), "{said}");
     }
+    for below in ["opt/hpvm/lbin", "etc/opt/hpvm"] {
+        fs::create_dir_all(host.path(below)).expect("a folder");
+        let file = host.disk(&format!("{below}/file"), 1 << 20);
+        let said = refused(&host, &["hpvmcreate", "-P", "new", "-F", "-a", &disk_on(&file)]);
+        assert!(said.contains("hpvm is a folder of this VM Host itself"), "{said}");
+    }
     for folder in ["/bin", "/boot", "/etc", "/lib", "/opt/hpvm", "/sbin", "/stand", "/usr"] {
         let Some(file) = a_file_in(Path::new(folder)) else { continue };
         for line in [
