@@ -1,7 +1,7 @@
 //! hpvmclone: new identities, disks kept, copied and linked; what is refused; what is left when it dies or has no room.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_is_copied_with_its_holes,
     what_a03_50_wanted_beside_b_is_taken,
     what_cannot_be_copied_is_refused,
+    what_is_protected_is_not_overwritten,
     two_copies_are_two_files,
     two_copies_share_no_bytes,
     a_clone_that_starts_with_the_vm_host_is_told_of,
@@ -221,6 +222,25 @@ fn what_cannot_be_copied_is_refused() {
 }
 
 /// By whatever names, and whether or not it is there yet: told before anything is written.
+fn what_is_protected_is_not_overwritten() {
+    let host = with_web();
+    let copy = host.path("copy.img");
+    let mode = |bits| fs::set_permissions(&copy, fs::Permissions::from_mode(bits)).expect("ours");
+    let statement = on(&copy, "file");
+    let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &statement];
+    for content in ["full", ""] {
+        fs::write(&copy, content).expect("a file");
+        mode(0o444);
+        for how in ["--dry-run", "-F"] {
+            let said = host.refused(&[&line[..], &[how]].concat());
+            assert!(said.contains(&format!("`chmod u+w {}`", copy.display())), "{said}");
+        }
+        assert_eq!(fs::read_to_string(&copy).expect("a file"), content);
+        mode(0o600);
+    }
+    host.ok(&[&line[..], &["-F"]].concat());
+}
+
 fn two_copies_are_two_files() {
     let host = with_web();
     let second = |path: &Path| format!("disk:avio_stor:0,2,0:file:{}", path.display());

@@ -438,6 +438,14 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert_eq!(size(), 1_610_612_736);
     host.ok(&["hpvmdevmgmt", "-S", "1537M", &shown]);
     assert_eq!(size(), 1537 << 20);
+    let mode = |bits| fs::set_permissions(&path, fs::Permissions::from_mode(bits)).expect("ours");
+    mode(0o444);
+    for dry in [&["--dry-run"][..], &[]] {
+        let said = host.refused(&[&["hpvmdevmgmt", "-S", "1538M", &shown], dry].concat());
+        assert!(said.contains(&format!("`chmod u+w {shown}`")), "{said}");
+        assert_eq!(size(), 1537 << 20);
+    }
+    mode(0o600);
     let apart = ["hpvmdevmgmt", "-S", "1538M", "--preallocate", &shown];
     assert!(refused(&host, &apart).contains("directly behind it: -S SIZE FILE"));
     fs::create_dir(host.path("disks")).expect("a folder");

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hpvm_model::{
-    Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType,
+    Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType, quoted,
 };
 use hpvm_plan::clone::{Design, How, Place, Work};
 use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Lock, Sharer, Writable};
@@ -155,7 +155,8 @@ pub(super) fn target(work: &Work, facts: &HostFacts, force: Force) -> Vec<Proble
         (Some(FileFact::Missing) | None, StorageType::File | StorageType::Qcow2) => {
             problems.extend(no_folder(path).or_else(|| leads_nowhere(path)));
         }
-        (Some(FileFact::Regular { size, .. }), _) => {
+        (Some(FileFact::Regular { size, writable, .. }), _) => {
+            problems.extend(protected(path, *writable));
             if size.0 > 0 && force == Force::No {
                 let text = format!("'{path}' exists and is not empty; -F has it overwritten");
                 problems.push(error(path, text));
@@ -196,6 +197,17 @@ fn owners(path: &str, facts: &HostFacts) -> Vec<Problem> {
         format!("'{path}' belongs to guest '{guest}' ({address}) and is not overwritten")
     };
     sharers.map(|sharer| error(path, text(sharer))).collect()
+}
+
+/// Its owner would replace what he lets nobody change.
+fn protected(path: &str, writable: Writable) -> Option<Problem> {
+    let text = || {
+        format!(
+            "'{path}' may not be written and is not overwritten; `chmod u+w {}` allows that",
+            quoted(path)
+        )
+    };
+    (writable == Writable::No).then(|| error(path, text()))
 }
 
 fn locked(path: &str, facts: &HostFacts) -> Option<Problem> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use hpvm_engine::media;
 use hpvm_host::{answers, durable};
-use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestName, StorageType};
+use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestName, StorageType, quoted};
 use hpvm_plan::facts::{FILE_BLOCK_BYTES, Restriction};
 use hpvm_registry::Step;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
@@ -20,7 +20,7 @@ use super::registered::restriction_of;
 use super::running;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
-use crate::stores::{Stores, dangling};
+use crate::stores::{Stores, dangling, is_meant_to_be_written};
 use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// Whether room on the file system is taken now or when the guest writes.
@@ -73,6 +73,8 @@ pub enum DiskRefused {
     Qcow2 { path: PathBuf, user: String },
     #[error("'{}' is only read, and stays as it is: {user}", path.display())]
     OnlyRead { path: PathBuf, user: String },
+    #[error("'{}' may not be written and is not extended; `chmod u+w {}` allows that", .0.display(), quoted(&.0.to_string_lossy()))]
+    Protected(PathBuf),
     #[error("'{}' is the place of a disk of guest '{guest}', which runs with the file that was there before; `hpvm why {guest}` says how to save that first", path.display())]
     OfRunning { path: PathBuf, guest: GuestName },
 }
@@ -137,6 +139,7 @@ fn attempt(
     };
     if made != Made::AsItWas {
         unless_only_read(path, &users)?;
+        unless_protected(path, now.as_ref())?;
         unless_displaced(host, path, now.as_ref().and_then(media::identity))?;
     }
     if mode == Mode::Apply && (made != Made::AsItWas || room == Room::Now) {
@@ -244,6 +247,13 @@ fn unless_only_read(path: &Path, users: &[Dependent]) -> Result<(), DiskRefused>
     users.iter().find(reads).map_or(Ok(()), |user| {
         Err(DiskRefused::OnlyRead { path: path.to_owned(), user: user.to_string() })
     })
+}
+
+fn unless_protected(path: &Path, now: Option<&Metadata>) -> Result<(), DiskRefused> {
+    match now.is_none_or(is_meant_to_be_written) {
+        true => Ok(()),
+        false => Err(DiskRefused::Protected(path.to_owned())),
+    }
 }
 
 /// The disk that a running guest has is not the file that is made in its place.
