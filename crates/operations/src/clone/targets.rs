@@ -10,7 +10,9 @@ use hpvm_model::{
     Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType, quoted,
 };
 use hpvm_plan::clone::{Design, How, Place, Work};
-use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Lock, Sharer, Writable};
+use hpvm_plan::facts::{
+    Below, Content, Ending, FileFact, HostFacts, Kept, Lock, Sharer, Standing, Writable,
+};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::judge::registered::{copied, overwritten};
 use hpvm_plan::record::Cache;
@@ -193,8 +195,14 @@ pub(super) fn too_small(
 fn owners(path: &str, facts: &HostFacts) -> Vec<Problem> {
     let identity = facts.identity(path);
     let sharers = identity.and_then(|identity| facts.sharers.get(&identity)).into_iter().flatten();
-    let text = |Sharer { guest, address, .. }: &Sharer| {
-        format!("'{path}' belongs to guest '{guest}' ({address}) and is not overwritten")
+    let text = |Sharer { guest, address, standing, .. }: &Sharer| {
+        let belongs = format!("'{path}' belongs to guest '{guest}' ({address})");
+        match standing {
+            Standing::Present => format!("{belongs} and is not overwritten"),
+            Standing::Removed(Kept { number, .. }) => format!(
+                "{belongs}, which was removed and is still kept, and is not overwritten; `hpvmremove -p {number} --purge` gives that guest up"
+            ),
+        }
     };
     sharers.map(|sharer| error(path, text(sharer))).collect()
 }

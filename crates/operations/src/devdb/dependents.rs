@@ -19,6 +19,8 @@ pub struct Dependent {
     /// The backing of the device, or a layer under that.
     pub store: Backing,
     pub tie: Tie,
+    /// The guest was removed and is still kept.
+    pub removed: bool,
 }
 
 /// What ties a guest's device to the thing it depends on.
@@ -40,6 +42,7 @@ impl Dependent {
             device: device.clone(),
             store: store.clone(),
             tie,
+            removed: false,
         };
         device.backings().zip(ties).map(dependent).collect()
     }
@@ -52,10 +55,11 @@ impl Dependent {
 
 impl fmt::Display for Dependent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Dependent { guest, device, store, tie } = self;
+        let Dependent { guest, device, store, tie, removed } = self;
+        let kept = if *removed { ", which was removed and is still kept," } else { "" };
         match tie {
-            Tie::Store => write!(f, "guest '{guest}' uses '{}' ({device})", store.path),
-            Tie::Layer => write!(f, "guest '{guest}' builds on '{}' ({device})", store.path),
+            Tie::Store => write!(f, "guest '{guest}'{kept} uses '{}' ({device})", store.path),
+            Tie::Layer => write!(f, "guest '{guest}'{kept} builds on '{}' ({device})", store.path),
             Tie::Choice => {
                 let folder = drives::folder(device).unwrap_or(&store.path);
                 write!(
@@ -167,9 +171,23 @@ pub(super) fn of_folder<'a>(
 
 /// Those that have this very thing, by whatever path; a path that leads nowhere is compared as it is written.
 pub(super) fn of(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
-    let all = all(host)?;
+    Ok(that_have(all(host)?, path))
+}
+
+/// The same, and of removed guests that are still kept what they had.
+pub(super) fn of_or_kept(host: &VmHost, path: &str) -> Result<Vec<Dependent>, Refusal> {
+    let mut all = all(host)?;
+    for kept in host.registry.removed()? {
+        let had = kept.config.storage.iter();
+        let had = had.flat_map(|device| Dependent::of(&kept.config.name, device));
+        all.extend(had.map(|dependent| Dependent { removed: true, ..dependent }));
+    }
+    Ok(that_have(all, path))
+}
+
+fn that_have(all: Vec<Dependent>, path: &str) -> Vec<Dependent> {
     let inodes = Inodes::at(all.iter().map(|d| d.store.path.as_str()).chain([path]));
     let identity = inodes.of(path);
     let is_it = |other: &str| other == path || identity.is_some() && inodes.of(other) == identity;
-    Ok(all.into_iter().filter(|d| is_it(&d.store.path)).collect())
+    all.into_iter().filter(|d| is_it(&d.store.path)).collect()
 }

@@ -231,7 +231,7 @@ fn fit_for_guests(host: &VmHost, path: &Path) -> Result<Vec<Dependent>, Refusal>
     if let Some(uses) = stores.used_for(&there).filter(|_| is_there && !is_lifted) {
         return Err(DiskRefused::Used { path: path.to_owned(), uses }.into());
     }
-    let users = dependents::of(host, &shown)?;
+    let users = dependents::of_or_kept(host, &shown)?;
     let image = users.iter().find(|user| user.store.storage == StorageType::Qcow2);
     match image {
         Some(user) => {
