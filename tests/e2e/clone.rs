@@ -1,7 +1,7 @@
 //! hpvmclone: new identities, disks kept, copied and linked; what is refused; what is left when it dies or has no room.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_is_copied_with_its_holes,
     what_a03_50_wanted_beside_b_is_taken,
     what_cannot_be_copied_is_refused,
+    what_is_protected_is_not_overwritten,
+    what_a_removed_guest_had_is_not_overwritten,
     two_copies_are_two_files,
     two_copies_share_no_bytes,
     a_clone_that_starts_with_the_vm_host_is_told_of,
@@ -222,6 +224,44 @@ fn what_cannot_be_copied_is_refused() {
 }
 
 /// By whatever names, and whether or not it is there yet: told before anything is written.
+fn what_is_protected_is_not_overwritten() {
+    let host = with_web();
+    let copy = host.path("copy.img");
+    let mode = |bits| fs::set_permissions(&copy, fs::Permissions::from_mode(bits)).expect("ours");
+    let statement = on(&copy, "file");
+    let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &statement];
+    for content in ["full", ""] {
+        fs::write(&copy, content).expect("a file");
+        mode(0o444);
+        for how in ["--dry-run", "-F"] {
+            let said = host.refused(&[&line[..], &[how]].concat());
+            assert!(said.contains(&format!("`chmod u+w {}`", copy.display())), "{said}");
+        }
+        assert_eq!(fs::read_to_string(&copy).expect("a file"), content);
+        mode(0o600);
+    }
+    host.ok(&[&line[..], &["-F"]].concat());
+}
+
+/// Until nobody can bring it back.
+fn what_a_removed_guest_had_is_not_overwritten() {
+    let host = with_web();
+    let disk = host.disk("db.img", 8 << 20);
+    let statement = on(&disk, "file");
+    host.ok(&["hpvmcreate", "-P", "db", "-a", &statement]);
+    host.ok(&["hpvmremove", "-P", "db", "-F"]);
+    fs::write(&disk, "precious").expect("a file");
+    let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &statement];
+    for how in ["--dry-run", "-F"] {
+        let said = host.refused(&[&line[..], &[how]].concat());
+        assert!(said.contains("belongs to guest 'db' (0,1,0), which was removed"), "{said}");
+        assert!(said.contains("`hpvmremove -p 2 --purge`"), "{said}");
+    }
+    assert_eq!(fs::read_to_string(&disk).expect("a file"), "precious");
+    host.ok(&["hpvmremove", "-p", "2", "--purge", "-F"]);
+    host.ok(&[&line[..], &["-F"]].concat());
+}
+
 fn two_copies_are_two_files() {
     let host = with_web();
     let second = |path: &Path| format!("disk:avio_stor:0,2,0:file:{}", path.display());
@@ -417,6 +457,9 @@ fn a_base_is_protected_by_removed_clones_too() {
     host.ok(&["hpvmremove", "-P", "new", "-F"]);
     let report = host.refused(&["hpvmstart", "-P", "web"]);
     assert!(report.contains("'new' (0,1,0), which was removed and is still kept, and"), "{report}");
+    let longer = ["hpvmdevmgmt", "-S", "128M", &host.path("web.img").display().to_string()];
+    let said = host.refused(&longer);
+    assert!(said.contains("'new', which was removed and is still kept, builds on"), "{said}");
     host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
     let report = host.refused(&["hpvmstart", "-P", "web"]);
     assert!(report.contains("'new' (0,1,0), which was removed and is still kept, and"), "{report}");

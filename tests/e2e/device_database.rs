@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use hpvm_host::qcow2;
 use hpvm_model::{Attributes, Bytes, EntryId, EntryType, Origin, StoreIdentity};
 use hpvm_registry::{Access, Entry, Registry};
-use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use serde_json::Value;
 
 use crate::Test;
+use crate::clone::{on, with_web};
 use crate::layers::image_over;
 use crate::loop_device::LoopDevice;
 use crate::refusals::{State, refused};
@@ -27,6 +28,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     entries_come_and_go_with_guests,
     an_image_that_replaces_a_disk_is_warned_of,
     hpvms_own_files_are_not_given_away_by_other_names,
+    running_programs_are_given_to_no_guest,
+    nothing_is_moved_to_the_disk_of_another_guest,
     a_link_that_leads_nowhere_is_no_place_for_a_disk,
     what_guests_have_is_renamed_in_all_of_them,
     a_disk_file_has_the_size_that_was_written,
@@ -150,6 +153,12 @@ fn the_hosts_own_folders_are_restricted_always() {
     for path in [Path::new("/etc/passwd"), &host.path("innocent/passwd"), &own] {
         let said = refused(&host, &["hpvmcreate", "-P", "new", "-a", &disk_on(path)]);
         assert!(said.contains("is a folder of this VM Host itself"), "{said}");
+    }
+    for below in ["opt/hpvm/lbin", "etc/opt/hpvm"] {
+        fs::create_dir_all(host.path(below)).expect("a folder");
+        let file = host.disk(&format!("{below}/file"), 1 << 20);
+        let said = refused(&host, &["hpvmcreate", "-P", "new", "-F", "-a", &disk_on(&file)]);
+        assert!(said.contains("hpvm is a folder of this VM Host itself"), "{said}");
     }
     for folder in ["/bin", "/boot", "/etc", "/lib", "/opt/hpvm", "/sbin", "/stand", "/usr"] {
         let Some(file) = a_file_in(Path::new(folder)) else { continue };
@@ -321,6 +330,51 @@ fn hpvms_own_files_are_not_given_away_by_other_names() {
     }
 }
 
+/// Also where they lie apart from the root.
+fn running_programs_are_given_to_no_guest() {
+    let mut elsewhere = VmHost::new(Engine::Fake);
+    elsewhere.install();
+    let host = with_web();
+    for name in ["bin/hpvm", "lbin/hpvmkeeper"] {
+        let program = elsewhere.path("opt/hpvm").join(name);
+        let bin = elsewhere.path("opt/hpvm/bin");
+        let before = fs::metadata(&program).expect("a program").ino();
+        let disk = disk_on(&program);
+        for line in [
+            &["hpvmcreate", "-P", "new", "-F", "-a", &disk][..],
+            &["hpvmclone", "-P", "web", "-N", "new", "-F", "-b", &on(&program, "file")],
+        ] {
+            let said = Outcome::of(name, host.command_from(&bin, line), b"");
+            assert_eq!(said.status.code(), Some(1), "{said}");
+            assert!(said.stderr.contains("is a folder of this VM Host itself"), "{said}");
+        }
+        assert_eq!(fs::metadata(&program).expect("a program").ino(), before);
+    }
+}
+
+/// What is said of one disk, or is built on it, holds of no other's.
+fn nothing_is_moved_to_the_disk_of_another_guest() {
+    let host = VmHost::new(Engine::Fake);
+    let [old, new] = ["old.img", "new.img"].map(|name| host.disk(name, 1 << 20));
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk_on(&old)]);
+    host.ok(&["hpvmcreate", "-P", "db", "-r", "64M", "-a", &disk_on(&new)]);
+    host.ok(&["hpvmdevmgmt", "-a", &entry("gdev", &old)]);
+    host.ok(&["hpvmdevmgmt", "-m", &format!("{}:attr:READONLY=YES", entry("gdev", &old))]);
+    let rename = format!("{}:{}", entry("gdev", &old), new.display());
+    let before = State::of(&host);
+    for dry in [&["--dry-run"][..], &[]] {
+        let said = host.refused(&[&["hpvmdevmgmt", "-n", &rename], dry].concat());
+        assert!(said.contains("another guest's already: guest 'db' uses"), "{said}");
+    }
+    before.assert_unchanged(&host, "a renaming that was refused");
+    host.ok(&["hpvmremove", "-P", "db", "-F", "--purge"]);
+    // Its own, by another name.
+    let alias = host.path("alias.img");
+    symlink(&old, &alias).expect("a link");
+    host.ok(&["hpvmdevmgmt", "-n", &format!("{}:{}", entry("gdev", &old), alias.display())]);
+    host.ok(&["hpvmdevmgmt", "-n", &format!("{}:{}", entry("gdev", &alias), new.display())]);
+}
+
 fn what_guests_have_is_renamed_in_all_of_them() {
     let host = VmHost::new(Engine::Fake);
     let (old, new) = (host.disk("old.img", 1 << 20), host.disk("new.img", 1 << 20));
@@ -391,6 +445,14 @@ fn a_disk_file_has_the_size_that_was_written() {
     assert_eq!(size(), 1_610_612_736);
     host.ok(&["hpvmdevmgmt", "-S", "1537M", &shown]);
     assert_eq!(size(), 1537 << 20);
+    let mode = |bits| fs::set_permissions(&path, fs::Permissions::from_mode(bits)).expect("ours");
+    mode(0o444);
+    for dry in [&["--dry-run"][..], &[]] {
+        let said = host.refused(&[&["hpvmdevmgmt", "-S", "1538M", &shown], dry].concat());
+        assert!(said.contains(&format!("`chmod u+w {shown}`")), "{said}");
+        assert_eq!(size(), 1537 << 20);
+    }
+    mode(0o600);
     let apart = ["hpvmdevmgmt", "-S", "1538M", "--preallocate", &shown];
     assert!(refused(&host, &apart).contains("directly behind it: -S SIZE FILE"));
     fs::create_dir(host.path("disks")).expect("a folder");

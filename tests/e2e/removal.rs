@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_number_is_not_given_again_while_kept,
     a_removed_guest_comes_back_as_it_was,
     a_removed_guest_without_its_folder_does_not_come_back,
+    a_disk_that_two_had_is_told_of_to_who_comes_second,
     a_purged_guest_is_gone,
     a_number_is_free_only_when_nothing_in_run_has_it,
     removed_guests_are_kept_as_long_as_configured,
@@ -100,6 +101,30 @@ fn a_removed_guest_without_its_folder_does_not_come_back() {
     fs::rename(&folder, &away).expect("it is moved");
     host.ok(&["hpvmremove", "-p", "1", "--purge", "-F"]);
     assert!(!host.ok(&["hpvm", "undelete", "--list"]).contains("web"));
+}
+
+fn a_disk_that_two_had_is_told_of_to_who_comes_second() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = format!("disk:avio_stor::file:{}", host.disk("web.img", 1 << 20).display());
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    let made = host.run(&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &disk]);
+    assert!(made.status.success(), "{made}");
+    assert!(made.stderr.contains("guest 'web' (0,0,0), which was removed"), "{made}");
+    // Who has it hears nothing more of that.
+    let started = host.run(&["hpvmstart", "-P", "new"]);
+    assert!(started.status.success() && !started.stderr.contains("web"), "{started}");
+    let undelete = ["hpvm", "undelete", "-P", "web"];
+    for line in [&[&undelete[..], &["--dry-run"]].concat()[..], &undelete] {
+        let said = host.run(line);
+        assert!(said.status.success(), "{said}");
+        let told = "is in use by the running guest 'new' (0,0,0)";
+        assert!(said.stderr.contains("WARNING (web)") && said.stderr.contains(told), "{said}");
+    }
+    host.ok(&["hpvmstop", "-P", "new", "-F"]);
+    host.ok(&["hpvmremove", "-P", "web", "-F"]);
+    let said = host.run(&undelete);
+    assert!(said.stderr.contains("is also configured in guest 'new' (0,0,0)"), "{said}");
 }
 
 fn a_purged_guest_is_gone() {

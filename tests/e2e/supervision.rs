@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_app::client;
 use hpvm_app::protocol::{Reply, Request};
 use hpvm_host::lock::pause_for;
 use hpvm_host::process::PidFd;
-use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
 use hpvm_testkit::write_script;
 use rustix::process::Signal;
@@ -26,6 +27,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     supervisors_killed_at_any_moment_are_replaced,
     a_qemu_that_stands_still_without_supervisors_delays_nobody,
     a_qemu_that_is_killed_is_told_with_the_reason,
+    a_guest_is_supervised_whoever_starts_it,
     a_qemu_that_stands_still_delays_nobody_and_is_shown,
     a_qemu_that_stands_still_is_told_of_for_any_device,
     a_change_that_qemu_hears_late_leaves_nothing,
@@ -241,6 +243,44 @@ fn a_qemu_that_is_killed_is_told_with_the_reason() {
     wait_until(SETTLE_BOUND, "nothing of it runs", || host.processes().is_empty());
     host.ok(&["hpvmstart", "-P", "victim"]);
     assert_eq!(host.state("victim"), "On (EFI)");
+}
+
+/// As many daemons and scripts do, it ignores how its children end, and so would what it starts.
+#[track_caller]
+fn by_one_who_ignores_children(host: &VmHost, line: &[&str]) {
+    let own = host.command(line);
+    let mut command = Command::new("env");
+    command.arg("--ignore-signal=CHLD").arg(own.get_program()).args(own.get_args());
+    for (name, value) in own.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let outcome = Outcome::of(&line.join(" "), command, b"");
+    assert!(outcome.status.success(), "{outcome}");
+}
+
+fn a_guest_is_supervised_whoever_starts_it() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.install();
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M"]);
+    // The command answers for what it starts, and the keeper for itself; who follows a keeper starts no script.
+    for victims in [&SUPERVISORS[..], &["hpvmapp"]] {
+        by_one_who_ignores_children(&host, &["hpvm", "start", "-P", "web"]);
+        for name in victims {
+            let victim = supervisor(&host, name);
+            victim.kill();
+            wait_until(SETTLE_BOUND, &format!("the guest is supervised after {name}"), || {
+                is_supervised(&host)
+            });
+            assert_ne!(supervisor(&host, name).pid, victim.pid);
+        }
+        by_one_who_ignores_children(&host, &["hpvm", "stop", "-P", "web", "-F"]);
+        wait_until(SETTLE_BOUND, "nothing of it runs", || host.processes().is_empty());
+        host.start_ignoring_children("hpvmkeeper");
+    }
 }
 
 /// Commands about other guests, and the list, take no longer than usual.

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_lost_registry_knows_its_switches_again,
     a_forward_whose_port_is_taken_is_told,
     a_nat_that_is_silent_gets_no_second_one,
+    a_nat_is_started_again_whoever_started_it,
     a_busy_switch_finds_its_nat_again,
     forwards_change_while_a_guest_runs,
 ];
@@ -70,17 +71,43 @@ fn a_lost_registry_knows_its_switches_again() {
 /// Guest `one` runs on virtual switch `nat1`, whose wire is a NAT.
 fn with_a_guest_on_nat() -> VmHost {
     let host = VmHost::new(Engine::Fake);
+    put_a_guest_on_nat(&host);
+    host
+}
+
+fn put_a_guest_on_nat(host: &VmHost) {
     host.ok(&["hpvmnet", "-c", "-S", "nat1", "--wire", "nat"]);
     host.ok(&["hpvmnet", "-S", "nat1", "-b"]);
     let nic = "network:lan:0,1,0x56a100000001:vswitch:nat1";
     host.ok(&["hpvmcreate", "-P", "one", "-a", nic]);
     host.ok(&["hpvmstart", "-P", "one"]);
-    host
 }
 
 fn all_run(host: &VmHost) {
     let all = "one that works, one that would start it again, and one that would follow that";
     wait_until(BOUND, all, || host.running("hpvmnat").len() == 3);
+}
+
+fn a_nat_is_started_again_whoever_started_it() {
+    apart(nat_is_started_again);
+}
+
+fn nat_is_started_again() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.install();
+    host.start_ignoring_children("hpvmnat");
+    put_a_guest_on_nat(&host);
+    let worker = || {
+        let works = |pid: &i32| {
+            let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+            arguments.is_ok_and(|arguments| arguments.split('\0').nth(1) == Some("worker"))
+        };
+        host.running("hpvmnat.built").into_iter().find(works)
+    };
+    wait_until(BOUND, "one works", || worker().is_some());
+    let first = worker();
+    Process::open(first.expect("it works")).kill();
+    wait_until(BOUND, "another works", || worker().is_some_and(|pid| Some(pid) != first));
 }
 
 fn a_nat_that_is_silent_gets_no_second_one() {

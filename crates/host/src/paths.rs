@@ -379,6 +379,13 @@ pub fn installed(folder: &str) -> Option<PathBuf> {
     own_folder().ok()?.parent()?.join(folder).canonicalize().ok()
 }
 
+/// The folders of the running programs, where they lie as `make install` puts them. As they are built they lie among what is none.
+#[must_use]
+pub fn installed_programs() -> Vec<PathBuf> {
+    let Some(lbin) = installed("lbin") else { return Vec::new() };
+    own_folder().into_iter().chain([lbin]).collect()
+}
+
 /// The running program's.
 fn own_folder() -> io::Result<PathBuf> {
     let own = fs::read_link("/proc/self/exe")?;

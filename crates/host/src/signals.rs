@@ -1,6 +1,6 @@
 //! Signals and limits as commands want them: a file that may not grow is an error to be told, Ctrl-C ends a wait and not a
-//! change in its middle, and a guest does not inherit the limits of the shell it was started from. Called by the commands'
-//! main function, by those that wait long, and by whoever starts a keeper.
+//! change in its middle, children end seen, and a guest does not inherit the limits of the shell it was started from. Called by
+//! the main functions of commands and of who waits for children, by commands that wait long, and by whoever starts a keeper.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use nix::libc;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,6 +16,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// another thread.
 pub fn survive_file_limit() -> io::Result<()> {
     Ok(SigSet::from(Signal::SIGXFSZ).thread_block()?)
+}
+
+/// From here on the ends of our children, and of theirs, are seen, whoever started us: many a daemon ignores SIGCHLD, and what
+/// it starts does too, so that nobody could be waited for. To be called before a child is started.
+#[allow(unsafe_code)]
+pub fn see_children_end() {
+    // Refused of SIGKILL and SIGSTOP alone.
+    // SAFETY: the default runs no code of ours, and no handler is replaced.
+    let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
 /// By these a user, or the end of the terminal, asks a command to end.

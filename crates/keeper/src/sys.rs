@@ -243,6 +243,9 @@ pub(crate) fn settle() -> io::Result<Fd> {
         // SAFETY: ignoring a signal runs no code of ours.
         unsafe { signal(ignored, SIG_IGN) };
     }
+    // Whoever started us may have left it ignored: children would end unseen then, for their children too.
+    // SAFETY: the default runs no code of ours.
+    unsafe { signal(SIGCHLD, SIG_DFL) };
     // SAFETY: no pointers; the only refusal is that we lead a session already.
     unsafe { setsid() };
     // Started through a descriptor we would be called by its number; a name that cannot be set stands in nobody's way.

@@ -29,6 +29,7 @@ use std::{env, io};
 use hpvm_host::confine::{ConfineError, Enforced, internet};
 use hpvm_host::inherited::inherited;
 use hpvm_host::restarts::STARTED_WRONGLY;
+use hpvm_host::signals::see_children_end;
 use hpvm_nat::{Settings, SettingsError, descriptor};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -68,6 +69,7 @@ const WITNESS: i32 = 6;
 fn main() -> ExitCode {
     // Started as /proc/self/exe, it would be listed as `exe`.
     let _ = rustix::thread::set_name(c"hpvmnat");
+    see_children_end();
     let mut arguments: Vec<String> = env::args().skip(1).collect();
     let part = arguments.first().filter(|first| [WORKER, STANDBY].contains(&first.as_str()));
     let part = part.cloned();

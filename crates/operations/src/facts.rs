@@ -44,6 +44,12 @@ impl VmHost {
         self.facts_of(config, None, stores, || Ok(None))
     }
 
+    /// The same about a guest that was removed, once it is back.
+    pub(crate) fn facts_of_kept(&self, config: &GuestConfig) -> Result<HostFacts, Refusal> {
+        let stores = Stores::look(std::iter::once(config));
+        self.facts_of(config, None, stores, || Ok(Some(config.clone())))
+    }
+
     /// `own` is the guest as the registry has it.
     fn facts_of(
         &self,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use hpvm_engine::media;
 use hpvm_host::lock::Busy;
 use hpvm_host::{Root, signals};
-use hpvm_model::{GuestConfig, GuestName, GuestUuid};
+use hpvm_model::{GuestConfig, GuestName, GuestUuid, Problem};
+use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Registry, RemovedGuest, Sharer, Step};
 use jiff::{Timestamp, ToSpan};
 
@@ -188,6 +189,14 @@ pub fn purge_due(host: &mut VmHost, actor: &Actor) -> Result<Vec<Cleared>, Refus
     Ok(cleared)
 }
 
+/// A guest that is back.
+#[derive(Clone, Debug)]
+pub struct Undeleted {
+    pub config: GuestConfig,
+    /// Warnings: what others did with what it had is for them to settle.
+    pub problems: Vec<Problem>,
+}
+
 /// Brings a removed guest back, with number and uuid, under its old name or another.
 pub fn undelete(
     host: &mut VmHost,
@@ -195,7 +204,7 @@ pub fn undelete(
     removed: &RemovedGuest,
     new_name: Option<&GuestName>,
     mode: Mode,
-) -> Result<GuestConfig, Refusal> {
+) -> Result<Undeleted, Refusal> {
     let result = bring_back(host, actor, removed, new_name, mode);
     host.record_failure_in(mode, actor, &removed.config, result)
 }
@@ -206,22 +215,24 @@ fn bring_back(
     removed: &RemovedGuest,
     new_name: Option<&GuestName>,
     mode: Mode,
-) -> Result<GuestConfig, Refusal> {
+) -> Result<Undeleted, Refusal> {
     let name = new_name.unwrap_or(&removed.config.name).clone();
     let _at_it = at_it(host, actor, &removed.config);
     let root = host.root.clone();
+    let config = GuestConfig { name: name.clone(), ..removed.config.clone() };
+    let facts = host.facts_of_kept(&config)?;
+    let problems = problems(&config, &facts, Purpose::Change { before: Some(&config) });
     // From here on nobody else can take the name.
     let change = host.begin()?;
     if let Some(number) = change.number_of(&name)? {
         return Err(Refusal::NameTakenSince { name, number });
     }
-    let config = GuestConfig { name, ..removed.config.clone() };
     let folder = Folder::of(&root, config.uuid);
     if !folder.path().is_dir() {
         return Err(Refusal::NoKeptFolder { number: config.number, path: folder.path().into() });
     }
     if mode == Mode::DryRun {
-        return Ok(config);
+        return Ok(Undeleted { config, problems });
     }
     folder::link(&root, &config.name, config.uuid)?;
     Step::UndeleteLinked.reached();
@@ -236,5 +247,5 @@ fn bring_back(
     }
     Step::UndeleteCommitted.reached();
     host.folder(&config).replace_identity(&config)?;
-    Ok(config)
+    Ok(Undeleted { config, problems })
 }

@@ -456,11 +456,14 @@ fn regular(path: &Path, metadata: &Metadata) -> FileFact {
 }
 
 /// Root may write to everything, but what nobody else may write to is meant to stay as it is.
-fn writable(path: &Path, metadata: &Metadata) -> Writable {
+pub(crate) fn is_meant_to_be_written(metadata: &Metadata) -> bool {
     const ANY_WRITE_BIT: u32 = 0o222;
-    let is_meant_to = metadata.mode() & ANY_WRITE_BIT != 0;
+    metadata.mode() & ANY_WRITE_BIT != 0
+}
+
+fn writable(path: &Path, metadata: &Metadata) -> Writable {
     match rustix::fs::access(path, rustix::fs::Access::WRITE_OK) {
-        Ok(()) if is_meant_to => Writable::Yes,
+        Ok(()) if is_meant_to_be_written(metadata) => Writable::Yes,
         _ => Writable::No,
     }
 }

@@ -67,6 +67,7 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
     if purpose != Purpose::Start {
         stores::images_as_raw(config, before, facts, &mut found);
         stores::folders_of_no_drive(config, before, facts, &mut found);
+        stores::disks_of_removed(config, before, facts, &mut found);
         least_cycles(config, before, facts, &mut found);
     }
     if let Purpose::ChangeOfRunning { before } = purpose {

@@ -65,8 +65,15 @@ pub struct Sharer {
     pub kind: DeviceKind,
     pub storage: StorageType,
     pub role: StoreRole,
-    /// Removed and still kept: only of a layer, on which such a guest goes on to depend.
+    /// Removed and still kept.
     pub removed: bool,
+}
+
+impl Sharer {
+    /// Removed guests depend on their layers still, and on their stores no more.
+    fn needs_it(&self) -> bool {
+        self.role == StoreRole::Layer || !self.removed
+    }
 }
 
 const COLUMNS: &str = "number, uuid, name, label, serial_number, os_family, os_version, vcpus, \
@@ -177,6 +184,18 @@ impl Registry {
         file: &FileIdentity,
         except: Option<GuestNumber>,
     ) -> Result<Vec<Sharer>, RegistryError> {
+        let mut sharers = self.sharers_and_kept(file, except)?;
+        sharers.retain(Sharer::needs_it);
+        Ok(sharers)
+    }
+
+    /// The same, and the removed guests that had it as a store when they were removed. What they had may be gone, and another file
+    /// known by the same numbers.
+    pub fn sharers_and_kept(
+        &self,
+        file: &FileIdentity,
+        except: Option<GuestNumber>,
+    ) -> Result<Vec<Sharer>, RegistryError> {
         let (inode, device) = stored(file);
         let asked = (inode, device, except.map(GuestNumber::get));
         let of_this_file = "file_inode = ?1 AND file_device = ?2 AND guest IS NOT ?3";
@@ -201,7 +220,6 @@ impl Registry {
         Ok(sharers)
     }
 
-    /// Removed guests have their layers still, and their stores no more.
     fn sharers_by<P: rusqlite::Params>(
         &self,
         role: StoreRole,
@@ -217,9 +235,7 @@ impl Registry {
                 .connection
                 .prepare_cached("SELECT name, removed_at IS NOT NULL FROM guest WHERE number = ?1")?
                 .query_row([number.get()], |row| Ok((parsed(row, 0)?, row.get(1)?)))?;
-            if role == StoreRole::Layer || !removed {
-                sharers.push(Sharer { guest, number, address, kind, storage, role, removed });
-            }
+            sharers.push(Sharer { guest, number, address, kind, storage, role, removed });
         }
         Ok(sharers)
     }

@@ -145,6 +145,9 @@ fn sharers_of_a_file_are_found_whatever_its_path() {
     let change = registry.change().unwrap();
     change.remove(number(1), Timestamp::MAX).unwrap();
     assert_eq!(change.sharers(&shared, Some(number(2))).unwrap().len(), 1);
+    let kept = change.sharers_and_kept(&shared, Some(number(2))).unwrap();
+    let found: Vec<(u32, bool)> = kept.iter().map(|s| (s.number.get(), s.removed)).collect();
+    assert_eq!(found, [(1, true), (3, false)]);
 }
 
 /// Settles 159: what was done is a row, which nothing renames and every reader finds.

@@ -20,6 +20,7 @@ use std::{env, io};
 use hpvm_host::confine::{ConfineError, Enforced, reservations};
 use hpvm_host::inherited::inherited;
 use hpvm_host::restarts::STARTED_WRONGLY;
+use hpvm_host::signals::see_children_end;
 use hpvm_reserve::{Settings, SettingsError, descriptor};
 use rustix::process::setsid;
 
@@ -44,6 +45,7 @@ enum Failure {
 const HELPER: &str = "helper";
 
 fn main() -> ExitCode {
+    see_children_end();
     let mut arguments: Vec<String> = env::args().skip(1).collect();
     let is_helper = arguments.first().is_some_and(|first| first == HELPER);
     let done = if is_helper {

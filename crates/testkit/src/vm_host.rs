@@ -150,12 +150,24 @@ impl VmHost {
     /// Puts another version in the place of an installed program, as a package does: a script that runs the program as it was
     /// built, with these arguments.
     pub fn replace_program(&self, name: &str, arguments: &str) {
+        self.replace_program_by(name, |real| format!("exec {real} {arguments}"));
+    }
+
+    /// Has whoever starts an installed program ignore how children end (SIGCHLD), as many daemons and scripts do: what they start
+    /// would do so too.
+    pub fn start_ignoring_children(&self, name: &str) {
+        self.replace_program_by(name, |real| {
+            format!("exec env --ignore-signal=CHLD {real} \"$@\"")
+        });
+    }
+
+    fn replace_program_by(&self, name: &str, script: impl FnOnce(&str) -> String) {
         let lbin = self.path("opt/hpvm/lbin");
         let real = lbin.join(format!("{name}.built"));
         if !real.exists() {
             place(&program(name), &real);
         }
-        write_script(&lbin.join(name), &format!("exec {} {arguments}", real.display()));
+        write_script(&lbin.join(name), &script(&real.to_string_lossy()));
     }
 
     /// Gives later commands an environment variable.

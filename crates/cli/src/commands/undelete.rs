@@ -2,7 +2,7 @@
 
 use clap::ArgGroup;
 use hpvm_model::GuestName;
-use hpvm_operations::remove::undelete;
+use hpvm_operations::remove::{Undeleted, undelete};
 use hpvm_operations::{Mode, VmHost};
 use hpvm_registry::{Access, RemovedGuest};
 
@@ -53,8 +53,9 @@ impl Perform for Undelete {
         let name = kept.config.name.clone();
         let actor = context.actor(self.operation.reason);
         let new_name = self.new_name.as_ref();
-        let config = undelete(&mut host, &actor, &kept, new_name, mode)
+        let Undeleted { config, problems } = undelete(&mut host, &actor, &kept, new_name, mode)
             .or_else(|refusal| refused(&name, refusal))?;
+        context.say.problems(&config.name, &problems);
         if mode == Mode::DryRun {
             let back = config.name;
             return Ok(print(&format!("guest '{name}' would be back as '{back}'\n"))?);

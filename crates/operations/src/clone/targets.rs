@@ -7,10 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hpvm_model::{
-    Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType,
+    Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType, quoted,
 };
 use hpvm_plan::clone::{Design, How, Place, Work};
-use hpvm_plan::facts::{Below, Content, Ending, FileFact, HostFacts, Lock, Sharer, Writable};
+use hpvm_plan::facts::{
+    Below, Content, Ending, FileFact, HostFacts, Kept, Lock, Sharer, Standing, Writable,
+};
 use hpvm_plan::hotplug::Force;
 use hpvm_plan::judge::registered::{copied, overwritten};
 use hpvm_plan::record::Cache;
@@ -155,7 +157,8 @@ pub(super) fn target(host: &VmHost, work: &Work, facts: &HostFacts, force: Force
         (Some(FileFact::Missing) | None, StorageType::File | StorageType::Qcow2) => {
             problems.extend(no_folder(path).or_else(|| leads_nowhere(path)));
         }
-        (Some(FileFact::Regular { size, .. }), _) => {
+        (Some(FileFact::Regular { size, writable, .. }), _) => {
+            problems.extend(protected(path, *writable));
             if size.0 > 0 && force == Force::No {
                 let text = format!("'{path}' exists and is not empty; -F has it overwritten");
                 problems.push(error(path, text));
@@ -192,10 +195,27 @@ pub(super) fn too_small(
 fn owners(path: &str, facts: &HostFacts) -> Vec<Problem> {
     let identity = facts.identity(path);
     let sharers = identity.and_then(|identity| facts.sharers.get(&identity)).into_iter().flatten();
-    let text = |Sharer { guest, address, .. }: &Sharer| {
-        format!("'{path}' belongs to guest '{guest}' ({address}) and is not overwritten")
+    let text = |Sharer { guest, address, standing, .. }: &Sharer| {
+        let belongs = format!("'{path}' belongs to guest '{guest}' ({address})");
+        match standing {
+            Standing::Present => format!("{belongs} and is not overwritten"),
+            Standing::Removed(Kept { number, .. }) => format!(
+                "{belongs}, which was removed and is still kept, and is not overwritten; `hpvmremove -p {number} --purge` gives that guest up"
+            ),
+        }
     };
     sharers.map(|sharer| error(path, text(sharer))).collect()
+}
+
+/// Its owner would replace what he lets nobody change.
+fn protected(path: &str, writable: Writable) -> Option<Problem> {
+    let text = || {
+        format!(
+            "'{path}' may not be written and is not overwritten; `chmod u+w {}` allows that",
+            quoted(path)
+        )
+    };
+    (writable == Writable::No).then(|| error(path, text()))
 }
 
 fn locked(host: &VmHost, path: &str, facts: &HostFacts) -> Option<Problem> {

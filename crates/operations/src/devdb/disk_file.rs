@@ -20,7 +20,7 @@ use super::registered::restriction_of;
 use super::running;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
-use crate::stores::{LeadsNowhere, Stores};
+use crate::stores::{LeadsNowhere, Stores, is_meant_to_be_written};
 use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// What is asked for.
@@ -94,6 +94,8 @@ pub enum DiskRefused {
     PerhapsQcow2 { path: PathBuf, size: Bytes, content: Content },
     #[error("'{}' is only read, and stays as it is: {user}{}", path.display(), giving_up(.user))]
     OnlyRead { path: PathBuf, user: Box<Dependent> },
+    #[error("'{}' may not be written and is not extended; `chmod u+w {}` allows that", .0.display(), quoted(&.0.to_string_lossy()))]
+    Protected(PathBuf),
     #[error("'{}' is the place of a disk of guest '{guest}', which runs with the file that was there before; `hpvm why {guest}` says how to save that first", path.display())]
     OfRunning { path: PathBuf, guest: GuestName },
 }
@@ -181,6 +183,7 @@ fn attempt(host: &VmHost, path: &Path, wanted: Wanted, mode: Mode) -> Result<Mad
     };
     if made != Made::AsItWas {
         unless_only_read(path, &users)?;
+        unless_protected(path, now.as_ref())?;
         unless_displaced(host, path, now.as_ref().and_then(media::identity))?;
     }
     if mode == Mode::Apply && (made != Made::AsItWas || room == Room::Now) {
@@ -313,6 +316,13 @@ fn unless_only_read(path: &Path, users: &[Dependent]) -> Result<(), DiskRefused>
 
 fn only_reads(user: &Dependent) -> bool {
     user.tie == Tie::Layer || user.device.kind == DeviceKind::Dvd
+}
+
+fn unless_protected(path: &Path, now: Option<&Metadata>) -> Result<(), DiskRefused> {
+    match now.is_none_or(is_meant_to_be_written) {
+        true => Ok(()),
+        false => Err(DiskRefused::Protected(path.to_owned())),
+    }
 }
 
 /// The disk that a running guest has is not the file that is made in its place.

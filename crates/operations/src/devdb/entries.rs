@@ -70,6 +70,11 @@ pub enum EntryRefused {
     DependentsFollow(Vec<Dependent>),
     #[error("{id} cannot be replaced while guests that have it run; stop them first with `hpvmstop -P GUEST -g`: {}", told(.dependents))]
     Running { id: EntryId, dependents: Vec<Dependent> },
+    #[error(
+        "{new} cannot take the place of {old}, since it is another guest's already: {}; name another device, or take it from there first: {}",
+        told(.dependents), commands(.dependents)
+    )]
+    Anothers { old: EntryId, new: EntryId, dependents: Vec<Dependent> },
     #[error("'{0}' and '{1}' do not lead to the same device, so one is no other name of the other")]
     NotSame(String, String),
 }

@@ -1,5 +1,5 @@
 //! The folders that are the VM Host's own and restricted without anybody saying so. They are real paths of this machine,
-//! whatever HPVM_ROOT says; only hpvm's own state has one below each root.
+//! whatever HPVM_ROOT says; only what is hpvm's own lies below each root too, and its programs where they were started from.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::Root;
+use hpvm_host::{Root, paths};
 use hpvm_model::FileIdentity;
 
 /// Programs, configuration and boot files of the host, and what is no file on a disk at all. `/stand` is A.03.50's.
@@ -24,6 +24,9 @@ pub(crate) const HOST_FOLDERS: [&str; 11] = [
     "/sys",
     "/usr",
 ];
+
+/// Programs, firmware and settings of hpvm, as `make install` puts them below a root.
+const OWN_BELOW_ROOT: [&str; 2] = ["opt/hpvm", "etc/opt/hpvm"];
 
 /// Where hpvm keeps its state when there is no other root.
 const STATE: &str = "/var/opt/hpvm";
@@ -93,20 +96,20 @@ fn is_own(below: &Path) -> bool {
 /// One that is there. A folder that is a link stands for what it leads to.
 #[derive(Debug)]
 struct HostFolder {
-    name: &'static str,
+    name: PathBuf,
     identity: FileIdentity,
     /// Looked for when it is told: most commands only compare.
     real: OnceCell<PathBuf>,
 }
 
 impl HostFolder {
-    fn called(name: &'static str) -> Option<HostFolder> {
-        let identity = identity(Path::new(name))?;
+    fn called(name: PathBuf) -> Option<HostFolder> {
+        let identity = identity(&name)?;
         Some(HostFolder { name, identity, real: OnceCell::new() })
     }
 
     fn real_path(&self) -> &Path {
-        self.real.get_or_init(|| fs::canonicalize(self.name).unwrap_or_else(|_| self.name.into()))
+        self.real.get_or_init(|| fs::canonicalize(&self.name).unwrap_or_else(|_| self.name.clone()))
     }
 }
 
@@ -117,7 +120,15 @@ impl Presets {
         if root.state() != states[0] {
             states.push(root.state());
         }
-        let folders = HOST_FOLDERS.into_iter().filter_map(HostFolder::called).collect();
+        let below_root = OWN_BELOW_ROOT.into_iter().map(|below| root.prefix().join(below));
+        let own = below_root.chain(paths::installed_programs());
+        let names = HOST_FOLDERS.into_iter().map(PathBuf::from).chain(own);
+        let mut folders: Vec<HostFolder> = Vec::new();
+        for folder in names.filter_map(HostFolder::called) {
+            if folders.iter().all(|known| known.identity != folder.identity) {
+                folders.push(folder);
+            }
+        }
         Presets { folders, states: states.into_iter().map(State::at).collect() }
     }
 
@@ -222,6 +233,20 @@ mod tests {
             assert_eq!(own(below), None, "{below}");
         }
         assert!(presets.state_of("/var/opt/hpvm/common/x").is_some(), "whatever the root");
+    }
+
+    #[test]
+    fn programs_and_settings_below_a_root_are_hpvms_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path()).unwrap();
+        fs::create_dir_all(root.lbin()).unwrap();
+        fs::create_dir_all(root.conf().parent().unwrap()).unwrap();
+        let presets = Presets::of(&root);
+        for own in [root.lbin().parent().unwrap(), root.conf().parent().unwrap()] {
+            let found = presets.at(identity(own).unwrap());
+            assert_eq!(found, Some(own.display().to_string()));
+        }
+        assert_eq!(presets.at(identity(&root.prefix().join("opt")).unwrap()), None);
     }
 
     #[test]

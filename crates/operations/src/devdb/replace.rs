@@ -75,7 +75,7 @@ pub fn replace(
 fn judged(host: &VmHost, actor: &Actor, replacement: &Replacement) -> Result<Judged, Refusal> {
     let Replacement { old, new: names } = replacement;
     let new = &names[0];
-    let inodes = Inodes::at(names.iter().map(EntryId::name));
+    let inodes = Inodes::at(names.iter().chain([old]).map(EntryId::name));
     for name in names {
         if inodes.lack(name.name()) {
             return Err(EntryRefused::NoSuchPath(name.name().to_owned(), name.clone()).into());
@@ -92,6 +92,9 @@ fn judged(host: &VmHost, actor: &Actor, replacement: &Replacement) -> Result<Jud
     let moved = match old.entry {
         EntryType::Guest => {
             let mut all = moved(host, actor, old, new)?;
+            if inodes.of(old.name()) != inodes.of(new.name()) {
+                refuse_anothers(host, old, new, &all)?;
+            }
             all.extend(moved_of_removed(host, actor, old, new)?);
             all
         }
@@ -105,6 +108,26 @@ fn judged(host: &VmHost, actor: &Actor, replacement: &Replacement) -> Result<Jud
         return Err(EntryRefused::Missing(old.clone()).into());
     }
     Ok(Judged { entry, moved })
+}
+
+/// What is said of the old device, and what is built on it, is nothing of a disk that others have. Only images are everybody's.
+fn refuse_anothers(
+    host: &VmHost,
+    old: &EntryId,
+    new: &EntryId,
+    moved: &[Moved],
+) -> Result<(), Refusal> {
+    let mut dependents = dependents::of(host, new.name())?;
+    dependents.retain(|d| {
+        !d.device.is_shared_freely() && moved.iter().all(|moved| moved.before.name != d.guest)
+    });
+    match dependents.is_empty() {
+        true => Ok(()),
+        false => {
+            let (old, new) = (old.clone(), new.clone());
+            Err(EntryRefused::Anothers { old, new, dependents }.into())
+        }
+    }
 }
 
 fn refuse_restricting(host: &VmHost, id: &EntryId) -> Result<(), Refusal> {

@@ -44,10 +44,12 @@ impl VmHost {
                 |store| held.get(store).into_iter().flatten().map(move |h| h.by(way(store)));
             let mut sharers: Vec<Sharer> = related.iter().flat_map(as_seen).collect();
             for store in &related {
-                for other in self.registry.sharers(store, own)? {
+                for other in self.registry.sharers_and_kept(store, own)? {
                     let is_known = sharers.iter().any(|known| is_of(known, &other));
-                    if !is_shared_freely(other.kind, other.storage) && !is_known {
-                        let standing = self.standing(&other)?;
+                    if is_shared_freely(other.kind, other.storage) || is_known {
+                        continue;
+                    }
+                    if let Some(standing) = self.standing(&other, *store)? {
                         sharers.push(configured(other, standing, way(store)));
                     }
                 }
@@ -59,16 +61,23 @@ impl VmHost {
         Ok(claims)
     }
 
-    fn standing(&self, sharer: &hpvm_registry::Sharer) -> Result<Standing, Refusal> {
+    /// `None`: it was removed, and its disk is another file by now, or none.
+    fn standing(
+        &self,
+        sharer: &hpvm_registry::Sharer,
+        store: FileIdentity,
+    ) -> Result<Option<Standing>, Refusal> {
         if !sharer.removed {
-            return Ok(Standing::Present);
+            return Ok(Some(Standing::Present));
         }
-        let needed_by = match self.registry.removed_guest(sharer.number)? {
-            Some(kept) => remove::needed_by(&self.registry, &self.root, &kept.config)?,
-            None => Vec::new(),
-        };
+        let Some(kept) = self.registry.removed_guest(sharer.number)? else { return Ok(None) };
+        let had = kept.config.device_at(sharer.address).and_then(|device| device.backing.store());
+        if sharer.role == StoreRole::Store && had.and_then(Inodes::one) != Some(store) {
+            return Ok(None);
+        }
+        let needed_by = remove::needed_by(&self.registry, &self.root, &kept.config)?;
         let needed_by = needed_by.into_iter().map(|by| by.number).collect();
-        Ok(Standing::Removed(Kept { number: sharer.number, needed_by }))
+        Ok(Some(Standing::Removed(Kept { number: sharer.number, needed_by })))
     }
 
     /// The stores that running guests have, whatever their configuration says by now: a disk that was taken

@@ -432,6 +432,31 @@ pub(super) fn folders_of_no_drive(
     }
 }
 
+/// Disks that come with this change and were a removed guest's, which would come back with what is written to them now.
+pub(super) fn disks_of_removed(
+    config: &GuestConfig,
+    before: Option<&GuestConfig>,
+    facts: &HostFacts,
+    all: &mut Findings,
+) {
+    for device in comers(config, before) {
+        let path = &device.backing.path;
+        let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
+        for Sharer { guest, address, role, standing, .. } in sharers.into_iter().flatten() {
+            if let (StoreRole::Store, Standing::Removed(Kept { number, .. })) = (role, standing) {
+                let text = format!(
+                    "'{path}' is also configured in guest '{guest}' ({address}), which was removed and is still kept: brought back, it would find what is written to the {} meanwhile",
+                    device.kind.as_str()
+                );
+                all.push(note(path, text).ask(
+                    format!("if nobody needs '{guest}' any more, purge what is kept of it"),
+                    format!("hpvmremove -p {number} --purge"),
+                ));
+            }
+        }
+    }
+}
+
 /// What the guest did not have before, at any address.
 fn comers<'a>(
     config: &'a GuestConfig,
@@ -550,8 +575,8 @@ fn shared(
     let path = &device.backing.path;
     for sharer in sharers.into_iter().flatten() {
         let Sharer { guest, address, role, tenancy, .. } = sharer;
-        // What lies under another's disk is no disk of its own.
-        if *role == StoreRole::Layer {
+        // What lies under another's disk is no disk of its own, and what a removed guest had is anybody's.
+        if *role == StoreRole::Layer || sharer.standing != Standing::Present {
             continue;
         }
         if sharing == Sharing::Reserved && *tenancy != Tenancy::Alone {
