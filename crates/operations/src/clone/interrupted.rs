@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hpvm_engine::media;
-use hpvm_host::{durable, process, removal};
+use hpvm_host::{answers, durable, process, removal};
 use hpvm_model::{FileIdentity, GuestConfig, Problem, chain};
 use hpvm_registry::{Operation, Outcome, Owner, RecordedOperation, Registry, Selector};
 
@@ -52,6 +52,7 @@ pub(crate) fn was_interrupted(host: &VmHost, recorded: &RecordedOperation) -> bo
 /// Brings one to its end and notes it. The registry is held, so that one command does it and nobody is given one of the
 /// files meanwhile.
 pub(crate) fn settle(host: &mut VmHost, recorded: &RecordedOperation) -> Result<(), Refusal> {
+    unless_silent(&recorded.operation)?;
     let change = host.registry.change()?;
     if !change.unfinished()?.iter().any(|unfinished| unfinished.id == recorded.id) {
         return Ok(());
@@ -69,6 +70,17 @@ pub(crate) fn settle(host: &mut VmHost, recorded: &RecordedOperation) -> Result<
     let ended = Operation { after, outcome, ..operation.clone() };
     change.finish(recorded.id, &ended)?;
     Ok(change.commit()?)
+}
+
+/// Nobody waits for a store that answers nobody while he has the registry.
+fn unless_silent(operation: &Operation) -> Result<(), Refusal> {
+    let devices = operation.after.iter().flat_map(|config| &config.storage);
+    let paths = devices.filter_map(|device| device.backing.store()).map(Path::new);
+    let looks = paths.clone().map(|path| (path.to_owned(), |path: &Path| path.exists()));
+    for (path, answer) in paths.zip(answers::all_about(looks)) {
+        answer.ok_or_else(|| Refusal::file("look at", path)(answers::silent()))?;
+    }
+    Ok(())
 }
 
 /// What became of the clone.

@@ -145,7 +145,7 @@ impl Running {
         let mut look = |heard: Option<(u64, u64)>| {
             if let Some((done, whole)) = heard {
                 Step::CloneCopying.reached();
-                watch(&Stage { from: what, progress: Progress { done, whole } });
+                watch(&Stage { from: what, progress: Progress { done, whole }, silent: &[] });
             }
             match signals::interrupted() {
                 Some(_) => ControlFlow::Break(()),
