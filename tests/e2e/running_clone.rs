@@ -4,6 +4,7 @@
 mod slow;
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -46,6 +47,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_engine_killed_in_the_middle_leaves_nothing,
     an_engine_that_hangs_in_the_middle_is_rid_of_the_copy_when_it_answers,
     a_target_that_falls_silent_is_named_and_not_the_source,
+    whoever_waits_for_a_clone_says_so,
     an_interrupted_copy_leaves_the_guest_running,
     a_stop_does_not_wait_for_a_copy,
     no_room_harms_no_guest,
@@ -626,6 +628,21 @@ fn a_target_that_falls_silent_is_named_and_not_the_source() {
     interrupt(&clone);
     assert_eq!(end(clone).0, Some(130));
     engine_is_as_it_was(&host);
+}
+
+fn whoever_waits_for_a_clone_says_so() {
+    let mut host = with_web();
+    let statement = on(&host.path("copy.img"), "file");
+    let clone = endless_clone(&mut host, &statement);
+    let mut waits = host.command(&["hpvmmodify", "-P", "web", "-l", "later"]);
+    let mut waits = waits.stdin(Stdio::null()).spawn().expect("it starts");
+    let mut line = String::new();
+    BufReader::new(waits.stderr.take().expect("a pipe")).read_line(&mut line).expect("text");
+    let who = format!("hpvmmodify: waits for hpvmclone (process {})", clone.id());
+    assert!(line.starts_with(&who) && line.contains("copying disks"), "{line}");
+    interrupt(&clone);
+    assert_eq!(end(clone).0, Some(130));
+    assert!(waits.wait().expect("our own child").success());
 }
 
 fn an_interrupted_copy_leaves_the_guest_running() {
