@@ -28,6 +28,8 @@ pub(crate) struct Silence {
     pub(crate) reading: AtomicBool,
     /// To write to it, until then too.
     pub(crate) writing: AtomicBool,
+    /// To read from the second half of it, or to write to that, until then.
+    pub(crate) far_half: AtomicBool,
     /// That who asked was killed meanwhile, and wants no answer any more. Network file systems of the kernel let such a process
     /// go, and so does a server that answers this; many servers do not.
     pub(crate) interrupts: AtomicBool,
@@ -55,10 +57,16 @@ impl FileServer {
         what(&self.silence).store(true, Ordering::SeqCst);
     }
 
+    /// Whether somebody waits for an answer that was held back.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.served.is_holding()
+    }
+
     /// Answers what was read and written meanwhile, and from now on.
     pub(crate) fn answer_again(&self) {
         self.silence.reading.store(false, Ordering::SeqCst);
         self.silence.writing.store(false, Ordering::SeqCst);
+        self.silence.far_half.store(false, Ordering::SeqCst);
         self.served.let_go();
     }
 }
@@ -78,6 +86,7 @@ fn answer(request: &Request<'_>, file_bytes: u64, silence: &Silence) -> Reply {
     if is_left {
         return Reply::Never;
     }
+    let is_far = |offset| silence.far_half.load(Ordering::SeqCst) && offset >= file_bytes / 2;
     match asked {
         opcode::INTERRUPT => Reply::ErrorOf(long(body, 0), EINTR),
         opcode::LOOKUP if body.starts_with(b"disk.img\0") => {
@@ -90,16 +99,19 @@ fn answer(request: &Request<'_>, file_bytes: u64, silence: &Silence) -> Reply {
             let (offset, size) = (long(body, 8), u64::from(number(body, 16)));
             let there = file_bytes.saturating_sub(offset).min(size);
             let read = vec![0; usize::try_from(there).expect("a short read")];
-            held_if(&silence.reading, read)
+            held_if(silence.reading.load(Ordering::SeqCst) || is_far(offset), read)
         }
-        opcode::WRITE => held_if(&silence.writing, words(&[number(body, 16), 0])),
+        opcode::WRITE => {
+            let is_held = silence.writing.load(Ordering::SeqCst) || is_far(long(body, 8));
+            held_if(is_held, words(&[number(body, 16), 0]))
+        }
         opcode::RELEASE | opcode::FLUSH => Reply::With(Vec::new()),
         _ => Reply::Error(ENOSYS),
     }
 }
 
-fn held_if(silence: &AtomicBool, answer: Vec<u8>) -> Reply {
-    match silence.load(Ordering::SeqCst) {
+fn held_if(is_held: bool, answer: Vec<u8>) -> Reply {
+    match is_held {
         true => Reply::Held(answer),
         false => Reply::With(answer),
     }

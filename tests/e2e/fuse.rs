@@ -98,6 +98,11 @@ impl Served {
         Served { folder: folder.to_owned(), device, held }
     }
 
+    /// Whether any answer is held back.
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.held.lock().expect("nobody panics over it").is_empty()
+    }
+
     /// Sends the answers that were held back.
     pub(crate) fn let_go(&self) {
         for answer in self.held.lock().expect("nobody panics over it").drain(..) {

@@ -164,6 +164,7 @@ const SUBJECTS: &[&[Test]] = &[
     shutdown::TESTS,
     silent_store::TESTS,
     silent_store::commands::TESTS,
+    silent_store::copied::TESTS,
     silent_store::watched::TESTS,
     switch_commands::TESTS,
     switch_life::TESTS,

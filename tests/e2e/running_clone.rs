@@ -4,6 +4,7 @@
 mod slow;
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -24,6 +25,7 @@ use self::slow::{Slow, end, engine_is_as_it_was, left_in_engine};
 use crate::Test;
 use crate::chance::{Met, Moments};
 use crate::clone::{Mounted, fill, nothing_is_left, on, with_web};
+use crate::file_server::FileServer;
 use crate::guest_processes::{Process, process};
 use crate::loop_device::LoopDevice;
 use crate::pool::image;
@@ -43,6 +45,9 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_worker_killed_in_the_middle_leaves_nothing,
     a_worker_killed_while_it_holds_the_guest_leaves_it_running,
     an_engine_killed_in_the_middle_leaves_nothing,
+    an_engine_that_hangs_in_the_middle_is_rid_of_the_copy_when_it_answers,
+    a_target_that_falls_silent_is_named_and_not_the_source,
+    whoever_waits_for_a_clone_says_so,
     an_interrupted_copy_leaves_the_guest_running,
     a_stop_does_not_wait_for_a_copy,
     no_room_harms_no_guest,
@@ -559,6 +564,85 @@ fn an_engine_killed_in_the_middle_leaves_nothing() {
     assert!(said.contains("could not be copied"), "{said}");
     slow.host.wait_for_state("web", "Off", BOUND);
     nothing_is_left(&slow.host, slow.host.root());
+}
+
+/// It would go on writing the copy that nobody wants any more.
+fn an_engine_that_hangs_in_the_middle_is_rid_of_the_copy_when_it_answers() {
+    let mut host = with_web();
+    let statement = on(&host.path("copy.img"), "file");
+    let clone = endless_clone(&mut host, &statement);
+    let engine = Process::open(host.snapshot(1).expect("it runs").qemu.pid);
+    let still = Still::hold(&engine);
+    let (status, said) = end(clone);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("could not be copied: QEMU did not answer"), "{said}");
+    let copy = host.path("copy.img");
+    let told = format!("a copy of its disks has failed, and QEMU may write '{}'", copy.display());
+    let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+    assert!(shown.contains(&told), "{shown}");
+    drop(still);
+    let is_told = || guest_log(&host).contains("nothing is left in QEMU of the copy");
+    wait_until(BOUND, "its end is told", is_told);
+    assert_eq!(left_in_engine(&host), "");
+    host.wait_for_state("web", "On (OS)", BOUND);
+    assert!(!host.ok(&["hpvmstatus", "-P", "web"]).contains("QEMU may write"));
+    nothing_is_left(&host, host.root());
+}
+
+fn guest_log(host: &VmHost) -> String {
+    fs::read_to_string(host.path("var/opt/hpvm/guests/web/log")).expect("a log")
+}
+
+/// A clone that goes on until it is interrupted.
+fn endless_clone(host: &mut VmHost, statement: &str) -> Child {
+    host.engine_behaves("mirror=60000");
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", statement]);
+    let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+    wait_until(BOUND, "it is copied", || left_in_engine(host).contains("job copy-nvram"));
+    child
+}
+
+fn interrupt(child: &Child) {
+    let number = i32::try_from(child.id()).expect("a process number");
+    let process = PidFd::open_number(number).expect("a handle").expect("it is not reaped");
+    process.signal(Signal::INT).expect("a signal to our own child");
+}
+
+fn a_target_that_falls_silent_is_named_and_not_the_source() {
+    let mut host = with_web();
+    let server = FileServer::over(&host.path("far"), 64 * MIB);
+    let device = LoopDevice::on(&server.file, &["--direct-io=on"]);
+    let clone = endless_clone(&mut host, &on(device.path(), "disk"));
+    server.leave_unanswered(|silence| &silence.reading);
+    let target =
+        format!("'{}', which is being made a copy of the disk at 0,1,0", device.path().display());
+    host.wait_for_state("web", "On (ATTN)", BOUND);
+    for look in [&["hpvmstatus", "-P", "web"][..], &["hpvm", "why", "web"]] {
+        let shown = host.ok(look);
+        assert!(shown.contains(&target) && !shown.contains("which backs"), "{shown}");
+    }
+    server.answer_again();
+    host.wait_for_state("web", "On (OS)", BOUND);
+    assert!(guest_log(&host).contains(&format!("{target}, answers again")));
+    interrupt(&clone);
+    assert_eq!(end(clone).0, Some(130));
+    engine_is_as_it_was(&host);
+}
+
+fn whoever_waits_for_a_clone_says_so() {
+    let mut host = with_web();
+    let statement = on(&host.path("copy.img"), "file");
+    let clone = endless_clone(&mut host, &statement);
+    let mut waits = host.command(&["hpvmmodify", "-P", "web", "-l", "later"]);
+    let mut waits = waits.stdin(Stdio::null()).spawn().expect("it starts");
+    let mut line = String::new();
+    BufReader::new(waits.stderr.take().expect("a pipe")).read_line(&mut line).expect("text");
+    let who = format!("hpvmmodify: waits for hpvmclone (process {})", clone.id());
+    assert!(line.starts_with(&who) && line.contains("copying disks"), "{line}");
+    interrupt(&clone);
+    assert_eq!(end(clone).0, Some(130));
+    assert!(waits.wait().expect("our own child").success());
 }
 
 fn an_interrupted_copy_leaves_the_guest_running() {

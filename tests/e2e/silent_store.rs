@@ -2,6 +2,7 @@
 //! export of qemu-storage-daemon by FUSE, which a signal stops, as a server of files that hangs.
 
 pub(crate) mod commands;
+pub(crate) mod copied;
 pub(crate) mod watched;
 
 use std::fs::{self, File};

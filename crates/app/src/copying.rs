@@ -3,13 +3,14 @@
 //! [`hpvm_engine::copying`].
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hpvm_agent::freeze::{Frozen, Held};
 use hpvm_app::protocol::{CopiedState, Reply};
 use hpvm_engine::copying::{CopyError, Copying, Stage, Targets, abandon};
-use hpvm_model::chain;
+use hpvm_model::{StorageAddress, chain};
 use hpvm_plan::copying::DiskCopy;
 use hpvm_plan::record::Machine;
 use hpvm_qmp::client::Client;
@@ -29,6 +30,8 @@ const HELD_TOO_SHORT: &str = "its file systems could not be held for as long as 
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) disks: Vec<DiskCopy>,
+    /// Their targets' paths.
+    pub(crate) targets: Vec<String>,
     pub(crate) descriptors: VecDeque<OwnedFd>,
     pub(crate) replies: mpsc::Sender<Reply>,
     pub(crate) peer: Peer,
@@ -62,10 +65,20 @@ pub(crate) enum Unmade {
     GivenUp,
 }
 
+impl Wanted {
+    /// What is written, by the disk that it is to be a copy of.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = (StorageAddress, &str, File)> {
+        let written = self.disks.iter().zip(&self.targets).zip(&self.descriptors);
+        written.filter_map(|((disk, target), descriptor)| {
+            Some((disk.address, target.as_str(), descriptor.try_clone().ok()?.into()))
+        })
+    }
+}
+
 impl Copier {
     pub(crate) async fn run(mut self) {
         let result = self.copy().await;
-        // What cannot be taken away now is, before the next copy or by the next worker.
+        // What cannot be taken away now is when QEMU answers again.
         let cleared = abandon(&self.client).await.map_err(|error| chain(&error)).err();
         let ticket = self.ticket;
         let _ = self.news.send(News::Copied { ticket, result, left: cleared }).await;

@@ -59,6 +59,7 @@ use crate::recorded::Recorded;
 use crate::successor;
 use crate::wires::Wires;
 
+use copying::LeftCopy;
 use counters::Zeros;
 use due::DueChanges;
 use engine::Engine;
@@ -117,6 +118,7 @@ struct Driver {
     pulse: Pulse,
     trouble: Trouble,
     takeover: Takeover,
+    left_copy: LeftCopy,
     finished: bool,
 }
 

@@ -43,7 +43,12 @@ pub enum Request {
     /// Copy disks and firmware variables as they are at one point in time. The descriptors of the disks' targets come along,
     /// in order, then that of the variables'. Who asked gives up by closing his half of the connection; until then he is
     /// told twice a second at least how far it is.
-    Copy { disks: Vec<DiskCopy> },
+    Copy {
+        disks: Vec<DiskCopy>,
+        /// What the disks' targets are called, in their order.
+        #[serde(default)]
+        targets: Vec<String>,
+    },
 }
 
 /// Within this a worker begins what it was asked for or says why not, though its guest's devices have to be put in order first and

@@ -101,6 +101,19 @@ pub struct DeviceStore {
     #[serde(default = "disk")]
     pub kind: DeviceKind,
     pub path: String,
+    #[serde(default)]
+    pub role: Role,
+}
+
+/// What a store is to its device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It backs the device, or lies under what does.
+    #[default]
+    Backing,
+    /// It is becoming a copy of it.
+    Copy,
 }
 
 /// A backing store that left a request unanswered.
@@ -122,8 +135,12 @@ fn disk() -> DeviceKind {
 
 impl Display for DeviceStore {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let DeviceStore { address, kind, path } = self;
-        write!(f, "'{path}', which backs the {} at {address}", kind.as_str())
+        let DeviceStore { address, kind, path, role } = self;
+        let relation = match role {
+            Role::Backing => "which backs",
+            Role::Copy => "which is being made a copy of",
+        };
+        write!(f, "'{path}', {relation} the {} at {address}", kind.as_str())
     }
 }
 
@@ -149,7 +166,7 @@ impl SilentStore {
     /// Whether it backs, or lies under, the device at an address for certain.
     #[must_use]
     pub fn is_of(&self, address: StorageAddress) -> bool {
-        self.or.is_empty() && self.store.address == address
+        self.or.is_empty() && self.store.address == address && self.store.role == Role::Backing
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use hpvm_engine::media;
+use hpvm_host::image_lock;
 use hpvm_host::process::boottime_ms;
 use hpvm_model::{DeviceKind, FileIdentity, StorageAddress};
 use hpvm_plan::record::{Attached, Machine};
@@ -84,6 +85,15 @@ impl StoreWatch {
     ) -> StoreWatch {
         let mut watch = StoreWatch::default();
         watch.put_all(devices, files, || None);
+        watch
+    }
+
+    /// Watches what disks are copied to, by the addresses of those.
+    pub(crate) fn of_copies<'a>(
+        targets: impl IntoIterator<Item = (StorageAddress, &'a str, File)>,
+    ) -> StoreWatch {
+        let mut watch = StoreWatch::default();
+        targets.into_iter().for_each(|(address, path, file)| watch.put(address, path, file, None));
         watch
     }
 
@@ -197,6 +207,20 @@ impl StoreWatch {
         let mut there = devices.into_iter().filter(|attached| attached.device.address == address);
         let found = there.find(|a| stores_of(a).any(|store| store.path == path))?;
         Some(found.device.kind)
+    }
+
+    /// Ends the watch of what disks were copied to, once nobody writes it any more. A read that is under way keeps its
+    /// description for a moment, and QEMU's locks by it are not to outlast the copy.
+    pub(crate) fn end_of_copies(&mut self) {
+        for store in std::mem::take(self).stores {
+            // Where it has no locks, none was taken.
+            let _ = image_lock::let_others_in(&store.file);
+        }
+    }
+
+    /// All that is watched, with the devices' addresses.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (StorageAddress, &str)> {
+        self.stores.iter().map(|store| (store.address, store.path.as_str()))
     }
 
     pub(crate) fn has(&self, address: StorageAddress, path: &str) -> bool {

@@ -101,7 +101,7 @@ fn what_touches_a_store_is_denied_and_the_guest_goes_on() {
     beside.falls_silent();
     beside.denies(&detach(&beside.disks[1]), DENIED_WITHIN);
     beside.denies(&Request::Idle, AT_ONCE);
-    beside.denies(&Request::Copy { disks: Vec::new() }, AT_ONCE);
+    beside.denies(&Request::Copy { disks: Vec::new(), targets: Vec::new() }, AT_ONCE);
     let slot = beside.disks[2].device.address.slot;
     let adapter = DeviceChange::DetachAdapter { slot };
     beside.denies(&Request::AtReset { changes: vec![adapter], watched: Vec::new() }, AT_ONCE);

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction};
+use hpvm_host::lock::tell_of_waits;
 use hpvm_model::quoted;
 use hpvm_operations::Actor;
 
@@ -196,7 +197,10 @@ fn call(entry: &Entry, arguments: &[OsString], skip: usize) -> Result<(), Failur
     let typed = std::iter::once(entry.name()).chain(words.iter().skip(skip).cloned());
     match options.try_get_matches_from_mut(typed) {
         Ok(matches) => {
-            let context = Context { say: Say::new(&entry.name()), command_line: words };
+            let say = Say::new(&entry.name());
+            let waits = say.clone();
+            tell_of_waits(move |text| waits.note(text));
+            let context = Context { say, command_line: words };
             (entry.perform)(&matches, &context)
         }
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {

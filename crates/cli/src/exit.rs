@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use hpvm_host::deputy;
 use hpvm_host::signals::Interruption;
 use hpvm_model::{GuestName, Problem, chain};
 use hpvm_operations::Refusal;
@@ -81,6 +82,7 @@ pub fn conclude(command: &str, result: Result<(), Failure>) -> ExitCode {
         Ok(()) => Exit::Done,
         Err(failure) => failure.say(&Say::new(command)),
     };
+    deputy::say(exit.status());
     ExitCode::from(exit.status())
 }
 

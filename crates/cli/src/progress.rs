@@ -37,12 +37,17 @@ impl ProgressLine {
             let _ = std::io::stderr().lock().write_all(text.as_bytes());
         }
     }
+
+    /// Makes room for another line.
+    pub fn erase(&mut self) {
+        if self.last.take().is_some() {
+            let _ = std::io::stderr().lock().write_all(ERASE.as_bytes());
+        }
+    }
 }
 
 impl Drop for ProgressLine {
     fn drop(&mut self) {
-        if self.last.is_some() {
-            let _ = std::io::stderr().lock().write_all(ERASE.as_bytes());
-        }
+        self.erase();
     }
 }

@@ -6,12 +6,12 @@
 mod scout;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
 
@@ -89,6 +89,24 @@ pub fn is_given_up(path: &Path) -> bool {
 /// Reads what tells whether a thread of ours may ask, where there is the time to.
 pub fn prepare() {
     block::know_mounts();
+}
+
+/// Whether a path may lie on a file system that loses its server.
+#[must_use]
+pub fn may_fall_silent(path: &Path) -> bool {
+    !block::is_near(path)
+}
+
+/// The same of a device, whose storage may lie anywhere but for that of a loop device on a file of this machine's own.
+#[must_use]
+pub fn device_may_fall_silent(device: &Path) -> bool {
+    let device = fs::canonicalize(device).unwrap_or_default();
+    let Some(name) = device.file_name() else { return true };
+    let own = Path::new("/sys/class/block").join(name);
+    // A partition lies below its disk.
+    let mut behind = ["", ".."].map(|disk| own.join(disk).join("loop/backing_file")).into_iter();
+    let file = behind.find_map(|place| fs::read_to_string(place).ok());
+    file.is_none_or(|file| may_fall_silent(Path::new(file.trim_end())))
 }
 
 /// Whether a thread of ours may ask at a path. Takes as long as the answer to that, and [`ANSWER_BOUND`] at most.

@@ -14,15 +14,16 @@ use std::fs::File;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::{FileExt, FileTypeExt};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
+pub mod attended;
 pub(crate) mod spliced;
 
 /// What one writer reads and writes at a time: large enough for the disk, small enough to stop soon.
@@ -55,14 +56,14 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Target<'a> {
     file: &'a File,
-    is_begun: AtomicBool,
+    is_begun: Arc<AtomicBool>,
 }
 
 impl Target<'_> {
     /// Nothing is written yet.
     #[must_use]
     pub fn new(file: &File) -> Target<'_> {
-        Target { file, is_begun: AtomicBool::new(false) }
+        Target { file, is_begun: Arc::default() }
     }
 
     /// Whether it may be another than it was.

@@ -12,6 +12,7 @@ pub mod bounded_log;
 pub mod conf;
 pub mod confine;
 pub mod copy;
+pub mod deputy;
 pub mod durable;
 pub mod dying_memory;
 pub mod engines;

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -184,14 +185,39 @@ pub struct Busy {
     owner: Owner,
 }
 
+/// Who waits for another command for so long says so.
+const TOLD_AFTER: Duration = Duration::from_millis(1_500);
+
+type Tell = Box<dyn Fn(&str) + Send + Sync>;
+
+/// How this process tells of its waits.
+static TELL: OnceLock<Tell> = OnceLock::new();
+
+/// From here on whoever waits long for a lock tells for whom; the first call counts.
+pub fn tell_of_waits(tell: impl Fn(&str) + Send + Sync + 'static) {
+    let _ = TELL.set(Box::new(tell));
+}
+
+fn tell_of_wait(path: &Path) {
+    if let Some(tell) = TELL.get()
+        && let Ok(Some(Owner { command, pid, step, .. })) = owner(path)
+    {
+        tell(&format!("waits for {command} (process {pid}), now at step '{step}'"));
+    }
+}
+
 impl Busy {
     /// Takes the lock, waiting for its holder at most `bound`. `command` is what the holder is called to others.
     pub fn acquire(path: &Path, command: &str, bound: Duration) -> Result<Busy, BusyError> {
-        let deadline = Instant::now() + bound;
-        let mut pause = Duration::from_millis(1);
+        let began = Instant::now();
+        let deadline = began + bound;
+        let (mut pause, mut is_told) = (Duration::from_millis(1), false);
         loop {
             if let Some(lock) = try_lock(path)? {
                 return Busy::take(lock, path, command);
+            }
+            if began.elapsed() >= TOLD_AFTER && !std::mem::replace(&mut is_told, true) {
+                tell_of_wait(path);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

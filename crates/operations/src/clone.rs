@@ -18,9 +18,10 @@ mod running;
 mod targets;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hpvm_app::protocol::CopiedState;
+use hpvm_host::answers;
 use hpvm_host::durable::Batch;
 use hpvm_host::lock::Busy;
 use hpvm_host::names::guest_folder;
@@ -81,6 +82,19 @@ fn refused(found: &[Problem], config: &GuestConfig) -> BTreeSet<String> {
     items
 }
 
+/// Whether a copy may wait for a store that answers nobody.
+#[must_use]
+pub fn stores_may_fall_silent(source: &GuestConfig, asked: &CloneRequest) -> bool {
+    let read = source.storage.iter().map(|device| &device.backing);
+    let written = asked.copies.iter().filter_map(|statement| statement.backing.as_ref());
+    let mut stores = read.chain(written).filter_map(|backing| Some((backing, backing.store()?)));
+    asked.reads_stores()
+        && stores.any(|(backing, path)| match copies::is_device(backing) {
+            true => answers::device_may_fall_silent(Path::new(path)),
+            false => answers::may_fall_silent(Path::new(path)),
+        })
+}
+
 /// Makes a clone of `source` as asked. `watch` is told how far the copies are.
 pub fn clone(
     host: &mut VmHost,
@@ -91,7 +105,7 @@ pub fn clone(
     mode: Mode,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> Result<Cloned, Refusal> {
-    let mut cloning = Cloning { host, actor, busy: None, operation: None, watch };
+    let mut cloning = Cloning { host, actor, busy: None, operation: None, is_left: false, watch };
     let result = cloning.undertake(source, asked, force, mode);
     match mode {
         Mode::Apply => cloning.record_end(source, result),
@@ -107,6 +121,8 @@ struct Cloning<'a> {
     busy: Option<Busy>,
     /// The record that says that it goes on, once there is one.
     operation: Option<OperationId>,
+    /// It is not ended by us.
+    is_left: bool,
     watch: &'a mut dyn FnMut(&Stage<'_>),
 }
 
@@ -171,13 +187,30 @@ impl Cloning<'_> {
         drop(claims);
         let mut copies = Copies::over(judged.replaced.clone());
         let made = self.copy_and_make(&judged, &sources, &mut copies, force);
-        let (config, copied) =
-            made.map_err(|refusal| after_overwriting(copies.overwritten_in_vain(), refusal))?;
+        let (config, copied) = made.map_err(|refusal| {
+            let refusal = after_overwriting(copies.overwritten_in_vain(), refusal);
+            self.leaving(copies.left_after_taking_back(), refusal)
+        })?;
         let Judged { source, design, mut problems, fields, .. } = judged;
         problems.extend(copies.moment().and_then(|moment| as_after_power_failure(&source, moment)));
         problems.extend(starts_too(&config, asked));
         problems.extend(targets::bases(&source, &design, mode));
         Ok(Cloned { config, problems, fields, copied })
+    }
+
+    /// A refusal with what nobody can take back yet. Its record stays as that of a command that died, so that whoever comes
+    /// when the store answers does that.
+    fn leaving(&mut self, left: Vec<PathBuf>, refusal: Refusal) -> Refusal {
+        if left.is_empty() {
+            return refusal;
+        }
+        self.is_left = true;
+        match refusal {
+            Refusal::Interrupted { interruption, left: Left::AsItWas } => {
+                Refusal::Interrupted { interruption, left: Left::Unremoved(left) }
+            }
+            other => other,
+        }
     }
 
     /// All that is done.
@@ -391,6 +424,9 @@ impl Cloning<'_> {
         let (Err(refusal), Some(operation)) = (&result, self.operation) else {
             return self.host.record_failure(self.actor, Some(source), result);
         };
+        if self.is_left {
+            return result;
+        }
         // The refusal is the thing to tell.
         let _ = self.host.registry.finish(operation, &self.actor.failed(Some(source), refusal));
         result

@@ -183,6 +183,10 @@ pub enum Left {
     Changing(GuestName),
     #[error("the clone was not made; the content of '{}' is partly overwritten", .0.join("', '"))]
     Overwritten(Vec<String>),
+    #[error(
+        "the clone was not made; '{}' stays where nobody answers, and `hpvm doctor --repair` removes it when its store answers", joined(.0)
+    )]
+    Unremoved(Vec<PathBuf>),
     #[error("guest '{0}' goes on starting; `hpvmstatus -P {0}` shows it")]
     Starting(GuestName),
     #[error("guest '{0}' is being stopped all the same; `hpvmstatus -P {0}` shows it")]
@@ -191,6 +195,10 @@ pub enum Left {
         "guest '{0}' goes on shutting down if its OS does; `hpvmstatus -P {0} -V` shows it, `hpvmstop -P {0} -h` ends it"
     )]
     ShuttingDown(GuestName),
+}
+
+fn joined(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join("', '")
 }
 
 /// Who waits for another command has done nothing yet.

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::copying::LeftCopy;
 use super::counters::Zeros;
 use super::due::DueChanges;
 use super::engine::Engine;
@@ -186,6 +187,7 @@ impl Driver {
             pulse: Pulse::default(),
             trouble: Trouble::default(),
             takeover: Takeover::new(!before.is_first),
+            left_copy: LeftCopy::default(),
             finished: false,
         };
         Ok((driver, Inbox { news, requests, verbs, events: None }))

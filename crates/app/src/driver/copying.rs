@@ -6,6 +6,30 @@ use hpvm_model::chain;
 
 use super::*;
 use crate::copying::{Copier, Holder, Unmade};
+use crate::store_watch::StoreWatch;
+
+/// A copy that failed, and of which QEMU has something still.
+#[derive(Default)]
+pub(super) struct LeftCopy {
+    /// Nobody is taking it away now.
+    is_owed: bool,
+    since: Option<String>,
+}
+
+impl LeftCopy {
+    /// For who looks at the guest.
+    pub(super) fn note(&self, targets: &StoreWatch) -> Option<String> {
+        let since = self.since.as_ref()?;
+        let paths: Vec<&str> = targets.paths().map(|(_, path)| path).collect();
+        let written = match paths.is_empty() {
+            true => "what it was copied to".to_owned(),
+            false => format!("'{}'", paths.join("', '")),
+        };
+        Some(format!(
+            "a copy of its disks has failed, and QEMU may write {written} until it answers and ends that (since {since})"
+        ))
+    }
+}
 
 impl Driver {
     pub(super) fn begin_copy(&mut self, ticket: Ticket) {
@@ -22,6 +46,7 @@ impl Driver {
             return self.feed(Input::CopyOver);
         };
         let machine = known.file.machine().clone();
+        self.stores.copies = StoreWatch::of_copies(wanted.watched());
         let (holder, news) = (self.holder(), self.monitor.news());
         self.log.say("its disks and firmware variables are being copied");
         spawn_local(Copier { ticket, wanted, client, machine, holder, news }.run());
@@ -56,7 +81,10 @@ impl Driver {
                 Reply::Copied { state }
             }
             Err(unmade) => {
-                let error = chain(&unmade);
+                let mut error = chain(&unmade);
+                if let Some(silence) = self.stores.silence() {
+                    error = format!("{error}; a request waits for {}", silence.words);
+                }
                 self.log.say(&format!("they are not copied: {error}"));
                 match unmade {
                     Unmade::Begin(_) => Reply::NotBegun { error },
@@ -64,12 +92,39 @@ impl Driver {
                 }
             }
         };
-        if let Some(reason) = left {
-            self.log.say(&format!("what was made in QEMU to copy them is still there: {reason}"));
+        match left {
+            Some(reason) => self.copy_stays(&reason),
+            None => self.copy_over(),
         }
+        // Whoever made the targets has them for himself by then.
         self.reply(ticket, reply);
-        self.feed(Input::CopyOver);
         self.ask_status();
+    }
+
+    /// QEMU may go on writing the targets; that ends when it answers.
+    fn copy_stays(&mut self, reason: &str) {
+        self.left_copy.is_owed = true;
+        if self.left_copy.since.is_none() {
+            self.left_copy.since = Some(now());
+            self.log.say(&format!(
+                "what was made in QEMU to copy them is still there, and goes when QEMU answers: {reason}"
+            ));
+        }
+        self.publish();
+    }
+
+    fn copy_over(&mut self) {
+        self.stores.copies.end_of_copies();
+        self.left_copy = LeftCopy::default();
+        self.feed(Input::CopyOver);
+    }
+
+    /// Once a beat: what could not be taken away is, as soon as QEMU answers.
+    pub(super) fn take_left_copy_back(&mut self) {
+        if self.left_copy.is_owed && !self.machine.is_silent() && self.monitor.client().is_some() {
+            self.left_copy.is_owed = false;
+            self.take_copies_back();
+        }
     }
 
     /// Whoever waits for the copy has heard that the worker before us is gone.
@@ -84,15 +139,16 @@ impl Driver {
 
     pub(super) fn copy_taken_back(&mut self, taken: Result<Left, hpvm_qmp::Error>) {
         match taken {
+            Ok(_) if self.left_copy.since.is_some() => {
+                self.log.say("nothing is left in QEMU of the copy of its disks that failed");
+            }
             Ok(Left::Nothing) => {}
             Ok(Left::Something) => {
                 self.log.say("a copy of its disks was given up with the worker before");
             }
-            Err(error) => {
-                let error = chain(&error);
-                self.log.say(&format!("a copy of its disks may still be under way: {error}"));
-            }
+            Err(error) => return self.copy_stays(&chain(&error)),
         }
-        self.feed(Input::CopyOver);
+        self.copy_over();
+        self.publish();
     }
 }

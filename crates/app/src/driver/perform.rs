@@ -86,7 +86,8 @@ impl Driver {
     fn notes(&self) -> impl Iterator<Item = String> {
         let reserving = self.reservations.note(&self.recorded.name);
         let trouble = self.trouble.last.iter().cloned().chain(reserving);
-        trouble.chain(self.stores.unwatched_in_words())
+        let left = self.left_copy.note(&self.stores.copies);
+        trouble.chain(left).chain(self.stores.unwatched_in_words())
     }
 
     fn started(&mut self, outcome: &Result<(), String>) {

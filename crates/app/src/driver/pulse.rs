@@ -110,6 +110,7 @@ impl Driver {
         self.watch_stores();
         self.watch_reservations();
         self.look_if_owed();
+        self.take_left_copy_back();
         self.greet_agent();
         self.look_who_runs();
         if self.pulse.is_for_care() {

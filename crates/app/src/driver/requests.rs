@@ -85,9 +85,10 @@ impl Driver {
                 let (descriptors, peer) = (asked.descriptors, asked.peer);
                 self.keep_changes(ticket, (changes, watched), Due::NextReset, descriptors, peer)
             }
-            Request::Copy { disks } => {
+            Request::Copy { disks, targets } => {
                 let Asked { descriptors, replies, peer, .. } = asked;
-                self.requests.copies.insert(ticket, Wanted { disks, descriptors, replies, peer });
+                let wanted = Wanted { disks, targets, descriptors, replies, peer };
+                self.requests.copies.insert(ticket, wanted);
                 Ask::Copy
             }
         };

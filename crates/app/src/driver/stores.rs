@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use hpvm_app::protocol::BEGINS_WITHIN;
-use hpvm_app::snapshot::{DeviceStore, SilentStore, Snapshot};
+use hpvm_app::snapshot::{DeviceStore, Role, SilentStore, Snapshot};
 use hpvm_engine::devices::requests::{self, RequestQueue};
 use hpvm_model::{PciSlot, StorageAddress};
 use hpvm_plan::command_line::device_id;
@@ -57,6 +57,8 @@ impl Waiting {
 #[derive(Default)]
 pub(super) struct Stores {
     pub(super) watch: StoreWatch,
+    /// What disks are being copied to: QEMU lets the guest wait for it too.
+    pub(super) copies: StoreWatch,
     pub(super) requests: RequestWatch,
     silent: Vec<Silent>,
     /// For so many beats to come what the worker before us told of them is believed.
@@ -267,13 +269,16 @@ impl Driver {
     pub(super) fn when_stores_are_read(&mut self, next: impl FnOnce(&mut Driver) + 'static) {
         self.stores.reads_due = None;
         let reading = self.stores.watch.read(|_| true);
+        let _ = self.stores.copies.read(|_| true);
         let (until, next) = (Instant::now() + READ_WITHIN, Box::new(next));
         self.stores.waiting.push_back(Waiting { reading, until, next });
     }
 
     /// Called by the loop alone, so that nothing of it is done in the middle of something else, or after the guest's end.
     pub(super) fn go_on_when_read(&mut self) {
-        if !self.stores.waiting.is_empty() && !self.stores.watch.silent().is_empty() {
+        let is_any_silent =
+            || !self.stores.watch.silent().is_empty() || !self.stores.copies.silent().is_empty();
+        if !self.stores.waiting.is_empty() && is_any_silent() {
             self.look_at_stores();
         }
         while self.stores.is_next_read()
@@ -286,6 +291,7 @@ impl Driver {
     fn read_stores(&mut self, is_wanted: impl Fn(StorageAddress) -> bool) {
         self.stores.reads_due = None;
         let _ = self.stores.watch.read(is_wanted);
+        let _ = self.stores.copies.read(|_| true);
     }
 
     /// Asks QEMU how the guest's requests stand, if the guest runs and QEMU tells it; says whether it did.
@@ -374,11 +380,12 @@ impl Driver {
         let silences = self.silences(machine, &devices);
         let is_believed = self.stores.believed_beats > 0;
         let mut changed = Vec::new();
+        let is_there = |store: &DeviceStore| self.is_there(store, &devices);
         let (mut silent, gone): (Vec<Silent>, Vec<Silent>) = before.into_iter().partition(|told| {
             let is_seen = silences.iter().any(|silence| told.store.is(silence));
-            is_seen || is_believed && is_unknown(&told.store, &silences, &devices)
+            is_seen || is_believed && is_unknown(&told.store, &silences, is_there)
         });
-        changed.extend(gone.iter().filter_map(|told| farewell(&told.store, &silences, &devices)));
+        changed.extend(gone.iter().filter_map(|told| farewell(&told.store, &silences, is_there)));
         for silence in silences {
             if silent.iter().any(|told| told.store.is(&silence)) {
                 continue;
@@ -423,7 +430,7 @@ impl Driver {
         let StorageDevice { address, kind, backing, .. } =
             &machine.storage.iter().find(is_its)?.device;
         let path = backing.store()?.to_owned();
-        Some(DeviceStore { address: *address, kind: *kind, path }.to_string())
+        Some(DeviceStore { address: *address, kind: *kind, path, role: Role::Backing }.to_string())
     }
 
     /// Whose stores QEMU has open, may have, or is about to open.
@@ -432,51 +439,72 @@ impl Driver {
         held_or_brought(machine).chain(coming).collect()
     }
 
+    fn is_there(&self, store: &DeviceStore, devices: &[&Attached]) -> bool {
+        let DeviceStore { address, path, .. } = store;
+        match store.role {
+            Role::Backing => StoreWatch::kind_of(devices.iter().copied(), *address, path).is_some(),
+            Role::Copy => self.stores.copies.has(*address, path),
+        }
+    }
+
     /// What does not answer: a store that was read in vain, and one of all that are on an adapter whose requests wait.
     fn silences(&self, machine: &record::Machine, devices: &[&Attached]) -> Vec<Vec<DeviceStore>> {
         let unread = self.stores.watch.silent().into_iter().filter_map(|(address, path)| {
             let kind = StoreWatch::kind_of(devices.iter().copied(), address, &path)?;
-            Some(DeviceStore { address, kind, path })
+            Some(DeviceStore { address, kind, path, role: Role::Backing })
         });
-        let unread: Vec<DeviceStore> = unread.collect();
+        let uncopied = self.stores.copies.silent().into_iter();
+        let uncopied = uncopied.map(|(address, path)| copied_to(address, path));
+        let unread: Vec<DeviceStore> = unread.chain(uncopied).collect();
         let is_explained = |slot: &PciSlot| unread.iter().any(|store| store.address.slot == *slot);
         let waiting = self.stores.requests.silent().filter(|slot| !is_explained(slot));
-        let of_adapters = waiting.map(|slot| stores_on(machine, slot));
+        let copies = |slot: PciSlot| {
+            let copies = self.stores.copies.paths();
+            let copies = copies.filter(move |(address, _)| address.slot == slot);
+            copies.map(|(address, path)| copied_to(address, path.to_owned()))
+        };
+        let of_adapters =
+            waiting.map(|slot| copies(slot).chain(stores_on(machine, slot)).collect());
         let of_adapters: Vec<_> = of_adapters.collect();
         unread.into_iter().map(|store| vec![store]).chain(of_adapters).collect()
     }
+}
+
+/// A disk alone is copied.
+fn copied_to(address: StorageAddress, path: String) -> DeviceStore {
+    DeviceStore { address, kind: DeviceKind::Disk, path, role: Role::Copy }
 }
 
 fn stores_on(machine: &record::Machine, slot: PciSlot) -> Vec<DeviceStore> {
     let stores = machine.devices_in(slot).filter_map(|attached| {
         let StorageDevice { address, kind, backing, .. } = &attached.device;
         let path = backing.store()?.to_owned();
-        Some(DeviceStore { address: *address, kind: *kind, path })
+        Some(DeviceStore { address: *address, kind: *kind, path, role: Role::Backing })
     });
     stores.collect()
 }
 
 /// Whether nothing is seen of stores that a worker before us told of, which the guest still has.
-fn is_unknown(told: &SilentStore, silences: &[Vec<DeviceStore>], devices: &[&Attached]) -> bool {
+fn is_unknown(
+    told: &SilentStore,
+    silences: &[Vec<DeviceStore>],
+    is_there: impl Fn(&DeviceStore) -> bool,
+) -> bool {
     let is_seen =
         silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent));
-    !is_seen && told.stores().any(|store| is_there(store, devices))
-}
-
-fn is_there(store: &DeviceStore, devices: &[&Attached]) -> bool {
-    StoreWatch::kind_of(devices.iter().copied(), store.address, &store.path).is_some()
+    !is_seen && told.stores().any(is_there)
 }
 
 /// What is said of a silence that is over; nothing where it is only known better now.
 fn farewell(
     told: &SilentStore,
     silences: &[Vec<DeviceStore>],
-    devices: &[&Attached],
+    is_there: impl Fn(&DeviceStore) -> bool,
 ) -> Option<String> {
     if silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent)) {
         return None;
     }
-    Some(match told.stores().any(|store| is_there(store, devices)) {
+    Some(match told.stores().any(is_there) {
         true => format!("{told}, answers again; it did not since {}", told.since),
         false => format!("{told}, is of no use to the guest any more"),
     })

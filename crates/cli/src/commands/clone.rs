@@ -1,7 +1,8 @@
 //! hpvmclone: makes a guest after another, with its disks kept, copied or linked.
 
+use hpvm_host::deputy::{self, Side};
 use hpvm_model::{GuestName, Statement};
-use hpvm_operations::clone::{Cloned, Copied, clone};
+use hpvm_operations::clone::{Cloned, Copied, clone, stores_may_fall_silent};
 use hpvm_operations::{Mode, VmHost};
 use hpvm_plan::clone::{CloneRequest, Disks, How, Inheritance};
 use hpvm_plan::hotplug::Force;
@@ -80,7 +81,22 @@ impl Perform for Clone {
         catch_interruptions();
         let mode = self.undertaking.mode();
         let mut host = VmHost::open_in(mode)?;
-        let source = host.guest(&self.guest.clone().into())?;
+        let mut source = host.guest(&self.guest.clone().into())?;
+        let request = self.request();
+        if mode == Mode::Apply && stores_may_fall_silent(&source, &request) {
+            // No connection to the registry outlives a fork.
+            drop(host);
+            match deputy::appoint() {
+                Ok(Side::Done(status)) => std::process::exit(status.into()),
+                Ok(Side::Left(interruption)) => {
+                    return Err(Failure::interrupted(interruption, LEFT));
+                }
+                // Without a second process it is as good as its stores.
+                Ok(Side::Deputy) | Err(_) => {}
+            }
+            host = VmHost::open_in(mode)?;
+            source = host.guest(&self.guest.clone().into())?;
+        }
         for warning in self.options.guest.warnings() {
             context.say.warning(Some(&self.new_name), &warning);
         }
@@ -88,10 +104,13 @@ impl Perform for Clone {
         let actor =
             context.actor(self.undertaking.operation.reason.clone()).calling(self.guest.name());
         let mut line = ProgressLine::new(context.say.command());
-        let cloned =
-            clone(&mut host, &actor, &source, &self.request(), force, mode, &mut |stage| {
-                line.show(stage.from, stage.progress.done, stage.progress.whole);
-            });
+        let cloned = clone(&mut host, &actor, &source, &request, force, mode, &mut |stage| {
+            if !stage.silent.is_empty() {
+                line.erase();
+                context.say.note(&waits_for(stage.silent));
+            }
+            line.show(stage.from, stage.progress.done, stage.progress.whole);
+        });
         drop(line);
         let cloned = cloned.or_else(|refusal| refused(&self.new_name, refusal))?;
         context.say.problems(&self.new_name, &cloned.problems);
@@ -102,6 +121,14 @@ impl Perform for Clone {
         tell_copies(context, &cloned);
         done(&format!("guest '{}' is made already", self.new_name))
     }
+}
+
+const LEFT: &str = "the clone was not made, and a store holds what is left of it: `hpvm doctor --repair` takes that back when the store answers";
+
+/// What the copy stands still for.
+fn waits_for(silent: &[&str]) -> String {
+    let (stores, verb) = (silent.join("' and '"), if silent.len() == 1 { "does" } else { "do" });
+    format!("'{stores}' {verb} not answer; the copy waits, and Ctrl-C ends it")
 }
 
 /// In the words of A.03.50, once for each device; which it was stands where that printed the records of dd.

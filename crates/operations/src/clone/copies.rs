@@ -10,6 +10,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hpvm_engine::media::{self, MediaError};
+use hpvm_host::answers;
+use hpvm_host::copy::attended::{self, Seen, Silent};
 use hpvm_host::copy::{self, Progress};
 use hpvm_host::durable::{self, Batch};
 use hpvm_host::image_lock;
@@ -34,6 +36,8 @@ pub struct Stage<'a> {
     /// Of the source.
     pub from: &'a str,
     pub progress: Progress,
+    /// The stores that the copy waits for, when that is known.
+    pub silent: &'a [&'a str],
 }
 
 /// A store that was made.
@@ -80,6 +84,14 @@ impl Sources {
     }
 }
 
+/// A server that answers nobody holds whoever closes a file of it, too.
+impl Drop for Sources {
+    fn drop(&mut self) {
+        let files = std::mem::take(&mut self.0);
+        let _ = answers::in_time(move || drop(files));
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     /// What lay where files are made, when that was judged.
@@ -89,6 +101,8 @@ pub(super) struct Copies {
     /// The paths of those of which something is written already.
     overwritten: Vec<String>,
     fresh: Vec<Fresh>,
+    /// Of those what could not be taken back in time.
+    left: Vec<PathBuf>,
     done: Vec<Copied>,
     /// Whether the clone is known, so that nothing goes any more.
     kept: bool,
@@ -296,10 +310,23 @@ impl Copies {
         if self.kept {
             return;
         }
-        for made in self.fresh.drain(..) {
+        let undone = self.fresh.drain(..).map(|made| {
+            let path = made.fresh.clone();
             // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-            let _ = undo(&made.fresh, &made.path);
-        }
+            (path, move || drop(undo(&made.fresh, &made.path)))
+        });
+        let (paths, undone): (Vec<_>, Vec<_>) = undone.unzip();
+        let answered = answers::all_in_time(undone);
+        let left = paths.into_iter().zip(answered).filter(|(_, answered)| answered.is_none());
+        self.left.extend(left.map(|(path, _)| path));
+        let devices = std::mem::take(&mut self.devices);
+        let _ = answers::in_time(move || drop(devices));
+    }
+
+    /// What stays of it, since nobody answers there.
+    pub(super) fn left_after_taking_back(&mut self) -> Vec<PathBuf> {
+        self.take_back();
+        std::mem::take(&mut self.left)
     }
 
     /// The clone is known: its files keep one name each.
@@ -427,7 +454,23 @@ fn copy(
     work: &Work,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> io::Result<()> {
-    copy::copy(source, target, &mut |progress| look(work, progress, watch)).map(drop)
+    let mut seen = Progress { done: 0, whole: 0 };
+    attended::copy(source, target, &mut |sight| match sight {
+        Seen::Progress(progress) => {
+            seen = progress;
+            look(work, progress, watch)
+        }
+        Seen::Silent(silent) => {
+            let (from, to) = (work.from.path.as_str(), work.to.path.as_str());
+            let stores: &[&str] = match silent {
+                Silent::Source => &[from],
+                Silent::Target => &[to],
+                Silent::Both => &[from, to],
+            };
+            watch(&Stage { from, progress: seen, silent: stores });
+            ControlFlow::Continue(())
+        }
+    })
 }
 
 pub(super) fn look(
@@ -435,7 +478,7 @@ pub(super) fn look(
     progress: Progress,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> ControlFlow<()> {
-    watch(&Stage { from: &work.from.path, progress });
+    watch(&Stage { from: &work.from.path, progress, silent: &[] });
     match signals::interrupted() {
         Some(_) => ControlFlow::Break(()),
         None => ControlFlow::Continue(()),

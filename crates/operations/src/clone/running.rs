@@ -112,8 +112,9 @@ impl Running {
         let descriptors: Vec<BorrowedFd<'_>> =
             opened.iter().map(|opened| opened.given.as_fd()).chain([given.as_fd()]).collect();
         let disks = opened.iter().map(|opened| opened.copy).collect();
+        let targets = work.iter().map(|(work, _)| work.to.path.clone()).collect();
         opened.iter().for_each(|opened| opened.hand_over(copies));
-        let reply = self.ask(&Request::Copy { disks }, &descriptors, &what(work), watch);
+        let reply = self.ask(&Request::Copy { disks, targets }, &descriptors, &what(work), watch);
         drop(descriptors);
         if may_be_written(&reply) {
             work.iter().for_each(|(work, _)| copies.overwrite(&work.to));
@@ -145,7 +146,7 @@ impl Running {
         let mut look = |heard: Option<(u64, u64)>| {
             if let Some((done, whole)) = heard {
                 Step::CloneCopying.reached();
-                watch(&Stage { from: what, progress: Progress { done, whole } });
+                watch(&Stage { from: what, progress: Progress { done, whole }, silent: &[] });
             }
             match signals::interrupted() {
                 Some(_) => ControlFlow::Break(()),

@@ -1,0 +1,92 @@
+//! A store that falls silent while hpvmclone copies from it or to it: the command says so, and ends when it is told to.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use hpvm_host::process::{PidFd, Signal};
+use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
+
+use super::BOUND;
+use crate::Test;
+use crate::clone::{COPYING, is_copying, nothing_is_left, on};
+use crate::file_server::FileServer;
+use crate::loop_device::LoopDevice;
+
+pub(crate) const TESTS: &[Test] = crate::tests![
+    a_source_that_falls_silent_is_named_and_holds_nobody,
+    a_target_that_falls_silent_is_named_and_holds_nobody,
+];
+
+const COPIED_BYTES: u64 = 64 << 20;
+/// From a signal to the end of the command, with room for a busy machine.
+const ENDS_WITHIN: Duration = Duration::from_secs(12);
+
+/// A guest `web` that is off, a file server of which the far half answers nobody, and whoever reads is let go by nobody.
+fn beside_a_silent_half() -> (VmHost, FileServer) {
+    let host = VmHost::new(Engine::Fake);
+    let server = FileServer::over(&host.path("far"), COPIED_BYTES);
+    server.leave_unanswered(|silence| &silence.far_half);
+    server.leave_unanswered(|silence| &silence.interrupts);
+    (host, server)
+}
+
+fn a_source_that_falls_silent_is_named_and_holds_nobody() {
+    let (host, server) = beside_a_silent_half();
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &on(&server.file, "file")]);
+    let copying = Copying::to(&host, &on(&host.path("copy.img"), "file"));
+    wait_until(COPYING, "the copy begins", || is_copying(&host));
+    server.leave_unanswered(|silence| &silence.reading);
+    let said = copying.ends(Signal::TERM, 143, &server.file.display().to_string());
+    assert!(said.contains("interrupted; nothing was changed"), "{said}");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);
+    nothing_is_left(&host, host.root());
+    server.answer_again();
+}
+
+fn a_target_that_falls_silent_is_named_and_holds_nobody() {
+    let (host, server) = beside_a_silent_half();
+    let source = host.disk("web.img", COPIED_BYTES);
+    crate::clone::fill(&source, COPIED_BYTES >> 20);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &on(&source, "file")]);
+    let device = LoopDevice::on(&server.file, &["--direct-io=on"]);
+    let copying = Copying::to(&host, &on(device.path(), "disk"));
+    wait_until(COPYING, "something is written", || server.is_holding());
+    server.leave_unanswered(|silence| &silence.reading);
+    let said = copying.ends(Signal::INT, 130, &device.path().display().to_string());
+    let left = format!("the content of '{}' is partly overwritten", device.path().display());
+    assert!(said.contains("the clone was not made") && said.contains(&left), "{said}");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);
+    nothing_is_left(&host, host.root());
+    server.answer_again();
+}
+
+/// A clone under way.
+struct Copying(Child);
+
+impl Copying {
+    fn to(host: &VmHost, copy: &str) -> Copying {
+        let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", copy]);
+        Copying(command.stdin(Stdio::null()).spawn().expect("it starts"))
+    }
+
+    /// It says what it waits for. Told to end, it is gone with all that anybody waits for, and what it said besides is given.
+    #[track_caller]
+    fn ends(mut self, signal: Signal, status: i32, silent: &str) -> String {
+        let mut stderr = BufReader::new(self.0.stderr.take().expect("a pipe"));
+        let mut line = String::new();
+        stderr.read_line(&mut line).expect("text");
+        assert!(line.contains(&format!("'{silent}' does not answer; the copy waits")), "{line}");
+        let number = i32::try_from(self.0.id()).expect("a number");
+        let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
+        process.signal(signal).expect("a signal to our own child");
+        let told = Instant::now();
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).expect("text");
+        assert!(process.wait_exit(BOUND).expect("waited"), "it has not ended");
+        assert!(told.elapsed() < ENDS_WITHIN, "ended after {:?}", told.elapsed());
+        assert_eq!(self.0.wait().expect("our own child").code(), Some(status), "{said}");
+        said
+    }
+}
