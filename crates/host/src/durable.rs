@@ -19,7 +19,7 @@ use crate::removal;
 
 mod replaced;
 
-pub use replaced::{Prepared, Replaced};
+pub use replaced::{Prepared, Replaced, has_no_links};
 
 /// Which step on which file failed.
 #[derive(Debug, thiserror::Error)]

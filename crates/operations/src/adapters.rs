@@ -9,7 +9,6 @@ use std::time::Duration;
 use hpvm_app::client;
 use hpvm_app::counters::{Counted, Counters};
 use hpvm_app::protocol::{Reply, Request};
-use hpvm_host::names::run_folder;
 use hpvm_model::{AdapterKind, GuestConfig, PciSlot, StorageAddress, StorageDevice};
 use hpvm_plan::guest_path;
 use hpvm_plan::record::Sharing;
@@ -171,7 +170,7 @@ fn ask(
         Presence::On { .. } => {}
     }
     supervise::awake(host, config)?;
-    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+    let control = host.control(config.number);
     let request = Request::Counters { from_zero };
     match client::ask(&control, &request, &[], COUNTERS_BOUND, &mut |_| {})? {
         Reply::Counted { disks } => Ok(disks),

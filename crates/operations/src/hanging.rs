@@ -25,8 +25,6 @@ pub(crate) const KEEPER: &str = "hpvmkeeper";
 const RESCUE_BOUND: Duration = Duration::from_secs(2);
 /// Keeper and worker learn of QEMU's end within milliseconds.
 const SETTLE_BOUND: Duration = Duration::from_secs(2);
-/// A killed engine is gone within milliseconds, unless the kernel is held up by its I/O.
-const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// A worker whose last sign of life is older hangs, for all a hard stop cares.
 const SILENT_MS: u64 = 2_000;
@@ -116,11 +114,7 @@ pub(crate) fn past_worker(host: &VmHost, config: &GuestConfig) -> Result<(), Ref
     if quits.is_ok() && qemu.wait_exit(RESCUE_BOUND).map_err(failed)? {
         return Ok(());
     }
-    qemu.signal(Signal::KILL).map_err(failed)?;
-    match qemu.wait_exit(KILL_BOUND).map_err(failed)? {
-        true => Ok(()),
-        false => Err(Refusal::StopFailed("the kernel has not ended its process yet".into())),
-    }
+    lost::kill(&qemu)
 }
 
 /// QEMU has ended past its worker: waits until that is known to all, so that the next command finds the guest off. A worker

@@ -142,9 +142,17 @@ pub(crate) fn end(host: &VmHost, config: &GuestConfig, pid: i32) -> Result<(), R
     if held.wait_exit(TERM_BOUND).map_err(failed)? {
         return Ok(());
     }
+    kill(&held)
+}
+
+/// Ends a process at once.
+pub(crate) fn kill(held: &PidFd) -> Result<(), Refusal> {
+    let failed = |e: std::io::Error| Refusal::StopFailed(e.to_string());
     held.signal(Signal::KILL).map_err(failed)?;
     match held.wait_exit(KILL_BOUND).map_err(failed)? {
         true => Ok(()),
-        false => Err(Refusal::StopFailed(format!("the kernel has not ended process {pid} yet"))),
+        false => Err(Refusal::StopFailed(
+            "the kernel has not ended its process yet, which waits for its I/O; `hpvm why` tells when it is gone".into(),
+        )),
     }
 }

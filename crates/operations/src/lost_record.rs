@@ -5,7 +5,6 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use hpvm_engine::worker_fd;
 use hpvm_host::durable;
@@ -16,10 +15,8 @@ use hpvm_plan::record::Machine;
 
 use crate::hanging::{KEEPER, WORKER, hold_supervisors, supervisors};
 use crate::presence::{Attention, Presence, Supervision};
-use crate::{Actor, Refusal, VmHost, supervise};
+use crate::{Actor, Refusal, VmHost, lost, supervise};
 
-/// A killed process is gone within milliseconds.
-const KILL_BOUND: Duration = Duration::from_secs(10);
 /// No record comes near this size.
 const RECORD_BYTES_MAX: u64 = 64 << 20;
 
@@ -88,9 +85,8 @@ pub(crate) fn mend(host: &VmHost, actor: &Actor, config: &GuestConfig) -> Result
         signal(Signal::CONT).map_err(failed())?;
         return Err(refusal);
     }
-    signal(Signal::KILL).map_err(failed())?;
     for one in &supervisors {
-        one.wait_exit(KILL_BOUND).map_err(failed())?;
+        lost::kill(one)?;
     }
     supervise::adopt(host, config, supervise::TO_ASK)
 }

@@ -7,16 +7,15 @@ use std::time::Duration;
 use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{Reply, Request, StopHow};
 use hpvm_host::dying_memory::DyingMemory;
-use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, NicKind, Problem, chain};
 use hpvm_registry::{Operation, Step};
 
 use crate::company::{self, Claim};
+use crate::displaced::{Displaced, displaced_files};
 use crate::hanging::{Watch, is_off_within, past_worker, settle};
 use crate::presence::{Presence, Supervision};
 use crate::refusal::{Left, unless_interrupted};
 use crate::start::{Started, start};
-use crate::surroundings::{Displaced, displaced_files};
 use crate::{Actor, Mode, Refusal, VmHost, lost, supervise};
 
 /// How a guest is asked to end.
@@ -209,7 +208,7 @@ fn ask(
             (StopHow::Graceful { seconds_max }, at_most + HARD_BOUND)
         }
     };
-    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+    let control = host.control(config.number);
     let mut watch = Watch::new(host, config);
     let mut goes_on = || match how {
         How::Hard => watch.hang(),

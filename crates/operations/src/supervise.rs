@@ -107,7 +107,7 @@ pub fn awake(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
 /// Until a worker of the guest answers: where a signal holds the one there is, the next one.
 pub(crate) fn reach(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     hanging::end_stopped_worker(host, config);
-    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+    let control = host.control(config.number);
     let deadline = Instant::now() + AWAKE_BOUND;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -17,9 +17,9 @@ use hpvm_plan::record::Machine;
 use hpvm_registry::{GuestSummary, Operation, Outcome, RecordedOperation, Selector};
 
 use crate::devdb::read_only::ReadOnly;
+use crate::displaced::{Displaced, displaced_files};
 use crate::network::status;
 use crate::presence::{Presence, Supervision};
-use crate::surroundings::{self, Displaced};
 use crate::{Actor, Refusal, VmHost, console_media, lost, lost_record, stores, supervise};
 
 /// One guest, complete.
@@ -156,7 +156,7 @@ impl VmHost {
         let mut health = presence.health();
         health.extend(lost.map(|pid| lost::refusal(&config, pid).to_string()));
         if let Some(machine) = &machine {
-            let displaced = surroundings::displaced_files(self, &config, machine);
+            let displaced = displaced_files(self, &config, machine);
             health.extend(displaced.iter().map(Displaced::cause));
         } else {
             let loss = lost_record::look(self, &config, &presence);

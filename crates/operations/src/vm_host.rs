@@ -1,11 +1,11 @@
 //! A VM Host opened by a command: its paths, tunables and registry, and who is at work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hpvm_host::lock::{Busy, BusyError};
 use hpvm_host::lodging::Lodging;
-use hpvm_host::names::guest_folder;
+use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_host::{Root, conf::Conf, durable, process};
 use hpvm_model::{GuestConfig, GuestNumber};
 use hpvm_plan::record::Machine;
@@ -255,6 +255,11 @@ impl VmHost {
     fn as_it_is(&self, config: &GuestConfig) -> Result<GuestConfig, Refusal> {
         let now = self.registry.guest(&Selector::Uuid(config.uuid))?;
         now.ok_or_else(|| no_guest(config))
+    }
+
+    /// The socket at which a running guest's worker is asked.
+    pub(crate) fn control(&self, number: GuestNumber) -> PathBuf {
+        self.root.run_dir(number.get()).join(run_folder::CONTROL)
     }
 
     /// A guest's lock goes with its folder: that of a guest that still exists was lost.

@@ -4,6 +4,7 @@
 mod attempts;
 mod off;
 mod running;
+mod surroundings;
 
 use hpvm_model::{GuestConfig, GuestName, Remedy};
 

@@ -95,7 +95,9 @@ impl Before {
     }
 }
 
-fn has_no_links(error: &io::Error) -> bool {
+/// Whether it says that a file cannot have a second name there.
+#[must_use]
+pub fn has_no_links(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK))
 }

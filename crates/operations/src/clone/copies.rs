@@ -355,7 +355,7 @@ impl Fresh {
                 Err(Refusal::TargetChanged(self.path.clone()))
             }
             // Some file systems have no second names.
-            Err(error) if has_no_links(&error) => Ok(()),
+            Err(error) if durable::has_no_links(&error) => Ok(()),
             Err(error) => Err(Refusal::file("make", &self.path)(error)),
         }
     }
@@ -397,14 +397,6 @@ fn are_one(one: &Path, other: &Path) -> bool {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
         _ => false,
     }
-}
-
-fn has_no_links(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK)
-    )
 }
 
 fn identity(file: &File, path: &Path) -> Result<FileIdentity, Refusal> {

@@ -14,7 +14,7 @@ use hpvm_app::client;
 use hpvm_app::protocol::{CopiedState, Denial, Reply, Request};
 use hpvm_host::copy::{self, Progress};
 use hpvm_host::lock::pause_for;
-use hpvm_host::names::{guest_folder, run_folder};
+use hpvm_host::names::guest_folder;
 use hpvm_host::signals;
 use hpvm_model::{Backing, FileIdentity, GuestConfig, GuestName, StorageType};
 use hpvm_plan::clone::Work;
@@ -77,7 +77,7 @@ impl Running {
         let known = |path: &str| Some((path.to_owned(), facts.identity(path)?));
         Ok(Running {
             name: source.name.clone(),
-            control: host.root.run_dir(source.number.get()).join(run_folder::CONTROL),
+            control: host.control(source.number),
             machine: host.boot_record(source)?,
             variables: host.folder(source).file(guest_folder::NVRAM),
             identities: paths.filter_map(known).collect(),

@@ -20,7 +20,7 @@ use super::registered::restriction_of;
 use super::running;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
-use crate::stores::{LeadsNowhere, Stores, is_meant_to_be_written};
+use crate::stores::{LeadsNowhere, Stores, is_absence, is_meant_to_be_written};
 use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// What is asked for.
@@ -203,9 +203,7 @@ fn regular_file(path: &Path) -> Result<Option<Metadata>, Refusal> {
         Ok(found) if found.is_file() => Ok(Some(found)),
         Ok(_) => Err(DiskRefused::NoFile(path.to_owned()).into()),
         // In what is no folder nothing is either; that is told next.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
+        Err(error) if is_absence(&error) => Ok(None),
         Err(error) => Err(Refusal::file("look at", path)(error)),
     }
 }
@@ -221,7 +219,7 @@ fn in_a_folder_for_disks(path: &Path) -> Result<(), Refusal> {
         }
         Ok((true, _)) => Ok(()),
         Ok((false, _)) => Err(DiskRefused::NoFolder { path: path.to_owned() }.into()),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+        Err(error) if is_absence(&error) => {
             Err(DiskRefused::NoFolder { path: path.to_owned() }.into())
         }
         Err(error) => Err(Refusal::file("look at", path)(error)),

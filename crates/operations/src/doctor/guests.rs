@@ -6,9 +6,10 @@ use hpvm_model::{GuestConfig, GuestUuid, StorageDevice};
 use hpvm_registry::Selector;
 
 use super::{Cure, Finding};
+use crate::displaced::displaced_files;
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
-use crate::{Refusal, VmHost, console_media, lost, lost_record, stores, surroundings};
+use crate::{Refusal, VmHost, console_media, lost, lost_record, stores};
 
 pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Refusal> {
     let mut findings = Vec::new();
@@ -61,7 +62,7 @@ pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Re
         findings.push(Finding { text, cure });
     }
     if let Some(machine) = host.machine(config) {
-        let displaced = surroundings::displaced_files(host, config, &machine).into_iter();
+        let displaced = displaced_files(host, config, &machine).into_iter();
         findings.extend(displaced.map(|file| Finding {
             text: format!("of guest '{name}': {}", file.cause()),
             cure: Cure::Tell(file.cure()),

@@ -9,14 +9,14 @@ use hpvm_plan::facts::{Provision, Shut, ShutFolder};
 use hpvm_plan::nvram;
 use rustix::fs::StatVfsMountFlags;
 
+use crate::stores::is_absence;
+
 /// A file that comes with the host or with hpvm, and is only read.
 pub(crate) fn provision(path: &Path) -> Provision {
     let missing = match durable::open_regular(path).and_then(|file| file.metadata()) {
         Ok(found) if found.len() == 0 => Some("it is empty".into()),
         Ok(_) => None,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Some("it does not exist".into())
-        }
+        Err(error) if is_absence(&error) => Some("it does not exist".into()),
         Err(error) => Some(error.to_string()),
     };
     Provision { path: path.to_string_lossy().into_owned(), missing }

@@ -32,14 +32,15 @@ impl VmHost {
         for (identity, related) in images {
             let seen = related.iter().filter_map(|store| held.get(store)).flatten();
             let writers: Vec<Sharer> =
-                seen.map(|h| h.by(Way::Other)).filter(Sharer::writes).collect();
+                seen.map(|h| h.by(PathToDisk::Other)).filter(Sharer::writes).collect();
             if !writers.is_empty() {
                 claims.insert(identity, writers);
             }
         }
         for (identity, related) in exclusive {
-            let way =
-                |store: &FileIdentity| if *store == identity { Way::Same } else { Way::Other };
+            let way = |store: &FileIdentity| {
+                if *store == identity { PathToDisk::Same } else { PathToDisk::Other }
+            };
             let as_seen =
                 |store| held.get(store).into_iter().flatten().map(move |h| h.by(way(store)));
             let mut sharers: Vec<Sharer> = related.iter().flat_map(as_seen).collect();
@@ -172,23 +173,23 @@ struct Holder {
 
 /// Whether another guest's path to a disk is ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum PathToDisk {
     Same,
     Other,
 }
 
-impl Way {
+impl PathToDisk {
     fn tenancy(self, sharing: Sharing) -> Tenancy {
         match (sharing, self) {
             (Sharing::Alone | Sharing::WithHost, _) => Tenancy::Alone,
-            (Sharing::Reserved, Way::Same) => Tenancy::SharedBySamePath,
-            (Sharing::Reserved, Way::Other) => Tenancy::SharedByOtherPath,
+            (Sharing::Reserved, PathToDisk::Same) => Tenancy::SharedBySamePath,
+            (Sharing::Reserved, PathToDisk::Other) => Tenancy::SharedByOtherPath,
         }
     }
 }
 
 impl Holder {
-    fn by(&self, way: Way) -> Sharer {
+    fn by(&self, way: PathToDisk) -> Sharer {
         Sharer {
             guest: self.guest.clone(),
             address: self.address,
@@ -209,7 +210,7 @@ fn is_of(known: &Sharer, other: &hpvm_registry::Sharer) -> bool {
     is_the_guest && known.role == other.role
 }
 
-fn configured(other: hpvm_registry::Sharer, standing: Standing, way: Way) -> Sharer {
+fn configured(other: hpvm_registry::Sharer, standing: Standing, way: PathToDisk) -> Sharer {
     let sharing = Sharing::to_come(other.kind, other.storage);
     Sharer {
         guest: other.guest,

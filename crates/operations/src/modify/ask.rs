@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{ChangeResult, Reply, Request as Ask};
 use hpvm_engine::media::{self, Wanted};
-use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_host::users::Ids;
 use hpvm_model::{GuestConfig, StorageAddress};
@@ -57,7 +56,7 @@ pub(super) fn ask_guest(
         open_stores(changes).into_iter().unzip();
     let descriptors: Vec<BorrowedFd<'_>> =
         media.iter().map(AsFd::as_fd).chain(stores.iter().map(AsFd::as_fd)).collect();
-    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+    let control = host.control(config.number);
     let ask = match due {
         Due::Now => Ask::Change { changes: changes.to_vec(), watched },
         Due::NextReset => Ask::AtReset { changes: changes.to_vec(), watched },

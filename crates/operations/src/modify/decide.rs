@@ -7,7 +7,6 @@ use std::time::Duration;
 use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{BEGINS_WITHIN, Denial, Reply, Request as Ask};
 use hpvm_app::snapshot::Agent;
-use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_model::{DeviceKind, GuestConfig, Occupant, Problem, RunState, Severity, StorageAddress};
 use hpvm_plan::difference::{self, FieldChange};
@@ -254,7 +253,7 @@ fn live(
         return Ok(Live::default());
     }
     supervise::awake(host, after)?;
-    let control = host.root.run_dir(after.number.get()).join(run_folder::CONTROL);
+    let control = host.control(after.number);
     let mut goes_on =
         || signals::interrupted().map_or(Ok(()), |i| Err(ClientError::Interrupted(i)));
     let idle = client::ask_while(&control, &Ask::Idle, &[], IDLE_BOUND, &mut |_| {}, &mut goes_on);

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use hpvm_app::client::{self, ClientError};
 use hpvm_app::protocol::{Reply, Request as Ask};
 use hpvm_host::lock::pause_for;
-use hpvm_host::names::run_folder;
 use hpvm_host::signals;
 use hpvm_model::GuestConfig;
 use hpvm_plan::record::{DeviceChange, Due, Machine};
@@ -53,7 +52,7 @@ pub(super) fn make_the_rest(
 
 /// The machine, once a worker answers and has settled these changes, or has not in time. `None`: none answers.
 fn settled(host: &VmHost, config: &GuestConfig, changes: &[DeviceChange]) -> Option<Machine> {
-    let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+    let control = host.control(config.number);
     let deadline = Instant::now() + SETTLED_BOUND;
     let mut known = None;
     while Instant::now() < deadline && signals::interrupted().is_none() {

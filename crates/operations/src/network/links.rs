@@ -7,7 +7,6 @@ use std::time::Duration;
 use hpvm_app::client;
 use hpvm_app::protocol::{ChangeResult, Reply, Request};
 use hpvm_host::lock::pause_for;
-use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, PciSlot, Problem, Vswitch, chain};
 use hpvm_plan::record::{DeviceChange, Link};
 
@@ -35,7 +34,7 @@ pub(super) fn show(host: &VmHost, switch: &Vswitch, link: Link) -> Result<Vec<Pr
     let concerned = machines.filter_map(|(config, machine)| {
         let nics = machine.nics.iter().filter(|a| a.switch == switch.number && a.link != link);
         let slots: Vec<PciSlot> = nics.map(|attached| attached.nic.slot).collect();
-        let control = host.root.run_dir(config.number.get()).join(run_folder::CONTROL);
+        let control = host.control(config.number);
         (!slots.is_empty()).then_some(Told { config, slots, control })
     });
     let concerned: Vec<Told> = concerned.collect();

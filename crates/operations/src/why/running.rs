@@ -12,10 +12,11 @@ use hpvm_plan::judge::{Purpose, boot_disk, problems};
 use hpvm_plan::record::{Attached, AttachedNic, Machine, NicBoot};
 use jiff::{SignedDuration, Timestamp};
 
+use super::surroundings::{self, Trouble};
 use super::{Why, off};
+use crate::displaced::displaced_files;
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
-use crate::surroundings::{self, Trouble};
 use crate::{VmHost, console_media};
 
 pub(super) fn explain(
@@ -44,7 +45,7 @@ pub(super) fn explain(
         return with_firmware(why, config, presence, None);
     };
     let why = with_waiting(why, config, &machine);
-    let displaced = surroundings::displaced_files(host, config, &machine);
+    let displaced = displaced_files(host, config, &machine);
     let troubles = surroundings::troubles(host, config, &machine, &displaced);
     let why = with_surroundings(why, &config.name, &troubles);
     let why = with_firmware(why, config, presence, Some(&machine));
