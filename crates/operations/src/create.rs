@@ -14,7 +14,7 @@ use hpvm_plan::difference::{self, FieldChange};
 use hpvm_plan::facts::HostFacts;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
-use hpvm_registry::{Access, Change, Step};
+use hpvm_registry::{Change, Step};
 
 use crate::devdb::Presets;
 use crate::facts::identities;
@@ -47,7 +47,7 @@ pub fn create(
             let allow = |host: &VmHost| judge(host, &order, order.look(), mode).map(drop);
             apply_order(Premises::found(allow)?, &order)
         }
-        Mode::DryRun => try_order(&mut VmHost::open(Access::ReadWrite)?, &order),
+        Mode::DryRun => try_order(&mut VmHost::open_in(mode)?, &order),
     }
 }
 
