@@ -27,7 +27,7 @@ use hpvm_plan::facts::{
 use hpvm_registry::Registry;
 
 use self::asked::{Answers, Asking};
-use self::way::{Way, Ways};
+use self::way::{Namesakes, Way, Ways};
 use crate::Refusal;
 use crate::devdb::Presets;
 
@@ -38,6 +38,8 @@ pub(crate) struct Stores {
     leads: BTreeMap<String, Lead>,
     ways: BTreeMap<String, Ways>,
     pub(crate) blocks: Blocks,
+    /// What has other names in the folders among them, where guests choose images.
+    namesakes: BTreeMap<String, Vec<Namesakes>>,
     /// Where they were looked at beside the stores.
     pub(crate) presets: Option<Presets>,
 }
@@ -48,9 +50,14 @@ impl Stores {
         Looking::at(paths(configs)).stores()
     }
 
-    /// Looks at these paths.
+    /// Looks at these paths, and through no folder.
     pub(crate) fn look_at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Stores {
-        Looking::at(paths).stores()
+        Looking::begin(paths, Seen::at).stores()
+    }
+
+    /// Looks at folders where guests choose images.
+    pub(crate) fn look_through<'a>(folders: impl IntoIterator<Item = &'a str>) -> Stores {
+        Looking::at(folders).stores()
     }
 
     /// The same, and what guests have by other paths to the same disks: two paths that no multipath joins are known by the
@@ -72,6 +79,11 @@ impl Stores {
         let starts: Vec<Lead> = self.leads.values().chain(others.values()).cloned().collect();
         self.blocks = Blocks::read_around(&places, &starts);
         Ok(self)
+    }
+
+    /// The images of a folder that have other names, if it was looked through.
+    pub(crate) fn namesakes(&self, folder: &str) -> &[Namesakes] {
+        self.namesakes.get(folder).map_or(&[], Vec::as_slice)
     }
 
     /// What a path leads to, if it can be compared with other stores.
@@ -202,7 +214,7 @@ impl Stores {
 #[derive(Debug)]
 pub(crate) struct Looking {
     paths: BTreeSet<String>,
-    asking: Asking<(Option<Way>, FileFact)>,
+    asking: Asking<Seen>,
     /// What somebody else looks for.
     in_use: Option<mpsc::Receiver<InUse>>,
 }
@@ -219,11 +231,14 @@ impl InUse {
 }
 
 impl Looking {
-    /// At these paths.
+    /// At these paths, which are those of a guest's devices: a folder is one of images, and is looked through.
     pub(crate) fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Looking {
+        Looking::begin(paths, Seen::through)
+    }
+
+    fn begin<'a>(paths: impl IntoIterator<Item = &'a str>, look: fn(&Path) -> Seen) -> Looking {
         let paths = paths.into_iter().map(str::to_owned).collect();
-        let asking = Asking::begin(&paths, |path| (Way::to(path), plain_file(path)));
-        Looking { paths, asking, in_use: None }
+        Looking { asking: Asking::begin(&paths, look), paths, in_use: None }
     }
 
     /// Whether anything is looked at.
@@ -264,7 +279,7 @@ impl Looking {
             true => Blocks::default(),
             false => Blocks::read_around(&places, &starts),
         };
-        let Looked { mut facts, mut ways } = Looked::of(&paths, answers);
+        let Looked { mut facts, mut ways, namesakes } = Looked::of(&paths, answers);
         ways.extend(ways_under(&blocks, &starts));
         let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
             (None, _) => FileFact::Unreadable(answers::silence()),
@@ -272,7 +287,7 @@ impl Looking {
             (Some(fact), _) => fact,
         };
         let files = paths.iter().map(|path| (path.clone(), fact(path))).collect();
-        Stores { files, leads, ways, blocks, presets: None }
+        Stores { files, leads, ways, blocks, namesakes, presets: None }
     }
 }
 
@@ -379,20 +394,49 @@ pub(crate) fn leads_in_time<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec
     asking.answers().own.into_values().flatten().collect()
 }
 
+/// What one look at a path tells.
+#[derive(Debug)]
+struct Seen {
+    way: Option<Way>,
+    fact: FileFact,
+    namesakes: Vec<Namesakes>,
+}
+
+impl Seen {
+    fn at(path: &Path) -> Seen {
+        Seen { way: Way::to(path), fact: plain_file(path), namesakes: Vec::new() }
+    }
+
+    /// And through it, where it is a folder.
+    fn through(path: &Path) -> Seen {
+        let seen = Seen::at(path);
+        let namesakes = match seen.fact {
+            FileFact::Folder(_) => Namesakes::within(path),
+            _ => Vec::new(),
+        };
+        Seen { namesakes, ..seen }
+    }
+}
+
 /// What paths lead to. Those at which nobody answers have no fact, and the way to their folder at most.
 #[derive(Default)]
 struct Looked {
     facts: BTreeMap<String, FileFact>,
     ways: BTreeMap<String, Ways>,
+    namesakes: BTreeMap<String, Vec<Namesakes>>,
 }
 
 impl Looked {
-    fn of(paths: &BTreeSet<String>, mut answers: Answers<(Option<Way>, FileFact)>) -> Looked {
+    fn of(paths: &BTreeSet<String>, mut answers: Answers<Seen>) -> Looked {
         let mut looked = Looked::default();
         for path in paths {
-            let (own, fact) = answers.own.remove(path).unzip();
-            looked.ways.insert(path.clone(), answers.ways(path, own.flatten()));
-            looked.facts.extend(fact.map(|fact| (path.clone(), fact)));
+            let seen = answers.own.remove(path);
+            let own = seen.and_then(|Seen { way, fact, namesakes }| {
+                looked.facts.insert(path.clone(), fact);
+                looked.namesakes.insert(path.clone(), namesakes);
+                way
+            });
+            looked.ways.insert(path.clone(), answers.ways(path, own));
         }
         looked
     }

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use hpvm_host::answers;
-use hpvm_host::media_folder::{self, Namesake};
 use hpvm_model::{
     Bytes, Choice, EntryId, EntryType, GuestConfig, Likeness, Origin, StorageDevice, StoreIdentity,
 };
@@ -15,9 +14,10 @@ use hpvm_registry::{Change, Entry, Keys, Registry};
 
 use super::presets::Presets;
 use super::restriction::{allows, restriction};
-use super::trail::{Namesakes, Spot, Trail};
+use super::trail::Trail;
 use crate::stores::Stores;
 use crate::stores::inodes::Inodes;
+use crate::stores::way::Namesakes;
 use crate::{Refusal, VmHost};
 
 /// By path, for each of the stores. `own` is the guest as the registry has it, if it has.
@@ -52,9 +52,9 @@ pub(crate) fn registered(
             known.other_names = other_names(&host.registry, presets, namesakes)?;
         }
         if let Some(FileFact::Folder(_)) = stores.files.get(path) {
-            let images = namesakes(path);
+            let images = stores.namesakes(path);
             let names = &trail.own.paths;
-            known.not_to_choose = not_to_choose(&host.registry, presets, names, &images)?;
+            known.not_to_choose = not_to_choose(&host.registry, presets, names, images)?;
             let is_given = known.restriction == Restriction::None && known.not_to_choose.is_none();
             if let Some(image) = images.first().filter(|_| is_given) {
                 known.other_names = other_names(&host.registry, presets, image)?;
@@ -143,19 +143,6 @@ fn other_names(
     }))
 }
 
-/// The images of a folder that have other names, if it answers.
-fn namesakes(folder: &str) -> Vec<Namesakes> {
-    let found = answers::about(Path::new(folder), |folder| {
-        let images = media_folder::namesakes(folder).unwrap_or_default().into_iter();
-        let spot = |Namesake { name, names, identity }: Namesake| {
-            let path = folder.join(name).to_string_lossy().into_owned();
-            Namesakes { names, file: Spot { path, identity } }
-        };
-        images.map(spot).collect()
-    });
-    found.unwrap_or_default()
-}
-
 /// Something below a folder, by any of its names, that nobody may put into a drive, or one of these images in it.
 fn not_to_choose(
     registry: &Registry,
@@ -212,11 +199,11 @@ pub(crate) fn withheld_folders(
     if folders.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let stores = Stores::look_at(folders.iter().copied());
+    let stores = Stores::look_through(folders.iter().copied());
     let (presets, mut withheld) = (Presets::of(&host.root), BTreeSet::new());
     for folder in folders {
         let names = Trail::of(folder, &stores).own.paths;
-        if not_to_choose(&host.registry, &presets, &names, &namesakes(folder))?.is_some() {
+        if not_to_choose(&host.registry, &presets, &names, stores.namesakes(folder))?.is_some() {
             withheld.insert(folder.to_owned());
         }
     }

@@ -10,7 +10,7 @@ use hpvm_registry::{Entry, Keys};
 
 use crate::stores::Stores;
 pub(crate) use crate::stores::way::Spot;
-use crate::stores::way::{Sight, Way, Ways};
+use crate::stores::way::{Namesakes, Sight, Way, Ways};
 
 /// Names of one block device or of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,20 +20,6 @@ pub(crate) struct Names {
     /// Tell devices apart, and do not find them: others may have the same.
     pub(crate) serials: BTreeSet<String>,
     pub(crate) files: BTreeSet<FileIdentity>,
-}
-
-/// A file by how many names it has, all in its file system.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Namesakes {
-    pub(crate) names: u32,
-    pub(crate) file: Spot,
-}
-
-impl Namesakes {
-    fn of(way: &Way) -> Option<Namesakes> {
-        let file = way.spots.first()?;
-        (way.names > 1).then(|| Namesakes { names: way.names, file: file.clone() })
-    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

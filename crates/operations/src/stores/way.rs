@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hpvm_host::block::Places;
+use hpvm_host::media_folder::{self, Namesake};
 use hpvm_model::FileIdentity;
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, makedev, statx};
 
@@ -14,6 +15,30 @@ use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, makedev, statx};
 pub(crate) struct Spot {
     pub(crate) path: String,
     pub(crate) identity: FileIdentity,
+}
+
+/// A file by how many names it has, all in its file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Namesakes {
+    pub(crate) names: u32,
+    pub(crate) file: Spot,
+}
+
+impl Namesakes {
+    pub(crate) fn of(way: &Way) -> Option<Namesakes> {
+        let file = way.spots.first()?;
+        (way.names > 1).then(|| Namesakes { names: way.names, file: file.clone() })
+    }
+
+    /// Those of the images in a folder, as far as it can be read.
+    pub(crate) fn within(folder: &Path) -> Vec<Namesakes> {
+        let images = media_folder::namesakes(folder).unwrap_or_default().into_iter();
+        let spot = |Namesake { name, names, identity }: Namesake| {
+            let path = folder.join(name).to_string_lossy().into_owned();
+            Namesakes { names, file: Spot { path, identity } }
+        };
+        images.map(spot).collect()
+    }
 }
 
 /// The way to what is there.
