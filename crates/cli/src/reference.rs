@@ -41,11 +41,17 @@ fn shown() -> impl Iterator<Item = &'static Entry> {
     COMMANDS.iter().filter(|entry| entry.origin != Origin::Hidden)
 }
 
-/// `man1/hpvmcreate.1`, `man1/hpvm-why.1`, …, `man5/hpvmconf.5`.
+/// `man1/hpvmcreate.1`, `man1/hpvm-why.1`, …, `man5/hpvmconf.5`, `man5/hpvmresources.5`.
 pub(crate) fn manual_pages() -> io::Result<Vec<Page>> {
     let commands =
         shown().map(|entry| Ok((format!("man1/{}.1", entry.page()), manual_page(entry)?)));
-    commands.chain([Ok(("man5/hpvmconf.5".to_owned(), conf_page()?))]).collect()
+    let formats = [("hpvmconf", conf_page()), ("hpvmresources", resources_page())];
+    let formats = formats.map(|(name, page)| {
+        let mut text = title(name, 5);
+        page.to_writer(&mut text)?;
+        Ok((format!("man5/{name}.5"), text))
+    });
+    commands.chain(formats).collect()
 }
 
 const SOURCE: &str = concat!("hpvm ", env!("CARGO_PKG_VERSION"));
@@ -58,7 +64,7 @@ fn title(page: &str, section: u8) -> Vec<u8> {
 }
 
 /// The tunables, by the table that they are read by.
-fn conf_page() -> io::Result<Vec<u8>> {
+fn conf_page() -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["NAME"]);
     roff.text([roman("hpvmconf - tunables of hpvm")]);
@@ -75,9 +81,35 @@ fn conf_page() -> io::Result<Vec<u8>> {
     }
     roff.control("SH", ["SEE ALSO"]);
     roff.text([roman("hpvm-doctor(1), hpvmstart(1)")]);
-    let mut text = title("hpvmconf", 5);
-    roff.to_writer(&mut text)?;
-    Ok(text)
+    roff
+}
+
+fn resources_page() -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["NAME"]);
+    roff.text([roman("hpvmresources - statements by which guests are given devices")]);
+    roff.control("SH", ["DESCRIPTION"]);
+    roff.text([roman(
+        "What hpvmcreate, hpvmmodify and hpvmclone take with -a, -m and -d, and hpvmstatus -D prints. Addresses, limits and the storage that each kind of device can have are told in resources.md, which is installed with the product.",
+    )]);
+    statement_sections(&mut roff);
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([roman("hpvmcreate(1), hpvmmodify(1), hpvmclone(1), hpvmdevmgmt(1), hpvmnet(1)")]);
+    roff
+}
+
+fn statement_sections(roff: &mut Roff) {
+    terms_section(roff, "RESOURCE STATEMENTS", STATEMENTS);
+    terms_section(roff, "EXAMPLES OF STATEMENTS", EXAMPLES);
+}
+
+fn terms_section(roff: &mut Roff, title: &str, lines: &[(&str, &str)]) {
+    roff.control("SH", [title]);
+    for (term, meaning) in lines {
+        roff.control("TP", []);
+        roff.text([bold(*term)]);
+        roff.text([roman(*meaning)]);
+    }
 }
 
 fn manual_page(entry: &Entry) -> io::Result<Vec<u8>> {
@@ -174,24 +206,15 @@ const EXAMPLES: &[(&str, &str)] = &[
 
 fn closing_sections(entry: &Entry) -> Roff {
     let mut roff = Roff::new();
-    let section = |roff: &mut Roff, title: &str, lines: &[(&str, &str)]| {
-        roff.control("SH", [title]);
-        for (term, meaning) in lines {
-            roff.control("TP", []);
-            roff.text([bold(*term)]);
-            roff.text([roman(*meaning)]);
-        }
-    };
     if entry.options().get_arguments().any(|option| typed(option).ends_with("STATEMENT")) {
-        section(&mut roff, "RESOURCE STATEMENTS", STATEMENTS);
-        section(&mut roff, "EXAMPLES OF STATEMENTS", EXAMPLES);
+        statement_sections(&mut roff);
     }
-    section(&mut roff, "EXIT STATUS", &exit_statuses(entry));
+    terms_section(&mut roff, "EXIT STATUS", &exit_statuses(entry));
     roff.control("SH", ["SEE ALSO"]);
     let others: Vec<String> = shown()
         .filter(|other| other.word != entry.word)
         .map(|other| format!("{}(1)", other.page()))
-        .chain(["hpvmconf(5)".to_owned()])
+        .chain(["hpvmconf(5)".to_owned(), "hpvmresources(5)".to_owned()])
         .collect();
     roff.text([roman(others.join(", "))]);
     roff
@@ -223,7 +246,8 @@ fn exit_statuses(entry: &Entry) -> Vec<(&'static str, &'static str)> {
     };
     let mut statuses =
         vec![("0", done), ("1", refused), ("2", "The command line is wrong; nothing was tried.")];
-    if matches!(entry.word, "start" | "stop" | "modify") {
+    let changes = entry.options().get_arguments().any(|o| o.get_long() == Some("dry-run"));
+    if changes {
         statuses.push((
             "129, 130, 143",
             "Interrupted by SIGHUP, SIGINT or SIGTERM; one line told what is left.",
@@ -296,6 +320,28 @@ mod tests {
         }
         let head = format!(".TH hpvmconf 5 \"\" \"{SOURCE}\" \"{MANUAL}\"\n");
         assert!(text(page).starts_with(&head));
+    }
+
+    #[test]
+    fn the_statements_have_a_page() {
+        let pages = manual_pages().unwrap();
+        let page = pages.iter().find(|(name, _)| name == "man5/hpvmresources.5").unwrap();
+        let first_words = STATEMENTS.iter().map(|(term, _)| term.split(':').next().unwrap());
+        for word in first_words {
+            assert!(text(page).contains(&format!("\\fB{word}")), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_changes_something_tells_how_it_ends_when_interrupted() {
+        let told: Vec<&str> = shown()
+            .filter(|entry| exit_statuses(entry).iter().any(|(status, _)| status.contains("143")))
+            .map(|entry| entry.word)
+            .collect();
+        for word in ["create", "modify", "clone", "remove", "start", "stop", "devmgmt", "net"] {
+            assert!(told.contains(&word), "{word} is not among {told:?}");
+        }
+        assert!(!told.contains(&"status"));
     }
 
     #[test]

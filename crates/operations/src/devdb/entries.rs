@@ -60,7 +60,7 @@ pub enum EntryRefused {
     )]
     ReasonMissing,
     #[error(
-        "'{0}' has no identity that could be accepted: it is no block device, and no guest was started with it as its disk"
+        "'{0}' has no identity that could be accepted: a block device has one, and a disk in a raw file since a guest was started with it"
     )]
     NoIdentity(String),
     #[error(
