@@ -4,15 +4,15 @@
 use std::cmp::Ordering;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hpvm_engine::media;
-use hpvm_host::{answers, durable};
+use hpvm_host::{answers, durable, users};
 use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestName, StorageType, quoted};
 use hpvm_plan::facts::{Below, Content, FILE_BLOCK_BYTES, FileFact, Restriction};
 use hpvm_registry::Step;
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs};
 
 use super::dependents::{self, Dependent, Standing, Tie};
 use super::presets::Presets;
@@ -383,9 +383,21 @@ fn grown(
     let have = file.metadata().map_err(failed)?.len();
     extension(path, have, size)?;
     if room == Room::Now {
-        reserved(file, have, size).map_err(|error| failed(error.into()))?;
+        fits(file, size).and_then(|()| Ok(reserved(file, have, size)?)).map_err(failed)?;
     }
     file.set_len(size.0).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// Before any of the room is taken: what filled a hole of the file before there was no more is not given back, since a guest may
+/// have written there meanwhile.
+fn fits(file: &File, size: Bytes) -> io::Result<()> {
+    let taken = file.metadata()?.blocks() * 512;
+    let room = fstatvfs(file)?;
+    let free = if users::is_root() { room.f_bfree } else { room.f_bavail };
+    match size.0.saturating_sub(taken) > free.saturating_mul(room.f_frsize) {
+        true => Err(ErrorKind::StorageFull.into()),
+        false => Ok(()),
+    }
 }
 
 /// Takes the room behind the end too, or none of it. The length, which says what a guest may have, stays.

@@ -42,19 +42,30 @@ pub(crate) fn reading(path: &Path, size: Bytes) -> (Cache, Ending) {
     (Cache::Direct, ending)
 }
 
-/// The smallest piece that is read; `None` where none is, for a reason that has nothing to do with its size.
+/// The block that QEMU finds by the same trials (block/file-posix.c, `raw_probe_alignment`): the smallest piece that is read;
+/// `None` where none is, for a reason that has nothing to do with its size. A single byte is read where no disk is asked, of a
+/// hole or of a file system in memory: then nothing is told, and the block is the largest.
 fn block_bytes(file: &File) -> Option<u64> {
     // Twice as long as the largest, so that one lies in it as such reading demands.
     let mut room = vec![0; 2 * usize::try_from(FILE_BLOCK_BYTES).ok()?];
     let start = room.as_ptr().align_offset(usize::try_from(FILE_BLOCK_BYTES).ok()?);
+    let mut is_read = |length: u64| {
+        let piece = room.get_mut(start..start + usize::try_from(length).ok()?)?;
+        match file.read_at(piece, 0) {
+            Ok(_) => Some(true),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Some(false),
+            Err(_) => None,
+        }
+    };
+    if is_read(1)? {
+        return Some(FILE_BLOCK_BYTES);
+    }
     let mut block = BLOCK_BYTES_MIN;
     while block <= FILE_BLOCK_BYTES {
-        let piece = room.get_mut(start..start + usize::try_from(block).ok()?)?;
-        match file.read_at(piece, 0) {
-            Ok(_) => return Some(block),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => block *= 2,
-            Err(_) => return None,
+        if is_read(block)? {
+            return Some(block);
         }
+        block *= 2;
     }
     None
 }
