@@ -15,6 +15,7 @@ use std::{fs, io};
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
 
+use self::scout::Errand;
 use crate::block;
 
 /// A file system on a disk under load answers within a fraction of this; one whose server is gone never does.
@@ -112,13 +113,20 @@ pub fn device_may_fall_silent(device: &Path) -> bool {
 /// Whether a thread of ours may ask at a path. Takes as long as the answer to that, and [`ANSWER_BOUND`] at most.
 #[must_use]
 pub fn may_be_asked(path: &Path) -> bool {
-    block::is_near(path) || scout::comes_back_from(path, OFlags::RDONLY)
+    block::is_near(path) || scout::comes_back_from(path, Errand::Look(OFlags::RDONLY))
 }
 
 /// Whether a thread of ours may open a path to write there: a server that lets everybody read may keep such a one.
 #[must_use]
 pub fn may_be_written(path: &Path) -> bool {
-    block::is_near(path) || scout::comes_back_from(path, OFlags::RDWR)
+    block::is_near(path) || scout::comes_back_from(path, Errand::Look(OFlags::RDWR))
+}
+
+/// Whether a folder takes changes now. A file system that is frozen (fsfreeze(8)) lets everybody look, and keeps who changes
+/// anything until it is thawed, with all that he holds; it may be one of this machine's own.
+#[must_use]
+pub fn may_be_changed(folder: &Path) -> bool {
+    scout::comes_back_from(folder, Errand::Change)
 }
 
 /// What is said of a path at which nobody answers.

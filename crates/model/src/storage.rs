@@ -192,6 +192,12 @@ impl Backing {
     pub fn store(&self) -> Option<&str> {
         (self.storage != StorageType::Null).then_some(self.path.as_str())
     }
+
+    /// Whether a block device of the VM Host is named.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        matches!(self.storage, StorageType::Disk | StorageType::Lv)
+    }
 }
 
 /// A disk's own short identity: 60 random bits, stable for its life. The guest sees it as serial number and WWN; it tells

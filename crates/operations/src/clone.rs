@@ -89,7 +89,7 @@ pub fn stores_may_fall_silent(source: &GuestConfig, asked: &CloneRequest) -> boo
     let written = asked.copies.iter().filter_map(|statement| statement.backing.as_ref());
     let mut stores = read.chain(written).filter_map(|backing| Some((backing, backing.store()?)));
     asked.reads_stores()
-        && stores.any(|(backing, path)| match copies::is_device(backing) {
+        && stores.any(|(backing, path)| match backing.is_device() {
             true => answers::device_may_fall_silent(Path::new(path)),
             false => answers::may_fall_silent(Path::new(path)),
         })
@@ -302,7 +302,7 @@ impl Cloning<'_> {
         force: Force,
     ) -> Result<Option<Claims>, Refusal> {
         let is_overwritten =
-            |work: &&Work| replaced.contains_key(&work.to.path) || copies::is_device(&work.to);
+            |work: &&Work| replaced.contains_key(&work.to.path) || work.to.is_device();
         let overwritten: Vec<&Work> = design.work.iter().filter(is_overwritten).collect();
         if overwritten.is_empty() {
             return Ok(None);
@@ -358,7 +358,7 @@ impl Cloning<'_> {
         };
         // From here on nobody else can take the name. A device that was copied to is not as it was, so that copy is not given
         // up for a signal any more; everything else is.
-        let is_overwritten = design.work.iter().any(|work| copies::is_device(&work.to));
+        let is_overwritten = design.work.iter().any(|work| work.to.is_device());
         let change = match is_overwritten {
             true => self.host.registry.change()?,
             false => self.host.begin()?,
@@ -513,7 +513,7 @@ fn known(design: &Design, facts: &HostFacts) -> Identities {
 
 /// Whether a path is to be another file than it is now.
 fn is_made(design: &Design, path: &str) -> bool {
-    design.work.iter().any(|work| work.to.path == path && !copies::is_device(&work.to))
+    design.work.iter().any(|work| work.to.path == path && !work.to.is_device())
 }
 
 fn variables(host: &VmHost, source: &GuestConfig) -> Option<Problem> {

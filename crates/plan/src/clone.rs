@@ -39,6 +39,12 @@ impl CloneRequest {
     pub fn reads_stores(&self) -> bool {
         !self.copies.is_empty() || self.disks == Disks::Linked
     }
+
+    /// The devices that are to be copied to, by path.
+    pub fn devices_written(&self) -> impl Iterator<Item = &str> {
+        let written = self.copies.iter().filter_map(|statement| statement.backing.as_ref());
+        written.filter(|to| to.is_device()).map(|to| to.path.as_str())
+    }
 }
 
 /// Whether a clone gets something of its own, or is like its source in it: `new` or `same`.

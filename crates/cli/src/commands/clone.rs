@@ -89,7 +89,10 @@ impl Perform for Clone {
             match deputy::appoint() {
                 Ok(Side::Done(status)) => std::process::exit(status.into()),
                 Ok(Side::Left(interruption)) => {
-                    return Err(Failure::interrupted(interruption, LEFT));
+                    return Err(Failure::interrupted(
+                        interruption,
+                        &left(&self.new_name, &request),
+                    ));
                 }
                 // Without a second process it is as good as its stores.
                 Ok(Side::Deputy) | Err(_) => {}
@@ -123,7 +126,19 @@ impl Perform for Clone {
     }
 }
 
-const LEFT: &str = "the clone was not made, and a store holds what is left of it: `hpvm doctor --repair` takes that back when the store answers";
+/// What is to be told where a store holds whoever was at it: he may have come to the end, and nobody can ask him.
+fn left(name: &GuestName, request: &CloneRequest) -> String {
+    let devices: Vec<&str> = request.devices_written().collect();
+    let overwritten = match devices.is_empty() {
+        true => String::new(),
+        false => {
+            format!(", the content of '{}' may be partly overwritten", devices.join("' and '"))
+        }
+    };
+    format!(
+        "a store does not answer{overwritten}, and whether guest '{name}' is made `hpvmstatus -P {name}` tells; when the store answers, `hpvm doctor --repair` brings it to its end or takes it back"
+    )
+}
 
 /// What the copy stands still for.
 fn waits_for(silent: &[&str]) -> String {

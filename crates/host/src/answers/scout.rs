@@ -18,11 +18,20 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_
 
 use super::ANSWER_BOUND;
 
-/// Whether all that is asked of a path is answered in time, whatever the answers are; a file is opened as it will be (`flags`).
-/// Where no process can be had, that is not known, and the question itself has to be risked.
-pub(super) fn comes_back_from(path: &Path, flags: OFlags) -> bool {
+/// What is tried at a path.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Errand {
+    /// A look at what is there; a file is opened as it will be.
+    Look(OFlags),
+    /// To make what is there already: refused by whatever takes changes, and held by what takes none now.
+    Change,
+}
+
+/// Whether all that is asked of a path is answered in time, whatever the answers are. Where no process can be had, that is not
+/// known, and the question itself has to be risked.
+pub(super) fn comes_back_from(path: &Path, errand: Errand) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return true };
-    sent_to(&path, flags.bits().cast_signed()).is_none_or(has_come_back)
+    sent_to(&path, errand).is_none_or(has_come_back)
 }
 
 fn has_come_back(scout: Pid) -> bool {
@@ -39,18 +48,18 @@ fn has_come_back(scout: Pid) -> bool {
     is_back
 }
 
-fn sent_to(path: &CStr, opening: libc::c_int) -> Option<Pid> {
+fn sent_to(path: &CStr, errand: Errand) -> Option<Pid> {
     // SAFETY: the child makes system calls only, and ends; nothing of what other threads of ours had under way is touched in it.
     let child = unsafe { libc::fork() };
     match child {
-        0 => look(path, opening),
+        0 => run(path, errand),
         1.. => Pid::from_raw(child),
         _ => None,
     }
 }
 
-/// In the child: what a look at a store asks, then the end.
-fn look(path: &CStr, opening: libc::c_int) -> ! {
+/// In the child: what a look at a store asks, or a change there, then the end.
+fn run(path: &CStr, errand: Errand) -> ! {
     // SAFETY: plain system calls on memory of this function, which outlives them.
     unsafe {
         // Whoever waits for the end of what we print is not to wait for this one, and no lock is to be held by it.
@@ -58,11 +67,20 @@ fn look(path: &CStr, opening: libc::c_int) -> ! {
         let mut found: libc::statx = mem::zeroed();
         let (flags, wanted) = (libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS);
         libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, wanted, &raw mut found);
-        // What is no file may have to be waited for, or have something happen, when it is opened.
-        if u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFREG {
-            let file = libc::open(path.as_ptr(), opening | libc::O_CLOEXEC);
-            let mut byte = 0_u8;
-            libc::pread(file, (&raw mut byte).cast(), 1, 0);
+        match (u32::from(found.stx_mode) & libc::S_IFMT, errand) {
+            // What is no file may have to be waited for, or have something happen, when it is opened.
+            (libc::S_IFREG, Errand::Look(flags)) => {
+                let flags = flags.bits().cast_signed() | libc::O_CLOEXEC;
+                let file = libc::open(path.as_ptr(), flags);
+                let mut byte = 0_u8;
+                libc::pread(file, (&raw mut byte).cast(), 1, 0);
+            }
+            // The kernel waits for a file system that is frozen before it looks whether the name is taken (Linux, fs/namei.c,
+            // `filename_create`).
+            (libc::S_IFDIR, Errand::Change) => {
+                libc::mkdir(path.as_ptr(), 0o700);
+            }
+            _ => {}
         }
         libc::_exit(0)
     }
@@ -75,7 +93,10 @@ mod tests {
     #[test]
     fn whatever_is_there_it_comes_back() {
         for path in ["/proc/self/status", "/dev/null", "/nowhere/at/all", "/"] {
-            assert!(comes_back_from(Path::new(path), OFlags::RDWR), "{path}");
+            for errand in [Errand::Look(OFlags::RDWR), Errand::Change] {
+                assert!(comes_back_from(Path::new(path), errand), "{path}, {errand:?}");
+            }
         }
+        assert!(!Path::new("/nowhere").exists());
     }
 }

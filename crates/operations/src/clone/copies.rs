@@ -133,7 +133,7 @@ impl Copies {
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<(), Refusal> {
         // All before the first byte is written: while one is, nobody takes another.
-        for Work { to, .. } in work.iter().filter(|work| is_device(&work.to)) {
+        for Work { to, .. } in work.iter().filter(|work| work.to.is_device()) {
             self.devices.insert(to.path.clone(), open_target(host, to)?);
         }
         let mut written = Vec::new();
@@ -143,7 +143,7 @@ impl Copies {
                 continue;
             }
             match work.how {
-                How::Copy if is_device(&work.to) => {
+                How::Copy if work.to.is_device() => {
                     self.copy_to_device(work, sources.of(work)?, watch)?;
                 }
                 How::Copy => self.copy_to_file(work, sources.of(work)?, watch)?,
@@ -178,7 +178,7 @@ impl Copies {
 
     /// Something of the store may be written. A file's is its own until the clone is known.
     pub(super) fn overwrite(&mut self, to: &Backing) {
-        if is_device(to) && !self.overwritten.contains(&to.path) {
+        if to.is_device() && !self.overwritten.contains(&to.path) {
             self.overwritten.push(to.path.clone());
         }
     }
@@ -244,6 +244,7 @@ impl Copies {
     pub(super) fn begin(&mut self, to: &Backing) -> Result<usize, Refusal> {
         let path = std::fs::canonicalize(&to.path).unwrap_or_else(|_| PathBuf::from(&to.path));
         let fresh = durable::sibling(&path);
+        takes_changes(&fresh)?;
         let file = durable::create(&fresh, 0o600)?;
         let identity = identity(&file, &fresh)?;
         let replaces = self.replaced.get(&to.path).copied();
@@ -281,6 +282,7 @@ impl Copies {
     /// is known.
     pub(super) fn place(&mut self, batch: &mut Batch) -> Result<(), Refusal> {
         for made in &mut self.fresh {
+            takes_changes(&made.fresh)?;
             made.place()?;
             if let Some(file) = made.file.take() {
                 batch.include(&made.fresh, file);
@@ -313,10 +315,13 @@ impl Copies {
         let undone = self.fresh.drain(..).map(|made| {
             let path = made.fresh.clone();
             // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-            (path, move || drop(undo(&made.fresh, &made.path)))
+            let undo = move || {
+                takes_changes(&made.fresh).ok().map(|()| drop(undo(&made.fresh, &made.path)))
+            };
+            (path, undo)
         });
         let (paths, undone): (Vec<_>, Vec<_>) = undone.unzip();
-        let answered = answers::all_in_time(undone);
+        let answered = answers::all_in_time(undone).into_iter().map(Option::flatten);
         let left = paths.into_iter().zip(answered).filter(|(_, answered)| answered.is_none());
         self.left.extend(left.map(|(path, _)| path));
         let devices = std::mem::take(&mut self.devices);
@@ -392,6 +397,16 @@ pub(super) fn undo(fresh: &Path, path: &Path) -> Result<(), Refusal> {
     hpvm_host::removal::file(fresh).map_err(Refusal::file("remove", fresh))
 }
 
+/// Whether the folder of a file takes changes now: whoever tried to make or remove one there would be held, and nobody could end
+/// him.
+pub(super) fn takes_changes(file: &Path) -> Result<(), Refusal> {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    match answers::may_be_changed(folder) {
+        true => Ok(()),
+        false => Err(Refusal::file("change", folder)(answers::silent())),
+    }
+}
+
 fn are_one(one: &Path, other: &Path) -> bool {
     match (std::fs::symlink_metadata(one), std::fs::symlink_metadata(other)) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
@@ -434,10 +449,6 @@ fn open_target(host: &VmHost, to: &Backing) -> Result<File, Refusal> {
             Err(Refusal::Problems(vec![Problem::error(to.path.clone(), lock.on(&to.path))]))
         }
     }
-}
-
-pub(super) fn is_device(to: &Backing) -> bool {
-    matches!(to.storage, StorageType::Disk | StorageType::Lv)
 }
 
 fn copy(

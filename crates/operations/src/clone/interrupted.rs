@@ -53,6 +53,9 @@ pub(crate) fn was_interrupted(host: &VmHost, recorded: &RecordedOperation) -> bo
 /// files meanwhile; what is to be found at a silent file system is asked for before.
 pub(crate) fn settle(host: &mut VmHost, recorded: &RecordedOperation) -> Result<(), Refusal> {
     let left = left(&recorded.operation)?;
+    for Left { fresh, .. } in &left {
+        copies::takes_changes(fresh)?;
+    }
     let change = host.registry.change()?;
     if !change.unfinished()?.iter().any(|unfinished| unfinished.id == recorded.id) {
         return Ok(());

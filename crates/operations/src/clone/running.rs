@@ -226,7 +226,7 @@ impl Opened {
     ) -> Result<Opened, Refusal> {
         let from = copies::open_source(&work.from)?;
         let size = copy::size(&from).map_err(Refusal::file("look at", &work.from.path))?;
-        let (target, path, given) = if copies::is_device(&work.to) {
+        let (target, path, given) = if work.to.is_device() {
             zero_behind(copies, work, size, watch)?;
             let given = given(copies.device(&work.to)?, Path::new(&work.to.path))?;
             (Kept::Device(work.to.clone()), PathBuf::from(&work.to.path), given)
