@@ -1,4 +1,4 @@
-//! What becomes of commands that want a store which hpvmclone reads or overwrites at that moment.
+//! What becomes of commands that want a store which hpvmclone reads or overwrites at that moment, and of the copy.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,14 @@ use hpvm_testkit::vm_host::VmHost;
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{COPYING, guest_names, is_copying, on, with_slow_copy};
+use crate::clone::on;
+use crate::clone::slow::{COPYING, guest_names, is_copying, with_slow_copy};
 use crate::loop_device::LoopDevice;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_is_copied_is_given_to_no_other_guest_meanwhile,
     a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile,
+    a_file_that_became_a_guests_meanwhile_is_not_replaced,
 ];
 
 /// Holds a clone still while it copies its largest disk, for what `meanwhile` does with its number, and lets it go on. On a busy
@@ -120,4 +122,33 @@ fn a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile() {
     assert_eq!(guest_names(&host), ["web", "one", "two"]);
     assert!(!is_copying(&host), "nothing is left of the other copy");
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+/// A copy may be there before the file is a guest's: then it is tried again.
+fn a_file_that_became_a_guests_meanwhile_is_not_replaced() {
+    let (host, copy) = with_slow_copy();
+    let path = host.path("copy.img");
+    let copies = || fs::read_dir(host.root()).unwrap().flatten().map(|entry| entry.file_name());
+    let is_copying = || copies().any(|name| name.to_string_lossy().starts_with(".copy.img."));
+    for _ in 0..10 {
+        fs::write(&path, "db's").expect("a file");
+        let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy, "-F"]);
+        let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+        wait_until(COPYING, "the copy begins", is_copying);
+        host.run(&["hpvmcreate", "-P", "db", "-r", "64M", "-a", &copy]);
+        host.run(&["hpvmstart", "-P", "db"]);
+        let outcome = child.wait_with_output().expect("our own child");
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        if !outcome.status.success() {
+            assert!(said.contains("belongs to guest 'db'"), "{said}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "db's");
+            assert!(host.state("db").starts_with("On"), "{}", host.state("db"));
+            return;
+        }
+        for name in ["new", "db"] {
+            host.run(&["hpvmstop", "-P", name, "-F"]);
+            host.run(&["hpvmremove", "-P", name, "-F", "--purge"]);
+        }
+    }
+    panic!("none of ten was met in its middle");
 }

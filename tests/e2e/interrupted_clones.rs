@@ -1,15 +1,20 @@
-//! What a killed or interrupted hpvmclone left, and what became of it before the next command comes: files that are others' by
+//! What a killed or interrupted hpvmclone leaves, and what became of it before the next command comes: files that are others' by
 //! now stay, and nobody is kept from starting by what is not his.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use hpvm_host::lock::pause_for;
 use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{COPYING, Mounted, guest_names, interrupted, is_copying, on, with_slow_copy};
+use crate::chance::{Met, Moments};
+use crate::clone::slow::{COPYING, guest_names, interrupted, is_copying, with_slow_copy};
+use crate::clone::{Mounted, nothing_is_left, on, registry};
 use crate::loop_device::LoopDevice;
 use crate::silent_store::answered;
 use crate::silent_store::commands::Hung;
@@ -24,6 +29,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     devices_overwritten_before_a_later_copy_is_interrupted_are_told,
     a_device_overwritten_before_a_later_copy_fails_is_told,
     a_copy_over_another_killed_at_every_step_makes_a_whole_clone_or_none,
+    a_copy_killed_at_any_moment_leaves_nothing,
+    an_interrupted_copy_leaves_nothing,
 ];
 
 const NOTHING: &str = "Nothing to complain of.\n";
@@ -58,6 +65,48 @@ fn is_settled(host: &VmHost, copy: &Path, content: u8) {
     assert_eq!(fs::read(copy).expect("it is there").first(), Some(&content));
     assert_eq!(unfinished(host.root()), Vec::<PathBuf>::new());
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_copy_killed_at_any_moment_leaves_nothing() {
+    let (host, copy) = with_slow_copy();
+    let mut moments = Moments::within(Duration::from_millis(400));
+    while let Some(moment) = moments.next() {
+        let mut child = host
+            .command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy])
+            .spawn()
+            .expect("it starts");
+        // Each second moment counts from where the copy has begun, so that enough of them meet it.
+        if moments.round().is_multiple_of(2) {
+            wait_until(COPYING, "the copy begins", || is_copying(&host));
+        }
+        pause_for(moment);
+        let has_begun = is_copying(&host);
+        child.kill().expect("our own child");
+        moments.was(match child.wait().expect("our own child").success() {
+            true => Met::AfterItsEnd,
+            false if has_begun => Met::AtWork,
+            false => Met::BeforeItsWork,
+        });
+        let doctor = host.run(&["hpvm", "doctor", "--repair"]);
+        assert!(doctor.status.success(), "{moments}: {doctor}");
+        if registry(&host).all().expect("the guests").len() == 2 {
+            assert_eq!(
+                fs::read(host.path("copy.img")).unwrap(),
+                fs::read(host.path("web.img")).unwrap()
+            );
+            host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+            fs::remove_file(host.path("copy.img")).expect("the copy");
+        }
+        nothing_is_left(&host, host.root());
+    }
+}
+
+fn an_interrupted_copy_leaves_nothing() {
+    let (host, copy) = with_slow_copy();
+    let anew = || fs::remove_file(host.path("copy.img")).expect("the copy");
+    let said = interrupted(&host, &[&copy], Duration::from_secs(2), || is_copying(&host), anew);
+    assert!(said.contains("interrupted; nothing was changed"), "{said}");
+    nothing_is_left(&host, host.root());
 }
 
 fn a_copy_outlives_the_clone_it_was_made_for() {

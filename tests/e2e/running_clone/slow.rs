@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_host::lock::pause_for;
+use hpvm_host::process::Signal;
 use hpvm_plan::copying::is_of_copy;
 use hpvm_qmp::RunState;
 use hpvm_qmp::blocking::Client;
@@ -16,6 +17,7 @@ use hpvm_testkit::wait::wait_until;
 
 use super::{BOUND, MIB};
 use crate::clone::{fill, on};
+use crate::guest_processes::Process;
 
 /// A guest in its firmware whose disk takes long enough to be copied to be met in the middle.
 pub(super) struct Slow {
@@ -118,4 +120,20 @@ pub(super) fn left_in_engine(host: &VmHost) -> String {
     let held = (status != RunState::Running).then(|| format!("the guest is {status}"));
     let jobs = jobs.into_iter().map(|job| format!("job {}", job.id));
     jobs.chain(nodes).chain(opaque).chain(held).collect::<Vec<_>>().join(", ")
+}
+
+/// A process that goes on in the end.
+pub(super) struct Still<'a>(&'a Process);
+
+impl Still<'_> {
+    pub(super) fn hold(process: &Process) -> Still<'_> {
+        process.signal(Signal::STOP);
+        Still(process)
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        self.0.signal_if_alive(Signal::CONT);
+    }
 }
