@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 
 use hpvm_model::{Backing, DeviceKind, DiskId, StorageDevice, StorageType};
-use hpvm_plan::record::{Access, Attached, Cache, Sharing};
+use hpvm_plan::record::Attached;
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
@@ -40,15 +40,7 @@ fn attached(kind: DeviceKind, address: &str) -> Attached {
     let (adapter, id) = (hpvm_model::AdapterKind::Scsi, DiskId::from_random(0));
     let address = address.parse().expect("an address");
     let backing = Backing::new(StorageType::Attach, "/dev/sg0");
-    Attached {
-        device: StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id },
-        identity: None,
-        image_length: None,
-        access: Access::ReadWrite,
-        cache: Cache::Page,
-        sharing: Sharing::Alone,
-        layers: Vec::new(),
-    }
+    Attached::of(StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id })
 }
 
 /// Settles 68: the guest's commands go to the device, its resets do not, so no driver waits for one; the reset that the

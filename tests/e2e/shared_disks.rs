@@ -5,7 +5,7 @@
 use std::fs;
 
 use hpvm_model::{AdapterKind, Backing, DeviceKind, DiskId, StorageDevice, StorageType};
-use hpvm_plan::record::{Access, Attached, Cache, Sharing};
+use hpvm_plan::record::{Attached, Cache, Sharing};
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
@@ -24,15 +24,8 @@ fn shared(address: &str) -> Attached {
     let (kind, adapter) = (DeviceKind::Disk, AdapterKind::AvioStor);
     let (address, id) = (address.parse().expect("an address"), DiskId::from_random(0));
     let backing = Backing::new(StorageType::Disk, "/dev/sda");
-    Attached {
-        device: StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id },
-        identity: None,
-        image_length: None,
-        access: Access::ReadWrite,
-        cache: Cache::Direct,
-        sharing: Sharing::Reserved,
-        layers: Vec::new(),
-    }
+    let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
+    Attached { cache: Cache::Direct, sharing: Sharing::Reserved, ..Attached::of(device) }
 }
 
 /// Finds the shared disk and unpacks the tools. `reserve WORDS`: one command to the disk. `write BYTE`: whether the disk took
