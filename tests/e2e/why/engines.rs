@@ -31,8 +31,9 @@ fn a_crash_is_explained() {
 
 /// The engine is put in a memory cgroup too small for it; the kernel really kills it.
 fn an_engine_killed_for_memory_is_explained() {
-    let mut host = host_with_web(Engine::Fake);
+    // In this order, so that the engine has ended when its group goes, whatever becomes of the test.
     let group = MemoryGroup::new(32 << 20);
+    let mut host = host_with_web(Engine::Fake);
     host.engine_after(&format!(
         "echo $$ > '{}'\nexport HPVM_FAKE_QEMU=eat=500",
         group.path.join("cgroup.procs").display()
