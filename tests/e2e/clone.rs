@@ -8,7 +8,6 @@ pub(crate) mod targets;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use hpvm_model::GuestConfig;
 use hpvm_registry::{Access, Outcome, Registry};
@@ -16,6 +15,7 @@ use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
+use crate::mounted::Mounted;
 use crate::pool::image;
 use crate::refusals::no_control_bytes;
 
@@ -246,29 +246,18 @@ fn clones_of_real_guests_boot() {
 
 fn no_room_for_a_copy_leaves_nothing() {
     let host = with_web();
-    let small = host.path("small");
-    fs::create_dir(&small).expect("a folder");
-    let _mounted = Mounted::at(&small);
-    let copy = on(&small.join("copy.img"), "file");
+    let small = is_told_of_no_room(&host);
+    nothing_is_left(&host, small.path());
+}
+
+/// Who clones `web` to a file system that is too small; gives that.
+#[track_caller]
+pub(crate) fn is_told_of_no_room(host: &VmHost) -> Mounted {
+    let folder = host.path("small");
+    fs::create_dir(&folder).expect("a folder");
+    let small = Mounted::tmpfs(&folder, 4 * MIB);
+    let copy = on(&folder.join("copy.img"), "file");
     let said = host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
     assert!(said.contains("No space left"), "{said}");
-    nothing_is_left(&host, &small);
-}
-
-/// A file system of 4 MiB, until dropped.
-pub(crate) struct Mounted(PathBuf);
-
-impl Mounted {
-    pub(crate) fn at(folder: &Path) -> Mounted {
-        let line = ["-t", "tmpfs", "-o", "size=4m", "none"];
-        let status = Command::new("mount").args(line).arg(folder).status().expect("mount runs");
-        assert!(status.success(), "{} can be mounted", folder.display());
-        Mounted(folder.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
+    small
 }

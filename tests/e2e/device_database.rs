@@ -10,7 +10,7 @@ pub(crate) mod used_by_host;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hpvm_model::{Attributes, Bytes, EntryId, EntryType, Origin, StoreIdentity};
 use hpvm_registry::{Access, Entry, Registry};
@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::Test;
 use crate::refusals::refused;
 use crate::shell::typed;
+use crate::statements::{disk_on, entry};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     entries_come_and_go_with_guests,
@@ -29,14 +30,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     vm_hosts_have_entries_too,
     judging_is_as_quick_with_ten_thousand_entries,
 ];
-
-fn disk_on(path: &Path) -> String {
-    format!("disk:avio_stor::file:{}", path.display())
-}
-
-fn entry(kind: &str, path: &Path) -> String {
-    format!("{kind}:{}", path.display())
-}
 
 fn entries_come_and_go_with_guests() {
     let host = VmHost::new(Engine::Fake);
@@ -190,9 +183,9 @@ fn judging_is_as_quick_with_ten_thousand_entries() {
     put_ten_thousand_entries(&many.0);
     let took = |(host, disk): &(VmHost, String)| {
         let choosing = format!("dvd:avio_stor:0,4,0:null:{}", host.path("images").display());
-        let begun = Instant::now();
-        host.ok(&["hpvmcreate", "-P", "new", "-a", disk, "-a", &choosing, "-s"]);
-        begun.elapsed()
+        let judged = host.run(&["hpvmcreate", "-P", "new", "-a", disk, "-a", &choosing, "-s"]);
+        assert!(judged.status.success(), "{judged}");
+        judged.took
     };
     let turns = (0..TURNS).map(|_| (took(&few), took(&many)));
     let (few, many) = turns.reduce(|(a, b), (c, d)| (a.min(c), b.min(d))).expect("some");

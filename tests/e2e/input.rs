@@ -15,6 +15,7 @@ use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 
 use crate::Test;
 use crate::refusals::{State, refused};
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     statements_that_mean_nothing,
@@ -31,7 +32,7 @@ pub(crate) fn inhabited() -> VmHost {
     let host = VmHost::new(Engine::Fake);
     for name in ["other", "web", "gone"] {
         let disk = host.disk(&format!("{name}.img"), 1 << 20);
-        let statement = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+        let statement = disk_at("0,0,0", &disk);
         host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &statement]);
     }
     host.ok(&["hpvmremove", "-P", "gone", "-F"]);
@@ -120,7 +121,7 @@ fn addresses_that_are_taken_or_reserved() {
     }
     let other = host.disk("newer.img", 1 << 20);
     let one = format!("disk:avio_stor:0,5,0:file:{disk}");
-    let two = format!("disk:avio_stor:0,5,0:file:{}", other.display());
+    let two = disk_at("0,5,0", &other);
     refused(&host, &["hpvmmodify", "-P", "web", "-a", &one, "-a", &two]);
     refused(&host, &["hpvmcreate", "-P", "new", "-a", &one, "-a", &two]);
     let exchanged = [&one, &two].map(|statement| statement.replace("0,5,0", "0,0,0"));

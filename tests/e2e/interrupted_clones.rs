@@ -4,20 +4,22 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use hpvm_host::lock::pause_for;
+use hpvm_host::process::Signal;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::chance::{Met, Moments};
 use crate::clone::slow::{COPYING, guest_names, interrupted, is_copying, with_slow_copy};
-use crate::clone::{Mounted, nothing_is_left, on, registry};
+use crate::clone::{nothing_is_left, on, registry};
 use crate::loop_device::LoopDevice;
+use crate::mounted::Mounted;
 use crate::silent_store::answered;
 use crate::silent_store::commands::Hung;
+use crate::started::Started;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_copy_outlives_the_clone_it_was_made_for,
@@ -71,21 +73,18 @@ fn a_copy_killed_at_any_moment_leaves_nothing() {
     let (host, copy) = with_slow_copy();
     let mut moments = Moments::within(Duration::from_millis(400));
     while let Some(moment) = moments.next() {
-        let mut child = host
-            .command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy])
-            .spawn()
-            .expect("it starts");
+        let clone = Started::of(&host, &["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
         // Each second moment counts from where the copy has begun, so that enough of them meet it.
         if moments.round().is_multiple_of(2) {
             wait_until(COPYING, "the copy begins", || is_copying(&host));
         }
         pause_for(moment);
         let has_begun = is_copying(&host);
-        child.kill().expect("our own child");
-        moments.was(match child.wait().expect("our own child").success() {
-            true => Met::AfterItsEnd,
-            false if has_begun => Met::AtWork,
-            false => Met::BeforeItsWork,
+        clone.gets(Signal::KILL);
+        moments.was(match clone.end() {
+            (Some(0), _) => Met::AfterItsEnd,
+            _ if has_begun => Met::AtWork,
+            _ => Met::BeforeItsWork,
         });
         let doctor = host.run(&["hpvm", "doctor", "--repair"]);
         assert!(doctor.status.success(), "{moments}: {doctor}");
@@ -151,17 +150,17 @@ fn what_cannot_be_settled_keeps_only_its_own_guest() {
     let mut host = with_web();
     let folder = host.path("copies");
     fs::create_dir(&folder).expect("a folder");
-    let _mounted = Mounted::at(&folder);
+    let mounted = Mounted::tmpfs(&folder, 4 << 20);
     killed_at(&mut host, "clone.copied", &folder.join("copy.img"));
     let left = unfinished(&folder);
     assert_eq!(left.len(), 1, "{left:?}");
     host.ok(&["hpvmstart", "-P", "web", "-s"]);
     assert_eq!(unfinished(&folder), left, "a dry run changes nothing");
-    remount(&folder, "ro");
+    mounted.remount("ro");
     let said = host.run(&["hpvmstart", "-P", "web"]);
     assert!(said.status.success() && said.stderr.contains("Read-only file system"), "{said}");
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
-    remount(&folder, "rw");
+    mounted.remount("rw");
     host.ok(&["hpvmstart", "-P", "web"]);
     assert_eq!(unfinished(&folder), Vec::<PathBuf>::new());
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
@@ -188,12 +187,6 @@ fn what_lies_beside_a_silent_store_keeps_only_its_own_guest() {
     drop(hung);
     host.ok(&["hpvmstart", "-P", "new"]);
     is_settled(&host, &copy, 7);
-}
-
-fn remount(folder: &Path, access: &str) {
-    let option = format!("remount,{access}");
-    let status = Command::new("mount").args(["-o", &option]).arg(folder).status();
-    assert!(status.expect("mount runs").success(), "{} becomes {access}", folder.display());
 }
 
 /// A device has its name all the time, so that what was written stays: whoever gives the copy up hears of it.
@@ -242,7 +235,7 @@ fn a_device_overwritten_before_a_later_copy_fails_is_told() {
     let device = LoopDevice::on(&host.disk("behind.img", 1 << 20), &[]);
     let folder = host.path("full");
     fs::create_dir(&folder).expect("a folder");
-    let _mounted = Mounted::at(&folder);
+    let _mounted = Mounted::tmpfs(&folder, 4 << 20);
     fs::write(folder.join("filler"), vec![1; 8 << 20]).expect_err("it is full");
     let copies = [at("0,0,0", "disk", device.path()), on(&folder.join("copy.img"), "file")];
     let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &copies[0], "-b", &copies[1]];

@@ -11,6 +11,7 @@ use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] =
     crate::tests![one_of_eight_commands_gets_the_disk, one_of_eight_starts_gets_the_disk];
@@ -27,10 +28,6 @@ const MORE: u64 = 1 << 20;
 /// Guests 1 to 3 have the disk and are off, 4 to 6 run and have none.
 const STARTED: [&str; 3] = ["start1", "start2", "start3"];
 const RUNNING: [&str; 3] = ["run1", "run2", "run3"];
-
-fn disk_on(path: &Path) -> String {
-    format!("disk:avio_stor:0,0,0:file:{}", path.display())
-}
 
 /// The file that a path leads to.
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -49,17 +46,17 @@ fn open_files(host: &VmHost, number: u32) -> Vec<(u64, u64)> {
 
 fn guests(host: &VmHost, disk: &Path) {
     for name in STARTED {
-        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(disk)]);
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_at("0,0,0", disk)]);
     }
     for name in RUNNING {
         host.ok(&["hpvmcreate", "-P", name, "-r", "64M"]);
     }
-    host.ok(&["hpvmcreate", "-P", "base", "-a", &disk_on(&host.disk("base.img", SIZE))]);
+    host.ok(&["hpvmcreate", "-P", "base", "-a", &disk_at("0,0,0", &host.disk("base.img", SIZE))]);
 }
 
 /// All at once, as far as one can be after the other; what came of each, by what it is called.
 fn all_at_once(host: &VmHost, disk: &Path, first: usize, grown: u64) -> Vec<(String, Outcome)> {
-    let statement = disk_on(disk);
+    let statement = disk_at("0,0,0", disk);
     let shown = disk.display().to_string();
     let starts = STARTED.map(|name| vec!["hpvmstart", "-P", name]);
     let adds = RUNNING.map(|name| vec!["hpvmmodify", "-P", name, "-a", &statement]);
@@ -138,7 +135,7 @@ fn one_of_eight_commands_gets_the_disk() {
             host.run(&["hpvmstop", "-P", name, "-F"]);
         }
         for name in RUNNING {
-            host.run(&["hpvmmodify", "-P", name, "-d", &disk_on(&disk)]);
+            host.run(&["hpvmmodify", "-P", name, "-d", &disk_at("0,0,0", &disk)]);
         }
         if copied == 1 {
             host.ok(&["hpvmremove", "-P", "copy", "-F"]);
@@ -154,7 +151,7 @@ fn one_of_eight_starts_gets_the_disk() {
     let guests: Vec<(&VmHost, String)> =
         (1..=8).map(|n| (&hosts[n % 2], format!("g{n}"))).collect();
     for (host, name) in &guests {
-        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&disk)]);
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_at("0,0,0", &disk)]);
     }
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let start = |(host, name): &(&VmHost, String)| host.run(&["hpvmstart", "-P", name]);

@@ -12,6 +12,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use crate::Test;
 use crate::pool::image;
 use crate::scsi_server::ScsiServer;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![; long:
     guests_reserve_a_disk_and_keep_each_other_out,
@@ -51,10 +52,10 @@ fn guests_reserve_a_disk_and_keep_each_other_out() {
     server.give(&mut host, &options);
     for guest in MEMBERS {
         let boot = host.copy_of(&image("test-cloud"), &format!("{guest}.img"));
-        let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
+        let boot = disk_at("0,0,0", &boot);
         let own = host.path(&format!("{guest}-tools.img"));
         fs::copy(&tools, &own).expect("a copy of the tools");
-        let tools = format!("disk:avio_stor:0,0,2:file:{}", own.display());
+        let tools = disk_at("0,0,2", &own);
         host.ok(&[
             "hpvmcreate",
             "-P",

@@ -13,6 +13,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::shell::typed;
+use crate::statements::disk_at;
 use crate::{Test, golden};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -65,7 +66,7 @@ fn several_faults_have_one_way_out() {
 
 fn what_keeps_no_guest_from_starting_is_noted() {
     let host = VmHost::new(Engine::Fake);
-    let empty = format!("disk:avio_stor:0,0,0:file:{}", host.disk("empty.img", 0).display());
+    let empty = disk_at("0,0,0", &host.disk("empty.img", 0));
     host.ok(&["hpvmcreate", "-P", "web", "-a", &empty]);
     Screen::of(&host, "noted");
 }
@@ -78,7 +79,7 @@ fn what_failed_last_with_a_guest_that_runs_is_explained() {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", BOUND);
     let why = || host.ok(&["hpvm", "why", "web"]);
-    let missing = format!("disk:avio_stor:0,0,4:file:{}", host.path("missing.img").display());
+    let missing = disk_at("0,0,4", &host.path("missing.img"));
     host.refused(&["hpvmmodify", "-P", "web", "-a", &missing]);
     let told = why();
     assert!(told.contains("; what failed last, at "), "{told}");
@@ -104,8 +105,8 @@ fn host_with_web(engine: Engine) -> VmHost {
     let mut create =
         ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M"].map(str::to_owned).to_vec();
     for device in [
-        format!("disk:avio_stor:0,0,0:file:{}", host.disk("web.img", 1 << 20).display()),
-        format!("disk:avio_stor:0,0,1:file:{}", host.disk("more.img", 1 << 20).display()),
+        disk_at("0,0,0", &host.disk("web.img", 1 << 20)),
+        disk_at("0,0,1", &host.disk("more.img", 1 << 20)),
         format!("dvd:avio_stor:0,1,0:file:{}", host.disk("web.iso", 1 << 20).display()),
     ] {
         create.extend(["-a".to_owned(), device]);

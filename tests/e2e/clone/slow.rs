@@ -1,14 +1,14 @@
 //! For tests that meet hpvmclone while it copies the disk of a guest that is off.
 
 use std::fs;
-use std::process::Stdio;
 use std::time::Duration;
 
-use hpvm_host::process::{PidFd, Signal};
+use hpvm_host::process::Signal;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use super::{MIB, fill, on, registry};
+use crate::started::Started;
 
 /// A copy that takes long enough to be met in its middle.
 pub(crate) fn with_slow_copy() -> (VmHost, String) {
@@ -41,16 +41,13 @@ pub(crate) fn interrupted(
     for _ in 0..10 {
         let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new"]);
         command.args(copies.iter().flat_map(|copy| ["-b", copy]));
-        let child = command.stdin(Stdio::null()).spawn().expect("it starts");
-        let number = i32::try_from(child.id()).expect("a number");
-        let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
+        let clone = Started::by(command);
         wait_until(COPYING, "the copy begins", &has_begun);
-        process.signal(Signal::INT).expect("a signal to our own child");
-        assert!(process.wait_exit(answers_within).expect("waited"), "Ctrl-C is answered");
-        let outcome = child.wait_with_output().expect("our own child");
+        clone.gets(Signal::INT);
+        assert!(clone.ends_within(answers_within), "Ctrl-C is answered");
+        let (status, said) = clone.end();
         if guest_names(host) == ["web"] {
-            let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
-            assert_eq!(outcome.status.code(), Some(130), "{said}");
+            assert_eq!(status, Some(130), "{said}");
             return said;
         }
         host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);

@@ -7,11 +7,11 @@ use std::path::Path;
 use hpvm_host::qcow2;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
-use super::disk_on;
 use crate::Test;
 use crate::layers::image_over;
 use crate::refusals::refused;
 use crate::shell::typed;
+use crate::statements::disk_on;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_link_that_leads_nowhere_is_no_place_for_a_disk,
@@ -48,16 +48,36 @@ fn a_link_that_leads_nowhere_is_no_place_for_a_disk() {
 fn a_disk_file_has_the_size_that_was_written() {
     let host = VmHost::new(Engine::Fake);
     let path = host.path("disk.img");
-    let shown = path.display().to_string();
-    let size = || fs::metadata(&path).expect("the file").len();
-    let made = host.ok(&["hpvmdevmgmt", "-S", "1.5G", &shown]);
-    assert_eq!(size(), 1_610_612_736);
+    it_is_made_as_long_as_was_written(&host, &path);
+    it_takes_no_other_size(&host, &path);
+    it_grows_where_it_may_be_written(&host, &path);
+    its_name_is_what_stands_behind_the_size(&host, &path);
+    its_room_is_taken_when_that_is_asked(&host, &path);
+    it_is_made_nowhere_else(&host);
+    what_a_guest_only_reads_stays(&host);
+}
+
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).expect("the file").len()
+}
+
+fn mode(path: &Path, bits: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(bits)).expect("ours");
+}
+
+fn it_is_made_as_long_as_was_written(host: &VmHost, path: &Path) {
+    let made = host.ok(&["hpvmdevmgmt", "-S", "1.5G", &path.display().to_string()]);
+    assert_eq!(size(path), 1_610_612_736);
     assert!(made.contains("1610612736 bytes"), "{made}");
-    assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(path).expect("the file").permissions().mode() & 0o777, 0o600);
+}
+
+fn it_takes_no_other_size(host: &VmHost, path: &Path) {
+    let shown = path.display().to_string();
     for junk in ["1.5", "2", "1.5GX", "-1G", "0G", "0.1G", "1G1M", ""] {
-        let said = refused(&host, &["hpvmdevmgmt", "-S", junk, &shown]);
+        let said = refused(host, &["hpvmdevmgmt", "-S", junk, &shown]);
         assert!(said.contains("Usage: hpvmdevmgmt"), "{junk:?}: {said}");
-        assert_eq!(size(), 1_610_612_736, "{junk:?}");
+        assert_eq!(size(path), 1_610_612_736, "{junk:?}");
     }
     // These are sizes, and none for this disk.
     let said = host.refused(&["hpvmdevmgmt", "-S", "12345K", &shown]);
@@ -65,56 +85,70 @@ fn a_disk_file_has_the_size_that_was_written() {
     let said = host.refused(&["hpvmdevmgmt", "-S", "1G", &shown]);
     assert!(said.contains("never made smaller"), "{said}");
     host.ok(&["hpvmdevmgmt", "-S", "1537M", &shown, "--dry-run"]);
-    assert_eq!(size(), 1_610_612_736);
+    assert_eq!(size(path), 1_610_612_736);
+}
+
+fn it_grows_where_it_may_be_written(host: &VmHost, path: &Path) {
+    let shown = path.display().to_string();
     host.ok(&["hpvmdevmgmt", "-S", "1537M", &shown]);
-    assert_eq!(size(), 1537 << 20);
-    let mode = |bits| fs::set_permissions(&path, fs::Permissions::from_mode(bits)).expect("ours");
-    mode(0o444);
+    assert_eq!(size(path), 1537 << 20);
+    mode(path, 0o444);
     for dry in [&["--dry-run"][..], &[]] {
         let said = host.refused(&[&["hpvmdevmgmt", "-S", "1538M", &shown], dry].concat());
         assert!(said.contains(&format!("`chmod u+w {shown}`")), "{said}");
-        assert_eq!(size(), 1537 << 20);
+        assert_eq!(size(path), 1537 << 20);
     }
-    mode(0o600);
-    let apart = ["hpvmdevmgmt", "-S", "1538M", "--preallocate", &shown];
-    assert!(refused(&host, &apart).contains("directly behind it: -S SIZE FILE"));
+    mode(path, 0o600);
+}
+
+fn its_name_is_what_stands_behind_the_size(host: &VmHost, path: &Path) {
+    let apart = ["hpvmdevmgmt", "-S", "1538M", "--preallocate", &path.display().to_string()];
+    assert!(refused(host, &apart).contains("directly behind it: -S SIZE FILE"));
     fs::create_dir(host.path("disks")).expect("a folder");
     let mut from_there = host.command(&["hpvmdevmgmt", "-S", "1M", "--", "-web.img"]);
     let made = from_there.current_dir(host.path("disks")).status().expect("it runs");
     assert!(made.success() && host.path("disks/-web.img").is_file());
+}
 
+fn its_room_is_taken_when_that_is_asked(host: &VmHost, path: &Path) {
     let full = host.path("full.img");
     let shown = full.display().to_string();
     host.ok(&["hpvmdevmgmt", "-S", "1M", &shown, "--preallocate"]);
     let blocks = |path: &Path| fs::metadata(path).expect("the file").blocks() * 512;
     assert!(blocks(&full) >= 1 << 20, "the room is taken");
-    assert!(blocks(&path) < 1 << 20, "and without that it is not");
-    assert!(refused(&host, &["hpvmdevmgmt", "-S", "1M", "/dev/null"]).contains("no regular file"));
+    assert!(blocks(path) < 1 << 20, "and without that it is not");
+    let huge = host.path("huge.img");
+    let all = ["hpvmdevmgmt", "-S", "8191P", &huge.display().to_string(), "--preallocate"];
+    let said = refused(host, &all);
+    assert!(said.contains("choose a smaller size") && !said.contains("os error"), "{said}");
+    assert!(!huge.exists());
+    let json = ["hpvmdevmgmt", "-S", "1M", &shown, "--json"];
+    assert!(refused(host, &json).contains("exclude each other"));
+}
+
+fn it_is_made_nowhere_else(host: &VmHost) {
+    assert!(refused(host, &["hpvmdevmgmt", "-S", "1M", "/dev/null"]).contains("no regular file"));
     let nowhere = host.path("none/disk.img").display().to_string();
     for dry in [&["--dry-run"][..], &[]] {
         let said = host.refused(&[&["hpvmdevmgmt", "-S", "1M", &nowhere], dry].concat());
         assert!(said.contains("there is no folder") && !said.contains("os error"), "{said}");
     }
-    let said = refused(&host, &["hpvmdevmgmt", "-S", "1M", "/dev/hpvm-test-disk"]);
+    let said = refused(host, &["hpvmdevmgmt", "-S", "1M", "/dev/hpvm-test-disk"]);
     assert!(said.contains("among the nodes of devices"), "{said}");
-    let huge = host.path("huge.img");
-    let all = ["hpvmdevmgmt", "-S", "8191P", &huge.display().to_string(), "--preallocate"];
-    let said = refused(&host, &all);
-    assert!(said.contains("choose a smaller size") && !said.contains("os error"), "{said}");
-    assert!(!huge.exists());
-    let json = ["hpvmdevmgmt", "-S", "1M", &shown, "--json"];
-    assert!(refused(&host, &json).contains("exclude each other"));
     let two_lines = host.path("new\nline.img").display().to_string();
-    let said = refused(&host, &["hpvmdevmgmt", "-S", "1M", &two_lines]);
+    let said = refused(host, &["hpvmdevmgmt", "-S", "1M", &two_lines]);
     assert!(said.contains("no statement could name"), "{said}");
-    let said = refused(&host, &["hpvmdevmgmt", "-a", "gdev:/dev/null"]);
+    let said = refused(host, &["hpvmdevmgmt", "-a", "gdev:/dev/null"]);
     assert!(said.contains("a character device, which is nothing"), "{said}");
     let (link, absent) = (host.path("link.img"), host.path("absent.img"));
     symlink(&absent, &link).expect("a link");
     let said = host.refused(&["hpvmdevmgmt", "-S", "1M", &link.display().to_string()]);
     assert!(said.contains(&format!("is a symbolic link to '{}'", absent.display())), "{said}");
     assert!(!absent.exists());
-    // An image of a dvd is as long as it is; that is no reason to refuse what changes nothing.
+}
+
+/// An image of a dvd is as long as it is; that is no reason to refuse what changes nothing.
+fn what_a_guest_only_reads_stays(host: &VmHost) {
     let image = host.disk("cd.iso", 1 << 20).display().to_string();
     host.ok(&["hpvmcreate", "-P", "web", "-a", &format!("dvd:scsi::file:{image}")]);
     host.ok(&["hpvmdevmgmt", "-S", "1M", &image]);
@@ -133,7 +167,6 @@ fn an_images_file_is_no_size_of_its_disk() {
     };
     let disk_size =
         |path: &Path| qcow2::disk_size(&File::open(path).expect("an image")).expect("it is read");
-    let size = |path: &Path| fs::metadata(path).expect("the file").len();
     let refused = |path: &Path| {
         let (before, shown) = (size(path), path.display().to_string());
         let line = ["hpvmdevmgmt", "-S", "16M", &shown];

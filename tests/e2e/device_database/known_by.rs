@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
-use super::{as_it_was_left, disk_on, entry};
+use super::as_it_was_left;
 use crate::Test;
 use crate::loop_device::LoopDevice;
 use crate::refusals::refused;
+use crate::statements::{disk_on, entry};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_restored_file_is_the_same_disk,

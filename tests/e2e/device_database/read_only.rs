@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
-use super::{disk_on, entry};
 use crate::Test;
 use crate::refusals::refused;
+use crate::statements::{disk_on, entry};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_read_only_disk_needs_no_right_to_write,

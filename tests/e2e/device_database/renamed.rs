@@ -5,9 +5,9 @@ use std::os::unix::fs::symlink;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
-use super::{disk_on, entry};
 use crate::Test;
 use crate::refusals::{State, refused};
+use crate::statements::{disk_on, entry};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_image_that_replaces_a_disk_is_warned_of,

@@ -7,10 +7,10 @@ use std::path::Path;
 use hpvm_registry::{Access, Registry};
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 
-use super::{disk_on, entry};
 use crate::Test;
 use crate::clone::{on, with_web};
 use crate::refusals::{State, refused};
+use crate::statements::{disk_on, entry};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_restricted_folder_gives_nothing_away,

@@ -9,6 +9,7 @@ use hpvm_testkit::vm_host::VmHost;
 use super::inhabited;
 use crate::Test;
 use crate::refusals::{State, refused, start_refused};
+use crate::statements::{disk_at, disk_on};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     files_that_back_no_disk,
@@ -26,13 +27,7 @@ fn files_that_back_no_disk() {
                 &["hpvmcreate", "-P", "new", "-a", &statement][..],
                 &["hpvmmodify", "-P", "web", "-a", &statement],
                 &["hpvmmodify", "-P", "other", "-a", &statement],
-                &[
-                    "hpvmmodify",
-                    "-P",
-                    "web",
-                    "-m",
-                    &format!("disk:avio_stor:0,0,0:file:{}", path.display()),
-                ],
+                &["hpvmmodify", "-P", "web", "-m", &disk_at("0,0,0", &path)],
             ] {
                 let said = refused(&host, line);
                 assert!(said.contains(reason), "'{reason}' is not told: {said}");
@@ -74,7 +69,7 @@ fn unfit_files(host: &VmHost) -> Vec<(std::path::PathBuf, &'static str)> {
 fn a_running_guest_whose_new_disk_is_no_file() {
     let host = inhabited();
     let good = host.disk("good.img", 1 << 20);
-    let good = format!("disk:avio_stor::file:{}", good.display());
+    let good = disk_on(&good);
     let before = State::of(&host);
     for bad in ["/nowhere", "/etc", "/dev/null"] {
         let bad = format!("disk:avio_stor::file:{bad}");

@@ -3,11 +3,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use hpvm_host::lock::pause_for;
-use hpvm_host::process::{PidFd, Signal};
+use hpvm_host::process::Signal;
 use hpvm_qmp::RunState;
 use hpvm_qmp::blocking::Client;
 use hpvm_qmp::command::QueryStatus;
@@ -15,15 +14,16 @@ use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
-use super::slow::{Slow, Still, end, engine_is_as_it_was, left_in_engine};
+use super::slow::{Slow, Still, engine_is_as_it_was, left_in_engine};
 use super::{BOUND, MIB};
 use crate::Test;
 use crate::chance::{Met, Moments};
-use crate::clone::{Mounted, nothing_is_left, on, with_web};
+use crate::clone::{is_told_of_no_room, nothing_is_left, on, with_web};
 use crate::file_server::FileServer;
 use crate::guest_processes::{Process, process};
 use crate::loop_device::LoopDevice;
 use crate::pool::image;
+use crate::started::Started;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_command_killed_at_any_moment_leaves_nothing,
@@ -42,18 +42,18 @@ fn a_command_killed_at_any_moment_leaves_nothing() {
     let slow = Slow::start();
     let mut moments = Moments::within(Duration::from_secs(1));
     while let Some(moment) = moments.next() {
-        let mut child = slow.clone();
+        let clone = slow.clone();
         // Each second moment counts from where the copy has begun, so that enough of them meet it.
         if moments.round().is_multiple_of(2) {
             slow.until_it_copies();
         }
         pause_for(moment);
         let has_begun = slow.is_copying();
-        child.kill().expect("our own child");
-        moments.was(match child.wait().expect("our own child").success() {
-            true => Met::AfterItsEnd,
-            false if has_begun => Met::AtWork,
-            false => Met::BeforeItsWork,
+        clone.gets(Signal::KILL);
+        moments.was(match clone.end() {
+            (Some(0), _) => Met::AfterItsEnd,
+            _ if has_begun => Met::AtWork,
+            _ => Met::BeforeItsWork,
         });
         let doctor = slow.host.run(&["hpvm", "doctor", "--repair"]);
         assert!(doctor.status.success(), "{moments}: {doctor}");
@@ -68,14 +68,14 @@ fn a_command_killed_at_any_moment_leaves_nothing() {
 
 fn a_worker_killed_in_the_middle_leaves_nothing() {
     let slow = Slow::start();
-    let kill = |_: &Child| process(&slow.host, "hpvmapp").expect("a worker").kill();
+    let kill = |_: &Started| process(&slow.host, "hpvmapp").expect("a worker").kill();
     let (status, said) = slow.in_the_middle(kill);
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("could not be copied"), "{said}");
     slow.runs_on();
     nothing_is_left(&slow.host, slow.host.root());
     // And the next worker copies.
-    let (status, said) = end(slow.clone());
+    let (status, said) = slow.clone().end();
     assert_eq!(status, Some(0), "{said}");
     slow.runs_on();
 }
@@ -86,8 +86,7 @@ fn a_worker_killed_while_it_holds_the_guest_leaves_it_running() {
     host.engine_behaves("complete=4000");
     host.ok(&["hpvmstart", "-P", "web"]);
     let statement = on(&host.path("copy.img"), "file");
-    let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
-    let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+    let clone = Started::of(&host, &["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
     let mut second = Client::connect(&host.run_dir(1).join("rescue")).expect("the second monitor");
     wait_until(BOUND, "the guest is held", || {
         // The engine copies meanwhile, to a disk on which other tests write too.
@@ -96,7 +95,7 @@ fn a_worker_killed_while_it_holds_the_guest_leaves_it_running() {
     });
     process(&host, "hpvmapp").expect("a worker").kill();
     drop(second);
-    let (status, said) = end(child);
+    let (status, said) = clone.end();
     assert_eq!(status, Some(1), "{said}");
     engine_is_as_it_was(&host);
     host.wait_for_state("web", "On (OS)", BOUND);
@@ -105,7 +104,7 @@ fn a_worker_killed_while_it_holds_the_guest_leaves_it_running() {
 
 fn an_engine_killed_in_the_middle_leaves_nothing() {
     let slow = Slow::start();
-    let kill = |_: &Child| process(&slow.host, "hpvm-1").expect("an engine").kill();
+    let kill = |_: &Started| process(&slow.host, "hpvm-1").expect("an engine").kill();
     let (status, said) = slow.in_the_middle(kill);
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("could not be copied"), "{said}");
@@ -120,7 +119,7 @@ fn an_engine_that_hangs_in_the_middle_is_rid_of_the_copy_when_it_answers() {
     let clone = endless_clone(&mut host, &statement);
     let engine = Process::open(host.snapshot(1).expect("it runs").qemu.pid);
     let still = Still::hold(&engine);
-    let (status, said) = end(clone);
+    let (status, said) = clone.end();
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("could not be copied: QEMU did not answer"), "{said}");
     let copy = host.path("copy.img");
@@ -141,19 +140,12 @@ fn guest_log(host: &VmHost) -> String {
 }
 
 /// A clone that goes on until it is interrupted.
-fn endless_clone(host: &mut VmHost, statement: &str) -> Child {
+fn endless_clone(host: &mut VmHost, statement: &str) -> Started {
     host.engine_behaves("mirror=60000");
     host.ok(&["hpvmstart", "-P", "web"]);
-    let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", statement]);
-    let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+    let clone = Started::of(host, &["hpvmclone", "-P", "web", "-N", "new", "-b", statement]);
     wait_until(BOUND, "it is copied", || left_in_engine(host).contains("job copy-nvram"));
-    child
-}
-
-fn interrupt(child: &Child) {
-    let number = i32::try_from(child.id()).expect("a process number");
-    let process = PidFd::open_number(number).expect("a handle").expect("it is not reaped");
-    process.signal(Signal::INT).expect("a signal to our own child");
+    clone
 }
 
 fn a_target_that_falls_silent_is_named_and_not_the_source() {
@@ -172,8 +164,8 @@ fn a_target_that_falls_silent_is_named_and_not_the_source() {
     server.answer_again();
     host.wait_for_state("web", "On (OS)", BOUND);
     assert!(guest_log(&host).contains(&format!("{target}, answers again")));
-    interrupt(&clone);
-    assert_eq!(end(clone).0, Some(130));
+    clone.gets(Signal::INT);
+    assert_eq!(clone.end().0, Some(130));
     engine_is_as_it_was(&host);
 }
 
@@ -181,25 +173,22 @@ fn whoever_waits_for_a_clone_says_so() {
     let mut host = with_web();
     let statement = on(&host.path("copy.img"), "file");
     let clone = endless_clone(&mut host, &statement);
-    let mut waits = host.command(&["hpvmmodify", "-P", "web", "-l", "later"]);
-    let mut waits = waits.stdin(Stdio::null()).spawn().expect("it starts");
-    let mut line = String::new();
-    BufReader::new(waits.stderr.take().expect("a pipe")).read_line(&mut line).expect("text");
-    let who = format!("hpvmmodify: waits for hpvmclone (process {})", clone.id());
+    let mut waits = Started::of(&host, &["hpvmmodify", "-P", "web", "-l", "later"]);
+    let (mut told, mut line) = (BufReader::new(waits.stderr()), String::new());
+    told.read_line(&mut line).expect("text");
+    let who = format!("hpvmmodify: waits for hpvmclone (process {})", clone.number());
     assert!(line.starts_with(&who) && line.contains("copying disks"), "{line}");
-    interrupt(&clone);
-    assert_eq!(end(clone).0, Some(130));
-    assert!(waits.wait().expect("our own child").success());
+    clone.gets(Signal::INT);
+    assert_eq!(clone.end().0, Some(130));
+    assert_eq!(waits.end().0, Some(0));
 }
 
 fn an_interrupted_copy_leaves_the_guest_running() {
     let slow = Slow::start();
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let (code, said) = slow.in_the_middle(|child| {
-            let number = i32::try_from(child.id()).expect("a process number");
-            let command = PidFd::open_number(number).expect("a handle").expect("it is not reaped");
-            command.signal(signal).expect("a signal to our own child");
-            assert!(command.wait_exit(Duration::from_secs(5)).expect("it ends"), "it is answered");
+        let (code, said) = slow.in_the_middle(|clone| {
+            clone.gets(signal);
+            assert!(clone.ends_within(Duration::from_secs(5)), "it is answered");
             assert_eq!(left_in_engine(&slow.host), "", "taken back before the command ends");
         });
         assert_eq!(code, Some(status), "{said}");
@@ -214,13 +203,12 @@ fn a_stop_does_not_wait_for_a_copy() {
     host.engine_behaves("mirror=20000");
     host.ok(&["hpvmstart", "-P", "web"]);
     let statement = on(&host.path("copy.img"), "file");
-    let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
-    let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+    let clone = Started::of(&host, &["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
     wait_until(BOUND, "it is copied", || left_in_engine(&host).contains("job copy-nvram"));
     let stopped = host.run(&["hpvmstop", "-P", "web", "-h", "-F"]);
     assert!(stopped.status.success(), "{stopped}");
     assert!(stopped.stderr.contains("is copying its disks, and fails now"), "{stopped}");
-    let (status, said) = end(child);
+    let (status, said) = clone.end();
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("could not be copied: the guest has ended in the meantime"), "{said}");
     assert_eq!(host.state("web"), "Off");
@@ -237,14 +225,9 @@ fn no_room_harms_no_guest() {
     let mut console = Console::attach(&host.run_dir(1));
     console.wait_for_shell();
     console.run("OTHER=; (n=0; while :; do n=$((n+1)); printf %08d $n | dd of=/dev/sda1 bs=8 conv=fsync,notrunc 2>/dev/null || break; done; echo FAILED > /tmp/failed) & true");
-    let small = host.path("small");
-    fs::create_dir(&small).expect("a folder");
-    let _mounted = Mounted::at(&small);
-    let copy = on(&small.join("copy.img"), "file");
-    let said = host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
-    assert!(said.contains("No space left"), "{said}");
+    let small = is_told_of_no_room(&host);
     engine_is_as_it_was(&host);
-    nothing_is_left(&host, &small);
+    nothing_is_left(&host, small.path());
     assert_eq!(host.state("web"), "On (OS)");
     assert_eq!(console.run("cat /tmp/failed 2>/dev/null; dmesg | grep -i 'i/o error'"), "");
 }

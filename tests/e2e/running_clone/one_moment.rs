@@ -17,6 +17,7 @@ use super::{BOUND, MIB, variables};
 use crate::Test;
 use crate::clone::{fill, on};
 use crate::pool::image;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     more_disks_hold_a_guest_no_longer,
@@ -53,7 +54,7 @@ fn two_disks_are_copied_at_one_moment() {
         (host.copy_of(&image("test-full"), "web.img"), host.disk("b.img", 256 * MIB));
     fill(&other, 128);
     let scsi = format!("disk:scsi:0,1,0:file:{}", boot.display());
-    let avio = format!("disk:avio_stor:0,2,0:file:{}", other.display());
+    let avio = disk_at("0,2,0", &other);
     host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &scsi, "-a", &avio]);
     host.ok(&["hpvmstart", "-P", "web"]);
     let mut console = Console::attach(&host.run_dir(1));
@@ -65,10 +66,7 @@ fn two_disks_are_copied_at_one_moment() {
     for round in 0..3 {
         let (a, b) = (host.path(&format!("a{round}.img")), host.path(&format!("b{round}.img")));
         let name = format!("new{round}");
-        let statements = [
-            format!("disk:scsi:0,1,0:file:{}", a.display()),
-            format!("disk:avio_stor:0,2,0:file:{}", b.display()),
-        ];
+        let statements = [format!("disk:scsi:0,1,0:file:{}", a.display()), disk_at("0,2,0", &b)];
         let before = number_at(&boot, begins);
         let mut line = vec!["hpvmclone", "-P", "web", "-N", &name];
         line.extend(statements.iter().flat_map(|statement| ["-b", statement.as_str()]));
@@ -159,7 +157,7 @@ fn with_an_agent_file_systems_are_clean() {
     let data = host.disk("data.img", 16 * MIB);
     let made = Command::new("mkfs.ext4").args(["-q", "-L", "data"]).arg(&data).status();
     assert!(made.expect("mkfs.ext4 runs").success());
-    let on_data = format!("disk:avio_stor:0,1,1:file:{}", data.display());
+    let on_data = disk_at("0,1,1", &data);
     host.create("web", "512M", &[on(&boot, "file"), on_data]);
     host.ok(&["hpvmstart", "-P", "web"]);
     let mut console = Console::attach(&host.run_dir(1));
@@ -174,7 +172,7 @@ fn with_an_agent_file_systems_are_clean() {
     wait_until(BOUND, "the agent answers", answers);
     let clone = |name: &str| {
         let copy = host.path(&format!("{name}.img"));
-        let statement = format!("disk:avio_stor:0,1,1:file:{}", copy.display());
+        let statement = disk_at("0,1,1", &copy);
         let done = host.run(&["hpvmclone", "-P", "web", "-N", name, "-b", &statement]);
         assert!(done.status.success(), "{done}");
         (copy, done.stderr)

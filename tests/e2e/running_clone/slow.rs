@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_host::lock::pause_for;
@@ -18,6 +17,7 @@ use hpvm_testkit::wait::wait_until;
 use super::{BOUND, MIB};
 use crate::clone::{fill, on};
 use crate::guest_processes::Process;
+use crate::started::Started;
 
 /// A guest in its firmware whose disk takes long enough to be copied to be met in the middle.
 pub(super) struct Slow {
@@ -35,21 +35,19 @@ impl Slow {
         Slow { host, copy }
     }
 
-    pub(super) fn clone(&self) -> Child {
+    pub(super) fn clone(&self) -> Started {
         let statement = on(&self.copy, "file");
-        let mut command =
-            self.host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
-        command.stdin(Stdio::null()).spawn().expect("it starts")
+        Started::of(&self.host, &["hpvmclone", "-P", "web", "-N", "new", "-b", &statement])
     }
 
     /// Interferes with a clone as soon as QEMU writes its copy; gives what became of the command. On a busy machine the copy may
     /// be there first: then it is tried again.
-    pub(super) fn in_the_middle(&self, interfere: impl Fn(&Child)) -> (Option<i32>, String) {
+    pub(super) fn in_the_middle(&self, interfere: impl Fn(&Started)) -> (Option<i32>, String) {
         for _ in 0..10 {
-            let child = self.clone();
+            let clone = self.clone();
             self.until_it_copies();
-            interfere(&child);
-            let (status, said) = end(child);
+            interfere(&clone);
+            let (status, said) = clone.end();
             if status != Some(0) && !said.contains("is made already") {
                 return (status, said);
             }
@@ -85,12 +83,6 @@ impl Slow {
         assert_eq!(self.host.state("web"), "On (EFI)");
         engine_is_as_it_was(&self.host);
     }
-}
-
-/// What a child said, once it has ended.
-pub(super) fn end(child: Child) -> (Option<i32>, String) {
-    let output = child.wait_with_output().expect("our own child");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// Nothing of a copy is in the guest's engine, and the guest is not held.

@@ -1,17 +1,17 @@
 //! Disks of a running guest that are copied to devices, which keep their names and are others' meanwhile for nobody.
 
 use std::fs;
-use std::process::{Child, Stdio};
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
-use super::slow::{Slow, Still, end, engine_is_as_it_was, left_in_engine};
+use super::slow::{Slow, Still, engine_is_as_it_was, left_in_engine};
 use super::{BOUND, MIB};
 use crate::Test;
 use crate::clone::{fill, on, with_web};
 use crate::guest_processes::process;
 use crate::loop_device::LoopDevice;
+use crate::started::Started;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_of_a_running_guest_is_copied_to_a_device,
@@ -46,9 +46,9 @@ fn a_device_that_gets_a_running_guests_disk_is_given_to_nobody() {
     let device = LoopDevice::on(&host.disk("device.img", 512 * MIB), &[]);
     let (steps, torn) = (host.path("steps"), on(&host.path("torn.img"), "file"));
     let statement = on(device.path(), "disk");
-    let is_refused = |clone: &Child| {
+    let is_refused = |clone: &Started| {
         host.ok(&["hpvmcreate", "-P", "other", "-r", "64M", "-a", &statement]);
-        let number = clone.id();
+        let number = clone.number();
         let said = host.refused(&["hpvmstart", "-P", "other"]);
         assert!(said.contains(&format!("process {number}")), "{number}: {said}");
         // Who only reads it meets nothing but the locks on it.
@@ -57,32 +57,31 @@ fn a_device_that_gets_a_running_guests_disk_is_given_to_nobody() {
         assert!(said.contains(&told), "{told}: {said}");
         host.ok(&["hpvmremove", "-P", "other", "-F", "--purge"]);
     };
-    let has_ended = |child: &mut Child| child.try_wait().expect("our own child").is_some();
     let worker = process(host, "hpvmapp").expect("a worker");
     for _ in 0..10 {
         let mut command = host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
-        command.env("HPVM_STEPS_TO", &steps).stdin(Stdio::null());
-        let mut child = command.spawn().expect("it starts");
+        command.env("HPVM_STEPS_TO", &steps);
+        let clone = Started::by(command);
         let has_recorded =
             || fs::read_to_string(&steps).is_ok_and(|steps| steps.contains("clone.recorded"));
         wait_until(BOUND, "the copy is about to begin", has_recorded);
         let held = Still::hold(&worker);
-        let is_asked = |child: &mut Child| has_socket(child) || has_ended(child);
-        wait_until(BOUND, "its worker is asked for the copy", || is_asked(&mut child));
-        let mut is_met = left_in_engine(host).is_empty() && !has_ended(&mut child);
+        let is_asked = || has_socket(&clone) || clone.has_ended();
+        wait_until(BOUND, "its worker is asked for the copy", is_asked);
+        let mut is_met = left_in_engine(host).is_empty() && !clone.has_ended();
         if is_met {
-            is_refused(&child);
+            is_refused(&clone);
         }
         drop(held);
         let is_under_way = || left_in_engine(host).contains("job copy-0");
-        wait_until(BOUND, "the engine copies", || is_under_way() || has_ended(&mut child));
+        wait_until(BOUND, "the engine copies", || is_under_way() || clone.has_ended());
         let held = Still::hold(&worker);
         is_met &= is_under_way();
         if is_met {
-            is_refused(&child);
+            is_refused(&clone);
         }
         drop(held);
-        let (status, said) = end(child);
+        let (status, said) = clone.end();
         assert_eq!(status, Some(0), "{said}");
         assert!(fs::read(device.path()).unwrap() == fs::read(host.path("web.img")).unwrap());
         engine_is_as_it_was(host);
@@ -109,8 +108,8 @@ fn only_a_device_that_may_be_written_is_told_to_be() {
     }
 }
 
-fn has_socket(child: &Child) -> bool {
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten();
+fn has_socket(command: &Started) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", command.number())).into_iter().flatten();
     let targets = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
     targets.into_iter().any(|target| target.to_string_lossy().starts_with("socket:"))
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
@@ -11,7 +11,9 @@ use hpvm_testkit::wait::wait_until;
 use super::{BOUND, Screen, end, follow, host_with_web};
 use crate::Test;
 use crate::loop_device::LoopDevice;
+use crate::mounted::Mounted;
 use crate::shell::typed;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_missing_disk_is_explained,
@@ -158,7 +160,7 @@ fn health(host: &VmHost) -> String {
 
 fn a_taken_disk_is_explained() {
     let host = host_with_web(Engine::Fake);
-    let disk = format!("disk:avio_stor:0,0,0:file:{}", host.path("web.img").display());
+    let disk = disk_at("0,0,0", &host.path("web.img"));
     host.ok(&["hpvmcreate", "-P", "other", "-a", &disk]);
     host.ok(&["hpvmstart", "-P", "other"]);
     host.refused(&["hpvmstart", "-P", "web"]);
@@ -177,11 +179,12 @@ fn a_full_disk_is_explained() {
     copy_all(&uuids, &aside);
     let mount = Mounted::tmpfs(&uuids, 4 << 20);
     copy_all(&aside, &uuids);
-    mount.fill();
+    let filler = mount.path().join("filler");
+    assert!(fs::write(&filler, vec![0; 8 << 20]).is_err(), "the file system is full");
     host.refused(&["hpvmstart", "-P", "web"]);
     let screen = Screen::of(&host, "full-disk");
     assert!(screen.first.is_some_and(|ask| ask.starts_with("make room")));
-    mount.make_room();
+    fs::remove_file(filler).expect("the filler goes");
     follow(&host, &screen.next);
     end(&host);
 }
@@ -237,7 +240,7 @@ fn a_boot_disk_without_a_driver_is_explained() {
     let moved = devices.replace("disk:avio_stor:0,0,", "disk:scsi:0,0,");
     assert_eq!(host.ok(&["hpvmstatus", "-P", "web", "-d"]), moved, "both disks, in their order");
     // What is no boot disk may be on either adapter.
-    let data = format!("disk:avio_stor:0,5,0:file:{}", host.disk("data.img", 1 << 20).display());
+    let data = disk_at("0,5,0", &host.disk("data.img", 1 << 20));
     let said = host.run(&["hpvmmodify", "-P", "web", "-a", &data]);
     assert!(said.status.success() && !said.stderr.contains("boot disk"), "{said}");
 }
@@ -248,7 +251,7 @@ fn a_base_of_linked_clones_is_explained() {
     let host = host_with_web(Engine::Fake);
     host.ok(&["hpvmclone", "-P", "web", "-N", "l1", "--linked"]);
     host.ok(&["hpvmclone", "-P", "l1", "-N", "l10", "--linked"]);
-    let disk = format!("disk:avio_stor:0,0,0:file:{}", host.path("web.img").display());
+    let disk = disk_at("0,0,0", &host.path("web.img"));
     host.ok(&["hpvmcreate", "-P", "thief", "-a", &disk]);
     host.ok(&["hpvmstart", "-P", "l10"]);
     let screen = Screen::of(&host, "base-of-clones");
@@ -270,43 +273,6 @@ fn a_base_of_linked_clones_is_explained() {
     follow(&host, &screen.next.replace("--purge", "--purge -F"));
     assert_eq!(host.state("l1"), "Off", "that is another guest");
     assert!(!host.ok(&["hpvm", "undelete", "--list"]).contains("l1"), "nothing is kept");
-}
-
-/// A small file system of a test's own.
-struct Mounted {
-    path: PathBuf,
-}
-
-impl Mounted {
-    fn tmpfs(path: &Path, bytes: u64) -> Mounted {
-        let options = format!("size={bytes},mode=755");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "hpvm-test"]).arg(path);
-        assert!(mount.status().expect("mount").success());
-        Mounted { path: path.to_owned() }
-    }
-
-    fn device(device: &Path, at: &Path) -> Mounted {
-        fs::create_dir(at).expect("a folder");
-        assert!(Command::new("mount").args([device, at]).status().expect("mount").success());
-        Mounted { path: at.to_owned() }
-    }
-
-    fn fill(&self) {
-        let full = fs::write(self.path.join("filler"), vec![0; 8 << 20]);
-        assert!(full.is_err(), "the file system is full");
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.path.join("filler")).expect("the filler goes");
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Lazily: a test that failed may have left a guest that still has its files open.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
-    }
 }
 
 fn copy_all(from: &Path, to: &Path) {
