@@ -154,7 +154,7 @@ fn mounted_it_stays(guest: &mut Guest) {
 /// Where the agent does not look from, as a container's disk is.
 fn mounted_out_of_sight_it_stays(guest: &mut Guest, disk: &str) {
     guest.console.run(&format!(
-        "mke2fs /dev/{disk} >/dev/null; mkdir /mnt/own; unshare -m sh -c 'mount -t ext2 /dev/{disk} /mnt/own; exec sleep 1000' & sleep 2"
+        "mke2fs /dev/{disk} >/dev/null; mkdir /mnt/own; unshare -m sh -c 'mount -t ext2 /dev/{disk} /mnt/own; echo >/tmp/own; exec sleep 1000' & until [ -e /tmp/own ]; do sleep 0.1; done"
     ));
     let (outcome, _) = guest.remove(2);
     assert!(outcome.stderr.contains(&format!("/dev/{disk} is mounted on /mnt/own")), "{outcome}");

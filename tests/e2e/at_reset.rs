@@ -16,6 +16,8 @@ use hpvm_testkit::wait::wait_until;
 use crate::Test;
 use crate::devices::holds;
 use crate::hostile::worker;
+use crate::started::Started;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_exchange_whose_command_dies_is_told_by_the_next,
@@ -137,12 +139,12 @@ fn half_an_exchange_takes_nothing_away() {
     let guest = Waits::on("scsi", "boot=os,slow=blockdev-add:1500");
     let exchange = guest.exchange(0, "later");
     let line: Vec<&str> = exchange.iter().map(String::as_str).collect();
-    let mut command = guest.host.command(&line).spawn().expect("hpvmmodify");
+    let command = Started::of(&guest.host, &line);
     wait_until(BOUND, "it to be told", || guest.machine().waiting().next().is_some());
     let worker = worker(&guest.host);
-    command.kill().expect("it is ours");
+    command.gets(Signal::KILL);
     worker.signal(Signal::KILL).expect("it lives");
-    command.wait().expect("it is ours");
+    command.end();
     wait_until(BOUND, "the next worker", || {
         guest.host.snapshot(1).is_some_and(|snapshot| snapshot.adoptions == 1)
     });
@@ -233,7 +235,7 @@ fn what_waits_to_leave_comes_nowhere_else() {
     let told = guest.ok(&line(&["-d", "disk:avio_stor:0,1,1"]));
     assert!(told.contains("waits for the guest's next reset"), "{told}");
     let before = guest.machine();
-    let elsewhere = format!("disk:avio_stor:0,2,0:file:{}", guest.file("second").display());
+    let elsewhere = disk_at("0,2,0", &guest.file("second"));
     for change in [guest.exchange(0, "second"), line(&["-a", &elsewhere])] {
         for change in [[change.clone(), vec!["-s".into()]].concat(), change] {
             let said = guest.refused(&change);

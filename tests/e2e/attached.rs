@@ -6,13 +6,14 @@ use std::fs;
 use std::process::Command;
 
 use hpvm_model::{Backing, DeviceKind, DiskId, StorageDevice, StorageType};
-use hpvm_plan::record::{Access, Attached, Cache, Sharing};
+use hpvm_plan::record::Attached;
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
 use crate::pool::image;
 use crate::scsi_server::{ScsiServer, done};
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![; long:
     a_guest_writes_a_tape_and_finds_a_changer,
@@ -40,15 +41,7 @@ fn attached(kind: DeviceKind, address: &str) -> Attached {
     let (adapter, id) = (hpvm_model::AdapterKind::Scsi, DiskId::from_random(0));
     let address = address.parse().expect("an address");
     let backing = Backing::new(StorageType::Attach, "/dev/sg0");
-    Attached {
-        device: StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id },
-        identity: None,
-        image_length: None,
-        access: Access::ReadWrite,
-        cache: Cache::Page,
-        sharing: Sharing::Alone,
-        layers: Vec::new(),
-    }
+    Attached::of(StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id })
 }
 
 /// Settles 68: the guest's commands go to the device, its resets do not, so no driver waits for one; the reset that the
@@ -61,7 +54,7 @@ fn a_guest_writes_a_tape_and_finds_a_changer() {
     let options = [library.options(&tape, 1, "web"), library.options(&changer, 2, "web")].join(" ");
     library.give(&mut host, &[("web", options)]);
     let boot = host.copy_of(&image("test-full"), "boot.img");
-    let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
+    let boot = disk_at("0,0,0", &boot);
     // The adapters on which the attached devices sit come with a drive each.
     let drives = ["dvd:scsi:0,5,0:null:/none", "dvd:avio_stor:0,6,0:null:/none"];
     let create = ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "576M", "-a", &boot];
@@ -106,9 +99,9 @@ fn a_guest_burns_a_disc() {
     let burner = attached(DeviceKind::Burner, "0,5,1");
     server.give(&mut host, &[("web", server.options(&burner, 1, "web"))]);
     let boot = host.copy_of(&image("test-full"), "boot.img");
-    let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
+    let boot = disk_at("0,0,0", &boot);
     let tools = server.tools(&host, &["cdrskin", "libburn.so.4"]);
-    let tools = format!("disk:avio_stor:0,0,2:file:{}", tools.display());
+    let tools = disk_at("0,0,2", &tools);
     // The adapter on which the burner sits comes with a drive.
     let drive = "dvd:scsi:0,5,0:null:/none";
     let create = ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "576M"];

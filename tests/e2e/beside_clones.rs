@@ -1,38 +1,41 @@
-//! What becomes of commands that want a store which hpvmclone reads or overwrites at that moment.
+//! What becomes of commands that want a store which hpvmclone reads or overwrites at that moment, and of the copy.
 
 use std::fs;
 use std::path::Path;
-use std::process::{Output, Stdio};
 
-use hpvm_host::process::{PidFd, Signal};
+use hpvm_host::process::Signal;
 use hpvm_testkit::vm_host::VmHost;
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{COPYING, guest_names, is_copying, on, with_slow_copy};
+use crate::clone::on;
+use crate::clone::slow::{COPYING, guest_names, is_copying, with_slow_copy};
 use crate::loop_device::LoopDevice;
+use crate::started::Started;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_is_copied_is_given_to_no_other_guest_meanwhile,
     a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile,
+    a_file_that_became_a_guests_meanwhile_is_not_replaced,
 ];
 
 /// Holds a clone still while it copies its largest disk, for what `meanwhile` does with its number, and lets it go on. On a busy
 /// machine the copy may be there before: then it is tried again.
-fn held_in_the_middle(host: &VmHost, line: &[&str], meanwhile: impl Fn(u32)) -> Output {
+fn held_in_the_middle(
+    host: &VmHost,
+    line: &[&str],
+    meanwhile: impl Fn(u32),
+) -> (Option<i32>, String) {
     for _ in 0..10 {
-        let child = host.command(line).stdin(Stdio::null()).spawn().expect("it starts");
-        let number = i32::try_from(child.id()).expect("a number");
-        let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
-        let still = Still(process);
+        let clone = Started::of(host, line);
         wait_until(COPYING, "the copy begins", || is_copying(host));
-        still.0.signal(Signal::STOP).expect("a signal to our own child");
+        clone.gets(Signal::STOP);
         let is_met = !host.path("copy.img").exists() && is_copying(host);
         if is_met {
-            meanwhile(child.id());
+            meanwhile(clone.number());
         }
-        drop(still);
-        let outcome = child.wait_with_output().expect("our own child");
+        clone.gets(Signal::CONT);
+        let outcome = clone.end();
         if is_met {
             return outcome;
         }
@@ -40,16 +43,6 @@ fn held_in_the_middle(host: &VmHost, line: &[&str], meanwhile: impl Fn(u32)) -> 
         fs::remove_file(host.path("copy.img")).expect("the copy");
     }
     panic!("none of ten was met in its middle");
-}
-
-/// A clone that goes on in the end, and ends when the test fails.
-struct Still(PidFd);
-
-impl Drop for Still {
-    fn drop(&mut self) {
-        let signal = if std::thread::panicking() { Signal::KILL } else { Signal::CONT };
-        let _ = self.0.signal(signal);
-    }
 }
 
 /// Nobody would tell that the copy is torn. Others may read it, too.
@@ -60,7 +53,7 @@ fn what_is_copied_is_given_to_no_other_guest_meanwhile() {
     host.ok(&["hpvmstart", "-P", "runs"]);
     let disk = on(&host.path("web.img"), "file");
     let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &copy];
-    let outcome = held_in_the_middle(&host, &line, |clone| {
+    let (status, said) = held_in_the_middle(&host, &line, |clone| {
         let told = format!("is being copied by hpvmclone (process {clone})");
         for refused in [
             &["hpvmstart", "-P", "twin"][..],
@@ -72,7 +65,7 @@ fn what_is_copied_is_given_to_no_other_guest_meanwhile() {
         }
         host.ok(&["hpvmclone", "-P", "twin", "-N", "linked", "--linked"]);
     });
-    assert!(outcome.status.success(), "{outcome:?}");
+    assert_eq!(status, Some(0), "{said}");
     assert!(fs::read(host.path("copy.img")).unwrap() == fs::read(host.path("web.img")).unwrap());
     host.ok(&["hpvmremove", "-P", "linked", "-F", "--purge"]);
     host.ok(&["hpvmstart", "-P", "twin"]);
@@ -95,7 +88,7 @@ fn a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile() {
     let copies = ["-b", &to_first, "-b", &copy, "-b", &to_last];
     let line = [&["hpvmclone", "-P", "web", "-N", "new"][..], &copies].concat();
     let guests = [("one", &first), ("two", &last)];
-    let outcome = held_in_the_middle(&host, &line, |clone| {
+    let (status, said) = held_in_the_middle(&host, &line, |clone| {
         let told = format!("is being overwritten by hpvmclone (process {clone})");
         let torn = at("0,0,0", "file", &host.path("torn.img"));
         for (name, device) in guests {
@@ -109,8 +102,7 @@ fn a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile() {
         }
         assert!(!host.path("torn.img").exists());
     });
-    let said = String::from_utf8_lossy(&outcome.stderr);
-    assert_eq!(outcome.status.code(), Some(1), "{said}");
+    assert_eq!(status, Some(1), "{said}");
     for (name, device) in guests {
         let path = device.path().display();
         assert!(said.contains(&format!("'{path}' belongs to guest '{name}'")), "{said}");
@@ -120,4 +112,32 @@ fn a_device_that_gets_a_copy_is_given_to_no_guest_meanwhile() {
     assert_eq!(guest_names(&host), ["web", "one", "two"]);
     assert!(!is_copying(&host), "nothing is left of the other copy");
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+/// A copy may be there before the file is a guest's: then it is tried again.
+fn a_file_that_became_a_guests_meanwhile_is_not_replaced() {
+    let (host, copy) = with_slow_copy();
+    let path = host.path("copy.img");
+    let copies = || fs::read_dir(host.root()).unwrap().flatten().map(|entry| entry.file_name());
+    let is_copying = || copies().any(|name| name.to_string_lossy().starts_with(".copy.img."));
+    for _ in 0..10 {
+        fs::write(&path, "db's").expect("a file");
+        let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &copy, "-F"];
+        let clone = Started::of(&host, &line);
+        wait_until(COPYING, "the copy begins", is_copying);
+        host.run(&["hpvmcreate", "-P", "db", "-r", "64M", "-a", &copy]);
+        host.run(&["hpvmstart", "-P", "db"]);
+        let (status, said) = clone.end();
+        if status != Some(0) {
+            assert!(said.contains("belongs to guest 'db'"), "{said}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "db's");
+            assert!(host.state("db").starts_with("On"), "{}", host.state("db"));
+            return;
+        }
+        for name in ["new", "db"] {
+            host.run(&["hpvmstop", "-P", name, "-F"]);
+            host.run(&["hpvmremove", "-P", name, "-F", "--purge"]);
+        }
+    }
+    panic!("none of ten was met in its middle");
 }

@@ -22,6 +22,7 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::networks::SOUND;
 use crate::pool::image;
+use crate::statements::disk_at;
 use crate::{Test, media};
 
 pub(crate) const TESTS: &[Test] = crate::tests![guests_use_their_lans_and_outlive_their_switches];
@@ -74,7 +75,7 @@ struct Guest {
 fn make(host: &VmHost) {
     for (name, kind) in [("vio", "lan"), ("avio", "avio_lan")] {
         let disk = host.copy_of(&image("test-full"), &format!("{name}.img"));
-        let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+        let disk = disk_at("0,0,0", &disk);
         host.create(name, "512M", &[disk, format!("network:{kind}:0,1:vswitch:sw1")]);
     }
 }

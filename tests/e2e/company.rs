@@ -11,6 +11,7 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::guest_processes::process;
+use crate::statements::disk_on;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_second_graceful_stop_has_the_outcome_of_the_first,
@@ -166,7 +167,7 @@ fn a_hard_stop_goes_past_a_worker_that_was_just_stopped() {
 /// Before anybody has noticed: the successor of the worker goes on with what that was asked.
 fn a_worker_that_was_just_stopped_delays_no_change() {
     let host = running("powerdown=off");
-    let disk = format!("disk:avio_stor::file:{}", host.disk("comes.img", 1 << 20).display());
+    let disk = disk_on(&host.disk("comes.img", 1 << 20));
     for line in [&["hpvmmodify", "-P", "web", "-a", &disk][..], &["hpvmstop", "-P", "web", "-gF"]] {
         process(&host, "hpvmapp").expect("a worker").signal(Signal::STOP);
         let since = Instant::now();

@@ -22,6 +22,7 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::refusals::{State, export};
+use crate::statements::disk_at;
 
 use scenes::Scene;
 
@@ -287,7 +288,7 @@ fn host_with_two_guests(on: Engine) -> VmHost {
     let host = VmHost::new(on);
     for name in ["other", "web"] {
         let disk = host.disk(&format!("{name}.img"), 1 << 20);
-        let disk = format!("disk:avio_stor:0,1,0:file:{}", disk.display());
+        let disk = disk_at("0,1,0", &disk);
         host.ok(&["hpvmcreate", "-P", name, "-O", "linux", "-r", "512M", "-a", &disk]);
     }
     if on == Engine::Fake {

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::Test;
 use crate::guest_processes::process;
+use crate::statements::disk_on;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_worker_that_follows_another_needs_no_boot_record,
@@ -142,7 +143,7 @@ fn a_boot_record_that_is_no_file_keeps_nobody_waiting() {
 
 fn a_guest_without_boot_record_keeps_its_disk() {
     let host = VmHost::new(Engine::Fake);
-    let disk = format!("disk:avio_stor::file:{}", host.disk("web.img", 1 << 20).display());
+    let disk = disk_on(&host.disk("web.img", 1 << 20));
     for name in ["web", "other"] {
         host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk]);
     }

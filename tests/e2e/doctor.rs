@@ -17,7 +17,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
-use crate::clone::Mounted;
+use crate::mounted::Mounted;
 use crate::{Test, golden};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -111,7 +111,7 @@ fn a_repair_that_fails_keeps_no_other_from_being_made() {
     fs::create_dir(&unknown).expect("a folder of no guest");
     symlink(format!("../uuids/{LOST}"), state("guests/ghost")).expect("a link of no guest");
     {
-        let _mounted = Mounted::at(&unknown);
+        let _mounted = Mounted::tmpfs(&unknown, 4 << 20);
         let told = host.run(&["hpvm", "doctor", "--repair"]);
         assert_eq!(told.status.code(), Some(1), "{told}");
         assert!(told.stdout.contains("not repaired: cannot remove"), "{told}");

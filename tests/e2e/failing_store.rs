@@ -9,6 +9,7 @@ use crate::Test;
 use crate::devices::{SEEN_BOUND, wait_for, wait_gone};
 use crate::pool::Leased;
 use crate::served::Served;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![requests_that_fail_are_counted];
 
@@ -42,7 +43,7 @@ fn requests_that_fail_are_counted() {
         }
     }
     let served = Served::new(guest.host(), &[(vec![node], "failing", BYTES)]);
-    let disk = format!("disk:avio_stor:0,5,0:file:{}", served.paths[0].display());
+    let disk = disk_at("0,5,0", &served.paths[0]);
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &disk]);
     wait_for(guest.console(), "sdb");
     assert_eq!(failed(guest.host()), [0; 3]);

@@ -14,6 +14,7 @@ use hpvm_testkit::wait::wait_until;
 use crate::Test;
 use crate::pool::image;
 use crate::served::Served;
+use crate::statements::disk_at;
 use crate::write_log::{Entry, WriteLog};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -244,7 +245,7 @@ fn serve(host: &VmHost, stores: Vec<Store>) -> (Vec<Store>, Served) {
 
 fn boot(host: &VmHost, stores: &[PathBuf]) -> Console {
     let boot = host.copy_of(&image("test-full"), "boot.img");
-    let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
+    let boot = disk_at("0,0,0", &boot);
     let disks = DISKS.iter().zip(stores);
     let disks = disks.map(|(disk, path)| format!("{}:{}", disk.place, path.display()));
     host.create("web", "512M", &std::iter::once(boot).chain(disks).collect::<Vec<String>>());

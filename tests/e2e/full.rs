@@ -4,8 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use hpvm_host::removal;
@@ -18,8 +17,10 @@ use rustix::process::Signal;
 
 use crate::Test;
 use crate::guest_processes::process;
+use crate::mounted::Mounted;
 use crate::pool::{Leased, image};
 use crate::refusals::{State, no_control_bytes, refused, start_refused};
+use crate::statements::{disk_at, disk_on};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     no_room_for_the_registry,
@@ -39,7 +40,7 @@ const FILLER: &str = "filler";
 /// A VM Host some of whose folders are file systems of their own, small enough to be filled.
 struct Cramped {
     host: VmHost,
-    mounts: Vec<PathBuf>,
+    mounts: Vec<Mounted>,
 }
 
 impl Cramped {
@@ -52,27 +53,25 @@ impl Cramped {
     }
 
     /// Mounts an empty file system of so many MiB at a folder below the root.
-    fn mount(&mut self, below: &str, mib: u32) {
+    fn mount(&mut self, below: &str, mib: u64) {
         let at = self.host.path(below);
         fs::create_dir_all(&at).expect("a folder");
         let at = fs::canonicalize(at).expect("it is there");
-        mount(&["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "none"], &at);
-        self.mounts.push(at);
+        self.mounts.push(Mounted::tmpfs(&at, mib << 20));
     }
 
     /// Puts one file on a file system of its own.
     fn mount_file(&mut self, on: &str, file: &Path) {
         let source = self.host.path(on).join("file");
         fs::copy(file, &source).expect("a copy");
-        mount(&["--bind", &source.to_string_lossy()], file);
-        self.mounts.push(file.to_owned());
+        self.mounts.push(Mounted::by(&["--bind", &source.to_string_lossy()], file));
     }
 
     /// Guests as they are found everywhere: `other` runs, `web` is off, `gone` was removed.
     fn inhabit(&self) {
         for name in ["other", "web", "gone"] {
             let disk = self.host.disk(&format!("{name}.img"), 1 << 20);
-            let statement = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+            let statement = disk_at("0,0,0", &disk);
             self.host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &statement]);
             // A guest that ran before: its ports and its record are there.
             self.host.ok(&["hpvmstart", "-P", name]);
@@ -131,7 +130,7 @@ impl Cramped {
     fn assert_sound(&self) {
         let host = &self.host;
         let disk = host.disk("late.img", 1 << 20);
-        let statement = format!("disk:avio_stor::file:{}", disk.display());
+        let statement = disk_on(&disk);
         host.ok(&["hpvmcreate", "-P", "late", "-r", "64M", "-a", &statement]);
         host.ok(&["hpvmmodify", "-P", "late", "-N", "later", "-l", "made late"]);
         host.ok(&["hpvmstart", "-P", "later"]);
@@ -147,15 +146,8 @@ impl Cramped {
 impl Drop for Cramped {
     fn drop(&mut self) {
         self.host.end_processes();
-        for at in self.mounts.iter().rev() {
-            let _ = Command::new("umount").arg("--lazy").arg(at).status();
-        }
+        while self.mounts.pop().is_some() {}
     }
-}
-
-fn mount(words: &[&str], at: &Path) {
-    let status = Command::new("mount").args(words).arg(at).status().expect("mount runs");
-    assert!(status.success(), "{} can be mounted", at.display());
 }
 
 #[track_caller]
@@ -190,7 +182,7 @@ fn no_room_for_the_registry() {
     cramped.inhabit();
     let host = &cramped.host;
     let disk = host.disk("new.img", 1 << 20);
-    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    let statement = disk_on(&disk);
     cramped.empty_log();
     cramped.fill("var/opt/hpvm");
     let before = State::of(host);
@@ -279,7 +271,7 @@ fn no_room_for_the_guests_folders() {
     let host = &cramped.host;
     host.ok(&["hpvmcreate", "-P", "fresh"]);
     let disk = host.disk("new.img", 1 << 20);
-    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    let statement = disk_on(&disk);
     cramped.fill("var/opt/hpvm/uuids");
     let before = State::of(host);
     for line in [
@@ -438,20 +430,12 @@ fn no_room_in_run() {
 
 /// The engine holds the guest still when a disk's file cannot grow, and goes on by itself when it can.
 fn no_room_for_a_disk() {
-    /// Unmounts when the guest has let the disk go, or the test has failed.
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        }
-    }
     let mut guest = Leased::take();
     let folder = guest.host().path("cramped");
     fs::create_dir_all(&folder).expect("a folder");
-    mount(&["-t", "tmpfs", "-o", "size=2m", "none"], &folder);
-    let mounted = Mounted(folder.clone());
+    let mounted = Mounted::tmpfs(&folder, 2 << 20);
     let disk = guest.host().disk("cramped/disk.img", 32 << 20);
-    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    let statement = disk_on(&disk);
     let disks = "ls /sys/block | grep -c ^sd";
     let count: u32 = guest.console().run(disks).parse().expect("a number");
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &statement]);
@@ -476,7 +460,7 @@ fn no_room_for_a_disk() {
     assert!(shown.contains("no space is left"), "{shown}");
     let logged = guest.host().ok(&["hpvmstatus", "-P", "pool", "-e"]);
     assert!(logged.contains("space"), "{logged}");
-    mount(&["-o", "remount,size=64m"], &folder);
+    mounted.remount("size=64m");
     guest.console().expect("written", Duration::from_secs(120));
     guest.console().run("echo 3 > /proc/sys/vm/drop_caches; rm /tmp/content");
     assert_eq!(guest.console().run(&sum("$D")), wanted, "nothing that was written is lost");
@@ -500,7 +484,7 @@ fn no_room_for_anything_around_a_real_guest() {
     cramped.mount("run/hpvm", 4);
     let host = &cramped.host;
     let disk = host.copy_of(&image("test-cloud"), "web.img");
-    host.create("web", "512M", &[format!("disk:avio_stor:0,0,0:file:{}", disk.display())]);
+    host.create("web", "512M", &[disk_at("0,0,0", &disk)]);
     host.ok(&["hpvmstart", "-P", "web"]);
     let mut console = Console::attach(&host.run_dir(1));
     console.wait_for_shell();

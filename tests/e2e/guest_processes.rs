@@ -7,6 +7,9 @@ use hpvm_host::process::PidFd;
 use hpvm_testkit::vm_host::VmHost;
 use rustix::process::Signal;
 
+/// From a signal that nobody catches; an engine has its memory to give back.
+const GONE_BOUND: Duration = Duration::from_secs(20);
+
 /// A process that cannot be mistaken for a later one.
 pub(crate) struct Process {
     pub(crate) pid: i32,
@@ -51,8 +54,7 @@ impl Process {
     /// `kill -9`, and until it is gone.
     pub(crate) fn kill(&self) {
         self.signal(Signal::KILL);
-        let ended =
-            self.handle.wait_exit(Duration::from_secs(5)).expect("a pidfd can be waited for");
+        let ended = self.handle.wait_exit(GONE_BOUND).expect("a pidfd can be waited for");
         assert!(ended, "process {} did not end", self.pid);
     }
 }

@@ -16,6 +16,7 @@ use hpvm_testkit::wait::wait_until;
 use crate::Test;
 use crate::guest_processes::{process, status_field};
 use crate::pool::{Leased, image};
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_boots_from_scsi_and_keeps_data_and_addresses,
@@ -78,7 +79,7 @@ fn a_guest_boots_from_scsi_and_keeps_data_and_addresses() {
     assert!(shown.contains("stopped gracefully"), "{shown}");
 
     // A device that comes in front moves nothing.
-    let front = format!("disk:avio_stor:0,1,0:file:{}", host.disk("front", 8 << 20).display());
+    let front = disk_at("0,1,0", &host.disk("front", 8 << 20));
     host.ok(&["hpvmmodify", "-P", "vio", "-a", &front]);
     host.ok(&["hpvmstart", "-P", "vio"]);
     let mut console = Console::attach_from_now(&host.run_dir(1));
@@ -181,7 +182,7 @@ fn stuck(host: &mut VmHost, name: &str, seconds: u32, why: &str) {
 fn linux_guest(name: &str) -> VmHost {
     let host = VmHost::new(Engine::Real);
     let disk = host.copy_of(&image("test-cloud"), "disk.img");
-    let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+    let disk = disk_at("0,0,0", &disk);
     host.ok(&["hpvmcreate", "-P", name, "-O", "linux", "-r", "512M", "-a", &disk]);
     host
 }
@@ -203,7 +204,7 @@ fn a_disk_that_came_while_the_guest_ran_is_booted_from() {
         let host = VmHost::new(Engine::Real);
         let file = host.copy_of(&image(system), "boot.img");
         let data = host.disk("data.img", 1 << 20);
-        host.create("late", "512M", &[format!("disk:avio_stor:0,6,0:file:{}", data.display())]);
+        host.create("late", "512M", &[disk_at("0,6,0", &data)]);
         host.ok(&["hpvmstart", "-P", "late"]);
         let disk = format!("disk:{adapter}:0,1,0:file:{}", file.display());
         host.ok(&["hpvmmodify", "-P", "late", "-a", &disk]);

@@ -12,8 +12,10 @@ use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 
 use crate::Test;
 use crate::loop_device::{LoopDevice, Partition};
+use crate::mounted::Mounted;
 use crate::refusals::{State, refused, refused_by};
 use crate::shell::typed;
+use crate::statements::{disk_at, disk_on, entry};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_loop_device_is_restricted_as_its_file_is,
@@ -34,10 +36,6 @@ pub(crate) const TESTS: &[Test] = crate::tests![
 
 /// A real guest without a system comes to its firmware.
 const UP: Duration = Duration::from_secs(60);
-
-fn entry(kind: &str, path: &Path) -> String {
-    format!("{kind}:{}", path.display())
-}
 
 /// A folder `kept`, restricted, with a file deep in it.
 fn with_kept_folder() -> (VmHost, PathBuf) {
@@ -138,7 +136,7 @@ fn the_hosts_own_files_are_the_hosts_wherever_they_lie() {
         state.join("guests/runs/nvram"),
         there.join("common/claims"),
     ] {
-        assert_kept(&host, &format!("disk:avio_stor::file:{}", path.display()), &of_state);
+        assert_kept(&host, &disk_on(&path), &of_state);
     }
     for folder in [&host.path("srv"), &there, &apart] {
         let choosing = format!("dvd:scsi::null:{}", folder.display());
@@ -146,13 +144,7 @@ fn the_hosts_own_files_are_the_hosts_wherever_they_lie() {
     }
     fs::create_dir(there.join("ISO-images")).expect("a folder");
     let image = host.disk("srv/there/ISO-images/disk.img", 1 << 20);
-    host.ok(&[
-        "hpvmcreate",
-        "-P",
-        "new",
-        "-a",
-        &format!("disk:avio_stor::file:{}", image.display()),
-    ]);
+    host.ok(&["hpvmcreate", "-P", "new", "-a", &disk_on(&image)]);
     host.ok(&["hpvmclone", "-P", "new", "-N", "linked", "--linked"]);
     host.ok(&["hpvmstart", "-P", "linked"]);
 }
@@ -384,7 +376,7 @@ fn what_another_process_leads_to_is_restricted_or_refused() {
     // What the text leads to here is another file, which guests may have.
     let decoy = host.disk("seen/disk.img", 1 << 20);
     let (deep, seen) = (host.path("kept/deep"), host.path("seen"));
-    let process = Mounted::after(&format!(
+    let process = Apart::after(&format!(
         "mount --bind {} {} && cd {1} && exec 3<disk.img",
         deep.display(),
         seen.display()
@@ -395,7 +387,7 @@ fn what_another_process_leads_to_is_restricted_or_refused() {
     std::os::unix::fs::symlink(links.join("cwd/disk.img"), &link).expect("a link");
     let why = "leads where only another process, or an open descriptor, leads";
     for path in [&by_root, &links.join("cwd/disk.img"), &links.join("fd/3"), &link] {
-        assert_kept(&host, &format!("disk:avio_stor::file:{}", path.display()), why);
+        assert_kept(&host, &disk_on(path), why);
         let said = refused(&host, &["hpvmdevmgmt", "-a", &entry("gdev", path)]);
         assert!(said.contains(why), "{said}");
     }
@@ -406,7 +398,7 @@ fn what_another_process_leads_to_is_restricted_or_refused() {
     let made = links.join("cwd/new.img").display().to_string();
     assert!(refused(&host, &["hpvmdevmgmt", "-S", "1M", &made]).contains(why));
     let copy = format!("disk:avio_stor:0,0,0:file:{made}");
-    let own = format!("disk:avio_stor:0,0,0:file:{}", decoy.display());
+    let own = disk_at("0,0,0", &decoy);
     host.ok(&["hpvmcreate", "-P", "source", "-r", "64M", "-a", &own]);
     let said = refused(&host, &["hpvmclone", "-P", "source", "-N", "new", "-b", &copy]);
     assert!(said.contains(why), "{said}");
@@ -493,21 +485,21 @@ fn another_name_of_a_file_is_warned_of() {
         host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
     }
     let single = host.disk("single.img", 1 << 20);
-    let statement = format!("disk:avio_stor::file:{}", single.display());
+    let statement = disk_on(&single);
     let made = host.run(&["hpvmcreate", "-P", "new", "-a", &statement]);
     assert!(made.status.success() && made.stderr.is_empty(), "{made}");
 }
 
 /// A process with mounts of its own, until its standard input ends.
-struct Mounted(Child);
+struct Apart(Child);
 
-impl Mounted {
-    fn by_others(device: &Path, at: &Path) -> Mounted {
-        Mounted::after(&format!("mount {} {}", device.display(), at.display()))
+impl Apart {
+    fn with_mounted(device: &Path, at: &Path) -> Apart {
+        Apart::after(&format!("mount {} {}", device.display(), at.display()))
     }
 
     /// When these shell commands have ended, whose folder and descriptors it keeps.
-    fn after(commands: &str) -> Mounted {
+    fn after(commands: &str) -> Apart {
         let mut process = Command::new("unshare")
             .args(["--mount", "sh", "-c", &format!("{commands} && echo mounted && exec cat")])
             .stdin(Stdio::piped())
@@ -518,11 +510,11 @@ impl Mounted {
         let stdout = process.stdout.take().expect("its output");
         BufReader::new(stdout).read_line(&mut said).expect("a word");
         assert_eq!(said, "mounted\n");
-        Mounted(process)
+        Apart(process)
     }
 }
 
-impl Drop for Mounted {
+impl Drop for Apart {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
         let _ = self.0.wait();
@@ -538,7 +530,7 @@ fn what_is_given_away_is_given_though_the_host_has_it() {
     let device = LoopDevice::on(&file, &[]);
     let at = host.path("mounted");
     fs::create_dir(&at).expect("a folder");
-    let mounted = Mounted::by_others(device.path(), &at);
+    let mounted = Apart::with_mounted(device.path(), &at);
     let create = |name| host.run(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &device.disk()]);
     let start = |name| host.run(&["hpvmstart", "-P", name]);
     assert!(create("web").status.success());
@@ -596,22 +588,19 @@ fn an_image_is_a_guests_while_the_host_only_reads_it() {
     with_running_guest(&host);
     let (file, at) = (host.disk("image.iso", 1 << 20), host.path("mounted"));
     fs::create_dir(&at).expect("a folder");
-    let run = |program: &str, words: &[&str], paths: &[&Path]| {
-        let done = Command::new(program).args(words).args(paths).status();
-        assert!(done.expect("it runs").success(), "{program} {words:?}");
-    };
-    run("mkfs.ext4", &["-q"], &[&file]);
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&file).status();
+    assert!(made.expect("mkfs runs").success());
     let device = LoopDevice::on(&file, &[]);
     let dvd = format!("dvd:avio_stor::file:{}", file.display());
     let create = ["hpvmcreate", "-P", "reads", "-r", "64M", "-a", &dvd];
     let add = ["hpvmmodify", "-P", "runs", "-a", &dvd];
 
-    run("mount", &[], &[device.path(), &at]);
+    let mounted = Mounted::by(&[&device.path().to_string_lossy()], &at);
     let before = State::of(&host);
     let refusals = [&create[..], &add].map(|line| refused(&host, line));
     let shown = file.display().to_string();
     let grown = refused(&host, &["hpvmdevmgmt", "-S", "2M", &shown]);
-    run("umount", &[], &[&at]);
+    drop(mounted);
     let why = format!("which is mounted at {}", at.display());
     for said in refusals {
         assert!(said.contains("is not given to a guest") && said.contains(&why), "{said}");
@@ -619,9 +608,9 @@ fn an_image_is_a_guests_while_the_host_only_reads_it() {
     assert!(grown.contains("stays as it is") && grown.contains(&why), "{grown}");
     before.assert_unchanged(&host, "commands that were refused");
 
-    run("mount", &["-o", "ro"], &[device.path(), &at]);
+    let mounted = Mounted::by(&["-o", "ro", &device.path().to_string_lossy()], &at);
     let read = [&create[..], &add].map(|line| host.run(line));
-    run("umount", &[], &[&at]);
+    drop(mounted);
     for told in read {
         assert!(told.status.success() && told.stderr.is_empty(), "{told}");
     }

@@ -1,7 +1,6 @@
 //! What a clumsy or evil administrator, a broken worker and a failing machine do to a VM Host.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,6 +12,8 @@ use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
 use serde_json::{Value, json};
 
+use crate::started::Started;
+use crate::statements::disk_on;
 use crate::{Test, guest_processes};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -159,7 +160,7 @@ fn what_stands_in_the_place_of_firmware_variables_holds_nobody_up() {
 
 fn a_worker_stopped_by_a_signal_is_not_waited_for() {
     let host = VmHost::new(Engine::Fake);
-    let disk = format!("disk:avio_stor::file:{}", host.disk("data", 1 << 20).display());
+    let disk = disk_on(&host.disk("data", 1 << 20));
     host.ok(&["hpvmcreate", "-P", "web"]);
     host.ok(&["hpvmstart", "-P", "web"]);
     worker(&host).signal(Signal::STOP).unwrap();
@@ -210,8 +211,10 @@ fn no_process_is_ended_on_a_workers_word() {
     for process in [&keeper, &worker] {
         process.signal(Signal::STOP).unwrap();
     }
-    let mut victim = Command::new("sleep").arg("600").spawn().expect("a process of the host's");
-    let pid = i32::try_from(victim.id()).unwrap();
+    let mut victim = Command::new("sleep");
+    victim.arg("600");
+    let victim = Started::by(victim);
+    let pid = i32::try_from(victim.number()).unwrap();
     let path = host.run_dir(1).join("status");
     let told = fs::read_to_string(&path).unwrap();
     let (beat, facts) = told.split_once('\n').expect("two lines");
@@ -219,8 +222,8 @@ fn no_process_is_ended_on_a_workers_word() {
     facts["qemu"] = json!({ "pid": pid, "start_time": process::start_time(pid) });
     fs::write(&path, format!("{beat}\n{facts}\n")).unwrap();
     let stopped = host.run(&["hpvmstop", "-P", "web", "-hF"]);
-    let lives = victim.try_wait().unwrap().is_none();
-    victim.kill().and_then(|()| victim.wait()).unwrap();
+    let lives = !victim.has_ended();
+    drop(victim);
     fs::write(&path, told).unwrap();
     for process in [&worker, &keeper] {
         process.signal(Signal::CONT).unwrap();
@@ -292,17 +295,14 @@ fn an_interrupted_stop_says_what_goes_on() {
     host.ok(&["hpvmcreate", "-P", "web"]);
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", Duration::from_secs(20));
-    let mut command = host.command(&["hpvmstop", "-P", "web", "-gF"]);
-    let mut stop = command.spawn().expect("hpvmstop starts");
+    let stop = Started::of(&host, &["hpvmstop", "-P", "web", "-gF"]);
     let log = host.path("var/opt/hpvm/guests/web/log");
     wait_until(Duration::from_secs(20), "the guest is asked", || {
         fs::read_to_string(&log).unwrap().contains("asked to shut down")
     });
-    let pid = i32::try_from(stop.id()).unwrap();
-    PidFd::open_number(pid).unwrap().expect("it waits").signal(Signal::INT).unwrap();
-    let mut said = String::new();
-    stop.stderr.take().expect("a pipe").read_to_string(&mut said).unwrap();
-    assert_eq!(stop.wait().unwrap().code(), Some(130), "{said}");
+    stop.gets(Signal::INT);
+    let (status, said) = stop.end();
+    assert_eq!(status, Some(130), "{said}");
     assert!(said.contains("`hpvmstop -P web -h` ends it"), "{said}");
     promptly(&host, &["hpvmstop", "-P", "web", "-hF"]);
 }

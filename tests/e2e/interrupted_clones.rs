@@ -1,18 +1,25 @@
-//! What a killed or interrupted hpvmclone left, and what became of it before the next command comes: files that are others' by
+//! What a killed or interrupted hpvmclone leaves, and what became of it before the next command comes: files that are others' by
 //! now stay, and nobody is kept from starting by what is not his.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
+use hpvm_host::lock::pause_for;
+use hpvm_host::process::Signal;
 use hpvm_testkit::vm_host::{Engine, VmHost};
+use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
-use crate::clone::{COPYING, Mounted, guest_names, interrupted, is_copying, on, with_slow_copy};
+use crate::chance::{Met, Moments};
+use crate::clone::slow::{COPYING, guest_names, interrupted, is_copying, with_slow_copy};
+use crate::clone::{nothing_is_left, on, registry};
 use crate::loop_device::LoopDevice;
+use crate::mounted::Mounted;
 use crate::silent_store::answered;
 use crate::silent_store::commands::Hung;
+use crate::started::Started;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_copy_outlives_the_clone_it_was_made_for,
@@ -24,6 +31,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     devices_overwritten_before_a_later_copy_is_interrupted_are_told,
     a_device_overwritten_before_a_later_copy_fails_is_told,
     a_copy_over_another_killed_at_every_step_makes_a_whole_clone_or_none,
+    a_copy_killed_at_any_moment_leaves_nothing,
+    an_interrupted_copy_leaves_nothing,
 ];
 
 const NOTHING: &str = "Nothing to complain of.\n";
@@ -58,6 +67,45 @@ fn is_settled(host: &VmHost, copy: &Path, content: u8) {
     assert_eq!(fs::read(copy).expect("it is there").first(), Some(&content));
     assert_eq!(unfinished(host.root()), Vec::<PathBuf>::new());
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+fn a_copy_killed_at_any_moment_leaves_nothing() {
+    let (host, copy) = with_slow_copy();
+    let mut moments = Moments::within(Duration::from_millis(400));
+    while let Some(moment) = moments.next() {
+        let clone = Started::of(&host, &["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+        // Each second moment counts from where the copy has begun, so that enough of them meet it.
+        if moments.round().is_multiple_of(2) {
+            wait_until(COPYING, "the copy begins", || is_copying(&host));
+        }
+        pause_for(moment);
+        let has_begun = is_copying(&host);
+        clone.gets(Signal::KILL);
+        moments.was(match clone.end() {
+            (Some(0), _) => Met::AfterItsEnd,
+            _ if has_begun => Met::AtWork,
+            _ => Met::BeforeItsWork,
+        });
+        let doctor = host.run(&["hpvm", "doctor", "--repair"]);
+        assert!(doctor.status.success(), "{moments}: {doctor}");
+        if registry(&host).all().expect("the guests").len() == 2 {
+            assert_eq!(
+                fs::read(host.path("copy.img")).unwrap(),
+                fs::read(host.path("web.img")).unwrap()
+            );
+            host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+            fs::remove_file(host.path("copy.img")).expect("the copy");
+        }
+        nothing_is_left(&host, host.root());
+    }
+}
+
+fn an_interrupted_copy_leaves_nothing() {
+    let (host, copy) = with_slow_copy();
+    let anew = || fs::remove_file(host.path("copy.img")).expect("the copy");
+    let said = interrupted(&host, &[&copy], Duration::from_secs(2), || is_copying(&host), anew);
+    assert!(said.contains("interrupted; nothing was changed"), "{said}");
+    nothing_is_left(&host, host.root());
 }
 
 fn a_copy_outlives_the_clone_it_was_made_for() {
@@ -102,17 +150,17 @@ fn what_cannot_be_settled_keeps_only_its_own_guest() {
     let mut host = with_web();
     let folder = host.path("copies");
     fs::create_dir(&folder).expect("a folder");
-    let _mounted = Mounted::at(&folder);
+    let mounted = Mounted::tmpfs(&folder, 4 << 20);
     killed_at(&mut host, "clone.copied", &folder.join("copy.img"));
     let left = unfinished(&folder);
     assert_eq!(left.len(), 1, "{left:?}");
     host.ok(&["hpvmstart", "-P", "web", "-s"]);
     assert_eq!(unfinished(&folder), left, "a dry run changes nothing");
-    remount(&folder, "ro");
+    mounted.remount("ro");
     let said = host.run(&["hpvmstart", "-P", "web"]);
     assert!(said.status.success() && said.stderr.contains("Read-only file system"), "{said}");
     host.ok(&["hpvmstop", "-P", "web", "-F"]);
-    remount(&folder, "rw");
+    mounted.remount("rw");
     host.ok(&["hpvmstart", "-P", "web"]);
     assert_eq!(unfinished(&folder), Vec::<PathBuf>::new());
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
@@ -139,12 +187,6 @@ fn what_lies_beside_a_silent_store_keeps_only_its_own_guest() {
     drop(hung);
     host.ok(&["hpvmstart", "-P", "new"]);
     is_settled(&host, &copy, 7);
-}
-
-fn remount(folder: &Path, access: &str) {
-    let option = format!("remount,{access}");
-    let status = Command::new("mount").args(["-o", &option]).arg(folder).status();
-    assert!(status.expect("mount runs").success(), "{} becomes {access}", folder.display());
 }
 
 /// A device has its name all the time, so that what was written stays: whoever gives the copy up hears of it.
@@ -193,7 +235,7 @@ fn a_device_overwritten_before_a_later_copy_fails_is_told() {
     let device = LoopDevice::on(&host.disk("behind.img", 1 << 20), &[]);
     let folder = host.path("full");
     fs::create_dir(&folder).expect("a folder");
-    let _mounted = Mounted::at(&folder);
+    let _mounted = Mounted::tmpfs(&folder, 4 << 20);
     fs::write(folder.join("filler"), vec![1; 8 << 20]).expect_err("it is full");
     let copies = [at("0,0,0", "disk", device.path()), on(&folder.join("copy.img"), "file")];
     let line = ["hpvmclone", "-P", "web", "-N", "new", "-b", &copies[0], "-b", &copies[1]];

@@ -1,12 +1,11 @@
 //! Ctrl-C and its kin while a command waits: one line says what is left, the state is valid, and nothing stays half done.
 
 use std::fs;
-use std::io::Read;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use hpvm_host::lock::pause_for;
-use hpvm_host::process::{PidFd, Signal};
+use hpvm_host::process::Signal;
 use hpvm_registry::{Access, Outcome, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
@@ -15,6 +14,8 @@ use crate::Test;
 use crate::chance::{Met, Moments};
 use crate::doctor::kill_supervisors;
 use crate::guest_processes::process;
+use crate::started::Started;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_interrupted_start_goes_on,
@@ -32,51 +33,23 @@ const BOUND: Duration = Duration::from_secs(20);
 /// From a signal to the command's end.
 const ANSWER_BOUND: Duration = Duration::from_secs(3);
 
-/// A command that runs beside the test.
-struct Running {
-    child: Child,
-    process: PidFd,
+/// A command that nobody answers.
+#[track_caller]
+fn running(host: &VmHost, line: &[&str]) -> Started {
+    let mut command = host.command(line);
+    command.stdin(Stdio::piped());
+    Started::by(command)
 }
 
-impl Running {
-    #[track_caller]
-    fn of(host: &VmHost, line: &[&str]) -> Running {
-        let child = host.command(line).stdin(Stdio::piped()).spawn().expect("it starts");
-        let pid = i32::try_from(child.id()).expect("a process number");
-        let process = PidFd::open_number(pid).expect("a pidfd").expect("our own child");
-        Running { child, process }
-    }
-
-    /// Until the command catches signals, which it does before anything else.
-    #[track_caller]
-    fn wait_until_it_catches(&self) {
-        wait_until(BOUND, "it catches signals", || {
-            let pid = self.child.id();
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-            blocked.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap_or(0) & 2 != 0)
-        });
-    }
-
-    fn gets(&self, signal: Signal) {
-        self.process.signal(signal).expect("a signal to our own child");
-    }
-
-    /// Its exit status, and what it said.
-    #[track_caller]
-    fn ends(mut self) -> (Option<i32>, String) {
-        assert!(self.process.wait_exit(BOUND).expect("a pidfd"), "it has not ended");
-        let mut said = String::new();
-        self.child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
-        (self.child.wait().expect("our own child").code(), said)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Until the command catches signals, which it does before anything else.
+#[track_caller]
+fn wait_until_it_catches(command: &Started) {
+    wait_until(BOUND, "it catches signals", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", command.number()));
+        let status = status.unwrap_or_default();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        blocked.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap_or(0) & 2 != 0)
+    });
 }
 
 fn created(behaviour: &str) -> VmHost {
@@ -109,9 +82,9 @@ fn assert_sound(host: &VmHost) {
 }
 
 /// A stop that nobody answers keeps the guest to itself until it is dropped or interrupted.
-fn graceful_stop(host: &VmHost) -> Running {
+fn graceful_stop(host: &VmHost) -> Started {
     host.wait_for_state("web", "On (OS)", BOUND);
-    let stop = Running::of(host, &["hpvmstop", "-P", "web", "-gF"]);
+    let stop = running(host, &["hpvmstop", "-P", "web", "-gF"]);
     wait_for_log(host, "asked to shut down");
     stop
 }
@@ -119,10 +92,10 @@ fn graceful_stop(host: &VmHost) -> Running {
 fn an_interrupted_start_goes_on() {
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let host = created("greet=2000");
-        let start = Running::of(&host, &["hpvmstart", "-P", "web"]);
+        let start = running(&host, &["hpvmstart", "-P", "web"]);
         wait_until(BOUND, "the guest has a worker", || process(&host, "hpvmapp").is_some());
         start.gets(signal);
-        let (code, said) = start.ends();
+        let (code, said) = start.end_within(BOUND);
         assert_eq!(code, Some(status), "{said}");
         let line =
             "hpvmstart: interrupted; guest 'web' goes on starting; `hpvmstatus -P web` shows it\n";
@@ -141,15 +114,15 @@ fn a_start_that_waits_for_its_turn_changes_nothing() {
     host.ok(&["hpvmstart", "-P", "web"]);
     let stop = graceful_stop(&host);
     for line in [["hpvmstart", "-P", "web"].as_slice(), &["hpvmmodify", "-P", "web", "-l", "new"]] {
-        let waiting = Running::of(&host, line);
-        waiting.wait_until_it_catches();
+        let waiting = running(&host, line);
+        wait_until_it_catches(&waiting);
         waiting.gets(Signal::INT);
-        let (code, said) = waiting.ends();
+        let (code, said) = waiting.end_within(BOUND);
         assert_eq!(code, Some(130), "{said}");
         assert_eq!(said, format!("{}: interrupted; nothing was changed\n", line[0]));
     }
     stop.gets(Signal::TERM);
-    let (code, said) = stop.ends();
+    let (code, said) = stop.end_within(BOUND);
     assert_eq!(code, Some(143), "{said}");
     assert!(said.contains("goes on shutting down"), "{said}");
     assert!(!host.ok(&["hpvmstatus", "-P", "web"]).contains("new"));
@@ -163,10 +136,10 @@ fn an_interrupted_hard_stop_goes_on() {
     // The one who may kill QEMU does not, until it goes on.
     let keeper = process(&host, "hpvmkeeper").expect("a keeper");
     keeper.signal(Signal::STOP);
-    let stop = Running::of(&host, &["hpvmstop", "-P", "web", "-hF"]);
+    let stop = running(&host, &["hpvmstop", "-P", "web", "-hF"]);
     wait_for_log(&host, "stopped hard");
     stop.gets(Signal::INT);
-    let (code, said) = stop.ends();
+    let (code, said) = stop.end_within(BOUND);
     keeper.signal(Signal::CONT);
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("hpvmstop: interrupted; guest 'web' is being stopped"), "{said}");
@@ -182,14 +155,14 @@ fn a_change_under_way_is_made_in_full() {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", BOUND);
     let disk = host.disk("more.img", 1 << 20);
-    let statement = format!("disk:avio_stor:0,2,0:file:{}", disk.display());
-    let modify = Running::of(&host, &["hpvmmodify", "-P", "web", "-a", &statement]);
+    let statement = disk_at("0,2,0", &disk);
+    let modify = running(&host, &["hpvmmodify", "-P", "web", "-a", &statement]);
     let record = host.path("var/opt/hpvm/guests/web/boot.record");
     wait_until(BOUND, "the guest is asked", || {
         fs::read_to_string(&record).expect("a boot record").contains("more.img")
     });
     modify.gets(Signal::INT);
-    let (code, said) = modify.ends();
+    let (code, said) = modify.end_within(BOUND);
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("hpvmmodify: interrupted; guest 'web' is changed already"), "{said}");
     let shown = host.ok(&["hpvmstatus", "-P", "web"]);
@@ -204,7 +177,7 @@ fn a_change_is_made_in_full_though_its_worker_is_killed() {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", BOUND);
     let disk = host.disk("more.img", 1 << 20);
-    let statement = format!("disk:avio_stor:0,2,0:file:{}", disk.display());
+    let statement = disk_at("0,2,0", &disk);
     let record = host.path("var/opt/hpvm/guests/web/boot.record");
     let asked = || {
         let text = fs::read_to_string(&record).expect("a boot record");
@@ -219,10 +192,10 @@ fn a_change_is_made_in_full_though_its_worker_is_killed() {
         ("-d", false, &kill_both),
     ] {
         let before = asked();
-        let modify = Running::of(&host, &["hpvmmodify", "-P", "web", verb, &statement, "-F"]);
+        let modify = running(&host, &["hpvmmodify", "-P", "web", verb, &statement, "-F"]);
         wait_until(BOUND, "the guest is asked", || asked() > before);
         kill(&host);
-        let (code, said) = modify.ends();
+        let (code, said) = modify.end_within(BOUND);
         assert_eq!(code, Some(0), "{verb}: {said}");
         let shown = host.ok(&["hpvmstatus", "-P", "web"]);
         assert_eq!(shown.contains("more.img"), has_it, "{shown}");
@@ -242,13 +215,13 @@ fn a_question_is_no_shelter() {
         &["hpvmremove", "-P", "idle"],
         &["hpvmnet", "-S", "lan", "-d"],
     ] {
-        let asking = Running::of(&host, line);
+        let asking = running(&host, line);
         wait_until(BOUND, "it waits for an answer", || {
-            let pid = asking.child.id();
-            fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wait| wait.contains("poll"))
+            let place = format!("/proc/{}/wchan", asking.number());
+            fs::read_to_string(place).is_ok_and(|wait| wait.contains("poll"))
         });
         asking.gets(Signal::INT);
-        let (code, said) = asking.ends();
+        let (code, said) = asking.end_within(BOUND);
         assert_eq!(code, Some(130), "{said}");
         let told = format!("{}: interrupted; nothing was changed\n", line[0]);
         assert!(said.ends_with(&told), "{said}");
@@ -296,11 +269,11 @@ fn who_waits_for_the_registry_changes_nothing() {
     let change = registry.change().expect("our turn");
     for (line, _) in CHANGES.iter().filter(|(line, _)| line[0] != "hpvmmodify") {
         for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-            let waiting = Running::of(&host, line);
-            waiting.wait_until_it_catches();
+            let waiting = running(&host, line);
+            wait_until_it_catches(&waiting);
             let since = std::time::Instant::now();
             waiting.gets(signal);
-            let (code, said) = waiting.ends();
+            let (code, said) = waiting.end_within(BOUND);
             assert!(since.elapsed() < ANSWER_BOUND, "{line:?} took {:?}", since.elapsed());
             assert_eq!(code, Some(status), "{said}");
             let name = if line[0] == "hpvm" { "hpvm undelete" } else { line[0] };
@@ -319,10 +292,10 @@ fn what_an_interrupted_command_says_is_true() {
         while let Some(moment) = moments.next() {
             let host = with_a_removed_guest();
             let before = content(&host);
-            let command = Running::of(&host, line);
+            let command = running(&host, line);
             pause_for(moment);
-            command.process.signal(Signal::INT).expect("our own child, or ended");
-            let (code, said) = command.ends();
+            command.gets(Signal::INT);
+            let (code, said) = command.end_within(BOUND);
             let now = content(&host);
             let told = || format!("{moments}, {line:?}: {code:?} {said}");
             match code {
@@ -358,14 +331,12 @@ fn what_the_caller_ignores_is_ignored() {
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", "trap '' HUP INT; exec \"$0\" stop -P web -gF"]).arg(hpvm.get_program());
     shell.envs(hpvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let child = shell.stderr(Stdio::piped()).spawn().expect("a shell");
-    let pid = i32::try_from(child.id()).expect("a process number");
-    let process = PidFd::open_number(pid).expect("a pidfd").expect("our own child");
-    let stop = Running { child, process };
+    shell.stderr(Stdio::piped());
+    let stop = Started::by(shell);
     wait_for_log(&host, "asked to shut down");
     stop.gets(Signal::HUP);
     stop.gets(Signal::INT);
-    let (code, said) = stop.ends();
+    let (code, said) = stop.end_within(BOUND);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(host.state("web"), "Off");
 }

@@ -1,24 +1,11 @@
 //! What the LAN behind a virtual switch carries, and what the guests on it take it to carry. In a network of the test's own.
 
-use std::process::Child;
-
-use hpvm_host::process::PidFd;
 use hpvm_netlab::{apart, ip, pair};
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
-use rustix::process::Signal;
 
 use crate::Test;
 
 pub(crate) const TESTS: &[Test] = crate::tests![packet_sizes_are_compared];
-
-/// As Ctrl-C does.
-pub(crate) fn end(command: &mut Child) {
-    let pid = i32::try_from(command.id()).expect("a number");
-    let handle = PidFd::open_number(pid).expect("a pidfd").expect("it lives");
-    assert!(handle.signal(Signal::INT).expect("our own process"));
-    let status = command.wait().expect("it ends");
-    assert!(status.success(), "{status}");
-}
 
 fn packet_sizes_are_compared() {
     apart(compared);

@@ -13,6 +13,7 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::networks::SOUND;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_missing_driver_is_told_of,
@@ -51,7 +52,7 @@ fn boot() {
         host.ok(&["hpvmnet", "-S", "sw1", "-u", &rule]);
     }
     host.create("avio", "512M", &["network:avio_lan:0,1:vswitch:sw1:portid:1"]);
-    let disk = format!("disk:avio_stor:0,0,0:file:{}", host.disk("empty", 1 << 20).display());
+    let disk = disk_at("0,0,0", &host.disk("empty", 1 << 20));
     host.create("lan", "512M", &[&disk, "network:lan:0,1:vswitch:sw1:portid:2"]);
     for name in ["avio", "lan"] {
         host.ok(&["hpvmstart", "-P", name]);

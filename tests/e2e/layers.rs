@@ -13,6 +13,7 @@ use crate::Test;
 use crate::devices::{SEEN_BOUND, holds, wait_for, wait_gone};
 use crate::pool::Leased;
 use crate::refusals::refused;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_image_over_others_comes_to_a_running_guest_and_goes,
@@ -109,8 +110,8 @@ fn what_cannot_lie_under_an_image_is_refused() {
     let chain = Chain::new(host);
     let [middle, base] = chain.layers();
     let (top, raw) = (chain.statement("avio_stor:0,5,0"), host.disk("raw.img", 1 << 20));
-    let raw = format!("disk:avio_stor:0,5,1:file:{}", raw.display());
-    let base_itself = format!("disk:avio_stor:0,5,1:file:{}", chain.base.display());
+    let raw = disk_at("0,5,1", &raw);
+    let base_itself = disk_at("0,5,1", &chain.base);
     let kept = host.path("kept");
     fs::create_dir(&kept).expect("a folder");
     fs::write(kept.join("secret.img"), [0; 512]).expect("a file");

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::refusals::{State, export, refused, stored};
+use crate::statements::disk_on;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     types_have_their_defaults,
@@ -330,7 +331,7 @@ fn a_dry_run_says_field_by_field() {
     host.ok(&["hpvmstart", "-P", "web"]);
     host.wait_for_state("web", "On (OS)", UP);
     let disk = host.disk("new.img", 1 << 20);
-    let good = format!("disk:avio_stor::file:{}", disk.display());
+    let good = disk_on(&disk);
     let bad = "disk:avio_stor:0,5,0:file:/nowhere";
     let before = State::of(&host);
     let line = ["hpvmmodify", "-P", "web", "-l", "new", "-c", "2", "-r", "128M", "-a", &good, "-s"];

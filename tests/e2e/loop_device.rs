@@ -78,11 +78,12 @@ impl Partition<'_> {
         let size = std::fs::read_to_string(format!("/sys/block/{name}/size")).expect("a size");
         let sectors: u64 = size.trim().parse().expect("a number");
         run(Command::new("addpart").arg(&of.0).args(["1", "2048", &(sectors - 2048).to_string()]));
+        let partition = Partition { of, node };
         let number = std::fs::read_to_string(format!("/sys/block/{name}/{name}p1/dev"));
         let number = number.expect("a partition");
         let (major, minor) = number.trim().split_once(':').expect("a number");
-        run(Command::new("mknod").arg(&node).args(["b", major, minor]));
-        Partition { of, node }
+        run(Command::new("mknod").arg(&partition.node).args(["b", major, minor]));
+        partition
     }
 
     pub(crate) fn path(&self) -> &Path {

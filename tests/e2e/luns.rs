@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::Test;
 use crate::guest_processes::process;
 use crate::pool::image;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_luns_have_done_is_counted_and_counted_anew,
@@ -50,8 +51,8 @@ fn what_luns_have_done_is_counted_and_counted_anew() {
     let host = VmHost::new(Engine::Real);
     let boot = host.copy_of(&image("test-cloud"), "web.img");
     let other = host.disk("b.img", 8 * MIB);
-    let boot = format!("disk:avio_stor:0,1,0:file:{}", boot.display());
-    let other = format!("disk:avio_stor:0,1,5:file:{}", other.display());
+    let boot = disk_at("0,1,0", &boot);
+    let other = disk_at("0,1,5", &other);
     host.ok(&["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &boot, "-a", &other]);
     host.ok(&["hpvmstart", "-P", "web"]);
     let mut console = Console::attach(&host.run_dir(1));
@@ -106,7 +107,7 @@ fn what_luns_have_done_is_counted_and_counted_anew() {
 fn adapters_and_luns_are_told_of_whether_the_guest_runs_or_not() {
     let host = VmHost::new(Engine::Fake);
     let (one, two) = (host.disk("a.img", MIB), host.disk("b.img", MIB));
-    let one = format!("disk:avio_stor:0,1,0:file:{}", one.display());
+    let one = disk_at("0,1,0", &one);
     let two = format!("disk:scsi:0,2,9:file:{}", two.display());
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &one, "-a", &two]);
     let off = gvsdmgr(&host, "get_info", &["-D", "0,2"]);

@@ -49,6 +49,7 @@ mod loop_device;
 mod luns;
 mod macs;
 mod media;
+mod mounted;
 mod net_load;
 mod networks;
 mod one_owner;
@@ -69,6 +70,8 @@ mod sharing;
 mod shell;
 mod shutdown;
 mod silent_store;
+mod started;
+mod statements;
 mod supervision;
 mod switch_commands;
 mod switch_life;
@@ -115,9 +118,14 @@ const SUBJECTS: &[&[Test]] = &[
     attached::TESTS,
     commands::TESTS,
     clone::TESTS,
+    clone::linked::TESTS,
+    clone::targets::TESTS,
     clone_options::TESTS,
     foreign_users::TESTS,
     running_clone::TESTS,
+    running_clone::interfered::TESTS,
+    running_clone::one_moment::TESTS,
+    running_clone::to_devices::TESTS,
     interrupted_clones::TESTS,
     beside_clones::TESTS,
     company::TESTS,
@@ -126,6 +134,12 @@ const SUBJECTS: &[&[Test]] = &[
     damage::TESTS,
     crash_steps::TESTS,
     device_database::TESTS,
+    device_database::disk_files::TESTS,
+    device_database::known_by::TESTS,
+    device_database::read_only::TESTS,
+    device_database::renamed::TESTS,
+    device_database::restricted::TESTS,
+    device_database::used_by_host::TESTS,
     devices::TESTS,
     layers::TESTS,
     failing_store::TESTS,
@@ -139,10 +153,19 @@ const SUBJECTS: &[&[Test]] = &[
     session::TESTS,
     waiting::TESTS,
     why::TESTS,
+    why::disks::TESTS,
+    why::engines::TESTS,
+    why::provisions::TESTS,
     wires::TESTS,
     full::TESTS,
     hostile::TESTS,
     input::TESTS,
+    input::files::TESTS,
+    input::lost_output::TESTS,
+    input::names::TESTS,
+    input::provisions::TESTS,
+    input::questions::TESTS,
+    input::registry::TESTS,
     read_only_root::TESTS,
     installing::TESTS,
     device_identities::TESTS,

@@ -13,6 +13,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
 use crate::pool::image;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_medium_is_changed_at_the_console_and_by_command,
@@ -45,7 +46,7 @@ impl Rig {
             fs::write(folder.join(format!("{name}.iso")), text).expect("an image");
         }
         let disk = host.copy_of(&image("test-cloud"), "boot.img");
-        let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+        let disk = disk_at("0,0,0", &disk);
         let drive = format!("{DRIVE}:null:{}", folder.display());
         let create = ["hpvmcreate", "-P", "web", "-O", "linux", "-r", "512M", "-a", &disk, "-a"];
         host.ok(&[&create[..], &[&drive]].concat());
@@ -151,8 +152,7 @@ fn a_medium_is_changed_at_the_console_and_by_command() {
 /// One beside another device, which the engine could take without a word to the guest.
 fn a_drive_in_use_is_taken_by_force_alone() {
     let mut rig = Rig::new();
-    let beside =
-        format!("disk:avio_stor:0,4,1:file:{}", rig.host.disk("beside", 1 << 20).display());
+    let beside = disk_at("0,4,1", &rig.host.disk("beside", 1 << 20));
     rig.host.ok(&["hpvmmodify", "-P", "web", "-a", &beside]);
     rig.at_console("in -filedvd first.iso");
     let delete = ["hpvmmodify", "-P", "web", "-d", DRIVE];

@@ -7,6 +7,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
 use crate::pool::image;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![; long:
     many_nics_fit_in_the_least_memory,
@@ -19,7 +20,7 @@ const BOUND: Duration = Duration::from_secs(20);
 fn many_nics_fit_in_the_least_memory() {
     let host = VmHost::new(Engine::Real);
     let disk = host.copy_of(&image("test-full"), "disk.img");
-    let disk = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+    let disk = disk_at("0,0,0", &disk);
     let mut line = vec!["hpvmcreate", "-P", "many", "-O", "linux", "-r", "512M", "-a", &disk];
     let nics: Vec<String> = (0..16)
         .map(|index| format!("network:{}::vswitch:localnet", ["avio_lan", "lan"][index / 8]))

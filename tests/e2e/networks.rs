@@ -1,6 +1,5 @@
 //! Virtual switches and the guests that have ports on them: hpvmnet's tables and refusals.
 
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
@@ -10,8 +9,8 @@ use snapbox::assert_data_eq;
 
 use crate::Test;
 use crate::guest_processes::process;
-use crate::lan::end;
 use crate::shell::typed;
+use crate::started::Started;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     switches_are_made_changed_and_deleted,
@@ -228,27 +227,25 @@ fn a_capture_ends_with_the_next_and_with_its_port() {
         let file = host.path(name);
         let shown = file.display().to_string();
         let line = ["hpvmnet", "-S", "localnet", "-p", "1", "--capture", &shown];
-        let command = host.command(&line).stderr(Stdio::piped()).spawn().expect("it runs");
+        let capture = Started::of(&host, &line);
         let has_begun = || std::fs::metadata(&file).is_ok_and(|file| file.len() > 0);
         wait_until(SETTLE_BOUND, "the capture has begun", has_begun);
-        command
+        capture
     };
-    let ended = |command: &mut Child| command.try_wait().expect("our own").is_some();
-    let mut first = begin("first.pcap");
-    let mut second = begin("second.pcap");
-    wait_until(SETTLE_BOUND, "the first has ended", || ended(&mut first));
-    assert!(said(first).contains("first.pcap has no later frames of port 1: another capture"));
+    let first = begin("first.pcap");
+    let second = begin("second.pcap");
+    wait_until(SETTLE_BOUND, "the first has ended", || first.has_ended());
+    assert!(first.end().1.contains("first.pcap has no later frames of port 1: another capture"));
     // By now its end has been noticed.
     host.ok(&["hpvmnet", "-S", "localnet", "-A"]);
-    assert!(!ended(&mut second));
-    end(&mut second);
-    assert_eq!(said(second), "", "whoever ends it himself is told nothing");
+    assert!(!second.has_ended());
+    assert_eq!(second.end_by_ctrl_c(), "", "whoever ends it himself is told nothing");
     let full = host.refused(&["hpvmnet", "-S", "localnet", "-p", "1", "--capture", "/dev/full"]);
     assert!(full.contains("of virtual switch 'localnet' has ended: No space left"), "{full}");
-    let mut third = begin("third.pcap");
+    let third = begin("third.pcap");
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
-    wait_until(SETTLE_BOUND, "the third has ended", || ended(&mut third));
-    assert!(said(third).contains("its guest has left it"));
+    wait_until(SETTLE_BOUND, "the third has ended", || third.has_ended());
+    assert!(third.end().1.contains("its guest has left it"));
 }
 
 /// Nobody is left to answer, and the guest runs on.
@@ -271,12 +268,6 @@ fn what_is_asked_of_a_killed_switch_names_the_cure() {
     }
     host.ok(&["hpvmnet", "-S", "localnet", "-b"]);
     host.ok(&macs);
-}
-
-/// What a command that has ended told.
-fn said(command: Child) -> String {
-    let output = command.wait_with_output().expect("it has ended");
-    String::from_utf8(output.stderr).expect("text")
 }
 
 /// Port forwards are replaced as a whole, and removed by name; each layout shows the port that is asked for alone.

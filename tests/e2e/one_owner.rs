@@ -1,5 +1,6 @@
 //! One disk, and eight commands that want it at once, each in another way: guests that start, guests that run and get it,
-//! a copy that replaces it, and a change of its size. Whoever comes first, one has it in the end.
+//! a copy that replaces it, and a change of its size; or starts alone, on two VM Hosts. Whoever comes first, one has it in the
+//! end.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +11,10 @@ use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
+use crate::statements::disk_at;
 
-pub(crate) const TESTS: &[Test] = crate::tests![one_of_eight_commands_gets_the_disk];
+pub(crate) const TESTS: &[Test] =
+    crate::tests![one_of_eight_commands_gets_the_disk, one_of_eight_starts_gets_the_disk];
 
 const UP: Duration = Duration::from_secs(60);
 /// Which of them is the first, a round each: a start, a hot add, the copy. That one replaces no file of a guest that could
@@ -25,10 +28,6 @@ const MORE: u64 = 1 << 20;
 /// Guests 1 to 3 have the disk and are off, 4 to 6 run and have none.
 const STARTED: [&str; 3] = ["start1", "start2", "start3"];
 const RUNNING: [&str; 3] = ["run1", "run2", "run3"];
-
-fn disk_on(path: &Path) -> String {
-    format!("disk:avio_stor:0,0,0:file:{}", path.display())
-}
 
 /// The file that a path leads to.
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -47,17 +46,17 @@ fn open_files(host: &VmHost, number: u32) -> Vec<(u64, u64)> {
 
 fn guests(host: &VmHost, disk: &Path) {
     for name in STARTED {
-        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(disk)]);
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_at("0,0,0", disk)]);
     }
     for name in RUNNING {
         host.ok(&["hpvmcreate", "-P", name, "-r", "64M"]);
     }
-    host.ok(&["hpvmcreate", "-P", "base", "-a", &disk_on(&host.disk("base.img", SIZE))]);
+    host.ok(&["hpvmcreate", "-P", "base", "-a", &disk_at("0,0,0", &host.disk("base.img", SIZE))]);
 }
 
 /// All at once, as far as one can be after the other; what came of each, by what it is called.
 fn all_at_once(host: &VmHost, disk: &Path, first: usize, grown: u64) -> Vec<(String, Outcome)> {
-    let statement = disk_on(disk);
+    let statement = disk_at("0,0,0", disk);
     let shown = disk.display().to_string();
     let starts = STARTED.map(|name| vec!["hpvmstart", "-P", name]);
     let adds = RUNNING.map(|name| vec!["hpvmmodify", "-P", name, "-a", &statement]);
@@ -136,11 +135,42 @@ fn one_of_eight_commands_gets_the_disk() {
             host.run(&["hpvmstop", "-P", name, "-F"]);
         }
         for name in RUNNING {
-            host.run(&["hpvmmodify", "-P", name, "-d", &disk_on(&disk)]);
+            host.run(&["hpvmmodify", "-P", name, "-d", &disk_at("0,0,0", &disk)]);
         }
         if copied == 1 {
             host.ok(&["hpvmremove", "-P", "copy", "-F"]);
         }
     }
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+/// Of two VM Hosts, which know nothing of each other: who loses is told which guest has the disk, or which process.
+fn one_of_eight_starts_gets_the_disk() {
+    let hosts = [VmHost::new(Engine::Real), VmHost::new(Engine::Real)];
+    let disk = hosts[0].disk("shared.img", 1 << 20);
+    let guests: Vec<(&VmHost, String)> =
+        (1..=8).map(|n| (&hosts[n % 2], format!("g{n}"))).collect();
+    for (host, name) in &guests {
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_at("0,0,0", &disk)]);
+    }
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let start = |(host, name): &(&VmHost, String)| host.run(&["hpvmstart", "-P", name]);
+        let starts: Vec<_> = guests.iter().map(|guest| scope.spawn(move || start(guest))).collect();
+        starts.into_iter().map(|start| start.join().expect("a start")).collect()
+    });
+    let told: String = outcomes.iter().map(ToString::to_string).collect();
+    let winners: Vec<usize> = (0..8).filter(|n| outcomes[*n].status.success()).collect();
+    let [winner] = winners[..] else { panic!("not one: {told}") };
+    let (host, name) = &guests[winner];
+    let number = 1 + winner / 2;
+    let pid = host.snapshot(u32::try_from(number).expect("a number")).expect("it runs").qemu.pid;
+    for (n, outcome) in outcomes.iter().enumerate().filter(|(n, _)| *n != winner) {
+        let holder = match std::ptr::eq(guests[n].0, *host) {
+            true => format!("in use by the running guest '{name}'"),
+            false => format!("process {pid} (hpvm-{number})"),
+        };
+        assert!(outcome.stderr.contains(&holder), "{outcome}");
+    }
+    let on = guests.iter().filter(|(host, name)| host.state(name).starts_with("On")).count();
+    assert_eq!(on, 1, "{told}");
 }

@@ -1,6 +1,7 @@
 //! Running guests that tests share. A test leases one, leaves it running and as it found it, and gives it back; a test that
 //! fails takes its guest with it.
 
+use crate::statements::disk_at;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -70,7 +71,7 @@ pub(crate) fn end() {
 fn boot() -> Running {
     let host = VmHost::new(Engine::Real);
     let disk = host.copy_of(&image("test-cloud"), "pool.img");
-    let statement = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+    let statement = disk_at("0,0,0", &disk);
     host.ok(&["hpvmcreate", "-P", "pool", "-O", "linux", "-r", "512M", "-a", &statement]);
     host.ok(&["hpvmstart", "-P", "pool"]);
     let mut console = Console::attach(&host.run_dir(1));

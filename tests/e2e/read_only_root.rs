@@ -9,6 +9,7 @@ use hpvm_testkit::vm_host::{Outcome, VmHost};
 use crate::Test;
 use crate::input::{by_script, inhabited};
 use crate::refusals::{State, refused_by};
+use crate::statements::disk_on;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     changes_are_refused_and_looks_are_not,
@@ -32,7 +33,7 @@ fn read_only(host: &VmHost, line: &[&str]) -> Outcome {
 fn changes_are_refused_and_looks_are_not() {
     let host = inhabited();
     let disk = host.disk("new.img", 1 << 20);
-    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    let statement = disk_on(&disk);
     let before = State::of(&host);
     for line in [
         &["hpvmcreate", "-P", "new"][..],

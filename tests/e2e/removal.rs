@@ -6,8 +6,9 @@ use std::fs;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
-use crate::clone::Mounted;
+use crate::mounted::Mounted;
 use crate::refusals::{export, refused, stored};
+use crate::statements::{disk_at, disk_on};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_number_is_not_given_again_while_kept,
@@ -49,7 +50,7 @@ fn a_number_is_not_given_again_while_kept() {
 fn a_removed_guest_comes_back_as_it_was() {
     let host = VmHost::new(Engine::Fake);
     let disk = host.disk("web.img", 1 << 20);
-    let statement = format!("disk:avio_stor:0,1,3:file:{}", disk.display());
+    let statement = disk_at("0,1,3", &disk);
     let line = ["hpvmcreate", "-P", "web", "-O", "linux:12", "-r", "512M", "-l", "the web"];
     host.ok(&[&line[..], &["-B", "auto", "-a", &statement]].concat());
     host.ok(&["hpvmstart", "-P", "web"]);
@@ -105,7 +106,7 @@ fn a_removed_guest_without_its_folder_does_not_come_back() {
 
 fn a_disk_that_two_had_is_told_of_to_who_comes_second() {
     let host = VmHost::new(Engine::Fake);
-    let disk = format!("disk:avio_stor::file:{}", host.disk("web.img", 1 << 20).display());
+    let disk = disk_on(&host.disk("web.img", 1 << 20));
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk]);
     host.ok(&["hpvmremove", "-P", "web", "-F"]);
     let made = host.run(&["hpvmcreate", "-P", "new", "-r", "64M", "-a", &disk]);
@@ -218,7 +219,7 @@ fn what_cannot_be_cleared_is_told_of_and_keeps_nothing_else() {
         }
         make_overdue(&host, "stuck");
         make_overdue(&host, "old");
-        let mounted = Mounted::at(&stuck);
+        let mounted = Mounted::tmpfs(&stuck, 4 << 20);
         let outcome = host.run(remover);
         assert!(outcome.status.success(), "{outcome}");
         let said = &outcome.stderr;
@@ -239,7 +240,7 @@ fn an_administrators_files_are_touched_by_no_removal() {
     let host = VmHost::new(Engine::Fake);
     let disk = host.disk("web.img", 1 << 20);
     fs::write(&disk, "the administrator's").expect("content");
-    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    let statement = disk_on(&disk);
     host.ok(&["hpvmcreate", "-P", "web", "-a", &statement]);
     let metadata = |path| fs::metadata(path).and_then(|m| Ok((m.len(), m.modified()?))).ok();
     let before = metadata(&disk);

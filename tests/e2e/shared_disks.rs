@@ -5,13 +5,14 @@
 use std::fs;
 
 use hpvm_model::{AdapterKind, Backing, DeviceKind, DiskId, StorageDevice, StorageType};
-use hpvm_plan::record::{Access, Attached, Cache, Sharing};
+use hpvm_plan::record::{Attached, Cache, Sharing};
 use hpvm_testkit::guest::Console;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use crate::Test;
 use crate::pool::image;
 use crate::scsi_server::ScsiServer;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![; long:
     guests_reserve_a_disk_and_keep_each_other_out,
@@ -24,15 +25,8 @@ fn shared(address: &str) -> Attached {
     let (kind, adapter) = (DeviceKind::Disk, AdapterKind::AvioStor);
     let (address, id) = (address.parse().expect("an address"), DiskId::from_random(0));
     let backing = Backing::new(StorageType::Disk, "/dev/sda");
-    Attached {
-        device: StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id },
-        identity: None,
-        image_length: None,
-        access: Access::ReadWrite,
-        cache: Cache::Direct,
-        sharing: Sharing::Reserved,
-        layers: Vec::new(),
-    }
+    let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
+    Attached { cache: Cache::Direct, sharing: Sharing::Reserved, ..Attached::of(device) }
 }
 
 /// Finds the shared disk and unpacks the tools. `reserve WORDS`: one command to the disk. `write BYTE`: whether the disk took
@@ -58,10 +52,10 @@ fn guests_reserve_a_disk_and_keep_each_other_out() {
     server.give(&mut host, &options);
     for guest in MEMBERS {
         let boot = host.copy_of(&image("test-cloud"), &format!("{guest}.img"));
-        let boot = format!("disk:avio_stor:0,0,0:file:{}", boot.display());
+        let boot = disk_at("0,0,0", &boot);
         let own = host.path(&format!("{guest}-tools.img"));
         fs::copy(&tools, &own).expect("a copy of the tools");
-        let tools = format!("disk:avio_stor:0,0,2:file:{}", own.display());
+        let tools = disk_at("0,0,2", &own);
         host.ok(&[
             "hpvmcreate",
             "-P",

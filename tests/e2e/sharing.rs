@@ -12,6 +12,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use crate::Test;
 use crate::loop_device::{LoopDevice, Partition};
 use crate::refusals::{State, refused};
+use crate::statements::{disk_at, disk_on};
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_shared_disk_is_a_warning_naming_the_other,
@@ -38,10 +39,6 @@ fn with_first(engine: Engine) -> VmHost {
     let disk = host.disk("shared.img", 1 << 20);
     host.ok(&["hpvmcreate", "-P", "first", "-r", "64M", "-a", &disk_on(&disk)]);
     host
-}
-
-fn disk_on(path: &Path) -> String {
-    format!("disk:avio_stor::file:{}", path.display())
 }
 
 fn dvd_on(path: &Path) -> String {
@@ -89,7 +86,7 @@ fn a_shared_disk_is_a_warning_naming_the_other() {
             made.stderr.lines().filter(|l| l.contains("WARNING") && l.contains("'first' (0,0,0)"));
         assert_eq!(warned.count(), 1, "{made}");
         // From here on the guest is out of the way of the others.
-        let replace = format!("disk:avio_stor:0,0,0:file:{}", spare.display());
+        let replace = disk_at("0,0,0", &spare);
         let outcome = host.run(&["hpvmmodify", "-P", &name, "-m", &replace]);
         assert!(outcome.status.success() && outcome.stderr.is_empty(), "{outcome}");
         let outcome = host.run(&["hpvmmodify", "-P", &name, "-a", &disk_on(&way)]);

@@ -8,6 +8,7 @@ use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
 use crate::Test;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     guests_are_ended_together_and_none_is_left,
@@ -107,7 +108,7 @@ fn nobody_is_asked_where_there_is_no_time() {
 /// A row that no version of ours wrote.
 fn a_guest_that_cannot_be_read_keeps_no_other_off_or_running() {
     let host = VmHost::new(Engine::Fake);
-    let disk = format!("disk:avio_stor:0,1,0:file:{}", host.disk("disk.img", 1 << 20).display());
+    let disk = disk_at("0,1,0", &host.disk("disk.img", 1 << 20));
     host.ok(&["hpvmcreate", "-P", "broken", "-B", "auto", "-a", &disk]);
     host.ok(&["hpvmcreate", "-P", "web", "-B", "auto"]);
     let kind = |kind: &str| {

@@ -19,6 +19,7 @@ use crate::chance::{Lot, rounds};
 use crate::devices;
 use crate::guest_processes::{Process, process};
 use crate::pool::Leased;
+use crate::statements::disk_at;
 use crate::terminal::Terminal;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -171,7 +172,7 @@ fn supervisors_killed_at_any_moment_are_replaced() {
     let mut lot = Lot::new();
     let mut guest = Leased::take();
     let file = guest.host().disk("late.img", 8 << 20);
-    let disk = format!("disk:avio_stor:0,6,0:file:{}", file.display());
+    let disk = disk_at("0,6,0", &file);
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-a", &disk]);
     devices::wait_for(guest.console(), "sdb");
     let before = Before::of(&guest);
@@ -355,7 +356,7 @@ fn a_change_that_qemu_hears_late_leaves_nothing() {
     let qemu = host.qemu(1).expect("it runs");
     let go_on = Continued(&qemu);
     qemu.signal(Signal::STOP).expect("a signal");
-    let disk = format!("disk:avio_stor:0,0,9:file:{}", comes.display());
+    let disk = disk_at("0,0,9", &comes);
     let refused = host.run(&["hpvmmodify", "-P", "late", "-a", &disk]);
     assert_eq!(refused.status.code(), Some(1), "{refused}");
     assert!(refused.stderr.contains("did not answer"), "{refused}");

@@ -46,19 +46,21 @@ impl Terminal {
                 return;
             }
             assert!(Instant::now() < deadline, "'{text}' not within {BOUND:?}: {}", self.shown);
-            self.read();
+            assert!(self.read(), "the command ended before '{text}': {}", self.shown);
         }
     }
 
-    fn read(&mut self) {
+    /// Whether there may be more to read.
+    fn read(&mut self) -> bool {
         let pause = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
         let mut ready = [PollFd::new(&self.master, PollFlags::IN)];
         if poll(&mut ready, Some(&pause)).is_ok_and(|count| count > 0) {
             let mut bytes = [0; 8192];
-            // When the command has ended, a read fails; what was expected will be missed then.
-            let length = rustix::io::read(&self.master, &mut bytes).unwrap_or(0);
+            // A terminal that nobody has open any more has been read to its end when a read fails.
+            let Ok(length) = rustix::io::read(&self.master, &mut bytes) else { return false };
             self.shown.push_str(&String::from_utf8_lossy(&bytes[..length]));
         }
+        true
     }
 
     /// The exit status of a command that ends by itself.

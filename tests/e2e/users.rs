@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::Test;
 use crate::refusals::{State, refused_by};
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_ordinary_user_has_a_vm_host_of_his_own,
@@ -29,7 +30,7 @@ fn an_ordinary_user_has_a_vm_host_of_his_own() {
     let host = VmHost::of_user(USER, Engine::Real);
     let disk = host.disk("web.img", 1 << 20);
     chown(&disk, Some(USER), Some(USER)).expect("it is the user's");
-    let statement = format!("disk:avio_stor:0,0,0:file:{}", disk.display());
+    let statement = disk_at("0,0,0", &disk);
     host.ok(&["hpvmnet", "-c", "-S", "net1", "--wire", "nat"]);
     host.ok(&["hpvmnet", "-S", "net1", "-b"]);
     let nic = "network:avio_lan::vswitch:net1";

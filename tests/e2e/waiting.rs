@@ -9,6 +9,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
+use crate::statements::disk_at;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_firmware_keeps_leaves_at_its_reset,
@@ -34,7 +35,7 @@ fn waiting(host: &VmHost, name: &str) -> Option<String> {
 fn what_firmware_keeps_leaves_at_its_reset() {
     let host = VmHost::new(Engine::Real);
     let disk = host.disk("data.img", 1 << 20);
-    let statement = format!("disk:avio_stor:0,1,0:file:{}", disk.display());
+    let statement = disk_at("0,1,0", &disk);
     host.ok(&["hpvmcreate", "-P", "box", "-r", "128M", "-a", &statement]);
     host.ok(&["hpvmstart", "-P", "box"]);
     let mut console = Console::attach(&host.run_dir(1));
@@ -61,7 +62,7 @@ fn what_was_asked_of_the_guest_is_told_by_why() {
     let mut host = VmHost::new(Engine::Fake);
     host.engine_behaves("boot=os,delete=never");
     let disk = host.disk("data.img", 1 << 20);
-    let statement = format!("disk:avio_stor:0,5,0:file:{}", disk.display());
+    let statement = disk_at("0,5,0", &disk);
     let nic = "network:avio_lan:0,6:vswitch:localnet";
     host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &statement, "-a", nic]);
     host.ok(&["hpvmstart", "-P", "web"]);

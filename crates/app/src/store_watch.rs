@@ -386,16 +386,7 @@ pub(crate) mod tests {
             id: DiskId::from_random(7),
         };
         let identity = media::identity(&fs::metadata(path).unwrap());
-        let (access, cache, sharing) = (Access::ReadWrite, Cache::Page, Sharing::Alone);
-        Attached {
-            device,
-            identity,
-            image_length: None,
-            access,
-            cache,
-            sharing,
-            layers: Vec::new(),
-        }
+        Attached { identity, ..Attached::of(device) }
     }
 
     pub(crate) fn machine(storage: Vec<Attached>) -> Machine {

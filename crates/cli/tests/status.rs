@@ -14,9 +14,7 @@ use hpvm_operations::processor_use::{Lately, ProcessorUse};
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::difference::waiting;
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{
-    Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine, Sharing,
-};
+use hpvm_plan::record::{Access, AgentChannel, Attached, AvioService, BootRecord, FORMAT, Machine};
 use snapbox::data::DataFormat;
 use snapbox::{Data, assert_data_eq};
 
@@ -80,25 +78,13 @@ fn boot(config: &GuestConfig) -> Machine {
         option_rom: None,
         lan_rom: None,
         ports: Vec::new(),
-        storage: storage.map(attached).collect(),
+        storage: storage.map(Attached::of).collect(),
         nics: Vec::new(),
         agent: AgentChannel::Present,
         avio_service: AvioService::Processor,
         reservations: None,
         owner: None,
     })
-}
-
-fn attached(device: StorageDevice) -> Attached {
-    Attached {
-        device,
-        identity: None,
-        image_length: None,
-        access: Access::ReadWrite,
-        cache: Cache::Page,
-        sharing: Sharing::Alone,
-        layers: Vec::new(),
-    }
 }
 
 /// Off, healthy, never started, without devices.

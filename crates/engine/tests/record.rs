@@ -15,18 +15,7 @@ fn attached(kind: DeviceKind, address: &str, path: &str) -> Attached {
     let address: StorageAddress = address.parse().unwrap();
     let id = DiskId::from_random(u64::from(address.target));
     let (adapter, backing) = (AdapterKind::AvioStor, Backing::new(StorageType::File, path));
-    let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
-    let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
-    let (cache, sharing) = (Cache::Page, Sharing::Alone);
-    Attached {
-        device,
-        identity: None,
-        image_length: None,
-        access,
-        cache,
-        sharing,
-        layers: Vec::new(),
-    }
+    Attached::of(StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id })
 }
 
 fn record(storage: Vec<Attached>) -> BootRecord {

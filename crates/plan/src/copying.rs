@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
     use crate::command_line::json;
-    use crate::record::{AttachedLayer, Sharing};
+    use crate::record::AttachedLayer;
 
     fn attached(address: &str, storage: StorageType, path: &str) -> Attached {
         let device = StorageDevice {
@@ -113,17 +113,7 @@ mod tests {
             id: DiskId::from_random(7),
         };
         let identity = Some(FileIdentity { device: 1, inode: 2 });
-        let (access, cache) = (Access::ReadWrite, Cache::Direct);
-        let sharing = Sharing::Alone;
-        Attached {
-            device,
-            identity,
-            image_length: None,
-            access,
-            cache,
-            sharing,
-            layers: Vec::new(),
-        }
+        Attached { identity, cache: Cache::Direct, ..Attached::of(device) }
     }
 
     fn shown(properties: Vec<Property>) -> String {

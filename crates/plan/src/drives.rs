@@ -14,7 +14,7 @@ use hpvm_model::{
 
 use crate::facts::{FileFact, FileIdentity, HostFacts};
 use crate::hotplug::{Place, Planned, When};
-use crate::record::{Access, Attached, Cache, ConsoleChange, Machine, Sharing};
+use crate::record::{Access, Attached, ConsoleChange, Machine};
 
 /// The folder of images that users of the console may choose from; `None` of what is no drive, and of a drive of the VM
 /// Host itself, which is empty once it was ejected.
@@ -120,13 +120,9 @@ pub fn with_medium(device: &StorageDevice, image: Option<&Image>) -> Attached {
         (None, _) => Backing::new(StorageType::Null, &device.backing.path),
     };
     Attached {
-        device: StorageDevice { backing, ..device.clone() },
         identity: image.map(|image| image.identity),
-        image_length: None,
         access: Access::ReadOnly,
-        cache: Cache::Page,
-        sharing: Sharing::Alone,
-        layers: Vec::new(),
+        ..Attached::of(StorageDevice { backing, ..device.clone() })
     }
 }
 

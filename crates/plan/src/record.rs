@@ -132,6 +132,27 @@ pub struct Attached {
     pub layers: Vec<AttachedLayer>,
 }
 
+impl Attached {
+    /// As it is before anything was found out about its store: a DVD is read, all else is written, through the VM Host's memory
+    /// and by this guest alone.
+    #[must_use]
+    pub fn of(device: StorageDevice) -> Attached {
+        let access = match device.kind {
+            DeviceKind::Dvd => Access::ReadOnly,
+            _ => Access::ReadWrite,
+        };
+        Attached {
+            device,
+            identity: None,
+            image_length: None,
+            access,
+            cache: Cache::Page,
+            sharing: Sharing::Alone,
+            layers: Vec::new(),
+        }
+    }
+}
+
 /// A store under that of a linked clone, opened to be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachedLayer {

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,9 @@ use crate::script::write_script;
 use crate::wait::wait_until;
 
 /// No command takes longer, and a test that waits longer has failed.
-const COMMAND_BOUND: Duration = Duration::from_secs(180);
+pub const COMMAND_BOUND: Duration = Duration::from_secs(180);
+/// A command that has ended has closed its output, and none that goes on has it.
+const PIPE_BOUND: Duration = Duration::from_secs(20);
 /// The longest a command may take to refuse what it is asked.
 pub const REFUSAL_BOUND: Duration = Duration::from_secs(5);
 
@@ -441,8 +444,9 @@ impl Outcome {
 
 fn finish(line: &str, mut child: Child, since: Instant, input: &[u8]) -> Outcome {
     if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_vec();
         // A command that reads nothing closes its end; what it makes of that is what the test looks at.
-        let _ = stdin.write_all(input);
+        thread::spawn(move || stdin.write_all(&input));
     }
     let stdout = gather(child.stdout.take());
     let stderr = gather(child.stderr.take());
@@ -458,22 +462,26 @@ fn finish(line: &str, mut child: Child, since: Instant, input: &[u8]) -> Outcome
     // The kernel keeps its account until somebody waits for it.
     let took = since.elapsed().saturating_sub(kept_off.since_then());
     let status = child.wait().expect("the command is our child");
-    let (stdout, stderr) = (stdout(), stderr());
+    let (stdout, stderr) = (stdout(line), stderr(line));
     let outcome = Outcome { line: line.to_owned(), status, stdout, stderr, took };
     assert!(ended, "not finished after {COMMAND_BOUND:?}: {outcome}");
     outcome
 }
 
 /// Reads a pipe beside the others, so that none fills up.
-fn gather(pipe: Option<impl Read + Send + 'static>) -> impl FnOnce() -> String {
-    let reader = thread::spawn(move || {
+fn gather(pipe: Option<impl Read + Send + 'static>) -> impl FnOnce(&str) -> String {
+    let (done, text) = mpsc::channel();
+    thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
             let _ = pipe.read_to_end(&mut bytes);
         }
-        String::from_utf8_lossy(&bytes).into_owned()
+        done.send(String::from_utf8_lossy(&bytes).into_owned())
     });
-    move || reader.join().unwrap_or_default()
+    move |line| {
+        let text = text.recv_timeout(PIPE_BOUND);
+        text.unwrap_or_else(|_| panic!("somebody has the output of '{line}' open after its end"))
+    }
 }
 
 impl std::fmt::Display for Outcome {

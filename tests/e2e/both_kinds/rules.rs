@@ -8,7 +8,7 @@ use hpvm_testkit::wait::wait_until;
 
 use super::transfer::between_guests;
 use super::{AVIO, BOUND, BothKinds, FIRST, Guest, HOST, PINGS, VIO, told};
-use crate::lan::end;
+use crate::started::Started;
 
 /// The addresses that the guests give themselves.
 const OTHERS: [&str; 2] = ["02:11:22:33:44:54", "02:11:22:33:44:55"];
@@ -17,7 +17,7 @@ const OTHERS: [&str; 2] = ["02:11:22:33:44:54", "02:11:22:33:44:55"];
 pub(super) fn a_capture_has_what_passes(host: &VmHost, avio: &mut Guest) {
     let file = host.path("port2.pcap");
     let line = ["hpvmnet", "-S", "sw1", "-p", "2", "--capture", &file.to_string_lossy()];
-    let mut command = host.command(&line).spawn().expect("it runs");
+    let capture = Started::of(host, &line);
     let bytes = || fs::metadata(&file).map_or(0, |file| file.len());
     wait_until(BOUND, "the capture has begun", || bytes() > 0);
     assert!(avio.reaches(FIRST, HOST, PINGS), "{}", host.ok(&["hpvmnet", "-S", "sw1", "-A"]));
@@ -31,7 +31,7 @@ pub(super) fn a_capture_has_what_passes(host: &VmHost, avio: &mut Guest) {
         out && frames.iter().any(|f| is_echo(&f, 0) && f[..6] == mac)
     };
     wait_until(BOUND, "the file has the question and the answer", || passed(&file));
-    end(&mut command);
+    capture.end_by_ctrl_c();
     assert!(passed(&file), "it is whole at the end");
     let length = bytes();
     assert!(avio.reaches(FIRST, HOST, PINGS));

@@ -1,6 +1,7 @@
 //! The commands that change guests, each with what has to be there before it, the steps it passes, and how to see that it did
 //! what it promises. A new command gets a scene here and a line in the list of the module above.
 
+use crate::statements::disk_at;
 use std::fs;
 
 use hpvm_testkit::vm_host::VmHost;
@@ -151,7 +152,7 @@ pub(super) const CLONE_OF_TWO: Scene = Scene {
     prepare: |host| {
         drop(host.disk(COPY, 0));
         fs::write(host.disk("second.img", 1 << 20), vec![7; 1 << 20]).expect("content");
-        let disk = format!("disk:avio_stor:0,2,0:file:{}", host.path("second.img").display());
+        let disk = disk_at("0,2,0", &host.path("second.img"));
         host.ok(&["hpvmmodify", "-P", "web", "-a", &disk]);
     },
     command: &[

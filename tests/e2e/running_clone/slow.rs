@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_host::lock::pause_for;
+use hpvm_host::process::Signal;
 use hpvm_plan::copying::is_of_copy;
 use hpvm_qmp::RunState;
 use hpvm_qmp::blocking::Client;
@@ -16,6 +16,8 @@ use hpvm_testkit::wait::wait_until;
 
 use super::{BOUND, MIB};
 use crate::clone::{fill, on};
+use crate::guest_processes::Process;
+use crate::started::Started;
 
 /// A guest in its firmware whose disk takes long enough to be copied to be met in the middle.
 pub(super) struct Slow {
@@ -33,21 +35,19 @@ impl Slow {
         Slow { host, copy }
     }
 
-    pub(super) fn clone(&self) -> Child {
+    pub(super) fn clone(&self) -> Started {
         let statement = on(&self.copy, "file");
-        let mut command =
-            self.host.command(&["hpvmclone", "-P", "web", "-N", "new", "-b", &statement]);
-        command.stdin(Stdio::null()).spawn().expect("it starts")
+        Started::of(&self.host, &["hpvmclone", "-P", "web", "-N", "new", "-b", &statement])
     }
 
     /// Interferes with a clone as soon as QEMU writes its copy; gives what became of the command. On a busy machine the copy may
     /// be there first: then it is tried again.
-    pub(super) fn in_the_middle(&self, interfere: impl Fn(&Child)) -> (Option<i32>, String) {
+    pub(super) fn in_the_middle(&self, interfere: impl Fn(&Started)) -> (Option<i32>, String) {
         for _ in 0..10 {
-            let child = self.clone();
+            let clone = self.clone();
             self.until_it_copies();
-            interfere(&child);
-            let (status, said) = end(child);
+            interfere(&clone);
+            let (status, said) = clone.end();
             if status != Some(0) && !said.contains("is made already") {
                 return (status, said);
             }
@@ -85,12 +85,6 @@ impl Slow {
     }
 }
 
-/// What a child said, once it has ended.
-pub(super) fn end(child: Child) -> (Option<i32>, String) {
-    let output = child.wait_with_output().expect("our own child");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
 /// Nothing of a copy is in the guest's engine, and the guest is not held.
 #[track_caller]
 pub(super) fn engine_is_as_it_was(host: &VmHost) {
@@ -118,4 +112,20 @@ pub(super) fn left_in_engine(host: &VmHost) -> String {
     let held = (status != RunState::Running).then(|| format!("the guest is {status}"));
     let jobs = jobs.into_iter().map(|job| format!("job {}", job.id));
     jobs.chain(nodes).chain(opaque).chain(held).collect::<Vec<_>>().join(", ")
+}
+
+/// A process that goes on in the end.
+pub(super) struct Still<'a>(&'a Process);
+
+impl Still<'_> {
+    pub(super) fn hold(process: &Process) -> Still<'_> {
+        process.signal(Signal::STOP);
+        Still(process)
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        self.0.signal_if_alive(Signal::CONT);
+    }
 }

@@ -10,7 +10,8 @@ use hpvm_testkit::wait::wait_until;
 
 use super::BOUND;
 use crate::Test;
-use crate::clone::{COPYING, is_copying, nothing_is_left, on};
+use crate::clone::slow::{COPYING, is_copying};
+use crate::clone::{nothing_is_left, on};
 use crate::file_server::FileServer;
 use crate::loop_device::LoopDevice;
 

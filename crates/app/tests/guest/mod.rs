@@ -20,9 +20,7 @@ use hpvm_model::{
     Occupant, PciSlot, StorageAddress, StorageDevice, StorageType, Vcpus,
 };
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{
-    Access, AgentChannel, Attached, AvioService, BootRecord, Cache, FORMAT, Machine, Sharing,
-};
+use hpvm_plan::record::{AgentChannel, Attached, AvioService, BootRecord, FORMAT, Machine};
 use hpvm_testkit::write_script;
 
 /// Longer than anything here takes on a busy machine.
@@ -137,18 +135,7 @@ impl Guest {
         let address: StorageAddress = address.parse().unwrap();
         let id = DiskId::from_random(u64::from(address.target) + 7);
         let backing = Backing::new(StorageType::File, path.display().to_string());
-        let access = if kind == DeviceKind::Dvd { Access::ReadOnly } else { Access::ReadWrite };
-        let device = StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id };
-        let (cache, sharing) = (Cache::Page, Sharing::Alone);
-        Attached {
-            device,
-            identity: None,
-            image_length: None,
-            access,
-            cache,
-            sharing,
-            layers: Vec::new(),
-        }
+        Attached::of(StorageDevice { kind, adapter, address, backing, layers: Vec::new(), id })
     }
 
     pub(crate) fn try_start(&self) -> Result<(), LaunchError> {

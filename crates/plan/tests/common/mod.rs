@@ -74,20 +74,7 @@ pub fn record(config: &GuestConfig) -> BootRecord {
 }
 
 pub fn attached(device: &StorageDevice, identity: Option<FileIdentity>) -> Attached {
-    let access = match device.kind {
-        DeviceKind::Dvd => Access::ReadOnly,
-        _ => Access::ReadWrite,
-    };
-    let (cache, sharing) = (Cache::Page, Sharing::Alone);
-    Attached {
-        device: device.clone(),
-        identity,
-        image_length: None,
-        access,
-        cache,
-        sharing,
-        layers: Vec::new(),
-    }
+    Attached { identity, ..Attached::of(device.clone()) }
 }
 
 /// A file that is good for every use but as an image.

@@ -1,0 +1,48 @@
+//! File systems that a test mounts for itself, and that go with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A file system on a folder, until it is dropped.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Of so many bytes, over a folder that is there.
+    pub(crate) fn tmpfs(folder: &Path, bytes: u64) -> Mounted {
+        let options = format!("size={bytes},mode=755");
+        Mounted::by(&["-t", "tmpfs", "-o", &options, "hpvm-test"], folder)
+    }
+
+    /// What a device holds, on a new folder.
+    pub(crate) fn device(device: &Path, at: &Path) -> Mounted {
+        fs::create_dir(at).expect("a folder");
+        Mounted::by(&[&device.to_string_lossy()], at)
+    }
+
+    /// As these words of mount(8) say.
+    pub(crate) fn by(words: &[&str], at: &Path) -> Mounted {
+        mount(words, at);
+        Mounted(at.to_owned())
+    }
+
+    pub(crate) fn remount(&self, option: &str) {
+        mount(&["-o", &format!("remount,{option}")], &self.0);
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+fn mount(words: &[&str], at: &Path) {
+    let status = Command::new("mount").args(words).arg(at).status().expect("mount runs");
+    assert!(status.success(), "mount {words:?} {}", at.display());
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a test that failed may have left a guest that still has files of it open.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
