@@ -4,7 +4,9 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use hpvm_host::removal;
@@ -17,6 +19,7 @@ use rustix::process::Signal;
 
 use crate::Test;
 use crate::guest_processes::process;
+use crate::loop_device::LoopDevice;
 use crate::mounted::Mounted;
 use crate::pool::{Leased, image};
 use crate::refusals::{State, no_control_bytes, refused, start_refused};
@@ -31,6 +34,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     no_room_for_a_guests_log,
     no_room_in_run,
     no_room_for_a_disk,
+    room_that_is_not_enough_for_a_disk_is_not_taken,
     no_room_for_anything_around_a_real_guest,
 ];
 
@@ -509,4 +513,27 @@ fn no_room_for_anything_around_a_real_guest() {
     console.wait_for_shell();
     host.ok(&["hpvmstop", "-P", "web", "-h", "-F"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+}
+
+/// On a file system that gives nothing back by itself.
+fn room_that_is_not_enough_for_a_disk_is_not_taken() {
+    let host = VmHost::new(Engine::Fake);
+    let file = host.disk("small.img", 64 << 20);
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&file).status();
+    assert!(made.expect("mkfs runs").success());
+    let device = LoopDevice::on(&file, &[]);
+    let small = Mounted::device(device.path(), &host.path("small"));
+    let disk = small.path().join("disk.img");
+    let shown = disk.display().to_string();
+    host.ok(&["hpvmdevmgmt", "-S", "16M", &shown]);
+    let taken = || {
+        let disk = fs::metadata(&disk).expect("the disk");
+        (disk.len(), disk.blocks())
+    };
+    let before = taken();
+    let said = host.refused(&["hpvmdevmgmt", "-S", "256M", &shown, "--preallocate"]);
+    assert!(said.contains("has no room for 256 MB"), "{said}");
+    assert_eq!(taken(), before, "the holes stay holes");
+    host.ok(&["hpvmdevmgmt", "-S", "32M", &shown, "--preallocate"]);
+    assert!(taken().1 * 512 >= 32 << 20);
 }

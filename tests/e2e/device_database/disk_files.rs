@@ -1,7 +1,7 @@
 //! `hpvmdevmgmt -S`: a disk's file has the size that was written, and is made nowhere else than where it was said.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use hpvm_host::qcow2;
@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_file_has_the_size_that_was_written,
     an_images_file_is_no_size_of_its_disk,
     of_many_sizes_at_once_the_largest_stays,
+    a_disk_that_cannot_start_is_refused_with_the_size_that_can,
 ];
 
 /// Neither the link nor what it was meant to lead to is made or replaced in silence.
@@ -238,5 +239,32 @@ fn of_many_sizes_at_once_the_largest_stays() {
         let made = outcomes.iter().filter(|(is_made, _)| *is_made).map(|(_, size)| *size);
         let length = fs::metadata(&path).expect("the file").len();
         assert_eq!(Some(length), made.max(), "{outcomes:?}");
+    }
+}
+
+/// Whatever the file system makes of a file that begins with a hole, or with data: what is taken starts, and what is not does so
+/// once it has the size that is told.
+fn a_disk_that_cannot_start_is_refused_with_the_size_that_can() {
+    let host = VmHost::new(Engine::Real);
+    for (name, head, size) in [
+        ("hole", 0, (10 << 20) + 512),
+        ("data", 1, (10 << 20) + 512),
+        ("short", 0, 700),
+        ("even", 0, 10 << 20),
+    ] {
+        let path = host.disk(&format!("{name}.img"), size);
+        let file = File::options().write(true).open(&path).expect("the file");
+        file.write_all_at(&vec![7; head << 12], 0).expect("its head");
+        let create = ["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&path)];
+        let made = host.run(&create);
+        if !made.status.success() {
+            let command = format!("hpvmdevmgmt -S {}K {}", size.div_ceil(4096) * 4, path.display());
+            assert!(made.stderr.contains("no whole number of blocks"), "{name}: {made}");
+            assert!(made.stderr.contains(&command), "{name}: {made}");
+            host.ok(&command.split(' ').collect::<Vec<_>>());
+            host.ok(&create);
+        }
+        host.ok(&["hpvmstart", "-P", name]);
+        host.ok(&["hpvmstop", "-P", name, "-F"]);
     }
 }
