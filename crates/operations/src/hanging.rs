@@ -159,6 +159,15 @@ pub(crate) fn supervisors_at(run_dir: &Path, program: &str) -> Vec<Holder> {
     holders
 }
 
+/// Which process of this program a signal holds. Only root, and the user who runs the guest, can tell.
+pub(crate) fn stopped_supervisor(run_dir: &Path, program: &str) -> Option<i32> {
+    let is_stopped = |pid: &i32| {
+        let start_time = process::start_time(*pid);
+        start_time.is_some_and(|time| process::life(*pid, time) == Life::Stopped)
+    };
+    supervisors_at(run_dir, program).into_iter().map(|holder| holder.pid).find(is_stopped)
+}
+
 /// Takes hold of them. Looked at again after that: the held processes are the ones that have the locks.
 pub(crate) fn hold_supervisors(host: &VmHost, config: &GuestConfig, program: &str) -> Vec<PidFd> {
     let hold = |holder: Holder| Some((PidFd::open_number(holder.pid).ok()??, holder));
