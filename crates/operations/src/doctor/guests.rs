@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hpvm_host::lock::{self, pause_for};
-use hpvm_host::names::guest_folder;
+use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_model::{GuestConfig, GuestUuid, StorageDevice};
 use hpvm_registry::Selector;
 
@@ -109,15 +109,17 @@ pub(super) fn half_supervised(host: &VmHost, configs: &[GuestConfig]) -> Vec<Fin
 
 /// Which program of the two lives. Of one that a signal holds its guest's attention tells.
 fn survivor(host: &VmHost, config: &GuestConfig) -> Option<&'static str> {
-    let Presence::On { supervision, attention, .. } = host.presence(config.number) else {
-        return None;
-    };
-    let survivor = match (supervision, attention) {
-        (_, Some(Attention::WorkerStopped { .. })) => return None,
-        (Supervision::KeeperAlone, _) => KEEPER,
-        (Supervision::WorkerAlone, _) => WORKER,
-        (Supervision::Full | Supervision::None, _) => return None,
-    };
+    let survivor =
+        match Supervision::at(&host.root.run_dir(config.number.get()).join(run_folder::LOCK)) {
+            Ok(Supervision::KeeperAlone) => KEEPER,
+            Ok(Supervision::WorkerAlone) => WORKER,
+            Ok(Supervision::Full | Supervision::None) | Err(_) => return None,
+        };
+    match host.presence(config.number) {
+        Presence::On { attention: Some(Attention::WorkerStopped { .. }), .. }
+        | Presence::Off { .. } => return None,
+        Presence::On { .. } => {}
+    }
     (!host.folder(config).is_being_changed()).then_some(survivor)
 }
 
