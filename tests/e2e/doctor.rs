@@ -3,8 +3,8 @@
 
 pub(crate) mod rebuild;
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
+use crate::guest_processes::process;
 use crate::mounted::Mounted;
 use crate::{Test, golden};
 
@@ -28,6 +29,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_that_is_missing_is_noted,
     what_a_command_is_changing_is_not_complained_of,
     a_guest_that_nobody_supervises_is_taken_over,
+    a_supervisor_that_finds_no_other_is_told_of,
     a_guest_without_its_folder_is_told_of_and_removed,
     a_running_guest_without_its_folder_is_not_removed,
     a_running_guest_the_registry_does_not_know_is_made_known,
@@ -165,6 +167,58 @@ fn a_guest_that_nobody_supervises_is_taken_over() {
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
     let adopted = host.snapshot(number(&host, "web")).expect("it runs");
     assert_eq!(adopted.qemu, engine, "the guest ran on");
+}
+
+/// Whoever is replaced is not told of; of who is not, it is told what becomes of that.
+fn a_supervisor_that_finds_no_other_is_told_of() {
+    let mut host = host_with_guests();
+    host.install();
+    let installed = |program: &str| host.path("opt/hpvm/lbin").join(program);
+    for program in ["hpvmkeeper", "hpvmapp"] {
+        // What is installed may be what was built, which is everybody's.
+        let own = host.path(program);
+        fs::copy(installed(program), &own).expect("a copy");
+        fs::rename(&own, installed(program)).expect("it is installed");
+    }
+    let may_run = |program: &str, mode: u32| {
+        let mode = Permissions::from_mode(mode);
+        fs::set_permissions(installed(program), mode).expect("a mode");
+    };
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let log = folder(&host, "web").join("log");
+    let supervisor = |program: &str| process(&host, program).expect("it lives");
+    let told = |next: &str, gone: &str| {
+        let told = host.run(&["hpvm", "doctor"]);
+        assert_eq!(told.status.code(), Some(1), "{told}");
+        let finding = format!("guest 'web' runs, and its {gone} is gone\n  next: {next}\n");
+        assert_eq!(told.stdout, finding, "{told}");
+    };
+    let nothing_is_told =
+        || wait_until(2 * BOUND, "all is well", || host.run(&["hpvm", "doctor"]).stdout == NOTHING);
+    for program in ["hpvmapp", "hpvmkeeper"] {
+        supervisor(program).kill();
+        assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING, "{program} is replaced");
+    }
+    for (program, gone, survivor, pause) in
+        [("hpvmkeeper", "keeper", "worker", "second"), ("hpvmapp", "worker", "keeper", "10 s")]
+    {
+        may_run(program, 0o644);
+        supervisor(program).kill();
+        let next = format!(
+            "its {survivor} tries to start another every {pause}; why that fails is told in {}",
+            log.display()
+        );
+        told(&next, gone);
+        may_run(program, 0o755);
+        nothing_is_told();
+    }
+    let keeper = supervisor("hpvmkeeper");
+    keeper.signal(Signal::STOP);
+    supervisor("hpvmapp").kill();
+    let next = format!("let its keeper, which starts another, go on: kill -CONT {}", keeper.pid);
+    told(&next, "worker");
+    keeper.signal(Signal::CONT);
+    nothing_is_told();
 }
 
 /// Of every guest; gives how many there were.

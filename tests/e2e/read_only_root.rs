@@ -95,6 +95,7 @@ fn dry_runs_tell_what_they_tell_elsewhere() {
     let host = inhabited();
     // A disk there could not be written by any guest.
     let statement = format!("dvd:avio_stor::file:{}", host.disk("new.img", 1 << 20).display());
+    host.ok(&["hpvmnet", "-c", "-S", "sw0"]);
     let before = State::of(&host);
     for line in [
         &["hpvmcreate", "-P", "new", "-a", &statement, "-s"][..],
@@ -108,26 +109,28 @@ fn dry_runs_tell_what_they_tell_elsewhere() {
         &["hpvmdevmgmt", "-a", "rdev:/media", "--dry-run"],
         &["hpvmhostrdev", "-E", "--dry-run"],
         &["hpvm", "autostart", "--dry-run"],
+        &["hpvmnet", "-c", "-S", "sw1", "--dry-run"],
+        &["hpvmnet", "-C", "-S", "sw0", "-N", "sw1", "--wire", "nat", "--dry-run"],
+        &["hpvmnet", "-b", "-S", "sw0", "--dry-run"],
+        &["hpvmnet", "-h", "-S", "localnet", "--dry-run"],
+        &["hpvmnet", "-r", "-S", "sw0", "--dry-run"],
+        &["hpvmnet", "-d", "-S", "sw0", "--dry-run"],
+        &["hpvmnet", "-S", "sw0", "-u", "portid:3:vlanid:5", "--dry-run"],
+        &["hpvm", "doctor", "--rebuild", "--dry-run"],
     ] {
         let told = read_only(&host, line);
         assert!(told.status.success(), "{told}");
         assert_eq!(told.stdout, host.ok(line), "{told}");
         before.assert_unchanged(&host, &line.join(" "));
     }
-    // A start would write, and what is tried on a switch is written before it is taken back.
     for (line, reason) in [
+        // A start would write.
         (
             &["hpvmstart", "-P", "web", "-s"][..],
             "is on a read-only file system, and a start writes there",
         ),
-        (
-            &["hpvmnet", "-c", "-S", "sw1", "--dry-run"],
-            "can be changed until it is mounted writable",
-        ),
-        (
-            &["hpvm", "doctor", "--rebuild", "--dry-run"],
-            "can be changed until it is mounted writable",
-        ),
+        (&["hpvmnet", "-c", "-S", "sw0", "--dry-run"], "exists already"),
+        (&["hpvmnet", "-C", "-S", "sw0", "-N", "localnet", "--dry-run"], "exists already"),
     ] {
         let told = read_only(&host, line);
         assert_eq!(told.status.code(), Some(1), "{told}");

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     guests_are_ended_together_and_none_is_left,
     what_was_ended_is_started_at_the_next_boot_alone,
     nobody_is_asked_where_there_is_no_time,
+    a_guest_out_of_reach_is_ended_and_said_why,
     a_guest_that_cannot_be_read_keeps_no_other_off_or_running,
 ];
 
@@ -102,6 +103,18 @@ fn nobody_is_asked_where_there_is_no_time() {
     assert!(outcome.status.success() && outcome.stderr.contains("ended by force"), "{outcome}");
     let log = std::fs::read_to_string(host.path("var/opt/hpvm/guests/web/log"));
     assert!(!log.expect("a log").contains("asked to shut down"));
+    assert_all_off(&host);
+}
+
+fn a_guest_out_of_reach_is_ended_and_said_why() {
+    let mut host = VmHost::new(Engine::Fake);
+    running(&mut host, "web", "powerdown=off");
+    std::fs::remove_dir_all(host.run_dir(1)).expect("its run folder is removed");
+    let outcome = host.run(&["hpvm", "autostop"]);
+    assert!(outcome.status.success(), "{outcome}");
+    let why = "its files in /run were gone or damaged, so nobody could ask it to shut down";
+    let told = format!("hpvm autostop: WARNING (web): ended by force: {why}\n");
+    assert_eq!(outcome.stderr, told);
     assert_all_off(&host);
 }
 

@@ -38,6 +38,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_host_boot_starts_what_starts_with_it,
     a_console_that_is_killed_leaves_its_guest_running,
     a_console_session_outlives_the_guests_power,
+    a_start_at_the_console_tells_what_hpvmstart_tells,
 ];
 
 /// Nothing shows a guest that does not run as running, not for a moment after the start was refused.
@@ -522,4 +523,45 @@ fn a_console_session_outlives_the_guests_power() {
     session.expect("vMP> ");
     session.type_in("x\r");
     assert_eq!(session.ended(), Some(0));
+}
+
+/// In a session as its lines; one command has a standard error for it.
+fn a_start_at_the_console_tells_what_hpvmstart_tells() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("disk.img", 1 << 20);
+    let statement = format!("disk:avio_stor::file:{}", disk.display());
+    host.ok(&["hpvmnet", "-c", "-S", "sw1"]);
+    let nic = "network:avio_lan::vswitch:sw1";
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &statement, "-a", nic]);
+    let halted = "virtual switch 'sw1' is halted";
+    let gone = "disk.img' does not exist";
+    let failed = "the guest cannot start; `hpvm why web` tells what to do";
+    for (said, status, done, error) in [
+        (halted, 0, "the power is on\n", String::new()),
+        (gone, 1, "", format!("hpvmconsole: ERROR: {failed}\n")),
+    ] {
+        if status != 0 {
+            fs::remove_file(&disk).expect("its disk is removed");
+        }
+        let stop = || host.ok(&["hpvmstop", "-P", "web", "-F"]);
+        let started = host.run(&["hpvmstart", "-P", "web"]);
+        let (report, _) = started.stderr.split_once("hpvmstart: ").expect("an outcome");
+        assert!(report.contains(said), "{started}");
+        stop();
+
+        let one = host.run(&["hpvmconsole", "-P", "web", "-c", "pc -on"]);
+        assert_eq!(one.status.code(), Some(status), "{one}");
+        assert_eq!((&*one.stdout, one.stderr), (done, format!("{report}{error}")));
+        stop();
+
+        let session = host.run_with_input(&["hpvmconsole", "-P", "web"], b"pc -on\nx\n");
+        let lines: String = report.lines().map(|line| format!("   {line}\n")).collect();
+        let outcome = match status {
+            0 => done.to_owned(),
+            _ => format!("PC failed: {failed}\n"),
+        };
+        assert!(session.stdout.contains(&format!("\n{lines}   {outcome}\n")), "{session}");
+        assert_eq!(session.stderr, "");
+        stop();
+    }
 }

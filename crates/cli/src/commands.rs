@@ -87,13 +87,19 @@ fn not_cleared(context: &Context, name: &GuestName, refusal: &Refusal) {
 
 /// Once, whatever is wrong in hpvmconf: for those commands that go by most of it.
 fn tell_conf_faults(context: &Context, host: &VmHost) {
+    if let Some(faults) = conf_faults(host) {
+        context.say.warning(None, &faults);
+    }
+}
+
+fn conf_faults(host: &VmHost) -> Option<String> {
     let faults = host.conf_faults();
-    let Some((first, others)) = faults.split_first() else { return };
+    let (first, others) = faults.split_first()?;
     let more = match others.len() {
         0 => String::new(),
         count => format!("; {count} more: `hpvm doctor` lists them"),
     };
-    context.say.warning(None, &format!("{first}{more}"));
+    Some(format!("{first}{more}"))
 }
 
 /// What becomes of a question.

@@ -93,9 +93,7 @@ impl Say {
 
     /// The report that precedes a start.
     pub fn start_problems(&self, guest: &GuestName, problems: &[Problem]) {
-        if !problems.is_empty() {
-            write_stderr(&start_report(guest, problems));
-        }
+        write_stderr(&start_report(guest, problems));
     }
 
     /// A line without the command's name.
@@ -164,7 +162,12 @@ fn line(
     line
 }
 
-fn start_report(guest: &GuestName, problems: &[Problem]) -> String {
+/// What precedes a start; nothing of a guest without problems.
+#[must_use]
+pub fn start_report(guest: &GuestName, problems: &[Problem]) -> String {
+    if problems.is_empty() {
+        return String::new();
+    }
     let mut report = format!("HPVM guest {guest} configuration problems:\n");
     for (index, problem) in problems.iter().enumerate() {
         let severity = match problem.severity {

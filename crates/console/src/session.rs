@@ -36,12 +36,12 @@ pub trait Guest {
     /// When the worker cannot be reached, or refuses the user.
     fn connect(&mut self) -> io::Result<Option<UnixStream>>;
 
-    /// Performs a power verb with the caller's rights, and says what was done, or why not. The terminal is in its usual
-    /// state meanwhile.
+    /// Performs a power verb with the caller's rights, and says what was done, or why not; `report` is given the lines that
+    /// are to be read before that. The terminal is in its usual state meanwhile.
     ///
     /// # Errors
     /// When the verb was refused or failed.
-    fn power(&mut self, verb: PowerVerb) -> Result<String, String>;
+    fn power(&mut self, verb: PowerVerb, report: &mut dyn FnMut(&str)) -> Result<String, String>;
 
     /// Gives the guest the drive of the VM Host back that was ejected there, with the caller's rights; tells what came of it.
     ///
@@ -269,12 +269,17 @@ impl Session<'_> {
         // What was said so far is seen before a verb that takes its time, and in order with what the verb prints.
         self.terminal.drain()?;
         let guest = &mut *self.guest;
-        match self.terminal.lend(|| guest.power(verb))? {
-            Ok(done) if done.is_empty() => {}
-            Ok(done) if self.one_command => self.terminal.print(&format!("{done}\n")),
-            Ok(done) => self.terminal.print(&format!("\n   {done}\n\n")),
-            Err(why) if self.one_command => return Ok(Some(End::Failed(why))),
-            Err(why) => self.terminal.print(&format!("\n   PC failed: {why}\n\n")),
+        let mut report = String::new();
+        let mut collect = |line: &str| report.push_str(&format!("   {line}\n"));
+        let done = self.terminal.lend(|| guest.power(verb, &mut collect))?;
+        match done {
+            Ok(done) if self.one_command => self.terminal.print(&format!("{report}{done}\n")),
+            Ok(done) => self.terminal.print(&format!("\n{report}   {done}\n\n")),
+            Err(why) if self.one_command => {
+                self.terminal.print(&report);
+                return Ok(Some(End::Failed(why)));
+            }
+            Err(why) => self.terminal.print(&format!("\n{report}   PC failed: {why}\n\n")),
         }
         Ok(None)
     }

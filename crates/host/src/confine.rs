@@ -24,6 +24,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 
+use crate::process;
 use crate::users::Ids;
 
 mod calls;
@@ -140,7 +141,7 @@ impl Confinement<'_> {
 
 /// User ids and system calls are each thread's own.
 fn one_thread() -> Result<(), ConfineError> {
-    match fs::read_dir("/proc/self/task").map_err(ConfineError::CountThreads)?.count() {
+    match process::threads().map_err(ConfineError::CountThreads)? {
         1 => Ok(()),
         threads => Err(ConfineError::Threads(threads)),
     }

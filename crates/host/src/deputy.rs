@@ -22,6 +22,7 @@ use rustix::process::{
 };
 
 use crate::answers::ANSWER_BOUND;
+use crate::process;
 use crate::signals::{self, Interruption};
 
 /// Between two looks whether a signal came.
@@ -45,11 +46,15 @@ pub enum Side {
 /// Through which the status is said, in a deputy.
 static WORD: Mutex<Option<io::PipeWriter>> = Mutex::new(None);
 
-/// Has the rest of the command done by a deputy. To be called before there is another thread.
+/// Has the rest of the command done by a deputy. Refused where there is another thread.
 pub fn appoint() -> io::Result<Side> {
+    let threads = process::threads()?;
+    if threads != 1 {
+        return Err(io::Error::other(format!("{threads} threads run, and only one is copied")));
+    }
     let (word, says) = io::pipe()?;
     let principal = rustix::process::getpid();
-    // SAFETY: no other thread runs, so that nothing is in the middle of anything in the child.
+    // SAFETY: this is the only thread, as was just seen, so that nothing is in the middle of anything in the child.
     match unsafe { libc::fork() } {
         0 => {
             drop(word);
@@ -129,4 +134,16 @@ fn status_of(deputy: Pid) -> u8 {
         return u8::try_from(number).map_or(1, |number| number.saturating_add(128));
     }
     ended.exit_status().and_then(|status| u8::try_from(status).ok()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_another_thread_gets_no_deputy() {
+        // Tests run beside the thread that waits for them.
+        let refused = appoint().expect_err("nobody is copied in the middle of something");
+        assert!(refused.to_string().contains("threads run"), "{refused}");
+    }
 }

@@ -76,6 +76,11 @@ pub fn run_time(pid: i32) -> Option<Duration> {
     times.reduce(Duration::saturating_add)
 }
 
+/// How many threads this process has.
+pub(crate) fn threads() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
 /// Takes hold of the living children of a process, which cannot collect them meanwhile: it is stopped.
 pub fn children(parent: i32) -> io::Result<Vec<PidFd>> {
     let names = fs::read_dir("/proc")?.flatten();

@@ -24,8 +24,10 @@ const DYING_BOUND: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Supervision {
     Full,
-    /// Keeper or worker was killed; the other one is replacing it.
-    Partial,
+    /// The other one was killed, and the keeper is replacing it.
+    KeeperAlone,
+    /// The keeper was killed, and the other one is replacing it.
+    WorkerAlone,
     /// Both are gone. Of a guest: the next command takes it over.
     None,
 }
@@ -37,8 +39,9 @@ impl Supervision {
         let held = |byte| is_held(lock, byte).unwrap_or(false);
         match (held(KEEPER_BYTE), held(WORKER_BYTE)) {
             (true, true) => Supervision::Full,
+            (true, false) => Supervision::KeeperAlone,
+            (false, true) => Supervision::WorkerAlone,
             (false, false) => Supervision::None,
-            _ => Supervision::Partial,
         }
     }
 

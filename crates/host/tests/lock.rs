@@ -87,7 +87,7 @@ fn nobody_else_may_read_what_commands_lock() {
     assert_eq!(mode(&lock), 0o640);
     assert_eq!(Supervision::at(&lock).expect("looked"), Supervision::None);
     let _worker = ByteLock::try_acquire(open(&lock), WORKER_BYTE).expect("asked").expect("free");
-    assert_eq!(Supervision::at(&lock).expect("looked"), Supervision::Partial);
+    assert_eq!(Supervision::at(&lock).expect("looked"), Supervision::WorkerAlone);
     symlink(&busy, folder.path().join("elsewhere")).expect("a link");
     assert!(supervision::open(&folder.path().join("elsewhere"), None).is_err());
 }
@@ -106,7 +106,7 @@ fn the_next_keeper_is_there_before_it_has_come() {
     let mut next = Holder::of(&lock);
     drop(lock);
     let shown = || Supervision::at(&path).expect("looked");
-    assert_eq!(shown(), Supervision::Partial);
+    assert_eq!(shown(), Supervision::KeeperAlone);
     next.kill();
     // Another test may be starting a process that has it until it runs its program.
     until(|| shown() == Supervision::None);

@@ -78,6 +78,9 @@ fn end(config: &GuestConfig, actor: &Actor, at_most: Duration) -> Result<Ended, 
         Err(interrupted @ Refusal::Interrupted { .. }) => return Err(interrupted),
         // What else could be tried is tried here.
         Err(Refusal::NotStopped { why, .. }) => why.to_string(),
+        Err(Refusal::Lost { .. }) => {
+            "its files in /run were gone or damaged, so nobody could ask it to shut down".into()
+        }
         Err(refusal) => hpvm_model::chain(&refusal),
     };
     match host.presence(config.number) {

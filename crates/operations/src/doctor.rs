@@ -82,6 +82,8 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     }
     let mut twice = Twice { host, may_hold: host.root.db().exists() };
     let configs = host.registry.all()?;
+    // Before the others: whoever is alone may have ended by then, and nobody supervises the guest.
+    findings.extend(guests::half_supervised(host, &configs));
     for config in &configs {
         findings.extend(twice.seen(|| guests::examine(host, config.uuid))?);
     }

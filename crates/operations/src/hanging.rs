@@ -43,34 +43,24 @@ impl Watch<'_> {
         Watch { host, config, began: Instant::now(), worker: None }
     }
 
-    /// Ends the wait when the command is interrupted.
-    pub(crate) fn interruption(&self) -> Result<(), ClientError> {
-        signals::interrupted()
-            .map_or(Ok(()), |interruption| Err(ClientError::Interrupted(interruption)))
-    }
-
-    /// The same, and when the worker is held by a signal.
+    /// Ends the wait when the command is interrupted, and when the worker is held by a signal.
     pub(crate) fn standstill(&mut self) -> Result<(), ClientError> {
-        self.interruption()?;
-        match self.is_stopped() {
-            true => Err(ClientError::Hangs),
-            false => Ok(()),
-        }
+        goes_on_unless(self.is_stopped())
     }
 
     /// The same, and when the worker is silent for longer than one that lives ever is.
     pub(crate) fn hang(&mut self) -> Result<(), ClientError> {
-        self.standstill()?;
+        goes_on_unless(self.is_stopped() || self.is_silent())
+    }
+
+    fn is_silent(&self) -> bool {
         let waited_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let run_dir = self.host.root.run_dir(self.config.number.get());
         let silent_ms = match presence::last_beat(&run_dir) {
             Some(beat_ms) => process::boottime_ms().saturating_sub(beat_ms),
             None => waited_ms,
         };
-        match silent_ms >= SILENT_MS {
-            true => Err(ClientError::Hangs),
-            false => Ok(()),
-        }
+        silent_ms >= SILENT_MS
     }
 
     pub(crate) fn is_stopped(&mut self) -> bool {
@@ -79,6 +69,14 @@ impl Watch<'_> {
             self.worker = worker.and_then(|w| Some((w.pid, process::start_time(w.pid)?)));
         }
         self.worker.is_some_and(|(pid, start_time)| process::life(pid, start_time) == Life::Stopped)
+    }
+}
+
+fn goes_on_unless(hangs: bool) -> Result<(), ClientError> {
+    match signals::interrupted() {
+        Some(interruption) => Err(ClientError::Interrupted(interruption)),
+        None if hangs => Err(ClientError::Hangs),
+        None => Ok(()),
     }
 }
 
@@ -159,6 +157,15 @@ pub(crate) fn supervisors_at(run_dir: &Path, program: &str) -> Vec<Holder> {
     let mut holders = image_lock::holders(&lock, &(KEEPER_BYTE..=WORKER_BYTE)).unwrap_or_default();
     holders.retain(|holder| holder.program == program);
     holders
+}
+
+/// Which process of this program a signal holds. Only root, and the user who runs the guest, can tell.
+pub(crate) fn stopped_supervisor(run_dir: &Path, program: &str) -> Option<i32> {
+    let is_stopped = |pid: &i32| {
+        let start_time = process::start_time(*pid);
+        start_time.is_some_and(|time| process::life(*pid, time) == Life::Stopped)
+    };
+    supervisors_at(run_dir, program).into_iter().map(|holder| holder.pid).find(is_stopped)
 }
 
 /// Takes hold of them. Looked at again after that: the held processes are the ones that have the locks.

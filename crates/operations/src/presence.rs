@@ -15,7 +15,7 @@ pub use hpvm_host::supervision::Supervision;
 use hpvm_model::{Occupant, RunState};
 use jiff::Timestamp;
 
-use crate::hanging::{self, WORKER};
+use crate::hanging::{WORKER, stopped_supervisor};
 
 /// A guest as `/run` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ fn attention(run_dir: &Path, snapshot: &Snapshot, beat_ms: u64) -> Option<Attent
     }
     let age_ms = process::boottime_ms().saturating_sub(beat_ms);
     match age_ms > BEAT_STALE_MS {
-        true => Some(match stopped_worker(run_dir) {
+        true => Some(match stopped_supervisor(run_dir, WORKER) {
             Some(pid) => Attention::WorkerStopped { pid },
             None => Attention::Silent { seconds: age_ms / 1000 },
         }),
@@ -120,16 +120,6 @@ fn attention(run_dir: &Path, snapshot: &Snapshot, beat_ms: u64) -> Option<Attent
         }
         false => no_record(snapshot),
     }
-}
-
-/// Only root, and the user who runs the guest, can tell.
-fn stopped_worker(run_dir: &Path) -> Option<i32> {
-    let is_stopped = |pid: i32| {
-        let start_time = process::start_time(pid);
-        start_time.is_some_and(|time| process::life(pid, time) == Life::Stopped)
-    };
-    let mut workers = hanging::supervisors_at(run_dir, WORKER).into_iter().map(|worker| worker.pid);
-    workers.find(|pid| is_stopped(*pid))
 }
 
 fn silent(stores: &[SilentStore]) -> String {

@@ -233,10 +233,19 @@ impl Registry {
     }
 
     fn without_file(path: &Path) -> Result<Registry, RegistryError> {
-        let failed = || RegistryError::sql("read", path);
-        let connection = Connection::open_in_memory().map_err(|e| failed()(e))?;
-        schema::make_tables(&connection).map_err(|e| failed()(e))?;
-        connection.pragma_update(None, "query_only", true).map_err(|e| failed()(e))?;
+        let empty = Registry::in_memory(path)?;
+        let query_only = empty.connection.pragma_update(None, "query_only", true);
+        query_only.map_err(empty.failed("read"))?;
+        Ok(empty)
+    }
+
+    /// An empty one that is never at the path of which its errors speak.
+    pub(crate) fn in_memory(path: &Path) -> Result<Registry, RegistryError> {
+        let connection = Connection::open_in_memory().and_then(|connection| {
+            schema::make_tables(&connection)?;
+            Ok(connection)
+        });
+        let connection = connection.map_err(RegistryError::sql("read", path))?;
         Ok(Registry::of(connection, path, None, VERSION))
     }
 

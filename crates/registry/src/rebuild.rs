@@ -81,7 +81,9 @@ pub fn rebuild(
         old.empty_log();
         old.begin().ok()
     });
-    let (fresh, mut rebuilt) = write(path, look())?;
+    let sources = look();
+    let (remembered, mut rebuilt) = begun(path, &sources);
+    let fresh = Fresh::write(path, |registry| fill(registry, sources, &remembered, &mut rebuilt))?;
     if !is_wanted(&rebuilt) {
         return Ok(Rebuild::NotWanted(rebuilt));
     }
@@ -96,10 +98,12 @@ pub fn rebuild(
     Ok(Rebuild::Done(rebuilt))
 }
 
-/// What [`rebuild()`] would do. The new registry is written, and gone at the end.
+/// What [`rebuild()`] would do. Nothing is written.
 pub fn rehearse(path: &Path, sources: Sources) -> Result<Rebuilt, RegistryError> {
     let path = &place_of(path)?;
-    write(path, sources).map(|(_gone, rebuilt)| rebuilt)
+    let (remembered, mut rebuilt) = begun(path, &sources);
+    fill(&Registry::in_memory(path)?, sources, &remembered, &mut rebuilt)?;
+    Ok(rebuilt)
 }
 
 /// A link of the administrator's stays; its target is what is replaced, if that can have been a registry.
@@ -113,13 +117,14 @@ fn place_of(path: &Path) -> Result<PathBuf, RegistryError> {
     Ok(target)
 }
 
-fn write(path: &Path, sources: Sources) -> Result<(Fresh, Rebuilt), RegistryError> {
+/// What the old registry knows, and a new one that has nothing yet.
+fn begun(path: &Path, sources: &Sources) -> (Remembered, Rebuilt) {
     let mut lost = Vec::new();
     let old = readable(path);
     let remembered = Remembered::of(&old, &mut lost);
     let mut unfound = old.ok().and_then(|old| old.all().ok()).unwrap_or_default();
     unfound.retain(|guest| sources.guests.iter().all(|found| found.config().uuid != guest.uuid));
-    let mut rebuilt = Rebuilt {
+    let rebuilt = Rebuilt {
         damaged: None,
         guests: Vec::new(),
         removed: Vec::new(),
@@ -130,8 +135,7 @@ fn write(path: &Path, sources: Sources) -> Result<(Fresh, Rebuilt), RegistryErro
         operations_count: remembered.operations.len(),
         lost,
     };
-    let fresh = Fresh::write(path, |registry| fill(registry, sources, &remembered, &mut rebuilt))?;
-    Ok((fresh, rebuilt))
+    (remembered, rebuilt)
 }
 
 /// The old registry as any reader sees it.

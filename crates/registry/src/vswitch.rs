@@ -229,7 +229,8 @@ impl Change<'_> {
         Ok(())
     }
 
-    fn require_free_switch_name(&self, switch: &Vswitch) -> Result<(), RegistryError> {
+    /// Refuses a name that another switch has.
+    pub fn require_free_switch_name(&self, switch: &Vswitch) -> Result<(), RegistryError> {
         match self.vswitch(&SwitchSelector::Name(switch.name.clone()))? {
             Some(other) if other.number != switch.number => {
                 Err(RegistryError::SwitchNameTaken { name: other.name, number: other.number })

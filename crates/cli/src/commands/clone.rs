@@ -81,7 +81,7 @@ impl Perform for Clone {
         catch_interruptions();
         let mode = self.undertaking.mode();
         let mut host = VmHost::open_in(mode)?;
-        let mut source = host.guest(&self.guest.clone().into())?;
+        let source = host.guest(&self.guest.clone().into())?;
         let request = self.request();
         if mode == Mode::Apply && stores_may_fall_silent(&source, &request) {
             // No connection to the registry outlives a fork.
@@ -98,7 +98,6 @@ impl Perform for Clone {
                 Ok(Side::Deputy) | Err(_) => {}
             }
             host = VmHost::open_in(mode)?;
-            source = host.guest(&self.guest.clone().into())?;
         }
         for warning in self.options.guest.warnings() {
             context.say.warning(Some(&self.new_name), &warning);

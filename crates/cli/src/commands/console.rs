@@ -7,18 +7,22 @@ use std::os::unix::net::UnixStream;
 use crate::args::Selector;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
+use crate::messages::{printable, start_report};
 use crate::{output, usage};
 use clap::CommandFactory;
 use hpvm_console::door::DriveAddress;
 use hpvm_console::menu::PowerVerb;
 use hpvm_console::session::{self, Chatter, End, GuestPower, Options};
 use hpvm_host::names::run_folder;
-use hpvm_model::{GuestConfig, PciSlot, StorageAddress, chain};
+use hpvm_model::{GuestConfig, PciSlot, Problem, Severity, StorageAddress, chain};
 use hpvm_operations::console_media;
 use hpvm_operations::start::{Started, start};
 use hpvm_operations::stop::{Before, How, cycle, stop};
 use hpvm_operations::{Mode, Refusal, VmHost};
 use hpvm_registry::Access;
+
+use super::conf_faults;
+use super::start::cannot_start;
 
 /// Use a guest's virtual console
 ///
@@ -55,7 +59,8 @@ impl Perform for Console {
         output::must_be_open()?;
         let host = VmHost::open(Access::ReadOnly)?;
         let config = host.guest(&self.guest.clone().into())?;
-        let mut guest = ConsoleGuest { host, config, context };
+        let is_one_command = self.command.is_some();
+        let mut guest = ConsoleGuest { host, config, context, is_one_command };
         let chatter = if self.quiet { Chatter::Quiet } else { Chatter::Full };
         let options = Options { command: self.command.as_deref(), chatter };
         match session::run(&mut guest, &options, stdin().as_fd(), stdout().as_fd())? {
@@ -75,6 +80,7 @@ struct ConsoleGuest<'a> {
     host: VmHost,
     config: GuestConfig,
     context: &'a Context,
+    is_one_command: bool,
 }
 
 impl session::Guest for ConsoleGuest<'_> {
@@ -99,7 +105,7 @@ impl session::Guest for ConsoleGuest<'_> {
         UnixStream::connect(door).map(Some)
     }
 
-    fn power(&mut self, verb: PowerVerb) -> Result<String, String> {
+    fn power(&mut self, verb: PowerVerb, report: &mut dyn FnMut(&str)) -> Result<String, String> {
         let opened = match verb {
             PowerVerb::Off => VmHost::open_to_end_guests(),
             PowerVerb::On | PowerVerb::Cycle => VmHost::open(Access::ReadWrite),
@@ -107,23 +113,30 @@ impl session::Guest for ConsoleGuest<'_> {
         let mut host = opened.map_err(|e| chain(&e))?;
         let actor = self.context.actor(None);
         let (host, config) = (&mut host, &self.config);
-        let said = match verb {
-            PowerVerb::On => {
-                start(host, &actor, config, Mode::Apply).map(|started| match started {
-                    Started::WasOn => "the power is on already",
-                    _ => "the power is on",
-                })
-            }
+        let (started, done) = match verb {
+            PowerVerb::On => (start(host, &actor, config, Mode::Apply), "the power is on"),
+            PowerVerb::Cycle => (cycle(host, &actor, config), "the power was cycled"),
             PowerVerb::Off => {
                 let stopped = stop(host, &actor, config, How::Hard, &mut |_| {});
-                stopped.map(|stopped| match stopped.before {
+                let said = stopped.map(|stopped| match stopped.before {
                     Before::Off => "the power is off already",
                     Before::On => "the power is off",
-                })
+                });
+                return said.map(str::to_owned).map_err(in_a_line);
             }
-            PowerVerb::Cycle => cycle(host, &actor, config).map(|_| "the power was cycled"),
         };
-        said.map(str::to_owned).map_err(in_a_line)
+        match started {
+            Ok(Started::WasOn) => Ok("the power is on already".into()),
+            Ok(Started::Now(problems) | Started::Judged(problems)) => {
+                self.tell(conf_faults(host).as_deref(), &problems, report);
+                Ok(done.into())
+            }
+            Err(Refusal::Problems(problems)) => {
+                self.tell(None, &problems, report);
+                Err(cannot_start(&config.name))
+            }
+            Err(other) => Err(in_a_line(other)),
+        }
     }
 
     fn give_back(&mut self, drive: DriveAddress) -> Result<String, String> {
@@ -138,6 +151,23 @@ impl session::Guest for ConsoleGuest<'_> {
         let problems = given.problems.into_iter().map(|problem| problem.text);
         let done = format!("the guest has the VM Host's drive at {drive} again");
         Ok([done].into_iter().chain(problems).chain(given.pending).collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl ConsoleGuest<'_> {
+    /// What hpvmstart says of a start besides its outcome: one command has a standard error for it, as hpvmstart has.
+    fn tell(&self, faults: Option<&str>, problems: &[Problem], report: &mut dyn FnMut(&str)) {
+        let (say, name) = (&self.context.say, &self.config.name);
+        if self.is_one_command {
+            if let Some(faults) = faults {
+                say.warning(None, faults);
+            }
+            return say.start_problems(name, problems);
+        }
+        if let Some(faults) = faults {
+            report(&format!("{}: {}", Severity::Warning, printable(faults)));
+        }
+        start_report(name, problems).lines().for_each(report);
     }
 }
 

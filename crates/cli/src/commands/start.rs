@@ -73,12 +73,13 @@ fn refused_start<T>(context: &Context, guest: &GuestName, refusal: Refusal) -> R
     match refusal {
         Refusal::Problems(problems) => {
             context.say.start_problems(guest, &problems);
-            context.say.error(
-                Some(guest),
-                &format!("the guest cannot start; `hpvm why {guest}` tells what to do"),
-            );
+            context.say.error(Some(guest), &cannot_start(guest));
             Err(Failure::Said)
         }
         other => refused(guest, other),
     }
+}
+
+pub(super) fn cannot_start(guest: &GuestName) -> String {
+    format!("the guest cannot start; `hpvm why {guest}` tells what to do")
 }

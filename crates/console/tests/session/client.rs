@@ -7,6 +7,7 @@
 //! | `power` | `on` or `off` |
 //! | `door` | the socket of the guest's worker |
 //! | `refuse` | when there: why power verbs fail |
+//! | `report` | when there: what power verbs tell before |
 //! | `hold` | when there: power verbs last until it is gone |
 //! | `panic` | when there: connecting panics |
 //! | `verbs` | written: the power verbs that were performed |
@@ -91,7 +92,10 @@ impl Guest for FolderGuest {
         }
     }
 
-    fn power(&mut self, verb: PowerVerb) -> Result<String, String> {
+    fn power(&mut self, verb: PowerVerb, report: &mut dyn FnMut(&str)) -> Result<String, String> {
+        if let Ok(lines) = fs::read_to_string(self.path("report")) {
+            lines.lines().for_each(report);
+        }
         if let Ok(why) = fs::read_to_string(self.path("refuse")) {
             return Err(why);
         }

@@ -11,6 +11,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("menu_power_dialogue", menu_power_dialogue),
         trial("menu_ctrl_b_leads_to_the_main_menu_from_everywhere", ctrl_b_from_everywhere),
         trial("menu_tells_why_a_verb_failed", tells_why_a_verb_failed),
+        trial(
+            "menu_tells_what_a_verb_reports_before_its_outcome",
+            tells_what_a_verb_reports_before_its_outcome,
+        ),
         trial("menu_asks_which_drive_and_which_image", asks_which_drive_and_image),
         trial("menu_media_by_one_command", media_by_one_command),
         trial("menu_ends_with_the_input", ends_with_the_input),
@@ -159,6 +163,21 @@ fn tells_why_a_verb_failed() {
     session.types(b"pc -on\r");
     session
         .shows("   PC failed: only root and the owner of this VM Host may do that\n\n[web1] vMP> ");
+    session.types(b"x\r");
+    session.ends_with(0);
+}
+
+fn tells_what_a_verb_reports_before_its_outcome() {
+    let rig = Rig::off();
+    rig.put("report", "what is wrong:\n    this and that\n");
+    let report = "\n   what is wrong:\n       this and that\n";
+    let mut session = rig.on_terminal(&[]);
+    session.shows("vMP> ");
+    session.types(b"pc -on\r");
+    session.shows(&format!("{report}   Guest 'web1' is on.\n\n[web1] vMP> "));
+    rig.put("refuse", "the guest cannot start");
+    session.types(b"pc -on\r");
+    session.shows(&format!("{report}   PC failed: the guest cannot start\n\n[web1] vMP> "));
     session.types(b"x\r");
     session.ends_with(0);
 }

@@ -1,15 +1,24 @@
 //! Guests that the registry knows: whether each still has what it needs, and whether somebody looks after one that runs.
 
-use hpvm_host::lock;
-use hpvm_host::names::guest_folder;
+use std::time::{Duration, Instant};
+
+use hpvm_host::lock::{self, pause_for};
+use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_model::{GuestConfig, GuestUuid, StorageDevice};
 use hpvm_registry::Selector;
 
 use super::{Cure, Finding};
 use crate::displaced::displaced_files;
+use crate::hanging::{KEEPER, WORKER, stopped_supervisor};
 use crate::lost_record::Loss;
 use crate::presence::{Attention, Presence, Supervision};
 use crate::{Refusal, VmHost, console_media, lost, lost_record, stores};
+
+/// Keeper and worker start each other again within milliseconds; on a busy VM Host that may take longer.
+const REPLACED_WITHIN: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
+/// For less than this whoever starts the other has the lock by which that one is known, and loses it with a failure.
+const ATTEMPT: Duration = Duration::from_millis(200);
 
 pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Refusal> {
     let mut findings = Vec::new();
@@ -77,6 +86,58 @@ pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Re
         findings.push(Finding { text, cure });
     }
     Ok(findings)
+}
+
+/// Running guests of whose two supervisors one is gone, and has not been started again in time by the other.
+pub(super) fn half_supervised(host: &VmHost, configs: &[GuestConfig]) -> Vec<Finding> {
+    let until = Instant::now() + REPLACED_WITHIN;
+    let alone = |config| Some((config, survivor(host, config)?));
+    let mut left: Vec<(&GuestConfig, &str)> = configs.iter().filter_map(alone).collect();
+    while !left.is_empty() && Instant::now() < until {
+        pause_for(LOOK);
+        left.retain_mut(|(config, alone)| {
+            let now = survivor(host, config).or_else(|| {
+                pause_for(ATTEMPT);
+                survivor(host, config)
+            });
+            *alone = now.unwrap_or(alone);
+            now.is_some()
+        });
+    }
+    left.into_iter().map(|(config, survivor)| told_alone(host, config, survivor)).collect()
+}
+
+/// Which program of the two lives. Of one that a signal holds its guest's attention tells.
+fn survivor(host: &VmHost, config: &GuestConfig) -> Option<&'static str> {
+    let survivor =
+        match Supervision::at(&host.root.run_dir(config.number.get()).join(run_folder::LOCK)) {
+            Ok(Supervision::KeeperAlone) => KEEPER,
+            Ok(Supervision::WorkerAlone) => WORKER,
+            Ok(Supervision::Full | Supervision::None) | Err(_) => return None,
+        };
+    match host.presence(config.number) {
+        Presence::On { attention: Some(Attention::WorkerStopped { .. }), .. }
+        | Presence::Off { .. } => return None,
+        Presence::On { .. } => {}
+    }
+    (!host.folder(config).is_being_changed()).then_some(survivor)
+}
+
+fn told_alone(host: &VmHost, config: &GuestConfig, survivor: &str) -> Finding {
+    let name = &config.name;
+    let (gone, survives, pause) = match survivor {
+        KEEPER => ("worker", "keeper", "10 s"),
+        _ => ("keeper", "worker", "second"),
+    };
+    let text = format!("guest '{name}' runs, and its {gone} is gone");
+    let cure = match stopped_supervisor(&host.root.run_dir(config.number.get()), survivor) {
+        Some(pid) => format!("let its {survives}, which starts another, go on: kill -CONT {pid}"),
+        None => format!(
+            "its {survives} tries to start another every {pause}; why that fails is told in {}",
+            host.folder(config).file(guest_folder::LOG).display()
+        ),
+    };
+    Finding { text, cure: Cure::Tell(cure) }
 }
 
 /// What guests that are off have as disks and media and is not there. Of stores that do not answer in time nothing is told, nor of

@@ -4,7 +4,9 @@
 use hpvm_host::Root;
 use hpvm_host::names::guest_folder;
 use hpvm_model::GuestConfig;
-use hpvm_registry::{Access, Rebuild, Rebuilt, Registry, RegistryError, Sources};
+use hpvm_registry::{
+    Access, Rebuild, Rebuilt, Registry, RegistryError, Sources, is_mounted_read_only,
+};
 
 use crate::folder::{self, Folder};
 use crate::network::text::{self, Text};
@@ -117,7 +119,9 @@ pub fn rebuild(root: &Root, actor: &Actor, consent: &Consent) -> Result<Rebuildi
 pub fn rehearse(root: &Root) -> Result<Rebuilt, Refusal> {
     condition(root)?;
     root.must_be_there()?;
-    root.ensure()?;
+    if !is_mounted_read_only(&root.db()) {
+        root.ensure()?;
+    }
     Ok(hpvm_registry::rehearse(&root.db(), sources(root))?)
 }
 

@@ -63,11 +63,12 @@ pub fn create(
     fits(&switch)?;
     has_tap_alone(&switch, &others)?;
     lead_to_guests(&switch.name, request)?;
+    change.require_free_switch_name(&switch)?;
     let mut problems = problems(&others, &switch);
-    change.insert_vswitch(&switch)?;
     if mode == Mode::DryRun {
         return Ok(Changed { before: None, switch, problems });
     }
+    change.insert_vswitch(&switch)?;
     change.record(&actor.done(None, None))?;
     change.commit()?;
     Step::SwitchCommitted.reached();
@@ -151,15 +152,20 @@ pub(super) fn alter<'a>(
     let before = turn.switch(&change)?;
     let mut switch = before.clone();
     let problems = edit(&mut switch, &change.vswitches()?)?;
-    let guests = change.update_vswitch(&switch)?;
-    match mode {
-        Mode::DryRun => drop(change),
+    change.require_free_switch_name(&switch)?;
+    let guests = match mode {
+        Mode::DryRun => {
+            drop(change);
+            Vec::new()
+        }
         Mode::Apply => {
+            let guests = change.update_vswitch(&switch)?;
             change.record(&actor.done(None, None))?;
             change.commit()?;
             Step::SwitchCommitted.reached();
+            guests
         }
-    }
+    };
     Ok(Altered { runner: turn.runner(host, switch), before, guests, problems, mode })
 }
 
