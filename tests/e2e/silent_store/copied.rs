@@ -1,7 +1,9 @@
 //! A store that falls silent while hpvmclone copies from it or to it: the command says so, and ends when it is told to.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_host::process::{PidFd, Signal};
@@ -17,6 +19,8 @@ use crate::loop_device::LoopDevice;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_source_that_falls_silent_is_named_and_holds_nobody,
     a_target_that_falls_silent_is_named_and_holds_nobody,
+    a_target_that_takes_no_writes_is_named_and_holds_nobody,
+    a_frozen_file_system_is_named_before_a_copy_begins,
 ];
 
 const COPIED_BYTES: u64 = 64 << 20;
@@ -46,6 +50,20 @@ fn a_source_that_falls_silent_is_named_and_holds_nobody() {
 }
 
 fn a_target_that_falls_silent_is_named_and_holds_nobody() {
+    target_is_named_and_holds_nobody(|server| {
+        server.leave_unanswered(|silence| &silence.reading);
+    });
+}
+
+/// As a thin pool that is full and waits for room: who reads is answered.
+fn a_target_that_takes_no_writes_is_named_and_holds_nobody() {
+    target_is_named_and_holds_nobody(|server| {
+        server.leave_unanswered(|silence| &silence.writing);
+    });
+}
+
+#[track_caller]
+fn target_is_named_and_holds_nobody(falls_silent: impl Fn(&FileServer)) {
     let (host, server) = beside_a_silent_half();
     let source = host.disk("web.img", COPIED_BYTES);
     crate::clone::fill(&source, COPIED_BYTES >> 20);
@@ -53,13 +71,71 @@ fn a_target_that_falls_silent_is_named_and_holds_nobody() {
     let device = LoopDevice::on(&server.file, &["--direct-io=on"]);
     let copying = Copying::to(&host, &on(device.path(), "disk"));
     wait_until(COPYING, "something is written", || server.is_holding());
-    server.leave_unanswered(|silence| &silence.reading);
+    falls_silent(&server);
     let said = copying.ends(Signal::INT, 130, &device.path().display().to_string());
     let left = format!("the content of '{}' is partly overwritten", device.path().display());
     assert!(said.contains("the clone was not made") && said.contains(&left), "{said}");
     host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);
     nothing_is_left(&host, host.root());
     server.answer_again();
+}
+
+/// The kernel lets nobody go who would write there, and so not the command; all else that it has it lets go.
+fn a_frozen_file_system_is_named_before_a_copy_begins() {
+    let host = VmHost::new(Engine::Fake);
+    let source = host.disk("web.img", 1 << 20);
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &on(&source, "file")]);
+    let frozen = Frozen::over(&host);
+    let copy = frozen.folder.join("copy.img");
+    let mut copying = Copying::to(&host, &on(&copy, "file"));
+    let end = "the copy waits, and so does the command after Ctrl-C";
+    let mut stderr = copying.waits_for(&copy.display().to_string(), end);
+    copying.process().signal(Signal::INT).expect("a signal to our own child");
+    let mut said = String::new();
+    stderr.read_line(&mut said).expect("text");
+    assert!(said.contains("the clone was not made") && said.contains(".copy.img."), "{said}");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);
+    frozen.thaw();
+    assert_eq!(copying.0.wait().expect("our own child").code(), Some(130));
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    nothing_is_left(&host, &frozen.folder);
+}
+
+/// A file system of this machine's own that takes no writes, for a while.
+struct Frozen {
+    folder: PathBuf,
+    device: LoopDevice,
+}
+
+impl Frozen {
+    fn over(host: &VmHost) -> Frozen {
+        let device = LoopDevice::on(&host.disk("fs.img", 16 << 20), &[]);
+        let folder = host.path("near");
+        fs::create_dir(&folder).expect("a folder");
+        run("mkfs.ext4", &["-q"], &[device.path()]);
+        run("mount", &[], &[device.path(), &folder]);
+        let frozen = Frozen { folder, device };
+        run("fsfreeze", &["--freeze"], &[&frozen.folder]);
+        frozen
+    }
+
+    fn thaw(&self) {
+        run("fsfreeze", &["--unfreeze"], &[&self.folder]);
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.folder).status();
+        }
+        let _ = Command::new("umount").arg("--lazy").arg(self.device.path()).status();
+    }
+}
+
+fn run(program: &str, words: &[&str], paths: &[&Path]) {
+    let done = Command::new(program).args(words).args(paths).status();
+    assert!(done.expect("it runs").success(), "{program} {words:?}");
 }
 
 /// A clone under way.
@@ -71,15 +147,26 @@ impl Copying {
         Copying(command.stdin(Stdio::null()).spawn().expect("it starts"))
     }
 
-    /// It says what it waits for. Told to end, it is gone with all that anybody waits for, and what it said besides is given.
+    /// It says what it waits for; what it says after that is given.
     #[track_caller]
-    fn ends(mut self, signal: Signal, status: i32, silent: &str) -> String {
+    fn waits_for(&mut self, silent: &str, end: &str) -> BufReader<ChildStderr> {
         let mut stderr = BufReader::new(self.0.stderr.take().expect("a pipe"));
         let mut line = String::new();
         stderr.read_line(&mut line).expect("text");
-        assert!(line.contains(&format!("'{silent}' does not answer; the copy waits")), "{line}");
+        assert!(line.contains(&format!("'{silent}' does not answer; {end}")), "{line}");
+        stderr
+    }
+
+    fn process(&self) -> PidFd {
         let number = i32::try_from(self.0.id()).expect("a number");
-        let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
+        PidFd::open_number(number).expect("a pidfd").expect("it lives")
+    }
+
+    /// It says what it waits for. Told to end, it is gone with all that anybody waits for, and what it said besides is given.
+    #[track_caller]
+    fn ends(mut self, signal: Signal, status: i32, silent: &str) -> String {
+        let mut stderr = self.waits_for(silent, "the copy waits, and Ctrl-C ends it");
+        let process = self.process();
         process.signal(signal).expect("a signal to our own child");
         let told = Instant::now();
         let mut said = String::new();

@@ -147,7 +147,7 @@ impl Copies {
                     self.copy_to_device(work, sources.of(work)?, watch)?;
                 }
                 How::Copy => self.copy_to_file(work, sources.of(work)?, watch)?,
-                How::Overlay(_) => self.lay_over(work, sources.of(work)?)?,
+                How::Overlay(_) => self.lay_over(work, sources.of(work)?, watch)?,
             }
             self.add(work);
         }
@@ -225,13 +225,18 @@ impl Copies {
         source: &File,
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<(), Refusal> {
-        let place = self.begin(&work.to)?;
+        let place = self.begin(work, watch)?;
         let (_, target) = self.fresh(place)?;
         copy(source, &copy::Target::new(target), work, watch).map_err(|error| failed(work, error))
     }
 
-    fn lay_over(&mut self, work: &Work, base: &File) -> Result<(), Refusal> {
-        let place = self.begin(&work.to)?;
+    fn lay_over(
+        &mut self,
+        work: &Work,
+        base: &File,
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<(), Refusal> {
+        let place = self.begin(work, watch)?;
         write_image(self.fresh(place)?.1, base, work)
     }
 
@@ -240,16 +245,41 @@ impl Copies {
         self.devices.get(&to.path).ok_or_else(not_opened)
     }
 
-    /// Makes the file that is to be `to`, through links if `to` is one; gives its place among the fresh ones.
-    pub(super) fn begin(&mut self, to: &Backing) -> Result<usize, Refusal> {
-        let path = std::fs::canonicalize(&to.path).unwrap_or_else(|_| PathBuf::from(&to.path));
+    /// Makes the file that is to be the target, through links if that is one; gives its place among the fresh ones.
+    pub(super) fn begin(
+        &mut self,
+        work: &Work,
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<usize, Refusal> {
+        let to = &work.to.path;
+        let path = std::fs::canonicalize(to).unwrap_or_else(|_| PathBuf::from(to));
         let fresh = durable::sibling(&path);
-        let file = durable::create(&fresh, 0o600)?;
+        let file = self.create(&fresh, work, watch)?;
         let identity = identity(&file, &fresh)?;
-        let replaces = self.replaced.get(&to.path).copied();
+        let replaces = self.replaced.get(to).copied();
         let made = Fresh { path, fresh, file: Some(file), identity, replaces };
         self.fresh.push(made);
         Ok(self.fresh.len() - 1)
+    }
+
+    fn create(
+        &mut self,
+        fresh: &Path,
+        work: &Work,
+        watch: &mut dyn FnMut(&Stage<'_>),
+    ) -> Result<File, Refusal> {
+        let made = fresh.to_owned();
+        let create = move || durable::create(&made, 0o600);
+        match attended::at_target(create, &mut sight(work, watch)) {
+            Ok(created) => Ok(created?),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::Interrupted {
+                    // It may come there yet.
+                    self.left.push(fresh.to_owned());
+                }
+                Err(failed(work, error))
+            }
+        }
     }
 
     /// A fresh file that has not got its name yet.
@@ -446,8 +476,16 @@ fn copy(
     work: &Work,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> io::Result<()> {
+    attended::copy(source, target, &mut sight(work, watch))
+}
+
+/// Passes on what is seen of a copy.
+fn sight<'a>(
+    work: &'a Work,
+    watch: &'a mut dyn FnMut(&Stage<'_>),
+) -> impl FnMut(Seen) -> ControlFlow<()> + 'a {
     let mut seen = Progress { done: 0, whole: 0 };
-    attended::copy(source, target, &mut |sight| match sight {
+    move |sight| match sight {
         Seen::Progress(progress) => {
             seen = progress;
             look(work, progress, watch)
@@ -462,7 +500,7 @@ fn copy(
             watch(&Stage { from, progress: seen, silent: stores });
             ControlFlow::Continue(())
         }
-    })
+    }
 }
 
 pub(super) fn look(
@@ -523,13 +561,20 @@ fn write_image(image: &File, base: &File, work: &Work) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
+    fn copy_to(path: &Path) -> Work {
+        let store = |path| Backing::new(StorageType::File, path);
+        let address = "0,0,0".parse().unwrap();
+        let (from, to) = (store("/vm/web.img"), store(path.to_str().unwrap()));
+        Work { address, from, to, how: How::Copy }
+    }
+
     #[test]
     fn what_cannot_be_made_known_goes_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.img");
         let mut copies = Copies::over(Identities::new());
         let being_known = BeingKnown(&mut copies);
-        being_known.0.begin(&Backing::new(StorageType::File, path.to_str().unwrap())).unwrap();
+        being_known.0.begin(&copy_to(&path), &mut |_| ()).unwrap();
         being_known.0.place(&mut Batch::default()).unwrap();
         assert!(path.exists());
         drop(being_known);
@@ -553,8 +598,7 @@ mod tests {
                 replaced.insert(path.to_str().unwrap().to_owned(), found);
             }
             let mut copies = Copies::over(replaced);
-            let to = Backing::new(StorageType::File, path.to_str().unwrap());
-            copies.begin(&to).unwrap();
+            copies.begin(&copy_to(&path), &mut |_| ()).unwrap();
             let another = folder.path().join("another.img");
             std::fs::write(&another, "another's").unwrap();
             std::fs::rename(&another, &path).unwrap();

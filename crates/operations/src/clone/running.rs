@@ -231,7 +231,7 @@ impl Opened {
             let given = given(copies.device(&work.to)?, Path::new(&work.to.path))?;
             (Kept::Device(work.to.clone()), PathBuf::from(&work.to.path), given)
         } else {
-            let place = copies.begin(&work.to)?;
+            let place = copies.begin(work, watch)?;
             let (path, file) = copies.fresh(place)?;
             match work.to.storage {
                 StorageType::Qcow2 => {
