@@ -13,6 +13,7 @@ use hpvm_testkit::vm_host::{Engine, VmHost, program};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
+use crate::guest_processes::process;
 use crate::loop_device::LoopDevice;
 use crate::shell::typed;
 use crate::{Test, golden};
@@ -23,6 +24,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_that_is_deleted_can_be_saved,
     a_disk_that_is_cut_is_explained,
     a_linked_disk_that_is_cut_is_explained,
+    an_image_that_grew_and_was_cut_is_told,
     what_a_running_guest_could_not_start_with_again_is_explained,
     a_taken_disk_is_explained,
     too_little_memory_is_explained,
@@ -162,6 +164,31 @@ fn a_linked_disk_that_is_cut_is_explained() {
         fs::write(&file, whole).expect("a file");
         assert_eq!(health(&host), "");
     }
+}
+
+/// To a length that it had when the guest was started, or more: its worker has seen it longer.
+fn an_image_that_grew_and_was_cut_is_told() {
+    let host = VmHost::new(Engine::Fake);
+    let base = host.disk("base.img", 1 << 20);
+    let disk = format!("disk:avio_stor:0,0,0:file:{}", base.display());
+    host.ok(&["hpvmcreate", "-P", "base", "-a", &disk]);
+    host.ok(&["hpvmclone", "-P", "base", "-N", "web", "--linked"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let image = fs::canonicalize(host.path("var/opt/hpvm/guests/web/disk-0-0-0.qcow2"));
+    let image = image.expect("its image");
+    let opened = fs::File::options().write(true).open(&image).expect("an image");
+    opened.set_len(8 << 20).expect("it grows");
+    // All stores are read before QEMU is asked for anything.
+    let more = format!("disk:avio_stor:0,1,0:file:{}", host.disk("more.img", 1 << 20).display());
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &more]);
+    assert_eq!(health(&host), "");
+    opened.set_len(4 << 20).expect("it is cut");
+    let told = format!("{} has become shorter, 4 MB of at least 8 MB", image.display());
+    wait_until(BOUND, "its worker sees it", || health(&host).contains(&told));
+    process(&host, "hpvmapp").expect("it lives").kill();
+    let is_followed = || host.snapshot(2).is_some_and(|snapshot| snapshot.adoptions == 1);
+    wait_until(BOUND, "the next supervisor", is_followed);
+    assert!(health(&host).contains(&told), "{}", health(&host));
 }
 
 fn write_at_start(disk: &Path, bytes: &[u8]) {
