@@ -30,6 +30,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_a_live_adapter_is_given_comes_at_the_reset,
     what_a_leaving_adapter_is_given_comes_with_the_next_one,
     what_firmware_does_not_let_go_is_shown_to_leave_at_the_reset,
+    who_extends_a_disk_hears_when_the_guest_sees_it,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -313,4 +314,38 @@ fn what_a_leaving_adapter_is_given_comes_with_the_next_one() {
     guest.reset();
     assert!(guest.holds("joins") && guest.holds("other"));
     wait_until(BOUND, "what has left to be closed", || !guest.holds("disc"));
+}
+
+fn who_extends_a_disk_hears_when_the_guest_sees_it() {
+    let mut guest = Waits::on("scsi", "boot=os");
+    let extended = |guest: &Waits, size: &str, name: &str| {
+        let file = guest.file(name).display().to_string();
+        let outcome = guest.host.run(&["hpvmdevmgmt", "-S", size, &file]);
+        assert!(outcome.status.success(), "{outcome}");
+        outcome.stderr
+    };
+    guest.ok(&guest.exchange(0, "later"));
+    let tell = |target, name| format!("`hpvmmodify -P web -m {}`", guest.disk(target, name));
+    for (name, sight) in [
+        ("second", format!("sees the new size after {}\n", tell(1, "second"))),
+        ("first", "is to lose the disk, and does not see the new size before that\n".into()),
+        (
+            "later",
+            format!(
+                "gets the disk at its next reset as long as it was, and sees the new size after {} then\n",
+                tell(0, "later")
+            ),
+        ),
+    ] {
+        let told = format!("hpvmdevmgmt: the running guest 'web' {sight}");
+        assert_eq!(extended(&guest, "2M", name), told);
+    }
+
+    // A command that dies before the guest is told of the disk leaves it for the next start.
+    guest.host.environment("HPVM_ABORT_AT", "modify.committed");
+    let exchange = guest.exchange(1, "last");
+    let killed = guest.host.run(&exchange.iter().map(String::as_str).collect::<Vec<_>>());
+    guest.host.without_environment("HPVM_ABORT_AT");
+    assert_eq!(killed.status.signal(), Some(SIGABRT), "{killed}");
+    assert!(extended(&guest, "2M", "last").contains("'web' gets the disk with its next start\n"));
 }

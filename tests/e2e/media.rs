@@ -287,8 +287,21 @@ fn a_folder_with_a_file_of_the_vm_hosts_own_gives_nothing() {
     fs::hard_link(folder.join("other.iso"), host.path("kept.iso")).expect("another name");
     host.ok(&["hpvmcreate", "-P", "db", "-r", "64M", "-a", &drive]);
     host.ok(&["hpvmstart", "-P", "web"]);
-    let listed = host.run_with_input(&["hpvmconsole", "-P", "web", "-c", "in"], b"q\n");
-    assert!(listed.stdout.contains("other.iso"), "{listed}");
+    let listed = |host: &VmHost| {
+        host.run_with_input(&["hpvmconsole", "-P", "web", "-c", "in"], b"q\n").stdout
+    };
+    assert!(listed(&host).contains("other.iso"), "{}", listed(&host));
+
+    // Nobody has looked at what came there since, by whatever way it is chosen.
+    let late = folder.join("late.iso");
+    fs::hard_link(&own, &late).expect("another name");
+    assert!(!listed(&host).contains("late.iso"), "{}", listed(&host));
+    let said = host.refused(&["hpvmconsole", "-P", "web", "-q", "-c", "in -filedvd late.iso"]);
+    assert!(said.contains("has other names (hard links) and was changed since"), "{said}");
+    let medium = format!("{DRIVE}:file:{}", late.display());
+    let said = host.refused(&["hpvmmodify", "-P", "web", "-m", &medium]);
+    assert!(said.contains("a file of this VM Host itself"), "{said}");
+    host.ok(&["hpvmconsole", "-P", "web", "-q", "-c", "in -filedvd other.iso"]);
 }
 
 /// When the guest is made and when it starts, with what to do.

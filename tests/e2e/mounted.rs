@@ -4,6 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hpvm_testkit::vm_host::VmHost;
+
+use crate::loop_device::LoopDevice;
+
 /// A file system on a folder, until it is dropped.
 pub(crate) struct Mounted(PathBuf);
 
@@ -44,5 +48,45 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         // Lazily: a test that failed may have left a guest that still has files of it open.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// A file system of this machine's own, which can be had take no changes for a while.
+pub(crate) struct Freezable {
+    mounted: Mounted,
+    _device: LoopDevice,
+}
+
+impl Freezable {
+    pub(crate) fn over(host: &VmHost) -> Freezable {
+        let device = LoopDevice::on(&host.disk("freezable.img", 16 << 20), &[]);
+        let made = Command::new("mkfs.ext4").arg("-q").arg(device.path()).status();
+        assert!(made.expect("mkfs runs").success());
+        Freezable { mounted: Mounted::device(device.path(), &host.path("near")), _device: device }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.mounted.path()
+    }
+
+    pub(crate) fn freeze(&self) {
+        assert!(self.is_told("--freeze"));
+    }
+
+    pub(crate) fn thaw(&self) {
+        assert!(self.is_told("--unfreeze"));
+    }
+
+    fn is_told(&self, word: &str) -> bool {
+        Command::new("fsfreeze").arg(word).arg(self.folder()).status().is_ok_and(|s| s.success())
+    }
+}
+
+impl Drop for Freezable {
+    fn drop(&mut self) {
+        // A test that failed left it frozen, and whoever waits there.
+        if std::thread::panicking() {
+            self.is_told("--unfreeze");
+        }
     }
 }

@@ -15,6 +15,7 @@ use hpvm_host::media_folder;
 use hpvm_model::{DeviceKind, StorageAddress, StorageDevice};
 use hpvm_plan::drives::{self, Image};
 use hpvm_plan::record::Machine;
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -29,15 +30,19 @@ pub(crate) struct ImageFolders {
     held: Arc<Vec<(String, OwnedFd)>>,
     /// Those the machine was started with, held or not.
     at_start: Arc<BTreeSet<String>>,
+    /// What the folders hold was looked at before.
+    started: Timestamp,
     is_looking: Arc<AtomicBool>,
 }
 
 impl ImageFolders {
     pub(crate) fn new(held: Vec<(String, OwnedFd)>, machine: Option<&Machine>) -> ImageFolders {
         let at_start = machine.map(drives::folders_at_start).unwrap_or_default();
+        let started = machine.and_then(|m| m.base.started_at.parse().ok());
         ImageFolders {
             held: Arc::new(held),
             at_start: Arc::new(at_start),
+            started: started.unwrap_or(Timestamp::UNIX_EPOCH),
             is_looking: Arc::default(),
         }
     }
@@ -121,7 +126,7 @@ impl ImageFolders {
     }
 
     fn list(&self, drive: &StorageDevice, path: &str) -> Result<Vec<String>, String> {
-        let images = media_folder::images(self.held(drive, path)?)
+        let images = media_folder::images(self.held(drive, path)?, self.started)
             .map_err(|error| format!("the folder '{path}' cannot be read by the guest's worker: {error}; it needs to be readable by everyone"))?;
         match images.is_empty() {
             true => Err(format!("there is no image in '{path}' that could be put in")),
@@ -132,7 +137,7 @@ impl ImageFolders {
     fn open_image(&self, drive: &StorageDevice, name: &str) -> Result<(Image, OwnedFd), String> {
         let path = drives::folder(drive).ok_or(OF_HOST)?;
         let within = name.strip_prefix(path).map_or(name, |rest| rest.trim_start_matches('/'));
-        let (file, metadata) = media_folder::open(self.held(drive, path)?, within)
+        let (file, metadata) = media_folder::open(self.held(drive, path)?, within, self.started)
             .map_err(|error| hpvm_model::chain(&error))?;
         let identity = identity(&metadata).ok_or("it is no image")?;
         Ok((Image { name: within.to_owned(), identity }, file))

@@ -10,7 +10,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use hpvm_model::state::Occupant;
-use hpvm_model::{DeviceKind, Memory, StorageAddress, Vcpus};
+use hpvm_model::{Bytes, DeviceKind, Memory, StorageAddress, Vcpus};
 use hpvm_plan::record::Machine;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,9 @@ pub struct Snapshot {
     /// What backs disks and does not answer.
     #[serde(default)]
     pub silent_stores: Vec<SilentStore>,
+    /// What was cut under the guest, which is not told of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cut_images: Vec<CutImage>,
     /// Where the counters of disks stood that an administrator had counted from zero.
     #[serde(default)]
     pub zeros: Vec<Zero>,
@@ -55,6 +58,14 @@ pub struct Snapshot {
     pub agent: Agent,
     /// How often a worker took this guest over.
     pub adoptions: u32,
+}
+
+/// An image whose file became shorter while the guest had it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutImage {
+    pub path: String,
+    /// Of the file, before.
+    pub length: Bytes,
 }
 
 /// How large the machine is that runs, whatever the configuration says of the next start.

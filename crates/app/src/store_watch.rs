@@ -19,7 +19,7 @@ use std::time::Duration;
 use hpvm_engine::media;
 use hpvm_host::image_lock;
 use hpvm_host::process::boottime_ms;
-use hpvm_model::{DeviceKind, FileIdentity, StorageAddress};
+use hpvm_model::{Bytes, DeviceKind, FileIdentity, StorageAddress};
 use hpvm_plan::record::{Attached, Machine};
 use rustix::fs::{Advice, fadvise};
 
@@ -75,6 +75,9 @@ struct Store {
     tag: Option<OnceLock<u32>>,
     /// When the read began that has not come back, in milliseconds since the host booted; 0: none is under way.
     asked_ms: AtomicU64,
+    /// How long the file was at the last read, and at most: 0 of what is no file.
+    length: AtomicU64,
+    longest: AtomicU64,
 }
 
 impl StoreWatch {
@@ -190,6 +193,8 @@ impl StoreWatch {
             file,
             tag,
             asked_ms: AtomicU64::new(0),
+            length: AtomicU64::new(0),
+            longest: AtomicU64::new(0),
         }));
     }
 
@@ -253,6 +258,12 @@ impl StoreWatch {
         None
     }
 
+    /// The files that are shorter than they were while they were watched, by path, and how long they were.
+    pub(crate) fn cut(&self) -> impl Iterator<Item = (&str, Bytes)> {
+        let cut = self.stores.iter().filter_map(|store| Some((store, store.cut_from()?)));
+        cut.map(|(store, length)| (store.path.as_str(), Bytes(length)))
+    }
+
     /// What has not answered for too long, by path, with the device that it backs or lies under.
     pub(crate) fn silent(&self) -> Vec<(StorageAddress, String)> {
         let late = self.stores.iter().filter(|store| store.is_late());
@@ -302,6 +313,12 @@ impl Store {
         asked_ms != 0 && boottime_ms().saturating_sub(asked_ms) >= late_ms
     }
 
+    fn cut_from(&self) -> Option<u64> {
+        // Who grows is as long as his longest, or longer.
+        let longest = self.longest.load(Ordering::Acquire);
+        (self.length.load(Ordering::Acquire) < longest).then_some(longest)
+    }
+
     /// What comes back does not matter, nor does an error: QEMU tells of those.
     fn ask(&self) {
         let now = boottime_ms().max(1);
@@ -312,6 +329,10 @@ impl Store {
             // Where the host's memory cannot be passed, what it has of this part is dropped first.
             let _ = fadvise(&self.file, 0, CACHED_PART_BYTES, Advice::DontNeed);
             let _ = self.file.read_at(part, 0);
+            if let Ok(now) = self.file.metadata() {
+                self.length.store(now.len(), Ordering::Release);
+                self.longest.fetch_max(now.len(), Ordering::Release);
+            }
             self.asked_ms.store(0, Ordering::Release);
         }
     }
@@ -364,6 +385,8 @@ pub(crate) mod tests {
             file,
             tag: None,
             asked_ms: AtomicU64::new(0),
+            length: AtomicU64::new(0),
+            longest: AtomicU64::new(0),
         };
         for _ in 0..2 {
             // The guest has read it all a moment ago.

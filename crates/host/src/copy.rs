@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::{FileExt, FileTypeExt};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -32,8 +32,9 @@ const PIECE_BYTES: u64 = 1 << 20;
 const WRITERS: usize = 6;
 /// Direct reading and writing wants memory, places and lengths at multiples of this, or of less.
 const BLOCK_BYTES: u64 = 4096;
-/// What is zeroed between two looks at whether to go on.
-const ZEROED_BYTES: u64 = 64 << 20;
+/// What is zeroed between two looks at whether to go on: so little that the slowest device is done within
+/// [`attended::WRITTEN_WITHIN`].
+const ZEROED_BYTES: u64 = 32 << 20;
 /// How often whoever watches is asked whether to go on, at the least.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -56,25 +57,44 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Target<'a> {
     file: &'a File,
-    is_begun: Arc<AtomicBool>,
+    writes: Arc<Writes>,
+}
+
+/// How many changes of a target there were, for whoever watches whether they come to an end.
+#[derive(Debug, Default)]
+struct Writes {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Writes {
+    fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn are_under_way(&self) -> bool {
+        let ended = self.ended();
+        self.begun.load(Ordering::Relaxed) > ended
+    }
 }
 
 impl Target<'_> {
     /// Nothing is written yet.
     #[must_use]
     pub fn new(file: &File) -> Target<'_> {
-        Target { file, is_begun: Arc::default() }
+        Target { file, writes: Arc::default() }
     }
 
     /// Whether it may be another than it was.
     pub fn may_be_written(&self) -> bool {
-        self.is_begun.load(Ordering::Relaxed)
+        self.writes.begun.load(Ordering::Relaxed) > 0
     }
 
-    /// For who is about to write it.
-    fn written(&self) -> &File {
-        self.is_begun.store(true, Ordering::Relaxed);
-        self.file
+    fn write<T>(&self, write: impl FnOnce(&File) -> T) -> T {
+        self.writes.begun.fetch_add(1, Ordering::Relaxed);
+        let written = write(self.file);
+        self.writes.ended.fetch_add(1, Ordering::Relaxed);
+        written
     }
 }
 
@@ -116,7 +136,7 @@ pub fn zero_from(
 fn write_file(source: &File, target: &Target<'_>, watch: Watch<'_>) -> io::Result<How> {
     let whole = size(source)?;
     let data = data(source, whole)?;
-    target.written().set_len(whole)?;
+    target.write(|file| file.set_len(whole))?;
     for extent in &data {
         // Reserved room can be written by all at once. Where it cannot be reserved, writing finds it.
         match fallocate(target.file, FallocateFlags::KEEP_SIZE, extent.start, length(extent)) {
@@ -127,7 +147,7 @@ fn write_file(source: &File, target: &Target<'_>, watch: Watch<'_>) -> io::Resul
     let end = whole.next_multiple_of(BLOCK_BYTES);
     write_pieces(source, target, &data, end, watch)?;
     // The last block was written whole.
-    target.written().set_len(whole)?;
+    target.write(|file| file.set_len(whole))?;
     Ok(How::Written)
 }
 
@@ -191,7 +211,7 @@ fn zero(target: &Target<'_>, hole: Range<u64>, watch: Watch<'_>, whole: u64) -> 
     while at < hole.end {
         let step = ZEROED_BYTES.min(hole.end - at);
         let zeroed = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        fallocate(target.written(), zeroed, at, step)?;
+        target.write(|file| fallocate(file, zeroed, at, step))?;
         at += step;
         go_on(watch(Progress { done: 0, whole }))?;
     }
@@ -282,7 +302,7 @@ impl<I: Iterator<Item = Range<u64>>> Writer<'_, I> {
         while let Some(piece) = self.next() {
             let buffer = memory.of(length(&piece));
             let written = read_all(self.source, buffer, piece.start)
-                .and_then(|()| self.target.written().write_all_at(buffer, piece.start));
+                .and_then(|()| self.target.write(|file| file.write_all_at(buffer, piece.start)));
             if let Err(error) = written {
                 self.is_over.store(true, Ordering::Relaxed);
                 return Err(error);

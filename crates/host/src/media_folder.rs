@@ -1,6 +1,6 @@
 //! A folder of images that somebody without rights on the VM Host chooses from: which files it offers, and one of them
 //! opened. Called by the worker, which was given the folder held open and reaches no other. Which of its files have other names
-//! too is for the commands that judge it.
+//! too is for the commands that judge it; one that got such a name after that is not offered.
 //!
 //! Nothing leads out of the folder: links, `..` and absolute names are followed by the kernel within it only
 //! (openat2(2), `RESOLVE_BENEATH`). A file that everybody may write to is not offered: nobody could say what a guest boots
@@ -11,10 +11,10 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-
 use std::path::Path;
 
 use hpvm_model::FileIdentity;
+use jiff::Timestamp;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
@@ -40,14 +40,18 @@ pub enum ImageError {
     WritableByAll(String),
     #[error("'{0}' is a disk that a guest, or another program, writes to")]
     Written(String),
+    #[error(
+        "'{0}' has other names (hard links) and was changed since they were looked at, which was before the guest's start; the administrator puts it in with hpvmmodify, or a copy of it into the folder"
+    )]
+    Renamed(String),
     #[error("'{name}' cannot be opened by the guest's worker; it needs to be readable by everyone")]
     Open { name: String, source: io::Error },
 }
 
 /// The names in a folder that lead to images which [`open`] gives, sorted.
-pub fn images(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+pub fn images(folder: BorrowedFd<'_>, judged: Timestamp) -> io::Result<Vec<String>> {
     let mut names = names(folder)?;
-    names.retain(|name| open(folder, name).is_ok());
+    names.retain(|name| open(folder, name, judged).is_ok());
     Ok(names)
 }
 
@@ -89,8 +93,13 @@ fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
 }
 
 /// Opens an image for reading, by one of the names that [`images`] gives; what has a folder of its own would make that the one
-/// to choose from. Gives it with what the kernel says of the very file that was opened.
-pub fn open(folder: BorrowedFd<'_>, name: &str) -> Result<(OwnedFd, Metadata), ImageError> {
+/// to choose from. Gives it with what the kernel says of the very file that was opened. Which images had other names was looked at
+/// when the folder was judged.
+pub fn open(
+    folder: BorrowedFd<'_>,
+    name: &str,
+    judged: Timestamp,
+) -> Result<(OwnedFd, Metadata), ImageError> {
     look(folder, name)?;
     if name.contains('/') {
         return Err(ImageError::Deeper(name.to_owned()));
@@ -101,6 +110,9 @@ pub fn open(folder: BorrowedFd<'_>, name: &str) -> Result<(OwnedFd, Metadata), I
     // Where the file system has no locks nobody can tell.
     if image_lock::has_writer(&file).unwrap_or(false) {
         return Err(ImageError::Written(name.to_owned()));
+    }
+    if metadata.nlink() > 1 && changed(&metadata) > judged {
+        return Err(ImageError::Renamed(name.to_owned()));
     }
     Ok((file.into(), metadata))
 }
@@ -121,6 +133,12 @@ fn check(name: &str, file: &File) -> Result<Metadata, ImageError> {
         }
         true => Ok(metadata),
     }
+}
+
+/// When the file last got a name, among other changes.
+fn changed(metadata: &Metadata) -> Timestamp {
+    let nanoseconds = i32::try_from(metadata.ctime_nsec()).unwrap_or_default();
+    Timestamp::new(metadata.ctime(), nanoseconds).unwrap_or(Timestamp::MAX)
 }
 
 fn beneath(folder: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<OwnedFd, ImageError> {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use hpvm_host::image_lock;
 use hpvm_host::media_folder::{ImageError, images, namesakes, open};
+use jiff::Timestamp;
 
 /// A folder with everything that may lie in one, and a secret beside it.
 fn folder() -> (tempfile::TempDir, File) {
@@ -44,7 +45,25 @@ fn folder() -> (tempfile::TempDir, File) {
 #[test]
 fn images_are_regular_files_that_not_everybody_writes() {
     let (_place, folder) = folder();
-    assert_eq!(images(folder.as_fd()).unwrap(), ["a disc.iso", "b.iso", "link.iso"]);
+    assert_eq!(
+        images(folder.as_fd(), Timestamp::now()).unwrap(),
+        ["a disc.iso", "b.iso", "link.iso"]
+    );
+}
+
+/// Whose file it is was not looked at, when it got a name after that.
+#[test]
+fn what_got_another_name_since_the_folder_was_judged_is_not_offered() {
+    let (place, folder) = folder();
+    let judged = Timestamp::UNIX_EPOCH;
+    fs::hard_link(place.path().join("secret"), place.path().join("images/late.iso"))
+        .expect("a name");
+    let offered = images(folder.as_fd(), judged).unwrap();
+    assert_eq!(offered, ["a disc.iso", "b.iso", "link.iso"]);
+    let refused = open(folder.as_fd(), "late.iso", judged);
+    assert!(matches!(refused, Err(ImageError::Renamed(_))), "{refused:?}");
+    let judged = Timestamp::now();
+    assert!(images(folder.as_fd(), judged).unwrap().contains(&"late.iso".to_owned()));
 }
 
 /// Also of those that the worker may not read, and of what a link within the folder leads to.
@@ -71,17 +90,20 @@ fn a_disk_that_somebody_writes_to_is_no_image_meanwhile() {
     let (place, folder) = folder();
     let disk = File::open(place.path().join("images/b.iso")).expect("the disk");
     assert!(image_lock::keep_others_out(&disk).expect("a lock"));
-    assert_eq!(images(folder.as_fd()).unwrap(), ["a disc.iso", "link.iso"]);
-    assert!(matches!(open(folder.as_fd(), "b.iso"), Err(ImageError::Written(_))));
+    assert_eq!(images(folder.as_fd(), Timestamp::now()).unwrap(), ["a disc.iso", "link.iso"]);
+    assert!(matches!(open(folder.as_fd(), "b.iso", Timestamp::now()), Err(ImageError::Written(_))));
     image_lock::let_others_in(&disk).expect("no lock");
-    assert_eq!(images(folder.as_fd()).unwrap(), ["a disc.iso", "b.iso", "link.iso"]);
+    assert_eq!(
+        images(folder.as_fd(), Timestamp::now()).unwrap(),
+        ["a disc.iso", "b.iso", "link.iso"]
+    );
 }
 
 #[test]
 fn an_image_is_opened_by_its_name_within_the_folder() {
     let (_place, folder) = folder();
     for (name, content) in [("b.iso", "b.iso"), ("link.iso", "older/c.iso")] {
-        let (file, metadata) = open(folder.as_fd(), name).expect(name);
+        let (file, metadata) = open(folder.as_fd(), name, Timestamp::now()).expect(name);
         let mut text = String::new();
         File::from(file).read_to_string(&mut text).expect(name);
         assert_eq!(text, content);
@@ -95,7 +117,7 @@ fn nothing_leads_out_of_the_folder() {
     for name in
         ["../secret", "/etc/passwd", "out.iso", "passwd.iso", "older/../../secret", "loop.iso"]
     {
-        let refused = open(folder.as_fd(), name);
+        let refused = open(folder.as_fd(), name, Timestamp::now());
         assert!(matches!(refused, Err(ImageError::Outside(_))), "{name}: {refused:?}");
     }
 }
@@ -103,7 +125,8 @@ fn nothing_leads_out_of_the_folder() {
 #[test]
 fn what_is_no_image_is_refused_with_the_reason() {
     let (_place, folder) = folder();
-    let refused = |name: &str| open(folder.as_fd(), name).expect_err(name).to_string();
+    let refused =
+        |name: &str| open(folder.as_fd(), name, Timestamp::now()).expect_err(name).to_string();
     assert!(refused("anybody.iso").contains("written by everyone"));
     assert!(refused("pipe.iso").contains("no regular file"));
     assert!(refused("older").contains("no regular file"));

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{io, iter};
 
+use hpvm_app::snapshot::CutImage;
 use hpvm_engine::media;
 use hpvm_host::answers;
 use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestConfig, StorageType, quoted};
@@ -35,7 +36,7 @@ enum Length {
     Disk(Bytes),
     /// That of a raw disk under those of linked clones.
     Base(Bytes),
-    /// An image's, when it was opened; it may have grown since.
+    /// An image's, when it was opened, or when its worker last saw it so; it may have grown since.
     Image(Bytes),
 }
 
@@ -74,8 +75,10 @@ pub(crate) fn displaced_files(
     machine: &Machine,
 ) -> Vec<Displaced> {
     // Lengths are asked for before the look: who extends a file does that before it is written down.
+    let presence = host.presence(config.number);
+    let cut = presence.snapshot().map_or(&[][..], |snapshot| &snapshot.cut_images);
     let opened: BTreeMap<&str, Opened> =
-        machine.held().flat_map(|attached| opened(host, attached)).collect();
+        machine.held().flat_map(|attached| opened(host, attached, cut)).collect();
     let found = stores::found(opened.keys().copied());
     let changed = found.into_iter().filter_map(|(path, found)| {
         let opened = opened.get(path.as_str())?;
@@ -99,7 +102,11 @@ pub(crate) fn displaced_files(
 const DESCRIPTORS_OF_SHELL: usize = 3;
 
 /// What was opened for a device, by its paths.
-fn opened<'a>(host: &VmHost, attached: &'a Attached) -> impl Iterator<Item = (&'a str, Opened)> {
+fn opened<'a>(
+    host: &VmHost,
+    attached: &'a Attached,
+    cut: &[CutImage],
+) -> impl Iterator<Item = (&'a str, Opened)> {
     let Attached { device, identity, image_length, layers, .. } = attached;
     let own = (*identity, *image_length);
     let under = layers.iter().map(|layer| (layer.identity, layer.image_length));
@@ -111,7 +118,10 @@ fn opened<'a>(host: &VmHost, attached: &'a Attached) -> impl Iterator<Item = (&'
                 let kept = devdb::kept_length(&host.registry, path);
                 kept.map(if depth == 0 { Length::Disk } else { Length::Base })
             }
-            _ => image_length.map(Length::Image),
+            _ => image_length.map(|opened| {
+                let seen = cut.iter().find(|cut| cut.path == path).map(|cut| cut.length);
+                Length::Image(seen.unwrap_or(opened).max(opened))
+            }),
         };
         Some((path, Opened { identity, length }))
     })

@@ -105,6 +105,12 @@ impl Stores {
         self.ways.get(path).cloned().or_else(looked).unwrap_or_default()
     }
 
+    /// A path and where its links lead.
+    pub(crate) fn names(&self, path: &str) -> BTreeSet<String> {
+        let real = self.ways(path).own.map(|way| way.real.to_string_lossy().into_owned());
+        real.into_iter().chain([path.to_owned()]).collect()
+    }
+
     /// What the VM Host does with each path, a clause each; nothing for those that may be given to a guest.
     pub(crate) fn used_by_host(&self) -> BTreeMap<String, Vec<HostUse>> {
         let told = |host: &Use, path: &str| HostUse {

@@ -197,13 +197,30 @@ impl Registry {
         except: Option<GuestNumber>,
     ) -> Result<Vec<Sharer>, RegistryError> {
         let (inode, device) = stored(file);
-        let asked = (inode, device, except.map(GuestNumber::get));
         let of_this_file = "file_inode = ?1 AND file_device = ?2 AND guest IS NOT ?3";
+        self.having(of_this_file, (inode, device, except.map(GuestNumber::get)))
+    }
+
+    /// The same of whatever lies at a path, as the guests have it written: what was copied there has another inode, and a file system
+    /// may have another number after each boot.
+    pub fn sharers_and_kept_at(
+        &self,
+        path: &str,
+        except: Option<GuestNumber>,
+    ) -> Result<Vec<Sharer>, RegistryError> {
+        self.having("path = ?1 AND guest IS NOT ?2", (path, except.map(GuestNumber::get)))
+    }
+
+    fn having<P: rusqlite::Params + Copy>(
+        &self,
+        condition: &str,
+        asked: P,
+    ) -> Result<Vec<Sharer>, RegistryError> {
         let stores = format!(
-            "SELECT guest, bus, device, target, kind, storage FROM device WHERE {of_this_file}"
+            "SELECT guest, bus, device, target, kind, storage FROM device WHERE {condition}"
         );
         let layers = format!(
-            "SELECT guest, bus, device, target, 'disk', storage FROM layer WHERE {of_this_file}"
+            "SELECT guest, bus, device, target, 'disk', storage FROM layer WHERE {condition}"
         );
         // Nearly always nobody has it, and a statement that joins or sorts takes longer to prepare than all else here.
         let mut sharers = self

@@ -1,7 +1,7 @@
 //! What a copy may be written to: nothing that is another's, protected, restricted or another copy's.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use super::{MIB, fill, nothing_is_left, on, with_web};
@@ -11,6 +11,8 @@ use crate::loop_device::{LoopDevice, Partition};
 pub(crate) const TESTS: &[Test] = crate::tests![
     what_is_protected_is_not_overwritten,
     what_a_removed_guest_had_is_not_overwritten,
+    a_disk_that_was_copied_to_its_place_is_still_its_guests,
+    a_file_that_took_a_disks_number_is_nobodys,
     two_copies_are_two_files,
     two_copies_share_no_bytes,
     nothing_is_copied_to_where_guests_may_have_nothing,
@@ -54,6 +56,54 @@ fn what_a_removed_guest_had_is_not_overwritten() {
     assert_eq!(fs::read_to_string(&disk).expect("a file"), "precious");
     host.ok(&["hpvmremove", "-p", "2", "--purge", "-F"]);
     host.ok(&[&line[..], &["-F"]].concat());
+}
+
+/// It has another number then, as all files of some file systems have after a boot.
+fn a_disk_that_was_copied_to_its_place_is_still_its_guests() {
+    let host = with_web();
+    let disks = ["kept", "off"].map(|name| {
+        let disk = host.disk(&format!("{name}.img"), 8 << 20);
+        host.ok(&["hpvmcreate", "-P", name, "-a", &on(&disk, "file")]);
+        fs::write(&disk, "precious").expect("a file");
+        let copy = host.copy_of(&disk, "copied");
+        fs::rename(copy, &disk).expect("it comes back");
+        disk
+    });
+    host.ok(&["hpvmremove", "-P", "kept", "-F"]);
+    let link = host.path("link.img");
+    symlink(&disks[0], &link).expect("a link");
+    for (path, whose) in [
+        (&disks[0], "'kept' (0,1,0), which was removed and is still kept,"),
+        (&link, "'kept' (0,1,0), which was removed and is still kept,"),
+        (&disks[1], "'off' (0,1,0)"),
+    ] {
+        let said =
+            host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-F", "-b", &on(path, "file")]);
+        assert!(
+            said.contains(&format!("belongs to guest {whose} and is not overwritten")),
+            "{said}"
+        );
+        let told = host.run(&["hpvmcreate", "-P", "other", "-s", "-a", &on(path, "file")]);
+        let name = whose.split('\'').nth(1).expect("a name");
+        assert!(told.stderr.contains(&format!("guest '{name}'")), "{told}");
+    }
+    for disk in &disks {
+        assert_eq!(fs::read_to_string(disk).expect("a file"), "precious");
+    }
+}
+
+/// The guest's own has another by now.
+fn a_file_that_took_a_disks_number_is_nobodys() {
+    let host = with_web();
+    let disk = host.disk("off.img", 8 << 20);
+    host.ok(&["hpvmcreate", "-P", "off", "-a", &on(&disk, "file")]);
+    let numbered = host.path("numbered.img");
+    fs::rename(&disk, &numbered).expect("a file with its number");
+    let moved =
+        host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-F", "-b", &on(&numbered, "file")]);
+    assert!(moved.contains("belongs to guest 'off'"), "it may be moved back: {moved}");
+    let _its_own = host.disk("off.img", 8 << 20);
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-F", "-b", &on(&numbered, "file")]);
 }
 
 fn two_copies_are_two_files() {

@@ -82,7 +82,8 @@ fn a_file_system_that_hangs_holds_no_change_up() {
         (&["hpvmmodify", "-P", "web", "-d", &far], 0),
         (&["hpvmstart", "-P", "web"], 0),
     ] {
-        answered(&host, command, status);
+        let outcome = answered(&host, command, status);
+        assert!(!outcome.stderr.contains("File size"), "nobody knows that: {outcome}");
     }
     to_be_given(&host, &far_path);
     drop(hung);

@@ -1,7 +1,7 @@
 //! A store that falls silent while hpvmclone copies from it or to it: the command says so, and ends when it is told to.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_host::process::{PidFd, Signal};
@@ -14,10 +14,14 @@ use crate::clone::slow::{COPYING, is_copying};
 use crate::clone::{nothing_is_left, on};
 use crate::file_server::FileServer;
 use crate::loop_device::LoopDevice;
+use crate::mounted::Freezable;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_source_that_falls_silent_is_named_and_holds_nobody,
     a_target_that_falls_silent_is_named_and_holds_nobody,
+    a_target_that_takes_no_writes_is_named_and_holds_nobody,
+    a_copy_to_a_frozen_file_system_is_refused,
+    what_a_clone_left_on_a_frozen_file_system_holds_nobody,
 ];
 
 const COPIED_BYTES: u64 = 64 << 20;
@@ -47,6 +51,20 @@ fn a_source_that_falls_silent_is_named_and_holds_nobody() {
 }
 
 fn a_target_that_falls_silent_is_named_and_holds_nobody() {
+    target_is_named_and_holds_nobody(|server| {
+        server.leave_unanswered(|silence| &silence.reading);
+    });
+}
+
+/// As a thin pool that is full and waits for room: who reads is answered.
+fn a_target_that_takes_no_writes_is_named_and_holds_nobody() {
+    target_is_named_and_holds_nobody(|server| {
+        server.leave_unanswered(|silence| &silence.writing);
+    });
+}
+
+#[track_caller]
+fn target_is_named_and_holds_nobody(falls_silent: impl Fn(&FileServer)) {
     let (host, server) = beside_a_silent_half();
     let source = host.disk("web.img", COPIED_BYTES);
     crate::clone::fill(&source, COPIED_BYTES >> 20);
@@ -54,13 +72,54 @@ fn a_target_that_falls_silent_is_named_and_holds_nobody() {
     let device = LoopDevice::on(&server.file, &["--direct-io=on"]);
     let copying = Copying::to(&host, &on(device.path(), "disk"));
     wait_until(COPYING, "something is written", || server.is_holding());
-    server.leave_unanswered(|silence| &silence.reading);
+    falls_silent(&server);
     let said = copying.ends(Signal::INT, 130, &device.path().display().to_string());
     let left = format!("the content of '{}' is partly overwritten", device.path().display());
     assert!(said.contains("the clone was not made") && said.contains(&left), "{said}");
     host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);
     nothing_is_left(&host, host.root());
     server.answer_again();
+}
+
+/// The kernel would let nobody go who makes a file there.
+fn a_copy_to_a_frozen_file_system_is_refused() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &on(&host.disk("web.img", 1 << 20), "file")]);
+    let near = Freezable::over(&host);
+    near.freeze();
+    let copy = on(&near.folder().join("copy.img"), "file");
+    let said = host.refused(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+    let told =
+        format!("cannot change {}: its file system has not answered", near.folder().display());
+    assert!(said.contains(&told), "{said}");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);
+    near.thaw();
+    nothing_is_left(&host, near.folder());
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+}
+
+/// Who would remove it there is let go by nobody, and has the registry.
+fn what_a_clone_left_on_a_frozen_file_system_holds_nobody() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web", "-a", &on(&host.disk("web.img", 1 << 20), "file")]);
+    host.ok(&["hpvmcreate", "-P", "other"]);
+    let near = Freezable::over(&host);
+    let copy = on(&near.folder().join("copy.img"), "file");
+    host.environment("HPVM_ABORT_AT", "clone.placed");
+    let killed = host.run(&["hpvmclone", "-P", "web", "-N", "new", "-b", &copy]);
+    host.without_environment("HPVM_ABORT_AT");
+    assert_eq!(killed.status.code(), None, "{killed}");
+    near.freeze();
+    let begun = Instant::now();
+    let started = host.run(&["hpvmstart", "-P", "other"]);
+    assert!(started.status.success() && begun.elapsed() < ENDS_WITHIN, "{started}");
+    let told = "was interrupted, and what it left stays: ";
+    assert!(started.stderr.contains(told), "{started}");
+    assert!(started.stderr.contains("its file system has not answered"), "{started}");
+    host.ok(&["hpvmcreate", "-P", "third"]);
+    near.thaw();
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    nothing_is_left(&host, near.folder());
 }
 
 /// A clone under way.
@@ -72,15 +131,26 @@ impl Copying {
         Copying(command.stdin(Stdio::null()).spawn().expect("it starts"))
     }
 
-    /// It says what it waits for. Told to end, it is gone with all that anybody waits for, and what it said besides is given.
+    /// It says what it waits for; what it says after that is given.
     #[track_caller]
-    fn ends(mut self, signal: Signal, status: i32, silent: &str) -> String {
+    fn waits_for(&mut self, silent: &str, end: &str) -> BufReader<ChildStderr> {
         let mut stderr = BufReader::new(self.0.stderr.take().expect("a pipe"));
         let mut line = String::new();
         stderr.read_line(&mut line).expect("text");
-        assert!(line.contains(&format!("'{silent}' does not answer; the copy waits")), "{line}");
+        assert!(line.contains(&format!("'{silent}' does not answer; {end}")), "{line}");
+        stderr
+    }
+
+    fn process(&self) -> PidFd {
         let number = i32::try_from(self.0.id()).expect("a number");
-        let process = PidFd::open_number(number).expect("a pidfd").expect("it lives");
+        PidFd::open_number(number).expect("a pidfd").expect("it lives")
+    }
+
+    /// It says what it waits for. Told to end, it is gone with all that anybody waits for, and what it said besides is given.
+    #[track_caller]
+    fn ends(mut self, signal: Signal, status: i32, silent: &str) -> String {
+        let mut stderr = self.waits_for(silent, "the copy waits, and Ctrl-C ends it");
+        let process = self.process();
         process.signal(signal).expect("a signal to our own child");
         let told = Instant::now();
         let mut said = String::new();

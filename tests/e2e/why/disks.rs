@@ -10,6 +10,7 @@ use hpvm_testkit::wait::wait_until;
 
 use super::{BOUND, Screen, end, follow, host_with_web};
 use crate::Test;
+use crate::guest_processes::process;
 use crate::loop_device::LoopDevice;
 use crate::mounted::Mounted;
 use crate::shell::typed;
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_disk_that_is_deleted_can_be_saved,
     a_disk_that_is_cut_is_explained,
     a_linked_disk_that_is_cut_is_explained,
+    an_image_that_grew_and_was_cut_is_told,
     a_taken_disk_is_explained,
     a_full_disk_is_explained,
     a_foreign_image_lock_is_explained,
@@ -145,6 +147,31 @@ fn a_linked_disk_that_is_cut_is_explained() {
         fs::write(&file, whole).expect("a file");
         assert_eq!(health(&host), "");
     }
+}
+
+/// To a length that it had when the guest was started, or more: its worker has seen it longer.
+fn an_image_that_grew_and_was_cut_is_told() {
+    let host = VmHost::new(Engine::Fake);
+    let base = host.disk("base.img", 1 << 20);
+    let disk = disk_at("0,0,0", &base);
+    host.ok(&["hpvmcreate", "-P", "base", "-a", &disk]);
+    host.ok(&["hpvmclone", "-P", "base", "-N", "web", "--linked"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let image = fs::canonicalize(host.path("var/opt/hpvm/guests/web/disk-0-0-0.qcow2"));
+    let image = image.expect("its image");
+    let opened = fs::File::options().write(true).open(&image).expect("an image");
+    opened.set_len(8 << 20).expect("it grows");
+    // All stores are read before QEMU is asked for anything.
+    let more = disk_at("0,1,0", &host.disk("more.img", 1 << 20));
+    host.ok(&["hpvmmodify", "-P", "web", "-a", &more]);
+    assert_eq!(health(&host), "");
+    opened.set_len(4 << 20).expect("it is cut");
+    let told = format!("{} has become shorter, 4 MB of at least 8 MB", image.display());
+    wait_until(BOUND, "its worker sees it", || health(&host).contains(&told));
+    process(&host, "hpvmapp").expect("it lives").kill();
+    let is_followed = || host.snapshot(2).is_some_and(|snapshot| snapshot.adoptions == 1);
+    wait_until(BOUND, "the next supervisor", is_followed);
+    assert!(health(&host).contains(&told), "{}", health(&host));
 }
 
 fn write_at_start(disk: &Path, bytes: &[u8]) {

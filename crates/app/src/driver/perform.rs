@@ -61,6 +61,7 @@ impl Driver {
             unresponsive_since: self.shown.unresponsive_since.clone(),
             notes: self.notes().collect(),
             silent_stores: self.stores.silent().cloned().collect(),
+            cut_images: self.stores.cut.clone(),
             zeros: self.zeros.all().to_vec(),
             record_damage: self.recorded.damage().cloned(),
             qemu: self.engine.process(),

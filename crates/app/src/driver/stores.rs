@@ -6,9 +6,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use hpvm_app::protocol::BEGINS_WITHIN;
-use hpvm_app::snapshot::{DeviceStore, Role, SilentStore, Snapshot};
+use hpvm_app::snapshot::{CutImage, DeviceStore, Role, SilentStore, Snapshot};
 use hpvm_engine::devices::requests::{self, RequestQueue};
-use hpvm_model::{PciSlot, StorageAddress};
+use hpvm_model::{Bytes, PciSlot, StorageAddress, StorageType};
 use hpvm_plan::command_line::device_id;
 use hpvm_plan::record::{self, Attached};
 use hpvm_qmp::answer::VirtQueue;
@@ -61,6 +61,8 @@ pub(super) struct Stores {
     pub(super) copies: StoreWatch,
     pub(super) requests: RequestWatch,
     silent: Vec<Silent>,
+    /// Images that became shorter, by whom nobody knows.
+    pub(super) cut: Vec<CutImage>,
     /// For so many beats to come what the worker before us told of them is believed.
     believed_beats: u32,
     /// QEMU has answered since the last beat.
@@ -101,6 +103,7 @@ impl Stores {
         let silent = silent.into_iter().map(|store| Silent { store, since: Duration::ZERO });
         Stores {
             silent: silent.collect(),
+            cut: before.map(|snapshot| snapshot.cut_images.clone()).unwrap_or_default(),
             believed_beats: BELIEVED_BEATS,
             begins: true,
             ..Stores::first(machine, files)
@@ -246,6 +249,7 @@ impl Driver {
             self.take_over();
         }
         self.look_at_stores();
+        self.look_for_cut_images();
         let silence = self.stores.silence();
         if silence.is_some_and(|silence| silence.denial(self.began.elapsed()).is_some()) {
             // What is put off for it waits no longer.
@@ -255,6 +259,29 @@ impl Driver {
             true => self.stores.reads_due = Some(Instant::now() + TOLD_WITHIN),
             false => self.read_stores(|_| true),
         }
+    }
+
+    /// QEMU makes an image longer, and never shorter.
+    fn look_for_cut_images(&mut self) {
+        let Ok(known) = &self.recorded.machine else { return };
+        let backings = || known.file.machine().held().flat_map(|held| held.device.backings());
+        let is_image =
+            |path: &str| backings().any(|b| b.storage == StorageType::Qcow2 && b.path == path);
+        let untold = |(path, length): &(&str, Bytes)| {
+            !self.stores.cut.iter().any(|cut| cut.path == *path && cut.length >= *length)
+        };
+        let found = self.stores.watch.cut().filter(untold).filter(|(path, _)| is_image(path));
+        let found: Vec<CutImage> =
+            found.map(|(path, length)| CutImage { path: path.to_owned(), length }).collect();
+        if found.is_empty() {
+            return;
+        }
+        self.stores.cut.retain(|cut| !found.iter().any(|anew| anew.path == cut.path));
+        for CutImage { path, length } in &found {
+            self.log.say(&format!("'{path}' has become shorter than the {length} that it had"));
+        }
+        self.stores.cut.extend(found);
+        self.publish();
     }
 
     /// Reads stores, if it is time to, whatever QEMU has told by then.

@@ -83,6 +83,8 @@ impl Perform for Clone {
         let mut host = VmHost::open_in(mode)?;
         let source = host.guest(&self.guest.clone().into())?;
         let request = self.request();
+        // The kernel ends no process that a store holds.
+        let mut end = "and so does the command after Ctrl-C";
         if mode == Mode::Apply && stores_may_fall_silent(&source, &request) {
             // No connection to the registry outlives a fork.
             drop(host);
@@ -94,8 +96,9 @@ impl Perform for Clone {
                         &left(&self.new_name, &request),
                     ));
                 }
+                Ok(Side::Deputy) => end = "and Ctrl-C ends it",
                 // Without a second process it is as good as its stores.
-                Ok(Side::Deputy) | Err(_) => {}
+                Err(_) => {}
             }
             host = VmHost::open_in(mode)?;
         }
@@ -109,7 +112,7 @@ impl Perform for Clone {
         let cloned = clone(&mut host, &actor, &source, &request, force, mode, &mut |stage| {
             if !stage.silent.is_empty() {
                 line.erase();
-                context.say.note(&waits_for(stage.silent));
+                context.say.note(&waits_for(stage.silent, end));
             }
             line.show(stage.from, stage.progress.done, stage.progress.whole);
         });
@@ -139,10 +142,10 @@ fn left(name: &GuestName, request: &CloneRequest) -> String {
     )
 }
 
-/// What the copy stands still for.
-fn waits_for(silent: &[&str]) -> String {
+/// What the copy stands still for, and what comes of Ctrl-C.
+fn waits_for(silent: &[&str], end: &str) -> String {
     let (stores, verb) = (silent.join("' and '"), if silent.len() == 1 { "does" } else { "do" });
-    format!("'{stores}' {verb} not answer; the copy waits, and Ctrl-C ends it")
+    format!("'{stores}' {verb} not answer; the copy waits, {end}")
 }
 
 /// In the words of A.03.50, once for each device; which it was stands where that printed the records of dd.

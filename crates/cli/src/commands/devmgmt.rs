@@ -9,7 +9,8 @@ use hpvm_model::{Choice, EntryId, EntryType, Severity, quoted};
 use hpvm_operations::devdb::disk_file::{self, DiskRefused, Made, Room, Unknown, Wanted};
 use hpvm_operations::devdb::entries::{self, Changed};
 use hpvm_operations::devdb::replace::{Renamed, Standing};
-use hpvm_operations::devdb::{listing, repair, replace, running};
+use hpvm_operations::devdb::running::{self, Sight};
+use hpvm_operations::devdb::{listing, repair, replace};
 use hpvm_operations::{Actor, Mode, Refusal, VmHost};
 use hpvm_registry::Access;
 
@@ -258,11 +259,19 @@ impl Devmgmt {
         let text = format!("'{}' {what}: {size}, {} bytes\n", printable(&path), size.0);
         print(&text)?;
         if let Made::Extended { .. } = made {
-            for (guest, disk) in running::disks(host, &path)? {
-                let statement = quoted(&disk.device.to_string());
-                context.say.note(&format!(
-                    "the running guest '{guest}' sees the new size after `hpvmmodify -P {guest} -m {statement}`"
-                ));
+            for (guest, disk, sight) in running::sights(host, &path)? {
+                let told = format!("`hpvmmodify -P {guest} -m {}`", quoted(&disk.to_string()));
+                let when = match sight {
+                    Sight::Told => format!("sees the new size after {told}"),
+                    Sight::ToldAfterReset => format!(
+                        "gets the disk at its next reset as long as it was, and sees the new size after {told} then"
+                    ),
+                    Sight::WithStart => "gets the disk with its next start".to_owned(),
+                    Sight::Never => {
+                        "is to lose the disk, and does not see the new size before that".to_owned()
+                    }
+                };
+                context.say.note(&format!("the running guest '{guest}' {when}"));
             }
         }
         Ok(())

@@ -19,6 +19,9 @@ use crate::answers::ANSWER_BOUND;
 
 /// A copy that stands still for so long has both stores asked, and tells of one that takes as long again for its answer.
 const STILL: Duration = Duration::from_secs(1);
+/// A store that answers who reads, and has no write come to an end for so long, answers no write: that of a frozen file system, or
+/// of a pool that is full.
+pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 /// The kernel keeps files in parts as large as this at most (a huge page), and forgets only whole ones.
 const CACHED_PART_BYTES: Option<NonZeroU64> = NonZeroU64::new(2 << 20);
 
@@ -51,20 +54,20 @@ pub fn copy(
     let is_given_up = Arc::<AtomicBool>::default();
     let told = begin(source, target, &is_given_up)?;
     let mut still = Still::now();
-    let mut seen = Progress { done: 0, whole: 0 };
+    let (mut seen, mut ended) = (Progress { done: 0, whole: 0 }, 0);
     loop {
+        let before = (seen, ended);
         match told.recv_timeout(LOOK) {
-            Ok(Told::Progress(progress)) => {
-                if progress != seen {
-                    still = Still::now();
-                }
-                seen = progress;
-            }
+            Ok(Told::Progress(progress)) => seen = progress,
             Ok(Told::Over(result)) => return result,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("it was given up")),
         }
-        let silent = still.silent(source, target.file);
+        ended = target.writes.ended();
+        if (seen, ended) != before {
+            still = Still::now();
+        }
+        let silent = still.silent(source, target);
         let told_of =
             silent.map_or(ControlFlow::Continue(()), |silent| watch(Seen::Silent(silent)));
         if told_of.is_break() || watch(Seen::Progress(seen)).is_break() {
@@ -81,10 +84,10 @@ fn begin(
     is_given_up: &Arc<AtomicBool>,
 ) -> io::Result<Receiver<Told>> {
     let (source, file) = (source.try_clone()?, target.file.try_clone()?);
-    let (is_begun, is_given_up) = (Arc::clone(&target.is_begun), Arc::clone(is_given_up));
+    let (writes, is_given_up) = (Arc::clone(&target.writes), Arc::clone(is_given_up));
     let (tell, told) = channel();
     thread::Builder::new().spawn(move || {
-        let target = Target { file: &file, is_begun };
+        let target = Target { file: &file, writes };
         // Whoever listened may have given up.
         let mut watch = |progress| match tell.send(Told::Progress(progress)) {
             Ok(()) if !is_given_up.load(Ordering::Relaxed) => ControlFlow::Continue(()),
@@ -123,12 +126,12 @@ impl Still {
     }
 
     /// What does not answer, if that is known only now.
-    fn silent(&mut self, source: &File, target: &File) -> Option<Silent> {
+    fn silent(&mut self, source: &File, target: &Target<'_>) -> Option<Silent> {
         if self.is_told || self.since.elapsed() < STILL {
             return None;
         }
         let Some(asked) = &self.asked else {
-            self.asked = Asked::now(source, target);
+            self.asked = Asked::now(source, target.file);
             return None;
         };
         if asked.at.elapsed() < STILL {
@@ -139,6 +142,12 @@ impl Still {
             (true, false) => Silent::Source,
             (false, true) => Silent::Target,
             (true, true) => Silent::Both,
+            (false, false) if target.writes.are_under_way() => {
+                match self.since.elapsed() < WRITTEN_WITHIN {
+                    true => return None,
+                    false => Silent::Target,
+                }
+            }
             (false, false) => {
                 // It has much to write out, and both are asked once more.
                 *self = Still::now();

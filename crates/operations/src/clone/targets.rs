@@ -180,7 +180,7 @@ pub(super) fn too_small(
 ) -> Vec<Problem> {
     let too_small = |Work { from, to, .. }: &Work| {
         let Some(FileFact::Block(block)) = facts.files.get(&to.path) else { return None };
-        let wanted = size(facts, &from.path);
+        let wanted = size(facts, &from.path)?;
         let text = format!(
             "'{}' has {} bytes, and '{}' to be copied there has {}; name a larger device",
             to.path, block.size.0, from.path, wanted.0
@@ -323,10 +323,8 @@ pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
         if !is_to_be_made {
             continue;
         }
-        let size = match work.how {
-            How::Copy => size(facts, &work.from.path),
-            How::Overlay(_) => Bytes(DeviceKind::Disk.block_bytes()),
-        };
+        let copied = (work.how == How::Copy).then(|| size(facts, &work.from.path)).flatten();
+        let size = copied.unwrap_or(Bytes(DeviceKind::Disk.block_bytes()));
         // Of no file system there is.
         let identity = FileIdentity { device: u64::MAX, inode: number };
         let (writable, cache) = (Writable::Yes, Cache::Page);
@@ -340,12 +338,12 @@ pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
     }
 }
 
-/// Nothing of what is no store, or does not answer: that is told by the look at what is read.
-fn size(facts: &HostFacts, path: &str) -> Bytes {
-    match facts.files.get(path) {
-        Some(FileFact::Regular { size, .. }) => *size,
-        Some(FileFact::Block(block)) => block.size,
-        _ => Bytes(0),
+/// `None`: it is no store, or does not answer, as the look at what is read tells.
+fn size(facts: &HostFacts, path: &str) -> Option<Bytes> {
+    match facts.files.get(path)? {
+        FileFact::Regular { size, .. } => Some(*size),
+        FileFact::Block(block) => Some(block.size),
+        _ => None,
     }
 }
 

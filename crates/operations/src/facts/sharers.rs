@@ -6,7 +6,7 @@ use hpvm_model::{
     DeviceKind, GuestConfig, GuestName, GuestNumber, StorageAddress, StorageDevice, StoreRole,
     is_shared_freely,
 };
-use hpvm_plan::facts::{FileIdentity, Kept, Sharer, Standing, Tenancy};
+use hpvm_plan::facts::{FileFact, FileIdentity, Kept, Sharer, Standing, Tenancy};
 use hpvm_plan::record::{self, Sharing};
 use hpvm_registry::Selector;
 
@@ -59,21 +59,58 @@ impl VmHost {
                 claims.insert(identity, sharers);
             }
         }
+        self.add_those_at_paths(config, own, stores, &mut claims)?;
         Ok(claims)
     }
 
-    /// `None`: it was removed, and its disk is another file by now, or none.
+    /// Who is configured with what lies at our paths, though it is another file than when that was written down.
+    fn add_those_at_paths(
+        &self,
+        config: &GuestConfig,
+        own: Option<GuestNumber>,
+        stores: &Stores,
+        claims: &mut BTreeMap<FileIdentity, Vec<Sharer>>,
+    ) -> Result<(), Refusal> {
+        let exclusive = config.storage.iter().filter(|device| !device.is_shared_freely());
+        for path in exclusive.flat_map(StorageDevice::stores) {
+            let Some(identity) = stores.files.get(path).and_then(FileFact::identity) else {
+                continue;
+            };
+            for name in stores.names(path) {
+                for other in self.registry.sharers_and_kept_at(&name, own)? {
+                    let mut known = claims.get(&identity).into_iter().flatten();
+                    let is_known = known.any(|known| is_of(known, &other));
+                    if is_shared_freely(other.kind, other.storage) || is_known {
+                        continue;
+                    }
+                    if let Some(standing) = self.standing(&other, identity)? {
+                        let sharer = configured(other, standing, PathToDisk::Same);
+                        claims.entry(identity).or_default().push(sharer);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `None`: its disk is another file by now; that of a removed guest may be none, too.
     fn standing(
         &self,
         sharer: &hpvm_registry::Sharer,
         store: FileIdentity,
     ) -> Result<Option<Standing>, Refusal> {
+        let has_now = |config: &GuestConfig| {
+            let device = config.device_at(sharer.address)?;
+            device.backing.store().and_then(Inodes::one)
+        };
         if !sharer.removed {
-            return Ok(Some(Standing::Present));
+            let has = self.registry.guest(&Selector::Number(sharer.number))?;
+            let has_another = has.as_ref().and_then(has_now).is_some_and(|now| now != store);
+            let is_its = sharer.role == StoreRole::Layer || !has_another;
+            return Ok(is_its.then_some(Standing::Present));
         }
         let Some(kept) = self.registry.removed_guest(sharer.number)? else { return Ok(None) };
-        let had = kept.config.device_at(sharer.address).and_then(|device| device.backing.store());
-        if sharer.role == StoreRole::Store && had.and_then(Inodes::one) != Some(store) {
+        if sharer.role == StoreRole::Store && has_now(&kept.config) != Some(store) {
             return Ok(None);
         }
         let needed_by = remove::needed_by(&self.registry, &self.root, &kept.config)?;
