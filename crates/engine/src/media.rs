@@ -4,7 +4,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,9 @@ use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places};
 use hpvm_host::generic::{self, Doors};
 use hpvm_host::lock::pause_for;
 use hpvm_host::openers::{Opener, disk_and_partitions, openers};
+use hpvm_host::qcow2::{self, Head, HeaderFault};
 use hpvm_host::users::Ids;
-use hpvm_model::{DeviceKind, StorageAddress, StorageType};
+use hpvm_model::{Below, DeviceKind, StorageAddress, StorageType};
 use hpvm_plan::facts::FileIdentity;
 use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache, Sharing};
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, makedev, statx};
@@ -32,10 +33,12 @@ pub enum MediaError {
     StoreBusy { path: String, who: String },
     #[error("'{path}' is in use: {program} (process {pid}) of this VM Host has the device open")]
     Opened { path: String, program: String, pid: i32 },
+    #[error("the image '{path}' cannot be used: {fault}")]
+    Image { path: String, fault: HeaderFault },
     #[error(
-        "'{path}' needs {other}, and an image given to a guest has to stand alone; `qemu-img convert -O qcow2` makes such a copy"
+        "'{path}' needs a backing file, and an image given to a guest has to stand alone; `qemu-img convert -O qcow2` makes such a copy"
     )]
-    Image { path: String, other: &'static str },
+    NotAlone { path: String },
 }
 
 impl MediaError {
@@ -157,8 +160,11 @@ fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<Owned
         return Err(MediaError::busy(path));
     }
     if attached.device.backing.storage == StorageType::Qcow2 {
-        let below = if attached.device.layers.is_empty() { Below::Nothing } else { Below::Given };
-        names_no_other(&file, path, below)?;
+        let below = below(&file, path)?;
+        // With something left out the guest found other data than it has.
+        if below == Below::Named && attached.device.layers.is_empty() {
+            return Err(MediaError::NotAlone { path: path.clone() });
+        }
     }
     Ok(file.into())
 }
@@ -200,15 +206,6 @@ fn who_stays(proc: &Path, doors: &Doors) -> Option<Opener> {
     }
 }
 
-/// What QEMU is told lies below an image, so that it does not follow the name there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Below {
-    /// The image has to stand alone: with something left out, the guest found other data than it has.
-    Nothing,
-    /// The configuration's layers, by descriptor.
-    Given,
-}
-
 /// Whether the kernel keeps a loop device on this file for somebody, who may be in a container: its mounts are not among the
 /// host's, and the kernel, which refuses the device, lets everybody have the file.
 fn is_kept_by_loop(path: &str) -> bool {
@@ -222,48 +219,16 @@ fn is_kept_by_loop(path: &str) -> bool {
     store.is_some_and(|store| !blocks.claims(store, &DeviceProbe::new(&places)).is_empty())
 }
 
-/// Refuses an image that names another file, which QEMU would open by its path, as nobody asked, or leave out.
-fn names_no_other(file: &File, path: &str, below: Below) -> Result<(), MediaError> {
-    let header = header(file).map_err(|source| MediaError::File {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
-    match other_file(&header, below) {
-        None => Ok(()),
-        Some(other) => Err(MediaError::Image { path: path.to_owned(), other }),
-    }
-}
-
-/// The part of a qcow2 header that says whether the image stands alone (QEMU, interop/qcow2.rst, 'Header').
-const HEADER_BYTES: usize = 80;
-
-/// What is shorter is no image, which QEMU says better. Opened anew, since a description past the memory of the host takes
-/// whole blocks only.
-fn header(file: &File) -> io::Result<[u8; HEADER_BYTES]> {
-    let mut header = [0; HEADER_BYTES];
-    let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    match again.read_exact_at(&mut header, 0) {
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
-        _ => Ok(header),
-    }
-}
-
-const MAGIC: [u8; 4] = *b"QFI\xfb";
-/// Bit 2 of the incompatible features, which version 3 brought: the guest's data are in another file.
-const EXTERNAL_DATA: u8 = 1 << 2;
-
-fn other_file(header: &[u8; HEADER_BYTES], below: Below) -> Option<&'static str> {
-    let (is_image, version) = (header[..4] == MAGIC, &header[4..8]);
-    let (backing, features) = (&header[8..16], &header[72..80]);
-    if !is_image {
-        None
-    } else if below == Below::Nothing && backing.iter().any(|byte| *byte != 0) {
-        Some("a backing file")
-    } else if version != [0, 0, 0, 2] && features[7] & EXTERNAL_DATA != 0 {
-        Some("an external data file")
-    } else {
-        None
+/// Whether an image names a file below it. One that QEMU cannot use is refused, and so is one with its data in another file, which
+/// QEMU would open by the path there. What is no image QEMU says better.
+fn below(file: &File, path: &str) -> Result<Below, MediaError> {
+    // Opened anew, since a description past the memory of the host takes whole blocks only.
+    let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let head = again.and_then(|file| qcow2::head(&file)).map_err(MediaError::file("read", path))?;
+    match head {
+        Head::Image(header) => Ok(header.below),
+        Head::Unusable(fault) => Err(MediaError::Image { path: path.to_owned(), fault }),
+        Head::Other => Ok(Below::Nothing),
     }
 }
 
@@ -337,7 +302,7 @@ fn open_layer(layer: &AttachedLayer, more: OFlags) -> Result<File, MediaError> {
         return Err(MediaError::Changed { path: path.clone() });
     }
     if layer.backing.storage == StorageType::Qcow2 {
-        names_no_other(&file, path, Below::Given)?;
+        below(&file, path)?;
     }
     Ok(file)
 }
@@ -388,32 +353,35 @@ pub fn is(file: &File, identity: FileIdentity) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use hpvm_host::qcow2::{Base, Format};
+
     use super::*;
 
-    fn image(version: u8, backing: u8, features: u8) -> [u8; HEADER_BYTES] {
-        let mut header = [0; HEADER_BYTES];
-        header[..4].copy_from_slice(&MAGIC);
-        (header[7], header[15], header[79]) = (version, backing, features);
-        header
-    }
+    /// Bit 2 of the incompatible features.
+    const EXTERNAL_DATA: (u64, u8) = (79, 1 << 2);
 
     #[test]
     fn an_image_that_names_another_file_is_told() {
-        let alone = |version, backing, features| {
-            other_file(&image(version, backing, features), Below::Nothing)
+        let folder = tempfile::tempdir().unwrap();
+        let (alone, over) = (folder.path().join("alone"), folder.path().join("over"));
+        let below = |path: &Path| {
+            let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap();
+            let direct = OpenOptions::new().read(true).custom_flags(flags).open(path);
+            let file = direct.or_else(|_| File::open(path)).unwrap();
+            below(&file, &path.to_string_lossy())
         };
-        assert_eq!(alone(3, 0, 0), None);
-        assert_eq!(alone(3, 0, 1), None, "not closed well");
-        assert_eq!(alone(2, 0, 4), None, "version 2 has something else there");
-        assert_eq!(alone(2, 104, 0), Some("a backing file"));
-        assert_eq!(alone(3, 104, 0), Some("a backing file"));
-        assert_eq!(alone(3, 0, 4), Some("an external data file"));
-        assert_eq!(
-            other_file(&[0xff; HEADER_BYTES], Below::Nothing),
-            None,
-            "QEMU says what is wrong"
-        );
-        let over = |features| other_file(&image(3, 104, features), Below::Given);
-        assert_eq!((over(0), over(4)), (None, Some("an external data file")));
+        let image = File::create(&alone).unwrap();
+        assert_eq!(below(&alone).unwrap(), Below::Nothing, "QEMU says what is wrong");
+        qcow2::write_empty(&image, 1 << 20).unwrap();
+        let base = Base { path: &alone, format: Format::Qcow2, size: 1 << 20 };
+        qcow2::write_overlay(&File::create(&over).unwrap(), &base).unwrap();
+        assert_eq!(below(&alone).unwrap(), Below::Nothing);
+        assert_eq!(below(&over).unwrap(), Below::Named);
+        let (place, bit) = EXTERNAL_DATA;
+        image.write_all_at(&[bit], place).unwrap();
+        let refused = below(&alone).unwrap_err().to_string();
+        assert!(refused.contains("its data are in another file"), "{refused}");
     }
 }
