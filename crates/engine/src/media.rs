@@ -8,17 +8,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hpvm_host::answers;
 use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places};
 use hpvm_host::generic::{self, Doors};
 use hpvm_host::lock::pause_for;
 use hpvm_host::openers::{Opener, disk_and_partitions, openers};
 use hpvm_host::qcow2::{self, Head, HeaderFault};
 use hpvm_host::users::Ids;
-use hpvm_model::{Below, DeviceKind, StorageAddress, StorageType};
-use hpvm_plan::facts::FileIdentity;
+use hpvm_host::{answers, identity};
+use hpvm_model::{Below, DeviceKind, FileIdentity, StorageAddress, StorageType};
 use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache, Sharing};
-use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, makedev, statx};
+use rustix::fs::{FileType, OFlags};
 
 /// Why what backs a device is not opened for a guest.
 #[derive(Debug, thiserror::Error)]
@@ -138,20 +137,7 @@ fn open(attached: &Attached, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
 
 fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<OwnedFd, MediaError> {
     let path = &attached.device.backing.path;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(attached.access == Access::ReadWrite)
-        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
-        .open(path)
-        .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
-            Some(rustix::io::Errno::BUSY) => MediaError::busy(path),
-            _ => MediaError::file("open", path)(error),
-        })?;
-    let metadata = file.metadata().map_err(MediaError::file("open", path))?;
-    let identity = identity(&metadata);
-    if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
-        return Err(MediaError::Changed { path: path.clone() });
-    }
+    let (file, metadata) = open_known(path, attached.identity, attached.access, flags)?;
     if attached.device.kind.is_attached() {
         return door(attached, &metadata, ids);
     }
@@ -167,6 +153,29 @@ fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<Owned
         }
     }
     Ok(file.into())
+}
+
+/// Opens what can back a device, if it is what the plan knows it by; whatever is there, where the plan knows nothing.
+fn open_known(
+    path: &str,
+    known: Option<FileIdentity>,
+    access: Access,
+    flags: OFlags,
+) -> Result<(File, Metadata), MediaError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(access == Access::ReadWrite)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)
+        .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+            Some(rustix::io::Errno::BUSY) => MediaError::busy(path),
+            _ => MediaError::file("open", path)(error),
+        })?;
+    let metadata = file.metadata().map_err(MediaError::file("open", path))?;
+    match identity::of_store(&metadata) {
+        Some(found) if known.is_none_or(|known| known == found) => Ok((file, metadata)),
+        _ => Err(MediaError::Changed { path: path.to_owned() }),
+    }
 }
 
 fn openers_of(path: &str) -> Vec<Opener> {
@@ -273,17 +282,8 @@ fn files_to_watch(attached: &Attached) -> Vec<File> {
 
 /// Opens a store beside the engine that has it, only to be read.
 fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, MediaError> {
-    let path = &attached.device.backing.path;
-    let flags = i32::try_from((OFlags::NONBLOCK | flags).bits()).unwrap_or_default();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(MediaError::file("open", path))?;
-    let identity = identity(&file.metadata().map_err(MediaError::file("open", path))?);
-    if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
-        return Err(MediaError::Changed { path: path.clone() });
-    }
+    let (path, flags) = (&attached.device.backing.path, OFlags::NONBLOCK | flags);
+    let (file, _) = open_known(path, attached.identity, Access::ReadOnly, flags)?;
     Ok(file)
 }
 
@@ -292,15 +292,7 @@ fn open_layer(layer: &AttachedLayer, more: OFlags) -> Result<File, MediaError> {
     let path = &layer.backing.path;
     let direct = if layer.cache == Cache::Direct { OFlags::DIRECT } else { OFlags::empty() };
     let flags = OFlags::NONBLOCK | direct | more;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
-        .open(path)
-        .map_err(MediaError::file("open", path))?;
-    let identity = identity(&file.metadata().map_err(MediaError::file("open", path))?);
-    if identity.is_none() || layer.identity.is_some() && layer.identity != identity {
-        return Err(MediaError::Changed { path: path.clone() });
-    }
+    let (file, _) = open_known(path, layer.identity, Access::ReadOnly, flags)?;
     if layer.backing.storage == StorageType::Qcow2 {
         below(&file, path)?;
     }
@@ -319,36 +311,6 @@ fn flags(attached: &Attached) -> OFlags {
         flags |= OFlags::DIRECT;
     }
     flags
-}
-
-/// What a store is known by; `None` of what can be none.
-#[must_use]
-pub fn identity(metadata: &Metadata) -> Option<FileIdentity> {
-    let kind = metadata.file_type();
-    if kind.is_file() {
-        return Some(FileIdentity { device: metadata.dev(), inode: metadata.ino() });
-    }
-    let is_device = kind.is_block_device() || kind.is_char_device();
-    is_device.then(|| FileIdentity::of_device(metadata.rdev()))
-}
-
-/// Whether an open file is what is known by that. A file system that does not answer is not asked.
-#[must_use]
-pub fn is(file: &File, identity: FileIdentity) -> bool {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let Ok(status) = statx(file, "", flags, StatxFlags::TYPE | StatxFlags::INO) else {
-        return false;
-    };
-    identity
-        == match FileType::from_raw_mode(status.stx_mode.into()) {
-            FileType::BlockDevice | FileType::CharacterDevice => {
-                FileIdentity::of_device(makedev(status.stx_rdev_major, status.stx_rdev_minor))
-            }
-            _ => FileIdentity {
-                device: makedev(status.stx_dev_major, status.stx_dev_minor),
-                inode: status.stx_ino,
-            },
-        }
 }
 
 #[cfg(test)]

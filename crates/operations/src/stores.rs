@@ -16,7 +16,7 @@ use std::sync::mpsc;
 
 use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store, Use};
 use hpvm_host::optical::{self, Disc};
-use hpvm_host::{answers, generic, reservations, users};
+use hpvm_host::{answers, generic, identity, reservations, users};
 use hpvm_model::{
     Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType, StoreIdentity,
 };
@@ -186,7 +186,7 @@ impl Stores {
             let identity = self.files.get(path)?.identity()?;
             let mut related = BTreeSet::from([identity]);
             if let Some(store) = self.leads.get(path).and_then(Lead::store) {
-                related.extend(self.blocks.related(store).iter().map(identity_of));
+                related.extend(self.blocks.related(store).into_iter().map(Store::identity));
                 related.extend(self.commanders(path, store));
             }
             Some((identity, related))
@@ -203,7 +203,7 @@ impl Stores {
                 Store::Device(number),
             ) => generic::doors_of_block(&Places::default().sysfs, number)
                 .into_iter()
-                .map(|number| identity_of(&Store::Device(number)))
+                .map(identity::of_device)
                 .collect(),
             _ => BTreeSet::new(),
         }
@@ -442,15 +442,6 @@ impl Looked {
     }
 }
 
-fn identity_of(store: &Store) -> FileIdentity {
-    match store {
-        Store::File(identity) => *identity,
-        Store::Device(number) => {
-            FileIdentity::of_device(rustix::fs::makedev(number.major, number.minor))
-        }
-    }
-}
-
 /// Where paths lead, links followed, asked together. `None`: nowhere; of those that do not answer nothing is said.
 pub(crate) fn real_paths(paths: &BTreeSet<String>) -> BTreeMap<String, Option<String>> {
     let real_path = |path: &Path| Some(path.canonicalize().ok()?.to_string_lossy().into_owned());
@@ -493,7 +484,7 @@ fn listing(path: &Path, metadata: &Metadata) -> Listing {
 }
 
 fn regular(path: &Path, metadata: &Metadata) -> FileFact {
-    let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
+    let identity = identity::of(metadata);
     let (size, writable) = (Bytes(metadata.size()), writable(path, metadata));
     let ((cache, ending), content) = (content::reading(path, size), content::content(path));
     FileFact::Regular { identity, size, writable, cache, ending, content }
@@ -528,7 +519,7 @@ fn block(path: &Path, metadata: &Metadata, blocks: &Blocks) -> FileFact {
         Access::ReadOnly => Writable::No,
         Access::ReadWrite => writable(path, metadata),
     };
-    let identity = FileIdentity::of_device(metadata.rdev());
+    let identity = identity::of(metadata);
     let (size, reservations) = (Bytes(device.size_bytes), reservations_on(&device.kind, metadata));
     FileFact::Block(BlockFact { identity, size, writable, kind, reservations })
 }
@@ -546,10 +537,9 @@ fn reservations_on(kind: &Kind, metadata: &Metadata) -> Reservations {
 
 fn character(path: &Path) -> FileFact {
     let Ok(Lead::Character(found)) = Places::default().lead(path) else { return FileFact::Missing };
-    let DeviceNumber { major, minor } = found.number;
     match found.peripheral {
         Some(peripheral) if found.is_generic() => FileFact::Generic {
-            identity: FileIdentity::of_device(rustix::fs::makedev(major, minor)),
+            identity: identity::of_device(found.number),
             peripheral: Peripheral::of_type(peripheral),
         },
         _ => FileFact::Special("character device"),
