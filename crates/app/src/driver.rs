@@ -15,6 +15,7 @@ mod perform;
 mod pulse;
 mod requests;
 mod reservations;
+mod silences;
 mod stores;
 mod takeover;
 mod trouble;

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hpvm_console::door::{Drive, DriveAddress};
-use hpvm_engine::media::identity;
-use hpvm_host::media_folder;
+use hpvm_host::{identity, media_folder};
 use hpvm_model::{DeviceKind, StorageAddress, StorageDevice};
 use hpvm_plan::drives::{self, Image};
 use hpvm_plan::record::Machine;
@@ -139,7 +138,7 @@ impl ImageFolders {
         let within = name.strip_prefix(path).map_or(name, |rest| rest.trim_start_matches('/'));
         let (file, metadata) = media_folder::open(self.held(drive, path)?, within, self.started)
             .map_err(|error| hpvm_model::chain(&error))?;
-        let identity = identity(&metadata).ok_or("it is no image")?;
+        let identity = identity::of_store(&metadata).ok_or("it is no image")?;
         Ok((Image { name: within.to_owned(), identity }, file))
     }
 

@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use hpvm_engine::media;
+use hpvm_host::identity;
 use hpvm_host::image_lock;
 use hpvm_host::process::boottime_ms;
 use hpvm_model::{Bytes, DeviceKind, FileIdentity, StorageAddress};
@@ -119,7 +120,7 @@ impl StoreWatch {
         let mut stores: Vec<KnownStore<'a>> = devices.into_iter().flat_map(stores_of).collect();
         for (address, file) in files {
             let is_it = |store: &KnownStore<'_>| {
-                let is_known = store.identity.is_none_or(|identity| media::is(&file, identity));
+                let is_known = store.identity.is_none_or(|identity| identity::is(&file, identity));
                 store.address == address && is_known
             };
             if let Some(place) = stores.iter().position(is_it) {
@@ -139,7 +140,7 @@ impl StoreWatch {
         self.kept.insert(tag);
         self.last_tag = self.last_tag.max(tag);
         let is_it = |store: &KnownStore<'_>| {
-            store.identity.is_some_and(|identity| media::is(&file, identity))
+            store.identity.is_some_and(|identity| identity::is(&file, identity))
                 && !self.has(store.address, store.path)
         };
         let found = devices.into_iter().flat_map(stores_of).find(is_it);
@@ -408,7 +409,7 @@ pub(crate) mod tests {
             layers: Vec::new(),
             id: DiskId::from_random(7),
         };
-        let identity = media::identity(&fs::metadata(path).unwrap());
+        let identity = identity::of_store(&fs::metadata(path).unwrap());
         Attached { identity, ..Attached::of(device) }
     }
 
@@ -473,7 +474,7 @@ pub(crate) mod tests {
         assert_eq!(StoreWatch::kind_of(machine.held(), address, path), Some(DeviceKind::Disk));
         watch.add_all([&after], [(address, File::open(&before.device.backing.path).unwrap())]);
         let watched = &watch.stores[0].file;
-        assert!(media::is(watched, after.identity.unwrap()), "and not the disk before it");
+        assert!(identity::is(watched, after.identity.unwrap()), "and not the disk before it");
         assert_eq!(watch.unwatched(machine.held()), []);
     }
 

@@ -167,7 +167,7 @@ fn with_both_kinds(behaviour: &str) -> (Guest, [Attached; 3]) {
 
 pub(crate) fn known(mut disk: Attached) -> Attached {
     disk.identity =
-        hpvm_engine::media::identity(&std::fs::metadata(&disk.device.backing.path).unwrap());
+        hpvm_host::identity::of_store(&std::fs::metadata(&disk.device.backing.path).unwrap());
     disk
 }
 

@@ -1,23 +1,25 @@
 //! Opens what backs a device, once per use: two uses of one open description would not see each other's image locks. What
 //! the plan believed about the store is checked on the descriptor itself.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hpvm_host::answers;
-use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places};
+use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places, Store};
 use hpvm_host::generic::{self, Doors};
 use hpvm_host::lock::pause_for;
 use hpvm_host::openers::{Opener, disk_and_partitions, openers};
+use hpvm_host::qcow2::{self, Head, HeaderFault};
 use hpvm_host::users::Ids;
-use hpvm_model::{DeviceKind, StorageAddress, StorageType};
-use hpvm_plan::facts::FileIdentity;
+use hpvm_host::{answers, identity};
+use hpvm_model::{Below, DeviceKind, FileIdentity, StorageAddress, StorageType};
 use hpvm_plan::record::{Access, Attached, AttachedLayer, Cache, Sharing};
-use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, makedev, statx};
+use rustix::fs::{FileType, OFlags};
 
 /// Why what backs a device is not opened for a guest.
 #[derive(Debug, thiserror::Error)]
@@ -32,10 +34,12 @@ pub enum MediaError {
     StoreBusy { path: String, who: String },
     #[error("'{path}' is in use: {program} (process {pid}) of this VM Host has the device open")]
     Opened { path: String, program: String, pid: i32 },
+    #[error("the image '{path}' cannot be used: {fault}")]
+    Image { path: String, fault: HeaderFault },
     #[error(
-        "'{path}' needs {other}, and an image given to a guest has to stand alone; `qemu-img convert -O qcow2` makes such a copy"
+        "'{path}' needs a backing file, and an image given to a guest has to stand alone; `qemu-img convert -O qcow2` makes such a copy"
     )]
-    Image { path: String, other: &'static str },
+    NotAlone { path: String },
 }
 
 impl MediaError {
@@ -82,7 +86,7 @@ impl Wanted {
         }
     }
 
-    fn open(&self, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+    fn open(&self, ids: Option<Ids>, in_use: &InUse) -> Result<OwnedFd, MediaError> {
         let path = Path::new(self.path());
         let comes_back = match self {
             Wanted::Store(attached) if attached.access == Access::ReadWrite => {
@@ -94,18 +98,25 @@ impl Wanted {
             return Err(MediaError::file("open", self.path())(answers::silent()));
         }
         match self {
-            Wanted::Store(attached) => open(attached, ids),
+            Wanted::Store(attached) => open(attached, ids, in_use),
             Wanted::Beside(attached) => Ok(open_beside(attached, OFlags::empty())?.into()),
             Wanted::Layer(layer) => Ok(open_layer(layer, OFlags::empty())?.into()),
         }
     }
 }
 
+/// What the VM Host itself has. A look at it costs more than opening a file, so all that is opened together shares one.
+type InUse = OnceLock<BTreeSet<Store>>;
+
 /// Opens all of this for the guest whose QEMU runs as this user, in its order. A store may have fallen silent since it was
 /// looked at: that is an error within [`answers::ANSWER_BOUND`], whatever it keeps.
 pub fn open_all(wanted: Vec<Wanted>, ids: Option<Ids>) -> Result<Vec<OwnedFd>, MediaError> {
     let paths: Vec<String> = wanted.iter().map(|wanted| wanted.path().to_owned()).collect();
-    let opened = answers::all_in_time(wanted.into_iter().map(|wanted| move || wanted.open(ids)));
+    let in_use = Arc::new(InUse::new());
+    let opened = answers::all_in_time(wanted.into_iter().map(|wanted| {
+        let in_use = Arc::clone(&in_use);
+        move || wanted.open(ids, &in_use)
+    }));
     let opened = opened.into_iter().zip(paths);
     opened
         .map(|(opened, path)| {
@@ -121,23 +132,54 @@ pub fn open_all(wanted: Vec<Wanted>, ids: Option<Ids>) -> Result<Vec<OwnedFd>, M
 /// another guest, a volume or a partition on it has it, and keeps all of them from taking it while the guest runs. A shared
 /// disk is opened so for a moment, to see that nobody has it alone, and then for all. What the guest has beside the host is
 /// opened beside it where the host has it, and for this guest alone where it does not.
-fn open(attached: &Attached, ids: Option<Ids>) -> Result<OwnedFd, MediaError> {
+fn open(attached: &Attached, ids: Option<Ids>, in_use: &InUse) -> Result<OwnedFd, MediaError> {
+    let open_as = |flags| open_as(attached, ids, flags, in_use);
     let for_all = flags(attached) - OFlags::EXCL;
-    match (attached.sharing, open_as(attached, ids, flags(attached))) {
+    match (attached.sharing, open_as(flags(attached))) {
         (Sharing::Reserved, Ok(alone)) => {
             drop(alone);
-            open_as(attached, ids, for_all)
+            open_as(for_all)
         }
-        (Sharing::WithHost, Err(MediaError::StoreBusy { .. })) => open_as(attached, ids, for_all),
+        (Sharing::WithHost, Err(MediaError::StoreBusy { .. })) => open_as(for_all),
         (_, opened) => opened,
     }
 }
 
-fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<OwnedFd, MediaError> {
+fn open_as(
+    attached: &Attached,
+    ids: Option<Ids>,
+    flags: OFlags,
+    in_use: &InUse,
+) -> Result<OwnedFd, MediaError> {
     let path = &attached.device.backing.path;
+    let (file, metadata) = open_known(path, attached.identity, attached.access, flags)?;
+    if attached.device.kind.is_attached() {
+        return door(attached, &metadata, ids);
+    }
+    let is_ours = attached.access == Access::ReadWrite && attached.sharing != Sharing::WithHost;
+    if is_ours && is_kept_by_loop(path, in_use) {
+        return Err(MediaError::busy(path));
+    }
+    if attached.device.backing.storage == StorageType::Qcow2 {
+        let below = below(&file, path)?;
+        // With something left out the guest found other data than it has.
+        if below == Below::Named && attached.device.layers.is_empty() {
+            return Err(MediaError::NotAlone { path: path.clone() });
+        }
+    }
+    Ok(file.into())
+}
+
+/// Opens what can back a device, if it is what the plan knows it by; whatever is there, where the plan knows nothing.
+fn open_known(
+    path: &str,
+    known: Option<FileIdentity>,
+    access: Access,
+    flags: OFlags,
+) -> Result<(File, Metadata), MediaError> {
     let file = OpenOptions::new()
         .read(true)
-        .write(attached.access == Access::ReadWrite)
+        .write(access == Access::ReadWrite)
         .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
         .open(path)
         .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
@@ -145,22 +187,10 @@ fn open_as(attached: &Attached, ids: Option<Ids>, flags: OFlags) -> Result<Owned
             _ => MediaError::file("open", path)(error),
         })?;
     let metadata = file.metadata().map_err(MediaError::file("open", path))?;
-    let identity = identity(&metadata);
-    if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
-        return Err(MediaError::Changed { path: path.clone() });
+    match identity::of_store(&metadata) {
+        Some(found) if known.is_none_or(|known| known == found) => Ok((file, metadata)),
+        _ => Err(MediaError::Changed { path: path.to_owned() }),
     }
-    if attached.device.kind.is_attached() {
-        return door(attached, &metadata, ids);
-    }
-    let is_ours = attached.access == Access::ReadWrite && attached.sharing != Sharing::WithHost;
-    if is_ours && is_kept_by_loop(path) {
-        return Err(MediaError::busy(path));
-    }
-    if attached.device.backing.storage == StorageType::Qcow2 {
-        let below = if attached.device.layers.is_empty() { Below::Nothing } else { Below::Given };
-        names_no_other(&file, path, below)?;
-    }
-    Ok(file.into())
 }
 
 fn openers_of(path: &str) -> Vec<Opener> {
@@ -200,70 +230,30 @@ fn who_stays(proc: &Path, doors: &Doors) -> Option<Opener> {
     }
 }
 
-/// What QEMU is told lies below an image, so that it does not follow the name there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Below {
-    /// The image has to stand alone: with something left out, the guest found other data than it has.
-    Nothing,
-    /// The configuration's layers, by descriptor.
-    Given,
-}
-
 /// Whether the kernel keeps a loop device on this file for somebody, who may be in a container: its mounts are not among the
 /// host's, and the kernel, which refuses the device, lets everybody have the file.
-fn is_kept_by_loop(path: &str) -> bool {
+fn is_kept_by_loop(path: &str, in_use: &InUse) -> bool {
     let places = Places::default();
     let Ok(lead @ Lead::File(_)) = places.lead(Path::new(path)) else { return false };
     let (store, leads) = (lead.store(), [lead]);
-    if Blocks::are_plain_files(&leads, || Blocks::in_use(&places)) {
+    let in_use = || in_use.get_or_init(|| Blocks::in_use(&places)).clone();
+    if Blocks::are_plain_files(&leads, in_use) {
         return false;
     }
     let blocks = Blocks::read_around(&places, &leads);
     store.is_some_and(|store| !blocks.claims(store, &DeviceProbe::new(&places)).is_empty())
 }
 
-/// Refuses an image that names another file, which QEMU would open by its path, as nobody asked, or leave out.
-fn names_no_other(file: &File, path: &str, below: Below) -> Result<(), MediaError> {
-    let header = header(file).map_err(|source| MediaError::File {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
-    match other_file(&header, below) {
-        None => Ok(()),
-        Some(other) => Err(MediaError::Image { path: path.to_owned(), other }),
-    }
-}
-
-/// The part of a qcow2 header that says whether the image stands alone (QEMU, interop/qcow2.rst, 'Header').
-const HEADER_BYTES: usize = 80;
-
-/// What is shorter is no image, which QEMU says better. Opened anew, since a description past the memory of the host takes
-/// whole blocks only.
-fn header(file: &File) -> io::Result<[u8; HEADER_BYTES]> {
-    let mut header = [0; HEADER_BYTES];
-    let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    match again.read_exact_at(&mut header, 0) {
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
-        _ => Ok(header),
-    }
-}
-
-const MAGIC: [u8; 4] = *b"QFI\xfb";
-/// Bit 2 of the incompatible features, which version 3 brought: the guest's data are in another file.
-const EXTERNAL_DATA: u8 = 1 << 2;
-
-fn other_file(header: &[u8; HEADER_BYTES], below: Below) -> Option<&'static str> {
-    let (is_image, version) = (header[..4] == MAGIC, &header[4..8]);
-    let (backing, features) = (&header[8..16], &header[72..80]);
-    if !is_image {
-        None
-    } else if below == Below::Nothing && backing.iter().any(|byte| *byte != 0) {
-        Some("a backing file")
-    } else if version != [0, 0, 0, 2] && features[7] & EXTERNAL_DATA != 0 {
-        Some("an external data file")
-    } else {
-        None
+/// Whether an image names a file below it. One that QEMU cannot use is refused, and so is one with its data in another file, which
+/// QEMU would open by the path there. What is no image QEMU says better.
+fn below(file: &File, path: &str) -> Result<Below, MediaError> {
+    // Opened anew, since a description past the memory of the host takes whole blocks only.
+    let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let head = again.and_then(|file| qcow2::head(&file)).map_err(MediaError::file("read", path))?;
+    match head {
+        Head::Image(header) => Ok(header.below),
+        Head::Unusable(fault) => Err(MediaError::Image { path: path.to_owned(), fault }),
+        Head::Other => Ok(Below::Nothing),
     }
 }
 
@@ -308,17 +298,8 @@ fn files_to_watch(attached: &Attached) -> Vec<File> {
 
 /// Opens a store beside the engine that has it, only to be read.
 fn open_beside(attached: &Attached, flags: OFlags) -> Result<File, MediaError> {
-    let path = &attached.device.backing.path;
-    let flags = i32::try_from((OFlags::NONBLOCK | flags).bits()).unwrap_or_default();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(MediaError::file("open", path))?;
-    let identity = identity(&file.metadata().map_err(MediaError::file("open", path))?);
-    if identity.is_none() || attached.identity.is_some() && attached.identity != identity {
-        return Err(MediaError::Changed { path: path.clone() });
-    }
+    let (path, flags) = (&attached.device.backing.path, OFlags::NONBLOCK | flags);
+    let (file, _) = open_known(path, attached.identity, Access::ReadOnly, flags)?;
     Ok(file)
 }
 
@@ -327,17 +308,9 @@ fn open_layer(layer: &AttachedLayer, more: OFlags) -> Result<File, MediaError> {
     let path = &layer.backing.path;
     let direct = if layer.cache == Cache::Direct { OFlags::DIRECT } else { OFlags::empty() };
     let flags = OFlags::NONBLOCK | direct | more;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
-        .open(path)
-        .map_err(MediaError::file("open", path))?;
-    let identity = identity(&file.metadata().map_err(MediaError::file("open", path))?);
-    if identity.is_none() || layer.identity.is_some() && layer.identity != identity {
-        return Err(MediaError::Changed { path: path.clone() });
-    }
+    let (file, _) = open_known(path, layer.identity, Access::ReadOnly, flags)?;
     if layer.backing.storage == StorageType::Qcow2 {
-        names_no_other(&file, path, Below::Given)?;
+        below(&file, path)?;
     }
     Ok(file)
 }
@@ -356,64 +329,37 @@ fn flags(attached: &Attached) -> OFlags {
     flags
 }
 
-/// What a store is known by; `None` of what can be none.
-#[must_use]
-pub fn identity(metadata: &Metadata) -> Option<FileIdentity> {
-    let kind = metadata.file_type();
-    if kind.is_file() {
-        return Some(FileIdentity { device: metadata.dev(), inode: metadata.ino() });
-    }
-    let is_device = kind.is_block_device() || kind.is_char_device();
-    is_device.then(|| FileIdentity::of_device(metadata.rdev()))
-}
-
-/// Whether an open file is what is known by that. A file system that does not answer is not asked.
-#[must_use]
-pub fn is(file: &File, identity: FileIdentity) -> bool {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let Ok(status) = statx(file, "", flags, StatxFlags::TYPE | StatxFlags::INO) else {
-        return false;
-    };
-    identity
-        == match FileType::from_raw_mode(status.stx_mode.into()) {
-            FileType::BlockDevice | FileType::CharacterDevice => {
-                FileIdentity::of_device(makedev(status.stx_rdev_major, status.stx_rdev_minor))
-            }
-            _ => FileIdentity {
-                device: makedev(status.stx_dev_major, status.stx_dev_minor),
-                inode: status.stx_ino,
-            },
-        }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use hpvm_host::qcow2::{Base, Format};
+
     use super::*;
 
-    fn image(version: u8, backing: u8, features: u8) -> [u8; HEADER_BYTES] {
-        let mut header = [0; HEADER_BYTES];
-        header[..4].copy_from_slice(&MAGIC);
-        (header[7], header[15], header[79]) = (version, backing, features);
-        header
-    }
+    /// Bit 2 of the incompatible features.
+    const EXTERNAL_DATA: (u64, u8) = (79, 1 << 2);
 
     #[test]
     fn an_image_that_names_another_file_is_told() {
-        let alone = |version, backing, features| {
-            other_file(&image(version, backing, features), Below::Nothing)
+        let folder = tempfile::tempdir().unwrap();
+        let (alone, over) = (folder.path().join("alone"), folder.path().join("over"));
+        let below = |path: &Path| {
+            let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap();
+            let direct = OpenOptions::new().read(true).custom_flags(flags).open(path);
+            let file = direct.or_else(|_| File::open(path)).unwrap();
+            below(&file, &path.to_string_lossy())
         };
-        assert_eq!(alone(3, 0, 0), None);
-        assert_eq!(alone(3, 0, 1), None, "not closed well");
-        assert_eq!(alone(2, 0, 4), None, "version 2 has something else there");
-        assert_eq!(alone(2, 104, 0), Some("a backing file"));
-        assert_eq!(alone(3, 104, 0), Some("a backing file"));
-        assert_eq!(alone(3, 0, 4), Some("an external data file"));
-        assert_eq!(
-            other_file(&[0xff; HEADER_BYTES], Below::Nothing),
-            None,
-            "QEMU says what is wrong"
-        );
-        let over = |features| other_file(&image(3, 104, features), Below::Given);
-        assert_eq!((over(0), over(4)), (None, Some("an external data file")));
+        let image = File::create(&alone).unwrap();
+        assert_eq!(below(&alone).unwrap(), Below::Nothing, "QEMU says what is wrong");
+        qcow2::write_empty(&image, 1 << 20).unwrap();
+        let base = Base { path: &alone, format: Format::Qcow2, size: 1 << 20 };
+        qcow2::write_overlay(&File::create(&over).unwrap(), &base).unwrap();
+        assert_eq!(below(&alone).unwrap(), Below::Nothing);
+        assert_eq!(below(&over).unwrap(), Below::Named);
+        let (place, bit) = EXTERNAL_DATA;
+        image.write_all_at(&[bit], place).unwrap();
+        let refused = below(&alone).unwrap_err().to_string();
+        assert!(refused.contains("its data are in another file"), "{refused}");
     }
 }

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, open};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, mknodat, open};
 
 use crate::block::DeviceNumber;
 use crate::openers::{Opener, openers};
@@ -77,7 +77,7 @@ pub fn door(path: &Path, number: DeviceNumber, ids: Option<Ids>) -> io::Result<O
         return Ok(open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
     };
     let name = PathBuf::from(format!("/dev/.hpvm-{number}-{}", std::process::id()));
-    let device = makedev(number.major, number.minor);
+    let device = number.to_raw();
     let made = mknodat(CWD, &name, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, device);
     made.map_err(|error| {
         io::Error::new(error.kind(), format!("a node in /dev cannot be made: {error}"))

@@ -130,7 +130,7 @@ fn has_lock(pid: i32, image: &Metadata, bytes: &RangeInclusive<u64>) -> bool {
 }
 
 /// Two file systems may each have a file of that inode, and the kernel's word for the device is not always stat's: the
-/// descriptor itself tells which file it is.
+/// descriptor itself tells which file it is. Of a device it has to be this very node: each has locks of its own.
 fn locks(pid: i32, image: &Metadata) -> impl Iterator<Item = RangeInclusive<u64>> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
     let (device, inode) = (image.dev(), image.ino());

@@ -20,6 +20,7 @@ pub mod facts;
 pub mod fdpass;
 pub mod fingerprint;
 pub mod generic;
+pub mod identity;
 pub mod image_lock;
 pub mod inherited;
 pub mod keeper_link;

@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::event::{Timespec, poll};
 
+use crate::identity;
 use crate::signals::{self, Interruption};
 
 /// The byte of `run/NUMBER/lock` that the keeper holds.
@@ -297,7 +298,7 @@ fn try_lock(path: &Path) -> Result<Option<ByteLock>, BusyError> {
     // The holder before us may have removed the guest: then we hold a file that nobody finds any more.
     let ours = lock.file().metadata().map_err(failed)?;
     match std::fs::metadata(path) {
-        Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => Ok(Some(lock)),
+        Ok(there) if identity::of(&there) == identity::of(&ours) => Ok(Some(lock)),
         Ok(_) => Ok(None),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Err(BusyError::Gone { path: path.to_owned() })

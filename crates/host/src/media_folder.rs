@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
-use crate::image_lock;
+use crate::{identity, image_lock};
 
 /// More entries of a folder are not looked at.
 pub const ENTRIES_MAX: usize = 4096;
@@ -70,8 +70,7 @@ pub fn namesakes(folder: &Path) -> io::Result<Vec<Namesake>> {
     let namesake = |name: String| {
         let metadata = look(folder.as_fd(), &name).ok()?;
         let names = u32::try_from(metadata.nlink()).unwrap_or(u32::MAX);
-        let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
-        (names > 1).then_some(Namesake { name, names, identity })
+        (names > 1).then(|| Namesake { name, names, identity: identity::of(&metadata) })
     };
     Ok(names(folder.as_fd())?.into_iter().filter_map(namesake).collect())
 }

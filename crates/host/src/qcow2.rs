@@ -14,12 +14,12 @@
 pub mod header;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-pub use header::{Below, Head, Header, HeaderFault, head};
+pub use header::{Head, Header, HeaderFault, disk_size, head};
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 const CLUSTER_BITS: u32 = 16;
@@ -112,13 +112,4 @@ fn header(base: Option<&Base<'_>>, size: u64, entries: u64) -> Vec<u8> {
     number64(&mut bytes, 0); // end of extensions
     bytes.extend(name);
     bytes
-}
-
-/// The size of the disk in an image; `None`: it is no image of this format.
-pub fn disk_size(mut image: &File) -> io::Result<Option<u64>> {
-    let mut head = Vec::new();
-    rustix::fs::seek(image, rustix::fs::SeekFrom::Start(0))?;
-    Read::by_ref(&mut image).take(32).read_to_end(&mut head)?;
-    let size = head.get(24..32).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-    Ok(size.filter(|_| head.starts_with(&MAGIC)))
 }

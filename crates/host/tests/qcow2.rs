@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use hpvm_host::qcow2::head;
-use hpvm_host::qcow2::header::{Below, Head, Header, HeaderFault, Table, judge};
+use hpvm_host::qcow2::header::{Head, Header, HeaderFault, Table, judge};
+use hpvm_model::Below;
 use proptest::prelude::*;
 
 const ALONE: Head = Head::Image(Header { below: Below::Nothing });

@@ -38,6 +38,6 @@ pub use problem::{Problem, Remedy, Severity};
 pub use shell::quoted;
 pub use state::{Occupant, RunState};
 pub use storage::{
-    AdapterKind, Backing, DeviceKind, DiskId, FileIdentity, PciSlot, Statement, StatementForm,
-    StorageAddress, StorageDevice, StorageType, StoreRole, is_shared_freely,
+    AdapterKind, Backing, Below, DeviceKind, DiskId, FileIdentity, PciSlot, Statement,
+    StatementForm, StorageAddress, StorageDevice, StorageType, StoreRole, is_shared_freely,
 };

@@ -266,6 +266,13 @@ impl FileIdentity {
     }
 }
 
+/// Whether an image's header names a file on which the image is built. What that is, only the configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    Nothing,
+    Named,
+}
+
 /// What a guest has a file for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{io, iter};
 
 use hpvm_app::snapshot::CutImage;
-use hpvm_engine::media;
-use hpvm_host::answers;
+use hpvm_host::{answers, identity};
 use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestConfig, StorageType, quoted};
 use hpvm_plan::facts::FILE_BLOCK_BYTES;
 use hpvm_plan::record::{Attached, Machine};
@@ -136,7 +135,7 @@ fn displacement(opened: &Opened, found: io::Result<Metadata>) -> Option<Displace
         }
         Err(_) => return None,
     };
-    let (now, before) = (media::identity(&found)?, opened.identity?);
+    let (now, before) = (identity::of_store(&found)?, opened.identity?);
     if now != before {
         return Some(Displacement::Away { instead: Instead::AnotherFile, own });
     }
@@ -156,7 +155,7 @@ impl Length {
 fn whereabouts(pid: i32, identity: FileIdentity, kept_as: usize) -> Whereabouts {
     let own = |path: &Path| {
         let file = fs::metadata(path).ok().filter(Metadata::is_file)?;
-        (media::identity(&file) == Some(identity)).then_some(file)
+        (identity::of_store(&file) == Some(identity)).then_some(file)
     };
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let mut descriptors = descriptors.map(|entry| entry.path());

@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use hpvm_engine::media;
 use hpvm_host::lock::Busy;
-use hpvm_host::{Root, signals};
+use hpvm_host::{Root, identity, signals};
 use hpvm_model::{GuestConfig, GuestName, GuestUuid, Problem};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Registry, RemovedGuest, Sharer, Step};
@@ -154,7 +153,7 @@ pub(crate) fn needed_by(
     let mut needed_by = Vec::new();
     for entry in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
         let metadata = entry.metadata().map_err(Refusal::file("look at", entry.path()))?;
-        let Some(identity) = media::identity(&metadata) else { continue };
+        let Some(identity) = identity::of_store(&metadata) else { continue };
         needed_by.extend(registry.sharers(&identity, Some(config.number))?);
     }
     Ok(needed_by)

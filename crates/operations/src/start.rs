@@ -59,13 +59,7 @@ fn attempt(
     let unsettled = interrupted::settle_before(host, config, mode)?;
     let (_busy, config) = host.held_in(mode, config, actor)?;
     if let Presence::On { .. } = host.presence(config.number) {
-        supervise::adopt(host, &config, supervise::TO_ASK)?;
-        supervise::mend_reservations(host, &config)?;
-        if mode == Mode::Apply {
-            // It runs, whether or not that can be written down.
-            let _ = host.registry.record(&actor.done(Some(&config), Some(&config)));
-        }
-        return Ok(Started::WasOn);
+        return see_to_running(host, actor, &config, mode);
     }
     lost::refuse(host, &config)?;
     let (config, refused) = console_media::take_over(host, actor, config, mode)?;
@@ -86,33 +80,53 @@ fn attempt(
     if found.iter().any(|p| p.severity == Severity::Error) {
         return Err(Refusal::Problems(found));
     }
-    let machine_type = match earlier_machine_type(host, &config) {
-        Ok(earlier) => earlier,
-        Err(refusal) => {
-            let text = format!(
-                "the machine it had before is not known, so it gets the newest that QEMU has: {}",
-                chain(&refusal)
-            );
-            found.push(Problem::warning("machine", text));
-            None
-        }
-    };
+    let machine_type = earlier_machine_type(host, &config).unwrap_or_else(|refusal| {
+        let text = format!(
+            "the machine it had before is not known, so it gets the newest that QEMU has: {}",
+            chain(&refusal)
+        );
+        found.push(Problem::warning("machine", text));
+        None
+    });
     Step::StartClaimed.reached();
     launch(host, &config, &facts, machine_type)
         .map_err(|refusal| refusal.leaving(|| Left::Starting(config.name.clone())))
         .map_err(|refusal| with_holders(host, refusal, &config, facts))
         .map_err(|refusal| with_limits(refusal, limits))?;
     Step::StartRunning.reached();
-    // The guest runs, whether or not that can be written down.
-    if let Err(error) = host.registry.record(&actor.outcome(&config, &Ok(()))) {
+    found.extend(of_started(host, actor, &config));
+    Ok(Started::Now(found))
+}
+
+/// A guest that is on already lacks nothing afterwards that a start would have given it.
+fn see_to_running(
+    host: &mut VmHost,
+    actor: &Actor,
+    config: &GuestConfig,
+    mode: Mode,
+) -> Result<Started, Refusal> {
+    supervise::adopt(host, config, supervise::TO_ASK)?;
+    supervise::mend_reservations(host, config)?;
+    if mode == Mode::Apply {
+        // It runs, whether or not that can be written down.
+        let _ = host.registry.record(&actor.done(Some(config), Some(config)));
+    }
+    Ok(Started::WasOn)
+}
+
+/// What is wrong beside a guest that runs now, if only that this cannot be written down.
+fn of_started(host: &mut VmHost, actor: &Actor, config: &GuestConfig) -> Vec<Problem> {
+    let recorded = host.registry.record(&actor.outcome(config, &Ok(()))).err();
+    let unrecorded = recorded.map(|error| {
         let text =
             format!("the guest runs, but its start could not be recorded: {}", chain(&error));
-        found.push(Problem::warning("registry", text));
-    }
-    found.extend(forwards::problems(host, &config));
+        Problem::warning("registry", text)
+    });
+    let mut found: Vec<Problem> = unrecorded.into_iter().collect();
+    found.extend(forwards::problems(host, config));
     found.extend(mtu::of_comers(host, &[], &config.nics));
     found.extend(wire::missing_taps(host, &[], &config.nics));
-    Ok(Started::Now(found))
+    found
 }
 
 /// QEMU tells that it got no lock on a disk, and not who has it: a guest of another VM Host, say, started since the look.

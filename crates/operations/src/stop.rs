@@ -120,15 +120,42 @@ fn attempt(
     unless_interrupted()?;
     let presence = host.presence(config.number);
     if !presence.is_on() {
-        let stopped = match lost::qemu(host, config) {
-            Some(pid) => {
-                stop_lost(host, config, how, pid)?;
-                Stopped::after(Before::On, config, Ok(()))
-            }
-            None => Stopped::after(Before::Off, config, supervise::clear(host, config)),
-        };
+        let stopped = end_unseen(host, config, how)?;
         return Ok(Ended { stopped, record: done(actor, config), _claim: Some(claim) });
     }
+    end(host, config, how, &presence, progress)?;
+    let record = done(actor, config);
+    Step::StopEnded.reached();
+    let mut cleared = Ok(());
+    let claim = claim.into_right_to_clear(host, actor, config);
+    // Whoever was let in between may have started it.
+    if claim.is_some() && is_off_within(host, config, LET_GO_BOUND) {
+        cleared = supervise::clear(host, config);
+    }
+    Step::StopCleaned.reached();
+    let stopped = Stopped::after(Before::On, config, cleared);
+    Ok(Ended { stopped, record, _claim: claim })
+}
+
+/// Of a guest that `/run` shows as off QEMU may live all the same.
+fn end_unseen(host: &VmHost, config: &GuestConfig, how: How) -> Result<Stopped, Refusal> {
+    match lost::qemu(host, config) {
+        Some(pid) => {
+            stop_lost(host, config, how, pid)?;
+            Ok(Stopped::after(Before::On, config, Ok(())))
+        }
+        None => Ok(Stopped::after(Before::Off, config, supervise::clear(host, config))),
+    }
+}
+
+/// Ends a guest that is on: by its worker, by the next one where that hangs or dies, and by a hard stop past both.
+fn end(
+    host: &VmHost,
+    config: &GuestConfig,
+    how: How,
+    presence: &Presence,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), Refusal> {
     if let Presence::On { supervision: Supervision::None, .. } = presence {
         // A hard stop ends the guest, supervised or not.
         let patience = match how {
@@ -155,26 +182,14 @@ fn attempt(
     }
     Step::StopAsked.reached();
     match (result, how) {
-        (Err(refusal @ Refusal::Interrupted { .. }), _) => return Err(refusal),
         // A worker that was killed over its answer cannot tell that the guest ended; /run does.
-        (Err(Refusal::Worker(_)), _) if !host.presence(config.number).is_on() => {}
+        (Err(Refusal::Worker(_)), _) if !host.presence(config.number).is_on() => Ok(()),
         // A hard stop ends the guest whatever its worker does.
         (Err(Refusal::Worker(_) | Refusal::Denied(_) | Refusal::StopFailed(_)), How::Hard) => {
-            past_worker(host, config).and_then(|()| settle(host, config))?;
+            past_worker(host, config).and_then(|()| settle(host, config))
         }
-        (result, _) => result?,
+        (result, _) => result,
     }
-    let record = done(actor, config);
-    Step::StopEnded.reached();
-    let mut cleared = Ok(());
-    let claim = claim.into_right_to_clear(host, actor, config);
-    // Whoever was let in between may have started it.
-    if claim.is_some() && is_off_within(host, config, LET_GO_BOUND) {
-        cleared = supervise::clear(host, config);
-    }
-    Step::StopCleaned.reached();
-    let stopped = Stopped::after(Before::On, config, cleared);
-    Ok(Ended { stopped, record, _claim: claim })
 }
 
 /// Then its successor ends the guest as it would have, and knows why it ended.

@@ -4,29 +4,26 @@
 
 mod asked;
 mod content;
+mod drives;
+mod fact;
 pub(crate) mod inodes;
 pub(crate) mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use hpvm_host::block::{Access, Blocks, DeviceNumber, Kind, Lead, Mapping, Places, Store, Use};
-use hpvm_host::optical::{self, Disc};
-use hpvm_host::{answers, generic, reservations, users};
-use hpvm_model::{
-    Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType, StoreIdentity,
-};
-use hpvm_plan::facts::{
-    BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Listing, Peripheral, Reservations,
-    Writable,
-};
+use hpvm_host::block::{Blocks, Lead, Places, Store, Use};
+use hpvm_host::{answers, generic, identity};
+use hpvm_model::{EntryType, GuestConfig, StorageDevice, StoreIdentity};
+use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostUse};
 use hpvm_registry::Registry;
 
 use self::asked::{Answers, Asking};
+pub(crate) use self::drives::{empty_drives, free_drives};
+pub(crate) use self::fact::is_meant_to_be_written;
 use self::way::{Namesakes, Way, Ways};
 use crate::Refusal;
 use crate::devdb::Presets;
@@ -192,7 +189,7 @@ impl Stores {
             let identity = self.files.get(path)?.identity()?;
             let mut related = BTreeSet::from([identity]);
             if let Some(store) = self.leads.get(path).and_then(Lead::store) {
-                related.extend(self.blocks.related(store).iter().map(identity_of));
+                related.extend(self.blocks.related(store).into_iter().map(Store::identity));
                 related.extend(self.commanders(path, store));
             }
             Some((identity, related))
@@ -209,7 +206,7 @@ impl Stores {
                 Store::Device(number),
             ) => generic::doors_of_block(&Places::default().sysfs, number)
                 .into_iter()
-                .map(|number| identity_of(&Store::Device(number)))
+                .map(identity::of_device)
                 .collect(),
             _ => BTreeSet::new(),
         }
@@ -289,41 +286,12 @@ impl Looking {
         ways.extend(ways_under(&blocks, &starts));
         let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
             (None, _) => FileFact::Unreadable(answers::silence()),
-            (Some(_), Some(Lead::Block(_))) => file(Path::new(path), &blocks),
+            (Some(_), Some(Lead::Block(_))) => fact::of(Path::new(path), &blocks),
             (Some(fact), _) => fact,
         };
         let files = paths.iter().map(|path| (path.clone(), fact(path))).collect();
         Stores { files, leads, ways, blocks, namesakes, presets: None }
     }
-}
-
-/// Of the drives of the VM Host that a guest has, those without a medium, a sentence each. A drive that does not answer is
-/// not waited for.
-pub(crate) fn empty_drives(config: &GuestConfig) -> Vec<String> {
-    let sentence = |device: &StorageDevice| {
-        let (path, address) = (&device.backing.path, device.address);
-        let is_empty = asked(path, |path| matches!(optical::disc(path), Ok(Disc::Absent)));
-        is_empty.then(|| format!("'{path}', the drive behind the dvd at {address}, has no medium"))
-    };
-    drives_of_host(config).filter_map(sentence).collect()
-}
-
-/// Lets the trays be opened that a guest locked which is gone. One that does not answer, or is no drive any more, stays.
-pub(crate) fn free_drives(config: &GuestConfig) {
-    for device in drives_of_host(config) {
-        asked(&device.backing.path, |path| optical::free(path).is_ok());
-    }
-}
-
-fn drives_of_host(config: &GuestConfig) -> impl Iterator<Item = &StorageDevice> {
-    config.storage.iter().filter(|device| {
-        (device.kind, device.backing.storage) == (DeviceKind::Dvd, StorageType::Disk)
-    })
-}
-
-/// What a drive answers; no when it does not answer in time.
-fn asked(path: &str, question: impl FnOnce(&Path) -> bool + Send + 'static) -> bool {
-    answers::about(Path::new(path), question).unwrap_or(false)
 }
 
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
@@ -410,7 +378,7 @@ struct Seen {
 
 impl Seen {
     fn at(path: &Path) -> Seen {
-        Seen { way: Way::to(path), fact: plain_file(path), namesakes: Vec::new() }
+        Seen { way: Way::to(path), fact: fact::of_no_device(path), namesakes: Vec::new() }
     }
 
     /// And through it, where it is a folder.
@@ -448,116 +416,8 @@ impl Looked {
     }
 }
 
-fn identity_of(store: &Store) -> FileIdentity {
-    match store {
-        Store::File(identity) => *identity,
-        Store::Device(number) => {
-            FileIdentity::of_device(rustix::fs::makedev(number.major, number.minor))
-        }
-    }
-}
-
 /// Where paths lead, links followed, asked together. `None`: nowhere; of those that do not answer nothing is said.
 pub(crate) fn real_paths(paths: &BTreeSet<String>) -> BTreeMap<String, Option<String>> {
     let real_path = |path: &Path| Some(path.canonicalize().ok()?.to_string_lossy().into_owned());
     Asking::begin(paths, real_path).answers().own
-}
-
-/// What one path leads to, links followed, where it is no matter what the host does with block devices.
-fn plain_file(path: &Path) -> FileFact {
-    file(path, &Blocks::default())
-}
-
-fn file(path: &Path, blocks: &Blocks) -> FileFact {
-    let metadata = match std::fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if is_absence(&error) => return FileFact::Missing,
-        Err(error) => return FileFact::Unreadable(error.to_string()),
-    };
-    let kind = metadata.file_type();
-    match kind {
-        kind if kind.is_dir() => FileFact::Folder(listing(path, &metadata)),
-        kind if kind.is_fifo() => FileFact::Special("named pipe"),
-        kind if kind.is_socket() => FileFact::Special("socket"),
-        kind => match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
-            Err(error) => FileFact::Unreadable(io::Error::from(error).to_string()),
-            Ok(()) if kind.is_block_device() => block(path, &metadata, blocks),
-            Ok(()) if kind.is_char_device() => character(path),
-            Ok(()) => regular(path, &metadata),
-        },
-    }
-}
-
-fn listing(path: &Path, metadata: &Metadata) -> Listing {
-    const BY_ALL: u32 = 0o005;
-    let by_us = rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK;
-    let is_open = match users::is_root() {
-        true => metadata.mode() & BY_ALL == BY_ALL,
-        false => rustix::fs::access(path, by_us).is_ok(),
-    };
-    if is_open { Listing::Open } else { Listing::Closed }
-}
-
-fn regular(path: &Path, metadata: &Metadata) -> FileFact {
-    let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
-    let (size, writable) = (Bytes(metadata.size()), writable(path, metadata));
-    let ((cache, ending), content) = (content::reading(path, size), content::content(path));
-    FileFact::Regular { identity, size, writable, cache, ending, content }
-}
-
-/// Root may write to everything, but what nobody else may write to is meant to stay as it is.
-pub(crate) fn is_meant_to_be_written(metadata: &Metadata) -> bool {
-    const ANY_WRITE_BIT: u32 = 0o222;
-    metadata.mode() & ANY_WRITE_BIT != 0
-}
-
-fn writable(path: &Path, metadata: &Metadata) -> Writable {
-    match rustix::fs::access(path, rustix::fs::Access::WRITE_OK) {
-        Ok(()) if is_meant_to_be_written(metadata) => Writable::Yes,
-        _ => Writable::No,
-    }
-}
-
-fn block(path: &Path, metadata: &Metadata, blocks: &Blocks) -> FileFact {
-    let Some(device) = blocks.device(DeviceNumber::from_raw(metadata.rdev())) else {
-        return FileFact::Special("block device without a driver");
-    };
-    let kind = match &device.kind {
-        Kind::Mapped { mapping: Mapping::Volume { .. }, .. } => BlockKind::Volume,
-        Kind::Optical => match optical::disc(path) {
-            Ok(Disc::Absent) => BlockKind::EmptyDrive,
-            _ => BlockKind::Optical,
-        },
-        _ => BlockKind::Other,
-    };
-    let writable = match device.access {
-        Access::ReadOnly => Writable::No,
-        Access::ReadWrite => writable(path, metadata),
-    };
-    let identity = FileIdentity::of_device(metadata.rdev());
-    let (size, reservations) = (Bytes(device.size_bytes), reservations_on(&device.kind, metadata));
-    FileFact::Block(BlockFact { identity, size, writable, kind, reservations })
-}
-
-fn reservations_on(kind: &Kind, metadata: &Metadata) -> Reservations {
-    let number = DeviceNumber::from_raw(metadata.rdev());
-    match kind {
-        Kind::Mapped { mapping: Mapping::Multipath, .. } => Reservations::HoldOnOnePath,
-        Kind::Disk if reservations::is_scsi_disk(&Places::default().sysfs, number) => {
-            Reservations::Hold
-        }
-        _ => Reservations::Never,
-    }
-}
-
-fn character(path: &Path) -> FileFact {
-    let Ok(Lead::Character(found)) = Places::default().lead(path) else { return FileFact::Missing };
-    let DeviceNumber { major, minor } = found.number;
-    match found.peripheral {
-        Some(peripheral) if found.is_generic() => FileFact::Generic {
-            identity: FileIdentity::of_device(rustix::fs::makedev(major, minor)),
-            peripheral: Peripheral::of_type(peripheral),
-        },
-        _ => FileFact::Special("character device"),
-    }
 }

@@ -4,13 +4,13 @@ pub mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use hpvm_model::FileIdentity;
 use hpvm_model::entry::escaped;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::{
     Accelerator, Backing, Bytes, Choice, DeviceKind, GuestName, GuestNumber, StorageAddress,
     StorageDevice, StorageType, StoreIdentity, StoreRole, quoted,
 };
+pub use hpvm_model::{Below, FileIdentity};
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Access, Attached, AttachedLayer, Cache, Sharing};
@@ -134,13 +134,6 @@ pub enum Content {
     Other,
     /// Its head could not be read, so nobody knows: whoever opens it says why.
     Unread,
-}
-
-/// Whether an image's header names a file on which the image is built. What that is, only the configuration says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Below {
-    Nothing,
-    Named,
 }
 
 /// Whether we may write to a file.

@@ -13,6 +13,7 @@ use hpvm_plan::command_line::device_id;
 use hpvm_plan::record::{self, Attached};
 use hpvm_qmp::answer::VirtQueue;
 
+use super::silences::{Sight, Silent};
 use super::*;
 use crate::changes::Changes;
 use crate::machine::{ORDER_PATIENCE, STORE_PATIENCE, Silence};
@@ -79,12 +80,6 @@ pub(super) struct Stores {
     begins: bool,
     /// Those of which nobody gave us a descriptor.
     unwatched: Vec<(StorageAddress, String)>,
-}
-
-struct Silent {
-    store: SilentStore,
-    /// By the driver's clock.
-    since: Duration,
 }
 
 impl Stores {
@@ -404,31 +399,18 @@ impl Driver {
         let before = std::mem::take(&mut self.stores.silent);
         let machine = known.file.machine();
         let devices = self.backed(machine);
-        let silences = self.silences(machine, &devices);
-        let is_believed = self.stores.believed_beats > 0;
-        let mut changed = Vec::new();
-        let is_there = |store: &DeviceStore| self.is_there(store, &devices);
-        let (mut silent, gone): (Vec<Silent>, Vec<Silent>) = before.into_iter().partition(|told| {
-            let is_seen = silences.iter().any(|silence| told.store.is(silence));
-            is_seen || is_believed && is_unknown(&told.store, &silences, is_there)
-        });
-        changed.extend(gone.iter().filter_map(|told| farewell(&told.store, &silences, is_there)));
-        for silence in silences {
-            if silent.iter().any(|told| told.store.is(&silence)) {
-                continue;
-            }
-            // Which of several it is may be known only now.
-            let known = gone.iter().filter(|told| told.store.stores().any(|s| silence.contains(s)));
-            let since = known.map(|told| told.since).min().unwrap_or_else(|| self.began.elapsed());
-            let Some(store) = SilentStore::one_of(silence, now()) else { continue };
-            changed.push(format!("{store}, does not answer"));
-            silent.push(Silent { store, since });
-        }
+        let sight = Sight {
+            silences: self.silences(machine, &devices),
+            is_predecessor_believed: self.stores.believed_beats > 0,
+            is_there: &|store| self.is_there(store, &devices),
+            now: (self.began.elapsed(), now()),
+        };
+        let (silent, sentences) = silences::compare(before, sight);
         self.stores.silent = silent;
-        if changed.is_empty() {
+        if sentences.is_empty() {
             return;
         }
-        changed.iter().for_each(|sentence| self.log.say(sentence));
+        sentences.iter().for_each(|sentence| self.log.say(sentence));
         self.publish();
         let all_answer = self.stores.silent.is_empty();
         if all_answer {
@@ -454,10 +436,7 @@ impl Driver {
             let id = device_id(attached.device.address);
             qom_path.split('/').any(|part| part == id)
         };
-        let StorageDevice { address, kind, backing, .. } =
-            &machine.storage.iter().find(is_its)?.device;
-        let path = backing.store()?.to_owned();
-        Some(DeviceStore { address: *address, kind: *kind, path, role: Role::Backing }.to_string())
+        Some(store_of(machine.storage.iter().find(is_its)?)?.to_string())
     }
 
     /// Whose stores QEMU has open, may have, or is about to open.
@@ -503,36 +482,11 @@ fn copied_to(address: StorageAddress, path: String) -> DeviceStore {
 }
 
 fn stores_on(machine: &record::Machine, slot: PciSlot) -> Vec<DeviceStore> {
-    let stores = machine.devices_in(slot).filter_map(|attached| {
-        let StorageDevice { address, kind, backing, .. } = &attached.device;
-        let path = backing.store()?.to_owned();
-        Some(DeviceStore { address: *address, kind: *kind, path, role: Role::Backing })
-    });
-    stores.collect()
+    machine.devices_in(slot).filter_map(store_of).collect()
 }
 
-/// Whether nothing is seen of stores that a worker before us told of, which the guest still has.
-fn is_unknown(
-    told: &SilentStore,
-    silences: &[Vec<DeviceStore>],
-    is_there: impl Fn(&DeviceStore) -> bool,
-) -> bool {
-    let is_seen =
-        silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent));
-    !is_seen && told.stores().any(is_there)
-}
-
-/// What is said of a silence that is over; nothing where it is only known better now.
-fn farewell(
-    told: &SilentStore,
-    silences: &[Vec<DeviceStore>],
-    is_there: impl Fn(&DeviceStore) -> bool,
-) -> Option<String> {
-    if silences.iter().flatten().any(|silent| told.stores().any(|store| store == silent)) {
-        return None;
-    }
-    Some(match told.stores().any(is_there) {
-        true => format!("{told}, answers again; it did not since {}", told.since),
-        false => format!("{told}, is of no use to the guest any more"),
-    })
+fn store_of(attached: &Attached) -> Option<DeviceStore> {
+    let StorageDevice { address, kind, backing, .. } = &attached.device;
+    let path = backing.store()?.to_owned();
+    Some(DeviceStore { address: *address, kind: *kind, path, role: Role::Backing })
 }

@@ -199,35 +199,7 @@ impl Driver {
         let repairs = present::repairs(known.file.machine(), present);
         let undoes = repairs.iter().any(|repair| matches!(repair, Repair::Undo { .. }));
         for repair in repairs {
-            match repair {
-                // A change under way settles itself.
-                Repair::Settle { seq, .. }
-                | Repair::AskAgain { seq, .. }
-                | Repair::Undo { seq, .. }
-                | Repair::AskAgainForNic { seq, .. }
-                | Repair::UndoNic { seq, .. }
-                    if self.is_under_way(seq) => {}
-                Repair::Gone { .. } | Repair::GoneNic { .. } if self.is_anything_under_way() => {}
-                Repair::Settle { seq, outcome } => self.settle(seq, outcome),
-                Repair::AskAgain { slot, .. } => {
-                    self.monitor.tell(DeviceDel { id: adapter_id(slot) });
-                }
-                Repair::Undo { seq, slot, adapter, devices } => {
-                    self.undo(seq, HalfDone::Attach(slot, adapter, devices));
-                }
-                Repair::Gone { address } => {
-                    self.log.say(&format!("the device at {address} is gone from the machine"));
-                    self.note(DeviceChange::Detach { address, consent: Consent::Given });
-                }
-                Repair::AskAgainForNic { slot, .. } => {
-                    self.monitor.tell(DeviceDel { id: nic_id(slot) });
-                }
-                Repair::UndoNic { seq, slot } => self.undo(seq, HalfDone::Nic(slot)),
-                Repair::GoneNic { slot } => {
-                    self.log.say(&format!("the NIC at {slot} is gone from the machine"));
-                    self.note(DeviceChange::UnplugNic { slot });
-                }
-            }
+            self.carry_out(repair);
         }
         if inherits {
             self.look_for_unwatched_again();
@@ -239,6 +211,38 @@ impl Driver {
             self.due.inherit(Inherited::Nodes);
         }
         self.go_on_if_over();
+    }
+
+    fn carry_out(&mut self, repair: Repair) {
+        match repair {
+            // A change under way settles itself.
+            Repair::Settle { seq, .. }
+            | Repair::AskAgain { seq, .. }
+            | Repair::Undo { seq, .. }
+            | Repair::AskAgainForNic { seq, .. }
+            | Repair::UndoNic { seq, .. }
+                if self.is_under_way(seq) => {}
+            Repair::Gone { .. } | Repair::GoneNic { .. } if self.is_anything_under_way() => {}
+            Repair::Settle { seq, outcome } => self.settle(seq, outcome),
+            Repair::AskAgain { slot, .. } => {
+                self.monitor.tell(DeviceDel { id: adapter_id(slot) });
+            }
+            Repair::Undo { seq, slot, adapter, devices } => {
+                self.undo(seq, HalfDone::Attach(slot, adapter, devices));
+            }
+            Repair::Gone { address } => {
+                self.log.say(&format!("the device at {address} is gone from the machine"));
+                self.note(DeviceChange::Detach { address, consent: Consent::Given });
+            }
+            Repair::AskAgainForNic { slot, .. } => {
+                self.monitor.tell(DeviceDel { id: nic_id(slot) });
+            }
+            Repair::UndoNic { seq, slot } => self.undo(seq, HalfDone::Nic(slot)),
+            Repair::GoneNic { slot } => {
+                self.log.say(&format!("the NIC at {slot} is gone from the machine"));
+                self.note(DeviceChange::UnplugNic { slot });
+            }
+        }
     }
 
     /// Writes down what has happened without anybody having asked.

@@ -23,6 +23,11 @@ impl DeviceNumber {
     pub fn from_raw(raw: u64) -> Self {
         Self { major: rustix::fs::major(raw), minor: rustix::fs::minor(raw) }
     }
+
+    #[must_use]
+    pub fn to_raw(self) -> u64 {
+        rustix::fs::makedev(self.major, self.minor)
+    }
 }
 
 impl fmt::Display for DeviceNumber {

@@ -7,11 +7,12 @@ use std::io;
 use std::path::Path;
 
 use hpvm_model::FileIdentity;
-use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, makedev, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, statx};
 
 use super::device::DeviceNumber;
 use super::places::Places;
 use super::sysfs;
+use crate::identity;
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,16 @@ pub enum Store {
     File(FileIdentity),
 }
 
+impl Store {
+    #[must_use]
+    pub fn identity(self) -> FileIdentity {
+        match self {
+            Self::Device(number) => identity::of_device(number),
+            Self::File(identity) => identity,
+        }
+    }
+}
+
 /// Asks the kernel. What it knows already is good enough: a network file system that does not answer is not waited for.
 pub(super) fn live(places: &Places, path: &Path) -> io::Result<Lead> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
@@ -88,10 +99,6 @@ pub(super) fn live(places: &Places, path: &Path) -> io::Result<Lead> {
 }
 
 fn file(status: &Statx) -> FileLead {
-    let device = makedev(status.stx_dev_major, status.stx_dev_minor);
     let told = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::MNT_ID);
-    FileLead {
-        identity: FileIdentity { device, inode: status.stx_ino },
-        mount: told.then_some(status.stx_mnt_id),
-    }
+    FileLead { identity: identity::of_status(status), mount: told.then_some(status.stx_mnt_id) }
 }

@@ -1,6 +1,7 @@
 //! What an image's header says, read strictly (QEMU, docs/interop/qcow2.rst, 'Header'; the bounds beyond that are those of its
 //! block/qcow2.c). Called when an image is named, so that one that QEMU would never open is refused then, in words that say
-//! what it is about. The header alone is looked at: tables and clusters are QEMU's to judge.
+//! what it is about, and once more on the very file that a guest gets. The header alone is looked at: tables and clusters are
+//! QEMU's to judge.
 //!
 //! ```text
 //! 0  magic            24  size of the disk             56  refcount table's clusters   80  compatible features
@@ -14,6 +15,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+
+use hpvm_model::Below;
 
 use super::{MAGIC, NAME_BYTES_MAX, SECTOR_BYTES};
 
@@ -30,13 +33,6 @@ pub enum Head {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub below: Below,
-}
-
-/// Whether the header names a file on which the image is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Below {
-    Nothing,
-    Named,
 }
 
 /// Why an image is of no use to a guest: a clause whose subject is the image.
@@ -130,11 +126,22 @@ const SUBCLUSTER_BITS: u32 = 5;
 /// Reads what a file is by its head.
 pub fn head(image: &File) -> io::Result<Head> {
     let length = image.metadata()?.len();
+    Ok(judge(&first_bytes(image, length)?, length))
+}
+
+/// The size of the disk in an image, whatever else its header says; `None`: it is no image of this format.
+pub fn disk_size(image: &File) -> io::Result<Option<u64>> {
+    let head = first_bytes(image, image.metadata()?.len())?;
+    let is_image = head.starts_with(&MAGIC) && head.len() >= VERSION_2_BYTES as usize;
+    Ok(is_image.then(|| Fields(&head).disk_bytes()))
+}
+
+fn first_bytes(image: &File, length: u64) -> io::Result<Vec<u8>> {
     // A hint: the kernel would read ahead a thousand times as much.
     let _ = rustix::fs::fadvise(image, 0, None, rustix::fs::Advice::Random);
     let mut head = vec![0; usize::try_from(length).unwrap_or(LOOKED_AT).min(LOOKED_AT)];
     image.read_exact_at(&mut head, 0)?;
-    Ok(judge(&head, length))
+    Ok(head)
 }
 
 /// What a file of this length is that begins so.
@@ -163,6 +170,10 @@ impl Fields<'_> {
 
     fn number64(&self, place: usize) -> u64 {
         u64::from_be_bytes(std::array::from_fn(|at| self.byte(place + at)))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.number64(24)
     }
 }
 
@@ -225,7 +236,7 @@ fn tables(
     cluster_bits: u32,
     is_extended: bool,
 ) -> Result<(), HeaderFault> {
-    let (disk_bytes, entries) = (fields.number64(24), u64::from(fields.number32(36)));
+    let (disk_bytes, entries) = (fields.disk_bytes(), u64::from(fields.number32(36)));
     if i64::try_from(disk_bytes).is_err() {
         return Err(HeaderFault::DiskSize(disk_bytes));
     }

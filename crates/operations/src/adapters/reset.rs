@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use hpvm_engine::media;
 use hpvm_host::block::DeviceNumber;
-use hpvm_host::{answers, generic};
+use hpvm_host::{answers, generic, identity};
 use hpvm_model::{GuestConfig, GuestName, StorageAddress};
 use hpvm_plan::record::Attached;
 use rustix::fs::OFlags;
@@ -96,7 +95,7 @@ fn open(attached: &Attached, guest: &GuestName) -> Result<(PathBuf, File), Reset
     }
     let at_once = OFlags::NONBLOCK.bits().cast_signed();
     let node = OpenOptions::new().read(true).write(true).custom_flags(at_once).open(&path);
-    let identity = |node: File| Ok((media::identity(&node.metadata()?), node));
+    let identity = |node: File| Ok((identity::of_store(&node.metadata()?), node));
     match node.and_then(identity) {
         Ok((found, node)) if found.is_some() && found == attached.identity => Ok((path, node)),
         Ok(_) => Err(ResetError::Moved { path, address }),

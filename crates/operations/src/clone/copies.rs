@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use hpvm_engine::media::{self, MediaError};
+use hpvm_engine::media::MediaError;
 use hpvm_host::answers;
 use hpvm_host::copy::attended::{self, Seen, Silent};
 use hpvm_host::copy::{self, Progress};
 use hpvm_host::durable::{self, Batch};
+use hpvm_host::identity;
 use hpvm_host::image_lock;
 use hpvm_host::qcow2::{self, Base, Format};
 use hpvm_host::signals;
@@ -348,7 +349,7 @@ impl Fresh {
     /// Who has made or exchanged the file at `path` since that was judged keeps it.
     fn place(&self) -> Result<(), Refusal> {
         let there = std::fs::metadata(&self.path).ok();
-        if there.as_ref().and_then(media::identity) != self.replaces {
+        if there.as_ref().and_then(identity::of_store) != self.replaces {
             return Err(Refusal::TargetChanged(self.path.clone()));
         }
         if self.replaces.is_some() {
@@ -409,14 +410,13 @@ pub(super) fn takes_changes(file: &Path) -> Result<(), Refusal> {
 
 fn are_one(one: &Path, other: &Path) -> bool {
     match (std::fs::symlink_metadata(one), std::fs::symlink_metadata(other)) {
-        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        (Ok(one), Ok(other)) => identity::of(&one) == identity::of(&other),
         _ => false,
     }
 }
 
 fn identity(file: &File, path: &Path) -> Result<FileIdentity, Refusal> {
-    let metadata = file.metadata().map_err(Refusal::file("look at", path))?;
-    Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
+    Ok(identity::of(&file.metadata().map_err(Refusal::file("look at", path))?))
 }
 
 /// The source is read alone; a pipe in its place must not hold us up.
@@ -431,7 +431,7 @@ fn open(options: &mut OpenOptions, flags: OFlags, path: &str) -> Result<File, Re
         _ => Refusal::file("open", path)(error),
     })?;
     let metadata = file.metadata().map_err(Refusal::file("look at", path))?;
-    match media::identity(&metadata) {
+    match identity::of_store(&metadata) {
         Some(_) => Ok(file),
         None => Err(Refusal::file("open", path)(io::Error::other("it is no file and no device"))),
     }
@@ -560,7 +560,7 @@ mod tests {
             let mut replaced = Identities::new();
             if let Some(content) = before {
                 std::fs::write(&path, content).unwrap();
-                let found = media::identity(&std::fs::metadata(&path).unwrap()).unwrap();
+                let found = identity::of_store(&std::fs::metadata(&path).unwrap()).unwrap();
                 replaced.insert(path.to_str().unwrap().to_owned(), found);
             }
             let mut copies = Copies::over(replaced);

@@ -4,8 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use hpvm_engine::media;
-use hpvm_host::{answers, durable, process, removal};
+use hpvm_host::{answers, durable, identity, process, removal};
 use hpvm_model::{FileIdentity, GuestConfig, Problem, chain};
 use hpvm_registry::{Operation, Outcome, Owner, RecordedOperation, Registry, Selector};
 
@@ -129,7 +128,7 @@ impl Fate {
 }
 
 fn identity(path: &Path) -> Option<FileIdentity> {
-    media::identity(&fs::symlink_metadata(path).ok()?)
+    identity::of_store(&fs::symlink_metadata(path).ok()?)
 }
 
 /// A file that it left, and the path for which it was made.

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use hpvm_host::identity;
 use hpvm_model::{
     Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType, quoted,
 };
@@ -105,8 +105,7 @@ impl Target<'_> {
             Some(FileFact::Block(block)) => Some(Target::There(block.identity)),
             Some(FileFact::Missing) | None => {
                 let path = Path::new(path);
-                let folder = path.parent()?.metadata().ok()?;
-                let folder = FileIdentity { device: folder.dev(), inode: folder.ino() };
+                let folder = identity::at(path.parent()?)?;
                 Some(Target::ToBeMade { folder, name: path.file_name()? })
             }
             Some(_) => None,

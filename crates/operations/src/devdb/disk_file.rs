@@ -7,8 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use hpvm_engine::media;
-use hpvm_host::{answers, durable, users};
+use hpvm_host::{answers, durable, identity, users};
 use hpvm_model::{Bytes, DeviceKind, FileIdentity, GuestName, StorageType, quoted};
 use hpvm_plan::facts::{Below, Content, FILE_BLOCK_BYTES, FileFact, Restriction};
 use hpvm_registry::Step;
@@ -165,7 +164,7 @@ fn attempt(host: &VmHost, path: &Path, wanted: Wanted, mode: Mode) -> Result<Mad
     }
     // Whoever gives the file to a guest, or extends it too, waits until it has its size.
     let _claims = match mode {
-        Mode::Apply => Some(claims::hold(host, found.as_ref().and_then(media::identity))?),
+        Mode::Apply => Some(claims::hold(host, found.as_ref().and_then(identity::of_store))?),
         Mode::DryRun => None,
     };
     let users = dependents::of_kept_too(host, &path.to_string_lossy())?;
@@ -184,7 +183,7 @@ fn attempt(host: &VmHost, path: &Path, wanted: Wanted, mode: Mode) -> Result<Mad
     if made != Made::AsItWas {
         unless_only_read(path, &users)?;
         unless_protected(path, now.as_ref())?;
-        unless_displaced(host, path, now.as_ref().and_then(media::identity))?;
+        unless_displaced(host, path, now.as_ref().and_then(identity::of_store))?;
     }
     if mode == Mode::Apply && (made != Made::AsItWas || room == Room::Now) {
         unless_interrupted()?;
@@ -240,7 +239,7 @@ fn same_file(
     judged: Option<&Metadata>,
     found: Option<&Metadata>,
 ) -> Result<(), DiskRefused> {
-    match judged.map(media::identity) == found.map(media::identity) {
+    match judged.map(identity::of_store) == found.map(identity::of_store) {
         true => Ok(()),
         false => Err(DiskRefused::Exchanged(path.to_owned())),
     }
@@ -340,7 +339,7 @@ fn new(host: &VmHost, path: &Path, size: Bytes, room: Room) -> Result<(), Refusa
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
     let file = asked(path, move |path| options.open(path)).map_err(|e| failed()(e))?;
-    let _claims = claims::hold(host, file.metadata().ok().as_ref().and_then(media::identity))?;
+    let _claims = claims::hold(host, file.metadata().ok().as_ref().and_then(identity::of_store))?;
     let made = grown(&file, path, size, room, "make");
     if made.is_err() && file.metadata().is_ok_and(|made| made.len() == 0) {
         // The error that led here is the one to tell.

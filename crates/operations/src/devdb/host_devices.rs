@@ -9,8 +9,7 @@ use hpvm_host::block::{
     Blocks, Device, DeviceNumber, DeviceProbe, Kind, Lead, Medium, Places, Store, Use,
 };
 use hpvm_model::{
-    Bytes, Choice, EntryId, EntryType, FileIdentity, GuestConfig, Origin, StorageDevice,
-    StoreIdentity,
+    Bytes, Choice, EntryId, EntryType, GuestConfig, Origin, StorageDevice, StoreIdentity,
 };
 use hpvm_registry::{Change, Entry, Step};
 
@@ -245,13 +244,12 @@ fn entry(device: &Device, origin: Origin, reason: String, all: &[Entry]) -> Opti
     let identity = identity(device);
     let is_it = |known: &&Entry| is_about(known, identity.identifier.as_deref(), id.name());
     let known = all.iter().filter(|known| known.origin.is_automatic()).find(is_it);
-    let number = rustix::fs::makedev(device.number.major, device.number.minor);
     Some(Entry {
         attributes: known.map(|known| known.attributes).unwrap_or_default(),
         origin,
         reason: Some(reason),
         identity: Some(identity),
-        file: Some(FileIdentity::of_device(number)),
+        file: Some(Store::Device(device.number).identity()),
         ..Entry::by_hand(id, format!("/dev/{}", device.kernel_name()))
     })
 }

@@ -4,10 +4,9 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::{Root, paths};
+use hpvm_host::{Root, identity, paths};
 use hpvm_model::FileIdentity;
 
 /// Programs, configuration and boot files of the host, and what is no file on a disk at all. `/stand` is A.03.50's.
@@ -52,8 +51,8 @@ struct State {
 
 impl State {
     fn at(path: PathBuf) -> State {
-        let own = OWN_FOLDERS.iter().filter_map(|name| identity(&path.join(name)));
-        State { identity: identity(&path), own: own.collect(), path }
+        let own = OWN_FOLDERS.iter().filter_map(|name| identity::at(&path.join(name)));
+        State { identity: identity::at(&path), own: own.collect(), path }
     }
 
     /// The registry's files, and those that are kept for all guests and for each.
@@ -82,11 +81,6 @@ impl State {
     }
 }
 
-fn identity(path: &Path) -> Option<FileIdentity> {
-    let metadata = fs::metadata(path).ok()?;
-    Some(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
-}
-
 /// Whether what lies so below a state folder is hpvm's own.
 fn is_own(below: &Path) -> bool {
     let first = below.components().next().and_then(|first| first.as_os_str().to_str());
@@ -104,7 +98,7 @@ struct HostFolder {
 
 impl HostFolder {
     fn called(name: PathBuf) -> Option<HostFolder> {
-        let identity = identity(&name)?;
+        let identity = identity::at(&name)?;
         Some(HostFolder { name, identity, real: OnceCell::new() })
     }
 
@@ -174,7 +168,7 @@ impl Presets {
         files: &BTreeSet<FileIdentity>,
     ) -> Option<(FileIdentity, PathBuf)> {
         let own = self.states.iter().flat_map(State::files);
-        let mut known = own.filter_map(|path| Some((identity(&path)?, path)));
+        let mut known = own.filter_map(|path| Some((identity::at(&path)?, path)));
         known.find(|(own, _)| files.contains(own))
     }
 
@@ -243,10 +237,10 @@ mod tests {
         fs::create_dir_all(root.conf().parent().unwrap()).unwrap();
         let presets = Presets::of(&root);
         for own in [root.lbin().parent().unwrap(), root.conf().parent().unwrap()] {
-            let found = presets.at(identity(own).unwrap());
+            let found = presets.at(identity::at(own).unwrap());
             assert_eq!(found, Some(own.display().to_string()));
         }
-        assert_eq!(presets.at(identity(&root.prefix().join("opt")).unwrap()), None);
+        assert_eq!(presets.at(identity::at(&root.prefix().join("opt")).unwrap()), None);
     }
 
     #[test]
@@ -265,7 +259,7 @@ mod tests {
             let (file, link) = (root.state().join(below), folder.path().join(number.to_string()));
             fs::write(&file, below).unwrap();
             fs::hard_link(&file, &link).unwrap();
-            let found = presets.own_file(identity(&link).unwrap());
+            let found = presets.own_file(identity::at(&link).unwrap());
             assert_eq!(found, is_own.then_some(file), "{below}");
         }
     }
@@ -284,7 +278,7 @@ mod tests {
         std::os::unix::fs::symlink(&apart, there.join("uuids")).unwrap();
         let presets = Presets::of(&root);
         let at = |folder: &Path, below: &str| {
-            presets.state_at(identity(folder).unwrap(), Path::new(below))
+            presets.state_at(identity::at(folder).unwrap(), Path::new(below))
         };
         let state = Some(root.state().display().to_string());
         for below in ["hpvm.db", "hpvm.db-wal", "guests/web", "common"] {
@@ -316,11 +310,9 @@ mod tests {
     fn a_preset_is_known_by_any_name() {
         let folder = tempfile::tempdir().unwrap();
         let presets = Presets::of(&Root::at(folder.path()).unwrap());
-        let etc = fs::metadata("/etc").unwrap();
-        let identity = FileIdentity { device: etc.dev(), inode: etc.ino() };
-        assert_eq!(presets.at(identity), Some("/etc".into()));
-        let own = fs::metadata(folder.path()).unwrap();
-        let identity = FileIdentity { device: own.dev(), inode: own.ino() };
-        assert_eq!(presets.at(identity), None);
+        let etc = identity::at(Path::new("/etc")).unwrap();
+        assert_eq!(presets.at(etc), Some("/etc".into()));
+        let own = identity::at(folder.path()).unwrap();
+        assert_eq!(presets.at(own), None);
     }
 }

@@ -144,23 +144,16 @@ impl Trail {
 
 impl Names {
     fn add(&mut self, store: Store, stores: &Stores) {
-        match store {
-            Store::File(identity) => {
-                self.files.insert(identity);
-            }
-            Store::Device(number) => {
-                let raw = rustix::fs::makedev(number.major, number.minor);
-                self.files.insert(FileIdentity::of_device(raw));
-                let Some(device) = stores.blocks.device(number) else { return };
-                self.paths.insert(format!("/dev/{}", device.kernel_name()));
-                if let Some(identifier) = &device.identifier {
-                    let names = match identifier.is_unique() {
-                        true => &mut self.identifiers,
-                        false => &mut self.serials,
-                    };
-                    names.insert(identifier.to_string());
-                }
-            }
+        self.files.insert(store.identity());
+        let Store::Device(number) = store else { return };
+        let Some(device) = stores.blocks.device(number) else { return };
+        self.paths.insert(format!("/dev/{}", device.kernel_name()));
+        if let Some(identifier) = &device.identifier {
+            let names = match identifier.is_unique() {
+                true => &mut self.identifiers,
+                false => &mut self.serials,
+            };
+            names.insert(identifier.to_string());
         }
     }
 }

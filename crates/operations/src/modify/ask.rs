@@ -56,20 +56,11 @@ pub(super) fn ask_guest(
         open_stores(changes).into_iter().unzip();
     let descriptors: Vec<BorrowedFd<'_>> =
         media.iter().map(AsFd::as_fd).chain(stores.iter().map(AsFd::as_fd)).collect();
-    let control = host.control(config.number);
     let ask = match due {
         Due::Now => Ask::Change { changes: changes.to_vec(), watched },
         Due::NextReset => Ask::AtReset { changes: changes.to_vec(), watched },
     };
-    let (mut patience, mut watch) = (Patience::default(), Watch::new(host, config));
-    let mut goes_on = || {
-        if watch.is_stopped() {
-            // The answer ends with it, and its successor settles what it was at.
-            hanging::end_stopped_worker(host, config);
-        }
-        patience.goes_on()
-    };
-    let reply = match client::change(&control, &ask, &descriptors, CHANGE_BOUND, &mut goes_on) {
+    let reply = match ask_worker(host, config, &ask, &descriptors) {
         Err(error @ ClientError::Closed) => {
             // What it has done, the next worker knows.
             ports.leave();
@@ -96,6 +87,24 @@ pub(super) fn ask_guest(
         Reply::Failed { error } => Err(Refusal::NotTaken(error)),
         _ => Err(Refusal::Worker(ClientError::Malformed)),
     }
+}
+
+fn ask_worker(
+    host: &VmHost,
+    config: &GuestConfig,
+    ask: &Ask,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<Reply, ClientError> {
+    let control = host.control(config.number);
+    let (mut patience, mut watch) = (Patience::default(), Watch::new(host, config));
+    let mut goes_on = || {
+        if watch.is_stopped() {
+            // The answer ends with it, and its successor settles what it was at.
+            hanging::end_stopped_worker(host, config);
+        }
+        patience.goes_on()
+    };
+    client::change(&control, ask, descriptors, CHANGE_BOUND, &mut goes_on)
 }
 
 /// Why a change was not waited for any longer.

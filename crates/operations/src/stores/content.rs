@@ -8,7 +8,7 @@ use std::path::Path;
 use hpvm_host::durable;
 use hpvm_host::qcow2::{self, Head, Header};
 use hpvm_model::Bytes;
-use hpvm_plan::facts::{Below, Content, Ending, FILE_BLOCK_BYTES};
+use hpvm_plan::facts::{Content, Ending, FILE_BLOCK_BYTES};
 use hpvm_plan::growth::node_bytes;
 use hpvm_plan::record::Cache;
 use rustix::fs::OFlags;
@@ -20,8 +20,7 @@ pub(crate) fn content(path: &Path) -> Content {
     match durable::open_regular(path).and_then(|file| qcow2::head(&file)) {
         Ok(Head::Other) => Content::Other,
         Ok(Head::Unusable(fault)) => Content::Unusable(fault.to_string()),
-        Ok(Head::Image(Header { below: qcow2::Below::Named })) => Content::Qcow2(Below::Named),
-        Ok(Head::Image(_)) => Content::Qcow2(Below::Nothing),
+        Ok(Head::Image(Header { below })) => Content::Qcow2(below),
         Err(_) => Content::Unread,
     }
 }
@@ -76,6 +75,7 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
     use hpvm_host::qcow2::{Base, Format};
+    use hpvm_model::Below;
 
     use super::*;
 

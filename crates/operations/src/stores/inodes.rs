@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hpvm_host::identity;
 use hpvm_model::FileIdentity;
 
 use super::asked::Asking;
-use super::way::identity_at;
 
 /// Of a path at which nobody answered nothing is known.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Inodes(BTreeMap<String, Option<FileIdentity>>);
 impl Inodes {
     pub(crate) fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Inodes {
         let paths: BTreeSet<String> = paths.into_iter().map(str::to_owned).collect();
-        Inodes(Asking::begin(&paths, identity_at).answers().own)
+        Inodes(Asking::begin(&paths, identity::at).answers().own)
     }
 
     /// Of one path alone.

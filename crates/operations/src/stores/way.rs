@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hpvm_host::block::Places;
+use hpvm_host::identity;
 use hpvm_host::media_folder::{self, Namesake};
 use hpvm_model::FileIdentity;
-use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, makedev, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, statx};
 
 /// A file or folder on the way to a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,17 +132,12 @@ pub(crate) fn folder(path: &str) -> Option<&str> {
 
 /// Whether the kernel finds at a path what it finds where the texts of its links lead.
 fn is_same(path: &Path, real: &Path) -> bool {
-    let found = |path| status(path).map(|status| (identity(&status), mount(&status)));
+    let found = |path| status(path).map(|status| (identity::of_status(&status), mount(&status)));
     path == real || found(path) == found(real)
 }
 
 fn spot(path: &Path, status: &Statx) -> Spot {
-    Spot { path: path.to_string_lossy().into_owned(), identity: identity(status) }
-}
-
-/// What the kernel knows at a path by, devices by their number.
-pub(super) fn identity_at(path: &Path) -> Option<FileIdentity> {
-    Some(identity(&status(path)?))
+    Spot { path: path.to_string_lossy().into_owned(), identity: identity::of_status(status) }
 }
 
 fn status(path: &Path) -> Option<Statx> {
@@ -151,18 +147,6 @@ fn status(path: &Path) -> Option<Statx> {
 
 fn is_file(status: &Statx) -> bool {
     FileType::from_raw_mode(u32::from(status.stx_mode)) == FileType::RegularFile
-}
-
-fn identity(status: &Statx) -> FileIdentity {
-    match FileType::from_raw_mode(u32::from(status.stx_mode)) {
-        FileType::BlockDevice | FileType::CharacterDevice => {
-            FileIdentity::of_device(makedev(status.stx_rdev_major, status.stx_rdev_minor))
-        }
-        _ => FileIdentity {
-            device: makedev(status.stx_dev_major, status.stx_dev_minor),
-            inode: status.stx_ino,
-        },
-    }
 }
 
 /// The same for all where a kernel tells none (before Linux 5.8).
