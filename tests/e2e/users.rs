@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hpvm_host::process::PidFd;
+use hpvm_netlab::{apart, ip};
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
@@ -17,6 +18,7 @@ use crate::refusals::{State, refused_by};
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_ordinary_user_has_a_vm_host_of_his_own,
     an_ordinary_user_changes_nothing_of_another_ones,
+    an_interface_that_an_ordinary_user_may_not_have_is_told,
     limits_that_an_ordinary_user_cannot_lift_are_told,
 ];
 
@@ -65,6 +67,50 @@ fn an_ordinary_user_has_a_vm_host_of_his_own() {
     host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
     assert_eq!(host.processes(), [], "nothing is left running");
+}
+
+/// Everywhere where somebody looks for what keeps frames from his guest.
+fn an_interface_that_an_ordinary_user_may_not_have_is_told() {
+    apart(|| {
+        ip("link add wire0 type veth peer name far0");
+        ip("link set far0 up");
+        ip("link set wire0 up");
+        let host = VmHost::of_user(USER, Engine::Real);
+        let warned = |line: &[&str]| {
+            let done = host.run(line);
+            let told = "frames of wire0 cannot be had; only root, or who has CAP_NET_RAW, may";
+            assert!(done.status.success() && done.stderr.contains(told), "{done}");
+        };
+        let has_none = |shown_as: &str| {
+            let shown = host.ok(&["hpvmnet", "-S", "net1", "-V"]);
+            let line = |name: &str| shown.lines().find(|line| line.starts_with(name));
+            let ends = |name, with| line(name).is_some_and(|line: &str| line.ends_with(with));
+            assert!(ends("Wire Link", "missing"), "{shown}");
+            let list = host.ok(&["hpvmnet", "-S", "net1"]);
+            assert!(list.contains(shown_as), "{list}");
+        };
+        let down = "net1          2 Down    Shared    wire0 ";
+        host.ok(&["hpvmnet", "-c", "-S", "net1", "-n", "wire0"]);
+        warned(&["hpvmnet", "-S", "net1", "-b"]);
+        has_none(down);
+        let nic = "network:avio_lan::vswitch:net1";
+        host.ok(&["hpvmcreate", "-P", "web", "-r", "128M", "-a", nic]);
+        warned(&["hpvmstart", "-P", "web"]);
+        has_none(down);
+        let missed = "virtual switch 'net1' has no wire, since its wire0 could not be had";
+        let why = || host.ok(&["hpvm", "why", "web"]);
+        assert!(why().contains(missed), "{}", why());
+        assert!(host.run(&["hpvm", "doctor"]).stdout.contains(missed));
+        host.ok(&["hpvmnet", "-S", "net1", "-C", "--wire", "nat"]);
+        assert!(!why().contains("net1"), "{}", why());
+        assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+        warned(&["hpvmnet", "-S", "net1", "-C", "-n", "wire0"]);
+        has_none(down);
+        assert!(why().contains(missed), "{}", why());
+        host.ok(&["hpvmstop", "-P", "web", "-F"]);
+        has_none(down);
+        assert_eq!(host.processes(), [], "nothing is left running");
+    });
 }
 
 fn limits_that_an_ordinary_user_cannot_lift_are_told() {

@@ -142,6 +142,12 @@ impl VmHost {
         }
     }
 
+    /// Whether whoever asks may change it, and not only look on.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        rustix::fs::access(self.root.db(), rustix::fs::Access::WRITE_OK).is_ok()
+    }
+
     /// All that is wrong in hpvmconf, line by line.
     #[must_use]
     pub fn conf_faults(&self) -> Vec<String> {

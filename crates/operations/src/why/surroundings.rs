@@ -63,6 +63,17 @@ fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
                 ask = Some("end hpvmnat, the process that does it".to_owned());
                 format!("the NAT of virtual switch '{name}' does not answer")
             }
+            None if runner::was_refused_wire(host, switch) => {
+                if let Wire::Nic(interface) = &switch.wire {
+                    ask = Some(format!(
+                        "only root, or who has CAP_NET_RAW, may have frames of {interface}; without that give the switch another wire: `hpvmnet -S {name} -C --wire nat`"
+                    ));
+                }
+                let wire = &switch.wire;
+                format!(
+                    "virtual switch '{name}' has no wire, since its {wire} could not be had, so NICs on it have no link"
+                )
+            }
             None if runner::lacks_wire(host, switch) => {
                 if let Wire::Nic(interface) = &switch.wire {
                     let other = format!("`hpvmnet -S {name} -C -n INTERFACE`");
