@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     an_ordinary_user_changes_nothing_of_another_ones,
     an_interface_that_an_ordinary_user_may_not_have_is_told,
     limits_that_an_ordinary_user_cannot_lift_are_told,
+    who_may_only_read_the_registry_is_told_what_he_cannot_see,
 ];
 
 /// Nobody in particular: no name, no group, no home but the one the test gives.
@@ -196,4 +197,64 @@ fn an_ordinary_user_changes_nothing_of_another_ones() {
         before.assert_unchanged(&host, &typed);
     }
     assert_eq!((host.state("on"), host.state("off")), ("On (OS)".into(), "Off".into()));
+}
+
+/// First where the locks of what runs are of the group that the registry's file had before, then where they are of his.
+fn who_may_only_read_the_registry_is_told_what_he_cannot_see() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.install();
+    fs::set_permissions(host.root(), fs::Permissions::from_mode(0o755)).expect("it is root's");
+    let disk = host.disk("off.img", 1 << 20);
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o600)).expect("it is root's");
+    let disk = format!("disk:avio_stor::file:{}", disk.display());
+    host.ok(&["hpvmcreate", "-P", "off", "-r", "64M", "-a", &disk]);
+    let nic = "network:lan::vswitch:localnet";
+    host.ok(&["hpvmcreate", "-P", "on", "-r", "64M", "-a", nic]);
+    host.ok(&["hpvmstart", "-P", "on"]);
+    host.wait_for_state("on", "On (OS)", BOUND);
+    let run = |line: &[&str]| Outcome::of(&line.join(" "), host.command_as(USER, line), b"");
+    let ok = |line: &[&str]| {
+        let outcome = run(line);
+        assert!(outcome.status.success(), "{outcome}");
+        outcome.stdout
+    };
+    let let_group_read = |suffix: &str| {
+        let file = host.path(&format!("var/opt/hpvm/hpvm.db{suffix}"));
+        chown(file, None, Some(USER)).expect("it is root's");
+    };
+    let_group_read("");
+    assert_eq!(run(&["hpvmstatus"]).status.code(), Some(1), "its log is another group's");
+    ["-wal", "-shm"].iter().for_each(|suffix| let_group_read(suffix));
+
+    let list = || ok(&["hpvmstatus"]);
+    assert!(list().contains("On (OS)") && list().contains("Off"), "{}", list());
+    let of_lock = "whether somebody supervises it cannot be seen by this user";
+    let of_switch =
+        "whether the process of virtual switch 'localnet' runs cannot be seen by this user";
+    let (shown, why) = (|| ok(&["hpvmstatus", "-P", "on"]), || ok(&["hpvm", "why", "on"]));
+    assert!(shown().contains(of_lock), "{}", shown());
+    assert!(why().contains("nothing is wrong with it") && why().contains(of_switch), "{}", why());
+    assert!(ok(&["hpvmnet"]).contains("localnet      1 Up "));
+    let of_off = ok(&["hpvm", "why", "off"]);
+    assert!(of_off.contains("Nothing that this user can see prevents a start"), "{of_off}");
+    assert!(of_off.contains("off.img', '") && of_off.contains("cannot be seen by this user"));
+    let doctor = ok(&["hpvm", "doctor"]);
+    assert!(doctor.starts_with("this user cannot see all") && doctor.lines().count() == 2);
+    let variables = run(&["hpvm", "nvram", "-P", "off"]);
+    assert!(variables.stderr.contains("cannot be seen by this user"), "{variables}");
+    for said in [&why(), &of_off, &doctor, &variables.stderr] {
+        assert!(
+            !["--restore", "killed", "make "].iter().any(|advice| said.contains(advice)),
+            "{said}"
+        );
+    }
+
+    host.ok(&["hpvmstop", "-P", "on", "-F"]);
+    assert_eq!(list().matches("Off").count(), 2, "{}", list());
+    host.ok(&["hpvmstart", "-P", "on"]);
+    host.wait_for_state("on", "On (OS)", BOUND);
+    assert!(list().contains("On (OS)") && !shown().contains("cannot be seen"), "{}", shown());
+    assert!(!why().contains(of_switch), "{}", why());
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+    host.ok(&["hpvmstop", "-P", "on", "-F"]);
 }

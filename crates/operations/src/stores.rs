@@ -21,15 +21,15 @@ use hpvm_model::{
     Bytes, DeviceKind, EntryType, GuestConfig, StorageDevice, StorageType, StoreIdentity,
 };
 use hpvm_plan::facts::{
-    BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Listing, Peripheral, Reservations,
+    BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Lack, Listing, Peripheral, Reservations,
     Writable,
 };
 use hpvm_registry::Registry;
 
 use self::asked::{Answers, Asking};
 use self::way::{Namesakes, Way, Ways};
-use crate::Refusal;
 use crate::devdb::Presets;
+use crate::{Refusal, facts};
 
 /// The stores of some configurations.
 #[derive(Debug, Default)]
@@ -282,7 +282,7 @@ impl Looking {
         let Looked { mut facts, mut ways, namesakes } = Looked::of(&paths, answers);
         ways.extend(ways_under(&blocks, &starts));
         let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
-            (None, _) => FileFact::Unreadable(answers::silence()),
+            (None, _) => FileFact::Unreadable(Lack::Unfit(answers::silence())),
             (Some(_), Some(Lead::Block(_))) => file(Path::new(path), &blocks),
             (Some(fact), _) => fact,
         };
@@ -466,7 +466,7 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if is_absence(&error) => return FileFact::Missing,
-        Err(error) => return FileFact::Unreadable(error.to_string()),
+        Err(error) => return FileFact::Unreadable(facts::lack(&error)),
     };
     let kind = metadata.file_type();
     match kind {
@@ -474,7 +474,7 @@ fn file(path: &Path, blocks: &Blocks) -> FileFact {
         kind if kind.is_fifo() => FileFact::Special("named pipe"),
         kind if kind.is_socket() => FileFact::Special("socket"),
         kind => match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
-            Err(error) => FileFact::Unreadable(io::Error::from(error).to_string()),
+            Err(error) => FileFact::Unreadable(facts::lack(&error.into())),
             Ok(()) if kind.is_block_device() => block(path, &metadata, blocks),
             Ok(()) if kind.is_char_device() => character(path),
             Ok(()) => regular(path, &metadata),

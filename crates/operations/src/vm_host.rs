@@ -145,7 +145,8 @@ impl VmHost {
     /// Whether whoever asks may change it, and not only look on.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        rustix::fs::access(self.root.db(), rustix::fs::Access::WRITE_OK).is_ok()
+        let right = rustix::fs::access(self.root.db(), rustix::fs::Access::WRITE_OK);
+        right != Err(rustix::io::Errno::ACCESS)
     }
 
     /// All that is wrong in hpvmconf, line by line.

@@ -507,8 +507,18 @@ fn wanted(folder: &Path) -> Option<Wanted> {
 }
 
 fn runs(folder: &Path) -> bool {
+    match Supervision::at(&folder.join(switch_folder::LOCK)) {
+        // What it publishes is there as long as it is, and longer only if it was killed.
+        Ok(Supervision::Unseen) => folder.join(switch_folder::STATUS).exists(),
+        supervision => supervision.is_ok_and(|supervision| supervision != Supervision::None),
+    }
+}
+
+/// Whether whoever asks cannot see that the process of a switch lives, and has only what it published last.
+pub(crate) fn is_unseen(host: &VmHost, switch: &Vswitch) -> bool {
+    let folder = host.root.switch_dir(switch.number.get());
     let supervision = Supervision::at(&folder.join(switch_folder::LOCK));
-    supervision.is_ok_and(|supervision| supervision != Supervision::None)
+    supervision.is_ok_and(|supervision| supervision == Supervision::Unseen) && runs(&folder)
 }
 
 fn plug(switch: &Vswitch, config: &GuestConfig, attached: &AttachedNic) -> Plug {
