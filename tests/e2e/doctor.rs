@@ -140,6 +140,15 @@ fn a_disk_that_is_missing_is_noted() {
     host.refused(&["hpvmstart", "-P", "full"]);
     fs::rename(host.path("elsewhere"), &disk).expect("the disk is back");
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    // A guest that runs writes on to a file that nobody finds.
+    host.ok(&["hpvmstart", "-P", "full"]);
+    fs::rename(&disk, host.path("elsewhere")).expect("the disk is moved");
+    let told = host.run(&["hpvm", "doctor"]);
+    assert_eq!(told.status.code(), Some(1), "{told}");
+    assert!(told.stdout.contains("second.img is not there any more"), "{told}");
+    assert_eq!(told.stdout.lines().count(), 2, "{told}");
+    fs::rename(host.path("elsewhere"), &disk).expect("the disk is back");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
 }
 
 fn what_a_command_is_changing_is_not_complained_of() {

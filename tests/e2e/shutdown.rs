@@ -13,6 +13,7 @@ use crate::statements::disk_at;
 pub(crate) const TESTS: &[Test] = crate::tests![
     guests_are_ended_together_and_none_is_left,
     what_was_ended_is_started_at_the_next_boot_alone,
+    a_dry_run_tells_who_would_not_be_started,
     nobody_is_asked_where_there_is_no_time,
     a_guest_out_of_reach_is_ended_and_said_why,
     a_guest_that_cannot_be_read_keeps_no_other_off_or_running,
@@ -93,6 +94,22 @@ fn what_was_ended_is_started_at_the_next_boot_alone() {
     host.ok(&["hpvm", "autostart"]);
     host.wait_for_state("web", "On (OS)", BOUND);
     host.ok(&["hpvmstop", "-P", "web", "-hF"]);
+}
+
+fn a_dry_run_tells_who_would_not_be_started() {
+    let host = VmHost::new(Engine::Fake);
+    let disk = host.disk("disk.img", 1 << 20);
+    let statement = format!("disk:avio_stor:0,1,0:file:{}", disk.display());
+    host.ok(&["hpvmcreate", "-P", "lacks", "-B", "auto", "-a", &statement]);
+    host.ok(&["hpvmcreate", "-P", "web", "-B", "auto"]);
+    std::fs::remove_file(&disk).expect("it is removed");
+    let dry = host.run(&["hpvm", "autostart", "--dry-run"]);
+    assert_eq!(dry.status.code(), Some(1), "{dry}");
+    assert_eq!(dry.stdout, "'lacks' would not be started\n'web' would be started\n");
+    assert!(dry.stderr.contains("disk.img' does not exist"), "{dry}");
+    assert_eq!(host.run(&["hpvm", "autostart"]).status.code(), Some(1));
+    assert_eq!(host.state("lacks"), "Off");
+    host.wait_for_state("web", "On (OS)", BOUND);
 }
 
 fn nobody_is_asked_where_there_is_no_time() {

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hpvm_host::process::PidFd;
+use hpvm_netlab::{apart, ip};
 use hpvm_testkit::vm_host::{Engine, Outcome, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
@@ -18,7 +19,9 @@ use crate::statements::disk_at;
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_ordinary_user_has_a_vm_host_of_his_own,
     an_ordinary_user_changes_nothing_of_another_ones,
+    an_interface_that_an_ordinary_user_may_not_have_is_told,
     limits_that_an_ordinary_user_cannot_lift_are_told,
+    who_may_only_read_the_registry_is_told_what_he_cannot_see,
 ];
 
 /// Nobody in particular: no name, no group, no home but the one the test gives.
@@ -66,6 +69,50 @@ fn an_ordinary_user_has_a_vm_host_of_his_own() {
     host.ok(&["hpvmremove", "-P", "web", "-F", "--purge"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
     assert_eq!(host.processes(), [], "nothing is left running");
+}
+
+/// Everywhere where somebody looks for what keeps frames from his guest.
+fn an_interface_that_an_ordinary_user_may_not_have_is_told() {
+    apart(|| {
+        ip("link add wire0 type veth peer name far0");
+        ip("link set far0 up");
+        ip("link set wire0 up");
+        let host = VmHost::of_user(USER, Engine::Real);
+        let warned = |line: &[&str]| {
+            let done = host.run(line);
+            let told = "frames of wire0 cannot be had; only root, or who has CAP_NET_RAW, may";
+            assert!(done.status.success() && done.stderr.contains(told), "{done}");
+        };
+        let has_none = |shown_as: &str| {
+            let shown = host.ok(&["hpvmnet", "-S", "net1", "-V"]);
+            let line = |name: &str| shown.lines().find(|line| line.starts_with(name));
+            let ends = |name, with| line(name).is_some_and(|line: &str| line.ends_with(with));
+            assert!(ends("Wire Link", "missing"), "{shown}");
+            let list = host.ok(&["hpvmnet", "-S", "net1"]);
+            assert!(list.contains(shown_as), "{list}");
+        };
+        let down = "net1          2 Down    Shared    wire0 ";
+        host.ok(&["hpvmnet", "-c", "-S", "net1", "-n", "wire0"]);
+        warned(&["hpvmnet", "-S", "net1", "-b"]);
+        has_none(down);
+        let nic = "network:avio_lan::vswitch:net1";
+        host.ok(&["hpvmcreate", "-P", "web", "-r", "128M", "-a", nic]);
+        warned(&["hpvmstart", "-P", "web"]);
+        has_none(down);
+        let missed = "virtual switch 'net1' has no wire, since its wire0 could not be had";
+        let why = || host.ok(&["hpvm", "why", "web"]);
+        assert!(why().contains(missed), "{}", why());
+        assert!(host.run(&["hpvm", "doctor"]).stdout.contains(missed));
+        host.ok(&["hpvmnet", "-S", "net1", "-C", "--wire", "nat"]);
+        assert!(!why().contains("net1"), "{}", why());
+        assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+        warned(&["hpvmnet", "-S", "net1", "-C", "-n", "wire0"]);
+        has_none(down);
+        assert!(why().contains(missed), "{}", why());
+        host.ok(&["hpvmstop", "-P", "web", "-F"]);
+        has_none(down);
+        assert_eq!(host.processes(), [], "nothing is left running");
+    });
 }
 
 fn limits_that_an_ordinary_user_cannot_lift_are_told() {
@@ -151,4 +198,64 @@ fn an_ordinary_user_changes_nothing_of_another_ones() {
         before.assert_unchanged(&host, &typed);
     }
     assert_eq!((host.state("on"), host.state("off")), ("On (OS)".into(), "Off".into()));
+}
+
+/// First where the locks of what runs are of the group that the registry's file had before, then where they are of his.
+fn who_may_only_read_the_registry_is_told_what_he_cannot_see() {
+    let mut host = VmHost::new(Engine::Fake);
+    host.install();
+    fs::set_permissions(host.root(), fs::Permissions::from_mode(0o755)).expect("it is root's");
+    let disk = host.disk("off.img", 1 << 20);
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o600)).expect("it is root's");
+    let disk = format!("disk:avio_stor::file:{}", disk.display());
+    host.ok(&["hpvmcreate", "-P", "off", "-r", "64M", "-a", &disk]);
+    let nic = "network:lan::vswitch:localnet";
+    host.ok(&["hpvmcreate", "-P", "on", "-r", "64M", "-a", nic]);
+    host.ok(&["hpvmstart", "-P", "on"]);
+    host.wait_for_state("on", "On (OS)", BOUND);
+    let run = |line: &[&str]| Outcome::of(&line.join(" "), host.command_as(USER, line), b"");
+    let ok = |line: &[&str]| {
+        let outcome = run(line);
+        assert!(outcome.status.success(), "{outcome}");
+        outcome.stdout
+    };
+    let let_group_read = |suffix: &str| {
+        let file = host.path(&format!("var/opt/hpvm/hpvm.db{suffix}"));
+        chown(file, None, Some(USER)).expect("it is root's");
+    };
+    let_group_read("");
+    assert_eq!(run(&["hpvmstatus"]).status.code(), Some(1), "its log is another group's");
+    ["-wal", "-shm"].iter().for_each(|suffix| let_group_read(suffix));
+
+    let list = || ok(&["hpvmstatus"]);
+    assert!(list().contains("On (OS)") && list().contains("Off"), "{}", list());
+    let of_lock = "whether somebody supervises it cannot be seen by this user";
+    let of_switch =
+        "whether the process of virtual switch 'localnet' runs cannot be seen by this user";
+    let (shown, why) = (|| ok(&["hpvmstatus", "-P", "on"]), || ok(&["hpvm", "why", "on"]));
+    assert!(shown().contains(of_lock), "{}", shown());
+    assert!(why().contains("nothing is wrong with it") && why().contains(of_switch), "{}", why());
+    assert!(ok(&["hpvmnet"]).contains("localnet      1 Up "));
+    let of_off = ok(&["hpvm", "why", "off"]);
+    assert!(of_off.contains("Nothing that this user can see prevents a start"), "{of_off}");
+    assert!(of_off.contains("off.img', '") && of_off.contains("cannot be seen by this user"));
+    let doctor = ok(&["hpvm", "doctor"]);
+    assert!(doctor.starts_with("this user cannot see all") && doctor.lines().count() == 2);
+    let variables = run(&["hpvm", "nvram", "-P", "off"]);
+    assert!(variables.stderr.contains("cannot be seen by this user"), "{variables}");
+    for said in [&why(), &of_off, &doctor, &variables.stderr] {
+        assert!(
+            !["--restore", "killed", "make "].iter().any(|advice| said.contains(advice)),
+            "{said}"
+        );
+    }
+
+    host.ok(&["hpvmstop", "-P", "on", "-F"]);
+    assert_eq!(list().matches("Off").count(), 2, "{}", list());
+    host.ok(&["hpvmstart", "-P", "on"]);
+    host.wait_for_state("on", "On (OS)", BOUND);
+    assert!(list().contains("On (OS)") && !shown().contains("cannot be seen"), "{}", shown());
+    assert!(!why().contains(of_switch), "{}", why());
+    assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
+    host.ok(&["hpvmstop", "-P", "on", "-F"]);
 }

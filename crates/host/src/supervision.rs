@@ -5,7 +5,7 @@
 //! those who are to see that they live.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub enum Supervision {
     WorkerAlone,
     /// Both are gone. Of a guest: the next command takes it over.
     None,
+    /// Whoever asks may not look.
+    Unseen,
 }
 
 impl Supervision {
@@ -47,7 +49,10 @@ impl Supervision {
 
     /// The same of a file that may not be there.
     pub fn at(path: &Path) -> io::Result<Supervision> {
-        durable::open_regular(path).map(|lock| Supervision::by(&lock))
+        match durable::open_regular(path) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Supervision::Unseen),
+            lock => lock.map(|lock| Supervision::by(&lock)),
+        }
     }
 }
 

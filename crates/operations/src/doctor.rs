@@ -93,6 +93,11 @@ pub fn examine(host: &VmHost) -> Result<Vec<Finding>, Refusal> {
     findings.extend(twice.seen(|| switches::texts(host))?);
     findings.extend(twice.seen(|| operations(host))?);
     provisions::examine(host, &mut findings)?;
+    if !host.is_ours() {
+        let text = "this user cannot see all of this VM Host: firmware variables, sockets and locks of commands are its owner's alone";
+        let cure = Cure::Note("run `hpvm doctor` as root or as its owner".into());
+        findings.push(Finding { text: text.into(), cure });
+    }
     Ok(findings)
 }
 

@@ -17,7 +17,7 @@ use hpvm_plan::record::Machine;
 use hpvm_registry::{Identities, RegistryError, Selector};
 
 pub(crate) use locks::{Aim, holders, locked, locked_elsewhere};
-pub(crate) use provisions::{provision, shut, variables};
+pub(crate) use provisions::{lack, provision, shut, variables};
 
 use crate::network::lan;
 use crate::stores::Stores;

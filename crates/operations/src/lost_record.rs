@@ -3,7 +3,7 @@
 //! read from its descriptor, put back into its place, and the worker and its keeper are exchanged for such as hold that file.
 //! Called by `hpvm why` and `hpvm doctor`.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 
 use hpvm_engine::worker_fd;
@@ -44,7 +44,12 @@ pub(crate) fn look(host: &VmHost, config: &GuestConfig, presence: &Presence) -> 
     if *supervision == Supervision::None || matches!(attention, Some(Attention::NoRecord { .. })) {
         return None;
     }
-    let why = chain(&host.boot_record(config).err()?);
+    let refusal = host.boot_record(config).err()?;
+    if matches!(&refusal, Refusal::File { source, .. } if source.kind() == ErrorKind::PermissionDenied)
+    {
+        return None;
+    }
+    let why = chain(&refusal);
     Some(match held_by_worker(host, config) {
         Some(_) => Loss::Mendable { why },
         None => Loss::Final { why },

@@ -9,6 +9,7 @@ use hpvm_host::lock::pause_for;
 use hpvm_host::names::guest_folder;
 use hpvm_host::{durable, removal};
 use hpvm_model::GuestConfig;
+use hpvm_plan::facts::Lack;
 use hpvm_registry::Step;
 
 use crate::{Actor, Mode, Refusal, VmHost, facts, lost};
@@ -23,7 +24,7 @@ pub enum From {
 }
 
 /// What is wrong with a guest's variables; `None`: nothing.
-pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
+pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<Lack> {
     facts::variables(&host.folder(config).file(guest_folder::NVRAM), &host.conf.pristine_nvram())
         .missing
 }
@@ -32,11 +33,13 @@ pub fn damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
 const REWRITTEN_WITHIN: Duration = Duration::from_millis(500);
 
 /// The same of a guest that runs: what its firmware is just writing anew is no damage.
-pub(crate) fn lasting_damage(host: &VmHost, config: &GuestConfig) -> Option<String> {
+pub(crate) fn lasting_damage(host: &VmHost, config: &GuestConfig) -> Option<Lack> {
     let nvram = host.folder(config).file(guest_folder::NVRAM);
     let written_at = || std::fs::metadata(&nvram).and_then(|found| found.modified()).ok();
     let before = written_at();
-    damage(host, config)?;
+    if damage(host, config)? == Lack::Forbidden {
+        return Some(Lack::Forbidden);
+    }
     pause_for(REWRITTEN_WITHIN);
     damage(host, config).filter(|_| written_at() == before)
 }

@@ -45,6 +45,8 @@ pub enum Attention {
         "its boot record cannot be used ({reason}); it runs on, and its devices cannot be changed until it was stopped and started"
     )]
     NoRecord { reason: String },
+    #[error("whether it runs cannot be seen by this user")]
+    Unseen,
 }
 
 /// Reads the run folder of a guest. A folder that is not there is a guest that is off.
@@ -60,6 +62,12 @@ pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
         }
         (Some((_, snapshot)), Supervision::None) => orphan(snapshot, boot_id),
         (None, Supervision::None) => Presence::Off { last: None },
+        (Some((beat_ms, snapshot)), Supervision::Unseen) => {
+            by_status(run_dir, beat_ms, snapshot, boot_id)
+        }
+        (None, Supervision::Unseen) => {
+            Presence::On { snapshot: None, supervision, attention: Some(Attention::Unseen) }
+        }
         (Some((beat_ms, snapshot)), _) => {
             let attention = attention(run_dir, &snapshot, beat_ms);
             Presence::On { snapshot: Some(snapshot), supervision, attention }
@@ -76,6 +84,25 @@ fn status(path: &Path) -> std::io::Result<String> {
     let mut text = String::with_capacity(STATUS_BYTES_USUAL);
     durable::open_regular(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// Whoever may not see who supervises it sees its process, or where the host hides those its worker's signs of life.
+fn by_status(run_dir: &Path, beat_ms: u64, snapshot: Snapshot, boot_id: &str) -> Presence {
+    let is_of_this_boot = snapshot.boot_id == boot_id;
+    match orphan(snapshot.clone(), boot_id) {
+        Presence::Off { last } if !is_of_this_boot || age_ms(beat_ms) > BEAT_STALE_MS => {
+            Presence::Off { last }
+        }
+        _ => Presence::On {
+            attention: attention(run_dir, &snapshot, beat_ms),
+            snapshot: Some(snapshot),
+            supervision: Supervision::Unseen,
+        },
+    }
+}
+
+fn age_ms(beat_ms: u64) -> u64 {
+    process::boottime_ms().saturating_sub(beat_ms)
 }
 
 /// Nobody supervises it: it runs if its process does, and not since a host boot.
@@ -109,7 +136,7 @@ fn attention(run_dir: &Path, snapshot: &Snapshot, beat_ms: u64) -> Option<Attent
     if let Some(since) = &snapshot.unresponsive_since {
         return Some(Attention::Unresponsive { since: since.clone() });
     }
-    let age_ms = process::boottime_ms().saturating_sub(beat_ms);
+    let age_ms = age_ms(beat_ms);
     match age_ms > BEAT_STALE_MS {
         true => Some(match stopped_supervisor(run_dir, WORKER) {
             Some(pid) => Attention::WorkerStopped { pid },
@@ -187,9 +214,10 @@ impl Presence {
     #[must_use]
     pub fn hangs(&self) -> bool {
         match self {
-            Presence::On { attention: Some(attention), .. } => {
-                !matches!(attention, Attention::NoRecord { .. } | Attention::Stores { .. })
-            }
+            Presence::On { attention: Some(attention), .. } => !matches!(
+                attention,
+                Attention::NoRecord { .. } | Attention::Stores { .. } | Attention::Unseen
+            ),
             _ => false,
         }
     }
@@ -233,8 +261,14 @@ impl Presence {
             }
             sentences.extend(snapshot.notes.iter().cloned());
         }
-        if *supervision == Supervision::None {
-            sentences.push("nobody supervises it; the next command takes it over".into());
+        match supervision {
+            Supervision::None => {
+                sentences.push("nobody supervises it; the next command takes it over".into());
+            }
+            Supervision::Unseen => {
+                sentences.push("whether somebody supervises it cannot be seen by this user".into());
+            }
+            Supervision::Full | Supervision::Partial => {}
         }
         sentences
     }

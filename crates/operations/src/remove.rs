@@ -2,17 +2,18 @@
 //! and uuid until it is purged; its name is free at once. What the administrator named as backing store is touched by
 //! none of this.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hpvm_host::lock::Busy;
 use hpvm_host::{Root, identity, signals};
-use hpvm_model::{GuestConfig, GuestName, GuestUuid, Problem};
+use hpvm_model::{GuestConfig, GuestName, GuestUuid, Problem, StoreRole};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Registry, RemovedGuest, Sharer, Step};
 use jiff::{Timestamp, ToSpan};
 
 use crate::folder::{self, Folder};
-use crate::{Actor, Mode, Refusal, VmHost, devdb, lost, supervise};
+use crate::{Actor, Mode, Refusal, VmHost, devdb, lost, stores, supervise};
 
 /// What becomes of the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Keep {
 pub struct Removed {
     /// Until when the guest can be brought back; `None`: it is gone.
     pub kept_until: Option<Timestamp>,
+    /// Warnings: what others need of what it had.
+    pub problems: Vec<Problem>,
 }
 
 /// Removes a guest that is off. Of one whose folder is gone there is nothing to keep.
@@ -69,8 +72,9 @@ fn attempt(
         Keep::AsConfigured | Keep::Nothing => 0,
     };
     let until = Timestamp::now() + (i64::from(days) * 24).hours();
+    let problems = Vec::from_iter(built_on(host, &config)?);
     if mode == Mode::DryRun {
-        return Ok(Removed { kept_until: (days > 0).then_some(until) });
+        return Ok(Removed { kept_until: (days > 0).then_some(until), problems });
     }
     // A purged guest's number may be another's as soon as the registry says so.
     supervise::forget(host, config.number)?;
@@ -94,7 +98,30 @@ fn attempt(
     if kept_until.is_none() {
         remove_folder(host, config.uuid)?;
     }
-    Ok(Removed { kept_until })
+    Ok(Removed { kept_until, problems })
+}
+
+/// With the guest goes what keeps its disks in mind, while linked clones may need them.
+fn built_on(host: &VmHost, config: &GuestConfig) -> Result<Option<Problem>, Refusal> {
+    let (mut bases, mut clones) = (BTreeSet::new(), BTreeSet::new());
+    let disks = config.storage.iter().filter_map(|device| device.backing.store());
+    for (path, found) in stores::found(disks) {
+        let Some(identity) = found.ok().as_ref().and_then(media::identity) else { continue };
+        let sharers = host.registry.sharers(&identity, Some(config.number))?;
+        for over in sharers.into_iter().filter(|sharer| sharer.role == StoreRole::Layer) {
+            bases.insert(path.clone());
+            clones.insert(over.guest.to_string());
+        }
+    }
+    let quoted = |names: BTreeSet<String>| format!("'{}'", Vec::from_iter(names).join("', '"));
+    Ok((!clones.is_empty()).then(|| {
+        let text = format!(
+            "linked clones are built on what it has, so that must stay as it is: {} under {}",
+            quoted(bases),
+            quoted(clones)
+        );
+        Problem::warning(config.name.as_str(), text)
+    }))
 }
 
 /// Removes what is left of a removed guest, for good.

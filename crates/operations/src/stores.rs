@@ -18,7 +18,7 @@ use std::sync::mpsc;
 use hpvm_host::block::{Blocks, Lead, Places, Store, Use};
 use hpvm_host::{answers, generic, identity};
 use hpvm_model::{EntryType, GuestConfig, StorageDevice, StoreIdentity};
-use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostUse};
+use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Lack};
 use hpvm_registry::Registry;
 
 use self::asked::{Answers, Asking};
@@ -285,7 +285,7 @@ impl Looking {
         let Looked { mut facts, mut ways, namesakes } = Looked::of(&paths, answers);
         ways.extend(ways_under(&blocks, &starts));
         let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
-            (None, _) => FileFact::Unreadable(answers::silence()),
+            (None, _) => FileFact::Unreadable(Lack::Unfit(answers::silence())),
             (Some(_), Some(Lead::Block(_))) => fact::of(Path::new(path), &blocks),
             (Some(fact), _) => fact,
         };

@@ -142,6 +142,13 @@ impl VmHost {
         }
     }
 
+    /// Whether whoever asks may change it, and not only look on.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        let right = rustix::fs::access(self.root.db(), rustix::fs::Access::WRITE_OK);
+        right != Err(rustix::io::Errno::ACCESS)
+    }
+
     /// All that is wrong in hpvmconf, line by line.
     #[must_use]
     pub fn conf_faults(&self) -> Vec<String> {

@@ -5,6 +5,7 @@ mod attempts;
 mod off;
 mod running;
 mod surroundings;
+mod unseen;
 
 use hpvm_model::{GuestConfig, GuestName, Remedy};
 

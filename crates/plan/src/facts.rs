@@ -38,7 +38,7 @@ pub enum FileFact {
     Special(&'static str),
     Missing,
     /// It exists and cannot be looked at: the system's reason.
-    Unreadable(String),
+    Unreadable(Lack),
 }
 
 impl FileFact {
@@ -376,7 +376,23 @@ impl Engine {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provision {
     pub path: String,
-    pub missing: Option<String>,
+    pub missing: Option<Lack>,
+}
+
+/// Why a file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lack {
+    /// What is in it is not known to whoever asks, and may be good.
+    #[error("this user may not read it")]
+    Forbidden,
+    #[error("{0}")]
+    Unfit(String),
+}
+
+impl From<&str> for Lack {
+    fn from(reason: &str) -> Lack {
+        Lack::Unfit(reason.to_owned())
+    }
 }
 
 /// What only a start needs to know.

@@ -15,7 +15,7 @@ use hpvm_model::{
     Severity, StorageAddress, StorageDevice, with_article,
 };
 
-use crate::facts::{HostFacts, Lock, Provision, StartFacts};
+use crate::facts::{HostFacts, Lack, Lock, Provision, StartFacts};
 use crate::record::{NicBoot, Sharing};
 
 /// What the problems are wanted for.
@@ -340,13 +340,16 @@ fn provisions(config: &GuestConfig, facts: &HostFacts, start: &StartFacts, all: 
         ));
     }
     if let Provision { path, missing: Some(reason) } = &start.nvram {
-        all.push(
-            not_now(
-                path,
-                format!("the guest's firmware variables '{path}' cannot be used: {reason}"),
-            )
-            .run(format!("hpvm nvram -P {} --restore", config.name)),
-        );
+        let text = format!("the guest's firmware variables '{path}' cannot be used: {reason}");
+        all.push(match reason {
+            Lack::Forbidden => not_now(path, text).ask(
+                format!("have their owner do this, or give {path} to this user"),
+                command.clone(),
+            ),
+            Lack::Unfit(_) => {
+                not_now(path, text).run(format!("hpvm nvram -P {} --restore", config.name))
+            }
+        });
     }
     let shares = config.storage.iter().any(|d| facts.sharing(d) == Sharing::Reserved);
     if let (true, Provision { path, missing: Some(reason) }) = (shares, &start.reservation_helper) {

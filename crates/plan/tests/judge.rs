@@ -614,3 +614,15 @@ fn every_lack_of_the_host_names_a_way_out() {
         "{said:?}"
     );
 }
+
+/// They may be good, and replaced would be lost.
+#[test]
+fn variables_that_may_not_be_read_are_not_replaced() {
+    let config = guest(&[]);
+    let nvram = Provision { path: "/nvram".into(), missing: Some(Lack::Forbidden) };
+    let facts = HostFacts { start: Some(StartFacts { nvram, ..ready() }), ..host(&config) };
+    let found = problems(&config, &facts, Purpose::Start);
+    let remedy = found[0].remedy.as_ref().expect("a way out");
+    assert!(found[0].text.ends_with("cannot be used: this user may not read it"), "{found:?}");
+    assert!(remedy.command.starts_with("hpvmstart") && remedy.ask.is_some(), "{remedy:?}");
+}

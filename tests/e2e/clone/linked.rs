@@ -14,6 +14,7 @@ use crate::shell::typed;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_linked_clone_keeps_its_base_as_it_is,
     a_linked_disk_is_not_shared,
+    who_removes_a_base_is_told_of_its_linked_clones,
     a_clone_that_is_not_made_leaves_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
     a_base_is_not_purged_with_the_guest_it_was_made_for,
@@ -98,6 +99,24 @@ fn a_linked_clone_keeps_its_base_as_it_is() {
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
     host.ok(&["hpvm", "doctor", "--rebuild", "-F"]);
     assert!(host.refused(&["hpvmstart", "-P", "web"]).contains("linked clone"));
+}
+
+/// Once, before anything is asked, and of no guest but the one that has the disk.
+fn who_removes_a_base_is_told_of_its_linked_clones() {
+    let host = with_web();
+    for name in ["new", "second"] {
+        host.ok(&["hpvmclone", "-P", "web", "-N", name, "--linked"]);
+    }
+    let base = host.path("web.img");
+    let told = format!("must stay as it is: '{}' under 'new', 'second'", base.display());
+    let remove = "hpvmremove -P web";
+    for line in [format!("{remove} --dry-run"), format!("echo y | {remove}")] {
+        let said = typed(&host, &line);
+        assert!(said.status.success() && said.stderr.matches(&told).count() == 1, "{said}");
+        assert!(said.stderr.starts_with("hpvmremove: WARNING (web): "), "{said}");
+    }
+    let said = host.run(&["hpvmremove", "-P", "second", "-F"]);
+    assert!(said.status.success() && said.stderr.is_empty(), "{said}");
 }
 
 fn a_base_is_protected_by_removed_clones_too() {

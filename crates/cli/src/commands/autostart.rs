@@ -6,7 +6,7 @@ use crate::dispatch::{Context, Perform};
 use crate::dry_run::NOTHING;
 use crate::exit::Failure;
 use crate::output::print;
-use hpvm_model::{GuestName, chain};
+use hpvm_model::{GuestName, Severity, chain};
 use hpvm_operations::VmHost;
 use hpvm_operations::autostart::{Chore, PassedOver, autostart};
 use hpvm_operations::start::Started;
@@ -52,7 +52,14 @@ impl Perform for Autostart {
             match started {
                 Ok(Started::Judged(problems)) => {
                     context.say.start_problems(&name, &problems);
-                    print(&format!("'{name}' would be started\n"))?;
+                    let would = match problems.iter().any(|p| p.severity == Severity::Error) {
+                        true => {
+                            result = Err(Failure::Said);
+                            "would not"
+                        }
+                        false => "would",
+                    };
+                    print(&format!("'{name}' {would} be started\n"))?;
                 }
                 Ok(_) => context.say.note(&format!("started '{name}'")),
                 Err(refusal) => {

@@ -20,8 +20,9 @@ use super::agreed;
 ///
 /// Compares the registry, the folders of the guests, what lies in /run and what runs, and looks whether those can be written.
 /// Without options it changes nothing.
-/// The exit status is 1 when something of hpvm's own is left to mend, which with --repair is what could not be repaired. A disk
-/// or medium that a guest needs and that is not there is told too: that is its owner's, and alone it leaves the status at 0.
+/// The exit status is 1 when something of hpvm's own is left to mend, which with --repair is what could not be repaired, and when
+/// a running guest has lost a disk or medium: what it writes may be lost with it. One that a guest needs that is off, and that is
+/// not there, is told too: that is its owner's, and alone it leaves the status at 0.
 ///
 /// --rebuild is for a registry that is lost or damaged; of a sound one it asks first. The device database, the record of what was
 /// done and the times of removals are in no folder: they are taken over from the old registry as far as that can be read, and

@@ -6,6 +6,7 @@ use crate::exit::Failure;
 use crate::messages::printable;
 use crate::output::print;
 use hpvm_operations::{VmHost, nvram};
+use hpvm_plan::facts::Lack;
 use hpvm_registry::Access;
 
 use super::{mode, refused};
@@ -48,7 +49,12 @@ impl Perform for Nvram {
                     "the firmware variables of '{}' can be used\n",
                     config.name
                 ))?),
-                Some(damage) => {
+                Some(Lack::Forbidden) => {
+                    let text = "whether the firmware variables can be used cannot be seen by this user; run this as its owner or as root";
+                    context.say.error(Some(&config.name), text);
+                    Err(Failure::Said)
+                }
+                Some(Lack::Unfit(damage)) => {
                     let name = &config.name;
                     let text = format!(
                         "the firmware variables cannot be used: {damage}; `hpvm nvram -P {name} --restore` brings the last good ones back, or new ones where there are none"

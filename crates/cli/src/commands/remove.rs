@@ -57,12 +57,17 @@ impl Perform for Remove {
         if !self.force && !self.dry_run {
             // Nobody is asked about what is refused anyway.
             let would = remove(&mut host, &actor, &config, keep, Mode::DryRun);
-            host.record_failure(&actor, Some(&config), would)
+            let would = host
+                .record_failure(&actor, Some(&config), would)
                 .or_else(|refusal| refused(&config.name, refusal))?;
+            context.say.problems(&config.name, &would.problems);
             agreed(context.say.ask(&question)).about(&config.name)?;
         }
         let removed = remove(&mut host, &actor, &config, keep, mode(self.dry_run))
             .or_else(|refusal| refused(&config.name, refusal))?;
+        if self.force || self.dry_run {
+            context.say.problems(&config.name, &removed.problems);
+        }
         if self.dry_run {
             let what = match removed.kept_until {
                 Some(until) => {

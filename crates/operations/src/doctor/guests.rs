@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use hpvm_host::lock::{self, pause_for};
 use hpvm_host::names::{guest_folder, run_folder};
 use hpvm_model::{GuestConfig, GuestUuid, StorageDevice};
+use hpvm_plan::facts::Lack;
 use hpvm_registry::Selector;
 
 use super::{Cure, Finding};
@@ -82,8 +83,18 @@ pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Re
         && let Some(damage) = crate::nvram::damage(host, config)
     {
         let text = format!("the firmware variables of guest '{name}' cannot be used: {damage}");
-        let cure = Cure::Tell(format!("hpvm nvram -P {name} --restore"));
-        findings.push(Finding { text, cure });
+        match damage {
+            Lack::Forbidden if !host.is_ours() => {}
+            Lack::Forbidden => {
+                let nvram = folder.file(guest_folder::NVRAM);
+                let cure = Cure::Tell(format!("give {} to this user", nvram.display()));
+                findings.push(Finding { text, cure });
+            }
+            Lack::Unfit(_) => {
+                let cure = Cure::Tell(format!("hpvm nvram -P {name} --restore"));
+                findings.push(Finding { text, cure });
+            }
+        }
     }
     Ok(findings)
 }

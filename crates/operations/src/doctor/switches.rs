@@ -23,12 +23,25 @@ pub(super) fn examine(host: &VmHost, findings: &mut Vec<Finding>) -> Result<(), 
         } else if let Some(Silence { cause, cure }) = silence::of(host, &view.switch) {
             findings.push(Finding { text: cause, cure: Cure::Tell(cure) });
         } else {
+            findings.extend(without_wire(host, &view.switch));
             findings.extend(untold(host, &view.switch)?);
             let now = nat::of(host, &view.switch);
             findings.extend(now.and_then(|now| without_nat(&view.switch, &now)));
         }
     }
     taps(host, findings)
+}
+
+/// Of a halted one nobody misses it.
+fn without_wire(host: &VmHost, switch: &Vswitch) -> Option<Finding> {
+    let is_missed = switch.state == SwitchState::Up && runner::was_refused_wire(host, switch);
+    let Vswitch { name, wire, .. } = switch;
+    is_missed.then(|| Finding {
+        text: format!("virtual switch '{name}' has no wire, since its {wire} could not be had"),
+        cure: Cure::Tell(format!(
+            "hpvmnet -S {name} -b, which tells why if it cannot be had still"
+        )),
+    })
 }
 
 fn untold(host: &VmHost, switch: &Vswitch) -> Result<Option<Finding>, Refusal> {

@@ -5,11 +5,19 @@ use std::path::Path;
 
 use hpvm_host::durable;
 use hpvm_model::Bytes;
-use hpvm_plan::facts::{Provision, Shut, ShutFolder};
+use hpvm_plan::facts::{Lack, Provision, Shut, ShutFolder};
 use hpvm_plan::nvram;
 use rustix::fs::StatVfsMountFlags;
 
 use crate::stores::is_absence;
+
+/// What keeps a file from being read that is there.
+pub(crate) fn lack(error: &io::Error) -> Lack {
+    match error.kind() {
+        ErrorKind::PermissionDenied => Lack::Forbidden,
+        _ => Lack::Unfit(error.to_string()),
+    }
+}
 
 /// A file that comes with the host or with hpvm, and is only read.
 pub(crate) fn provision(path: &Path) -> Provision {
@@ -17,7 +25,7 @@ pub(crate) fn provision(path: &Path) -> Provision {
         Ok(found) if found.len() == 0 => Some("it is empty".into()),
         Ok(_) => None,
         Err(error) if is_absence(&error) => Some("it does not exist".into()),
-        Err(error) => Some(error.to_string()),
+        Err(error) => Some(lack(&error)),
     };
     Provision { path: path.to_string_lossy().into_owned(), missing }
 }
@@ -48,7 +56,7 @@ pub(crate) fn shut(folders: impl IntoIterator<Item = impl AsRef<Path>>) -> Vec<S
 
 /// A guest's firmware variables: there, as large as the pristine copy, and such as firmware takes.
 pub(crate) fn variables(path: &Path, pristine: &Path) -> Provision {
-    let missing = nvram_damage(path, pristine).unwrap_or_else(|error| Some(error.to_string()));
+    let missing = nvram_damage(path, pristine).unwrap_or_else(|error| Some(lack(&error)));
     Provision { path: path.to_string_lossy().into_owned(), missing }
 }
 
@@ -56,7 +64,7 @@ pub(crate) fn variables(path: &Path, pristine: &Path) -> Provision {
 const NVRAM_BYTES_MAX: u64 = 8 << 20;
 
 /// What is wrong with firmware variables, if anything.
-fn nvram_damage(path: &Path, pristine: &Path) -> io::Result<Option<String>> {
+fn nvram_damage(path: &Path, pristine: &Path) -> io::Result<Option<Lack>> {
     let file = match durable::open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(Some("it does not exist".into()));
@@ -71,5 +79,5 @@ fn nvram_damage(path: &Path, pristine: &Path) -> io::Result<Option<String>> {
     let mut content = Vec::new();
     file.take(NVRAM_BYTES_MAX).read_to_end(&mut content)?;
     let damage = nvram::check(&content).err();
-    Ok(damage.map(|damage| format!("its content is damaged: {damage}")))
+    Ok(damage.map(|damage| Lack::Unfit(format!("its content is damaged: {damage}"))))
 }

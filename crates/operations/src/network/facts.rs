@@ -21,7 +21,7 @@ impl VmHost {
         let switches = self.registry.vswitches()?.into_iter();
         let switches = switches.map(|switch| {
             let features = super::status(self, switch.number.get()).and_then(|now| now.features);
-            let fact = SwitchFact { features, ..fact(&switch, &others, &running) };
+            let fact = SwitchFact { features, ..fact(self, &switch, &others, &running) };
             (switch.name, fact)
         });
         let nics = nic::all().unwrap_or_default();
@@ -74,7 +74,12 @@ fn booted_over(switch: &Vswitch) -> BTreeSet<PortNumber> {
     boots.map(|(port, _)| *port).collect()
 }
 
-fn fact(switch: &Vswitch, others: &[&NicRow], running: &BTreeSet<GuestNumber>) -> SwitchFact {
+fn fact(
+    host: &VmHost,
+    switch: &Vswitch,
+    others: &[&NicRow],
+    running: &BTreeSet<GuestNumber>,
+) -> SwitchFact {
     let mut held: BTreeMap<_, Vec<PortHolder>> = BTreeMap::new();
     for row in others.iter().filter(|row| !row.removed && row.nic.vswitch == switch.name) {
         let holder = PortHolder { guest: row.guest.clone(), runs: running.contains(&row.number) };
@@ -82,14 +87,16 @@ fn fact(switch: &Vswitch, others: &[&NicRow], running: &BTreeSet<GuestNumber>) -
     }
     let carried = wire::carried(&switch.wire);
     let missing = match &switch.wire {
-        Wire::Nic(name) if carried.is_none() => Some(name),
-        _ => None,
+        Wire::Nic(name) if carried.is_none() => {
+            Some(format!("there is no network interface {name}"))
+        }
+        _ => wire::forbidden(host, switch).map(|refused| refused.to_string()),
     };
     SwitchFact {
         number: switch.number,
         state: switch.state,
         features: None,
-        wire_missing: missing.map(|name| format!("there is no network interface {name}")),
+        wire_missing: missing,
         mtu: carried.and_then(|bytes| u16::try_from(bytes).ok()),
         held,
         ruled: switch.ports.keys().copied().collect(),

@@ -186,9 +186,17 @@ impl<'a> Runner<'a> {
         wanted(&self.folder)
     }
 
-    /// Gives the running process the wire that the switch is to have.
+    /// Gives the running process the wire that the switch is to have. Where that cannot be had, it keeps no other.
     pub(crate) fn exchange_wire(&self) -> Result<(), Refusal> {
-        let opened = wire::open(self.host, &self.switch)?;
+        let opened = wire::open(self.host, &self.switch);
+        if opened.is_err() && !self.was_told_wire() {
+            // What is in the way of the wire is the thing to tell.
+            let _ = self.hand_over(&Opened::nothing_of(&self.switch));
+        }
+        self.hand_over(&opened?)
+    }
+
+    fn hand_over(&self, opened: &Opened) -> Result<(), Refusal> {
         let descriptors: Vec<BorrowedFd<'_>> = opened.descriptor.iter().map(AsFd::as_fd).collect();
         let request = Request::Wire { kind: opened.kind, interface: opened.interface.clone() };
         self.ask(&request, &descriptors).map(drop)
@@ -471,6 +479,17 @@ pub(crate) fn lacks_wire(host: &VmHost, switch: &Vswitch) -> bool {
     has_interface && runs(&folder) && wire_now(&folder) == WireNow::Missing
 }
 
+/// The same where the interface is there, or may be: its process could not have it.
+pub(crate) fn was_refused_wire(host: &VmHost, switch: &Vswitch) -> bool {
+    let may_be_there = match &switch.wire {
+        Wire::Nic(name) => wire::interface(name).is_some(),
+        // One may be there as somebody else's.
+        Wire::Tap(_) => true,
+        Wire::None | Wire::Nat => false,
+    };
+    may_be_there && lacks_wire(host, switch)
+}
+
 /// The same of a tap.
 pub(super) fn lacks_tap(host: &VmHost, switch: &Vswitch) -> bool {
     matches!(switch.wire, Wire::Tap(_)) && lacks_wire(host, switch)
@@ -488,8 +507,18 @@ fn wanted(folder: &Path) -> Option<Wanted> {
 }
 
 fn runs(folder: &Path) -> bool {
+    match Supervision::at(&folder.join(switch_folder::LOCK)) {
+        // What it publishes is there as long as it is, and longer only if it was killed.
+        Ok(Supervision::Unseen) => folder.join(switch_folder::STATUS).exists(),
+        supervision => supervision.is_ok_and(|supervision| supervision != Supervision::None),
+    }
+}
+
+/// Whether whoever asks cannot see that the process of a switch lives, and has only what it published last.
+pub(crate) fn is_unseen(host: &VmHost, switch: &Vswitch) -> bool {
+    let folder = host.root.switch_dir(switch.number.get());
     let supervision = Supervision::at(&folder.join(switch_folder::LOCK));
-    supervision.is_ok_and(|supervision| supervision != Supervision::None)
+    supervision.is_ok_and(|supervision| supervision == Supervision::Unseen) && runs(&folder)
 }
 
 fn plug(switch: &Vswitch, config: &GuestConfig, attached: &AttachedNic) -> Plug {

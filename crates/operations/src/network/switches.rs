@@ -311,7 +311,7 @@ fn collision(forwards: &[Forward]) -> Option<(Forward, Forward)> {
 fn exchange_wire(runner: &Runner<'_>) -> Option<Problem> {
     let refused = match (runner.runs(), runner.switch.state) {
         (true, _) => runner.exchange_wire().err(),
-        (false, SwitchState::Up) => wire::keep_tap(runner.host, &runner.switch).err(),
+        (false, SwitchState::Up) => wire::try_to_have(runner.host, &runner.switch).err(),
         (false, SwitchState::Halted) => None,
     };
     refused.map(|refusal| Problem::warning(runner.switch.name.as_str(), chain(&refusal)))
@@ -451,7 +451,7 @@ pub fn revive(host: &VmHost) -> Result<Vec<(SwitchName, Refusal)>, Refusal> {
         let revived = Runner::claim(host, switch.number).and_then(|runner| match is_used {
             true if runner.runs() => Ok(()),
             true => runner.ensure(),
-            false => wire::keep_tap(host, &runner.switch),
+            false => wire::try_to_have(host, &runner.switch),
         });
         left.extend(revived.err().map(|refusal| (name, refusal)));
     }

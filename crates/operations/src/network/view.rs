@@ -170,8 +170,11 @@ impl VmHost {
         let status = status(self, switch.number.get());
         let ports = ports(&switch, rows, machines, status.as_ref());
         let is_used = ports.iter().any(|port| port.active.is_some());
-        // A tap that its process could not have may be there all the same, as somebody else's.
-        let nic = match runner::lacks_tap(self, &switch) {
+        let is_refused = match status {
+            Some(_) => runner::was_refused_wire(self, &switch),
+            None => wire::forbidden(self, &switch).is_some(),
+        };
+        let nic = match is_refused {
             true => None,
             false => switch.wire.interface().and_then(wire::interface),
         };

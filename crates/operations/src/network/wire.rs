@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hpvm_host::fingerprint;
 use hpvm_host::listen::listen;
 use hpvm_host::names::switch_folder;
+use hpvm_host::nic::wire::WireError;
 use hpvm_host::nic::{self, NetlinkError, Nic, NicKind};
 use hpvm_host::paths::program;
 use hpvm_host::removal;
@@ -38,22 +39,21 @@ pub(super) struct Opened {
 pub(super) const NONE: Opened = Opened { kind: WireKind::None, interface: None, descriptor: None };
 
 impl Opened {
-    /// What a switch has whose wire cannot be opened: a tap that is missing, and of the others none.
+    /// What a switch has whose wire cannot be opened: an interface that is missing, and of the others none.
     pub(super) fn nothing_of(switch: &Vswitch) -> Opened {
+        let missing =
+            |kind, name: &InterfaceName| Opened { kind, interface: Some(name.clone()), ..NONE };
         match &switch.wire {
-            Wire::Tap(name) => {
-                Opened { kind: WireKind::Tap, interface: Some(name.clone()), descriptor: None }
-            }
-            Wire::None | Wire::Nic(_) | Wire::Nat => NONE,
+            Wire::Nic(name) => missing(WireKind::Packets, name),
+            Wire::Tap(name) => missing(WireKind::Tap, name),
+            Wire::None | Wire::Nat => NONE,
         }
     }
 }
 
 /// Opens what a switch is to have. An interface that is not there now is no error: the switch's process waits for it.
 pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
-    let failed = |source: nic::wire::WireError| {
-        Refusal::from(SwitchRefused::Wire { name: switch.name.clone(), source })
-    };
+    let failed = |source: WireError| cannot_have(switch, source);
     if switch.wire != Wire::Nat {
         end_nat(host, switch);
     }
@@ -82,12 +82,31 @@ pub(super) fn open(host: &VmHost, switch: &Vswitch) -> Result<Opened, Refusal> {
     })
 }
 
-/// Makes a switch's tap if it has one: so it is there from the switch's boot on, and not from that of the first guest. One that
-/// is there is opened once, which tells whether it can be had.
-pub(super) fn keep_tap(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
+/// Tells of a switch without guests whether its wire can be had. A tap is made if it is not there: so it is from the switch's boot
+/// on, and not from that of the first guest.
+pub(super) fn try_to_have(host: &VmHost, switch: &Vswitch) -> Result<(), Refusal> {
     match &switch.wire {
         Wire::Tap(_) => open(host, switch).map(drop),
-        _ => Ok(()),
+        Wire::Nic(name) => {
+            let socket = nic::wire::packets_later(name.as_str());
+            socket.map(drop).map_err(|source| cannot_have(switch, source))
+        }
+        Wire::None | Wire::Nat => Ok(()),
+    }
+}
+
+fn cannot_have(switch: &Vswitch, source: WireError) -> Refusal {
+    SwitchRefused::Wire { name: switch.name.clone(), source }.into()
+}
+
+/// Why whoever runs this VM Host may not have the interface that is a switch's wire. Root may, and of who only looks on it says
+/// nothing about who runs it.
+pub(super) fn forbidden(host: &VmHost, switch: &Vswitch) -> Option<WireError> {
+    match &switch.wire {
+        Wire::Nic(name) if !users::is_root() && host.is_ours() => {
+            nic::wire::packets_later(name.as_str()).err()
+        }
+        _ => None,
     }
 }
 

@@ -2,7 +2,6 @@
 //! have. Called by threads that may be left where nobody answers.
 
 use std::fs::Metadata;
-use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -15,6 +14,7 @@ use hpvm_plan::facts::{
 };
 
 use super::{content, is_absence};
+use crate::facts;
 
 /// The same where it is no matter what the host does with block devices.
 pub(super) fn of_no_device(path: &Path) -> FileFact {
@@ -26,7 +26,7 @@ pub(super) fn of(path: &Path, blocks: &Blocks) -> FileFact {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if is_absence(&error) => return FileFact::Missing,
-        Err(error) => return FileFact::Unreadable(error.to_string()),
+        Err(error) => return FileFact::Unreadable(facts::lack(&error)),
     };
     let kind = metadata.file_type();
     match kind {
@@ -34,7 +34,7 @@ pub(super) fn of(path: &Path, blocks: &Blocks) -> FileFact {
         kind if kind.is_fifo() => FileFact::Special("named pipe"),
         kind if kind.is_socket() => FileFact::Special("socket"),
         kind => match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
-            Err(error) => FileFact::Unreadable(io::Error::from(error).to_string()),
+            Err(error) => FileFact::Unreadable(facts::lack(&error.into())),
             Ok(()) if kind.is_block_device() => block(path, &metadata, blocks),
             Ok(()) if kind.is_char_device() => character(path),
             Ok(()) => regular(path, &metadata),

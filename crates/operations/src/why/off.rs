@@ -12,6 +12,7 @@ use hpvm_registry::Outcome;
 use jiff::Timestamp;
 
 use super::attempts::command;
+use super::unseen::Unseen;
 use super::{RECENT_OPERATIONS, Why};
 use crate::actor::{Failed, ToldBy};
 use crate::presence::Presence;
@@ -26,14 +27,22 @@ pub(super) fn explain(
     let start = format!("hpvmstart -P {name}");
     // As a start takes it, with what was changed at the console.
     let judged = console_media::seen(host, config.clone());
-    let found = problems(&judged, &host.start_facts(&judged)?, Purpose::Start);
+    let facts = host.start_facts(&judged)?;
+    let unseen = Unseen::of(host, &facts);
+    let mut found = problems(&judged, &facts, Purpose::Start);
+    unseen.set_aside(&mut found);
     let errors: Vec<_> = found.iter().filter(|p| p.severity == Severity::Error).collect();
     if !errors.is_empty() {
         let Remedy { ask, command } = all_remedies(&errors, start);
         return Ok(Why::that(format!("'{name}' is off and cannot start"))
             .because_of(errors.iter().map(|p| p.text.clone()))
+            .noting(unseen.note())
             .remedied(ask, command));
     }
+    let prevents = match unseen.is_nothing() {
+        true => "Nothing prevents a start",
+        false => "Nothing that this user can see prevents a start",
+    };
     let why = match (last_failed_start(host, config, presence)?, presence.ending()) {
         (Some(failed), _) => failed,
         (None, Some((when, how))) if how.is_failure() => {
@@ -42,12 +51,12 @@ pub(super) fn explain(
                 .remedied(crash_ask(how), start)
         }
         (None, Some((when, how))) => {
-            let headline = format!("'{name}' is off since {when}: {how}. Nothing prevents a start");
+            let headline = format!("'{name}' is off since {when}: {how}. {prevents}");
             Why::that(headline).run(start)
         }
-        (None, None) => Why::that(format!("'{name}' is off. Nothing prevents a start")).run(start),
+        (None, None) => Why::that(format!("'{name}' is off. {prevents}")).run(start),
     };
-    Ok(why.noting(found.into_iter().map(|problem| problem.text)))
+    Ok(why.noting(found.into_iter().map(|problem| problem.text)).noting(unseen.note()))
 }
 
 /// Without its folder a guest has nothing that a start could be judged by.

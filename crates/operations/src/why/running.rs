@@ -13,6 +13,7 @@ use hpvm_plan::record::{Attached, AttachedNic, Machine, NicBoot};
 use jiff::{SignedDuration, Timestamp};
 
 use super::surroundings::{self, Trouble};
+use super::unseen::Unseen;
 use super::{Why, off};
 use crate::displaced::displaced_files;
 use crate::lost_record::Loss;
@@ -49,20 +50,28 @@ pub(super) fn explain(
     let troubles = surroundings::troubles(host, config, &machine, &displaced);
     let why = with_surroundings(why, &config.name, &troubles);
     let why = with_firmware(why, config, presence, Some(&machine));
-    let mut errors = errors_of_next_start(host, config, &machine);
+    let (mut errors, unseen) = errors_of_next_start(host, config, &machine);
+    let why = why.noting(unseen).noting(surroundings::unseen(host, &machine));
     // It is told already what becomes of these when the guest ends.
     errors.retain(|error| displaced.iter().all(|file| file.path != error.item));
     with_next_start(why, &config.name, &errors)
 }
 
-/// What would refuse a start of the guest, once it has ended. Whoever cannot be asked now refuses nothing.
-fn errors_of_next_start(host: &VmHost, config: &GuestConfig, machine: &Machine) -> Vec<Problem> {
+/// What would refuse a start of the guest, once it has ended, and what whoever asks cannot see of that. Whoever cannot be asked now
+/// refuses nothing.
+fn errors_of_next_start(
+    host: &VmHost,
+    config: &GuestConfig,
+    machine: &Machine,
+) -> (Vec<Problem>, Option<String>) {
     // As a start takes it, with what was changed at the console.
     let judged = console_media::seen(host, config.clone());
-    let Ok(facts) = host.next_start_facts(&judged, machine) else { return Vec::new() };
+    let Ok(facts) = host.next_start_facts(&judged, machine) else { return (Vec::new(), None) };
+    let unseen = Unseen::of(host, &facts);
     let mut found = problems(&judged, &facts, Purpose::Start);
     found.retain(|problem| problem.severity == Severity::Error);
-    found
+    unseen.set_aside(&mut found);
+    (found, unseen.note())
 }
 
 /// What the guest itself does comes first: that it could not start again matters once it ends.
@@ -134,6 +143,9 @@ fn in_need(name: &GuestName, attention: &Attention) -> Why {
                 .because(attention.to_string())
                 .start_anew(name)
         }
+        Attention::Unseen => Why::that(format!(
+            "'{name}' runs, or has ended: {attention}; run this as its owner or as root"
+        )),
         Attention::Stopped { pid } | Attention::WorkerStopped { pid } => {
             silent().ask(format!("let it go on: kill -CONT {pid}"), status)
         }

@@ -28,13 +28,9 @@ pub(super) fn troubles(
     machine: &Machine,
     displaced: &[Displaced],
 ) -> Vec<Trouble> {
-    let numbers: BTreeSet<SwitchNumber> = machine.nics.iter().map(|a| a.switch).collect();
-    let switches = numbers.into_iter().filter_map(|number| {
-        let found = host.registry.vswitch(&SwitchSelector::Number(number));
-        found.ok().flatten()
-    });
+    let switches = switches(host, machine);
     let mut troubles: Vec<Trouble> =
-        switches.filter_map(|switch| of_switch(host, &switch)).collect();
+        switches.iter().filter_map(|switch| of_switch(host, switch)).collect();
     troubles.extend(displaced.iter().map(|file| Trouble {
         cause: file.cause(),
         remedy: Remedy {
@@ -43,6 +39,28 @@ pub(super) fn troubles(
         },
     }));
     troubles
+}
+
+/// What of it whoever asks cannot see, a sentence each.
+pub(super) fn unseen(host: &VmHost, machine: &Machine) -> Vec<String> {
+    let switches = switches(host, machine).into_iter();
+    let unseen = switches.filter(|switch| runner::is_unseen(host, switch));
+    let sentence = |switch: Vswitch| {
+        format!(
+            "whether the process of virtual switch '{}' runs cannot be seen by this user",
+            switch.name
+        )
+    };
+    unseen.map(sentence).collect()
+}
+
+fn switches(host: &VmHost, machine: &Machine) -> Vec<Vswitch> {
+    let numbers: BTreeSet<SwitchNumber> = machine.nics.iter().map(|a| a.switch).collect();
+    let found = numbers.into_iter().map(|number| {
+        let found = host.registry.vswitch(&SwitchSelector::Number(number));
+        found.ok().flatten()
+    });
+    found.flatten().collect()
 }
 
 fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
@@ -62,6 +80,17 @@ fn of_switch(host: &VmHost, switch: &Vswitch) -> Option<Trouble> {
             Some(NatView::Silent) => {
                 ask = Some("end hpvmnat, the process that does it".to_owned());
                 format!("the NAT of virtual switch '{name}' does not answer")
+            }
+            None if runner::was_refused_wire(host, switch) => {
+                if let Wire::Nic(interface) = &switch.wire {
+                    ask = Some(format!(
+                        "only root, or who has CAP_NET_RAW, may have frames of {interface}; without that give the switch another wire: `hpvmnet -S {name} -C --wire nat`"
+                    ));
+                }
+                let wire = &switch.wire;
+                format!(
+                    "virtual switch '{name}' has no wire, since its {wire} could not be had, so NICs on it have no link"
+                )
             }
             None if runner::lacks_wire(host, switch) => {
                 if let Wire::Nic(interface) = &switch.wire {

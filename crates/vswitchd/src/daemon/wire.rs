@@ -220,7 +220,9 @@ impl Daemon {
     /// A process that does NAT is replaced within milliseconds, which no guest needs to see.
     fn wire_now(&self) -> WireNow {
         match self.wanted.wire {
-            WireKind::Packets if self.uplink.is_gone() => WireNow::Missing,
+            WireKind::Packets if self.uplink.is_gone() || !self.kept.contains_key(&WIRE_TAG) => {
+                WireNow::Missing
+            }
             WireKind::Tap if self.uplink.is_gone() || !self.wire_attached => WireNow::Missing,
             _ => WireNow::There,
         }
