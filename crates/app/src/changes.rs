@@ -129,7 +129,11 @@ impl Changes {
             let change = self.queue.pop_front()?;
             let waits = self.waits.iter().find(|(place, _)| place.is_needed_by(&change));
             let Some((_, reason)) = waits else { return Some(change) };
-            self.results.push(ChangeResult::Waits { reason: reason.clone() });
+            let reason = reason.clone();
+            if let DeviceChange::DetachAdapter { slot } = change {
+                self.waits.push((Place::Slot(slot), reason.clone()));
+            }
+            self.results.push(ChangeResult::Waits { reason });
             self.descriptors.drain(..change.descriptors());
         }
     }
@@ -216,11 +220,15 @@ impl Place {
         }
     }
 
+    /// What waits to leave an adapter would go with that, and with what the guest has not written.
     fn is_needed_by(&self, change: &DeviceChange) -> bool {
-        let DeviceChange::Attach { slot, devices, .. } = change else { return false };
-        match self {
-            Place::Slot(kept) => kept == slot,
-            Place::Address(kept) => devices.iter().any(|comes| comes.device.address == *kept),
+        match (self, change) {
+            (Place::Slot(kept), DeviceChange::Attach { slot, .. }) => kept == slot,
+            (Place::Address(kept), DeviceChange::Attach { devices, .. }) => {
+                devices.iter().any(|comes| comes.device.address == *kept)
+            }
+            (Place::Address(kept), DeviceChange::DetachAdapter { slot }) => kept.slot == *slot,
+            _ => false,
         }
     }
 }

@@ -86,6 +86,29 @@ fn who_cannot_be_asked_is_waited_for() {
     }
 }
 
+/// Its adapter would take the disk along that waits, and what else is on it.
+#[test]
+fn an_adapter_waits_with_its_disk() {
+    for agent in ["agent=cannot", "agent=silent"] {
+        let (guest, address) = with_agent(agent);
+        guest.until_os();
+        let before = guest.machine();
+        let changes = vec![
+            DeviceChange::Detach { address, consent: Consent::OfGuest },
+            DeviceChange::DetachAdapter { slot: address.slot },
+        ];
+        let reply = guest.ask(&Request::change(changes));
+        let Reply::Changed { results } = &reply else { panic!("{reply:?}") };
+        assert!(
+            matches!(&results[..], [ChangeResult::Waits { reason }, ChangeResult::Waits { reason: same }] if reason == same),
+            "{agent}: {results:?}\n{}",
+            guest.story()
+        );
+        let after = guest.machine();
+        assert_eq!((after.storage, after.pending), (before.storage, before.pending));
+    }
+}
+
 #[test]
 fn a_silent_agent_is_shown_so_and_delays_nothing_else() {
     for agent in ["agent=silent", "agent=junk"] {
