@@ -84,7 +84,7 @@ impl Changes {
         if self.is_given_up() {
             return false;
         }
-        let Some(change) = self.next_that_need_not_wait() else { return false };
+        let Some(change) = self.next_to_make(record.machine()) else { return false };
         let Some(client) = means.client.cloned() else {
             self.fail("the guest does not answer".into());
             return false;
@@ -124,9 +124,14 @@ impl Changes {
         self.under_way.is_none()
     }
 
-    fn next_that_need_not_wait(&mut self) -> Option<DeviceChange> {
+    /// Passes over what has to wait, and what has left already and was to leave later.
+    fn next_to_make(&mut self, machine: &Machine) -> Option<DeviceChange> {
         loop {
             let change = self.queue.pop_front()?;
+            if self.due == Due::NextReset && machine.lacks_what_leaves(&change) {
+                self.results.push(ChangeResult::Done);
+                continue;
+            }
             let waits = self.waits.iter().find(|(place, _)| place.is_needed_by(&change));
             let Some((_, reason)) = waits else { return Some(change) };
             let reason = reason.clone();

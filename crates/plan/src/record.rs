@@ -404,7 +404,9 @@ impl Machine {
         match line {
             JournalLine::Asked { seq, at, change, due } => {
                 self.next_seq = self.next_seq.max(seq + 1);
-                self.pending.push(Pending { seq, since: at, change, due });
+                if due == Due::Now || !self.lacks_what_leaves(&change) {
+                    self.pending.push(Pending { seq, since: at, change, due });
+                }
             }
             JournalLine::Settled { seq, outcome, .. } => {
                 let Some(index) = self.pending.iter().position(|p| p.seq == seq) else { return };
@@ -422,7 +424,13 @@ impl Machine {
     fn apply(&mut self, done: &Pending) {
         self.note_console_change(done);
         match &done.change {
-            DeviceChange::Attach { devices, .. } => self.storage.extend(devices.iter().cloned()),
+            DeviceChange::Attach { devices, .. } => {
+                // Whatever was there before has left, noted or not.
+                let comes = |at| devices.iter().any(|attached| attached.device.address == at);
+                self.storage.retain(|a| !comes(a.device.address));
+                self.storage.extend(devices.iter().cloned());
+                self.have_left(comes);
+            }
             DeviceChange::Detach { address, .. } => {
                 self.kept_adapters
                     .extend(self.adapter_in(address.slot).map(|kind| (address.slot, kind)));
