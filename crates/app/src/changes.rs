@@ -89,8 +89,14 @@ impl Changes {
             self.fail("the guest does not answer".into());
             return false;
         };
+        // As the change finds it.
+        let machine = record.machine().clone();
         // Before QEMU is asked: whatever happens to us now, the next worker knows what to look for.
-        let seq = match record.asked_for(self.due, &now(), change.clone()) {
+        let asked = match machine.asked_before(&change) {
+            Some(seq) => Ok(seq),
+            None => record.asked_for(self.due, &now(), change.clone()),
+        };
+        let seq = match asked {
             Ok(seq) => seq,
             Err(error) => {
                 self.fail(chain(&error));
@@ -101,7 +107,6 @@ impl Changes {
         let (sender, happenings) = mpsc::channel(HAPPENINGS_WAITING);
         self.under_way = Some((seq, sender));
         let due = self.due;
-        let machine = record.machine().clone();
         let (agent, uptime, news) = (means.agent.cloned(), means.uptime, means.news);
         let step =
             Step { seq, change, due, descriptors, happenings, client, machine, agent, uptime };

@@ -522,9 +522,15 @@ impl Machine {
 
     #[must_use]
     pub fn is_leaving(&self, slot: PciSlot) -> bool {
-        self.pending
-            .iter()
-            .any(|p| matches!(p.change, DeviceChange::DetachAdapter { slot: s } if s == slot))
+        self.asked_before(&DeviceChange::DetachAdapter { slot }).is_some()
+    }
+
+    /// The number under which the guest was asked already to let this adapter go, and has not done so.
+    #[must_use]
+    pub fn asked_before(&self, change: &DeviceChange) -> Option<u64> {
+        let is_adapter = matches!(change, DeviceChange::DetachAdapter { .. });
+        let asked = self.pending.iter().find(|pending| pending.change == *change)?;
+        is_adapter.then_some(asked.seq)
     }
 }
 
