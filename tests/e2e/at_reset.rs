@@ -30,6 +30,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_firmware_does_not_let_go_is_shown_to_leave_at_the_reset,
     what_firmware_did_not_let_go_is_asked_for_again,
     what_has_its_adapter_alone_waits_with_it,
+    what_a_removal_may_lose_is_told,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -298,6 +299,20 @@ fn what_has_its_adapter_alone_waits_with_it() {
     guest.ok(&guest.modify(&["-a", &first]));
     guest.reset();
     assert_eq!(guest.machine().storage.len(), 1);
+}
+
+/// The guest's agent answers, and only when it is asked it turns out that it may not help.
+fn what_a_removal_may_lose_is_told() {
+    let guest = Waits::on("avio_stor", "boot=os,agent=cannot,idle=60000");
+    wait_until(BOUND, "the agent to answer", || {
+        matches!(guest.host.snapshot(1).map(|s| s.agent), Some(Agent::Answers { .. }))
+    });
+    for target in [(1, "second"), (0, "first")] {
+        let told = guest.ok(&guest.modify(&["-d", &guest.disk(target.0, target.1)]));
+        let loss = "to write out what it still holds for the disk at 0,1,";
+        assert!(told.contains(&format!("{loss}{}: that is lost", target.0)), "{told}");
+    }
+    assert_eq!((guest.shown().as_str(), guest.machine().storage.len()), ("", 0));
 }
 
 /// An emulated adapter: the guest would not see it before. Settles 81.

@@ -18,7 +18,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::spawn_local;
 
 use crate::agent::Agent;
-use crate::consent::Consent;
+use crate::consent::{Consent, Leave};
 use crate::control::Peer;
 use crate::guest_log::now;
 use crate::machine::Ticket;
@@ -34,6 +34,14 @@ pub(crate) struct Means<'a> {
     /// How long QEMU has been running.
     pub(crate) uptime: Duration,
     pub(crate) news: mpsc::Sender<News>,
+}
+
+/// What became of a step.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) result: Result<Performed, DeviceError>,
+    /// What the guest may have lost with a disk, if that has left.
+    pub(crate) loss: Option<String>,
 }
 
 /// What a request for a change carries.
@@ -169,7 +177,7 @@ impl Changes {
         &mut self,
         record: &mut RecordFile,
         seq: u64,
-        result: Result<Performed, DeviceError>,
+        Made { result, loss }: Made,
     ) {
         self.under_way = None;
         let outcome = match result {
@@ -194,7 +202,10 @@ impl Changes {
         // Done or not, the engine is as it is; a record that could not be written is repaired at the next takeover.
         let noted = record.settled(&now(), seq, outcome.clone());
         match (outcome, noted) {
-            (Outcome::Done, Ok(())) => self.results.push(ChangeResult::Done),
+            (Outcome::Done, Ok(())) => self.results.push(match loss {
+                None => ChangeResult::Done,
+                Some(loss) => ChangeResult::DoneUnasked { loss },
+            }),
             (Outcome::Done, Err(error)) => self.fail(chain(&error)),
             (Outcome::Failed(error), _) => self.fail(error),
         }
@@ -258,11 +269,12 @@ struct Step {
 
 impl Step {
     async fn run(mut self, news: mpsc::Sender<News>) {
-        let result = match self.consent(&news).await {
-            Ok(()) => self.make().await,
-            Err(error) => Err(error),
+        let made = match self.consent(&news).await {
+            Ok(Leave::LetGo) => Made { result: self.make().await, loss: None },
+            Ok(Leave::Unasked { loss }) => Made { result: self.make().await, loss: Some(loss) },
+            Err(error) => Made { result: Err(error), loss: None },
         };
-        let _ = news.send(News::Changed { seq: self.seq, result }).await;
+        let _ = news.send(News::Changed { seq: self.seq, made }).await;
     }
 
     async fn make(&mut self) -> Result<Performed, DeviceError> {
@@ -275,16 +287,16 @@ impl Step {
     }
 
     /// Most changes need none, or whoever planned them has it; at a reset nobody is asked.
-    async fn consent(&mut self, news: &mpsc::Sender<News>) -> Result<(), DeviceError> {
+    async fn consent(&mut self, news: &mpsc::Sender<News>) -> Result<Leave, DeviceError> {
         let (Due::Now, DeviceChange::Detach { address, consent: record::Consent::OfGuest }) =
             (self.due, &self.change)
         else {
-            return Ok(());
+            return Ok(Leave::LetGo);
         };
         let attached = self.machine.device_at(*address);
         if attached.is_some_and(|attached| attached.device.kind == DeviceKind::Dvd) {
             let mut bench = Bench::of(&self.client, &self.machine, &mut self.happenings);
-            return bench.unlock(*address).await;
+            return bench.unlock(*address).await.map(|()| Leave::LetGo);
         }
         let consent = Consent {
             agent: self.agent.as_ref(),

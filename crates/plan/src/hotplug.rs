@@ -477,12 +477,20 @@ pub fn not_written_out(
         .filter(|disk| leaves(disk.address) && !is_asked_for(disk.address))
         .map(|disk| {
             let at = disk.address;
-            let text = format!(
-                "no agent answers in the guest to write out what it still holds for the disk at {at}: that is lost, unless nothing there uses the disk any more (a file system is unmounted first)"
-            );
-            Problem::warning(at.to_string(), text)
+            Problem::warning(at.to_string(), loss(NO_AGENT, at))
         })
         .collect()
+}
+
+/// Why what a guest holds for its disks is not written out, where nothing more is known.
+pub const NO_AGENT: &str = "no agent answers in the guest";
+
+/// What is lost with a disk that leaves, in words that begin with why nobody writes it out.
+#[must_use]
+pub fn loss(why: &str, at: StorageAddress) -> String {
+    format!(
+        "{why} to write out what it still holds for the disk at {at}: that is lost, unless nothing there uses the disk any more (a file system is unmounted first)"
+    )
 }
 
 /// Whether the guest's agent is asked for a disk before the guest is asked for the adapter.
