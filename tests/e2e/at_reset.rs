@@ -31,6 +31,9 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     what_a_leaving_adapter_is_given_comes_with_the_next_one,
     what_firmware_does_not_let_go_is_shown_to_leave_at_the_reset,
     who_extends_a_disk_hears_when_the_guest_sees_it,
+    what_firmware_did_not_let_go_is_asked_for_again,
+    what_has_its_adapter_alone_waits_with_it,
+    what_a_removal_may_lose_is_told,
 ];
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -261,6 +264,58 @@ fn what_firmware_does_not_let_go_is_shown_to_leave_at_the_reset() {
         let shown = guest.host.ok(&words);
         assert_eq!(shown.matches(&format!("\"when\": \"{when}\"")).count(), 2, "{shown}");
     }
+}
+
+/// The system that followed was never asked.
+fn what_firmware_did_not_let_go_is_asked_for_again() {
+    let guest = Waits::on("avio_stor", "boot=os:15000,idle=60000");
+    let (first, second) = (guest.disk(0, "first"), guest.disk(1, "second"));
+    let told = guest.ok(&guest.modify(&["-d", &first, "-d", &second]));
+    assert!(told.contains("at its next reset at the latest"), "{told}");
+    let told = guest.ok(&guest.modify(&["-F", "-d", &first]));
+    assert!(told.contains("at its next reset at the latest"), "{told}");
+    assert!(!told.contains("next start"), "{told}");
+    guest.host.wait_for_state("web", "On (OS)", BOUND);
+    let told = guest.ok(&guest.modify(&["-d", &first]));
+    assert!(!told.contains("next"), "{told}");
+    assert_eq!((guest.shown().as_str(), guest.machine().storage.len()), ("", 0));
+}
+
+/// The guest's agent turns out to be no help, and the disk is used. What comes to its place later is not what was to leave.
+fn what_has_its_adapter_alone_waits_with_it() {
+    let guest = Waits::on("avio_stor", "boot=os,agent=cannot");
+    wait_until(BOUND, "the agent to answer", || {
+        matches!(guest.host.snapshot(1).map(|s| s.agent), Some(Agent::Answers { .. }))
+    });
+    let (first, second) = (guest.disk(0, "first"), guest.disk(1, "second"));
+    let both = guest.modify(&["-d", &first, "-d", &second]);
+    let told = guest.ok(&both);
+    for place in ["0,1,0", "0,1,1"] {
+        let waits = format!("storage {place}: waits for the guest's next reset: the guest agent");
+        assert!(told.contains(&waits), "{told}");
+    }
+    assert!(guest.holds("first") && guest.holds("second"));
+    assert_eq!((guest.waiting(), guest.machine().storage.len()), (2, 2));
+
+    guest.ok(&guest.modify(&["-F", "-d", &first, "-d", &second]));
+    assert_eq!((guest.machine().pending.len(), guest.machine().storage.len()), (0, 0));
+    guest.ok(&guest.modify(&["-a", &first]));
+    guest.reset();
+    assert_eq!(guest.machine().storage.len(), 1);
+}
+
+/// The guest's agent answers, and only when it is asked it turns out that it may not help.
+fn what_a_removal_may_lose_is_told() {
+    let guest = Waits::on("avio_stor", "boot=os,agent=cannot,idle=60000");
+    wait_until(BOUND, "the agent to answer", || {
+        matches!(guest.host.snapshot(1).map(|s| s.agent), Some(Agent::Answers { .. }))
+    });
+    for target in [(1, "second"), (0, "first")] {
+        let told = guest.ok(&guest.modify(&["-d", &guest.disk(target.0, target.1)]));
+        let loss = "to write out what it still holds for the disk at 0,1,";
+        assert!(told.contains(&format!("{loss}{}: that is lost", target.0)), "{told}");
+    }
+    assert_eq!((guest.shown().as_str(), guest.machine().storage.len()), ("", 0));
 }
 
 /// An emulated adapter: the guest would not see it before. Settles 81.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::command::{Freeze, FreezeFileSystems, FreezeStatus, ThawFileSystems};
-use crate::{Conversation, Error};
+use crate::{Conversation, Error, deadline};
 
 /// What was done while the guest was held.
 #[derive(Debug)]
@@ -49,6 +49,11 @@ impl Conversation<'_> {
             Ok(outcome) => Frozen { outcome, held: Held::Throughout, thawed },
             Err(_) => Frozen { outcome: work.await, held: Held::Partly, thawed },
         })
+    }
+
+    /// Has the guest's file systems write out what they hold, which freezing them does; they go on at once.
+    pub async fn write_out(&mut self) -> Result<(), Error> {
+        self.while_frozen(deadline::FROZEN, async {}).await?.thawed
     }
 
     /// Lets the guest's file systems go on. An agent that does not answer finds the order when it wakes, behind the one to

@@ -45,6 +45,11 @@ impl Agent {
         self.turn().await?.converse().await?.release_disk(naa).await
     }
 
+    /// Asks the guest's file systems to write out what they hold.
+    pub(crate) async fn write_out(&self) -> Result<(), Error> {
+        self.turn().await?.converse().await?.write_out().await
+    }
+
     /// Holds the guest's file systems still while `work` is done, for as long as users may be kept waiting and no longer.
     pub(crate) async fn while_frozen<T>(
         &self,

@@ -18,7 +18,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::spawn_local;
 
 use crate::agent::Agent;
-use crate::consent::Consent;
+use crate::consent::{Consent, Leave};
 use crate::control::Peer;
 use crate::guest_log::now;
 use crate::machine::Ticket;
@@ -34,6 +34,14 @@ pub(crate) struct Means<'a> {
     /// How long QEMU has been running.
     pub(crate) uptime: Duration,
     pub(crate) news: mpsc::Sender<News>,
+}
+
+/// What became of a step.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) result: Result<Performed, DeviceError>,
+    /// What the guest may have lost with a disk, if that has left.
+    pub(crate) loss: Option<String>,
 }
 
 /// What a request for a change carries.
@@ -84,13 +92,19 @@ impl Changes {
         if self.is_given_up() {
             return false;
         }
-        let Some(change) = self.next_that_need_not_wait() else { return false };
+        let Some(change) = self.next_to_make(record.machine()) else { return false };
         let Some(client) = means.client.cloned() else {
             self.fail("the guest does not answer".into());
             return false;
         };
+        // As the change finds it.
+        let machine = record.machine().clone();
         // Before QEMU is asked: whatever happens to us now, the next worker knows what to look for.
-        let seq = match record.asked_for(self.due, &now(), change.clone()) {
+        let asked = match machine.asked_before(&change) {
+            Some(seq) => Ok(seq),
+            None => record.asked_for(self.due, &now(), change.clone()),
+        };
+        let seq = match asked {
             Ok(seq) => seq,
             Err(error) => {
                 self.fail(chain(&error));
@@ -101,7 +115,6 @@ impl Changes {
         let (sender, happenings) = mpsc::channel(HAPPENINGS_WAITING);
         self.under_way = Some((seq, sender));
         let due = self.due;
-        let machine = record.machine().clone();
         let (agent, uptime, news) = (means.agent.cloned(), means.uptime, means.news);
         let step =
             Step { seq, change, due, descriptors, happenings, client, machine, agent, uptime };
@@ -124,12 +137,21 @@ impl Changes {
         self.under_way.is_none()
     }
 
-    fn next_that_need_not_wait(&mut self) -> Option<DeviceChange> {
+    /// Passes over what has to wait, and what has left already and was to leave later.
+    fn next_to_make(&mut self, machine: &Machine) -> Option<DeviceChange> {
         loop {
             let change = self.queue.pop_front()?;
+            if self.due == Due::NextReset && machine.lacks_what_leaves(&change) {
+                self.results.push(ChangeResult::Done);
+                continue;
+            }
             let waits = self.waits.iter().find(|(place, _)| place.is_needed_by(&change));
             let Some((_, reason)) = waits else { return Some(change) };
-            self.results.push(ChangeResult::Waits { reason: reason.clone() });
+            let reason = reason.clone();
+            if let DeviceChange::DetachAdapter { slot } = change {
+                self.waits.push((Place::Slot(slot), reason.clone()));
+            }
+            self.results.push(ChangeResult::Waits { reason });
             self.descriptors.drain(..change.descriptors());
         }
     }
@@ -155,7 +177,7 @@ impl Changes {
         &mut self,
         record: &mut RecordFile,
         seq: u64,
-        result: Result<Performed, DeviceError>,
+        Made { result, loss }: Made,
     ) {
         self.under_way = None;
         let outcome = match result {
@@ -180,7 +202,10 @@ impl Changes {
         // Done or not, the engine is as it is; a record that could not be written is repaired at the next takeover.
         let noted = record.settled(&now(), seq, outcome.clone());
         match (outcome, noted) {
-            (Outcome::Done, Ok(())) => self.results.push(ChangeResult::Done),
+            (Outcome::Done, Ok(())) => self.results.push(match loss {
+                None => ChangeResult::Done,
+                Some(loss) => ChangeResult::DoneUnasked { loss },
+            }),
             (Outcome::Done, Err(error)) => self.fail(chain(&error)),
             (Outcome::Failed(error), _) => self.fail(error),
         }
@@ -216,11 +241,15 @@ impl Place {
         }
     }
 
+    /// What waits to leave an adapter would go with that, and with what the guest has not written.
     fn is_needed_by(&self, change: &DeviceChange) -> bool {
-        let DeviceChange::Attach { slot, devices, .. } = change else { return false };
-        match self {
-            Place::Slot(kept) => kept == slot,
-            Place::Address(kept) => devices.iter().any(|comes| comes.device.address == *kept),
+        match (self, change) {
+            (Place::Slot(kept), DeviceChange::Attach { slot, .. }) => kept == slot,
+            (Place::Address(kept), DeviceChange::Attach { devices, .. }) => {
+                devices.iter().any(|comes| comes.device.address == *kept)
+            }
+            (Place::Address(kept), DeviceChange::DetachAdapter { slot }) => kept.slot == *slot,
+            _ => false,
         }
     }
 }
@@ -240,11 +269,12 @@ struct Step {
 
 impl Step {
     async fn run(mut self, news: mpsc::Sender<News>) {
-        let result = match self.consent(&news).await {
-            Ok(()) => self.make().await,
-            Err(error) => Err(error),
+        let made = match self.consent(&news).await {
+            Ok(Leave::LetGo) => Made { result: self.make().await, loss: None },
+            Ok(Leave::Unasked { loss }) => Made { result: self.make().await, loss: Some(loss) },
+            Err(error) => Made { result: Err(error), loss: None },
         };
-        let _ = news.send(News::Changed { seq: self.seq, result }).await;
+        let _ = news.send(News::Changed { seq: self.seq, made }).await;
     }
 
     async fn make(&mut self) -> Result<Performed, DeviceError> {
@@ -257,16 +287,16 @@ impl Step {
     }
 
     /// Most changes need none, or whoever planned them has it; at a reset nobody is asked.
-    async fn consent(&mut self, news: &mpsc::Sender<News>) -> Result<(), DeviceError> {
+    async fn consent(&mut self, news: &mpsc::Sender<News>) -> Result<Leave, DeviceError> {
         let (Due::Now, DeviceChange::Detach { address, consent: record::Consent::OfGuest }) =
             (self.due, &self.change)
         else {
-            return Ok(());
+            return Ok(Leave::LetGo);
         };
         let attached = self.machine.device_at(*address);
         if attached.is_some_and(|attached| attached.device.kind == DeviceKind::Dvd) {
             let mut bench = Bench::of(&self.client, &self.machine, &mut self.happenings);
-            return bench.unlock(*address).await;
+            return bench.unlock(*address).await.map(|()| Leave::LetGo);
         }
         let consent = Consent {
             agent: self.agent.as_ref(),

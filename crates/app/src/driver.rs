@@ -282,7 +282,7 @@ impl Driver {
             News::Counted(ticket, told) => self.counted(ticket, told),
             News::Requests { look, told } => self.requests_told(look, told),
             News::Present { journal, answer } => self.looked(journal, answer),
-            News::Changed { seq, result } => self.step_over(seq, result),
+            News::Changed { seq, made } => self.step_over(seq, made),
             News::Undone { seq } => self.undone(seq),
             News::DueMade { seq, result } => self.due_made(seq, result),
             News::DuePlaceFree { slot } => self.due_place_free(slot),

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use crate::changes::Made;
 use crate::copying::Unmade;
 use crate::driver::OpenedImage;
 use crate::machine::Ticket;
@@ -69,7 +70,7 @@ pub(crate) enum News {
     },
     Changed {
         seq: u64,
-        result: Result<Performed, DeviceError>,
+        made: Made,
     },
     Undone {
         seq: u64,

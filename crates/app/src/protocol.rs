@@ -181,6 +181,10 @@ pub enum NotStopped {
 #[serde(rename_all = "snake_case", tag = "result")]
 pub enum ChangeResult {
     Done,
+    /// The same, and nobody had the guest let the disk go that left: what may be lost with it, in words.
+    DoneUnasked {
+        loss: String,
+    },
     /// Asked of the guest, which has not let go yet; it happens when it does, at the next reset at the latest. Or noted: it
     /// happens at the guest's next reset.
     Pending,

@@ -86,6 +86,51 @@ fn who_cannot_be_asked_is_waited_for() {
     }
 }
 
+/// The disk was quiet, so it leaves all the same.
+#[test]
+fn what_may_be_lost_with_a_disk_is_told() {
+    for (agent, expected) in [
+        ("agent=cannot", "the guest agent is not able (the guest agent refused 'guest-exec'"),
+        ("agent=cannot-run", "It had the file systems that it knows write out what they held"),
+        ("agent=silent", "no agent answers in the guest (the guest agent did not answer"),
+    ] {
+        let (guest, address) = with_agent(&format!("{agent},idle=12000"));
+        guest.until_os();
+        let (result, _) = leaves(&guest, address);
+        let ChangeResult::DoneUnasked { loss } = &result else {
+            panic!("{agent}: {result:?}\n{}", guest.story())
+        };
+        assert!(loss.contains(expected) && loss.contains("the disk at 0,1,1"), "{loss}");
+        assert_eq!((guest.machine().storage.len(), guest.machine().pending.len()), (1, 0));
+        let log = std::fs::read_to_string(guest.path("log")).unwrap();
+        assert!(log.contains(loss), "{log}");
+        guest.stop();
+    }
+}
+
+/// Its adapter would take the disk along that waits, and what else is on it.
+#[test]
+fn an_adapter_waits_with_its_disk() {
+    for agent in ["agent=cannot", "agent=silent"] {
+        let (guest, address) = with_agent(agent);
+        guest.until_os();
+        let before = guest.machine();
+        let changes = vec![
+            DeviceChange::Detach { address, consent: Consent::OfGuest },
+            DeviceChange::DetachAdapter { slot: address.slot },
+        ];
+        let reply = guest.ask(&Request::change(changes));
+        let Reply::Changed { results } = &reply else { panic!("{reply:?}") };
+        assert!(
+            matches!(&results[..], [ChangeResult::Waits { reason }, ChangeResult::Waits { reason: same }] if reason == same),
+            "{agent}: {results:?}\n{}",
+            guest.story()
+        );
+        let after = guest.machine();
+        assert_eq!((after.storage, after.pending), (before.storage, before.pending));
+    }
+}
+
 #[test]
 fn a_silent_agent_is_shown_so_and_delays_nothing_else() {
     for agent in ["agent=silent", "agent=junk"] {
@@ -121,7 +166,7 @@ fn a_machine_without_a_channel_works_as_before() {
         assert_eq!(guest.snapshot().unwrap().agent, Agent::NoChannel);
         let (result, _) = leaves(&guest, address);
         match (&result, expected) {
-            (ChangeResult::Done, "done") | (ChangeResult::Waits { .. }, "waits") => {}
+            (ChangeResult::DoneUnasked { .. }, "done") | (ChangeResult::Waits { .. }, "waits") => {}
             _ => panic!("{idle}: {result:?}\n{}", guest.story()),
         }
         signal(guest.worker().unwrap(), Signal::KILL);

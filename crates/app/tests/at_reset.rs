@@ -65,6 +65,20 @@ fn what_waits_for_the_reset_outlives_its_worker_and_is_made_then() {
     assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
 }
 
+/// The disk that comes to its place later would leave instead.
+#[test]
+fn what_has_left_already_waits_for_no_reset() {
+    let (guest, address, other) = with_two_disks("boot=os");
+    let done = Reply::Changed { results: vec![ChangeResult::Done] };
+    assert_eq!(guest.ask(&Request::change(vec![detach(address)])), done, "{}", guest.story());
+    let request = Request::AtReset { changes: vec![detach(address)], watched: Vec::new() };
+    assert_eq!(guest.ask(&request), done, "{}", guest.story());
+    let media = media_of(&other);
+    let comes = Request::change(vec![attach(AdapterPresence::Present, vec![other])]);
+    assert_eq!(guest.ask_with(&comes, &media), done, "{}", guest.story());
+    assert_eq!(guest.machine().pending, []);
+}
+
 /// A guest that has an operating system again keeps its disk: the news of its reset lay about for too long.
 #[test]
 fn a_reset_that_is_heard_of_late_lets_nothing_go() {

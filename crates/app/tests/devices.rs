@@ -50,6 +50,25 @@ fn disks_come_and_go_and_the_record_says_so() {
     assert_eq!(reply, Reply::Changed { results: vec![ChangeResult::Done] }, "{}", guest.story());
 }
 
+/// Firmware lets nothing go; the system that follows was never asked.
+#[test]
+fn an_adapter_is_asked_for_again_under_its_number() {
+    let guest = Guest::fake("boot=os:4000");
+    let disk = guest.device(DeviceKind::Disk, AdapterKind::AvioStor, "0,1,0");
+    let slot = disk.device.address.slot;
+    let guest = guest.with(|record| record.storage = vec![disk]).start();
+    let away = Request::change(vec![DeviceChange::DetachAdapter { slot }]);
+    let waits = Reply::Changed { results: vec![ChangeResult::Pending] };
+    assert_eq!(guest.ask(&away), waits, "{}", guest.story());
+    let asked = guest.machine().pending;
+    guest.until_os();
+    assert_eq!(guest.machine().pending, asked, "{}", guest.story());
+    let done = Reply::Changed { results: vec![ChangeResult::Done] };
+    assert_eq!(guest.ask(&away), done, "{}", guest.story());
+    let after = guest.machine();
+    assert_eq!((after.storage, after.pending, after.next_seq), (vec![], vec![], 2));
+}
+
 #[test]
 fn an_adapter_that_the_guest_keeps_is_pending_until_the_next_reset() {
     let guest = Guest::fake("boot=firmware,reboot=6000").start();

@@ -41,7 +41,7 @@ use hpvm_qmp::command::{
     Cont, DeviceAdd, DeviceDel, ObjectAdd, Properties, QueryBlockstats, QueryPrManagers,
     QueryStatus, Stop,
 };
-use hpvm_qmp::{Error as QmpError, Happening, RunState, deadline};
+use hpvm_qmp::{Class, Error as QmpError, Happening, RunState, deadline};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -350,16 +350,29 @@ impl Bench<'_> {
 
     async fn detach_adapter(&mut self, slot: PciSlot) -> Result<Performed, DeviceError> {
         let id = adapter_id(slot);
-        self.client.execute(&DeviceDel { id: id.clone() }).await?;
+        match self.client.execute(&DeviceDel { id: id.clone() }).await {
+            Ok(_) => {}
+            // Asked before, it has left meanwhile, or QEMU does not ask again so soon: what it asked holds.
+            Err(error) if self.machine.is_leaving(slot) => match error.refusal() {
+                Some(refusal) if refusal.class == Class::DeviceNotFound => {
+                    return Ok(self.adapter_has_left(slot).await);
+                }
+                Some(_) => {}
+                None => return Err(error.into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
         match self.until_deleted(&id, LET_GO).await {
-            Deletion::Done => {
-                self.until_adapter_left(slot).await;
-                self.discard_media_in(slot).await;
-                Ok(Performed::Done)
-            }
+            Deletion::Done => Ok(self.adapter_has_left(slot).await),
             Deletion::Refused => Err(DeviceError::Refused(slot)),
             Deletion::NotYet => Ok(Performed::Asked),
         }
+    }
+
+    async fn adapter_has_left(&mut self, slot: PciSlot) -> Performed {
+        self.until_adapter_left(slot).await;
+        self.discard_media_in(slot).await;
+        Performed::Done
     }
 
     async fn until_deleted(&mut self, id: &str, bound: Duration) -> Deletion {

@@ -133,6 +133,7 @@ fn make(
         }
     })?;
     modified.pending.extend(taken.pending);
+    modified.problems.extend(taken.losses);
     at_reset::note(host, modified, running.as_ref(), planned, taken.waits);
     if before.name != after.name {
         folder::unlink(&host.root, &before.name, before.uuid).map_err(Refusal::file(

@@ -107,7 +107,11 @@ pub fn plan(
     force: Force,
 ) -> Vec<Planned> {
     let mut difference = Difference::between(machine, config, live, force);
-    difference.leaving.retain(|attached| !waiting.contains(&attached.device.address));
+    let asked_again = difference.adapters_asked_again(waiting);
+    difference.leaving.retain(|attached| {
+        let address = attached.device.address;
+        !waiting.contains(&address) || asked_again.contains(&address.slot)
+    });
     difference.coming.retain(|device| !waiting.contains(&device.address));
     let mut planned = difference.media(facts);
     planned.extend(difference.removals());
@@ -192,6 +196,25 @@ impl<'a> Difference<'a> {
         })
     }
 
+    /// Adapters that leave already and are named once more. All that nobody wants there was asked for with them.
+    fn adapters_asked_again(&self, waiting: &BTreeSet<StorageAddress>) -> BTreeSet<PciSlot> {
+        let leaving = self.leaving.iter().map(|attached| attached.device.address);
+        let named = leaving.filter(|address| !waiting.contains(address));
+        let slots: BTreeSet<PciSlot> = named.map(|address| address.slot).collect();
+        slots
+            .into_iter()
+            .filter(|slot| self.machine.is_leaving(*slot) && self.is_emptied(*slot))
+            .collect()
+    }
+
+    /// Whether all leaves that an adapter has, and nothing takes its place.
+    fn is_emptied(&self, slot: PciSlot) -> bool {
+        let is_replaced = |at: StorageAddress| self.coming.iter().any(|comes| comes.address == at);
+        self.machine
+            .devices_in(slot)
+            .all(|has| self.leaving.contains(&has) && !is_replaced(has.device.address))
+    }
+
     fn removals(&self) -> Vec<Planned> {
         let mut planned = Vec::new();
         let mut adapters = BTreeMap::new();
@@ -236,11 +259,10 @@ impl<'a> Difference<'a> {
             return Some(waits(reason));
         }
         let is_exchange = self.is_exchange(address);
-        if let Some(reason) = self.waits_for_adapter(address.slot) {
-            return Some(match is_exchange {
-                true => self.leaves_at_reset(address, reason),
-                false => waits(reason),
-            });
+        if let Some(reason) = self.waits_for_adapter(address.slot)
+            && !(self.is_emptied(address.slot) && self.whole_adapter_leaves(address.slot))
+        {
+            return Some(self.leaves_at_reset(address, reason));
         }
         let is_vio = self.machine.adapter_in(address.slot) == Some(AdapterKind::Scsi);
         (is_exchange && is_vio && !self.whole_adapter_leaves(address.slot)).then(|| {
@@ -455,12 +477,20 @@ pub fn not_written_out(
         .filter(|disk| leaves(disk.address) && !is_asked_for(disk.address))
         .map(|disk| {
             let at = disk.address;
-            let text = format!(
-                "no agent answers in the guest to write out what it still holds for the disk at {at}: that is lost, unless nothing there uses the disk any more (a file system is unmounted first)"
-            );
-            Problem::warning(at.to_string(), text)
+            Problem::warning(at.to_string(), loss(NO_AGENT, at))
         })
         .collect()
+}
+
+/// Why what a guest holds for its disks is not written out, where nothing more is known.
+pub const NO_AGENT: &str = "no agent answers in the guest";
+
+/// What is lost with a disk that leaves, in words that begin with why nobody writes it out.
+#[must_use]
+pub fn loss(why: &str, at: StorageAddress) -> String {
+    format!(
+        "{why} to write out what it still holds for the disk at {at}: that is lost, unless nothing there uses the disk any more (a file system is unmounted first)"
+    )
 }
 
 /// Whether the guest's agent is asked for a disk before the guest is asked for the adapter.

@@ -425,7 +425,9 @@ impl Machine {
         match line {
             JournalLine::Asked { seq, at, change, due } => {
                 self.next_seq = self.next_seq.max(seq + 1);
-                self.pending.push(Pending { seq, since: at, change, due });
+                if due == Due::Now || !self.lacks_what_leaves(&change) {
+                    self.pending.push(Pending { seq, since: at, change, due });
+                }
             }
             JournalLine::Settled { seq, outcome, .. } => {
                 let Some(index) = self.pending.iter().position(|p| p.seq == seq) else { return };
@@ -443,7 +445,13 @@ impl Machine {
     fn apply(&mut self, done: &Pending) {
         self.note_console_change(done);
         match &done.change {
-            DeviceChange::Attach { devices, .. } => self.storage.extend(devices.iter().cloned()),
+            DeviceChange::Attach { devices, .. } => {
+                // Whatever was there before has left, noted or not.
+                let comes = |at| devices.iter().any(|attached| attached.device.address == at);
+                self.storage.retain(|a| !comes(a.device.address));
+                self.storage.extend(devices.iter().cloned());
+                self.have_left(comes);
+            }
             DeviceChange::Detach { address, .. } => {
                 self.kept_adapters
                     .extend(self.adapter_in(address.slot).map(|kind| (address.slot, kind)));
@@ -535,9 +543,15 @@ impl Machine {
 
     #[must_use]
     pub fn is_leaving(&self, slot: PciSlot) -> bool {
-        self.pending
-            .iter()
-            .any(|p| matches!(p.change, DeviceChange::DetachAdapter { slot: s } if s == slot))
+        self.asked_before(&DeviceChange::DetachAdapter { slot }).is_some()
+    }
+
+    /// The number under which the guest was asked already to let this adapter go, and has not done so.
+    #[must_use]
+    pub fn asked_before(&self, change: &DeviceChange) -> Option<u64> {
+        let is_adapter = matches!(change, DeviceChange::DetachAdapter { .. });
+        let asked = self.pending.iter().find(|pending| pending.change == *change)?;
+        is_adapter.then_some(asked.seq)
     }
 }
 

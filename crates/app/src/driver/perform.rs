@@ -12,7 +12,7 @@ use hpvm_qmp::client::Client;
 use hpvm_qmp::command::{Cont, ReadPowerButton, SystemPowerdown};
 
 use super::*;
-use crate::changes::Means;
+use crate::changes::{Made, Means};
 use crate::monitor::Disks;
 
 impl Driver {
@@ -192,10 +192,10 @@ impl Driver {
         self.make_due(Occasion::PlaceFree);
     }
 
-    pub(super) fn step_over(&mut self, seq: u64, result: Result<Performed, DeviceError>) {
+    pub(super) fn step_over(&mut self, seq: u64, made: Made) {
         let Some(changes) = &mut self.changes else { return };
         let change = self.recorded.change(seq);
-        self.log.say(&match &result {
+        self.log.say(&match &made.result {
             Ok(Performed::Done) => format!("{change} is done"),
             Ok(Performed::DoneWhileHeld(held)) => {
                 let ms = held.as_millis();
@@ -206,11 +206,14 @@ impl Driver {
             Err(DeviceError::Waits(reason)) => format!("{change} waits: {reason}"),
             Err(error) => format!("{change} failed: {}", chain(error)),
         });
-        if result.as_ref().is_err_and(DeviceError::is_unanswered) {
+        if let (Ok(_), Some(loss)) = (&made.result, &made.loss) {
+            self.log.say(loss);
+        }
+        if made.result.as_ref().is_err_and(DeviceError::is_unanswered) {
             self.takeover.step_got_no_answer();
         }
         if let Ok(known) = &mut self.recorded.machine {
-            changes.settle(&mut known.file, seq, result);
+            changes.settle(&mut known.file, seq, made);
             self.zeros.keep_those_of(known.file.machine());
         }
         // Whoever asked finds it in a list as soon as he is answered.

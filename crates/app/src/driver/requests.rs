@@ -157,7 +157,10 @@ impl Driver {
 fn failed(result: ChangeResult) -> Option<String> {
     match result {
         ChangeResult::Failed { error } | ChangeResult::Waits { reason: error } => Some(error),
-        ChangeResult::Done | ChangeResult::Pending | ChangeResult::Skipped => None,
+        ChangeResult::Done
+        | ChangeResult::DoneUnasked { .. }
+        | ChangeResult::Pending
+        | ChangeResult::Skipped => None,
     }
 }
 

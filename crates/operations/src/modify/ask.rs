@@ -10,7 +10,7 @@ use hpvm_app::protocol::{ChangeResult, Reply, Request as Ask};
 use hpvm_engine::media::{self, Wanted};
 use hpvm_host::signals;
 use hpvm_host::users::Ids;
-use hpvm_model::{GuestConfig, StorageAddress};
+use hpvm_model::{GuestConfig, Problem, StorageAddress};
 use hpvm_plan::command_line::shares_disks;
 use hpvm_plan::record::{AttachedNic, DeviceChange, Due, Machine};
 
@@ -32,6 +32,8 @@ pub(super) struct Taken {
     pub(super) pending: Vec<String>,
     /// These wait for its reset, and why.
     pub(super) waits: Vec<(DeviceChange, String)>,
+    /// What it may have lost with disks that left.
+    pub(super) losses: Vec<Problem>,
 }
 
 /// Asks the running guest.
@@ -188,6 +190,10 @@ fn taken(changes: &[DeviceChange], results: &[ChangeResult]) -> Result<Taken, Re
             ChangeResult::Failed { error } => return Err(Refusal::NotTaken(error.clone())),
             ChangeResult::Pending => taken.pending.push(waiting_text(change)),
             ChangeResult::Waits { reason } => taken.waits.push((change.clone(), reason.clone())),
+            ChangeResult::DoneUnasked { loss } => {
+                let item = change.address().map_or_else(String::new, |at| at.to_string());
+                taken.losses.push(Problem::warning(item, loss));
+            }
             ChangeResult::Done | ChangeResult::Skipped => {}
         }
     }

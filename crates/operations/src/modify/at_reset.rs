@@ -22,16 +22,20 @@ pub(super) fn note(
     waits: Vec<(DeviceChange, String)>,
 ) {
     let mut told: Vec<DeviceChange> = planned.iter().filter_map(told).collect();
+    let after = modified.after.clone();
     for (change, reason) in waits {
-        for address in places(&change) {
-            show(modified, address, &Effect::NextReset(reason.clone()));
+        for change in later(host, &after, change) {
+            for address in places(&change) {
+                show(modified, address, &Effect::NextReset(reason.clone()));
+            }
+            if !is_known(running, &change) && !told.contains(&change) {
+                told.push(change);
+            }
         }
-        told.extend(later(change).into_iter().filter(|change| !is_known(running, change)));
     }
     if told.is_empty() {
         return;
     }
-    let after = modified.after.clone();
     let places: Vec<StorageAddress> = told.iter().flat_map(places).collect();
     match tell(host, &after, told) {
         Ok(()) => Step::ModifyNoted.reached(),
@@ -79,14 +83,21 @@ fn told(planned: &Planned) -> Option<DeviceChange> {
     }
 }
 
-/// At the reset nobody needs to be asked.
-fn later(change: DeviceChange) -> Option<DeviceChange> {
+/// At the reset nobody needs to be asked. What was to go with its adapter goes alone then.
+fn later(host: &VmHost, config: &GuestConfig, change: DeviceChange) -> Vec<DeviceChange> {
+    let leaves = |address| DeviceChange::Detach { address, consent: Consent::Given };
     match change {
-        DeviceChange::Detach { address, .. } => {
-            Some(DeviceChange::Detach { address, consent: Consent::Given })
+        DeviceChange::Detach { address, .. } => vec![leaves(address)],
+        DeviceChange::DetachAdapter { slot } => {
+            let machine = host.machine(config);
+            let devices = machine.iter().flat_map(|machine| machine.devices_in(slot));
+            let unwanted = devices.map(|attached| &attached.device).filter(|device| {
+                config.device_at(device.address).is_none_or(|wanted| wanted != *device)
+            });
+            unwanted.map(|device| leaves(device.address)).collect()
         }
-        change @ DeviceChange::Attach { .. } => Some(change),
-        _ => None,
+        change @ DeviceChange::Attach { .. } => vec![change],
+        _ => Vec::new(),
     }
 }
 

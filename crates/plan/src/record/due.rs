@@ -173,6 +173,13 @@ impl Machine {
         });
     }
 
+    /// Whether a removal names an address where nothing is. What waits to leave is the device that is there when that is asked
+    /// for, and never one that comes later.
+    #[must_use]
+    pub fn lacks_what_leaves(&self, change: &DeviceChange) -> bool {
+        matches!(change, DeviceChange::Detach { address, .. } if self.device_at(*address).is_none())
+    }
+
     /// Devices that have left have nothing to wait for.
     pub(super) fn have_left(&mut self, left: impl Fn(StorageAddress) -> bool) {
         self.pending.retain(|pending| match (&pending.change, pending.due) {

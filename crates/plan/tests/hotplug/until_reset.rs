@@ -73,6 +73,86 @@ fn a_removal_waits_for_the_reset_until_it_is_made_or_taken_back() {
     assert_eq!((machine.storage.len(), machine.pending.len()), (1, 0));
 }
 
+/// What waits to leave is the device that was there then: the next one at its address stays.
+#[test]
+fn a_removal_that_waits_ends_with_its_device() {
+    let all = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let machine = running(&all);
+    let second = machine.storage[1].clone();
+    let address = second.device.address;
+    let leaves = DeviceChange::Detach { address, consent: Consent::Given };
+    let comes = DeviceChange::Attach {
+        slot: address.slot,
+        kind: AdapterKind::AvioStor,
+        adapter: AdapterPresence::Present,
+        devices: vec![second.clone()],
+    };
+    let waits = |machine: &mut Machine, seq| {
+        let (at, change, due) = (format!("time {seq}"), leaves.clone(), Due::NextReset);
+        machine.replay(JournalLine::Asked { seq, at, change, due });
+    };
+    let left_first = |machine: &mut Machine| {
+        take(machine, 1, &leaves);
+        waits(machine, 2);
+    };
+    let left_later = |machine: &mut Machine| {
+        waits(machine, 1);
+        take(machine, 2, &DeviceChange::DetachAdapter { slot: address.slot });
+    };
+    // Nobody noted that it had left.
+    let replaced = |machine: &mut Machine| waits(machine, 1);
+    let stories: [&dyn Fn(&mut Machine); 3] = [&left_first, &left_later, &replaced];
+    for story in stories {
+        let mut machine = machine.clone();
+        story(&mut machine);
+        let seq = machine.next_seq;
+        take(&mut machine, seq, &comes);
+        assert_eq!(machine.pending, []);
+        reset(&mut machine);
+        assert_eq!(machine.device_at(address), Some(&second));
+        waits(&mut machine, 9);
+        let shown = waiting(&guest(&all[..1]), &machine);
+        let mut effects = shown.iter().map(|change| change.effect.reason());
+        assert!(effects.any(|why| why.contains("since time 9")), "{shown:?}");
+    }
+}
+
+/// Naming one of its disks asks for the adapter once more, unless a disk there is wanted again: that one leaves with it at the
+/// reset at the latest.
+#[test]
+fn an_adapter_that_was_asked_for_is_asked_for_again() {
+    let all = ["disk:avio_stor:0,0,0:file:/a", "disk:avio_stor:0,0,1:file:/b"];
+    let mut machine = running(&all);
+    let [first, second] = [0, 1].map(|place: usize| machine.storage[place].device.address);
+    let away = DeviceChange::DetachAdapter { slot: first.slot };
+    let (at, due) = ("t".to_owned(), Due::Now);
+    machine.replay(JournalLine::Asked { seq: 1, at, change: away.clone(), due });
+    let idle = [first, second].map(|at| (at, std::time::Duration::from_secs(100))).into();
+    let live = Live { idle, ..Live::default() };
+    for (keep, beside, force, is_asked) in [
+        (&[][..], None, Force::No, true),
+        (&[], Some(second), Force::No, true),
+        (&[], Some(second), Force::Yes, true),
+        (&all[1..], None, Force::Yes, false),
+    ] {
+        let wanted = guest(keep);
+        let waits = beside.into_iter().collect();
+        let planned = plan(&waits, &machine, &wanted, &host(&wanted), &live, force);
+        match is_asked {
+            true => assert_eq!(planned.iter().map(now).collect::<Vec<_>>(), [&away]),
+            false => {
+                assert_eq!(planned.iter().map(at_reset).collect::<Vec<_>>(), [None]);
+                assert!(reason(&planned[0]).contains("was asked to let the adapter at 0,0 go"));
+            }
+        }
+    }
+    let nothing_named =
+        plan(&[first, second].into(), &machine, &guest(&[]), &host(&guest(&[])), &live, Force::Yes);
+    assert_eq!(nothing_named, []);
+    let used = changes(&machine, &[], Some(3), Force::No);
+    assert!(used.iter().all(|planned| at_reset(planned).is_none()), "{used:?}");
+}
+
 /// The new store of an exchange is open already: it is let go before anything else is done with it.
 #[test]
 fn an_exchange_that_waits_is_taken_back_when_something_else_is_wanted() {

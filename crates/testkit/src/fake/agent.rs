@@ -32,7 +32,7 @@ fn answer(agent: &Agent, line: &[u8]) -> Vec<u8> {
             Err("Command guest-fsfreeze-freeze has been disabled".to_owned())
         }
         "guest-fsfreeze-freeze" | "guest-fsfreeze-thaw" => Ok(json!(1)),
-        "guest-exec" if *agent == Agent::Cannot => {
+        "guest-exec" if matches!(agent, Agent::Cannot | Agent::CannotRun) => {
             Err("Command guest-exec has been disabled".to_owned())
         }
         "guest-exec" => Ok(json!({ "pid": 7 })),

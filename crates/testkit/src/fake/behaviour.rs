@@ -22,6 +22,7 @@
 //! | `agent` | `answers` | an agent opens its port when the OS is up, and lets go of any disk | no agent |
 //! | | `busy:TEXT` | it uses every disk, and says so | |
 //! | | `cannot` | it may not run programs, nor hold file systems | |
+//! | | `cannot-run` | it may not run programs | |
 //! | | `silent`, `junk` | it reads and says nothing; it writes without end and never an answer | |
 //! | `requests` | `busy` | the guest uses its AVIO disks all the time, and is answered | it rests |
 //! | | `stuck:MS` | MS after the start it uses them, and is never answered until it is reset | |
@@ -93,6 +94,7 @@ pub enum Agent {
     /// Uses every disk, and for what.
     Busy(String),
     Cannot,
+    CannotRun,
     Silent,
     Junk,
 }
@@ -219,9 +221,10 @@ fn agent(value: &str) -> anyhow::Result<Agent> {
         Some(("busy", reason)) => Agent::Busy(reason.into()),
         None if value == "answers" => Agent::Answers,
         None if value == "cannot" => Agent::Cannot,
+        None if value == "cannot-run" => Agent::CannotRun,
         None if value == "silent" => Agent::Silent,
         None if value == "junk" => Agent::Junk,
-        _ => bail!("answers, busy:TEXT, cannot, silent or junk"),
+        _ => bail!("answers, busy:TEXT, cannot, cannot-run, silent or junk"),
     })
 }
 

@@ -107,7 +107,9 @@ impl Machine {
         let os_runs = self.os_runs;
         let device = self.device_mut(&id)?;
         let kind = device.kind;
-        if std::mem::replace(&mut device.is_leaving, true) {
+        let was_asked = std::mem::replace(&mut device.is_leaving, true);
+        // QEMU asks a guest again, which may have an operating system by now.
+        if was_asked && kind != Kind::Adapter {
             return done();
         }
         match (kind, os_runs, self.behaviour.delete) {
