@@ -287,7 +287,7 @@ fn no_room_for_the_guests_folders() {
         &["hpvmmodify", "-P", "web", "-l", "x"],
         &["hpvmmodify", "-P", "web", "-N", "new", "-c", "2"],
         &["hpvmmodify", "-P", "other", "-a", &statement],
-        &["hpvm", "nvram", "-P", "web", "--reset"],
+        &["hpvm", "nvram", "-P", "web", "--reset", "-F"],
     ] {
         tells_of_no_room(&refused(host, line));
         // A running guest is asked for nothing that could not be kept.
