@@ -327,7 +327,10 @@ impl Driver {
             Happening::Stopped | Happening::Resumed => self.ask_status(),
             Happening::BlockIoError(error) if error.no_space == Some(true) => {
                 let store = self.store_behind(&error.qom_path);
-                self.feed(Input::NoSpace(store));
+                if let Some(store) = &store {
+                    self.stores.requests.answered(store.address.slot);
+                }
+                self.feed(Input::NoSpace(store.map(|store| store.to_string())));
             }
             Happening::BlockIoError(error) => {
                 let node = error.node_name.as_deref().unwrap_or("a disk");

@@ -317,7 +317,10 @@ impl Driver {
                     return false;
                 }
             }
-            Phase::Stopping { .. } | Phase::Ended { .. } => return false,
+            Phase::Stopping { .. } | Phase::Ended { .. } => {
+                self.stores.requests.nothing_told();
+                return false;
+            }
         }
         if adapters.is_empty() {
             return false;
@@ -420,8 +423,8 @@ impl Driver {
         self.feed(Input::Stores(silence));
     }
 
-    /// What backs a device by its place in QEMU, in words.
-    pub(super) fn store_behind(&self, qom_path: &str) -> Option<String> {
+    /// What backs a device by its place in QEMU.
+    pub(super) fn store_behind(&self, qom_path: &str) -> Option<DeviceStore> {
         let machine = self.recorded.machine.as_ref().ok()?.file.machine();
         let is_its = |attached: &&Attached| {
             let id = device_id(attached.device.address);
@@ -430,7 +433,7 @@ impl Driver {
         let StorageDevice { address, kind, backing, .. } =
             &machine.storage.iter().find(is_its)?.device;
         let path = backing.store()?.to_owned();
-        Some(DeviceStore { address: *address, kind: *kind, path, role: Role::Backing }.to_string())
+        Some(DeviceStore { address: *address, kind: *kind, path, role: Role::Backing })
     }
 
     /// Whose stores QEMU has open, may have, or is about to open.

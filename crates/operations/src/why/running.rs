@@ -35,6 +35,8 @@ pub(super) fn explain(
             let why = without_answer(&config.name, silent, machine.as_ref());
             match attention {
                 Attention::Unresponsive { .. } => why.because(attention.to_string()),
+                // The guest waits for what holds it, whatever else does not answer.
+                _ if presence.held().is_some() => by_itself(&config.name, presence, supervision),
                 _ => why,
             }
         }
@@ -183,15 +185,25 @@ fn ground(store: &DeviceStore, machine: Option<&Machine>) -> String {
 /// As its phase tells, and who looks after it.
 fn by_itself(name: &GuestName, presence: &Presence, supervision: Supervision) -> Why {
     let status = format!("hpvmstatus -P {name}");
-    match (presence.snapshot().map(|snapshot| &snapshot.phase), supervision) {
-        (Some(Phase::Paused { reason, .. }), _) => {
-            Why::that(format!("'{name}' runs and is held still"))
-                .because(reason)
-                .ask("make room where its disks lie; it goes on by itself", status)
-        }
+    if let Some(reason) = presence.held() {
+        return Why::that(format!("'{name}' runs and is held still"))
+            .because(reason)
+            .noting(presence.health().into_iter().skip(1))
+            .ask("make room where its disks lie; it goes on by itself", status);
+    }
+    let phase = presence.snapshot().map(|snapshot| &snapshot.phase);
+    match (phase, supervision) {
         (_, Supervision::None) => Why::that(format!("'{name}' runs, and nobody supervises it"))
             .because("its keeper and its worker were both killed")
             .run(format!("hpvmstart -P {name}")),
+        (Some(Phase::Stopping { is_unheard: true, .. }), _) => {
+            Why::that(format!("'{name}' is asked to shut down and still runs"))
+                .because_of(presence.health())
+                .ask(
+                    "end it like a power cut, unless an operating system is just coming up in it",
+                    format!("hpvmstop -P {name} -h -F"),
+                )
+        }
         (Some(Phase::Stopping { .. }), _) => {
             Why::that(format!("'{name}' is on its way down and still runs"))
                 .because_of(presence.health())
@@ -351,6 +363,37 @@ mod tests {
         let (cause, remedy) = held_in_firmware(&config, Source::Some, long_ago).expect("a cause");
         assert!(cause.starts_with("nothing has booted since "), "{cause}");
         assert_eq!(remedy.command, "hpvmconsole -P web");
+    }
+
+    fn running(phase: &str, agent: &str) -> Presence {
+        let json = format!(
+            r#"{{ "boot_id": "b", "phase": {phase}, "since": "2026-11-24T08:00:12Z", "agent": {agent},
+            "unresponsive_since": null, "notes": [], "qemu": {{ "pid": 1, "start_time": 1 }},
+            "accelerator": "kvm", "adoptions": 0 }}"#
+        );
+        let snapshot = Some(serde_json::from_str(&json).expect("a snapshot"));
+        Presence::On { snapshot, supervision: Supervision::Full, attention: None }
+    }
+
+    fn told_of(presence: &Presence) -> Why {
+        by_itself(&"web".parse().expect("a name"), presence, Supervision::Full)
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_guest_on_its_way_down_comes_first() {
+        let absent = r#"{ "state": "absent" }"#;
+        let held =
+            r#"{ "phase": "stopping", "occupant": "os", "held": "no space is left for '/a'" }"#;
+        let why = told_of(&running(held, absent));
+        assert_eq!(why.causes, ["no space is left for '/a'"]);
+        let ask = why.remedy.and_then(|remedy| remedy.ask).expect("what to do");
+        assert!(ask.starts_with("make room"), "{ask}");
+        let unheard = r#"{ "phase": "stopping", "occupant": "firmware", "is_unheard": true }"#;
+        let why = told_of(&running(unheard, absent));
+        assert!(why.causes[0].contains("no operating system listens"), "{:?}", why.causes);
+        let remedy = why.remedy.expect("a way out");
+        assert!(!remedy.ask.expect("what to do").contains("wait"));
+        assert_eq!(remedy.command, "hpvmstop -P web -h -F");
     }
 
     #[test]
