@@ -289,11 +289,8 @@ impl Driver {
             News::DueTooLate => self.due_too_late(),
             News::Chardevs(Ok(chardevs)) => self.agent_found(&chardevs),
             News::Chardevs(Err(_)) => {}
-            News::AgentGreeted(result) => {
-                self.agent_watch.asked();
-                self.agent_told(&result);
-            }
-            News::AgentUsed(result) => self.agent_told(&result),
+            News::AgentGreeted(result) => self.agent_greeted(&result),
+            News::AgentUsed(result) => self.agent_used(&result),
             News::Drives(session, drives) => self.drives_seen(session, drives),
             News::ImageOpened(opened) => self.image_opened(opened),
             News::CopyHolds => self.feed(Input::CopyHolds),

@@ -305,6 +305,11 @@ impl Machine {
         }
     }
 
+    /// Whether anything in the guest can answer now.
+    pub(crate) fn may_be_spoken_to(&self) -> bool {
+        !self.silent && self.hold().is_none()
+    }
+
     /// Whether it is worth looking who runs in the guest.
     pub(crate) fn wants_occupant(&self) -> bool {
         let occupant = match &self.state {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hpvm_app::snapshot::{DeviceStore, Phase, SilentStore};
+use hpvm_app::snapshot::{Agent, DeviceStore, Phase, SilentStore};
 use hpvm_host::block::Places;
 use hpvm_model::{
     Backing, GuestConfig, GuestName, Occupant, Problem, Remedy, Severity, StorageType,
@@ -207,6 +207,7 @@ fn by_itself(name: &GuestName, presence: &Presence, supervision: Supervision) ->
         (Some(Phase::Stopping { .. }), _) => {
             Why::that(format!("'{name}' is on its way down and still runs"))
                 .because_of(presence.health())
+                .noting(silent_agent(name, presence))
                 .ask(
                     format!(
                         "wait until it is off, which `{status}` shows; or end it like a power cut"
@@ -214,15 +215,29 @@ fn by_itself(name: &GuestName, presence: &Presence, supervision: Supervision) ->
                     format!("hpvmstop -P {name} -h -F"),
                 )
         }
-        _ => Why::that(match presence.runs_since() {
-            None => format!("'{name}' is coming up; nothing is wrong with it"),
-            Some(since) => format!(
-                "'{name}' runs since {}; nothing is wrong with it",
-                since.strftime("%Y-%m-%dT%H:%M:%SZ")
-            ),
-        })
-        .noting(presence.health()),
+        _ => {
+            let silence = silent_agent(name, presence);
+            let how = match silence {
+                None => "nothing is wrong with it",
+                Some(_) => "all that is known against it is that its guest agent does not answer",
+            };
+            Why::that(match presence.runs_since() {
+                None => format!("'{name}' is coming up; {how}"),
+                Some(since) => {
+                    format!("'{name}' runs since {}; {how}", since.strftime("%Y-%m-%dT%H:%M:%SZ"))
+                }
+            })
+            .noting(silence.into_iter().chain(presence.health()))
+        }
     }
+}
+
+/// No certain fault: an agent may have been stopped on purpose, and a kernel that hangs or panicked tells nobody.
+fn silent_agent(name: &GuestName, presence: &Presence) -> Option<String> {
+    let Agent::Silent { since } = &presence.snapshot()?.agent else { return None };
+    Some(format!(
+        "its guest agent does not answer since {since}: somebody may have stopped it, or its operating system hangs or has panicked, which its console shows (hpvmconsole -P {name})"
+    ))
 }
 
 /// What the guest was asked for and has not done is no trouble, and may be what somebody wonders about.
@@ -377,6 +392,21 @@ mod tests {
 
     fn told_of(presence: &Presence) -> Why {
         by_itself(&"web".parse().expect("a name"), presence, Supervision::Full)
+    }
+
+    #[test]
+    fn an_agent_that_fell_silent_is_told_as_what_is_known() {
+        let os = r#"{ "phase": "running", "occupant": "os" }"#;
+        let since = "2026-11-24T09:00:00Z";
+        let well =
+            told_of(&running(os, &format!(r#"{{ "state": "answers", "since": "{since}" }}"#)));
+        assert!(well.headline.ends_with("; nothing is wrong with it") && well.notes.is_empty());
+        let silent =
+            told_of(&running(os, &format!(r#"{{ "state": "silent", "since": "{since}" }}"#)));
+        assert!(!silent.headline.contains("nothing is wrong"), "{}", silent.headline);
+        let [note] = &silent.notes[..] else { panic!("{:?}", silent.notes) };
+        assert!(note.contains(since) && note.contains("hpvmconsole -P web"), "{note}");
+        assert_eq!(silent.remedy, None, "it may be as it is to be");
     }
 
     #[test]
