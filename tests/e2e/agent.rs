@@ -17,6 +17,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![a_disk_leaves_with_an_agent_that
 
 /// Until a guest has seen what came or went.
 const SEEN_BOUND: Duration = Duration::from_secs(30);
+/// An agent that answers is asked once a minute, and once more when it does not.
+const ASKED_AGAIN_BOUND: Duration = Duration::from_secs(180);
 /// What a silent agent may cost a removal, with the command around it on a busy machine.
 const SILENT_BOUND: Duration = Duration::from_secs(10);
 /// What a hostile guest may cost anything else.
@@ -203,6 +205,23 @@ fn unmounted_it_leaves_whole(guest: &mut Guest) {
     assert!(content.windows(11).any(|bytes| bytes == b"still there"), "the file's content");
 }
 
+/// Nothing else tells of it, and nobody wants anything of the agent meanwhile.
+fn a_kernel_that_panics_is_noticed_by_its_agent(guest: &mut Guest) {
+    let why = || guest.host.ok(&["hpvm", "why", "agent"]);
+    assert!(!why().contains("agent does not answer"), "{}", why());
+    guest.console.type_in("echo 0 > /proc/sys/kernel/panic; echo c > /proc/sysrq-trigger\n");
+    wait_until(ASKED_AGAIN_BOUND, "the agent is known to be silent", || {
+        matches!(guest.host.snapshot(1).map(|shown| shown.agent), Some(Agent::Silent { .. }))
+    });
+    let shown = guest.host.ok(&["hpvmstatus", "-P", "agent", "-V"]);
+    let line = shown.lines().find(|line| line.starts_with("Guest agent")).expect("a line");
+    assert!(line.contains("does not answer since 20"), "{shown}");
+    assert!(guest.host.ok(&["hpvmstatus", "-P", "agent", "-e"]).contains("agent does not answer"));
+    let why = why();
+    assert!(why.contains("its guest agent does not answer since 20"), "{why}");
+    assert!(!why.contains("nothing is wrong"), "{why}");
+}
+
 fn whoever_is_at_the_agents_port_delays_nothing(guest: &mut Guest) {
     guest.until_agent("answers", |agent| matches!(agent, Agent::Answers { .. }));
 
@@ -242,6 +261,7 @@ fn whoever_is_at_the_agents_port_delays_nothing(guest: &mut Guest) {
     // A good one is heard again, whatever was said before it.
     guest.console.run("/etc/agent & sleep 0");
     guest.until_agent("answers", |agent| matches!(agent, Agent::Answers { .. }));
+    a_kernel_that_panics_is_noticed_by_its_agent(guest);
     let began = Instant::now();
     guest.host.ok(&["hpvmstop", "-P", "agent", "-h", "-F"]);
     assert!(began.elapsed() < UNDELAYED, "{:?}", began.elapsed());

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hpvm_host::removal;
@@ -283,7 +283,7 @@ fn no_room_for_the_guests_folders() {
         &["hpvmmodify", "-P", "web", "-l", "x"],
         &["hpvmmodify", "-P", "web", "-N", "new", "-c", "2"],
         &["hpvmmodify", "-P", "other", "-a", &statement],
-        &["hpvm", "nvram", "-P", "web", "--reset"],
+        &["hpvm", "nvram", "-P", "web", "--reset", "-F"],
     ] {
         tells_of_no_room(&refused(host, line));
         // A running guest is asked for nothing that could not be kept.
@@ -432,12 +432,16 @@ fn no_room_in_run() {
     cramped.assert_sound();
 }
 
-/// The engine holds the guest still when a disk's file cannot grow, and goes on by itself when it can.
+/// The engine holds the guest still when a disk's file cannot grow, and goes on by itself when it can. Whoever has it shut down
+/// meanwhile is told so first.
 fn no_room_for_a_disk() {
     let mut guest = Leased::take();
     let folder = guest.host().path("cramped");
     fs::create_dir_all(&folder).expect("a folder");
-    let mounted = Mounted::tmpfs(&folder, 2 << 20);
+    let file_system = guest.host().disk("file-system", 64 << 20);
+    let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&file_system).status();
+    assert!(made.is_ok_and(|status| status.success()), "a file system");
+    let mounted = Mounted::by(&["-o", "loop", &file_system.to_string_lossy()], &folder);
     let disk = guest.host().disk("cramped/disk.img", 32 << 20);
     let statement = disk_on(&disk);
     let disks = "ls /sys/block | grep -c ^sd";
@@ -451,6 +455,9 @@ fn no_room_for_a_disk() {
     guest.console().run("dd if=/dev/urandom of=/tmp/content bs=64k count=64");
     let wanted = guest.console().run(&sum("/tmp/content"));
     assert_eq!(wanted.len(), 32, "{wanted}");
+    // So that it only looks like a guest that shuts down.
+    guest.console().run("killall acpid");
+    take_all_but(&folder, 2 << 20);
     guest.console().type_in("dd if=/tmp/content of=$D bs=64k conv=fsync; echo wr''itten\n");
     let is_held = |host: &VmHost| host.ok(&["hpvm", "why", "pool"]).contains("is held still");
     wait_until(Duration::from_secs(60), "the guest is held still", || is_held(guest.host()));
@@ -464,16 +471,58 @@ fn no_room_for_a_disk() {
     assert!(shown.contains("no space is left"), "{shown}");
     let logged = guest.host().ok(&["hpvmstatus", "-P", "pool", "-e"]);
     assert!(logged.contains("space"), "{logged}");
-    mounted.remount("size=64m");
+    a_stop_tells_of_no_room(&mut guest);
+    fs::remove_file(folder.join(FILLER)).expect("room");
     guest.console().expect("written", Duration::from_secs(120));
     guest.console().run("echo 3 > /proc/sys/vm/drop_caches; rm /tmp/content");
     assert_eq!(guest.console().run(&sum("$D")), wanted, "nothing that was written is lost");
     wait_until(UP, "nothing is wrong any more", || !is_held(guest.host()));
+    guest.console().run("(acpid -f -d -c /etc/acpi </dev/null >/dev/null 2>&1 &)");
     let devices = guest.host().ok(&["hpvmstatus", "-P", "pool", "-d"]);
     let device = devices.lines().find(|line| line.contains("cramped")).expect("it is there").trim();
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", device]);
     guest.console().run(&format!("until [ $({disks}) = {count} ]; do sleep 0.2; done"));
     drop(mounted);
+}
+
+/// While the stop is under way and after it.
+fn a_stop_tells_of_no_room(guest: &mut Leased) {
+    guest.host_mut().set("HPVMSTOP", "20");
+    let host = guest.host();
+    let tells_of_the_disk_first = || {
+        assert_eq!(host.state("pool"), "On (ATTN)");
+        let shown = host.ok(&["hpvmstatus", "-P", "pool"]);
+        let health = shown.lines().find(|line| line.starts_with("Health")).expect("its health");
+        assert!(health.contains("no space is left for '"), "{shown}");
+        assert!(!shown.contains("does not answer"), "{shown}");
+        let why = host.ok(&["hpvm", "why", "pool"]);
+        let cause = why.lines().find(|line| line.contains("because")).expect("a cause");
+        assert!(cause.contains("no space is left for '"), "{why}");
+        assert!(why.contains("First: make room") && !why.contains("Next:  hpvmstop"), "{why}");
+    };
+    let mut command = host.command(&["hpvmstop", "-P", "pool", "-g", "-F"]);
+    let stop = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let is_asked = || host.ok(&["hpvmstatus", "-P", "pool"]).contains("asked to shut down");
+    wait_until(UP, "it is asked to shut down", is_asked);
+    tells_of_the_disk_first();
+    let stopped = stop.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&stopped.stderr);
+    assert_eq!(stopped.status.code(), Some(1), "{said}");
+    assert!(said.lines().count() >= 2, "told at once and at the end: {said}");
+    for line in said.lines() {
+        assert!(line.contains("no space is left for '") && line.contains("make room"), "{said}");
+    }
+    tells_of_the_disk_first();
+    guest.host_mut().set("HPVMSTOP", "");
+}
+
+/// Leaves so many bytes of the file system at a folder.
+fn take_all_but(folder: &Path, bytes: u64) {
+    let mut file = fs::File::create(folder.join(FILLER)).expect("a file");
+    let block = [0u8; 64 << 10];
+    while file.write_all(&block).is_ok() {}
+    let taken = file.metadata().expect("its size").len();
+    file.set_len(taken - bytes).and_then(|()| file.sync_all()).expect("so much room");
 }
 
 /// QEMU itself writes logs in the guest's folder. What has no room there is lost to their readers, and the guest does not notice.

@@ -480,7 +480,7 @@ const CHANGES: &[(&[&str], bool)] = &[
     (&["hpvm", "doctor", "--repair"], true),
     (&["hpvm", "autostart"], true),
     (&["hpvm", "autostop"], true),
-    (&["hpvm", "nvram", "-P", "web", "--reset"], true),
+    (&["hpvm", "nvram", "-P", "web", "--reset", "-F"], true),
     (&["hpvmremove", "-P", "web", "-F"], true),
     (&["hpvm", "undelete", "-P", "web"], true),
     (&["hpvmmodify", "-P", "web", "-x", "runnable_status=disabled"], true),

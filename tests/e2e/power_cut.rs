@@ -42,7 +42,7 @@ const COMMANDS: &[&str] = &[
     "hpvmclone -P db -N linked --linked",
     "hpvmnet -c -S lan",
     "hpvmdevmgmt -S 64K DISKS/made.img",
-    "hpvm nvram -P db --reset",
+    "hpvm nvram -P db --reset -F",
     "hpvmremove -P site -F",
     "hpvm undelete -P site",
     "hpvmremove -P copy -F --purge",

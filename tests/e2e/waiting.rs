@@ -165,7 +165,7 @@ fn the_shell_is_back_after_its_entry_was_removed() {
     host.ok(&["hpvmstart", "-P", "box"]);
     Console::attach_from_now(&host.run_dir(1)).expect(SHELL, FIRMWARE_BOUND);
     host.ok(&["hpvmstop", "-P", "box", "-F"]);
-    host.ok(&["hpvm", "nvram", "-P", "box", "--reset"]);
+    host.ok(&["hpvm", "nvram", "-P", "box", "--reset", "-F"]);
     host.ok(&["hpvmstart", "-P", "box"]);
     Console::attach_from_now(&host.run_dir(1)).expect(SHELL, FIRMWARE_BOUND);
 }

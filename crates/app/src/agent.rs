@@ -1,8 +1,7 @@
 //! The agent in the guest: the one way to it, and what is known of it. Called by the owner and by tasks of the owner.
 //!
-//! One conversation at a time; the next one waits its turn, for a bounded time. Nothing is read or asked while nobody wants
-//! something of the guest, so that an idle guest costs nothing, and one that writes to the port unasked is held by its own
-//! full buffer. Whether an agent answers is asked when [`watch::Watch`] says so.
+//! One conversation at a time; the next one waits its turn, for a bounded time. Nothing is read while nothing is asked, so that
+//! one that writes to the port unasked is held by its own full buffer. Whether an agent answers is asked when [`watch::Watch`] says so.
 
 pub(crate) mod watch;
 

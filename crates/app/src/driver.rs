@@ -290,11 +290,8 @@ impl Driver {
             News::DueTooLate => self.due_too_late(),
             News::Chardevs(Ok(chardevs)) => self.agent_found(&chardevs),
             News::Chardevs(Err(_)) => {}
-            News::AgentGreeted(result) => {
-                self.agent_watch.asked();
-                self.agent_told(&result);
-            }
-            News::AgentUsed(result) => self.agent_told(&result),
+            News::AgentGreeted(result) => self.agent_greeted(&result),
+            News::AgentUsed(result) => self.agent_used(&result),
             News::Drives(session, drives) => self.drives_seen(session, drives),
             News::ImageOpened(opened) => self.image_opened(opened),
             News::CopyHolds => self.feed(Input::CopyHolds),
@@ -328,7 +325,10 @@ impl Driver {
             Happening::Stopped | Happening::Resumed => self.ask_status(),
             Happening::BlockIoError(error) if error.no_space == Some(true) => {
                 let store = self.store_behind(&error.qom_path);
-                self.feed(Input::NoSpace(store));
+                if let Some(store) = &store {
+                    self.stores.requests.answered(store.address.slot);
+                }
+                self.feed(Input::NoSpace(store.map(|store| store.to_string())));
             }
             Happening::BlockIoError(error) => {
                 let node = error.node_name.as_deref().unwrap_or("a disk");

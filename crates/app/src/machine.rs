@@ -34,12 +34,8 @@ use hpvm_qmp::{PowerButton, RunState};
 
 use closing::Closing;
 use graceful::{Graceful, Next};
-pub(crate) use pause::Pause;
+use pause::{Hold, Pause};
 
-/// A guest held for lack of space is tried again this often.
-const SPACE_RETRY: Duration = Duration::from_secs(5);
-/// A guest that runs for so long after a try has space again.
-const SPACE_BELIEVED: Duration = Duration::from_millis(900);
 /// What needs all stores waits for so long from when one falls silent: a store that only hesitates fails no command.
 pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -186,8 +182,8 @@ pub(crate) enum Origin {
 enum State {
     Starting { origin: Origin },
     Running { occupant: Occupant },
-    Paused { reason: Pause, occupant: Occupant, tried_at: Duration },
-    Stopping { graceful: Graceful, occupant: Occupant },
+    Paused { hold: Hold, occupant: Occupant },
+    Stopping { graceful: Graceful, occupant: Occupant, hold: Option<Hold> },
     Closing { closing: Closing, occupant: Occupant },
     Ended { how: Ending },
 }
@@ -273,11 +269,16 @@ impl Machine {
             }
             State::Starting { .. } => Phase::Starting,
             State::Running { occupant } => Phase::Running { occupant: *occupant },
-            State::Paused { reason, occupant, .. } => {
-                Phase::Paused { reason: reason.to_string(), occupant: *occupant }
+            State::Paused { hold, occupant } => {
+                Phase::Paused { reason: hold.reason.to_string(), occupant: *occupant }
             }
-            State::Stopping { occupant, .. } | State::Closing { occupant, .. } => {
-                Phase::Stopping { occupant: *occupant }
+            State::Stopping { graceful, occupant, hold } => Phase::Stopping {
+                occupant: *occupant,
+                held: hold.as_ref().map(|hold| hold.reason.to_string()),
+                is_unheard: graceful.is_unheard(),
+            },
+            State::Closing { occupant, .. } => {
+                Phase::Stopping { occupant: *occupant, held: None, is_unheard: false }
             }
             State::Ended { how } => Phase::Ended { how: how.clone() },
         }
@@ -293,6 +294,20 @@ impl Machine {
 
     pub(crate) fn is_silent(&self) -> bool {
         self.silent
+    }
+
+    /// Why the engine holds the guest, if it does.
+    fn hold(&self) -> Option<&Hold> {
+        match &self.state {
+            State::Paused { hold, .. } => Some(hold),
+            State::Stopping { hold, .. } => hold.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether anything in the guest can answer now.
+    pub(crate) fn may_be_spoken_to(&self) -> bool {
+        !self.silent && self.hold().is_none()
     }
 
     /// Whether it is worth looking who runs in the guest.
@@ -353,10 +368,7 @@ impl Machine {
             Input::ToldToEnd(cause) => self.told_to_end(now, cause, &mut actions),
             Input::ToldToQuit => self.told_to_quit(now, &mut actions),
             Input::NoSpace(store) => {
-                let before = match &self.state {
-                    State::Paused { reason, .. } => reason,
-                    _ => &Pause::IoError,
-                };
+                let before = self.hold().map_or(&Pause::IoError, |hold| &hold.reason);
                 let reason = before.without_space_for(store);
                 self.pause(now, reason, &mut actions);
             }
@@ -367,7 +379,11 @@ impl Machine {
             Input::Seen(Occupant::Firmware) => {}
             Input::Button(button) => {
                 if let State::Stopping { graceful, .. } = &mut self.state {
+                    let before = graceful.is_unheard();
                     graceful.seen(button);
+                    if graceful.is_unheard() != before {
+                        actions.push(Action::Publish);
+                    }
                 }
             }
             Input::Exited { crash, words } => self.exited(&crash, words, &mut actions),
@@ -427,7 +443,7 @@ impl Machine {
     }
 
     fn runs(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let occupant = match &mut self.state {
+        match &mut self.state {
             State::Starting { origin } => {
                 let occupant = origin.occupant();
                 let line = match origin {
@@ -441,49 +457,43 @@ impl Machine {
                 self.state = State::Running { occupant };
                 return;
             }
-            // After a try it runs for an instant even if there is still no space.
-            State::Paused { reason: Pause::NoSpace { .. }, tried_at, .. }
-                if now < *tried_at + SPACE_BELIEVED =>
+            State::Paused { hold, .. } | State::Stopping { hold: Some(hold), .. }
+                if hold.outlasts_a_try(now) =>
             {
                 return;
             }
             State::Paused { occupant, .. } => {
-                actions.push(Action::Log("the guest goes on".into()));
-                *occupant
+                self.state = State::Running { occupant: *occupant };
             }
+            State::Stopping { hold: hold @ Some(_), .. } => *hold = None,
             State::Running { .. }
-            | State::Stopping { .. }
+            | State::Stopping { hold: None, .. }
             | State::Closing { .. }
             | State::Ended { .. } => return,
-        };
-        self.state = State::Running { occupant };
+        }
+        actions.push(Action::Log("the guest goes on".into()));
         actions.push(Action::Publish);
     }
 
     fn pause(&mut self, now: Duration, reason: Pause, actions: &mut Vec<Action>) {
-        let occupant = match &mut self.state {
-            State::Running { occupant } => *occupant,
+        if self.hold().is_some_and(|told| told.covers(&reason)) {
+            return;
+        }
+        let line = format!("the guest is held: {reason}");
+        let hold = Hold::new(reason, now);
+        match &mut self.state {
+            State::Running { occupant } | State::Paused { occupant, .. } => {
+                self.state = State::Paused { hold, occupant: *occupant };
+            }
             State::Starting { origin } => {
-                let occupant = origin.occupant();
                 actions.push(Action::Publish);
                 actions.push(Action::Started(Ok(())));
-                occupant
+                self.state = State::Paused { hold, occupant: origin.occupant() };
             }
-            // The event told the reason already; the state of the engine is less exact.
-            State::Paused { reason: told, .. } if *told == reason || reason == Pause::IoError => {
-                return;
-            }
-            State::Paused { occupant, .. } => *occupant,
-            State::Stopping { graceful, .. } => {
-                if graceful.held(now) && reason.may_pass() {
-                    actions.push(Action::Continue);
-                }
-                return;
-            }
+            State::Stopping { hold: told, .. } => *told = Some(hold),
             State::Closing { .. } | State::Ended { .. } => return,
-        };
-        actions.push(Action::Log(format!("the guest is held: {reason}")));
-        self.state = State::Paused { reason, occupant, tried_at: now };
+        }
+        actions.push(Action::Log(line));
         actions.push(Action::Publish);
     }
 
@@ -577,7 +587,7 @@ impl Machine {
             State::Running { occupant } | State::Paused { occupant, .. } => {
                 *occupant = Occupant::Firmware;
             }
-            State::Stopping { occupant, graceful } => {
+            State::Stopping { occupant, graceful, .. } => {
                 *occupant = Occupant::Firmware;
                 graceful.reset(now);
             }
@@ -640,28 +650,29 @@ impl Machine {
     }
 
     fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.changing == Changing::No
+            && let State::Paused { hold, .. } | State::Stopping { hold: Some(hold), .. } =
+                &mut self.state
+            && hold.is_tried(now)
+        {
+            actions.push(Action::Continue);
+        }
         match &mut self.state {
-            State::Paused { reason, tried_at, .. } => {
-                if reason.may_pass()
-                    && now >= *tried_at + SPACE_RETRY
-                    && self.changing == Changing::No
-                {
-                    *tried_at = now;
-                    actions.push(Action::Continue);
-                }
-            }
-            State::Stopping { graceful, occupant } => {
-                let occupant = *occupant;
-                for next in graceful.next(now) {
+            State::Stopping { graceful, occupant, hold } => {
+                let (occupant, hold) = (*occupant, hold.clone());
+                for next in graceful.next(now, hold.as_ref().map(|hold| &hold.reason)) {
                     match next {
                         Next::Press => actions.push(Action::PressButton),
                         Next::Read => actions.push(Action::ReadButton),
                         Next::Tell(text) => graceful.answer(&Reply::Progress { text }, actions),
                         Next::GiveUp(why) => {
-                            actions.push(Action::Log(not_stopped(why)));
+                            actions.push(Action::Log(not_stopped(&why)));
                             actions.push(Action::Publish);
                             graceful.answer(&Reply::NotStopped { why }, actions);
-                            self.state = State::Running { occupant };
+                            self.state = match hold {
+                                Some(hold) => State::Paused { hold, occupant },
+                                None => State::Running { occupant },
+                            };
                             break;
                         }
                     }
@@ -671,7 +682,10 @@ impl Machine {
                 let silent_stores = self.silent_stores.as_ref();
                 closing.tick(now, silent_stores.map(|silence| silence.words.as_str()), actions);
             }
-            State::Starting { .. } | State::Running { .. } | State::Ended { .. } => {}
+            State::Starting { .. }
+            | State::Running { .. }
+            | State::Paused { .. }
+            | State::Ended { .. } => {}
         }
     }
 }
@@ -684,7 +698,7 @@ impl Origin {
                     Some(
                         Phase::Running { occupant }
                         | Phase::Paused { occupant, .. }
-                        | Phase::Stopping { occupant },
+                        | Phase::Stopping { occupant, .. },
                     ),
                 ..
             } => *occupant,
@@ -698,6 +712,6 @@ fn lost(crash: &Crash) -> Reply {
     Reply::Failed { error: format!("{crash} while the guest was shutting down") }
 }
 
-fn not_stopped(why: NotStopped) -> String {
+fn not_stopped(why: &NotStopped) -> String {
     format!("the guest was asked to shut down and still runs: {why}")
 }

@@ -164,9 +164,12 @@ pub enum Denial {
 }
 
 /// Where a graceful stop got stuck.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum NotStopped {
+    /// The engine holds the guest, whatever its operating system would do.
+    #[error("the guest is held and cannot shut down: {reason}; {way_out}")]
+    Held { reason: String, way_out: String },
     #[error(
         "no operating system listens to the power button, so none is running that could shut down"
     )]

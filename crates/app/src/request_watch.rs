@@ -142,6 +142,13 @@ impl RequestWatch {
         }
     }
 
+    /// A disk on this adapter answered, be it that it has no space.
+    pub(crate) fn answered(&mut self, adapter: PciSlot) {
+        for (_, queue) in self.queues.iter_mut().filter(|(queue, _)| queue.adapter == adapter) {
+            queue.standing = Standing::Answered;
+        }
+    }
+
     /// It has no requests under way.
     pub(crate) fn guest_was_reset(&mut self) {
         self.queues.clear();

@@ -210,6 +210,12 @@ pub enum Phase {
     },
     Stopping {
         occupant: Occupant,
+        /// The engine holds the guest still, and why: it cannot shut down before it goes on.
+        #[serde(default)]
+        held: Option<String>,
+        /// Nobody in the guest listens to its power button.
+        #[serde(default)]
+        is_unheard: bool,
     },
     Ended {
         how: Ending,

@@ -210,7 +210,7 @@ fn a_qemu_that_somebody_ends_by_a_signal_is_on_its_way_out() {
         let words = format!("terminating on signal 15 from pid {} (fake)", std::process::id());
         let cause = Crash::Told { reason: "host-signal".into(), words };
         let decided = Some(Ending::Crashed { cause: cause.clone() });
-        let stopping = Phase::Stopping { occupant: Occupant::Os };
+        let stopping = Phase::Stopping { occupant: Occupant::Os, held: None, is_unheard: false };
         guest.until(|snapshot| snapshot.phase == stopping && snapshot.decided == decided);
         if is_followed {
             signal(guest.worker().unwrap(), Signal::KILL);

@@ -156,13 +156,20 @@ fn silent(stores: &[SilentStore]) -> String {
 
 /// A guest on its way down.
 fn stopping(snapshot: &Snapshot) -> String {
-    let Snapshot { since, decided, .. } = snapshot;
-    match decided {
-        Some(how) => format!("its QEMU is ending since {since}: {how}"),
-        None => format!(
-            "asked to shut down at {since}; it is off when its operating system has done so, or at once by hpvmstop -h"
-        ),
+    let Snapshot { phase, since, decided, .. } = snapshot;
+    if let Some(how) = decided {
+        return format!("its QEMU is ending since {since}: {how}");
     }
+    let when = match phase {
+        Phase::Stopping { held: Some(_), .. } => {
+            "it can do so once it goes on, and is off at once by hpvmstop -h"
+        }
+        Phase::Stopping { is_unheard: true, .. } => {
+            "no operating system listens to the power button, and it is off at once by hpvmstop -h"
+        }
+        _ => "it is off when its operating system has done so, or at once by hpvmstop -h",
+    };
+    format!("asked to shut down at {since}; {when}")
 }
 
 fn no_record(snapshot: &Snapshot) -> Option<Attention> {
@@ -185,10 +192,10 @@ impl Presence {
             Presence::On { attention: Some(_), .. } => RunState::Attention,
             Presence::On { snapshot: None, .. } => RunState::On(Occupant::Firmware),
             Presence::On { snapshot: Some(snapshot), .. } => match &snapshot.phase {
-                Phase::Running { occupant } | Phase::Stopping { occupant } => {
+                Phase::Paused { .. } | Phase::Stopping { held: Some(_), .. } => RunState::Attention,
+                Phase::Running { occupant } | Phase::Stopping { occupant, .. } => {
                     RunState::On(*occupant)
                 }
-                Phase::Paused { .. } => RunState::Attention,
                 Phase::Starting => RunState::On(Occupant::Firmware),
                 Phase::Ended { .. } => RunState::Off,
             },
@@ -248,16 +255,27 @@ impl Presence {
         }
     }
 
+    /// Why the engine holds the guest still, if it does.
+    #[must_use]
+    pub fn held(&self) -> Option<&str> {
+        let Presence::On { snapshot: Some(snapshot), .. } = self else { return None };
+        match &snapshot.phase {
+            Phase::Paused { reason, .. } => Some(reason),
+            Phase::Stopping { held, .. } => held.as_deref(),
+            Phase::Starting | Phase::Running { .. } | Phase::Ended { .. } => None,
+        }
+    }
+
     /// What an administrator should know, a sentence each.
     #[must_use]
     pub fn health(&self) -> Vec<String> {
         let Presence::On { snapshot, supervision, attention } = self else { return Vec::new() };
-        let mut sentences: Vec<String> = attention.iter().map(Attention::to_string).collect();
+        let held = self.held().map(|reason| format!("paused: {reason}"));
+        let mut sentences: Vec<String> = held.into_iter().collect();
+        sentences.extend(attention.iter().map(Attention::to_string));
         if let Some(snapshot) = snapshot {
-            match &snapshot.phase {
-                Phase::Paused { reason, .. } => sentences.push(format!("paused: {reason}")),
-                Phase::Stopping { .. } => sentences.push(stopping(snapshot)),
-                Phase::Starting | Phase::Running { .. } | Phase::Ended { .. } => {}
+            if let Phase::Stopping { .. } = snapshot.phase {
+                sentences.push(stopping(snapshot));
             }
             sentences.extend(snapshot.notes.iter().cloned());
         }
@@ -268,7 +286,7 @@ impl Presence {
             Supervision::Unseen => {
                 sentences.push("whether somebody supervises it cannot be seen by this user".into());
             }
-            Supervision::Full | Supervision::Partial => {}
+            Supervision::Full | Supervision::KeeperAlone | Supervision::WorkerAlone => {}
         }
         sentences
     }
@@ -288,16 +306,47 @@ mod tests {
         Presence::On { snapshot, supervision: Supervision::Full, attention: None }
     }
 
-    #[test]
-    fn a_guest_that_is_held_needs_somebody() {
+    fn with_phase(phase: Phase) -> Presence {
         let mut guest = stopping_guest(None);
         if let Presence::On { snapshot: Some(snapshot), .. } = &mut guest {
-            let reason = "no space is left".to_owned();
-            snapshot.phase = Phase::Paused { reason, occupant: Occupant::Os };
+            snapshot.phase = phase;
         }
+        guest
+    }
+
+    #[test]
+    fn a_guest_that_is_held_needs_somebody() {
+        let reason = "no space is left".to_owned();
+        let guest = with_phase(Phase::Paused { reason, occupant: Occupant::Os });
         assert_eq!(guest.state(), RunState::Attention);
         assert_eq!(guest.health(), ["paused: no space is left"]);
         assert!(!guest.hangs(), "who stops it need not go past its worker");
+    }
+
+    #[test]
+    fn what_holds_a_guest_comes_before_that_it_was_asked_to_shut_down() {
+        let (held, occupant) = (Some("no space is left".to_owned()), Occupant::Os);
+        let mut guest = with_phase(Phase::Stopping { occupant, held, is_unheard: false });
+        assert_eq!(guest.state(), RunState::Attention);
+        let stopping = "asked to shut down at 2026-11-24T08:00:12Z; it can do so once it goes on, and is off at once by hpvmstop -h";
+        assert_eq!(guest.health(), ["paused: no space is left", stopping]);
+        if let Presence::On { attention, .. } = &mut guest {
+            *attention = Some(Attention::Silent { seconds: 4 });
+        }
+        assert_eq!(guest.health()[0], "paused: no space is left");
+    }
+
+    #[test]
+    fn nobody_is_told_to_wait_for_an_operating_system_that_is_not_there() {
+        let occupant = Occupant::Firmware;
+        let guest = with_phase(Phase::Stopping { occupant, held: None, is_unheard: true });
+        assert_eq!(guest.state(), RunState::On(Occupant::Firmware));
+        assert_eq!(
+            guest.health(),
+            [
+                "asked to shut down at 2026-11-24T08:00:12Z; no operating system listens to the power button, and it is off at once by hpvmstop -h"
+            ]
+        );
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn built_on(host: &VmHost, config: &GuestConfig) -> Result<Option<Problem>, Refu
     let (mut bases, mut clones) = (BTreeSet::new(), BTreeSet::new());
     let disks = config.storage.iter().filter_map(|device| device.backing.store());
     for (path, found) in stores::found(disks) {
-        let Some(identity) = found.ok().as_ref().and_then(media::identity) else { continue };
+        let Some(identity) = found.ok().as_ref().and_then(identity::of_store) else { continue };
         let sharers = host.registry.sharers(&identity, Some(config.number))?;
         for over in sharers.into_iter().filter(|sharer| sharer.role == StoreRole::Layer) {
             bases.insert(path.clone());

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     too_little_memory_is_explained,
     an_accelerator_that_does_not_work_is_explained,
     damaged_firmware_variables_are_explained,
+    firmware_variables_that_can_be_used_are_not_replaced_unasked,
     firmware_variables_that_may_not_change_are_explained,
     missing_firmware_is_explained,
 ];
@@ -65,6 +66,35 @@ fn damaged_firmware_variables_are_explained() {
         assert!(fs::read(&nvram).expect("the variables") == good, "the last good ones are back");
         end(&host);
     }
+}
+
+fn firmware_variables_that_can_be_used_are_not_replaced_unasked() {
+    let host = host_with_web(Engine::Fake);
+    let nvram = host.path("var/opt/hpvm/guests/web/nvram");
+    let pristine = fs::read(&nvram).expect("the variables");
+    let mut booted = pristine.clone();
+    // Behind the variables that are there.
+    *booted.last_mut().expect("a byte") ^= 1;
+    fs::write(&nvram, &booted).expect("the firmware writes");
+    let is_kept = || fs::read(&nvram).expect("the variables") == booted;
+    let asked = |option: &str, input: &[u8]| {
+        host.run_with_input(&["hpvm", "nvram", "-P", "web", option], input)
+    };
+    for (option, input) in [("--reset", &b""[..]), ("--restore", b""), ("--reset", b"n\n")] {
+        let outcome = asked(option, input);
+        assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+        assert!(outcome.stderr.contains("its boot entries are lost"), "{outcome}");
+        assert!(outcome.stderr.contains("nothing was changed") && is_kept(), "{outcome}");
+    }
+    host.ok(&["hpvmstart", "-P", "web"]);
+    let outcome = asked("--reset", b"y\n");
+    assert!(!outcome.stderr.contains("[n/y]") && is_kept(), "refused, and not asked: {outcome}");
+    host.ok(&["hpvmstop", "-P", "web", "-F"]);
+    fs::write(&nvram, &pristine).expect("the firmware writes");
+    let outcome = asked("--restore", b"y\n");
+    assert!(outcome.stderr.contains("Bring back those of that start?") && is_kept(), "{outcome}");
+    host.ok(&["hpvm", "nvram", "-P", "web", "--reset", "-F"]);
+    assert!(!is_kept(), "they are pristine");
 }
 
 fn firmware_variables_that_may_not_change_are_explained() {

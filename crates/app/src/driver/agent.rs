@@ -34,10 +34,11 @@ impl Driver {
         }
     }
 
-    /// Asks when it is time to.
+    /// Asks when it is time to, and not while QEMU lets nobody in the guest answer.
     pub(super) fn greet_agent(&mut self) {
         let Some(agent) = self.agent.clone() else { return };
-        if !self.agent_watch.begins_to_ask(self.began.elapsed()) {
+        if !self.machine.may_be_spoken_to() || !self.agent_watch.begins_to_ask(self.began.elapsed())
+        {
             return;
         }
         let news = self.monitor.news();
@@ -47,11 +48,34 @@ impl Driver {
         });
     }
 
-    pub(super) fn agent_told(&mut self, result: &Result<(), hpvm_agent::Error>) {
+    pub(super) fn agent_greeted(&mut self, result: &Result<(), hpvm_agent::Error>) {
+        self.agent_watch.asked();
+        self.agent_told(result, Watch::missed_a_question);
+    }
+
+    pub(super) fn agent_used(&mut self, result: &Result<(), hpvm_agent::Error>) {
+        self.agent_told(result, Watch::was_silent);
+    }
+
+    fn agent_told(
+        &mut self,
+        result: &Result<(), hpvm_agent::Error>,
+        unanswered: impl FnOnce(&mut Watch, Duration, String) -> Changed,
+    ) {
+        let (watch, elapsed) = (&mut self.agent_watch, self.began.elapsed());
         let changed = match result {
-            Ok(()) => self.agent_watch.answered(now()),
-            Err(error) if error.is_an_answer() => self.agent_watch.answered(now()),
-            Err(_) => self.agent_watch.was_silent(self.began.elapsed(), now()),
+            Ok(()) => watch.answered(elapsed, now()),
+            Err(error) if error.is_an_answer() => watch.answered(elapsed, now()),
+            Err(hpvm_agent::Error::Busy) => {
+                watch.was_busy(elapsed);
+                Changed::No
+            }
+            // QEMU has held it meanwhile.
+            Err(_) if !self.machine.may_be_spoken_to() => {
+                watch.was_busy(elapsed);
+                Changed::No
+            }
+            Err(_) => unanswered(watch, elapsed, now()),
         };
         self.show_agent(changed);
     }

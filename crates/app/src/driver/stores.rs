@@ -339,7 +339,10 @@ impl Driver {
                     return false;
                 }
             }
-            Phase::Stopping { .. } | Phase::Ended { .. } => return false,
+            Phase::Stopping { .. } | Phase::Ended { .. } => {
+                self.stores.requests.nothing_told();
+                return false;
+            }
         }
         if adapters.is_empty() {
             return false;
@@ -429,14 +432,14 @@ impl Driver {
         self.feed(Input::Stores(silence));
     }
 
-    /// What backs a device by its place in QEMU, in words.
-    pub(super) fn store_behind(&self, qom_path: &str) -> Option<String> {
+    /// What backs a device by its place in QEMU.
+    pub(super) fn store_behind(&self, qom_path: &str) -> Option<DeviceStore> {
         let machine = self.recorded.machine.as_ref().ok()?.file.machine();
         let is_its = |attached: &&Attached| {
             let id = device_id(attached.device.address);
             qom_path.split('/').any(|part| part == id)
         };
-        Some(store_of(machine.storage.iter().find(is_its)?)?.to_string())
+        store_of(machine.storage.iter().find(is_its)?)
     }
 
     /// Whose stores QEMU has open, may have, or is about to open.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hpvm_app::protocol::{NotStopped, Reply};
 use hpvm_qmp::PowerButton;
 
+use super::pause::Pause;
 use super::{Action, Ticket};
 
 /// Between two looks at the button; a press is taken within milliseconds by those who take it.
@@ -22,8 +23,6 @@ const NOBODY_BOUND: Duration = Duration::from_secs(120);
 /// What has changed is told so often, and what has not much less.
 const TELL: Duration = Duration::from_secs(5);
 const TELL_AGAIN: Duration = Duration::from_secs(30);
-/// A guest that is held meanwhile is let go on so often.
-const HELD_AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Graceful {
@@ -36,9 +35,10 @@ pub(super) struct Graceful {
     looked_at: Duration,
     told_at: Duration,
     /// What was told last.
-    told: Option<Reaction>,
-    let_go_at: Duration,
+    told: Option<Told>,
     button: Reaction,
+    /// The button was read.
+    was_seen: bool,
     /// Whether the look under way was made right before a press.
     look: Look,
     /// The last press came when somebody listened.
@@ -59,6 +59,13 @@ enum Reaction {
     Taken,
 }
 
+/// What keeps the guest from its end.
+#[derive(Clone, Debug, PartialEq)]
+enum Told {
+    Button(Reaction),
+    Hold(Pause),
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Next {
     Press,
@@ -77,8 +84,8 @@ impl Graceful {
             looked_at: now,
             told_at: now,
             told: None,
-            let_go_at: now,
             button: Reaction::NobodyListens,
+            was_seen: false,
             look: Look::Between,
             heard: false,
         }
@@ -103,12 +110,13 @@ impl Graceful {
         self.deadline.min(self.looked_at + LOOK)
     }
 
-    pub(super) fn next(&mut self, now: Duration) -> Vec<Next> {
+    /// `hold`: why the engine holds the guest, which cannot shut down before it goes on.
+    pub(super) fn next(&mut self, now: Duration, hold: Option<&Pause>) -> Vec<Next> {
         if self.button != Reaction::NobodyListens || self.heard {
             self.nobody_until = self.deadline;
         }
         if now >= self.deadline.min(self.nobody_until) {
-            return vec![Next::GiveUp(self.verdict())];
+            return vec![Next::GiveUp(self.verdict(hold))];
         }
         let mut next = Vec::new();
         if self.pressed_at.is_none_or(|at| now >= at + self.press_again()) {
@@ -121,16 +129,28 @@ impl Graceful {
             self.look = Look::Between;
             next.push(Next::Read);
         }
-        let tell_again = if self.told == Some(self.button) { TELL_AGAIN } else { TELL };
+        let news = hold.map_or(Told::Button(self.button), |reason| Told::Hold(reason.clone()));
+        let tell_again = match (&self.told, &news) {
+            (Some(told), news) if told == news => TELL_AGAIN,
+            // Nothing else is of use before this is over.
+            (_, Told::Hold(_)) => Duration::ZERO,
+            _ => TELL,
+        };
         if now >= self.told_at + tell_again {
             self.told_at = now;
-            self.told = Some(self.button);
-            next.push(Next::Tell(self.sentence(now)));
+            next.push(Next::Tell(self.sentence(now, &news)));
+            self.told = Some(news);
         }
         next
     }
 
+    /// Nobody was seen to listen to the button.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.was_seen && self.button == Reaction::NobodyListens
+    }
+
     pub(super) fn seen(&mut self, button: PowerButton) {
+        self.was_seen = true;
         let taken_before = self.button == Reaction::Taken;
         if self.look == Look::BeforePress {
             self.heard = button.enabled;
@@ -156,15 +176,6 @@ impl Graceful {
         self.pressed_at = Some(now);
     }
 
-    /// The engine holds the guest: whether to let it go on now, without which it can never shut down.
-    pub(super) fn held(&mut self, now: Duration) -> bool {
-        let again = now >= self.let_go_at + HELD_AGAIN;
-        if again {
-            self.let_go_at = now;
-        }
-        again
-    }
-
     fn press_again(&self) -> Duration {
         match self.button {
             Reaction::NobodyListens | Reaction::Waits => PRESS_AGAIN,
@@ -172,22 +183,36 @@ impl Graceful {
         }
     }
 
-    fn verdict(&self) -> NotStopped {
-        match self.button {
-            Reaction::NobodyListens => NotStopped::NoOs,
-            Reaction::Waits => NotStopped::NoReaction,
-            Reaction::Taken => NotStopped::ShuttingDown,
+    fn verdict(&self, hold: Option<&Pause>) -> NotStopped {
+        match (hold, self.button) {
+            (Some(reason), _) => {
+                let (reason, way_out) = (reason.to_string(), reason.way_out().to_owned());
+                NotStopped::Held { reason, way_out }
+            }
+            (None, Reaction::NobodyListens) => NotStopped::NoOs,
+            (None, Reaction::Waits) => NotStopped::NoReaction,
+            (None, Reaction::Taken) => NotStopped::ShuttingDown,
         }
     }
 
-    fn sentence(&self, now: Duration) -> String {
+    fn sentence(&self, now: Duration, news: &Told) -> String {
         let left = self.deadline.min(self.nobody_until).saturating_sub(now).as_secs();
-        let happens = match self.button {
-            Reaction::NobodyListens => {
+        let happens = match news {
+            Told::Hold(reason) => {
+                return format!(
+                    "the guest is held: {reason}; {} ({left} s left)",
+                    reason.way_out()
+                );
+            }
+            Told::Button(Reaction::NobodyListens) => {
                 "no operating system listens to the power button yet; it is pressed again"
             }
-            Reaction::Waits => "the operating system has not reacted to the power button yet",
-            Reaction::Taken => "the operating system has taken the request and is shutting down",
+            Told::Button(Reaction::Waits) => {
+                "the operating system has not reacted to the power button yet"
+            }
+            Told::Button(Reaction::Taken) => {
+                "the operating system has taken the request and is shutting down"
+            }
         };
         format!("{happens} ({left} s left)")
     }

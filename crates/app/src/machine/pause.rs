@@ -1,8 +1,14 @@
 //! Why the engine holds a guest, in words for the administrator. Called by the machine.
 
 use std::fmt;
+use std::time::Duration;
 
 use hpvm_qmp::RunState;
+
+/// A guest held for lack of space is tried again this often.
+const SPACE_RETRY: Duration = Duration::from_secs(5);
+/// A guest that runs for so long after a try has space again.
+const SPACE_BELIEVED: Duration = Duration::from_millis(900);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pause {
@@ -18,6 +24,39 @@ pub(crate) enum Pause {
     Panicked,
     InternalError,
     Other(String),
+}
+
+/// A guest that the engine holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) reason: Pause,
+    tried_at: Duration,
+}
+
+impl Hold {
+    pub(super) fn new(reason: Pause, now: Duration) -> Hold {
+        Hold { reason, tried_at: now }
+    }
+
+    /// Whether to let the guest go on now: the reason may be over.
+    pub(super) fn is_tried(&mut self, now: Duration) -> bool {
+        let is_due = self.reason.may_pass() && now >= self.tried_at + SPACE_RETRY;
+        if is_due {
+            self.tried_at = now;
+        }
+        is_due
+    }
+
+    /// Whether a guest that is seen to run is held all the same: after a try it runs for an instant even if there is still no
+    /// space.
+    pub(super) fn outlasts_a_try(&self, now: Duration) -> bool {
+        matches!(self.reason, Pause::NoSpace { .. }) && now < self.tried_at + SPACE_BELIEVED
+    }
+
+    /// Whether this tells no more. An event told the reason already; the state of the engine is less exact.
+    pub(super) fn covers(&self, reason: &Pause) -> bool {
+        self.reason == *reason || *reason == Pause::IoError
+    }
 }
 
 impl Pause {
@@ -44,8 +83,16 @@ impl Pause {
 
     /// Whether trying again may help. The engine holds a guest for a disk only when there is no space (its default
     /// `werror=enospc`), so an I/O error of an adopted guest is one too.
-    pub(crate) fn may_pass(&self) -> bool {
+    fn may_pass(&self) -> bool {
         matches!(self, Pause::NoSpace { .. } | Pause::IoError)
+    }
+
+    /// What ends it, for who waits for the guest to shut down.
+    pub(crate) fn way_out(&self) -> &'static str {
+        match self.may_pass() {
+            true => "make room where its disks lie, then it goes on and can shut down",
+            false => "hpvmstop -h ends it",
+        }
     }
 }
 

@@ -101,8 +101,9 @@ impl Machine {
             State::Closing { closing, .. } => return closing.join(ticket),
             _ => {}
         }
-        let occupant = self.occupant();
-        self.state = State::Stopping { graceful: Graceful::begin(ticket, now, bound), occupant };
+        let (occupant, hold) = (self.occupant(), self.hold().cloned());
+        let graceful = Graceful::begin(ticket, now, bound);
+        self.state = State::Stopping { graceful, occupant, hold };
         actions.push(Action::Log("the guest is asked to shut down".into()));
         actions.push(Action::Publish);
         self.tick(now, actions);

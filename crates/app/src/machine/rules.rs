@@ -167,7 +167,7 @@ fn a_silent_engine_refuses_changes_but_not_its_end() {
 
 #[test]
 fn what_the_worker_before_decided_holds() {
-    let phase = Some(Phase::Stopping { occupant: Occupant::Os });
+    let phase = Some(Phase::Stopping { occupant: Occupant::Os, held: None, is_unheard: false });
     let decided = Some(Ending::StoppedHard);
     let origin = Origin::Adoption { phase, decided };
     // One that answers no more hangs in its end, perhaps.

@@ -2,18 +2,22 @@
 
 use crate::args::{GuestArgument, Operation};
 use crate::dispatch::{Context, Perform};
-use crate::exit::Failure;
+use crate::exit::{About, Failure};
 use crate::messages::printable;
 use crate::output::print;
-use hpvm_operations::{VmHost, nvram};
+use hpvm_model::GuestName;
+use hpvm_operations::nvram::From;
+use hpvm_operations::{Mode, VmHost, nvram};
 use hpvm_plan::facts::Lack;
 use hpvm_registry::Access;
 
-use super::{mode, refused};
+use super::{agreed, mode, refused};
 
 /// Check a guest's firmware variables, and restore or reset them
 ///
-/// Without options it tells whether they can be used. Changes need the guest to be off.
+/// Without options it tells whether they can be used. Changes need the guest to be off. As long as the present variables can be
+/// used, it is asked first, since boot entries are lost; where they cannot, nothing is asked. What is replaced is kept
+/// as `nvram.damaged` in the guest's folder until the next replacement.
 #[derive(Debug, clap::Parser)]
 pub struct Nvram {
     #[command(flatten)]
@@ -26,6 +30,10 @@ pub struct Nvram {
     /// Begin anew with the pristine variables; boot entries are lost
     #[arg(long)]
     pub reset: bool,
+
+    /// Ask nothing
+    #[arg(short = 'F', long)]
+    pub force: bool,
 
     /// Check only: print where the variables would come from
     #[arg(long)]
@@ -64,8 +72,17 @@ impl Perform for Nvram {
                 }
             };
         }
-        let from = if self.restore { nvram::From::LastGood } else { nvram::From::Pristine };
+        let from = if self.restore { From::LastGood } else { From::Pristine };
         let actor = context.actor(self.operation.reason).calling(self.guest.0.name());
+        if !self.force && !self.dry_run && nvram::damage(&host, &config).is_none() {
+            // Nobody is asked about what is refused anyway.
+            let would = nvram::replace(&mut host, &actor, &config, from, Mode::DryRun);
+            let would = host
+                .record_failure(&actor, Some(&config), would)
+                .or_else(|refusal| refused(&config.name, refusal))?;
+            let question = question(&config.name, from, would.from);
+            agreed(context.say.ask(&question)).about(&config.name)?;
+        }
         let source = nvram::replace(&mut host, &actor, &config, from, mode(self.dry_run))
             .or_else(|refusal| refused(&config.name, refusal))?;
         let (name, path) = (&config.name, source.path.display().to_string());
@@ -85,6 +102,22 @@ impl Perform for Nvram {
                 context.say.note(&text);
                 Ok(())
             }
+        }
+    }
+}
+
+/// `wished` and what would come of it.
+fn question(name: &GuestName, wished: From, from: From) -> String {
+    let can_be_used = format!("The firmware variables of '{name}' can be used");
+    match (wished, from) {
+        (From::LastGood, From::LastGood) => format!(
+            "{can_be_used}, and boot entries made since its last start are lost. Bring back those of that start?"
+        ),
+        (From::LastGood, From::Pristine) => format!(
+            "{can_be_used}, there is no other good copy of them, and its boot entries are lost. Begin anew with pristine ones?"
+        ),
+        (From::Pristine, _) => {
+            format!("{can_be_used}, and its boot entries are lost. Begin anew with pristine ones?")
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{agreed, catch_interruptions, refused};
 /// Without -g the guest stops at once, as if its power failed. With -g its operating system is asked to shut down, again
 /// while nothing happens, for five minutes at most (HPVMSTOP seconds if hpvmconf says so), or two while no operating system
 /// listens. When it does not, the guest runs on and the answer says whether there is no operating system yet, whether it did not
-/// react, or whether it is still shutting down.
+/// react, whether it is still shutting down, or what holds the guest, such as a full disk.
 #[derive(Debug, clap::Parser)]
 pub struct Stop {
     #[command(flatten)]

@@ -124,7 +124,9 @@ fn survivor(host: &VmHost, config: &GuestConfig) -> Option<&'static str> {
         match Supervision::at(&host.root.run_dir(config.number.get()).join(run_folder::LOCK)) {
             Ok(Supervision::KeeperAlone) => KEEPER,
             Ok(Supervision::WorkerAlone) => WORKER,
-            Ok(Supervision::Full | Supervision::None) | Err(_) => return None,
+            Ok(Supervision::Full | Supervision::None | Supervision::Unseen) | Err(_) => {
+                return None;
+            }
         };
     match host.presence(config.number) {
         Presence::On { attention: Some(Attention::WorkerStopped { .. }), .. }

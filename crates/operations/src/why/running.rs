@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hpvm_app::snapshot::{DeviceStore, Phase, SilentStore};
+use hpvm_app::snapshot::{Agent, DeviceStore, Phase, SilentStore};
 use hpvm_host::block::Places;
 use hpvm_model::{
     Backing, GuestConfig, GuestName, Occupant, Problem, Remedy, Severity, StorageType,
@@ -36,6 +36,8 @@ pub(super) fn explain(
             let why = without_answer(&config.name, silent, machine.as_ref());
             match attention {
                 Attention::Unresponsive { .. } => why.because(attention.to_string()),
+                // The guest waits for what holds it, whatever else does not answer.
+                _ if presence.held().is_some() => by_itself(&config.name, presence, supervision),
                 _ => why,
             }
         }
@@ -195,18 +197,29 @@ fn ground(store: &DeviceStore, machine: Option<&Machine>) -> String {
 /// As its phase tells, and who looks after it.
 fn by_itself(name: &GuestName, presence: &Presence, supervision: Supervision) -> Why {
     let status = format!("hpvmstatus -P {name}");
-    match (presence.snapshot().map(|snapshot| &snapshot.phase), supervision) {
-        (Some(Phase::Paused { reason, .. }), _) => {
-            Why::that(format!("'{name}' runs and is held still"))
-                .because(reason)
-                .ask("make room where its disks lie; it goes on by itself", status)
-        }
+    if let Some(reason) = presence.held() {
+        return Why::that(format!("'{name}' runs and is held still"))
+            .because(reason)
+            .noting(presence.health().into_iter().skip(1))
+            .ask("make room where its disks lie; it goes on by itself", status);
+    }
+    let phase = presence.snapshot().map(|snapshot| &snapshot.phase);
+    match (phase, supervision) {
         (_, Supervision::None) => Why::that(format!("'{name}' runs, and nobody supervises it"))
             .because("its keeper and its worker were both killed")
             .run(format!("hpvmstart -P {name}")),
+        (Some(Phase::Stopping { is_unheard: true, .. }), _) => {
+            Why::that(format!("'{name}' is asked to shut down and still runs"))
+                .because_of(presence.health())
+                .ask(
+                    "end it like a power cut, unless an operating system is just coming up in it",
+                    format!("hpvmstop -P {name} -h -F"),
+                )
+        }
         (Some(Phase::Stopping { .. }), _) => {
             Why::that(format!("'{name}' is on its way down and still runs"))
                 .because_of(presence.health())
+                .noting(silent_agent(name, presence))
                 .ask(
                     format!(
                         "wait until it is off, which `{status}` shows; or end it like a power cut"
@@ -214,15 +227,29 @@ fn by_itself(name: &GuestName, presence: &Presence, supervision: Supervision) ->
                     format!("hpvmstop -P {name} -h -F"),
                 )
         }
-        _ => Why::that(match presence.runs_since() {
-            None => format!("'{name}' is coming up; nothing is wrong with it"),
-            Some(since) => format!(
-                "'{name}' runs since {}; nothing is wrong with it",
-                since.strftime("%Y-%m-%dT%H:%M:%SZ")
-            ),
-        })
-        .noting(presence.health()),
+        _ => {
+            let silence = silent_agent(name, presence);
+            let how = match silence {
+                None => "nothing is wrong with it",
+                Some(_) => "all that is known against it is that its guest agent does not answer",
+            };
+            Why::that(match presence.runs_since() {
+                None => format!("'{name}' is coming up; {how}"),
+                Some(since) => {
+                    format!("'{name}' runs since {}; {how}", since.strftime("%Y-%m-%dT%H:%M:%SZ"))
+                }
+            })
+            .noting(silence.into_iter().chain(presence.health()))
+        }
     }
+}
+
+/// No certain fault: an agent may have been stopped on purpose, and a kernel that hangs or panicked tells nobody.
+fn silent_agent(name: &GuestName, presence: &Presence) -> Option<String> {
+    let Agent::Silent { since } = &presence.snapshot()?.agent else { return None };
+    Some(format!(
+        "its guest agent does not answer since {since}: somebody may have stopped it, or its operating system hangs or has panicked, which its console shows (hpvmconsole -P {name})"
+    ))
 }
 
 /// What the guest was asked for and has not done is no trouble, and may be what somebody wonders about.
@@ -363,6 +390,52 @@ mod tests {
         let (cause, remedy) = held_in_firmware(&config, Source::Some, long_ago).expect("a cause");
         assert!(cause.starts_with("nothing has booted since "), "{cause}");
         assert_eq!(remedy.command, "hpvmconsole -P web");
+    }
+
+    fn running(phase: &str, agent: &str) -> Presence {
+        let json = format!(
+            r#"{{ "boot_id": "b", "phase": {phase}, "since": "2026-11-24T08:00:12Z", "agent": {agent},
+            "unresponsive_since": null, "notes": [], "qemu": {{ "pid": 1, "start_time": 1 }},
+            "accelerator": "kvm", "adoptions": 0 }}"#
+        );
+        let snapshot = Some(serde_json::from_str(&json).expect("a snapshot"));
+        Presence::On { snapshot, supervision: Supervision::Full, attention: None }
+    }
+
+    fn told_of(presence: &Presence) -> Why {
+        by_itself(&"web".parse().expect("a name"), presence, Supervision::Full)
+    }
+
+    #[test]
+    fn an_agent_that_fell_silent_is_told_as_what_is_known() {
+        let os = r#"{ "phase": "running", "occupant": "os" }"#;
+        let since = "2026-11-24T09:00:00Z";
+        let well =
+            told_of(&running(os, &format!(r#"{{ "state": "answers", "since": "{since}" }}"#)));
+        assert!(well.headline.ends_with("; nothing is wrong with it") && well.notes.is_empty());
+        let silent =
+            told_of(&running(os, &format!(r#"{{ "state": "silent", "since": "{since}" }}"#)));
+        assert!(!silent.headline.contains("nothing is wrong"), "{}", silent.headline);
+        let [note] = &silent.notes[..] else { panic!("{:?}", silent.notes) };
+        assert!(note.contains(since) && note.contains("hpvmconsole -P web"), "{note}");
+        assert_eq!(silent.remedy, None, "it may be as it is to be");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_guest_on_its_way_down_comes_first() {
+        let absent = r#"{ "state": "absent" }"#;
+        let held =
+            r#"{ "phase": "stopping", "occupant": "os", "held": "no space is left for '/a'" }"#;
+        let why = told_of(&running(held, absent));
+        assert_eq!(why.causes, ["no space is left for '/a'"]);
+        let ask = why.remedy.and_then(|remedy| remedy.ask).expect("what to do");
+        assert!(ask.starts_with("make room"), "{ask}");
+        let unheard = r#"{ "phase": "stopping", "occupant": "firmware", "is_unheard": true }"#;
+        let why = told_of(&running(unheard, absent));
+        assert!(why.causes[0].contains("no operating system listens"), "{:?}", why.causes);
+        let remedy = why.remedy.expect("a way out");
+        assert!(!remedy.ask.expect("what to do").contains("wait"));
+        assert_eq!(remedy.command, "hpvmstop -P web -h -F");
     }
 
     #[test]

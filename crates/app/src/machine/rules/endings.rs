@@ -7,7 +7,10 @@ use super::*;
 fn a_qemu_that_somebody_told_to_end_is_on_its_way_out() {
     let mut guest = Guest::with_os();
     guest.gets(Input::ToldToEnd(told()));
-    assert_eq!(guest.machine.phase(), Phase::Stopping { occupant: Occupant::Os });
+    assert_eq!(
+        guest.machine.phase(),
+        Phase::Stopping { occupant: Occupant::Os, held: None, is_unheard: false }
+    );
     assert_eq!(guest.gets(Input::Silent), []);
     assert!(!guest.machine.is_silent());
     let (_, actions) = guest.asks(HARD);

@@ -107,7 +107,7 @@ fn verdict(look: impl Fn(u64) -> (bool, bool)) -> NotStopped {
     }
     assert_eq!(guest.machine.phase(), Phase::Running { occupant: Occupant::Os });
     match guest.reply(ticket) {
-        Some(Reply::NotStopped { why }) => *why,
+        Some(Reply::NotStopped { why }) => why.clone(),
         other => panic!("not the bound's answer: {other:?}"),
     }
 }
@@ -124,6 +124,88 @@ fn where_a_graceful_stop_got_stuck_is_told_apart() {
     );
 }
 
+/// Neither the button nor waiting is of use before there is space.
+#[test]
+fn a_stop_of_a_guest_without_space_tells_that_and_leaves_it_held() {
+    let no_space = || Input::NoSpace(Some("'/a'".into()));
+    let reason = "no space is left for '/a'; the guest goes on when there is some";
+    let is_held = |guest: &Guest| match guest.machine.phase() {
+        Phase::Stopping { held, .. } => held.as_deref() == Some(reason),
+        _ => false,
+    };
+    // Held before it is asked, or after.
+    for is_held_before in [true, false] {
+        let mut guest = Guest::with_os();
+        if is_held_before {
+            guest.gets(no_space());
+        }
+        let (ticket, _) = guest.asks(GRACEFUL);
+        guest.gets(button(true, false));
+        guest.gets(no_space());
+        assert!(is_held(&guest), "{:?}", guest.machine.phase());
+        for second in 0..20 {
+            if guest.after(1).contains(&Action::Continue) {
+                // It takes the press in the instant that it runs, and comes no further.
+                guest.gets(Input::Status(RunState::Running));
+                guest.gets(button(true, false));
+                guest.gets(no_space());
+            }
+            guest.gets(Input::Status(RunState::IoError));
+            assert!(second == 19 || is_held(&guest), "{:?}", guest.machine.phase());
+        }
+        let tries = guest.done.iter().filter(|action| **action == Action::Continue).count();
+        assert!((3..5).contains(&tries), "{tries} tries in 20 s");
+        let told: Vec<&String> = progress(&guest.done).collect();
+        assert!(!told.is_empty() && told.iter().all(|text| text.contains(reason)), "{told:?}");
+        assert!(told.iter().all(|text| text.contains("make room")), "{told:?}");
+        let Some(Reply::NotStopped { why: why @ NotStopped::Held { .. } }) = guest.reply(ticket)
+        else {
+            panic!("{:?}", guest.reply(ticket))
+        };
+        assert!(why.to_string().contains(reason) && why.to_string().contains("make room"));
+        let held = Phase::Paused { reason: reason.into(), occupant: Occupant::Os };
+        assert_eq!(guest.machine.phase(), held);
+    }
+}
+
+#[test]
+fn a_guest_that_has_space_again_shuts_down() {
+    let mut guest = Guest::with_os();
+    let (ticket, _) = guest.asks(GRACEFUL);
+    guest.gets(Input::NoSpace(None));
+    guest.after(5);
+    guest.after(1);
+    assert!(guest.gets(Input::Status(RunState::Running)).contains(&Action::Publish));
+    let phase = Phase::Stopping { occupant: Occupant::Os, held: None, is_unheard: false };
+    assert_eq!(guest.machine.phase(), phase);
+    guest.gets(Input::PoweredOff);
+    guest.exits();
+    assert_eq!(guest.reply(ticket), Some(&Reply::Done));
+}
+
+#[test]
+fn it_is_known_whether_anybody_listens_to_the_button() {
+    let mut guest = Guest::running();
+    guest.asks(GRACEFUL);
+    let is_unheard = |guest: &Guest| match guest.machine.phase() {
+        Phase::Stopping { is_unheard, .. } => is_unheard,
+        phase => panic!("{phase:?}"),
+    };
+    assert!(!is_unheard(&guest), "nobody has looked");
+    assert_eq!(guest.gets(button(false, false)), [Action::Publish]);
+    assert!(is_unheard(&guest));
+    guest.after(3);
+    assert_eq!(guest.gets(button(true, false)), [Action::Publish]);
+    assert!(!is_unheard(&guest));
+}
+
+fn progress(actions: &[Action]) -> impl Iterator<Item = &String> {
+    actions.iter().filter_map(|action| match action {
+        Action::Reply(_, Reply::Progress { text }) => Some(text),
+        _ => None,
+    })
+}
+
 #[test]
 fn what_does_not_change_is_told_rarely_and_with_the_time_that_is_left() {
     let mut guest = Guest::with_os();
@@ -131,14 +213,7 @@ fn what_does_not_change_is_told_rarely_and_with_the_time_that_is_left() {
     for _ in 0..119 {
         guest.after(1);
     }
-    let told: Vec<&str> = guest
-        .done
-        .iter()
-        .filter_map(|action| match action {
-            Action::Reply(_, Reply::Progress { text }) => Some(text.as_str()),
-            _ => None,
-        })
-        .collect();
+    let told: Vec<&String> = progress(&guest.done).collect();
     let left = told.iter().map(|text| text.split_once(" (").map(|(_, left)| left));
     let expected = ["115 s left)", "85 s left)", "55 s left)", "25 s left)"].map(Some);
     assert_eq!(left.collect::<Vec<_>>(), expected, "{told:?}");
