@@ -90,7 +90,7 @@ impl Pause {
     /// What ends it, for who waits for the guest to shut down.
     pub(crate) fn way_out(&self) -> &'static str {
         match self.may_pass() {
-            true => "make room where its disks lie, then it goes on and can shut down",
+            true => "make room where its disks lie",
             false => "hpvmstop -h ends it",
         }
     }
