@@ -80,7 +80,7 @@ impl Perform for Clone {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
         let mode = self.undertaking.mode();
-        let mut host = VmHost::open_in(mode)?;
+        let mut host = VmHost::open_for_guests(mode)?;
         let mut source = host.guest(&self.guest.clone().into())?;
         let request = self.request();
         if mode == Mode::Apply && stores_may_fall_silent(&source, &request) {
@@ -94,7 +94,7 @@ impl Perform for Clone {
                 // Without a second process it is as good as its stores.
                 Ok(Side::Deputy) | Err(_) => {}
             }
-            host = VmHost::open_in(mode)?;
+            host = VmHost::open_for_guests(mode)?;
             source = host.guest(&self.guest.clone().into())?;
         }
         for warning in self.options.guest.warnings() {
