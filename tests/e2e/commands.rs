@@ -15,7 +15,8 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_is_created_listed_and_removed,
     a_change_of_nothing_leaves_its_record,
     a_stop_is_hard_unless_it_is_said_otherwise,
-    a_guest_runs_from_a_folder_that_only_root_may_enter
+    a_guest_runs_from_a_folder_that_only_root_may_enter,
+    nothing_becomes_a_vm_host_by_a_look
 ];
 
 fn a_guest_is_created_listed_and_removed() {
@@ -39,6 +40,33 @@ fn a_change_of_nothing_leaves_its_record() {
     let new: Vec<&str> = after.strip_prefix(&before).expect("more lines").lines().collect();
     assert_eq!(new.len(), 1, "{new:?}");
     assert!(new[0].contains("hpvmmodify -P web -l same") && new[0].contains(": done"), "{new:?}");
+}
+
+fn nothing_becomes_a_vm_host_by_a_look() {
+    let host = VmHost::new(Engine::Fake);
+    let unmade = |line: &[&str]| {
+        let outcome = host.run(line);
+        for made in ["var", "run"] {
+            assert!(!host.path(made).exists(), "{made} is there: {outcome}");
+        }
+        outcome
+    };
+    let dry = unmade(&["hpvmcreate", "-P", "web", "-s"]);
+    assert!(dry.status.success() && dry.stdout.contains("web"), "{dry}");
+    for line in [
+        &["hpvmstart", "-P", "web", "-s"][..],
+        &["hpvmstart", "-P", "web"],
+        &["hpvmstop", "-P", "web", "-F"],
+        &["hpvmmodify", "-P", "web", "-l", "x"],
+        &["hpvmclone", "-P", "web", "-N", "new"],
+        &["hpvmremove", "-P", "web", "-F"],
+    ] {
+        let refused = unmade(line);
+        assert_eq!(refused.status.code(), Some(1), "{refused}");
+        assert!(refused.stderr.contains("No Guest by that name or number: 'web'"), "{refused}");
+    }
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    assert_eq!(host.state("web"), "Off");
 }
 
 /// Settles 42: the help and what is done agree.

@@ -420,6 +420,8 @@ fn a_hard_stop_ends_a_guest_past_whoever_hangs() {
         let outcome = host.run(&["hpvmstop", "-P", "stuck", "-h", "-F"]);
         assert!(since.elapsed() < SETTLE_BOUND, "with {hanging:?} hanging: {outcome}");
         assert!(outcome.status.success(), "with {hanging:?} hanging: {outcome}");
+        let said = outcome.to_string();
+        assert!(!said.contains("already"), "nobody else has asked, with {hanging:?}: {said}");
         assert!(qemu.wait_exit(Duration::ZERO).expect("a pidfd"), "QEMU has ended");
         // Those that hang keep nobody from the guest; let go on, they see the end themselves.
         for process in stopped {

@@ -297,7 +297,7 @@ impl Driver {
             News::CopyHolds => self.feed(Input::CopyHolds),
             News::CopyHeld(held) => self.copy_held(held),
             News::Copied { ticket, result, left } => self.copied(ticket, result, left),
-            News::CopyTakenBack(result) => self.copy_taken_back(result),
+            News::CopyTakenBack(seen, taken) => self.copy_taken_back(seen, taken),
             News::Reservations { answers } => self.reservations_asked(answers),
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hpvm_console::door::{Drive, DriveAddress};
 use hpvm_host::{identity, media_folder};
-use hpvm_model::{DeviceKind, StorageAddress, StorageDevice};
+use hpvm_model::{Bytes, DeviceKind, StorageAddress, StorageDevice};
 use hpvm_plan::drives::{self, Image};
 use hpvm_plan::record::Machine;
 use jiff::Timestamp;
@@ -139,6 +139,13 @@ impl ImageFolders {
         let (file, metadata) = media_folder::open(self.held(drive, path)?, within, self.started)
             .map_err(|error| hpvm_model::chain(&error))?;
         let identity = identity::of_store(&metadata).ok_or("it is no image")?;
+        if drive.hangs_firmware(Bytes(metadata.len())) {
+            let least = drive.kind.block_bytes();
+            return Err(format!(
+                "it has {} bytes, and with an image of less than {least} in a drive on scsi the guest does not boot",
+                metadata.len()
+            ));
+        }
         Ok((Image { name: within.to_owned(), identity }, file))
     }
 
@@ -158,4 +165,36 @@ impl ImageFolders {
 pub(crate) fn drive_address(address: StorageAddress) -> DriveAddress {
     let StorageAddress { slot, target } = address;
     DriveAddress { bus: slot.bus(), device: slot.device(), target }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use hpvm_model::{AdapterKind, Backing, DiskId, StorageType};
+
+    use super::*;
+
+    #[test]
+    fn an_image_that_firmware_hangs_on_is_put_into_no_drive_on_scsi() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
+        fs::write(folder.path().join("small.iso"), [0; 1000]).unwrap();
+        let held = vec![(path.clone(), OwnedFd::from(File::open(folder.path()).unwrap()))];
+        let folders = ImageFolders::new(held, None);
+        let opened = |adapter| {
+            let drive = StorageDevice {
+                kind: DeviceKind::Dvd,
+                adapter,
+                address: "0,1,0".parse().unwrap(),
+                backing: Backing::new(StorageType::Null, path.clone()),
+                layers: Vec::new(),
+                id: DiskId::from_random(7),
+            };
+            folders.open_image(&drive, "small.iso").map(|(image, _)| image.name)
+        };
+        assert_eq!(opened(AdapterKind::AvioStor).as_deref(), Ok("small.iso"));
+        let refused = opened(AdapterKind::Scsi).unwrap_err();
+        assert!(refused.starts_with("it has 1000 bytes"), "{refused}");
+    }
 }

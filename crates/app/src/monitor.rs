@@ -106,7 +106,7 @@ pub(crate) enum News {
         left: Option<String>,
     },
     /// What became of a copy that a worker before us may have left.
-    CopyTakenBack(Result<copying::Left, Error>),
+    CopyTakenBack(copying::Left, Result<(), Error>),
     /// Whether the reservation helper did.
     Reservations {
         answers: bool,

@@ -106,6 +106,23 @@ fn a_killed_worker_is_replaced_and_nothing_else_changes() {
     guest.stop();
 }
 
+/// Nothing is told of a copy that nobody has seen.
+#[test]
+fn a_next_worker_that_cannot_look_for_a_copy_claims_none() {
+    let guest = Guest::fake("fail=query-jobs:no").start();
+    guest.until_os();
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    // Answered when the look at the devices is over, which was begun with that for a copy.
+    guest.wait("it to be in order", || {
+        matches!(guest.try_ask(&Request::Idle, &[]), Ok(Reply::Idle { .. }))
+    });
+    let log = fs::read_to_string(guest.path("log")).unwrap();
+    assert!(!log.contains("to copy them"), "{log}");
+    assert_eq!(guest.snapshot().unwrap().notes, Vec::<String>::new());
+    guest.stop();
+}
+
 #[test]
 fn a_killed_keeper_is_replaced_and_the_guest_runs_on() {
     let guest = Guest::fake("").start();

@@ -337,13 +337,25 @@ pub enum Left {
     Nothing,
 }
 
+impl Left {
+    fn note(&mut self, is_there: bool) {
+        if is_there {
+            *self = Left::Something;
+        }
+    }
+}
+
 /// Ends all copies as they are and takes away what was made for them in the engine. Does no harm where there is nothing.
-pub async fn abandon(client: &Client) -> Result<Left, QmpError> {
-    let jobs = end_all(client).await?;
+pub async fn abandon(client: &Client) -> Result<(), QmpError> {
+    abandon_seen(client, &mut Left::Nothing).await
+}
+
+async fn abandon_seen(client: &Client, seen: &mut Left) -> Result<(), QmpError> {
+    end_all(client, seen).await?;
     let nodes = client.execute(&QueryNodes { flat: true }).await?;
     let nodes: Vec<String> =
         nodes.into_iter().filter_map(|node| node.node_name).filter(|n| is_of_copy(n)).collect();
-    let left = if jobs == 0 && nodes.is_empty() { Left::Nothing } else { Left::Something };
+    seen.note(!nodes.is_empty());
     for node_name in nodes {
         client.execute(&BlockdevDel { node_name }).await?;
     }
@@ -352,23 +364,23 @@ pub async fn abandon(client: &Client) -> Result<Left, QmpError> {
             client.execute(&RemoveFd { fdset_id: set.fdset_id }).await?;
         }
     }
-    Ok(left)
+    Ok(())
 }
 
-/// How many there were.
-async fn end_all(client: &Client) -> Result<usize, QmpError> {
+async fn end_all(client: &Client, seen: &mut Left) -> Result<(), QmpError> {
     let until = Instant::now() + ABANDONED;
     let mut asked: Vec<String> = Vec::new();
     loop {
         let jobs = client.execute(&QueryJobs {}).await?;
         let ours: Vec<Job> = jobs.into_iter().filter(|job| is_of_copy(&job.id)).collect();
+        seen.note(!ours.is_empty());
         let still = ours.iter().filter(|job| job.status != JobStatus::Concluded);
         let still: Vec<String> = still.map(|job| job.id.clone()).collect();
         if still.is_empty() || Instant::now() >= until {
             for job in &ours {
                 client.execute(&JobDismiss { id: job.id.clone() }).await?;
             }
-            return Ok(ours.len());
+            return Ok(());
         }
         for id in still.into_iter().filter(|id| !asked.contains(id)).collect::<Vec<_>>() {
             // It may have ended since.
@@ -379,15 +391,24 @@ async fn end_all(client: &Client) -> Result<usize, QmpError> {
     }
 }
 
-/// Lets a guest go on that a worker before us held for a copy, and takes the copy away.
-pub async fn take_back(client: &Client) -> Result<Left, QmpError> {
+/// Lets a guest go on that a worker before us held for a copy, and takes the copy away. What was seen of one is told also when
+/// not all of it could be taken away.
+pub async fn take_back(client: &Client) -> (Left, Result<(), QmpError>) {
+    let mut seen = Left::Nothing;
+    let taken = take_back_seen(client, &mut seen).await;
+    (seen, taken)
+}
+
+async fn take_back_seen(client: &Client, seen: &mut Left) -> Result<(), QmpError> {
     let jobs = client.execute(&QueryJobs {}).await?;
+    let has_copy = jobs.iter().any(|job| is_of_copy(&job.id));
+    seen.note(has_copy);
     let is_held = client.execute(&QueryStatus {}).await?.status == RunState::Paused;
-    if is_held && jobs.iter().any(|job| is_of_copy(&job.id)) {
+    if is_held && has_copy {
         give_up_variables(client).await;
         client.execute(&Cont {}).await?;
     }
-    abandon(client).await
+    abandon_seen(client, seen).await
 }
 
 /// Has the mirror of the variables hold nothing any more, if there is one, before the guest goes on.

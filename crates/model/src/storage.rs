@@ -12,6 +12,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Bytes;
+
 pub use address::{AddressError, PciSlot, StorageAddress};
 pub use statement::{Statement, StatementError, StatementForm};
 
@@ -303,6 +305,14 @@ impl StorageDevice {
     #[must_use]
     pub fn is_shared_freely(&self) -> bool {
         is_shared_freely(self.kind, self.backing.storage)
+    }
+
+    /// Whether the guest's firmware hangs on it with a store of this size: its driver of `scsi` adapters waits for ever on a
+    /// medium without a block. QEMU rounds the end of a store up to a sector.
+    #[must_use]
+    pub fn hangs_firmware(&self, size: Bytes) -> bool {
+        let shown = size.0.next_multiple_of(DeviceKind::Disk.block_bytes());
+        self.adapter == AdapterKind::Scsi && shown < self.kind.block_bytes()
     }
 
     /// A null disk holds an address and is nothing in the machine; a null dvd is an empty drive.

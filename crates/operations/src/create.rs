@@ -47,7 +47,7 @@ pub fn create(
             let allow = |host: &VmHost| judge(host, &order, order.look(), mode).map(drop);
             apply_order(Premises::found(allow)?, &order)
         }
-        Mode::DryRun => try_order(&mut VmHost::open_in(mode)?, &order),
+        Mode::DryRun => try_order(&mut VmHost::open_for_guests(mode)?, &order),
     }
 }
 
@@ -74,6 +74,9 @@ fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
     let looking = order.look();
     let Judged { config, problems, fields, .. } = judge(host, order, looking, Mode::DryRun)?;
+    if !host.registry.has_file() {
+        return Ok(Created { config, problems, fields });
+    }
     let root = host.root.clone();
     let config = numbered(config, next_number(&host.begin()?, &root)?);
     Ok(Created { config, problems, fields })

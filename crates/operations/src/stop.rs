@@ -178,7 +178,8 @@ fn end(
         && host.presence(config.number).is_on()
         && supervise::reach(host, config).is_ok()
     {
-        result = ask(host, config, how, hard_bound, progress);
+        // What its successor has begun already is what was asked before.
+        result = ask(host, config, how, hard_bound, progress).map(|_| None);
     }
     Step::StopAsked.reached();
     match (result, how) {
@@ -188,12 +189,17 @@ fn end(
         (Err(Refusal::Worker(_) | Refusal::Denied(_) | Refusal::StopFailed(_)), How::Hard) => {
             past_worker(host, config).and_then(|()| settle(host, config))
         }
-        (result, _) => result,
+        (result, _) => {
+            if let Some(text) = result? {
+                progress(&text);
+            }
+            Ok(())
+        }
     }
 }
 
 /// Then its successor ends the guest as it would have, and knows why it ended.
-fn hangs_or_died(result: &Result<(), Refusal>) -> bool {
+fn hangs_or_died(result: &Result<Option<String>, Refusal>) -> bool {
     matches!(result, Err(Refusal::Worker(ClientError::Hangs | ClientError::Closed)))
 }
 
@@ -209,13 +215,14 @@ fn stop_lost(host: &VmHost, config: &GuestConfig, how: How, pid: i32) -> Result<
     }
 }
 
+/// What somebody else had asked before, if so.
 fn ask(
     host: &VmHost,
     config: &GuestConfig,
     how: How,
     hard_bound: Duration,
     progress: &mut dyn FnMut(&str),
-) -> Result<(), Refusal> {
+) -> Result<Option<String>, Refusal> {
     let (stop_how, bound) = match how {
         How::Hard => (StopHow::Hard, hard_bound),
         How::Graceful { at_most } => {
@@ -243,11 +250,8 @@ fn ask(
     });
     let reply = reply.map_err(|error| Refusal::from(error).leaving(left))?;
     match reply {
-        Reply::Done => Ok(()),
-        Reply::Already { text } => {
-            progress(&text);
-            Ok(())
-        }
+        Reply::Done => Ok(None),
+        Reply::Already { text } => Ok(Some(text)),
         Reply::Denied { reason } => Err(Refusal::Denied(reason)),
         Reply::NotStopped { why } => Err(Refusal::NotStopped { name: config.name.clone(), why }),
         Reply::Failed { error } => Err(Refusal::StopFailed(error)),

@@ -117,6 +117,15 @@ impl VmHost {
         Premises::find_in(mode)?.open()
     }
 
+    /// The same of a command about guests: where there is no registry there are none, and no VM Host is made to say so.
+    pub fn open_for_guests(mode: Mode) -> Result<VmHost, Refusal> {
+        // One that cannot be looked at may be there.
+        match Root::from_environment()?.db().try_exists() {
+            Ok(false) => VmHost::open(Access::ReadOnly),
+            Ok(true) | Err(_) => VmHost::open_in(mode),
+        }
+    }
+
     /// For a command that may be the first one on a VM Host.
     pub fn open_or_found(mode: Mode) -> Result<VmHost, Refusal> {
         match mode {
@@ -133,7 +142,7 @@ impl VmHost {
     /// For a command that ends guests: it must do so too where nothing can be written any more, and where the registry does not
     /// know all of them.
     pub fn open_to_end_guests() -> Result<VmHost, Refusal> {
-        match VmHost::open(Access::ReadWrite) {
+        match VmHost::open_for_guests(Mode::Apply) {
             Err(Refusal::Registry(RegistryError::ReadOnlyFileSystem { .. })) => {
                 VmHost::open(Access::ReadOnly)
             }

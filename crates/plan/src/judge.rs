@@ -36,7 +36,7 @@ enum Weight {
     Never,
     /// With this it cannot run now.
     NotNow,
-    /// It can neither run with it now nor take it on, as what another running guest has.
+    /// It can neither run with it now nor take it on: what another running guest has, or what its firmware hangs on.
     Taken,
     /// It runs, and may surprise.
     Note,

@@ -250,12 +250,54 @@ fn an_image_that_could_never_be_used_is_refused_in_its_own_words() {
 /// Settles 86.
 #[test]
 fn an_empty_file_is_one_warning() {
-    let config = guest(&["disk:scsi:0,0,0:file:/empty"]);
-    let mut facts = host(&config);
-    facts.files.insert("/empty".into(), regular(5, 0));
-    let said = lines(&config, &facts, CREATE);
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].starts_with("WARNING: File size of: 0 (bytes)"), "{said:?}");
+    for statement in ["disk:scsi:0,0,0:file:/empty", "disk:avio_stor:0,0,0:file:/empty"] {
+        let config = guest(&[statement]);
+        let mut facts = host(&config);
+        facts.files.insert("/empty".into(), regular(5, 0));
+        let said = lines(&config, &facts, CREATE);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("WARNING: File size of: 0 (bytes)"), "{said:?}");
+    }
+}
+
+/// Firmware hangs on a medium without a block, on scsi alone, and QEMU rounds a file up to 512 bytes.
+#[test]
+fn what_firmware_hangs_on_is_not_started_and_not_taken_on() {
+    let empty = guest(&[]);
+    let judged = |statement: &str, bytes| {
+        let config = guest(&[statement]);
+        let mut facts = HostFacts { start: Some(ready()), ..host(&config) };
+        facts.files.insert("/s".into(), regular(5, bytes));
+        let said = |purpose| lines(&config, &facts, purpose);
+        [Purpose::Start, Purpose::ChangeOfRunning { before: &empty }].map(said)
+    };
+    for (statement, bytes, remedy) in [
+        ("disk:scsi:0,0,0:file:/s", 0, "`hpvmdevmgmt -S SIZE /s`"),
+        ("dvd:scsi:0,0,0:file:/s", 0, "give the dvd a store of that size"),
+        ("dvd:scsi:0,0,0:file:/s", 1000, "avio_stor"),
+    ] {
+        for said in judged(statement, bytes) {
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(said[0].starts_with(&format!("ERROR: File size of: {bytes} (bytes)")));
+            assert!(said[0].contains(remedy) && said[0].contains(": /s "), "{said:?}");
+        }
+    }
+    for (statement, bytes) in [
+        ("disk:scsi:0,0,0:file:/s", 100),
+        ("disk:avio_stor:0,0,0:file:/s", 0),
+        ("dvd:avio_stor:0,0,0:file:/s", 1000),
+    ] {
+        for said in judged(statement, bytes) {
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(said[0].starts_with("WARNING: File size of:"), "{said:?}");
+            assert!(said[0].ends_with("may not show up in the guest when booted."), "{said:?}");
+        }
+    }
+    let had = guest(&["disk:scsi:0,0,0:file:/s"]);
+    let mut facts = host(&had);
+    facts.files.insert("/s".into(), regular(5, 0));
+    let said = lines(&had, &facts, Purpose::ChangeOfRunning { before: &had });
+    assert!(said[0].starts_with("WARNING"), "what it has keeps no other change: {said:?}");
 }
 
 #[test]

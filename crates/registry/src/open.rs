@@ -89,6 +89,12 @@ impl Registry {
         }
     }
 
+    /// Whether there was a file to open. Without one nothing is there and nothing can be changed.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        self.identity.is_some()
+    }
+
     /// Begins a change. Waits for the change of another command to end, then keeps others waiting: be quick. Where the registry
     /// was opened for reading, nobody is kept waiting, and the first that is written ends it.
     pub fn change(&mut self) -> Result<Change<'_>, RegistryError> {

@@ -132,21 +132,24 @@ impl Driver {
         let Some(client) = self.monitor.client().cloned() else { return };
         let news = self.monitor.news();
         spawn_local(async move {
-            let taken = take_back(&client).await;
-            let _ = news.send(News::CopyTakenBack(taken)).await;
+            let (seen, taken) = take_back(&client).await;
+            let _ = news.send(News::CopyTakenBack(seen, taken)).await;
         });
     }
 
-    pub(super) fn copy_taken_back(&mut self, taken: Result<Left, hpvm_qmp::Error>) {
-        match taken {
-            Ok(_) if self.left_copy.since.is_some() => {
+    pub(super) fn copy_taken_back(&mut self, seen: Left, taken: Result<(), hpvm_qmp::Error>) {
+        let had_failed = self.left_copy.since.is_some();
+        match (taken, seen) {
+            (Err(error), Left::Something) => return self.copy_stays(&chain(&error)),
+            // Whether there is one is asked again.
+            (Err(_), Left::Nothing) => return self.left_copy.is_owed = true,
+            (Ok(()), _) if had_failed => {
                 self.log.say("nothing is left in QEMU of the copy of its disks that failed");
             }
-            Ok(Left::Nothing) => {}
-            Ok(Left::Something) => {
+            (Ok(()), Left::Nothing) => {}
+            (Ok(()), Left::Something) => {
                 self.log.say("a copy of its disks was given up with the worker before");
             }
-            Err(error) => return self.copy_stays(&chain(&error)),
         }
         self.copy_over();
         self.publish();

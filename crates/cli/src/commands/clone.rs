@@ -80,7 +80,7 @@ impl Perform for Clone {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
         let mode = self.undertaking.mode();
-        let mut host = VmHost::open_in(mode)?;
+        let mut host = VmHost::open_for_guests(mode)?;
         let source = host.guest(&self.guest.clone().into())?;
         let request = self.request();
         // The kernel ends no process that a store holds.
@@ -100,7 +100,7 @@ impl Perform for Clone {
                 // Without a second process it is as good as its stores.
                 Err(_) => {}
             }
-            host = VmHost::open_in(mode)?;
+            host = VmHost::open_for_guests(mode)?;
         }
         for warning in self.options.guest.warnings() {
             context.say.warning(Some(&self.new_name), &warning);

@@ -58,7 +58,7 @@ impl Perform for Modify {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
         let mode = self.undertaking.mode();
-        let mut host = VmHost::open_in(mode)?;
+        let mut host = VmHost::open_for_guests(mode)?;
         let config = host.guest(&self.guest.clone().into())?;
         for warning in self.options.guest.warnings() {
             context.say.warning(Some(&config.name), &warning);

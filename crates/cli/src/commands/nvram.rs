@@ -47,7 +47,7 @@ impl Perform for Nvram {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         let is_change = self.restore || self.reset;
         let mut host = match is_change {
-            true => VmHost::open_in(mode(self.dry_run))?,
+            true => VmHost::open_for_guests(mode(self.dry_run))?,
             false => VmHost::open(Access::ReadOnly)?,
         };
         let config = host.guest(&self.guest.0.clone().into())?;

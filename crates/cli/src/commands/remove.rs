@@ -41,7 +41,7 @@ pub struct Remove {
 impl Perform for Remove {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
-        let mut host = VmHost::open_in(mode(self.dry_run))?;
+        let mut host = VmHost::open_for_guests(mode(self.dry_run))?;
         let actor = context.actor(self.operation.reason.clone()).calling(self.guest.name());
         let config = match host.guest(&self.guest.clone().into()) {
             Err(Refusal::NoGuest { .. }) if self.purge => {

@@ -39,7 +39,7 @@ pub struct Start {
 impl Perform for Start {
     fn perform(self, context: &Context) -> Result<(), Failure> {
         catch_interruptions();
-        let mut host = VmHost::open_in(mode(self.dry_run))?;
+        let mut host = VmHost::open_for_guests(mode(self.dry_run))?;
         let config = host.guest(&self.guest.clone().into())?;
         let actor = context.actor(self.operation.reason).calling(self.guest.name());
         let volume = if self.quiet { Volume::Quiet } else { Volume::Normal };

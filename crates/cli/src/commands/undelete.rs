@@ -48,7 +48,7 @@ impl Perform for Undelete {
         };
         catch_interruptions();
         let mode = mode(self.dry_run);
-        let mut host = VmHost::open_in(mode)?;
+        let mut host = VmHost::open_for_guests(mode)?;
         let kept = kept_guest(&host, selector)?;
         let name = kept.config.name.clone();
         let actor = context.actor(self.operation.reason);

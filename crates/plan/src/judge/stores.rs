@@ -188,11 +188,11 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
             all.extend(no_image(path, content));
             all.extend(not_alone(device, content));
             all.extend(not_writable(config, device, facts, *writable));
-            all.extend(too_small(device, *size));
+            all.extend(too_small(config, device, *size));
         }
         (FileFact::Regular { size, writable, ending, .. }, StorageType::File) => {
             all.extend(not_writable(config, device, facts, *writable));
-            all.extend(too_small(device, *size));
+            all.extend(too_small(config, device, *size));
             all.extend(uneven(device, facts, *size, *ending));
         }
         (FileFact::Block(block), StorageType::Disk | StorageType::Lv) => {
@@ -201,7 +201,9 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
             match block.kind {
                 BlockKind::Optical => {}
                 BlockKind::EmptyDrive => all.extend(empty_drive(device)),
-                BlockKind::Volume | BlockKind::Other => all.extend(too_small(device, block.size)),
+                BlockKind::Volume | BlockKind::Other => {
+                    all.extend(too_small(config, device, block.size));
+                }
             }
         }
         (FileFact::Generic { peripheral, .. }, StorageType::Attach) => {
@@ -360,13 +362,29 @@ fn not_writable(
     })
 }
 
-fn too_small(device: &StorageDevice, size: Bytes) -> Option<Finding> {
+fn too_small(config: &GuestConfig, device: &StorageDevice, size: Bytes) -> Option<Finding> {
     let (path, kind) = (&device.backing.path, device.kind.as_str());
     let least = device.kind.block_bytes();
-    (size.0 < least).then(|| note(path, format!(
-        "File size of: {} (bytes) for {kind} backing file: {path} must be equal to or greater than: {least} (bytes), or the device may not show up in the guest when booted.",
+    if size.0 >= least {
+        return None;
+    }
+    let wanted = format!(
+        "File size of: {} (bytes) for {kind} backing file: {path} must be equal to or greater than: {least} (bytes), or",
         size.0
-    )))
+    );
+    if !device.hangs_firmware(size) {
+        let text = format!("{wanted} the device may not show up in the guest when booted.");
+        return Some(note(path, text));
+    }
+    let remedy = match (device.kind, device.backing.storage) {
+        (DeviceKind::Disk, StorageType::File) => {
+            format!("give the file a size (`hpvmdevmgmt -S SIZE {}`)", quoted(path))
+        }
+        _ => format!("give the {kind} a store of that size"),
+    };
+    let remedy = format!("{remedy}, or put the {kind} on an avio_stor adapter");
+    let text = format!("{wanted} the guest does not boot: on scsi its firmware hangs; {remedy}");
+    Some(taken(path, text).ask(remedy, start_command(config)))
 }
 
 fn no_image(path: &str, content: &Content) -> Option<Finding> {
