@@ -105,6 +105,7 @@ fn a_disk_leaves_with_an_agent_that_is_one() {
     let mut guest = Guest::boot();
     one_disk_of_several_leaves_with_its_agent(&mut guest);
     guest.has_all_disks_again();
+    an_agent_that_may_run_no_programs_has_file_systems_write(&mut guest);
     whoever_is_at_the_agents_port_delays_nothing(&mut guest);
 }
 
@@ -203,6 +204,64 @@ fn unmounted_it_leaves_whole(guest: &mut Guest) {
     assert!(outcome.status.success() && !guest.is_in_machine(0), "{outcome}");
     let content = fs::read(&guest.disks[0].1).expect("the disk's file");
     assert!(content.windows(11).any(|bytes| bytes == b"still there"), "the file's content");
+}
+
+/// A disk alone on its adapter, mounted: both stay while it is used. When it was quiet they leave, which is told, and what the
+/// guest held back is on the host.
+fn an_agent_that_may_run_no_programs_has_file_systems_write(guest: &mut Guest) {
+    let file = guest.host.disk("lone.img", 16 << 20);
+    let lone = statement("disk:avio_stor:0,6,0", &file);
+    let remove = |guest: &Guest| guest.host.run(&["hpvmmodify", "-P", "agent", "-d", &lone]);
+    let names = "ls -1 /sys/class/block";
+    guest.console.run("kill -KILL $(pidof qemu-ga)");
+    guest.until_agent("has ended", |agent| *agent == Agent::Absent);
+    guest.console.run(
+        "sed 's/qemu-ga/& -b guest-exec,guest-exec-status/' /etc/agent >/tmp/agent; sh /tmp/agent & sleep 0",
+    );
+    guest.until_agent("answers", |agent| matches!(agent, Agent::Answers { .. }));
+
+    let before = guest.console.run(names);
+    guest.host.ok(&["hpvmmodify", "-P", "agent", "-a", &lone]);
+    let count = before.lines().count();
+    guest.console.run(&format!("until [ $({names} | wc -l) -gt {count} ]; do sleep 0.1; done"));
+    let after = guest.console.run(names);
+    let disk = after.lines().find(|name| !before.contains(*name)).expect("it came").to_owned();
+    // Nothing is written before somebody asks for it.
+    guest.console.run("echo 0 >/proc/sys/vm/dirty_writeback_centisecs");
+    guest.console.run(&format!(
+        "mke2fs /dev/{disk} >/dev/null && mount -t ext2 /dev/{disk} /mnt/data && echo held back >/mnt/data/note"
+    ));
+    let outcome = remove(guest);
+    let reason = "the guest agent cannot let it go";
+    assert!(outcome.stderr.contains(reason) && outcome.stderr.contains("I/O"), "{outcome}");
+    assert!(
+        guest.host.ok(&["hpvmstatus", "-P", "agent"]).contains("next reset since 20"),
+        "it waits"
+    );
+    assert_eq!(guest.console.run("cat /mnt/data/note"), "held back");
+    assert!(guest.is_in_guest(&disk));
+
+    let on_host = || {
+        let content = fs::read(&file).expect("the disk's file");
+        content.windows(9).any(|bytes| bytes == b"held back")
+    };
+    assert!(!on_host(), "the guest still holds it, so the test can fail");
+    let mut told = String::new();
+    wait_until(SEEN_BOUND, "the disk to have been quiet", || {
+        told = remove(guest).stderr;
+        !told.contains("waits for")
+    });
+    assert!(
+        told.contains("It had the file systems that it knows write out what they held"),
+        "{told}"
+    );
+    assert!(on_host() && !guest.is_in_guest(&disk));
+    let log = guest.host.ok(&["hpvmstatus", "-P", "agent"]);
+    assert!(!log.contains("0,6,0"), "{log}");
+
+    guest.console.run("umount -l /mnt/data; echo 500 >/proc/sys/vm/dirty_writeback_centisecs; kill -KILL $(pidof qemu-ga)");
+    guest.until_agent("has ended", |agent| *agent == Agent::Absent);
+    guest.console.run("/etc/agent & sleep 0");
 }
 
 /// Nothing else tells of it, and nobody wants anything of the agent meanwhile.
