@@ -35,7 +35,7 @@ use hpvm_host::confine::ConfineError;
 use hpvm_host::inherited::Missing;
 use hpvm_host::keeper_link::{FromKeeper, ToKeeper};
 use hpvm_host::launch;
-use hpvm_model::{DeviceKind, StorageDevice};
+use hpvm_model::{DeviceKind, RunState, StorageDevice};
 use hpvm_plan::command_line::AGENT_PORT;
 use hpvm_plan::record::{Consent, DeviceChange};
 use hpvm_qmp::Happening;
@@ -128,6 +128,8 @@ struct Shown {
     boot_id: String,
     phase: Phase,
     since: String,
+    state: RunState,
+    state_since: Option<String>,
     unresponsive_since: Option<String>,
     adoptions: u32,
 }

@@ -9,8 +9,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use hpvm_model::state::Occupant;
-use hpvm_model::{Bytes, DeviceKind, Memory, StorageAddress, Vcpus};
+use hpvm_model::{Bytes, DeviceKind, Memory, Occupant, RunState, StorageAddress, Vcpus};
 use hpvm_plan::record::Machine;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +29,9 @@ pub struct Snapshot {
     pub phase: Phase,
     /// When the phase began, RFC 3339.
     pub since: String,
+    /// When the [state](Snapshot::state) began, RFC 3339; absent where nobody knows.
+    #[serde(default)]
+    pub state_since: Option<String>,
     /// How the guest will have ended, while QEMU is still on its way out: known to the next worker too.
     #[serde(default)]
     pub decided: Option<Ending>,
@@ -259,6 +261,25 @@ pub enum Crash {
 }
 
 impl Snapshot {
+    /// The state that lists show, as far as the guest's worker can know it.
+    #[must_use]
+    pub fn state(&self) -> RunState {
+        match &self.phase {
+            Phase::Ended { .. } => RunState::Off,
+            Phase::Paused { .. } | Phase::Stopping { held: Some(_), .. } => RunState::Attention,
+            _ if self.unresponsive_since.is_some()
+                || !self.silent_stores.is_empty()
+                || self.record_damage.is_some() =>
+            {
+                RunState::Attention
+            }
+            Phase::Running { occupant } | Phase::Stopping { occupant, .. } => {
+                RunState::On(*occupant)
+            }
+            Phase::Starting => RunState::On(Occupant::Firmware),
+        }
+    }
+
     /// The whole file, with a first heartbeat.
     #[must_use]
     pub fn to_file(&self, beat_ms: u64) -> String {

@@ -106,6 +106,25 @@ fn a_killed_worker_is_replaced_and_nothing_else_changes() {
     guest.stop();
 }
 
+/// It is neither that of the run, nor of a request that changes nothing that is shown.
+#[test]
+fn a_state_is_told_with_its_own_beginning() {
+    let guest = Guest::fake("boot=os:1500,powerdown=ignore").start();
+    let firmware = guest.snapshot().unwrap();
+    guest.until_os();
+    let os = guest.snapshot().unwrap();
+    assert!(os.state_since > firmware.state_since, "{}", guest.story());
+    signal(guest.worker().unwrap(), Signal::KILL);
+    guest.until(|snapshot| snapshot.adoptions == 1);
+    guest.wait("the next worker to answer", || guest.try_ask(&Request::Ping, &[]).is_ok());
+    assert!(matches!(guest.ask(&graceful(1)), Reply::NotStopped { .. }));
+    let asked = guest.snapshot().unwrap();
+    assert_eq!(asked.state_since, os.state_since, "{}", guest.story());
+    guest.stop();
+    let off = guest.snapshot().unwrap();
+    assert_eq!(off.state_since.as_ref(), Some(&off.since));
+}
+
 /// Nothing is told of a copy that nobody has seen.
 #[test]
 fn a_next_worker_that_cannot_look_for_a_copy_claims_none() {

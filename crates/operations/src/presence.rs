@@ -4,6 +4,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use hpvm_app::snapshot::{
     BEAT_STALE_MS, Crash, Ending, FILE_BYTES_MAX, Phase, SilentStore, Snapshot,
@@ -34,11 +35,11 @@ pub enum Attention {
     #[error("QEMU (process {pid}) is stopped by a signal; `kill -CONT {pid}` lets it go on")]
     Stopped { pid: i32 },
     #[error("the guest's worker gave no sign of life for {seconds} s")]
-    Silent { seconds: u64 },
+    Silent { seconds: u64, since: String },
     #[error(
         "the guest's worker (process {pid}) is stopped by a signal; `kill -CONT {pid}` lets it go on"
     )]
-    WorkerStopped { pid: i32 },
+    WorkerStopped { pid: i32, since: String },
     #[error("{}", silent(stores))]
     Stores { stores: Vec<SilentStore> },
     #[error(
@@ -114,7 +115,7 @@ fn orphan(snapshot: Snapshot, boot_id: &str) -> Presence {
         Life::Dead => {
             let unseen = Ending::Crashed { cause: Crash::Unseen };
             let phase = Phase::Ended { how: snapshot.decided.clone().unwrap_or(unseen) };
-            Presence::Off { last: Some(Snapshot { phase, ..snapshot }) }
+            Presence::Off { last: Some(Snapshot { phase, state_since: None, ..snapshot }) }
         }
         Life::Stopped => Presence::On {
             attention: Some(Attention::Stopped { pid: snapshot.qemu.pid }),
@@ -138,15 +139,24 @@ fn attention(run_dir: &Path, snapshot: &Snapshot, beat_ms: u64) -> Option<Attent
     }
     let age_ms = age_ms(beat_ms);
     match age_ms > BEAT_STALE_MS {
-        true => Some(match stopped_supervisor(run_dir, WORKER) {
-            Some(pid) => Attention::WorkerStopped { pid },
-            None => Attention::Silent { seconds: age_ms / 1000 },
-        }),
+        true => {
+            let since = ago(Duration::from_millis(age_ms));
+            Some(match stopped_supervisor(run_dir, WORKER) {
+                Some(pid) => Attention::WorkerStopped { pid, since },
+                None => Attention::Silent { seconds: age_ms / 1000, since },
+            })
+        }
         false if !snapshot.silent_stores.is_empty() => {
             Some(Attention::Stores { stores: snapshot.silent_stores.clone() })
         }
         false => no_record(snapshot),
     }
+}
+
+/// RFC 3339, as workers write times.
+fn ago(age: Duration) -> String {
+    let then = Timestamp::now().checked_sub(age).unwrap_or_default();
+    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn silent(stores: &[SilentStore]) -> String {
@@ -191,14 +201,24 @@ impl Presence {
             Presence::Off { .. } => RunState::Off,
             Presence::On { attention: Some(_), .. } => RunState::Attention,
             Presence::On { snapshot: None, .. } => RunState::On(Occupant::Firmware),
-            Presence::On { snapshot: Some(snapshot), .. } => match &snapshot.phase {
-                Phase::Paused { .. } | Phase::Stopping { held: Some(_), .. } => RunState::Attention,
-                Phase::Running { occupant } | Phase::Stopping { occupant, .. } => {
-                    RunState::On(*occupant)
-                }
-                Phase::Starting => RunState::On(Occupant::Firmware),
-                Phase::Ended { .. } => RunState::Off,
-            },
+            Presence::On { snapshot: Some(snapshot), .. } => snapshot.state(),
+        }
+    }
+
+    /// When that state began; `None`: nobody knows.
+    #[must_use]
+    pub fn state_since(&self) -> Option<String> {
+        let snapshot = self.snapshot()?;
+        if snapshot.state() == self.state() {
+            return snapshot.state_since.clone();
+        }
+        match self {
+            Presence::On {
+                attention:
+                    Some(Attention::Silent { since, .. } | Attention::WorkerStopped { since, .. }),
+                ..
+            } => Some(since.clone()),
+            _ => None,
         }
     }
 
@@ -331,7 +351,7 @@ mod tests {
         let stopping = "asked to shut down at 2026-11-24T08:00:12Z; it can do so once it goes on, and is off at once by hpvmstop -h";
         assert_eq!(guest.health(), ["paused: no space is left", stopping]);
         if let Presence::On { attention, .. } = &mut guest {
-            *attention = Some(Attention::Silent { seconds: 4 });
+            *attention = Some(Attention::Silent { seconds: 4, since: String::new() });
         }
         assert_eq!(guest.health()[0], "paused: no space is left");
     }
@@ -347,6 +367,26 @@ mod tests {
                 "asked to shut down at 2026-11-24T08:00:12Z; no operating system listens to the power button, and it is off at once by hpvmstop -h"
             ]
         );
+    }
+
+    #[test]
+    fn a_state_began_when_it_was_first_shown() {
+        let (of_worker, of_silence) = ("2026-11-24T08:00:09Z", "2026-11-24T09:00:00Z");
+        let mut guest = stopping_guest(None);
+        assert_eq!(guest.state_since(), None, "a worker of before does not tell");
+        let Presence::On { snapshot: Some(snapshot), .. } = &mut guest else { unreachable!() };
+        snapshot.state_since = Some(of_worker.into());
+        assert_eq!(guest.state_since().as_deref(), Some(of_worker), "and not its way down");
+        let with = |attention, has_noticed| {
+            let Presence::On { snapshot, supervision, .. } = guest.clone() else { unreachable!() };
+            let unresponsive_since = Some("2026-11-24T08:00:09Z".into()).filter(|_| has_noticed);
+            let snapshot = snapshot.map(|s| Snapshot { unresponsive_since, ..s });
+            Presence::On { snapshot, supervision, attention: Some(attention) }.state_since()
+        };
+        let worker = Attention::WorkerStopped { pid: 1, since: of_silence.into() };
+        assert_eq!(with(worker, false).as_deref(), Some(of_silence));
+        assert_eq!(with(Attention::Stopped { pid: 1 }, false), None, "nobody saw when");
+        assert_eq!(with(Attention::Stopped { pid: 1 }, true).as_deref(), Some(of_worker));
     }
 
     #[test]

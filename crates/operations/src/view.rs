@@ -171,7 +171,7 @@ impl VmHost {
         });
         GuestView {
             state: if lost.is_some() { RunState::Attention } else { presence.state() },
-            since: snapshot.map(|s| s.since.clone()),
+            since: presence.state_since().filter(|_| lost.is_none()),
             health,
             read_only,
             empty_drives,

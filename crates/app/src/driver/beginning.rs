@@ -12,7 +12,7 @@ use hpvm_host::confine::{Confinement, Enforced};
 use hpvm_host::names::run_folder;
 use hpvm_host::paths::within;
 use hpvm_host::process;
-use hpvm_model::StorageAddress;
+use hpvm_model::{Occupant, RunState, StorageAddress};
 use hpvm_plan::record::AgentChannel;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::{self, Receiver};
@@ -115,6 +115,12 @@ impl Before {
             boot_id,
             phase: before.map_or(Phase::Starting, |snapshot| snapshot.phase.clone()),
             since: before.map_or_else(now, |snapshot| snapshot.since.clone()),
+            state: before.map_or(RunState::On(Occupant::Firmware), Snapshot::state),
+            state_since: match (before, self.is_first) {
+                (Some(snapshot), _) => snapshot.state_since.clone(),
+                (None, true) => Some(now()),
+                (None, false) => None,
+            },
             unresponsive_since: None,
             adoptions: before.map_or(0, |s| s.adoptions) + u32::from(!self.is_first),
         }

@@ -53,10 +53,11 @@ impl Driver {
             self.shown.unresponsive_since = None;
         }
         self.shown.phase = phase;
-        let snapshot = Snapshot {
+        let mut snapshot = Snapshot {
             boot_id: self.shown.boot_id.clone(),
             phase: self.shown.phase.clone(),
             since: self.shown.since.clone(),
+            state_since: None,
             decided: self.machine.decided().cloned(),
             unresponsive_since: self.shown.unresponsive_since.clone(),
             notes: self.notes().collect(),
@@ -75,6 +76,11 @@ impl Driver {
             agent: self.agent_watch.known().clone(),
             adoptions: self.shown.adoptions,
         };
+        if snapshot.state() != self.shown.state {
+            self.shown.state = snapshot.state();
+            self.shown.state_since = Some(now());
+        }
+        snapshot.state_since.clone_from(&self.shown.state_since);
         let had_failed = self.publisher.has_failed();
         if let Err(error) = self.publisher.publish(&snapshot)
             && !had_failed

@@ -58,7 +58,7 @@ pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Re
         let cure = Cure::Tell(format!("hpvmstop -P {name} -g -F && hpvmstart -P {name}"));
         findings.push(Finding { text: format!("guest '{name}' runs: {attention}"), cure });
     }
-    if let Presence::On { attention: Some(Attention::WorkerStopped { pid }), .. } = presence {
+    if let Presence::On { attention: Some(Attention::WorkerStopped { pid, .. }), .. } = presence {
         let text = format!("the worker of guest '{name}', process {pid}, is stopped by a signal");
         findings.push(Finding { text, cure: Cure::Tell(format!("kill -CONT {pid}")) });
     }

@@ -148,7 +148,7 @@ fn in_need(name: &GuestName, attention: &Attention) -> Why {
         Attention::Unseen => Why::that(format!(
             "'{name}' runs, or has ended: {attention}; run this as its owner or as root"
         )),
-        Attention::Stopped { pid } | Attention::WorkerStopped { pid } => {
+        Attention::Stopped { pid } | Attention::WorkerStopped { pid, .. } => {
             silent().ask(format!("let it go on: kill -CONT {pid}"), status)
         }
         Attention::Unresponsive { .. } | Attention::Silent { .. } | Attention::Stores { .. } => {
@@ -297,7 +297,7 @@ fn with_firmware(
     let snapshot = presence.snapshot().filter(|snapshot| {
         matches!(snapshot.phase, Phase::Running { occupant: Occupant::Firmware })
     });
-    let since = snapshot.and_then(|snapshot| snapshot.since.parse().ok());
+    let since = snapshot.and_then(|snapshot| snapshot.state_since.as_deref()?.parse().ok());
     let source = machine.map_or(Source::Some, Source::of);
     let held = since.and_then(|since| held_in_firmware(config, source, since));
     match held {
