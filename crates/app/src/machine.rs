@@ -33,7 +33,7 @@ use hpvm_model::Occupant;
 use hpvm_qmp::{PowerButton, RunState};
 
 use closing::Closing;
-use graceful::{Graceful, Next};
+use graceful::{Graceful, Next, Obstacle};
 use pause::{Hold, Pause};
 
 /// What needs all stores waits for so long from when one falls silent: a store that only hesitates fails no command.
@@ -660,7 +660,11 @@ impl Machine {
         match &mut self.state {
             State::Stopping { graceful, occupant, hold } => {
                 let (occupant, hold) = (*occupant, hold.clone());
-                for next in graceful.next(now, hold.as_ref().map(|hold| &hold.reason)) {
+                let obstacle = match &hold {
+                    Some(hold) => Some(Obstacle::Held(hold.reason.clone())),
+                    None => self.silent.then_some(Obstacle::Silence),
+                };
+                for next in graceful.next(now, obstacle) {
                     match next {
                         Next::Press => actions.push(Action::PressButton),
                         Next::Read => actions.push(Action::ReadButton),

@@ -292,6 +292,13 @@ impl Presence {
         let Presence::On { snapshot, supervision, attention } = self else { return Vec::new() };
         let held = self.held().map(|reason| format!("paused: {reason}"));
         let mut sentences: Vec<String> = held.into_iter().collect();
+        if let (Some(Attention::Unresponsive { .. } | Attention::Stopped { .. }), Some(snapshot)) =
+            (attention, snapshot)
+            && !snapshot.silent_stores.is_empty()
+        {
+            // What a store holds up may be QEMU as a whole.
+            sentences.push(silent(&snapshot.silent_stores));
+        }
         sentences.extend(attention.iter().map(Attention::to_string));
         if let Some(snapshot) = snapshot {
             if let Phase::Stopping { .. } = snapshot.phase {
@@ -341,6 +348,26 @@ mod tests {
         assert_eq!(guest.state(), RunState::Attention);
         assert_eq!(guest.health(), ["paused: no space is left"]);
         assert!(!guest.hangs(), "who stops it need not go past its worker");
+    }
+
+    #[test]
+    fn a_silent_store_is_told_also_once_it_holds_qemu() {
+        let mut guest = with_phase(Phase::Running { occupant: Occupant::Os });
+        let store = serde_json::json!({
+            "address": "0,1,0", "path": "/far/data.img", "since": "2026-11-24T08:00:20Z"
+        });
+        let Presence::On { snapshot: Some(snapshot), attention, .. } = &mut guest else {
+            unreachable!()
+        };
+        snapshot.silent_stores = vec![serde_json::from_value(store).expect("a store")];
+        *attention = Some(Attention::Unresponsive { since: "2026-11-24T08:00:24Z".into() });
+        assert_eq!(
+            guest.health(),
+            [
+                "'/far/data.img', which backs the disk at 0,1,0, does not answer since 2026-11-24T08:00:20Z",
+                "QEMU does not answer since 2026-11-24T08:00:24Z",
+            ]
+        );
     }
 
     #[test]

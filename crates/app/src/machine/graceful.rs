@@ -63,7 +63,32 @@ enum Reaction {
 #[derive(Clone, Debug, PartialEq)]
 enum Told {
     Button(Reaction),
-    Hold(Pause),
+    Obstacle(Obstacle),
+}
+
+/// What keeps the guest from shutting down, whatever its operating system would do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Obstacle {
+    /// The engine holds it.
+    Held(Pause),
+    /// The engine answers nobody.
+    Silence,
+}
+
+impl Obstacle {
+    fn reason(&self) -> String {
+        match self {
+            Obstacle::Held(reason) => reason.to_string(),
+            Obstacle::Silence => "QEMU does not answer".to_owned(),
+        }
+    }
+
+    fn way_out(&self) -> &'static str {
+        match self {
+            Obstacle::Held(reason) => reason.way_out(),
+            Obstacle::Silence => "`hpvm why` tells what it may wait for, and hpvmstop -h ends it",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -110,13 +135,12 @@ impl Graceful {
         self.deadline.min(self.looked_at + LOOK)
     }
 
-    /// `hold`: why the engine holds the guest, which cannot shut down before it goes on.
-    pub(super) fn next(&mut self, now: Duration, hold: Option<&Pause>) -> Vec<Next> {
+    pub(super) fn next(&mut self, now: Duration, obstacle: Option<Obstacle>) -> Vec<Next> {
         if self.button != Reaction::NobodyListens || self.heard {
             self.nobody_until = self.deadline;
         }
         if now >= self.deadline.min(self.nobody_until) {
-            return vec![Next::GiveUp(self.verdict(hold))];
+            return vec![Next::GiveUp(self.verdict(obstacle.as_ref()))];
         }
         let mut next = Vec::new();
         if self.pressed_at.is_none_or(|at| now >= at + self.press_again()) {
@@ -129,11 +153,11 @@ impl Graceful {
             self.look = Look::Between;
             next.push(Next::Read);
         }
-        let news = hold.map_or(Told::Button(self.button), |reason| Told::Hold(reason.clone()));
+        let news = obstacle.map_or(Told::Button(self.button), Told::Obstacle);
         let tell_again = match (&self.told, &news) {
             (Some(told), news) if told == news => TELL_AGAIN,
             // Nothing else is of use before this is over.
-            (_, Told::Hold(_)) => Duration::ZERO,
+            (_, Told::Obstacle(_)) => Duration::ZERO,
             _ => TELL,
         };
         if now >= self.told_at + tell_again {
@@ -183,10 +207,10 @@ impl Graceful {
         }
     }
 
-    fn verdict(&self, hold: Option<&Pause>) -> NotStopped {
-        match (hold, self.button) {
-            (Some(reason), _) => {
-                let (reason, way_out) = (reason.to_string(), reason.way_out().to_owned());
+    fn verdict(&self, obstacle: Option<&Obstacle>) -> NotStopped {
+        match (obstacle, self.button) {
+            (Some(obstacle), _) => {
+                let (reason, way_out) = (obstacle.reason(), obstacle.way_out().to_owned());
                 NotStopped::Held { reason, way_out }
             }
             (None, Reaction::NobodyListens) => NotStopped::NoOs,
@@ -198,11 +222,9 @@ impl Graceful {
     fn sentence(&self, now: Duration, news: &Told) -> String {
         let left = self.deadline.min(self.nobody_until).saturating_sub(now).as_secs();
         let happens = match news {
-            Told::Hold(reason) => {
-                return format!(
-                    "the guest is held: {reason}; {} ({left} s left)",
-                    reason.way_out()
-                );
+            Told::Obstacle(obstacle) => {
+                let (reason, way_out) = (obstacle.reason(), obstacle.way_out());
+                return format!("the guest is held: {reason}; {way_out} ({left} s left)");
             }
             Told::Button(Reaction::NobodyListens) => {
                 "no operating system listens to the power button yet; it is pressed again"

@@ -219,6 +219,31 @@ fn what_does_not_change_is_told_rarely_and_with_the_time_that_is_left() {
     assert_eq!(left.collect::<Vec<_>>(), expected, "{told:?}");
 }
 
+/// Nothing can be pressed or read, so nothing is said of the button.
+#[test]
+fn a_stop_that_qemu_does_not_answer_says_so() {
+    let mut guest = Guest::with_os();
+    let (stop, _) = guest.asks(GRACEFUL);
+    guest.gets(button(false, false));
+    guest.gets(Input::Silent);
+    guest.done.clear();
+    guest.after(1);
+    let told: Vec<&String> = progress(&guest.done).collect();
+    assert!(told[0].starts_with("the guest is held: QEMU does not answer; "), "{told:?}");
+    guest.after(20);
+    let Some(Reply::NotStopped { why }) = guest.reply(stop) else { panic!("{:?}", guest.done) };
+    let why = why.to_string();
+    assert!(why.contains("QEMU does not answer") && why.contains("hpvmstop -h"), "{why}");
+
+    let mut guest = Guest::with_os();
+    guest.asks(GRACEFUL);
+    guest.gets(Input::Silent);
+    guest.gets(Input::Status(RunState::Running));
+    guest.done.clear();
+    guest.after(6);
+    assert!(progress(&guest.done).all(|text| text.contains("power button")), "{:?}", guest.done);
+}
+
 #[test]
 fn a_press_that_was_lost_is_repeated_as_soon_as_somebody_listens() {
     let mut guest = Guest::with_os();
