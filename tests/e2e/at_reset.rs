@@ -224,7 +224,9 @@ fn whoever_asks_is_told_of_a_store_that_comes() {
     let file = guest.file("later");
     let path = file.display().to_string();
     let longer = guest.host.run(&["hpvmdevmgmt", "-S", "2M", &path]);
-    assert!(longer.stderr.contains("the running guest 'web' sees the new size"), "{longer}");
+    let told =
+        "the running guest 'web' gets the disk at its next reset as long as it was, and sees";
+    assert!(longer.stderr.contains(told), "{longer}");
     std::fs::remove_file(&file).expect("it is there");
     for ask in [&["hpvm", "why", "-P", "web"][..], &["hpvm", "doctor"]] {
         let said = guest.host.run(ask).stdout;

@@ -258,10 +258,12 @@ fn a_disk_that_cannot_start_is_refused_with_the_size_that_can() {
         let create = ["hpvmcreate", "-P", name, "-r", "64M", "-a", &disk_on(&path)];
         let made = host.run(&create);
         if !made.status.success() {
-            let command = format!("hpvmdevmgmt -S {}K {}", size.div_ceil(4096) * 4, path.display());
-            assert!(made.stderr.contains("no whole number of blocks"), "{name}: {made}");
-            assert!(made.stderr.contains(&command), "{name}: {made}");
-            host.ok(&command.split(' ').collect::<Vec<_>>());
+            let fits = size.next_multiple_of(4096);
+            let told =
+                format!("no whole number of blocks of its file system; extended to {fits} bytes");
+            assert!(made.stderr.contains(&told), "{name}: {made}");
+            let fits = format!("{}K", fits >> 10);
+            host.ok(&["hpvmdevmgmt", "-S", &fits, &path.display().to_string()]);
             host.ok(&create);
         }
         host.ok(&["hpvmstart", "-P", name]);

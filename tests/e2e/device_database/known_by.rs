@@ -27,7 +27,7 @@ fn a_restored_file_is_the_same_disk() {
     host.ok(&["hpvmcreate", "-P", "web", "-a", &disk_on(&disk)]);
     let accept = accepted(&disk);
     let said = refused(&host, &["hpvmdevmgmt", "-m", &accept]);
-    assert!(said.contains("no guest was started with it"), "{said}");
+    assert!(said.contains("a disk in a raw file since a guest was started with it"), "{said}");
     // A file that was restored is the guest's disk as it was before, also where it is longer than it was.
     for bytes in [1 << 21, 1 << 21, 1 << 22] {
         fs::remove_file(&disk).expect("the file");
