@@ -24,6 +24,9 @@ pub const ANSWER_BOUND: Duration = Duration::from_secs(2);
 /// A question that took longer is late: its folder is asked for, for which there is time enough.
 const SOON: Duration = Duration::from_millis(250);
 
+/// What no folder has.
+const NOTHING: &str = ".hpvm-is-never-there";
+
 /// A command that asks about one path several times waits for it once.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
@@ -126,7 +129,7 @@ pub fn may_be_written(path: &Path) -> bool {
 /// anything until it is thawed, with all that he holds; it may be one of this machine's own.
 #[must_use]
 pub fn may_be_changed(folder: &Path) -> bool {
-    scout::comes_back_from(folder, Errand::Change)
+    scout::comes_back_from(&folder.join(NOTHING), Errand::Change)
 }
 
 /// What is said of a path at which nobody answers.
