@@ -78,25 +78,25 @@ pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Re
             cure: Cure::Tell(file.cure()),
         }));
     }
-    if !presence.is_on()
-        && !is_being_changed
-        && let Some(damage) = crate::nvram::damage(host, config)
-    {
-        let text = format!("the firmware variables of guest '{name}' cannot be used: {damage}");
-        match damage {
-            Lack::Forbidden if !host.is_ours() => {}
-            Lack::Forbidden => {
-                let nvram = folder.file(guest_folder::NVRAM);
-                let cure = Cure::Tell(format!("give {} to this user", nvram.display()));
-                findings.push(Finding { text, cure });
-            }
-            Lack::Unfit(_) => {
-                let cure = Cure::Tell(format!("hpvm nvram -P {name} --restore"));
-                findings.push(Finding { text, cure });
-            }
-        }
+    if !presence.is_on() && !is_being_changed {
+        findings.extend(unusable_variables(host, config));
     }
     Ok(findings)
+}
+
+/// Nothing of what another user may not see.
+fn unusable_variables(host: &VmHost, config: &GuestConfig) -> Option<Finding> {
+    let (name, damage) = (&config.name, crate::nvram::damage(host, config)?);
+    let cure = match damage {
+        Lack::Forbidden if !host.is_ours() => return None,
+        Lack::Forbidden => {
+            let nvram = host.folder(config).file(guest_folder::NVRAM);
+            format!("give {} to this user", nvram.display())
+        }
+        Lack::Unfit(_) => format!("hpvm nvram -P {name} --restore"),
+    };
+    let text = format!("the firmware variables of guest '{name}' cannot be used: {damage}");
+    Some(Finding { text, cure: Cure::Tell(cure) })
 }
 
 /// Running guests of whose two supervisors one is gone, and has not been started again in time by the other.
