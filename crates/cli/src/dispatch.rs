@@ -19,6 +19,9 @@ use crate::usage;
 
 /// A command: its options, and what it does.
 pub trait Perform: clap::Parser {
+    /// Begins with what is the same whatever the options say, while they are read.
+    fn begin() {}
+
     fn perform(self, context: &Context) -> Result<(), Failure>;
 }
 
@@ -63,6 +66,7 @@ pub struct Entry {
     pub word: &'static str,
     pub origin: Origin,
     options: fn() -> clap::Command,
+    begin: fn(),
     perform: fn(&clap::ArgMatches, &Context) -> Result<(), Failure>,
 }
 
@@ -91,7 +95,7 @@ pub static COMMANDS: &[Entry] = &[
 ];
 
 const fn entry<C: Perform>(word: &'static str, origin: Origin) -> Entry {
-    Entry { word, origin, options: C::command, perform: perform::<C> }
+    Entry { word, origin, options: C::command, begin: C::begin, perform: perform::<C> }
 }
 
 fn perform<C: Perform>(matches: &clap::ArgMatches, context: &Context) -> Result<(), Failure> {
@@ -189,6 +193,7 @@ fn historical(program: &str) -> Option<&'static Entry> {
 }
 
 fn call(entry: &Entry, arguments: &[OsString], skip: usize) -> Result<(), Failure> {
+    (entry.begin)();
     let mut options = entry.options();
     let words = match utf8(arguments) {
         Ok(words) => words,

@@ -1,7 +1,8 @@
 //! Makes a guest: its folder with firmware variables, the link, then the registry's row, in an order that survives a power
 //! cut at any point. What is left by a process that died on the way is found by looking, and removed by `hpvm doctor`.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use hpvm_host::Root;
@@ -16,11 +17,12 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
+use crate::ahead::{Ahead, Hands};
 use crate::devdb::Presets;
 use crate::facts::identities;
 use crate::folder::{self, Folder};
 use crate::network::lan;
-use crate::stores::{InUse, Looking};
+use crate::stores::Looking;
 use crate::vm_host::{Premises, VmHost};
 use crate::{Actor, Mode, Refusal, devdb, forgotten, random};
 
@@ -62,11 +64,15 @@ struct Order<'a> {
 impl Order<'_> {
     /// Begins to look at the stores that the guest is to have.
     fn look(&self) -> Looking {
+        Looking::at(self.paths())
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &str> {
         let added = self.request.devices.iter().filter_map(|device| match device {
             DeviceRequest::Add(statement) => statement.backing.as_ref(),
             DeviceRequest::Modify(_) | DeviceRequest::Delete(_) => None,
         });
-        Looking::at(added.chain(&self.request.layers).map(|backing| backing.path.as_str()))
+        added.chain(&self.request.layers).map(|backing| backing.path.as_str())
     }
 }
 
@@ -85,83 +91,116 @@ fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
 /// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
 /// needs its number while the registry prepares what it commits after them.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
-    let (root, pristine) = (premises.root.clone(), premises.conf.pristine_nvram());
-    std::thread::scope(|scope| {
-        let (decide, decision) = mpsc::sync_channel(1);
-        let (tell, told) = mpsc::sync_channel(0);
-        let (root, pristine, uuid) = (&root, &pristine, order.uuid);
-        let begin = || {
-            let (looking, tell_in_use) = order.look().shared();
-            let make = move || {
-                if let Some(tell_in_use) = tell_in_use {
-                    // Who waits for it may have given up.
-                    let _ = tell_in_use.send(InUse::look());
-                }
-                Draft::make(root, uuid, pristine, &decision, &tell)
-            };
-            (looking, scope.spawn(make))
-        };
-        // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before
-        // the registry was asked.
-        if root.guest_link(order.name.as_str()).is_symlink() {
-            let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, begin, &decide, told);
-            concluded(host, order.actor, created)
-        } else {
-            let begun = begin();
-            let mut host = premises.open()?;
-            let created = carry_out(&mut host, order, || begun, &decide, told);
-            concluded(host, order.actor, created)
-        }
-    })
-}
-
-fn concluded(
-    mut host: VmHost,
-    actor: &Actor,
-    created: Result<Created, Refusal>,
-) -> Result<Created, Refusal> {
-    let created = host.record_failure(actor, None, created);
+    let Ahead { hands, in_use } = Ahead::take();
+    let (root, pristine, uuid) =
+        (premises.root.clone(), premises.conf.pristine_nvram(), order.uuid);
+    // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before the
+    // registry was asked.
+    let is_named = root.guest_link(order.name.as_str()).is_symlink();
+    let begin = move || -> Result<Begun, Refusal> {
+        let looking = Looking::by(&hands, order.paths(), in_use);
+        Ok(Begun { looking, files: Files::begin(root, uuid, pristine, &hands)? })
+    };
+    let (mut host, created);
+    if is_named {
+        host = premises.open()?;
+        created = carry_out(&mut host, order, begin);
+    } else {
+        let begun = begin()?;
+        host = premises.open()?;
+        created = carry_out(&mut host, order, || Ok(begun));
+    }
+    let created = host.record_failure(order.actor, None, created);
     // The end of the process closes the registry faster than SQLite does.
     std::mem::forget(host);
     created
 }
 
-/// What goes on beside the command: the look at the guest's stores, and the making of its files.
-type Begun<'scope> = (Looking, std::thread::ScopedJoinHandle<'scope, Result<Draft, Refusal>>);
+/// What goes on beside the command.
+struct Begun {
+    looking: Looking,
+    files: Files,
+}
 
-fn carry_out<'scope>(
+/// The making of a guest's files by another thread. What it made is gone again before this is, but for what is taken.
+struct Files {
+    /// Closed, they have it end soon.
+    lines: Option<(mpsc::SyncSender<GuestConfig>, mpsc::Receiver<Told>)>,
+    draft: mpsc::Receiver<Result<Draft, Refusal>>,
+}
+
+impl Files {
+    fn begin(
+        root: Root,
+        uuid: GuestUuid,
+        pristine: PathBuf,
+        hands: &Hands,
+    ) -> Result<Files, Refusal> {
+        let (decide, decision) = mpsc::sync_channel(1);
+        let (tell, told) = mpsc::sync_channel(0);
+        let (made, draft) = mpsc::channel();
+        let make = move || drop(made.send(Draft::make(&root, uuid, &pristine, &decision, &tell)));
+        hands.give(Box::new(make)).map_err(Refusal::NoThread)?;
+        Ok(Files { lines: Some((decide, told)), draft })
+    }
+
+    /// There will be this guest: has those files made that tell which.
+    fn decide(&self, config: &GuestConfig) {
+        if let Some((decide, _)) = &self.lines {
+            // It waits for this, or has failed, which it tells at its end.
+            let _ = decide.send(config.clone());
+        }
+    }
+
+    /// Syncs what names the guest's folder, and waits until what is in it is synced too. False: the files have failed.
+    fn synced(&self, names: Batch) -> Result<bool, DurableError> {
+        let is_told = || self.lines.as_ref().is_some_and(|(_, told)| told.recv().is_ok());
+        if !is_told() {
+            return Ok(false);
+        }
+        names.sync()?;
+        Ok(is_told())
+    }
+
+    fn end(&mut self) -> Result<Draft, Refusal> {
+        self.lines = None;
+        self.draft.recv().unwrap_or_else(|gone| Err(Refusal::NoThread(io::Error::other(gone))))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        drop(self.end());
+    }
+}
+
+fn carry_out(
     host: &mut VmHost,
     order: &Order<'_>,
-    begin: impl FnOnce() -> Begun<'scope>,
-    decide: &mpsc::SyncSender<GuestConfig>,
-    told: mpsc::Receiver<Told>,
+    begin: impl FnOnce() -> Result<Begun, Refusal>,
 ) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
-    let (looking, files) = begin();
+    let Begun { looking, mut files } = begin()?;
     let Judged { config, problems, fields, facts } = judge(host, order, looking, Mode::Apply)?;
     let root = host.root.clone();
     let change = host.begin()?;
     // Looked at again when nobody else can take it.
     refuse_taken(order.name, change.number_of(order.name)?)?;
     let config = numbered(config, next_number(&change, &root)?);
-    // It waits for this, or has failed, which it tells below.
-    let _ = decide.send(config.clone());
+    files.decide(&config);
     let whole = prepare(&change, order.actor, &config, &facts)
         .and_then(|()| Link::make(&root, &config))
-        .and_then(|(link, names)| Ok((link, synced(names, &told)?)));
-    let files = || files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        .and_then(|(link, names)| Ok((link, files.synced(names)?)));
     let (link, is_synced) = match whole {
         Ok(whole) => whole,
         Err(refusal) => {
             // The registry is held until nothing is left that another command could take for a guest.
-            drop(told);
-            drop(files());
+            drop(files);
             return Err(refusal);
         }
     };
     let committed = if is_synced { change.commit() } else { Ok(()) };
-    let draft = files()?;
+    let draft = files.end()?;
     committed?;
     draft.keep();
     link.keep();
@@ -245,15 +284,6 @@ enum Told {
     Named,
     /// All that is in it is on the disk.
     Synced,
-}
-
-/// Syncs what names the guest's folder, and waits until what is in it is synced too. False: the files have failed.
-fn synced(names: Batch, told: &mpsc::Receiver<Told>) -> Result<bool, DurableError> {
-    if told.recv().is_err() {
-        return Ok(false);
-    }
-    names.sync()?;
-    Ok(told.recv().is_ok())
 }
 
 /// The folder of a guest that the registry does not know yet: goes again unless it is kept.

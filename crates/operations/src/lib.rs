@@ -6,6 +6,7 @@
 
 pub mod actor;
 pub mod adapters;
+pub mod ahead;
 pub mod autostart;
 pub mod autostop;
 mod claims;

@@ -91,6 +91,10 @@ pub enum Refusal {
         "others have been changing the registry for {seconds} s, each time while the devices were looked at; try again when there are fewer"
     )]
     Disturbed { seconds: u64 },
+    #[error(
+        "no thread can be started, as many processes run as may; try again when some have ended"
+    )]
+    NoThread(#[source] std::io::Error),
     #[error("QEMU cannot be used: {0}")]
     Engine(String),
     #[error("no accelerator can be used: {0}")]

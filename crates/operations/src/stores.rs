@@ -26,6 +26,7 @@ pub(crate) use self::drives::{empty_drives, free_drives};
 pub(crate) use self::fact::is_meant_to_be_written;
 use self::way::{Namesakes, Way, Ways};
 use crate::Refusal;
+use crate::ahead::Hands;
 use crate::devdb::Presets;
 
 /// The stores of some configurations.
@@ -239,6 +240,17 @@ impl Looking {
         Looking::begin(paths, Seen::through)
     }
 
+    /// The same by threads that are there already, one of which looks for what the VM Host uses.
+    pub(crate) fn by<'a>(
+        hands: &Hands,
+        paths: impl IntoIterator<Item = &'a str>,
+        in_use: mpsc::Receiver<InUse>,
+    ) -> Looking {
+        let paths = paths.into_iter().map(str::to_owned).collect();
+        let asking = Asking::begin_by(&paths, Seen::through, |task| hands.give(task));
+        Looking { asking, paths, in_use: Some(in_use) }
+    }
+
     fn begin<'a>(paths: impl IntoIterator<Item = &'a str>, look: fn(&Path) -> Seen) -> Looking {
         let paths = paths.into_iter().map(str::to_owned).collect();
         Looking { asking: Asking::begin(&paths, look), paths, in_use: None }
@@ -247,15 +259,6 @@ impl Looking {
     /// Whether anything is looked at.
     pub(crate) fn begun(&self) -> bool {
         !self.paths.is_empty()
-    }
-
-    /// Somebody else, who has the time, looks for what the VM Host uses; where nothing is looked at, nobody needs to.
-    pub(crate) fn shared(self) -> (Looking, Option<mpsc::Sender<InUse>>) {
-        if !self.begun() {
-            return (self, None);
-        }
-        let (tell, in_use) = mpsc::channel();
-        (Looking { in_use: Some(in_use), ..self }, Some(tell))
     }
 
     /// What was seen of a configuration's stores, which is looked for anew if it has others.

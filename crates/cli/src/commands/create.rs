@@ -1,8 +1,8 @@
 //! hpvmcreate: makes a guest.
 
 use hpvm_model::GuestName;
-use hpvm_operations::Mode;
 use hpvm_operations::create::create;
+use hpvm_operations::{Mode, ahead};
 
 use crate::args::{GuestOptions, GuestSettings, Undertaking};
 use crate::dispatch::{Context, Perform};
@@ -40,8 +40,12 @@ pub struct Create {
 }
 
 impl Perform for Create {
-    fn perform(self, context: &Context) -> Result<(), Failure> {
+    fn begin() {
         catch_interruptions();
+        ahead::begin();
+    }
+
+    fn perform(self, context: &Context) -> Result<(), Failure> {
         for warning in self.options.warnings() {
             context.say.warning(Some(&self.name), &warning);
         }

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use std::{mem, thread};
+use std::{io, mem, thread};
 
 use hpvm_host::answers::{self, Wait};
 
 use super::way::{self, Way, Ways};
+use crate::ahead::Task;
 
 /// Some paths that a thread is asking about: where their folders lead, and a question about each. The folders are asked
 /// first: one may answer where what lies in it does not, and where none does there is nothing more to ask.
@@ -31,12 +32,21 @@ impl<T> Answers<T> {
 
 impl<T: Send + 'static> Asking<T> {
     pub(super) fn begin(paths: &BTreeSet<String>, own: fn(&Path) -> T) -> Asking<T> {
+        Asking::begin_by(paths, own, by_a_thread)
+    }
+
+    /// The same, by whoever takes the task.
+    pub(super) fn begin_by(
+        paths: &BTreeSet<String>,
+        own: fn(&Path) -> T,
+        give: impl FnOnce(Task) -> io::Result<()>,
+    ) -> Asking<T> {
         let folders: BTreeSet<&str> = paths.iter().filter_map(|path| way::folder(path)).collect();
         let folders = folders.into_iter().map(|path| Question::Way(path.to_owned()));
         let asked = folders.chain(paths.iter().cloned().map(Question::Own));
         let is_asked = |question: &Question| !answers::is_given_up(Path::new(question.path()));
         let asked = Arc::new(Asked::new(asked.filter(is_asked).collect(), own));
-        asked.begin();
+        asked.begin(give);
         Asking(asked)
     }
 
@@ -60,9 +70,13 @@ impl<T: Send + 'static> Asking<T> {
                 |question: &&Question| !Path::new(question.path()).starts_with(&silent);
             let rest = questions.filter(is_elsewhere).cloned().collect();
             asked = Arc::new(Asked::new(rest, asked.own));
-            asked.begin();
+            asked.begin(by_a_thread);
         }
     }
+}
+
+fn by_a_thread(task: Task) -> io::Result<()> {
+    thread::Builder::new().spawn(task).map(drop)
 }
 
 #[derive(Clone, Debug)]
@@ -117,13 +131,13 @@ impl<T> Asked<T> {
     }
 
     /// Has a thread put them.
-    fn begin(self: &Arc<Self>)
+    fn begin(self: &Arc<Self>, give: impl FnOnce(Task) -> io::Result<()>)
     where
         T: Send + 'static,
     {
         let asked = Arc::clone(self);
-        let ask = move || asked.ask();
-        if !self.questions.is_empty() && thread::Builder::new().spawn(ask).is_err() {
+        let ask = Box::new(move || asked.ask());
+        if !self.questions.is_empty() && give(ask).is_err() {
             // Without a thread nobody can tell, and the questions themselves have to be risked.
             self.ask();
         }
