@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use hpvm_host::Root;
-use hpvm_host::durable::{Batch, DurableError};
+use hpvm_host::durable::Batch;
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
     Problem, Runnable, Severity, Vcpus,
@@ -17,8 +17,7 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
-use crate::ahead::{Ahead, Hands};
-use crate::devdb::Presets;
+use crate::ahead::{Ahead, Hands, Pending};
 use crate::facts::identities;
 use crate::folder::{self, Folder};
 use crate::network::lan;
@@ -98,7 +97,7 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
     // registry was asked.
     let is_named = root.guest_link(order.name.as_str()).is_symlink();
     let begin = move || -> Result<Begun, Refusal> {
-        let looking = Looking::by(&hands, order.paths(), in_use);
+        let looking = Looking::by(&hands, order.paths(), &root, in_use);
         Ok(Begun { looking, files: Files::begin(root, uuid, pristine, &hands)? })
     };
     let (mut host, created);
@@ -125,9 +124,12 @@ struct Begun {
 /// The making of a guest's files by another thread. What it made is gone again before this is, but for what is taken.
 struct Files {
     /// Closed, they have it end soon.
-    lines: Option<(mpsc::SyncSender<GuestConfig>, mpsc::Receiver<Told>)>,
+    lines: Option<(mpsc::SyncSender<GuestConfig>, mpsc::Receiver<Synced>)>,
     draft: mpsc::Receiver<Result<Draft, Refusal>>,
 }
+
+/// All that a guest needs is on the disk.
+struct Synced;
 
 impl Files {
     fn begin(
@@ -137,10 +139,11 @@ impl Files {
         hands: &Hands,
     ) -> Result<Files, Refusal> {
         let (decide, decision) = mpsc::sync_channel(1);
-        let (tell, told) = mpsc::sync_channel(0);
+        let (tell, told) = mpsc::sync_channel(1);
         let (made, draft) = mpsc::channel();
-        let make = move || drop(made.send(Draft::make(&root, uuid, &pristine, &decision, &tell)));
-        hands.give(Box::new(make)).map_err(Refusal::NoThread)?;
+        let others = hands.clone();
+        let make = move || Draft::make(&root, uuid, &pristine, &decision, &tell, &others);
+        hands.give(Box::new(move || drop(made.send(make())))).map_err(Refusal::NoThread)?;
         Ok(Files { lines: Some((decide, told)), draft })
     }
 
@@ -152,14 +155,9 @@ impl Files {
         }
     }
 
-    /// Syncs what names the guest's folder, and waits until what is in it is synced too. False: the files have failed.
-    fn synced(&self, names: Batch) -> Result<bool, DurableError> {
-        let is_told = || self.lines.as_ref().is_some_and(|(_, told)| told.recv().is_ok());
-        if !is_told() {
-            return Ok(false);
-        }
-        names.sync()?;
-        Ok(is_told())
+    /// Waits for that. False: the files have failed.
+    fn are_synced(&self) -> bool {
+        self.lines.as_ref().is_some_and(|(_, told)| told.recv().is_ok())
     }
 
     fn end(&mut self) -> Result<Draft, Refusal> {
@@ -188,22 +186,15 @@ fn carry_out(
     refuse_taken(order.name, change.number_of(order.name)?)?;
     let config = numbered(config, next_number(&change, &root)?);
     files.decide(&config);
-    let whole = prepare(&change, order.actor, &config, &facts)
-        .and_then(|()| Link::make(&root, &config))
-        .and_then(|(link, names)| Ok((link, files.synced(names)?)));
-    let (link, is_synced) = match whole {
-        Ok(whole) => whole,
-        Err(refusal) => {
-            // The registry is held until nothing is left that another command could take for a guest.
-            drop(files);
-            return Err(refusal);
-        }
-    };
-    let committed = if is_synced { change.commit() } else { Ok(()) };
+    if let Err(refusal) = prepare(&change, order.actor, &config, &facts) {
+        // The registry is held until nothing is left that another command could take for a guest.
+        drop(files);
+        return Err(refusal);
+    }
+    let committed = if files.are_synced() { change.commit() } else { Ok(()) };
     let draft = files.end()?;
     committed?;
     draft.keep();
-    link.keep();
     Step::CreateCommitted.reached();
     Ok(Created { config, problems, fields })
 }
@@ -237,11 +228,7 @@ fn judge(
         |made| made,
         |network| Ok(apply(&blank(name, uuid), None, request, network, &mut random::bits)?),
     )?;
-    // In the time that the stores take to answer.
-    let presets = looking.begun().then(|| Presets::whole(&host.root));
-    let mut stores = looking.stores_of(&config);
-    stores.presets = presets;
-    let mut facts = host.facts_of_new(&config, stores)?;
+    let mut facts = host.facts_of_new(&config, looking.stores_of(&config))?;
     facts.network.lan = lan;
     let problems = problems(&config, &facts, Purpose::Change { before: None });
     let fields = difference::with_refusals(difference::created(&config), &problems);
@@ -278,18 +265,19 @@ fn prepare(
     Ok(())
 }
 
-/// How far the files are. Who tells it goes on when it is heard, so that both sync at the same time.
-enum Told {
-    /// The folder has its name, and nothing of the guest's own is synced yet.
-    Named,
-    /// All that is in it is on the disk.
-    Synced,
-}
-
-/// The folder of a guest that the registry does not know yet: goes again unless it is kept.
+/// The folder of a guest that the registry does not know yet, and the name that leads there: both go again unless they are
+/// kept.
 struct Draft {
     folder: Folder,
+    link: Option<Link>,
     is_kept: bool,
+}
+
+/// The name that leads to the folder of such a guest.
+struct Link {
+    root: Root,
+    name: GuestName,
+    uuid: GuestUuid,
 }
 
 impl Draft {
@@ -300,29 +288,45 @@ impl Draft {
         uuid: GuestUuid,
         pristine: &Path,
         decision: &mpsc::Receiver<GuestConfig>,
-        tell: &mpsc::SyncSender<Told>,
+        tell: &mpsc::SyncSender<Synced>,
+        others: &Hands,
     ) -> Result<Draft, Refusal> {
-        let mut draft = Draft { folder: Folder::draft_of(root, uuid), is_kept: false };
-        let folder = &mut draft.folder;
-        folder.make()?;
+        let folder = Folder::draft_of(root, uuid);
+        let mut draft = Draft { folder, link: None, is_kept: false };
+        draft.folder.make()?;
         Step::CreateFolder.reached();
-        let mut batch = Batch::default();
-        folder.make_nvram(pristine, &mut batch)?;
+        let mut files = Batch::default();
+        draft.folder.make_nvram(pristine, &mut files)?;
         Step::CreateNvram.reached();
-        batch.sync()?;
         let Ok(config) = decision.recv() else { return Ok(draft) };
-        let mut batch = Batch::default();
-        folder.settle(root, uuid)?;
-        folder.make_identity(&config, &mut batch)?;
-        // Who does not hear it has failed.
-        let Ok(()) = tell.send(Told::Named) else { return Ok(draft) };
-        batch.sync()?;
+        draft.make_own(root, &config, files, others)?;
         Step::CreateLink.reached();
-        let Ok(()) = tell.send(Told::Synced) else { return Ok(draft) };
+        // Who does not hear it has failed.
+        let Ok(()) = tell.send(Synced) else { return Ok(draft) };
         // The texts are for people; a guest without them is whole, and the next change writes them. They go with a draft that
         // is not kept.
-        let _ = folder.write_texts(&config, None);
+        let _ = draft.folder.write_texts(&config, None);
         Ok(draft)
+    }
+
+    /// What is the guest's alone. All of it is synced at once, so that a journal is written once.
+    fn make_own(
+        &mut self,
+        root: &Root,
+        config: &GuestConfig,
+        mut files: Batch,
+        others: &Hands,
+    ) -> Result<(), Refusal> {
+        self.folder.settle(root, config.uuid)?;
+        let mut names = Batch::default();
+        self.folder.make_identity(config, &mut files)?;
+        let GuestConfig { name, uuid, .. } = config;
+        self.link = Some(Link { root: root.clone(), name: name.clone(), uuid: *uuid });
+        self.folder.make_link(root, config, &mut names)?;
+        let names = names.apart().map(|name| others.begin(|| name.sync()));
+        let names: Vec<Pending<_>> = names.collect();
+        files.sync()?;
+        Ok(names.into_iter().rev().try_for_each(Pending::wait)?)
     }
 
     fn keep(mut self) {
@@ -332,41 +336,14 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.is_kept {
-            // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-            let _ = self.folder.remove();
+        if self.is_kept {
+            return;
         }
-    }
-}
-
-/// The name that leads to the folder of such a guest: goes again unless it is kept.
-struct Link<'a> {
-    root: &'a Root,
-    name: GuestName,
-    uuid: GuestUuid,
-    is_kept: bool,
-}
-
-impl<'a> Link<'a> {
-    /// Makes it, and gives what is to be synced for it to stay.
-    fn make(root: &'a Root, config: &GuestConfig) -> Result<(Link<'a>, Batch), Refusal> {
-        let GuestConfig { name, uuid, .. } = config;
-        let link = Link { root, name: name.clone(), uuid: *uuid, is_kept: false };
-        let mut names = Batch::default();
-        Folder::of(root, *uuid).make_link(root, config, &mut names)?;
-        Ok((link, names))
-    }
-
-    fn keep(mut self) {
-        self.is_kept = true;
-    }
-}
-
-impl Drop for Link<'_> {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            let _ = folder::unlink(self.root, &self.name, self.uuid);
+        // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
+        if let Some(Link { root, name, uuid }) = &self.link {
+            let _ = folder::unlink(root, name, *uuid);
         }
+        let _ = self.folder.remove();
     }
 }
 

@@ -13,10 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 
 use hpvm_host::block::{Blocks, Lead, Places, Store, Use};
-use hpvm_host::{answers, generic, identity};
+use hpvm_host::{Root, answers, generic, identity};
 use hpvm_model::{EntryType, GuestConfig, StorageDevice, StoreIdentity};
 use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Lack};
 use hpvm_registry::Registry;
@@ -26,7 +25,7 @@ pub(crate) use self::drives::{empty_drives, free_drives};
 pub(crate) use self::fact::is_meant_to_be_written;
 use self::way::{Namesakes, Way, Ways};
 use crate::Refusal;
-use crate::ahead::Hands;
+use crate::ahead::{Hands, Pending};
 use crate::devdb::Presets;
 
 /// The stores of some configurations.
@@ -38,7 +37,7 @@ pub(crate) struct Stores {
     pub(crate) blocks: Blocks,
     /// What has other names in the folders among them, where guests choose images.
     namesakes: BTreeMap<String, Vec<Namesakes>>,
-    /// Where they were looked at beside the stores.
+    /// Where somebody had the time to look at them.
     pub(crate) presets: Option<Presets>,
 }
 
@@ -215,12 +214,12 @@ impl Stores {
 }
 
 /// A look at stores that was begun, and goes on beside whoever wants to know.
-#[derive(Debug)]
 pub(crate) struct Looking {
     paths: BTreeSet<String>,
     asking: Asking<Seen>,
     /// What somebody else looks for.
-    in_use: Option<mpsc::Receiver<InUse>>,
+    in_use: Option<Pending<InUse>>,
+    presets: Option<Pending<Presets>>,
 }
 
 /// What the VM Host uses itself, whatever stores are asked about.
@@ -244,21 +243,20 @@ impl Looking {
     pub(crate) fn by<'a>(
         hands: &Hands,
         paths: impl IntoIterator<Item = &'a str>,
-        in_use: mpsc::Receiver<InUse>,
+        root: &Root,
+        in_use: Pending<InUse>,
     ) -> Looking {
-        let paths = paths.into_iter().map(str::to_owned).collect();
+        let paths: BTreeSet<String> = paths.into_iter().map(str::to_owned).collect();
         let asking = Asking::begin_by(&paths, Seen::through, |task| hands.give(task));
-        Looking { asking, paths, in_use: Some(in_use) }
+        let root = root.clone();
+        let presets = (!paths.is_empty()).then(|| hands.begin(move || Presets::whole(&root)));
+        Looking { paths, asking, in_use: Some(in_use), presets }
     }
 
     fn begin<'a>(paths: impl IntoIterator<Item = &'a str>, look: fn(&Path) -> Seen) -> Looking {
         let paths = paths.into_iter().map(str::to_owned).collect();
-        Looking { asking: Asking::begin(&paths, look), paths, in_use: None }
-    }
-
-    /// Whether anything is looked at.
-    pub(crate) fn begun(&self) -> bool {
-        !self.paths.is_empty()
+        let asking = Asking::begin(&paths, look);
+        Looking { paths, asking, in_use: None, presets: None }
     }
 
     /// What was seen of a configuration's stores, which is looked for anew if it has others.
@@ -271,14 +269,13 @@ impl Looking {
 
     /// What was seen, of those stores that answered in time.
     fn stores(self) -> Stores {
-        let Looking { paths, asking, in_use } = self;
+        let Looking { paths, asking, in_use, presets } = self;
         if paths.is_empty() {
             return Stores::default();
         }
         let answers = asking.answers();
         let places = Places::default();
-        let in_use = in_use.and_then(|in_use| in_use.recv().ok());
-        let in_use = || in_use.map_or_else(|| Blocks::in_use(&places), |InUse(stores)| stores);
+        let in_use = || in_use.map_or_else(InUse::look, Pending::wait).0;
         let leads = leads(&places, answers.own.keys());
         let starts: Vec<Lead> = leads.values().cloned().collect();
         let blocks = match Blocks::are_plain_files(&starts, in_use) {
@@ -293,7 +290,7 @@ impl Looking {
             (Some(fact), _) => fact,
         };
         let files = paths.iter().map(|path| (path.clone(), fact(path))).collect();
-        Stores { files, leads, ways, blocks, namesakes, presets: None }
+        Stores { files, leads, ways, blocks, namesakes, presets: presets.map(Pending::wait) }
     }
 }
 
