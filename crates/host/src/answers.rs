@@ -90,11 +90,6 @@ pub fn is_given_up(path: &Path) -> bool {
     given_up().iter().any(recent)
 }
 
-/// Reads what tells whether a thread of ours may ask, where there is the time to.
-pub fn prepare() {
-    block::know_mounts();
-}
-
 /// Whether a path may lie on a file system that loses its server.
 #[must_use]
 pub fn may_fall_silent(path: &Path) -> bool {

@@ -59,7 +59,7 @@ pub use expected::{Expected, Purpose};
 pub use file_system::FileSystem;
 pub use lead::{Character, FileLead, Lead, Store};
 pub use lineage::Lineage;
-pub(crate) use near::{is_near, know_mounts};
+pub(crate) use near::is_near;
 pub use places::{Leads, Places};
 pub use probe::{DeviceProbe, Probe, ProbeError};
 pub use signature::{Signature, signatures};

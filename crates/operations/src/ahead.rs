@@ -1,12 +1,13 @@
 //! What the making of a guest begins with while its options are still read, since it is the same for every guest: two threads,
-//! which have their own processor where there is one, and the look for what the VM Host uses.
+//! which have their own processor where there is one, and the opening of the registry.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{io, iter, thread};
 
-use crate::stores::InUse;
+use hpvm_host::Root;
+use hpvm_registry::{Access, Registry, RegistryError};
 
 /// Work for a thread.
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
@@ -119,10 +120,11 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The threads, and what they look for.
+/// The threads, and what they open.
 pub(crate) struct Ahead {
     pub(crate) hands: Hands,
-    pub(crate) in_use: Pending<InUse>,
+    /// `None`: there is none yet.
+    pub(crate) registry: Pending<Option<Result<Registry, RegistryError>>>,
 }
 
 /// The command's only one.
@@ -141,8 +143,11 @@ impl Ahead {
     }
 
     fn begun() -> Ahead {
-        let (look, in_use) = Pending::of(InUse::look);
-        Ahead { hands: Hands::at_work(look), in_use }
+        let (open, registry) = Pending::of(|| {
+            let registry = Root::from_environment().ok()?.db();
+            registry.exists().then(|| Registry::open(&registry, Access::ReadWrite))
+        });
+        Ahead { hands: Hands::at_work(open), registry }
     }
 }
 
@@ -152,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_task_that_never_ends_holds_no_other_up() {
-        let Ahead { hands, in_use } = Ahead::take();
+        let hands = Hands::at_work(Box::new(|| {}));
         let held = || {
             loop {
                 thread::park();
@@ -162,7 +167,6 @@ mod tests {
         let (tell, told) = channel();
         hands.give(Box::new(move || tell.send(thread::current().id()).unwrap())).unwrap();
         assert_ne!(told.recv().unwrap(), thread::current().id());
-        in_use.wait();
     }
 
     #[test]

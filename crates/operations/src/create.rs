@@ -45,7 +45,7 @@ pub fn create(
     let order = Order { actor, name, request, uuid: random::uuid() };
     match mode {
         Mode::Apply => {
-            let allow = |host: &VmHost| judge(host, &order, order.look(), mode).map(drop);
+            let allow = |host: &VmHost| judge(host, &order, order.look(&host.root), mode).map(drop);
             apply_order(Premises::found(allow)?, &order)
         }
         Mode::DryRun => try_order(&mut VmHost::open_for_guests(mode)?, &order),
@@ -62,8 +62,8 @@ struct Order<'a> {
 
 impl Order<'_> {
     /// Begins to look at the stores that the guest is to have.
-    fn look(&self) -> Looking {
-        Looking::at(self.paths())
+    fn look(&self, root: &Root) -> Looking {
+        Looking::at(self.paths()).and_beside(root)
     }
 
     fn paths(&self) -> impl Iterator<Item = &str> {
@@ -77,7 +77,7 @@ impl Order<'_> {
 
 fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
-    let looking = order.look();
+    let looking = order.look(&host.root);
     let Judged { config, problems, fields, .. } = judge(host, order, looking, Mode::DryRun)?;
     if !host.registry.has_file() {
         return Ok(Created { config, problems, fields });
@@ -90,23 +90,24 @@ fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
 /// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
 /// needs its number while the registry prepares what it commits after them.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
-    let Ahead { hands, in_use } = Ahead::take();
+    let Ahead { hands, registry } = Ahead::take();
     let (root, pristine, uuid) =
         (premises.root.clone(), premises.conf.pristine_nvram(), order.uuid);
     // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before the
     // registry was asked.
     let is_named = root.guest_link(order.name.as_str()).is_symlink();
     let begin = move || -> Result<Begun, Refusal> {
-        let looking = Looking::by(&hands, order.paths(), &root, in_use);
-        Ok(Begun { looking, files: Files::begin(root, uuid, pristine, &hands)? })
+        let looking = Looking::by(&hands, order.paths());
+        let files = Files::begin(root.clone(), uuid, pristine, &hands)?;
+        Ok(Begun { looking: looking.and_beside(&root), files })
     };
     let (mut host, created);
     if is_named {
-        host = premises.open()?;
+        host = premises.open_with(registry.wait())?;
         created = carry_out(&mut host, order, begin);
     } else {
         let begun = begin()?;
-        host = premises.open()?;
+        host = premises.open_with(registry.wait())?;
         created = carry_out(&mut host, order, || Ok(begun));
     }
     let created = host.record_failure(order.actor, None, created);

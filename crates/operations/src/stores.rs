@@ -25,7 +25,7 @@ pub(crate) use self::drives::{empty_drives, free_drives};
 pub(crate) use self::fact::is_meant_to_be_written;
 use self::way::{Namesakes, Way, Ways};
 use crate::Refusal;
-use crate::ahead::{Hands, Pending};
+use crate::ahead::Hands;
 use crate::devdb::Presets;
 
 /// The stores of some configurations.
@@ -37,7 +37,7 @@ pub(crate) struct Stores {
     pub(crate) blocks: Blocks,
     /// What has other names in the folders among them, where guests choose images.
     namesakes: BTreeMap<String, Vec<Namesakes>>,
-    /// Where somebody had the time to look at them.
+    /// Where they were looked at beside the stores.
     pub(crate) presets: Option<Presets>,
 }
 
@@ -217,20 +217,14 @@ impl Stores {
 pub(crate) struct Looking {
     paths: BTreeSet<String>,
     asking: Asking<Seen>,
-    /// What somebody else looks for.
-    in_use: Option<Pending<InUse>>,
-    presets: Option<Pending<Presets>>,
+    beside: Option<Beside>,
 }
 
-/// What the VM Host uses itself, whatever stores are asked about.
-#[derive(Debug)]
-pub(crate) struct InUse(BTreeSet<Store>);
-
-impl InUse {
-    pub(crate) fn look() -> InUse {
-        answers::prepare();
-        InUse(Blocks::in_use(&Places::default()))
-    }
+/// What is looked at in the time that stores take to answer.
+struct Beside {
+    /// By the VM Host itself.
+    in_use: BTreeSet<Store>,
+    presets: Presets,
 }
 
 impl Looking {
@@ -239,24 +233,25 @@ impl Looking {
         Looking::begin(paths, Seen::through)
     }
 
-    /// The same by threads that are there already, one of which looks for what the VM Host uses.
-    pub(crate) fn by<'a>(
-        hands: &Hands,
-        paths: impl IntoIterator<Item = &'a str>,
-        root: &Root,
-        in_use: Pending<InUse>,
-    ) -> Looking {
-        let paths: BTreeSet<String> = paths.into_iter().map(str::to_owned).collect();
+    /// The same by threads that are there already.
+    pub(crate) fn by<'a>(hands: &Hands, paths: impl IntoIterator<Item = &'a str>) -> Looking {
+        let paths = paths.into_iter().map(str::to_owned).collect();
         let asking = Asking::begin_by(&paths, Seen::through, |task| hands.give(task));
-        let root = root.clone();
-        let presets = (!paths.is_empty()).then(|| hands.begin(move || Presets::whole(&root)));
-        Looking { paths, asking, in_use: Some(in_use), presets }
+        Looking { paths, asking, beside: None }
     }
 
     fn begin<'a>(paths: impl IntoIterator<Item = &'a str>, look: fn(&Path) -> Seen) -> Looking {
         let paths = paths.into_iter().map(str::to_owned).collect();
-        let asking = Asking::begin(&paths, look);
-        Looking { paths, asking, in_use: None, presets: None }
+        Looking { asking: Asking::begin(&paths, look), paths, beside: None }
+    }
+
+    /// For who has nothing else to do: looks at what is judged with the stores.
+    pub(crate) fn and_beside(self, root: &Root) -> Looking {
+        let beside = (!self.paths.is_empty()).then(|| Beside {
+            in_use: Blocks::in_use(&Places::default()),
+            presets: Presets::whole(root),
+        });
+        Looking { beside, ..self }
     }
 
     /// What was seen of a configuration's stores, which is looked for anew if it has others.
@@ -269,13 +264,14 @@ impl Looking {
 
     /// What was seen, of those stores that answered in time.
     fn stores(self) -> Stores {
-        let Looking { paths, asking, in_use, presets } = self;
+        let Looking { paths, asking, beside } = self;
         if paths.is_empty() {
             return Stores::default();
         }
         let answers = asking.answers();
         let places = Places::default();
-        let in_use = || in_use.map_or_else(InUse::look, Pending::wait).0;
+        let (in_use, presets) = beside.map(|beside| (beside.in_use, beside.presets)).unzip();
+        let in_use = || in_use.unwrap_or_else(|| Blocks::in_use(&places));
         let leads = leads(&places, answers.own.keys());
         let starts: Vec<Lead> = leads.values().cloned().collect();
         let blocks = match Blocks::are_plain_files(&starts, in_use) {
@@ -290,7 +286,7 @@ impl Looking {
             (Some(fact), _) => fact,
         };
         let files = paths.iter().map(|path| (path.clone(), fact(path))).collect();
-        Stores { files, leads, ways, blocks, namesakes, presets: presets.map(Pending::wait) }
+        Stores { files, leads, ways, blocks, namesakes, presets }
     }
 }
 

@@ -90,16 +90,27 @@ impl Premises {
     }
 
     pub(crate) fn open(self) -> Result<VmHost, Refusal> {
-        let host = self.open_as_it_is()?;
+        self.open_with(None)
+    }
+
+    /// The same where the registry was opened already, if there was one.
+    pub(crate) fn open_with(
+        self,
+        registry: Option<Result<Registry, RegistryError>>,
+    ) -> Result<VmHost, Refusal> {
+        let host = self.open_as_it_is(registry)?;
         if host.registry.has_empty_log() {
             forgotten::refuse(&host.root, &host.registry)?;
         }
         Ok(host)
     }
 
-    fn open_as_it_is(self) -> Result<VmHost, Refusal> {
+    fn open_as_it_is(
+        self,
+        registry: Option<Result<Registry, RegistryError>>,
+    ) -> Result<VmHost, Refusal> {
         let Premises { root, conf, access } = self;
-        let registry = Registry::open(&root.db(), access)?;
+        let registry = registry.unwrap_or_else(|| Registry::open(&root.db(), access))?;
         let boot_id =
             process::boot_id().map_err(Refusal::file("read", "/proc/sys/kernel/random/boot_id"))?;
         Ok(VmHost { root, conf, registry, boot_id })
@@ -136,7 +147,7 @@ impl VmHost {
 
     /// For who finds out what is wrong with it.
     pub fn open_to_examine(access: Access) -> Result<VmHost, Refusal> {
-        Premises::find(access)?.open_as_it_is()
+        Premises::find(access)?.open_as_it_is(None)
     }
 
     /// For a command that ends guests: it must do so too where nothing can be written any more, and where the registry does not

@@ -31,11 +31,6 @@ fn known_mounts() -> MutexGuard<'static, Option<(Instant, Vec<Mount>)>> {
     known
 }
 
-/// Reads what [`is_near`] needs.
-pub(crate) fn know_mounts() {
-    drop(known_mounts());
-}
-
 /// The last mount on the longest way is the one that is seen.
 fn is_on_near(mounts: &[Mount], path: &Path) -> bool {
     let above = mounts.iter().filter(|mount| path.starts_with(&mount.at));
