@@ -47,12 +47,32 @@ struct State {
     /// None while it is not there.
     identity: Option<FileIdentity>,
     own: Vec<FileIdentity>,
+    /// Looked for when it is told, as of [`HostFolder`].
+    real: OnceCell<RealState>,
+}
+
+/// The real paths of the whole, which is more than the state, and of what of the state lies apart from it. None of one that is
+/// not there.
+#[derive(Debug, Default)]
+struct RealState {
+    whole: Option<PathBuf>,
+    apart: Vec<PathBuf>,
+}
+
+impl RealState {
+    fn of(state: &Path) -> RealState {
+        let Ok(whole) = fs::canonicalize(state) else { return RealState::default() };
+        let links = OWN_FOLDERS.iter().map(|name| whole.join(name)).filter(|own| own.is_symlink());
+        let own = links.filter_map(|link| fs::canonicalize(link).ok());
+        let apart = own.filter(|own| !own.starts_with(&whole)).collect();
+        RealState { whole: Some(whole), apart }
+    }
 }
 
 impl State {
     fn at(path: PathBuf) -> State {
         let own = OWN_FOLDERS.iter().filter_map(|name| identity::at(&path.join(name)));
-        State { identity: identity::at(&path), own: own.collect(), path }
+        State { identity: identity::at(&path), own: own.collect(), path, real: OnceCell::new() }
     }
 
     /// The registry's files, and those that are kept for all guests and for each.
@@ -69,15 +89,15 @@ impl State {
         registry.chain(named(self.path.join("common"))).chain(of_guests)
     }
 
-    /// The real paths of what lies below a folder, given as its real path: the whole, which is more than the state, and what of
-    /// the state lies apart from it.
-    fn below(&self, folder: &Path) -> Vec<PathBuf> {
-        let Ok(whole) = fs::canonicalize(&self.path) else { return Vec::new() };
-        let links = OWN_FOLDERS.iter().map(|name| whole.join(name)).filter(|own| own.is_symlink());
-        let own = links.filter_map(|link| fs::canonicalize(link).ok());
-        let is_apart = |own: &PathBuf| own != folder && !own.starts_with(&whole);
-        let apart: Vec<PathBuf> = own.filter(is_apart).collect();
-        [whole].into_iter().chain(apart).filter(|path| path.starts_with(folder)).collect()
+    fn real(&self) -> &RealState {
+        self.real.get_or_init(|| RealState::of(&self.path))
+    }
+
+    /// The real paths of what lies below a folder, given as its real path.
+    fn below(&self, folder: &Path) -> impl Iterator<Item = &PathBuf> {
+        let RealState { whole, apart } = self.real();
+        let apart = apart.iter().filter(move |own| *own != folder);
+        whole.iter().chain(apart).filter(move |path| path.starts_with(folder))
     }
 }
 
@@ -132,6 +152,9 @@ impl Presets {
         for folder in &presets.folders {
             folder.real_path();
         }
+        for state in &presets.states {
+            state.real();
+        }
         presets
     }
 
@@ -178,7 +201,7 @@ impl Presets {
         let folders = self.folders.iter().map(HostFolder::real_path);
         let inner = folders.filter(|path| *path != folder && path.starts_with(folder));
         let states = self.states.iter().flat_map(|state| state.below(folder));
-        let below = inner.map(Path::to_owned).chain(states);
+        let below = inner.chain(states.map(PathBuf::as_path));
         below.map(|path| path.display().to_string()).collect()
     }
 
