@@ -30,7 +30,8 @@ pub struct DurableError {
     pub source: io::Error,
 }
 
-fn failed<'a>(
+/// What became of an operation on a path.
+pub fn failed<'a>(
     operation: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> DurableError + 'a {

@@ -299,8 +299,10 @@ impl Draft {
         let mut files = Batch::default();
         draft.folder.make_nvram(pristine, &mut files)?;
         Step::CreateNvram.reached();
+        let identity = draft.folder.blank_identity()?;
         let Ok(config) = decision.recv() else { return Ok(draft) };
-        draft.make_own(root, &config, files, others)?;
+        identity.write(&config, &mut files)?;
+        draft.settle(root, &config, files, others)?;
         Step::CreateLink.reached();
         // Who does not hear it has failed.
         let Ok(()) = tell.send(Synced) else { return Ok(draft) };
@@ -310,8 +312,8 @@ impl Draft {
         Ok(draft)
     }
 
-    /// What is the guest's alone. All of it is synced at once, so that a journal is written once.
-    fn make_own(
+    /// Gives it its names. All that there is of the guest is synced at once, so that a journal is written once.
+    fn settle(
         &mut self,
         root: &Root,
         config: &GuestConfig,
@@ -319,8 +321,8 @@ impl Draft {
         others: &Hands,
     ) -> Result<(), Refusal> {
         self.folder.settle(root, config.uuid)?;
+        files.names_in(self.folder.path());
         let mut names = Batch::default();
-        self.folder.make_identity(config, &mut files)?;
         let GuestConfig { name, uuid, .. } = config;
         self.link = Some(Link { root: root.clone(), name: name.clone(), uuid: *uuid });
         self.folder.make_link(root, config, &mut names)?;

@@ -2,7 +2,8 @@
 //! that the guest exists; what is removed goes after the registry forgot it.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use hpvm_host::durable::{self, Batch, DurableError, Prepared, Replaced};
@@ -17,6 +18,22 @@ use hpvm_registry::portable;
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
+}
+
+/// A file, empty yet, for what a lost registry would be rebuilt from.
+#[derive(Debug)]
+pub struct Identity {
+    path: PathBuf,
+    file: File,
+}
+
+impl Identity {
+    pub fn write(mut self, config: &GuestConfig, batch: &mut Batch) -> Result<(), DurableError> {
+        let written = self.file.write_all(portable::write(config).as_bytes());
+        written.map_err(durable::failed("write", &self.path))?;
+        batch.include(&self.path, self.file);
+        Ok(())
+    }
 }
 
 impl Folder {
@@ -72,9 +89,15 @@ impl Folder {
         config: &GuestConfig,
         batch: &mut Batch,
     ) -> Result<(), DurableError> {
-        let text = portable::write(config);
         batch.names_in(&self.path);
-        batch.create_file(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
+        self.blank_identity()?.write(config, batch)
+    }
+
+    /// The file for that, of a draft.
+    pub fn blank_identity(&self) -> Result<Identity, DurableError> {
+        let path = self.file(guest_folder::IDENTITY);
+        let file = durable::create(&path, 0o644)?;
+        Ok(Identity { path, file })
     }
 
     /// Points `guests/NAME` at this folder, whose own name is synced with it.
