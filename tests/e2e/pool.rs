@@ -78,10 +78,10 @@ fn boot() -> Running {
     console.wait_for_shell();
     Running { host, console }
 }
-
+/// A guest image by its name; `make guests` builds them all.
 /// A guest image by its name; `make test` builds them.
 pub(crate) fn image(name: &str) -> PathBuf {
     let path = repository().join(format!(".cache/images/{name}.img"));
-    assert!(path.exists(), "{} is not there; `make test` builds it", path.display());
+    assert!(path.exists(), "{} is not there; `make guests` builds it", path.display());
     path
 }
