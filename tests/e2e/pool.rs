@@ -78,8 +78,8 @@ fn boot() -> Running {
     console.wait_for_shell();
     Running { host, console }
 }
+
 /// A guest image by its name; `make guests` builds them all.
-/// A guest image by its name; `make test` builds them.
 pub(crate) fn image(name: &str) -> PathBuf {
     let path = repository().join(format!(".cache/images/{name}.img"));
     assert!(path.exists(), "{} is not there; `make guests` builds it", path.display());
