@@ -141,11 +141,38 @@ pub fn replace_by_copy(from: &Path, path: &Path, mode: u32) -> Result<(), Durabl
 
 /// Puts a file in the place of another without syncing, for what no boot of the host survives anyway.
 pub fn swap_file(path: &Path, content: &[u8], mode: u32) -> Result<(), DurableError> {
-    let fresh = sibling(path);
-    discard(&fresh)?;
-    write_file(&fresh, content, mode)
-        .and_then(|_| swap_name(&fresh, path))
-        .inspect_err(leaving(&fresh))
+    Unsynced::beside(path, content, mode)?.put()
+}
+
+/// Such a file that has not its place yet: goes again unless it is put there.
+#[derive(Debug)]
+pub struct Unsynced {
+    fresh: PathBuf,
+    path: PathBuf,
+    is_put: bool,
+}
+
+impl Unsynced {
+    pub fn beside(path: &Path, content: &[u8], mode: u32) -> Result<Unsynced, DurableError> {
+        let unsynced = Unsynced { fresh: sibling(path), path: path.to_owned(), is_put: false };
+        discard(&unsynced.fresh)?;
+        write_file(&unsynced.fresh, content, mode)?;
+        Ok(unsynced)
+    }
+
+    pub fn put(mut self) -> Result<(), DurableError> {
+        swap_name(&self.fresh, &self.path)?;
+        self.is_put = true;
+        Ok(())
+    }
+}
+
+impl Drop for Unsynced {
+    fn drop(&mut self) {
+        if !self.is_put {
+            let _ = std::fs::remove_file(&self.fresh);
+        }
+    }
 }
 
 /// Makes a symbolic link, or points an existing one elsewhere, at once and for good. What is there and is no link is

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use hpvm_host::Root;
-use hpvm_host::durable::Batch;
+use hpvm_host::durable::{Batch, Unsynced};
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
     Problem, Runnable, Severity, Vcpus,
@@ -17,9 +17,9 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
-use crate::ahead::{Ahead, Hands, Pending};
 use crate::facts::identities;
 use crate::folder::{self, Folder};
+use crate::hands::{Hands, Pending};
 use crate::network::lan;
 use crate::stores::Looking;
 use crate::vm_host::{Premises, VmHost};
@@ -90,7 +90,8 @@ fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
 /// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
 /// needs its number while the registry prepares what it commits after them.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
-    let Ahead { hands, registry } = Ahead::take();
+    let hands = Hands::at_work();
+    let registry = hands.begin(premises.registry());
     let (root, pristine, uuid) =
         (premises.root.clone(), premises.conf.pristine_nvram(), order.uuid);
     // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before the
@@ -106,9 +107,9 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
         host = premises.open_with(registry.wait())?;
         created = carry_out(&mut host, order, begin);
     } else {
-        let begun = begin()?;
+        let begun = begin();
         host = premises.open_with(registry.wait())?;
-        created = carry_out(&mut host, order, || Ok(begun));
+        created = carry_out(&mut host, order, || begun);
     }
     let created = host.record_failure(order.actor, None, created);
     // The end of the process closes the registry faster than SQLite does.
@@ -271,6 +272,8 @@ fn prepare(
 struct Draft {
     folder: Folder,
     link: Option<Link>,
+    /// For people.
+    text: Option<Unsynced>,
     is_kept: bool,
 }
 
@@ -293,7 +296,7 @@ impl Draft {
         others: &Hands,
     ) -> Result<Draft, Refusal> {
         let folder = Folder::draft_of(root, uuid);
-        let mut draft = Draft { folder, link: None, is_kept: false };
+        let mut draft = Draft { folder, link: None, text: None, is_kept: false };
         draft.folder.make()?;
         Step::CreateFolder.reached();
         let mut files = Batch::default();
@@ -306,9 +309,8 @@ impl Draft {
         Step::CreateLink.reached();
         // Who does not hear it has failed.
         let Ok(()) = tell.send(Synced) else { return Ok(draft) };
-        // The texts are for people; a guest without them is whole, and the next change writes them. They go with a draft that
-        // is not kept.
-        let _ = draft.folder.write_texts(&config, None);
+        // A guest without it is whole, and the next change writes it.
+        draft.text = draft.folder.prepare_text(&config).ok();
         Ok(draft)
     }
 
@@ -334,6 +336,7 @@ impl Draft {
 
     fn keep(mut self) {
         self.is_kept = true;
+        let _ = self.text.take().map(Unsynced::put);
     }
 }
 

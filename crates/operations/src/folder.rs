@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use hpvm_host::durable::{self, Batch, DurableError, Prepared, Replaced};
+use hpvm_host::durable::{self, Batch, DurableError, Prepared, Replaced, Unsynced};
 use hpvm_host::names::guest_folder;
 use hpvm_host::paths::Root;
 use hpvm_host::{lock, process, removal};
@@ -146,6 +146,13 @@ impl Folder {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
+    }
+
+    /// The text for people about a new guest. A folder that has it may be a guest's ([`Folder::may_be_whole`]), so it gets its place
+    /// when there is one.
+    pub fn prepare_text(&self, config: &GuestConfig) -> Result<Unsynced, DurableError> {
+        let path = self.file(guest_folder::CONFIG_CURRENT);
+        Unsynced::beside(&path, config_text(config).as_bytes(), 0o644)
     }
 
     /// Writes the texts for people: what runs, and what the next start will have when that differs.

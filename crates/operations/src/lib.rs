@@ -6,7 +6,6 @@
 
 pub mod actor;
 pub mod adapters;
-pub mod ahead;
 pub mod autostart;
 pub mod autostop;
 mod claims;
@@ -20,6 +19,7 @@ pub mod doctor;
 mod facts;
 pub mod folder;
 pub mod forgotten;
+pub mod hands;
 mod hanging;
 mod limits;
 pub(crate) mod lost;

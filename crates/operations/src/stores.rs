@@ -25,8 +25,8 @@ pub(crate) use self::drives::{empty_drives, free_drives};
 pub(crate) use self::fact::is_meant_to_be_written;
 use self::way::{Namesakes, Way, Ways};
 use crate::Refusal;
-use crate::ahead::Hands;
 use crate::devdb::Presets;
+use crate::hands::Hands;
 
 /// The stores of some configurations.
 #[derive(Debug, Default)]

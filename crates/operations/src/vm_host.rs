@@ -90,13 +90,19 @@ impl Premises {
     }
 
     pub(crate) fn open(self) -> Result<VmHost, Refusal> {
-        self.open_with(None)
+        let registry = self.registry();
+        self.open_with(registry())
     }
 
-    /// The same where the registry was opened already, if there was one.
+    /// Opens the registry, for [`Premises::open_with`].
+    pub(crate) fn registry(&self) -> impl FnOnce() -> Result<Registry, RegistryError> + use<> {
+        let (path, access) = (self.root.db(), self.access);
+        move || Registry::open(&path, access)
+    }
+
     pub(crate) fn open_with(
         self,
-        registry: Option<Result<Registry, RegistryError>>,
+        registry: Result<Registry, RegistryError>,
     ) -> Result<VmHost, Refusal> {
         let host = self.open_as_it_is(registry)?;
         if host.registry.has_empty_log() {
@@ -105,12 +111,9 @@ impl Premises {
         Ok(host)
     }
 
-    fn open_as_it_is(
-        self,
-        registry: Option<Result<Registry, RegistryError>>,
-    ) -> Result<VmHost, Refusal> {
-        let Premises { root, conf, access } = self;
-        let registry = registry.unwrap_or_else(|| Registry::open(&root.db(), access))?;
+    fn open_as_it_is(self, registry: Result<Registry, RegistryError>) -> Result<VmHost, Refusal> {
+        let Premises { root, conf, access: _ } = self;
+        let registry = registry?;
         let boot_id =
             process::boot_id().map_err(Refusal::file("read", "/proc/sys/kernel/random/boot_id"))?;
         Ok(VmHost { root, conf, registry, boot_id })
@@ -147,7 +150,9 @@ impl VmHost {
 
     /// For who finds out what is wrong with it.
     pub fn open_to_examine(access: Access) -> Result<VmHost, Refusal> {
-        Premises::find(access)?.open_as_it_is(None)
+        let premises = Premises::find(access)?;
+        let registry = premises.registry();
+        premises.open_as_it_is(registry())
     }
 
     /// For a command that ends guests: it must do so too where nothing can be written any more, and where the registry does not

@@ -2,7 +2,7 @@
 
 use hpvm_model::GuestName;
 use hpvm_operations::create::create;
-use hpvm_operations::{Mode, ahead};
+use hpvm_operations::{Mode, hands};
 
 use crate::args::{GuestOptions, GuestSettings, Undertaking};
 use crate::dispatch::{Context, Perform};
@@ -42,7 +42,7 @@ pub struct Create {
 impl Perform for Create {
     fn begin() {
         catch_interruptions();
-        ahead::begin();
+        hands::begin();
     }
 
     fn perform(self, context: &Context) -> Result<(), Failure> {

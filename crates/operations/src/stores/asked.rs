@@ -10,7 +10,7 @@ use std::{io, mem, thread};
 use hpvm_host::answers::{self, Wait};
 
 use super::way::{self, Way, Ways};
-use crate::ahead::Task;
+use crate::hands::Task;
 
 /// Some paths that a thread is asking about: where their folders lead, and a question about each. The folders are asked
 /// first: one may answer where what lies in it does not, and where none does there is nothing more to ask.

@@ -1,13 +1,11 @@
-//! What the making of a guest begins with while its options are still read, since it is the same for every guest: two threads,
-//! which have their own processor where there is one, and the opening of the registry.
+//! Threads beside a command, which have a processor of their own where there is one, and what they are given to do.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{io, iter, thread};
 
-use hpvm_host::Root;
-use hpvm_registry::{Access, Registry, RegistryError};
+use rustix::io::Errno;
 
 /// Work for a thread.
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
@@ -19,8 +17,8 @@ pub(crate) struct Hands(Arc<Giver>);
 
 struct Giver {
     tasks: Arc<Tasks>,
-    /// Whether there is anybody to give anything to.
-    is_heard: bool,
+    /// Why there is nobody to give anything to, where there is not.
+    unheard: Option<Errno>,
 }
 
 #[derive(Default)]
@@ -36,25 +34,37 @@ struct State {
     is_closed: bool,
 }
 
+/// The command's only ones.
+static BEGUN: Mutex<Option<Hands>> = Mutex::new(None);
+
+/// Starts them, for a command that will need them whatever its options say: while these are read.
+pub fn begin() {
+    *locked(&BEGUN) = Some(Hands::started());
+}
+
 impl Hands {
-    /// Has them begin with a task. It is there for whoever comes second: where there are two processors, the first thread has to
-    /// share that of who starts it.
-    fn at_work(begin: Task) -> Hands {
+    /// Those that were started, or others.
+    pub(crate) fn at_work() -> Hands {
+        let begun = locked(&BEGUN).take();
+        begun.unwrap_or_else(Hands::started)
+    }
+
+    fn started() -> Hands {
         let tasks = Arc::new(Tasks::default());
         let work = |tasks: Arc<Tasks>| {
             let one_by_one = move || iter::from_fn(|| tasks.next()).for_each(|task| task());
             thread::Builder::new().spawn(one_by_one)
         };
-        let first = work(Arc::clone(&tasks));
-        locked(&tasks.state).left.push_back(begin);
         // One alone could be held.
-        let is_heard = first.and_then(|_| work(Arc::clone(&tasks))).is_ok();
-        Hands(Arc::new(Giver { tasks, is_heard }))
+        let started = work(Arc::clone(&tasks)).and_then(|_| work(Arc::clone(&tasks)));
+        let unheard =
+            started.err().map(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN));
+        Hands(Arc::new(Giver { tasks, unheard }))
     }
 
     pub(crate) fn give(&self, task: Task) -> io::Result<()> {
-        let Giver { tasks, is_heard: true } = &*self.0 else {
-            return Err(io::Error::other("no thread can be started"));
+        let Giver { tasks, unheard: None } = &*self.0 else {
+            return Err(self.0.unheard.unwrap_or(Errno::AGAIN).into());
         };
         locked(&tasks.state).left.push_back(task);
         tasks.changed.notify_one();
@@ -66,10 +76,17 @@ impl Hands {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Pending<T> {
-        let (task, pending) = Pending::of(work);
+        let (tell, told) = channel();
+        let work: Arc<Mutex<Option<Work<T>>>> = Arc::new(Mutex::new(Some(Box::new(work))));
+        let given = Arc::clone(&work);
+        let task = move || {
+            let work = locked(&given).take();
+            // Who waits for it may have given up.
+            let _ = work.map(|work| tell.send(work()));
+        };
         // Where there is nobody, it stays with whoever waits for it.
-        let _ = self.give(task);
-        pending
+        let _ = self.give(Box::new(task));
+        Pending { work, told }
     }
 }
 
@@ -97,19 +114,7 @@ pub(crate) struct Pending<T> {
     told: Receiver<T>,
 }
 
-impl<T: Send + 'static> Pending<T> {
-    fn of(work: impl FnOnce() -> T + Send + 'static) -> (Task, Pending<T>) {
-        let (tell, told) = channel();
-        let work: Arc<Mutex<Option<Work<T>>>> = Arc::new(Mutex::new(Some(Box::new(work))));
-        let given = Arc::clone(&work);
-        let task = move || {
-            let work = locked(&given).take();
-            // Who waits for it may have given up.
-            let _ = work.map(|work| tell.send(work()));
-        };
-        (Box::new(task), Pending { work, told })
-    }
-
+impl<T> Pending<T> {
     pub(crate) fn wait(self) -> T {
         let left = locked(&self.work).take();
         left.map_or_else(|| self.told.recv().expect("who begins some work ends it"), |work| work())
@@ -120,44 +125,13 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The threads, and what they open.
-pub(crate) struct Ahead {
-    pub(crate) hands: Hands,
-    /// `None`: there is none yet.
-    pub(crate) registry: Pending<Option<Result<Registry, RegistryError>>>,
-}
-
-/// The command's only one.
-static BEGUN: Mutex<Option<Ahead>> = Mutex::new(None);
-
-/// Begins with it, before it is known what the command is to do.
-pub fn begin() {
-    *locked(&BEGUN) = Some(Ahead::begun());
-}
-
-impl Ahead {
-    /// What was begun, or is now.
-    pub(crate) fn take() -> Ahead {
-        let begun = locked(&BEGUN).take();
-        begun.unwrap_or_else(Ahead::begun)
-    }
-
-    fn begun() -> Ahead {
-        let (open, registry) = Pending::of(|| {
-            let registry = Root::from_environment().ok()?.db();
-            registry.exists().then(|| Registry::open(&registry, Access::ReadWrite))
-        });
-        Ahead { hands: Hands::at_work(open), registry }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_task_that_never_ends_holds_no_other_up() {
-        let hands = Hands::at_work(Box::new(|| {}));
+        let hands = Hands::started();
         let held = || {
             loop {
                 thread::park();
@@ -171,7 +145,7 @@ mod tests {
 
     #[test]
     fn work_that_nobody_begins_is_done_by_who_waits_for_it() {
-        let nobody = Hands(Arc::new(Giver { tasks: Arc::default(), is_heard: false }));
+        let nobody = Hands(Arc::new(Giver { tasks: Arc::default(), unheard: Some(Errno::AGAIN) }));
         assert!(nobody.give(Box::new(|| {})).is_err());
         let own = thread::current().id();
         assert_eq!(nobody.begin(|| thread::current().id()).wait(), own);
