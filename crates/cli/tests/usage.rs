@@ -231,11 +231,7 @@ fn output_that_nobody_can_get_is_an_error() {
     drop(reader);
     let output = Command::new(program).arg("help").stdout(writer).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        errors.ends_with("the output could not be written: Broken pipe (os error 32)\n"),
-        "{errors}"
-    );
+    assert!(output.stderr.is_empty(), "its reader has gone");
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = Command::new(program).arg("help").stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
