@@ -43,8 +43,19 @@ fn check(line: &str, expected: &str) {
 
 /// Wrong command lines, and the sentence about each.
 const WRONG: &[(&str, &str)] = &[
-    ("hpvmmodify -P g -R 64M", "hpvmmodify: ERROR: '-R' is no option of this command"),
-    ("hpvmmodify -P g -u root", "hpvmmodify: ERROR: '-u' is no option of this command"),
+    (
+        "hpvmmodify -P g -R 64M",
+        "hpvmmodify: ERROR: '-R' is no option of this command yet: A.03.50's -R comes with dynamic memory",
+    ),
+    (
+        "hpvmmodify -P g --user=root",
+        "hpvmmodify: ERROR: '--user' is no option of this command yet: A.03.50's -u comes with console accounts",
+    ),
+    (
+        "hpvmstatus -VS",
+        "hpvmstatus: ERROR: '-S' is no option of this command yet: A.03.50's -S comes with entitlement enforcement",
+    ),
+    ("hpvmstart -P g -R 64M", "hpvmstart: ERROR: '-R' is no option of this command"),
     (
         "hpvmmodify -P g --memroy 1G",
         "hpvmmodify: ERROR: '--memroy' is no option of this command; did you mean --memory?",
