@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use hpvm_host::process::{PidFd, start_time};
+use hpvm_registry::{Access, Registry};
 use hpvm_testkit::vm_host::{Engine, VmHost, program};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
@@ -14,6 +15,7 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_is_created_listed_and_removed,
     a_change_of_nothing_leaves_its_record,
+    a_long_record_is_shown_to_its_thousandth_line,
     a_stop_is_hard_unless_it_is_said_otherwise,
     a_guest_runs_from_a_folder_that_only_root_may_enter,
     nothing_becomes_a_vm_host_by_a_look
@@ -40,6 +42,29 @@ fn a_change_of_nothing_leaves_its_record() {
     let new: Vec<&str> = after.strip_prefix(&before).expect("more lines").lines().collect();
     assert_eq!(new.len(), 1, "{new:?}");
     assert!(new[0].contains("hpvmmodify -P web -l same") && new[0].contains(": done"), "{new:?}");
+}
+
+/// And whoever sees less than all of it is told.
+fn a_long_record_is_shown_to_its_thousandth_line() {
+    let host = VmHost::new(Engine::Fake);
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    let mut registry =
+        Registry::open(&host.path("var/opt/hpvm/hpvm.db"), Access::ReadWrite).expect("a registry");
+    let mut more = |count: usize| {
+        let last = registry.operations(None, 1).expect("they can be read").remove(0).operation;
+        let change = registry.change().expect("a change");
+        for _ in 0..count {
+            change.record(&last).expect("a record");
+        }
+        change.commit().expect("they are recorded");
+        host.run(&["hpvmstatus", "-e"])
+    };
+    let all = more(999);
+    assert_eq!((all.stdout.lines().count(), &*all.stderr), (1000, ""), "{:?}", all.status);
+    let most = more(1);
+    assert_eq!(most.stdout.lines().count(), 1000, "{:?}", most.status);
+    let told = "hpvmstatus: earlier operations than the last 1000 are not shown\n";
+    assert_eq!(most.stderr, told);
 }
 
 fn nothing_becomes_a_vm_host_by_a_look() {

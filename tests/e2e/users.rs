@@ -13,6 +13,7 @@ use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
 use crate::Test;
+use crate::guest_processes::process;
 use crate::refusals::{State, refused_by};
 use crate::statements::disk_at;
 
@@ -235,7 +236,10 @@ fn who_may_only_read_the_registry_is_told_what_he_cannot_see() {
     let (shown, why) = (|| ok(&["hpvmstatus", "-P", "on"]), || ok(&["hpvm", "why", "on"]));
     assert!(shown().contains(of_lock), "{}", shown());
     assert!(why().contains("nothing is wrong with it") && why().contains(of_switch), "{}", why());
-    assert!(ok(&["hpvmnet"]).contains("localnet      1 Up "));
+    let switches = run(&["hpvmnet"]);
+    assert!(switches.stdout.contains("localnet      1 Unknown "), "{switches}");
+    assert!(switches.stderr.contains(of_switch), "{switches}");
+    assert_eq!(run(&["hpvmnet", "-Q"]).stderr, "");
     let of_off = ok(&["hpvm", "why", "off"]);
     assert!(of_off.contains("Nothing that this user can see prevents a start"), "{of_off}");
     assert!(of_off.contains("off.img', '") && of_off.contains("cannot be seen by this user"));
@@ -250,12 +254,25 @@ fn who_may_only_read_the_registry_is_told_what_he_cannot_see() {
         );
     }
 
+    // What a killed one published last looks as before.
+    let switch = process(&host, "hpvmnetd").expect("the switch runs");
+    let keeper = switch.parent();
+    switch.signal(Signal::STOP);
+    keeper.kill();
+    switch.kill();
+    let switches = run(&["hpvmnet"]);
+    assert!(switches.stdout.contains("localnet      1 Unknown "), "{switches}");
+    assert!(switches.stderr.contains(of_switch), "{switches}");
+
     host.ok(&["hpvmstop", "-P", "on", "-F"]);
     assert_eq!(list().matches("Off").count(), 2, "{}", list());
     host.ok(&["hpvmstart", "-P", "on"]);
     host.wait_for_state("on", "On (OS)", BOUND);
     assert!(list().contains("On (OS)") && !shown().contains("cannot be seen"), "{}", shown());
     assert!(!why().contains(of_switch), "{}", why());
+    let switches = run(&["hpvmnet"]);
+    assert!(switches.stdout.contains("localnet      1 Up "), "{switches}");
+    assert_eq!(switches.stderr, "");
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
     host.ok(&["hpvmstop", "-P", "on", "-F"]);
 }

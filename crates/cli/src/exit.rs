@@ -32,7 +32,7 @@ pub enum Failure {
     Refused { guest: Option<GuestName>, error: Box<dyn Error> },
     /// Refused, and these are the reasons; warnings among them are told as such.
     Problems { guest: GuestName, problems: Vec<Problem> },
-    /// The output could not be written.
+    /// The output could not be written. Where its reader has gone nobody is told.
     Output(OutputError),
     /// Everything was said already.
     Said,
@@ -113,6 +113,7 @@ impl Failure {
                 say.problems(guest, problems);
                 Exit::Refused
             }
+            Failure::Output(error) if error.is_unread() => Exit::Refused,
             Failure::Output(error) => {
                 say.error(None, &chain(error));
                 Exit::Refused

@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod dry_run;
 mod entries;
 pub mod exit;
+pub mod later;
 mod luns;
 pub mod messages;
 pub mod output;

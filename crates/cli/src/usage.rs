@@ -8,6 +8,7 @@ use hpvm_model::GuestName;
 use hpvm_model::bytes::shown;
 
 use crate::exit::Failure;
+use crate::later::{Later, meant_by};
 
 /// The failure for an error of clap's about these words.
 pub(crate) fn explain(error: &clap::Error, options: clap::Command, words: &[String]) -> Failure {
@@ -41,12 +42,7 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
             format!("'{typed}' is neither an option nor a value; numbers and sizes have no sign")
         }
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
-            // Of words that begin otherwise one was not mistyped for the other.
-            let is_near = |similar: &String| similar.get(..3) == argument.get(..3);
-            let hint = context(error, ContextKind::SuggestedArg)
-                .filter(is_near)
-                .map_or(String::new(), |similar| format!("; did you mean {similar}?"));
-            format!("'{argument}' is no option of this command{hint}")
+            unknown_option(&argument, error, options)
         }
         ErrorKind::UnknownArgument => match cut_short(options, words) {
             Some(option) => values_apart(&option),
@@ -88,6 +84,20 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
             first.trim_start_matches("error: ").to_owned()
         }
     }
+}
+
+fn unknown_option(argument: &str, error: &clap::Error, options: &clap::Command) -> String {
+    if let Some(Later { letter, work, .. }) = meant_by(argument, options.get_name()) {
+        return format!(
+            "'{argument}' is no option of this command yet: A.03.50's -{letter} comes with {work}"
+        );
+    }
+    // Of words that begin otherwise one was not mistyped for the other.
+    let is_near = |similar: &String| similar.get(..3) == argument.get(..3);
+    let hint = context(error, ContextKind::SuggestedArg)
+        .filter(is_near)
+        .map_or(String::new(), |similar| format!("; did you mean {similar}?"));
+    format!("'{argument}' is no option of this command{hint}")
 }
 
 pub(crate) fn means_nothing(argument: &str) -> String {

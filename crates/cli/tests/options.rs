@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use hpvm_cli::dispatch::{COMMANDS, Origin};
+use hpvm_cli::later::LATER;
 
 type Row = (String, Option<char>, String);
 
-fn documented() -> BTreeSet<Row> {
+/// The rows whose state is wanted, which gives what belongs to it.
+fn documented<T: Ord>(wanted: fn(&str) -> Option<T>) -> BTreeSet<(Row, T)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/options.md");
     let text = std::fs::read_to_string(path).expect("docs/options.md is there");
     let rows = text.lines().filter(|line| line.starts_with("| hpvm")).map(|line| {
@@ -14,9 +16,10 @@ fn documented() -> BTreeSet<Row> {
         let [command, letter, long, _argument, state, ..] = cells[..] else {
             panic!("a row has too few cells: {line}")
         };
-        (state == "done", (command.to_owned(), letter.chars().nth(1), long.replace("--", "")))
+        let row = (command.to_owned(), letter.chars().nth(1), long.replace("--", ""));
+        wanted(state).map(|of_state| (row, of_state))
     });
-    rows.filter(|(done, _)| *done).map(|(_, row)| row).collect()
+    rows.flatten().collect()
 }
 
 fn in_the_tables() -> BTreeSet<Row> {
@@ -45,12 +48,27 @@ fn in_the_tables() -> BTreeSet<Row> {
 
 #[test]
 fn the_documentation_and_the_tables_agree() {
-    let (documented, tables) = (documented(), in_the_tables());
+    let done = documented(|state| (state == "done").then_some(()));
+    let documented: BTreeSet<Row> = done.into_iter().map(|(row, ())| row).collect();
+    let tables = in_the_tables();
     assert!(documented.len() > 60, "only {} rows were found", documented.len());
     let missing: Vec<_> = documented.difference(&tables).collect();
     let undocumented: Vec<_> = tables.difference(&documented).collect();
     assert!(missing.is_empty(), "documented as done, and no option: {missing:?}");
     assert!(undocumented.is_empty(), "not in docs/options.md: {undocumented:?}");
+}
+
+#[test]
+fn what_is_told_to_come_later_is_documented_so() {
+    let documented = documented(|state| state.strip_prefix("later: ").map(str::to_owned));
+    let rows = LATER.iter().flat_map(|later| {
+        let row = |command: &&str| {
+            let row = ((*command).to_owned(), Some(later.letter), later.long.to_owned());
+            (row, later.work.to_owned())
+        };
+        later.commands.iter().map(row)
+    });
+    assert_eq!(rows.collect::<BTreeSet<_>>(), documented);
 }
 
 #[test]

@@ -43,8 +43,19 @@ fn check(line: &str, expected: &str) {
 
 /// Wrong command lines, and the sentence about each.
 const WRONG: &[(&str, &str)] = &[
-    ("hpvmmodify -P g -R 64M", "hpvmmodify: ERROR: '-R' is no option of this command"),
-    ("hpvmmodify -P g -u root", "hpvmmodify: ERROR: '-u' is no option of this command"),
+    (
+        "hpvmmodify -P g -R 64M",
+        "hpvmmodify: ERROR: '-R' is no option of this command yet: A.03.50's -R comes with dynamic memory",
+    ),
+    (
+        "hpvmmodify -P g --user=root",
+        "hpvmmodify: ERROR: '--user' is no option of this command yet: A.03.50's -u comes with console accounts",
+    ),
+    (
+        "hpvmstatus -VS",
+        "hpvmstatus: ERROR: '-S' is no option of this command yet: A.03.50's -S comes with entitlement enforcement",
+    ),
+    ("hpvmstart -P g -R 64M", "hpvmstart: ERROR: '-R' is no option of this command"),
     (
         "hpvmmodify -P g --memroy 1G",
         "hpvmmodify: ERROR: '--memroy' is no option of this command; did you mean --memory?",
@@ -231,11 +242,7 @@ fn output_that_nobody_can_get_is_an_error() {
     drop(reader);
     let output = Command::new(program).arg("help").stdout(writer).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        errors.ends_with("the output could not be written: Broken pipe (os error 32)\n"),
-        "{errors}"
-    );
+    assert!(output.stderr.is_empty(), "its reader has gone");
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = Command::new(program).arg("help").stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -240,12 +240,15 @@ impl VmHost {
         }
     }
 
-    /// What was done on this VM Host, a line each, oldest first.
-    pub fn operations_log(&self) -> Result<String, Refusal> {
-        let mut lines: Vec<String> =
-            self.registry.operations(None, EVENTS_MAX)?.iter().map(event).collect();
-        lines.reverse();
-        Ok(lines.concat())
+    /// What was done on this VM Host, a line each, oldest first: the last [`EVENTS_MAX`] operations, and whether there are others.
+    pub fn operations_log(&self) -> Result<(String, Earlier), Refusal> {
+        let mut recorded = self.registry.operations(None, EVENTS_MAX + 1)?;
+        let earlier = match recorded.len() > EVENTS_MAX {
+            true => Earlier::LeftOut,
+            false => Earlier::None,
+        };
+        recorded.truncate(EVENTS_MAX);
+        Ok((recorded.iter().rev().map(event).collect(), earlier))
     }
 
     /// Takes over the running guests that nobody supervises; gives those that could not be taken over, each with the reason.
@@ -286,7 +289,14 @@ impl VmHost {
 }
 
 /// So many operations `hpvmstatus -e` shows.
-const EVENTS_MAX: usize = 1000;
+pub const EVENTS_MAX: usize = 1000;
+
+/// What was done before the operations that a log shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    None,
+    LeftOut,
+}
 
 fn event(recorded: &RecordedOperation) -> String {
     let Operation { at, user, from, command_line, reason, guest, outcome, duration, .. } =

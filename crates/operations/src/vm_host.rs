@@ -52,12 +52,14 @@ impl Premises {
         Premises::of(root, Access::ReadWrite, has_registry)
     }
 
-    /// Those of the environment, for what may be a dry run: that looks also where nothing can be written.
+    /// Those of the environment, for what may be a dry run: that looks also where nothing can be written, and makes no VM Host
+    /// where none is.
     fn find_in(mode: Mode) -> Result<Premises, Refusal> {
         let root = Root::from_environment()?;
         root.must_be_there()?;
+        let only_looks = || has_no_registry(&root) || is_mounted_read_only(&root.db());
         let access = match mode {
-            Mode::DryRun if is_mounted_read_only(&root.db()) => Access::ReadOnly,
+            Mode::DryRun if only_looks() => Access::ReadOnly,
             Mode::DryRun | Mode::Apply => Access::ReadWrite,
         };
         Premises::at(root, access)
@@ -133,10 +135,9 @@ impl VmHost {
 
     /// The same of a command about guests: where there is no registry there are none, and no VM Host is made to say so.
     pub fn open_for_guests(mode: Mode) -> Result<VmHost, Refusal> {
-        // One that cannot be looked at may be there.
-        match Root::from_environment()?.db().try_exists() {
-            Ok(false) => VmHost::open(Access::ReadOnly),
-            Ok(true) | Err(_) => VmHost::open_in(mode),
+        match has_no_registry(&Root::from_environment()?) {
+            true => VmHost::open(Access::ReadOnly),
+            false => VmHost::open_in(mode),
         }
     }
 
@@ -397,6 +398,11 @@ impl VmHost {
     pub fn machine(&self, config: &GuestConfig) -> Option<Machine> {
         self.presence(config.number).is_on().then(|| self.boot_record(config).ok()).flatten()
     }
+}
+
+/// Also for who could make one. What cannot be looked at may be there.
+fn has_no_registry(root: &Root) -> bool {
+    matches!(root.db().try_exists(), Ok(false))
 }
 
 fn shown(selector: &Selector) -> String {

@@ -2,6 +2,7 @@
 //! run; what differs is which of them refuse.
 
 pub mod boot_disk;
+mod images;
 mod network;
 pub mod packets;
 mod place_holders;
@@ -65,7 +66,7 @@ pub fn problems(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -
     let mut problems: Vec<Problem> = Vec::new();
     let mut found = findings(config, before, facts);
     if purpose != Purpose::Start {
-        stores::images_as_raw(config, before, facts, &mut found);
+        images::images_as_raw(config, before, facts, &mut found);
         stores::folders_of_no_drive(config, before, facts, &mut found);
         stores::disks_of_removed(config, before, facts, &mut found);
         least_cycles(config, before, facts, &mut found);

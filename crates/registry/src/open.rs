@@ -166,9 +166,11 @@ impl Registry {
         Change::begun(self)
     }
 
-    /// Who has it open for reading alone gets one state of it, for a change that is tried only: what he writes is refused.
+    /// Who has it open for reading alone gets one state of it, for a change that is tried only: what he writes is refused. Of one
+    /// without a file nobody else has anything open.
     fn take_turn(&self) -> Result<(), RegistryError> {
-        let begin = match self.connection.is_readonly("main").map_err(self.failed("read"))? {
+        let is_read_only = self.connection.is_readonly("main").map_err(self.failed("read"))?;
+        let begin = match is_read_only || !self.has_file() {
             true => "BEGIN",
             false => "BEGIN IMMEDIATE",
         };

@@ -1,10 +1,10 @@
-//! Something else in the registry's place, or a registry of another version.
+//! Something else in the registry's place, a registry of another version, or none.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use hpvm_testkit::vm_host::VmHost;
+use hpvm_testkit::vm_host::{Engine, VmHost};
 
 use super::inhabited;
 use crate::Test;
@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_registry_that_is_no_database,
     a_registry_of_a_newer_version,
     dry_runs_and_refusals_in_a_registry_of_an_older_version,
+    dry_runs_make_no_vm_host,
 ];
 
 /// Commands that need the registry.
@@ -166,4 +167,55 @@ fn dry_runs_and_refusals_in_a_registry_of_an_older_version() {
     host.ok(&["hpvmmodify", "-P", "web", "-a", nic]);
     assert_eq!(version(), ours);
     assert!(copy.exists());
+}
+
+/// Where there is no registry they tell what would be done, and leave the folder as it was.
+fn dry_runs_make_no_vm_host() {
+    let host = VmHost::new(Engine::Fake);
+    let file = host.path("new.img").display().to_string();
+    let tell: &[&[&str]] = &[
+        &["hpvmcreate", "-P", "web", "-s"],
+        &["hpvmstop", "-a", "--dry-run"],
+        &["hpvm", "autostart", "--dry-run"],
+        &["hpvm", "autostop", "--dry-run"],
+        &["hpvm", "doctor", "--rebuild", "--dry-run"],
+        &["hpvmnet", "-c", "-S", "sw0", "--dry-run"],
+        &["hpvmnet", "-b", "-S", "localnet", "--dry-run"],
+        &["hpvmnet", "-h", "-S", "localnet", "--dry-run"],
+        &["hpvmnet", "-r", "-S", "localnet", "--dry-run"],
+        &["hpvmnet", "-S", "localnet", "-u", "portid:3:vlanid:5", "--dry-run"],
+        &["hpvmdevmgmt", "-a", "rdev:/media", "--dry-run"],
+        &["hpvmdevmgmt", "-I", "--dry-run"],
+        &["hpvmdevmgmt", "-S", "1M", &file, "--dry-run"],
+        &["hpvmhostrdev", "-E", "--dry-run"],
+        &["hpvmhostrdev", "-u", "--dry-run"],
+    ];
+    let refuse: &[&[&str]] = &[
+        &["hpvmmodify", "-P", "web", "-c", "2", "-s"],
+        &["hpvmclone", "-P", "web", "-N", "new", "-s"],
+        &["hpvmremove", "-P", "web", "--dry-run"],
+        &["hpvmstart", "-P", "web", "-s"],
+        &["hpvm", "undelete", "-P", "web", "--dry-run"],
+        &["hpvm", "nvram", "-P", "web", "--reset", "--dry-run"],
+        &["hpvm", "gvsdmgr", "clear_stat", "-P", "web", "--dry-run"],
+        &["hpvmnet", "-C", "-S", "sw0", "-N", "sw1", "--dry-run"],
+        &["hpvmnet", "-d", "-S", "localnet", "--dry-run"],
+        &["hpvmdevmgmt", "-d", "rdev:/media", "--dry-run"],
+        &["hpvmdevmgmt", "-n", "rdev:/media:/mnt", "--dry-run"],
+    ];
+    let nothing_is_made = |line: &[&str]| {
+        let run_folder = host.run_dir(1).parent().expect("all guests'").to_owned();
+        for made in [host.path("var"), host.path("run"), run_folder, host.path("new.img")] {
+            assert!(!made.exists(), "{line:?} made {}", made.display());
+        }
+    };
+    for line in tell {
+        host.ok(line);
+        nothing_is_made(line);
+    }
+    for line in refuse {
+        let outcome = host.run(line);
+        assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+        nothing_is_made(line);
+    }
 }

@@ -1,6 +1,6 @@
 //! hpvmconsole: the virtual console of a guest.
 
-use std::io::{self, stdin, stdout};
+use std::io::{self, ErrorKind, stdin, stdout};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
@@ -8,11 +8,12 @@ use crate::args::Selector;
 use crate::dispatch::{Context, Perform};
 use crate::exit::Failure;
 use crate::messages::{printable, start_report};
-use crate::{output, usage};
+use crate::output::{self, OutputError};
+use crate::usage;
 use clap::CommandFactory;
 use hpvm_console::door::DriveAddress;
 use hpvm_console::menu::PowerVerb;
-use hpvm_console::session::{self, Chatter, End, GuestPower, Options};
+use hpvm_console::session::{self, Chatter, End, GuestPower, Options, SessionError};
 use hpvm_host::names::run_folder;
 use hpvm_model::{GuestConfig, PciSlot, Problem, Severity, StorageAddress, chain};
 use hpvm_operations::console_media;
@@ -63,7 +64,9 @@ impl Perform for Console {
         let mut guest = ConsoleGuest { host, config, context, is_one_command };
         let chatter = if self.quiet { Chatter::Quiet } else { Chatter::Full };
         let options = Options { command: self.command.as_deref(), chatter };
-        match session::run(&mut guest, &options, stdin().as_fd(), stdout().as_fd())? {
+        match session::run(&mut guest, &options, stdin().as_fd(), stdout().as_fd())
+            .map_err(failure)?
+        {
             End::Done => Ok(()),
             End::Failed(text) => Err(Failure::refused(text)),
             End::Usage(text) => {
@@ -72,6 +75,16 @@ impl Perform for Console {
             }
             End::Signal(number) => Err(Failure::Signal(number)),
         }
+    }
+}
+
+fn failure(error: SessionError) -> Failure {
+    match error {
+        // Nobody writes into a pipe that a session reads from.
+        SessionError::Terminal(lost) if lost.kind() == ErrorKind::BrokenPipe => {
+            OutputError::of(lost).into()
+        }
+        other => other.into(),
     }
 }
 

@@ -219,7 +219,7 @@ impl Perform for Net {
         match self.selector() {
             Some(selector) if self.is_deed() => self.act(context, &selector),
             Some(selector) => self.show_one(context, &selector),
-            None => self.show_all(),
+            None => self.show_all(context),
         }
     }
 }
@@ -397,11 +397,11 @@ impl Net {
         Ok(print(&if self.json { interfaces::json(&all)? } else { interfaces::table(&all) })?)
     }
 
-    fn show_all(&self) -> Result<(), Failure> {
+    fn show_all(&self, context: &Context) -> Result<(), Failure> {
         let host = VmHost::open(Access::ReadOnly)?;
         // Who may not change switches still sees them.
         let _ = ports::tidy(&host);
-        self.show(&host, host.switches()?, Ports::All)
+        self.show(context, &host, host.switches()?, Ports::All)
     }
 
     fn show_one(&self, context: &Context, selector: &SwitchSelector) -> Result<(), Failure> {
@@ -433,7 +433,7 @@ impl Net {
                 return Err(Refusal::from(SwitchRefused::UnusedPort { name, port }).into());
             }
         }
-        self.show(&host, views, port.map_or(Ports::All, Ports::One))?;
+        self.show(context, &host, views, port.map_or(Ports::All, Ports::One))?;
         if self.zero {
             switches::clear(&host, selector, port)?;
         }
@@ -442,6 +442,7 @@ impl Net {
 
     fn show(
         &self,
+        context: &Context,
         host: &VmHost,
         mut switches: Vec<SwitchView>,
         ports: Ports,
@@ -450,6 +451,9 @@ impl Net {
         let has_blocks = self.verbose || self.statistics || self.port.is_some();
         if has_blocks || self.json || self.xml {
             host.ask_nat(&mut switches);
+        }
+        for unseen in switches.iter().filter_map(SwitchView::unseen).filter(|_| !self.quiet) {
+            context.say.note(&format!("{unseen}; what it published last is shown"));
         }
         let switches = switches.as_slice();
         let text = match switches {

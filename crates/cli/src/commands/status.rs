@@ -4,7 +4,7 @@ use clap::ArgGroup;
 use hpvm_model::GuestConfig;
 use hpvm_operations::VmHost;
 use hpvm_operations::processor_use::ProcessorUse;
-use hpvm_operations::view::HostView;
+use hpvm_operations::view::{EVENTS_MAX, Earlier, HostView};
 use hpvm_registry::Access;
 
 use crate::args::Selector;
@@ -142,19 +142,19 @@ impl Status {
 }
 
 impl Perform for Status {
-    fn perform(self, _context: &Context) -> Result<(), Failure> {
+    fn perform(self, context: &Context) -> Result<(), Failure> {
         if self.version {
             return Ok(print(&version())?);
         }
         let host = VmHost::open(Access::ReadOnly)?;
         // Who may not take guests over still sees them.
         let _ = host.adopt_orphans();
-        Ok(print(&self.text(&host)?)?)
+        Ok(print(&self.text(context, &host)?)?)
     }
 }
 
 impl Status {
-    fn text(&self, host: &VmHost) -> Result<String, Failure> {
+    fn text(&self, context: &Context, host: &VmHost) -> Result<String, Failure> {
         let mhz = host.processor_mhz();
         Ok(match self.subject() {
             Subject::List => {
@@ -170,7 +170,15 @@ impl Status {
             Subject::Server => self.server_text(&host.server()?)?,
             Subject::Events => match self.guest {
                 Some(_) => events::render(&host.guest_log(&self.selected(host)?)?),
-                None => events::render(host.operations_log()?.as_bytes()),
+                None => {
+                    let (log, earlier) = host.operations_log()?;
+                    if earlier == Earlier::LeftOut {
+                        context.say.note(&format!(
+                            "earlier operations than the last {EVENTS_MAX} are not shown"
+                        ));
+                    }
+                    events::render(log.as_bytes())
+                }
             },
             Subject::Version => version(),
         })

@@ -322,6 +322,7 @@ mod tests {
         assert!(presets.below("/").contains(&etc) && !presets.below(&etc).contains(&etc));
         assert!(presets.below(folder.path().to_str().unwrap()).is_empty(), "no state yet");
         fs::create_dir_all(root.state().join("ISO-images")).unwrap();
+        let presets = Presets::of(&root);
         let state = root.state().display().to_string();
         for above in [folder.path(), &root.state()] {
             assert_eq!(presets.below(above.to_str().unwrap()), [&*state]);

@@ -167,6 +167,10 @@ pub struct Initialised {
 /// Brings the entries that come with guests' devices up to date with the guests.
 pub fn initialise(host: &mut VmHost, actor: &Actor, mode: Mode) -> Result<Initialised, Refusal> {
     let mut initialised = Initialised::default();
+    // The changes are tried in the registry itself.
+    if mode == Mode::DryRun && !host.registry.has_file() {
+        return Ok(initialised);
+    }
     let written = host.decide_and_write(facts_of_all, |change, facts| {
         initialised = update(&change, facts)?;
         if mode == Mode::Apply {

@@ -119,7 +119,8 @@ pub fn rebuild(root: &Root, actor: &Actor, consent: &Consent) -> Result<Rebuildi
 pub fn rehearse(root: &Root) -> Result<Rebuilt, Refusal> {
     condition(root)?;
     root.must_be_there()?;
-    if !is_mounted_read_only(&root.db()) {
+    let is_none_yet = matches!(root.uuids().try_exists(), Ok(false));
+    if !is_none_yet && !is_mounted_read_only(&root.db()) {
         root.ensure()?;
     }
     Ok(hpvm_registry::rehearse(&root.db(), sources(root))?)

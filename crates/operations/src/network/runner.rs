@@ -21,7 +21,7 @@ use hpvm_host::paths::{hold, make_public_folder, program};
 use hpvm_host::signals::lift_limits;
 use hpvm_host::supervision::{self, Supervision};
 use hpvm_host::users::{self, Ids};
-use hpvm_host::{Root, durable, removal};
+use hpvm_host::{durable, removal};
 use hpvm_model::{GuestConfig, GuestNumber, PortNumber, SwitchNumber, Vswitch, Wire, WireNow};
 use hpvm_plan::record::AttachedNic;
 use hpvm_registry::{Registry, SwitchSelector};
@@ -52,16 +52,20 @@ const BUSY_BOUND: Duration = Duration::from_secs(10);
 pub(crate) struct Turn {
     number: SwitchNumber,
     folder: PathBuf,
-    busy: Busy,
+    /// `None` where there is no registry: a dry run, which leaves nothing there, is all that there can be at the switch.
+    busy: Option<Busy>,
 }
 
 impl Turn {
     /// Waits for another command that has it.
-    pub(crate) fn take(root: &Root, number: SwitchNumber) -> Result<Turn, Refusal> {
-        let folder = root.switch_dir(number.get());
+    pub(crate) fn take(host: &VmHost, number: SwitchNumber) -> Result<Turn, Refusal> {
+        let folder = host.root.switch_dir(number.get());
+        if !host.registry.has_file() {
+            return Ok(Turn { number, folder, busy: None });
+        }
         make_folder(&folder)?;
         let busy = Busy::acquire(&folder.join(switch_folder::BUSY), "hpvmnet", BUSY_BOUND)?;
-        Ok(Turn { number, folder, busy })
+        Ok(Turn { number, folder, busy: Some(busy) })
     }
 
     /// The switch as it is now.
@@ -80,13 +84,13 @@ pub(crate) struct Runner<'a> {
     pub(super) host: &'a VmHost,
     pub(crate) switch: Vswitch,
     folder: PathBuf,
-    _busy: Busy,
+    _busy: Option<Busy>,
 }
 
 impl<'a> Runner<'a> {
     /// Waits for another command that has it, and sees the switch as that one left it.
     pub(crate) fn claim(host: &'a VmHost, number: SwitchNumber) -> Result<Runner<'a>, Refusal> {
-        let turn = Turn::take(&host.root, number)?;
+        let turn = Turn::take(host, number)?;
         let switch = turn.switch(&host.registry)?;
         Ok(turn.runner(host, switch))
     }

@@ -477,7 +477,7 @@ pub fn delete(
         return Err(SwitchRefused::Localnet(named.name, "deleted").into());
     }
     // No guest gets a port meanwhile.
-    let turn = Turn::take(&host.root, named.number)?;
+    let turn = Turn::take(host, named.number)?;
     let switch = turn.switch(&host.registry)?;
     let rows = host.registry.nics()?;
     let mut users: Vec<GuestName> = rows

@@ -58,6 +58,8 @@ pub enum ShownState {
     Down,
     /// Guests run on it, and its process does not.
     Unknown,
+    /// Guests run on it, and whoever asks cannot see whether its process does.
+    Unseen,
 }
 
 impl ShownState {
@@ -66,7 +68,7 @@ impl ShownState {
         match self {
             ShownState::Up => "Up",
             ShownState::Down => "Down",
-            ShownState::Unknown => "Unknown",
+            ShownState::Unknown | ShownState::Unseen => "Unknown",
         }
     }
 }
@@ -110,6 +112,12 @@ impl PortState {
 }
 
 impl SwitchView {
+    /// What of it whoever asks cannot see, as a sentence.
+    #[must_use]
+    pub fn unseen(&self) -> Option<String> {
+        (self.state == ShownState::Unseen).then(|| unseen(&self.switch))
+    }
+
     /// The port forwards that are known not to work.
     pub fn forwards_missing(&self) -> impl Iterator<Item = &Forward> {
         let now = match &self.wire {
@@ -185,6 +193,7 @@ impl VmHost {
         let state = match switch.state {
             SwitchState::Halted => ShownState::Down,
             SwitchState::Up if is_used && status.is_none() => ShownState::Unknown,
+            SwitchState::Up if is_used && runner::is_unseen(self, &switch) => ShownState::Unseen,
             SwitchState::Up if has_wire => ShownState::Up,
             SwitchState::Up => ShownState::Down,
         };
@@ -227,6 +236,13 @@ impl VmHost {
             let _ = runner.tell(&Request::Publish);
         }
     }
+}
+
+pub(crate) fn unseen(switch: &Vswitch) -> String {
+    format!(
+        "whether the process of virtual switch '{}' runs cannot be seen by this user",
+        switch.name
+    )
 }
 
 fn ports(

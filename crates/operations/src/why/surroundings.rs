@@ -12,7 +12,7 @@ use crate::displaced::Displaced;
 use crate::network::nat::{self, NatView};
 use crate::network::runner;
 use crate::network::silence::{self, Silence};
-use crate::network::status;
+use crate::network::{status, view};
 
 /// One thing that is wrong, and the way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,13 +45,7 @@ pub(super) fn troubles(
 pub(super) fn unseen(host: &VmHost, machine: &Machine) -> Vec<String> {
     let switches = switches(host, machine).into_iter();
     let unseen = switches.filter(|switch| runner::is_unseen(host, switch));
-    let sentence = |switch: Vswitch| {
-        format!(
-            "whether the process of virtual switch '{}' runs cannot be seen by this user",
-            switch.name
-        )
-    };
-    unseen.map(sentence).collect()
+    unseen.map(|switch| view::unseen(&switch)).collect()
 }
 
 fn switches(host: &VmHost, machine: &Machine) -> Vec<Vswitch> {
