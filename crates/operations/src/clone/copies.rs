@@ -26,20 +26,11 @@ use hpvm_registry::Identities;
 use rustix::fs::OFlags;
 
 use super::running::{Moment, Running};
+use super::stage::{Silence, Stage};
 use super::targets;
 use crate::facts::{Aim, holders, locked};
 use crate::refusal::Left;
 use crate::{Refusal, VmHost};
-
-/// How far which copy is.
-#[derive(Clone, Copy, Debug)]
-pub struct Stage<'a> {
-    /// Of the source.
-    pub from: &'a str,
-    pub progress: Progress,
-    /// The stores that the copy waits for, when that is known.
-    pub silent: &'a [&'a str],
-}
 
 /// A store that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -470,7 +461,8 @@ fn copy(
                 Silent::Target => &[to],
                 Silent::Both => &[from, to],
             };
-            watch(&Stage { from, progress: seen, silent: stores });
+            let silence = Silence::holding_us(stores);
+            watch(&Stage { from, progress: seen, silence: Some(&silence) });
             ControlFlow::Continue(())
         }
     })
@@ -481,7 +473,7 @@ pub(super) fn look(
     progress: Progress,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> ControlFlow<()> {
-    watch(&Stage { from: &work.from.path, progress, silent: &[] });
+    watch(&Stage { from: &work.from.path, progress, silence: None });
     match signals::interrupted() {
         Some(_) => ControlFlow::Break(()),
         None => ControlFlow::Continue(()),
