@@ -399,11 +399,10 @@ pub(super) fn takes_changes(file: &Path) -> Result<(), Refusal> {
     }
 }
 
+/// Whether two names are those of one file. A link that leads to it is another.
 fn are_one(one: &Path, other: &Path) -> bool {
-    match (std::fs::symlink_metadata(one), std::fs::symlink_metadata(other)) {
-        (Ok(one), Ok(other)) => identity::of(&one) == identity::of(&other),
-        _ => false,
-    }
+    let there = identity::of_named(one);
+    there.is_some() && there == identity::of_named(other)
 }
 
 fn identity(file: &File, path: &Path) -> Result<FileIdentity, Refusal> {
@@ -541,6 +540,19 @@ mod tests {
         std::fs::write(&path, "another's").unwrap();
         drop(copies);
         assert!(path.exists());
+    }
+
+    /// The file would be gone, and the link lead nowhere.
+    #[test]
+    fn a_link_to_a_copy_is_no_second_name_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (fresh, path) = (folder.path().join("fresh"), folder.path().join("disk.img"));
+        std::fs::write(&fresh, "copied").unwrap();
+        std::os::unix::fs::symlink(&fresh, &path).unwrap();
+        settle(&fresh, &path).unwrap();
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "copied");
+        assert!(!fresh.exists());
     }
 
     /// Another clone's disk, or a guest's.
