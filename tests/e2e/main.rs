@@ -125,6 +125,7 @@ const SUBJECTS: &[&[Test]] = &[
     running_clone::TESTS,
     running_clone::interfered::TESTS,
     running_clone::one_moment::TESTS,
+    running_clone::silent::TESTS,
     running_clone::to_devices::TESTS,
     interrupted_clones::TESTS,
     beside_clones::TESTS,

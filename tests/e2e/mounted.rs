@@ -59,7 +59,11 @@ pub(crate) struct Freezable {
 
 impl Freezable {
     pub(crate) fn over(host: &VmHost) -> Freezable {
-        let device = LoopDevice::on(&host.disk("freezable.img", 16 << 20), &[]);
+        Freezable::of(host, 16 << 20)
+    }
+
+    pub(crate) fn of(host: &VmHost, bytes: u64) -> Freezable {
+        let device = LoopDevice::on(&host.disk("freezable.img", bytes), &[]);
         let made = Command::new("mkfs.ext4").arg("-q").arg(device.path()).status();
         assert!(made.expect("mkfs runs").success());
         Freezable { mounted: Mounted::device(device.path(), &host.path("near")), _device: device }

@@ -3,6 +3,7 @@
 
 pub(crate) mod interfered;
 pub(crate) mod one_moment;
+pub(crate) mod silent;
 mod slow;
 pub(crate) mod to_devices;
 

@@ -73,6 +73,12 @@ pub fn appoint() -> io::Result<Side> {
     }
 }
 
+/// Whether this process is one, whose principal ends in time whatever holds us.
+#[must_use]
+pub fn is_appointed() -> bool {
+    WORD.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
 /// What this process ends with. A principal goes on by it, and nobody waits for us any more.
 pub fn say(status: u8) {
     let Some(mut word) = WORD.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };

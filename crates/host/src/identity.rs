@@ -55,6 +55,12 @@ pub fn at(path: &Path) -> Option<FileIdentity> {
     Some(of(&fs::metadata(path).ok()?))
 }
 
+/// Of what has a path as its name, which may be a link.
+#[must_use]
+pub fn of_named(path: &Path) -> Option<FileIdentity> {
+    Some(of(&fs::symlink_metadata(path).ok()?))
+}
+
 /// Whether an open file is what is known by that. A file system that does not answer is not asked.
 #[must_use]
 pub fn is(file: &File, identity: FileIdentity) -> bool {
@@ -86,6 +92,8 @@ mod tests {
             assert_eq!(of_store(&metadata).is_none(), metadata.is_dir());
         }
         assert_eq!(at(&link), at(&file));
+        assert_eq!(of_named(&file), at(&file));
+        assert_ne!(of_named(&link), at(&link));
         assert_ne!(at(folder.path()), at(&file));
         assert_eq!(at(&folder.path().join("missing")), None);
     }

@@ -18,6 +18,7 @@ use nix::libc;
 use rustix::event::{Timespec, poll};
 
 use crate::identity;
+use crate::process::{self, Unending};
 use crate::signals::{self, Interruption};
 
 /// The byte of `run/NUMBER/lock` that the keeper holds.
@@ -160,10 +161,10 @@ pub enum BusyError {
     #[error("the lock file {} cannot be written", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error(
-        "{} (process {}) is changing it since {}, now at step '{}'; try again when it has ended",
-        owner.command, owner.pid, local(owner.since), owner.step
+        "{} (process {}) is changing it since {}, now at step '{}'; {}",
+        owner.command, owner.pid, local(owner.since), owner.step, end_of(owner, unending.as_ref())
     )]
-    Held { owner: Owner },
+    Held { owner: Owner, unending: Option<Unending> },
     #[error(
         "another command, which has not said its name in {}, is changing it; try again", path.display()
     )]
@@ -172,6 +173,14 @@ pub enum BusyError {
     Gone { path: PathBuf },
     #[error("the wait for another command was interrupted")]
     Interrupted(Interruption),
+}
+
+/// When it can be tried again.
+fn end_of(Owner { pid, .. }: &Owner, unending: Option<&Unending>) -> String {
+    let Some(answer) = unending else { return "try again when it has ended".into() };
+    format!(
+        "process {pid} was killed and the kernel cannot end it before {answer}: bring that back, or have it given up, as `umount -f` does with a file system whose server is lost, and try again"
+    )
 }
 
 fn local(time: Timestamp) -> String {
@@ -201,10 +210,18 @@ pub fn tell_of_waits(tell: impl Fn(&str) + Send + Sync + 'static) {
 
 fn tell_of_wait(path: &Path) {
     if let Some(tell) = TELL.get()
-        && let Ok(Some(Owner { command, pid, step, .. })) = owner(path)
+        && let Ok(Some(owner)) = owner(path)
     {
-        tell(&format!("waits for {command} (process {pid}), now at step '{step}'"));
+        let Owner { command, pid, step, .. } = &owner;
+        let end = unending(&owner)
+            .map(|answer| format!("; it was killed, and cannot end before {answer}"))
+            .unwrap_or_default();
+        tell(&format!("waits for {command} (process {pid}), now at step '{step}'{end}"));
     }
+}
+
+fn unending(owner: &Owner) -> Option<Unending> {
+    process::unending(i32::try_from(owner.pid).ok()?)
 }
 
 impl Busy {
@@ -316,7 +333,10 @@ pub fn pause_for(time: Duration) {
 
 fn held_by(path: &Path) -> BusyError {
     match owner(path) {
-        Ok(Some(owner)) => BusyError::Held { owner },
+        Ok(Some(owner)) => {
+            let unending = unending(&owner);
+            BusyError::Held { owner, unending }
+        }
         _ => BusyError::HeldByUnknown { path: path.to_owned() },
     }
 }

@@ -3,6 +3,8 @@
 //! Called by whoever looks at or ends a guest's processes. A process that has ended and was not yet collected by its
 //! parent counts as dead: it looks alive to kill(pid, 0), and PID 1 may collect it late.
 
+mod unending;
+
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,6 +16,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 pub use rustix::process::Signal;
+
+pub use self::unending::{Unending, unending};
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

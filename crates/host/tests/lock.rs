@@ -123,7 +123,7 @@ fn who_is_refused_learns_by_whom() {
     let bound = Duration::from_millis(60);
     let error = Busy::acquire(&path, "hpvmstart", bound).expect_err("held");
     assert!(begin.elapsed() >= bound);
-    let BusyError::Held { owner: holder } = &error else { panic!("{error}") };
+    let BusyError::Held { owner: holder, .. } = &error else { panic!("{error}") };
     assert_eq!(holder.pid, std::process::id());
     let said = error.to_string();
     assert!(said.starts_with("hpvmmodify -P g1 (process "), "{said}");

@@ -15,6 +15,8 @@
 mod copies;
 pub mod interrupted;
 mod running;
+mod stage;
+mod standstill;
 mod targets;
 
 use std::collections::BTreeSet;
@@ -37,9 +39,10 @@ use hpvm_plan::hotplug::Force;
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_registry::{Change, Identities, OperationId, Owner, Step, SwitchSelector};
 
+pub use self::copies::Copied;
 use self::copies::{BeingKnown, Copies, Sources};
-pub use self::copies::{Copied, Stage};
 use self::running::{Moment, Running};
+pub use self::stage::{Silence, Stage};
 use crate::claims::{self, Claims};
 use crate::create::{next_number, serial_number};
 use crate::facts::identities;

@@ -53,7 +53,7 @@ pub(crate) fn claim(
             }
             Err(error) => error,
         };
-        if let BusyError::Held { owner } = &error
+        if let BusyError::Held { owner, .. } = &error
             && has_worker(host, config)
         {
             let who = format!("{} (process {})", owner.command, owner.pid);

@@ -193,6 +193,12 @@ pub(crate) fn last_beat(run_dir: &Path) -> Option<u64> {
     Snapshot::from_file(&file).map(|(beat_ms, _)| beat_ms)
 }
 
+/// What its worker knows of a running guest; `None` while it has told nothing.
+pub(crate) fn snapshot(run_dir: &Path) -> Option<Snapshot> {
+    let file = status(&run_dir.join(run_folder::STATUS)).ok()?;
+    Snapshot::from_file(&file).map(|(_, snapshot)| snapshot)
+}
+
 impl Presence {
     /// The state column.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hpvm_host::process::{PidFd, Signal};
@@ -16,6 +16,7 @@ use crate::clone::{nothing_is_left, on};
 use crate::file_server::FileServer;
 use crate::loop_device::LoopDevice;
 use crate::mounted::Freezable;
+use crate::started::Started;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_source_that_falls_silent_is_named_and_holds_nobody,
@@ -23,6 +24,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_target_that_takes_no_writes_is_named_and_holds_nobody,
     a_copy_to_a_frozen_file_system_is_refused,
     what_a_clone_left_on_a_frozen_file_system_holds_nobody,
+    a_clone_that_was_killed_and_cannot_end_is_told_of,
 ];
 
 const COPIED_BYTES: u64 = 64 << 20;
@@ -49,6 +51,31 @@ fn a_source_that_falls_silent_is_named_and_holds_nobody() {
     host.ok(&["hpvmmodify", "-P", "web", "-l", "changed meanwhile"]);
     nothing_is_left(&host, host.root());
     server.answer_again();
+}
+
+/// The kernel ends no process whose read is not answered, and what it has locked stays so. `umount -f` has the kernel give up the
+/// file system's server.
+fn a_clone_that_was_killed_and_cannot_end_is_told_of() {
+    let (host, server) = beside_a_silent_half();
+    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &on(&server.file, "file")]);
+    let clone = ["hpvmclone", "-P", "web", "-N", "new", "-b"];
+    let copy = on(&host.path("copy.img"), "file");
+    let clone = Started::of(&host, &[&clone[..], &[&copy]].concat());
+    wait_until(COPYING, "the copy waits", || server.is_holding());
+    clone.gets(Signal::KILL);
+    // What it says is not read to its end, which the process that stays would hold up.
+    assert!(clone.ends_within(BOUND), "it was killed");
+    let mut waits = Started::of(&host, &["hpvmmodify", "-P", "web", "-l", "changed afterwards"]);
+    let (mut told, mut line) = (BufReader::new(waits.stderr()), String::new());
+    told.read_line(&mut line).expect("text");
+    let why = format!("it was killed, and cannot end before '{}' answers", server.file.display());
+    assert!(line.starts_with("hpvmmodify: waits for hpvmclone") && line.contains(&why), "{line}");
+    // It says that the folder is in use, and does that all the same.
+    let far = server.file.parent().expect("a folder");
+    let _ = Command::new("umount").arg("-f").arg(far).output().expect("umount runs");
+    assert_eq!(waits.end().0, Some(0));
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    assert!(!is_copying(&host), "nothing is left of the copy");
 }
 
 fn a_target_that_falls_silent_is_named_and_holds_nobody() {

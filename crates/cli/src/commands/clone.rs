@@ -83,8 +83,6 @@ impl Perform for Clone {
         let mut host = VmHost::open_for_guests(mode)?;
         let source = host.guest(&self.guest.clone().into())?;
         let request = self.request();
-        // The kernel ends no process that a store holds.
-        let mut end = "and so does the command after Ctrl-C";
         if mode == Mode::Apply && stores_may_fall_silent(&source, &request) {
             // No connection to the registry outlives a fork.
             drop(host);
@@ -96,9 +94,8 @@ impl Perform for Clone {
                         &left(&self.new_name, &request),
                     ));
                 }
-                Ok(Side::Deputy) => end = "and Ctrl-C ends it",
                 // Without a second process it is as good as its stores.
-                Err(_) => {}
+                Ok(Side::Deputy) | Err(_) => {}
             }
             host = VmHost::open_for_guests(mode)?;
         }
@@ -110,9 +107,9 @@ impl Perform for Clone {
             context.actor(self.undertaking.operation.reason.clone()).calling(self.guest.name());
         let mut line = ProgressLine::new(context.say.command());
         let cloned = clone(&mut host, &actor, &source, &request, force, mode, &mut |stage| {
-            if !stage.silent.is_empty() {
+            if let Some(silence) = stage.silence {
                 line.erase();
-                context.say.note(&waits_for(stage.silent, end));
+                context.say.note(&silence.to_string());
             }
             line.show(stage.from, stage.progress.done, stage.progress.whole);
         });
@@ -140,12 +137,6 @@ fn left(name: &GuestName, request: &CloneRequest) -> String {
     format!(
         "a store does not answer{overwritten}, and whether guest '{name}' is made `hpvmstatus -P {name}` tells; when the store answers, `hpvm doctor --repair` brings it to its end or takes it back"
     )
-}
-
-/// What the copy stands still for, and what comes of Ctrl-C.
-fn waits_for(silent: &[&str], end: &str) -> String {
-    let (stores, verb) = (silent.join("' and '"), if silent.len() == 1 { "does" } else { "do" });
-    format!("'{stores}' {verb} not answer; the copy waits, {end}")
 }
 
 /// In the words of A.03.50, once for each device; which it was stands where that printed the records of dd.

@@ -21,7 +21,7 @@ use crate::answers::ANSWER_BOUND;
 const STILL: Duration = Duration::from_secs(1);
 /// A store that answers who reads, and has no write come to an end for so long, answers no write: that of a frozen file system, or
 /// of a pool that is full.
-pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
+pub const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 /// The kernel keeps files in parts as large as this at most (a huge page), and forgets only whole ones.
 const CACHED_PART_BYTES: Option<NonZeroU64> = NonZeroU64::new(2 << 20);
 

@@ -26,20 +26,11 @@ use hpvm_registry::Identities;
 use rustix::fs::OFlags;
 
 use super::running::{Moment, Running};
+use super::stage::{Silence, Stage};
 use super::targets;
 use crate::facts::{Aim, holders, locked};
 use crate::refusal::Left;
 use crate::{Refusal, VmHost};
-
-/// How far which copy is.
-#[derive(Clone, Copy, Debug)]
-pub struct Stage<'a> {
-    /// Of the source.
-    pub from: &'a str,
-    pub progress: Progress,
-    /// The stores that the copy waits for, when that is known.
-    pub silent: &'a [&'a str],
-}
 
 /// A store that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -408,11 +399,10 @@ pub(super) fn takes_changes(file: &Path) -> Result<(), Refusal> {
     }
 }
 
+/// Whether two names are those of one file. A link that leads to it is another.
 fn are_one(one: &Path, other: &Path) -> bool {
-    match (std::fs::symlink_metadata(one), std::fs::symlink_metadata(other)) {
-        (Ok(one), Ok(other)) => identity::of(&one) == identity::of(&other),
-        _ => false,
-    }
+    let there = identity::of_named(one);
+    there.is_some() && there == identity::of_named(other)
 }
 
 fn identity(file: &File, path: &Path) -> Result<FileIdentity, Refusal> {
@@ -470,7 +460,8 @@ fn copy(
                 Silent::Target => &[to],
                 Silent::Both => &[from, to],
             };
-            watch(&Stage { from, progress: seen, silent: stores });
+            let silence = Silence::holding_us(stores);
+            watch(&Stage { from, progress: seen, silence: Some(&silence) });
             ControlFlow::Continue(())
         }
     })
@@ -481,7 +472,7 @@ pub(super) fn look(
     progress: Progress,
     watch: &mut dyn FnMut(&Stage<'_>),
 ) -> ControlFlow<()> {
-    watch(&Stage { from: &work.from.path, progress, silent: &[] });
+    watch(&Stage { from: &work.from.path, progress, silence: None });
     match signals::interrupted() {
         Some(_) => ControlFlow::Break(()),
         None => ControlFlow::Continue(()),
@@ -549,6 +540,19 @@ mod tests {
         std::fs::write(&path, "another's").unwrap();
         drop(copies);
         assert!(path.exists());
+    }
+
+    /// The file would be gone, and the link lead nowhere.
+    #[test]
+    fn a_link_to_a_copy_is_no_second_name_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (fresh, path) = (folder.path().join("fresh"), folder.path().join("disk.img"));
+        std::fs::write(&fresh, "copied").unwrap();
+        std::os::unix::fs::symlink(&fresh, &path).unwrap();
+        settle(&fresh, &path).unwrap();
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "copied");
+        assert!(!fresh.exists());
     }
 
     /// Another clone's disk, or a guest's.

@@ -24,8 +24,10 @@ use hpvm_plan::record::{Attached, Cache, Machine, Sharing};
 use hpvm_registry::Step;
 use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 
-use super::copies::{self, Copies, Stage};
-use crate::presence::{Presence, Supervision};
+use super::copies::{self, Copies};
+use super::stage::{Silence, Stage};
+use super::standstill::{Hindrance, Standstill};
+use crate::presence::{self, Presence, Supervision};
 use crate::refusal::Left;
 use crate::{Refusal, VmHost, supervise};
 
@@ -40,6 +42,7 @@ const SECTOR_BYTES: u64 = 512;
 #[derive(Debug)]
 pub(super) struct Running {
     name: GuestName,
+    run_dir: PathBuf,
     control: PathBuf,
     machine: Machine,
     variables: PathBuf,
@@ -77,6 +80,7 @@ impl Running {
         let known = |path: &str| Some((path.to_owned(), facts.identity(path)?));
         Ok(Running {
             name: source.name.clone(),
+            run_dir: host.root.run_dir(source.number.get()),
             control: host.control(source.number),
             machine: host.boot_record(source)?,
             variables: host.folder(source).file(guest_folder::NVRAM),
@@ -114,7 +118,7 @@ impl Running {
         let disks = opened.iter().map(|opened| opened.copy).collect();
         let targets = work.iter().map(|(work, _)| work.to.path.clone()).collect();
         opened.iter().for_each(|opened| opened.hand_over(copies));
-        let reply = self.ask(&Request::Copy { disks, targets }, &descriptors, &what(work), watch);
+        let reply = self.ask((disks, targets), &descriptors, &what(work), watch);
         drop(descriptors);
         if may_be_written(&reply) {
             work.iter().for_each(|(work, _)| copies.overwrite(&work.to));
@@ -138,24 +142,38 @@ impl Running {
 
     fn ask(
         &self,
-        request: &Request,
+        (disks, targets): (Vec<DiskCopy>, Vec<String>),
         descriptors: &[BorrowedFd<'_>],
         what: &str,
         watch: &mut dyn FnMut(&Stage<'_>),
     ) -> Result<Reply, client::ClientError> {
+        let mut standstill = Standstill::none(Instant::now());
         let mut look = |heard: Option<(u64, u64)>| {
-            if let Some((done, whole)) = heard {
+            let heard = heard.map(|(done, whole)| Progress { done, whole });
+            if let Some(progress) = heard {
                 Step::CloneCopying.reached();
-                watch(&Stage { from: what, progress: Progress { done, whole }, silent: &[] });
+                watch(&Stage { from: what, progress, silence: None });
+            }
+            let hindrance = presence::snapshot(&self.run_dir).and_then(Hindrance::shown);
+            if let Some(why) = standstill.untold(heard, hindrance, Instant::now()) {
+                let silence = Silence::of_running(&why, &targets, |target| {
+                    copies::takes_changes(Path::new(target)).is_ok()
+                });
+                watch(&Stage {
+                    from: what,
+                    progress: standstill.progress(),
+                    silence: Some(&silence),
+                });
             }
             match signals::interrupted() {
                 Some(_) => ControlFlow::Break(()),
                 None => ControlFlow::Continue(()),
             }
         };
+        let request = Request::Copy { disks, targets: targets.clone() };
         let until = Instant::now() + TAKEN_BACK;
         loop {
-            let reply = client::copy(&self.control, request, descriptors, SILENCE, &mut look);
+            let reply = client::copy(&self.control, &request, descriptors, SILENCE, &mut look);
             match reply {
                 Ok(Reply::Denied { reason: Denial::Copying })
                     if Instant::now() < until && signals::interrupted().is_none() =>
