@@ -40,7 +40,10 @@ fn a_missing_registry_reads_as_empty_and_is_made_by_the_first_change() {
     let place = Place::new();
     let path = place.folder.path().join("var/opt/hpvm.db");
     assert_eq!(open_and_read(&path, Access::ReadOnly).unwrap(), 0);
-    assert!(Registry::open(&path, Access::ReadOnly).unwrap().change().is_err());
+    let mut nothing = Registry::open(&path, Access::ReadOnly).unwrap();
+    let tried = nothing.change().unwrap();
+    assert!(tried.insert(&guest(1), &files(&guest(1))).is_err(), "a change that is tried only");
+    drop(tried);
     assert!(!path.exists());
     assert_eq!(open_and_read(&path, Access::ReadWrite).unwrap(), 0);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
