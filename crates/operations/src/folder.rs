@@ -148,7 +148,7 @@ impl Folder {
         }
     }
 
-    /// The text for people about a new guest. A folder that has it may be a guest's ([`Folder::may_be_whole`]), so it gets its place
+    /// The text for people about a new guest. A folder that has it may be a guest's (`may_be_whole`), so it gets its place
     /// when there is one.
     pub fn prepare_text(&self, config: &GuestConfig) -> Result<Unsynced, DurableError> {
         let path = self.file(guest_folder::CONFIG_CURRENT);
