@@ -13,7 +13,7 @@ use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
 use crate::Test;
-use crate::guest_processes::process;
+use crate::guest_processes::{Process, process};
 use crate::refusals::{State, refused_by};
 use crate::statements::disk_at;
 
@@ -236,9 +236,12 @@ fn who_may_only_read_the_registry_is_told_what_he_cannot_see() {
     let (shown, why) = (|| ok(&["hpvmstatus", "-P", "on"]), || ok(&["hpvm", "why", "on"]));
     assert!(shown().contains(of_lock), "{}", shown());
     assert!(why().contains("nothing is wrong with it") && why().contains(of_switch), "{}", why());
-    let switches = run(&["hpvmnet"]);
-    assert!(switches.stdout.contains("localnet      1 Unknown "), "{switches}");
-    assert!(switches.stderr.contains(of_switch), "{switches}");
+    let is_unseen = || {
+        let switches = run(&["hpvmnet"]);
+        assert!(switches.stdout.contains("localnet      1 Unknown "), "{switches}");
+        assert!(switches.stderr.contains(of_switch), "{switches}");
+    };
+    is_unseen();
     assert_eq!(run(&["hpvmnet", "-Q"]).stderr, "");
     let of_off = ok(&["hpvm", "why", "off"]);
     assert!(of_off.contains("Nothing that this user can see prevents a start"), "{of_off}");
@@ -255,14 +258,8 @@ fn who_may_only_read_the_registry_is_told_what_he_cannot_see() {
     }
 
     // What a killed one published last looks as before.
-    let switch = process(&host, "hpvmnetd").expect("the switch runs");
-    let keeper = switch.parent();
-    switch.signal(Signal::STOP);
-    keeper.kill();
-    switch.kill();
-    let switches = run(&["hpvmnet"]);
-    assert!(switches.stdout.contains("localnet      1 Unknown "), "{switches}");
-    assert!(switches.stderr.contains(of_switch), "{switches}");
+    kill_with_keeper(&process(&host, "hpvmnetd").expect("the switch runs"));
+    is_unseen();
 
     host.ok(&["hpvmstop", "-P", "on", "-F"]);
     assert_eq!(list().matches("Off").count(), 2, "{}", list());
@@ -275,4 +272,12 @@ fn who_may_only_read_the_registry_is_told_what_he_cannot_see() {
     assert_eq!(switches.stderr, "");
     assert_eq!(host.ok(&["hpvm", "doctor"]), "Nothing to complain of.\n");
     host.ok(&["hpvmstop", "-P", "on", "-F"]);
+}
+
+/// Stopped meanwhile, so that neither is seen to end by the other.
+fn kill_with_keeper(process: &Process) {
+    let keeper = process.parent();
+    process.signal(Signal::STOP);
+    keeper.kill();
+    process.kill();
 }

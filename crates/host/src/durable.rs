@@ -62,17 +62,6 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Makes a file that is not there yet.
-    pub fn create_file(
-        &mut self,
-        path: &Path,
-        content: &[u8],
-        mode: u32,
-    ) -> Result<(), DurableError> {
-        self.begin(path, write_file(path, content, mode)?);
-        Ok(())
-    }
-
     /// Copies a file to one that is not there yet.
     pub fn copy_file(&mut self, from: &Path, to: &Path, mode: u32) -> Result<(), DurableError> {
         self.begin(to, write_copy(from, to, mode)?);

@@ -63,9 +63,10 @@ impl Hands {
     }
 
     pub(crate) fn give(&self, task: Task) -> io::Result<()> {
-        let Giver { tasks, unheard: None } = &*self.0 else {
-            return Err(self.0.unheard.unwrap_or(Errno::AGAIN).into());
-        };
+        let Giver { tasks, unheard } = &*self.0;
+        if let Some(errno) = *unheard {
+            return Err(errno.into());
+        }
         locked(&tasks.state).left.push_back(task);
         tasks.changed.notify_one();
         Ok(())
