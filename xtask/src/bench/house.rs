@@ -199,17 +199,19 @@ pub(super) fn fresh_folder(purpose: &str) -> Result<PathBuf> {
 }
 
 fn fresh_folder_in(place: &Path, purpose: &str) -> Result<PathBuf> {
-    let own = std::process::id();
-    let path = place.join(format!("{PREFIX}{own}-{purpose}"));
-    remove(&path);
-    fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+    let own = std::process::id().to_string();
+    let around = place.join(format!("{PREFIX}{own}-{purpose}"));
+    remove(&around);
+    fs::create_dir(&around).with_context(|| format!("making {}", around.display()))?;
     // Only some file systems have this.
-    let _ = spread(&path);
+    let _ = spread(&around);
+    let path = around.join(own);
+    fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
     Ok(path)
 }
 
-/// Has ext4 put the folders made in this one where there are few others. Without a journal it passes over each inode that was
-/// deleted in the last minutes, and a benchmark would measure what the one before it removed.
+/// Has ext4 put the folders made in this one where there are few others, and begin to look by their names. Without a journal
+/// it passes over each inode that was deleted in the last minutes: a benchmark would measure what the one before it removed.
 fn spread(folder: &Path) -> io::Result<()> {
     let folder = File::open(folder)?;
     Ok(ioctl_setflags(&folder, ioctl_getflags(&folder)? | IFlags::TOPDIR)?)
@@ -220,12 +222,11 @@ pub(super) fn remove_leftovers() -> Result<()> {
     for entry in
         places().into_iter().filter_map(|place| fs::read_dir(place).ok()).flatten().flatten()
     {
-        let name = entry.file_name();
-        let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        if let Some(Ok(maker)) = maker.map(str::parse)
+        let path = entry.path();
+        if let Some(Ok(maker)) = maker(&path).map(str::parse)
             && !process::is_alive(maker)
         {
-            remove(&entry.path());
+            remove(&path);
         }
     }
     Ok(())
@@ -245,6 +246,15 @@ pub(super) fn remove(folder: &Path) {
         let _ = fs::remove_dir_all(run);
     }
     let _ = fs::remove_dir_all(folder);
+    // What is around it, where it was made by `fresh_folder`.
+    if let Some(around) = folder.parent().filter(|around| maker(around).is_some()) {
+        let _ = fs::remove_dir(around);
+    }
+}
+
+/// Which benchmark made a folder.
+fn maker(folder: &Path) -> Option<&str> {
+    folder.file_name()?.to_str()?.strip_prefix(PREFIX)?.split('-').next()
 }
 
 fn processes_below(folder: &Path) -> Vec<(i32, String)> {
