@@ -85,14 +85,6 @@ impl Batch {
         self.folders.push(folder.to_owned());
     }
 
-    /// One by one, for who has others sync at the same time.
-    pub fn apart(self) -> impl Iterator<Item = Batch> {
-        let files =
-            self.files.into_iter().map(|file| Batch { files: vec![file], ..Batch::default() });
-        let folder = |folder| Batch { folders: vec![folder], ..Batch::default() };
-        files.chain(self.folders.into_iter().map(folder))
-    }
-
     pub fn sync(self) -> Result<(), DurableError> {
         for (path, file) in &self.files {
             file.sync_all().map_err(failed("sync", path))?;

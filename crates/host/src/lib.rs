@@ -44,6 +44,7 @@ pub mod restarts;
 pub mod signals;
 pub mod stdio;
 pub mod supervision;
+pub mod threads;
 pub mod time_slice;
 pub mod users;
 

@@ -1,9 +1,8 @@
 //! Makes a guest: its folder with firmware variables, the link, then the registry's row, in an order that survives a power
 //! cut at any point. What is left by a process that died on the way is found by looking, and removed by `hpvm doctor`.
 
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use hpvm_host::Root;
 use hpvm_host::durable::{Batch, Unsynced};
@@ -17,13 +16,42 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
+use crate::devdb::HostFolders;
 use crate::facts::identities;
 use crate::folder::{self, Folder};
-use crate::hands::{Hands, Pending};
+use crate::helper::{Helper, Pending};
 use crate::network::lan;
-use crate::stores::Looking;
+use crate::stores::{Beside, Looking};
 use crate::vm_host::{Premises, VmHost};
 use crate::{Actor, Mode, Refusal, devdb, forgotten, random};
+
+/// What is the same for all guests that are asked for.
+struct Preparation {
+    helper: Helper,
+    folders: Pending<HostFolders>,
+}
+
+/// The command's own.
+static PREPARED: Mutex<Option<Preparation>> = Mutex::new(None);
+
+/// Begins with what is the same whatever the options say, while these are read.
+pub fn prepare() {
+    *PREPARED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Preparation::begun());
+}
+
+impl Preparation {
+    /// What was begun, or is begun now.
+    fn under_way() -> Preparation {
+        let prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner).take();
+        prepared.unwrap_or_else(Preparation::begun)
+    }
+
+    fn begun() -> Preparation {
+        let helper = Helper::started();
+        let folders = helper.begin(HostFolders::whole);
+        Preparation { helper, folders }
+    }
+}
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -63,7 +91,9 @@ struct Order<'a> {
 impl Order<'_> {
     /// Begins to look at the stores that the guest is to have.
     fn look(&self, root: &Root) -> Looking {
-        Looking::at(self.paths()).and_beside(root)
+        let root = root.clone();
+        let beside = Pending::of(move || Beside::found(HostFolders::whole(), &root));
+        Looking::at(self.paths()).and_beside(beside)
     }
 
     fn paths(&self) -> impl Iterator<Item = &str> {
@@ -87,28 +117,28 @@ fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
     Ok(Created { config, problems, fields })
 }
 
-/// Files cost most of a creation's time: they go to the disk while the registry is opened and the guest is judged, and what
-/// needs its number while the registry prepares what it commits after them.
+/// Files cost most of a creation's time: they are made while the registry is opened and the guest is judged, and go to the disk
+/// while the registry prepares what it commits after them.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
-    let hands = Hands::at_work();
-    let registry = hands.begin(premises.registry());
+    let Preparation { helper, folders } = Preparation::under_way();
     let (root, pristine, uuid) =
         (premises.root.clone(), premises.conf.pristine_nvram(), order.uuid);
     // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before the
     // registry was asked.
     let is_named = root.guest_link(order.name.as_str()).is_symlink();
-    let begin = move || -> Result<Begun, Refusal> {
-        let looking = Looking::by(&hands, order.paths());
-        let files = Files::begin(root.clone(), uuid, pristine, &hands)?;
-        Ok(Begun { looking: looking.and_beside(&root), files })
+    let begin = move || {
+        let around = root.clone();
+        let beside = helper.begin(move || Beside::found(folders.wait(), &around));
+        let looking = Looking::by(&helper, order.paths()).and_beside(beside);
+        Begun { looking, files: Files::begin(root, uuid, pristine, &helper) }
     };
     let (mut host, created);
     if is_named {
-        host = premises.open_with(registry.wait())?;
+        host = premises.open()?;
         created = carry_out(&mut host, order, begin);
     } else {
         let begun = begin();
-        host = premises.open_with(registry.wait())?;
+        host = premises.open()?;
         created = carry_out(&mut host, order, || begun);
     }
     let created = host.record_failure(order.actor, None, created);
@@ -126,76 +156,72 @@ struct Begun {
 /// The making of a guest's files by another thread. What it made is gone again before this is, but for what is taken.
 struct Files {
     /// Closed, they have it end soon.
-    lines: Option<(mpsc::SyncSender<GuestConfig>, mpsc::Receiver<Synced>)>,
-    draft: mpsc::Receiver<Result<Draft, Refusal>>,
+    lines: Option<(mpsc::SyncSender<GuestConfig>, mpsc::Receiver<Batch>)>,
+    draft: Option<Pending<Result<Draft, Refusal>>>,
 }
 
-/// All that a guest needs is on the disk.
-struct Synced;
-
 impl Files {
-    fn begin(
-        root: Root,
-        uuid: GuestUuid,
-        pristine: PathBuf,
-        hands: &Hands,
-    ) -> Result<Files, Refusal> {
+    fn begin(root: Root, uuid: GuestUuid, pristine: PathBuf, helper: &Helper) -> Files {
         let (decide, decision) = mpsc::sync_channel(1);
-        let (tell, told) = mpsc::sync_channel(1);
-        let (made, draft) = mpsc::channel();
-        let others = hands.clone();
-        let make = move || Draft::make(&root, uuid, &pristine, &decision, &tell, &others);
-        hands.give(Box::new(move || drop(made.send(make())))).map_err(Refusal::NoThread)?;
-        Ok(Files { lines: Some((decide, told)), draft })
+        let (name, named) = mpsc::sync_channel(1);
+        let make = move || Draft::make(&root, uuid, &pristine, &decision, &name);
+        Files { lines: Some((decide, named)), draft: Some(helper.begin(make)) }
     }
 
     /// There will be this guest: has those files made that tell which.
-    fn decide(&self, config: &GuestConfig) {
+    fn decide(&self, config: &GuestConfig) -> Result<(), Refusal> {
+        let begun = self.draft.iter().try_for_each(Pending::hurry);
+        begun.map_err(Refusal::NoThread)?;
         if let Some((decide, _)) = &self.lines {
             // It waits for this, or has failed, which it tells at its end.
             let _ = decide.send(config.clone());
         }
+        Ok(())
     }
 
-    /// Waits for that. False: the files have failed.
-    fn are_synced(&self) -> bool {
-        self.lines.as_ref().is_some_and(|(_, told)| told.recv().is_ok())
-    }
-
-    fn end(&mut self) -> Result<Draft, Refusal> {
-        self.lines = None;
-        self.draft.recv().unwrap_or_else(|gone| Err(Refusal::NoThread(io::Error::other(gone))))
+    /// Brings all of it to the disk, together with whoever makes it.
+    fn sync(&mut self) -> Result<Draft, Refusal> {
+        let named = self.lines.as_ref().and_then(|(_, named)| named.recv().ok());
+        named.map_or(Ok(()), Batch::sync)?;
+        let draft = self.draft.take().expect("files are synced once");
+        draft.wait()
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        drop(self.end());
+        self.lines = None;
+        drop(self.draft.take().and_then(Pending::give_up));
     }
 }
 
 fn carry_out(
     host: &mut VmHost,
     order: &Order<'_>,
-    begin: impl FnOnce() -> Result<Begun, Refusal>,
+    begin: impl FnOnce() -> Begun,
 ) -> Result<Created, Refusal> {
     refuse_taken(order.name, host.registry.number_of(order.name)?)?;
-    let Begun { looking, mut files } = begin()?;
+    let Begun { looking, mut files } = begin();
     let Judged { config, problems, fields, facts } = judge(host, order, looking, Mode::Apply)?;
     let root = host.root.clone();
     let change = host.begin()?;
     // Looked at again when nobody else can take it.
     refuse_taken(order.name, change.number_of(order.name)?)?;
     let config = numbered(config, next_number(&change, &root)?);
-    files.decide(&config);
-    if let Err(refusal) = prepare(&change, order.actor, &config, &facts) {
-        // The registry is held until nothing is left that another command could take for a guest.
-        drop(files);
-        return Err(refusal);
-    }
-    let committed = if files.are_synced() { change.commit() } else { Ok(()) };
-    let draft = files.end()?;
-    committed?;
+    let settle = |files: &mut Files| {
+        files.decide(&config)?;
+        prepare_rows(&change, order.actor, &config, &facts)?;
+        files.sync()
+    };
+    // The registry is held until nothing is left that another command could take for a guest.
+    let draft = match settle(&mut files) {
+        Ok(draft) => draft,
+        Err(refusal) => {
+            drop(files);
+            return Err(refusal);
+        }
+    };
+    change.commit()?;
     draft.keep();
     Step::CreateCommitted.reached();
     Ok(Created { config, problems, fields })
@@ -255,7 +281,7 @@ fn numbered(config: GuestConfig, number: GuestNumber) -> GuestConfig {
 }
 
 /// What the registry will have of the guest, once it is committed.
-fn prepare(
+fn prepare_rows(
     change: &Change<'_>,
     actor: &Actor,
     config: &GuestConfig,
@@ -286,14 +312,14 @@ struct Link {
 
 impl Draft {
     /// Makes all files, each on the disk: first those that every guest has, then, when it is decided that there will be a
-    /// guest, what tells which. Where there will be none, the draft is as good as any to be dropped.
+    /// guest, what tells which. Whoever decided syncs the names. Where there will be none, the draft is as good as any to be
+    /// dropped.
     fn make(
         root: &Root,
         uuid: GuestUuid,
         pristine: &Path,
         decision: &mpsc::Receiver<GuestConfig>,
-        tell: &mpsc::SyncSender<Synced>,
-        others: &Hands,
+        name: &mpsc::SyncSender<Batch>,
     ) -> Result<Draft, Refusal> {
         let folder = Folder::draft_of(root, uuid);
         let mut draft = Draft { folder, link: None, text: None, is_kept: false };
@@ -305,33 +331,24 @@ impl Draft {
         let identity = draft.folder.blank_identity()?;
         let Ok(config) = decision.recv() else { return Ok(draft) };
         identity.write(&config, &mut files)?;
-        draft.settle(root, &config, files, others)?;
-        Step::CreateLink.reached();
         // Who does not hear it has failed.
-        let Ok(()) = tell.send(Synced) else { return Ok(draft) };
+        let _ = name.send(draft.settle(root, &config)?);
         // A guest without it is whole, and the next change writes it.
         draft.text = draft.folder.prepare_text(&config).ok();
+        files.names_in(draft.folder.path());
+        files.sync()?;
+        Step::CreateLink.reached();
         Ok(draft)
     }
 
-    /// Gives it its names. All that there is of the guest is synced at once, so that a journal is written once.
-    fn settle(
-        &mut self,
-        root: &Root,
-        config: &GuestConfig,
-        mut files: Batch,
-        others: &Hands,
-    ) -> Result<(), Refusal> {
+    /// Gives it its names, which are to be synced with its files, so that a journal is written once.
+    fn settle(&mut self, root: &Root, config: &GuestConfig) -> Result<Batch, Refusal> {
         self.folder.settle(root, config.uuid)?;
-        files.names_in(self.folder.path());
         let mut names = Batch::default();
         let GuestConfig { name, uuid, .. } = config;
         self.link = Some(Link { root: root.clone(), name: name.clone(), uuid: *uuid });
         self.folder.make_link(root, config, &mut names)?;
-        let names = names.apart().map(|name| others.begin(|| name.sync()));
-        let names: Vec<Pending<_>> = names.collect();
-        files.sync()?;
-        Ok(names.into_iter().rev().try_for_each(Pending::wait)?)
+        Ok(names)
     }
 
     fn keep(mut self) {

@@ -21,7 +21,7 @@ use hpvm_registry::Change;
 
 use crate::{Actor, Mode, Refusal, VmHost};
 
-pub(crate) use presets::Presets;
+pub(crate) use presets::{HostFolders, Presets};
 pub(crate) use registered::{
     Keeping, forget_unused, has_to_keep, keep_identities, keep_length, kept_length, registered,
     withheld_folders,

@@ -25,8 +25,8 @@ pub(crate) use self::drives::{empty_drives, free_drives};
 pub(crate) use self::fact::is_meant_to_be_written;
 use self::way::{Namesakes, Way, Ways};
 use crate::Refusal;
-use crate::devdb::Presets;
-use crate::hands::Hands;
+use crate::devdb::{HostFolders, Presets};
+use crate::helper::{Helper, Pending};
 
 /// The stores of some configurations.
 #[derive(Debug, Default)]
@@ -217,14 +217,21 @@ impl Stores {
 pub(crate) struct Looking {
     paths: BTreeSet<String>,
     asking: Asking<Seen>,
-    beside: Option<Beside>,
+    beside: Option<Pending<Beside>>,
 }
 
-/// What is looked at in the time that stores take to answer.
-struct Beside {
-    /// By the VM Host itself.
+/// What is the VM Host's own, whichever stores are looked at.
+pub(crate) struct Beside {
+    /// What it swaps on, will use, or has attached to a loop device.
     in_use: BTreeSet<Store>,
     presets: Presets,
+}
+
+impl Beside {
+    pub(crate) fn found(folders: HostFolders, root: &Root) -> Beside {
+        let presets = Presets::whole(folders, root);
+        Beside { in_use: Blocks::in_use(&Places::default()), presets }
+    }
 }
 
 impl Looking {
@@ -233,10 +240,10 @@ impl Looking {
         Looking::begin(paths, Seen::through)
     }
 
-    /// The same by threads that are there already.
-    pub(crate) fn by<'a>(hands: &Hands, paths: impl IntoIterator<Item = &'a str>) -> Looking {
+    /// The same by a thread that is there already.
+    pub(crate) fn by<'a>(helper: &Helper, paths: impl IntoIterator<Item = &'a str>) -> Looking {
         let paths = paths.into_iter().map(str::to_owned).collect();
-        let asking = Asking::begin_by(&paths, Seen::through, |task| hands.give(task));
+        let asking = Asking::begin_by(&paths, Seen::through, |task| helper.give(task));
         Looking { paths, asking, beside: None }
     }
 
@@ -245,13 +252,9 @@ impl Looking {
         Looking { asking: Asking::begin(&paths, look), paths, beside: None }
     }
 
-    /// For who has nothing else to do: looks at what is judged with the stores.
-    pub(crate) fn and_beside(self, root: &Root) -> Looking {
-        let beside = (!self.paths.is_empty()).then(|| Beside {
-            in_use: Blocks::in_use(&Places::default()),
-            presets: Presets::whole(root),
-        });
-        Looking { beside, ..self }
+    /// With what is judged with them.
+    pub(crate) fn and_beside(self, beside: Pending<Beside>) -> Looking {
+        Looking { beside: Some(beside), ..self }
     }
 
     /// What was seen of a configuration's stores, which is looked for anew if it has others.
@@ -268,9 +271,10 @@ impl Looking {
         if paths.is_empty() {
             return Stores::default();
         }
+        let beside = beside.map(Pending::wait);
+        let (in_use, presets) = beside.map(|beside| (beside.in_use, beside.presets)).unzip();
         let answers = asking.answers();
         let places = Places::default();
-        let (in_use, presets) = beside.map(|beside| (beside.in_use, beside.presets)).unzip();
         let in_use = || in_use.unwrap_or_else(|| Blocks::in_use(&places));
         let leads = leads(&places, answers.own.keys());
         let starts: Vec<Lead> = leads.values().cloned().collect();

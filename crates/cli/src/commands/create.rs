@@ -1,8 +1,7 @@
 //! hpvmcreate: makes a guest.
 
 use hpvm_model::GuestName;
-use hpvm_operations::create::create;
-use hpvm_operations::{Mode, hands};
+use hpvm_operations::{Mode, create};
 
 use crate::args::{GuestOptions, GuestSettings, Undertaking};
 use crate::dispatch::{Context, Perform};
@@ -42,7 +41,7 @@ pub struct Create {
 impl Perform for Create {
     fn begin() {
         catch_interruptions();
-        hands::begin();
+        create::prepare();
     }
 
     fn perform(self, context: &Context) -> Result<(), Failure> {
@@ -52,7 +51,7 @@ impl Perform for Create {
         let mode = self.undertaking.mode();
         let actor = context.actor(self.undertaking.operation.reason);
         let request = self.settings.with(self.options.request());
-        let created = create(&actor, &self.name, &request, mode)
+        let created = create::create(&actor, &self.name, &request, mode)
             .or_else(|refusal| refused(&self.name, refusal))?;
         context.say.problems(&self.name, &created.problems);
         match mode {

@@ -36,7 +36,7 @@ const OWN_FILES: &str = "hpvm.db";
 
 #[derive(Debug)]
 pub(crate) struct Presets {
-    folders: Vec<HostFolder>,
+    folders: HostFolders,
     states: Vec<State>,
 }
 
@@ -127,40 +127,69 @@ impl HostFolder {
     }
 }
 
-impl Presets {
-    /// As they are on this machine now.
-    pub(crate) fn of(root: &Root) -> Presets {
-        let mut states = vec![PathBuf::from(STATE)];
-        if root.state() != states[0] {
-            states.push(root.state());
+/// Those that are the same below each root.
+#[derive(Debug)]
+pub(crate) struct HostFolders(Vec<HostFolder>);
+
+impl HostFolders {
+    fn found() -> HostFolders {
+        let mut found = HostFolders(Vec::new());
+        found.add(HOST_FOLDERS.into_iter().map(PathBuf::from));
+        found
+    }
+
+    /// With all that may be asked of them later, for a thread that has the time.
+    pub(crate) fn whole() -> HostFolders {
+        let found = HostFolders::found();
+        found.look_all_up();
+        found
+    }
+
+    fn look_all_up(&self) {
+        for folder in &self.0 {
+            folder.real_path();
         }
-        let below_root = OWN_BELOW_ROOT.into_iter().map(|below| root.prefix().join(below));
-        let own = below_root.chain(paths::installed_programs());
-        let names = HOST_FOLDERS.into_iter().map(PathBuf::from).chain(own);
-        let mut folders: Vec<HostFolder> = Vec::new();
+    }
+
+    fn add(&mut self, names: impl Iterator<Item = PathBuf>) {
+        let HostFolders(folders) = self;
         for folder in names.filter_map(HostFolder::called) {
             if folders.iter().all(|known| known.identity != folder.identity) {
                 folders.push(folder);
             }
         }
-        Presets { folders, states: states.into_iter().map(State::at).collect() }
+    }
+}
+
+impl Presets {
+    /// As they are on this machine now.
+    pub(crate) fn of(root: &Root) -> Presets {
+        Presets::with(HostFolders::found(), root)
     }
 
-    /// The same, with all that may be asked of them later, for a thread that has the time.
-    pub(crate) fn whole(root: &Root) -> Presets {
-        let presets = Presets::of(root);
-        for folder in &presets.folders {
-            folder.real_path();
-        }
+    /// The same, with folders that were found before and all that may be asked later.
+    pub(crate) fn whole(folders: HostFolders, root: &Root) -> Presets {
+        let presets = Presets::with(folders, root);
+        presets.folders.look_all_up();
         for state in &presets.states {
             state.real();
         }
         presets
     }
 
+    fn with(mut folders: HostFolders, root: &Root) -> Presets {
+        let mut states = vec![PathBuf::from(STATE)];
+        if root.state() != states[0] {
+            states.push(root.state());
+        }
+        let below_root = OWN_BELOW_ROOT.into_iter().map(|below| root.prefix().join(below));
+        folders.add(below_root.chain(paths::installed_programs()));
+        Presets { folders, states: states.into_iter().map(State::at).collect() }
+    }
+
     /// The preset that is this very folder, by whatever name it was reached.
     pub(crate) fn at(&self, identity: FileIdentity) -> Option<String> {
-        let found = self.folders.iter().find(|folder| folder.identity == identity)?;
+        let found = self.folders.0.iter().find(|folder| folder.identity == identity)?;
         Some(found.real_path().display().to_string())
     }
 
@@ -198,7 +227,7 @@ impl Presets {
     /// Those that lie below a folder, which is given as its real path; a state folder holds more than the state.
     pub(crate) fn below(&self, folder: &str) -> Vec<String> {
         let folder = Path::new(folder);
-        let folders = self.folders.iter().map(HostFolder::real_path);
+        let folders = self.folders.0.iter().map(HostFolder::real_path);
         let inner = folders.filter(|path| *path != folder && path.starts_with(folder));
         let states = self.states.iter().flat_map(|state| state.below(folder));
         let below = inner.chain(states.map(PathBuf::as_path));
@@ -207,7 +236,7 @@ impl Presets {
 
     /// Those on a file system, given by its device.
     pub(crate) fn on(&self, device: u64) -> Vec<String> {
-        let folders = self.folders.iter().filter(|folder| folder.identity.device == device);
+        let folders = self.folders.0.iter().filter(|folder| folder.identity.device == device);
         let is_on = |state: &&State| {
             state.identity.iter().chain(&state.own).any(|folder| folder.device == device)
         };
@@ -218,7 +247,7 @@ impl Presets {
 
     /// The outermost of them, for a list; of a state folder what is hpvm's own.
     pub(crate) fn names(&self) -> Vec<String> {
-        let folders = self.folders.iter().map(|folder| folder.real_path().to_owned());
+        let folders = self.folders.0.iter().map(|folder| folder.real_path().to_owned());
         let own = OWN_FOLDERS.into_iter().chain([OWN_FILES]);
         let of_state =
             |state: &State| own.clone().map(|own| state.path.join(own)).collect::<Vec<_>>();

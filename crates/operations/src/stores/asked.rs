@@ -10,7 +10,7 @@ use std::{io, mem, thread};
 use hpvm_host::answers::{self, Wait};
 
 use super::way::{self, Way, Ways};
-use crate::hands::Task;
+use crate::helper::Task;
 
 /// Some paths that a thread is asking about: where their folders lead, and a question about each. The folders are asked
 /// first: one may answer where what lies in it does not, and where none does there is nothing more to ask.
@@ -120,13 +120,13 @@ struct Asked<T> {
 #[derive(Debug)]
 struct Progress<T> {
     answers: Vec<Answer<T>>,
-    /// When the question was put that has no answer yet.
-    asked_at: Instant,
+    /// When the question was put that has no answer yet. `None`: whoever is to ask is still at something else.
+    asked_at: Option<Instant>,
 }
 
 impl<T> Asked<T> {
     fn new(questions: Vec<Question>, own: fn(&Path) -> T) -> Asked<T> {
-        let begun = Progress { answers: Vec::new(), asked_at: Instant::now() };
+        let begun = Progress { answers: Vec::new(), asked_at: None };
         Asked { questions, own, progress: Mutex::new(begun), all_asked: Condvar::new() }
     }
 
@@ -144,6 +144,7 @@ impl<T> Asked<T> {
     }
 
     fn ask(&self) {
+        self.lock().asked_at = Some(Instant::now());
         for question in &self.questions {
             if !answers::may_be_asked(Path::new(question.path())) {
                 return;
@@ -151,7 +152,7 @@ impl<T> Asked<T> {
             let answer = question.ask(self.own);
             let mut progress = self.lock();
             progress.answers.push(answer);
-            progress.asked_at = Instant::now();
+            progress.asked_at = Some(Instant::now());
         }
         // Once, not for each answer: the two would take turns on one processor.
         self.all_asked.notify_one();
@@ -159,13 +160,15 @@ impl<T> Asked<T> {
 
     /// The answers, up to the first that does not come in time, the wait for which is the other thing given.
     fn in_time(&self) -> (Vec<Answer<T>>, Option<Wait<'_>>) {
+        let waiting_since = Instant::now();
         let mut progress = self.lock();
         loop {
             let number = progress.answers.len();
             let Some(question) = self.questions.get(number) else {
                 return (mem::take(&mut progress.answers), None);
             };
-            let mut wait = Wait::since(progress.asked_at, Path::new(question.path()));
+            let asked_at = progress.asked_at.unwrap_or(waiting_since);
+            let mut wait = Wait::since(asked_at, Path::new(question.path()));
             while progress.answers.len() == number {
                 let Some(left) = wait.left() else {
                     return (mem::take(&mut progress.answers), Some(wait));
