@@ -62,6 +62,7 @@ pub use lineage::Lineage;
 pub(crate) use near::is_near;
 pub use places::{Leads, Places};
 pub use probe::{DeviceProbe, Probe, ProbeError};
+pub use read::Claims;
 pub use signature::{Signature, signatures};
 pub use uses::{Fact, Step, StepKind, Use};
 

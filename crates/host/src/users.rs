@@ -6,6 +6,7 @@
 use std::env;
 use std::io::{stderr, stdin};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::process::{geteuid, getuid};
@@ -119,8 +120,15 @@ pub struct Caller {
     pub from: String,
 }
 
+static CALLER: LazyLock<Caller> = LazyLock::new(found);
+
+/// Whoever called us stays so: he is looked for once.
 #[must_use]
-pub fn caller() -> Caller {
+pub fn caller() -> &'static Caller {
+    &CALLER
+}
+
+fn found() -> Caller {
     let uid = getuid().as_raw();
     let user = name(uid);
     let who = match env::var("SUDO_USER") {

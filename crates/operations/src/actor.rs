@@ -73,8 +73,8 @@ impl Actor {
         Operation {
             at: Timestamp::now(),
             uid: caller.uid,
-            user: caller.who,
-            from: caller.from,
+            user: caller.who.clone(),
+            from: caller.from.clone(),
             command_line: self.line.clone(),
             reason: self.reason.clone(),
             guest,

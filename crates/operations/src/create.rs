@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 
-use hpvm_host::Root;
 use hpvm_host::durable::{Batch, Unsynced};
+use hpvm_host::{Root, users};
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
     Problem, Runnable, Severity, Vcpus,
@@ -16,19 +16,18 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
-use crate::devdb::HostFolders;
 use crate::facts::identities;
 use crate::folder::{self, Folder};
 use crate::helper::{Helper, Pending};
 use crate::network::lan;
-use crate::stores::{Beside, Looking};
+use crate::stores::{Beside, HostsOwn, Looking};
 use crate::vm_host::{Premises, VmHost};
 use crate::{Actor, Mode, Refusal, devdb, forgotten, random};
 
 /// What is the same for all guests that are asked for.
 struct Preparation {
     helper: Helper,
-    folders: Pending<HostFolders>,
+    own: Pending<HostsOwn>,
 }
 
 /// The command's own.
@@ -48,8 +47,10 @@ impl Preparation {
 
     fn begun() -> Preparation {
         let helper = Helper::started();
-        let folders = helper.begin(HostFolders::whole);
-        Preparation { helper, folders }
+        let own = helper.begin(HostsOwn::read);
+        // Nobody waits for it: who needs it looks himself where that was not done.
+        let _ = helper.give(Box::new(|| _ = users::caller()));
+        Preparation { helper, own }
     }
 }
 
@@ -92,7 +93,7 @@ impl Order<'_> {
     /// Begins to look at the stores that the guest is to have.
     fn look(&self, root: &Root) -> Looking {
         let root = root.clone();
-        let beside = Pending::of(move || Beside::found(HostFolders::whole(), &root));
+        let beside = Pending::of(move || Beside::found(HostsOwn::read(), &root));
         Looking::at(self.paths()).and_beside(beside)
     }
 
@@ -120,7 +121,7 @@ fn try_order(host: &mut VmHost, order: &Order<'_>) -> Result<Created, Refusal> {
 /// Files cost most of a creation's time: they are made while the registry is opened and the guest is judged, and go to the disk
 /// while the registry prepares what it commits after them.
 fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal> {
-    let Preparation { helper, folders } = Preparation::under_way();
+    let Preparation { helper, own } = Preparation::under_way();
     let (root, pristine, uuid) =
         (premises.root.clone(), premises.conf.pristine_nvram(), order.uuid);
     // What scripts ask again and again costs nothing but a look: where the name leads to a guest, no file is made before the
@@ -128,7 +129,7 @@ fn apply_order(premises: Premises, order: &Order<'_>) -> Result<Created, Refusal
     let is_named = root.guest_link(order.name.as_str()).is_symlink();
     let begin = move || {
         let around = root.clone();
-        let beside = helper.begin(move || Beside::found(folders.wait(), &around));
+        let beside = helper.begin(move || Beside::found(own.wait(), &around));
         let looking = Looking::by(&helper, order.paths()).and_beside(beside);
         Begun { looking, files: Files::begin(root, uuid, pristine, &helper) }
     };

@@ -14,7 +14,7 @@ use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use hpvm_host::block::{Blocks, Lead, Places, Store, Use};
+use hpvm_host::block::{Blocks, Claims, Lead, Places, Store, Use};
 use hpvm_host::{Root, answers, generic, identity};
 use hpvm_model::{EntryType, GuestConfig, StorageDevice, StoreIdentity};
 use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Lack};
@@ -220,17 +220,28 @@ pub(crate) struct Looking {
     beside: Option<Pending<Beside>>,
 }
 
-/// What is the VM Host's own, whichever stores are looked at.
+/// What is the VM Host's own by name, whichever stores are looked at.
+pub(crate) struct HostsOwn {
+    claims: Claims,
+    folders: HostFolders,
+}
+
+impl HostsOwn {
+    pub(crate) fn read() -> HostsOwn {
+        HostsOwn { claims: Claims::read(&Places::default()), folders: HostFolders::whole() }
+    }
+}
+
+/// The same, and what it is.
 pub(crate) struct Beside {
-    /// What it swaps on, will use, or has attached to a loop device.
     in_use: BTreeSet<Store>,
     presets: Presets,
 }
 
 impl Beside {
-    pub(crate) fn found(folders: HostFolders, root: &Root) -> Beside {
+    pub(crate) fn found(HostsOwn { claims, folders }: HostsOwn, root: &Root) -> Beside {
         let presets = Presets::whole(folders, root);
-        Beside { in_use: Blocks::in_use(&Places::default()), presets }
+        Beside { in_use: claims.stores(&Places::default()), presets }
     }
 }
 

@@ -61,11 +61,7 @@ impl Blocks {
     /// What the VM Host swaps on, will use, or has attached to a loop device.
     #[must_use]
     pub fn in_use(places: &Places) -> BTreeSet<Store> {
-        let asker = Asker::new(places);
-        let attached = attached(&asker).into_iter().filter_map(|(_, b)| b.answer.lead().cloned());
-        let expected = expected(&asker).into_iter().map(|(.., lead)| lead);
-        let leads = attached.chain(swaps(&asker)).chain(expected);
-        leads.filter_map(|lead| lead.store()).collect()
+        Claims::read(places).stores(places)
     }
 
     /// Reads the stores that these leads are, and what hangs together with them.
@@ -90,6 +86,28 @@ impl Blocks {
             reader.follow(faces);
         }
         reader.finish()
+    }
+}
+
+/// The same as the kernel and the settings name it. Nobody was asked yet what is there, which may never answer.
+#[derive(Clone, Debug)]
+pub struct Claims(Vec<PathBuf>);
+
+impl Claims {
+    #[must_use]
+    pub fn read(places: &Places) -> Claims {
+        let attached = sysfs::attached(&places.sysfs).into_iter().map(|(_, path)| path);
+        let expected = expected::all(places).into_iter().map(|(named, _)| named.path().to_owned());
+        Claims(attached.chain(swaps(places)).chain(expected).collect())
+    }
+
+    /// Those that are there now.
+    #[must_use]
+    pub fn stores(self, places: &Places) -> BTreeSet<Store> {
+        let asker = Asker::new(places);
+        asker.prepare(self.0.clone());
+        let store = |path: PathBuf| asker.answer(&path).lead()?.store();
+        self.0.into_iter().filter_map(store).collect()
     }
 }
 
@@ -165,7 +183,8 @@ impl<'places> Reader<'places> {
     }
 
     fn note_swap(&mut self) {
-        for lead in swaps(&self.asker) {
+        for path in swaps(self.asker.places) {
+            let Some(lead) = self.asker.answer(&path).lead().cloned() else { continue };
             self.add_file(&lead);
             self.blocks.swap.extend(lead.store());
         }
@@ -442,10 +461,8 @@ pub(super) fn read_mounts(proc: &Path) -> Vec<Mount> {
 }
 
 /// What the host swaps on.
-fn swaps(asker: &Asker<'_>) -> Vec<Lead> {
-    let text = fs::read(asker.places.proc.join("swaps")).unwrap_or_default();
-    let lead = |path: &PathBuf| asker.answer(path).lead().cloned();
-    mounts::swaps(&text).iter().filter_map(lead).collect()
+fn swaps(places: &Places) -> Vec<PathBuf> {
+    mounts::swaps(&fs::read(places.proc.join("swaps")).unwrap_or_default())
 }
 
 /// What the VM Host will use, as far as it is there now.
