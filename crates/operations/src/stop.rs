@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use hpvm_app::client::{self, ClientError};
-use hpvm_app::protocol::{Reply, Request, StopHow};
+use hpvm_app::protocol::{Denial, Reply, Request, StopHow};
 use hpvm_host::dying_memory::DyingMemory;
 use hpvm_model::{GuestConfig, NicKind, Problem, chain};
 use hpvm_registry::{Operation, Step};
@@ -185,6 +185,8 @@ fn end(
     match (result, how) {
         // A worker that was killed over its answer cannot tell that the guest ended; /run does.
         (Err(Refusal::Worker(_)), _) if !host.presence(config.number).is_on() => Ok(()),
+        // It did what was asked of the worker before this one.
+        (Err(Refusal::Denied(Denial::Ended)), How::Graceful { .. }) => Ok(()),
         // A hard stop ends the guest whatever its worker does.
         (Err(Refusal::Worker(_) | Refusal::Denied(_) | Refusal::StopFailed(_)), How::Hard) => {
             past_worker(host, config).and_then(|()| settle(host, config))
