@@ -107,7 +107,7 @@ impl<T: Send + 'static> Pending<T> {
     /// Has a thread of its own begin it where whoever was given it has not.
     pub(crate) fn hurry(&self) -> io::Result<()> {
         let left = locked(&self.task).take();
-        left.map_or(Ok(()), |task| thread::Builder::new().spawn(task).map(drop))
+        left.map_or(Ok(()), by_a_thread)
     }
 
     /// Waits for it, or does it where nobody has begun it.
@@ -122,6 +122,11 @@ impl<T: Send + 'static> Pending<T> {
         let left = locked(&self.task).take();
         if left.is_some() { None } else { self.told.recv().ok() }
     }
+}
+
+/// Has a thread of its own do it.
+pub(crate) fn by_a_thread(task: Task) -> io::Result<()> {
+    thread::Builder::new().spawn(task).map(drop)
 }
 
 fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -201,11 +201,11 @@ pub(super) fn fresh_folder(purpose: &str) -> Result<PathBuf> {
 fn fresh_folder_in(place: &Path, purpose: &str) -> Result<PathBuf> {
     let own = std::process::id().to_string();
     let around = place.join(format!("{PREFIX}{own}-{purpose}"));
-    remove(&around);
+    let path = around.join(own);
+    remove(&path);
     fs::create_dir(&around).with_context(|| format!("making {}", around.display()))?;
     // Only some file systems have this.
     let _ = spread(&around);
-    let path = around.join(own);
     fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
     Ok(path)
 }
@@ -223,10 +223,11 @@ pub(super) fn remove_leftovers() -> Result<()> {
         places().into_iter().filter_map(|place| fs::read_dir(place).ok()).flatten().flatten()
     {
         let path = entry.path();
-        if let Some(Ok(maker)) = maker(&path).map(str::parse)
+        if let Some(own) = maker(&path)
+            && let Ok(maker) = own.parse()
             && !process::is_alive(maker)
         {
-            remove(&path);
+            remove(&path.join(own));
         }
     }
     Ok(())

@@ -89,7 +89,8 @@ impl Blocks {
     }
 }
 
-/// The same as the kernel and the settings name it. Nobody was asked yet what is there, which may never answer.
+/// What the VM Host has for its own (see [`Blocks::in_use`]), as the kernel and the settings name it. Nobody was asked yet what is
+/// there, which may never answer.
 #[derive(Clone, Debug)]
 pub struct Claims(Vec<PathBuf>);
 

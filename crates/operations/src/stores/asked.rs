@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use std::{io, mem, thread};
+use std::{io, mem};
 
 use hpvm_host::answers::{self, Wait};
 
 use super::way::{self, Way, Ways};
-use crate::helper::Task;
+use crate::helper::{Task, by_a_thread};
 
 /// Some paths that a thread is asking about: where their folders lead, and a question about each. The folders are asked
 /// first: one may answer where what lies in it does not, and where none does there is nothing more to ask.
@@ -73,10 +73,6 @@ impl<T: Send + 'static> Asking<T> {
             asked.begin(by_a_thread);
         }
     }
-}
-
-fn by_a_thread(task: Task) -> io::Result<()> {
-    thread::Builder::new().spawn(task).map(drop)
 }
 
 #[derive(Clone, Debug)]
@@ -186,6 +182,8 @@ impl<T> Asked<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use hpvm_host::answers::ANSWER_BOUND;
 
     use super::*;
