@@ -36,7 +36,9 @@ const BOUND: Duration = Duration::from_secs(20);
 const DISK_BYTES: u64 = 8 << 20;
 /// From the first request left unanswered.
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
-/// A command waits for a silent store once, for two seconds, or not at all.
+/// How long a store is waited for.
+const SILENT_AFTER: Duration = Duration::from_secs(2);
+/// A command waits for a silent store once, or not at all.
 const COMMAND_WITHIN: Duration = Duration::from_secs(5);
 /// The first one that would change storage: until five seconds of silence are over, beside those two, with room for a busy machine.
 const PATIENCE_WITHIN: Duration = Duration::from_secs(12);

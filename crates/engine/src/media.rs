@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, Lead, Places, Store};
+use hpvm_host::block::{Blocks, DeviceNumber, DeviceProbe, InUse, Lead, Places, Store};
 use hpvm_host::generic::{self, Doors};
 use hpvm_host::lock::pause_for;
 use hpvm_host::openers::{Opener, disk_and_partitions, openers};
@@ -86,7 +86,7 @@ impl Wanted {
         }
     }
 
-    fn open(&self, ids: Option<Ids>, in_use: &InUse) -> Result<OwnedFd, MediaError> {
+    fn open(&self, ids: Option<Ids>, in_use: &HostsOwn) -> Result<OwnedFd, MediaError> {
         let path = Path::new(self.path());
         let comes_back = match self {
             Wanted::Store(attached) if attached.access == Access::ReadWrite => {
@@ -106,13 +106,13 @@ impl Wanted {
 }
 
 /// What the VM Host itself has. A look at it costs more than opening a file, so all that is opened together shares one.
-type InUse = OnceLock<BTreeSet<Store>>;
+type HostsOwn = OnceLock<InUse>;
 
 /// Opens all of this for the guest whose QEMU runs as this user, in its order. A store may have fallen silent since it was
 /// looked at: that is an error within [`answers::ANSWER_BOUND`], whatever it keeps.
 pub fn open_all(wanted: Vec<Wanted>, ids: Option<Ids>) -> Result<Vec<OwnedFd>, MediaError> {
     let paths: Vec<String> = wanted.iter().map(|wanted| wanted.path().to_owned()).collect();
-    let in_use = Arc::new(InUse::new());
+    let in_use = Arc::new(HostsOwn::new());
     let opened = answers::all_in_time(wanted.into_iter().map(|wanted| {
         let in_use = Arc::clone(&in_use);
         move || wanted.open(ids, &in_use)
@@ -132,7 +132,7 @@ pub fn open_all(wanted: Vec<Wanted>, ids: Option<Ids>) -> Result<Vec<OwnedFd>, M
 /// another guest, a volume or a partition on it has it, and keeps all of them from taking it while the guest runs. A shared
 /// disk is opened so for a moment, to see that nobody has it alone, and then for all. What the guest has beside the host is
 /// opened beside it where the host has it, and for this guest alone where it does not.
-fn open(attached: &Attached, ids: Option<Ids>, in_use: &InUse) -> Result<OwnedFd, MediaError> {
+fn open(attached: &Attached, ids: Option<Ids>, in_use: &HostsOwn) -> Result<OwnedFd, MediaError> {
     let open_as = |flags| open_as(attached, ids, flags, in_use);
     let for_all = flags(attached) - OFlags::EXCL;
     match (attached.sharing, open_as(flags(attached))) {
@@ -149,7 +149,7 @@ fn open_as(
     attached: &Attached,
     ids: Option<Ids>,
     flags: OFlags,
-    in_use: &InUse,
+    in_use: &HostsOwn,
 ) -> Result<OwnedFd, MediaError> {
     let path = &attached.device.backing.path;
     let (file, metadata) = open_known(path, attached.identity, attached.access, flags)?;
@@ -232,12 +232,14 @@ fn who_stays(proc: &Path, doors: &Doors) -> Option<Opener> {
 
 /// Whether the kernel keeps a loop device on this file for somebody, who may be in a container: its mounts are not among the
 /// host's, and the kernel, which refuses the device, lets everybody have the file.
-fn is_kept_by_loop(path: &str, in_use: &InUse) -> bool {
+fn is_kept_by_loop(path: &str, in_use: &HostsOwn) -> bool {
     let places = Places::default();
     let Ok(lead @ Lead::File(_)) = places.lead(Path::new(path)) else { return false };
     let (store, leads) = (lead.store(), [lead]);
-    let in_use = || in_use.get_or_init(|| Blocks::in_use(&places)).clone();
-    if Blocks::are_plain_files(&leads, in_use) {
+    let has_any = |stores: &BTreeSet<Store>| {
+        in_use.get_or_init(|| InUse::now(&places)).has_any(stores, &places)
+    };
+    if Blocks::are_plain_files(&leads, has_any) {
         return false;
     }
     let blocks = Blocks::read_around(&places, &leads);

@@ -14,7 +14,7 @@ use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use hpvm_host::block::{Blocks, Claims, Lead, Places, Store, Use};
+use hpvm_host::block::{Blocks, Claims, InUse, Lead, Places, Store, Use};
 use hpvm_host::{Root, answers, generic, identity};
 use hpvm_model::{EntryType, GuestConfig, StorageDevice, StoreIdentity};
 use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Lack};
@@ -234,14 +234,14 @@ impl HostsOwn {
 
 /// The same, and what it is.
 pub(crate) struct Beside {
-    in_use: BTreeSet<Store>,
+    in_use: InUse,
     presets: Presets,
 }
 
 impl Beside {
     pub(crate) fn found(HostsOwn { claims, folders }: HostsOwn, root: &Root) -> Beside {
         let presets = Presets::whole(folders, root);
-        Beside { in_use: claims.stores(&Places::default()), presets }
+        Beside { in_use: claims.found(&Places::default()), presets }
     }
 }
 
@@ -286,10 +286,12 @@ impl Looking {
         let (in_use, presets) = beside.map(|beside| (beside.in_use, beside.presets)).unzip();
         let answers = asking.answers();
         let places = Places::default();
-        let in_use = || in_use.unwrap_or_else(|| Blocks::in_use(&places));
+        let has_any = |stores: &BTreeSet<Store>| {
+            in_use.unwrap_or_else(|| InUse::now(&places)).has_any(stores, &places)
+        };
         let leads = leads(&places, answers.own.keys());
         let starts: Vec<Lead> = leads.values().cloned().collect();
-        let blocks = match Blocks::are_plain_files(&starts, in_use) {
+        let blocks = match Blocks::are_plain_files(&starts, has_any) {
             true => Blocks::default(),
             false => Blocks::read_around(&places, &starts),
         };

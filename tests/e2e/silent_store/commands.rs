@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 
-use super::{BOUND, DISK_BYTES, answered, to_be_given};
+use super::{BOUND, DISK_BYTES, SILENT_AFTER, answered, ended, to_be_given};
 use crate::Test;
 use crate::file_server::FileServer;
 use crate::loop_device::LoopDevice;
@@ -98,7 +98,11 @@ fn a_loop_device_on_a_silent_store_holds_nobody_up() {
     let device = LoopDevice::on(&server.file, &[]);
     let disk = |path: &str| format!("disk:avio_stor:0,0,0:file:{path}");
     let beside = host.disk("beside.img", DISK_BYTES).display().to_string();
-    host.ok(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk(&far)]);
+    // Whoever asks for the file itself is told that a guest has the device, although it lies elsewhere.
+    host.ok(&["hpvmcreate", "-P", "device", "-a", &device.disk()]);
+    let told = host.run(&["hpvmcreate", "-P", "web", "-r", "64M", "-a", &disk(&far)]);
+    assert!(told.stderr.contains("is also configured in guest 'device'"), "{told}");
+    host.ok(&["hpvmremove", "-P", "device", "-F"]);
     host.ok(&["hpvmcreate", "-P", "beside", "-r", "64M", "-a", &disk(&beside)]);
     host.ok(&["hpvmstart", "-P", "beside"]);
     host.ok(&["hpvmdevmgmt", "-a", &format!("gdev:{beside}")]);
@@ -109,6 +113,9 @@ fn a_loop_device_on_a_silent_store_holds_nobody_up() {
     let (beside, preserved) = (format!("gdev:{beside}"), "attr:PRESERVE=YES");
     server.leave_unanswered(|silence| &silence.looking);
     server.leave_unanswered(|silence| &silence.interrupts);
+    // The disk of a guest that lies on another file system has nothing to do with it, and nobody waits for an answer.
+    let outcome = ended(&host, &["hpvmmodify", "-P", "third", "-l", "changed"], SILENT_AFTER);
+    assert!(outcome.status.success(), "{outcome}");
     together(
         &host,
         &[

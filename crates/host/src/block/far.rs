@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::device::DeviceNumber;
 use super::lead::Lead;
-use super::near::is_near;
+use super::near;
 use super::places::{Leads, Places};
 use crate::answers;
 
@@ -74,9 +75,17 @@ impl<'places> Asker<'places> {
         self.answers.borrow().get(path).cloned().unwrap_or(Answer::Silent)
     }
 
+    /// The file system of a path that lies on a server, by the number that all its files have, and no others.
+    pub(super) fn server_of(&self, path: &Path) -> Option<DeviceNumber> {
+        if self.is_recorded() { None } else { near::server_of(path) }
+    }
+
     /// Links are not followed here: one that leads from a near file system to a far one is rare, and costs no more than it did.
     fn is_near(&self, path: &Path) -> bool {
-        let is_recorded = matches!(self.places.leads, Leads::Recorded(_));
-        is_recorded || path.starts_with("/dev") || is_near(path)
+        self.is_recorded() || path.starts_with("/dev") || near::is_near(path)
+    }
+
+    fn is_recorded(&self) -> bool {
+        matches!(self.places.leads, Leads::Recorded(_))
     }
 }

@@ -51,17 +51,11 @@ impl Blocks {
     }
 
     /// Whether these leads are files and nothing else. Quick, since the disks of most guests are such files, and of those nothing
-    /// more need be known than that the VM Host itself does not have them: see [`Blocks::in_use`].
-    pub fn are_plain_files(leads: &[Lead], in_use: impl FnOnce() -> BTreeSet<Store>) -> bool {
+    /// more need be known than that the VM Host itself does not have them.
+    pub fn are_plain_files(leads: &[Lead], has_any: impl FnOnce(&BTreeSet<Store>) -> bool) -> bool {
         let stores: BTreeSet<Store> = leads.iter().filter_map(Lead::store).collect();
         stores.iter().all(|store| matches!(store, Store::File(_)))
-            && (stores.is_empty() || stores.is_disjoint(&in_use()))
-    }
-
-    /// What the VM Host swaps on, will use, or has attached to a loop device.
-    #[must_use]
-    pub fn in_use(places: &Places) -> BTreeSet<Store> {
-        Claims::read(places).stores(places)
+            && (stores.is_empty() || !has_any(&stores))
     }
 
     /// Reads the stores that these leads are, and what hangs together with them.
@@ -86,29 +80,6 @@ impl Blocks {
             reader.follow(faces);
         }
         reader.finish()
-    }
-}
-
-/// What the VM Host has for its own (see [`Blocks::in_use`]), as the kernel and the settings name it. Nobody was asked yet what is
-/// there, which may never answer.
-#[derive(Clone, Debug)]
-pub struct Claims(Vec<PathBuf>);
-
-impl Claims {
-    #[must_use]
-    pub fn read(places: &Places) -> Claims {
-        let attached = sysfs::attached(&places.sysfs).into_iter().map(|(_, path)| path);
-        let expected = expected::all(places).into_iter().map(|(named, _)| named.path().to_owned());
-        Claims(attached.chain(swaps(places)).chain(expected).collect())
-    }
-
-    /// Those that are there now.
-    #[must_use]
-    pub fn stores(self, places: &Places) -> BTreeSet<Store> {
-        let asker = Asker::new(places);
-        asker.prepare(self.0.clone());
-        let store = |path: PathBuf| asker.answer(&path).lead()?.store();
-        self.0.into_iter().filter_map(store).collect()
     }
 }
 
@@ -462,7 +433,7 @@ pub(super) fn read_mounts(proc: &Path) -> Vec<Mount> {
 }
 
 /// What the host swaps on.
-fn swaps(places: &Places) -> Vec<PathBuf> {
+pub(super) fn swaps(places: &Places) -> Vec<PathBuf> {
     mounts::swaps(&fs::read(places.proc.join("swaps")).unwrap_or_default())
 }
 

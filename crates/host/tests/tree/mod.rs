@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use hpvm_host::block::{Blocks, DeviceNumber, Lead, Places, Store};
+use hpvm_host::block::{Blocks, DeviceNumber, InUse, Lead, Places, Store};
 
 pub struct Tree {
     folder: tempfile::TempDir,
@@ -217,7 +217,8 @@ impl Tree {
     /// What hangs together with the devices and files at these paths.
     pub fn are_plain_files(&self, paths: &[&str]) -> bool {
         let leads: Vec<Lead> = paths.iter().map(|path| self.lead(path)).collect();
-        Blocks::are_plain_files(&leads, || Blocks::in_use(&self.places()))
+        let places = self.places();
+        Blocks::are_plain_files(&leads, |stores| InUse::now(&places).has_any(stores, &places))
     }
 
     pub fn read_around(&self, paths: &[&str]) -> Blocks {
