@@ -309,15 +309,19 @@ impl VmHost {
         wait_until(bound, &format!("'{name}' is {state}"), || self.state(name) == state);
     }
 
-    /// Processes that have files of this VM Host open, by their number, and what they are.
+    /// Processes that have files of this VM Host open, by their number, and what they are. A command that another test has just
+    /// begun has all files of this process until its program runs, and is nobody's.
     #[must_use]
     pub fn processes(&self) -> Vec<(i32, String)> {
+        let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let own_program = program("self");
         let run = fs::canonicalize(self.path("run/hpvm")).unwrap_or_else(|_| self.path("run/hpvm"));
         let places = [self.root().to_owned(), run];
         let ours = |pid: &i32| {
             let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
             let mut targets = links.filter_map(|link| fs::read_link(link.path()).ok());
             targets.any(|target| places.iter().any(|place| target.starts_with(place)))
+                && program(&pid.to_string()) != own_program
         };
         let numbers = fs::read_dir("/proc").expect("/proc").flatten();
         numbers
