@@ -203,6 +203,9 @@ fn supervisors_killed_at_any_moment_are_replaced() {
     assert_runs_on(&mut guest, &before, uptime);
     guest.host().ok(&["hpvmmodify", "-P", "pool", "-F", "-d", &disk]);
     devices::wait_gone(guest.console(), "sdb");
+    // Whoever leases the guest next compares what it has.
+    let is_shown = || Before::of(&guest).devices.contains(&disk);
+    wait_until(SETTLE_BOUND, "it has left", || !is_shown());
 }
 
 /// Who takes it over does not wait for it.
