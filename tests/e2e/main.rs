@@ -8,6 +8,7 @@
 mod agent;
 mod at_reset;
 mod attached;
+mod avio_service;
 mod beside_clones;
 mod both_kinds;
 mod chance;
@@ -116,6 +117,7 @@ const SUBJECTS: &[&[Test]] = &[
     agent::TESTS,
     at_reset::TESTS,
     attached::TESTS,
+    avio_service::TESTS,
     commands::TESTS,
     clone::TESTS,
     clone::linked::TESTS,

@@ -85,14 +85,14 @@ impl Before {
 }
 
 /// Keeper and worker live, and the worker answers.
-fn is_supervised(host: &VmHost) -> bool {
+pub(crate) fn is_supervised(host: &VmHost) -> bool {
     let control = host.run_dir(1).join("control");
     let ping = || client::ask(&control, &Request::Ping, &[], UNDISTURBED, &mut |_| {});
     SUPERVISORS.iter().all(|name| process(host, name).is_some())
         && matches!(ping(), Ok(Reply::Done))
 }
 
-fn supervisor(host: &VmHost, name: &str) -> Process {
+pub(crate) fn supervisor(host: &VmHost, name: &str) -> Process {
     process(host, name).unwrap_or_else(|| panic!("no {name} is running"))
 }
 

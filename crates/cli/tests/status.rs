@@ -14,7 +14,7 @@ use hpvm_operations::processor_use::{Lately, ProcessorUse};
 use hpvm_operations::view::{GuestView, HostView};
 use hpvm_plan::difference::waiting;
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{Access, AgentChannel, Attached, AvioService, BootRecord, FORMAT, Machine};
+use hpvm_plan::record::{Access, AgentChannel, Attached, BootRecord, FORMAT, Machine};
 use snapbox::data::DataFormat;
 use snapbox::{Data, assert_data_eq};
 

@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use hpvm_model::SwitchName;
 use hpvm_model::bytes::shown;
 use hpvm_model::limits::LimitsTable;
+use hpvm_model::{AvioService, SwitchName};
 use rustix::fs::{Access, access};
 
 use crate::nic::probe::ROUNDS_MAX;
@@ -131,6 +131,7 @@ impl Conf {
             self.mac_probe_rounds().err(),
             self.nat_reachable().err(),
             self.limits().err(),
+            self.avio_service().err(),
             self.uid_base().err(),
             self.enabled().err(),
         ];
@@ -191,6 +192,14 @@ impl Conf {
             None | Some("") => Ok(LimitsTable::Host),
             Some("A.03.50") => Ok(LimitsTable::A0350),
             Some(_) => Err(self.unfit(&tunables::LIMITS)),
+        }
+    }
+
+    /// Who serves the AVIO adapters of the guests, where the administrator chooses.
+    pub fn avio_service(&self) -> Result<Option<AvioService>, ConfError> {
+        match self.text(&tunables::AVIO_SERVICE) {
+            None | Some("") => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|()| self.unfit(&tunables::AVIO_SERVICE)),
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hpvm_host::Root;
 use hpvm_host::conf::{Conf, ConfError, TUNABLES, Tunable};
+use hpvm_model::AvioService;
 use hpvm_model::limits::LimitsTable;
 use tempfile::TempDir;
 
@@ -55,6 +56,24 @@ fn the_check_of_mac_addresses_goes_by_both_its_names() {
             error.contains("it should be a number of frames from 0 (no check) to 30"),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn avio_is_served_as_the_administrator_chooses() {
+    for (line, service) in [
+        ("HPVMAVIOSERVICE=thread", Some(AvioService::Thread)),
+        ("HPVMAVIOSERVICE=processor", Some(AvioService::Processor)),
+        ("HPVMAVIOSERVICE=", None),
+        ("", None),
+    ] {
+        assert_eq!(conf(line).avio_service().expect(line), service);
+    }
+    for line in ["HPVMAVIOSERVICE=Thread", "HPVMAVIOSERVICE=main_loop", "HPVMAVIOSERVICE=1"] {
+        let conf = conf(line);
+        let error = conf.avio_service().expect_err(line).to_string();
+        assert!(error.ends_with("line 1; it should be processor or thread"), "{error}");
+        assert_eq!(conf.faults(), [error]);
     }
 }
 

@@ -19,7 +19,7 @@ pub mod shell;
 pub mod state;
 pub mod storage;
 
-pub use accelerator::Accelerator;
+pub use accelerator::{Accelerator, AvioService};
 pub use article::with_article;
 pub use bytes::{Bytes, Memory};
 pub use causes::chain;

@@ -156,6 +156,7 @@ impl VmHost {
             memory_available: Bytes(memory.available),
             engine: self.engine(),
             accelerator: self.accelerator().map(|choice| choice.accelerator),
+            avio_service: self.conf.avio_service()?,
             firmware: provision(&self.conf.firmware()),
             nvram: provisions::variables(
                 &self.folder(config).file(guest_folder::NVRAM),

@@ -9,13 +9,13 @@ use hpvm_engine::reservations;
 use hpvm_host::names::guest_folder;
 use hpvm_host::signals::{Limits, lift_limits};
 use hpvm_host::{durable, fingerprint};
-use hpvm_model::{Accelerator, AdapterKind, GuestConfig, NicKind, Problem, Severity, chain};
+use hpvm_model::{
+    Accelerator, AdapterKind, AvioService, GuestConfig, NicKind, Problem, Severity, chain,
+};
 use hpvm_plan::facts::{Engine, HostFacts, StartFacts};
 use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::placement;
-use hpvm_plan::record::{
-    AgentChannel, AttachedNic, AvioService, BootRecord, FORMAT, NicBoot, OptionRom,
-};
+use hpvm_plan::record::{AgentChannel, AttachedNic, BootRecord, FORMAT, NicBoot, OptionRom};
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
@@ -222,7 +222,7 @@ fn boot_record(
     places: &Places,
     machine_type: Option<String>,
 ) -> Result<BootRecord, Refusal> {
-    let (engine, accelerator) = means(facts)?;
+    let (engine, accelerator, avio_service) = means(facts)?;
     let nics = config.nics.iter().map(|nic| facts.network.attach(nic)).collect::<Vec<_>>();
     Ok(BootRecord {
         format: FORMAT,
@@ -244,19 +244,20 @@ fn boot_record(
         storage: config.storage.iter().map(|device| facts.attach(device)).collect(),
         nics,
         agent: AgentChannel::Present,
-        avio_service: AvioService::on(accelerator),
+        avio_service,
         reservations: Some(reservations::socket(places).to_string_lossy().into_owned()),
         owner: places.qemu_ids.map(|ids| ids.uid),
     })
 }
 
 /// What the guest will run on, as it was judged.
-fn means(facts: &HostFacts) -> Result<(Engine, Accelerator), Refusal> {
-    let Some(StartFacts { engine, accelerator, .. }) = &facts.start else {
+fn means(facts: &HostFacts) -> Result<(Engine, Accelerator, AvioService), Refusal> {
+    let Some(StartFacts { engine, accelerator, avio_service, .. }) = &facts.start else {
         return Err(Refusal::Engine("nobody looked for it".into()));
     };
     let engine = engine.clone().map_err(Refusal::Engine)?;
-    Ok((engine, accelerator.clone().map_err(Refusal::Accelerator)?))
+    let accelerator = accelerator.clone().map_err(Refusal::Accelerator)?;
+    Ok((engine, accelerator, avio_service.unwrap_or(AvioService::on(accelerator))))
 }
 
 /// QEMU opens the option ROM by its path, as the guest's own user, so a copy lies where that user can reach it. A guest that

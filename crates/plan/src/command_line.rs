@@ -11,7 +11,7 @@ mod property;
 mod reservations;
 mod storage;
 
-use hpvm_model::{Accelerator, StorageAddress};
+use hpvm_model::{Accelerator, AvioService, StorageAddress};
 
 pub use machine::{AGENT_CHARDEV, AGENT_PORT, NVRAM_NODE};
 pub use names::{adapter_at, adapter_id, device_id, layer_id, node_id, port_id};
@@ -22,8 +22,7 @@ pub use reservations::{RESERVATION_MANAGER, reservation_manager, shares_disks};
 pub use storage::{adapters_of, device_properties};
 
 use self::property::properties_text;
-use self::storage::AVIO_THREAD;
-use crate::record::{AgentChannel, AvioService, BootRecord};
+use crate::record::{AgentChannel, BootRecord};
 
 /// What a descriptor handed to QEMU is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +100,7 @@ pub fn arguments(record: &BootRecord) -> Vec<String> {
         line.option("-device", machine::root_port(*slot));
     }
     if record.avio_service == AvioService::Thread {
-        line.option("-object", format!("iothread,id={AVIO_THREAD}"));
+        line.option("-object", storage::avio_thread(record.accelerator));
     }
     if let (true, Some(socket)) = (shares_disks(&record.storage), &record.reservations) {
         line.option("-object", properties_text(&reservation_manager(socket)));

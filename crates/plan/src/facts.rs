@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hpvm_model::entry::escaped;
 use hpvm_model::limits::LimitsTable;
 use hpvm_model::{
-    Accelerator, Backing, Bytes, Choice, DeviceKind, GuestName, GuestNumber, StorageAddress,
-    StorageDevice, StorageType, StoreIdentity, StoreRole, quoted,
+    Accelerator, AvioService, Backing, Bytes, Choice, DeviceKind, GuestName, GuestNumber,
+    StorageAddress, StorageDevice, StorageType, StoreIdentity, StoreRole, quoted,
 };
 pub use hpvm_model::{Below, FileIdentity};
 use serde::{Deserialize, Serialize};
@@ -401,6 +401,8 @@ pub struct StartFacts {
     pub memory_available: Bytes,
     pub engine: Result<Engine, String>,
     pub accelerator: Result<Accelerator, String>,
+    /// Who is to serve AVIO adapters, where that was asked for.
+    pub avio_service: Option<AvioService>,
     pub firmware: Provision,
     /// The guest's own firmware variables: missing, of the wrong size, or damaged, and why.
     pub nvram: Provision,

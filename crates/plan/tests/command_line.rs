@@ -3,9 +3,9 @@
 mod common;
 
 use common::*;
-use hpvm_model::{Backing, StorageType};
+use hpvm_model::{Accelerator, AvioService, Backing, StorageType};
 use hpvm_plan::command_line::{Role, arguments, descriptors};
-use hpvm_plan::record::{AgentChannel, AvioService, BootRecord, Machine, NicBoot, OptionRom};
+use hpvm_plan::record::{AgentChannel, BootRecord, Machine, NicBoot, OptionRom};
 use snapbox::{assert_data_eq, file};
 
 fn line(statements: &[&str]) -> String {
@@ -151,7 +151,7 @@ fn a_guest_sees_nothing_of_a_store_s_path() {
 #[test]
 fn a_guest_on_kvm_gets_it_as_a_descriptor() {
     let mut record = record(&guest(&["disk:avio_stor:0,0,0:file:/vm/a"]));
-    record.accelerator = hpvm_model::Accelerator::Kvm;
+    record.accelerator = Accelerator::Kvm;
     let text = text(&record);
     assert!(text.contains("-add-fd fd=17,set=17,opaque=kvm\n-accel kvm,device=/dev/fdset/17\n"));
     assert!(text.contains("-cpu host\n") && text.contains("-add-fd fd=18,set=18\n"), "{text}");
@@ -159,14 +159,19 @@ fn a_guest_on_kvm_gets_it_as_a_descriptor() {
 
 /// The thread is there before the adapters, and whether or not there are any: one may be plugged in.
 #[test]
-fn avio_adapters_share_a_thread_on_kvm() {
-    let kvm = AvioService::on(hpvm_model::Accelerator::Kvm);
-    let with = |statements| text(&BootRecord { avio_service: kvm, ..record(&guest(statements)) });
+fn avio_adapters_share_a_thread_where_one_serves_them() {
+    let on = |accelerator, statements| {
+        let avio_service = AvioService::Thread;
+        text(&BootRecord { avio_service, accelerator, ..record(&guest(statements)) })
+    };
+    let with = |statements| on(Accelerator::Kvm, statements);
     assert!(with(&[]).contains("-object iothread,id=avio\n"));
     let line = with(&["disk:avio_stor:0,0,0:file:/vm/a", "disk:avio_stor:0,1,0:file:/vm/b"]);
     let (before, after) = line.split_once("-object iothread,id=avio\n").unwrap();
     assert!(!before.contains("virtio-scsi") && after.matches(",iothread=avio\n").count() == 2);
     assert!(!with(&["disk:scsi:0,0,0:file:/vm/a"]).contains(",iothread=avio"));
+    let emulated = on(Accelerator::Tcg, &[]);
+    assert!(emulated.contains("-object iothread,id=avio,poll-max-ns=0\n"), "{emulated}");
 }
 
 /// The machine of a record from before there were agents, and before AVIO adapters were told who serves them, is what it

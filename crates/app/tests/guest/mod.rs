@@ -16,11 +16,11 @@ use hpvm_engine::launch::{self, LaunchError, Milestones, Places};
 use hpvm_host::lock::{KEEPER_BYTE, WORKER_BYTE, is_held, pause_for};
 use hpvm_host::process::{self, PidFd, Signal};
 use hpvm_model::{
-    Accelerator, AdapterKind, Backing, Bytes, DeviceKind, DiskId, GuestNumber, GuestUuid, Memory,
-    Occupant, PciSlot, StorageAddress, StorageDevice, StorageType, Vcpus,
+    Accelerator, AdapterKind, AvioService, Backing, Bytes, DeviceKind, DiskId, GuestNumber,
+    GuestUuid, Memory, Occupant, PciSlot, StorageAddress, StorageDevice, StorageType, Vcpus,
 };
 use hpvm_plan::facts::Engine;
-use hpvm_plan::record::{AgentChannel, Attached, AvioService, BootRecord, FORMAT, Machine};
+use hpvm_plan::record::{AgentChannel, Attached, BootRecord, FORMAT, Machine};
 use hpvm_testkit::write_script;
 
 /// Longer than anything here takes on a busy machine.

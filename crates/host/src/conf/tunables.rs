@@ -44,6 +44,12 @@ pub(super) const LIMITS: Tunable = Tunable {
     otherwise: "those of this host and its QEMU",
     wanted: "A.03.50, or not set",
 };
+pub(super) const AVIO_SERVICE: Tunable = Tunable {
+    name: "HPVMAVIOSERVICE",
+    says: "who serves the AVIO storage of a guest from its next start on: `processor`, the one that asks, is quick for one request and for many handed over at once; `thread`, one of QEMU's own, for many handed over one by one, as programs with many threads do",
+    otherwise: "`processor` where QEMU emulates, `thread` with KVM",
+    wanted: "processor or thread",
+};
 pub(super) const MAC_FRAMES: Tunable = Tunable {
     name: "HPVMMACADDRFRAMES",
     says: "frames by which a new MAC address is asked for, up to 30; 0: it is not. `HPVMACADDRFRAMES` is the same",
@@ -102,12 +108,13 @@ pub(super) const RESERVATION_HELPER: Tunable = Tunable {
 };
 
 /// In the order in which they are told of.
-pub const TUNABLES: [Tunable; 14] = [
+pub const TUNABLES: [Tunable; 15] = [
     ENABLE,
     STOP,
     AUTOSTOP,
     KEEP_REMOVED,
     LIMITS,
+    AVIO_SERVICE,
     MAC_FRAMES,
     NAT_REACHABLE,
     UID_BASE,

@@ -162,6 +162,7 @@ pub fn ready() -> StartFacts {
         memory_available: Bytes(32 << 30),
         engine: Ok(Engine { program: "/usr/bin/qemu".into(), version: "10.0.2".into() }),
         accelerator: Ok(Accelerator::Tcg),
+        avio_service: None,
         firmware: provision("/fw"),
         nvram: provision("/nvram"),
         lan_rom: provision("/lan-rom"),
