@@ -1,9 +1,9 @@
 //! `load`, a program of the test guest that `cargo xtask bench storage` drives: reads and writes a disk, past the guest's
 //! memory, for as long as it is told, and says how much it did. `rustc` makes it, linked statically: the guest has no libraries.
 //!
-//! A line of standard input is a task, `DISK BYTES DEPTH random|sequential read|write|mixed MILLISECONDS`; its answer is
-//! `did COUNT in MICROSECONDS`. DEPTH requests of BYTES are under way at once, by the kernel's own asynchronous I/O
-//! (Linux, `include/uapi/linux/aio_abi.h`).
+//! A line of standard input is a task, `DISK BYTES DEPTH BATCH random|sequential read|write|mixed MILLISECONDS`; its answer is
+//! `did COUNT in MICROSECONDS`. DEPTH requests of BYTES are under way at once, BATCH of them handed over by one call at most, by
+//! the kernel's own asynchronous I/O (Linux, `include/uapi/linux/aio_abi.h`).
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -59,6 +59,7 @@ struct Task<'a> {
     disk: &'a str,
     bytes: usize,
     depth: usize,
+    batch: usize,
     is_random: bool,
     /// Requests of a round of two that write.
     writes: [bool; 2],
@@ -68,11 +69,12 @@ struct Task<'a> {
 impl Task<'_> {
     fn read(line: &str) -> Option<Task<'_>> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [disk, bytes, depth, order, what, milliseconds] = words[..] else { return None };
+        let [disk, bytes, depth, batch, order, what, milliseconds] = words[..] else { return None };
         Some(Task {
             disk,
             bytes: bytes.parse().ok().filter(|bytes| (512..=BYTES_MAX).contains(bytes))?,
             depth: depth.parse().ok().filter(|depth| (1..=DEPTH_MAX).contains(depth))?,
+            batch: batch.parse().ok().filter(|batch| (1..=DEPTH_MAX).contains(batch))?,
             is_random: order == "random",
             writes: match what {
                 "read" => [false, false],
@@ -143,7 +145,9 @@ impl Machine {
                     requests[*slot] = self.request(task, *slot, begun)?;
                     begun += 1;
                 }
-                self.submit(&free, &mut requests)?;
+                for batch in free.chunks(task.batch) {
+                    self.submit(batch, &mut requests)?;
+                }
             }
             if done == begun {
                 return Ok((done, begin.elapsed()));
