@@ -41,7 +41,7 @@ pub(super) fn judge(
     still
         .storage
         .retain(|device| running.is_none_or(|running| running.writer(&device.backing).is_none()));
-    let locked = look::locked_elsewhere(host, &still, &others, Aim::Read);
+    let locked = look::written_elsewhere(host, &still, &others);
     for work in &design.work {
         problems.extend(read(work, &others));
         let read_by_path = still.storage.iter().find(|device| device.backing == work.from);
