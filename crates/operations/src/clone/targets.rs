@@ -328,7 +328,11 @@ pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
         let identity = FileIdentity { device: u64::MAX, inode: number };
         let (writable, cache) = (Writable::Yes, Cache::Page);
         let content = match work.to.storage {
-            StorageType::Qcow2 => Content::Qcow2(Below::Nothing),
+            StorageType::Qcow2 => {
+                let device = design.config.device_at(work.address);
+                let is_alone = device.is_none_or(|device| device.layers.is_empty());
+                Content::Qcow2(if is_alone { Below::Nothing } else { Below::Named })
+            }
             _ => Content::Other,
         };
         let ending = Ending::WithBlock;
