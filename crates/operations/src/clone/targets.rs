@@ -21,7 +21,7 @@ use hpvm_plan::record::Cache;
 
 use super::running::Running;
 use crate::facts::Aim;
-use crate::stores::LeadsNowhere;
+use crate::stores::{AmongDevices, LeadsNowhere};
 use crate::{Mode, Refusal, VmHost, facts as look};
 
 /// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
@@ -268,8 +268,10 @@ pub(super) fn written_elsewhere(path: &str, lock: &Lock) -> Problem {
 
 fn no_folder(path: &str) -> Option<Problem> {
     let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
-    (!folder.is_dir())
-        .then(|| error(path, format!("there is no folder {} for '{path}'", folder.display())))
+    let Some(real) = folder.canonicalize().ok().filter(|real| real.is_dir()) else {
+        return Some(error(path, format!("there is no folder {} for '{path}'", folder.display())));
+    };
+    AmongDevices::is(Path::new(path), &real).map(|among| error(path, among.to_string()))
 }
 
 fn leads_nowhere(path: &str) -> Option<Problem> {
